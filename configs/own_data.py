@@ -1,0 +1,22 @@
+"""PSL on a folder of your own recordings: teacher, weak baseline, PSL-10s, PSL-5s, PSL-2s.
+
+    python -m psl_jax.main --config configs/own_data.py --workdir runs/own \
+        --config.data.source_dir=FOLDER
+
+FOLDER holds audio files (wav, flac, ogg, mp3; any rate and channels) and, for each of the splits
+full, balanced and eval, a SPLIT.csv with the columns filename,labels (";" between labels), and
+optionally SPLIT_events.csv (filename,onset,offset,label) and classes.csv. The teacher is trained on
+`full`, the students on the teacher's labels of `balanced`.
+"""
+
+from psl_jax import config
+
+
+def get_config():
+    result = config.base()
+    result.name = "own_data"
+    result.data.corpus = "own_data"
+    result.train.learning_rate = 1e-3
+    result.train.epochs = 60
+    result.experiments = config.paper_suite()
+    return result

@@ -1,0 +1,111 @@
+"""Augmentations of the teacher's training, as pure functions of (keys, batch).
+
+Each example has its own random key, so an example is augmented alike however a batch is split over
+devices. The paper names the augmentations without numbers; the defaults of `psl_jax.config` are
+inferred and documented there.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """Settings; hashable. A probability or size of 0 switches an augmentation off."""
+
+    gain_probability: float = 0.0
+    gain_db: tuple[float, float] = (-18.0, 6.0)
+    polarity_probability: float = 0.0
+    shift_probability: float = 0.0
+    shift_fraction: float = 0.5
+    time_masks: int = 0
+    time_mask_frames: int = 60
+    frequency_masks: int = 0
+    frequency_mask_bins: int = 8
+    mixup_alpha: float = 0.0
+
+
+def augment_waveform(keys: jax.Array, audio: jax.Array, settings: Augmentation) -> jax.Array:
+    """Gain, polarity inversion and time shift with rollover.
+
+    Args:
+      keys: [batch] random keys.
+      audio: float32 [batch, samples] in [-1, 1].
+      settings: probabilities per example; gain in dB; shift as a fraction of the length.
+
+    Returns:
+      float32 [batch, samples], not clipped.
+    """
+
+    def one(key, x):
+        coins, gain_key, shift_key = jax.random.split(key, 3)
+        coin = jax.random.uniform(coins, (3,))
+        decibel = jax.random.uniform(gain_key, minval=settings.gain_db[0], maxval=settings.gain_db[1])
+        factor = jnp.where(coin[0] < settings.gain_probability, 10 ** (decibel / 20), 1.0)
+        sign = jnp.where(coin[1] < settings.polarity_probability, -1.0, 1.0)
+        reach = int(settings.shift_fraction * len(x))
+        shift = jax.random.randint(shift_key, (), -reach, reach + 1)
+        shift = jnp.where(coin[2] < settings.shift_probability, shift, 0)
+        return jnp.roll(x, shift) * (factor * sign)
+
+    return jax.vmap(one)(keys, audio)
+
+
+def mask_spectrogram(keys: jax.Array, logmel: jax.Array, settings: Augmentation) -> jax.Array:
+    """SpecAugment: bands of frames and of mel bins set to the example's mean.
+
+    keys [batch], logmel [batch, frames, mels] in dB -> [batch, frames, mels].
+    """
+
+    def covered(key, count, longest, size):
+        """bool [size]: in one of `count` masks of 0 to `longest` places."""
+        length_key, start_key = jax.random.split(key)
+        length = jax.random.randint(length_key, (count, 1), 0, min(longest, size) + 1)
+        start = jax.random.uniform(start_key, (count, 1))
+        start = jnp.floor(start * (size - length + 1)).astype(int)
+        place = jnp.arange(size)
+        return jnp.any((place >= start) & (place < start + length), axis=0)
+
+    def one(key, x):
+        time_key, frequency_key = jax.random.split(key)
+        hidden = jnp.zeros(x.shape, bool)
+        if settings.time_masks:
+            args = settings.time_masks, settings.time_mask_frames, x.shape[0]
+            hidden |= covered(time_key, *args)[:, None]
+        if settings.frequency_masks:
+            args = settings.frequency_masks, settings.frequency_mask_bins, x.shape[1]
+            hidden |= covered(frequency_key, *args)
+        return jnp.where(hidden, x.mean(), x)
+
+    if not (settings.time_masks or settings.frequency_masks):
+        return logmel
+    return jax.vmap(one)(keys, logmel)
+
+
+def mixup(
+    keys: jax.Array, logmel: jax.Array, labels: jax.Array, settings: Augmentation
+) -> tuple[jax.Array, jax.Array]:
+    """Mixes each example with its neighbour (0 with 1, 2 with 3, ...), features and labels alike.
+
+    The batch is in random order, so the neighbour is a random partner, and pairs never straddle
+    devices. Each example draws its own weight λ ~ Beta(α, α), at least 1/2 so that the example
+    stays the louder one.
+
+    keys [batch], logmel [batch, ...], labels [batch, classes], batch even -> the same shapes.
+    """
+    if not settings.mixup_alpha:
+        return logmel, labels
+    if len(labels) % 2:
+        raise ValueError(f"mixup pairs neighbours: {len(labels)} examples a device is odd")
+    alpha = settings.mixup_alpha
+    weight = jax.vmap(lambda key: jax.random.beta(key, alpha, alpha))(keys)
+    weight = jnp.maximum(weight, 1 - weight)
+
+    def mix(x):
+        partner = x.reshape(-1, 2, *x.shape[1:])[:, ::-1].reshape(x.shape)
+        w = weight.reshape(-1, *[1] * (x.ndim - 1))
+        return w * x + (1 - w) * partner
+
+    return mix(logmel), mix(labels)

@@ -1,0 +1,187 @@
+"""Orbax checkpoints: the latest, the best by mAP, their average; and finished models."""
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from psl_jax import files, parallel
+from psl_jax.errors import UserError
+from psl_jax.mobilenetv2 import Network, Variables, create
+
+MODEL_FILE = "model.json"
+MODEL_FOLDER = "averaged"
+_WEIGHTS = "weights"
+_METRIC = "mAP"
+
+
+class TrainingCheckpoints:
+    """The checkpoints of a run: always the latest one, and the `best` ones by validation mAP."""
+
+    def __init__(self, directory: str | os.PathLike, best: int = 4):
+        self.directory = pathlib.Path(os.path.abspath(directory))
+        self.best = best
+        policies = ocp.training.preservation_policies
+        keep = policies.AnyPreservationPolicy(
+            [
+                policies.LatestN(1),
+                policies.BestN(
+                    get_metric_fn=lambda metrics: metrics[_METRIC],
+                    n=best,
+                    keep_checkpoints_without_metrics=False,
+                ),
+            ]
+        )
+        self._checkpointer = ocp.training.Checkpointer(
+            self.directory,
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+            preservation_policy=keep,
+            cleanup_tmp_directories=True,
+        )
+
+    def __enter__(self) -> "TrainingCheckpoints":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._checkpointer.close()
+
+    def save(self, step: int, state: Any, mean_average_precision: float | None = None) -> None:
+        """Saves `state`; only with an mAP it can become one of the best."""
+        metrics = None if mean_average_precision is None else {_METRIC: mean_average_precision}
+        try:
+            self._checkpointer.save(step, state, metrics=metrics)
+        except OSError as error:
+            raise _disk_error(self.directory, error) from error
+
+    def restore(self, state: Any) -> Any:
+        """The latest checkpoint, placed like `state`; `state` itself where there is none."""
+        latest = self._checkpointer.latest
+        if latest is None:
+            return state
+        abstract = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+        )
+        return self._checkpointer.load(latest.step, abstract)
+
+    def steps(self) -> list[int]:
+        return [info.step for info in self._checkpointer.checkpoints]
+
+    def best_steps(self) -> list[int]:
+        """Steps of the best checkpoints, the best first; of equals the later one counts as better."""
+        scored = [
+            (info.metrics[_METRIC], info.step)
+            for info in self._checkpointer.checkpoints
+            if info.metrics
+        ]
+        return [step for _, step in sorted(scored, reverse=True)[: self.best]]
+
+    def load_variables(self, step: int) -> Variables:
+        """The network's variables at `step`, as NumPy arrays."""
+        state = parallel.to_host(self._checkpointer.load(step))
+        variables = state["variables"] if isinstance(state, dict) else state.variables
+        params = variables["params"] if isinstance(variables, dict) else variables[0]
+        stats = variables["stats"] if isinstance(variables, dict) else variables[1]
+        return Variables(int_keys(params), int_keys(stats))
+
+    def average_best(self) -> tuple[Variables, list[int]]:
+        """Mean of the best checkpoints' parameters and BatchNorm statistics, taken in float64."""
+        steps = self.best_steps()
+        if not steps:
+            raise UserError(f"{self.directory} holds no validated checkpoint to average")
+        return average([self.load_variables(step) for step in steps]), steps
+
+
+def average(variables: list[Variables]) -> Variables:
+    """Mean of several sets of variables, taken in float64 and returned in the original type."""
+
+    def mean(*arrays):
+        total = sum(np.asarray(array, np.float64) for array in arrays)
+        return (total / len(arrays)).astype(np.asarray(arrays[0]).dtype)
+
+    return jax.tree.map(mean, *variables)
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A finished network with what is needed to use it.
+
+    info: classes, width, segment_seconds, top_db, top_db_over, and where it comes from.
+    """
+
+    network: Network
+    variables: Variables
+    info: dict[str, Any]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self.info["classes"])
+
+    @property
+    def digest(self) -> str:
+        """Hash of all arrays, names and classes: what soft labels are said to come from."""
+        digest = hashlib.sha256("\n".join(self.classes).encode())
+        leaves, _ = jax.tree_util.tree_flatten_with_path(self.variables)
+        for path, array in leaves:
+            digest.update(jax.tree_util.keystr(path).encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()[:16]
+
+
+def save_model(folder: str | os.PathLike, variables: Variables, info: dict[str, Any]) -> None:
+    """Writes a model: Orbax arrays beside model.json, which comes last and makes it whole."""
+    folder = pathlib.Path(os.path.abspath(folder))
+    if jax.process_index() == 0:
+        shutil.rmtree(folder, ignore_errors=True)
+    tree = {"params": str_keys(variables.params), "stats": str_keys(variables.stats)}
+    try:
+        ocp.save(folder / _WEIGHTS, tree)
+        if jax.process_index() == 0:
+            files.write_json(folder / MODEL_FILE, info)
+    except OSError as error:
+        raise _disk_error(folder, error) from error
+
+
+def load_model(path: str | os.PathLike) -> Model:
+    """A model from a run folder or from its `averaged` folder.
+
+    Raises UserError, saying what to do, where there is none.
+    """
+    folder = pathlib.Path(os.path.abspath(path))
+    if not (folder / MODEL_FILE).exists():
+        folder = folder / MODEL_FOLDER
+    if not (folder / MODEL_FILE).exists():
+        raise UserError(
+            f"{path} holds no finished model (no {MODEL_FOLDER}/{MODEL_FILE} in it). Expected the "
+            "folder of a finished run: train one first, such as with "
+            "python -m psl_jax.main --config configs/teacher.py"
+        )
+    info = files.read_json(folder / MODEL_FILE)
+    network, initial = create(len(info["classes"]), info["width"])
+    tree = ocp.load(folder / _WEIGHTS)
+    loaded = Variables(int_keys(tree["params"]), int_keys(tree["stats"]))
+    shapes = [jax.tree.map(np.shape, x) for x in (loaded, initial)]
+    if shapes[0] != shapes[1]:
+        raise UserError(f"{folder}: the arrays are not those of a network of width {info['width']}")
+    return Model(network, jax.tree.map(np.asarray, loaded), info)
+
+
+def str_keys(tree: Any) -> Any:
+    """Nested dicts with every key as a string, as files name them."""
+    return {str(k): str_keys(v) for k, v in tree.items()} if isinstance(tree, dict) else tree
+
+
+def int_keys(tree: Any) -> Any:
+    """Undoes `str_keys`: the network numbers its blocks."""
+    if not isinstance(tree, dict):
+        return tree
+    return {int(k) if str(k).isdigit() else k: int_keys(v) for k, v in tree.items()}
+
+
+def _disk_error(path: pathlib.Path, error: OSError) -> UserError:
+    return UserError(f"cannot write {path}: {error}. Free some space and run the command again.")

@@ -1,0 +1,307 @@
+"""The base of our TFDS builders: rows in, sharded clip records and a report out."""
+
+import abc
+import contextlib
+import datetime
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import absl.logging
+import numpy as np
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core import example_serializer, splits
+
+from psl_jax import files, progress
+from psl_jax.clips import ClipIndex
+from psl_jax.datasets import index as index_lib
+from psl_jax.datasets import records, tensorflow_quietly
+from psl_jax.datasets.problems import Problem
+from psl_jax.datasets.workers import ordered_map
+from psl_jax.errors import UserError
+
+# The input pipeline shuffles in windows of whole shards, so shards are small (80 MB of 10 s clips),
+# and even a small split has several, so that readers and processes can share it.
+CLIPS_PER_SHARD = 256
+MIN_SHARDS = 8
+
+REPORT_NAME = "preparation.json"
+
+
+class ClipBuilder(tfds.core.GeneratorBasedBuilder):
+    """Writes the rows of a corpus as shards of clip records.
+
+    Subclasses set `classes`, `class_ids`, `has_events` and `problems` before calling
+    `super().__init__` and give `_rows` and `_loader`. Shards are written one after the other as
+    clips arrive, in row order, so memory does not grow with the corpus (the writer of
+    `GeneratorBasedBuilder` gathers up to 1 GB and sorts it again on disk). Everything is written
+    to a temporary folder that TFDS renames when whole; index, class list and report are in it.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    # There is nothing to download or to cite: TFDS looks for no checksum and metadata files.
+    pkg_dir_path = pathlib.Path(__file__).parent
+    code_path = None
+
+    classes: tuple[str, ...]
+    class_ids: tuple[str, ...]
+    has_events: bool
+    problems: list[tuple[str | None, Problem]]  # (split, problem), found before loading
+
+    def __init__(
+        self,
+        *,
+        data_dir: str | os.PathLike,
+        settings: Mapping[str, Any],
+        num_workers: int | None = None,
+    ):
+        """Args:
+        data_dir: the root; records go to `<data_dir>/<name>/<digest of settings>/<version>`.
+        settings: all that decides the records; JSON-able.
+        num_workers: threads that load clips, default one a core.
+        """
+        self.settings = dict(settings)
+        self.num_workers = num_workers
+        config = tfds.core.BuilderConfig(name=settings_digest(settings), version=self.VERSION)
+        tensorflow_quietly()  # before TFDS imports it
+        with _absl_quiet():  # TFDS warns of any configuration that is not a class attribute
+            super().__init__(data_dir=os.fspath(data_dir), config=config)
+
+    @abc.abstractmethod
+    def _rows(self) -> Mapping[str, Sequence[Any]]:
+        """The rows of each split, in record order."""
+
+    @abc.abstractmethod
+    def _loader(self) -> records.Loader:
+        """What makes a row a clip."""
+
+    def _nothing_left(self, split: str, problems: list[Problem]) -> UserError:
+        """The error for a split of which no clip is left."""
+        first = "\n".join(f"  {p.file}: {p.kind} ({p.detail})" for p in problems[:5])
+        return UserError(f"no clip of split {split!r} is usable. The first problems:\n{first}")
+
+    def prepare(self) -> dict[str, Any]:
+        """Makes the data set if it is not there whole; returns its report.
+
+        Raises:
+          UserError: a split without any usable clip, or the disk is full.
+        """
+        if not self.is_prepared():
+            with plain_disk_errors(self.data_dir), _locked(pathlib.Path(self.data_dir).parent):
+                self._prepare_alone()
+        return files.read_json(os.path.join(self.data_dir, REPORT_NAME))
+
+    def _prepare_alone(self) -> None:
+        if self.is_prepared():  # by the process that held the lock before
+            return
+        self._remove_leftovers()
+        config = tfds.download.DownloadConfig(try_download_gcs=False)
+        with tempfile.TemporaryDirectory() as no_downloads:
+            self.download_and_prepare(download_dir=no_downloads, download_config=config)
+
+    def is_prepared(self) -> bool:
+        return os.path.exists(os.path.join(self.data_dir, "dataset_info.json"))
+
+    def _remove_leftovers(self) -> None:
+        """What a killed preparation left: TFDS's temporary folders, and a folder without info."""
+        target = pathlib.Path(self.data_dir)
+        for leftover in [*target.parent.glob(f"incomplete.*_{target.name}"), target]:
+            if leftover.is_dir():
+                shutil.rmtree(leftover)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=f"{self.name}: clips at 16 kHz with weak labels; made by psl_jax.",
+            features=records.features(self.classes, events=self.has_events),
+            disable_shuffling=True,
+        )
+
+    def _log_download_bytes(self) -> None:
+        """TFDS would announce a download."""
+
+    def _log_download_done(self) -> None:
+        """TFDS would announce the end of a download."""
+
+    def _split_generators(self, dl_manager: Any) -> Any:
+        raise NotImplementedError("splits are written by _download_and_prepare")
+
+    def _generate_examples(self, **kwargs: Any) -> Any:
+        raise NotImplementedError("splits are written by _download_and_prepare")
+
+    def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
+        del dl_manager, download_config
+        # Told here already: afterwards TFDS has removed what it wrote and there is room again.
+        with plain_disk_errors(self._data_dir_root):
+            self._write_splits()
+
+    def _write_splits(self) -> None:
+        folder = pathlib.Path(self.data_dir)  # the temporary one while TFDS prepares
+        split_infos, reports, problems = [], {}, list(self.problems)
+        for split, rows in self._rows().items():
+            index, num_bytes, found = self._write_split(folder, split, rows)
+            problems += [(split, problem) for problem in found]
+            split_infos.append(
+                splits.SplitInfo(
+                    name=split,
+                    shard_lengths=index.shard_sizes.tolist(),
+                    num_bytes=num_bytes,
+                    filename_template=self._get_filename_template(split_name=split),
+                )
+            )
+            reports[split] = {"rows": len(rows)} | split_report(index)
+        self.info.set_splits(splits.SplitDict(split_infos))
+        files.write_csv(
+            folder / "classes.csv",
+            ("index", "mid", "display_name"),
+            zip(range(len(self.classes)), self.class_ids, self.classes, strict=True),
+        )
+        files.write_json(folder / REPORT_NAME, self._report(reports, problems))
+
+    def _write_split(
+        self, folder: pathlib.Path, split: str, rows: Sequence[Any]
+    ) -> tuple[ClipIndex, int, list[Problem]]:
+        problems: list[Problem] = []
+        described: list[tuple] = []
+
+        def clips() -> Generator[records.Clip, None, None]:
+            loaded = ordered_map(self._loader(), rows, self.num_workers)
+            for item in progress.track(loaded, len(rows), "clips", f"prepare {split}"):
+                problems.extend(item.problems)
+                if item.clip is not None:
+                    clip = item.clip
+                    described.append((clip.id, len(clip.audio), clip.labels, clip.events))
+                    yield clip
+
+        planned = max(-(-len(rows) // CLIPS_PER_SHARD), min(MIN_SHARDS, len(rows)), 1)
+        with contextlib.closing(clips()) as stream:
+            parts, sizes = self._write_parts(folder, split, stream, -(-len(rows) // planned))
+        if not described:
+            raise self._nothing_left(split, problems)
+        template = self._get_filename_template(split_name=split)
+        for number, part in enumerate(parts):
+            part.rename(template.sharded_filepath(shard_index=number, num_shards=len(parts)))
+        index = index_lib.build_index(split, self.classes, described, sizes)
+        index.save(folder / f"index-{split}.npz")
+        num_bytes = sum(path.stat().st_size for path in folder.glob(f"*-{split}.tfrecord-*"))
+        return index, num_bytes, problems
+
+    def _write_parts(
+        self, folder: pathlib.Path, split: str, clips: Iterable[records.Clip], part_clips: int
+    ) -> tuple[list[pathlib.Path], list[int]]:
+        """Writes files of `part_clips` clips (the last may hold fewer): their paths and sizes.
+
+        How many there are is known only at the end, so they get their final names later.
+        """
+        tf = tensorflow_quietly()
+        serializer = example_serializer.ExampleSerializer(self.info.features.get_serialized_info())
+        parts: list[pathlib.Path] = []
+        sizes: list[int] = []
+        with contextlib.ExitStack() as stack:
+            for clip in clips:
+                if not sizes or sizes[-1] == part_clips:
+                    stack.close()  # flushes, and raises what the disk refuses
+                    parts.append(folder / f"part-{split}-{len(parts):05d}")
+                    sizes.append(0)
+                    writer = stack.enter_context(tf.io.TFRecordWriter(os.fspath(parts[-1])))
+                example = records.example(clip, events=self.has_events)
+                encoded = self.info.features.encode_example(example)
+                writer.write(serializer.serialize_example(encoded))
+                sizes[-1] += 1
+        return parts, sizes
+
+    def _report(
+        self, reports: dict[str, Any], problems: list[tuple[str | None, Problem]]
+    ) -> dict[str, Any]:
+        return {
+            "corpus": self.name,
+            "settings": self.settings,
+            "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "classes": len(self.classes),
+            "splits": reports,
+            "problems": [
+                {"split": split, "file": p.file, "kind": p.kind, "detail": p.detail}
+                for split, p in problems
+            ],
+        }
+
+
+def settings_digest(settings: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits that change with any setting."""
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def split_report(index: ClipIndex) -> dict[str, Any]:
+    """What a split holds, for the report: clips, hours, labels, shards, hash of the ids."""
+    counts = index.class_counts()
+    return {
+        "clips": len(index),
+        "hours": round(index.hours, 4),
+        "labels": int(counts.sum()),
+        "clips_per_class": {
+            "min": int(counts.min()),
+            "median": float(np.median(counts)),
+            "max": int(counts.max()),
+        },
+        "classes_without_clips": int((counts == 0).sum()),
+        "events": 0 if index.event_values is None else len(index.event_values),
+        "shards": len(index.shard_sizes),
+        "clip_ids_sha256": index.ids_sha256,
+    }
+
+
+@contextlib.contextmanager
+def _locked(folder: pathlib.Path) -> Iterator[None]:
+    """Lets one process at a time prepare into `folder`; the others wait and find it done."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def _absl_quiet() -> Iterator[None]:
+    level = absl.logging.get_verbosity()
+    absl.logging.set_verbosity(absl.logging.ERROR)
+    try:
+        yield
+    finally:
+        absl.logging.set_verbosity(level)
+
+
+@contextlib.contextmanager
+def plain_disk_errors(path: str | os.PathLike) -> Iterator[None]:
+    """Turns a full disk, and a place where we may not write, into a UserError."""
+    tf_errors = tensorflow_quietly().errors
+    try:
+        yield
+    except (OSError, tf_errors.OpError) as error:
+        number = getattr(error, "errno", None)
+        full = number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+        if full or isinstance(error, tf_errors.ResourceExhaustedError):
+            raise UserError(
+                f"the disk is full: no room to write {path} ({_free_space(path)}). Nothing half "
+                "written was kept. Free some space or put data.data_dir on another disk; an hour "
+                "of audio takes 115 MB."
+            ) from error
+        if number in (errno.EACCES, errno.EROFS) or isinstance(
+            error, tf_errors.PermissionDeniedError
+        ):
+            raise UserError(f"no permission to write {path}: {error}") from error
+        raise
+
+
+def _free_space(path: str | os.PathLike) -> str:
+    folder = pathlib.Path(path).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return f"{shutil.disk_usage(folder).free / 1e9:.2f} GB free"

@@ -1,0 +1,117 @@
+"""A folder of one's own recordings as a TFDS data set; own_folder.py says what it looks like."""
+
+import datetime
+import functools
+import itertools
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from psl_jax.datasets import records
+from psl_jax.datasets.clip_builder import ClipBuilder
+from psl_jax.datasets.decoding import DecodeError, decode
+from psl_jax.datasets.own_folder import ClipRow, Event, read_folder
+from psl_jax.datasets.problems import Problem
+from psl_jax.errors import UserError
+from psl_jax.segments import SAMPLE_RATE
+
+
+def load_clip(row: ClipRow, max_seconds: float) -> records.Loaded:
+    """Decodes the clip of a row, cut to `max_seconds`: pure and picklable.
+
+    A file without usable audio gives no clip but its problem. A silent file is kept.
+    """
+    try:
+        audio = decode(row.path, max_seconds)
+    except DecodeError as error:
+        return records.Loaded(None, (Problem(row.filename, error.kind, error.detail),))
+    problems = []
+    if audio.cut:
+        whole = "" if audio.source_seconds is None else f" of {audio.source_seconds:.1f} s"
+        problems.append(Problem(row.filename, "cut", f"the first {max_seconds:g} s{whole} kept"))
+    if audio.silent:
+        problems.append(Problem(row.filename, "silent", "every sample is zero; kept"))
+    seconds = len(audio.samples) / SAMPLE_RATE
+    events = None
+    if row.events is not None:
+        events, outside = _trim(row.events, seconds)
+        if outside and not audio.cut:
+            detail = f"{outside} begin after the end of the file ({seconds:.2f} s); left out"
+            problems.append(Problem(row.filename, "bad event", detail))
+    return records.Loaded(records.Clip(row.id, audio.samples, row.labels, events), tuple(problems))
+
+
+def _trim(events: Sequence[Event], seconds: float) -> tuple[tuple[Event, ...], int]:
+    """The events inside the first `seconds`, trimmed to them, and how many were outside."""
+    inside = tuple((on, min(off, seconds), label) for on, off, label in events if on < seconds)
+    return inside, len(events) - len(inside)
+
+
+class OwnData(ClipBuilder):
+    """Every `{split}.csv` of a folder as a split."""
+
+    name = "own_data"
+
+    def __init__(
+        self,
+        *,
+        data_dir: str | os.PathLike,
+        source_dir: str | os.PathLike,
+        max_clip_seconds: float = 10.0,
+        label_separator: str = ";",
+        num_workers: int | None = None,
+    ):
+        """Reads the CSVs; raises UserError where they are of another form."""
+        if max_clip_seconds <= 0 or not label_separator:
+            raise UserError(
+                "own_data: max_clip_seconds must be above 0 and label_separator not empty, got "
+                f"{max_clip_seconds} and {label_separator!r}"
+            )
+        self.folder = read_folder(source_dir, label_separator)
+        self.max_clip_seconds = max_clip_seconds
+        self.classes, self.class_ids = self.folder.classes, self.folder.class_ids
+        self.has_events = self.folder.has_events
+        self.problems = list(self.folder.problems)
+        settings = {
+            "source_dir": self.folder.path,
+            "max_clip_seconds": max_clip_seconds,
+            "label_separator": label_separator,
+            "csv_sha256": self.folder.csv_sha256,
+        }
+        super().__init__(data_dir=data_dir, settings=settings, num_workers=num_workers)
+
+    def _rows(self) -> Mapping[str, Sequence[ClipRow]]:
+        return self.folder.rows
+
+    def _loader(self) -> records.Loader:
+        return functools.partial(load_clip, max_seconds=self.max_clip_seconds)
+
+    def prepare(self) -> dict[str, Any]:
+        report = super().prepare()
+        made = datetime.datetime.fromisoformat(report["made"]).timestamp() + 1
+        paths = {os.path.join(self.folder.path, p["file"]) for p in report["problems"]}
+        if newer := [p for p in paths if os.path.exists(p) and os.path.getmtime(p) > made]:
+            print(
+                f"note: {len(newer)} of the files with problems have changed since, such as "
+                f"{newer[0]}. To prepare the data again, delete {self.data_dir}"
+            )
+        return report
+
+    def _nothing_left(self, split: str, problems: list[Problem]) -> UserError:
+        root = pathlib.Path(self.folder.path)
+        with open(root / f"{split}.csv", encoding="utf-8-sig") as file:
+            first_rows = "".join(f"  {line.rstrip()}\n" for line in itertools.islice(file, 4))
+        present = itertools.islice((p for p in root.rglob("*") if p.suffix != ".csv"), 1000)
+        files = [p.relative_to(root).as_posix() for p in present if p.is_file()]
+        first_files = "".join(f"  {name}\n" for name in sorted(files)[:4]) or "  (none)\n"
+        found = [p for s, p in self.problems if s == split] + problems
+        first_problems = "".join(f"  {p.file}: {p.kind} ({p.detail})\n" for p in found[:4])
+        first_problems = first_problems or "  (the CSV has no rows)\n"
+        return UserError(
+            f"no clip of {root / f'{split}.csv'} is usable.\n"
+            f"The first rows are\n{first_rows}and the first files in {root}\n{first_files}"
+            f"The first problems were\n{first_problems}"
+            "Expected: file names relative to the folder of the CSV, with their extension, and at "
+            "least one known label each."
+        )

@@ -1,0 +1,59 @@
+"""What a record of a clip holds: the one owner of its features and its in-memory form."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from psl_jax.datasets.problems import Problem
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """One clip ready to be written."""
+
+    id: str
+    audio: np.ndarray  # int16 [samples], 16 kHz mono
+    labels: tuple[int, ...]  # weak labels, class indices
+    events: tuple[tuple[float, float, int], ...] | None = None  # onset, offset (s), class index
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """What became of one row: its clip, unless it is unusable, and what there is to report."""
+
+    clip: Clip | None
+    problems: tuple[Problem, ...] = ()
+
+
+Loader = Callable[[Any], Loaded]  # a row of a corpus to its clip; pure and picklable
+
+
+def features(classes: Sequence[str], *, events: bool) -> tfds.features.FeaturesDict:
+    """The TFDS features of a corpus with these classes, with or without strong labels.
+
+    Serialized as flat tf.train.Example features: "id" and "audio" (little-endian int16) are bytes,
+    "labels" and "events/label" int64 lists, "events/onset" and "events/offset" float lists.
+    """
+    label = tfds.features.ClassLabel(names=list(classes))
+    contents: dict[str, Any] = {
+        "id": tfds.features.Text(),
+        "audio": tfds.features.Tensor(shape=(None,), dtype=np.int16, encoding="bytes"),
+        "labels": tfds.features.Sequence(label),
+    }
+    if events:
+        contents["events"] = tfds.features.Sequence(
+            {"onset": np.float32, "offset": np.float32, "label": label}
+        )
+    return tfds.features.FeaturesDict(contents)
+
+
+def example(clip: Clip, *, events: bool) -> dict[str, Any]:
+    """The clip as an example of `features(..., events=events)`."""
+    record: dict[str, Any] = {"id": clip.id, "audio": clip.audio, "labels": list(clip.labels)}
+    if events:
+        onsets, offsets, labels = zip(*clip.events, strict=True) if clip.events else ((), (), ())
+        record["events"] = {"onset": onsets, "offset": offsets, "label": labels}
+    return record

@@ -1,0 +1,94 @@
+"""Depthwise 3x3 convolutions, padding 1 on each side, written for the backend that runs them.
+
+XLA's grouped convolution is about ten times slower on a CPU than nine shifted multiply-adds; on
+GPUs and TPUs the grouped convolution is kept. Both compute the same function and gradients.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+METHODS = ("shifted", "grouped")
+
+
+def depthwise3x3(x: jax.Array, kernel: jax.Array, stride: int, method: str | None = None):
+    """Depthwise convolution of x [batch, frames, bands, channels] with kernel [3, 3, channels].
+
+    Returns [batch, (frames - 1) // stride + 1, (bands - 1) // stride + 1, channels], in x's type.
+    method: "shifted", "grouped", or None for the faster one of the default backend.
+    """
+    method = method or ("shifted" if jax.default_backend() == "cpu" else "grouped")
+    if method == "shifted":
+        return _shifted(x, kernel, stride)
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel[:, :, None, :].astype(x.dtype),
+        (stride, stride),
+        ((1, 1), (1, 1)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+    )
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _shifted(x, kernel, stride):
+    return _correlate(x, kernel, stride)
+
+
+def _forward(x, kernel, stride):
+    return _correlate(x, kernel, stride), (x, kernel)
+
+
+def _backward(stride, saved, gradient):
+    x, kernel = saved
+    return _input_gradient(gradient, kernel, stride, x.shape), _kernel_gradient(
+        x, gradient, stride
+    ).astype(kernel.dtype)
+
+
+_shifted.defvjp(_forward, _backward)
+
+
+def _taps(padded, shape, stride):
+    """The nine views of the padded input that meet the nine weights, with their positions."""
+    frames, bands = shape
+    for i in range(3):
+        for j in range(3):
+            rows = slice(i, i + stride * (frames - 1) + 1, stride)
+            columns = slice(j, j + stride * (bands - 1) + 1, stride)
+            yield i, j, padded[..., rows, columns, :]
+
+
+def _correlate(x, kernel, stride):
+    shape = [(n - 1) // stride + 1 for n in x.shape[1:3]]
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    kernel = kernel.astype(x.dtype)
+    return sum(view * kernel[i, j] for i, j, view in _taps(padded, shape, stride))
+
+
+def _input_gradient(gradient, kernel, stride, shape):
+    if stride > 1:  # spread the gradient out to the input's grid, zeros in between
+        sizes = zip(shape[1:3], gradient.shape[1:3], strict=True)
+        spread = [(0, n - stride * (m - 1) - 1, stride - 1) for n, m in sizes]
+        zero = jnp.zeros((), gradient.dtype)
+        gradient = jax.lax.pad(gradient, zero, [(0, 0, 0), *spread, (0, 0, 0)])
+    return _correlate(gradient, kernel[::-1, ::-1], 1)
+
+
+def _kernel_gradient(x, gradient, stride):
+    """Sums of products in float32, one weight after the other in a loop.
+
+    One loop body for the nine weights, and not nine reductions side by side, more than halves the
+    time to compile a training step on a CPU, and the step itself runs faster too.
+    """
+    frames, bands = gradient.shape[1:3]
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    size = (len(x), stride * (frames - 1) + 1, stride * (bands - 1) + 1, x.shape[-1])
+
+    def weight(position):
+        view = jax.lax.dynamic_slice(padded, (0, position // 3, position % 3, 0), size)
+        product = view[:, ::stride, ::stride] * gradient
+        return jnp.sum(product.astype(jnp.float32), axis=(0, 1, 2))
+
+    return jax.lax.map(weight, jnp.arange(9)).reshape(3, 3, x.shape[-1])

@@ -1,0 +1,309 @@
+"""One experiment: its stages in order, each resumable, finished ones skipped."""
+
+import os
+import pathlib
+import time
+from functools import cached_property
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from psl_jax import batches, checkpoints, evaluate, files, parallel, relabel, report
+from psl_jax import config as config_lib
+from psl_jax.augment import Augmentation
+from psl_jax.checkpoints import Model, TrainingCheckpoints, load_model
+from psl_jax.errors import UserError
+from psl_jax.frontend import LogMel
+from psl_jax.mobilenetv2 import Context, Network, Variables, create
+from psl_jax.scoring import Scorer
+from psl_jax.segments import Segmentation
+from psl_jax.soft_labels import SoftLabels
+from psl_jax.sources import Source
+from psl_jax.train import LoopSettings, Recipe, init_state, train, train_program
+
+CONFIG = "config.json"
+STAGES_DONE = "stages.json"
+LABEL_QUALITY = "label_quality.json"
+
+
+class Experiment:
+    """The stages relabel, train, average, evaluate and report of one run folder.
+
+    Raises UserError when the folder was made with other settings.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        run_dir: str | os.PathLike,
+        data_dir: str,
+        teacher: str | os.PathLike | None = None,
+    ):
+        """data_dir holds the prepared data; teacher overrides `config.teacher`."""
+        self.config, self.data_dir = config, data_dir
+        self.run_dir = pathlib.Path(run_dir)
+        self.teacher = teacher or config.teacher
+        self.segmentation = Segmentation(config.segment_seconds)
+        self.mesh = parallel.data_mesh(config.num_devices or None)
+        self.logmel = LogMel(config.frontend.top_db, config.frontend.top_db_over)
+        self._sources: dict[str, Source] = {}
+        _keep_config(self.run_dir / CONFIG, config)
+
+    def run(self, last_stage: str | None = None) -> None:
+        """Runs what is not finished yet, up to `last_stage` or to the end."""
+        stages = {
+            "relabel": self._relabel,
+            "train": self._train,
+            "average": self._average,
+            "evaluate": self._evaluate,
+            "report": self._report,
+        }
+        for name, stage in stages.items():
+            if name == "relabel" and self.config.labels != "soft":
+                continue
+            if name not in self.finished or name == "report":
+                start = time.perf_counter()
+                stage()
+                self._finish(name, time.perf_counter() - start)
+            if name == last_stage:
+                return
+
+    @property
+    def finished(self) -> dict[str, Any]:
+        """Finished stages with the seconds that the last call spent on each."""
+        path = self.run_dir / STAGES_DONE
+        return files.read_json(path) if path.exists() else {}
+
+    def _finish(self, name: str, seconds: float) -> None:
+        if jax.process_index() == 0:
+            done = self.finished | {name: {"seconds": round(seconds, 2)}}
+            files.write_json(self.run_dir / STAGES_DONE, done)
+        parallel.wait_for_all(f"{self.config.name} {name}")
+
+    def source(self, split: str) -> Source:
+        if split not in self._sources:
+            self._sources[split] = open_source(self.config, self.data_dir, split)
+        return self._sources[split]
+
+    @cached_property
+    def _network(self) -> tuple[Network, Variables]:
+        classes = self.source(self.config.data.train_split).index.num_classes
+        return create(classes, self.config.model.width, self.config.model.dropout, self.config.seed)
+
+    def _scorer(self, network: Network, variables: Variables, logmel: LogMel) -> Scorer:
+        context = Context(dtype=jax.numpy.dtype(self.config.model.dtype))
+        return Scorer(network, variables, logmel, context, self.config.num_devices or None)
+
+    @property
+    def _soft_labels_dir(self) -> pathlib.Path:
+        return self.run_dir / "soft_labels"
+
+    def _relabel(self) -> None:
+        model = self._load_teacher()
+        source = self.source(self.config.data.train_split)
+        relabel.relabel(
+            self._scorer(model.network, model.variables, model_logmel(model)),
+            source,
+            self.segmentation,
+            self._soft_labels_dir,
+            teacher_digest=model.digest,
+            batch_size=self.config.evaluate.batch_size,
+            file_format="npz" if self.config.data.corpus == "packed" else "tfrecord",
+        )
+        parallel.wait_for_all("relabel")
+        if jax.process_index() == 0:
+            quality = relabel.label_quality(self._open_labels(), source.index, self.segmentation)
+            files.write_json(self.run_dir / LABEL_QUALITY, quality)
+
+    def _load_teacher(self) -> Model:
+        if not self.teacher:
+            raise UserError(
+                "soft labels need a teacher: give a finished run folder, such as "
+                "--config.teacher=runs/teacher"
+            )
+        model = load_model(self.teacher)
+        classes = self.source(self.config.data.train_split).index.classes
+        if model.classes != classes:
+            raise UserError(
+                f"the teacher {self.teacher} knows {len(model.classes)} classes "
+                f"({', '.join(model.classes[:3])}, ...), the data has {len(classes)} "
+                f"({', '.join(classes[:3])}, ...); they must be the same, in the same order"
+            )
+        return model
+
+    def _open_labels(self) -> SoftLabels:
+        index = self.source(self.config.data.train_split).index
+        return SoftLabels.open(self._soft_labels_dir, index, self.segmentation)
+
+    def _train(self) -> None:
+        config, source = self.config, self.source(self.config.data.train_split)
+        local_batch = parallel.local_batch_size(config.train.batch_size, self.mesh)
+        soft_labels = self._open_labels() if config.labels == "soft" else None
+        processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+        steps = batches.steps_per_epoch(
+            source.index, self.segmentation, local_batch, jax.process_count()
+        )
+        settings = loop_settings(config, steps)
+        recipe = recipe_of(config, settings.max_steps)
+        network, variables = self._network
+
+        def feed(step: int):
+            return batches.train_batches(
+                source,
+                self.segmentation,
+                batch_size=local_batch,
+                seed=config.seed,
+                sampling=config.train.sampling,
+                start_step=step,
+                soft_labels=soft_labels,
+                alpha=config.alpha,
+                window_clips=config.train.window_clips,
+                **processes,
+            )
+
+        with TrainingCheckpoints(
+            self.run_dir / "checkpoints", config.train.best_checkpoints
+        ) as kept:
+            train(
+                train_program(network, recipe, self.mesh),
+                init_state(variables, recipe),
+                feed,
+                mesh=self.mesh,
+                recipe=recipe,
+                settings=settings,
+                validate=self._validate,
+                checkpoints=kept,
+                run_dir=os.fspath(self.run_dir),
+                description=config.name,
+            )
+
+    def _validate(self, variables: Variables) -> float:
+        source = self.source(self.config.data.validation_split)
+        scores = self._score(self._network[0], variables, source, None)
+        return evaluate.mean_average_precision(scores, source.index)
+
+    def _score(self, network, variables, source: Source, description: str | None):
+        seconds = self.config.evaluate.segment_seconds
+        segmentation = evaluate.evaluation_segmentation(
+            source.index, self.config.segment_seconds if seconds < 0 else seconds
+        )
+        scorer = self._scorer(network, variables, self.logmel)
+        size = self.config.evaluate.batch_size
+        return evaluate.score_clips(scorer, source, segmentation, size, description)
+
+    def _average(self) -> None:
+        with TrainingCheckpoints(
+            self.run_dir / "checkpoints", self.config.train.best_checkpoints
+        ) as kept:
+            variables, steps = kept.average_best()
+        index = self.source(self.config.data.train_split).index
+        info = {
+            "name": self.config.name,
+            "classes": list(index.classes),
+            "width": self.config.model.width,
+            "segment_seconds": self.config.segment_seconds,
+            "frontend": self.config.frontend.to_dict(),
+            "averaged_steps": steps,
+            "config_digest": files.json_digest(self.config.to_dict()),
+        }
+        checkpoints.save_model(self.run_dir / checkpoints.MODEL_FOLDER, variables, info)
+
+    def _evaluate(self) -> None:
+        model = load_model(self.run_dir)
+        source = self.source(self.config.data.eval_split)
+        name = f"evaluate {self.config.name}"
+        scores = self._score(model.network, model.variables, source, name)
+        if jax.process_index() == 0:
+            more = {"averaged_steps": model.info["averaged_steps"]}
+            evaluate.write_results(self.run_dir, source.index, scores, more)
+
+    def _report(self) -> None:
+        if jax.process_index() == 0:
+            report.write_run_report(self.run_dir, config_lib.base().to_dict())
+
+    def summary(self) -> dict[str, Any]:
+        """The row of this experiment in a suite's results."""
+        metrics = files.read_json(self.run_dir / evaluate.METRICS)
+        index = self.source(self.config.data.train_split).index
+        segments = int(self.segmentation.counts(index.num_samples).sum())
+        done = self.finished
+        return {
+            "name": self.config.name,
+            **metrics,
+            "label": self.config.labels,
+            "segment_seconds": self.config.segment_seconds,
+            "train_clips": len(index),
+            "train_segments": segments,
+            "seed": self.config.seed,
+            "seconds": round(sum(stage["seconds"] for stage in done.values()), 1),
+        }
+
+
+def open_source(config: ConfigDict, data_dir: str, split: str) -> Source:
+    """A split of the prepared (or packed) data. TensorFlow is imported for the former only."""
+    if config.data.corpus == "packed":
+        from psl_jax.packed import PackedSource
+
+        return PackedSource(os.path.join(data_dir, f"{split}.npz"))
+    from psl_jax.input_pipeline import TFRecordSource
+
+    return TFRecordSource.open(data_dir, split)
+
+
+def loop_settings(config: ConfigDict, steps_per_epoch: float) -> LoopSettings:
+    """Steps of the training loop, from epochs where the config speaks of epochs."""
+    epoch = max(1, round(steps_per_epoch))
+    return LoopSettings(
+        max_steps=config.train.max_steps or max(1, round(config.train.epochs * steps_per_epoch)),
+        validate_every=min(config.train.validate_every, epoch),
+        checkpoint_every=config.train.checkpoint_every,
+        log_every=config.train.log_every,
+        patience=config.train.patience,
+    )
+
+
+def recipe_of(config: ConfigDict, max_steps: int) -> Recipe:
+    augment = config.augment.to_dict() | {"gain_db": tuple(config.augment.gain_db)}
+    return Recipe(
+        logmel=LogMel(config.frontend.top_db, config.frontend.top_db_over),
+        augmentation=Augmentation(**augment),
+        dtype=config.model.dtype,
+        learning_rate=config.train.learning_rate,
+        decay_steps=max_steps if config.train.schedule == "polynomial" else 0,
+        decay_power=config.train.decay_power,
+        seed=config.seed,
+    )
+
+
+def model_logmel(model: Model) -> LogMel:
+    """The front end that a finished model was trained with."""
+    return LogMel(**model.info["frontend"])
+
+
+def _keep_config(path: pathlib.Path, config: ConfigDict) -> None:
+    """Writes config.json; a folder made with other settings is an error that names them."""
+    wanted = files.as_json(config.to_dict())
+    if path.exists():
+        found = files.read_json(path)
+        old, new = _flat(found), _flat(wanted)
+        differing = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+        if differing:
+            lines = [f"  {key}: {old.get(key)!r} there, {new.get(key)!r} now" for key in differing]
+            raise UserError(
+                f"{path.parent} was made with other settings:\n"
+                + "\n".join(lines[:10])
+                + "\nGive another --workdir, or delete the folder to start afresh."
+            )
+    elif jax.process_index() == 0:
+        files.write_json(path, wanted)
+
+
+def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
+    result = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            result |= _flat(value, f"{prefix}{key}.")
+        else:
+            result[prefix + key] = value
+    return result

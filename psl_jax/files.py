@@ -1,0 +1,61 @@
+"""Files that are either whole or not there."""
+
+import contextlib
+import csv
+import hashlib
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterable, Iterator
+from typing import IO, Any
+
+
+@contextlib.contextmanager
+def atomic_open(path: str | os.PathLike, mode: str = "w", **kwargs: Any) -> Iterator[IO]:
+    """Opens a temporary file beside `path`, renamed to it when the block ends without an error."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, mode, **kwargs) as file:
+            yield file
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    with atomic_open(path) as file:
+        json.dump(value, file, indent=2)
+        file.write("\n")
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    return json.loads(pathlib.Path(path).read_text())
+
+
+def write_csv(path: str | os.PathLike, header: Iterable[str], rows: Iterable[Iterable]) -> None:
+    with atomic_open(path, newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def as_json(value: Any) -> Any:
+    """`value` as it would be read back from a JSON file: tuples become lists."""
+    return json.loads(json.dumps(value))
+
+
+def json_digest(value: Any) -> str:
+    """A short hash of a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

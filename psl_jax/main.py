@@ -1,0 +1,63 @@
+"""Runs an experiment, or a suite of them: python -m psl_jax.main --config configs/psl2s.py"""
+
+import os
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from psl_jax import config as config_lib
+from psl_jax.errors import UserError
+
+STAGES = ("prepare", "relabel", "train", "average", "evaluate", "report")
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Settings; see configs/.", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Run folder (default: runs/<the config's name>).")
+_STAGE = flags.DEFINE_enum("stage", None, STAGES, "Run the stages up to this one only.")
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes of a pod or cluster.")
+
+
+def main(_) -> None:
+    from psl_jax import runtime, suite
+
+    runtime.configure(_DISTRIBUTED.value)
+    config = _CONFIG.value
+    workdir = _WORKDIR.value or os.path.join("runs", config.name)
+    suite.run(config, workdir, _STAGE.value)
+
+
+def run() -> None:
+    """Entry point: user errors are one message and status 2, not a traceback."""
+    try:
+        app.run(main, flags_parser=_parse)
+    except UserError as error:
+        print(f"\nerror: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nstopped; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+
+
+def _parse(arguments: list[str]) -> list[str]:
+    flags.mark_flag_as_required("config")
+    try:
+        return flags.FLAGS(arguments)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(_explain(arguments, error)) from error
+    except (FileNotFoundError, OSError) as error:
+        raise UserError(f"cannot read the config: {error}") from error
+
+
+def _explain(arguments: list[str], error: Exception) -> str:
+    """What is wrong with a `--config.key=value`: ml-collections names neither key nor type."""
+    known = set(config_lib.setting_names())
+    for argument in arguments[1:]:
+        if argument.startswith("--config."):
+            key = argument.removeprefix("--config.").split("=")[0]
+            if key not in known and not key.startswith("experiments."):
+                return config_lib.unknown_key_message(key)
+    return f"{error}"
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,289 @@
+"""MobileNetV2 (Sandler et al., 2018) for log-mel input, as in the published PSL network.
+
+The network is a Flax NNX module with a functional boundary: the train and relabel steps split it
+into a graph definition and plain arrays once, and merge it inside the jitted function.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from psl_jax.depthwise import depthwise3x3
+
+# (expansion t, channels c, repeats n, stride s) of the inverted residuals.
+INVERTED_RESIDUALS = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+STEM_CHANNELS = 32
+HEAD_CHANNELS = 1280
+NUM_HALVINGS = 5
+BATCH_NORM_EPSILON = 1e-5
+BATCH_NORM_MOMENTUM = 0.9  # running = 0.9 running + 0.1 batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """How a pass through the network is run; hashable.
+
+    Attributes:
+      train: use the batch's own statistics, update the running ones and apply dropout.
+      dtype: type of activations and of the products; parameters and statistics stay float32.
+      axis_name: mesh axis over which batch statistics are averaged, so that N devices see the
+        global batch.
+      depthwise: see depthwise.METHODS; None chooses by backend.
+    """
+
+    train: bool = False
+    dtype: Any = jnp.float32
+    axis_name: str | None = None
+    depthwise: str | None = None
+
+
+def scaled(channels: int, width: float) -> int:
+    """Channels at a width multiplier: the nearest multiple of 8, never below 0.9 of the product."""
+    target = channels * width
+    rounded = max(8, int(target + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * target else rounded
+
+
+def output_frames(frames):
+    """Output frames for `frames` input frames: 1001 -> 32, 201 -> 7. Works on ints and arrays."""
+    for _ in range(NUM_HALVINGS):
+        frames = (frames - 1) // 2 + 1
+    return frames
+
+
+class BatchNorm(nnx.Module):
+    """Normalises the last axis over all others, in float32; running variance is unbiased."""
+
+    def __init__(self, channels: int):
+        self.scale = nnx.Param(jnp.ones(channels))
+        self.bias = nnx.Param(jnp.zeros(channels))
+        self.mean = nnx.BatchStat(jnp.zeros(channels))
+        self.var = nnx.BatchStat(jnp.ones(channels))
+
+    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
+        mean, var = self.mean[...], self.var[...]
+        if context.train:
+            mean, var = self._batch_statistics(x, context.axis_name)
+        multiplier = self.scale[...] * jax.lax.rsqrt(var + BATCH_NORM_EPSILON)
+        offset = self.bias[...] - mean * multiplier
+        return x * multiplier.astype(x.dtype) + offset.astype(x.dtype)
+
+    def _batch_statistics(self, x, axis_name):
+        wide = x.astype(jnp.float32)
+        axes = tuple(range(x.ndim - 1))
+        moments = jnp.stack([wide.mean(axes), jnp.square(wide).mean(axes)])
+        count = x.size // x.shape[-1]
+        if axis_name is not None:
+            moments = jax.lax.pmean(moments, axis_name)
+            count = count * jax.lax.axis_size(axis_name)
+        mean, var = moments[0], jnp.maximum(moments[1] - jnp.square(moments[0]), 0.0)
+        keep = BATCH_NORM_MOMENTUM
+        self.mean[...] = keep * self.mean[...] + (1 - keep) * mean
+        self.var[...] = keep * self.var[...] + (1 - keep) * var * (count / max(count - 1, 1))
+        return mean, var
+
+
+def _xavier(key, shape, fan_in, fan_out):
+    limit = (6.0 / (fan_in + fan_out)) ** 0.5
+    return jax.random.uniform(key, shape, minval=-limit, maxval=limit)
+
+
+class Stem(nnx.Module):
+    """3x3 convolution of the one-channel spectrogram, stride 2, padding 1 on each side."""
+
+    def __init__(self, channels: int, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(
+            _xavier(rngs.params(), (3, 3, 1, channels), fan_in=9, fan_out=9 * channels)
+        )
+
+    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
+        """[batch, frames, bands] -> [batch, frames / 2, bands / 2, channels]."""
+        x = x.astype(context.dtype)
+        shape = [(n - 1) // 2 + 1 for n in x.shape[1:]]
+        padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1)))
+        patches = jnp.stack(
+            [
+                padded[:, i : i + 2 * shape[0] - 1 : 2, j : j + 2 * shape[1] - 1 : 2]
+                for i in range(3)
+                for j in range(3)
+            ],
+            axis=-1,
+        )
+        return patches @ self.kernel[...].reshape(9, -1).astype(context.dtype)
+
+
+class Pointwise(nnx.Module):
+    """1x1 convolution without bias, as one matrix product."""
+
+    def __init__(self, inputs: int, outputs: int, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(_xavier(rngs.params(), (inputs, outputs), inputs, outputs))
+
+    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
+        return x @ self.kernel[...].astype(context.dtype)
+
+
+class Depthwise(nnx.Module):
+    """3x3 convolution of each channel by itself, padding 1 on each side."""
+
+    def __init__(self, channels: int, stride: int, rngs: nnx.Rngs):
+        # In grouped form the kernel is [channels, 1, 3, 3]: fans as PyTorch counts them.
+        self.kernel = nnx.Param(
+            _xavier(rngs.params(), (3, 3, channels), fan_in=9, fan_out=9 * channels)
+        )
+        self.stride = stride
+
+    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
+        return depthwise3x3(x, self.kernel[...], self.stride, context.depthwise)
+
+
+class InvertedResidual(nnx.Module):
+    """Expand (1x1), depthwise (3x3), project (1x1, linear), with a shortcut where shapes allow."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int, rngs: nnx.Rngs):
+        hidden = inputs * expansion
+        self.shortcut = stride == 1 and inputs == outputs
+        self.expand = Pointwise(inputs, hidden, rngs) if expansion > 1 else None
+        self.expand_norm = BatchNorm(hidden) if expansion > 1 else None
+        self.depthwise = Depthwise(hidden, stride, rngs)
+        self.depthwise_norm = BatchNorm(hidden)
+        self.project = Pointwise(hidden, outputs, rngs)
+        self.project_norm = BatchNorm(outputs)
+
+    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
+        y = x
+        if self.expand is not None and self.expand_norm is not None:
+            y = jax.nn.relu6(self.expand_norm(self.expand(y, context), context))
+        y = jax.nn.relu6(self.depthwise_norm(self.depthwise(y, context), context))
+        y = self.project_norm(self.project(y, context), context)
+        return x + y if self.shortcut else y
+
+
+class MobileNetV2(nnx.Module):
+    """Log-mel spectrogram to class probabilities, per frame and per clip.
+
+    2,898,383 parameters at width 1 and 527 classes.
+    """
+
+    def __init__(self, num_classes: int, width: float = 1.0, dropout: float = 0.3, *, rngs: nnx.Rngs):
+        channels = scaled(STEM_CHANNELS, width)
+        self.stem = Stem(channels, rngs)
+        self.stem_norm = BatchNorm(channels)
+        blocks = []
+        for expansion, outputs, repeats, stride in INVERTED_RESIDUALS:
+            outputs = scaled(outputs, width)
+            for repeat in range(repeats):
+                blocks.append(
+                    InvertedResidual(channels, outputs, stride if repeat == 0 else 1, expansion, rngs)
+                )
+                channels = outputs
+        self.blocks = nnx.List(blocks)
+        head = scaled(HEAD_CHANNELS, max(width, 1.0))
+        self.head = Pointwise(channels, head, rngs)
+        self.head_norm = BatchNorm(head)
+        self.classifier = nnx.Linear(
+            head,
+            num_classes,
+            kernel_init=nnx.initializers.normal(0.01),
+            rngs=rngs,
+        )
+        self.dropout = dropout
+
+    def features(self, logmel: jax.Array, context: Context) -> jax.Array:
+        """Embedding of each output frame: [batch, frames, 64] -> float32 [batch, frames / 32, 1280]."""
+        x = jax.nn.relu6(self.stem_norm(self.stem(logmel, context), context))
+        for block in self.blocks:
+            x = block(x, context)
+        x = jax.nn.relu6(self.head_norm(self.head(x, context), context))
+        return x.astype(jnp.float32).mean(axis=2)  # over frequency
+
+    def __call__(
+        self, logmel: jax.Array, context: Context, dropout_keys: jax.Array | None = None
+    ) -> jax.Array:
+        """Class probabilities of each output frame.
+
+        Args:
+          logmel: float32 [batch, frames, 64] in dB.
+          context: how to run.
+          dropout_keys: [batch] random keys, one an example so that results do not depend on how a
+            batch is split over devices; needed in training.
+
+        Returns:
+          float32 [batch, output_frames(frames), classes].
+        """
+        x = self.features(logmel, context)
+        if context.train and self.dropout > 0:
+            if dropout_keys is None:
+                raise ValueError("training needs dropout_keys")
+            keep = 1 - self.dropout
+            kept = jax.vmap(lambda key: jax.random.bernoulli(key, keep, x.shape[1:]))(dropout_keys)
+            x = jnp.where(kept, x / keep, 0.0)
+        return jax.nn.sigmoid(self.classifier(x))
+
+
+def clip_probabilities(frames: jax.Array, valid_frames: jax.Array | None = None) -> jax.Array:
+    """Mean over time of frame probabilities, padding left out.
+
+    Args:
+      frames: [batch, frames, classes].
+      valid_frames: [batch] number of output frames that are not padding (default: all).
+
+    Returns:
+      [batch, classes].
+    """
+    if valid_frames is None:
+        return frames.mean(axis=1)
+    mask = (jnp.arange(frames.shape[1]) < valid_frames[:, None])[..., None]
+    return jnp.where(mask, frames, 0.0).sum(axis=1) / jnp.maximum(mask.sum(axis=1), 1)
+
+
+class Variables(NamedTuple):
+    """The arrays of a network as plain nested dicts: a pytree to average, save and restore."""
+
+    params: dict
+    stats: dict
+
+
+class Network(NamedTuple):
+    """The network without its arrays: a static description, and what can be done with it."""
+
+    graphdef: nnx.GraphDef
+
+    def apply(
+        self,
+        variables: Variables,
+        logmel: jax.Array,
+        context: Context,
+        dropout_keys: jax.Array | None = None,
+    ) -> tuple[jax.Array, dict]:
+        """Frame probabilities [batch, frames / 32, classes] and the (updated) running statistics."""
+        module = nnx.merge(self.graphdef, *variables, copy=True)
+        frames = module(logmel, context, dropout_keys)
+        return frames, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
+
+    def embed(self, variables: Variables, logmel: jax.Array, context: Context) -> jax.Array:
+        """Embedding of each output frame: float32 [batch, frames / 32, 1280]."""
+        return nnx.merge(self.graphdef, *variables, copy=True).features(logmel, context)
+
+
+def create(
+    num_classes: int, width: float = 1.0, dropout: float = 0.3, seed: int = 0
+) -> tuple[Network, Variables]:
+    """A network and its initial variables (Xavier uniform convolutions, N(0, 0.01) classifier)."""
+    module = MobileNetV2(num_classes, width, dropout, rngs=nnx.Rngs(seed))
+    graphdef, params, stats = nnx.split(module, nnx.Param, nnx.BatchStat)
+    return Network(graphdef), Variables(nnx.to_pure_dict(params), nnx.to_pure_dict(stats))
+
+
+def num_parameters(variables: Variables) -> int:
+    return sum(x.size for x in jax.tree.leaves(variables.params))

@@ -1,0 +1,74 @@
+"""Class probabilities of segments: the forward program that evaluation and relabeling share."""
+
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from psl_jax import parallel
+from psl_jax.frontend import LogMel, num_frames
+from psl_jax.mobilenetv2 import Context, Network, Variables, clip_probabilities, output_frames
+
+
+@lru_cache
+def scoring_program(network: Network, logmel: LogMel, context: Context, mesh: Mesh):
+    """The jitted (variables, audio, num_samples) -> probabilities [batch, classes] on `mesh`.
+
+    Cached, so that experiments of one suite that need the same program compile it once.
+    """
+
+    def score(variables: Variables, audio: jax.Array, num_samples: jax.Array) -> jax.Array:
+        features = logmel(audio, num_samples, parallel.AXIS)
+        frames, _ = network.apply(variables, features, context)
+        return clip_probabilities(frames, output_frames(num_frames(num_samples)))
+
+    specs = (parallel.REPLICATED, parallel.SPLIT, parallel.SPLIT)
+    return parallel.data_parallel(score, mesh, specs, parallel.SPLIT)
+
+
+class Scorer:
+    """Scores batches with one set of variables on the devices of this process.
+
+    Processes score their own clips independently; nothing is exchanged between them.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        variables: Variables,
+        logmel: LogMel,
+        context: Context,
+        num_devices: int | None = None,
+    ):
+        self.mesh = parallel.local_mesh(num_devices)
+        self.variables = parallel.replicate(parallel.to_host(variables), self.mesh)
+        self.program = scoring_program(network, logmel, context, self.mesh)
+
+    def __call__(
+        self, batches: Iterable[dict[str, np.ndarray]]
+    ) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
+        """Yields (batch, probabilities float32 [real rows, classes]), batch by batch.
+
+        Rows of weight 0 are left out of both. While a batch is computed the next one is read and
+        put on the devices.
+        """
+
+        def put(batch):
+            inputs = {k: batch[k] for k in ("audio", "num_samples")}
+            return batch, parallel.put_batch(inputs, self.mesh)
+
+        pending = None
+        for batch, inputs in parallel.prefetch(batches, put):
+            result = self.program(self.variables, inputs["audio"], inputs["num_samples"])
+            if pending is not None:
+                yield _real_rows(*pending)
+            pending = batch, result
+        if pending is not None:
+            yield _real_rows(*pending)
+
+
+def _real_rows(batch, result):
+    real = batch["weight"] > 0
+    return {k: v[real] for k, v in batch.items()}, parallel.local_rows(result)[real]

@@ -1,0 +1,55 @@
+"""Where a clip is cut: the one owner of the sample rate and of segment boundaries.
+
+Pure NumPy: used by the input pipeline, the relabeling, the evaluation and the tagger alike.
+"""
+
+import dataclasses
+
+import numpy as np
+
+SAMPLE_RATE = 16_000
+
+# A remainder shorter than this at the end of a clip makes no segment of its own: nothing can be
+# heard in a few hundredths of a second of audio followed by padding.
+MIN_SEGMENT_SECONDS = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Segmentation:
+    """Cuts clips into segments of `seconds`, one every `hop_seconds` (default: end to end)."""
+
+    seconds: float
+    hop_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.seconds <= 0 or (self.hop_seconds is not None and self.hop_seconds <= 0):
+            raise ValueError(f"segment and hop must be positive, got {self}")
+
+    @property
+    def segment_samples(self) -> int:
+        return round(self.seconds * SAMPLE_RATE)
+
+    @property
+    def hop_samples(self) -> int:
+        return round((self.hop_seconds or self.seconds) * SAMPLE_RATE)
+
+    def counts(self, num_samples: np.ndarray | int) -> np.ndarray:
+        """Segments in clips of `num_samples` [...] samples: int32 [...], at least 1 each.
+
+        The last segment may be partly padding; a remainder under MIN_SEGMENT_SECONDS is left out.
+        """
+        rest = np.asarray(num_samples) - self.segment_samples
+        shortest = min(round(MIN_SEGMENT_SECONDS * SAMPLE_RATE), self.hop_samples)
+        return np.maximum(1 + (rest + self.hop_samples - shortest) // self.hop_samples, 1).astype(
+            np.int32
+        )
+
+    def valid_samples(self, num_samples: np.ndarray, segment: np.ndarray) -> np.ndarray:
+        """Samples of segment number `segment` that lie inside a clip of `num_samples`: int32."""
+        left = np.asarray(num_samples) - np.asarray(segment) * self.hop_samples
+        return np.clip(left, 0, self.segment_samples).astype(np.int32)
+
+    def times(self, segment: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Onset and offset of segments, in seconds from the start of the clip."""
+        onset = np.asarray(segment) * (self.hop_samples / SAMPLE_RATE)
+        return onset, onset + self.segment_samples / SAMPLE_RATE

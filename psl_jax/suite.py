@@ -1,0 +1,83 @@
+"""All experiments of a config, one after the other, and the table that compares them."""
+
+import os
+import pathlib
+import time
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from psl_jax import config as config_lib
+from psl_jax import evaluate, files, parallel, report
+from psl_jax.experiment import LABEL_QUALITY, Experiment
+
+RESULTS = "results.json"
+
+
+def run(config: ConfigDict, workdir: str | os.PathLike, last_stage: str | None = None) -> None:
+    """Runs what is not finished yet in `workdir` and prints the results and where they lie.
+
+    A single experiment has `workdir` as its run folder; those of a suite have one each inside it.
+    """
+    start = time.perf_counter()
+    workdir = pathlib.Path(workdir)
+    experiments = config_lib.experiments(config)
+    is_suite = bool(len(config.experiments))
+    data_dir = _prepare(config, workdir)
+    if last_stage == "prepare":
+        return
+    runs = []
+    for name, one in experiments.items():
+        folder = workdir / name if is_suite else workdir
+        teacher = workdir / one.teacher if one.teacher in experiments else None
+        runs.append(Experiment(one, folder, data_dir, teacher))
+        if is_suite and jax.process_index() == 0:
+            print(f"\n== {name} ({len(runs)} of {len(experiments)}) in {folder}", flush=True)
+        runs[-1].run(last_stage)
+    if last_stage in (None, "evaluate", "report") and jax.process_index() == 0:
+        _summarize(config, workdir, runs, is_suite, time.perf_counter() - start)
+
+
+def _prepare(config: ConfigDict, workdir: pathlib.Path) -> str:
+    if config.data.corpus == "packed":
+        return config.data.data_dir
+    from psl_jax.prepare import prepare
+
+    if jax.process_index() == 0:
+        prepare(config.data, workdir)
+    parallel.wait_for_all("prepare")
+    return prepare(config.data, workdir, quiet=True)
+
+
+def _summarize(
+    config: ConfigDict, workdir: pathlib.Path, runs: list[Experiment], is_suite: bool, seconds: float
+) -> None:
+    rows = [run.summary() for run in runs]
+    results: dict[str, Any] = {"name": config.name, "experiments": rows}
+    quality = {
+        run.config.name: files.read_json(run.run_dir / LABEL_QUALITY)
+        for run in runs
+        if (run.run_dir / LABEL_QUALITY).exists()
+    }
+    if quality:
+        results["label_quality"] = quality
+    print("\n" + report.format_table(results))
+    for name, values in quality.items():
+        if "segment_mAP" in values:
+            soft, weak = (100 * values["segment_mAP"][kind] for kind in ("soft", "weak"))
+            print(
+                f"{name}: segment mAP against the true events: soft labels {soft:.2f}, "
+                f"propagated weak labels {weak:.2f}"
+            )
+    if is_suite:
+        files.write_json(workdir / RESULTS, results)
+        report.write_suite_report(workdir, results)
+    places = {
+        "report": workdir / "report.html",
+        "results": workdir / (RESULTS if is_suite else evaluate.METRICS),
+        "averaged model" + "s" * is_suite: workdir / ("*/averaged" if is_suite else "averaged"),
+    }
+    print(f"\nfinished in {seconds / 60:.1f} min")
+    for what, place in places.items():
+        print(f"  {what}: {place}")

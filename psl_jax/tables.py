@@ -1,0 +1,212 @@
+"""The table of a suite: one list of columns for the terminal, Markdown and the HTML report."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+MISSING = "–"
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Cells as text, a row an experiment; `numeric` says which columns align right."""
+
+    header: list[str]
+    numeric: list[bool]
+    rows: list[list[str]]
+
+
+Column = tuple[str, bool, Callable[[Mapping[str, Any]], str]]  # header, numeric, cell of a row
+
+
+def percent(value: float | None, decimals: int = 2) -> str:
+    return MISSING if value is None else f"{100 * value:.{decimals}f}"
+
+
+def decimal(value: float | None, decimals: int = 3) -> str:
+    return MISSING if value is None else f"{value:.{decimals}f}"
+
+
+def count(value: float | None) -> str:
+    return MISSING if value is None else f"{value:,.0f}"
+
+
+def duration(seconds: float | None) -> str:
+    """42 s, 1 min 35 s, 25 min, 2 h 13 min."""
+    if seconds is None:
+        return MISSING
+    minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{rest} s"
+    hours, left = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {left:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes < 10 else f"{round(seconds / 60)} min"
+
+
+def segment_length(seconds: float | None) -> str:
+    return MISSING if seconds is None else f"{seconds:g} s"
+
+
+def suite_table(results: Mapping[str, Any]) -> Table:
+    """The experiments of a results.json; columns in which nothing is known are left out.
+
+    So is the number of evaluated clips when it is the same for all: see `coverage_note`.
+    """
+    experiments = results.get("experiments", [])
+    weak = next((e.get("mAP") for e in experiments if e["name"] == "weak"), None)
+    paper = results.get("paper") or {}
+    one_coverage = len({e.get("num_clips") for e in experiments}) <= 1
+
+    def gain(experiment: Mapping[str, Any]) -> str:
+        value = experiment.get("mAP")
+        if weak is None or value is None or experiment["name"] in ("weak", "teacher"):
+            return MISSING
+        return f"{100 * (value - weak):+.2f}"
+
+    def field(key: str, form: Callable[[Any], str]) -> Callable[[Mapping[str, Any]], str]:
+        return lambda experiment: form(experiment.get(key))
+
+    columns: list[Column] = [
+        ("experiment", False, lambda e: str(e["name"])),
+        ("labels", False, field("label", lambda v: MISSING if v is None else str(v))),
+        ("segment", True, field("segment_seconds", segment_length)),
+        ("mAP %", True, field("mAP", percent)),
+        ("vs weak", True, gain),
+        ("paper %", True, lambda e: percent(paper.get(e["name"]))),
+        ("d'", True, field("d_prime", decimal)),
+        ("AUC", True, field("AUC", decimal)),
+        ("lwlrap", True, field("lwlrap", decimal)),
+        ("clips", True, field("train_clips", count)),
+        ("segments", True, field("train_segments", count)),
+        ("eval clips", True, lambda e: MISSING if one_coverage else count(e.get("num_clips"))),
+        ("steps", True, field("steps", count)),
+        ("time", True, field("seconds", duration)),
+    ]
+    return _table(columns, experiments)
+
+
+def quality_table(results: Mapping[str, Any]) -> Table | None:
+    """The labels themselves, a row a label set: agreement with the true events, and how many.
+
+    None if no label quality is known.
+    """
+    qualities = label_qualities(results)
+    if not qualities:
+        return None
+    rows = [{"name": name} | dict(quality) for name, quality in qualities.items()]
+    statistics = next((row["statistics"] for row in rows if row.get("statistics")), None)
+    if statistics:  # the weak labels are the same for every segment length
+        rows.insert(0, {"name": "weak", "kind": "weak", "statistics": statistics})
+
+    def measured(kind: str) -> Callable[[Mapping[str, Any]], str]:
+        return lambda row: percent((row.get("segment_mAP") or {}).get(kind))
+
+    def statistic(key: str, form: Callable[[Any], str]) -> Callable[[Mapping[str, Any]], str]:
+        return lambda row: form(
+            ((row.get("statistics") or {}).get(key) or {}).get(row.get("kind", "soft"))
+        )
+
+    columns: list[Column] = [
+        ("labels", False, lambda row: row["name"]),
+        ("segment", True, lambda row: segment_length(row.get("segment_seconds"))),
+        ("mAP %", True, measured("soft")),
+        ("weak mAP %", True, measured("weak")),
+        ("per clip", True, statistic("mean_labels", lambda v: decimal(v, 2))),
+        ("no label %", True, statistic("share_without_labels", lambda v: percent(v, 1))),
+    ]
+    return _table(columns, rows)
+
+
+def _table(columns: Sequence[Column], items: Sequence[Mapping[str, Any]]) -> Table:
+    cells = [[cell(item) for item in items] for _, _, cell in columns]
+    kept = [i for i, column in enumerate(cells) if i == 0 or set(column) - {MISSING}]
+    return Table(
+        header=[columns[i][0] for i in kept],
+        numeric=[columns[i][1] for i in kept],
+        rows=[[cells[i][row] for i in kept] for row in range(len(items))],
+    )
+
+
+def label_qualities(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """{experiment: label quality}, `results["label_quality"]` being that or a single quality."""
+    quality = results.get("label_quality") or {}
+    if "segment_mAP" in quality or "statistics" in quality:
+        return {"soft labels": quality}
+    return {str(name): value for name, value in quality.items() if value}
+
+
+def coverage_warning(experiments: Sequence[Mapping[str, Any]]) -> str:
+    """What to say when experiments were not evaluated on the same clips, else empty."""
+    known = [e for e in experiments if e.get("num_clips") is not None]
+    hashes = {e["clip_ids_sha256"] for e in known if e.get("clip_ids_sha256")}
+    if len({e["num_clips"] for e in known}) <= 1 and len(hashes) <= 1:
+        return ""
+    counts = ", ".join(f"{e['name']} {e['num_clips']:,}" for e in known)
+    return (
+        "The experiments were evaluated on different clips, so their numbers cannot be compared "
+        f"({counts})."
+    )
+
+
+def coverage_note(experiments: Sequence[Mapping[str, Any]]) -> str:
+    """On how many clips everything was evaluated; empty if unknown or not the same."""
+    known = [e for e in experiments if e.get("num_clips") is not None]
+    if not known or coverage_warning(experiments):
+        return ""
+    digest = known[0].get("clip_ids_sha256")
+    which = f" (SHA-256 of their ids: {digest[:12]}…)" if digest else ""
+    return f"Evaluated on {known[0]['num_clips']:,} clips{which}."
+
+
+_QUALITY_TITLE = "The labels themselves (mAP against the true events, segment by segment):"
+
+
+def format_table(results: Mapping[str, Any]) -> str:
+    """The suite's results as aligned plain text for a terminal; mAP in percent."""
+    return "\n\n".join(_parts(results, _plain, "WARNING: "))
+
+
+def format_markdown(results: Mapping[str, Any]) -> str:
+    """The same as GitHub-flavoured Markdown tables."""
+    return "\n\n".join(_parts(results, _markdown, "**Warning:** "))
+
+
+def _parts(results: Mapping[str, Any], form: Callable[[Table], str], warning: str) -> Iterator[str]:
+    experiments = results.get("experiments", [])
+    yield form(suite_table(results))
+    note = coverage_note(experiments)
+    if note:
+        yield note
+    quality = quality_table(results)
+    if quality:
+        yield _QUALITY_TITLE
+        yield form(quality)
+    different = coverage_warning(experiments)
+    if different:
+        yield warning + different
+
+
+def _plain(table: Table) -> str:
+    lines = [table.header, *table.rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["─" * width for width in widths])
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, table.numeric, strict=True)
+        ).rstrip()
+        for line in lines
+    )
+
+
+def _markdown(table: Table) -> str:
+    rule = ["---:" if right else "---" for right in table.numeric]
+    lines = [[_escaped(c) for c in line] for line in (table.header, *table.rows)]
+    lines.insert(1, rule)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _escaped(cell: str) -> str:
+    return re.sub(r"([\\|`*_<>])", r"\\\1", cell)

@@ -1,0 +1,229 @@
+"""The training step and the loop around it."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from psl_jax import metric_log, parallel, progress
+from psl_jax.augment import Augmentation, augment_waveform, mask_spectrogram, mixup
+from psl_jax.checkpoints import TrainingCheckpoints
+from psl_jax.errors import UserError
+from psl_jax.frontend import LogMel, num_frames, to_float
+from psl_jax.mobilenetv2 import Context, Network, Variables, clip_probabilities, output_frames
+
+PROBABILITY_MARGIN = 1e-7  # keeps the logarithms of the loss finite
+
+
+class TrainState(NamedTuple):
+    """Everything a step changes: a plain pytree."""
+
+    step: jax.Array  # int32 []
+    variables: Variables
+    optimizer: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What defines a training step besides the network; hashable.
+
+    decay_steps is the length of the polynomial decay to 0, or 0 for a constant learning rate.
+    """
+
+    logmel: LogMel = LogMel()
+    augmentation: Augmentation = Augmentation()
+    dtype: str = "float32"
+    learning_rate: float = 1e-4
+    decay_steps: int = 0
+    decay_power: float = 2.0
+    seed: int = 0
+
+    def schedule(self, step):
+        if not self.decay_steps:
+            return self.learning_rate
+        decay = optax.polynomial_schedule(self.learning_rate, 0.0, self.decay_power, self.decay_steps)
+        return decay(step)
+
+    def optimizer(self) -> optax.GradientTransformation:
+        return optax.adam(self.schedule if self.decay_steps else self.learning_rate)
+
+
+def init_state(variables: Variables, recipe: Recipe) -> TrainState:
+    return TrainState(jnp.int32(0), variables, recipe.optimizer().init(variables.params))
+
+
+def binary_cross_entropy(probabilities: jax.Array, labels: jax.Array) -> jax.Array:
+    """Mean over examples and classes of -y log p - (1 - y) log(1 - p); arrays [batch, classes]."""
+    p = jnp.clip(probabilities, PROBABILITY_MARGIN, 1 - PROBABILITY_MARGIN)
+    return -jnp.mean(labels * jnp.log(p) + (1 - labels) * jnp.log1p(-p))
+
+
+@lru_cache
+def train_program(network: Network, recipe: Recipe, mesh: Mesh) -> Callable:
+    """The jitted (state, batch) -> (state, {"loss"}) on `mesh`; the old state's memory is reused.
+
+    batch: audio int16 [batch, samples], num_samples int32 [batch], labels float32 [batch, classes],
+    split over the mesh. BatchNorm statistics, loss and gradients are those of the global batch.
+    """
+    context = Context(train=True, dtype=jnp.dtype(recipe.dtype), axis_name=parallel.AXIS)
+    optimizer = recipe.optimizer()
+
+    def loss(params, stats, batch, keys):
+        features, labels = _inputs(batch, keys, recipe)
+        variables = Variables(parallel.varying(params), stats)
+        frames, stats = network.apply(variables, features, context, keys["dropout"])
+        valid = output_frames(num_frames(batch["num_samples"]))
+        value = binary_cross_entropy(clip_probabilities(frames, valid), labels)
+        return jax.lax.pmean(value, parallel.AXIS), stats
+
+    def step(state: TrainState, batch: dict[str, jax.Array]):
+        keys = _example_keys(recipe.seed, state.step, len(batch["audio"]))
+        params, stats = state.variables
+        (value, stats), gradients = jax.value_and_grad(loss, has_aux=True)(
+            params, stats, batch, keys
+        )
+        updates, optimizer_state = optimizer.update(gradients, state.optimizer, params)
+        variables = Variables(optax.apply_updates(params, updates), stats)
+        return TrainState(state.step + 1, variables, optimizer_state), {metric_log.LOSS: value}
+
+    specs = (parallel.REPLICATED, parallel.SPLIT)
+    return parallel.data_parallel(step, mesh, specs, parallel.REPLICATED, donate=(0,))
+
+
+def _example_keys(seed: int, step: jax.Array, count: int) -> dict[str, jax.Array]:
+    """Random keys [count] for this device's examples, by their place in the global batch."""
+    place = jax.lax.axis_index(parallel.AXIS) * count + jnp.arange(count)
+    key = jax.random.fold_in(jax.random.key(seed), step)
+    keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i), 4))(place)
+    return dict(zip(("waveform", "masks", "mixup", "dropout"), jnp.moveaxis(keys, 1, 0), strict=True))
+
+
+def _inputs(batch, keys, recipe: Recipe) -> tuple[jax.Array, jax.Array]:
+    """Features [batch, frames, 64] and labels [batch, classes], augmented as the recipe says."""
+    audio, settings = to_float(batch["audio"]), recipe.augmentation
+    if settings != Augmentation():
+        audio = augment_waveform(keys["waveform"], audio, settings)
+    features = recipe.logmel(audio, batch["num_samples"], parallel.AXIS)
+    features = mask_spectrogram(keys["masks"], features, settings)
+    return mixup(keys["mixup"], features, batch["labels"], settings)
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopSettings:
+    """When the loop does what, in steps; patience in validations (0: never stop early)."""
+
+    max_steps: int
+    validate_every: int
+    checkpoint_every: int
+    log_every: int
+    patience: int
+
+
+class EarlyStop:
+    """Tells when the mAP has not become better for `patience` validations in a row."""
+
+    def __init__(self, patience: int, history: list[float] | None = None):
+        self.patience, self.best, self.waited = patience, -math.inf, 0
+        for value in history or []:
+            self.update(value)
+
+    def update(self, value: float) -> bool:
+        """Takes the next mAP; True if training should end."""
+        if value > self.best:
+            self.best, self.waited = value, 0
+        else:
+            self.waited += 1
+        return 0 < self.patience <= self.waited
+
+
+def train(
+    program: Callable,
+    state: TrainState,
+    feed: Callable[[int], Iterator[dict[str, np.ndarray]]],
+    *,
+    mesh: Mesh,
+    recipe: Recipe,
+    settings: LoopSettings,
+    validate: Callable[[Variables], float],
+    checkpoints: TrainingCheckpoints,
+    run_dir: str,
+    description: str,
+) -> None:
+    """Trains from the latest checkpoint (or `state`) until `max_steps` or the early stop.
+
+    feed(step) gives this process's batches from `step` on. A killed run that is called again
+    continues with the same batches, and gives what an undisturbed one would have given.
+
+    Raises UserError when the loss is not finite; the checkpoints before that are kept.
+    """
+    state = checkpoints.restore(parallel.replicate(state, mesh))
+    start = int(state.step)
+    log = metric_log.MetricLog(run_dir, start, active=jax.process_index() == 0)
+    history = [line for line in metric_log.read_log(run_dir) if metric_log.VALIDATION_MAP in line]
+    stop = EarlyStop(settings.patience, [line[metric_log.VALIDATION_MAP] for line in history])
+    done = start >= settings.max_steps or 0 < settings.patience <= stop.waited
+    if done:
+        return
+    batches = parallel.prefetch(feed(start), lambda batch: parallel.put_batch(_used(batch), mesh))
+    bar = progress.bar(settings.max_steps, "step", description, start, show=jax.process_index() == 0)
+    meter = _Meter(log, recipe)
+    with log, bar:
+        for step in range(start + 1, settings.max_steps + 1):
+            state, values = program(state, next(batches))
+            bar.update()
+            at_end = step == settings.max_steps
+            if step % settings.log_every == 0 or at_end:
+                meter.put(step, values)
+            if step % settings.validate_every == 0 or at_end:
+                meter.flush()
+                value = validate(state.variables)
+                log.write(step, {metric_log.VALIDATION_MAP: value})
+                bar.set_postfix(mAP=f"{value:.4f}", best=f"{max(value, stop.best):.4f}")
+                checkpoints.save(step, state, value)
+                if stop.update(value):
+                    break
+            elif step % settings.checkpoint_every == 0:
+                meter.flush()
+                checkpoints.save(step, state)
+        meter.flush()
+    batches.close()
+
+
+def _used(batch):
+    return {name: batch[name] for name in ("audio", "num_samples", "labels")}
+
+
+class _Meter:
+    """Logs the values of a step when the next ones come, so that dispatch stays asynchronous."""
+
+    def __init__(self, log: metric_log.MetricLog, recipe: Recipe):
+        self.log, self.recipe = log, recipe
+        self.pending: tuple[int, dict] | None = None
+        self.last = time.perf_counter(), 0
+
+    def put(self, step: int, values: dict) -> None:
+        self.flush()
+        self.pending = step, values
+
+    def flush(self) -> None:
+        """Waits for the pending values and logs them."""
+        if self.pending is None:
+            return
+        step, values = self.pending
+        self.pending = None
+        numbers = {name: float(value) for name, value in values.items()}
+        if not all(map(math.isfinite, numbers.values())):
+            raise UserError(
+                f"the loss is not finite at step {step}: {numbers}. The checkpoints before it are "
+                "kept. Try a smaller train.learning_rate, or model.dtype=float32."
+            )
+        rate = float(self.recipe.schedule(step))
+        self.log.write(step, numbers | {metric_log.LEARNING_RATE: rate})

@@ -1,0 +1,57 @@
+"""Settings, folders and prepared data sets for the tests of the corpora."""
+
+import hashlib
+import json
+import pathlib
+
+import audio_files
+import ml_collections
+import tensorflow_datasets as tfds
+
+
+def config(**changes) -> ml_collections.ConfigDict:
+    data = {
+        "corpus": "own_data",
+        "data_dir": "",
+        "source_dir": "",
+        "max_clip_seconds": 4.0,
+        "label_separator": ";",
+        "num_workers": 2,
+        "full_clips": 40,
+        "balanced_clips": 12,
+        "eval_clips": 10,
+        "seed": 3,
+        "missing_labels": 0.5,
+    }
+    return ml_collections.ConfigDict(data | changes)
+
+
+def read_split(data_dir: str, split: str) -> dict[str, dict]:
+    """Records by id, as anyone would read them with TFDS."""
+    builder = tfds.builder_from_directory(data_dir)
+    return {
+        record["id"].decode(): record for record in tfds.as_numpy(builder.as_dataset(split=split))
+    }
+
+
+def report_of(data_dir: str) -> dict:
+    return json.loads((pathlib.Path(data_dir) / "preparation.json").read_text())
+
+
+def problems_of(data_dir: str, file: str) -> list[tuple[str, str]]:
+    """(kind, detail) of each problem of a file."""
+    return [(p["kind"], p["detail"]) for p in report_of(data_dir)["problems"] if p["file"] == file]
+
+
+def record_hashes(data_dir: str) -> dict[str, str]:
+    shards = pathlib.Path(data_dir).glob("*.tfrecord-*")
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in shards}
+
+
+def small_folder(root: pathlib.Path, labels: str = "dog") -> pathlib.Path:
+    for i in range(3):
+        audio_files.write(root / f"{i}.wav", audio_files.tone(0.5, seed=i))
+    audio_files.write_table(
+        root / "train.csv", "filename,labels", [(f"{i}.wav", labels) for i in range(3)]
+    )
+    return root

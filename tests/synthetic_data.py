@@ -1,0 +1,178 @@
+"""Tiny data sets for tests: an index, its audio, and both as files."""
+
+import pathlib
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from psl_jax.clips import ClipIndex, ragged
+from psl_jax.packed import pack
+from psl_jax.sampling import Window
+from psl_jax.segments import Segmentation
+from psl_jax.soft_labels import SoftLabels, SoftLabelWriter
+from psl_jax.sources import LoadedWindow
+
+# A loaded machine is no failure, and the examples are to be the same everywhere.
+settings.register_profile("psl_jax", deadline=None, max_examples=40, derandomize=True)
+settings.load_profile("psl_jax")
+
+
+def make_index(
+    shard_sizes: Iterable[int],
+    num_samples: Iterable[int] | int,
+    labels: list[list[int]] | None = None,
+    num_classes: int = 3,
+    split: str = "train",
+) -> ClipIndex:
+    """An index; clip `i` has by default the label `i % num_classes`."""
+    sizes = np.array(list(shard_sizes), np.int64)
+    count = int(sizes.sum())
+    lengths = np.broadcast_to(np.array(num_samples, np.int32), count).copy()
+    offsets, values = ragged(labels or [[i % num_classes] for i in range(count)])
+    return ClipIndex(
+        split=split,
+        classes=tuple(f"class {i}" for i in range(num_classes)),
+        ids=np.array([f"-clip_{i}" for i in range(count)], np.str_),
+        num_samples=lengths,
+        label_offsets=offsets,
+        label_values=values,
+        shard_sizes=sizes,
+    )
+
+
+@st.composite
+def indices(draw, labelled: bool = True) -> ClipIndex:
+    """Indices of 1 to 30 clips of 100 to 900 samples, some shards empty, some clips unlabelled."""
+    sizes = draw(st.lists(st.integers(0, 6), min_size=1, max_size=5).filter(any))
+    count = sum(sizes)
+    lengths = draw(st.lists(st.integers(100, 900), min_size=count, max_size=count))
+    classes = draw(st.integers(1, 4))
+    label_sets = st.sets(st.integers(0, classes - 1), max_size=2).map(sorted)
+    labels = draw(st.lists(label_sets, min_size=count, max_size=count))
+    if labelled and not any(labels):
+        labels[0] = [0]
+    return make_index(sizes, lengths, labels, classes)
+
+
+# Segments of 160 to 400 samples; end to end, overlapping and with gaps.
+segmentations = st.sampled_from(
+    [
+        Segmentation(0.01),
+        Segmentation(0.02, 0.01),
+        Segmentation(0.025, 0.01),
+        Segmentation(0.01, 0.02),
+    ]
+)
+
+
+def make_audio(index: ClipIndex, seed: int = 0) -> list[np.ndarray]:
+    """Noise for each clip: int16 [num_samples]."""
+    rng = np.random.default_rng(seed)
+    return [rng.integers(-32768, 32768, n).astype(np.int16) for n in index.num_samples]
+
+
+class MemorySource:
+    """A source in memory, written apart from those under test."""
+
+    def __init__(self, index: ClipIndex, audio: list[np.ndarray] | None = None):
+        self.index = index
+        self.audio = make_audio(index) if audio is None else audio
+
+    def read(
+        self, windows: Iterable[Window], soft_labels: SoftLabels | None = None
+    ) -> Iterator[LoadedWindow]:
+        for window in windows:
+            audio = np.zeros((len(window.clips), self.index.clip_samples), np.int16)
+            for row, clip in zip(audio, window.clips, strict=True):
+                row[: len(self.audio[clip])] = self.audio[clip]
+            soft = None if soft_labels is None else soft_labels.gather(window.clips)
+            yield LoadedWindow(window, audio, soft)
+
+
+def write_tfrecords(
+    directory: pathlib.Path, index: ClipIndex, audio: list[np.ndarray]
+) -> list[pathlib.Path]:
+    """Shards as TFDS writes them, and the index. Returns the shards' paths."""
+    import tensorflow as tf
+
+    def bytes_feature(value: bytes):
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+
+    directory.mkdir(parents=True, exist_ok=True)
+    index.save(directory / f"index-{index.split}.npz")
+    count = len(index.shard_sizes)
+    paths = []
+    for shard, (low, high) in enumerate(
+        zip(index.shard_offsets[:-1], index.shard_offsets[1:], strict=True)
+    ):
+        paths.append(directory / f"data-{index.split}.tfrecord-{shard:05d}-of-{count:05d}")
+        with tf.io.TFRecordWriter(str(paths[-1])) as writer:
+            for clip in range(low, high):
+                values = index.label_values[
+                    index.label_offsets[clip] : index.label_offsets[clip + 1]
+                ]
+                feature = {
+                    "labels": tf.train.Feature(int64_list=tf.train.Int64List(value=values)),
+                    "id": bytes_feature(str(index.ids[clip]).encode()),
+                    "audio": bytes_feature(audio[clip].tobytes()),
+                }
+                features = tf.train.Features(feature=feature)
+                writer.write(tf.train.Example(features=features).SerializeToString())
+    return paths
+
+
+def write_metadata(directory: pathlib.Path, index: ClipIndex) -> None:
+    """What TFDS needs beside the shards to open them."""
+    import tensorflow_datasets as tfds
+
+    from psl_jax.datasets.records import features
+
+    template = tfds.core.ShardedFileTemplate(
+        dataset_name="data", data_dir=directory, filetype_suffix="tfrecord"
+    )
+    split = tfds.core.SplitInfo(
+        name=index.split,
+        shard_lengths=index.shard_sizes.tolist(),
+        num_bytes=1,
+        filename_template=template,
+    )
+    tfds.folder_dataset.write_metadata(
+        data_dir=str(directory),
+        features=features(index.classes, events=index.has_events),
+        split_infos=[split],
+        filename_template=template,
+    )
+
+
+def write_packed(path: pathlib.Path, index: ClipIndex, audio: list[np.ndarray]) -> pathlib.Path:
+    pack(MemorySource(index, audio), path)
+    return path
+
+
+def make_probabilities(
+    index: ClipIndex, segmentation: Segmentation, seed: int = 1
+) -> list[np.ndarray]:
+    """Soft labels of each clip: float16 [segments, classes]."""
+    rng = np.random.default_rng(seed)
+    counts = segmentation.counts(index.num_samples)
+    return [rng.random((count, index.num_classes)).astype(np.float16) for count in counts]
+
+
+def write_soft_labels(
+    directory: pathlib.Path,
+    index: ClipIndex,
+    segmentation: Segmentation,
+    probabilities: list[np.ndarray] | None = None,
+    format: str = "npz",
+) -> SoftLabels:
+    """Writes all shards and opens them."""
+    values = probabilities or make_probabilities(index, segmentation)
+    writer = SoftLabelWriter(
+        directory, index, segmentation, teacher_digest="teacher", format=format
+    )
+    for shard in writer.missing:
+        low, high = index.shard_offsets[shard : shard + 2]
+        writer.write_shard(shard, values[low:high])
+    return SoftLabels.open(directory, index, segmentation, "teacher")
