@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from psl_jax.depthwise import depthwise3x3
+from psl_jax.convolutions import depthwise3x3, pointwise
 
 # (expansion t, channels c, repeats n, stride s) of the inverted residuals.
 INVERTED_RESIDUALS = (
@@ -39,7 +39,7 @@ class Context:
       dtype: type of activations and of the products; parameters and statistics stay float32.
       axis_name: mesh axis over which batch statistics are averaged, so that N devices see the
         global batch.
-      depthwise: see depthwise.METHODS; None chooses by backend.
+      depthwise: see convolutions.METHODS; None chooses by backend.
     """
 
     train: bool = False
@@ -120,7 +120,7 @@ class Stem(nnx.Module):
             ],
             axis=-1,
         )
-        return patches @ self.kernel[...].reshape(9, -1).astype(context.dtype)
+        return pointwise(patches, self.kernel[...].reshape(9, -1))
 
 
 class Pointwise(nnx.Module):
@@ -130,7 +130,7 @@ class Pointwise(nnx.Module):
         self.kernel = nnx.Param(_xavier(rngs.params(), (inputs, outputs), inputs, outputs))
 
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
-        return x @ self.kernel[...].astype(context.dtype)
+        return pointwise(x, self.kernel[...])
 
 
 class Depthwise(nnx.Module):

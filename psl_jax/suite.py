@@ -63,13 +63,6 @@ def _summarize(
     if quality:
         results["label_quality"] = quality
     print("\n" + report.format_table(results))
-    for name, values in quality.items():
-        if "segment_mAP" in values:
-            soft, weak = (100 * values["segment_mAP"][kind] for kind in ("soft", "weak"))
-            print(
-                f"{name}: segment mAP against the true events: soft labels {soft:.2f}, "
-                f"propagated weak labels {weak:.2f}"
-            )
     if is_suite:
         files.write_json(workdir / RESULTS, results)
         report.write_suite_report(workdir, results)

@@ -127,7 +127,7 @@ class _LocalFile:
         if count < 0 or count > len(row) or rest < 0:  # too far in, too long, or damaged
             return _copy_audio(self.record(), row)
         tail = self._space(rest)
-        self._fill(self._at + _HEADER_BYTES + start, [memoryview(row)[:count], tail])
+        self._fill(self._at + _HEADER_BYTES + start, [row.data[:count], tail])
         self._finish(tail[rest:], head[:start], row[:count], tail[:rest])
         if clip_id is None:
             clip_id = _find_id(tail[:rest])
