@@ -1,12 +1,12 @@
 """Runs an experiment, or a suite of them: python -m psl_jax.main --config configs/psl2s.py"""
 
 import os
-import sys
 
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
 from psl_jax import config as config_lib
+from psl_jax import entry
 from psl_jax.errors import UserError
 
 STAGES = ("prepare", "relabel", "train", "average", "evaluate", "report")
@@ -24,18 +24,6 @@ def main(_) -> None:
     config = _CONFIG.value
     workdir = _WORKDIR.value or os.path.join("runs", config.name)
     suite.run(config, workdir, _STAGE.value)
-
-
-def run() -> None:
-    """Entry point: user errors are one message and status 2, not a traceback."""
-    try:
-        app.run(main, flags_parser=_parse)
-    except UserError as error:
-        print(f"\nerror: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("\nstopped; run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
 
 
 def _parse(arguments: list[str]) -> list[str]:
@@ -60,4 +48,4 @@ def _explain(arguments: list[str], error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    run()
+    entry.run(main, _parse)

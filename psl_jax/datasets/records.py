@@ -2,12 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from psl_jax.datasets.problems import Problem
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,12 +33,14 @@ class Loaded:
 Loader = Callable[[Any], Loaded]  # a row of a corpus to its clip; pure and picklable
 
 
-def features(classes: Sequence[str], *, events: bool) -> tfds.features.FeaturesDict:
+def features(classes: Sequence[str], *, events: bool) -> "tfds.features.FeaturesDict":
     """The TFDS features of a corpus with these classes, with or without strong labels.
 
     Serialized as flat tf.train.Example features: "id" and "audio" (little-endian int16) are bytes,
     "labels" and "events/label" int64 lists, "events/onset" and "events/offset" float lists.
     """
+    import tensorflow_datasets as tfds  # the rest of this module serves machines without it
+
     label = tfds.features.ClassLabel(names=list(classes))
     contents: dict[str, Any] = {
         "id": tfds.features.Text(),
