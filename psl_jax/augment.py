@@ -42,7 +42,9 @@ def augment_waveform(keys: jax.Array, audio: jax.Array, settings: Augmentation) 
     def one(key, x):
         coins, gain_key, shift_key = jax.random.split(key, 3)
         coin = jax.random.uniform(coins, (3,))
-        decibel = jax.random.uniform(gain_key, minval=settings.gain_db[0], maxval=settings.gain_db[1])
+        decibel = jax.random.uniform(
+            gain_key, minval=settings.gain_db[0], maxval=settings.gain_db[1]
+        )
         factor = jnp.where(coin[0] < settings.gain_probability, 10 ** (decibel / 20), 1.0)
         sign = jnp.where(coin[1] < settings.polarity_probability, -1.0, 1.0)
         reach = int(settings.shift_fraction * len(x))

@@ -73,7 +73,7 @@ class TrainingCheckpoints:
         return [info.step for info in self._checkpointer.checkpoints]
 
     def best_steps(self) -> list[int]:
-        """Steps of the best checkpoints, the best first; of equals the later one counts as better."""
+        """Steps of the best checkpoints, the best first; of equals the later is the better."""
         scored = [
             (info.metrics[_METRIC], info.step)
             for info in self._checkpointer.checkpoints
@@ -101,8 +101,8 @@ def average(variables: list[Variables]) -> Variables:
     """Mean of several sets of variables, taken in float64 and returned in the original type."""
 
     def mean(*arrays):
-        total = sum(np.asarray(array, np.float64) for array in arrays)
-        return (total / len(arrays)).astype(np.asarray(arrays[0]).dtype)
+        total = np.sum([np.asarray(array, np.float64) for array in arrays], axis=0)
+        return np.asarray(total / len(arrays), np.asarray(arrays[0]).dtype)
 
     return jax.tree.map(mean, *variables)
 

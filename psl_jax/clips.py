@@ -74,7 +74,7 @@ class ClipIndex:
         return _multi_hot(self.label_offsets, self.label_values, clips, self.num_classes)
 
     def segment_labels(self, segmentation: Segmentation) -> np.ndarray:
-        """Which classes truly sound in each segment, from the events: bool [clips, segments, classes].
+        """What truly sounds in each segment, from the events: bool [clips, segments, classes].
 
         Segments past a clip's end are all False; `segmentation.counts(num_samples)` says how many
         count. Raises ValueError without events.

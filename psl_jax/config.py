@@ -16,7 +16,7 @@ STUDENTS = {"psl10s": 10.0, "psl5s": 5.0, "psl2s": 2.0}
 
 
 def base() -> ConfigDict:
-    """Every setting. A config file starts from this (or from a function below) and changes a few."""
+    """Every setting. A config file starts from this or a function below and changes a few."""
     config = ConfigDict()
     config.name = "experiment"
     config.seed = 0
@@ -25,7 +25,9 @@ def base() -> ConfigDict:
     config.experiments = ConfigDict()
 
     config.data = data = ConfigDict()
-    data.corpus = "tfds"  # soundscapes | own_data | tfds (prepared) | packed (.npz, without TensorFlow)
+    data.corpus = (
+        "tfds"  # soundscapes | own_data | tfds (prepared) | packed (.npz, without TensorFlow)
+    )
     data.data_dir = ""  # default <workdir>/data
     data.source_dir = ""  # own_data: the folder with the CSVs and the audio
     data.max_clip_seconds = 10.0  # own_data: longer files are cut, and reported
@@ -40,7 +42,9 @@ def base() -> ConfigDict:
 
     config.labels = "weak"  # weak | soft
     config.segment_seconds = 10.0
-    config.alpha = 1.0  # target = alpha * soft + (1 - alpha) * weak; the paper's table 3 uses 0 and 0.5
+    config.alpha = (
+        1.0  # target = alpha * soft + (1 - alpha) * weak; the paper's table 3 uses 0 and 0.5
+    )
     config.teacher = ""  # soft: a run folder, or the name of another experiment of the suite
 
     config.frontend = ConfigDict({"top_db": 120.0, "top_db_over": "clip"})  # none | clip | batch
@@ -80,7 +84,7 @@ def base() -> ConfigDict:
 
 
 def teacher() -> ConfigDict:
-    """The machine annotator: weak labels of the full set, pseudo-balanced, augmented (paper, 3.3)."""
+    """The machine annotator: weak labels, pseudo-balanced, augmented (paper, section 3.3)."""
     config = base()
     config.name = "teacher"
     apply(config, TEACHER)
@@ -111,13 +115,15 @@ TEACHER: dict[str, Any] = {
 
 
 def paper_suite(teacher_changes: dict | None = None) -> ConfigDict:
-    """Teacher, weak baseline, PSL-10s, PSL-5s and PSL-2s: the experiments of the paper's table 2."""
+    """Teacher, weak baseline, PSL-10s, PSL-5s and PSL-2s: the paper's table 2."""
     suite = ConfigDict()
     suite.teacher = ConfigDict(TEACHER)
     apply(suite.teacher, teacher_changes or {})
     suite.weak = ConfigDict({"labels": "weak"})
     for name, seconds in STUDENTS.items():
-        suite[name] = ConfigDict({"labels": "soft", "segment_seconds": seconds, "teacher": "teacher"})
+        suite[name] = ConfigDict(
+            {"labels": "soft", "segment_seconds": seconds, "teacher": "teacher"}
+        )
     return suite
 
 
@@ -155,7 +161,7 @@ def _rank(item: tuple[str, ConfigDict]) -> tuple:
 
 
 def validate(config: ConfigDict) -> None:
-    """Raises UserError for keys that `base()` lacks, wrong types and values outside their choices."""
+    """Raises UserError for keys that `base()` lacks, wrong types and impossible values."""
     known = base()
     _check(config, known, "")
     for name, changes in config.experiments.items():

@@ -20,7 +20,7 @@ from psl_jax.scoring import Scorer
 from psl_jax.segments import Segmentation
 from psl_jax.soft_labels import SoftLabels
 from psl_jax.sources import Source
-from psl_jax.train import LoopSettings, Recipe, init_state, train, train_program
+from psl_jax.train import LoopSettings, Recipe, Schedule, init_state, train, train_program
 
 CONFIG = "config.json"
 STAGES_DONE = "stages.json"
@@ -145,7 +145,6 @@ class Experiment:
             source.index, self.segmentation, local_batch, jax.process_count()
         )
         settings = loop_settings(config, steps)
-        recipe = recipe_of(config, settings.max_steps)
         network, variables = self._network
 
         def feed(step: int):
@@ -166,11 +165,11 @@ class Experiment:
             self.run_dir / "checkpoints", config.train.best_checkpoints
         ) as kept:
             train(
-                train_program(network, recipe, self.mesh),
-                init_state(variables, recipe),
+                train_program(network, recipe_of(config), self.mesh),
+                init_state(variables),
                 feed,
                 mesh=self.mesh,
-                recipe=recipe,
+                schedule=schedule_of(config, settings.max_steps),
                 settings=settings,
                 validate=self._validate,
                 checkpoints=kept,
@@ -263,15 +262,19 @@ def loop_settings(config: ConfigDict, steps_per_epoch: float) -> LoopSettings:
     )
 
 
-def recipe_of(config: ConfigDict, max_steps: int) -> Recipe:
+def schedule_of(config: ConfigDict, max_steps: int) -> Schedule:
+    decays = config.train.schedule == "polynomial"
+    return Schedule(
+        config.train.learning_rate, max_steps if decays else 0, config.train.decay_power
+    )
+
+
+def recipe_of(config: ConfigDict) -> Recipe:
     augment = config.augment.to_dict() | {"gain_db": tuple(config.augment.gain_db)}
     return Recipe(
         logmel=LogMel(config.frontend.top_db, config.frontend.top_db_over),
         augmentation=Augmentation(**augment),
         dtype=config.model.dtype,
-        learning_rate=config.train.learning_rate,
-        decay_steps=max_steps if config.train.schedule == "polynomial" else 0,
-        decay_power=config.train.decay_power,
         seed=config.seed,
     )
 
@@ -300,7 +303,7 @@ def _keep_config(path: pathlib.Path, config: ConfigDict) -> None:
 
 
 def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
-    result = {}
+    result: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
             result |= _flat(value, f"{prefix}{key}.")

@@ -1,8 +1,8 @@
 """Log-mel spectrograms on the accelerator, always in float32.
 
-The published front end: 16 kHz, 512-point periodic Hann window, hop 160, centred frames with reflect
-padding, power spectrum, 64 HTK mel bands from 0 to 8 kHz without norm, 10 log10(max(power, 1e-10)),
-floor 120 dB under the loudest value.
+The published front end: 16 kHz, 512-point periodic Hann window, hop 160, centred frames with
+reflect padding, power spectrum, 64 HTK mel bands from 0 to 8 kHz without norm,
+10 log10(max(power, 1e-10)), floor 120 dB under the loudest value.
 """
 
 import dataclasses
@@ -25,8 +25,8 @@ class LogMel:
     """Settings of the front end; hashable, so that it can be a static argument of jitted steps.
 
     top_db is the dynamic range in dB. `top_db_over` says under what maximum it is measured: each
-    "clip" of a batch by itself (the default), the whole "batch" (as the reference does, which makes a
-    clip's features depend on its neighbours), or "none".
+    "clip" of a batch by itself (the default), the whole "batch" (as the reference does, which makes
+    a clip's features depend on its neighbours), or "none".
     """
 
     top_db: float = 120.0
@@ -43,7 +43,7 @@ class LogMel:
 
         Args:
           audio: [batch, samples] int16, or floating point in [-1, 1]; at least 257 samples.
-          num_samples: [batch] valid samples of each row; the rest is padding, which no maximum sees.
+          num_samples: [batch] valid samples of each row; no maximum sees the padding after them.
           axis_name: mesh axis over which a "batch" maximum is taken.
 
         Returns:
@@ -100,9 +100,7 @@ def _frames(audio: jax.Array) -> jax.Array:
     chunks = padded[:, :usable].reshape(len(audio), usable // chunk, chunk)
     stride, last = HOP // chunk, (frames - 1) * (HOP // chunk) + 1
     take = partial(jax.lax.slice_in_dim, chunks, axis=1)
-    return jnp.concatenate(
-        [take(i, i + last, stride) for i in range(WINDOW // chunk)], axis=-1
-    )
+    return jnp.concatenate([take(i, i + last, stride) for i in range(WINDOW // chunk)], axis=-1)
 
 
 @lru_cache

@@ -11,10 +11,14 @@ from psl_jax.errors import UserError
 
 STAGES = ("prepare", "relabel", "train", "average", "evaluate", "report")
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Settings; see configs/.", lock_config=True)
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Settings; see configs/.", lock_config=True
+)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run folder (default: runs/<the config's name>).")
 _STAGE = flags.DEFINE_enum("stage", None, STAGES, "Run the stages up to this one only.")
-_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes of a pod or cluster.")
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "Join the other processes of a pod or cluster."
+)
 
 
 def main(_) -> None:

@@ -49,10 +49,14 @@ class Context:
 
 
 def scaled(channels: int, width: float) -> int:
-    """Channels at a width multiplier: the nearest multiple of 8, never below 0.9 of the product."""
+    """Channels at a width multiplier: the nearest multiple of 8, never below 0.9 of the product.
+
+    Below a width of 1/4, multiples of 4: the first layers would not become narrower otherwise.
+    """
+    divisor = 8 if width >= 0.25 else 4
     target = channels * width
-    rounded = max(8, int(target + 4) // 8 * 8)
-    return rounded + 8 if rounded < 0.9 * target else rounded
+    rounded = max(divisor, int(target + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * target else rounded
 
 
 def output_frames(frames):
@@ -175,7 +179,9 @@ class MobileNetV2(nnx.Module):
     2,898,383 parameters at width 1 and 527 classes.
     """
 
-    def __init__(self, num_classes: int, width: float = 1.0, dropout: float = 0.3, *, rngs: nnx.Rngs):
+    def __init__(
+        self, num_classes: int, width: float = 1.0, dropout: float = 0.3, *, rngs: nnx.Rngs
+    ):
         channels = scaled(STEM_CHANNELS, width)
         self.stem = Stem(channels, rngs)
         self.stem_norm = BatchNorm(channels)
@@ -184,7 +190,9 @@ class MobileNetV2(nnx.Module):
             outputs = scaled(outputs, width)
             for repeat in range(repeats):
                 blocks.append(
-                    InvertedResidual(channels, outputs, stride if repeat == 0 else 1, expansion, rngs)
+                    InvertedResidual(
+                        channels, outputs, stride if repeat == 0 else 1, expansion, rngs
+                    )
                 )
                 channels = outputs
         self.blocks = nnx.List(blocks)
@@ -200,7 +208,7 @@ class MobileNetV2(nnx.Module):
         self.dropout = dropout
 
     def features(self, logmel: jax.Array, context: Context) -> jax.Array:
-        """Embedding of each output frame: [batch, frames, 64] -> float32 [batch, frames / 32, 1280]."""
+        """Embeddings of frames: [batch, frames, 64] -> float32 [batch, frames / 32, 1280]."""
         x = jax.nn.relu6(self.stem_norm(self.stem(logmel, context), context))
         for block in self.blocks:
             x = block(x, context)
@@ -266,7 +274,7 @@ class Network(NamedTuple):
         context: Context,
         dropout_keys: jax.Array | None = None,
     ) -> tuple[jax.Array, dict]:
-        """Frame probabilities [batch, frames / 32, classes] and the (updated) running statistics."""
+        """Frame probabilities [batch, frames / 32, classes] and the new running statistics."""
         module = nnx.merge(self.graphdef, *variables, copy=True)
         frames = module(logmel, context, dropout_keys)
         return frames, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
@@ -281,8 +289,9 @@ def create(
 ) -> tuple[Network, Variables]:
     """A network and its initial variables (Xavier uniform convolutions, N(0, 0.01) classifier)."""
     module = MobileNetV2(num_classes, width, dropout, rngs=nnx.Rngs(seed))
-    graphdef, params, stats = nnx.split(module, nnx.Param, nnx.BatchStat)
-    return Network(graphdef), Variables(nnx.to_pure_dict(params), nnx.to_pure_dict(stats))
+    graphdef, *states = nnx.split(module, nnx.Param, nnx.BatchStat)
+    params, stats = map(nnx.to_pure_dict, states)
+    return Network(graphdef), Variables(params, stats)
 
 
 def num_parameters(variables: Variables) -> int:

@@ -1,12 +1,13 @@
 """Packs data into plain arrays, from which an experiment runs where only JAX is installed.
 
-    python -m psl_jax.pack --source_dir FOLDER --out DIR        # a folder as for configs/own_data.py
-    python -m psl_jax.pack --data_dir PREPARED --out DIR        # a prepared data set (needs TensorFlow)
+    python -m psl_jax.pack --source_dir FOLDER --out DIR    # as for configs/own_data.py
+    python -m psl_jax.pack --data_dir PREPARED --out DIR    # needs TensorFlow
 
     python -m psl_jax.main --config configs/own_data.py --config.data.corpus=packed \
         --config.data.data_dir=DIR
 
-writes DIR/SPLIT.npz for each split: the audio (int16, 16 kHz) end to end, lengths, labels and events.
+writes DIR/SPLIT.npz for each split: the audio (int16, 16 kHz) end to end, lengths, labels and
+events.
 """
 
 import functools
@@ -94,13 +95,13 @@ def _prepared_sources(data_dir: str) -> Iterator[tuple[str, Source]]:
 
 
 def main(_) -> None:
-    if bool(_SOURCE_DIR.value) == bool(_DATA_DIR.value):
-        raise UserError("give either --source_dir or --data_dir")
-    if _SOURCE_DIR.value:
-        workers = os.cpu_count()
-        sources = folder_sources(_SOURCE_DIR.value, _MAX_SECONDS.value, _SEPARATOR.value, workers)
+    folder, prepared = _SOURCE_DIR.value, _DATA_DIR.value
+    if folder and not prepared:
+        sources = folder_sources(folder, _MAX_SECONDS.value, _SEPARATOR.value, os.cpu_count())
+    elif prepared and not folder:
+        sources = _prepared_sources(prepared)
     else:
-        sources = _prepared_sources(_DATA_DIR.value)
+        raise UserError("give either --source_dir or --data_dir")
     for split, source in sources:
         path = pathlib.Path(_OUT.value) / f"{split}.npz"
         pack(source, path)

@@ -6,7 +6,7 @@ written out here once. Parameters are replicated, batches split over the axis `"
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 import jax
@@ -94,7 +94,7 @@ def local_batch_size(batch_size: int, mesh: Mesh) -> int:
     return batch_size // jax.process_count()
 
 
-def prefetch(items: Iterable, function: Callable, depth: int = 2) -> Iterator:
+def prefetch(items: Iterable, function: Callable, depth: int = 2) -> Generator:
     """Yields `function(item)` in order, up to `depth` made ahead by a background thread.
 
     An error of the thread is raised here; closing the generator ends the thread.

@@ -17,5 +17,7 @@ def configure(distributed: bool = False) -> None:
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if cache is None:
         home = os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", os.fspath(pathlib.Path(home) / "psl_jax" / "xla"))
+        jax.config.update(
+            "jax_compilation_cache_dir", os.fspath(pathlib.Path(home) / "psl_jax" / "xla")
+        )
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 2.0)

@@ -51,7 +51,11 @@ def _prepare(config: ConfigDict, workdir: pathlib.Path) -> str:
 
 
 def _summarize(
-    config: ConfigDict, workdir: pathlib.Path, runs: list[Experiment], is_suite: bool, seconds: float
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    runs: list[Experiment],
+    is_suite: bool,
+    seconds: float,
 ) -> None:
     rows = [run.summary() for run in runs]
     results: dict[str, Any] = {"name": config.name, "experiments": rows}

@@ -15,7 +15,7 @@ import numpy as np
 try:
     import google_crc32c
 except ImportError:
-    google_crc32c = None
+    google_crc32c = None  # type: ignore[assignment, unused-ignore]
 
 _HEADER_BYTES, _CHECKSUM_BYTES = 12, 4
 _HEAD_BYTES = 512  # of a record, read ahead to find its audio: the other features are small

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import time
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -33,31 +32,38 @@ class TrainState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What defines a training step besides the network; hashable.
+    """What defines the program of a training step besides the network; hashable.
 
-    decay_steps is the length of the polynomial decay to 0, or 0 for a constant learning rate.
+    The learning rate is an input of the program, so experiments that differ in it share one.
     """
 
     logmel: LogMel = LogMel()
     augmentation: Augmentation = Augmentation()
     dtype: str = "float32"
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """Learning rate: constant, or with decay_steps > 0 falling to 0 as (1 - step / steps)^power."""
+
     learning_rate: float = 1e-4
     decay_steps: int = 0
     decay_power: float = 2.0
-    seed: int = 0
 
-    def schedule(self, step):
+    def __call__(self, step: int) -> float:
+        """The rate of the step after `step` finished ones."""
         if not self.decay_steps:
             return self.learning_rate
-        decay = optax.polynomial_schedule(self.learning_rate, 0.0, self.decay_power, self.decay_steps)
-        return decay(step)
-
-    def optimizer(self) -> optax.GradientTransformation:
-        return optax.adam(self.schedule if self.decay_steps else self.learning_rate)
+        left = max(0.0, 1 - step / self.decay_steps)
+        return self.learning_rate * left**self.decay_power
 
 
-def init_state(variables: Variables, recipe: Recipe) -> TrainState:
-    return TrainState(jnp.int32(0), variables, recipe.optimizer().init(variables.params))
+_ADAM = optax.scale_by_adam()
+
+
+def init_state(variables: Variables) -> TrainState:
+    return TrainState(jnp.int32(0), variables, _ADAM.init(variables.params))
 
 
 def binary_cross_entropy(probabilities: jax.Array, labels: jax.Array) -> jax.Array:
@@ -68,13 +74,13 @@ def binary_cross_entropy(probabilities: jax.Array, labels: jax.Array) -> jax.Arr
 
 @lru_cache
 def train_program(network: Network, recipe: Recipe, mesh: Mesh) -> Callable:
-    """The jitted (state, batch) -> (state, {"loss"}) on `mesh`; the old state's memory is reused.
+    """The jitted (state, batch, rate) -> (state, {"loss"}) on `mesh`; the old state is donated.
 
-    batch: audio int16 [batch, samples], num_samples int32 [batch], labels float32 [batch, classes],
-    split over the mesh. BatchNorm statistics, loss and gradients are those of the global batch.
+    One Adam step at the learning rate `rate`. batch: audio int16 [batch, samples], num_samples
+    int32 [batch], labels float32 [batch, classes], split over the mesh. BatchNorm statistics, loss
+    and gradients are those of the global batch.
     """
     context = Context(train=True, dtype=jnp.dtype(recipe.dtype), axis_name=parallel.AXIS)
-    optimizer = recipe.optimizer()
 
     def loss(params, stats, batch, keys):
         features, labels = _inputs(batch, keys, recipe)
@@ -84,17 +90,19 @@ def train_program(network: Network, recipe: Recipe, mesh: Mesh) -> Callable:
         value = binary_cross_entropy(clip_probabilities(frames, valid), labels)
         return jax.lax.pmean(value, parallel.AXIS), stats
 
-    def step(state: TrainState, batch: dict[str, jax.Array]):
+    def step(state: TrainState, batch: dict[str, jax.Array], rate: jax.Array):
         keys = _example_keys(recipe.seed, state.step, len(batch["audio"]))
         params, stats = state.variables
         (value, stats), gradients = jax.value_and_grad(loss, has_aux=True)(
             params, stats, batch, keys
         )
-        updates, optimizer_state = optimizer.update(gradients, state.optimizer, params)
-        variables = Variables(optax.apply_updates(params, updates), stats)
-        return TrainState(state.step + 1, variables, optimizer_state), {metric_log.LOSS: value}
+        updates, optimizer = _ADAM.update(gradients, state.optimizer, params)
+        params = jax.tree.map(lambda p, u: p - rate * u, params, updates)
+        return TrainState(state.step + 1, Variables(params, stats), optimizer), {
+            metric_log.LOSS: value
+        }
 
-    specs = (parallel.REPLICATED, parallel.SPLIT)
+    specs = (parallel.REPLICATED, parallel.SPLIT, parallel.REPLICATED)
     return parallel.data_parallel(step, mesh, specs, parallel.REPLICATED, donate=(0,))
 
 
@@ -103,7 +111,9 @@ def _example_keys(seed: int, step: jax.Array, count: int) -> dict[str, jax.Array
     place = jax.lax.axis_index(parallel.AXIS) * count + jnp.arange(count)
     key = jax.random.fold_in(jax.random.key(seed), step)
     keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i), 4))(place)
-    return dict(zip(("waveform", "masks", "mixup", "dropout"), jnp.moveaxis(keys, 1, 0), strict=True))
+    return dict(
+        zip(("waveform", "masks", "mixup", "dropout"), jnp.moveaxis(keys, 1, 0), strict=True)
+    )
 
 
 def _inputs(batch, keys, recipe: Recipe) -> tuple[jax.Array, jax.Array]:
@@ -150,7 +160,7 @@ def train(
     feed: Callable[[int], Iterator[dict[str, np.ndarray]]],
     *,
     mesh: Mesh,
-    recipe: Recipe,
+    schedule: Schedule,
     settings: LoopSettings,
     validate: Callable[[Variables], float],
     checkpoints: TrainingCheckpoints,
@@ -173,11 +183,13 @@ def train(
     if done:
         return
     batches = parallel.prefetch(feed(start), lambda batch: parallel.put_batch(_used(batch), mesh))
-    bar = progress.bar(settings.max_steps, "step", description, start, show=jax.process_index() == 0)
-    meter = _Meter(log, recipe)
+    bar = progress.bar(
+        settings.max_steps, "step", description, start, show=jax.process_index() == 0
+    )
+    meter = _Meter(log, schedule)
     with log, bar:
         for step in range(start + 1, settings.max_steps + 1):
-            state, values = program(state, next(batches))
+            state, values = program(state, next(batches), schedule(step - 1))
             bar.update()
             at_end = step == settings.max_steps
             if step % settings.log_every == 0 or at_end:
@@ -204,10 +216,9 @@ def _used(batch):
 class _Meter:
     """Logs the values of a step when the next ones come, so that dispatch stays asynchronous."""
 
-    def __init__(self, log: metric_log.MetricLog, recipe: Recipe):
-        self.log, self.recipe = log, recipe
+    def __init__(self, log: metric_log.MetricLog, schedule: Schedule):
+        self.log, self.schedule = log, schedule
         self.pending: tuple[int, dict] | None = None
-        self.last = time.perf_counter(), 0
 
     def put(self, step: int, values: dict) -> None:
         self.flush()
@@ -225,5 +236,5 @@ class _Meter:
                 f"the loss is not finite at step {step}: {numbers}. The checkpoints before it are "
                 "kept. Try a smaller train.learning_rate, or model.dtype=float32."
             )
-        rate = float(self.recipe.schedule(step))
+        rate = self.schedule(step - 1)
         self.log.write(step, numbers | {metric_log.LEARNING_RATE: rate})

@@ -1,0 +1,115 @@
+"""Files and waveforms of any kind as blocks of 16 kHz mono, in bounded memory."""
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+
+from psl_jax.datasets import decoding
+from psl_jax.datasets.decoding import AudioFile, DecodeError
+from psl_jax.errors import UserError
+from psl_jax.segments import SAMPLE_RATE
+
+MAX_CHANNELS = 64
+_LOUDEST_SENSIBLE = 100.0
+
+# Gives the same blocks each time it is called.
+Blocks = Callable[[], Iterator[np.ndarray]]
+
+
+def blocks_of(audio: Any, sample_rate: float | None = None) -> Blocks:
+    """Blocks of a file (path or binary file object), or of a waveform at `sample_rate`.
+
+    Raises UserError for a waveform that is none; a file is not opened before its blocks are.
+    """
+    if isinstance(audio, str | os.PathLike) or hasattr(audio, "read"):
+        return lambda: file_blocks(audio)
+    waveform = resample(to_mono(audio), sample_rate)
+    return lambda: iter([waveform])
+
+
+def file_blocks(file: AudioFile) -> Iterator[np.ndarray]:
+    """The audio of a file: int16 [samples] block by block, the same as `decoding.decode` returns.
+
+    Raises DecodeError, which can be after some blocks: a truncated file is found at its end.
+    """
+    decoding._check_readable(file)
+    counter, total = decoding._Counter(), 0
+    try:
+        with decoding._Forward(decoding._for_libsndfile(file)) as source:
+            frames = _exact_frames(source)
+            mono = decoding._mono_blocks(source, counter)
+            for block in decoding._at_16khz(mono, source.samplerate):
+                total += len(block)
+                yield decoding._to_int16(block)
+            decoding._check_whole(source, frames, counter)
+    except (soundfile.LibsndfileError, TypeError, ValueError) as error:
+        raise DecodeError("undecodable", decoding._one_line(error)) from error
+    except OSError as error:
+        raise DecodeError("unreadable", decoding._one_line(error)) from error
+    if total < decoding.MIN_SAMPLES:
+        raise DecodeError("too short", _length(total))
+
+
+def _exact_frames(source: soundfile.SoundFile) -> int | None:
+    exact = source.format in decoding._EXACT_LENGTH_FORMATS
+    frames = source.frames if exact and source.frames < decoding._UNKNOWN_FRAMES else None
+    if frames == 0:
+        raise DecodeError("empty", "a header without any audio")
+    return frames
+
+
+def _length(samples: int) -> str:
+    seconds = samples / SAMPLE_RATE
+    return f"{seconds:.3f} s, at least {decoding.MIN_SECONDS} s are needed"
+
+
+def to_mono(waveform: Any) -> np.ndarray:
+    """A waveform's mean over channels: float32 [samples] in [-1, 1].
+
+    Args:
+      waveform: NumPy array or what converts to one, [samples], [samples, channels] or
+        [channels, samples] (the shorter axis is taken for the channels); floating point in
+        [-1, 1], or integers over their type's range.
+
+    Raises:
+      UserError: another shape or type, values that are not finite or not in that range.
+    """
+    array = np.asarray(waveform)
+    if array.ndim not in (1, 2) or (array.ndim == 2 and min(array.shape) > MAX_CHANNELS):
+        raise UserError(
+            f"a waveform of shape {array.shape}; expected [samples] or [samples, channels]"
+        )
+    if array.dtype == np.uint8:
+        array = array / np.float32(128) - 1
+    elif np.issubdtype(array.dtype, np.signedinteger):
+        array = array / np.float32(-float(np.iinfo(array.dtype).min))
+    elif not np.issubdtype(array.dtype, np.floating):
+        raise UserError(f"a waveform of type {array.dtype}; expected floating point or integers")
+    if array.ndim == 2:
+        array = array.mean(axis=int(np.argmin(array.shape)), dtype=np.float32)
+    mono = np.ascontiguousarray(array, np.float32)
+    if not np.isfinite(mono).all():
+        raise UserError("the waveform holds NaN or infinite samples")
+    if mono.size and np.abs(mono).max() > _LOUDEST_SENSIBLE:
+        raise UserError(
+            f"samples up to {np.abs(mono).max():g} in a floating point waveform; expected [-1, 1] "
+            "(16-bit samples: divide by 32768, or pass them as int16)"
+        )
+    return mono
+
+
+def resample(mono: np.ndarray, sample_rate: float | None) -> np.ndarray:
+    """float32 [samples] at 16 kHz. Raises UserError for no rate, or less than 0.1 s."""
+    if sample_rate is None:
+        raise UserError("a waveform needs its sample rate: tag(waveform, sample_rate=16000)")
+    if not 1000 <= sample_rate <= 1e6:
+        raise UserError(f"a sample rate of {sample_rate} Hz; expected one from 1,000 to 1,000,000")
+    if sample_rate != SAMPLE_RATE:
+        mono = soxr.resample(mono, sample_rate, SAMPLE_RATE, quality="HQ")
+    if len(mono) < decoding.MIN_SAMPLES:
+        raise UserError(f"a waveform that is too short: {_length(len(mono))}")
+    return mono
