@@ -13,7 +13,7 @@ from orbax.checkpoint import v1 as ocp
 
 from psl_jax import files, parallel
 from psl_jax.errors import UserError
-from psl_jax.mobilenetv2 import Network, Variables, create
+from psl_jax.mobilenetv2 import Network, Variables, create_abstract
 
 MODEL_FILE = "model.json"
 MODEL_FOLDER = "averaged"
@@ -83,11 +83,10 @@ class TrainingCheckpoints:
 
     def load_variables(self, step: int) -> Variables:
         """The network's variables at `step`, as NumPy arrays."""
-        state = parallel.to_host(self._checkpointer.load(step))
-        variables = state["variables"] if isinstance(state, dict) else state.variables
-        params = variables["params"] if isinstance(variables, dict) else variables[0]
-        stats = variables["stats"] if isinstance(variables, dict) else variables[1]
-        return Variables(int_keys(params), int_keys(stats))
+        saved = self._checkpointer.metadata(step).metadata
+        state = self._checkpointer.load(step, _on_this_host(saved))
+        variables = parallel.to_host(state["variables"])
+        return Variables(int_keys(variables["params"]), int_keys(variables["stats"]))
 
     def average_best(self) -> tuple[Variables, list[int]]:
         """Mean of the best checkpoints' parameters and BatchNorm statistics, taken in float64."""
@@ -148,10 +147,14 @@ def save_model(folder: str | os.PathLike, variables: Variables, info: dict[str, 
 
 
 def load_model(path: str | os.PathLike) -> Model:
-    """A model from a run folder or from its `averaged` folder.
+    """A model from a run folder, from its `averaged` folder or from a published `.pt` checkpoint.
 
     Raises UserError, saying what to do, where there is none.
     """
+    if pathlib.Path(path).suffix in (".pt", ".pth"):
+        from psl_jax import torch_state  # which uses this module
+
+        return torch_state.load(path)
     folder = pathlib.Path(os.path.abspath(path))
     if not (folder / MODEL_FILE).exists():
         folder = folder / MODEL_FOLDER
@@ -162,13 +165,22 @@ def load_model(path: str | os.PathLike) -> Model:
             "python -m psl_jax.main --config configs/teacher.py"
         )
     info = files.read_json(folder / MODEL_FILE)
-    network, initial = create(len(info["classes"]), info["width"])
-    tree = ocp.load(folder / _WEIGHTS)
+    network, expected = create_abstract(len(info["classes"]), info["width"])
+    weights = folder / _WEIGHTS
+    tree = ocp.load(weights, _on_this_host(ocp.metadata(weights).metadata))
     loaded = Variables(int_keys(tree["params"]), int_keys(tree["stats"]))
-    shapes = [jax.tree.map(np.shape, x) for x in (loaded, initial)]
+    shapes = [jax.tree.map(np.shape, x) for x in (loaded, expected)]
     if shapes[0] != shapes[1]:
         raise UserError(f"{folder}: the arrays are not those of a network of width {info['width']}")
     return Model(network, jax.tree.map(np.asarray, loaded), info)
+
+
+def _on_this_host(metadata: Any) -> Any:
+    """What to restore and where, for arrays saved by any number of devices: on one device here."""
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), metadata
+    )
 
 
 def str_keys(tree: Any) -> Any:

@@ -81,14 +81,15 @@ class ClipIndex:
         """
         if self.event_offsets is None or self.event_times is None or self.event_values is None:
             raise ValueError(f"split {self.split!r} has no events")
-        segments = int(segmentation.counts(self.num_samples).max(initial=1))
+        counts = segmentation.counts(self.num_samples)
+        segments = int(counts.max(initial=1))
         onsets, offsets = segmentation.times(np.arange(segments))
         clip = np.repeat(np.arange(len(self)), np.diff(self.event_offsets))
         overlaps = (self.event_times[:, :1] < offsets) & (self.event_times[:, 1:] > onsets)
         truth = np.zeros((len(self), segments, self.num_classes), bool)
         event, segment = np.nonzero(overlaps)
         truth[clip[event], segment, self.event_values[event]] = True
-        return truth
+        return truth & (np.arange(segments) < counts[:, None])[..., None]
 
     def save(self, path: str | os.PathLike) -> None:
         arrays = {k: v for k, v in dataclasses.asdict(self).items() if v is not None}

@@ -46,12 +46,13 @@ def score_clips(
         process_count=share[1],
     )
     clips = -(-len(index) // share[1])
-    with progress.bar(clips, "clip", description, show=description is not None) as bar:
+    show = description is not None and share[0] == 0
+    with progress.bar(clips, "clip", description, show=show) as bar:
         for batch, probabilities in scorer(feed):
             np.add.at(totals, batch["clip"], probabilities)
             bar.update(int((batch["segment"] == 0).sum()))
     counts = segmentation.counts(index.num_samples)
-    return (parallel.gather_rows(totals) / counts[:, None]).astype(np.float32)
+    return parallel.gather_rows((totals / counts[:, None]).astype(np.float32))
 
 
 def mean_average_precision(scores: np.ndarray, index: ClipIndex) -> float:

@@ -17,14 +17,21 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run folder (default: runs/<the config's name>).")
 _STAGE = flags.DEFINE_enum("stage", None, STAGES, "Run the stages up to this one only.")
 _DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "Join the other processes of a pod or cluster."
+    "distributed",
+    False,
+    "Join the other processes: of a TPU pod, Slurm or MPI job by itself, else by the next three.",
 )
+_COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.")
 
 
 def main(_) -> None:
     from psl_jax import runtime, suite
 
-    runtime.configure(_DISTRIBUTED.value)
+    runtime.configure()
+    if _DISTRIBUTED.value:
+        runtime.join_processes(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     config = _CONFIG.value
     workdir = _WORKDIR.value or os.path.join("runs", config.name)
     suite.run(config, workdir, _STAGE.value)

@@ -294,5 +294,20 @@ def create(
     return Network(graphdef), Variables(params, stats)
 
 
+def create_abstract(
+    num_classes: int, width: float = 1.0, dropout: float = 0.3
+) -> tuple[Network, Variables]:
+    """The network of `create`, with shapes and types in place of arrays: nothing is computed."""
+    made = []
+
+    def build() -> Variables:
+        network, variables = create(num_classes, width, dropout)
+        made.append(network)
+        return variables
+
+    variables = jax.eval_shape(build)
+    return made[0], variables
+
+
 def num_parameters(variables: Variables) -> int:
     return sum(x.size for x in jax.tree.leaves(variables.params))

@@ -13,12 +13,15 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from orbax.checkpoint import multihost
 
 from psl_jax.errors import UserError
 
 AXIS = "data"
 SPLIT = PartitionSpec(AXIS)
 REPLICATED = PartitionSpec()
+
+_LONGEST_WAIT_MS = 7 * 24 * 3600 * 1000
 
 
 def data_mesh(num_devices: int | None = None) -> Mesh:
@@ -69,6 +72,7 @@ def gather_rows(rows: np.ndarray) -> np.ndarray:
     """Sums arrays of the same shape over processes: each process fills in its own rows."""
     if jax.process_count() == 1:
         return rows
+    wait_for_all("gather rows")
     return np.asarray(multihost_utils.process_allgather(rows)).sum(axis=0)
 
 
@@ -136,6 +140,8 @@ def prefetch(items: Iterable, function: Callable, depth: int = 2) -> Generator:
 
 
 def wait_for_all(what: str) -> None:
-    """Waits until every process has come here."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(what)
+    """Waits until every process has come here, be it for hours; not for processes that died.
+
+    The processes' coordinator is asked, not their devices: collectives time out.
+    """
+    multihost.get_barrier_sync_fn()(key=what, timeout_ms=_LONGEST_WAIT_MS)

@@ -35,6 +35,7 @@ class Piece:
     Attributes:
       audio: int16, or float32 in [-1, 1]: [samples].
       onset: its first sample in the waveform.
+      end: where it ends, or of the last piece where the waveform ends.
       size: length of the array to compute it in, with room for the reflection.
       first, stop: the output frames to be used.
       settled: rows of the grid that no later piece adds to.
@@ -44,6 +45,7 @@ class Piece:
 
     audio: np.ndarray
     onset: int
+    end: int
     size: int
     first: int
     stop: int
@@ -64,15 +66,16 @@ def cut_segments(blocks: Iterable[np.ndarray], segmentation: Segmentation) -> It
     length, hop = segmentation.segment_samples, segmentation.hop_samples
     previous = None
     for number, (onset, audio, last) in enumerate(_windows(blocks, length, hop)):
-        if last and number >= int(segmentation.counts(onset + len(audio))):
+        end = onset + len(audio)
+        if last and number >= int(segmentation.counts(end)):  # too little left for a segment
             break
         if previous is not None:
             yield previous
         settled = (onset + hop + FRAME_SAMPLES // 2) // FRAME_SAMPLES
         frames = len(audio) // FRAME_SAMPLES + 1
-        previous = Piece(audio, onset, length + REFLECTION, 0, frames, settled, False)
+        previous = Piece(audio, onset, end, length + REFLECTION, 0, frames, settled, False)
     if previous is not None:
-        yield dataclasses.replace(previous, last=True)
+        yield dataclasses.replace(previous, end=end, last=True)
 
 
 def cut_whole(blocks: Iterable[np.ndarray], loudest: float = np.nan) -> Iterator[Piece]:
@@ -91,7 +94,8 @@ def cut_whole(blocks: Iterable[np.ndarray], loudest: float = np.nan) -> Iterator
             fitting = next(n for n in WHOLE_LENGTHS if len(audio) <= capacity(n))
         settled = onset // FRAME_SAMPLES + stop
         size = capacity(fitting) + REFLECTION
-        yield Piece(audio, onset, size, first, stop, settled, last, loudest)
+        end = onset + len(audio)
+        yield Piece(audio, onset, end, size, first, stop, settled, last, loudest)
 
 
 def capacity(output_frames: int) -> int:
@@ -146,13 +150,14 @@ class Timeline:
         np.add.at(self._counts, rows - self._start, 1)
         self._total = self._total + (used.mean(axis=0) if self.segments else used.sum(axis=0))
         self._summands += 1 if self.segments else len(used)
-        self.seconds = end / SAMPLE_RATE
+        self.seconds = piece.end / SAMPLE_RATE
         return self._take(len(self._sums) if piece.last else piece.settled - self._start)
 
     def _grow(self, length: int, values: int) -> None:
         missing = length - len(self._sums)
         if missing > 0:
-            self._sums = np.concatenate([self._sums.reshape(-1, values), np.zeros((missing, values))])
+            sums = self._sums.reshape(-1, values)
+            self._sums = np.concatenate([sums, np.zeros((missing, values))])
             self._counts = np.concatenate([self._counts, np.zeros(missing)])
         if not len(self._total):
             self._total = np.zeros(values)

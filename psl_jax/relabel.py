@@ -1,6 +1,7 @@
 """The teacher's soft labels for a split, written shard by shard; and how good they are."""
 
 import pathlib
+import time
 
 import jax
 import numpy as np
@@ -33,7 +34,9 @@ def relabel(
     writer = SoftLabelWriter(
         directory, index, segmentation, teacher_digest=teacher_digest, format=file_format
     )
-    shards = writer.missing[jax.process_index() :: jax.process_count()]
+    # Dealt out by number: what is missing changes while others write.
+    count, process = jax.process_count(), jax.process_index()
+    shards = [shard for shard in writer.missing if shard % count == process]
     if not shards:
         return
     clips = np.concatenate([_clips_of(index, shard) for shard in shards])
@@ -41,15 +44,18 @@ def relabel(
     feed = batches.eval_batches(source, segmentation, batch_size=batch_size, clips=clips)
     collector = _ClipCollector(index, segmentation, segments)
     audio_seconds = index.num_samples[clips].sum(dtype=np.int64) / SAMPLE_RATE
-    with progress.bar(len(clips), "clip", f"relabel {segmentation.seconds:g} s") as bar:
+    start = time.perf_counter()
+    description = f"relabel {segmentation.seconds:g} s"
+    with progress.bar(len(clips), "clip", description, show=process == 0) as bar:
         for batch, probabilities in scorer(feed):
             done, rows = collector.add(batch, probabilities)
             writer.add(done, rows)
             bar.update(len(done))
-        elapsed = max(bar.format_dict["elapsed"], 1e-9)
+    elapsed = time.perf_counter() - start
+    share = f" (process {process} of {count})" if count > 1 else ""
     print(
-        f"relabeled {len(clips)} clips in {elapsed:.1f} s: {audio_seconds / elapsed:.0f} times "
-        f"real time; soft labels in {directory}"
+        f"relabeled {len(clips)} clips{share} in {elapsed:.1f} s: {audio_seconds / elapsed:.0f} "
+        f"times real time; soft labels in {directory}"
     )
 
 

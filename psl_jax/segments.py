@@ -38,11 +38,12 @@ class Segmentation:
 
         The last segment may be partly padding; a remainder under MIN_SEGMENT_SECONDS is left out.
         """
-        rest = np.asarray(num_samples) - self.segment_samples
-        shortest = min(round(MIN_SEGMENT_SECONDS * SAMPLE_RATE), self.hop_samples)
-        return np.maximum(1 + (rest + self.hop_samples - shortest) // self.hop_samples, 1).astype(
-            np.int32
-        )
+        segment, hop = self.segment_samples, self.hop_samples
+        shortest = min(round(MIN_SEGMENT_SECONDS * SAMPLE_RATE), segment, hop)
+        # What a segment adds to those before it begins `overlap` after the segment does.
+        overlap = max(segment - hop, 0)
+        more = (np.asarray(num_samples) - overlap - shortest) // hop
+        return np.maximum(1 + more, 1).astype(np.int32)
 
     def valid_samples(self, num_samples: np.ndarray, segment: np.ndarray) -> np.ndarray:
         """Samples of segment number `segment` that lie inside a clip of `num_samples`: int32."""

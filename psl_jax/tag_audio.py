@@ -54,6 +54,20 @@ def file_blocks(file: AudioFile) -> Iterator[np.ndarray]:
         raise DecodeError("too short", _length(total))
 
 
+def at_most(blocks: Blocks, seconds: float) -> Blocks:
+    """The same blocks, which end in a DecodeError where there are more than `seconds` of them."""
+
+    def limited() -> Iterator[np.ndarray]:
+        samples = 0
+        for block in blocks():
+            samples += len(block)
+            if samples > seconds * SAMPLE_RATE:
+                raise DecodeError("too long", f"more than {seconds / 60:g} minutes")
+            yield block
+
+    return limited
+
+
 def _exact_frames(source: soundfile.SoundFile) -> int | None:
     exact = source.format in decoding._EXACT_LENGTH_FORMATS
     frames = source.frames if exact and source.frames < decoding._UNKNOWN_FRAMES else None

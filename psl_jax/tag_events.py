@@ -40,7 +40,7 @@ class EventSettings:
             )
         if self.median_filter < 1 or self.median_filter % 2 == 0:
             raise UserError(
-                f"median_filter is {self.median_filter}, expected an odd number of rows: 1, 3, 5, ..."
+                f"median_filter is {self.median_filter}, expected an odd number of rows: 1, 3, 5, …"
             )
 
     @property
@@ -77,13 +77,21 @@ class EventFinder:
         for label in np.flatnonzero(self._onsets >= 0):
             self._close(int(label), self._seen)
         return sorted(
-            Event(max((a - 0.5) * FRAME_SECONDS, 0.0), min((b - 0.5) * FRAME_SECONDS, seconds), c, p)
-            for a, b, c, p in self._events
+            Event(
+                max(_edge(start), 0.0),
+                # The last row reaches to the end.
+                seconds if stop == self._seen else min(_edge(stop), seconds),
+                label,
+                score,
+            )
+            for start, stop, label, score in self._events
         )
 
     def _scan(self, rows: np.ndarray) -> None:
+        if not len(rows):
+            return
         above = rows >= self.settings.low
-        before = np.concatenate([self._onsets[None] >= 0, above[:-1]])[: len(above)]
+        before = np.concatenate([self._onsets[None] >= 0, above[:-1]])
         changes = above != before
         for label in np.flatnonzero((above | changes).any(axis=0)):
             self._scan_class(int(label), rows[:, label], np.flatnonzero(changes[:, label]))
@@ -107,6 +115,11 @@ class EventFinder:
         if peak >= self.settings.threshold:
             self._events.append((int(self._onsets[label]), stop, label, peak))
         self._onsets[label] = -1
+
+
+def _edge(row: int) -> float:
+    """Where a row begins, in seconds: half a row before its time."""
+    return (row - 0.5) * FRAME_SECONDS
 
 
 class _MedianFilter:

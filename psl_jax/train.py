@@ -177,8 +177,12 @@ def train(
     state = checkpoints.restore(parallel.replicate(state, mesh))
     start = int(state.step)
     log = metric_log.MetricLog(run_dir, start, active=jax.process_index() == 0)
-    history = [line for line in metric_log.read_log(run_dir) if metric_log.VALIDATION_MAP in line]
-    stop = EarlyStop(settings.patience, [line[metric_log.VALIDATION_MAP] for line in history])
+    # Other processes may read the log before the first one has cut off what came after `start`.
+    history = [line for line in metric_log.read_log(run_dir) if line["step"] <= start]
+    values = [
+        line[metric_log.VALIDATION_MAP] for line in history if metric_log.VALIDATION_MAP in line
+    ]
+    stop = EarlyStop(settings.patience, values)
     done = start >= settings.max_steps or 0 < settings.patience <= stop.waited
     if done:
         return

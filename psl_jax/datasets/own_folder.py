@@ -75,7 +75,7 @@ def read_folder(folder: str | os.PathLike, separator: str = ";") -> OwnFolder:
     root = pathlib.Path(folder)
     labels, events = _find_tables(root)
     class_file = root / CLASSES_CSV
-    known = _read_classes(class_file) if class_file.exists() else None
+    known = read_classes(class_file) if class_file.exists() else None
     names, class_ids = known or _found_classes(labels, events, separator)
     lookup = dict(zip(class_ids, range(len(names)), strict=True))
     lookup |= dict(zip(names, range(len(names)), strict=True))
@@ -243,8 +243,11 @@ def _why_malformed(row: dict, columns: Sequence[str]) -> str:
     return "no file name"
 
 
-def _read_classes(path: pathlib.Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(names, ids) from `index,mid,display_name` or from one column `label`."""
+def read_classes(path: pathlib.Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(names, ids) from `index,mid,display_name` or from one column `label`.
+
+    Raises UserError for a file of another form.
+    """
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             header = [name.strip() for name in next(csv.reader(file), [])]

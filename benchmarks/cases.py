@@ -1,0 +1,118 @@
+"""What is timed: cases, their inputs, and the least work that each of them must do."""
+
+import dataclasses
+
+import numpy as np
+
+from psl_jax.frontend import num_frames
+from psl_jax.mobilenetv2 import HEAD_CHANNELS, INVERTED_RESIDUALS, STEM_CHANNELS
+from psl_jax.segments import SAMPLE_RATE
+
+OPERATIONS = ("train", "relabel", "forward", "frontend")
+NUM_CLASSES = 527
+NUM_MELS = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One operation at one size; dtype is float32 or bfloat16 (the front end is always float32).
+
+    train     int16 waveforms and soft labels -> one optimizer step
+    relabel   int16 waveforms -> clip probabilities
+    forward   log-mel spectrograms -> clip probabilities
+    frontend  int16 waveforms -> log-mel spectrograms
+    """
+
+    operation: str
+    seconds: int
+    batch: int
+    dtype: str
+
+    def __str__(self) -> str:
+        return f"{self.operation} {self.seconds} s, batch {self.batch}, {self.dtype}"
+
+    @property
+    def samples(self) -> int:
+        return self.seconds * SAMPLE_RATE
+
+    @property
+    def frames(self) -> int:
+        return num_frames(self.samples)
+
+    def audio(self) -> np.ndarray:
+        """int16 [batch, samples]: noise, since arithmetic on zeros can run faster."""
+        rng = np.random.default_rng(0)
+        return rng.integers(-8000, 8000, (self.batch, self.samples), dtype=np.int16)
+
+    def labels(self) -> np.ndarray:
+        """float32 [batch, classes]: soft labels."""
+        return np.random.default_rng(1).random((self.batch, NUM_CLASSES), dtype=np.float32) ** 4
+
+    def log_mel(self) -> np.ndarray:
+        """float32 [batch, frames, mels] in dB."""
+        rng = np.random.default_rng(2)
+        return rng.normal(-20, 15, (self.batch, self.frames, NUM_MELS)).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """A convolution: multiply-adds a segment, and values that it writes a segment."""
+
+    macs: int
+    outputs: int
+
+
+def layers(frames: int, bands: int = NUM_MELS) -> list[Layer]:
+    """The convolutions of the network for one segment, stem to head."""
+
+    def halved(n: int) -> int:
+        return (n - 1) // 2 + 1
+
+    frames, bands, channels = halved(frames), halved(bands), STEM_CHANNELS
+    area = frames * bands
+    result = [Layer(area * 9 * channels, area * channels)]
+    for expansion, outputs, repeats, stride in INVERTED_RESIDUALS:
+        for repeat in range(repeats):
+            hidden = channels * expansion
+            if expansion > 1:
+                result.append(Layer(area * channels * hidden, area * hidden))
+            if stride == 2 and repeat == 0:
+                frames, bands = halved(frames), halved(bands)
+                area = frames * bands
+            result.append(Layer(area * 9 * hidden, area * hidden))
+            result.append(Layer(area * hidden * outputs, area * outputs))
+            channels = outputs
+    return [*result, Layer(area * channels * HEAD_CHANNELS, area * HEAD_CHANNELS)]
+
+
+def minimum_flops(case: Case) -> float:
+    """Floating-point operations of the convolutions, the classifier and the mel product.
+
+    A training step takes three times the forward pass's, less the input gradient of the stem.
+    """
+    mel = 2.0 * case.frames * 257 * NUM_MELS if case.operation != "forward" else 0.0
+    if case.operation == "frontend":
+        return case.batch * mel
+    convolutions = layers(case.frames)
+    classifier = (convolutions[-1].outputs // 2) * NUM_CLASSES  # 2 bands left, averaged
+    forward = 2.0 * (sum(layer.macs for layer in convolutions) + classifier)
+    network = 3 * forward - 2.0 * convolutions[0].macs if case.operation == "train" else forward
+    return case.batch * (network + mel)
+
+
+def minimum_bytes(case: Case) -> float:
+    """Bytes that cross the memory if each convolution is one perfectly fused kernel.
+
+    Forward: the output of each convolution is written once and read once (BatchNorm and ReLU6 are
+    applied on the way). Backward: its gradient is written once and read once, and the saved output
+    read twice, for its own BatchNorm and as the input of the next layer's kernel gradient.
+    Waveforms are read and spectrograms written and read once; parameters are negligible.
+    """
+    value = 2 if case.dtype == "bfloat16" else 4
+    waveform, spectrogram = 2 * case.samples, 4 * case.frames * NUM_MELS
+    if case.operation == "frontend":
+        return float(case.batch * (waveform + spectrogram))
+    passes = 6 if case.operation == "train" else 2
+    network = value * passes * sum(layer.outputs for layer in layers(case.frames))
+    inputs = spectrogram if case.operation == "forward" else waveform + 2 * spectrogram
+    return float(case.batch * (network + inputs))

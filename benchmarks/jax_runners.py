@@ -1,0 +1,143 @@
+"""The psl_jax side of the benchmarks: each case as a compiled program."""
+
+import time
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from cases import NUM_CLASSES, Case
+from runners import Runner, seconds_of
+
+from psl_jax import parallel
+from psl_jax.frontend import LogMel
+from psl_jax.mobilenetv2 import Context, clip_probabilities, create
+from psl_jax.scoring import scoring_program
+from psl_jax.train import Recipe, init_state, train_program
+
+LEARNING_RATE = 1e-4
+
+
+@lru_cache
+def _mesh():
+    return parallel.data_mesh(1)
+
+
+@lru_cache
+def _network():
+    return create(NUM_CLASSES)
+
+
+class Program:
+    """A case's jitted function, its inputs, and (once compiled) what XLA says of it."""
+
+    def __init__(self, case: Case):
+        self.case = case
+        self.function, self.arguments = _FUNCTIONS[case.operation](case)
+        self.compiled: Any = None
+        self.compile_seconds = 0.0
+
+    def compile(self) -> "Program":
+        start = time.perf_counter()
+        self.compiled = self.function.lower(*self.arguments).compile()
+        self.compile_seconds = time.perf_counter() - start
+        return self
+
+    def run(self, times: int) -> None:
+        result = None
+        for _ in range(times):
+            result = self.compiled(*self.arguments)
+            if self.case.operation == "train":  # the old state is donated
+                self.arguments = (result[0], *self.arguments[1:])
+        jax.block_until_ready(result)
+
+    def runner(self) -> Runner:
+        cost = self.compiled.cost_analysis() or {}
+        cost = cost[0] if isinstance(cost, list) else cost
+        return Runner(
+            "psl_jax",
+            self.run,
+            self.compile_seconds,
+            _peak_bytes(self.compiled),
+            cost.get("flops"),
+            cost.get("bytes accessed"),
+        )
+
+
+def _peak_bytes(compiled) -> float | None:
+    memory = compiled.memory_analysis()
+    if memory is None:
+        return None
+    total = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    return total + memory.temp_size_in_bytes - memory.alias_size_in_bytes
+
+
+def _batch(case: Case) -> dict[str, jax.Array]:
+    lengths = np.full(case.batch, case.samples, np.int32)
+    batch = {"audio": case.audio(), "num_samples": lengths, "labels": case.labels()}
+    return parallel.put_batch(batch, _mesh())
+
+
+def _train(case: Case):
+    network, variables = _network()
+    recipe = Recipe(dtype=case.dtype)
+    state = parallel.replicate(init_state(variables), _mesh())
+    return train_program(network, recipe, _mesh()), (state, _batch(case), LEARNING_RATE)
+
+
+def _relabel(case: Case):
+    network, variables = _network()
+    program = scoring_program(network, LogMel(), Context(dtype=jnp.dtype(case.dtype)), _mesh())
+    batch = _batch(case)
+    variables = parallel.replicate(parallel.to_host(variables), _mesh())
+    return program, (variables, batch["audio"], batch["num_samples"])
+
+
+def _forward(case: Case):
+    network, variables = _network()
+    context = Context(dtype=jnp.dtype(case.dtype))
+
+    def forward(variables, log_mel):
+        return clip_probabilities(network.apply(variables, log_mel, context)[0])
+
+    return jax.jit(forward), (variables, jnp.asarray(case.log_mel()))
+
+
+def _frontend(case: Case):
+    return jax.jit(lambda audio: LogMel()(audio)), (jnp.asarray(case.audio()),)
+
+
+_FUNCTIONS = {
+    "train": _train,
+    "relabel": _relabel,
+    "forward": _forward,
+    "frontend": _frontend,
+}
+
+
+def matmul_ceiling(dtype: str, size: int, repeats: int) -> float:
+    """FLOP/s of a product of random size x size matrices, as JAX computes it by default."""
+    keys = jax.random.split(jax.random.key(0))
+    a, b = (jax.random.normal(key, (size, size), jnp.dtype(dtype)) for key in keys)
+    multiply = jax.jit(jnp.matmul)
+    return 2.0 * size**3 / _best_seconds(lambda: multiply(a, b), repeats)
+
+
+def copy_ceiling(num_bytes: int, repeats: int) -> float:
+    """Bytes read and written a second by a copy of a large array."""
+    x = jnp.arange(num_bytes // 4, dtype=jnp.float32)
+    copy = jax.jit(lambda x: x + 1.0)
+    return 2.0 * x.nbytes / _best_seconds(lambda: copy(x), repeats)
+
+
+def _best_seconds(call, repeats: int) -> float:
+    """Seconds of one call: the best of five times `repeats` queued ones."""
+    jax.block_until_ready(call())
+
+    def several():
+        for _ in range(repeats):
+            result = call()
+        jax.block_until_ready(result)
+
+    return min(seconds_of(several) for _ in range(5)) / repeats

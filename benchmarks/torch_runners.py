@@ -1,0 +1,195 @@
+"""The PyTorch side of the benchmarks: each case in the variants that could be the fastest."""
+
+import contextlib
+import dataclasses
+import gc
+import time
+
+import torch
+from cases import NUM_CLASSES, Case
+from runners import Runner
+from torch_reference import MobileNetV2, binary_cross_entropy, fold_batch_norm
+
+ON_GPU = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if ON_GPU else "cpu")
+LEARNING_RATE = 1e-4
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """Memory format, compile mode, and whether the network is prepared for inference.
+
+    folded: BatchNorm in the convolutions, and weights in bfloat16 instead of autocast.
+    """
+
+    channels_last: bool = True
+    folded: bool = False
+    compile_mode: str | None = None
+
+    def __str__(self) -> str:
+        words = ["channels_last" if self.channels_last else "contiguous"]
+        words += ["folded"] * self.folded
+        words += [f"compile({self.compile_mode})"] * (self.compile_mode is not None)
+        return "+".join(words)
+
+
+def set_up() -> str:
+    """Global switches; returns them in words."""
+    # The network is made of convolutions: TF32 there, as XLA does. The mel product needs float32.
+    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.benchmark = True
+    return (
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads; cudnn.benchmark, "
+        "cudnn.allow_tf32 on, matmul.allow_tf32 off, Adam(fused=True), bfloat16 by autocast"
+    )
+
+
+def variants(case: Case, compile_mode: str | None) -> list[Variant]:
+    """What is tried: on a GPU channels_last, on a CPU both formats; folded for inference."""
+    if case.operation == "frontend":
+        plain = [Variant()]
+    else:
+        folds = (False,) if case.operation == "train" else (False, True)
+        formats = (True,) if ON_GPU else (True, False)
+        plain = [Variant(last, fold) for last in formats for fold in folds]
+    if compile_mode is None:
+        return plain
+    fold = case.operation in ("relabel", "forward")
+    return [*plain, Variant(folded=fold, compile_mode=compile_mode)]
+
+
+def synchronize() -> None:
+    if ON_GPU:
+        torch.cuda.synchronize()
+
+
+def release() -> None:
+    """Gives cached memory back, so that the other library can have it."""
+    gc.collect()
+    if ON_GPU:
+        torch.cuda.empty_cache()
+
+
+def make_runner(case: Case, variant: Variant) -> Runner:
+    """Builds, compiles (the first calls) and measures the peak memory of one more call."""
+    if ON_GPU:
+        release()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+    step = _train(case, variant) if case.operation == "train" else _inference(case, variant)
+
+    def run(times: int) -> None:
+        for _ in range(times):
+            step()
+        synchronize()
+
+    start = time.perf_counter()
+    run(1)
+    seconds = time.perf_counter() - start
+    run(2)
+    peak = torch.cuda.max_memory_allocated() - before if ON_GPU else None
+    return Runner(f"torch {variant}", run, seconds, peak)
+
+
+def _model(case: Case, variant: Variant) -> MobileNetV2:
+    model = MobileNetV2(NUM_CLASSES).train(case.operation == "train")
+    if variant.folded:
+        fold_batch_norm(model)
+        model.features.to(getattr(torch, case.dtype))
+        model.classifier.to(getattr(torch, case.dtype))
+    layout = torch.channels_last if variant.channels_last else torch.contiguous_format
+    return model.to(DEVICE, memory_format=layout)
+
+
+def _autocast(case: Case, variant: Variant):
+    if case.dtype == "float32" or variant.folded:
+        return contextlib.nullcontext()
+    return torch.autocast(DEVICE.type, torch.bfloat16)
+
+
+def _compiled(function, variant: Variant):
+    if variant.compile_mode is None:
+        return function
+    torch._dynamo.reset()  # nothing of earlier cases: no recompilation limit, no dynamic shapes
+    return torch.compile(function, mode=variant.compile_mode, dynamic=False)
+
+
+def _formatted(log_mel, variant: Variant):
+    layout = torch.channels_last if variant.channels_last else torch.contiguous_format
+    return log_mel.contiguous(memory_format=layout)
+
+
+def _train(case: Case, variant: Variant):
+    model = _model(case, variant)
+    audio = torch.from_numpy(case.audio()).to(DEVICE)
+    labels = torch.from_numpy(case.labels()).to(DEVICE)
+    optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE, fused=True)
+
+    def loss_of(audio, labels):
+        with _autocast(case, variant):
+            log_mel = _formatted(model.log_mel(audio), variant)
+            return binary_cross_entropy(model.clip_probabilities(log_mel), labels)
+
+    loss_of = _compiled(loss_of, variant)
+
+    def step():
+        optimizer.zero_grad(set_to_none=True)
+        loss_of(audio, labels).backward()
+        optimizer.step()
+
+    return step
+
+
+def _inference(case: Case, variant: Variant):
+    model = _model(case, variant)
+    given_mel = case.operation == "forward"
+    inputs = case.log_mel().transpose(0, 2, 1)[:, None] if given_mel else case.audio()
+    x = torch.from_numpy(inputs).to(DEVICE)
+
+    def function(x):
+        log_mel = x if given_mel else model.log_mel(x)
+        if case.operation == "frontend":
+            return log_mel
+        with _autocast(case, variant):
+            if variant.folded:
+                log_mel = log_mel.to(getattr(torch, case.dtype))
+            return model.clip_probabilities(_formatted(log_mel, variant))
+
+    function = _compiled(function, variant)
+
+    def step():
+        with torch.inference_mode():
+            function(x)
+
+    return step
+
+
+def matmul_ceiling(dtype: str, size: int, repeats: int) -> float:
+    """FLOP/s of a product of random size x size matrices; TF32 for float32 on a GPU."""
+    a, b = (torch.randn(size, size, device=DEVICE, dtype=getattr(torch, dtype)) for _ in "ab")
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        return 2.0 * size**3 / _best_seconds(lambda: a @ b, repeats)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def copy_ceiling(num_bytes: int, repeats: int) -> float:
+    """Bytes read and written a second by a copy of a large array."""
+    x = torch.rand(num_bytes // 4, device=DEVICE)
+    y = torch.empty_like(x)
+    return 2.0 * num_bytes / _best_seconds(lambda: y.copy_(x), repeats)
+
+
+def _best_seconds(call, repeats: int) -> float:
+    times = []
+    for _ in range(6):
+        synchronize()
+        start = time.perf_counter()
+        for _ in range(repeats):
+            call()
+        synchronize()
+        times.append(time.perf_counter() - start)
+    return min(times[1:]) / repeats

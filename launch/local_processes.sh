@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# One run by several processes of this machine, on its CPU or with one GPU each.
+#
+#   launch/local_processes.sh 2 --config configs/psl2s.py --workdir runs/psl2s ...
+#
+# The first argument is the number of processes, the others go to psl_jax.main. Process 0 writes to
+# the terminal, the others to local_processes_<N>.log. When one ends with an error, so do all.
+#
+# DEVICES=gpu gives process N the GPU number N; the default, cpu, uses none.
+# PYTHON=... names the interpreter (default: .venv/bin/python), PORT=... the coordinator's port.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+count=${1:?the first argument is the number of processes}
+shift
+python=${PYTHON:-.venv/bin/python}
+port=${PORT:-$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')}
+
+run() { # number of the process, then the arguments of psl_jax.main
+  case ${DEVICES:-cpu} in
+    cpu) export JAX_PLATFORMS=cpu ;;
+    gpu) export CUDA_VISIBLE_DEVICES=$1 ;;
+    *) echo "DEVICES is '$DEVICES', expected cpu or gpu" >&2 && exit 2 ;;
+  esac
+  exec "$python" -m psl_jax.main --distributed --coordinator_address="127.0.0.1:$port" \
+    --num_processes="$count" --process_id="$1" "${@:2}"
+}
+
+pids=()
+trap 'kill "${pids[@]}" 2>/dev/null || true' EXIT
+run 0 "$@" &
+pids+=($!)
+for ((process = 1; process < count; process++)); do
+  run "$process" "$@" >"local_processes_$process.log" 2>&1 &
+  pids+=($!)
+done
+for _ in "${pids[@]}"; do
+  wait -n # its status is the script's, and the first failure ends the others
+done

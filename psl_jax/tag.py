@@ -1,0 +1,188 @@
+"""Tags audio files: what is heard in them, and when.
+
+    python -m psl_jax.tag runs/psl2s street.mp3
+    python -m psl_jax.tag runs/psl2s recordings/ --format=csv --out=tags --plot=pictures
+
+Files may have any format that libsndfile reads, and any rate, channels and length; of a folder, all
+audio files in it are taken. A file that cannot be read is one line on standard error, and the rest
+are tagged all the same. Exit status: 0; 1 if a file could not be read; 2 for wrong settings.
+"""
+
+import argparse
+import contextlib
+import pathlib
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from psl_jax import entry, progress, tag_arguments
+from psl_jax.errors import UserError
+
+MANY_FILES = 50  # from here on progress is shown without a terminal, too
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line, which begins with the program's name."""
+    parser = tag_arguments.parser("psl_jax.tag", __doc__ or "")
+    parser.add_argument("files", metavar="FILE", nargs="+", help="audio file or folder")
+    tag_arguments.add_settings(parser)
+    group = parser.add_argument_group("output")
+    group.add_argument(
+        "--format",
+        choices=("table", "csv", "json", "audacity", "frames"),
+        help="table: the best tags and when they are heard (default); csv: events with onset, "
+        "offset, label and score; json: best tags and events; audacity: events as a label track; "
+        "frames: CSV of all scores over time",
+    )
+    group.add_argument(
+        "--top_k", type=int, default=5, metavar="K", help="best tags in table and json (default: 5)"
+    )
+    group.add_argument(
+        "--out",
+        metavar="DIR",
+        help="write a file for each input into this folder (then the default format is csv)",
+    )
+    group.add_argument(
+        "--plot",
+        metavar="PNG|DIR",
+        help="draw spectrogram and tags over time: NAME.png for one file, or a folder",
+    )
+    return tag_arguments.parse(parser, arguments)
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Tags and writes; returns the exit status."""
+    from psl_jax import runtime, tag_files, tagger
+
+    with contextlib.suppress(AttributeError, ValueError):  # `... | head` ends quietly
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    settings = tag_arguments.event_settings(arguments)
+    inputs, bad = tag_files.find_files(arguments.files)
+    outputs = _outputs(arguments, inputs)
+    runtime.configure()
+    model = tagger.load(arguments.model)
+    segmentation = tag_arguments.segmentation(arguments, model)
+    start, seconds, done = time.perf_counter(), 0.0, 0
+    with _Bar(inputs) as bar:
+        found = tag_files.tag_files(
+            model, inputs, segmentation, settings, arguments.format == "frames", bar.heard
+        )
+        for tags in _reported(bad, found, bar):
+            with bar.paused():
+                for output in outputs:
+                    output(tags)
+            seconds, done = seconds + tags.seconds, done + 1
+    if arguments.out:
+        _summarize(done, len(inputs) + len(bad), seconds, time.perf_counter() - start, arguments)
+    return 0 if done == len(inputs) + len(bad) else 1
+
+
+def _outputs(arguments: argparse.Namespace, inputs: Sequence) -> list[Callable]:
+    """What is done with the tags of each file. Raises UserError for settings that do not fit."""
+    from psl_jax import tag_output
+
+    arguments.format = arguments.format or ("csv" if arguments.out else "table")
+    if arguments.top_k < 1:
+        raise UserError(f"top_k is {arguments.top_k}, expected 1 or more")
+    if arguments.format == "audacity" and not arguments.out and len(inputs) > 1:
+        raise UserError("--format=audacity makes a file for each input: give --out=DIR")
+    outputs: list[Callable] = []
+    if arguments.out:
+        outputs.append(
+            tag_output.FolderWriter(arguments.out, inputs, arguments.format, arguments.top_k)
+        )
+    else:
+        width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
+        outputs.append(tag_output.Printer(arguments.format, arguments.top_k, width))
+    if arguments.plot:
+        outputs.append(_plotter(arguments.plot, inputs))
+    return outputs
+
+
+def _plotter(target: str, inputs: Sequence) -> Callable:
+    from psl_jax import tag_output, tag_plot
+
+    tag_plot.require_matplotlib()
+    if not target.lower().endswith(".png"):
+        paths = tag_output.output_paths(target, inputs, ".png")
+    elif len(inputs) > 1:
+        raise UserError(f"--plot={target} is one picture for {len(inputs)} files: give a folder")
+    else:
+        paths = {item: pathlib.Path(target) for item in inputs}
+    return lambda tags: tag_plot.plot_file(tags, paths[tags.input])
+
+
+def _reported(bad: Iterable, found: Iterable, bar: "_Bar") -> Iterator:
+    """The files that were tagged; one line on standard error for each of the others."""
+    from psl_jax.tag_files import BadFile
+    from psl_jax.tag_output import shown
+
+    for group in (bad, found):
+        for item in group:
+            bar.file_done()
+            if isinstance(item, BadFile):
+                with bar.paused():
+                    print(f"{shown(item.input.path)}: {item.reason}", file=sys.stderr)
+            else:
+                yield item
+
+
+def _summarize(
+    done: int, total: int, seconds: float, elapsed: float, arguments: argparse.Namespace
+) -> None:
+    from psl_jax.tag_output import clock
+
+    of = f" of {total}" if done < total else ""
+    print(
+        f"{done}{of} files, {clock(seconds, 0)} of audio in {elapsed:.1f} s "
+        f"({seconds / elapsed:.0f} times real time); {arguments.format} in {arguments.out}"
+    )
+
+
+class _Bar:
+    """Progress over files, or for a single file over its seconds."""
+
+    def __init__(self, inputs: Sequence):
+        self.single = len(inputs) == 1
+        total = _header_seconds(inputs[0].path) if self.single else len(inputs)
+        show = sys.stderr.isatty() or len(inputs) >= MANY_FILES
+        unit = "s of audio" if self.single else "file"
+        self._bar = progress.bar(total, unit, "tag", show=show)
+
+    def __enter__(self) -> "_Bar":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.close()
+
+    def heard(self, seconds: float) -> None:
+        if self.single:
+            self._bar.update(round(seconds, 2))
+
+    def file_done(self) -> None:
+        if not self.single:
+            self._bar.update()
+
+    def paused(self) -> contextlib.AbstractContextManager:
+        """Clears the bar while something else is printed."""
+        return self._bar.external_write_mode()
+
+
+def _header_seconds(path: str) -> float | None:
+    """Length of a file as its header has it, where it can be believed."""
+    import soundfile
+
+    try:
+        info = soundfile.info(path)
+    except (soundfile.LibsndfileError, TypeError, ValueError, OSError):
+        return None
+    return round(info.frames / info.samplerate, 2) if info.frames < 1 << 62 else None
+
+
+if __name__ == "__main__":
+    entry.run(main, parse)
