@@ -121,7 +121,7 @@ def write_json(results: list[dict], machine: dict, folder: pathlib.Path) -> path
 
 
 def chart(results: list[dict], machine: dict, folder: pathlib.Path) -> pathlib.Path:
-    """Bars of segments/s, psl_jax beside PyTorch's best, each at its best batch."""
+    """Bars of psl_jax's speed, where PyTorch's best is 1, each side at its best batch."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -130,20 +130,25 @@ def chart(results: list[dict], machine: dict, folder: pathlib.Path) -> pathlib.P
     groups = _groups(results)
     ours = [max(r["segments_per_second"] for r in group) for group in groups]
     other = [max(r.get("torch_segments_per_second", 0.0) for r in group) for group in groups]
-    names = [f"{g[0]['operation']}\n{g[0]['seconds']} s {g[0]['dtype']}" for g in groups]
-    figure, axes = pyplot.subplots(figsize=(max(6, 1.1 * len(groups)), 4.5), layout="constrained")
-    places = range(len(groups))
-    bars = axes.bar([x - 0.2 for x in places], ours, 0.4, label="psl_jax", color="#2a6fb0")
-    labels = [f"{a / b:.1f} x" if b else "" for a, b in zip(ours, other, strict=True)]
-    axes.bar_label(bars, labels, fontsize=8, padding=2)
-    grey = axes.bar([x + 0.2 for x in places], other, 0.4, color="#c9c9c9")
-    grey.set_label("PyTorch at its best")
-    axes.set_xticks(places, names, fontsize=8)
-    axes.set_yscale("log")
-    axes.set_ylabel("segments per second (log)")
-    axes.set_title(machine["device"], fontsize=10)
+    compared = all(other) and bool(groups)
+    heights = [a / b for a, b in zip(ours, other, strict=True)] if compared else ours
+    labels = [
+        f"{a:,.0f}/s\n" + (f"({b:,.0f}/s)" if b else "") for a, b in zip(ours, other, strict=True)
+    ]
+    names = [f"{g[0]['operation']}\n{g[0]['seconds']} s\n{g[0]['dtype']}" for g in groups]
+    figure, axes = pyplot.subplots(figsize=(max(6, 1.0 * len(groups)), 4.5), layout="constrained")
+    bars = axes.bar(range(len(groups)), heights, 0.6, color="#2a6fb0")
+    axes.bar_label(bars, labels, fontsize=7, padding=2)
+    axes.margins(y=0.15)
+    axes.set_xticks(range(len(groups)), names, fontsize=8)
+    if compared:
+        axes.axhline(1, color="#666666", linewidth=1, linestyle="--")
+        axes.set_ylabel("speed, PyTorch's best variant = 1")
+    else:
+        axes.set_ylabel("segments per second")
+    title = "segments per second of psl_jax" + (" (of PyTorch)" if compared else "")
+    axes.set_title(f"{title}\n{machine['device']}", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=9)
     path = folder / "throughput.png"
     figure.savefig(path, dpi=150)
     pyplot.close(figure)

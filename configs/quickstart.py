@@ -16,8 +16,9 @@ def get_config():
     result.data.full_clips, result.data.balanced_clips, result.data.eval_clips = 800, 150, 200
     result.model.width = 0.125
     result.train.batch_size = 8
-    result.train.learning_rate = 2e-3
+    result.train.learning_rate = 1e-3
     result.train.epochs = 6
+    result.train.decay_power = 1.0
     result.evaluate.batch_size = 32
     # Augmentation needs more steps than this to pay, and without it the teacher and the students
     # on 10 s share one compiled program.

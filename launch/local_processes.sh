@@ -4,7 +4,8 @@
 #   launch/local_processes.sh 2 --config configs/psl2s.py --workdir runs/psl2s ...
 #
 # The first argument is the number of processes, the others go to psl_jax.main. Process 0 writes to
-# the terminal, the others to local_processes_<N>.log. When one ends with an error, so do all.
+# the terminal, the others to local_processes_<N>.log (in the folder LOGS, default: here). When one
+# ends with an error, so do all.
 #
 # DEVICES=gpu gives process N the GPU number N; the default, cpu, uses none.
 # PYTHON=... names the interpreter (default: .venv/bin/python), PORT=... the coordinator's port.
@@ -14,7 +15,8 @@ cd "$(dirname "$0")/.."
 count=${1:?the first argument is the number of processes}
 shift
 python=${PYTHON:-.venv/bin/python}
-port=${PORT:-$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')}
+find_port='import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+port=${PORT:-$("$python" -c "$find_port")}
 
 run() { # number of the process, then the arguments of psl_jax.main
   case ${DEVICES:-cpu} in
@@ -31,7 +33,7 @@ trap 'kill "${pids[@]}" 2>/dev/null || true' EXIT
 run 0 "$@" &
 pids+=($!)
 for ((process = 1; process < count; process++)); do
-  run "$process" "$@" >"local_processes_$process.log" 2>&1 &
+  run "$process" "$@" >"${LOGS:-.}/local_processes_$process.log" 2>&1 &
   pids+=($!)
 done
 for _ in "${pids[@]}"; do

@@ -1,10 +1,15 @@
 """Orbax checkpoints: the latest, the best by mAP, their average; and finished models."""
 
+import contextlib
 import dataclasses
+import errno
 import hashlib
+import logging
 import os
 import pathlib
+import re
 import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -13,7 +18,7 @@ from orbax.checkpoint import v1 as ocp
 
 from psl_jax import files, parallel
 from psl_jax.errors import UserError
-from psl_jax.mobilenetv2 import Network, Variables, create_abstract
+from psl_jax.mobilenetv2 import Network, Variables, create
 
 MODEL_FILE = "model.json"
 MODEL_FOLDER = "averaged"
@@ -49,15 +54,17 @@ class TrainingCheckpoints:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._checkpointer.close()
+        with _plain_disk_errors(self.directory):  # a failed save is raised here once more
+            self._checkpointer.close()
 
     def save(self, step: int, state: Any, mean_average_precision: float | None = None) -> None:
-        """Saves `state`; only with an mAP it can become one of the best."""
+        """Saves `state`; only with an mAP it can become one of the best.
+
+        Raises UserError where it cannot be written; the earlier checkpoints are kept.
+        """
         metrics = None if mean_average_precision is None else {_METRIC: mean_average_precision}
-        try:
+        with _plain_disk_errors(self.directory):
             self._checkpointer.save(step, state, metrics=metrics)
-        except OSError as error:
-            raise _disk_error(self.directory, error) from error
 
     def restore(self, state: Any) -> Any:
         """The latest checkpoint, placed like `state`; `state` itself where there is none."""
@@ -138,12 +145,10 @@ def save_model(folder: str | os.PathLike, variables: Variables, info: dict[str, 
     if jax.process_index() == 0:
         shutil.rmtree(folder, ignore_errors=True)
     tree = {"params": str_keys(variables.params), "stats": str_keys(variables.stats)}
-    try:
+    with _plain_disk_errors(folder):
         ocp.save(folder / _WEIGHTS, tree)
         if jax.process_index() == 0:
             files.write_json(folder / MODEL_FILE, info)
-    except OSError as error:
-        raise _disk_error(folder, error) from error
 
 
 def load_model(path: str | os.PathLike) -> Model:
@@ -165,7 +170,7 @@ def load_model(path: str | os.PathLike) -> Model:
             "python -m psl_jax.main --config configs/teacher.py"
         )
     info = files.read_json(folder / MODEL_FILE)
-    network, expected = create_abstract(len(info["classes"]), info["width"])
+    network, expected = create(len(info["classes"]), info["width"])
     weights = folder / _WEIGHTS
     tree = ocp.load(weights, _on_this_host(ocp.metadata(weights).metadata))
     loaded = Variables(int_keys(tree["params"]), int_keys(tree["stats"]))
@@ -195,5 +200,28 @@ def int_keys(tree: Any) -> Any:
     return {int(k) if str(k).isdigit() else k: int_keys(v) for k, v in tree.items()}
 
 
-def _disk_error(path: pathlib.Path, error: OSError) -> UserError:
-    return UserError(f"cannot write {path}: {error}. Free some space and run the command again.")
+@contextlib.contextmanager
+def _plain_disk_errors(path: pathlib.Path) -> Iterator[None]:
+    """A file that cannot be written as a UserError, without the tracebacks that Orbax logs."""
+    logger = logging.getLogger("absl")
+    logger.addFilter(_is_not_of_orbax)
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        # TensorStore raises ValueErrors that name the operating system's error in their text.
+        named = re.search(r"os_error_code='(\d+)'", str(error))
+        code = int(named[1]) if named else getattr(error, "errno", None)
+        if code is None:
+            raise
+        full = code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        advice = "Free some space" if full else "Mend that"
+        raise UserError(
+            f"cannot write {path}: {os.strerror(code)}. {advice} and run the same command "
+            "again, which goes on from the last checkpoint."
+        ) from error
+    finally:
+        logger.removeFilter(_is_not_of_orbax)
+
+
+def _is_not_of_orbax(record: logging.LogRecord) -> bool:
+    return f"{os.sep}orbax{os.sep}" not in record.pathname

@@ -99,7 +99,7 @@ class ClipIndex:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "ClipIndex":
-        with np.load(path) as data:
+        with open(path, "rb") as file, np.load(file) as data:
             arrays = dict(data)
         arrays |= {"split": str(arrays["split"]), "classes": tuple(map(str, arrays["classes"]))}
         return cls(**arrays)

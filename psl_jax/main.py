@@ -40,10 +40,14 @@ def main(_) -> None:
 def _parse(arguments: list[str]) -> list[str]:
     flags.mark_flag_as_required("config")
     try:
-        return flags.FLAGS(arguments)
+        rest = flags.FLAGS(arguments)
+        _CONFIG.value.keys()  # raises here what went wrong in loading the file
+        return rest
+    except flags.Error as error:
+        raise UserError(f"{error}") from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(_explain(arguments, error)) from error
-    except (FileNotFoundError, OSError) as error:
+    except OSError as error:
         raise UserError(f"cannot read the config: {error}") from error
 
 

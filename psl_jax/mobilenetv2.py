@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from psl_jax.convolutions import depthwise3x3, pointwise
@@ -98,18 +99,17 @@ class BatchNorm(nnx.Module):
         return mean, var
 
 
-def _xavier(key, shape, fan_in, fan_out):
+def _xavier(rng: np.random.Generator, shape, fan_in, fan_out) -> jax.Array:
+    # Drawn with NumPy: at once, where JAX would compile a program for each shape.
     limit = (6.0 / (fan_in + fan_out)) ** 0.5
-    return jax.random.uniform(key, shape, minval=-limit, maxval=limit)
+    return jnp.asarray(rng.uniform(-limit, limit, shape), jnp.float32)
 
 
 class Stem(nnx.Module):
     """3x3 convolution of the one-channel spectrogram, stride 2, padding 1 on each side."""
 
-    def __init__(self, channels: int, rngs: nnx.Rngs):
-        self.kernel = nnx.Param(
-            _xavier(rngs.params(), (3, 3, 1, channels), fan_in=9, fan_out=9 * channels)
-        )
+    def __init__(self, channels: int, rng: np.random.Generator):
+        self.kernel = nnx.Param(_xavier(rng, (3, 3, 1, channels), fan_in=9, fan_out=9 * channels))
 
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
         """[batch, frames, bands] -> [batch, frames / 2, bands / 2, channels]."""
@@ -130,21 +130,30 @@ class Stem(nnx.Module):
 class Pointwise(nnx.Module):
     """1x1 convolution without bias, as one matrix product."""
 
-    def __init__(self, inputs: int, outputs: int, rngs: nnx.Rngs):
-        self.kernel = nnx.Param(_xavier(rngs.params(), (inputs, outputs), inputs, outputs))
+    def __init__(self, inputs: int, outputs: int, rng: np.random.Generator):
+        self.kernel = nnx.Param(_xavier(rng, (inputs, outputs), inputs, outputs))
 
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
         return pointwise(x, self.kernel[...])
 
 
+class Classifier(nnx.Module):
+    """Linear layer from the embedding to the classes, in float32; initially N(0, 0.01)."""
+
+    def __init__(self, inputs: int, outputs: int, rng: np.random.Generator):
+        self.kernel = nnx.Param(jnp.asarray(rng.normal(0, 0.01, (inputs, outputs)), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(outputs))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x @ self.kernel[...] + self.bias[...]
+
+
 class Depthwise(nnx.Module):
     """3x3 convolution of each channel by itself, padding 1 on each side."""
 
-    def __init__(self, channels: int, stride: int, rngs: nnx.Rngs):
+    def __init__(self, channels: int, stride: int, rng: np.random.Generator):
         # In grouped form the kernel is [channels, 1, 3, 3]: fans as PyTorch counts them.
-        self.kernel = nnx.Param(
-            _xavier(rngs.params(), (3, 3, channels), fan_in=9, fan_out=9 * channels)
-        )
+        self.kernel = nnx.Param(_xavier(rng, (3, 3, channels), fan_in=9, fan_out=9 * channels))
         self.stride = stride
 
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
@@ -154,14 +163,16 @@ class Depthwise(nnx.Module):
 class InvertedResidual(nnx.Module):
     """Expand (1x1), depthwise (3x3), project (1x1, linear), with a shortcut where shapes allow."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int, rngs: nnx.Rngs):
+    def __init__(
+        self, inputs: int, outputs: int, stride: int, expansion: int, rng: np.random.Generator
+    ):
         hidden = inputs * expansion
         self.shortcut = stride == 1 and inputs == outputs
-        self.expand = Pointwise(inputs, hidden, rngs) if expansion > 1 else None
+        self.expand = Pointwise(inputs, hidden, rng) if expansion > 1 else None
         self.expand_norm = BatchNorm(hidden) if expansion > 1 else None
-        self.depthwise = Depthwise(hidden, stride, rngs)
+        self.depthwise = Depthwise(hidden, stride, rng)
         self.depthwise_norm = BatchNorm(hidden)
-        self.project = Pointwise(hidden, outputs, rngs)
+        self.project = Pointwise(hidden, outputs, rng)
         self.project_norm = BatchNorm(outputs)
 
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
@@ -180,10 +191,15 @@ class MobileNetV2(nnx.Module):
     """
 
     def __init__(
-        self, num_classes: int, width: float = 1.0, dropout: float = 0.3, *, rngs: nnx.Rngs
+        self,
+        num_classes: int,
+        width: float = 1.0,
+        dropout: float = 0.3,
+        *,
+        rng: np.random.Generator,
     ):
         channels = scaled(STEM_CHANNELS, width)
-        self.stem = Stem(channels, rngs)
+        self.stem = Stem(channels, rng)
         self.stem_norm = BatchNorm(channels)
         blocks = []
         for expansion, outputs, repeats, stride in INVERTED_RESIDUALS:
@@ -191,20 +207,15 @@ class MobileNetV2(nnx.Module):
             for repeat in range(repeats):
                 blocks.append(
                     InvertedResidual(
-                        channels, outputs, stride if repeat == 0 else 1, expansion, rngs
+                        channels, outputs, stride if repeat == 0 else 1, expansion, rng
                     )
                 )
                 channels = outputs
         self.blocks = nnx.List(blocks)
         head = scaled(HEAD_CHANNELS, max(width, 1.0))
-        self.head = Pointwise(channels, head, rngs)
+        self.head = Pointwise(channels, head, rng)
         self.head_norm = BatchNorm(head)
-        self.classifier = nnx.Linear(
-            head,
-            num_classes,
-            kernel_init=nnx.initializers.normal(0.01),
-            rngs=rngs,
-        )
+        self.classifier = Classifier(head, num_classes, rng)
         self.dropout = dropout
 
     def features(self, logmel: jax.Array, context: Context) -> jax.Array:
@@ -288,25 +299,10 @@ def create(
     num_classes: int, width: float = 1.0, dropout: float = 0.3, seed: int = 0
 ) -> tuple[Network, Variables]:
     """A network and its initial variables (Xavier uniform convolutions, N(0, 0.01) classifier)."""
-    module = MobileNetV2(num_classes, width, dropout, rngs=nnx.Rngs(seed))
+    module = MobileNetV2(num_classes, width, dropout, rng=np.random.default_rng(seed))
     graphdef, *states = nnx.split(module, nnx.Param, nnx.BatchStat)
     params, stats = map(nnx.to_pure_dict, states)
     return Network(graphdef), Variables(params, stats)
-
-
-def create_abstract(
-    num_classes: int, width: float = 1.0, dropout: float = 0.3
-) -> tuple[Network, Variables]:
-    """The network of `create`, with shapes and types in place of arrays: nothing is computed."""
-    made = []
-
-    def build() -> Variables:
-        network, variables = create(num_classes, width, dropout)
-        made.append(network)
-        return variables
-
-    variables = jax.eval_shape(build)
-    return made[0], variables
 
 
 def num_parameters(variables: Variables) -> int:

@@ -58,7 +58,7 @@ class PackedSource:
 
     def __init__(self, path: str | os.PathLike):
         try:
-            with np.load(path) as data:
+            with open(path, "rb") as file, np.load(file) as data:
                 arrays = {name: data[name] for name in data.files if name != "audio"}
             arrays |= {
                 "split": str(arrays["split"]),

@@ -142,16 +142,18 @@ class Timeline:
     def add(self, piece: Piece, frames: np.ndarray) -> np.ndarray:
         """Takes a piece's output [frames, values]; returns the rows [n, values] now complete."""
         used = frames[piece.first : piece.stop].astype(np.float64)
-        end = piece.onset + len(piece.audio)
         centres = piece.onset + FRAME_SAMPLES * np.arange(piece.first, piece.stop)
-        rows = np.minimum((centres + FRAME_SAMPLES // 2) // FRAME_SAMPLES, end // FRAME_SAMPLES)
-        self._grow(int(rows[-1]) + 1 - self._start, used.shape[1])
-        np.add.at(self._sums, rows - self._start, used)
-        np.add.at(self._counts, rows - self._start, 1)
+        rows = (centres + FRAME_SAMPLES // 2) // FRAME_SAMPLES - self._start
+        self._grow(int(rows[-1]) + 1, used.shape[1])
+        np.add.at(self._sums, rows, used)
+        np.add.at(self._counts, rows, 1)
         self._total = self._total + (used.mean(axis=0) if self.segments else used.sum(axis=0))
         self._summands += 1 if self.segments else len(used)
         self.seconds = piece.end / SAMPLE_RATE
-        return self._take(len(self._sums) if piece.last else piece.settled - self._start)
+        if piece.last:
+            self._fold(max(piece.end // FRAME_SAMPLES + 1 - self._start, 1))
+            return self._take(len(self._sums))
+        return self._take(piece.settled - self._start)
 
     def _grow(self, length: int, values: int) -> None:
         missing = length - len(self._sums)
@@ -161,6 +163,14 @@ class Timeline:
             self._counts = np.concatenate([self._counts, np.zeros(missing)])
         if not len(self._total):
             self._total = np.zeros(values)
+
+    def _fold(self, length: int) -> None:
+        """Leaves at most `length` rows: one whose time is past the end goes into the one before."""
+        if length >= len(self._sums):
+            return
+        for array in (self._sums, self._counts):
+            array[length - 1] += array[length:].sum(axis=0)
+        self._sums, self._counts = self._sums[:length], self._counts[:length]
 
     def _take(self, count: int) -> np.ndarray:
         done = self._sums[:count] / self._counts[:count, None]

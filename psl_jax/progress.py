@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 
 def bar(
-    total: int | None, unit: str, description: str | None, initial: int = 0, show: bool = True
+    total: float | None, unit: str, description: str | None, initial: int = 0, show: bool = True
 ) -> tqdm:
     """A bar to `update(n)`; in a log file (no terminal) it prints a line every half minute."""
     return tqdm(

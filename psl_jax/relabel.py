@@ -37,7 +37,10 @@ def relabel(
     # Dealt out by number: what is missing changes while others write.
     count, process = jax.process_count(), jax.process_index()
     shards = [shard for shard in writer.missing if shard % count == process]
-    if not shards:
+    for shard in shards:
+        if index.shard_sizes[shard] == 0:
+            writer.write_shard(shard, [])
+    if not index.shard_sizes[shards].any():
         return
     clips = np.concatenate([_clips_of(index, shard) for shard in shards])
     segments = int(segmentation.counts(index.num_samples[clips]).max())

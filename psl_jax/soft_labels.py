@@ -289,7 +289,7 @@ def _write_tfrecord(path: pathlib.Path, ids: np.ndarray, rows: list[np.ndarray])
                 "probabilities": feature(row.astype("<f2").tobytes()),
             }
             example = tf.train.Example(features=tf.train.Features(feature=values))
-            writer.write(example.SerializeToString())
+            writer.write(example.SerializeToString(deterministic=True))
 
 
 def _read_tfrecord(
@@ -321,7 +321,7 @@ def _write_npz(path: pathlib.Path, ids: np.ndarray, rows: list[np.ndarray]) -> N
 def _read_npz(
     path: pathlib.Path, counts: np.ndarray, num_classes: int
 ) -> tuple[list[str], np.ndarray]:
-    with np.load(path) as data:
+    with open(path, "rb") as file, np.load(file) as data:
         ids, rows = data["ids"].tolist(), data["probabilities"]
         if len(ids) != len(counts):
             raise ValueError(f"it holds {len(ids)} clips, expected {len(counts)}")

@@ -138,8 +138,9 @@ def _summarize(
     from psl_jax.tag_output import clock
 
     of = f" of {total}" if done < total else ""
+    noun = "files" if total > 1 else "file"
     print(
-        f"{done}{of} files, {clock(seconds, 0)} of audio in {elapsed:.1f} s "
+        f"{done}{of} {noun}, {clock(seconds, 0)} of audio in {elapsed:.1f} s "
         f"({seconds / elapsed:.0f} times real time); {arguments.format} in {arguments.out}"
     )
 

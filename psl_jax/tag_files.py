@@ -5,6 +5,7 @@ import math
 import os
 import pathlib
 import tempfile
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -82,6 +83,7 @@ class RowFile:
     def __init__(self, num_classes: int):
         self._num_classes = num_classes
         self._file = tempfile.TemporaryFile()  # noqa: SIM115
+        weakref.finalize(self, self._file.close)
 
     def add(self, rows: np.ndarray) -> None:
         rows.astype(np.float32).tofile(self._file)
@@ -91,9 +93,6 @@ class RowFile:
         self._file.seek(0)
         while len(block := np.fromfile(self._file, np.float32, _SPOOL_ROWS * self._num_classes)):
             yield block.reshape(-1, self._num_classes)
-
-    def close(self) -> None:
-        self._file.close()
 
 
 def find_files(paths: Iterable[str]) -> tuple[list[Input], list[BadFile]]:

@@ -15,7 +15,9 @@ from psl_jax.tag_output import clock, shown
 
 NUM_TAGS = 12
 _LABEL_ROOM = 32
+_IMAGE = {"aspect": "auto", "interpolation": "nearest"}
 _EVENT = "#d55e00"
+_TIME_STEPS = (0.05, 0.1, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200)  # s
 _MEL_TICKS = (125, 500, 1000, 2000, 4000)  # Hz
 
 
@@ -24,7 +26,7 @@ def require_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise UserError("--plot needs matplotlib: pip install matplotlib") from error
+        raise UserError("--plot needs matplotlib: pip install 'psl_jax[plot]'") from error
 
 
 def plot_file(tags: FileTags, path: str | os.PathLike) -> None:
@@ -54,19 +56,25 @@ def draw(tags: FileTags, decibel: np.ndarray, step: float):
     above.set_title(_plain(title), loc="left", fontsize=11, fontweight="bold")
     above.set_title("orange: events", loc="right", fontsize=9, color=_EVENT)
     below.set_xlim(0, tags.seconds)
+    step = next((s for s in _TIME_STEPS if tags.seconds / s <= 12), 3600)
+    below.set_xticks(np.arange(0, tags.seconds + step / 100, step))
     below.xaxis.set_major_formatter(lambda value, _: _tick(value, tags.seconds))
     below.set_xlabel("time (s)" if tags.seconds < 60 else "time (min:s)")
     return figure
 
 
 def _draw_spectrogram(axes, decibel: np.ndarray, step: float, seconds: float) -> None:
-    top = decibel.max()
-    edges = np.minimum((np.arange(len(decibel) + 1) * step), seconds)
-    bands = np.arange(decibel.shape[1] + 1)
-    axes.pcolormesh(
-        edges, bands, decibel.T, cmap="magma", vmin=top - 80, vmax=top, rasterized=True
+    top, bands = decibel.max(), decibel.shape[1]
+    axes.imshow(
+        decibel.T,
+        cmap="magma",
+        vmin=top - 80,
+        vmax=top,
+        extent=(0, len(decibel) * step, 0, bands),
+        **_IMAGE,
     )
-    positions = [_mel_band(hertz, decibel.shape[1]) for hertz in _MEL_TICKS]
+    axes.set_xlim(0, seconds)
+    positions = [_mel_band(hertz, bands) for hertz in _MEL_TICKS]
     axes.set_yticks(positions, [f"{h / 1000:g}k" if h >= 1000 else f"{h}" for h in _MEL_TICKS])
     axes.set_ylabel("Hz")
     axes.tick_params(labelsize=8.5, bottom=False)
@@ -74,19 +82,17 @@ def _draw_spectrogram(axes, decibel: np.ndarray, step: float, seconds: float) ->
 
 def _draw_heat(axes, tags: FileTags, best: list[int]):
     values = tags.heat[:, best].T  # [tags, rows]
-    edges = np.arange(values.shape[1] + 1) * tags.heat_seconds - FRAME_SECONDS / 2
-    edges = np.clip(edges, 0, tags.seconds)
-    edges[-1] = tags.seconds
+    values = np.concatenate([values, values[:, -1:]], axis=1)  # the last row reaches to the end
+    start, stop = np.array([0, values.shape[1]]) * tags.heat_seconds - FRAME_SECONDS / 2
     highest = next(limit for limit in (0.1, 0.2, 0.5, 1.0) if values.max() <= limit or limit == 1)
-    image = axes.pcolormesh(
-        edges, np.arange(len(best) + 1), values, cmap="Blues", vmin=0, vmax=highest, rasterized=True
+    image = axes.imshow(
+        values, cmap="Blues", vmin=0, vmax=highest, extent=(start, stop, len(best), 0), **_IMAGE
     )
     for event in tags.events:
         if event.label in best:
             row = best.index(event.label) + 0.93
             ends = [event.onset, event.offset]
             axes.plot(ends, [row, row], color=_EVENT, linewidth=2.2, solid_capstyle="butt")
-    axes.invert_yaxis()
     axes.set_yticks(np.arange(len(best)) + 0.5, [_short(tags.labels[i]) for i in best])
     axes.hlines(np.arange(1, len(best)), 0, tags.seconds, color="white", linewidth=1.5)
     axes.tick_params(labelsize=8.5, left=False)

@@ -235,7 +235,7 @@ class Tagger:
                         yield waiting.pop(piece.size), self._batch_size(piece.size)
             except DecodeError as error:
                 yield Failed(number, error)
-            late = [n for n, held in waiting.items() if count - held[0].count > _PATIENCE]
+            late = [n for n, held in waiting.items() if count - held[0].number > _PATIENCE]
             for size in late:
                 yield waiting.pop(size), self._batch_size(size)
         for size, entries in waiting.items():
@@ -268,11 +268,11 @@ class Tagger:
 
 
 class _Entry(NamedTuple):
-    """A piece of waveform number `source`, the `count`-th of all pieces."""
+    """A piece of waveform number `source`, and its number among all pieces."""
 
     source: int
     piece: Piece
-    count: int
+    number: int
 
 
 def _put(work: tuple[list[_Entry], int] | Failed):

@@ -26,7 +26,7 @@ from psl_jax.mobilenetv2 import (
     INVERTED_RESIDUALS,
     STEM_CHANNELS,
     Variables,
-    create_abstract,
+    create,
     scaled,
 )
 
@@ -155,7 +155,7 @@ def is_extra(name: str) -> bool:
 
 
 def _torch_shapes(width: float, num_classes: int) -> dict[str, tuple[int, ...]]:
-    variables = create_abstract(num_classes, width)[1]
+    variables = create(num_classes, width)[1]
     zeros = jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), variables)
     return {name: array.shape for name, array in to_state(zeros, {}).items()}
 
@@ -284,7 +284,7 @@ def model_of(
         "frontend": {"top_db": LogMel().top_db, "top_db_over": LogMel().top_db_over},
         "imported": {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()},
     }
-    return Model(create_abstract(outputs, width)[0], variables, info)
+    return Model(create(outputs, width)[0], variables, info)
 
 
 def _torch():

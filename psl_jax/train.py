@@ -1,5 +1,6 @@
 """The training step and the loop around it."""
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
@@ -179,19 +180,20 @@ def train(
     log = metric_log.MetricLog(run_dir, start, active=jax.process_index() == 0)
     # Other processes may read the log before the first one has cut off what came after `start`.
     history = [line for line in metric_log.read_log(run_dir) if line["step"] <= start]
-    values = [
+    maps = [
         line[metric_log.VALIDATION_MAP] for line in history if metric_log.VALIDATION_MAP in line
     ]
-    stop = EarlyStop(settings.patience, values)
+    stop = EarlyStop(settings.patience, maps)
     done = start >= settings.max_steps or 0 < settings.patience <= stop.waited
     if done:
+        log.close()
         return
     batches = parallel.prefetch(feed(start), lambda batch: parallel.put_batch(_used(batch), mesh))
     bar = progress.bar(
         settings.max_steps, "step", description, start, show=jax.process_index() == 0
     )
     meter = _Meter(log, schedule)
-    with log, bar:
+    with log, bar, contextlib.closing(batches):
         for step in range(start + 1, settings.max_steps + 1):
             state, values = program(state, next(batches), schedule(step - 1))
             bar.update()
@@ -200,6 +202,7 @@ def train(
                 meter.put(step, values)
             if step % settings.validate_every == 0 or at_end:
                 meter.flush()
+                _check_finite(step, values)
                 value = validate(state.variables)
                 log.write(step, {metric_log.VALIDATION_MAP: value})
                 bar.set_postfix(mAP=f"{value:.4f}", best=f"{max(value, stop.best):.4f}")
@@ -208,9 +211,9 @@ def train(
                     break
             elif step % settings.checkpoint_every == 0:
                 meter.flush()
+                _check_finite(step, values)
                 checkpoints.save(step, state)
         meter.flush()
-    batches.close()
 
 
 def _used(batch):
@@ -234,11 +237,17 @@ class _Meter:
             return
         step, values = self.pending
         self.pending = None
-        numbers = {name: float(value) for name, value in values.items()}
-        if not all(map(math.isfinite, numbers.values())):
-            raise UserError(
-                f"the loss is not finite at step {step}: {numbers}. The checkpoints before it are "
-                "kept. Try a smaller train.learning_rate, or model.dtype=float32."
-            )
+        numbers = _check_finite(step, values)
         rate = self.schedule(step - 1)
         self.log.write(step, numbers | {metric_log.LEARNING_RATE: rate})
+
+
+def _check_finite(step: int, values: dict) -> dict[str, float]:
+    """The values as numbers, once they are there; before each checkpoint, so that all are good."""
+    numbers = {name: float(value) for name, value in values.items()}
+    if not all(map(math.isfinite, numbers.values())):
+        raise UserError(
+            f"the loss is not finite at step {step}: {numbers}. The checkpoints before it are "
+            "kept. Try a smaller train.learning_rate, or model.dtype=float32."
+        )
+    return numbers

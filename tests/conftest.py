@@ -4,7 +4,11 @@ import os
 import shutil
 import tempfile
 
+import pytest
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Compiling takes far longer than running such small programs.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 _CACHE = "JAX_COMPILATION_CACHE_DIR"
 _own_cache = None if _CACHE in os.environ else tempfile.mkdtemp(prefix="psl_jax_xla_")
 if _own_cache:
@@ -14,3 +18,12 @@ if _own_cache:
 def pytest_unconfigure():
     if _own_cache:
         shutil.rmtree(_own_cache, ignore_errors=True)
+
+
+@pytest.fixture
+def shallow(monkeypatch):
+    """Makes the networks that a test creates of 6 blocks instead of 17: much less to compile."""
+    from psl_jax import mobilenetv2
+
+    blocks = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 1, 2), (6, 64, 1, 2), (6, 96, 1, 2))
+    monkeypatch.setattr(mobilenetv2, "INVERTED_RESIDUALS", blocks)

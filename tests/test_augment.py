@@ -120,9 +120,9 @@ def test_one_mask_is_one_band_of_up_to_its_size_anywhere(settings, axis):
     hidden = hidden_places(settings, spectrograms())
     longest = settings.time_mask_frames if axis == 1 else settings.frequency_mask_bins
     places = hidden.any(axis=3 - axis)  # [examples, frames or mels]
-    np.testing.assert_array_equal(hidden, np.broadcast_to(
-        np.expand_dims(places, 3 - axis), hidden.shape
-    ))  # whole rows or columns
+    np.testing.assert_array_equal(
+        hidden, np.broadcast_to(np.expand_dims(places, 3 - axis), hidden.shape)
+    )  # whole rows or columns
     widths = places.sum(axis=1)
     assert widths.min() == 0 and widths.max() == longest
     assert all(len(runs_of(row)) <= 1 for row in places)

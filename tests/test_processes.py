@@ -1,0 +1,117 @@
+"""Several processes at once, started as users start them; and what they do together."""
+
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from synthetic_data import MemorySource, make_index
+
+from psl_jax import relabel, runtime
+from psl_jax.errors import UserError
+from psl_jax.segments import Segmentation
+from psl_jax.soft_labels import SoftLabels
+
+REPOSITORY = pathlib.Path(__file__).parents[1]
+TIMEOUT = 300  # seconds; a loaded machine is no failure
+
+# Process 1 comes late to the barrier, then each fills in its rows of a matrix.
+TOGETHER = """
+import sys, time
+import numpy as np
+from psl_jax import parallel, runtime
+process = int(sys.argv[2])
+runtime.join_processes(sys.argv[1], 2, process)
+time.sleep(2 * process)
+start = time.monotonic()
+parallel.wait_for_all("test")
+parallel.wait_for_all("test")
+waited = time.monotonic() - start
+rows = np.zeros((4, 3), np.float32)
+rows[process::2] = process + 0.1
+gathered = parallel.gather_rows(rows)
+assert gathered.dtype == np.float32 and (gathered[::2] == np.float32(0.1)).all(), gathered
+assert (gathered[1::2] == np.float32(1.1)).all(), gathered
+print("waited" if waited > 1 else "did not wait")
+"""
+
+
+def launch(workdir, *arguments):
+    return subprocess.run(
+        [REPOSITORY / "launch" / "local_processes.sh", "2", "--workdir", workdir, *arguments],
+        env=os.environ | {"PYTHON": sys.executable, "LOGS": str(workdir)},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+    )
+
+
+def test_launcher_runs_both_processes_to_the_end(tmp_path):
+    clips = {"full_clips": 12, "balanced_clips": 6, "eval_clips": 6}
+    settings = [f"--config.data.{name}={value}" for name, value in clips.items()]
+    done = launch(tmp_path, "--config=configs/quickstart.py", "--stage=prepare", *settings)
+    assert done.returncode == 0, done.stderr
+    assert "full: 12 of 12 clips" in done.stdout
+    assert "clips" not in (tmp_path / "local_processes_1.log").read_text()  # told once
+    assert len(list(tmp_path.glob("data/soundscapes/*/1.0.0/dataset_info.json"))) == 1
+
+
+def test_a_failing_process_ends_the_others_at_once(tmp_path):
+    failed = launch(tmp_path, "--config=configs/own_data.py")  # only process 0 looks at the data
+    assert failed.returncode == 2
+    assert "error: data.source_dir is empty" in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+def test_barrier_and_gather():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", TOGETHER, address, str(number)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    outputs = [process.communicate(timeout=TIMEOUT) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert outputs[0][0].strip().endswith("waited")
+    assert outputs[1][0].strip().endswith("did not wait")
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_processes_share_out_shards_whoever_is_first(monkeypatch, tmp_path, first):
+    index = make_index([2, 3, 0, 1, 4], 400)
+    segmentation = Segmentation(200 / 16000)
+
+    def scorer(batches):
+        for batch in batches:
+            real = batch["weight"] > 0
+            rows = {name: value[real] for name, value in batch.items()}
+            yield rows, (rows["clip"] + rows["segment"] / 2)[:, None] / np.full(3, 16, np.float32)
+
+    for process in (first, 1 - first):  # the second finds the shards of the first written
+        monkeypatch.setattr(relabel.jax, "process_index", lambda process=process: process)
+        monkeypatch.setattr(relabel.jax, "process_count", lambda: 2)
+        relabel.relabel(
+            scorer,
+            MemorySource(index),
+            segmentation,
+            tmp_path,
+            teacher_digest="digest",
+            batch_size=4,
+        )
+    labels = SoftLabels.open(tmp_path, index, segmentation)
+    expected = (np.arange(10)[:, None] + np.array([0, 0.5])) / 16
+    np.testing.assert_array_equal(labels.gather(np.arange(10))[..., 0], expected)
+
+
+def test_incomplete_addresses_are_errors():
+    with pytest.raises(UserError, match="--coordinator_address and --process_id missing"):
+        runtime.join_processes(num_processes=2)

@@ -1,0 +1,272 @@
+"""The command line: every format, folders, bad files, and what it prints."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+
+import audio_files
+import numpy as np
+import pytest
+import tagging
+
+from psl_jax import progress, tag, tag_files, tag_output
+from psl_jax.errors import UserError
+from psl_jax.tag_events import EventSettings
+from psl_jax.tag_output import clock, output_paths
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tagging.save(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Three good files in it, one of them in a folder of its own."""
+    root = tmp_path_factory.mktemp("audio")
+    audio_files.write(root / "a.flac", tagging.recording(6.3))
+    audio_files.write(root / "b, c.mp3", audio_files.tone(2.0, 44_100, 2), 44_100)
+    audio_files.write(root / "deep" / "a.wav", audio_files.tone(0.3))
+    (root / "notes.txt").write_text("not looked at")
+    return root
+
+
+@pytest.fixture
+def run(model, capsys, monkeypatch):
+    """Runs the command line: (exit status, standard output, standard error)."""
+    monkeypatch.setattr("psl_jax.tagger.load", lambda path: tagging.tagger())
+
+    def call(*arguments):
+        status = tag.main(tag.parse(["tag", model, *map(str, arguments)]))
+        return status, *capsys.readouterr()
+
+    return call
+
+
+def tags_of(path, **settings):
+    return tagging.tagger().tag(path, segment_seconds=2.0, **settings)
+
+
+def test_table(run, folder):
+    status, out, err = run(folder / "a.flac", "--top_k=3", "--threshold=0.7")
+    tags = tags_of(folder / "a.flac")
+    lines = out.splitlines()
+    assert (status, err) == (0, "")
+    assert lines[0] == f"{folder / 'a.flac'}  (0:06.3)"
+    for line, (label, score) in zip(lines[2:5], tags.top(3), strict=True):
+        assert line.startswith(f"  {score:.3f}  ") and label in line
+    intervals = sum(line.count("–") for line in lines[2:5])
+    best = [tags.labels.index(label) for label, _ in tags.top(3)]
+    events = tags.events(0.7)
+    assert 0 < intervals <= sum(event.label in best for event in events)
+    assert ("heard at times, too" in out) == any(event.label not in best for event in events)
+
+
+def test_csv_of_a_folder(run, folder):
+    status, out, err = run(folder, "--format=csv", "--low_threshold=0.3", "--median_filter=3")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    files = [folder / "a.flac", folder / "b, c.mp3", folder / "deep" / "a.wav"]
+    expected = [
+        [str(path), f"{e.onset:.2f}", f"{e.offset:.2f}", tagging.LABELS[e.label], f"{e.score:.4f}"]
+        for path in files
+        for e in tags_of(path).events(0.5, 0.3, 3)
+    ]
+    assert [list(row.values()) for row in rows] == expected and len(rows) > 0
+    assert (status, err) == (0, "")
+
+
+def test_json_lines(run, folder):
+    _, out, _ = run(folder, "--format=json", "--top_k=2")
+    found = [json.loads(line) for line in out.splitlines()]
+    assert [entry["seconds"] for entry in found][0::2] == [6.3, 0.3]
+    assert [len(entry["tags"]) for entry in found] == [2, 2, 2]
+    tags = tags_of(folder / "a.flac")
+    assert found[0]["tags"][0]["label"] == tags.top(1)[0][0]
+    assert [e["onset"] for e in found[0]["events"]] == [round(e.onset, 2) for e in tags.events()]
+
+
+def test_audacity_labels(run, folder):
+    _, out, _ = run(folder / "a.flac", "--format=audacity")
+    lines = [line.split("\t") for line in out.splitlines()]
+    assert len(lines) == len(tags_of(folder / "a.flac").events()) > 0
+    for onset, offset, text in lines:
+        assert 0 <= float(onset) < float(offset) <= 6.3
+        assert text.rsplit(" ", 1)[0] in tagging.LABELS
+    with pytest.raises(UserError, match="--out"):
+        run(folder, "--format=audacity")
+
+
+def test_frames(run, folder):
+    _, out, _ = run(folder / "a.flac", folder / "deep", "--format=frames", "--hop_seconds=1")
+    rows = list(csv.reader(io.StringIO(out)))
+    tags = tags_of(folder / "a.flac", hop_seconds=1.0)
+    assert rows[0] == ["file", "time", *tagging.LABELS]
+    assert rows[-1][0].endswith("a.wav") and len(rows) == len(tags.frame_scores) + 2
+    values = np.array([row[1:] for row in rows[1:-1]], float)
+    np.testing.assert_allclose(values[:, 0], tags.frame_times, atol=0.005)
+    np.testing.assert_allclose(values[:, 1:], tags.frame_scores, atol=1e-4)
+
+
+def test_whole_files(run, folder):
+    _, out, _ = run(folder / "a.flac", "--segment_seconds=0", "--format=json")
+    score = tagging.tagger().tag(folder / "a.flac").top(1)[0][1]
+    assert json.loads(out)["tags"][0]["score"] == pytest.approx(score, abs=1e-4)
+
+
+def test_out_writes_a_file_for_each(run, folder, tmp_path):
+    status, out, _ = run(folder, "--out", tmp_path / "new")
+    written = sorted(str(p.relative_to(tmp_path / "new")) for p in tmp_path.rglob("*.csv"))
+    assert written == ["a.csv", "b, c.csv", os.path.join("deep", "a.csv")]
+    assert status == 0 and out.startswith("3 files, 0:09 of audio in ") and "csv in " in out
+    assert (tmp_path / "new" / "a.csv").read_text().startswith("file,onset,offset,label,score\n")
+    for style in ("json", "audacity", "frames", "table"):
+        assert run(folder, "--out", tmp_path / style, "--format", style)[0] == 0
+        assert len([p for p in (tmp_path / style).rglob("*") if p.is_file()]) == 3
+    entry = json.loads((tmp_path / "json" / "a.json").read_text())
+    assert entry["seconds"] == 6.3
+
+
+def test_bad_files_are_a_line_each_and_the_rest_go_on(run, folder, tmp_path):
+    bad = audio_files.bad_files(tmp_path / "bad")
+    empty = tmp_path / "nothing"
+    empty.mkdir()
+    names = [tmp_path / "bad" / name for name in bad if name != "folder.wav"]
+    status, out, err = run(*names[:4], folder / "a.flac", *names[4:], folder, empty, "--format=csv")
+    lines = err.splitlines()
+    assert status == 1 and len(lines) == len(names) + 1
+    for name in names:
+        assert any(line.startswith(f"{name}: {bad[name.name]} (") for line in lines), name
+    assert lines[0] == f"{empty}: empty (a folder without audio files)"
+    assert {row["file"] for row in csv.DictReader(io.StringIO(out))} >= {str(folder / "a.flac")}
+
+
+def test_truncated_long_file_leaves_nothing_but_its_line(run, tmp_path):
+    path = audio_files.write(tmp_path / "x.wav", np.tile(tagging.recording(5.0), 40))
+    audio_files.truncate(path, 0.95)
+    status, out, err = run(path, "--format=csv", "--segment_seconds=2")
+    assert (status, len(err.splitlines())) == (1, 1)
+    assert "x.wav: truncated (ends after" in err and len(out.splitlines()) <= 1
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(96_000, 6), (8_000, 1), (44_100, 2)])
+def test_odd_rates_and_channels(run, tmp_path, rate, channels):
+    path = audio_files.write(tmp_path / "x.wav", audio_files.tone(3.0, rate, channels), rate)
+    status, out, _ = run(path, "--format=json")
+    assert status == 0 and json.loads(out)["seconds"] == pytest.approx(3.0, abs=0.001)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--threshold=2"], "threshold is 2"),
+        (["--median_filter=2"], "odd"),
+        (["--top_k=0"], "top_k is 0"),
+        (["--segment_seconds=100"], "segment_seconds is 100"),
+        (["--hop_seconds=5"], "hop_seconds is 5"),
+        (["--plot=x.png"], "one picture for 3 files"),
+    ],
+)
+def test_wrong_settings_are_user_errors(run, folder, arguments, message):
+    with pytest.raises(UserError, match=message):
+        run(folder, *arguments)
+
+
+def test_names_of_outputs_do_not_collide(tmp_path):
+    names = ["a.wav", "a.flac", "b.wav", "b.wav", "deep/a.wav", "c"]
+    inputs = [tag_files.Input(f"{i}/{name}", name) for i, name in enumerate(names)]
+    found = output_paths(tmp_path, inputs, ".csv").values()
+    relative = [str(path.relative_to(tmp_path)) for path in found]
+    expected = "a.wav.csv a.flac.csv b.wav.csv b.wav.2.csv deep/a.csv c.csv"
+    assert relative == expected.split()
+
+
+def test_clock():
+    assert [clock(x) for x in (0, 3.24, 59.96)] == ["0:00.0", "0:03.2", "1:00.0"]
+    assert clock(3599.96) == "1:00:00.0"
+    assert [clock(x, 0) for x in (0, 61.4, 3661)] == ["0:00", "1:01", "1:01:01"]
+
+
+def test_memory_does_not_grow_with_length(monkeypatch, tmp_path):
+    """Of a file no more than some blocks are in memory: rows for pictures are pooled."""
+    collector = tag_files._Collector(tagging.LABELS, EventSettings(), whole=True, keep_rows=False)
+    rows = np.zeros((500, len(tagging.LABELS)), np.float32)
+    for _ in range(40):
+        collector.pool.add(rows)
+        collector.finder.add(rows)
+    assert len(collector.pool.rows) <= 2401
+
+
+def test_progress_of_many_files_goes_to_standard_error(run, folder, monkeypatch):
+    shown = []
+    original = progress.bar
+    monkeypatch.setattr(
+        progress, "bar", lambda *a, **k: shown.append((a, k["show"])) or original(*a, **k)
+    )
+    monkeypatch.setattr(tag, "MANY_FILES", 3)
+    _, out, err = run(folder, "--format=json")
+    assert shown == [((3, "file", "tag"), True)]
+    assert len(out.splitlines()) == 3 and "3/3" in err
+
+
+def test_as_a_program(model, folder, tmp_path):
+    """In a process of its own: exit status, plain messages, and no TensorFlow."""
+    audio_files.write(tmp_path / "bad.wav", np.zeros(0))
+    code = (
+        "import sys; from psl_jax import entry, tag\n"
+        "try: entry.run(tag.main, tag.parse)\n"
+        "finally: print('tensorflow' in sys.modules, file=sys.stderr)"
+    )
+
+    def call(*arguments):
+        command = [sys.executable, "-c", code, *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    done = call(model, folder / "a.flac", tmp_path / "bad.wav", "--format=csv")
+    assert done.returncode == 1
+    assert done.stdout.startswith("file,onset,offset,label,score\n")
+    assert done.stderr.splitlines() == [
+        f"{tmp_path / 'bad.wav'}: empty (a header without any audio)",
+        "False",
+    ]
+    done = call(tmp_path, folder)
+    assert done.returncode == 2
+    assert "\nerror: " in done.stderr and "no finished model" in done.stderr
+
+
+def test_help(capsys):
+    with pytest.raises(SystemExit) as caught:
+        tag.parse(["tag", "--help"])
+    text = capsys.readouterr().out
+    assert caught.value.code == 0 and "--hop_seconds" in text and "Exit status" in text
+
+
+def test_table_with_long_labels_and_no_events():
+    tags = tag_files.FileTags(
+        tag_files.Input("x.wav", "x.wav"),
+        ("z" * 70, "b"),
+        3700.0,
+        np.array([0.2, 0.1], np.float32),
+        np.array([0.3, 0.1], np.float32),
+        [],
+        np.zeros((1, 2), np.float32),
+        0.32,
+    )
+    lines = tag_output.table(tags, 5).splitlines()
+    assert lines[0] == "x.wav  (1:01:40.0)" and lines[2].endswith("z…")
+    assert max(map(len, lines)) < 60
+
+
+def test_plots(run, folder, tmp_path):
+    pytest.importorskip("matplotlib")
+    import matplotlib.image
+
+    assert run(folder / "deep", "--plot", tmp_path / "pictures")[0] == 0
+    assert run(folder / "a.flac", "--plot", tmp_path / "one.png", "--threshold=0.6")[0] == 0
+    names = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.png"))
+    assert names == ["one.png", "pictures/a.png"]
+    for name in names:
+        picture = matplotlib.image.imread(tmp_path / name)
+        assert picture.shape[1] == 1650 and len(np.unique(picture[:, :, 0])) > 50
