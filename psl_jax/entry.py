@@ -20,6 +20,9 @@ def run(main: Callable, parse_flags: Callable | None = None) -> None:
     except UserError as error:
         print(f"\nerror: {error}", file=sys.stderr)
         _exit(2)
+    except BrokenPipeError:  # `... | head` ends quietly
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _exit(141)
     except KeyboardInterrupt:
         print("\nstopped; run the same command again to go on", file=sys.stderr)
         _exit(130)

@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import pathlib
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -56,8 +55,6 @@ def main(arguments: argparse.Namespace) -> int:
     """Tags and writes; returns the exit status."""
     from psl_jax import runtime, tag_files, tagger
 
-    with contextlib.suppress(AttributeError, ValueError):  # `... | head` ends quietly
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
