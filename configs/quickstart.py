@@ -14,11 +14,11 @@ def get_config():
     result.name = "quickstart"
     result.data.corpus = "soundscapes"
     result.data.full_clips, result.data.balanced_clips, result.data.eval_clips = 800, 150, 200
-    result.model.width = 0.125
+    result.model.width, result.model.dropout = 0.125, 0.0
     result.train.batch_size = 8
-    result.train.learning_rate = 1e-3
-    result.train.epochs = 6
-    result.train.decay_power = 1.0
+    result.train.learning_rate = 2e-3
+    result.train.epochs = 8
+    result.train.schedule, result.train.decay_power = "polynomial", 1.0
     result.evaluate.batch_size = 32
     # Augmentation needs more steps than this to pay, and without it the teacher and the students
     # on 10 s share one compiled program.

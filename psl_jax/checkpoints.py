@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from psl_jax import files, parallel
+from psl_jax import files, flat_state, parallel
 from psl_jax.errors import UserError
 from psl_jax.mobilenetv2 import Network, Variables, create
 
@@ -24,6 +24,7 @@ MODEL_FILE = "model.json"
 MODEL_FOLDER = "averaged"
 _WEIGHTS = "weights"
 _METRIC = "mAP"
+_ARRAYS = "arrays"
 
 
 class TrainingCheckpoints:
@@ -63,18 +64,37 @@ class TrainingCheckpoints:
         Raises UserError where it cannot be written; the earlier checkpoints are kept.
         """
         metrics = None if mean_average_precision is None else {_METRIC: mean_average_precision}
+        flat, index = flat_state.flatten(parallel.to_host(state))
         with _plain_disk_errors(self.directory):
-            self._checkpointer.save(step, state, metrics=metrics)
+            self._checkpointer.save(step, flat, metrics=metrics, custom_metadata={_ARRAYS: index})
 
     def restore(self, state: Any) -> Any:
-        """The latest checkpoint, placed like `state`; `state` itself where there is none."""
+        """The latest checkpoint, placed like `state`; `state` itself where there is none.
+
+        Raises UserError where it holds the state of another network.
+        """
         latest = self._checkpointer.latest
         if latest is None:
             return state
-        abstract = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+        flat, index = self._load(latest.step)
+        if index != flat_state.flatten(parallel.to_host(state))[1]:
+            raise UserError(
+                f"the checkpoint of step {latest.step} in {self.directory} is of another network "
+                "or an older version; give another --workdir, or delete that folder"
+            )
+        leaves = flat_state.split(flat, index)
+        return jax.tree.map(
+            lambda x, new: jax.device_put(new, x.sharding),
+            state,
+            jax.tree.unflatten(jax.tree.structure(state), leaves),
         )
-        return self._checkpointer.load(latest.step, abstract)
+
+    def _load(self, step: int) -> tuple[dict[str, np.ndarray], list]:
+        """The long arrays, and what lies where in them."""
+        saved = self._checkpointer.metadata(step)
+        index = (saved.custom_metadata or {}).get(_ARRAYS, [])
+        loaded = self._checkpointer.load(step, _on_this_host(saved.metadata))
+        return {key: np.asarray(array) for key, array in loaded.items()}, index
 
     def steps(self) -> list[int]:
         return [info.step for info in self._checkpointer.checkpoints]
@@ -90,9 +110,7 @@ class TrainingCheckpoints:
 
     def load_variables(self, step: int) -> Variables:
         """The network's variables at `step`, as NumPy arrays."""
-        saved = self._checkpointer.metadata(step).metadata
-        state = self._checkpointer.load(step, _on_this_host(saved))
-        variables = parallel.to_host(state["variables"])
+        variables = flat_state.nested(*self._load(step))["variables"]
         return Variables(int_keys(variables["params"]), int_keys(variables["stats"]))
 
     def average_best(self) -> tuple[Variables, list[int]]:
@@ -152,14 +170,19 @@ def save_model(folder: str | os.PathLike, variables: Variables, info: dict[str, 
 
 
 def load_model(path: str | os.PathLike) -> Model:
-    """A model from a run folder, from its `averaged` folder or from a published `.pt` checkpoint.
+    """A model from a run folder, its `averaged` folder, an export of its weights or a `.pt` file.
 
-    Raises UserError, saying what to do, where there is none.
+    Exported are Orbax folders and `.safetensors`; a `.pt` file is an export or a published
+    checkpoint. Raises UserError, saying what to do, where there is no model.
     """
     if pathlib.Path(path).suffix in (".pt", ".pth"):
         from psl_jax import torch_state  # which uses this module
 
         return torch_state.load(path)
+    if pathlib.Path(path).suffix == ".safetensors":
+        from psl_jax import export_weights  # likewise
+
+        return export_weights.read_safetensors(path)
     folder = pathlib.Path(os.path.abspath(path))
     if not (folder / MODEL_FILE).exists():
         folder = folder / MODEL_FOLDER

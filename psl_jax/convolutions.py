@@ -25,13 +25,24 @@ def _pointwise_forward(x, kernel):
 
 def _pointwise_backward(saved, gradient):
     x, kernel = saved
-    # As autodiff writes it, the kernel's gradient comes out transposed, and XLA:CPU then fuses a
-    # strided transposition of the whole gradient into its producer: 134 ms where this takes 20.
-    axes = tuple(range(x.ndim - 1))
-    kernel_gradient = jax.lax.dot_general(
-        x, jax.lax.optimization_barrier(gradient), ((axes, axes), ((), ()))
-    )
+    kernel_gradient = _pointwise_kernel_gradient(x, gradient)
     return gradient @ kernel.astype(x.dtype).T, kernel_gradient.astype(kernel.dtype)
+
+
+def _pointwise_kernel_gradient(x, gradient):
+    """[inputs, outputs]; where many positions meet a small kernel, from several parts of the batch.
+
+    As autodiff writes it, the kernel's gradient comes out transposed, and XLA:CPU then fuses a
+    strided transposition of the whole gradient into its producer: 134 ms where this takes 20. A
+    product of millions of rows with a small result it computes at half the speed of two of them.
+    """
+    gradient = jax.lax.optimization_barrier(gradient)
+    rows = x.size // x.shape[-1]
+    if len(x) % 2 or rows < 6_000:
+        axes = tuple(range(x.ndim - 1))
+        return jax.lax.dot_general(x, gradient, ((axes, axes), ((), ())))
+    x, gradient = (a.reshape(2, -1, a.shape[-1]) for a in (x, gradient))
+    return jax.lax.dot_general(x, gradient, (((1,), (1,)), ((0,), (0,)))).sum(axis=0)
 
 
 pointwise.defvjp(_pointwise_forward, _pointwise_backward)
@@ -102,18 +113,18 @@ def _input_gradient(gradient, kernel, stride, shape):
 
 
 def _kernel_gradient(x, gradient, stride):
-    """Sums of products in float32, one weight after the other in a loop.
+    """Sums of products in float32, [3, 3, channels].
 
-    One loop body for the nine weights, and not nine reductions side by side, more than halves the
-    time to compile a training step on a CPU, and the step itself runs faster too.
+    One reduction of nine operands over the frames, then small sums: XLA:CPU makes one pass over x
+    and the gradient of it, in half the time of a reduction for each weight.
     """
-    frames, bands = gradient.shape[1:3]
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    size = (len(x), stride * (frames - 1) + 1, stride * (bands - 1) + 1, x.shape[-1])
-
-    def weight(position):
-        view = jax.lax.dynamic_slice(padded, (0, position // 3, position % 3, 0), size)
-        product = view[:, ::stride, ::stride] * gradient
-        return jnp.sum(product.astype(jnp.float32), axis=(0, 1, 2))
-
-    return jax.lax.map(weight, jnp.arange(9)).reshape(3, 3, x.shape[-1])
+    products = [
+        (view * gradient).astype(jnp.float32)
+        for _, _, view in _taps(padded, gradient.shape[1:3], stride)
+    ]
+    zeros = [jnp.float32(0)] * len(products)
+    sums = jax.lax.reduce(
+        products, zeros, lambda a, b: [p + q for p, q in zip(a, b, strict=True)], (1,)
+    )
+    return jnp.stack(sums).sum(axis=(1, 2)).reshape(3, 3, x.shape[-1])

@@ -97,7 +97,7 @@ def _frames(audio: jax.Array) -> jax.Array:
     padded = jnp.pad(audio, ((0, 0), (WINDOW // 2, WINDOW // 2)), mode="reflect")
     frames = num_frames(audio.shape[1])
     usable = (frames - 1) * HOP + WINDOW
-    chunks = padded[:, :usable].reshape(len(audio), usable // chunk, chunk)
+    chunks = padded[:, :usable].reshape(audio.shape[0], usable // chunk, chunk)
     stride, last = HOP // chunk, (frames - 1) * (HOP // chunk) + 1
     take = partial(jax.lax.slice_in_dim, chunks, axis=1)
     return jnp.concatenate([take(i, i + last, stride) for i in range(WINDOW // chunk)], axis=-1)

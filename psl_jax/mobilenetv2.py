@@ -63,8 +63,21 @@ def scaled(channels: int, width: float) -> int:
 def output_frames(frames):
     """Output frames for `frames` input frames: 1001 -> 32, 201 -> 7. Works on ints and arrays."""
     for _ in range(NUM_HALVINGS):
-        frames = (frames - 1) // 2 + 1
+        frames = halved(frames)
     return frames
+
+
+def halved(frames):
+    """Frames after a convolution of stride 2. Works on ints and arrays."""
+    return (frames - 1) // 2 + 1
+
+
+def cut(x: jax.Array, valid_frames: jax.Array | None) -> jax.Array:
+    """x [batch, frames, ...] with zeros from frame `valid_frames` [batch] on; None: x itself."""
+    if valid_frames is None:
+        return x
+    inside = jnp.arange(x.shape[1]) < valid_frames[:, None]
+    return jnp.where(jax.lax.expand_dims(inside, range(2, x.ndim)), x, jnp.zeros((), x.dtype))
 
 
 class BatchNorm(nnx.Module):
@@ -175,11 +188,14 @@ class InvertedResidual(nnx.Module):
         self.project = Pointwise(hidden, outputs, rng)
         self.project_norm = BatchNorm(outputs)
 
-    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, context: Context, valid_frames: jax.Array | None = None
+    ) -> jax.Array:
         y = x
         if self.expand is not None and self.expand_norm is not None:
             y = jax.nn.relu6(self.expand_norm(self.expand(y, context), context))
-        y = jax.nn.relu6(self.depthwise_norm(self.depthwise(y, context), context))
+        y = self.depthwise(cut(y, valid_frames), context)
+        y = jax.nn.relu6(self.depthwise_norm(y, context))
         y = self.project_norm(self.project(y, context), context)
         return x + y if self.shortcut else y
 
@@ -218,16 +234,31 @@ class MobileNetV2(nnx.Module):
         self.classifier = Classifier(head, num_classes, rng)
         self.dropout = dropout
 
-    def features(self, logmel: jax.Array, context: Context) -> jax.Array:
-        """Embeddings of frames: [batch, frames, 64] -> float32 [batch, frames / 32, 1280]."""
-        x = jax.nn.relu6(self.stem_norm(self.stem(logmel, context), context))
+    def features(
+        self, logmel: jax.Array, context: Context, valid_frames: jax.Array | None = None
+    ) -> jax.Array:
+        """Embeddings of frames: [batch, frames, 64] -> float32 [batch, frames / 32, 1280].
+
+        With valid_frames [batch], what lies past a row's end is set to zero before each 3x3
+        convolution, which is what the convolution itself assumes there: a row's first
+        output_frames(valid_frames) embeddings are then those of the row alone, without padding.
+        """
+        x = self.stem(cut(logmel, valid_frames), context)
+        x = jax.nn.relu6(self.stem_norm(x, context))
+        valid = None if valid_frames is None else halved(valid_frames)
         for block in self.blocks:
-            x = block(x, context)
+            x = block(x, context, valid)
+            if valid is not None and block.depthwise.stride == 2:
+                valid = halved(valid)
         x = jax.nn.relu6(self.head_norm(self.head(x, context), context))
         return x.astype(jnp.float32).mean(axis=2)  # over frequency
 
     def __call__(
-        self, logmel: jax.Array, context: Context, dropout_keys: jax.Array | None = None
+        self,
+        logmel: jax.Array,
+        context: Context,
+        dropout_keys: jax.Array | None = None,
+        valid_frames: jax.Array | None = None,
     ) -> jax.Array:
         """Class probabilities of each output frame.
 
@@ -236,11 +267,12 @@ class MobileNetV2(nnx.Module):
           context: how to run.
           dropout_keys: [batch] random keys, one an example so that results do not depend on how a
             batch is split over devices; needed in training.
+          valid_frames: int32 [batch] input frames that are not padding (see `features`); None: all.
 
         Returns:
           float32 [batch, output_frames(frames), classes].
         """
-        x = self.features(logmel, context)
+        x = self.features(logmel, context, valid_frames)
         if context.train and self.dropout > 0:
             if dropout_keys is None:
                 raise ValueError("training needs dropout_keys")
@@ -284,15 +316,23 @@ class Network(NamedTuple):
         logmel: jax.Array,
         context: Context,
         dropout_keys: jax.Array | None = None,
+        valid_frames: jax.Array | None = None,
     ) -> tuple[jax.Array, dict]:
         """Frame probabilities [batch, frames / 32, classes] and the new running statistics."""
         module = nnx.merge(self.graphdef, *variables, copy=True)
-        frames = module(logmel, context, dropout_keys)
+        frames = module(logmel, context, dropout_keys, valid_frames)
         return frames, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
 
-    def embed(self, variables: Variables, logmel: jax.Array, context: Context) -> jax.Array:
+    def embed(
+        self,
+        variables: Variables,
+        logmel: jax.Array,
+        context: Context,
+        valid_frames: jax.Array | None = None,
+    ) -> jax.Array:
         """Embedding of each output frame: float32 [batch, frames / 32, 1280]."""
-        return nnx.merge(self.graphdef, *variables, copy=True).features(logmel, context)
+        module = nnx.merge(self.graphdef, *variables, copy=True)
+        return module.features(logmel, context, valid_frames)
 
 
 def create(

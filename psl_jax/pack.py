@@ -60,12 +60,12 @@ def folder_sources(
 
     Memory: the audio of one split. Raises UserError for CSVs of another form or nothing usable.
     """
-    from psl_jax.datasets import own_clips, own_folder
+    from psl_jax.datasets import clip_rows, own_folder
     from psl_jax.datasets.index import build_index
     from psl_jax.datasets.workers import ordered_map
 
     found = own_folder.read_folder(folder, separator)
-    load = functools.partial(own_clips.load_clip, max_seconds=max_seconds)
+    load = functools.partial(clip_rows.load_clip, max_seconds=max_seconds)
     for split, rows in found.rows.items():
         described, audio = [], []
         loaded = ordered_map(load, rows, num_workers)

@@ -23,6 +23,9 @@ REFLECTION = WINDOW // 2
 # computed in overlapping pieces of the longest.
 WHOLE_LENGTHS = (4, 8, 16, 32, 64, 128)
 
+# Output frame i depends on the input frames from 32 i - REACH to 32 i + REACH and on no others.
+REACH = 245
+
 # Output frames next to a cut that are left out. One depends on the 245 input frames on either side,
 # and the two next to the cut are reflections and not what is there: 247 make 8 output frames.
 MARGIN = 8

@@ -99,8 +99,14 @@ def label_quality(labels: SoftLabels, index: ClipIndex, segmentation: Segmentati
     for _, probabilities, _ in parts:
         soft[at : at + len(probabilities), : probabilities.shape[1]] = probabilities[:, :width]
         at += len(probabilities)
-    truth = index.segment_labels(segmentation) if index.has_events else None
-    result = metrics.label_quality(soft, index.weak_labels(), counts, truth)
+    weak = index.weak_labels()
+    result = metrics.label_quality(soft, weak, counts)
+    if index.event_offsets is not None:
+        # A labelled clip without an event was not annotated: AudioSet has strong labels of some.
+        known = np.diff(index.event_offsets) > 0
+        truth = index.segment_labels(segmentation)[known]
+        part = metrics.label_quality(soft[known], weak[known], counts[known], truth)
+        result["segment_mAP"] = part["segment_mAP"]
     return result | {"segment_seconds": segmentation.seconds}
 
 

@@ -74,7 +74,7 @@ def write_run_report(
         "quality_table": tables.quality_table({"label_quality": {"soft": quality}}),
         "files": _files(run_dir),
     }
-    return _render("run.html.jinja", run_dir / REPORT_NAME, context)
+    return render("run.html.jinja", run_dir / REPORT_NAME, context)
 
 
 def best_checkpoints(
@@ -243,7 +243,7 @@ def write_suite_report(suite_dir: str | os.PathLike, results: Mapping[str, Any])
         "quality_table": tables.quality_table(results),
         "quality_figures": report_charts.label_quality(tables.label_qualities(results)),
     }
-    return _render("suite.html.jinja", suite_dir / REPORT_NAME, context)
+    return render("suite.html.jinja", suite_dir / REPORT_NAME, context)
 
 
 def _best(experiments: Sequence[Mapping[str, Any]]) -> str | None:
@@ -282,7 +282,8 @@ def _link(suite_dir: pathlib.Path, report: pathlib.Path) -> str | None:
 # --- Rendering ------------------------------------------------------------------------------
 
 
-def _render(template: str, path: pathlib.Path, context: Mapping[str, Any]) -> pathlib.Path:
+def render(template: str, path: pathlib.Path, context: Mapping[str, Any]) -> pathlib.Path:
+    """Writes a page from a template of this package; returns its path."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("psl_jax", "templates"),
         autoescape=True,

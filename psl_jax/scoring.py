@@ -13,16 +13,21 @@ from psl_jax.mobilenetv2 import Context, Network, Variables, clip_probabilities,
 
 
 @lru_cache
-def scoring_program(network: Network, logmel: LogMel, context: Context, mesh: Mesh):
+def scoring_program(
+    network: Network, logmel: LogMel, context: Context, mesh: Mesh, padded: bool = False
+):
     """The jitted (variables, audio, num_samples) -> probabilities [batch, classes] on `mesh`.
 
+    padded: rows may end in padding, which is to have no influence on the frames before it.
     Cached, so that experiments of one suite that need the same program compile it once.
     """
 
     def score(variables: Variables, audio: jax.Array, num_samples: jax.Array) -> jax.Array:
         features = logmel(audio, num_samples, parallel.AXIS)
-        frames, _ = network.apply(variables, features, context)
-        return clip_probabilities(frames, output_frames(num_frames(num_samples)))
+        valid = num_frames(num_samples)
+        inside = valid if padded else None
+        frames, _ = network.apply(variables, features, context, valid_frames=inside)
+        return clip_probabilities(frames, output_frames(valid))
 
     specs = (parallel.REPLICATED, parallel.SPLIT, parallel.SPLIT)
     return parallel.data_parallel(score, mesh, specs, parallel.SPLIT)
@@ -44,7 +49,10 @@ class Scorer:
     ):
         self.mesh = parallel.local_mesh(num_devices)
         self.variables = parallel.replicate(parallel.to_host(variables), self.mesh)
-        self.program = scoring_program(network, logmel, context, self.mesh)
+        self._programs = {
+            padded: scoring_program(network, logmel, context, self.mesh, padded)
+            for padded in (False, True)
+        }
 
     def __call__(
         self, batches: Iterable[dict[str, np.ndarray]]
@@ -61,12 +69,19 @@ class Scorer:
 
         pending = None
         for batch, inputs in parallel.prefetch(batches, put):
-            result = self.program(self.variables, inputs["audio"], inputs["num_samples"])
+            program = self._programs[_has_padding(batch)]
+            result = program(self.variables, inputs["audio"], inputs["num_samples"])
             if pending is not None:
                 yield _real_rows(*pending)
             pending = batch, result
         if pending is not None:
             yield _real_rows(*pending)
+
+
+def _has_padding(batch: dict[str, np.ndarray]) -> bool:
+    """Whether a real row ends before the array does: most batches need no care for padding."""
+    short = batch["num_samples"] < batch["audio"].shape[1]
+    return bool(short[batch["weight"] > 0].any())
 
 
 def _real_rows(batch, result):

@@ -5,8 +5,9 @@
     tags.top(5)            # [("siren", 0.93), ...]
     tags.frame_scores      # [frames, classes], a row every 0.32 s at tags.frame_times
 
-The network runs on arrays of few different shapes, padded where the audio is shorter; the padding
-has no influence (see padded.py), so that tagging files of many lengths compiles few programs.
+The network runs on arrays of few different shapes, padded where the audio is shorter. The padding
+has no influence (see MobileNetV2.features), and tagging files of many lengths compiles few
+programs.
 """
 
 import dataclasses
@@ -21,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from psl_jax import padded, parallel
+from psl_jax import parallel
 from psl_jax.checkpoints import Model, load_model
 from psl_jax.datasets.decoding import MIN_SECONDS, DecodeError
 from psl_jax.errors import UserError
@@ -308,10 +309,10 @@ def _program(network: Network, logmel: LogMel, output: str):
             own = jnp.where(valid, features, -jnp.inf).max(axis=(1, 2))
             loudest = jnp.where(jnp.isnan(loudest), own, loudest)
             features = jnp.maximum(features, loudest[:, None, None] - logmel.top_db)
-        embedding, scores = padded.embed_and_score(
-            network, variables, features, num_frames(num_samples), context
-        )
-        return embedding if output == "embedding" else scores
+        valid = num_frames(num_samples)
+        if output == "embedding":
+            return network.embed(variables, features, context, valid)
+        return network.apply(variables, features, context, valid_frames=valid)[0]
 
     return jax.jit(run)
 

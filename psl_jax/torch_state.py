@@ -20,6 +20,7 @@ from psl_jax import files
 from psl_jax.checkpoints import Model
 from psl_jax.datasets.class_lists import audioset_classes
 from psl_jax.errors import UserError
+from psl_jax.export_options import sidecar
 from psl_jax.frontend import LogMel, hann, mel_filters
 from psl_jax.mobilenetv2 import (
     HEAD_CHANNELS,
@@ -259,8 +260,17 @@ def write(path: str | os.PathLike, state: Mapping[str, np.ndarray]) -> None:
 
 
 def load(path: str | os.PathLike, classes: tuple[str, ...] | None = None) -> Model:
-    """A published checkpoint as a model; classes default to AudioSet's where there are 527."""
-    return model_of(read(path), path, classes)
+    """A published checkpoint, or an export, as a model.
+
+    What is known of an export is in the JSON file beside it. Without one the classes default to
+    AudioSet's where there are 527.
+    """
+    state, beside = read(path), sidecar(path)
+    if not beside.exists():
+        return model_of(state, path, classes)
+    info = files.read_json(beside)
+    model = model_of(state, path, tuple(info["classes"]))
+    return Model(model.network, model.variables, info)
 
 
 def model_of(

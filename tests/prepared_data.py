@@ -35,7 +35,7 @@ def read_split(data_dir: str, split: str) -> dict[str, dict]:
 
 
 def report_of(data_dir: str) -> dict:
-    return json.loads((pathlib.Path(data_dir) / "preparation.json").read_text())
+    return json.loads((pathlib.Path(data_dir) / "report.json").read_text())
 
 
 def problems_of(data_dir: str, file: str) -> list[tuple[str, str]]:

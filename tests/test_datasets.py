@@ -8,12 +8,21 @@ import signal
 import subprocess
 import sys
 
+import audio_files
 import numpy as np
 import pytest
 from prepared_data import config, read_split, record_hashes, small_folder
+from tensorflow_datasets.core import example_serializer
 
 from psl_jax.clips import ClipIndex
-from psl_jax.datasets import clip_builder, index, soundscapes, tensorflow_quietly
+from psl_jax.datasets import (
+    clip_builder,
+    index,
+    records,
+    shards,
+    soundscapes,
+    tensorflow_quietly,
+)
 from psl_jax.datasets.workers import ordered_map
 from psl_jax.errors import UserError
 from psl_jax.prepare import prepare
@@ -120,6 +129,22 @@ def test_prepared_data_is_used_again(scenes_dir, capsys, monkeypatch):
 def test_settings_that_cannot_be(changes, match, tmp_path):
     with pytest.raises(UserError, match=match):
         prepare(config(**changes), tmp_path)
+
+
+@pytest.mark.parametrize("events", [None, (), ((0.5, 1.25, 3), (1.0, 2.1, 0))])
+@pytest.mark.parametrize("labels", [(), (1,), (0, 3)])
+def test_records_are_those_that_tfds_would_write(events, labels):
+    audio = audio_files.int16_noise(1000)
+    clip = records.Clip("-é", audio, labels, events)
+    features = records.features(("a", "b", "c", "d"), events=events is not None)
+    serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
+    example = {"id": "-é", "audio": audio, "labels": list(labels)}
+    if events is not None:
+        columns = list(zip(*events, strict=True)) or ((), (), ())
+        example["events"] = dict(zip(("onset", "offset", "label"), columns, strict=True))
+    theirs = serializer.get_tf_example(features.encode_example(example))
+    ours = records.serialized(clip, events=events is not None)
+    assert ours == theirs.SerializeToString(deterministic=True)
 
 
 # ---- the index ---------------------------------------------------------------------------------
@@ -251,8 +276,8 @@ def test_killed_preparation_leaves_nothing_that_looks_whole(tmp_path):
 
 
 def test_shards_are_small_and_even(tmp_path, monkeypatch):
-    monkeypatch.setattr(clip_builder, "CLIPS_PER_SHARD", 3)
-    monkeypatch.setattr(clip_builder, "MIN_SHARDS", 2)
+    monkeypatch.setattr(shards, "CLIPS_PER_SHARD", 3)
+    monkeypatch.setattr(shards, "MIN_SHARDS", 2)
     data = config(corpus="soundscapes", full_clips=10, balanced_clips=2, eval_clips=5)
     data_dir = prepare(data, tmp_path)
     sizes = {split: index.shard_sizes(data_dir, split).tolist() for split in ("full", "eval")}

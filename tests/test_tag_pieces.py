@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from psl_jax import mobilenetv2, padded, pieces
+from psl_jax import mobilenetv2, pieces
 from psl_jax.frontend import HOP, WINDOW
 from psl_jax.pieces import FRAME_SAMPLES, Pool, Timeline, cut_segments, cut_whole
 from psl_jax.segments import Segmentation
@@ -56,16 +56,16 @@ def reach() -> int:
 
 
 def test_pieces_overlap_by_what_a_frame_depends_on():
-    assert reach() == padded.REACH
+    assert reach() == pieces.REACH
     reflected = -(-WINDOW // 2 // HOP)  # input frames at a cut that hold a reflection
-    assert padded.REACH + reflected <= pieces.MARGIN * FRAME_SAMPLES // HOP
+    assert pieces.REACH + reflected <= pieces.MARGIN * FRAME_SAMPLES // HOP
     kept = []
     for piece in cut_whole([np.zeros(3_000_000, np.int16)]):
         start = piece.onset // FRAME_SAMPLES
         kept += range(start + piece.first, start + piece.stop)
         after = (len(piece.audio) - (piece.stop - 1) * FRAME_SAMPLES) // HOP  # input frames
         assert piece.onset == 0 or piece.first == pieces.MARGIN
-        assert piece.last or after >= padded.REACH + reflected
+        assert piece.last or after >= pieces.REACH + reflected
     assert kept == list(range(3_000_000 // FRAME_SAMPLES + 1))
 
 

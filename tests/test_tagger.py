@@ -88,6 +88,20 @@ def test_full_segments_score_as_in_the_evaluation(model):
     np.testing.assert_allclose(tags.scores, scores.mean(axis=0), atol=TOLERANCE)
 
 
+def test_padding_of_short_segments_has_no_influence_on_scores(model):
+    """Segments that end in silence longer than the front end's reflection, padded with zeros."""
+    small, samples = tagging.model(), np.array([32_000, 20_001, 9_000], np.int32)
+    audio = np.zeros((3, 32_000), np.int16)
+    for row, n in zip(audio, samples, strict=True):
+        row[: n - 600] = tagging.recording(2.0, seed=int(n))[: n - 600]
+    scorer = Scorer(small.network, small.variables, model.logmel, Context())
+    batch = {"audio": audio, "num_samples": samples, "weight": np.ones(3, np.float32)}
+    ((_, scores),) = scorer([batch])
+    for row, n, found in zip(audio, samples, scores, strict=True):
+        expected = tagging.network_alone(row[:n]).mean(axis=0)
+        np.testing.assert_allclose(found, expected, atol=TOLERANCE)
+
+
 def test_frame_times_are_where_sounds_are(model):
     """Each frame's embedding changes most for a click at the frame's time."""
     quiet = np.random.default_rng(0).normal(0, 0.01, 8 * 16_000).astype(np.float32)

@@ -6,33 +6,27 @@ import datetime
 import errno
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+import types
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import absl.logging
-import numpy as np
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core import example_serializer, splits
+from tensorflow_datasets.core import splits
 
 from psl_jax import files, progress
 from psl_jax.clips import ClipIndex
 from psl_jax.datasets import index as index_lib
-from psl_jax.datasets import records, tensorflow_quietly
+from psl_jax.datasets import preparation_report, records, shards, tensorflow_quietly
 from psl_jax.datasets.problems import Problem
 from psl_jax.datasets.workers import ordered_map
 from psl_jax.errors import UserError
-
-# The input pipeline shuffles in windows of whole shards, so shards are small (80 MB of 10 s clips),
-# and even a small split has several, so that readers and processes can share it.
-CLIPS_PER_SHARD = 256
-MIN_SHARDS = 8
-
-REPORT_NAME = "preparation.json"
 
 
 class ClipBuilder(tfds.core.GeneratorBasedBuilder):
@@ -43,6 +37,8 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder):
     clips arrive, in row order, so memory does not grow with the corpus (the writer of
     `GeneratorBasedBuilder` gathers up to 1 GB and sorts it again on disk). Everything is written
     to a temporary folder that TFDS renames when whole; index, class list and report are in it.
+
+    With Beam each of its workers writes a shard at a time: the very same files.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -54,6 +50,7 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder):
     class_ids: tuple[str, ...]
     has_events: bool
     problems: list[tuple[str | None, Problem]]  # (split, problem), found before loading
+    absent: Mapping[str, int] = types.MappingProxyType({})  # clips by split that make no row
 
     def __init__(
         self,
@@ -69,6 +66,7 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder):
         """
         self.settings = dict(settings)
         self.num_workers = num_workers
+        self._beam_options: str | None = None
         config = tfds.core.BuilderConfig(name=settings_digest(settings), version=self.VERSION)
         tensorflow_quietly()  # before TFDS imports it
         with _absl_quiet():  # TFDS warns of any configuration that is not a class attribute
@@ -87,16 +85,24 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder):
         first = "\n".join(f"  {p.file}: {p.kind} ({p.detail})" for p in problems[:5])
         return UserError(f"no clip of split {split!r} is usable. The first problems:\n{first}")
 
-    def prepare(self) -> dict[str, Any]:
+    def prepare(self, beam_options: str | None = None) -> dict[str, Any]:
         """Makes the data set if it is not there whole; returns its report.
+
+        Args:
+          beam_options: of a Beam pipeline, whose workers then write the shards; None: threads of
+            this process.
 
         Raises:
           UserError: a split without any usable clip, or the disk is full.
         """
+        self._beam_options = beam_options
         if not self.is_prepared():
             with plain_disk_errors(self.data_dir), _locked(pathlib.Path(self.data_dir).parent):
                 self._prepare_alone()
-        return files.read_json(os.path.join(self.data_dir, REPORT_NAME))
+        report = preparation_report.read_report(self.data_dir)
+        if report is None:
+            raise UserError(f"{self.data_dir} has no report: delete it and prepare the data again")
+        return report
 
     def _prepare_alone(self) -> None:
         if self.is_prepared():  # by the process that held the lock before
@@ -144,78 +150,84 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder):
 
     def _write_splits(self) -> None:
         folder = pathlib.Path(self.data_dir)  # the temporary one while TFDS prepares
+        all_rows = self._rows()  # finds problems, too
         split_infos, reports, problems = [], {}, list(self.problems)
-        for split, rows in self._rows().items():
-            index, num_bytes, found = self._write_split(folder, split, rows)
-            problems += [(split, problem) for problem in found]
+        for split, rows in all_rows.items():
+            index, contents = self._write_split(folder, split, rows)
+            known = [problem for where, problem in self.problems if where == split]
+            problems += [(split, problem) for problem in contents.problems]
             split_infos.append(
                 splits.SplitInfo(
                     name=split,
                     shard_lengths=index.shard_sizes.tolist(),
-                    num_bytes=num_bytes,
+                    num_bytes=contents.num_bytes,
                     filename_template=self._get_filename_template(split_name=split),
                 )
             )
-            reports[split] = {"rows": len(rows)} | split_report(index)
+            reports[split] = preparation_report.split_report(
+                index,
+                len(rows) + self.absent.get(split, 0),
+                known + contents.problems,
+                contents.source_rates,
+            )
         self.info.set_splits(splits.SplitDict(split_infos))
         files.write_csv(
             folder / "classes.csv",
             ("index", "mid", "display_name"),
             zip(range(len(self.classes)), self.class_ids, self.classes, strict=True),
         )
-        files.write_json(folder / REPORT_NAME, self._report(reports, problems))
+        preparation_report.write_report(folder, self._report(reports, problems))
 
     def _write_split(
         self, folder: pathlib.Path, split: str, rows: Sequence[Any]
-    ) -> tuple[ClipIndex, int, list[Problem]]:
-        problems: list[Problem] = []
-        described: list[tuple] = []
+    ) -> tuple[ClipIndex, shards.ShardContents]:
+        parts = shards.plan(len(rows))
+        paths = [folder / f"part-{split}-{number:05d}" for number in range(len(parts))]
+        if self._beam_options is None:
+            written = self._write_parts(split, rows, parts, paths)
+        else:
+            from psl_jax.datasets import beam_shards
 
-        def clips() -> Generator[records.Clip, None, None]:
-            loaded = ordered_map(self._loader(), rows, self.num_workers)
-            for item in progress.track(loaded, len(rows), "clips", f"prepare {split}"):
-                problems.extend(item.problems)
-                if item.clip is not None:
-                    clip = item.clip
-                    described.append((clip.id, len(clip.audio), clip.labels, clip.events))
-                    yield clip
-
-        planned = max(-(-len(rows) // CLIPS_PER_SHARD), min(MIN_SHARDS, len(rows)), 1)
-        with contextlib.closing(clips()) as stream:
-            parts, sizes = self._write_parts(folder, split, stream, -(-len(rows) // planned))
-        if not described:
-            raise self._nothing_left(split, problems)
+            written = beam_shards.write_shards(
+                [rows[part] for part in parts],
+                paths,
+                loader=self._loader(),
+                has_events=self.has_events,
+                options=self._beam_options,
+                name=f"{self.name} {split}",
+            )
+        whole = shards.ShardContents()
+        for contents in written:
+            whole.add(contents)
+        if not whole.clips:
+            raise self._nothing_left(split, whole.problems)
+        kept = [path for path, contents in zip(paths, written, strict=True) if contents.clips]
         template = self._get_filename_template(split_name=split)
-        for number, part in enumerate(parts):
-            part.rename(template.sharded_filepath(shard_index=number, num_shards=len(parts)))
-        index = index_lib.build_index(split, self.classes, described, sizes)
+        for number, path in enumerate(kept):
+            path.rename(template.sharded_filepath(shard_index=number, num_shards=len(kept)))
+        sizes = [len(contents.clips) for contents in written if contents.clips]
+        index = index_lib.build_index(split, self.classes, whole.clips, sizes)
         index.save(folder / f"index-{split}.npz")
-        num_bytes = sum(path.stat().st_size for path in folder.glob(f"*-{split}.tfrecord-*"))
-        return index, num_bytes, problems
+        return index, whole
 
     def _write_parts(
-        self, folder: pathlib.Path, split: str, clips: Iterable[records.Clip], part_clips: int
-    ) -> tuple[list[pathlib.Path], list[int]]:
-        """Writes files of `part_clips` clips (the last may hold fewer): their paths and sizes.
+        self, split: str, rows: Sequence[Any], parts: list[slice], paths: list[pathlib.Path]
+    ) -> list[shards.ShardContents]:
+        """Writes the shards here; clips are loaded by several threads and come in order."""
 
-        How many there are is known only at the end, so they get their final names later.
-        """
-        tf = tensorflow_quietly()
-        serializer = example_serializer.ExampleSerializer(self.info.features.get_serialized_info())
-        parts: list[pathlib.Path] = []
-        sizes: list[int] = []
-        with contextlib.ExitStack() as stack:
-            for clip in clips:
-                if not sizes or sizes[-1] == part_clips:
-                    stack.close()  # flushes, and raises what the disk refuses
-                    parts.append(folder / f"part-{split}-{len(parts):05d}")
-                    sizes.append(0)
-                    writer = stack.enter_context(tf.io.TFRecordWriter(os.fspath(parts[-1])))
-                example = records.example(clip, events=self.has_events)
-                encoded = self.info.features.encode_example(example)
-                writer.write(serializer.serialize_example(encoded))
-                sizes[-1] += 1
-        return parts, sizes
+        def loaded() -> Generator[records.Loaded, None, None]:
+            items = ordered_map(self._loader(), rows, self.num_workers)
+            yield from progress.track(items, len(rows), "clips", f"prepare {split}")
+
+        with contextlib.closing(loaded()) as stream:
+            return [
+                shards.write_shard(
+                    path,
+                    itertools.islice(stream, part.stop - part.start),
+                    self.has_events,
+                )
+                for part, path in zip(parts, paths, strict=True)
+            ]
 
     def _report(
         self, reports: dict[str, Any], problems: list[tuple[str | None, Problem]]
@@ -237,25 +249,6 @@ def settings_digest(settings: Mapping[str, Any]) -> str:
     """Twelve hexadecimal digits that change with any setting."""
     text = json.dumps(settings, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def split_report(index: ClipIndex) -> dict[str, Any]:
-    """What a split holds, for the report: clips, hours, labels, shards, hash of the ids."""
-    counts = index.class_counts()
-    return {
-        "clips": len(index),
-        "hours": round(index.hours, 4),
-        "labels": int(counts.sum()),
-        "clips_per_class": {
-            "min": int(counts.min()),
-            "median": float(np.median(counts)),
-            "max": int(counts.max()),
-        },
-        "classes_without_clips": int((counts == 0).sum()),
-        "events": 0 if index.event_values is None else len(index.event_values),
-        "shards": len(index.shard_sizes),
-        "clip_ids_sha256": index.ids_sha256,
-    }
 
 
 @contextlib.contextmanager

@@ -1,21 +1,54 @@
-"""The clip of a row of a folder of one's own recordings. Needs neither TensorFlow nor TFDS."""
+"""A clip to be, and the one loader of all corpora that are made of recordings.
 
-from collections.abc import Sequence
+Needs neither TensorFlow nor TFDS.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 from psl_jax.datasets import records
-from psl_jax.datasets.decoding import DecodeError, decode
-from psl_jax.datasets.own_folder import ClipRow, Event
+from psl_jax.datasets.decoding import Audio, DecodeError
 from psl_jax.datasets.problems import Problem
 from psl_jax.segments import SAMPLE_RATE
+
+Event = tuple[float, float, int]  # onset and offset in seconds, class index
+
+
+class StoredAudio(Protocol):
+    """Where the audio of one clip lies; see stored_audio.py. Picklable, and small."""
+
+    def decode(self, max_seconds: float | None) -> Audio:
+        """See `decoding.decode`. Raises DecodeError."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ClipRow:
+    """One clip to be: its id, where its audio lies, and what is said of it."""
+
+    id: str
+    filename: str  # for messages: as the corpus's table has it
+    audio: StoredAudio
+    labels: tuple[int, ...]
+    events: tuple[Event, ...] | None = None
+
+
+def mixed(rows: Iterable[ClipRow]) -> tuple[ClipRow, ...]:
+    """The rows in an order that depends on the ids alone and mixes them.
+
+    Tables are often sorted by class, and training shuffles only within windows of shards.
+    """
+    return tuple(sorted(rows, key=lambda row: hashlib.md5(row.id.encode()).digest()))
 
 
 def load_clip(row: ClipRow, max_seconds: float) -> records.Loaded:
     """Decodes the clip of a row, cut to `max_seconds`: pure and picklable.
 
-    A file without usable audio gives no clip but its problem. A silent file is kept.
+    Audio that is not usable gives no clip but its problem. A silent clip is kept.
     """
     try:
-        audio = decode(row.path, max_seconds)
+        audio = row.audio.decode(max_seconds)
     except DecodeError as error:
         return records.Loaded(None, (Problem(row.filename, error.kind, error.detail),))
     problems = []
@@ -31,7 +64,8 @@ def load_clip(row: ClipRow, max_seconds: float) -> records.Loaded:
         if outside and not audio.cut:
             detail = f"{outside} begin after the end of the file ({seconds:.2f} s); left out"
             problems.append(Problem(row.filename, "bad event", detail))
-    return records.Loaded(records.Clip(row.id, audio.samples, row.labels, events), tuple(problems))
+    clip = records.Clip(row.id, audio.samples, row.labels, events)
+    return records.Loaded(clip, tuple(problems), audio.source_rate)
 
 
 def _trim(events: Sequence[Event], seconds: float) -> tuple[tuple[Event, ...], int]:

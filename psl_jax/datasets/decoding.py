@@ -75,6 +75,7 @@ class Audio:
     samples: np.ndarray
     cut: bool = False  # the file goes on after `samples`
     source_seconds: float | None = None  # length of the whole file, where its header is exact
+    source_rate: int = SAMPLE_RATE  # before resampling, Hz
 
     @property
     def silent(self) -> bool:
@@ -114,6 +115,33 @@ def decode(file: AudioFile, max_seconds: float | None = None) -> Audio:
         raise DecodeError("unreadable", _one_line(error)) from error
 
 
+def from_samples(samples: np.ndarray, rate: int, max_seconds: float | None = None) -> Audio:
+    """As `decode`, of samples that are in memory: int16 [samples] at `rate` Hz, mono.
+
+    Raises DecodeError where they are too short.
+    """
+    limit, enough = _limits(max_seconds)
+    blocks = iter([samples if rate == SAMPLE_RATE else samples / np.float32(_FULL_SCALE)])
+    found = _collect(_at_16khz(blocks, rate), enough)
+    _check_length(found)
+    cut = enough is not None and len(found) > enough
+    return Audio(found[:limit], cut, len(samples) / rate, rate)
+
+
+def _limits(max_seconds: float | None) -> tuple[int | None, int | None]:
+    """Samples to keep, and how many more than that are called a cut."""
+    if max_seconds is None:
+        return None, None
+    limit = round(max_seconds * SAMPLE_RATE)
+    return limit, limit + round(CUT_TOLERANCE_SECONDS * SAMPLE_RATE)
+
+
+def _check_length(samples: np.ndarray) -> None:
+    if len(samples) < MIN_SAMPLES:
+        length = f"{len(samples) / SAMPLE_RATE:.3f} s"
+        raise DecodeError("too short", f"{length}, at least {MIN_SECONDS} s are needed")
+
+
 def _check_readable(file: AudioFile) -> None:
     if not isinstance(file, str | os.PathLike):
         file.seek(0, io.SEEK_END)
@@ -139,18 +167,15 @@ def _decode_source(source: soundfile.SoundFile, max_seconds: float | None) -> Au
     frames = source.frames if exact else None
     if frames == 0:
         raise DecodeError("empty", "a header without any audio")
-    limit = None if max_seconds is None else round(max_seconds * SAMPLE_RATE)
-    enough = None if limit is None else limit + round(CUT_TOLERANCE_SECONDS * SAMPLE_RATE)
+    limit, enough = _limits(max_seconds)
     counter = _Counter()
     samples = _collect(_at_16khz(_mono_blocks(source, counter), source.samplerate), enough)
     cut = enough is not None and len(samples) > enough
     if not cut:
         _check_whole(source, frames, counter)
-    if len(samples) < MIN_SAMPLES:
-        length = f"{len(samples) / SAMPLE_RATE:.3f} s"
-        raise DecodeError("too short", f"{length}, at least {MIN_SECONDS} s are needed")
+    _check_length(samples)
     whole = None if frames is None else frames / source.samplerate
-    return Audio(samples[:limit], cut, whole)
+    return Audio(samples[:limit], cut, whole, source.samplerate)
 
 
 class _Counter:
@@ -164,20 +189,22 @@ class _Counter:
 def _mono_blocks(source: soundfile.SoundFile, counter: _Counter) -> Iterator[np.ndarray]:
     """Blocks of the mean over channels: float32 [frames], finite.
 
-    A decoder error ends the blocks and is left in `counter`: what it means depends on how many
-    frames had to come.
+    What needs no computing, 16 kHz mono of 16 bits, comes as the int16 it is. A decoder error ends
+    the blocks and is left in `counter`: what it means depends on how many frames had to come.
     """
     block = max(_BLOCK_SAMPLES // source.channels, 1)
+    ready = (source.samplerate, source.channels, source.subtype) == (SAMPLE_RATE, 1, "PCM_16")
+    dtype = "int16" if ready else "float32"
     while True:
         try:
-            data = source.read(block, dtype="float32", always_2d=True)  # [frames, channels]
+            data = source.read(block, dtype=dtype, always_2d=True)  # [frames, channels]
         except soundfile.LibsndfileError as error:
             counter.error = error
             return
         if not len(data):
             return
-        mono = _mean_over_channels(data)
-        if not np.isfinite(mono).all():
+        mono = data[:, 0] if ready else _mean_over_channels(data)
+        if not ready and not np.isfinite(mono).all():
             at = counter.frames + int(np.argmin(np.isfinite(mono)))
             raise DecodeError(
                 "not finite", f"NaN or infinite sample at {at / source.samplerate:.3f} s"
@@ -238,7 +265,9 @@ def _check_whole(source: soundfile.SoundFile, frames: int | None, counter: _Coun
 
 
 def _to_int16(samples: np.ndarray) -> np.ndarray:
-    """Float samples in [-1, 1] rounded to int16, saturating."""
+    """Float samples in [-1, 1] rounded to int16, saturating; int16 as it is."""
+    if samples.dtype == np.int16:
+        return samples
     return np.clip(np.rint(samples * _FULL_SCALE), -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16)
 
 

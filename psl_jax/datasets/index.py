@@ -15,6 +15,7 @@ from psl_jax.datasets import tensorflow_quietly
 from psl_jax.errors import UserError
 
 _PARSE_BATCH = 64
+_INFO_NAME = "dataset_info.json"  # TFDS writes it last
 
 
 def load_index(data_dir: str | os.PathLike, split: str) -> ClipIndex:
@@ -42,6 +43,27 @@ def load_index(data_dir: str | os.PathLike, split: str) -> ClipIndex:
     except OSError as error:  # a read-only data set is no reason to stop
         print(f"could not save {path}: {error}")
     return index
+
+
+def find_data_dir(folder: str | os.PathLike) -> str:
+    """The prepared data set that `folder` is, or the only one below it: an absolute path.
+
+    Below a folder that was given to `prepare` as its `data_dir` lie
+    `<corpus>/<settings>/<version>`. Raises UserError where there is none or several.
+    """
+    root = pathlib.Path(os.path.abspath(folder))
+    if (root / _INFO_NAME).exists():
+        return os.fspath(root)
+    found = sorted(
+        path.parent
+        for depth in range(1, 4)
+        for path in root.glob("*/" * depth + _INFO_NAME)
+        if not path.parent.name.startswith("incomplete.")  # left by a killed preparation
+    )
+    if len(found) > 1:
+        names = "".join(f"\n  {path}" for path in found)
+        raise UserError(f"{folder} holds several prepared data sets: give one of{names}")
+    return os.fspath(found[0] if found else root)
 
 
 def shard_paths(data_dir: str | os.PathLike, split: str) -> list[str]:
@@ -183,10 +205,10 @@ def _dataset_info(data_dir: str | os.PathLike) -> Any:
     tensorflow_quietly()  # before TFDS imports it
     import tensorflow_datasets as tfds
 
-    if not os.path.exists(os.path.join(data_dir, "dataset_info.json")):
+    if not os.path.exists(os.path.join(data_dir, _INFO_NAME)):
         inside = sorted(os.listdir(data_dir))[:5] if os.path.isdir(data_dir) else "no such folder"
         raise UserError(
-            f"{data_dir} is not a prepared data set: expected dataset_info.json in it, found "
+            f"{data_dir} is not a prepared data set: expected {_INFO_NAME} in it, found "
             f"{inside}. Give the folder of the version, such as .../own_data/<settings>/1.0.0."
         )
     try:

@@ -10,8 +10,8 @@ from typing import Any
 
 from psl_jax.datasets import records
 from psl_jax.datasets.clip_builder import ClipBuilder
-from psl_jax.datasets.own_clips import load_clip
-from psl_jax.datasets.own_folder import ClipRow, read_folder
+from psl_jax.datasets.clip_rows import ClipRow, load_clip
+from psl_jax.datasets.own_folder import read_folder
 from psl_jax.datasets.problems import Problem
 from psl_jax.errors import UserError
 
@@ -55,8 +55,8 @@ class OwnData(ClipBuilder):
     def _loader(self) -> records.Loader:
         return functools.partial(load_clip, max_seconds=self.max_clip_seconds)
 
-    def prepare(self) -> dict[str, Any]:
-        report = super().prepare()
+    def prepare(self, beam_options: str | None = None) -> dict[str, Any]:
+        report = super().prepare(beam_options)
         made = datetime.datetime.fromisoformat(report["made"]).timestamp() + 1
         paths = {os.path.join(self.folder.path, p["file"]) for p in report["problems"]}
         if newer := [p for p in paths if os.path.exists(p) and os.path.getmtime(p) > made]:

@@ -18,26 +18,15 @@ import posixpath
 import re
 from collections.abc import Sequence
 
+from psl_jax.datasets.clip_rows import ClipRow, Event, mixed
 from psl_jax.datasets.problems import Problem
+from psl_jax.datasets.stored_audio import FileAudio
 from psl_jax.errors import UserError
 
 CLASSES_CSV = "classes.csv"
 EVENTS_SUFFIX = "_events"
 LABEL_COLUMNS = ("filename", "labels")
 EVENT_COLUMNS = ("filename", "onset", "offset", "label")
-
-Event = tuple[float, float, int]
-
-
-@dataclasses.dataclass(frozen=True)
-class ClipRow:
-    """One clip to be: its id, where its audio lies, and what is said of it."""
-
-    id: str
-    filename: str  # as in the CSV, for messages
-    path: str
-    labels: tuple[int, ...]
-    events: tuple[Event, ...] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,13 +117,13 @@ class _SplitReader:
             ClipRow(
                 id=self._ids[key],
                 filename=names[key],
-                path=os.path.join(self._root, key),
+                audio=FileAudio(os.path.join(self._root, key)),
                 labels=tuple(found),
                 events=None if by_file is None else tuple(sorted(by_file.get(key, ()))),
             )
             for key, found in labels.items()
         )
-        return tuple(sorted(rows, key=lambda row: hashlib.md5(row.id.encode()).digest()))
+        return mixed(rows)
 
     def _row_labels(self, line: int, row: dict[str, str]) -> list[int]:
         given = _split_labels(row["labels"], self._separator)

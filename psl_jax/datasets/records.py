@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from psl_jax.datasets import tensorflow_quietly
 from psl_jax.datasets.problems import Problem
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Loaded:
 
     clip: Clip | None
     problems: tuple[Problem, ...] = ()
+    source_rate: int | None = None  # of the recording, Hz
 
 
 Loader = Callable[[Any], Loaded]  # a row of a corpus to its clip; pure and picklable
@@ -54,10 +56,20 @@ def features(classes: Sequence[str], *, events: bool) -> "tfds.features.Features
     return tfds.features.FeaturesDict(contents)
 
 
-def example(clip: Clip, *, events: bool) -> dict[str, Any]:
-    """The clip as an example of `features(..., events=events)`."""
-    record: dict[str, Any] = {"id": clip.id, "audio": clip.audio, "labels": list(clip.labels)}
+def serialized(clip: Clip, *, events: bool) -> bytes:
+    """The clip as a record of `features(..., events=events)`: the bytes that TFDS would write.
+
+    TFDS's serializer copies the audio several times, which is most of the time of a 16 kHz clip.
+    The order of features is fixed, else files would differ between processes.
+    """
+    example = tensorflow_quietly().train.Example()
+    fields = example.features.feature
+    fields["id"].bytes_list.value.append(clip.id.encode())
+    fields["audio"].bytes_list.value.append(clip.audio.astype("<i2", copy=False).tobytes())
+    fields["labels"].int64_list.value.extend(clip.labels)
     if events:
         onsets, offsets, labels = zip(*clip.events, strict=True) if clip.events else ((), (), ())
-        record["events"] = {"onset": onsets, "offset": offsets, "label": labels}
-    return record
+        fields["events/onset"].float_list.value.extend(onsets)
+        fields["events/offset"].float_list.value.extend(offsets)
+        fields["events/label"].int64_list.value.extend(labels)
+    return example.SerializeToString(deterministic=True)

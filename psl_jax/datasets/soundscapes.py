@@ -20,7 +20,7 @@ from psl_jax.segments import SAMPLE_RATE
 
 CLIP_SECONDS = 10.0
 CLASSES = tuple(sorted(synthesis.SOUNDS))
-MIN_EVENT_SECONDS, MAX_EVENT_SECONDS = 0.5, 4.0
+MIN_EVENT_SECONDS, MAX_EVENT_SECONDS = 0.8, 5.0
 
 _CLIP_SAMPLES = round(CLIP_SECONDS * SAMPLE_RATE)
 _TRAIN, _EVAL = 0, 1  # separate random streams, and separate background noise
@@ -35,7 +35,7 @@ class SceneSettings:
     seed: int = 0
     missing_labels: float = 0.3  # probability that a training clip lacks one of its labels
     events_per_clip: tuple[int, int] = (1, 4)  # fewest and most
-    snr_db: tuple[float, float] = (0.0, 25.0)  # of an event against the background, uniform
+    snr_db: tuple[float, float] = (5.0, 25.0)  # of an event against the background, uniform
     rarity: float = 0.7  # classes are drawn as rank ** -rarity (Zipf)
 
 

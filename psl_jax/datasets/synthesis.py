@@ -105,14 +105,14 @@ def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
 
 def _hum(rng: np.random.Generator, n: int) -> np.ndarray:
     """A steady low tone rich in harmonics, swelling slowly."""
-    tone = _play(_table(rng, 16, rng.uniform(0.3, 1.2)), _cycles(_log_uniform(rng, 70, 260), n))
+    tone = _play(_table(rng, 16, rng.uniform(0.3, 1.2)), _cycles(_log_uniform(rng, 70, 150), n))
     swell = _sine(_cycles(rng.uniform(0.3, 2.0), n))
     return tone * (1 + np.float32(rng.uniform(0.0, 0.4)) * swell)
 
 
 def _engine(rng: np.random.Generator, n: int) -> np.ndarray:
     """Firing noise: low noise and a low tone, both pulsing 12 to 40 times a second."""
-    rate = _log_uniform(rng, 12, 40) * (1 + rng.uniform(-0.25, 0.25) * np.linspace(0, 1, n))
+    rate = _log_uniform(rng, 12, 28) * (1 + rng.uniform(-0.25, 0.25) * np.linspace(0, 1, n))
     pulse = _cycles(rate, n)
     envelope = np.exp(pulse * np.float32(-rng.uniform(2, 7)))
     tone = _play(_table(rng, 12, 0.8), pulse)
@@ -126,7 +126,7 @@ def _beeps(rng: np.random.Generator, n: int) -> np.ndarray:
     length = np.float32(rng.uniform(0.06, 0.3))
     gate = np.clip((length - since) * 200, 0, 1) * np.clip(since * 200, 0, 1)
     table = _table(rng, int(rng.integers(1, 4)), 1.0)
-    return _play(table, _cycles(_log_uniform(rng, 500, 3000), n)) * gate
+    return _play(table, _cycles(_log_uniform(rng, 1800, 3200), n)) * gate
 
 
 def _chirps(rng: np.random.Generator, n: int) -> np.ndarray:
@@ -134,7 +134,7 @@ def _chirps(rng: np.random.Generator, n: int) -> np.ndarray:
     since = _since_strike(rng, n, rng.uniform(0.12, 0.5), 0.2)
     length = np.float32(rng.uniform(0.05, 0.18))
     position = np.minimum(since / length, 1)
-    low = _log_uniform(rng, 900, 3200)
+    low = _log_uniform(rng, 2400, 4000)
     cycles = _cycles(low * (1 + rng.uniform(0.25, 0.9) * position), n)
     return _sine(cycles) * (position * (1 - position) * 4)
 
@@ -142,7 +142,7 @@ def _chirps(rng: np.random.Generator, n: int) -> np.ndarray:
 def _siren(rng: np.random.Generator, n: int) -> np.ndarray:
     """A tone that sweeps slowly up and down over more than half an octave."""
     sweep = np.abs(2 * _cycles(_log_uniform(rng, 0.35, 1.6), n) - 1)
-    low = _log_uniform(rng, 400, 1100)
+    low = _log_uniform(rng, 450, 800)
     cycles = _cycles(low * np.exp2(rng.uniform(0.6, 1.4) * sweep), n)
     return _play(_table(rng, 4, 1.2), cycles)
 
@@ -150,7 +150,7 @@ def _siren(rng: np.random.Generator, n: int) -> np.ndarray:
 def _warble(rng: np.random.Generator, n: int) -> np.ndarray:
     """A tone with fast and even vibrato."""
     vibrato = _sine(_cycles(_log_uniform(rng, 4, 14), n))
-    centre = _log_uniform(rng, 500, 2400)
+    centre = _log_uniform(rng, 900, 1800)
     cycles = _cycles(centre * (1 + rng.uniform(0.06, 0.25) * vibrato), n)
     return _play(_table(rng, 3, 1.2), cycles)
 
@@ -159,7 +159,7 @@ def _clicks(rng: np.random.Generator, n: int) -> np.ndarray:
     """A train of short, bright clicks."""
     since = _since_strike(rng, n, 1 / _log_uniform(rng, 5, 22), rng.uniform(0, 0.3))
     decay = np.exp(since * np.float32(-1 / rng.uniform(0.002, 0.007)))
-    body = _sine(since * np.float32(_log_uniform(rng, 1200, 4500)))
+    body = _sine(since * np.float32(_log_uniform(rng, 2500, 4500)))
     hiss = rng.standard_normal(n, dtype=np.float32)
     return (body + np.float32(rng.uniform(0.2, 1.0)) * hiss) * decay
 
@@ -167,7 +167,7 @@ def _clicks(rng: np.random.Generator, n: int) -> np.ndarray:
 def _knocks(rng: np.random.Generator, n: int) -> np.ndarray:
     """Dull blows, a few a second."""
     since = _since_strike(rng, n, 1 / _log_uniform(rng, 1.8, 7), rng.uniform(0.05, 0.35))
-    pitch = _log_uniform(rng, 90, 420)
+    pitch = _log_uniform(rng, 90, 240)
     decay = rng.uniform(0.015, 0.06)
     low = _sine(since * np.float32(pitch)) * np.exp(since * np.float32(-1 / decay))
     high = _sine(since * np.float32(pitch * rng.uniform(2.2, 3.4)))
@@ -187,7 +187,7 @@ def _bursts(rng: np.random.Generator, n: int) -> np.ndarray:
 def _bell(rng: np.random.Generator, n: int) -> np.ndarray:
     """Struck metal: inharmonic partials, the higher the sooner gone."""
     since = _since_strike(rng, n, rng.uniform(0.35, 1.6), 0.1)
-    pitch, decay = _log_uniform(rng, 250, 1100), rng.uniform(0.2, 0.9)
+    pitch, decay = _log_uniform(rng, 350, 700), rng.uniform(0.2, 0.9)
     sound = np.zeros(n, np.float32)
     for ratio in (1.0, 2.0, 2.76, 4.07, 5.4):
         partial = pitch * ratio * rng.uniform(0.985, 1.015)

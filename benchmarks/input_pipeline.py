@@ -1,0 +1,142 @@
+"""Clips a second of the input pipeline: 10 s clips to batches of 2 s segments with soft labels.
+
+    python benchmarks/input_pipeline.py                               # an epoch of 100,000 records
+    python benchmarks/input_pipeline.py --records 2000 --shards 2 --folder /dev/shm      # a trial
+
+A few shards of 256 records are written and read again and again under other names, so that the
+epoch has `--records` of them without filling the disk; after the first pass they come from the
+page cache. Every batch is made and thrown away. Prints clips/s, segments/s and resident memory at
+each tenth of the epoch, and writes input_pipeline.json into --out.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+import numpy as np
+
+from psl_jax import batches
+from psl_jax.clips import ClipIndex
+from psl_jax.datasets import records, shards
+from psl_jax.datasets.index import build_index
+from psl_jax.input_pipeline import TFRecordSource
+from psl_jax.segments import SAMPLE_RATE, Segmentation
+from psl_jax.soft_labels import SoftLabels, SoftLabelWriter
+
+CLIP_SECONDS, SEGMENT_SECONDS = 10, 2
+CLASSES = tuple(f"class {i}" for i in range(527))
+CLIPS_PER_SHARD = shards.CLIPS_PER_SHARD
+
+
+def main() -> None:
+    flags = _flags()
+    with tempfile.TemporaryDirectory(dir=flags.folder) as folder:
+        root = pathlib.Path(folder)
+        source = write_source(root, flags.shards, flags.records)
+        labels = write_labels(root / "labels", source.index)
+        result = measure(source, labels, flags)
+    low, high = min(result["resident_MB"]), max(result["resident_MB"])
+    print(
+        f"{result['clips_per_second']:.0f} clips/s, {result['segments_per_second']:.0f} segments/s,"
+        f" memory {low:.0f} to {high:.0f} MB"
+    )
+    flags.out.mkdir(parents=True, exist_ok=True)
+    (flags.out / "input_pipeline.json").write_text(json.dumps(result, indent=2) + "\n")
+
+
+def write_source(root: pathlib.Path, distinct: int, num_records: int) -> TFRecordSource:
+    """`num_records` clips of noise, in files of which `distinct` exist."""
+    rng = np.random.default_rng(0)
+    paths, described = [], []
+    for number in range(distinct):
+        path = root / f"clips-{number:05d}"
+        loaded = (
+            records.Loaded(
+                records.Clip(
+                    f"{number}-{k}",
+                    rng.integers(-9000, 9000, CLIP_SECONDS * SAMPLE_RATE).astype(np.int16),
+                    tuple(sorted(rng.choice(len(CLASSES), 2, replace=False).tolist())),
+                )
+            )
+            for k in range(CLIPS_PER_SHARD)
+        )
+        described.append(shards.write_shard(path, loaded, False).clips)
+        paths.append(path)
+    count = -(-num_records // CLIPS_PER_SHARD)
+    rows = [row for number in range(count) for row in described[number % distinct]]
+    index = build_index("train", CLASSES, rows, [CLIPS_PER_SHARD] * count)
+    return TFRecordSource([paths[number % distinct] for number in range(count)], index)
+
+
+def write_labels(folder: pathlib.Path, index: ClipIndex) -> SoftLabels:
+    """Soft labels of every segment."""
+    segmentation = Segmentation(SEGMENT_SECONDS)
+    writer = SoftLabelWriter(folder, index, segmentation, teacher_digest="benchmark")
+    segments = CLIP_SECONDS // SEGMENT_SECONDS
+    shape = (CLIPS_PER_SHARD, segments, len(CLASSES))
+    probabilities = np.random.default_rng(1).random(shape, np.float32)
+    for shard in range(len(index.shard_sizes)):
+        writer.write_shard(shard, list(probabilities))
+    return SoftLabels.open(folder, index, segmentation)
+
+
+def measure(source: TFRecordSource, labels: SoftLabels, flags: argparse.Namespace) -> dict:
+    """One epoch after a warm-up of one window; rates over the epoch, memory at each tenth."""
+    segmentation = Segmentation(SEGMENT_SECONDS)
+    per_epoch = int(batches.steps_per_epoch(source.index, segmentation, flags.batch_size))
+    stream = batches.train_batches(
+        source,
+        segmentation,
+        batch_size=flags.batch_size,
+        seed=0,
+        sampling=flags.sampling,
+        soft_labels=labels,
+        alpha=flags.alpha,
+    )
+    next(stream)  # the first window is read
+    resident = [_resident_megabytes()]
+    start = time.perf_counter()
+    for step in range(1, per_epoch + 1):
+        next(stream)
+        if step % max(per_epoch // 10, 1) == 0:
+            resident.append(_resident_megabytes())
+            rate = step * flags.batch_size / (time.perf_counter() - start)
+            print(f"step {step} of {per_epoch}: {rate:.0f} segments/s, {resident[-1]:.0f} MB")
+    seconds = time.perf_counter() - start
+    segments = per_epoch * flags.batch_size
+    return {
+        "records": len(source.index),
+        "sampling": flags.sampling,
+        "clips_per_second": segments / seconds / (CLIP_SECONDS / SEGMENT_SECONDS),
+        "segments_per_second": segments / seconds,
+        "resident_MB": resident,
+    }
+
+
+def _resident_megabytes() -> float:
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def _flags() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--records", type=int, default=100_000)
+    parser.add_argument("--shards", type=int, default=16, help="that exist, of 82 MB each")
+    parser.add_argument("--batch_size", type=int, default=256)
+    parser.add_argument("--sampling", default="uniform", help="uniform, balanced or weighted")
+    parser.add_argument("--alpha", type=float, default=1.0)
+    parser.add_argument("--folder", help="where to put shards and labels, 2 GB by default")
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/benchmarks"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""The export command, what it checks on, and parts of the formats by themselves."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import audio_files
+import numpy as np
+import pytest
+import synthetic_data
+import tagging
+
+from psl_jax import checkpoints, config, export, export_check, files
+from psl_jax.errors import UserError
+from psl_jax.export_options import sidecar
+from psl_jax.frontend import LogMel
+
+
+def test_other_safetensors_are_refused(tmp_path):
+    numpy = pytest.importorskip("safetensors.numpy", reason="safetensors is not installed")
+    path = tmp_path / "x.safetensors"
+    path.write_text("no weights")
+    with pytest.raises(UserError, match=r"cannot read .* as safetensors"):
+        checkpoints.load_model(path)
+    numpy.save_file({"a": np.zeros(3, np.float32)}, path)
+    with pytest.raises(UserError, match="metadata lack classes, width, segment_seconds"):
+        checkpoints.load_model(path)
+    info = {"classes": ["a", "b"], "width": 0.25, "segment_seconds": 2.0}
+    numpy.save_file(
+        {"params.a": np.zeros(3, np.float32)}, path, {k: json.dumps(v) for k, v in info.items()}
+    )
+    with pytest.raises(UserError, match=r"not those of a network of width 0\.25"):
+        checkpoints.load_model(path)
+
+
+@pytest.mark.parametrize("top_db_over", ["clip", "none"])
+def test_the_front_end_in_onnx(top_db_over):
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    from psl_jax import export_onnx
+
+    logmel = LogMel(80.0, top_db_over)
+    graph = export_onnx.GraphOperations()
+    output = export_onnx.log_mel(graph, "x", logmel)
+    helper = onnx.helper
+    ends = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in (("x", ["batch", "samples"]), (output, ["batch", "frames", 64]))
+    ]
+    program = helper.make_model(
+        helper.make_graph(graph.nodes, "x", ends[:1], ends[1:], graph.tensors),
+        opset_imports=[helper.make_opsetid("", export_onnx.OPSET)],
+        ir_version=8,
+    )
+    session = runtime.InferenceSession(program.SerializeToString())
+    audio = np.stack([export_check.synthetic_signal(2.0), np.zeros(32_000, np.float32)])
+    (found,) = session.run(None, {"x": audio})
+    np.testing.assert_allclose(found, logmel(audio), atol=0.01)
+
+
+def test_command_line(tmp_path):
+    pytest.importorskip("safetensors", reason="safetensors is not installed")
+    run, out = tagging.save(tmp_path / "run"), tmp_path / "out.safetensors"
+    audio = audio_files.write(tmp_path / "x.flac", tagging.recording(3.0))
+    command = [sys.executable, "-m", "psl_jax.export", run]
+    arguments = ["--format=safetensors", f"--out={out}", "--audio", str(audio), "--licence=mine"]
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=True)
+    assert "differs from the Flax model by at most" in done.stdout
+    assert checkpoints.load_model(out).info["licence"] == "mine"
+    done = subprocess.run(
+        [*command, "--format=torch", f"--out={out}", "--quantize"], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "error: --quantize is for --format=tflite, not torch" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--format=torch", "--out=x.pt", "--input=logmel"], "--input=logmel is for stablehlo"),
+        (["--format=torch", "--out=x.bin"], r"ends in \.pt or \.pth"),
+        (["--format=onnx", "--out=."], "is a folder"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(arguments, message):
+    with pytest.raises(UserError, match=message):
+        export.main(export.parse(["export", "run", *arguments]))
+
+
+def test_clips_of_the_run_are_found(tmp_path):
+    settings = config.base()
+    settings.data.corpus, settings.data.data_dir = "packed", str(tmp_path)
+    files.write_json(tmp_path / "run" / "config.json", files.as_json(settings.to_dict()))
+    index = synthetic_data.make_index([2, 1], [400, 300, 500], split="eval")
+    audio = synthetic_data.make_audio(index)
+    synthetic_data.write_packed(tmp_path / "eval.npz", index, audio)
+    found = export_check.own_signals(tmp_path / "run")
+    assert [len(x) for x in found] == [400, 300, 500]
+    np.testing.assert_array_equal(found[1] * 32768, audio[1])
+    assert export_check.own_signals(tmp_path) == []
+
+
+def test_the_sidecar_lies_beside():
+    assert sidecar("models/x.pt") == pathlib.Path("models/x.pt.json")

@@ -1,0 +1,225 @@
+"""python -m psl_jax.prepare as a person gives it: status, faults, Beam, and use of what it made."""
+
+import importlib.util
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+
+import audio_files
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from prepared_data import read_split, record_hashes, small_folder
+
+from psl_jax import prepare, suite
+from psl_jax.datasets import audioset, index
+from psl_jax.datasets.class_lists import audioset_classes
+from psl_jax.errors import UserError
+
+ROOT = pathlib.Path(__file__).parents[1]
+IDS = [f"{letter * 10}{number}" for letter in "ab-_Y" for number in range(3)]
+
+
+def write_tables(folder: pathlib.Path, ids=IDS) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, prefix in ((audioset.BALANCED, ""), (audioset.EVAL, "e")):
+        rows = [
+            f'{prefix}{clip[len(prefix) :]}, 0.000, 10.000, "{mids}"\n'
+            for clip, mids in zip(ids, ["/m/09x0r", "/m/05zppz,/m/09x0r"] * 8, strict=False)
+        ]
+        (folder / name).write_text("# a\n# b\n# YTID, ...\n" + "".join(rows))
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> pathlib.Path:
+    """Tables of 15 balanced and 15 eval clips, and the audio of all but one of each."""
+    folder = tmp_path_factory.mktemp("audioset") / "source"
+    write_tables(folder)
+    for number, clip in enumerate(IDS[1:]):
+        for name in (clip, f"e{clip[1:]}"):
+            samples = audio_files.int16_noise(40_000 + 100 * number, seed=number)
+            audio_files.write(folder / "audio" / f"{name}.wav", samples)
+    return folder
+
+
+def arguments(source, data_dir, *more) -> list[str]:
+    return ["--corpus=audioset", f"--source_dir={source}", f"--data_dir={data_dir}", *more]
+
+
+def run(*command) -> int:
+    """The command in this process; returns its exit status."""
+    return prepare.main(prepare.parse(["prepare", *map(str, command)]))
+
+
+def run_process(*command) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "psl_jax.prepare", *map(str, command)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def prepared(source, tmp_path_factory) -> pathlib.Path:
+    root = tmp_path_factory.mktemp("prepared")
+    assert run(*arguments(source, root)) == 0
+    return root
+
+
+# ---- the command -------------------------------------------------------------------------------
+
+
+def test_status_says_whether_too_much_is_missing(source, tmp_path, capsys):
+    assert run(*arguments(source, tmp_path, "--max_missing=0.07")) == 0
+    assert run(*arguments(source, tmp_path, "--max_missing=0.06")) == 1
+    output = capsys.readouterr().out
+    assert "balanced: 14 of 15 clips" in output and f"{IDS[0]}: no audio by this id" in output
+    assert "than --max_missing=0.06 allows: balanced (6.67 %), eval (6.67 %)" in output
+    assert "used again" in output and "delete" in output
+
+
+def test_a_second_run_reads_no_audio(source, prepared, monkeypatch):
+    def fail(*args, **kwargs):
+        raise AssertionError("looked for audio")
+
+    monkeypatch.setattr(audioset, "Scan", fail)
+    assert run(*arguments(source, prepared)) == 0
+
+
+def test_errors_are_told_plainly(tmp_path):
+    result = run_process(*arguments(tmp_path, tmp_path / "data"))
+    assert result.returncode == 2
+    assert "error: no segment CSV in" in result.stderr and "Traceback" not in result.stderr
+    result = run_process("--corpus=audioset")
+    assert result.returncode == 2
+    assert "give --corpus, --source_dir and --data_dir" in result.stderr
+
+
+def test_own_data(tmp_path):
+    folder = small_folder(tmp_path / "source", "dog|cat")
+    data = f"--data_dir={tmp_path / 'data'}"
+    assert run("--corpus=own_data", f"--source_dir={folder}", data, "--label_separator=|") == 0
+    data_dir = index.find_data_dir(tmp_path / "data")
+    assert index.class_names(data_dir) == ("cat", "dog")
+
+
+# ---- what it wrote -----------------------------------------------------------------------------
+
+
+def test_tfds_reads_it(prepared):
+    data_dir = index.find_data_dir(prepared)
+    records = read_split(data_dir, "balanced")
+    assert set(records) == set(IDS[1:])
+    for number, clip in enumerate(IDS[1:]):
+        expected = audio_files.int16_noise(40_000 + 100 * number, seed=number)
+        np.testing.assert_array_equal(records[clip]["audio"], expected)
+        assert records[clip]["labels"].tolist() == ([0, 1] if number % 2 == 0 else [0])
+    config = pathlib.Path(data_dir).parent.name
+    loaded = tfds.load(f"audioset/{config}", data_dir=prepared, split="eval")
+    assert {r["id"].decode() for r in tfds.as_numpy(loaded)} == {f"e{c[1:]}" for c in IDS[1:]}
+
+
+def test_the_only_data_set_below_a_folder_is_found(prepared, tmp_path):
+    data_dir = index.find_data_dir(prepared)
+    assert index.find_data_dir(data_dir) == data_dir
+    assert index.find_data_dir(pathlib.Path(data_dir).parent) == data_dir
+    shutil.copytree(data_dir, tmp_path / "audioset/one/1.0.0")
+    shutil.copytree(data_dir, tmp_path / "audioset/two/incomplete.x_1.0.0")
+    assert index.find_data_dir(tmp_path) == str(tmp_path / "audioset/one/1.0.0")
+    shutil.copytree(data_dir, tmp_path / "audioset/two/1.0.0")
+    with pytest.raises(UserError, match="holds several prepared data sets"):
+        index.find_data_dir(tmp_path)
+
+
+def test_description(prepared, capsys):
+    assert run(f"--describe={prepared}") == 0
+    output = capsys.readouterr().out
+    assert "balanced: 14 clips, 0.01 h" in output
+    assert "(min / median / max): 2.50 / 2.54 / 2.58" in output
+    assert "rates of the recordings: 16 kHz: 14" in output
+    assert f"{14:9d}  {14:9d}  Speech\n" in output
+    assert f"{7:9d}  {7:9d}  Male speech, man speaking\n" in output
+    page = pathlib.Path(index.find_data_dir(prepared)) / "description.html"
+    html = page.read_text()
+    assert html.count("<svg class=") == 2
+    assert "Label distribution" in html and "missing: 1" in html and "14 of 15" in html
+    assert '<td class="number" data-v="7">7</td>' in html
+    assert all(name.replace("'", "&#39;") in html for name in audioset_classes())
+
+
+def test_a_config_for_audioset_trains_on_it(prepared, tmp_path, shallow):
+    spec = importlib.util.spec_from_file_location("psl2s", ROOT / "configs/psl2s.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config()
+    config.data.data_dir = str(prepared)
+    config.model.width, config.train.batch_size, config.train.max_steps = 0.1, 4, 1
+    config.evaluate.batch_size = 4
+    teacher = module.get_config()
+    teacher.update(config)
+    teacher.labels, teacher.teacher, teacher.name = "weak", "", "teacher"
+    suite.run(teacher, tmp_path / "teacher", "average")
+    config.teacher = str(tmp_path / "teacher")
+    suite.run(config, tmp_path / "psl2s", None)
+    assert (tmp_path / "psl2s/metrics.json").exists()
+
+
+# ---- faults and Beam ---------------------------------------------------------------------------
+
+KILLED = """
+import os, signal, sys
+from psl_jax import prepare
+from psl_jax.datasets import audioset, clip_rows
+
+seen, load = [], clip_rows.load_clip
+
+def load_then_die(row, max_seconds):
+    seen.append(row)
+    if len(seen) == 20:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return load(row, max_seconds)
+
+audioset.load_clip = load_then_die
+prepare.main(prepare.parse(["prepare", *sys.argv[1:]]))
+"""
+
+
+def test_killed_and_started_again_is_whole_and_identical(source, prepared, tmp_path):
+    command = arguments(source, tmp_path)
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, *command], cwd=ROOT, check=False, capture_output=True
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert list(tmp_path.rglob("*.tfrecord-*")) and not list(tmp_path.rglob("dataset_info.json"))
+    with pytest.raises(UserError, match="not a prepared data set"):
+        index.splits(index.find_data_dir(tmp_path))
+    again = run_process(*command)  # a process of its own: nothing may depend on its hash seed
+    assert again.returncode == 0, again.stderr
+    assert not list(tmp_path.rglob("incomplete*"))
+    hashes = record_hashes(index.find_data_dir(tmp_path))
+    assert hashes == record_hashes(index.find_data_dir(prepared))
+    assert len(hashes) == 14  # seven shards of two clips in each split
+
+
+def test_beam_writes_the_same_files(source, prepared, tmp_path):
+    pytest.importorskip("apache_beam", reason="needs Apache Beam")
+    result = run_process(*arguments(source, tmp_path, "--beam_options=--runner=DirectRunner"))
+    assert result.returncode == 0, result.stderr
+    data_dir = pathlib.Path(index.find_data_dir(tmp_path))
+    assert record_hashes(data_dir) == record_hashes(index.find_data_dir(prepared))
+    ours = {path.name for path in pathlib.Path(index.find_data_dir(prepared)).iterdir()}
+    assert {path.name for path in data_dir.iterdir()} == ours - {"description.html"}
+    assert f"{IDS[0]}: no audio by this id" in (data_dir / "report.txt").read_text()
+
+
+def test_wrong_beam_options(source, tmp_path):
+    pytest.importorskip("apache_beam", reason="needs Apache Beam")
+    result = run_process(*arguments(source, tmp_path, "--beam_options=DirectRunner"))
+    assert result.returncode == 2
+    assert "--beam_options: 'DirectRunner' is no option" in result.stderr
+    assert not list(tmp_path.rglob("dataset_info.json"))
