@@ -47,7 +47,9 @@ def base() -> ConfigDict:
     )
     config.teacher = ""  # soft: a run folder, or the name of another experiment of the suite
 
-    config.frontend = ConfigDict({"top_db": 120.0, "top_db_over": "clip"})  # none | clip | batch
+    config.frontend = frontend = ConfigDict()
+    frontend.top_db, frontend.top_db_over = 120.0, "clip"  # over: none | clip | batch
+    frontend.fft = "float32"  # float64: exact in bands 100 dB under the loudest too; not on a TPU
     config.model = ConfigDict({"width": 1.0, "dropout": 0.3, "dtype": "float32"})
 
     config.train = train = ConfigDict()
@@ -188,6 +190,7 @@ _CHOICES = {
     "data.corpus": ("soundscapes", "own_data", "tfds", "packed"),
     "labels": ("weak", "soft"),
     "frontend.top_db_over": ("none", "clip", "batch"),
+    "frontend.fft": ("float32", "float64"),
     "model.dtype": ("float32", "bfloat16"),
     "train.schedule": ("constant", "polynomial"),
     "train.sampling": ("uniform", "balanced", "weighted"),

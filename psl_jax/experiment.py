@@ -46,7 +46,7 @@ class Experiment:
         self.teacher = teacher or config.teacher
         self.segmentation = Segmentation(config.segment_seconds)
         self.mesh = parallel.data_mesh(config.num_devices or None)
-        self.logmel = LogMel(config.frontend.top_db, config.frontend.top_db_over)
+        self.logmel = LogMel(**config.frontend.to_dict())
         self._sources: dict[str, Source] = {}
         _keep_config(self.run_dir / CONFIG, config)
 
@@ -272,7 +272,7 @@ def schedule_of(config: ConfigDict, max_steps: int) -> Schedule:
 def recipe_of(config: ConfigDict) -> Recipe:
     augment = config.augment.to_dict() | {"gain_db": tuple(config.augment.gain_db)}
     return Recipe(
-        logmel=LogMel(config.frontend.top_db, config.frontend.top_db_over),
+        logmel=LogMel(**config.frontend.to_dict()),
         augmentation=Augmentation(**augment),
         dtype=config.model.dtype,
         seed=config.seed,

@@ -1,10 +1,11 @@
-"""Log-mel spectrograms on the accelerator, always in float32.
+"""Log-mel spectrograms on the accelerator, in float32 or, on request, with an FFT in float64.
 
 The published front end: 16 kHz, 512-point periodic Hann window, hop 160, centred frames with
 reflect padding, power spectrum, 64 HTK mel bands from 0 to 8 kHz without norm,
 10 log10(max(power, 1e-10)), floor 120 dB under the loudest value.
 """
 
+import contextlib
 import dataclasses
 from functools import lru_cache, partial
 
@@ -27,14 +28,21 @@ class LogMel:
     top_db is the dynamic range in dB. `top_db_over` says under what maximum it is measured: each
     "clip" of a batch by itself (the default), the whole "batch" (as the reference does, which makes
     a clip's features depend on its neighbours), or "none".
+
+    fft is the type in which frames are transformed. The rounding of a "float32" FFT shows in bands
+    over 100 dB under the loudest of pure tones, by up to 0.3 dB; "float64" follows a float64
+    reference there too, takes 2.6 times as long on a CPU and is not to be had on a TPU.
     """
 
     top_db: float = 120.0
     top_db_over: str = "clip"
+    fft: str = "float32"
 
     def __post_init__(self) -> None:
         if self.top_db_over not in ("none", "clip", "batch"):
             raise ValueError(f"top_db_over must be none, clip or batch, not {self.top_db_over!r}")
+        if self.fft not in ("float32", "float64"):
+            raise ValueError(f"fft must be float32 or float64, not {self.fft!r}")
 
     def __call__(
         self, audio: jax.Array, num_samples: jax.Array | None = None, axis_name: str | None = None
@@ -49,7 +57,7 @@ class LogMel:
         Returns:
           float32 [batch, 1 + samples // 160, 64].
         """
-        mel = power_mel(to_float(audio))
+        mel = power_mel(to_float(audio), self.fft)
         decibel = 10.0 * jnp.log10(jnp.maximum(mel, AMIN))
         if self.top_db_over == "none":
             return decibel
@@ -82,11 +90,12 @@ def to_float(audio: jax.Array) -> jax.Array:
     return audio.astype(jnp.float32)
 
 
-def power_mel(audio: jax.Array) -> jax.Array:
+def power_mel(audio: jax.Array, fft: str = "float32") -> jax.Array:
     """Mel power spectrogram: float32 [batch, samples] -> [batch, 1 + samples // 160, 64]."""
-    frames = _frames(audio) * jnp.asarray(hann())  # [batch, frames, 512]
-    spectrum = jnp.fft.rfft(frames)  # [batch, frames, 257]
-    power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
+    frames = _frames(audio)  # [batch, frames, 512]
+    with jax.enable_x64(True) if fft == "float64" else contextlib.nullcontext():
+        spectrum = jnp.fft.rfft(frames.astype(fft) * hann(fft))  # [batch, frames, 257]
+        power = (jnp.square(spectrum.real) + jnp.square(spectrum.imag)).astype(jnp.float32)
     # Never at default precision: TF32 alone costs up to 18 dB in the quiet bands of tonal audio.
     return jnp.einsum("btf,fm->btm", power, mel_filters(), precision=jax.lax.Precision.HIGHEST)
 
@@ -104,10 +113,10 @@ def _frames(audio: jax.Array) -> jax.Array:
 
 
 @lru_cache
-def hann() -> np.ndarray:
-    """Periodic Hann window: float32 [512]."""
+def hann(dtype: str = "float32") -> np.ndarray:
+    """Periodic Hann window [512]."""
     n = np.arange(WINDOW)
-    return (0.5 - 0.5 * np.cos(2 * np.pi * n / WINDOW)).astype(np.float32)
+    return (0.5 - 0.5 * np.cos(2 * np.pi * n / WINDOW)).astype(dtype)
 
 
 @lru_cache

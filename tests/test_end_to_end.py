@@ -7,6 +7,7 @@ import pathlib
 import subprocess
 import sys
 
+import audio_files
 import numpy as np
 import pytest
 import synthetic_data
@@ -70,7 +71,7 @@ def test_a_missing_config_is_told_plainly(tmp_path):
 @pytest.fixture(scope="module")
 def packed_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("packed")
-    for seed, split in enumerate(("balanced", "eval")):
+    for seed, split in enumerate(("balanced", "eval", "full")):
         index = synthetic_data.make_index([4, 2], 32_000, split=split)
         audio = synthetic_data.make_audio(index, seed)
         synthetic_data.write_packed(folder / f"{split}.npz", index, audio)
@@ -105,3 +106,81 @@ def test_a_run_leaves_what_the_readme_says_and_is_not_done_again(tmp_path, packe
     other = run(*arguments, "--config.seed=1")
     assert other.returncode == 2
     assert "seed: 0 there, 1 now" in other.stderr
+
+
+SMALL = (
+    *("--config.model.width=0.1", "--config.train.max_steps=2"),
+    *("--config.train.batch_size=4", "--config.evaluate.batch_size=4"),
+)
+
+
+def run_small(*arguments):
+    """The command with a network of few layers, which compiles fast."""
+    done = subprocess.run(
+        [sys.executable, ROOT / "tests" / "small_main.py", *map(str, arguments), *SMALL],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def assert_ran(folder, names):
+    for name in names:
+        assert "loss" in (folder / name / "train_log.jsonl").read_text()
+        assert json.loads((folder / name / "metrics.json").read_text())["num_clips"] == 6
+
+
+@pytest.fixture(scope="module")
+def audio_folder(tmp_path_factory):
+    """A folder as configs/own_data.py takes it, two classes."""
+    folder = tmp_path_factory.mktemp("own")
+    for split in ("full", "balanced", "eval"):
+        rows = ["filename,labels"]
+        for i in range(6):
+            audio_files.write(folder / "audio" / f"{split}{i}.wav", audio_files.tone(2.0))
+            rows.append(f"{split}{i}.wav,{'ab'[i % 2]}")
+        (folder / f"{split}.csv").write_text("\n".join(rows))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["quickstart", "own_data"])
+def test_suites_run_for_two_steps(tmp_path, audio_folder, name):
+    sizes = {"full_clips": 6, "balanced_clips": 6, "eval_clips": 6}
+    run_small(
+        *("--config", f"configs/{name}.py", "--workdir", tmp_path),
+        *(f"--config.data.{key}={value}" for key, value in sizes.items()),
+        f"--config.data.source_dir={audio_folder if name == 'own_data' else ''}",
+    )
+    names = [
+        one["name"] for one in json.loads((tmp_path / "results.json").read_text())["experiments"]
+    ]
+    assert names == ["teacher", "weak", "psl10s", "psl5s", "psl2s"]
+    assert_ran(tmp_path, names)
+    assert (tmp_path / "report.html").exists()
+
+
+@pytest.fixture(scope="module")
+def run_single(packed_folder, tmp_path_factory):
+    """Runs a config of one experiment on packed data: its run folder."""
+    root = tmp_path_factory.mktemp("single")
+
+    def run_config(name, *arguments):
+        if not (root / name).exists():
+            run_small(
+                *("--config", f"configs/{name}.py", "--workdir", root / name),
+                *("--config.data.corpus=packed", f"--config.data.data_dir={packed_folder}"),
+                *arguments,
+            )
+        return root / name
+
+    return run_config
+
+
+@pytest.mark.parametrize("name", sorted({p.stem for p in CONFIGS} - {"quickstart", "own_data"}))
+def test_single_experiments_run_for_two_steps(run_single, name):
+    folder = run_single(name) if name in ("teacher", "weak") else None
+    if folder is None:
+        folder = run_single(name, f"--config.teacher={run_single('teacher')}")
+    assert_ran(folder.parent, [name])

@@ -112,6 +112,15 @@ def test_tonal_audio_matches_librosa(name, as_int16):
     np.testing.assert_allclose(ours[counts], theirs[counts], rtol=0, atol=TOLERANCE_DB)
 
 
+@pytest.mark.parametrize("name", tones())
+@pytest.mark.parametrize("as_int16", [True, False])
+def test_an_fft_in_float64_matches_librosa_in_all_bands(name, as_int16):
+    audio = quantised(tones()[name]) if as_int16 else tones()[name].astype(np.float32)
+    ours = logmel(audio[None], fft="float64")
+    assert ours.dtype == np.float32
+    np.testing.assert_allclose(ours[0], reference(audio), rtol=0, atol=TOLERANCE_DB)
+
+
 def test_real_recordings_match_librosa():
     """On all audio files of the folder PSL_AUDIO_DIR, or on 50 of them if there are more."""
     folder = os.environ.get("PSL_AUDIO_DIR")

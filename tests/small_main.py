@@ -1,0 +1,46 @@
+"""psl_jax.main with a shallow network, which compiles fast: python small_main.py ARGUMENTS
+
+With DIE_AT set the process kills itself (SIGKILL) on the way: "batch 5" when the fifth batch of
+training is about to be used, "shard 1" when that shard of soft labels is about to be written,
+"file psl2s/metrics.json" when that file is.
+"""
+
+import os
+import pathlib
+import runpy
+import signal
+
+from psl_jax import files, mobilenetv2, soft_labels, train
+
+mobilenetv2.INVERTED_RESIDUALS = (
+    (1, 16, 1, 1),
+    (6, 24, 1, 2),
+    (6, 32, 1, 2),
+    (6, 64, 1, 2),
+    (6, 96, 1, 2),
+)
+
+
+def die_before(module, name, is_time):
+    """Makes module.name kill the process where is_time(its arguments) is true."""
+    function = getattr(module, name)
+
+    def dying(*args, **kwargs):
+        if is_time(*args):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
+
+    setattr(module, name, dying)
+
+
+what, _, where = os.environ.get("DIE_AT", "").partition(" ")
+if what == "batch":
+    used: list = []
+    die_before(train, "_used", lambda batch: used.append(0) or len(used) == int(where))
+elif what == "shard":
+    writer = soft_labels.SoftLabelWriter
+    die_before(writer, "write_shard", lambda self, shard, rows: shard == int(where))
+elif what == "file":
+    die_before(files, "write_json", lambda path, value: pathlib.Path(path).match(f"*/{where}"))
+
+runpy.run_module("psl_jax.main", run_name="__main__", alter_sys=True)

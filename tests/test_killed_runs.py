@@ -1,0 +1,117 @@
+"""A run that is killed in each of its stages, and started again, against an undisturbed one."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import synthetic_data
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+CONFIG = """
+from psl_jax import config
+
+def get_config():
+    result = config.base()
+    result.data.corpus = "packed"
+    result.segment_seconds = 2.0
+    result.model.width = 0.1
+    result.train.batch_size = result.evaluate.batch_size = 4
+    result.train.learning_rate = 1e-2
+    result.train.epochs, result.train.log_every, result.train.checkpoint_every = 4, 1, 1
+    result.experiments = {
+        "teacher": {"labels": "weak"},
+        "psl2s": {"labels": "soft", "segment_seconds": 1.0, "teacher": "teacher"},
+    }
+    return result
+"""
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory):
+    """Runs the suite in a work folder, dying where it is told: the finished process."""
+    folder = tmp_path_factory.mktemp("killed")
+    (folder / "config.py").write_text(CONFIG)
+    for seed, split in enumerate(("balanced", "eval")):
+        index = synthetic_data.make_index([4, 3], 32_000, split=split)
+        audio = synthetic_data.make_audio(index, seed)
+        synthetic_data.write_packed(folder / f"{split}.npz", index, audio)
+
+    def run(workdir, die_at=""):
+        arguments = ("--config", folder / "config.py", "--workdir", workdir)
+        return subprocess.run(
+            [
+                *(sys.executable, ROOT / "tests" / "small_main.py", *arguments),
+                f"--config.data.data_dir={folder}",
+            ],
+            env=os.environ | {"PYTHONPATH": str(ROOT), "DIE_AT": die_at},
+            capture_output=True,
+            text=True,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def undisturbed(command, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    done = command(folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def losses(folder, name):
+    lines = (folder / name / "train_log.jsonl").read_text().splitlines()
+    return {line["step"]: line["loss"] for line in map(json.loads, lines) if "loss" in line}
+
+
+def arrays(path):
+    with np.load(path) as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+def assert_same_arrays(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    for name, array in theirs.items():
+        np.testing.assert_array_equal(ours[name], array, err_msg=name)
+
+
+def test_killed_in_every_stage(command, undisturbed, tmp_path):
+    """One run that dies four times; after each death the same command goes on."""
+
+    def die(where):
+        died = command(tmp_path, where)
+        assert died.returncode == -signal.SIGKILL, died.stderr
+
+    die("batch 5")  # while the teacher is trained
+    assert 1 <= max(losses(tmp_path, "teacher")) < 5
+    assert not (tmp_path / "teacher" / "averaged").exists()
+
+    die("shard 1")  # while the teacher relabels: one of two shards is there
+    labels = tmp_path / "psl2s" / "soft_labels"
+    (first,) = labels.glob("*.npz")
+    written = [path.stat().st_mtime_ns for path in (tmp_path / "teacher" / "metrics.json", first)]
+
+    die("batch 9")  # while the student is trained
+    assert first.stat().st_mtime_ns == written[1] and len(list(labels.glob("*.npz"))) == 2
+
+    die("file psl2s/metrics.json")  # while the student is evaluated
+    trained = (tmp_path / "psl2s" / "train_log.jsonl").read_text()
+
+    done = command(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "teacher" / "metrics.json").stat().st_mtime_ns == written[0]
+    assert (tmp_path / "psl2s" / "train_log.jsonl").read_text() == trained
+
+    for name in ("teacher", "psl2s"):
+        assert losses(tmp_path, name) == losses(undisturbed, name)
+        ours, theirs = (folder / name for folder in (tmp_path, undisturbed))
+        assert_same_arrays(arrays(ours / "scores.npz"), arrays(theirs / "scores.npz"))
+        assert (ours / "metrics.json").read_text() == (theirs / "metrics.json").read_text()
+    for path in (undisturbed / "psl2s" / "soft_labels").glob("*.npz"):
+        assert_same_arrays(arrays(labels / path.name), arrays(path))
