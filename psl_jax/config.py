@@ -24,22 +24,7 @@ def base() -> ConfigDict:
     # Several experiments in one run: name -> the settings in which it differs. Empty: just one.
     config.experiments = ConfigDict()
 
-    config.data = data = ConfigDict()
-    data.corpus = (
-        "tfds"  # soundscapes | own_data | tfds (prepared) | packed (.npz, without TensorFlow)
-    )
-    data.data_dir = ""  # default <workdir>/data
-    data.source_dir = ""  # own_data: the folder with the CSVs and the audio
-    data.max_clip_seconds = 10.0  # own_data: longer files are cut, and reported
-    data.label_separator = ";"
-    data.num_workers = 0  # 0: one a core
-    data.full_clips, data.balanced_clips, data.eval_clips = 1200, 300, 300  # soundscapes
-    data.seed = 0
-    data.missing_labels = 0.3
-    data.train_split = "balanced"
-    data.validation_split = "balanced"  # paper, section 3.2
-    data.eval_split = "eval"
-
+    config.data = _data()
     config.labels = "weak"  # weak | soft
     config.segment_seconds = 10.0
     config.alpha = (
@@ -83,6 +68,26 @@ def base() -> ConfigDict:
     config.evaluate.segment_seconds = -1.0  # -1: as in training; 0: the whole clip, zero-padded
     config.evaluate.batch_size = 64  # segments; for relabeling too
     return config
+
+
+def _data() -> ConfigDict:
+    """Which clips, and where they are."""
+    data = ConfigDict()
+    data.corpus = (
+        "tfds"  # soundscapes | own_data | tfds (prepared) | packed (.npz, without TensorFlow)
+    )
+    data.data_dir = ""  # default <workdir>/data
+    data.source_dir = ""  # own_data: the folder with the CSVs and the audio
+    data.max_clip_seconds = 10.0  # own_data: longer files are cut, and reported
+    data.label_separator = ";"
+    data.num_workers = 0  # 0: one a core
+    data.full_clips, data.balanced_clips, data.eval_clips = 1200, 300, 300  # soundscapes
+    data.seed = 0
+    data.missing_labels = 0.3
+    data.train_split = "balanced"
+    data.validation_split = "balanced"  # paper, section 3.2
+    data.eval_split = "eval"
+    return data
 
 
 def teacher() -> ConfigDict:
