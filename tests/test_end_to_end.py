@@ -140,7 +140,7 @@ def audio_folder(tmp_path_factory):
         rows = ["filename,labels"]
         for i in range(6):
             audio_files.write(folder / "audio" / f"{split}{i}.wav", audio_files.tone(2.0))
-            rows.append(f"{split}{i}.wav,{'ab'[i % 2]}")
+            rows.append(f"audio/{split}{i}.wav,{'ab'[i % 2]}")
         (folder / f"{split}.csv").write_text("\n".join(rows))
     return folder
 
