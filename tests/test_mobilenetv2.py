@@ -287,7 +287,7 @@ def test_dropout_is_for_training_only(network):
 def test_dropout_keeps_its_share_and_the_expected_logit(network, monkeypatch):
     net, variables, _ = network
     monkeypatch.setattr(
-        mobilenetv2.MobileNetV2, "features", lambda self, x, context: jnp.ones((len(x), 2, 1280))
+        mobilenetv2.MobileNetV2, "features", lambda self, x, *_: jnp.ones((len(x), 2, 1280))
     )
     kernel = np.zeros((1280, 6), np.float32)
     kernel[:, 0] = 1 / 1280
