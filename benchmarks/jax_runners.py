@@ -11,8 +11,9 @@ from cases import NUM_CLASSES, Case
 from runners import Runner, seconds_of
 
 from psl_jax import parallel
+from psl_jax.folding import JaxOperations, fold, frame_probabilities
 from psl_jax.frontend import LogMel
-from psl_jax.mobilenetv2 import Context, clip_probabilities, create
+from psl_jax.mobilenetv2 import clip_probabilities, create
 from psl_jax.scoring import scoring_program
 from psl_jax.train import Recipe, init_state, train_program
 
@@ -87,21 +88,21 @@ def _train(case: Case):
 
 
 def _relabel(case: Case):
-    network, variables = _network()
-    program = scoring_program(network, LogMel(), Context(dtype=jnp.dtype(case.dtype)), _mesh())
+    _, variables = _network()
+    program = scoring_program(LogMel(), case.dtype, _mesh())
     batch = _batch(case)
-    variables = parallel.replicate(parallel.to_host(variables), _mesh())
-    return program, (variables, batch["audio"], batch["num_samples"])
+    folded = parallel.replicate(fold(variables), _mesh())
+    return program, (folded, batch["audio"], batch["num_samples"])
 
 
 def _forward(case: Case):
-    network, variables = _network()
-    context = Context(dtype=jnp.dtype(case.dtype))
+    _, variables = _network()
+    operations = JaxOperations(jnp.dtype(case.dtype))
 
-    def forward(variables, log_mel):
-        return clip_probabilities(network.apply(variables, log_mel, context)[0])
+    def forward(network, log_mel):
+        return clip_probabilities(frame_probabilities(network, log_mel, operations))
 
-    return jax.jit(forward), (variables, jnp.asarray(case.log_mel()))
+    return jax.jit(forward), (jax.device_put(fold(variables)), jnp.asarray(case.log_mel()))
 
 
 def _frontend(case: Case):

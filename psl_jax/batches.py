@@ -177,13 +177,7 @@ class _BatchBuilder:
         position, segment = entries[:, 0], entries[:, 1]
         clip = loaded.window.clips[position]
         valid = self.segmentation.valid_samples(self.index.num_samples[clip], segment)
-        starts = segment * self.segmentation.hop_samples
-        out = self.batch["audio"][rows]
-        places = zip(position.tolist(), starts.tolist(), valid.tolist(), strict=True)
-        for row, (at, start, length) in zip(out, places, strict=True):
-            row[:length] = loaded.audio[at, start : start + length]
-            if length < len(row):
-                row[length:] = 0
+        self._copy_audio(self.batch["audio"][rows], loaded.audio, position, segment, valid)
         if loaded.soft is None or self.alpha == 0:
             self.batch["labels"][rows] = weak[position]
         else:
@@ -195,3 +189,25 @@ class _BatchBuilder:
         self.batch["weight"][rows] = 1
         self.batch["clip"][rows] = clip
         self.batch["segment"][rows] = segment
+
+    def _copy_audio(
+        self,
+        out: np.ndarray,
+        audio: np.ndarray,
+        position: np.ndarray,
+        segment: np.ndarray,
+        valid: np.ndarray,
+    ) -> None:
+        """Copies segment `segment[i]` of `audio[position[i]]`, `valid[i]` samples, to `out[i]`."""
+        size, hop = self.segmentation.segment_samples, self.segmentation.hop_samples
+        if size == hop and audio.shape[1] % size == 0 and audio.flags.c_contiguous:
+            # All in one call: each row of its own would wait for the threads that read ahead to
+            # let go of the interpreter. What follows a clip's end is zero in the window as well.
+            segments = audio.reshape(-1, size)
+            places = position * (audio.shape[1] // size) + segment
+            np.take(segments, places, axis=0, out=out, mode="clip")  # "raise" copies once more
+            return
+        places = zip(position.tolist(), (segment * hop).tolist(), valid.tolist(), strict=True)
+        for row, (at, start, length) in zip(out, places, strict=True):
+            row[:length] = audio[at, start : start + length]
+            row[length:] = 0

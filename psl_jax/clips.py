@@ -111,8 +111,10 @@ def ragged(lists: list) -> tuple[np.ndarray, np.ndarray]:
     return offsets, np.array([v for x in lists for v in x], dtype=np.int32)
 
 
-def _multi_hot(offsets, values, rows, width) -> np.ndarray:
+def _multi_hot(offsets: np.ndarray, values: np.ndarray, rows: np.ndarray, width: int) -> np.ndarray:
     out = np.zeros((len(rows), width), np.float32)
-    for row, source in enumerate(rows):
-        out[row, values[offsets[source] : offsets[source + 1]]] = 1.0
+    counts = offsets[rows + 1] - offsets[rows]
+    row = np.repeat(np.arange(len(rows)), counts)
+    number_in_row = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+    out[row, values[offsets[rows][row] + number_in_row]] = 1.0
     return out

@@ -15,7 +15,7 @@ from psl_jax.augment import Augmentation
 from psl_jax.checkpoints import Model, TrainingCheckpoints, load_model
 from psl_jax.errors import UserError
 from psl_jax.frontend import LogMel
-from psl_jax.mobilenetv2 import Context, Network, Variables, create
+from psl_jax.mobilenetv2 import Network, Variables, create
 from psl_jax.scoring import Scorer
 from psl_jax.segments import Segmentation
 from psl_jax.soft_labels import SoftLabels
@@ -91,9 +91,9 @@ class Experiment:
         classes = self.source(self.config.data.train_split).index.num_classes
         return create(classes, self.config.model.width, self.config.model.dropout, self.config.seed)
 
-    def _scorer(self, network: Network, variables: Variables, logmel: LogMel) -> Scorer:
-        context = Context(dtype=jax.numpy.dtype(self.config.model.dtype))
-        return Scorer(network, variables, logmel, context, self.config.num_devices or None)
+    def _scorer(self, variables: Variables, logmel: LogMel) -> Scorer:
+        dtype, num_devices = self.config.model.dtype, self.config.num_devices or None
+        return Scorer(variables, logmel, dtype, num_devices)
 
     @property
     def _soft_labels_dir(self) -> pathlib.Path:
@@ -103,7 +103,7 @@ class Experiment:
         model = self._load_teacher()
         source = self.source(self.config.data.train_split)
         relabel.relabel(
-            self._scorer(model.network, model.variables, model_logmel(model)),
+            self._scorer(model.variables, model_logmel(model)),
             source,
             self.segmentation,
             self._soft_labels_dir,
@@ -179,15 +179,15 @@ class Experiment:
 
     def _validate(self, variables: Variables) -> float:
         source = self.source(self.config.data.validation_split)
-        scores = self._score(self._network[0], variables, source, None)
+        scores = self._score(variables, source, None)
         return evaluate.mean_average_precision(scores, source.index)
 
-    def _score(self, network, variables, source: Source, description: str | None):
+    def _score(self, variables: Variables, source: Source, description: str | None):
         seconds = self.config.evaluate.segment_seconds
         segmentation = evaluate.evaluation_segmentation(
             source.index, self.config.segment_seconds if seconds < 0 else seconds
         )
-        scorer = self._scorer(network, variables, self.logmel)
+        scorer = self._scorer(variables, self.logmel)
         size = self.config.evaluate.batch_size
         return evaluate.score_clips(scorer, source, segmentation, size, description)
 
@@ -212,7 +212,7 @@ class Experiment:
         model = load_model(self.run_dir)
         source = self.source(self.config.data.eval_split)
         name = f"evaluate {self.config.name}"
-        scores = self._score(model.network, model.variables, source, name)
+        scores = self._score(model.variables, source, name)
         if jax.process_index() == 0:
             more = {"averaged_steps": model.info["averaged_steps"]}
             evaluate.write_results(self.run_dir, source.index, scores, more)

@@ -1,8 +1,8 @@
 """The network with its BatchNorms folded into the convolutions, and one walk through it.
 
 In use a BatchNorm is a multiplication and an addition for each channel, so it can be part of the
-convolution before it: fewer arrays to hand to other runtimes, and less to compute. The walk
-`frame_probabilities` is written once; what its steps are in a runtime is an `Operations`.
+convolution before it: less to compute, and fewer arrays to hand to other runtimes. Scoring, tagging
+and exports use it. The walk is written once; what its steps are in a runtime is an `Operations`.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import numpy as np
 
 from psl_jax import mobilenetv2
 from psl_jax.convolutions import depthwise3x3, pointwise
-from psl_jax.mobilenetv2 import BATCH_NORM_EPSILON, Variables
+from psl_jax.mobilenetv2 import BATCH_NORM_EPSILON, Variables, cut, halved
 
 
 @jax.tree_util.register_dataclass
@@ -121,42 +121,63 @@ class Operations(Protocol):
     def sigmoid(self, x: Any) -> Any: ...
 
 
-def frame_probabilities(network: FoldedNetwork, logmel: Any, operations: Operations) -> Any:
-    """Class probabilities of output frames, whatever the runtime.
+def embeddings(
+    network: FoldedNetwork, logmel: Any, operations: Operations, valid_frames: Any = None
+) -> Any:
+    """Embeddings of output frames, whatever the runtime.
 
-    logmel is [batch, frames, 64] in dB; returns [batch, output_frames(frames), classes]. The
-    probabilities of a clip are their mean over frames.
+    logmel is [batch, frames, 64] in dB; returns [batch, output_frames(frames), 1280]. With
+    valid_frames [batch] (JAX only) padding has no influence, see MobileNetV2.features.
     """
-    do = operations
-    x = do.relu6(do.stem(logmel, network.stem))
+    do, valid = operations, valid_frames
+    x = do.relu6(do.stem(cut(logmel, valid), network.stem))
+    valid = None if valid is None else halved(valid)
     for block in network.blocks:
         y = x
         if block.expand is not None:
             y = do.relu6(do.pointwise(y, block.expand))
-        y = do.relu6(do.depthwise(y, block.depthwise, block.stride))
+        y = do.relu6(do.depthwise(cut(y, valid), block.depthwise, block.stride))
+        if valid is not None and block.stride == 2:
+            valid = halved(valid)
         y = do.pointwise(y, block.project)
         x = do.add(x, y) if block.shortcut else y
-    x = do.relu6(do.pointwise(x, network.head))
-    return do.sigmoid(do.linear(do.mean_over_bands(x), network.classifier))
+    return do.mean_over_bands(do.relu6(do.pointwise(x, network.head)))
+
+
+def frame_probabilities(
+    network: FoldedNetwork, logmel: Any, operations: Operations, valid_frames: Any = None
+) -> Any:
+    """Class probabilities of output frames: [batch, output_frames(frames), classes].
+
+    Arguments are those of `embeddings`. The probabilities of a clip are their mean over frames.
+    """
+    do = operations
+    embedded = embeddings(network, logmel, do, valid_frames)
+    return do.sigmoid(do.linear(embedded, network.classifier))
 
 
 class JaxOperations:
-    """The steps in JAX, on float32 arrays; see `Operations`."""
+    """The steps in JAX, with maps of type `dtype` and the end in float32; see `Operations`."""
+
+    def __init__(self, dtype: Any = jnp.float32):
+        self.dtype = dtype
 
     def stem(self, logmel: jax.Array, layer: Layer) -> jax.Array:
-        return layer.bias + jax.lax.conv_general_dilated(
-            logmel[..., None],
-            layer.kernel,
+        convolved = jax.lax.conv_general_dilated(
+            logmel[..., None].astype(self.dtype),
+            jnp.asarray(layer.kernel, self.dtype),
             (2, 2),
             ((1, 1), (1, 1)),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
+        return convolved + jnp.asarray(layer.bias, self.dtype)
 
     def pointwise(self, x: jax.Array, layer: Layer) -> jax.Array:
-        return pointwise(x, jnp.asarray(layer.kernel)) + layer.bias
+        return pointwise(x, jnp.asarray(layer.kernel)) + jnp.asarray(layer.bias, self.dtype)
 
     def depthwise(self, x: jax.Array, layer: Layer, stride: int) -> jax.Array:
-        return depthwise3x3(x, jnp.asarray(layer.kernel), stride) + layer.bias
+        convolved = depthwise3x3(x, jnp.asarray(layer.kernel), stride)
+        return convolved + jnp.asarray(layer.bias, self.dtype)
 
     def relu6(self, x: jax.Array) -> jax.Array:
         return jax.nn.relu6(x)
@@ -165,7 +186,7 @@ class JaxOperations:
         return x + y
 
     def mean_over_bands(self, x: jax.Array) -> jax.Array:
-        return x.mean(axis=2)
+        return x.astype(jnp.float32).mean(axis=2)
 
     def linear(self, x: jax.Array, layer: Layer) -> jax.Array:
         return x @ layer.kernel + layer.bias

@@ -6,7 +6,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from psl_jax import config as config_lib
-from psl_jax import entry
+from psl_jax import entry, huge_pages
 from psl_jax.errors import UserError
 
 STAGES = ("prepare", "relabel", "train", "average", "evaluate", "report")
@@ -63,4 +63,5 @@ def _explain(arguments: list[str], error: Exception) -> str:
 
 
 if __name__ == "__main__":
+    huge_pages.restart_with_them()
     entry.run(main, _parse)

@@ -4,29 +4,31 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from psl_jax import parallel
+from psl_jax.folding import FoldedNetwork, JaxOperations, fold, frame_probabilities
 from psl_jax.frontend import LogMel, num_frames
-from psl_jax.mobilenetv2 import Context, Network, Variables, clip_probabilities, output_frames
+from psl_jax.mobilenetv2 import Variables, clip_probabilities, output_frames
 
 
 @lru_cache
-def scoring_program(
-    network: Network, logmel: LogMel, context: Context, mesh: Mesh, padded: bool = False
-):
-    """The jitted (variables, audio, num_samples) -> probabilities [batch, classes] on `mesh`.
+def scoring_program(logmel: LogMel, dtype: str, mesh: Mesh, padded: bool = False):
+    """The jitted (folded network, audio, num_samples) -> probabilities [batch, classes] on `mesh`.
 
-    padded: rows may end in padding, which is to have no influence on the frames before it.
+    dtype: type of the network's maps. padded: rows may end in padding, which is to have no
+    influence on the frames before it.
     Cached, so that experiments of one suite that need the same program compile it once.
     """
+    operations = JaxOperations(jnp.dtype(dtype))
 
-    def score(variables: Variables, audio: jax.Array, num_samples: jax.Array) -> jax.Array:
+    def score(network: FoldedNetwork, audio: jax.Array, num_samples: jax.Array) -> jax.Array:
         features = logmel(audio, num_samples, parallel.AXIS)
         valid = num_frames(num_samples)
         inside = valid if padded else None
-        frames, _ = network.apply(variables, features, context, valid_frames=inside)
+        frames = frame_probabilities(network, features, operations, inside)
         return clip_probabilities(frames, output_frames(valid))
 
     specs = (parallel.REPLICATED, parallel.SPLIT, parallel.SPLIT)
@@ -36,22 +38,21 @@ def scoring_program(
 class Scorer:
     """Scores batches with one set of variables on the devices of this process.
 
-    Processes score their own clips independently; nothing is exchanged between them.
+    The BatchNorms are folded into the convolutions. Processes score their own clips independently;
+    nothing is exchanged between them.
     """
 
     def __init__(
         self,
-        network: Network,
         variables: Variables,
         logmel: LogMel,
-        context: Context,
+        dtype: str = "float32",
         num_devices: int | None = None,
     ):
         self.mesh = parallel.local_mesh(num_devices)
-        self.variables = parallel.replicate(parallel.to_host(variables), self.mesh)
+        self.network = parallel.replicate(fold(parallel.to_host(variables)), self.mesh)
         self._programs = {
-            padded: scoring_program(network, logmel, context, self.mesh, padded)
-            for padded in (False, True)
+            padded: scoring_program(logmel, dtype, self.mesh, padded) for padded in (False, True)
         }
 
     def __call__(
@@ -70,7 +71,7 @@ class Scorer:
         pending = None
         for batch, inputs in parallel.prefetch(batches, put):
             program = self._programs[_has_padding(batch)]
-            result = program(self.variables, inputs["audio"], inputs["num_samples"])
+            result = program(self.network, inputs["audio"], inputs["num_samples"])
             if pending is not None:
                 yield _real_rows(*pending)
             pending = batch, result

@@ -26,8 +26,14 @@ from psl_jax import parallel
 from psl_jax.checkpoints import Model, load_model
 from psl_jax.datasets.decoding import MIN_SECONDS, DecodeError
 from psl_jax.errors import UserError
+from psl_jax.folding import (
+    FoldedNetwork,
+    JaxOperations,
+    embeddings,
+    fold,
+    frame_probabilities,
+)
 from psl_jax.frontend import HOP, LogMel, frame_mask, num_frames
-from psl_jax.mobilenetv2 import Context, Network, Variables
 from psl_jax.pieces import FRAME_SAMPLES, Piece, Timeline, cut_segments, cut_whole, row_times
 from psl_jax.segments import SAMPLE_RATE, Segmentation
 from psl_jax.tag_audio import Blocks, blocks_of
@@ -129,8 +135,7 @@ class Tagger:
         self.info = model.info
         self.segment_seconds = float(model.info["segment_seconds"])
         self.logmel = LogMel(**model.info["frontend"])
-        self._network = model.network
-        self._variables = jax.device_put(model.variables)
+        self._network = jax.device_put(fold(model.variables))
         kind = jax.default_backend()
         self.batch_seconds = _BATCH_SECONDS.get(kind, _BATCH_SECONDS_ACCELERATOR)
 
@@ -206,7 +211,7 @@ class Tagger:
           What is computed; the pieces of one waveform in order, up to its `last` one or Failed.
           Waveforms of different lengths can finish in another order than they came in.
         """
-        program = _program(self._network, self.logmel, output)
+        program = _program(self.logmel, output)
         failed: set[int] = set()
         pending = None
         for entries, inputs in parallel.prefetch(self._work(sources, segmentation), _put):
@@ -214,7 +219,7 @@ class Tagger:
                 failed.add(entries.source)
                 yield entries
                 continue
-            result = program(self._variables, *inputs)
+            result = program(self._network, *inputs)
             if pending is not None:  # it was computed while this batch was read
                 yield from _results(*pending, failed)
             pending = entries, result
@@ -298,21 +303,18 @@ def _results(entries: list[_Entry], result: jax.Array, failed: set[int]) -> Iter
 
 
 @lru_cache
-def _program(network: Network, logmel: LogMel, output: str):
-    """The jitted (variables, audio, num_samples, loudest) -> [batch, output frames, values]."""
-    context = Context()
+def _program(logmel: LogMel, output: str):
+    """The jitted (network, audio, num_samples, loudest) -> [batch, output frames, values]."""
+    walk = embeddings if output == "embedding" else frame_probabilities
 
-    def run(variables: Variables, audio: jax.Array, num_samples: jax.Array, loudest: jax.Array):
+    def run(network: FoldedNetwork, audio: jax.Array, num_samples: jax.Array, loudest: jax.Array):
         features = dataclasses.replace(logmel, top_db_over="none")(audio)
         if logmel.top_db_over != "none":  # over a "batch": a waveform is a batch of its own here
             valid = frame_mask(num_samples, features.shape[1])[..., None]
             own = jnp.where(valid, features, -jnp.inf).max(axis=(1, 2))
             loudest = jnp.where(jnp.isnan(loudest), own, loudest)
             features = jnp.maximum(features, loudest[:, None, None] - logmel.top_db)
-        valid = num_frames(num_samples)
-        if output == "embedding":
-            return network.embed(variables, features, context, valid)
-        return network.apply(variables, features, context, valid_frames=valid)[0]
+        return walk(network, features, JaxOperations(), num_frames(num_samples))
 
     return jax.jit(run)
 

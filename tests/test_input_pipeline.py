@@ -28,9 +28,7 @@ from psl_jax.segments import Segmentation
 SEGMENTATION = Segmentation(0.02, 0.01)
 LENGTHS = [300, 500, 160, 900, 410, 640, 100, 720, 333, 801, 250]
 
-needs_crc32c = pytest.mark.skipif(
-    tfrecords.google_crc32c is None, reason="google-crc32c is not installed"
-)
+needs_crc32c = pytest.mark.skipif(tfrecords.crc32c is None, reason="crc32c is not installed")
 READERS = ["tf.data", pytest.param("direct", marks=needs_crc32c)]
 
 
@@ -38,7 +36,7 @@ READERS = ["tf.data", pytest.param("direct", marks=needs_crc32c)]
 def reader(request, monkeypatch):
     """Both ways to read a TFRecord file."""
     if request.param == "tf.data":
-        monkeypatch.setattr(tfrecords, "google_crc32c", None)
+        monkeypatch.setattr(tfrecords, "crc32c", None)
     return request.param
 
 

@@ -17,7 +17,7 @@ from synthetic_data import MemorySource, make_index
 from psl_jax import mobilenetv2, parallel
 from psl_jax.augment import Augmentation
 from psl_jax.frontend import LogMel
-from psl_jax.mobilenetv2 import Context, Variables
+from psl_jax.mobilenetv2 import Variables
 from psl_jax.relabel import relabel
 from psl_jax.scoring import Scorer
 from psl_jax.segments import Segmentation
@@ -79,12 +79,12 @@ def trained(network, variables: Variables, recipe: Recipe, num_devices: int):
     return compared, parallel.to_host(state.variables)
 
 
-def soft_labels(network, variables: Variables, num_devices: int, folder: pathlib.Path) -> dict:
+def soft_labels(variables: Variables, num_devices: int, folder: pathlib.Path) -> dict:
     index = make_index([20, 9], [SAMPLES * 2 + 3000, SAMPLES, 500] * 9 + [SAMPLES] * 2)
     segmentation = Segmentation(SAMPLES / 16_000)
     classes = tuple(f"class {i}" for i in range(CLASSES))
     object.__setattr__(index, "classes", classes)
-    scorer = Scorer(network, variables, LogMel(), Context(), num_devices)
+    scorer = Scorer(variables, LogMel(), num_devices=num_devices)
     relabel(
         scorer,
         MemorySource(index),
@@ -117,7 +117,7 @@ def main(folder: pathlib.Path) -> None:
             results, after = trained(network, variables, recipe, num_devices)
             teachers.setdefault(name, spread(after))
             arrays |= {f"{name} {key}": value for key, value in results.items()}
-        arrays |= soft_labels(network, teachers["student"], num_devices, folder)
+        arrays |= soft_labels(teachers["student"], num_devices, folder)
         np.savez(folder / f"{num_devices}.npz", **arrays)
 
 
