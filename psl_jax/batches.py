@@ -1,7 +1,8 @@
 """Batches of segments for training and evaluation, from any source of clips. Pure NumPy."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from psl_jax.sources import LoadedWindow, Source
 # clip         int32 [B], number in the index, -1 for filling
 # segment      int32 [B], number in the clip
 Batch = dict[str, np.ndarray]
+ENTRIES = ("clip", "segment", "num_samples")
 
 
 def train_batches(
@@ -43,31 +45,70 @@ def train_batches(
     run from step 0 would see from there on; windows before it are not read.
     Memory: two windows, see `Source.read`. Raises UserError for data that cannot be read.
     """
-    size = sampling_lib.epoch_size(source.index, segmentation, process_count)
-    first_epoch, skip = divmod(start_step * batch_size, max(size, 1))
-
-    def windows() -> Iterator[Window]:
-        left = skip
-        for epoch in itertools.count(first_epoch):
-            for window in sampling_lib.epoch_windows(
-                source.index,
-                segmentation,
-                seed=seed,
-                epoch=epoch,
-                sampling=sampling,
-                window_clips=window_clips,
-                process_index=process_index,
-                process_count=process_count,
-            ):
-                if left >= len(window.entries):
-                    left -= len(window.entries)
-                else:
-                    yield Window(window.shards, window.clips, window.entries[left:])
-                    left = 0
-
+    windows = _windows_from(
+        source.index,
+        segmentation,
+        start_step * batch_size,
+        seed=seed,
+        sampling=sampling,
+        window_clips=window_clips,
+        process_index=process_index,
+        process_count=process_count,
+    )
     builder = _BatchBuilder(source.index, segmentation, batch_size, alpha)
-    for loaded in source.read(windows(), soft_labels):
+    for loaded in source.read(windows, soft_labels):
         yield from builder.add(loaded)
+
+
+def train_entries(
+    index: ClipIndex,
+    segmentation: Segmentation,
+    *,
+    batch_size: int,
+    start_step: int = 0,
+    **order: Any,
+) -> Iterator[Batch]:
+    """What `train_batches` is made of, without audio and labels: clip, segment and num_samples.
+
+    `order` is the rest of its settings: seed, sampling, window_clips, process_index, process_count.
+    """
+    rest = np.empty((0, 2), np.int32)  # clip, segment
+    for window in _windows_from(index, segmentation, start_step * batch_size, **order):
+        position, segment = window.entries.T
+        entries = np.stack([window.clips[position].astype(np.int32), segment], axis=1)
+        rest = np.concatenate([rest, entries])
+        while len(rest) >= batch_size:
+            (clip, segment), rest = rest[:batch_size].T, rest[batch_size:]
+            valid = segmentation.valid_samples(index.num_samples[clip], segment)
+            yield dict(zip(ENTRIES, (clip, segment, valid), strict=True))
+
+
+def grouped(entries: Iterator[Batch], counts: Iterable[int], most: int) -> Iterator[Batch]:
+    """Stacks the next `count` of `entries` for each of `counts`, filled up to `most` with zeros.
+
+    Yields arrays [most, batch].
+    """
+    for count in counts:
+        group = list(itertools.islice(entries, count))
+        filling = [(0, most - count), (0, 0)]
+        yield {name: np.pad(np.stack([one[name] for one in group]), filling) for name in ENTRIES}
+
+
+def _windows_from(
+    index: ClipIndex, segmentation: Segmentation, skip: int, *, process_count: int = 1, **order: Any
+) -> Iterator[Window]:
+    """The windows of all epochs, less the first `skip` entries of this process."""
+    size = sampling_lib.epoch_size(index, segmentation, process_count)
+    first_epoch, left = divmod(skip, max(size, 1))
+    for epoch in itertools.count(first_epoch):
+        for window in sampling_lib.epoch_windows(
+            index, segmentation, epoch=epoch, process_count=process_count, **order
+        ):
+            if left >= len(window.entries):
+                left -= len(window.entries)
+            else:
+                yield Window(window.shards, window.clips, window.entries[left:])
+                left = 0
 
 
 def steps_per_epoch(

@@ -51,6 +51,8 @@ def base() -> ConfigDict:
     train.patience = 15  # validations without a better mAP; 0: no early stop
     train.best_checkpoints = 4  # averaged into the final model; the published code: 1
     train.window_clips = 2048  # clips shuffled at a time: two windows are in memory
+    # 0: audio is streamed; n: the split is held in the devices' memory, n steps for each dispatch
+    train.steps_per_dispatch = 0
 
     config.augment = augment = ConfigDict()  # 0: off. The teacher's: see `teacher`
     augment.gain_probability = 0.0
@@ -187,6 +189,11 @@ def validate(config: ConfigDict) -> None:
             value = value[part]
         if value <= 0:
             raise UserError(f"config.{key} is {value}, expected a number above 0")
+    if config.train.steps_per_dispatch < 0:
+        raise UserError(
+            f"config.train.steps_per_dispatch is {config.train.steps_per_dispatch}, expected 0 "
+            "(audio is streamed) or more (the split is held in the devices' memory)"
+        )
     if not 0 <= config.alpha <= 1:
         raise UserError(f"config.alpha is {config.alpha}, expected a number from 0 to 1")
 

@@ -3,13 +3,14 @@
 import os
 import pathlib
 import time
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, partial
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from psl_jax import batches, checkpoints, evaluate, files, parallel, relabel, report
+from psl_jax import batches, checkpoints, evaluate, files, parallel, relabel, report, resident
 from psl_jax import config as config_lib
 from psl_jax.augment import Augmentation
 from psl_jax.checkpoints import Model, TrainingCheckpoints, load_model
@@ -138,35 +139,17 @@ class Experiment:
 
     def _train(self) -> None:
         config, source = self.config, self.source(self.config.data.train_split)
-        local_batch = parallel.local_batch_size(config.train.batch_size, self.mesh)
-        soft_labels = self._open_labels() if config.labels == "soft" else None
-        processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
         steps = batches.steps_per_epoch(
-            source.index, self.segmentation, local_batch, jax.process_count()
+            source.index, self.segmentation, self._local_batch, jax.process_count()
         )
         settings = loop_settings(config, steps)
-        network, variables = self._network
-
-        def feed(step: int):
-            return batches.train_batches(
-                source,
-                self.segmentation,
-                batch_size=local_batch,
-                seed=config.seed,
-                sampling=config.train.sampling,
-                start_step=step,
-                soft_labels=soft_labels,
-                alpha=config.alpha,
-                window_clips=config.train.window_clips,
-                **processes,
-            )
-
+        program, feed = self._program_and_feed(source)
         with TrainingCheckpoints(
             self.run_dir / "checkpoints", config.train.best_checkpoints
         ) as kept:
             train(
-                train_program(network, recipe_of(config), self.mesh),
-                init_state(variables),
+                program,
+                init_state(self._network[1]),
                 feed,
                 mesh=self.mesh,
                 schedule=schedule_of(config, settings.max_steps),
@@ -175,7 +158,43 @@ class Experiment:
                 checkpoints=kept,
                 run_dir=os.fspath(self.run_dir),
                 description=config.name,
+                steps_per_call=config.train.steps_per_dispatch or None,
             )
+
+    @property
+    def _local_batch(self) -> int:
+        return parallel.local_batch_size(self.config.train.batch_size, self.mesh)
+
+    def _program_and_feed(self, source: Source) -> tuple[Callable, Callable]:
+        """The training program, and what gives its inputs from a step on."""
+        config, recipe = self.config, recipe_of(self.config)
+        soft_labels = self._open_labels() if config.labels == "soft" else None
+        order = {
+            "batch_size": self._local_batch,
+            "seed": config.seed,
+            "sampling": config.train.sampling,
+            "window_clips": config.train.window_clips,
+            "process_index": jax.process_index(),
+            "process_count": jax.process_count(),
+        }
+        if not config.train.steps_per_dispatch:
+            labels = {"soft_labels": soft_labels, "alpha": config.alpha}
+
+            def feed_batches(step: int):
+                return batches.train_batches(
+                    source, self.segmentation, start_step=step, **order, **labels
+                )
+
+            return train_program(self._network[0], recipe, self.mesh), feed_batches
+
+        def feed_entries(step: int):
+            return batches.train_entries(source.index, self.segmentation, start_step=step, **order)
+
+        split = resident.load(source, self.segmentation, soft_labels, self.mesh)
+        program = resident.resident_program(
+            self._network[0], recipe, self.segmentation, config.alpha, self.mesh
+        )
+        return partial(program, split), feed_entries
 
     def _validate(self, variables: Variables) -> float:
         source = self.source(self.config.data.validation_split)

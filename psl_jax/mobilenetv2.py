@@ -84,10 +84,10 @@ class BatchNorm(nnx.Module):
     """Normalises the last axis over all others, in float32; running variance is unbiased."""
 
     def __init__(self, channels: int):
-        self.scale = nnx.Param(jnp.ones(channels))
-        self.bias = nnx.Param(jnp.zeros(channels))
-        self.mean = nnx.BatchStat(jnp.zeros(channels))
-        self.var = nnx.BatchStat(jnp.ones(channels))
+        # From NumPy: JAX would compile a program for each shape.
+        zeros, ones = (jnp.asarray(np.full(channels, value, np.float32)) for value in (0, 1))
+        self.scale, self.bias = nnx.Param(ones), nnx.Param(zeros)
+        self.mean, self.var = nnx.BatchStat(zeros), nnx.BatchStat(ones)
 
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
         mean, var = self.mean[...], self.var[...]
@@ -107,8 +107,10 @@ class BatchNorm(nnx.Module):
             count = count * jax.lax.axis_size(axis_name)
         mean, var = moments[0], jnp.maximum(moments[1] - jnp.square(moments[0]), 0.0)
         keep = BATCH_NORM_MOMENTUM
-        self.mean[...] = keep * self.mean[...] + (1 - keep) * mean
-        self.var[...] = keep * self.var[...] + (1 - keep) * var * (count / max(count - 1, 1))
+        unbiased = var * (count / max(count - 1, 1))
+        # `self.mean[...] = x` would compare shardings, which takes a quarter of the tracing.
+        self.mean.set_value(keep * self.mean[...] + (1 - keep) * mean)
+        self.var.set_value(keep * self.var[...] + (1 - keep) * unbiased)
         return mean, var
 
 
@@ -155,7 +157,7 @@ class Classifier(nnx.Module):
 
     def __init__(self, inputs: int, outputs: int, rng: np.random.Generator):
         self.kernel = nnx.Param(jnp.asarray(rng.normal(0, 0.01, (inputs, outputs)), jnp.float32))
-        self.bias = nnx.Param(jnp.zeros(outputs))
+        self.bias = nnx.Param(jnp.asarray(np.zeros(outputs, np.float32)))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return x @ self.kernel[...] + self.bias[...]

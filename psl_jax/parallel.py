@@ -20,6 +20,7 @@ from psl_jax.errors import UserError
 AXIS = "data"
 SPLIT = PartitionSpec(AXIS)
 REPLICATED = PartitionSpec()
+STEPS = PartitionSpec(None, AXIS)  # [steps, batch]
 
 _LONGEST_WAIT_MS = 7 * 24 * 3600 * 1000
 
@@ -80,6 +81,12 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """Splits this process's share of a batch over its devices."""
     sharding = NamedSharding(mesh, SPLIT)
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+
+
+def put_steps(steps: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Splits this process's share of several batches, [steps, batch] each, over its devices."""
+    sharding = NamedSharding(mesh, STEPS)
+    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in steps.items()}
 
 
 def local_rows(array: jax.Array) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from psl_jax import metric_log, parallel, progress
+from psl_jax import batches, metric_log, parallel, progress
 from psl_jax.augment import Augmentation, augment_waveform, mask_spectrogram, mixup
 from psl_jax.checkpoints import TrainingCheckpoints
 from psl_jax.errors import UserError
@@ -26,7 +26,7 @@ PROBABILITY_MARGIN = 1e-7  # keeps the logarithms of the loss finite
 class TrainState(NamedTuple):
     """Everything a step changes: a plain pytree."""
 
-    step: jax.Array  # int32 []
+    step: Any  # int32 []
     variables: Variables
     optimizer: Any
 
@@ -64,7 +64,11 @@ _ADAM = optax.scale_by_adam()
 
 
 def init_state(variables: Variables) -> TrainState:
-    return TrainState(jnp.int32(0), variables, _ADAM.init(variables.params))
+    """The state before the first step: Adam's moments are zeros."""
+    shapes = jax.eval_shape(_ADAM.init, variables.params)
+    # From NumPy: JAX would compile a program for each shape.
+    optimizer = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    return TrainState(np.zeros((), np.int32), variables, optimizer)
 
 
 def binary_cross_entropy(probabilities: jax.Array, labels: jax.Array) -> jax.Array:
@@ -81,6 +85,13 @@ def train_program(network: Network, recipe: Recipe, mesh: Mesh) -> Callable:
     int32 [batch], labels float32 [batch, classes], split over the mesh. BatchNorm statistics, loss
     and gradients are those of the global batch.
     """
+    specs = (parallel.REPLICATED, parallel.SPLIT, parallel.REPLICATED)
+    step = step_function(network, recipe)
+    return parallel.data_parallel(step, mesh, specs, parallel.REPLICATED, donate=(0,))
+
+
+def step_function(network: Network, recipe: Recipe) -> Callable:
+    """What each device does in a training step, see `train_program`; inside `data_parallel`."""
     context = Context(train=True, dtype=jnp.dtype(recipe.dtype), axis_name=parallel.AXIS)
 
     def loss(params, stats, batch, keys):
@@ -103,8 +114,7 @@ def train_program(network: Network, recipe: Recipe, mesh: Mesh) -> Callable:
             metric_log.LOSS: value
         }
 
-    specs = (parallel.REPLICATED, parallel.SPLIT, parallel.REPLICATED)
-    return parallel.data_parallel(step, mesh, specs, parallel.REPLICATED, donate=(0,))
+    return step
 
 
 def _example_keys(seed: int, step: jax.Array, count: int) -> dict[str, jax.Array]:
@@ -167,11 +177,14 @@ def train(
     checkpoints: TrainingCheckpoints,
     run_dir: str,
     description: str,
+    steps_per_call: int | None = None,
 ) -> None:
     """Trains from the latest checkpoint (or `state`) until `max_steps` or the early stop.
 
     feed(step) gives this process's batches from `step` on. A killed run that is called again
     continues with the same batches, and gives what an undisturbed one would have given.
+    With `steps_per_call` the program is a `resident.resident_program`, given so many steps at a
+    time, and the feed is of `batches.train_entries`.
 
     Raises UserError when the loss is not finite; the checkpoints before that are kept.
     """
@@ -188,15 +201,25 @@ def train(
     if done:
         log.close()
         return
-    batches = parallel.prefetch(feed(start), lambda batch: parallel.put_batch(_used(batch), mesh))
+    calls = list(_calls(start, settings, steps_per_call or 1))
+    if steps_per_call is None:
+        inputs = parallel.prefetch(feed(start), lambda one: parallel.put_batch(_used(one), mesh))
+    else:
+        groups = batches.grouped(feed(start), [count for _, count in calls], steps_per_call)
+        inputs = parallel.prefetch(groups, lambda group: parallel.put_steps(group, mesh))
     bar = progress.bar(
         settings.max_steps, "step", description, start, show=jax.process_index() == 0
     )
     meter = _Meter(log, schedule)
-    with log, bar, contextlib.closing(batches):
-        for step in range(start + 1, settings.max_steps + 1):
-            state, values = program(state, next(batches), schedule(step - 1))
-            bar.update()
+    with log, bar, contextlib.closing(inputs):
+        for first, count in calls:
+            step = first + count
+            if steps_per_call is None:
+                state, values = program(state, next(inputs), schedule(first))
+            else:
+                rates = np.array([schedule(first + i) for i in range(steps_per_call)], np.float32)
+                state, values = program(state, next(inputs), rates, np.int32(count))
+            bar.update(count)
             at_end = step == settings.max_steps
             if step % settings.log_every == 0 or at_end:
                 meter.put(step, values)
@@ -214,6 +237,19 @@ def train(
                 _check_finite(step, values)
                 checkpoints.save(step, state)
         meter.flush()
+
+
+def _calls(start: int, settings: LoopSettings, most: int) -> Iterator[tuple[int, int]]:
+    """Steps before each call of the program, and steps that it makes: at most `most`.
+
+    A call ends where the loop has something to do.
+    """
+    intervals = settings.log_every, settings.validate_every, settings.checkpoint_every
+    while start < settings.max_steps:
+        ends = [(start // interval + 1) * interval for interval in intervals]
+        count = min(*ends, settings.max_steps, start + most) - start
+        yield start, count
+        start += count
 
 
 def _used(batch):

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from synthetic_data import MemorySource, make_index
 
-from psl_jax import mobilenetv2, parallel
+from psl_jax import mobilenetv2, parallel, resident
 from psl_jax.augment import Augmentation
 from psl_jax.frontend import LogMel
 from psl_jax.mobilenetv2 import Variables
@@ -22,7 +22,7 @@ from psl_jax.relabel import relabel
 from psl_jax.scoring import Scorer
 from psl_jax.segments import Segmentation
 from psl_jax.soft_labels import SoftLabels
-from psl_jax.train import Recipe, init_state, train_program
+from psl_jax.train import Recipe, TrainState, init_state, train_program
 
 CLASSES, BATCH, SAMPLES, STEPS, RATE = 5, 16, 8000, 3, 1e-4
 
@@ -73,10 +73,37 @@ def trained(network, variables: Variables, recipe: Recipe, num_devices: int):
     for step in range(STEPS):
         state, values = program(state, parallel.put_batch(batch(step), mesh), RATE)
         losses.append(float(values["loss"]))
+    return compared(losses, state), parallel.to_host(state.variables)
+
+
+def trained_resident(network, variables: Variables, num_devices: int) -> dict:
+    """What is compared of a training on data in the devices' memory, all steps in one call."""
+    mesh = parallel.data_mesh(num_devices)
+    batches = [batch(step) for step in range(STEPS)]
+    audio = np.concatenate([one["audio"] for one in batches])
+    soft = np.concatenate([one["labels"] for one in batches]).astype(np.float16)
+    split = resident.ResidentSplit(audio, np.zeros((len(soft), CLASSES), np.uint8), soft[:, None])
+    clip = np.random.default_rng(0).permutation(len(audio)).reshape(STEPS, BATCH)
+    lengths = np.concatenate([one["num_samples"] for one in batches])
+    entries = {"clip": clip, "segment": np.zeros_like(clip), "num_samples": lengths[clip]}
+    steps = {name: value.astype(np.int32) for name, value in entries.items()}
+    program = resident.resident_program(
+        network, Recipe(), Segmentation(SAMPLES / 16_000), 1.0, mesh
+    )
+    state, values = program(
+        parallel.replicate(split, mesh),
+        parallel.replicate(init_state(variables), mesh),
+        parallel.put_steps(steps, mesh),
+        np.full(STEPS, RATE, np.float32),
+        np.int32(STEPS),
+    )
+    return compared([float(values["loss"])], state)
+
+
+def compared(losses: list[float], state: TrainState) -> dict:
     trees = {"weights": state.variables, "moments": state.optimizer.mu}
     leaves = jax.tree_util.tree_leaves_with_path(parallel.to_host(trees))
-    compared = {"losses": losses} | {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
-    return compared, parallel.to_host(state.variables)
+    return {"losses": losses} | {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 
 
 def soft_labels(variables: Variables, num_devices: int, folder: pathlib.Path) -> dict:
@@ -117,6 +144,8 @@ def main(folder: pathlib.Path) -> None:
             results, after = trained(network, variables, recipe, num_devices)
             teachers.setdefault(name, spread(after))
             arrays |= {f"{name} {key}": value for key, value in results.items()}
+        results = trained_resident(network, variables, num_devices)
+        arrays |= {f"resident {key}": value for key, value in results.items()}
         arrays |= soft_labels(teachers["student"], num_devices, folder)
         np.savez(folder / f"{num_devices}.npz", **arrays)
 

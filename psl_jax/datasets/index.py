@@ -202,7 +202,8 @@ def _scan_records(paths: list[str], has_events: bool) -> Iterator[tuple]:
 
 
 def _dataset_info(data_dir: str | os.PathLike) -> Any:
-    tensorflow_quietly()  # before TFDS imports it
+    if "://" in os.fspath(data_dir):
+        tensorflow_quietly()  # before TFDS imports it; metadata of local files need no TensorFlow
     import tensorflow_datasets as tfds
 
     if not os.path.exists(os.path.join(data_dir, _INFO_NAME)):
