@@ -27,6 +27,8 @@ import throughput_report
 from cases import OPERATIONS, Case, minimum_bytes, minimum_flops
 from runners import Runner, Schedule, alternate, calibrate, ratio
 
+from psl_jax import huge_pages
+
 START = time.perf_counter()
 ON_GPU = jax.default_backend() != "cpu"
 MAIN_DTYPE = "bfloat16" if ON_GPU else "float32"
@@ -241,4 +243,5 @@ def _flags() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    huge_pages.restart_with_them()  # as psl_jax.main does: both sides get them
     main()
