@@ -21,13 +21,16 @@ import traceback
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
+from psl_jax import huge_pages
+
+if __name__ == "__main__":
+    huge_pages.restart_with_them()  # as psl_jax.main does: both sides get them
+
 import jax
 import jax_runners
 import throughput_report
 from cases import OPERATIONS, Case, minimum_bytes, minimum_flops
 from runners import Runner, Schedule, alternate, calibrate, ratio
-
-from psl_jax import huge_pages
 
 START = time.perf_counter()
 ON_GPU = jax.default_backend() != "cpu"
@@ -243,5 +246,4 @@ def _flags() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    huge_pages.restart_with_them()  # as psl_jax.main does: both sides get them
     main()

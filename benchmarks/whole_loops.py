@@ -28,7 +28,7 @@ from psl_jax.checkpoints import TrainingCheckpoints
 from psl_jax.frontend import LogMel
 from psl_jax.input_pipeline import TFRecordSource
 from psl_jax.mobilenetv2 import create
-from psl_jax.scoring import Scorer
+from psl_jax.scoring import Scorer, scoring_program
 from psl_jax.segments import Segmentation
 from psl_jax.train import LoopSettings, Recipe, Schedule, init_state, train, train_program
 
@@ -39,7 +39,7 @@ def relabel_rates(source, segmentation, variables, flags) -> tuple[Callable, Cal
     settings = {"batch_size": flags.batch}
     batch = next(batches.eval_batches(source, segmentation, **settings))
     inputs = parallel.put_batch({k: batch[k] for k in ("audio", "num_samples")}, scorer.mesh)
-    program = scorer._programs[False]
+    program = scoring_program(LogMel(), flags.dtype, scorer.mesh, False)  # the scorer's own
     count = int(segmentation.counts(source.index.num_samples).sum())
 
     def whole() -> float:

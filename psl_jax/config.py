@@ -51,7 +51,8 @@ def base() -> ConfigDict:
     train.patience = 15  # validations without a better mAP; 0: no early stop
     train.best_checkpoints = 4  # averaged into the final model; the published code: 1
     train.window_clips = 2048  # clips shuffled at a time: two windows are in memory
-    # 0: audio is streamed; n: the split is held in the devices' memory, n steps for each dispatch
+    # 0: audio is streamed; n: the split is held in the devices' memory, up to n steps are made for
+    # each dispatch, which ends where something is logged, validated or saved
     train.steps_per_dispatch = 0
 
     config.augment = augment = ConfigDict()  # 0: off. The teacher's: see `teacher`

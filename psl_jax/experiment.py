@@ -4,7 +4,7 @@ import os
 import pathlib
 import time
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import cache, cached_property
 from typing import Any
 
 import jax
@@ -26,6 +26,7 @@ from psl_jax.train import LoopSettings, Recipe, Schedule, init_state, train, tra
 CONFIG = "config.json"
 STAGES_DONE = "stages.json"
 LABEL_QUALITY = "label_quality.json"
+HOW_STEPS_ARE_MADE = "train.steps_per_dispatch"
 
 
 class Experiment:
@@ -190,11 +191,16 @@ class Experiment:
         def feed_entries(step: int):
             return batches.train_entries(source.index, self.segmentation, start_step=step, **order)
 
-        split = resident.load(source, self.segmentation, soft_labels, self.mesh)
         program = resident.resident_program(
             self._network[0], recipe, self.segmentation, config.alpha, self.mesh
         )
-        return partial(program, split), feed_entries
+
+        @cache
+        def split() -> resident.ResidentSplit:
+            """Loaded at the first step: a finished training makes none."""
+            return resident.load(source, self.segmentation, soft_labels, self.mesh)
+
+        return lambda *inputs: program(split(), *inputs), feed_entries
 
     def _validate(self, variables: Variables) -> float:
         source = self.source(self.config.data.validation_split)
@@ -304,12 +310,20 @@ def model_logmel(model: Model) -> LogMel:
 
 
 def _keep_config(path: pathlib.Path, config: ConfigDict) -> None:
-    """Writes config.json; a folder made with other settings is an error that names them."""
+    """Writes config.json; a folder made with other settings is an error that names them.
+
+    Settings that the folder's config does not know yet had their default. HOW_STEPS_ARE_MADE may
+    differ: it is no part of what is computed.
+    """
     wanted = files.as_json(config.to_dict())
     if path.exists():
-        found = files.read_json(path)
-        old, new = _flat(found), _flat(wanted)
-        differing = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+        defaults = _flat(files.as_json(config_lib.base().to_dict()))
+        old, new = defaults | _flat(files.read_json(path)), _flat(wanted)
+        differing = [
+            key
+            for key in sorted((old.keys() | new.keys()) - {HOW_STEPS_ARE_MADE})
+            if old.get(key) != new.get(key)
+        ]
         if differing:
             lines = [f"  {key}: {old.get(key)!r} there, {new.get(key)!r} now" for key in differing]
             raise UserError(

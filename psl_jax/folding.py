@@ -127,7 +127,9 @@ def embeddings(
     """Embeddings of output frames, whatever the runtime.
 
     logmel is [batch, frames, 64] in dB; returns [batch, output_frames(frames), 1280]. With
-    valid_frames [batch] (JAX only) padding has no influence, see MobileNetV2.features.
+    valid_frames [batch] (JAX only), what lies past a row's end is set to zero before each 3x3
+    convolution, which is what the convolution itself assumes there: a row's first
+    output_frames(valid_frames) embeddings are then those of the row alone, without padding.
     """
     do, valid = operations, valid_frames
     x = do.relu6(do.stem(cut(logmel, valid), network.stem))

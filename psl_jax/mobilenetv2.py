@@ -190,13 +190,11 @@ class InvertedResidual(nnx.Module):
         self.project = Pointwise(hidden, outputs, rng)
         self.project_norm = BatchNorm(outputs)
 
-    def __call__(
-        self, x: jax.Array, context: Context, valid_frames: jax.Array | None = None
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
         y = x
         if self.expand is not None and self.expand_norm is not None:
             y = jax.nn.relu6(self.expand_norm(self.expand(y, context), context))
-        y = self.depthwise(cut(y, valid_frames), context)
+        y = self.depthwise(y, context)
         y = jax.nn.relu6(self.depthwise_norm(y, context))
         y = self.project_norm(self.project(y, context), context)
         return x + y if self.shortcut else y
@@ -236,22 +234,11 @@ class MobileNetV2(nnx.Module):
         self.classifier = Classifier(head, num_classes, rng)
         self.dropout = dropout
 
-    def features(
-        self, logmel: jax.Array, context: Context, valid_frames: jax.Array | None = None
-    ) -> jax.Array:
-        """Embeddings of frames: [batch, frames, 64] -> float32 [batch, frames / 32, 1280].
-
-        With valid_frames [batch], what lies past a row's end is set to zero before each 3x3
-        convolution, which is what the convolution itself assumes there: a row's first
-        output_frames(valid_frames) embeddings are then those of the row alone, without padding.
-        """
-        x = self.stem(cut(logmel, valid_frames), context)
-        x = jax.nn.relu6(self.stem_norm(x, context))
-        valid = None if valid_frames is None else halved(valid_frames)
+    def features(self, logmel: jax.Array, context: Context) -> jax.Array:
+        """Embeddings of frames: [batch, frames, 64] -> float32 [batch, frames / 32, 1280]."""
+        x = jax.nn.relu6(self.stem_norm(self.stem(logmel, context), context))
         for block in self.blocks:
-            x = block(x, context, valid)
-            if valid is not None and block.depthwise.stride == 2:
-                valid = halved(valid)
+            x = block(x, context)
         x = jax.nn.relu6(self.head_norm(self.head(x, context), context))
         return x.astype(jnp.float32).mean(axis=2)  # over frequency
 
@@ -260,7 +247,6 @@ class MobileNetV2(nnx.Module):
         logmel: jax.Array,
         context: Context,
         dropout_keys: jax.Array | None = None,
-        valid_frames: jax.Array | None = None,
     ) -> jax.Array:
         """Class probabilities of each output frame.
 
@@ -269,12 +255,11 @@ class MobileNetV2(nnx.Module):
           context: how to run.
           dropout_keys: [batch] random keys, one an example so that results do not depend on how a
             batch is split over devices; needed in training.
-          valid_frames: int32 [batch] input frames that are not padding (see `features`); None: all.
 
         Returns:
           float32 [batch, output_frames(frames), classes].
         """
-        x = self.features(logmel, context, valid_frames)
+        x = self.features(logmel, context)
         if context.train and self.dropout > 0:
             if dropout_keys is None:
                 raise ValueError("training needs dropout_keys")
@@ -318,23 +303,11 @@ class Network(NamedTuple):
         logmel: jax.Array,
         context: Context,
         dropout_keys: jax.Array | None = None,
-        valid_frames: jax.Array | None = None,
     ) -> tuple[jax.Array, dict]:
         """Frame probabilities [batch, frames / 32, classes] and the new running statistics."""
         module = nnx.merge(self.graphdef, *variables, copy=True)
-        frames = module(logmel, context, dropout_keys, valid_frames)
+        frames = module(logmel, context, dropout_keys)
         return frames, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
-
-    def embed(
-        self,
-        variables: Variables,
-        logmel: jax.Array,
-        context: Context,
-        valid_frames: jax.Array | None = None,
-    ) -> jax.Array:
-        """Embedding of each output frame: float32 [batch, frames / 32, 1280]."""
-        module = nnx.merge(self.graphdef, *variables, copy=True)
-        return module.features(logmel, context, valid_frames)
 
 
 def create(

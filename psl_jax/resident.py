@@ -1,8 +1,8 @@
 """Training from a split that is held in the devices' memory, several steps for each dispatch.
 
-The host then sends only which segments a batch is made of. Order and results are those of the
-streamed batches; what it saves is the transfer of audio and the time between steps, which counts
-where a step takes milliseconds.
+The host then sends only which segments a batch is made of. The batches are those of the stream,
+results differ by float32 rounding. It saves the transfer of audio and the time between steps, which
+counts where a step takes milliseconds.
 """
 
 from collections.abc import Callable
@@ -60,8 +60,9 @@ def load(
     zeros = jax.jit(jnp.zeros, static_argnums=(0, 1), out_shardings=sharding)
     audio = zeros((clips, samples), "int16")
     soft = None if soft_labels is None else zeros((clips, segments, classes), "float16")
-    whole = Segmentation(index.clip_samples / SAMPLE_RATE)
-    with progress.bar(clips, "clip", f"{index.split} to the devices") as bar:
+    whole = Segmentation(max(index.clip_samples, 1) / SAMPLE_RATE)
+    show = jax.process_index() == 0
+    with progress.bar(clips, "clip", f"{index.split} to the devices", show=show) as bar:
         for loaded in source.read(sequential_windows(index, whole), soft_labels):
             first = int(loaded.window.clips[0])  # in index order, so a window is one stretch
             rows = parallel.replicate(loaded.audio.copy(), mesh)  # its memory is used again
@@ -85,7 +86,7 @@ def _check_memory(mesh: Mesh, needed: int, split: str) -> None:
     if limit is not None and needed > _MOST_OF_MEMORY * limit:
         raise UserError(
             f"split {split!r} takes {needed / 1e9:.1f} GB on each device, which has "
-            f"{limit / 1e9:.1f} GB; set train.steps_per_dispatch=0 to stream it instead"
+            f"{limit / 1e9:.1f} GB; give --config.train.steps_per_dispatch=0 to stream it instead"
         )
 
 

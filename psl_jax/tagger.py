@@ -6,7 +6,7 @@
     tags.frame_scores      # [frames, classes], a row every 0.32 s at tags.frame_times
 
 The network runs on arrays of few different shapes, padded where the audio is shorter. The padding
-has no influence (see MobileNetV2.features), and tagging files of many lengths compiles few
+has no influence (see folding.embeddings), and tagging files of many lengths compiles few
 programs.
 """
 

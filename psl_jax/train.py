@@ -183,8 +183,8 @@ def train(
 
     feed(step) gives this process's batches from `step` on. A killed run that is called again
     continues with the same batches, and gives what an undisturbed one would have given.
-    With `steps_per_call` the program is a `resident.resident_program`, given so many steps at a
-    time, and the feed is of `batches.train_entries`.
+    With `steps_per_call` the program is a `resident.resident_program` with its split, given up to
+    so many steps at a time, and the feed is of `batches.train_entries`.
 
     Raises UserError when the loss is not finite; the checkpoints before that are kept.
     """
@@ -201,18 +201,19 @@ def train(
     if done:
         log.close()
         return
-    calls = list(_calls(start, settings, steps_per_call or 1))
     if steps_per_call is None:
         inputs = parallel.prefetch(feed(start), lambda one: parallel.put_batch(_used(one), mesh))
     else:
-        groups = batches.grouped(feed(start), [count for _, count in calls], steps_per_call)
+        steps_per_call = min(steps_per_call, settings.log_every)  # a call ends there anyway
+        counts = (count for _, count in _calls(start, settings, steps_per_call))
+        groups = batches.grouped(feed(start), counts, steps_per_call)
         inputs = parallel.prefetch(groups, lambda group: parallel.put_steps(group, mesh))
     bar = progress.bar(
         settings.max_steps, "step", description, start, show=jax.process_index() == 0
     )
     meter = _Meter(log, schedule)
     with log, bar, contextlib.closing(inputs):
-        for first, count in calls:
+        for first, count in _calls(start, settings, steps_per_call or 1):
             step = first + count
             if steps_per_call is None:
                 state, values = program(state, next(inputs), schedule(first))

@@ -1,6 +1,7 @@
 """BatchNorms folded into convolutions leave the network's answers as they are."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -61,3 +62,25 @@ def test_a_batch_norm_is_folded_by_its_definition():
     expected = (y - norm["mean"]) / np.sqrt(norm["var"] + 1e-5) * norm["scale"] + norm["bias"]
     head = folding.fold(variables).head
     np.testing.assert_allclose(x @ head.kernel + head.bias, expected, atol=1e-5)
+
+
+def test_maps_are_of_the_type_asked_for(shallow):
+    network, variables = mobilenetv2.create(3, 0.25)
+    variables = random_variables(variables)
+    logmel = np.random.default_rng(1).normal(-30, 20, (2, 77, 64)).astype(np.float32)
+    types = []
+
+    class Noting(folding.JaxOperations):
+        def relu6(self, x):
+            types.append(x.dtype)
+            return super().relu6(x)
+
+    @jax.jit
+    def run(folded, logmel):
+        return folding.frame_probabilities(folded, logmel, Noting(jnp.bfloat16))
+
+    found = run(folding.fold(variables), logmel)
+    expected, _ = network.apply(variables, logmel, Context())
+    assert set(types) == {jnp.dtype(jnp.bfloat16)} and found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=0.01)
+    assert np.abs(found - expected).max() > 1e-6

@@ -8,6 +8,7 @@ from flax import nnx
 from scipy.signal import correlate2d
 
 from psl_jax import mobilenetv2
+from psl_jax.folding import JaxOperations, embeddings, fold
 from psl_jax.mobilenetv2 import (
     BatchNorm,
     Context,
@@ -261,7 +262,8 @@ def test_probabilities_and_embeddings(network):
     net, variables, logmel = network
     frames, stats = apply_program(net, EVALUATE)(variables, logmel)
     assert frames.shape == (4, 2, 6)
-    embedding = jax.jit(lambda v, x: net.embed(v, x, EVALUATE))(variables, logmel)
+    walk = jax.jit(lambda folded, x: embeddings(folded, x, JaxOperations()))
+    embedding = walk(fold(variables), logmel)
     assert embedding.shape == (4, 2, 1280)
     classifier = {k: np.asarray(v, np.float64) for k, v in variables.params["classifier"].items()}
     logits = np.asarray(embedding, np.float64) @ classifier["kernel"] + classifier["bias"]
