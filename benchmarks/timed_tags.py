@@ -32,7 +32,7 @@ from psl_jax.segments import SAMPLE_RATE, Segmentation
 from psl_jax.sources import Source
 from psl_jax.tag_events import Event, EventFinder, EventSettings
 
-THRESHOLDS = (0.01, 0.02, 0.03, *np.round(np.arange(0.05, 0.96, 0.05), 2).tolist())
+THRESHOLDS = tuple(np.round(np.arange(0.05, 0.96, 0.05), 2).tolist())
 KINDS = ("event", "segment")
 SEGMENT_SECONDS = 1.0
 OFFSET_SHARE = 0.2  # of an event's length: how far off its offset may be
