@@ -122,7 +122,7 @@ def _result(case: Case, ours: Runner, others: list[Runner], machine: dict) -> di
         "minimum_flops": flops,
         "minimum_bytes": moved,
         "matmul_fraction": flops * ours.rate / ceiling,
-        "copy_fraction": (ours.bytes or 0.0) * ours.rate / copy,
+        "copy_fraction": ours.bytes * ours.rate / copy if ours.bytes else None,
         "bandwidth_floor_fraction": moved * ours.rate / copy,
         "rates": [rate * case.batch for rate in ours.rates],
         "torch": {runner.name: _torch_result(case, runner, ours) for runner in others},

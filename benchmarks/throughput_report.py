@@ -10,7 +10,8 @@ COLUMNS = (
 )  # fmt: skip
 LEGEND = """\
 segments/s: medians of psl_jax and of PyTorch's best variant; ratio: median of the rounds.
-peak: arguments, outputs and temporaries of the program. GFLOP and GB: XLA's cost analysis of a run.
+peak: arguments, outputs and temporaries of the program. GFLOP and GB: XLA's cost analysis of a run,
+none where a loop takes the batch in parts.
 of matmul: necessary FLOPs / time / measured matrix product. of copy: GB / time / measured copy.
 of floor: bytes that perfectly fused convolutions would move / time / measured copy."""
 

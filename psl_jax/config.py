@@ -34,7 +34,7 @@ def base() -> ConfigDict:
 
     config.frontend = frontend = ConfigDict()
     frontend.top_db, frontend.top_db_over = 120.0, "clip"  # over: none | clip | batch
-    frontend.fft = "float32"  # float64: exact in bands 100 dB under the loudest too; not on a TPU
+    frontend.fft = "auto"  # float64, exact in bands 100 dB under the loudest; float32 on a TPU
     config.model = ConfigDict({"width": 1.0, "dropout": 0.3, "dtype": "float32"})
 
     config.train = train = ConfigDict()
@@ -203,7 +203,7 @@ _CHOICES = {
     "data.corpus": ("soundscapes", "own_data", "tfds", "packed"),
     "labels": ("weak", "soft"),
     "frontend.top_db_over": ("none", "clip", "batch"),
-    "frontend.fft": ("float32", "float64"),
+    "frontend.fft": ("auto", "float32", "float64"),
     "model.dtype": ("float32", "bfloat16"),
     "train.schedule": ("constant", "polynomial"),
     "train.sampling": ("uniform", "balanced", "weighted"),

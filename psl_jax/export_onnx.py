@@ -8,7 +8,7 @@ has it. Maps are [batch, channels, frames, bands] here.
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -105,6 +105,9 @@ class GraphOperations:
         name = f"constant_{len(self.tensors)}"
         self.tensors.append(numpy_helper.from_array(np.array(value, np.float32), name))
         return name
+
+    def begin(self, walk: Callable[[Any], Any], inputs: Any, channels: int) -> Any:
+        return walk(inputs)
 
     def stem(self, logmel: str, layer: Layer) -> str:
         x = self.add_node("Unsqueeze", [logmel, self.constant([1])])

@@ -32,14 +32,15 @@ class Options:
 
 
 def exported_logmel(model: Model) -> LogMel:
-    """The front end inside an export: a dynamic range over a "batch" becomes one over each clip.
+    """The front end inside an export, for any machine and any batch.
 
-    So a clip's probabilities do not depend on what else is in its batch.
+    A dynamic range over a "batch" becomes one over each clip, so that a clip's probabilities do not
+    depend on what else is in its batch; an "auto" FFT is one in float32, which all runtimes have.
     """
     logmel = LogMel(**model.info["frontend"])
-    if logmel.top_db_over == "batch":
-        return dataclasses.replace(logmel, top_db_over="clip")
-    return logmel
+    over = "clip" if logmel.top_db_over == "batch" else logmel.top_db_over
+    fft = "float32" if logmel.fft == "auto" else logmel.fft
+    return dataclasses.replace(logmel, top_db_over=over, fft=fft)
 
 
 def describe(model: Model, options: Options, licence: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import json
 import os
 import pathlib
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -80,6 +80,9 @@ class TensorFlowOperations:
 
     def __init__(self, tf: Any):
         self.tf = tf
+
+    def begin(self, walk: Callable[[Any], Any], inputs: Any, channels: int) -> Any:
+        return walk(inputs)
 
     def stem(self, logmel: Any, layer: Layer) -> Any:
         x = self.tf.pad(self.tf.expand_dims(logmel, -1), _PADDING)

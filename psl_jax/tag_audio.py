@@ -5,11 +5,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-import soundfile
 import soxr
 
 from psl_jax.datasets import decoding
-from psl_jax.datasets.decoding import AudioFile, DecodeError
+from psl_jax.datasets.decoding import DecodeError
 from psl_jax.errors import UserError
 from psl_jax.segments import SAMPLE_RATE
 
@@ -26,32 +25,9 @@ def blocks_of(audio: Any, sample_rate: float | None = None) -> Blocks:
     Raises UserError for a waveform that is none; a file is not opened before its blocks are.
     """
     if isinstance(audio, str | os.PathLike) or hasattr(audio, "read"):
-        return lambda: file_blocks(audio)
+        return lambda: decoding.decoded_blocks(audio)
     waveform = resample(to_mono(audio), sample_rate)
     return lambda: iter([waveform])
-
-
-def file_blocks(file: AudioFile) -> Iterator[np.ndarray]:
-    """The audio of a file: int16 [samples] block by block, the same as `decoding.decode` returns.
-
-    Raises DecodeError, which can be after some blocks: a truncated file is found at its end.
-    """
-    decoding._check_readable(file)
-    counter, total = decoding._Counter(), 0
-    try:
-        with decoding._Forward(decoding._for_libsndfile(file)) as source:
-            frames = _exact_frames(source)
-            mono = decoding._mono_blocks(source, counter)
-            for block in decoding._at_16khz(mono, source.samplerate):
-                total += len(block)
-                yield decoding._to_int16(block)
-            decoding._check_whole(source, frames, counter)
-    except (soundfile.LibsndfileError, TypeError, ValueError) as error:
-        raise DecodeError("undecodable", decoding._one_line(error)) from error
-    except OSError as error:
-        raise DecodeError("unreadable", decoding._one_line(error)) from error
-    if total < decoding.MIN_SAMPLES:
-        raise DecodeError("too short", _length(total))
 
 
 def at_most(blocks: Blocks, seconds: float) -> Blocks:
@@ -66,19 +42,6 @@ def at_most(blocks: Blocks, seconds: float) -> Blocks:
             yield block
 
     return limited
-
-
-def _exact_frames(source: soundfile.SoundFile) -> int | None:
-    exact = source.format in decoding._EXACT_LENGTH_FORMATS
-    frames = source.frames if exact and source.frames < decoding._UNKNOWN_FRAMES else None
-    if frames == 0:
-        raise DecodeError("empty", "a header without any audio")
-    return frames
-
-
-def _length(samples: int) -> str:
-    seconds = samples / SAMPLE_RATE
-    return f"{seconds:.3f} s, at least {decoding.MIN_SECONDS} s are needed"
 
 
 def to_mono(waveform: Any) -> np.ndarray:
@@ -124,6 +87,8 @@ def resample(mono: np.ndarray, sample_rate: float | None) -> np.ndarray:
         raise UserError(f"a sample rate of {sample_rate} Hz; expected one from 1,000 to 1,000,000")
     if sample_rate != SAMPLE_RATE:
         mono = soxr.resample(mono, sample_rate, SAMPLE_RATE, quality="HQ")
-    if len(mono) < decoding.MIN_SAMPLES:
-        raise UserError(f"a waveform that is too short: {_length(len(mono))}")
+    try:
+        decoding.check_length(len(mono))
+    except DecodeError as error:
+        raise UserError(f"a waveform that is {error}") from error
     return mono

@@ -5,11 +5,11 @@ import os
 import numpy as np
 
 from psl_jax import files
+from psl_jax.datasets.decoding import decoded_blocks
 from psl_jax.errors import UserError
 from psl_jax.pieces import FRAME_SECONDS
 from psl_jax.segments import SAMPLE_RATE
 from psl_jax.spectrogram import spectrogram
-from psl_jax.tag_audio import file_blocks
 from psl_jax.tag_files import FileTags
 from psl_jax.tag_output import clock, shown
 
@@ -31,7 +31,7 @@ def require_matplotlib() -> None:
 
 def plot_file(tags: FileTags, path: str | os.PathLike) -> None:
     """Writes a PNG of a file's tags; the file is read once more for its spectrogram."""
-    decibel, step = spectrogram(lambda: file_blocks(tags.input.path))
+    decibel, step = spectrogram(lambda: decoded_blocks(tags.input.path))
     figure = draw(tags, decibel, step)
     with files.atomic_open(path, "wb") as file:
         figure.savefig(file, format="png", dpi=150)

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -191,35 +191,21 @@ def train(
     state = checkpoints.restore(parallel.replicate(state, mesh))
     start = int(state.step)
     log = metric_log.MetricLog(run_dir, start, active=jax.process_index() == 0)
-    # Other processes may read the log before the first one has cut off what came after `start`.
-    history = [line for line in metric_log.read_log(run_dir) if line["step"] <= start]
-    maps = [
-        line[metric_log.VALIDATION_MAP] for line in history if metric_log.VALIDATION_MAP in line
-    ]
-    stop = EarlyStop(settings.patience, maps)
-    done = start >= settings.max_steps or 0 < settings.patience <= stop.waited
-    if done:
+    stop = _early_stop(run_dir, start, settings.patience)
+    if start >= settings.max_steps or 0 < settings.patience <= stop.waited:
         log.close()
         return
-    if steps_per_call is None:
-        inputs = parallel.prefetch(feed(start), lambda one: parallel.put_batch(_used(one), mesh))
-    else:
-        steps_per_call = min(steps_per_call, settings.log_every)  # a call ends there anyway
-        counts = (count for _, count in _calls(start, settings, steps_per_call))
-        groups = batches.grouped(feed(start), counts, steps_per_call)
-        inputs = parallel.prefetch(groups, lambda group: parallel.put_steps(group, mesh))
+    # A call ends where something is logged anyway.
+    most = None if steps_per_call is None else min(steps_per_call, settings.log_every)
+    inputs = _on_devices(feed(start), start, settings, most, mesh)
     bar = progress.bar(
         settings.max_steps, "step", description, start, show=jax.process_index() == 0
     )
     meter = _Meter(log, schedule)
     with log, bar, contextlib.closing(inputs):
-        for first, count in _calls(start, settings, steps_per_call or 1):
+        for first, count in _calls(start, settings, most or 1):
             step = first + count
-            if steps_per_call is None:
-                state, values = program(state, next(inputs), schedule(first))
-            else:
-                rates = np.array([schedule(first + i) for i in range(steps_per_call)], np.float32)
-                state, values = program(state, next(inputs), rates, np.int32(count))
+            state, values = program(state, next(inputs), *_rates(schedule, first, count, most))
             bar.update(count)
             at_end = step == settings.max_steps
             if step % settings.log_every == 0 or at_end:
@@ -238,6 +224,33 @@ def train(
                 _check_finite(step, values)
                 checkpoints.save(step, state)
         meter.flush()
+
+
+def _early_stop(run_dir: str, start: int, patience: int) -> EarlyStop:
+    """What a run that goes on after step `start` knows of its validations."""
+    # Other processes may read the log before the first one has cut off what came after `start`.
+    lines = [line for line in metric_log.read_log(run_dir) if line["step"] <= start]
+    key = metric_log.VALIDATION_MAP
+    return EarlyStop(patience, [line[key] for line in lines if key in line])
+
+
+def _on_devices(
+    feed: Iterator, start: int, settings: LoopSettings, most: int | None, mesh: Mesh
+) -> Generator[Any, None, None]:
+    """The program's input for each call: a batch, or the entries of `most` steps."""
+    if most is None:
+        return parallel.prefetch(feed, lambda batch: parallel.put_batch(_used(batch), mesh))
+    counts = (count for _, count in _calls(start, settings, most))
+    groups = batches.grouped(feed, counts, most)
+    return parallel.prefetch(groups, lambda group: parallel.put_steps(group, mesh))
+
+
+def _rates(schedule: Schedule, first: int, count: int, most: int | None) -> tuple:
+    """The program's last arguments: a learning rate; or `most` of them, and how many count."""
+    if most is None:
+        return (schedule(first),)
+    rates = [schedule(first + i) for i in range(most)]
+    return np.array(rates, np.float32), np.int32(count)
 
 
 def _calls(start: int, settings: LoopSettings, most: int) -> Iterator[tuple[int, int]]:

@@ -41,6 +41,23 @@ def test_the_folded_network_gives_the_same_probabilities(shallow, width):
     )
 
 
+def test_in_parts_of_the_batch_and_with_padding_it_gives_what_each_row_gives(shallow):
+    _, variables = mobilenetv2.create(3)
+    folded = folding.fold(random_variables(variables))
+    logmel = np.random.default_rng(1).normal(-30, 20, (6, 301, 64)).astype(np.float32)
+    valid = np.array([301, 300, 160, 33, 1, 301])
+
+    @jax.jit
+    def run(folded, logmel, valid):
+        return folding.frame_probabilities(folded, logmel, folding.JaxOperations(), valid)
+
+    together = run(folded, logmel, valid)
+    assert "while" in run.lower(folded, logmel, valid).as_text()
+    for row, frames, probabilities in zip(logmel, valid, together, strict=True):
+        alone = run(folded, row[None, :frames], np.array([frames]))[0]
+        np.testing.assert_allclose(probabilities[: len(alone)], alone, atol=2e-6)
+
+
 @pytest.mark.parametrize("width", [0.25, 1.0])
 def test_strides_and_shortcuts_are_the_networks(width):
     module = mobilenetv2.MobileNetV2(5, width, rng=np.random.default_rng(0))

@@ -15,8 +15,8 @@ from psl_jax.frontend import LogMel, frame_mask, num_frames
 
 RATE = 16_000
 TOLERANCE_DB = 0.01
-# The rounding of a float32 FFT shows in bands that are further than this under the loudest one of
-# a clip of pure tones: up to 0.03 dB at 100 dB, 0.3 dB at 120 dB.
+# The rounding of a float32 FFT, as on a TPU, shows in bands that are further than this under the
+# loudest one of a clip of pure tones: up to 0.03 dB at 100 dB, 0.3 dB at 120 dB.
 TONAL_RANGE_DB = 90.0
 
 
@@ -104,21 +104,29 @@ def test_noise_and_speech_like_audio_match_librosa(make, duration, as_int16):
 
 @pytest.mark.parametrize("name", tones())
 @pytest.mark.parametrize("as_int16", [True, False])
-def test_tonal_audio_matches_librosa(name, as_int16):
+def test_tonal_audio_matches_librosa_in_all_bands(name, as_int16):
     audio = quantised(tones()[name]) if as_int16 else tones()[name].astype(np.float32)
-    ours, theirs = logmel(audio[None])[0], reference(audio)
+    ours = logmel(audio[None])
+    assert ours.dtype == np.float32
+    np.testing.assert_allclose(ours[0], reference(audio), rtol=0, atol=TOLERANCE_DB)
+
+
+@pytest.mark.parametrize("name", tones())
+@pytest.mark.parametrize("as_int16", [True, False])
+def test_with_an_fft_in_float32_tonal_audio_matches_librosa_in_the_louder_bands(name, as_int16):
+    audio = quantised(tones()[name]) if as_int16 else tones()[name].astype(np.float32)
+    ours, theirs = logmel(audio[None], fft="float32")[0], reference(audio)
     counts = theirs > theirs.max() - TONAL_RANGE_DB
     assert counts.mean() > 0.05
     np.testing.assert_allclose(ours[counts], theirs[counts], rtol=0, atol=TOLERANCE_DB)
 
 
-@pytest.mark.parametrize("name", tones())
-@pytest.mark.parametrize("as_int16", [True, False])
-def test_an_fft_in_float64_matches_librosa_in_all_bands(name, as_int16):
-    audio = quantised(tones()[name]) if as_int16 else tones()[name].astype(np.float32)
-    ours = logmel(audio[None], fft="float64")
-    assert ours.dtype == np.float32
-    np.testing.assert_allclose(ours[0], reference(audio), rtol=0, atol=TOLERANCE_DB)
+@pytest.mark.parametrize("fft", ["float32", "float64"])
+def test_the_batch_is_transformed_in_parts(fft):
+    audio = np.random.default_rng(0).standard_normal((9, 80_000)).astype(np.float32)
+    together = logmel(audio, fft=fft)
+    assert "while" in jax.jit(LogMel(fft=fft)).lower(audio).as_text()
+    np.testing.assert_array_equal(together, np.stack([logmel(x[None], fft=fft)[0] for x in audio]))
 
 
 def test_real_recordings_match_librosa():

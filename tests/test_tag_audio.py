@@ -8,9 +8,9 @@ import pytest
 import soxr
 
 from psl_jax.datasets import decoding
-from psl_jax.datasets.decoding import DecodeError
+from psl_jax.datasets.decoding import DecodeError, decoded_blocks
 from psl_jax.errors import UserError
-from psl_jax.tag_audio import at_most, blocks_of, file_blocks, resample, to_mono
+from psl_jax.tag_audio import at_most, blocks_of, resample, to_mono
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ from psl_jax.tag_audio import at_most, blocks_of, file_blocks, resample, to_mono
 def test_blocks_are_the_decoded_file(tmp_path, suffix, rate, channels, seconds):
     sound = audio_files.tone(seconds, rate, channels)
     path = audio_files.write(tmp_path / f"x.{suffix}", sound, rate)
-    blocks = list(file_blocks(path))
+    blocks = list(decoded_blocks(path))
     np.testing.assert_array_equal(np.concatenate(blocks), decoding.read_audio(path))
     assert max(map(len, blocks)) <= 1 << 20
     if seconds * rate * channels > 1 << 19:
@@ -43,10 +43,10 @@ def test_a_file_object_can_be_read_twice():
 def test_bad_files_are_of_the_same_kinds_as_for_data_sets(tmp_path):
     for name, kind in audio_files.bad_files(tmp_path).items():
         with pytest.raises(DecodeError) as caught:
-            list(file_blocks(tmp_path / name))
+            list(decoded_blocks(tmp_path / name))
         assert caught.value.kind == kind, name
     with pytest.raises(DecodeError, match="empty"):
-        list(file_blocks(io.BytesIO()))
+        list(decoded_blocks(io.BytesIO()))
 
 
 def test_too_long_is_found_on_the_way(tmp_path):

@@ -4,6 +4,7 @@ Imports neither TensorFlow nor TFDS, and its functions are pure and picklable, s
 a process or a Beam worker can run them.
 """
 
+import contextlib
 import dataclasses
 import io
 import os
@@ -104,10 +105,33 @@ def decode(file: AudioFile, max_seconds: float | None = None) -> Audio:
         length in its header is "truncated", unless all of the first `max_seconds` are there.
         (Headers of mp3 and Ogg files give no length to rely on: such a file is what it holds.)
     """
+    with _opened(file) as source:
+        return _decode_source(source, max_seconds)
+
+
+def decoded_blocks(file: AudioFile) -> Iterator[np.ndarray]:
+    """The samples of `decode(file)`, block by block: int16 [samples].
+
+    Raises DecodeError as it does, which can be after some blocks: a truncated file is found at its
+    end.
+    """
+    counter, total = _Counter(), 0
+    with _opened(file) as source:
+        frames = _exact_frames(source)
+        for block in _at_16khz(_mono_blocks(source, counter), source.samplerate):
+            total += len(block)
+            yield _to_int16(block)
+        _check_whole(source, frames, counter)
+    check_length(total)
+
+
+@contextlib.contextmanager
+def _opened(file: AudioFile) -> Iterator[soundfile.SoundFile]:
+    """An open file, whose errors become DecodeErrors."""
     _check_readable(file)
     try:
         with _Forward(_for_libsndfile(file)) as source:
-            return _decode_source(source, max_seconds)
+            yield source
     except (soundfile.LibsndfileError, TypeError, ValueError) as error:
         # TypeError and ValueError: python-soundfile's own refusals, as of headerless .raw files.
         raise DecodeError("undecodable", _one_line(error)) from error
@@ -123,7 +147,7 @@ def from_samples(samples: np.ndarray, rate: int, max_seconds: float | None = Non
     limit, enough = _limits(max_seconds)
     blocks = iter([samples if rate == SAMPLE_RATE else samples / np.float32(_FULL_SCALE)])
     found = _collect(_at_16khz(blocks, rate), enough)
-    _check_length(found)
+    check_length(len(found))
     cut = enough is not None and len(found) > enough
     return Audio(found[:limit], cut, len(samples) / rate, rate)
 
@@ -136,9 +160,10 @@ def _limits(max_seconds: float | None) -> tuple[int | None, int | None]:
     return limit, limit + round(CUT_TOLERANCE_SECONDS * SAMPLE_RATE)
 
 
-def _check_length(samples: np.ndarray) -> None:
-    if len(samples) < MIN_SAMPLES:
-        length = f"{len(samples) / SAMPLE_RATE:.3f} s"
+def check_length(samples: int) -> None:
+    """Raises DecodeError for fewer than 0.1 s of samples at 16 kHz."""
+    if samples < MIN_SAMPLES:
+        length = f"{samples / SAMPLE_RATE:.3f} s"
         raise DecodeError("too short", f"{length}, at least {MIN_SECONDS} s are needed")
 
 
@@ -163,19 +188,24 @@ def _for_libsndfile(file: AudioFile) -> str | IO[bytes]:
 
 
 def _decode_source(source: soundfile.SoundFile, max_seconds: float | None) -> Audio:
-    exact = source.format in _EXACT_LENGTH_FORMATS and source.frames < _UNKNOWN_FRAMES
-    frames = source.frames if exact else None
-    if frames == 0:
-        raise DecodeError("empty", "a header without any audio")
+    frames = _exact_frames(source)
     limit, enough = _limits(max_seconds)
     counter = _Counter()
     samples = _collect(_at_16khz(_mono_blocks(source, counter), source.samplerate), enough)
     cut = enough is not None and len(samples) > enough
     if not cut:
         _check_whole(source, frames, counter)
-    _check_length(samples)
+    check_length(len(samples))
     whole = None if frames is None else frames / source.samplerate
     return Audio(samples[:limit], cut, whole, source.samplerate)
+
+
+def _exact_frames(source: soundfile.SoundFile) -> int | None:
+    """How many frames the header says there are, where that can be relied on."""
+    exact = source.format in _EXACT_LENGTH_FORMATS and source.frames < _UNKNOWN_FRAMES
+    if exact and source.frames == 0:
+        raise DecodeError("empty", "a header without any audio")
+    return source.frames if exact else None
 
 
 class _Counter:
