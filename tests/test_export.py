@@ -306,7 +306,7 @@ def test_a_range_over_the_batch_becomes_one_over_each_clip(model):
     batch = dataclasses.replace(model, info=model.info | {"frontend": frontend})
     from psl_jax.export_options import exported_logmel
 
-    assert exported_logmel(batch) == LogMel(60.0, "clip")
+    assert exported_logmel(batch) == LogMel(60.0, "clip", "float32")
 
 
 def test_map_of_exports(model, exported, tmp_path):
