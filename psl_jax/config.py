@@ -5,6 +5,8 @@ neither gives are marked "inferred".
 """
 
 import difflib
+import functools
+import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -179,15 +181,11 @@ def validate(config: ConfigDict) -> None:
             raise UserError(f"experiments.{name} must be a dict of settings, not {changes!r}")
         _check(changes, known, f"experiments.{name}.", partial=True)
     for key, choices in _CHOICES.items():
-        value = config
-        for part in key.split("."):
-            value = value[part]
+        value = setting(config, key)
         if value not in choices:
             raise UserError(f"config.{key} is {value!r}, expected one of {', '.join(choices)}")
     for key in ("train.batch_size", "evaluate.batch_size", "segment_seconds", "model.width"):
-        value = config
-        for part in key.split("."):
-            value = value[part]
+        value = setting(config, key)
         if value <= 0:
             raise UserError(f"config.{key} is {value}, expected a number above 0")
     if config.train.steps_per_dispatch < 0:
@@ -258,6 +256,11 @@ def _names(config: ConfigDict, prefix: str = "") -> Iterator[str]:
         yield prefix + key
         if isinstance(value, ConfigDict):
             yield from _names(value, f"{prefix}{key}.")
+
+
+def setting(config: ConfigDict, name: str) -> Any:
+    """The value of a dotted name."""
+    return functools.reduce(operator.getitem, name.split("."), config)
 
 
 def setting_names() -> list[str]:

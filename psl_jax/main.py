@@ -1,6 +1,11 @@
 """Runs an experiment, or a suite of them: python -m psl_jax.main --config configs/psl2s.py"""
 
+import ast
+import contextlib
 import os
+import sys
+from collections.abc import Iterator
+from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
@@ -11,6 +16,7 @@ from psl_jax.errors import UserError
 
 STAGES = ("prepare", "relabel", "train", "average", "evaluate", "report")
 
+_EXPERIMENTS = "--config.experiments."
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Settings; see configs/.", lock_config=True
 )
@@ -39,9 +45,14 @@ def main(_) -> None:
 
 def _parse(arguments: list[str]) -> list[str]:
     flags.mark_flag_as_required("config")
+    of_experiments = [a for a in arguments if a.startswith(_EXPERIMENTS) and "=" in a]
+    others = [a for a in arguments if a not in of_experiments]
     try:
-        rest = flags.FLAGS(arguments)
+        with _command_line(others):  # where ml-collections looks besides
+            rest = flags.FLAGS(others)
         _CONFIG.value.keys()  # raises here what went wrong in loading the file
+        for argument in of_experiments:
+            _change_experiment(argument)
         return rest
     except flags.Error as error:
         raise UserError(f"{error}") from error
@@ -51,12 +62,52 @@ def _parse(arguments: list[str]) -> list[str]:
         raise UserError(f"cannot read the config: {error}") from error
 
 
+@contextlib.contextmanager
+def _command_line(arguments: list[str]) -> Iterator[None]:
+    kept, sys.argv = sys.argv, arguments
+    try:
+        yield
+    finally:
+        sys.argv = kept
+
+
+def _change_experiment(argument: str) -> None:
+    """Takes in --config.experiments.NAME.KEY=VALUE.
+
+    ml-collections would know only the keys in which the experiment differs already.
+    """
+    path, value = argument.removeprefix(_EXPERIMENTS).split("=", 1)
+    name, _, key = path.partition(".")
+    config = _CONFIG.value
+    if name not in config.experiments:
+        names = ", ".join(sorted(config.experiments)) or "none"
+        raise UserError(f"{argument}: the config has no experiment {name!r}; it has {names}")
+    if key not in config_lib.setting_names():
+        raise UserError(f"{argument}: {config_lib.unknown_key_message(key)}")
+    changes: Any = _read(value, config_lib.setting(config, key))
+    for part in reversed(key.split(".")):
+        changes = {part: changes}
+    config_lib.apply(config.experiments[name], changes)
+
+
+def _read(text: str, like: Any) -> Any:
+    """The value that `text` stands for; the text itself where it is none (a check comes later)."""
+    if isinstance(like, str):
+        return text
+    try:
+        return ast.literal_eval(text.title() if isinstance(like, bool) else text)
+    except (SyntaxError, ValueError):
+        return text
+
+
 def _explain(arguments: list[str], error: Exception) -> str:
     """What is wrong with a `--config.key=value`: ml-collections names neither key nor type."""
     known = set(config_lib.setting_names())
     for argument in arguments[1:]:
         if argument.startswith("--config."):
             key = argument.removeprefix("--config.").split("=")[0]
+            if argument.startswith(_EXPERIMENTS) and "=" not in argument:
+                return f"{argument}: {error}. Is it {argument}=VALUE?"
             if key not in known and not key.startswith("experiments."):
                 return config_lib.unknown_key_message(key)
     return f"{error}"

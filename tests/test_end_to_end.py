@@ -61,6 +61,23 @@ def test_wrong_settings_are_told_plainly(tmp_path, argument, told):
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("student.train.epochs=1", "no experiment 'student'; it has psl10s, psl2s"),
+        ("psl2s.train.lerning_rate=1", "Did you mean config.train.learning_rate?"),
+        ("psl2s.train.epochs=many", "psl2s.train.epochs is 'many' (str), expected int"),
+        ("psl2s.train.epochs", "Is it --config.experiments.psl2s.train.epochs=VALUE?"),
+    ],
+)
+def test_wrong_settings_of_an_experiment_are_told_plainly(tmp_path, change, told):
+    arguments = ("--config", "configs/quickstart.py", "--workdir", tmp_path / "run")
+    result = run(*arguments, f"--config.experiments.{change}")
+    assert result.returncode == 2
+    assert told in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_a_missing_config_is_told_plainly(tmp_path):
     result = run("--config", tmp_path / "none.py")
     assert result.returncode == 2
@@ -152,7 +169,16 @@ def test_suites_run_for_two_steps(tmp_path, audio_folder, name):
         *("--config", f"configs/{name}.py", "--workdir", tmp_path),
         *(f"--config.data.{key}={value}" for key, value in sizes.items()),
         f"--config.data.source_dir={audio_folder if name == 'own_data' else ''}",
+        # Settings in which the suite's experiments do not differ before.
+        "--config.experiments.psl2s.train.log_every=7",
+        "--config.experiments.psl2s.augment.gain_db=(-3.0, 3.0)",
     )
+    changed, other = (
+        json.loads((tmp_path / run_dir / "config.json").read_text())
+        for run_dir in ("psl2s", "psl5s")
+    )
+    assert (changed["train"]["log_every"], changed["augment"]["gain_db"]) == (7, [-3.0, 3.0])
+    assert (other["train"]["log_every"], other["augment"]["gain_db"]) == (20, [-18.0, 6.0])
     names = [
         one["name"] for one in json.loads((tmp_path / "results.json").read_text())["experiments"]
     ]

@@ -20,7 +20,6 @@ from psl_jax.segments import SAMPLE_RATE
 
 CLIP_SECONDS = 10.0
 CLASSES = tuple(sorted(synthesis.SOUNDS))
-MIN_EVENT_SECONDS, MAX_EVENT_SECONDS = 0.8, 5.0
 
 _CLIP_SAMPLES = round(CLIP_SECONDS * SAMPLE_RATE)
 _TRAIN, _EVAL = 0, 1  # separate random streams, and separate background noise
@@ -34,8 +33,10 @@ class SceneSettings:
 
     seed: int = 0
     missing_labels: float = 0.3  # probability that a training clip lacks one of its labels
-    events_per_clip: tuple[int, int] = (1, 4)  # fewest and most
-    snr_db: tuple[float, float] = (5.0, 25.0)  # of an event against the background, uniform
+    events_per_clip: tuple[int, int] = (1, 3)  # fewest and most
+    event_seconds: tuple[float, float] = (2.0, 8.0)  # log-uniform
+    level_db: tuple[float, float] = (-36.0, -32.0)  # of the background, uniform; full scale is 0
+    snr_db: tuple[float, float] = (15.0, 30.0)  # of an event against the background, uniform
     rarity: float = 0.7  # classes are drawn as rank ** -rarity (Zipf)
 
 
@@ -48,6 +49,7 @@ class Scene:
     labels: tuple[int, ...]
     events: tuple[tuple[float, float, int], ...]  # onset, offset (s), class index
     snr_db: tuple[float, ...]  # of each event
+    level_db: tuple[float, float]  # see SceneSettings
 
 
 def draw_scene(settings: SceneSettings, stream: int, number: int, clip_id: str) -> Scene:
@@ -56,7 +58,8 @@ def draw_scene(settings: SceneSettings, stream: int, number: int, clip_id: str) 
     low, high = settings.events_per_clip
     count = int(rng.integers(low, high + 1))
     classes = rng.choice(len(CLASSES), count, p=_class_probabilities(settings.rarity))
-    durations = np.exp(rng.uniform(np.log(MIN_EVENT_SECONDS), np.log(MAX_EVENT_SECONDS), count))
+    shortest, longest = np.log(settings.event_seconds)
+    durations = np.exp(rng.uniform(shortest, longest, count))
     onsets = rng.uniform(0, CLIP_SECONDS - durations)
     # Whole samples: the events are true to the sample.
     first = np.round(onsets * SAMPLE_RATE) / SAMPLE_RATE
@@ -73,6 +76,7 @@ def draw_scene(settings: SceneSettings, stream: int, number: int, clip_id: str) 
         labels=tuple(labels.tolist()),
         events=tuple((float(first[i]), float(last[i]), int(classes[i])) for i in order),
         snr_db=tuple(snr[order].tolist()),
+        level_db=settings.level_db,
     )
 
 
@@ -80,7 +84,7 @@ def render(scene: Scene) -> np.ndarray:
     """The sound of a scene: int16 [160000]."""
     seed, stream, number = scene.key
     rng = np.random.default_rng([seed, stream, number, 1])
-    level = np.float32(10 ** (rng.uniform(-45, -30) / 20))
+    level = np.float32(10 ** (rng.uniform(*scene.level_db) / 20))
     clip = synthesis.noise(synthesis.noise_beds(2 * seed + stream), rng, _CLIP_SAMPLES)
     for (onset, offset, label), snr in zip(scene.events, scene.snr_db, strict=True):
         start, stop = round(onset * SAMPLE_RATE), round(offset * SAMPLE_RATE)
