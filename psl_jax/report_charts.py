@@ -197,7 +197,11 @@ def validation(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Figure]:
         y_label="mAP (%)",
     )
     legend = plots.legend([(name, colour[name], "dashed") for name in curves])
-    return [Figure("Validation mAP while training", "", svg, legend)]
+    note = (
+        "Against the weak labels of the validation split: flattering for an experiment that was "
+        "trained on these."
+    )
+    return [Figure("Validation mAP while training", note, svg, legend)]
 
 
 # --- Labels ---------------------------------------------------------------------------------
