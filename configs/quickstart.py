@@ -24,7 +24,7 @@ def get_config():
     # on 10 s share one compiled program.
     off = {name: 0 for name in config.TEACHER["augment"] if "masks" in name}
     off |= {name: 0.0 for name in config.TEACHER["augment"] if "masks" not in name}
-    # Of its four epochs the last two are averaged, in four checkpoints.
+    # Twice an epoch, so that the four best checkpoints are late ones.
     teacher = {"train": {"epochs": 4, "validate_every": 50}, "augment": off}
     result.experiments = config.paper_suite(teacher)
     return result
