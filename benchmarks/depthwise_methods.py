@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from cases import NUM_CLASSES, Case
 from runners import Runner, Schedule, alternate, calibrate
 
+from psl_jax import parallel
 from psl_jax.convolutions import METHODS, depthwise3x3
 from psl_jax.mobilenetv2 import (
     INVERTED_RESIDUALS,
@@ -16,6 +17,7 @@ from psl_jax.mobilenetv2 import (
 )
 from psl_jax.train import binary_cross_entropy
 
+WAYS = (*METHODS, "channels_first")
 SCHEDULE = Schedule(rounds=3, round_seconds=0.1)
 
 
@@ -24,7 +26,7 @@ def main(seconds: list[int], batches: list[int] | None, dtypes: list[str]) -> No
     batch = batches[0] if batches else (256 if jax.default_backend() != "cpu" else 8)
     case = Case("train", seconds[0], batch, dtypes[0])
     print(f"\ndepthwise methods, {case}: milliseconds forward / forward and backward")
-    print(f"{'frames x bands x channels, stride':36}" + "".join(f"{m:>22}" for m in METHODS))
+    print(f"{'frames x bands x channels, stride':36}" + "".join(f"{m:>22}" for m in WAYS))
     for shape, stride in _shapes(case):
         _print_row(f"{'x'.join(map(str, shape[1:]))}, {stride}", _layer, shape, stride, case.dtype)
     _print_row("whole network", _network, case)
@@ -45,7 +47,7 @@ def _shapes(case: Case):
 
 def _print_row(title: str, make, *arguments) -> None:
     cells, runners = [], {}
-    for method in METHODS:
+    for method in WAYS:
         for backward in (False, True):
             try:
                 runner = make(method, backward, *arguments)
@@ -54,19 +56,21 @@ def _print_row(title: str, make, *arguments) -> None:
             except Exception as error:
                 print(f"[failed] {title}, {method}: {type(error).__name__}: {str(error)[:200]}")
     alternate(list(runners.values()), SCHEDULE)
-    for method in METHODS:
+    for method in WAYS:
         pair = [runners.get((method, backward)) for backward in (False, True)]
         cells.append(" / ".join(f"{1e3 / r.rate:.3f}" if r else "-" for r in pair))
     print(f"{title:36}" + "".join(f"{cell:>22}" for cell in cells), flush=True)
 
 
 def _layer(method: str, backward: bool, shape, stride: int, dtype: str) -> Runner:
-    key = jax.random.key(0)
+    key, first = jax.random.key(0), method == "channels_first"
+    channels = shape[-1]
+    shape = (channels, *shape[1:3], shape[0]) if first else shape
     x = jax.random.normal(key, shape, jnp.dtype(dtype))
-    kernel = jax.random.normal(key, (3, 3, shape[-1]))
+    kernel = jax.random.normal(key, (3, 3, channels))
 
     def forward(x, kernel):
-        return depthwise3x3(x, kernel, stride, method)
+        return depthwise3x3(x, kernel, stride, method, first)
 
     if not backward:
         return _runner(method, jax.jit(forward), x, kernel)
@@ -81,7 +85,8 @@ def _layer(method: str, backward: bool, shape, stride: int, dtype: str) -> Runne
 
 def _network(method: str, backward: bool, case: Case) -> Runner:
     network, variables = create(NUM_CLASSES, dropout=0.0)
-    context = Context(train=backward, dtype=jnp.dtype(case.dtype), depthwise=method)
+    first = method == "channels_first"
+    context = Context(backward, jnp.dtype(case.dtype), depthwise=method, channels_first=first)
     log_mel, labels = jnp.asarray(case.log_mel()), jnp.asarray(case.labels())
 
     def loss(params, stats, log_mel):
@@ -96,7 +101,8 @@ def _network(method: str, backward: bool, case: Case) -> Runner:
 
 
 def _runner(method: str, function, *arguments) -> Runner:
-    compiled = function.lower(*arguments).compile()
+    options = parallel.REORDERED_SUMS if jax.default_backend() == "cpu" else None
+    compiled = function.lower(*arguments).compile(options)
 
     def run(times: int) -> None:
         result = None

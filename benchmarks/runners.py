@@ -53,12 +53,17 @@ def calibrate(runner: Runner, schedule: Schedule) -> None:
 
 
 def alternate(runners: list[Runner], schedule: Schedule) -> None:
-    """Times the runners in turn, round after round, so that all see the same machine."""
+    """Times the runners in turn, round after round, so that all see the same machine.
+
+    Each is first run untimed: a first run after the other library's takes up to three times as
+    long, since the memory it needs was given back to the system meanwhile.
+    """
     start = time.perf_counter()
     for number in range(schedule.rounds):
         # Every other round backwards: no runner always follows the same one.
         for runner in runners[:: 1 if number % 2 == 0 else -1]:
             time.sleep(schedule.pause_seconds)
+            runner.run(max(1, runner.repeats // 4))
             elapsed = seconds_of(lambda runner=runner: runner.run(runner.repeats))
             runner.rates.append(runner.repeats / elapsed)
         if number and time.perf_counter() - start > schedule.case_seconds:

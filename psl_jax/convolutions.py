@@ -1,8 +1,11 @@
 """The two convolutions that MobileNetV2 is made of, written for the backend that runs them.
 
-Depthwise 3x3, padding 1 on each side: XLA's grouped convolution is about ten times slower on a CPU
-than nine shifted multiply-adds; on GPUs and TPUs the grouped convolution is kept. Pointwise 1x1: a
-matrix product. Either way the same functions and gradients are computed.
+Maps are [batch, frames, bands, channels], or with `channels_first` [channels, frames, bands,
+batch], in which a CPU trains faster: what the batch shares (a weight, a channel's statistics) is
+one number there and the batch fills the vectors. Pointwise 1x1: a matrix product. Depthwise 3x3,
+padding 1 on each side: XLA's grouped convolution is about ten times slower on a CPU than nine
+shifted multiply-adds; on GPUs and TPUs the grouped convolution is kept. Channels first they come
+with gradients written out, elsewhere with those of autodiff.
 """
 
 from functools import partial
@@ -13,50 +16,29 @@ import jax.numpy as jnp
 METHODS = ("shifted", "grouped")
 
 
-@jax.custom_vjp
-def pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """1x1 convolution: x [..., inputs] times kernel [inputs, outputs], in x's type."""
-    return x @ kernel.astype(x.dtype)
+def pointwise(x: jax.Array, kernel: jax.Array, channels_first: bool = False) -> jax.Array:
+    """1x1 convolution of a map x with kernel [inputs, outputs], in x's type."""
+    return _pointwise_first(x, kernel) if channels_first else x @ kernel.astype(x.dtype)
 
 
-def _pointwise_forward(x, kernel):
-    return pointwise(x, kernel), (x, kernel)
+def depthwise3x3(
+    x: jax.Array,
+    kernel: jax.Array,
+    stride: int,
+    method: str | None = None,
+    channels_first: bool = False,
+) -> jax.Array:
+    """Depthwise convolution of a map x with kernel [3, 3, channels].
 
-
-def _pointwise_backward(saved, gradient):
-    x, kernel = saved
-    kernel_gradient = _pointwise_kernel_gradient(x, gradient)
-    return gradient @ kernel.astype(x.dtype).T, kernel_gradient.astype(kernel.dtype)
-
-
-def _pointwise_kernel_gradient(x, gradient):
-    """[inputs, outputs]; where many positions meet a small kernel, from several parts of the batch.
-
-    As autodiff writes it, the kernel's gradient comes out transposed, and XLA:CPU then fuses a
-    strided transposition of the whole gradient into its producer: 134 ms where this takes 20. A
-    product of millions of rows with a small result it computes at half the speed of two of them.
+    Frames and bands become (frames - 1) // stride + 1 and (bands - 1) // stride + 1; x's type is
+    kept. method: "shifted", "grouped", or None for the faster one of the default backend; channels
+    first it is always "shifted".
     """
-    gradient = jax.lax.optimization_barrier(gradient)
-    rows = x.size // x.shape[-1]
-    if len(x) % 2 or rows < 6_000:
-        axes = tuple(range(x.ndim - 1))
-        return jax.lax.dot_general(x, gradient, ((axes, axes), ((), ())))
-    x, gradient = (a.reshape(2, -1, a.shape[-1]) for a in (x, gradient))
-    return jax.lax.dot_general(x, gradient, (((1,), (1,)), ((0,), (0,)))).sum(axis=0)
-
-
-pointwise.defvjp(_pointwise_forward, _pointwise_backward)
-
-
-def depthwise3x3(x: jax.Array, kernel: jax.Array, stride: int, method: str | None = None):
-    """Depthwise convolution of x [batch, frames, bands, channels] with kernel [3, 3, channels].
-
-    Returns [batch, (frames - 1) // stride + 1, (bands - 1) // stride + 1, channels], in x's type.
-    method: "shifted", "grouped", or None for the faster one of the default backend.
-    """
+    if channels_first:
+        return _depthwise_first(x, kernel, stride)
     method = method or ("shifted" if jax.default_backend() == "cpu" else "grouped")
     if method == "shifted":
-        return _shifted(x, kernel, stride)
+        return _correlate(x, kernel, stride)
     return jax.lax.conv_general_dilated(
         x,
         kernel[:, :, None, :].astype(x.dtype),
@@ -67,64 +49,88 @@ def depthwise3x3(x: jax.Array, kernel: jax.Array, stride: int, method: str | Non
     )
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _shifted(x, kernel, stride):
-    return _correlate(x, kernel, stride)
+def shifted_views(x: jax.Array, stride: int = 1) -> list[jax.Array]:
+    """The nine views of a map that meet the weights of a 3x3 kernel, row by row.
 
-
-def _forward(x, kernel, stride):
-    return _correlate(x, kernel, stride), (x, kernel)
-
-
-def _backward(stride, saved, gradient):
-    x, kernel = saved
-    return _input_gradient(gradient, kernel, stride, x.shape), _kernel_gradient(
-        x, gradient, stride
-    ).astype(kernel.dtype)
-
-
-_shifted.defvjp(_forward, _backward)
-
-
-def _taps(padded, shape, stride):
-    """The nine views of the padded input that meet the nine weights, with their positions."""
-    frames, bands = shape
-    for i in range(3):
-        for j in range(3):
-            rows = slice(i, i + stride * (frames - 1) + 1, stride)
-            columns = slice(j, j + stride * (bands - 1) + 1, stride)
-            yield i, j, padded[..., rows, columns, :]
+    Axes 1 and 2 are padded by 1 on each side with zeros; axes 0 and 3 are not touched.
+    """
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    frames, bands = ((n - 1) // stride * stride + 1 for n in x.shape[1:3])
+    return [
+        padded[:, i : i + frames : stride, j : j + bands : stride]
+        for i in range(3)
+        for j in range(3)
+    ]
 
 
 def _correlate(x, kernel, stride):
-    shape = [(n - 1) // stride + 1 for n in x.shape[1:3]]
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    kernel = kernel.astype(x.dtype)
-    return sum(view * kernel[i, j] for i, j, view in _taps(padded, shape, stride))
+    """The convolution as nine multiply-adds; kernel [3, 3, ...], its rest broadcast against x."""
+    weights = kernel.astype(x.dtype).reshape(9, *kernel.shape[2:])
+    views = shifted_views(x, stride)
+    return sum(view * weight for view, weight in zip(views, weights, strict=True))
 
 
-def _input_gradient(gradient, kernel, stride, shape):
+@jax.custom_vjp
+def _pointwise_first(x, kernel):
+    flat = kernel.astype(x.dtype).T @ x.reshape(x.shape[0], -1)
+    return flat.reshape(-1, *x.shape[1:])
+
+
+def _pointwise_first_forward(x, kernel):
+    return _pointwise_first(x, kernel), (x, kernel)
+
+
+def _pointwise_first_backward(saved, gradient):
+    x, kernel = saved
+    # Flat before the products and behind a barrier: XLA:CPU would transpose the whole gradient.
+    gradient = jax.lax.optimization_barrier(gradient.reshape(gradient.shape[0], -1))
+    kernel_gradient = _product_of_long_rows(x.reshape(x.shape[0], -1), gradient)
+    x_gradient = (kernel.astype(x.dtype) @ gradient).reshape(x.shape)
+    return x_gradient, kernel_gradient.astype(kernel.dtype)
+
+
+def _product_of_long_rows(x, y):
+    """x y^T; XLA:CPU takes up to half the time where the first factor has the more rows."""
+    if len(x) >= len(y):
+        return x @ y.T
+    return jax.lax.optimization_barrier(y @ x.T).T  # without it XLA turns the factors back
+
+
+_pointwise_first.defvjp(_pointwise_first_forward, _pointwise_first_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _depthwise_first(x, kernel, stride):
+    return _correlate(x, kernel[..., None, None, None], stride)
+
+
+def _depthwise_first_forward(x, kernel, stride):
+    return _depthwise_first(x, kernel, stride), (x, kernel)
+
+
+def _depthwise_first_backward(stride, saved, gradient):
+    x, kernel = saved
+    kernel_gradient = _kernel_gradient(x, gradient, stride).astype(kernel.dtype)
     if stride > 1:  # spread the gradient out to the input's grid, zeros in between
-        sizes = zip(shape[1:3], gradient.shape[1:3], strict=True)
+        sizes = zip(x.shape[1:3], gradient.shape[1:3], strict=True)
         spread = [(0, n - stride * (m - 1) - 1, stride - 1) for n, m in sizes]
         zero = jnp.zeros((), gradient.dtype)
         gradient = jax.lax.pad(gradient, zero, [(0, 0, 0), *spread, (0, 0, 0)])
-    return _correlate(gradient, kernel[::-1, ::-1], 1)
+    return _depthwise_first(gradient, kernel[::-1, ::-1], 1), kernel_gradient
+
+
+_depthwise_first.defvjp(_depthwise_first_forward, _depthwise_first_backward)
 
 
 def _kernel_gradient(x, gradient, stride):
     """Sums of products in float32, [3, 3, channels].
 
-    One reduction of nine operands over the frames, then small sums: XLA:CPU makes one pass over x
-    and the gradient of it, in half the time of a reduction for each weight.
+    One reduction of nine operands over what lies side by side in memory: XLA:CPU makes one pass
+    over x and the gradient of it, and vectors where it may reorder sums (`parallel.data_parallel`).
     """
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    products = [
-        (view * gradient).astype(jnp.float32)
-        for _, _, view in _taps(padded, gradient.shape[1:3], stride)
-    ]
+    products = [(view * gradient).astype(jnp.float32) for view in shifted_views(x, stride)]
     zeros = [jnp.float32(0)] * len(products)
     sums = jax.lax.reduce(
-        products, zeros, lambda a, b: [p + q for p, q in zip(a, b, strict=True)], (1,)
+        products, zeros, lambda a, b: [p + q for p, q in zip(a, b, strict=True)], (2, 3)
     )
-    return jnp.stack(sums).sum(axis=(1, 2)).reshape(3, 3, x.shape[-1])
+    return jnp.stack(sums).sum(axis=2).reshape(3, 3, x.shape[0])

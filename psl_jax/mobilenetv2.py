@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from psl_jax.convolutions import depthwise3x3, pointwise
+from psl_jax.convolutions import depthwise3x3, pointwise, shifted_views
 
 # (expansion t, channels c, repeats n, stride s) of the inverted residuals.
 INVERTED_RESIDUALS = (
@@ -41,12 +41,22 @@ class Context:
       axis_name: mesh axis over which batch statistics are averaged, so that N devices see the
         global batch.
       depthwise: see convolutions.METHODS; None chooses by backend.
+      channels_first: maps are [channels, frames, bands, batch] inside, see convolutions.
     """
 
     train: bool = False
     dtype: Any = jnp.float32
     axis_name: str | None = None
     depthwise: str | None = None
+    channels_first: bool = False
+
+    @property
+    def channel_axis(self) -> int:
+        return 0 if self.channels_first else -1
+
+    def of_channels(self, values: jax.Array) -> jax.Array:
+        """Values [channels], to be broadcast against a map."""
+        return values[:, None, None, None] if self.channels_first else values
 
 
 def scaled(channels: int, width: float) -> int:
@@ -81,7 +91,7 @@ def cut(x: jax.Array, valid_frames: jax.Array | None) -> jax.Array:
 
 
 class BatchNorm(nnx.Module):
-    """Normalises the last axis over all others, in float32; running variance is unbiased."""
+    """Normalises each channel over all else, in float32; running variance is unbiased."""
 
     def __init__(self, channels: int):
         # From NumPy: JAX would compile a program for each shape.
@@ -92,19 +102,20 @@ class BatchNorm(nnx.Module):
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
         mean, var = self.mean[...], self.var[...]
         if context.train:
-            mean, var = self._batch_statistics(x, context.axis_name)
+            mean, var = self._batch_statistics(x, context)
         multiplier = self.scale[...] * jax.lax.rsqrt(var + BATCH_NORM_EPSILON)
         offset = self.bias[...] - mean * multiplier
+        multiplier, offset = map(context.of_channels, (multiplier, offset))
         return x * multiplier.astype(x.dtype) + offset.astype(x.dtype)
 
-    def _batch_statistics(self, x, axis_name):
+    def _batch_statistics(self, x, context: Context):
         wide = x.astype(jnp.float32)
-        axes = tuple(range(x.ndim - 1))
+        axes = tuple(range(1, x.ndim) if context.channels_first else range(x.ndim - 1))
         moments = jnp.stack([wide.mean(axes), jnp.square(wide).mean(axes)])
-        count = x.size // x.shape[-1]
-        if axis_name is not None:
-            moments = jax.lax.pmean(moments, axis_name)
-            count = count * jax.lax.axis_size(axis_name)
+        count = x.size // x.shape[context.channel_axis]
+        if context.axis_name is not None:
+            moments = jax.lax.pmean(moments, context.axis_name)
+            count = count * jax.lax.axis_size(context.axis_name)
         mean, var = moments[0], jnp.maximum(moments[1] - jnp.square(moments[0]), 0.0)
         keep = BATCH_NORM_MOMENTUM
         unbiased = var * (count / max(count - 1, 1))
@@ -127,19 +138,11 @@ class Stem(nnx.Module):
         self.kernel = nnx.Param(_xavier(rng, (3, 3, 1, channels), fan_in=9, fan_out=9 * channels))
 
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
-        """[batch, frames, bands] -> [batch, frames / 2, bands / 2, channels]."""
+        """[batch, frames, bands] to a map of half the frames and bands."""
         x = x.astype(context.dtype)
-        shape = [(n - 1) // 2 + 1 for n in x.shape[1:]]
-        padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1)))
-        patches = jnp.stack(
-            [
-                padded[:, i : i + 2 * shape[0] - 1 : 2, j : j + 2 * shape[1] - 1 : 2]
-                for i in range(3)
-                for j in range(3)
-            ],
-            axis=-1,
-        )
-        return pointwise(patches, self.kernel[...].reshape(9, -1))
+        x = x.transpose(1, 2, 0)[None] if context.channels_first else x[..., None]
+        patches = jnp.concatenate(shifted_views(x, stride=2), axis=context.channel_axis)
+        return pointwise(patches, self.kernel[...].reshape(9, -1), context.channels_first)
 
 
 class Pointwise(nnx.Module):
@@ -149,7 +152,7 @@ class Pointwise(nnx.Module):
         self.kernel = nnx.Param(_xavier(rng, (inputs, outputs), inputs, outputs))
 
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
-        return pointwise(x, self.kernel[...])
+        return pointwise(x, self.kernel[...], context.channels_first)
 
 
 class Classifier(nnx.Module):
@@ -172,7 +175,8 @@ class Depthwise(nnx.Module):
         self.stride = stride
 
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
-        return depthwise3x3(x, self.kernel[...], self.stride, context.depthwise)
+        kernel, first = self.kernel[...], context.channels_first
+        return depthwise3x3(x, kernel, self.stride, context.depthwise, first)
 
 
 class InvertedResidual(nnx.Module):
@@ -240,7 +244,8 @@ class MobileNetV2(nnx.Module):
         for block in self.blocks:
             x = block(x, context)
         x = jax.nn.relu6(self.head_norm(self.head(x, context), context))
-        return x.astype(jnp.float32).mean(axis=2)  # over frequency
+        x = x.astype(jnp.float32).mean(axis=2)  # over frequency
+        return x.transpose(2, 1, 0) if context.channels_first else x
 
     def __call__(
         self,

@@ -22,6 +22,9 @@ SPLIT = PartitionSpec(AXIS)
 REPLICATED = PartitionSpec()
 STEPS = PartitionSpec(None, AXIS)  # [steps, batch]
 
+# What XLA calls fast math; by default it still honours NaNs, infinities, quotients and functions.
+REORDERED_SUMS = {"xla_cpu_enable_fast_math": True}
+
 _LONGEST_WAIT_MS = 7 * 24 * 3600 * 1000
 
 
@@ -39,14 +42,21 @@ def local_mesh(num_devices: int | None = None) -> Mesh:
 
 
 def data_parallel(
-    function: Callable, mesh: Mesh, in_specs: Any, out_specs: Any, donate: tuple[int, ...] = ()
+    function: Callable,
+    mesh: Mesh,
+    in_specs: Any,
+    out_specs: Any,
+    donate: tuple[int, ...] = (),
+    reorder_sums: bool = False,
 ) -> Callable:
     """The jitted program in which each device runs `function` on its part of the batch.
 
     Inside, collectives over AXIS make results global; outputs declared REPLICATED must be.
+    reorder_sums: a CPU may, as other backends always do; sums then fill its vectors.
     """
     mapped = jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs)
-    return jax.jit(mapped, donate_argnums=donate)
+    options = REORDERED_SUMS if reorder_sums and jax.default_backend() == "cpu" else None
+    return jax.jit(mapped, donate_argnums=donate, compiler_options=options)
 
 
 def varying(tree: Any) -> Any:

@@ -119,7 +119,9 @@ def resident_program(
 
     once = parallel.REPLICATED
     specs = (once, once, parallel.STEPS, once, once)
-    return parallel.data_parallel(run, mesh, specs, parallel.REPLICATED, donate=(1,))
+    return parallel.data_parallel(
+        run, mesh, specs, parallel.REPLICATED, donate=(1,), reorder_sums=True
+    )
 
 
 def _batch(

@@ -87,12 +87,19 @@ def train_program(network: Network, recipe: Recipe, mesh: Mesh) -> Callable:
     """
     specs = (parallel.REPLICATED, parallel.SPLIT, parallel.REPLICATED)
     step = step_function(network, recipe)
-    return parallel.data_parallel(step, mesh, specs, parallel.REPLICATED, donate=(0,))
+    return parallel.data_parallel(
+        step, mesh, specs, parallel.REPLICATED, donate=(0,), reorder_sums=True
+    )
 
 
 def step_function(network: Network, recipe: Recipe) -> Callable:
     """What each device does in a training step, see `train_program`; inside `data_parallel`."""
-    context = Context(train=True, dtype=jnp.dtype(recipe.dtype), axis_name=parallel.AXIS)
+    context = Context(
+        train=True,
+        dtype=jnp.dtype(recipe.dtype),
+        axis_name=parallel.AXIS,
+        channels_first=jax.default_backend() == "cpu",
+    )
 
     def loss(params, stats, batch, keys):
         features, labels = _inputs(batch, keys, recipe)

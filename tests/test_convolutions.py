@@ -9,6 +9,7 @@ from scipy.signal import correlate2d
 from psl_jax.convolutions import METHODS, depthwise3x3, pointwise
 
 SIZES = [(9, 7), (8, 6), (5, 1), (1, 4)]  # odd, even, and with one row or column only
+WAYS = (*METHODS, "channels_first")
 CASES = [(size, stride) for size in SIZES for stride in (1, 2)]
 
 
@@ -54,15 +55,22 @@ def by_lax(x, kernel, stride):
     )
 
 
-def shifted(x, kernel, stride):
-    return depthwise3x3(x, kernel, stride, "shifted")
+def channels_first(x, kernel, stride):
+    """The convolution with channels and batch exchanged before and after it."""
+    return depthwise3x3(x.swapaxes(0, 3), kernel, stride, channels_first=True).swapaxes(0, 3)
+
+
+def by_name(name):
+    if name == "channels_first":
+        return channels_first
+    return lambda x, kernel, stride: depthwise3x3(x, kernel, stride, name)
 
 
 @pytest.mark.parametrize(("size", "stride"), CASES)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", WAYS)
 def test_depthwise_matches_scipy(size, stride, method):
     x, kernel = arrays((2, *size, 3), (3, 3, 3))
-    ours = depthwise3x3(x, kernel, stride, method)
+    ours = by_name(method)(x, kernel, stride)
     assert ours.shape == (2, (size[0] - 1) // stride + 1, (size[1] - 1) // stride + 1, 3)
     np.testing.assert_allclose(ours, depthwise_by_scipy(x, kernel, stride), atol=1e-5)
 
@@ -71,7 +79,7 @@ def test_depthwise_matches_scipy(size, stride, method):
 def test_depthwise_gradients_match_those_of_xla(size, stride):
     x, kernel = arrays((3, *size, 5), (3, 3, 5), seed=1)
     (cotangent,) = arrays(by_lax(x, kernel, stride).shape, seed=2)
-    ours = products(shifted, stride)(x, kernel, cotangent)
+    ours = products(channels_first, stride)(x, kernel, cotangent)
     theirs = products(by_lax, stride)(x, kernel, cotangent)
     for mine, other in zip(ours, theirs, strict=True):
         assert mine.shape == other.shape and mine.dtype == jnp.float32
@@ -83,17 +91,17 @@ def test_depthwise_gradients_of_a_large_input(stride):
     """Of the size of the first blocks: sums of many products, so relative to the largest."""
     x, kernel = arrays((4, 101, 32, 16), (3, 3, 16), seed=3)
     (cotangent,) = arrays(by_lax(x, kernel, stride).shape, seed=4)
-    ours = products(shifted, stride)(x, kernel, cotangent)
+    ours = products(channels_first, stride)(x, kernel, cotangent)
     theirs = products(by_lax, stride)(x, kernel, cotangent)
     for mine, other in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(mine, other, rtol=0, atol=1e-5 * np.abs(other).max())
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", WAYS)
 def test_depthwise_in_bfloat16_keeps_its_type_and_float32_weights(method):
     x, kernel = arrays((2, 9, 7, 4), (3, 3, 4))
     narrow = jnp.asarray(x, jnp.bfloat16)
-    out, pull = jax.vjp(lambda x, k: depthwise3x3(x, k, 2, method), narrow, kernel)
+    out, pull = jax.vjp(lambda x, k: by_name(method)(x, k, 2), narrow, kernel)
     dx, dkernel = pull(out)
     assert (out.dtype, dx.dtype, dkernel.dtype) == (jnp.bfloat16, jnp.bfloat16, jnp.float32)
     exact = depthwise_by_scipy(x, kernel, 2)
@@ -106,20 +114,27 @@ def test_the_default_method_is_one_of_them():
     assert any(np.array_equal(chosen, depthwise3x3(x, kernel, 1, m)) for m in METHODS)
 
 
-@pytest.mark.parametrize("shape", [(6, 5), (2, 7, 3, 5)])
-def test_pointwise_and_its_gradients_match_a_product(shape):
-    x, kernel, cotangent = arrays(shape, (5, 4), (*shape[:-1], 4))
-    out, pull = jax.vjp(pointwise, x, kernel)
+def pointwise_first(x, kernel):
+    return pointwise(x.swapaxes(0, 3), kernel, channels_first=True).swapaxes(0, 3)
+
+
+@pytest.mark.parametrize("function", [pointwise, pointwise_first])
+@pytest.mark.parametrize("outputs", [4, 9])  # fewer than inputs, and more
+def test_pointwise_and_its_gradients_match_a_product(function, outputs):
+    shape = (2, 7, 3, 5)
+    x, kernel, cotangent = arrays(shape, (5, outputs), (*shape[:-1], outputs))
+    out, pull = jax.vjp(function, x, kernel)
     dx, dkernel = pull(cotangent)
     wide, flat = kernel.astype(np.float64), x.reshape(-1, 5).astype(np.float64)
     np.testing.assert_allclose(out, x @ wide, atol=1e-5)
     np.testing.assert_allclose(dx, cotangent @ wide.T, atol=1e-5)
-    np.testing.assert_allclose(dkernel, flat.T @ cotangent.reshape(-1, 4), atol=1e-5)
+    np.testing.assert_allclose(dkernel, flat.T @ cotangent.reshape(-1, outputs), atol=1e-5)
 
 
-def test_pointwise_in_bfloat16_keeps_its_type_and_float32_weights():
-    x, kernel = arrays((3, 5), (5, 4))
-    out, pull = jax.vjp(pointwise, jnp.asarray(x, jnp.bfloat16), kernel)
+@pytest.mark.parametrize("function", [pointwise, pointwise_first])
+def test_pointwise_in_bfloat16_keeps_its_type_and_float32_weights(function):
+    x, kernel = arrays((3, 1, 2, 5), (5, 4))
+    out, pull = jax.vjp(function, jnp.asarray(x, jnp.bfloat16), kernel)
     dx, dkernel = pull(out)
     assert (out.dtype, dx.dtype, dkernel.dtype) == (jnp.bfloat16, jnp.bfloat16, jnp.float32)
     np.testing.assert_allclose(out.astype(np.float32), x @ kernel, atol=0.05, rtol=0.05)

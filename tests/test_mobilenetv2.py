@@ -331,6 +331,27 @@ def test_both_depthwise_methods_give_the_same_network(network):
     np.testing.assert_allclose(shifted, grouped, atol=1e-5)
 
 
+def test_channels_first_gives_the_same_network_statistics_and_gradients(shallow):
+    net, variables = create(3, 0.25, dropout=0.0)
+    logmel = np.random.default_rng(5).normal(size=(3, 41, 64)).astype(np.float32)
+    weights = np.random.default_rng(6).normal(size=(3, 2, 3)).astype(np.float32)
+
+    def outcome(channels_first):
+        context = Context(train=True, channels_first=channels_first)
+
+        def value(params):
+            frames, stats = net.apply(Variables(params, variables.stats), logmel, context)
+            return (frames * weights).sum(), (frames, stats)
+
+        return jax.jit(jax.value_and_grad(value, has_aux=True))(variables.params)
+
+    ((_, outputs), gradients), ((_, expected), expected_gradients) = map(outcome, (True, False))
+    for ours, other in zip(*map(jax.tree.leaves, (outputs, expected)), strict=True):
+        np.testing.assert_allclose(ours, other, atol=1e-5, rtol=1e-4)
+    for ours, other in zip(*map(jax.tree.leaves, (gradients, expected_gradients)), strict=True):
+        np.testing.assert_allclose(ours, other, atol=1e-4 * max(np.abs(other).max(), 1e-2))
+
+
 def test_mean_over_time_leaves_out_padding():
     frames = np.random.default_rng(0).random((3, 7, 2)).astype(np.float32)
     valid = jnp.array([7, 3, 1])
