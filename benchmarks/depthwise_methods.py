@@ -63,14 +63,16 @@ def _print_row(title: str, make, *arguments) -> None:
 
 
 def _layer(method: str, backward: bool, shape, stride: int, dtype: str) -> Runner:
-    key, first = jax.random.key(0), method == "channels_first"
+    key, channels_first = jax.random.key(0), method == "channels_first"
     channels = shape[-1]
-    shape = (channels, *shape[1:3], shape[0]) if first else shape
+    shape = (channels, *shape[1:3], shape[0]) if channels_first else shape
     x = jax.random.normal(key, shape, jnp.dtype(dtype))
     kernel = jax.random.normal(key, (3, 3, channels))
 
     def forward(x, kernel):
-        return depthwise3x3(x, kernel, stride, method, first)
+        if channels_first:
+            return depthwise3x3(x, kernel, stride, channels_first=True)
+        return depthwise3x3(x, kernel, stride, method)
 
     if not backward:
         return _runner(method, jax.jit(forward), x, kernel)
@@ -85,8 +87,8 @@ def _layer(method: str, backward: bool, shape, stride: int, dtype: str) -> Runne
 
 def _network(method: str, backward: bool, case: Case) -> Runner:
     network, variables = create(NUM_CLASSES, dropout=0.0)
-    first = method == "channels_first"
-    context = Context(backward, jnp.dtype(case.dtype), depthwise=method, channels_first=first)
+    how = {"channels_first": True} if method == "channels_first" else {"depthwise": method}
+    context = Context(train=backward, dtype=jnp.dtype(case.dtype), **how)
     log_mel, labels = jnp.asarray(case.log_mel()), jnp.asarray(case.labels())
 
     def loss(params, stats, log_mel):
@@ -101,7 +103,7 @@ def _network(method: str, backward: bool, case: Case) -> Runner:
 
 
 def _runner(method: str, function, *arguments) -> Runner:
-    options = parallel.REORDERED_SUMS if jax.default_backend() == "cpu" else None
+    options = parallel.FAST_MATH if jax.default_backend() == "cpu" else None
     compiled = function.lower(*arguments).compile(options)
 
     def run(times: int) -> None:

@@ -55,8 +55,8 @@ def calibrate(runner: Runner, schedule: Schedule) -> None:
 def alternate(runners: list[Runner], schedule: Schedule) -> None:
     """Times the runners in turn, round after round, so that all see the same machine.
 
-    Each is first run untimed: a first run after the other library's takes up to three times as
-    long, since the memory it needs was given back to the system meanwhile.
+    Each is first run untimed, for a quarter of a round: on a CPU a first run after another
+    library's takes up to three times as long, as its memory went back to the system meanwhile.
     """
     start = time.perf_counter()
     for number in range(schedule.rounds):

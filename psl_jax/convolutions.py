@@ -18,7 +18,7 @@ METHODS = ("shifted", "grouped")
 
 def pointwise(x: jax.Array, kernel: jax.Array, channels_first: bool = False) -> jax.Array:
     """1x1 convolution of a map x with kernel [inputs, outputs], in x's type."""
-    return _pointwise_first(x, kernel) if channels_first else x @ kernel.astype(x.dtype)
+    return _pointwise_channels_first(x, kernel) if channels_first else x @ kernel.astype(x.dtype)
 
 
 def depthwise3x3(
@@ -32,10 +32,12 @@ def depthwise3x3(
 
     Frames and bands become (frames - 1) // stride + 1 and (bands - 1) // stride + 1; x's type is
     kept. method: "shifted", "grouped", or None for the faster one of the default backend; channels
-    first it is always "shifted".
+    first there is only "shifted".
     """
+    if method not in (None, *METHODS) or (channels_first and method == "grouped"):
+        raise ValueError(f"no depthwise method {method!r} with channels_first={channels_first}")
     if channels_first:
-        return _depthwise_first(x, kernel, stride)
+        return _depthwise_channels_first(x, kernel, stride)
     method = method or ("shifted" if jax.default_backend() == "cpu" else "grouped")
     if method == "shifted":
         return _correlate(x, kernel, stride)
@@ -71,16 +73,16 @@ def _correlate(x, kernel, stride):
 
 
 @jax.custom_vjp
-def _pointwise_first(x, kernel):
+def _pointwise_channels_first(x, kernel):
     flat = kernel.astype(x.dtype).T @ x.reshape(x.shape[0], -1)
     return flat.reshape(-1, *x.shape[1:])
 
 
-def _pointwise_first_forward(x, kernel):
-    return _pointwise_first(x, kernel), (x, kernel)
+def _pointwise_channels_first_forward(x, kernel):
+    return _pointwise_channels_first(x, kernel), (x, kernel)
 
 
-def _pointwise_first_backward(saved, gradient):
+def _pointwise_channels_first_backward(saved, gradient):
     x, kernel = saved
     # Flat before the products and behind a barrier: XLA:CPU would transpose the whole gradient.
     gradient = jax.lax.optimization_barrier(gradient.reshape(gradient.shape[0], -1))
@@ -90,25 +92,27 @@ def _pointwise_first_backward(saved, gradient):
 
 
 def _product_of_long_rows(x, y):
-    """x y^T; XLA:CPU takes up to half the time where the first factor has the more rows."""
+    """x y^T; with the longer factor first XLA:CPU can be several times as fast."""
     if len(x) >= len(y):
         return x @ y.T
     return jax.lax.optimization_barrier(y @ x.T).T  # without it XLA turns the factors back
 
 
-_pointwise_first.defvjp(_pointwise_first_forward, _pointwise_first_backward)
+_pointwise_channels_first.defvjp(
+    _pointwise_channels_first_forward, _pointwise_channels_first_backward
+)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _depthwise_first(x, kernel, stride):
+def _depthwise_channels_first(x, kernel, stride):
     return _correlate(x, kernel[..., None, None, None], stride)
 
 
-def _depthwise_first_forward(x, kernel, stride):
-    return _depthwise_first(x, kernel, stride), (x, kernel)
+def _depthwise_channels_first_forward(x, kernel, stride):
+    return _depthwise_channels_first(x, kernel, stride), (x, kernel)
 
 
-def _depthwise_first_backward(stride, saved, gradient):
+def _depthwise_channels_first_backward(stride, saved, gradient):
     x, kernel = saved
     kernel_gradient = _kernel_gradient(x, gradient, stride).astype(kernel.dtype)
     if stride > 1:  # spread the gradient out to the input's grid, zeros in between
@@ -116,17 +120,19 @@ def _depthwise_first_backward(stride, saved, gradient):
         spread = [(0, n - stride * (m - 1) - 1, stride - 1) for n, m in sizes]
         zero = jnp.zeros((), gradient.dtype)
         gradient = jax.lax.pad(gradient, zero, [(0, 0, 0), *spread, (0, 0, 0)])
-    return _depthwise_first(gradient, kernel[::-1, ::-1], 1), kernel_gradient
+    return _depthwise_channels_first(gradient, kernel[::-1, ::-1], 1), kernel_gradient
 
 
-_depthwise_first.defvjp(_depthwise_first_forward, _depthwise_first_backward)
+_depthwise_channels_first.defvjp(
+    _depthwise_channels_first_forward, _depthwise_channels_first_backward
+)
 
 
 def _kernel_gradient(x, gradient, stride):
-    """Sums of products in float32, [3, 3, channels].
+    """Products in x's type, summed in float32: [3, 3, channels].
 
     One reduction of nine operands over what lies side by side in memory: XLA:CPU makes one pass
-    over x and the gradient of it, and vectors where it may reorder sums (`parallel.data_parallel`).
+    over x and the gradient of it, and vectors where it may reorder sums (`parallel.FAST_MATH`).
     """
     products = [(view * gradient).astype(jnp.float32) for view in shifted_views(x, stride)]
     zeros = [jnp.float32(0)] * len(products)

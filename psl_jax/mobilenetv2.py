@@ -138,7 +138,7 @@ class Stem(nnx.Module):
         self.kernel = nnx.Param(_xavier(rng, (3, 3, 1, channels), fan_in=9, fan_out=9 * channels))
 
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
-        """[batch, frames, bands] to a map of half the frames and bands."""
+        """[batch, frames, bands] to a map of (frames + 1) / 2 frames and (bands + 1) / 2 bands."""
         x = x.astype(context.dtype)
         x = x.transpose(1, 2, 0)[None] if context.channels_first else x[..., None]
         patches = jnp.concatenate(shifted_views(x, stride=2), axis=context.channel_axis)
@@ -175,8 +175,8 @@ class Depthwise(nnx.Module):
         self.stride = stride
 
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
-        kernel, first = self.kernel[...], context.channels_first
-        return depthwise3x3(x, kernel, self.stride, context.depthwise, first)
+        kernel, method = self.kernel[...], context.depthwise
+        return depthwise3x3(x, kernel, self.stride, method, context.channels_first)
 
 
 class InvertedResidual(nnx.Module):

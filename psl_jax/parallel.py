@@ -22,8 +22,12 @@ SPLIT = PartitionSpec(AXIS)
 REPLICATED = PartitionSpec()
 STEPS = PartitionSpec(None, AXIS)  # [steps, batch]
 
-# What XLA calls fast math; by default it still honours NaNs, infinities, quotients and functions.
-REORDERED_SUMS = {"xla_cpu_enable_fast_math": True}
+# Options of XLA:CPU: float operations may be reordered and contracted, so that sums fill vectors.
+# NaNs, infinities, quotients and functions stay what they are.
+_HONOURED = ("nans", "infs", "division", "functions")
+FAST_MATH = {"xla_cpu_enable_fast_math": True} | {
+    f"xla_cpu_fast_math_honor_{what}": True for what in _HONOURED
+}
 
 _LONGEST_WAIT_MS = 7 * 24 * 3600 * 1000
 
@@ -47,15 +51,15 @@ def data_parallel(
     in_specs: Any,
     out_specs: Any,
     donate: tuple[int, ...] = (),
-    reorder_sums: bool = False,
+    fast_math: bool = False,
 ) -> Callable:
     """The jitted program in which each device runs `function` on its part of the batch.
 
     Inside, collectives over AXIS make results global; outputs declared REPLICATED must be.
-    reorder_sums: a CPU may, as other backends always do; sums then fill its vectors.
+    fast_math: on CPUs, compile with FAST_MATH; such a program cannot be part of another one.
     """
     mapped = jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs)
-    options = REORDERED_SUMS if reorder_sums and jax.default_backend() == "cpu" else None
+    options = FAST_MATH if fast_math and mesh.devices.flat[0].platform == "cpu" else None
     return jax.jit(mapped, donate_argnums=donate, compiler_options=options)
 
 

@@ -120,7 +120,7 @@ def resident_program(
     once = parallel.REPLICATED
     specs = (once, once, parallel.STEPS, once, once)
     return parallel.data_parallel(
-        run, mesh, specs, parallel.REPLICATED, donate=(1,), reorder_sums=True
+        run, mesh, specs, parallel.REPLICATED, donate=(1,), fast_math=True
     )
 
 

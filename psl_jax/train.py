@@ -36,12 +36,14 @@ class Recipe:
     """What defines the program of a training step besides the network; hashable.
 
     The learning rate is an input of the program, so experiments that differ in it share one.
+    channels_first: see `mobilenetv2.Context`; None: on CPUs.
     """
 
     logmel: LogMel = LogMel()
     augmentation: Augmentation = Augmentation()
     dtype: str = "float32"
     seed: int = 0
+    channels_first: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,17 +90,18 @@ def train_program(network: Network, recipe: Recipe, mesh: Mesh) -> Callable:
     specs = (parallel.REPLICATED, parallel.SPLIT, parallel.REPLICATED)
     step = step_function(network, recipe)
     return parallel.data_parallel(
-        step, mesh, specs, parallel.REPLICATED, donate=(0,), reorder_sums=True
+        step, mesh, specs, parallel.REPLICATED, donate=(0,), fast_math=True
     )
 
 
 def step_function(network: Network, recipe: Recipe) -> Callable:
     """What each device does in a training step, see `train_program`; inside `data_parallel`."""
+    on_cpu = jax.default_backend() == "cpu"
     context = Context(
         train=True,
         dtype=jnp.dtype(recipe.dtype),
         axis_name=parallel.AXIS,
-        channels_first=jax.default_backend() == "cpu",
+        channels_first=on_cpu if recipe.channels_first is None else recipe.channels_first,
     )
 
     def loss(params, stats, batch, keys):

@@ -44,7 +44,7 @@ def pairs(results, recipe, kind):
     return [(name, one[name], eight[name]) for name in found]
 
 
-@pytest.mark.parametrize("recipe", ["student", "teacher", "resident"])
+@pytest.mark.parametrize("recipe", ["student", "teacher", "channels_last", "resident"])
 def test_losses_are_those_of_one_device(results, recipe):
     one, eight = (result[f"{recipe} losses"] for result in results)
     assert len(set(one)) == (1 if recipe == "resident" else 3)  # the last one's only
@@ -59,7 +59,7 @@ def without_a_gradient(name):
     return "['project_norm']['bias']" in name
 
 
-@pytest.mark.parametrize("recipe", ["student", "teacher", "resident"])
+@pytest.mark.parametrize("recipe", ["student", "teacher", "channels_last", "resident"])
 def test_weights_and_statistics_are_those_of_one_device(results, recipe):
     for name, one, eight in pairs(results, recipe, "weights"):
         if name.endswith("['mean']"):
@@ -70,7 +70,7 @@ def test_weights_and_statistics_are_those_of_one_device(results, recipe):
             np.testing.assert_allclose(eight, one, TOLERANCE, TOLERANCE, err_msg=name)
 
 
-@pytest.mark.parametrize("recipe", ["student", "teacher", "resident"])
+@pytest.mark.parametrize("recipe", ["student", "teacher", "channels_last", "resident"])
 def test_gradients_are_those_of_one_device(results, recipe):
     for name, one, eight in pairs(results, recipe, "moments"):
         atol = 1e-8 if without_a_gradient(name) else 1e-3 * np.abs(one).max()

@@ -278,6 +278,36 @@ def test_padding_does_not_enter_the_loss(plain):
     assert masked != unmasked
 
 
+@pytest.fixture
+def optimized():
+    """Programs are compiled as users' are; elsewhere the tests leave optimizations out."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+def test_both_layouts_optimized_take_the_same_step(plain, optimized):
+    """Channels first with fast math, as on a CPU, against channels last without it."""
+    results = []
+    for channels_first in (True, False):
+        recipe = Recipe(seed=3, channels_first=channels_first)
+        program = parallel.data_parallel(
+            train.step_function(plain.network, recipe),
+            plain.mesh,
+            (parallel.REPLICATED, parallel.SPLIT, parallel.REPLICATED),
+            parallel.REPLICATED,
+            fast_math=channels_first,
+        )
+        state = parallel.replicate(init_state(plain.variables), plain.mesh)
+        state, values = program(state, parallel.put_batch(batch_of(), plain.mesh), 1e-3)
+        results.append((values["loss"], state.variables.stats, state.optimizer.mu))
+    (loss, *trees), (expected_loss, *expected) = results
+    assert float(loss) == pytest.approx(float(expected_loss), rel=1e-5)
+    for ours, other in zip(*map(jax.tree.leaves, (trees, expected)), strict=True):
+        np.testing.assert_allclose(ours, other, rtol=0, atol=1e-3 * np.abs(other).max() + 1e-8)
+
+
 @pytest.mark.parametrize(
     "recipe", [Recipe(dtype="bfloat16"), Recipe(augmentation=Augmentation(mixup_alpha=0.5))]
 )
