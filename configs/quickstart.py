@@ -25,6 +25,6 @@ def get_config():
     off = {name: 0 for name in config.TEACHER["augment"] if "masks" in name}
     off |= {name: 0.0 for name in config.TEACHER["augment"] if "masks" not in name}
     # Twice an epoch, so that the four best checkpoints are late ones.
-    teacher = {"train": {"epochs": 4, "validate_every": 50}, "augment": off}
+    teacher = {"train": {"epochs": 8, "validate_every": 50}, "augment": off}
     result.experiments = config.paper_suite(teacher)
     return result
