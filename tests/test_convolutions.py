@@ -108,17 +108,25 @@ def test_depthwise_in_bfloat16_keeps_its_type_and_float32_weights(method):
     np.testing.assert_allclose(out.astype(np.float32), exact, atol=0.05, rtol=0.05)
 
 
+def test_a_method_that_there_is_not_is_refused():
+    x, kernel = arrays((1, 4, 4, 2), (3, 3, 2))
+    with pytest.raises(ValueError, match="no depthwise method 'groupd'"):
+        depthwise3x3(x, kernel, 1, "groupd")
+    with pytest.raises(ValueError, match="'grouped' with channels_first=True"):
+        depthwise3x3(x, kernel, 1, "grouped", channels_first=True)
+
+
 def test_the_default_method_is_one_of_them():
     x, kernel = arrays((1, 4, 4, 2), (3, 3, 2))
     chosen = depthwise3x3(x, kernel, 1)
     assert any(np.array_equal(chosen, depthwise3x3(x, kernel, 1, m)) for m in METHODS)
 
 
-def pointwise_first(x, kernel):
+def pointwise_channels_first(x, kernel):
     return pointwise(x.swapaxes(0, 3), kernel, channels_first=True).swapaxes(0, 3)
 
 
-@pytest.mark.parametrize("function", [pointwise, pointwise_first])
+@pytest.mark.parametrize("function", [pointwise, pointwise_channels_first])
 @pytest.mark.parametrize("outputs", [4, 9])  # fewer than inputs, and more
 def test_pointwise_and_its_gradients_match_a_product(function, outputs):
     shape = (2, 7, 3, 5)
@@ -131,7 +139,7 @@ def test_pointwise_and_its_gradients_match_a_product(function, outputs):
     np.testing.assert_allclose(dkernel, flat.T @ cotangent.reshape(-1, outputs), atol=1e-5)
 
 
-@pytest.mark.parametrize("function", [pointwise, pointwise_first])
+@pytest.mark.parametrize("function", [pointwise, pointwise_channels_first])
 def test_pointwise_in_bfloat16_keeps_its_type_and_float32_weights(function):
     x, kernel = arrays((3, 1, 2, 5), (5, 4))
     out, pull = jax.vjp(function, jnp.asarray(x, jnp.bfloat16), kernel)
