@@ -4,9 +4,9 @@ import dataclasses
 
 import numpy as np
 
-from psl_jax.frontend import num_frames
-from psl_jax.mobilenetv2 import HEAD_CHANNELS, INVERTED_RESIDUALS, STEM_CHANNELS
-from psl_jax.segments import SAMPLE_RATE
+from psl_jax.audio.segments import SAMPLE_RATE
+from psl_jax.model.frontend import num_frames
+from psl_jax.model.mobilenetv2 import HEAD_CHANNELS, INVERTED_RESIDUALS, STEM_CHANNELS
 
 OPERATIONS = ("train", "relabel", "forward", "frontend")
 NUM_CLASSES = 527

@@ -5,9 +5,8 @@ import jax.numpy as jnp
 from cases import NUM_CLASSES, Case
 from runners import Runner, Schedule, alternate, calibrate
 
-from psl_jax import parallel
-from psl_jax.convolutions import METHODS, depthwise3x3
-from psl_jax.mobilenetv2 import (
+from psl_jax.model.convolutions import METHODS, depthwise3x3
+from psl_jax.model.mobilenetv2 import (
     INVERTED_RESIDUALS,
     STEM_CHANNELS,
     Context,
@@ -15,7 +14,8 @@ from psl_jax.mobilenetv2 import (
     clip_probabilities,
     create,
 )
-from psl_jax.train import binary_cross_entropy
+from psl_jax.runtime import parallel
+from psl_jax.training.step import binary_cross_entropy
 
 WAYS = (*METHODS, "channels_first")
 SCHEDULE = Schedule(rounds=3, round_seconds=0.1)

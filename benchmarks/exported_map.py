@@ -18,11 +18,16 @@ from absl import flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from psl_jax import batches, checkpoints, entry, evaluate, export, export_check, files
-from psl_jax.errors import UserError
-from psl_jax.export_options import Runner
-from psl_jax.segments import Segmentation
-from psl_jax.sources import Source
+from psl_jax import export
+from psl_jax.audio.segments import Segmentation
+from psl_jax.data import batches
+from psl_jax.data.sources import Source
+from psl_jax.exporting import check
+from psl_jax.exporting.export_options import Runner
+from psl_jax.runtime import entry, files
+from psl_jax.runtime.errors import UserError
+from psl_jax.scoring import evaluation
+from psl_jax.weights import load
 
 SUFFIXES = {".onnx": "onnx", ".tflite": "tflite", ".stablehlo": "stablehlo", ".pt": "torch"}
 BATCH = 16
@@ -51,19 +56,19 @@ def score_clips(runner: Runner, source: Source, segmentation: Segmentation) -> n
 
 def measure(run: str, paths: Sequence[str], source: Source) -> list[dict]:
     """mAP of the model of `run` and of each file, and how far their clip scores differ."""
-    model = checkpoints.load_model(run)
+    model = load.load_model(run)
     if model.classes != source.index.classes:
         raise UserError(f"{run} knows other classes than split {source.index.split!r}")
-    segmentation = Segmentation(float(model.info["segment_seconds"]))
-    expected = score_clips(export_check.flax_runner(model), source, segmentation)
-    rows = [{"model": run, "mAP": evaluate.mean_average_precision(expected, source.index)}]
+    segmentation = Segmentation(model.info.segment_seconds)
+    expected = score_clips(check.flax_runner(model), source, segmentation)
+    rows = [{"model": run, "mAP": evaluation.mean_average_precision(expected, source.index)}]
     for path in paths:
         scores = score_clips(open_runner(path), source, segmentation)
         rows.append(
             {
                 "model": path,
-                "mAP": evaluate.mean_average_precision(scores, source.index),
-                "loss": rows[0]["mAP"] - evaluate.mean_average_precision(scores, source.index),
+                "mAP": evaluation.mean_average_precision(scores, source.index),
+                "loss": rows[0]["mAP"] - evaluation.mean_average_precision(scores, source.index),
                 "worst": float(np.abs(scores - expected).max()),
                 "mean": float(np.abs(scores - expected).mean()),
                 "megabytes": os.path.getsize(path) / 1e6,
@@ -76,10 +81,10 @@ def open_split(data_dir: str, split: str) -> Source:
     """A prepared or packed split."""
     packed = os.path.join(data_dir, f"{split}.npz")
     if os.path.exists(packed):
-        from psl_jax.packed import PackedSource
+        from psl_jax.data.packed_source import PackedSource
 
         return PackedSource(packed)
-    from psl_jax.input_pipeline import TFRecordSource
+    from psl_jax.data.record_source import TFRecordSource
 
     return TFRecordSource.open(data_dir, split)
 

@@ -21,13 +21,14 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from psl_jax import batches
-from psl_jax.clips import ClipIndex
-from psl_jax.datasets import records, shards
-from psl_jax.datasets.index import build_index
-from psl_jax.input_pipeline import TFRecordSource
-from psl_jax.segments import SAMPLE_RATE, Segmentation
-from psl_jax.soft_labels import SoftLabels, SoftLabelWriter
+from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
+from psl_jax.corpora import clip_rows
+from psl_jax.data import batches
+from psl_jax.data.clip_index import ClipIndex
+from psl_jax.data.index_files import build_index
+from psl_jax.data.record_source import TFRecordSource
+from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter
+from psl_jax.preparing import shards
 
 CLIP_SECONDS, SEGMENT_SECONDS = 10, 2
 CLASSES = tuple(f"class {i}" for i in range(527))
@@ -57,8 +58,8 @@ def write_source(root: pathlib.Path, distinct: int, num_records: int) -> TFRecor
     for number in range(distinct):
         path = root / f"clips-{number:05d}"
         loaded = (
-            records.Loaded(
-                records.Clip(
+            clip_rows.Loaded(
+                clip_rows.Clip(
                     f"{number}-{k}",
                     rng.integers(-9000, 9000, CLIP_SECONDS * SAMPLE_RATE).astype(np.int16),
                     tuple(sorted(rng.choice(len(CLASSES), 2, replace=False).tolist())),

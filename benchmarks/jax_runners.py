@@ -10,12 +10,12 @@ import numpy as np
 from cases import NUM_CLASSES, Case
 from runners import Runner, seconds_of
 
-from psl_jax import parallel
-from psl_jax.folding import JaxOperations, fold, frame_probabilities
-from psl_jax.frontend import LogMel
-from psl_jax.mobilenetv2 import clip_probabilities, create
-from psl_jax.scoring import scoring_program
-from psl_jax.train import Recipe, init_state, train_program
+from psl_jax.model.folding import JaxOperations, fold, frame_probabilities
+from psl_jax.model.frontend import LogMel
+from psl_jax.model.mobilenetv2 import clip_probabilities, create
+from psl_jax.runtime import parallel
+from psl_jax.scoring.scorer import scoring_program
+from psl_jax.training.step import Recipe, init_state, train_program
 
 LEARNING_RATE = 1e-4
 

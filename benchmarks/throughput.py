@@ -21,7 +21,7 @@ import traceback
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from psl_jax import huge_pages
+from psl_jax.runtime import huge_pages
 
 if __name__ == "__main__":
     huge_pages.restart_with_them()  # as psl_jax.main does: both sides get them

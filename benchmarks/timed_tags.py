@@ -24,13 +24,15 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import exported_map
 
-from psl_jax import entry, files, sampling, tagger
-from psl_jax.clips import ClipIndex
-from psl_jax.errors import UserError
-from psl_jax.pieces import Timeline
-from psl_jax.segments import SAMPLE_RATE, Segmentation
-from psl_jax.sources import Source
-from psl_jax.tag_events import Event, EventFinder, EventSettings
+from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
+from psl_jax.data import sampling
+from psl_jax.data.clip_index import ClipIndex
+from psl_jax.data.sources import Source
+from psl_jax.runtime import entry, files
+from psl_jax.runtime.errors import UserError
+from psl_jax.tagging import tagger
+from psl_jax.tagging.events import Event, EventFinder, EventSettings
+from psl_jax.tagging.timeline import Timeline
 
 THRESHOLDS = tuple(np.round(np.arange(0.05, 0.96, 0.05), 2).tolist())
 KINDS = ("event", "segment")

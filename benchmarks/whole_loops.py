@@ -22,15 +22,18 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import jax
 from absl import flags as absl_flags
 
-from psl_jax import batches, entry, huge_pages, metric_log, parallel, runtime
-from psl_jax import relabel as relabel_lib
-from psl_jax.checkpoints import TrainingCheckpoints
-from psl_jax.frontend import LogMel
-from psl_jax.input_pipeline import TFRecordSource
-from psl_jax.mobilenetv2 import create
-from psl_jax.scoring import Scorer, scoring_program
-from psl_jax.segments import Segmentation
-from psl_jax.train import LoopSettings, Recipe, Schedule, init_state, train, train_program
+from psl_jax.audio.segments import Segmentation
+from psl_jax.data import batches
+from psl_jax.data.record_source import TFRecordSource
+from psl_jax.model.frontend import LogMel
+from psl_jax.model.mobilenetv2 import create
+from psl_jax.runtime import entry, huge_pages, joining, parallel
+from psl_jax.scoring import relabeling as relabel_lib
+from psl_jax.scoring.scorer import Scorer, scoring_program
+from psl_jax.training import metric_log
+from psl_jax.training.checkpoints import TrainingCheckpoints
+from psl_jax.training.loop import LoopSettings, Schedule, train
+from psl_jax.training.step import Recipe, init_state, train_program
 
 
 def relabel_rates(source, segmentation, variables, flags) -> tuple[Callable, Callable]:
@@ -123,7 +126,7 @@ def compare(name: str, whole: Callable, bare: Callable, rounds: int) -> dict[str
 
 
 def main(flags: argparse.Namespace) -> None:
-    runtime.configure()
+    joining.configure()
     source = TFRecordSource.open(flags.data_dir, flags.split)
     segmentation = Segmentation(flags.seconds)
     network, variables = create(source.index.num_classes, flags.width)

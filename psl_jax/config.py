@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from psl_jax.errors import UserError
+from psl_jax.runtime.errors import UserError
 
 STUDENTS = {"psl10s": 10.0, "psl5s": 5.0, "psl2s": 2.0}
 

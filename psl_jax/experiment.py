@@ -10,22 +10,29 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from psl_jax import batches, checkpoints, evaluate, files, parallel, relabel, report, resident
 from psl_jax import config as config_lib
-from psl_jax.augment import Augmentation
-from psl_jax.checkpoints import Model, TrainingCheckpoints, load_model
-from psl_jax.errors import UserError
-from psl_jax.frontend import LogMel
-from psl_jax.mobilenetv2 import Network, Variables, create
-from psl_jax.scoring import Scorer
-from psl_jax.segments import Segmentation
-from psl_jax.soft_labels import SoftLabels
-from psl_jax.sources import Source
-from psl_jax.train import LoopSettings, Recipe, Schedule, init_state, train, train_program
+from psl_jax.audio.segments import Segmentation
+from psl_jax.data import batches
+from psl_jax.data.opening import open_source
+from psl_jax.data.soft_labels import SoftLabels
+from psl_jax.data.sources import Source
+from psl_jax.model.augmentation import Augmentation
+from psl_jax.model.frontend import LogMel
+from psl_jax.model.mobilenetv2 import Network, Variables, create
+from psl_jax.model.model import Model, ModelInfo
+from psl_jax.reporting import pages
+from psl_jax.runtime import files, parallel
+from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.run_folder import CONFIG, LABEL_QUALITY, STAGES_DONE
+from psl_jax.scoring import evaluation, relabeling
+from psl_jax.scoring.scorer import Scorer
+from psl_jax.training import resident
+from psl_jax.training.checkpoints import TrainingCheckpoints
+from psl_jax.training.loop import LoopSettings, Schedule, train
+from psl_jax.training.step import Recipe, init_state, train_program
+from psl_jax.weights import orbax_folder
+from psl_jax.weights.load import load_model
 
-CONFIG = "config.json"
-STAGES_DONE = "stages.json"
-LABEL_QUALITY = "label_quality.json"
 HOW_STEPS_ARE_MADE = "train.steps_per_dispatch"
 
 
@@ -85,7 +92,9 @@ class Experiment:
 
     def source(self, split: str) -> Source:
         if split not in self._sources:
-            self._sources[split] = open_source(self.config, self.data_dir, split)
+            self._sources[split] = open_source(
+                self.data_dir, split, packed=self.config.data.corpus == "packed"
+            )
         return self._sources[split]
 
     @cached_property
@@ -104,8 +113,8 @@ class Experiment:
     def _relabel(self) -> None:
         model = self._load_teacher()
         source = self.source(self.config.data.train_split)
-        relabel.relabel(
-            self._scorer(model.variables, model_logmel(model)),
+        relabeling.relabel(
+            self._scorer(model.variables, model.info.logmel),
             source,
             self.segmentation,
             self._soft_labels_dir,
@@ -115,7 +124,7 @@ class Experiment:
         )
         parallel.wait_for_all("relabel")
         if jax.process_index() == 0:
-            quality = relabel.label_quality(self._open_labels(), source.index, self.segmentation)
+            quality = relabeling.label_quality(self._open_labels(), source.index, self.segmentation)
             files.write_json(self.run_dir / LABEL_QUALITY, quality)
 
     def _load_teacher(self) -> Model:
@@ -205,16 +214,16 @@ class Experiment:
     def _validate(self, variables: Variables) -> float:
         source = self.source(self.config.data.validation_split)
         scores = self._score(variables, source, None)
-        return evaluate.mean_average_precision(scores, source.index)
+        return evaluation.mean_average_precision(scores, source.index)
 
     def _score(self, variables: Variables, source: Source, description: str | None):
         seconds = self.config.evaluate.segment_seconds
-        segmentation = evaluate.evaluation_segmentation(
+        segmentation = evaluation.evaluation_segmentation(
             source.index, self.config.segment_seconds if seconds < 0 else seconds
         )
         scorer = self._scorer(variables, self.logmel)
         size = self.config.evaluate.batch_size
-        return evaluate.score_clips(scorer, source, segmentation, size, description)
+        return evaluation.score_clips(scorer, source, segmentation, size, description)
 
     def _average(self) -> None:
         with TrainingCheckpoints(
@@ -222,16 +231,19 @@ class Experiment:
         ) as kept:
             variables, steps = kept.average_best()
         index = self.source(self.config.data.train_split).index
-        info = {
-            "name": self.config.name,
-            "classes": list(index.classes),
-            "width": self.config.model.width,
-            "segment_seconds": self.config.segment_seconds,
-            "frontend": self.config.frontend.to_dict(),
-            "averaged_steps": steps,
-            "config_digest": files.json_digest(self.config.to_dict()),
-        }
-        checkpoints.save_model(self.run_dir / checkpoints.MODEL_FOLDER, variables, info)
+        info = ModelInfo(
+            classes=index.classes,
+            width=self.config.model.width,
+            segment_seconds=self.config.segment_seconds,
+            logmel=self.logmel,
+            name=self.config.name,
+            origin={
+                "averaged_steps": steps,
+                "config_digest": files.json_digest(self.config.to_dict()),
+            },
+        )
+        folder = self.run_dir / orbax_folder.MODEL_FOLDER
+        orbax_folder.save_model(folder, variables, info.as_json())
 
     def _evaluate(self) -> None:
         model = load_model(self.run_dir)
@@ -239,16 +251,16 @@ class Experiment:
         name = f"evaluate {self.config.name}"
         scores = self._score(model.variables, source, name)
         if jax.process_index() == 0:
-            more = {"averaged_steps": model.info["averaged_steps"]}
-            evaluate.write_results(self.run_dir, source.index, scores, more)
+            more = {"averaged_steps": model.info.origin["averaged_steps"]}
+            evaluation.write_results(self.run_dir, source.index, scores, more)
 
     def _report(self) -> None:
         if jax.process_index() == 0:
-            report.write_run_report(self.run_dir, config_lib.base().to_dict())
+            pages.write_run_report(self.run_dir, config_lib.base().to_dict())
 
     def summary(self) -> dict[str, Any]:
         """The row of this experiment in a suite's results."""
-        metrics = files.read_json(self.run_dir / evaluate.METRICS)
+        metrics = files.read_json(self.run_dir / evaluation.METRICS)
         index = self.source(self.config.data.train_split).index
         segments = int(self.segmentation.counts(index.num_samples).sum())
         done = self.finished
@@ -262,17 +274,6 @@ class Experiment:
             "seed": self.config.seed,
             "seconds": round(sum(stage["seconds"] for stage in done.values()), 1),
         }
-
-
-def open_source(config: ConfigDict, data_dir: str, split: str) -> Source:
-    """A split of the prepared (or packed) data. TensorFlow is imported for the former only."""
-    if config.data.corpus == "packed":
-        from psl_jax.packed import PackedSource
-
-        return PackedSource(os.path.join(data_dir, f"{split}.npz"))
-    from psl_jax.input_pipeline import TFRecordSource
-
-    return TFRecordSource.open(data_dir, split)
 
 
 def loop_settings(config: ConfigDict, steps_per_epoch: float) -> LoopSettings:
@@ -302,11 +303,6 @@ def recipe_of(config: ConfigDict) -> Recipe:
         dtype=config.model.dtype,
         seed=config.seed,
     )
-
-
-def model_logmel(model: Model) -> LogMel:
-    """The front end that a finished model was trained with."""
-    return LogMel(**model.info["frontend"])
 
 
 def _keep_config(path: pathlib.Path, config: ConfigDict) -> None:

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
-from psl_jax import entry
-from psl_jax.errors import UserError
+from psl_jax.runtime import entry
+from psl_jax.runtime.errors import UserError
 
 TOLERANCE = 1e-4  # in probability, of every class of every clip and frame
 QUANTIZED_TOLERANCE = 0.03  # in probability on average: what 8-bit weights are expected to cost
@@ -39,21 +39,20 @@ class Format(NamedTuple):
 
 def format_named(name: str) -> Format:
     """Imports what a format needs of this package; its libraries are imported when used."""
-    from psl_jax import checkpoints, export_weights
-    from psl_jax.export_check import flax_runner
+    from psl_jax.exporting import to_weights
+    from psl_jax.exporting.check import flax_runner
+    from psl_jax.weights.load import load_model
 
     if name == "orbax":
-        return Format(
-            export_weights.write_orbax, lambda path: flax_runner(checkpoints.load_model(path))
-        )
+        return Format(to_weights.write_orbax, lambda path: flax_runner(load_model(path)))
     if name == "safetensors":
         return Format(
-            export_weights.write_safetensors,
-            lambda path: flax_runner(export_weights.read_safetensors(path)),
+            to_weights.write_safetensors,
+            lambda path: flax_runner(load_model(path)),
         )
     import importlib
 
-    module = importlib.import_module(f"psl_jax.export_{name}")
+    module = importlib.import_module(f"psl_jax.exporting.to_{name}")
     return Format(module.write, module.load)
 
 
@@ -78,7 +77,7 @@ def export(
     Returns the export_check.Differences between it and the model. Raises UserError, and leaves
     nothing behind, where they are too large, or where a library is missing.
     """
-    from psl_jax import export_check, export_options
+    from psl_jax.exporting import check, export_options
 
     form, out = format_named(name), pathlib.Path(out)
     info = export_options.describe(model, options, licence)
@@ -94,7 +93,7 @@ def export(
                 f"--format={name} needs {error.name}, which is not installed: "
                 f"pip install 'psl_jax[{extra}]'"
             ) from error
-        found = export_check.differences(runner, model, signals, options.waveform)
+        found = check.differences(runner, model, signals, options.waveform)
         _refuse_difference(found, name, options.quantize)
         for written in pathlib.Path(folder).iterdir():
             _replace(written, out.parent / written.name)
@@ -155,22 +154,24 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: argparse.Namespace) -> None:
     _refuse_settings(arguments)
-    from psl_jax import checkpoints, export_check, runtime
-    from psl_jax.export_options import Options
-    from psl_jax.segments import SAMPLE_RATE
+    from psl_jax.audio.segments import SAMPLE_RATE
+    from psl_jax.exporting import check
+    from psl_jax.exporting.export_options import Options
+    from psl_jax.runtime import joining
+    from psl_jax.weights import load
 
-    runtime.configure()
-    model = checkpoints.load_model(arguments.model)
+    joining.configure()
+    model = load.load_model(arguments.model)
     if arguments.audio:
-        signals, where = export_check.read_signals(arguments.audio), "the files given"
+        signals, where = check.read_signals(arguments.audio), "the files given"
     else:
-        own = export_check.own_signals(arguments.model)
-        signals = [*own, export_check.synthetic_signal()]
+        own = check.own_signals(arguments.model)
+        signals = [*own, check.synthetic_signal()]
         where = (f"{len(own)} clips of the run's data and " if own else "") + "a synthetic signal"
     options = Options(arguments.input == "waveform", arguments.quantize)
     licence = arguments.licence or _default_licence(model)
     found = export(model, arguments.format, arguments.out, signals, options, licence)
-    lengths = [*(n / SAMPLE_RATE for n in export_check.LENGTHS), model.info["segment_seconds"]]
+    lengths = [*(n / SAMPLE_RATE for n in check.LENGTHS), model.info.segment_seconds]
     seconds = ", ".join(f"{length:.3g}" for length in sorted(lengths))
     print(
         f"wrote {arguments.out}: {_megabytes(arguments.out):.1f} MB\n"
@@ -194,10 +195,10 @@ def _refuse_settings(arguments: argparse.Namespace) -> None:
 
 
 def _default_licence(model: Any) -> str:
-    imported = model.info.get("imported")
+    imported = model.info.origin.get("imported")
     if imported:
         return f"that of {imported['file']}, from which the weights were imported"
-    return model.info.get("licence") or "Apache-2.0"
+    return model.info.origin.get("licence") or "Apache-2.0"
 
 
 def _megabytes(path: str) -> float:

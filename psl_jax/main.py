@@ -11,8 +11,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from psl_jax import config as config_lib
-from psl_jax import entry, huge_pages
-from psl_jax.errors import UserError
+from psl_jax.runtime import entry, huge_pages
+from psl_jax.runtime.errors import UserError
 
 STAGES = ("prepare", "relabel", "train", "average", "evaluate", "report")
 
@@ -33,11 +33,12 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one i
 
 
 def main(_) -> None:
-    from psl_jax import runtime, suite
+    from psl_jax import suite
+    from psl_jax.runtime import joining
 
-    runtime.configure()
+    joining.configure()
     if _DISTRIBUTED.value:
-        runtime.join_processes(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+        joining.join_processes(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     config = _CONFIG.value
     workdir = _WORKDIR.value or os.path.join("runs", config.name)
     suite.run(config, workdir, _STAGE.value)

@@ -10,23 +10,17 @@ writes DIR/SPLIT.npz for each split: the audio (int16, 16 kHz) end to end, lengt
 events.
 """
 
-import functools
 import os
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
-import numpy as np
 from absl import flags
 
-from psl_jax import entry, progress
-from psl_jax.clips import ClipIndex
-from psl_jax.errors import UserError
-from psl_jax.packed import pack
-from psl_jax.sampling import Window
-from psl_jax.soft_labels import SoftLabels
-from psl_jax.sources import LoadedWindow, Source
-
-CLIPS_PER_SHARD = 256  # soft labels of packed data are written in such parts
+from psl_jax.data.packed_source import pack
+from psl_jax.data.sources import Source
+from psl_jax.preparing.folder_sources import folder_sources
+from psl_jax.runtime import entry
+from psl_jax.runtime.errors import UserError
 
 _SOURCE_DIR = flags.DEFINE_string("source_dir", None, "Folder with the CSVs and the audio files.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Prepared (TFDS) data set.")
@@ -35,62 +29,11 @@ _MAX_SECONDS = flags.DEFINE_float("max_clip_seconds", 10.0, "Longer files are cu
 _SEPARATOR = flags.DEFINE_string("label_separator", ";", "Between the labels in the CSVs.")
 
 
-class MemorySource:
-    """A split whose audio is held in memory: [clips] arrays of int16 [samples]."""
-
-    def __init__(self, index: ClipIndex, audio: list[np.ndarray]):
-        self.index, self._audio = index, audio
-
-    def read(
-        self, windows: Iterable[Window], soft_labels: SoftLabels | None = None
-    ) -> Iterator[LoadedWindow]:
-        """See `Source.read`."""
-        for window in windows:
-            audio = np.zeros((len(window.clips), self.index.clip_samples), np.int16)
-            for row, clip in zip(audio, window.clips, strict=True):
-                row[: len(self._audio[clip])] = self._audio[clip]
-            soft = None if soft_labels is None else soft_labels.gather(window.clips)
-            yield LoadedWindow(window, audio, soft)
-
-
-def folder_sources(
-    folder: str, max_seconds: float, separator: str, num_workers: int | None = None
-) -> Iterator[tuple[str, Source]]:
-    """(split, source) of each CSV of a folder; problems with files are printed, the rest goes on.
-
-    Memory: the audio of one split. Raises UserError for CSVs of another form or nothing usable.
-    """
-    from psl_jax.datasets import clip_rows, own_folder
-    from psl_jax.datasets.index import build_index
-    from psl_jax.datasets.workers import ordered_map
-
-    found = own_folder.read_folder(folder, separator)
-    load = functools.partial(clip_rows.load_clip, max_seconds=max_seconds)
-    for split, rows in found.rows.items():
-        described, audio = [], []
-        loaded = ordered_map(load, rows, num_workers)
-        for item in progress.track(loaded, len(rows), "clips", f"decode {split}"):
-            for problem in item.problems:
-                print(f"{problem.file}: {problem.kind} ({problem.detail})")
-            if item.clip is not None:
-                clip = item.clip
-                described.append((clip.id, len(clip.audio), clip.labels, clip.events))
-                audio.append(clip.audio)
-        if not audio:
-            raise UserError(f"no clip of split {split!r} in {folder} is usable")
-        sizes = [len(part) for part in _parts(len(audio))]
-        yield split, MemorySource(build_index(split, found.classes, described, sizes), audio)
-
-
-def _parts(count: int) -> list[np.ndarray]:
-    return np.array_split(np.arange(count), -(-count // CLIPS_PER_SHARD))
-
-
 def _prepared_sources(data_dir: str) -> Iterator[tuple[str, Source]]:
-    from psl_jax.datasets import index
-    from psl_jax.input_pipeline import TFRecordSource
+    from psl_jax.data import index_files as index_files
+    from psl_jax.data.record_source import TFRecordSource
 
-    for split in index.splits(data_dir):
+    for split in index_files.splits(data_dir):
         yield split, TFRecordSource.open(data_dir, split)
 
 

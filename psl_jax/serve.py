@@ -13,14 +13,15 @@ import socket
 import threading
 from collections.abc import Sequence
 
-from psl_jax import entry, tag_arguments
-from psl_jax.errors import UserError
+from psl_jax.runtime import entry
+from psl_jax.runtime.errors import UserError
+from psl_jax.tagging import command_line
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
-    parser = tag_arguments.parser("psl_jax.serve", __doc__ or "")
-    tag_arguments.add_settings(parser)
+    parser = command_line.parser("psl_jax.serve", __doc__ or "")
+    command_line.add_settings(parser)
     group = parser.add_argument_group("server")
     group.add_argument("--host", default="127.0.0.1", help="address (default: this machine only)")
     group.add_argument("--port", type=int, default=8000, help="0: any free one (default: 8000)")
@@ -30,7 +31,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     group.add_argument(
         "--max_minutes", type=float, default=60, metavar="MIN", help="of audio (default: 60)"
     )
-    return tag_arguments.parse(parser, arguments)
+    return command_line.parse(parser, arguments)
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -38,20 +39,21 @@ def main(arguments: argparse.Namespace) -> int:
     try:
         import uvicorn
 
-        from psl_jax import web
+        from psl_jax.web import application
     except ImportError as error:
         raise UserError("the web page needs more packages: pip install 'psl_jax[serve]'") from error
-    from psl_jax import runtime, tagger
+    from psl_jax.runtime import joining
+    from psl_jax.tagging import tagger
 
-    settings = tag_arguments.event_settings(arguments)
+    settings = command_line.event_settings(arguments)
     if arguments.max_megabytes <= 0 or arguments.max_minutes <= 0:
         raise UserError("max_megabytes and max_minutes must be above 0")
-    limits = web.Limits(arguments.max_megabytes, arguments.max_minutes)
+    limits = application.Limits(arguments.max_megabytes, arguments.max_minutes)
     with contextlib.closing(listen(arguments.host, arguments.port)) as listener:
-        runtime.configure()
+        joining.configure()
         model = tagger.load(arguments.model)
-        segmentation = tag_arguments.segmentation(arguments, model)
-        service = web.Service(model, segmentation, settings, limits)
+        segmentation = command_line.segmentation(arguments, model)
+        service = application.Service(model, segmentation, settings, limits)
         threading.Thread(target=service.warm_up, daemon=True).start()
         host, port = listener.getsockname()[:2]
         local = ipaddress.ip_address(host).is_loopback
@@ -59,7 +61,7 @@ def main(arguments: argparse.Namespace) -> int:
         print(f"open http://{shown}:{port} in a browser; Ctrl-C stops", flush=True)
         if not local:
             print("whoever reaches this address can use it: there is no password", flush=True)
-        app = web.application(service, local)
+        app = application.application(service, local)
         config = uvicorn.Config(app, log_level="warning", lifespan="off")
         with contextlib.suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listener])

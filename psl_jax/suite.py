@@ -9,8 +9,11 @@ import jax
 from ml_collections import ConfigDict
 
 from psl_jax import config as config_lib
-from psl_jax import evaluate, files, parallel, report
-from psl_jax.experiment import LABEL_QUALITY, Experiment
+from psl_jax.experiment import Experiment
+from psl_jax.reporting import pages
+from psl_jax.runtime import files, parallel
+from psl_jax.runtime.run_folder import LABEL_QUALITY
+from psl_jax.scoring import evaluation
 
 RESULTS = "results.json"
 
@@ -42,7 +45,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike, last_stage: str | None =
 def _prepare(config: ConfigDict, workdir: pathlib.Path) -> str:
     if config.data.corpus == "packed":
         return config.data.data_dir
-    from psl_jax.prepare import prepare
+    from psl_jax.preparing.prepared import prepare
 
     if jax.process_index() == 0:
         prepare(config.data, workdir)
@@ -66,13 +69,13 @@ def _summarize(
     }
     if quality:
         results["label_quality"] = quality
-    print("\n" + report.format_table(results))
+    print("\n" + pages.format_table(results))
     if is_suite:
         files.write_json(workdir / RESULTS, results)
-        report.write_suite_report(workdir, results)
+        pages.write_suite_report(workdir, results)
     places = {
         "report": workdir / "report.html",
-        "results": workdir / (RESULTS if is_suite else evaluate.METRICS),
+        "results": workdir / (RESULTS if is_suite else evaluation.METRICS),
         "averaged model" + "s" * is_suite: workdir / ("*/averaged" if is_suite else "averaged"),
     }
     print(f"\nfinished in {seconds / 60:.1f} min")

@@ -16,17 +16,18 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from psl_jax import entry, progress, tag_arguments
-from psl_jax.errors import UserError
+from psl_jax.runtime import entry, progress
+from psl_jax.runtime.errors import UserError
+from psl_jax.tagging import command_line
 
 MANY_FILES = 50  # from here on progress is shown without a terminal, too
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
-    parser = tag_arguments.parser("psl_jax.tag", __doc__ or "")
+    parser = command_line.parser("psl_jax.tag", __doc__ or "")
     parser.add_argument("files", metavar="FILE", nargs="+", help="audio file or folder")
-    tag_arguments.add_settings(parser)
+    command_line.add_settings(parser)
     group = parser.add_argument_group("output")
     group.add_argument(
         "--format",
@@ -48,25 +49,26 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="PNG|DIR",
         help="draw spectrogram and tags over time: NAME.png for one file, or a folder",
     )
-    return tag_arguments.parse(parser, arguments)
+    return command_line.parse(parser, arguments)
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Tags and writes; returns the exit status."""
-    from psl_jax import runtime, tag_files, tagger
+    from psl_jax.runtime import joining
+    from psl_jax.tagging import tagged_files, tagger
 
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    settings = tag_arguments.event_settings(arguments)
-    inputs, bad = tag_files.find_files(arguments.files)
+    settings = command_line.event_settings(arguments)
+    inputs, bad = tagged_files.find_files(arguments.files)
     outputs = _outputs(arguments, inputs)
-    runtime.configure()
+    joining.configure()
     model = tagger.load(arguments.model)
-    segmentation = tag_arguments.segmentation(arguments, model)
+    segmentation = command_line.segmentation(arguments, model)
     start, seconds, done = time.perf_counter(), 0.0, 0
     with _Bar(inputs) as bar:
-        found = tag_files.tag_files(
+        found = tagged_files.tag_files(
             model, inputs, segmentation, settings, arguments.format == "frames", bar.heard
         )
         for tags in _reported(bad, found, bar):
@@ -81,7 +83,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 def _outputs(arguments: argparse.Namespace, inputs: Sequence) -> list[Callable]:
     """What is done with the tags of each file. Raises UserError for settings that do not fit."""
-    from psl_jax import tag_output
+    from psl_jax.tagging import writing
 
     arguments.format = arguments.format or ("csv" if arguments.out else "table")
     if arguments.top_k < 1:
@@ -91,33 +93,33 @@ def _outputs(arguments: argparse.Namespace, inputs: Sequence) -> list[Callable]:
     outputs: list[Callable] = []
     if arguments.out:
         outputs.append(
-            tag_output.FolderWriter(arguments.out, inputs, arguments.format, arguments.top_k)
+            writing.FolderWriter(arguments.out, inputs, arguments.format, arguments.top_k)
         )
     else:
         width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
-        outputs.append(tag_output.Printer(arguments.format, arguments.top_k, width))
+        outputs.append(writing.Printer(arguments.format, arguments.top_k, width))
     if arguments.plot:
         outputs.append(_plotter(arguments.plot, inputs))
     return outputs
 
 
 def _plotter(target: str, inputs: Sequence) -> Callable:
-    from psl_jax import tag_output, tag_plot
+    from psl_jax.tagging import picture, writing
 
-    tag_plot.require_matplotlib()
+    picture.require_matplotlib()
     if not target.lower().endswith(".png"):
-        paths = tag_output.output_paths(target, inputs, ".png")
+        paths = writing.output_paths(target, inputs, ".png")
     elif len(inputs) > 1:
         raise UserError(f"--plot={target} is one picture for {len(inputs)} files: give a folder")
     else:
         paths = {item: pathlib.Path(target) for item in inputs}
-    return lambda tags: tag_plot.plot_file(tags, paths[tags.input])
+    return lambda tags: picture.plot_file(tags, paths[tags.input])
 
 
 def _reported(bad: Iterable, found: Iterable, bar: "_Bar") -> Iterator:
     """The files that were tagged; one line on standard error for each of the others."""
-    from psl_jax.tag_files import BadFile
-    from psl_jax.tag_output import shown
+    from psl_jax.tagging.tagged_files import BadFile
+    from psl_jax.tagging.writing import shown
 
     for group in (bad, found):
         for item in group:
@@ -132,7 +134,7 @@ def _reported(bad: Iterable, found: Iterable, bar: "_Bar") -> Iterator:
 def _summarize(
     done: int, total: int, seconds: float, elapsed: float, arguments: argparse.Namespace
 ) -> None:
-    from psl_jax.tag_output import clock
+    from psl_jax.tagging.writing import clock
 
     of = f" of {total}" if done < total else ""
     noun = "files" if total > 1 else "file"

@@ -18,26 +18,28 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from psl_jax import checkpoints, entry, files, torch_state
-from psl_jax.datasets.class_lists import read_class_names
-from psl_jax.errors import UserError
+from psl_jax.model import model
+from psl_jax.model.class_lists import read_classes
+from psl_jax.runtime import entry, files
+from psl_jax.runtime.errors import UserError
+from psl_jax.weights import load, orbax_folder, torch_state
 
 EXTRAS = "torch_extras.npz"
 
 
 def import_checkpoint(
     source: str | os.PathLike, folder: str | os.PathLike, classes_csv: str | None = None
-) -> checkpoints.Model:
+) -> model.Model:
     """Writes the model of a published checkpoint into `folder`, and returns it.
 
     Raises UserError for a file that does not fit, and for a folder that holds something else.
     """
     folder = pathlib.Path(folder)
     _refuse_foreign(folder)
-    classes = read_class_names(classes_csv) if classes_csv else None
+    classes = read_classes(classes_csv)[0] if classes_csv else None
     state = torch_state.read(source)
     model = torch_state.model_of(state, source, classes)
-    checkpoints.save_model(folder, model.variables, model.info)
+    orbax_folder.save_model(folder, model.variables, model.info.as_json())
     extras: dict[str, Any] = {n: array for n, array in state.items() if torch_state.is_extra(n)}
     with files.atomic_open(folder / EXTRAS, "wb") as file:
         np.savez(file, **extras)
@@ -46,7 +48,7 @@ def import_checkpoint(
 
 def export_checkpoint(source: str | os.PathLike, path: str | os.PathLike) -> None:
     """Writes the state dict of a model: of a run folder, its `averaged` folder or an import."""
-    model = checkpoints.load_model(source)
+    model = load.load_model(source)
     torch_state.write(path, torch_state.to_state(model.variables, _extras(source)))
 
 
@@ -66,7 +68,7 @@ def _refuse_foreign(folder: pathlib.Path) -> None:
     """Saving a model replaces the folder: only one that held a model, or nothing."""
     if folder.is_file():
         raise UserError(f"{folder} is a file; give the folder to write the model into")
-    model = (folder / checkpoints.MODEL_FILE).exists()
+    model = (folder / orbax_folder.MODEL_FILE).exists()
     if folder.exists() and any(folder.iterdir()) and not model:
         raise UserError(f"{folder} is not empty and holds no model; give another folder")
 
@@ -96,7 +98,7 @@ def main(arguments: argparse.Namespace) -> None:
         return
     model = import_checkpoint(source, target, arguments.classes)
     print(
-        f"imported {source}: width {model.info['width']:g}, {len(model.classes)} classes, digest "
+        f"imported {source}: width {model.info.width:g}, {len(model.classes)} classes, digest "
         f"{model.digest}\nwrote {target}; use it as a teacher with --config.teacher={target}"
     )
 

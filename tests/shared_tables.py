@@ -3,9 +3,10 @@
 import os
 import pathlib
 
+import places
 import pytest
 
-_REPOSITORY = pathlib.Path(__file__).parents[1]
+_REPOSITORY = places.ROOT
 SHARED = pathlib.Path(os.environ.get("PSL_JAX_SHARED", _REPOSITORY.parent / "shared")) / "data"
 
 needs_audioset = pytest.mark.skipif(

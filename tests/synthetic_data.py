@@ -7,12 +7,12 @@ import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from psl_jax.clips import ClipIndex, ragged
-from psl_jax.packed import pack
-from psl_jax.sampling import Window
-from psl_jax.segments import Segmentation
-from psl_jax.soft_labels import SoftLabels, SoftLabelWriter
-from psl_jax.sources import LoadedWindow
+from psl_jax.audio.segments import Segmentation
+from psl_jax.data.clip_index import ClipIndex, ragged
+from psl_jax.data.packed_source import pack
+from psl_jax.data.sampling import Window
+from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter
+from psl_jax.data.sources import LoadedWindow
 
 # A loaded machine is no failure, and the examples are to be the same everywhere.
 settings.register_profile("psl_jax", deadline=None, max_examples=40, derandomize=True)
@@ -127,7 +127,7 @@ def write_metadata(directory: pathlib.Path, index: ClipIndex) -> None:
     """What TFDS needs beside the shards to open them."""
     import tensorflow_datasets as tfds
 
-    from psl_jax.datasets.records import features
+    from psl_jax.preparing.clip_records import features
 
     template = tfds.core.ShardedFileTemplate(
         dataset_name="data", data_dir=directory, filetype_suffix="tfrecord"

@@ -6,10 +6,11 @@ import pathlib
 import jax
 import numpy as np
 
-from psl_jax import checkpoints, mobilenetv2
-from psl_jax.checkpoints import Model
-from psl_jax.mobilenetv2 import Context, Variables
-from psl_jax.tagger import Tagger
+from psl_jax.model import mobilenetv2
+from psl_jax.model.mobilenetv2 import Context, Variables
+from psl_jax.model.model import Model, ModelInfo
+from psl_jax.tagging.tagger import Tagger
+from psl_jax.weights import orbax_folder
 
 LABELS = ("dog", "siren", "Vehicle horn, car horn, honking", "rain", 'a "quoted" label', "bell")
 WIDTH = 0.25
@@ -36,14 +37,7 @@ def model() -> Model:
     stats = jax.tree_util.tree_map_with_path(
         lambda path, x: np.full_like(x, 0.3) if path[-1].key == "var" else x, stats
     )
-    info = {
-        "name": "small",
-        "classes": list(LABELS),
-        "width": WIDTH,
-        "segment_seconds": 2.0,
-        "frontend": {"top_db": 120.0, "top_db_over": "clip"},
-        "averaged_steps": [1],
-    }
+    info = ModelInfo(LABELS, WIDTH, 2.0, name="small", origin={"averaged_steps": [1]})
     plain = Tagger(Model(network, Variables(params, stats), info))
     embedding = plain.embed(recording(8.0), 16_000, segment_seconds=2.0).frame_embeddings
     kernel = np.random.default_rng(0).standard_normal((embedding.shape[1], len(LABELS)))
@@ -78,5 +72,5 @@ def network_alone(audio: np.ndarray) -> np.ndarray:
 def save(folder: pathlib.Path) -> str:
     """Writes the model as a finished run and returns its folder."""
     small = model()
-    checkpoints.save_model(folder / "averaged", small.variables, small.info)
+    orbax_folder.save_model(folder / "averaged", small.variables, small.info.as_json())
     return str(folder)

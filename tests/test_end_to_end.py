@@ -3,18 +3,18 @@
 import importlib.util
 import json
 import os
-import pathlib
 import subprocess
 import sys
 
 import audio_files
 import numpy as np
+import places
 import pytest
 import synthetic_data
 
 from psl_jax import config as config_lib
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = places.ROOT
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 
 

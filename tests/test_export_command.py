@@ -11,10 +11,13 @@ import pytest
 import synthetic_data
 import tagging
 
-from psl_jax import checkpoints, config, export, export_check, files
-from psl_jax.errors import UserError
-from psl_jax.export_options import sidecar
-from psl_jax.frontend import LogMel
+from psl_jax import config, export
+from psl_jax.exporting import check
+from psl_jax.model.frontend import LogMel
+from psl_jax.runtime import files
+from psl_jax.runtime.errors import UserError
+from psl_jax.weights import load
+from psl_jax.weights.torch_state import sidecar
 
 
 def test_other_safetensors_are_refused(tmp_path):
@@ -22,27 +25,27 @@ def test_other_safetensors_are_refused(tmp_path):
     path = tmp_path / "x.safetensors"
     path.write_text("no weights")
     with pytest.raises(UserError, match=r"cannot read .* as safetensors"):
-        checkpoints.load_model(path)
+        load.load_model(path)
     numpy.save_file({"a": np.zeros(3, np.float32)}, path)
     with pytest.raises(UserError, match="metadata lack classes, width, segment_seconds"):
-        checkpoints.load_model(path)
+        load.load_model(path)
     info = {"classes": ["a", "b"], "width": 0.25, "segment_seconds": 2.0}
     numpy.save_file(
         {"params.a": np.zeros(3, np.float32)}, path, {k: json.dumps(v) for k, v in info.items()}
     )
     with pytest.raises(UserError, match=r"not those of a network of width 0\.25"):
-        checkpoints.load_model(path)
+        load.load_model(path)
 
 
 @pytest.mark.parametrize("top_db_over", ["clip", "none"])
 def test_the_front_end_in_onnx(top_db_over):
     onnx = pytest.importorskip("onnx", reason="onnx is not installed")
     runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
-    from psl_jax import export_onnx
+    from psl_jax.exporting import to_onnx
 
     logmel = LogMel(80.0, top_db_over)
-    graph = export_onnx.GraphOperations()
-    output = export_onnx.log_mel(graph, "x", logmel)
+    graph = to_onnx.GraphOperations()
+    output = to_onnx.log_mel(graph, "x", logmel)
     helper = onnx.helper
     ends = [
         helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
@@ -50,11 +53,11 @@ def test_the_front_end_in_onnx(top_db_over):
     ]
     program = helper.make_model(
         helper.make_graph(graph.nodes, "x", ends[:1], ends[1:], graph.tensors),
-        opset_imports=[helper.make_opsetid("", export_onnx.OPSET)],
+        opset_imports=[helper.make_opsetid("", to_onnx.OPSET)],
         ir_version=8,
     )
     session = runtime.InferenceSession(program.SerializeToString())
-    audio = np.stack([export_check.synthetic_signal(2.0), np.zeros(32_000, np.float32)])
+    audio = np.stack([check.synthetic_signal(2.0), np.zeros(32_000, np.float32)])
     (found,) = session.run(None, {"x": audio})
     np.testing.assert_allclose(found, logmel(audio), atol=0.01)
 
@@ -67,7 +70,7 @@ def test_command_line(tmp_path):
     arguments = ["--format=safetensors", f"--out={out}", "--audio", str(audio), "--licence=mine"]
     done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=True)
     assert "differs from the Flax model by at most" in done.stdout
-    assert checkpoints.load_model(out).info["licence"] == "mine"
+    assert load.load_model(out).info.origin["licence"] == "mine"
     done = subprocess.run(
         [*command, "--format=torch", f"--out={out}", "--quantize"], capture_output=True, text=True
     )
@@ -96,10 +99,10 @@ def test_clips_of_the_run_are_found(tmp_path):
     index = synthetic_data.make_index([2, 1], [400, 300, 500], split="eval")
     audio = synthetic_data.make_audio(index)
     synthetic_data.write_packed(tmp_path / "eval.npz", index, audio)
-    found = export_check.own_signals(tmp_path / "run")
+    found = check.own_signals(tmp_path / "run")
     assert [len(x) for x in found] == [400, 300, 500]
     np.testing.assert_array_equal(found[1] * 32768, audio[1])
-    assert export_check.own_signals(tmp_path) == []
+    assert check.own_signals(tmp_path) == []
 
 
 def test_the_sidecar_lies_beside():

@@ -2,16 +2,16 @@
 
 import json
 import os
-import pathlib
 import signal
 import subprocess
 import sys
 
 import numpy as np
+import places
 import pytest
 import synthetic_data
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = places.ROOT
 
 CONFIG = """
 from psl_jax import config

@@ -10,16 +10,18 @@ import sys
 
 import audio_files
 import numpy as np
+import places
 import pytest
 import tensorflow_datasets as tfds
 from prepared_data import read_split, record_hashes, small_folder
 
 from psl_jax import prepare, suite
-from psl_jax.datasets import audioset, index
-from psl_jax.datasets.class_lists import audioset_classes
-from psl_jax.errors import UserError
+from psl_jax.corpora import audioset
+from psl_jax.data import index_files
+from psl_jax.model.class_lists import audioset_classes
+from psl_jax.runtime.errors import UserError
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = places.ROOT
 IDS = [f"{letter * 10}{number}" for letter in "ab-_Y" for number in range(3)]
 
 
@@ -104,15 +106,15 @@ def test_own_data(tmp_path):
     folder = small_folder(tmp_path / "source", "dog|cat")
     data = f"--data_dir={tmp_path / 'data'}"
     assert run("--corpus=own_data", f"--source_dir={folder}", data, "--label_separator=|") == 0
-    data_dir = index.find_data_dir(tmp_path / "data")
-    assert index.class_names(data_dir) == ("cat", "dog")
+    data_dir = index_files.find_data_dir(tmp_path / "data")
+    assert index_files.class_names(data_dir) == ("cat", "dog")
 
 
 # ---- what it wrote -----------------------------------------------------------------------------
 
 
 def test_tfds_reads_it(prepared):
-    data_dir = index.find_data_dir(prepared)
+    data_dir = index_files.find_data_dir(prepared)
     records = read_split(data_dir, "balanced")
     assert set(records) == set(IDS[1:])
     for number, clip in enumerate(IDS[1:]):
@@ -125,15 +127,15 @@ def test_tfds_reads_it(prepared):
 
 
 def test_the_only_data_set_below_a_folder_is_found(prepared, tmp_path):
-    data_dir = index.find_data_dir(prepared)
-    assert index.find_data_dir(data_dir) == data_dir
-    assert index.find_data_dir(pathlib.Path(data_dir).parent) == data_dir
+    data_dir = index_files.find_data_dir(prepared)
+    assert index_files.find_data_dir(data_dir) == data_dir
+    assert index_files.find_data_dir(pathlib.Path(data_dir).parent) == data_dir
     shutil.copytree(data_dir, tmp_path / "audioset/one/1.0.0")
     shutil.copytree(data_dir, tmp_path / "audioset/two/incomplete.x_1.0.0")
-    assert index.find_data_dir(tmp_path) == str(tmp_path / "audioset/one/1.0.0")
+    assert index_files.find_data_dir(tmp_path) == str(tmp_path / "audioset/one/1.0.0")
     shutil.copytree(data_dir, tmp_path / "audioset/two/1.0.0")
     with pytest.raises(UserError, match="holds several prepared data sets"):
-        index.find_data_dir(tmp_path)
+        index_files.find_data_dir(tmp_path)
 
 
 def test_description(prepared, capsys):
@@ -144,7 +146,7 @@ def test_description(prepared, capsys):
     assert "rates of the recordings: 16 kHz: 14" in output
     assert f"{14:9d}  {14:9d}  Speech\n" in output
     assert f"{7:9d}  {7:9d}  Male speech, man speaking\n" in output
-    page = pathlib.Path(index.find_data_dir(prepared)) / "description.html"
+    page = pathlib.Path(index_files.find_data_dir(prepared)) / "description.html"
     html = page.read_text()
     assert html.count("<svg class=") == 2
     assert "Label distribution" in html and "missing: 1" in html and "14 of 15" in html
@@ -174,7 +176,7 @@ def test_a_config_for_audioset_trains_on_it(prepared, tmp_path, shallow):
 KILLED = """
 import os, signal, sys
 from psl_jax import prepare
-from psl_jax.datasets import audioset, clip_rows
+from psl_jax.corpora import audioset, clip_rows
 
 seen, load = [], clip_rows.load_clip
 
@@ -197,12 +199,12 @@ def test_killed_and_started_again_is_whole_and_identical(source, prepared, tmp_p
     assert killed.returncode == -signal.SIGKILL
     assert list(tmp_path.rglob("*.tfrecord-*")) and not list(tmp_path.rglob("dataset_info.json"))
     with pytest.raises(UserError, match="not a prepared data set"):
-        index.splits(index.find_data_dir(tmp_path))
+        index_files.splits(index_files.find_data_dir(tmp_path))
     again = run_process(*command)  # a process of its own: nothing may depend on its hash seed
     assert again.returncode == 0, again.stderr
     assert not list(tmp_path.rglob("incomplete*"))
-    hashes = record_hashes(index.find_data_dir(tmp_path))
-    assert hashes == record_hashes(index.find_data_dir(prepared))
+    hashes = record_hashes(index_files.find_data_dir(tmp_path))
+    assert hashes == record_hashes(index_files.find_data_dir(prepared))
     assert len(hashes) == 14  # seven shards of two clips in each split
 
 
@@ -210,9 +212,9 @@ def test_beam_writes_the_same_files(source, prepared, tmp_path):
     pytest.importorskip("apache_beam", reason="needs Apache Beam")
     result = run_process(*arguments(source, tmp_path, "--beam_options=--runner=DirectRunner"))
     assert result.returncode == 0, result.stderr
-    data_dir = pathlib.Path(index.find_data_dir(tmp_path))
-    assert record_hashes(data_dir) == record_hashes(index.find_data_dir(prepared))
-    ours = {path.name for path in pathlib.Path(index.find_data_dir(prepared)).iterdir()}
+    data_dir = pathlib.Path(index_files.find_data_dir(tmp_path))
+    assert record_hashes(data_dir) == record_hashes(index_files.find_data_dir(prepared))
+    ours = {path.name for path in pathlib.Path(index_files.find_data_dir(prepared)).iterdir()}
     assert {path.name for path in data_dir.iterdir()} == ours - {"description.html"}
     assert f"{IDS[0]}: no audio by this id" in (data_dir / "report.txt").read_text()
 

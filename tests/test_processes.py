@@ -1,21 +1,22 @@
 """Several processes at once, started as users start them; and what they do together."""
 
 import os
-import pathlib
 import socket
 import subprocess
 import sys
 
 import numpy as np
+import places
 import pytest
 from synthetic_data import MemorySource, make_index
 
-from psl_jax import relabel, runtime
-from psl_jax.errors import UserError
-from psl_jax.segments import Segmentation
-from psl_jax.soft_labels import SoftLabels
+from psl_jax.audio.segments import Segmentation
+from psl_jax.data.soft_labels import SoftLabels
+from psl_jax.runtime import joining
+from psl_jax.runtime.errors import UserError
+from psl_jax.scoring import relabeling
 
-REPOSITORY = pathlib.Path(__file__).parents[1]
+REPOSITORY = places.ROOT
 TIMEOUT = 300  # seconds; a loaded machine is no failure
 
 # Process 1 comes late to the barrier, then each fills in its rows of a matrix.
@@ -70,7 +71,7 @@ def test_barrier_and_gather():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    processes = [
+    started = [
         subprocess.Popen(
             [sys.executable, "-c", TOGETHER, address, str(number)],
             stdout=subprocess.PIPE,
@@ -79,8 +80,8 @@ def test_barrier_and_gather():
         )
         for number in range(2)
     ]
-    outputs = [process.communicate(timeout=TIMEOUT) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
+    outputs = [process.communicate(timeout=TIMEOUT) for process in started]
+    assert [process.returncode for process in started] == [0, 0], outputs
     assert outputs[0][0].strip().endswith("waited")
     assert outputs[1][0].strip().endswith("did not wait")
 
@@ -97,9 +98,9 @@ def test_processes_share_out_shards_whoever_is_first(monkeypatch, tmp_path, firs
             yield rows, (rows["clip"] + rows["segment"] / 2)[:, None] / np.full(3, 16, np.float32)
 
     for process in (first, 1 - first):  # the second finds the shards of the first written
-        monkeypatch.setattr(relabel.jax, "process_index", lambda process=process: process)
-        monkeypatch.setattr(relabel.jax, "process_count", lambda: 2)
-        relabel.relabel(
+        monkeypatch.setattr(relabeling.jax, "process_index", lambda process=process: process)
+        monkeypatch.setattr(relabeling.jax, "process_count", lambda: 2)
+        relabeling.relabel(
             scorer,
             MemorySource(index),
             segmentation,
@@ -114,4 +115,4 @@ def test_processes_share_out_shards_whoever_is_first(monkeypatch, tmp_path, firs
 
 def test_incomplete_addresses_are_errors():
     with pytest.raises(UserError, match="--coordinator_address and --process_id missing"):
-        runtime.join_processes(num_processes=2)
+        joining.join_processes(num_processes=2)

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import tagging
 
-from psl_jax import progress, tag, tag_files, tag_output
-from psl_jax.errors import UserError
-from psl_jax.tag_events import EventSettings
-from psl_jax.tag_output import clock, output_paths
+from psl_jax import tag
+from psl_jax.runtime import progress
+from psl_jax.runtime.errors import UserError
+from psl_jax.tagging import tagged_files, writing
+from psl_jax.tagging.events import EventSettings
+from psl_jax.tagging.writing import clock, output_paths
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,7 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def run(model, capsys, monkeypatch):
     """Runs the command line: (exit status, standard output, standard error)."""
-    monkeypatch.setattr("psl_jax.tagger.load", lambda path: tagging.tagger())
+    monkeypatch.setattr("psl_jax.tagging.tagger.load", lambda path: tagging.tagger())
 
     def call(*arguments):
         status = tag.main(tag.parse(["tag", model, *map(str, arguments)]))
@@ -176,7 +178,7 @@ def test_wrong_settings_are_user_errors(run, folder, arguments, message):
 
 def test_names_of_outputs_do_not_collide(tmp_path):
     names = ["a.wav", "a.flac", "b.wav", "b.wav", "deep/a.wav", "c"]
-    inputs = [tag_files.Input(f"{i}/{name}", name) for i, name in enumerate(names)]
+    inputs = [tagged_files.Input(f"{i}/{name}", name) for i, name in enumerate(names)]
     found = output_paths(tmp_path, inputs, ".csv").values()
     relative = [str(path.relative_to(tmp_path)) for path in found]
     expected = "a.wav.csv a.flac.csv b.wav.csv b.wav.2.csv deep/a.csv c.csv"
@@ -191,7 +193,9 @@ def test_clock():
 
 def test_memory_does_not_grow_with_length(monkeypatch, tmp_path):
     """Of a file no more than some blocks are in memory: rows for pictures are pooled."""
-    collector = tag_files._Collector(tagging.LABELS, EventSettings(), whole=True, keep_rows=False)
+    collector = tagged_files._Collector(
+        tagging.LABELS, EventSettings(), whole=True, keep_rows=False
+    )
     rows = np.zeros((500, len(tagging.LABELS)), np.float32)
     for _ in range(40):
         collector.pool.add(rows)
@@ -244,8 +248,8 @@ def test_help(capsys):
 
 
 def test_table_with_long_labels_and_no_events():
-    tags = tag_files.FileTags(
-        tag_files.Input("x.wav", "x.wav"),
+    tags = tagged_files.FileTags(
+        tagged_files.Input("x.wav", "x.wav"),
         ("z" * 70, "b"),
         3700.0,
         np.array([0.2, 0.1], np.float32),
@@ -254,7 +258,7 @@ def test_table_with_long_labels_and_no_events():
         np.zeros((1, 2), np.float32),
         0.32,
     )
-    lines = tag_output.table(tags, 5).splitlines()
+    lines = writing.table(tags, 5).splitlines()
     assert lines[0] == "x.wav  (1:01:40.0)" and lines[2].endswith("z…")
     assert max(map(len, lines)) < 60
 

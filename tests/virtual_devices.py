@@ -14,15 +14,17 @@ import jax
 import numpy as np
 from synthetic_data import MemorySource, make_index
 
-from psl_jax import mobilenetv2, parallel, resident
-from psl_jax.augment import Augmentation
-from psl_jax.frontend import LogMel
-from psl_jax.mobilenetv2 import Variables
-from psl_jax.relabel import relabel
-from psl_jax.scoring import Scorer
-from psl_jax.segments import Segmentation
-from psl_jax.soft_labels import SoftLabels
-from psl_jax.train import Recipe, TrainState, init_state, train_program
+from psl_jax.audio.segments import Segmentation
+from psl_jax.data.soft_labels import SoftLabels
+from psl_jax.model import mobilenetv2
+from psl_jax.model.augmentation import Augmentation
+from psl_jax.model.frontend import LogMel
+from psl_jax.model.mobilenetv2 import Variables
+from psl_jax.runtime import parallel
+from psl_jax.scoring.relabeling import relabel
+from psl_jax.scoring.scorer import Scorer
+from psl_jax.training import resident
+from psl_jax.training.step import Recipe, TrainState, init_state, train_program
 
 CLASSES, BATCH, SAMPLES, STEPS, RATE = 5, 16, 8000, 3, 1e-4
 

@@ -1,0 +1,183 @@
+"""Finds all audio below a folder: files, and what tars, parquet and HDF5 files hold.
+
+Only names and places are read here, no audio.
+"""
+
+import dataclasses
+import os
+import tarfile
+from collections.abc import Iterator
+from typing import Any
+
+from psl_jax.audio.segments import SAMPLE_RATE
+from psl_jax.corpora.clip_rows import StoredAudio
+from psl_jax.corpora.problems import Problem
+from psl_jax.corpora.stored_audio import FileAudio, Hdf5Audio, ParquetAudio, TarAudio
+from psl_jax.runtime.errors import UserError
+
+# Also what cannot be decoded: it is then reported as such instead of as missing.
+AUDIO_SUFFIXES = frozenset(
+    {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64"}
+    | {".rf64", ".m4a", ".mp4", ".webm"}
+)
+HDF5_SUFFIXES = frozenset({".h5", ".hdf5", ".hdf"})
+COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+
+# How packed waveforms say their rate: PANNs in an attribute of the file, the PSL code not at all.
+_RATE_ATTRIBUTE = "sample_rate"
+_PANNS_RATE = 32_000
+_ID_COLUMNS = ("video_id", "ytid", "youtube_id", "id", "__key__")
+_AUDIO_COLUMNS = ("audio", "flac", "wav", "mp3")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FoundAudio:
+    """Some audio: its name without folder and extension, what to call it, and where it is."""
+
+    stem: str
+    name: str
+    audio: StoredAudio
+
+
+@dataclasses.dataclass
+class Scan:
+    """Walks a folder once; `problems` are what could not be looked into.
+
+    Attributes:
+      hdf5_rate: rate of HDF5 waveforms that do not say theirs; None: 32 kHz in the layout of
+        PANNs, 16 kHz in that of the PSL code.
+    """
+
+    root: str
+    hdf5_rate: int | None = None
+    problems: list[Problem] = dataclasses.field(default_factory=list)
+    first_names: list[str] = dataclasses.field(default_factory=list)
+
+    def __iter__(self) -> Iterator[FoundAudio]:
+        for path in _walk(self.root):
+            for found in self._look_into(path):
+                if len(self.first_names) < 5:
+                    self.first_names.append(found.name)
+                yield found
+
+    def _look_into(self, path: str) -> Iterator[FoundAudio]:
+        lower = path.lower()
+        suffix = os.path.splitext(lower)[1]
+        name = os.path.relpath(path, self.root)
+        try:
+            if suffix in AUDIO_SUFFIXES:
+                yield FoundAudio(_stem(path), name, FileAudio(path))
+            elif suffix == ".tar":
+                yield from _tar_members(path, name)
+            elif suffix == ".parquet":
+                yield from _parquet_rows(path, name)
+            elif suffix in HDF5_SUFFIXES:
+                yield from _hdf5_waveforms(path, name, self.hdf5_rate)
+            elif lower.endswith(COMPRESSED_TARS):
+                detail = "a compressed tar gives no access to single files; unpack it"
+                self.problems.append(Problem(name, "unreadable", detail))
+        except (OSError, tarfile.TarError, ValueError) as error:
+            self.problems.append(Problem(name, "unreadable", " ".join(str(error).split())))
+
+
+def _walk(folder: str) -> Iterator[str]:
+    """All files below `folder`, each folder in order of names; links to folders are followed."""
+    pending, seen = [folder], set()
+    while pending:
+        current = pending.pop()
+        real = os.path.realpath(current)
+        if real in seen:  # a link in a circle
+            continue
+        seen.add(real)
+        folders = []
+        with os.scandir(current) as entries:
+            for entry in sorted(entries, key=lambda e: e.name):
+                if entry.is_dir():
+                    folders.append(entry.path)
+                elif not entry.name.startswith("._"):  # what macOS leaves in archives
+                    yield entry.path
+        pending += reversed(folders)
+
+
+def _stem(name: str) -> str:
+    """The name without folder and extension; what follows another "." belongs to it."""
+    base = os.path.basename(name)
+    stem, suffix = os.path.splitext(base)
+    return stem if suffix.lower() in AUDIO_SUFFIXES else base
+
+
+def _tar_members(path: str, name: str) -> Iterator[FoundAudio]:
+    """Audio files in a tar, as webdataset shards hold them beside their JSON and text."""
+    with tarfile.open(path, "r:") as archive:
+        for member in archive:
+            if member.isfile() and os.path.splitext(member.name.lower())[1] in AUDIO_SUFFIXES:
+                audio = TarAudio(path, member.offset_data, member.size)
+                yield FoundAudio(_stem(member.name), f"{name}:{member.name}", audio)
+
+
+def _parquet_rows(path: str, name: str) -> Iterator[FoundAudio]:
+    """Rows with an id and an embedded audio file."""
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError as error:
+        raise _needs("pyarrow", path) from error
+    with parquet.ParquetFile(path) as file:
+        key, column = _parquet_columns(file.schema_arrow, path)
+        for group in range(file.num_row_groups):
+            ids = file.read_row_group(group, columns=[key]).flatten().column(0)
+            for row, value in enumerate(ids.to_pylist()):
+                audio = ParquetAudio(path, column, group, row)
+                yield FoundAudio(_stem(str(value or "")), f"{name}:{value}", audio)
+
+
+def _parquet_columns(schema: Any, path: str) -> tuple[str, str]:
+    """Paths of the id and of the audio bytes."""
+    names = schema.names
+    audio = next((name for name in _AUDIO_COLUMNS if name in names), None)
+    fields = () if audio is None else {f.name for f in schema.field(audio).flatten()}
+    key = next((name for name in _ID_COLUMNS if name in names), None)
+    if key is None and f"{audio}.path" in fields:
+        key = f"{audio}.path"
+    if audio is None or key is None:
+        raise ValueError(
+            f"columns {', '.join(names)}: expected an id ({', '.join(_ID_COLUMNS)}) and the audio "
+            f"file ({', '.join(_AUDIO_COLUMNS)})"
+        )
+    return key, f"{audio}.bytes" if f"{audio}.bytes" in fields else audio
+
+
+def _hdf5_waveforms(path: str, name: str, rate: int | None) -> Iterator[FoundAudio]:
+    """Waveforms in the layout of PANNs (`audio_name`, `waveform`) or of the PSL code (by name)."""
+    try:
+        import h5py
+    except ImportError as error:
+        raise _needs("h5py", path) from error
+    with h5py.File(path, "r") as file:
+        rate = rate or int(file.attrs.get(_RATE_ATTRIBUTE, 0))
+        if "audio_name" in file and "waveform" in file:
+            for row, value in enumerate(file["audio_name"][()]):
+                label = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+                if label.strip("\0 "):  # an empty name: the clip was missing when it was packed
+                    audio = Hdf5Audio(path, "waveform", row, rate or _PANNS_RATE)
+                    yield FoundAudio(_stem(label), f"{name}:{label}", audio)
+            return
+        for key in _dataset_names(file):
+            audio = Hdf5Audio(path, key, None, rate or SAMPLE_RATE)
+            yield FoundAudio(_stem(key), f"{name}:{key}", audio)
+
+
+def _dataset_names(group: Any, prefix: str = "") -> Iterator[str]:
+    """Paths of all data sets; names with "/" have become groups. Contents are not opened."""
+    import h5py
+
+    for key in group:
+        if group.get(key, getclass=True) is h5py.Group:
+            yield from _dataset_names(group[key], f"{prefix}{key}/")
+        else:
+            yield f"{prefix}{key}"
+
+
+def _needs(package: str, path: str) -> UserError:
+    return UserError(
+        f"{path} can only be read with {package}: install it with pip install 'psl_jax[corpora]'"
+    )

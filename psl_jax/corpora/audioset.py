@@ -1,0 +1,260 @@
+"""AudioSet as people have it on disk, by its own segment CSVs.
+
+Splits: balanced, eval, full (balanced and unbalanced) and aud300h (balanced, and at most 200
+clips a label of the unbalanced ones).
+"""
+
+import collections
+import dataclasses
+import functools
+import hashlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from psl_jax.corpora import audioset_names
+from psl_jax.corpora.audio_folders import FoundAudio, Scan
+from psl_jax.corpora.clip_rows import ClipRow, Event, Loader, load_clip, mixed
+from psl_jax.corpora.corpus import Corpus
+from psl_jax.corpora.problems import Problem
+from psl_jax.corpora.segment_csv import Segment, read_segments, read_strong_labels
+from psl_jax.corpora.stored_audio import Hdf5Audio, ParquetAudio
+from psl_jax.model.class_lists import AUDIOSET_CSV, read_classes
+from psl_jax.runtime import progress
+from psl_jax.runtime.csv_files import existing_folder, find_tables, hash_files, listing
+from psl_jax.runtime.errors import UserError
+
+BALANCED, UNBALANCED, EVAL = (
+    "balanced_train_segments.csv",
+    "unbalanced_train_segments.csv",
+    "eval_segments.csv",
+)
+# The CSVs that each split is made of.
+SPLITS = {
+    "balanced": (BALANCED,),
+    "eval": (EVAL,),
+    "full": (BALANCED, UNBALANCED),
+    "aud300h": (BALANCED, UNBALANCED),
+}
+STRONG_TABLES = "audioset_*_strong.tsv"
+CLIP_SECONDS = 10.0
+AUD300H_CLIPS_PER_LABEL = 200
+
+
+class AudioSet(Corpus):
+    """AudioSet's clips from folders of audio, tars, parquet or HDF5 files, or a mix of them."""
+
+    name = "audioset"
+
+    def __init__(
+        self,
+        *,
+        source_dir: str | os.PathLike,
+        labels_dir: str | os.PathLike | None = None,
+        splits: Sequence[str] = (),
+        max_clip_seconds: float = CLIP_SECONDS,
+        seed: int = 0,
+        hdf5_rate: int | None = None,
+    ):
+        """Finds the tables; audio is looked for when there is something to prepare.
+
+        Args:
+          source_dir: audio in any layout, at any depth.
+          labels_dir: the segment CSVs, and optionally AudioSet's strong labels
+            (`audioset_*_strong.tsv`), which become events; default `source_dir`.
+          splits: default balanced and eval, and full where its CSVs are there.
+          seed: of the choice of aud300h.
+          hdf5_rate: see `audio_folders.Scan`.
+
+        Raises UserError for a missing folder or table, or an unknown split.
+        """
+        self.source_dir = existing_folder(source_dir, "AudioSet's audio")
+        tables = existing_folder(labels_dir or source_dir, "AudioSet's segment CSVs")
+        self._csvs = {
+            name: found[0]
+            for name in (BALANCED, UNBALANCED, EVAL)
+            if (found := find_tables(tables, name))
+        }
+        self._strong = find_tables(tables, STRONG_TABLES)
+        self._splits = _wanted_splits(splits, self._csvs, tables)
+        self.max_clip_seconds, self.seed, self.hdf5_rate = max_clip_seconds, seed, hdf5_rate
+        self.classes, self.class_ids = read_classes(AUDIOSET_CSV)
+        self.has_events = bool(self._strong)
+        used = {name for split in self._splits for name in SPLITS[split]}
+        self.settings = {
+            "source_dir": self.source_dir,
+            "splits": self._splits,
+            "max_clip_seconds": max_clip_seconds,
+            "aud300h_seed": seed,
+            "hdf5_rate": hdf5_rate,
+            "csv_sha256": hash_files([self._csvs[name] for name in used] + self._strong),
+        }
+
+    def loader(self) -> Loader:
+        return functools.partial(load_clip, max_seconds=self.max_clip_seconds)
+
+    def rows(self) -> Mapping[str, Sequence[ClipRow]]:
+        self.problems, lookup = [], {mid: i for i, mid in enumerate(self.class_ids)}
+        tables = {}
+        for name in sorted({name for split in self._splits for name in SPLITS[split]}):
+            tables[name], found = read_segments(self._csvs[name], lookup)
+            self.problems += [(name, problem) for problem in found]
+        wanted = self._wanted(tables)
+        segments = {s.id: s for split in wanted.values() for s in split}
+        events = self._events(segments, lookup)
+        scan = Scan(self.source_dir, self.hdf5_rate)
+        audio = self._find_audio(scan, segments)
+        self.absent = {}
+        rows = {}
+        for split, clips in wanted.items():
+            missing = [clip.id for clip in clips if clip.id not in audio]
+            if len(missing) == len(clips):
+                raise _nothing_matches(split, clips, scan, bool(audio))
+            self.absent[split] = len(missing)
+            self.problems += [
+                (split, Problem(clip, "missing", "no audio by this id")) for clip in missing
+            ]
+            rows[split] = _ordered(
+                ClipRow(
+                    clip.id,
+                    audio[clip.id].name,
+                    audio[clip.id].audio,
+                    clip.labels,
+                    tuple(sorted(events.get(clip.id, ()))) if self.has_events else None,
+                )
+                for clip in clips
+                if clip.id in audio
+            )
+        return rows
+
+    def _wanted(self, tables: Mapping[str, list[Segment]]) -> dict[str, list[Segment]]:
+        """The clips of each split."""
+        wanted = {}
+        for split in self._splits:
+            parts = [tables[name] for name in SPLITS[split]]
+            if split == "aud300h":
+                parts[1] = choose_per_label(parts[1], AUD300H_CLIPS_PER_LABEL, self.seed)
+            wanted[split] = list({s.id: s for part in parts for s in part}.values())
+        return wanted
+
+    def _events(
+        self, segments: Mapping[str, Segment], lookup: Mapping[str, int]
+    ) -> dict[str, list[Event]]:
+        events: dict[str, list[Event]] = {}
+        for path in self._strong:
+            found, problems = read_strong_labels(path, segments, lookup)
+            events |= found
+            self.problems += [(path.name, problem) for problem in problems]
+        return events
+
+    def _find_audio(self, scan: Scan, segments: Mapping[str, Segment]) -> dict[str, FoundAudio]:
+        """The audio of each clip: the first that is found."""
+        audio: dict[str, FoundAudio] = {}
+        others: list[str] = []
+        number_of_others = 0
+        for found in progress.track(scan, None, "files", "look for audio"):
+            outcome, clip = audioset_names.match(found.stem, segments)
+            if outcome is audioset_names.Match.UNKNOWN:
+                number_of_others += 1
+                others = others or [found.name]
+            elif outcome is audioset_names.Match.OTHER_SEGMENT:
+                segment = segments[clip]
+                detail = f"the clip is from {segment.start:g} to {segment.end:g} s; left out"
+                self.problems.append((None, Problem(found.name, "other segment", detail)))
+            elif clip in audio:
+                detail = f"{audio[clip].name} is kept"
+                self.problems.append((None, Problem(found.name, "duplicate", detail)))
+            else:
+                audio[clip] = _without_padding(found, segments[clip])
+        self.problems += [(None, problem) for problem in scan.problems]
+        if number_of_others:
+            detail = f"{number_of_others} files of no clip of these splits, this is the first"
+            self.problems.append((None, Problem(others[0], "not used", detail)))
+        return audio
+
+
+def choose_per_label(clips: Iterable[Segment], per_label: int, seed: int) -> list[Segment]:
+    """For each label `per_label` of its clips, or all where it has fewer; each clip once.
+
+    A label can have more clips in the end, since clips have several labels. Which ones are chosen
+    depends on the seed, the label and the ids alone, not on the order of `clips`.
+    """
+    by_label: dict[int, list[Segment]] = collections.defaultdict(list)
+    for clip in clips:
+        for label in clip.labels:
+            by_label[label].append(clip)
+    chosen: dict[str, Segment] = {}
+    for label, members in sorted(by_label.items()):
+
+        def draw(clip: Segment, label: int = label) -> bytes:
+            return hashlib.sha256(f"{seed}:{label}:{clip.id}".encode()).digest()
+
+        chosen |= {clip.id: clip for clip in sorted(members, key=draw)[:per_label]}
+    return list(chosen.values())
+
+
+def _wanted_splits(splits: Sequence[str], csvs: Mapping[str, Any], folder: str) -> tuple[str, ...]:
+    """The splits to make, given or by what tables there are."""
+    if unknown := [name for name in splits if name not in SPLITS]:
+        raise UserError(
+            f"AudioSet has no split {unknown[0]!r}, expected some of {', '.join(SPLITS)}"
+        )
+    possible = [name for name, needed in SPLITS.items() if all(n in csvs for n in needed)]
+    wanted = tuple(dict.fromkeys(splits)) or tuple(name for name in possible if name != "aud300h")
+    if not wanted:
+        raise UserError(
+            f"no segment CSV in {folder} or a folder in it: expected {BALANCED}, {EVAL} and, for "
+            f"the splits full and aud300h, {UNBALANCED}. They are at "
+            "https://research.google.com/audioset/download.html; say with --labels_dir where they "
+            "are."
+        )
+    for name in wanted:
+        if missing := [needed for needed in SPLITS[name] if needed not in csvs]:
+            raise UserError(
+                f"split {name!r} needs {' and '.join(missing)}, not found in {folder} or a folder "
+                f"in it. Put it there, say with --labels_dir where it is, or choose other --splits "
+                f"(possible now: {', '.join(possible) or 'none'})."
+            )
+    return wanted
+
+
+def _without_padding(found: FoundAudio, segment: Segment) -> FoundAudio:
+    """PANNs pads clips to 10 s; AudioSet's times tell where shorter ones end."""
+    if isinstance(found.audio, Hdf5Audio) and found.audio.row is not None:
+        seconds = segment.end - segment.start
+        return dataclasses.replace(found, audio=dataclasses.replace(found.audio, seconds=seconds))
+    return found
+
+
+def _ordered(rows: Iterable[ClipRow]) -> tuple[ClipRow, ...]:
+    """Mixed, except that clips in parquet files come in the order of those files.
+
+    A row has no place of its own in a parquet file: in any other order its whole group would have
+    to be decoded again for each.
+    """
+    places: list[tuple[tuple, ClipRow]] = []
+    others: list[ClipRow] = []
+    for row in rows:
+        if isinstance(row.audio, ParquetAudio):
+            places.append(((row.audio.path, row.audio.group, row.audio.row), row))
+        else:
+            others.append(row)
+    places.sort(key=lambda item: item[0])
+    return tuple(row for _, row in places) + mixed(others)
+
+
+def _nothing_matches(
+    split: str, clips: Sequence[Segment], scan: Scan, others_match: bool
+) -> UserError:
+    hint = ""
+    if others_match:
+        hint = "Other splits have audio: leave this one out with --splits.\n"
+    unreadable = "".join(f"  {p.file}: {p.detail}\n" for p in scan.problems[:3])
+    return UserError(
+        f"no audio in {scan.root} belongs to a clip of split {split!r}.\n{hint}"
+        f"The first of its {len(clips)} ids are\n{listing(c.id for c in clips[:5])}"
+        f"and the first audio found\n{listing(scan.first_names)}"
+        f"Names that are understood, with any audio extension, times in milliseconds or seconds\n"
+        f"{listing(audioset_names.PATTERNS)}"
+        + (f"Files that could not be looked into\n{unreadable}" if unreadable else "")
+    )

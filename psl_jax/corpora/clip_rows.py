@@ -1,0 +1,97 @@
+"""A clip to be, and the one loader of all corpora that are made of recordings.
+
+Needs neither TensorFlow nor TFDS.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from psl_jax.audio.decoding import Audio, DecodeError
+from psl_jax.audio.segments import SAMPLE_RATE
+from psl_jax.corpora.problems import Problem
+
+Event = tuple[float, float, int]  # onset and offset in seconds, class index
+
+
+class StoredAudio(Protocol):
+    """Where the audio of one clip lies; see stored_audio.py. Picklable, and small."""
+
+    def decode(self, max_seconds: float | None) -> Audio:
+        """See `decoding.decode`. Raises DecodeError."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ClipRow:
+    """One clip to be: its id, where its audio lies, and what is said of it."""
+
+    id: str
+    filename: str  # for messages: as the corpus's table has it
+    audio: StoredAudio
+    labels: tuple[int, ...]
+    events: tuple[Event, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """One clip ready to be written."""
+
+    id: str
+    audio: np.ndarray  # int16 [samples], 16 kHz mono
+    labels: tuple[int, ...]  # weak labels, class indices
+    events: tuple[tuple[float, float, int], ...] | None = None  # onset, offset (s), class index
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """What became of one row: its clip, unless it is unusable, and what there is to report."""
+
+    clip: Clip | None
+    problems: tuple[Problem, ...] = ()
+    source_rate: int | None = None  # of the recording, Hz
+
+
+Loader = Callable[[Any], Loaded]  # a row of a corpus to its clip; pure and picklable
+
+
+def mixed(rows: Iterable[ClipRow]) -> tuple[ClipRow, ...]:
+    """The rows in an order that depends on the ids alone and mixes them.
+
+    Tables are often sorted by class, and training shuffles only within windows of shards.
+    """
+    return tuple(sorted(rows, key=lambda row: hashlib.md5(row.id.encode()).digest()))
+
+
+def load_clip(row: ClipRow, max_seconds: float) -> Loaded:
+    """Decodes the clip of a row, cut to `max_seconds`: pure and picklable.
+
+    Audio that is not usable gives no clip but its problem. A silent clip is kept.
+    """
+    try:
+        audio = row.audio.decode(max_seconds)
+    except DecodeError as error:
+        return Loaded(None, (Problem(row.filename, error.kind, error.detail),))
+    problems = []
+    if audio.cut:
+        whole = "" if audio.source_seconds is None else f" of {audio.source_seconds:.1f} s"
+        problems.append(Problem(row.filename, "cut", f"the first {max_seconds:g} s{whole} kept"))
+    if audio.silent:
+        problems.append(Problem(row.filename, "silent", "every sample is zero; kept"))
+    seconds = len(audio.samples) / SAMPLE_RATE
+    events = None
+    if row.events is not None:
+        events, outside = _trim(row.events, seconds)
+        if outside and not audio.cut:
+            detail = f"{outside} begin after the end of the file ({seconds:.2f} s); left out"
+            problems.append(Problem(row.filename, "bad event", detail))
+    clip = Clip(row.id, audio.samples, row.labels, events)
+    return Loaded(clip, tuple(problems), audio.source_rate)
+
+
+def _trim(events: Sequence[Event], seconds: float) -> tuple[tuple[Event, ...], int]:
+    """The events inside the first `seconds`, trimmed to them, and how many were outside."""
+    inside = tuple((on, min(off, seconds), label) for on, off, label in events if on < seconds)
+    return inside, len(events) - len(inside)

@@ -1,0 +1,167 @@
+"""Where the audio of a clip may lie: a file, a tar, a parquet or an HDF5 file.
+
+Each is a small picklable reference that any thread, process or Beam worker can decode. Open
+archives are kept by the worker that reads them and never travel.
+"""
+
+import dataclasses
+import functools
+import io
+import threading
+from typing import Any
+
+import numpy as np
+
+from psl_jax.audio.decoding import Audio, DecodeError, decode, from_samples
+
+_OPEN_ARCHIVES = 8  # kept open by each process
+_OPEN_GROUPS = 3  # rows come in order: one that ends, one that begins
+_PARQUET_BATCH = 16  # rows decoded at once: their audio is in memory
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FileAudio:
+    """An audio file."""
+
+    path: str
+
+    def decode(self, max_seconds: float | None) -> Audio:
+        return decode(self.path, max_seconds)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TarAudio:
+    """An audio file inside an uncompressed tar: `size` bytes from `offset`."""
+
+    path: str
+    offset: int
+    size: int
+
+    def decode(self, max_seconds: float | None) -> Audio:
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(self.offset)
+                content = file.read(self.size)
+        except OSError as error:
+            raise DecodeError("unreadable", f"{self.path}: {error.strerror}") from error
+        if len(content) < self.size:
+            raise DecodeError("truncated", f"{self.path} ends inside it")
+        return decode(io.BytesIO(content), max_seconds)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ParquetAudio:
+    """An audio file embedded in a parquet file: row `row` of row group `group`.
+
+    `column` is the path of the bytes column, such as "audio.bytes".
+    """
+
+    path: str
+    column: str
+    group: int
+    row: int
+
+    def decode(self, max_seconds: float | None) -> Audio:
+        try:
+            content = _parquet_group(self.path, self.column, self.group).value(self.row)
+        except OSError as error:  # pyarrow's own errors are OSErrors and ValueErrors
+            raise DecodeError("unreadable", f"{self.path}: {error}") from error
+        except ValueError as error:
+            raise DecodeError("undecodable", f"{self.path}: {error}") from error
+        if not content:
+            raise DecodeError("empty", f"row {self.row} of {self.path} holds no audio")
+        return decode(io.BytesIO(content), max_seconds)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Hdf5Audio:
+    """int16 samples in an HDF5 file: the data set `key`, or one row of it.
+
+    Attributes:
+      rate: of the samples, in Hz.
+      seconds: where zeros begin that only pad the row; None: nothing is padded.
+    """
+
+    path: str
+    key: str
+    row: int | None
+    rate: int
+    seconds: float | None = None
+
+    def decode(self, max_seconds: float | None) -> Audio:
+        samples = self._read()
+        if not len(samples):
+            raise DecodeError("empty", f"{self.key} of {self.path} has no samples")
+        if samples.dtype != np.int16 or samples.ndim != 1:
+            form = f"{samples.dtype} {list(samples.shape)}"
+            raise DecodeError("undecodable", f"{self.key}: expected int16 [samples], found {form}")
+        if self.seconds is not None:
+            end = round(self.seconds * self.rate)
+            if not samples[end:].any():
+                samples = samples[:end]
+        return from_samples(samples, self.rate, max_seconds)
+
+    def _read(self) -> np.ndarray:
+        try:
+            lock, file = _hdf5_file(self.path)
+            with lock:  # one file handle, many threads
+                data = file[self.key]
+                return data[()] if self.row is None else data[self.row]
+        except (OSError, KeyError) as error:
+            raise DecodeError("unreadable", f"{self.path}: {error}") from error
+
+
+@functools.lru_cache(_OPEN_ARCHIVES)
+def _hdf5_file(path: str) -> tuple[threading.Lock, Any]:
+    import h5py
+
+    return threading.Lock(), h5py.File(path, "r")
+
+
+@functools.lru_cache(_OPEN_GROUPS)
+def _parquet_group(path: str, column: str, group: int) -> "_ParquetGroup":
+    return _ParquetGroup(path, column, group)
+
+
+class _ParquetGroup:
+    """One row group read forward, a few rows at a time: rows have no place of their own in it.
+
+    Rows are asked for in order, or nearly so by several threads; the last two batches are kept.
+    Asking for an earlier row starts from the group's beginning.
+    """
+
+    def __init__(self, path: str, column: str, group: int):
+        import pyarrow.parquet
+
+        self._file = pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
+        self._column, self._group = column, group
+        self._lock = threading.Lock()
+        self._restart()
+
+    def value(self, row: int) -> bytes | None:
+        with self._lock:
+            if self._kept and row < min(self._kept):
+                self._restart()
+            while row not in self._kept:
+                self._advance()
+            return self._kept[row]
+
+    def _restart(self) -> None:
+        self._batches = self._file.iter_batches(
+            _PARQUET_BATCH, row_groups=[self._group], columns=[self._column], use_threads=False
+        )
+        self._kept: dict[int, bytes | None] = {}
+        self._next = 0
+
+    def _advance(self) -> None:
+        batch = next(self._batches, None)
+        if batch is None:
+            raise ValueError(f"row group {self._group} has only {self._next} rows")
+        column = batch.column(0)
+        if "." in self._column:
+            column = column.field(self._column.split(".", 1)[1])
+        values = column.to_pylist()
+        fresh = dict(enumerate(values, self._next))
+        oldest = self._next - _PARQUET_BATCH
+        self._kept = {n: v for n, v in self._kept.items() if n >= oldest} | fresh
+        self._next += len(values)

@@ -1,0 +1,120 @@
+"""What is known of a split without reading its audio."""
+
+import dataclasses
+import hashlib
+import os
+from functools import cached_property
+
+import numpy as np
+
+from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
+from psl_jax.runtime import files
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipIndex:
+    """The clips of one split in the order in which its shards hold them.
+
+    Labels and events are ragged: those of clip `i` are
+    `label_values[label_offsets[i]:label_offsets[i + 1]]`, and likewise for events.
+    """
+
+    split: str
+    classes: tuple[str, ...]
+    ids: np.ndarray  # [clips] str
+    num_samples: np.ndarray  # [clips] int32, at 16 kHz
+    label_offsets: np.ndarray  # [clips + 1] int64
+    label_values: np.ndarray  # [labels] int32, class indices
+    shard_sizes: np.ndarray  # [shards] int64, clips in each
+    event_offsets: np.ndarray | None = None  # [clips + 1] int64
+    event_times: np.ndarray | None = None  # [events, 2] float32, onset and offset in seconds
+    event_values: np.ndarray | None = None  # [events] int32, class indices
+
+    def __post_init__(self) -> None:
+        if int(self.shard_sizes.sum()) != len(self.ids):
+            raise ValueError(f"shards hold {self.shard_sizes.sum()} clips, {len(self.ids)} ids")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def has_events(self) -> bool:
+        return self.event_values is not None
+
+    @cached_property
+    def clip_samples(self) -> int:
+        """Samples of the longest clip."""
+        return int(self.num_samples.max(initial=0))
+
+    @cached_property
+    def shard_offsets(self) -> np.ndarray:
+        """[shards + 1]: shard `k` holds the clips `shard_offsets[k]:shard_offsets[k + 1]`."""
+        return np.concatenate([[0], np.cumsum(self.shard_sizes)]).astype(np.int64)
+
+    @cached_property
+    def ids_sha256(self) -> str:
+        """Hash of the sorted clip ids: two results with the same hash cover the same clips."""
+        return hashlib.sha256("\n".join(sorted(map(str, self.ids))).encode()).hexdigest()
+
+    @property
+    def hours(self) -> float:
+        return float(self.num_samples.sum(dtype=np.int64)) / SAMPLE_RATE / 3600
+
+    def class_counts(self) -> np.ndarray:
+        """Clips with each class: int64 [classes]."""
+        return np.bincount(self.label_values, minlength=self.num_classes)
+
+    def weak_labels(self, clips: np.ndarray | None = None) -> np.ndarray:
+        """Multi-hot labels of `clips` [n] (default: all): float32 [n, classes]."""
+        clips = np.arange(len(self)) if clips is None else np.asarray(clips)
+        return _multi_hot(self.label_offsets, self.label_values, clips, self.num_classes)
+
+    def segment_labels(self, segmentation: Segmentation) -> np.ndarray:
+        """What truly sounds in each segment, from the events: bool [clips, segments, classes].
+
+        Segments past a clip's end are all False; `segmentation.counts(num_samples)` says how many
+        count. Raises ValueError without events.
+        """
+        if self.event_offsets is None or self.event_times is None or self.event_values is None:
+            raise ValueError(f"split {self.split!r} has no events")
+        counts = segmentation.counts(self.num_samples)
+        segments = int(counts.max(initial=1))
+        onsets, offsets = segmentation.times(np.arange(segments))
+        clip = np.repeat(np.arange(len(self)), np.diff(self.event_offsets))
+        overlaps = (self.event_times[:, :1] < offsets) & (self.event_times[:, 1:] > onsets)
+        truth = np.zeros((len(self), segments, self.num_classes), bool)
+        event, segment = np.nonzero(overlaps)
+        truth[clip[event], segment, self.event_values[event]] = True
+        return truth & (np.arange(segments) < counts[:, None])[..., None]
+
+    def save(self, path: str | os.PathLike) -> None:
+        arrays = {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
+        arrays |= {"classes": np.array(self.classes), "ids": np.asarray(self.ids, dtype=np.str_)}
+        with files.atomic_open(path, "wb") as file:
+            np.savez_compressed(file, **arrays)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "ClipIndex":
+        with open(path, "rb") as file, np.load(file) as data:
+            arrays = dict(data)
+        arrays |= {"split": str(arrays["split"]), "classes": tuple(map(str, arrays["classes"]))}
+        return cls(**arrays)
+
+
+def ragged(lists: list) -> tuple[np.ndarray, np.ndarray]:
+    """Lists of numbers as (offsets int64 [n + 1], values int32)."""
+    offsets = np.concatenate([[0], np.cumsum([len(x) for x in lists])]).astype(np.int64)
+    return offsets, np.array([v for x in lists for v in x], dtype=np.int32)
+
+
+def _multi_hot(offsets: np.ndarray, values: np.ndarray, rows: np.ndarray, width: int) -> np.ndarray:
+    out = np.zeros((len(rows), width), np.float32)
+    counts = offsets[rows + 1] - offsets[rows]
+    row = np.repeat(np.arange(len(rows)), counts)
+    number_in_row = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+    out[row, values[offsets[rows][row] + number_in_row]] = 1.0
+    return out

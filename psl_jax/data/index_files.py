@@ -1,0 +1,225 @@
+"""The index of a prepared split: where its shards lie and what its clips are, without audio."""
+
+import json
+import os
+import pathlib
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from psl_jax.data.clip_index import ClipIndex, ragged
+from psl_jax.runtime import progress
+from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.quiet_tensorflow import tensorflow_quietly
+
+_PARSE_BATCH = 64
+_INFO_NAME = "dataset_info.json"  # TFDS writes it last
+
+
+def load_index(data_dir: str | os.PathLike, split: str) -> ClipIndex:
+    """The index of `split`, read from `index-{split}.npz` or built with one pass over the shards.
+
+    An index that does not fit the data set's own shard sizes or classes is stale and built again.
+
+    Raises:
+      UserError: no TFDS data set in `data_dir`, no such split, or records of another form.
+    """
+    sizes = shard_sizes(data_dir, split)
+    classes = class_names(data_dir)
+    path = pathlib.Path(data_dir) / f"index-{split}.npz"
+    saved = _read_saved(path)
+    if (
+        saved is not None
+        and saved.split == split
+        and np.array_equal(saved.shard_sizes, sizes)
+        and saved.classes == classes
+    ):
+        return saved
+    index = _scan(data_dir, split, classes, sizes)
+    try:
+        index.save(path)
+    except OSError as error:  # a read-only data set is no reason to stop
+        print(f"could not save {path}: {error}")
+    return index
+
+
+def find_data_dir(folder: str | os.PathLike) -> str:
+    """The prepared data set that `folder` is, or the only one below it: an absolute path.
+
+    Below a folder that was given to `prepare` as its `data_dir` lie
+    `<corpus>/<settings>/<version>`. Raises UserError where there is none or several.
+    """
+    root = pathlib.Path(os.path.abspath(folder))
+    if (root / _INFO_NAME).exists():
+        return os.fspath(root)
+    found = sorted(
+        path.parent
+        for depth in range(1, 4)
+        for path in root.glob("*/" * depth + _INFO_NAME)
+        if not path.parent.name.startswith("incomplete.")  # left by a killed preparation
+    )
+    if len(found) > 1:
+        names = "".join(f"\n  {path}" for path in found)
+        raise UserError(f"{folder} holds several prepared data sets: give one of{names}")
+    return os.fspath(found[0] if found else root)
+
+
+def shard_paths(data_dir: str | os.PathLike, split: str) -> list[str]:
+    """The TFRecord files of `split`, in order.
+
+    Raises:
+      UserError: no such data set or split, or a shard is missing on disk.
+    """
+    split_info = _split_info(data_dir, split)
+    paths = [os.fspath(path) for path in split_info.filepaths]
+    if missing := [path for path in paths if not os.path.exists(path)]:
+        raise UserError(
+            f"{len(missing)} of {len(paths)} shards of split {split!r} are missing, the first is "
+            f"{missing[0]}. Prepare the data again."
+        )
+    return paths
+
+
+def shard_sizes(data_dir: str | os.PathLike, split: str) -> np.ndarray:
+    """Clips in each shard of `split`, as the data set's metadata say: int64 [shards]."""
+    return np.array(_split_info(data_dir, split).shard_lengths, dtype=np.int64)
+
+
+def splits(data_dir: str | os.PathLike) -> list[str]:
+    """Names of the prepared splits."""
+    return list(_dataset_info(data_dir).splits)
+
+
+def class_names(data_dir: str | os.PathLike) -> tuple[str, ...]:
+    """The classes of the data set, in label order."""
+    features = _dataset_info(data_dir).features
+    try:
+        names = features["labels"].feature.names
+    except (KeyError, AttributeError, TypeError):
+        names = None
+    missing = {"id", "audio", "labels"} - set(features or ())
+    if missing or not names:
+        raise UserError(
+            f"{data_dir} is a TFDS data set of another form: expected the features id (text), "
+            f"audio (int16 at 16 kHz) and labels (a sequence of class labels with names), found "
+            f"{features}."
+        )
+    return tuple(names)
+
+
+def build_index(
+    split: str,
+    classes: Sequence[str],
+    rows: Iterable[tuple[str, int, Sequence[int], Sequence[tuple[float, float, int]] | None]],
+    sizes: Sequence[int] | np.ndarray,
+) -> ClipIndex:
+    """The index of clips given as (id, samples, labels, events), in record order.
+
+    A split without a single event counts as one without strong labels.
+    """
+    ids, lengths, labels, events = [], [], [], []
+    for clip_id, num_samples, clip_labels, clip_events in rows:
+        ids.append(clip_id)
+        lengths.append(num_samples)
+        labels.append(clip_labels)
+        events.append(clip_events or ())
+    label_offsets, label_values = ragged(labels)
+    strong: dict[str, Any] = {}
+    if any(events):
+        offsets, values = ragged([[label for _, _, label in clip] for clip in events])
+        times = [(onset, offset) for clip in events for onset, offset, _ in clip]
+        strong = {
+            "event_offsets": offsets,
+            "event_values": values,
+            "event_times": np.array(times, np.float32).reshape(-1, 2),
+        }
+    return ClipIndex(
+        split=split,
+        classes=tuple(classes),
+        ids=np.array(ids, dtype=np.str_),
+        num_samples=np.array(lengths, dtype=np.int32),
+        label_offsets=label_offsets,
+        label_values=label_values,
+        shard_sizes=np.asarray(sizes, dtype=np.int64),
+        **strong,
+    )
+
+
+def _read_saved(path: pathlib.Path) -> ClipIndex | None:
+    try:
+        return ClipIndex.load(path)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        return None  # unreadable or of an older form: built again
+
+
+def _scan(data_dir, split: str, classes: Sequence[str], sizes: np.ndarray) -> ClipIndex:
+    paths = shard_paths(data_dir, split)
+    has_events = "events" in _dataset_info(data_dir).features
+    clips = progress.track(
+        _scan_records(paths, has_events), int(sizes.sum()), "clips", f"index {split}"
+    )
+    try:
+        return build_index(split, classes, clips, sizes)
+    except ValueError as error:
+        raise UserError(
+            f"split {split!r} in {data_dir} does not hold what its metadata say ({error}). "
+            "Prepare the data again."
+        ) from error
+
+
+def _scan_records(paths: list[str], has_events: bool) -> Iterator[tuple]:
+    """(id, samples, labels, events) of every record, in order; the audio is not copied out."""
+    tf = tensorflow_quietly()
+    spec: dict[str, Any] = {
+        "id": tf.io.FixedLenFeature([], tf.string),
+        "audio": tf.io.FixedLenFeature([], tf.string),
+        "labels": tf.io.RaggedFeature(tf.int64),
+    }
+    if has_events:
+        spec |= {f"events/{k}": tf.io.RaggedFeature(tf.float32) for k in ("onset", "offset")}
+        spec["events/label"] = tf.io.RaggedFeature(tf.int64)
+
+    def parse(serialized):
+        record = tf.io.parse_example(serialized, spec)
+        record["bytes"] = tf.strings.length(record.pop("audio"))
+        return record
+
+    data = tf.data.TFRecordDataset(paths).batch(_PARSE_BATCH)
+    for batch in data.map(parse, num_parallel_calls=2).prefetch(2):
+        labels = batch["labels"].to_list()
+        events = None
+        if has_events:
+            columns = [batch[f"events/{k}"].to_list() for k in ("onset", "offset", "label")]
+            events = [list(zip(*clip, strict=True)) for clip in zip(*columns, strict=True)]
+        for i, (clip_id, size) in enumerate(
+            zip(batch["id"].numpy(), batch["bytes"].numpy(), strict=True)
+        ):
+            yield clip_id.decode(), int(size) // 2, labels[i], events[i] if events else None
+
+
+def _dataset_info(data_dir: str | os.PathLike) -> Any:
+    if "://" in os.fspath(data_dir):
+        tensorflow_quietly()  # before TFDS imports it; metadata of local files need no TensorFlow
+    import tensorflow_datasets as tfds
+
+    if not os.path.exists(os.path.join(data_dir, _INFO_NAME)):
+        inside = sorted(os.listdir(data_dir))[:5] if os.path.isdir(data_dir) else "no such folder"
+        raise UserError(
+            f"{data_dir} is not a prepared data set: expected {_INFO_NAME} in it, found "
+            f"{inside}. Give the folder of the version, such as .../own_data/<settings>/1.0.0."
+        )
+    try:
+        return tfds.builder_from_directory(os.fspath(data_dir)).info
+    except (json.JSONDecodeError, ValueError, KeyError, OSError) as error:
+        raise UserError(f"{data_dir}: TFDS cannot read its metadata: {error}") from error
+
+
+def _split_info(data_dir: str | os.PathLike, split: str) -> Any:
+    known = _dataset_info(data_dir).splits
+    if split not in known:
+        raise UserError(f"{data_dir} has no split {split!r}; its splits are {list(known)}")
+    return known[split]

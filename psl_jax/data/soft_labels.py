@@ -1,0 +1,355 @@
+"""Soft labels on disk: one label shard beside each clip shard, in the same order.
+
+A directory holds `manifest.json` (what the labels were made from and with) and for each clip shard
+`labels-00000-of-00010.tfrecord`, or `.npz` for packed data, which needs no TensorFlow. Per clip:
+its id and float16 probabilities [segments, classes]. A shard appears under its name only when it
+is whole, so that a killed relabeling goes on with `missing_shards`.
+"""
+
+import contextlib
+import os
+import pathlib
+import zipfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from psl_jax.audio.segments import Segmentation
+from psl_jax.data import record_files
+from psl_jax.data.clip_index import ClipIndex
+from psl_jax.runtime import files
+from psl_jax.runtime.disk import plain_disk_errors
+from psl_jax.runtime.errors import UserError
+
+FORMATS = ("tfrecord", "npz")
+_MANIFEST = "manifest.json"
+_GO_ON = "Run the same command again, which goes on where it stopped."
+# What reading a damaged shard raises, by NumPy, zipfile and ourselves.
+_DAMAGE = (
+    record_files.DamagedFileError,
+    zipfile.BadZipFile,
+    OSError,
+    EOFError,
+    KeyError,
+    ValueError,
+)
+
+# What each entry of the manifest is called in an error message.
+_NAMES = {
+    "format": "file format",
+    "teacher_digest": "teacher",
+    "segment_seconds": "segment length in seconds",
+    "hop_seconds": "hop between segments in seconds",
+    "classes": "class list",
+    "split": "split",
+    "num_clips": "number of clips",
+    "clip_ids_sha256": "set of clip ids",
+    "shard_sizes": "clips in each shard",
+}
+
+
+def missing_shards(directory: str | os.PathLike) -> list[int]:
+    """Numbers of the shards still to be written. Raises UserError without a manifest."""
+    manifest = _read_manifest(directory)
+    count = len(manifest["shard_sizes"])
+    paths = (_shard_path(directory, i, count, manifest["format"]) for i in range(count))
+    return [i for i, path in enumerate(paths) if not path.exists()]
+
+
+class SoftLabelWriter:
+    """Writes the soft labels of a split. Several processes may write different shards."""
+
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        index: ClipIndex,
+        segmentation: Segmentation,
+        *,
+        teacher_digest: str,
+        format: str = "tfrecord",
+    ):
+        """Writes the manifest; if there is one, it must be the same (UserError), and its whole
+        shards are kept."""
+        if format not in FORMATS:
+            raise ValueError(f"format {format!r}, expected one of {FORMATS}")
+        self.directory, self.index, self.segmentation = pathlib.Path(directory), index, segmentation
+        self.format = format
+        manifest = _manifest(index, segmentation)
+        manifest |= {"teacher_digest": teacher_digest, "format": format}
+        if (self.directory / _MANIFEST).exists():
+            _compare(self.directory, _read_manifest(directory), manifest)
+        else:
+            with plain_disk_errors(self.directory, _GO_ON):
+                files.write_json(self.directory / _MANIFEST, manifest)
+        self._shard = -1
+        self._rows: list[np.ndarray] = []
+
+    @property
+    def missing(self) -> list[int]:
+        return missing_shards(self.directory)
+
+    def add(self, clips: np.ndarray, probabilities: np.ndarray) -> list[int]:
+        """Takes clips in index order, shard after shard; writes each shard as it becomes whole.
+
+        Args:
+          clips: [n] clip numbers.
+          probabilities: [n, S, C]; what lies past a clip's last segment is left out.
+
+        Returns the shards written. Raises ValueError for clips out of order.
+        """
+        counts = self.segmentation.counts(self.index.num_samples[clips])
+        written = []
+        for clip, rows, count in zip(clips, probabilities, counts, strict=True):
+            if not self._rows:
+                self._shard = int(np.searchsorted(self.index.shard_offsets, clip, side="right") - 1)
+            low, high = self.index.shard_offsets[self._shard : self._shard + 2]
+            if clip != low + len(self._rows):
+                raise ValueError(f"clip {clip} where {low + len(self._rows)} was to come")
+            self._rows.append(np.array(rows[:count], np.float16))
+            if len(self._rows) == high - low:
+                self.write_shard(self._shard, self._rows)
+                written.append(self._shard)
+                self._rows = []
+        return written
+
+    def write_shard(self, shard: int, probabilities: list[np.ndarray]) -> None:
+        """Writes one shard: an array [segments, C] for each of its clips, in order.
+
+        Raises ValueError for a wrong shape or a value that is not finite; UserError for a full
+        disk.
+        """
+        low, high = self.index.shard_offsets[shard : shard + 2]
+        counts = self.segmentation.counts(self.index.num_samples[low:high])
+        rows = [np.asarray(p, np.float16) for p in probabilities]
+        expected = [(int(count), self.index.num_classes) for count in counts]
+        if [row.shape for row in rows] != expected:
+            raise ValueError(
+                f"shard {shard}: shapes {[r.shape for r in rows][:3]}... {expected[:3]}"
+            )
+        for row, clip_id in zip(rows, self.index.ids[low:high], strict=True):
+            if not np.isfinite(row).all():
+                raise ValueError(f"the teacher's probabilities of clip {clip_id} are not finite")
+        path = _shard_path(self.directory, shard, len(self.index.shard_sizes), self.format)
+        write = _write_tfrecord if self.format == "tfrecord" else _write_npz
+        with _whole_file(path) as temporary:
+            write(temporary, self.index.ids[low:high], rows)
+
+
+class SoftLabels:
+    """The soft labels of a split, checked against it. Open with `SoftLabels.open`."""
+
+    def __init__(self, directory: pathlib.Path, index: ClipIndex, segmentation: Segmentation):
+        self.directory, self.index, self.segmentation = directory, index, segmentation
+        self.manifest = _read_manifest(directory)
+        self.num_segments = int(segmentation.counts(index.num_samples).max(initial=1))
+        self._last: tuple[int, np.ndarray] | None = None
+
+    @classmethod
+    def open(
+        cls,
+        directory: str | os.PathLike,
+        index: ClipIndex,
+        segmentation: Segmentation,
+        teacher_digest: str | None = None,
+    ) -> "SoftLabels":
+        """Opens the labels made for this data, segmentation and, if given, teacher.
+
+        Raises UserError, saying what differs, for labels of something else or with missing shards.
+        """
+        directory = pathlib.Path(directory)
+        expected = _manifest(index, segmentation)
+        if teacher_digest is not None:
+            expected["teacher_digest"] = teacher_digest
+        _compare(directory, _read_manifest(directory), expected)
+        missing = missing_shards(directory)
+        if missing:
+            raise UserError(
+                f"{directory}: {len(missing)} of {len(index.shard_sizes)} soft-label shards are "
+                f"missing (the first is number {missing[0]}); run the relabel stage to the end"
+            )
+        return cls(directory, index, segmentation)
+
+    def read_shard(self, shard: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Reads one shard.
+
+        Returns:
+          ids: [n] str.
+          probabilities: float16 [n, S, C], S being the most segments of any clip in the split;
+            zeros after a clip's last segment.
+          counts: int32 [n], segments of each clip.
+
+        Raises UserError for a damaged shard and for one whose clips are not those of the data.
+        """
+        format = self.manifest["format"]
+        path = _shard_path(self.directory, shard, len(self.index.shard_sizes), format)
+        low, high = self.index.shard_offsets[shard : shard + 2]
+        counts = self.segmentation.counts(self.index.num_samples[low:high])
+        read = _read_tfrecord if format == "tfrecord" else _read_npz
+        try:
+            ids, rows = read(path, counts, self.index.num_classes)
+        except _DAMAGE as error:
+            raise UserError(
+                f"{path}: damaged soft-label shard ({error}); delete it and run the relabel "
+                "stage again, which makes it anew"
+            ) from error
+        _check_ids(path, ids, self.index.ids[low:high])
+        out = np.zeros((len(counts), self.num_segments, self.index.num_classes), np.float16)
+        out[np.arange(self.num_segments) < counts[:, None]] = rows
+        return np.array(ids, np.str_), out, counts
+
+    def gather(self, clips: np.ndarray) -> np.ndarray:
+        """Soft labels of `clips` [n], grouped by shard: float16 [n, S, C], zero padded."""
+        out = np.empty((len(clips), self.num_segments, self.index.num_classes), np.float16)
+        shards = np.searchsorted(self.index.shard_offsets, clips, side="right") - 1
+        for shard in dict.fromkeys(shards.tolist()):
+            rows = np.flatnonzero(shards == shard)
+            out[rows] = self._cached(shard)[clips[rows] - self.index.shard_offsets[shard]]
+        return out
+
+    def _cached(self, shard: int) -> np.ndarray:
+        """The shard's probabilities; the last one is kept, for shards that span windows."""
+        if self._last is None or self._last[0] != shard:
+            self._last = (shard, self.read_shard(shard)[1])
+        return self._last[1]
+
+
+# --- the manifest ---------------------------------------------------------------------------------
+
+
+def _manifest(index: ClipIndex, segmentation: Segmentation) -> dict[str, Any]:
+    return {
+        "segment_seconds": float(segmentation.seconds),
+        "hop_seconds": float(segmentation.hop_seconds or segmentation.seconds),
+        "classes": list(index.classes),
+        "split": index.split,
+        "num_clips": len(index),
+        "clip_ids_sha256": index.ids_sha256,
+        "shard_sizes": index.shard_sizes.tolist(),
+    }
+
+
+def _read_manifest(directory: str | os.PathLike) -> dict[str, Any]:
+    path = pathlib.Path(directory) / _MANIFEST
+    try:
+        return files.read_json(path)
+    except FileNotFoundError:
+        raise UserError(
+            f"{directory} holds no soft labels (no {_MANIFEST}); run the relabel stage, or point "
+            "soft_labels_dir at the directory that holds them"
+        ) from None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); run the relabel stage anew") from error
+
+
+def _compare(directory: pathlib.Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
+    for key, value in expected.items():
+        other = found.get(key)
+        if other != value:
+            value, other = _brief(value, other)
+            raise UserError(
+                f"{directory} holds soft labels for something else: {_NAMES[key]} ({key}) differs: "
+                f"expected {value}, found {other}. Run relabel again into an empty directory, or "
+                "point soft_labels_dir elsewhere"
+            )
+
+
+def _brief(expected: Any, found: Any) -> tuple[str, str]:
+    """Both values in a few words; of two lists, their lengths or where they first differ."""
+    if not (isinstance(expected, list) and isinstance(found, list)):
+        return repr(expected), repr(found)
+    if len(expected) != len(found):
+        return f"{len(expected)} entries", f"{len(found)} entries"
+    place = next(
+        i for i, pair in enumerate(zip(expected, found, strict=True)) if pair[0] != pair[1]
+    )
+    return f"{expected[place]!r} at position {place}", f"{found[place]!r}"
+
+
+# --- shards ---------------------------------------------------------------------------------------
+
+
+def _shard_path(directory: str | os.PathLike, shard: int, count: int, format: str) -> pathlib.Path:
+    return pathlib.Path(directory) / f"labels-{shard:05d}-of-{count:05d}.{format}"
+
+
+def _check_ids(path: pathlib.Path, found: list[str], expected: np.ndarray) -> None:
+    for position, (ours, clip_id) in enumerate(zip(found, expected, strict=True)):
+        if ours != clip_id:
+            raise UserError(
+                f"{path}: the soft labels at position {position} are of clip {ours!r}, but the "
+                f"clip shard holds {str(clip_id)!r} there. Run relabel again into an empty "
+                "directory, or point soft_labels_dir elsewhere"
+            )
+
+
+def _write_tfrecord(path: pathlib.Path, ids: np.ndarray, rows: list[np.ndarray]) -> None:
+    from psl_jax.runtime.quiet_tensorflow import tensorflow_quietly
+
+    tf = tensorflow_quietly()
+
+    def feature(value: bytes):
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for clip_id, row in zip(ids, rows, strict=True):
+            values = {
+                "id": feature(str(clip_id).encode()),
+                "probabilities": feature(row.astype("<f2").tobytes()),
+            }
+            example = tf.train.Example(features=tf.train.Features(feature=values))
+            writer.write(example.SerializeToString(deterministic=True))
+
+
+def _read_tfrecord(
+    path: pathlib.Path, counts: np.ndarray, num_classes: int
+) -> tuple[list[str], np.ndarray]:
+    ids = []
+    rows = np.empty((int(counts.sum()), num_classes), np.float16)
+    ends = np.cumsum(counts)
+    records = record_files.read_records(path, range(len(counts)))
+    for record, end, count in zip(records, ends, counts, strict=True):
+        clip_id, values = record_files.bytes_features(record, ("id", "probabilities"))
+        if len(values) != 2 * count * num_classes:
+            raise ValueError(f"{len(values)} bytes for {count} segments of {num_classes} classes")
+        ids.append(bytes(clip_id).decode())
+        rows[end - count : end] = np.frombuffer(values, "<f2").reshape(count, num_classes)
+    return ids, rows
+
+
+def _write_npz(path: pathlib.Path, ids: np.ndarray, rows: list[np.ndarray]) -> None:
+    with open(path, "wb") as file:
+        np.savez(
+            file,
+            ids=np.asarray(ids, np.str_),
+            counts=np.array([len(row) for row in rows], np.int32),
+            probabilities=np.concatenate(rows) if rows else np.zeros((0, 0), np.float16),
+        )
+
+
+def _read_npz(
+    path: pathlib.Path, counts: np.ndarray, num_classes: int
+) -> tuple[list[str], np.ndarray]:
+    with open(path, "rb") as file, np.load(file) as data:
+        ids, rows = data["ids"].tolist(), data["probabilities"]
+        if len(ids) != len(counts):
+            raise ValueError(f"it holds {len(ids)} clips, expected {len(counts)}")
+        if len(counts) and rows.shape != (counts.sum(), num_classes):
+            raise ValueError(f"{rows.shape} for {counts.sum()} segments of {num_classes} classes")
+        return ids, rows.reshape(-1, num_classes)
+
+
+@contextlib.contextmanager
+def _whole_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A temporary path, renamed to `path` if all goes well.
+
+    The name depends on `path` alone, so that what a killed process left is overwritten.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    with plain_disk_errors(path, _GO_ON):
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise

@@ -1,0 +1,151 @@
+"""The network as a TFLite model, and that model in LiteRT.
+
+LiteRT's FFT (RFFT2D) is a builtin operation, computed in float64.
+"""
+
+import json
+import os
+import pathlib
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from psl_jax.exporting.export_options import Options, Runner
+from psl_jax.model.folding import Layer, fold, frame_probabilities
+from psl_jax.model.frontend import AMIN, HOP, NUM_MELS, WINDOW, LogMel, hann, mel_filters
+from psl_jax.model.model import Model, exported_logmel
+from psl_jax.runtime.quiet_tensorflow import tensorflow_quietly
+
+INFO = "psl_jax.json"
+LABELS = "labels.txt"
+_BANDS = 8
+
+
+def write(path: pathlib.Path, model: Model, info: Mapping[str, Any], options: Options) -> None:
+    """Writes the model, with `info` and the labels as a zip archive at the file's end.
+
+    That is TFLite's way of packing files with a model. The input is `waveform` [batch, samples] in
+    [-1, 1], or `logmel` [batch, frames, 64]; the outputs are `clip_probabilities` and
+    `frame_probabilities`.
+    """
+    tf = tensorflow_quietly()
+    network, logmel = fold(model.variables), exported_logmel(model)
+
+    def probabilities(x):
+        features = log_mel(tf, x, logmel) if options.waveform else x
+        frames = frame_probabilities(network, features, TensorFlowOperations(tf))
+        clip = tf.reduce_mean(frames, axis=1)
+        return {"clip_probabilities": clip, "frame_probabilities": frames}
+
+    name, *shape = (
+        ("waveform", None, None) if options.waveform else ("logmel", None, None, NUM_MELS)
+    )
+    module = tf.Module()
+    module.call = tf.function(
+        probabilities, input_signature=[tf.TensorSpec(shape, tf.float32, name=name)]
+    )
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(
+        [module.call.get_concrete_function()], module
+    )
+    if options.quantize:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    path.write_bytes(converter.convert())
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(INFO, json.dumps(info, indent=2))
+        archive.writestr(LABELS, "\n".join(info["classes"]) + "\n")
+
+
+def load(path: pathlib.Path) -> Runner:
+    """The file in LiteRT, on the CPU."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_path=os.fspath(path))
+    (source,) = interpreter.get_input_details()
+
+    def run(audio: np.ndarray) -> list[np.ndarray]:
+        interpreter.resize_tensor_input(source["index"], audio.shape)
+        interpreter.allocate_tensors()
+        interpreter.set_tensor(source["index"], audio)
+        interpreter.invoke()
+        found = [interpreter.get_tensor(x["index"]) for x in interpreter.get_output_details()]
+        return sorted(found, key=np.ndim)
+
+    return run
+
+
+class TensorFlowOperations:
+    """The steps in TensorFlow; see folding.Operations."""
+
+    def __init__(self, tf: Any):
+        self.tf = tf
+
+    def begin(self, walk: Callable[[Any], Any], inputs: Any, channels: int) -> Any:
+        return walk(inputs)
+
+    def stem(self, logmel: Any, layer: Layer) -> Any:
+        x = self.tf.pad(self.tf.expand_dims(logmel, -1), _PADDING)
+        return self.tf.nn.conv2d(x, layer.kernel, 2, "VALID") + layer.bias
+
+    def pointwise(self, x: Any, layer: Layer) -> Any:
+        return self.tf.nn.conv2d(x, layer.kernel[None, None], 1, "VALID") + layer.bias
+
+    def depthwise(self, x: Any, layer: Layer, stride: int) -> Any:
+        # At stride 2 TensorFlow's SAME would pad one side only.
+        x, padding = (x, "SAME") if stride == 1 else (self.tf.pad(x, _PADDING), "VALID")
+        kernel = layer.kernel[..., None]
+        strides = [1, stride, stride, 1]
+        return self.tf.nn.depthwise_conv2d(x, kernel, strides, padding) + layer.bias
+
+    def relu6(self, x: Any) -> Any:
+        return self.tf.nn.relu6(x)
+
+    def add(self, x: Any, y: Any) -> Any:
+        return x + y
+
+    def mean_over_bands(self, x: Any) -> Any:
+        return self.tf.reduce_mean(x, axis=2)
+
+    def linear(self, x: Any, layer: Layer) -> Any:
+        return self.tf.matmul(x, layer.kernel) + layer.bias
+
+    def sigmoid(self, x: Any) -> Any:
+        return self.tf.sigmoid(x)
+
+
+_PADDING = [[0, 0], [1, 1], [1, 1], [0, 0]]
+
+
+def log_mel(tf: Any, waveform: Any, logmel: LogMel) -> Any:
+    """The front end: [batch, samples] to [batch, frames, 64] in dB."""
+    padded = tf.pad(waveform, [[0, 0], [WINDOW // 2, WINDOW // 2]], mode="REFLECT")
+    frames = 1 + tf.shape(waveform)[1] // HOP
+    chunk = int(np.gcd(WINDOW, HOP))  # what frames share: as in frontend.py
+    usable = (frames - 1) * HOP + WINDOW
+    chunks = tf.reshape(padded[:, :usable], [tf.shape(waveform)[0], usable // chunk, chunk])
+    stride = HOP // chunk
+    last = (frames - 1) * stride + 1
+    parts = [chunks[:, i : i + last : stride] for i in range(WINDOW // chunk)]
+    spectrum = tf.signal.rfft(tf.concat(parts, axis=-1) * hann())  # [batch, frames, 257]
+    power = tf.square(tf.math.real(spectrum)) + tf.square(tf.math.imag(spectrum))
+    bands = [tf.matmul(power[..., low:high], filters) for low, high, filters in _filter_groups()]
+    mel = tf.maximum(tf.concat(bands, axis=-1), AMIN)
+    decibel = tf.math.log(mel) * np.float32(10 / np.log(10))
+    if logmel.top_db_over == "none":
+        return decibel
+    loudest = tf.reduce_max(decibel, axis=[1, 2], keepdims=True)
+    return tf.maximum(decibel, loudest - logmel.top_db)
+
+
+def _filter_groups() -> Iterator[tuple[int, int, np.ndarray]]:
+    """(first bin, end, filters [bins, 8]) for every 8 mel bands.
+
+    The converter quantizes constants of 1024 values and more; the filters in 8 bits would be off by
+    90 dB in quiet bands. Eight bands have fewer.
+    """
+    filters = mel_filters()
+    for band in range(0, NUM_MELS, _BANDS):
+        group = filters[:, band : band + _BANDS]
+        (bins,) = np.nonzero(group.any(axis=1))
+        yield bins[0], bins[-1] + 1, group[bins[0] : bins[-1] + 1]

@@ -1,0 +1,119 @@
+"""A finished network, and what is known of it."""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from psl_jax.model.frontend import LogMel
+from psl_jax.model.mobilenetv2 import Network, Variables
+from psl_jax.runtime.errors import UserError
+
+FORMAT_VERSION = 1
+_NEEDED = ("classes", "width", "segment_seconds", "frontend")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelInfo:
+    """What is known of a model besides its arrays: what stands in its model.json.
+
+    Attributes:
+      classes: their names, in the order of the network's outputs.
+      width: of the network, a multiple of MobileNetV2's channels.
+      segment_seconds: length of the segments that it was trained on.
+      logmel: the front end that it was trained with.
+      name: of the experiment, for people.
+      origin: where it comes from, as JSON values: averaged_steps, config_digest, imported, licence.
+    """
+
+    classes: tuple[str, ...]
+    width: float
+    segment_seconds: float
+    logmel: LogMel = LogMel()
+    name: str = "model"
+    origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON values: what `from_json` reads."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "name": self.name,
+            "classes": list(self.classes),
+            "width": self.width,
+            "segment_seconds": self.segment_seconds,
+            "frontend": dataclasses.asdict(self.logmel),
+        } | dict(self.origin)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], where: object) -> "ModelInfo":
+        """Reads this or an earlier version; `where` names its file for messages.
+
+        Raises UserError where something is missing, or written by a later version of psl_jax.
+        """
+        if missing := [name for name in _NEEDED if name not in values]:
+            raise UserError(
+                f"{where} was not written by psl_jax: what it says of the model lacks "
+                f"{', '.join(missing)}"
+            )
+        version = values.get("format_version", 1)  # the first had no number
+        if version > FORMAT_VERSION:
+            raise UserError(
+                f"{where} has format version {version}, this psl_jax reads up to "
+                f"{FORMAT_VERSION}: install a newer one"
+            )
+        named = {*_NEEDED, "name", "format_version"}
+        return cls(
+            classes=tuple(values["classes"]),
+            width=values["width"],
+            segment_seconds=float(values["segment_seconds"]),
+            logmel=_logmel(values["frontend"], where),
+            name=str(values.get("name") or "model"),
+            origin={name: value for name, value in values.items() if name not in named},
+        )
+
+
+def _logmel(values: Mapping[str, Any], where: object) -> LogMel:
+    # Exports say more of their front end than its settings.
+    known = {field.name for field in dataclasses.fields(LogMel)}
+    try:
+        return LogMel(**{name: value for name, value in values.items() if name in known})
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: its front end {dict(values)} is none of psl_jax's") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A finished network with what is needed to use it."""
+
+    network: Network
+    variables: Variables
+    info: ModelInfo
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.info.classes
+
+    @property
+    def digest(self) -> str:
+        """Hash of all arrays, names and classes: what soft labels are said to come from."""
+        digest = hashlib.sha256("\n".join(self.classes).encode())
+        leaves, _ = jax.tree_util.tree_flatten_with_path(self.variables)
+        for path, array in leaves:
+            digest.update(jax.tree_util.keystr(path).encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()[:16]
+
+
+def exported_logmel(model: Model) -> LogMel:
+    """The front end inside an export, for any machine and any batch.
+
+    A dynamic range over a "batch" becomes one over each clip, so that a clip's probabilities do not
+    depend on what else is in its batch; an "auto" FFT is one in float32, which all runtimes have.
+    """
+    logmel = model.info.logmel
+    over = "clip" if logmel.top_db_over == "batch" else logmel.top_db_over
+    fft = "float32" if logmel.fft == "auto" else logmel.fft
+    return dataclasses.replace(logmel, top_db_over=over, fft=fft)

@@ -1,0 +1,88 @@
+"""What is written about a preparation: report.json for programs, report.txt for people."""
+
+import collections
+import os
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from psl_jax.audio.segments import SAMPLE_RATE
+from psl_jax.corpora.problems import Problem, summarize
+from psl_jax.data.clip_index import ClipIndex
+from psl_jax.runtime import files
+
+REPORT_NAME = "report.json"
+SUMMARY_NAME = "report.txt"
+_FORMER_NAME = "preparation.json"  # what it was called once
+
+
+def read_report(data_dir: str | os.PathLike) -> dict[str, Any] | None:
+    """The report of a prepared data set, or None where there is none."""
+    for name in (REPORT_NAME, _FORMER_NAME):
+        path = pathlib.Path(data_dir) / name
+        if path.exists():
+            return files.read_json(path)
+    return None
+
+
+def write_report(folder: pathlib.Path, report: Mapping[str, Any]) -> None:
+    files.write_json(folder / REPORT_NAME, report)
+    with files.atomic_open(folder / SUMMARY_NAME, encoding="utf-8") as file:
+        file.write("\n".join(summary_lines(report, examples=20)) + "\n")
+
+
+def split_report(
+    index: ClipIndex, rows: int, problems: Iterable[Problem], rates: Mapping[int, int]
+) -> dict[str, Any]:
+    """What a split holds: clips, hours, labels, rates of the recordings, hash of the ids."""
+    counts = index.class_counts()
+    seconds = index.num_samples / SAMPLE_RATE
+    return {
+        "rows": rows,
+        "clips": len(index),
+        "hours": round(index.hours, 4),
+        "seconds": {
+            "min": round(float(seconds.min()), 3),
+            "median": round(float(np.median(seconds)), 3),
+            "max": round(float(seconds.max()), 3),
+        },
+        "source_rates": {str(rate): count for rate, count in sorted(rates.items())},
+        "labels": int(counts.sum()),
+        "clips_per_class": {
+            "min": int(counts.min()),
+            "median": float(np.median(counts)),
+            "max": int(counts.max()),
+        },
+        "classes_without_clips": int((counts == 0).sum()),
+        "label_counts": dict(zip(index.classes, counts.tolist(), strict=True)),
+        "events": 0 if index.event_values is None else len(index.event_values),
+        "shards": len(index.shard_sizes),
+        "problems": dict(collections.Counter(problem.kind for problem in problems).most_common()),
+        "clip_ids_sha256": index.ids_sha256,
+    }
+
+
+def lost_share(split: Mapping[str, Any]) -> float:
+    """Share of the clips that the corpus's tables name and the split lacks."""
+    return 1 - split["clips"] / max(split["rows"], 1)
+
+
+def summary_lines(report: Mapping[str, Any], examples: int = 3) -> list[str]:
+    """The report as people read it, with the first `examples` problems of each kind."""
+    lines = [f"{report['corpus']}, {report['classes']} classes"]
+    for name, split in report["splits"].items():
+        counts = split["clips_per_class"]
+        lines.append(
+            f"  {name}: {split['clips']} of {split['rows']} clips, {split['hours']:.2f} h, clips "
+            f"per class {counts['min']} / {counts['median']:g} / {counts['max']} "
+            "(min / median / max)" + (f", {split['events']} events" if split["events"] else "")
+        )
+        if split["clips"] < split["rows"]:
+            lines.append(f"    {100 * lost_share(split):.2f} % of its clips are not there")
+        lines.append(f"    sha256 of the ids: {split['clip_ids_sha256']}")
+    if report["problems"]:
+        lines.append("problems:")
+        lines += summarize(report["problems"], examples)
+    return lines

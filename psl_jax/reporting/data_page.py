@@ -1,0 +1,201 @@
+"""What is in a prepared data set: as lines to print, and as one self-contained HTML page."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from psl_jax.audio.segments import SAMPLE_RATE
+from psl_jax.data import index_files as index_lib
+from psl_jax.data.clip_index import ClipIndex
+from psl_jax.preparing import preparation_report
+from psl_jax.reporting import pages, plots, tables
+from psl_jax.reporting.charts import Figure
+
+PAGE_NAME = "description.html"
+_EXAMPLES = 5
+_PRINTED_CLASSES = 30  # the most and least frequent ones of a longer list
+_BARS = 30
+_DURATION_BINS = 12
+
+
+@dataclasses.dataclass(frozen=True)
+class _Split:
+    """A split with what is known of its recordings."""
+
+    index: ClipIndex
+    report: Mapping[str, Any]  # empty for data sets that something else prepared
+
+    @property
+    def seconds(self) -> np.ndarray:
+        return self.index.num_samples / SAMPLE_RATE
+
+    @property
+    def rates(self) -> str:
+        rates = self.report.get("source_rates") or {}
+        return ", ".join(f"{int(rate) / 1000:g} kHz: {n}" for rate, n in rates.items())
+
+    @property
+    def times(self) -> str:
+        low, middle, high = np.percentile(self.seconds, (0, 50, 100))
+        return f"{low:.2f} / {middle:.2f} / {high:.2f}"
+
+    def examples(self) -> list[tuple[str, str, str]]:
+        """(id, seconds, labels) of clips spread over the split."""
+        clips = np.unique(np.linspace(0, len(self.index) - 1, _EXAMPLES).astype(int))
+        offsets, values = self.index.label_offsets, self.index.label_values
+        return [
+            (
+                str(self.index.ids[clip]),
+                f"{self.seconds[clip]:.2f}",
+                "; ".join(
+                    self.index.classes[label] for label in values[offsets[clip] : offsets[clip + 1]]
+                ),
+            )
+            for clip in clips
+        ]
+
+
+def describe(data_dir: str | os.PathLike) -> list[str]:
+    """Lines about each split: clips, durations, rates, classes, examples.
+
+    Raises UserError where `data_dir` is no prepared data set.
+    """
+    splits = _splits(data_dir)
+    lines = [os.fspath(data_dir)]
+    for name, split in splits.items():
+        index = split.index
+        lines.append(f"\n{name}: {len(index)} clips, {index.hours:.2f} h")
+        lines.append(f"  seconds a clip (min / median / max): {split.times}")
+        if split.rates:
+            lines.append(f"  rates of the recordings: {split.rates}")
+        if index.event_values is not None:
+            lines.append(f"  events: {len(index.event_values)}")
+        lines.append(f"  sha256 of the ids: {index.ids_sha256}")
+        lines += [f"  {clip}, {time} s: {labels}" for clip, time, labels in split.examples()]
+    lines.append("\n" + "  ".join(f"{name:>9}" for name in splits) + "  clips with")
+    first = next(iter(splits.values())).index
+    counts = np.stack([split.index.class_counts() for split in splits.values()], axis=1)
+    order = _by_frequency(counts)
+    half = _PRINTED_CLASSES // 2
+    for place, label in enumerate(order):
+        if len(order) > _PRINTED_CLASSES and half <= place < len(order) - half:
+            if place == half:
+                lines.append(f"... {len(order) - 2 * half} classes between, see the page")
+            continue
+        numbers = "  ".join(f"{count:9d}" for count in counts[label])
+        lines.append(f"{numbers}  {first.classes[label]}")
+    return lines
+
+
+def write_page(data_dir: str | os.PathLike) -> pathlib.Path:
+    """Writes `description.html` into the data set's folder and returns its path.
+
+    Raises UserError where `data_dir` is no prepared data set.
+    """
+    data_dir = pathlib.Path(data_dir)
+    splits = _splits(data_dir)
+    about = preparation_report.read_report(data_dir) or {}
+    first = next(iter(splits.values())).index
+    counts = np.stack([split.index.class_counts() for split in splits.values()], axis=1)
+    context = {
+        "title": str(about.get("corpus") or data_dir.resolve().name),
+        "tiles": _tiles(splits, first),
+        "splits": [
+            {
+                "name": name,
+                "index": split.index,
+                "rows": split.report.get("rows"),
+                "times": split.times,
+                "rates": split.rates,
+                "problems": split.report.get("problems") or {},
+                "examples": split.examples(),
+            }
+            for name, split in splits.items()
+        ],
+        "names": list(splits),
+        "figures": [
+            *_distribution(splits),
+            *_bars(counts, first.classes, next(iter(splits))),
+            _durations(splits),
+        ],
+        "classes": [(first.classes[k], counts[k].tolist()) for k in _by_frequency(counts)],
+    }
+    return pages.render("dataset.html.jinja", data_dir / PAGE_NAME, context)
+
+
+def _splits(data_dir: str | os.PathLike) -> dict[str, _Split]:
+    """The splits, the largest first."""
+    about = (preparation_report.read_report(data_dir) or {}).get("splits", {})
+    found = {
+        name: _Split(index_lib.load_index(data_dir, name), about.get(name, {}))
+        for name in index_lib.splits(data_dir)
+    }
+    return dict(sorted(found.items(), key=lambda item: -len(item[1].index)))
+
+
+def _by_frequency(counts: np.ndarray) -> list[int]:
+    """Numbers of the classes, the most frequent in the first split first; [classes, splits]."""
+    return sorted(range(len(counts)), key=lambda k: (*(-counts[k]).tolist(), k))
+
+
+def _tiles(splits: Mapping[str, _Split], first: ClipIndex) -> list[tuple[str, str, str, str]]:
+    tiles = [("classes", tables.count(first.num_classes), "", "")]
+    for name, split in splits.items():
+        remark = f"{split.index.hours:,.1f} h"
+        tiles.append((name, tables.count(len(split.index)), "clips", remark))
+    return tiles
+
+
+def _distribution(splits: Mapping[str, _Split]) -> list[Figure]:
+    """Clips of each class over its rank: long tails are straight lines here."""
+    series = []
+    for colour, (name, split) in enumerate(splits.items()):
+        ranked = np.sort(split.index.class_counts())[::-1]
+        points = [(rank + 1, int(count)) for rank, count in enumerate(ranked) if count]
+        if len(points) > 1:
+            series.append(plots.Series(name, points, colour, dashed=True))
+    if not series:
+        return []
+    svg = plots.line_chart(
+        series,
+        label="Clips of each class, most frequent class first",
+        x_label="class, by frequency",
+        y_label="clips (logarithmic)",
+        log_y=True,
+    )
+    legend = plots.legend([(s.name, s.colour, "dashed") for s in series])
+    return [Figure("Label distribution", "Each split ranked by itself.", svg, legend)]
+
+
+def _bars(counts: np.ndarray, classes: Sequence[str], split: str) -> list[Figure]:
+    """Every class by name, where there are few enough."""
+    if len(classes) > _BARS:
+        return []
+    bars = [plots.Bar(classes[k], int(counts[k, 0])) for k in _by_frequency(counts)]
+    svg = plots.bar_chart(
+        bars, label=f"Clips of each class in {split}", x_label="clips", form=lambda v: f"{v:,.0f}"
+    )
+    return [Figure(f"Classes of {split}", "", svg)]
+
+
+def _durations(splits: Mapping[str, _Split]) -> Figure:
+    longest = max(float(split.seconds.max()) for split in splits.values())
+    edges = np.linspace(0, max(longest, 0.1), _DURATION_BINS + 1)
+    series = []
+    for colour, (name, split) in enumerate(splits.items()):
+        found, _ = np.histogram(split.seconds, edges)
+        series.append((name, (100 * found / found.sum()).tolist(), colour))
+    svg = plots.grouped_bars(
+        [f"≤{edge:.3g}" for edge in edges[1:]],
+        series,
+        label="Share of clips by duration",
+        x_label="seconds",
+        y_label="clips (%)",
+        form=lambda v: f"{v:.1f} %",
+    )
+    legend = plots.legend([(name, colour, "bar") for name, _, colour in series])
+    return Figure("Durations", "", svg, legend)

@@ -1,0 +1,326 @@
+"""One self-contained HTML page for a run, and one for a suite of runs.
+
+A page is made from the files that the stages left behind, so it can be made again at any time;
+what is missing is said on the page and left out.
+"""
+
+import csv
+import datetime
+import itertools
+import math
+import os
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+from markupsafe import Markup
+
+from psl_jax.reporting import charts, tables
+from psl_jax.reporting.tables import format_markdown, format_table
+from psl_jax.runtime import files
+from psl_jax.runtime.errors import UserError
+from psl_jax.training.metric_log import VALIDATION_MAP, read_log
+
+__all__ = ["format_markdown", "format_table", "write_run_report", "write_suite_report"]
+
+REPORT_NAME = "report.html"
+NUM_AVERAGED = 4
+
+_OUTCOMES = {  # of a run's files, what they hold
+    "config.json": "settings, all of them",
+    "train_log.jsonl": "training log, one line a measurement",
+    "tb": "training log for TensorBoard",
+    "checkpoints": "the latest checkpoint and the best ones",
+    "averaged": "the final model: average of the best checkpoints",
+    "scores.npz": "score of every class for every evaluated clip",
+    "metrics.json": "the numbers above",
+    "per_class.csv": "the table of classes",
+    "label_quality.json": "statistics of the soft labels",
+    "soft_labels": "soft labels of the training clips",
+    "stages.json": "which stages are finished",
+}
+
+
+# --- A run ----------------------------------------------------------------------------------
+
+
+def write_run_report(
+    run_dir: str | os.PathLike, defaults: Mapping[str, Any] | None = None
+) -> pathlib.Path:
+    """Writes `run_dir/report.html` from the files of the run and returns its path.
+
+    Reads config.json, train_log.jsonl, metrics.json, per_class.csv and label_quality.json, each
+    optional. `metrics.json` may name the checkpoints averaged as `averaged_steps`; otherwise the
+    four best of the log are marked. Settings that differ from `defaults` (nested as the config)
+    are marked. UserError naming the file if one is damaged.
+    """
+    run_dir = pathlib.Path(run_dir)
+    config, metrics = (_read(run_dir / name) for name in ("config.json", "metrics.json"))
+    quality = _read(run_dir / "label_quality.json")
+    log, classes = read_log(run_dir), _read_classes(run_dir / "per_class.csv")
+    best = best_checkpoints(log, (metrics or {}).get("averaged_steps"))
+    context = {
+        "title": str((config or {}).get("name") or run_dir.resolve().name),
+        "tiles": _run_tiles(metrics or {}, log, best),
+        "metrics": metrics,
+        "figures": charts.training(log, best),
+        "settings": _settings(config or {}, defaults),
+        "marks_changes": defaults is not None,
+        "classes": classes,
+        "extremes": _extremes(classes),
+        "class_figures": charts.classes(classes),
+        "quality_figures": charts.label_quality({"soft": quality} if quality else {}),
+        "quality_table": tables.quality_table({"label_quality": {"soft": quality}}),
+        "files": _files(run_dir),
+    }
+    return render("run.html.jinja", run_dir / REPORT_NAME, context)
+
+
+def best_checkpoints(
+    log: Sequence[Mapping[str, Any]], averaged_steps: Iterable[int] | None = None
+) -> list[tuple[int, float]]:
+    """(step, validation mAP) of those averaged, by default the best four of the log, in order."""
+    points = charts.curve(log, VALIDATION_MAP)
+    if averaged_steps is not None:
+        chosen = set(averaged_steps)
+        return [p for p in points if p[0] in chosen]
+    return sorted(sorted(points, key=lambda p: (-p[1], p[0]))[:NUM_AVERAGED])
+
+
+def _run_tiles(metrics: Mapping, log: Sequence[Mapping], best: Sequence) -> list[tuple]:
+    """(name, value, unit, remark) of the headline numbers."""
+    tiles = []
+    if metrics.get("mAP") is not None:
+        scored = metrics.get("num_classes_scored")
+        remark = "" if scored is None else f"mean over {scored:,} classes"
+        tiles.append(("mAP", tables.percent(metrics["mAP"]), "%", remark))
+        mean_auc = tables.decimal(metrics.get("AUC"), 4)
+        tiles.append(("d′", tables.decimal(metrics.get("d_prime")), "", f"mean AUC {mean_auc}"))
+        tiles.append(
+            ("lwlrap", tables.decimal(metrics.get("lwlrap")), "", "every label weighs the same")
+        )
+    if best:
+        step, value = max(best, key=lambda p: p[1])
+        remark = f"at step {step:,}"
+        tiles.append(("best validation mAP", tables.percent(value), "%", remark))
+    if log:
+        seconds = sum(  # a pause between two sittings is not training time
+            gap
+            for a, b in itertools.pairwise(log)
+            if 0 < (gap := b.get("time", 0) - a.get("time", 0)) < 1800
+        )
+        remark = f"in {tables.duration(seconds)}" if seconds >= 1 else ""
+        tiles.append(("steps", tables.count(log[-1]["step"]), "", remark))
+    return tiles
+
+
+def _settings(
+    config: Mapping[str, Any], defaults: Mapping[str, Any] | None
+) -> list[tuple[str, list[tuple[str, str, str | None]]]]:
+    """[(group, [(key, value, the default if it differs)])], top-level scalars first."""
+    flat_defaults = None if defaults is None else dict(_flat(defaults))
+    groups: dict[str, list[tuple[str, str, str | None]]] = {}
+    for key, value in _flat(config):
+        group, dot, name = key.partition(".")
+        default = value if flat_defaults is None else flat_defaults.get(key, _ABSENT)
+        changed = None
+        if default != value:
+            changed = "not in the defaults" if default is _ABSENT else f"default {_show(default)}"
+        entry = (name if dot else key, _show(value), changed)
+        groups.setdefault(group if dot else "general", []).append(entry)
+    return sorted(groups.items(), key=lambda item: item[0] != "general")
+
+
+_ABSENT = object()
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", list(value) if isinstance(value, tuple) else value
+
+
+def _show(value: Any) -> str:
+    if value is None or value == "":
+        return "none" if value is None else "“”"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_show, value)) or "none"
+    return str(value)
+
+
+def _read_classes(path: pathlib.Path) -> list[dict[str, Any]]:
+    """Rows {class, AP, AUC, num_positives} by falling AP, classes not scored last."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        try:
+            rows = [
+                {
+                    "class": row["class"],
+                    "AP": _float(row["AP"]),
+                    "AUC": _float(row["AUC"]),
+                    "num_positives": int(row["num_positives"]),
+                }
+                for row in csv.DictReader(file)
+            ]
+        except (KeyError, ValueError, TypeError) as error:
+            raise UserError(
+                f"{path} is damaged ({error!r}); expected the columns class, AP, AUC, "
+                "num_positives. Run the evaluation again."
+            ) from error
+    return sorted(rows, key=lambda r: (r["AP"] is None, -(r["AP"] or 0), r["class"]))
+
+
+def _float(text: str) -> float | None:
+    value = float(text) if text else math.nan
+    return None if math.isnan(value) else value
+
+
+def _extremes(classes: Sequence[Mapping[str, Any]]) -> list[tuple[str, list]]:
+    scored = [row for row in classes if row["AP"] is not None]
+    shown = min(10, len(scored) // 2)
+    if not shown:
+        return []
+    return [("Best classes", scored[:shown]), ("Worst classes", scored[: -shown - 1 : -1])]
+
+
+def _files(run_dir: pathlib.Path) -> list[tuple[str, str, str]]:
+    """(name, what it holds, size) of what lies in the run folder."""
+    entries = []
+    for path in sorted(run_dir.iterdir()):
+        if path.name == REPORT_NAME or path.name.startswith("."):
+            continue
+        parts = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
+        size = _size(sum(p.stat().st_size for p in parts))
+        if path.is_dir():
+            size = f"{size} in {len(parts):,} file{'s' if len(parts) != 1 else ''}"
+        name = path.name + ("/" if path.is_dir() else "")
+        entries.append((name, _OUTCOMES.get(path.name, ""), size))
+    return entries
+
+
+def _size(num_bytes: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.3g} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.3g} GB"
+
+
+# --- A suite --------------------------------------------------------------------------------
+
+
+def write_suite_report(suite_dir: str | os.PathLike, results: Mapping[str, Any]) -> pathlib.Path:
+    """Writes `suite_dir/report.html` and returns its path.
+
+    `results` is results.json: `experiments`, a list of dicts with at least `name` (mAP and the
+    other metrics missing or None if not evaluated; `run_dir`, by default the name, says where the
+    run lies relative to the suite), and optionally `label_quality` ({experiment: label quality})
+    and `paper` ({experiment: mAP}).
+    """
+    suite_dir = pathlib.Path(suite_dir)
+    experiments = results.get("experiments", [])
+    runs = {e["name"]: suite_dir / e.get("run_dir", e["name"]) for e in experiments}
+    context = {
+        "title": str(results.get("name") or suite_dir.resolve().name),
+        "tiles": _suite_tiles(experiments),
+        "table": tables.suite_table(results),
+        "best": _best(experiments),
+        "links": {name: _link(suite_dir, path / REPORT_NAME) for name, path in runs.items()},
+        "warning": tables.coverage_warning(experiments),
+        "coverage": next((e for e in experiments if e.get("num_clips") is not None), None),
+        "figures": [
+            *charts.comparison(experiments, results.get("paper") or {}),
+            *charts.validation({name: read_log(path) for name, path in runs.items()}),
+        ],
+        "quality_table": tables.quality_table(results),
+        "quality_figures": charts.label_quality(tables.label_qualities(results)),
+    }
+    return render("suite.html.jinja", suite_dir / REPORT_NAME, context)
+
+
+def _best(experiments: Sequence[Mapping[str, Any]]) -> str | None:
+    """The name of the best student (or of the best of all, if there is none)."""
+    scored = [e for e in experiments if e.get("mAP") is not None]
+    students = [e for e in scored if e["name"] != "teacher"] or scored
+    return max(students, key=lambda e: e["mAP"])["name"] if students else None
+
+
+def _suite_tiles(experiments: Sequence[Mapping[str, Any]]) -> list[tuple]:
+    named = {e["name"]: e for e in experiments if e.get("mAP") is not None}
+    tiles, best = [], named.get(_best(experiments))
+    if best:
+        value = tables.percent(best["mAP"])
+        tiles.append(("best student", value, "% mAP", best["name"]))
+        weak = named.get("weak")
+        if weak and weak is not best:
+            gain = f"{100 * (best['mAP'] - weak['mAP']):+.2f}"
+            remark = f"from {tables.percent(weak['mAP'])} %"
+            tiles.append(("over weak labels", gain, "points", remark))
+        if best.get("d_prime") is not None:
+            tiles.append(("d′", tables.decimal(best["d_prime"]), "", "of the best student"))
+    teacher = named.get("teacher")
+    if teacher:
+        value = tables.percent(teacher["mAP"])
+        tiles.append(("teacher", value, "% mAP", "the machine annotator"))
+    return tiles
+
+
+def _link(suite_dir: pathlib.Path, report: pathlib.Path) -> str | None:
+    if not report.exists():
+        return None
+    return quote(pathlib.PurePath(os.path.relpath(report, suite_dir)).as_posix())
+
+
+# --- Rendering ------------------------------------------------------------------------------
+
+
+def render(template: str, path: pathlib.Path, context: Mapping[str, Any]) -> pathlib.Path:
+    """Writes a page from a template of this package; returns its path."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("psl_jax.reporting", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "percent": tables.percent,
+        "decimal": tables.decimal,
+        "count": tables.count,
+        "urlquote": quote,
+    }
+    environment.globals |= {
+        "written": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        "style": Markup(_asset("report.css")),
+        "script": Markup(_asset("report.js")),
+    }
+    html = environment.get_template(template).render(context)
+    with files.atomic_open(path, encoding="utf-8") as file:
+        file.write(html)
+    return path
+
+
+def _asset(name: str) -> str:
+    path = pathlib.Path(__file__).with_name("templates") / name
+    return path.read_text(encoding="utf-8")
+
+
+def _read(path: pathlib.Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        value = files.read_json(path)
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}). Run its stage again.") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} should hold a JSON object, not a {type(value).__name__}.")
+    return value

@@ -1,0 +1,80 @@
+"""Disks that are full or not ours, said in plain words: the one place for all that is written."""
+
+import contextlib
+import errno
+import logging
+import os
+import pathlib
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+
+from psl_jax.runtime.errors import UserError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NOT_OURS = (errno.EACCES, errno.EROFS, errno.EPERM)
+
+
+@contextlib.contextmanager
+def plain_disk_errors(path: str | os.PathLike, advice: str) -> Iterator[None]:
+    """Turns a full disk, or a place where we may not write, into a UserError about `path`.
+
+    advice: what is kept, and what to do once there is room. Errors of the operating system, of
+    TensorFlow and of TensorStore are known; any other passes through. What Orbax would log of them,
+    tracebacks, is not shown.
+    """
+    logger = logging.getLogger("absl")
+    logger.addFilter(_is_not_of_orbax)
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        number = _errno(error)
+        if number is None:
+            raise
+        reason = os.strerror(number)
+        if number in _FULL:
+            raise UserError(
+                f"{path}: the disk is full ({_free_space(path)}): {reason}. "
+                f"Free some space. {advice}"
+            ) from error
+        if number in _NOT_OURS:
+            raise UserError(
+                f"no permission to write {path}: {reason}. Mend that. {advice}"
+            ) from error
+        if not isinstance(error, OSError):  # of TensorStore, in long words
+            raise UserError(f"cannot write {path}: {reason}. Mend that. {advice}") from error
+        raise
+    finally:
+        logger.removeFilter(_is_not_of_orbax)
+
+
+def _errno(error: Exception) -> int | None:
+    """The operating system's number of an error, however it was wrapped; None for other errors."""
+    if isinstance(error, OSError):
+        return error.errno
+    # TensorStore raises ValueErrors that name the operating system's error in their text.
+    if named := re.search(r"os_error_code='(\d+)'", str(error)):
+        return int(named[1])
+    if tensorflow := sys.modules.get("tensorflow"):
+        errors = tensorflow.errors
+        if isinstance(error, errors.ResourceExhaustedError) or (
+            isinstance(error, errors.OpError) and "No space left" in str(error)
+        ):
+            return errno.ENOSPC
+        if isinstance(error, errors.PermissionDeniedError):
+            return errno.EACCES
+    return None
+
+
+def _free_space(path: str | os.PathLike) -> str:
+    folder = pathlib.Path(path).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return f"{shutil.disk_usage(folder).free / 1e9:.2f} GB free"
+
+
+def _is_not_of_orbax(record: logging.LogRecord) -> bool:
+    return f"{os.sep}orbax{os.sep}" not in record.pathname

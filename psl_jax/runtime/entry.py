@@ -1,0 +1,47 @@
+"""What all entry points do: errors that a user can mend are one message, not a traceback."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+from absl import app
+
+from psl_jax.runtime.errors import UserError
+
+
+def run(main: Callable, parse_flags: Callable | None = None) -> None:
+    """Runs `main` with absl's flags. Exit status 2 for a UserError, 130 when interrupted."""
+    try:
+        if parse_flags is None:
+            app.run(main)
+        else:
+            app.run(main, flags_parser=parse_flags)
+    except UserError as error:
+        print(f"\nerror: {error}", file=sys.stderr)
+        _exit(2)
+    except BrokenPipeError:  # `... | head` ends quietly
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _exit(141)
+    except KeyboardInterrupt:
+        print("\nstopped; run the same command again to go on", file=sys.stderr)
+        _exit(130)
+    except Exception:
+        if not _has_joined_others():
+            raise
+        traceback.print_exc()
+        _exit(1)
+
+
+def _exit(status: int) -> None:
+    """Ends the process; one of several at once, as JAX would first wait for the others."""
+    if not _has_joined_others():
+        sys.exit(status)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _has_joined_others() -> bool:
+    jax = sys.modules.get("jax")  # not every entry point needs it
+    return jax is not None and jax.distributed.is_initialized()

@@ -1,0 +1,61 @@
+"""Process-wide settings of JAX, made once by the entry points before the first computation."""
+
+import os
+import pathlib
+import warnings
+
+import jax
+from absl import logging
+from jax.experimental import multihost_utils
+
+from psl_jax.runtime.errors import UserError
+
+
+def configure() -> None:
+    """Quietens what users cannot act on, and keeps compiled programs for the next start."""
+    logging.set_verbosity(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*donated buffers were not usable.*")
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if cache is None:
+        home = os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")
+        jax.config.update(
+            "jax_compilation_cache_dir", os.fspath(pathlib.Path(home) / "psl_jax" / "xla")
+        )
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 2.0)
+
+
+def join_processes(
+    coordinator_address: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+) -> None:
+    """Joins the other processes of a run; waits until all are there.
+
+    On a TPU pod and in a Slurm or MPI job JAX finds out the arguments by itself.
+
+    Args:
+      coordinator_address: HOST:PORT of process 0, which listens there.
+      num_processes: how many there are.
+      process_id: which one this is, from 0.
+
+    Raises UserError where they are neither given nor to be found out, or the others do not come.
+    """
+    given = {
+        "--coordinator_address": coordinator_address,
+        "--num_processes": num_processes,
+        "--process_id": process_id,
+    }
+    missing = [name for name, value in given.items() if value is None]
+    if 0 < len(missing) < len(given):
+        raise UserError(f"{' and '.join(missing)} missing: give all of {', '.join(given)}, or none")
+    # Its handler would make a process outlive SIGTERM; a run that is ended goes on when restarted.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(coordinator_address, num_processes, process_id)
+        # Collectives wait for slow processes, but only once all have met in a first one.
+        multihost_utils.sync_global_devices("join")
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"cannot join the other processes: {error}\nOutside of TPU pods and of Slurm and MPI "
+            f"jobs give each process {', '.join(given)} (launch/local_processes.sh does)."
+        ) from error

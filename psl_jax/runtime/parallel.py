@@ -1,0 +1,168 @@
+"""Data parallelism: per-device programs mapped over a mesh axis, and batches put on devices.
+
+`jax.pmap` is itself `jit(shard_map)` since JAX 0.8 and in maintenance mode, so the mapping is
+written out here once. Parameters are replicated, batches split over the axis `"data"`.
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from orbax.checkpoint import multihost
+
+from psl_jax.runtime.errors import UserError
+
+AXIS = "data"
+SPLIT = PartitionSpec(AXIS)
+REPLICATED = PartitionSpec()
+STEPS = PartitionSpec(None, AXIS)  # [steps, batch]
+
+# Options of XLA:CPU: float operations may be reordered and contracted, so that sums fill vectors.
+# NaNs, infinities, quotients and functions stay what they are.
+_HONOURED = ("nans", "infs", "division", "functions")
+FAST_MATH = {"xla_cpu_enable_fast_math": True} | {
+    f"xla_cpu_fast_math_honor_{what}": True for what in _HONOURED
+}
+
+_LONGEST_WAIT_MS = 7 * 24 * 3600 * 1000
+
+
+def data_mesh(num_devices: int | None = None) -> Mesh:
+    """A mesh over all devices of all processes, or over the first `num_devices`."""
+    devices = jax.devices()[:num_devices]
+    # Auto: under the default explicit axes a batch-split waveform cannot be cut into segments.
+    return jax.make_mesh((len(devices),), (AXIS,), devices=devices, axis_types=(AxisType.Auto,))
+
+
+def local_mesh(num_devices: int | None = None) -> Mesh:
+    """A mesh over this process's devices only, for work that processes do independently."""
+    devices = jax.local_devices()[:num_devices]
+    return jax.make_mesh((len(devices),), (AXIS,), devices=devices, axis_types=(AxisType.Auto,))
+
+
+def data_parallel(
+    function: Callable,
+    mesh: Mesh,
+    in_specs: Any,
+    out_specs: Any,
+    donate: tuple[int, ...] = (),
+    fast_math: bool = False,
+) -> Callable:
+    """The jitted program in which each device runs `function` on its part of the batch.
+
+    Inside, collectives over AXIS make results global; outputs declared REPLICATED must be.
+    fast_math: on CPUs, compile with FAST_MATH; such a program cannot be part of another one.
+    """
+    mapped = jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs)
+    options = FAST_MATH if fast_math and mesh.devices.flat[0].platform == "cpu" else None
+    return jax.jit(mapped, donate_argnums=donate, compiler_options=options)
+
+
+def varying(tree: Any) -> Any:
+    """Marks replicated arrays as per-device ones; gradients are summed where this is undone."""
+    return jax.tree.map(lambda x: jax.lax.pcast(x, AXIS, to="varying"), tree)
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """Puts the same values on every device of `mesh`."""
+    sharding = NamedSharding(mesh, REPLICATED)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree
+    )
+
+
+def to_host(tree: Any) -> Any:
+    """Replicated arrays as NumPy arrays, also where they span several processes."""
+    return jax.tree.map(
+        lambda x: np.asarray(x.addressable_data(0)) if isinstance(x, jax.Array) else x, tree
+    )
+
+
+def gather_rows(rows: np.ndarray) -> np.ndarray:
+    """Sums arrays of the same shape over processes: each process fills in its own rows."""
+    if jax.process_count() == 1:
+        return rows
+    wait_for_all("gather rows")
+    return np.asarray(multihost_utils.process_allgather(rows)).sum(axis=0)
+
+
+def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Splits this process's share of a batch over its devices."""
+    sharding = NamedSharding(mesh, SPLIT)
+    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+
+
+def put_steps(steps: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Splits this process's share of several batches, [steps, batch] each, over its devices."""
+    sharding = NamedSharding(mesh, STEPS)
+    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in steps.items()}
+
+
+def local_rows(array: jax.Array) -> np.ndarray:
+    """This process's rows of a batch-split array, on the host."""
+    shards = {s.index[0].start or 0: s for s in array.addressable_shards}
+    return np.concatenate([np.asarray(shards[start].data) for start in sorted(shards)])
+
+
+def local_batch_size(batch_size: int, mesh: Mesh) -> int:
+    """This process's share of a global batch, which must divide evenly over the devices."""
+    if batch_size % mesh.size:
+        raise UserError(
+            f"a batch of {batch_size} does not divide over {mesh.size} devices; "
+            f"choose a multiple of {mesh.size}"
+        )
+    return batch_size // jax.process_count()
+
+
+def prefetch(items: Iterable, function: Callable, depth: int = 2) -> Generator:
+    """Yields `function(item)` in order, up to `depth` made ahead by a background thread.
+
+    An error of the thread is raised here; closing the generator ends the thread.
+    """
+    made: queue.Queue = queue.Queue(maxsize=depth)
+    stop = threading.Event()
+
+    def offer(entry) -> bool:
+        while not stop.is_set():
+            try:
+                made.put(entry, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def work():
+        try:
+            for item in items:
+                if not offer((function(item), None)):
+                    return
+            offer((None, StopIteration()))
+        except BaseException as error:  # handed to the consumer
+            offer((None, error))
+
+    thread = threading.Thread(target=work, daemon=True, name="prefetch")
+    thread.start()
+    try:
+        while True:
+            value, error = made.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            yield value
+    finally:
+        stop.set()
+        thread.join()
+
+
+def wait_for_all(what: str) -> None:
+    """Waits until every process has come here, be it for hours; not for processes that died.
+
+    The processes' coordinator is asked, not their devices: collectives time out.
+    """
+    multihost.get_barrier_sync_fn()(key=what, timeout_ms=_LONGEST_WAIT_MS)

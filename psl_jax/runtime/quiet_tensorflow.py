@@ -1,0 +1,37 @@
+"""TensorFlow, imported late, quietly and without accelerators."""
+
+import contextlib
+import functools
+import os
+from collections.abc import Iterator
+from typing import Any
+
+
+@functools.cache
+def tensorflow_quietly() -> Any:
+    """TensorFlow, imported on first use, without its start-up messages and without accelerators.
+
+    TensorFlow only reads and writes files here; a GPU that it claims is lost to JAX.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with _stderr_silenced():  # it logs before it has read the level; exceptions still come through
+        import tensorflow as tf
+
+        for kind in ("GPU", "TPU"):
+            with contextlib.suppress(RuntimeError):  # already running: nothing left to hide
+                tf.config.set_visible_devices([], kind)
+    return tf
+
+
+@contextlib.contextmanager
+def _stderr_silenced() -> Iterator[None]:
+    """Discards what native code writes to file descriptor 2."""
+    saved = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)

@@ -1,0 +1,5 @@
+"""Names of the files of a run folder that several rooms read."""
+
+CONFIG = "config.json"
+STAGES_DONE = "stages.json"
+LABEL_QUALITY = "label_quality.json"

@@ -1,0 +1,325 @@
+"""Ranking metrics and label statistics: gather everything once, then rank.
+
+Pure NumPy and SciPy. Truth is multi-hot [clips, classes], scores are any finite numbers of the
+same shape (only their order matters), and tied scores are never broken by chance or by position.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import special
+
+from psl_jax.runtime.errors import UserError
+
+PER_CLASS_HEADER = ("class", "AP", "AUC", "num_positives")
+
+# A mean AUC of 0 or 1 would make d' infinite; held this far inside, |d'| is at most 7.36.
+AUC_MARGIN = 1e-7
+
+_PAIRS_AT_ONCE = 8192
+
+
+def clip_ids_sha256(ids: Iterable) -> str:
+    """Hash of the sorted clip ids: two results with the same hash cover the same clips."""
+    return hashlib.sha256("\n".join(sorted(map(str, ids))).encode()).hexdigest()
+
+
+# --- Per class ------------------------------------------------------------------------------
+
+
+def average_precision(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Average precision of each class, as scikit-learn defines it: float64 [classes].
+
+    sum_n (R_n - R_{n-1}) P_n over the distinct scores n: clips with equal scores enter together.
+    NaN for a class without positives. Shapes [clips, classes]; UserError on non-finite scores.
+    """
+    return _per_class(*_checked(truth, scores))[0]
+
+
+def roc_auc(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Area under the ROC curve of each class, a tie counting one half: float64 [classes].
+
+    NaN for a class without positives or without negatives.
+    """
+    return _per_class(*_checked(truth, scores))[1]
+
+
+def per_class(
+    truth: np.ndarray, scores: np.ndarray, classes: Sequence[str], ids: Sequence | None = None
+) -> list[tuple[str, float | None, float | None, int]]:
+    """Rows (class, AP, AUC, num_positives) in class order, see PER_CLASS_HEADER.
+
+    What is undefined (no positives; for AUC also no negatives) is None, an empty CSV field.
+    """
+    truth, scores = _checked(truth, scores, ids)
+    if len(classes) != truth.shape[1]:
+        raise ValueError(f"{len(classes)} class names for {truth.shape[1]} columns of scores")
+    ap, auc = _per_class(truth, scores)
+    positives = truth.sum(axis=0)
+    return [
+        (str(name), _number(p), _number(a), int(n))
+        for name, p, a, n in zip(classes, ap, auc, positives, strict=True)
+    ]
+
+
+def _per_class(truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(AP [classes], AUC [classes]). Sorts each class once and looks its positives up in it."""
+    num_clips, num_classes = truth.shape
+    ap, auc = np.full(num_classes, np.nan), np.full(num_classes, np.nan)
+    for c, (column, truth_column) in enumerate(zip(_columns(scores), truth.T, strict=True)):
+        positive = np.sort(column[truth_column])
+        num_positives, num_negatives = len(positive), num_clips - len(positive)
+        if not num_positives:
+            continue
+        everything = np.sort(column)
+        below, below_positive = (np.searchsorted(x, positive) for x in (everything, positive))
+        ap[c] = np.mean((num_positives - below_positive) / (num_clips - below))
+        if num_negatives:
+            upto = np.searchsorted(everything, positive, "right")
+            upto -= np.searchsorted(positive, positive, "right")
+            beaten = 0.5 * ((below - below_positive) + upto)  # negatives; a tie is half a win
+            auc[c] = beaten.mean() / num_negatives
+    return ap, auc
+
+
+def _columns(scores: np.ndarray, block: int = 64) -> Iterator[np.ndarray]:
+    """The columns of `scores` as contiguous arrays, transposed a block at a time."""
+    for start in range(0, scores.shape[1], block):
+        yield from np.ascontiguousarray(scores[:, start : start + block].T)
+
+
+# --- Over classes or clips ------------------------------------------------------------------
+
+
+def mean_average_precision(truth: np.ndarray, scores: np.ndarray) -> float:
+    """mAP: mean of the average precision over the classes that have positives.
+
+    UserError when no class has one.
+    """
+    return _mean_scored(average_precision(truth, scores))
+
+
+def d_prime(auc: float) -> float:
+    """sqrt(2) * Phi^-1(AUC), the AUC held within AUC_MARGIN of 0 and 1 so that d' is finite."""
+    return float(np.sqrt(2.0) * special.ndtri(np.clip(auc, AUC_MARGIN, 1.0 - AUC_MARGIN)))
+
+
+def lwlrap(truth: np.ndarray, scores: np.ndarray) -> float:
+    """Label-weighted label-ranking average precision (FSDKaggle2019).
+
+    For each (clip, label) pair the precision of that clip's ranking down to the label; the mean
+    over all pairs, so that every label weighs the same. A tied class counts as ranked above, as
+    in scikit-learn's `label_ranking_average_precision_score`. UserError without any label.
+    """
+    truth, scores = _checked(truth, scores)
+    clip, label = np.nonzero(truth)
+    if not len(clip):
+        raise UserError("lwlrap needs at least one label, but no clip has any.")
+    total = 0.0
+    for start in range(0, len(clip), _PAIRS_AT_ONCE):
+        row = clip[start : start + _PAIRS_AT_ONCE]
+        at_least = scores[row] >= scores[row, label[start : start + _PAIRS_AT_ONCE], None]
+        rank = np.count_nonzero(at_least, axis=1)
+        total += np.sum(np.count_nonzero(at_least & truth[row], axis=1) / rank)
+    return float(total / len(clip))
+
+
+def map_at_3(truth: np.ndarray, scores: np.ndarray) -> float:
+    """mAP@3 (FSDKaggle2018): 1/rank of the true class if in the top three, mean over clips.
+
+    A tied class counts as ranked above. UserError unless every clip has exactly one label.
+    """
+    truth, scores = _checked(truth, scores)
+    several = np.flatnonzero(truth.sum(axis=1) != 1)
+    if len(several):
+        raise UserError(
+            f"mAP@3 needs exactly one label a clip, but {len(several)} clips have none or several "
+            f"(the first is number {several[0]}). Use mAP or lwlrap for such data."
+        )
+    true_score = scores[np.arange(len(truth)), truth.argmax(axis=1), None]
+    rank = np.count_nonzero(scores >= true_score, axis=1)
+    return float(np.mean(np.where(rank <= 3, 1.0 / rank, 0.0)))
+
+
+def summarize(truth: np.ndarray, scores: np.ndarray, ids: Sequence) -> dict[str, Any]:
+    """The numbers of an evaluation, ready for JSON.
+
+    `truth` and `scores` are [clips, classes], `ids` the clip ids. Means are over the classes with
+    positives; `AUC` and `d_prime` are None where no such class has a negative (a single clip).
+    UserError when no class has a positive, or naming the first clip whose scores are not finite.
+    """
+    truth, scores = _checked(truth, scores, ids)
+    ap, auc = _per_class(truth, scores)
+    mean_ap = _mean_scored(ap)
+    mean_auc = None if np.isnan(auc).all() else float(np.nanmean(auc))
+    return {
+        "mAP": mean_ap,
+        "d_prime": None if mean_auc is None else d_prime(mean_auc),
+        "AUC": mean_auc,
+        "lwlrap": lwlrap(truth, scores),
+        "num_clips": len(truth),
+        "num_classes_scored": int(np.count_nonzero(~np.isnan(ap))),
+        "num_classes_without_positives": int(np.count_nonzero(np.isnan(ap))),
+        "clip_ids_sha256": clip_ids_sha256(ids),
+    }
+
+
+# --- Quality of labels ----------------------------------------------------------------------
+
+
+def segment_map(labels: np.ndarray, truth: np.ndarray, counts: np.ndarray) -> float:
+    """mAP of labels against what truly sounds in each segment, over the valid segments only.
+
+    `labels` are soft labels [clips, segments, classes], or weak ones [clips, classes], which are
+    propagated to all segments of their clip; `truth` is [clips, segments, classes], `counts`
+    [clips] the number of valid segments. The two may be padded to different lengths.
+    """
+    counts = np.asarray(counts)
+    flat = np.repeat(labels, counts, axis=0) if labels.ndim == 2 else _valid(labels, counts)
+    return mean_average_precision(_valid(truth, counts), flat)
+
+
+def label_quality(
+    soft: np.ndarray,
+    weak: np.ndarray,
+    counts: np.ndarray,
+    truth: np.ndarray | None = None,
+    threshold: float = 0.5,
+) -> dict[str, Any]:
+    """What the reports show of a set of soft labels (label_quality.json): dict for JSON.
+
+    `statistics` as from `label_statistics`; with the true segment labels `truth` also
+    `segment_mAP` {"soft", "weak"} and `num_segments`. Shapes as in `segment_map`.
+    """
+    quality: dict[str, Any] = {"num_segments": int(np.sum(counts))}
+    if truth is not None:
+        quality["segment_mAP"] = {
+            "soft": segment_map(soft, truth, counts),
+            "weak": segment_map(weak, truth, counts),
+        }
+    return quality | {"statistics": label_statistics(soft, counts, weak, threshold)}
+
+
+def label_statistics(
+    soft: np.ndarray, counts: np.ndarray, weak: np.ndarray, threshold: float = 0.5
+) -> dict[str, Any]:
+    """How many labels a clip has, and how many of the weak ones the soft ones cover.
+
+    soft [clips, segments, classes], counts [clips] valid segments, weak [clips, classes]. See
+    `LabelCounter`, which takes the same shard by shard.
+    """
+    counter = LabelCounter(threshold)
+    counter.add(soft, counts, weak)
+    return counter.result()
+
+
+class LabelCounter:
+    """Label statistics of a set that comes in parts (paper, Section 4.3, Figures 2 and 3).
+
+    A clip has a soft label of a class if any of its segments exceeds `threshold`. The coverage of
+    a clip is the share of its weak labels that it also has as soft ones.
+    """
+
+    COVERAGE_BINS = ("0", "(0, ¼]", "(¼, ½]", "(½, ¾]", "(¾, 1)", "1")
+
+    def __init__(self, threshold: float = 0.5) -> None:
+        self._threshold = threshold
+        self._labels: dict[str, list[np.ndarray]] = {"soft": [], "weak": []}
+        self._coverage: list[np.ndarray] = []
+
+    def add(self, soft: np.ndarray, counts: np.ndarray, weak: np.ndarray) -> None:
+        """soft [n, segments, classes], counts [n] valid segments, weak [n, classes]."""
+        counts, weak = np.asarray(counts), np.asarray(weak).astype(bool)
+        for start in range(0, len(soft), 1024):  # bounds the temporaries
+            part = slice(start, start + 1024)
+            valid = np.arange(soft.shape[1]) < counts[part, None]
+            hard = ((soft[part] > self._threshold) & valid[..., None]).any(axis=1)
+            self._labels["soft"].append(hard.sum(axis=1))
+            self._labels["weak"].append(weak[part].sum(axis=1))
+            labelled = weak[part].any(axis=1)
+            covered = (hard & weak[part])[labelled].sum(axis=1)
+            self._coverage.append(covered / weak[part][labelled].sum(axis=1))
+
+    def result(self) -> dict[str, Any]:
+        """`labels_per_clip`: clips with 0, 1, 2, … labels; shares and coverage are in 0 to 1.
+
+        Coverage is over the clips that have weak labels. UserError if nothing was added.
+        """
+        labels = {kind: np.concatenate([[], *parts]) for kind, parts in self._labels.items()}
+        if not len(labels["soft"]):
+            raise UserError("There are no clips to take label statistics of.")
+        coverage = np.concatenate([[], *self._coverage])
+        bins = np.ceil(coverage * 4) + (coverage == 1)
+        return {
+            "threshold": self._threshold,
+            "num_clips": len(labels["soft"]),
+            "labels_per_clip": {
+                kind: np.bincount(n.astype(int)).tolist() for kind, n in labels.items()
+            },
+            "mean_labels": {kind: float(n.mean()) for kind, n in labels.items()},
+            "share_without_labels": {kind: float(np.mean(n == 0)) for kind, n in labels.items()},
+            "coverage": {
+                "num_clips": len(coverage),
+                "mean": float(coverage.mean()) if len(coverage) else None,
+                "bins": list(self.COVERAGE_BINS),
+                "clips": np.bincount(bins.astype(int), minlength=6).tolist(),
+            },
+        }
+
+
+def _valid(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """[clips, segments, classes] to [sum(counts), classes]."""
+    if values.ndim != 3 or len(values) != len(counts) or values.shape[1] < counts.max(initial=0):
+        raise ValueError(
+            f"segments of shape {values.shape} do not hold {len(counts)} clips of up to "
+            f"{counts.max(initial=0)} segments"
+        )
+    return values[np.arange(values.shape[1]) < counts[:, None]]
+
+
+# --- Checks ---------------------------------------------------------------------------------
+
+
+def _checked(
+    truth: np.ndarray, scores: np.ndarray, ids: Sequence | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(truth bool, scores float) of one shape, or a ValueError; UserError on non-finite scores."""
+    truth, scores = np.asarray(truth), np.asarray(scores)
+    if truth.ndim != 2 or truth.shape != scores.shape:
+        raise ValueError(
+            f"truth and scores must both be [clips, classes], got {truth.shape} and {scores.shape}"
+        )
+    if ids is not None and len(ids) != len(truth):
+        raise ValueError(f"{len(ids)} clip ids for {len(truth)} rows of scores")
+    if truth.dtype != bool:
+        hard = truth != 0
+        if not np.array_equal(hard, truth):
+            raise ValueError("truth must be 0 or 1: soft labels cannot be ranked against")
+        truth = hard
+    if scores.dtype == np.float16:
+        scores = scores.astype(np.float32)  # the same numbers, but they sort quickly
+    finite = np.isfinite(scores).all(axis=1)
+    if not finite.all():
+        first = int(np.argmin(finite))
+        name = f"number {first}" if ids is None else repr(str(ids[first]))
+        raise UserError(
+            f"The scores of clip {name} are not finite, nor are those of "
+            f"{np.count_nonzero(~finite) - 1} other clips. Has training diverged, or does the "
+            "audio hold NaN samples?"
+        )
+    return truth, scores
+
+
+def _mean_scored(ap: np.ndarray) -> float:
+    if np.isnan(ap).all():
+        raise UserError(
+            f"None of the {len(ap)} classes has a positive in what is evaluated, so there is no "
+            "mAP. Check the split and its labels."
+        )
+    return float(np.nanmean(ap))
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

@@ -1,0 +1,90 @@
+"""Class probabilities of segments: the forward program that evaluation and relabeling share."""
+
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from psl_jax.model.folding import FoldedNetwork, JaxOperations, fold, frame_probabilities
+from psl_jax.model.frontend import LogMel, num_frames
+from psl_jax.model.mobilenetv2 import Variables, clip_probabilities, output_frames
+from psl_jax.runtime import parallel
+
+
+@lru_cache
+def scoring_program(logmel: LogMel, dtype: str, mesh: Mesh, padded: bool = False):
+    """The jitted (folded network, audio, num_samples) -> probabilities [batch, classes] on `mesh`.
+
+    dtype: type of the network's maps. padded: rows may end in padding, which is to have no
+    influence on the frames before it.
+    Cached, so that experiments of one suite that need the same program compile it once.
+    """
+    operations = JaxOperations(jnp.dtype(dtype))
+
+    def score(network: FoldedNetwork, audio: jax.Array, num_samples: jax.Array) -> jax.Array:
+        features = logmel(audio, num_samples, parallel.AXIS)
+        valid = num_frames(num_samples)
+        inside = valid if padded else None
+        frames = frame_probabilities(network, features, operations, inside)
+        return clip_probabilities(frames, output_frames(valid))
+
+    specs = (parallel.REPLICATED, parallel.SPLIT, parallel.SPLIT)
+    return parallel.data_parallel(score, mesh, specs, parallel.SPLIT)
+
+
+class Scorer:
+    """Scores batches with one set of variables on the devices of this process.
+
+    The BatchNorms are folded into the convolutions. Processes score their own clips independently;
+    nothing is exchanged between them.
+    """
+
+    def __init__(
+        self,
+        variables: Variables,
+        logmel: LogMel,
+        dtype: str = "float32",
+        num_devices: int | None = None,
+    ):
+        self.mesh = parallel.local_mesh(num_devices)
+        self.network = parallel.replicate(fold(parallel.to_host(variables)), self.mesh)
+        self._programs = {
+            padded: scoring_program(logmel, dtype, self.mesh, padded) for padded in (False, True)
+        }
+
+    def __call__(
+        self, batches: Iterable[dict[str, np.ndarray]]
+    ) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
+        """Yields (batch, probabilities float32 [real rows, classes]), batch by batch.
+
+        Rows of weight 0 are left out of both. While a batch is computed the next one is read and
+        put on the devices.
+        """
+
+        def put(batch):
+            inputs = {k: batch[k] for k in ("audio", "num_samples")}
+            return batch, parallel.put_batch(inputs, self.mesh)
+
+        pending = None
+        for batch, inputs in parallel.prefetch(batches, put):
+            program = self._programs[_has_padding(batch)]
+            result = program(self.network, inputs["audio"], inputs["num_samples"])
+            if pending is not None:
+                yield _real_rows(*pending)
+            pending = batch, result
+        if pending is not None:
+            yield _real_rows(*pending)
+
+
+def _has_padding(batch: dict[str, np.ndarray]) -> bool:
+    """Whether a real row ends before the array does: most batches need no care for padding."""
+    short = batch["num_samples"] < batch["audio"].shape[1]
+    return bool(short[batch["weight"] > 0].any())
+
+
+def _real_rows(batch, result):
+    real = batch["weight"] > 0
+    return {k: v[real] for k, v in batch.items()}, parallel.local_rows(result)[real]

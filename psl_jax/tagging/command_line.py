@@ -1,0 +1,83 @@
+"""Settings that the command line and the web page share: how a file is cut, what makes an event."""
+
+import argparse
+from collections.abc import Sequence
+
+from absl import flags
+
+from psl_jax.audio.segments import Segmentation
+from psl_jax.tagging.events import EventSettings
+from psl_jax.tagging.tagger import Tagger, segmentation_of
+
+
+def parser(program: str, doc: str) -> argparse.ArgumentParser:
+    """A parser that takes MODEL; `doc` is the docstring of the program's module."""
+    about, _, more = doc.partition("\n\n")
+    result = argparse.ArgumentParser(
+        prog=f"python -m {program}",
+        description=about,
+        epilog=more,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    result.add_argument("model", metavar="MODEL", help="folder of a finished run")
+    return result
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Adds the shared settings to a parser."""
+    group = parser.add_argument_group("segments")
+    group.add_argument(
+        "--segment_seconds",
+        type=float,
+        metavar="S",
+        help="length of the segments that the network is given (default: of those it was trained "
+        "on); 0: each file whole, in one pass",
+    )
+    group.add_argument(
+        "--hop_seconds",
+        type=float,
+        metavar="S",
+        help="from one segment's start to the next (default: their length); scores of segments "
+        "that overlap are averaged",
+    )
+    group = parser.add_argument_group("events")
+    group.add_argument(
+        "--threshold",
+        type=float,
+        default=0.5,
+        metavar="P",
+        help="an event has a score of at least this somewhere (default: 0.5)",
+    )
+    group.add_argument(
+        "--low_threshold",
+        type=float,
+        metavar="P",
+        help="and reaches as far as scores are at least this: hysteresis (default: --threshold)",
+    )
+    group.add_argument(
+        "--median_filter",
+        type=int,
+        default=1,
+        metavar="N",
+        help="first smooth the scores by a median over N frames of 0.32 s, an odd number "
+        "(default: 1, not at all)",
+    )
+
+
+def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    """Parses a command line that begins with the program's name, as `entry.run` hands it over."""
+    flags.FLAGS(arguments[:1])  # absl wants its own flags parsed, and has none here
+    return parser.parse_args(arguments[1:])
+
+
+def event_settings(arguments: argparse.Namespace) -> EventSettings:
+    """Raises UserError for values out of range."""
+    return EventSettings(arguments.threshold, arguments.low_threshold, arguments.median_filter)
+
+
+def segmentation(arguments: argparse.Namespace, tagger: Tagger) -> Segmentation | None:
+    """None for whole files. Raises UserError for values out of range."""
+    seconds = arguments.segment_seconds
+    if seconds is None:
+        seconds = tagger.segment_seconds
+    return segmentation_of(seconds or None, arguments.hop_seconds)

@@ -1,0 +1,369 @@
+"""A finished model for use: tags with times, and embeddings, for any waveform or audio file.
+
+    model = psl_jax.load("runs/psl2s")
+    tags = model.tag("street.mp3")
+    tags.top(5)            # [("siren", 0.93), ...]
+    tags.frame_scores      # [frames, classes], a row every 0.32 s at tags.frame_times
+
+The network runs on arrays of few different shapes, padded where the audio is shorter. The padding
+has no influence (see folding.embeddings), and tagging files of many lengths compiles few
+programs.
+"""
+
+import dataclasses
+import itertools
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from psl_jax.audio.decoding import MIN_SECONDS, DecodeError
+from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
+from psl_jax.audio.waveforms import Blocks, blocks_of
+from psl_jax.model.folding import (
+    FoldedNetwork,
+    JaxOperations,
+    embeddings,
+    fold,
+    frame_probabilities,
+)
+from psl_jax.model.frontend import HOP, LogMel, frame_mask, num_frames
+from psl_jax.model.model import Model
+from psl_jax.runtime import parallel
+from psl_jax.runtime.errors import UserError
+from psl_jax.tagging.events import Event, EventFinder, EventSettings
+from psl_jax.tagging.timeline import (
+    FRAME_SAMPLES,
+    Piece,
+    Timeline,
+    cut_segments,
+    cut_whole,
+    row_times,
+)
+from psl_jax.weights.load import load_model
+
+MAX_SEGMENT_SECONDS = 60.0
+MIN_HOP_SECONDS = 0.01
+
+# Audio computed at once, in seconds: more gains nothing on a CPU, and accelerators have room.
+_BATCH_SECONDS = {"cpu": 64.0}
+_BATCH_SECONDS_ACCELERATOR = 640.0
+_MAX_BATCH = 512
+
+_INPUT_FRAMES = FRAME_SAMPLES // HOP  # that make an output frame: 32
+
+# Pieces of an odd size wait for others of their size until so many others have come.
+_PATIENCE = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Tags:
+    """The tags of a waveform.
+
+    Attributes:
+      labels: names of the classes.
+      scores: float32 [classes], probabilities for the whole: means over frames, or over segments.
+      frame_scores: float32 [frames, classes], probabilities over time.
+      frame_times: [frames], seconds from the start at which each frame is centred: 0, 0.32, ...
+      seconds: length of the waveform.
+    """
+
+    labels: tuple[str, ...]
+    scores: np.ndarray
+    frame_scores: np.ndarray
+    frame_times: np.ndarray
+    seconds: float
+
+    def top(self, k: int = 5) -> list[tuple[str, float]]:
+        """The `k` best (label, score), the best first."""
+        order = np.argsort(-self.scores, kind="stable")[:k]
+        return [(self.labels[i], float(self.scores[i])) for i in order]
+
+    def events(
+        self,
+        threshold: float = 0.5,
+        low_threshold: float | None = None,
+        median_filter: int = 1,
+    ) -> list[Event]:
+        """Events (onset and offset in seconds, class number, score); see EventSettings."""
+        settings = EventSettings(threshold, low_threshold, median_filter)
+        finder = EventFinder(settings, len(self.labels))
+        finder.add(self.frame_scores)
+        return finder.finish(self.seconds)
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedding:
+    """What the network's last layer before the classes makes of a waveform.
+
+    Attributes:
+      embedding: float32 [1280], mean over the frames, or over the means of the segments.
+      frame_embeddings: float32 [frames, 1280].
+      frame_times: [frames], seconds at which each frame is centred.
+    """
+
+    embedding: np.ndarray
+    frame_embeddings: np.ndarray
+    frame_times: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Computed:
+    """Output frames [frames, values] of a piece of waveform number `source`."""
+
+    source: int
+    piece: Piece
+    frames: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Failed:
+    """Waveform number `source` cannot be read (further); nothing more comes of it."""
+
+    source: int
+    error: DecodeError
+
+
+class Tagger:
+    """A model that tags.
+
+    Attributes:
+      labels: names of the classes.
+      segment_seconds: length of the segments that the model was trained on.
+      info: what else is known of the model (see checkpoints.Model).
+    """
+
+    def __init__(self, model: Model):
+        self.labels = model.classes
+        self.info = model.info
+        self.segment_seconds = model.info.segment_seconds
+        self.logmel = model.info.logmel
+        self._network = jax.device_put(fold(model.variables))
+        kind = jax.default_backend()
+        self.batch_seconds = _BATCH_SECONDS.get(kind, _BATCH_SECONDS_ACCELERATOR)
+
+    def __repr__(self) -> str:
+        name = self.info.name
+        return f"<{name}: {len(self.labels)} classes, segments of {self.segment_seconds:g} s>"
+
+    def tag(
+        self,
+        audio: Any,
+        sample_rate: float | None = None,
+        segment_seconds: float | None = None,
+        hop_seconds: float | None = None,
+    ) -> Tags:
+        """Tags a waveform or a file.
+
+        Args:
+          audio: path of a file or binary file object that libsndfile reads (wav, flac, ogg, mp3,
+            ...), or a waveform [samples], [samples, channels] or [channels, samples]: floating
+            point in [-1, 1], or integers.
+          sample_rate: of a waveform, in Hz; not needed for a file. Anything but 16 kHz is
+            resampled, several channels are averaged.
+          segment_seconds: None: the whole waveform in one pass of the network. Else it is cut into
+            segments of this length, as in the training and evaluation (see `segment_seconds` of
+            the model), and `scores` is the mean over them.
+          hop_seconds: distance of the segments' starts, by default their length. Where segments
+            overlap, their frames are averaged.
+
+        Raises:
+          UserError: audio that cannot be read, is shorter than 0.1 s, or settings out of range.
+        """
+        timeline, rows = self._run_one("scores", audio, sample_rate, segment_seconds, hop_seconds)
+        times = row_times(len(rows))
+        return Tags(self.labels, timeline.score, rows, times, timeline.seconds)
+
+    def embed(
+        self,
+        audio: Any,
+        sample_rate: float | None = None,
+        segment_seconds: float | None = None,
+        hop_seconds: float | None = None,
+    ) -> Embedding:
+        """Embeds a waveform or a file; arguments and errors are those of `tag`."""
+        timeline, rows = self._run_one(
+            "embedding", audio, sample_rate, segment_seconds, hop_seconds
+        )
+        return Embedding(timeline.score, rows, row_times(len(rows)))
+
+    def _run_one(self, output, audio, sample_rate, segment_seconds, hop_seconds):
+        segmentation = segmentation_of(segment_seconds, hop_seconds)
+        timeline, rows = Timeline(segmentation is not None), []
+        for item in self.stream([blocks_of(audio, sample_rate)], segmentation, output):
+            if isinstance(item, Failed):
+                name = f"{audio}: " if isinstance(audio, str | os.PathLike) else ""
+                raise UserError(f"{name}{item.error}") from item.error
+            rows.append(timeline.add(item.piece, item.frames))
+        return timeline, np.concatenate(rows)
+
+    def stream(
+        self,
+        sources: Iterable[Blocks],
+        segmentation: Segmentation | None = None,
+        output: str = "scores",
+    ) -> Iterator[Computed | Failed]:
+        """Runs the network over many waveforms, in batches across them and in bounded memory.
+
+        Args:
+          sources: what to read them from; each is opened when its turn comes.
+          segmentation: None: each whole.
+          output: "scores" or "embedding".
+
+        Yields:
+          What is computed; the pieces of one waveform in order, up to its `last` one or Failed.
+          Waveforms of different lengths can finish in another order than they came in.
+        """
+        program = _program(self.logmel, output)
+        failed: set[int] = set()
+        pending = None
+        for entries, inputs in parallel.prefetch(self._work(sources, segmentation), _put):
+            if isinstance(entries, Failed):
+                failed.add(entries.source)
+                yield entries
+                continue
+            result = program(self._network, *inputs)
+            if pending is not None:  # it was computed while this batch was read
+                yield from _results(*pending, failed)
+            pending = entries, result
+        if pending is not None:
+            yield from _results(*pending, failed)
+
+    def _work(
+        self, sources: Iterable[Blocks], segmentation: Segmentation | None
+    ) -> Iterator["tuple[list[_Entry], int] | Failed"]:
+        """(pieces of the same size, batch size to compute them with), and what cannot be read."""
+        waiting: dict[int, list[_Entry]] = defaultdict(list)
+        count = 0
+        for number, blocks in enumerate(sources):
+            try:
+                for piece in self._pieces(blocks, segmentation):
+                    count += 1
+                    waiting[piece.size].append(_Entry(number, piece, count))
+                    if len(waiting[piece.size]) == self._batch_size(piece.size):
+                        yield waiting.pop(piece.size), self._batch_size(piece.size)
+            except DecodeError as error:
+                yield Failed(number, error)
+            late = [n for n, held in waiting.items() if count - held[0].number > _PATIENCE]
+            for size in late:
+                yield waiting.pop(size), self._batch_size(size)
+        for size, entries in waiting.items():
+            yield entries, self._batch_size(size)
+
+    def _pieces(self, blocks: Blocks, segmentation: Segmentation | None) -> Iterator[Piece]:
+        if segmentation is not None:
+            yield from cut_segments(blocks(), segmentation)
+            return
+        pieces = cut_whole(blocks())
+        first = next(pieces)
+        if first.last or self.logmel.top_db_over == "none":
+            yield first
+            yield from pieces
+        else:  # its pieces need to know the loudest value of all: the audio is read twice
+            loudest = max(map(self._loudest, itertools.chain([first], pieces)))
+            yield from cut_whole(blocks(), loudest)
+
+    def _loudest(self, piece: Piece) -> float:
+        """Loudest value in dB of the input frames that only this piece covers."""
+        row = np.zeros((1, piece.size), np.float32)
+        piece.write(row[0])
+        frames = [_INPUT_FRAMES * piece.first, _INPUT_FRAMES * piece.stop]
+        frames[1] = min(frames[1], num_frames(len(piece.audio)))
+        return float(_loudest_program(row, np.array([frames], np.int32))[0])
+
+    def _batch_size(self, size: int) -> int:
+        """Rows of `size` samples to compute at a time."""
+        return int(np.clip(round(self.batch_seconds * SAMPLE_RATE / size), 1, _MAX_BATCH))
+
+
+class _Entry(NamedTuple):
+    """A piece of waveform number `source`, and its number among all pieces."""
+
+    source: int
+    piece: Piece
+    number: int
+
+
+def _put(work: tuple[list[_Entry], int] | Failed):
+    """Puts the arrays of a batch on the device. A single piece is computed by itself."""
+    if isinstance(work, Failed):
+        return work, None
+    entries, batch_size = work
+    rows = 1 if len(entries) == 1 else batch_size
+    audio = np.zeros((rows, entries[0].piece.size), np.float32)
+    num_samples = np.ones(rows, np.int32)
+    loudest = np.full(rows, np.nan, np.float32)
+    for i, (_, piece, _) in enumerate(entries):
+        piece.write(audio[i])
+        num_samples[i], loudest[i] = len(piece.audio), piece.loudest
+    return entries, jax.device_put((audio, num_samples, loudest))
+
+
+def _results(entries: list[_Entry], result: jax.Array, failed: set[int]) -> Iterator[Computed]:
+    for (source, piece, _), frames in zip(entries, np.asarray(result), strict=False):
+        if source not in failed:
+            yield Computed(source, piece, frames)
+
+
+@lru_cache
+def _program(logmel: LogMel, output: str):
+    """The jitted (network, audio, num_samples, loudest) -> [batch, output frames, values]."""
+    walk = embeddings if output == "embedding" else frame_probabilities
+
+    def run(network: FoldedNetwork, audio: jax.Array, num_samples: jax.Array, loudest: jax.Array):
+        features = dataclasses.replace(logmel, top_db_over="none")(audio)
+        if logmel.top_db_over != "none":  # over a "batch": a waveform is a batch of its own here
+            valid = frame_mask(num_samples, features.shape[1])[..., None]
+            own = jnp.where(valid, features, -jnp.inf).max(axis=(1, 2))
+            loudest = jnp.where(jnp.isnan(loudest), own, loudest)
+            features = jnp.maximum(features, loudest[:, None, None] - logmel.top_db)
+        return walk(network, features, JaxOperations(), num_frames(num_samples))
+
+    return jax.jit(run)
+
+
+@jax.jit
+def _loudest_program(audio: jax.Array, frames: jax.Array) -> jax.Array:
+    """Loudest log-mel value [batch] of the input frames from frames[:, 0] to frames[:, 1]."""
+    features = LogMel(top_db_over="none")(audio)
+    number = jnp.arange(features.shape[1])
+    inside = (number >= frames[:, :1]) & (number < frames[:, 1:])
+    return jnp.where(inside[..., None], features, -jnp.inf).max(axis=(1, 2))
+
+
+def segmentation_of(
+    segment_seconds: float | None, hop_seconds: float | None = None
+) -> Segmentation | None:
+    """Checked segment settings; None for none. Raises UserError for values out of range."""
+    if segment_seconds is None:
+        if hop_seconds is not None:
+            raise UserError("hop_seconds needs segment_seconds: there are no segments to move")
+        return None
+    if not MIN_SECONDS <= segment_seconds <= MAX_SEGMENT_SECONDS:
+        raise UserError(
+            f"segment_seconds is {segment_seconds:g}, expected {MIN_SECONDS} to "
+            f"{MAX_SEGMENT_SECONDS:g} seconds (none: the whole file)"
+        )
+    if hop_seconds is not None and not MIN_HOP_SECONDS <= hop_seconds <= segment_seconds:
+        raise UserError(
+            f"hop_seconds is {hop_seconds:g}, expected {MIN_HOP_SECONDS} to segment_seconds, "
+            f"{segment_seconds:g}"
+        )
+    return Segmentation(segment_seconds, hop_seconds)
+
+
+def load(path: str | os.PathLike) -> Tagger:
+    """The model of a finished run, ready to tag.
+
+    Args:
+      path: a run folder, its `averaged` folder, or another path that checkpoints.load_model reads.
+
+    Raises:
+      UserError: there is no model; the message says what is missing.
+    """
+    return Tagger(load_model(path))

@@ -1,0 +1,225 @@
+"""Tags as text: a table for the terminal, CSV, JSON, Audacity labels, and scores over time."""
+
+import csv
+import io
+import json
+import os
+import pathlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from psl_jax.runtime import files
+from psl_jax.tagging.events import Event
+from psl_jax.tagging.tagged_files import FileTags, Input
+from psl_jax.tagging.timeline import FRAME_SECONDS
+
+# Format -> ending of its files, with --out.
+ENDINGS = {
+    "table": ".tags.txt",
+    "csv": ".csv",
+    "json": ".json",
+    "audacity": ".txt",
+    "frames": ".frames.csv",
+}
+
+EVENT_COLUMNS = ("file", "onset", "offset", "label", "score")
+
+
+def clock(seconds: float, decimals: int = 1) -> str:
+    """0:03.2, 12:00.0 or 1:02:03.4."""
+    units = round(seconds * 10**decimals)
+    minutes, rest = divmod(units, 60 * 10**decimals)
+    width = 3 + decimals if decimals else 2
+    text = f"{rest / 10**decimals:0{width}.{decimals}f}"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{text}" if hours else f"{minutes}:{text}"
+
+
+def shown(name: str) -> str:
+    """A file name that can be printed: undecodable bytes as escapes."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+# --- One file as text, in parts ---------------------------------------------------------------
+
+
+def render(tags: FileTags, style: str, top_k: int, width: int = 100) -> Iterator[str]:
+    """The parts of the text of `tags` in a format of ENDINGS; csv and frames with their header."""
+    if style == "table":
+        yield table(tags, top_k, width)
+    elif style == "csv":
+        yield _csv_line(EVENT_COLUMNS)
+        yield event_rows(tags)
+    elif style == "json":
+        yield json.dumps(as_json(tags, top_k), indent=2, ensure_ascii=False) + "\n"
+    elif style == "audacity":
+        yield audacity(tags)
+    else:
+        yield from frame_rows(tags)
+
+
+def table(tags: FileTags, top_k: int, width: int = 100) -> str:
+    """The best tags of a file with score, highest score over time, and when they are heard."""
+    best = tags.ranked(tags.scores, top_k)
+    names = [tags.labels[i] for i in best]
+    room = min(max(map(len, names), default=0), 40)
+    when = "  when" if tags.events else ""
+    lines = [
+        f"{shown(tags.input.path)}  ({clock(tags.seconds)})",
+        f"  score  peak   {'tag':{room}}{when}".rstrip(),
+    ]
+    for i, name in zip(best, names, strict=True):
+        start = f"  {tags.scores[i]:.3f}  {tags.peaks[i]:.3f}  {_shortened(name, room):{room}}"
+        heard = [event for event in tags.events if event.label == i]
+        lines.append(f"{start}  {_intervals(heard, width - len(start) - 2)}".rstrip())
+    others = Counter(event.label for event in tags.events if event.label not in best)
+    if others:
+        also = ", ".join(tags.labels[i] for i, _ in others.most_common(5))
+        more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+        lines.append(f"  heard at times, too: {also}{more}")
+    return "\n".join(lines) + "\n\n"
+
+
+def _intervals(events: Sequence[Event], room: int) -> str:
+    """As many intervals as fit, at least one."""
+    parts = [f"{clock(e.onset)}–{clock(e.offset)}" for e in events]
+    for count in range(len(parts), 0, -1):
+        left = len(parts) - count
+        text = "  ".join(parts[:count]) + (f"  and {left} more" if left else "")
+        if len(text) <= room or count == 1:
+            return text
+    return ""
+
+
+def _shortened(text: str, room: int) -> str:
+    return text if len(text) <= room else text[: room - 1] + "…"
+
+
+def event_rows(tags: FileTags) -> str:
+    """CSV lines of EVENT_COLUMNS without header: the events with times in seconds."""
+    name = shown(tags.input.path)
+    return "".join(
+        _csv_line((name, f"{on:.2f}", f"{off:.2f}", tags.labels[label], f"{score:.4f}"))
+        for on, off, label, score in tags.events
+    )
+
+
+def audacity(tags: FileTags) -> str:
+    """A label track as Audacity imports it: onset, offset and label, separated by tabs."""
+    return "".join(
+        f"{on:.6f}\t{off:.6f}\t{' '.join(tags.labels[label].split())} {score:.2f}\n"
+        for on, off, label, score in tags.events
+    )
+
+
+def as_json(tags: FileTags, top_k: int) -> dict:
+    """The file, its length, its best tags and its events."""
+    return {
+        "file": shown(tags.input.path),
+        "seconds": round(tags.seconds, 3),
+        "tags": [
+            {
+                "label": tags.labels[i],
+                "score": round(float(tags.scores[i]), 4),
+                "peak": round(float(tags.peaks[i]), 4),
+            }
+            for i in tags.ranked(tags.scores, top_k)
+        ],
+        "events": [
+            {
+                "onset": round(on, 2),
+                "offset": round(off, 2),
+                "label": tags.labels[label],
+                "score": round(score, 4),
+            }
+            for on, off, label, score in tags.events
+        ],
+    }
+
+
+def frame_rows(tags: FileTags, with_file: bool = False, header: bool = True) -> Iterator[str]:
+    """CSV of the scores over time: a line for each row, a column for each class.
+
+    with_file: begin each line with the file's name.
+    """
+    first = [shown(tags.input.path)] if with_file else []
+    if header:
+        yield _csv_line([*(["file"] if with_file else []), "time", *tags.labels])
+    assert tags.rows is not None
+    number = 0
+    for block in tags.rows:
+        lines = []
+        for row in block:
+            scores = [f"{score:.4f}" for score in row.tolist()]
+            lines.append(_csv_line([*first, f"{number * FRAME_SECONDS:.2f}", *scores]))
+            number += 1
+        yield "".join(lines)
+
+
+def _csv_line(values: Sequence[str]) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(values)
+    return line.getvalue()
+
+
+# --- Where it goes ----------------------------------------------------------------------------
+
+
+class Printer:
+    """Prints what was found in each file to standard output, as one document."""
+
+    def __init__(self, style: str, top_k: int, width: int = 100):
+        self.style, self.top_k, self.width = style, top_k, width
+        self._header = True
+
+    def __call__(self, tags: FileTags) -> None:
+        for part in self._parts(tags):
+            print(part, end="", flush=True)
+        self._header = False
+
+    def _parts(self, tags: FileTags) -> Iterator[str]:
+        if self.style == "csv":
+            if self._header:
+                yield _csv_line(EVENT_COLUMNS)
+            yield event_rows(tags)
+        elif self.style == "json":  # a line for each file
+            yield json.dumps(as_json(tags, self.top_k), ensure_ascii=False) + "\n"
+        elif self.style == "frames":
+            yield from frame_rows(tags, with_file=True, header=self._header)
+        else:
+            yield from render(tags, self.style, self.top_k, self.width)
+
+
+class FolderWriter:
+    """Writes a file for each input into a folder, of the same name below it."""
+
+    def __init__(self, folder: str, inputs: Sequence[Input], style: str, top_k: int):
+        self.style, self.top_k = style, top_k
+        self.paths = output_paths(folder, inputs, ENDINGS[style])
+
+    def __call__(self, tags: FileTags) -> None:
+        with files.atomic_open(self.paths[tags.input], "w", newline="", encoding="utf-8") as file:
+            file.writelines(render(tags, self.style, self.top_k))
+
+
+def output_paths(folder: str, inputs: Sequence[Input], ending: str) -> dict[Input, pathlib.Path]:
+    """Where the output of each input goes: a/x.wav to x.csv, or where two would go there x.wav.csv.
+
+    Inputs of the same name from different folders are numbered.
+    """
+    stems = Counter(_stem(item.name) for item in set(inputs))
+    taken: Counter = Counter()
+    result: dict[Input, pathlib.Path] = {}
+    for item in inputs:
+        if item in result:
+            continue
+        stem = _stem(item.name)
+        stem = item.name if stems[stem] > 1 else stem
+        taken[stem] += 1
+        number = f".{taken[stem]}" if taken[stem] > 1 else ""
+        result[item] = pathlib.Path(folder) / f"{stem}{number}{ending}"
+    return result
+
+
+def _stem(name: str) -> str:
+    return os.path.splitext(name)[0]

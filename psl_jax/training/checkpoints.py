@@ -1,0 +1,125 @@
+"""Orbax checkpoints: the latest, the best by mAP, their average."""
+
+import os
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from psl_jax.model.mobilenetv2 import Variables
+from psl_jax.runtime import parallel
+from psl_jax.runtime.disk import plain_disk_errors
+from psl_jax.runtime.errors import UserError
+from psl_jax.training import flat_state
+from psl_jax.weights.keys import int_keys
+from psl_jax.weights.orbax_folder import on_this_host
+
+_METRIC = "mAP"
+_ARRAYS = "arrays"
+_ADVICE = "Run the same command again, which goes on from the last checkpoint."
+
+
+class TrainingCheckpoints:
+    """The checkpoints of a run: always the latest one, and the `best` ones by validation mAP."""
+
+    def __init__(self, directory: str | os.PathLike, best: int = 4):
+        self.directory = pathlib.Path(os.path.abspath(directory))
+        self.best = best
+        policies = ocp.training.preservation_policies
+        keep = policies.AnyPreservationPolicy(
+            [
+                policies.LatestN(1),
+                policies.BestN(
+                    get_metric_fn=lambda metrics: metrics[_METRIC],
+                    n=best,
+                    keep_checkpoints_without_metrics=False,
+                ),
+            ]
+        )
+        self._checkpointer = ocp.training.Checkpointer(
+            self.directory,
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+            preservation_policy=keep,
+            cleanup_tmp_directories=True,
+        )
+
+    def __enter__(self) -> "TrainingCheckpoints":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        with plain_disk_errors(self.directory, _ADVICE):  # a failed save is raised here once more
+            self._checkpointer.close()
+
+    def save(self, step: int, state: Any, mean_average_precision: float | None = None) -> None:
+        """Saves `state`; only with an mAP it can become one of the best.
+
+        Raises UserError where it cannot be written; the earlier checkpoints are kept.
+        """
+        metrics = None if mean_average_precision is None else {_METRIC: mean_average_precision}
+        flat, index = flat_state.flatten(parallel.to_host(state))
+        with plain_disk_errors(self.directory, _ADVICE):
+            self._checkpointer.save(step, flat, metrics=metrics, custom_metadata={_ARRAYS: index})
+
+    def restore(self, state: Any) -> Any:
+        """The latest checkpoint, placed like `state`; `state` itself where there is none.
+
+        Raises UserError where it holds the state of another network.
+        """
+        latest = self._checkpointer.latest
+        if latest is None:
+            return state
+        flat, index = self._load(latest.step)
+        if index != flat_state.flatten(parallel.to_host(state))[1]:
+            raise UserError(
+                f"the checkpoint of step {latest.step} in {self.directory} is of another network "
+                "or an older version; give another --workdir, or delete that folder"
+            )
+        leaves = flat_state.split(flat, index)
+        return jax.tree.map(
+            lambda x, new: jax.device_put(new, x.sharding),
+            state,
+            jax.tree.unflatten(jax.tree.structure(state), leaves),
+        )
+
+    def _load(self, step: int) -> tuple[dict[str, np.ndarray], list]:
+        """The long arrays, and what lies where in them."""
+        saved = self._checkpointer.metadata(step)
+        index = (saved.custom_metadata or {}).get(_ARRAYS, [])
+        loaded = self._checkpointer.load(step, on_this_host(saved.metadata))
+        return {key: np.asarray(array) for key, array in loaded.items()}, index
+
+    def steps(self) -> list[int]:
+        return [info.step for info in self._checkpointer.checkpoints]
+
+    def best_steps(self) -> list[int]:
+        """Steps of the best checkpoints, the best first; of equals the later is the better."""
+        scored = [
+            (info.metrics[_METRIC], info.step)
+            for info in self._checkpointer.checkpoints
+            if info.metrics
+        ]
+        return [step for _, step in sorted(scored, reverse=True)[: self.best]]
+
+    def load_variables(self, step: int) -> Variables:
+        """The network's variables at `step`, as NumPy arrays."""
+        variables = flat_state.nested(*self._load(step))["variables"]
+        return Variables(int_keys(variables["params"]), int_keys(variables["stats"]))
+
+    def average_best(self) -> tuple[Variables, list[int]]:
+        """Mean of the best checkpoints' parameters and BatchNorm statistics, taken in float64."""
+        steps = self.best_steps()
+        if not steps:
+            raise UserError(f"{self.directory} holds no validated checkpoint to average")
+        return average([self.load_variables(step) for step in steps]), steps
+
+
+def average(variables: list[Variables]) -> Variables:
+    """Mean of several sets of variables, taken in float64 and returned in the original type."""
+
+    def mean(*arrays):
+        total = np.sum([np.asarray(array, np.float64) for array in arrays], axis=0)
+        return np.asarray(total / len(arrays), np.asarray(arrays[0]).dtype)
+
+    return jax.tree.map(mean, *variables)

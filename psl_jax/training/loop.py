@@ -1,0 +1,201 @@
+"""The loop around the training step: when to log, validate, save and stop."""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from psl_jax.data import batches
+from psl_jax.model.mobilenetv2 import Variables
+from psl_jax.runtime import parallel, progress
+from psl_jax.runtime.errors import UserError
+from psl_jax.training import metric_log
+from psl_jax.training.checkpoints import TrainingCheckpoints
+from psl_jax.training.step import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """Learning rate: constant, or with decay_steps > 0 falling to 0 as (1 - step / steps)^power."""
+
+    learning_rate: float = 1e-4
+    decay_steps: int = 0
+    decay_power: float = 2.0
+
+    def __call__(self, step: int) -> float:
+        """The rate of the step after `step` finished ones."""
+        if not self.decay_steps:
+            return self.learning_rate
+        left = max(0.0, 1 - step / self.decay_steps)
+        return self.learning_rate * left**self.decay_power
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopSettings:
+    """When the loop does what, in steps; patience in validations (0: never stop early)."""
+
+    max_steps: int
+    validate_every: int
+    checkpoint_every: int
+    log_every: int
+    patience: int
+
+
+class EarlyStop:
+    """Tells when the mAP has not become better for `patience` validations in a row."""
+
+    def __init__(self, patience: int, history: list[float] | None = None):
+        self.patience, self.best, self.waited = patience, -math.inf, 0
+        for value in history or []:
+            self.update(value)
+
+    def update(self, value: float) -> bool:
+        """Takes the next mAP; True if training should end."""
+        if value > self.best:
+            self.best, self.waited = value, 0
+        else:
+            self.waited += 1
+        return 0 < self.patience <= self.waited
+
+
+def train(
+    program: Callable,
+    state: TrainState,
+    feed: Callable[[int], Iterator[dict[str, np.ndarray]]],
+    *,
+    mesh: Mesh,
+    schedule: Schedule,
+    settings: LoopSettings,
+    validate: Callable[[Variables], float],
+    checkpoints: TrainingCheckpoints,
+    run_dir: str,
+    description: str,
+    steps_per_call: int | None = None,
+) -> None:
+    """Trains from the latest checkpoint (or `state`) until `max_steps` or the early stop.
+
+    feed(step) gives this process's batches from `step` on. A killed run that is called again
+    continues with the same batches, and gives what an undisturbed one would have given.
+    With `steps_per_call` the program is a `resident.resident_program` with its split, given up to
+    so many steps at a time, and the feed is of `batches.train_entries`.
+
+    Raises UserError when the loss is not finite; the checkpoints before that are kept.
+    """
+    state = checkpoints.restore(parallel.replicate(state, mesh))
+    start = int(state.step)
+    log = metric_log.MetricLog(run_dir, start, active=jax.process_index() == 0)
+    stop = _early_stop(run_dir, start, settings.patience)
+    if start >= settings.max_steps or 0 < settings.patience <= stop.waited:
+        log.close()
+        return
+    # A call ends where something is logged anyway.
+    most = None if steps_per_call is None else min(steps_per_call, settings.log_every)
+    inputs = _on_devices(feed(start), start, settings, most, mesh)
+    bar = progress.bar(
+        settings.max_steps, "step", description, start, show=jax.process_index() == 0
+    )
+    meter = _Meter(log, schedule)
+    with log, bar, contextlib.closing(inputs):
+        for first, count in _calls(start, settings, most or 1):
+            step = first + count
+            state, values = program(state, next(inputs), *_rates(schedule, first, count, most))
+            bar.update(count)
+            at_end = step == settings.max_steps
+            if step % settings.log_every == 0 or at_end:
+                meter.put(step, values)
+            if step % settings.validate_every == 0 or at_end:
+                meter.flush()
+                _check_finite(step, values)
+                value = validate(state.variables)
+                log.write(step, {metric_log.VALIDATION_MAP: value})
+                bar.set_postfix(mAP=f"{value:.4f}", best=f"{max(value, stop.best):.4f}")
+                checkpoints.save(step, state, value)
+                if stop.update(value):
+                    break
+            elif step % settings.checkpoint_every == 0:
+                meter.flush()
+                _check_finite(step, values)
+                checkpoints.save(step, state)
+        meter.flush()
+
+
+def _early_stop(run_dir: str, start: int, patience: int) -> EarlyStop:
+    """What a run that goes on after step `start` knows of its validations."""
+    # Other processes may read the log before the first one has cut off what came after `start`.
+    lines = [line for line in metric_log.read_log(run_dir) if line["step"] <= start]
+    key = metric_log.VALIDATION_MAP
+    return EarlyStop(patience, [line[key] for line in lines if key in line])
+
+
+def _on_devices(
+    feed: Iterator, start: int, settings: LoopSettings, most: int | None, mesh: Mesh
+) -> Generator[Any, None, None]:
+    """The program's input for each call: a batch, or the entries of `most` steps."""
+    if most is None:
+        return parallel.prefetch(feed, lambda batch: parallel.put_batch(_used(batch), mesh))
+    counts = (count for _, count in _calls(start, settings, most))
+    groups = batches.grouped(feed, counts, most)
+    return parallel.prefetch(groups, lambda group: parallel.put_steps(group, mesh))
+
+
+def _rates(schedule: Schedule, first: int, count: int, most: int | None) -> tuple:
+    """The program's last arguments: a learning rate; or `most` of them, and how many count."""
+    if most is None:
+        return (schedule(first),)
+    rates = [schedule(first + i) for i in range(most)]
+    return np.array(rates, np.float32), np.int32(count)
+
+
+def _calls(start: int, settings: LoopSettings, most: int) -> Iterator[tuple[int, int]]:
+    """Steps before each call of the program, and steps that it makes: at most `most`.
+
+    A call ends where the loop has something to do.
+    """
+    intervals = settings.log_every, settings.validate_every, settings.checkpoint_every
+    while start < settings.max_steps:
+        ends = [(start // interval + 1) * interval for interval in intervals]
+        count = min(*ends, settings.max_steps, start + most) - start
+        yield start, count
+        start += count
+
+
+def _used(batch):
+    return {name: batch[name] for name in ("audio", "num_samples", "labels")}
+
+
+class _Meter:
+    """Logs the values of a step when the next ones come, so that dispatch stays asynchronous."""
+
+    def __init__(self, log: metric_log.MetricLog, schedule: Schedule):
+        self.log, self.schedule = log, schedule
+        self.pending: tuple[int, dict] | None = None
+
+    def put(self, step: int, values: dict) -> None:
+        self.flush()
+        self.pending = step, values
+
+    def flush(self) -> None:
+        """Waits for the pending values and logs them."""
+        if self.pending is None:
+            return
+        step, values = self.pending
+        self.pending = None
+        numbers = _check_finite(step, values)
+        rate = self.schedule(step - 1)
+        self.log.write(step, numbers | {metric_log.LEARNING_RATE: rate})
+
+
+def _check_finite(step: int, values: dict) -> dict[str, float]:
+    """The values as numbers, once they are there; before each checkpoint, so that all are good."""
+    numbers = {name: float(value) for name, value in values.items()}
+    if not all(map(math.isfinite, numbers.values())):
+        raise UserError(
+            f"the loss is not finite at step {step}: {numbers}. The checkpoints before it are "
+            "kept. Try a smaller train.learning_rate, or model.dtype=float32."
+        )
+    return numbers

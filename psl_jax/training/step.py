@@ -1,0 +1,128 @@
+"""The training step: one program for each device of the mesh."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from psl_jax.model.augmentation import Augmentation, augment_waveform, mask_spectrogram, mixup
+from psl_jax.model.frontend import LogMel, num_frames, to_float
+from psl_jax.model.mobilenetv2 import Context, Network, Variables, clip_probabilities, output_frames
+from psl_jax.runtime import parallel
+from psl_jax.training import metric_log
+
+PROBABILITY_MARGIN = 1e-7  # keeps the logarithms of the loss finite
+
+
+class TrainState(NamedTuple):
+    """Everything a step changes: a plain pytree."""
+
+    step: Any  # int32 []
+    variables: Variables
+    optimizer: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What defines the program of a training step besides the network; hashable.
+
+    The learning rate is an input of the program, so experiments that differ in it share one.
+    channels_first: see `mobilenetv2.Context`; None: on CPUs.
+    """
+
+    logmel: LogMel = LogMel()
+    augmentation: Augmentation = Augmentation()
+    dtype: str = "float32"
+    seed: int = 0
+    channels_first: bool | None = None
+
+
+_ADAM = optax.scale_by_adam()
+
+
+def init_state(variables: Variables) -> TrainState:
+    """The state before the first step: Adam's moments are zeros."""
+    shapes = jax.eval_shape(_ADAM.init, variables.params)
+    # From NumPy: JAX would compile a program for each shape.
+    optimizer = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    return TrainState(np.zeros((), np.int32), variables, optimizer)
+
+
+def binary_cross_entropy(probabilities: jax.Array, labels: jax.Array) -> jax.Array:
+    """Mean over examples and classes of -y log p - (1 - y) log(1 - p); arrays [batch, classes]."""
+    p = jnp.clip(probabilities, PROBABILITY_MARGIN, 1 - PROBABILITY_MARGIN)
+    return -jnp.mean(labels * jnp.log(p) + (1 - labels) * jnp.log1p(-p))
+
+
+@lru_cache
+def train_program(network: Network, recipe: Recipe, mesh: Mesh) -> Callable:
+    """The jitted (state, batch, rate) -> (state, {"loss"}) on `mesh`; the old state is donated.
+
+    One Adam step at the learning rate `rate`. batch: audio int16 [batch, samples], num_samples
+    int32 [batch], labels float32 [batch, classes], split over the mesh. BatchNorm statistics, loss
+    and gradients are those of the global batch.
+    """
+    specs = (parallel.REPLICATED, parallel.SPLIT, parallel.REPLICATED)
+    step = step_function(network, recipe)
+    return parallel.data_parallel(
+        step, mesh, specs, parallel.REPLICATED, donate=(0,), fast_math=True
+    )
+
+
+def step_function(network: Network, recipe: Recipe) -> Callable:
+    """What each device does in a training step, see `train_program`; inside `data_parallel`."""
+    on_cpu = jax.default_backend() == "cpu"
+    context = Context(
+        train=True,
+        dtype=jnp.dtype(recipe.dtype),
+        axis_name=parallel.AXIS,
+        channels_first=on_cpu if recipe.channels_first is None else recipe.channels_first,
+    )
+
+    def loss(params, stats, batch, keys):
+        features, labels = _inputs(batch, keys, recipe)
+        variables = Variables(parallel.varying(params), stats)
+        frames, stats = network.apply(variables, features, context, keys["dropout"])
+        valid = output_frames(num_frames(batch["num_samples"]))
+        value = binary_cross_entropy(clip_probabilities(frames, valid), labels)
+        return jax.lax.pmean(value, parallel.AXIS), stats
+
+    def step(state: TrainState, batch: dict[str, jax.Array], rate: jax.Array):
+        keys = _example_keys(recipe.seed, state.step, len(batch["audio"]))
+        params, stats = state.variables
+        (value, stats), gradients = jax.value_and_grad(loss, has_aux=True)(
+            params, stats, batch, keys
+        )
+        updates, optimizer = _ADAM.update(gradients, state.optimizer, params)
+        params = jax.tree.map(lambda p, u: p - rate * u, params, updates)
+        return TrainState(state.step + 1, Variables(params, stats), optimizer), {
+            metric_log.LOSS: value
+        }
+
+    return step
+
+
+def _example_keys(seed: int, step: jax.Array, count: int) -> dict[str, jax.Array]:
+    """Random keys [count] for this device's examples, by their place in the global batch."""
+    place = jax.lax.axis_index(parallel.AXIS) * count + jnp.arange(count)
+    key = jax.random.fold_in(jax.random.key(seed), step)
+    keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i), 4))(place)
+    return dict(
+        zip(("waveform", "masks", "mixup", "dropout"), jnp.moveaxis(keys, 1, 0), strict=True)
+    )
+
+
+def _inputs(batch, keys, recipe: Recipe) -> tuple[jax.Array, jax.Array]:
+    """Features [batch, frames, 64] and labels [batch, classes], augmented as the recipe says."""
+    audio, settings = to_float(batch["audio"]), recipe.augmentation
+    if settings != Augmentation():
+        audio = augment_waveform(keys["waveform"], audio, settings)
+    features = recipe.logmel(audio, batch["num_samples"], parallel.AXIS)
+    features = mask_spectrogram(keys["masks"], features, settings)
+    return mixup(keys["mixup"], features, batch["labels"], settings)

@@ -1,0 +1,69 @@
+"""A finished model as a folder: Orbax arrays beside model.json."""
+
+import os
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from psl_jax.model.mobilenetv2 import Variables, create
+from psl_jax.model.model import Model, ModelInfo
+from psl_jax.runtime import files
+from psl_jax.runtime.disk import plain_disk_errors
+from psl_jax.runtime.errors import UserError
+from psl_jax.weights.keys import int_keys, str_keys
+
+MODEL_FILE = "model.json"
+MODEL_FOLDER = "averaged"
+_WEIGHTS = "weights"
+
+
+def save_model(folder: str | os.PathLike, variables: Variables, info: dict[str, Any]) -> None:
+    """Writes a model: Orbax arrays beside model.json, which comes last and makes it whole.
+
+    info: JSON values, `ModelInfo.as_json()` or more.
+    """
+    folder = pathlib.Path(os.path.abspath(folder))
+    if jax.process_index() == 0:
+        shutil.rmtree(folder, ignore_errors=True)
+    tree = {"params": str_keys(variables.params), "stats": str_keys(variables.stats)}
+    with plain_disk_errors(folder, "Run the same command again."):
+        ocp.save(folder / _WEIGHTS, tree)
+        if jax.process_index() == 0:
+            files.write_json(folder / MODEL_FILE, info)
+
+
+def read_model(path: str | os.PathLike) -> Model:
+    """The model of a run folder, or of a folder that `save_model` wrote.
+
+    Raises UserError, saying what to do, where there is none.
+    """
+    folder = pathlib.Path(os.path.abspath(path))
+    if not (folder / MODEL_FILE).exists():
+        folder = folder / MODEL_FOLDER
+    if not (folder / MODEL_FILE).exists():
+        raise UserError(
+            f"{path} holds no finished model (no {MODEL_FOLDER}/{MODEL_FILE} in it). Expected the "
+            "folder of a finished run: train one first, such as with "
+            "python -m psl_jax.main --config configs/teacher.py"
+        )
+    info = ModelInfo.from_json(files.read_json(folder / MODEL_FILE), folder / MODEL_FILE)
+    network, expected = create(len(info.classes), info.width)
+    weights = folder / _WEIGHTS
+    tree = ocp.load(weights, on_this_host(ocp.metadata(weights).metadata))
+    loaded = Variables(int_keys(tree["params"]), int_keys(tree["stats"]))
+    shapes = [jax.tree.map(np.shape, x) for x in (loaded, expected)]
+    if shapes[0] != shapes[1]:
+        raise UserError(f"{folder}: the arrays are not those of a network of width {info.width}")
+    return Model(network, jax.tree.map(np.asarray, loaded), info)
+
+
+def on_this_host(metadata: Any) -> Any:
+    """What to restore and where, for arrays saved by any number of devices: on one device here."""
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), metadata
+    )

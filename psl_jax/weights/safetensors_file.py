@@ -1,0 +1,66 @@
+"""A finished model as one safetensors file.
+
+Names are dotted paths: params.blocks.0.depthwise.kernel, stats.stem_norm.mean, ...
+What is known of the model is the file's metadata, a JSON value for each key.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from psl_jax.model.mobilenetv2 import Variables, create
+from psl_jax.model.model import Model, ModelInfo
+from psl_jax.runtime.errors import UserError
+from psl_jax.weights.keys import int_keys
+
+
+def write_safetensors(
+    path: str | os.PathLike, variables: Variables, info: Mapping[str, Any]
+) -> None:
+    """Writes the file. info: JSON values, `ModelInfo.as_json()` or more."""
+    from safetensors.numpy import save
+
+    leaves, _ = jax.tree_util.tree_flatten_with_path(variables._asdict())
+    arrays = {
+        ".".join(str(key.key) for key in keys): np.ascontiguousarray(array)
+        for keys, array in leaves
+    }
+    metadata = {key: json.dumps(value) for key, value in info.items()}
+    pathlib.Path(path).write_bytes(save(arrays, metadata))
+
+
+def read_safetensors(path: str | os.PathLike) -> Model:
+    """The model in a file that `write_safetensors` wrote.
+
+    Raises UserError for another file, or where safetensors is not installed.
+    """
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise UserError(
+            f"{path}: safetensors is not installed: pip install 'psl_jax[export]'"
+        ) from error
+    try:
+        with safe_open(os.fspath(path), "numpy") as file:
+            values = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError) as error:
+        raise UserError(f"cannot read {path} as safetensors: {error}") from error
+    info = ModelInfo.from_json(values, path)
+    network, expected = create(len(info.classes), info.width)
+    found: dict = {}
+    for name, array in arrays.items():
+        *place, last = name.split(".")
+        tree = found
+        for key in place:
+            tree = tree.setdefault(key, {})
+        tree[last] = array
+    variables = Variables(*(int_keys(found.get(name, {})) for name in Variables._fields))
+    if jax.tree.map(np.shape, variables) != jax.tree.map(np.shape, expected):
+        raise UserError(f"{path}: the arrays are not those of a network of width {info.width}")
+    return Model(network, variables, info)

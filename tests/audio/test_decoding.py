@@ -1,0 +1,176 @@
+"""Decoding: bit-exact, resampled as soxr and librosa do, bounded in memory, and never silent."""
+
+import io
+import pickle
+import tracemalloc
+
+import audio_files
+import librosa
+import numpy as np
+import pytest
+import soundfile
+import soxr
+
+from psl_jax.audio import decoding
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "aiff"])
+def test_16khz_mono_int16_is_bit_exact(tmp_path, suffix):
+    samples = audio_files.int16_noise(40_000)
+    path = audio_files.write(tmp_path / f"x.{suffix}", samples)
+    decoded = decoding.read_audio(path)
+    assert decoded.dtype == np.int16
+    np.testing.assert_array_equal(decoded, samples)
+    np.testing.assert_array_equal(decoding.read_audio(str(path), 1.0), samples[:16_000])
+
+
+def test_identical_channels_are_bit_exact(tmp_path):
+    samples = audio_files.int16_noise(20_000)
+    path = audio_files.write(tmp_path / "x.wav", np.tile(samples[:, None], (1, 6)))
+    np.testing.assert_array_equal(decoding.read_audio(path), samples)
+
+
+@pytest.mark.parametrize("file_format", ["WAV", "FLAC", "OGG"])
+def test_reads_file_objects(file_format):
+    file = audio_files.encoded(audio_files.tone(1.0), file_format=file_format)
+    assert len(decoding.read_audio(file)) == 16_000
+    with pytest.raises(decoding.DecodeError, match="empty"):
+        decoding.read_audio(io.BytesIO())
+
+
+@pytest.mark.parametrize(
+    ("rate", "channels"), [(8_000, 1), (22_050, 2), (44_100, 1), (48_000, 6), (96_000, 2)]
+)
+def test_resamples_like_soxr_and_librosa(tmp_path, rate, channels):
+    sound = audio_files.tone(7.3, rate, channels)
+    path = audio_files.write(tmp_path / "x.wav", sound, rate, subtype="FLOAT")
+    mono = sound.astype(np.float32).reshape(len(sound), -1).mean(axis=1)
+    decoded = decoding.read_audio(path)
+    for reference in (
+        soxr.resample(mono, rate, 16_000, quality="HQ"),
+        librosa.resample(mono, orig_sr=rate, target_sr=16_000, res_type="soxr_hq"),
+    ):
+        assert abs(len(decoded) - len(reference)) <= 1
+        length = min(len(decoded), len(reference))
+        error = decoded[:length] / 32768 - reference[:length]
+        # Nothing but the rounding to int16: half a step at most, -101 dB of full scale.
+        assert np.abs(error).max() < 0.51 / 32768
+        assert 10 * np.log10(np.mean(error**2)) < -100
+
+
+@pytest.mark.parametrize("suffix", ["ogg", "mp3"])
+@pytest.mark.parametrize(("rate", "channels"), [(16_000, 1), (44_100, 2)])
+def test_lossy_formats(tmp_path, suffix, rate, channels):
+    sound = audio_files.tone(3.0, rate, channels)
+    path = audio_files.write(tmp_path / f"x.{suffix}", sound, rate)
+    decoded = decoding.read_audio(path) / 32768
+    mono = sound.reshape(len(sound), -1).mean(axis=1)
+    reference = soxr.resample(mono, rate, 16_000)
+    length = min(len(decoded), len(reference))
+    assert abs(len(decoded) - len(reference)) < 4_000  # an mp3 may be padded by some frames
+    assert np.corrcoef(decoded[:length], reference[:length])[0, 1] > 0.98
+
+
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+def test_cut_is_the_beginning_of_the_whole(tmp_path, rate):
+    path = audio_files.write(tmp_path / "x.flac", audio_files.tone(23.0, rate, 2), rate)
+    whole = decoding.decode(path)
+    cut = decoding.decode(path, 10.0)
+    assert (whole.cut, cut.cut) == (False, True)
+    assert len(cut.samples) == 160_000
+    assert cut.source_seconds == pytest.approx(23.0)
+    np.testing.assert_array_equal(cut.samples, whole.samples[:160_000])
+    assert not decoding.decode(path, 22.95).cut  # a few hundredths of a second are no cut
+
+
+def test_memory_is_bounded_by_what_is_asked_for(tmp_path):
+    path = tmp_path / "long.wav"
+    with soundfile.SoundFile(path, "w", 8_000, 2, "PCM_16") as file:
+        for minute in range(30):
+            file.write(audio_files.tone(60.0, 8_000, 2, seed=minute))
+    for max_seconds, limit in ((10.0, 8e6), (None, 3 * 30 * 60 * 32_000)):
+        tracemalloc.start()
+        audio = decoding.decode(path, max_seconds)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert len(audio.samples) == 16_000 * (max_seconds or 1800)
+        assert peak < limit
+
+
+def test_overshoot_saturates(tmp_path):
+    square = np.sign(np.sin(2 * np.pi * 97 * np.arange(96_000) / 48_000)) * 0.999
+    path = audio_files.write(tmp_path / "x.wav", square, 48_000)
+    decoded = decoding.read_audio(path)
+    assert decoded.max() == 32767 and decoded.min() == -32768
+    reference = soxr.resample(square, 48_000, 16_000)
+    loud = np.abs(reference) > 0.5
+    np.testing.assert_array_equal(np.sign(decoded[loud]), np.sign(reference[loud]))
+
+
+def test_every_bad_kind(tmp_path):
+    for name, kind in audio_files.bad_files(tmp_path).items():
+        with pytest.raises(decoding.DecodeError) as caught:
+            decoding.decode(tmp_path / name, 10.0)
+        assert caught.value.kind == kind, name
+        assert caught.value.detail and "\n" not in caught.value.detail
+        assert pickle.loads(pickle.dumps(caught.value)).kind == kind
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.9, 0.999])
+@pytest.mark.parametrize("suffix", ["flac", "wav", "aiff"])
+def test_truncation_is_found_wherever_it_is(tmp_path, suffix, share):
+    path = audio_files.write(tmp_path / f"x.{suffix}", audio_files.int16_noise(160_000))
+    with pytest.raises(decoding.DecodeError, match="truncated"):
+        decoding.decode(audio_files.truncate(path, share), 10.0)
+
+
+def test_a_whole_beginning_of_a_truncated_file_is_enough(tmp_path):
+    samples = audio_files.int16_noise(60 * 16_000)
+    path = audio_files.truncate(audio_files.write(tmp_path / "x.flac", samples))
+    audio = decoding.decode(path, 5.0)
+    assert audio.cut
+    np.testing.assert_array_equal(audio.samples, samples[:80_000])
+
+
+def test_streamed_wav_without_a_length_is_whole(tmp_path):
+    path = audio_files.write(tmp_path / "x.wav", audio_files.int16_noise(32_000))
+    content = bytearray(path.read_bytes())
+    content[4:8] = content[40:44] = b"\xff\xff\xff\xff"  # as ffmpeg writes to a pipe
+    path.write_bytes(content)
+    assert len(decoding.read_audio(path)) == 32_000
+
+
+def test_streamed_flac_without_a_length_is_whole(tmp_path):
+    samples = audio_files.int16_noise(32_000)
+    path = audio_files.write(tmp_path / "x.flac", samples)
+    content = bytearray(path.read_bytes())
+    content[21] &= 0xF0  # the 36 bits of STREAMINFO that count the samples
+    content[22:26] = bytes(4)
+    path.write_bytes(content)
+    np.testing.assert_array_equal(decoding.read_audio(path), samples)
+
+
+def test_silent_is_kept_and_told(tmp_path):
+    audio = decoding.decode(audio_files.write(tmp_path / "x.wav", np.zeros(16_000)))
+    assert audio.silent and len(audio.samples) == 16_000
+    assert not decoding.decode(audio_files.write(tmp_path / "y.wav", audio_files.tone(1))).silent
+
+
+@pytest.mark.parametrize("name", ["-", "-x.wav", "_x.wav", "a b;c.wav"])
+def test_odd_names(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    soundfile.write(str(tmp_path / name), audio_files.tone(0.5), 16_000, format="WAV")
+    assert len(decoding.read_audio(name)) == 8_000
+
+
+def test_random_rates_lengths_and_channels(tmp_path):
+    rng = np.random.default_rng(1)
+    for case in range(15):
+        rate = int(rng.integers(4_000, 192_000))
+        seconds, channels = rng.uniform(0.12, 1.5), int(rng.integers(1, 8))
+        sound = audio_files.tone(seconds, rate, channels, seed=case)
+        path = audio_files.write(tmp_path / f"{case}.wav", sound, rate)
+        audio = decoding.decode(path, 1.0)
+        expected = min(seconds, 1.0) * 16_000
+        assert abs(len(audio.samples) - expected) <= 2
+        assert audio.cut == (seconds > 1.1)

@@ -1,0 +1,105 @@
+"""Audio for the tagger: the same samples as the data sets get, and waveforms of every kind."""
+
+import io
+
+import audio_files
+import numpy as np
+import pytest
+import soxr
+
+from psl_jax.audio import decoding
+from psl_jax.audio.decoding import DecodeError, decoded_blocks
+from psl_jax.audio.waveforms import at_most, blocks_of, resample, to_mono
+from psl_jax.runtime.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("suffix", "rate", "channels", "seconds"),
+    [
+        ("wav", 16_000, 1, 40),
+        ("flac", 44_100, 2, 20),
+        ("wav", 96_000, 6, 3),
+        ("mp3", 22_050, 1, 5),
+        ("ogg", 8_000, 1, 0.3),
+    ],
+)
+def test_blocks_are_the_decoded_file(tmp_path, suffix, rate, channels, seconds):
+    sound = audio_files.tone(seconds, rate, channels)
+    path = audio_files.write(tmp_path / f"x.{suffix}", sound, rate)
+    blocks = list(decoded_blocks(path))
+    np.testing.assert_array_equal(np.concatenate(blocks), decoding.read_audio(path))
+    assert max(map(len, blocks)) <= 1 << 20
+    if seconds * rate * channels > 1 << 19:
+        assert len(blocks) > 1
+
+
+def test_a_file_object_can_be_read_twice():
+    blocks = blocks_of(audio_files.encoded(audio_files.tone(1.0)))
+    first, second = (np.concatenate(list(blocks())) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    assert len(first) == 16_000
+
+
+def test_bad_files_are_of_the_same_kinds_as_for_data_sets(tmp_path):
+    for name, kind in audio_files.bad_files(tmp_path).items():
+        with pytest.raises(DecodeError) as caught:
+            list(decoded_blocks(tmp_path / name))
+        assert caught.value.kind == kind, name
+    with pytest.raises(DecodeError, match="empty"):
+        list(decoded_blocks(io.BytesIO()))
+
+
+def test_too_long_is_found_on_the_way(tmp_path):
+    path = audio_files.write(tmp_path / "x.wav", audio_files.tone(3.0))
+    assert sum(map(len, at_most(blocks_of(path), 3.0)())) == 48_000
+    with pytest.raises(DecodeError, match=r"too long: more than 0\.04 minutes"):
+        list(at_most(blocks_of(path), 2.4)())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale", "offset"),
+    [
+        (np.int16, 32768, 0),
+        (np.int32, 2**31, 0),
+        (np.uint8, 128, 128),
+        (np.float64, 1, 0),
+        (np.float16, 1, 0),
+    ],
+)
+def test_waveforms_of_every_type(dtype, scale, offset):
+    sound = audio_files.tone(0.2)
+    mono = to_mono((sound * scale + offset).astype(dtype))
+    assert mono.dtype == np.float32
+    np.testing.assert_allclose(mono, sound, atol=0.01)
+
+
+def test_channels_first_or_last():
+    stereo = audio_files.tone(0.2, channels=2)
+    expected = stereo.mean(axis=1).astype(np.float32)
+    for waveform in (stereo, stereo.T, list(stereo.tolist())):
+        np.testing.assert_allclose(to_mono(waveform), expected, atol=1e-6)
+
+
+def test_resamples_as_soxr_does():
+    sound = audio_files.tone(0.5, 44_100).astype(np.float32)
+    np.testing.assert_array_equal(resample(sound, 44_100), soxr.resample(sound, 44_100, 16_000))
+    assert resample(sound, 16_000) is sound
+
+
+@pytest.mark.parametrize(
+    ("waveform", "rate", "message"),
+    [
+        (np.zeros((200, 200)), 16_000, "shape"),
+        (np.zeros((2, 2, 2)), 16_000, "shape"),
+        (np.full(16_000, np.nan), 16_000, "NaN"),
+        (np.full(16_000, 3e4), 16_000, "divide by 32768"),
+        (np.zeros(16_000, complex), 16_000, "complex"),
+        (np.zeros(16_000), None, "needs its sample rate"),
+        (np.zeros(16_000), 16, "sample rate of 16 Hz"),
+        (np.zeros(1_000), 16_000, "0.062 s, at least 0.1 s"),
+        (np.zeros(0), 16_000, "too short"),
+    ],
+)
+def test_what_is_no_waveform_is_refused(waveform, rate, message):
+    with pytest.raises(UserError, match=message):
+        blocks_of(waveform, rate)

@@ -1,0 +1,366 @@
+"""AudioSet: its real tables, every layout of its audio, strong labels, Aud-300h."""
+
+import pathlib
+import shutil
+
+import audio_files
+import audioset_layouts
+import numpy as np
+import pytest
+from prepared_data import problems_of, read_split, report_of
+from shared_tables import SHARED, needs_audioset
+
+from psl_jax.corpora import audioset, audioset_names
+from psl_jax.corpora.segment_csv import Segment, read_segments, read_strong_labels
+from psl_jax.data import index_files
+from psl_jax.model.class_lists import AUDIOSET_CSV, read_classes
+from psl_jax.preparing.builder import ClipBuilder
+from psl_jax.runtime.errors import UserError
+
+NAMES, MIDS = read_classes(AUDIOSET_CSV)
+CLASSES = {mid: number for number, mid in enumerate(MIDS)}
+HEADER = "# created\n# num_ytids=1\n# YTID, start_seconds, end_seconds, positive_labels\n"
+
+
+def segment(clip: str, start: float = 30.0, end: float = 40.0, labels=(0,)) -> Segment:
+    return Segment(clip, start, end, tuple(labels))
+
+
+def write_csv(path: pathlib.Path, segments) -> pathlib.Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = (
+        f'{s.id}, {s.start:.3f}, {s.end:.3f}, "{",".join(MIDS[label] for label in s.labels)}"\n'
+        for s in segments
+    )
+    path.write_text(HEADER + "".join(rows))
+    return path
+
+
+def write_clips(folder: pathlib.Path, ids, seconds: float = 0.2) -> None:
+    for number, clip in enumerate(ids):
+        audio_files.write(folder / f"{clip}.wav", audio_files.tone(seconds, seed=number))
+
+
+def build(source, root, **settings):
+    """Prepares and returns the data directory."""
+    corpus = audioset.AudioSet(source_dir=source, **settings)
+    builder = ClipBuilder(corpus, data_dir=root / "data", num_workers=2)
+    builder.prepare()
+    return str(builder.data_dir)
+
+
+# ---- the real tables ---------------------------------------------------------------------------
+
+
+@needs_audioset
+@pytest.mark.parametrize(("name", "rows"), [("balanced_train", 22_160), ("eval", 20_371)])
+def test_real_tables_parse_fully(name, rows):
+    segments, problems = read_segments(SHARED / f"audioset/{name}_segments.csv", CLASSES)
+    assert problems == []
+    assert len(segments) == len({s.id for s in segments}) == rows
+    assert {label for s in segments for label in s.labels} == set(range(527))
+    assert {s.id[0] for s in segments} > {"-", "_", "Y"}
+    first = {"balanced_train": ("--PJHxphWEs", 30.0, 40.0), "eval": ("--4gqARaEJE", 0.0, 10.0)}
+    assert (segments[0].id, segments[0].start, segments[0].end) == first[name]
+    labels = {
+        "balanced_train": {"Gush", "Speech"},
+        "eval": {"Animal", "Domestic animals, pets", "Dog", "Squeak"},
+    }
+    assert {NAMES[label] for label in segments[0].labels} == labels[name]
+
+
+@pytest.fixture(scope="module")
+def real_segments() -> dict[str, dict[str, Segment]]:
+    """A few hundred short segments of the real tables, by split; short ones are quick."""
+    found = {}
+    for split, name in (("balanced", "balanced_train"), ("eval", "eval")):
+        segments, _ = read_segments(SHARED / f"audioset/{name}_segments.csv", CLASSES)
+        found[split] = {s.id: s for s in segments if s.end - s.start <= 5}
+    return found
+
+
+@pytest.fixture(scope="module")
+def expected_records(real_segments):
+    """Samples at 16 kHz by id."""
+    both = real_segments["balanced"] | real_segments["eval"]
+    return {clip: audioset_layouts.resampled(s) for clip, s in both.items()}
+
+
+@needs_audioset
+@pytest.mark.parametrize("layout", audioset_layouts.LAYOUTS)
+def test_every_layout_gives_the_same_records(layout, real_segments, expected_records, tmp_path):
+    both = real_segments["balanced"] | real_segments["eval"]
+    assert len(both) > 200
+    audioset_layouts.LAYOUTS[layout](tmp_path / "source", both)
+    tables = tmp_path / "tables"
+    write_csv(tables / audioset.BALANCED, real_segments["balanced"].values())
+    write_csv(tables / audioset.EVAL, real_segments["eval"].values())
+    data_dir = build(tmp_path / "source", tmp_path, labels_dir=tables)
+    shutil.rmtree(tmp_path / "source")
+    assert index_files.class_names(data_dir) == NAMES
+    assert report_of(data_dir)["problems"] == []
+    for split, segments in real_segments.items():
+        records = read_split(data_dir, split)
+        assert set(records) == set(segments)
+        for clip, record in records.items():
+            assert tuple(record["labels"]) == segments[clip].labels
+            expected = expected_records[clip]
+            assert len(record["audio"]) == len(expected)
+            np.testing.assert_allclose(record["audio"], expected, atol=1)  # of 32768
+
+
+# ---- file names --------------------------------------------------------------------------------
+
+SEGMENTS = {
+    s.id: s
+    for s in (
+        segment("abc_DEF-123", 30.0),
+        segment("-a_30000_40", 30.0),
+        segment("Yabcdefghij", 0.0, 10.0),
+        segment("abcdefghijk", 239.8, 249.8),
+        segment("_bcdefghijk", 5.0, 15.0),
+    )
+}
+
+
+@pytest.mark.parametrize(
+    ("stem", "clip"),
+    [
+        ("abc_DEF-123", "abc_DEF-123"),
+        ("Yabc_DEF-123", "abc_DEF-123"),
+        ("abc_DEF-123_30000", "abc_DEF-123"),
+        ("abc_DEF-123_30000_40000", "abc_DEF-123"),
+        ("abc_DEF-123_30000-40000", "abc_DEF-123"),
+        ("Yabc_DEF-123_30000_40000", "abc_DEF-123"),
+        ("abc_DEF-123_30.000_40.000", "abc_DEF-123"),
+        ("abc_DEF-123_30_40", "abc_DEF-123"),
+        ("-a_30000_40", "-a_30000_40"),
+        ("-a_30000_40_30000", "-a_30000_40"),
+        ("Yabcdefghij", "Yabcdefghij"),
+        ("YYabcdefghij", "Yabcdefghij"),
+        ("Yabcdefghijk", "abcdefghijk"),
+        ("abcdefghijk_239800_249800", "abcdefghijk"),
+        ("_bcdefghijk_5000", "_bcdefghijk"),
+        ("Y_bcdefghijk_5000-15000", "_bcdefghijk"),
+    ],
+)
+def test_names_of_clips(stem, clip):
+    assert audioset_names.match(stem, SEGMENTS) == (audioset_names.Match.CLIP, clip)
+
+
+@pytest.mark.parametrize(
+    "stem", ["abc_DEF-123_0_10000", "abc_DEF-123_30000_31000", "Yabc_DEF-123_20000"]
+)
+def test_names_of_other_parts_of_the_video(stem):
+    assert audioset_names.match(stem, SEGMENTS) == (
+        audioset_names.Match.OTHER_SEGMENT,
+        "abc_DEF-123",
+    )
+
+
+@pytest.mark.parametrize("stem", ["abc", "abc_DEF-1234", "abc_DEF-123_x", "xabc_DEF-123", ""])
+def test_names_of_no_clip(stem):
+    assert audioset_names.match(stem, SEGMENTS) == (audioset_names.Match.UNKNOWN, "")
+
+
+# ---- tables with faults ------------------------------------------------------------------------
+
+
+def test_faults_of_segment_tables(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text(
+        HEADER + 'aaaaaaaaaaa, 0.000, 10.000, "/m/09x0r,/m/none"\n'
+        'aaaaaaaaaaa, 10.000, 20.000, "/m/09x0r"\n'
+        'short, 0.000, 10.000, "/m/09x0r"\n'
+        'bbbbbbbbbbb, 10.000, 10.000, "/m/09x0r"\n'
+        'ccccccccccc, 0.000, 10.000, "/m/none"\n'
+        "ddddddddddd, 0.000, 10.000, /m/09x0r,/t/dd00088\n"
+    )
+    segments, problems = read_segments(path, CLASSES)
+    assert segments == [Segment("aaaaaaaaaaa", 0.0, 10.0, (0,))]
+    found = [(p.file, p.kind) for p in problems]
+    assert found == [
+        ("aaaaaaaaaaa", "duplicate row"),
+        ("short", "bad row"),
+        ("bbbbbbbbbbb", "bad row"),
+        ("ccccccccccc", "no label"),
+        ("ddddddddddd", "bad row"),
+        ("x.csv", "unknown label"),
+    ]
+    assert problems[0].detail == "line 5: the first is kept"
+    assert problems[-1].detail.startswith("'/m/none' (2 times)")
+    path.write_text("filename,labels\n")
+    with pytest.raises(UserError, match=r"x\.csv: no segment found"):
+        read_segments(path, CLASSES)
+
+
+# ---- what is on disk ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A balanced table of six clips, the audio of four of them, and files of other kinds."""
+    ids = [f"{letter * 11}" for letter in "abcdef"]
+    source = tmp_path / "source"
+    write_csv(source / audioset.BALANCED, [segment(clip, labels=(1, 2)) for clip in ids])
+    write_clips(source / "audio", ids[:4])
+    audio_files.write(source / "copy" / f"Y{ids[0]}.flac", audio_files.tone(0.3))
+    audio_files.write(source / f"{ids[4]}_0_10000.wav", audio_files.tone(0.3))
+    audio_files.write(source / "music.wav", audio_files.tone(0.3))
+    (source / "half.tar").write_bytes(b"no tar" * 100)
+    (source / "half.parquet").write_bytes(b"no parquet")
+    (source / "all.tar.gz").write_bytes(b"")
+    return source, ids
+
+
+def test_each_loss_is_in_its_place(small, tmp_path):
+    source, ids = small
+    audio_files.write(source / "audio" / f"{ids[1]}.wav", np.zeros(8000))
+    audio_files.write(source / "audio" / f"{ids[2]}.wav", audio_files.tone(0.01))
+    data_dir = build(source, tmp_path)
+    assert set(read_split(data_dir, "balanced")) == {ids[0], ids[1], ids[3]}
+    report = report_of(data_dir)["splits"]["balanced"]
+    assert (report["rows"], report["clips"]) == (6, 3)
+    assert report["label_counts"][NAMES[1]] == 3 and report["label_counts"][NAMES[0]] == 0
+    assert report["problems"] == {"missing": 2, "silent": 1, "too short": 1}
+    assert report["source_rates"] == {"16000": 3}
+    expected = {
+        ids[4]: ("missing", "no audio by this id"),
+        f"audio/{ids[1]}.wav": ("silent", "every sample is zero; kept"),
+        f"{ids[4]}_0_10000.wav": ("other segment", "the clip is from 30 to 40 s; left out"),
+        f"copy/Y{ids[0]}.flac": ("duplicate", f"audio/{ids[0]}.wav is kept"),
+        "music.wav": ("not used", "1 files of no clip of these splits, this is the first"),
+    }
+    for file, problem in expected.items():
+        assert problems_of(data_dir, file) == [problem]
+    for file in ("half.tar", "half.parquet", "all.tar.gz"):
+        assert [kind for kind, _ in problems_of(data_dir, file)] == ["unreadable"]
+    summary = (pathlib.Path(data_dir) / "report.txt").read_text()
+    assert "balanced: 3 of 6 clips" in summary and "50.00 % of its clips are not there" in summary
+
+
+def test_nothing_matches(tmp_path):
+    source = tmp_path / "source"
+    write_csv(source / audioset.BALANCED, [segment("a" * 11), segment("b" * 11)])
+    write_clips(source, ["x" * 11])
+    with pytest.raises(UserError) as caught:
+        build(source, tmp_path)
+    for part in ("a" * 11, f"  {'x' * 11}.wav", "  Y{id}\n", "{id}_{start}_{end}", "'balanced'"):
+        assert part in str(caught.value)
+    assert not list(tmp_path.rglob("dataset_info.json"))
+    write_csv(source / audioset.EVAL, [segment("x" * 11)])
+    with pytest.raises(UserError, match="Other splits have audio: leave this one out"):
+        build(source, tmp_path)
+    assert read_split(build(source, tmp_path, splits=["eval"]), "eval")
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"splits": ["test"]}, "no split 'test', expected some of balanced, eval, full, aud300h"),
+        ({"splits": ["full"]}, r"'full' needs unbalanced_train_segments.csv.*possible now: balan"),
+        ({"labels_dir": "/no/such"}, "/no/such is not a folder"),
+    ],
+)
+def test_settings_that_cannot_be(small, tmp_path, settings, match):
+    with pytest.raises(UserError, match=match):
+        build(small[0], tmp_path, **settings)
+
+
+def test_no_tables(tmp_path):
+    (tmp_path / "source").mkdir()
+    with pytest.raises(UserError, match=r"no segment CSV.*balanced_train_segments"):
+        build(tmp_path / "source", tmp_path)
+
+
+# ---- strong labels -----------------------------------------------------------------------------
+
+STRONG = "segment_id\tstart_time_seconds\tend_time_seconds\tlabel\n"
+
+
+def test_strong_labels(tmp_path):
+    path = tmp_path / "audioset_eval_strong.tsv"
+    path.write_text(
+        STRONG + f"{'a' * 11}_30000\t0.000\t1.5\t/m/09x0r\n"
+        f"{'a' * 11}_30000\t2.0\t2.0\t/m/09x0r\n"
+        f"{'a' * 11}_30000\t2.0\t3.0\t/m/other\n"
+        f"{'a' * 11}_0\t2.0\t3.0\t/m/09x0r\n"
+        f"{'z' * 11}_0\t2.0\t3.0\t/m/09x0r\n"
+    )
+    segments = {"a" * 11: segment("a" * 11)}
+    events, problems = read_strong_labels(path, segments, CLASSES)
+    assert events == {"a" * 11: [(0.0, 1.5, 0)]}
+    assert [p.kind for p in problems] == ["bad event", "bad event", "unknown label"]
+
+
+def test_strong_labels_become_events(small, tmp_path):
+    source, ids = small
+    (source / "audioset_train_strong.tsv").write_text(
+        STRONG + f"{ids[0]}_30000\t0.05\t0.1\t{MIDS[1]}\n{ids[0]}_30000\t0.1\t9.5\t{MIDS[7]}\n"
+    )
+    data_dir = build(source, tmp_path)
+    records = read_split(data_dir, "balanced")
+    np.testing.assert_allclose(records[ids[0]]["events"]["onset"], [0.05, 0.1])
+    np.testing.assert_allclose(records[ids[0]]["events"]["offset"], [0.1, 0.2])
+    assert records[ids[0]]["events"]["label"].tolist() == [1, 7]
+    assert records[ids[1]]["events"]["label"].tolist() == []
+    assert index_files.load_index(data_dir, "balanced").has_events
+
+
+# ---- full and Aud-300h -------------------------------------------------------------------------
+
+
+def unbalanced_segments() -> list[Segment]:
+    """500 clips of class 0, 200 of class 1, 30 of class 2, and 20 of both 0 and 3."""
+    kinds = [("a", 500, (0,)), ("b", 200, (1,)), ("c", 30, (2,)), ("d", 20, (0, 3))]
+    return [
+        segment(f"{letter}{number:010d}", labels=labels)
+        for letter, count, labels in kinds
+        for number in range(count)
+    ]
+
+
+def test_at_most_200_clips_a_label():
+    clips = unbalanced_segments()
+    chosen = audioset.choose_per_label(clips, 200, seed=0)
+    ids = {s.id for s in chosen}
+    assert len(ids) == len(chosen)
+    assert sum(clip[0] == "b" for clip in ids) == 200  # just as many as there may be
+    assert sum(clip[0] == "c" for clip in ids) == 30  # all there are
+    assert sum(clip[0] == "d" for clip in ids) == 20  # all, for their rare label
+    # Class 0 draws 200 of its 520 clips; those of "d" among them are chosen anyway.
+    drawn = {s.id for s in audioset.choose_per_label([c for c in clips if 0 in c.labels], 200, 0)}
+    assert sum(clip[0] == "a" for clip in ids) == sum(clip[0] == "a" for clip in drawn)
+    assert 180 <= sum(clip[0] == "a" for clip in ids) <= 200
+
+
+def test_choice_depends_on_seed_and_ids_alone():
+    clips = unbalanced_segments()
+
+    def choose(clips, seed):
+        return {s.id for s in audioset.choose_per_label(clips, 200, seed)}
+
+    assert choose(clips, 0) == choose(clips[::-1], 0)
+    assert choose(clips, 0) != choose(clips, 1)
+    few = [s for s in clips if s.id[0] != "a"]
+    assert choose(few, 0) == choose(few, 1) == {s.id for s in few}
+
+
+def test_full_and_aud300h_contain_the_balanced_clips(tmp_path, monkeypatch):
+    monkeypatch.setattr(audioset, "AUD300H_CLIPS_PER_LABEL", 3)
+    source = tmp_path / "source"
+    balanced = [segment(f"bal{n:08d}", labels=(0,)) for n in range(5)]
+    unbalanced = [segment(f"unb{n:08d}", labels=(n % 2,)) for n in range(10)]
+    write_csv(source / audioset.BALANCED, balanced)
+    write_csv(source / audioset.UNBALANCED, unbalanced)
+    write_clips(source, [s.id for s in balanced + unbalanced], 0.15)
+    data_dir = build(source, tmp_path, splits=["balanced", "full", "aud300h"])
+    ids = {
+        split: set(index_files.load_index(data_dir, split).ids)
+        for split in index_files.splits(data_dir)
+    }
+    assert ids["full"] == {s.id for s in balanced + unbalanced}
+    assert ids["balanced"] == {s.id for s in balanced} and ids["balanced"] < ids["aud300h"]
+    assert sum(clip.startswith("unb") for clip in ids["aud300h"]) == 6
+    default = build(source, tmp_path / "default")
+    assert sorted(index_files.splits(default)) == ["balanced", "full"]

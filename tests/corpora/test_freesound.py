@@ -1,0 +1,208 @@
+"""FSD50K, FSDKaggle2018 and FSDKaggle2019 from their official tables and folders."""
+
+import csv
+import os
+import pathlib
+import shutil
+
+import audio_files
+import pytest
+from prepared_data import problems_of, read_split, report_of
+from shared_tables import SHARED, needs_fsdkaggle2018
+
+from psl_jax.corpora.fsd50k import Fsd50k
+from psl_jax.corpora.fsdkaggle2018 import FsdKaggle2018
+from psl_jax.corpora.fsdkaggle2019 import FsdKaggle2019
+from psl_jax.data import index_files
+from psl_jax.preparing.builder import ClipBuilder
+from psl_jax.runtime.errors import UserError
+
+
+def write_wavs(folder: pathlib.Path, stems) -> None:
+    """Short tones at 44.1 kHz, one file linked to all names: only names matter here."""
+    folder.mkdir(parents=True)
+    first = audio_files.write(folder / "tone", audio_files.tone(0.2, 44_100), 44_100, format="WAV")
+    for stem in stems:
+        os.link(first, folder / f"{stem}.wav")
+    first.unlink()
+
+
+def build(corpus, source, root, **settings) -> str:
+    builder = ClipBuilder(
+        corpus(source_dir=source, **settings), data_dir=root / "data", num_workers=2
+    )
+    builder.prepare()
+    return str(builder.data_dir)
+
+
+# ---- FSDKaggle2018 -----------------------------------------------------------------------------
+
+
+def read_table(name: str) -> list[dict[str, str]]:
+    with open(SHARED / "fsdkaggle2018" / name, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def kaggle2018(tmp_path_factory) -> str:
+    """Prepared from the real tables, of which only the first rows keep their audio."""
+    root = tmp_path_factory.mktemp("kaggle2018")
+    meta = root / "source" / "FSDKaggle2018.meta"
+    shutil.copytree(SHARED / "fsdkaggle2018", meta)
+    train = read_table("train_post_competition.csv")
+    test = [row for row in read_table("test_post_competition.csv") if row["usage"] != "Ignored"]
+    for folder, rows in (("audio_train", train), ("audio_test", test)):
+        stems = [row["fname"].removesuffix(".wav") for row in rows]
+        write_wavs(root / "source" / f"FSDKaggle2018.{folder}", stems)
+    return build(FsdKaggle2018, root / "source", root)
+
+
+@needs_fsdkaggle2018
+def test_fsdkaggle2018_from_its_real_tables(kaggle2018):
+    clips = {
+        split: index_files.load_index(kaggle2018, split) for split in index_files.splits(kaggle2018)
+    }
+    assert {split: len(i) for split, i in clips.items()} == {"train": 9_473, "test": 1_600}
+    assert not set(clips["train"].ids) & set(clips["test"].ids)
+    for found in clips.values():
+        assert found.num_classes == 41
+        assert (found.weak_labels().sum(axis=1) == 1).all()
+        assert found.class_counts().min() > 0
+    table = {row["fname"]: row["label"] for row in read_table("train_post_competition.csv")}
+    names = clips["train"].classes
+    labels = clips["train"].label_values
+    found = {f"{c}.wav": names[label] for c, label in zip(clips["train"].ids, labels, strict=True)}
+    assert found == table
+    assert report_of(kaggle2018)["problems"] == []
+    assert report_of(kaggle2018)["splits"]["test"]["source_rates"] == {"44100": 1_600}
+
+
+# ---- FSD50K ------------------------------------------------------------------------------------
+
+VOCABULARY = "0,Accordion,/m/0mkg\n1,Bark,/m/05tny_\n2,Dog,/m/0bt9lr\n"
+
+
+def write_fsd50k(root: pathlib.Path) -> pathlib.Path:
+    truth = root / "FSD50K.ground_truth"
+    truth.mkdir(parents=True)
+    (truth / "vocabulary.csv").write_text(VOCABULARY)
+    (truth / "dev.csv").write_text(
+        "fname,labels,mids,split\n"
+        '64760,"Bark,Dog","/m/05tny_,/m/0bt9lr",train\n'
+        "16399,Accordion,/m/0mkg,train\n"
+        '16401,"Dog,Wolf","/m/0bt9lr,/m/x",val\n'
+        "16402,Wolf,/m/x,val\n"
+    )
+    (truth / "eval.csv").write_text('fname,labels,mids\n37199,"Dog","/m/0bt9lr"\n')
+    write_wavs(root / "FSD50K.dev_audio", ["64760", "16399", "16401", "16402"])
+    write_wavs(root / "FSD50K.eval_audio", ["37199"])
+    return root
+
+
+def test_fsd50k(tmp_path):
+    data_dir = build(Fsd50k, write_fsd50k(tmp_path / "FSD50K"), tmp_path)
+    assert index_files.class_names(data_dir) == ("Accordion", "Bark", "Dog")
+    assert (pathlib.Path(data_dir) / "classes.csv").read_text().endswith("2,/m/0bt9lr,Dog\n")
+    splits = {split: read_split(data_dir, split) for split in index_files.splits(data_dir)}
+    assert {split: set(found) for split, found in splits.items()} == {
+        "train": {"64760", "16399"},
+        "val": {"16401"},
+        "eval": {"37199"},
+    }
+    assert splits["train"]["64760"]["labels"].tolist() == [1, 2]
+    assert splits["val"]["16401"]["labels"].tolist() == [2]
+    assert len(splits["eval"]["37199"]["audio"]) == 3200
+    assert problems_of(data_dir, "16401.wav") == [
+        ("unknown label", "dev.csv line 4: 'Wolf' not in the classes")
+    ]
+    assert [kind for kind, _ in problems_of(data_dir, "16402.wav")] == ["no label", "unknown label"]
+
+
+def test_fsd50k_files_that_are_missing_or_bad(tmp_path):
+    source = write_fsd50k(tmp_path / "FSD50K")
+    (source / "FSD50K.dev_audio/64760.wav").unlink()
+    (source / "FSD50K.dev_audio/16401.wav").unlink()
+    (source / "FSD50K.dev_audio/16401.wav").write_bytes(b"")
+    data_dir = build(Fsd50k, source, tmp_path, splits=["train", "eval"])
+    assert problems_of(data_dir, "64760.wav") == [("missing", "no such file")]
+    assert report_of(data_dir)["splits"]["train"]["problems"] == {"missing": 1}
+    with pytest.raises(UserError, match=r"(?s)no clip of split 'val' is usable.*16401.wav: empty"):
+        build(Fsd50k, source, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("gone", "match"),
+    [
+        ("FSD50K.dev_audio", r"no folder FSD50K.dev_audio or dev_audio in .*'train'"),
+        ("FSD50K.ground_truth/eval.csv", r"eval\.csv is neither in .* nor in a folder in it"),
+        ("FSD50K.ground_truth/vocabulary.csv", r"no vocabulary\.csv in .*ground_truth"),
+    ],
+)
+def test_fsd50k_folders_and_tables_that_are_missing(tmp_path, gone, match):
+    source = write_fsd50k(tmp_path / "FSD50K")
+    path = source / gone
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(UserError, match=match):
+        build(Fsd50k, source, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "match"),
+    [
+        ("dev.csv", "fname,labels\n1,Dog\n", "no column split. Found fname, labels"),
+        ("vocabulary.csv", "index,label,mid\n0,a,b\n", "expected lines such as 0,Accordion"),
+        ("eval.csv", b"\xff\xfe", "not a table in UTF-8"),
+    ],
+)
+def test_fsd50k_tables_of_another_form(tmp_path, name, content, match):
+    source = write_fsd50k(tmp_path / "FSD50K")
+    content = content if isinstance(content, bytes) else content.encode()
+    (source / "FSD50K.ground_truth" / name).write_bytes(content)
+    with pytest.raises(UserError, match=match) as caught:
+        build(Fsd50k, source, tmp_path)
+    assert name in str(caught.value)
+
+
+# ---- FSDKaggle2019 -----------------------------------------------------------------------------
+
+
+def write_kaggle2019(root: pathlib.Path) -> pathlib.Path:
+    meta = root / "FSDKaggle2019.meta"
+    meta.mkdir(parents=True)
+    header = "fname,labels,freesound_id,license\n"
+    (meta / "train_curated_post_competition.csv").write_text(
+        header + "0006ae4e.wav,Bark,1,x\n"
+        '0019ef41.wav,"Bark,Meow",2,x\n'
+        "f76181c4.wav,Bark,3,x\n"
+        "1d44b0bd.wav,Meow,4,x\n"
+    )
+    (meta / "train_noisy_post_competition.csv").write_text(
+        "fname,labels,flickr_video_URL,license\n00097e21.wav,Raindrop,u,x\n"
+    )
+    (meta / "test_post_competition.csv").write_text(
+        "fname,labels,usage,freesound_id,license\n4260ebea.wav,Meow,Public,5,x\n"
+    )
+    curated = ["0006ae4e", "0019ef41", "f76181c4", "1d44b0bd"]
+    write_wavs(root / "FSDKaggle2019.audio_train_curated", curated)
+    write_wavs(root / "FSDKaggle2019.audio_train_noisy", ["00097e21"])
+    write_wavs(root / "FSDKaggle2019.audio_test", ["4260ebea"])
+    return root
+
+
+def test_fsdkaggle2019(tmp_path):
+    source = write_kaggle2019(tmp_path / "source")
+    data_dir = build(FsdKaggle2019, source, tmp_path)
+    assert index_files.class_names(data_dir) == ("Bark", "Meow", "Raindrop")
+    curated = read_split(data_dir, "train_curated")
+    assert set(curated) == {"0006ae4e", "0019ef41"}
+    assert curated["0019ef41"]["labels"].tolist() == [0, 1]
+    assert set(read_split(data_dir, "train_noisy")) == {"00097e21"}
+    assert set(read_split(data_dir, "test")) == {"4260ebea"}
+    assert report_of(data_dir)["splits"]["train_curated"]["problems"] == {"known bad": 2}
+    assert problems_of(data_dir, "1d44b0bd.wav") == [("known bad", "known to be silent; left out")]
+    everything = build(FsdKaggle2019, source, tmp_path, include_known_bad=True)
+    assert everything != data_dir
+    assert len(read_split(everything, "train_curated")) == 4
+    (source / "FSDKaggle2019.meta" / "vocabulary.csv").write_text(VOCABULARY)
+    with pytest.raises(UserError, match="no clip of split 'train_noisy' is usable"):
+        build(FsdKaggle2019, source, tmp_path)

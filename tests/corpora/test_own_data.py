@@ -1,0 +1,248 @@
+"""A folder of one's own: every good clip arrives, every bad file, row and event is reported."""
+
+import os
+import pathlib
+
+import audio_files
+import numpy as np
+import pytest
+from prepared_data import config, problems_of, read_split, record_hashes, report_of, small_folder
+
+from psl_jax.corpora import labels_folder
+from psl_jax.data import index_files
+from psl_jax.preparing.prepared import prepare
+from psl_jax.runtime.errors import UserError
+
+
+def write_own_folder(root: pathlib.Path) -> dict[str, str]:
+    """A folder with good clips of every form and each bad kind; returns the bad files' kinds."""
+    bad = audio_files.bad_files(root / "bad")
+    good = {
+        "audio/-dash.flac": (audio_files.int16_noise(32_000, seed=1), 16_000),
+        "audio/_under.wav": (audio_files.int16_noise(48_000, seed=2), 16_000),
+        "audio/8k.wav": (audio_files.tone(2.0, 8_000), 8_000),
+        "audio/96k.wav": (audio_files.tone(2.0, 96_000), 96_000),
+        "audio/six.wav": (audio_files.tone(2.0, 48_000, 6), 48_000),
+        "audio/lossy.ogg": (audio_files.tone(2.0), 16_000),
+        "audio/lossy.mp3": (audio_files.tone(2.0), 16_000),
+        "audio/long.wav": (audio_files.tone(30 * 60, 8_000), 8_000),
+        "audio/silent.wav": (np.zeros(16_000), 16_000),
+        "audio/twice.wav": (audio_files.tone(1.0), 16_000),
+        "audio/two labels.wav": (audio_files.tone(1.0), 16_000),
+    }
+    for name, (samples, rate) in good.items():
+        audio_files.write(root / name, samples, rate)
+    rows = [(name, "dog;cat") for name in good]
+    rows += [
+        ("audio/twice.wav", "cat;dog"),
+        ("./audio/two labels.wav", "bird"),
+        ("audio/unknown one.wav", "dog;wolf"),
+        ("audio/unknown all.wav", "wolf"),
+        ("audio/no label.wav", " ; "),
+        ("audio/too many.wav", "dog", "cat"),
+        ("audio/too few.wav",),
+    ]
+    audio_files.write(root / "audio/unknown one.wav", audio_files.tone(1.0))
+    rows += [(f"bad/{name}", "dog") for name in bad]
+    audio_files.write_table(root / "full.csv", "filename,labels", rows)
+    audio_files.write_table(
+        root / "full_events.csv",
+        "filename,onset,offset,label",
+        [
+            ("audio/-dash.flac", "0.5", "1.25", "dog"),
+            ("audio/-dash.flac", "1.5", "2.01", "cat"),  # 2 s long: trimmed
+            ("audio/long.wav", "3", "6", "dog"),  # cut at 4 s: trimmed
+            ("audio/long.wav", "100", "110", "cat"),  # gone with what is cut
+            ("audio/_under.wav", "2", "1", "dog"),
+            ("audio/_under.wav", "x", "1", "dog"),
+            ("audio/_under.wav", "0", "1", "wolf"),
+            ("audio/_under.wav", "7", "8", "dog"),
+            ("audio/nobody.wav", "0", "1", "dog"),
+        ],
+    )
+    audio_files.write_table(
+        root / "eval.csv", "labels,filename,note", [("cat", "audio/8k.wav", "")]
+    )
+    audio_files.write_table(
+        root / "classes.csv",
+        "index,mid,display_name",
+        [(1, "/m/1", "cat"), (0, "/m/0", "dog"), (2, "/m/2", "bird"), (3, "/m/3", "Fish, frying")],
+    )
+    return {f"bad/{name}": kind for name, kind in bad.items()}
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """(folder, kinds of its bad files, prepared data directory, printed summary)."""
+    root = tmp_path_factory.mktemp("own")
+    bad = write_own_folder(root / "source")
+    data_dir = prepare(config(source_dir=str(root / "source")), root)
+    return root / "source", bad, data_dir
+
+
+def test_good_clips_arrive(own):
+    _, _, data_dir = own
+    records = read_split(data_dir, "full")
+    assert set(records) == {
+        *("-dash", "_under", "8k", "96k", "six", "long", "silent", "twice", "two labels"),
+        *("unknown one", "audio/lossy.ogg", "audio/lossy.mp3"),  # the stem names two files
+    }
+    lengths = {clip_id: len(record["audio"]) for clip_id, record in records.items()}
+    assert lengths["8k"] == lengths["96k"] == lengths["six"] == 32_000
+    assert lengths["long"] == 64_000
+    np.testing.assert_array_equal(
+        records["-dash"]["audio"], audio_files.int16_noise(32_000, seed=1)
+    )
+    np.testing.assert_array_equal(
+        records["_under"]["audio"], audio_files.int16_noise(48_000, seed=2)
+    )
+    assert list(read_split(data_dir, "eval")) == ["8k"]
+    assert index_files.class_names(data_dir) == ("dog", "cat", "bird", "Fish, frying")
+    assert (pathlib.Path(data_dir) / "classes.csv").read_text().endswith('3,/m/3,"Fish, frying"\n')
+
+
+def test_labels_and_events(own):
+    records = read_split(own[2], "full")
+    assert records["-dash"]["labels"].tolist() == [0, 1]
+    assert records["two labels"]["labels"].tolist() == [0, 1, 2]  # of two rows
+    assert records["unknown one"]["labels"].tolist() == [0]
+    events = records["-dash"]["events"]
+    np.testing.assert_allclose(events["onset"], [0.5, 1.5])
+    np.testing.assert_allclose(events["offset"], [1.25, 2.0])
+    assert events["label"].tolist() == [0, 1]
+    np.testing.assert_allclose(records["long"]["events"]["offset"], [4.0])
+    assert records["_under"]["events"]["onset"].tolist() == []
+    assert index_files.load_index(own[2], "full").has_events
+    assert not index_files.load_index(own[2], "eval").has_events
+
+
+def test_every_bad_file_is_reported_in_its_place(own):
+    _, bad, data_dir = own
+    for name, kind in bad.items():
+        assert [k for k, _ in problems_of(data_dir, name)] == [kind], name
+    report = report_of(data_dir)
+    full = report["splits"]["full"]
+    assert full["clips"] == 12
+    assert full["rows"] == 12 + len(bad)
+
+
+@pytest.mark.parametrize(
+    ("file", "kind", "detail"),
+    [
+        ("audio/long.wav", "cut", "the first 4 s of 1800.0 s kept"),
+        ("audio/silent.wav", "silent", "every sample is zero; kept"),
+        ("audio/twice.wav", "duplicate row", "line 13: first kept"),
+        ("./audio/two labels.wav", "duplicate row", "line 14: 1 more labels merged"),
+        ("audio/unknown one.wav", "unknown label", "line 15: 'wolf' not in the classes; label dr"),
+        ("audio/unknown all.wav", "unknown label", "line 16: 'wolf' not in the classes; row skip"),
+        ("audio/no label.wav", "no label", "line 17: row skipped"),
+        ("audio/too many.wav", "bad row", "line 18: more fields than the 2 columns"),
+        ("audio/too few.wav", "bad row", "line 19: fewer fields than the 2 columns"),
+        ("audio/_under.wav", "bad event", "full_events.csv line 6: '2' to '1' s is no stretch"),
+        ("audio/_under.wav", "bad event", "full_events.csv line 7: 'x' to '1' s"),
+        ("audio/_under.wav", "unknown label", "full_events.csv line 8: 'wolf'"),
+        ("audio/_under.wav", "bad event", "1 begin after the end of the file (3.00 s)"),
+        ("audio/nobody.wav", "event without clip", "full_events.csv line 10: no row of full.csv"),
+    ],
+)
+def test_rows_and_events_that_are_changed_or_left_out(own, file, kind, detail):
+    found = problems_of(own[2], file)
+    assert any(k == kind and d.startswith(detail) for k, d in found), found
+
+
+def test_summary_counts_and_changed_files_are_noticed(own, capsys):
+    source, bad, data_dir = own
+    workdir = pathlib.Path(data_dir).parents[3]
+    prepare(config(source_dir=str(source)), workdir)
+    output = capsys.readouterr().out
+    assert f"full: 12 of {12 + len(bad)} clips" in output
+    assert "truncated: 2\n" in output and "full: bad/truncated.flac: ends after" in output
+    assert "note:" not in output
+    later = os.path.getmtime(source / "full.csv") + 3600
+    os.utime(source / "bad/text.wav", (later, later))
+    prepare(config(source_dir=str(source)), workdir)
+    assert "1 of the files with problems have changed since" in capsys.readouterr().out
+
+
+def test_own_data_is_deterministic(own, tmp_path):
+    again = prepare(config(source_dir=str(own[0]), num_workers=1), tmp_path)
+    assert record_hashes(again) == record_hashes(own[2])
+    assert os.path.basename(os.path.dirname(again)) == os.path.basename(os.path.dirname(own[2]))
+
+
+def test_classes_are_found_and_changed_tables_prepare_afresh(tmp_path):
+    folder = small_folder(tmp_path / "source", "dog|a  bird|")
+    first = prepare(config(source_dir=str(folder), label_separator="|"), tmp_path)
+    assert index_files.class_names(first) == ("a bird", "dog")
+    with open(folder / "train.csv", "a") as file:
+        file.write("0.wav,cat\n")
+    second = prepare(config(source_dir=str(folder), label_separator="|"), tmp_path)
+    assert second != first
+    assert index_files.class_names(second) == ("a bird", "cat", "dog")
+
+
+def test_labels_may_be_mids_and_classes_one_column(tmp_path):
+    folder = small_folder(tmp_path / "a", "/m/7;cat")
+    table = [("0", "/m/7", "dog"), ("1", "/m/8", "cat")]
+    audio_files.write_table(folder / "classes.csv", "index,mid,display_name", table)
+    assert labels_folder.read_folder(folder).rows["train"][0].labels == (0, 1)
+    folder = small_folder(tmp_path / "b", "dog")
+    audio_files.write_table(folder / "classes.csv", "label", [("zebra",), ("dog",)])
+    found = labels_folder.read_folder(folder)
+    assert (found.classes, found.rows["train"][0].labels) == (("zebra", "dog"), (1,))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "match"),
+    [
+        ("train.csv", "file,label\na.wav,dog\n", "no column filename, labels. Found .*file,label"),
+        ("train.csv", "filename;labels\na.wav;dog\n", "Found the columns filename;labels"),
+        ("train.csv", "", "the file is empty"),
+        ("train.csv", "filename,labels\n", "no label in any row"),
+        ("my-split.csv", "filename,labels\na.wav,dog\n", "letters, digits and '_'"),
+        ("train.csv", b"filename,labels\n\xff\xfe.wav,dog\n", "not UTF-8"),
+        ("train_events.csv", "filename,onset,offset\n", "no column label"),
+        ("classes.csv", "index,mid,display_name\n0,a,x\n2,b,y\n", "must count 0, 1, 2"),
+        ("classes.csv", "index,mid,display_name\n0,a,x\n1,b,x\n", "named twice"),
+        ("classes.csv", b"\xff\xfe", "not a table in UTF-8"),
+        ("classes.csv", "name\nx\n", "expected index,mid,display_name"),
+    ],
+)
+def test_tables_of_another_form(tmp_path, name, content, match):
+    small_folder(tmp_path)
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=match) as caught:
+        labels_folder.read_folder(tmp_path)
+    assert name in str(caught.value)
+
+
+def test_folder_without_tables(tmp_path):
+    audio_files.write(tmp_path / "a.wav", audio_files.tone(0.5))
+    with pytest.raises(UserError, match=r"no CSV in .*filename,labels.*found \['a.wav'\]"):
+        labels_folder.read_folder(tmp_path)
+
+
+def test_nothing_left_shows_what_was_looked_for(tmp_path):
+    folder = small_folder(tmp_path / "source")
+    for path in folder.glob("*.wav"):
+        path.rename(path.with_name(f"Y{path.name}"))
+    with pytest.raises(UserError) as caught:
+        prepare(config(source_dir=str(folder)), tmp_path)
+    message = str(caught.value)
+    for part in ("train.csv is usable", "  0.wav,dog", "  Y0.wav", "missing (no such file)"):
+        assert part in message
+    assert not list(tmp_path.rglob("dataset_info.json"))
+
+
+@pytest.mark.skipif(
+    "PSL_OWN_DATA_DIR" not in os.environ,
+    reason="PSL_OWN_DATA_DIR names no folder in the layout of own_data to prepare",
+)
+def test_real_folder(tmp_path):
+    folder = labels_folder.read_folder(os.environ["PSL_OWN_DATA_DIR"])
+    data = config(source_dir=os.environ["PSL_OWN_DATA_DIR"], max_clip_seconds=10.0)
+    data_dir = prepare(data, tmp_path)
+    for split, rows in folder.rows.items():
+        clips = index_files.load_index(data_dir, split)
+        assert len(clips) == len(rows)
+        assert clips.has_events == folder.has_events

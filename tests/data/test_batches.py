@@ -1,0 +1,260 @@
+import itertools
+import threading
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from synthetic_data import (
+    MemorySource,
+    indices,
+    make_index,
+    make_probabilities,
+    segmentations,
+    write_soft_labels,
+)
+
+from psl_jax.audio.segments import Segmentation
+from psl_jax.data.batches import eval_batch_count, eval_batches, steps_per_epoch, train_batches
+from psl_jax.data.sampling import SAMPLINGS, epoch_size, sequential_windows
+from psl_jax.data.sources import Buffers, LoadedWindow, read_ahead
+
+SECOND = Segmentation(1.0)
+
+
+class CountingSource(MemorySource):
+    """Notes which clips were read."""
+
+    def __init__(self, index):
+        super().__init__(index)
+        self.clips_read = []
+
+    def read(self, windows, soft_labels=None):
+        for loaded in super().read(windows, soft_labels):
+            self.clips_read.append(loaded.window.clips)
+            yield loaded
+
+
+def check_audio(batch, source, segmentation):
+    """Each row against the clip itself."""
+    for row in np.flatnonzero(batch["weight"]):
+        clip = source.audio[batch["clip"][row]]
+        start = batch["segment"][row] * segmentation.hop_samples
+        samples = clip[start : start + segmentation.segment_samples]
+        assert batch["num_samples"][row] == len(samples)
+        np.testing.assert_array_equal(batch["audio"][row, : len(samples)], samples)
+        assert not batch["audio"][row, len(samples) :].any()
+
+
+def check_equal(left, right):
+    assert left.keys() == right.keys()
+    for key in left:
+        np.testing.assert_array_equal(left[key], right[key], err_msg=key)
+
+
+def check_form(batch, size, segmentation, index):
+    shapes = {
+        "audio": (np.int16, (size, segmentation.segment_samples)),
+        "num_samples": (np.int32, (size,)),
+        "labels": (np.float32, (size, index.num_classes)),
+        "weight": (np.float32, (size,)),
+        "clip": (np.int32, (size,)),
+        "segment": (np.int32, (size,)),
+    }
+    assert {k: (v.dtype.type, v.shape) for k, v in batch.items()} == shapes
+
+
+@given(indices(), segmentations, st.integers(1, 9), st.sampled_from(SAMPLINGS))
+def test_train_batches_hold_the_clips_audio_and_weak_labels(index, segmentation, size, sampling):
+    source = MemorySource(index)
+    batches = train_batches(
+        source, segmentation, batch_size=size, seed=0, sampling=sampling, window_clips=5
+    )
+    weak = index.weak_labels()
+    for batch in itertools.islice(batches, 6):
+        check_form(batch, size, segmentation, index)
+        check_audio(batch, source, segmentation)
+        np.testing.assert_array_equal(batch["labels"], weak[batch["clip"]])
+        assert (batch["weight"] == 1).all()
+
+
+@given(indices(), segmentations, st.integers(1, 9))
+def test_batches_straddle_epochs_and_each_epoch_is_complete(index, segmentation, size):
+    per_epoch = epoch_size(index, segmentation)
+    assert steps_per_epoch(index, segmentation, size) * size == pytest.approx(per_epoch)
+    batches = train_batches(MemorySource(index), segmentation, batch_size=size, seed=1)
+    taken = list(itertools.islice(batches, -(-3 * per_epoch // size)))
+    seen = list(
+        zip(
+            np.concatenate([b["clip"] for b in taken]).tolist(),
+            np.concatenate([b["segment"] for b in taken]).tolist(),
+            strict=True,
+        )
+    )
+    epochs = [sorted(seen[i * per_epoch : (i + 1) * per_epoch]) for i in range(3)]
+    assert len(set(epochs[0])) == per_epoch
+    assert epochs[0] == epochs[1] == epochs[2]
+
+
+@given(
+    indices(),
+    segmentations,
+    st.integers(1, 7),
+    st.integers(0, 40),
+    st.sampled_from(SAMPLINGS),
+    st.integers(1, 3),
+)
+def test_a_resumed_run_sees_what_an_undisturbed_one_sees(
+    index, segmentation, size, start, sampling, processes
+):
+    def batches(start_step):
+        return train_batches(
+            MemorySource(index),
+            segmentation,
+            batch_size=size,
+            seed=7,
+            sampling=sampling,
+            start_step=start_step,
+            window_clips=4,
+            process_index=processes - 1,
+            process_count=processes,
+        )
+
+    for whole, resumed in zip(
+        itertools.islice(batches(0), start, start + 4), batches(start), strict=False
+    ):
+        check_equal(whole, resumed)
+
+
+def test_skipped_windows_are_not_read():
+    index = make_index([10] * 6, 32_000)
+    source = CountingSource(index)
+    next(train_batches(source, SECOND, batch_size=5, seed=0, start_step=21, window_clips=10))
+    assert len(source.clips_read) == 1  # 105 of the epoch's 120 segments lie before it
+    source = CountingSource(index)
+    next(train_batches(source, SECOND, batch_size=5, seed=0, start_step=24_000, window_clips=10))
+    assert len(source.clips_read) == 1
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.5, 0.0])
+def test_soft_labels_are_mixed_with_the_weak_ones(tmp_path, alpha):
+    index = make_index([3, 4], [300, 500, 160, 900, 410, 640, 100])
+    segmentation = Segmentation(0.01)
+    probabilities = make_probabilities(index, segmentation)
+    soft = write_soft_labels(tmp_path, index, segmentation, probabilities)
+    options = {"batch_size": 4, "soft_labels": soft, "alpha": alpha}
+    source = MemorySource(index)
+    weak = index.weak_labels()
+    training = itertools.islice(train_batches(source, segmentation, seed=0, **options), 8)
+    for batch in itertools.chain(training, eval_batches(source, segmentation, **options)):
+        for row in np.flatnonzero(batch["weight"]):
+            clip, segment = batch["clip"][row], batch["segment"][row]
+            expected = alpha * probabilities[clip][segment].astype(np.float32)
+            expected = expected + (1 - alpha) * weak[clip]
+            np.testing.assert_allclose(batch["labels"][row], expected, rtol=1e-6)
+
+
+@given(indices(labelled=False), segmentations, st.integers(1, 9), st.integers(1, 5))
+def test_eval_batches_cover_every_clip_once_over_processes(index, segmentation, size, processes):
+    source = MemorySource(index)
+    count = eval_batch_count(index, segmentation, size, processes)
+    seen = []
+    for process in range(processes):
+        batches = list(
+            eval_batches(
+                source,
+                segmentation,
+                batch_size=size,
+                window_clips=4,
+                process_index=process,
+                process_count=processes,
+            )
+        )
+        assert len(batches) == count
+        for batch in batches:
+            check_form(batch, size, segmentation, index)
+            check_audio(batch, source, segmentation)
+            empty = batch["weight"] == 0
+            assert (batch["clip"][empty] == -1).all()
+            assert (batch["num_samples"][empty] == segmentation.segment_samples).all()
+            assert not batch["audio"][empty].any()
+            seen += zip(
+                batch["clip"][~empty].tolist(), batch["segment"][~empty].tolist(), strict=True
+            )
+    counts = segmentation.counts(index.num_samples)
+    assert seen == [(clip, s) for clip, n in enumerate(counts) for s in range(n)]
+
+
+def test_every_process_makes_the_same_number_of_steps_per_epoch():
+    index = make_index([7, 1, 4], np.arange(12) * 9000 + 8000)
+    sizes = set()
+    for process in range(5):
+        batches = train_batches(
+            MemorySource(index),
+            SECOND,
+            batch_size=1,
+            seed=0,
+            process_index=process,
+            process_count=5,
+        )
+        size = epoch_size(index, SECOND, 5)
+        entries = [
+            (int(b["clip"][0]), int(b["segment"][0])) for b in itertools.islice(batches, size)
+        ]
+        assert len(set(entries)) == size
+        sizes.add(size)
+    assert len(sizes) == 1
+
+
+def test_read_ahead_keeps_two_windows_in_memory_and_goes_on_after_the_reader_left():
+    """The bound that `Source.read` states."""
+    index = make_index([64], 16_000)
+    windows = sequential_windows(index, SECOND, window_clips=4) * 4
+    window_bytes = 4 * 16_000 * 2
+    loads = []
+
+    def load(window, buffers: Buffers):
+        audio = buffers.empty(len(window.clips), index.clip_samples)
+        audio[:] = len(loads)
+        loads.append(window)
+        return LoadedWindow(window, audio)
+
+    tracemalloc.start()
+    numbers = []
+    for loaded in read_ahead(load, windows):
+        assert loaded.audio.min() == loaded.audio.max()
+        numbers.append(int(loaded.audio[0, 0]))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert numbers == list(range(64))
+    assert peak < 2.2 * window_bytes
+
+    loads.clear()
+    reading = read_ahead(load, windows)
+    next(reading)
+    reading.close()
+    assert len(loads) <= 2
+    assert not [t for t in threading.enumerate() if t.name.startswith("read_ahead")]
+
+
+def test_windows_that_are_kept_are_not_overwritten():
+    index = make_index([24], 1000)
+    windows = sequential_windows(index, SECOND, window_clips=4)
+
+    def load(window, buffers):
+        audio = buffers.empty(len(window.clips), index.clip_samples)
+        audio[:] = window.clips[0]
+        return LoadedWindow(window, audio)
+
+    kept = [loaded.audio[1:2] for loaded in read_ahead(load, windows)]
+    assert [int(rows[0, 0]) for rows in kept] == [0, 4, 8, 12, 16, 20]
+
+
+def test_an_error_while_reading_ahead_reaches_the_reader():
+    def load(window, buffers):
+        raise OSError("gone")
+
+    windows = sequential_windows(make_index([2], 100), SECOND)
+    with pytest.raises(OSError, match="gone"):
+        list(read_ahead(load, windows))

@@ -1,0 +1,145 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from synthetic_data import make_index
+
+from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
+from psl_jax.data.clip_index import ClipIndex, ragged
+from psl_jax.runtime import files
+
+# [segment, hop] in seconds: end to end, overlapping, with gaps; long and short.
+CUTS = [(2, None), (10, None), (2, 1), (2, 0.3), (0.3, None), (0.3, 0.1), (1, 3), (0.2, 0.7)]
+
+
+def segments_by_hand(num_samples, segment, hop):
+    """Adds segments as long as each brings half a second that those before it did not hold."""
+    shortest = min(SAMPLE_RATE // 2, segment, hop)
+    count, end = 1, segment
+    while num_samples - max(count * hop, end) >= shortest:
+        end = count * hop + segment
+        count += 1
+    return count
+
+
+@pytest.mark.parametrize(("seconds", "hop"), CUTS)
+@given(num_samples=st.integers(1, 25 * SAMPLE_RATE))
+def test_segments_cover_the_clip_but_for_a_short_remainder(seconds, hop, num_samples):
+    cut = Segmentation(seconds, hop)
+    count = int(cut.counts(num_samples))
+    assert count == segments_by_hand(num_samples, cut.segment_samples, cut.hop_samples)
+    valid = cut.valid_samples(num_samples, np.arange(count))
+    assert valid.dtype == np.int32 and (valid > 0).all()
+    starts = np.arange(count) * cut.hop_samples
+    np.testing.assert_array_equal(
+        valid, np.minimum(starts + cut.segment_samples, num_samples) - starts
+    )
+
+
+@pytest.mark.parametrize(
+    ("clip_seconds", "segment_seconds", "count"),
+    [(10, 2, 5), (10, 5, 2), (10, 10, 1), (10.06, 2, 5), (10.49, 2, 5), (10.5, 2, 6), (0.1, 2, 1)],
+)
+def test_counts_of_the_usual_segments(clip_seconds, segment_seconds, count):
+    assert Segmentation(segment_seconds).counts(round(clip_seconds * SAMPLE_RATE)) == count
+
+
+def test_counts_are_taken_of_whole_arrays():
+    samples = np.array([[160_000, 32_000], [0, 41_000]])
+    np.testing.assert_array_equal(Segmentation(2.0).counts(samples), [[5, 1], [1, 2]])
+
+
+def test_times_follow_the_hop():
+    onset, offset = Segmentation(2.0, 0.5).times(np.array([0, 3]))
+    np.testing.assert_allclose(onset, [0, 1.5])
+    np.testing.assert_allclose(offset, [2, 3.5])
+
+
+@pytest.mark.parametrize(("seconds", "hop"), [(0, None), (-1, None), (1, 0), (1, -2)])
+def test_lengths_must_be_positive(seconds, hop):
+    with pytest.raises(ValueError, match="positive"):
+        Segmentation(seconds, hop)
+
+
+def index_with_events():
+    """Two clips of 4 s and 1 s; events as (onset, offset, class)."""
+    events = [[(0.5, 1.5, 0), (1.0, 2.5, 2), (2.0, 2.0, 1)], [(0.2, 5.0, 1)]]
+    offsets, values = ragged([[c for _, _, c in clip] for clip in events])
+    return dataclasses.replace(
+        make_index([1, 1], [64_000, 16_000], [[0, 2], [1]]),
+        event_offsets=offsets,
+        event_times=np.array([e[:2] for clip in events for e in clip], np.float32),
+        event_values=values,
+    )
+
+
+def test_segment_labels_say_what_sounds_in_each_segment():
+    truth = index_with_events().segment_labels(Segmentation(1.0))
+    expected = np.zeros((2, 4, 3), bool)
+    expected[0, 0, 0] = expected[0, 1, 0] = True  # 0.5 to 1.5 s
+    expected[0, 1, 2] = expected[0, 2, 2] = True  # 1.0 to 2.5 s, not in the segment that ends at 1
+    expected[1, 0, 1] = True  # an event that goes on past the end of its clip
+    np.testing.assert_array_equal(truth, expected)  # the event without duration is nowhere
+
+
+def test_segment_labels_need_events():
+    with pytest.raises(ValueError, match="no events"):
+        make_index([2], 100).segment_labels(Segmentation(1.0))
+
+
+@pytest.mark.parametrize("index", [make_index([2, 0, 3], 500), index_with_events()])
+def test_an_index_is_read_back_as_it_was_saved(tmp_path, index):
+    path = tmp_path / "folder" / "index.npz"
+    index.save(path)
+    loaded = ClipIndex.load(path)
+    for field in dataclasses.fields(ClipIndex):
+        saved, read = getattr(index, field.name), getattr(loaded, field.name)
+        if isinstance(saved, np.ndarray):
+            assert read.dtype == saved.dtype, field.name
+            np.testing.assert_array_equal(read, saved, err_msg=field.name)
+        else:
+            assert read == saved, field.name
+
+
+def test_weak_labels_and_counts():
+    index = make_index([2, 1], 100, [[0, 2], [], [2]])
+    np.testing.assert_array_equal(index.weak_labels(), [[1, 0, 1], [0, 0, 0], [0, 0, 1]])
+    np.testing.assert_array_equal(index.weak_labels(np.array([2, 0])), [[0, 0, 1], [1, 0, 1]])
+    np.testing.assert_array_equal(index.class_counts(), [1, 0, 2])
+    assert (len(index), index.num_classes, index.clip_samples) == (3, 3, 100)
+    np.testing.assert_array_equal(index.shard_offsets, [0, 2, 3])
+    assert index.hours == pytest.approx(300 / 16_000 / 3600)
+
+
+def test_hours_of_a_large_corpus_do_not_overflow():
+    index = make_index([20_000], 160_000)
+    assert index.hours == pytest.approx(20_000 * 10 / 3600)
+
+
+def test_the_hash_of_ids_knows_the_clips_and_not_their_order():
+    index = make_index([3], 100)
+    turned = dataclasses.replace(index, ids=index.ids[::-1])
+    other = dataclasses.replace(index, ids=np.array(["a", "b", "c"]))
+    assert index.ids_sha256 == turned.ids_sha256 != other.ids_sha256
+
+
+def test_shards_must_hold_all_clips():
+    index = make_index([3], 100)
+    with pytest.raises(ValueError, match="shards hold 2 clips"):
+        dataclasses.replace(index, shard_sizes=np.array([2]))
+
+
+def test_a_file_that_could_not_be_finished_leaves_the_old_one(tmp_path):
+    path = tmp_path / "file.json"
+    files.write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        files.write_json(path, {"a": object()})
+    assert files.read_json(path) == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["file.json"]
+
+
+def test_json_digests_do_not_depend_on_the_order_of_keys():
+    assert files.json_digest({"a": 1, "b": 2}) == files.json_digest({"b": 2, "a": 1})
+    assert files.json_digest({"a": 1}) != files.json_digest({"a": 2})

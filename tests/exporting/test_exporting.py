@@ -1,0 +1,335 @@
+"""Exported models: the Flax model's probabilities in their own runtimes, and nothing else kept."""
+
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+import zipfile
+
+import jax
+import numpy as np
+import places
+import pytest
+import tagging
+
+from psl_jax import export
+from psl_jax.exporting import check
+from psl_jax.exporting.export_options import Options
+from psl_jax.model import mobilenetv2
+from psl_jax.model.frontend import LogMel
+from psl_jax.model.mobilenetv2 import Variables
+from psl_jax.model.model import Model
+from psl_jax.runtime.errors import UserError
+from psl_jax.weights import load
+
+RECORDINGS = places.SHARED / "data" / "esc50_16k"
+BENCHMARKS = places.BENCHMARKS
+GRAPHS = ("onnx", "tflite", "stablehlo")
+NEEDS = {
+    "onnx": "onnxruntime",
+    "tflite": "ai_edge_litert",
+    "torch": "torch",
+    "safetensors": "safetensors",
+}
+SUFFIXES = {"torch": ".pt", "orbax": ""}
+LICENCE = "CC BY 4.0"
+CONFIG_DIGEST = "0123456789abcdef"
+SHALLOW = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 1, 2), (6, 64, 1, 2), (6, 96, 1, 2))
+
+
+def require(name: str) -> None:
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name], reason=f"{NEEDS[name]} is not installed")
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    small = tagging.model()
+    origin = dict(small.info.origin) | {"config_digest": CONFIG_DIGEST}
+    return dataclasses.replace(small, info=dataclasses.replace(small.info, origin=origin))
+
+
+@pytest.fixture(scope="module")
+def shallow_model() -> Model:
+    """Of 6 blocks: to compile a StableHLO program for six shapes takes long."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mobilenetv2, "INVERTED_RESIDUALS", SHALLOW)
+        network, variables = mobilenetv2.create(len(tagging.LABELS), tagging.WIDTH)
+    stats = jax.tree_util.tree_map_with_path(
+        lambda path, x: np.full_like(x, 0.1) if path[-1].key == "var" else x, variables.stats
+    )
+    variables.params["classifier"]["kernel"] *= 10  # probabilities that differ over time
+    variables = Variables(variables.params, stats)
+    info = tagging.model().info
+    origin = dict(info.origin) | {"config_digest": CONFIG_DIGEST}
+    return Model(network, variables, dataclasses.replace(info, origin=origin))
+
+
+@pytest.fixture(scope="module")
+def model_of(model, shallow_model):
+    """The model that is exported in a format."""
+    return lambda name: shallow_model if name == "stablehlo" else model
+
+
+def write(model: Model, name: str, *arguments):
+    """`export.export`; a shallow model is folded as such."""
+    with pytest.MonkeyPatch.context() as patch:
+        if len(model.variables.params["blocks"]) == sum(repeats for _, _, repeats, _ in SHALLOW):
+            patch.setattr(mobilenetv2, "INVERTED_RESIDUALS", SHALLOW)
+        return export.export(model, name, *arguments)
+
+
+@pytest.fixture(scope="module")
+def signals() -> list[np.ndarray]:
+    recordings = sorted(RECORDINGS.glob("*.ogg"))[:3]
+    real = check.read_signals([str(path) for path in recordings])
+    return [check.synthetic_signal(), *real]
+
+
+@pytest.fixture(scope="module")
+def exported(model_of, signals, tmp_path_factory):
+    """Writes each (format, options) once: (path, how it differs from the Flax model)."""
+    folder, done = tmp_path_factory.mktemp("exports"), {}
+
+    def get(name: str, options: Options = Options()) -> tuple[pathlib.Path, object]:  # noqa: B008
+        if (name, options) not in done:
+            require(name)
+            stem = f"{len(done)}_small"
+            path = folder / f"{stem}{SUFFIXES.get(name, '.' + name)}"
+            found = write(model_of(name), name, path, signals, options, LICENCE)
+            done[name, options] = path, found
+        return done[name, options]
+
+    return get
+
+
+# Programs that run an export on the arrays of a file, without this package.
+ALONE = {
+    "onnx": """
+import onnxruntime
+session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+def run(x):
+    return session.run(["clip_probabilities", "frame_probabilities"], {"waveform": x})
+""",
+    "tflite": """
+from ai_edge_litert.interpreter import Interpreter
+interpreter = Interpreter(path)
+def run(x):
+    interpreter.resize_tensor_input(interpreter.get_input_details()[0]["index"], x.shape)
+    found = interpreter.get_signature_runner("serving_default")(waveform=x)
+    return found["clip_probabilities"], found["frame_probabilities"]
+""",
+    "stablehlo": """
+from jax import export
+exported = export.deserialize(bytearray(open(path, "rb").read()))
+def run(x):
+    return exported.call(x)
+""",
+    "torch": f"""
+import torch
+sys.path.insert(0, {str(BENCHMARKS)!r})
+import torch_reference
+network = torch_reference.MobileNetV2(6, 0.25).eval()
+network.load_state_dict(torch.load(path, weights_only=True), strict=True)
+@torch.inference_mode()
+def run(x):
+    frames = network.frame_probabilities(network.log_mel(torch.from_numpy(x)))
+    return frames.mean(1), frames
+""",
+}
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_probabilities_in_a_process_without_this_package(
+    name, model_of, exported, signals, tmp_path
+):
+    path, _ = exported(name)
+    model = model_of(name)
+    program = check.flax_program(model.network, LogMel())
+    inputs, expected = {}, {}
+    for audio in check.excerpts(signals, 2.0):
+        _, clip, frames = map(np.asarray, program(model.variables, audio))
+        for rows in (1, 7):
+            key = f"{rows}_{audio.shape[1]}"
+            inputs[key], expected[key] = audio[:rows], (clip[:rows], frames[:rows])
+    np.savez(tmp_path / "inputs.npz", **inputs)
+    code = f"""
+import sys
+import numpy as np
+path = {str(path)!r}
+{ALONE[name]}
+found = {{}}
+for key, x in np.load({str(tmp_path / "inputs.npz")!r}).items():
+    clip, frames = run(x)
+    found["clip_" + key], found["frames_" + key] = np.asarray(clip), np.asarray(frames)
+np.savez({str(tmp_path / "outputs.npz")!r}, **found)
+assert not any(name.startswith("psl_jax") for name in sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+    with np.load(tmp_path / "outputs.npz") as outputs:
+        for key, (clip, frames) in expected.items():
+            assert frames.std() > 0.1
+            np.testing.assert_allclose(outputs[f"clip_{key}"], clip, atol=1e-4)
+            np.testing.assert_allclose(outputs[f"frames_{key}"], frames, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["safetensors", "orbax"])
+def test_weights_in_a_process_without_this_package(name, model, exported, tmp_path):
+    path, found = exported(name)
+    load = {
+        "safetensors": "from safetensors.numpy import load_file; arrays = load_file(path)",
+        "orbax": """
+import jax
+from orbax.checkpoint import v1 as ocp
+leaves, _ = jax.tree_util.tree_flatten_with_path(ocp.load(path + "/weights"))
+arrays = {".".join(key.key for key in keys): np.asarray(x) for keys, x in leaves}
+""",
+    }[name]
+    code = f"""
+import sys
+import numpy as np
+path = {str(path)!r}
+{load}
+np.savez({str(tmp_path / "arrays.npz")!r}, **arrays)
+assert "psl_jax" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+    expected, _ = jax.tree_util.tree_flatten_with_path(model.variables._asdict())
+    with np.load(tmp_path / "arrays.npz") as arrays:
+        assert len(arrays) == len(expected)
+        for keys, array in expected:
+            name = ".".join(str(key.key) for key in keys)
+            np.testing.assert_array_equal(arrays[name], array, err_msg=name)
+    assert found.worst < 1e-5
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_without_the_front_end_the_input_is_a_spectrogram(name, exported):
+    path, found = exported(name, Options(waveform=False))
+    assert found.worst <= export.TOLERANCE
+    spectrogram = np.zeros((2, 30, 64), np.float32)
+    clip, frames = export.format_named(name).load(path)(spectrogram)
+    assert clip.shape == (2, 6) and frames.shape == (2, 1, 6)
+
+
+def test_quantized_weights_are_small_and_leave_the_front_end_alone(exported, signals):
+    plain, _ = exported("tflite")
+    path, found = exported("tflite", Options(quantize=True))
+    without, _ = exported("tflite", Options(waveform=False, quantize=True))
+    assert path.stat().st_size < 0.5 * plain.stat().st_size
+    assert 0 < found.mean <= export.QUANTIZED_TOLERANCE
+    load = export.format_named("tflite").load
+    audio = next(check.excerpts(signals, 2.0))
+    spectrogram = np.asarray(LogMel()(audio))
+    for one, other in zip(load(path)(audio), load(without)(spectrogram), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-3)
+
+
+def read_info(name: str, path: pathlib.Path) -> dict:
+    """What travels with a model, read without this package."""
+    if name == "onnx":
+        import onnx
+
+        props = onnx.load(path).metadata_props
+        return {prop.key: json.loads(prop.value) for prop in props}
+    if name == "safetensors":
+        size = int.from_bytes(path.read_bytes()[:8], "little")
+        metadata = json.loads(path.read_bytes()[8 : 8 + size])["__metadata__"]
+        return {key: json.loads(value) for key, value in metadata.items()}
+    if name == "tflite":
+        with zipfile.ZipFile(path) as archive:
+            assert archive.read("labels.txt").decode().splitlines() == list(tagging.LABELS)
+            return json.loads(archive.read("psl_jax.json"))
+    beside = {"orbax": path / "model.json"}.get(name, pathlib.Path(f"{path}.json"))
+    return json.loads(beside.read_text())
+
+
+@pytest.mark.parametrize("name", export.FORMATS)
+def test_what_travels_with_a_model(name, model_of, exported):
+    path, _ = exported(name)
+    info = read_info(name, path)
+    assert info["classes"] == list(tagging.LABELS)
+    assert info["sample_rate"] == 16_000
+    assert info["segment_seconds"] == 2.0
+    assert info["config_digest"] == CONFIG_DIGEST
+    assert info["model_digest"] == model_of(name).digest
+    assert info["licence"] == LICENCE
+    assert info["input"] == "waveform"
+
+
+@pytest.mark.parametrize("name", export.FORMATS)
+def test_an_export_that_disagrees_is_removed(name, model_of, signals, monkeypatch, tmp_path):
+    require(name)
+    model = model_of(name)
+    genuine = export.format_named(name)
+
+    def write_tampered(path, model, info, options):
+        params = jax.tree.map(np.copy, model.variables.params)
+        params["blocks"][3]["project"]["kernel"] *= 1.02
+        variables = Variables(params, model.variables.stats)
+        genuine.write(path, dataclasses.replace(model, variables=variables), info, options)
+
+    monkeypatch.setattr(
+        export, "format_named", lambda name: export.Format(write_tampered, genuine.load)
+    )
+    out = tmp_path / f"small{SUFFIXES.get(name, '.' + name)}"
+    with pytest.raises(UserError, match=r"differs from the Flax model by .* at most 0\.0001"):
+        write(model, name, out, signals, Options(), LICENCE)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda clip, frames: (clip, frames[:, :-1]), r"frame probabilities of shape"),
+        (lambda clip, frames: (clip * np.nan, frames), r"clip probabilities of shape .* finite"),
+    ],
+    ids=["frames", "nan"],
+)
+def test_wrong_shapes_and_nan_are_refused(model, signals, spoil, message):
+    genuine = check.flax_runner(model)
+    with pytest.raises(UserError, match=message):
+        check.differences(lambda audio: spoil(*genuine(audio)), model, signals)
+
+
+@pytest.mark.parametrize("name", ["orbax", "safetensors", "torch"])
+def test_exported_weights_are_models(name, model, exported):
+    loaded = load.load_model(exported(name)[0])
+    assert loaded.digest == model.digest
+    assert loaded.info.segment_seconds == 2.0
+    assert loaded.info.logmel == LogMel(120.0, "clip")
+
+
+def test_a_missing_runtime_is_named(model, signals, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(UserError, match=r"--format=onnx needs onnx.* 'psl_jax\[export\]'"):
+        export.export(model, "onnx", tmp_path / "x.onnx", signals, Options(), LICENCE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_range_over_the_batch_becomes_one_over_each_clip(model):
+    info = dataclasses.replace(model.info, logmel=LogMel(60.0, "batch"))
+    batch = dataclasses.replace(model, info=info)
+    from psl_jax.model.model import exported_logmel
+
+    assert exported_logmel(batch) == LogMel(60.0, "clip", "float32")
+
+
+def test_map_of_exports(model, exported, tmp_path):
+    import synthetic_data
+
+    sys.path.insert(0, str(BENCHMARKS))
+    import exported_map
+
+    path, _ = exported("onnx")
+    index = synthetic_data.make_index([3, 3], [64_000, 40_000, 32_000] * 2, num_classes=6)
+    index = dataclasses.replace(index, classes=tagging.LABELS)
+    audio = [tagging.recording(n / 16_000, i) for i, n in enumerate(index.num_samples)]
+    run = tagging.save(tmp_path / "run")
+    source = synthetic_data.MemorySource(index, audio)
+    flax, onnx = exported_map.measure(run, [str(path)], source)
+    assert 0 < flax["mAP"] < 1
+    assert abs(onnx["loss"]) < 1e-6 and onnx["worst"] < 1e-4
+    with pytest.raises(UserError, match=r"ends in \.onnx"):
+        exported_map.open_runner("x.bin")

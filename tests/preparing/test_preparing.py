@@ -1,0 +1,300 @@
+"""Soundscapes, the index, and faults while writing: whole and deterministic records or none."""
+
+import errno
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+
+import audio_files
+import numpy as np
+import places
+import pytest
+from prepared_data import config, read_split, record_hashes, small_folder
+from tensorflow_datasets.core import example_serializer
+
+from psl_jax.audio.segments import Segmentation
+from psl_jax.corpora import clip_rows, soundscapes
+from psl_jax.data import index_files
+from psl_jax.data.clip_index import ClipIndex
+from psl_jax.preparing import clip_records, shards
+from psl_jax.preparing.prepared import prepare
+from psl_jax.preparing.workers import ordered_map
+from psl_jax.runtime import disk
+from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.quiet_tensorflow import tensorflow_quietly
+
+# ---- soundscapes ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def scenes_dir(tmp_path_factory) -> str:
+    return prepare(config(corpus="soundscapes"), tmp_path_factory.mktemp("scenes"))
+
+
+def test_soundscape_splits(scenes_dir):
+    indices = {
+        split: index_files.load_index(scenes_dir, split) for split in index_files.splits(scenes_dir)
+    }
+    assert {split: len(i) for split, i in indices.items()} == {
+        "full": 40,
+        "balanced": 12,
+        "eval": 10,
+    }
+    full, balanced, evaluation = (indices[s] for s in ("full", "balanced", "eval"))
+    assert full.classes == soundscapes.CLASSES and len(full.classes) == 10
+    assert set(balanced.ids) < set(full.ids)
+    assert not set(full.ids) & set(evaluation.ids)
+    assert balanced.class_counts().min() >= 1
+    assert np.ptp(balanced.class_counts()) < np.ptp(full.class_counts())
+    for clips in indices.values():
+        assert (clips.num_samples == 160_000).all()
+        assert len(clips.shard_sizes) >= 5
+
+
+def test_weak_labels_are_incomplete_in_training_only(scenes_dir):
+    for split, complete in (("full", False), ("balanced", False), ("eval", True)):
+        clips = index_files.load_index(scenes_dir, split)
+        weak = clips.weak_labels() > 0
+        true = clips.segment_labels(Segmentation(10.0))[:, 0]
+        assert weak.any(axis=1).all()
+        assert not (weak & ~true).any()
+        assert (weak == true).all() == complete
+
+
+def test_balanced_records_are_those_of_full(scenes_dir):
+    full, balanced = read_split(scenes_dir, "full"), read_split(scenes_dir, "balanced")
+    for clip_id, record in balanced.items():
+        np.testing.assert_array_equal(record["audio"], full[clip_id]["audio"])
+        np.testing.assert_array_equal(record["labels"], full[clip_id]["labels"])
+
+
+def test_events_are_where_the_sound_is():
+    settings = soundscapes.SceneSettings(snr_db=(30.0, 30.0), events_per_clip=(1, 1))
+    for number in range(20):
+        scene = soundscapes.draw_scene(settings, 0, number, "x")
+        (onset, offset, _), *_ = scene.events
+        assert 1.999 < offset - onset < 8.001
+        sound = soundscapes.render(scene).astype(float)
+        inside = np.zeros(len(sound), bool)
+        inside[round(onset * 16_000) : round(offset * 16_000)] = True
+        ratio = np.mean(sound[inside] ** 2) / np.mean(sound[~inside] ** 2)
+        assert 10 * np.log10(ratio) == pytest.approx(30, abs=2.5)
+        assert np.abs(sound).max() < 32_700
+
+
+def test_class_frequencies_are_uneven():
+    settings = soundscapes.SceneSettings()
+    drawn = [soundscapes.draw_scene(settings, 0, i, "x").events for i in range(500)]
+    counts = np.bincount([label for events in drawn for _, _, label in events], minlength=10)
+    assert counts.max() > 3 * counts.min() > 0
+
+
+def test_soundscapes_are_deterministic_and_settings_make_new_ones(scenes_dir, tmp_path):
+    again = prepare(config(corpus="soundscapes", num_workers=1), tmp_path)
+    assert record_hashes(again) == record_hashes(scenes_dir)
+    other = prepare(config(corpus="soundscapes", seed=4, full_clips=12), tmp_path)
+    assert other != again and os.path.isdir(again)
+    ours, theirs = read_split(again, "eval"), read_split(other, "eval")
+    assert not np.array_equal(ours["eval-000000"]["audio"], theirs["eval-000000"]["audio"])
+
+
+def test_prepared_data_is_used_again(scenes_dir, capsys, monkeypatch):
+    def fail(*args):
+        raise AssertionError("prepared again")
+
+    monkeypatch.setattr(soundscapes, "load_scene", fail)
+    workdir = pathlib.Path(scenes_dir).parents[3]
+    assert prepare(config(corpus="soundscapes"), workdir) == scenes_dir
+    output = capsys.readouterr().out
+    assert "used again" in output and "full: 40 of 40 clips" in output
+    existing = config(corpus="tfds", data_dir=scenes_dir)
+    assert prepare(existing, workdir) == scenes_dir
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"corpus": "soundscapes", "balanced_clips": 50}, "subset of full_clips"),
+        ({"corpus": "soundscapes", "missing_labels": 1.0}, "probability below 1"),
+        ({"corpus": "sounds"}, "expected one of soundscapes, own_data, tfds"),
+        ({"corpus": "own_data"}, "source_dir is empty"),
+        ({"corpus": "own_data", "source_dir": "/no/such"}, "not a folder"),
+        ({"corpus": "tfds"}, "data_dir must name"),
+        ({"corpus": "tfds", "data_dir": "/no/such"}, "no such folder"),
+    ],
+)
+def test_settings_that_cannot_be(changes, match, tmp_path):
+    with pytest.raises(UserError, match=match):
+        prepare(config(**changes), tmp_path)
+
+
+@pytest.mark.parametrize("events", [None, (), ((0.5, 1.25, 3), (1.0, 2.1, 0))])
+@pytest.mark.parametrize("labels", [(), (1,), (0, 3)])
+def test_records_are_those_that_tfds_would_write(events, labels):
+    audio = audio_files.int16_noise(1000)
+    clip = clip_rows.Clip("-é", audio, labels, events)
+    features = clip_records.features(("a", "b", "c", "d"), events=events is not None)
+    serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
+    example = {"id": "-é", "audio": audio, "labels": list(labels)}
+    if events is not None:
+        columns = list(zip(*events, strict=True)) or ((), (), ())
+        example["events"] = dict(zip(("onset", "offset", "label"), columns, strict=True))
+    theirs = serializer.get_tf_example(features.encode_example(example))
+    ours = clip_records.serialized(clip, events=events is not None)
+    assert ours == theirs.SerializeToString(deterministic=True)
+
+
+# ---- the index ---------------------------------------------------------------------------------
+
+
+def test_index_built_from_records_is_that_of_the_preparation(scenes_dir, tmp_path):
+    copy = shutil.copytree(scenes_dir, tmp_path / "copy")
+    saved = index_files.load_index(copy, "balanced")
+    (copy / "index-balanced.npz").unlink()
+    built = index_files.load_index(copy, "balanced")
+    for field in ("ids", "num_samples", "label_offsets", "label_values", "shard_sizes"):
+        np.testing.assert_array_equal(getattr(built, field), getattr(saved, field))
+    for field in ("event_offsets", "event_times", "event_values"):
+        np.testing.assert_array_equal(getattr(built, field), getattr(saved, field))
+    assert (copy / "index-balanced.npz").exists()
+
+
+@pytest.mark.parametrize("stale", ["other split", "garbage"])
+def test_stale_index_is_built_again(scenes_dir, tmp_path, stale):
+    copy = shutil.copytree(scenes_dir, tmp_path / "copy")
+    if stale == "garbage":
+        (copy / "index-eval.npz").write_bytes(b"PK\3\4 garbage")
+    else:
+        shutil.copy(copy / "index-full.npz", copy / "index-eval.npz")
+    assert len(index_files.load_index(copy, "eval")) == 10
+    assert len(ClipIndex.load(copy / "index-eval.npz")) == 10
+
+
+def test_index_errors(scenes_dir, tmp_path):
+    with pytest.raises(UserError, match=r"no split 'test'; its splits are .*balanced"):
+        index_files.load_index(scenes_dir, "test")
+    copy = shutil.copytree(scenes_dir, tmp_path / "copy")
+    paths = index_files.shard_paths(copy, "eval")
+    assert paths == sorted(paths) and len(paths) == len(index_files.shard_sizes(copy, "eval"))
+    os.unlink(paths[1])
+    with pytest.raises(UserError, match="1 of 5 shards"):
+        index_files.shard_paths(copy, "eval")
+
+
+# ---- faults while writing ----------------------------------------------------------------------
+
+
+def leftovers(workdir: pathlib.Path) -> list[str]:
+    return [
+        str(path.relative_to(workdir))
+        for path in (workdir / "data").rglob("*")
+        if path.is_file() and path.name != ".lock"
+    ]
+
+
+@pytest.mark.parametrize("what", ["os", "tensorflow"])
+def test_full_disk_is_told_plainly_and_leaves_nothing(tmp_path, monkeypatch, what):
+    folder = small_folder(tmp_path / "source")
+    tf = tensorflow_quietly()
+    error = {
+        "os": OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        "tensorflow": tf.errors.ResourceExhaustedError(None, None, "No space left on device"),
+    }[what]
+
+    class FullDisk(tf.io.TFRecordWriter):
+        def write(self, record):
+            if "00001" in self.path:
+                raise error
+            super().write(record)
+
+        def __init__(self, path):
+            self.path = path
+            super().__init__(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tf.io, "TFRecordWriter", FullDisk)
+        with pytest.raises(UserError, match=r"disk is full.*GB free.*data\.data_dir"):
+            prepare(config(source_dir=str(folder)), tmp_path)
+    assert leftovers(tmp_path) == []
+    assert len(read_split(prepare(config(source_dir=str(folder)), tmp_path), "train")) == 3
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs the device /dev/full")
+def test_full_device_is_told_plainly():
+    tf = tensorflow_quietly()
+    with (
+        pytest.raises(UserError, match="disk is full"),
+        disk.plain_disk_errors("/dev/full", ""),
+        tf.io.TFRecordWriter("/dev/full") as writer,
+    ):
+        writer.write(b"x" * 1_000_000)
+    with (
+        pytest.raises(UserError, match="disk is full"),
+        disk.plain_disk_errors("/dev/full", ""),
+        open("/dev/full", "wb", buffering=0) as file,
+    ):
+        file.write(b"x")
+
+
+KILLED = """
+import os, signal, sys
+import ml_collections
+from psl_jax.corpora import own_data
+from psl_jax.preparing import prepared
+
+seen, load = [], own_data.load_clip
+
+def load_then_die(row, max_seconds):
+    seen.append(row)
+    if len(seen) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return load(row, max_seconds)
+
+own_data.load_clip = load_then_die
+prepared.prepare(ml_collections.ConfigDict(eval(sys.argv[1])), sys.argv[2])
+"""
+
+
+def test_killed_preparation_leaves_nothing_that_looks_whole(tmp_path):
+    folder = small_folder(tmp_path / "source")
+    data = config(source_dir=str(folder), num_workers=1)
+    root = places.ROOT
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, repr(data.to_dict()), str(tmp_path)], cwd=root, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert leftovers(tmp_path)  # a temporary folder remains,
+    assert not list(tmp_path.rglob("dataset_info.json"))  # but no data set
+    data_dir = prepare(data, tmp_path)
+    assert len(read_split(data_dir, "train")) == 3
+    assert all("incomplete" not in path for path in leftovers(tmp_path))
+    undisturbed = prepare(data, tmp_path / "other")
+    assert record_hashes(undisturbed) == record_hashes(data_dir)
+
+
+def test_shards_are_small_and_even(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "CLIPS_PER_SHARD", 3)
+    monkeypatch.setattr(shards, "MIN_SHARDS", 2)
+    data = config(corpus="soundscapes", full_clips=10, balanced_clips=2, eval_clips=5)
+    data_dir = prepare(data, tmp_path)
+    sizes = {split: index_files.shard_sizes(data_dir, split).tolist() for split in ("full", "eval")}
+    assert sizes == {"full": [3, 3, 3, 1], "eval": [3, 2]}
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_ordered_map_keeps_order_and_stops_early(num_workers):
+    started = []
+
+    def square(number):
+        started.append(number)
+        return number**2
+
+    assert list(ordered_map(square, range(100), num_workers)) == [n**2 for n in range(100)]
+    started.clear()
+    for result in ordered_map(square, range(10_000), num_workers):
+        if result == 25:
+            break
+    assert len(started) < 100

@@ -1,0 +1,369 @@
+"""Reports: everything is on the page, nothing comes from elsewhere, and nothing is let through."""
+
+import html.parser
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+
+from psl_jax.reporting import pages, plots, tables
+from psl_jax.runtime import files
+from psl_jax.runtime.errors import UserError
+from psl_jax.scoring import metrics
+from psl_jax.training.metric_log import MetricLog
+
+NASTY = 'Bow-wow, "loud" <script>alert(1)</script> & co'
+VOID = {"meta", "input", "br", "line", "link", "img"}
+
+
+class Page(html.parser.HTMLParser):
+    """Parses a page, insisting that tags nest; collects text, attributes and drawings."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.source = path.read_text(encoding="utf-8")
+        self.open, self.texts, self.attributes, self.tags = [], [], [], []
+        self.feed(self.source)
+        self.close()
+        assert not self.open
+        self.text = " ".join(" ".join(self.texts).split())
+        self.drawings = [
+            ElementTree.fromstring(svg)
+            for svg in re.findall(r"<svg.*?</svg>", self.source, flags=re.DOTALL)
+        ]
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.texts.append(data)
+
+
+def label_quality(seed=0):
+    rng = np.random.default_rng(seed)
+    truth = rng.random((60, 5, 4)) < 0.3
+    soft = (0.6 * truth + 0.4 * rng.random(truth.shape)).astype(np.float16)
+    weak = truth.any(axis=1)
+    return {"segment_seconds": 2.0} | metrics.label_quality(soft, weak, np.full(60, 5), truth)
+
+
+def make_run(folder, num_classes=30, quality=None):
+    rng = np.random.default_rng(0)
+    config = {"name": "psl2s", "seed": 3, "train": {"learning_rate": 1e-4, "mixup": False}}
+    files.write_json(folder / "config.json", config)
+    with MetricLog(folder) as log:
+        for step in range(10, 2010, 10):
+            log.write(step, {"loss": 1 / step, "learning_rate": 1e-4 * (1 - step / 3000)})
+            if step % 200 == 0:
+                log.write(step, {"val_mAP": [0.1, 0.3, 0.2, 0.4, 0.35][step // 200 % 5]})
+    truth = rng.random((80, num_classes)) < 0.3
+    truth[:, 1] = False
+    scores = truth + rng.normal(size=truth.shape)
+    names = [NASTY, *(f"class {i}" for i in range(1, num_classes))]
+    summary = metrics.summarize(truth, scores, range(80))
+    files.write_json(folder / "metrics.json", summary)
+    rows = metrics.per_class(truth, scores, names)
+    files.write_csv(folder / "per_class.csv", metrics.PER_CLASS_HEADER, rows)
+    if quality:
+        files.write_json(folder / "label_quality.json", quality)
+    return summary, rows
+
+
+@pytest.fixture
+def results():
+    names = ("teacher", "weak", "psl10s", "psl5s", "psl2s")
+    values = (0.42, 0.1769, 0.3113, 0.3411, 0.35482)
+    lengths = (10, 10, 10, 5, 2)
+    return {
+        "experiments": [
+            {
+                "name": name,
+                "mAP": value,
+                "d_prime": 1 + value,
+                "AUC": 0.9,
+                "lwlrap": None,
+                "num_clips": 1234,
+                "clip_ids_sha256": "ab" * 32,
+                "label": "soft" if "psl" in name else "weak",
+                "segment_seconds": length,
+                "train_clips": 3000,
+                "train_segments": 30000 // length,
+                "seconds": 61.0,
+                "steps": 4000,
+            }
+            for name, value, length in zip(names, values, lengths, strict=True)
+        ],
+        "label_quality": {name: label_quality(i) for i, name in enumerate(names[2:])},
+        "paper": {"weak": 0.1769, "psl2s": 0.3548},
+    }
+
+
+def assert_self_contained(page):
+    loading = ("src", "srcset", "xlink:href", "data", "action", "poster")
+    assert not [a for a in page.attributes if a[0] in loading]
+    links = [value for name, value in page.attributes if name == "href"]
+    assert not [link for link in links if re.match(r"\w+:|//|/", link)]
+    assert not {"link", "img", "iframe", "object", "embed"} & set(page.tags)
+    assert not re.search(r"https?://|url\(|@import|fetch\(", page.source)
+
+
+# --- A run ----------------------------------------------------------------------------------
+
+
+def test_run_report_holds_everything(tmp_path):
+    summary, rows = make_run(tmp_path, quality=label_quality())
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "a b&c").write_bytes(b"0" * 2500)
+    defaults = {"name": "psl2s", "seed": 0, "train": {"learning_rate": 1e-4}}
+    path = pages.write_run_report(tmp_path, defaults)
+    assert path == tmp_path / "report.html"
+    page = Page(path)
+    assert_self_contained(page)
+    for expected in (
+        tables.percent(summary["mAP"]),
+        tables.decimal(summary["d_prime"]),
+        summary["clip_ids_sha256"],
+        "29 scored; 1 without a positive clip",
+        "learning_rate 0.0001",
+        "seed 3 default 0",
+        "mixup no not in the defaults",
+        "checkpoints/",
+        "2.5 kB in 1 file",
+        "Training loss",
+        "Validation mAP",
+        "Learning rate",
+        "best four",
+        "The labels against the truth",
+        "Labels per clip",
+        "Label coverage",
+    ):
+        assert expected in page.text, expected
+    for name, ap, _, _ in rows:
+        assert name in page.text
+        assert tables.percent(ap) in page.text
+    assert len(page.drawings) >= 8
+    assert "not evaluated" not in page.text.lower()
+
+
+def test_run_report_escapes_class_names(tmp_path):
+    make_run(tmp_path)
+    page = Page(pages.write_run_report(tmp_path))
+    assert "alert(1)</script>" not in page.source
+    assert NASTY in page.text
+    assert page.tags.count("script") == 1
+
+
+def test_charts_have_axes_with_names(tmp_path):
+    make_run(tmp_path, quality=label_quality())
+    page = Page(pages.write_run_report(tmp_path))
+    charts = [d for d in page.drawings if d.get("class") == "chart"]
+    assert len(charts) == 8
+    for chart in charts:
+        assert chart.get("aria-label")
+        assert len(chart.findall("text[@class='axis']")) == 2
+        assert len(chart.findall("text[@class='tick']")) >= 4
+
+
+@pytest.mark.parametrize(
+    "missing",
+    ["config.json", "train_log.jsonl", "metrics.json", "per_class.csv", "label_quality.json"],
+)
+def test_run_report_without_a_file_says_so(tmp_path, missing):
+    make_run(tmp_path, quality=label_quality())
+    (tmp_path / missing).unlink()
+    assert f"there is no {missing}" in Page(pages.write_run_report(tmp_path)).text.lower()
+
+
+def test_report_of_an_empty_folder(tmp_path):
+    page = Page(pages.write_run_report(tmp_path))
+    assert page.text.count("here is no") == 5
+    assert_self_contained(page)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metrics.json", '{"mAP": '),
+        ("config.json", "[1, 2]"),
+        ("per_class.csv", "class,AP\na,0.5\n"),
+        ("per_class.csv", "class,AP,AUC,num_positives\na,high,0.5,3\n"),
+    ],
+)
+def test_damaged_files_are_named(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=name):
+        pages.write_run_report(tmp_path)
+
+
+def test_one_clip_run_without_auc(tmp_path):
+    summary = metrics.summarize([[1, 0]], [[0.5, 0.1]], ["x"])
+    files.write_json(tmp_path / "metrics.json", summary)
+    page = Page(pages.write_run_report(tmp_path))
+    assert "100.00" in page.text
+    assert "nan" not in page.text.lower()
+
+
+def test_best_checkpoints():
+    log = [{"step": s, "val_mAP": v} for s, v in enumerate([0.1, 0.4, 0.2, None, 0.4, 0.3, 0.2])]
+    assert pages.best_checkpoints(log) == [(1, 0.4), (2, 0.2), (4, 0.4), (5, 0.3)]
+    assert pages.best_checkpoints(log, [2, 6]) == [(2, 0.2), (6, 0.2)]
+    assert pages.best_checkpoints([]) == []
+
+
+# --- A suite --------------------------------------------------------------------------------
+
+
+def test_suite_report_holds_everything(tmp_path, results):
+    for experiment in results["experiments"][:3]:
+        (tmp_path / experiment["name"]).mkdir()
+        make_run(tmp_path / experiment["name"], num_classes=3)
+        pages.write_run_report(tmp_path / experiment["name"])
+    page = Page(pages.write_suite_report(tmp_path, json.loads(json.dumps(results))))
+    assert_self_contained(page)
+    for expected in (
+        "35.48 % mAP psl2s",
+        "+17.79 points from 17.69 %",
+        "34.11",
+        "1.355",
+        "Validation mAP while training",
+        "The labels against the truth",
+        "Labels per clip",
+        "Label coverage",
+        "ab" * 32,
+    ):
+        assert expected in page.text, expected
+    links = [value for name, value in page.attributes if name == "href"]
+    assert links == [f"{name}/report.html" for name in ("teacher", "weak", "psl10s")]
+    assert len([d for d in page.drawings if d.get("class") == "chart"]) == 5
+
+
+def test_suite_report_of_little(tmp_path):
+    page = Page(pages.write_suite_report(tmp_path, {"experiments": []}))
+    assert "No experiment is finished yet" in page.text
+    unfinished = {"experiments": [{"name": NASTY}, {"name": "weak", "mAP": 0.2}]}
+    page = Page(pages.write_suite_report(tmp_path, unfinished))
+    assert NASTY in page.text
+    assert "not scored" in page.text
+    assert page.tags.count("script") == 1
+
+
+def test_links_follow_run_dirs(tmp_path):
+    run = tmp_path / "elsewhere" / "a #1"
+    run.mkdir(parents=True)
+    pages.write_run_report(run)
+    suite = tmp_path / "suite"
+    suite.mkdir()
+    results = {"experiments": [{"name": "x", "mAP": 0.5, "run_dir": str(run)}]}
+    page = Page(pages.write_suite_report(suite, results))
+    assert ("href", "../elsewhere/a%20%231/report.html") in page.attributes
+
+
+def test_different_clips_are_warned_of(tmp_path, results):
+    results["experiments"][1]["num_clips"] = 1200
+    text = pages.format_table(results)
+    assert "WARNING: The experiments were evaluated on different clips" in text
+    assert "eval clips" in text
+    assert "weak 1,200" in text
+    assert "different clips" in Page(pages.write_suite_report(tmp_path, results)).text
+    results["experiments"][1] |= {"num_clips": 1234, "clip_ids_sha256": "cd" * 32}
+    assert "different clips" in pages.format_markdown(results)
+
+
+def test_plain_table(results):
+    lines = pages.format_table(results).splitlines()
+    assert " ".join(lines[0].split()) == (
+        "experiment labels segment mAP % vs weak paper % d' AUC clips segments steps time"
+    )
+    table = lines[2:7]
+    assert "35.48   +17.79    35.48  1.355" in table[-1]
+    assert "1 min 01 s" in table[0]
+    column = lines[0].index("mAP %") + len("mAP %")
+    assert [line[:column].split()[-1] for line in table] == [
+        *("42.00", "17.69", "31.13", "34.11", "35.48"),
+    ]
+    assert lines[8] == "Evaluated on 1,234 clips (SHA-256 of their ids: abababababab…)."
+    quality = results["label_quality"]["psl5s"]["segment_mAP"]
+    assert tables.percent(quality["soft"]) in lines[-2]
+    assert tables.percent(quality["weak"]) in lines[-2]
+
+
+def test_markdown_table(results):
+    results["experiments"][0]["name"] = "a|b_c"
+    lines = pages.format_markdown(results).splitlines()
+    assert lines[1].startswith("| --- | --- | ---: |")
+    assert lines[2].startswith(r"| a\|b\_c | weak | 10 s | 42.00 |")
+    width = lines[0].count("|")
+    assert all(line.replace(r"\|", "").count("|") == width for line in lines[:7])
+
+
+def test_a_single_label_quality(tmp_path):
+    results = {"experiments": [{"name": "x", "mAP": 0.5}], "label_quality": label_quality()}
+    assert "soft labels" in pages.format_table(results)
+    page = Page(pages.write_suite_report(tmp_path, results))
+    assert "The labels against the truth" in page.text
+    without_truth = label_quality()
+    del without_truth["segment_mAP"]
+    page = Page(pages.write_suite_report(tmp_path, results | {"label_quality": without_truth}))
+    assert "no true events" in page.text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, "–"),
+        (0, "0 s"),
+        (59.6, "1 min 00 s"),
+        (95, "1 min 35 s"),
+        (1500, "25 min"),
+        (8000, "2 h 13 min"),
+    ],
+)
+def test_duration(seconds, text):
+    assert tables.duration(seconds) == text
+
+
+# --- Charts ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("log_y", [False, True])
+@pytest.mark.parametrize(
+    "points", [[(0, 1.0)], [(0, 1.0), (5, 1.0)], [(1, 1e-7), (2, 5e4)], [(1, -1.0), (2, 3.0)], []]
+)
+def test_line_chart_stays_inside_its_frame(points, log_y):
+    series = plots.Series(NASTY, points, marks=points[:1])
+    svg = plots.line_chart([series], label=NASTY, x_label="x", y_label="y", log_y=log_y)
+    root = ElementTree.fromstring(str(svg))
+    for pair in root.find("polyline").get("points").split():
+        x, y = map(float, pair.split(","))
+        assert 0 <= x <= plots.WIDTH
+        assert 0 <= y <= plots.HEIGHT
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.05, "0.05"), (800, "800"), (15e3, "15k"), (2e6, "2M"), (8e-5, "8e-5")]
+)
+def test_number(value, text):
+    assert plots.number(value) == text
+
+
+def test_bars_of_zeros_and_of_long_names():
+    bars = [plots.Bar("x" * 80, 0.0), plots.Bar("y", None), plots.Bar("z", 0.0, reference=0.1)]
+    svg = plots.bar_chart(bars, label="l", x_label="x", form=str)
+    names = ElementTree.fromstring(str(svg)).findall("text[@class='name']")
+    assert all(len(name.text or "") < 40 or name.find("title") is not None for name in names)
+    series = [("a", [0.0, 0.0], 0)]
+    kwargs = {"label": "l", "x_label": "x", "y_label": "y", "form": str}
+    ElementTree.fromstring(str(plots.grouped_bars(["p", "q"], series, **kwargs)))

@@ -1,0 +1,87 @@
+"""The restart of a program with huge pages."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from psl_jax.runtime import huge_pages
+
+
+@pytest.fixture
+def restarts(monkeypatch):
+    """The commands that would have replaced this process; the system is one that helps."""
+    calls = []
+    monkeypatch.setattr(huge_pages, "_would_help", lambda: True)
+    monkeypatch.setattr(os, "execv", lambda program, arguments: calls.append(arguments))
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "psl_jax.main", "--config=a b.py"])
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    return calls
+
+
+def test_the_same_command_is_run_again(restarts):
+    huge_pages.restart_with_them()
+    assert restarts == [[sys.executable, "-m", "psl_jax.main", "--config=a b.py"]]
+    assert os.environ["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
+
+
+def test_other_tunables_stay(restarts, monkeypatch):
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=3")
+    huge_pages.restart_with_them()
+    assert os.environ["GLIBC_TUNABLES"] == "glibc.malloc.check=3:glibc.malloc.hugetlb=1"
+    assert len(restarts) == 1
+
+
+@pytest.mark.parametrize("tunables", ["glibc.malloc.hugetlb=0", "glibc.malloc.hugetlb=1"])
+def test_nothing_happens_where_the_user_chose(restarts, monkeypatch, tunables):
+    monkeypatch.setenv("GLIBC_TUNABLES", tunables)
+    huge_pages.restart_with_them()
+    assert not restarts
+    assert os.environ["GLIBC_TUNABLES"] == tunables
+
+
+def test_nothing_happens_where_it_would_not_help(restarts, monkeypatch):
+    monkeypatch.setattr(huge_pages, "_would_help", lambda: False)
+    huge_pages.restart_with_them()
+    assert not restarts
+
+
+@pytest.mark.parametrize("kernel", ["always [madvise] never", "[always] madvise never", None])
+def test_only_where_the_kernel_waits_to_be_asked(tmp_path, monkeypatch, kernel):
+    setting = tmp_path / "enabled"
+    if kernel is not None:
+        setting.write_text(kernel)
+    monkeypatch.setattr(huge_pages, "_KERNEL_SETTING", setting)
+    monkeypatch.setattr(os, "confstr", lambda name: "glibc 2.36")
+    assert huge_pages._would_help() == (kernel == "always [madvise] never")
+
+
+@pytest.mark.parametrize(
+    ("library", "helps"), [("glibc 2.34", False), ("glibc 2.35", True), ("musl", False), (None, 0)]
+)
+def test_only_with_a_c_library_that_can_ask(tmp_path, monkeypatch, library, helps):
+    setting = tmp_path / "enabled"
+    setting.write_text("always [madvise] never")
+    monkeypatch.setattr(huge_pages, "_KERNEL_SETTING", setting)
+    monkeypatch.setattr(os, "confstr", lambda name: library)
+    assert huge_pages._would_help() == helps
+
+
+def test_a_program_that_restarts_runs_once_with_its_arguments_and_input():
+    if not huge_pages._would_help():
+        pytest.skip("the system has no huge pages on request")
+    code = (
+        "import os, sys; from psl_jax import huge_pages; huge_pages.restart_with_them(); "
+        "print(os.getpid(), os.environ['GLIBC_TUNABLES'], sys.argv[1:], sys.stdin.read())"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "--a b", "c"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    printed, _ = process.communicate("input")
+    assert printed == f"{process.pid} glibc.malloc.hugetlb=1 ['--a b', 'c'] input\n"

@@ -1,0 +1,170 @@
+import itertools
+import subprocess
+import sys
+import threading
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import places
+import pytest
+
+from psl_jax.runtime import parallel
+from psl_jax.runtime.errors import UserError
+
+TOLERANCE = 1e-5
+
+
+# --- eight devices against one ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """What virtual_devices.py computes on one and on eight devices."""
+    folder = tmp_path_factory.mktemp("devices")
+    script = places.TESTS / "virtual_devices.py"
+    done = subprocess.run(
+        [sys.executable, script, folder], capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    loaded = []
+    for count in (1, 8):
+        with np.load(folder / f"{count}.npz") as arrays:
+            loaded.append(dict(arrays))
+        assert loaded[-1]["devices"] == count
+    return loaded
+
+
+def pairs(results, recipe, kind):
+    """(name, array of one device, array of eight) of a kind of results."""
+    one, eight = results
+    found = [name for name in one if name.startswith(f"{recipe} ['{kind}']")]
+    assert found
+    return [(name, one[name], eight[name]) for name in found]
+
+
+@pytest.mark.parametrize("recipe", ["student", "teacher", "channels_last", "resident"])
+def test_losses_are_those_of_one_device(results, recipe):
+    one, eight = (result[f"{recipe} losses"] for result in results)
+    assert len(set(one)) == (1 if recipe == "resident" else 3)  # the last one's only
+    np.testing.assert_allclose(eight, one, rtol=0, atol=TOLERANCE)
+
+
+def without_a_gradient(name):
+    """Is followed by nothing but a linear layer and a norm, which takes it away again.
+
+    The gradient is zero but for rounding, which Adam makes a step of.
+    """
+    return "['project_norm']['bias']" in name
+
+
+@pytest.mark.parametrize("recipe", ["student", "teacher", "channels_last", "resident"])
+def test_weights_and_statistics_are_those_of_one_device(results, recipe):
+    for name, one, eight in pairs(results, recipe, "weights"):
+        if name.endswith("['mean']"):
+            # Follows the biases without a gradient: no more than a trace of the spread.
+            atol = 1e-4 * np.sqrt(results[0][name.replace("['mean']", "['var']")])
+            np.testing.assert_array_less(np.abs(eight - one), atol, err_msg=name)
+        elif not without_a_gradient(name):
+            np.testing.assert_allclose(eight, one, TOLERANCE, TOLERANCE, err_msg=name)
+
+
+@pytest.mark.parametrize("recipe", ["student", "teacher", "channels_last", "resident"])
+def test_gradients_are_those_of_one_device(results, recipe):
+    for name, one, eight in pairs(results, recipe, "moments"):
+        atol = 1e-8 if without_a_gradient(name) else 1e-3 * np.abs(one).max()
+        np.testing.assert_allclose(eight, one, rtol=0, atol=atol, err_msg=name)
+
+
+def test_soft_labels_are_those_of_one_device_in_float16(results):
+    for shard in ("shard 0", "shard 1"):
+        one, eight = (result[shard] for result in results)
+        assert one.dtype == eight.dtype == np.float16
+        np.testing.assert_array_equal(eight, one)
+        assert np.ptp(one[:, 0].astype(float)) > 0.05
+
+
+# --- batches on devices -----------------------------------------------------------------------
+
+
+def test_a_batch_is_put_on_the_devices_and_taken_back():
+    batch = {"audio": np.arange(12, dtype=np.int16).reshape(4, 3), "weight": np.ones(4)}
+    put = parallel.put_batch(batch, parallel.data_mesh())
+    assert put["audio"].dtype == jnp.int16
+    np.testing.assert_array_equal(parallel.local_rows(put["audio"]), batch["audio"])
+
+
+def test_replicated_values_come_back():
+    tree = {"a": np.arange(3.0), "b": (jnp.int32(7),), "name": 5}
+    back = parallel.to_host(parallel.replicate(tree, parallel.data_mesh()))
+    np.testing.assert_array_equal(back["a"], tree["a"])
+    assert back["b"] == (7,) and isinstance(back["a"], np.ndarray)
+
+
+def test_a_batch_must_divide_over_the_devices(monkeypatch):
+    mesh = parallel.data_mesh()
+    assert parallel.local_batch_size(6 * mesh.size, mesh) == 6 * mesh.size
+
+    class EightDevices:
+        size = 8
+
+    with pytest.raises(UserError, match="20 does not divide over 8 devices; choose a multiple"):
+        parallel.local_batch_size(20, EightDevices)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert parallel.local_batch_size(32, EightDevices) == 16
+
+
+def test_a_sole_process_neither_waits_nor_gathers():
+    rows = np.eye(2)
+    assert parallel.gather_rows(rows) is rows
+    parallel.wait_for_all("nobody")
+
+
+# --- prefetch ---------------------------------------------------------------------------------
+
+
+def prefetch_threads():
+    return [t for t in threading.enumerate() if t.name == "prefetch"]
+
+
+def test_prefetch_keeps_the_order():
+    assert list(parallel.prefetch(range(100), lambda x: x * x)) == [x * x for x in range(100)]
+    assert not prefetch_threads()
+
+
+def test_prefetch_works_ahead_but_not_further_than_its_depth():
+    made = []
+    items = parallel.prefetch(itertools.count(), lambda x: made.append(x) or x, depth=3)
+    assert next(items) == 0
+    deadline = time.monotonic() + 60
+    while len(made) < 4 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.3)
+    assert 4 <= len(made) <= 5  # one was taken, three wait, one more is in hand
+    items.close()
+    assert not prefetch_threads()
+
+
+@pytest.mark.parametrize("where", ["reading", "function"])
+def test_errors_of_the_thread_are_raised_where_the_items_are_used(where):
+    def numbers():
+        yield from (0, 1)
+        if where == "reading":
+            raise UserError("shard 7 is damaged")
+        yield 2
+
+    def double(x):
+        if x == 2:
+            raise UserError("shard 7 is damaged")
+        return 2 * x
+
+    items = parallel.prefetch(numbers(), double)
+    assert [next(items), next(items)] == [0, 2]
+    with pytest.raises(UserError, match="shard 7"):
+        next(items)
+    assert not prefetch_threads()
+
+
+def test_prefetch_of_nothing():
+    assert list(parallel.prefetch([], lambda x: x)) == []

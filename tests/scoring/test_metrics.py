@@ -1,0 +1,274 @@
+"""Metrics against scikit-learn and against plain loops."""
+
+import time
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from sklearn import metrics as sklearn_metrics
+
+from psl_jax.data.clip_index import ClipIndex
+from psl_jax.runtime.errors import UserError
+from psl_jax.scoring import metrics
+
+
+def random_case(seed, clips=60, classes=7, levels=12, density=0.25, dtype=np.float32):
+    """Scores on few levels (many ties); the first class has no positive, the last no negative."""
+    rng = np.random.default_rng(seed)
+    truth = rng.random((clips, classes)) < density
+    truth[:, 0], truth[:, -1] = False, True
+    scores = (rng.integers(0, levels, (clips, classes)) / levels).astype(dtype)
+    return truth, scores
+
+
+def reference_ap(truth, scores):
+    return np.array(
+        [
+            sklearn_metrics.average_precision_score(t, s) if t.any() else np.nan
+            for t, s in zip(truth.T, scores.T, strict=True)
+        ]
+    )
+
+
+def reference_auc(truth, scores):
+    return np.array(
+        [
+            sklearn_metrics.roc_auc_score(t, s) if t.any() and not t.all() else np.nan
+            for t, s in zip(truth.T, scores.T, strict=True)
+        ]
+    )
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("levels", [1, 3, 12, 10**6])
+def test_ap_and_auc_are_scikit_learns(seed, levels):
+    truth, scores = random_case(seed, levels=levels, dtype=np.float64)
+    ap, auc = metrics.average_precision(truth, scores), metrics.roc_auc(truth, scores)
+    np.testing.assert_allclose(ap, reference_ap(truth, scores), atol=1e-6)
+    np.testing.assert_allclose(auc, reference_auc(truth, scores), atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_all_float_types_agree(dtype):
+    truth, scores = random_case(3, levels=8)  # eighths are exact in each type
+    np.testing.assert_allclose(
+        metrics.average_precision(truth, scores.astype(dtype)),
+        reference_ap(truth, scores),
+        atol=1e-12,
+    )
+
+
+cases = st.tuples(st.integers(1, 25), st.integers(1, 5)).flatmap(
+    lambda shape: st.tuples(
+        hnp.arrays(bool, shape), hnp.arrays(np.int8, shape, elements=st.integers(-3, 3))
+    )
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(cases)
+def test_any_case_is_scikit_learns(case):
+    truth, scores = case[0], case[1].astype(np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scikit-learn warns of the very cases we test
+        expected = reference_ap(truth, scores), reference_auc(truth, scores)
+    np.testing.assert_allclose(metrics.average_precision(truth, scores), expected[0], atol=1e-6)
+    np.testing.assert_allclose(metrics.roc_auc(truth, scores), expected[1], atol=1e-6)
+
+
+@settings(max_examples=100, deadline=None)
+@given(cases, st.randoms(use_true_random=False))
+def test_order_of_clips_and_monotone_maps_do_not_matter(case, random):
+    truth, scores = case[0], case[1].astype(np.float64)
+    order = list(range(len(truth)))
+    random.shuffle(order)
+    for metric in (metrics.average_precision, metrics.roc_auc):
+        expected = metric(truth, scores)
+        np.testing.assert_allclose(metric(truth[order], scores[order]), expected, atol=1e-12)
+        np.testing.assert_allclose(metric(truth, np.exp(scores)), expected, atol=1e-12)
+
+
+def lwlrap_by_loops(truth, scores):
+    precisions = []
+    for clip in range(truth.shape[0]):
+        for label in range(truth.shape[1]):
+            if not truth[clip, label]:
+                continue
+            above = [c for c in range(truth.shape[1]) if scores[clip, c] >= scores[clip, label]]
+            precisions.append(sum(truth[clip, c] for c in above) / len(above))
+    return sum(precisions) / len(precisions)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("levels", [2, 10**6])
+def test_lwlrap(seed, levels, monkeypatch):
+    monkeypatch.setattr(metrics, "_PAIRS_AT_ONCE", 7)
+    truth, scores = random_case(seed, clips=25, levels=levels, dtype=np.float64)
+    truth[:5, -1] = False
+    got = metrics.lwlrap(truth, scores)
+    assert got == pytest.approx(lwlrap_by_loops(truth, scores), abs=1e-12)
+    labelled = truth.any(axis=1)
+    sklearn_form = sklearn_metrics.label_ranking_average_precision_score(
+        truth[labelled], scores[labelled], sample_weight=truth[labelled].sum(axis=1)
+    )
+    assert got == pytest.approx(sklearn_form, abs=1e-12)
+
+
+def map_at_3_by_loops(true_class, scores):
+    total = 0.0
+    for true, row in zip(true_class, scores, strict=True):
+        top = sorted(range(len(row)), key=lambda c: (-row[c], c == true))[:3]
+        total += 1 / (top.index(true) + 1) if true in top else 0.0
+    return total / len(scores)
+
+
+@pytest.mark.parametrize("levels", [3, 10**6])
+def test_map_at_3(levels):
+    rng = np.random.default_rng(levels)
+    true_class = rng.integers(0, 9, 80)
+    truth, scores = np.eye(9)[true_class], rng.integers(0, levels, (80, 9))
+    assert metrics.map_at_3(truth, scores) == pytest.approx(map_at_3_by_loops(true_class, scores))
+
+
+def test_map_at_3_refuses_several_labels():
+    truth = np.eye(4)
+    truth[2, 0] = 1
+    with pytest.raises(UserError, match=r"exactly one label.*number 2"):
+        metrics.map_at_3(truth, np.zeros((4, 4)))
+
+
+def test_d_prime():
+    assert metrics.d_prime(0.5) == pytest.approx(0)
+    assert metrics.d_prime(0.973) == pytest.approx(2.7249, abs=1e-3)
+    assert metrics.d_prime(0.2) == pytest.approx(-metrics.d_prime(0.8))
+    assert metrics.d_prime(0) == pytest.approx(-7.3527, abs=1e-3)
+    assert metrics.d_prime(1) == pytest.approx(7.3527, abs=1e-3)
+
+
+def test_summary():
+    truth, scores = random_case(1)
+    ids = [f"-clip{i}" for i in range(len(truth))]
+    summary = metrics.summarize(truth.astype(np.float32), scores, ids)
+    assert summary["mAP"] == pytest.approx(np.nanmean(reference_ap(truth, scores)), abs=1e-6)
+    assert summary["AUC"] == pytest.approx(np.nanmean(reference_auc(truth, scores)), abs=1e-6)
+    assert summary["d_prime"] == metrics.d_prime(summary["AUC"])
+    assert summary["lwlrap"] == metrics.lwlrap(truth, scores)
+    assert (summary["num_clips"], summary["num_classes_scored"]) == (60, 6)
+    assert summary["num_classes_without_positives"] == 1
+
+
+def test_ids_hash_is_the_clip_indexs():
+    ids = np.array(["b", "-a", "Yc", "_d"])
+    zeros = np.zeros(5, np.int64)
+    index = ClipIndex("s", ("x",), ids, np.ones(4, np.int32), zeros, zeros[:0], np.array([4]))
+    assert metrics.clip_ids_sha256(ids[::-1]) == index.ids_sha256
+
+
+def test_single_clip():
+    summary = metrics.summarize([[1, 0, 1]], [[0.9, 0.5, 0.1]], ["only"])
+    assert (summary["mAP"], summary["AUC"], summary["d_prime"]) == (1.0, None, None)
+    assert summary["lwlrap"] == pytest.approx((1 + 2 / 3) / 2)
+    assert (summary["num_classes_scored"], summary["num_classes_without_positives"]) == (2, 1)
+
+
+def test_what_cannot_be_scored_is_an_error():
+    with pytest.raises(UserError, match="None of the 3 classes"):
+        metrics.summarize(np.zeros((2, 3)), np.zeros((2, 3)), ["a", "b"])
+    with pytest.raises(UserError, match="None of the 3 classes"):
+        metrics.summarize(np.zeros((0, 3)), np.zeros((0, 3)), [])
+    with pytest.raises(UserError, match="no clip has any"):
+        metrics.lwlrap(np.zeros((2, 3)), np.zeros((2, 3)))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_non_finite_scores_name_the_clip(bad):
+    truth, scores = random_case(1)
+    scores[[7, 9], 2] = bad
+    ids = [f"clip{i}" for i in range(60)]
+    for call in (metrics.summarize, lambda t, s, i: metrics.per_class(t, s, "abcdefg", i)):
+        with pytest.raises(UserError, match=r"'clip7'.* 1 other"):
+            call(truth, scores, ids)
+    with pytest.raises(UserError, match="number 7"):
+        metrics.average_precision(truth, scores)
+
+
+def test_wrong_shapes_and_soft_truth():
+    with pytest.raises(ValueError, match=r"\(2, 3\) and \(3, 2\)"):
+        metrics.average_precision(np.zeros((2, 3)), np.zeros((3, 2)))
+    with pytest.raises(ValueError, match="1 clip ids for 2"):
+        metrics.summarize(np.ones((2, 3)), np.zeros((2, 3)), ["a"])
+    with pytest.raises(ValueError, match="0 or 1"):
+        metrics.average_precision(np.full((2, 3), 0.5), np.zeros((2, 3)))
+    with pytest.raises(ValueError, match="2 class names for 3"):
+        metrics.per_class(np.ones((2, 3)), np.zeros((2, 3)), ["a", "b"])
+
+
+def test_per_class_rows():
+    truth = np.array([[1, 0, 1], [0, 0, 1]])
+    rows = metrics.per_class(truth, np.array([[0.9, 0.1, 0.4], [0.2, 0.3, 0.4]]), ["a", 'b,"', "c"])
+    assert rows == [("a", 1.0, 1.0, 1), ('b,"', None, None, 0), ("c", 1.0, None, 2)]
+    assert len(rows[0]) == len(metrics.PER_CLASS_HEADER)
+
+
+def test_full_size_is_fast():
+    rng = np.random.default_rng(0)
+    scores = rng.random((20_000, 527), np.float32)
+    truth = rng.random((20_000, 527), np.float32) < 0.004
+    start = time.process_time()
+    metrics.summarize(truth, scores, range(20_000))
+    assert time.process_time() - start < 10  # about 1 s; the margin is for a loaded machine
+
+
+def test_label_statistics():
+    soft = np.zeros((4, 3, 5), np.float16)
+    soft[0, 0, 0] = soft[0, 2, 1] = 0.9  # two labels, in different segments
+    soft[1, 1, 2] = 0.5  # not above the threshold
+    soft[2, 1, 3] = 0.8  # past the end of the clip
+    soft[3, 0, 4] = soft[3, 1, 4] = 0.7  # one label, twice
+    weak = np.zeros((4, 5), np.float32)
+    weak[0, [0, 2]] = weak[1, 2] = weak[3, 4] = 1
+    result = metrics.label_statistics(soft, np.array([3, 3, 1, 2]), weak)
+    assert result["labels_per_clip"] == {"soft": [2, 1, 1], "weak": [1, 2, 1]}
+    assert result["share_without_labels"] == {"soft": 0.5, "weak": 0.25}
+    assert result["mean_labels"] == {"soft": 0.75, "weak": 1.0}
+    assert result["num_clips"] == 4
+    assert result["coverage"]["clips"] == [1, 0, 1, 0, 0, 1]  # 0, one half, 1
+    assert result["coverage"]["num_clips"] == 3
+    assert result["coverage"]["mean"] == pytest.approx(0.5)
+
+
+def test_label_statistics_in_parts_are_those_of_the_whole():
+    rng = np.random.default_rng(0)
+    soft, weak = rng.random((3000, 2, 6)) ** 2, rng.random((3000, 6)) < 0.3
+    counts = rng.integers(1, 3, 3000)
+    counter = metrics.LabelCounter(0.4)
+    for part in (slice(0, 10), slice(10, 10), slice(10, 3000)):
+        counter.add(soft[part], counts[part], weak[part])
+    whole = metrics.label_statistics(soft, counts, weak, threshold=0.4)
+    assert counter.result() == whole
+    assert sum(whole["coverage"]["clips"]) == whole["coverage"]["num_clips"]
+    with pytest.raises(UserError, match="no clips"):
+        metrics.LabelCounter().result()
+
+
+def test_segment_map_over_valid_segments():
+    rng = np.random.default_rng(0)
+    counts = np.array([3, 1, 2, 3, 0, 2])
+    truth = rng.random((6, 3, 4)) < 0.4
+    truth[0, 0] = True
+    soft = rng.random((6, 5, 4)).astype(np.float16)  # padded further than the truth
+    weak = truth.any(axis=1)
+    flat = [(c, s) for c in range(6) for s in range(counts[c])]
+    flat_truth = np.array([truth[i] for i in flat])
+    for labels, rows in [(soft, [soft[i] for i in flat]), (weak, [weak[c] for c, _ in flat])]:
+        expected = np.nanmean(reference_ap(flat_truth, np.array(rows, np.float64)))
+        assert metrics.segment_map(labels, truth, counts) == pytest.approx(expected, abs=1e-9)
+    quality = metrics.label_quality(soft, weak, counts, truth)
+    assert quality["segment_mAP"]["soft"] == metrics.segment_map(soft, truth, counts)
+    assert quality["num_segments"] == 11
+    assert "segment_mAP" not in metrics.label_quality(soft, weak, counts)
+    with pytest.raises(ValueError, match="do not hold"):
+        metrics.segment_map(soft[:, :2], truth, counts)

@@ -1,0 +1,84 @@
+"""Events: hysteresis and median filter, the same however the rows come."""
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from psl_jax.runtime.errors import UserError
+from psl_jax.tagging.events import Event, EventFinder, EventSettings
+
+
+def found(rows: np.ndarray, settings: EventSettings, cuts=()) -> list[Event]:
+    finder = EventFinder(settings, rows.shape[1])
+    for part in np.split(rows, cuts):
+        finder.add(part)
+    return finder.finish(len(rows) * 0.32)
+
+
+def expected(rows: np.ndarray, settings: EventSettings) -> list[tuple]:
+    """The definition, written out: runs at or above the low threshold that reach the high one."""
+    rows = ndimage.median_filter(rows, (settings.median_filter, 1), mode="nearest")
+    events = []
+    for label, column in enumerate(rows.T):
+        for above, indexed in itertools.groupby(enumerate(column), lambda x: x[1] >= settings.low):
+            run = [i for i, _ in indexed]
+            if above and column[run].max() >= settings.threshold:
+                last = run[-1] == len(column) - 1
+                onset = max(run[0] - 0.5, 0) * 0.32
+                offset = (run[-1] + (1.0 if last else 0.5)) * 0.32
+                events.append((onset, offset, label, column[run].max()))
+    return sorted(events)
+
+
+@pytest.mark.parametrize("median", [1, 3, 7])
+@pytest.mark.parametrize(("high", "low"), [(0.5, None), (0.8, 0.4), (0.9, 0.05)])
+def test_streamed_events_are_those_of_the_definition(median, high, low):
+    rng = np.random.default_rng(median)
+    settings = EventSettings(high, low, median)
+    for length in [1, 2, 3, 5, 40, 400]:
+        steps = rng.normal(scale=0.2, size=(length, 4)).cumsum(axis=0)
+        rows = (1 / (1 + np.exp(-steps))).astype(np.float32)
+        reference = expected(rows, settings)
+        for cuts in ([], range(1, length), np.sort(rng.integers(0, length + 1, 6))):
+            np.testing.assert_allclose(
+                np.array(found(rows, settings, cuts)).reshape(-1, 4),
+                np.array(reference).reshape(-1, 4),
+                rtol=1e-6,
+            )
+
+
+def test_hysteresis_bridges_and_extends():
+    rows = np.array([0.1, 0.3, 0.9, 0.3, 0.7, 0.1, 0.3, 0.1])[:, None]
+    one = found(rows, EventSettings(0.6))
+    assert [(round(e.onset, 2), round(e.offset, 2)) for e in one] == [(0.48, 0.80), (1.12, 1.44)]
+    (both,) = found(rows, EventSettings(0.6, low_threshold=0.2))
+    assert (both.onset, both.offset, both.score) == (pytest.approx(0.16), pytest.approx(1.44), 0.9)
+
+
+def test_the_ends_of_a_recording_are_reached():
+    (event,) = found(np.ones((3, 1)), EventSettings())
+    assert event == Event(0.0, 0.96, 0, 1.0)
+
+
+def test_median_removes_single_frames():
+    rows = np.array([0, 0, 1, 0, 0, 1, 1, 1, 0, 0.0])[:, None]
+    assert len(found(rows, EventSettings())) == 2
+    (event,) = found(rows, EventSettings(median_filter=3))
+    assert event.onset == pytest.approx(4.5 * 0.32)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"threshold": 0}, "threshold is 0"),
+        ({"threshold": 1.5}, "at most 1"),
+        ({"threshold": 0.4, "low_threshold": 0.5}, "at most the threshold, 0.4"),
+        ({"median_filter": 4}, "odd"),
+        ({"median_filter": 0}, "odd"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(UserError, match=message):
+        EventSettings(**settings)

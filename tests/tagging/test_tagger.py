@@ -1,0 +1,208 @@
+"""The model object: its answers are the network's, for audio of every length."""
+
+import subprocess
+import sys
+
+import audio_files
+import jax
+import numpy as np
+import pytest
+import tagging
+
+import psl_jax
+from psl_jax.audio.segments import Segmentation
+from psl_jax.audio.waveforms import blocks_of
+from psl_jax.runtime import parallel
+from psl_jax.runtime.errors import UserError
+from psl_jax.scoring.scorer import Scorer
+from psl_jax.tagging import tagger
+from psl_jax.tagging.timeline import WHOLE_LENGTHS, capacity
+
+TOLERANCE = 2e-5
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tagging.tagger()
+
+
+def long_recording() -> np.ndarray:
+    """45 s that need two pieces, loud in the first and with digital silence in the second."""
+    audio = tagging.recording(45.0, seed=1) // 2
+    audio[16_000:24_000] = 30_000 * np.sin(np.arange(8_000) / 3)
+    audio[-64_000:-32_000] = 0
+    return audio
+
+
+@pytest.mark.parametrize("length", [1_600, 4_800, 70_001, None])
+def test_whole_waveform_is_one_pass_of_the_network(model, length):
+    audio = tagging.recording(5.0)[:length] if length else long_recording()
+    reference = tagging.network_alone(audio)
+    tags = model.tag(audio, 16_000)
+    assert tags.frame_scores.std(axis=0).max() > 0.05 or len(tags.frame_scores) == 1
+    np.testing.assert_allclose(tags.frame_scores, reference, atol=TOLERANCE)
+    np.testing.assert_allclose(tags.scores, reference.mean(axis=0), atol=TOLERANCE)
+    np.testing.assert_allclose(tags.frame_times, 0.32 * np.arange(len(reference)))
+    assert tags.seconds == len(audio) / 16_000
+
+
+def test_lengths_share_a_few_programs(model):
+    program = tagger._program(model.logmel, "scores")
+    for length in (20_000, 20_001, 23_456, 30_000, 37_777, 40_000, 40_703):
+        model.tag(tagging.recording(2.6)[:length], 16_000)
+    before = program._cache_size()
+    for length in (20_100, 25_000, 29_999, 40_001):
+        model.tag(tagging.recording(2.6, seed=2)[:length], 16_000)
+    assert program._cache_size() == before
+    sizes = [capacity(n) for n in WHOLE_LENGTHS]
+    assert sizes[0] > 16_000 and sizes == sorted(sizes)
+
+
+@pytest.mark.parametrize("hop", [None, 0.5])
+def test_segments_are_the_network_on_each(model, hop):
+    audio = tagging.recording(7.3, seed=3)
+    segmentation = Segmentation(2.0, hop)
+    onsets = np.arange(segmentation.counts(len(audio))) * segmentation.hop_samples
+    parts = [audio[onset : onset + 32_000] for onset in onsets]
+    frames = [tagging.network_alone(part) for part in parts]
+    tags = model.tag(audio, 16_000, 2.0, hop)
+    np.testing.assert_allclose(tags.scores, np.mean([f.mean(0) for f in frames], 0), atol=TOLERANCE)
+    centres = [onset + 5120 * np.arange(len(f)) for onset, f in zip(onsets, frames, strict=True)]
+    row = np.minimum((np.concatenate(centres) + 2560) // 5120, len(audio) // 5120)
+    together = np.concatenate(frames)
+    for i, scores in enumerate(tags.frame_scores):
+        np.testing.assert_allclose(scores, together[row == i].mean(axis=0), atol=TOLERANCE)
+
+
+def test_full_segments_score_as_in_the_evaluation(model):
+    audio = tagging.recording(6.0, seed=4)
+    small = tagging.model()
+    scorer = Scorer(small.variables, model.logmel)
+    batch = {
+        "audio": audio.reshape(3, 32_000),
+        "num_samples": np.full(3, 32_000, np.int32),
+        "weight": np.ones(3, np.float32),
+    }
+    ((_, scores),) = scorer([batch])
+    tags = model.tag(audio, 16_000, segment_seconds=2.0)
+    np.testing.assert_allclose(tags.scores, scores.mean(axis=0), atol=TOLERANCE)
+
+
+def test_padding_of_short_segments_has_no_influence_on_scores(model):
+    """Segments that end in silence longer than the front end's reflection, padded with zeros."""
+    small, samples = tagging.model(), np.array([32_000, 20_001, 9_000], np.int32)
+    audio = np.zeros((3, 32_000), np.int16)
+    for row, n in zip(audio, samples, strict=True):
+        row[: n - 600] = tagging.recording(2.0, seed=int(n))[: n - 600]
+    scorer = Scorer(small.variables, model.logmel)
+    batch = {"audio": audio, "num_samples": samples, "weight": np.ones(3, np.float32)}
+    ((_, scores),) = scorer([batch])
+    for row, n, found in zip(audio, samples, scores, strict=True):
+        expected = tagging.network_alone(row[:n]).mean(axis=0)
+        np.testing.assert_allclose(found, expected, atol=TOLERANCE)
+
+
+def test_frame_times_are_where_sounds_are(model):
+    """Each frame's embedding changes most for a click at the frame's time."""
+    quiet = np.random.default_rng(0).normal(0, 0.01, 8 * 16_000).astype(np.float32)
+    before = model.embed(quiet, 16_000)
+    for second in (2.4, 3.7, 5.0):
+        clicked = quiet.copy()
+        clicked[round(second * 16_000) : round((second + 0.02) * 16_000)] += 0.5
+        after = model.embed(clicked, 16_000)
+        change = np.abs(after.frame_embeddings - before.frame_embeddings).sum(axis=1)
+        centre = (change * before.frame_times).sum() / change.sum()
+        assert abs(centre - second) < 0.16
+
+
+def test_embedding_is_what_the_classifier_sees(model):
+    audio = tagging.recording(3.0)
+    found, tags = model.embed(audio, 16_000), model.tag(audio, 16_000)
+    classifier = tagging.model().variables.params["classifier"]
+    logits = found.frame_embeddings @ classifier["kernel"] + classifier["bias"]
+    np.testing.assert_allclose(1 / (1 + np.exp(-logits)), tags.frame_scores, atol=1e-4)
+    np.testing.assert_allclose(found.embedding, found.frame_embeddings.mean(axis=0), atol=1e-6)
+    np.testing.assert_array_equal(found.frame_times, tags.frame_times)
+
+
+def test_files_and_waveforms_agree(model, tmp_path):
+    audio = tagging.recording(2.5)
+    path = audio_files.write(tmp_path / "x.flac", audio)
+    expected = model.tag(audio, 16_000).frame_scores
+    with open(path, "rb") as file:
+        for source in (path, str(path), file):
+            np.testing.assert_array_equal(model.tag(source).frame_scores, expected)
+    stereo = np.stack([audio, audio], axis=1) / 32768
+    np.testing.assert_allclose(model.tag(stereo, 16_000).frame_scores, expected, atol=1e-6)
+
+
+def test_many_waveforms_are_batched_and_bad_ones_left_out(model, tmp_path):
+    lengths = [2.0, 7.3, 0.3, 31.0, 3.0]
+    paths = [
+        audio_files.write(tmp_path / f"{i}.flac", tagging.recording(seconds, seed=i))
+        for i, seconds in enumerate(lengths)
+    ]
+    audio_files.truncate(paths[3], 0.9)
+    segmentation = Segmentation(2.0)
+    seen: dict[int, list] = {i: [] for i in range(5)}
+    failed = []
+    for item in model.stream([blocks_of(path) for path in paths], segmentation):
+        if isinstance(item, tagger.Failed):
+            failed.append((item.source, item.error.kind))
+        else:
+            assert item.source not in [source for source, _ in failed]
+            seen[item.source].append(item)
+    assert failed == [(3, "truncated")]
+    for i in (0, 1, 2, 4):
+        assert [item.piece.last for item in seen[i]] == [False] * (len(seen[i]) - 1) + [True]
+        alone = model.tag(paths[i], segment_seconds=2.0)
+        frames = seen[i][0].frames[: seen[i][0].piece.stop]
+        np.testing.assert_allclose(frames[:6], alone.frame_scores[:6], atol=1e-6)
+
+
+def test_top_and_events(model):
+    tags = model.tag(tagging.recording(6.0), 16_000)
+    best = tags.top(2)
+    assert [label for label, _ in best] == [tags.labels[i] for i in np.argsort(-tags.scores)[:2]]
+    assert best[0][1] >= best[1][1] and len(tags.top(99)) == len(tags.labels)
+    for event in tags.events(0.6, 0.3):
+        rows = (tags.frame_times >= event.onset) & (tags.frame_times <= event.offset)
+        assert tags.frame_scores[rows, event.label].max() == pytest.approx(event.score)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((np.zeros(16_000),), "sample rate"),
+        (("no/such/file.wav",), r"no/such/file.wav: missing: no such file"),
+        ((np.zeros(16_000), 16_000, 0.01), "segment_seconds is 0.01, expected 0.1 to 60"),
+        ((np.zeros(16_000), 16_000, 2.0, 3.0), "hop_seconds is 3"),
+        ((np.zeros(16_000), 16_000, None, 1.0), "hop_seconds needs segment_seconds"),
+    ],
+)
+def test_errors_are_in_words(model, arguments, message):
+    with pytest.raises(UserError, match=message):
+        model.tag(*arguments)
+
+
+def test_load(tmp_path, model):
+    folder = tagging.save(tmp_path / "run")
+    loaded = psl_jax.load(folder)
+    assert loaded.labels == tagging.LABELS and loaded.segment_seconds == 2.0
+    assert "6 classes" in repr(loaded)
+    audio = tagging.recording(2.5)
+    np.testing.assert_array_equal(loaded.tag(audio, 16_000).scores, model.tag(audio, 16_000).scores)
+    with pytest.raises(UserError, match="no finished model"):
+        psl_jax.load(tmp_path)
+
+
+def test_importing_is_cheap():
+    code = "import psl_jax, sys; assert psl_jax.__version__; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"jax", "tensorflow", "numpy", "flax"} & set(done.stdout.split())
+
+
+def test_front_end_settings_are_the_models(model):
+    assert model.logmel.top_db == tagging.model().info.logmel.top_db
+    assert isinstance(jax.tree.leaves(model._network)[0], jax.Array)
+    assert parallel.local_mesh().size >= 1

@@ -1,0 +1,268 @@
+import dataclasses
+import errno
+import os
+import resource
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from psl_jax.model.mobilenetv2 import Variables, create
+from psl_jax.model.model import Model, ModelInfo
+from psl_jax.runtime import parallel
+from psl_jax.runtime.errors import UserError
+from psl_jax.training.checkpoints import TrainingCheckpoints, average
+from psl_jax.training.loop import EarlyStop
+from psl_jax.training.step import TrainState, init_state
+from psl_jax.weights import orbax_folder
+from psl_jax.weights.load import load_model
+from psl_jax.weights.orbax_folder import save_model
+
+# Rises, falls, ties; the best four are steps 3, 6, 9 and 8.
+SCRIPT = {1: 0.10, 2: 0.30, 3: 0.50, 4: 0.20, 5: 0.31, 6: 0.45, 7: 0.15, 8: 0.40, 9: 0.40, 10: 0.1}
+BEST = [3, 6, 9, 8]
+
+
+def state_at(step):
+    """A state whose arrays tell the step that they are of."""
+    rng = np.random.default_rng(step)
+    params = {
+        "head": {"kernel": rng.standard_normal((3, 4)).astype(np.float32)},
+        "blocks": {0: {"scale": np.full(2, step, np.float32)}, 10: {"scale": np.zeros(2)}},
+    }
+    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
+    stats = {"norm": {"mean": jnp.asarray(rng.standard_normal(5), jnp.float32)}}
+    state = init_state(Variables(params, stats))
+    return parallel.replicate(state._replace(step=jnp.int32(step)), parallel.data_mesh())
+
+
+def assert_equal(left, right):
+    jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+def save_script(folder, script=SCRIPT, reopen=False):
+    """Saves the states of a script of mAPs; `reopen`: each by a process of its own, as it were."""
+    kept = TrainingCheckpoints(folder)
+    for step, value in script.items():
+        kept.save(step, state_at(step), value)
+        if reopen:
+            kept.__exit__()
+            kept = TrainingCheckpoints(folder)
+    return kept
+
+
+@pytest.mark.parametrize("reopen", [False, True], ids=["one run", "restarted at each step"])
+def test_the_best_four_and_the_latest_survive(tmp_path, reopen):
+    with save_script(tmp_path, reopen=reopen) as kept:
+        assert kept.best_steps() == BEST
+        assert kept.steps() == sorted([*BEST, 10])
+    with TrainingCheckpoints(tmp_path) as kept:  # the metrics are still known
+        assert kept.best_steps() == BEST
+        restored = kept.restore(state_at(0))
+    assert isinstance(restored, TrainState)
+    assert_equal(restored, state_at(10))
+
+
+def test_early_stop_comes_when_the_script_has_not_been_better_for_long_enough():
+    stop = EarlyStop(patience=7)
+    stopped = [stop.update(value) for value in SCRIPT.values()]
+    assert stopped == [False] * 9 + [True]
+    assert stop.best == 0.5
+
+
+@pytest.mark.parametrize("step", range(len(SCRIPT)))
+def test_early_stop_goes_on_after_a_restart(step):
+    values = list(SCRIPT.values())
+    stop = EarlyStop(7, values[:step])
+    assert [stop.update(value) for value in values[step:]] == ([False] * 9 + [True])[step:]
+
+
+def test_an_equal_map_is_no_better_and_without_patience_there_is_no_stop():
+    stop = EarlyStop(2, [0.5, 0.5])
+    assert stop.update(0.5)
+    assert not any(EarlyStop(0).update(0.0) for _ in range(100))
+
+
+def test_checkpoints_without_an_map_only_serve_to_go_on(tmp_path):
+    script = {1: 0.1, 2: None, 3: None, 4: 0.2, 5: None}
+    with save_script(tmp_path, script) as kept:
+        assert kept.best_steps() == [4, 1]
+        assert kept.steps() == [1, 4, 5]
+        assert_equal(kept.restore(state_at(0)), state_at(5))
+
+
+def test_another_number_of_best_ones(tmp_path):
+    with TrainingCheckpoints(tmp_path, best=1) as kept:
+        for step, value in SCRIPT.items():
+            kept.save(step, state_at(step), value)
+        assert kept.steps() == [3, 10] and kept.best_steps() == [3]
+
+
+def test_an_empty_folder_gives_back_the_initial_state(tmp_path):
+    state = state_at(0)
+    with TrainingCheckpoints(tmp_path) as kept:
+        assert kept.restore(state) is state
+        with pytest.raises(UserError, match="no validated checkpoint"):
+            kept.average_best()
+
+
+def test_the_average_of_the_best_is_that_taken_by_hand(tmp_path):
+    with save_script(tmp_path / "checkpoints") as kept:
+        averaged, steps = kept.average_best()
+        restored = [kept.load_variables(step) for step in BEST]
+    assert steps == BEST
+    for step, variables in zip(BEST, restored, strict=True):
+        assert_equal(variables, state_at(step).variables)
+    by_hand = jax.tree.map(
+        lambda *arrays: np.mean([np.float64(a) for a in arrays], axis=0).astype(np.float32),
+        *restored,
+    )
+    assert_equal(averaged, by_hand)
+    assert averaged.params["blocks"][0]["scale"][0] == (3 + 6 + 9 + 8) / 4
+
+
+def test_averages_are_taken_in_float64():
+    values = np.float32([1e8, 1, 1, -1e8])
+    assert average([Variables({"a": v}, {}) for v in values]).params["a"] == np.float32(0.5)
+
+
+INFO = {
+    "classes": ["dog", "cat, meowing", "Ä"],
+    "width": 0.1,
+    "segment_seconds": 2.0,
+    "frontend": {"top_db": 120.0, "top_db_over": "clip"},
+}
+
+
+@pytest.fixture
+def variables():
+    _, made = create(3, 0.1, seed=1)
+    return jax.tree.map(np.asarray, made)
+
+
+@pytest.mark.parametrize("inner", ["", "averaged"])
+def test_a_model_is_loaded_as_it_was_saved(tmp_path, variables, inner):
+    save_model(tmp_path / "averaged", variables, INFO)
+    model = load_model(tmp_path / inner)
+    assert model.info == ModelInfo.from_json(INFO, "INFO")
+    assert model.classes == tuple(INFO["classes"])
+    assert jax.tree.structure(model.variables) == jax.tree.structure(variables)
+    assert_equal(model.variables, variables)
+    network, _ = create(3, 0.1)
+    assert model.network == network  # so that compiled programs are shared
+
+
+def test_saving_again_replaces_the_model(tmp_path, variables):
+    save_model(tmp_path, variables, INFO)
+    changed = jax.tree.map(lambda x: x + 1, variables)
+    save_model(tmp_path, changed, INFO | {"name": "second"})
+    assert load_model(tmp_path).info.name == "second"
+    assert_equal(load_model(tmp_path).variables, changed)
+
+
+def test_a_model_of_which_saving_was_cut_short_is_none(tmp_path, variables, monkeypatch):
+    monkeypatch.setattr(orbax_folder.files, "write_json", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        save_model(tmp_path, variables, INFO)
+    with pytest.raises(UserError, match="no finished model"):
+        load_model(tmp_path)
+
+
+def test_a_folder_without_a_model_is_an_error_that_says_what_to_do(tmp_path):
+    with pytest.raises(UserError, match=r"holds no finished model.*train one first"):
+        load_model(tmp_path / "nowhere")
+
+
+def test_arrays_of_another_width_are_refused(tmp_path, variables):
+    save_model(tmp_path, variables, INFO | {"width": 0.5})
+    with pytest.raises(UserError, match=r"width 0\.5"):
+        load_model(tmp_path)
+
+
+def test_the_digest_knows_weights_statistics_and_classes(variables):
+    network, _ = create(3, 0.1)
+    model = Model(network, variables, ModelInfo.from_json(INFO, "INFO"))
+    same = Model(
+        network, jax.tree.map(jnp.asarray, variables), dataclasses.replace(model.info, name="other")
+    )
+    assert model.digest == same.digest
+
+    def changed(part, name):
+        tree = jax.tree.map(np.copy, variables)
+        getattr(tree, part)["head_norm"][name][0] += 1e-6
+        return dataclasses.replace(model, variables=tree)
+
+    classes = dataclasses.replace(model.info, classes=("cat", "dog", "Ä"))
+    others = [
+        changed("params", "bias"),
+        changed("stats", "mean"),
+        dataclasses.replace(model, info=classes),
+    ]
+    assert len({model.digest, *(other.digest for other in others)}) == 4
+
+
+@pytest.fixture
+def small_files_only():
+    """No file can become larger than 20 kB: writing fails as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def large_variables():
+    noise = np.random.default_rng(0).standard_normal(200_000).astype(np.float32)
+    return Variables({"kernel": jnp.asarray(noise)}, {})
+
+
+def test_a_checkpoint_that_cannot_be_written_is_a_plain_error(tmp_path, small_files_only, capfd):
+    def save_two():
+        with TrainingCheckpoints(tmp_path) as kept:
+            kept.save(1, {"step": jnp.int32(1)}, 0.1)
+            kept.save(2, large_variables(), 0.2)
+
+    with pytest.raises(UserError) as caught:
+        save_two()
+    assert str(tmp_path) in str(caught.value) and "Free some space" in str(caught.value)
+    assert os.strerror(errno.EFBIG) in str(caught.value)
+    assert "Traceback" not in "".join(capfd.readouterr())
+    with TrainingCheckpoints(tmp_path) as kept:  # the earlier one is whole
+        assert kept.steps() == [1]
+        assert kept.restore({"step": parallel.replicate(jnp.int32(0), parallel.data_mesh())}) == {
+            "step": 1
+        }
+
+
+def test_a_model_that_cannot_be_written_is_a_plain_error(tmp_path, small_files_only, capfd):
+    with pytest.raises(UserError, match="Free some space"):
+        save_model(tmp_path / "averaged", large_variables(), INFO)
+    assert "Traceback" not in "".join(capfd.readouterr())
+    with pytest.raises(UserError, match="no finished model"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        (errno.ENOSPC, "Free some space"),
+        (errno.EDQUOT, "Free some space"),
+        (errno.EACCES, "Mend that"),
+    ],
+)
+def test_the_reason_is_named(tmp_path, monkeypatch, code, advice):
+    def fail(*_, **__):
+        raise OSError(code, "in Orbax's words")
+
+    with TrainingCheckpoints(tmp_path) as kept:
+        monkeypatch.setattr(kept._checkpointer, "save", fail)
+        with pytest.raises(UserError, match=rf"{os.strerror(code)}\. {advice}"):
+            kept.save(1, state_at(1))
+
+
+def test_other_errors_are_not_taken_for_a_full_disk(tmp_path):
+    with TrainingCheckpoints(tmp_path) as kept:
+        kept.save(2, state_at(2))
+        with pytest.raises(Exception, match="already exists") as caught:  # a mistake of ours
+            kept.save(2, state_at(2))
+    assert not isinstance(caught.value, UserError)

@@ -1,0 +1,322 @@
+import dataclasses
+import json
+import math
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from psl_jax.model.augmentation import Augmentation
+from psl_jax.model.mobilenetv2 import Variables, create
+from psl_jax.runtime import parallel
+from psl_jax.runtime.errors import UserError
+from psl_jax.training import loop, metric_log
+from psl_jax.training.checkpoints import TrainingCheckpoints
+from psl_jax.training.loop import LoopSettings, Schedule
+from psl_jax.training.step import (
+    Recipe,
+    TrainState,
+    binary_cross_entropy,
+    init_state,
+    step_function,
+    train_program,
+)
+
+SETTINGS = LoopSettings(max_steps=12, validate_every=3, checkpoint_every=2, log_every=1, patience=0)
+
+
+def test_cross_entropy_of_soft_labels():
+    rng = np.random.default_rng(0)
+    p, y = rng.uniform(0.01, 0.99, (4, 7)), rng.random((4, 7))
+    expected = -(y * np.log(p) + (1 - y) * np.log(1 - p)).mean()
+    ours = binary_cross_entropy(jnp.float32(p), jnp.float32(y))
+    assert float(ours) == pytest.approx(expected, rel=1e-5)
+
+
+def test_cross_entropy_stays_finite_at_the_ends():
+    probabilities, labels = jnp.array([[0.0, 1.0, 0.0, 1.0]]), jnp.array([[0.0, 1.0, 1.0, 0.0]])
+    value, gradient = jax.value_and_grad(binary_cross_entropy)(probabilities, labels)
+    assert float(value) == pytest.approx(-math.log(1e-7) / 2, rel=0.01)
+    assert np.isfinite(gradient).all()
+
+
+def test_schedules():
+    assert [Schedule(0.1)(step) for step in (0, 10**6)] == [0.1, 0.1]
+    decay = Schedule(0.1, decay_steps=10, decay_power=2.0)
+    np.testing.assert_allclose([decay(s) for s in (0, 5, 9, 10, 11)], [0.1, 0.025, 0.001, 0, 0])
+
+
+# --- the loop, around a step that only counts -------------------------------------------------
+
+
+def counting_program(state, batch, rate):
+    """A step whose loss tells which batch it got; its weight remembers all batches in order."""
+    loss = jnp.float32(batch["audio"][0, 0])
+    weight = 0.5 * state.variables.params["w"] + loss * rate
+    return TrainState(state.step + 1, Variables({"w": weight}, {}), ()), {metric_log.LOSS: loss}
+
+
+class Loop:
+    """Runs `train` in a folder, as often as wanted; notes what it did."""
+
+    def __init__(self, folder, maps=None, losses=None):
+        self.folder = folder
+        self.maps = maps or {}  # by step
+        self.losses = losses or {}
+        self.fed, self.validated = [], []
+
+    def feed(self, start):
+        self.fed.append(start)
+        for step in range(start + 1, 1000):
+            value = self.losses.get(step, step)
+            yield {
+                "audio": np.full((1, 1), value, np.float32),
+                "num_samples": np.ones(1, np.int32),
+                "labels": np.zeros((1, 1), np.float32),
+                "clip": np.zeros(1, np.int32),  # not for the program
+            }
+
+    def run(self, program=counting_program, settings=SETTINGS):
+        def validate(variables):
+            del variables
+            self.validated.append(step_of[0])
+            return self.maps.get(step_of[0], step_of[0] / 100)
+
+        step_of = [0]
+
+        def noting(state, batch, rate):
+            step_of[0] = int(state.step) + 1
+            return program(state, batch, rate)
+
+        state = TrainState(jnp.int32(0), Variables({"w": jnp.zeros(1)}, {}), ())
+        with TrainingCheckpoints(self.folder / "checkpoints") as kept:
+            loop.train(
+                noting,
+                state,
+                self.feed,
+                mesh=parallel.data_mesh(),
+                schedule=Schedule(0.1, 20),
+                settings=settings,
+                validate=validate,
+                checkpoints=kept,
+                run_dir=str(self.folder),
+                description="test",
+            )
+
+    def steps(self):
+        with TrainingCheckpoints(self.folder / "checkpoints") as kept:
+            return kept.steps(), kept.best_steps()
+
+    def weight(self):
+        state = TrainState(jnp.int32(0), Variables({"w": jnp.zeros(1)}, {}), ())
+        with TrainingCheckpoints(self.folder / "checkpoints") as kept:
+            restored = kept.restore(parallel.replicate(state, parallel.data_mesh()))
+        return float(restored.variables.params["w"][0])
+
+    def log(self):
+        lines = (self.folder / "train_log.jsonl").read_text().splitlines()
+        return [{k: v for k, v in json.loads(line).items() if k != "time"} for line in lines]
+
+
+def test_the_loop_logs_validates_and_saves_when_it_should(tmp_path):
+    looped = Loop(tmp_path)
+    looped.run()
+    assert looped.fed == [0] and looped.validated == [3, 6, 9, 12]
+    assert looped.steps() == ([3, 6, 9, 12], [12, 9, 6, 3])
+    schedule = Schedule(0.1, 20)
+    expected = []
+    for step in range(1, 13):
+        rate = schedule(step - 1)
+        expected.append({"step": step, "loss": float(step), "learning_rate": rate})
+        expected += [{"step": step, "val_mAP": step / 100}] * (step % 3 == 0)
+    assert looped.log() == expected
+
+
+def test_the_last_step_is_logged_and_validated_whatever_the_intervals(tmp_path):
+    looped = Loop(tmp_path)
+    looped.run(settings=dataclasses.replace(SETTINGS, max_steps=10, validate_every=4, log_every=7))
+    assert looped.validated == [4, 8, 10]
+    assert [line["step"] for line in looped.log() if "loss" in line] == [7, 10]
+
+
+def test_a_finished_training_is_not_begun_again(tmp_path):
+    Loop(tmp_path).run()
+    log = (tmp_path / "train_log.jsonl").read_text()
+    again = Loop(tmp_path)
+    again.run()
+    assert again.fed == again.validated == []
+    assert (tmp_path / "train_log.jsonl").read_text() == log
+
+
+@pytest.mark.parametrize("died_at", range(1, 13))
+def test_a_killed_training_goes_on_as_if_nothing_had_happened(tmp_path, died_at):
+    undisturbed, killed = Loop(tmp_path / "a"), Loop(tmp_path / "b")
+    undisturbed.run()
+
+    def dying_program(state, batch, rate):
+        if int(state.step) + 1 == died_at:
+            raise KeyboardInterrupt
+        return counting_program(state, batch, rate)
+
+    with pytest.raises(KeyboardInterrupt):
+        killed.run(dying_program)
+    killed.run()
+    # From the last checkpoint: all even steps, and those of the validations.
+    assert killed.fed == [0, max(s for s in (0, 2, 3, 4, 6, 8, 9, 10) if s < died_at)]
+    assert killed.log() == undisturbed.log()
+    assert killed.weight() == undisturbed.weight()
+    assert killed.steps() == undisturbed.steps()
+
+
+MAPS = {3: 0.2, 6: 0.5, 9: 0.4, 12: 0.5, 15: 0.3, 18: 0.9}
+PATIENT = dataclasses.replace(SETTINGS, max_steps=60, patience=3)
+
+
+def test_training_stops_early_and_keeps_the_best(tmp_path):
+    looped = Loop(tmp_path, MAPS)
+    looped.run(settings=PATIENT)
+    assert looped.validated == [3, 6, 9, 12, 15]  # three in a row that were not better than 0.5
+    assert looped.steps() == ([6, 9, 12, 15], [12, 6, 9, 15])
+    again = Loop(tmp_path, MAPS)
+    again.run(settings=PATIENT)
+    assert again.fed == []
+
+
+def test_early_stop_counts_over_a_restart(tmp_path):
+    looped = Loop(tmp_path, MAPS)
+    looped.run(settings=dataclasses.replace(PATIENT, max_steps=12))
+    looped.run(settings=PATIENT)
+    assert looped.fed == [0, 12] and looped.validated[-1] == 15
+
+
+@pytest.mark.parametrize("log_every", [1, 50])
+@pytest.mark.parametrize(("bad_step", "kept"), [(5, 4), (6, 4), (7, 6)])
+def test_a_loss_that_is_not_finite_ends_training_before_it_is_saved(
+    tmp_path, log_every, bad_step, kept
+):
+    looped = Loop(tmp_path, losses=dict.fromkeys(range(bad_step, 1000), np.nan))
+    with pytest.raises(UserError, match=r"not finite at step .*smaller train.learning_rate"):
+        looped.run(settings=dataclasses.replace(SETTINGS, log_every=log_every))
+    assert max(looped.steps()[0]) == kept
+    assert math.isfinite(looped.weight())
+
+
+def test_an_error_while_reading_ends_training(tmp_path):
+    looped = Loop(tmp_path)
+
+    def feed(start):
+        yield from (batch for _, batch in zip(range(2), Loop.feed(looped, start), strict=False))
+        raise UserError("the disk was taken away")
+
+    looped.feed = feed
+    with pytest.raises(UserError, match="taken away"):
+        looped.run()
+
+
+# --- the step ---------------------------------------------------------------------------------
+
+
+SAMPLES = 8000
+
+
+def batch_of(size=4, classes=3, seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        "audio": rng.integers(-8000, 8000, (size, SAMPLES)).astype(np.int16),
+        "num_samples": np.array([SAMPLES, SAMPLES // 2] * (size // 2), np.int32),
+        "labels": rng.random((size, classes)).astype(np.float32),
+    }
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """Network without dropout, its variables and a jitted step on one device."""
+    with pytest.MonkeyPatch.context() as patch:
+        blocks = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 1, 2), (6, 64, 1, 2), (6, 96, 1, 2))
+        patch.setattr("psl_jax.model.mobilenetv2.INVERTED_RESIDUALS", blocks)
+        network, variables = create(3, 0.1, dropout=0.0)
+    mesh = parallel.data_mesh(1)
+    return types.SimpleNamespace(
+        network=network,
+        variables=variables,
+        mesh=mesh,
+        program=train_program(network, Recipe(), mesh),
+    )
+
+
+def steps(plain, count, rate, batch):
+    state = parallel.replicate(init_state(plain.variables), plain.mesh)
+    losses = []
+    for _ in range(count):
+        state, values = plain.program(state, parallel.put_batch(batch, plain.mesh), rate)
+        losses.append(float(values["loss"]))
+    return state, losses
+
+
+def test_training_fits_a_batch(plain):
+    batch = batch_of() | {"labels": np.float32([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0]])}
+    _, losses = steps(plain, 40, 1e-2, batch)
+    assert losses[0] == pytest.approx(math.log(2), abs=0.05) and losses[-1] < 0.1
+
+
+def test_a_rate_of_zero_leaves_the_weights_and_updates_the_statistics(plain):
+    state, _ = steps(plain, 1, 0.0, batch_of())
+    jax.tree.map(np.testing.assert_array_equal, state.variables.params, plain.variables.params)
+    before, after = (v.stats["head_norm"]["var"] for v in (plain.variables, state.variables))
+    assert not np.array_equal(before, after)
+
+
+def test_padding_does_not_enter_the_loss(plain):
+    """What lies in the output frames past a clip's end has no say in its probabilities."""
+    batch = batch_of()
+    # The module's cache is per process: the same program both times.
+    assert train_program(plain.network, Recipe(), plain.mesh) is plain.program
+    longer = batch | {"num_samples": np.full(4, SAMPLES, np.int32)}
+    _, (masked,) = steps(plain, 1, 0.0, batch)
+    _, (unmasked,) = steps(plain, 1, 0.0, longer)
+    assert masked != unmasked
+
+
+@pytest.fixture
+def optimized():
+    """Programs are compiled as users' are; elsewhere the tests leave optimizations out."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+def test_both_layouts_optimized_take_the_same_step(plain, optimized):
+    """Channels first with fast math, as on a CPU, against channels last without it."""
+    results = []
+    for channels_first in (True, False):
+        recipe = Recipe(seed=3, channels_first=channels_first)
+        program = parallel.data_parallel(
+            step_function(plain.network, recipe),
+            plain.mesh,
+            (parallel.REPLICATED, parallel.SPLIT, parallel.REPLICATED),
+            parallel.REPLICATED,
+            fast_math=channels_first,
+        )
+        state = parallel.replicate(init_state(plain.variables), plain.mesh)
+        state, values = program(state, parallel.put_batch(batch_of(), plain.mesh), 1e-3)
+        results.append((values["loss"], state.variables.stats, state.optimizer.mu))
+    (loss, *trees), (expected_loss, *expected) = results
+    assert float(loss) == pytest.approx(float(expected_loss), rel=1e-5)
+    for ours, other in zip(*map(jax.tree.leaves, (trees, expected)), strict=True):
+        np.testing.assert_allclose(ours, other, rtol=0, atol=1e-3 * np.abs(other).max() + 1e-8)
+
+
+@pytest.mark.parametrize(
+    "recipe", [Recipe(dtype="bfloat16"), Recipe(augmentation=Augmentation(mixup_alpha=0.5))]
+)
+def test_other_recipes_train_too(plain, recipe):
+    program = train_program(plain.network, recipe, plain.mesh)
+    state = parallel.replicate(init_state(plain.variables), plain.mesh)
+    state, values = program(state, parallel.put_batch(batch_of(), plain.mesh), 1e-3)
+    _, (reference,) = steps(plain, 1, 1e-3, batch_of())
+    assert float(values["loss"]) == pytest.approx(reference, rel=0.02)
+    assert float(values["loss"]) != reference
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(state.variables))

@@ -1,0 +1,256 @@
+"""Published PyTorch checkpoints: same outputs, there and back, and wrong files refused."""
+
+import pickle
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import places
+import pytest
+
+from psl_jax import torch_weights
+from psl_jax.model.frontend import LogMel
+from psl_jax.model.mobilenetv2 import Context, clip_probabilities, create, num_parameters
+from psl_jax.runtime.errors import UserError
+from psl_jax.weights import load, orbax_folder, torch_state
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install psl_jax[torch]")
+sys.path.insert(0, str(places.BENCHMARKS))
+import torch_reference  # noqa: E402
+
+ODD_LENGTH = 54_321  # samples
+
+
+@pytest.fixture(scope="module")
+def reference():
+    """The network at full size, random everywhere, with logits of a trained network's spread."""
+    torch.manual_seed(0)
+    model = torch_reference.randomize_statistics(torch_reference.MobileNetV2()).eval()
+    with torch.no_grad():
+        model.classifier[1].weight.mul_(10)
+        model.classifier[1].bias.normal_(-1.0, 1.0)
+    return model
+
+
+@pytest.fixture(scope="module")
+def checkpoint(reference, tmp_path_factory):
+    path = tmp_path_factory.mktemp("checkpoint") / "mobilenetv2.pt"
+    torch.save(reference.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def small_state():
+    model = torch_reference.MobileNetV2(num_classes=3, width=0.25)
+    return torch_reference.randomize_statistics(model).state_dict()
+
+
+@pytest.fixture(scope="module")
+def classes_csv(tmp_path_factory):
+    path = tmp_path_factory.mktemp("classes") / "classes.csv"
+    path.write_text("label\nbell\nhum\nsiren\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def imported(checkpoint):
+    return load.load_model(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def probabilities(imported):
+    """The jitted waveform -> (clip, frame) probabilities of the imported network."""
+
+    @jax.jit
+    def function(audio):
+        logmel = LogMel()(audio)
+        frames, _ = imported.network.apply(imported.variables, logmel, Context())
+        return clip_probabilities(frames), frames
+
+    return function
+
+
+def _audio(samples):
+    """float32 [2, samples]: noise that fades in and out, and a tone that glides over it."""
+    rng = np.random.default_rng(samples)
+    time = np.arange(samples) / 16000
+    noise = rng.normal(size=samples) * 0.1 * np.sin(np.pi * time / time[-1]) ** 4
+    glide = 0.3 * np.sin(2 * np.pi * (200 + 500 * time / time[-1]) * time)
+    return np.stack([noise, noise + glide]).astype(np.float32)
+
+
+@pytest.mark.parametrize("samples", [32_000, 80_000, 160_000, ODD_LENGTH])
+def test_the_imported_network_gives_the_same_probabilities(reference, probabilities, samples):
+    audio = _audio(samples)
+    clip, frames = probabilities(audio)
+    with torch.inference_mode():
+        expected = reference.frame_probabilities(reference.log_mel(torch.from_numpy(audio)))
+    assert expected.std() > 0.1
+    np.testing.assert_allclose(frames, expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(clip, expected.mean(1), rtol=0, atol=1e-5)
+
+
+def test_an_imported_checkpoint_is_a_model_with_audioset_classes(imported):
+    assert num_parameters(imported.variables) == 2_898_383
+    assert imported.info.width == 1
+    assert len(imported.classes) == 527
+    assert imported.classes[0] == "Speech"
+    assert imported.classes[526] == "Field recording"
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_there_and_back_is_bit_equal(small_state, classes_csv, tmp_path, wrapped):
+    path, folder, back = tmp_path / "in.pt", tmp_path / "model", tmp_path / "back.pt"
+    state = {
+        name: tensor + 7 if name.endswith("num_batches_tracked") else tensor
+        for name, tensor in small_state.items()
+    }
+    torch.save({"model": state} if wrapped else state, path)
+    torch_weights.import_checkpoint(path, folder, classes_csv)
+    torch_weights.import_checkpoint(path, folder, classes_csv)  # a model may be replaced
+    torch_weights.export_checkpoint(folder, back)
+    found = torch.load(back, weights_only=True)
+    assert set(found) == set(state)
+    for name, tensor in state.items():
+        assert found[name].dtype == tensor.dtype, name
+        assert torch.equal(found[name], tensor), name
+    assert load.load_model(folder).classes == ("bell", "hum", "siren")
+
+
+def test_extra_tensors_are_not_needed(small_state, classes_csv, tmp_path):
+    state = {name: t for name, t in small_state.items() if not torch_state.is_extra(name)}
+    path, folder, back = tmp_path / "in.pt", tmp_path / "model", tmp_path / "back.pt"
+    torch.save(state, path)
+    torch_weights.import_checkpoint(path, folder, classes_csv)
+    torch_weights.export_checkpoint(folder, back)
+    assert set(torch.load(back, weights_only=True)) == set(state)
+
+
+def test_a_model_trained_here_loads_strictly(tmp_path):
+    _, shapes = create(3, 0.5)
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
+    info = {"classes": ["a", "b", "c"], "width": 0.5, "segment_seconds": 2.0}
+    orbax_folder.save_model(tmp_path / "run" / "averaged", variables, info)
+    torch_weights.export_checkpoint(tmp_path / "run", tmp_path / "out.pt")
+    model = torch_reference.MobileNetV2(num_classes=3, width=0.5)
+    front_end = {name: t.clone() for name, t in model.front_end.state_dict().items()}
+    model.load_state_dict(torch.load(tmp_path / "out.pt", weights_only=True), strict=True)
+    for name, tensor in model.front_end.state_dict().items():
+        torch.testing.assert_close(tensor, front_end[name], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("width", [0.25, 0.35, 0.5, 0.75, 1.0, 1.4, 2.0])
+def test_width_is_inferred(width):
+    _, variables = create(2, width)
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), variables)
+    assert torch_state.from_state(torch_state.to_state(zeros), "zeros")[1] == width
+
+
+def test_names_are_those_of_the_reference(small_state):
+    names = {entry.name for entry in torch_state.entries()}
+    assert names == {name for name in small_state if not torch_state.is_extra(name)}
+
+
+def test_misfits_are_named(small_state, tmp_path):
+    state = dict(small_state)
+    del state["features.3.conv.1.0.weight"]
+    state["fc.weight"] = torch.zeros(2, 2)
+    state["features.18.0.weight"] = torch.zeros(7, 80, 1, 1)
+    torch.save(state, tmp_path / "wrong.pt")
+    with pytest.raises(UserError) as caught:
+        torch_state.load(tmp_path / "wrong.pt")
+    message = str(caught.value)
+    assert "missing: features.3.conv.1.0.weight" in message
+    assert "unexpected: fc.weight" in message
+    assert "misshapen: features.18.0.weight [7, 80, 1, 1], expected [1280, 80, 1, 1]" in message
+
+
+def test_another_network_is_refused_by_a_short_list(tmp_path):
+    torch.save(torch.nn.Linear(2, 3).state_dict(), tmp_path / "linear.pt")
+    with pytest.raises(
+        UserError, match=r"missing: features\.0\.0\.weight.* and \d+ more"
+    ) as caught:
+        torch_state.load(tmp_path / "linear.pt")
+    assert "unexpected: weight, bias" in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+class _Surprise:
+    def __reduce__(self):
+        return print, ("this code must not run",)
+
+
+def _save_text(path):
+    path.write_text("no checkpoint")
+
+
+def _save_code(path):
+    path.write_bytes(pickle.dumps({"model": _Surprise()}, protocol=2))
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path: None, "cannot read"),
+        (_save_text, "not a file"),
+        (_save_code, "not a file of plain tensors"),
+        (lambda path: torch.save(torch.nn.Linear(2, 2), path), "not a file of plain tensors"),
+        (lambda path: torch.save([1, 2], path), "holds a list; expected a state dict"),
+        (lambda path: torch.save({"epoch": 3}, path), "a dict with 'epoch': int; expected"),
+    ],
+    ids=["missing", "text", "code", "module", "list", "numbers"],
+)
+def test_other_files_are_refused(tmp_path, capfd, write, message):
+    write(tmp_path / "in.pt")
+    with pytest.raises(UserError, match=message):
+        torch_state.read(tmp_path / "in.pt")
+    assert "must not run" not in capfd.readouterr().out
+
+
+def test_integer_weights_are_refused(small_state):
+    state = {name: tensor.numpy() for name, tensor in small_state.items()}
+    state["classifier.1.bias"] = np.zeros(3, np.int32)
+    with pytest.raises(UserError, match=r"not floating point: classifier\.1\.bias"):
+        torch_state.from_state(state, "in.pt")
+
+
+def test_classes_must_be_named_where_there_are_not_527(small_state, tmp_path):
+    torch.save(small_state, tmp_path / "in.pt")
+    with pytest.raises(UserError, match=r"3 classes apart.* --classes="):
+        load.load_model(tmp_path / "in.pt")
+    with pytest.raises(UserError, match="cannot read the class list"):
+        torch_weights.import_checkpoint(tmp_path / "in.pt", tmp_path / "out", "nowhere.csv")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_something_else_is_not_replaced(checkpoint, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match="not empty and holds no model"):
+        torch_weights.import_checkpoint(checkpoint, tmp_path)
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def test_without_pytorch_the_error_says_what_to_install(checkpoint, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(UserError, match=r"pip install 'psl_jax\[torch\]'"):
+        load.load_model(checkpoint)
+
+
+def test_command_line(small_state, classes_csv, tmp_path, capsys):
+    torch.save(small_state, tmp_path / "in.pt")
+    command = [sys.executable, "-m", "psl_jax.torch_weights"]
+    paths = [tmp_path / "in.pt", tmp_path / "model"]
+    done = subprocess.run(
+        [*command, *paths, f"--classes={classes_csv}"], capture_output=True, text=True, check=True
+    )
+    assert "width 0.25, 3 classes" in done.stdout
+    arguments = ["torch_weights", "--to_torch", tmp_path / "model", tmp_path / "back.pt"]
+    torch_weights.main(torch_weights.parse([str(word) for word in arguments]))
+    assert "strictly" in capsys.readouterr().out
+    assert (tmp_path / "back.pt").stat().st_size > 1_000_000
+    done = subprocess.run([*command, "nowhere.pt", "out"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "error: cannot read nowhere.pt" in done.stderr
+    assert "Traceback" not in done.stderr
