@@ -19,7 +19,7 @@ def get_config():
     result.train.learning_rate = 2e-3
     result.train.epochs = 15
     result.train.schedule, result.train.decay_power = "polynomial", 1.0
-    result.evaluate.batch_size = 32
+    result.evaluate.batch_size = result.relabel.batch_size = 32
     # Augmentation needs more steps than this to pay, and without it the teacher and the students
     # on 10 s share one compiled program.
     off = {name: 0 for name in config.TEACHER["augment"] if "masks" in name}

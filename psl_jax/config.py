@@ -1,98 +1,73 @@
-"""All settings, with their defaults, and the check that a config holds no others.
+"""All settings together, as ml-collections configs for the command line and as dataclasses for us.
 
-The defaults are the paper's; where the published code differs, its choice is a setting. Values that
-neither gives are marked "inferred".
+Each setting stands, with its default and its limits, in a dataclass beside what it sets; `Settings`
+puts them together. The defaults are the paper's; where the published code differs, its choice is a
+setting. Values that neither gives are marked "inferred".
 """
 
+import dataclasses
 import difflib
 import functools
+import graphlib
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
+from psl_jax.data.settings import DataSettings
+from psl_jax.model.augmentation import Augmentation
+from psl_jax.model.frontend import LogMel
+from psl_jax.model.mobilenetv2 import NetworkSettings
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.settings import Kind, check, known_settings, operational, read, setting
+from psl_jax.scoring.settings import EvaluateSettings, RelabelSettings
+from psl_jax.training.settings import TrainSettings
 
 STUDENTS = {"psl10s": 10.0, "psl5s": 5.0, "psl2s": 2.0}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """All settings of one experiment."""
+
+    name: str = operational("experiment")
+    seed: int = setting(0, least=0)
+    num_devices: int = operational(0, least=0)  # 0: all
+    labels: str = setting("weak", choices=("weak", "soft"))
+    segment_seconds: float = setting(10.0, above=0)
+    # target = alpha * soft + (1 - alpha) * weak; the paper's table 3 uses 0 and 0.5
+    alpha: float = setting(1.0, least=0, most=1)
+    teacher: str = ""  # soft: a run folder, or the name of another experiment of the suite
+    data: DataSettings = DataSettings()
+    frontend: LogMel = LogMel()
+    model: NetworkSettings = NetworkSettings()
+    train: TrainSettings = TrainSettings()
+    augment: Augmentation = Augmentation()
+    relabel: RelabelSettings = RelabelSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+
+
+KNOWN = dict(known_settings(Settings))
+
+
+# --- Configs: what the files in configs/ return ------------------------------------------------
 
 
 def base() -> ConfigDict:
     """Every setting. A config file starts from this or a function below and changes a few."""
     config = ConfigDict()
-    config.name = "experiment"
-    config.seed = 0
-    config.num_devices = 0  # 0: all
+    for name, known in KNOWN.items():
+        *groups, last = name.split(".")
+        place = config
+        for group in groups:
+            if group not in place:
+                place[group] = ConfigDict()
+            place = place[group]
+        place[last] = config_dict.placeholder(float) if known.default is None else known.default
     # Several experiments in one run: name -> the settings in which it differs. Empty: just one.
     config.experiments = ConfigDict()
-
-    config.data = _data()
-    config.labels = "weak"  # weak | soft
-    config.segment_seconds = 10.0
-    config.alpha = (
-        1.0  # target = alpha * soft + (1 - alpha) * weak; the paper's table 3 uses 0 and 0.5
-    )
-    config.teacher = ""  # soft: a run folder, or the name of another experiment of the suite
-
-    config.frontend = frontend = ConfigDict()
-    frontend.top_db, frontend.top_db_over = 120.0, "clip"  # over: none | clip | batch
-    frontend.fft = "auto"  # float64, exact in bands 100 dB under the loudest; float32 on a TPU
-    config.model = ConfigDict({"width": 1.0, "dropout": 0.3, "dtype": "float32"})
-
-    config.train = train = ConfigDict()
-    train.batch_size = 32
-    train.learning_rate = 1e-4  # the published code: 1e-3
-    train.schedule = "constant"  # constant | polynomial (to 0 over all steps)
-    train.decay_power = 2.0  # inferred
-    train.epochs = 300
-    train.max_steps = 0  # 0: as many as the epochs make
-    train.sampling = "uniform"  # uniform | balanced (class queue) | weighted
-    train.validate_every = 10_000  # steps, or an epoch if that is shorter
-    train.checkpoint_every = 2_000  # steps; besides, one at each validation
-    train.log_every = 20
-    train.patience = 15  # validations without a better mAP; 0: no early stop
-    train.best_checkpoints = 4  # averaged into the final model; the published code: 1
-    train.window_clips = 2048  # clips shuffled at a time: two windows are in memory
-    # 0: audio is streamed; n: the split is held in the devices' memory, up to n steps are made for
-    # each dispatch, which ends where something is logged, validated or saved
-    train.steps_per_dispatch = 0
-
-    config.augment = augment = ConfigDict()  # 0: off. The teacher's: see `teacher`
-    augment.gain_probability = 0.0
-    augment.gain_db = (-18.0, 6.0)  # inferred
-    augment.polarity_probability = 0.0
-    augment.shift_probability = 0.0
-    augment.shift_fraction = 0.5  # inferred: at most half the clip, rolling over
-    augment.time_masks = 0
-    augment.time_mask_frames = 60  # inferred
-    augment.frequency_masks = 0
-    augment.frequency_mask_bins = 8  # inferred
-    augment.mixup_alpha = 0.0
-
-    config.evaluate = ConfigDict()
-    config.evaluate.segment_seconds = -1.0  # -1: as in training; 0: the whole clip, zero-padded
-    config.evaluate.batch_size = 64  # segments; for relabeling too
     return config
-
-
-def _data() -> ConfigDict:
-    """Which clips, and where they are."""
-    data = ConfigDict()
-    data.corpus = (
-        "tfds"  # soundscapes | own_data | tfds (prepared) | packed (.npz, without TensorFlow)
-    )
-    data.data_dir = ""  # default <workdir>/data
-    data.source_dir = ""  # own_data: the folder with the CSVs and the audio
-    data.max_clip_seconds = 10.0  # own_data: longer files are cut, and reported
-    data.label_separator = ";"
-    data.num_workers = 0  # 0: one a core
-    data.full_clips, data.balanced_clips, data.eval_clips = 1200, 300, 300  # soundscapes
-    data.seed = 0
-    data.missing_labels = 0.3
-    data.train_split = "balanced"
-    data.validation_split = "balanced"  # paper, section 3.2
-    data.eval_split = "eval"
-    return data
 
 
 def teacher() -> ConfigDict:
@@ -149,95 +124,121 @@ def apply(config: ConfigDict, changes: dict | ConfigDict) -> None:
                 config[key] = ConfigDict(value) if isinstance(value, dict) else value
 
 
-def experiments(config: ConfigDict) -> dict[str, ConfigDict]:
-    """The checked config of each experiment, in order; a single one goes by its own name.
+# --- From a config to settings -----------------------------------------------------------------
 
-    Raises UserError naming an unknown or ill-typed key and the nearest known one.
+
+def experiments(config: ConfigDict) -> dict[str, Settings]:
+    """The settings of each experiment, teachers before whom they teach; a single one by its name.
+
+    Raises UserError naming an unknown or ill-typed key and the nearest known one, a value out of
+    its range, or experiments that teach each other in a circle.
     """
-    validate(config)
+    values = config.to_dict()
+    suite = values.pop("experiments", {})
+    whole = _settings(values)
     result = {}
-    for name, changes in config.experiments.items():
-        one = ConfigDict(config.to_dict())
-        one.experiments = ConfigDict()
-        apply(one, changes.to_dict())
-        one.name = name
-        validate(one)
-        result[name] = one
-    return dict(sorted(result.items(), key=_rank)) or {config.name: config}
-
-
-def _rank(item: tuple[str, ConfigDict]) -> tuple:
-    """Teachers first, then weak labels, then long segments first: a ConfigDict keeps no order."""
-    name, config = item
-    return config.labels == "soft", name != "teacher", -config.segment_seconds, name
-
-
-def validate(config: ConfigDict) -> None:
-    """Raises UserError for keys that `base()` lacks, wrong types and impossible values."""
-    known = base()
-    _check(config, known, "")
-    for name, changes in config.experiments.items():
-        if not isinstance(changes, ConfigDict):
+    for name, changes in suite.items():
+        if not isinstance(changes, Mapping):
             raise UserError(f"experiments.{name} must be a dict of settings, not {changes!r}")
-        _check(changes, known, f"experiments.{name}.", partial=True)
-    for key, choices in _CHOICES.items():
-        value = setting(config, key)
-        if value not in choices:
-            raise UserError(f"config.{key} is {value!r}, expected one of {', '.join(choices)}")
-    for key in ("train.batch_size", "evaluate.batch_size", "segment_seconds", "model.width"):
-        value = setting(config, key)
-        if value <= 0:
-            raise UserError(f"config.{key} is {value}, expected a number above 0")
-    if config.train.steps_per_dispatch < 0:
-        raise UserError(
-            f"config.train.steps_per_dispatch is {config.train.steps_per_dispatch}, expected 0 "
-            "(audio is streamed) or more (the split is held in the devices' memory)"
-        )
-    if not 0 <= config.alpha <= 1:
-        raise UserError(f"config.alpha is {config.alpha}, expected a number from 0 to 1")
+        _check_changes(changes, f"experiments.{name}.")
+        result[name] = _settings(_merged(values, changes) | {"name": name})
+    return _taught_in_order(result) or {whole.name: whole}
 
 
-_CHOICES = {
-    "data.corpus": ("soundscapes", "own_data", "tfds", "packed"),
-    "labels": ("weak", "soft"),
-    "frontend.top_db_over": ("none", "clip", "batch"),
-    "frontend.fft": ("auto", "float32", "float64"),
-    "model.dtype": ("float32", "bfloat16"),
-    "train.schedule": ("constant", "polynomial"),
-    "train.sampling": ("uniform", "balanced", "weighted"),
-}
+def _settings(values: Mapping[str, Any]) -> Settings:
+    for name, _ in _flat(values):
+        if name not in KNOWN:
+            raise UserError(unknown_key_message(name))
+    if missing := [name for name in KNOWN if name not in dict(_flat(values))]:
+        raise UserError(f"config.{missing[0]} is missing; start from psl_jax.config.base()")
+    return read(Settings, values)
 
 
-def _check(config: ConfigDict, known: ConfigDict, prefix: str, partial: bool = False) -> None:
-    for key, value in config.items():
-        if key not in known:
-            raise UserError(unknown_key_message(prefix + key))
-        expected = known[key]
-        if prefix + key == "experiments":
-            continue
-        if isinstance(expected, ConfigDict):
-            if not isinstance(value, ConfigDict):
-                raise UserError(f"config.{prefix}{key} must be a group of settings, not {value!r}")
-            _check(value, expected, f"{prefix}{key}.", partial)
-        elif not _same_type(value, expected):
-            kind = type(expected).__name__
-            raise UserError(
-                f"config.{prefix}{key} is {value!r} ({type(value).__name__}), expected {kind}, "
-                f"such as {expected!r}"
-            )
-    missing = [] if partial else [key for key in known if key not in config]
-    if missing:
-        raise UserError(f"config.{prefix}{missing[0]} is missing; start from psl_jax.config.base()")
+def _check_changes(changes: Mapping[str, Any], prefix: str) -> None:
+    for name, value in _flat(changes):
+        if name not in KNOWN:
+            raise UserError(unknown_key_message(prefix + name))
+        check(prefix + name, value, KNOWN[name])
 
 
-def _same_type(value: Any, expected: Any) -> bool:
-    if isinstance(expected, bool) or isinstance(value, bool):
-        return isinstance(value, bool) and isinstance(expected, bool)
-    if isinstance(expected, float):
-        return isinstance(value, int | float)
-    if isinstance(expected, tuple):
-        return isinstance(value, tuple | list) and len(value) == len(expected)
-    return isinstance(value, type(expected))
+def _taught_in_order(suite: dict[str, Settings]) -> dict[str, Settings]:
+    """Who teaches comes before whom it teaches; else weak labels and long segments come first."""
+    teachers = {one.teacher for one in suite.values()}
+
+    def rank(name: str) -> tuple:  # a ConfigDict keeps no order
+        one = suite[name]
+        return one.labels == "soft", name not in teachers, -one.segment_seconds, name
+
+    sorter = graphlib.TopologicalSorter(
+        {name: {one.teacher} & suite.keys() for name, one in suite.items()}
+    )
+    try:
+        sorter.prepare()
+    except graphlib.CycleError as error:
+        circle = " -> ".join(reversed(error.args[1]))
+        raise UserError(f"these experiments teach each other in a circle: {circle}") from error
+    ordered: list[str] = []
+    waiting: set[str] = set()
+    while sorter.is_active():
+        waiting |= set(sorter.get_ready())
+        first = min(waiting, key=rank)
+        waiting.remove(first)
+        ordered.append(first)
+        sorter.done(first)
+    return {name: suite[name] for name in ordered}
+
+
+# --- Settings of a run folder ------------------------------------------------------------------
+
+
+def to_dict(settings: Settings) -> dict[str, Any]:
+    """Nested dicts: what config.json holds."""
+    return dataclasses.asdict(settings)
+
+
+def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[Kind, list[str]]:
+    """Dotted names of the settings that differ between two config.json, by kind.
+
+    Settings that `old` does not know yet had their default.
+    """
+    before = _flat_defaults() | dict(_flat(_today(old)))
+    after = dict(_flat(new))
+    names = [n for n in sorted(before.keys() | after.keys()) if before.get(n) != after.get(n)]
+    return {
+        kind: [n for n in names if n not in KNOWN or KNOWN[n].rule.kind is kind]
+        if kind is Kind.SCIENTIFIC
+        else [n for n in names if n in KNOWN and KNOWN[n].rule.kind is kind]
+        for kind in Kind
+    }
+
+
+def stored_setting(stored: Mapping[str, Any], name: str) -> Any:
+    """The value of a dotted name in a config.json, of this or an earlier version."""
+    return (_flat_defaults() | dict(_flat(_today(stored)))).get(name)
+
+
+def _today(old: Mapping[str, Any]) -> dict[str, Any]:
+    """A config.json of an earlier version in today's settings."""
+    result = {key: dict(v) if isinstance(v, Mapping) else v for key, v in old.items()}
+    evaluate, train = result.get("evaluate", {}), result.get("train", {})
+    if evaluate.get("segment_seconds") in (-1.0, 0.0):  # as in training; the whole clip
+        evaluate["whole_clip"] = evaluate["segment_seconds"] == 0
+        evaluate["segment_seconds"] = None
+    if "steps_per_dispatch" in train and "resident" not in train:
+        train["resident"] = train["steps_per_dispatch"] > 0
+        train["steps_per_dispatch"] = train["steps_per_dispatch"] or 20
+    result.pop("experiments", None)
+    return result
+
+
+def _flat_defaults() -> dict[str, Any]:
+    return {
+        name: list(known.default) if isinstance(known.default, tuple) else known.default
+        for name, known in KNOWN.items()
+    }
+
+
+# --- Names -------------------------------------------------------------------------------------
 
 
 def unknown_key_message(key: str) -> str:
@@ -248,21 +249,32 @@ def unknown_key_message(key: str) -> str:
         last[n] for n in difflib.get_close_matches(key.split(".")[-1], list(last), 1, 0.6)
     ]
     hint = f" Did you mean config.{near[0]}?" if near else ""
-    return f"config.{key} is not a setting.{hint} All of them are in psl_jax/config.py."
-
-
-def _names(config: ConfigDict, prefix: str = "") -> Iterator[str]:
-    for key, value in config.items():
-        yield prefix + key
-        if isinstance(value, ConfigDict):
-            yield from _names(value, f"{prefix}{key}.")
-
-
-def setting(config: ConfigDict, name: str) -> Any:
-    """The value of a dotted name."""
-    return functools.reduce(operator.getitem, name.split("."), config)
+    return f"config.{key} is not a setting.{hint} All of them: psl_jax/config.py."
 
 
 def setting_names() -> list[str]:
     """The dotted names of all settings and groups of settings."""
-    return list(_names(base()))
+    groups = [field.name for field in dataclasses.fields(Settings) if field.name not in KNOWN]
+    return [*groups, *KNOWN, "experiments"]
+
+
+def value_of(config: ConfigDict, name: str) -> Any:
+    """The value of a dotted name."""
+    return functools.reduce(operator.getitem, name.split("."), config)
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(values)
+    for key, value in changes.items():
+        inside = result.get(key)
+        both = isinstance(value, Mapping) and isinstance(inside, Mapping)
+        result[key] = _merged(inside, value) if both else value  # type: ignore[arg-type]
+    return result

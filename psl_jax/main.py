@@ -1,14 +1,11 @@
 """Runs an experiment, or a suite of them: python -m psl_jax.main --config configs/psl2s.py"""
 
 import ast
-import contextlib
 import os
-import sys
-from collections.abc import Iterator
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from psl_jax import config as config_lib
 from psl_jax.runtime import entry, huge_pages
@@ -17,9 +14,6 @@ from psl_jax.runtime.errors import UserError
 STAGES = ("prepare", "relabel", "train", "average", "evaluate", "report")
 
 _EXPERIMENTS = "--config.experiments."
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Settings; see configs/.", lock_config=True
-)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run folder (default: runs/<the config's name>).")
 _STAGE = flags.DEFINE_enum("stage", None, STAGES, "Run the stages up to this one only.")
 _DISTRIBUTED = flags.DEFINE_bool(
@@ -39,21 +33,24 @@ def main(_) -> None:
     joining.configure()
     if _DISTRIBUTED.value:
         joining.join_processes(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-    config = _CONFIG.value
+    config = flags.FLAGS.config
     workdir = _WORKDIR.value or os.path.join("runs", config.name)
     suite.run(config, workdir, _STAGE.value)
 
 
 def _parse(arguments: list[str]) -> list[str]:
-    flags.mark_flag_as_required("config")
     of_experiments = [a for a in arguments if a.startswith(_EXPERIMENTS) and "=" in a]
     others = [a for a in arguments if a not in of_experiments]
+    # Here, as ml-collections reads the --config.key=value among the arguments by itself.
+    config = config_flags.DEFINE_config_file(
+        "config", None, "Settings; see configs/.", lock_config=True, sys_argv=others
+    )
+    flags.mark_flag_as_required("config")
     try:
-        with _command_line(others):  # where ml-collections looks besides
-            rest = flags.FLAGS(others)
-        _CONFIG.value.keys()  # raises here what went wrong in loading the file
+        rest = flags.FLAGS(others)
+        config.value.keys()  # raises here what went wrong in loading the file
         for argument in of_experiments:
-            _change_experiment(argument)
+            _change_experiment(config.value, argument)
         return rest
     except flags.Error as error:
         raise UserError(f"{error}") from error
@@ -63,29 +60,19 @@ def _parse(arguments: list[str]) -> list[str]:
         raise UserError(f"cannot read the config: {error}") from error
 
 
-@contextlib.contextmanager
-def _command_line(arguments: list[str]) -> Iterator[None]:
-    kept, sys.argv = sys.argv, arguments
-    try:
-        yield
-    finally:
-        sys.argv = kept
-
-
-def _change_experiment(argument: str) -> None:
+def _change_experiment(config: ConfigDict, argument: str) -> None:
     """Takes in --config.experiments.NAME.KEY=VALUE.
 
     ml-collections would know only the keys in which the experiment differs already.
     """
     path, value = argument.removeprefix(_EXPERIMENTS).split("=", 1)
     name, _, key = path.partition(".")
-    config = _CONFIG.value
     if name not in config.experiments:
         names = ", ".join(sorted(config.experiments)) or "none"
         raise UserError(f"{argument}: the config has no experiment {name!r}; it has {names}")
     if key not in config_lib.setting_names():
         raise UserError(f"{argument}: {config_lib.unknown_key_message(key)}")
-    changes: Any = _read(value, config_lib.setting(config, key))
+    changes: Any = _read(value, config_lib.value_of(config, key))
     for part in reversed(key.split(".")):
         changes = {part: changes}
     config_lib.apply(config.experiments[name], changes)

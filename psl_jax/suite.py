@@ -9,6 +9,7 @@ import jax
 from ml_collections import ConfigDict
 
 from psl_jax import config as config_lib
+from psl_jax.data.settings import DataSettings
 from psl_jax.experiment import Experiment
 from psl_jax.reporting import pages
 from psl_jax.runtime import files, parallel
@@ -27,7 +28,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike, last_stage: str | None =
     workdir = pathlib.Path(workdir)
     experiments = config_lib.experiments(config)
     is_suite = bool(len(config.experiments))
-    data_dir = _prepare(config, workdir)
+    data_dir = _prepare(next(iter(experiments.values())).data, workdir)
     if last_stage == "prepare":
         return
     runs = []
@@ -39,31 +40,31 @@ def run(config: ConfigDict, workdir: str | os.PathLike, last_stage: str | None =
             print(f"\n== {name} ({len(runs)} of {len(experiments)}) in {folder}", flush=True)
         runs[-1].run(last_stage)
     if last_stage in (None, "evaluate", "report") and jax.process_index() == 0:
-        _summarize(config, workdir, runs, is_suite, time.perf_counter() - start)
+        _summarize(config.name, workdir, runs, is_suite, time.perf_counter() - start)
 
 
-def _prepare(config: ConfigDict, workdir: pathlib.Path) -> str:
-    if config.data.corpus == "packed":
-        return config.data.data_dir
+def _prepare(data: DataSettings, workdir: pathlib.Path) -> str:
+    if data.corpus == "packed":
+        return data.data_dir
     from psl_jax.preparing.prepared import prepare
 
     if jax.process_index() == 0:
-        prepare(config.data, workdir)
+        prepare(data, workdir)
     parallel.wait_for_all("prepare")
-    return prepare(config.data, workdir, quiet=True)
+    return prepare(data, workdir, quiet=True)
 
 
 def _summarize(
-    config: ConfigDict,
+    name: str,
     workdir: pathlib.Path,
     runs: list[Experiment],
     is_suite: bool,
     seconds: float,
 ) -> None:
     rows = [run.summary() for run in runs]
-    results: dict[str, Any] = {"name": config.name, "experiments": rows}
+    results: dict[str, Any] = {"name": name, "experiments": rows}
     quality = {
-        run.config.name: files.read_json(run.run_dir / LABEL_QUALITY)
+        run.settings.name: files.read_json(run.run_dir / LABEL_QUALITY)
         for run in runs
         if (run.run_dir / LABEL_QUALITY).exists()
     }

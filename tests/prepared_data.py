@@ -5,12 +5,13 @@ import json
 import pathlib
 
 import audio_files
-import ml_collections
 import tensorflow_datasets as tfds
 
+from psl_jax.data.settings import DataSettings
 
-def config(**changes) -> ml_collections.ConfigDict:
-    data = {
+
+def config(**changes) -> DataSettings:
+    data: dict = {
         "corpus": "own_data",
         "data_dir": "",
         "source_dir": "",
@@ -23,7 +24,7 @@ def config(**changes) -> ml_collections.ConfigDict:
         "seed": 6,
         "missing_labels": 0.5,
     }
-    return ml_collections.ConfigDict(data | changes)
+    return DataSettings(**(data | changes))
 
 
 def read_split(data_dir: str, split: str) -> dict[str, dict]:

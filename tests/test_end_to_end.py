@@ -219,7 +219,8 @@ def test_a_split_held_on_the_devices_trains_like_the_streamed_one(run_single, tm
     run_small(
         *("--config", "configs/psl2s.py", "--workdir", tmp_path, "--config.data.corpus=packed"),
         *(f"--config.data.data_dir={config['data']['data_dir']}",),
-        *(f"--config.teacher={config['teacher']}", "--config.train.steps_per_dispatch=5"),
+        *(f"--config.teacher={config['teacher']}", "--config.train.resident"),
+        "--config.train.steps_per_dispatch=5",
     )
     logs = [
         [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]

@@ -13,6 +13,7 @@ from psl_jax.audio import waveforms
 from psl_jax.audio.decoding import DecodeError
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
 from psl_jax.data import batches
+from psl_jax.data.settings import DataSettings
 from psl_jax.exporting.export_options import Runner
 from psl_jax.model.frontend import LogMel
 from psl_jax.model.mobilenetv2 import Context, Network, Variables, clip_probabilities
@@ -127,23 +128,19 @@ def synthetic_signal(seconds: float = 10.0) -> np.ndarray:
 
 def own_signals(run: str | os.PathLike, count: int = max(BATCHES)) -> list[np.ndarray]:
     """Evaluation clips of the data that a run was trained on; none where it is not found."""
-    from ml_collections import ConfigDict
-
     from psl_jax.data.opening import open_source
     from psl_jax.runtime.run_folder import CONFIG
 
     folder = pathlib.Path(run)
     if not (folder / CONFIG).exists():
         return []
-    config = ConfigDict(files.read_json(folder / CONFIG))
-    places = [pathlib.Path(config.data.data_dir)] if config.data.data_dir else []
+    data = DataSettings(**files.read_json(folder / CONFIG)["data"])
+    places = [pathlib.Path(data.data_dir)] if data.data_dir else []
     for near in (folder / "data", folder.parent / "data"):
         places += sorted(path.parent for path in near.rglob("dataset_info.json"))
     for place in places:
         try:
-            source = open_source(
-                os.fspath(place), config.data.eval_split, packed=config.data.corpus == "packed"
-            )
+            source = open_source(os.fspath(place), data.eval_split, packed=data.corpus == "packed")
         except (UserError, OSError):
             continue
         whole = Segmentation(source.index.clip_samples / SAMPLE_RATE)

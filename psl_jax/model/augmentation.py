@@ -1,8 +1,8 @@
 """Augmentations of the teacher's training, as pure functions of (keys, batch).
 
 Each example has its own random key, so an example is augmented alike however a batch is split over
-devices. The paper names the augmentations without numbers; the defaults of `psl_jax.config` are
-inferred and documented there.
+devices. The paper names the augmentations without numbers; the defaults here and in
+`psl_jax.config.TEACHER` are inferred.
 """
 
 import dataclasses
@@ -10,21 +10,27 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from psl_jax.runtime.settings import setting
+
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """Settings; hashable. A probability or size of 0 switches an augmentation off."""
+    """config.augment; hashable. A probability or size of 0 switches an augmentation off.
 
-    gain_probability: float = 0.0
-    gain_db: tuple[float, float] = (-18.0, 6.0)
-    polarity_probability: float = 0.0
-    shift_probability: float = 0.0
-    shift_fraction: float = 0.5
-    time_masks: int = 0
-    time_mask_frames: int = 60
-    frequency_masks: int = 0
-    frequency_mask_bins: int = 8
-    mixup_alpha: float = 0.0
+    The teacher's are in `psl_jax.config.TEACHER`.
+    """
+
+    gain_probability: float = setting(0.0, least=0, most=1)
+    gain_db: tuple[float, float] = (-18.0, 6.0)  # inferred
+    polarity_probability: float = setting(0.0, least=0, most=1)
+    shift_probability: float = setting(0.0, least=0, most=1)
+    # Inferred: at most half the clip, rolling over.
+    shift_fraction: float = setting(0.5, least=0, most=1)
+    time_masks: int = setting(0, least=0)
+    time_mask_frames: int = setting(60, least=0)  # inferred
+    frequency_masks: int = setting(0, least=0)
+    frequency_mask_bins: int = setting(8, least=0)  # inferred
+    mixup_alpha: float = setting(0.0, least=0)
 
 
 def augment_waveform(keys: jax.Array, audio: jax.Array, settings: Augmentation) -> jax.Array:

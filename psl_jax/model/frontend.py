@@ -15,6 +15,7 @@ import numpy as np
 
 from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.model.cache_parts import in_parts
+from psl_jax.runtime.settings import setting
 
 HOP = 160
 WINDOW = 512
@@ -24,7 +25,7 @@ AMIN = 1e-10
 
 @dataclasses.dataclass(frozen=True)
 class LogMel:
-    """Settings of the front end; hashable, so that it can be a static argument of jitted steps.
+    """config.frontend; hashable, so that it can be a static argument of jitted steps.
 
     top_db is the dynamic range in dB. `top_db_over` says under what maximum it is measured: each
     "clip" of a batch by itself (the default), the whole "batch" (as the reference does, which makes
@@ -36,9 +37,9 @@ class LogMel:
     has no other FFT.
     """
 
-    top_db: float = 120.0
-    top_db_over: str = "clip"
-    fft: str = "auto"
+    top_db: float = setting(120.0, above=0)
+    top_db_over: str = setting("clip", choices=("none", "clip", "batch"))
+    fft: str = setting("auto", choices=("auto", "float32", "float64"))
 
     def __post_init__(self) -> None:
         if self.top_db_over not in ("none", "clip", "batch"):

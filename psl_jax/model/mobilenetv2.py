@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 
 from psl_jax.model.convolutions import depthwise3x3, pointwise, shifted_views
+from psl_jax.runtime.settings import setting
 
 # (expansion t, channels c, repeats n, stride s) of the inverted residuals.
 INVERTED_RESIDUALS = (
@@ -295,6 +296,16 @@ class Variables(NamedTuple):
 
     params: dict
     stats: dict
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkSettings:
+    """config.model"""
+
+    width: float = setting(1.0, above=0)  # multiplies the channels
+    dropout: float = setting(0.3, least=0, below=1)
+    # Of the maps; parameters, statistics and front end are float32.
+    dtype: str = setting("float32", choices=("float32", "bfloat16"))
 
 
 class Network(NamedTuple):

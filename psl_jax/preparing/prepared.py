@@ -4,10 +4,9 @@ import argparse
 import os
 from typing import Any
 
-import ml_collections
-
 from psl_jax.corpora.corpus import Corpus
 from psl_jax.data import index_files as index_lib
+from psl_jax.data.settings import DataSettings
 from psl_jax.preparing import preparation_report
 from psl_jax.preparing.builder import ClipBuilder
 from psl_jax.runtime.errors import UserError
@@ -16,9 +15,7 @@ CORPORA = ("soundscapes", "own_data", "tfds")
 RECORDED_CORPORA = ("audioset", "fsd50k", "fsdkaggle2018", "fsdkaggle2019", "own_data")
 
 
-def prepare(
-    data: ml_collections.ConfigDict, workdir: str | os.PathLike, quiet: bool = False
-) -> str:
+def prepare(data: DataSettings, workdir: str | os.PathLike, quiet: bool = False) -> str:
     """Prepares the corpus that `data` names and returns its TFDS data directory.
 
     Does nothing but check where the data set with the very same settings is there whole; other
@@ -60,7 +57,7 @@ def print_summary(report: dict[str, Any], data_dir: str | os.PathLike, existed: 
         print(f"all problems are in {os.path.join(data_dir, preparation_report.REPORT_NAME)}")
 
 
-def _corpus(data: ml_collections.ConfigDict) -> Corpus:
+def _corpus(data: DataSettings) -> Corpus:
     if data.corpus == "soundscapes":
         from psl_jax.corpora.soundscapes import SceneSettings, Soundscapes
 
@@ -86,7 +83,7 @@ def _corpus(data: ml_collections.ConfigDict) -> Corpus:
     raise UserError(f"data.corpus is {data.corpus!r}, expected one of {', '.join(CORPORA)}")
 
 
-def _check_existing(data: ml_collections.ConfigDict, quiet: bool) -> str:
+def _check_existing(data: DataSettings, quiet: bool) -> str:
     if not data.data_dir:
         raise UserError("data.corpus is 'tfds': data.data_dir must name a prepared TFDS directory")
     data_dir = index_lib.find_data_dir(data.data_dir)

@@ -20,9 +20,9 @@ METRICS = "metrics.json"
 PER_CLASS = "per_class.csv"
 
 
-def evaluation_segmentation(index: ClipIndex, seconds: float) -> Segmentation:
-    """Segments of `seconds`, or for 0 the whole (zero-padded) clip as one segment."""
-    return Segmentation(seconds or index.clip_samples / SAMPLE_RATE)
+def evaluation_segmentation(index: ClipIndex, seconds: float | None) -> Segmentation:
+    """Segments of `seconds`, or for None the whole (zero-padded) clip as one segment."""
+    return Segmentation(index.clip_samples / SAMPLE_RATE if seconds is None else seconds)
 
 
 def score_clips(

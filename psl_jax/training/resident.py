@@ -87,7 +87,7 @@ def _check_memory(mesh: Mesh, needed: int, split: str) -> None:
     if limit is not None and needed > _MOST_OF_MEMORY * limit:
         raise UserError(
             f"split {split!r} takes {needed / 1e9:.1f} GB on each device, which has "
-            f"{limit / 1e9:.1f} GB; give --config.train.steps_per_dispatch=0 to stream it instead"
+            f"{limit / 1e9:.1f} GB; give --config.train.resident=false to stream it instead"
         )
 
 

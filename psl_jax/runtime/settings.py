@@ -1,0 +1,143 @@
+"""Settings as frozen dataclasses: each stands, with default and limits, beside what it sets.
+
+A setting is of a kind. SCIENTIFIC ones are part of what is computed: a change needs another run
+folder. OPERATIONAL ones say where things lie, how many workers there are, how often to save: they
+may change between two starts of a run. EVALUATION ones change what a finished model is evaluated on
+and how: it is evaluated anew, not trained.
+"""
+
+import dataclasses
+import enum
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from psl_jax.runtime.errors import UserError
+
+_Settings = TypeVar("_Settings")
+
+
+class Kind(enum.Enum):
+    """What a change of a setting means for a run folder that is there already."""
+
+    SCIENTIFIC = "scientific"
+    OPERATIONAL = "operational"
+    EVALUATION = "evaluation"
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """What a setting may be. Limits are inclusive: `least`, `most`; or not: `above`, `below`."""
+
+    kind: Kind = Kind.SCIENTIFIC
+    choices: Sequence[str] = ()
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+    below: float | None = None
+
+    def allows(self, value: Any) -> bool:
+        """Whether a value of the right type lies within the limits; of a tuple, all its numbers."""
+        if self.choices:
+            return value in self.choices
+        numbers = value if isinstance(value, tuple | list) else (value,)
+        return all(self._holds(x) for x in numbers if isinstance(x, int | float))
+
+    def _holds(self, number: float) -> bool:
+        return (
+            (self.least is None or number >= self.least)
+            and (self.above is None or number > self.above)
+            and (self.most is None or number <= self.most)
+            and (self.below is None or number < self.below)
+        )
+
+    def __str__(self) -> str:
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
+        words = ("at least", self.least), ("above", self.above), ("at most", self.most)
+        limits = [f"{word} {limit:g}" for word, limit in words if limit is not None]
+        limits += [] if self.below is None else [f"below {self.below:g}"]
+        return "a number " + " and ".join(limits)
+
+
+def setting(default: Any, **rule: Any) -> Any:
+    """The field of a settings dataclass, with what its Rule says."""
+    return dataclasses.field(default=default, metadata={"rule": Rule(**rule)})
+
+
+def operational(default: Any, **rule: Any) -> Any:
+    """A `setting` that may change between two starts of a run."""
+    return setting(default, kind=Kind.OPERATIONAL, **rule)
+
+
+def evaluation(default: Any, **rule: Any) -> Any:
+    """A `setting` that a finished model is evaluated anew for."""
+    return setting(default, kind=Kind.EVALUATION, **rule)
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """A setting that there is: its type, its default, its rule."""
+
+    type: Any
+    default: Any
+    rule: Rule
+
+
+def known_settings(owner: type, prefix: str = "") -> Iterator[tuple[str, Known]]:
+    """(dotted name, what is known of it) of each setting of a dataclass and of those in it."""
+    hints = typing.get_type_hints(owner)
+    for field in dataclasses.fields(owner):
+        hint = hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            yield from known_settings(typing.cast(type, hint), f"{prefix}{field.name}.")
+        else:
+            rule = field.metadata.get("rule", Rule())
+            yield prefix + field.name, Known(hint, field.default, rule)
+
+
+def read(owner: type[_Settings], values: Mapping[str, Any], prefix: str = "") -> _Settings:
+    """The dataclass with `values`, nested as it is; what they lack has its default.
+
+    Raises UserError naming the setting, what it is and what was expected.
+    """
+    hints = typing.get_type_hints(owner)
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(owner):  # type: ignore[arg-type]
+        if field.name not in values:
+            continue
+        name, hint, value = prefix + field.name, hints[field.name], values[field.name]
+        if dataclasses.is_dataclass(hint):
+            if not isinstance(value, Mapping):
+                raise UserError(f"config.{name} must be a group of settings, not {value!r}")
+            found[field.name] = read(typing.cast(type, hint), value, f"{name}.")
+        else:
+            check(name, value, Known(hint, field.default, field.metadata.get("rule", Rule())))
+            found[field.name] = tuple(value) if isinstance(value, list) else value
+    return owner(**found)
+
+
+def check(name: str, value: Any, known: Known) -> None:
+    """Raises UserError where the value of the setting `name` is of another type or out of range."""
+    if not _is_of(value, known.type):
+        raise UserError(
+            f"config.{name} is {value!r} ({type(value).__name__}), expected "
+            f"{getattr(known.type, '__name__', known.type)}, such as {known.default!r}"
+        )
+    if not known.rule.allows(value):
+        raise UserError(f"config.{name} is {value!r}, expected {known.rule}")
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return any(_is_of(value, one) for one in typing.get_args(hint))
+    if typing.get_origin(hint) is tuple:
+        parts = typing.get_args(hint)
+        right_length = isinstance(value, tuple | list) and len(value) == len(parts)
+        return right_length and all(map(_is_of, value, parts))
+    if hint is bool or isinstance(value, bool):
+        return hint is bool and isinstance(value, bool)
+    if hint is float:
+        return isinstance(value, int | float)
+    return isinstance(value, hint)

@@ -1,0 +1,30 @@
+"""How a network is trained."""
+
+import dataclasses
+
+from psl_jax.runtime.settings import operational, setting
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSettings:
+    """config.train. The defaults are the paper's for a student."""
+
+    batch_size: int = setting(32, least=1)
+    learning_rate: float = setting(1e-4, above=0)  # the published code: 1e-3
+    # constant | polynomial (to 0 over all steps)
+    schedule: str = setting("constant", choices=("constant", "polynomial"))
+    decay_power: float = setting(2.0, above=0)  # inferred
+    epochs: int = setting(300, least=1)
+    max_steps: int = setting(0, least=0)  # 0: as many as the epochs make
+    # uniform | balanced (class queue) | weighted
+    sampling: str = setting("uniform", choices=("uniform", "balanced", "weighted"))
+    validate_every: int = setting(10_000, least=1)  # steps, or an epoch if that is shorter
+    checkpoint_every: int = operational(2_000, least=1)  # steps; besides, one at each validation
+    log_every: int = operational(20, least=1)
+    patience: int = setting(15, least=0)  # validations without a better mAP; 0: no early stop
+    best_checkpoints: int = setting(4, least=1)  # averaged in the end; the published code: 1
+    window_clips: int = setting(2048, least=1)  # clips shuffled at a time: two windows in memory
+    # The split is held in the devices' memory and several steps are made for each dispatch; a
+    # dispatch ends where something is logged, validated or saved.
+    resident: bool = operational(False)
+    steps_per_dispatch: int = operational(20, least=1)  # at most, with a resident split

@@ -1,0 +1,151 @@
+"""Settings: one owner each, checked; who teaches whom; what a run folder lets change."""
+
+import dataclasses
+import runpy
+
+import pytest
+from ml_collections import ConfigDict
+from places import ROOT
+
+from psl_jax import UserError
+from psl_jax import config as config_lib
+from psl_jax.runtime.settings import Kind
+
+CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+
+
+def changed_config(**changes) -> ConfigDict:
+    config = config_lib.base()
+    with config.unlocked():
+        config.update_from_flattened_dict(changes)
+    return config
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_configs_hold_the_settings_that_there_are(path):
+    config = runpy.run_path(str(path))["get_config"]()
+    for name, one in config_lib.experiments(config).items():
+        assert one.name == name
+        assert (one.labels == "soft") == bool(one.teacher)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("train.log_every", 0, "at least 1"),
+        ("train.validate_every", 0, "at least 1"),
+        ("train.checkpoint_every", 0, "at least 1"),
+        ("train.best_checkpoints", 0, "at least 1"),
+        ("train.epochs", -1, "at least 1"),
+        ("train.learning_rate", 0.0, "above 0"),
+        ("train.steps_per_dispatch", 0, "at least 1"),
+        ("model.dropout", 1.5, "at least 0 and below 1"),
+        ("model.width", 0.0, "above 0"),
+        ("augment.gain_probability", 1.5, "at least 0 and at most 1"),
+        ("alpha", 2.0, "at least 0 and at most 1"),
+        ("evaluate.segment_seconds", -1.0, "above 0"),
+        ("evaluate.batch_size", 0, "at least 1"),
+        ("frontend.fft", "float16", "one of auto, float32, float64"),
+        ("labels", "hard", "one of weak, soft"),
+        ("num_devices", -1, "at least 0"),
+    ],
+)
+def test_values_out_of_range_are_named(name, value, expected):
+    with pytest.raises(UserError, match=rf"config\.{name} is .*, expected .*{expected}"):
+        config_lib.experiments(changed_config(**{name: value}))
+
+
+@pytest.mark.parametrize("value", [True, "8", 8.5, None])
+def test_other_types_are_named(value):
+    config = ConfigDict(config_lib.base().to_dict() | {"seed": value})
+    with pytest.raises(UserError, match=r"config\.seed is .* expected int, such as 0"):
+        config_lib.experiments(config)
+
+
+def test_whole_numbers_are_floats_and_lists_are_tuples():
+    values = config_lib.base().to_dict()
+    values["segment_seconds"], values["augment"]["gain_db"] = 2, [-3, 3.0]
+    (one,) = config_lib.experiments(ConfigDict(values)).values()
+    assert one.segment_seconds == 2 and one.augment.gain_db == (-3, 3.0)
+
+
+def test_every_setting_has_one_owner_and_all_are_in_the_config():
+    defaults = config_lib.to_dict(config_lib.Settings())
+    config = config_lib.base().to_dict()
+    assert config.pop("experiments") == {}
+    assert config == defaults
+    assert config_lib.experiments(config_lib.base())["experiment"] == config_lib.Settings()
+
+
+# --- suites ------------------------------------------------------------------------------------
+
+
+def suite(**teachers) -> ConfigDict:
+    config = config_lib.base()
+    for name, teacher in teachers.items():
+        labels = "soft" if teacher else "weak"
+        config.experiments[name] = ConfigDict({"teacher": teacher, "labels": labels})
+    return config
+
+
+def test_teachers_come_before_whom_they_teach():
+    chain = suite(a="b", b="c", c="zebra", zebra="", weak="")
+    assert list(config_lib.experiments(chain)) == ["zebra", "weak", "c", "b", "a"]
+    assert list(config_lib.experiments(suite(student="runs/teacher", weak=""))) == [
+        "weak",
+        "student",
+    ]
+
+
+def test_a_circle_of_teachers_is_named():
+    with pytest.raises(UserError, match=r"teach each other in a circle: .*a.*b"):
+        config_lib.experiments(suite(a="b", b="a"))
+
+
+def test_a_setting_of_one_experiment_is_checked_by_its_full_name():
+    config = suite(weak="")
+    config_lib.apply(config.experiments.weak, {"train": {"epochs": 0}})
+    with pytest.raises(UserError, match=r"config\.experiments\.weak\.train\.epochs is 0"):
+        config_lib.experiments(config)
+
+
+# --- what differs between a run folder and now ---------------------------------------------------
+
+
+def differing(**changes) -> dict[Kind, list[str]]:
+    old = config_lib.to_dict(config_lib.Settings())
+    config = config_lib.experiments(changed_config(**changes))
+    return config_lib.changed(old, config_lib.to_dict(next(iter(config.values()))))
+
+
+def test_changes_by_kind():
+    moved = {"data.data_dir": "/b", "num_devices": 2, "train.checkpoint_every": 7}
+    more = {"evaluate.whole_clip": True, "data.eval_split": "test", "seed": 1}
+    assert differing(**moved, **more) == {
+        Kind.SCIENTIFIC: ["seed"],
+        Kind.OPERATIONAL: sorted(moved),
+        Kind.EVALUATION: ["data.eval_split", "evaluate.whole_clip"],
+    }
+
+
+def test_folders_of_earlier_versions_are_understood():
+    now = config_lib.to_dict(config_lib.Settings())
+    old = {
+        key: dict(value) if isinstance(value, dict) else value
+        for key, value in now.items()
+        if key != "relabel"
+    }
+    del old["train"]["resident"], old["evaluate"]["whole_clip"]
+    old["train"]["steps_per_dispatch"], old["evaluate"]["segment_seconds"] = 0, -1.0
+    old["experiments"] = {}
+    assert not any(config_lib.changed(old, now).values())
+    old["evaluate"]["segment_seconds"] = 0.0
+    whole = dataclasses.replace(config_lib.Settings().evaluate, whole_clip=True)
+    new = config_lib.to_dict(dataclasses.replace(config_lib.Settings(), evaluate=whole))
+    assert not any(config_lib.changed(old, new).values())
+    assert config_lib.changed(old, now)[Kind.EVALUATION] == ["evaluate.whole_clip"]
+
+
+def test_a_setting_that_there_is_no_longer_counts_as_scientific():
+    now = config_lib.to_dict(config_lib.Settings())
+    assert config_lib.changed(now | {"gone": 3}, now)[Kind.SCIENTIFIC] == ["gone"]
