@@ -23,9 +23,9 @@ TIMEOUT = 300  # seconds; a loaded machine is no failure
 TOGETHER = """
 import sys, time
 import numpy as np
-from psl_jax import parallel, runtime
+from psl_jax.runtime import joining, parallel
 process = int(sys.argv[2])
-runtime.join_processes(sys.argv[1], 2, process)
+joining.join_processes(sys.argv[1], 2, process)
 time.sleep(2 * process)
 start = time.monotonic()
 parallel.wait_for_all("test")

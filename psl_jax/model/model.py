@@ -13,7 +13,7 @@ from psl_jax.model.mobilenetv2 import Network, Variables
 from psl_jax.runtime.errors import UserError
 
 FORMAT_VERSION = 1
-_NEEDED = ("classes", "width", "segment_seconds", "frontend")
+_NEEDED = ("classes", "width", "segment_seconds")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,12 +64,12 @@ class ModelInfo:
                 f"{where} has format version {version}, this psl_jax reads up to "
                 f"{FORMAT_VERSION}: install a newer one"
             )
-        named = {*_NEEDED, "name", "format_version"}
+        named = {*_NEEDED, "frontend", "name", "format_version"}
         return cls(
             classes=tuple(values["classes"]),
             width=values["width"],
             segment_seconds=float(values["segment_seconds"]),
-            logmel=_logmel(values["frontend"], where),
+            logmel=_logmel(values.get("frontend", {}), where),
             name=str(values.get("name") or "model"),
             origin={name: value for name, value in values.items() if name not in named},
         )

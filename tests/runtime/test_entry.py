@@ -7,7 +7,7 @@ PRINTS = "print('a line', flush=True)"
 
 
 def run(body):
-    code = f"from psl_jax import entry\ndef main(_):\n  {body}\nentry.run(main)"
+    code = f"from psl_jax.runtime import entry\ndef main(_):\n  {body}\nentry.run(main)"
     return subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

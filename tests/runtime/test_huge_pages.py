@@ -72,7 +72,7 @@ def test_a_program_that_restarts_runs_once_with_its_arguments_and_input():
     if not huge_pages._would_help():
         pytest.skip("the system has no huge pages on request")
     code = (
-        "import os, sys; from psl_jax import huge_pages; huge_pages.restart_with_them(); "
+        "import os, sys; from psl_jax.runtime import huge_pages; huge_pages.restart_with_them(); "
         "print(os.getpid(), os.environ['GLIBC_TUNABLES'], sys.argv[1:], sys.stdin.read())"
     )
     environment = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
