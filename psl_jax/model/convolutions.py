@@ -134,9 +134,14 @@ def _kernel_gradient(x, gradient, stride):
     One reduction of nine operands over what lies side by side in memory: XLA:CPU makes one pass
     over x and the gradient of it, and vectors where it may reorder sums (`parallel.FAST_MATH`).
     """
-    products = [(view * gradient).astype(jnp.float32) for view in shifted_views(x, stride)]
-    zeros = [jnp.float32(0)] * len(products)
+    products = [at_least_float32(view * gradient) for view in shifted_views(x, stride)]
+    zeros = [jnp.zeros((), products[0].dtype)] * len(products)
     sums = jax.lax.reduce(
         products, zeros, lambda a, b: [p + q for p, q in zip(a, b, strict=True)], (2, 3)
     )
     return jnp.stack(sums).sum(axis=2).reshape(3, 3, x.shape[0])
+
+
+def at_least_float32(x: jax.Array) -> jax.Array:
+    """x in float32, or in float64 if that is what it is: where tests leave no room for rounding."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

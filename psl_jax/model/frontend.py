@@ -15,6 +15,7 @@ import numpy as np
 
 from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.model.cache_parts import in_parts
+from psl_jax.model.convolutions import at_least_float32
 from psl_jax.runtime.settings import setting
 
 HOP = 160
@@ -87,14 +88,17 @@ def frame_mask(num_samples: jax.Array, frames: int) -> jax.Array:
 
 
 def to_float(audio: jax.Array) -> jax.Array:
-    """int16 to float32 in [-1, 1); floating point only changes its type."""
+    """int16 to float32 in [-1, 1); floating point becomes float32, but float64 stays."""
     if jnp.issubdtype(audio.dtype, jnp.integer):
         return audio.astype(jnp.float32) / 32768.0
-    return audio.astype(jnp.float32)
+    return at_least_float32(audio)
 
 
 def power_mel(audio: jax.Array, fft: str = "auto") -> jax.Array:
-    """Mel power spectrogram: float32 [batch, samples] -> [batch, 1 + samples // 160, 64]."""
+    """Mel power spectrogram: float32 [batch, samples] -> [batch, 1 + samples // 160, 64].
+
+    float64 in gives float64.
+    """
     if fft == "auto":
         fft = "float32" if jax.default_backend() == "tpu" else "float64"
     bytes_per_row = num_frames(audio.shape[1]) * WINDOW * np.dtype(fft).itemsize
@@ -105,7 +109,7 @@ def _power_mel(audio: jax.Array, fft: str) -> jax.Array:
     frames = _frames(audio)  # [batch, frames, 512]
     with jax.enable_x64(True) if fft == "float64" else contextlib.nullcontext():
         spectrum = jnp.fft.rfft(frames.astype(fft) * hann(fft))  # [batch, frames, 257]
-        power = (jnp.square(spectrum.real) + jnp.square(spectrum.imag)).astype(jnp.float32)
+        power = (jnp.square(spectrum.real) + jnp.square(spectrum.imag)).astype(audio.dtype)
     # Never at default precision: TF32 alone costs up to 18 dB in the quiet bands of tonal audio.
     return jnp.einsum("btf,fm->btm", power, mel_filters(), precision=jax.lax.Precision.HIGHEST)
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from psl_jax.model.convolutions import depthwise3x3, pointwise, shifted_views
+from psl_jax.model.convolutions import at_least_float32, depthwise3x3, pointwise, shifted_views
 from psl_jax.runtime.settings import setting
 
 # (expansion t, channels c, repeats n, stride s) of the inverted residuals.
@@ -110,7 +110,7 @@ class BatchNorm(nnx.Module):
         return x * multiplier.astype(x.dtype) + offset.astype(x.dtype)
 
     def _batch_statistics(self, x, context: Context):
-        wide = x.astype(jnp.float32)
+        wide = at_least_float32(x)
         axes = tuple(range(1, x.ndim) if context.channels_first else range(x.ndim - 1))
         moments = jnp.stack([wide.mean(axes), jnp.square(wide).mean(axes)])
         count = x.size // x.shape[context.channel_axis]
@@ -245,7 +245,7 @@ class MobileNetV2(nnx.Module):
         for block in self.blocks:
             x = block(x, context)
         x = jax.nn.relu6(self.head_norm(self.head(x, context), context))
-        x = x.astype(jnp.float32).mean(axis=2)  # over frequency
+        x = at_least_float32(x).mean(axis=2)  # over frequency
         return x.transpose(2, 1, 0) if context.channels_first else x
 
     def __call__(

@@ -13,7 +13,10 @@ import pytest
 from psl_jax.runtime import parallel
 from psl_jax.runtime.errors import UserError
 
-TOLERANCE = 1e-5
+TOLERANCE = 1e-5  # of a loss in float32
+# In float64, over all twelve orders, the largest difference seen is 5e-12 of the largest value.
+EXACT = 1e-9
+SMALL = 1e-2  # biases before a norm have no gradient but rounding: below 1e-11 nothing counts
 
 
 # --- eight devices against one ----------------------------------------------------------------
@@ -36,45 +39,30 @@ def results(tmp_path_factory):
     return loaded
 
 
-def pairs(results, recipe, kind):
-    """(name, array of one device, array of eight) of a kind of results."""
-    one, eight = results
-    found = [name for name in one if name.startswith(f"{recipe} ['{kind}']")]
-    assert found
-    return [(name, one[name], eight[name]) for name in found]
+RECIPES = ["student", "teacher", "channels_last", "resident"]
 
 
-@pytest.mark.parametrize("recipe", ["student", "teacher", "channels_last", "resident"])
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_losses_are_those_of_one_device(results, recipe):
     one, eight = (result[f"{recipe} losses"] for result in results)
     assert len(set(one)) == (1 if recipe == "resident" else 3)  # the last one's only
     np.testing.assert_allclose(eight, one, rtol=0, atol=TOLERANCE)
 
 
-def without_a_gradient(name):
-    """Is followed by nothing but a linear layer and a norm, which takes it away again.
-
-    The gradient is zero but for rounding, which Adam makes a step of.
-    """
-    return "['project_norm']['bias']" in name
-
-
-@pytest.mark.parametrize("recipe", ["student", "teacher", "channels_last", "resident"])
-def test_weights_and_statistics_are_those_of_one_device(results, recipe):
-    for name, one, eight in pairs(results, recipe, "weights"):
-        if name.endswith("['mean']"):
-            # Follows the biases without a gradient: no more than a trace of the spread.
-            atol = 1e-4 * np.sqrt(results[0][name.replace("['mean']", "['var']")])
-            np.testing.assert_array_less(np.abs(eight - one), atol, err_msg=name)
-        elif not without_a_gradient(name):
-            np.testing.assert_allclose(eight, one, TOLERANCE, TOLERANCE, err_msg=name)
-
-
-@pytest.mark.parametrize("recipe", ["student", "teacher", "channels_last", "resident"])
-def test_gradients_are_those_of_one_device(results, recipe):
-    for name, one, eight in pairs(results, recipe, "moments"):
-        atol = 1e-8 if without_a_gradient(name) else 1e-3 * np.abs(one).max()
-        np.testing.assert_allclose(eight, one, rtol=0, atol=atol, err_msg=name)
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("kind", ["losses", "['weights']", "['moments']"])
+def test_losses_weights_and_gradients_in_float64(results, recipe, kind):
+    """In all orders of the examples; a wrong mean over devices is wrong by percents."""
+    one, eight = results
+    found = [
+        name for name in one if name.startswith(f"{recipe} ") and kind in name.split(" ", 2)[-1]
+    ]
+    names = [name for name in found if name.split(" ")[1].isdigit()]
+    assert len({name.split(" ")[1] for name in names}) == 12
+    for name in names:
+        assert one[name].dtype == eight[name].dtype == np.float64
+        atol = EXACT * max(np.abs(one[name]).max(), SMALL)
+        np.testing.assert_allclose(eight[name], one[name], rtol=0, atol=atol, err_msg=name)
 
 
 def test_soft_labels_are_those_of_one_device_in_float16(results):
