@@ -1,4 +1,5 @@
 import itertools
+import re
 import subprocess
 import sys
 import threading
@@ -54,10 +55,7 @@ def test_losses_are_those_of_one_device(results, recipe):
 def test_losses_weights_and_gradients_in_float64(results, recipe, kind):
     """In all orders of the examples; a wrong mean over devices is wrong by percents."""
     one, eight = results
-    found = [
-        name for name in one if name.startswith(f"{recipe} ") and kind in name.split(" ", 2)[-1]
-    ]
-    names = [name for name in found if name.split(" ")[1].isdigit()]
+    names = [name for name in one if re.match(rf"{recipe} \d+ .*{re.escape(kind)}", name)]
     assert len({name.split(" ")[1] for name in names}) == 12
     for name in names:
         assert one[name].dtype == eight[name].dtype == np.float64
