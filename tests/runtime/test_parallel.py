@@ -64,10 +64,11 @@ def test_losses_weights_and_gradients_in_float64(results, recipe, kind):
 
 
 def test_soft_labels_are_those_of_one_device_in_float16(results):
+    """Equal, or neighbours where rounding in float32 falls on either side of a step of float16."""
     for shard in ("shard 0", "shard 1"):
         one, eight = (result[shard] for result in results)
         assert one.dtype == eight.dtype == np.float16
-        np.testing.assert_array_equal(eight, one)
+        np.testing.assert_array_max_ulp(eight, one, maxulp=1)
         assert np.ptp(one[:, 0].astype(float)) > 0.05
 
 
