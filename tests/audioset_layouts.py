@@ -34,11 +34,18 @@ def resampled(segment: Segment) -> np.ndarray:
     return np.rint(32768 * samples).astype(np.int16)
 
 
-def write_folder(root: pathlib.Path, segments: Mapping[str, Segment], naming: str) -> None:
-    """Audio files `naming`, in folders by their first letter; naming has id, start, end (ms)."""
+def stem(naming: str, segment: Segment) -> str:
+    """A file name without its extension, of one of NAMINGS."""
+    start, end = round(segment.start * 1000), round(segment.end * 1000)
+    return naming.format(id=segment.id, start=start, end=end)
+
+
+def write_folder(
+    root: pathlib.Path, segments: Mapping[str, Segment], naming: str, suffix: str
+) -> None:
+    """Audio files named by `naming`, in three folders."""
     for segment in segments.values():
-        start, end = round(segment.start * 1000), round(segment.end * 1000)
-        name = naming.format(id=segment.id, start=start, end=end)
+        name = f"{stem(naming, segment)}.{suffix}"
         audio_files.write(root / f"part{ord(segment.id[3]) % 3}" / name, audio_of(segment), RATE)
 
 
@@ -103,12 +110,13 @@ def _flac(segment: Segment) -> bytes:
     return content.getvalue()
 
 
+NAMINGS = ("{id}", "Y{id}", "{id}_{start}", "{id}_{start}_{end}", "Y{id}_{start}-{end}")  # in ms
 LAYOUTS = {
-    "id.flac": lambda root, s: write_folder(root, s, "{id}.flac"),
-    "Yid.wav": lambda root, s: write_folder(root, s, "Y{id}.wav"),
-    "id_start.wav": lambda root, s: write_folder(root, s, "{id}_{start}.wav"),
-    "id_start_end.wav": lambda root, s: write_folder(root, s, "{id}_{start}_{end}.wav"),
-    "Yid_start-end.wav": lambda root, s: write_folder(root, s, "Y{id}_{start}-{end}.wav"),
+    "id.flac": lambda root, s: write_folder(root, s, NAMINGS[0], "flac"),
+    "Yid.wav": lambda root, s: write_folder(root, s, NAMINGS[1], "wav"),
+    "id_start.wav": lambda root, s: write_folder(root, s, NAMINGS[2], "wav"),
+    "id_start_end.wav": lambda root, s: write_folder(root, s, NAMINGS[3], "wav"),
+    "Yid_start-end.wav": lambda root, s: write_folder(root, s, NAMINGS[4], "wav"),
     "parquet": write_parquet,
     "tar": write_tars,
     "panns": write_panns,

@@ -1,4 +1,8 @@
-"""Where the real tables of the corpora lie, for the tests that read them."""
+"""Where real tables and recordings lie, for the tests that read them.
+
+By default in ../shared, beside the repository; PSL_JAX_SHARED names another folder, and
+PSL_AUDIO_DIR any folder of recordings.
+"""
 
 import os
 import pathlib
@@ -6,8 +10,9 @@ import pathlib
 import places
 import pytest
 
-_REPOSITORY = places.ROOT
-SHARED = pathlib.Path(os.environ.get("PSL_JAX_SHARED", _REPOSITORY.parent / "shared")) / "data"
+SHARED = pathlib.Path(os.environ.get("PSL_JAX_SHARED", places.SHARED)) / "data"
+ESC50 = SHARED / "esc50_16k"
+RECORDINGS = pathlib.Path(os.environ.get("PSL_AUDIO_DIR", ESC50))
 
 needs_audioset = pytest.mark.skipif(
     not (SHARED / "audioset").is_dir(),
@@ -16,4 +21,12 @@ needs_audioset = pytest.mark.skipif(
 needs_fsdkaggle2018 = pytest.mark.skipif(
     not (SHARED / "fsdkaggle2018").is_dir(),
     reason="no data/fsdkaggle2018 in PSL_JAX_SHARED: needs the tables of FSDKaggle2018",
+)
+needs_esc50 = pytest.mark.skipif(
+    not (ESC50 / "meta.csv").is_file(),
+    reason="no data/esc50_16k in PSL_JAX_SHARED: needs recordings of ESC-50",
+)
+needs_recordings = pytest.mark.skipif(
+    not RECORDINGS.is_dir(),
+    reason="no recordings: give a folder of them in PSL_AUDIO_DIR, or PSL_JAX_SHARED",
 )

@@ -77,6 +77,49 @@ def test_fsdkaggle2018_from_its_real_tables(kaggle2018):
     assert report_of(kaggle2018)["splits"]["test"]["source_rates"] == {"44100": 1_600}
 
 
+def write_kaggle2018(root: pathlib.Path) -> pathlib.Path:
+    meta = root / "FSDKaggle2018.meta"
+    meta.mkdir(parents=True)
+    (meta / "train_post_competition.csv").write_text(
+        "fname,label,manually_verified,freesound_id,license\n"
+        "00044347.wav,Hi-hat,0,28739,Attribution\n"
+        "001ca53d.wav,Saxophone,1,358827,Attribution\n"
+        "002d256b.wav,Hi-hat,0,10897,Creative Commons 0\n"
+    )
+    (meta / "test_post_competition.csv").write_text(
+        "fname,label,usage,freesound_id,license\n"
+        "00063640.wav,None,Ignored,88926,Attribution\n"
+        "00326aa9.wav,Saxophone,Private,355125,Attribution\n"
+        "0038a046.wav,Hi-hat,Public,90621,Attribution\n"
+    )
+    write_wavs(root / "FSDKaggle2018.audio_train", ["00044347", "001ca53d", "002d256b"])
+    write_wavs(root / "FSDKaggle2018.audio_test", ["00063640", "00326aa9", "0038a046"])
+    return root
+
+
+def test_fsdkaggle2018(tmp_path):
+    source = write_kaggle2018(tmp_path / "source")
+    data_dir = build(FsdKaggle2018, source, tmp_path)
+    assert index_files.class_names(data_dir) == ("Hi-hat", "Saxophone")
+    labels = {
+        split: {clip: record["labels"].tolist() for clip, record in found.items()}
+        for split in index_files.splits(data_dir)
+        for found in [read_split(data_dir, split)]
+    }
+    assert labels == {
+        "train": {"00044347": [0], "001ca53d": [1], "002d256b": [0]},
+        "test": {"00326aa9": [1], "0038a046": [0]},
+    }
+    assert report_of(data_dir)["problems"] == []
+    assert report_of(data_dir)["splits"]["test"]["source_rates"] == {"44100": 2}
+    # The table of the scored clips alone takes the place of the full one.
+    (source / "FSDKaggle2018.meta/test_post_competition_scoring_clips.csv").write_text(
+        "fname,label,usage,freesound_id,license\n0038a046.wav,Hi-hat,Public,90621,Attribution\n"
+    )
+    scored = build(FsdKaggle2018, source, tmp_path / "scored", splits=["test"])
+    assert set(read_split(scored, "test")) == {"0038a046"}
+
+
 # ---- FSD50K ------------------------------------------------------------------------------------
 
 VOCABULARY = "0,Accordion,/m/0mkg\n1,Bark,/m/05tny_\n2,Dog,/m/0bt9lr\n"

@@ -12,6 +12,7 @@ import numpy as np
 import places
 import pytest
 import tagging
+from shared_tables import ESC50
 
 from psl_jax import export
 from psl_jax.exporting import check
@@ -23,7 +24,6 @@ from psl_jax.model.model import Model
 from psl_jax.runtime.errors import UserError
 from psl_jax.weights import load
 
-RECORDINGS = places.SHARED / "data" / "esc50_16k"
 BENCHMARKS = places.BENCHMARKS
 GRAPHS = ("onnx", "tflite", "stablehlo")
 NEEDS = {
@@ -82,7 +82,7 @@ def write(model: Model, name: str, *arguments):
 
 @pytest.fixture(scope="module")
 def signals() -> list[np.ndarray]:
-    recordings = sorted(RECORDINGS.glob("*.ogg"))[:3]
+    recordings = sorted(ESC50.glob("*.ogg"))[:3]
     real = check.read_signals([str(path) for path in recordings])
     return [check.synthetic_signal(), *real]
 

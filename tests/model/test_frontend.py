@@ -1,5 +1,3 @@
-import os
-import pathlib
 from functools import lru_cache
 
 import jax
@@ -9,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 from jax.sharding import PartitionSpec
+from shared_tables import RECORDINGS, needs_recordings
 
 from psl_jax.model.frontend import LogMel, frame_mask, num_frames
 from psl_jax.runtime import parallel
@@ -129,14 +128,12 @@ def test_the_batch_is_transformed_in_parts(fft):
     np.testing.assert_array_equal(together, np.stack([logmel(x[None], fft=fft)[0] for x in audio]))
 
 
+@needs_recordings
 def test_real_recordings_match_librosa():
-    """On all audio files of the folder PSL_AUDIO_DIR, or on 50 of them if there are more."""
-    folder = os.environ.get("PSL_AUDIO_DIR")
-    if not folder:
-        pytest.skip("no recordings: give a folder of them in PSL_AUDIO_DIR")
+    """On all audio files of the folder, or on 50 of them if there are more."""
     kinds = (".wav", ".ogg", ".flac")
-    paths = sorted(p for p in pathlib.Path(folder).rglob("*") if p.suffix in kinds)
-    assert paths, f"no wav, ogg or flac in {folder}"
+    paths = sorted(p for p in RECORDINGS.rglob("*") if p.suffix in kinds)
+    assert paths, f"no wav, ogg or flac in {RECORDINGS}"
     worst = {}
     for path in paths[:: max(1, len(paths) // 50)]:
         audio, rate = soundfile.read(path, always_2d=True)

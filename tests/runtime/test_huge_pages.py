@@ -69,10 +69,9 @@ def test_only_with_a_c_library_that_can_ask(tmp_path, monkeypatch, library, help
 
 
 def test_a_program_that_restarts_runs_once_with_its_arguments_and_input():
-    if not huge_pages._would_help():
-        pytest.skip("the system has no huge pages on request")
-    code = (
-        "import os, sys; from psl_jax.runtime import huge_pages; huge_pages.restart_with_them(); "
+    code = (  # which is made to take any system for one that helps
+        "import os, sys; from psl_jax.runtime import huge_pages; "
+        "huge_pages._would_help = lambda: True; huge_pages.restart_with_them(); "
         "print(os.getpid(), os.environ['GLIBC_TUNABLES'], sys.argv[1:], sys.stdin.read())"
     )
     environment = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
