@@ -2,12 +2,14 @@
 
 import ast
 import os
+from collections.abc import Iterator
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from psl_jax import config as config_lib
+from psl_jax import config_files
 from psl_jax.runtime import entry, huge_pages
 from psl_jax.runtime.errors import UserError
 
@@ -39,6 +41,7 @@ def main(_) -> None:
 
 
 def _parse(arguments: list[str]) -> list[str]:
+    arguments = list(_with_found_config(arguments))
     of_experiments = [a for a in arguments if a.startswith(_EXPERIMENTS) and "=" in a]
     others = [a for a in arguments if a not in of_experiments]
     # Here, as ml-collections reads the --config.key=value among the arguments by itself.
@@ -58,6 +61,20 @@ def _parse(arguments: list[str]) -> list[str]:
         raise UserError(_explain(arguments, error)) from error
     except OSError as error:
         raise UserError(f"cannot read the config: {error}") from error
+
+
+def _with_found_config(arguments: list[str]) -> Iterator[str]:
+    """The arguments with the path of the config that --config names."""
+    is_name = False
+    for argument in arguments:
+        if is_name:
+            yield config_files.find(argument)
+        elif argument.startswith(("--config=", "-config=")):
+            flag, _, name = argument.partition("=")
+            yield f"{flag}={config_files.find(name)}"
+        else:
+            yield argument
+        is_name = argument in ("--config", "-config")
 
 
 def _change_experiment(config: ConfigDict, argument: str) -> None:

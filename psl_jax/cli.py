@@ -1,0 +1,44 @@
+"""The command `psl-jax main|prepare|tag|...`: each also python -m psl_jax.main and so on."""
+
+import ast
+import difflib
+import pathlib
+import runpy
+import sys
+
+COMMANDS = ("main", "prepare", "tag", "serve", "export", "pack", "torch_weights")
+
+
+def run() -> None:
+    """Runs the command that the first argument names. Exit status 2 for none or an unknown one."""
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name in ("-h", "--help", "help"):
+        print(usage())
+        return
+    if name == "--version":
+        import psl_jax
+
+        print(f"psl_jax {psl_jax.__version__}")
+        return
+    if name.replace("-", "_") not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, 1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        told = f"there is no command {name!r}.{hint}\n\n" if name else ""
+        print(f"{told}{usage()}", file=sys.stderr)
+        sys.exit(2)
+    sys.argv = [f"psl-jax {name}", *sys.argv[2:]]
+    runpy.run_module(f"psl_jax.{name.replace('-', '_')}", run_name="__main__", alter_sys=False)
+
+
+def usage() -> str:
+    """What commands there are."""
+    lines = [f"  {name:<14}{_about(name)}" for name in COMMANDS]
+    return "\n".join(
+        ["usage: psl-jax COMMAND ...", *lines, "psl-jax COMMAND --help tells of its arguments."]
+    )
+
+
+def _about(name: str) -> str:
+    """The first line of a command's docstring, without importing what it needs."""
+    source = pathlib.Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
+    return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0].partition(": python")[0]
