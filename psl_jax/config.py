@@ -13,7 +13,7 @@ import operator
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
 from psl_jax.data.settings import DataSettings
 from psl_jax.model.augmentation import Augmentation
@@ -64,7 +64,7 @@ def base() -> ConfigDict:
             if group not in place:
                 place[group] = ConfigDict()
             place = place[group]
-        place[last] = config_dict.placeholder(float) if known.default is None else known.default
+        place[last] = known.default
     # Several experiments in one run: name -> the settings in which it differs. Empty: just one.
     config.experiments = ConfigDict()
     return config
@@ -221,9 +221,9 @@ def _today(old: Mapping[str, Any]) -> dict[str, Any]:
     """A config.json of an earlier version in today's settings."""
     result = {key: dict(v) if isinstance(v, Mapping) else v for key, v in old.items()}
     evaluate, train = result.get("evaluate", {}), result.get("train", {})
-    if evaluate.get("segment_seconds") in (-1.0, 0.0):  # as in training; the whole clip
-        evaluate["whole_clip"] = evaluate["segment_seconds"] == 0
-        evaluate["segment_seconds"] = None
+    if "segment_seconds" in evaluate:
+        seconds = evaluate.pop("segment_seconds")
+        evaluate["segments"] = {-1.0: "training", 0.0: "whole"}.get(seconds, f"{seconds:g}")
     if "steps_per_dispatch" in train and "resident" not in train:
         train["resident"] = train["steps_per_dispatch"] > 0
         train["steps_per_dispatch"] = train["steps_per_dispatch"] or 20

@@ -43,7 +43,8 @@ def test_configs_hold_the_settings_that_there_are(path):
         ("model.width", 0.0, "above 0"),
         ("augment.gain_probability", 1.5, "at least 0 and at most 1"),
         ("alpha", 2.0, "at least 0 and at most 1"),
-        ("evaluate.segment_seconds", -1.0, "above 0"),
+        ("evaluate.segments", "-1", "one of training, whole, or a number above 0"),
+        ("evaluate.segments", "nan", "one of training, whole, or a number above 0"),
         ("evaluate.batch_size", 0, "at least 1"),
         ("frontend.fft", "float16", "one of auto, float32, float64"),
         ("labels", "hard", "one of weak, soft"),
@@ -120,11 +121,11 @@ def differing(**changes) -> dict[Kind, list[str]]:
 
 def test_changes_by_kind():
     moved = {"data.data_dir": "/b", "num_devices": 2, "train.checkpoint_every": 7}
-    more = {"evaluate.whole_clip": True, "data.eval_split": "test", "seed": 1}
+    more = {"evaluate.segments": "whole", "data.eval_split": "test", "seed": 1}
     assert differing(**moved, **more) == {
         Kind.SCIENTIFIC: ["seed"],
         Kind.OPERATIONAL: sorted(moved),
-        Kind.EVALUATION: ["data.eval_split", "evaluate.whole_clip"],
+        Kind.EVALUATION: ["data.eval_split", "evaluate.segments"],
     }
 
 
@@ -135,15 +136,15 @@ def test_folders_of_earlier_versions_are_understood():
         for key, value in now.items()
         if key != "relabel"
     }
-    del old["train"]["resident"], old["evaluate"]["whole_clip"]
+    del old["train"]["resident"], old["evaluate"]["segments"]
     old["train"]["steps_per_dispatch"], old["evaluate"]["segment_seconds"] = 0, -1.0
     old["experiments"] = {}
     assert not any(config_lib.changed(old, now).values())
     old["evaluate"]["segment_seconds"] = 0.0
-    whole = dataclasses.replace(config_lib.Settings().evaluate, whole_clip=True)
+    whole = dataclasses.replace(config_lib.Settings().evaluate, segments="whole")
     new = config_lib.to_dict(dataclasses.replace(config_lib.Settings(), evaluate=whole))
     assert not any(config_lib.changed(old, new).values())
-    assert config_lib.changed(old, now)[Kind.EVALUATION] == ["evaluate.whole_clip"]
+    assert config_lib.changed(old, now)[Kind.EVALUATION] == ["evaluate.segments"]
 
 
 def test_a_setting_that_there_is_no_longer_counts_as_scientific():

@@ -58,7 +58,7 @@ def test_a_scientific_setting_is_refused_by_name(tmp_path):
 def test_a_setting_that_the_folder_does_not_know_had_its_default(tmp_path):
     start(tmp_path)
     older = kept(tmp_path)
-    del older["train"]["sampling"], older["relabel"], older["evaluate"]["whole_clip"]
+    del older["train"]["sampling"], older["relabel"], older["evaluate"]["segments"]
     files.write_json(tmp_path / "config.json", older)
     start(tmp_path)
     with pytest.raises(UserError, match=r"train\.sampling: 'uniform' there, 'balanced' now"):
@@ -69,14 +69,14 @@ def test_an_evaluation_setting_evaluates_anew_but_does_not_train(tmp_path):
     start(tmp_path)
     finish(tmp_path, "train", "average", "evaluate", "report")
     assert set(start(tmp_path).finished) == {"train", "average", "evaluate", "report"}
-    assert set(start(tmp_path, evaluate__whole_clip=True).finished) == {"train", "average"}
+    assert set(start(tmp_path, evaluate__segments="whole").finished) == {"train", "average"}
 
 
 def test_validation_evaluates_alike_until_training_is_finished(tmp_path):
     start(tmp_path)
     start(tmp_path, data__eval_split="test")  # no part of a training
-    with pytest.raises(UserError, match=r"evaluate\.segment_seconds: None there, 2\.0 now"):
-        start(tmp_path, evaluate__segment_seconds=2.0, data__eval_split="test")
+    with pytest.raises(UserError, match=r"evaluate\.segments: 'training' there, '2' now"):
+        start(tmp_path, evaluate__segments="2", data__eval_split="test")
 
 
 def test_other_data_are_refused(tmp_path, monkeypatch):

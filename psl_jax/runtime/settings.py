@@ -8,6 +8,7 @@ and how: it is evaluated anew, not trained.
 
 import dataclasses
 import enum
+import math
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +33,7 @@ class Rule:
 
     kind: Kind = Kind.SCIENTIFIC
     choices: Sequence[str] = ()
+    or_above: float | None = None  # besides the choices, text of a number above this
     least: float | None = None
     above: float | None = None
     most: float | None = None
@@ -40,9 +42,17 @@ class Rule:
     def allows(self, value: Any) -> bool:
         """Whether a value of the right type lies within the limits; of a tuple, all its numbers."""
         if self.choices:
-            return value in self.choices
+            return value in self.choices or self._is_text_of_number(value)
         numbers = value if isinstance(value, tuple | list) else (value,)
         return all(self._holds(x) for x in numbers if isinstance(x, int | float))
+
+    def _is_text_of_number(self, text: str) -> bool:
+        if self.or_above is None:
+            return False
+        try:
+            return math.inf > float(text) > self.or_above
+        except ValueError:
+            return False
 
     def _holds(self, number: float) -> bool:
         return (
@@ -54,7 +64,8 @@ class Rule:
 
     def __str__(self) -> str:
         if self.choices:
-            return f"one of {', '.join(self.choices)}"
+            number = "" if self.or_above is None else f", or a number above {self.or_above:g}"
+            return f"one of {', '.join(self.choices)}{number}"
         words = ("at least", self.least), ("above", self.above), ("at most", self.most)
         limits = [f"{word} {limit:g}" for word, limit in words if limit is not None]
         limits += [] if self.below is None else [f"below {self.below:g}"]

@@ -9,15 +9,15 @@ from psl_jax.runtime.settings import evaluation, operational
 class EvaluateSettings:
     """config.evaluate"""
 
-    segment_seconds: float | None = evaluation(None, above=0)  # None: as in training
-    whole_clip: bool = evaluation(False)  # zero-padded, instead of segments; the published code
+    # training (as there) | whole (the zero-padded clip; the published code) | seconds, such as 2
+    segments: str = evaluation("training", choices=("training", "whole"), or_above=0)
     batch_size: int = operational(64, least=1)  # segments
 
     def seconds(self, training: float) -> float | None:
         """Length of the segments; None for whole clips."""
-        if self.whole_clip:
+        if self.segments == "whole":
             return None
-        return training if self.segment_seconds is None else self.segment_seconds
+        return training if self.segments == "training" else float(self.segments)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Soundscapes, the index, and faults while writing: whole and deterministic records or none."""
 
+import dataclasses
 import errno
 import os
 import pathlib
@@ -241,8 +242,8 @@ def test_full_device_is_told_plainly():
 
 KILLED = """
 import os, signal, sys
-import ml_collections
 from psl_jax.corpora import own_data
+from psl_jax.data.settings import DataSettings
 from psl_jax.preparing import prepared
 
 seen, load = [], own_data.load_clip
@@ -254,7 +255,7 @@ def load_then_die(row, max_seconds):
     return load(row, max_seconds)
 
 own_data.load_clip = load_then_die
-prepared.prepare(ml_collections.ConfigDict(eval(sys.argv[1])), sys.argv[2])
+prepared.prepare(DataSettings(**eval(sys.argv[1])), sys.argv[2])
 """
 
 
@@ -263,7 +264,9 @@ def test_killed_preparation_leaves_nothing_that_looks_whole(tmp_path):
     data = config(source_dir=str(folder), num_workers=1)
     root = places.ROOT
     killed = subprocess.run(
-        [sys.executable, "-c", KILLED, repr(data.to_dict()), str(tmp_path)], cwd=root, check=False
+        [sys.executable, "-c", KILLED, repr(dataclasses.asdict(data)), str(tmp_path)],
+        cwd=root,
+        check=False,
     )
     assert killed.returncode == -signal.SIGKILL
     assert leftovers(tmp_path)  # a temporary folder remains,

@@ -1,0 +1,91 @@
+"""The package as `pip install` leaves it: in an empty folder, without the repository."""
+
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from places import ROOT
+
+from psl_jax import UserError, cli, config_files
+
+TINY = (
+    *("--config.data.full_clips=8", "--config.data.balanced_clips=4"),
+    *("--config.data.eval_clips=4", "--stage=prepare"),
+)
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """The folder that a wheel of the package was installed into."""
+    root = tmp_path_factory.mktemp("wheel")
+    sources = ("psl_jax", "configs", "pyproject.toml", "README.md", "LICENSE")
+    for name in sources:  # building leaves files beside them
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, root / name)
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    plain = ["--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "wheel", *plain, "--wheel-dir", root / "out", root], check=True)
+    (wheel,) = (root / "out").glob("*.whl")
+    subprocess.run([*pip, "install", *plain, "--target", root / "site", wheel], check=True)
+    return root / "site"
+
+
+def run(installed, folder, *arguments):
+    environment = os.environ | {"PYTHONPATH": os.fspath(installed)}
+    return subprocess.run(
+        [sys.executable, "-P", *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_whole_package_is_in_the_wheel(installed):
+    """What lies in the repository is there: modules, templates, class lists, configs."""
+    expected = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "psl_jax").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    expected |= {f"psl_jax/configs/{path.name}" for path in (ROOT / "configs").glob("*.py")}
+    found = {
+        path.relative_to(installed).as_posix()
+        for path in (installed / "psl_jax").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert found == expected
+
+
+def test_a_config_by_name_in_an_empty_folder(installed, tmp_path):
+    done = run(installed, tmp_path, "-m", "psl_jax", "main", "--config", "quickstart", *TINY)
+    assert done.returncode == 0, done.stderr
+    assert "full: 8 of 8 clips" in done.stdout and os.listdir(tmp_path) == ["runs"]
+
+
+def test_the_script(installed, tmp_path):
+    script = installed / "bin" / "psl-jax"
+    version = run(installed, tmp_path, script, "--version")
+    assert version.stdout == f"psl_jax {importlib.metadata.version('psl_jax')}\n"
+    overview = run(installed, tmp_path, script, "--help").stdout
+    assert all(f"\n  {name} " in overview for name in cli.COMMANDS)
+    unknown = run(installed, tmp_path, script, "prepair")
+    assert unknown.returncode == 2 and "Did you mean prepare?" in unknown.stderr
+    assert run(installed, tmp_path, script).returncode == 2
+    wrong = run(installed, tmp_path, script, "main", "--config=quikstart.py")
+    assert wrong.returncode == 2 and "Did you mean quickstart?" in wrong.stderr
+
+
+def test_configs_are_found_by_path_and_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weak.py").write_text("")
+    assert config_files.find("weak.py") == "weak.py"
+    for name in ("weak", "configs/weak.py"):
+        assert config_files.find(name) == str(ROOT / "configs" / "weak.py")
+    assert config_files.find("psl2s:code") == f"{ROOT / 'configs' / 'psl2s.py'}:code"
+    with pytest.raises(UserError, match=r"no config elsewhere/weak\.py"):
+        config_files.find("elsewhere/weak.py")
