@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,12 +43,15 @@ def command(tmp_path_factory):
         audio = synthetic_data.make_audio(index, seed)
         synthetic_data.write_packed(folder / f"{split}.npz", index, audio)
 
-    def run(workdir, die_at=""):
+    shutil.copytree(folder, tmp_path_factory.getbasetemp() / "moved")
+
+    def run(workdir, die_at="", *changes, data=folder):
         arguments = ("--config", folder / "config.py", "--workdir", workdir)
         return subprocess.run(
             [
                 *(sys.executable, ROOT / "tests" / "small_main.py", *arguments),
-                f"--config.data.data_dir={folder}",
+                f"--config.data.data_dir={data}",
+                *changes,
             ],
             env=os.environ | {"PYTHONPATH": str(ROOT), "DIE_AT": die_at},
             capture_output=True,
@@ -81,11 +85,11 @@ def assert_same_arrays(ours, theirs):
         np.testing.assert_array_equal(ours[name], array, err_msg=name)
 
 
-def test_killed_in_every_stage(command, undisturbed, tmp_path):
+def test_killed_in_every_stage(command, undisturbed, tmp_path, tmp_path_factory):
     """One run that dies four times; after each death the same command goes on."""
 
-    def die(where):
-        died = command(tmp_path, where)
+    def die(where, *changes, **settings):
+        died = command(tmp_path, where, *changes, **settings)
         assert died.returncode == -signal.SIGKILL, died.stderr
 
     die("batch 5")  # while the teacher is trained
@@ -97,7 +101,11 @@ def test_killed_in_every_stage(command, undisturbed, tmp_path):
     (first,) = labels.glob("*.npz")
     written = [path.stat().st_mtime_ns for path in (tmp_path / "teacher" / "metrics.json", first)]
 
-    die("batch 9")  # while the student is trained
+    # What is no part of the computation may change between two starts: data that moved, workers,
+    # when to save.
+    moved = tmp_path_factory.getbasetemp() / "moved"
+    changes = ("--config.train.checkpoint_every=2", "--config.data.num_workers=3")
+    die("batch 9", *changes, data=moved)  # while the student is trained
     assert first.stat().st_mtime_ns == written[1] and len(list(labels.glob("*.npz"))) == 2
 
     die("file psl2s/metrics.json")  # while the student is evaluated
@@ -115,3 +123,19 @@ def test_killed_in_every_stage(command, undisturbed, tmp_path):
         assert (ours / "metrics.json").read_text() == (theirs / "metrics.json").read_text()
     for path in (undisturbed / "psl2s" / "soft_labels").glob("*.npz"):
         assert_same_arrays(arrays(labels / path.name), arrays(path))
+
+
+def test_a_finished_run_is_evaluated_anew_but_not_made_of_other_settings(command, undisturbed):
+    run = undisturbed / "psl2s"
+    before = [(run / name).read_text() for name in ("train_log.jsonl", "metrics.json")]
+    refused = command(undisturbed, "", "--config.seed=5")
+    assert refused.returncode == 2
+    assert f"{undisturbed}/teacher was made with other settings" in refused.stderr
+    assert "seed: 0 there, 5 now" in refused.stderr
+
+    change = "--config.experiments.psl2s.evaluate.segments=whole"
+    done = command(undisturbed, "", change)
+    assert done.returncode == 0, done.stderr
+    assert "\npsl2s: " not in done.stderr  # no bar of a training
+    assert (run / "train_log.jsonl").read_text() == before[0]
+    assert (run / "metrics.json").read_text() != before[1]

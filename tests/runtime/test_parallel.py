@@ -63,6 +63,17 @@ def test_losses_weights_and_gradients_in_float64(results, recipe, kind):
         np.testing.assert_allclose(eight[name], one[name], rtol=0, atol=atol, err_msg=name)
 
 
+def test_a_split_on_the_devices_trains_like_a_stream_in_float64(results):
+    """In all orders: the same program of a step, whichever way its batch came."""
+    for arrays in results:
+        names = [name for name in arrays if re.match(r"student \d+ \[", name)]
+        assert len(names) > 12
+        for name in names:
+            resident = arrays[name.replace("student", "resident")]
+            atol = EXACT * max(np.abs(arrays[name]).max(), SMALL)
+            np.testing.assert_allclose(resident, arrays[name], rtol=0, atol=atol, err_msg=name)
+
+
 def test_soft_labels_are_those_of_one_device_in_float16(results):
     """Equal, or neighbours where rounding in float32 falls on either side of a step of float16."""
     for shard in ("shard 0", "shard 1"):
