@@ -99,7 +99,8 @@ def streamed(network, variables: Variables, recipe: Recipe, num_devices: int) ->
         for chosen in steps:
             audio, lengths, labels = (array[chosen] for array in known)
             batch = {"audio": audio, "num_samples": lengths, "labels": labels}
-            state, values = program(state, parallel.put_batch(batch, mesh), RATE)
+            rate = np.float32(RATE)  # as the resident program has it
+            state, values = program(state, parallel.put_batch(batch, mesh), rate)
             losses.append(float(values["loss"]))
         return losses, state
 
