@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import os
+from collections.abc import Iterable
 from functools import cached_property
 
 import numpy as np
@@ -55,10 +56,14 @@ class ClipIndex:
         """[shards + 1]: shard `k` holds the clips `shard_offsets[k]:shard_offsets[k + 1]`."""
         return np.concatenate([[0], np.cumsum(self.shard_sizes)]).astype(np.int64)
 
+    def shard_of(self, clips: np.ndarray) -> np.ndarray:
+        """The shard that holds each of `clips` [n]: int64 [n]."""
+        return np.searchsorted(self.shard_offsets, clips, side="right") - 1
+
     @cached_property
     def ids_sha256(self) -> str:
-        """Hash of the sorted clip ids: two results with the same hash cover the same clips."""
-        return hashlib.sha256("\n".join(sorted(map(str, self.ids))).encode()).hexdigest()
+        """See `clip_ids_sha256`."""
+        return clip_ids_sha256(self.ids)
 
     @property
     def hours(self) -> float:
@@ -103,6 +108,11 @@ class ClipIndex:
             arrays = dict(data)
         arrays |= {"split": str(arrays["split"]), "classes": tuple(map(str, arrays["classes"]))}
         return cls(**arrays)
+
+
+def clip_ids_sha256(ids: Iterable) -> str:
+    """Hash of the sorted clip ids: two results with the same hash cover the same clips."""
+    return hashlib.sha256("\n".join(sorted(map(str, ids))).encode()).hexdigest()
 
 
 def ragged(lists: list) -> tuple[np.ndarray, np.ndarray]:

@@ -52,7 +52,7 @@ class TFRecordSource:
         self, window: Window, soft_labels: SoftLabels | None, buffers: Buffers
     ) -> LoadedWindow:
         audio = buffers.empty(len(window.clips), self.index.clip_samples)
-        shards = np.searchsorted(self.index.shard_offsets, window.clips, side="right") - 1
+        shards = self.index.shard_of(window.clips)
         ends = np.append(np.flatnonzero(np.diff(shards)) + 1, len(shards))
         with ThreadPoolExecutor(self.threads) as pool:
             parts = [slice(low, high) for low, high in zip([0, *ends[:-1]], ends, strict=True)]

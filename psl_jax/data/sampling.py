@@ -209,7 +209,7 @@ def _window_bounds(index: ClipIndex, clips: np.ndarray, window_clips: int) -> np
     """
     fitting = MAX_WINDOW_BYTES // max(2 * index.clip_samples, 1)
     limit = max(min(window_clips, fitting), 1)
-    shard = np.searchsorted(index.shard_offsets, clips, side="right") - 1
+    shard = index.shard_of(clips)
     shard_ends = np.append(np.flatnonzero(np.diff(shard)) + 1, len(clips)).tolist()
     aim = len(clips) / max(-(-len(clips) // limit), 1)
     bounds, last = [0], 0  # `last`: where the previous piece, a shard or a part of one, ended
@@ -227,7 +227,7 @@ def _window_bounds(index: ClipIndex, clips: np.ndarray, window_clips: int) -> np
 
 
 def _shards_of(index: ClipIndex, clips: np.ndarray) -> np.ndarray:
-    shard = np.searchsorted(index.shard_offsets, clips, side="right") - 1
+    shard = index.shard_of(clips)
     return shard[np.append(True, np.diff(shard) != 0)]
 
 

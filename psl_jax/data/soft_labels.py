@@ -6,11 +6,9 @@ its id and float16 probabilities [segments, classes]. A shard appears under its 
 is whole, so that a killed relabeling goes on with `missing_shards`.
 """
 
-import contextlib
 import os
 import pathlib
 import zipfile
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -102,7 +100,7 @@ class SoftLabelWriter:
         written = []
         for clip, rows, count in zip(clips, probabilities, counts, strict=True):
             if not self._rows:
-                self._shard = int(np.searchsorted(self.index.shard_offsets, clip, side="right") - 1)
+                self._shard = int(self.index.shard_of(clip))
             low, high = self.index.shard_offsets[self._shard : self._shard + 2]
             if clip != low + len(self._rows):
                 raise ValueError(f"clip {clip} where {low + len(self._rows)} was to come")
@@ -132,7 +130,7 @@ class SoftLabelWriter:
                 raise ValueError(f"the teacher's probabilities of clip {clip_id} are not finite")
         path = _shard_path(self.directory, shard, len(self.index.shard_sizes), self.format)
         write = _write_tfrecord if self.format == "tfrecord" else _write_npz
-        with _whole_file(path) as temporary:
+        with plain_disk_errors(path, _GO_ON), files.atomic_path(path) as temporary:
             write(temporary, self.index.ids[low:high], rows)
 
 
@@ -201,7 +199,7 @@ class SoftLabels:
     def gather(self, clips: np.ndarray) -> np.ndarray:
         """Soft labels of `clips` [n], grouped by shard: float16 [n, S, C], zero padded."""
         out = np.empty((len(clips), self.num_segments, self.index.num_classes), np.float16)
-        shards = np.searchsorted(self.index.shard_offsets, clips, side="right") - 1
+        shards = self.index.shard_of(clips)
         for shard in dict.fromkeys(shards.tolist()):
             rows = np.flatnonzero(shards == shard)
             out[rows] = self._cached(shard)[clips[rows] - self.index.shard_offsets[shard]]
@@ -337,19 +335,3 @@ def _read_npz(
         if len(counts) and rows.shape != (counts.sum(), num_classes):
             raise ValueError(f"{rows.shape} for {counts.sum()} segments of {num_classes} classes")
         return ids, rows.reshape(-1, num_classes)
-
-
-@contextlib.contextmanager
-def _whole_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A temporary path, renamed to `path` if all goes well.
-
-    The name depends on `path` alone, so that what a killed process left is overwritten.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    with plain_disk_errors(path, _GO_ON):
-        try:
-            yield temporary
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise

@@ -69,14 +69,8 @@ def write_shards(
 def write_one(path: str) -> str:
     """Writes one shard under a name of its own, and renames it: workers may do a job twice."""
     job: _Job = pickle.loads(_job_path(path).read_bytes())
-    temporary = f"{path}.{uuid.uuid4().hex}"
-    try:
+    with files.atomic_path(path, mark=f"{uuid.uuid4().hex}.") as temporary:
         contents = shards.write_shard(temporary, map(job.loader, job.rows), job.has_events)
-        if contents.clips:
-            os.replace(temporary, path)
-    except BaseException:
-        pathlib.Path(temporary).unlink(missing_ok=True)
-        raise
     with files.atomic_open(_contents_path(path), "wb") as file:
         pickle.dump(contents, file)
     return path

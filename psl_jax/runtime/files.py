@@ -28,6 +28,25 @@ def atomic_open(path: str | os.PathLike, mode: str = "w", **kwargs: Any) -> Iter
         raise
 
 
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike, mark: str = "") -> Iterator[pathlib.Path]:
+    """A temporary path beside `path`, for writers that open files themselves.
+
+    What was written there is renamed to `path` when the block ends without an error. The name
+    depends on `path` and `mark` alone, so that what a killed process left is overwritten; `mark`
+    tells writers apart that may write the same file at once.
+    """
+    path = pathlib.Path(path)
+    temporary = path.with_name(f".{path.name}.{mark}tmp")
+    try:
+        yield temporary
+        if temporary.exists():
+            os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
 def write_json(path: str | os.PathLike, value: Any) -> None:
     with atomic_open(path) as file:
         json.dump(value, file, indent=2)

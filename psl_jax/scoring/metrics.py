@@ -4,13 +4,13 @@ Pure NumPy and SciPy. Truth is multi-hot [clips, classes], scores are any finite
 same shape (only their order matters), and tied scores are never broken by chance or by position.
 """
 
-import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from scipy import special
 
+from psl_jax.data.clip_index import clip_ids_sha256
 from psl_jax.runtime.errors import UserError
 
 PER_CLASS_HEADER = ("class", "AP", "AUC", "num_positives")
@@ -19,11 +19,6 @@ PER_CLASS_HEADER = ("class", "AP", "AUC", "num_positives")
 AUC_MARGIN = 1e-7
 
 _PAIRS_AT_ONCE = 8192
-
-
-def clip_ids_sha256(ids: Iterable) -> str:
-    """Hash of the sorted clip ids: two results with the same hash cover the same clips."""
-    return hashlib.sha256("\n".join(sorted(map(str, ids))).encode()).hexdigest()
 
 
 # --- Per class ------------------------------------------------------------------------------

@@ -164,7 +164,7 @@ def test_ids_hash_is_the_clip_indexs():
     ids = np.array(["b", "-a", "Yc", "_d"])
     zeros = np.zeros(5, np.int64)
     index = ClipIndex("s", ("x",), ids, np.ones(4, np.int32), zeros, zeros[:0], np.array([4]))
-    assert metrics.clip_ids_sha256(ids[::-1]) == index.ids_sha256
+    assert metrics.summarize(np.eye(4), np.eye(4), ids[::-1])["clip_ids_sha256"] == index.ids_sha256
 
 
 def test_single_clip():
