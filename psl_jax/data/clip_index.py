@@ -56,8 +56,8 @@ class ClipIndex:
         """[shards + 1]: shard `k` holds the clips `shard_offsets[k]:shard_offsets[k + 1]`."""
         return np.concatenate([[0], np.cumsum(self.shard_sizes)]).astype(np.int64)
 
-    def shard_of(self, clips: np.ndarray) -> np.ndarray:
-        """The shard that holds each of `clips` [n]: int64 [n]."""
+    def shard_of(self, clips: np.ndarray | int) -> np.ndarray:
+        """The shard that holds each of `clips`, numbers of any shape: int64 of that shape."""
         return np.searchsorted(self.shard_offsets, clips, side="right") - 1
 
     @cached_property

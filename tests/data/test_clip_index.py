@@ -125,6 +125,13 @@ def test_the_hash_of_ids_knows_the_clips_and_not_their_order():
     assert index.ids_sha256 == turned.ids_sha256 != other.ids_sha256
 
 
+def test_the_shard_of_a_clip_is_never_an_empty_one():
+    index = make_index([0, 2, 0, 0, 3, 1, 0], 100)
+    assert index.shard_of(np.arange(6)).tolist() == [1, 1, 4, 4, 4, 5]
+    assert index.shard_of(np.array([5, 0, 2])).tolist() == [5, 1, 4]
+    assert int(index.shard_of(3)) == 4
+
+
 def test_shards_must_hold_all_clips():
     index = make_index([3], 100)
     with pytest.raises(ValueError, match="shards hold 2 clips"):
