@@ -1,18 +1,17 @@
 """Tiny data sets for tests: an index, its audio, and both as files."""
 
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 
 from psl_jax.audio.segments import Segmentation
+from psl_jax.data import memory_source
 from psl_jax.data.clip_index import ClipIndex, ragged
 from psl_jax.data.packed_source import pack
-from psl_jax.data.sampling import Window
 from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter
-from psl_jax.data.sources import LoadedWindow
 
 # A loaded machine is no failure, and the examples are to be the same everywhere.
 settings.register_profile("psl_jax", deadline=None, max_examples=40, derandomize=True)
@@ -73,22 +72,11 @@ def make_audio(index: ClipIndex, seed: int = 0) -> list[np.ndarray]:
     return [rng.integers(-32768, 32768, n).astype(np.int16) for n in index.num_samples]
 
 
-class MemorySource:
-    """A source in memory, written apart from those under test."""
+class MemorySource(memory_source.MemorySource):
+    """The source in memory, by default of noise."""
 
     def __init__(self, index: ClipIndex, audio: list[np.ndarray] | None = None):
-        self.index = index
-        self.audio = make_audio(index) if audio is None else audio
-
-    def read(
-        self, windows: Iterable[Window], soft_labels: SoftLabels | None = None
-    ) -> Iterator[LoadedWindow]:
-        for window in windows:
-            audio = np.zeros((len(window.clips), self.index.clip_samples), np.int16)
-            for row, clip in zip(audio, window.clips, strict=True):
-                row[: len(self.audio[clip])] = self.audio[clip]
-            soft = None if soft_labels is None else soft_labels.gather(window.clips)
-            yield LoadedWindow(window, audio, soft)
+        super().__init__(index, make_audio(index) if audio is None else audio)
 
 
 def write_tfrecords(

@@ -1,5 +1,6 @@
 """Batches of segments for training and evaluation, from any source of clips. Pure NumPy."""
 
+import contextlib
 import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -11,7 +12,7 @@ from psl_jax.data import sampling as sampling_lib
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.sampling import SEQUENTIAL_WINDOW_CLIPS, WINDOW_CLIPS, Window
 from psl_jax.data.soft_labels import SoftLabels
-from psl_jax.data.sources import LoadedWindow, Source
+from psl_jax.data.sources import LoadedWindow, Source, made_ahead
 
 # audio        int16 [B, segment_samples], zeros after the clip's end
 # num_samples  int32 [B], samples of the segment that lie inside the clip
@@ -43,7 +44,7 @@ def train_batches(
     The labels are `alpha * soft + (1 - alpha) * weak` (BCE is linear in its target), and the clip's
     weak labels where there are no `soft_labels`. Starting at `start_step` gives the batches that a
     run from step 0 would see from there on; windows before it are not read.
-    Memory: two windows, see `Source.read`. Raises UserError for data that cannot be read.
+    Memory: two windows, see `read_labelled`. Raises UserError for data that cannot be read.
     """
     windows = _windows_from(
         source.index,
@@ -56,8 +57,28 @@ def train_batches(
         process_count=process_count,
     )
     builder = _BatchBuilder(source.index, segmentation, batch_size, alpha)
-    for loaded in source.read(windows, soft_labels):
-        yield from builder.add(loaded)
+    for loaded, soft in read_labelled(source, windows, soft_labels):
+        yield from builder.add(loaded, soft)
+
+
+def read_labelled(
+    source: Source, windows: Iterable[Window], soft_labels: SoftLabels | None
+) -> Iterator[tuple[LoadedWindow, np.ndarray | None]]:
+    """Windows of `source` with the soft labels of their clips, or None where there are none.
+
+    The labels, float16 [n, segments, classes] with zeros after a clip's last segment, are read in
+    a thread of their own while the window before is used, and are not written again. Memory:
+    what `Source.read` takes and two windows' labels, 2 x window_clips x segments x classes x
+    2 bytes each (22 MB for 2048 clips of 10 s, 2 s segments and 527 classes).
+    """
+    if soft_labels is None:
+        for loaded in source.read(windows):
+            yield loaded, None
+        return
+    windows, again = itertools.tee(windows)
+    gathered = made_ahead(lambda window: soft_labels.gather(window.clips), again)
+    with contextlib.closing(gathered):
+        yield from zip(source.read(windows), gathered, strict=True)
 
 
 def train_entries(
@@ -148,8 +169,8 @@ def eval_batches(
     )
     builder = _BatchBuilder(source.index, segmentation, batch_size, alpha)
     made = 0
-    for loaded in source.read(windows, soft_labels):
-        for batch in builder.add(loaded):
+    for loaded, soft in read_labelled(source, windows, soft_labels):
+        for batch in builder.add(loaded, soft):
             yield batch
             made += 1
     for _ in range(count - made):
@@ -175,13 +196,13 @@ class _BatchBuilder:
         self.batch = self._empty()
         self.filled = 0
 
-    def add(self, loaded: LoadedWindow) -> Iterator[Batch]:
-        """Yields the batches that become full."""
+    def add(self, loaded: LoadedWindow, soft: np.ndarray | None) -> Iterator[Batch]:
+        """Yields the batches that become full; keeps nothing of the window."""
         weak = self.index.weak_labels(loaded.window.clips)
         entries, start = loaded.window.entries, 0
         while start < len(entries):
             part = entries[start : start + self.size - self.filled]
-            self._copy(loaded, weak, part)
+            self._copy(loaded, soft, weak, part)
             start += len(part)
             self.filled += len(part)
             if self.filled == self.size:
@@ -213,16 +234,18 @@ class _BatchBuilder:
             "segment": np.empty(size, np.int32),
         }
 
-    def _copy(self, loaded: LoadedWindow, weak: np.ndarray, entries: np.ndarray) -> None:
+    def _copy(
+        self, loaded: LoadedWindow, soft: np.ndarray | None, weak: np.ndarray, entries: np.ndarray
+    ) -> None:
         rows = slice(self.filled, self.filled + len(entries))
         position, segment = entries[:, 0], entries[:, 1]
         clip = loaded.window.clips[position]
         valid = self.segmentation.valid_samples(self.index.num_samples[clip], segment)
         self._copy_audio(self.batch["audio"][rows], loaded.audio, position, segment, valid)
-        if loaded.soft is None or self.alpha == 0:
+        if soft is None or self.alpha == 0:
             self.batch["labels"][rows] = weak[position]
         else:
-            self.batch["labels"][rows] = loaded.soft[position, segment]
+            self.batch["labels"][rows] = soft[position, segment]
             if self.alpha != 1:
                 self.batch["labels"][rows] *= self.alpha
                 self.batch["labels"][rows] += (1 - self.alpha) * weak[position]

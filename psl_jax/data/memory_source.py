@@ -6,7 +6,6 @@ import numpy as np
 
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.sampling import Window
-from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.sources import LoadedWindow
 
 
@@ -14,15 +13,12 @@ class MemorySource:
     """A split whose audio is held in memory: [clips] arrays of int16 [samples]."""
 
     def __init__(self, index: ClipIndex, audio: list[np.ndarray]):
-        self.index, self._audio = index, audio
+        self.index, self.audio = index, audio
 
-    def read(
-        self, windows: Iterable[Window], soft_labels: SoftLabels | None = None
-    ) -> Iterator[LoadedWindow]:
+    def read(self, windows: Iterable[Window]) -> Iterator[LoadedWindow]:
         """See `Source.read`."""
         for window in windows:
             audio = np.zeros((len(window.clips), self.index.clip_samples), np.int16)
             for row, clip in zip(audio, window.clips, strict=True):
-                row[: len(self._audio[clip])] = self._audio[clip]
-            soft = None if soft_labels is None else soft_labels.gather(window.clips)
-            yield LoadedWindow(window, audio, soft)
+                row[: len(self.audio[clip])] = self.audio[clip]
+            yield LoadedWindow(window, audio)

@@ -12,8 +12,7 @@ import numpy as np
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.sampling import Window, sequential_windows
-from psl_jax.data.soft_labels import SoftLabels
-from psl_jax.data.sources import Buffers, LoadedWindow, Source, read_ahead
+from psl_jax.data.sources import LoadedWindow, Source, read_ahead
 from psl_jax.runtime import files, progress
 from psl_jax.runtime.disk import plain_disk_errors
 from psl_jax.runtime.errors import UserError
@@ -80,22 +79,15 @@ class PackedSource:
                 "data again"
             )
 
-    def read(
-        self, windows: Iterable[Window], soft_labels: SoftLabels | None = None
-    ) -> Iterator[LoadedWindow]:
+    def read(self, windows: Iterable[Window]) -> Iterator[LoadedWindow]:
         """See `Source.read`."""
-        return read_ahead(lambda window, buffers: self._load(window, soft_labels, buffers), windows)
+        return read_ahead(self._fill, windows, self.index.clip_samples)
 
-    def _load(
-        self, window: Window, soft_labels: SoftLabels | None, buffers: Buffers
-    ) -> LoadedWindow:
-        audio = buffers.empty(len(window.clips), self.index.clip_samples)
+    def _fill(self, window: Window, audio: np.ndarray) -> None:
         for row, clip in zip(audio, window.clips.tolist(), strict=True):
             samples = self.audio[self.offsets[clip] : self.offsets[clip + 1]]
             row[: len(samples)] = samples
             row[len(samples) :] = 0
-        soft = None if soft_labels is None else soft_labels.gather(window.clips)
-        return LoadedWindow(window, audio, soft)
 
 
 def _index_arrays(index: ClipIndex) -> dict[str, np.ndarray]:

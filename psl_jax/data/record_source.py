@@ -9,8 +9,7 @@ import numpy as np
 from psl_jax.data import record_files
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.sampling import Window
-from psl_jax.data.soft_labels import SoftLabels
-from psl_jax.data.sources import Buffers, LoadedWindow, read_ahead
+from psl_jax.data.sources import LoadedWindow, read_ahead
 from psl_jax.runtime.errors import UserError
 
 
@@ -42,30 +41,25 @@ class TFRecordSource:
             threads,
         )
 
-    def read(
-        self, windows: Iterable[Window], soft_labels: SoftLabels | None = None
-    ) -> Iterator[LoadedWindow]:
+    def read(self, windows: Iterable[Window]) -> Iterator[LoadedWindow]:
         """See `Source.read`. Raises UserError, naming the shard, for a damaged or missing one."""
-        return read_ahead(lambda window, buffers: self._load(window, soft_labels, buffers), windows)
+        return read_ahead(self._fill, windows, self.index.clip_samples)
 
-    def _load(
-        self, window: Window, soft_labels: SoftLabels | None, buffers: Buffers
-    ) -> LoadedWindow:
-        audio = buffers.empty(len(window.clips), self.index.clip_samples)
+    def _fill(self, window: Window, audio: np.ndarray) -> None:
         shards = self.index.shard_of(window.clips)
         ends = np.append(np.flatnonzero(np.diff(shards)) + 1, len(shards))
         with ThreadPoolExecutor(self.threads) as pool:
             parts = [slice(low, high) for low, high in zip([0, *ends[:-1]], ends, strict=True)]
             tasks = [
-                pool.submit(self._fill, audio[part], int(shards[part.start]), window.clips[part])
+                pool.submit(
+                    self._fill_shard, audio[part], int(shards[part.start]), window.clips[part]
+                )
                 for part in parts
             ]
-            soft = None if soft_labels is None else soft_labels.gather(window.clips)
             for task in tasks:
                 task.result()
-        return LoadedWindow(window, audio, soft)
 
-    def _fill(self, audio: np.ndarray, shard: int, clips: np.ndarray) -> None:
+    def _fill_shard(self, audio: np.ndarray, shard: int, clips: np.ndarray) -> None:
         """Reads `clips` [n] of one shard into the rows of `audio` [n, clip_samples]."""
         path = self.paths[shard]
         positions = clips - self.index.shard_offsets[shard]

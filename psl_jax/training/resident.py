@@ -64,12 +64,13 @@ def load(
     whole = Segmentation(max(index.clip_samples, 1) / SAMPLE_RATE)
     show = jax.process_index() == 0
     with progress.bar(clips, "clip", f"{index.split} to the devices", show=show) as bar:
-        for loaded in source.read(sequential_windows(index, whole), soft_labels):
+        windows = sequential_windows(index, whole)
+        for loaded, labels in batches.read_labelled(source, windows, soft_labels):
             first = int(loaded.window.clips[0])  # in index order, so a window is one stretch
             rows = parallel.replicate(loaded.audio.copy(), mesh)  # its memory is used again
             audio = _write(audio, rows, first)
-            if soft is not None and loaded.soft is not None:
-                soft = _write(soft, parallel.replicate(loaded.soft[:, :segments], mesh), first)
+            if soft is not None and labels is not None:
+                soft = _write(soft, parallel.replicate(labels[:, :segments], mesh), first)
             bar.update(len(loaded.audio))
     weak = parallel.replicate(index.weak_labels().astype(np.uint8), mesh)
     return ResidentSplit(audio, weak, soft)

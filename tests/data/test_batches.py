@@ -1,4 +1,5 @@
 import itertools
+import queue
 import threading
 import tracemalloc
 
@@ -16,9 +17,15 @@ from synthetic_data import (
 )
 
 from psl_jax.audio.segments import Segmentation
-from psl_jax.data.batches import eval_batch_count, eval_batches, steps_per_epoch, train_batches
+from psl_jax.data.batches import (
+    eval_batch_count,
+    eval_batches,
+    read_labelled,
+    steps_per_epoch,
+    train_batches,
+)
 from psl_jax.data.sampling import SAMPLINGS, epoch_size, sequential_windows
-from psl_jax.data.sources import Buffers, LoadedWindow, read_ahead
+from psl_jax.data.sources import BufferRing, read_ahead
 
 SECOND = Segmentation(1.0)
 
@@ -30,8 +37,8 @@ class CountingSource(MemorySource):
         super().__init__(index)
         self.clips_read = []
 
-    def read(self, windows, soft_labels=None):
-        for loaded in super().read(windows, soft_labels):
+    def read(self, windows):
+        for loaded in super().read(windows):
             self.clips_read.append(loaded.window.clips)
             yield loaded
 
@@ -214,15 +221,13 @@ def test_read_ahead_keeps_two_windows_in_memory_and_goes_on_after_the_reader_lef
     window_bytes = 4 * 16_000 * 2
     loads = []
 
-    def load(window, buffers: Buffers):
-        audio = buffers.empty(len(window.clips), index.clip_samples)
+    def fill(window, audio):
         audio[:] = len(loads)
         loads.append(window)
-        return LoadedWindow(window, audio)
 
     tracemalloc.start()
     numbers = []
-    for loaded in read_ahead(load, windows):
+    for loaded in read_ahead(fill, windows, index.clip_samples):
         assert loaded.audio.min() == loaded.audio.max()
         numbers.append(int(loaded.audio[0, 0]))
     _, peak = tracemalloc.get_traced_memory()
@@ -231,30 +236,96 @@ def test_read_ahead_keeps_two_windows_in_memory_and_goes_on_after_the_reader_lef
     assert peak < 2.2 * window_bytes
 
     loads.clear()
-    reading = read_ahead(load, windows)
+    reading = read_ahead(fill, windows, index.clip_samples)
     next(reading)
     reading.close()
     assert len(loads) <= 2
     assert not [t for t in threading.enumerate() if t.name.startswith("read_ahead")]
 
 
-def test_windows_that_are_kept_are_not_overwritten():
+def test_a_window_is_whole_until_the_next_is_asked_for_however_slow_its_reader():
+    """The next one is written meanwhile, and the one after it not begun."""
+    index = make_index([5, 4, 1, 6, 3], 1000)
+    windows = sequential_windows(index, SECOND, window_clips=6)
+    assert len({len(window.clips) for window in windows}) > 1  # the memory grows in between
+    written = queue.Queue()
+
+    def fill(window, audio):
+        audio[:] = window.clips[:, None]
+        written.put(window)
+
+    for number, loaded in enumerate(read_ahead(fill, windows, index.clip_samples)):
+        ahead = windows[number + (number > 0) : number + 2]
+        assert [written.get(timeout=10) for _ in ahead] == ahead
+        with pytest.raises(queue.Empty):
+            written.get(timeout=0.05)
+        assert (loaded.audio == loaded.window.clips[:, None]).all()
+
+
+def test_the_memory_of_a_window_is_used_again_and_a_copy_is_the_readers():
     index = make_index([24], 1000)
     windows = sequential_windows(index, SECOND, window_clips=4)
 
-    def load(window, buffers):
-        audio = buffers.empty(len(window.clips), index.clip_samples)
+    def fill(window, audio):
         audio[:] = window.clips[0]
-        return LoadedWindow(window, audio)
 
-    kept = [loaded.audio[1:2] for loaded in read_ahead(load, windows)]
-    assert [int(rows[0, 0]) for rows in kept] == [0, 4, 8, 12, 16, 20]
+    kept, copies = [], []
+    for loaded in read_ahead(fill, windows, index.clip_samples):
+        kept.append(loaded.audio)
+        copies.append(loaded.audio[1:2].copy())
+    assert [int(rows[0, 0]) for rows in copies] == [0, 4, 8, 12, 16, 20]
+    assert [int(rows[0, 0]) for rows in kept] == [16, 20] * 3
+
+
+def test_a_ring_of_buffers_has_two_that_grow():
+    ring = BufferRing()
+    first, second, third = ring.next(3, 10), ring.next(2, 10), ring.next(1, 10)
+    assert (first.shape, second.shape, third.shape) == ((3, 10), (2, 10), (1, 10))
+    assert first.dtype == np.int16
+    assert np.shares_memory(first, third) and not np.shares_memory(first, second)
+    larger = ring.next(4, 10)
+    assert not np.shares_memory(larger, second)
+    assert np.shares_memory(ring.next(3, 10), first)
+    assert np.shares_memory(ring.next(4, 10), larger)
 
 
 def test_an_error_while_reading_ahead_reaches_the_reader():
-    def load(window, buffers):
+    def fill(window, audio):
         raise OSError("gone")
 
     windows = sequential_windows(make_index([2], 100), SECOND)
     with pytest.raises(OSError, match="gone"):
-        list(read_ahead(load, windows))
+        list(read_ahead(fill, windows, 100))
+
+
+class SlowLabels:
+    """Soft labels that note the threads they are read in, and may fail."""
+
+    num_segments = 1
+
+    def __init__(self, fails_at=None):
+        self.fails_at, self.threads, self.first_clips = fails_at, [], []
+
+    def gather(self, clips):
+        self.threads.append(threading.current_thread().name)
+        self.first_clips.append(int(clips[0]))
+        if self.fails_at == clips[0]:
+            raise OSError("no labels")
+        return np.broadcast_to(np.float16(clips)[:, None, None], (len(clips), 1, 3))
+
+
+def test_soft_labels_are_read_ahead_and_belong_to_their_window():
+    index = make_index([24], 16_000)
+    windows, labels = sequential_windows(index, SECOND, window_clips=4), SlowLabels()
+    for loaded, soft in read_labelled(MemorySource(index), iter(windows), labels):
+        np.testing.assert_array_equal(soft[:, 0, 0], loaded.window.clips)
+    assert labels.first_clips == [0, 4, 8, 12, 16, 20]
+    assert all(name.startswith("read_ahead") for name in labels.threads)
+
+    reading = read_labelled(MemorySource(index), windows, labels)
+    next(reading)
+    reading.close()
+    assert not [t for t in threading.enumerate() if t.name.startswith("read_ahead")]
+    with pytest.raises(OSError, match="no labels"):
+        list(read_labelled(MemorySource(index), windows, SlowLabels(fails_at=8)))
+    assert not [t for t in threading.enumerate() if t.name.startswith("read_ahead")]

@@ -119,8 +119,8 @@ def test_a_prepared_data_directory_is_opened_by_name(tmp_path):
     write_metadata(tmp_path, index)
     source = TFRecordSource.open(tmp_path, "train")
     assert source.index.ids.tolist() == index.ids.tolist()
-    loaded = list(source.read(sequential_windows(index, SEGMENTATION)))
-    np.testing.assert_array_equal(np.concatenate([w.audio for w in loaded]), np.stack(audio))
+    loaded = [w.audio.copy() for w in source.read(sequential_windows(index, SEGMENTATION))]
+    np.testing.assert_array_equal(np.concatenate(loaded), np.stack(audio))
 
 
 # --- damage ---------------------------------------------------------------------------------------
