@@ -3,8 +3,7 @@
 import os
 import pathlib
 import time
-from collections.abc import Callable
-from functools import cache, cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -32,6 +31,7 @@ from psl_jax.training.checkpoints import TrainingCheckpoints
 from psl_jax.training.loop import LoopSettings, Schedule, train
 from psl_jax.training.settings import TrainSettings
 from psl_jax.training.step import Recipe, init_state, train_program
+from psl_jax.training.stepper import ResidentStepper, Stepper, StreamedStepper
 from psl_jax.weights import orbax_folder
 from psl_jax.weights.load import load_model
 
@@ -206,15 +206,12 @@ class Experiment:
         )
         train_settings = self.settings.train
         settings = loop_settings(train_settings, steps)
-        steps_per_call = train_settings.steps_per_dispatch if train_settings.resident else None
-        program, feed = self._program_and_feed(source)
         with TrainingCheckpoints(
             self.run_dir / "checkpoints", train_settings.best_checkpoints
         ) as kept:
             train(
-                program,
+                self._stepper(source),
                 init_state(self._network[1]),
-                feed,
                 mesh=self.mesh,
                 schedule=schedule_of(train_settings, settings.max_steps),
                 settings=settings,
@@ -222,15 +219,14 @@ class Experiment:
                 checkpoints=kept,
                 run_dir=os.fspath(self.run_dir),
                 description=self.settings.name,
-                steps_per_call=steps_per_call,
             )
 
     @property
     def _local_batch(self) -> int:
         return parallel.local_batch_size(self.settings.train.batch_size, self.mesh)
 
-    def _program_and_feed(self, source: Source) -> tuple[Callable, Callable]:
-        """The training program, and what gives its inputs from a step on."""
+    def _stepper(self, source: Source) -> Stepper:
+        """What makes the training's steps, streamed or resident."""
         config, recipe = self.settings, recipe_of(self.settings)
         soft_labels = self._open_labels() if config.labels == "soft" else None
         order: dict[str, Any] = {
@@ -253,21 +249,22 @@ class Experiment:
                     **order,
                 )
 
-            return train_program(self._network[0], recipe, self.mesh), feed_batches
+            program = train_program(self._network[0], recipe, self.mesh)
+            return StreamedStepper(program, feed_batches, self.mesh)
 
         def feed_entries(step: int):
             return batches.train_entries(source.index, self.segmentation, start_step=step, **order)
 
-        program = resident.resident_program(
-            self._network[0], recipe, self.segmentation, config.alpha, self.mesh
+        return ResidentStepper(
+            resident.resident_program(
+                self._network[0], recipe, self.segmentation, config.alpha, self.mesh
+            ),
+            partial(resident.load, source, self.segmentation, soft_labels, self.mesh),
+            feed_entries,
+            self.mesh,
+            # A dispatch ends where something is logged anyway.
+            at_once=min(config.train.steps_per_dispatch, config.train.log_every),
         )
-
-        @cache
-        def split() -> resident.ResidentSplit:
-            """Loaded at the first step: a finished training makes none."""
-            return resident.load(source, self.segmentation, soft_labels, self.mesh)
-
-        return lambda *inputs: program(split(), *inputs), feed_entries
 
     def _validate(self, variables: Variables) -> float:
         source = self.source(self.settings.data.validation_split)

@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -104,15 +104,10 @@ def train_entries(
             yield dict(zip(ENTRIES, (clip, segment, valid), strict=True))
 
 
-def grouped(entries: Iterator[Batch], counts: Iterable[int], most: int) -> Iterator[Batch]:
-    """Stacks the next `count` of `entries` for each of `counts`, filled up to `most` with zeros.
-
-    Yields arrays [most, batch].
-    """
-    for count in counts:
-        group = list(itertools.islice(entries, count))
-        filling = [(0, most - count), (0, 0)]
-        yield {name: np.pad(np.stack([one[name] for one in group]), filling) for name in ENTRIES}
+def stacked(entries: Sequence[Batch], most: int) -> Batch:
+    """The `train_entries` of several batches as arrays [most, batch], filled up with zeros."""
+    filling = [(0, most - len(entries)), (0, 0)]
+    return {name: np.pad(np.stack([one[name] for one in entries]), filling) for name in ENTRIES}
 
 
 def _windows_from(

@@ -1,22 +1,19 @@
 """The loop around the training step: when to log, validate, save and stop."""
 
-import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Generator, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
-from psl_jax.data import batches
 from psl_jax.model.mobilenetv2 import Variables
 from psl_jax.runtime import parallel, progress
 from psl_jax.runtime.errors import UserError
 from psl_jax.training import metric_log
 from psl_jax.training.checkpoints import TrainingCheckpoints
 from psl_jax.training.step import TrainState
+from psl_jax.training.stepper import Stepper
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,9 +61,8 @@ class EarlyStop:
 
 
 def train(
-    program: Callable,
+    stepper: Stepper,
     state: TrainState,
-    feed: Callable[[int], Iterator[dict[str, np.ndarray]]],
     *,
     mesh: Mesh,
     schedule: Schedule,
@@ -75,14 +71,11 @@ def train(
     checkpoints: TrainingCheckpoints,
     run_dir: str,
     description: str,
-    steps_per_call: int | None = None,
 ) -> None:
     """Trains from the latest checkpoint (or `state`) until `max_steps` or the early stop.
 
-    feed(step) gives this process's batches from `step` on. A killed run that is called again
-    continues with the same batches, and gives what an undisturbed one would have given.
-    With `steps_per_call` the program is a `resident.resident_program` with its split, given up to
-    so many steps at a time, and the feed is of `batches.train_entries`.
+    A killed run that is called again, with a new stepper, continues with the same batches, and
+    gives what an undisturbed one would have given. The stepper is closed in the end.
 
     Raises UserError when the loss is not finite; the checkpoints before that are kept.
     """
@@ -93,17 +86,14 @@ def train(
     if start >= settings.max_steps or 0 < settings.patience <= stop.waited:
         log.close()
         return
-    # A call ends where something is logged anyway.
-    most = None if steps_per_call is None else min(steps_per_call, settings.log_every)
-    inputs = _on_devices(feed(start), start, settings, most, mesh)
     bar = progress.bar(
         settings.max_steps, "step", description, start, show=jax.process_index() == 0
     )
     meter = _Meter(log, schedule)
-    with log, bar, contextlib.closing(inputs):
-        for first, count in _calls(start, settings, most or 1):
+    with log, bar, stepper:
+        for first, count in _calls(start, settings, stepper.at_once):
             step = first + count
-            state, values = program(state, next(inputs), *_rates(schedule, first, count, most))
+            state, values = stepper.run(state, first, [schedule(i) for i in range(first, step)])
             bar.update(count)
             at_end = step == settings.max_steps
             if step % settings.log_every == 0 or at_end:
@@ -132,27 +122,8 @@ def _early_stop(run_dir: str, start: int, patience: int) -> EarlyStop:
     return EarlyStop(patience, [line[key] for line in lines if key in line])
 
 
-def _on_devices(
-    feed: Iterator, start: int, settings: LoopSettings, most: int | None, mesh: Mesh
-) -> Generator[Any, None, None]:
-    """The program's input for each call: a batch, or the entries of `most` steps."""
-    if most is None:
-        return parallel.prefetch(feed, lambda batch: parallel.put_batch(_used(batch), mesh))
-    counts = (count for _, count in _calls(start, settings, most))
-    groups = batches.grouped(feed, counts, most)
-    return parallel.prefetch(groups, lambda group: parallel.put_steps(group, mesh))
-
-
-def _rates(schedule: Schedule, first: int, count: int, most: int | None) -> tuple:
-    """The program's last arguments: a learning rate; or `most` of them, and how many count."""
-    if most is None:
-        return (schedule(first),)
-    rates = [schedule(first + i) for i in range(most)]
-    return np.array(rates, np.float32), np.int32(count)
-
-
 def _calls(start: int, settings: LoopSettings, most: int) -> Iterator[tuple[int, int]]:
-    """Steps before each call of the program, and steps that it makes: at most `most`.
+    """Steps before each call of the stepper, and steps that it makes: at most `most`.
 
     A call ends where the loop has something to do.
     """
@@ -162,10 +133,6 @@ def _calls(start: int, settings: LoopSettings, most: int) -> Iterator[tuple[int,
         count = min(*ends, settings.max_steps, start + most) - start
         yield start, count
         start += count
-
-
-def _used(batch):
-    return {name: batch[name] for name in ("audio", "num_samples", "labels")}
 
 
 class _Meter:

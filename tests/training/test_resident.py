@@ -1,5 +1,6 @@
 """Training on data in the devices' memory is training on streamed batches."""
 
+import functools
 import itertools
 import types
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from synthetic_data import MemorySource, indices, make_index, segmentations, write_soft_labels
 
 from psl_jax.audio.segments import Segmentation
-from psl_jax.data.batches import ENTRIES, grouped, train_batches, train_entries
+from psl_jax.data.batches import ENTRIES, stacked, train_batches, train_entries
 from psl_jax.data.sampling import SAMPLINGS
 from psl_jax.model.mobilenetv2 import create
 from psl_jax.runtime import parallel
@@ -20,6 +21,7 @@ from psl_jax.training import loop, resident
 from psl_jax.training.checkpoints import TrainingCheckpoints
 from psl_jax.training.loop import LoopSettings, Schedule
 from psl_jax.training.step import Recipe, init_state, train_program
+from psl_jax.training.stepper import ResidentStepper, StreamedStepper
 
 SECOND = Segmentation(1.0)
 
@@ -54,7 +56,7 @@ def test_entries_are_those_of_the_batches(
 
 def test_groups_are_stacked_and_filled_up():
     ones = ({name: np.full(2, i, np.int32) for name in ENTRIES} for i in range(1, 9))
-    groups = list(grouped(ones, [3, 1, 2], 3))
+    groups = [stacked(list(itertools.islice(ones, count)), 3) for count in (3, 1, 2)]
     expected = [[1, 2, 3], [4, 0, 0], [5, 6, 0]]
     assert [group["clip"].tolist() for group in groups] == [
         [[i, i] for i in row] for row in expected
@@ -104,37 +106,43 @@ def test_calls_end_where_the_loop_has_something_to_do():
         assert events <= set(ends) and (not ends or ends[-1] == 23)
 
 
+def starting_at(make, *arguments, **settings):
+    return lambda step: make(*arguments, start_step=step, **settings)
+
+
 @pytest.fixture
-def experiment(shallow, tmp_path):
-    """Trains on the same clips, streamed or resident; returns the weights and the log."""
+def trained(shallow):
+    """A network, and what makes steppers for it on the same clips: None streamed, else resident."""
     network, variables = create(3, 0.1, dropout=0.2)
     index = make_index([6, 5], [40_000, 16_000] * 5 + [30_000])
     source, mesh = MemorySource(index), parallel.data_mesh(1)
     order = {"batch_size": 4, "seed": 0}
 
-    def run(name, steps_per_call, max_steps=7):
-        if steps_per_call is None:
+    def stepper(at_once):
+        if at_once is None:
             program = train_program(network, Recipe(), mesh)
+            feed = starting_at(train_batches, source, SECOND, **order)
+            return StreamedStepper(program, feed, mesh)
+        program = resident.resident_program(network, Recipe(), SECOND, 1.0, mesh)
+        load = functools.partial(resident.load, source, SECOND, None, mesh)
+        feed = starting_at(train_entries, index, SECOND, **order)
+        return ResidentStepper(program, load, feed, mesh, at_once)
 
-            def feed(step):
-                return train_batches(source, SECOND, start_step=step, **order)
-        else:
-            split = resident.load(source, SECOND, None, mesh)
-            on_split = resident.resident_program(network, Recipe(), SECOND, 1.0, mesh)
+    return types.SimpleNamespace(variables=variables, mesh=mesh, stepper=stepper)
 
-            def program(*arguments):
-                return on_split(split, *arguments)
 
-            def feed(step):
-                return train_entries(index, SECOND, start_step=step, **order)
+@pytest.fixture
+def experiment(trained, tmp_path):
+    """Trains on the same clips, streamed or resident; returns the weights and the log."""
+    variables, mesh = trained.variables, trained.mesh
 
+    def run(name, at_once, max_steps=7):
         settings = LoopSettings(max_steps, 5, 100, 2, 0)
         folder = tmp_path / name
         with TrainingCheckpoints(folder / "checkpoints") as kept:
             loop.train(
-                program,
+                trained.stepper(at_once),
                 init_state(variables),
-                feed,
                 mesh=mesh,
                 schedule=Schedule(1e-3, 10),
                 settings=settings,
@@ -142,7 +150,6 @@ def experiment(shallow, tmp_path):
                 checkpoints=kept,
                 run_dir=str(folder),
                 description="test",
-                steps_per_call=steps_per_call,
             )
         with TrainingCheckpoints(folder / "checkpoints") as kept:
             state = kept.restore(parallel.replicate(init_state(variables), mesh))
@@ -154,8 +161,8 @@ def experiment(shallow, tmp_path):
 
 def test_a_run_on_resident_data_is_the_streamed_run(experiment):
     streamed, losses = experiment("streamed", None)
-    for name, steps_per_call in (("one", 1), ("three", 3)):
-        state, found = experiment(name, steps_per_call)
+    for name, at_once in (("one", 1), ("three", 3)):
+        state, found = experiment(name, at_once)
         assert int(state.step) == 7
         assert found.keys() == losses.keys() == {2, 4, 6, 7}
         np.testing.assert_allclose(list(found.values()), list(losses.values()), rtol=1e-4)
@@ -169,3 +176,18 @@ def test_a_resumed_run_on_resident_data_goes_on_as_if_undisturbed(experiment):
     state, losses = experiment("cut", 3)
     assert set(losses) == {2, 4, 5, 6, 7}
     jax.tree.map(np.testing.assert_array_equal, state.variables.params, whole.variables.params)
+
+
+@pytest.mark.parametrize("at_once", [None, 3])
+def test_steps_shared_out_differently_are_the_same_to_the_bit(trained, at_once):
+    results = []
+    for counts in ([5], [1, 3, 1], [2, 3]):
+        state = parallel.replicate(init_state(trained.variables), trained.mesh)
+        first = 0
+        with trained.stepper(at_once) as stepper:
+            for count in counts:
+                state, values = stepper.run(state, first, [1e-3] * count)
+                first += count
+        results.append(jax.device_get((state, values)))
+    for other in results[1:]:
+        jax.tree.map(np.testing.assert_array_equal, other, results[0])

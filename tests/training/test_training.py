@@ -23,6 +23,7 @@ from psl_jax.training.step import (
     step_function,
     train_program,
 )
+from psl_jax.training.stepper import StreamedStepper
 
 SETTINGS = LoopSettings(max_steps=12, validate_every=3, checkpoint_every=2, log_every=1, patience=0)
 
@@ -93,9 +94,8 @@ class Loop:
         state = TrainState(jnp.int32(0), Variables({"w": jnp.zeros(1)}, {}), ())
         with TrainingCheckpoints(self.folder / "checkpoints") as kept:
             loop.train(
-                noting,
+                StreamedStepper(noting, self.feed, parallel.data_mesh()),
                 state,
-                self.feed,
                 mesh=parallel.data_mesh(),
                 schedule=Schedule(0.1, 20),
                 settings=settings,
