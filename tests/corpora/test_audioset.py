@@ -8,37 +8,15 @@ import audio_files
 import audioset_layouts
 import numpy as np
 import pytest
+from audioset_tables import CLASSES, HEADER, MIDS, NAMES, segment, write_csv
 from prepared_data import problems_of, read_split, report_of
 from shared_tables import SHARED, needs_audioset
 
-from psl_jax.corpora import audioset, audioset_names
+from psl_jax.corpora import audioset
 from psl_jax.corpora.segment_csv import Segment, read_segments, read_strong_labels
 from psl_jax.data import index_files
-from psl_jax.model.class_lists import AUDIOSET_CSV, read_classes
 from psl_jax.preparing.builder import ClipBuilder
 from psl_jax.runtime.errors import UserError
-
-NAMES, MIDS = read_classes(AUDIOSET_CSV)
-CLASSES = {mid: number for number, mid in enumerate(MIDS)}
-HEADER = (
-    "# Segments csv created Sun Mar  5 10:54:31 2017\n"
-    "# num_ytids=1, num_segs=1, num_unique_labels=1, num_positive_labels=1\n"
-    "# YTID, start_seconds, end_seconds, positive_labels\n"
-)
-
-
-def segment(clip: str, start: float = 30.0, end: float = 40.0, labels=(0,)) -> Segment:
-    return Segment(clip, start, end, tuple(labels))
-
-
-def write_csv(path: pathlib.Path, segments) -> pathlib.Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows = (
-        f'{s.id}, {s.start:.3f}, {s.end:.3f}, "{",".join(MIDS[label] for label in s.labels)}"\n'
-        for s in segments
-    )
-    path.write_text(HEADER + "".join(rows))
-    return path
 
 
 def write_clips(folder: pathlib.Path, ids, seconds: float = 0.2) -> None:
@@ -72,16 +50,6 @@ def test_real_tables_parse_fully(name, rows):
         "eval": {"Animal", "Domestic animals, pets", "Dog", "Squeak"},
     }
     assert {NAMES[label] for label in segments[0].labels} == labels[name]
-
-
-@needs_audioset
-@pytest.mark.parametrize("name", ["balanced_train", "eval"])
-def test_real_ids_in_file_names(name):
-    segments, _ = read_segments(SHARED / f"audioset/{name}_segments.csv", CLASSES)
-    by_id = {s.id: s for s in segments}
-    for naming in audioset_layouts.NAMINGS:
-        found = [audioset_names.match(audioset_layouts.stem(naming, s), by_id) for s in segments]
-        assert found == [(audioset_names.Match.CLIP, s.id) for s in segments]
 
 
 # ---- small tables and every layout of the audio ------------------------------------------------
@@ -167,60 +135,6 @@ def test_every_layout_gives_the_same_records(layout, small_segments, expected_re
             expected = expected_records[clip]
             assert len(record["audio"]) == len(expected)
             np.testing.assert_allclose(record["audio"], expected, atol=1)  # of 32768
-
-
-# ---- file names --------------------------------------------------------------------------------
-
-SEGMENTS = {
-    s.id: s
-    for s in (
-        segment("abc_DEF-123", 30.0),
-        segment("-a_30000_40", 30.0),
-        segment("Yabcdefghij", 0.0, 10.0),
-        segment("abcdefghijk", 239.8, 249.8),
-        segment("_bcdefghijk", 5.0, 15.0),
-    )
-}
-
-
-@pytest.mark.parametrize(
-    ("stem", "clip"),
-    [
-        ("abc_DEF-123", "abc_DEF-123"),
-        ("Yabc_DEF-123", "abc_DEF-123"),
-        ("abc_DEF-123_30000", "abc_DEF-123"),
-        ("abc_DEF-123_30000_40000", "abc_DEF-123"),
-        ("abc_DEF-123_30000-40000", "abc_DEF-123"),
-        ("Yabc_DEF-123_30000_40000", "abc_DEF-123"),
-        ("abc_DEF-123_30.000_40.000", "abc_DEF-123"),
-        ("abc_DEF-123_30_40", "abc_DEF-123"),
-        ("-a_30000_40", "-a_30000_40"),
-        ("-a_30000_40_30000", "-a_30000_40"),
-        ("Yabcdefghij", "Yabcdefghij"),
-        ("YYabcdefghij", "Yabcdefghij"),
-        ("Yabcdefghijk", "abcdefghijk"),
-        ("abcdefghijk_239800_249800", "abcdefghijk"),
-        ("_bcdefghijk_5000", "_bcdefghijk"),
-        ("Y_bcdefghijk_5000-15000", "_bcdefghijk"),
-    ],
-)
-def test_names_of_clips(stem, clip):
-    assert audioset_names.match(stem, SEGMENTS) == (audioset_names.Match.CLIP, clip)
-
-
-@pytest.mark.parametrize(
-    "stem", ["abc_DEF-123_0_10000", "abc_DEF-123_30000_31000", "Yabc_DEF-123_20000"]
-)
-def test_names_of_other_parts_of_the_video(stem):
-    assert audioset_names.match(stem, SEGMENTS) == (
-        audioset_names.Match.OTHER_SEGMENT,
-        "abc_DEF-123",
-    )
-
-
-@pytest.mark.parametrize("stem", ["abc", "abc_DEF-1234", "abc_DEF-123_x", "xabc_DEF-123", ""])
-def test_names_of_no_clip(stem):
-    assert audioset_names.match(stem, SEGMENTS) == (audioset_names.Match.UNKNOWN, "")
 
 
 # ---- tables with faults ------------------------------------------------------------------------
