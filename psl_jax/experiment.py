@@ -337,7 +337,7 @@ def loop_settings(settings: TrainSettings, steps_per_epoch: float) -> LoopSettin
         validate_every=min(settings.validate_every, epoch),
         checkpoint_every=settings.checkpoint_every,
         log_every=settings.log_every,
-        patience=settings.patience,
+        patience=settings.patience * epoch,
     )
 
 

@@ -33,19 +33,23 @@ class Augmentation:
     mixup_alpha: float = setting(0.0, least=0)
 
 
-def augment_waveform(keys: jax.Array, audio: jax.Array, settings: Augmentation) -> jax.Array:
-    """Gain, polarity inversion and time shift with rollover.
+def augment_waveform(
+    keys: jax.Array, audio: jax.Array, num_samples: jax.Array, settings: Augmentation
+) -> jax.Array:
+    """Gain, polarity inversion and time shift with rollover inside the clip.
 
     Args:
       keys: [batch] random keys.
       audio: float32 [batch, samples] in [-1, 1].
-      settings: probabilities per example; gain in dB; shift as a fraction of the length.
+      num_samples: [batch], samples of each row that are the clip; what follows is padding and
+        stays where it is.
+      settings: probabilities per example; gain in dB; shift as a fraction of the clip.
 
     Returns:
       float32 [batch, samples], not clipped.
     """
 
-    def one(key, x):
+    def one(key, x, length):
         coins, gain_key, shift_key = jax.random.split(key, 3)
         coin = jax.random.uniform(coins, (3,))
         decibel = jax.random.uniform(
@@ -53,12 +57,20 @@ def augment_waveform(keys: jax.Array, audio: jax.Array, settings: Augmentation) 
         )
         factor = jnp.where(coin[0] < settings.gain_probability, 10 ** (decibel / 20), 1.0)
         sign = jnp.where(coin[1] < settings.polarity_probability, -1.0, 1.0)
-        reach = int(settings.shift_fraction * len(x))
+        reach = jnp.floor(settings.shift_fraction * length).astype(int)
         shift = jax.random.randint(shift_key, (), -reach, reach + 1)
         shift = jnp.where(coin[2] < settings.shift_probability, shift, 0)
-        return jnp.roll(x, shift) * (factor * sign)
+        return _rolled(x, shift, length) * (factor * sign)
 
-    return jax.vmap(one)(keys, audio)
+    return jax.vmap(one)(keys, audio, num_samples)
+
+
+def _rolled(x: jax.Array, shift: jax.Array, length: jax.Array) -> jax.Array:
+    """The first `length` samples of x [samples] rolled by `shift`; the others as they are."""
+    shift = shift % jnp.maximum(length, 1)
+    place = jnp.arange(len(x))
+    around = jnp.where(place < shift, jnp.roll(x, shift - length), jnp.roll(x, shift))
+    return jnp.where(place < length, around, x)
 
 
 def mask_spectrogram(keys: jax.Array, logmel: jax.Array, settings: Augmentation) -> jax.Array:

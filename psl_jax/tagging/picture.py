@@ -71,6 +71,7 @@ def _draw_spectrogram(axes, decibel: np.ndarray, step: float, seconds: float) ->
         vmin=top - 80,
         vmax=top,
         extent=(0, len(decibel) * step, 0, bands),
+        origin="lower",  # the lowest band is the first row
         **_IMAGE,
     )
     axes.set_xlim(0, seconds)

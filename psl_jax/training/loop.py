@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 from jax.sharding import Mesh
@@ -34,7 +34,7 @@ class Schedule:
 
 @dataclasses.dataclass(frozen=True)
 class LoopSettings:
-    """When the loop does what, in steps; patience in validations (0: never stop early)."""
+    """When the loop does what, in steps. patience: without a better mAP (0: never stop early)."""
 
     max_steps: int
     validate_every: int
@@ -44,20 +44,28 @@ class LoopSettings:
 
 
 class EarlyStop:
-    """Tells when the mAP has not become better for `patience` validations in a row."""
+    """Tells when the mAP has not become better for `patience` steps.
 
-    def __init__(self, patience: int, history: list[float] | None = None):
-        self.patience, self.best, self.waited = patience, -math.inf, 0
-        for value in history or []:
-            self.update(value)
+    Before the first validation the mAP counts as better at step 0.
+    """
 
-    def update(self, value: float) -> bool:
-        """Takes the next mAP; True if training should end."""
+    def __init__(self, patience: int, history: Iterable[tuple[int, float]] = ()):
+        """history: (step, mAP) of the validations so far."""
+        self.patience, self.best = patience, -math.inf
+        self.best_step = self.step = 0
+        for step, value in history:
+            self.update(step, value)
+
+    def update(self, step: int, value: float) -> bool:
+        """Takes the mAP at a step; True if training should end."""
+        self.step = step
         if value > self.best:
-            self.best, self.waited = value, 0
-        else:
-            self.waited += 1
-        return 0 < self.patience <= self.waited
+            self.best, self.best_step = value, step
+        return self.is_over
+
+    @property
+    def is_over(self) -> bool:
+        return 0 < self.patience <= self.step - self.best_step
 
 
 def train(
@@ -83,7 +91,7 @@ def train(
     start = int(state.step)
     log = metric_log.MetricLog(run_dir, start, active=jax.process_index() == 0)
     stop = _early_stop(run_dir, start, settings.patience)
-    if start >= settings.max_steps or 0 < settings.patience <= stop.waited:
+    if start >= settings.max_steps or stop.is_over:
         log.close()
         return
     bar = progress.bar(
@@ -105,7 +113,7 @@ def train(
                 log.write(step, {metric_log.VALIDATION_MAP: value})
                 bar.set_postfix(mAP=f"{value:.4f}", best=f"{max(value, stop.best):.4f}")
                 checkpoints.save(step, state, value)
-                if stop.update(value):
+                if stop.update(step, value):
                     break
             elif step % settings.checkpoint_every == 0:
                 meter.flush()
@@ -119,7 +127,7 @@ def _early_stop(run_dir: str, start: int, patience: int) -> EarlyStop:
     # Other processes may read the log before the first one has cut off what came after `start`.
     lines = [line for line in metric_log.read_log(run_dir) if line["step"] <= start]
     key = metric_log.VALIDATION_MAP
-    return EarlyStop(patience, [line[key] for line in lines if key in line])
+    return EarlyStop(patience, [(line["step"], line[key]) for line in lines if key in line])
 
 
 def _calls(start: int, settings: LoopSettings, most: int) -> Iterator[tuple[int, int]]:

@@ -21,7 +21,7 @@ class TrainSettings:
     validate_every: int = setting(10_000, least=1)  # steps, or an epoch if that is shorter
     checkpoint_every: int = operational(2_000, least=1)  # steps; besides, one at each validation
     log_every: int = operational(20, least=1)
-    patience: int = setting(15, least=0)  # validations without a better mAP; 0: no early stop
+    patience: int = setting(15, least=0)  # epochs without a better mAP; 0: no early stop
     best_checkpoints: int = setting(4, least=1)  # averaged in the end; the published code: 1
     window_clips: int = setting(2048, least=1)  # clips shuffled at a time: two windows in memory
     # The split is held in the devices' memory and several steps are made for each dispatch; a

@@ -122,7 +122,7 @@ def _inputs(batch, keys, recipe: Recipe) -> tuple[jax.Array, jax.Array]:
     """Features [batch, frames, 64] and labels [batch, classes], augmented as the recipe says."""
     audio, settings = to_float(batch["audio"]), recipe.augmentation
     if settings != Augmentation():
-        audio = augment_waveform(keys["waveform"], audio, settings)
+        audio = augment_waveform(keys["waveform"], audio, batch["num_samples"], settings)
     features = recipe.logmel(audio, batch["num_samples"], parallel.AXIS)
     features = mask_spectrogram(keys["masks"], features, settings)
     return mixup(keys["mixup"], features, batch["labels"], settings)

@@ -24,6 +24,12 @@ def run(function, settings, *arrays, seed=0):
     return jax.tree.map(np.asarray, made)
 
 
+def whole_clips(keys, audio, settings):
+    """`augment_waveform` of rows without padding."""
+    lengths = jnp.full(len(audio), audio.shape[1], jnp.int32)
+    return augment_waveform(keys, audio, lengths, settings)
+
+
 def waveforms(samples=400):
     return np.random.default_rng(0).uniform(-1, 1, (EXAMPLES, samples)).astype(np.float32)
 
@@ -44,7 +50,7 @@ def near_half(share):
 
 def test_gain_stays_within_its_bounds_in_db():
     audio = waveforms()
-    out = run(augment_waveform, Augmentation(gain_probability=1.0), audio)
+    out = run(whole_clips, Augmentation(gain_probability=1.0), audio)
     decibel = 20 * np.log10(np.abs(out).max(axis=1) / np.abs(audio).max(axis=1))
     assert decibel.min() >= -18.001 and decibel.max() <= 6.001
     assert decibel.min() < -17 and decibel.max() > 5  # all of the range is used
@@ -53,14 +59,14 @@ def test_gain_stays_within_its_bounds_in_db():
 
 def test_gain_touches_its_share_of_the_examples():
     audio = waveforms()
-    out = run(augment_waveform, Augmentation(gain_probability=0.5), audio)
+    out = run(whole_clips, Augmentation(gain_probability=0.5), audio)
     untouched = (out == audio).all(axis=1)
     assert near_half(untouched.mean())
 
 
 def test_polarity_is_inverted_for_its_share_of_the_examples():
     audio = waveforms()
-    out = run(augment_waveform, Augmentation(polarity_probability=0.5), audio)
+    out = run(whole_clips, Augmentation(polarity_probability=0.5), audio)
     signs = out[:, 0] / audio[:, 0]
     np.testing.assert_array_equal(out, audio * signs[:, None])
     assert set(signs) == {-1.0, 1.0} and near_half((signs < 0).mean())
@@ -69,7 +75,7 @@ def test_polarity_is_inverted_for_its_share_of_the_examples():
 def test_shifts_roll_over_and_reach_as_far_as_they_may():
     samples = 40
     audio = waveforms(samples)
-    out = run(augment_waveform, Augmentation(shift_probability=1.0, shift_fraction=0.25), audio)
+    out = run(whole_clips, Augmentation(shift_probability=1.0, shift_fraction=0.25), audio)
     shifts = []
     for before, after in zip(audio, out, strict=True):
         rolls = [s for s in range(-20, 20) if np.array_equal(np.roll(before, s), after)]
@@ -78,10 +84,28 @@ def test_shifts_roll_over_and_reach_as_far_as_they_may():
     assert set(shifts) == set(range(-10, 11))
 
 
+def test_shifts_stay_inside_the_clip():
+    """A short clip in a longer row loses nothing to the padding, and reaches half of itself."""
+    samples, length = 60, 24
+    audio = waveforms(samples)
+    audio[:, length:] = 0
+    lengths = np.full(EXAMPLES, length, np.int32)
+
+    def augment(keys, audio, lengths, settings):
+        return augment_waveform(keys, audio, lengths, settings)
+
+    out = run(augment, Augmentation(shift_probability=1.0, shift_fraction=0.5), audio, lengths)
+    shifts = set()
+    for before, after in zip(audio[:, :length], out[:, :length], strict=True):
+        (shift,) = (s for s in range(length) if np.array_equal(np.roll(before, s), after))
+        shifts.add(shift)
+    assert shifts == set(range(length)) and not out[:, length:].any()
+
+
 def test_waveform_augmentations_are_drawn_apart():
     settings = Augmentation(gain_probability=0.5, polarity_probability=0.5, shift_probability=0.5)
     audio = waveforms()
-    out = run(augment_waveform, settings, audio)
+    out = run(whole_clips, settings, audio)
     loudness = np.abs(out).max(axis=1) / np.abs(audio).max(axis=1)
     louder = np.abs(loudness - 1) > 1e-6
     inverted = np.array([b @ a < 0 for b, a in zip(out, audio, strict=True)])
@@ -91,7 +115,7 @@ def test_waveform_augmentations_are_drawn_apart():
 def test_different_keys_augment_differently():
     settings = Augmentation(gain_probability=1.0)
     audio = waveforms()
-    first, second = (run(augment_waveform, settings, audio, seed=seed) for seed in (0, 1))
+    first, second = (run(whole_clips, settings, audio, seed=seed) for seed in (0, 1))
     assert (first != second).any(axis=1).all()
 
 
@@ -201,7 +225,7 @@ def test_augmentations_do_not_depend_on_how_a_batch_is_split():
 def test_augmentations_that_are_off_change_nothing():
     audio, features, targets = waveforms(), spectrograms(), labels()
     off = Augmentation()
-    np.testing.assert_array_equal(run(augment_waveform, off, audio), audio)
+    np.testing.assert_array_equal(run(whole_clips, off, audio), audio)
     np.testing.assert_array_equal(run(mask_spectrogram, off, features), features)
     for ours, before in zip(run(mixup, off, features, targets), (features, targets), strict=True):
         np.testing.assert_array_equal(ours, before)

@@ -66,22 +66,30 @@ def test_the_best_four_and_the_latest_survive(tmp_path, reopen):
 
 def test_early_stop_comes_when_the_script_has_not_been_better_for_long_enough():
     stop = EarlyStop(patience=7)
-    stopped = [stop.update(value) for value in SCRIPT.values()]
+    stopped = [stop.update(step, value) for step, value in SCRIPT.items()]
     assert stopped == [False] * 9 + [True]
     assert stop.best == 0.5
 
 
 @pytest.mark.parametrize("step", range(len(SCRIPT)))
 def test_early_stop_goes_on_after_a_restart(step):
-    values = list(SCRIPT.values())
-    stop = EarlyStop(7, values[:step])
-    assert [stop.update(value) for value in values[step:]] == ([False] * 9 + [True])[step:]
+    script = list(SCRIPT.items())
+    stop = EarlyStop(7, script[:step])
+    assert [stop.update(*one) for one in script[step:]] == ([False] * 9 + [True])[step:]
 
 
 def test_an_equal_map_is_no_better_and_without_patience_there_is_no_stop():
-    stop = EarlyStop(2, [0.5, 0.5])
-    assert stop.update(0.5)
-    assert not any(EarlyStop(0).update(0.0) for _ in range(100))
+    stop = EarlyStop(20, [(10, 0.5), (20, 0.5)])
+    assert not stop.is_over and stop.update(30, 0.5) and stop.is_over
+    never = EarlyStop(0)
+    assert not any(never.update(step, 0.0) for step in range(100))
+
+
+def test_the_early_stop_counts_steps_not_validations():
+    """Validated ten times an epoch of 1,000 steps, 15 epochs of patience are 15,000 steps."""
+    stop = EarlyStop(15_000, [(100, 0.5)])
+    stopped = [step for step in range(200, 20_000, 100) if stop.update(step, 0.4)]
+    assert stopped[0] == 15_100
 
 
 def test_checkpoints_without_an_map_only_serve_to_go_on(tmp_path):

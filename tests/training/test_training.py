@@ -171,13 +171,13 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(tmp_path, died_at)
 
 
 MAPS = {3: 0.2, 6: 0.5, 9: 0.4, 12: 0.5, 15: 0.3, 18: 0.9}
-PATIENT = dataclasses.replace(SETTINGS, max_steps=60, patience=3)
+PATIENT = dataclasses.replace(SETTINGS, max_steps=60, patience=9)
 
 
 def test_training_stops_early_and_keeps_the_best(tmp_path):
     looped = Loop(tmp_path, MAPS)
     looped.run(settings=PATIENT)
-    assert looped.validated == [3, 6, 9, 12, 15]  # three in a row that were not better than 0.5
+    assert looped.validated == [3, 6, 9, 12, 15]  # nine steps that were not better than 0.5
     assert looped.steps() == ([6, 9, 12, 15], [12, 6, 9, 15])
     again = Loop(tmp_path, MAPS)
     again.run(settings=PATIENT)
