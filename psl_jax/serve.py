@@ -15,13 +15,13 @@ from collections.abc import Sequence
 
 from psl_jax.runtime import entry
 from psl_jax.runtime.errors import UserError
-from psl_jax.tagging import command_line
+from psl_jax.tagging import options
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
-    parser = command_line.parser("psl_jax.serve", __doc__ or "")
-    command_line.add_settings(parser)
+    parser = options.parser("psl_jax.serve", __doc__ or "")
+    options.add_settings(parser)
     group = parser.add_argument_group("server")
     group.add_argument("--host", default="127.0.0.1", help="address (default: this machine only)")
     group.add_argument("--port", type=int, default=8000, help="0: any free one (default: 8000)")
@@ -31,7 +31,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     group.add_argument(
         "--max_minutes", type=float, default=60, metavar="MIN", help="of audio (default: 60)"
     )
-    return command_line.parse(parser, arguments)
+    return options.parse(parser, arguments)
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -45,14 +45,14 @@ def main(arguments: argparse.Namespace) -> int:
     from psl_jax.runtime import joining
     from psl_jax.tagging import tagger
 
-    settings = command_line.event_settings(arguments)
+    settings = options.event_settings(arguments)
     if arguments.max_megabytes <= 0 or arguments.max_minutes <= 0:
         raise UserError("max_megabytes and max_minutes must be above 0")
     limits = application.Limits(arguments.max_megabytes, arguments.max_minutes)
     with contextlib.closing(listen(arguments.host, arguments.port)) as listener:
         joining.configure()
         model = tagger.load(arguments.model)
-        segmentation = command_line.segmentation(arguments, model)
+        segmentation = options.segmentation(arguments, model)
         service = application.Service(model, segmentation, settings, limits)
         threading.Thread(target=service.warm_up, daemon=True).start()
         host, port = listener.getsockname()[:2]

@@ -18,16 +18,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from psl_jax.runtime import entry, progress
 from psl_jax.runtime.errors import UserError
-from psl_jax.tagging import command_line
+from psl_jax.tagging import options
 
 MANY_FILES = 50  # from here on progress is shown without a terminal, too
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
-    parser = command_line.parser("psl_jax.tag", __doc__ or "")
+    parser = options.parser("psl_jax.tag", __doc__ or "")
     parser.add_argument("files", metavar="FILE", nargs="+", help="audio file or folder")
-    command_line.add_settings(parser)
+    options.add_settings(parser)
     group = parser.add_argument_group("output")
     group.add_argument(
         "--format",
@@ -49,7 +49,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="PNG|DIR",
         help="draw spectrogram and tags over time: NAME.png for one file, or a folder",
     )
-    return command_line.parse(parser, arguments)
+    return options.parse(parser, arguments)
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -60,12 +60,12 @@ def main(arguments: argparse.Namespace) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    settings = command_line.event_settings(arguments)
+    settings = options.event_settings(arguments)
     inputs, bad = tagged_files.find_files(arguments.files)
     outputs = _outputs(arguments, inputs)
     joining.configure()
     model = tagger.load(arguments.model)
-    segmentation = command_line.segmentation(arguments, model)
+    segmentation = options.segmentation(arguments, model)
     start, seconds, done = time.perf_counter(), 0.0, 0
     with _Bar(inputs) as bar:
         found = tagged_files.tag_files(

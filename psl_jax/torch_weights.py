@@ -22,7 +22,7 @@ from psl_jax.model import model
 from psl_jax.model.class_lists import read_classes
 from psl_jax.runtime import entry, files
 from psl_jax.runtime.errors import UserError
-from psl_jax.weights import load, orbax_folder, torch_state
+from psl_jax.weights import load, orbax_folder, pytorch_file
 
 EXTRAS = "torch_extras.npz"
 
@@ -37,10 +37,10 @@ def import_checkpoint(
     folder = pathlib.Path(folder)
     _refuse_foreign(folder)
     classes = read_classes(classes_csv)[0] if classes_csv else None
-    state = torch_state.read(source)
-    model = torch_state.model_of(state, source, classes)
+    state = pytorch_file.read(source)
+    model = pytorch_file.model_of(state, source, classes)
     orbax_folder.save_model(folder, model.variables, model.info.as_json())
-    extras: dict[str, Any] = {n: array for n, array in state.items() if torch_state.is_extra(n)}
+    extras: dict[str, Any] = {n: array for n, array in state.items() if pytorch_file.is_extra(n)}
     with files.atomic_open(folder / EXTRAS, "wb") as file:
         np.savez(file, **extras)
     return model
@@ -49,7 +49,7 @@ def import_checkpoint(
 def export_checkpoint(source: str | os.PathLike, path: str | os.PathLike) -> None:
     """Writes the state dict of a model: of a run folder, its `averaged` folder or an import."""
     model = load.load_model(source)
-    torch_state.write(path, torch_state.to_state(model.variables, _extras(source)))
+    pytorch_file.write(path, pytorch_file.to_state(model.variables, _extras(source)))
 
 
 def _extras(source: str | os.PathLike) -> Mapping[str, np.ndarray] | None:

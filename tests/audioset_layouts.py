@@ -14,7 +14,7 @@ import pyarrow.parquet
 import soundfile
 import soxr
 
-from psl_jax.corpora.segment_csv import Segment
+from psl_jax.corpora.audioset_csv import Segment
 
 RATE = 32_000  # as PANNs has it
 MISSING = 7  # of the first rows of PANNs' file

@@ -2,7 +2,7 @@
 
 import pathlib
 
-from psl_jax.corpora.segment_csv import Segment
+from psl_jax.corpora.audioset_csv import Segment
 from psl_jax.model.class_lists import AUDIOSET_CSV, read_classes
 
 NAMES, MIDS = read_classes(AUDIOSET_CSV)

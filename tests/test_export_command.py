@@ -17,7 +17,7 @@ from psl_jax.model.frontend import LogMel
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
 from psl_jax.weights import load
-from psl_jax.weights.torch_state import sidecar
+from psl_jax.weights.pytorch_file import sidecar
 
 
 def test_other_safetensors_are_refused(tmp_path):

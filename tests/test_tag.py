@@ -263,6 +263,29 @@ def test_table_with_long_labels_and_no_events():
     assert max(map(len, lines)) < 60
 
 
+def test_a_tone_stands_at_its_frequency_in_a_picture(folder, tmp_path):
+    """The brightest row of the drawn spectrogram of 500 Hz is where the axis says 500."""
+    pytest.importorskip("matplotlib")
+    from psl_jax.tagging import picture
+    from psl_jax.tagging.spectrogram import spectrogram
+
+    tone = np.sin(2 * np.pi * 500 * np.arange(32_000) / 16_000).astype(np.float32)
+    decibel, step = spectrogram(lambda: iter([tone]))
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4, 4))
+    axes = figure.add_axes((0, 0, 1, 1))
+    picture._draw_spectrogram(axes, decibel, step, 2.0)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3].sum(axis=2)
+    brightest = int(pixels[:, 200].argmax())
+    labels = [text.get_text() for text in axes.get_yticklabels()]
+    _, expected = axes.transData.transform((1.0, axes.get_yticks()[labels.index("500")]))
+    assert abs(len(pixels) - brightest - expected) < 2 * len(pixels) / decibel.shape[1]
+
+
 def test_plots(run, folder, tmp_path):
     pytest.importorskip("matplotlib")
     import matplotlib.image

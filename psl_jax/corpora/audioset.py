@@ -12,23 +12,26 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from psl_jax.corpora import audioset_names
+from psl_jax.corpora import clip_filenames
 from psl_jax.corpora.audio_folders import FoundAudio, Scan
+from psl_jax.corpora.audioset_csv import (
+    BALANCED,
+    EVAL,
+    STRONG_TABLES,
+    UNBALANCED,
+    Segment,
+    read_segments,
+    read_strong_labels,
+)
 from psl_jax.corpora.clip_rows import ClipRow, Event, Loader, load_clip, mixed
 from psl_jax.corpora.corpus import Corpus
 from psl_jax.corpora.problems import Problem
-from psl_jax.corpora.segment_csv import Segment, read_segments, read_strong_labels
 from psl_jax.corpora.stored_audio import Hdf5Audio, ParquetAudio
 from psl_jax.model.class_lists import AUDIOSET_CSV, read_classes
 from psl_jax.runtime import progress
 from psl_jax.runtime.csv_files import existing_folder, find_tables, hash_files, listing
 from psl_jax.runtime.errors import UserError
 
-BALANCED, UNBALANCED, EVAL = (
-    "balanced_train_segments.csv",
-    "unbalanced_train_segments.csv",
-    "eval_segments.csv",
-)
 # The CSVs that each split is made of.
 SPLITS = {
     "balanced": (BALANCED,),
@@ -36,7 +39,6 @@ SPLITS = {
     "full": (BALANCED, UNBALANCED),
     "aud300h": (BALANCED, UNBALANCED),
 }
-STRONG_TABLES = "audioset_*_strong.tsv"
 CLIP_SECONDS = 10.0
 AUD300H_CLIPS_PER_LABEL = 200
 
@@ -153,11 +155,11 @@ class AudioSet(Corpus):
         others: list[str] = []
         number_of_others = 0
         for found in progress.track(scan, None, "files", "look for audio"):
-            outcome, clip = audioset_names.match(found.stem, segments)
-            if outcome is audioset_names.Match.UNKNOWN:
+            outcome, clip = clip_filenames.match(found.stem, segments)
+            if outcome is clip_filenames.Match.UNKNOWN:
                 number_of_others += 1
                 others = others or [found.name]
-            elif outcome is audioset_names.Match.OTHER_SEGMENT:
+            elif outcome is clip_filenames.Match.OTHER_SEGMENT:
                 segment = segments[clip]
                 detail = f"the clip is from {segment.start:g} to {segment.end:g} s; left out"
                 self.problems.append((None, Problem(found.name, "other segment", detail)))
@@ -255,6 +257,6 @@ def _nothing_matches(
         f"The first of its {len(clips)} ids are\n{listing(c.id for c in clips[:5])}"
         f"and the first audio found\n{listing(scan.first_names)}"
         f"Names that are understood, with any audio extension, times in milliseconds or seconds\n"
-        f"{listing(audioset_names.PATTERNS)}"
+        f"{listing(clip_filenames.PATTERNS)}"
         + (f"Files that could not be looked into\n{unreadable}" if unreadable else "")
     )

@@ -18,7 +18,7 @@ from psl_jax.model.folding import JaxOperations, Layer, fold, frame_probabilitie
 from psl_jax.model.frontend import NUM_MELS, WINDOW
 from psl_jax.model.model import Model, exported_logmel
 from psl_jax.runtime import files
-from psl_jax.weights.torch_state import sidecar
+from psl_jax.weights.pytorch_file import sidecar
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 

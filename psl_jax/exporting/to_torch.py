@@ -15,13 +15,13 @@ from psl_jax.model.frontend import AMIN, HOP, WINDOW, LogMel, hann, mel_filters
 from psl_jax.model.mobilenetv2 import BATCH_NORM_EPSILON
 from psl_jax.model.model import Model
 from psl_jax.runtime import files
-from psl_jax.weights import torch_state
-from psl_jax.weights.torch_state import sidecar
+from psl_jax.weights import pytorch_file
+from psl_jax.weights.pytorch_file import sidecar
 
 
 def write(path: pathlib.Path, model: Model, info: Mapping[str, Any], options: Options) -> None:
     """Writes the state dict, and `info` beside it: a state dict holds only tensors."""
-    torch_state.write(path, torch_state.to_state(model.variables))
+    pytorch_file.write(path, pytorch_file.to_state(model.variables))
     files.write_json(sidecar(path), dict(info))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from psl_jax.reporting import plots, tables
+from psl_jax.reporting import drawing, tables
 from psl_jax.training.metric_log import LEARNING_RATE, LOSS, VALIDATION_MAP
 
 _MAX_POINTS = 500
@@ -56,20 +56,20 @@ def training(log: Sequence[Mapping[str, Any]], best: Curve) -> list[Figure]:
     scores = [(step, 100 * value) for step, value in curve(log, VALIDATION_MAP)]
     if scores:
         marks = [(step, 100 * value) for step, value in best]
-        svg = plots.line_chart(
-            [plots.Series("mAP", scores, 2, marks)],
+        svg = drawing.line_chart(
+            [drawing.Series("mAP", scores, 2, marks)],
             label="Validation mAP over the training steps",
             x_label="training step",
             y_label="mAP (%)",
         )
         number = {1: "one", 2: "two", 3: "three", 4: "four"}.get(len(best), str(len(best)))
-        legend = plots.legend([("mAP", 2, "line"), (f"best {number}", 2, "diamond")])
+        legend = drawing.legend([("mAP", 2, "line"), (f"best {number}", 2, "diamond")])
         note = "The marked checkpoints are averaged into the final model."
         figures.append(Figure("Validation mAP", note, svg, legend))
     rate = curve(log, LEARNING_RATE)
     if len({value for _, value in rate}) > 1:
-        svg = plots.line_chart(
-            [plots.Series("learning rate", _thinned(rate), 0)],
+        svg = drawing.line_chart(
+            [drawing.Series("learning rate", _thinned(rate), 0)],
             label="Learning rate over the training steps",
             x_label="training step",
             y_label="learning rate",
@@ -82,10 +82,10 @@ def _loss(loss: Curve) -> Figure:
     positive = [value for _, value in loss if value > 0]
     log_y = len(positive) == len(loss) and max(positive) / min(positive) > 8
     smooth = _smoothed(loss)
-    series = [plots.Series("loss", _thinned(smooth), 0)]
+    series = [drawing.Series("loss", _thinned(smooth), 0)]
     if smooth != loss:
-        series.insert(0, plots.Series("as logged", _thinned(loss), 0, faint=True))
-    svg = plots.line_chart(
+        series.insert(0, drawing.Series("as logged", _thinned(loss), 0, faint=True))
+    svg = drawing.line_chart(
         series,
         label="Training loss over the training steps",
         x_label="training step",
@@ -130,7 +130,7 @@ def classes(rows: Sequence[Mapping[str, Any]]) -> list[Figure]:
     if len(scored) < 20:
         return []
     deciles = np.minimum([int(10 * row["AP"]) for row in scored], 9)
-    histogram = plots.grouped_bars(
+    histogram = drawing.grouped_bars(
         [f"{10 * k}–{10 * k + 10}" for k in range(10)],
         [("classes", np.bincount(deciles, minlength=10).tolist(), 0)],
         label="Number of classes by average precision",
@@ -138,7 +138,7 @@ def classes(rows: Sequence[Mapping[str, Any]]) -> list[Figure]:
         y_label="classes",
         form=lambda v: f"{v:g}",
     )
-    positives = plots.scatter(
+    positives = drawing.scatter(
         [(row["num_positives"], 100 * row["AP"], row["class"]) for row in scored],
         label="Average precision of each class over its number of positive clips",
         x_label="clips with the class (logarithmic)",
@@ -161,7 +161,7 @@ def comparison(
         return []
     colour = colours([e["name"] for e in experiments])
     bars = [
-        plots.Bar(
+        drawing.Bar(
             e["name"],
             None if e.get("mAP") is None else 100 * e["mAP"],
             colour[e["name"]],
@@ -169,11 +169,11 @@ def comparison(
         )
         for e in experiments
     ]
-    svg = plots.bar_chart(
+    svg = drawing.bar_chart(
         bars, label="mAP of each experiment", x_label="mAP (%)", form=lambda v: f"{v:.2f}"
     )
     marked = any(bar.reference is not None for bar in bars)
-    legend = plots.legend([("paper", 0, "reference")]) if marked else Markup()
+    legend = drawing.legend([("paper", 0, "reference")]) if marked else Markup()
     return [Figure("mAP on the evaluation set", "", svg, legend)]
 
 
@@ -187,16 +187,16 @@ def validation(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Figure]:
     curves = {name: points for name, points in curves.items() if points}
     if not curves:
         return []
-    svg = plots.line_chart(
+    svg = drawing.line_chart(
         [
-            plots.Series(name, _thinned(points), colour[name], dashed=True)
+            drawing.Series(name, _thinned(points), colour[name], dashed=True)
             for name, points in curves.items()
         ],
         label="Validation mAP of all experiments over the training steps",
         x_label="training step",
         y_label="mAP (%)",
     )
-    legend = plots.legend([(name, colour[name], "dashed") for name in curves])
+    legend = drawing.legend([(name, colour[name], "dashed") for name in curves])
     note = (
         "Against the weak labels of the validation split: flattering for an experiment that was "
         "trained on these."
@@ -231,7 +231,7 @@ def _segment_map(measured: Mapping[str, Mapping], qualities: Mapping[str, Mappin
         (kind, [100 * (m.get(kind) or 0.0) for m in measured.values()], colour)
         for kind, (_, colour) in kinds.items()
     ]
-    svg = plots.grouped_bars(
+    svg = drawing.grouped_bars(
         names,
         series,
         label="Segment mAP of soft and of weak labels against the true events",
@@ -241,7 +241,7 @@ def _segment_map(measured: Mapping[str, Mapping], qualities: Mapping[str, Mappin
         show_values=True,
     )
     note = "How well the labels themselves agree with the true events, segment by segment."
-    legend = plots.legend([(text, colour, "bar") for text, colour in kinds.values()])
+    legend = drawing.legend([(text, colour, "bar") for text, colour in kinds.values()])
     return Figure("The labels against the truth", note, svg, legend)
 
 
@@ -255,7 +255,7 @@ def _labels_per_clip(statistics: Mapping[str, Mapping[str, Any]]) -> Figure:
     categories = [str(k) for k in range(length)]
     if any(len(values) > length for values in counts.values()):
         categories[-1] = f"≥{length - 1}"
-    svg = plots.grouped_bars(
+    svg = drawing.grouped_bars(
         categories,
         [(name, values, colour.get(name, _WEAK)) for name, values in shares.items()],
         label="Share of clips with each number of labels",
@@ -264,7 +264,7 @@ def _labels_per_clip(statistics: Mapping[str, Mapping[str, Any]]) -> Figure:
         form=lambda v: f"{v:.1f} %",
     )
     note = f"A class counts if any segment of the clip exceeds {first['threshold']:g}."
-    legend = plots.legend([(name, colour.get(name, _WEAK), "bar") for name in shares])
+    legend = drawing.legend([(name, colour.get(name, _WEAK), "bar") for name in shares])
     return Figure("Labels per clip", note, svg, legend)
 
 
@@ -281,7 +281,7 @@ def _coverage(statistics: Mapping[str, Mapping[str, Any]]) -> Figure:
         (name, _shares(s["coverage"]["clips"], len(first["bins"])), colour[name])
         for name, s in statistics.items()
     ]
-    svg = plots.grouped_bars(
+    svg = drawing.grouped_bars(
         first["bins"],
         series,
         label="Share of clips by label coverage",
@@ -290,5 +290,5 @@ def _coverage(statistics: Mapping[str, Mapping[str, Any]]) -> Figure:
         form=lambda v: f"{v:.1f} %",
     )
     note = f"Over the {first['num_clips']:,} clips that have weak labels."
-    legend = plots.legend([(name, colour[name], "bar") for name in statistics])
+    legend = drawing.legend([(name, colour[name], "bar") for name in statistics])
     return Figure("Label coverage", note, svg, legend)

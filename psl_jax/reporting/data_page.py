@@ -12,7 +12,7 @@ from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.data import index_files as index_lib
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.preparing import preparation_report
-from psl_jax.reporting import pages, plots, tables
+from psl_jax.reporting import drawing, pages, tables
 from psl_jax.reporting.charts import Figure
 
 PAGE_NAME = "description.html"
@@ -157,17 +157,17 @@ def _distribution(splits: Mapping[str, _Split]) -> list[Figure]:
         ranked = np.sort(split.index.class_counts())[::-1]
         points = [(rank + 1, int(count)) for rank, count in enumerate(ranked) if count]
         if len(points) > 1:
-            series.append(plots.Series(name, points, colour, dashed=True))
+            series.append(drawing.Series(name, points, colour, dashed=True))
     if not series:
         return []
-    svg = plots.line_chart(
+    svg = drawing.line_chart(
         series,
         label="Clips of each class, most frequent class first",
         x_label="class, by frequency",
         y_label="clips (logarithmic)",
         log_y=True,
     )
-    legend = plots.legend([(s.name, s.colour, "dashed") for s in series])
+    legend = drawing.legend([(s.name, s.colour, "dashed") for s in series])
     return [Figure("Label distribution", "Each split ranked by itself.", svg, legend)]
 
 
@@ -175,8 +175,8 @@ def _bars(counts: np.ndarray, classes: Sequence[str], split: str) -> list[Figure
     """Every class by name, where there are few enough."""
     if len(classes) > _BARS:
         return []
-    bars = [plots.Bar(classes[k], int(counts[k, 0])) for k in _by_frequency(counts)]
-    svg = plots.bar_chart(
+    bars = [drawing.Bar(classes[k], int(counts[k, 0])) for k in _by_frequency(counts)]
+    svg = drawing.bar_chart(
         bars, label=f"Clips of each class in {split}", x_label="clips", form=lambda v: f"{v:,.0f}"
     )
     return [Figure(f"Classes of {split}", "", svg)]
@@ -189,7 +189,7 @@ def _durations(splits: Mapping[str, _Split]) -> Figure:
     for colour, (name, split) in enumerate(splits.items()):
         found, _ = np.histogram(split.seconds, edges)
         series.append((name, (100 * found / found.sum()).tolist(), colour))
-    svg = plots.grouped_bars(
+    svg = drawing.grouped_bars(
         [f"≤{edge:.3g}" for edge in edges[1:]],
         series,
         label="Share of clips by duration",
@@ -197,5 +197,5 @@ def _durations(splits: Mapping[str, _Split]) -> Figure:
         y_label="clips (%)",
         form=lambda v: f"{v:.1f} %",
     )
-    legend = plots.legend([(name, colour, "bar") for name, _, colour in series])
+    legend = drawing.legend([(name, colour, "bar") for name, _, colour in series])
     return Figure("Durations", "", svg, legend)

@@ -15,9 +15,9 @@ def load_model(path: str | os.PathLike) -> Model:
     # Each format is imported where it is asked for: most need a package of their own.
     suffix = pathlib.Path(path).suffix
     if suffix in (".pt", ".pth"):
-        from psl_jax.weights import torch_state
+        from psl_jax.weights import pytorch_file
 
-        return torch_state.load(path)
+        return pytorch_file.load(path)
     if suffix == ".safetensors":
         from psl_jax.weights import safetensors_file
 

@@ -13,7 +13,7 @@ from prepared_data import problems_of, read_split, report_of
 from shared_tables import SHARED, needs_audioset
 
 from psl_jax.corpora import audioset
-from psl_jax.corpora.segment_csv import Segment, read_segments, read_strong_labels
+from psl_jax.corpora.audioset_csv import Segment, read_segments, read_strong_labels
 from psl_jax.data import index_files
 from psl_jax.preparing.builder import ClipBuilder
 from psl_jax.runtime.errors import UserError

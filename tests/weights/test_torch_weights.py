@@ -13,7 +13,7 @@ from psl_jax import torch_weights
 from psl_jax.model.frontend import LogMel
 from psl_jax.model.mobilenetv2 import Context, clip_probabilities, create, num_parameters
 from psl_jax.runtime.errors import UserError
-from psl_jax.weights import load, orbax_folder, torch_state
+from psl_jax.weights import load, orbax_folder, pytorch_file
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install psl_jax[torch]")
 sys.path.insert(0, str(places.BENCHMARKS))
@@ -119,7 +119,7 @@ def test_there_and_back_is_bit_equal(small_state, classes_csv, tmp_path, wrapped
 
 
 def test_extra_tensors_are_not_needed(small_state, classes_csv, tmp_path):
-    state = {name: t for name, t in small_state.items() if not torch_state.is_extra(name)}
+    state = {name: t for name, t in small_state.items() if not pytorch_file.is_extra(name)}
     path, folder, back = tmp_path / "in.pt", tmp_path / "model", tmp_path / "back.pt"
     torch.save(state, path)
     torch_weights.import_checkpoint(path, folder, classes_csv)
@@ -145,12 +145,12 @@ def test_a_model_trained_here_loads_strictly(tmp_path):
 def test_width_is_inferred(width):
     _, variables = create(2, width)
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), variables)
-    assert torch_state.from_state(torch_state.to_state(zeros), "zeros")[1] == width
+    assert pytorch_file.from_state(pytorch_file.to_state(zeros), "zeros")[1] == width
 
 
 def test_names_are_those_of_the_reference(small_state):
-    names = {entry.name for entry in torch_state.entries()}
-    assert names == {name for name in small_state if not torch_state.is_extra(name)}
+    names = {entry.name for entry in pytorch_file.entries()}
+    assert names == {name for name in small_state if not pytorch_file.is_extra(name)}
 
 
 def test_misfits_are_named(small_state, tmp_path):
@@ -160,7 +160,7 @@ def test_misfits_are_named(small_state, tmp_path):
     state["features.18.0.weight"] = torch.zeros(7, 80, 1, 1)
     torch.save(state, tmp_path / "wrong.pt")
     with pytest.raises(UserError) as caught:
-        torch_state.load(tmp_path / "wrong.pt")
+        pytorch_file.load(tmp_path / "wrong.pt")
     message = str(caught.value)
     assert "missing: features.3.conv.1.0.weight" in message
     assert "unexpected: fc.weight" in message
@@ -172,7 +172,7 @@ def test_another_network_is_refused_by_a_short_list(tmp_path):
     with pytest.raises(
         UserError, match=r"missing: features\.0\.0\.weight.* and \d+ more"
     ) as caught:
-        torch_state.load(tmp_path / "linear.pt")
+        pytorch_file.load(tmp_path / "linear.pt")
     assert "unexpected: weight, bias" in str(caught.value)
     assert len(str(caught.value)) < 1000
 
@@ -205,7 +205,7 @@ def _save_code(path):
 def test_other_files_are_refused(tmp_path, capfd, write, message):
     write(tmp_path / "in.pt")
     with pytest.raises(UserError, match=message):
-        torch_state.read(tmp_path / "in.pt")
+        pytorch_file.read(tmp_path / "in.pt")
     assert "must not run" not in capfd.readouterr().out
 
 
@@ -213,7 +213,7 @@ def test_integer_weights_are_refused(small_state):
     state = {name: tensor.numpy() for name, tensor in small_state.items()}
     state["classifier.1.bias"] = np.zeros(3, np.int32)
     with pytest.raises(UserError, match=r"not floating point: classifier\.1\.bias"):
-        torch_state.from_state(state, "in.pt")
+        pytorch_file.from_state(state, "in.pt")
 
 
 def test_classes_must_be_named_where_there_are_not_527(small_state, tmp_path):

@@ -17,6 +17,14 @@ ID_LENGTH = 11  # of a YouTube id, in which "-" and "_" may stand anywhere
 _ID = re.compile(rf"[A-Za-z0-9_-]{{{ID_LENGTH}}}")
 _STRONG_COLUMNS = ("segment_id", "start_time_seconds", "end_time_seconds", "label")
 
+# Names of the tables as AudioSet has them.
+BALANCED, UNBALANCED, EVAL = (
+    "balanced_train_segments.csv",
+    "unbalanced_train_segments.csv",
+    "eval_segments.csv",
+)
+STRONG_TABLES = "audioset_*_strong.tsv"
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Segment:

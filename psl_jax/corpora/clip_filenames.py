@@ -4,7 +4,7 @@ import enum
 import re
 from collections.abc import Mapping
 
-from psl_jax.corpora.segment_csv import ID_LENGTH, Segment
+from psl_jax.corpora.audioset_csv import ID_LENGTH, Segment
 
 # What is tried, in this order, for a name without its folder and extension.
 PATTERNS = (

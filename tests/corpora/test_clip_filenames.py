@@ -5,8 +5,8 @@ import pytest
 from audioset_tables import CLASSES, segment
 from shared_tables import SHARED, needs_audioset
 
-from psl_jax.corpora import audioset_names
-from psl_jax.corpora.segment_csv import read_segments
+from psl_jax.corpora import clip_filenames
+from psl_jax.corpora.audioset_csv import read_segments
 
 SEGMENTS = {
     s.id: s
@@ -42,22 +42,22 @@ SEGMENTS = {
     ],
 )
 def test_names_of_clips(stem, clip):
-    assert audioset_names.match(stem, SEGMENTS) == (audioset_names.Match.CLIP, clip)
+    assert clip_filenames.match(stem, SEGMENTS) == (clip_filenames.Match.CLIP, clip)
 
 
 @pytest.mark.parametrize(
     "stem", ["abc_DEF-123_0_10000", "abc_DEF-123_30000_31000", "Yabc_DEF-123_20000"]
 )
 def test_names_of_other_parts_of_the_video(stem):
-    assert audioset_names.match(stem, SEGMENTS) == (
-        audioset_names.Match.OTHER_SEGMENT,
+    assert clip_filenames.match(stem, SEGMENTS) == (
+        clip_filenames.Match.OTHER_SEGMENT,
         "abc_DEF-123",
     )
 
 
 @pytest.mark.parametrize("stem", ["abc", "abc_DEF-1234", "abc_DEF-123_x", "xabc_DEF-123", ""])
 def test_names_of_no_clip(stem):
-    assert audioset_names.match(stem, SEGMENTS) == (audioset_names.Match.UNKNOWN, "")
+    assert clip_filenames.match(stem, SEGMENTS) == (clip_filenames.Match.UNKNOWN, "")
 
 
 @needs_audioset
@@ -66,5 +66,5 @@ def test_real_ids_in_file_names(name):
     segments, _ = read_segments(SHARED / f"audioset/{name}_segments.csv", CLASSES)
     by_id = {s.id: s for s in segments}
     for naming in audioset_layouts.NAMINGS:
-        found = [audioset_names.match(audioset_layouts.stem(naming, s), by_id) for s in segments]
-        assert found == [(audioset_names.Match.CLIP, s.id) for s in segments]
+        found = [clip_filenames.match(audioset_layouts.stem(naming, s), by_id) for s in segments]
+        assert found == [(clip_filenames.Match.CLIP, s.id) for s in segments]
