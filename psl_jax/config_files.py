@@ -7,8 +7,9 @@ import pathlib
 from psl_jax.runtime.errors import UserError
 
 _PACKAGE = pathlib.Path(__file__).parent
-# Beside the package in a clone, inside it where it was installed.
-_FOLDERS = (_PACKAGE.parent / "configs", _PACKAGE / "configs")
+# Inside the package where it was installed, beside it in a clone.
+_IS_CLONE = (_PACKAGE.parent / "pyproject.toml").exists()
+_FOLDER = _PACKAGE.parent / "configs" if _IS_CLONE else _PACKAGE / "configs"
 
 
 def find(name: str) -> str:
@@ -20,7 +21,7 @@ def find(name: str) -> str:
     path, colon, argument = name.partition(":")
     if os.path.exists(path):
         return name
-    known = {file.stem: file for folder in _FOLDERS for file in folder.glob("*.py")}
+    known = {file.stem: file for file in _FOLDER.glob("*.py")}
     wanted = path.removesuffix(".py")
     if os.path.dirname(path) in ("", "configs"):
         wanted = os.path.basename(wanted)

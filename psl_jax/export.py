@@ -122,7 +122,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
     about, _, more = (__doc__ or "").partition("\n\n")
     parser = argparse.ArgumentParser(
-        prog="python -m psl_jax.export",
+        prog=entry.program("export"),
         description=about,
         epilog=more,
         formatter_class=argparse.RawDescriptionHelpFormatter,

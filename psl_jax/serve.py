@@ -20,7 +20,7 @@ from psl_jax.tagging import options
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
-    parser = options.parser("psl_jax.serve", __doc__ or "")
+    parser = options.parser("serve", __doc__ or "")
     options.add_settings(parser)
     group = parser.add_argument_group("server")
     group.add_argument("--host", default="127.0.0.1", help="address (default: this machine only)")

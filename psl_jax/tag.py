@@ -25,7 +25,7 @@ MANY_FILES = 50  # from here on progress is shown without a terminal, too
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
-    parser = options.parser("psl_jax.tag", __doc__ or "")
+    parser = options.parser("tag", __doc__ or "")
     parser.add_argument("files", metavar="FILE", nargs="+", help="audio file or folder")
     options.add_settings(parser)
     group = parser.add_argument_group("output")

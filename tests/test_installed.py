@@ -76,6 +76,7 @@ def test_the_script(installed, tmp_path):
     unknown = run(installed, tmp_path, script, "prepair")
     assert unknown.returncode == 2 and "Did you mean prepare?" in unknown.stderr
     assert run(installed, tmp_path, script).returncode == 2
+    assert run(installed, tmp_path, script, "prepare", "-h").stdout.startswith("usage: psl-jax pre")
     wrong = run(installed, tmp_path, script, "main", "--config=quikstart.py")
     assert wrong.returncode == 2 and "Did you mean quickstart?" in wrong.stderr
 

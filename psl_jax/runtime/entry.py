@@ -33,6 +33,12 @@ def run(main: Callable, parse_flags: Callable | None = None) -> None:
         _exit(1)
 
 
+def program(name: str) -> str:
+    """What the command `name` was started as, for its --help."""
+    started = sys.argv[0]
+    return started if started.startswith("psl-jax ") else f"python -m psl_jax.{name}"
+
+
 def _exit(status: int) -> None:
     """Ends the process; one of several at once, as JAX would first wait for the others."""
     if not _has_joined_others():

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from psl_jax.audio.segments import Segmentation
+from psl_jax.runtime import entry
 from psl_jax.tagging.events import EventSettings
 from psl_jax.tagging.tagger import Tagger, segmentation_of
 
@@ -14,7 +15,7 @@ def parser(program: str, doc: str) -> argparse.ArgumentParser:
     """A parser that takes MODEL; `doc` is the docstring of the program's module."""
     about, _, more = doc.partition("\n\n")
     result = argparse.ArgumentParser(
-        prog=f"python -m {program}",
+        prog=entry.program(program),
         description=about,
         epilog=more,
         formatter_class=argparse.RawDescriptionHelpFormatter,
