@@ -62,7 +62,7 @@ def export(
     out: str | os.PathLike,
     signals: Sequence[np.ndarray],
     options: Any,
-    licence: str,
+    licence: str | None,
 ) -> Any:
     """Writes `model` (a checkpoints.Model) in the format `name`, and checks what was written.
 
@@ -72,7 +72,7 @@ def export(
       out: file, or for orbax folder, to write; it is replaced.
       signals: float32 [samples] each, audio to check it on.
       options: an export_options.Options.
-      licence: of the weights.
+      licence: of the weights; None: nothing is said of it.
 
     Returns the export_check.Differences between it and the model. Raises UserError, and leaves
     nothing behind, where they are too large, or where a library is missing.
@@ -194,11 +194,11 @@ def _refuse_settings(arguments: argparse.Namespace) -> None:
         raise UserError(f"--out={out} is a folder; give a path that is not there yet")
 
 
-def _default_licence(model: Any) -> str:
+def _default_licence(model: Any) -> str | None:
     imported = model.info.origin.get("imported")
     if imported:
         return f"that of {imported['file']}, from which the weights were imported"
-    return model.info.origin.get("licence") or "Apache-2.0"
+    return model.info.origin.get("licence")
 
 
 def _megabytes(path: str) -> float:

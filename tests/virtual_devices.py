@@ -165,7 +165,7 @@ def soft_labels(variables: Variables, num_devices: int, folder: pathlib.Path) ->
         segmentation,
         folder / f"labels-{num_devices}",
         teacher_digest="teacher",
-        batch_size=BATCH,
+        batch_size=BATCH - 3,  # does not divide over eight devices
         file_format="npz",
     )
     labels = SoftLabels.open(folder / f"labels-{num_devices}", index, segmentation)

@@ -29,10 +29,11 @@ class Options:
     quantize: bool = False
 
 
-def describe(model: Model, options: Options, licence: str) -> dict[str, Any]:
+def describe(model: Model, options: Options, licence: str | None) -> dict[str, Any]:
     """What travels with an exported model, as JSON values."""
     logmel = exported_logmel(model)
-    return {
+    known = {} if licence is None else {"licence": licence}
+    return known | {
         "format_version": FORMAT_VERSION,
         "name": model.info.name,
         "classes": list(model.classes),
@@ -47,6 +48,5 @@ def describe(model: Model, options: Options, licence: str) -> dict[str, Any]:
         "quantized": options.quantize,
         "config_digest": model.info.origin.get("config_digest"),
         "model_digest": model.digest,
-        "licence": licence,
         "producer": f"psl_jax {psl_jax.__version__}",
     }

@@ -34,8 +34,9 @@ def score_clips(
 ) -> np.ndarray:
     """Scores of all clips: the mean over a clip's segments (paper, section 3.3).
 
-    batch_size counts the segments a process scores at a time. With a description a bar shows the
-    progress. Returns float32 [clips, classes], on every process.
+    batch_size counts the segments a process scores at a time, at least: its devices get as many
+    each. With a description a bar shows the progress. Returns float32 [clips, classes], on every
+    process.
     """
     index = source.index
     totals = np.zeros((len(index), index.num_classes), np.float64)
@@ -43,7 +44,7 @@ def score_clips(
     feed = batches.eval_batches(
         source,
         segmentation,
-        batch_size=batch_size,
+        batch_size=scorer.fitting(batch_size),
         process_index=share[0],
         process_count=share[1],
     )

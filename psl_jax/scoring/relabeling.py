@@ -46,7 +46,8 @@ def relabel(
         return
     clips = np.concatenate([_clips_of(index, shard) for shard in shards])
     segments = int(segmentation.counts(index.num_samples[clips]).max())
-    feed = batches.eval_batches(source, segmentation, batch_size=batch_size, clips=clips)
+    size = scorer.fitting(batch_size)
+    feed = batches.eval_batches(source, segmentation, batch_size=size, clips=clips)
     collector = _ClipCollector(index, segmentation, segments)
     audio_seconds = index.num_samples[clips].sum(dtype=np.int64) / SAMPLE_RATE
     start = time.perf_counter()

@@ -55,6 +55,10 @@ class Scorer:
             padded: scoring_program(logmel, dtype, self.mesh, padded) for padded in (False, True)
         }
 
+    def fitting(self, batch_size: int) -> int:
+        """`batch_size`, or the next larger one that divides evenly over the devices."""
+        return -(-batch_size // self.mesh.size) * self.mesh.size
+
     def __call__(
         self, batches: Iterable[dict[str, np.ndarray]]
     ) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:

@@ -15,7 +15,7 @@ import tagging
 from shared_tables import ESC50
 
 from psl_jax import export
-from psl_jax.exporting import check
+from psl_jax.exporting import check, export_options
 from psl_jax.exporting.export_options import Options
 from psl_jax.model import mobilenetv2
 from psl_jax.model.frontend import LogMel
@@ -299,6 +299,12 @@ def test_exported_weights_are_models(name, model, exported):
     assert loaded.digest == model.digest
     assert loaded.info.segment_seconds == 2.0
     assert loaded.info.logmel == LogMel(120.0, "clip")
+
+
+def test_nothing_is_said_of_a_licence_that_nobody_gave(model):
+    described = [export_options.describe(model, Options(), given) for given in (None, "mine")]
+    assert "licence" not in described[0] and described[1]["licence"] == "mine"
+    assert export._default_licence(model) is None
 
 
 def test_a_missing_runtime_is_named(model, signals, monkeypatch, tmp_path):
