@@ -70,7 +70,7 @@ class Experiment:
             "report": self._report,
         }
         for name, stage in stages.items():
-            if name == "relabel" and self.settings.labels != "soft":
+            if name == "relabel" and not self._uses_soft_labels:
                 continue
             if name not in self.finished or name == "report":
                 start = time.perf_counter()
@@ -159,6 +159,11 @@ class Experiment:
         return Scorer(variables, logmel, dtype, num_devices)
 
     @property
+    def _uses_soft_labels(self) -> bool:
+        """With alpha = 0 the weak labels are the whole target: a teacher would work for nothing."""
+        return self.settings.labels == "soft" and self.settings.alpha > 0
+
+    @property
     def _soft_labels_dir(self) -> pathlib.Path:
         return self.run_dir / "soft_labels"
 
@@ -228,7 +233,7 @@ class Experiment:
     def _stepper(self, source: Source) -> Stepper:
         """What makes the training's steps, streamed or resident."""
         config, recipe = self.settings, recipe_of(self.settings)
-        soft_labels = self._open_labels() if config.labels == "soft" else None
+        soft_labels = self._open_labels() if self._uses_soft_labels else None
         order: dict[str, Any] = {
             "batch_size": self._local_batch,
             "seed": config.seed,

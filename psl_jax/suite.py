@@ -13,6 +13,7 @@ from psl_jax.data.settings import DataSettings
 from psl_jax.experiment import Experiment
 from psl_jax.reporting import pages
 from psl_jax.runtime import files, parallel
+from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.run_folder import LABEL_QUALITY
 from psl_jax.scoring import evaluation
 
@@ -26,6 +27,10 @@ def run(config: ConfigDict, workdir: str | os.PathLike, last_stage: str | None =
     """
     start = time.perf_counter()
     workdir = pathlib.Path(workdir)
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(
+            f"--workdir={workdir} is a file: give a folder, which need not be there yet"
+        )
     experiments = config_lib.experiments(config)
     is_suite = bool(len(config.experiments))
     data_dir = _prepare(next(iter(experiments.values())).data, workdir)

@@ -1,6 +1,5 @@
 """The package as `pip install` leaves it: in an empty folder, without the repository."""
 
-import importlib.metadata
 import os
 import shutil
 import subprocess
@@ -9,6 +8,7 @@ import sys
 import pytest
 from places import ROOT
 
+import psl_jax
 from psl_jax import UserError, cli, config_files
 
 TINY = (
@@ -70,7 +70,7 @@ def test_a_config_by_name_in_an_empty_folder(installed, tmp_path):
 def test_the_script(installed, tmp_path):
     script = installed / "bin" / "psl-jax"
     version = run(installed, tmp_path, script, "--version")
-    assert version.stdout == f"psl_jax {importlib.metadata.version('psl_jax')}\n"
+    assert version.stdout == f"psl_jax {psl_jax.__version__}\n"
     overview = run(installed, tmp_path, script, "--help").stdout
     assert all(f"\n  {name} " in overview for name in cli.COMMANDS)
     unknown = run(installed, tmp_path, script, "prepair")

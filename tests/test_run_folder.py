@@ -6,7 +6,7 @@ import json
 import pytest
 from synthetic_data import MemorySource, make_index
 
-from psl_jax import UserError, experiment
+from psl_jax import UserError, config, experiment, suite
 from psl_jax.config import Settings
 from psl_jax.experiment import Experiment
 from psl_jax.runtime import files
@@ -88,3 +88,17 @@ def test_other_data_are_refused(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"split 'full' had 5 clips .* and has 4 .* the same class"):
         start(tmp_path).source("full")
     start(tmp_path).source("another")
+
+
+def test_no_teacher_works_for_labels_that_do_not_count(tmp_path):
+    finish(tmp_path, "train", "average", "evaluate")
+    start(tmp_path, labels="soft", alpha=0.0).run("evaluate")  # there is no teacher to ask
+    half = start(tmp_path / "half", labels="soft", alpha=0.5)
+    with pytest.raises(UserError, match="soft labels need a teacher"):
+        half.run("relabel")
+
+
+def test_a_file_is_no_workdir(tmp_path):
+    (tmp_path / "notes.md").write_text("")
+    with pytest.raises(UserError, match=r"notes\.md is a file"):
+        suite.run(config.base(), tmp_path / "notes.md")
