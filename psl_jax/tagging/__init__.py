@@ -1,5 +1,5 @@
 """Tags with times for any audio file: frames, events, output, pictures.
 
-Here: the Tagger, recordings of any length, thresholds of events and their defaults (`events`). Not here: the command
-(`psl_jax.tag`) and the page (`web`).
+Here: the Tagger, recordings of any length, events with their thresholds and defaults (`events`).
+Not here: the command (`psl_jax.tag`) and the page (`web`).
 """
