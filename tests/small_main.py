@@ -13,7 +13,7 @@ import signal
 from psl_jax.data import soft_labels
 from psl_jax.model import mobilenetv2
 from psl_jax.runtime import files
-from psl_jax.training import loop
+from psl_jax.training import stepper
 
 mobilenetv2.INVERTED_RESIDUALS = (
     (1, 16, 1, 1),
@@ -39,7 +39,7 @@ def die_before(module, name, is_time):
 what, _, where = os.environ.get("DIE_AT", "").partition(" ")
 if what == "batch":
     used: list = []
-    die_before(loop, "_used", lambda batch: used.append(0) or len(used) == int(where))
+    die_before(stepper, "_used", lambda batch: used.append(0) or len(used) == int(where))
 elif what == "shard":
     writer = soft_labels.SoftLabelWriter
     die_before(writer, "write_shard", lambda self, shard, rows: shard == int(where))

@@ -207,7 +207,7 @@ TEACHER = Augmentation(
 @jax.jit
 def augmented(keys, audio, features, targets):
     return (
-        augment_waveform(keys, audio, TEACHER),
+        whole_clips(keys, audio, TEACHER),
         mask_spectrogram(keys, features, TEACHER),
         *mixup(keys, features, targets, TEACHER),
     )
