@@ -86,22 +86,29 @@ def test_barrier_and_gather():
     assert outputs[1][0].strip().endswith("did not wait")
 
 
-@pytest.mark.parametrize("first", [0, 1])
-def test_processes_share_out_shards_whoever_is_first(monkeypatch, tmp_path, first):
-    index = make_index([2, 3, 0, 1, 4], 400)
-    segmentation = Segmentation(200 / 16000)
+class NumberingScorer:
+    """Stands for a teacher: the scores of a segment say which it is."""
 
-    def scorer(batches):
+    def fitting(self, batch_size):
+        return batch_size
+
+    def __call__(self, batches):
         for batch in batches:
             real = batch["weight"] > 0
             rows = {name: value[real] for name, value in batch.items()}
             yield rows, (rows["clip"] + rows["segment"] / 2)[:, None] / np.full(3, 16, np.float32)
 
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_processes_share_out_shards_whoever_is_first(monkeypatch, tmp_path, first):
+    index = make_index([2, 3, 0, 1, 4], 400)
+    segmentation = Segmentation(200 / 16000)
+
     for process in (first, 1 - first):  # the second finds the shards of the first written
         monkeypatch.setattr(relabeling.jax, "process_index", lambda process=process: process)
         monkeypatch.setattr(relabeling.jax, "process_count", lambda: 2)
         relabeling.relabel(
-            scorer,
+            NumberingScorer(),
             MemorySource(index),
             segmentation,
             tmp_path,
