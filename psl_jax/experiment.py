@@ -343,6 +343,7 @@ def loop_settings(settings: TrainSettings, steps_per_epoch: float) -> LoopSettin
         checkpoint_every=settings.checkpoint_every,
         log_every=settings.log_every,
         patience=settings.patience * epoch,
+        batch_size=settings.batch_size,
     )
 
 

@@ -108,7 +108,7 @@ def streamed(network, variables: Variables, recipe: Recipe, num_devices: int) ->
 
 
 def resident_split(network, variables: Variables, recipe: Recipe, num_devices: int) -> Train:
-    """The same on data in the devices' memory, all steps in one call; the last one's loss."""
+    """The same on data in the devices' memory, all steps in one call; their mean loss."""
     mesh = parallel.data_mesh(num_devices)
     known = examples(recipe.dtype)
     weak = np.zeros(known.labels.shape, np.uint8)

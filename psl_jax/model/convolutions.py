@@ -9,6 +9,7 @@ with gradients written out, elsewhere with those of autodiff.
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +17,21 @@ import jax.numpy as jnp
 METHODS = ("shifted", "grouped")
 
 
+def product(x: jax.Array, y: jax.Array) -> jax.Array:
+    """The matrix product x @ y of one type, in which float32 means float32 on every backend."""
+    return jnp.matmul(x, y, precision=precision_of(x.dtype))
+
+
+def precision_of(dtype: Any) -> jax.lax.Precision | None:
+    """Of products: left to itself a TPU multiplies float32 as bfloat16, and a GPU as TF32."""
+    return jax.lax.Precision.HIGHEST if jnp.dtype(dtype).itemsize >= 4 else None
+
+
 def pointwise(x: jax.Array, kernel: jax.Array, channels_first: bool = False) -> jax.Array:
     """1x1 convolution of a map x with kernel [inputs, outputs], in x's type."""
-    return _pointwise_channels_first(x, kernel) if channels_first else x @ kernel.astype(x.dtype)
+    if channels_first:
+        return _pointwise_channels_first(x, kernel)
+    return product(x, kernel.astype(x.dtype))
 
 
 def depthwise3x3(
@@ -48,6 +61,7 @@ def depthwise3x3(
         ((1, 1), (1, 1)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=x.shape[-1],
+        precision=precision_of(x.dtype),
     )
 
 
@@ -74,7 +88,7 @@ def _correlate(x, kernel, stride):
 
 @jax.custom_vjp
 def _pointwise_channels_first(x, kernel):
-    flat = kernel.astype(x.dtype).T @ x.reshape(x.shape[0], -1)
+    flat = product(kernel.astype(x.dtype).T, x.reshape(x.shape[0], -1))
     return flat.reshape(-1, *x.shape[1:])
 
 
@@ -87,15 +101,15 @@ def _pointwise_channels_first_backward(saved, gradient):
     # Flat before the products and behind a barrier: XLA:CPU would transpose the whole gradient.
     gradient = jax.lax.optimization_barrier(gradient.reshape(gradient.shape[0], -1))
     kernel_gradient = _product_of_long_rows(x.reshape(x.shape[0], -1), gradient)
-    x_gradient = (kernel.astype(x.dtype) @ gradient).reshape(x.shape)
+    x_gradient = product(kernel.astype(x.dtype), gradient).reshape(x.shape)
     return x_gradient, kernel_gradient.astype(kernel.dtype)
 
 
 def _product_of_long_rows(x, y):
     """x y^T; with the longer factor first XLA:CPU can be several times as fast."""
     if len(x) >= len(y):
-        return x @ y.T
-    return jax.lax.optimization_barrier(y @ x.T).T  # without it XLA turns the factors back
+        return product(x, y.T)
+    return jax.lax.optimization_barrier(product(y, x.T)).T  # without it XLA turns the factors back
 
 
 _pointwise_channels_first.defvjp(

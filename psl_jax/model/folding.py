@@ -15,7 +15,13 @@ import numpy as np
 
 from psl_jax.model import mobilenetv2
 from psl_jax.model.cache_parts import in_parts
-from psl_jax.model.convolutions import depthwise3x3, pointwise
+from psl_jax.model.convolutions import (
+    at_least_float32,
+    depthwise3x3,
+    pointwise,
+    precision_of,
+    product,
+)
 from psl_jax.model.mobilenetv2 import BATCH_NORM_EPSILON, Variables, cut, halved
 
 NUM_EARLY_BLOCKS = 4  # measured: with these in parts of the batch, inference is fastest on a CPU
@@ -181,7 +187,7 @@ def frame_probabilities(
 
 
 class JaxOperations:
-    """The steps in JAX, with maps of type `dtype` and the end in float32; see `Operations`."""
+    """The steps in JAX: maps of type `dtype`; the stem's product, biases and the end in float32."""
 
     def __init__(self, dtype: Any = jnp.float32):
         self.dtype = dtype
@@ -192,21 +198,25 @@ class JaxOperations:
         return in_parts(walk, inputs, values * jnp.dtype(self.dtype).itemsize)
 
     def stem(self, logmel: jax.Array, layer: Layer) -> jax.Array:
+        wide = jnp.promote_types(self.dtype, jnp.float32)
         convolved = jax.lax.conv_general_dilated(
-            logmel[..., None].astype(self.dtype),
-            jnp.asarray(layer.kernel, self.dtype),
+            logmel[..., None].astype(wide),
+            jnp.asarray(layer.kernel, wide),
             (2, 2),
             ((1, 1), (1, 1)),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            precision=precision_of(wide),
         )
-        return convolved + jnp.asarray(layer.bias, self.dtype)
+        return self._biased(convolved, layer)
 
     def pointwise(self, x: jax.Array, layer: Layer) -> jax.Array:
-        return pointwise(x, jnp.asarray(layer.kernel)) + jnp.asarray(layer.bias, self.dtype)
+        return self._biased(pointwise(x, jnp.asarray(layer.kernel)), layer)
 
     def depthwise(self, x: jax.Array, layer: Layer, stride: int) -> jax.Array:
-        convolved = depthwise3x3(x, jnp.asarray(layer.kernel), stride)
-        return convolved + jnp.asarray(layer.bias, self.dtype)
+        return self._biased(depthwise3x3(x, jnp.asarray(layer.kernel), stride), layer)
+
+    def _biased(self, x: jax.Array, layer: Layer) -> jax.Array:
+        return (at_least_float32(x) + jnp.asarray(layer.bias)).astype(self.dtype)
 
     def relu6(self, x: jax.Array) -> jax.Array:
         return jax.nn.relu6(x)
@@ -218,7 +228,7 @@ class JaxOperations:
         return x.astype(jnp.float32).mean(axis=2)
 
     def linear(self, x: jax.Array, layer: Layer) -> jax.Array:
-        return x @ layer.kernel + layer.bias
+        return product(x, layer.kernel) + layer.bias
 
     def sigmoid(self, x: jax.Array) -> jax.Array:
         return jax.nn.sigmoid(x)

@@ -12,7 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from psl_jax.model.convolutions import at_least_float32, depthwise3x3, pointwise, shifted_views
+from psl_jax.model.convolutions import (
+    at_least_float32,
+    depthwise3x3,
+    pointwise,
+    product,
+    shifted_views,
+)
 from psl_jax.runtime.settings import setting
 
 # (expansion t, channels c, repeats n, stride s) of the inverted residuals.
@@ -38,7 +44,8 @@ class Context:
 
     Attributes:
       train: use the batch's own statistics, update the running ones and apply dropout.
-      dtype: type of activations and of the products; parameters and statistics stay float32.
+      dtype: type of maps and of their products; parameters, statistics, BatchNorms' affine map
+        and the stem's product are float32 at least.
       axis_name: mesh axis over which batch statistics are averaged, so that N devices see the
         global batch.
       depthwise: see convolutions.METHODS; None chooses by backend.
@@ -92,7 +99,10 @@ def cut(x: jax.Array, valid_frames: jax.Array | None) -> jax.Array:
 
 
 class BatchNorm(nnx.Module):
-    """Normalises each channel over all else, in float32; running variance is unbiased."""
+    """Normalises each channel over all else; running variance is unbiased.
+
+    Statistics and the affine map are in float32, what comes out is of the context's type.
+    """
 
     def __init__(self, channels: int):
         # From NumPy: JAX would compile a program for each shape.
@@ -107,7 +117,7 @@ class BatchNorm(nnx.Module):
         multiplier = self.scale[...] * jax.lax.rsqrt(var + BATCH_NORM_EPSILON)
         offset = self.bias[...] - mean * multiplier
         multiplier, offset = map(context.of_channels, (multiplier, offset))
-        return x * multiplier.astype(x.dtype) + offset.astype(x.dtype)
+        return (at_least_float32(x) * multiplier + offset).astype(context.dtype)
 
     def _batch_statistics(self, x, context: Context):
         wide = at_least_float32(x)
@@ -139,8 +149,11 @@ class Stem(nnx.Module):
         self.kernel = nnx.Param(_xavier(rng, (3, 3, 1, channels), fan_in=9, fan_out=9 * channels))
 
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
-        """[batch, frames, bands] to a map of (frames + 1) / 2 frames and (bands + 1) / 2 bands."""
-        x = x.astype(context.dtype)
+        """[batch, frames, bands] to a map of (frames + 1) / 2 frames and (bands + 1) / 2 bands.
+
+        In float32 whatever the context's type: of 90 dB bfloat16 would keep steps of half a dB.
+        """
+        x = x.astype(jnp.promote_types(context.dtype, jnp.float32))
         x = x.transpose(1, 2, 0)[None] if context.channels_first else x[..., None]
         patches = jnp.concatenate(shifted_views(x, stride=2), axis=context.channel_axis)
         return pointwise(patches, self.kernel[...].reshape(9, -1), context.channels_first)
@@ -164,7 +177,7 @@ class Classifier(nnx.Module):
         self.bias = nnx.Param(jnp.asarray(np.zeros(outputs, np.float32)))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return x @ self.kernel[...] + self.bias[...]
+        return product(x, self.kernel[...]) + self.bias[...]
 
 
 class Depthwise(nnx.Module):

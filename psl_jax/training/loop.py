@@ -2,9 +2,11 @@
 
 import dataclasses
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from psl_jax.model.mobilenetv2 import Variables
@@ -13,7 +15,7 @@ from psl_jax.runtime.errors import UserError
 from psl_jax.training import metric_log
 from psl_jax.training.checkpoints import TrainingCheckpoints
 from psl_jax.training.step import TrainState
-from psl_jax.training.stepper import Stepper
+from psl_jax.training.stepper import Stepper, Values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,13 +36,17 @@ class Schedule:
 
 @dataclasses.dataclass(frozen=True)
 class LoopSettings:
-    """When the loop does what, in steps. patience: without a better mAP (0: never stop early)."""
+    """When the loop does what, in steps. patience: without a better mAP (0: never stop early).
+
+    batch_size: segments a step, of all devices; for the log alone.
+    """
 
     max_steps: int
     validate_every: int
     checkpoint_every: int
     log_every: int
     patience: int
+    batch_size: int = 1
 
 
 class EarlyStop:
@@ -97,29 +103,30 @@ def train(
     bar = progress.bar(
         settings.max_steps, "step", description, start, show=jax.process_index() == 0
     )
-    meter = _Meter(log, schedule)
+    meter = _Meter(log, schedule, stepper, settings.batch_size)
     with log, bar, stepper:
         for first, count in _calls(start, settings, stepper.at_once):
             step = first + count
             state, values = stepper.run(state, first, [schedule(i) for i in range(first, step)])
+            meter.add(count, values)
             bar.update(count)
             at_end = step == settings.max_steps
-            if step % settings.log_every == 0 or at_end:
-                meter.put(step, values)
-            if step % settings.validate_every == 0 or at_end:
-                meter.flush()
-                _check_finite(step, values)
+            validates = step % settings.validate_every == 0 or at_end
+            saves = validates or step % settings.checkpoint_every == 0
+            if step % settings.log_every == 0 or saves:
+                # Also before saving: a run that goes on from there then logs the same means.
+                meter.end_line(step, wait=saves)
+            if validates:
                 value = validate(state.variables)
                 log.write(step, {metric_log.VALIDATION_MAP: value})
                 bar.set_postfix(mAP=f"{value:.4f}", best=f"{max(value, stop.best):.4f}")
                 checkpoints.save(step, state, value)
                 if stop.update(step, value):
                     break
-            elif step % settings.checkpoint_every == 0:
-                meter.flush()
-                _check_finite(step, values)
+            elif saves:
                 checkpoints.save(step, state)
-        meter.flush()
+            if saves:
+                meter.restart_clock()
 
 
 def _early_stop(run_dir: str, start: int, patience: int) -> EarlyStop:
@@ -144,33 +151,74 @@ def _calls(start: int, settings: LoopSettings, most: int) -> Iterator[tuple[int,
 
 
 class _Meter:
-    """Logs the values of a step when the next ones come, so that dispatch stays asynchronous."""
+    """Logs means over the steps since the line before, and how fast they were made.
 
-    def __init__(self, log: metric_log.MetricLog, schedule: Schedule):
-        self.log, self.schedule = log, schedule
-        self.pending: tuple[int, dict] | None = None
+    A line is written when the next one is due, so that dispatch stays asynchronous; or at once,
+    before a checkpoint, so that what is saved is known to be good.
+    """
 
-    def put(self, step: int, values: dict) -> None:
-        self.flush()
-        self.pending = step, values
+    def __init__(
+        self, log: metric_log.MetricLog, schedule: Schedule, stepper: Stepper, batch_size: int
+    ):
+        self.log, self.schedule, self.stepper = log, schedule, stepper
+        self.batch_size = batch_size
+        self.parts: list[tuple[int, Values]] = []  # steps, and the means of their values
+        self.pending: tuple[int, list, dict] | None = None
+        self.timed_steps = -1  # none yet: the first call compiles
 
-    def flush(self) -> None:
-        """Waits for the pending values and logs them."""
+    def add(self, count: int, values: Values) -> None:
+        """Takes what a call of the stepper gave."""
+        self.parts.append((count, values))
+        if self.timed_steps < 0:
+            self.restart_clock()
+        else:
+            self.timed_steps += count
+
+    def restart_clock(self) -> None:
+        """Leaves the time since the last line out, which was spent on something else."""
+        self.timed_steps = 0
+        self.since, self.waited = time.perf_counter(), self.stepper.input_seconds
+
+    def end_line(self, step: int, wait: bool) -> None:
+        """Ends a line of the log at `step`; wait: until it is written.
+
+        Raises UserError where a value is not finite, at the latest at the next line.
+        """
+        self._write()
+        if wait:
+            jax.block_until_ready(self.parts)
+        self.pending = step, self.parts, self._speed()
+        self.parts = []
+        self.restart_clock()
+        if wait:
+            self._write()
+
+    def _speed(self) -> dict[str, float]:
+        seconds = time.perf_counter() - self.since
+        if not self.timed_steps or not seconds:
+            return {}
+        waited = self.stepper.input_seconds - self.waited
+        return {
+            metric_log.SEGMENTS_PER_SECOND: round(self.timed_steps * self.batch_size / seconds, 1),
+            metric_log.INPUT_WAIT: round(min(waited / seconds, 1.0), 3),
+        }
+
+    def _write(self) -> None:
+        """Waits for the pending values and logs their means."""
         if self.pending is None:
             return
-        step, values = self.pending
+        step, parts, speed = self.pending
         self.pending = None
-        numbers = _check_finite(step, values)
+        counts = [count for count, _ in parts]
+        means = {
+            name: float(np.average([float(values[name]) for _, values in parts], weights=counts))
+            for name in parts[0][1]
+        }
+        if not all(map(math.isfinite, means.values())):
+            raise UserError(
+                f"the loss is not finite at step {step}, or in the {sum(counts)} steps up to it: "
+                f"{means}. The checkpoints before it are kept. Try a smaller "
+                "train.learning_rate, or model.dtype=float32."
+            )
         rate = self.schedule(step - 1)
-        self.log.write(step, numbers | {metric_log.LEARNING_RATE: rate})
-
-
-def _check_finite(step: int, values: dict) -> dict[str, float]:
-    """The values as numbers, once they are there; before each checkpoint, so that all are good."""
-    numbers = {name: float(value) for name, value in values.items()}
-    if not all(map(math.isfinite, numbers.values())):
-        raise UserError(
-            f"the loss is not finite at step {step}: {numbers}. The checkpoints before it are "
-            "kept. Try a smaller train.learning_rate, or model.dtype=float32."
-        )
-    return numbers
+        self.log.write(step, means | {metric_log.LEARNING_RATE: rate} | speed)

@@ -20,6 +20,8 @@ LOG_NAME = "train_log.jsonl"
 LOSS = "loss"
 VALIDATION_MAP = "val_mAP"
 LEARNING_RATE = "learning_rate"
+SEGMENTS_PER_SECOND = "segments_per_second"  # of all devices, without validating and saving
+INPUT_WAIT = "input_wait"  # share of that time in which training waited for its input
 
 
 class MetricLog:

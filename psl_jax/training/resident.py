@@ -99,7 +99,7 @@ def resident_program(
     """The jitted (split, state, steps, rates, count) -> (state, values); the old state is donated.
 
     steps: the `batches.ENTRIES` of several steps, as `parallel.put_steps` puts them; rates: their
-    learning rates; count: how many of them are to be made. The values are those of the last one.
+    learning rates; count: how many of them are to be made. The values are means over those.
     Labels are made as in `batches.train_batches`.
     """
     step = step_function(network, recipe)
@@ -115,9 +115,15 @@ def resident_program(
             entries = {name: steps[name][i] for name in batches.ENTRIES}
             return step(state, _batch(split, entries, segmentation, alpha), rates[i])
 
+        def make_another(i: jax.Array, carry):
+            state, sums = carry
+            state, values = make(i, state)
+            return state, jax.tree.map(jnp.add, sums, values)
+
         values = jax.eval_shape(make, 0, state)[1]
         carry = state, jax.tree.map(lambda value: jnp.zeros(value.shape, value.dtype), values)
-        return jax.lax.fori_loop(0, count, lambda i, carry: make(i, carry[0]), carry)
+        state, sums = jax.lax.fori_loop(0, count, make_another, carry)
+        return state, jax.tree.map(lambda total: total / count, sums)
 
     once = parallel.REPLICATED
     specs = (once, once, parallel.STEPS, once, once)

@@ -4,6 +4,7 @@ Streamed, each step gets its batch, audio and all. Resident, the split lies in t
 and several steps are made at once.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -19,7 +20,7 @@ from psl_jax.training.resident import ResidentSplit
 from psl_jax.training.step import TrainState
 
 Feed = Callable[[int], Iterator[Batch]]  # this process's batches or entries from a step on
-Values = dict[str, jax.Array]  # what a step tells, such as its loss
+Values = dict[str, jax.Array]  # what steps tell, such as their mean loss
 
 _INPUTS = ("audio", "num_samples", "labels")
 
@@ -35,13 +36,19 @@ class Stepper(Protocol):
         """Steps that the devices are given at a time; more in one `run` are made in turns."""
         ...
 
+    @property
+    def input_seconds(self) -> float:
+        """How long it has waited for its input so far."""
+        ...
+
     def run(
         self, state: TrainState, first: int, rates: Sequence[float]
     ) -> tuple[TrainState, Values]:
         """Makes a step at each of `rates`, the learning rates, after `first` finished ones.
 
-        The old state is donated. Returns the new one and the last step's values, which the devices
-        may still be computing. Raises ValueError where `first` does not go on from the last call.
+        The old state is donated. Returns the new one and the means of the steps' values, which the
+        devices may still be computing. Raises ValueError where `first` does not go on from the last
+        call.
         """
         ...
 
@@ -69,10 +76,16 @@ class StreamedStepper:
         self, state: TrainState, first: int, rates: Sequence[float]
     ) -> tuple[TrainState, Values]:
         """See `Stepper.run`."""
-        values: Values = {}
+        parts: list[tuple[int, Values]] = []
         for step, rate in enumerate(rates, first):
             state, values = self._program(state, self._input.take(step), rate)
-        return state, values
+            parts.append((1, values))
+        return state, _mean(parts)
+
+    @property
+    def input_seconds(self) -> float:
+        """See `Stepper.input_seconds`."""
+        return self._input.waited
 
     def __enter__(self) -> Self:
         return self
@@ -106,11 +119,17 @@ class ResidentStepper:
         self, state: TrainState, first: int, rates: Sequence[float]
     ) -> tuple[TrainState, Values]:
         """See `Stepper.run`."""
-        values: Values = {}
+        parts: list[tuple[int, Values]] = []
         for start in range(0, len(rates), self.at_once):
             part = rates[start : start + self.at_once]
             state, values = self._dispatch(state, first + start, part)
-        return state, values
+            parts.append((len(part), values))
+        return state, _mean(parts)
+
+    @property
+    def input_seconds(self) -> float:
+        """See `Stepper.input_seconds`."""
+        return self._input.waited
 
     def _dispatch(
         self, state: TrainState, first: int, rates: Sequence[float]
@@ -140,20 +159,35 @@ class _Input:
         self._feed, self._prepare, self._depth = feed, prepare, depth
         self._items: Any = None  # a generator
         self._next = 0
+        self.waited = 0.0  # seconds
 
     def take(self, step: int) -> Any:
         """What belongs to the step after `step` finished ones."""
+        start = time.perf_counter()
         if self._items is None:
             self._items = parallel.prefetch(self._feed(step), self._prepare, self._depth)
         elif step != self._next:
             raise ValueError(f"step {step} is asked for, {self._next} comes next")
         self._next = step + 1
-        return next(self._items)
+        item = next(self._items)
+        self.waited += time.perf_counter() - start
+        return item
 
     def close(self) -> None:
         """Ends the thread."""
         if self._items is not None:
             self._items.close()
+
+
+def _mean(parts: list[tuple[int, Values]]) -> Values:
+    """Mean over steps, of means over some of them each."""
+    if len(parts) == 1:
+        return parts[0][1]
+    steps = sum(count for count, _ in parts)
+    return jax.tree.map(
+        lambda *values: sum(n * v for (n, _), v in zip(parts, values, strict=True)) / steps,
+        *(values for _, values in parts),
+    )
 
 
 def _used(batch: Batch) -> Batch:

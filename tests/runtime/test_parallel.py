@@ -46,7 +46,7 @@ RECIPES = ["student", "teacher", "channels_last", "resident"]
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_losses_are_those_of_one_device(results, recipe):
     one, eight = (result[f"{recipe} losses"] for result in results)
-    assert len(set(one)) == (1 if recipe == "resident" else 3)  # the last one's only
+    assert len(set(one)) == (1 if recipe == "resident" else 3)  # their mean
     np.testing.assert_allclose(eight, one, rtol=0, atol=TOLERANCE)
 
 

@@ -74,42 +74,48 @@ class Resident:
         assert {value.shape for value in steps.values()} == {(self.at_once, BATCH)}
         assert rates.shape == (self.at_once,) and rates.dtype == np.float32
         self.counts.append(int(count))
-        values = {}
+        losses = []
         for i in range(count):
             audio = split[np.asarray(steps["clip"][i])]
             batch = {"audio": audio, "labels": np.ones(BATCH, np.float32)}
             state, values = make_step(state, batch, rates[i])
-        return state, values
+            losses.append(values["loss"])
+        return state, {"loss": sum(losses) / len(losses)}
 
 
 KINDS = pytest.mark.parametrize("kind", [Streamed, Resident])
 
 
 def run(made, first, counts):
-    """The state after calls of `counts` steps from step `first` on, and the last one's loss."""
-    state, values = start(first), {}
+    """The weight after calls of `counts` steps from step `first` on, and the mean loss of each."""
+    state, losses = start(first), []
     with made.stepper as stepper:
         for count in counts:
             rates = [rate(step) for step in range(first, first + count)]
             state, values = stepper.run(state, first, rates)
             first += count
             assert int(state.step) == first
-    return float(state.variables.params["w"]), float(values["loss"])
+            losses.append(float(values["loss"]))
+    return float(state.variables.params["w"]), losses
 
 
 @pytest.mark.parametrize("first", [0, 4])
 @pytest.mark.parametrize("at_once", [1, 3, 100])
 def test_the_same_steps_however_they_are_shared_out(first, at_once):
-    state = start(first)
+    state, losses = start(first), []
     for step in range(first, first + 7):
         batch = {"audio": LOUDNESS[CLIP_OF_STEP[step]], "labels": np.ones(BATCH, np.float32)}
         state, values = make_step(state, batch, rate(step))
-    expected = float(state.variables.params["w"]), float(values["loss"])
+        losses.append(float(values["loss"]))
+    expected = float(state.variables.params["w"])
     for kind, counts in itertools.product(
         (Streamed, Resident), ([7], [1] * 7, [2, 5], [4, 3], [3, 3, 1])
     ):
         made = kind(at_once)
-        assert run(made, first, counts) == expected, (kind, counts)
+        weight, means = run(made, first, counts)
+        assert weight == expected, (kind, counts)
+        parts = np.split(np.array(losses), np.cumsum(counts)[:-1])
+        assert means == pytest.approx([part.mean() for part in parts], rel=1e-6), (kind, counts)
         assert made.fed == [first]
 
 

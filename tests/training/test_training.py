@@ -1,17 +1,22 @@
 import dataclasses
 import json
 import math
+import time
 import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 from psl_jax.model.augmentation import Augmentation
-from psl_jax.model.mobilenetv2 import Variables, create
+from psl_jax.model.folding import fold
+from psl_jax.model.frontend import LogMel
+from psl_jax.model.mobilenetv2 import Context, Variables, create
 from psl_jax.runtime import parallel
 from psl_jax.runtime.errors import UserError
+from psl_jax.scoring.scorer import scoring_program
 from psl_jax.training import loop, metric_log
 from psl_jax.training.checkpoints import TrainingCheckpoints
 from psl_jax.training.loop import LoopSettings, Schedule
@@ -117,7 +122,8 @@ class Loop:
 
     def log(self):
         lines = (self.folder / "train_log.jsonl").read_text().splitlines()
-        return [{k: v for k, v in json.loads(line).items() if k != "time"} for line in lines]
+        timed = "time", "segments_per_second", "input_wait"
+        return [{k: v for k, v in json.loads(line).items() if k not in timed} for line in lines]
 
 
 def test_the_loop_logs_validates_and_saves_when_it_should(tmp_path):
@@ -138,7 +144,36 @@ def test_the_last_step_is_logged_and_validated_whatever_the_intervals(tmp_path):
     looped = Loop(tmp_path)
     looped.run(settings=dataclasses.replace(SETTINGS, max_steps=10, validate_every=4, log_every=7))
     assert looped.validated == [4, 8, 10]
-    assert [line["step"] for line in looped.log() if "loss" in line] == [7, 10]
+    saved = {2, 4, 6, 8, 10}
+    assert {line["step"] for line in looped.log() if "loss" in line} == saved | {7}
+
+
+def test_the_logged_loss_is_the_mean_since_the_line_before(tmp_path):
+    looped = Loop(tmp_path)
+    settings = dataclasses.replace(SETTINGS, validate_every=8, checkpoint_every=100, log_every=5)
+    looped.run(settings=settings)
+    losses = [(line["step"], line["loss"]) for line in looped.log() if "loss" in line]
+    assert losses == [(5, 3.0), (8, 7.0), (10, 9.5), (12, 11.5)]  # of steps 1-5, 6-8, 9-10, 11-12
+
+
+def test_the_log_tells_speed_and_waiting(tmp_path):
+    looped = Loop(tmp_path)
+    quick = looped.feed
+
+    def feed(start):
+        for batch in quick(start):
+            time.sleep(0.05)
+            yield batch
+
+    looped.feed = feed
+    settings = LoopSettings(12, 12, 100, 6, 0, batch_size=32)
+    looped.run(settings=settings)
+    lines = [line for line in metric_log.read_log(tmp_path) if "loss" in line]
+    assert len(lines) == 2
+    for line in lines:
+        # A batch of 32 comes every 0.05 s, at most 640 segments a second.
+        assert 0 < line["segments_per_second"] < 700
+        assert 0.5 < line["input_wait"] <= 1
 
 
 def test_a_finished_training_is_not_begun_again(tmp_path):
@@ -271,12 +306,16 @@ def test_a_rate_of_zero_leaves_the_weights_and_updates_the_statistics(plain):
 def test_padding_does_not_enter_the_loss(plain):
     """What lies in the output frames past a clip's end has no say in its probabilities."""
     batch = batch_of()
-    # The module's cache is per process: the same program both times.
-    assert train_program(plain.network, Recipe(), plain.mesh) is plain.program
-    longer = batch | {"num_samples": np.full(4, SAMPLES, np.int32)}
-    _, (masked,) = steps(plain, 1, 0.0, batch)
-    _, (unmasked,) = steps(plain, 1, 0.0, longer)
-    assert masked != unmasked
+    _, (loss,) = steps(plain, 1, 0.0, batch)
+    features = LogMel()(jnp.asarray(batch["audio"]), batch["num_samples"])
+    frames, _ = plain.network.apply(plain.variables, features, Context(train=True))
+    assert frames.shape[1] == 2  # of 51 frames, halved five times; of the 26 of 4000 samples, 1
+    rows = zip(np.asarray(frames), [2, 1, 2, 1], strict=True)
+    clips = np.stack([row[:valid].mean(axis=0) for row, valid in rows])
+    expected = binary_cross_entropy(jnp.asarray(clips), jnp.asarray(batch["labels"]))
+    assert loss == pytest.approx(float(expected), rel=1e-5)
+    everything = binary_cross_entropy(frames.mean(axis=1), jnp.asarray(batch["labels"]))
+    assert abs(float(everything) - loss) > 1e-4 * loss
 
 
 @pytest.fixture
@@ -339,3 +378,34 @@ def test_other_recipes_train_too(plain, recipe):
     assert float(values["loss"]) == pytest.approx(reference, rel=0.02)
     assert float(values["loss"]) != reference
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(state.variables))
+
+
+def products(jaxpr):
+    """Types and precisions of all products and convolutions, those of inner programs too."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in ("dot_general", "conv_general_dilated"):
+            precision = equation.params["precision"]
+            both = precision if isinstance(precision, tuple) else (precision, precision)
+            yield equation.invars[0].aval.dtype, both
+        for inner in jaxprs_in_params(equation.params):
+            yield from products(getattr(inner, "jaxpr", inner))
+
+
+@pytest.mark.parametrize("channels_first", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_float32_means_float32_on_every_backend(plain, dtype, channels_first):
+    """Left to itself a TPU would multiply float32 as bfloat16, and a GPU as TF32."""
+    recipe = Recipe(dtype=dtype, channels_first=channels_first)
+    program = train_program(plain.network, recipe, plain.mesh)
+    training = program.trace(init_state(plain.variables), batch_of(), 0.1)
+    score = scoring_program(LogMel(), dtype, plain.mesh)
+    audio, lengths = (batch_of()[name] for name in ("audio", "num_samples"))
+    scoring = score.trace(fold(create(3, 0.1)[1]), audio, lengths)
+    highest = jax.lax.Precision.HIGHEST
+    for program in (training, scoring):
+        found = list(products(program.jaxpr.jaxpr))
+        assert len(found) > 10
+        for of, precisions in found:
+            assert precisions == ((highest, highest) if of != jnp.bfloat16 else (None, None)), of
+        narrow = [of for of, _ in found if of == jnp.bfloat16]
+        assert (len(narrow) > 5) if dtype == "bfloat16" else not narrow
