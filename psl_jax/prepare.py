@@ -44,16 +44,25 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     group = parser.add_argument_group("audioset")
     add = group.add_argument
     add("--labels_dir", metavar="DIR", help="segment CSVs, strong labels; default: --source_dir")
-    add("--seed", type=int, default=0, help="of the choice of aud300h (default: 0)")
+    add("--seed", type=int, help="of the choice of aud300h (default: 0)")
     add("--hdf5_rate", type=int, metavar="HZ", help="of HDF5 waveforms, where they do not say it")
     group = parser.add_argument_group("fsdkaggle2019")
     group.add_argument("--include_known_bad", action="store_true", help="keep six bad clips")
     group = parser.add_argument_group("own_data")
-    group.add_argument("--label_separator", default=";", help="between labels (default: ';')")
+    group.add_argument("--label_separator", help="between labels (default: ';')")
     flags.FLAGS(arguments[:1])  # absl wants its own flags parsed, and has none here
     result = parser.parse_args(arguments[1:])
     if not result.describe and not (result.corpus and result.source_dir and result.data_dir):
         parser.error("give --corpus, --source_dir and --data_dir, or --describe")
+    known = prepared.OPTIONS_OF.get(result.corpus, ())
+    every = {name for names in prepared.OPTIONS_OF.values() for name in names}
+    for name in sorted(every - set(known)):
+        if result.corpus and getattr(result, name) not in (None, False, ""):
+            theirs = [f"--{option}" for option in known]
+            parser.error(
+                f"--{name} is no option of {result.corpus}, which has "
+                f"{', '.join(theirs) or 'none of its own'}"
+            )
     return result
 
 

@@ -29,7 +29,7 @@ def write_tables(folder: pathlib.Path, ids=IDS) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, prefix in ((audioset.BALANCED, ""), (audioset.EVAL, "e")):
         rows = [
-            f'{prefix}{clip[len(prefix) :]}, 0.000, 10.000, "{mids}"\n'
+            f'{prefix}{clip[len(prefix) :]}, 0.000, 2.500, "{mids}"\n'
             for clip, mids in zip(ids, ["/m/09x0r", "/m/05zppz,/m/09x0r"] * 8, strict=False)
         ]
         (folder / name).write_text("# a\n# b\n# YTID, ...\n" + "".join(rows))

@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 import soxr
 
-from psl_jax.audio import decoding
+from psl_jax.audio import decoding, readers
 from psl_jax.audio.decoding import DecodeError
 from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.runtime.errors import UserError
 
-MAX_CHANNELS = 64
 _LOUDEST_SENSIBLE = 100.0
 
 # Gives the same blocks each time it is called.
@@ -56,7 +55,7 @@ def to_mono(waveform: Any) -> np.ndarray:
       UserError: another shape or type, values that are not finite or not in that range.
     """
     array = np.asarray(waveform)
-    if array.ndim not in (1, 2) or (array.ndim == 2 and min(array.shape) > MAX_CHANNELS):
+    if array.ndim not in (1, 2) or (array.ndim == 2 and min(array.shape) > readers.MAX_CHANNELS):
         raise UserError(
             f"a waveform of shape {array.shape}; expected [samples] or [samples, channels]"
         )
@@ -83,8 +82,10 @@ def resample(mono: np.ndarray, sample_rate: float | None) -> np.ndarray:
     """float32 [samples] at 16 kHz. Raises UserError for no rate, or less than 0.1 s."""
     if sample_rate is None:
         raise UserError("a waveform needs its sample rate: tag(waveform, sample_rate=16000)")
-    if not 1000 <= sample_rate <= 1e6:
-        raise UserError(f"a sample rate of {sample_rate} Hz; expected one from 1,000 to 1,000,000")
+    try:
+        readers.check_form(sample_rate, channels=1)
+    except DecodeError as error:
+        raise UserError(f"a waveform with {error.detail}") from error
     if sample_rate != SAMPLE_RATE:
         mono = soxr.resample(mono, sample_rate, SAMPLE_RATE, quality="HQ")
     try:

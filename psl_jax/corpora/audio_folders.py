@@ -9,16 +9,17 @@ import tarfile
 from collections.abc import Iterator
 from typing import Any
 
+from psl_jax.audio import video_files
 from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.corpora.clip_rows import StoredAudio
-from psl_jax.corpora.problems import Problem
+from psl_jax.corpora.problems import Problem, printable
 from psl_jax.corpora.stored_audio import FileAudio, Hdf5Audio, ParquetAudio, TarAudio
 from psl_jax.runtime.errors import UserError
 
 # Also what cannot be decoded: it is then reported as such instead of as missing.
 AUDIO_SUFFIXES = frozenset(
     {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64"}
-    | {".rf64", ".m4a", ".mp4", ".webm"}
+    | {".rf64", *video_files.SUFFIXES}
 )
 HDF5_SUFFIXES = frozenset({".h5", ".hdf5", ".hdf"})
 COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -63,7 +64,7 @@ class Scan:
     def _look_into(self, path: str) -> Iterator[FoundAudio]:
         lower = path.lower()
         suffix = os.path.splitext(lower)[1]
-        name = os.path.relpath(path, self.root)
+        name = printable(os.path.relpath(path, self.root))
         try:
             if suffix in AUDIO_SUFFIXES:
                 yield FoundAudio(_stem(path), name, FileAudio(path))
@@ -112,7 +113,7 @@ def _tar_members(path: str, name: str) -> Iterator[FoundAudio]:
         for member in archive:
             if member.isfile() and os.path.splitext(member.name.lower())[1] in AUDIO_SUFFIXES:
                 audio = TarAudio(path, member.offset_data, member.size)
-                yield FoundAudio(_stem(member.name), f"{name}:{member.name}", audio)
+                yield FoundAudio(_stem(member.name), f"{name}:{printable(member.name)}", audio)
 
 
 def _parquet_rows(path: str, name: str) -> Iterator[FoundAudio]:

@@ -123,6 +123,7 @@ class AudioSet(Corpus):
                     audio[clip.id].audio,
                     clip.labels,
                     tuple(sorted(events.get(clip.id, ()))) if self.has_events else None,
+                    (clip.start, clip.end),
                 )
                 for clip in clips
                 if clip.id in audio

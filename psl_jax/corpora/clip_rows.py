@@ -10,11 +10,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from psl_jax.audio.decoding import Audio, DecodeError
+from psl_jax.audio.decoding import CUT_TOLERANCE_SECONDS, Audio, DecodeError
 from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.corpora.problems import Problem
+from psl_jax.data.clip_index import ClipDescription, Event
 
-Event = tuple[float, float, int]  # onset and offset in seconds, class index
+# A file whose length is that of a span, but for this much, is that span.
+SPAN_TOLERANCE = 1.0
 
 
 class StoredAudio(Protocol):
@@ -33,6 +35,7 @@ class ClipRow:
     audio: StoredAudio
     labels: tuple[int, ...]
     events: tuple[Event, ...] | None = None
+    span: tuple[float, float] | None = None  # where in its recording the clip lies, s; None: all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +46,16 @@ class Clip:
     audio: np.ndarray  # int16 [samples], 16 kHz mono
     labels: tuple[int, ...]  # weak labels, class indices
     events: tuple[tuple[float, float, int], ...] | None = None  # onset, offset (s), class index
+
+    @property
+    def description(self) -> ClipDescription:
+        """What an index holds of it."""
+        # Silent clips are not called the same.
+        content = self.audio.tobytes() if self.audio.any() else self.id.encode()
+        digest = hashlib.blake2b(content, digest_size=8).digest()
+        return ClipDescription(
+            self.id, len(self.audio), self.labels, self.events, int.from_bytes(digest, "little")
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,13 +81,23 @@ def mixed(rows: Iterable[ClipRow]) -> tuple[ClipRow, ...]:
 def load_clip(row: ClipRow, max_seconds: float) -> Loaded:
     """Decodes the clip of a row, cut to `max_seconds`: pure and picklable.
 
-    Audio that is not usable gives no clip but its problem. A silent clip is kept.
+    Audio that is not usable gives no clip but its problem. A silent clip is kept. Of a row with a
+    span the audio is that span of a recording, or the recording of which it is a span.
     """
+    problems = []
     try:
-        audio = row.audio.decode(max_seconds)
+        if row.span is None:
+            audio = row.audio.decode(max_seconds)
+        else:
+            start, end = row.span
+            audio = row.audio.decode(end + SPAN_TOLERANCE)
+            audio, holds_more = _span_of(audio, start, end)
+            if holds_more:
+                detail = f"holds more than the clip: {start:g} to {end:g} s of it are used"
+                problems.append(Problem(row.filename, "whole recording", detail))
+            audio = _shortened(audio, max_seconds)
     except DecodeError as error:
         return Loaded(None, (Problem(row.filename, error.kind, error.detail),))
-    problems = []
     if audio.cut:
         whole = "" if audio.source_seconds is None else f" of {audio.source_seconds:.1f} s"
         problems.append(Problem(row.filename, "cut", f"the first {max_seconds:g} s{whole} kept"))
@@ -89,6 +112,32 @@ def load_clip(row: ClipRow, max_seconds: float) -> Loaded:
             problems.append(Problem(row.filename, "bad event", detail))
     clip = Clip(row.id, audio.samples, row.labels, events)
     return Loaded(clip, tuple(problems), audio.source_rate)
+
+
+def _span_of(audio: Audio, start: float, end: float) -> tuple[Audio, bool]:
+    """The clip from `start` to `end`, and whether `audio` holds more of its recording.
+
+    `audio` was decoded as far as SPAN_TOLERANCE past the end. Raises DecodeError where it is
+    neither the clip nor reaches its end.
+    """
+    seconds = len(audio.samples) / SAMPLE_RATE
+    if not audio.cut and abs(seconds - (end - start)) <= SPAN_TOLERANCE:
+        return audio, False
+    if audio.cut or seconds >= end - SPAN_TOLERANCE:
+        first, last = (round(time * SAMPLE_RATE) for time in (start, end))
+        samples = np.ascontiguousarray(audio.samples[first:last])
+        return dataclasses.replace(audio, samples=samples, cut=False), True
+    raise DecodeError(
+        "other length",
+        f"{seconds:.2f} s: neither the {end - start:g} s from {start:g} to {end:g} s nor a "
+        "recording that reaches there; left out",
+    )
+
+
+def _shortened(audio: Audio, max_seconds: float) -> Audio:
+    limit = round(max_seconds * SAMPLE_RATE)
+    cut = len(audio.samples) > limit + round(CUT_TOLERANCE_SECONDS * SAMPLE_RATE)
+    return dataclasses.replace(audio, samples=audio.samples[:limit], cut=cut)
 
 
 def _trim(events: Sequence[Event], seconds: float) -> tuple[tuple[Event, ...], int]:

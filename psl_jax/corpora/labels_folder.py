@@ -8,6 +8,7 @@ File names are relative to the folder. Everything left out is reported, nothing 
 folder of another form.
 """
 
+import collections
 import csv
 import dataclasses
 import math
@@ -15,7 +16,9 @@ import os
 import pathlib
 import posixpath
 import re
+import unicodedata
 from collections.abc import Sequence
+from typing import Literal
 
 from psl_jax.corpora.clip_rows import ClipRow, Event, mixed
 from psl_jax.corpora.problems import Problem
@@ -28,6 +31,7 @@ CLASSES_CSV = "classes.csv"
 EVENTS_SUFFIX = "_events"
 LABEL_COLUMNS = ("filename", "labels")
 EVENT_COLUMNS = ("filename", "onset", "offset", "label")
+_TOO_MANY = "more fields than columns"  # an empty name is a column: pandas leaves its index so
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +123,7 @@ class _SplitReader:
             ClipRow(
                 id=self._ids[key],
                 filename=names[key],
-                audio=FileAudio(os.path.join(self._root, key)),
+                audio=FileAudio(_existing(os.path.join(self._root, names[key]))),
                 labels=tuple(found),
                 events=None if by_file is None else tuple(sorted(by_file.get(key, ()))),
             )
@@ -204,7 +208,7 @@ def _read_table(path: pathlib.Path, columns: Sequence[str]) -> _Table:
     table = _Table(path, [], [])
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restkey="", restval=None)
+            reader = csv.DictReader(file, restkey=_TOO_MANY, restval=None)
             reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
             if missing := [name for name in columns if name not in reader.fieldnames]:
                 raise UserError(
@@ -214,7 +218,7 @@ def _read_table(path: pathlib.Path, columns: Sequence[str]) -> _Table:
                 )
             for row in reader:
                 filename = (row["filename"] or "").strip()
-                if "" in row or None in row.values() or not filename:
+                if _TOO_MANY in row or None in row.values() or not filename:
                     problem = f"line {reader.line_num}: {_why_malformed(row, reader.fieldnames)}"
                     table.bad.append(Problem(filename or path.name, "bad row", problem))
                 else:
@@ -227,7 +231,7 @@ def _read_table(path: pathlib.Path, columns: Sequence[str]) -> _Table:
 
 
 def _why_malformed(row: dict, columns: Sequence[str]) -> str:
-    if "" in row:
+    if _TOO_MANY in row:
         return f"more fields than the {len(columns)} columns; quote a field that holds commas"
     if None in row.values():
         return f"fewer fields than the {len(columns)} columns"
@@ -236,16 +240,14 @@ def _why_malformed(row: dict, columns: Sequence[str]) -> str:
 
 def _ids(files) -> dict[str, str]:
     """File to clip id: the stem where it is that of one file only, else the relative path."""
-    distinct = set(files)
-    stems: dict[str, int] = {}
-    for file in distinct:
-        stem = posixpath.splitext(posixpath.basename(file))[0]
-        stems[stem] = stems.get(stem, 0) + 1
-    ids = {}
-    for file in distinct:
-        stem = posixpath.splitext(posixpath.basename(file))[0]
-        ids[file] = stem if stems[stem] == 1 else file
-    return ids
+    ids = {file: posixpath.splitext(posixpath.basename(file))[0] for file in set(files)}
+    while True:
+        counts = collections.Counter(ids.values())
+        shared = [file for file, clip in ids.items() if counts[clip] > 1 and clip != file]
+        if not shared:
+            return ids
+        # One's path may be another's stem: "a.wav" and "a.wav.flac".
+        ids |= {file: file for file in shared}
 
 
 def _split_labels(text: str, separator: str) -> list[str]:
@@ -253,7 +255,21 @@ def _split_labels(text: str, separator: str) -> list[str]:
 
 
 def _normal(filename: str) -> str:
-    return posixpath.normpath(filename.strip())
+    return unicodedata.normalize("NFC", posixpath.normpath(filename.strip()))
+
+
+def _existing(path: str) -> str:
+    """The path as the disk spells it: é is one character in some names, e and an accent in others.
+
+    Tables and archives made on macOS have the latter.
+    """
+    if not path.isascii() and not os.path.exists(path):
+        forms: tuple[Literal["NFC", "NFD"], ...] = ("NFC", "NFD")
+        for form in forms:
+            other = unicodedata.normalize(form, path)
+            if os.path.exists(other):
+                return other
+    return path
 
 
 def _number(text: str) -> float | None:

@@ -14,6 +14,18 @@ class Problem:
     kind: str
     detail: str
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "file", printable(self.file))
+        object.__setattr__(self, "detail", printable(self.detail))
+
+
+def printable(text: str) -> str:
+    """A file's name as text that can be printed and written: not all names are UTF-8.
+
+    Python holds what is none as lone surrogates; b"caf\\xe9.wav" becomes "caf\\\\xe9.wav".
+    """
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
 
 def summarize(problems: Iterable[dict[str, Any]], examples: int = 3) -> list[str]:
     """Lines that count the problems of a report by kind and show the first few of each."""

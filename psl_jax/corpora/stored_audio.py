@@ -14,9 +14,10 @@ import numpy as np
 
 from psl_jax.audio.decoding import Audio, DecodeError, decode, from_samples
 
-_OPEN_ARCHIVES = 8  # kept open by each process
+_OPEN_ARCHIVES = 64  # kept open by each process; PANNs packs AudioSet into 41
 _OPEN_GROUPS = 3  # rows come in order: one that ends, one that begins
 _PARQUET_BATCH = 16  # rows decoded at once: their audio is in memory
+_KEPT_BYTES = 64 << 20  # of rows that were passed and not asked for yet, in each group
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -63,7 +64,9 @@ class ParquetAudio:
 
     def decode(self, max_seconds: float | None) -> Audio:
         try:
-            content = _parquet_group(self.path, self.column, self.group).value(self.row)
+            with _opening:
+                group = _parquet_group(self.path, self.column, self.group)
+            content = group.value(self.row)
         except OSError as error:  # pyarrow's own errors are OSErrors and ValueErrors
             raise DecodeError("unreadable", f"{self.path}: {error}") from error
         except ValueError as error:
@@ -103,12 +106,16 @@ class Hdf5Audio:
 
     def _read(self) -> np.ndarray:
         try:
-            lock, file = _hdf5_file(self.path)
+            with _opening:
+                lock, file = _hdf5_file(self.path)
             with lock:  # one file handle, many threads
                 data = file[self.key]
                 return data[()] if self.row is None else data[self.row]
         except (OSError, KeyError) as error:
             raise DecodeError("unreadable", f"{self.path}: {error}") from error
+
+
+_opening = threading.Lock()  # else several threads would open the same archive
 
 
 @functools.lru_cache(_OPEN_ARCHIVES)
@@ -126,8 +133,9 @@ def _parquet_group(path: str, column: str, group: int) -> "_ParquetGroup":
 class _ParquetGroup:
     """One row group read forward, a few rows at a time: rows have no place of their own in it.
 
-    Rows are asked for in order, or nearly so by several threads; the last two batches are kept.
-    Asking for an earlier row starts from the group's beginning.
+    Rows are asked for once each and in order, or nearly so by many threads: one that was passed is
+    kept until it is asked for, or until _KEPT_BYTES of newer ones are. Asking for a row that is
+    not kept any more starts from the group's beginning.
     """
 
     def __init__(self, path: str, column: str, group: int):
@@ -140,11 +148,11 @@ class _ParquetGroup:
 
     def value(self, row: int) -> bytes | None:
         with self._lock:
-            if self._kept and row < min(self._kept):
+            if row < self._next and row not in self._kept:
                 self._restart()
             while row not in self._kept:
                 self._advance()
-            return self._kept[row]
+            return self._kept.pop(row)
 
     def _restart(self) -> None:
         self._batches = self._file.iter_batches(
@@ -161,7 +169,8 @@ class _ParquetGroup:
         if "." in self._column:
             column = column.field(self._column.split(".", 1)[1])
         values = column.to_pylist()
-        fresh = dict(enumerate(values, self._next))
-        oldest = self._next - _PARQUET_BATCH
-        self._kept = {n: v for n, v in self._kept.items() if n >= oldest} | fresh
+        size = sum(len(value or b"") for value in self._kept.values())
+        while self._kept and size > _KEPT_BYTES:
+            size -= len(self._kept.pop(next(iter(self._kept))) or b"")  # the oldest comes first
+        self._kept |= enumerate(values, self._next)
         self._next += len(values)

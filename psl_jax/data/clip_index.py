@@ -3,13 +3,26 @@
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
 from psl_jax.runtime import files
+
+Event = tuple[float, float, int]  # onset and offset in seconds, class index
+
+
+class ClipDescription(NamedTuple):
+    """A clip without its audio."""
+
+    id: str
+    num_samples: int
+    labels: Sequence[int]
+    events: Sequence[Event] | None = None
+    digest: int | None = None  # of the audio, 64 bits; None: not known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +43,7 @@ class ClipIndex:
     event_offsets: np.ndarray | None = None  # [clips + 1] int64
     event_times: np.ndarray | None = None  # [events, 2] float32, onset and offset in seconds
     event_values: np.ndarray | None = None  # [events] int32, class indices
+    audio_digests: np.ndarray | None = None  # [clips] uint64: equal where the audio is
 
     def __post_init__(self) -> None:
         if int(self.shard_sizes.sum()) != len(self.ids):
@@ -108,6 +122,27 @@ class ClipIndex:
             arrays = dict(data)
         arrays |= {"split": str(arrays["split"]), "classes": tuple(map(str, arrays["classes"]))}
         return cls(**arrays)
+
+
+def shared_clips(a: ClipIndex, b: ClipIndex) -> np.ndarray:
+    """Clips of `a` that `b` has too, by id or by audio: int64 [n, 2], numbers in `a` and in `b`."""
+    pairs = [np.stack(np.intersect1d(a.ids, b.ids, return_indices=True)[1:], axis=1)]
+    if a.audio_digests is not None and b.audio_digests is not None:
+        _, first, second = np.intersect1d(a.audio_digests, b.audio_digests, return_indices=True)
+        pairs.append(np.stack([first, second], axis=1))
+    together = np.concatenate(pairs)
+    _, kept = np.unique(together[:, 0], return_index=True)
+    return together[kept].astype(np.int64)
+
+
+def repeated_audio(index: ClipIndex) -> np.ndarray:
+    """Clips whose audio an earlier one has: int64 [n, 2], the earlier one and the later."""
+    if index.audio_digests is None:
+        return np.empty((0, 2), np.int64)
+    _, first, inverse = np.unique(index.audio_digests, return_index=True, return_inverse=True)
+    earlier = first[inverse]
+    later = np.flatnonzero(earlier != np.arange(len(index)))
+    return np.stack([earlier[later], later], axis=1)
 
 
 def clip_ids_sha256(ids: Iterable) -> str:

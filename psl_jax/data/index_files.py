@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from psl_jax.data.clip_index import ClipIndex, ragged
+from psl_jax.audio.segments import SAMPLE_RATE
+from psl_jax.data.clip_index import ClipDescription, ClipIndex, ragged
 from psl_jax.runtime import progress
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.quiet_tensorflow import tensorflow_quietly
@@ -100,41 +101,66 @@ def class_names(data_dir: str | os.PathLike) -> tuple[str, ...]:
     except (KeyError, AttributeError, TypeError):
         names = None
     missing = {"id", "audio", "labels"} - set(features or ())
-    if missing or not names:
+    wrong = "" if missing else _wrong_audio(features["audio"])
+    if missing or not names or wrong:
         raise UserError(
-            f"{data_dir} is a TFDS data set of another form: expected the features id (text), "
-            f"audio (int16 at 16 kHz) and labels (a sequence of class labels with names), found "
-            f"{features}."
+            f"{data_dir} is a TFDS data set of another form: {wrong or 'features are missing'}. "
+            "Expected the features id (tfds.features.Text()), labels (a Sequence of ClassLabel "
+            "with names) and audio, mono at 16 kHz: tfds.features.Tensor(shape=(None,), "
+            f'dtype=np.int16, encoding="bytes"). Found {features}.'
         )
     return tuple(names)
+
+
+def _wrong_audio(feature: Any) -> str:
+    """What is other than expected of the feature `audio`; its records would be noise."""
+    import tensorflow_datasets as tfds
+
+    if isinstance(feature, tfds.features.Audio):
+        if getattr(feature, "_lazy_decode", False):
+            return "audio holds encoded files (lazy_decode)"
+        rate = getattr(feature, "sample_rate", None)
+        if rate not in (None, SAMPLE_RATE):
+            return f"audio is at {rate} Hz"
+    elif not isinstance(feature, tfds.features.Tensor):
+        return f"audio is a {type(feature).__name__}"
+    if feature.np_dtype != np.int16:
+        return f"audio is {np.dtype(feature.np_dtype)}"
+    if len(feature.shape) != 1:
+        return f"audio has the shape {feature.shape}"
+    encoding = getattr(getattr(feature, "_encoding", None), "value", None)
+    return "" if encoding == "bytes" else f"audio is encoded as {encoding!r}"
 
 
 def build_index(
     split: str,
     classes: Sequence[str],
-    rows: Iterable[tuple[str, int, Sequence[int], Sequence[tuple[float, float, int]] | None]],
+    clips: Iterable[ClipDescription],
     sizes: Sequence[int] | np.ndarray,
 ) -> ClipIndex:
-    """The index of clips given as (id, samples, labels, events), in record order.
+    """The index of clips in record order.
 
     A split without a single event counts as one without strong labels.
     """
-    ids, lengths, labels, events = [], [], [], []
-    for clip_id, num_samples, clip_labels, clip_events in rows:
-        ids.append(clip_id)
-        lengths.append(num_samples)
-        labels.append(clip_labels)
-        events.append(clip_events or ())
+    ids, lengths, labels, events, digests = [], [], [], [], []
+    for clip in clips:
+        ids.append(clip.id)
+        lengths.append(clip.num_samples)
+        labels.append(clip.labels)
+        events.append(clip.events or ())
+        digests.append(clip.digest)
     label_offsets, label_values = ragged(labels)
-    strong: dict[str, Any] = {}
+    more: dict[str, Any] = {}
     if any(events):
         offsets, values = ragged([[label for _, _, label in clip] for clip in events])
         times = [(onset, offset) for clip in events for onset, offset, _ in clip]
-        strong = {
+        more = {
             "event_offsets": offsets,
             "event_values": values,
             "event_times": np.array(times, np.float32).reshape(-1, 2),
         }
+    if None not in digests:
+        more["audio_digests"] = np.array(digests, np.uint64)
     return ClipIndex(
         split=split,
         classes=tuple(classes),
@@ -143,7 +169,7 @@ def build_index(
         label_offsets=label_offsets,
         label_values=label_values,
         shard_sizes=np.asarray(sizes, dtype=np.int64),
-        **strong,
+        **more,
     )
 
 
@@ -171,8 +197,8 @@ def _scan(data_dir, split: str, classes: Sequence[str], sizes: np.ndarray) -> Cl
         ) from error
 
 
-def _scan_records(paths: list[str], has_events: bool) -> Iterator[tuple]:
-    """(id, samples, labels, events) of every record, in order; the audio is not copied out."""
+def _scan_records(paths: list[str], has_events: bool) -> Iterator[ClipDescription]:
+    """Every clip, in order; the audio is not copied out."""
     tf = tensorflow_quietly()
     spec: dict[str, Any] = {
         "id": tf.io.FixedLenFeature([], tf.string),
@@ -198,7 +224,8 @@ def _scan_records(paths: list[str], has_events: bool) -> Iterator[tuple]:
         for i, (clip_id, size) in enumerate(
             zip(batch["id"].numpy(), batch["bytes"].numpy(), strict=True)
         ):
-            yield clip_id.decode(), int(size) // 2, labels[i], events[i] if events else None
+            clip_events = events[i] if events else None
+            yield ClipDescription(clip_id.decode(), int(size) // 2, labels[i], clip_events)
 
 
 def _dataset_info(data_dir: str | os.PathLike) -> Any:

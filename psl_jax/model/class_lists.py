@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import unicodedata
 from functools import cache
 
 from psl_jax.runtime import csv_files
@@ -55,5 +56,8 @@ def _numbered_rows(path: str | os.PathLike) -> list[dict[str, str]]:
 
 
 def clean_name(label: str) -> str:
-    """White space, line ends too, counts as one space: TFDS keeps class names one a line."""
-    return " ".join(label.split())
+    """White space, line ends too, counts as one space: TFDS keeps class names one a line.
+
+    Accents are composed (NFC): the same name comes in either spelling.
+    """
+    return unicodedata.normalize("NFC", " ".join(label.split()))

@@ -141,9 +141,14 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder):
     def _write_splits(self) -> None:
         folder = pathlib.Path(self.data_dir)  # the temporary one while TFDS prepares
         all_rows = self.corpus.rows()  # finds problems, too
+        for split, rows in all_rows.items():
+            if not rows:  # told before another one is written for hours
+                raise self.corpus.nothing_left(split, [])
+        indices = []
         split_infos, reports, problems = [], {}, list(self.corpus.problems)
         for split, rows in all_rows.items():
             index, contents = self._write_split(folder, split, rows)
+            indices.append(index)
             known = [problem for where, problem in self.corpus.problems if where == split]
             problems += [(split, problem) for problem in contents.problems]
             split_infos.append(
@@ -171,7 +176,7 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder):
                 strict=True,
             ),
         )
-        preparation_report.write_report(folder, self._report(reports, problems))
+        preparation_report.write_report(folder, self._report(reports, problems, indices))
 
     def _write_split(
         self, folder: pathlib.Path, split: str, rows: Sequence[Any]
@@ -225,7 +230,10 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder):
             ]
 
     def _report(
-        self, reports: dict[str, Any], problems: list[tuple[str | None, Problem]]
+        self,
+        reports: dict[str, Any],
+        problems: list[tuple[str | None, Problem]],
+        indices: list[ClipIndex],
     ) -> dict[str, Any]:
         return {
             "corpus": self.corpus.name,
@@ -233,6 +241,7 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder):
             "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "classes": len(self.corpus.classes),
             "splits": reports,
+            "same_audio": preparation_report.same_audio(indices),
             "problems": [
                 {"split": split, "file": p.file, "kind": p.kind, "detail": p.detail}
                 for split, p in problems

@@ -33,7 +33,7 @@ def folder_sources(
                 print(f"{problem.file}: {problem.kind} ({problem.detail})")
             if item.clip is not None:
                 clip = item.clip
-                described.append((clip.id, len(clip.audio), clip.labels, clip.events))
+                described.append(clip.description)
                 audio.append(clip.audio)
         if not audio:
             raise UserError(f"no clip of split {split!r} in {folder} is usable")

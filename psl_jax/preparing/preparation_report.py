@@ -3,14 +3,14 @@
 import collections
 import os
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.corpora.problems import Problem, summarize
-from psl_jax.data.clip_index import ClipIndex
+from psl_jax.data.clip_index import ClipIndex, repeated_audio, shared_clips
 from psl_jax.runtime import files
 
 REPORT_NAME = "report.json"
@@ -64,6 +64,35 @@ def split_report(
     }
 
 
+def same_audio(indices: Sequence[ClipIndex], examples: int = 5) -> list[dict[str, Any]]:
+    """Which splits share clips, by id or audio, and which hold the same audio twice."""
+    found = []
+    for number, index in enumerate(indices):
+        twice = repeated_audio(index)
+        pairs = [(index, index, twice)] + [
+            (other, index, shared_clips(other, index)) for other in indices[:number]
+        ]
+        found += [
+            {
+                "splits": [a.split, b.split],
+                "clips": len(shared),
+                "examples": [[str(a.ids[i]), str(b.ids[j])] for i, j in shared[:examples]],
+            }
+            for a, b, shared in pairs
+            if len(shared)
+        ]
+    return found
+
+
+def _same_audio_line(found: Mapping[str, Any]) -> str:
+    (first, second), clips = found["splits"], found["clips"]
+    a, b = found["examples"][0]
+    names = a if a == b else f"{a} and {b}"
+    if first == second:
+        return f"  {first}: {clips} clips hold the audio of another one, such as {names}"
+    return f"  {first} and {second} share {clips} clips, such as {names}"
+
+
 def lost_share(split: Mapping[str, Any]) -> float:
     """Share of the clips that the corpus's tables name and the split lacks."""
     return 1 - split["clips"] / max(split["rows"], 1)
@@ -82,6 +111,9 @@ def summary_lines(report: Mapping[str, Any], examples: int = 3) -> list[str]:
         if split["clips"] < split["rows"]:
             lines.append(f"    {100 * lost_share(split):.2f} % of its clips are not there")
         lines.append(f"    sha256 of the ids: {split['clip_ids_sha256']}")
+    if shared := report.get("same_audio"):
+        lines.append("the same audio:")
+        lines += [_same_audio_line(found) for found in shared]
     if report["problems"]:
         lines.append("problems:")
         lines += summarize(report["problems"], examples)

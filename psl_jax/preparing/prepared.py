@@ -14,6 +14,15 @@ from psl_jax.runtime.errors import UserError
 CORPORA = ("soundscapes", "own_data", "tfds")
 RECORDED_CORPORA = ("audioset", "fsd50k", "fsdkaggle2018", "fsdkaggle2019", "own_data")
 
+# Options of the command line that not all corpora have.
+OPTIONS_OF = {
+    "audioset": ("splits", "labels_dir", "seed", "hdf5_rate"),
+    "fsd50k": ("splits",),
+    "fsdkaggle2018": ("splits",),
+    "fsdkaggle2019": ("splits", "include_known_bad"),
+    "own_data": ("label_separator",),
+}
+
 
 def prepare(data: DataSettings, workdir: str | os.PathLike, quiet: bool = False) -> str:
     """Prepares the corpus that `data` names and returns its TFDS data directory.
@@ -117,13 +126,16 @@ def _corpus_of_arguments(arguments: argparse.Namespace) -> Corpus:
     if arguments.corpus == "own_data":
         from psl_jax.corpora.own_data import OwnData
 
-        return OwnData(**settings, label_separator=arguments.label_separator)
+        if arguments.label_separator is not None:
+            settings["label_separator"] = arguments.label_separator
+        return OwnData(**settings)
     settings["splits"] = [name for name in map(str.strip, arguments.splits.split(",")) if name]
     if arguments.corpus == "audioset":
         from psl_jax.corpora.audioset import AudioSet
 
-        names = ("labels_dir", "seed", "hdf5_rate")
-        return AudioSet(**settings, **{name: getattr(arguments, name) for name in names})
+        names = ("labels_dir", "hdf5_rate")
+        settings |= {name: getattr(arguments, name) for name in names}
+        return AudioSet(**settings, seed=arguments.seed or 0)
     from psl_jax.corpora.fsd50k import Fsd50k
     from psl_jax.corpora.fsdkaggle2018 import FsdKaggle2018
     from psl_jax.corpora.fsdkaggle2019 import FsdKaggle2019

@@ -21,7 +21,7 @@ MIN_SHARDS = 8
 class ShardContents:
     """What is known of a shard, or of several, without its audio."""
 
-    clips: list[tuple] = dataclasses.field(default_factory=list)  # as index.build_index takes
+    clips: list[clip_rows.ClipDescription] = dataclasses.field(default_factory=list)
     problems: list[Problem] = dataclasses.field(default_factory=list)
     source_rates: collections.Counter[int] = dataclasses.field(default_factory=collections.Counter)
     num_bytes: int = 0
@@ -57,7 +57,7 @@ def write_shard(
             clip = item.clip
             writer = writer or stack.enter_context(tf.io.TFRecordWriter(os.fspath(path)))
             writer.write(clip_records.serialized(clip, events=has_events))
-            contents.clips.append((clip.id, len(clip.audio), clip.labels, clip.events))
+            contents.clips.append(clip.description)
             if item.source_rate is not None:
                 contents.source_rates[item.source_rate] += 1
     if contents.clips:

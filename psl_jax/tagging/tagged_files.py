@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
+from psl_jax.audio import video_files
 from psl_jax.audio.decoding import DecodeError
 from psl_jax.audio.segments import Segmentation
 from psl_jax.audio.waveforms import at_most, blocks_of
@@ -21,6 +22,7 @@ from psl_jax.tagging.timeline import FRAME_SECONDS, Piece, Pool, Timeline
 SUFFIXES = (
     *(".wav", ".wave", ".wavex", ".rf64", ".w64", ".flac", ".mp3", ".ogg", ".oga", ".opus"),
     *(".aiff", ".aif", ".aifc", ".au", ".caf"),
+    *video_files.SUFFIXES,  # without PyAV they are reported, not passed over
 )
 _SPOOL_ROWS = 4096
 

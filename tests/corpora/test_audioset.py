@@ -1,5 +1,6 @@
 """AudioSet: its tables, every layout of its audio, strong labels, Aud-300h."""
 
+import os
 import pathlib
 import shutil
 import string
@@ -19,7 +20,7 @@ from psl_jax.preparing.builder import ClipBuilder
 from psl_jax.runtime.errors import UserError
 
 
-def write_clips(folder: pathlib.Path, ids, seconds: float = 0.2) -> None:
+def write_clips(folder: pathlib.Path, ids, seconds: float = 10.0) -> None:
     for number, clip in enumerate(ids):
         audio_files.write(folder / f"{clip}.wav", audio_files.tone(seconds, seed=number))
 
@@ -189,7 +190,7 @@ def small(tmp_path):
 
 def test_each_loss_is_in_its_place(small, tmp_path):
     source, ids = small
-    audio_files.write(source / "audio" / f"{ids[1]}.wav", np.zeros(8000))
+    audio_files.write(source / "audio" / f"{ids[1]}.wav", np.zeros(160_000))
     audio_files.write(source / "audio" / f"{ids[2]}.wav", audio_files.tone(0.01))
     data_dir = build(source, tmp_path)
     assert set(read_split(data_dir, "balanced")) == {ids[0], ids[1], ids[3]}
@@ -211,6 +212,39 @@ def test_each_loss_is_in_its_place(small, tmp_path):
         assert [kind for kind, _ in problems_of(data_dir, file)] == ["unreadable"]
     summary = (pathlib.Path(data_dir) / "report.txt").read_text()
     assert "balanced: 3 of 6 clips" in summary and "50.00 % of its clips are not there" in summary
+
+
+def test_a_clip_is_its_span_of_a_whole_recording(tmp_path):
+    """The clip is from 30 to 40 s: seconds 0 to 10 of its video have other labels."""
+    lengths = {"a": 60.0, "b": 10.0, "c": 9.3, "d": 40.0, "e": 35.0, "f": 2.0, "g": 0.5, "h": 39.8}
+    source = tmp_path / "source"
+    write_csv(source / audioset.BALANCED, [segment(letter * 11) for letter in lengths])
+    for letter, seconds in lengths.items():
+        samples = audio_files.int16_noise(round(seconds * 16_000), seed=ord(letter))
+        audio_files.write(source / f"{letter * 11}.wav", samples)
+    data_dir = build(source, tmp_path)
+    records = read_split(data_dir, "balanced")
+    assert set(records) == {letter * 11 for letter in "abcdh"}
+    for letter in "abcdh":
+        whole = audio_files.int16_noise(round(lengths[letter] * 16_000), seed=ord(letter))
+        expected = whole[480_000:640_000] if letter in "adh" else whole
+        np.testing.assert_array_equal(records[letter * 11]["audio"], expected, err_msg=letter)
+    found = {letter: problems_of(data_dir, f"{letter * 11}.wav") for letter in lengths}
+    assert [kind for kind, _ in found["a"]] == ["whole recording"]
+    assert found["b"] == found["c"] == []
+    for letter in "efg":
+        ((kind, detail),) = found[letter]
+        assert kind == "other length" and "from 30 to 40 s" in detail
+
+
+def test_a_name_that_is_no_utf8_harms_nothing(small, tmp_path):
+    source, ids = small
+    os.rename(source / "music.wav", source / os.fsdecode(b"caf\xe9.wav"))
+    os.rename(source / "half.tar", source / os.fsdecode(b"half\xff.tar"))
+    data_dir = build(source, tmp_path)
+    assert set(read_split(data_dir, "balanced")) == set(ids[:4])
+    names = [problem["file"] for problem in report_of(data_dir)["problems"]]
+    assert "half\\xff.tar" in names and "caf\\xe9.wav" in names
 
 
 def test_nothing_matches(tmp_path):
@@ -275,7 +309,7 @@ def test_strong_labels_become_events(small, tmp_path):
     data_dir = build(source, tmp_path)
     records = read_split(data_dir, "balanced")
     np.testing.assert_allclose(records[ids[0]]["events"]["onset"], [0.05, 0.1])
-    np.testing.assert_allclose(records[ids[0]]["events"]["offset"], [0.1, 0.2])
+    np.testing.assert_allclose(records[ids[0]]["events"]["offset"], [0.1, 9.5])
     assert records[ids[0]]["events"]["label"].tolist() == [1, 7]
     assert records[ids[1]]["events"]["label"].tolist() == []
     assert index_files.load_index(data_dir, "balanced").has_events
@@ -327,7 +361,7 @@ def test_full_and_aud300h_contain_the_balanced_clips(tmp_path, monkeypatch):
     unbalanced = [segment(f"unb{n:08d}", labels=(n % 2,)) for n in range(10)]
     write_csv(source / audioset.BALANCED, balanced)
     write_csv(source / audioset.UNBALANCED, unbalanced)
-    write_clips(source, [s.id for s in balanced + unbalanced], 0.15)
+    write_clips(source, [s.id for s in balanced + unbalanced])
     data_dir = build(source, tmp_path, splits=["balanced", "full", "aud300h"])
     ids = {
         split: set(index_files.load_index(data_dir, split).ids)

@@ -3,6 +3,7 @@
 import csv
 import os
 import pathlib
+import unicodedata
 
 import audio_files
 import numpy as np
@@ -257,3 +258,80 @@ def test_real_recordings(tmp_path):
         found |= dict(zip(clips.ids, names, strict=True))
     assert found == labels
     assert all(p["kind"] == "silent" for p in report_of(data_dir)["problems"])
+
+
+# ---- what came up with people's own folders ------------------------------------------------------
+
+
+def prepared(root, tables, **settings):
+    """Writes the tables (name: text) in root/source, prepares; returns the data directory."""
+    for name, text in tables.items():
+        (root / "source" / name).write_text(text, encoding="utf-8")
+    return prepare(config(source_dir=str(root / "source"), **settings), root)
+
+
+def write_tones(folder, *names):
+    for number, name in enumerate(names):
+        audio_files.write(folder / name, audio_files.tone(0.3, seed=number))
+
+
+def test_an_index_without_a_name_is_no_matter(tmp_path):
+    """What pandas' df.to_csv() writes."""
+    write_tones(tmp_path / "source", "a.wav", "b.wav")
+    table = ",filename,labels\n0,a.wav,dog\n1,b.wav,cat\n"
+    records = read_split(prepared(tmp_path, {"full.csv": table}), "full")
+    assert {clip: record["labels"].tolist() for clip, record in records.items()} == {
+        "a": [1],
+        "b": [0],
+    }
+
+
+def test_accents_in_either_spelling(tmp_path):
+    composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    write_tones(tmp_path / "source", f"{composed}1.wav", f"{decomposed}2.wav")
+    table = f"filename,labels\n{decomposed}1.wav,{composed}\n{composed}2.wav,{decomposed}\n"
+    data_dir = prepared(tmp_path, {"full.csv": table})
+    assert index_files.class_names(data_dir) == (composed,)
+    assert set(read_split(data_dir, "full")) == {f"{composed}1", f"{composed}2"}
+
+
+def test_ids_are_not_shared(tmp_path):
+    names = ["a.wav", "x/a.flac", "a.wav.flac", "b.wav", "c.flac"]
+    write_tones(tmp_path / "source", *names)
+    table = "filename,labels\n" + "".join(f"{name},dog\n" for name in names)
+    records = read_split(prepared(tmp_path, {"full.csv": table}), "full")
+    assert set(records) == {"a.wav", "x/a.flac", "a.wav.flac", "b", "c"}
+
+
+def test_the_same_audio_in_two_splits_is_told(tmp_path, capsys):
+    write_tones(tmp_path / "source", "a.wav", "b.wav", "c.wav", "d.wav")
+    copied = (tmp_path / "source" / "a.wav").read_bytes()
+    for name in ("copy.wav", "again.wav"):
+        (tmp_path / "source" / name).write_bytes(copied)
+    tables = {
+        "full.csv": "filename,labels\na.wav,dog\nb.wav,cat\nagain.wav,dog\n",
+        "eval.csv": "filename,labels\ncopy.wav,dog\nb.wav,cat\nc.wav,cat\n",
+        "test.csv": "filename,labels\nd.wav,dog\n",
+    }
+    data_dir = prepared(tmp_path, tables)
+    found = {tuple(one["splits"]): one for one in report_of(data_dir)["same_audio"]}
+    assert found.keys() == {("full", "full"), ("eval", "full")}
+    assert found["full", "full"]["clips"] == 1 and found["eval", "full"]["clips"] == 2
+    assert {frozenset(pair) for pair in found["eval", "full"]["examples"]} >= {frozenset("b")}
+    output = capsys.readouterr().out
+    assert "eval and full share 2 clips" in output
+
+
+def test_a_table_without_rows_is_found_before_others_are_written(tmp_path, monkeypatch):
+    write_tones(tmp_path / "source", "a.wav")
+    tables = {"full.csv": "filename,labels\na.wav,dog\n", "test.csv": "filename,labels\n"}
+    monkeypatch.setattr("psl_jax.preparing.shards.write_shard", None)  # nothing is written
+    with pytest.raises(UserError, match=r"(?s)no clip of .*test.csv is usable.*has no rows"):
+        prepared(tmp_path, tables)
+
+
+def test_silent_clips_are_not_called_the_same(tmp_path):
+    for name in ("a.wav", "b.wav"):
+        audio_files.write(tmp_path / "source" / name, np.zeros(8000))
+    data_dir = prepared(tmp_path, {"full.csv": "filename,labels\na.wav,dog\nb.wav,dog\n"})
+    assert report_of(data_dir)["same_audio"] == []

@@ -1,0 +1,85 @@
+"""What a decoder of some kind of file gives, and how it fails."""
+
+import abc
+from collections.abc import Iterator
+
+import numpy as np
+
+# A loss shorter than this is not called a cut: encoders pad by a few hundredths of a second.
+CUT_TOLERANCE_SECONDS = 0.1
+
+MIN_RATE, MAX_RATE = 1000, 1_000_000  # Hz; a header that says otherwise is none
+MAX_CHANNELS = 64
+
+BLOCK_SAMPLES = 1 << 18  # of all channels together: 1 MiB of float32 at a time
+
+
+class DecodeError(Exception):
+    """A file that gives no usable audio.
+
+    Attributes:
+      kind: "missing", "unreadable", "empty", "undecodable", "truncated", "damaged", "too short",
+        "too long" or "not finite".
+      detail: what was found, in one line.
+    """
+
+    def __init__(self, kind: str, detail: str):
+        super().__init__(f"{kind}: {detail}")
+        self.kind = kind
+        self.detail = detail
+
+    def __reduce__(self):
+        return type(self), (self.kind, self.detail)
+
+
+class Reader(abc.ABC):
+    """An open file that is read once, from its beginning.
+
+    Attributes:
+      rate: Hz.
+      exact_frames: how many there are, where the file says so and can be relied on.
+    """
+
+    rate: int
+    exact_frames: int | None = None
+
+    @abc.abstractmethod
+    def blocks(self) -> Iterator[np.ndarray]:
+        """The mean over channels, block by block: float32 [frames], finite, or int16 as it is."""
+
+    @abc.abstractmethod
+    def check(self, seconds: float, whole: bool) -> None:
+        """Raises DecodeError where something is missing or damaged in the first `seconds`.
+
+        whole: the blocks were read to their end.
+        """
+
+
+def check_form(rate: float, channels: int) -> None:
+    """Raises DecodeError for a rate or a number of channels that no recording has."""
+    if not MIN_RATE <= rate <= MAX_RATE:
+        expected = f"expected {MIN_RATE:,} to {MAX_RATE:,}"
+        raise DecodeError("undecodable", f"a sample rate of {rate:g} Hz, {expected}")
+    if not 1 <= channels <= MAX_CHANNELS:
+        raise DecodeError("undecodable", f"{channels} channels, expected 1 to {MAX_CHANNELS}")
+
+
+def mean_over_channels(data: np.ndarray) -> np.ndarray:
+    """float32 [frames, channels] to float32 [frames]; column by column beats `mean(axis=1)`."""
+    mono = data[:, 0].copy()
+    for channel in range(1, data.shape[1]):
+        mono += data[:, channel]
+    return mono / data.shape[1] if data.shape[1] > 1 else mono
+
+
+def check_finite(mono: np.ndarray, first: int, rate: int) -> None:
+    """Raises DecodeError for a NaN or an infinite sample; `first` is the number of mono[0]."""
+    if not np.isfinite(mono).all():
+        at = first + int(np.argmin(np.isfinite(mono)))
+        raise DecodeError("not finite", f"NaN or infinite sample at {at / rate:.3f} s")
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    text = getattr(error, "error_string", None) or str(error) or type(error).__name__
+    return " ".join(str(text).split())

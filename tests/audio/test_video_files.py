@@ -1,0 +1,93 @@
+"""m4a, mp4, webm and others, as AudioSet's downloads come; read with PyAV, an optional extra."""
+
+import sys
+
+import audio_files
+import numpy as np
+import pytest
+import soxr
+from scipy.signal import correlate
+
+from psl_jax.audio import decoding
+from psl_jax.audio.decoding import DecodeError
+
+av = pytest.importorskip("av", reason="PyAV is not installed: pip install 'psl_jax[video]'")
+
+KINDS = {
+    "aac.m4a": ("ipod", "aac", 44_100, 2),
+    "aac.mp4": ("mp4", "aac", 48_000, 1),
+    "opus.webm": ("webm", "libopus", 48_000, 2),
+    "opus.mkv": ("matroska", "libopus", 48_000, 1),
+    "plain.aac": ("adts", "aac", 32_000, 1),
+}
+
+
+def write(path, seconds=3.0):
+    """A tone in the container and codec of the path's name; returns the tone as heard."""
+    container_format, codec, rate, channels = KINDS[path.name]
+    sound = audio_files.tone(seconds, rate, channels).reshape(-1, channels)
+    layout = "mono" if channels == 1 else "stereo"
+    with av.open(str(path), "w", format=container_format) as container:
+        stream = container.add_stream(codec, rate=rate, layout=layout, bit_rate=128_000)
+        for first in range(0, len(sound), 960):
+            part = np.ascontiguousarray(sound[first : first + 960].T, np.float32)
+            frame = av.AudioFrame.from_ndarray(part, format="fltp", layout=layout)
+            frame.sample_rate, frame.pts = rate, first
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return sound.mean(axis=1)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_sound_is_heard(tmp_path, name):
+    path = tmp_path / name
+    sound = write(path)
+    decoded = decoding.read_audio(path) / 32768
+    assert len(decoded) / 16_000 == pytest.approx(3.0, abs=0.15)
+    with path.open("rb") as file:
+        np.testing.assert_array_equal(decoding.read_audio(file), (decoded * 32768).astype(np.int16))
+    cut = decoding.decode(path, 1.0)
+    assert cut.cut and len(cut.samples) == 16_000
+    expected = soxr.resample(sound, KINDS[name][2], 16_000)[8000:40_000]
+    best = correlate(decoded, expected, mode="valid").max()  # encoders shift it by some samples
+    assert best == pytest.approx(np.square(expected).sum(), rel=0.1)
+
+
+@pytest.mark.parametrize("name", ["opus.webm", "opus.mkv"])
+def test_half_a_file_is_found(tmp_path, name):
+    path = tmp_path / name
+    write(path, 8.0)
+    with pytest.raises(DecodeError, match="truncated"):
+        decoding.decode(audio_files.truncate(path))
+
+
+def test_half_an_mp4_is_found(tmp_path):
+    path = tmp_path / "aac.mp4"
+    write(path, 8.0)
+    with pytest.raises(DecodeError):  # its index, at the end, is gone
+        decoding.decode(audio_files.truncate(path))
+
+
+def test_a_film_without_sound_and_a_broken_one(tmp_path):
+    silent, broken = tmp_path / "silent.mp4", tmp_path / "broken.m4a"
+    with av.open(str(silent), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width = stream.height = 32
+        stream.pix_fmt = "yuv420p"
+        for _ in range(5):
+            picture = np.zeros((32, 32, 3), np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
+        container.mux(stream.encode(None))
+    with pytest.raises(DecodeError, match="no audio stream"):
+        decoding.decode(silent)
+    broken.write_bytes(b"\0\0\0\x18ftypM4A " + b"junk" * 1000)
+    with pytest.raises(DecodeError, match="undecodable"):
+        decoding.decode(broken)
+
+
+def test_without_pyav_it_is_said_what_to_install(tmp_path, monkeypatch):
+    path = tmp_path / "aac.m4a"
+    write(path)
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(DecodeError, match=r"needs PyAV: pip install 'psl_jax\[video\]'"):
+        decoding.decode(path)

@@ -1,0 +1,99 @@
+"""Audio in archives, asked for by many threads at once."""
+
+import io
+import json
+import random
+import time
+
+import audio_files
+import h5py
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+import soundfile
+
+from psl_jax.corpora import stored_audio
+from psl_jax.corpora.stored_audio import Hdf5Audio, ParquetAudio
+from psl_jax.preparing.workers import ordered_map
+
+ROWS, WORKERS = 320, 32
+
+
+@pytest.fixture
+def parquet(tmp_path):
+    """A file of one row group, with a tone of its own pitch in each row."""
+    rows = []
+    for number in range(ROWS):
+        content = io.BytesIO()
+        soundfile.write(content, np.full(1700, number, np.int16), 16_000, format="FLAC")
+        rows.append({"id": str(number), "audio": {"bytes": content.getvalue()}})
+    path = tmp_path / "all.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=ROWS)
+    return str(path)
+
+
+@pytest.mark.parametrize("wanted", [range(ROWS), range(0, ROWS, 7)])
+def test_a_row_group_is_decoded_once_for_many_threads(parquet, monkeypatch, wanted):
+    """Threads ask nearly in order: what one passed over is kept for another."""
+    batches = []
+    advance = stored_audio._ParquetGroup._advance
+
+    def counting(group):
+        batches.append(1)
+        advance(group)
+
+    monkeypatch.setattr(stored_audio._ParquetGroup, "_advance", counting)
+    rng = random.Random(0)
+
+    def load(number):
+        time.sleep(rng.uniform(0, 0.02))  # so that a late one asks after many others
+        audio = ParquetAudio(parquet, "audio.bytes", 0, number).decode(None)
+        return int(audio.samples[0])
+
+    stored_audio._parquet_group.cache_clear()
+    assert list(ordered_map(load, wanted, WORKERS)) == list(wanted)
+    assert len(batches) <= ROWS // 16 + 1
+
+
+def test_a_row_may_be_asked_for_again(parquet):
+    for number in (40, 3, 3, 300, 40):
+        audio = ParquetAudio(parquet, "audio.bytes", 0, number).decode(None)
+        assert int(audio.samples[0]) == number
+
+
+def test_what_is_passed_over_is_bounded(parquet, monkeypatch):
+    monkeypatch.setattr(stored_audio, "_KEPT_BYTES", 2000)
+    stored_audio._parquet_group.cache_clear()
+    for number in range(0, ROWS, 31):
+        ParquetAudio(parquet, "audio.bytes", 0, number).decode(None)
+    group = stored_audio._parquet_group(parquet, "audio.bytes", 0)
+    size = sum(map(len, group._kept.values()))
+    assert size < 2000 + 17 * 500, json.dumps(size)
+
+
+def test_pannss_files_stay_open(tmp_path, monkeypatch):
+    """Clips come mixed over the 41 files into which PANNs packs AudioSet."""
+    for number in range(41):
+        with h5py.File(tmp_path / f"{number}.h5", "w") as file:
+            file["waveform"] = np.tile(audio_files.int16_noise(3200, seed=number), (20, 1))
+    opened = []
+    opens = h5py.File
+
+    def counting(*arguments, **settings):
+        opened.append(arguments[0])
+        return opens(*arguments, **settings)
+
+    monkeypatch.setattr(h5py, "File", counting)
+    stored_audio._hdf5_file.cache_clear()
+    places = [(number, row) for number in range(41) for row in range(20)]
+    random.Random(0).shuffle(places)
+
+    def load(place):
+        path = str(tmp_path / f"{place[0]}.h5")
+        return int(Hdf5Audio(path, "waveform", place[1], 16_000).decode(None).samples[5])
+
+    found = list(ordered_map(load, places, WORKERS))
+    expected = [int(audio_files.int16_noise(3200, seed=number)[5]) for number, _ in places]
+    assert found == expected and len(opened) == 41
+    stored_audio._hdf5_file.cache_clear()
