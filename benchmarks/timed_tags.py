@@ -60,7 +60,7 @@ def open_split(data_dir: str, split: str) -> Source:
 
 def frame_scores(model: tagger.Tagger, source: Source) -> list[np.ndarray]:
     """Scores over time of each clip, as `psl_jax.tag` computes them: float32 [rows, classes]."""
-    segmentation = Segmentation(model.segment_seconds)
+    segmentation = model.segmentation()
     index = source.index
     rows: list[list[np.ndarray]] = [[] for _ in range(len(index))]
     whole = Segmentation(index.clip_samples / SAMPLE_RATE)
@@ -82,7 +82,7 @@ def found_events(
     """Events of each clip where all classes have the same threshold."""
     found = []
     for rows, samples in zip(scores, index.num_samples, strict=True):
-        finder = EventFinder(EventSettings(threshold, None, median_filter), index.num_classes)
+        finder = EventFinder(EventSettings(threshold, None, median_filter), index.classes)
         finder.add(rows)
         found.append(finder.finish(samples / SAMPLE_RATE))
     return found
@@ -92,13 +92,13 @@ def true_events(index: ClipIndex) -> Events:
     """The events that are known of each clip."""
     offsets, times, labels = index.event_offsets, index.event_times, index.event_values
     return [
-        [Event(*map(float, times[i]), int(labels[i]), 1.0) for i in range(low, high)]
+        [Event(*map(float, times[i]), index.classes[labels[i]], 1.0) for i in range(low, high)]
         for low, high in itertools.pairwise(offsets)
     ]
 
 
-def with_thresholds(by_threshold: dict[float, Events], chosen: Sequence[float]) -> Events:
-    """The events where class `i` has the threshold `chosen[i]`."""
+def with_thresholds(by_threshold: dict[float, Events], chosen: dict[str, float]) -> Events:
+    """The events where each class has its threshold of `chosen`."""
     result: Events = [[] for _ in next(iter(by_threshold.values()))]
     for threshold, found in by_threshold.items():
         for events, clip in zip(found, result, strict=True):
@@ -125,7 +125,7 @@ def compare(index: ClipIndex, found: Events, kind: str, collar: float) -> Scores
                         "file": str(clip_id),
                         "onset": event.onset,
                         "offset": event.offset,
-                        "event_label": names[event.label],
+                        "event_label": event.label,
                     }
                     for event in events
                 ]
@@ -158,11 +158,12 @@ def _sed_eval() -> tuple[Any, Any]:
 
 def choose_thresholds(
     index: ClipIndex, by_threshold: dict[float, Events], kind: str, collar: float
-) -> list[float]:
+) -> dict[str, float]:
     """The threshold of best F1 for each class; of equals the highest."""
     scores = [compare(index, found, kind, collar).classes for found in by_threshold.values()]
     best = len(scores) - 1 - np.argmax(np.nan_to_num(scores)[::-1], axis=0)
-    return [list(by_threshold)[i] for i in best]
+    thresholds = [list(by_threshold)[i] for i in best]
+    return dict(zip(index.classes, thresholds, strict=True))
 
 
 def evaluate(path: str, splits: Sequence[Source], collar: float, median_filter: int) -> dict:
@@ -185,7 +186,7 @@ def evaluate(path: str, splits: Sequence[Source], collar: float, median_filter: 
         found = compare(index, with_thresholds(test, chosen), kind, collar)
         classes = [None if np.isnan(f1) else f1 for f1 in found.classes]
         result[kind] = found._asdict() | {
-            "thresholds": dict(zip(index.classes, chosen, strict=True)),
+            "thresholds": chosen,
             "classes": dict(zip(index.classes, classes, strict=True)),
         }
     return result

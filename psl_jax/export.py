@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
-from psl_jax.runtime import entry
+from psl_jax.runtime import disk, entry
 from psl_jax.runtime.errors import UserError
 
 TOLERANCE = 1e-4  # in probability, of every class of every clip and frame
@@ -192,6 +192,7 @@ def _refuse_settings(arguments: argparse.Namespace) -> None:
         raise UserError(f"--out={out}: expected a name that ends in {' or '.join(suffix)}")
     if out.is_dir() and not (name == "orbax" and (out / "model.json").exists()):
         raise UserError(f"--out={out} is a folder; give a path that is not there yet")
+    disk.check_writable(out.parent, "--out")
 
 
 def _default_licence(model: Any) -> str | None:

@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from psl_jax.runtime import entry, progress
+from psl_jax.runtime import disk, entry, progress
 from psl_jax.runtime.errors import UserError
 from psl_jax.tagging import options
 
@@ -92,6 +92,7 @@ def _outputs(arguments: argparse.Namespace, inputs: Sequence) -> list[Callable]:
         raise UserError("--format=audacity makes a file for each input: give --out=DIR")
     outputs: list[Callable] = []
     if arguments.out:
+        disk.check_writable(arguments.out, "--out")
         outputs.append(
             writing.FolderWriter(arguments.out, inputs, arguments.format, arguments.top_k)
         )
@@ -107,7 +108,9 @@ def _plotter(target: str, inputs: Sequence) -> Callable:
     from psl_jax.tagging import picture, writing
 
     picture.require_matplotlib()
-    if not target.lower().endswith(".png"):
+    is_folder = not target.lower().endswith(".png")
+    disk.check_writable(target if is_folder else pathlib.Path(target).parent, "--plot")
+    if is_folder:
         paths = writing.output_paths(target, inputs, ".png")
     elif len(inputs) > 1:
         raise UserError(f"--plot={target} is one picture for {len(inputs)} files: give a folder")

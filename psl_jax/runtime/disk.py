@@ -8,6 +8,7 @@ import pathlib
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 
 from psl_jax.runtime.errors import UserError
@@ -49,6 +50,21 @@ def plain_disk_errors(path: str | os.PathLike, advice: str) -> Iterator[None]:
         raise
     finally:
         logger.removeFilter(_is_not_of_orbax)
+
+
+def check_writable(folder: str | os.PathLike, option: str) -> None:
+    """Makes a folder and raises UserError where nothing can be written into it.
+
+    To be asked before hours of computing. option: which to mend, for the message.
+    """
+    try:
+        pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=os.fspath(folder)):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"cannot write into {folder}: {error.strerror}. Choose another {option}"
+        ) from error
 
 
 def _errno(error: Exception) -> int | None:

@@ -4,6 +4,7 @@ Works on rows as they come, so that recordings of many hours need no more memory
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -49,19 +50,21 @@ class EventSettings:
 
 
 class Event(NamedTuple):
-    """Class number `label` from `onset` to `offset` (seconds); `score` is its highest row's."""
+    """`label`, a class's name, from `onset` to `offset` (seconds); `score`: its highest row's."""
 
     onset: float
     offset: float
-    label: int
+    label: str
     score: float
 
 
 class EventFinder:
     """Finds the events in rows [*, classes] of the regular grid that come in blocks of any size."""
 
-    def __init__(self, settings: EventSettings, num_classes: int):
-        self.settings = settings
+    def __init__(self, settings: EventSettings, labels: Sequence[str]):
+        """labels: names of the classes."""
+        self.settings, self._labels = settings, labels
+        num_classes = len(labels)
         self._median = _MedianFilter(settings.median_filter)
         self._seen = 0
         self._onsets = np.full(num_classes, -1)  # row where the open run of a class began
@@ -81,7 +84,7 @@ class EventFinder:
                 max(_edge(start), 0.0),
                 # The last row reaches to the end.
                 seconds if stop == self._seen else min(_edge(stop), seconds),
-                label,
+                self._labels[label],
                 score,
             )
             for start, stop, label, score in self._events

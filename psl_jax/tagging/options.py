@@ -8,7 +8,7 @@ from absl import flags
 from psl_jax.audio.segments import Segmentation
 from psl_jax.runtime import entry
 from psl_jax.tagging.events import EventSettings
-from psl_jax.tagging.tagger import Tagger, segmentation_of
+from psl_jax.tagging.tagger import Tagger
 
 
 def parser(program: str, doc: str) -> argparse.ArgumentParser:
@@ -38,8 +38,8 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         "--hop_seconds",
         type=float,
         metavar="S",
-        help="from one segment's start to the next (default: their length); scores of segments "
-        "that overlap are averaged",
+        help="from one segment's start to the next (default: a quarter of their length); scores "
+        "of segments that overlap are averaged, those in their middle weighing more",
     )
     group = parser.add_argument_group("events")
     group.add_argument(
@@ -78,7 +78,4 @@ def event_settings(arguments: argparse.Namespace) -> EventSettings:
 
 def segmentation(arguments: argparse.Namespace, tagger: Tagger) -> Segmentation | None:
     """None for whole files. Raises UserError for values out of range."""
-    seconds = arguments.segment_seconds
-    if seconds is None:
-        seconds = tagger.segment_seconds
-    return segmentation_of(seconds or None, arguments.hop_seconds)
+    return tagger.segmentation(arguments.segment_seconds, arguments.hop_seconds)

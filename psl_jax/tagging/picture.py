@@ -89,9 +89,10 @@ def _draw_heat(axes, tags: FileTags, best: list[int]):
     image = axes.imshow(
         values, cmap="Blues", vmin=0, vmax=highest, extent=(start, stop, len(best), 0), **_IMAGE
     )
+    names = [tags.labels[i] for i in best]
     for event in tags.events:
-        if event.label in best:
-            row = best.index(event.label) + 0.93
+        if event.label in names:
+            row = names.index(event.label) + 0.93
             ends = [event.onset, event.offset]
             axes.plot(ends, [row, row], color=_EVENT, linewidth=2.2, solid_capstyle="butt")
     axes.set_yticks(np.arange(len(best)) + 0.5, [_short(tags.labels[i]) for i in best])

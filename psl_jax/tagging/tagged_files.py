@@ -160,7 +160,7 @@ class _Collector:
     ):
         self.labels = labels
         self.timeline = Timeline(segments=not whole)
-        self.finder = EventFinder(settings, len(labels))
+        self.finder = EventFinder(settings, labels)
         self.peaks = np.zeros(len(labels), np.float32)
         self.pool = Pool()
         self.rows = RowFile(len(labels)) if keep_rows else None

@@ -49,6 +49,7 @@ from psl_jax.weights.load import load_model
 
 MAX_SEGMENT_SECONDS = 60.0
 MIN_HOP_SECONDS = 0.01
+HOP_SHARE = 0.25  # of a segment: measured in docs/RESULTS.md
 
 # Audio computed at once, in seconds: more gains nothing on a CPU, and accelerators have room.
 _BATCH_SECONDS = {"cpu": 64.0}
@@ -90,9 +91,9 @@ class Tags:
         low_threshold: float | None = None,
         median_filter: int = 1,
     ) -> list[Event]:
-        """Events (onset and offset in seconds, class number, score); see EventSettings."""
+        """Events (onset and offset in seconds, label, score); see EventSettings."""
         settings = EventSettings(threshold, low_threshold, median_filter)
-        finder = EventFinder(settings, len(self.labels))
+        finder = EventFinder(settings, self.labels)
         finder.add(self.frame_scores)
         return finder.finish(self.seconds)
 
@@ -166,11 +167,12 @@ class Tagger:
             point in [-1, 1], or integers.
           sample_rate: of a waveform, in Hz; not needed for a file. Anything but 16 kHz is
             resampled, several channels are averaged.
-          segment_seconds: None: the whole waveform in one pass of the network. Else it is cut into
-            segments of this length, as in the training and evaluation (see `segment_seconds` of
-            the model), and `scores` is the mean over them.
-          hop_seconds: distance of the segments' starts, by default their length. Where segments
-            overlap, their frames are averaged.
+          segment_seconds: length of the segments that the network is given, by default of those
+            that it was trained on; `scores` is the mean over them. 0: the whole waveform in one
+            pass.
+          hop_seconds: distance of the segments' starts, by default a quarter of their length.
+            Where segments overlap, their frames are averaged, and those in the middle of a segment
+            weigh more.
 
         Raises:
           UserError: audio that cannot be read, is shorter than 0.1 s, or settings out of range.
@@ -178,6 +180,33 @@ class Tagger:
         timeline, rows = self._run_one("scores", audio, sample_rate, segment_seconds, hop_seconds)
         times = row_times(len(rows))
         return Tags(self.labels, timeline.score, rows, times, timeline.seconds)
+
+    def segmentation(
+        self, segment_seconds: float | None = None, hop_seconds: float | None = None
+    ) -> Segmentation | None:
+        """How audio is cut, None: not at all; arguments are those of `tag`.
+
+        Raises UserError for values out of range.
+        """
+        if segment_seconds is None:
+            segment_seconds = self.segment_seconds
+        if not segment_seconds:
+            if hop_seconds is not None:
+                raise UserError("hop_seconds needs segments: there are none with segment_seconds=0")
+            return None
+        if not MIN_SECONDS <= segment_seconds <= MAX_SEGMENT_SECONDS:
+            raise UserError(
+                f"segment_seconds is {segment_seconds:g}, expected {MIN_SECONDS} to "
+                f"{MAX_SEGMENT_SECONDS:g} seconds (0: the whole file)"
+            )
+        if hop_seconds is None:
+            hop_seconds = max(segment_seconds * HOP_SHARE, MIN_HOP_SECONDS)
+        if not MIN_HOP_SECONDS <= hop_seconds <= segment_seconds:
+            raise UserError(
+                f"hop_seconds is {hop_seconds:g}, expected {MIN_HOP_SECONDS} to segment_seconds, "
+                f"{segment_seconds:g}"
+            )
+        return Segmentation(segment_seconds, hop_seconds)
 
     def embed(
         self,
@@ -193,7 +222,7 @@ class Tagger:
         return Embedding(timeline.score, rows, row_times(len(rows)))
 
     def _run_one(self, output, audio, sample_rate, segment_seconds, hop_seconds):
-        segmentation = segmentation_of(segment_seconds, hop_seconds)
+        segmentation = self.segmentation(segment_seconds, hop_seconds)
         timeline, rows = Timeline(segmentation is not None), []
         for item in self.stream([blocks_of(audio, sample_rate)], segmentation, output):
             if isinstance(item, Failed):
@@ -334,27 +363,6 @@ def _loudest_program(audio: jax.Array, frames: jax.Array) -> jax.Array:
     number = jnp.arange(features.shape[1])
     inside = (number >= frames[:, :1]) & (number < frames[:, 1:])
     return jnp.where(inside[..., None], features, -jnp.inf).max(axis=(1, 2))
-
-
-def segmentation_of(
-    segment_seconds: float | None, hop_seconds: float | None = None
-) -> Segmentation | None:
-    """Checked segment settings; None for none. Raises UserError for values out of range."""
-    if segment_seconds is None:
-        if hop_seconds is not None:
-            raise UserError("hop_seconds needs segment_seconds: there are no segments to move")
-        return None
-    if not MIN_SECONDS <= segment_seconds <= MAX_SEGMENT_SECONDS:
-        raise UserError(
-            f"segment_seconds is {segment_seconds:g}, expected {MIN_SECONDS} to "
-            f"{MAX_SEGMENT_SECONDS:g} seconds (none: the whole file)"
-        )
-    if hop_seconds is not None and not MIN_HOP_SECONDS <= hop_seconds <= segment_seconds:
-        raise UserError(
-            f"hop_seconds is {hop_seconds:g}, expected {MIN_HOP_SECONDS} to segment_seconds, "
-            f"{segment_seconds:g}"
-        )
-    return Segmentation(segment_seconds, hop_seconds)
 
 
 def load(path: str | os.PathLike) -> Tagger:

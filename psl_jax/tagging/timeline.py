@@ -65,20 +65,27 @@ class Piece:
 
 
 def cut_segments(blocks: Iterable[np.ndarray], segmentation: Segmentation) -> Iterator[Piece]:
-    """The segments of a waveform that comes in blocks, each a piece by itself."""
+    """The segments of a waveform that comes in blocks, each a piece by itself.
+
+    The last one ends where the waveform ends, so that nothing of it goes unheard; it is the only
+    one that need not begin a hop after the one before. A waveform that is shorter than a segment
+    is one.
+    """
     length, hop = segmentation.segment_samples, segmentation.hop_samples
     previous = None
-    for number, (onset, audio, last) in enumerate(_windows(blocks, length, hop)):
-        end = onset + len(audio)
-        if last and number >= int(segmentation.counts(end)):  # too little left for a segment
-            break
+    for onset, audio, _ in _windows(blocks, length, hop):
         if previous is not None:
-            yield previous
-        settled = (onset + hop + FRAME_SAMPLES // 2) // FRAME_SAMPLES
+            if len(audio) < length:  # the last one: what is before it comes from the one before
+                end = onset + len(audio)
+                audio = np.concatenate([previous.audio[:hop], audio])[-length:]
+                onset = end - length
+            settled = (onset + FRAME_SAMPLES // 2) // FRAME_SAMPLES
+            yield dataclasses.replace(previous, settled=settled)
         frames = len(audio) // FRAME_SAMPLES + 1
-        previous = Piece(audio, onset, end, length + REFLECTION, 0, frames, settled, False)
+        size = length + REFLECTION
+        previous = Piece(audio, onset, onset + len(audio), size, 0, frames, 0, False)
     if previous is not None:
-        yield dataclasses.replace(previous, end=end, last=True)
+        yield dataclasses.replace(previous, last=True)
 
 
 def cut_whole(blocks: Iterable[np.ndarray], loudest: float = np.nan) -> Iterator[Piece]:
@@ -127,7 +134,8 @@ class Timeline:
     """Puts the output frames of a waveform's pieces on the regular grid of rows.
 
     A row is the mean of the frames centred within 0.16 s of its time: of the whole waveform in one
-    pass that is one frame; of segments it can be several, more the more they overlap.
+    pass that is one frame; of segments that overlap it is several, those in the middle of their
+    segment weighing more than those at its ends, of which the network has heard one side only.
     """
 
     def __init__(self, segments: bool):
@@ -148,8 +156,9 @@ class Timeline:
         centres = piece.onset + FRAME_SAMPLES * np.arange(piece.first, piece.stop)
         rows = (centres + FRAME_SAMPLES // 2) // FRAME_SAMPLES - self._start
         self._grow(int(rows[-1]) + 1, used.shape[1])
-        np.add.at(self._sums, rows, used)
-        np.add.at(self._counts, rows, 1)
+        weights = taper(len(used)) if self.segments else np.ones(len(used))
+        np.add.at(self._sums, rows, used * weights[:, None])
+        np.add.at(self._counts, rows, weights)
         self._total = self._total + (used.mean(axis=0) if self.segments else used.sum(axis=0))
         self._summands += 1 if self.segments else len(used)
         self.seconds = piece.end / SAMPLE_RATE
@@ -180,6 +189,11 @@ class Timeline:
         self._sums, self._counts = self._sums[count:], self._counts[count:]
         self._start += len(done)
         return done.astype(np.float32)
+
+
+def taper(frames: int) -> np.ndarray:
+    """Weights of a segment's frames: [frames], rising to the middle, above 0."""
+    return np.minimum(np.arange(1, frames + 1), np.arange(frames, 0, -1)).astype(np.float64)
 
 
 def row_times(count: int) -> np.ndarray:

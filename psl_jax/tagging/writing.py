@@ -70,11 +70,11 @@ def table(tags: FileTags, top_k: int, width: int = 100) -> str:
     ]
     for i, name in zip(best, names, strict=True):
         start = f"  {tags.scores[i]:.3f}  {tags.peaks[i]:.3f}  {_shortened(name, room):{room}}"
-        heard = [event for event in tags.events if event.label == i]
+        heard = [event for event in tags.events if event.label == name]
         lines.append(f"{start}  {_intervals(heard, width - len(start) - 2)}".rstrip())
-    others = Counter(event.label for event in tags.events if event.label not in best)
+    others = Counter(event.label for event in tags.events if event.label not in names)
     if others:
-        also = ", ".join(tags.labels[i] for i, _ in others.most_common(5))
+        also = ", ".join(name for name, _ in others.most_common(5))
         more = f" and {len(others) - 5} more" if len(others) > 5 else ""
         lines.append(f"  heard at times, too: {also}{more}")
     return "\n".join(lines) + "\n\n"
@@ -99,7 +99,7 @@ def event_rows(tags: FileTags) -> str:
     """CSV lines of EVENT_COLUMNS without header: the events with times in seconds."""
     name = shown(tags.input.path)
     return "".join(
-        _csv_line((name, f"{on:.2f}", f"{off:.2f}", tags.labels[label], f"{score:.4f}"))
+        _csv_line((name, f"{on:.2f}", f"{off:.2f}", label, f"{score:.4f}"))
         for on, off, label, score in tags.events
     )
 
@@ -107,7 +107,7 @@ def event_rows(tags: FileTags) -> str:
 def audacity(tags: FileTags) -> str:
     """A label track as Audacity imports it: onset, offset and label, separated by tabs."""
     return "".join(
-        f"{on:.6f}\t{off:.6f}\t{' '.join(tags.labels[label].split())} {score:.2f}\n"
+        f"{on:.6f}\t{off:.6f}\t{' '.join(label.split())} {score:.2f}\n"
         for on, off, label, score in tags.events
     )
 
@@ -129,7 +129,7 @@ def as_json(tags: FileTags, top_k: int) -> dict:
             {
                 "onset": round(on, 2),
                 "offset": round(off, 2),
-                "label": tags.labels[label],
+                "label": label,
                 "score": round(score, 4),
             }
             for on, off, label, score in tags.events

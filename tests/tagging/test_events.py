@@ -10,8 +10,12 @@ from psl_jax.runtime.errors import UserError
 from psl_jax.tagging.events import Event, EventFinder, EventSettings
 
 
+def names(rows: np.ndarray) -> list[str]:
+    return [f"{label}" for label in range(rows.shape[1])]
+
+
 def found(rows: np.ndarray, settings: EventSettings, cuts=()) -> list[Event]:
-    finder = EventFinder(settings, rows.shape[1])
+    finder = EventFinder(settings, names(rows))
     for part in np.split(rows, cuts):
         finder.add(part)
     return finder.finish(len(rows) * 0.32)
@@ -43,7 +47,7 @@ def test_streamed_events_are_those_of_the_definition(median, high, low):
         reference = expected(rows, settings)
         for cuts in ([], range(1, length), np.sort(rng.integers(0, length + 1, 6))):
             np.testing.assert_allclose(
-                np.array(found(rows, settings, cuts)).reshape(-1, 4),
+                np.array(found(rows, settings, cuts), float).reshape(-1, 4),
                 np.array(reference).reshape(-1, 4),
                 rtol=1e-6,
             )
@@ -59,7 +63,7 @@ def test_hysteresis_bridges_and_extends():
 
 def test_the_ends_of_a_recording_are_reached():
     (event,) = found(np.ones((3, 1)), EventSettings())
-    assert event == Event(0.0, 0.96, 0, 1.0)
+    assert event == Event(0.0, 0.96, "0", 1.0)
 
 
 def test_median_removes_single_frames():

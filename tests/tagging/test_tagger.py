@@ -38,7 +38,7 @@ def long_recording() -> np.ndarray:
 def test_whole_waveform_is_one_pass_of_the_network(model, length):
     audio = tagging.recording(5.0)[:length] if length else long_recording()
     reference = tagging.network_alone(audio)
-    tags = model.tag(audio, 16_000)
+    tags = model.tag(audio, 16_000, segment_seconds=0)
     assert tags.frame_scores.std(axis=0).max() > 0.05 or len(tags.frame_scores) == 1
     np.testing.assert_allclose(tags.frame_scores, reference, atol=TOLERANCE)
     np.testing.assert_allclose(tags.scores, reference.mean(axis=0), atol=TOLERANCE)
@@ -49,20 +49,20 @@ def test_whole_waveform_is_one_pass_of_the_network(model, length):
 def test_lengths_share_a_few_programs(model):
     program = tagger._program(model.logmel, "scores")
     for length in (20_000, 20_001, 23_456, 30_000, 37_777, 40_000, 40_703):
-        model.tag(tagging.recording(2.6)[:length], 16_000)
+        model.tag(tagging.recording(2.6)[:length], 16_000, 0)
     before = program._cache_size()
     for length in (20_100, 25_000, 29_999, 40_001):
-        model.tag(tagging.recording(2.6, seed=2)[:length], 16_000)
+        model.tag(tagging.recording(2.6, seed=2)[:length], 16_000, 0)
     assert program._cache_size() == before
     sizes = [capacity(n) for n in WHOLE_LENGTHS]
     assert sizes[0] > 16_000 and sizes == sorted(sizes)
 
 
-@pytest.mark.parametrize("hop", [None, 0.5])
+@pytest.mark.parametrize("hop", [None, 0.7, 2.0])
 def test_segments_are_the_network_on_each(model, hop):
     audio = tagging.recording(7.3, seed=3)
-    segmentation = Segmentation(2.0, hop)
-    onsets = np.arange(segmentation.counts(len(audio))) * segmentation.hop_samples
+    step = 8_000 if hop is None else round(16_000 * hop)  # by default a quarter of a segment
+    onsets = [*range(0, len(audio) - 32_000, step), len(audio) - 32_000]
     parts = [audio[onset : onset + 32_000] for onset in onsets]
     frames = [tagging.network_alone(part) for part in parts]
     tags = model.tag(audio, 16_000, 2.0, hop)
@@ -70,8 +70,11 @@ def test_segments_are_the_network_on_each(model, hop):
     centres = [onset + 5120 * np.arange(len(f)) for onset, f in zip(onsets, frames, strict=True)]
     row = np.minimum((np.concatenate(centres) + 2560) // 5120, len(audio) // 5120)
     together = np.concatenate(frames)
+    assert {len(f) for f in frames} == {7}
+    weights = np.tile([1.0, 2, 3, 4, 3, 2, 1], len(frames))  # the middle of a segment weighs most
     for i, scores in enumerate(tags.frame_scores):
-        np.testing.assert_allclose(scores, together[row == i].mean(axis=0), atol=TOLERANCE)
+        expected = np.average(together[row == i], axis=0, weights=weights[row == i])
+        np.testing.assert_allclose(scores, expected, atol=TOLERANCE)
 
 
 def test_full_segments_score_as_in_the_evaluation(model):
@@ -84,7 +87,7 @@ def test_full_segments_score_as_in_the_evaluation(model):
         "weight": np.ones(3, np.float32),
     }
     ((_, scores),) = scorer([batch])
-    tags = model.tag(audio, 16_000, segment_seconds=2.0)
+    tags = model.tag(audio, 16_000, segment_seconds=2.0, hop_seconds=2.0)
     np.testing.assert_allclose(tags.scores, scores.mean(axis=0), atol=TOLERANCE)
 
 
@@ -117,7 +120,7 @@ def test_frame_times_are_where_sounds_are(model):
 
 def test_embedding_is_what_the_classifier_sees(model):
     audio = tagging.recording(3.0)
-    found, tags = model.embed(audio, 16_000), model.tag(audio, 16_000)
+    found, tags = (method(audio, 16_000, 0) for method in (model.embed, model.tag))
     classifier = tagging.model().variables.params["classifier"]
     logits = found.frame_embeddings @ classifier["kernel"] + classifier["bias"]
     np.testing.assert_allclose(1 / (1 + np.exp(-logits)), tags.frame_scores, atol=1e-4)
@@ -155,9 +158,9 @@ def test_many_waveforms_are_batched_and_bad_ones_left_out(model, tmp_path):
     assert failed == [(3, "truncated")]
     for i in (0, 1, 2, 4):
         assert [item.piece.last for item in seen[i]] == [False] * (len(seen[i]) - 1) + [True]
-        alone = model.tag(paths[i], segment_seconds=2.0)
+        alone = model.tag(paths[i], segment_seconds=2.0, hop_seconds=2.0)
         frames = seen[i][0].frames[: seen[i][0].piece.stop]
-        np.testing.assert_allclose(frames[:6], alone.frame_scores[:6], atol=1e-6)
+        np.testing.assert_allclose(frames[:3], alone.frame_scores[:3], atol=1e-6)
 
 
 def test_top_and_events(model):
@@ -167,7 +170,9 @@ def test_top_and_events(model):
     assert best[0][1] >= best[1][1] and len(tags.top(99)) == len(tags.labels)
     for event in tags.events(0.6, 0.3):
         rows = (tags.frame_times >= event.onset) & (tags.frame_times <= event.offset)
-        assert tags.frame_scores[rows, event.label].max() == pytest.approx(event.score)
+        assert tags.frame_scores[rows, tags.labels.index(event.label)].max() == pytest.approx(
+            event.score
+        )
 
 
 @pytest.mark.parametrize(
@@ -177,7 +182,7 @@ def test_top_and_events(model):
         (("no/such/file.wav",), r"no/such/file.wav: missing: no such file"),
         ((np.zeros(16_000), 16_000, 0.01), "segment_seconds is 0.01, expected 0.1 to 60"),
         ((np.zeros(16_000), 16_000, 2.0, 3.0), "hop_seconds is 3"),
-        ((np.zeros(16_000), 16_000, None, 1.0), "hop_seconds needs segment_seconds"),
+        ((np.zeros(16_000), 16_000, 0, 1.0), "hop_seconds needs segments"),
     ],
 )
 def test_errors_are_in_words(model, arguments, message):
@@ -206,3 +211,20 @@ def test_front_end_settings_are_the_models(model):
     assert model.logmel.top_db == tagging.model().info.logmel.top_db
     assert isinstance(jax.tree.leaves(model._network)[0], jax.Array)
     assert parallel.local_mesh().size >= 1
+
+
+def test_the_end_of_a_waveform_is_heard(model):
+    """Of 2 s segments a rest under 0.5 s would make none."""
+    audio = tagging.recording(4.4, seed=5)
+    loud = audio.copy()
+    loud[-4_000:] = 30_000 * np.sin(np.arange(4_000) / 3)
+    for hop in (None, 2.0):
+        quiet, heard = (model.tag(x, 16_000, 2.0, hop).frame_scores for x in (audio, loud))
+        assert np.abs(quiet[-1] - heard[-1]).max() > 1e-3
+        np.testing.assert_array_equal(quiet[:5], heard[:5])
+
+
+def test_events_have_names(model):
+    tags = model.tag(tagging.recording(6.0), 16_000)
+    events = tags.events(0.3)
+    assert events and {event.label for event in events} <= set(tags.labels)

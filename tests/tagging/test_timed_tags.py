@@ -53,7 +53,8 @@ def scores_of(index: ClipIndex, levels: tuple[float, ...]) -> list[np.ndarray]:
     for rows, events in zip(scores, timed_tags.true_events(index), strict=True):
         for event in events:
             first, stop = (round((t + 0.16) / 0.32) for t in (event.onset, event.offset))
-            rows[first:stop, event.label] = levels[event.label]
+            label = index.classes.index(event.label)
+            rows[first:stop, label] = levels[label]
     return scores
 
 
@@ -65,7 +66,10 @@ def by_threshold(index, scores):
 def test_scores_that_follow_the_events_are_perfect(index, kind):
     found = by_threshold(index, scores_of(index, (0.92, 0.32, 0.2)))
     chosen = timed_tags.choose_thresholds(index, found, kind, 0.2)
-    assert chosen[0] == 0.9 and chosen[1] == 0.3  # of thresholds that separate, the highest
+    first, second, _ = index.classes
+    assert (
+        chosen[first] == 0.9 and chosen[second] == 0.3
+    )  # of thresholds that separate, the highest
     result = timed_tags.compare(index, timed_tags.with_thresholds(found, chosen), kind, 0.2)
     assert result.macro == result.micro == 1
     assert timed_tags.compare(index, found[0.5], kind, 0.2).macro == 0.5  # class 1 is not found

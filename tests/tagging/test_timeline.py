@@ -73,44 +73,55 @@ def test_pieces_overlap_by_what_a_frame_depends_on():
 CUTS = [(2, None), (2, 0.5), (5, 1.3), (0.3, 0.1), (1.9, None)]
 
 
+def onsets_of(length: int, segmentation: Segmentation) -> list[int]:
+    """Where segments begin: every hop as long as they fit, and one at the end of the waveform."""
+    size, hop = segmentation.segment_samples, segmentation.hop_samples
+    last = max(length - size, 0)
+    return sorted({*range(0, last + 1, hop), last})
+
+
 @pytest.mark.parametrize(("seconds", "hop"), CUTS)
-def test_segments_are_those_of_the_evaluation(seconds, hop):
+def test_segments_cover_all_and_the_last_one_ends_with_the_waveform(seconds, hop):
     segmentation = Segmentation(seconds, hop)
     rng = np.random.default_rng(0)
     for length in [1_600, 20_000, 32_000, 33_000, 40_001, *rng.integers(1_600, 300_000, 20)]:
         audio = rng.integers(-9, 9, length).astype(np.int16)
         cut = list(cut_segments(blocks_of(audio, rng), segmentation))
-        assert len(cut) == segmentation.counts(length)
-        for i, piece in enumerate(cut):
-            onset = i * segmentation.hop_samples
+        onsets = onsets_of(length, segmentation)
+        assert [piece.onset for piece in cut] == onsets
+        for onset, piece in zip(onsets, cut, strict=True):
             expected = audio[onset : onset + segmentation.segment_samples]
             np.testing.assert_array_equal(piece.audio, expected)
-            assert (piece.onset, piece.last) == (onset, i == len(cut) - 1)
+            assert piece.last == (onset == onsets[-1])
         assert cut[-1].end == length
 
 
 @pytest.mark.parametrize(("seconds", "hop"), CUTS)
-def test_a_row_is_the_mean_of_the_frames_around_it(seconds, hop):
+def test_a_row_is_the_weighted_mean_of_the_frames_around_it(seconds, hop):
     segmentation = Segmentation(seconds, hop)
     rng = np.random.default_rng(1)
     for length in rng.integers(1_600, 400_000, 12):
         audio = rng.uniform(-1, 1, length).astype(np.float32)
         cut = list(cut_segments([audio], segmentation))
         rows, grid = assembled(cut, segments=True)
-        values: dict[int, list[float]] = {}
+        values: dict[int, list[tuple[float, float]]] = {}  # with their weights
         means = []
-        last = max(length // FRAME_SAMPLES, (cut[-1].onset + 2560) // FRAME_SAMPLES)
+        last = length // FRAME_SAMPLES
         for piece in cut:
             found = centres(piece)[:, 0]
             means.append(found.mean())
             for j, value in enumerate(found):
                 row = (piece.onset + j * FRAME_SAMPLES + 2560) // FRAME_SAMPLES
-                values.setdefault(min(row, last), []).append(value)
+                weight = min(j + 1, len(found) - j)
+                values.setdefault(min(row, last), []).append((value, weight))
         assert sorted(values) == list(range(len(rows)))  # no row is empty
-        np.testing.assert_allclose(rows, [np.mean(values[i]) for i in range(len(rows))], atol=1e-6)
+        means_of_rows = [
+            np.average(*np.transpose(values[i])[:1], weights=np.transpose(values[i])[1])
+            for i in range(len(rows))
+        ]
+        np.testing.assert_allclose(rows, means_of_rows, atol=1e-6)
         np.testing.assert_allclose(grid.score, np.mean(means), atol=1e-6)
-        expected = length // FRAME_SAMPLES + 1
-        assert expected - 2 <= len(rows) <= last + 1  # a rest under 0.5 s may be left out
+        assert last <= len(rows) <= last + 1  # the last frame lies up to 0.32 s before the end
 
 
 def test_pieces_are_followed_by_their_reflection():

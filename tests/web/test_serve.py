@@ -16,7 +16,6 @@ import pytest
 import tagging
 
 from psl_jax import serve
-from psl_jax.audio.segments import Segmentation
 from psl_jax.runtime.errors import UserError
 from psl_jax.tagging.events import EventSettings
 
@@ -29,7 +28,7 @@ SETTINGS = EventSettings(threshold=0.6)
 
 @pytest.fixture(scope="module")
 def port():
-    service = web.Service(tagging.tagger(), Segmentation(2.0), SETTINGS, LIMITS)
+    service = web.Service(tagging.tagger(), tagging.tagger().segmentation(), SETTINGS, LIMITS)
     with contextlib.closing(serve.listen("127.0.0.1", 0)) as listener:
         config = uvicorn.Config(web.application(service), log_level="error", lifespan="off")
         server = uvicorn.Server(config)

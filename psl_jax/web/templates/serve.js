@@ -217,7 +217,7 @@ function list() {
   $("events").replaceChildren(...shown.events.slice(0, LISTED).map((event) => {
     const row = element("tr", ""), cell = element("td", "");
     cell.append(element("button", clock(event.onset), { type: "button", onclick: () => seek(event.onset) }));
-    row.append(cell, element("td", clock(event.offset)), element("td", shown.labels[event.label]),
+    row.append(cell, element("td", clock(event.offset)), element("td", event.label),
                element("td", event.score.toFixed(2), { className: "number" }));
     return row;
   }));
@@ -309,7 +309,7 @@ function drawHeat() {
     rows.forEach((_, k) => context.fillRect(0, (k + 1) * size - 2, width, 2));
     context.fillStyle = `rgb(${colour("--event")})`;
     for (const { label, onset, offset } of shown.events) {
-      const k = rows.indexOf(label);
+      const k = rows.indexOf(shown.labels.indexOf(label));
       if (k >= 0) context.fillRect(onset * scale, (k + 1) * size - 5, Math.max((offset - onset) * scale, 1), 3);
     }
   });
