@@ -17,6 +17,7 @@ def get_config():
     result.name = "own_data"
     result.data.corpus = "own_data"
     result.train.learning_rate = 1e-3
-    result.train.epochs = 60
+    result.train.epochs, result.train.min_steps = 60, 1500
+    result.train.batch_size = 0  # by the size of the set
     result.experiments = config.paper_suite()
     return result

@@ -38,7 +38,9 @@ class Settings:
     segment_seconds: float = setting(10.0, above=0)
     # target = alpha * soft + (1 - alpha) * weak; the paper's table 3 uses 0 and 0.5
     alpha: float = setting(1.0, least=0, most=1)
-    teacher: str = ""  # soft: a run folder, or the name of another experiment of the suite
+    # soft: a run folder, or the name of another experiment of the suite; its digest is kept
+    teacher: str = operational("")
+    soft_labels_dir: str = operational("")  # default <run folder>/soft_labels; runs may share one
     data: DataSettings = DataSettings()
     frontend: LogMel = LogMel()
     model: NetworkSettings = NetworkSettings()

@@ -7,7 +7,9 @@ from functools import cached_property, partial
 from typing import Any
 
 import jax
+import numpy as np
 
+from psl_jax import advice
 from psl_jax import config as config_lib
 from psl_jax.audio.segments import Segmentation
 from psl_jax.config import Settings
@@ -17,31 +19,28 @@ from psl_jax.data.opening import open_source
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.sources import Source
 from psl_jax.model.frontend import LogMel
-from psl_jax.model.mobilenetv2 import Network, Variables, create
+from psl_jax.model.mobilenetv2 import Network, Variables, create, num_parameters
 from psl_jax.model.model import Model, ModelInfo
 from psl_jax.reporting import pages
+from psl_jax.run_binding import OtherRunError, RunFolder
 from psl_jax.runtime import files, parallel
 from psl_jax.runtime.errors import UserError
-from psl_jax.runtime.run_folder import CONFIG, LABEL_QUALITY, STAGES_DONE
-from psl_jax.runtime.settings import Kind
+from psl_jax.runtime.run_folder import LABEL_QUALITY, NOTES
 from psl_jax.scoring import evaluation, relabeling
 from psl_jax.scoring.scorer import Scorer
 from psl_jax.training import resident
 from psl_jax.training.checkpoints import TrainingCheckpoints
-from psl_jax.training.loop import LoopSettings, Schedule, train
-from psl_jax.training.settings import TrainSettings
+from psl_jax.training.loop import LoopSettings, loop_settings, schedule_of, train
 from psl_jax.training.step import Recipe, init_state, train_program
 from psl_jax.training.stepper import ResidentStepper, Stepper, StreamedStepper
 from psl_jax.weights import orbax_folder
 from psl_jax.weights.load import load_model
 
-DATA = "data.json"  # which clips the run is of
-
 
 class Experiment:
     """The stages relabel, train, average, evaluate and report of one run folder.
 
-    Raises UserError when the folder was made with other settings, or of other data.
+    `check` looks whether they can be run, and writes nothing; `run` runs them.
     """
 
     def __init__(
@@ -57,11 +56,95 @@ class Experiment:
         self.teacher = teacher or settings.teacher
         self.segmentation = Segmentation(settings.segment_seconds)
         self.mesh = parallel.data_mesh(settings.num_devices or None)
+        self.folder = RunFolder(self.run_dir, settings)
+        self.notes: list[str] = []
         self._sources: dict[str, Source] = {}
-        self._keep_settings()
+
+    def check(self, last_stage: str | None = None) -> None:
+        """Opens all that the stages up to `last_stage` need.
+
+        Raises UserError for what cannot work, naming the setting, and OtherRunError where the run
+        folder was made with something else.
+        """
+        self.folder.check_settings()
+        data = self.settings.data
+        splits = {"train_split": data.train_split}
+        if last_stage != "relabel":
+            splits["validation_split"] = data.validation_split
+        if last_stage in (None, "evaluate", "report"):
+            splits["eval_split"] = data.eval_split
+        for setting, split in splits.items():
+            self._open(setting, split)
+        indices = {name: self.source(split).index for name, split in splits.items()}
+        train = indices["train_split"]
+        for setting, index in indices.items():
+            if index.classes != train.classes:
+                raise UserError(
+                    f"config.data.{setting}: split {index.split!r} has other classes than split "
+                    f"{train.split!r}"
+                )
+        _ = self._local_batch  # raises where it does not divide over the devices
+        self._check_teacher(before_it_is_trained=True)
+        self.notes = advice.before_training(
+            self.settings,
+            self.loop.max_steps,
+            train,
+            indices.get("validation_split"),
+            indices.get("eval_split"),
+        )
+
+    def _open(self, setting: str, split: str) -> None:
+        """Opens a split; other processes wait for the first one, which may have to index it."""
+        is_first = jax.process_index() == 0
+        try:
+            if not is_first:
+                parallel.wait_for_all(f"{self.settings.name} open {setting}")
+            index = self.source(split).index
+            if is_first:
+                parallel.wait_for_all(f"{self.settings.name} open {setting}")
+        except UserError as error:
+            raise UserError(f"config.data.{setting} is {split!r}: {error}") from error
+        self.folder.check_data(split, index)
+
+    def _check_teacher(self, before_it_is_trained: bool = False) -> None:
+        """Raises OtherRunError where the teacher is not the one whose labels the run has."""
+        if not self._uses_soft_labels:
+            return
+        if not self.teacher:
+            raise UserError(
+                "soft labels need a teacher: give a finished run folder, such as "
+                "--config.teacher=runs/teacher"
+            )
+        try:
+            self.folder.check_teacher(self._load_teacher().digest, self.teacher)
+        except OtherRunError:
+            raise
+        except UserError as error:
+            # Its labels are there and tell whose they are; or it is still to be trained.
+            if "relabel" in self.folder.finished or (before_it_is_trained and self._awaits_teacher):
+                return
+            raise UserError(f"config.teacher is {os.fspath(self.teacher)!r}: {error}") from error
+
+    @property
+    def bytes_to_write(self) -> int:
+        """About how much disk the stages that are not finished take."""
+        finished, size = self.folder.finished, 0
+        if "train" not in finished:  # parameters and Adam's moments, float32
+            kept = self.settings.train.best_checkpoints + 2
+            size += kept * 3 * 4 * num_parameters(self._network[1])
+        if self._uses_soft_labels and "relabel" not in finished:
+            size += 2 * self.train_segments * self.train_index.num_classes
+        return size
+
+    @property
+    def _awaits_teacher(self) -> bool:
+        """Whether the teacher is another experiment of the suite."""
+        return self.teacher != self.settings.teacher
 
     def run(self, last_stage: str | None = None) -> None:
-        """Runs what is not finished yet, up to `last_stage` or to the end."""
+        """Runs what is not finished yet, up to `last_stage` or to the end; after `check`."""
+        self._check_teacher()
+        self.folder.begin()
         stages = {
             "relabel": self._relabel,
             "train": self._train,
@@ -72,81 +155,32 @@ class Experiment:
         for name, stage in stages.items():
             if name == "relabel" and not self._uses_soft_labels:
                 continue
-            if name not in self.finished or name == "report":
+            if name not in self.folder.finished or name == "report":
                 start = time.perf_counter()
                 stage()
-                self._finish(name, time.perf_counter() - start)
+                self.folder.finish(name, time.perf_counter() - start)
             if name == last_stage:
                 return
 
-    @property
-    def finished(self) -> dict[str, Any]:
-        """Finished stages with the seconds that the last call spent on each."""
-        path = self.run_dir / STAGES_DONE
-        return files.read_json(path) if path.exists() else {}
-
-    def _finish(self, name: str, seconds: float) -> None:
-        if jax.process_index() == 0:
-            done = self.finished | {name: {"seconds": round(seconds, 2)}}
-            files.write_json(self.run_dir / STAGES_DONE, done)
-        parallel.wait_for_all(f"{self.settings.name} {name}")
-
-    def _keep_settings(self) -> None:
-        """Writes config.json, or compares with the one that is there.
-
-        Raises UserError naming the settings in which the folder differs, where they are part of
-        what was computed. Others may change; what they concern is done anew.
-        """
-        path, wanted = self.run_dir / CONFIG, files.as_json(config_lib.to_dict(self.settings))
-        found = files.read_json(path) if path.exists() else None
-        done = self.finished
-        if found is not None:
-            differing = config_lib.changed(found, wanted)
-            refused = differing[Kind.SCIENTIFIC]
-            if "train" not in done:  # validation evaluates likewise, and chooses the checkpoints
-                refused += [n for n in differing[Kind.EVALUATION] if n.startswith("evaluate.")]
-            if refused:
-                raise _made_with_other_settings(self.run_dir, refused, found, wanted)
-            if differing[Kind.EVALUATION]:
-                done = {name: done[name] for name in done if name not in ("evaluate", "report")}
-        parallel.wait_for_all(f"{self.settings.name} settings read")
-        if jax.process_index() == 0 and found != wanted:
-            files.write_json(path, wanted)
-            if done != self.finished:
-                files.write_json(self.run_dir / STAGES_DONE, done)
-        parallel.wait_for_all(f"{self.settings.name} settings kept")
-
     def source(self, split: str) -> Source:
-        """A split of the data. Raises UserError where the run was begun with other clips of it."""
+        """A split of the data."""
         if split not in self._sources:
-            source = open_source(self.data_dir, split, packed=self._is_packed)
-            self._keep_data(split, source.index)
-            self._sources[split] = source
+            self._sources[split] = open_source(self.data_dir, split, packed=self._is_packed)
         return self._sources[split]
 
     @property
     def _is_packed(self) -> bool:
         return self.settings.data.corpus == "packed"
 
-    def _keep_data(self, split: str, index: ClipIndex) -> None:
-        path = self.run_dir / DATA
-        known = files.read_json(path) if path.exists() else {}
-        now: dict[str, Any] = {
-            "clips": len(index),
-            "ids_sha256": index.ids_sha256,
-            "classes_digest": files.json_digest(list(index.classes)),
-        }
-        before = known.get(split, now)
-        if before != now:
-            raise UserError(
-                f"{self.run_dir} was made with other data: split {split!r} had {before['clips']} "
-                f"clips (SHA-256 of their ids {before['ids_sha256'][:12]}…), and has "
-                f"{now['clips']} ({now['ids_sha256'][:12]}…) of "
-                f"{'the same' if before['classes_digest'] == now['classes_digest'] else 'other'} "
-                "classes now. Give another --workdir, or delete the folder to start afresh."
-            )
-        if split not in known and jax.process_index() == 0:
-            files.write_json(path, known | {split: now})
+    @property
+    def train_index(self) -> ClipIndex:
+        """Of the clips that are trained on."""
+        return self.source(self.settings.data.train_split).index
+
+    @property
+    def train_segments(self) -> int:
+        """How many segments an epoch has."""
+        return int(self.segmentation.counts(self.train_index.num_samples).sum(dtype=np.int64))
 
     @cached_property
     def _network(self) -> tuple[Network, Variables]:
@@ -165,7 +199,7 @@ class Experiment:
 
     @property
     def _soft_labels_dir(self) -> pathlib.Path:
-        return self.run_dir / "soft_labels"
+        return pathlib.Path(self.settings.soft_labels_dir or self.run_dir / "soft_labels")
 
     def _relabel(self) -> None:
         model = self._load_teacher()
@@ -181,17 +215,15 @@ class Experiment:
         )
         parallel.wait_for_all("relabel")
         if jax.process_index() == 0:
-            quality = relabeling.label_quality(self._open_labels(), source.index, self.segmentation)
+            labels = self._open_labels(model.digest)
+            quality = relabeling.label_quality(labels, source.index, self.segmentation)
             files.write_json(self.run_dir / LABEL_QUALITY, quality)
+            for note in advice.of_labels(quality):
+                print(f"note: {note}")
 
     def _load_teacher(self) -> Model:
-        if not self.teacher:
-            raise UserError(
-                "soft labels need a teacher: give a finished run folder, such as "
-                "--config.teacher=runs/teacher"
-            )
         model = load_model(self.teacher)
-        classes = self.source(self.settings.data.train_split).index.classes
+        classes = self.train_index.classes
         if model.classes != classes:
             raise UserError(
                 f"the teacher {self.teacher} knows {len(model.classes)} classes "
@@ -200,17 +232,15 @@ class Experiment:
             )
         return model
 
-    def _open_labels(self) -> SoftLabels:
-        index = self.source(self.settings.data.train_split).index
-        return SoftLabels.open(self._soft_labels_dir, index, self.segmentation)
+    def _open_labels(self, teacher_digest: str | None = None) -> SoftLabels:
+        digest = teacher_digest or self.folder.teacher_digest
+        return SoftLabels.open(
+            self._soft_labels_dir, self.train_index, self.segmentation, teacher_digest=digest
+        )
 
     def _train(self) -> None:
         source = self.source(self.settings.data.train_split)
-        steps = batches.steps_per_epoch(
-            source.index, self.segmentation, self._local_batch, jax.process_count()
-        )
-        train_settings = self.settings.train
-        settings = loop_settings(train_settings, steps)
+        train_settings, settings = self.settings.train, self.loop
         with TrainingCheckpoints(
             self.run_dir / "checkpoints", train_settings.best_checkpoints
         ) as kept:
@@ -227,8 +257,22 @@ class Experiment:
             )
 
     @property
+    def batch_size(self) -> int:
+        """Segments a step, of all devices."""
+        size = self.settings.train.batch_size
+        return advice.fitting_batch(size, self.train_segments, self.mesh.size)
+
+    @property
     def _local_batch(self) -> int:
-        return parallel.local_batch_size(self.settings.train.batch_size, self.mesh)
+        return parallel.local_batch_size(self.batch_size, self.mesh)
+
+    @property
+    def loop(self) -> LoopSettings:
+        """When the training does what."""
+        steps = batches.steps_per_epoch(
+            self.train_index, self.segmentation, self._local_batch, jax.process_count()
+        )
+        return loop_settings(self.settings.train, steps, self.batch_size)
 
     def _stepper(self, source: Source) -> Stepper:
         """What makes the training's steps, streamed or resident."""
@@ -314,58 +358,30 @@ class Experiment:
 
     def _report(self) -> None:
         if jax.process_index() == 0:
+            files.write_json(self.run_dir / NOTES, self._all_notes())
             pages.write_run_report(self.run_dir, config_lib.to_dict(Settings()))
+
+    def _all_notes(self) -> list[str]:
+        path = self.run_dir / LABEL_QUALITY
+        of_labels = advice.of_labels(files.read_json(path)) if path.exists() else []
+        return [*self.notes, *of_labels]
 
     def summary(self) -> dict[str, Any]:
         """The row of this experiment in a suite's results."""
         metrics = files.read_json(self.run_dir / evaluation.METRICS)
-        index = self.source(self.settings.data.train_split).index
-        segments = int(self.segmentation.counts(index.num_samples).sum())
-        done = self.finished
+        done = self.folder.finished
         return {
             "name": self.settings.name,
             **metrics,
             "label": self.settings.labels,
             "segment_seconds": self.settings.segment_seconds,
-            "train_clips": len(index),
-            "train_segments": segments,
+            "train_clips": len(self.train_index),
+            "train_segments": self.train_segments,
             "seed": self.settings.seed,
             "seconds": round(sum(stage["seconds"] for stage in done.values()), 1),
+            "notes": self._all_notes(),
         }
-
-
-def loop_settings(settings: TrainSettings, steps_per_epoch: float) -> LoopSettings:
-    """Steps of the training loop, from epochs where the settings speak of epochs."""
-    epoch = max(1, round(steps_per_epoch))
-    return LoopSettings(
-        max_steps=settings.max_steps or max(1, round(settings.epochs * steps_per_epoch)),
-        validate_every=min(settings.validate_every, epoch),
-        checkpoint_every=settings.checkpoint_every,
-        log_every=settings.log_every,
-        patience=settings.patience * epoch,
-        batch_size=settings.batch_size,
-    )
-
-
-def schedule_of(settings: TrainSettings, max_steps: int) -> Schedule:
-    decays = settings.schedule == "polynomial"
-    return Schedule(settings.learning_rate, max_steps if decays else 0, settings.decay_power)
 
 
 def recipe_of(settings: Settings) -> Recipe:
     return Recipe(settings.frontend, settings.augment, settings.model.dtype, settings.seed)
-
-
-def _made_with_other_settings(
-    folder: pathlib.Path, names: list[str], found: dict[str, Any], wanted: dict[str, Any]
-) -> UserError:
-    lines = [
-        f"  {name}: {config_lib.stored_setting(found, name)!r} there, "
-        f"{config_lib.stored_setting(wanted, name)!r} now"
-        for name in names[:10]
-    ]
-    return UserError(
-        f"{folder} was made with other settings:\n"
-        + "\n".join(lines)
-        + "\nGive another --workdir, or delete the folder to start afresh."
-    )

@@ -18,6 +18,12 @@ STAGES = ("prepare", "relabel", "train", "average", "evaluate", "report")
 _EXPERIMENTS = "--config.experiments."
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run folder (default: runs/<the config's name>).")
 _STAGE = flags.DEFINE_enum("stage", None, STAGES, "Run the stages up to this one only.")
+_AFRESH = flags.DEFINE_bool(
+    "start_afresh",
+    False,
+    "Delete what the run folder holds where that was made with other settings, data or another "
+    "teacher, and begin again.",
+)
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
     False,
@@ -37,7 +43,7 @@ def main(_) -> None:
         joining.join_processes(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     config = flags.FLAGS.config
     workdir = _WORKDIR.value or os.path.join("runs", config.name)
-    suite.run(config, workdir, _STAGE.value)
+    suite.run(config, workdir, _STAGE.value, _AFRESH.value)
 
 
 def _parse(arguments: list[str]) -> list[str]:
@@ -54,6 +60,8 @@ def _parse(arguments: list[str]) -> list[str]:
         config.value.keys()  # raises here what went wrong in loading the file
         for argument in of_experiments:
             _change_experiment(config.value, argument)
+        for line in _not_reached(config.value, others):
+            print(line)
         return rest
     except flags.Error as error:
         raise UserError(f"{error}") from error
@@ -93,6 +101,23 @@ def _change_experiment(config: ConfigDict, argument: str) -> None:
     for part in reversed(key.split(".")):
         changes = {part: changes}
     config_lib.apply(config.experiments[name], changes)
+
+
+def _not_reached(config: ConfigDict, arguments: list[str]) -> Iterator[str]:
+    """Which experiments have a value of their own of what the command line gives for all."""
+    for argument in arguments:
+        key = argument.removeprefix("--config.").split("=")[0]
+        if not argument.startswith("--config.") or key not in config_lib.setting_names():
+            continue
+        for name, changes in sorted(config.experiments.items()):
+            try:
+                own = config_lib.value_of(changes, key)
+            except (KeyError, TypeError):
+                continue
+            yield (
+                f"note: {argument} does not reach the experiment {name!r}, which has {key}={own}; "
+                f"{_EXPERIMENTS}{name}.{key}=VALUE does"
+            )
 
 
 def _read(text: str, like: Any) -> Any:

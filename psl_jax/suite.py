@@ -1,29 +1,42 @@
 """All experiments of a config, one after the other, and the table that compares them."""
 
+import difflib
 import os
 import pathlib
+import shutil
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 from psl_jax import config as config_lib
+from psl_jax.config import Settings
 from psl_jax.data.settings import DataSettings
 from psl_jax.experiment import Experiment
-from psl_jax.reporting import pages
-from psl_jax.runtime import files, parallel
+from psl_jax.reporting import pages, tables
+from psl_jax.run_binding import OtherRunError
+from psl_jax.runtime import disk, files, parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.run_folder import LABEL_QUALITY
 from psl_jax.scoring import evaluation
+from psl_jax.weights import orbax_folder
 
 RESULTS = "results.json"
 
 
-def run(config: ConfigDict, workdir: str | os.PathLike, last_stage: str | None = None) -> None:
+def run(
+    config: ConfigDict,
+    workdir: str | os.PathLike,
+    last_stage: str | None = None,
+    start_afresh: bool = False,
+) -> None:
     """Runs what is not finished yet in `workdir` and prints the results and where they lie.
 
     A single experiment has `workdir` as its run folder; those of a suite have one each inside it.
+    All of them are checked before the first is begun. start_afresh: what a run folder holds that
+    was made with other settings, data or another teacher is deleted.
     """
     start = time.perf_counter()
     workdir = pathlib.Path(workdir)
@@ -31,21 +44,111 @@ def run(config: ConfigDict, workdir: str | os.PathLike, last_stage: str | None =
         raise UserError(
             f"--workdir={workdir} is a file: give a folder, which need not be there yet"
         )
+    if jax.process_index() == 0:
+        disk.check_writable(workdir, "--workdir")
     experiments = config_lib.experiments(config)
     is_suite = bool(len(config.experiments))
+    _check_teachers(experiments)
     data_dir = _prepare(next(iter(experiments.values())).data, workdir)
     if last_stage == "prepare":
         return
-    runs = []
-    for name, one in experiments.items():
+
+    def make(name: str) -> Experiment:
+        one = experiments[name]
         folder = workdir / name if is_suite else workdir
-        teacher = workdir / one.teacher if one.teacher in experiments else None
-        runs.append(Experiment(one, folder, data_dir, teacher))
+        return Experiment(one, folder, data_dir, _teacher_folder(one, experiments, workdir))
+
+    runs = [_checked(make, name, last_stage, start_afresh) for name in experiments]
+    _check_disk(runs, workdir)
+    if jax.process_index() == 0:
+        print("\n".join(["", *plan(runs)]), flush=True)
+    for number, name in enumerate(experiments):
         if is_suite and jax.process_index() == 0:
-            print(f"\n== {name} ({len(runs)} of {len(experiments)}) in {folder}", flush=True)
-        runs[-1].run(last_stage)
+            place = f"{number + 1} of {len(runs)}"
+            print(f"\n== {name} ({place}) in {runs[number].run_dir}", flush=True)
+        try:
+            runs[number].run(last_stage)
+        except OtherRunError:  # a teacher that was trained again
+            if not start_afresh:
+                raise
+            runs[number] = _afresh(make, name, last_stage)
+            runs[number].run(last_stage)
     if last_stage in (None, "evaluate", "report") and jax.process_index() == 0:
         _summarize(config.name, workdir, runs, is_suite, time.perf_counter() - start)
+
+
+def _check_teachers(experiments: Mapping[str, Settings]) -> None:
+    """Raises UserError for a teacher that is neither an experiment nor something on disk."""
+    for name, one in experiments.items():
+        if one.labels != "soft" or not one.alpha or not one.teacher or one.teacher in experiments:
+            continue
+        if not os.path.exists(one.teacher):
+            near = difflib.get_close_matches(one.teacher, experiments, 1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise UserError(
+                f"the teacher of {name!r} is {one.teacher!r}: there is neither such an experiment "
+                f"({', '.join(experiments)}) nor such a run folder.{hint}"
+            )
+
+
+def _teacher_folder(
+    one: Settings, experiments: Mapping[str, Settings], workdir: pathlib.Path
+) -> pathlib.Path | None:
+    return workdir / one.teacher if one.teacher in experiments else None
+
+
+def _checked(make: Any, name: str, last_stage: str | None, start_afresh: bool) -> Experiment:
+    run = make(name)
+    try:
+        run.check(last_stage)
+    except OtherRunError:
+        if not start_afresh:
+            raise
+        return _afresh(make, name, last_stage)
+    return run
+
+
+def _afresh(make: Any, name: str, last_stage: str | None) -> Experiment:
+    """The experiment after all that an earlier one made was deleted."""
+    folder = make(name).run_dir
+    if jax.process_index() == 0:
+        print(f"{folder} is deleted and begun again (--start_afresh)")
+        for what in (*pages.RUN_FILES, orbax_folder.MODEL_FOLDER):
+            path = folder / what
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+    parallel.wait_for_all(f"{name} afresh")
+    run = make(name)
+    run.check(last_stage)
+    return run
+
+
+def _check_disk(runs: list[Experiment], workdir: pathlib.Path) -> None:
+    """Raises UserError where the disk is too small for what will be written."""
+    needed = sum(run.bytes_to_write for run in runs)
+    free = shutil.disk_usage(workdir).free
+    if jax.process_index() == 0 and needed > free:
+        raise UserError(
+            f"{workdir}: checkpoints and soft labels will take about {needed / 1e9:.1f} GB, and "
+            f"{free / 1e9:.1f} GB are free. Free some space, or give another --workdir"
+        )
+
+
+def plan(runs: list[Experiment]) -> list[str]:
+    """What will be done, a line an experiment, and what to know of it before."""
+    width = max(len(run.settings.name) for run in runs)
+    lines = [f"{'':{width}}  labels    clips  segments  batch    steps"]
+    for run in runs:
+        settings = run.settings
+        done = "  trained" if "train" in run.folder.finished else ""
+        lines.append(
+            f"{settings.name:{width}}  {settings.labels:6} {len(run.train_index):8,} "
+            f"{run.train_segments:9,} {run.batch_size:6,} {run.loop.max_steps:8,}{done}"
+        )
+    notes = tables.notes([{"name": run.settings.name, "notes": run.notes} for run in runs])
+    return [*lines, *(f"note: {note}" for note in notes)]
 
 
 def _prepare(data: DataSettings, workdir: pathlib.Path) -> str:
@@ -76,6 +179,8 @@ def _summarize(
     if quality:
         results["label_quality"] = quality
     print("\n" + pages.format_table(results))
+    for note in tables.notes(rows):
+        print(f"note: {note}")
     if is_suite:
         files.write_json(workdir / RESULTS, results)
         pages.write_suite_report(workdir, results)

@@ -24,8 +24,9 @@ def make_index(
     labels: list[list[int]] | None = None,
     num_classes: int = 3,
     split: str = "train",
+    first: int = 0,
 ) -> ClipIndex:
-    """An index; clip `i` has by default the label `i % num_classes`."""
+    """An index; clip `i` has the id of `first + i`, by default the label `i % num_classes`."""
     sizes = np.array(list(shard_sizes), np.int64)
     count = int(sizes.sum())
     lengths = np.broadcast_to(np.array(num_samples, np.int32), count).copy()
@@ -33,7 +34,7 @@ def make_index(
     return ClipIndex(
         split=split,
         classes=tuple(f"class {i}" for i in range(num_classes)),
-        ids=np.array([f"-clip_{i}" for i in range(count)], np.str_),
+        ids=np.array([f"-clip_{first + i}" for i in range(count)], np.str_),
         num_samples=lengths,
         label_offsets=offsets,
         label_values=values,

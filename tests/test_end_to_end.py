@@ -50,7 +50,7 @@ def test_a_suite_trains_its_teacher_first():
     [
         ("--config.train.lerning_rate=1", "Did you mean config.train.learning_rate?"),
         ("--config.labels=hard", "config.labels is 'hard', expected one of weak, soft"),
-        ("--config.train.batch_size=0", "config.train.batch_size is 0"),
+        ("--config.train.batch_size=-1", "config.train.batch_size is -1"),
         ("--config.data.data_dir=", "data.data_dir must name a prepared TFDS directory"),
     ],
 )

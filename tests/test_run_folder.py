@@ -3,23 +3,45 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 from synthetic_data import MemorySource, make_index
 
-from psl_jax import UserError, config, experiment, suite
+from psl_jax import UserError, advice, config, experiment, suite
+from psl_jax.audio.segments import Segmentation
 from psl_jax.config import Settings
+from psl_jax.data.soft_labels import SoftLabelWriter
 from psl_jax.experiment import Experiment
+from psl_jax.model.mobilenetv2 import create
+from psl_jax.model.model import ModelInfo
+from psl_jax.run_binding import OtherRunError, RunFolder
 from psl_jax.runtime import files
+from psl_jax.training.loop import loop_settings
+from psl_jax.training.settings import TrainSettings
+from psl_jax.weights import orbax_folder
 
 
-def start(folder, **changes) -> Experiment:
+def settings_with(**changes) -> Settings:
     settings = Settings(name="run")
     for name, value in changes.items():
         group, _, key = name.rpartition("__")
         if group:
             value = dataclasses.replace(getattr(settings, group), **{key: value})
         settings = dataclasses.replace(settings, **{group or key: value})
-    return Experiment(settings, folder, "data")
+    return settings
+
+
+def start(folder, **changes) -> RunFolder:
+    found = RunFolder(folder, settings_with(**changes))
+    found.check_settings()
+    found.begin()
+    return found
+
+
+def save_model(folder, classes, seed):
+    _, variables = create(len(classes), 0.1, seed=seed)
+    info = ModelInfo(tuple(classes), 0.1, 10.0)
+    orbax_folder.save_model(folder / "averaged", variables, info.as_json())
 
 
 def finish(folder, *stages):
@@ -79,23 +101,184 @@ def test_validation_evaluates_alike_until_training_is_finished(tmp_path):
         start(tmp_path, evaluate__segments="2", data__eval_split="test")
 
 
-def test_other_data_are_refused(tmp_path, monkeypatch):
-    index = make_index([3, 2], 320)
-    monkeypatch.setattr(experiment, "open_source", lambda *_, **__: MemorySource(index))
-    start(tmp_path).source("full")
-    start(tmp_path, data__data_dir="/moved").source("full")
-    index = make_index([2, 2], 320)
-    with pytest.raises(UserError, match=r"split 'full' had 5 clips .* and has 4 .* the same class"):
-        start(tmp_path).source("full")
-    start(tmp_path).source("another")
+# ---- data and teachers -------------------------------------------------------------------------
 
 
-def test_no_teacher_works_for_labels_that_do_not_count(tmp_path):
+@pytest.fixture
+def data(monkeypatch):
+    """The splits of the data, to be changed."""
+    splits = {
+        "full": make_index([30, 20], 32_000, labels=[[0], [1]] * 25, split="full"),
+        "balanced": make_index([30, 20], 32_000, labels=[[0], [1]] * 25, split="balanced"),
+        "eval": make_index([60], 32_000, split="eval", first=100),
+    }
+
+    def open_source(data_dir, split, packed=False):
+        if split not in splits:
+            raise UserError(f"no split {split!r}; its splits are {list(splits)}")
+        return MemorySource(splits[split])
+
+    monkeypatch.setattr(experiment, "open_source", open_source)
+    return splits
+
+
+def checked(folder, **changes) -> Experiment:
+    one = Experiment(settings_with(**changes), folder, "data")
+    one.check()
+    return one
+
+
+def begun(folder, **changes):
+    checked(folder, **changes).folder.begin()
+
+
+def test_other_data_are_refused_and_the_same_elsewhere_is_not(tmp_path, data):
+    begun(tmp_path)
+    begun(tmp_path, data__data_dir="/moved", data__source_dir="../rec")
+    whole = data["balanced"]
+    data["balanced"] = make_index([20, 20], 32_000, labels=[[0], [1]] * 20, split="balanced")
+    with pytest.raises(OtherRunError, match=r"'balanced' had 50 clips .* has 40 .* how many there"):
+        checked(tmp_path)
+    data["balanced"] = dataclasses.replace(whole, label_values=1 - whole.label_values)
+    with pytest.raises(OtherRunError, match=r"what differs: labels or lengths"):
+        checked(tmp_path)
+    digests = np.arange(50, dtype=np.uint64)
+    data["balanced"] = dataclasses.replace(whole, audio_digests=digests)
+    begun(tmp_path)  # now known of the same data
+    data["balanced"] = dataclasses.replace(whole, audio_digests=digests[::-1])
+    with pytest.raises(OtherRunError, match=r"what differs: the audio"):
+        checked(tmp_path)
+
+
+def test_another_teacher_at_the_same_path_is_refused(tmp_path, data):
+    teacher = tmp_path / "teacher"
+    classes = data["balanced"].classes
+    save_model(teacher, classes, seed=1)
+    soft = {"labels": "soft", "teacher": str(teacher)}
+    begun(tmp_path / "run", **soft)
+    moved = tmp_path / "moved"
+    teacher.rename(moved)
+    checked(tmp_path / "run", labels="soft", teacher=str(moved))
+    save_model(teacher, classes, seed=2)
+    with pytest.raises(OtherRunError, match=r"with another teacher: digest \w+, and .* has \w+"):
+        checked(tmp_path / "run", **soft)
+
+
+def test_a_teacher_that_is_gone_is_not_needed_any_more(tmp_path, data):
+    save_model(tmp_path / "teacher", data["balanced"].classes, seed=1)
+    soft = {"labels": "soft", "teacher": str(tmp_path / "teacher")}
+    begun(tmp_path / "run", **soft)
+    (tmp_path / "teacher").rename(tmp_path / "away")
+    with pytest.raises(UserError, match=r"config\.teacher is .*holds no finished model"):
+        checked(tmp_path / "run", **soft)
+    finish(tmp_path / "run", "relabel")
+    checked(tmp_path / "run", **soft)
+
+
+def test_soft_labels_of_another_teacher_are_not_trained_on(tmp_path, data):
+    """Seeds and alphas may share labels: a folder of them tells whose they are."""
+    segmentation = Segmentation(10.0)
+    labels = tmp_path / "labels"
+    index = data["balanced"]
+    writer = SoftLabelWriter(labels, index, segmentation, teacher_digest="other", format="npz")
+    for shard, size in enumerate(index.shard_sizes):
+        writer.write_shard(shard, [np.zeros((1, index.num_classes))] * size)
+    save_model(tmp_path / "teacher", index.classes, seed=1)
+    soft = {"labels": "soft", "teacher": str(tmp_path / "teacher"), "soft_labels_dir": str(labels)}
+    one = checked(tmp_path / "run", **soft)
+    one.folder.begin()
+    with pytest.raises(UserError, match=r"teacher \(teacher_digest\) differs"):
+        one._open_labels()
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"data__train_split": "fulll"}, r"config\.data\.train_split is 'fulll': no split"),
+        ({"data__eval_split": "test"}, r"config\.data\.eval_split is 'test'"),
+        ({"labels": "soft", "alpha": 0.5}, "soft labels need a teacher"),
+        ({"labels": "soft", "teacher": "nowhere"}, r"config\.teacher is 'nowhere'"),
+        ({"num_devices": 9999}, r"num_devices is 9999, and there are"),
+    ],
+)
+def test_what_cannot_work_is_found_before_anything_is_written(tmp_path, data, changes, match):
+    with pytest.raises(UserError, match=match):
+        checked(tmp_path / "run", **changes)
+    assert not (tmp_path / "run").exists()
+    begun(tmp_path / "run")  # other settings: nothing was locked
+
+
+def test_no_teacher_works_for_labels_that_do_not_count(tmp_path, data):
     finish(tmp_path, "train", "average", "evaluate")
-    start(tmp_path, labels="soft", alpha=0.0).run("evaluate")  # there is no teacher to ask
-    half = start(tmp_path / "half", labels="soft", alpha=0.5)
-    with pytest.raises(UserError, match="soft labels need a teacher"):
-        half.run("relabel")
+    one = checked(tmp_path, labels="soft", alpha=0.0)
+    one.run("evaluate")  # there is no teacher to ask
+
+
+# ---- what to know before believing the figures ---------------------------------------------------
+
+
+def notes(folder, **changes):
+    return "\n".join(checked(folder, **changes).notes)
+
+
+def test_notes(tmp_path, data):
+    usual = {"train__epochs": 500, "train__batch_size": 8, "segment_seconds": 2.0}
+    assert notes(tmp_path, **usual) == (
+        "validated on all of its training clips, as in the paper: the mAP in the bar is not one of "
+        "unheard clips"
+    )
+    assert "only 6 steps of training" in notes(tmp_path, **usual | {"train__epochs": 1})
+    longer = notes(tmp_path, **usual | {"segment_seconds": 5.0})
+    assert "segments of 5 s are longer than every clip (at most 2.0 s)" in longer
+    data["eval"] = make_index([10], 32_000, split="eval", first=45)
+    few = notes(tmp_path / "few", **usual)
+    assert "5 of the 10 evaluated clips are among the training clips" in few
+    assert "evaluated on 10 clips only" in few
+
+
+def test_copies_of_training_clips_are_found_by_their_audio(tmp_path, data):
+    for split, first in (("balanced", 0), ("eval", 47)):
+        index = data[split]
+        digests = np.arange(first, first + len(index), dtype=np.uint64)
+        data[split] = dataclasses.replace(index, audio_digests=digests)
+    found = notes(tmp_path, train__epochs=500)
+    assert "3 of the 60 evaluated clips are among the training clips" in found
+
+
+def quality(soft, weak=1.5, empty=0.1):
+    return {
+        "statistics": {
+            "threshold": 0.5,
+            "mean_labels": {"soft": soft, "weak": weak},
+            "share_without_labels": {"soft": empty, "weak": 0.0},
+        }
+    }
+
+
+def test_labels_that_say_nothing_are_noted():
+    assert advice.of_labels(quality(1.2)) == []
+    (empty,) = advice.of_labels(quality(0.05, empty=0.95))
+    assert empty.startswith("95 % of the clips have no soft label above 0.5")
+    (many,) = advice.of_labels(quality(162.0))
+    assert many.startswith("162 soft labels a clip above 0.5, where there are 1.5 weak ones")
+
+
+@pytest.mark.parametrize(
+    ("segments", "devices", "batch"), [(40, 1, 4), (102, 1, 8), (300, 1, 16), (1500, 3, 33)]
+)
+def test_the_batch_fits_the_size_of_the_set(segments, devices, batch):
+    assert advice.fitting_batch(0, segments, devices) == batch
+    assert advice.fitting_batch(32, segments, devices) == 32
+
+
+def test_small_sets_make_a_least_number_of_steps():
+    settings = TrainSettings(epochs=60, min_steps=1500, batch_size=4)
+    small = loop_settings(settings, steps_per_epoch=10.0, batch_size=4)
+    assert small.max_steps == 1500 and small.validate_every == 30 and small.patience == 375
+    large = loop_settings(settings, steps_per_epoch=1000.0, batch_size=4)
+    assert large.max_steps == 60_000 and large.patience == 15_000
+    paper = loop_settings(TrainSettings(), steps_per_epoch=10.0, batch_size=4)
+    assert (paper.max_steps, paper.validate_every, paper.patience) == (3000, 10, 150)
 
 
 def test_a_file_is_no_workdir(tmp_path):

@@ -69,12 +69,13 @@ def read_folder(folder: str | os.PathLike, separator: str = ";") -> OwnFolder:
     root = pathlib.Path(folder)
     labels, events = _find_tables(root)
     class_file = root / CLASSES_CSV
+    hints = [] if class_file.exists() else _other_separators(labels, separator)
     known = read_classes(class_file) if class_file.exists() else None
     names, class_ids = known or _found_classes(labels, events, separator)
     lookup = dict(zip(class_ids, range(len(names)), strict=True))
     lookup |= dict(zip(names, range(len(names)), strict=True))
     ids = _ids(_normal(row["filename"]) for table in labels.values() for _, row in table.rows)
-    problems: list[tuple[str, Problem]] = []
+    problems: list[tuple[str, Problem]] = hints
     rows = {}
     for split, table in labels.items():
         reader = _SplitReader(root, split, lookup, separator, ids)
@@ -278,6 +279,25 @@ def _number(text: str) -> float | None:
     except ValueError:
         return None
     return value if math.isfinite(value) else None
+
+
+def _other_separators(labels: dict[str, _Table], separator: str) -> list[tuple[str, Problem]]:
+    """What to say where no label holds the separator, and some look as if another one did."""
+    found = []
+    for split, table in labels.items():
+        texts = {row["labels"] for _, row in table.rows}
+        if any(separator in text for text in texts):
+            continue
+        for other in (",", ";", "|"):  # "Vehicle horn, car horn" is one of AudioSet's names
+            joined = sorted(t for t in texts if other in t.strip() and f"{other} " not in t)
+            if joined and other != separator:
+                detail = (
+                    f"{len(joined)} labels hold {other!r}, such as {joined[0]!r}, which is one "
+                    f"class here: labels are separated by {separator!r}. If {other!r} separates "
+                    f"them, give --label_separator='{other}' (--config.data.label_separator)"
+                )
+                found.append((split, Problem(table.path.name, "one label or several?", detail)))
+    return found
 
 
 def _found_classes(

@@ -79,6 +79,21 @@ class ClipIndex:
         """See `clip_ids_sha256`."""
         return clip_ids_sha256(self.ids)
 
+    @cached_property
+    def labels_sha256(self) -> str:
+        """Hash of the weak labels and lengths, clip by clip."""
+        digest = hashlib.sha256()
+        for array in (self.num_samples, self.label_offsets, self.label_values):
+            digest.update(np.ascontiguousarray(array, np.int64).tobytes())
+        return digest.hexdigest()
+
+    @cached_property
+    def audio_sha256(self) -> str:
+        """Hash of the audio, clip by clip. Raises ValueError where it is not known."""
+        if self.audio_digests is None:
+            raise ValueError(f"the audio of split {self.split!r} was not hashed")
+        return hashlib.sha256(np.ascontiguousarray(self.audio_digests, "<u8").tobytes()).hexdigest()
+
     @property
     def hours(self) -> float:
         return float(self.num_samples.sum(dtype=np.int64)) / SAMPLE_RATE / 3600

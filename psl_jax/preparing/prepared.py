@@ -61,9 +61,16 @@ def print_summary(report: dict[str, Any], data_dir: str | os.PathLike, existed: 
     lines = preparation_report.summary_lines(report)
     when = f"prepared {report['made']}, used again" if existed else "prepared"
     print(f"{lines[0]}, {when}: {data_dir}")
+    where = os.path.join(data_dir, preparation_report.REPORT_NAME)
+    if existed:  # what there is to say of it was said when it was made
+        for name, split in report["splits"].items():
+            print(f"  {name}: {split['clips']} of {split['rows']} clips, {split['hours']:.2f} h")
+        if report["problems"]:
+            print(f"  {len(report['problems'])} problems, told when it was made: {where}")
+        return
     print("\n".join(lines[1:]))
     if report["problems"]:
-        print(f"all problems are in {os.path.join(data_dir, preparation_report.REPORT_NAME)}")
+        print(f"all problems are in {where}")
 
 
 def _corpus(data: DataSettings) -> Corpus:

@@ -21,6 +21,7 @@ from psl_jax.reporting import charts, tables
 from psl_jax.reporting.tables import format_markdown, format_table
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.run_folder import NOTES
 from psl_jax.training.metric_log import VALIDATION_MAP, read_log
 
 __all__ = ["format_markdown", "format_table", "write_run_report", "write_suite_report"]
@@ -40,7 +41,10 @@ _OUTCOMES = {  # of a run's files, what they hold
     "label_quality.json": "statistics of the soft labels",
     "soft_labels": "soft labels of the training clips",
     "stages.json": "which stages are finished",
+    "data.json": "which data and which teacher the run is bound to",
+    "notes.json": "what to know before believing the numbers",
 }
+RUN_FILES = (*_OUTCOMES, REPORT_NAME)
 
 
 # --- A run ----------------------------------------------------------------------------------
@@ -74,8 +78,14 @@ def write_run_report(
         "quality_figures": charts.label_quality({"soft": quality} if quality else {}),
         "quality_table": tables.quality_table({"label_quality": {"soft": quality}}),
         "files": _files(run_dir),
+        "notes": _notes(run_dir),
     }
     return render("run.html.jinja", run_dir / REPORT_NAME, context)
+
+
+def _notes(run_dir: pathlib.Path) -> list[str]:
+    path = run_dir / NOTES
+    return files.read_json(path) if path.exists() else []
 
 
 def best_checkpoints(
@@ -236,6 +246,7 @@ def write_suite_report(suite_dir: str | os.PathLike, results: Mapping[str, Any])
         "best": _best(experiments),
         "links": {name: _link(suite_dir, path / REPORT_NAME) for name, path in runs.items()},
         "warning": tables.coverage_warning(experiments),
+        "notes": tables.notes(experiments),
         "coverage": next((e for e in experiments if e.get("num_clips") is not None), None),
         "figures": [
             *charts.comparison(experiments, results.get("paper") or {}),
@@ -264,6 +275,8 @@ def _suite_tiles(experiments: Sequence[Mapping[str, Any]]) -> list[tuple]:
         if weak and weak is not best:
             gain = f"{100 * (best['mAP'] - weak['mAP']):+.2f}"
             remark = f"from {tables.percent(weak['mAP'])} %"
+            if best.get("notes") or weak.get("notes"):
+                remark += "; see the notes"
             tiles.append(("over weak labels", gain, "points", remark))
         if best.get("d_prime") is not None:
             tiles.append(("d′", tables.decimal(best["d_prime"]), "", "of the best student"))

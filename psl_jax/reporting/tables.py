@@ -49,6 +49,19 @@ def segment_length(seconds: float | None) -> str:
     return MISSING if seconds is None else f"{seconds:g} s"
 
 
+def notes(experiments: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What to know before believing the figures: "names: note", each note once."""
+    by_note: dict[str, list[str]] = {}
+    for experiment in experiments:
+        for note in experiment.get("notes", ()):
+            by_note.setdefault(note, []).append(experiment["name"])
+    every = len(experiments)
+    return [
+        f"{'all' if len(names) == every > 1 else ', '.join(names)}: {note}"
+        for note, names in by_note.items()
+    ]
+
+
 def suite_table(results: Mapping[str, Any]) -> Table:
     """The experiments of a results.json; columns in which nothing is known are left out.
 
@@ -160,7 +173,8 @@ def coverage_note(experiments: Sequence[Mapping[str, Any]]) -> str:
     return f"Evaluated on {known[0]['num_clips']:,} clips{which}."
 
 
-_QUALITY_TITLE = "The labels themselves (mAP against the true events, segment by segment):"
+_QUALITY_TITLE = "The labels themselves"
+_SCORED = " (mAP against the true events, segment by segment)"
 
 
 def format_table(results: Mapping[str, Any]) -> str:
@@ -181,7 +195,7 @@ def _parts(results: Mapping[str, Any], form: Callable[[Table], str], warning: st
         yield note
     quality = quality_table(results)
     if quality:
-        yield _QUALITY_TITLE
+        yield _QUALITY_TITLE + _SCORED * ("mAP %" in quality.header) + ":"
         yield form(quality)
     different = coverage_warning(experiments)
     if different:

@@ -33,16 +33,32 @@ _LONGEST_WAIT_MS = 7 * 24 * 3600 * 1000
 
 
 def data_mesh(num_devices: int | None = None) -> Mesh:
-    """A mesh over all devices of all processes, or over the first `num_devices`."""
-    devices = jax.devices()[:num_devices]
+    """A mesh over all devices of all processes, or over the first `num_devices` of the only one.
+
+    Raises UserError for more devices than there are, or for fewer than all of several processes.
+    """
+    devices = _first(jax.devices(), num_devices)
     # Auto: under the default explicit axes a batch-split waveform cannot be cut into segments.
     return jax.make_mesh((len(devices),), (AXIS,), devices=devices, axis_types=(AxisType.Auto,))
 
 
 def local_mesh(num_devices: int | None = None) -> Mesh:
     """A mesh over this process's devices only, for work that processes do independently."""
-    devices = jax.local_devices()[:num_devices]
+    devices = _first(jax.local_devices(), num_devices if jax.process_count() == 1 else None)
     return jax.make_mesh((len(devices),), (AXIS,), devices=devices, axis_types=(AxisType.Auto,))
+
+
+def _first(devices: list[jax.Device], count: int | None) -> list[jax.Device]:
+    if count is None:
+        return devices
+    if count > len(devices):
+        raise UserError(f"num_devices is {count}, and there are {len(devices)} devices")
+    if count < len(devices) and jax.process_count() > 1:
+        raise UserError(
+            f"num_devices is {count} of {len(devices)}: with several processes all devices are "
+            "used; leave it 0"
+        )
+    return devices[:count]
 
 
 def data_parallel(

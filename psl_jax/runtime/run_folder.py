@@ -3,3 +3,4 @@
 CONFIG = "config.json"
 STAGES_DONE = "stages.json"
 LABEL_QUALITY = "label_quality.json"
+NOTES = "notes.json"  # what to know before believing the figures

@@ -14,6 +14,7 @@ from psl_jax.runtime import parallel, progress
 from psl_jax.runtime.errors import UserError
 from psl_jax.training import metric_log
 from psl_jax.training.checkpoints import TrainingCheckpoints
+from psl_jax.training.settings import TrainSettings
 from psl_jax.training.step import TrainState
 from psl_jax.training.stepper import Stepper, Values
 
@@ -47,6 +48,31 @@ class LoopSettings:
     log_every: int
     patience: int
     batch_size: int = 1
+
+
+def loop_settings(settings: TrainSettings, steps_per_epoch: float, batch_size: int) -> LoopSettings:
+    """Steps of the training loop, from epochs where the settings speak of epochs.
+
+    With min_steps, epochs that are short beside it are no measure: then there are fifty validations
+    at most, and the patience is at least a quarter of it.
+    """
+    epoch, least = max(1, round(steps_per_epoch)), settings.min_steps
+    max_steps = settings.max_steps or max(1, round(settings.epochs * steps_per_epoch), least)
+    between = max(epoch, -(-max_steps // 50)) if least else epoch
+    patience = settings.patience * epoch
+    return LoopSettings(
+        max_steps=max_steps,
+        validate_every=min(settings.validate_every, between),
+        checkpoint_every=settings.checkpoint_every,
+        log_every=settings.log_every,
+        patience=max(patience, least // 4) if patience else 0,
+        batch_size=batch_size,
+    )
+
+
+def schedule_of(settings: TrainSettings, max_steps: int) -> Schedule:
+    decays = settings.schedule == "polynomial"
+    return Schedule(settings.learning_rate, max_steps if decays else 0, settings.decay_power)
 
 
 class EarlyStop:

@@ -159,7 +159,10 @@ def test_summary_counts_and_changed_files_are_noticed(own, capsys):
     prepare(config(source_dir=str(source)), workdir)
     output = capsys.readouterr().out
     assert f"full: 12 of {12 + len(bad)} clips" in output
-    assert "truncated: 2\n" in output and "full: bad/truncated.flac: ends after" in output
+    # The problems were told once, when the data was made.
+    assert "truncated" not in output and "problems, told when it was made: " in output
+    summary = (pathlib.Path(data_dir) / "report.txt").read_text()
+    assert "truncated: 2\n" in summary and "full: bad/truncated.flac: ends after" in summary
     assert "note:" not in output
     later = os.path.getmtime(source / "full.csv") + 3600
     os.utime(source / "bad/text.wav", (later, later))
@@ -335,3 +338,12 @@ def test_silent_clips_are_not_called_the_same(tmp_path):
         audio_files.write(tmp_path / "source" / name, np.zeros(8000))
     data_dir = prepared(tmp_path, {"full.csv": "filename,labels\na.wav,dog\nb.wav,dog\n"})
     assert report_of(data_dir)["same_audio"] == []
+
+
+def test_labels_with_another_separator_are_asked_about(tmp_path):
+    write_tones(tmp_path / "source", "a.wav", "b.wav")
+    table = 'filename,labels\na.wav,"dog,loud"\nb.wav,"Horn, of a car"\n'
+    data_dir = prepared(tmp_path, {"full.csv": table})
+    ((kind, detail),) = problems_of(data_dir, "full.csv")
+    assert kind == "one label or several?" and "'dog,loud'" in detail and "1 labels" in detail
+    assert "--label_separator=','" in detail

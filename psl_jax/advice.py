@@ -1,0 +1,88 @@
+"""What somebody should know of an experiment before believing its figures.
+
+Small data works, but a network that made twenty steps, or that was scored on clips that it was
+trained on, gives figures that say little. Each such thing is a note: printed where it is seen, kept
+in the run folder, and shown in the report.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from psl_jax.audio.segments import SAMPLE_RATE
+from psl_jax.config import Settings
+from psl_jax.data.clip_index import ClipIndex, shared_clips
+
+FEW_STEPS = 200
+FEW_EVALUATED = 50  # clips
+_EMPTY = 0.9  # share of clips without a soft label from which on labels are called empty
+_FLOOD = 5  # times as many soft labels as weak ones
+
+
+def before_training(
+    settings: Settings,
+    steps: int,
+    train: ClipIndex,
+    validation: ClipIndex | None,
+    evaluated: ClipIndex | None,
+) -> list[str]:
+    """Notes on an experiment that is about to be trained for `steps` steps."""
+    notes = []
+    if steps < FEW_STEPS:
+        notes.append(
+            f"only {steps} steps of training (fewer than {FEW_STEPS}): what it learns in them is "
+            "little; give more clips, or more train.epochs or train.min_steps"
+        )
+    longest = train.clip_samples / SAMPLE_RATE
+    if settings.segment_seconds > 1.1 * longest:
+        notes.append(
+            f"segments of {settings.segment_seconds:g} s are longer than every clip (at most "
+            f"{longest:.1f} s): experiments with other lengths above that train on the same"
+        )
+    if validation is not None and len(shared := shared_clips(train, validation)):
+        what = (
+            "all of its training clips, as in the paper"
+            if len(shared) == len(validation)
+            else f"{len(shared)} of its training clips"
+        )
+        notes.append(f"validated on {what}: the mAP in the bar is not one of unheard clips")
+    if evaluated is not None:
+        if len(shared := shared_clips(train, evaluated)):
+            a, b = train.ids[shared[0, 0]], evaluated.ids[shared[0, 1]]
+            names = f"{a}" if a == b else f"{a} and {b}"
+            notes.append(
+                f"{len(shared)} of the {len(evaluated)} evaluated clips are among the training "
+                f"clips, by id or audio, such as {names}: their scores are too good"
+            )
+        if len(evaluated) < FEW_EVALUATED:
+            notes.append(f"evaluated on {len(evaluated)} clips only: figures may be off by much")
+    return notes
+
+
+def of_labels(quality: Mapping[str, Any]) -> list[str]:
+    """Notes on soft labels, from their statistics (see metrics.label_statistics)."""
+    statistics = quality["statistics"]
+    empty = statistics["share_without_labels"]["soft"]
+    soft, weak = (statistics["mean_labels"][kind] for kind in ("soft", "weak"))
+    threshold = statistics["threshold"]
+    notes = []
+    if empty > _EMPTY:
+        notes.append(
+            f"{100 * empty:.0f} % of the clips have no soft label above {threshold:g}: the teacher "
+            "is unsure of nearly everything, and a student learns little else from it"
+        )
+    if soft > _FLOOD * max(weak, 1):
+        notes.append(
+            f"{soft:.0f} soft labels a clip above {threshold:g}, where there are {weak:.1f} weak "
+            "ones: the teacher says yes to nearly everything"
+        )
+    return notes
+
+
+def fitting_batch(batch_size: int, segments: int, devices: int) -> int:
+    """The batch size; for 0 one that fits a set of `segments`: 4 to 32, a 16th of the set."""
+    if batch_size:
+        return batch_size
+    power = int(np.clip(2 ** round(np.log2(max(segments, 1) / 16)), 4, 32))
+    return -(-power // devices) * devices

@@ -1,0 +1,150 @@
+"""What a run folder was made with: settings, data and teacher, by their contents.
+
+Where they lie may change. What they are may not: a run that went on over other clips would end in
+a table that is true of neither.
+"""
+
+import os
+import pathlib
+from typing import Any
+
+import jax
+
+from psl_jax import config as config_lib
+from psl_jax.config import Settings
+from psl_jax.data.clip_index import ClipIndex
+from psl_jax.runtime import files, parallel
+from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.run_folder import CONFIG, STAGES_DONE
+from psl_jax.runtime.settings import Kind
+
+DATA = "data.json"  # which clips the run is of, and whose labels
+_TEACHER = "teacher"
+_AFRESH = "Give another --workdir, or --start_afresh to delete what it holds and begin again."
+
+
+class OtherRunError(UserError):
+    """A run folder that was made with something else than what is asked for now."""
+
+
+class RunFolder:
+    """A run folder and what it is bound to.
+
+    Nothing is written before `begin`: a start that fails in a check leaves no trace.
+    """
+
+    def __init__(self, path: str | os.PathLike, settings: Settings):
+        self.path, self.settings = pathlib.Path(path), settings
+        known = self.path / DATA
+        self._bound: dict[str, Any] = files.read_json(known) if known.exists() else {}
+        self._wanted = files.as_json(config_lib.to_dict(settings))
+        self._done = self.finished
+
+    @property
+    def finished(self) -> dict[str, Any]:
+        """Finished stages with the seconds that the last call spent on each."""
+        path = self.path / STAGES_DONE
+        return files.read_json(path) if path.exists() else {}
+
+    def finish(self, stage: str, seconds: float) -> None:
+        """Notes that a stage is finished; all processes come here."""
+        if jax.process_index() == 0:
+            done = self.finished | {stage: {"seconds": round(seconds, 2)}}
+            files.write_json(self.path / STAGES_DONE, done)
+        parallel.wait_for_all(f"{self.settings.name} {stage}")
+
+    def check_settings(self) -> None:
+        """Raises OtherRunError naming the settings in which the folder differs.
+
+        Only where they are part of what was computed. Others may change; what they concern is done
+        anew.
+        """
+        path, done = self.path / CONFIG, self.finished
+        if not path.exists():
+            return
+        found = files.read_json(path)
+        differing = config_lib.changed(found, self._wanted)
+        refused = differing[Kind.SCIENTIFIC]
+        if "train" not in done:  # validation evaluates likewise, and chooses the checkpoints
+            refused += [n for n in differing[Kind.EVALUATION] if n.startswith("evaluate.")]
+        if refused:
+            raise _other_settings(self.path, refused, found, self._wanted)
+        if differing[Kind.EVALUATION]:
+            self._done = {name: done[name] for name in done if name not in ("evaluate", "report")}
+
+    def check_data(self, split: str, index: ClipIndex) -> None:
+        """Raises OtherRunError where the run was begun with another content of a split."""
+        now = _identity(index)
+        before = self._bound.get(split, now)
+        differing = [name for name, value in before.items() if value != now.get(name, value)]
+        if differing:
+            raise OtherRunError(
+                f"{self.path} was made with other data: split {split!r} had {before['clips']} "
+                f"clips (SHA-256 of their ids {before['ids_sha256'][:12]}…), and has "
+                f"{now['clips']} ({now['ids_sha256'][:12]}…) now; what differs: "
+                f"{', '.join(_WORDS[name] for name in differing)}. {_AFRESH}"
+            )
+        self._bound[split] = before | now
+
+    def check_teacher(self, digest: str, where: object) -> None:
+        """Raises OtherRunError where the run was begun with another teacher."""
+        before = self._bound.get(_TEACHER, digest)
+        if before != digest:
+            raise OtherRunError(
+                f"{self.path} was made with another teacher: digest {before}, and {where} has "
+                f"{digest} now. Was it trained again? {_AFRESH}"
+            )
+        self._bound[_TEACHER] = digest
+
+    @property
+    def teacher_digest(self) -> str | None:
+        """Of the teacher whose labels the run has; None: not known yet."""
+        return self._bound.get(_TEACHER)
+
+    def begin(self) -> None:
+        """Writes config.json and data.json; all processes come here."""
+        parallel.wait_for_all(f"{self.settings.name} settings read")
+        if jax.process_index() == 0:
+            for name, value in ((CONFIG, self._wanted), (DATA, self._bound)):
+                path = self.path / name
+                if not path.exists() or files.read_json(path) != value:
+                    files.write_json(path, value)
+            if self._done != self.finished:
+                files.write_json(self.path / STAGES_DONE, self._done)
+        parallel.wait_for_all(f"{self.settings.name} settings kept")
+
+
+_WORDS = {
+    "clips": "how many there are",
+    "ids_sha256": "their ids",
+    "classes_digest": "the classes",
+    "labels_sha256": "labels or lengths",
+    "audio_sha256": "the audio",
+}
+
+
+def _identity(index: ClipIndex) -> dict[str, Any]:
+    """What a split is, wherever it lies."""
+    identity = {
+        "clips": len(index),
+        "ids_sha256": index.ids_sha256,
+        "classes_digest": files.json_digest(list(index.classes)),
+        "labels_sha256": index.labels_sha256,
+    }
+    if index.audio_digests is not None:
+        identity["audio_sha256"] = index.audio_sha256
+    return identity
+
+
+def _other_settings(
+    folder: pathlib.Path, names: list[str], found: dict[str, Any], wanted: dict[str, Any]
+) -> OtherRunError:
+    lines = [
+        f"  {name}: {config_lib.stored_setting(found, name)!r} there, "
+        f"{config_lib.stored_setting(wanted, name)!r} now"
+        for name in names[:10]
+    ]
+    more = f"  and {len(names) - 10} more\n" if len(names) > 10 else ""
+    return OtherRunError(
+        f"{folder} was made with other settings:\n" + "\n".join(lines) + f"\n{more}{_AFRESH}"
+    )
