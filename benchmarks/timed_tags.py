@@ -67,7 +67,7 @@ def frame_scores(model: tagger.Tagger, source: Source) -> list[np.ndarray]:
     for loaded in source.read(sampling.sequential_windows(index, whole)):
         clips = loaded.window.clips
         lengths = index.num_samples[clips]
-        audio = [row[:n].copy() for row, n in zip(loaded.audio, lengths, strict=True)]
+        audio = [row[:n].copy() for row, n in zip(loaded.rows, lengths, strict=True)]
         blocks = [lambda waveform=waveform: iter([waveform]) for waveform in audio]
         timelines = [Timeline(segments=True) for _ in audio]
         for item in model.stream(blocks, segmentation):

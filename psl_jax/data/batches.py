@@ -1,6 +1,7 @@
 """Batches of segments for training and evaluation, from any source of clips. Pure NumPy."""
 
 import contextlib
+import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -123,7 +124,7 @@ def _windows_from(
             if left >= len(window.entries):
                 left -= len(window.entries)
             else:
-                yield Window(window.shards, window.clips, window.entries[left:])
+                yield dataclasses.replace(window, entries=window.entries[left:])
                 left = 0
 
 
@@ -236,7 +237,7 @@ class _BatchBuilder:
         position, segment = entries[:, 0], entries[:, 1]
         clip = loaded.window.clips[position]
         valid = self.segmentation.valid_samples(self.index.num_samples[clip], segment)
-        self._copy_audio(self.batch["audio"][rows], loaded.audio, position, segment, valid)
+        self._copy_audio(self.batch["audio"][rows], loaded, position, segment, valid)
         if soft is None or self.alpha == 0:
             self.batch["labels"][rows] = weak[position]
         else:
@@ -252,21 +253,22 @@ class _BatchBuilder:
     def _copy_audio(
         self,
         out: np.ndarray,
-        audio: np.ndarray,
+        loaded: LoadedWindow,
         position: np.ndarray,
         segment: np.ndarray,
         valid: np.ndarray,
     ) -> None:
-        """Copies segment `segment[i]` of `audio[position[i]]`, `valid[i]` samples, to `out[i]`."""
-        size, hop = self.segmentation.segment_samples, self.segmentation.hop_samples
-        if size == hop and audio.shape[1] % size == 0 and audio.flags.c_contiguous:
+        """Copies segment `segment[i]` of row `position[i]`, `valid[i]` samples, to `out[i]`."""
+        window, size = loaded.window, self.segmentation.segment_samples
+        places = window.offsets[position] - window.starts[position]
+        places = places + segment.astype(np.int64) * self.segmentation.hop_samples
+        if not (places % size).any() and len(loaded.audio) % size == 0:
             # All in one call: each row of its own would wait for the threads that read ahead to
             # let go of the interpreter. What follows a clip's end is zero in the window as well.
-            segments = audio.reshape(-1, size)
-            places = position * (audio.shape[1] // size) + segment
-            np.take(segments, places, axis=0, out=out, mode="clip")  # "raise" copies once more
+            segments = loaded.audio.reshape(-1, size)
+            # mode: "raise" copies once more
+            np.take(segments, places // size, axis=0, out=out, mode="clip")
             return
-        places = zip(position.tolist(), (segment * hop).tolist(), valid.tolist(), strict=True)
-        for row, (at, start, length) in zip(out, places, strict=True):
-            row[:length] = audio[at, start : start + length]
+        for row, at, length in zip(out, places.tolist(), valid.tolist(), strict=True):
+            row[:length] = loaded.audio[at : at + length]
             row[length:] = 0

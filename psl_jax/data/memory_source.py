@@ -18,7 +18,8 @@ class MemorySource:
     def read(self, windows: Iterable[Window]) -> Iterator[LoadedWindow]:
         """See `Source.read`."""
         for window in windows:
-            audio = np.zeros((len(window.clips), self.index.clip_samples), np.int16)
-            for row, clip in zip(audio, window.clips, strict=True):
-                row[: len(self.audio[clip])] = self.audio[clip]
-            yield LoadedWindow(window, audio)
+            loaded = LoadedWindow(window, np.zeros(int(window.offsets[-1]), np.int16))
+            for row, clip, start in zip(loaded.rows, window.clips, window.starts, strict=True):
+                samples = self.audio[clip][start : start + len(row)]
+                row[: len(samples)] = samples
+            yield loaded

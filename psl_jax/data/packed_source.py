@@ -39,7 +39,7 @@ def pack(source: Source, path: str | os.PathLike) -> None:
             _write_header(member, int(index.num_samples.sum(dtype=np.int64)))
             for loaded in source.read(sequential_windows(index, whole)):
                 lengths = index.num_samples[loaded.window.clips]
-                for row, length in zip(loaded.audio, lengths, strict=True):
+                for row, length in zip(loaded.rows, lengths, strict=True):
                     member.write(row[:length].astype("<i2", copy=False).data)
                 bar.update(len(lengths))
         for name, value in _index_arrays(index).items():
@@ -81,11 +81,13 @@ class PackedSource:
 
     def read(self, windows: Iterable[Window]) -> Iterator[LoadedWindow]:
         """See `Source.read`."""
-        return read_ahead(self._fill, windows, self.index.clip_samples)
+        return read_ahead(self._fill, windows)
 
-    def _fill(self, window: Window, audio: np.ndarray) -> None:
-        for row, clip in zip(audio, window.clips.tolist(), strict=True):
-            samples = self.audio[self.offsets[clip] : self.offsets[clip + 1]]
+    def _fill(self, window: Window, rows: list[np.ndarray]) -> None:
+        places = zip(rows, window.clips.tolist(), window.starts.tolist(), strict=True)
+        for row, clip, start in places:
+            first, end = self.offsets[clip] + start, self.offsets[clip + 1]
+            samples = self.audio[first : min(first + len(row), end)]
             row[: len(samples)] = samples
             row[len(samples) :] = 0
 

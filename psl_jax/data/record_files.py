@@ -45,23 +45,55 @@ def read_records(path: str | os.PathLike, positions: Sequence[int]) -> Iterator[
 
 
 def read_audio(
-    path: str | os.PathLike, positions: Sequence[int], rows: Iterable[np.ndarray]
-) -> Iterator[tuple[str, int]]:
+    path: str | os.PathLike,
+    positions: Sequence[int],
+    rows: Iterable[np.ndarray],
+    starts: Sequence[int] | None = None,
+    places: np.ndarray | None = None,
+) -> Iterator[tuple[str | None, int]]:
     """Reads the feature "audio" of the records number `positions` (ascending) into `rows`.
 
     Each row is a contiguous array; the audio goes from the file to the row's beginning without a
-    copy between. Yields the feature "id" and the bytes of audio; of more than the row holds
-    nothing is copied. Raises as `read_records`.
+    copy between. A row may hold less than the audio: then it gets what begins at the sample
+    `starts` (int16, default 0), and no more of the record is read: its checksum is not checked.
+    Yields the feature "id" (None where it was not read) and the bytes of the whole audio.
+    Raises as `read_records`.
+
+    Args:
+      places: where each record of the file begins, see `record_places`; what is passed over is
+        then not looked at.
+    """
+    path = os.fspath(path)
+    starts = [0] * len(positions) if starts is None else starts
+    # A record may be wanted several times.
+    if not _is_read_directly(path):
+        wanted = sorted(set(positions))
+        records = dict(zip(wanted, _read_with_tf(path, wanted), strict=True))
+        for position, row, start in zip(positions, rows, starts, strict=True):
+            yield _copy_audio(records[position], row.view(np.uint8), 2 * start)
+        return
+    with _LocalFile(path) as file:
+        for position, row, start in zip(positions, rows, starts, strict=True):
+            if places is None and position >= file.number:
+                file.go_to(position)
+            elif places is not None:
+                file.jump_to(position, int(places[position]))
+            else:
+                file.jump_to(0, 0)
+                file.go_to(position)
+            yield file.audio(row.view(np.uint8), 2 * start)
+
+
+def record_places(path: str | os.PathLike) -> np.ndarray | None:
+    """Where each record of a local file begins: int64 [records], from their headers alone.
+
+    None for a file that is not read directly. Raises as `read_records`.
     """
     path = os.fspath(path)
     if not _is_read_directly(path):
-        for record, row in zip(_read_with_tf(path, positions), rows, strict=True):
-            yield _copy_audio(record, row.view(np.uint8))
-        return
+        return None
     with _LocalFile(path) as file:
-        for position, row in zip(positions, rows, strict=True):
-            file.go_to(position)
-            yield file.audio(row.view(np.uint8))
+        return np.fromiter(file.places(), np.int64)
 
 
 def bytes_features(record: _Bytes, names: tuple[str, ...]) -> list[memoryview]:
@@ -105,11 +137,27 @@ class _LocalFile:
     def __exit__(self, *exception: object) -> None:
         os.close(self._file)
 
+    @property
+    def number(self) -> int:
+        """Of the next record."""
+        return self._number
+
     def go_to(self, position: int) -> None:
         while self._number < position:
-            self._at += _HEADER_BYTES + self._record_size() + _CHECKSUM_BYTES
-            self._number, self._known_size = self._number + 1, -1
+            end = self._at + _HEADER_BYTES + self._record_size() + _CHECKSUM_BYTES
+            self.jump_to(self._number + 1, end)
+
+    def jump_to(self, position: int, place: int) -> None:
+        """Makes the record number `position`, which begins at `place`, the next one."""
+        if (position, place) != (self._number, self._at):
+            self._number, self._at, self._known_size = position, place, -1
             self._ahead = self._read_ahead()
+
+    def places(self) -> Iterator[int]:
+        """Where each record from the next one on begins."""
+        while self._at < self._size:
+            yield self._at
+            self.go_to(self._number + 1)
 
     def record(self) -> memoryview:
         """The next record."""
@@ -119,14 +167,23 @@ class _LocalFile:
         self._finish(view[size:], view[:size])
         return view[:size]
 
-    def audio(self, row: np.ndarray) -> tuple[str, int]:
-        """The id and the bytes of audio of the next record; the audio is in `row`, uint8 [n]."""
+    def audio(self, row: np.ndarray, first: int = 0) -> tuple[str | None, int]:
+        """The id and the bytes of audio of the next record; in `row`, uint8 [n], what fits.
+
+        Where that is not all, from the byte `first` on, the id is None and the record stays the
+        next one.
+        """
         size = self._record_size()
         head = self._ahead[_HEADER_BYTES : _HEADER_BYTES + size]
         clip_id, start, count = _find_audio(head)
         rest = size - start - count
-        if count < 0 or count > len(row) or rest < 0:  # too far in, too long, or damaged
-            return _copy_audio(self.record(), row)
+        if count < 0 or rest < 0:  # too far in, or damaged
+            return _copy_audio(self.record(), row, first)
+        if first or count > len(row):
+            wanted = row.data[: max(min(count - first, len(row)), 0)]
+            if len(wanted):
+                self._fill(self._at + _HEADER_BYTES + start + first, [wanted])
+            return None, count
         tail = self._space(rest)
         self._fill(self._at + _HEADER_BYTES + start, [row.data[:count], tail])
         self._finish(tail[rest:], head[:start], row[:count].data, tail[:rest])
@@ -215,10 +272,10 @@ def _read_with_tf(path: str, positions: Sequence[int]) -> Iterator[bytes]:
         raise DamagedFileError(f"it ends after {number} records")
 
 
-def _copy_audio(record: _Bytes, row: np.ndarray) -> tuple[str, int]:
+def _copy_audio(record: _Bytes, row: np.ndarray, first: int = 0) -> tuple[str, int]:
     clip_id, audio = bytes_features(record, ("id", "audio"))
-    if len(audio) <= len(row):
-        row[: len(audio)] = np.frombuffer(audio, np.uint8)
+    wanted = audio[first : first + len(row)]
+    row[: len(wanted)] = np.frombuffer(wanted, np.uint8)
     return bytes(clip_id).decode(errors="replace"), len(audio)
 
 

@@ -29,6 +29,7 @@ class TFRecordSource:
                 f"{len(index.shard_sizes)}; delete the index file and prepare the data again"
             )
         self.paths, self.index, self.threads = [os.fspath(path) for path in paths], index, threads
+        self._places: dict[int, np.ndarray | None] = {}  # by shard
 
     @classmethod
     def open(cls, data_dir: str | os.PathLike, split: str, threads: int = 2) -> "TFRecordSource":
@@ -43,35 +44,43 @@ class TFRecordSource:
 
     def read(self, windows: Iterable[Window]) -> Iterator[LoadedWindow]:
         """See `Source.read`. Raises UserError, naming the shard, for a damaged or missing one."""
-        return read_ahead(self._fill, windows, self.index.clip_samples)
+        return read_ahead(self._fill, windows)
 
-    def _fill(self, window: Window, audio: np.ndarray) -> None:
+    def _fill(self, window: Window, rows: list[np.ndarray]) -> None:
         shards = self.index.shard_of(window.clips)
         ends = np.append(np.flatnonzero(np.diff(shards)) + 1, len(shards))
         with ThreadPoolExecutor(self.threads) as pool:
             parts = [slice(low, high) for low, high in zip([0, *ends[:-1]], ends, strict=True)]
             tasks = [
                 pool.submit(
-                    self._fill_shard, audio[part], int(shards[part.start]), window.clips[part]
+                    self._fill_shard,
+                    rows[part],
+                    int(shards[part.start]),
+                    window.clips[part],
+                    window.starts[part],
                 )
                 for part in parts
             ]
             for task in tasks:
                 task.result()
 
-    def _fill_shard(self, audio: np.ndarray, shard: int, clips: np.ndarray) -> None:
-        """Reads `clips` [n] of one shard into the rows of `audio` [n, clip_samples]."""
+    def _fill_shard(
+        self, rows: list[np.ndarray], shard: int, clips: np.ndarray, starts: np.ndarray
+    ) -> None:
+        """Reads `clips` [n] of one shard, from the samples `starts` on, into `rows`."""
         path = self.paths[shard]
         positions = clips - self.index.shard_offsets[shard]
         ids = self.index.ids[clips].tolist()
         lengths = self.index.num_samples[clips].tolist()
         try:
-            found = record_files.read_audio(path, positions.tolist(), audio)
-            for row, clip_id, length, (found_id, num_bytes) in zip(
-                audio, ids, lengths, found, strict=True
+            # Of a few clips far apart the way over all before them costs more than a jump.
+            places = self._places_of(shard) if starts.any() or self._is_sparse(positions) else None
+            found = record_files.read_audio(path, positions.tolist(), rows, starts.tolist(), places)
+            for row, clip_id, start, length, (found_id, num_bytes) in zip(
+                rows, ids, starts.tolist(), lengths, found, strict=True
             ):
                 self._check(path, found_id, clip_id, num_bytes, length)
-                row[length:] = 0
+                row[max(length - start, 0) :] = 0
         except (record_files.DamagedFileError, OSError) as error:
             raise UserError(
                 f"{path}: damaged clip shard ({error}); prepare the data again, or copy the "
@@ -79,10 +88,21 @@ class TFRecordSource:
             ) from error
 
     @staticmethod
-    def _check(path: str, found_id: str, clip_id: str, num_bytes: int, length: int) -> None:
-        if found_id != clip_id or num_bytes != 2 * length:
+    def _is_sparse(positions: np.ndarray) -> bool:
+        return len(positions) < 0.5 * (positions[-1] + 1)
+
+    def _places_of(self, shard: int) -> np.ndarray | None:
+        """Where the records of a shard begin; found out once, and kept."""
+        if shard not in self._places:
+            self._places[shard] = record_files.record_places(self.paths[shard])
+        return self._places[shard]
+
+    @staticmethod
+    def _check(path: str, found_id: str | None, clip_id: str, num_bytes: int, length: int) -> None:
+        if found_id not in (clip_id, None) or num_bytes != 2 * length:
+            name = "another clip" if found_id is None else f"clip {found_id!r}"
             raise UserError(
-                f"{path}: holds clip {found_id!r} of {num_bytes / 2:g} "
+                f"{path}: holds {name} of {num_bytes / 2:g} "
                 f"samples where the index has {clip_id!r} of {length}; the index is of other data: "
                 "delete the index file and prepare the data again"
             )

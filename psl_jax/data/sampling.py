@@ -1,37 +1,57 @@
 """The order of training: a pure function of (seed, epoch, process), computed with NumPy alone.
 
-An epoch permutes the shards, lays their clips out in that order and deals the resulting row of
-(clip, segment) entries to the processes in contiguous stretches. A process reads its stretch in
-windows of whole shards (a shard larger than a window is cut) and permutes the entries of each
-window. So an epoch streams every shard once, memory holds no more than a few windows, and a
-resumed run finds its place by arithmetic, without having read what it skips.
+Draws ("balanced", "weighted") have an order of their own, and so has a split that fits in memory:
+a permutation of all its segments. They are dealt to the processes one by one and read a segment at
+a time, wherever it lies. A larger split is streamed: an epoch permutes the shards, lays their clips
+out in that order and deals the resulting row of (clip, segment) entries to the processes in
+contiguous stretches. A process reads its stretch in windows of whole shards (a shard larger than a
+window is cut) and permutes the entries of each window. So an epoch streams every shard once, memory
+holds no more than a few windows, and a resumed run finds its place by arithmetic, without having
+read what it skips.
 """
 
 import dataclasses
 import itertools
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 
 from psl_jax.audio.segments import Segmentation
+from psl_jax.data import draws as draws_lib
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.runtime.errors import UserError
 
 SAMPLINGS = ("uniform", "balanced", "weighted")
 WINDOW_CLIPS = 2048
 SEQUENTIAL_WINDOW_CLIPS = 256
+DRAWN_WINDOW = 512  # segments read at once where each lies elsewhere
 
-# Clips longer than usual get smaller windows, so that a corpus of long recordings fits as well.
-MAX_WINDOW_BYTES = 1 << 30
+MAX_WINDOW_BYTES = 1 << 30  # of audio; long clips make windows of fewer
+
+# Splits of up to this much audio are permuted as a whole: machines that train on more keep that
+# much in the memory that the system lends to files. Not asked of the machine, as the order of
+# training must not depend on it.
+PERMUTED_BYTES = 8 << 30
 
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """What is read at once, and the order in which its segments are used."""
+    """What is read at once, and the order in which its segments are used.
 
-    shards: np.ndarray  # int64 [k], in reading order
+    Row `i` of its audio holds clip `clips[i]` from sample `starts[i]` on, with room for
+    `capacity[i]` samples.
+    """
+
     clips: np.ndarray  # int64 [n], clip numbers of the index, in reading order
     entries: np.ndarray  # int32 [m, 2]: position in `clips`, segment number
+    starts: np.ndarray  # int64 [n]
+    capacity: np.ndarray  # int64 [n]
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """Where rows begin when they lie end to end: int64 [n + 1]."""
+        return np.concatenate([[0], np.cumsum(self.capacity)])
 
 
 def epoch_size(index: ClipIndex, segmentation: Segmentation, process_count: int = 1) -> int:
@@ -60,40 +80,110 @@ def epoch_windows(
     sampling:
       "uniform"   every segment of every clip once.
       "balanced"  as many draws as there are segments, of the clips that the class queue of PANNs
-                  would draw (see `class_queue_draws`), each with a random segment.
-      "weighted"  as many draws, with replacement, of clips by the weight sum 1000 / (n_c + 100)
-                  over their labels, n_c being the clips with label c; random segments.
+                  draws, in its order (see `draws.class_queue`), each with a random segment.
+      "weighted"  as many draws, with replacement, by weight (see `draws.by_weight`); random
+                  segments.
 
-    A window holds at most `window_clips` clips, and fewer where clips are so long that they would
-    pass MAX_WINDOW_BYTES. Raises UserError if there is nothing to draw.
+    A streamed window holds at most `window_clips` clips and MAX_WINDOW_BYTES of audio.
+    Raises UserError if there is nothing to draw.
     """
     _check_process(process_index, process_count)
+    if not len(index):
+        raise UserError(f"split {index.split!r} has no clips")
+    if sampling not in SAMPLINGS:
+        raise UserError(f"sampling is {sampling!r}, expected one of {', '.join(SAMPLINGS)}")
     rng = np.random.default_rng([seed, epoch])  # the same on every process
+    if sampling == "uniform" and not is_permuted(index, window_clips):
+        return _streamed(
+            index, segmentation, rng, [seed, epoch], window_clips, process_index, process_count
+        )
+    clips, segments = _drawn(index, segmentation, sampling, rng)
+    size = epoch_size(index, segmentation, process_count)
+    # One after the other, so that what is together in the order is together in a batch.
+    mine = (np.arange(size) * process_count + process_index) % len(clips)
+    return [
+        _drawn_window(index, segmentation, clips[part], segments[part])
+        for part in np.split(mine, np.arange(DRAWN_WINDOW, size, DRAWN_WINDOW))
+    ]
+
+
+def is_permuted(index: ClipIndex, window_clips: int) -> bool:
+    """Whether a uniform epoch is a permutation of the whole, and not streamed in windows.
+
+    A split of one window is permuted either way, and read in one go when streamed.
+    """
+    size = 2 * int(index.num_samples.sum(dtype=np.int64))
+    return len(index) > window_clips and size <= PERMUTED_BYTES
+
+
+def _drawn(
+    index: ClipIndex, segmentation: Segmentation, sampling: str, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Clip and segment of every draw of an epoch, in order: int64 [total] each."""
+    counts = segmentation.counts(index.num_samples)
+    total = int(counts.sum(dtype=np.int64))
+    if sampling == "uniform":
+        order = rng.permutation(total)
+        return np.repeat(np.arange(len(index)), counts)[order], _ragged_arange(counts)[order]
+    draw = draws_lib.class_queue if sampling == "balanced" else draws_lib.by_weight
+    clips = draw(index, total, rng)
+    return clips, rng.integers(counts[clips])
+
+
+def _drawn_window(
+    index: ClipIndex, segmentation: Segmentation, clips: np.ndarray, segments: np.ndarray
+) -> Window:
+    """A row for each draw, in the order in which they lie on disk; entries in that of the draws."""
+    reading = np.lexsort((segments, clips))
+    position = np.empty(len(clips), np.int64)
+    position[reading] = np.arange(len(clips))
+    return Window(
+        clips[reading],
+        np.stack([position, segments], axis=1).astype(np.int32),
+        segments[reading].astype(np.int64) * segmentation.hop_samples,
+        np.full(len(clips), segmentation.segment_samples, np.int64),
+    )
+
+
+def _streamed(
+    index: ClipIndex,
+    segmentation: Segmentation,
+    rng: np.random.Generator,
+    key: Sequence[int],
+    window_clips: int,
+    process_index: int,
+    process_count: int,
+) -> list[Window]:
+    """Every segment once, in windows of whole shards whose entries are permuted."""
     order = clips_of_shards(index, rng.permutation(len(index.shard_sizes)))
     segments = segmentation.counts(index.num_samples)
-    repeats = _draws(index, int(segments.sum(dtype=np.int64)), sampling, rng)
-    repeats = segments if repeats is None else repeats
     size = epoch_size(index, segmentation, process_count)
-    total = int(repeats.sum(dtype=np.int64))
+    total = int(segments.sum(dtype=np.int64))
     start = min(process_index * total // process_count, total - size)
-    order, repeats, skipped = _stretch(order, repeats[order], start, start + size)
+    order, repeats, skipped = _stretch(order, segments[order], start, start + size)
 
     def shuffled(number: int, low: int, high: int) -> np.ndarray:
-        key = (process_index, number)
-        rng = np.random.default_rng(np.random.SeedSequence([seed, epoch], spawn_key=key))
+        sequence = np.random.SeedSequence(key, spawn_key=(process_index, number))
         position = np.repeat(np.arange(high - low), repeats[low:high])
-        if sampling == "uniform":
-            segment = _ragged_arange(repeats[low:high])
-            segment[position == 0] += skipped if low == 0 else 0
-        else:
-            segment = rng.integers(segments[order[low:high]][position])
-        return rng.permutation(np.stack([position, segment], axis=1).astype(np.int32))
+        segment = _ragged_arange(repeats[low:high])
+        segment[position == 0] += skipped if low == 0 else 0
+        entries = np.stack([position, segment], axis=1).astype(np.int32)
+        return np.random.default_rng(sequence).permutation(entries)
 
     bounds = _window_bounds(index, order, window_clips)
     return [
-        Window(_shards_of(index, order[low:high]), order[low:high], shuffled(i, low, high))
+        _whole_clips(index, segmentation, order[low:high], shuffled(i, low, high))
         for i, (low, high) in enumerate(itertools.pairwise(bounds.tolist()))
     ]
+
+
+def _whole_clips(
+    index: ClipIndex, segmentation: Segmentation, clips: np.ndarray, entries: np.ndarray
+) -> Window:
+    """A row for each clip, with room for whole segments, so that these lie on a grid."""
+    size = segmentation.segment_samples
+    capacity = -(-index.num_samples[clips].astype(np.int64) // size) * size
+    return Window(clips, entries, np.zeros(len(clips), np.int64), np.maximum(capacity, size))
 
 
 def sequential_windows(
@@ -119,7 +209,7 @@ def sequential_windows(
     for low, high in itertools.pairwise(bounds.tolist()):
         position = np.repeat(np.arange(high - low), counts[low:high])
         entries = np.stack([position, _ragged_arange(counts[low:high])], axis=1).astype(np.int32)
-        windows.append(Window(_shards_of(index, clips[low:high]), clips[low:high], entries))
+        windows.append(_whole_clips(index, segmentation, clips[low:high], entries))
     return windows
 
 
@@ -137,56 +227,6 @@ def process_clips(
     total = ends[-1] if len(ends) else 0
     cuts = np.searchsorted(ends, total * np.arange(1, process_count) // process_count, "right")
     return np.split(np.arange(len(index)), cuts)
-
-
-def class_queue_draws(index: ClipIndex, draws: int, rng: np.random.Generator) -> np.ndarray:
-    """How often each clip is drawn by the class queue of PANNs in `draws` draws: int64 [clips].
-
-    The queue (Kong et al. 2020, "balanced" sampling) goes round the classes in an order that is
-    shuffled for every round, and takes from each the next clip of the class's own shuffled queue,
-    reshuffled when it is used up. Classes without clips are passed over. Only the multiset matters
-    here: full rounds and full queues draw everything once, and only the last ones need an order.
-    """
-    order = np.argsort(index.label_values, kind="stable")
-    per_label_clip = np.repeat(np.arange(len(index)), np.diff(index.label_offsets))[order]
-    sizes = index.class_counts()
-    starts = np.concatenate([[0], np.cumsum(sizes)])
-    present = np.flatnonzero(sizes)
-    if not len(present):
-        raise UserError(f"split {index.split!r} has no labels: balanced sampling needs some")
-    rounds, rest = divmod(draws, len(present))
-    turns = np.full(len(present), rounds)
-    turns[rng.permutation(len(present))[:rest]] += 1
-    counts = np.zeros(len(index), np.int64)
-    for label, turn in zip(present, turns, strict=True):
-        clips = per_label_clip[starts[label] : starts[label + 1]]
-        full, rest = divmod(int(turn), len(clips))
-        counts[clips] += full
-        counts[rng.permutation(clips)[:rest]] += 1
-    return counts
-
-
-def clip_weights(index: ClipIndex) -> np.ndarray:
-    """Weight of each clip, the sum over its labels of 1000 / (n_c + 100): float64 [clips]."""
-    weights = 1000.0 / (index.class_counts() + 100.0)
-    clip = np.repeat(np.arange(len(index)), np.diff(index.label_offsets))
-    return np.bincount(clip, weights=weights[index.label_values], minlength=len(index))
-
-
-def _draws(index: ClipIndex, draws: int, sampling: str, rng) -> np.ndarray | None:
-    """Draws of each clip, or None where every segment is drawn once."""
-    if not len(index):
-        raise UserError(f"split {index.split!r} has no clips")
-    if sampling == "uniform":
-        return None
-    if sampling == "balanced":
-        return class_queue_draws(index, draws, rng)
-    if sampling == "weighted":
-        weights = clip_weights(index)
-        if not weights.any():
-            raise UserError(f"split {index.split!r} has no labels: weighted sampling needs some")
-        return rng.multinomial(draws, weights / weights.sum())
-    raise UserError(f"sampling is {sampling!r}, expected one of {', '.join(SAMPLINGS)}")
 
 
 def _stretch(order, repeats, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, int]:
@@ -207,18 +247,21 @@ def _window_bounds(index: ClipIndex, clips: np.ndarray, window_clips: int) -> np
 
     The windows are about equally large, so that none is too small to be well mixed.
     """
-    fitting = MAX_WINDOW_BYTES // max(2 * index.clip_samples, 1)
-    limit = max(min(window_clips, fitting), 1)
+    if not len(clips):
+        return np.zeros(1, np.int64)
+    size = 2.0 * index.num_samples[clips]
+    share = np.maximum(size / MAX_WINDOW_BYTES, 1 / window_clips)  # of a window, for each clip
+    ends = np.concatenate([[0.0], np.cumsum(share)])
+    slack = 1e-6
     shard = index.shard_of(clips)
     shard_ends = np.append(np.flatnonzero(np.diff(shard)) + 1, len(clips)).tolist()
-    aim = len(clips) / max(-(-len(clips) // limit), 1)
+    aim = ends[-1] / max(np.ceil(ends[-1] - slack), 1) - slack
     bounds, last = [0], 0  # `last`: where the previous piece, a shard or a part of one, ended
     for shard_end in shard_ends:
-        parts = -(-(shard_end - last) // limit)
-        for end in np.linspace(last, shard_end, parts + 1).astype(int)[1:].tolist():
-            if end - bounds[-1] > limit:
+        for end in _equal_parts(ends, last, shard_end):
+            if ends[end] - ends[bounds[-1]] > 1 + slack and last > bounds[-1]:
                 bounds.append(last)
-            if end - bounds[-1] >= aim:
+            if ends[end] - ends[bounds[-1]] >= aim:
                 bounds.append(end)
             last = end
     if bounds[-1] != len(clips):
@@ -226,9 +269,18 @@ def _window_bounds(index: ClipIndex, clips: np.ndarray, window_clips: int) -> np
     return np.array(bounds, np.int64)
 
 
-def _shards_of(index: ClipIndex, clips: np.ndarray) -> np.ndarray:
-    shard = index.shard_of(clips)
-    return shard[np.append(True, np.diff(shard) != 0)]
+def _equal_parts(ends: np.ndarray, low: int, high: int) -> list[int]:
+    """Ends of the parts, none larger than a window, into which a shard from low to high is cut."""
+    parts = max(int(np.ceil(ends[high] - ends[low] - 1e-6)), 1)
+    while True:
+        marks = np.linspace(ends[low], ends[high], parts + 1)[1:-1]
+        cuts = np.searchsorted(ends, marks + 1e-9, side="right") - 1
+        found = [*np.unique(np.clip(cuts, low + 1, high)).tolist(), high]
+        found = sorted(set(found))
+        sizes = np.diff(ends[[low, *found]])
+        if parts >= high - low or sizes.max() <= 1 + 1e-6:
+            return found
+        parts += 1
 
 
 def _ragged_arange(counts: np.ndarray) -> np.ndarray:

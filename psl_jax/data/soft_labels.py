@@ -22,6 +22,8 @@ from psl_jax.runtime.errors import UserError
 
 FORMATS = ("tfrecord", "npz")
 _MANIFEST = "manifest.json"
+# Permuted training asks for labels here and there: those of balanced AudioSet in 2 s are 116 MB.
+_CACHE_BYTES = 1 << 30
 _GO_ON = "Run the same command again, which goes on where it stopped."
 # What reading a damaged shard raises, by NumPy, zipfile and ourselves.
 _DAMAGE = (
@@ -141,7 +143,7 @@ class SoftLabels:
         self.directory, self.index, self.segmentation = directory, index, segmentation
         self.manifest = _read_manifest(directory)
         self.num_segments = int(segmentation.counts(index.num_samples).max(initial=1))
-        self._last: tuple[int, np.ndarray] | None = None
+        self._cache: dict[int, np.ndarray] = {}  # by shard, the last used at the end
 
     @classmethod
     def open(
@@ -206,10 +208,15 @@ class SoftLabels:
         return out
 
     def _cached(self, shard: int) -> np.ndarray:
-        """The shard's probabilities; the last one is kept, for shards that span windows."""
-        if self._last is None or self._last[0] != shard:
-            self._last = (shard, self.read_shard(shard)[1])
-        return self._last[1]
+        """The shard's probabilities; those used last are kept, up to _CACHE_BYTES of them."""
+        found = self._cache.pop(shard, None)
+        if found is None:
+            found = self.read_shard(shard)[1]
+            held = sum(array.nbytes for array in self._cache.values())
+            while self._cache and held + found.nbytes > _CACHE_BYTES:
+                held -= self._cache.pop(next(iter(self._cache))).nbytes
+        self._cache[shard] = found
+        return found
 
 
 # --- the manifest ---------------------------------------------------------------------------------

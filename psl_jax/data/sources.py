@@ -16,7 +16,12 @@ class LoadedWindow:
     """A window with its audio."""
 
     window: Window
-    audio: np.ndarray  # int16 [n, clip_samples], zeros after a clip's end
+    audio: np.ndarray  # int16, the window's rows end to end; zeros after a clip's end
+
+    @property
+    def rows(self) -> list[np.ndarray]:
+        """The row of each clip of the window: int16 [its capacity]."""
+        return np.split(self.audio, self.window.offsets[1:-1])
 
 
 class Source(Protocol):
@@ -29,25 +34,25 @@ class Source(Protocol):
         """Loads `windows` in order; the next one is read while the last one is used.
 
         The audio is the reader's until it asks for the next window; its memory is then written
-        anew, so that a reader copies what it is to keep. Two windows are in memory at a time:
-        2 x window_clips x clip_samples x 2 bytes (1.3 GB for 2048 clips of 10 s).
+        anew, so that a reader copies what it is to keep. Two windows are in memory at a time: at
+        most 2 x MAX_WINDOW_BYTES, for 2048 clips of 10 s 1.3 GB.
         """
         ...
 
 
 def read_ahead(
-    fill: Callable[[Window, np.ndarray], None], windows: Iterable[Window], clip_samples: int
+    fill: Callable[[Window, list[np.ndarray]], None], windows: Iterable[Window]
 ) -> Generator[LoadedWindow, None, None]:
-    """`Source.read` in terms of `fill(window, audio)`, which runs in a thread.
+    """`Source.read` in terms of `fill(window, rows)`, which runs in a thread.
 
-    audio: int16 [n, clip_samples] with anything in it; all of it is to be written.
+    rows: int16 [capacity] each, with anything in it; all of it is to be written.
     """
     ring = BufferRing()
 
     def load(window: Window) -> LoadedWindow:
-        audio = ring.next(len(window.clips), clip_samples)
-        fill(window, audio)
-        return LoadedWindow(window, audio)
+        loaded = LoadedWindow(window, ring.next(int(window.offsets[-1])))
+        fill(window, loaded.rows)
+        return loaded
 
     return made_ahead(load, windows)
 
@@ -82,11 +87,11 @@ class BufferRing:
         self._arrays = [np.empty(0, np.int16) for _ in range(2)]
         self._turn = 0
 
-    def next(self, rows: int, columns: int) -> np.ndarray:
-        """An uninitialised int16 [rows, columns]; the memory of the one before the last."""
-        size, turn = rows * columns, self._turn
+    def next(self, size: int) -> np.ndarray:
+        """An uninitialised int16 [size]; the memory of the one before the last."""
+        turn = self._turn
         self._turn = (turn + 1) % len(self._arrays)
         if len(self._arrays[turn]) < size:
             self._arrays[turn] = np.empty(0, np.int16)  # let go of before there is more
             self._arrays[turn] = np.empty(size, np.int16)
-        return self._arrays[turn][:size].reshape(rows, columns)
+        return self._arrays[turn][:size]

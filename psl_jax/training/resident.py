@@ -67,11 +67,13 @@ def load(
         windows = sequential_windows(index, whole)
         for loaded, labels in batches.read_labelled(source, windows, soft_labels):
             first = int(loaded.window.clips[0])  # in index order, so a window is one stretch
-            rows = parallel.replicate(loaded.audio.copy(), mesh)  # its memory is used again
-            audio = _write(audio, rows, first)
+            rows = np.zeros((len(loaded.window.clips), samples), np.int16)
+            for row, found in zip(rows, loaded.rows, strict=True):
+                row[: len(found)] = found[:samples]
+            audio = _write(audio, parallel.replicate(rows, mesh), first)
             if soft is not None and labels is not None:
                 soft = _write(soft, parallel.replicate(labels[:, :segments], mesh), first)
-            bar.update(len(loaded.audio))
+            bar.update(len(rows))
     weak = parallel.replicate(index.weak_labels().astype(np.uint8), mesh)
     return ResidentSplit(audio, weak, soft)
 

@@ -44,7 +44,7 @@ def test_what_fits_is_read(tmp_path):
     assert index.classes == ("cat", "dog")
     windows = list(source.read(sequential_windows(index, Segmentation(1.0))))
     for loaded in windows:
-        for row, clip in zip(loaded.audio, loaded.window.clips, strict=True):
+        for row, clip in zip(loaded.rows, loaded.window.clips, strict=True):
             expected = CLIPS[int(index.ids[clip])]
             np.testing.assert_array_equal(row[: len(expected)], expected)
 
