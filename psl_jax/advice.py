@@ -61,7 +61,7 @@ def before_training(
 
 
 def of_labels(quality: Mapping[str, Any]) -> list[str]:
-    """Notes on soft labels, from their statistics (see metrics.label_statistics)."""
+    """Notes on soft labels, from their statistics (see metrics.LabelCounter)."""
     statistics = quality["statistics"]
     empty = statistics["share_without_labels"]["soft"]
     soft, weak = (statistics["mean_labels"][kind] for kind in ("soft", "weak"))

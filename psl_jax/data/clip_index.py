@@ -107,22 +107,30 @@ class ClipIndex:
         clips = np.arange(len(self)) if clips is None else np.asarray(clips)
         return _multi_hot(self.label_offsets, self.label_values, clips, self.num_classes)
 
-    def segment_labels(self, segmentation: Segmentation) -> np.ndarray:
+    def segment_labels(
+        self, segmentation: Segmentation, clips: np.ndarray | None = None
+    ) -> np.ndarray:
         """What truly sounds in each segment, from the events: bool [clips, segments, classes].
+
+        clips: numbers of those asked for, ascending (default: all).
 
         Segments past a clip's end are all False; `segmentation.counts(num_samples)` says how many
         count. Raises ValueError without events.
         """
         if self.event_offsets is None or self.event_times is None or self.event_values is None:
             raise ValueError(f"split {self.split!r} has no events")
-        counts = segmentation.counts(self.num_samples)
+        clips = np.arange(len(self)) if clips is None else clips
+        counts = segmentation.counts(self.num_samples[clips])
         segments = int(counts.max(initial=1))
         onsets, offsets = segmentation.times(np.arange(segments))
-        clip = np.repeat(np.arange(len(self)), np.diff(self.event_offsets))
-        overlaps = (self.event_times[:, :1] < offsets) & (self.event_times[:, 1:] > onsets)
-        truth = np.zeros((len(self), segments, self.num_classes), bool)
-        event, segment = np.nonzero(overlaps)
-        truth[clip[event], segment, self.event_values[event]] = True
+        of_each = np.diff(self.event_offsets)[clips]
+        clip = np.repeat(np.arange(len(clips)), of_each)
+        first = np.repeat(self.event_offsets[clips] - np.cumsum(of_each) + of_each, of_each)
+        event = first + np.arange(len(clip))
+        times = self.event_times[event]
+        row, segment = np.nonzero((times[:, :1] < offsets) & (times[:, 1:] > onsets))
+        truth = np.zeros((len(clips), segments, self.num_classes), bool)
+        truth[clip[row], segment, self.event_values[event][row]] = True
         return truth & (np.arange(segments) < counts[:, None])[..., None]
 
     def save(self, path: str | os.PathLike) -> None:

@@ -6,7 +6,7 @@ written out here once. Parameters are replicated, batches split over the axis `"
 
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -99,12 +99,19 @@ def to_host(tree: Any) -> Any:
     )
 
 
-def gather_rows(rows: np.ndarray) -> np.ndarray:
-    """Sums arrays of the same shape over processes: each process fills in its own rows."""
+def gather_rows(rows: np.ndarray, counts: Sequence[int]) -> np.ndarray:
+    """The rows of all processes, one after the other, on every process.
+
+    rows: [n, ...] of this process; counts: n of each process, which all of them know. Each row is
+    sent once, besides what fills up the shorter shares.
+    """
     if jax.process_count() == 1:
         return rows
     wait_for_all("gather rows")
-    return np.asarray(multihost_utils.process_allgather(rows)).sum(axis=0)
+    padded = np.zeros((max(counts), *rows.shape[1:]), rows.dtype)
+    padded[: len(rows)] = rows
+    gathered = np.asarray(multihost_utils.process_allgather(padded))
+    return np.concatenate([part[:n] for part, n in zip(gathered, counts, strict=True)])
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

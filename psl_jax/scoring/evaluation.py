@@ -10,6 +10,7 @@ import numpy as np
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
 from psl_jax.data import batches
 from psl_jax.data.clip_index import ClipIndex
+from psl_jax.data.sampling import process_clips
 from psl_jax.data.sources import Source
 from psl_jax.runtime import files, parallel, progress
 from psl_jax.scoring import metrics
@@ -39,8 +40,11 @@ def score_clips(
     process.
     """
     index = source.index
-    totals = np.zeros((len(index), index.num_classes), np.float64)
     share = jax.process_index(), jax.process_count()
+    shares = process_clips(index, segmentation, share[1])
+    own = shares[share[0]]
+    first = int(own[0]) if len(own) else 0
+    totals = np.zeros((len(own), index.num_classes), np.float64)
     feed = batches.eval_batches(
         source,
         segmentation,
@@ -48,14 +52,14 @@ def score_clips(
         process_index=share[0],
         process_count=share[1],
     )
-    clips = -(-len(index) // share[1])
     show = description is not None and share[0] == 0
-    with progress.bar(clips, "clip", description, show=show) as bar:
+    with progress.bar(len(own), "clip", description, show=show) as bar:
         for batch, probabilities in scorer(feed):
-            np.add.at(totals, batch["clip"], probabilities)
+            np.add.at(totals, batch["clip"] - first, probabilities)
             bar.update(int((batch["segment"] == 0).sum()))
-    counts = segmentation.counts(index.num_samples)
-    return parallel.gather_rows((totals / counts[:, None]).astype(np.float32))
+    counts = segmentation.counts(index.num_samples[own])
+    means = (totals / counts[:, None]).astype(np.float32)
+    return parallel.gather_rows(means, [len(clips) for clips in shares])
 
 
 def mean_average_precision(scores: np.ndarray, index: ClipIndex) -> float:

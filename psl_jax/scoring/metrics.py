@@ -164,52 +164,6 @@ def summarize(truth: np.ndarray, scores: np.ndarray, ids: Sequence) -> dict[str,
 # --- Quality of labels ----------------------------------------------------------------------
 
 
-def segment_map(labels: np.ndarray, truth: np.ndarray, counts: np.ndarray) -> float:
-    """mAP of labels against what truly sounds in each segment, over the valid segments only.
-
-    `labels` are soft labels [clips, segments, classes], or weak ones [clips, classes], which are
-    propagated to all segments of their clip; `truth` is [clips, segments, classes], `counts`
-    [clips] the number of valid segments. The two may be padded to different lengths.
-    """
-    counts = np.asarray(counts)
-    flat = np.repeat(labels, counts, axis=0) if labels.ndim == 2 else _valid(labels, counts)
-    return mean_average_precision(_valid(truth, counts), flat)
-
-
-def label_quality(
-    soft: np.ndarray,
-    weak: np.ndarray,
-    counts: np.ndarray,
-    truth: np.ndarray | None = None,
-    threshold: float = 0.5,
-) -> dict[str, Any]:
-    """What the reports show of a set of soft labels (label_quality.json): dict for JSON.
-
-    `statistics` as from `label_statistics`; with the true segment labels `truth` also
-    `segment_mAP` {"soft", "weak"} and `num_segments`. Shapes as in `segment_map`.
-    """
-    quality: dict[str, Any] = {"num_segments": int(np.sum(counts))}
-    if truth is not None:
-        quality["segment_mAP"] = {
-            "soft": segment_map(soft, truth, counts),
-            "weak": segment_map(weak, truth, counts),
-        }
-    return quality | {"statistics": label_statistics(soft, counts, weak, threshold)}
-
-
-def label_statistics(
-    soft: np.ndarray, counts: np.ndarray, weak: np.ndarray, threshold: float = 0.5
-) -> dict[str, Any]:
-    """How many labels a clip has, and how many of the weak ones the soft ones cover.
-
-    soft [clips, segments, classes], counts [clips] valid segments, weak [clips, classes]. See
-    `LabelCounter`, which takes the same shard by shard.
-    """
-    counter = LabelCounter(threshold)
-    counter.add(soft, counts, weak)
-    return counter.result()
-
-
 class LabelCounter:
     """Label statistics of a set that comes in parts (paper, Section 4.3, Figures 2 and 3).
 
@@ -262,19 +216,6 @@ class LabelCounter:
                 "clips": np.bincount(bins.astype(int), minlength=6).tolist(),
             },
         }
-
-
-def _valid(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """[clips, segments, classes] to [sum(counts), classes]."""
-    if values.ndim != 3 or len(values) != len(counts) or values.shape[1] < counts.max(initial=0):
-        raise ValueError(
-            f"segments of shape {values.shape} do not hold {len(counts)} clips of up to "
-            f"{counts.max(initial=0)} segments"
-        )
-    return values[np.arange(values.shape[1]) < counts[:, None]]
-
-
-# --- Checks ---------------------------------------------------------------------------------
 
 
 def _checked(

@@ -94,22 +94,31 @@ def label_quality(labels: SoftLabels, index: ClipIndex, segmentation: Segmentati
     """What the soft labels are worth: counts and coverage of labels (paper, figures 2 and 3) and,
     where the data has true events, the segment mAP of the soft and of the propagated weak labels.
     """
-    parts = [labels.read_shard(i) for i in range(len(index.shard_sizes))]
-    counts = np.concatenate([part[2] for part in parts])
-    width = int(counts.max())
-    soft = np.zeros((len(counts), width, index.num_classes), np.float16)
-    at = 0
-    for _, probabilities, _ in parts:
-        soft[at : at + len(probabilities), : probabilities.shape[1]] = probabilities[:, :width]
-        at += len(probabilities)
-    weak = index.weak_labels()
-    result = metrics.label_quality(soft, weak, counts)
-    if index.event_offsets is not None:
-        # A labelled clip without an event was not annotated: AudioSet has strong labels of some.
-        known = np.diff(index.event_offsets) > 0
-        truth = index.segment_labels(segmentation)[known]
-        part = metrics.label_quality(soft[known], weak[known], counts[known], truth)
-        result["segment_mAP"] = part["segment_mAP"]
+    counter = metrics.LabelCounter()
+    # A labelled clip without an event was not annotated: AudioSet has strong labels of some.
+    known = None if index.event_offsets is None else np.diff(index.event_offsets) > 0
+    scored: dict[str, list[np.ndarray]] = {"soft": [], "weak": [], "truth": []}
+    num_segments = 0
+    for shard in range(len(index.shard_sizes)):  # of a large split no more fits into memory
+        clips = _clips_of(index, shard)
+        _, soft, counts = labels.read_shard(shard)
+        weak = index.weak_labels(clips)
+        counter.add(soft, counts, weak)
+        num_segments += int(counts.sum())
+        if known is not None and known[clips].any():
+            rows = known[clips]
+            inside = np.arange(soft.shape[1]) < counts[rows, None]
+            scored["soft"].append(soft[rows][inside])
+            scored["weak"].append(np.repeat(weak[rows] > 0, counts[rows], axis=0))
+            truth = index.segment_labels(segmentation, clips[rows])
+            scored["truth"].append(truth[np.arange(truth.shape[1]) < counts[rows, None]])
+    result = {"num_segments": num_segments, "statistics": counter.result()}
+    if scored["truth"]:
+        truth, soft, weak = (np.concatenate(scored[name]) for name in ("truth", "soft", "weak"))
+        result["segment_mAP"] = {
+            "soft": metrics.mean_average_precision(truth, soft),
+            "weak": metrics.mean_average_precision(truth, weak),
+        }
     return result | {"segment_seconds": segmentation.seconds}
 
 

@@ -77,8 +77,10 @@ class TrainingCheckpoints:
                 "or an older version; give another --workdir, or delete that folder"
             )
         leaves = flat_state.split(flat, index)
+        # From each process's own copy: device_put onto devices of several processes would compare
+        # their values, a collective for each of hundreds of arrays.
         return jax.tree.map(
-            lambda x, new: jax.device_put(new, x.sharding),
+            lambda x, new: jax.make_array_from_process_local_data(x.sharding, new),
             state,
             jax.tree.unflatten(jax.tree.structure(state), leaves),
         )

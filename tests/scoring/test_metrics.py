@@ -230,7 +230,9 @@ def test_label_statistics():
     soft[3, 0, 4] = soft[3, 1, 4] = 0.7  # one label, twice
     weak = np.zeros((4, 5), np.float32)
     weak[0, [0, 2]] = weak[1, 2] = weak[3, 4] = 1
-    result = metrics.label_statistics(soft, np.array([3, 3, 1, 2]), weak)
+    counter = metrics.LabelCounter()
+    counter.add(soft, np.array([3, 3, 1, 2]), weak)
+    result = counter.result()
     assert result["labels_per_clip"] == {"soft": [2, 1, 1], "weak": [1, 2, 1]}
     assert result["share_without_labels"] == {"soft": 0.5, "weak": 0.25}
     assert result["mean_labels"] == {"soft": 0.75, "weak": 1.0}
@@ -247,28 +249,10 @@ def test_label_statistics_in_parts_are_those_of_the_whole():
     counter = metrics.LabelCounter(0.4)
     for part in (slice(0, 10), slice(10, 10), slice(10, 3000)):
         counter.add(soft[part], counts[part], weak[part])
-    whole = metrics.label_statistics(soft, counts, weak, threshold=0.4)
+    at_once = metrics.LabelCounter(0.4)
+    at_once.add(soft, counts, weak)
+    whole = at_once.result()
     assert counter.result() == whole
     assert sum(whole["coverage"]["clips"]) == whole["coverage"]["num_clips"]
     with pytest.raises(UserError, match="no clips"):
         metrics.LabelCounter().result()
-
-
-def test_segment_map_over_valid_segments():
-    rng = np.random.default_rng(0)
-    counts = np.array([3, 1, 2, 3, 0, 2])
-    truth = rng.random((6, 3, 4)) < 0.4
-    truth[0, 0] = True
-    soft = rng.random((6, 5, 4)).astype(np.float16)  # padded further than the truth
-    weak = truth.any(axis=1)
-    flat = [(c, s) for c in range(6) for s in range(counts[c])]
-    flat_truth = np.array([truth[i] for i in flat])
-    for labels, rows in [(soft, [soft[i] for i in flat]), (weak, [weak[c] for c, _ in flat])]:
-        expected = np.nanmean(reference_ap(flat_truth, np.array(rows, np.float64)))
-        assert metrics.segment_map(labels, truth, counts) == pytest.approx(expected, abs=1e-9)
-    quality = metrics.label_quality(soft, weak, counts, truth)
-    assert quality["segment_mAP"]["soft"] == metrics.segment_map(soft, truth, counts)
-    assert quality["num_segments"] == 11
-    assert "segment_mAP" not in metrics.label_quality(soft, weak, counts)
-    with pytest.raises(ValueError, match="do not hold"):
-        metrics.segment_map(soft[:, :2], truth, counts)
