@@ -14,6 +14,10 @@ SAMPLE_RATE = 16_000
 MIN_SEGMENT_SECONDS = 0.5
 
 
+# As far as a frame of the front end reaches past the end of the audio: half its window.
+REFLECTED_SAMPLES = 256
+
+
 @dataclasses.dataclass(frozen=True)
 class Segmentation:
     """Cuts clips into segments of `seconds`, one every `hop_seconds` (default: end to end)."""

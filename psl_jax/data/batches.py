@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from psl_jax.audio.segments import Segmentation
+from psl_jax.audio.segments import REFLECTED_SAMPLES, Segmentation
 from psl_jax.data import sampling as sampling_lib
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.sampling import SEQUENTIAL_WINDOW_CLIPS, WINDOW_CLIPS, Window
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.sources import LoadedWindow, Source, made_ahead
 
-# audio        int16 [B, segment_samples], zeros after the clip's end
+# audio        int16 [B, segment_samples], after the clip's end its reflection and zeros
 # num_samples  int32 [B], samples of the segment that lie inside the clip
 # labels       float32 [B, classes]
 # weight       float32 [B], 1, or 0 for the rows that fill up the last batch
@@ -182,6 +182,17 @@ def eval_batch_count(
     return max(-(-int(counts[part].sum(dtype=np.int64)) // batch_size) for part in parts)
 
 
+def reflect_end(row: np.ndarray, samples: int) -> None:
+    """Writes after the first `samples` of `row` their reflection, as far as a frame reaches.
+
+    So the last frames before a clip's end are those of the clip alone, whose end the front end
+    reflects; zeros there would be a click.
+    """
+    length = min(REFLECTED_SAMPLES, len(row) - samples, samples - 2)
+    if length > 0:
+        row[samples : samples + length] = row[samples - 2 : samples - 2 - length : -1]
+
+
 class _BatchBuilder:
     """Copies the entries of windows into batches; a batch may begin in one and end in the next."""
 
@@ -237,7 +248,10 @@ class _BatchBuilder:
         position, segment = entries[:, 0], entries[:, 1]
         clip = loaded.window.clips[position]
         valid = self.segmentation.valid_samples(self.index.num_samples[clip], segment)
-        self._copy_audio(self.batch["audio"][rows], loaded, position, segment, valid)
+        audio = self.batch["audio"][rows]
+        self._copy_audio(audio, loaded, position, segment, valid)
+        for row in np.flatnonzero(valid < self.segmentation.segment_samples):
+            reflect_end(audio[row], int(valid[row]))
         if soft is None or self.alpha == 0:
             self.batch["labels"][rows] = weak[position]
         else:

@@ -7,11 +7,13 @@ from collections.abc import Callable
 
 from absl import app
 
+from psl_jax.runtime import interrupts
 from psl_jax.runtime.errors import UserError
 
 
 def run(main: Callable, parse_flags: Callable | None = None) -> None:
     """Runs `main` with absl's flags. Exit status 2 for a UserError, 130 when interrupted."""
+    interrupts.handle()
     try:
         if parse_flags is None:
             app.run(main)

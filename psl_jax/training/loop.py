@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from psl_jax.model.mobilenetv2 import Variables
-from psl_jax.runtime import parallel, progress
+from psl_jax.runtime import interrupts, parallel, progress
 from psl_jax.runtime.errors import UserError
 from psl_jax.training import metric_log
 from psl_jax.training.checkpoints import TrainingCheckpoints
@@ -147,10 +147,12 @@ def train(
                 log.write(step, {metric_log.VALIDATION_MAP: value})
                 bar.set_postfix(mAP=f"{value:.4f}", best=f"{max(value, stop.best):.4f}")
                 checkpoints.save(step, state, value)
+                interrupts.note_saved(f"{description}, step {step}")
                 if stop.update(step, value):
                     break
             elif saves:
                 checkpoints.save(step, state)
+                interrupts.note_saved(f"{description}, step {step}")
             if saves:
                 meter.restart_clock()
 

@@ -68,8 +68,10 @@ def load(
         for loaded, labels in batches.read_labelled(source, windows, soft_labels):
             first = int(loaded.window.clips[0])  # in index order, so a window is one stretch
             rows = np.zeros((len(loaded.window.clips), samples), np.int16)
-            for row, found in zip(rows, loaded.rows, strict=True):
+            lengths = index.num_samples[loaded.window.clips].tolist()
+            for row, found, length in zip(rows, loaded.rows, lengths, strict=True):
                 row[: len(found)] = found[:samples]
+                batches.reflect_end(row, length)
             audio = _write(audio, parallel.replicate(rows, mesh), first)
             if soft is not None and labels is not None:
                 soft = _write(soft, parallel.replicate(labels[:, :segments], mesh), first)

@@ -45,6 +45,10 @@ def read_model(path: str | os.PathLike) -> Model:
     if not (folder / MODEL_FILE).exists():
         folder = folder / MODEL_FOLDER
     if not (folder / MODEL_FILE).exists():
+        inside = pathlib.Path(path).glob(f"*/{MODEL_FOLDER}/{MODEL_FILE}")
+        if models := sorted(os.fspath(found.parent.parent) for found in inside):
+            names = "".join(f"\n  {name}" for name in models)
+            raise UserError(f"{path} holds several models: give one of them{names}")
         raise UserError(
             f"{path} holds no finished model (no {MODEL_FOLDER}/{MODEL_FILE} in it). Expected the "
             "folder of a finished run: train one first, such as with "

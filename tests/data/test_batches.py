@@ -16,7 +16,7 @@ from synthetic_data import (
     write_soft_labels,
 )
 
-from psl_jax.audio.segments import Segmentation
+from psl_jax.audio.segments import REFLECTED_SAMPLES, Segmentation
 from psl_jax.data.batches import (
     eval_batch_count,
     eval_batches,
@@ -26,6 +26,7 @@ from psl_jax.data.batches import (
 )
 from psl_jax.data.sampling import SAMPLINGS, epoch_size, sequential_windows
 from psl_jax.data.sources import BufferRing, read_ahead
+from psl_jax.model import frontend
 
 SECOND = Segmentation(1.0)
 
@@ -51,7 +52,12 @@ def check_audio(batch, source, segmentation):
         samples = clip[start : start + segmentation.segment_samples]
         assert batch["num_samples"][row] == len(samples)
         np.testing.assert_array_equal(batch["audio"][row, : len(samples)], samples)
-        assert not batch["audio"][row, len(samples) :].any()
+        # Then its reflection, as far as the front end's frames reach, and zeros.
+        length = min(256, segmentation.segment_samples - len(samples), len(samples) - 2)
+        reflected = np.pad(samples, (0, max(length, 0)), mode="reflect")[len(samples) :]
+        rest = batch["audio"][row, len(samples) :]
+        np.testing.assert_array_equal(rest[: len(reflected)], reflected)
+        assert not rest[len(reflected) :].any()
 
 
 def check_equal(left, right):
@@ -330,3 +336,16 @@ def test_soft_labels_are_read_ahead_and_belong_to_their_window():
     with pytest.raises(OSError, match="no labels"):
         list(read_labelled(MemorySource(index), windows, SlowLabels(fails_at=8)))
     assert not [t for t in threading.enumerate() if t.name.startswith("read_ahead")]
+
+
+def test_a_short_clip_in_a_batch_has_the_features_of_the_clip_alone():
+    """Up to its last frame, which reaches past its end."""
+    assert REFLECTED_SAMPLES == frontend.WINDOW // 2
+    index = make_index([3], [16_000, 7_777, 12_345])
+    source = MemorySource(index)
+    (batch,) = eval_batches(source, SECOND, batch_size=3)
+    for row, samples in zip(batch["audio"], source.audio, strict=True):
+        length = np.array([len(samples)])
+        alone = frontend.LogMel()(samples[None])
+        padded = frontend.LogMel()(row[None], length)[:, : alone.shape[1]]
+        np.testing.assert_allclose(padded, alone, atol=1e-3)

@@ -1,5 +1,6 @@
 """What all entry points do with errors, as processes of their own."""
 
+import signal
 import subprocess
 import sys
 
@@ -31,3 +32,24 @@ def test_interrupted():
     process = run("raise KeyboardInterrupt")
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "run the same command again" in err
+
+
+def test_a_first_interrupt_is_answered_and_a_second_one_ends_at_once():
+    body = """
+  import time
+  from psl_jax.runtime import interrupts
+  interrupts.note_saved("psl2s, step 300")
+  print("ready", flush=True)
+  try:
+    time.sleep(60)
+  finally:
+    time.sleep(60)  # threads that end, checkpoints that are written
+"""
+    with run(body) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.readline() == "\n"
+        assert "stopping" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+        assert "kept: psl2s, step 300. Run the same command again" in process.stderr.read()
