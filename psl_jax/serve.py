@@ -61,7 +61,7 @@ def main(arguments: argparse.Namespace) -> int:
         print(f"open http://{shown}:{port} in a browser; Ctrl-C stops", flush=True)
         if not local:
             print("whoever reaches this address can use it: there is no password", flush=True)
-        app = application.application(service, local)
+        app = application.application(service, local, host)
         config = uvicorn.Config(app, log_level="warning", lifespan="off")
         with contextlib.suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listener])

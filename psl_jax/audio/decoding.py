@@ -95,6 +95,12 @@ def decoded_blocks(file: AudioFile) -> Iterator[np.ndarray]:
     check_length(total)
 
 
+def form_of(file: AudioFile) -> tuple[int, int]:
+    """Rate in Hz and number of channels of a file. Raises DecodeError as `decode` does."""
+    with _opened(file) as reader:
+        return reader.rate, reader.channels
+
+
 @contextlib.contextmanager
 def _opened(file: AudioFile) -> Iterator[Reader]:
     """An open file, whose errors become DecodeErrors."""

@@ -37,10 +37,12 @@ class Reader(abc.ABC):
 
     Attributes:
       rate: Hz.
+      channels: how many of them are averaged.
       exact_frames: how many there are, where the file says so and can be relied on.
     """
 
     rate: int
+    channels: int
     exact_frames: int | None = None
 
     @abc.abstractmethod

@@ -50,7 +50,7 @@ class SoundFileReader(Reader):
     def __init__(self, source: soundfile.SoundFile, file: str | os.PathLike | IO[bytes]):
         check_form(source.samplerate, source.channels)
         self._source, self._file = source, file
-        self.rate = source.samplerate
+        self.rate, self.channels = source.samplerate, source.channels
         self.exact_frames = _exact_frames(source)
         self._frames = 0  # read so far
         self._error: Exception | None = None

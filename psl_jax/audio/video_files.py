@@ -51,7 +51,7 @@ class VideoReader(Reader):
         self._container, self._stream = container, container.streams.audio[0]
         context = self._stream.codec_context
         check_form(context.sample_rate, context.channels)
-        self.rate = context.sample_rate
+        self.rate, self.channels = context.sample_rate, context.channels
         self._frames = 0
         self._error: Exception | None = None
 

@@ -1,5 +1,6 @@
 """The web application behind `psl_jax.serve`: one page, and what it asks for."""
 
+import asyncio
 import base64
 import contextlib
 import dataclasses
@@ -9,21 +10,21 @@ import tempfile
 import threading
 import wave
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any
 
 import jinja2
 import numpy as np
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from psl_jax.audio.decoding import DecodeError
+from psl_jax.audio.decoding import DecodeError, form_of
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
-from psl_jax.audio.waveforms import at_most, blocks_of
+from psl_jax.audio.waveforms import Blocks, at_most, blocks_of
 from psl_jax.tagging import spectrogram, writing
 from psl_jax.tagging.events import EventSettings
 from psl_jax.tagging.tagged_files import BadFile, FileTags, Input, tag_files
@@ -33,6 +34,9 @@ from psl_jax.tagging.timeline import FRAME_SECONDS
 _TEMPLATES = pathlib.Path(__file__).parent / "templates"
 _STATIC = {"serve.css": "text/css", "serve.js": "text/javascript"}
 _MEGABYTE = 1_000_000
+MAX_WAITING = 16  # uploads at a time, the one that is tagged among them
+_LOOK_EVERY = 0.2  # seconds: whether somebody still waits
+_USUAL_RATE = 2 * 48_000  # samples a second to decode, of all channels
 _DRAINED_BYTES = 2_000 * _MEGABYTE  # of a body that is refused; then the connection is cut
 
 # The page may load from and send to itself only.
@@ -65,6 +69,10 @@ class RefusedError(Exception):
         self.status, self.kind = status, kind
 
 
+class CancelledError(Exception):
+    """Nobody waits for the answer any more."""
+
+
 class Service:
     """Tags the files that the page sends, one at a time."""
 
@@ -78,6 +86,8 @@ class Service:
         self.tagger, self.segmentation = tagger, segmentation
         self.settings, self.limits = settings, limits
         self._lock = threading.Lock()
+        # A thread of its own: those of the server hand out the page meanwhile.
+        self.worker = ThreadPoolExecutor(1, thread_name_prefix="tag")
 
     def warm_up(self) -> None:
         """Compiles before the first file comes: for those of one segment, and of several."""
@@ -88,46 +98,79 @@ class Service:
                 silence = np.zeros(round(seconds * SAMPLE_RATE), np.float32)
                 list(self.tagger.stream([blocks_of(silence, SAMPLE_RATE)], cut))
 
-    def tag(self, path: str, name: str) -> dict[str, Any]:
-        """What the page shows of an uploaded file. Raises RefusedError."""
+    def tag(self, path: str, name: str, cancelled: threading.Event) -> dict[str, Any]:
+        """What the page shows of an uploaded file. Raises RefusedError, or CancelledError."""
+
+        def check(_: object = None) -> None:
+            if cancelled.is_set():
+                raise CancelledError
+
         with self._lock:
+            check()
             found = next(
                 tag_files(
                     self.tagger,
                     [Input(path, name)],
                     self.segmentation,
                     self.settings,
-                    max_seconds=self.limits.minutes * 60,
+                    heard=check,
+                    max_seconds=self._longest(path, name),
                 )
             )
             if isinstance(found, BadFile):
                 raise self._refusal(found.error, name)
-            decibel, step = spectrogram.spectrogram(blocks_of(path))
+            decibel, step = spectrogram.spectrogram(_checked(blocks_of(path), check))
         tags = dataclasses.replace(found, input=Input(name, name))
         return answer(tags, spectrogram.as_bytes(decibel), step, self.settings)
 
-    def decode(self, path: str, name: str) -> IO[bytes]:
+    def _longest(self, path: str, name: str) -> float:
+        """Seconds that are accepted of a file: fewer where each holds much to decode."""
+        try:
+            rate, channels = form_of(path)
+        except DecodeError as error:
+            raise self._refusal(error, name) from error
+        return self.limits.minutes * 60 * min(1.0, _USUAL_RATE / (rate * channels))
+
+    def decode(self, path: str, name: str, cancelled: threading.Event) -> IO[bytes]:
         """What is tagged of a file as a WAV, which any browser plays. Raises RefusedError."""
+        longest = self._longest(path, name)
         target = tempfile.TemporaryFile()  # noqa: SIM115
         try:
             with wave.open(target, "wb") as file:
                 file.setnchannels(1)
                 file.setsampwidth(2)
                 file.setframerate(SAMPLE_RATE)
-                for block in at_most(blocks_of(path), self.limits.minutes * 60)():
+                for block in at_most(blocks_of(path), longest)():
+                    if cancelled.is_set():
+                        raise CancelledError
                     file.writeframes(block.astype("<i2").tobytes())
         except DecodeError as error:
             target.close()
             raise self._refusal(error, name) from error
+        except CancelledError:
+            target.close()
+            raise
         target.seek(0)
         return target
 
     def _refusal(self, error: DecodeError, name: str) -> RefusedError:
         if error.kind == "too long":
-            limit = f"Files of up to {self.limits.minutes:g} minutes are tagged here"
+            limit = (
+                f"Files of up to {self.limits.minutes:g} minutes are tagged here (of more than two "
+                "channels at 48 kHz, fewer)"
+            )
             return RefusedError(413, f"{name} is too long. {limit}; {_ELSEWHERE}", error.kind)
         message = f"{name} cannot be tagged: {error.kind} ({error.detail})."
         return RefusedError(415, message, error.kind)
+
+
+def _checked(blocks: Blocks, check: Callable[[], None]) -> Blocks:
+    def checked() -> Iterator[np.ndarray]:
+        for block in blocks():
+            check()
+            yield block
+
+    return checked
 
 
 _ELSEWHERE = "for others use python -m psl_jax.tag."
@@ -162,8 +205,9 @@ def _base64(array: np.ndarray) -> str:
 # --- Requests ---------------------------------------------------------------------------------
 
 
-def application(service: Service, local: bool = True) -> Starlette:
-    """The web application. local: answer only to the names of this machine."""
+def application(service: Service, local: bool = True, host: str = "127.0.0.1") -> Starlette:
+    """The web application. local: answer only to the names of this machine, `host` among them."""
+    waiting: set[object] = set()
 
     async def page(request: Request) -> Response:
         template = jinja2.Environment(
@@ -185,17 +229,17 @@ def application(service: Service, local: bool = True) -> Starlette:
         return FileResponse(_TEMPLATES / name, headers=headers)
 
     async def tag(request: Request) -> Response:
-        def work(path: str, name: str) -> Response:
-            return JSONResponse(service.tag(path, name), headers=_HEADERS)
+        def work(path: str, name: str, cancelled: threading.Event) -> Response:
+            return JSONResponse(service.tag(path, name, cancelled), headers=_HEADERS)
 
-        return await _with_upload(request, service, work)
+        return await _with_upload(request, service, work, waiting)
 
     async def wav(request: Request) -> Response:
-        def work(path: str, name: str) -> Response:
-            file = service.decode(path, name)
+        def work(path: str, name: str, cancelled: threading.Event) -> Response:
+            file = service.decode(path, name, cancelled)
             return StreamingResponse(_chunks(file), media_type="audio/wav", headers=_HEADERS)
 
-        return await _with_upload(request, service, work)
+        return await _with_upload(request, service, work, waiting)
 
     routes = [
         Route("/", page),
@@ -204,24 +248,68 @@ def application(service: Service, local: bool = True) -> Starlette:
         Route("/wav", wav, methods=["POST"]),
     ]
     # A page elsewhere whose name is made to point here must not reach the service.
-    hosts = ["localhost", "127.0.0.1", "[::1]"] if local else ["*"]
+    own = f"[{host}]" if ":" in host else host
+    hosts = ["localhost", "127.0.0.1", "[::1]", own] if local else ["*"]
     return Starlette(
         routes=routes, middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)]
     )
 
 
-async def _with_upload(request: Request, service: Service, work: Callable) -> Response:
-    """The response that `work(path, name)` makes of the body, run in a thread; errors in words."""
+async def _with_upload(
+    request: Request, service: Service, work: Callable, waiting: set[object]
+) -> Response:
+    """The response that `work(path, name, cancelled)` makes of the body; errors in words.
+
+    waiting: the uploads that are being received, wait or are worked on.
+    """
     name = pathlib.PurePath(request.query_params.get("name", "")).name[:200] or "recording"
+    ticket = object()
     try:
+        _refuse_foreign(request)
+        if len(waiting) >= MAX_WAITING:
+            raise RefusedError(
+                429, f"{len(waiting)} files are waiting already. Try again in a while.", "busy"
+            )
+        waiting.add(ticket)
         with _temporary() as path:
             await _receive(request, path, name, service.limits)
-            return await run_in_threadpool(work, path, name)
+            return await _worked(request, service, lambda gone: work(path, name, gone))
     except RefusedError as error:
         content = {"error": str(error), "kind": error.kind}
-        return JSONResponse(content, error.status, headers=_HEADERS)
-    except ClientDisconnect:
+        more = {"Retry-After": "10"} if error.status == 429 else {}
+        return JSONResponse(content, error.status, headers=_HEADERS | more)
+    except (ClientDisconnect, CancelledError):
         return Response(status_code=400)
+    finally:
+        waiting.discard(ticket)
+
+
+def _refuse_foreign(request: Request) -> None:
+    """Raises RefusedError where a page from elsewhere sends: browsers say so."""
+    site = request.headers.get("sec-fetch-site")
+    origin = request.headers.get("origin")
+    own = f"{request.url.scheme}://{request.headers.get('host', '')}"
+    if site not in (None, "same-origin", "none") or origin not in (None, own):
+        raise RefusedError(403, "Only the page itself may send files here.", "foreign")
+
+
+async def _worked(
+    request: Request, service: Service, work: Callable[[threading.Event], Response]
+) -> Response:
+    """What the worker makes of an upload. Raises CancelledError where its sender has gone."""
+    gone = threading.Event()
+    job = service.worker.submit(work, gone)
+    task = asyncio.wrap_future(job)
+    while True:
+        done, _ = await asyncio.wait({task}, timeout=_LOOK_EVERY)
+        if done:
+            return task.result()
+        if await request.is_disconnected():
+            gone.set()
+            if not job.cancel():  # it has begun, and its file is in use until it has ended
+                await asyncio.wait({task})
+                task.exception()
+            raise CancelledError
 
 
 def _chunks(file: IO[bytes]) -> Iterator[bytes]:
