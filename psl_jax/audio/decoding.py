@@ -183,4 +183,6 @@ def _to_int16(samples: np.ndarray) -> np.ndarray:
     """Float samples in [-1, 1] rounded to int16, saturating; int16 as it is."""
     if samples.dtype == np.int16:
         return samples
-    return np.clip(np.rint(samples * _FULL_SCALE), -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16)
+    with np.errstate(over="ignore"):  # beyond all measure, and clipped
+        scaled = np.rint(samples * _FULL_SCALE)
+    return np.clip(scaled, -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16)

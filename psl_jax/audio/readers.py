@@ -69,9 +69,10 @@ def check_form(rate: float, channels: int) -> None:
 def mean_over_channels(data: np.ndarray) -> np.ndarray:
     """float32 [frames, channels] to float32 [frames]; column by column beats `mean(axis=1)`."""
     mono = data[:, 0].copy()
-    for channel in range(1, data.shape[1]):
-        mono += data[:, channel]
-    return mono / data.shape[1] if data.shape[1] > 1 else mono
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found afterwards
+        for channel in range(1, data.shape[1]):
+            mono += data[:, channel]
+        return mono / data.shape[1] if data.shape[1] > 1 else mono
 
 
 def check_finite(mono: np.ndarray, first: int, rate: int) -> None:

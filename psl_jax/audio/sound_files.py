@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import soundfile
@@ -42,6 +42,20 @@ class _Forward(soundfile.SoundFile):
 
     def seekable(self) -> bool:
         return False
+
+
+class _Seekable:
+    """A binary file that takes any place to go to: headers of damaged files name some before 0."""
+
+    def __init__(self, file: IO[bytes]):
+        self._file = file
+        self.read, self.tell = file.read, file.tell
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        try:
+            return self._file.seek(offset, whence)
+        except (ValueError, OSError, OverflowError):
+            return self._file.tell()
 
 
 class SoundFileReader(Reader):
@@ -108,7 +122,7 @@ def opened(file: str | os.PathLike | IO[bytes]) -> Iterator[SoundFileReader]:
     """The reader of a file, whose errors become DecodeErrors."""
     # An absolute path: libsndfile takes the name "-" for standard input. As bytes: not all names
     # are UTF-8.
-    where = os.fsencode(os.path.abspath(file)) if isinstance(file, str | os.PathLike) else file
+    where: Any = _Seekable(file) if not isinstance(file, str | os.PathLike) else _path(file)
     try:
         with _Forward(where) as source:
             yield SoundFileReader(source, file)
@@ -117,6 +131,10 @@ def opened(file: str | os.PathLike | IO[bytes]) -> Iterator[SoundFileReader]:
         raise DecodeError("undecodable", one_line(error)) from error
     except OSError as error:
         raise DecodeError("unreadable", one_line(error)) from error
+
+
+def _path(path: str | os.PathLike) -> bytes:
+    return os.fsencode(os.path.abspath(path))
 
 
 def _exact_frames(source: soundfile.SoundFile) -> int | None:

@@ -9,6 +9,7 @@ is whole, so that a killed relabeling goes on with `missing_shards`.
 import os
 import pathlib
 import zipfile
+import zlib
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,9 @@ _DAMAGE = (
     EOFError,
     KeyError,
     ValueError,
+    TypeError,
+    RuntimeError,
+    zlib.error,
 )
 
 # What each entry of the manifest is called in an error message.
@@ -237,7 +241,10 @@ def _manifest(index: ClipIndex, segmentation: Segmentation) -> dict[str, Any]:
 def _read_manifest(directory: str | os.PathLike) -> dict[str, Any]:
     path = pathlib.Path(directory) / _MANIFEST
     try:
-        return files.read_json(path)
+        manifest = files.read_json(path)
+        if isinstance(manifest, dict) and isinstance(manifest.get("shard_sizes"), list):
+            return manifest
+        raise ValueError("it describes no soft labels")
     except FileNotFoundError:
         raise UserError(
             f"{directory} holds no soft labels (no {_MANIFEST}); run the relabel stage, or point "

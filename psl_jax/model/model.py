@@ -53,35 +53,55 @@ class ModelInfo:
 
         Raises UserError where something is missing, or written by a later version of psl_jax.
         """
+        if not isinstance(values, Mapping):
+            raise UserError(f"{where} was not written by psl_jax: it holds {values!r:.60}")
         if missing := [name for name in _NEEDED if name not in values]:
             raise UserError(
                 f"{where} was not written by psl_jax: what it says of the model lacks "
                 f"{', '.join(missing)}"
             )
         version = values.get("format_version", 1)  # the first had no number
-        if version > FORMAT_VERSION:
+        if not isinstance(version, int) or version > FORMAT_VERSION:
             raise UserError(
                 f"{where} has format version {version}, this psl_jax reads up to "
                 f"{FORMAT_VERSION}: install a newer one"
             )
         named = {*_NEEDED, "frontend", "name", "format_version"}
+        classes, width, seconds = (values[name] for name in _NEEDED)
+        if not (
+            isinstance(classes, list | tuple)
+            and classes
+            and all(isinstance(name, str) for name in classes)
+            and all(_is_positive(value) for value in (width, seconds))
+        ):
+            raise UserError(
+                f"{where} was not written by psl_jax: expected a list of class names, and a width "
+                f"and a segment length above 0, found {classes!r:.60}, {width!r} and {seconds!r}"
+            )
         return cls(
-            classes=tuple(values["classes"]),
-            width=values["width"],
-            segment_seconds=float(values["segment_seconds"]),
+            classes=tuple(classes),
+            width=width,
+            segment_seconds=float(seconds),
             logmel=_logmel(values.get("frontend", {}), where),
             name=str(values.get("name") or "model"),
             origin={name: value for name, value in values.items() if name not in named},
         )
 
 
-def _logmel(values: Mapping[str, Any], where: object) -> LogMel:
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e4
+
+
+def _logmel(values: Any, where: object) -> LogMel:
     # Exports say more of their front end than its settings.
     known = {field.name for field in dataclasses.fields(LogMel)}
     try:
-        return LogMel(**{name: value for name, value in values.items() if name in known})
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{where}: its front end {dict(values)} is none of psl_jax's") from error
+        logmel = LogMel(**{name: value for name, value in values.items() if name in known})
+        if _is_positive(logmel.top_db):
+            return logmel
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"{where}: its front end {values!r:.200} is none of psl_jax's") from error
+    raise UserError(f"{where}: its front end {values!r:.200} is none of psl_jax's")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -54,7 +54,11 @@ def read_model(path: str | os.PathLike) -> Model:
             "folder of a finished run: train one first, such as with "
             "python -m psl_jax.main --config configs/teacher.py"
         )
-    info = ModelInfo.from_json(files.read_json(folder / MODEL_FILE), folder / MODEL_FILE)
+    try:
+        described = files.read_json(folder / MODEL_FILE)
+    except ValueError as error:
+        raise UserError(f"{folder / MODEL_FILE} is damaged: {error}") from error
+    info = ModelInfo.from_json(described, folder / MODEL_FILE)
     network, expected = create(len(info.classes), info.width)
     weights = folder / _WEIGHTS
     tree = ocp.load(weights, on_this_host(ocp.metadata(weights).metadata))

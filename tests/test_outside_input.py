@@ -1,0 +1,305 @@
+"""Whatever the bytes of a file from outside: a result, or an error in words.
+
+EXAMPLES=12000 python -m pytest tests/test_outside_input.py tries 12,000 cases of each kind, as was
+done once; the usual few find what newly breaks. Memory stays under 1 GiB.
+"""
+
+import contextlib
+import io
+import json
+import os
+import pathlib
+import resource
+import tarfile
+
+import audio_files
+import audioset_tables
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+import soundfile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from synthetic_data import make_index
+
+from psl_jax.audio import decoding
+from psl_jax.audio.decoding import DecodeError
+from psl_jax.audio.segments import Segmentation
+from psl_jax.corpora import labels_folder
+from psl_jax.corpora.audio_folders import Scan
+from psl_jax.corpora.audioset_csv import read_segments, read_strong_labels
+from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter
+from psl_jax.model.class_lists import read_classes
+from psl_jax.runtime.errors import UserError
+from psl_jax.weights import load
+
+EXAMPLES = int(os.environ.get("EXAMPLES", "60"))
+GIBIBYTE_KB = 1 << 20
+
+many = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+# Where a change is made (of the length), how, and with what.
+changes = st.lists(
+    st.tuples(
+        st.floats(0, 1),
+        st.sampled_from(["replace", "insert", "delete", "end", "repeat"]),
+        st.binary(min_size=1, max_size=8),
+    ),
+    max_size=5,
+)
+texts = st.text(st.sampled_from(' ,;"\n\r\t\0#/\\abé0123.-_' + "\ud7ff\ufeff"), max_size=60)
+
+
+def changed(content: bytes, edits) -> bytes:
+    data = bytearray(content)
+    for place, kind, what in edits:
+        at = round(place * len(data))
+        if kind == "replace":
+            data[at : at + len(what)] = what
+        elif kind == "insert":
+            data[at:at] = what
+        elif kind == "delete":
+            del data[at : at + 16 * len(what)]
+        elif kind == "end":
+            del data[at:]
+        else:
+            data[at:at] = data[at : at + 64]
+    return bytes(data)
+
+
+@contextlib.contextmanager
+def in_words():
+    """Nothing but an error in words."""
+    with contextlib.suppress(UserError, DecodeError):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def memory():
+    """What all cases took more than what was there before."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    yield
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < GIBIBYTE_KB
+
+
+# --- tables -----------------------------------------------------------------------------------
+
+
+OWN = 'filename,labels\na.wav,dog;cat\n"b, c.wav",dog\nx/é.wav,"cat"\n'.encode()
+
+
+@many
+@given(edits=changes, more=texts)
+def test_own_tables(tmp_path, edits, more):
+    (tmp_path / "full.csv").write_bytes(changed(OWN, edits) + more.encode())
+    (tmp_path / "full_events.csv").write_bytes(
+        b"filename,onset,offset,label\na.wav,0,1,dog\n" + more.encode()
+    )
+    with in_words():
+        labels_folder.read_folder(tmp_path)
+
+
+SEGMENTS = (
+    audioset_tables.HEADER + '--PJHxphWEs, 30.000, 40.000, "/m/09x0r,/t/dd00088"\n'
+    'abcdefghijk, 0.000, 10.000, "/m/09x0r"\n'
+).encode()
+STRONG = (
+    b"segment_id\tstart_time_seconds\tend_time_seconds\tlabel\nabcdefghijk_0\t0.1\t1.5\t/m/09x0r\n"
+)
+
+
+@many
+@given(edits=changes, more=texts)
+def test_audiosets_tables(tmp_path, edits, more):
+    path = tmp_path / "table.csv"
+    path.write_bytes(changed(SEGMENTS, edits) + more.encode())
+    with in_words():
+        read_segments(path, audioset_tables.CLASSES)
+    path.write_bytes(changed(STRONG, edits) + more.encode())
+    segments = {"abcdefghijk": audioset_tables.segment("abcdefghijk", 0.0, 10.0)}
+    with in_words():
+        read_strong_labels(path, segments, audioset_tables.CLASSES)
+
+
+@many
+@given(edits=changes, more=texts, first=st.booleans())
+def test_class_lists(tmp_path, edits, more, first):
+    content = b"index,mid,display_name\n0,/m/0,dog\n1,/m/1,cat\n" if first else b"label\ndog\ncat\n"
+    path = tmp_path / "classes.csv"
+    path.write_bytes(changed(content, edits) + more.encode())
+    with in_words():
+        read_classes(path)
+
+
+# --- audio ------------------------------------------------------------------------------------
+
+
+def encoded(file_format, **options) -> bytes:
+    content = io.BytesIO()
+    sound = audio_files.tone(0.5, 44_100, 2)
+    soundfile.write(content, sound, 44_100, format=file_format, **options)
+    return content.getvalue()
+
+
+def encoded_opus() -> bytes:
+    content = io.BytesIO()
+    sound = audio_files.tone(0.5, 48_000, 2)
+    soundfile.write(content, sound, 48_000, format="OGG", subtype="OPUS")
+    return content.getvalue()
+
+
+AUDIO = {
+    "wav": encoded("WAV"),
+    "float": encoded("WAV", subtype="FLOAT"),
+    "aiff": encoded("AIFF"),
+    "au": encoded("AU"),
+    "caf": encoded("CAF"),
+    "w64": encoded("W64"),
+    "flac": encoded("FLAC"),
+    "mp3": encoded("MP3"),
+    "vorbis": encoded("OGG"),
+    "opus": encoded_opus(),
+}
+starts = st.lists(  # headers are where it matters
+    st.tuples(st.floats(0, 0.01), st.sampled_from(["replace", "insert"]), st.binary(max_size=8)),
+    max_size=4,
+)
+
+
+@many
+@given(name=st.sampled_from(sorted(AUDIO)), head=starts, edits=changes)
+def test_audio_files(name, head, edits):
+    content = changed(changed(AUDIO[name], head), edits)
+    with in_words():
+        audio = decoding.decode(io.BytesIO(content), 2.0)
+        assert len(audio.samples) <= 32_000 and audio.samples.dtype == np.int16
+    with in_words():
+        for _ in decoding.decoded_blocks(io.BytesIO(content)):
+            break
+
+
+# --- archives ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def archives():
+    tar = io.BytesIO()
+    with tarfile.open(fileobj=tar, mode="w") as archive:
+        for name in ("a.flac", "b.wav"):
+            member = tarfile.TarInfo(name)
+            member.size = len(AUDIO["flac"])
+            archive.addfile(member, io.BytesIO(AUDIO["flac"]))
+    parquet = io.BytesIO()
+    rows = [{"id": name, "audio": {"bytes": AUDIO["flac"], "path": name}} for name in "ab"]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), parquet)
+    return {"tar": tar.getvalue(), "parquet": parquet.getvalue()}
+
+
+@many
+@given(
+    kind=st.sampled_from(["tar", "parquet"]),
+    edits=changes,
+    ends=st.lists(
+        st.tuples(st.floats(0.97, 1), st.sampled_from(["replace"]), st.binary(max_size=4)),
+        max_size=3,
+    ),
+)
+def test_archives(tmp_path, archives, kind, edits, ends):
+    for old in tmp_path.iterdir():
+        old.unlink()
+    path = tmp_path / f"{len(edits)}{len(ends)}.{kind}"
+    path.write_bytes(changed(changed(archives[kind], edits), ends))
+    from psl_jax.corpora import stored_audio
+
+    stored_audio._parquet_group.cache_clear()
+    with in_words():
+        for found in Scan(str(tmp_path)):
+            with in_words():
+                found.audio.decode(1.0)
+
+
+# --- soft labels and models -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["tfrecord", "npz"])
+def labels(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("labels")
+    index = make_index([3], 32_000)
+    segmentation = Segmentation(1.0)
+    writer = SoftLabelWriter(
+        folder, index, segmentation, teacher_digest="digest", format=request.param
+    )
+    writer.write_shard(0, [np.full((2, 3), 0.5)] * 3)
+    (shard,) = folder.glob("labels-*")
+    return folder, index, segmentation, shard, shard.read_bytes()
+
+
+@many
+@given(edits=changes)
+def test_soft_label_shards(labels, edits):
+    folder, index, segmentation, shard, content = labels
+    shard.write_bytes(changed(content, edits))
+    with in_words():
+        SoftLabels(folder, index, segmentation).read_shard(0)
+
+
+@many
+@given(edits=changes)
+def test_manifests(labels, edits):
+    folder, index, segmentation, shard, content = labels
+    shard.write_bytes(content)
+    manifest = folder / "manifest.json"
+    whole = manifest.read_bytes()
+    try:
+        manifest.write_bytes(changed(whole, edits))
+        with in_words():
+            SoftLabels.open(folder, index, segmentation, "digest")
+    finally:
+        manifest.write_bytes(whole)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    import tagging
+
+    return pathlib.Path(tagging.save(tmp_path_factory.mktemp("run")))
+
+
+@many
+@given(edits=changes, whole=st.booleans(), value=st.none() | st.integers() | st.text(max_size=5))
+def test_model_json(run, monkeypatch, edits, whole, value):
+    path = next(run.rglob("model.json"))
+    content = path.read_bytes()
+    described = json.loads(content)
+    for name in list(described)[: len(edits)]:
+        described[name] = value
+    monkeypatch.setattr("orbax.checkpoint.v1.load", lambda *_: pytest.skip("the arrays are whole"))
+    try:
+        path.write_bytes(changed(content, edits) if whole else json.dumps(described).encode())
+        with in_words(), contextlib.suppress(pytest.skip.Exception):
+            load.load_model(run)
+    finally:
+        path.write_bytes(content)
+
+
+@pytest.fixture(scope="module")
+def checkpoint():
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    content = io.BytesIO()
+    torch.save({"a": torch.zeros(3), "b": {"c": torch.ones(2, 2)}}, content)
+    return content.getvalue()
+
+
+@many
+@given(edits=changes)
+def test_pytorch_files(tmp_path, checkpoint, edits):
+    path = tmp_path / "x.pt"
+    path.write_bytes(changed(checkpoint, edits))
+    with in_words():
+        load.load_model(path)
