@@ -10,7 +10,9 @@ import jax
 PART_BYTES = 6_000_000
 
 
-def in_parts(function: Callable, arrays: Any, bytes_per_row: int) -> Any:
+def in_parts(
+    function: Callable, arrays: Any, bytes_per_row: int, platform: str | None = None
+) -> Any:
     """function(arrays), on a CPU for a few rows of the batch at a time.
 
     A CPU that writes an intermediate array of 40 MB and reads it again waits for its memory; one
@@ -20,11 +22,12 @@ def in_parts(function: Callable, arrays: Any, bytes_per_row: int) -> Any:
       function: maps a pytree of arrays [rows, ...] to another one, each row by itself.
       arrays: pytree of arrays [batch, ...].
       bytes_per_row: size of the largest intermediate array of `function`, for each row.
+      platform: that the program is for, default this machine's.
     """
     batch = jax.tree.leaves(arrays)[0].shape[0]
     known = isinstance(batch, int) and isinstance(bytes_per_row, int)  # not so in an export
     rows = _rows(batch, bytes_per_row) if known else batch
-    if not known or rows == batch or jax.default_backend() != "cpu":
+    if not known or rows == batch or (platform or jax.default_backend()) != "cpu":
         return function(arrays)
     split = jax.tree.map(lambda x: x.reshape(batch // rows, rows, *x.shape[1:]), arrays)
     parts = jax.lax.map(function, split)

@@ -40,18 +40,19 @@ def depthwise3x3(
     stride: int,
     method: str | None = None,
     channels_first: bool = False,
+    platform: str | None = None,
 ) -> jax.Array:
     """Depthwise convolution of a map x with kernel [3, 3, channels].
 
     Frames and bands become (frames - 1) // stride + 1 and (bands - 1) // stride + 1; x's type is
-    kept. method: "shifted", "grouped", or None for the faster one of the default backend; channels
-    first there is only "shifted".
+    kept. method: "shifted", "grouped", or None for the faster one on the platform (default: this
+    machine's); channels first there is only "shifted".
     """
     if method not in (None, *METHODS) or (channels_first and method == "grouped"):
         raise ValueError(f"no depthwise method {method!r} with channels_first={channels_first}")
     if channels_first:
         return _depthwise_channels_first(x, kernel, stride)
-    method = method or ("shifted" if jax.default_backend() == "cpu" else "grouped")
+    method = method or ("shifted" if (platform or jax.default_backend()) == "cpu" else "grouped")
     if method == "shifted":
         return _correlate(x, kernel, stride)
     return jax.lax.conv_general_dilated(

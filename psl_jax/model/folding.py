@@ -189,13 +189,15 @@ def frame_probabilities(
 class JaxOperations:
     """The steps in JAX: maps of type `dtype`; the stem's product, biases and the end in float32."""
 
-    def __init__(self, dtype: Any = jnp.float32):
-        self.dtype = dtype
+    def __init__(self, dtype: Any = jnp.float32, platform: str | None = None):
+        """platform: that the program is for, default this machine's."""
+        self.dtype, self.platform = dtype, platform
 
     def begin(self, walk: Callable[[Any], Any], inputs: Any, channels: int) -> Any:
         _, frames, bands = inputs[0].shape
         values = halved(frames) * halved(bands) * channels
-        return in_parts(walk, inputs, values * jnp.dtype(self.dtype).itemsize)
+        bytes_per_row = values * jnp.dtype(self.dtype).itemsize
+        return in_parts(walk, inputs, bytes_per_row, self.platform)
 
     def stem(self, logmel: jax.Array, layer: Layer) -> jax.Array:
         wide = jnp.promote_types(self.dtype, jnp.float32)
@@ -213,7 +215,8 @@ class JaxOperations:
         return self._biased(pointwise(x, jnp.asarray(layer.kernel)), layer)
 
     def depthwise(self, x: jax.Array, layer: Layer, stride: int) -> jax.Array:
-        return self._biased(depthwise3x3(x, jnp.asarray(layer.kernel), stride), layer)
+        kernel = jnp.asarray(layer.kernel)
+        return self._biased(depthwise3x3(x, kernel, stride, platform=self.platform), layer)
 
     def _biased(self, x: jax.Array, layer: Layer) -> jax.Array:
         return (at_least_float32(x) + jnp.asarray(layer.bias)).astype(self.dtype)

@@ -48,7 +48,8 @@ class Context:
         and the stem's product are float32 at least.
       axis_name: mesh axis over which batch statistics are averaged, so that N devices see the
         global batch.
-      depthwise: see convolutions.METHODS; None chooses by backend.
+      depthwise: see convolutions.METHODS; None chooses by platform.
+      platform: that the program is for; None: this machine's.
       channels_first: maps are [channels, frames, bands, batch] inside, see convolutions.
     """
 
@@ -56,6 +57,7 @@ class Context:
     dtype: Any = jnp.float32
     axis_name: str | None = None
     depthwise: str | None = None
+    platform: str | None = None
     channels_first: bool = False
 
     @property
@@ -110,6 +112,7 @@ class BatchNorm(nnx.Module):
         self.scale, self.bias = nnx.Param(ones), nnx.Param(zeros)
         self.mean, self.var = nnx.BatchStat(zeros), nnx.BatchStat(ones)
 
+    @jax.named_scope("batch_norm")
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
         mean, var = self.mean[...], self.var[...]
         if context.train:
@@ -189,8 +192,8 @@ class Depthwise(nnx.Module):
         self.stride = stride
 
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
-        kernel, method = self.kernel[...], context.depthwise
-        return depthwise3x3(x, kernel, self.stride, method, context.channels_first)
+        how = context.depthwise, context.channels_first, context.platform
+        return depthwise3x3(x, self.kernel[...], self.stride, *how)
 
 
 class InvertedResidual(nnx.Module):

@@ -131,9 +131,11 @@ def exported_logmel(model: Model) -> LogMel:
     """The front end inside an export, for any machine and any batch.
 
     A dynamic range over a "batch" becomes one over each clip, so that a clip's probabilities do not
-    depend on what else is in its batch; an "auto" FFT is one in float32, which all runtimes have.
+    depend on what else is in its batch; an "auto" FFT is one in float32, which all runtimes have,
+    and so is an "auto" transform.
     """
     logmel = model.info.logmel
     over = "clip" if logmel.top_db_over == "batch" else logmel.top_db_over
     fft = "float32" if logmel.fft == "auto" else logmel.fft
-    return dataclasses.replace(logmel, top_db_over=over, fft=fft)
+    transform = "fft" if logmel.transform == "auto" else logmel.transform
+    return dataclasses.replace(logmel, top_db_over=over, fft=fft, transform=transform)

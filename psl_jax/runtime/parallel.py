@@ -61,6 +61,11 @@ def _first(devices: list[jax.Device], count: int | None) -> list[jax.Device]:
     return devices[:count]
 
 
+def platform_of(mesh: Mesh) -> str:
+    """What a program on `mesh` is for: "cpu", "gpu" or "tpu"; not always that of this machine."""
+    return mesh.devices.flat[0].platform
+
+
 def data_parallel(
     function: Callable,
     mesh: Mesh,
@@ -75,7 +80,7 @@ def data_parallel(
     fast_math: on CPUs, compile with FAST_MATH; such a program cannot be part of another one.
     """
     mapped = jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs)
-    options = FAST_MATH if fast_math and mesh.devices.flat[0].platform == "cpu" else None
+    options = FAST_MATH if fast_math and platform_of(mesh) == "cpu" else None
     return jax.jit(mapped, donate_argnums=donate, compiler_options=options)
 
 

@@ -22,10 +22,11 @@ def scoring_program(logmel: LogMel, dtype: str, mesh: Mesh, padded: bool = False
     influence on the frames before it.
     Cached, so that experiments of one suite that need the same program compile it once.
     """
-    operations = JaxOperations(jnp.dtype(dtype))
+    platform = parallel.platform_of(mesh)
+    operations = JaxOperations(jnp.dtype(dtype), platform)
 
     def score(network: FoldedNetwork, audio: jax.Array, num_samples: jax.Array) -> jax.Array:
-        features = logmel(audio, num_samples, parallel.AXIS)
+        features = logmel(audio, num_samples, parallel.AXIS, platform)
         valid = num_frames(num_samples)
         inside = valid if padded else None
         frames = frame_probabilities(network, features, operations, inside)

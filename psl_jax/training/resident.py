@@ -106,7 +106,7 @@ def resident_program(
     learning rates; count: how many of them are to be made. The values are means over those.
     Labels are made as in `batches.train_batches`.
     """
-    step = step_function(network, recipe)
+    step = step_function(network, recipe, parallel.platform_of(mesh))
 
     def run(
         split: ResidentSplit,

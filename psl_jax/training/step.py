@@ -69,24 +69,28 @@ def train_program(network: Network, recipe: Recipe, mesh: Mesh) -> Callable:
     and gradients are those of the global batch.
     """
     specs = (parallel.REPLICATED, parallel.SPLIT, parallel.REPLICATED)
-    step = step_function(network, recipe)
+    step = step_function(network, recipe, parallel.platform_of(mesh))
     return parallel.data_parallel(
         step, mesh, specs, parallel.REPLICATED, donate=(0,), fast_math=True
     )
 
 
-def step_function(network: Network, recipe: Recipe) -> Callable:
-    """What each device does in a training step, see `train_program`; inside `data_parallel`."""
-    on_cpu = jax.default_backend() == "cpu"
+def step_function(network: Network, recipe: Recipe, platform: str) -> Callable:
+    """What each device of a platform does in a training step, see `train_program`.
+
+    Inside `data_parallel`.
+    """
+    on_cpu = platform == "cpu"
     context = Context(
         train=True,
         dtype=jnp.dtype(recipe.dtype),
         axis_name=parallel.AXIS,
         channels_first=on_cpu if recipe.channels_first is None else recipe.channels_first,
+        platform=platform,
     )
 
     def loss(params, stats, batch, keys):
-        features, labels = _inputs(batch, keys, recipe)
+        features, labels = _inputs(batch, keys, recipe, platform)
         variables = Variables(parallel.varying(params), stats)
         frames, stats = network.apply(variables, features, context, keys["dropout"])
         valid = output_frames(num_frames(batch["num_samples"]))
@@ -99,8 +103,9 @@ def step_function(network: Network, recipe: Recipe) -> Callable:
         (value, stats), gradients = jax.value_and_grad(loss, has_aux=True)(
             params, stats, batch, keys
         )
-        updates, optimizer = _ADAM.update(gradients, state.optimizer, params)
-        params = jax.tree.map(lambda p, u: p - rate * u, params, updates)
+        with jax.named_scope("optimizer"):
+            updates, optimizer = _ADAM.update(gradients, state.optimizer, params)
+            params = jax.tree.map(lambda p, u: p - rate * u, params, updates)
         return TrainState(state.step + 1, Variables(params, stats), optimizer), {
             metric_log.LOSS: value
         }
@@ -118,11 +123,13 @@ def _example_keys(seed: int, step: jax.Array, count: int) -> dict[str, jax.Array
     )
 
 
-def _inputs(batch, keys, recipe: Recipe) -> tuple[jax.Array, jax.Array]:
+def _inputs(batch, keys, recipe: Recipe, platform: str) -> tuple[jax.Array, jax.Array]:
     """Features [batch, frames, 64] and labels [batch, classes], augmented as the recipe says."""
     audio, settings = to_float(batch["audio"]), recipe.augmentation
     if settings != Augmentation():
-        audio = augment_waveform(keys["waveform"], audio, batch["num_samples"], settings)
-    features = recipe.logmel(audio, batch["num_samples"], parallel.AXIS)
-    features = mask_spectrogram(keys["masks"], features, settings)
-    return mixup(keys["mixup"], features, batch["labels"], settings)
+        with jax.named_scope("augmentation"):
+            audio = augment_waveform(keys["waveform"], audio, batch["num_samples"], settings)
+    features = recipe.logmel(audio, batch["num_samples"], parallel.AXIS, platform)
+    with jax.named_scope("augmentation"):
+        features = mask_spectrogram(keys["masks"], features, settings)
+        return mixup(keys["mixup"], features, batch["labels"], settings)

@@ -9,6 +9,7 @@ import soundfile
 from jax.sharding import PartitionSpec
 from shared_tables import RECORDINGS, needs_recordings
 
+from psl_jax.model import frontend
 from psl_jax.model.frontend import LogMel, frame_mask, num_frames
 from psl_jax.runtime import parallel
 
@@ -234,3 +235,75 @@ def test_frame_mask():
 def test_unknown_ways_to_measure_top_db_are_refused():
     with pytest.raises(ValueError, match="none, clip or batch"):
         LogMel(top_db_over="file")
+
+
+# --- by products, as on a TPU -----------------------------------------------------------------
+
+
+def three_bfloat16(x):
+    """The parts that a TPU makes of a float32 at the highest precision."""
+    parts = []
+    for _ in range(3):
+        parts.append(x.astype(jnp.bfloat16).astype(np.float32))
+        x = x - parts[-1]
+    return parts
+
+
+def power_on_a_tpu(audio):
+    """`_power_by_products` as six products of bfloat16 parts, summed in float32."""
+    chunks = three_bfloat16(np.asarray(frontend._chunks(audio)))
+    kernel = frontend._fourier_matrix().astype(np.float32).reshape(16, 32, -1)
+    total = 0
+    for i, x in enumerate(chunks):
+        for j, k in enumerate(three_bfloat16(kernel)):
+            if i + j <= 2:
+                total += jax.lax.conv_general_dilated(
+                    x, k, (5,), "VALID", dimension_numbers=("NWC", "WIO", "NWC")
+                )
+    real, imaginary = np.split(np.asarray(total), 2, axis=-1)
+    return np.square(real) + np.square(imaginary)
+
+
+def in_decibel(power):
+    mel = np.einsum("btf,fm->btm", power.astype(np.float64), frontend.mel_filters())
+    decibel = 10 * np.log10(np.maximum(mel, 1e-10))
+    return np.maximum(decibel, decibel.max() - 120)
+
+
+@pytest.mark.parametrize("name", tones())
+@pytest.mark.parametrize("on_tpu", [True, False])
+def test_products_follow_float64_on_tones(name, on_tpu):
+    audio = tones()[name].astype(np.float32)[None]
+    power = power_on_a_tpu(audio) if on_tpu else frontend._power_by_products(jnp.asarray(audio))
+    difference = np.abs(in_decibel(np.asarray(power))[0] - reference(audio[0]))
+    # A CPU sums in another order, with more rounding; there the FFT is used.
+    assert difference.max() < (0.03 if on_tpu else 0.1)
+
+
+@pytest.mark.parametrize("length", [257, 1600, 1759, 16_000, 32_001])
+def test_products_are_the_transform_of_the_same_frames(length):
+    audio = np.random.default_rng(length).standard_normal((2, length)).astype(np.float32)
+    ours, theirs = logmel(audio, transform="dft"), logmel(audio, transform="fft")
+    assert ours.shape == theirs.shape == (2, 1 + length // 160, 64)
+    np.testing.assert_allclose(ours, theirs, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "platform", "expected"),
+    [
+        ({}, "cpu", ("fft", "c128")),
+        ({}, "gpu", ("fft", "c64")),
+        ({}, "tpu", ("convolution", "")),
+        ({"transform": "fft"}, "tpu", ("fft", "c64")),
+        ({"transform": "dft"}, "cpu", ("convolution", "")),
+        ({"fft": "float64"}, "gpu", ("fft", "c128")),
+    ],
+)
+def test_the_transform_is_that_of_the_platform(settings, platform, expected):
+    audio = np.zeros((1, 1600), np.float32)
+    program = jax.jit(lambda x: LogMel(**settings)(x, platform=platform)).trace(audio)
+    text = str(program.jaxpr)
+    operation, kind = expected
+    assert ("conv_general_dilated" in text) == (operation == "convolution")
+    assert (" fft[" in text) == (operation == "fft")
+    assert kind in text

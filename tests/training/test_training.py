@@ -354,7 +354,7 @@ def both_layouts(plain, dtype):
     for channels_first in (True, False):
         recipe = Recipe(seed=3, dtype=dtype, channels_first=channels_first)
         program = parallel.data_parallel(
-            step_function(plain.network, recipe),
+            step_function(plain.network, recipe, "cpu"),
             plain.mesh,
             (parallel.REPLICATED, parallel.SPLIT, parallel.REPLICATED),
             parallel.REPLICATED,

@@ -1,0 +1,196 @@
+"""Compiles the programs of training and relabeling for accelerators that are not here.
+
+    python benchmarks/compile_for.py --target v5e-8,h100 --programs student,teacher,relabel \
+        --seconds 2 --per_chip 256 --dtype bfloat16 --out compiled.json
+
+Needs JAX and, for TPUs, libtpu (pip install 'psl_jax[aot-tpu]'); for GPUs JAX's CUDA plug-in, best
+in an environment of its own. No accelerator, no TensorFlow. Told for each program: how long it took
+to compile; operations; for TPUs the compiler's own estimate of cycles, by phase, and the segments a
+second that follow; bytes moved by the operations and their ratio to the least (see cases.py);
+memory a chip; collectives. All are what the compiler says or what its program reads as: estimates,
+no measurements. A target is compiled in a process of its own.
+"""
+
+import argparse
+import collections
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+import compiled_text
+from accelerators import TARGETS, Target, environment, mesh_of
+
+PROGRAMS = ("student", "teacher", "relabel")
+CLASSES = 527
+
+
+def compiled(target: Target, program: str, seconds: float, per_chip: int, dtype: str) -> dict:
+    """What there is to say of one program for one target."""
+    import jax
+    import numpy as np
+    from cases import Case, minimum_bytes
+    from jax.sharding import NamedSharding
+
+    from psl_jax.runtime import parallel
+
+    mesh = mesh_of(target)
+    batch = per_chip * mesh.size
+    replicated, split = (NamedSharding(mesh, s) for s in (parallel.REPLICATED, parallel.SPLIT))
+
+    def shape(value: Any, sharding: Any) -> Any:
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(np.shape(x), np.asarray(x).dtype, sharding=sharding),
+            value,
+        )
+
+    samples = round(seconds * 16_000)
+    inputs = {
+        "audio": jax.ShapeDtypeStruct((batch, samples), np.int16, sharding=split),
+        "num_samples": jax.ShapeDtypeStruct((batch,), np.int32, sharding=split),
+        "labels": jax.ShapeDtypeStruct((batch, CLASSES), np.float32, sharding=split),
+    }
+    function, arguments = _program(program, mesh, dtype, inputs)
+    arguments = [
+        argument
+        if i and isinstance(argument, dict | jax.ShapeDtypeStruct)
+        else shape(argument, replicated)
+        for i, argument in enumerate(arguments)
+    ]
+    start = time.perf_counter()
+    lowered = function.lower(*arguments)
+    executable = lowered.compile()
+    took = time.perf_counter() - start
+    memory = executable.memory_analysis()
+    case = Case("relabel" if program == "relabel" else "train", int(seconds), per_chip, dtype)
+    found = compiled_text.read(executable.as_text())
+    result = {
+        "program": program,
+        "seconds": seconds,
+        "per_chip": per_chip,
+        "dtype": dtype,
+        "compile_seconds": round(took, 1),
+        "operations": found.operations,
+        "bytes_moved": found.bytes_moved,
+        "minimum_bytes": minimum_bytes(case),
+        "arguments_bytes": memory.argument_size_in_bytes,
+        "temporary_bytes": memory.temp_size_in_bytes,
+        "chip_bytes": target.gibibytes << 30,
+        "collectives": found.collectives,
+    }
+    if found.cycles:
+        rate = target.gigahertz * 1e9 / found.cycles
+        result |= {
+            "estimated_cycles": found.cycles,
+            "cycles_by_phase": dict(collections.Counter(found.phases).most_common()),
+            "estimated_segments_per_second_a_chip": round(rate * per_chip),
+        }
+    return result
+
+
+def _program(name: str, mesh: Any, dtype: str, inputs: dict) -> tuple[Any, list]:
+    """The program that `psl_jax.main` runs, and what it is called with."""
+    import numpy as np
+
+    from psl_jax import config
+    from psl_jax.model.augmentation import Augmentation
+    from psl_jax.model.folding import fold
+    from psl_jax.model.frontend import LogMel
+    from psl_jax.model.mobilenetv2 import create
+    from psl_jax.scoring.scorer import scoring_program
+    from psl_jax.training.step import Recipe, init_state, train_program
+
+    network, variables = create(CLASSES)
+    if name == "relabel":
+        program = scoring_program(LogMel(), dtype, mesh)
+        return program, [fold(variables), inputs["audio"], inputs["num_samples"]]
+    augmentation = Augmentation()
+    if name == "teacher":
+        augmentation = Augmentation(**config.TEACHER["augment"])
+    program = train_program(network, Recipe(LogMel(), augmentation, dtype), mesh)
+    return program, [init_state(variables), inputs, np.float32(1e-4)]
+
+
+def line(result: dict) -> str:
+    """A result in a line."""
+    cycles = result.get("estimated_cycles")
+    used = (result["arguments_bytes"] + result["temporary_bytes"]) / 2**30
+    collectives = sum(one["count"] for one in result["collectives"].values())
+    moved = result["bytes_moved"] / 1e9
+    text = (
+        f"{result['target']:8} {result['program']:8} {result['seconds']:4g} s x "
+        f"{result['per_chip']:<4} compiled in {result['compile_seconds']:5.1f} s, "
+        f"{result['operations']:5} operations, {moved:6.2f} GB moved "
+        f"({result['bytes_moved'] / result['minimum_bytes']:.1f} x the least), {used:.2f} GiB of "
+        f"{result['chip_bytes'] >> 30}, {collectives} collectives"
+    )
+    if cycles:
+        rate = result["estimated_segments_per_second_a_chip"]
+        phases = ", ".join(
+            f"{phase} {count / 1e6:.1f}" for phase, count in result["cycles_by_phase"].items()
+        )
+        text += (
+            f"\n         estimated {cycles / 1e6:.1f} M cycles: {rate:,} segments/s a chip\n"
+            f"         {phases}"
+        )
+    return text
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    about, _, more = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        description=about, epilog=more, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--target", default="v5e-8", help=f"some of {', '.join(TARGETS)}")
+    add("--programs", default=",".join(PROGRAMS), help=f"some of {', '.join(PROGRAMS)}")
+    add("--seconds", default="2", help="lengths of the segments")
+    add("--per_chip", default="256", help="batches a chip")
+    add("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
+    add("--out", default="compiled.json", metavar="JSON")
+    add("--here", action="store_true", help=argparse.SUPPRESS)  # in this process
+    flags.FLAGS(arguments[:1])  # absl's own, which nobody gives here, count as read
+    result = parser.parse_args(arguments[1:])
+    for option, known in (("target", TARGETS), ("programs", PROGRAMS)):
+        for name in getattr(result, option).split(","):
+            if name not in known:
+                parser.error(f"--{option}: {name!r} is none of {', '.join(known)}")
+    return result
+
+
+def main(arguments: argparse.Namespace) -> None:
+    results = []
+    for name in arguments.target.split(","):
+        if not arguments.here:
+            results += _in_a_process(name, arguments)
+            continue
+        for program in arguments.programs.split(","):
+            for seconds in map(float, arguments.seconds.split(",")):
+                for per_chip in map(int, arguments.per_chip.split(",")):
+                    result = compiled(TARGETS[name], program, seconds, per_chip, arguments.dtype)
+                    results.append({"target": name} | result)
+                    print(line(results[-1]), flush=True)
+    pathlib.Path(arguments.out).write_text(json.dumps(results, indent=2) + "\n")
+
+
+def _in_a_process(name: str, arguments: argparse.Namespace) -> list[dict]:
+    out = f"{arguments.out}.{name}"
+    command = [sys.executable, __file__, "--here", f"--target={name}", f"--out={out}"]
+    options = ("programs", "seconds", "per_chip", "dtype")
+    command += [f"--{option}={getattr(arguments, option)}" for option in options]
+    subprocess.run(command, check=True, env=os.environ | environment(TARGETS[name]))
+    results = json.loads(pathlib.Path(out).read_text())
+    pathlib.Path(out).unlink()
+    return results
+
+
+if __name__ == "__main__":
+    main(parse(sys.argv))
