@@ -277,7 +277,7 @@ def test_products_follow_float64_on_tones(name, on_tpu):
     power = power_on_a_tpu(audio) if on_tpu else frontend._power_by_products(jnp.asarray(audio))
     difference = np.abs(in_decibel(np.asarray(power))[0] - reference(audio[0]))
     # A CPU sums in another order, with more rounding; there the FFT is used.
-    assert difference.max() < (0.03 if on_tpu else 0.1)
+    assert difference.max() < (0.05 if on_tpu else 0.1)
 
 
 @pytest.mark.parametrize("length", [257, 1600, 1759, 16_000, 32_001])
