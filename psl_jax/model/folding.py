@@ -216,7 +216,9 @@ class JaxOperations:
 
     def depthwise(self, x: jax.Array, layer: Layer, stride: int) -> jax.Array:
         kernel = jnp.asarray(layer.kernel)
-        return self._biased(depthwise3x3(x, kernel, stride, platform=self.platform), layer)
+        # Nine multiply-adds fuse with bias and clip on every platform, a grouped convolution with
+        # neither: docs/PERFORMANCE.md.
+        return self._biased(depthwise3x3(x, kernel, stride, "shifted"), layer)
 
     def _biased(self, x: jax.Array, layer: Layer) -> jax.Array:
         return (at_least_float32(x) + jnp.asarray(layer.bias)).astype(self.dtype)
