@@ -80,6 +80,15 @@ def of_labels(quality: Mapping[str, Any]) -> list[str]:
     return notes
 
 
+def rough_seconds(audio_seconds: float, width: float, cores: int) -> float:
+    """About how long a CPU trains on so much audio, all steps together.
+
+    From what two cores of an AMD EPYC make (docs/PERFORMANCE.md): 110 seconds of audio a second
+    and core at width 1, half as long again for validations, and half a minute to compile.
+    """
+    return 30 + 1.5 * audio_seconds * (0.12 + 0.88 * width) / (110 * cores)
+
+
 def fitting_batch(batch_size: int, segments: int, devices: int) -> int:
     """The batch size; for 0 one that fits a set of `segments`: 4 to 32, a 16th of the set."""
     if batch_size:

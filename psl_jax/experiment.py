@@ -137,6 +137,14 @@ class Experiment:
         return size
 
     @property
+    def rough_seconds(self) -> float:
+        """About how long the whole training takes; 0 where nothing is known of the devices."""
+        if parallel.platform_of(self.mesh) != "cpu":
+            return 0.0
+        audio = self.loop.max_steps * self.batch_size * self.settings.segment_seconds
+        return advice.rough_seconds(audio, self.settings.model.width, os.cpu_count() or 1)
+
+    @property
     def _awaits_teacher(self) -> bool:
         """Whether the teacher is another experiment of the suite."""
         return self.teacher != self.settings.teacher

@@ -147,6 +147,9 @@ def plan(runs: list[Experiment]) -> list[str]:
             f"{settings.name:{width}}  {settings.labels:6} {len(run.train_index):8,} "
             f"{run.train_segments:9,} {run.batch_size:6,} {run.loop.max_steps:8,}{done}"
         )
+    seconds = sum(run.rough_seconds for run in runs if "train" not in run.folder.finished)
+    if seconds:
+        lines.append(f"training will take about {tables.duration(seconds)}, very roughly")
     notes = tables.notes([{"name": run.settings.name, "notes": run.notes} for run in runs])
     return [*lines, *(f"note: {note}" for note in notes)]
 

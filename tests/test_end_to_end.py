@@ -78,6 +78,14 @@ def test_wrong_settings_of_an_experiment_are_told_plainly(tmp_path, change, told
     assert "Traceback" not in result.stderr
 
 
+def test_what_a_setting_does_not_reach_is_told(tmp_path):
+    arguments = ("--config", "configs/quickstart.py", "--workdir", tmp_path / "run")
+    (tmp_path / "run").write_text("ends the run at once")
+    result = run(*arguments, "--config.train.epochs=3", "--config.train.log_every=7")
+    assert "--config.train.epochs=3 does not reach the experiment 'teacher'" in result.stdout
+    assert "train.epochs=8" in result.stdout and "log_every" not in result.stdout
+
+
 def test_a_missing_config_is_told_plainly(tmp_path):
     result = run("--config", tmp_path / "none.py")
     assert result.returncode == 2

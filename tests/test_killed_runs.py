@@ -139,3 +139,37 @@ def test_a_finished_run_is_evaluated_anew_but_not_made_of_other_settings(command
     assert "\npsl2s: " not in done.stderr  # no bar of a training
     assert (run / "train_log.jsonl").read_text() == before[0]
     assert (run / "metrics.json").read_text() != before[1]
+
+
+def test_what_is_of_other_settings_or_another_teacher_is_begun_again_at_a_word(
+    command, undisturbed, tmp_path
+):
+    folder = tmp_path / "run"
+    shutil.copytree(undisturbed, folder)
+    kept = folder / "teacher" / "mine.txt"
+    kept.write_text("not of a run")
+    other = "--config.experiments.teacher.train.learning_rate=0.02"
+    assert command(folder, "", other).returncode == 2
+    before = losses(folder, "psl2s")
+    done = command(folder, "", other, "--start_afresh")
+    assert done.returncode == 0, done.stderr
+    # The student has the same settings, but its labels were another teacher's.
+    for name in ("teacher", "psl2s"):
+        assert f"{folder / name} is deleted and begun again" in done.stdout
+    assert losses(folder, "psl2s") != before and kept.exists()
+    plan = done.stdout.split("== teacher")[0]
+    assert "only " in plan and "steps of training (fewer than 200)" in plan
+    assert "evaluated on 7 clips only" in plan
+    again = command(folder, "", other)
+    assert again.returncode == 0 and "is deleted" not in again.stdout
+
+
+def test_everything_is_checked_before_anything_is_begun(command, tmp_path):
+    for change, told in (
+        ("--config.experiments.psl2s.teacher=techer", "Did you mean 'teacher'?"),
+        ("--config.experiments.psl2s.data.eval_split=test", "config.data.eval_split is 'test'"),
+        ("--config.num_devices=99", "num_devices is 99, and there are"),
+    ):
+        done = command(tmp_path / "run", "", change)
+        assert done.returncode == 2 and told in done.stderr, done.stderr
+        assert not list((tmp_path / "run").rglob("*.json"))

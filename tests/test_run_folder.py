@@ -271,6 +271,12 @@ def test_the_batch_fits_the_size_of_the_set(segments, devices, batch):
     assert advice.fitting_batch(32, segments, devices) == 32
 
 
+def test_a_rough_time_is_of_the_right_order():
+    """The quickstart's PSL-2s took 22 s on two cores, and one of width 0.25 in 1,875 steps 110."""
+    assert 20 < advice.rough_seconds(750 * 8 * 2, 0.125, cores=2) < 90
+    assert 60 < advice.rough_seconds(1875 * 8 * 2, 0.25, cores=2) < 240
+
+
 def test_small_sets_make_a_least_number_of_steps():
     settings = TrainSettings(epochs=60, min_steps=1500, batch_size=4)
     small = loop_settings(settings, steps_per_epoch=10.0, batch_size=4)

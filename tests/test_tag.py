@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -313,3 +314,10 @@ def test_m4a_files_in_a_folder_are_not_passed_over(run, tmp_path, monkeypatch):
     (tmp_path / "a.m4a").write_bytes(b"\0\0\0\x18ftypM4A " + bytes(100))
     status, _, err = run(tmp_path)
     assert status == 1 and "a.m4a: undecodable (this kind of file needs PyAV" in err
+
+
+def test_the_models_of_a_suite_are_listed(model, folder, tmp_path):
+    for name in ("psl2s", "teacher"):
+        shutil.copytree(model, tmp_path / name)
+    with pytest.raises(UserError, match=r"several models: give one of them\n.*psl2s\n.*teacher"):
+        tag.main(tag.parse(["tag", str(tmp_path), str(folder / "a.flac")]))
