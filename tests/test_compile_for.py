@@ -1,0 +1,91 @@
+"""Programs compiled for accelerators that are not here."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import places
+import pytest
+
+sys.path.insert(0, str(places.ROOT / "benchmarks"))
+
+import compiled_text
+
+LIBTPU = os.environ.get("PSL_JAX_LIBTPU", "")  # a folder with libtpu, where it is kept apart
+HAS_LIBTPU = bool(LIBTPU) or importlib.util.find_spec("libtpu") is not None
+HAS_CUDA = importlib.util.find_spec("jax_cuda13_plugin") is not None
+
+TEXT = """
+HloModule jit_step
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %sum = f32[] add(%a, %b)
+}
+
+%body (state: (s32[], f32[8,4])) -> (s32[], f32[8,4]) {
+  %state = (s32[], f32[8,4]{1,0}) parameter(0)
+  %x = f32[8,4]{1,0} get-tuple-element(%state), index=1
+  %masked = f32[8,4]{1,0} fusion(%x), kind=kLoop, metadata={op_name="jit(step)/augmentation/mask"}, backend_config={"estimated_cycles":"10"}
+  ROOT %next = (s32[], f32[8,4]{1,0}) tuple(%x, %masked)
+}
+
+%condition (state: (s32[], f32[8,4])) -> pred[] {
+  %state = (s32[], f32[8,4]{1,0}) parameter(0)
+  ROOT %less = pred[] compare(%state, %state), direction=LT
+}
+
+ENTRY %main (x: f32[8,4]) -> f32[8,4] {
+  %x.1 = f32[8,4]{1,0:T(8,128)} parameter(0)
+  %norm = bf16[8,4]{1,0} fusion(%x.1), kind=kLoop, metadata={op_name="jit(step)/transpose(jvp(batch_norm))/mul"}, backend_config={"estimated_cycles":"7"}
+  %start = (s32[], f32[8,4]{1,0}) tuple(%x.1, %x.1)
+  %loop = (s32[], f32[8,4]{1,0}) while(%start), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"5"}}
+  ROOT %all = f32[8,4]{1,0} all-reduce(%x.1), replica_groups={{0,1}}, to_apply=%add, backend_config={"estimated_cycles":"3"}
+}
+"""  # noqa: E501
+
+
+def test_a_programs_text_is_added_up():
+    found = compiled_text.read(TEXT)
+    assert found.operations == 1 + 5 + 1
+    assert found.cycles == 7 + 5 * 10 + 3
+    assert found.phases == {"batch_norm": 7, "augmentation": 50, "collectives": 3}
+    whole = 8 * 4 * 4
+    assert found.bytes_moved == (whole + whole // 2) + 5 * 2 * whole + 2 * whole
+    assert found.collectives == {"all-reduce": {"count": 1, "bytes": whole}}
+
+
+def compile_for(target, tmp_path, **options):
+    arguments = [f"--{name}={value}" for name, value in options.items()]
+    path = os.pathsep.join(filter(None, [str(places.ROOT), LIBTPU]))
+    done = subprocess.run(
+        [
+            *(sys.executable, places.ROOT / "benchmarks" / "compile_for.py"),
+            *(f"--target={target}", f"--out={tmp_path / 'out.json'}", *arguments),
+        ],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads((tmp_path / "out.json").read_text())
+
+
+@pytest.mark.skipif(
+    not HAS_LIBTPU, reason="libtpu is not installed: pip install 'psl_jax[aot-tpu]'"
+)
+def test_relabeling_compiles_for_a_tpu(tmp_path):
+    (found,) = compile_for("v5e-8", tmp_path, programs="relabel", per_chip=32, seconds=2)
+    assert found["estimated_cycles"] > 0 and found["collectives"] == {}
+    assert found["arguments_bytes"] + found["temporary_bytes"] < found["chip_bytes"]
+    # By products: an FFT would be more than half of it all.
+    assert found["cycles_by_phase"]["frontend"] < 0.4 * found["estimated_cycles"]
+
+
+@pytest.mark.skipif(not HAS_CUDA, reason="JAX's CUDA plug-in is not installed: psl_jax[cuda]")
+def test_relabeling_compiles_for_a_gpu(tmp_path):
+    (found,) = compile_for("h100", tmp_path, programs="relabel", per_chip=32, seconds=2)
+    assert found["bytes_moved"] < 2 * found["minimum_bytes"]
