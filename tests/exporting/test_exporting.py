@@ -319,7 +319,7 @@ def test_a_range_over_the_batch_becomes_one_over_each_clip(model):
     batch = dataclasses.replace(model, info=info)
     from psl_jax.model.model import exported_logmel
 
-    assert exported_logmel(batch) == LogMel(60.0, "clip", "float32")
+    assert exported_logmel(batch) == LogMel(60.0, "clip", "float32", "fft")
 
 
 def test_map_of_exports(model, exported, tmp_path):
