@@ -23,6 +23,7 @@ class ClipDescription(NamedTuple):
     labels: Sequence[int]
     events: Sequence[Event] | None = None
     digest: int | None = None  # of the audio, 64 bits; None: not known
+    record_bytes: int | None = None  # that its record takes in a shard
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +45,7 @@ class ClipIndex:
     event_times: np.ndarray | None = None  # [events, 2] float32, onset and offset in seconds
     event_values: np.ndarray | None = None  # [events] int32, class indices
     audio_digests: np.ndarray | None = None  # [clips] uint64: equal where the audio is
+    record_bytes: np.ndarray | None = None  # [clips] int64: that each takes in its shard
 
     def __post_init__(self) -> None:
         if int(self.shard_sizes.sum()) != len(self.ids):

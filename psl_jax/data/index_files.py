@@ -142,13 +142,14 @@ def build_index(
 
     A split without a single event counts as one without strong labels.
     """
-    ids, lengths, labels, events, digests = [], [], [], [], []
+    ids, lengths, labels, events, digests, sizes_on_disk = [], [], [], [], [], []
     for clip in clips:
         ids.append(clip.id)
         lengths.append(clip.num_samples)
         labels.append(clip.labels)
         events.append(clip.events or ())
         digests.append(clip.digest)
+        sizes_on_disk.append(clip.record_bytes)
     label_offsets, label_values = ragged(labels)
     more: dict[str, Any] = {}
     if any(events):
@@ -161,6 +162,8 @@ def build_index(
         }
     if None not in digests:
         more["audio_digests"] = np.array(digests, np.uint64)
+    if None not in sizes_on_disk:
+        more["record_bytes"] = np.array(sizes_on_disk, np.int64)
     return ClipIndex(
         split=split,
         classes=tuple(classes),

@@ -92,7 +92,11 @@ class TFRecordSource:
         return len(positions) < 0.5 * (positions[-1] + 1)
 
     def _places_of(self, shard: int) -> np.ndarray | None:
-        """Where the records of a shard begin; found out once, and kept."""
+        """Where the records of a shard begin, where that is known; found out once, and kept."""
+        if shard not in self._places and self.index.record_bytes is not None:
+            low, high = self.index.shard_offsets[shard : shard + 2]
+            ends = np.cumsum(self.index.record_bytes[low:high])
+            self._places[shard] = ends - self.index.record_bytes[low:high]
         if shard not in self._places:
             self._places[shard] = record_files.record_places(self.paths[shard])
         return self._places[shard]

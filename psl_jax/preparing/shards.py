@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from psl_jax.corpora import clip_rows
 from psl_jax.corpora.problems import Problem
+from psl_jax.data import record_files
 from psl_jax.preparing import clip_records
 from psl_jax.runtime.quiet_tensorflow import tensorflow_quietly
 
@@ -56,8 +57,10 @@ def write_shard(
                 continue
             clip = item.clip
             writer = writer or stack.enter_context(tf.io.TFRecordWriter(os.fspath(path)))
-            writer.write(clip_records.serialized(clip, events=has_events))
-            contents.clips.append(clip.description)
+            record = clip_records.serialized(clip, events=has_events)
+            writer.write(record)
+            size = len(record) + record_files.FRAMING_BYTES
+            contents.clips.append(clip.description._replace(record_bytes=size))
             if item.source_rate is not None:
                 contents.source_rates[item.source_rate] += 1
     if contents.clips:

@@ -1,11 +1,14 @@
+import dataclasses
 import itertools
 import os
 import subprocess
 import sys
 
+import audio_files
 import numpy as np
 import pytest
 import tensorflow as tf
+from prepared_data import config
 from synthetic_data import (
     MemorySource,
     make_audio,
@@ -23,6 +26,7 @@ from psl_jax.data.batches import eval_batches, train_batches
 from psl_jax.data.packed_source import PackedSource, pack
 from psl_jax.data.record_source import TFRecordSource
 from psl_jax.data.sampling import SAMPLINGS, epoch_windows, sequential_windows
+from psl_jax.preparing.prepared import prepare
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
 
@@ -30,14 +34,21 @@ SEGMENTATION = Segmentation(0.02, 0.01)
 LENGTHS = [300, 500, 160, 900, 410, 640, 100, 720, 333, 801, 250]
 
 needs_crc32c = pytest.mark.skipif(record_files.crc32c is None, reason="crc32c is not installed")
-READERS = ["tf.data", pytest.param("direct", marks=needs_crc32c)]
+READERS = [
+    "tf.data",
+    pytest.param("direct", marks=needs_crc32c),
+    pytest.param("by place", marks=needs_crc32c),
+]
 
 
 @pytest.fixture(params=READERS)
 def reader(request, monkeypatch):
-    """Both ways to read a TFRecord file."""
+    """All ways to read a TFRecord file."""
     if request.param == "tf.data":
         monkeypatch.setattr(record_files, "crc32c", None)
+    if request.param == "by place":  # as of a remote file whose index knows the records' sizes
+        monkeypatch.setattr(record_files, "_is_read_directly", lambda path: False)
+        monkeypatch.setattr(TFRecordSource, "_is_sparse", staticmethod(lambda positions: True))
     return request.param
 
 
@@ -54,7 +65,32 @@ def paths(tmp_path, index):
 
 @pytest.fixture
 def streamed(paths, index, reader):
-    return TFRecordSource(paths, index)
+    return TFRecordSource(paths, with_sizes(index, paths) if reader == "by place" else index)
+
+
+def with_sizes(index, paths):
+    """The index as preparing writes it, with the bytes of each record."""
+    sizes = [np.diff([*record_places(path), path.stat().st_size]) for path in paths]
+    return dataclasses.replace(index, record_bytes=np.concatenate(sizes).astype(np.int64))
+
+
+def record_places(path):
+    with record_files._LocalFile(str(path)) as file:
+        return np.array(list(file.places()), np.int64)
+
+
+@needs_crc32c
+def test_a_prepared_index_knows_where_records_lie(tmp_path):
+    names = [f"{number}.wav" for number in range(5)]
+    for number, name in enumerate(names):
+        audio_files.write(tmp_path / "source" / name, audio_files.tone(0.2 + 0.1 * number))
+    audio_files.write_table(
+        tmp_path / "source" / "full.csv", "filename,labels", [(name, "dog") for name in names]
+    )
+    data_dir = prepare(config(source_dir=str(tmp_path / "source")), tmp_path)
+    source = TFRecordSource.open(data_dir, "full")
+    for shard, path in enumerate(source.paths):
+        np.testing.assert_array_equal(source._places_of(shard), record_places(path))
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
