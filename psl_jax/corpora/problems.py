@@ -35,7 +35,9 @@ def summarize(problems: Iterable[dict[str, Any]], examples: int = 3) -> list[str
     lines = []
     for kind, found in sorted(by_kind.items(), key=lambda item: -len(item[1])):
         lines.append(f"  {kind}: {len(found)}")
-        lines += [f"    {p['split']}: {p['file']}: {p['detail']}" for p in found[:examples]]
+        for problem in found[:examples]:
+            split = "" if problem["split"] is None else f"{problem['split']}: "
+            lines.append(f"    {split}{problem['file']}: {problem['detail']}")
         if len(found) > examples:
             lines.append(f"    ... and {len(found) - examples} more")
     return lines
