@@ -46,12 +46,6 @@ def compiled(target: Target, program: str, seconds: float, per_chip: int, dtype:
     batch = per_chip * mesh.size
     replicated, split = (NamedSharding(mesh, s) for s in (parallel.REPLICATED, parallel.SPLIT))
 
-    def shape(value: Any, sharding: Any) -> Any:
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(np.shape(x), np.asarray(x).dtype, sharding=sharding),
-            value,
-        )
-
     samples = round(seconds * 16_000)
     inputs = {
         "audio": jax.ShapeDtypeStruct((batch, samples), np.int16, sharding=split),
@@ -62,7 +56,7 @@ def compiled(target: Target, program: str, seconds: float, per_chip: int, dtype:
     arguments = [
         argument
         if i and isinstance(argument, dict | jax.ShapeDtypeStruct)
-        else shape(argument, replicated)
+        else _shapes(argument, replicated)
         for i, argument in enumerate(arguments)
     ]
     start = time.perf_counter()
@@ -94,6 +88,15 @@ def compiled(target: Target, program: str, seconds: float, per_chip: int, dtype:
             "estimated_segments_per_second_a_chip": round(rate * per_chip),
         }
     return result
+
+
+def _shapes(value: Any, sharding: Any) -> Any:
+    import jax
+    import numpy as np
+
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(np.shape(x), np.asarray(x).dtype, sharding=sharding), value
+    )
 
 
 def _program(name: str, mesh: Any, dtype: str, inputs: dict) -> tuple[Any, list]:
