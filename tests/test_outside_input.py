@@ -187,6 +187,13 @@ def test_audio_files(name, head, edits):
 # --- archives ---------------------------------------------------------------------------------
 
 
+class Quiet(dict):
+    """Contents that no message is to print."""
+
+    def __repr__(self) -> str:
+        return f"<{', '.join(self)}>"
+
+
 @pytest.fixture(scope="module")
 def archives():
     tar = io.BytesIO()
@@ -198,7 +205,7 @@ def archives():
     parquet = io.BytesIO()
     rows = [{"id": name, "audio": {"bytes": AUDIO["flac"], "path": name}} for name in "ab"]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), parquet)
-    return {"tar": tar.getvalue(), "parquet": parquet.getvalue()}
+    return Quiet(tar=tar.getvalue(), parquet=parquet.getvalue())
 
 
 @many
@@ -279,7 +286,8 @@ def test_model_json(run, monkeypatch, edits, whole, value):
     described = json.loads(content)
     for name in list(described)[: len(edits)]:
         described[name] = value
-    monkeypatch.setattr("orbax.checkpoint.v1.load", lambda *_: pytest.skip("the arrays are whole"))
+    # The arrays are whole.
+    monkeypatch.setattr("orbax.checkpoint.v1.metadata", lambda *_: pytest.skip("not read"))
     try:
         path.write_bytes(changed(content, edits) if whole else json.dumps(described).encode())
         with in_words(), contextlib.suppress(pytest.skip.Exception):

@@ -73,6 +73,9 @@ class ParquetAudio:
             raise DecodeError("undecodable", f"{self.path}: {error}") from error
         if not content:
             raise DecodeError("empty", f"row {self.row} of {self.path} holds no audio")
+        if not isinstance(content, bytes):
+            detail = f"row {self.row} of {self.path} holds no bytes, but {type(content).__name__}"
+            raise DecodeError("undecodable", detail)
         return decode(io.BytesIO(content), max_seconds)
 
 
@@ -146,7 +149,7 @@ class _ParquetGroup:
         self._lock = threading.Lock()
         self._restart()
 
-    def value(self, row: int) -> bytes | None:
+    def value(self, row: int) -> Any:
         with self._lock:
             if row < self._next and row not in self._kept:
                 self._restart()
@@ -158,7 +161,7 @@ class _ParquetGroup:
         self._batches = self._file.iter_batches(
             _PARQUET_BATCH, row_groups=[self._group], columns=[self._column], use_threads=False
         )
-        self._kept: dict[int, bytes | None] = {}
+        self._kept: dict[int, Any] = {}
         self._next = 0
 
     def _advance(self) -> None:

@@ -242,7 +242,8 @@ def _read_manifest(directory: str | os.PathLike) -> dict[str, Any]:
     path = pathlib.Path(directory) / _MANIFEST
     try:
         manifest = files.read_json(path)
-        if isinstance(manifest, dict) and isinstance(manifest.get("shard_sizes"), list):
+        described = isinstance(manifest, dict) and manifest.get("format") in FORMATS
+        if described and isinstance(manifest.get("shard_sizes"), list):
             return manifest
         raise ValueError("it describes no soft labels")
     except FileNotFoundError:

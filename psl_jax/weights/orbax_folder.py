@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from psl_jax.model.mobilenetv2 import Variables, create
+from psl_jax.model.mobilenetv2 import STEM_CHANNELS, Variables, create, scaled
 from psl_jax.model.model import Model, ModelInfo
 from psl_jax.runtime import files
 from psl_jax.runtime.disk import plain_disk_errors
@@ -59,13 +59,20 @@ def read_model(path: str | os.PathLike) -> Model:
     except ValueError as error:
         raise UserError(f"{folder / MODEL_FILE} is damaged: {error}") from error
     info = ModelInfo.from_json(described, folder / MODEL_FILE)
-    network, expected = create(len(info.classes), info.width)
     weights = folder / _WEIGHTS
     tree = ocp.load(weights, on_this_host(ocp.metadata(weights).metadata))
     loaded = Variables(int_keys(tree["params"]), int_keys(tree["stats"]))
+    other = UserError(f"{folder}: the arrays are not those of a network of width {info.width}")
+    # Looked at first: a network of a width that somebody mistyped could take all memory.
+    if np.shape(loaded.params.get("stem", {}).get("kernel")) != (
+        *(3, 3, 1),
+        scaled(STEM_CHANNELS, info.width),
+    ):
+        raise other
+    network, expected = create(len(info.classes), info.width)
     shapes = [jax.tree.map(np.shape, x) for x in (loaded, expected)]
     if shapes[0] != shapes[1]:
-        raise UserError(f"{folder}: the arrays are not those of a network of width {info.width}")
+        raise other
     return Model(network, jax.tree.map(np.asarray, loaded), info)
 
 
