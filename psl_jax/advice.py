@@ -38,13 +38,14 @@ def before_training(
     if settings.segment_seconds > 1.1 * longest:
         notes.append(
             f"segments of {settings.segment_seconds:g} s are longer than every clip (at most "
-            f"{longest:.1f} s): experiments with other lengths above that train on the same"
+            f"{longest:.1f} s): each clip is one segment, as with any length from there on, and a "
+            "difference between such experiments is chance"
         )
     if validation is not None and len(shared := shared_clips(train, validation)):
         what = (
-            "all of its training clips, as in the paper"
-            if len(shared) == len(validation)
-            else f"{len(shared)} of its training clips"
+            "its training clips, as in the paper"
+            if len(shared) == len(train)
+            else f"{len(shared)} of its {len(train)} training clips"
         )
         notes.append(f"validated on {what}: the mAP in the bar is not one of unheard clips")
     if evaluated is not None:
@@ -67,7 +68,7 @@ def of_labels(quality: Mapping[str, Any]) -> list[str]:
     soft, weak = (statistics["mean_labels"][kind] for kind in ("soft", "weak"))
     threshold = statistics["threshold"]
     notes = []
-    if empty > _EMPTY:
+    if empty >= _EMPTY:
         notes.append(
             f"{100 * empty:.0f} % of the clips have no soft label above {threshold:g}: the teacher "
             "is unsure of nearly everything, and a student learns little else from it"

@@ -49,14 +49,18 @@ class Experiment:
         run_dir: str | os.PathLike,
         data_dir: str,
         teacher: str | os.PathLike | None = None,
+        afresh: bool = False,
     ):
-        """data_dir holds the prepared data; teacher overrides `settings.teacher`."""
+        """data_dir holds the prepared data; teacher overrides `settings.teacher`.
+
+        afresh: what the run folder holds does not count, and is deleted when the run begins.
+        """
         self.settings, self.data_dir = settings, data_dir
         self.run_dir = pathlib.Path(run_dir)
         self.teacher = teacher or settings.teacher
         self.segmentation = Segmentation(settings.segment_seconds)
         self.mesh = parallel.data_mesh(settings.num_devices or None)
-        self.folder = RunFolder(self.run_dir, settings)
+        self.folder = RunFolder(self.run_dir, settings, afresh)
         self.notes: list[str] = []
         self._sources: dict[str, Source] = {}
 

@@ -60,7 +60,7 @@ def _parse(arguments: list[str]) -> list[str]:
         config.value.keys()  # raises here what went wrong in loading the file
         for argument in of_experiments:
             _change_experiment(config.value, argument)
-        for line in _not_reached(config.value, others):
+        for line in _not_reached(config.value, others, of_experiments):
             print(line)
         return rest
     except flags.Error as error:
@@ -103,8 +103,13 @@ def _change_experiment(config: ConfigDict, argument: str) -> None:
     config_lib.apply(config.experiments[name], changes)
 
 
-def _not_reached(config: ConfigDict, arguments: list[str]) -> Iterator[str]:
-    """Which experiments have a value of their own of what the command line gives for all."""
+def _not_reached(
+    config: ConfigDict, arguments: list[str], of_experiments: list[str]
+) -> Iterator[str]:
+    """Which experiments have a value of their own of what the command line gives for all.
+
+    Not those to which it gives another one.
+    """
     for argument in arguments:
         key = argument.removeprefix("--config.").split("=")[0]
         if not argument.startswith("--config.") or key not in config_lib.setting_names():
@@ -113,6 +118,9 @@ def _not_reached(config: ConfigDict, arguments: list[str]) -> Iterator[str]:
             try:
                 own = config_lib.value_of(changes, key)
             except (KeyError, TypeError):
+                continue
+            given = f"{_EXPERIMENTS}{name}.{key}="
+            if any(other.startswith(given) for other in of_experiments):
                 continue
             yield (
                 f"note: {argument} does not reach the experiment {name!r}, which has {key}={own}; "

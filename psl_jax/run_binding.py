@@ -6,6 +6,7 @@ a table that is true of neither.
 
 import os
 import pathlib
+import shutil
 from typing import Any
 
 import jax
@@ -15,10 +16,9 @@ from psl_jax.config import Settings
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.runtime import files, parallel
 from psl_jax.runtime.errors import UserError
-from psl_jax.runtime.run_folder import CONFIG, STAGES_DONE
+from psl_jax.runtime.run_folder import CONFIG, DATA, RUN_FILES, STAGES_DONE
 from psl_jax.runtime.settings import Kind
 
-DATA = "data.json"  # which clips the run is of, and whose labels
 _TEACHER = "teacher"
 _AFRESH = "Give another --workdir, or --start_afresh to delete what it holds and begin again."
 
@@ -30,13 +30,19 @@ class OtherRunError(UserError):
 class RunFolder:
     """A run folder and what it is bound to.
 
-    Nothing is written before `begin`: a start that fails in a check leaves no trace.
+    Nothing is written or deleted before `begin`: a start that fails in a check leaves no trace.
+
+    Attributes:
+      begun: whether something was made in it.
+      afresh: what is in it does not count, and is deleted by `begin`.
     """
 
-    def __init__(self, path: str | os.PathLike, settings: Settings):
+    def __init__(self, path: str | os.PathLike, settings: Settings, afresh: bool = False):
         self.path, self.settings = pathlib.Path(path), settings
+        self.begun, self.afresh = (self.path / CONFIG).exists(), afresh
         known = self.path / DATA
-        self._bound: dict[str, Any] = files.read_json(known) if known.exists() else {}
+        is_known = known.exists() and not afresh
+        self._bound: dict[str, Any] = files.read_json(known) if is_known else {}
         self._wanted = files.as_json(config_lib.to_dict(settings))
         self._done = self.finished
 
@@ -44,7 +50,7 @@ class RunFolder:
     def finished(self) -> dict[str, Any]:
         """Finished stages with the seconds that the last call spent on each."""
         path = self.path / STAGES_DONE
-        return files.read_json(path) if path.exists() else {}
+        return files.read_json(path) if path.exists() and not self.afresh else {}
 
     def finish(self, stage: str, seconds: float) -> None:
         """Notes that a stage is finished; all processes come here."""
@@ -60,7 +66,7 @@ class RunFolder:
         anew.
         """
         path, done = self.path / CONFIG, self.finished
-        if not path.exists():
+        if not path.exists() or self.afresh:
             return
         found = files.read_json(path)
         differing = config_lib.changed(found, self._wanted)
@@ -104,6 +110,9 @@ class RunFolder:
     def begin(self) -> None:
         """Writes config.json and data.json; all processes come here."""
         parallel.wait_for_all(f"{self.settings.name} settings read")
+        if self.afresh and jax.process_index() == 0:
+            self._clear()
+        self.afresh = False
         if jax.process_index() == 0:
             for name, value in ((CONFIG, self._wanted), (DATA, self._bound)):
                 path = self.path / name
@@ -112,6 +121,16 @@ class RunFolder:
             if self._done != self.finished:
                 files.write_json(self.path / STAGES_DONE, self._done)
         parallel.wait_for_all(f"{self.settings.name} settings kept")
+
+    def _clear(self) -> None:
+        """Deletes what a run makes; other files of the folder stay."""
+        print(f"{self.path} is deleted and begun again (--start_afresh)", flush=True)
+        for name in RUN_FILES:
+            path = self.path / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
 
 _WORDS = {

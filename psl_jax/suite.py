@@ -21,7 +21,6 @@ from psl_jax.runtime import disk, files, parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.run_folder import LABEL_QUALITY
 from psl_jax.scoring import evaluation
-from psl_jax.weights import orbax_folder
 
 RESULTS = "results.json"
 
@@ -53,10 +52,11 @@ def run(
     if last_stage == "prepare":
         return
 
-    def make(name: str) -> Experiment:
+    def make(name: str, afresh: bool = False) -> Experiment:
         one = experiments[name]
         folder = workdir / name if is_suite else workdir
-        return Experiment(one, folder, data_dir, _teacher_folder(one, experiments, workdir))
+        teacher = _teacher_folder(one, experiments, workdir)
+        return Experiment(one, folder, data_dir, teacher, afresh)
 
     runs = [_checked(make, name, last_stage, start_afresh) for name in experiments]
     _check_disk(runs, workdir)
@@ -71,7 +71,8 @@ def run(
         except OtherRunError:  # a teacher that was trained again
             if not start_afresh:
                 raise
-            runs[number] = _afresh(make, name, last_stage)
+            runs[number] = make(name, afresh=True)
+            runs[number].check(last_stage)
             runs[number].run(last_stage)
     if last_stage in (None, "evaluate", "report") and jax.process_index() == 0:
         _summarize(config.name, workdir, runs, is_suite, time.perf_counter() - start)
@@ -98,30 +99,15 @@ def _teacher_folder(
 
 
 def _checked(make: Any, name: str, last_stage: str | None, start_afresh: bool) -> Experiment:
+    """The experiment, which can be run. Nothing is deleted here: another one may yet fail."""
     run = make(name)
     try:
         run.check(last_stage)
     except OtherRunError:
         if not start_afresh:
             raise
-        return _afresh(make, name, last_stage)
-    return run
-
-
-def _afresh(make: Any, name: str, last_stage: str | None) -> Experiment:
-    """The experiment after all that an earlier one made was deleted."""
-    folder = make(name).run_dir
-    if jax.process_index() == 0:
-        print(f"{folder} is deleted and begun again (--start_afresh)")
-        for what in (*pages.RUN_FILES, orbax_folder.MODEL_FOLDER):
-            path = folder / what
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
-    parallel.wait_for_all(f"{name} afresh")
-    run = make(name)
-    run.check(last_stage)
+        run = make(name, afresh=True)
+        run.check(last_stage)
     return run
 
 
@@ -140,9 +126,13 @@ def plan(runs: list[Experiment]) -> list[str]:
     """What will be done, a line an experiment, and what to know of it before."""
     width = max(len(run.settings.name) for run in runs)
     lines = [f"{'':{width}}  labels    clips  segments  batch    steps"]
+    again: set[str] = set()  # whose folder is deleted; teachers come before whom they teach
     for run in runs:
         settings = run.settings
         done = "  trained" if "train" in run.folder.finished else ""
+        if run.folder.begun and (run.folder.afresh or settings.teacher in again):
+            again.add(settings.name)
+            done = "  begun again"
         lines.append(
             f"{settings.name:{width}}  {settings.labels:6} {len(run.train_index):8,} "
             f"{run.train_segments:9,} {run.batch_size:6,} {run.loop.max_steps:8,}{done}"
@@ -152,6 +142,20 @@ def plan(runs: list[Experiment]) -> list[str]:
         lines.append(f"training will take about {tables.duration(seconds)}, very roughly")
     notes = tables.notes([{"name": run.settings.name, "notes": run.notes} for run in runs])
     return [*lines, *(f"note: {note}" for note in notes)]
+
+
+def _note_poor_teachers(rows: list[dict[str, Any]], settings: list[Settings]) -> None:
+    """Adds a note to students whose teacher of the suite is worse than one on weak labels."""
+    scores = {row["name"]: row["mAP"] for row in rows}
+    weak = [row["mAP"] for row, one in zip(rows, settings, strict=True) if one.name == "weak"]
+    for row, one in zip(rows, settings, strict=True):
+        if one.labels == "soft" and weak and one.teacher in scores:
+            found = scores[one.teacher]
+            if found < weak[0]:
+                row["notes"].append(
+                    f"the teacher ({100 * found:.2f} mAP) is worse than the same network on the "
+                    f"weak labels ({100 * weak[0]:.2f}): its labels are no gain"
+                )
 
 
 def _prepare(data: DataSettings, workdir: pathlib.Path) -> str:
@@ -173,6 +177,7 @@ def _summarize(
     seconds: float,
 ) -> None:
     rows = [run.summary() for run in runs]
+    _note_poor_teachers(rows, [run.settings for run in runs])
     results: dict[str, Any] = {"name": name, "experiments": rows}
     quality = {
         run.settings.name: files.read_json(run.run_dir / LABEL_QUALITY)

@@ -84,6 +84,9 @@ def test_what_a_setting_does_not_reach_is_told(tmp_path):
     result = run(*arguments, "--config.train.epochs=3", "--config.train.log_every=7")
     assert "--config.train.epochs=3 does not reach the experiment 'teacher'" in result.stdout
     assert "train.epochs=8" in result.stdout and "log_every" not in result.stdout
+    own = "--config.experiments.teacher.train.epochs=5"
+    result = run(*arguments, "--config.train.epochs=3", own)
+    assert "does not reach" not in result.stdout
 
 
 def test_a_missing_config_is_told_plainly(tmp_path):

@@ -9,27 +9,10 @@ import sys
 import numpy as np
 import places
 import synthetic_data
+from small_suite import CONFIG
 
 ROOT = places.ROOT
 TIMEOUT = 400  # seconds; a loaded machine is no failure
-
-CONFIG = """
-from psl_jax import config
-
-def get_config():
-    result = config.base()
-    result.data.corpus = "packed"
-    result.segment_seconds = 2.0
-    result.model.width = 0.1
-    result.train.batch_size = result.evaluate.batch_size = 4
-    result.train.learning_rate = 1e-2
-    result.train.epochs, result.train.log_every, result.train.checkpoint_every = 4, 1, 2
-    result.experiments = {
-        "teacher": {"labels": "weak"},
-        "psl2s": {"labels": "soft", "segment_seconds": 1.0, "teacher": "teacher"},
-    }
-    return result
-"""
 
 
 class Together:
@@ -54,6 +37,7 @@ class Together:
                     *(sys.executable, ROOT / "tests" / "small_main.py"),
                     *("--config", self.folder / "config.py", "--workdir", workdir),
                     *(f"--config.data.data_dir={self.folder}", "--distributed"),
+                    "--config.train.checkpoint_every=2",
                     *(f"--coordinator_address={address}", "--num_processes=2"),
                     f"--process_id={process}",
                 ],

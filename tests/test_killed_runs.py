@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,26 +12,9 @@ import numpy as np
 import places
 import pytest
 import synthetic_data
+from small_suite import CONFIG
 
 ROOT = places.ROOT
-
-CONFIG = """
-from psl_jax import config
-
-def get_config():
-    result = config.base()
-    result.data.corpus = "packed"
-    result.segment_seconds = 2.0
-    result.model.width = 0.1
-    result.train.batch_size = result.evaluate.batch_size = 4
-    result.train.learning_rate = 1e-2
-    result.train.epochs, result.train.log_every, result.train.checkpoint_every = 4, 1, 1
-    result.experiments = {
-        "teacher": {"labels": "weak"},
-        "psl2s": {"labels": "soft", "segment_seconds": 1.0, "teacher": "teacher"},
-    }
-    return result
-"""
 
 
 @pytest.fixture(scope="module")
@@ -160,8 +144,25 @@ def test_what_is_of_other_settings_or_another_teacher_is_begun_again_at_a_word(
     plan = done.stdout.split("== teacher")[0]
     assert "only " in plan and "steps of training (fewer than 200)" in plan
     assert "evaluated on 7 clips only" in plan
+    assert re.search(r"teacher .* begun again\npsl2s .* begun again\n", plan)
     again = command(folder, "", other)
     assert again.returncode == 0 and "is deleted" not in again.stdout
+
+
+def test_nothing_is_deleted_before_all_is_checked(command, undisturbed, tmp_path):
+    """Not a teacher that took days, for a misspelt split of a student."""
+    folder = tmp_path / "run"
+    shutil.copytree(undisturbed, folder)
+
+    def contents():
+        return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    before = contents()
+    other = "--config.experiments.teacher.train.learning_rate=0.02"
+    for wrong in ("--config.data.eval_split=evla", "--config.experiments.psl2s.data.eval_split=no"):
+        refused = command(folder, "", other, "--start_afresh", wrong)
+        assert refused.returncode == 2 and "eval_split is" in refused.stderr
+        assert "is deleted" not in refused.stdout and contents() == before
 
 
 def test_everything_is_checked_before_anything_is_begun(command, tmp_path):

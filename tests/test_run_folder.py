@@ -14,8 +14,10 @@ from psl_jax.data.soft_labels import SoftLabelWriter
 from psl_jax.experiment import Experiment
 from psl_jax.model.mobilenetv2 import create
 from psl_jax.model.model import ModelInfo
+from psl_jax.reporting import pages
 from psl_jax.run_binding import OtherRunError, RunFolder
 from psl_jax.runtime import files
+from psl_jax.runtime.run_folder import RUN_FILES
 from psl_jax.training.loop import loop_settings
 from psl_jax.training.settings import TrainSettings
 from psl_jax.weights import orbax_folder
@@ -108,7 +110,7 @@ def test_validation_evaluates_alike_until_training_is_finished(tmp_path):
 def data(monkeypatch):
     """The splits of the data, to be changed."""
     splits = {
-        "full": make_index([30, 20], 32_000, labels=[[0], [1]] * 25, split="full"),
+        "full": make_index([50, 40], 32_000, labels=[[0], [1]] * 45, split="full"),
         "balanced": make_index([30, 20], 32_000, labels=[[0], [1]] * 25, split="balanced"),
         "eval": make_index([60], 32_000, split="eval", first=100),
     }
@@ -224,9 +226,11 @@ def notes(folder, **changes):
 def test_notes(tmp_path, data):
     usual = {"train__epochs": 500, "train__batch_size": 8, "segment_seconds": 2.0}
     assert notes(tmp_path, **usual) == (
-        "validated on all of its training clips, as in the paper: the mAP in the bar is not one of "
+        "validated on its training clips, as in the paper: the mAP in the bar is not one of "
         "unheard clips"
     )
+    teacher = notes(tmp_path / "teacher", **usual, data__train_split="full")
+    assert "validated on 50 of its 90 training clips" in teacher
     assert "only 6 steps of training" in notes(tmp_path, **usual | {"train__epochs": 1})
     longer = notes(tmp_path, **usual | {"segment_seconds": 5.0})
     assert "segments of 5 s are longer than every clip (at most 2.0 s)" in longer
@@ -291,3 +295,22 @@ def test_a_file_is_no_workdir(tmp_path):
     (tmp_path / "notes.md").write_text("")
     with pytest.raises(UserError, match=r"notes\.md is a file"):
         suite.run(config.base(), tmp_path / "notes.md")
+
+
+def test_a_teacher_that_is_worse_than_weak_labels_is_noted():
+    settings = [
+        settings_with(name="teacher"),
+        settings_with(name="weak"),
+        settings_with(name="psl2s", labels="soft", teacher="teacher"),
+    ]
+    for teacher_map, noted in ((0.3, True), (0.5, False)):
+        rows = [
+            {"name": one.name, "mAP": value, "notes": []}
+            for one, value in zip(settings, (teacher_map, 0.4, 0.35), strict=True)
+        ]
+        suite._note_poor_teachers(rows, settings)
+        assert [bool(row["notes"]) for row in rows] == [False, False, noted]
+
+
+def test_the_files_of_a_run_are_those_that_its_report_describes():
+    assert set(RUN_FILES) == {*pages._OUTCOMES, pages.REPORT_NAME}

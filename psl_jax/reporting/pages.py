@@ -44,7 +44,6 @@ _OUTCOMES = {  # of a run's files, what they hold
     "data.json": "which data and which teacher the run is bound to",
     "notes.json": "what to know before believing the numbers",
 }
-RUN_FILES = (*_OUTCOMES, REPORT_NAME)
 
 
 # --- A run ----------------------------------------------------------------------------------

@@ -4,3 +4,10 @@ CONFIG = "config.json"
 STAGES_DONE = "stages.json"
 LABEL_QUALITY = "label_quality.json"
 NOTES = "notes.json"  # what to know before believing the figures
+DATA = "data.json"  # which clips the run is of, and whose labels
+
+# All that a run makes in its folder.
+RUN_FILES = (
+    *(CONFIG, DATA, NOTES, STAGES_DONE, LABEL_QUALITY, "train_log.jsonl", "tb", "checkpoints"),
+    *("averaged", "soft_labels", "scores.npz", "metrics.json", "per_class.csv", "report.html"),
+)

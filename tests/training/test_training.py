@@ -8,15 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.extend.core import jaxprs_in_params
 
 from psl_jax.model.augmentation import Augmentation
-from psl_jax.model.folding import fold
 from psl_jax.model.frontend import LogMel
 from psl_jax.model.mobilenetv2 import Context, Variables, create
 from psl_jax.runtime import parallel
 from psl_jax.runtime.errors import UserError
-from psl_jax.scoring.scorer import scoring_program
 from psl_jax.training import loop, metric_log
 from psl_jax.training.checkpoints import TrainingCheckpoints
 from psl_jax.training.loop import LoopSettings, Schedule
@@ -378,34 +375,3 @@ def test_other_recipes_train_too(plain, recipe):
     assert float(values["loss"]) == pytest.approx(reference, rel=0.02)
     assert float(values["loss"]) != reference
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(state.variables))
-
-
-def products(jaxpr):
-    """Types and precisions of all products and convolutions, those of inner programs too."""
-    for equation in jaxpr.eqns:
-        if equation.primitive.name in ("dot_general", "conv_general_dilated"):
-            precision = equation.params["precision"]
-            both = precision if isinstance(precision, tuple) else (precision, precision)
-            yield equation.invars[0].aval.dtype, both
-        for inner in jaxprs_in_params(equation.params):
-            yield from products(getattr(inner, "jaxpr", inner))
-
-
-@pytest.mark.parametrize("channels_first", [True, False])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_float32_means_float32_on_every_backend(plain, dtype, channels_first):
-    """Left to itself a TPU would multiply float32 as bfloat16, and a GPU as TF32."""
-    recipe = Recipe(dtype=dtype, channels_first=channels_first)
-    program = train_program(plain.network, recipe, plain.mesh)
-    training = program.trace(init_state(plain.variables), batch_of(), 0.1)
-    score = scoring_program(LogMel(), dtype, plain.mesh)
-    audio, lengths = (batch_of()[name] for name in ("audio", "num_samples"))
-    scoring = score.trace(fold(create(3, 0.1)[1]), audio, lengths)
-    highest = jax.lax.Precision.HIGHEST
-    for program in (training, scoring):
-        found = list(products(program.jaxpr.jaxpr))
-        assert len(found) > 10
-        for of, precisions in found:
-            assert precisions == ((highest, highest) if of != jnp.bfloat16 else (None, None)), of
-        narrow = [of for of, _ in found if of == jnp.bfloat16]
-        assert (len(narrow) > 5) if dtype == "bfloat16" else not narrow

@@ -1,0 +1,47 @@
+"""In which precision programs multiply, read from the programs themselves."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend.core import jaxprs_in_params
+
+from psl_jax.model.folding import fold
+from psl_jax.model.frontend import LogMel
+from psl_jax.model.mobilenetv2 import create
+from psl_jax.runtime import parallel
+from psl_jax.scoring.scorer import scoring_program
+from psl_jax.training.step import Recipe, init_state, train_program
+
+
+def products(jaxpr):
+    """Types and precisions of all products and convolutions, those of inner programs too."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in ("dot_general", "conv_general_dilated"):
+            precision = equation.params["precision"]
+            both = precision if isinstance(precision, tuple) else (precision, precision)
+            yield equation.invars[0].aval.dtype, both
+        for inner in jaxprs_in_params(equation.params):
+            yield from products(getattr(inner, "jaxpr", inner))
+
+
+@pytest.mark.parametrize("channels_first", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_float32_means_float32_on_every_backend(shallow, dtype, channels_first):
+    """Left to itself a TPU would multiply float32 as bfloat16, and a GPU as TF32."""
+    network, variables = create(3, 0.1, dropout=0.0)
+    mesh = parallel.data_mesh(1)
+    audio, lengths = np.zeros((4, 8000), np.int16), np.full(4, 8000, np.int32)
+    batch = {"audio": audio, "num_samples": lengths, "labels": np.zeros((4, 3), np.float32)}
+    recipe = Recipe(dtype=dtype, channels_first=channels_first)
+    program = train_program(network, recipe, mesh)
+    training = program.trace(init_state(variables), batch, 0.1)
+    scoring = scoring_program(LogMel(), dtype, mesh).trace(fold(variables), audio, lengths)
+    highest = jax.lax.Precision.HIGHEST
+    for program in (training, scoring):
+        found = list(products(program.jaxpr.jaxpr))
+        assert len(found) > 10
+        for of, precisions in found:
+            assert precisions == ((highest, highest) if of != jnp.bfloat16 else (None, None)), of
+        narrow = [of for of, _ in found if of == jnp.bfloat16]
+        assert (len(narrow) > 5) if dtype == "bfloat16" else not narrow
