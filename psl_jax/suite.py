@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from psl_jax import config as config_lib
 from psl_jax.config import Settings
+from psl_jax.data.opening import open_source
 from psl_jax.data.settings import DataSettings
 from psl_jax.experiment import Experiment
 from psl_jax.reporting import pages, tables
@@ -50,6 +51,7 @@ def run(
     _check_teachers(experiments)
     data_dir = _prepare(next(iter(experiments.values())).data, workdir)
     if last_stage == "prepare":
+        _check_splits(experiments, data_dir)
         return
 
     def make(name: str, afresh: bool = False) -> Experiment:
@@ -90,6 +92,17 @@ def _check_teachers(experiments: Mapping[str, Settings]) -> None:
                 f"the teacher of {name!r} is {one.teacher!r}: there is neither such an experiment "
                 f"({', '.join(experiments)}) nor such a run folder.{hint}"
             )
+
+
+def _check_splits(experiments: Mapping[str, Settings], data_dir: str) -> None:
+    """Raises UserError for a setting that names a split which the prepared data lacks."""
+    for data in (one.data for one in experiments.values()):
+        for setting in ("train_split", "validation_split", "eval_split"):
+            split = getattr(data, setting)
+            try:
+                open_source(data_dir, split, packed=data.corpus == "packed")
+            except UserError as error:
+                raise UserError(f"config.data.{setting} is {split!r}: {error}") from error
 
 
 def _teacher_folder(

@@ -15,6 +15,7 @@ import pytest
 import tensorflow_datasets as tfds
 from prepared_data import read_split, record_hashes, small_folder
 
+from psl_jax import config as config_lib
 from psl_jax import prepare, suite
 from psl_jax.corpora import audioset
 from psl_jax.data import index_files
@@ -169,6 +170,18 @@ def test_a_config_for_audioset_trains_on_it(prepared, tmp_path, shallow):
     config.teacher = str(tmp_path / "teacher")
     suite.run(config, tmp_path / "psl2s", None)
     assert (tmp_path / "psl2s/metrics.json").exists()
+
+
+def test_preparing_for_a_suite_tells_of_the_splits_that_it_will_lack(tmp_path):
+    """Not only when the training is started, perhaps on another machine."""
+    settings = config_lib.base()
+    settings.data.corpus, settings.data.source_dir = "own_data", str(small_folder(tmp_path / "own"))
+    for split in ("train_split", "validation_split", "eval_split"):
+        settings.data[split] = "train"
+    suite.run(settings, tmp_path / "run", "prepare")
+    settings.data.validation_split = "nowhere"
+    with pytest.raises(UserError, match="config.data.validation_split is 'nowhere'"):
+        suite.run(settings, tmp_path / "run", "prepare")
 
 
 # ---- faults and Beam ---------------------------------------------------------------------------
