@@ -180,7 +180,7 @@ def test_preparing_for_a_suite_tells_of_the_splits_that_it_will_lack(tmp_path):
         settings.data[split] = "train"
     suite.run(settings, tmp_path / "run", "prepare")
     settings.data.validation_split = "nowhere"
-    with pytest.raises(UserError, match="config.data.validation_split is 'nowhere'"):
+    with pytest.raises(UserError, match="validation_split is 'nowhere'"):
         suite.run(settings, tmp_path / "run", "prepare")
 
 
