@@ -5,11 +5,11 @@ import jax.numpy as jnp
 from cases import NUM_CLASSES, Case
 from runners import Runner, Schedule, alternate, calibrate
 
+from psl_jax.model.context import Context
 from psl_jax.model.convolutions import METHODS, depthwise3x3
 from psl_jax.model.mobilenetv2 import (
     INVERTED_RESIDUALS,
     STEM_CHANNELS,
-    Context,
     Variables,
     clip_probabilities,
     create,

@@ -3,13 +3,13 @@
 import os
 import pathlib
 import time
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import jax
 import numpy as np
 
-from psl_jax import advice
+from psl_jax import advice, stepping
 from psl_jax import config as config_lib
 from psl_jax.audio.segments import Segmentation
 from psl_jax.config import Settings
@@ -28,11 +28,10 @@ from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.run_folder import LABEL_QUALITY, NOTES
 from psl_jax.scoring import evaluation, relabeling
 from psl_jax.scoring.scorer import Scorer
-from psl_jax.training import resident
 from psl_jax.training.checkpoints import TrainingCheckpoints
 from psl_jax.training.loop import LoopSettings, loop_settings, schedule_of, train
-from psl_jax.training.step import Recipe, init_state, train_program
-from psl_jax.training.stepper import ResidentStepper, Stepper, StreamedStepper
+from psl_jax.training.step import init_state
+from psl_jax.training.stepper import Stepper
 from psl_jax.weights import orbax_folder
 from psl_jax.weights.load import load_model
 
@@ -88,6 +87,7 @@ class Experiment:
                     f"{train.split!r}"
                 )
         _ = self._local_batch  # raises where it does not divide over the devices
+        stepping.recipe_of(self.settings, self.mesh)
         self._check_teacher(before_it_is_trained=True)
         self.notes = advice.before_training(
             self.settings,
@@ -287,44 +287,9 @@ class Experiment:
         return loop_settings(self.settings.train, steps, self.batch_size)
 
     def _stepper(self, source: Source) -> Stepper:
-        """What makes the training's steps, streamed or resident."""
-        config, recipe = self.settings, recipe_of(self.settings)
         soft_labels = self._open_labels() if self._uses_soft_labels else None
-        order: dict[str, Any] = {
-            "batch_size": self._local_batch,
-            "seed": config.seed,
-            "sampling": config.train.sampling,
-            "window_clips": config.train.window_clips,
-            "process_index": jax.process_index(),
-            "process_count": jax.process_count(),
-        }
-        if not config.train.resident:
-
-            def feed_batches(step: int):
-                return batches.train_batches(
-                    source,
-                    self.segmentation,
-                    start_step=step,
-                    soft_labels=soft_labels,
-                    alpha=config.alpha,
-                    **order,
-                )
-
-            program = train_program(self._network[0], recipe, self.mesh)
-            return StreamedStepper(program, feed_batches, self.mesh)
-
-        def feed_entries(step: int):
-            return batches.train_entries(source.index, self.segmentation, start_step=step, **order)
-
-        return ResidentStepper(
-            resident.resident_program(
-                self._network[0], recipe, self.segmentation, config.alpha, self.mesh
-            ),
-            partial(resident.load, source, self.segmentation, soft_labels, self.mesh),
-            feed_entries,
-            self.mesh,
-            # A dispatch ends where something is logged anyway.
-            at_once=min(config.train.steps_per_dispatch, config.train.log_every),
+        return stepping.stepper(
+            self.settings, self._network[0], source, soft_labels, self.mesh, self._local_batch
         )
 
     def _validate(self, variables: Variables) -> float:
@@ -393,7 +358,3 @@ class Experiment:
             "seconds": round(sum(stage["seconds"] for stage in done.values()), 1),
             "notes": self._all_notes(),
         }
-
-
-def recipe_of(settings: Settings) -> Recipe:
-    return Recipe(settings.frontend, settings.augment, settings.model.dtype, settings.seed)

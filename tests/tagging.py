@@ -7,7 +7,8 @@ import jax
 import numpy as np
 
 from psl_jax.model import mobilenetv2
-from psl_jax.model.mobilenetv2 import Context, Variables
+from psl_jax.model.context import Context
+from psl_jax.model.mobilenetv2 import Variables
 from psl_jax.model.model import Model, ModelInfo
 from psl_jax.tagging.tagger import Tagger
 from psl_jax.weights import orbax_folder

@@ -13,6 +13,7 @@ import pathlib
 import sys
 from collections.abc import Callable
 from typing import NamedTuple
+from unittest import mock
 
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
@@ -56,6 +57,7 @@ RECIPES = {
     "student": Recipe(),
     "teacher": Recipe(LogMel(80.0, "batch"), TEACHER, seed=1),
     "channels_last": Recipe(channels_first=False),  # as on accelerators
+    "gpu": Recipe(seed=2),  # with BatchNorms' own gradients
 }
 ORDERS = 12  # in which the examples come; in float64 all of them must agree
 
@@ -91,7 +93,9 @@ Train = Callable[[np.ndarray], tuple[list[float], TrainState]]
 def streamed(network, variables: Variables, recipe: Recipe, num_devices: int) -> Train:
     """Trains on batches in a given order: the losses of its steps, and the state after them."""
     mesh = parallel.data_mesh(num_devices)
-    program = train_program(network, recipe, mesh)
+    platform = "gpu" if recipe.seed == RECIPES["gpu"].seed else "cpu"  # writes other gradients
+    with mock.patch.object(parallel, "platform_of", return_value=platform):
+        program = train_program(network, recipe, mesh)
     known = examples(recipe.dtype)
 
     def train(steps: np.ndarray) -> tuple[list[float], TrainState]:
@@ -153,6 +157,35 @@ def in_float64(network, variables: Variables, num_devices: int) -> dict:
     return arrays
 
 
+def shared_statistics() -> dict:
+    """One step of eight devices that share BatchNorm statistics by ones and by fours.
+
+    Beside it the mean of as many steps as there are groups, each made by one device.
+    """
+    network, variables = mobilenetv2.create(CLASSES, width=0.1, dropout=0.0)
+    wide = jax.tree.map(lambda x: np.asarray(x, np.float64), variables)
+    arrays = {}
+    for sharing in (1, 4):
+        recipe = Recipe(dtype="float64", sharing_devices=sharing)
+        groups = order(0)[0].reshape(8 // sharing, -1)
+        with jax.enable_x64(True):
+            alone = streamed(network, wide, Recipe(dtype="float64"), 1)
+            means = jax.tree.map(
+                lambda *values: np.mean(values, axis=0),
+                *(step_outcome(*alone(group[None])) for group in groups),
+            )
+            together = step_outcome(*streamed(network, wide, recipe, 8)(order(0)[:1]))
+        arrays |= {f"sharing {sharing} {key}": value for key, value in together.items()}
+        arrays |= {f"reference {sharing} {key}": value for key, value in means.items()}
+    return arrays
+
+
+def step_outcome(losses: list[float], state: TrainState) -> dict:
+    """The loss, the gradients (as Adam's first moments) and the running statistics."""
+    found = compared(losses, state)
+    return {name: x for name, x in found.items() if name == "losses" or "params" not in name}
+
+
 def soft_labels(variables: Variables, num_devices: int, folder: pathlib.Path) -> dict:
     index = make_index([20, 9], [SAMPLES * 2 + 3000, SAMPLES, 500] * 9 + [SAMPLES] * 2)
     segmentation = Segmentation(SAMPLES / 16_000)
@@ -196,6 +229,8 @@ def main(folder: pathlib.Path) -> None:
         arrays["resident losses"] = losses
         arrays |= soft_labels(teacher, num_devices, folder)
         arrays |= in_float64(network, variables, num_devices)
+        if num_devices == 8:
+            arrays |= shared_statistics()
         np.savez(folder / f"{num_devices}.npz", **arrays)
 
 

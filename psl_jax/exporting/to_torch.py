@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from psl_jax.exporting.export_options import Options, Runner
-from psl_jax.model import mobilenetv2
+from psl_jax.model import batch_norm, mobilenetv2
 from psl_jax.model.frontend import AMIN, HOP, WINDOW, LogMel, hann, mel_filters
-from psl_jax.model.mobilenetv2 import BATCH_NORM_EPSILON
 from psl_jax.model.model import Model
 from psl_jax.runtime import files
 from psl_jax.weights import pytorch_file
@@ -66,7 +65,7 @@ def _frame_probabilities(torch: Any, state: Mapping[str, Any], logmel: Any) -> A
         x = functional.conv2d(x, state[f"{convolution}.weight"], **settings)
         names = ("running_mean", "running_var", "weight", "bias")
         moments = (state[f"{norm}.{name}"] for name in names)
-        return functional.batch_norm(x, *moments, training=False, eps=BATCH_NORM_EPSILON)
+        return functional.batch_norm(x, *moments, training=False, eps=batch_norm.EPSILON)
 
     relu6 = functional.relu6
     x = relu6(layer(logmel[:, None], "features.0.0", "features.0.1", stride=2, padding=1))

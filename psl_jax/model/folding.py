@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from psl_jax.model import mobilenetv2
+from psl_jax.model import batch_norm, mobilenetv2
 from psl_jax.model.cache_parts import in_parts
 from psl_jax.model.convolutions import (
     at_least_float32,
@@ -22,7 +22,7 @@ from psl_jax.model.convolutions import (
     precision_of,
     product,
 )
-from psl_jax.model.mobilenetv2 import BATCH_NORM_EPSILON, Variables, cut, halved
+from psl_jax.model.mobilenetv2 import Variables, cut, halved
 
 NUM_EARLY_BLOCKS = 4  # measured: with these in parts of the batch, inference is fastest on a CPU
 
@@ -95,7 +95,7 @@ def _folded(params: dict, stats: dict, layer: str) -> Layer:
     scale, bias, mean, var = (
         np.asarray(norm[name], np.float64) for name in ("scale", "bias", "mean", "var")
     )
-    multiplier = scale / np.sqrt(var + BATCH_NORM_EPSILON)
+    multiplier = scale / np.sqrt(var + batch_norm.EPSILON)
     # Output channels are the last axis of every kind of kernel.
     kernel = np.asarray(params[layer]["kernel"], np.float64) * multiplier
     return Layer(_float32(kernel), _float32(bias - mean * multiplier))

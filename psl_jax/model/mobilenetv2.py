@@ -5,13 +5,15 @@ into a graph definition and plain arrays once, and merge it inside the jitted fu
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from psl_jax.model.batch_norm import BatchNorm
+from psl_jax.model.context import Context
 from psl_jax.model.convolutions import (
     at_least_float32,
     depthwise3x3,
@@ -34,39 +36,6 @@ INVERTED_RESIDUALS = (
 STEM_CHANNELS = 32
 HEAD_CHANNELS = 1280
 NUM_HALVINGS = 5
-BATCH_NORM_EPSILON = 1e-5
-BATCH_NORM_MOMENTUM = 0.9  # running = 0.9 running + 0.1 batch
-
-
-@dataclasses.dataclass(frozen=True)
-class Context:
-    """How a pass through the network is run; hashable.
-
-    Attributes:
-      train: use the batch's own statistics, update the running ones and apply dropout.
-      dtype: type of maps and of their products; parameters, statistics, BatchNorms' affine map
-        and the stem's product are float32 at least.
-      axis_name: mesh axis over which batch statistics are averaged, so that N devices see the
-        global batch.
-      depthwise: see convolutions.METHODS; None chooses by platform.
-      platform: that the program is for; None: this machine's.
-      channels_first: maps are [channels, frames, bands, batch] inside, see convolutions.
-    """
-
-    train: bool = False
-    dtype: Any = jnp.float32
-    axis_name: str | None = None
-    depthwise: str | None = None
-    platform: str | None = None
-    channels_first: bool = False
-
-    @property
-    def channel_axis(self) -> int:
-        return 0 if self.channels_first else -1
-
-    def of_channels(self, values: jax.Array) -> jax.Array:
-        """Values [channels], to be broadcast against a map."""
-        return values[:, None, None, None] if self.channels_first else values
 
 
 def scaled(channels: int, width: float) -> int:
@@ -98,45 +67,6 @@ def cut(x: jax.Array, valid_frames: jax.Array | None) -> jax.Array:
         return x
     inside = jnp.arange(x.shape[1]) < valid_frames[:, None]
     return jnp.where(jax.lax.expand_dims(inside, range(2, x.ndim)), x, jnp.zeros((), x.dtype))
-
-
-class BatchNorm(nnx.Module):
-    """Normalises each channel over all else; running variance is unbiased.
-
-    Statistics and the affine map are in float32, what comes out is of the context's type.
-    """
-
-    def __init__(self, channels: int):
-        # From NumPy: JAX would compile a program for each shape.
-        zeros, ones = (jnp.asarray(np.full(channels, value, np.float32)) for value in (0, 1))
-        self.scale, self.bias = nnx.Param(ones), nnx.Param(zeros)
-        self.mean, self.var = nnx.BatchStat(zeros), nnx.BatchStat(ones)
-
-    @jax.named_scope("batch_norm")
-    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
-        mean, var = self.mean[...], self.var[...]
-        if context.train:
-            mean, var = self._batch_statistics(x, context)
-        multiplier = self.scale[...] * jax.lax.rsqrt(var + BATCH_NORM_EPSILON)
-        offset = self.bias[...] - mean * multiplier
-        multiplier, offset = map(context.of_channels, (multiplier, offset))
-        return (at_least_float32(x) * multiplier + offset).astype(context.dtype)
-
-    def _batch_statistics(self, x, context: Context):
-        wide = at_least_float32(x)
-        axes = tuple(range(1, x.ndim) if context.channels_first else range(x.ndim - 1))
-        moments = jnp.stack([wide.mean(axes), jnp.square(wide).mean(axes)])
-        count = x.size // x.shape[context.channel_axis]
-        if context.axis_name is not None:
-            moments = jax.lax.pmean(moments, context.axis_name)
-            count = count * jax.lax.axis_size(context.axis_name)
-        mean, var = moments[0], jnp.maximum(moments[1] - jnp.square(moments[0]), 0.0)
-        keep = BATCH_NORM_MOMENTUM
-        unbiased = var * (count / max(count - 1, 1))
-        # `self.mean[...] = x` would compare shardings, which takes a quarter of the tracing.
-        self.mean.set_value(keep * self.mean[...] + (1 - keep) * mean)
-        self.var.set_value(keep * self.var[...] + (1 - keep) * unbiased)
-        return mean, var
 
 
 def _xavier(rng: np.random.Generator, shape, fan_in, fan_out) -> jax.Array:
@@ -214,9 +144,9 @@ class InvertedResidual(nnx.Module):
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
         y = x
         if self.expand is not None and self.expand_norm is not None:
-            y = jax.nn.relu6(self.expand_norm(self.expand(y, context), context))
+            y = self.expand_norm(self.expand(y, context), context, relu6=True)
         y = self.depthwise(y, context)
-        y = jax.nn.relu6(self.depthwise_norm(y, context))
+        y = self.depthwise_norm(y, context, relu6=True)
         y = self.project_norm(self.project(y, context), context)
         return x + y if self.shortcut else y
 
@@ -257,10 +187,10 @@ class MobileNetV2(nnx.Module):
 
     def features(self, logmel: jax.Array, context: Context) -> jax.Array:
         """Embeddings of frames: [batch, frames, 64] -> float32 [batch, frames / 32, 1280]."""
-        x = jax.nn.relu6(self.stem_norm(self.stem(logmel, context), context))
+        x = self.stem_norm(self.stem(logmel, context), context, relu6=True)
         for block in self.blocks:
             x = block(x, context)
-        x = jax.nn.relu6(self.head_norm(self.head(x, context), context))
+        x = self.head_norm(self.head(x, context), context, relu6=True)
         x = at_least_float32(x).mean(axis=2)  # over frequency
         return x.transpose(2, 1, 0) if context.channels_first else x
 
@@ -322,6 +252,9 @@ class NetworkSettings:
     dropout: float = setting(0.3, least=0, below=1)
     # Of the maps; parameters, statistics and front end are float32.
     dtype: str = setting("float32", choices=("float32", "bfloat16"))
+    # Whose batch its statistics are of in training: of all devices, of each by itself, or of so
+    # many devices in a row. Running statistics are those of all.
+    batch_norm: str = setting("global", choices=("global", "device"), or_above=1)
 
 
 class Network(NamedTuple):

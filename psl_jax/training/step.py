@@ -12,8 +12,9 @@ import optax
 from jax.sharding import Mesh
 
 from psl_jax.model.augmentation import Augmentation, augment_waveform, mask_spectrogram, mixup
+from psl_jax.model.context import Context
 from psl_jax.model.frontend import LogMel, num_frames, to_float
-from psl_jax.model.mobilenetv2 import Context, Network, Variables, clip_probabilities, output_frames
+from psl_jax.model.mobilenetv2 import Network, Variables, clip_probabilities, output_frames
 from psl_jax.runtime import parallel
 from psl_jax.training import metric_log
 
@@ -33,13 +34,15 @@ class Recipe:
     """What defines the program of a training step besides the network; hashable.
 
     The learning rate is an input of the program, so experiments that differ in it share one.
-    channels_first: see `mobilenetv2.Context`; None: on CPUs.
+    sharing_devices: see `Context`; fewer than all of them.
+    channels_first: see `Context`; None: on CPUs.
     """
 
     logmel: LogMel = LogMel()
     augmentation: Augmentation = Augmentation()
     dtype: str = "float32"
     seed: int = 0
+    sharing_devices: int = 0
     channels_first: bool | None = None
 
 
@@ -66,7 +69,7 @@ def train_program(network: Network, recipe: Recipe, mesh: Mesh) -> Callable:
 
     One Adam step at the learning rate `rate`. batch: audio int16 [batch, samples], num_samples
     int32 [batch], labels float32 [batch, classes], split over the mesh. BatchNorm statistics, loss
-    and gradients are those of the global batch.
+    and gradients are those of the global batch, if not `recipe` says otherwise of the first.
     """
     specs = (parallel.REPLICATED, parallel.SPLIT, parallel.REPLICATED)
     step = step_function(network, recipe, parallel.platform_of(mesh))
@@ -85,6 +88,7 @@ def step_function(network: Network, recipe: Recipe, platform: str) -> Callable:
         train=True,
         dtype=jnp.dtype(recipe.dtype),
         axis_name=parallel.AXIS,
+        sharing_devices=recipe.sharing_devices,
         channels_first=on_cpu if recipe.channels_first is None else recipe.channels_first,
         platform=platform,
     )
@@ -103,6 +107,8 @@ def step_function(network: Network, recipe: Recipe, platform: str) -> Callable:
         (value, stats), gradients = jax.value_and_grad(loss, has_aux=True)(
             params, stats, batch, keys
         )
+        if recipe.sharing_devices:  # running statistics are those of all devices
+            stats = jax.lax.pmean(stats, parallel.AXIS)
         with jax.named_scope("optimizer"):
             updates, optimizer = _ADAM.update(gradients, state.optimizer, params)
             params = jax.tree.map(lambda p, u: p - rate * u, params, updates)

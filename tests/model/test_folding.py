@@ -7,7 +7,8 @@ import pytest
 from flax import nnx
 
 from psl_jax.model import folding, mobilenetv2
-from psl_jax.model.mobilenetv2 import Context, Variables
+from psl_jax.model.context import Context
+from psl_jax.model.mobilenetv2 import Variables
 
 
 def random_variables(variables: Variables, seed: int = 0) -> Variables:

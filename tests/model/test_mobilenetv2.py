@@ -8,10 +8,10 @@ from flax import nnx
 from scipy.signal import correlate2d
 
 from psl_jax.model import mobilenetv2
+from psl_jax.model.batch_norm import BatchNorm
+from psl_jax.model.context import Context
 from psl_jax.model.folding import JaxOperations, embeddings, fold
 from psl_jax.model.mobilenetv2 import (
-    BatchNorm,
-    Context,
     InvertedResidual,
     Stem,
     Variables,
@@ -344,15 +344,24 @@ def test_both_depthwise_methods_give_the_same_network(network):
     np.testing.assert_allclose(shifted, grouped, atol=1e-5)
 
 
-def test_channels_first_gives_the_same_network_statistics_and_gradients(shallow):
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"channels_first": True},
+        {"platform": "gpu"},  # with BatchNorms' own gradients
+        {"platform": "gpu", "depthwise": "shifted"},
+    ],
+    ids=str,
+)
+def test_written_for_others_it_is_the_same_network_statistics_and_gradients(shallow, how):
     """In float64: the rounding of float32 carries activations over corners of ReLU6."""
     net, variables = create(3, 0.25, dropout=0.0)
     variables = jax.tree.map(lambda x: np.asarray(x, np.float64), variables)
     logmel = np.random.default_rng(5).normal(size=(3, 41, 64))
     weights = np.random.default_rng(6).normal(size=(3, 2, 3))
 
-    def outcome(channels_first):
-        context = Context(train=True, channels_first=channels_first, dtype=jnp.float64)
+    def outcome(**how):
+        context = Context(train=True, dtype=jnp.float64, **how)
 
         def value(params):
             frames, stats = net.apply(Variables(params, variables.stats), logmel, context)
@@ -361,7 +370,7 @@ def test_channels_first_gives_the_same_network_statistics_and_gradients(shallow)
         return jax.jit(jax.value_and_grad(value, has_aux=True))(variables.params)
 
     with jax.enable_x64(True):
-        results = [outcome(channels_first) for channels_first in (True, False)]
+        results = [outcome(**how), outcome()]
     for ours, other in zip(*map(jax.tree.leaves, results), strict=True):
         assert ours.dtype == other.dtype == np.float64
         np.testing.assert_allclose(ours, other, rtol=0, atol=1e-9 * max(np.abs(other).max(), 1e-3))

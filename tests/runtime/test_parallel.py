@@ -40,7 +40,7 @@ def results(tmp_path_factory):
     return loaded
 
 
-RECIPES = ["student", "teacher", "channels_last", "resident"]
+RECIPES = ["student", "teacher", "channels_last", "gpu", "resident"]
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -61,6 +61,19 @@ def test_losses_weights_and_gradients_in_float64(results, recipe, kind):
         assert one[name].dtype == eight[name].dtype == np.float64
         atol = EXACT * max(np.abs(one[name]).max(), SMALL)
         np.testing.assert_allclose(eight[name], one[name], rtol=0, atol=atol, err_msg=name)
+
+
+@pytest.mark.parametrize("sharing", [1, 4])
+def test_devices_that_share_statistics_are_like_one_that_has_their_examples(results, sharing):
+    arrays = results[1]
+    names = [name for name in arrays if name.startswith(f"reference {sharing} ")]
+    assert any("['mean']" in name for name in names) and any("['moments']" in n for n in names)
+    for name in names:
+        ours, expected = arrays[name.replace("reference", "sharing")], arrays[name]
+        atol = EXACT * max(np.abs(expected).max(), SMALL)
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=atol, err_msg=name)
+    one, other = arrays["sharing 1 losses"], arrays["sharing 4 losses"]
+    assert not np.allclose(one, other, rtol=1e-6)  # it does matter who shares
 
 
 def test_a_split_on_the_devices_trains_like_a_stream_in_float64(results):

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from psl_jax.model.augmentation import Augmentation
+from psl_jax.model.context import Context
 from psl_jax.model.frontend import LogMel
-from psl_jax.model.mobilenetv2 import Context, Variables, create
+from psl_jax.model.mobilenetv2 import Variables, create
 from psl_jax.runtime import parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.training import loop, metric_log

@@ -10,8 +10,9 @@ import places
 import pytest
 
 from psl_jax import torch_weights
+from psl_jax.model.context import Context
 from psl_jax.model.frontend import LogMel
-from psl_jax.model.mobilenetv2 import Context, clip_probabilities, create, num_parameters
+from psl_jax.model.mobilenetv2 import clip_probabilities, create, num_parameters
 from psl_jax.runtime.errors import UserError
 from psl_jax.weights import load, orbax_folder, pytorch_file
 

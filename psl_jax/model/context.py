@@ -1,0 +1,65 @@
+"""How a pass through the network is run."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """How a pass through the network is run; hashable.
+
+    Attributes:
+      train: use the batch's own statistics, update the running ones and apply dropout.
+      dtype: type of maps and of their products; parameters, statistics, BatchNorms' affine map
+        and the stem's product are float32 at least.
+      axis_name: mesh axis over which the batch is split, and batch statistics are averaged, so
+        that N devices see the global batch.
+      sharing_devices: how many devices in a row share their batch statistics; 0: all.
+      depthwise: see convolutions.METHODS; None chooses by platform.
+      platform: that the program is for; None: this machine's.
+      channels_first: maps are [channels, frames, bands, batch] inside, see convolutions.
+    """
+
+    train: bool = False
+    dtype: Any = jnp.float32
+    axis_name: str | None = None
+    sharing_devices: int = 0
+    depthwise: str | None = None
+    platform: str | None = None
+    channels_first: bool = False
+
+    @property
+    def channel_axis(self) -> int:
+        return 0 if self.channels_first else -1
+
+    def of_channels(self, values: jax.Array) -> jax.Array:
+        """Values [channels], to be broadcast against a map."""
+        return values[:, None, None, None] if self.channels_first else values
+
+    def other_axes(self, x: jax.Array) -> tuple[int, ...]:
+        """The axes of a map without that of its channels."""
+        return tuple(range(1, x.ndim) if self.channels_first else range(x.ndim - 1))
+
+    def device_mean(self, x: jax.Array) -> jax.Array:
+        """The mean of x over the devices that share their statistics."""
+        if self.axis_name is None or self.sharing_devices == 1:
+            return x
+        devices, group = jax.lax.axis_size(self.axis_name), self.sharing_devices
+        if group in (0, devices):
+            return jax.lax.pmean(x, self.axis_name)
+        # shard_map knows no psum over groups: each gets the values of the others of its group.
+        total = x
+        for k in range(1, group):
+            ring = [(i, i // group * group + (i + k) % group) for i in range(devices)]
+            total = total + jax.lax.ppermute(x, self.axis_name, ring)
+        return total / group
+
+    def count(self, x: jax.Array) -> int:
+        """Values of each channel that statistics are taken over."""
+        count = x.size // x.shape[self.channel_axis]
+        if self.axis_name is None:
+            return count
+        return count * (self.sharing_devices or jax.lax.axis_size(self.axis_name))

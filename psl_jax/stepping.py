@@ -1,0 +1,88 @@
+"""From the settings of an experiment to what makes its training steps."""
+
+from functools import partial
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from psl_jax.audio.segments import Segmentation
+from psl_jax.config import Settings
+from psl_jax.data import batches
+from psl_jax.data.soft_labels import SoftLabels
+from psl_jax.data.sources import Source
+from psl_jax.model.mobilenetv2 import Network
+from psl_jax.runtime.errors import UserError
+from psl_jax.training import resident
+from psl_jax.training.step import Recipe, train_program
+from psl_jax.training.stepper import ResidentStepper, Stepper, StreamedStepper
+
+
+def recipe_of(settings: Settings, mesh: Mesh) -> Recipe:
+    """The recipe of the steps; raises UserError where it does not fit the devices."""
+    model = settings.model
+    return Recipe(
+        settings.frontend,
+        settings.augment,
+        model.dtype,
+        settings.seed,
+        sharing_devices=_sharing_devices(model.batch_norm, mesh.size),
+    )
+
+
+def _sharing_devices(batch_norm: str, devices: int) -> int:
+    """How many devices share their BatchNorm statistics; 0: all."""
+    if batch_norm == "global":
+        return 0
+    if batch_norm != "device" and (not batch_norm.isdecimal() or devices % int(batch_norm)):
+        raise UserError(
+            f"config.model.batch_norm is {batch_norm!r}: expected global, device, or a number that "
+            f"divides the {devices} devices"
+        )
+    sharing = 1 if batch_norm == "device" else int(batch_norm)
+    return 0 if sharing == devices else sharing
+
+
+def stepper(
+    settings: Settings,
+    network: Network,
+    source: Source,
+    soft_labels: SoftLabels | None,
+    mesh: Mesh,
+    local_batch: int,
+) -> Stepper:
+    """What makes the training's steps, streamed or resident; local_batch: of this process."""
+    recipe, segmentation = recipe_of(settings, mesh), Segmentation(settings.segment_seconds)
+    order: dict[str, Any] = {
+        "batch_size": local_batch,
+        "seed": settings.seed,
+        "sampling": settings.train.sampling,
+        "window_clips": settings.train.window_clips,
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
+    }
+    if not settings.train.resident:
+
+        def feed_batches(step: int):
+            return batches.train_batches(
+                source,
+                segmentation,
+                start_step=step,
+                soft_labels=soft_labels,
+                alpha=settings.alpha,
+                **order,
+            )
+
+        return StreamedStepper(train_program(network, recipe, mesh), feed_batches, mesh)
+
+    def feed_entries(step: int):
+        return batches.train_entries(source.index, segmentation, start_step=step, **order)
+
+    return ResidentStepper(
+        resident.resident_program(network, recipe, segmentation, settings.alpha, mesh),
+        partial(resident.load, source, segmentation, soft_labels, mesh),
+        feed_entries,
+        mesh,
+        # A dispatch ends where something is logged anyway.
+        at_once=min(settings.train.steps_per_dispatch, settings.train.log_every),
+    )
