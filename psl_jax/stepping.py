@@ -11,6 +11,7 @@ from psl_jax.config import Settings
 from psl_jax.data import batches
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.sources import Source
+from psl_jax.data.time_shift import TimeShift
 from psl_jax.model.mobilenetv2 import Network
 from psl_jax.runtime.errors import UserError
 from psl_jax.training import resident
@@ -43,6 +44,13 @@ def _sharing_devices(batch_norm: str, devices: int) -> int:
     return 0 if sharing == devices else sharing
 
 
+def _time_shift(settings: Settings) -> TimeShift | None:
+    augment = settings.augment
+    if not augment.shift_probability:
+        return None
+    return TimeShift(augment.shift_probability, augment.shift_fraction, settings.seed)
+
+
 def stepper(
     settings: Settings,
     network: Network,
@@ -58,6 +66,7 @@ def stepper(
         "seed": settings.seed,
         "sampling": settings.train.sampling,
         "window_clips": settings.train.window_clips,
+        "shift": _time_shift(settings),
         "process_index": jax.process_index(),
         "process_count": jax.process_count(),
     }
@@ -79,7 +88,9 @@ def stepper(
         return batches.train_entries(source.index, segmentation, start_step=step, **order)
 
     return ResidentStepper(
-        resident.resident_program(network, recipe, segmentation, settings.alpha, mesh),
+        resident.resident_program(
+            network, recipe, segmentation, settings.alpha, mesh, order["shift"] is not None
+        ),
         partial(resident.load, source, segmentation, soft_labels, mesh),
         feed_entries,
         mesh,

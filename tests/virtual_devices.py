@@ -47,7 +47,6 @@ mobilenetv2.INVERTED_RESIDUALS = (
 TEACHER = Augmentation(
     gain_probability=0.5,
     polarity_probability=0.5,
-    shift_probability=0.5,
     time_masks=2,
     time_mask_frames=10,
     frequency_masks=2,

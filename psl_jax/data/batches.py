@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from psl_jax.audio.segments import REFLECTED_SAMPLES, Segmentation
+from psl_jax.audio.segments import Segmentation
 from psl_jax.data import sampling as sampling_lib
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.sampling import SEQUENTIAL_WINDOW_CLIPS, WINDOW_CLIPS, Window
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.sources import LoadedWindow, Source, made_ahead
+from psl_jax.data.time_shift import TimeShift, reflect_end, roll_rows
 
 # audio        int16 [B, segment_samples], after the clip's end its reflection and zeros
 # num_samples  int32 [B], samples of the segment that lie inside the clip
@@ -22,7 +23,8 @@ from psl_jax.data.sources import LoadedWindow, Source, made_ahead
 # clip         int32 [B], number in the index, -1 for filling
 # segment      int32 [B], number in the clip
 Batch = dict[str, np.ndarray]
-ENTRIES = ("clip", "segment", "num_samples")
+# shift        int32 [B], samples by which the segment is to be rolled
+ENTRIES = ("clip", "segment", "num_samples", "shift")
 
 
 def train_batches(
@@ -36,6 +38,7 @@ def train_batches(
     soft_labels: SoftLabels | None = None,
     alpha: float = 1.0,
     window_clips: int = WINDOW_CLIPS,
+    shift: TimeShift | None = None,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
@@ -44,7 +47,7 @@ def train_batches(
     Batches straddle epochs, so that each segment is seen exactly once an epoch ("uniform").
     The labels are `alpha * soft + (1 - alpha) * weak` (BCE is linear in its target), and the clip's
     weak labels where there are no `soft_labels`. Starting at `start_step` gives the batches that a
-    run from step 0 would see from there on; windows before it are not read.
+    run from step 0 would see from there on; windows before it are not read. shift: rolls the audio.
     Memory: two windows, see `read_labelled`. Raises UserError for data that cannot be read.
     """
     windows = _windows_from(
@@ -58,8 +61,13 @@ def train_batches(
         process_count=process_count,
     )
     builder = _BatchBuilder(source.index, segmentation, batch_size, alpha)
+    steps = itertools.count(start_step)
     for loaded, soft in read_labelled(source, windows, soft_labels):
-        yield from builder.add(loaded, soft)
+        for batch in builder.add(loaded, soft):
+            if shift is not None:
+                lengths = batch["num_samples"]
+                roll_rows(batch["audio"], lengths, shift.draw(next(steps), process_index, lengths))
+            yield batch
 
 
 def read_labelled(
@@ -88,13 +96,16 @@ def train_entries(
     *,
     batch_size: int,
     start_step: int = 0,
+    shift: TimeShift | None = None,
+    process_index: int = 0,
     **order: Any,
 ) -> Iterator[Batch]:
-    """What `train_batches` is made of, without audio and labels: clip, segment and num_samples.
+    """What `train_batches` is made of, without audio and labels: ENTRIES.
 
-    `order` is the rest of its settings: seed, sampling, window_clips, process_index, process_count.
+    `order` is the rest of its settings: seed, sampling, window_clips, process_count.
     """
     rest = np.empty((0, 2), np.int32)  # clip, segment
+    steps, order = itertools.count(start_step), order | {"process_index": process_index}
     for window in _windows_from(index, segmentation, start_step * batch_size, **order):
         position, segment = window.entries.T
         entries = np.stack([window.clips[position].astype(np.int32), segment], axis=1)
@@ -102,7 +113,10 @@ def train_entries(
         while len(rest) >= batch_size:
             (clip, segment), rest = rest[:batch_size].T, rest[batch_size:]
             valid = segmentation.valid_samples(index.num_samples[clip], segment)
-            yield dict(zip(ENTRIES, (clip, segment, valid), strict=True))
+            shifts = np.zeros(batch_size, np.int32)
+            if shift is not None:
+                shifts = shift.draw(next(steps), process_index, valid)
+            yield dict(zip(ENTRIES, (clip, segment, valid, shifts), strict=True))
 
 
 def stacked(entries: Sequence[Batch], most: int) -> Batch:
@@ -180,17 +194,6 @@ def eval_batch_count(
     counts = segmentation.counts(index.num_samples)
     parts = sampling_lib.process_clips(index, segmentation, process_count)
     return max(-(-int(counts[part].sum(dtype=np.int64)) // batch_size) for part in parts)
-
-
-def reflect_end(row: np.ndarray, samples: int) -> None:
-    """Writes after the first `samples` of `row` their reflection, as far as a frame reaches.
-
-    So the last frames before a clip's end are those of the clip alone, whose end the front end
-    reflects; zeros there would be a click.
-    """
-    length = min(REFLECTED_SAMPLES, len(row) - samples, samples - 2)
-    if length > 0:
-        row[samples : samples + length] = row[samples - 2 : samples - 2 - length : -1]
 
 
 class _BatchBuilder:

@@ -6,9 +6,12 @@ devices. The paper names the augmentations without numbers; the defaults here an
 """
 
 import dataclasses
+from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from scipy import special
 
 from psl_jax.runtime.settings import setting
 
@@ -23,8 +26,8 @@ class Augmentation:
     gain_probability: float = setting(0.0, least=0, most=1)
     gain_db: tuple[float, float] = (-18.0, 6.0)  # inferred
     polarity_probability: float = setting(0.0, least=0, most=1)
+    # Made where batches are, see data.time_shift. Inferred: at most half the clip, rolling over.
     shift_probability: float = setting(0.0, least=0, most=1)
-    # Inferred: at most half the clip, rolling over.
     shift_fraction: float = setting(0.5, least=0, most=1)
     time_masks: int = setting(0, least=0)
     time_mask_frames: int = setting(60, least=0)  # inferred
@@ -33,44 +36,29 @@ class Augmentation:
     mixup_alpha: float = setting(0.0, least=0)
 
 
-def augment_waveform(
-    keys: jax.Array, audio: jax.Array, num_samples: jax.Array, settings: Augmentation
-) -> jax.Array:
-    """Gain, polarity inversion and time shift with rollover inside the clip.
+def augment_waveform(keys: jax.Array, audio: jax.Array, settings: Augmentation) -> jax.Array:
+    """Gain and polarity inversion. The time shift is made before: `data.time_shift`.
 
     Args:
       keys: [batch] random keys.
       audio: float32 [batch, samples] in [-1, 1].
-      num_samples: [batch], samples of each row that are the clip; what follows is padding and
-        stays where it is.
-      settings: probabilities per example; gain in dB; shift as a fraction of the clip.
+      settings: probabilities per example; gain in dB.
 
     Returns:
       float32 [batch, samples], not clipped.
     """
 
-    def one(key, x, length):
-        coins, gain_key, shift_key = jax.random.split(key, 3)
-        coin = jax.random.uniform(coins, (3,))
-        decibel = jax.random.uniform(
-            gain_key, minval=settings.gain_db[0], maxval=settings.gain_db[1]
-        )
-        factor = jnp.where(coin[0] < settings.gain_probability, 10 ** (decibel / 20), 1.0)
-        sign = jnp.where(coin[1] < settings.polarity_probability, -1.0, 1.0)
-        reach = jnp.floor(settings.shift_fraction * length).astype(int)
-        shift = jax.random.randint(shift_key, (), -reach, reach + 1)
-        shift = jnp.where(coin[2] < settings.shift_probability, shift, 0)
-        return _rolled(x, shift, length) * (factor * sign)
+    def factor(key):
+        coins, gain_key = jax.random.split(key)
+        coin = jax.random.uniform(coins, (2,))
+        low, high = settings.gain_db
+        decibel = jax.random.uniform(gain_key, minval=low, maxval=high)
+        gain = jnp.where(coin[0] < settings.gain_probability, 10 ** (decibel / 20), 1.0)
+        return gain * jnp.where(coin[1] < settings.polarity_probability, -1.0, 1.0)
 
-    return jax.vmap(one)(keys, audio, num_samples)
-
-
-def _rolled(x: jax.Array, shift: jax.Array, length: jax.Array) -> jax.Array:
-    """The first `length` samples of x [samples] rolled by `shift`; the others as they are."""
-    shift = shift % jnp.maximum(length, 1)
-    place = jnp.arange(len(x))
-    around = jnp.where(place < shift, jnp.roll(x, shift - length), jnp.roll(x, shift))
-    return jnp.where(place < length, around, x)
+    if not (settings.gain_probability or settings.polarity_probability):
+        return audio
+    return audio * jax.vmap(factor)(keys)[:, None]
 
 
 def mask_spectrogram(keys: jax.Array, logmel: jax.Array, settings: Augmentation) -> jax.Array:
@@ -119,9 +107,11 @@ def mixup(
         return logmel, labels
     if len(labels) % 2:
         raise ValueError(f"mixup pairs neighbours: {len(labels)} examples a device is odd")
-    alpha = settings.mixup_alpha
-    weight = jax.vmap(lambda key: jax.random.beta(key, alpha, alpha))(keys)
-    weight = jnp.maximum(weight, 1 - weight)
+    # By its quantile function: a rejection sampler is a loop, which an accelerator waits for.
+    table = jnp.asarray(_upper_quantiles(settings.mixup_alpha))
+    place = jax.vmap(jax.random.uniform)(keys) * (len(table) - 1)
+    below = place.astype(int)
+    weight = table[below] + (place - below) * (table[below + 1] - table[below])
 
     def mix(x):
         partner = x.reshape(-1, 2, *x.shape[1:])[:, ::-1].reshape(x.shape)
@@ -129,3 +119,9 @@ def mixup(
         return w * x + (1 - w) * partner
 
     return mix(logmel), mix(labels)
+
+
+@lru_cache
+def _upper_quantiles(alpha: float) -> np.ndarray:
+    """Quantiles of max(λ, 1 - λ), λ ~ Beta(alpha, alpha), at equal steps: float32 [4097]."""
+    return special.betaincinv(alpha, alpha, np.linspace(0.5, 1, 4097)).astype(np.float32)

@@ -14,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
+from psl_jax.audio.segments import REFLECTED_SAMPLES, SAMPLE_RATE, Segmentation
 from psl_jax.data import batches
 from psl_jax.data.sampling import sequential_windows
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.sources import Source
+from psl_jax.data.time_shift import reflect_end
 from psl_jax.model.mobilenetv2 import Network
 from psl_jax.runtime import parallel, progress
 from psl_jax.runtime.errors import UserError
@@ -71,7 +72,7 @@ def load(
             lengths = index.num_samples[loaded.window.clips].tolist()
             for row, found, length in zip(rows, loaded.rows, lengths, strict=True):
                 row[: len(found)] = found[:samples]
-                batches.reflect_end(row, length)
+                reflect_end(row, length)
             audio = _write(audio, parallel.replicate(rows, mesh), first)
             if soft is not None and labels is not None:
                 soft = _write(soft, parallel.replicate(labels[:, :segments], mesh), first)
@@ -98,13 +99,18 @@ def _check_memory(mesh: Mesh, needed: int, split: str) -> None:
 
 @lru_cache
 def resident_program(
-    network: Network, recipe: Recipe, segmentation: Segmentation, alpha: float, mesh: Mesh
+    network: Network,
+    recipe: Recipe,
+    segmentation: Segmentation,
+    alpha: float,
+    mesh: Mesh,
+    shifted: bool = False,
 ) -> Callable:
     """The jitted (split, state, steps, rates, count) -> (state, values); the old state is donated.
 
     steps: the `batches.ENTRIES` of several steps, as `parallel.put_steps` puts them; rates: their
     learning rates; count: how many of them are to be made. The values are means over those.
-    Labels are made as in `batches.train_batches`.
+    Labels are made as in `batches.train_batches`. shifted: the entries' shifts are not all zero.
     """
     step = step_function(network, recipe, parallel.platform_of(mesh))
 
@@ -117,7 +123,7 @@ def resident_program(
     ):
         def make(i: jax.Array | int, state: TrainState):
             entries = {name: steps[name][i] for name in batches.ENTRIES}
-            return step(state, _batch(split, entries, segmentation, alpha), rates[i])
+            return step(state, _batch(split, entries, segmentation, alpha, shifted), rates[i])
 
         def make_another(i: jax.Array, carry):
             state, sums = carry
@@ -137,7 +143,11 @@ def resident_program(
 
 
 def _batch(
-    split: ResidentSplit, entries: dict[str, jax.Array], segmentation: Segmentation, alpha: float
+    split: ResidentSplit,
+    entries: dict[str, jax.Array],
+    segmentation: Segmentation,
+    alpha: float,
+    shifted: bool = False,
 ) -> dict[str, jax.Array]:
     """The batch that `batches.train_batches` makes of the same entries."""
     clip, segment = entries["clip"], entries["segment"]
@@ -151,4 +161,15 @@ def _batch(
         soft = split.soft[clip, segment].astype(jnp.float32)
         labels = soft if alpha == 1 else alpha * soft + (1 - alpha) * labels
     audio = jax.vmap(cut)(clip, segment * segmentation.hop_samples)
+    if shifted:
+        audio = jax.vmap(_rolled)(audio, entries["num_samples"], entries["shift"])
     return {"audio": audio, "num_samples": entries["num_samples"], "labels": labels}
+
+
+def _rolled(row: jax.Array, length: jax.Array, shift: jax.Array) -> jax.Array:
+    """`time_shift.roll_rows` of one row [samples]."""
+    place = jnp.arange(len(row))
+    reflected = jnp.clip(length - 2, 0, REFLECTED_SAMPLES)
+    inside = jnp.where(place < length, place, 2 * (length - 1) - place)
+    source = jnp.where(place < length + reflected, (inside - shift) % length, place)
+    return row[source]

@@ -132,9 +132,8 @@ def _example_keys(seed: int, step: jax.Array, count: int) -> dict[str, jax.Array
 def _inputs(batch, keys, recipe: Recipe, platform: str) -> tuple[jax.Array, jax.Array]:
     """Features [batch, frames, 64] and labels [batch, classes], augmented as the recipe says."""
     audio, settings = to_float(batch["audio"]), recipe.augmentation
-    if settings != Augmentation():
-        with jax.named_scope("augmentation"):
-            audio = augment_waveform(keys["waveform"], audio, batch["num_samples"], settings)
+    with jax.named_scope("augmentation"):
+        audio = augment_waveform(keys["waveform"], audio, settings)
     features = recipe.logmel(audio, batch["num_samples"], parallel.AXIS, platform)
     with jax.named_scope("augmentation"):
         features = mask_spectrogram(keys["masks"], features, settings)

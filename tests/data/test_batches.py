@@ -26,6 +26,7 @@ from psl_jax.data.batches import (
 )
 from psl_jax.data.sampling import SAMPLINGS, epoch_size, sequential_windows
 from psl_jax.data.sources import BufferRing, read_ahead
+from psl_jax.data.time_shift import TimeShift
 from psl_jax.model import frontend
 
 SECOND = Segmentation(1.0)
@@ -130,6 +131,7 @@ def test_a_resumed_run_sees_what_an_undisturbed_one_sees(
             sampling=sampling,
             start_step=start_step,
             window_clips=4,
+            shift=TimeShift(0.5, 0.5, seed=7),
             process_index=processes - 1,
             process_count=processes,
         )

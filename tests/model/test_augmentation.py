@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from psl_jax.model.augmentation import Augmentation, augment_waveform, mask_spectrogram, mixup
 
@@ -22,12 +23,6 @@ def compiled(function, settings):
 def run(function, settings, *arrays, seed=0):
     made = compiled(function, settings)(keys(len(arrays[0]), seed), *arrays)
     return jax.tree.map(np.asarray, made)
-
-
-def whole_clips(keys, audio, settings):
-    """`augment_waveform` of rows without padding."""
-    lengths = jnp.full(len(audio), audio.shape[1], jnp.int32)
-    return augment_waveform(keys, audio, lengths, settings)
 
 
 def waveforms(samples=400):
@@ -50,7 +45,7 @@ def near_half(share):
 
 def test_gain_stays_within_its_bounds_in_db():
     audio = waveforms()
-    out = run(whole_clips, Augmentation(gain_probability=1.0), audio)
+    out = run(augment_waveform, Augmentation(gain_probability=1.0), audio)
     decibel = 20 * np.log10(np.abs(out).max(axis=1) / np.abs(audio).max(axis=1))
     assert decibel.min() >= -18.001 and decibel.max() <= 6.001
     assert decibel.min() < -17 and decibel.max() > 5  # all of the range is used
@@ -59,63 +54,33 @@ def test_gain_stays_within_its_bounds_in_db():
 
 def test_gain_touches_its_share_of_the_examples():
     audio = waveforms()
-    out = run(whole_clips, Augmentation(gain_probability=0.5), audio)
+    out = run(augment_waveform, Augmentation(gain_probability=0.5), audio)
     untouched = (out == audio).all(axis=1)
     assert near_half(untouched.mean())
 
 
 def test_polarity_is_inverted_for_its_share_of_the_examples():
     audio = waveforms()
-    out = run(whole_clips, Augmentation(polarity_probability=0.5), audio)
+    out = run(augment_waveform, Augmentation(polarity_probability=0.5), audio)
     signs = out[:, 0] / audio[:, 0]
     np.testing.assert_array_equal(out, audio * signs[:, None])
     assert set(signs) == {-1.0, 1.0} and near_half((signs < 0).mean())
 
 
-def test_shifts_roll_over_and_reach_as_far_as_they_may():
-    samples = 40
-    audio = waveforms(samples)
-    out = run(whole_clips, Augmentation(shift_probability=1.0, shift_fraction=0.25), audio)
-    shifts = []
-    for before, after in zip(audio, out, strict=True):
-        rolls = [s for s in range(-20, 20) if np.array_equal(np.roll(before, s), after)]
-        assert len(rolls) == 1
-        shifts += rolls
-    assert set(shifts) == set(range(-10, 11))
-
-
-def test_shifts_stay_inside_the_clip():
-    """A short clip in a longer row loses nothing to the padding, and reaches half of itself."""
-    samples, length = 60, 24
-    audio = waveforms(samples)
-    audio[:, length:] = 0
-    lengths = np.full(EXAMPLES, length, np.int32)
-
-    def augment(keys, audio, lengths, settings):
-        return augment_waveform(keys, audio, lengths, settings)
-
-    out = run(augment, Augmentation(shift_probability=1.0, shift_fraction=0.5), audio, lengths)
-    shifts = set()
-    for before, after in zip(audio[:, :length], out[:, :length], strict=True):
-        (shift,) = (s for s in range(length) if np.array_equal(np.roll(before, s), after))
-        shifts.add(shift)
-    assert shifts == set(range(length)) and not out[:, length:].any()
-
-
 def test_waveform_augmentations_are_drawn_apart():
-    settings = Augmentation(gain_probability=0.5, polarity_probability=0.5, shift_probability=0.5)
+    settings = Augmentation(gain_probability=0.5, polarity_probability=0.5)
     audio = waveforms()
-    out = run(whole_clips, settings, audio)
+    out = run(augment_waveform, settings, audio)
     loudness = np.abs(out).max(axis=1) / np.abs(audio).max(axis=1)
     louder = np.abs(loudness - 1) > 1e-6
     inverted = np.array([b @ a < 0 for b, a in zip(out, audio, strict=True)])
-    assert 0.15 < (louder & ~inverted).mean() < 0.35  # a quarter, were there no shifts
+    assert 0.15 < (louder & ~inverted).mean() < 0.35  # a quarter
 
 
 def test_different_keys_augment_differently():
     settings = Augmentation(gain_probability=1.0)
     audio = waveforms()
-    first, second = (run(whole_clips, settings, audio, seed=seed) for seed in (0, 1))
+    first, second = (run(augment_waveform, settings, audio, seed=seed) for seed in (0, 1))
     assert (first != second).any(axis=1).all()
 
 
@@ -188,6 +153,17 @@ def test_mixup_mixes_neighbours_features_and_labels_alike():
     assert weight.mean() == pytest.approx(0.5 + 1 / np.pi, abs=5 * 0.154 / EXAMPLES**0.5)
 
 
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 4.0])
+def test_weights_of_mixup_are_those_of_a_beta_distribution(alpha):
+    count = 8192
+    ones = jnp.tile(jnp.array([[1.0], [0.0]]), (count // 2, 1))
+    mixed, _ = mixup(keys(count), ones, ones, Augmentation(mixup_alpha=alpha))
+    weights = np.abs(np.asarray(mixed)[:, 0] - np.arange(count) % 2)
+    beta = stats.beta(alpha, alpha)
+    expected = stats.kstest(weights, lambda x: beta.cdf(x) - beta.cdf(1 - x))
+    assert expected.statistic < 1.95 / count**0.5  # exceeded by one sample in a thousand
+
+
 def test_mixup_pairs_need_an_even_batch():
     settings = Augmentation(mixup_alpha=0.5)
     with pytest.raises(ValueError, match="odd"):
@@ -197,7 +173,6 @@ def test_mixup_pairs_need_an_even_batch():
 TEACHER = Augmentation(
     gain_probability=0.5,
     polarity_probability=0.5,
-    shift_probability=0.5,
     time_masks=2,
     frequency_masks=2,
     mixup_alpha=0.5,
@@ -207,7 +182,7 @@ TEACHER = Augmentation(
 @jax.jit
 def augmented(keys, audio, features, targets):
     return (
-        whole_clips(keys, audio, TEACHER),
+        augment_waveform(keys, audio, TEACHER),
         mask_spectrogram(keys, features, TEACHER),
         *mixup(keys, features, targets, TEACHER),
     )
@@ -225,7 +200,7 @@ def test_augmentations_do_not_depend_on_how_a_batch_is_split():
 def test_augmentations_that_are_off_change_nothing():
     audio, features, targets = waveforms(), spectrograms(), labels()
     off = Augmentation()
-    np.testing.assert_array_equal(run(whole_clips, off, audio), audio)
+    np.testing.assert_array_equal(run(augment_waveform, off, audio), audio)
     np.testing.assert_array_equal(run(mask_spectrogram, off, features), features)
     for ours, before in zip(run(mixup, off, features, targets), (features, targets), strict=True):
         np.testing.assert_array_equal(ours, before)

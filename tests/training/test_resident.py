@@ -14,6 +14,7 @@ from synthetic_data import MemorySource, indices, make_index, segmentations, wri
 from psl_jax.audio.segments import Segmentation
 from psl_jax.data.batches import ENTRIES, stacked, train_batches, train_entries
 from psl_jax.data.sampling import SAMPLINGS
+from psl_jax.data.time_shift import TimeShift
 from psl_jax.model.mobilenetv2 import create
 from psl_jax.runtime import parallel
 from psl_jax.runtime.errors import UserError
@@ -50,8 +51,9 @@ def test_entries_are_those_of_the_batches(
     entries = train_entries(index, segmentation, **settings)
     for batch, found in itertools.islice(zip(streamed, entries, strict=True), 6):
         assert tuple(found) == ENTRIES
-        for name, value in found.items():
-            np.testing.assert_array_equal(value, batch[name])
+        assert not found["shift"].any()
+        for name in ("clip", "segment", "num_samples"):
+            np.testing.assert_array_equal(found[name], batch[name])
 
 
 def test_groups_are_stacked_and_filled_up():
@@ -66,16 +68,19 @@ def test_groups_are_stacked_and_filled_up():
 @pytest.mark.parametrize(
     "segmentation", [SECOND, Segmentation(0.5, 0.2), Segmentation(0.7), Segmentation(3.0)]
 )
-@pytest.mark.parametrize("alpha", [None, 1.0, 0.25])
-def test_batches_are_cut_from_the_split_as_from_the_stream(tmp_path, segmentation, alpha):
+@pytest.mark.parametrize(
+    ("alpha", "shift"), [(None, None), (None, TimeShift(0.7, 0.5, 3)), (1.0, None), (0.25, None)]
+)
+def test_batches_are_cut_from_the_split_as_from_the_stream(tmp_path, segmentation, alpha, shift):
     index = make_index([4, 3, 2], [40_000, 20_000, 17_111] * 3, [[0], [1, 2], []] * 3)
     source, mesh = MemorySource(index), parallel.data_mesh(1)
     soft = None if alpha is None else write_soft_labels(tmp_path, index, segmentation)
     split = resident.load(source, segmentation, soft, mesh)
-    settings = {"batch_size": 5, "seed": 0}
+    settings = {"batch_size": 5, "seed": 0, "shift": shift}
     labels = {"soft_labels": soft, "alpha": 1.0 if alpha is None else alpha}
     streamed = train_batches(source, segmentation, **settings, **labels)
-    cut = jax.jit(lambda split, one: resident._batch(split, one, segmentation, labels["alpha"]))
+    how = segmentation, labels["alpha"], shift is not None
+    cut = jax.jit(lambda split, one: resident._batch(split, one, *how))
     entries = train_entries(index, segmentation, **settings)
     for batch, one in itertools.islice(zip(streamed, entries, strict=True), 8):
         found = cut(split, one)
