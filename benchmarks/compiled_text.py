@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import math
 import re
+from collections.abc import Callable
 
 PHASES = (  # in the names of operations, the first that is there
     *("frontend", "augmentation", "optimizer", "batch_norm"),
@@ -18,6 +19,7 @@ _LINE = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$
 _SHAPE = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_BOUND = re.compile(r"= s32\[\]\S* constant\((\d+)\)")
 _NAME = re.compile(r'op_name="([^"]*)"')
 
 
@@ -50,8 +52,15 @@ def read(text: str) -> Found:
 
     def of(name: str) -> Found:
         if name not in known:
-            known[name] = _sum(bodies[name], of)
+            known[name] = _sum(bodies[name], of, trips)
         return known[name]
+
+    def trips(rest: str) -> int:
+        """How often a loop runs: as the compiler says, or what its condition compares with."""
+        if told := _TRIPS.search(rest):
+            return int(told[1])
+        condition = "\n".join(bodies[_called(rest, "condition")])
+        return max((int(n) for n in _BOUND.findall(condition)), default=1)
 
     return of(entry)
 
@@ -70,7 +79,7 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
     return bodies, entry
 
 
-def _sum(lines: list[str], of) -> Found:
+def _sum(lines: list[str], of: Callable[[str], Found], trips: Callable[[str], int]) -> Found:
     found = Found()
     sizes: dict[str, int] = {}
     for line in lines:
@@ -79,8 +88,7 @@ def _sum(lines: list[str], of) -> Found:
         name, shape, kind, rest = match.groups()
         sizes[name] = _size(shape)
         if kind == "while":
-            trips = int(t[1]) if (t := _TRIPS.search(rest)) else 1
-            found.add(of(_called(rest, "body")), trips)
+            found.add(of(_called(rest, "body")), trips(rest))
             continue
         if kind in ("call", "conditional", "async-start") and (called := _called(rest, "calls")):
             found.add(of(called), 1)

@@ -13,6 +13,7 @@ import numpy as np
 from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.config import Settings
 from psl_jax.data.clip_index import ClipIndex, shared_clips
+from psl_jax.scoring.scorer import TPU_LANES
 
 FEW_STEPS = 200
 FEW_EVALUATED = 50  # clips
@@ -59,6 +60,18 @@ def before_training(
         if len(evaluated) < FEW_EVALUATED:
             notes.append(f"evaluated on {len(evaluated)} clips only: figures may be off by much")
     return notes
+
+
+def of_devices(platform: str, batch_size: int, devices: int) -> list[str]:
+    """Notes on a batch over so many devices."""
+    each = batch_size // devices
+    if platform != "tpu" or each % TPU_LANES == 0:
+        return []
+    return [
+        f"a batch of {batch_size} is {each} a chip, and a TPU takes {TPU_LANES} at a time: by its "
+        f"compiler's estimate --config.train.batch_size={TPU_LANES * devices} takes little longer "
+        "a step (docs/PERFORMANCE.md); raise train.learning_rate with it"
+    ]
 
 
 def of_labels(quality: Mapping[str, Any]) -> list[str]:

@@ -95,7 +95,7 @@ class Experiment:
             train,
             indices.get("validation_split"),
             indices.get("eval_split"),
-        )
+        ) + advice.of_devices(parallel.platform_of(self.mesh), self.batch_size, self.mesh.size)
 
     def _open(self, setting: str, split: str) -> None:
         """Opens a split; other processes wait for the first one, which may have to index it."""

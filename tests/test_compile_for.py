@@ -58,6 +58,13 @@ def test_a_programs_text_is_added_up():
     assert found.collectives == {"all-reduce": {"count": 1, "bytes": whole}}
 
 
+def test_a_loop_whose_count_the_compiler_does_not_tell_is_as_long_as_its_condition_says():
+    unknown = TEXT.replace(', backend_config={"known_trip_count":{"n":"5"}}', "")
+    assert compiled_text.read(unknown).cycles == 7 + 10 + 3
+    bound = "  %most = s32[]{:T(128)} constant(4)\n  ROOT %less"
+    assert compiled_text.read(unknown.replace("  ROOT %less", bound)).cycles == 7 + 4 * 10 + 3
+
+
 def compile_for(target, tmp_path, **options):
     arguments = [f"--{name}={value}" for name, value in options.items()]
     path = os.pathsep.join(filter(None, [str(places.ROOT), LIBTPU]))

@@ -64,8 +64,8 @@ def _affine(mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array) 
 
 
 def _output(x: jax.Array, affine: _Affine, relu6: bool, context: Context) -> jax.Array:
-    y = affine(x, context)
-    return (jax.nn.relu6(y) if relu6 else y).astype(context.dtype)
+    y = affine(x, context).astype(context.dtype)
+    return jax.nn.relu6(y) if relu6 else y
 
 
 def _moments(x, context):

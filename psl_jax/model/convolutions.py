@@ -54,7 +54,7 @@ def depthwise3x3(
         return _depthwise_channels_first(x, kernel, stride)
     method = method or ("shifted" if (platform or jax.default_backend()) == "cpu" else "grouped")
     if method == "shifted":
-        return _correlate(x, kernel, stride)
+        return correlate(x, kernel, stride)
     return jax.lax.conv_general_dilated(
         x,
         kernel[:, :, None, :].astype(x.dtype),
@@ -80,7 +80,7 @@ def shifted_views(x: jax.Array, stride: int = 1) -> list[jax.Array]:
     ]
 
 
-def _correlate(x, kernel, stride):
+def correlate(x, kernel, stride):
     """The convolution as nine multiply-adds; kernel [3, 3, ...], its rest broadcast against x."""
     weights = kernel.astype(x.dtype).reshape(9, *kernel.shape[2:])
     views = shifted_views(x, stride)
@@ -120,7 +120,7 @@ _pointwise_channels_first.defvjp(
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _depthwise_channels_first(x, kernel, stride):
-    return _correlate(x, kernel[..., None, None, None], stride)
+    return correlate(x, kernel[..., None, None, None], stride)
 
 
 def _depthwise_channels_first_forward(x, kernel, stride):

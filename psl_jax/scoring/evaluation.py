@@ -35,9 +35,8 @@ def score_clips(
 ) -> np.ndarray:
     """Scores of all clips: the mean over a clip's segments (paper, section 3.3).
 
-    batch_size counts the segments a process scores at a time, at least: its devices get as many
-    each. With a description a bar shows the progress. Returns float32 [clips, classes], on every
-    process.
+    batch_size counts the segments a process scores at a time, see `Scorer.fitting`. With a
+    description a bar shows the progress. Returns float32 [clips, classes], on every process.
     """
     index = source.index
     share = jax.process_index(), jax.process_count()
@@ -48,7 +47,7 @@ def score_clips(
     feed = batches.eval_batches(
         source,
         segmentation,
-        batch_size=scorer.fitting(batch_size),
+        batch_size=scorer.fitting(batch_size, segmentation.seconds),
         process_index=share[0],
         process_count=share[1],
     )

@@ -46,7 +46,7 @@ def relabel(
         return
     clips = np.concatenate([_clips_of(index, shard) for shard in shards])
     segments = int(segmentation.counts(index.num_samples[clips]).max())
-    size = scorer.fitting(batch_size)
+    size = scorer.fitting(batch_size, segmentation.seconds)
     feed = batches.eval_batches(source, segmentation, batch_size=size, clips=clips)
     collector = _ClipCollector(index, segmentation, segments)
     audio_seconds = index.num_samples[clips].sum(dtype=np.int64) / SAMPLE_RATE

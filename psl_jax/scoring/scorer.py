@@ -13,6 +13,10 @@ from psl_jax.model.frontend import LogMel, num_frames
 from psl_jax.model.mobilenetv2 import Variables, clip_probabilities, output_frames
 from psl_jax.runtime import parallel
 
+CPU_BATCH = 64  # segments
+DEVICE_SECONDS = 1024  # of audio, that an accelerator is given at a time
+TPU_LANES = 128
+
 
 @lru_cache
 def scoring_program(logmel: LogMel, dtype: str, mesh: Mesh, padded: bool = False):
@@ -56,8 +60,17 @@ class Scorer:
             padded: scoring_program(logmel, dtype, self.mesh, padded) for padded in (False, True)
         }
 
-    def fitting(self, batch_size: int) -> int:
-        """`batch_size`, or the next larger one that divides evenly over the devices."""
+    def fitting(self, batch_size: int, seconds: float) -> int:
+        """`batch_size`, or the next larger one that divides evenly over the devices.
+
+        0: what keeps them busy with segments of so many seconds. A CPU is with 64; other devices
+        get a multiple of 128 each, which is how many a TPU has side by side: 512 of 2 s.
+        """
+        if not batch_size and parallel.platform_of(self.mesh) == "cpu":
+            batch_size = CPU_BATCH
+        if not batch_size:
+            blocks = round(DEVICE_SECONDS / seconds / TPU_LANES)
+            return max(blocks, 1) * TPU_LANES * self.mesh.size
         return -(-batch_size // self.mesh.size) * self.mesh.size
 
     def __call__(

@@ -11,7 +11,7 @@ class EvaluateSettings:
 
     # training (as there) | whole (the zero-padded clip; the published code) | seconds, such as 2
     segments: str = evaluation("training", choices=("training", "whole"), or_above=0)
-    batch_size: int = operational(64, least=1)  # segments
+    batch_size: int = operational(0, least=0)  # segments; 0: by the devices, see scorer.fitting
 
     def seconds(self, training: float) -> float | None:
         """Length of the segments; None for whole clips."""
@@ -24,4 +24,4 @@ class EvaluateSettings:
 class RelabelSettings:
     """config.relabel"""
 
-    batch_size: int = operational(64, least=1)  # segments
+    batch_size: int = operational(0, least=0)  # segments; 0: by the devices, see scorer.fitting

@@ -1,0 +1,33 @@
+import types
+from unittest import mock
+
+import pytest
+
+from psl_jax import advice
+from psl_jax.runtime import parallel
+from psl_jax.scoring.scorer import Scorer
+
+
+@pytest.mark.parametrize(
+    ("platform", "devices", "batch_size", "seconds", "expected"),
+    [
+        ("cpu", 1, 0, 2.0, 64),
+        ("cpu", 3, 0, 10.0, 66),  # the next that divides
+        ("cpu", 3, 64, 2.0, 66),
+        ("tpu", 8, 0, 2.0, 8 * 512),
+        ("tpu", 8, 0, 5.0, 8 * 256),
+        ("gpu", 1, 0, 10.0, 128),
+        ("tpu", 4, 0, 60.0, 4 * 128),  # never fewer than a TPU has side by side
+        ("tpu", 4, 10, 2.0, 12),
+    ],
+)
+def test_a_batch_fits_the_devices(platform, devices, batch_size, seconds, expected):
+    scorer = types.SimpleNamespace(mesh=types.SimpleNamespace(size=devices))
+    with mock.patch.object(parallel, "platform_of", return_value=platform):
+        assert Scorer.fitting(scorer, batch_size, seconds) == expected
+
+
+def test_a_tpu_that_is_given_little_at_a_time_is_told_of():
+    assert advice.of_devices("tpu", 1024, 8) == advice.of_devices("cpu", 32, 1) == []
+    (note,) = advice.of_devices("tpu", 32, 8)
+    assert "32 is 4 a chip" in note and "train.batch_size=1024" in note
