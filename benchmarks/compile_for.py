@@ -1,25 +1,27 @@
 """Compiles the programs of training and relabeling for accelerators that are not here.
 
     python benchmarks/compile_for.py --target v5e-8,h100 --programs student,teacher,relabel \
-        --seconds 2 --per_chip 256 --dtype bfloat16 --out compiled.json
+        --dtype bfloat16 --out compiled.json
 
 Needs JAX and, for TPUs, libtpu (pip install 'psl_jax[aot-tpu]'); for GPUs JAX's CUDA plug-in, best
 in an environment of its own. No accelerator, no TensorFlow. Told for each program: how long it took
 to compile; operations; for TPUs the compiler's own estimate of cycles, by phase, and the segments a
 second that follow; bytes moved by the operations and their ratio to the least (see cases.py);
 memory a chip; collectives. All are what the compiler says or what its program reads as: estimates,
-no measurements. A target is compiled in a process of its own.
+no measurements. A target is compiled in a process of its own. With matplotlib a picture is drawn
+beside the JSON.
 """
 
 import argparse
 import collections
+import importlib.util
 import json
 import os
 import pathlib
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from absl import flags
@@ -29,7 +31,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import compiled_text
 from accelerators import TARGETS, Target, environment, mesh_of
 
-PROGRAMS = ("student", "teacher", "relabel")
+PROGRAMS = {"student": (2, 256), "teacher": (10, 128), "relabel": (2, 256)}  # seconds, a chip
 CLASSES = 527
 
 
@@ -155,8 +157,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--target", default="v5e-8", help=f"some of {', '.join(TARGETS)}")
     add("--programs", default=",".join(PROGRAMS), help=f"some of {', '.join(PROGRAMS)}")
-    add("--seconds", default="2", help="lengths of the segments")
-    add("--per_chip", default="256", help="batches a chip")
+    add("--seconds", default="", help="lengths of the segments (default: 2, of a teacher 10)")
+    add("--per_chip", default="", help="batches a chip (default: 256, of a teacher 128)")
     add("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
     add("--out", default="compiled.json", metavar="JSON")
     add("--here", action="store_true", help=argparse.SUPPRESS)  # in this process
@@ -175,13 +177,23 @@ def main(arguments: argparse.Namespace) -> None:
         if not arguments.here:
             results += _in_a_process(name, arguments)
             continue
-        for program in arguments.programs.split(","):
-            for seconds in map(float, arguments.seconds.split(",")):
-                for per_chip in map(int, arguments.per_chip.split(",")):
-                    result = compiled(TARGETS[name], program, seconds, per_chip, arguments.dtype)
-                    results.append({"target": name} | result)
-                    print(line(results[-1]), flush=True)
+        for program, seconds, per_chip in _cases(arguments):
+            result = compiled(TARGETS[name], program, seconds, per_chip, arguments.dtype)
+            results.append({"target": name} | result)
+            print(line(results[-1]), flush=True)
     pathlib.Path(arguments.out).write_text(json.dumps(results, indent=2) + "\n")
+    if not arguments.here and importlib.util.find_spec("matplotlib"):
+        from compile_chart import draw
+
+        draw(results, pathlib.Path(arguments.out).with_suffix(".png"))
+
+
+def _cases(arguments: argparse.Namespace) -> Iterator[tuple[str, float, int]]:
+    for program in arguments.programs.split(","):
+        seconds, per_chip = PROGRAMS[program]
+        for length in (arguments.seconds or str(seconds)).split(","):
+            for batch in (arguments.per_chip or str(per_chip)).split(","):
+                yield program, float(length), int(batch)
 
 
 def _in_a_process(name: str, arguments: argparse.Namespace) -> list[dict]:
