@@ -6,7 +6,9 @@ import pathlib
 import runpy
 import sys
 
-COMMANDS = ("main", "prepare", "tag", "serve", "export", "pack", "torch_weights")
+COMMANDS = (
+    *("main", "prepare", "relabel", "evaluate", "tag", "serve", "export", "pack", "torch_weights"),
+)
 
 
 def run() -> None:

@@ -234,15 +234,7 @@ class Experiment:
                 print(f"note: {note}")
 
     def _load_teacher(self) -> Model:
-        model = load_model(self.teacher)
-        classes = self.train_index.classes
-        if model.classes != classes:
-            raise UserError(
-                f"the teacher {self.teacher} knows {len(model.classes)} classes "
-                f"({', '.join(model.classes[:3])}, ...), the data has {len(classes)} "
-                f"({', '.join(classes[:3])}, ...); they must be the same, in the same order"
-            )
-        return model
+        return load_model(self.teacher).for_classes(self.train_index.classes)
 
     def _open_labels(self, teacher_digest: str | None = None) -> SoftLabels:
         digest = teacher_digest or self.folder.teacher_digest

@@ -1,8 +1,10 @@
 """Opens a split, whatever it is stored as."""
 
 import os
+import pathlib
 
 from psl_jax.data.sources import Source
+from psl_jax.runtime.errors import UserError
 
 
 def open_source(data_dir: str, split: str, packed: bool = False) -> Source:
@@ -14,3 +16,19 @@ def open_source(data_dir: str, split: str, packed: bool = False) -> Source:
     from psl_jax.data.record_source import TFRecordSource
 
     return TFRecordSource.open(data_dir, split)
+
+
+def open_folder(folder: str | os.PathLike, split: str) -> Source:
+    """A split of a prepared or packed data set, whichever `folder` is or has below it."""
+    path = pathlib.Path(folder)
+    if not path.is_dir():
+        raise UserError(f"{folder} is no folder: give that of a prepared or packed data set")
+    if (path / f"{split}.npz").exists():
+        return open_source(os.fspath(path), split, packed=True)
+    from psl_jax.data import index_files
+
+    data_dir = index_files.find_data_dir(path)
+    packed = sorted(file.stem for file in path.glob("*.npz"))
+    if packed and not pathlib.Path(data_dir, "dataset_info.json").exists():
+        raise UserError(f"{folder} has no split {split!r}; it has {', '.join(packed)}")
+    return open_source(data_dir, split)

@@ -1,8 +1,9 @@
 """A finished network, and what is known of it."""
 
 import dataclasses
+import difflib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -125,6 +126,30 @@ class Model:
             digest.update(jax.tree_util.keystr(path).encode())
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()[:16]
+
+    def for_classes(self, classes: Sequence[str]) -> "Model":
+        """The same network for these of its classes, in this order.
+
+        Each class has its own sigmoid, so the others are left out without touching them. Raises
+        UserError naming those that it does not know, and what it has that is spelt nearly so.
+        """
+        if tuple(classes) == self.classes:
+            return self
+        place = {name: i for i, name in enumerate(self.classes)}
+        if unknown := [name for name in classes if name not in place]:
+            near = difflib.get_close_matches(unknown[0], self.classes, 3, 0.6)
+            hint = f"; it has {', '.join(map(repr, near))}" if near else ""
+            raise UserError(
+                f"{self.info.name} knows {len(self.classes)} classes "
+                f"({', '.join(self.classes[:3])}, ...), and the data has {len(unknown)} of "
+                f"{len(classes)} that are none of them, such as {unknown[0]!r}{hint}"
+            )
+        chosen = np.array([place[name] for name in classes])
+        params = self.variables.params
+        classifier = {k: np.asarray(v)[..., chosen] for k, v in params["classifier"].items()}
+        variables = Variables(params | {"classifier": classifier}, self.variables.stats)
+        info = dataclasses.replace(self.info, classes=tuple(classes))
+        return Model(self.network, variables, info)  # a network's description knows no sizes
 
 
 def exported_logmel(model: Model) -> LogMel:

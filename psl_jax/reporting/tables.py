@@ -91,6 +91,7 @@ def suite_table(results: Mapping[str, Any]) -> Table:
         ("d'", True, field("d_prime", decimal)),
         ("AUC", True, field("AUC", decimal)),
         ("lwlrap", True, field("lwlrap", decimal)),
+        ("mAP@3 %", True, field("mAP_at_3", percent)),
         ("clips", True, field("train_clips", count)),
         ("segments", True, field("train_segments", count)),
         ("eval clips", True, lambda e: MISSING if one_coverage else count(e.get("num_clips"))),

@@ -75,7 +75,13 @@ def write_results(
     """
     folder, truth = pathlib.Path(run_dir), index.weak_labels()
     with files.atomic_open(folder / SCORES, "wb") as file:
-        np.savez(file, ids=np.asarray(index.ids, np.str_), scores=scores)
+        np.savez(
+            file,
+            ids=np.asarray(index.ids, np.str_),
+            classes=np.asarray(index.classes, np.str_),
+            scores=scores,
+            targets=truth.astype(np.uint8),
+        )
     rows = metrics.per_class(truth, scores, index.classes, index.ids.tolist())
     files.write_csv(folder / PER_CLASS, metrics.PER_CLASS_HEADER, rows)
     summary = metrics.summarize(truth, scores, index.ids.tolist()) | more

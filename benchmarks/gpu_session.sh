@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# All that is worth measuring on a GPU, in one go of at most 25 minutes:
+#
+#     bash benchmarks/gpu_session.sh OUT [PACKED]
+#
+# Needs JAX with a GPU and PyTorch, no TensorFlow. OUT gets tables, JSON and pictures. PACKED is a
+# packed data set (python -m psl_jax.pack, elsewhere): with it the whole suite is run in bfloat16 over
+# three seeds, streamed and from the device's memory. A step that fails or runs out of its time is
+# told of, and the rest go on.
+set -uo pipefail
+out=${1:?usage: gpu_session.sh OUT [PACKED]}
+packed=${2:-}
+here=$(cd "$(dirname "$0")/.." && pwd)
+mkdir -p "$out"
+out=$(cd "$out" && pwd)
+[ -z "$packed" ] || packed=$(cd "$packed" && pwd)
+cd "$here"
+export PYTHONPATH=$here${PYTHONPATH:+:$PYTHONPATH}
+
+step() { # NAME SECONDS COMMAND...
+    local name=$1 seconds=$2 start=$SECONDS
+    shift 2
+    echo "== $name"
+    timeout "$seconds" "$@" 2>&1 | tee "$out/$name.log"
+    local status=${PIPESTATUS[0]}
+    echo "$name: exit status $status after $((SECONDS - start)) s" | tee -a "$out/steps.log"
+}
+
+nvidia-smi >"$out/device.log" 2>&1 || true
+python -c 'import jax; print(jax.__version__, jax.devices())' 2>&1 | tee -a "$out/device.log"
+
+step throughput 420 python benchmarks/throughput.py --torch_compile max-autotune --profile \
+    --batch 256 --seconds 2 --dtypes bf16,f32 --budget 330 --out "$out/throughput"
+step throughput_10s 180 python benchmarks/throughput.py --no_torch --only train,relabel \
+    --batch 128 --seconds 10 --dtypes bf16 --out "$out/throughput_10s"
+step depthwise_methods 180 python benchmarks/throughput.py --methods --batch 256 --seconds 2 \
+    --dtypes bf16 --out "$out/depthwise_methods"
+
+if [ -n "$packed" ]; then
+    suite=(python -m psl_jax.main --config configs/own_data.py --config.data.corpus=packed
+        --config.data.data_dir="$packed" --config.model.dtype=bfloat16)
+    for seed in 0 1 2; do
+        step "suite_$seed" 180 "${suite[@]}" --workdir "$out/suite_$seed" --config.seed=$seed
+    done
+    step suite_resident 180 "${suite[@]}" --workdir "$out/suite_resident" --config.train.resident
+fi
+cat "$out/steps.log"

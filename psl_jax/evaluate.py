@@ -1,0 +1,93 @@
+"""Scores a split of a data set with a model, and tells the metrics of its clips.
+
+    psl-jax evaluate runs/psl2s DATA --split=eval --segment_seconds=2
+    psl-jax evaluate published.pt DATA --segment_seconds=whole --out=published
+
+A clip's score is the mean of its segments'. What comes out: metrics.json, per_class.csv and
+scores.npz (ids, classes, scores, targets). An evaluation that was stopped goes on where it was, and
+several processes share one (--distributed). The data may have fewer classes than the model, and in
+another order: they are found by name.
+"""
+
+import argparse
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from psl_jax.runtime import entry
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line, which begins with the program's name."""
+    from psl_jax.scoring import options
+
+    parser = options.parser("evaluate", __doc__ or "", split="eval")
+    parser.add_argument(
+        "--segment_seconds",
+        default="training",
+        metavar="S",
+        help="seconds, or whole, or training: as the model was trained (default)",
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", help="(default: evaluations/<model>-<split>-<segments>)"
+    )
+    return options.parse(parser, arguments)
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Scores, and writes and prints the metrics."""
+    import jax
+
+    from psl_jax.scoring import evaluation, options
+    from psl_jax.scoring.stored_scores import StoredScores, score_missing
+
+    task = options.begin(arguments, arguments.segment_seconds)
+    model, source = task.model, task.source
+    name = f"{model.info.name}-{arguments.split}-{task.segmentation.seconds:g}s"
+    out = pathlib.Path(arguments.out or pathlib.Path("evaluations") / name)
+    scorer = task.scorer(arguments)
+    if jax.process_index() == 0:
+        print("\n".join(options.plan(task, scorer, arguments, out)), flush=True)
+    if arguments.dry_run:
+        return
+    options.check_out(out)
+    made_with = {
+        "model": model.digest,
+        "split": arguments.split,
+        "segment_seconds": task.segmentation.seconds,
+        "dtype": arguments.dtype,
+    }
+    stored = StoredScores(out, source.index, made_with)
+    finished = (out / evaluation.METRICS).exists()
+    if not finished:
+        stored.begin()
+        score_missing(scorer, source, task.segmentation, stored, arguments.batch_size, "evaluate")
+    if jax.process_index() == 0:
+        if not finished:
+            evaluation.write_results(out, source.index, stored.read(), made_with)
+            stored.forget()
+        print("\n".join(summary(out)))
+
+
+def summary(out: pathlib.Path) -> list[str]:
+    """The metrics in `out`, a line each."""
+    from psl_jax.runtime import files
+    from psl_jax.scoring import evaluation
+
+    found: Mapping[str, Any] = files.read_json(out / evaluation.METRICS)
+    percents = {"mAP": "mAP", "mAP_at_3": "mAP@3", "lwlrap": "lwlrap"}
+    lines = [
+        f"{shown:8} {100 * found[key]:7.2f} %"
+        for key, shown in percents.items()
+        if found.get(key) is not None
+    ]
+    for key, shown in (("AUC", "AUC"), ("d_prime", "d'")):
+        if found.get(key) is not None:
+            lines.append(f"{shown:8} {found[key]:7.3f}")
+    lines.append(f"{found['num_clips']:,} clips, ids {found['clip_ids_sha256'][:12]}…")
+    written = f"{evaluation.METRICS}, {evaluation.PER_CLASS} and {evaluation.SCORES}"
+    return ["", *lines, f"{written} in {out}"]
+
+
+if __name__ == "__main__":
+    entry.run(main, parse)

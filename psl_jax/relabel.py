@@ -1,0 +1,88 @@
+"""Writes a teacher's soft labels of segments for a split, which several experiments may share.
+
+    psl-jax relabel runs/teacher DATA --segment_seconds=2 --out=labels/2s
+    psl-jax main --config configs/psl2s.py --config.teacher=runs/teacher \\
+        --config.soft_labels_dir=labels/2s ...
+
+Labels are written shard by shard, so a relabeling that was stopped goes on where it was, and
+several processes share one (--distributed). The data may have fewer classes than the teacher, and
+in another order: they are found by name.
+"""
+
+import argparse
+import pathlib
+from collections.abc import Sequence
+
+from psl_jax.runtime import entry
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line, which begins with the program's name."""
+    from psl_jax.scoring import options
+
+    parser = options.parser("relabel", __doc__ or "", split="balanced")
+    parser.add_argument("--segment_seconds", required=True, metavar="S", help="seconds, or whole")
+    parser.add_argument("--out", required=True, metavar="DIR", help="where the labels go")
+    return options.parse(parser, arguments)
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Relabels, and tells what the labels are like."""
+    import jax
+
+    from psl_jax import advice
+    from psl_jax.data.packed_source import PackedSource
+    from psl_jax.data.soft_labels import SoftLabels
+    from psl_jax.runtime import files, parallel
+    from psl_jax.runtime.run_folder import LABEL_QUALITY
+    from psl_jax.scoring import options, relabeling
+
+    task = options.begin(arguments, arguments.segment_seconds)
+    out, scorer = pathlib.Path(arguments.out), task.scorer(arguments)
+    first = jax.process_index() == 0
+    if first:
+        print("\n".join(options.plan(task, scorer, arguments, out)), flush=True)
+    if arguments.dry_run:
+        return
+    options.check_out(out)
+    relabeling.relabel(
+        scorer,
+        task.source,
+        task.segmentation,
+        out,
+        teacher_digest=task.model.digest,
+        batch_size=arguments.batch_size,
+        file_format="npz" if isinstance(task.source, PackedSource) else "tfrecord",
+    )
+    parallel.wait_for_all("relabel")
+    if not first:
+        return
+    index = task.source.index
+    labels = SoftLabels.open(out, index, task.segmentation, teacher_digest=task.model.digest)
+    quality = relabeling.label_quality(labels, index, task.segmentation)
+    files.write_json(out / LABEL_QUALITY, quality)
+    print("\n".join(summary(quality)))
+    for note in advice.of_labels(quality):
+        print(f"note: {note}")
+    print(f"soft labels of {len(index):,} clips in {out}")
+
+
+def summary(quality: dict) -> list[str]:
+    """What the labels are like, in a few lines."""
+    statistics = quality["statistics"]
+    mean, empty = statistics["mean_labels"], statistics["share_without_labels"]
+    lines = [
+        f"labels a clip (above {statistics['threshold']:g}): {mean['soft']:.2f}, weak ones "
+        f"{mean['weak']:.2f}; clips without any: {100 * empty['soft']:.1f} %, weak "
+        f"{100 * empty['weak']:.1f} %"
+    ]
+    if found := quality.get("segment_mAP"):
+        lines.append(
+            f"against the true events, segment by segment: {100 * found['soft']:.2f} mAP, weak "
+            f"labels {100 * found['weak']:.2f}"
+        )
+    return lines
+
+
+if __name__ == "__main__":
+    entry.run(main, parse)

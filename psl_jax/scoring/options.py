@@ -1,0 +1,140 @@
+"""What the commands have in common that put a model on a data set: evaluate and relabel."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from absl import flags
+
+from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
+from psl_jax.data.opening import open_folder
+from psl_jax.data.sources import Source
+from psl_jax.model.mobilenetv2 import num_parameters
+from psl_jax.model.model import Model
+from psl_jax.runtime import disk, entry, joining, parallel
+from psl_jax.runtime.errors import UserError
+from psl_jax.scoring.scorer import Scorer
+from psl_jax.weights.load import load_model
+
+# Seconds of audio that a core scores in a second at width 1: two of an AMD EPYC, see
+# docs/PERFORMANCE.md.
+_CPU_RATE = 600
+
+
+def parser(program: str, doc: str, split: str) -> argparse.ArgumentParser:
+    """A parser that takes MODEL and DATA; `doc` is the docstring of the program's module."""
+    about, _, more = doc.partition("\n\n")
+    result = argparse.ArgumentParser(
+        prog=entry.program(program),
+        description=about,
+        epilog=more,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = result.add_argument
+    add("model", metavar="MODEL", help="folder of a finished run, an export, or a published .pt")
+    add("data", metavar="DATA", help="folder of a prepared or packed data set")
+    add("--split", default=split, help=f"(default: {split})")
+    add("--batch_size", type=int, default=0, metavar="N", help="segments (default: by the devices)")
+    add("--dtype", default="float32", choices=("float32", "bfloat16"), help="of the maps")
+    add("--num_devices", type=int, metavar="N", help="(default: all)")
+    add("--dry_run", action="store_true", help="tell what would be done, and do nothing")
+    group = result.add_argument_group("several processes")
+    group.add_argument("--distributed", action="store_true", help="join the others, as main does")
+    group.add_argument("--coordinator_address", metavar="HOST:PORT", help="of process 0")
+    group.add_argument("--num_processes", type=int, metavar="N")
+    group.add_argument("--process_id", type=int, metavar="I")
+    return result
+
+
+def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    """Parses a command line that begins with the program's name; joins no processes yet."""
+    flags.FLAGS(arguments[:1])  # absl wants its own flags parsed, and has none here
+    found = parser.parse_args(arguments[1:])
+    if found.batch_size < 0:
+        parser.error(f"--batch_size={found.batch_size}: expected 1 or more, or 0")
+    return found
+
+
+class Task(NamedTuple):
+    """A model, for the classes of the data, and the split that it is put on."""
+
+    model: Model
+    source: Source
+    segmentation: Segmentation
+
+    def scorer(self, arguments: argparse.Namespace) -> Scorer:
+        """What scores the split's segments on this process's devices."""
+        info = self.model.info
+        return Scorer(self.model.variables, info.logmel, arguments.dtype, arguments.num_devices)
+
+
+def begin(arguments: argparse.Namespace, segments: str) -> Task:
+    """Joins the other processes and opens model and data.
+
+    segments: "training" (as the model was trained), "whole", or seconds. Raises UserError.
+    """
+    joining.configure()
+    if arguments.distributed:
+        one = arguments.coordinator_address, arguments.num_processes, arguments.process_id
+        joining.join_processes(*one)
+    model = load_model(arguments.model)
+    if jax.process_index():
+        parallel.wait_for_all("open")
+    source = open_folder(arguments.data, arguments.split)
+    if not jax.process_index():  # which has to index a data set that others prepared
+        parallel.wait_for_all("open")
+    seconds = _seconds(segments, model, source)
+    return Task(model.for_classes(source.index.classes), source, Segmentation(seconds))
+
+
+def _seconds(segments: str, model: Model, source: Source) -> float:
+    if segments == "training":
+        return model.info.segment_seconds
+    if segments == "whole":
+        return source.index.clip_samples / SAMPLE_RATE
+    try:
+        seconds = float(segments)
+    except ValueError:
+        seconds = 0.0
+    if not 0.05 <= seconds <= 3600:
+        raise UserError(
+            f"--segment_seconds={segments}: expected training, whole, or seconds, such as 2"
+        )
+    return seconds
+
+
+def check_out(folder: str | os.PathLike) -> None:
+    """Raises UserError where nothing can be written; process 0 looks."""
+    if jax.process_index() == 0:
+        disk.check_writable(folder, "--out")
+
+
+def plan(task: Task, scorer: Scorer, arguments: argparse.Namespace, out: object) -> list[str]:
+    """What will be done, in words."""
+    model, index = task.model, task.source.index
+    size = scorer.fitting(arguments.batch_size, task.segmentation.seconds)
+    segments = int(task.segmentation.counts(index.num_samples).sum(dtype=np.int64))
+    steps = -(-segments // (size * jax.process_count()))
+    width, parameters = model.info.width, num_parameters(model.variables)
+    device = f"{scorer.mesh.size} {parallel.platform_of(scorer.mesh)} device"
+    lines = [
+        f"model   {model.info.name}: {len(model.classes)} classes, width {width:g}, {parameters:,} "
+        f"parameters, digest {model.digest}",
+        f"data    {index.split}: {len(index):,} clips, {index.hours:.2f} h, ids "
+        f"{index.ids_sha256[:12]}…",
+        f"work    {segments:,} segments of {task.segmentation.seconds:g} s: {steps:,} batches of "
+        f"int16 [{size}, {task.segmentation.segment_samples}] to {arguments.dtype} probabilities "
+        f"[{size}, {index.num_classes}], on {device}{'s' * (scorer.mesh.size > 1)} of each of "
+        f"{jax.process_count()} process{'es' * (jax.process_count() > 1)}",
+        f"memory  scores of all clips {4 * len(index) * index.num_classes / 1e6:,.1f} MB, a batch "
+        f"{2 * size * task.segmentation.segment_samples / 1e6:,.1f} MB",
+        f"out     {out}",
+    ]
+    if parallel.platform_of(scorer.mesh) == "cpu":
+        cores = os.cpu_count() or 1
+        audio = segments * task.segmentation.seconds * (0.12 + 0.88 * width)
+        lines.insert(4, f"time    about {20 + audio / (_CPU_RATE * cores):,.0f} s, very roughly")
+    return lines

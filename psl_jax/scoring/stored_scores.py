@@ -1,0 +1,128 @@
+"""Scores of clips, kept shard by shard: an evaluation that is killed goes on where it was."""
+
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+import numpy as np
+
+from psl_jax.audio.segments import Segmentation
+from psl_jax.data import batches
+from psl_jax.data.clip_index import ClipIndex
+from psl_jax.data.sources import Source
+from psl_jax.runtime import files, parallel, progress
+from psl_jax.runtime.errors import UserError
+from psl_jax.scoring.scorer import Scorer
+
+MANIFEST = "evaluation.json"
+_PARTS = "parts"
+
+
+class StoredScores:
+    """A folder with the scores of the shards of a split that are finished."""
+
+    def __init__(self, folder: pathlib.Path, index: ClipIndex, made_with: dict[str, Any]):
+        """made_with: what the scores depend on. Raises UserError where the folder has others."""
+        self.folder, self.index = folder, index
+        wanted = files.as_json(made_with | {"ids_sha256": index.ids_sha256})
+        manifest = folder / MANIFEST
+        found = files.read_json(manifest) if manifest.exists() else wanted
+        differing = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
+        if differing:
+            lines = [f"  {k}: {found.get(k)!r} there, {wanted.get(k)!r} now" for k in differing]
+            raise UserError(
+                f"{folder} holds another evaluation:\n" + "\n".join(lines) + "\nGive another --out"
+            )
+        self._wanted = wanted
+
+    @property
+    def missing(self) -> list[int]:
+        """Shards without scores."""
+        shards = range(len(self.index.shard_sizes))
+        return [s for s in shards if self.index.shard_sizes[s] and not self._path(s).exists()]
+
+    def begin(self) -> None:
+        """Writes what the scores will be of; all processes come here."""
+        if jax.process_index() == 0:
+            (self.folder / _PARTS).mkdir(parents=True, exist_ok=True)
+            files.write_json(self.folder / MANIFEST, self._wanted)
+        parallel.wait_for_all("evaluation begun")
+
+    def write(self, shard: int, scores: np.ndarray) -> None:
+        """Keeps the scores [clips, classes] of a shard."""
+        with files.atomic_open(self._path(shard), "wb") as file:
+            np.save(file, scores)
+
+    def read(self) -> np.ndarray:
+        """float32 [clips, classes] of all shards, in order."""
+        shards = np.flatnonzero(self.index.shard_sizes)
+        empty = np.zeros((0, self.index.num_classes), np.float32)
+        return np.concatenate([empty, *(np.load(self._path(int(s))) for s in shards)])
+
+    def forget(self) -> None:
+        """Deletes the parts, once all is written elsewhere."""
+        shutil.rmtree(self.folder / _PARTS, ignore_errors=True)
+
+    def _path(self, shard: int) -> pathlib.Path:
+        return self.folder / _PARTS / f"{shard:05d}.npy"
+
+
+def score_missing(
+    scorer: Scorer,
+    source: Source,
+    segmentation: Segmentation,
+    stored: StoredScores,
+    batch_size: int,
+    description: str,
+) -> None:
+    """Scores the clips of all shards that are missing: a clip's score is its segments' mean.
+
+    Shards are dealt out to the processes, which come back when all are done.
+    """
+    index, count, process = source.index, jax.process_count(), jax.process_index()
+    shards = [shard for shard in stored.missing if shard % count == process]
+    clips = np.concatenate(
+        [np.zeros(0, np.int64), *(np.arange(*index.shard_offsets[s : s + 2]) for s in shards)]
+    )
+    if len(clips):
+        feed = batches.eval_batches(
+            source,
+            segmentation,
+            batch_size=scorer.fitting(batch_size, segmentation.seconds),
+            clips=clips,
+        )
+        begun: dict[int, _ShardScores] = {}  # few at a time: clips come in order
+        with progress.bar(len(clips), "clip", description, show=process == 0) as bar:
+            for batch, probabilities in scorer(feed):
+                shard_of = np.searchsorted(index.shard_offsets, batch["clip"], "right") - 1
+                for shard in np.unique(shard_of).tolist():
+                    one = begun.setdefault(shard, _ShardScores(index, segmentation, shard))
+                    rows = shard_of == shard
+                    one.add(batch["clip"][rows], probabilities[rows])
+                    if one.is_whole:
+                        stored.write(shard, begun.pop(shard).means())
+                bar.update(int((batch["segment"] == 0).sum()))
+    parallel.wait_for_all("evaluation scored")
+
+
+class _ShardScores:
+    """Sums over the segments of the clips of a shard."""
+
+    def __init__(self, index: ClipIndex, segmentation: Segmentation, shard: int):
+        self.first, end = index.shard_offsets[shard : shard + 2]
+        self.counts = segmentation.counts(index.num_samples[self.first : end])
+        self.left = self.counts.copy()  # segments to come
+        self.sums = np.zeros((len(self.counts), index.num_classes), np.float64)
+
+    def add(self, clips: np.ndarray, probabilities: np.ndarray) -> None:
+        np.add.at(self.sums, clips - self.first, probabilities)
+        np.subtract.at(self.left, clips - self.first, 1)
+
+    @property
+    def is_whole(self) -> bool:
+        return not self.left.any()
+
+    def means(self) -> np.ndarray:
+        """float32 [clips, classes]"""
+        return (self.sums / self.counts[:, None]).astype(np.float32)

@@ -1,0 +1,183 @@
+"""psl-jax evaluate and psl-jax relabel, as a person gives them."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import places
+import pytest
+import synthetic_data
+
+from psl_jax import UserError, evaluate, experiment, relabel
+from psl_jax import config as config_lib
+from psl_jax.audio.segments import Segmentation
+from psl_jax.data.packed_source import PackedSource
+from psl_jax.data.soft_labels import SoftLabels
+from psl_jax.model.mobilenetv2 import create
+from psl_jax.model.model import ModelInfo
+from psl_jax.scoring import evaluation, stored_scores
+from psl_jax.scoring.scorer import Scorer
+from psl_jax.weights import orbax_folder
+from psl_jax.weights.load import load_model
+
+CLASSES = ("class 0", "class 1", "class 2")  # of synthetic_data.make_index
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """DATA: two packed splits; MODEL: of more classes than the data, in another order."""
+    folder = tmp_path_factory.mktemp("model_on_data")
+    index = synthetic_data.make_index(
+        [4, 0, 3], [32_000, 20_000, 9_000, 5_000, 32_000, 20_000, 9_000]
+    )
+    assert index.classes == CLASSES
+    (folder / "data").mkdir()
+    synthetic_data.write_packed(folder / "data/eval.npz", index, synthetic_data.make_audio(index))
+    for name, classes in (("model", ("other", *CLASSES[::-1])), ("same", CLASSES)):
+        _, variables = create(len(classes), 0.1, seed=3)
+        variables.params["classifier"]["kernel"] *= 100  # scores that are not all one half
+        info = ModelInfo(classes, 0.1, 1.0, name=name)
+        orbax_folder.save_model(folder / name / "averaged", variables, info.as_json())
+    return folder
+
+
+def run(command, *arguments):
+    return command.main(command.parse([command.__name__, *map(str, arguments)]))
+
+
+def of_arrays(path):
+    with np.load(path) as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+@pytest.mark.parametrize("segments", ["training", "0.5", "whole"])
+def test_scores_are_those_of_an_experiment(folder, tmp_path, segments, capsys):
+    options = (f"--segment_seconds={segments}", f"--out={tmp_path}")
+    run(evaluate, folder / "same", folder / "data", *options)
+    source = PackedSource(str(folder / "data/eval.npz"))
+    seconds = {"training": 1.0, "whole": 2.0}.get(segments) or float(segments)
+    model = load_model(folder / "same")
+    scorer = Scorer(model.variables, model.info.logmel)
+    expected = evaluation.score_clips(scorer, source, Segmentation(seconds), 64)
+    found = of_arrays(tmp_path / "scores.npz")
+    np.testing.assert_allclose(found["scores"], expected, rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(found["targets"], source.index.weak_labels())
+    assert found["ids"].tolist() == source.index.ids.tolist()
+    assert tuple(found["classes"]) == CLASSES
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["segment_seconds"] == seconds and metrics["num_clips"] == 7
+    assert f"{100 * metrics['mAP']:.2f} %" in capsys.readouterr().out
+
+
+def test_classes_are_found_by_name(folder, tmp_path):
+    """The classifier's columns of the data's classes; the other one is left out."""
+    model = load_model(folder / "model")
+    chosen = model.for_classes(CLASSES)
+    for name, value in model.variables.params["classifier"].items():
+        found = chosen.variables.params["classifier"][name]
+        np.testing.assert_array_equal(found, np.asarray(value)[..., [3, 2, 1]])
+    run(evaluate, folder / "model", folder / "data", f"--out={tmp_path}")
+    source = PackedSource(str(folder / "data/eval.npz"))
+    scorer = Scorer(model.variables, model.info.logmel)
+    index = source.index
+    object.__setattr__(index, "classes", model.classes)  # so that all four columns come out
+    every = evaluation.score_clips(scorer, source, Segmentation(1.0), 64)
+    found = of_arrays(tmp_path / "scores.npz")["scores"]
+    np.testing.assert_allclose(found, every[:, [3, 2, 1]], rtol=0, atol=1e-6)
+
+
+def test_a_class_that_the_model_does_not_know_is_named(folder):
+    model = load_model(folder / "model")
+    with pytest.raises(UserError, match=r"1 of 2 .*such as 'class O'; it has 'class 2'"):
+        model.for_classes(("class 1", "class O"))
+
+
+def test_a_stopped_evaluation_goes_on(folder, tmp_path, monkeypatch, capsys):
+    arguments = (folder / "same", folder / "data", "--batch_size=1")
+    run(evaluate, *arguments, f"--out={tmp_path / 'whole'}")
+    write, written = stored_scores.StoredScores.write, []
+
+    def die_after_one(self, shard, scores):
+        if written:
+            raise KeyboardInterrupt
+        write(self, shard, scores)
+        written.append(shard)
+
+    monkeypatch.setattr(stored_scores.StoredScores, "write", die_after_one)
+    with pytest.raises(KeyboardInterrupt):
+        run(evaluate, *arguments, f"--out={tmp_path / 'ours'}")
+    again = []
+    monkeypatch.setattr(
+        stored_scores.StoredScores,
+        "write",
+        lambda self, shard, scores: (again.append(shard), write(self, shard, scores)),
+    )
+    run(evaluate, *arguments, f"--out={tmp_path / 'ours'}")
+    assert written == [0] and again == [2]  # the second shard has no clips
+    ours, theirs = (of_arrays(tmp_path / name / "scores.npz") for name in ("ours", "whole"))
+    np.testing.assert_array_equal(ours["scores"], theirs["scores"])
+    assert not (tmp_path / "ours/parts").exists()
+
+    capsys.readouterr()
+    again.clear()
+    run(evaluate, *arguments, f"--out={tmp_path / 'ours'}")  # told again, not made again
+    assert not again and "mAP" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"another evaluation:\n  segment_seconds: 1.0 there, 0.5"):
+        run(evaluate, *arguments, f"--out={tmp_path / 'ours'}", "--segment_seconds=0.5")
+
+
+@pytest.mark.parametrize("command", [evaluate, relabel])
+def test_a_dry_run_tells_and_writes_nothing(folder, tmp_path, command, capsys):
+    out = tmp_path / "out"
+    options = ("--split=eval", "--segment_seconds=0.5", f"--out={out}", "--dry_run")
+    run(command, folder / "model", folder / "data", *options)
+    told = capsys.readouterr().out
+    assert "7 clips" in told and "int16 [64, 8000]" in told and not out.exists()
+
+
+def test_labels_are_those_of_an_experiment_and_can_be_shared(folder, tmp_path, capsys):
+    out = tmp_path / "labels"
+    options = ("--split=eval", "--segment_seconds=1", f"--out={out}")
+    run(relabel, folder / "model", folder / "data", *options)
+    assert "clips without any" in capsys.readouterr().out
+    source = PackedSource(str(folder / "data/eval.npz"))
+    digest = load_model(folder / "model").for_classes(CLASSES).digest
+    labels = SoftLabels.open(out, source.index, Segmentation(1.0), teacher_digest=digest)
+    _, soft, counts = labels.read_shard(0)
+    assert counts.tolist() == [2, 1, 1, 1] and soft.dtype == np.float16
+
+    config = config_lib.base()
+    config.data.corpus, config.data.data_dir = "packed", str(folder / "data")
+    for split in ("train_split", "validation_split", "eval_split"):
+        config.data[split] = "eval"
+    config.labels, config.segment_seconds = "soft", 1.0
+    config.teacher, config.soft_labels_dir = str(folder / "model"), str(out)
+    config.model.width, config.train.batch_size, config.train.max_steps = 0.1, 4, 1
+    (settings,) = config_lib.experiments(config).values()
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.npz")}
+    one = experiment.Experiment(settings, tmp_path / "run", str(folder / "data"))
+    one.check()
+    one.run("train")
+    assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*.npz")}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--segment_seconds=ten",), "expected training, whole, or seconds"),
+        (("--split=nowhere",), "no split 'nowhere'; it has eval"),
+    ],
+)
+def test_wrong_arguments_are_told_plainly(folder, tmp_path, arguments, told):
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "psl_jax.evaluate", folder / "same", folder / "data"),
+            *(f"--out={tmp_path}", *arguments),
+        ],
+        env=os.environ | {"PYTHONPATH": str(places.ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and told in done.stderr and "Traceback" not in done.stderr
