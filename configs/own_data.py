@@ -9,15 +9,12 @@ optionally SPLIT_events.csv (filename,onset,offset,label) and classes.csv. The t
 `full`, the students on the teacher's labels of `balanced`.
 """
 
-from psl_jax import config
+from psl_jax import config, paper
 
 
 def get_config():
     result = config.base()
     result.name = "own_data"
-    result.data.corpus = "own_data"
-    result.train.learning_rate = 1e-3
-    result.train.epochs, result.train.min_steps = 60, 1500
-    result.train.batch_size = 0  # by the size of the set
+    config.apply(result, paper.OWN_DATA)
     result.experiments = config.paper_suite()
     return result

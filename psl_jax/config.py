@@ -138,12 +138,16 @@ def experiments(config: ConfigDict) -> dict[str, Settings]:
     values = config.to_dict()
     suite = values.pop("experiments", {})
     whole = _settings(values)
+    if whole.teacher and whole.teacher not in suite:  # a finished one: that of the suite is not
+        suite = {name: one for name, one in suite.items() if name != "teacher"}  # asked for
     result = {}
     for name, changes in suite.items():
         if not isinstance(changes, Mapping):
             raise UserError(f"experiments.{name} must be a dict of settings, not {changes!r}")
         _check_changes(changes, f"experiments.{name}.")
-        result[name] = _settings(_merged(values, changes) | {"name": name})
+        one = _settings(_merged(values, changes) | {"name": name})
+        # The teacher that a suite gives to all is nothing to those on weak labels.
+        result[name] = one if one.labels == "soft" else dataclasses.replace(one, teacher="")
     return _taught_in_order(result) or {whole.name: whole}
 
 

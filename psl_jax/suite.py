@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from psl_jax import config as config_lib
+from psl_jax import paper
 from psl_jax.config import Settings
 from psl_jax.data.opening import open_source
 from psl_jax.data.settings import DataSettings
@@ -21,7 +23,7 @@ from psl_jax.run_binding import OtherRunError
 from psl_jax.runtime import disk, files, parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.run_folder import LABEL_QUALITY
-from psl_jax.scoring import evaluation
+from psl_jax.scoring import bootstrap, evaluation
 
 RESULTS = "results.json"
 
@@ -171,6 +173,24 @@ def _note_poor_teachers(rows: list[dict[str, Any]], settings: list[Settings]) ->
                 )
 
 
+def _add_intervals(rows: list[dict[str, Any]], runs: list[Experiment], reference: str) -> None:
+    """Adds to each row how far its mAP may lie from the reference's on other clips."""
+    found = {run.settings.name: evaluation.read_scores(run.run_dir) for run in runs}
+    known = {name: scores for name, scores in found.items() if scores is not None}
+    if reference not in known:
+        return
+    ours = known[reference]
+    alike = {
+        name: scores["scores"]
+        for name, scores in known.items()
+        if all(np.array_equal(scores[key], ours[key]) for key in ("ids", "classes", "targets"))
+    }
+    intervals = bootstrap.differences(ours["targets"], alike, reference)
+    for row in rows:
+        if (one := intervals.get(row["name"])) is not None:
+            row["over_reference"] = {"low": one.low, "high": one.high}
+
+
 def _prepare(data: DataSettings, workdir: pathlib.Path) -> str:
     if data.corpus == "packed":
         return data.data_dir
@@ -192,6 +212,12 @@ def _summarize(
     rows = [run.summary() for run in runs]
     _note_poor_teachers(rows, [run.settings for run in runs])
     results: dict[str, Any] = {"name": name, "experiments": rows}
+    table = paper.table_of(name)
+    if table is not None:
+        results["paper"] = {key: row.mAP for key, row in table.reported.items()}
+        results["paper_d_prime"] = {key: row.d_prime for key, row in table.reported.items()}
+    results["reference"] = table.reference if table else "weak"
+    _add_intervals(rows, runs, results["reference"])
     quality = {
         run.settings.name: files.read_json(run.run_dir / LABEL_QUALITY)
         for run in runs

@@ -13,9 +13,12 @@ import pytest
 import synthetic_data
 
 from psl_jax import config as config_lib
+from psl_jax import paper
 
 ROOT = places.ROOT
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+TABLES = ("table2", "table3", "table4")
+SUITES = {"quickstart", "own_data", *TABLES}
 
 
 def load(path):
@@ -38,6 +41,27 @@ def test_every_config_is_valid(path):
     for name, config in experiments.items():
         assert config.name == name
         assert (config.labels == "soft") == bool(config.teacher)
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("data", paper.DATA)
+def test_a_table_of_the_paper_has_its_experiments(table, data):
+    config = getattr(paper, table)(data)
+    experiments = config_lib.experiments(config)
+    known = paper.table_of(config.name)
+    rows = experiments.keys()
+    assert rows == known.reported.keys() and next(iter(rows)) == "teacher"
+    assert known.reference in rows
+    config.teacher = "published.pt"
+    later = config_lib.experiments(config)
+    assert later.keys() == rows - {"teacher"}
+    assert {one.teacher for one in later.values() if one.labels == "soft"} == {"published.pt"}
+
+
+def test_a_table_on_unknown_data_is_told_plainly(tmp_path):
+    result = run("--config", "configs/table2.py:audoset", "--workdir", tmp_path)
+    assert result.returncode == 2 and "one of audioset, soundscapes, own_data" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_a_suite_trains_its_teacher_first():
@@ -152,6 +176,7 @@ def run_small(*arguments):
         text=True,
     )
     assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def assert_ran(folder, names):
@@ -198,6 +223,30 @@ def test_suites_run_for_two_steps(tmp_path, audio_folder, name):
     assert (tmp_path / "report.html").exists()
 
 
+def test_a_table_of_the_paper_has_its_columns(tmp_path):
+    """Its values beside ours, how far they differ, and what may be chance; a finished teacher."""
+    sizes = {"full_clips": 6, "balanced_clips": 6, "eval_clips": 6}
+    clips = [f"--config.data.{key}={value}" for key, value in sizes.items()]
+    teacher = tmp_path / "first" / "teacher"
+    run_small("--config", "configs/table2.py:soundscapes", "--workdir", teacher.parent, *clips)
+    out = run_small(
+        *("--config", "configs/table3.py:soundscapes", "--workdir", tmp_path / "second", *clips),
+        *(f"--config.teacher={teacher}", f"--config.data.data_dir={teacher.parent / 'data'}"),
+    )
+    results = json.loads((tmp_path / "second" / "results.json").read_text())
+    lengths = (10, 5, 2)
+    names = [f"{kind}{length}s" for kind in ("weak", "mixed") for length in lengths]
+    assert [one["name"] for one in results["experiments"]] == names  # the teacher is there already
+    assert results["reference"] == "weak10s" and results["paper"]["mixed5s"] == 0.2824
+    for one in results["experiments"]:
+        assert ("over_reference" in one) == (one["name"] != "weak10s")
+    header = next(line for line in out.splitlines() if line.startswith("experiment"))
+    for column in ("vs weak10s", "95 %", "paper %", "vs paper", "paper d'"):
+        assert column in header
+    config = json.loads((tmp_path / "second" / "mixed2s" / "config.json").read_text())
+    assert (config["alpha"], config["segment_seconds"]) == (0.5, 2.0)
+
+
 @pytest.fixture(scope="module")
 def run_single(packed_folder, tmp_path_factory):
     """Runs a config of one experiment on packed data: its run folder."""
@@ -215,7 +264,7 @@ def run_single(packed_folder, tmp_path_factory):
     return run_config
 
 
-@pytest.mark.parametrize("name", sorted({p.stem for p in CONFIGS} - {"quickstart", "own_data"}))
+@pytest.mark.parametrize("name", sorted({p.stem for p in CONFIGS} - SUITES))
 def test_single_experiments_run_for_two_steps(run_single, name):
     folder = run_single(name) if name in ("teacher", "weak") else None
     if folder is None:

@@ -233,7 +233,8 @@ def write_suite_report(suite_dir: str | os.PathLike, results: Mapping[str, Any])
     `results` is results.json: `experiments`, a list of dicts with at least `name` (mAP and the
     other metrics missing or None if not evaluated; `run_dir`, by default the name, says where the
     run lies relative to the suite), and optionally `label_quality` ({experiment: label quality})
-    and `paper` ({experiment: mAP}).
+    `paper` and `paper_d_prime` ({experiment: value}), and `reference`, the experiment that the
+    others are held against (default weak), from which each has its interval `over_reference`.
     """
     suite_dir = pathlib.Path(suite_dir)
     experiments = results.get("experiments", [])
@@ -276,6 +277,9 @@ def _suite_tiles(experiments: Sequence[Mapping[str, Any]]) -> list[tuple]:
             remark = f"from {tables.percent(weak['mAP'])} %"
             if best.get("notes") or weak.get("notes"):
                 remark += "; see the notes"
+            over = best.get("over_reference")
+            if over and not tables.holds_no_zero(over):
+                remark += f"; {tables.NOT_TOLD_APART} on these clips"
             tiles.append(("over weak labels", gain, "points", remark))
         if best.get("d_prime") is not None:
             tiles.append(("d′", tables.decimal(best["d_prime"]), "", "of the best student"))

@@ -49,6 +49,21 @@ def segment_length(seconds: float | None) -> str:
     return MISSING if seconds is None else f"{seconds:g} s"
 
 
+NOT_TOLD_APART = "not told apart"
+
+
+def interval(found: Mapping[str, float] | None) -> str:
+    """Of a difference in mAP, in points; in words where it holds 0."""
+    if found is None:
+        return MISSING
+    text = f"{100 * found['low']:+.2f} to {100 * found['high']:+.2f}"
+    return text if holds_no_zero(found) else f"{text}, {NOT_TOLD_APART}"
+
+
+def holds_no_zero(found: Mapping[str, float]) -> bool:
+    return not found["low"] <= 0 <= found["high"]
+
+
 def notes(experiments: Sequence[Mapping[str, Any]]) -> list[str]:
     """What to know before believing the figures: "names: note", each note once."""
     by_note: dict[str, list[str]] = {}
@@ -68,15 +83,22 @@ def suite_table(results: Mapping[str, Any]) -> Table:
     So is the number of evaluated clips when it is the same for all: see `coverage_note`.
     """
     experiments = results.get("experiments", [])
-    weak = next((e.get("mAP") for e in experiments if e["name"] == "weak"), None)
-    paper = results.get("paper") or {}
+    reference = results.get("reference", "weak")
+    weak = next((e.get("mAP") for e in experiments if e["name"] == reference), None)
+    paper, paper_d = results.get("paper") or {}, results.get("paper_d_prime") or {}
     one_coverage = len({e.get("num_clips") for e in experiments}) <= 1
 
     def gain(experiment: Mapping[str, Any]) -> str:
         value = experiment.get("mAP")
-        if weak is None or value is None or experiment["name"] in ("weak", "teacher"):
+        if weak is None or value is None or experiment["name"] in (reference, "teacher"):
             return MISSING
         return f"{100 * (value - weak):+.2f}"
+
+    def from_paper(experiment: Mapping[str, Any]) -> str:
+        value, reported = experiment.get("mAP"), paper.get(experiment["name"])
+        if value is None or reported is None:
+            return MISSING
+        return f"{100 * (value - reported):+.2f}"
 
     def field(key: str, form: Callable[[Any], str]) -> Callable[[Mapping[str, Any]], str]:
         return lambda experiment: form(experiment.get(key))
@@ -86,9 +108,12 @@ def suite_table(results: Mapping[str, Any]) -> Table:
         ("labels", False, field("label", lambda v: MISSING if v is None else str(v))),
         ("segment", True, field("segment_seconds", segment_length)),
         ("mAP %", True, field("mAP", percent)),
-        ("vs weak", True, gain),
+        (f"vs {reference}", True, gain),
+        ("95 %", True, field("over_reference", interval)),
         ("paper %", True, lambda e: percent(paper.get(e["name"]))),
+        ("vs paper", True, from_paper),
         ("d'", True, field("d_prime", decimal)),
+        ("paper d'", True, lambda e: decimal(paper_d.get(e["name"]))),
         ("AUC", True, field("AUC", decimal)),
         ("lwlrap", True, field("lwlrap", decimal)),
         ("mAP@3 %", True, field("mAP_at_3", percent)),

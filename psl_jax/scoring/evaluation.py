@@ -87,3 +87,13 @@ def write_results(
     summary = metrics.summarize(truth, scores, index.ids.tolist()) | more
     files.write_json(folder / METRICS, summary)
     return summary
+
+
+def read_scores(run_dir: str | os.PathLike) -> dict[str, np.ndarray] | None:
+    """What `write_results` kept: ids, classes, scores, targets. None where it is not all there."""
+    path = pathlib.Path(run_dir) / SCORES
+    if not path.exists():
+        return None
+    with np.load(path) as stored:
+        found = {name: stored[name] for name in stored.files}
+    return found if "targets" in found else None  # earlier versions kept none

@@ -1,0 +1,14 @@
+"""The paper's table 4: PSL on Aud-300h and on the full AudioSet, beside the teacher.
+
+    python -m psl_jax.main --config configs/table4.py --config.data.data_dir=DATA
+    python -m psl_jax.main --config configs/table4.py:soundscapes    # or :own_data
+
+`--config.teacher=published.pt` takes a finished teacher. On other data the smaller set is the
+balanced one.
+"""
+
+from psl_jax import paper
+
+
+def get_config(data: str = "audioset"):
+    return paper.table4(data)

@@ -1,0 +1,167 @@
+"""The tables of the paper (Dinkel et al., ICASSP 2022): their experiments, and what it reports.
+
+Each is a suite: `configs/table2.py` and so on. On other data than AudioSet the experiments are the
+same, only smaller.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from psl_jax import config as config_lib
+from psl_jax.config import STUDENTS, TEACHER
+from psl_jax.runtime.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Reported:
+    """What the paper has of an experiment; mAP in 0 to 1."""
+
+    mAP: float  # noqa: N815 - as in metrics.json
+    d_prime: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class PaperTable:
+    """The rows of a table, by experiment, and the one that the others are held against."""
+
+    reported: Mapping[str, Reported]
+    reference: str
+
+
+TABLES = {
+    "table2": PaperTable(
+        {
+            "teacher": Reported(0.4053, 2.695),  # of the text, and of table 4
+            "weak": Reported(0.1769, 1.994),
+            "psl10s": Reported(0.3113, 2.454),
+            "psl5s": Reported(0.3411, 2.549),
+            "psl2s": Reported(0.3548, 2.588),
+        },
+        reference="weak",
+    ),
+    "table3": PaperTable(
+        {
+            "teacher": Reported(0.4053, 2.695),
+            "weak10s": Reported(0.1769, 1.994),
+            "weak5s": Reported(0.1976, 2.072),
+            "weak2s": Reported(0.2021, 2.030),
+            "mixed10s": Reported(0.2712, 2.190),
+            "mixed5s": Reported(0.2824, 2.273),
+            "mixed2s": Reported(0.2813, 2.203),
+        },
+        reference="weak10s",
+    ),
+    "table4": PaperTable(
+        {
+            "teacher": Reported(0.4053, 2.695),
+            "aud300h_psl10s": Reported(0.3797, 2.632),
+            "aud300h_psl5s": Reported(0.3891, 2.670),
+            "aud300h_psl2s": Reported(0.3965, 2.704),
+            "full_psl10s": Reported(0.3896, 2.710),
+            "full_psl5s": Reported(0.3986, 2.706),
+            "full_psl2s": Reported(0.4029, 2.720),
+        },
+        reference="teacher",
+    ),
+}
+DATA = ("audioset", "soundscapes", "own_data")
+
+
+def table_of(name: str) -> PaperTable | None:
+    """The table that a suite of this name reproduces: "table2", "table2-soundscapes"."""
+    return TABLES.get(name.partition("-")[0])
+
+
+def table2(data: str = "audioset") -> ConfigDict:
+    """Weak labels, PSL-10s, PSL-5s and PSL-2s on the balanced set."""
+    return _suite("table2", data, _students("{}", {}) | {"weak": {"labels": "weak"}})
+
+
+def table3(data: str = "audioset") -> ConfigDict:
+    """alpha = 0 (weak labels alone) and 0.5 on segments of 10, 5 and 2 s of the balanced set."""
+    experiments: dict[str, dict[str, Any]] = {}
+    for seconds in STUDENTS.values():
+        alone = {"labels": "weak", "segment_seconds": seconds}
+        mixed = {"labels": "soft", "segment_seconds": seconds, "alpha": 0.5}
+        experiments |= {f"weak{seconds:g}s": alone, f"mixed{seconds:g}s": mixed}
+    return _suite("table3", data, experiments)
+
+
+def table4(data: str = "audioset") -> ConfigDict:
+    """PSL on larger sets: Aud-300h and the full one, beside the teacher.
+
+    On other data the smaller set is the balanced one.
+    """
+    smaller = "aud300h" if data == "audioset" else "balanced"
+    experiments = _students("aud300h_{}", {"data": {"train_split": smaller}})
+    experiments |= _students("full_{}", {"data": {"train_split": "full"}})
+    suite = _suite("table4", data, experiments)
+    if data == "soundscapes":  # ten times the clips, a third of the epochs
+        for name in STUDENTS:
+            config_lib.apply(suite.experiments[f"full_{name}"], {"train": {"epochs": 4}})
+    return suite
+
+
+def _students(pattern: str, changes: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {
+        pattern.format(name): {"labels": "soft", "segment_seconds": seconds, **changes}
+        for name, seconds in STUDENTS.items()
+    }
+
+
+def _suite(table: str, data: str, experiments: dict[str, dict[str, Any]]) -> ConfigDict:
+    """The experiments on `data`, with a teacher that is trained first.
+
+    Unless --config.teacher names a finished one.
+    """
+    if data not in DATA:
+        raise UserError(f"{table}.py:{data} is unknown: give one of {', '.join(DATA)} after the :")
+    config = config_lib.base()
+    config.name = table if data == "audioset" else f"{table}-{data}"
+    config.teacher = "teacher"
+    teacher = ConfigDict(TEACHER | {"labels": "weak"})
+    if data == "soundscapes":
+        config_lib.apply(config, SOUNDSCAPES)
+        config_lib.apply(teacher, SOUNDSCAPES_TEACHER)
+    elif data == "own_data":
+        config_lib.apply(config, OWN_DATA)
+    config.experiments = ConfigDict({"teacher": teacher, **experiments})
+    return config
+
+
+# --- Other data ---------------------------------------------------------------------------------
+
+SOUNDSCAPES: dict[str, Any] = {
+    "data": {
+        "corpus": "soundscapes",
+        "full_clips": 800,
+        "balanced_clips": 80,
+        "eval_clips": 300,
+    },
+    "model": {"width": 0.125, "dropout": 0.0},
+    "train": {
+        "batch_size": 8,
+        "learning_rate": 2e-3,
+        "epochs": 15,
+        "schedule": "polynomial",
+        "decay_power": 1.0,
+    },
+    "evaluate": {"batch_size": 32},
+    "relabel": {"batch_size": 32},
+}
+
+# Augmentation needs more steps than this to pay, and without it the teacher and the students on
+# 10 s share one compiled program. Validated twice an epoch, so that the four best checkpoints are
+# late ones.
+SOUNDSCAPES_TEACHER: dict[str, Any] = {
+    "train": {"epochs": 8, "validate_every": 50},
+    "augment": {name: type(value)(0) for name, value in TEACHER["augment"].items()},
+}
+
+OWN_DATA: dict[str, Any] = {
+    "data": {"corpus": "own_data"},
+    "train": {"learning_rate": 1e-3, "epochs": 60, "min_steps": 1500, "batch_size": 0},
+}

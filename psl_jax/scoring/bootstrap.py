@@ -1,0 +1,97 @@
+"""How far a difference in mAP may be chance: the paired bootstrap over the evaluated clips.
+
+Clips are drawn again with replacement, the same ones for all that is compared; the interval holds
+the middle 95 % of the differences, moved so that their mean is the difference of all clips: a clip
+that is drawn twice helps itself up, which raises the mAP of rare classes in every resample. It says
+what other clips of the same kind would do to the difference, not what other seeds of the training
+would.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from psl_jax.runtime.errors import UserError
+
+LEVEL = 0.95
+_MOST, _LEAST = 1000, 200  # resamples
+_WORK = 2e9  # clips x classes x resamples
+
+
+class Interval(NamedTuple):
+    """A difference in mAP, and where the middle 95 % of its resamples lie."""
+
+    difference: float
+    low: float
+    high: float
+
+    @property
+    def is_told_apart(self) -> bool:
+        """Whether 0 lies outside."""
+        return not self.low <= 0 <= self.high
+
+
+def differences(
+    truth: np.ndarray, scores: Mapping[str, np.ndarray], reference: str, seed: int = 0
+) -> dict[str, Interval]:
+    """The mAP of each of `scores` less that of `reference`.
+
+    truth: multi-hot [clips, classes]; scores: by name, of the same shape and clips.
+    """
+    resamples = int(np.clip(_WORK / max(truth.size, 1), _LEAST, _MOST))
+    drawn = draws(len(truth), resamples, seed)
+    whole = np.ones((1, len(truth)), np.uint8)
+    means = {
+        name: mean_average_precisions(truth, values, np.concatenate([whole, drawn]))
+        for name, values in scores.items()
+    }
+    tails = 100 * (1 - LEVEL) / 2
+    found = {}
+    for name in scores:
+        if name != reference:
+            difference = means[name] - means[reference]
+            low, high = np.nanpercentile(difference[1:], [tails, 100 - tails])
+            centre = difference[0] - np.nanmean(difference[1:])
+            found[name] = Interval(*map(float, (difference[0], low + centre, high + centre)))
+    return found
+
+
+def draws(clips: int, resamples: int, seed: int) -> np.ndarray:
+    """uint8 [resamples, clips]: how often each clip was drawn."""
+    rng = np.random.default_rng(seed)
+    return np.stack(
+        [np.bincount(rng.integers(0, clips, clips), minlength=clips) for _ in range(resamples)]
+    ).astype(np.uint8)
+
+
+def mean_average_precisions(truth: np.ndarray, scores: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """mAP of the clips as often as they were `drawn` [resamples, clips]: float64 [resamples].
+
+    Each is `metrics.mean_average_precision` of the clips so often repeated, without a sort for
+    each; NaN where no class was left a positive.
+    """
+    if truth.shape != scores.shape or drawn.shape[1] != len(truth):
+        raise UserError(f"{truth.shape} labels and {scores.shape} scores are not of the same clips")
+    total, classes = np.zeros(len(drawn)), np.zeros(len(drawn))
+    drawn = np.ascontiguousarray(drawn.T)  # [clips, resamples]
+    for positive, column in zip(truth.T > 0, scores.T, strict=True):
+        if not positive.any():
+            continue
+        order = np.argsort(-column, kind="stable")
+        ranked = column[order]
+        places = np.flatnonzero(positive[order])
+        # Equal scores enter together: a positive counts what there is up to the last of them.
+        last = np.searchsorted(-ranked, -ranked[places], "right") - 1
+        ends, end_of = np.unique(last, return_inverse=True)
+        starts = np.concatenate([[0], ends[:-1] + 1])
+        upto = drawn[order[: ends[-1] + 1]]
+        seen = np.cumsum(np.add.reduceat(upto, starts, axis=0, dtype=np.int32), axis=0)
+        weights = upto[places].astype(np.int32)
+        found = np.cumsum(weights, axis=0)[np.searchsorted(places, ends, "right") - 1]
+        precision = (found / np.maximum(seen, 1))[end_of]
+        count = weights.sum(axis=0)
+        average = (weights * precision).sum(axis=0) / np.maximum(count, 1)
+        total += np.where(count > 0, average, 0)
+        classes += count > 0
+    return np.where(classes > 0, total / np.maximum(classes, 1), np.nan)
