@@ -40,6 +40,9 @@ class Settings:
     alpha: float = setting(1.0, least=0, most=1)
     # soft: a run folder, or the name of another experiment of the suite; its digest is kept
     teacher: str = operational("")
+    # Start from a finished model: a run, an export or a published checkpoint. Its width and front
+    # end are taken over, its classifier where the classes are the same. Its digest is kept.
+    init_from: str = operational("")
     soft_labels_dir: str = operational("")  # default <run folder>/soft_labels; runs may share one
     data: DataSettings = DataSettings()
     frontend: LogMel = LogMel()

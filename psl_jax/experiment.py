@@ -54,6 +54,7 @@ class Experiment:
 
         afresh: what the run folder holds does not count, and is deleted when the run begins.
         """
+        settings = stepping.with_start(settings)
         self.settings, self.data_dir = settings, data_dir
         self.run_dir = pathlib.Path(run_dir)
         self.teacher = teacher or settings.teacher
@@ -89,6 +90,9 @@ class Experiment:
         _ = self._local_batch  # raises where it does not divide over the devices
         stepping.recipe_of(self.settings, self.mesh)
         self._check_teacher(before_it_is_trained=True)
+        if self.settings.init_from:
+            start = stepping.load_start(self.settings)
+            self.folder.check_start(start.digest, self.settings.init_from)
         self.notes = advice.before_training(
             self.settings,
             self.loop.max_steps,
@@ -198,7 +202,11 @@ class Experiment:
     def _network(self) -> tuple[Network, Variables]:
         classes = self.source(self.settings.data.train_split).index.num_classes
         model = self.settings.model
-        return create(classes, model.width, model.dropout, self.settings.seed)
+        network, variables = create(classes, model.width, model.dropout, self.settings.seed)
+        if self.settings.init_from:
+            start = stepping.load_start(self.settings)
+            variables = stepping.started(variables, start, self.train_index.classes)
+        return network, variables
 
     def _scorer(self, variables: Variables, logmel: LogMel) -> Scorer:
         dtype, num_devices = self.settings.model.dtype, self.settings.num_devices or None

@@ -19,7 +19,7 @@ from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.run_folder import CONFIG, DATA, RUN_FILES, STAGES_DONE
 from psl_jax.runtime.settings import Kind
 
-_TEACHER = "teacher"
+_TEACHER, _START = "teacher", "init_from"
 _AFRESH = "Give another --workdir, or --start_afresh to delete what it holds and begin again."
 
 
@@ -94,13 +94,20 @@ class RunFolder:
 
     def check_teacher(self, digest: str, where: object) -> None:
         """Raises OtherRunError where the run was begun with another teacher."""
-        before = self._bound.get(_TEACHER, digest)
+        self._check_model(_TEACHER, "with another teacher", digest, where)
+
+    def check_start(self, digest: str, where: object) -> None:
+        """Raises OtherRunError where the run was begun from another model."""
+        self._check_model(_START, "from another model", digest, where)
+
+    def _check_model(self, key: str, how: str, digest: str, where: object) -> None:
+        before = self._bound.get(key, digest)
         if before != digest:
             raise OtherRunError(
-                f"{self.path} was made with another teacher: digest {before}, and {where} has "
-                f"{digest} now. Was it trained again? {_AFRESH}"
+                f"{self.path} was made {how}: digest {before}, and {where} has {digest} now. Was "
+                f"it trained again? {_AFRESH}"
             )
-        self._bound[_TEACHER] = digest
+        self._bound[key] = digest
 
     @property
     def teacher_digest(self) -> str | None:

@@ -1,5 +1,7 @@
-"""From the settings of an experiment to what makes its training steps."""
+"""From the settings of an experiment to what makes its training steps, and where they start."""
 
+import dataclasses
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -12,11 +14,13 @@ from psl_jax.data import batches
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.sources import Source
 from psl_jax.data.time_shift import TimeShift
-from psl_jax.model.mobilenetv2 import Network
+from psl_jax.model.mobilenetv2 import Network, Variables
+from psl_jax.model.model import Model
 from psl_jax.runtime.errors import UserError
 from psl_jax.training import resident
 from psl_jax.training.step import Recipe, train_program
 from psl_jax.training.stepper import ResidentStepper, Stepper, StreamedStepper
+from psl_jax.weights.load import load_model
 
 
 def recipe_of(settings: Settings, mesh: Mesh) -> Recipe:
@@ -27,6 +31,7 @@ def recipe_of(settings: Settings, mesh: Mesh) -> Recipe:
         settings.augment,
         model.dtype,
         settings.seed,
+        settings.train.trainable,
         sharing_devices=_sharing_devices(model.batch_norm, mesh.size),
     )
 
@@ -42,6 +47,31 @@ def _sharing_devices(batch_norm: str, devices: int) -> int:
         )
     sharing = 1 if batch_norm == "device" else int(batch_norm)
     return 0 if sharing == devices else sharing
+
+
+def with_start(settings: Settings) -> Settings:
+    """The settings with the width and the front end of the model that is started from."""
+    if not settings.init_from:
+        return settings
+    info = load_start(settings).info
+    model = dataclasses.replace(settings.model, width=info.width)
+    return dataclasses.replace(settings, model=model, frontend=info.logmel)
+
+
+def load_start(settings: Settings) -> Model:
+    """The model that is started from. Raises UserError naming the setting."""
+    try:
+        return load_model(settings.init_from)
+    except UserError as error:
+        raise UserError(f"config.init_from is {settings.init_from!r}: {error}") from error
+
+
+def started(variables: Variables, start: Model, classes: Sequence[str]) -> Variables:
+    """The arrays of `start`; of `variables` the classifier, where the classes are others."""
+    params = dict(start.variables.params)
+    if start.classes != tuple(classes):
+        params["classifier"] = variables.params["classifier"]
+    return Variables(params, start.variables.stats)
 
 
 def _time_shift(settings: Settings) -> TimeShift | None:

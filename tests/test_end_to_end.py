@@ -18,7 +18,8 @@ from psl_jax import paper
 ROOT = places.ROOT
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 TABLES = ("table2", "table3", "table4")
-SUITES = {"quickstart", "own_data", *TABLES}
+TRANSFERRED = ["finetuned", "probe", "scratch"]
+SUITES = {"quickstart", "own_data", "transfer", *TABLES}
 
 
 def load(path):
@@ -245,6 +246,18 @@ def test_a_table_of_the_paper_has_its_columns(tmp_path):
         assert column in header
     config = json.loads((tmp_path / "second" / "mixed2s" / "config.json").read_text())
     assert (config["alpha"], config["segment_seconds"]) == (0.5, 2.0)
+
+
+def test_a_model_is_transferred_to_other_data(tmp_path, audio_folder, run_single):
+    run_small(
+        *("--config", "configs/transfer.py", "--workdir", tmp_path),
+        *(f"--config.init_from={run_single('weak')}", f"--config.data.source_dir={audio_folder}"),
+        *("--config.data.train_split=full", "--config.data.validation_split=full"),
+    )
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert sorted(one["name"] for one in results["experiments"]) == TRANSFERRED
+    assert results["reference"] == "scratch"
+    assert_ran(tmp_path, TRANSFERRED)
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ class BatchNorm(nnx.Module):
     def __call__(self, x: jax.Array, context: Context, relu6: bool = False) -> jax.Array:
         """relu6: clip the result to 0 to 6."""
         scale, bias = self.scale[...], self.bias[...]
-        if not context.train:
+        if not context.train or context.frozen:
             return _output(x, _affine(self.mean[...], self.var[...], scale, bias), relu6, context)
         if context.platform == "gpu":
             y, (mean, var) = _normalized(x, scale, bias, relu6, context)

@@ -13,6 +13,7 @@ class Context:
 
     Attributes:
       train: use the batch's own statistics, update the running ones and apply dropout.
+      frozen: in training, too, use the running statistics as they are.
       dtype: type of maps and of their products; parameters, statistics, BatchNorms' affine map
         and the stem's product are float32 at least.
       axis_name: mesh axis over which the batch is split, and batch statistics are averaged, so
@@ -24,6 +25,7 @@ class Context:
     """
 
     train: bool = False
+    frozen: bool = False
     dtype: Any = jnp.float32
     axis_name: str | None = None
     sharing_devices: int = 0

@@ -11,6 +11,8 @@ class TrainSettings:
 
     batch_size: int = setting(32, least=0)  # 0: 4 to 32, by the size of the set
     learning_rate: float = setting(1e-4, above=0)  # the published code: 1e-3
+    # all | classifier: the rest is frozen, BatchNorms with their running statistics
+    trainable: str = setting("all", choices=("all", "classifier"))
     # constant | polynomial (to 0 over all steps)
     schedule: str = setting("constant", choices=("constant", "polynomial"))
     decay_power: float = setting(2.0, above=0)  # inferred

@@ -34,6 +34,7 @@ class Recipe:
     """What defines the program of a training step besides the network; hashable.
 
     The learning rate is an input of the program, so experiments that differ in it share one.
+    trainable: see `TrainSettings`.
     sharing_devices: see `Context`; fewer than all of them.
     channels_first: see `Context`; None: on CPUs.
     """
@@ -42,6 +43,7 @@ class Recipe:
     augmentation: Augmentation = Augmentation()
     dtype: str = "float32"
     seed: int = 0
+    trainable: str = "all"
     sharing_devices: int = 0
     channels_first: bool | None = None
 
@@ -86,6 +88,7 @@ def step_function(network: Network, recipe: Recipe, platform: str) -> Callable:
     on_cpu = platform == "cpu"
     context = Context(
         train=True,
+        frozen=recipe.trainable != "all",
         dtype=jnp.dtype(recipe.dtype),
         axis_name=parallel.AXIS,
         sharing_devices=recipe.sharing_devices,
@@ -93,9 +96,9 @@ def step_function(network: Network, recipe: Recipe, platform: str) -> Callable:
         platform=platform,
     )
 
-    def loss(params, stats, batch, keys):
+    def loss(trained, frozen, stats, batch, keys):
         features, labels = _inputs(batch, keys, recipe, platform)
-        variables = Variables(parallel.varying(params), stats)
+        variables = Variables(parallel.varying(trained) | frozen, stats)
         frames, stats = network.apply(variables, features, context, keys["dropout"])
         valid = output_frames(num_frames(batch["num_samples"]))
         value = binary_cross_entropy(clip_probabilities(frames, valid), labels)
@@ -104,9 +107,12 @@ def step_function(network: Network, recipe: Recipe, platform: str) -> Callable:
     def step(state: TrainState, batch: dict[str, jax.Array], rate: jax.Array):
         keys = _example_keys(recipe.seed, state.step, len(batch["audio"]))
         params, stats = state.variables
+        trained = {name: params[name] for name in params if recipe.trainable in ("all", name)}
+        frozen = {name: params[name] for name in params if name not in trained}
         (value, stats), gradients = jax.value_and_grad(loss, has_aux=True)(
-            params, stats, batch, keys
+            trained, frozen, stats, batch, keys
         )
+        gradients |= jax.tree.map(jnp.zeros_like, frozen)  # with which Adam changes nothing
         if recipe.sharing_devices:  # running statistics are those of all devices
             stats = jax.lax.pmean(stats, parallel.AXIS)
         with jax.named_scope("optimizer"):

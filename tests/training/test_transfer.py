@@ -1,0 +1,136 @@
+"""A finished model as the start of a training, whole or with all but its classifier frozen."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import synthetic_data
+
+from psl_jax import UserError, stepping
+from psl_jax import config as config_lib
+from psl_jax.experiment import Experiment
+from psl_jax.model.context import Context
+from psl_jax.model.frontend import LogMel, to_float
+from psl_jax.model.mobilenetv2 import Variables, clip_probabilities, create
+from psl_jax.model.model import ModelInfo
+from psl_jax.run_binding import OtherRunError
+from psl_jax.runtime import parallel
+from psl_jax.training.step import Recipe, binary_cross_entropy, init_state, train_program
+from psl_jax.weights import orbax_folder
+from psl_jax.weights.load import load_model
+
+CLASSES = ("class 0", "class 1", "class 2")  # of synthetic_data.make_index
+
+
+def save_model(folder, classes, seed=0):
+    _, variables = create(len(classes), 0.1, seed=seed)
+    rng = np.random.default_rng(seed)
+    stats = jax.tree.map(lambda x: x + rng.uniform(0.1, 0.5, x.shape), variables.stats)
+    info = ModelInfo(tuple(classes), 0.1, 1.0, LogMel(top_db=80.0))
+    orbax_folder.save_model(folder / "averaged", Variables(variables.params, stats), info.as_json())
+    return folder
+
+
+def settings_for(folder, **changes):
+    config = config_lib.base()
+    config.data.corpus, config.data.data_dir = "packed", str(folder)
+    for split in ("train_split", "validation_split", "eval_split"):
+        config.data[split] = "eval"
+    config.segment_seconds, config.train.batch_size, config.train.max_steps = 1.0, 4, 3
+    config_lib.apply(config, changes)
+    (settings,) = config_lib.experiments(config).values()
+    return settings
+
+
+@pytest.fixture
+def data(tmp_path, shallow):
+    index = synthetic_data.make_index([4, 3], 16_000)
+    (tmp_path / "data").mkdir()
+    audio = synthetic_data.make_audio(index)
+    synthetic_data.write_packed(tmp_path / "data/eval.npz", index, audio)
+    return tmp_path / "data"
+
+
+def leaves(variables):
+    return {jax.tree_util.keystr(p): x for p, x in jax.tree_util.tree_leaves_with_path(variables)}
+
+
+@pytest.mark.parametrize("trainable", ["classifier", "all"])
+def test_what_is_trained_and_what_stays(data, tmp_path, trainable):
+    start = save_model(tmp_path / "start", ("other", "names"))
+    settings = settings_for(data, init_from=str(start), train={"trainable": trainable})
+    run = Experiment(settings, tmp_path / "run", str(data))
+    assert run.settings.model.width == 0.1 and run.settings.frontend.top_db == 80.0
+    run.check()
+    run.run("average")
+    before, after = (leaves(load_model(f).variables) for f in (start, tmp_path / "run"))
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        if "classifier" in name:
+            assert after[name].shape[-1] == 3  # the data's classes
+        else:
+            assert np.array_equal(value, after[name]) == (trainable == "classifier"), name
+
+
+def test_the_classifier_of_the_same_classes_is_kept(data, tmp_path):
+    start = save_model(tmp_path / "start", CLASSES)
+    run = Experiment(settings_for(data, init_from=str(start)), tmp_path / "run", str(data))
+    ours, theirs = leaves(run._network[1]), leaves(load_model(start).variables)
+    for name, value in theirs.items():
+        np.testing.assert_array_equal(ours[name], value, err_msg=name)
+
+
+def test_another_model_at_the_same_place_is_noticed(data, tmp_path):
+    start = save_model(tmp_path / "start", CLASSES)
+    settings = settings_for(data, init_from=str(start))
+    run = Experiment(settings, tmp_path / "run", str(data))
+    run.check()
+    run.run("train")
+    save_model(tmp_path / "again", CLASSES, seed=1)
+    (tmp_path / "start").rename(tmp_path / "former")
+    (tmp_path / "again").rename(tmp_path / "start")
+    with pytest.raises(OtherRunError, match="from another model"):
+        Experiment(settings, tmp_path / "run", str(data)).check()
+
+
+def test_no_model_to_start_from_names_the_setting(data, tmp_path):
+    settings = settings_for(data, init_from=str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match=r"config\.init_from is .*nowhere"):
+        Experiment(settings, tmp_path / "run", str(data))
+
+
+@pytest.mark.parametrize("channels_first", [False, True])
+def test_the_gradient_is_that_of_a_linear_layer_on_frozen_embeddings(shallow, channels_first):
+    network, variables = create(3, 0.1, dropout=0.0)
+    wide = jax.tree.map(lambda x: np.asarray(x, np.float64), variables)
+    rng = np.random.default_rng(0)
+    batch = {
+        "audio": rng.uniform(-1, 1, (4, 8000)),
+        "num_samples": np.full(4, 8000, np.int32),
+        "labels": rng.random((4, 3)),
+    }
+    recipe = Recipe(dtype="float64", trainable="classifier", channels_first=channels_first)
+    with jax.enable_x64(True):
+        features = LogMel()(to_float(jnp.asarray(batch["audio"])), batch["num_samples"])
+
+        def loss(classifier):
+            params = wide.params | {"classifier": classifier}
+            context = Context(dtype=jnp.float64)  # running statistics, no dropout
+            frames, _ = network.apply(Variables(params, wide.stats), features, context)
+            return binary_cross_entropy(clip_probabilities(frames), batch["labels"])
+
+        expected = jax.grad(loss)(wide.params["classifier"])
+        mesh = parallel.data_mesh(1)
+        program = train_program(network, dataclasses.replace(recipe), mesh)
+        state, _ = program(init_state(wide), batch, np.float64(1e-3))
+    for name, value in expected.items():
+        moment = np.asarray(state.optimizer.mu["classifier"][name])
+        np.testing.assert_allclose(moment, 0.1 * np.asarray(value), rtol=1e-6, atol=1e-12)
+    assert not any(np.any(x) for n, x in leaves(state.optimizer.mu).items() if "classif" not in n)
+
+
+def test_settings_without_a_start_stay_as_they_are():
+    settings = config_lib.Settings()
+    assert stepping.with_start(settings) is settings
