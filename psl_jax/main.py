@@ -24,6 +24,9 @@ _AFRESH = flags.DEFINE_bool(
     "Delete what the run folder holds where that was made with other settings, data or another "
     "teacher, and begin again.",
 )
+_SEEDS = flags.DEFINE_string(
+    "seeds", None, "Run the config for each of these seeds, such as 0,1,2: one table of means."
+)
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
     False,
@@ -35,7 +38,7 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one i
 
 
 def main(_) -> None:
-    from psl_jax import suite
+    from psl_jax import seeds, suite
     from psl_jax.runtime import joining
 
     joining.configure()
@@ -43,7 +46,10 @@ def main(_) -> None:
         joining.join_processes(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     config = flags.FLAGS.config
     workdir = _WORKDIR.value or os.path.join("runs", config.name)
-    suite.run(config, workdir, _STAGE.value, _AFRESH.value)
+    if _SEEDS.value is None:
+        suite.run(config, workdir, _STAGE.value, _AFRESH.value)
+    else:
+        seeds.run(config, workdir, seeds.read(_SEEDS.value), _STAGE.value, _AFRESH.value)
 
 
 def _parse(arguments: list[str]) -> list[str]:

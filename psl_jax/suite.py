@@ -33,11 +33,12 @@ def run(
     workdir: str | os.PathLike,
     last_stage: str | None = None,
     start_afresh: bool = False,
-) -> None:
+) -> dict[str, Any] | None:
     """Runs what is not finished yet in `workdir` and prints the results and where they lie.
 
     A single experiment has `workdir` as its run folder; those of a suite have one each inside it.
-    All of them are checked before the first is begun. start_afresh: what a run folder holds that
+    All of them are checked before the first is begun. Returns the results of a run to its end, in
+    process 0. start_afresh: what a run folder holds that
     was made with other settings, data or another teacher is deleted.
     """
     start = time.perf_counter()
@@ -54,7 +55,7 @@ def run(
     data_dir = _prepare(next(iter(experiments.values())).data, workdir)
     if last_stage == "prepare":
         _check_splits(experiments, data_dir)
-        return
+        return None
 
     def make(name: str, afresh: bool = False) -> Experiment:
         one = experiments[name]
@@ -79,7 +80,8 @@ def run(
             runs[number].check(last_stage)
             runs[number].run(last_stage)
     if last_stage in (None, "evaluate", "report") and jax.process_index() == 0:
-        _summarize(config.name, workdir, runs, is_suite, time.perf_counter() - start)
+        return _summarize(config.name, workdir, runs, is_suite, time.perf_counter() - start)
+    return None
 
 
 def _check_teachers(experiments: Mapping[str, Settings]) -> None:
@@ -208,7 +210,7 @@ def _summarize(
     runs: list[Experiment],
     is_suite: bool,
     seconds: float,
-) -> None:
+) -> dict[str, Any]:
     rows = [run.summary() for run in runs]
     _note_poor_teachers(rows, [run.settings for run in runs])
     results: dict[str, Any] = {"name": name, "experiments": rows}
@@ -240,3 +242,4 @@ def _summarize(
     print(f"\nfinished in {seconds / 60:.1f} min")
     for what, place in places.items():
         print(f"  {what}: {place}")
+    return results

@@ -28,6 +28,11 @@ def decimal(value: float | None, decimals: int = 3) -> str:
     return MISSING if value is None else f"{value:.{decimals}f}"
 
 
+def spread(value: float | None) -> str:
+    """A standard deviation in points, to stand behind its mean; empty where there is none."""
+    return "" if value is None else f" ± {100 * value:.2f}"
+
+
 def count(value: float | None) -> str:
     return MISSING if value is None else f"{value:,.0f}"
 
@@ -77,6 +82,11 @@ def notes(experiments: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
+def shared_notes(experiments: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The notes that several runs of an experiment have, each once."""
+    return list(dict.fromkeys(note for one in experiments for note in one.get("notes", ())))
+
+
 def suite_table(results: Mapping[str, Any]) -> Table:
     """The experiments of a results.json; columns in which nothing is known are left out.
 
@@ -92,7 +102,10 @@ def suite_table(results: Mapping[str, Any]) -> Table:
         value = experiment.get("mAP")
         if weak is None or value is None or experiment["name"] in (reference, "teacher"):
             return MISSING
-        return f"{100 * (value - weak):+.2f}"
+        return f"{100 * (value - weak):+.2f}{spread(experiment.get('gain_spread'))}"
+
+    def mean_ap(experiment: Mapping[str, Any]) -> str:
+        return percent(experiment.get("mAP")) + spread(experiment.get("mAP_spread"))
 
     def from_paper(experiment: Mapping[str, Any]) -> str:
         value, reported = experiment.get("mAP"), paper.get(experiment["name"])
@@ -107,7 +120,7 @@ def suite_table(results: Mapping[str, Any]) -> Table:
         ("experiment", False, lambda e: str(e["name"])),
         ("labels", False, field("label", lambda v: MISSING if v is None else str(v))),
         ("segment", True, field("segment_seconds", segment_length)),
-        ("mAP %", True, field("mAP", percent)),
+        ("mAP %", True, mean_ap),
         (f"vs {reference}", True, gain),
         ("95 %", True, field("over_reference", interval)),
         ("paper %", True, lambda e: percent(paper.get(e["name"]))),

@@ -296,10 +296,10 @@ def test_different_clips_are_warned_of(tmp_path, results):
 def test_plain_table(results):
     lines = pages.format_table(results).splitlines()
     assert " ".join(lines[0].split()) == (
-        "experiment labels segment mAP % vs weak paper % d' AUC clips segments steps time"
+        "experiment labels segment mAP % vs weak paper % vs paper d' AUC clips segments steps time"
     )
     table = lines[2:7]
-    assert "35.48   +17.79    35.48  1.355" in table[-1]
+    assert "35.48 +17.79 35.48 +0.00 1.355" in " ".join(table[-1].split())
     assert "1 min 01 s" in table[0]
     column = lines[0].index("mAP %") + len("mAP %")
     assert [line[:column].split()[-1] for line in table] == [
@@ -309,6 +309,18 @@ def test_plain_table(results):
     quality = results["label_quality"]["psl5s"]["segment_mAP"]
     assert tables.percent(quality["soft"]) in lines[-2]
     assert tables.percent(quality["weak"]) in lines[-2]
+
+
+def test_intervals_and_spreads(results):
+    """What may be chance is said in words; over seeds a mean has its spread behind it."""
+    weak, psl2s = results["experiments"][1], results["experiments"][-1]
+    psl2s |= {"over_reference": {"low": 0.15, "high": 0.2}, "mAP_spread": 0.0123}
+    psl2s["gain_spread"] = 0.01
+    results["experiments"][2]["over_reference"] = {"low": -0.01, "high": 0.2}
+    lines = pages.format_table(results).splitlines()
+    assert "35.48 ± 1.23 +17.79 ± 1.00 +15.00 to +20.00 35.48" in " ".join(lines[6].split())
+    assert "-1.00 to +20.00, not told apart" in lines[4]
+    assert "over_reference" not in weak and "not told apart" not in lines[3]
 
 
 def test_markdown_table(results):

@@ -1,0 +1,75 @@
+"""A config over several seeds."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import places
+import pytest
+import synthetic_data
+from small_suite import CONFIG
+
+from psl_jax import UserError, seeds
+
+
+@pytest.mark.parametrize("text", ["", "0,a", "0,0", "1.5", "0,,1", "-1"])
+def test_seeds_that_are_none(text):
+    with pytest.raises(UserError, match="expected different numbers"):
+        seeds.read(text)
+
+
+def row(name, mean_ap, **more):
+    return {"name": name, "mAP": mean_ap, "d_prime": 1.0, "seconds": 2.0, "notes": [], **more}
+
+
+def test_means_and_spreads_of_values_and_of_gains():
+    found = [
+        {"name": "s", "experiments": [row("weak", weak), row("psl2s", soft, notes=[note, "same"])]}
+        for weak, soft, note in ((0.1, 0.3, "a"), (0.2, 0.6, "b"), (0.3, 0.3, "a"))
+    ]
+    result = seeds.summary(found, [4, 5, 6], is_suite=True)
+    assert result["seeds"] == [4, 5, 6]
+    weak, soft = result["experiments"]
+    assert weak["mAP"] == pytest.approx(0.2) and weak["mAP_spread"] == pytest.approx(0.1)
+    assert soft["mAP"] == pytest.approx(0.4)
+    assert soft["gain_spread"] == pytest.approx(np.std([0.2, 0.4, 0.0], ddof=1))
+    assert soft["notes"] == ["a", "same", "b"] and soft["run_dir"] == "seed4/psl2s"
+    assert soft["seconds"] == 6.0 and soft["mAP_by_seed"] == [0.3, 0.6, 0.3]
+
+
+def test_a_suite_over_two_seeds(tmp_path):
+    (tmp_path / "config.py").write_text(CONFIG)
+    for seed, split in enumerate(("balanced", "eval")):
+        index = synthetic_data.make_index([4, 3], 32_000, split=split)
+        audio = synthetic_data.make_audio(index, seed)
+        synthetic_data.write_packed(tmp_path / f"{split}.npz", index, audio)
+
+    def run():
+        done = subprocess.run(
+            [
+                *(sys.executable, places.ROOT / "tests" / "small_main.py", "--seeds=3,5"),
+                *("--config", tmp_path / "config.py", "--workdir", tmp_path / "run"),
+                f"--config.data.data_dir={tmp_path}",
+            ],
+            env=os.environ | {"PYTHONPATH": str(places.ROOT)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    out = run()
+    assert " ± " in out.partition("mean ± standard deviation over 2 seeds")[2]
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    for one in results["experiments"]:
+        each = [
+            json.loads((tmp_path / f"run/seed{seed}/{one['name']}/metrics.json").read_text())
+            for seed in (3, 5)
+        ]
+        assert one["mAP_by_seed"] == [metrics["mAP"] for metrics in each]
+        assert one["mAP"] == pytest.approx(np.mean(one["mAP_by_seed"]))
+    html = (tmp_path / "run/report.html").read_text()
+    assert 'href="seed3/teacher/report.html"' in html
+    run()  # finished stages are skipped
