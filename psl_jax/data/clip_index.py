@@ -11,6 +11,7 @@ import numpy as np
 
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
 from psl_jax.runtime import files
+from psl_jax.runtime.errors import UserError
 
 Event = tuple[float, float, int]  # onset and offset in seconds, class index
 
@@ -147,6 +148,39 @@ class ClipIndex:
             arrays = dict(data)
         arrays |= {"split": str(arrays["split"]), "classes": tuple(map(str, arrays["classes"]))}
         return cls(**arrays)
+
+
+def joined(indices: Sequence[ClipIndex]) -> ClipIndex:
+    """Several splits as one, their shards one after the other.
+
+    What not all of them know is not known. Raises UserError for other classes, or a clip of two.
+    """
+    first = indices[0]
+    name = "+".join(index.split for index in indices)
+    for index in indices[1:]:
+        if index.classes != first.classes:
+            raise UserError(f"splits {first.split!r} and {index.split!r} have different classes")
+    ids = np.concatenate([index.ids for index in indices])
+    values, counts = np.unique(ids, return_counts=True)
+    if (counts > 1).any():
+        raise UserError(f"{name}: clip {values[counts > 1][0]!r} is in more than one of the splits")
+
+    def together(field: str) -> np.ndarray | None:
+        parts = [getattr(index, field) for index in indices]
+        return None if any(part is None for part in parts) else np.concatenate(parts)
+
+    def offsets(field: str) -> np.ndarray | None:
+        parts = [getattr(index, field) for index in indices]
+        if any(part is None for part in parts):
+            return None
+        return np.concatenate([[0], np.cumsum(np.concatenate([np.diff(p) for p in parts]))])
+
+    has_events = all(index.has_events for index in indices)
+    kept = [f.name for f in dataclasses.fields(ClipIndex) if f.name not in ("split", "classes")]
+    arrays = {k: offsets(k) if k.endswith("_offsets") else together(k) for k in kept}
+    if not has_events:
+        arrays |= dict.fromkeys(("event_offsets", "event_times", "event_values"))
+    return ClipIndex(name, first.classes, **arrays)  # type: ignore[arg-type]
 
 
 def shared_clips(a: ClipIndex, b: ClipIndex) -> np.ndarray:

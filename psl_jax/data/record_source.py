@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from psl_jax.data import record_files
-from psl_jax.data.clip_index import ClipIndex
+from psl_jax.data.clip_index import ClipIndex, joined
 from psl_jax.data.sampling import Window
 from psl_jax.data.sources import LoadedWindow, read_ahead
 from psl_jax.runtime.errors import UserError
@@ -33,14 +33,13 @@ class TFRecordSource:
 
     @classmethod
     def open(cls, data_dir: str | os.PathLike, split: str, threads: int = 2) -> "TFRecordSource":
-        """The split of a data directory written by `prepare`."""
+        """The split of a data directory written by `prepare`; or several, as in "fold1+fold2"."""
         from psl_jax.data import index_files
 
-        return cls(
-            index_files.shard_paths(data_dir, split),
-            index_files.load_index(data_dir, split),
-            threads,
-        )
+        splits = split.split("+")
+        paths = [path for one in splits for path in index_files.shard_paths(data_dir, one)]
+        indices = [index_files.load_index(data_dir, one) for one in splits]
+        return cls(paths, indices[0] if len(indices) == 1 else joined(indices), threads)
 
     def read(self, windows: Iterable[Window]) -> Iterator[LoadedWindow]:
         """See `Source.read`. Raises UserError, naming the shard, for a damaged or missing one."""

@@ -12,7 +12,9 @@ from psl_jax.preparing.builder import ClipBuilder
 from psl_jax.runtime.errors import UserError
 
 CORPORA = ("soundscapes", "own_data", "tfds")
-RECORDED_CORPORA = ("audioset", "fsd50k", "fsdkaggle2018", "fsdkaggle2019", "own_data")
+RECORDED_CORPORA = (
+    *("audioset", "fsd50k", "fsdkaggle2018", "fsdkaggle2019", "esc50", "urbansound8k", "own_data"),
+)
 
 # Options of the command line that not all corpora have.
 OPTIONS_OF = {
@@ -20,6 +22,8 @@ OPTIONS_OF = {
     "fsd50k": ("splits",),
     "fsdkaggle2018": ("splits",),
     "fsdkaggle2019": ("splits", "include_known_bad"),
+    "esc50": ("splits",),
+    "urbansound8k": ("splits",),
     "own_data": ("label_separator",),
 }
 
@@ -143,6 +147,10 @@ def _corpus_of_arguments(arguments: argparse.Namespace) -> Corpus:
         names = ("labels_dir", "hdf5_rate")
         settings |= {name: getattr(arguments, name) for name in names}
         return AudioSet(**settings, seed=arguments.seed or 0)
+    if arguments.corpus in ("esc50", "urbansound8k"):
+        from psl_jax.corpora.folds import Esc50, UrbanSound8k
+
+        return (Esc50 if arguments.corpus == "esc50" else UrbanSound8k)(**settings)
     from psl_jax.corpora.fsd50k import Fsd50k
     from psl_jax.corpora.fsdkaggle2018 import FsdKaggle2018
     from psl_jax.corpora.fsdkaggle2019 import FsdKaggle2019

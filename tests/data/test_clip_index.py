@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from synthetic_data import make_index
 
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
-from psl_jax.data.clip_index import ClipIndex, ragged
+from psl_jax.data.clip_index import ClipIndex, joined, ragged
 from psl_jax.runtime import files
+from psl_jax.runtime.errors import UserError
 
 # [segment, hop] in seconds: end to end, overlapping, with gaps; long and short.
 CUTS = [(2, None), (10, None), (2, 1), (2, 0.3), (0.3, None), (0.3, 0.1), (1, 3), (0.2, 0.7)]
@@ -150,3 +151,50 @@ def test_a_file_that_could_not_be_finished_leaves_the_old_one(tmp_path):
 def test_json_digests_do_not_depend_on_the_order_of_keys():
     assert files.json_digest({"a": 1, "b": 2}) == files.json_digest({"b": 2, "a": 1})
     assert files.json_digest({"a": 1}) != files.json_digest({"a": 2})
+
+
+def test_joined_splits_are_their_clips_one_after_the_other():
+    first = make_index([2, 1], [800, 900, 1000], [[0], [1, 2], []], split="a")
+    second = make_index([1, 0, 2], 700, split="b", first=3)
+    whole = joined([first, second])
+    assert whole.split == "a+b" and whole.classes == first.classes
+    assert whole.ids.tolist() == [*first.ids, *second.ids]
+    assert whole.num_samples.tolist() == [800, 900, 1000, 700, 700, 700]
+    assert whole.shard_sizes.tolist() == [2, 1, 1, 0, 2]
+    expected = np.concatenate([first.weak_labels(), second.weak_labels()])
+    np.testing.assert_array_equal(whole.weak_labels(), expected)
+    assert not whole.has_events and whole.record_bytes is None
+
+
+def with_events(index, events):
+    """Lists of (onset, offset, class) for each clip."""
+    offsets = np.cumsum([0, *map(len, events)])
+    flat = [event for one in events for event in one]
+    return dataclasses.replace(
+        index,
+        event_offsets=offsets,
+        event_times=np.array([event[:2] for event in flat], np.float32),
+        event_values=np.array([event[2] for event in flat], np.int32),
+    )
+
+
+def test_events_are_joined_where_all_have_them():
+    events = [[(0.0, 0.01, 0)], [(0.0, 0.02, 1), (0.01, 0.02, 2)]]
+    parts = [
+        with_events(make_index([2], 800, split="a"), events),
+        with_events(make_index([2], 800, split="b", first=2), events[::-1]),
+    ]
+    segmentation = Segmentation(0.01)
+    expected = np.concatenate([part.segment_labels(segmentation) for part in parts])
+    np.testing.assert_array_equal(joined(parts).segment_labels(segmentation), expected)
+    assert not joined([parts[0], make_index([1], 800, split="c", first=9)]).has_events
+
+
+def test_splits_that_do_not_belong_together_are_refused():
+    one = make_index([1], 800, split="a")
+    with pytest.raises(UserError, match="more than one of the splits"):
+        joined([one, make_index([1], 800, split="b")])
+    other = make_index([1], 800, split="b", first=1)
+    object.__setattr__(other, "classes", ("x", "y", "z"))
+    with pytest.raises(UserError, match="'a' and 'b' have different classes"):
+        joined([one, other])
