@@ -244,6 +244,7 @@ def write_suite_report(suite_dir: str | os.PathLike, results: Mapping[str, Any])
         "tiles": _suite_tiles(experiments),
         "table": tables.suite_table(results),
         "best": _best(experiments),
+        "kind": _kind(experiments),
         "links": {name: _link(suite_dir, path / REPORT_NAME) for name, path in runs.items()},
         "warning": tables.coverage_warning(experiments),
         "notes": tables.notes(experiments),
@@ -265,12 +266,17 @@ def _best(experiments: Sequence[Mapping[str, Any]]) -> str | None:
     return max(students, key=lambda e: e["mAP"])["name"] if students else None
 
 
+def _kind(experiments: Sequence[Mapping[str, Any]]) -> str:
+    return "student" if any(e.get("label") == "soft" for e in experiments) else "experiment"
+
+
 def _suite_tiles(experiments: Sequence[Mapping[str, Any]]) -> list[tuple]:
     named = {e["name"]: e for e in experiments if e.get("mAP") is not None}
     tiles, best = [], named.get(_best(experiments))
     if best:
         value = tables.percent(best["mAP"])
-        tiles.append(("best student", value, "% mAP", best["name"]))
+        kind = _kind(experiments)
+        tiles.append((f"best {kind}", value, "% mAP", best["name"]))
         weak = named.get("weak")
         if weak and weak is not best:
             gain = f"{100 * (best['mAP'] - weak['mAP']):+.2f}"
@@ -282,7 +288,7 @@ def _suite_tiles(experiments: Sequence[Mapping[str, Any]]) -> list[tuple]:
                 remark += f"; {tables.NOT_TOLD_APART} on these clips"
             tiles.append(("over weak labels", gain, "points", remark))
         if best.get("d_prime") is not None:
-            tiles.append(("d′", tables.decimal(best["d_prime"]), "", "of the best student"))
+            tiles.append(("d′", tables.decimal(best["d_prime"]), "", f"of the best {kind}"))
     teacher = named.get("teacher")
     if teacher:
         value = tables.percent(teacher["mAP"])
