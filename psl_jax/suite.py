@@ -218,6 +218,7 @@ def _summarize(
     if table is not None:
         results["paper"] = {key: row.mAP for key, row in table.reported.items()}
         results["paper_d_prime"] = {key: row.d_prime for key, row in table.reported.items()}
+        results["on_the_papers_data"] = name in paper.TABLES
     others = "scratch" if any(row["name"] == "scratch" for row in rows) else "weak"
     results["reference"] = table.reference if table else others
     _add_intervals(rows, runs, results["reference"])

@@ -109,7 +109,7 @@ def suite_table(results: Mapping[str, Any]) -> Table:
 
     def from_paper(experiment: Mapping[str, Any]) -> str:
         value, reported = experiment.get("mAP"), paper.get(experiment["name"])
-        if value is None or reported is None:
+        if value is None or reported is None or not results.get("on_the_papers_data", True):
             return MISSING
         return f"{100 * (value - reported):+.2f}"
 
