@@ -51,8 +51,9 @@ def _cycles(axis: Any, results: list[dict[str, Any]]) -> None:
         base = [b + h for b, h in zip(base, heights, strict=True)]
     for i, total in enumerate(base):
         axis.annotate(f"{total:.1f}" if total else "not told", (i, total), ha="center", va="bottom")
+    axis.set_ylim(top=1.12 * max(base))  # room for the totals
     axis.set_ylabel("million cycles a step")
-    axis.legend(fontsize=7, frameon=False)
+    _legend(axis)
 
 
 def _bytes(axis: Any, results: list[dict[str, Any]]) -> None:
@@ -61,7 +62,13 @@ def _bytes(axis: Any, results: list[dict[str, Any]]) -> None:
     least = [r["minimum_bytes"] / 1e9 for r in results]
     axis.bar(range(len(results)), least, 0.7, color="#4477aa", label="the least")
     axis.set_ylabel("GB a step and chip")
-    axis.legend(fontsize=7, frameon=False)
+    _legend(axis)
+
+
+def _legend(axis: Any) -> None:
+    """Above the panel, where there is no bar."""
+    where = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0)}
+    axis.legend(fontsize=7, frameon=False, ncols=3, columnspacing=1, **where)
 
 
 def _memory(axis: Any, results: list[dict[str, Any]]) -> None:
