@@ -175,7 +175,10 @@ def main(arguments: argparse.Namespace) -> None:
     results = []
     for name in arguments.target.split(","):
         if not arguments.here:
-            results += _in_a_process(name, arguments)
+            try:
+                results += _in_a_process(name, arguments)
+            except subprocess.CalledProcessError as error:  # the other targets' results are kept
+                print(f"{name}: failed with status {error.returncode}", file=sys.stderr)
             continue
         for program, seconds, per_chip in _cases(arguments):
             result = compiled(TARGETS[name], program, seconds, per_chip, arguments.dtype)

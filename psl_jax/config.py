@@ -141,8 +141,9 @@ def experiments(config: ConfigDict) -> dict[str, Settings]:
     values = config.to_dict()
     suite = values.pop("experiments", {})
     whole = _settings(values)
-    if whole.teacher and whole.teacher not in suite:  # a finished one: that of the suite is not
-        suite = {name: one for name, one in suite.items() if name != "teacher"}  # asked for
+    asked_for = {one.get("teacher") for one in suite.values() if isinstance(one, Mapping)}
+    if whole.teacher and whole.teacher not in suite and "teacher" not in asked_for:
+        suite = {name: one for name, one in suite.items() if name != "teacher"}  # one is finished
     result = {}
     for name, changes in suite.items():
         if not isinstance(changes, Mapping):

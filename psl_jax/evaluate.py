@@ -10,6 +10,7 @@ another order: they are found by name.
 """
 
 import argparse
+import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -57,8 +58,9 @@ def main(arguments: argparse.Namespace) -> None:
         "segment_seconds": task.segmentation.seconds,
         "dtype": arguments.dtype,
     }
-    stored = StoredScores(out, source.index, made_with)
-    finished = (out / evaluation.METRICS).exists()
+    front_end = {"front_end": dataclasses.asdict(model.info.logmel)}
+    stored = StoredScores(out, source.index, made_with | front_end)
+    finished = stored.begun and (out / evaluation.METRICS).exists()
     if not finished:
         stored.begin()
         score_missing(scorer, source, task.segmentation, stored, arguments.batch_size, "evaluate")

@@ -90,9 +90,9 @@ class Experiment:
         _ = self._local_batch  # raises where it does not divide over the devices
         stepping.recipe_of(self.settings, self.mesh)
         self._check_teacher(before_it_is_trained=True)
-        if self.settings.init_from:
-            start = stepping.load_start(self.settings)
-            self.folder.check_start(start.digest, self.settings.init_from)
+        start = self.settings.init_from
+        digest = stepping.load_start(self.settings).digest if start else ""
+        self.folder.check_start(digest, start or "no config.init_from")
         self.notes = advice.before_training(
             self.settings,
             self.loop.max_steps,

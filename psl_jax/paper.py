@@ -4,6 +4,7 @@ Each is a suite: `configs/table2.py` and so on. On other data than AudioSet the 
 same, only smaller.
 """
 
+import copy
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -106,8 +107,9 @@ def table4(data: str = "audioset") -> ConfigDict:
 
 
 def _students(pattern: str, changes: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    own = {"labels": "soft", **changes}  # each gets a copy: a ConfigDict keeps shared parts shared
     return {
-        pattern.format(name): {"labels": "soft", "segment_seconds": seconds, **changes}
+        pattern.format(name): copy.deepcopy(own) | {"segment_seconds": seconds}
         for name, seconds in STUDENTS.items()
     }
 

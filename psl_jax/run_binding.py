@@ -97,15 +97,17 @@ class RunFolder:
         self._check_model(_TEACHER, "with another teacher", digest, where)
 
     def check_start(self, digest: str, where: object) -> None:
-        """Raises OtherRunError where the run was begun from another model."""
+        """Raises OtherRunError where the run was begun from another model; "": from none."""
+        if self.begun and not self.afresh:
+            self._bound.setdefault(_START, "")
         self._check_model(_START, "from another model", digest, where)
 
     def _check_model(self, key: str, how: str, digest: str, where: object) -> None:
         before = self._bound.get(key, digest)
         if before != digest:
             raise OtherRunError(
-                f"{self.path} was made {how}: digest {before}, and {where} has {digest} now. Was "
-                f"it trained again? {_AFRESH}"
+                f"{self.path} was made {how}: digest {before or None}, and {where} has "
+                f"{digest or None} now. Was it trained again? {_AFRESH}"
             )
         self._bound[key] = digest
 

@@ -1,7 +1,7 @@
 """From the settings of an experiment to what makes its training steps, and where they start."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -26,6 +26,11 @@ from psl_jax.weights.load import load_model
 def recipe_of(settings: Settings, mesh: Mesh) -> Recipe:
     """The recipe of the steps; raises UserError where it does not fit the devices."""
     model = settings.model
+    if settings.train.trainable != "all" and not settings.init_from:
+        raise UserError(
+            f"config.train.trainable is {settings.train.trainable!r}, and the rest of the network "
+            "would stay random: give a finished model as config.init_from"
+        )
     return Recipe(
         settings.frontend,
         settings.augment,
@@ -51,9 +56,22 @@ def _sharing_devices(batch_norm: str, devices: int) -> int:
 
 def with_start(settings: Settings) -> Settings:
     """The settings with the width and the front end of the model that is started from."""
-    if not settings.init_from:
-        return settings
-    info = load_start(settings).info
+    return _like(settings, load_start(settings)) if settings.init_from else settings
+
+
+def alike(experiments: Mapping[str, Settings], init_from: str) -> dict[str, Settings]:
+    """The experiments of a suite that has `init_from`: those from scratch are of the same form."""
+    if not init_from:
+        return dict(experiments)
+    start = next((load_start(one) for one in experiments.values() if one.init_from), None)
+    return {
+        name: one if one.init_from or start is None else _like(one, start)
+        for name, one in experiments.items()
+    }
+
+
+def _like(settings: Settings, start: Model) -> Settings:
+    info = start.info
     model = dataclasses.replace(settings.model, width=info.width)
     return dataclasses.replace(settings, model=model, frontend=info.logmel)
 

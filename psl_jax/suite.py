@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from psl_jax import config as config_lib
-from psl_jax import paper
+from psl_jax import paper, stepping
 from psl_jax.config import Settings
 from psl_jax.data.opening import open_source
 from psl_jax.data.settings import DataSettings
@@ -49,7 +49,7 @@ def run(
         )
     if jax.process_index() == 0:
         disk.check_writable(workdir, "--workdir")
-    experiments = config_lib.experiments(config)
+    experiments = stepping.alike(config_lib.experiments(config), config.init_from)
     is_suite = bool(len(config.experiments))
     _check_teachers(experiments)
     data_dir = _prepare(next(iter(experiments.values())).data, workdir)

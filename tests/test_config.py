@@ -45,7 +45,7 @@ def test_configs_hold_the_settings_that_there_are(path):
         ("alpha", 2.0, "at least 0 and at most 1"),
         ("evaluate.segments", "-1", "one of training, whole, or a number above 0"),
         ("evaluate.segments", "nan", "one of training, whole, or a number above 0"),
-        ("evaluate.batch_size", 0, "at least 1"),
+        ("evaluate.batch_size", -1, "at least 0"),
         ("frontend.fft", "float16", "one of auto, float32, float64"),
         ("labels", "hard", "one of weak, soft"),
         ("num_devices", -1, "at least 0"),

@@ -59,6 +59,19 @@ def test_a_table_of_the_paper_has_its_experiments(table, data):
     assert {one.teacher for one in later.values() if one.labels == "soft"} == {"published.pt"}
 
 
+def test_experiments_of_a_table_can_be_changed_one_by_one():
+    config = paper.table4()
+    config_lib.apply(config.experiments["full_psl2s"], {"data": {"train_split": "other"}})
+    splits = {n: one.data.train_split for n, one in config_lib.experiments(config).items()}
+    assert splits["full_psl2s"] == "other" and splits["full_psl5s"] == "full"
+
+
+def test_a_teacher_of_a_suite_is_kept_where_students_name_it():
+    config = load(ROOT / "configs/own_data.py")
+    config.teacher = "published.pt"
+    assert "teacher" in config_lib.experiments(config)
+
+
 def test_a_table_on_unknown_data_is_told_plainly(tmp_path):
     result = run("--config", "configs/table2.py:audoset", "--workdir", tmp_path)
     assert result.returncode == 2 and "one of audioset, soundscapes, own_data" in result.stderr

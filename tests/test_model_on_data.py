@@ -128,6 +128,26 @@ def test_a_stopped_evaluation_goes_on(folder, tmp_path, monkeypatch, capsys):
         run(evaluate, *arguments, f"--out={tmp_path / 'ours'}", "--segment_seconds=0.5")
 
 
+def test_other_results_are_not_taken_for_an_evaluation(folder, tmp_path):
+    """Those of a run, and of data whose labels were corrected."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/metrics.json").write_text('{"mAP": 0.9}')
+    with pytest.raises(UserError, match=r"holds metrics\.json of something else"):
+        run(evaluate, folder / "same", folder / "data", f"--out={tmp_path / 'run'}")
+    (tmp_path / "data").mkdir()
+    arguments = (folder / "same", tmp_path / "data", f"--out={tmp_path / 'out'}")
+
+    def evaluated(labels):
+        index = synthetic_data.make_index([4, 3], 16_000, labels)
+        audio = synthetic_data.make_audio(index)
+        synthetic_data.write_packed(tmp_path / "data/eval.npz", index, audio)
+        run(evaluate, *arguments)
+
+    evaluated(None)
+    with pytest.raises(UserError, match="labels_sha256"):
+        evaluated([[0]] * 7)
+
+
 @pytest.mark.parametrize("command", [evaluate, relabel])
 def test_a_dry_run_tells_and_writes_nothing(folder, tmp_path, command, capsys):
     out = tmp_path / "out"

@@ -120,7 +120,8 @@ def resident_split(network, variables: Variables, recipe: Recipe, num_devices: i
     program = resident.resident_program(network, recipe, segmentation, 1.0, mesh)
 
     def train(steps: np.ndarray) -> tuple[list[float], TrainState]:
-        entries = {"clip": steps, "segment": 0 * steps, "num_samples": known.lengths[steps]}
+        entries = {"clip": steps, "num_samples": known.lengths[steps]}
+        entries |= dict.fromkeys(("segment", "shift"), 0 * steps)
         state, values = program(
             parallel.replicate(split, mesh),
             parallel.replicate(init_state(variables), mesh),

@@ -53,8 +53,9 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse
     """Parses a command line that begins with the program's name; joins no processes yet."""
     flags.FLAGS(arguments[:1])  # absl wants its own flags parsed, and has none here
     found = parser.parse_args(arguments[1:])
-    if found.batch_size < 0:
-        parser.error(f"--batch_size={found.batch_size}: expected 1 or more, or 0")
+    for name in ("batch_size", "num_devices"):
+        if (getattr(found, name) or 0) < 0:
+            parser.error(f"--{name}={getattr(found, name)}: expected 1 or more, or 0")
     return found
 
 
@@ -67,8 +68,11 @@ class Task(NamedTuple):
 
     def scorer(self, arguments: argparse.Namespace) -> Scorer:
         """What scores the split's segments on this process's devices."""
-        info = self.model.info
-        return Scorer(self.model.variables, info.logmel, arguments.dtype, arguments.num_devices)
+        devices = arguments.num_devices or None
+        if devices and jax.process_count() > 1:
+            raise UserError("--num_devices: several processes use all devices; leave it out")
+        logmel = self.model.info.logmel
+        return Scorer(self.model.variables, logmel, arguments.dtype, devices)
 
 
 def begin(arguments: argparse.Namespace, segments: str) -> Task:

@@ -64,13 +64,15 @@ class Scorer:
         """`batch_size`, or the next larger one that divides evenly over the devices.
 
         0: what keeps them busy with segments of so many seconds. A CPU is with 64; other devices
-        get a multiple of 128 each, which is how many a TPU has side by side: 512 of 2 s.
+        get a multiple of 128 each, which is how many a TPU has side by side: 512 of 2 s; of
+        segments of 16 s on what is 17 minutes of audio.
         """
         if not batch_size and parallel.platform_of(self.mesh) == "cpu":
             batch_size = CPU_BATCH
         if not batch_size:
-            blocks = round(DEVICE_SECONDS / seconds / TPU_LANES)
-            return max(blocks, 1) * TPU_LANES * self.mesh.size
+            each = DEVICE_SECONDS / seconds
+            blocks = round(each / TPU_LANES)  # of long clips not even one fits
+            return (blocks * TPU_LANES or max(int(each), 1)) * self.mesh.size
         return -(-batch_size // self.mesh.size) * self.mesh.size
 
     def __call__(

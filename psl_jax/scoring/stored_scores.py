@@ -25,8 +25,20 @@ class StoredScores:
     def __init__(self, folder: pathlib.Path, index: ClipIndex, made_with: dict[str, Any]):
         """made_with: what the scores depend on. Raises UserError where the folder has others."""
         self.folder, self.index = folder, index
-        wanted = files.as_json(made_with | {"ids_sha256": index.ids_sha256})
+        wanted = files.as_json(
+            made_with
+            | {
+                "ids_in_order": files.json_digest(index.ids.tolist()),
+                "shard_sizes": files.json_digest(index.shard_sizes.tolist()),
+                "labels_sha256": index.labels_sha256,
+                "audio_sha256": None if index.audio_digests is None else index.audio_sha256,
+            }
+        )
         manifest = folder / MANIFEST
+        self.begun = manifest.exists()
+        others = [name for name in ("metrics.json", "config.json") if (folder / name).exists()]
+        if others and not self.begun:
+            raise UserError(f"{folder} holds {others[0]} of something else. Give another --out")
         found = files.read_json(manifest) if manifest.exists() else wanted
         differing = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
         if differing:

@@ -17,7 +17,7 @@ from psl_jax.scoring.scorer import Scorer
         ("tpu", 8, 0, 2.0, 8 * 512),
         ("tpu", 8, 0, 5.0, 8 * 256),
         ("gpu", 1, 0, 10.0, 128),
-        ("tpu", 4, 0, 60.0, 4 * 128),  # never fewer than a TPU has side by side
+        ("tpu", 4, 0, 60.0, 4 * 17),  # 17 minutes each
         ("tpu", 4, 10, 2.0, 12),
     ],
 )

@@ -95,6 +95,37 @@ def test_another_model_at_the_same_place_is_noticed(data, tmp_path):
         Experiment(settings, tmp_path / "run", str(data)).check()
 
 
+def test_a_run_from_scratch_is_not_passed_off_as_a_started_one(data, tmp_path):
+    start = save_model(tmp_path / "start", CLASSES)
+    started = settings_for(data, init_from=str(start))
+    scratch = settings_for(data, model={"width": 0.1}, frontend={"top_db": 80.0})
+    for one, other in ((scratch, started), (started, scratch)):
+        folder = tmp_path / f"run{bool(one.init_from)}"
+        run = Experiment(one, folder, str(data))
+        run.check()
+        run.run("train")
+        Experiment(one, folder, str(data)).check()
+        with pytest.raises(OtherRunError, match="from another model"):
+            Experiment(other, folder, str(data)).check()
+
+
+def test_a_frozen_network_needs_a_start(data, tmp_path):
+    settings = settings_for(data, train={"trainable": "classifier"})
+    with pytest.raises(UserError, match=r"give a finished model as config\.init_from"):
+        Experiment(settings, tmp_path / "run", str(data)).check()
+
+
+def test_from_scratch_is_the_same_network(data, tmp_path):
+    start = save_model(tmp_path / "start", CLASSES)
+    settings = {
+        "finetuned": settings_for(data, init_from=str(start)),
+        "scratch": settings_for(data),
+    }
+    found = stepping.alike(settings, str(start))
+    assert found["scratch"].model.width == 0.1 and found["scratch"].frontend.top_db == 80.0
+    assert stepping.alike(settings, "") == settings
+
+
 def test_no_model_to_start_from_names_the_setting(data, tmp_path):
     settings = settings_for(data, init_from=str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match=r"config\.init_from is .*nowhere"):
