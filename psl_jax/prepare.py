@@ -24,13 +24,7 @@ from psl_jax.runtime import entry
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
-    about, _, more = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog=entry.program("prepare"),
-        description=about,
-        epilog=more,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = entry.parser("prepare", __doc__ or "")
     add = parser.add_argument
     add("--describe", metavar="DIR", help="describe a prepared data set and write its HTML page")
     add("--corpus", choices=prepared.RECORDED_CORPORA)

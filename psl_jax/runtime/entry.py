@@ -1,5 +1,6 @@
 """What all entry points do: errors that a user can mend are one message, not a traceback."""
 
+import argparse
 import os
 import sys
 import traceback
@@ -39,6 +40,17 @@ def program(name: str) -> str:
     """What the command `name` was started as, for its --help."""
     started = sys.argv[0]
     return started if started.startswith("psl-jax ") else f"python -m psl_jax.{name}"
+
+
+def parser(name: str, doc: str) -> argparse.ArgumentParser:
+    """For the command `name`, which its module's docstring `doc` tells of."""
+    about, _, more = doc.partition("\n\n")
+    return argparse.ArgumentParser(
+        prog=program(name),
+        description=about,
+        epilog=more,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 def _exit(status: int) -> None:

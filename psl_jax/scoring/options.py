@@ -26,13 +26,7 @@ _CPU_RATE = 600
 
 def parser(program: str, doc: str, split: str) -> argparse.ArgumentParser:
     """A parser that takes MODEL and DATA; `doc` is the docstring of the program's module."""
-    about, _, more = doc.partition("\n\n")
-    result = argparse.ArgumentParser(
-        prog=entry.program(program),
-        description=about,
-        epilog=more,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    result = entry.parser(program, doc)
     add = result.add_argument
     add("model", metavar="MODEL", help="folder of a finished run, an export, or a published .pt")
     add("data", metavar="DATA", help="folder of a prepared or packed data set")

@@ -13,13 +13,7 @@ from psl_jax.tagging.tagger import Tagger
 
 def parser(program: str, doc: str) -> argparse.ArgumentParser:
     """A parser that takes MODEL; `doc` is the docstring of the program's module."""
-    about, _, more = doc.partition("\n\n")
-    result = argparse.ArgumentParser(
-        prog=entry.program(program),
-        description=about,
-        epilog=more,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    result = entry.parser(program, doc)
     result.add_argument("model", metavar="MODEL", help="folder of a finished run")
     return result
 
