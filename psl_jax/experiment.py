@@ -90,9 +90,10 @@ class Experiment:
         _ = self._local_batch  # raises where it does not divide over the devices
         stepping.recipe_of(self.settings, self.mesh)
         self._check_teacher(before_it_is_trained=True)
-        start = self.settings.init_from
-        digest = stepping.load_start(self.settings).digest if start else ""
-        self.folder.check_start(digest, start or "no config.init_from")
+        self.folder.check_start(
+            self._start.digest if self._start else "",
+            self.settings.init_from or "no config.init_from",
+        )
         self.notes = advice.before_training(
             self.settings,
             self.loop.max_steps,
@@ -199,13 +200,17 @@ class Experiment:
         return int(self.segmentation.counts(self.train_index.num_samples).sum(dtype=np.int64))
 
     @cached_property
+    def _start(self) -> Model | None:
+        """The finished model that is started from."""
+        return stepping.load_start(self.settings) if self.settings.init_from else None
+
+    @cached_property
     def _network(self) -> tuple[Network, Variables]:
         classes = self.source(self.settings.data.train_split).index.num_classes
         model = self.settings.model
         network, variables = create(classes, model.width, model.dropout, self.settings.seed)
-        if self.settings.init_from:
-            start = stepping.load_start(self.settings)
-            variables = stepping.started(variables, start, self.train_index.classes)
+        if self._start:
+            variables = stepping.started(variables, self._start, self.train_index.classes)
         return network, variables
 
     def _scorer(self, variables: Variables, logmel: LogMel) -> Scorer:
