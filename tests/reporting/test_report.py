@@ -317,9 +317,11 @@ def test_intervals_and_spreads(results):
     psl2s |= {"over_reference": {"low": 0.15, "high": 0.2}, "mAP_spread": 0.0123}
     psl2s["gain_spread"] = 0.01
     results["experiments"][2]["over_reference"] = {"low": -0.01, "high": 0.2}
+    results["experiments"][0]["over_reference"] = {"low": 0.31, "high": 0.32}  # the teacher's
     lines = pages.format_table(results).splitlines()
     assert "35.48 ± 1.23 +17.79 ± 1.00 +15.00 to +20.00 35.48" in " ".join(lines[6].split())
     assert "-1.00 to +20.00, not told apart" in lines[4]
+    assert "+31.00" not in lines[2]  # whose gain is not told either
     assert "over_reference" not in weak and "not told apart" not in lines[3]
 
 
