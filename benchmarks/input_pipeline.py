@@ -1,6 +1,7 @@
 """Clips a second of the input pipeline: 10 s clips to batches of 2 s segments with soft labels.
 
     python benchmarks/input_pipeline.py                               # an epoch of 100,000 records
+    python benchmarks/input_pipeline.py --reader tf_data --threads 8
     python benchmarks/input_pipeline.py --records 2000 --shards 2 --folder /dev/shm      # a trial
 
 A few shards of 256 records are written and read again and again under other names, so that the
@@ -39,7 +40,7 @@ def main() -> None:
     flags = _flags()
     with tempfile.TemporaryDirectory(dir=flags.folder) as folder:
         root = pathlib.Path(folder)
-        source = write_source(root, flags.shards, flags.records)
+        source = write_source(root, flags)
         labels = write_labels(root / "labels", source.index)
         result = measure(source, labels, flags)
     low, high = min(result["resident_MB"]), max(result["resident_MB"])
@@ -51,8 +52,9 @@ def main() -> None:
     (flags.out / "input_pipeline.json").write_text(json.dumps(result, indent=2) + "\n")
 
 
-def write_source(root: pathlib.Path, distinct: int, num_records: int) -> TFRecordSource:
-    """`num_records` clips of noise, in files of which `distinct` exist."""
+def write_source(root: pathlib.Path, flags: argparse.Namespace) -> TFRecordSource:
+    """`flags.records` clips of noise, in files of which `flags.shards` exist."""
+    distinct = flags.shards
     rng = np.random.default_rng(0)
     paths, described = [], []
     for number in range(distinct):
@@ -69,10 +71,11 @@ def write_source(root: pathlib.Path, distinct: int, num_records: int) -> TFRecor
         )
         described.append(shards.write_shard(path, loaded, False).clips)
         paths.append(path)
-    count = -(-num_records // CLIPS_PER_SHARD)
+    count = -(-flags.records // CLIPS_PER_SHARD)
     rows = [row for number in range(count) for row in described[number % distinct]]
     index = build_index("train", CLASSES, rows, [CLIPS_PER_SHARD] * count)
-    return TFRecordSource([paths[number % distinct] for number in range(count)], index)
+    names = [paths[number % distinct] for number in range(count)]
+    return TFRecordSource(names, index, flags.threads, flags.reader)
 
 
 def write_labels(folder: pathlib.Path, index: ClipIndex) -> SoftLabels:
@@ -114,6 +117,8 @@ def measure(source: TFRecordSource, labels: SoftLabels, flags: argparse.Namespac
     return {
         "records": len(source.index),
         "sampling": flags.sampling,
+        "reader": flags.reader,
+        "threads": source.threads,
         "clips_per_second": segments / seconds / (CLIP_SECONDS / SEGMENT_SECONDS),
         "segments_per_second": segments / seconds,
         "resident_MB": resident,
@@ -133,6 +138,8 @@ def _flags() -> argparse.Namespace:
     parser.add_argument("--shards", type=int, default=16, help="that exist, of 82 MB each")
     parser.add_argument("--batch_size", type=int, default=256)
     parser.add_argument("--sampling", default="uniform", help="uniform, balanced or weighted")
+    parser.add_argument("--reader", default="direct", choices=("direct", "tf_data"))
+    parser.add_argument("--threads", type=int, default=2, help="that read")
     parser.add_argument("--alpha", type=float, default=1.0)
     parser.add_argument("--folder", help="where to put shards and labels, 2 GB by default")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/benchmarks"))

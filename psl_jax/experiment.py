@@ -182,7 +182,10 @@ class Experiment:
     def source(self, split: str) -> Source:
         """A split of the data."""
         if split not in self._sources:
-            self._sources[split] = open_source(self.data_dir, split, packed=self._is_packed)
+            data = self.settings.data
+            self._sources[split] = open_source(
+                self.data_dir, split, self._is_packed, data.reader, data.reader_threads
+            )
         return self._sources[split]
 
     @property

@@ -1,5 +1,6 @@
 """Clips streamed from the TFRecord shards that `prepare` writes."""
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,38 +13,78 @@ from psl_jax.data.sampling import Window
 from psl_jax.data.sources import LoadedWindow, read_ahead
 from psl_jax.runtime.errors import UserError
 
+LOCAL_THREADS = 2  # more gain nothing, and training needs the cores as well
+REMOTE_THREADS = 16  # that mostly wait
+
 
 class TFRecordSource:
     """A split as TFRecord shards: the `Source` for data of any size.
 
-    While one window is used the next is read by `threads` threads, each record going from its
-    file into its row of the window. Memory is as stated in `Source.read`, whatever the corpus's
-    size, and one record per thread.
+    While one window is used the next is read by `threads` threads: directly, each record going from
+    its file into its row of the window, or by tf.data (`TfDataReader`). Memory is as stated in
+    `Source.read`, whatever the corpus's size, and one record per thread.
     """
 
-    def __init__(self, paths: Sequence[str | os.PathLike], index: ClipIndex, threads: int = 2):
-        """`paths`: the shards, in the order of `index.shard_sizes`."""
+    def __init__(
+        self,
+        paths: Sequence[str | os.PathLike],
+        index: ClipIndex,
+        threads: int = 0,
+        reader: str = "auto",
+    ):
+        """`paths`: the shards, in the order of `index.shard_sizes`.
+
+        threads, reader: see `DataSettings`.
+        """
         if len(paths) != len(index.shard_sizes):
             raise UserError(
                 f"split {index.split!r} has {len(paths)} shards, but its index knows "
                 f"{len(index.shard_sizes)}; delete the index file and prepare the data again"
             )
-        self.paths, self.index, self.threads = [os.fspath(path) for path in paths], index, threads
+        self.paths, self.index = [os.fspath(path) for path in paths], index
+        self.reader = reader
+        self.threads = threads or (LOCAL_THREADS if self._is_local else REMOTE_THREADS)
         self._places: dict[int, np.ndarray | None] = {}  # by shard
 
     @classmethod
-    def open(cls, data_dir: str | os.PathLike, split: str, threads: int = 2) -> "TFRecordSource":
+    def open(
+        cls, data_dir: str | os.PathLike, split: str, threads: int = 0, reader: str = "auto"
+    ) -> "TFRecordSource":
         """The split of a data directory written by `prepare`; or several, as in "fold1+fold2"."""
         from psl_jax.data import index_files
 
         splits = split.split("+")
         paths = [path for one in splits for path in index_files.shard_paths(data_dir, one)]
         indices = [index_files.load_index(data_dir, one) for one in splits]
-        return cls(paths, indices[0] if len(indices) == 1 else joined(indices), threads)
+        return cls(paths, indices[0] if len(indices) == 1 else joined(indices), threads, reader)
+
+    @property
+    def _is_local(self) -> bool:
+        return not any("://" in path for path in self.paths)
 
     def read(self, windows: Iterable[Window]) -> Iterator[LoadedWindow]:
         """See `Source.read`. Raises UserError, naming the shard, for a damaged or missing one."""
-        return read_ahead(self._fill, windows)
+        if self.reader == "direct" or (self.reader == "auto" and self._is_local):
+            return read_ahead(self._fill, windows)
+        return self._read_with_tf_data(windows)
+
+    def _read_with_tf_data(self, windows: Iterable[Window]) -> Iterator[LoadedWindow]:
+        from psl_jax.data.tf_data_reader import TfDataReader
+
+        with contextlib.closing(TfDataReader(self.paths, self.index, self.threads)) as reader:
+
+            def announced() -> Iterator[Window]:
+                for window in windows:
+                    if reader.takes(window):
+                        reader.announce(window)
+                    yield window
+
+            def fill(window: Window, rows: list[np.ndarray]) -> None:
+                # Where it fails, reading shard by shard finds the one to blame.
+                if not (reader.takes(window) and reader.fill(window, rows)):
+                    self._fill(window, rows)
+
+            yield from read_ahead(fill, announced())
 
     def _fill(self, window: Window, rows: list[np.ndarray]) -> None:
         shards = self.index.shard_of(window.clips)

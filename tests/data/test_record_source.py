@@ -36,6 +36,7 @@ LENGTHS = [300, 500, 160, 900, 410, 640, 100, 720, 333, 801, 250]
 needs_crc32c = pytest.mark.skipif(record_files.crc32c is None, reason="crc32c is not installed")
 READERS = [
     "tf.data",
+    "tf.data, records one by one",
     pytest.param("direct", marks=needs_crc32c),
     pytest.param("by place", marks=needs_crc32c),
 ]
@@ -45,6 +46,8 @@ READERS = [
 def reader(request, monkeypatch):
     """All ways to read a TFRecord file."""
     if request.param == "tf.data":
+        monkeypatch.setattr(TFRecordSource, "_is_local", False)
+    if request.param == "tf.data, records one by one":
         monkeypatch.setattr(record_files, "crc32c", None)
     if request.param == "by place":  # as of a remote file whose index knows the records' sizes
         monkeypatch.setattr(record_files, "_is_read_directly", lambda path: False)
@@ -136,6 +139,19 @@ def test_evaluation_reads_the_same_from_each_source(streamed, index, tmp_path):
             for key, value in batches[2].items():
                 np.testing.assert_array_equal(batches[0][key], value)
                 np.testing.assert_array_equal(batches[1][key], value)
+
+
+def test_tf_data_alone_reads_windows_of_whole_clips(paths, index, monkeypatch):
+    def fill(self, window, rows):
+        raise AssertionError("read directly")
+
+    monkeypatch.setattr(TFRecordSource, "_fill", fill)
+    source = TFRecordSource(paths, index, reader="tf_data")
+    windows = sequential_windows(index, SEGMENTATION, window_clips=3)
+    found = [row.copy() for loaded in source.read(windows) for row in loaded.rows]
+    for row, expected in zip(found, make_audio(index), strict=True):
+        np.testing.assert_array_equal(row[: len(expected)], expected)
+        assert not row[len(expected) :].any()
 
 
 @pytest.mark.parametrize("permuted", [True, False])
