@@ -2,6 +2,7 @@
 
     python -m psl_jax.tag runs/psl2s street.mp3
     python -m psl_jax.tag runs/psl2s recordings/ --format=csv --out=tags --plot=pictures
+    curl -s https://example.org/street.mp3 | python -m psl_jax.tag runs/psl2s -
 
 Files may have any format that libsndfile reads, and any rate, channels and length; of a folder, all
 audio files in it are taken. A file that cannot be read is one line on standard error, and the rest
@@ -26,23 +27,45 @@ MANY_FILES = 50  # from here on progress is shown without a terminal, too
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
     parser = options.parser("tag", __doc__ or "")
-    parser.add_argument("files", metavar="FILE", nargs="+", help="audio file or folder")
+    parser.add_argument(
+        "files",
+        metavar="FILE",
+        nargs="+",
+        help="audio file, folder, pattern, or - for standard input",
+    )
     options.add_settings(parser)
     group = parser.add_argument_group("output")
     group.add_argument(
         "--format",
-        choices=("table", "csv", "json", "audacity", "frames"),
+        choices=("table", "csv", "json", "audacity", "raven", "frames"),
         help="table: the best tags and when they are heard (default); csv: events with onset, "
         "offset, label and score; json: best tags and events; audacity: events as a label track; "
-        "frames: CSV of all scores over time",
+        "raven: events as a selection table; frames: CSV of all scores over time",
     )
     group.add_argument(
         "--top_k", type=int, default=5, metavar="K", help="best tags in table and json (default: 5)"
     )
     group.add_argument(
+        "--min_score",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="only best tags of at least this score in table and json",
+    )
+    group.add_argument(
+        "--labels",
+        metavar="NAME;NAME",
+        help="only these classes of the model",
+    )
+    group.add_argument(
         "--out",
         metavar="DIR",
         help="write a file for each input into this folder (then the default format is csv)",
+    )
+    group.add_argument(
+        "--skip_existing",
+        action="store_true",
+        help="with --out: leave out files that have their output already",
     )
     group.add_argument(
         "--plot",
@@ -63,8 +86,9 @@ def main(arguments: argparse.Namespace) -> int:
     settings = options.event_settings(arguments)
     inputs, bad = tagged_files.find_files(arguments.files)
     outputs = _outputs(arguments, inputs)
+    inputs = _left(arguments, inputs)
     joining.configure()
-    model = tagger.load(arguments.model)
+    model = tagger.load(arguments.model, _names(arguments.labels))
     segmentation = options.segmentation(arguments, model)
     start, seconds, done = time.perf_counter(), 0.0, 0
     with _Bar(inputs) as bar:
@@ -83,25 +107,48 @@ def main(arguments: argparse.Namespace) -> int:
 
 def _outputs(arguments: argparse.Namespace, inputs: Sequence) -> list[Callable]:
     """What is done with the tags of each file. Raises UserError for settings that do not fit."""
-    from psl_jax.tagging import writing
+    from psl_jax.tagging import tagged_files, writing
 
     arguments.format = arguments.format or ("csv" if arguments.out else "table")
     if arguments.top_k < 1:
         raise UserError(f"top_k is {arguments.top_k}, expected 1 or more")
-    if arguments.format == "audacity" and not arguments.out and len(inputs) > 1:
-        raise UserError("--format=audacity makes a file for each input: give --out=DIR")
+    if not 0 <= arguments.min_score <= 1:
+        raise UserError(f"min_score is {arguments.min_score:g}, expected 0 to 1")
+    if arguments.skip_existing and not arguments.out:
+        raise UserError("--skip_existing looks for what lies in --out=DIR: give that, too")
+    if arguments.plot and any(item.path == tagged_files.STDIN for item in inputs):
+        raise UserError("--plot reads the audio once more, which standard input does not allow")
+    if arguments.format in ("audacity", "raven") and not arguments.out and len(inputs) > 1:
+        raise UserError(f"--format={arguments.format} makes a file for each input: give --out=DIR")
+    best = writing.Best(arguments.top_k, arguments.min_score)
     outputs: list[Callable] = []
     if arguments.out:
         disk.check_writable(arguments.out, "--out")
-        outputs.append(
-            writing.FolderWriter(arguments.out, inputs, arguments.format, arguments.top_k)
-        )
+        outputs.append(writing.FolderWriter(arguments.out, inputs, arguments.format, best))
     else:
         width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
-        outputs.append(writing.Printer(arguments.format, arguments.top_k, width))
+        outputs.append(writing.Printer(arguments.format, best, width))
     if arguments.plot:
         outputs.append(_plotter(arguments.plot, inputs))
     return outputs
+
+
+def _left(arguments: argparse.Namespace, inputs: Sequence) -> Sequence:
+    """The inputs that are still to be tagged."""
+    from psl_jax.tagging import writing
+
+    if not arguments.skip_existing:
+        return inputs
+    paths = writing.output_paths(arguments.out, inputs, writing.ENDINGS[arguments.format])
+    left = [item for item in inputs if not paths[item].exists()]
+    if len(left) < len(inputs):
+        print(f"{len(inputs) - len(left)} of {len(inputs)} are tagged already", file=sys.stderr)
+    return left
+
+
+def _names(text: str | None) -> list[str] | None:
+    """The classes of --labels; None: all."""
+    return None if text is None else [name.strip() for name in text.split(";") if name.strip()]
 
 
 def _plotter(target: str, inputs: Sequence) -> Callable:

@@ -40,7 +40,7 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def run(model, capsys, monkeypatch):
     """Runs the command line: (exit status, standard output, standard error)."""
-    monkeypatch.setattr("psl_jax.tagging.tagger.load", lambda path: tagging.tagger())
+    monkeypatch.setattr("psl_jax.tagging.tagger.load_model", lambda path: tagging.model())
 
     def call(*arguments):
         status = tag.main(tag.parse(["tag", model, *map(str, arguments)]))
@@ -102,6 +102,67 @@ def test_audacity_labels(run, folder):
         run(folder, "--format=audacity")
 
 
+def test_raven_selections(run, folder):
+    _, out, _ = run(folder / "a.flac", "--format=raven")
+    header, *rows = csv.reader(io.StringIO(out), delimiter="\t", quoting=csv.QUOTE_NONE)
+    events = tags_of(folder / "a.flac").events()
+    assert header[3:5] == ["Begin Time (s)", "End Time (s)"] and header[7] == "Annotation"
+    assert [row[0] for row in rows] == [str(i + 1) for i in range(len(events))]
+    for row, event in zip(rows, events, strict=True):
+        assert (float(row[3]), float(row[4])) == pytest.approx((event.onset, event.offset))
+        assert row[5:8] == ["0", "8000", event.label]
+
+
+def test_only_some_labels(run, folder):
+    names = [tagging.LABELS[2], tagging.LABELS[0]]
+    _, out, _ = run(folder / "a.flac", "--format=json", f"--labels={'; '.join(names)}")
+    found = json.loads(out)
+    whole = dict(tags_of(folder / "a.flac").top(6))
+    assert {tag["label"]: tag["score"] for tag in found["tags"]} == pytest.approx(
+        {name: whole[name] for name in names}, abs=1e-4
+    )
+    assert {event["label"] for event in found["events"]} <= set(names)
+    with pytest.raises(UserError, match="'sirn'; it has 'siren'"):
+        run(folder / "a.flac", "--labels=dog;sirn")
+
+
+def test_only_tags_of_a_score(run, folder):
+    _, out, _ = run(folder / "a.flac", "--format=json", "--min_score=0.5", "--top_k=6")
+    expected = [name for name, score in tags_of(folder / "a.flac").top(6) if score >= 0.5]
+    assert 0 < len(expected) < 6
+    assert [tag["label"] for tag in json.loads(out)["tags"]] == expected
+
+
+@pytest.mark.parametrize("segments", ["--segment_seconds=2", "--segment_seconds=0"])
+def test_standard_input(run, folder, monkeypatch, segments):
+    _, expected, _ = run(folder / "a.flac", "--format=json", segments)
+    data = io.TextIOWrapper(io.BytesIO((folder / "a.flac").read_bytes()))
+    monkeypatch.setattr("sys.stdin", data)
+    status, out, _ = run("-", "--format=json", segments)
+    assert status == 0
+    assert json.loads(out) == json.loads(expected) | {"file": "-"}
+
+
+def test_patterns_that_no_shell_has_expanded(run, folder):
+    _, out, _ = run(folder / "**" / "a.*", "--format=json")
+    assert [json.loads(line)["file"] for line in out.splitlines()] == [
+        str(folder / "a.flac"),
+        str(folder / "deep" / "a.wav"),
+    ]
+    status, _, err = run(folder / "z*.wav")
+    assert status == 1 and "z*.wav" in err
+
+
+def test_what_is_tagged_already_is_skipped(run, folder, tmp_path):
+    run(folder, "--out", tmp_path)
+    (tmp_path / "a.csv").write_text("kept")
+    (tmp_path / "b, c.csv").unlink()
+    status, out, err = run(folder, "--out", tmp_path, "--skip_existing")
+    assert status == 0 and "2 of 3 are tagged already" in err and out.startswith("1 file, ")
+    assert (tmp_path / "a.csv").read_text() == "kept" and (tmp_path / "b, c.csv").exists()
+    assert run(folder, "--out", tmp_path, "--skip_existing")[0] == 0
+
+
 def test_frames(run, folder):
     _, out, _ = run(folder / "a.flac", folder / "deep", "--format=frames", "--hop_seconds=1")
     rows = list(csv.reader(io.StringIO(out)))
@@ -125,7 +186,7 @@ def test_out_writes_a_file_for_each(run, folder, tmp_path):
     assert written == ["a.csv", "b, c.csv", os.path.join("deep", "a.csv")]
     assert status == 0 and out.startswith("3 files, 0:09 of audio in ") and "csv in " in out
     assert (tmp_path / "new" / "a.csv").read_text().startswith("file,onset,offset,label,score\n")
-    for style in ("json", "audacity", "frames", "table"):
+    for style in ("json", "audacity", "raven", "frames", "table"):
         assert run(folder, "--out", tmp_path / style, "--format", style)[0] == 0
         assert len([p for p in (tmp_path / style).rglob("*") if p.is_file()]) == 3
     entry = json.loads((tmp_path / "json" / "a.json").read_text())
@@ -167,6 +228,10 @@ def test_odd_rates_and_channels(run, tmp_path, rate, channels):
         (["--threshold=2"], "threshold is 2"),
         (["--median_filter=2"], "odd"),
         (["--top_k=0"], "top_k is 0"),
+        (["--min_score=1.5"], "min_score is 1.5"),
+        (["--labels=;"], "no labels are left"),
+        (["--skip_existing"], "--out=DIR"),
+        (["-", "--plot=pictures"], "standard input"),
         (["--segment_seconds=100"], "segment_seconds is 100"),
         (["--hop_seconds=5"], "hop_seconds is 5"),
         (["--plot=x.png"], "one picture for 3 files"),
@@ -259,7 +324,7 @@ def test_table_with_long_labels_and_no_events():
         np.zeros((1, 2), np.float32),
         0.32,
     )
-    lines = writing.table(tags, 5).splitlines()
+    lines = writing.table(tags, writing.Best()).splitlines()
     assert lines[0] == "x.wav  (1:01:40.0)" and lines[2].endswith("z…")
     assert max(map(len, lines)) < 60
 

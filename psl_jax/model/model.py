@@ -141,8 +141,8 @@ class Model:
             hint = f"; it has {', '.join(map(repr, near))}" if near else ""
             raise UserError(
                 f"{self.info.name} knows {len(self.classes)} classes "
-                f"({', '.join(self.classes[:3])}, ...), and the data has {len(unknown)} of "
-                f"{len(classes)} that are none of them, such as {unknown[0]!r}{hint}"
+                f"({', '.join(self.classes[:3])}, ...), and {len(unknown)} of the {len(classes)} "
+                f"asked for are none of them, such as {unknown[0]!r}{hint}"
             )
         chosen = np.array([place[name] for name in classes])
         params = self.variables.params

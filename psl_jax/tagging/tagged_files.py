@@ -1,9 +1,13 @@
 """Many files through a model: which ones, and what is found in each, in their order."""
 
 import dataclasses
+import glob
+import io
+import itertools
 import math
 import os
 import pathlib
+import sys
 import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,11 +29,15 @@ SUFFIXES = (
     *video_files.SUFFIXES,  # without PyAV they are reported, not passed over
 )
 _SPOOL_ROWS = 4096
+STDIN = "-"
 
 
 @dataclasses.dataclass(frozen=True)
 class Input:
-    """A file to tag; `name` is its path below the folder that was given, for output files."""
+    """A file to tag; `name` is its path below the folder that was given, for output files.
+
+    The path STDIN is standard input.
+    """
 
     path: str
     name: str
@@ -61,9 +69,10 @@ class FileTags:
     heat_seconds: float
     rows: "RowFile | None" = None
 
-    def ranked(self, values: np.ndarray, k: int) -> list[int]:
-        """The `k` classes of highest `values` (`scores` or `peaks`)."""
-        return np.argsort(-values, kind="stable")[:k].tolist()
+    def ranked(self, values: np.ndarray, k: int, least: float = 0.0) -> list[int]:
+        """The `k` classes of highest `values` (`scores` or `peaks`), less those below `least`."""
+        order = np.argsort(-values, kind="stable")[:k]
+        return order[values[order] >= least].tolist()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,9 +107,15 @@ class RowFile:
 
 
 def find_files(paths: Iterable[str]) -> tuple[list[Input], list[BadFile]]:
-    """The files to tag, those in folders sorted; and folders that hold none."""
+    """The files to tag, those in folders sorted; and folders that hold none.
+
+    paths: files, folders, patterns such as "*/a?.wav", and STDIN.
+    """
     found, bad = [], []
-    for path in paths:
+    for path in itertools.chain.from_iterable(map(_expanded, paths)):
+        if path == STDIN:
+            found.append(Input(STDIN, "stdin"))
+            continue
         if not os.path.isdir(path):
             found.append(Input(path, os.path.basename(path)))
             continue
@@ -112,6 +127,17 @@ def find_files(paths: Iterable[str]) -> tuple[list[Input], list[BadFile]]:
             error = DecodeError("empty", "a folder without audio files")
             bad.append(BadFile(Input(path, path), error))
     return found, bad
+
+
+def _expanded(path: str) -> list[str]:
+    """What a pattern stands for, which no shell has expanded; any other path is itself."""
+    if os.path.exists(path) or not glob.has_magic(path):
+        return [path]
+    return sorted(glob.glob(path, recursive=True)) or [path]
+
+
+def _audio(item: Input) -> str | io.BytesIO:
+    return io.BytesIO(sys.stdin.buffer.read()) if item.path == STDIN else item.path
 
 
 def tag_files(
@@ -129,7 +155,7 @@ def tag_files(
     seconds of audio that have been tagged since its last call. Files longer than `max_seconds` are
     bad ones.
     """
-    sources = (at_most(blocks_of(item.path), max_seconds) for item in inputs)
+    sources = (at_most(blocks_of(_audio(item)), max_seconds) for item in inputs)
     open_files: dict[int, _Collector] = {}
     finished: dict[int, FileTags | BadFile] = {}
     following = 0

@@ -14,7 +14,7 @@ import dataclasses
 import itertools
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -365,13 +365,19 @@ def _loudest_program(audio: jax.Array, frames: jax.Array) -> jax.Array:
     return jnp.where(inside[..., None], features, -jnp.inf).max(axis=(1, 2))
 
 
-def load(path: str | os.PathLike) -> Tagger:
+def load(path: str | os.PathLike, labels: Sequence[str] | None = None) -> Tagger:
     """The model of a finished run, ready to tag.
 
     Args:
-      path: a run folder, its `averaged` folder, or another path that checkpoints.load_model reads.
+      path: a run folder, its `averaged` folder, or another path that weights.load_model reads.
+      labels: names of the classes to tag, in this order; by default all of the model's.
 
     Raises:
-      UserError: there is no model; the message says what is missing.
+      UserError: there is no model, or it lacks a class; the message says what is missing.
     """
-    return Tagger(load_model(path))
+    model = load_model(path)
+    if labels is None:
+        return Tagger(model)
+    if not labels:
+        raise UserError("no labels are left: name at least one class")
+    return Tagger(model.for_classes(labels))

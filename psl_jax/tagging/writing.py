@@ -7,7 +7,9 @@ import os
 import pathlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
+from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.runtime import files
 from psl_jax.tagging.events import Event
 from psl_jax.tagging.tagged_files import FileTags, Input
@@ -19,8 +21,22 @@ ENDINGS = {
     "csv": ".csv",
     "json": ".json",
     "audacity": ".txt",
+    "raven": ".Table.1.selections.txt",
     "frames": ".frames.csv",
 }
+
+_RAVEN_COLUMNS = (
+    *("Selection", "View", "Channel", "Begin Time (s)", "End Time (s)"),
+    *("Low Freq (Hz)", "High Freq (Hz)", "Annotation", "Score"),
+)
+
+
+class Best(NamedTuple):
+    """Which tags of a whole file are told: at most `count`, with scores of at least `least`."""
+
+    count: int = 5
+    least: float = 0.0
+
 
 EVENT_COLUMNS = ("file", "onset", "offset", "label", "score")
 
@@ -43,32 +59,34 @@ def shown(name: str) -> str:
 # --- One file as text, in parts ---------------------------------------------------------------
 
 
-def render(tags: FileTags, style: str, top_k: int, width: int = 100) -> Iterator[str]:
+def render(tags: FileTags, style: str, best: Best, width: int = 100) -> Iterator[str]:
     """The parts of the text of `tags` in a format of ENDINGS; csv and frames with their header."""
     if style == "table":
-        yield table(tags, top_k, width)
+        yield table(tags, best, width)
     elif style == "csv":
         yield _csv_line(EVENT_COLUMNS)
         yield event_rows(tags)
     elif style == "json":
-        yield json.dumps(as_json(tags, top_k), indent=2, ensure_ascii=False) + "\n"
+        yield json.dumps(as_json(tags, best), indent=2, ensure_ascii=False) + "\n"
     elif style == "audacity":
         yield audacity(tags)
+    elif style == "raven":
+        yield raven(tags)
     else:
         yield from frame_rows(tags)
 
 
-def table(tags: FileTags, top_k: int, width: int = 100) -> str:
+def table(tags: FileTags, best: Best, width: int = 100) -> str:
     """The best tags of a file with score, highest score over time, and when they are heard."""
-    best = tags.ranked(tags.scores, top_k)
-    names = [tags.labels[i] for i in best]
+    ranked = tags.ranked(tags.scores, *best)
+    names = [tags.labels[i] for i in ranked]
     room = min(max(map(len, names), default=0), 40)
     when = "  when" if tags.events else ""
     lines = [
         f"{shown(tags.input.path)}  ({clock(tags.seconds)})",
         f"  score  peak   {'tag':{room}}{when}".rstrip(),
     ]
-    for i, name in zip(best, names, strict=True):
+    for i, name in zip(ranked, names, strict=True):
         start = f"  {tags.scores[i]:.3f}  {tags.peaks[i]:.3f}  {_shortened(name, room):{room}}"
         heard = [event for event in tags.events if event.label == name]
         lines.append(f"{start}  {_intervals(heard, width - len(start) - 2)}".rstrip())
@@ -112,7 +130,18 @@ def audacity(tags: FileTags) -> str:
     )
 
 
-def as_json(tags: FileTags, top_k: int) -> dict:
+def raven(tags: FileTags) -> str:
+    """A selection table as Raven opens it; an event has the whole band up to 8 kHz."""
+    lines = ["\t".join(_RAVEN_COLUMNS)]
+    for number, (on, off, label, score) in enumerate(tags.events, 1):
+        times, band = (f"{on:.6f}", f"{off:.6f}"), ("0", f"{SAMPLE_RATE / 2:g}")
+        name = " ".join(label.split())
+        where = (f"{number}", "Spectrogram 1", "1", *times, *band)
+        lines.append("\t".join((*where, name, f"{score:.4f}")))
+    return "\n".join(lines) + "\n"
+
+
+def as_json(tags: FileTags, best: Best) -> dict:
     """The file, its length, its best tags and its events."""
     return {
         "file": shown(tags.input.path),
@@ -123,7 +152,7 @@ def as_json(tags: FileTags, top_k: int) -> dict:
                 "score": round(float(tags.scores[i]), 4),
                 "peak": round(float(tags.peaks[i]), 4),
             }
-            for i in tags.ranked(tags.scores, top_k)
+            for i in tags.ranked(tags.scores, *best)
         ],
         "events": [
             {
@@ -168,8 +197,8 @@ def _csv_line(values: Sequence[str]) -> str:
 class Printer:
     """Prints what was found in each file to standard output, as one document."""
 
-    def __init__(self, style: str, top_k: int, width: int = 100):
-        self.style, self.top_k, self.width = style, top_k, width
+    def __init__(self, style: str, best: Best, width: int = 100):
+        self.style, self.best, self.width = style, best, width
         self._header = True
 
     def __call__(self, tags: FileTags) -> None:
@@ -183,23 +212,23 @@ class Printer:
                 yield _csv_line(EVENT_COLUMNS)
             yield event_rows(tags)
         elif self.style == "json":  # a line for each file
-            yield json.dumps(as_json(tags, self.top_k), ensure_ascii=False) + "\n"
+            yield json.dumps(as_json(tags, self.best), ensure_ascii=False) + "\n"
         elif self.style == "frames":
             yield from frame_rows(tags, with_file=True, header=self._header)
         else:
-            yield from render(tags, self.style, self.top_k, self.width)
+            yield from render(tags, self.style, self.best, self.width)
 
 
 class FolderWriter:
     """Writes a file for each input into a folder, of the same name below it."""
 
-    def __init__(self, folder: str, inputs: Sequence[Input], style: str, top_k: int):
-        self.style, self.top_k = style, top_k
+    def __init__(self, folder: str, inputs: Sequence[Input], style: str, best: Best):
+        self.style, self.best = style, best
         self.paths = output_paths(folder, inputs, ENDINGS[style])
 
     def __call__(self, tags: FileTags) -> None:
         with files.atomic_open(self.paths[tags.input], "w", newline="", encoding="utf-8") as file:
-            file.writelines(render(tags, self.style, self.top_k))
+            file.writelines(render(tags, self.style, self.best))
 
 
 def output_paths(folder: str, inputs: Sequence[Input], ending: str) -> dict[Input, pathlib.Path]:

@@ -194,7 +194,7 @@ def answer(
         "mel": {"step": mel_step, "bands": mel.shape[1], "data": _base64(mel)},
         "events": [event._asdict() for event in tags.events],
         "threshold": settings.threshold,
-        "csv": "".join(writing.render(tags, "csv", 0)),
+        "csv": "".join(writing.render(tags, "csv", writing.Best())),
     }
 
 
