@@ -133,7 +133,7 @@ def _outputs(arguments: argparse.Namespace, inputs: Sequence) -> list[Callable]:
     return outputs
 
 
-def _left(arguments: argparse.Namespace, inputs: Sequence) -> Sequence:
+def _left(arguments: argparse.Namespace, inputs: list) -> list:
     """The inputs that are still to be tagged."""
     from psl_jax.tagging import writing
 

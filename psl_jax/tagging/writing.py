@@ -32,9 +32,9 @@ _RAVEN_COLUMNS = (
 
 
 class Best(NamedTuple):
-    """Which tags of a whole file are told: at most `count`, with scores of at least `least`."""
+    """Which tags of a whole file are told: at most `most`, with scores of at least `least`."""
 
-    count: int = 5
+    most: int = 5
     least: float = 0.0
 
 
