@@ -35,6 +35,11 @@ def before_training(
             f"only {steps} steps of training (fewer than {FEW_STEPS}): what it learns in them is "
             "little; give more clips, or more train.epochs or train.min_steps"
         )
+    if settings.labels == "soft" and settings.alpha and settings.relabel.when == "in_step":
+        notes.append(
+            "the teacher labels inside the training step: no soft labels are stored, so nothing is "
+            "told of how good they are"
+        )
     longest = train.clip_samples / SAMPLE_RATE
     if settings.segment_seconds > 1.1 * longest:
         notes.append(

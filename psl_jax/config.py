@@ -15,6 +15,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from psl_jax.audio.segments import MIN_SEGMENT_SECONDS
 from psl_jax.data.settings import DataSettings
 from psl_jax.model.augmentation import Augmentation
 from psl_jax.model.frontend import LogMel
@@ -36,6 +37,8 @@ class Settings:
     num_devices: int = operational(0, least=0)  # 0: all
     labels: str = setting("weak", choices=("weak", "soft"))
     segment_seconds: float = setting(10.0, above=0)
+    # A remainder at a clip's end becomes a segment from so many seconds on; the published code: 0
+    shortest_segment_seconds: float = setting(MIN_SEGMENT_SECONDS, least=0)
     # target = alpha * soft + (1 - alpha) * weak; the paper's table 3 uses 0 and 0.5
     alpha: float = setting(1.0, least=0, most=1)
     # soft: a run folder, or the name of another experiment of the suite; its digest is kept
@@ -83,12 +86,31 @@ def teacher() -> ConfigDict:
     return config
 
 
-def student(name: str, segment_seconds: float) -> ConfigDict:
-    """A student on soft labels: no augmentation, uniform sampling (paper, section 3.3)."""
+def student(name: str, segment_seconds: float, follow: str = "paper") -> ConfigDict:
+    """A student on soft labels: no augmentation, uniform sampling (paper, section 3.3).
+
+    follow: "paper", or "code" where the published code differs from it. Raises UserError.
+    """
+    if follow not in ("paper", "code"):
+        raise UserError(f"{name}.py:{follow} is unknown: give paper or code after the :")
     config = base()
     config.name, config.labels, config.segment_seconds = name, "soft", segment_seconds
     config.teacher = "runs/teacher"
+    if follow == "code":
+        apply(config, PUBLISHED_CODE)
     return config
+
+
+# In which settings the published code differs from the paper.
+PUBLISHED_CODE: dict[str, Any] = {
+    "shortest_segment_seconds": 0.0,  # 0.06 s at a clip's end become a padded segment
+    "data": {"train_split": "balanced", "validation_split": "balanced"},  # against weak labels
+    "frontend": {"top_db_over": "batch"},
+    "model": {"count_padding": True},
+    "train": {"learning_rate": 1e-3, "best_checkpoints": 1},
+    "relabel": {"when": "in_step", "count_padding": True},
+    "evaluate": {"segments": "whole"},
+}
 
 
 TEACHER: dict[str, Any] = {

@@ -11,9 +11,8 @@ import numpy as np
 
 from psl_jax import advice, stepping
 from psl_jax import config as config_lib
-from psl_jax.audio.segments import Segmentation
 from psl_jax.config import Settings
-from psl_jax.data import batches
+from psl_jax.data import batches, label_shards
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.opening import open_source
 from psl_jax.data.soft_labels import SoftLabels
@@ -58,7 +57,7 @@ class Experiment:
         self.settings, self.data_dir = settings, data_dir
         self.run_dir = pathlib.Path(run_dir)
         self.teacher = teacher or settings.teacher
-        self.segmentation = Segmentation(settings.segment_seconds)
+        self.segmentation = stepping.segmentation_of(settings)
         self.mesh = parallel.data_mesh(settings.num_devices or None)
         self.folder = RunFolder(self.run_dir, settings, afresh)
         self.notes: list[str] = []
@@ -89,6 +88,7 @@ class Experiment:
                 )
         _ = self._local_batch  # raises where it does not divide over the devices
         stepping.recipe_of(self.settings, self.mesh)
+        _ = self._stores_labels  # raises where a teacher in the step cannot do what is asked for
         self._check_teacher(before_it_is_trained=True)
         self.folder.check_start(
             self._start.digest if self._start else "",
@@ -129,8 +129,10 @@ class Experiment:
         except OtherRunError:
             raise
         except UserError as error:
-            # Its labels are there and tell whose they are; or it is still to be trained.
-            if "relabel" in self.folder.finished or (before_it_is_trained and self._awaits_teacher):
+            # Its labels are there and tell whose they are, or are needed no more; or it is still
+            # to be trained.
+            labelled = {"relabel", "train"} & self.folder.finished.keys()
+            if labelled or (before_it_is_trained and self._awaits_teacher):
                 return
             raise UserError(f"config.teacher is {os.fspath(self.teacher)!r}: {error}") from error
 
@@ -141,8 +143,9 @@ class Experiment:
         if "train" not in finished:  # parameters and Adam's moments, float32
             kept = self.settings.train.best_checkpoints + 2
             size += kept * 3 * 4 * num_parameters(self._network[1])
-        if self._uses_soft_labels and "relabel" not in finished:
-            size += 2 * self.train_segments * self.train_index.num_classes
+        if self._stores_labels and "relabel" not in finished:
+            classes, top_k = self.train_index.num_classes, self.settings.relabel.top_k
+            size += self.train_segments * label_shards.bytes_per_segment(classes, top_k)
         return size
 
     @property
@@ -170,7 +173,7 @@ class Experiment:
             "report": self._report,
         }
         for name, stage in stages.items():
-            if name == "relabel" and not self._uses_soft_labels:
+            if name == "relabel" and not self._stores_labels:
                 continue
             if name not in self.folder.finished or name == "report":
                 start = time.perf_counter()
@@ -216,14 +219,18 @@ class Experiment:
             variables = stepping.started(variables, self._start, self.train_index.classes)
         return network, variables
 
-    def _scorer(self, variables: Variables, logmel: LogMel) -> Scorer:
+    def _scorer(self, variables: Variables, logmel: LogMel, count_padding: bool) -> Scorer:
         dtype, num_devices = self.settings.model.dtype, self.settings.num_devices or None
-        return Scorer(variables, logmel, dtype, num_devices)
+        return Scorer(variables, logmel, dtype, num_devices, count_padding)
 
     @property
     def _uses_soft_labels(self) -> bool:
         """With alpha = 0 the weak labels are the whole target: a teacher would work for nothing."""
         return self.settings.labels == "soft" and self.settings.alpha > 0
+
+    @property
+    def _stores_labels(self) -> bool:
+        return self._uses_soft_labels and not stepping.labels_in_step(self.settings)
 
     @property
     def _soft_labels_dir(self) -> pathlib.Path:
@@ -233,13 +240,14 @@ class Experiment:
         model = self._load_teacher()
         source = self.source(self.settings.data.train_split)
         relabeling.relabel(
-            self._scorer(model.variables, model.info.logmel),
+            self._scorer(model.variables, model.info.logmel, self.settings.relabel.count_padding),
             source,
             self.segmentation,
             self._soft_labels_dir,
             teacher_digest=model.digest,
             batch_size=self.settings.relabel.batch_size,
             file_format="npz" if self._is_packed else "tfrecord",
+            rule=self.settings.relabel,
         )
         parallel.wait_for_all("relabel")
         if jax.process_index() == 0:
@@ -255,7 +263,11 @@ class Experiment:
     def _open_labels(self, teacher_digest: str | None = None) -> SoftLabels:
         digest = teacher_digest or self.folder.teacher_digest
         return SoftLabels.open(
-            self._soft_labels_dir, self.train_index, self.segmentation, teacher_digest=digest
+            self._soft_labels_dir,
+            self.train_index,
+            self.segmentation,
+            teacher_digest=digest,
+            rule=self.settings.relabel,
         )
 
     def _train(self) -> None:
@@ -295,9 +307,15 @@ class Experiment:
         return loop_settings(self.settings.train, steps, self.batch_size)
 
     def _stepper(self, source: Source) -> Stepper:
-        soft_labels = self._open_labels() if self._uses_soft_labels else None
+        in_step = self._uses_soft_labels and not self._stores_labels
         return stepping.stepper(
-            self.settings, self._network[0], source, soft_labels, self.mesh, self._local_batch
+            self.settings,
+            self._network[0],
+            source,
+            self._open_labels() if self._stores_labels else None,
+            self.mesh,
+            self._local_batch,
+            self._load_teacher() if in_step else None,
         )
 
     def _validate(self, variables: Variables) -> float:
@@ -307,8 +325,11 @@ class Experiment:
 
     def _score(self, variables: Variables, source: Source, description: str | None):
         seconds = self.settings.evaluate.seconds(self.settings.segment_seconds)
-        segmentation = evaluation.evaluation_segmentation(source.index, seconds)
-        scorer = self._scorer(variables, self.settings.frontend)
+        segmentation = evaluation.evaluation_segmentation(
+            source.index, seconds, self.settings.shortest_segment_seconds
+        )
+        count_padding = self.settings.model.count_padding
+        scorer = self._scorer(variables, self.settings.frontend, count_padding)
         size = self.settings.evaluate.batch_size
         return evaluation.score_clips(scorer, source, segmentation, size, description)
 

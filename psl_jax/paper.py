@@ -67,6 +67,8 @@ TABLES = {
         },
         reference="teacher",
     ),
+    # Not of the paper, which reports nothing of it: what is tried beyond it.
+    "ablation": PaperTable({}, reference="psl2s"),
 }
 DATA = ("audioset", "soundscapes", "own_data")
 
@@ -104,6 +106,26 @@ def table4(data: str = "audioset") -> ConfigDict:
         for name in STUDENTS:
             config_lib.apply(suite.experiments[f"full_{name}"], {"train": {"epochs": 4}})
     return suite
+
+
+# Other ways to make the labels of PSL-2s: the rows of the ablation.
+ABLATION: dict[str, dict[str, Any]] = {
+    "psl2s": {},
+    "overlap": {"relabel": {"overlap": 0.5}},
+    "prior": {"relabel": {"prior": 2.0}},
+    "top1": {"relabel": {"top_k": 1}},
+    "top3": {"relabel": {"top_k": 3}},
+    "top5": {"relabel": {"top_k": 5}},
+    "round2": {"teacher": "psl2s"},  # the student is the teacher of the next one
+    "round3": {"teacher": "round2"},
+}
+
+
+def ablation(data: str = "audioset") -> ConfigDict:
+    """PSL-2s with labels made in other ways than the paper's."""
+    own = {"labels": "soft", "segment_seconds": 2.0}
+    experiments = {name: own | copy.deepcopy(changes) for name, changes in ABLATION.items()}
+    return _suite("ablation", data, experiments)
 
 
 def _students(pattern: str, changes: dict[str, Any]) -> dict[str, dict[str, Any]]:

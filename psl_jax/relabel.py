@@ -10,10 +10,15 @@ in another order: they are found by name.
 """
 
 import argparse
+import dataclasses
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
+from psl_jax.data.soft_labels import LabelRule
 from psl_jax.runtime import entry
+from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.settings import read
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -23,7 +28,24 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = options.parser("relabel", __doc__ or "", split="balanced")
     parser.add_argument("--segment_seconds", required=True, metavar="S", help="seconds, or whole")
     parser.add_argument("--out", required=True, metavar="DIR", help="where the labels go")
-    return options.parse(parser, arguments)
+    group = parser.add_argument_group("how labels are made (config.relabel of those who use them)")
+    add, default = group.add_argument, LabelRule()
+    add("--overlap", type=float, default=default.overlap, help="of the windows heard, in 0 to 0.9")
+    add("--prior", type=float, default=default.prior, help="how far weak labels are believed")
+    add("--prior_recall", type=float, default=default.prior_recall, help="share that they name")
+    add("--top_k", type=int, default=default.top_k, help="classes kept of a segment (0: all)")
+    add("--count_padding", action="store_true", help="after a clip's end, in the time mean")
+    found = options.parse(parser, arguments)
+    try:
+        read(LabelRule, rule_of(found), "relabel.")
+    except UserError as error:
+        parser.error(str(error))
+    return found
+
+
+def rule_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The fields of a `LabelRule` that a command line gives."""
+    return {field.name: getattr(arguments, field.name) for field in dataclasses.fields(LabelRule)}
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -38,10 +60,12 @@ def main(arguments: argparse.Namespace) -> None:
     from psl_jax.scoring import options, relabeling
 
     task = options.begin(arguments, arguments.segment_seconds)
-    out, scorer = pathlib.Path(arguments.out), task.scorer(arguments)
+    rule = LabelRule(**rule_of(arguments))
+    out, scorer = pathlib.Path(arguments.out), task.scorer(arguments, rule.count_padding)
     first = jax.process_index() == 0
     if first:
-        print("\n".join(options.plan(task, scorer, arguments, out)), flush=True)
+        heard = task._replace(segmentation=relabeling.windows_of(task.segmentation, rule.overlap))
+        print("\n".join(options.plan(heard, scorer, arguments, out)), flush=True)
     if arguments.dry_run:
         return
     options.check_out(out)
@@ -53,6 +77,7 @@ def main(arguments: argparse.Namespace) -> None:
         teacher_digest=task.model.digest,
         batch_size=arguments.batch_size,
         file_format="npz" if isinstance(task.source, PackedSource) else "tfrecord",
+        rule=rule,
     )
     parallel.wait_for_all("relabel")
     if not first:

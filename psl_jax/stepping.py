@@ -1,7 +1,7 @@
 """From the settings of an experiment to what makes its training steps, and where they start."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,16 +11,47 @@ from jax.sharding import Mesh
 from psl_jax.audio.segments import Segmentation
 from psl_jax.config import Settings
 from psl_jax.data import batches
+from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.sources import Source
 from psl_jax.data.time_shift import TimeShift
+from psl_jax.model.folding import FoldedNetwork, fold
 from psl_jax.model.mobilenetv2 import Network, Variables
 from psl_jax.model.model import Model
+from psl_jax.runtime import parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.training import resident
-from psl_jax.training.step import Recipe, train_program
+from psl_jax.training.step import Recipe, TeacherInStep, train_program
 from psl_jax.training.stepper import ResidentStepper, Stepper, StreamedStepper
 from psl_jax.weights.load import load_model
+
+
+def segmentation_of(settings: Settings) -> Segmentation:
+    """How the training clips are cut."""
+    shortest = settings.shortest_segment_seconds
+    return Segmentation(settings.segment_seconds, shortest_seconds=shortest)
+
+
+def labels_in_step(settings: Settings) -> bool:
+    """Whether the teacher labels inside the training step.
+
+    Raises UserError naming a setting that does not go with it.
+    """
+    rule = settings.relabel
+    if settings.labels != "soft" or not settings.alpha or rule.when == "beforehand":
+        return False
+    for name in ("overlap", "prior", "top_k"):
+        if getattr(rule, name):
+            raise UserError(
+                f"config.relabel.{name} is {getattr(rule, name)}: a teacher in the step gives a "
+                "segment its own scores; give --config.relabel.when=beforehand, or 0"
+            )
+    if settings.augment.shift_probability:
+        raise UserError(
+            "config.augment.shift_probability shifts the audio before the step, where a teacher in "
+            "the step could not hear it as it was; give --config.relabel.when=beforehand, or 0"
+        )
+    return True
 
 
 def recipe_of(settings: Settings, mesh: Mesh) -> Recipe:
@@ -38,7 +69,29 @@ def recipe_of(settings: Settings, mesh: Mesh) -> Recipe:
         settings.seed,
         settings.train.trainable,
         sharing_devices=_sharing_devices(model.batch_norm, mesh.size),
+        count_padding=model.count_padding,
     )
+
+
+def _with_teacher(recipe: Recipe, settings: Settings, teacher: Model, index: ClipIndex) -> Recipe:
+    segmentation = segmentation_of(settings)
+    last = segmentation.counts(index.num_samples) - 1
+    ends = segmentation.valid_samples(index.num_samples, last)
+    return dataclasses.replace(
+        recipe,
+        teacher=TeacherInStep(
+            alpha=settings.alpha,
+            logmel=teacher.info.logmel,
+            dtype=settings.model.dtype,
+            padded=bool((ends < segmentation.segment_samples).any()),
+            count_padding=settings.relabel.count_padding,
+        ),
+    )
+
+
+def _with_last(program: Callable, *arguments: Any) -> Callable:
+    """`program` with its last arguments given."""
+    return lambda *first: program(*first, *arguments)
 
 
 def _sharing_devices(batch_norm: str, devices: int) -> int:
@@ -106,9 +159,17 @@ def stepper(
     soft_labels: SoftLabels | None,
     mesh: Mesh,
     local_batch: int,
+    teacher: Model | None = None,
 ) -> Stepper:
-    """What makes the training's steps, streamed or resident; local_batch: of this process."""
-    recipe, segmentation = recipe_of(settings, mesh), Segmentation(settings.segment_seconds)
+    """What makes the training's steps, streamed or resident; local_batch: of this process.
+
+    teacher: labels in the step, instead of the stored soft labels.
+    """
+    recipe, segmentation = recipe_of(settings, mesh), segmentation_of(settings)
+    arrays: tuple[FoldedNetwork, ...] = ()
+    if teacher is not None:
+        recipe = _with_teacher(recipe, settings, teacher, source.index)
+        arrays = (parallel.replicate(fold(teacher.variables), mesh),)
     order: dict[str, Any] = {
         "batch_size": local_batch,
         "seed": settings.seed,
@@ -130,15 +191,17 @@ def stepper(
                 **order,
             )
 
-        return StreamedStepper(train_program(network, recipe, mesh), feed_batches, mesh)
+        program = _with_last(train_program(network, recipe, mesh), *arrays)
+        return StreamedStepper(program, feed_batches, mesh)
 
     def feed_entries(step: int):
         return batches.train_entries(source.index, segmentation, start_step=step, **order)
 
+    program = resident.resident_program(
+        network, recipe, segmentation, settings.alpha, mesh, order["shift"] is not None
+    )
     return ResidentStepper(
-        resident.resident_program(
-            network, recipe, segmentation, settings.alpha, mesh, order["shift"] is not None
-        ),
+        _with_last(program, *arrays),
         partial(resident.load, source, segmentation, soft_labels, mesh),
         feed_entries,
         mesh,

@@ -20,10 +20,15 @@ REFLECTED_SAMPLES = 256
 
 @dataclasses.dataclass(frozen=True)
 class Segmentation:
-    """Cuts clips into segments of `seconds`, one every `hop_seconds` (default: end to end)."""
+    """Cuts clips into segments of `seconds`, one every `hop_seconds` (default: end to end).
+
+    shortest_seconds: what a remainder at a clip's end needs to be a segment of its own; with 0 one
+    sample is enough, as in the published code.
+    """
 
     seconds: float
     hop_seconds: float | None = None
+    shortest_seconds: float = MIN_SEGMENT_SECONDS
 
     def __post_init__(self) -> None:
         if self.seconds <= 0 or (self.hop_seconds is not None and self.hop_seconds <= 0):
@@ -40,10 +45,10 @@ class Segmentation:
     def counts(self, num_samples: np.ndarray | int) -> np.ndarray:
         """Segments in clips of `num_samples` [...] samples: int32 [...], at least 1 each.
 
-        The last segment may be partly padding; a remainder under MIN_SEGMENT_SECONDS is left out.
+        The last segment may be partly padding; a remainder under `shortest_seconds` is left out.
         """
         segment, hop = self.segment_samples, self.hop_samples
-        shortest = min(round(MIN_SEGMENT_SECONDS * SAMPLE_RATE), segment, hop)
+        shortest = min(max(round(self.shortest_seconds * SAMPLE_RATE), 1), segment, hop)
         # What a segment adds to those before it begins `overlap` after the segment does.
         overlap = max(segment - hop, 0)
         more = (np.asarray(num_samples) - overlap - shortest) // hop

@@ -1,11 +1,12 @@
 """Soft labels on disk: one label shard beside each clip shard, in the same order.
 
 A directory holds `manifest.json` (what the labels were made from and with) and for each clip shard
-`labels-00000-of-00010.tfrecord`, or `.npz` for packed data, which needs no TensorFlow. Per clip:
-its id and float16 probabilities [segments, classes]. A shard appears under its name only when it
-is whole, so that a killed relabeling goes on with `missing_shards`.
+`labels-00000-of-00010.tfrecord`, or `.npz` for packed data, which needs no TensorFlow: see
+`label_shards`. A shard appears under its name only when it is whole, so that a killed relabeling
+goes on with `missing_shards`.
 """
 
+import dataclasses
 import os
 import pathlib
 import zipfile
@@ -14,14 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from psl_jax.audio.segments import Segmentation
-from psl_jax.data import record_files
+from psl_jax.audio.segments import MIN_SEGMENT_SECONDS, Segmentation
+from psl_jax.data import label_shards, record_files
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.runtime import files
 from psl_jax.runtime.disk import plain_disk_errors
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.settings import setting
 
-FORMATS = ("tfrecord", "npz")
+FORMATS = label_shards.FORMATS
 _MANIFEST = "manifest.json"
 # Permuted training asks for labels here and there: those of balanced AudioSet in 2 s are 116 MB.
 _CACHE_BYTES = 1 << 30
@@ -39,6 +41,36 @@ _DAMAGE = (
     zlib.error,
 )
 
+
+@dataclasses.dataclass(frozen=True)
+class LabelRule:
+    """How soft labels are made of a teacher's scores, told by the manifest: in config.relabel.
+
+    The default is the paper's: a segment's label is the teacher's score of that segment.
+    """
+
+    # Windows as long as a segment, of which each covers so much of the next; a segment's label is
+    # the mean of their scores, weighted by the audio that they share with it.
+    overlap: float = setting(0.0, least=0, most=0.9)
+    # How far the clip's weak labels are believed, see `relabeling.with_prior`: the logarithm of
+    # how much likelier a label is of a class that sounds than of another one. 0: not at all.
+    prior: float = setting(0.0, least=0, most=20)
+    # The share of sounding classes that weak labels name (AudioSet's miss many; inferred).
+    prior_recall: float = setting(0.7, above=0, below=1)
+    # Only so many classes of a segment are kept, the likeliest; the others are 0. 0: all are kept.
+    top_k: int = setting(0, least=0)
+    # The teacher's frames in the padding after a clip's end count in its time mean.
+    count_padding: bool = setting(False)
+
+    def entries(self) -> dict[str, Any]:
+        """What the manifest says of it: what has no effect is left out."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(LabelRule)}
+        return values | {"prior_recall": self.prior_recall if self.prior else None}
+
+
+# What labels are like that were made before manifests told it.
+_UNTOLD = LabelRule().entries() | {"shortest_seconds": MIN_SEGMENT_SECONDS}
+
 # What each entry of the manifest is called in an error message.
 _NAMES = {
     "format": "file format",
@@ -50,6 +82,12 @@ _NAMES = {
     "num_clips": "number of clips",
     "clip_ids_sha256": "set of clip ids",
     "shard_sizes": "clips in each shard",
+    "shortest_seconds": "least seconds of a segment",
+    "overlap": "overlap of the windows that the teacher heard",
+    "prior": "how far weak labels are believed",
+    "prior_recall": "share of sounding classes that weak labels name",
+    "top_k": "number of classes that are kept",
+    "count_padding": "whether padding counts",
 }
 
 
@@ -57,7 +95,7 @@ def missing_shards(directory: str | os.PathLike) -> list[int]:
     """Numbers of the shards still to be written. Raises UserError without a manifest."""
     manifest = _read_manifest(directory)
     count = len(manifest["shard_sizes"])
-    paths = (_shard_path(directory, i, count, manifest["format"]) for i in range(count))
+    paths = (label_shards.shard_path(directory, i, count, manifest["format"]) for i in range(count))
     return [i for i, path in enumerate(paths) if not path.exists()]
 
 
@@ -72,14 +110,16 @@ class SoftLabelWriter:
         *,
         teacher_digest: str,
         format: str = "tfrecord",
+        rule: LabelRule | None = None,
     ):
         """Writes the manifest; if there is one, it must be the same (UserError), and its whole
-        shards are kept."""
+        shards are kept. Of the rule (default: the paper's) it does `top_k` itself."""
         if format not in FORMATS:
             raise ValueError(f"format {format!r}, expected one of {FORMATS}")
         self.directory, self.index, self.segmentation = pathlib.Path(directory), index, segmentation
         self.format = format
-        manifest = _manifest(index, segmentation)
+        self.rule = rule or LabelRule()
+        manifest = _manifest(index, segmentation) | self.rule.entries()
         manifest |= {"teacher_digest": teacher_digest, "format": format}
         if (self.directory / _MANIFEST).exists():
             _compare(self.directory, _read_manifest(directory), manifest)
@@ -131,13 +171,15 @@ class SoftLabelWriter:
             raise ValueError(
                 f"shard {shard}: shapes {[r.shape for r in rows][:3]}... {expected[:3]}"
             )
-        for row, clip_id in zip(rows, self.index.ids[low:high], strict=True):
+        ids, top_k = self.index.ids[low:high], self.rule.top_k
+        for row, clip_id in zip(rows, ids, strict=True):
             if not np.isfinite(row).all():
                 raise ValueError(f"the teacher's probabilities of clip {clip_id} are not finite")
-        path = _shard_path(self.directory, shard, len(self.index.shard_sizes), self.format)
-        write = _write_tfrecord if self.format == "tfrecord" else _write_npz
+        rows = [label_shards.keep_largest(row, top_k) for row in rows]
+        count = len(self.index.shard_sizes)
+        path = label_shards.shard_path(self.directory, shard, count, self.format)
         with plain_disk_errors(path, _GO_ON), files.atomic_path(path) as temporary:
-            write(temporary, self.index.ids[low:high], rows)
+            label_shards.write(temporary, self.format, ids, rows, top_k)
 
 
 class SoftLabels:
@@ -156,13 +198,14 @@ class SoftLabels:
         index: ClipIndex,
         segmentation: Segmentation,
         teacher_digest: str | None = None,
+        rule: LabelRule | None = None,
     ) -> "SoftLabels":
-        """Opens the labels made for this data, segmentation and, if given, teacher.
+        """Opens the labels made for this data, segmentation and, if given, teacher and rule.
 
         Raises UserError, saying what differs, for labels of something else or with missing shards.
         """
         directory = pathlib.Path(directory)
-        expected = _manifest(index, segmentation)
+        expected = _manifest(index, segmentation) | (rule.entries() if rule else {})
         if teacher_digest is not None:
             expected["teacher_digest"] = teacher_digest
         _compare(directory, _read_manifest(directory), expected)
@@ -173,6 +216,13 @@ class SoftLabels:
                 f"missing (the first is number {missing[0]}); run the relabel stage to the end"
             )
         return cls(directory, index, segmentation)
+
+    @property
+    def num_bytes(self) -> int:
+        """What the shards take on disk."""
+        count, format = len(self.index.shard_sizes), self.manifest["format"]
+        paths = (label_shards.shard_path(self.directory, i, count, format) for i in range(count))
+        return sum(path.stat().st_size for path in paths)
 
     def read_shard(self, shard: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Reads one shard.
@@ -186,12 +236,12 @@ class SoftLabels:
         Raises UserError for a damaged shard and for one whose clips are not those of the data.
         """
         format = self.manifest["format"]
-        path = _shard_path(self.directory, shard, len(self.index.shard_sizes), format)
+        path = label_shards.shard_path(self.directory, shard, len(self.index.shard_sizes), format)
         low, high = self.index.shard_offsets[shard : shard + 2]
         counts = self.segmentation.counts(self.index.num_samples[low:high])
-        read = _read_tfrecord if format == "tfrecord" else _read_npz
+        width, top_k = self.index.num_classes, self.manifest["top_k"]
         try:
-            ids, rows = read(path, counts, self.index.num_classes)
+            ids, rows = label_shards.read(path, format, counts, width, top_k)
         except _DAMAGE as error:
             raise UserError(
                 f"{path}: damaged soft-label shard ({error}); delete it and run the relabel "
@@ -230,6 +280,7 @@ def _manifest(index: ClipIndex, segmentation: Segmentation) -> dict[str, Any]:
     return {
         "segment_seconds": float(segmentation.seconds),
         "hop_seconds": float(segmentation.hop_seconds or segmentation.seconds),
+        "shortest_seconds": float(segmentation.shortest_seconds),
         "classes": list(index.classes),
         "split": index.split,
         "num_clips": len(index),
@@ -244,7 +295,7 @@ def _read_manifest(directory: str | os.PathLike) -> dict[str, Any]:
         manifest = files.read_json(path)
         described = isinstance(manifest, dict) and manifest.get("format") in FORMATS
         if described and isinstance(manifest.get("shard_sizes"), list):
-            return manifest
+            return _UNTOLD | manifest
         raise ValueError("it describes no soft labels")
     except FileNotFoundError:
         raise UserError(
@@ -282,10 +333,6 @@ def _brief(expected: Any, found: Any) -> tuple[str, str]:
 # --- shards ---------------------------------------------------------------------------------------
 
 
-def _shard_path(directory: str | os.PathLike, shard: int, count: int, format: str) -> pathlib.Path:
-    return pathlib.Path(directory) / f"labels-{shard:05d}-of-{count:05d}.{format}"
-
-
 def _check_ids(path: pathlib.Path, found: list[str], expected: np.ndarray) -> None:
     for position, (ours, clip_id) in enumerate(zip(found, expected, strict=True)):
         if ours != clip_id:
@@ -294,59 +341,3 @@ def _check_ids(path: pathlib.Path, found: list[str], expected: np.ndarray) -> No
                 f"clip shard holds {str(clip_id)!r} there. Run relabel again into an empty "
                 "directory, or point soft_labels_dir elsewhere"
             )
-
-
-def _write_tfrecord(path: pathlib.Path, ids: np.ndarray, rows: list[np.ndarray]) -> None:
-    from psl_jax.runtime.quiet_tensorflow import tensorflow_quietly
-
-    tf = tensorflow_quietly()
-
-    def feature(value: bytes):
-        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
-
-    with tf.io.TFRecordWriter(str(path)) as writer:
-        for clip_id, row in zip(ids, rows, strict=True):
-            values = {
-                "id": feature(str(clip_id).encode()),
-                "probabilities": feature(row.astype("<f2").tobytes()),
-            }
-            example = tf.train.Example(features=tf.train.Features(feature=values))
-            writer.write(example.SerializeToString(deterministic=True))
-
-
-def _read_tfrecord(
-    path: pathlib.Path, counts: np.ndarray, num_classes: int
-) -> tuple[list[str], np.ndarray]:
-    ids = []
-    rows = np.empty((int(counts.sum()), num_classes), np.float16)
-    ends = np.cumsum(counts)
-    records = record_files.read_records(path, range(len(counts)))
-    for record, end, count in zip(records, ends, counts, strict=True):
-        clip_id, values = record_files.bytes_features(record, ("id", "probabilities"))
-        if len(values) != 2 * count * num_classes:
-            raise ValueError(f"{len(values)} bytes for {count} segments of {num_classes} classes")
-        ids.append(bytes(clip_id).decode())
-        rows[end - count : end] = np.frombuffer(values, "<f2").reshape(count, num_classes)
-    return ids, rows
-
-
-def _write_npz(path: pathlib.Path, ids: np.ndarray, rows: list[np.ndarray]) -> None:
-    with open(path, "wb") as file:
-        np.savez(
-            file,
-            ids=np.asarray(ids, np.str_),
-            counts=np.array([len(row) for row in rows], np.int32),
-            probabilities=np.concatenate(rows) if rows else np.zeros((0, 0), np.float16),
-        )
-
-
-def _read_npz(
-    path: pathlib.Path, counts: np.ndarray, num_classes: int
-) -> tuple[list[str], np.ndarray]:
-    with open(path, "rb") as file, np.load(file) as data:
-        ids, rows = data["ids"].tolist(), data["probabilities"]
-        if len(ids) != len(counts):
-            raise ValueError(f"it holds {len(ids)} clips, expected {len(counts)}")
-        if len(counts) and rows.shape != (counts.sum(), num_classes):
-            raise ValueError(f"{rows.shape} for {counts.sum()} segments of {num_classes} classes")
-        return ids, rows.reshape(-1, num_classes)

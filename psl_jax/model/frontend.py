@@ -101,6 +101,12 @@ def frame_mask(num_samples: jax.Array, frames: int) -> jax.Array:
     return jnp.arange(frames) < num_frames(num_samples)[:, None]
 
 
+def zeros_after(audio: jax.Array, num_samples: jax.Array) -> jax.Array:
+    """audio [batch, samples] with zeros from `num_samples` [batch] on, without the reflection."""
+    inside = jnp.arange(audio.shape[1]) < num_samples[:, None]
+    return jnp.where(inside, audio, jnp.zeros((), audio.dtype))
+
+
 def to_float(audio: jax.Array) -> jax.Array:
     """int16 to float32 in [-1, 1); floating point becomes float32, but float64 stays."""
     if jnp.issubdtype(audio.dtype, jnp.integer):

@@ -255,6 +255,9 @@ class NetworkSettings:
     # Whose batch its statistics are of in training: of all devices, of each by itself, or of so
     # many devices in a row. Running statistics are those of all.
     batch_norm: str = setting("global", choices=("global", "device"), or_above=1)
+    # In training and evaluation the frames of the padding after a clip's end, zeros, count in the
+    # time mean like others: as in the published code.
+    count_padding: bool = setting(False)
 
 
 class Network(NamedTuple):

@@ -50,6 +50,17 @@ def duration(seconds: float | None) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 10 else f"{round(seconds / 60)} min"
 
 
+def size(number: float | None) -> str:
+    """Bytes: 812 B, 34 kB, 1.2 MB, 5.6 GB."""
+    if number is None:
+        return MISSING
+    for unit, bytes_of_it in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if number >= bytes_of_it:
+            scaled = number / bytes_of_it
+            return f"{scaled:.1f} {unit}" if scaled < 10 else f"{scaled:,.0f} {unit}"
+    return f"{number:.0f} B"
+
+
 def segment_length(seconds: float | None) -> str:
     return MISSING if seconds is None else f"{seconds:g} s"
 
@@ -168,6 +179,7 @@ def quality_table(results: Mapping[str, Any]) -> Table | None:
         ("weak mAP %", True, measured("weak")),
         ("per clip", True, statistic("mean_labels", lambda v: decimal(v, 2))),
         ("no label %", True, statistic("share_without_labels", lambda v: percent(v, 1))),
+        ("on disk", True, lambda row: size(row.get("bytes"))),
     ]
     return _table(columns, rows)
 

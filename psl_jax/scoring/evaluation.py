@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
+from psl_jax.audio.segments import MIN_SEGMENT_SECONDS, SAMPLE_RATE, Segmentation
 from psl_jax.data import batches
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.sampling import process_clips
@@ -21,9 +21,12 @@ METRICS = "metrics.json"
 PER_CLASS = "per_class.csv"
 
 
-def evaluation_segmentation(index: ClipIndex, seconds: float | None) -> Segmentation:
+def evaluation_segmentation(
+    index: ClipIndex, seconds: float | None, shortest_seconds: float = MIN_SEGMENT_SECONDS
+) -> Segmentation:
     """Segments of `seconds`, or for None the whole (zero-padded) clip as one segment."""
-    return Segmentation(index.clip_samples / SAMPLE_RATE if seconds is None else seconds)
+    length = index.clip_samples / SAMPLE_RATE if seconds is None else seconds
+    return Segmentation(length, shortest_seconds=shortest_seconds)
 
 
 def score_clips(

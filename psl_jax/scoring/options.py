@@ -60,13 +60,13 @@ class Task(NamedTuple):
     source: Source
     segmentation: Segmentation
 
-    def scorer(self, arguments: argparse.Namespace) -> Scorer:
+    def scorer(self, arguments: argparse.Namespace, count_padding: bool = False) -> Scorer:
         """What scores the split's segments on this process's devices."""
         devices = arguments.num_devices or None
         if devices and jax.process_count() > 1:
             raise UserError("--num_devices: several processes use all devices; leave it out")
         logmel = self.model.info.logmel
-        return Scorer(self.model.variables, logmel, arguments.dtype, devices)
+        return Scorer(self.model.variables, logmel, arguments.dtype, devices, count_padding)
 
 
 def begin(arguments: argparse.Namespace, segments: str) -> Task:

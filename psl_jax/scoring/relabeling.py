@@ -1,5 +1,6 @@
 """The teacher's soft labels for a split, written shard by shard; and how good they are."""
 
+import dataclasses
 import pathlib
 import time
 
@@ -9,7 +10,7 @@ import numpy as np
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
 from psl_jax.data import batches
 from psl_jax.data.clip_index import ClipIndex
-from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter
+from psl_jax.data.soft_labels import LabelRule, SoftLabels, SoftLabelWriter
 from psl_jax.data.sources import Source
 from psl_jax.runtime import progress
 from psl_jax.scoring import metrics
@@ -25,16 +26,19 @@ def relabel(
     teacher_digest: str,
     batch_size: int,
     file_format: str = "tfrecord",
+    rule: LabelRule | None = None,
 ) -> None:
     """Writes the soft labels of every clip of `source` that has none yet.
 
+    rule: how they are made of the scores, by default each segment's own are its labels; that
+    padding counts must have been told to the scorer.
     Shards are dealt out to the processes; each is written to a temporary name and renamed when
     whole, so a killed relabeling goes on where it was. Raises UserError where `directory` holds
-    labels of another teacher, segment length or data set.
+    labels of another teacher, segment length, rule or data set.
     """
-    index = source.index
+    index, rule = source.index, rule or LabelRule()
     writer = SoftLabelWriter(
-        directory, index, segmentation, teacher_digest=teacher_digest, format=file_format
+        directory, index, segmentation, teacher_digest=teacher_digest, format=file_format, rule=rule
     )
     # Dealt out by number: what is missing changes while others write.
     count, process = jax.process_count(), jax.process_index()
@@ -45,16 +49,21 @@ def relabel(
     if not index.shard_sizes[shards].any():
         return
     clips = np.concatenate([_clips_of(index, shard) for shard in shards])
-    segments = int(segmentation.counts(index.num_samples[clips]).max())
-    size = scorer.fitting(batch_size, segmentation.seconds)
-    feed = batches.eval_batches(source, segmentation, batch_size=size, clips=clips)
-    collector = _ClipCollector(index, segmentation, segments)
+    windows = windows_of(segmentation, rule.overlap)
+    size = scorer.fitting(batch_size, windows.seconds)
+    feed = batches.eval_batches(source, windows, batch_size=size, clips=clips)
+    collector = _ClipCollector(index, windows, int(windows.counts(index.num_samples[clips]).max()))
     audio_seconds = index.num_samples[clips].sum(dtype=np.int64) / SAMPLE_RATE
     start = time.perf_counter()
     description = f"relabel {segmentation.seconds:g} s"
     with progress.bar(len(clips), "clip", description, show=process == 0) as bar:
         for batch, probabilities in scorer(feed):
             done, rows = collector.add(batch, probabilities)
+            if rule.overlap:
+                rows = mean_of_windows(rows, windows, segmentation, index.num_samples[done])
+            if rule.prior:
+                weak = index.weak_labels(done)
+                rows = with_prior(rows, weak[:, None], rule.prior, rule.prior_recall)
             writer.add(done, rows)
             bar.update(len(done))
     elapsed = time.perf_counter() - start
@@ -63,6 +72,72 @@ def relabel(
         f"relabeled {len(clips)} clips{share} in {elapsed:.1f} s: {audio_seconds / elapsed:.0f} "
         f"times real time; soft labels in {directory}"
     )
+
+
+def windows_of(segmentation: Segmentation, overlap: float) -> Segmentation:
+    """The windows that the teacher hears: segments of which each covers `overlap` of the next."""
+    if not overlap:
+        return segmentation
+    return dataclasses.replace(segmentation, hop_seconds=(1 - overlap) * segmentation.seconds)
+
+
+def mean_of_windows(
+    scores: np.ndarray, windows: Segmentation, segmentation: Segmentation, num_samples: np.ndarray
+) -> np.ndarray:
+    """Labels of segments as the mean of the windows' scores, weighted by overlap.
+
+    A window weighs as many samples as it shares with the segment, padding left out.
+
+    Args:
+      scores: float32 [clips, windows, classes]; what lies past a clip's last window is not used.
+      num_samples: [clips].
+
+    Returns float32 [clips, segments, classes], of anything past a clip's last segment.
+    """
+    own = np.arange(int(segmentation.counts(num_samples).max(initial=1)))
+    heard = np.arange(scores.shape[1])
+    counts = windows.counts(num_samples)[:, None]
+    begin, end = _bounds(segmentation, own, num_samples)
+    first, last = _bounds(windows, heard, num_samples)
+    shared = np.minimum(end[:, :, None], last[:, None]) - np.maximum(
+        begin[:, :, None], first[:, None]
+    )
+    weights = np.maximum(shared, 0) * (heard < counts)[:, None]  # [clips, segments, windows]
+    total = np.maximum(weights.sum(axis=2, keepdims=True), 1)
+    return ((weights / total) @ scores).astype(np.float32)
+
+
+def _bounds(
+    segmentation: Segmentation, numbers: np.ndarray, num_samples: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """First and past-the-last sample of segments `numbers` in each clip: [clips, segments]."""
+    begin = np.broadcast_to(numbers * segmentation.hop_samples, (len(num_samples), len(numbers)))
+    return begin, begin + segmentation.valid_samples(num_samples[:, None], numbers)
+
+
+def with_prior(
+    probabilities: np.ndarray, weak: np.ndarray, strength: float, recall: float
+) -> np.ndarray:
+    """A teacher's probabilities after what the clip's weak labels tell, by Bayes' rule.
+
+    A weak label is taken for a noisy observation of each class: a class that sounds is labelled
+    with probability `recall`, one that does not with recall * exp(-strength). So the odds of a
+    labelled class are multiplied by exp(strength); those of others by (1 - recall) / (1 - recall *
+    exp(-strength)), never less than 1 - recall: that a label is missing says the less the more of
+    them are. A strength of 0 changes nothing, and neither does a clip without any label, which
+    nobody may have labelled.
+
+    Args:
+      probabilities: [..., classes] in 0 to 1.
+      weak: 0 or 1, broadcast against it.
+
+    Returns an array like `probabilities`; 0 and 1 stay what they are.
+    """
+    false = recall * np.exp(-strength)
+    ratio = np.where(weak > 0, np.exp(strength), (1 - recall) / (1 - false))
+    ratio = np.where((weak > 0).any(axis=-1, keepdims=True), ratio, 1.0)
+    wide = probabilities.astype(np.float64)
+    return (wide * ratio / (wide * ratio + 1 - wide)).astype(probabilities.dtype)
 
 
 class _ClipCollector:
@@ -119,7 +194,7 @@ def label_quality(labels: SoftLabels, index: ClipIndex, segmentation: Segmentati
             "soft": metrics.mean_average_precision(truth, soft),
             "weak": metrics.mean_average_precision(truth, weak),
         }
-    return result | {"segment_seconds": segmentation.seconds}
+    return result | {"segment_seconds": segmentation.seconds, "bytes": labels.num_bytes}
 
 
 def _clips_of(index: ClipIndex, shard: int) -> np.ndarray:

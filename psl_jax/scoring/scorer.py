@@ -1,6 +1,6 @@
 """Class probabilities of segments: the forward program that evaluation and relabeling share."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 
 import jax
@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from psl_jax.model.folding import FoldedNetwork, JaxOperations, fold, frame_probabilities
-from psl_jax.model.frontend import LogMel, num_frames
+from psl_jax.model.frontend import LogMel, num_frames, zeros_after
 from psl_jax.model.mobilenetv2 import Variables, clip_probabilities, output_frames
 from psl_jax.runtime import parallel
 
@@ -18,24 +18,40 @@ DEVICE_SECONDS = 1024  # of audio, that an accelerator is given at a time
 TPU_LANES = 128
 
 
-@lru_cache
-def scoring_program(logmel: LogMel, dtype: str, mesh: Mesh, padded: bool = False):
-    """The jitted (folded network, audio, num_samples) -> probabilities [batch, classes] on `mesh`.
+def score_function(
+    logmel: LogMel, dtype: str, platform: str, padded: bool = False, count_padding: bool = False
+) -> Callable:
+    """(folded network, audio, num_samples) -> probabilities [batch, classes] of each device.
 
     dtype: type of the network's maps. padded: rows may end in padding, which is to have no
-    influence on the frames before it.
-    Cached, so that experiments of one suite that need the same program compile it once.
+    influence on the frames before it. count_padding: it is audio like any other, of zeros, and its
+    frames count in the time mean. Inside `data_parallel`.
     """
-    platform = parallel.platform_of(mesh)
     operations = JaxOperations(jnp.dtype(dtype), platform)
 
     def score(network: FoldedNetwork, audio: jax.Array, num_samples: jax.Array) -> jax.Array:
+        if count_padding:
+            audio = zeros_after(audio, num_samples)
+            features = logmel(audio, None, parallel.AXIS, platform)
+            return clip_probabilities(frame_probabilities(network, features, operations))
         features = logmel(audio, num_samples, parallel.AXIS, platform)
         valid = num_frames(num_samples)
         inside = valid if padded else None
         frames = frame_probabilities(network, features, operations, inside)
         return clip_probabilities(frames, output_frames(valid))
 
+    return score
+
+
+@lru_cache
+def scoring_program(
+    logmel: LogMel, dtype: str, mesh: Mesh, padded: bool = False, count_padding: bool = False
+):
+    """The jitted `score_function` on `mesh`.
+
+    Cached, so that experiments of one suite that need the same program compile it once.
+    """
+    score = score_function(logmel, dtype, parallel.platform_of(mesh), padded, count_padding)
     specs = (parallel.REPLICATED, parallel.SPLIT, parallel.SPLIT)
     return parallel.data_parallel(score, mesh, specs, parallel.SPLIT)
 
@@ -53,11 +69,16 @@ class Scorer:
         logmel: LogMel,
         dtype: str = "float32",
         num_devices: int | None = None,
+        count_padding: bool = False,
     ):
+        """count_padding: see `score_function`."""
         self.mesh = parallel.local_mesh(num_devices)
         self.network = parallel.replicate(fold(parallel.to_host(variables)), self.mesh)
         self._programs = {
-            padded: scoring_program(logmel, dtype, self.mesh, padded) for padded in (False, True)
+            padded: scoring_program(
+                logmel, dtype, self.mesh, padded and not count_padding, count_padding
+            )
+            for padded in (False, True)
         }
 
     def fitting(self, batch_size: int, seconds: float) -> int:

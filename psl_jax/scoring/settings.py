@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from psl_jax.runtime.settings import evaluation, operational
+from psl_jax.data.soft_labels import LabelRule
+from psl_jax.runtime.settings import evaluation, operational, setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +22,10 @@ class EvaluateSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class RelabelSettings:
-    """config.relabel"""
+class RelabelSettings(LabelRule):
+    """config.relabel: how soft labels are made, see `LabelRule`, and when."""
 
+    # beforehand: they are stored, one stage before the training. in_step: the teacher labels each
+    # batch inside the training step, as in the published code.
+    when: str = setting("beforehand", choices=("beforehand", "in_step"))
     batch_size: int = operational(0, least=0)  # segments; 0: by the devices, see scorer.fitting

@@ -7,7 +7,7 @@ counts where a step takes milliseconds.
 
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -110,6 +110,7 @@ def resident_program(
 
     steps: the `batches.ENTRIES` of several steps, as `parallel.put_steps` puts them; rates: their
     learning rates; count: how many of them are to be made. The values are means over those.
+    Where the recipe has a teacher, its folded network is the last argument.
     Labels are made as in `batches.train_batches`. shifted: the entries' shifts are not all zero.
     """
     step = step_function(network, recipe, parallel.platform_of(mesh))
@@ -120,10 +121,12 @@ def resident_program(
         steps: dict[str, jax.Array],
         rates: jax.Array,
         count: jax.Array,
+        teacher: Any = None,
     ):
         def make(i: jax.Array | int, state: TrainState):
             entries = {name: steps[name][i] for name in batches.ENTRIES}
-            return step(state, _batch(split, entries, segmentation, alpha, shifted), rates[i])
+            batch = _batch(split, entries, segmentation, alpha, shifted)
+            return step(state, batch, rates[i], teacher)
 
         def make_another(i: jax.Array, carry):
             state, sums = carry
@@ -136,7 +139,7 @@ def resident_program(
         return state, jax.tree.map(lambda total: total / count, sums)
 
     once = parallel.REPLICATED
-    specs = (once, once, parallel.STEPS, once, once)
+    specs = (once, once, parallel.STEPS, once, once, *[once] * (recipe.teacher is not None))
     return parallel.data_parallel(
         run, mesh, specs, parallel.REPLICATED, donate=(1,), fast_math=True
     )

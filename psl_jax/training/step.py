@@ -13,9 +13,11 @@ from jax.sharding import Mesh
 
 from psl_jax.model.augmentation import Augmentation, augment_waveform, mask_spectrogram, mixup
 from psl_jax.model.context import Context
-from psl_jax.model.frontend import LogMel, num_frames, to_float
+from psl_jax.model.folding import FoldedNetwork
+from psl_jax.model.frontend import LogMel, num_frames, to_float, zeros_after
 from psl_jax.model.mobilenetv2 import Network, Variables, clip_probabilities, output_frames
 from psl_jax.runtime import parallel
+from psl_jax.scoring.scorer import score_function
 from psl_jax.training import metric_log
 
 PROBABILITY_MARGIN = 1e-7  # keeps the logarithms of the loss finite
@@ -30,6 +32,22 @@ class TrainState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
+class TeacherInStep:
+    """How a frozen teacher labels each batch inside the step; hashable. Its arrays are an input.
+
+    It hears the audio before any augmentation, and no gradient reaches it.
+    alpha: the target is alpha * soft + (1 - alpha) * weak.
+    logmel, dtype, padded, count_padding: see `scorer.score_function`.
+    """
+
+    alpha: float = 1.0
+    logmel: LogMel = LogMel()
+    dtype: str = "float32"
+    padded: bool = True
+    count_padding: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class Recipe:
     """What defines the program of a training step besides the network; hashable.
 
@@ -37,6 +55,8 @@ class Recipe:
     trainable: see `TrainSettings`.
     sharing_devices: see `Context`; fewer than all of them.
     channels_first: see `Context`; None: on CPUs.
+    count_padding: see `NetworkSettings`.
+    teacher: makes the labels of each batch; None: the batch brings them.
     """
 
     logmel: LogMel = LogMel()
@@ -46,6 +66,8 @@ class Recipe:
     trainable: str = "all"
     sharing_devices: int = 0
     channels_first: bool | None = None
+    count_padding: bool = False
+    teacher: TeacherInStep | None = None
 
 
 _ADAM = optax.scale_by_adam()
@@ -69,11 +91,14 @@ def binary_cross_entropy(probabilities: jax.Array, labels: jax.Array) -> jax.Arr
 def train_program(network: Network, recipe: Recipe, mesh: Mesh) -> Callable:
     """The jitted (state, batch, rate) -> (state, {"loss"}) on `mesh`; the old state is donated.
 
+    Where the recipe has a teacher, its folded network is the last argument, and the batch's labels
+    are the weak ones.
     One Adam step at the learning rate `rate`. batch: audio int16 [batch, samples], num_samples
     int32 [batch], labels float32 [batch, classes], split over the mesh. BatchNorm statistics, loss
     and gradients are those of the global batch, if not `recipe` says otherwise of the first.
     """
-    specs = (parallel.REPLICATED, parallel.SPLIT, parallel.REPLICATED)
+    teacher = [parallel.REPLICATED] * (recipe.teacher is not None)
+    specs = (parallel.REPLICATED, parallel.SPLIT, parallel.REPLICATED, *teacher)
     step = step_function(network, recipe, parallel.platform_of(mesh))
     return parallel.data_parallel(
         step, mesh, specs, parallel.REPLICATED, donate=(0,), fast_math=True
@@ -100,11 +125,13 @@ def step_function(network: Network, recipe: Recipe, platform: str) -> Callable:
         features, labels = _inputs(batch, keys, recipe, platform)
         variables = Variables(parallel.varying(trained) | frozen, stats)
         frames, stats = network.apply(variables, features, context, keys["dropout"])
-        valid = output_frames(num_frames(batch["num_samples"]))
+        valid = None if recipe.count_padding else output_frames(num_frames(batch["num_samples"]))
         value = binary_cross_entropy(clip_probabilities(frames, valid), labels)
         return jax.lax.pmean(value, parallel.AXIS), stats
 
-    def step(state: TrainState, batch: dict[str, jax.Array], rate: jax.Array):
+    def step(state: TrainState, batch: dict[str, jax.Array], rate: jax.Array, teacher: Any = None):
+        if recipe.teacher is not None:
+            batch = batch | {"labels": taught_labels(recipe.teacher, platform, teacher, batch)}
         keys = _example_keys(recipe.seed, state.step, len(batch["audio"]))
         params, stats = state.variables
         trained = {name: params[name] for name in params if recipe.trainable in ("all", name)}
@@ -125,6 +152,21 @@ def step_function(network: Network, recipe: Recipe, platform: str) -> Callable:
     return step
 
 
+def taught_labels(
+    how: TeacherInStep, platform: str, network: FoldedNetwork, batch: dict[str, jax.Array]
+) -> jax.Array:
+    """Targets float32 [batch, classes] that a teacher gives this device's part of a batch.
+
+    Its labels are mixed with those that the batch brings, the weak ones. Inside `data_parallel`.
+    """
+    with jax.named_scope("teacher"):
+        score = score_function(how.logmel, how.dtype, platform, how.padded, how.count_padding)
+        soft = score(network, batch["audio"], batch["num_samples"])
+        if how.alpha == 1:
+            return soft
+        return how.alpha * soft + (1 - how.alpha) * batch["labels"]
+
+
 def _example_keys(seed: int, step: jax.Array, count: int) -> dict[str, jax.Array]:
     """Random keys [count] for this device's examples, by their place in the global batch."""
     place = jax.lax.axis_index(parallel.AXIS) * count + jnp.arange(count)
@@ -138,9 +180,12 @@ def _example_keys(seed: int, step: jax.Array, count: int) -> dict[str, jax.Array
 def _inputs(batch, keys, recipe: Recipe, platform: str) -> tuple[jax.Array, jax.Array]:
     """Features [batch, frames, 64] and labels [batch, classes], augmented as the recipe says."""
     audio, settings = to_float(batch["audio"]), recipe.augmentation
+    lengths = None if recipe.count_padding else batch["num_samples"]
+    if recipe.count_padding:
+        audio = zeros_after(audio, batch["num_samples"])
     with jax.named_scope("augmentation"):
         audio = augment_waveform(keys["waveform"], audio, settings)
-    features = recipe.logmel(audio, batch["num_samples"], parallel.AXIS, platform)
+    features = recipe.logmel(audio, lengths, parallel.AXIS, platform)
     with jax.named_scope("augmentation"):
         features = mask_spectrogram(keys["masks"], features, settings)
         return mixup(keys["mixup"], features, batch["labels"], settings)

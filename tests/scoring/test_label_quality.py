@@ -44,6 +44,7 @@ class Labels:
         shape = len(index), int(self.counts.max()), index.num_classes
         self.values = rng.random(shape).astype(np.float16)
         self.values *= (np.arange(shape[1]) < self.counts[:, None])[..., None]
+        self.num_bytes = 1234
 
     def read_shard(self, shard):
         low, high = self.index.shard_offsets[shard : shard + 2]
@@ -76,7 +77,7 @@ def test_segments_are_scored_against_what_truly_sounds(share):
         columns = zip(truth.T, np.array(scores, float).T, strict=True)
         expected = np.mean([average_precision_score(t, s) for t, s in columns if t.any()])
         assert found["segment_mAP"][name] == pytest.approx(expected, abs=1e-9)
-    assert found["num_segments"] == labels.counts.sum()
+    assert found["num_segments"] == labels.counts.sum() and found["bytes"] == 1234
     assert found["statistics"]["num_clips"] == 40
 
 
@@ -91,7 +92,7 @@ def test_memory_is_that_of_a_shard():
     index = make_index([50] * 40, 160_000, num_classes=100)
     rows = np.random.default_rng(0).random((50, 10, 100)).astype(np.float16)
     counts = np.full(50, 10, np.int32)
-    labels = types.SimpleNamespace(read_shard=lambda shard: (None, rows, counts))
+    labels = types.SimpleNamespace(read_shard=lambda shard: (None, rows, counts), num_bytes=0)
     tracemalloc.start()
     relabeling.label_quality(labels, index, SECOND)
     _, peak = tracemalloc.get_traced_memory()

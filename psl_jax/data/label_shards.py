@@ -1,0 +1,151 @@
+"""The files that soft labels lie in, one for each clip shard: TFRecord, or npz.
+
+Per clip its id and float16 probabilities [segments, classes]. Where only the k largest of a segment
+are kept, and where that is smaller, these and their class numbers: [segments, k] each.
+"""
+
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from psl_jax.data import record_files
+
+FORMATS = ("tfrecord", "npz")
+_DENSE, _VALUES, _CLASSES = "probabilities", "values", "classes"
+
+
+def shard_path(directory: str | os.PathLike, shard: int, count: int, format: str) -> pathlib.Path:
+    """Where a shard of labels lies."""
+    return pathlib.Path(directory) / f"labels-{shard:05d}-of-{count:05d}.{format}"
+
+
+def is_compact(num_classes: int, top_k: int) -> bool:
+    """Whether values and class numbers are stored: half as many pairs are as large as all."""
+    return 0 < 2 * top_k < num_classes
+
+
+def bytes_per_segment(num_classes: int, top_k: int = 0) -> int:
+    """What the labels of a segment take on disk."""
+    return 4 * top_k if is_compact(num_classes, top_k) else 2 * num_classes
+
+
+def keep_largest(rows: np.ndarray, top_k: int) -> np.ndarray:
+    """The `top_k` largest of each row [n, classes], of equals the first; else zeros. 0: all."""
+    if not 0 < top_k < rows.shape[-1]:
+        return rows
+    chosen = largest(rows, top_k)
+    out = np.zeros_like(rows)
+    np.put_along_axis(out, chosen, np.take_along_axis(rows, chosen, 1), 1)
+    return out
+
+
+def largest(rows: np.ndarray, top_k: int) -> np.ndarray:
+    """Class numbers of the `top_k` largest of each row, in ascending order: int64 [n, top_k]."""
+    return np.sort(np.argsort(-rows, axis=1, kind="stable")[:, :top_k], axis=1)
+
+
+def write(
+    path: pathlib.Path, format: str, ids: np.ndarray, rows: list[np.ndarray], top_k: int = 0
+) -> None:
+    """Writes the labels of a shard: ids [n], for each of them float16 [segments, classes].
+
+    top_k: how many of a segment's values are not 0 at most; 0: all.
+    """
+    num_classes = rows[0].shape[1] if rows else 0
+    parts = {_DENSE: rows}
+    if is_compact(num_classes, top_k):
+        chosen = [largest(row, top_k) for row in rows]
+        values = [np.take_along_axis(row, c, 1) for row, c in zip(rows, chosen, strict=True)]
+        parts = {_VALUES: values, _CLASSES: [c.astype("<u2") for c in chosen]}
+    (_write_tfrecord if format == "tfrecord" else _write_npz)(path, ids, parts)
+
+
+def read(
+    path: pathlib.Path, format: str, counts: np.ndarray, num_classes: int, top_k: int = 0
+) -> tuple[list[str], np.ndarray]:
+    """Ids [n] and float16 [sum of counts, classes] of a shard with clips of `counts` segments.
+
+    Raises what _DAMAGE of soft_labels lists for a damaged file.
+    """
+    compact = is_compact(num_classes, top_k)
+    shapes = {_VALUES: (top_k, "<f2"), _CLASSES: (top_k, "<u2")}
+    if not compact:
+        shapes = {_DENSE: (num_classes, "<f2")}
+    ids, parts = (_read_tfrecord if format == "tfrecord" else _read_npz)(path, counts, shapes)
+    if not compact:
+        return ids, parts[_DENSE]
+    if (parts[_CLASSES] >= num_classes).any():
+        raise ValueError(f"class number {parts[_CLASSES].max()} of {num_classes}")
+    rows = np.zeros((int(counts.sum()), num_classes), np.float16)
+    np.put_along_axis(rows, parts[_CLASSES].astype(np.int64), parts[_VALUES], 1)
+    return ids, rows
+
+
+# Name of a part of a shard -> values of each segment, and their type.
+_Shapes = dict[str, tuple[int, str]]
+
+
+def _write_tfrecord(
+    path: pathlib.Path, ids: np.ndarray, parts: dict[str, list[np.ndarray]]
+) -> None:
+    from psl_jax.runtime.quiet_tensorflow import tensorflow_quietly
+
+    tf = tensorflow_quietly()
+
+    def feature(value: bytes):
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for number, clip_id in enumerate(ids):
+            values = {"id": feature(str(clip_id).encode())}
+            for name, rows in parts.items():
+                row = rows[number]
+                values[name] = feature(row.astype(row.dtype.newbyteorder("<")).tobytes())
+            example = tf.train.Example(features=tf.train.Features(feature=values))
+            writer.write(example.SerializeToString(deterministic=True))
+
+
+def _read_tfrecord(
+    path: pathlib.Path, counts: np.ndarray, shapes: _Shapes
+) -> tuple[list[str], dict[str, np.ndarray]]:
+    ids = []
+    total = int(counts.sum())
+    parts = {name: np.empty((total, width), dtype) for name, (width, dtype) in shapes.items()}
+    ends = np.cumsum(counts)
+    records = record_files.read_records(path, range(len(counts)))
+    for record, end, count in zip(records, ends, counts, strict=True):
+        clip_id, *found = record_files.bytes_features(record, ("id", *shapes))
+        ids.append(bytes(clip_id).decode())
+        for (name, (width, dtype)), values in zip(shapes.items(), found, strict=True):
+            if len(values) != 2 * count * width:
+                raise ValueError(f"{len(values)} bytes for {count} segments of {width} {name}")
+            parts[name][end - count : end] = np.frombuffer(values, dtype).reshape(count, width)
+    return ids, parts
+
+
+def _write_npz(path: pathlib.Path, ids: np.ndarray, parts: dict[str, list[np.ndarray]]) -> None:
+    counts = [len(row) for row in next(iter(parts.values()))]
+    arrays: dict[str, Any] = {"ids": np.asarray(ids, np.str_), "counts": np.array(counts, np.int32)}
+    for name, rows in parts.items():
+        arrays[name] = np.concatenate(rows) if rows else np.zeros((0, 0), np.float16)
+    with open(path, "wb") as file:
+        np.savez(file, **arrays)
+
+
+def _read_npz(
+    path: pathlib.Path, counts: np.ndarray, shapes: _Shapes
+) -> tuple[list[str], dict[str, np.ndarray]]:
+    with open(path, "rb") as file, np.load(file) as data:
+        ids = data["ids"].tolist()
+        if len(ids) != len(counts):
+            raise ValueError(f"it holds {len(ids)} clips, expected {len(counts)}")
+        total, parts = int(counts.sum()), {}
+        for name, (width, dtype) in shapes.items():
+            # A shard without clips does not know what it would hold.
+            rows = data[name] if len(counts) else np.zeros((0, width), dtype)
+            if rows.shape != (total, width):
+                raise ValueError(f"{rows.shape} for {total} segments of {width} {name}")
+            parts[name] = rows
+        return ids, parts

@@ -1,0 +1,139 @@
+"""Soft labels made otherwise than in the paper, against plain computations."""
+
+import itertools
+
+import numpy as np
+import pytest
+from synthetic_data import MemorySource, make_audio, make_index
+
+from psl_jax.audio.segments import Segmentation
+from psl_jax.data.soft_labels import LabelRule, SoftLabels
+from psl_jax.scoring import relabeling
+
+LENGTHS = [48_000, 16_000, 17_000, 30_500, 7_000, 40_001]  # samples
+
+
+@pytest.fixture
+def index():
+    return make_index([4, 2], LENGTHS, [[0], [1, 2], [], [2], [0, 3], [1]], num_classes=4)
+
+
+class FakeScorer:
+    """Gives each window of each clip random probabilities, and remembers them."""
+
+    def __init__(self, windows: int):
+        self.scores = np.random.default_rng(0).random((len(LENGTHS), windows, 4), np.float32)
+        self.heard: dict[tuple[int, int], np.ndarray] = {}
+
+    def fitting(self, batch_size, seconds):
+        assert seconds == 1
+        return batch_size
+
+    def __call__(self, feed):
+        for batch in feed:
+            real = batch["weight"] > 0
+            rows = {name: value[real] for name, value in batch.items()}
+            for clip, window, audio in zip(
+                *map(rows.get, ("clip", "segment", "audio")), strict=True
+            ):
+                self.heard[int(clip), int(window)] = audio.copy()
+            yield rows, self.scores[rows["clip"], rows["segment"]]
+
+
+def relabeled(index, folder, **rule):
+    rule, segmentation = LabelRule(**rule), Segmentation(1.0)
+    scorer, source = FakeScorer(40), MemorySource(index)
+    relabeling.relabel(
+        scorer,
+        source,
+        segmentation,
+        folder,
+        teacher_digest="t",
+        batch_size=5,
+        file_format="npz",
+        rule=rule,
+    )
+    labels = SoftLabels.open(folder, index, segmentation, "t", rule)
+    return labels.gather(np.arange(len(index))), scorer
+
+
+@pytest.mark.parametrize("overlap", [0.5, 0.75, 0.3])
+def test_overlapping_windows_are_averaged_by_what_they_share(index, tmp_path, overlap):
+    found, scorer = relabeled(index, tmp_path, overlap=overlap)
+    clips = make_audio(index)
+    hop = round((1 - overlap) * 16_000)
+    for clip, length in enumerate(LENGTHS):
+        starts = [start for c, w in scorer.heard if c == clip for start in [w * hop]]
+        for window, start in enumerate(starts):  # what was scored is that part of the clip
+            audio = clips[clip][start : start + 16_000]
+            np.testing.assert_array_equal(scorer.heard[clip, window][: len(audio)], audio)
+        covered = np.zeros(length, int)
+        for start in starts:
+            covered[start : start + 16_000] += 1
+        assert covered[: length - 8_000].all()  # all but a remainder under half a second
+        for segment, begin in enumerate(range(0, max(length - 8_000, 0) + 1, 16_000)):
+            samples = set(range(begin, min(begin + 16_000, length)))
+            total, weight = np.zeros(4), 0
+            for window, start in enumerate(starts):
+                shared = len(samples & set(range(start, min(start + 16_000, length))))
+                total += shared * scorer.scores[clip, window].astype(float)
+                weight += shared
+            np.testing.assert_allclose(found[clip, segment], total / weight, atol=5e-4)  # float16
+        assert not found[clip, segment + 1 :].any()
+
+
+def test_without_overlap_labels_are_the_scores(index, tmp_path):
+    found, scorer = relabeled(index, tmp_path)
+    counts = Segmentation(1.0).counts(index.num_samples)
+    for clip, count in enumerate(counts):
+        np.testing.assert_array_equal(found[clip, :count], np.float16(scorer.scores[clip, :count]))
+
+
+def test_all_rules_together_keep_their_order(index, tmp_path):
+    """Windows first, then the prior, then the largest."""
+    rule = {"overlap": 0.5, "prior": 3.0, "top_k": 1}
+    mean, _ = relabeled(index, tmp_path / "mean", overlap=0.5)
+    found, _ = relabeled(index, tmp_path / "all", **rule)
+    weak = index.weak_labels()[:, None]
+    believed = relabeling.with_prior(mean.astype(np.float32), weak, 3.0, 0.7)
+    inside = np.arange(found.shape[1]) < Segmentation(1.0).counts(index.num_samples)[:, None]
+    assert ((found > 0).sum(-1) == inside).all()
+    chosen = np.take_along_axis(believed, found.argmax(-1)[..., None], 2)[..., 0]
+    np.testing.assert_allclose(chosen[inside], believed.max(-1)[inside], atol=1e-3)
+    np.testing.assert_allclose(found.max(-1)[inside], believed.max(-1)[inside], atol=1e-3)
+
+
+# --- weak labels as a prior ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("strength", "recall"), [(0.5, 0.7), (2.0, 0.7), (4.0, 0.2)])
+def test_the_prior_is_bayes_rule(strength, recall):
+    """Counting a large number of imagined segments, some of which sound and are labelled."""
+    for p, labelled in itertools.product([0.02, 0.3, 0.9], [1, 0]):
+        false = recall * np.exp(-strength)
+        share = {1: (recall, false), 0: (1 - recall, 1 - false)}[labelled]
+        sounds, silent = 1e6 * p * share[0], 1e6 * (1 - p) * share[1]
+        weak = np.array([labelled, 1])  # another class is labelled
+        found = relabeling.with_prior(np.array([p, 0.5]), weak, strength, recall)[0]
+        assert found == pytest.approx(sounds / (sounds + silent), rel=1e-9)
+        assert found > p if labelled else found < p
+
+
+def test_what_the_prior_leaves_alone():
+    rng = np.random.default_rng(0)
+    p, weak = rng.random((5, 3, 4), np.float32), rng.integers(0, 2, (5, 1, 4))
+    np.testing.assert_allclose(relabeling.with_prior(p, weak, 0.0, 0.7), p, rtol=1e-6)
+    weak[2] = 0  # a clip that nobody labelled
+    found = relabeling.with_prior(p, weak, 3.0, 0.7)
+    assert found.dtype == np.float32 and found.shape == p.shape
+    np.testing.assert_allclose(found[2], p[2], rtol=1e-6)
+    assert not np.allclose(found[:2], p[:2], atol=0.01)
+    sure = np.array([0.0, 1.0, 0.0, 1.0], np.float32)
+    np.testing.assert_array_equal(
+        relabeling.with_prior(sure, np.array([1, 0, 0, 1]), 20.0, 0.7), sure
+    )
+
+
+def test_a_missing_label_never_counts_for_more_than_labels_are_complete():
+    odds = relabeling.with_prior(np.array([0.5, 0.5]), np.array([0, 1]), 20.0, 0.7)[0]
+    assert odds / (1 - odds) == pytest.approx(0.3, rel=1e-6)

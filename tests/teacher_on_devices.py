@@ -1,0 +1,85 @@
+"""Labels that a teacher makes inside the step, on one and four devices: FILE.npz
+
+A program of its own, as the number of devices is fixed when JAX starts.
+"""
+
+import os
+import sys
+import tempfile
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+
+import jax
+import numpy as np
+import small_experiments
+import synthetic_data
+
+from psl_jax.audio.segments import Segmentation
+from psl_jax.data import batches
+from psl_jax.data.soft_labels import LabelRule, SoftLabels
+from psl_jax.model import mobilenetv2
+from psl_jax.model.folding import fold
+from psl_jax.model.frontend import LogMel
+from psl_jax.runtime import parallel
+from psl_jax.scoring.relabeling import relabel
+from psl_jax.scoring.scorer import Scorer
+from psl_jax.training.step import TeacherInStep, taught_labels
+
+mobilenetv2.INVERTED_RESIDUALS = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 1, 2),
+    (6, 64, 1, 2),
+    (6, 96, 1, 2),
+)
+SEGMENTATION = Segmentation(0.5)
+
+
+def in_step(how: TeacherInStep, network, batch, devices: int) -> np.ndarray:
+    mesh = parallel.data_mesh(devices)
+
+    def label(network, batch):
+        return taught_labels(how, "cpu", network, batch)
+
+    specs = (parallel.REPLICATED, parallel.SPLIT)
+    program = parallel.data_parallel(label, mesh, specs, parallel.SPLIT, fast_math=True)
+    names = ("audio", "num_samples", "labels")
+    placed = parallel.put_batch({name: batch[name] for name in names}, mesh)
+    return np.asarray(program(parallel.replicate(network, mesh), placed))
+
+
+def main(path: str) -> None:
+    index = synthetic_data.make_index([5, 3], [20_000, 8_000, 6_000, 13_000] * 2)
+    source = synthetic_data.MemorySource(index, small_experiments.sounds(index.num_samples))
+    network, variables = mobilenetv2.create(index.num_classes, 0.1, seed=3)
+    variables, logmel = small_experiments.able(network, variables), LogMel(top_db=80.0)
+    batch = next(batches.train_batches(source, SEGMENTATION, batch_size=16, seed=0))
+    batch = jax.tree.map(np.copy, batch)
+    arrays = {"weak": batch["labels"], "padded": batch["num_samples"] < 8_000}
+    for count_padding in (False, True):
+        scorer = Scorer(variables, logmel, num_devices=1, count_padding=count_padding)
+        with tempfile.TemporaryDirectory() as folder:
+            relabel(
+                scorer,
+                source,
+                SEGMENTATION,
+                folder,
+                teacher_digest="t",
+                batch_size=7,
+                file_format="npz",
+                rule=LabelRule(count_padding=count_padding),
+            )
+            labels = SoftLabels.open(folder, index, SEGMENTATION)
+            stored = labels.gather(np.arange(len(index)))[batch["clip"], batch["segment"]]
+        arrays[f"stored {count_padding}"] = stored
+        how = TeacherInStep(1.0, logmel, count_padding=count_padding)
+        for devices in (1, 4):
+            arrays[f"{devices} {count_padding}"] = in_step(how, fold(variables), batch, devices)
+    for devices in (1, 4):
+        mixed = TeacherInStep(0.25, logmel)
+        arrays[f"{devices} mixed"] = in_step(mixed, fold(variables), batch, devices)
+    np.savez(path, **arrays)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,125 @@
+"""configs/psl2s.py:code follows the published code in each row where it differs from the paper."""
+
+import pathlib
+import runpy
+
+import numpy as np
+import pytest
+import small_experiments
+import synthetic_data
+from places import ROOT
+from small_experiments import SPLIT, run, settings
+
+from psl_jax import UserError
+from psl_jax import config as config_lib
+from psl_jax.audio.segments import Segmentation
+from psl_jax.config import Settings
+from psl_jax.runtime import files
+
+STUDENTS = ("psl2s", "psl5s", "psl10s")
+
+
+def of(name: str, *arguments: str) -> Settings:
+    config = runpy.run_path(str(ROOT / f"configs/{name}.py"))["get_config"](*arguments)
+    (found,) = config_lib.experiments(config).values()
+    return found
+
+
+def value_of(found: Settings, name: str):
+    return config_lib.stored_setting(config_lib.to_dict(found), name)
+
+
+@pytest.mark.parametrize("student", STUDENTS)
+@pytest.mark.parametrize(
+    ("topic", "name", "paper", "code"),
+    [
+        ("learning rate", "train.learning_rate", 1e-4, 1e-3),
+        ("evaluation", "evaluate.segments", "training", "whole"),
+        ("labels", "relabel.when", "beforehand", "in_step"),
+        ("padding", "model.count_padding", False, True),
+        ("padding, the teacher", "relabel.count_padding", False, True),
+        ("short last segment", "shortest_segment_seconds", 0.5, 0.0),
+        ("validation set", "data.validation_split", "balanced", "balanced"),
+        ("top_db", "frontend.top_db_over", "clip", "batch"),
+        ("final model", "train.best_checkpoints", 4, 1),
+    ],
+)
+def test_each_row_is_a_setting(student, topic, name, paper, code):
+    assert value_of(of(student), name) == value_of(of(student, "paper"), name) == paper, topic
+    assert value_of(of(student, "code"), name) == code, topic
+
+
+@pytest.mark.parametrize("student", STUDENTS)
+def test_nothing_else_differs_and_validation_is_on_the_training_clips(student):
+    paper, code = of(student), of(student, "code")
+    differing = config_lib.changed(config_lib.to_dict(paper), config_lib.to_dict(code))
+    assert sorted(name for names in differing.values() for name in names) == [
+        "evaluate.segments",
+        "frontend.top_db_over",
+        "model.count_padding",
+        "relabel.count_padding",
+        "relabel.when",
+        "shortest_segment_seconds",
+        "train.best_checkpoints",
+        "train.learning_rate",
+    ]
+    assert code.data.validation_split == code.data.train_split
+
+
+def test_an_unknown_way_is_told():
+    with pytest.raises(UserError, match=r"psl2s\.py:cod is unknown: give paper or code"):
+        of("psl2s", "cod")
+
+
+def test_a_remainder_of_six_hundredths_of_a_second_becomes_a_segment():
+    lengths = np.array([1, 16_000, 16_960, 32_000, 160_960])
+    code, paper = Segmentation(2.0, shortest_seconds=0.0), Segmentation(2.0)
+    assert code.counts(lengths).tolist() == [1, 1, 1, 1, 6]
+    assert paper.counts(lengths).tolist() == [1, 1, 1, 1, 5]
+    assert Segmentation(1.0, shortest_seconds=0.0).counts(lengths).tolist() == [1, 1, 2, 2, 11]
+    assert code.valid_samples(lengths, 5).tolist() == [0, 0, 0, 0, 960]
+
+
+def write(folder: pathlib.Path, lengths, heard) -> pathlib.Path:
+    """Clips of `lengths`, of which so much is heard, and zeros follow."""
+    folder.mkdir()
+    index = synthetic_data.make_index([4, 4], lengths, split=SPLIT)
+    audio = small_experiments.sounds([32_000] * 8)
+    for clip, count in zip(audio, heard, strict=True):
+        clip[count:] = 0
+    audio = [clip[:length] for clip, length in zip(audio, lengths, strict=True)]
+    synthetic_data.write_packed(folder / f"{SPLIT}.npz", index, audio)
+    return folder
+
+
+def test_padding_that_counts_is_silence_in_the_clip(tmp_path, shallow):
+    """Training, validation and evaluation of clips that end early are those of silent endings."""
+    heard = [25_000, 32_000, 24_001, 31_000] * 2
+    short = write(tmp_path / "short", heard, heard)
+    long = write(tmp_path / "long", [32_000] * 8, heard)
+    common = {"evaluate": {"segments": "whole"}, "train": {"learning_rate": 1e-4}}
+    run(settings(long, **common), tmp_path / "silent", "evaluate")
+    run(settings(short, model={"count_padding": True}, **common), tmp_path / "code", "evaluate")
+    run(settings(short, **common), tmp_path / "paper", "evaluate")
+    expected, found, other = (
+        np.load(tmp_path / name / "scores.npz")["scores"] for name in ("silent", "code", "paper")
+    )
+    np.testing.assert_allclose(found, expected, atol=2e-4)
+    assert np.abs(other - expected).max() > 20 * np.abs(found - expected).max()
+
+
+def test_it_runs_from_labels_to_scores(tmp_path, shallow):
+    data = small_experiments.write_data(tmp_path / "data", (16_000, 16_960, 9_000, 32_000))
+    teacher = small_experiments.save_model(tmp_path / "teacher")
+    config = config_lib.student("psl2s", 1.0, "code")
+    changes = config_lib.to_dict(settings(data))
+    for name in ("data", "model", "train"):
+        config_lib.apply(config[name], changes[name])
+    config_lib.apply(config, config_lib.PUBLISHED_CODE | {"data": {}})
+    config.teacher = str(teacher)
+    (found,) = config_lib.experiments(config).values()
+    one = run(found, tmp_path / "run", "evaluate")
+    assert one.train_segments == 2 * (1 + 2 + 1 + 2)
+    metrics = files.read_json(tmp_path / "run/metrics.json")
+    assert len(metrics["averaged_steps"]) == 1 and metrics["num_clips"] == 8
+    assert not (tmp_path / "run/soft_labels").exists()

@@ -1,0 +1,208 @@
+"""What is trained on: weak labels, soft labels, both, and a teacher inside the training step."""
+
+import itertools
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import places
+import pytest
+import small_experiments
+from small_experiments import last_variables, run, settings
+
+from psl_jax import UserError
+from psl_jax.data import batches
+from psl_jax.data.soft_labels import SoftLabels
+from psl_jax.experiment import Experiment
+from psl_jax.run_binding import OtherRunError
+from psl_jax.runtime import files, parallel
+from psl_jax.stepping import recipe_of
+from psl_jax.training.step import init_state, train_program
+
+RESIDENT = pytest.mark.parametrize("resident", [False, True], ids=["streamed", "resident"])
+
+
+@pytest.fixture
+def data(tmp_path, shallow):
+    return small_experiments.write_data(tmp_path / "data")
+
+
+@pytest.fixture
+def teacher(tmp_path, shallow):
+    return str(small_experiments.save_model(tmp_path / "teacher", seed=3))
+
+
+def assert_same_bits(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def losses(folder):
+    lines = map(json.loads, (folder / "train_log.jsonl").read_text().splitlines())
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+# --- alpha at its ends ---------------------------------------------------------------------------
+
+
+@RESIDENT
+@pytest.mark.parametrize("when", ["beforehand", "in_step"])
+def test_alpha_0_is_the_weak_path_to_the_bit(data, tmp_path, teacher, resident, when):
+    more = {"train": {"resident": resident}}
+    run(settings(data, **more), tmp_path / "weak")
+    soft = {"labels": "soft", "teacher": teacher, "alpha": 0.0, "relabel": {"when": when}}
+    run(settings(data, **soft, **more), tmp_path / "soft")
+    assert_same_bits(last_variables(tmp_path / "soft"), last_variables(tmp_path / "weak"))
+    assert losses(tmp_path / "soft") == losses(tmp_path / "weak")
+
+
+def test_alpha_1_is_training_on_the_soft_labels_to_the_bit(data, tmp_path, teacher):
+    """Against steps on batches of weak labels in whose place the stored ones are put."""
+    found = settings(data, labels="soft", teacher=teacher)
+    one = run(found, tmp_path / "psl")
+    source, mesh = one.source(found.data.train_split), parallel.data_mesh()
+    labels = SoftLabels.open(tmp_path / "psl/soft_labels", source.index, one.segmentation)
+    stored = labels.gather(np.arange(len(source.index)))
+    network, variables = one._network
+    program = train_program(network, recipe_of(found, mesh), mesh)
+    state = parallel.replicate(init_state(variables), mesh)
+    feed = batches.train_batches(source, one.segmentation, batch_size=4, seed=0)
+    for batch in itertools.islice(feed, 3):
+        used = {name: batch[name] for name in ("audio", "num_samples")}
+        used["labels"] = stored[batch["clip"], batch["segment"]].astype(np.float32)
+        state, _ = program(state, parallel.put_batch(used, mesh), 1e-2)
+    assert_same_bits(parallel.to_host(state.variables), last_variables(tmp_path / "psl"))
+
+
+@pytest.mark.parametrize("alpha", [0.25, 0.5])
+def test_in_between_targets_are_mixed(data, tmp_path, teacher, alpha):
+    found = settings(data, labels="soft", teacher=teacher, alpha=alpha)
+    one = run(found, tmp_path / "run", "relabel")
+    source = one.source(found.data.train_split)
+    labels = SoftLabels.open(tmp_path / "run/soft_labels", source.index, one.segmentation)
+    soft, weak = labels.gather(np.arange(8)), source.index.weak_labels()
+    options = {"batch_size": 5, "seed": 0, "soft_labels": labels, "alpha": alpha}
+    for batch in itertools.islice(batches.train_batches(source, one.segmentation, **options), 6):
+        clip, segment = batch["clip"], batch["segment"]
+        expected = alpha * soft[clip, segment] + (1 - alpha) * weak[clip]
+        np.testing.assert_allclose(batch["labels"], expected, atol=1e-3)
+
+
+# --- the teacher in the step ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What teacher_on_devices.py computes on one and on four devices."""
+    path = tmp_path_factory.mktemp("teacher") / "found.npz"
+    script = places.TESTS / "teacher_on_devices.py"
+    done = subprocess.run(
+        [sys.executable, script, path], capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    with np.load(path) as arrays:
+        return dict(arrays)
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("count_padding", [False, True])
+def test_labels_made_in_the_step_are_the_stored_ones_to_float16(found, devices, count_padding):
+    stored = found[f"stored {count_padding}"]
+    labels = found[f"{devices} {count_padding}"]
+    assert stored.dtype == np.float16 and labels.dtype == np.float32
+    assert stored.std() > 0.1
+    rounding = np.spacing(stored).astype(np.float32) / 2 + 2e-6
+    assert (np.abs(labels - stored.astype(np.float32)) <= rounding).all()
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_labels_made_in_the_step_are_mixed_with_the_weak_ones(found, devices):
+    mixed = found[f"{devices} mixed"]
+    expected = 0.25 * found[f"{devices} False"] + 0.75 * found["weak"]
+    np.testing.assert_allclose(mixed, expected, atol=1e-6)
+
+
+def test_padding_that_counts_gives_other_labels(found):
+    padded, difference = found["padded"], np.abs(found["1 True"] - found["1 False"]).max(axis=1)
+    assert padded.any() and not padded.all()
+    assert (difference[padded] > 1e-3).all()
+    assert (difference[~padded] < 1e-5).all()
+
+
+@RESIDENT
+def test_a_run_with_the_teacher_in_the_step_is_one_on_stored_labels(
+    data, tmp_path, teacher, resident
+):
+    """To what float16 takes of the labels."""
+    common = {"labels": "soft", "teacher": teacher, "alpha": 0.5}
+    common["train"] = {"resident": resident, "learning_rate": 1e-4}
+    run(settings(data, **common), tmp_path / "stored")
+    one = run(settings(data, **common, relabel={"when": "in_step"}), tmp_path / "in_step")
+    np.testing.assert_allclose(losses(tmp_path / "in_step"), losses(tmp_path / "stored"), rtol=2e-4)
+    assert set(one.folder.finished) == {"train"}
+    assert not (tmp_path / "in_step/soft_labels").exists()
+    assert any("inside the training step" in note for note in one.notes)
+
+
+def test_augmentation_is_of_the_student_alone(data, tmp_path, teacher):
+    """The labels are made before it, so augmented runs on stored and on new labels agree."""
+    augment = {"gain_probability": 1.0, "polarity_probability": 1.0, "time_masks": 1}
+    augment |= {"time_mask_frames": 20, "mixup_alpha": 0.5}
+    common = {"labels": "soft", "teacher": teacher, "augment": augment}
+    common["train"] = {"learning_rate": 1e-4}
+    for when in ("beforehand", "in_step"):
+        run(settings(data, **common, relabel={"when": when}), tmp_path / when)
+    np.testing.assert_allclose(
+        losses(tmp_path / "in_step"), losses(tmp_path / "beforehand"), rtol=2e-4
+    )
+
+
+def test_another_teacher_is_refused_and_a_stopped_run_goes_on(data, tmp_path, teacher):
+    def asked(steps):
+        changes = {"labels": "soft", "teacher": teacher, "relabel": {"when": "in_step"}}
+        return settings(data, **changes, train={"max_steps": steps, "checkpoint_every": 1})
+
+    run(asked(3), tmp_path / "whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Experiment, "_validate", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(asked(3), tmp_path / "cut")
+    other = small_experiments.save_model(tmp_path / "teacher", seed=4)
+    with pytest.raises(OtherRunError, match="made with another teacher"):
+        run(asked(3), tmp_path / "cut")
+    small_experiments.save_model(other, seed=3)
+    run(asked(3), tmp_path / "cut")
+    assert_same_bits(last_variables(tmp_path / "cut"), last_variables(tmp_path / "whole"))
+    (tmp_path / "teacher").rename(tmp_path / "gone")  # no longer needed
+    run(asked(3), tmp_path / "cut", stage=None)
+    assert files.read_json(tmp_path / "cut/metrics.json")["num_clips"] == 8
+
+
+def stop(self, variables):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"relabel": {"overlap": 0.5}}, r"config\.relabel\.overlap is 0\.5"),
+        ({"relabel": {"prior": 2.0}}, r"config\.relabel\.prior is 2\.0"),
+        ({"relabel": {"top_k": 3}}, r"config\.relabel\.top_k is 3"),
+        ({"augment": {"shift_probability": 0.5}}, r"config\.augment\.shift_probability"),
+    ],
+)
+def test_what_a_teacher_in_the_step_cannot_do_is_refused(data, tmp_path, teacher, changes, words):
+    changes = {"relabel": {"when": "in_step"}, **changes}
+    changes["relabel"] = changes["relabel"] | {"when": "in_step"}
+    one = settings(data, labels="soft", teacher=teacher, **changes)
+    with pytest.raises(UserError, match=words + r".*relabel\.when=beforehand"):
+        Experiment(one, tmp_path / "run", str(data)).check()
+
+
+def test_labels_of_another_rule_are_refused(data, tmp_path, teacher):
+    shared = {"labels": "soft", "teacher": teacher, "soft_labels_dir": str(tmp_path / "labels")}
+    run(settings(data, **shared, relabel={"top_k": 1}), tmp_path / "one", "relabel")
+    assert files.read_json(tmp_path / "one/label_quality.json")["bytes"] > 0
+    with pytest.raises(UserError, match=r"classes that are kept \(top_k\).*expected 0, found 1"):
+        run(settings(data, **shared), tmp_path / "other", "relabel")
