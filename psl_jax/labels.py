@@ -61,7 +61,6 @@ def _add_import(actions: Any) -> None:
     add("--index", metavar="FILE", help="names of the rows, where they lie elsewhere")
     add(
         "--fill",
-        default="mean",
         choices=("mean", "half", "zero"),
         help="ced: what the classes get that a row leaves out (default: mean, the lowest kept "
         "value spread over them)",
@@ -126,13 +125,16 @@ def _import(arguments: argparse.Namespace) -> None:
         raise UserError("--segment_seconds and --hop_seconds: expected more than 0")
     segmentation = Segmentation(arguments.segment_seconds, hop)
     name, form = _format(arguments, path)
+    for option in ("index", "fill", "pool"):
+        if getattr(arguments, option) and option not in form.used:
+            raise UserError(f"--{option} means nothing for --format={name}; leave it out")
     options = _options(
         arguments,
         form,
         segmentation,
         classes=read_classes(arguments.classes)[0] if arguments.classes else None,
         index=pathlib.Path(arguments.index) if arguments.index else None,
-        fill=arguments.fill,
+        fill=arguments.fill or "mean",
         pool=arguments.pool or "mean",
     )
     source = open_folder(arguments.data, arguments.split)

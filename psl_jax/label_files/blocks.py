@@ -73,7 +73,8 @@ class Options:
 
 
 class Format(NamedTuple):
-    """A kind of label file. `files` are those that belong to a path; `used` options matter to it.
+    """A kind of label file. `files` are those that belong to a path; `used` options, of those that
+    only some formats know, matter to reading it.
 
     read(path, options) opens a file; write(path, labels, options) writes soft labels.
     """
@@ -88,7 +89,8 @@ class Format(NamedTuple):
 
     def settings(self, options: Options) -> dict[str, Any]:
         """What of the options changes the labels that are read."""
-        return {"logits": options.logits} | {name: getattr(options, name) for name in self.used}
+        made_with = [name for name in self.used if name != "index"]  # its content counts
+        return {"logits": options.logits} | {name: getattr(options, name) for name in made_with}
 
 
 def probabilities(values: np.ndarray, logits: bool, where: object) -> np.ndarray:

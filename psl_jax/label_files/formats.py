@@ -27,6 +27,7 @@ FORMATS = {
         read=logit_arrays.LogitArray,
         write=logit_arrays.write,
         files=logit_arrays.used_files,
+        used=("index",),
     ),
     "ced": Format(
         "CED's: the highest 20 of each chunk, HDF5 and a table",
@@ -35,7 +36,7 @@ FORMATS = {
         read=top_k_files.TopKFile,
         write=top_k_files.write,
         files=top_k_files.used_files,
-        used=("fill",),
+        used=("index", "fill"),
     ),
     "pretrainedsed": Format(
         "PretrainedSED's: logits of frames of 40 ms, HDF5",

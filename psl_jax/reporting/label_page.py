@@ -16,7 +16,7 @@ from psl_jax.data.clip_index import ClipIndex, Event
 from psl_jax.data.sampling import Window
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.sources import Source
-from psl_jax.reporting import pages, pictures, tables
+from psl_jax.reporting import label_media, pages, tables
 from psl_jax.runtime import progress
 
 # How clips are chosen, in words.
@@ -143,8 +143,8 @@ def view(
         id=str(index.ids[clip]),
         seconds=seconds,
         weak=[index.classes[label] for label in sorted(weak)],
-        audio=pictures.flac(audio),
-        mel=pictures.mel_png(audio),
+        audio=label_media.flac(audio),
+        mel=label_media.mel_png(audio),
         rows=rows,
         ticks=_ticks(seconds),
         written=len(values) <= _WRITTEN_VALUES,
@@ -165,9 +165,10 @@ def _cells(values: np.ndarray, segmentation: Segmentation, seconds: float) -> li
     hop = segmentation.hop_samples / SAMPLE_RATE
     spread = max(segmentation.seconds - hop, 0) / 2
     cells = []
-    for value, onset, offset in zip(values.tolist(), onsets, offsets, strict=True):
-        low = min(onset + spread, seconds) if onset else 0.0
-        high = min(offset - spread, seconds)
+    for number, value in enumerate(values.tolist()):
+        onset, offset = onsets[number], offsets[number]
+        low = min(onset + spread, seconds) if number else 0.0
+        high = min(offset - (spread if number < len(values) - 1 else 0), seconds)
         tip = f"{onset:g} to {min(offset, seconds):.4g} s: {value:.3f}"
         cells.append(Cell(100 * low / seconds, 100 * max(high - low, 0) / seconds, value, tip))
     return cells

@@ -338,6 +338,13 @@ def test_segments_of_a_clip_need_a_word_to_become_one_row(tmp_path, data):
     np.testing.assert_allclose(stored, labels.max(axis=1), atol=1e-6)
 
 
+@pytest.mark.parametrize("option", ["--fill=zero", "--pool=max", "--index=names.pkl"])
+def test_an_option_of_another_format_is_refused(tmp_path, data, option):
+    table = write_table(tmp_path / "t.csv", all_rows())
+    with pytest.raises(UserError, match="means nothing for --format=csv"):
+        bring_in(table, data, tmp_path / "labels", option)
+
+
 @pytest.mark.parametrize(("library", "name"), [("h5py", "a.h5"), ("pyarrow", "a.parquet")])
 def test_a_missing_library_is_named(tmp_path, data, monkeypatch, library, name):
     monkeypatch.setitem(sys.modules, library, None)
