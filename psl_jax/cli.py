@@ -7,7 +7,8 @@ import runpy
 import sys
 
 COMMANDS = (
-    *("main", "prepare", "relabel", "evaluate", "tag", "serve", "export", "pack", "torch_weights"),
+    *("main", "prepare", "relabel", "labels", "evaluate", "tag", "serve", "export", "pack"),
+    "torch_weights",
 )
 
 

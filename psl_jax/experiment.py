@@ -15,7 +15,7 @@ from psl_jax.config import Settings
 from psl_jax.data import batches, label_shards
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.opening import open_source
-from psl_jax.data.soft_labels import SoftLabels
+from psl_jax.data.soft_labels import SoftLabels, digest_without_teacher
 from psl_jax.data.sources import Source
 from psl_jax.model.frontend import LogMel
 from psl_jax.model.mobilenetv2 import Network, Variables, create, num_parameters
@@ -119,10 +119,15 @@ class Experiment:
         """Raises OtherRunError where the teacher is not the one whose labels the run has."""
         if not self._uses_soft_labels:
             return
+        if digest := self._given_labels:
+            self._open_labels(digest)  # raises where they are of something else, or not whole
+            self.folder.check_teacher(digest, self._soft_labels_dir)
+            return
         if not self.teacher:
             raise UserError(
                 "soft labels need a teacher: give a finished run folder, such as "
-                "--config.teacher=runs/teacher"
+                "--config.teacher=runs/teacher, or labels that are there already, with "
+                "--config.soft_labels_dir (docs/LABELS.md)"
             )
         try:
             self.folder.check_teacher(self._load_teacher().digest, self.teacher)
@@ -143,7 +148,7 @@ class Experiment:
         if "train" not in finished:  # parameters and Adam's moments, float32
             kept = self.settings.train.best_checkpoints + 2
             size += kept * 3 * 4 * num_parameters(self._network[1])
-        if self._stores_labels and "relabel" not in finished:
+        if self._stores_labels and not self._given_labels and "relabel" not in finished:
             classes, top_k = self.train_index.num_classes, self.settings.relabel.top_k
             size += self.train_segments * label_shards.bytes_per_segment(classes, top_k)
         return size
@@ -236,7 +241,20 @@ class Experiment:
     def _soft_labels_dir(self) -> pathlib.Path:
         return pathlib.Path(self.settings.soft_labels_dir or self.run_dir / "soft_labels")
 
+    @property
+    def _given_labels(self) -> str | None:
+        """The digest of labels in `soft_labels_dir` that are used as they are, without a teacher.
+
+        Imported or edited ones; without `teacher`, any.
+        """
+        if not self.settings.soft_labels_dir:
+            return None
+        return digest_without_teacher(self._soft_labels_dir, even_relabeled=not self.teacher)
+
     def _relabel(self) -> None:
+        if digest := self._given_labels:
+            self._measure_labels(digest)
+            return
         model = self._load_teacher()
         source = self.source(self.settings.data.train_split)
         relabeling.relabel(
@@ -250,9 +268,12 @@ class Experiment:
             rule=self.settings.relabel,
         )
         parallel.wait_for_all("relabel")
+        self._measure_labels(model.digest)
+
+    def _measure_labels(self, digest: str) -> None:
         if jax.process_index() == 0:
-            labels = self._open_labels(model.digest)
-            quality = relabeling.label_quality(labels, source.index, self.segmentation)
+            labels = self._open_labels(digest)
+            quality = relabeling.label_quality(labels, self.train_index, self.segmentation)
             files.write_json(self.run_dir / LABEL_QUALITY, quality)
             for note in advice.of_labels(quality):
                 print(f"note: {note}")

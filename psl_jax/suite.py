@@ -17,6 +17,7 @@ from psl_jax import paper, stepping
 from psl_jax.config import Settings
 from psl_jax.data.opening import open_source
 from psl_jax.data.settings import DataSettings
+from psl_jax.data.soft_labels import digest_without_teacher
 from psl_jax.experiment import Experiment
 from psl_jax.reporting import pages, tables
 from psl_jax.run_binding import OtherRunError
@@ -88,6 +89,8 @@ def _check_teachers(experiments: Mapping[str, Settings]) -> None:
     """Raises UserError for a teacher that is neither an experiment nor something on disk."""
     for name, one in experiments.items():
         if one.labels != "soft" or not one.alpha or not one.teacher or one.teacher in experiments:
+            continue
+        if one.soft_labels_dir and digest_without_teacher(one.soft_labels_dir, False):
             continue
         if not os.path.exists(one.teacher):
             near = difflib.get_close_matches(one.teacher, experiments, 1)

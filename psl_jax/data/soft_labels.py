@@ -91,6 +91,32 @@ _NAMES = {
 }
 
 
+def segmentation_of(directory: str | os.PathLike) -> Segmentation:
+    """How the clips were cut that these labels are of. Raises UserError without a manifest."""
+    manifest = _read_manifest(directory)
+    seconds, hop = (float(manifest.get(key, 0)) for key in ("segment_seconds", "hop_seconds"))
+    if not seconds > 0 or not hop > 0:
+        raise UserError(f"{directory}/{_MANIFEST} is damaged: it tells no length of segments")
+    return Segmentation(seconds, None if hop == seconds else hop)
+
+
+def digest_without_teacher(directory: str | os.PathLike, even_relabeled: bool) -> str | None:
+    """What stands for the teacher of labels that are used without one; None: they need theirs.
+
+    Labels that were imported or edited (their manifest has an `origin`) come of no teacher that
+    could make them again. even_relabeled: those of a relabeling too, if they are there.
+    """
+    if not are_begun(directory):
+        return None
+    manifest = _read_manifest(directory)
+    return manifest.get("teacher_digest") if even_relabeled or "origin" in manifest else None
+
+
+def are_begun(directory: str | os.PathLike) -> bool:
+    """Whether a directory has a manifest."""
+    return (pathlib.Path(directory) / _MANIFEST).exists()
+
+
 def missing_shards(directory: str | os.PathLike) -> list[int]:
     """Numbers of the shards still to be written. Raises UserError without a manifest."""
     manifest = _read_manifest(directory)
@@ -111,9 +137,14 @@ class SoftLabelWriter:
         teacher_digest: str,
         format: str = "tfrecord",
         rule: LabelRule | None = None,
+        origin: dict[str, Any] | None = None,
     ):
         """Writes the manifest; if there is one, it must be the same (UserError), and its whole
-        shards are kept. Of the rule (default: the paper's) it does `top_k` itself."""
+        shards are kept.
+
+        rule: how the labels are made (default: the paper's way); of it the writer does `top_k`.
+        origin: of labels that no relabeling made: what they were read or edited from, as JSON.
+        """
         if format not in FORMATS:
             raise ValueError(f"format {format!r}, expected one of {FORMATS}")
         self.directory, self.index, self.segmentation = pathlib.Path(directory), index, segmentation
@@ -125,7 +156,9 @@ class SoftLabelWriter:
             _compare(self.directory, _read_manifest(directory), manifest)
         else:
             with plain_disk_errors(self.directory, _GO_ON):
-                files.write_json(self.directory / _MANIFEST, manifest)
+                files.write_json(
+                    self.directory / _MANIFEST, manifest | ({"origin": origin} if origin else {})
+                )
         self._shard = -1
         self._rows: list[np.ndarray] = []
 

@@ -322,8 +322,8 @@ def render(template: str, path: pathlib.Path, context: Mapping[str, Any]) -> pat
     }
     environment.globals |= {
         "written": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-        "style": Markup(_asset("report.css")),
-        "script": Markup(_asset("report.js")),
+        "style": Markup(asset("report.css")),
+        "script": Markup(asset("report.js")),
     }
     html = environment.get_template(template).render(context)
     with files.atomic_open(path, encoding="utf-8") as file:
@@ -331,7 +331,8 @@ def render(template: str, path: pathlib.Path, context: Mapping[str, Any]) -> pat
     return path
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """A style sheet or script that goes into a page."""
     path = pathlib.Path(__file__).with_name("templates") / name
     return path.read_text(encoding="utf-8")
 

@@ -1,0 +1,230 @@
+"""Labels of a file as the soft labels of a split.
+
+A file has its clips in an order of its own. Its rows are put in their places in a scratch file on
+the disk, from which the shards are then written: memory holds a block and a shard, whatever the
+split's size, and the disk for a while twice the labels.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
+from psl_jax.data import soft_labels
+from psl_jax.data.clip_index import ClipIndex
+from psl_jax.data.soft_labels import SoftLabelWriter
+from psl_jax.label_files import class_columns
+from psl_jax.label_files.blocks import Block, LabelFile
+from psl_jax.label_files.class_columns import Columns
+from psl_jax.label_files.clip_names import ClipNames
+from psl_jax.runtime import progress
+from psl_jax.runtime.disk import plain_disk_errors
+from psl_jax.runtime.errors import UserError
+
+_EXAMPLES = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Imported:
+    """What came of a file.
+
+    Attributes:
+      rows: of it that were used.
+      other_rows: of clips that the data does not have, and examples of their names.
+      segments: of the split.
+      filled_segments: of them, those that the file had no row for, in how many clips.
+      unmapped: classes that the file has no column for.
+    """
+
+    rows: int
+    other_rows: int
+    other_examples: list[str]
+    segments: int
+    filled_segments: int
+    filled_clips: int
+    unmapped: list[str]
+
+
+def import_labels(
+    file: LabelFile,
+    path: pathlib.Path,
+    index: ClipIndex,
+    segmentation: Segmentation,
+    columns: Columns,
+    directory: pathlib.Path,
+    begin: Callable[[], SoftLabelWriter],
+    fill_missing: bool,
+) -> Imported:
+    """Writes the soft labels of every clip of `index` from a file.
+
+    Args:
+      file, path: the file, and where it lies.
+      columns: which of the file's columns each class has, see `class_columns`.
+      directory, begin: where the soft labels go, and what makes their writer: after all rows were
+        read, so that a file that cannot be used leaves nothing behind; or at once where there are
+        labels already, which must be the same.
+      fill_missing: segments without a row get the clip's weak labels; else they are an error.
+
+    Raises UserError for a damaged file, one with other clips, or with two rows for one segment.
+    """
+    names = ClipNames(index.ids)
+    counts = segmentation.counts(index.num_samples).astype(np.int64)
+    rows = 0
+    writer = begin() if soft_labels.are_begun(directory) else None
+    with _scratch(directory, int(counts.sum()), len(columns), file.views) as scratch:
+        places = _Places(index, segmentation, counts, path, file.padded)
+        with progress.bar(None, "row", "read") as bar:
+            for block in file.blocks():
+                taken, place = places.of(block, names)
+                scratch.add(place, class_columns.select(block.values[taken], columns), places.name)
+                rows += len(np.unique(taken))
+                bar.update(len(block.names))
+        names.check_some_found(path, rows)
+        lacking = scratch.found == 0
+        clips = np.unique(np.searchsorted(places.starts, np.flatnonzero(lacking), "right") - 1)
+        if len(clips) and not fill_missing:
+            _refuse_missing(path, index, lacking, clips)
+        _write(writer or begin(), index, counts, scratch)
+    return Imported(
+        rows=rows,
+        other_rows=names.unknown,
+        other_examples=names.unknown_examples,
+        segments=int(counts.sum()),
+        filled_segments=int(lacking.sum()),
+        filled_clips=len(clips),
+        unmapped=[name for name, of in zip(index.classes, columns, strict=True) if not len(of)],
+    )
+
+
+def sha256(paths: Sequence[pathlib.Path]) -> str:
+    """Of the contents of files, in their order. Raises UserError for one that cannot be read."""
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            with open(path, "rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from error
+    return digest.hexdigest()
+
+
+class _Places:
+    """Where rows go: the segments of all clips lie end to end."""
+
+    def __init__(
+        self,
+        index: ClipIndex,
+        segmentation: Segmentation,
+        counts: np.ndarray,
+        path: pathlib.Path,
+        padded: bool,
+    ):
+        self.index, self.segmentation, self.counts = index, segmentation, counts
+        self.path, self.padded = path, padded
+        self.starts = np.cumsum(counts) - counts
+
+    def name(self, place: int) -> str:
+        clip = int(np.searchsorted(self.starts, place, side="right")) - 1
+        return f"{self.path}: clip {self.index.ids[clip]}, segment {place - self.starts[clip]}"
+
+    def of(self, block: Block, names: ClipNames) -> tuple[np.ndarray, np.ndarray]:
+        """(rows of the block, the place of each); a row may go to several places, or to none."""
+        clips = names.find(block.names)
+        if block.segments is not None:
+            return self._numbered(clips, block.segments)
+        rows = np.repeat(np.arange(len(clips)), np.where(clips < 0, 0, self.counts[clips]))
+        firsts = np.flatnonzero(np.diff(rows, prepend=-1))
+        segment = np.arange(len(rows)) - np.repeat(firsts, np.diff(np.append(firsts, len(rows))))
+        if block.onsets is not None and block.offsets is not None:
+            onset, offset = self.segmentation.times(segment)
+            ends = np.minimum(offset, self.index.num_samples[clips[rows]] / SAMPLE_RATE)
+            middle = (onset + np.maximum(ends, onset)) / 2
+            kept = (block.onsets[rows] <= middle) & (middle < block.offsets[rows])
+            rows, segment = rows[kept], segment[kept]
+        return rows, self.starts[clips[rows]] + segment
+
+    def _numbered(self, clips: np.ndarray, segments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        inside = segments < np.where(clips < 0, 0, self.counts[clips])
+        if not self.padded and (wrong := np.flatnonzero(~inside & (clips >= 0))).size:
+            clip, segment = clips[wrong[0]], segments[wrong[0]]
+            raise UserError(
+                f"{self.path}: clip {self.index.ids[clip]} has a row for segment {segment}, and "
+                f"with {self.segmentation.seconds:g} s it has {self.counts[clip]} (from 0). Is "
+                "--segment_seconds that of the file?"
+            )
+        rows = np.flatnonzero(inside)
+        return rows, self.starts[clips[rows]] + segments[rows]
+
+
+class _Scratch:
+    """Labels of all segments in a file, and how many rows each had."""
+
+    def __init__(self, values: np.ndarray, views: bool):
+        self.values, self.views = values, views
+        self.found = np.zeros(len(values), np.uint16)
+
+    def add(self, places: np.ndarray, rows: np.ndarray, name) -> None:
+        """Takes rows [n, classes]; name(place) says which segment it is, for messages."""
+        if self.views:
+            np.add.at(self.values, places, rows)
+        else:
+            unique, times = np.unique(places, return_counts=True)
+            again = unique[(times > 1) | (self.found[unique] > 0)]
+            if len(again):
+                raise UserError(f"{name(int(again[0]))} has two rows")
+            self.values[places] = rows
+        np.add.at(self.found, places, 1)
+
+    def mean(self, rows: slice) -> np.ndarray:
+        """float32 [rows, classes]; NaN where nothing was given."""
+        found = self.found[rows, None]
+        values = np.asarray(self.values[rows], np.float32)
+        return np.where(found > 0, values / np.maximum(found, 1), np.nan)
+
+
+@contextlib.contextmanager
+def _scratch(folder: pathlib.Path, segments: int, classes: int, views: bool) -> Iterator[_Scratch]:
+    """A file that is gone when the block ends, however it ends."""
+    dtype = np.dtype(np.float32 if views else np.float16)
+    size = max(segments, 1) * classes * dtype.itemsize
+    folder.mkdir(parents=True, exist_ok=True)
+    advice = f"{size / 1e9:.2f} GB are needed beside the labels."
+    with plain_disk_errors(folder, advice), tempfile.TemporaryFile(dir=folder) as file:
+        # Memory that a full disk cannot back would end the process without a word.
+        os.posix_fallocate(file.fileno(), 0, size)
+        values = np.memmap(file, dtype, "r+", shape=(max(segments, 1), classes))[:segments]
+        yield _Scratch(values, views)
+        del values
+
+
+def _refuse_missing(
+    path: pathlib.Path, index: ClipIndex, lacking: np.ndarray, clips: np.ndarray
+) -> None:
+    examples = ", ".join(index.ids[clips[:_EXAMPLES]].tolist())
+    more = f" and {len(clips) - _EXAMPLES} more" if len(clips) > _EXAMPLES else ""
+    raise UserError(
+        f"{path} has no labels for {lacking.sum()} segments of {len(clips)} of the {len(index)} "
+        f"clips of {index.split!r}: {examples}{more}. --missing=weak lets the weak labels stand "
+        "for them"
+    )
+
+
+def _write(
+    writer: SoftLabelWriter, index: ClipIndex, counts: np.ndarray, scratch: _Scratch
+) -> None:
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    for shard in writer.missing:
+        clips = np.arange(index.shard_offsets[shard], index.shard_offsets[shard + 1])
+        if not len(clips):
+            writer.write_shard(shard, [])
+            continue
+        values = scratch.mean(slice(starts[clips[0]], starts[clips[-1] + 1]))
+        weak = np.repeat(index.weak_labels(clips), counts[clips], axis=0)
+        values = np.where(np.isnan(values), weak, values)
+        writer.write_shard(shard, np.split(values, np.cumsum(counts[clips])[:-1]))

@@ -1,0 +1,156 @@
+"""CED's files: HDF5 with the highest scores of each row, and a table of what the rows are of.
+
+`topk_values` float16 [rows, k] (probabilities), `topk_indexes` int16 [rows, k] and `seeds` [rows];
+beside it, under the same name, a Parquet file (or CSV) with the columns `filename`, `start` and
+`end` in seconds. A clip may have several rows: its chunks, and augmented views of them with other
+seeds; of views the mean is taken.
+
+What stands for the classes that a row leaves out: `mean`, the lowest kept value spread over them,
+as CED trains; `half` of the lowest; or `zero`.
+"""
+
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from psl_jax.data.soft_labels import SoftLabels
+from psl_jax.label_files import blocks, class_columns, libraries
+from psl_jax.label_files.blocks import Block, Options
+from psl_jax.model.class_lists import audioset_classes
+from psl_jax.runtime import csv_files, files
+from psl_jax.runtime.disk import plain_disk_errors
+from psl_jax.runtime.errors import UserError
+
+FILLS = ("mean", "half", "zero")
+_TABLE = ("filename", "start", "end")
+_CLASSES = "classes"  # an attribute that the export adds where they are not AudioSet's
+
+
+class TopKFile:
+    """CED's HDF5 file and its table, opened for reading."""
+
+    views, padded = True, False
+
+    def __init__(self, path: pathlib.Path, options: Options):
+        self.path, self.options = path, options
+        with libraries.plain_errors(path, "h5py"):
+            import h5py
+
+            self._file = h5py.File(path, "r")
+            self._values, self._indexes = self._file["topk_values"], self._file["topk_indexes"]
+            stored = self._file.attrs.get(_CLASSES)
+        shape = self._values.shape
+        if len(shape) != 2 or shape != self._indexes.shape:
+            raise UserError(
+                f"{path}: topk_values {list(shape)} and topk_indexes "
+                f"{list(self._indexes.shape)}, expected both [rows, k]"
+            )
+        names = None if stored is None else [str(name) for name in stored]
+        given = options.classes
+        width = len(given or names or audioset_classes())
+        self.classes = class_columns.of_file(names, given, width, path)
+        self._table = _read_table(_table_path(path, options), shape[0])
+
+    def blocks(self) -> Iterator[Block]:
+        names, starts, ends = self._table
+        width = len(self.classes)
+        for first in range(0, len(names), blocks.BLOCK_ROWS):
+            rows = slice(first, min(first + blocks.BLOCK_ROWS, len(names)))
+            where = f"{self.path}, rows {first} to {rows.stop - 1}"
+            with libraries.plain_errors(self.path, "h5py"):
+                values, indexes = self._values[rows], self._indexes[rows].astype(np.int64)
+            if indexes.size and not 0 <= indexes.min() <= indexes.max() < width:
+                raise UserError(
+                    f"{where}: class {indexes.max()} of {width}; give the list of its classes: "
+                    "--classes=FILE.csv"
+                )
+            p = blocks.probabilities(values, self.options.logits, where)
+            yield Block(
+                names[rows], filled(p, indexes, width, self.options.fill), None, starts[rows],
+                ends[rows],
+            )  # fmt: skip
+
+
+def filled(values: np.ndarray, indexes: np.ndarray, width: int, fill: str) -> np.ndarray:
+    """Scores [n, k] of the classes `indexes` [n, k] as float32 [n, width], see the module."""
+    lowest = values.min(axis=1, keepdims=True) if values.shape[1] else 0.0
+    left = max(width - values.shape[1], 1)
+    rest = {"mean": lowest / left, "half": lowest / 2, "zero": np.zeros_like(lowest)}[fill]
+    out = np.broadcast_to(rest, (len(values), width)).astype(np.float32)
+    np.put_along_axis(out, indexes, values, axis=1)
+    return out
+
+
+def write(path: pathlib.Path, labels: SoftLabels, options: Options) -> list[pathlib.Path]:
+    """Writes the highest `options.top_k` of each segment, and the table beside it as Parquet."""
+    with libraries.plain_errors(path, "h5py"):
+        import h5py
+    with libraries.plain_errors(path, "pyarrow"):
+        import pyarrow as pa
+        import pyarrow.parquet
+    index = labels.index
+    k = min(options.top_k, index.num_classes)
+    table = path.with_suffix(".parquet")
+    kinds = (pa.string(), pa.float32(), pa.float32())
+    schema = pa.schema(list(zip(_TABLE, kinds, strict=True)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        plain_disk_errors(path, "Run the same command again."),
+        files.atomic_path(path) as temporary,
+        files.atomic_path(table) as temporary_table,
+        h5py.File(temporary, "w") as file,
+        pyarrow.parquet.ParquetWriter(temporary_table, schema, compression="zstd") as writer,
+    ):
+        total = int(options.segmentation.counts(index.num_samples).sum(dtype=np.int64))
+        values = file.create_dataset("topk_values", (total, k), "f2")
+        indexes = file.create_dataset("topk_indexes", (total, k), "i2")
+        file.create_dataset("seeds", (total,), "i4")  # 0: no augmentation
+        if index.classes != audioset_classes():
+            file.attrs[_CLASSES] = list(index.classes)
+        first = 0
+        for rows in blocks.row_blocks(labels, 16 * blocks.BLOCK_ROWS):
+            best = np.argsort(-rows.values, axis=1, kind="stable")[:, :k]
+            kept = np.take_along_axis(rows.values, best, axis=1)
+            end = first + len(kept)
+            values[first:end] = blocks.logit(kept) if options.logits else kept
+            indexes[first:end] = best
+            first = end
+            onsets, offsets = options.segmentation.times(rows.segments)
+            columns = (rows.ids.tolist(), onsets, offsets)
+            arrays = [pa.array(c, k) for c, k in zip(columns, kinds, strict=True)]
+            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+    return [path, table]
+
+
+def used_files(path: pathlib.Path, options: Options) -> list[pathlib.Path]:
+    return [path, _table_path(path, options)]
+
+
+def _table_path(path: pathlib.Path, options: Options) -> pathlib.Path:
+    return options.index or path.with_suffix(".parquet")
+
+
+def _read_table(path: pathlib.Path, rows: int) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Names, starts and ends of the rows."""
+    if path.suffix in (".csv", ".tsv"):
+        found = list(csv_files.read_rows(path, _TABLE, "\t" if path.suffix == ".tsv" else ","))
+        columns: dict[str, Any] = {name: [row[name] for _, row in found] for name in _TABLE}
+    elif not path.exists():
+        raise UserError(
+            f"{path}: there is no table of the rows; give it with --index=FILE (Parquet or CSV "
+            f"with {', '.join(_TABLE)})"
+        )
+    else:
+        with libraries.plain_errors(path, "pyarrow"):
+            import pyarrow.parquet
+
+            columns = pyarrow.parquet.read_table(path, columns=list(_TABLE)).to_pydict()
+    try:
+        starts, ends = (np.array(columns[name], np.float64) for name in _TABLE[1:])
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: start and end are to be seconds: {error}") from error
+    if len(starts) != rows:
+        raise UserError(f"{path} has {len(starts)} rows, and the HDF5 file {rows}")
+    return columns["filename"], starts, ends

@@ -1,0 +1,350 @@
+"""Soft labels in files that others write and read: import, export, edit by rules, listen to.
+
+    psl-jax labels import passt.npy DATA --split=balanced --segment_seconds=10 --out=labels/passt
+    psl-jax labels export labels/2s DATA --split=balanced --format=parquet --out=2s.parquet
+    psl-jax labels edit labels/2s DATA --split=balanced --union_weak --out=labels/2s_weak
+    psl-jax labels page labels/2s DATA --split=balanced --samples=50 --out=labels.html
+
+    psl-jax main --config configs/psl2s.py --config.soft_labels_dir=labels/2s_weak
+
+trains on labels that were imported or edited; no teacher is asked. Formats: docs/LABELS.md.
+"""
+
+import argparse
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+from psl_jax.runtime import entry
+from psl_jax.runtime.errors import UserError
+
+CHANGES = "label_changes.json"
+_FORMATS = ("parquet", "csv", "npy", "ced", "pretrainedsed")
+_SHOWN_CLASSES = 15
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line, which begins with the program's name."""
+    parser = entry.parser("labels", __doc__ or "")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    _add_import(actions)
+    _add_export(actions)
+    _add_edit(actions)
+    _add_page(actions)
+    flags.FLAGS(arguments[:1])  # absl's own, which nobody gives here, count as read
+    return parser.parse_args(arguments[1:])
+
+
+def _action(actions: Any, name: str, about: str, first: tuple[str, str]) -> Any:
+    parser = actions.add_parser(name, help=about, description=about)
+    parser.add_argument("source", metavar=first[0], help=first[1])
+    parser.add_argument("data", metavar="DATA", help="folder of a prepared or packed data set")
+    parser.add_argument("--split", default="balanced", help="(default: balanced)")
+    return parser.add_argument
+
+
+def _add_format(add: Any) -> None:
+    add("--format", choices=_FORMATS, help="(default: by the name's ending)")
+    add("--values", choices=("probabilities", "logits"), help="(default: as the format has them)")
+    add("--pool", choices=("mean", "max"), help="of frames, or of a clip's segments")
+
+
+def _add_import(actions: Any) -> None:
+    add = _action(actions, "import", "Reads a label file.", ("FILE", "what was labelled"))
+    _add_format(add)
+    add("--segment_seconds", type=float, required=True, metavar="S")
+    add("--hop_seconds", type=float, metavar="S", help="where segments overlap")
+    add("--out", required=True, metavar="DIR", help="where the labels go")
+    add("--classes", metavar="CSV", help="of the file, where it does not name them")
+    add("--index", metavar="FILE", help="names of the rows, where they lie elsewhere")
+    add(
+        "--fill",
+        choices=("mean", "half", "zero"),
+        help="ced: what the classes get that a row leaves out (default: mean, the lowest kept "
+        "value spread over them)",
+    )
+    add("--unmapped", choices=("error", "weak"), default="error", help="classes it lacks")
+    add("--missing", choices=("error", "weak"), default="error", help="segments it lacks")
+
+
+def _add_export(actions: Any) -> None:
+    folder = ("FOLDER", "of soft labels")
+    add = _action(actions, "export", "Writes soft labels as a label file.", folder)
+    _add_format(add)
+    add("--out", required=True, metavar="FILE")
+    add("--top_k", type=int, default=20, metavar="K", help="ced: of a row (default: 20)")
+
+
+def _add_edit(actions: Any) -> None:
+    folder = ("FOLDER", "of soft labels; it is not changed")
+    add = _action(actions, "edit", "Edits soft labels by rules.", folder)
+    add("--out", required=True, metavar="DIR", help="where the edited labels go")
+    add("--union_weak", action="store_true", help="at least the clip's weak labels")
+    add("--ontology", metavar="JSON", help="a class holds where one below it does")
+    add(
+        "--threshold",
+        nargs="+",
+        default=[],
+        metavar="CLASS=P|P|CSV",
+        help="below it a label becomes 0: of a class, of all, or a CSV (class,threshold)",
+    )
+    add("--binary", action="store_true", help="from its threshold on a label becomes 1")
+
+
+def _add_page(actions: Any) -> None:
+    about = "Writes a page to judge soft labels by ear."
+    add = _action(actions, "page", about, ("FOLDER", "of soft labels"))
+    add("--out", required=True, metavar="HTML")
+    add("--samples", type=int, default=50, metavar="N", help="clips (default: 50)")
+    add("--seed", type=int, default=0, metavar="N", help="of the choice (default: 0)")
+    add(
+        "--choose",
+        default="classes",
+        choices=("classes", "even"),
+        help="classes take turns (default), or evenly over the split",
+    )
+
+
+def main(arguments: argparse.Namespace) -> None:
+    actions = {"import": _import, "export": _export, "edit": _edit, "page": _page}
+    actions[arguments.action](arguments)
+
+
+def _import(arguments: argparse.Namespace) -> None:
+    from psl_jax.audio.segments import Segmentation
+    from psl_jax.data.opening import open_folder
+    from psl_jax.label_files import class_columns, importing
+    from psl_jax.model.class_lists import read_classes
+    from psl_jax.runtime import disk, files
+
+    path, out = pathlib.Path(arguments.source), pathlib.Path(arguments.out)
+    hop = arguments.hop_seconds
+    if not arguments.segment_seconds > 0 or (hop is not None and not hop > 0):
+        raise UserError("--segment_seconds and --hop_seconds: expected more than 0")
+    segmentation = Segmentation(arguments.segment_seconds, hop)
+    name, form = _format(arguments, path)
+    for option in ("index", "fill", "pool"):
+        if getattr(arguments, option) and option not in form.used:
+            raise UserError(f"--{option} means nothing for --format={name}; leave it out")
+    options = _options(
+        arguments,
+        form,
+        segmentation,
+        classes=read_classes(arguments.classes)[0] if arguments.classes else None,
+        index=pathlib.Path(arguments.index) if arguments.index else None,
+        fill=arguments.fill or "mean",
+        pool=arguments.pool or "mean",
+    )
+    source = open_folder(arguments.data, arguments.split)
+    index = source.index
+    file = form.read(path, options)
+    keep_weak = arguments.unmapped == "weak"
+    columns = class_columns.by_name(file.classes, index.classes, path, keep_weak)
+    disk.check_writable(out, "--out")
+    paths = form.files(path, options)
+    origin = {
+        "kind": "imported",
+        "format": name,
+        "files": [one.name for one in paths],
+        "sha256": importing.sha256(paths),
+        "classes": files.json_digest(list(file.classes)),
+        "unmapped": arguments.unmapped,
+        "missing": arguments.missing,
+        **form.settings(options),
+    }
+    found = importing.import_labels(
+        file,
+        path,
+        index,
+        segmentation,
+        columns,
+        out,
+        lambda: _writer(out, source, segmentation, origin),
+        fill_missing=arguments.missing == "weak",
+    )
+    print("\n".join(_told(found, path, len(index))))
+    _measure(out, source, segmentation)
+
+
+def _told(found: Any, path: pathlib.Path, clips: int) -> list[str]:
+    lines = [f"{path}: {found.rows:,} rows for {found.segments:,} segments of {clips:,} clips"]
+    if found.other_rows:
+        examples = ", ".join(found.other_examples)
+        lines.append(f"  {found.other_rows:,} rows are of clips that the split lacks: {examples}")
+    if found.filled_segments:
+        lines.append(
+            f"  {found.filled_segments:,} segments of {found.filled_clips:,} clips had no row and "
+            "have their weak labels"
+        )
+    if found.unmapped:
+        shown = ", ".join(found.unmapped[:5]) + (", ..." if len(found.unmapped) > 5 else "")
+        lines.append(f"  {len(found.unmapped)} classes had no column and have weak labels: {shown}")
+    return lines
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from psl_jax.data.opening import open_folder
+    from psl_jax.runtime import disk
+
+    out = pathlib.Path(arguments.out)
+    name, form = _format(arguments, out)
+    if out.suffix != form.suffix:
+        raise UserError(f"--out={out}: expected a name that ends in {form.suffix}")
+    if arguments.top_k < 1:
+        raise UserError(f"--top_k={arguments.top_k}: expected 1 or more")
+    source = open_folder(arguments.data, arguments.split)
+    labels = _open(arguments.source, source)
+    disk.check_writable(out.parent, "--out")
+    options = _options(
+        arguments, form, labels.segmentation, top_k=arguments.top_k, pool=arguments.pool or ""
+    )
+    written = form.write(out, labels, options)
+    print(f"soft labels of {len(labels.index):,} clips as {name} in:")
+    for path in written:
+        print(f"  {path}  {path.stat().st_size / 1e6:,.1f} MB")
+
+
+def _edit(arguments: argparse.Namespace) -> None:
+    from psl_jax.data.opening import open_folder
+    from psl_jax.label_files import rules
+    from psl_jax.runtime import disk, files
+
+    out = pathlib.Path(arguments.out)
+    if out.resolve() == pathlib.Path(arguments.source).resolve():
+        raise UserError("--out is the folder of the labels themselves: give another")
+    source = open_folder(arguments.data, arguments.split)
+    labels, index = _open(arguments.source, source), source.index
+    above = arguments.ontology and rules.read_ontology(
+        pathlib.Path(arguments.ontology), index.classes
+    )
+    wanted = rules.Rules(
+        thresholds=rules.read_thresholds(arguments.threshold, index),
+        binary=arguments.binary,
+        union_weak=arguments.union_weak,
+        above=above or {},
+    )
+    if not (wanted.thresholds or wanted.union_weak or wanted.above):
+        raise UserError("no rule: give --union_weak, --ontology or --threshold")
+    if wanted.binary and not wanted.thresholds:
+        raise UserError("--binary: from which --threshold on?")
+    disk.check_writable(out, "--out")
+    origin = {
+        "kind": "edited",
+        "teacher_digest": labels.manifest["teacher_digest"],
+        "rules": wanted.as_json(index.classes),
+    }
+    if "origin" in labels.manifest:
+        origin["origin"] = labels.manifest["origin"]
+    writer = _writer(out, source, labels.segmentation, origin)
+    changes = rules.edit(labels, writer, wanted)
+    files.write_json(out / CHANGES, changes)
+    print("\n".join(_changes(changes)))
+    _measure(out, source, labels.segmentation)
+
+
+def _changes(changes: dict) -> list[str]:
+    """What the rules changed, and the classes that changed most."""
+    total, limit = changes["segments"], changes["present_from"]
+    most = sorted(changes["classes"].items(), key=lambda item: -item[1]["share_changed"])
+    shown = [item for item in most if item[1]["share_changed"]][:_SHOWN_CLASSES]
+    width = max([len(name) for name, _ in shown], default=5)
+    lines = [
+        f"changed {100 * changes['share_changed']:.2f} % of {total:,} segments x "
+        f"{len(most)} classes; labels from {limit:g} on: {changes['present_before']:,} before, "
+        f"{changes['present_after']:,} after",
+        f"  {'class':{width}}  changed %   before    after   mean before   after",
+    ]
+    lines += [
+        f"  {name:{width}}  {100 * one['share_changed']:9.2f} {one['present_before']:8,} "
+        f"{one['present_after']:8,}   {one['mean_before']:11.4f}  {one['mean_after']:.4f}"
+        for name, one in shown
+    ]
+    left = changes["classes_changed"] - len(shown)
+    return [*lines, *([f"  and {left} more in {CHANGES}"] if left else [])]
+
+
+def _page(arguments: argparse.Namespace) -> None:
+    from psl_jax.data.opening import open_folder
+    from psl_jax.reporting import label_page
+    from psl_jax.runtime import disk, joining
+
+    out = pathlib.Path(arguments.out)
+    if arguments.samples < 1:
+        raise UserError(f"--samples={arguments.samples}: expected 1 or more")
+    joining.configure()
+    source = open_folder(arguments.data, arguments.split)
+    labels = _open(arguments.source, source)
+    disk.check_writable(out.parent, "--out")
+    clips = label_page.choose(source.index, arguments.samples, arguments.seed, arguments.choose)
+    rule = label_page.RULES[arguments.choose].format(seed=arguments.seed)
+    size = label_page.write_page(out, source, labels, clips, rule).stat().st_size
+    print(f"{len(clips)} clips in {out}: {size / 1e6:.1f} MB")
+    if size > 30e6:
+        print("note: some browsers are slow with so large a page; give fewer --samples")
+
+
+# --- What the actions share -----------------------------------------------------------------------
+
+
+def _format(arguments: argparse.Namespace, path: pathlib.Path) -> tuple[str, Any]:
+    from psl_jax.label_files.formats import FORMATS
+
+    name = arguments.format or next(
+        (name for name, form in FORMATS.items() if path.suffix == form.suffix), None
+    )
+    if name is None:
+        raise UserError(f"{path}: what kind of file? Give --format, one of {', '.join(FORMATS)}")
+    return name, FORMATS[name]
+
+
+def _options(arguments: argparse.Namespace, form: Any, segmentation: Any, **more: Any) -> Any:
+    from psl_jax.label_files.blocks import Options
+
+    logits = form.logits if arguments.values is None else arguments.values == "logits"
+    return Options(logits=logits, segmentation=segmentation, **more)
+
+
+def _open(folder: str, source: Any) -> Any:
+    """The soft labels of a folder, cut as they were made."""
+    from psl_jax.data.soft_labels import SoftLabels, segmentation_of
+
+    return SoftLabels.open(folder, source.index, segmentation_of(folder))
+
+
+def _writer(out: pathlib.Path, source: Any, segmentation: Any, origin: dict) -> Any:
+    """Of labels with an origin, which stands for the teacher."""
+    from psl_jax.data.packed_source import PackedSource
+    from psl_jax.data.soft_labels import SoftLabelWriter
+    from psl_jax.runtime import files
+
+    return SoftLabelWriter(
+        out,
+        source.index,
+        segmentation,
+        teacher_digest=files.json_digest({k: v for k, v in origin.items() if k != "files"}),
+        format="npz" if isinstance(source, PackedSource) else "tfrecord",
+        origin=origin,
+    )
+
+
+def _measure(out: pathlib.Path, source: Any, segmentation: Any) -> None:
+    """Tells what the labels are like, as relabel does."""
+    from psl_jax import advice, relabel
+    from psl_jax.data.soft_labels import SoftLabels
+    from psl_jax.runtime import files
+    from psl_jax.runtime.run_folder import LABEL_QUALITY
+    from psl_jax.scoring import relabeling
+
+    labels = SoftLabels.open(out, source.index, segmentation)
+    quality = relabeling.label_quality(labels, source.index, segmentation)
+    files.write_json(out / LABEL_QUALITY, quality)
+    print("\n".join(relabel.summary(quality)))
+    for note in advice.of_labels(quality):
+        print(f"note: {note}")
+    print(f"soft labels of {len(source.index):,} clips in {out}")
+
+
+if __name__ == "__main__":
+    entry.run(main, parse)

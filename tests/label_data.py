@@ -1,0 +1,66 @@
+"""Small packed data with soft labels, and the command `psl-jax labels` on them."""
+
+import dataclasses
+
+import numpy as np
+import synthetic_data
+
+from psl_jax import labels
+from psl_jax.audio.segments import Segmentation
+from psl_jax.data.clip_index import ClipIndex
+from psl_jax.data.packed_source import PackedSource
+from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter
+
+# Ids as AudioSet's are: "-", "_" and "Y" anywhere, also one that is another one's with a Y.
+IDS = (
+    "--PJHxphWEs",
+    "YabcdefghiJ",
+    "_x-_yz01234",
+    "abcdefghiJ_",
+    "Y-_-_-_-_-_",
+    "0123456789a",
+    "-_",
+)
+CLASSES = ("Speech", "Vehicle horn, car horn, honking", "Dog")
+SECONDS = (2.0, 1.3, 0.2, 3.0, 2.9, 1.0, 0.6)
+
+
+def index(**changes) -> ClipIndex:
+    lengths = [round(16_000 * seconds) for seconds in SECONDS]
+    made = synthetic_data.make_index([3, 0, 4], lengths)
+    fields = {"ids": np.array(IDS), "classes": CLASSES, "split": "train"}
+    return dataclasses.replace(made, **(fields | changes))
+
+
+def write_data(folder, made: ClipIndex) -> PackedSource:
+    """Packed noise in folder/train.npz."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{made.split}.npz"
+    synthetic_data.write_packed(path, made, synthetic_data.make_audio(made))
+    return PackedSource(path)
+
+
+def values(made: ClipIndex, segmentation: Segmentation) -> list[np.ndarray]:
+    """Random labels of each clip, and the values of float16 that are hard to keep."""
+    found = synthetic_data.make_probabilities(made, segmentation)
+    hard = np.array([0, 1, 6e-8, 0.9995, 0.5], np.float16)
+    for number, value in enumerate(hard):
+        found[number % len(found)][0, number % made.num_classes] = value
+    return found
+
+
+def write_labels(folder, made: ClipIndex, segmentation: Segmentation, given=None) -> SoftLabels:
+    writer = SoftLabelWriter(folder, made, segmentation, teacher_digest="t", format="npz")
+    given = values(made, segmentation) if given is None else given
+    for shard in writer.missing:
+        writer.write_shard(shard, given[slice(*made.shard_offsets[shard : shard + 2])])
+    return SoftLabels.open(folder, made, segmentation)
+
+
+def run(*arguments) -> None:
+    labels.main(labels.parse(["labels", *map(str, arguments)]))
+
+
+def read(folder, made: ClipIndex, segmentation: Segmentation) -> np.ndarray:
+    """float16 [clips, segments, classes]."""
+    return SoftLabels.open(folder, made, segmentation).gather(np.arange(len(made)))

@@ -1,0 +1,359 @@
+"""Label files there and back, and files written here by hand as others write them."""
+
+import csv
+import json
+import pickle
+import sys
+
+import label_data
+import numpy as np
+import pytest
+from label_data import CLASSES, IDS, run
+from scipy.special import expit
+
+from psl_jax.audio.segments import Segmentation
+from psl_jax.label_files import blocks
+from psl_jax.model.class_lists import audioset_classes
+from psl_jax.runtime.errors import UserError
+
+h5py = pytest.importorskip("h5py", reason="needs the extra corpora")
+parquet = pytest.importorskip("pyarrow.parquet", reason="needs the extra corpora")
+
+SEGMENTATION = Segmentation(1.0)
+SUFFIXES = {
+    "parquet": ".parquet",
+    "csv": ".csv",
+    "npy": ".npy",
+    "ced": ".h5",
+    "pretrainedsed": ".hdf5",
+}
+
+
+@pytest.fixture
+def data(tmp_path):
+    label_data.write_data(tmp_path / "data", label_data.index())
+    return tmp_path / "data"
+
+
+def bring_in(path, data, out, *options, seconds="1"):
+    place = ("--split=train", f"--segment_seconds={seconds}", f"--out={out}")
+    run("import", path, data, *place, *options)
+
+
+# --- There and back -------------------------------------------------------------------------------
+
+
+# CED's logits, of float16, hold no float16 probabilities: see the test after this one.
+@pytest.mark.parametrize(
+    ("format", "values"),
+    [
+        (name, kind)
+        for name in SUFFIXES
+        for kind in ("probabilities", "logits")
+        if (name, kind) != ("ced", "logits")
+    ],
+)
+def test_there_and_back_is_equal_in_float16(tmp_path, data, format, values):
+    index = label_data.index()
+    # EfficientAT's files are of clips, so these are one segment each.
+    segmentation = Segmentation(3.0) if format == "npy" else Segmentation(0.7)
+    label_data.write_labels(tmp_path / "labels", index, segmentation)
+    expected = label_data.read(tmp_path / "labels", index, segmentation)
+    file = tmp_path / f"file{SUFFIXES[format]}"
+    same = (f"--format={format}", f"--values={values}")
+    run("export", tmp_path / "labels", data, "--split=train", f"--out={file}", *same)
+    bring_in(file, data, tmp_path / "back", *same, seconds=segmentation.seconds)
+    found = label_data.read(tmp_path / "back", index, segmentation)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_float16_logits_come_back_nearly(tmp_path, data):
+    index = label_data.index()
+    label_data.write_labels(tmp_path / "labels", index, SEGMENTATION)
+    file, same = tmp_path / "file.h5", ("--format=ced", "--values=logits")
+    run("export", tmp_path / "labels", data, "--split=train", f"--out={file}", *same)
+    bring_in(file, data, tmp_path / "back", *same)
+    found, expected = (
+        label_data.read(tmp_path / name, index, SEGMENTATION) for name in ("back", "labels")
+    )
+    np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("format", ["parquet", "csv"])
+def test_segments_that_overlap(tmp_path, data, format):
+    index, segmentation = label_data.index(), Segmentation(1.0, 0.5)
+    label_data.write_labels(tmp_path / "labels", index, segmentation)
+    file = tmp_path / f"file{SUFFIXES[format]}"
+    run("export", tmp_path / "labels", data, "--split=train", f"--out={file}")
+    bring_in(file, data, tmp_path / "back", "--hop_seconds=0.5")
+    found, expected = (
+        label_data.read(tmp_path / name, index, segmentation) for name in ("back", "labels")
+    )
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_probabilities_of_logits_of_every_float16():
+    every = np.arange(0x3C00 + 1, dtype=np.uint16).view(np.float16)  # 0 to 1
+    back = blocks.sigmoid(blocks.logit(every)).astype(np.float16)
+    np.testing.assert_array_equal(back, every)
+    x = np.linspace(-40, 40, 1001, dtype=np.float32)
+    np.testing.assert_allclose(blocks.sigmoid(x), expit(x.astype(np.float64)), rtol=1e-6)
+
+
+# --- Files of others, written from their description ----------------------------------------------
+
+
+def test_efficientat(tmp_path, data):
+    """One .npy of logits [clips, 527], and a pickle of the rows of names; more clips than ours."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(-3, 3, (9, 527)).astype(np.float32)
+    rows = [3, 8, 0, 5, 1, 7, 2]
+    np.save(tmp_path / "ensemble.npy", logits)
+    names = dict(zip(IDS, rows, strict=True)) | {"another_cli": 4, "andanother_": 6}
+    (tmp_path / "names.pkl").write_bytes(pickle.dumps(names))
+    index_file = f"--index={tmp_path / 'names.pkl'}"
+    bring_in(tmp_path / "ensemble.npy", data, tmp_path / "labels", index_file)
+    index = label_data.index()
+    found = label_data.read(tmp_path / "labels", index, SEGMENTATION)
+    columns = [audioset_classes().index(name) for name in CLASSES]
+    counts = SEGMENTATION.counts(index.num_samples)
+    for clip, row in enumerate(rows):
+        expected = expit(logits[row, columns].astype(np.float64)).astype(np.float16)
+        for segment in range(counts[clip]):  # a clip's row holds in each of its segments
+            np.testing.assert_array_equal(found[clip, segment], expected)
+        assert not found[clip, counts[clip] :].any()
+
+
+@pytest.mark.parametrize("fill", ["mean", "half", "zero"])
+def test_ced(tmp_path, data, fill):
+    """The highest 20 of 527 for two views of every chunk of a second, with file names and times."""
+    rng = np.random.default_rng(1)
+    index = label_data.index()
+    counts = SEGMENTATION.counts(index.num_samples)
+    rows = [(clip, s) for _ in range(2) for clip in range(len(index)) for s in range(counts[clip])]
+    rng.shuffle(rows)
+    dense = rng.random((len(rows), 527)).astype(np.float16)
+    order = np.argsort(-dense, axis=1, kind="stable")[:, :20]
+    with h5py.File(tmp_path / "logits.h5", "w") as file:
+        file["topk_values"] = np.take_along_axis(dense, order, 1)
+        file["topk_indexes"] = order.astype(np.int16)
+        file["seeds"] = np.arange(len(rows), dtype=np.int32)
+    with open(tmp_path / "table.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["filename", "start", "end"])
+        for clip, segment in rows:
+            end = min(segment + 1, index.num_samples[clip] / 16_000)
+            writer.writerow([f"Y{IDS[clip]}.wav", segment, end])
+    options = ("--format=ced", f"--index={tmp_path / 'table.csv'}", f"--fill={fill}")
+    bring_in(tmp_path / "logits.h5", data, tmp_path / "labels", *options)
+    found = label_data.read(tmp_path / "labels", index, SEGMENTATION)
+    columns = [audioset_classes().index(name) for name in CLASSES]
+    for clip in range(len(index)):
+        for segment in range(counts[clip]):
+            views = []
+            for row in (i for i, key in enumerate(rows) if tuple(key) == (clip, segment)):
+                kept = {int(k): float(dense[row, k]) for k in order[row]}
+                lowest = min(kept.values())
+                rest = {"mean": lowest / 507, "half": lowest / 2, "zero": 0.0}[fill]
+                views.append([kept.get(k, rest) for k in columns])
+            assert len(views) == 2
+            np.testing.assert_allclose(found[clip, segment], np.mean(views, axis=0), atol=5e-4)
+
+
+@pytest.mark.parametrize("pool", ["mean", "max"])
+def test_pretrainedsed(tmp_path, data, pool):
+    """Logits of 250 frames of 40 ms for some classes that a list names."""
+    rng = np.random.default_rng(2)
+    theirs = ["Cat", *CLASSES[::-1], "Rain"]
+    (tmp_path / "strong.csv").write_text("label\n" + "".join(f'"{name}"\n' for name in theirs))
+    index = label_data.index()
+    logits = rng.normal(-2, 2, (len(index), 5, 250)).astype(np.float16)
+    order = rng.permutation(len(index))
+    with h5py.File(tmp_path / "as_strong.hdf5", "w") as file:
+        file["filenames"] = [f"{IDS[clip]}.mp3".encode() for clip in order]
+        file["strong_logits"] = logits[order]
+    options = (f"--classes={tmp_path / 'strong.csv'}", f"--pool={pool}")
+    bring_in(tmp_path / "as_strong.hdf5", data, tmp_path / "labels", *options, seconds=0.5)
+    segmentation = Segmentation(0.5)
+    found = label_data.read(tmp_path / "labels", index, segmentation)
+    counts = segmentation.counts(index.num_samples)
+    for clip in range(len(index)):
+        for segment in range(counts[clip]):
+            inside = [f for f in range(250) if segment * 500 <= f * 40 + 20 < (segment + 1) * 500]
+            frames = expit(logits[clip][:, inside].astype(np.float64))
+            pooled = getattr(frames, pool)(axis=1)[[3, 2, 1]]
+            np.testing.assert_allclose(found[clip, segment], pooled, atol=3e-4)
+
+
+def test_a_table_of_another_tool_with_times_and_mids(tmp_path, data):
+    """No segment numbers, two classes by their MIDs, rows of 2 s over segments of 1 s."""
+    with open(tmp_path / "table.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["offset", "/m/09x0r", "clip", "onset", "Dog", "/m/0912c9", "Cat"])
+        for number, name in enumerate(IDS):
+            for onset in (0, 2):
+                row = [onset + 2, 0.01 * number, f"{name}.wav", onset, 0.5, onset / 4, 1]
+                writer.writerow(row)
+    bring_in(tmp_path / "table.csv", data, tmp_path / "labels")
+    index = label_data.index()
+    found = label_data.read(tmp_path / "labels", index, SEGMENTATION)
+    for clip, count in enumerate(SEGMENTATION.counts(index.num_samples)):
+        for segment in range(count):
+            expected = [0.01 * clip, segment // 2 / 2, 0.5]
+            np.testing.assert_allclose(found[clip, segment], expected, atol=1e-3)
+
+
+def test_a_parquet_file_is_plain_to_others(tmp_path, data):
+    index = label_data.index()
+    labels = label_data.write_labels(tmp_path / "labels", index, SEGMENTATION)
+    out = tmp_path / "file.parquet"
+    run("export", tmp_path / "labels", data, "--split=train", f"--out={out}")
+    table = parquet.read_table(out).to_pydict()
+    assert list(table) == ["clip", "segment", "onset", "offset", *CLASSES]
+    row = table["clip"].index(IDS[3]) + 2
+    assert (table["segment"][row], table["onset"][row], table["offset"][row]) == (2, 2.0, 3.0)
+    stored = labels.gather(np.array([3]))[0, 2]
+    assert [table[name][row] for name in CLASSES] == stored.astype(float).tolist()
+
+
+# --- What cannot be right -------------------------------------------------------------------------
+
+
+def write_table(path, rows, header=("clip", "segment", *CLASSES)):
+    with open(path, "w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    return path
+
+
+def all_rows():
+    counts = SEGMENTATION.counts(label_data.index().num_samples)
+    return [[IDS[c], s, 0.1, 0.2, 0.3] for c in range(len(IDS)) for s in range(counts[c])]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: rows[:-2], "no labels for 2 segments of 2 of the 7 clips of 'train': 012"),
+        (lambda rows: [*rows, rows[0]], "clip --PJHxphWEs, segment 0 has two rows"),
+        (lambda rows: [*rows, [IDS[5], 4, 0, 0, 0]], "segment 4, and with 1 s it has 1 "),
+        (lambda rows: [*rows, [IDS[5], 0.5, 0, 0, 0]], "line 14: '0.5' is no whole number"),
+        (
+            lambda rows: [[*rows[0][:2], 4.5, 0, 0], *rows[1:]],
+            "4.5 is no probability.*--values=log",
+        ),
+        (lambda rows: [[*rows[0][:2], "nan", 0, 0], *rows[1:]], "lines 2 to 13: NaN is no label"),
+        (lambda rows: [[*rows[0][:2], "", 0, 0], *rows[1:]], "line 2: could not convert"),
+        (lambda rows: [rows[0][:3], *rows[1:]], "line 2: 3 fields, expected 5"),
+        (lambda rows: [[f"q{r[0]}", *r[1:]] for r in rows], "labels of other clips: q--PJHxphWEs"),
+    ],
+)
+def test_a_table_that_cannot_be_right_leaves_nothing(tmp_path, data, change, message):
+    table = write_table(tmp_path / "t.csv", change(all_rows()))
+    out = tmp_path / "labels"
+    with pytest.raises(UserError, match=message):
+        bring_in(table, data, out)
+    assert list(out.iterdir()) == []
+    bring_in(write_table(table, all_rows()), data, out)
+
+
+def test_times_of_other_segments(tmp_path, data):
+    index = label_data.index()
+    label_data.write_labels(tmp_path / "labels", index, SEGMENTATION)
+    run("export", tmp_path / "labels", data, "--split=train", f"--out={tmp_path / 't.csv'}")
+    with pytest.raises(UserError, match=r"segment 1 has the onset 1 s, and that of .* 2 s is 2 s"):
+        bring_in(tmp_path / "t.csv", data, tmp_path / "back", seconds=2)
+
+
+def test_segments_without_a_row_may_have_weak_labels(tmp_path, data, capsys):
+    table = write_table(tmp_path / "t.csv", all_rows()[:-2])
+    bring_in(table, data, tmp_path / "labels", "--missing=weak")
+    assert "2 segments of 2 clips had no row" in capsys.readouterr().out
+    index = label_data.index()
+    found = label_data.read(tmp_path / "labels", index, SEGMENTATION)
+    np.testing.assert_array_equal(found[5, 0], index.weak_labels()[5])
+    np.testing.assert_allclose(found[4, 0], [0.1, 0.2, 0.3], atol=1e-3)
+
+
+def test_classes_without_a_column(tmp_path, data):
+    rows = [row[:3] for row in all_rows()]
+    table = write_table(tmp_path / "t.csv", rows, ("clip", "segment", "Speech "))
+    with pytest.raises(UserError, match=r"lacks 2 of the data's 3 classes:\n  Vehicle horn"):
+        bring_in(table, data, tmp_path / "labels")
+    bring_in(table, data, tmp_path / "labels", "--unmapped=weak")
+    index = label_data.index()
+    found = label_data.read(tmp_path / "labels", index, SEGMENTATION)
+    np.testing.assert_allclose(found[:, 0, 0], 0.1, atol=1e-3)
+    np.testing.assert_array_equal(found[:, 0, 1:], index.weak_labels()[:, 1:])
+    near = write_table(tmp_path / "near.csv", rows, ("clip", "segment", "Dogs"))
+    with pytest.raises(UserError, match=r"none of the data's classes\. It has Dogs"):
+        bring_in(near, data, tmp_path / "more")
+
+
+def test_labels_of_another_file_are_not_mixed_in(tmp_path, data):
+    bring_in(write_table(tmp_path / "a.csv", all_rows()), data, tmp_path / "labels")
+    bring_in(write_table(tmp_path / "same.csv", all_rows()), data, tmp_path / "labels")
+    other = [[*row[:2], 0.9, 0.9, 0.9] for row in all_rows()]
+    with pytest.raises(UserError, match="holds soft labels for something else"):
+        bring_in(write_table(tmp_path / "b.csv", other), data, tmp_path / "labels")
+    manifest = json.loads((tmp_path / "labels/manifest.json").read_text())
+    assert manifest["origin"]["kind"] == "imported" and manifest["origin"]["files"] == ["a.csv"]
+
+
+class Code:
+    """A pickle of it prints when it is read."""
+
+    def __reduce__(self):
+        return print, ("code was run",)
+
+
+def test_an_index_with_code_in_it_is_refused(tmp_path, data, capsys):
+    np.save(tmp_path / "e.npy", np.zeros((7, 527), np.float32))
+    (tmp_path / "e.pkl").write_bytes(pickle.dumps({"a": Code()}))
+    with pytest.raises(UserError, match=r"e\.pkl is no index of file names: it names builtins"):
+        bring_in(tmp_path / "e.npy", data, tmp_path / "labels")
+    assert "code was run" not in capsys.readouterr().out
+    (tmp_path / "e.pkl").write_bytes(pickle.dumps(dict.fromkeys(IDS, 7)))
+    with pytest.raises(UserError, match="expected a row from 0 to 6"):
+        bring_in(tmp_path / "e.npy", data, tmp_path / "labels")
+
+
+def test_an_array_without_its_index_or_classes(tmp_path, data):
+    np.save(tmp_path / "e.npy", np.zeros((7, 527), np.float32))
+    with pytest.raises(UserError, match=r"e\.pkl: there is no index of file names.*--index"):
+        bring_in(tmp_path / "e.npy", data, tmp_path / "labels")
+    np.save(tmp_path / "e.npy", np.zeros((7, 5), np.float32))
+    with pytest.raises(UserError, match="has 5 classes and does not name them"):
+        bring_in(tmp_path / "e.npy", data, tmp_path / "labels")
+
+
+def test_segments_of_a_clip_need_a_word_to_become_one_row(tmp_path, data):
+    index = label_data.index()
+    label_data.write_labels(tmp_path / "labels", index, SEGMENTATION)
+    out = ("--split=train", f"--out={tmp_path / 'e.npy'}")
+    with pytest.raises(UserError, match="up to 3 segments a clip: give --pool"):
+        run("export", tmp_path / "labels", data, *out)
+    run("export", tmp_path / "labels", data, *out, "--pool=max")
+    labels = label_data.read(tmp_path / "labels", index, SEGMENTATION)
+    stored = expit(np.load(tmp_path / "e.npy").astype(np.float64))
+    np.testing.assert_allclose(stored, labels.max(axis=1), atol=1e-6)
+
+
+@pytest.mark.parametrize("option", ["--fill=zero", "--pool=max", "--index=names.pkl"])
+def test_an_option_of_another_format_is_refused(tmp_path, data, option):
+    table = write_table(tmp_path / "t.csv", all_rows())
+    with pytest.raises(UserError, match="means nothing for --format=csv"):
+        bring_in(table, data, tmp_path / "labels", option)
+
+
+@pytest.mark.parametrize(("library", "name"), [("h5py", "a.h5"), ("pyarrow", "a.parquet")])
+def test_a_missing_library_is_named(tmp_path, data, monkeypatch, library, name):
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(UserError, match=rf"needs {library}: pip install 'psl_jax\[corpora\]'"):
+        bring_in(tmp_path / name, data, tmp_path / "labels")
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.h5", "a.npy", "a.hdf5"])
+def test_a_damaged_file_is_named(tmp_path, data, name):
+    (tmp_path / name).write_bytes(b"nothing of the kind")
+    with pytest.raises(UserError, match=name):
+        bring_in(tmp_path / name, data, tmp_path / "labels")

@@ -1,0 +1,74 @@
+"""Training on labels that no teacher on this machine made."""
+
+import json
+
+import label_data
+import pytest
+from label_data import run
+
+from psl_jax import config as config_lib
+from psl_jax import suite
+from psl_jax.audio.segments import Segmentation
+from psl_jax.run_binding import OtherRunError
+from psl_jax.runtime.errors import UserError
+
+
+def config_of(folder, labels, **changes):
+    config = config_lib.student("psl1s", 1.0)  # its teacher is runs/teacher, which is not there
+    config.data.corpus, config.data.data_dir = "packed", str(folder / "data")
+    for split in ("train_split", "validation_split", "eval_split"):
+        config.data[split] = "train"
+    config.soft_labels_dir = str(labels)
+    config.model.width, config.train.batch_size, config.train.max_steps = 0.1, 4, 2
+    for name, value in changes.items():
+        config[name] = value
+    return config
+
+
+@pytest.mark.usefixtures("shallow")
+def test_imported_labels_need_no_teacher(tmp_path, monkeypatch):
+    index, segmentation = label_data.index(), Segmentation(1.0)
+    label_data.write_data(tmp_path / "data", index)
+    label_data.write_labels(tmp_path / "relabeled", index, segmentation)
+    file = tmp_path / "t.csv"
+    run("export", tmp_path / "relabeled", tmp_path / "data", "--split=train", f"--out={file}")
+    out = tmp_path / "labels"
+    place = ("--split=train", "--segment_seconds=1", f"--out={out}")
+    run("import", file, tmp_path / "data", *place)
+    before = {path: path.read_bytes() for path in out.iterdir()}
+
+    monkeypatch.chdir(tmp_path)
+    run_folder = tmp_path / "run"
+    suite.run(config_of(tmp_path, out), run_folder)
+    assert before == {path: path.read_bytes() for path in out.iterdir()}
+    digest = json.loads((out / "manifest.json").read_text())["teacher_digest"]
+    assert json.loads((run_folder / "data.json").read_text())["teacher"] == digest
+    quality = json.loads((run_folder / "label_quality.json").read_text())
+    assert quality["num_segments"] == segmentation.counts(index.num_samples).sum()
+    assert "mAP" in json.loads((run_folder / "metrics.json").read_text())
+
+    # Labels of a relabeling whose teacher is elsewhere: where none is asked for.
+    alone = config_of(tmp_path, tmp_path / "relabeled", teacher="")
+    suite.run(alone, tmp_path / "alone", "relabel")
+    assert json.loads((tmp_path / "alone/data.json").read_text())["teacher"] == "t"
+    with pytest.raises(UserError, match="the teacher of 'psl1s' is 'runs/teacher'"):
+        suite.run(config_of(tmp_path, tmp_path / "relabeled"), tmp_path / "not", "relabel")
+    with pytest.raises(UserError, match=r"soft labels need a teacher.*or labels that are there"):
+        suite.run(config_of(tmp_path, tmp_path / "none", teacher=""), tmp_path / "not", "relabel")
+
+    # The run is bound to these labels: it does not go on with others.
+    edited = tmp_path / "edited"
+    options = ("--split=train", "--union_weak", f"--out={edited}")
+    run("edit", out, tmp_path / "data", *options)
+    with pytest.raises(OtherRunError, match="another teacher"):
+        suite.run(config_of(tmp_path, edited), run_folder)
+
+
+def test_labels_that_are_not_whole_are_refused_before_anything_is_begun(tmp_path):
+    index, segmentation = label_data.index(), Segmentation(1.0)
+    label_data.write_data(tmp_path / "data", index)
+    label_data.write_labels(tmp_path / "labels", index, segmentation)
+    (tmp_path / "labels/labels-00002-of-00003.npz").unlink()
+    with pytest.raises(UserError, match="1 of 3 soft-label shards are missing"):
+        suite.run(config_of(tmp_path, tmp_path / "labels", teacher=""), tmp_path / "run")
+    assert not list((tmp_path / "run").rglob("*.json"))
