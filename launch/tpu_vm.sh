@@ -55,13 +55,13 @@ trap 'rm -f "$told"' EXIT
 # Runs gcloud, again where it failed for a passing reason.
 cloud() {
   if [ "$dry_run" ]; then
-    { printf 'gcloud' && printf ' %q' "$@" && echo; } >&2
+    { printf 'gcloud --quiet' && printf ' %q' "$@" && echo; } >&2
     return 0
   fi
   local attempt status wait=$backoff
   for ((attempt = 1; ; attempt++)); do
     status=0
-    gcloud "$@" 2>"$told" || status=$?
+    gcloud --quiet "$@" 2>"$told" || status=$? # it must not ask: nobody sees the question
     grep -v NOT_FOUND "$told" >&2 || true
     ((status)) || return 0
     if ((attempt >= retries)) || grep -qE "$lasting" "$told"; then
@@ -103,7 +103,7 @@ request() {
 
 # Makes the queued resource where there is none, and waits until it is ACTIVE.
 create() {
-  local now before=
+  local now before='' failed=0
   while true; do
     now=$(state)
     [ "$now" = "$before" ] || say "$NAME is $now"
@@ -116,6 +116,7 @@ create() {
         ;;
       FAILED | SUSPENDED)
         [ "${1:-}" = again ] || fail "$NAME is $now: delete it first, or use supervise" 1
+        ((failed++ < max_restarts)) || fail "given up after $max_restarts times $now" 1
         delete
         ;;
     esac
@@ -129,7 +130,7 @@ delete() {
     return
   fi
   # --force: with its VM.
-  cloud compute tpus queued-resources delete "$NAME" "${where[@]}" --force --quiet ||
+  cloud compute tpus queued-resources delete "$NAME" "${where[@]}" --force ||
     [ "$(state)" = NONE ] || fail "$NAME cannot be deleted" 1
 }
 
@@ -151,7 +152,8 @@ install() {
     python3 -m pip install --user --quiet uv
     [ -d .venv ] || python3 -m uv venv --python $python_version --seed .venv
     .venv/bin/pip install --quiet -c constraints.txt -e '.[tpu]'
-    ${setup:+( $setup )}
+    [ -f .setup ] || { ${setup:+( $setup )
+      }touch .setup; }
     echo $commit > .installed" || fail "installing on $NAME failed" 1
 }
 

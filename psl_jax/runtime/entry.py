@@ -88,7 +88,7 @@ def _is_loss_of_others(error: Exception) -> bool:
     """Whether a collective failed as a process is gone, in the words of Gloo, NCCL and gRPC."""
     words = (
         *("closed by peer", "reset by peer", "remote process exited", "Socket closed"),
-        "stopped sending heartbeats",
+        *("stopped sending heartbeats", "heartbeat timeout"),
     )
     return any(word in str(error) for word in words)
 

@@ -87,7 +87,7 @@ def queued_resources(verb, arguments, plan):
     elif verb == "delete":
         if not state:
             fail("NOT_FOUND: Resource was not found")
-        assert "--force" in arguments and "--quiet" in arguments
+        assert "--force" in arguments
         for host in hosts():
             kill_all(host)
             shutil.rmtree(host)
@@ -141,9 +141,9 @@ def main():
     fails = chance.random() < plan.get("failing", 0)
     if fails and chance.random() < 0.5:
         fail("UNAVAILABLE: try again")
-    assert arguments[:2] == ["compute", "tpus"], arguments
+    assert arguments[:3] == ["--quiet", "compute", "tpus"], arguments
     assert option(arguments, "zone") == "here", arguments
-    group, verb, *rest = arguments[2:]
+    group, verb, *rest = arguments[3:]
     status = {"queued-resources": queued_resources, "tpu-vm": tpu_vm}[group](verb, rest, plan)
     if fails:  # it was done, and the answer was lost
         fail("INTERNAL: the connection was lost")
