@@ -42,7 +42,7 @@ def main(arguments: argparse.Namespace) -> int:
         from psl_jax.web import application
     except ImportError as error:
         raise UserError("the web page needs more packages: pip install 'psl_jax[serve]'") from error
-    from psl_jax.runtime import joining
+    from psl_jax.runtime import interrupts, joining
     from psl_jax.tagging import tagger
 
     settings = options.event_settings(arguments)
@@ -63,7 +63,7 @@ def main(arguments: argparse.Namespace) -> int:
             print("whoever reaches this address can use it: there is no password", flush=True)
         app = application.application(service, local, host)
         config = uvicorn.Config(app, log_level="warning", lifespan="off")
-        with contextlib.suppress(KeyboardInterrupt):
+        with contextlib.suppress(KeyboardInterrupt, interrupts.Preempted):
             uvicorn.Server(config).run(sockets=[listener])
     return 0
 

@@ -2,7 +2,7 @@
 
 With DIE_AT set the process kills itself (SIGKILL) on the way: "batch 5" when the fifth batch of
 training is about to be used, "shard 1" when that shard of soft labels is about to be written,
-"file psl2s/metrics.json" when that file is.
+"file psl2s/metrics.json" when that file is. DIE_BY names another signal, such as SIGTERM.
 """
 
 import os
@@ -30,7 +30,7 @@ def die_before(module, name, is_time):
 
     def dying(*args, **kwargs):
         if is_time(*args):
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal.Signals[os.environ.get("DIE_BY", "SIGKILL")])
         return function(*args, **kwargs)
 
     setattr(module, name, dying)

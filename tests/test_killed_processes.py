@@ -1,13 +1,15 @@
-"""Two processes train, one is killed, both are started again: as if nothing had happened."""
+"""Two processes train, one is killed or told to end, both are started again: nothing is lost."""
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 
 import numpy as np
 import places
+import pytest
 import synthetic_data
 from small_suite import CONFIG
 
@@ -26,8 +28,11 @@ class Together:
             audio = synthetic_data.make_audio(index, seed)
             synthetic_data.write_packed(folder / f"{split}.npz", index, audio)
 
-    def run(self, workdir, die_at="", dies=1):
-        """Exit statuses; process number `dies` dies at `die_at`, and the other one is ended."""
+    def run(self, workdir, die_at="", dies=1, by="SIGKILL", checkpoint_every=2, ends_other=True):
+        """Exit statuses and outputs; process number `dies` dies at `die_at` by a signal.
+
+        ends_other: kills the other one then.
+        """
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -37,25 +42,26 @@ class Together:
                     *(sys.executable, ROOT / "tests" / "small_main.py"),
                     *("--config", self.folder / "config.py", "--workdir", workdir),
                     *(f"--config.data.data_dir={self.folder}", "--distributed"),
-                    "--config.train.checkpoint_every=2",
+                    f"--config.train.checkpoint_every={checkpoint_every}",
                     *(f"--coordinator_address={address}", "--num_processes=2"),
                     f"--process_id={process}",
                 ],
                 env=os.environ
-                | {"PYTHONPATH": str(ROOT), "DIE_AT": die_at if process == dies else ""},
+                | {"PYTHONPATH": str(ROOT), "DIE_AT": die_at if process == dies else ""}
+                | {"DIE_BY": by},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
             )
             for process in range(2)
         ]
-        if die_at:
+        if die_at and ends_other:
             started[dies].communicate(timeout=TIMEOUT)
             started[1 - dies].kill()  # as launch/local_processes.sh and a cluster do
         outputs = [process.communicate(timeout=TIMEOUT) for process in started]
         statuses = [process.returncode for process in started]
         assert die_at or statuses == [0, 0], outputs
-        return statuses
+        return statuses, [out + err for out, err in outputs]
 
 
 def results(folder):
@@ -73,19 +79,46 @@ def results(folder):
     return found, logs
 
 
-def test_two_processes_are_killed_in_training_and_in_relabeling(tmp_path):
-    together = Together(tmp_path)
-    together.run(tmp_path / "undisturbed")
-    killed = tmp_path / "killed"
-    assert together.run(killed, "batch 7", dies=1)[1] == -9
-    assert not (killed / "teacher" / "stages.json").exists()  # it died in training
-    assert together.run(killed, "shard 0", dies=0)[0] == -9
-    assert not (killed / "results.json").exists()
-    together.run(killed)
-    assert results(killed) == results(tmp_path / "undisturbed")
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    return Together(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(together, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    together.run(folder)
+    return folder
+
+
+def assert_same(folder, undisturbed):
+    assert results(folder) == results(undisturbed)
     for name in ("teacher", "psl2s"):
-        scores = [
-            np.load(folder / name / "scores.npz")["scores"]
-            for folder in (killed, tmp_path / "undisturbed")
-        ]
-        np.testing.assert_array_equal(*scores)
+        ours, theirs = (np.load(run / name / "scores.npz") for run in (folder, undisturbed))
+        np.testing.assert_array_equal(ours["scores"], theirs["scores"])
+
+
+def test_two_processes_are_killed_in_training_and_in_relabeling(together, undisturbed, tmp_path):
+    assert together.run(tmp_path, "batch 7", dies=1)[0][1] == -9
+    assert not (tmp_path / "teacher" / "stages.json").exists()  # it died in training
+    assert together.run(tmp_path, "shard 0", dies=0)[0][0] == -9
+    assert not (tmp_path / "results.json").exists()
+    together.run(tmp_path)
+    assert_same(tmp_path, undisturbed)
+
+
+def test_one_of_two_processes_is_told_to_end_and_another_is_lost(together, undisturbed, tmp_path):
+    never = {"checkpoint_every": 1000, "ends_other": False}  # but at validations, of even steps
+    statuses, outputs = together.run(tmp_path, "batch 6", dies=1, by="SIGTERM", **never)
+    assert statuses == [75, 75], outputs
+    told = [re.search(r"stopped; teacher, step (\d+) is saved", output) for output in outputs]
+    assert told[0] and told[1] and told[0][1] == told[1][1], outputs
+    saved = {int(path.name) for path in (tmp_path / "teacher" / "checkpoints").iterdir()}
+    assert max(saved) == int(told[0][1]) >= 5
+
+    # Nobody ends process 0 when the other one is gone: it finds out.
+    statuses, outputs = together.run(tmp_path, "batch 3", dies=1, **never)
+    assert statuses == [75, -9], outputs
+    assert "another process of this run has ended or was killed" in outputs[0]
+    together.run(tmp_path, checkpoint_every=1000)
+    assert_same(tmp_path, undisturbed)

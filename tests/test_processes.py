@@ -1,6 +1,7 @@
 """Several processes at once, started as users start them; and what they do together."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -39,6 +40,20 @@ print("waited" if waited > 1 else "did not wait")
 """
 
 
+# Process 1 is killed while process 0 waits for it, and no device does.
+ALONE = """
+import os, signal, sys, time
+from psl_jax.runtime import joining, parallel, peers
+joining._HEARTBEAT_SECONDS, peers._SILENCE, peers._BETWEEN_SIGNS = 16, 5, 1
+process = int(sys.argv[2])
+joining.join_processes(sys.argv[1], 2, process)
+time.sleep(3)
+if process == 1:
+    os.kill(os.getpid(), signal.SIGKILL)
+parallel.wait_for_all("test")
+"""
+
+
 def launch(workdir, *arguments):
     return subprocess.run(
         [REPOSITORY / "launch" / "local_processes.sh", "2", "--workdir", workdir, *arguments],
@@ -66,13 +81,14 @@ def test_a_failing_process_ends_the_others_at_once(tmp_path):
     assert "Traceback" not in failed.stderr
 
 
-def test_barrier_and_gather():
+def both(code):
+    """Runs `code` in two processes: their statuses and outputs."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", TOGETHER, address, str(number)],
+            [sys.executable, "-c", code, address, str(number)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -80,9 +96,20 @@ def test_barrier_and_gather():
         for number in range(2)
     ]
     outputs = [process.communicate(timeout=TIMEOUT) for process in started]
-    assert [process.returncode for process in started] == [0, 0], outputs
+    return [process.returncode for process in started], outputs
+
+
+def test_barrier_and_gather():
+    statuses, outputs = both(TOGETHER)
+    assert statuses == [0, 0], outputs
     assert outputs[0][0].strip().endswith("waited")
     assert outputs[1][0].strip().endswith("did not wait")
+
+
+def test_who_waits_for_a_dead_process_says_so_and_ends():
+    statuses, outputs = both(ALONE)
+    assert statuses[1] == -signal.SIGKILL and statuses[0] in (75, -signal.SIGABRT), outputs
+    assert "process 1 of 2 has not been heard of for 5 s" in outputs[0][1]
 
 
 class NumberingScorer:

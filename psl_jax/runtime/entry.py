@@ -13,7 +13,11 @@ from psl_jax.runtime.errors import UserError
 
 
 def run(main: Callable, parse_flags: Callable | None = None) -> None:
-    """Runs `main` with absl's flags. Exit status 2 for a UserError, 130 when interrupted."""
+    """Runs `main` with absl's flags.
+
+    Exit status 2 for a UserError, 130 when interrupted, 75 when told to end by SIGTERM or left by
+    the other processes: then the same command goes on.
+    """
     interrupts.handle()
     try:
         if parse_flags is None:
@@ -29,9 +33,20 @@ def run(main: Callable, parse_flags: Callable | None = None) -> None:
     except KeyboardInterrupt:
         print("\nstopped; run the same command again to go on", file=sys.stderr)
         _exit(130)
-    except Exception:
+    except interrupts.Preempted as kept:
+        _leave_others()
+        print(f"\nstopped; {kept}. Run the same command again to go on", file=sys.stderr)
+        _exit(interrupts.RESTART)
+    except Exception as error:
         if not _has_joined_others():
             raise
+        if _is_loss_of_others(error):
+            interrupts.tell(
+                "\nanother process of this run has ended or was killed: see its own messages; "
+                f"{interrupts.what_is_kept()}. Run the same command again to go on\n"
+                f"({type(error).__name__}: {str(error).splitlines()[0]:.200})\n"
+            )
+            _exit(interrupts.RESTART)
         traceback.print_exc()
         _exit(1)
 
@@ -60,6 +75,22 @@ def _exit(status: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+def _leave_others() -> None:
+    if _has_joined_others():
+        from psl_jax.runtime import joining
+
+        joining.leave()
+
+
+def _is_loss_of_others(error: Exception) -> bool:
+    """Whether a collective failed as a process is gone, in the words of Gloo, NCCL and gRPC."""
+    words = (
+        *("closed by peer", "reset by peer", "remote process exited", "Socket closed"),
+        *("stopped sending heartbeats", "heartbeat timeout"),
+    )
+    return any(word in str(error) for word in words)
 
 
 def _has_joined_others() -> bool:

@@ -1,16 +1,32 @@
-"""Ctrl-C: answered at once, and a second one ends the process and says what is kept."""
+"""Signals: Ctrl-C is answered at once, and SIGTERM ends a process so that it can be restarted."""
 
 import os
 import signal
+from collections.abc import Callable
 from types import FrameType
+
+# Exit status (EX_TEMPFAIL of sysexits.h) of a process that was told to end, or whose peers are
+# gone: launchers start the same command again, which goes on.
+RESTART = 75
+
+
+class Preempted(BaseException):
+    """The process was told to end; the message says what is kept.
+
+    No Exception, so that nothing takes it for a failure of what was being done.
+    """
+
 
 _saved: list[str] = []  # what was saved last
 _asked: list[bool] = []
+_terminated: list[bool] = []
+_answers: list[Callable[[], None]] = []
 
 
 def handle() -> None:
-    """From now on Ctrl-C is answered here; KeyboardInterrupt is raised as ever."""
+    """From now on Ctrl-C and SIGTERM are answered here; KeyboardInterrupt is raised as ever."""
     signal.signal(signal.SIGINT, _interrupted)
+    signal.signal(signal.SIGTERM, _told_to_end)
 
 
 def note_saved(what: str) -> None:
@@ -18,16 +34,42 @@ def note_saved(what: str) -> None:
     _saved[:] = [what]
 
 
+def what_is_kept() -> str:
+    """In words, for a message."""
+    return f"kept: {_saved[0]}" if _saved else "finished stages are kept"
+
+
+def set_answer(answer: Callable[[], None] | None) -> None:
+    """What SIGTERM does from now on, instead of raising Preempted; None: that again."""
+    _answers[:] = [answer] if answer else []
+
+
+def is_told_to_end() -> bool:
+    """Whether there was a SIGTERM."""
+    return bool(_terminated)
+
+
 def _interrupted(number: int, frame: FrameType | None) -> None:
     del number, frame
     if _asked:
-        kept = f"kept: {_saved[0]}" if _saved else "finished stages are kept"
-        _tell(f"\nstopped at once; {kept}. Run the same command again to go on\n")
+        tell(f"\nstopped at once; {what_is_kept()}. Run the same command again to go on\n")
         os._exit(130)
     _asked.append(True)
-    _tell("\nstopping: what is being done is ended in order (Ctrl-C again: at once)\n")
+    tell("\nstopping: what is being done is ended in order (Ctrl-C again: at once)\n")
     raise KeyboardInterrupt
 
 
-def _tell(text: str) -> None:
-    os.write(2, text.encode())  # whatever is being printed meanwhile
+def _told_to_end(number: int, frame: FrameType | None) -> None:
+    del number, frame
+    if _terminated:  # it is being done
+        return
+    _terminated.append(True)
+    tell("\ntold to end (SIGTERM): what is being done is saved first\n")
+    if not _answers:
+        raise Preempted(what_is_kept())
+    _answers[0]()
+
+
+def tell(text: str) -> None:
+    """Writes to stderr, whatever is being printed meanwhile."""
+    os.write(2, text.encode())

@@ -6,9 +6,16 @@ import warnings
 
 import jax
 from absl import logging
+from jax._src import distributed  # its client is nowhere public
 from jax.experimental import multihost_utils
 
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.peers import Peers
+
+# A process that has not been heard of for so long is dead, and JAX ends the others.
+_HEARTBEAT_SECONDS = 40
+
+_peers: list[Peers] = []
 
 
 def configure() -> None:
@@ -48,10 +55,15 @@ def join_processes(
     missing = [name for name, value in given.items() if value is None]
     if 0 < len(missing) < len(given):
         raise UserError(f"{' and '.join(missing)} missing: give all of {', '.join(given)}, or none")
-    # Its handler would make a process outlive SIGTERM; a run that is ended goes on when restarted.
+    # SIGTERM is answered in `interrupts`, also where there is one process only.
     jax.config.update("jax_enable_preemption_service", False)
     try:
-        jax.distributed.initialize(coordinator_address, num_processes, process_id)
+        jax.distributed.initialize(
+            coordinator_address,
+            num_processes,
+            process_id,
+            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+        )
         # Collectives wait for slow processes, but only once all have met in a first one.
         multihost_utils.sync_global_devices("join")
     except (ValueError, RuntimeError) as error:
@@ -59,3 +71,17 @@ def join_processes(
             f"cannot join the other processes: {error}\nOutside of TPU pods and of Slurm and MPI "
             f"jobs give each process {', '.join(given)} (launch/local_processes.sh does)."
         ) from error
+    client, count = distributed.global_state.client, jax.process_count()
+    _peers.append(Peers(client, jax.process_index(), count))
+
+
+def peers() -> Peers | None:
+    """The other processes; None where none were joined."""
+    return _peers[0] if _peers else None
+
+
+def leave() -> None:
+    """Leaves the other processes, when all of them do: waits for them."""
+    for one in _peers:
+        one.close()
+    jax.distributed.shutdown()

@@ -9,7 +9,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from psl_jax.model.mobilenetv2 import Variables
-from psl_jax.runtime import parallel
+from psl_jax.runtime import interrupts, parallel
 from psl_jax.runtime.disk import plain_disk_errors
 from psl_jax.runtime.errors import UserError
 from psl_jax.training import flat_state
@@ -17,7 +17,7 @@ from psl_jax.weights.keys import int_keys
 from psl_jax.weights.orbax_folder import on_this_host
 
 _METRIC = "mAP"
-_ARRAYS = "arrays"
+_ARRAYS, _NOTES = "arrays", "notes"
 _ADVICE = "Run the same command again, which goes on from the last checkpoint."
 
 
@@ -44,6 +44,7 @@ class TrainingCheckpoints:
             preservation_policy=keep,
             cleanup_tmp_directories=True,
         )
+        self._saving: Any = None  # what is being written by another thread
 
     def __enter__(self) -> "TrainingCheckpoints":
         return self
@@ -52,21 +53,45 @@ class TrainingCheckpoints:
         with plain_disk_errors(self.directory, _ADVICE):  # a failed save is raised here once more
             self._checkpointer.close()
 
-    def save(self, step: int, state: Any, mean_average_precision: float | None = None) -> None:
-        """Saves `state`; only with an mAP it can become one of the best.
+    def save(
+        self,
+        step: int,
+        state: Any,
+        mean_average_precision: float | None = None,
+        notes: Any = None,
+    ) -> None:
+        """Begins to save `state`; only with an mAP it can become one of the best.
 
-        Raises UserError where it cannot be written; the earlier checkpoints are kept.
+        It is written while training goes on; the next save, a read or the end waits for it. What
+        lies in `state` may be overwritten as soon as this returns. notes: JSON, see `latest_notes`.
+
+        Raises UserError where this or the save before cannot be written; the earlier checkpoints
+        are kept.
         """
         metrics = None if mean_average_precision is None else {_METRIC: mean_average_precision}
+        # Copies, on the host: the next step is made in the memory that holds the state now.
         flat, index = flat_state.flatten(parallel.to_host(state))
+        self._finish()
         with plain_disk_errors(self.directory, _ADVICE):
-            self._checkpointer.save(step, flat, metrics=metrics, custom_metadata={_ARRAYS: index})
+            self._saving = self._checkpointer.save_async(
+                step, flat, metrics=metrics, custom_metadata={_ARRAYS: index, _NOTES: notes}
+            )
+        what = f"step {step} in {self.directory}"
+        self._saving.on_complete(lambda saved: interrupts.note_saved(what) if saved else None)
+
+    def _finish(self) -> None:
+        """Waits for what is being written; raises what went wrong there."""
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            with plain_disk_errors(self.directory, _ADVICE):
+                saving.result()
 
     def restore(self, state: Any) -> Any:
         """The latest checkpoint, placed like `state`; `state` itself where there is none.
 
         Raises UserError where it holds the state of another network.
         """
+        self._finish()
         latest = self._checkpointer.latest
         if latest is None:
             return state
@@ -85,18 +110,30 @@ class TrainingCheckpoints:
             jax.tree.unflatten(jax.tree.structure(state), leaves),
         )
 
+    def latest_notes(self) -> Any:
+        """What was noted with the latest checkpoint; None for nothing."""
+        self._finish()
+        latest = self._checkpointer.latest
+        if latest is None:
+            return None
+        saved = self._checkpointer.metadata(latest.step)
+        return (saved.custom_metadata or {}).get(_NOTES)
+
     def _load(self, step: int) -> tuple[dict[str, np.ndarray], list]:
         """The long arrays, and what lies where in them."""
+        self._finish()
         saved = self._checkpointer.metadata(step)
         index = (saved.custom_metadata or {}).get(_ARRAYS, [])
         loaded = self._checkpointer.load(step, on_this_host(saved.metadata))
         return {key: np.asarray(array) for key, array in loaded.items()}, index
 
     def steps(self) -> list[int]:
+        self._finish()
         return [info.step for info in self._checkpointer.checkpoints]
 
     def best_steps(self) -> list[int]:
         """Steps of the best checkpoints, the best first; of equals the later is the better."""
+        self._finish()
         scored = [
             (info.metrics[_METRIC], info.step)
             for info in self._checkpointer.checkpoints

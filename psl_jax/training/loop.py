@@ -10,13 +10,20 @@ import numpy as np
 from jax.sharding import Mesh
 
 from psl_jax.model.mobilenetv2 import Variables
-from psl_jax.runtime import interrupts, parallel, progress
+from psl_jax.runtime import parallel, progress
+from psl_jax.runtime.boundaries import Boundaries
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.interrupts import Preempted
 from psl_jax.training import metric_log
 from psl_jax.training.checkpoints import TrainingCheckpoints
 from psl_jax.training.settings import TrainSettings
 from psl_jax.training.step import TrainState
 from psl_jax.training.stepper import Stepper, Values
+
+_NOT_FINITE = (
+    "The checkpoints before it are kept. Try a smaller train.learning_rate, or "
+    "model.dtype=float32, with another --workdir or --start_afresh."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +46,7 @@ class Schedule:
 class LoopSettings:
     """When the loop does what, in steps. patience: without a better mAP (0: never stop early).
 
+    checkpoint_minutes: a checkpoint is made at the latest so long after another (0: none for that).
     batch_size: segments a step, of all devices; for the log alone.
     """
 
@@ -48,6 +56,7 @@ class LoopSettings:
     log_every: int
     patience: int
     batch_size: int = 1
+    checkpoint_minutes: float = 0.0
 
 
 def loop_settings(settings: TrainSettings, steps_per_epoch: float, batch_size: int) -> LoopSettings:
@@ -67,6 +76,7 @@ def loop_settings(settings: TrainSettings, steps_per_epoch: float, batch_size: i
         log_every=settings.log_every,
         patience=max(patience, least // 4) if patience else 0,
         batch_size=batch_size,
+        checkpoint_minutes=settings.checkpoint_minutes,
     )
 
 
@@ -117,7 +127,9 @@ def train(
     A killed run that is called again, with a new stepper, continues with the same batches, and
     gives what an undisturbed one would have given. The stepper is closed in the end.
 
-    Raises UserError when the loss is not finite; the checkpoints before that are kept.
+    Raises UserError when the loss or the state is not finite; the checkpoints before are kept.
+    Raises Preempted, in all processes after the same step, when one of them was told to end; the
+    state is saved then.
     """
     state = checkpoints.restore(parallel.replicate(state, mesh))
     start = int(state.step)
@@ -129,32 +141,53 @@ def train(
     bar = progress.bar(
         settings.max_steps, "step", description, start, show=jax.process_index() == 0
     )
-    meter = _Meter(log, schedule, stepper, settings.batch_size)
-    with log, bar, stepper:
+    is_over = False
+    meter = _Meter(log, schedule, stepper, settings.batch_size, checkpoints.latest_notes())
+    with log, bar, stepper, Boundaries(start, settings.checkpoint_minutes) as boundaries:
         for first, count in _calls(start, settings, stepper.at_once):
             step = first + count
             state, values = stepper.run(state, first, [schedule(i) for i in range(first, step)])
             meter.add(count, values)
             bar.update(count)
-            at_end = step == settings.max_steps
-            validates = step % settings.validate_every == 0 or at_end
-            saves = validates or step % settings.checkpoint_every == 0
-            if step % settings.log_every == 0 or saves:
-                # Also before saving: a run that goes on from there then logs the same means.
-                meter.end_line(step, wait=saves)
+            asked = boundaries.passed(step)
+            validates = step % settings.validate_every == 0 or step == settings.max_steps
+            ends_line = validates or step % settings.checkpoint_every == 0
+            saves = ends_line or asked.save or asked.stop
+            if step % settings.log_every == 0 or ends_line:
+                meter.end_line(step, wait=ends_line)
+            if saves:
+                open_line, on_host = meter.open_line(step), _finite_on_host(step, state)
             if validates:
                 value = validate(state.variables)
                 log.write(step, {metric_log.VALIDATION_MAP: value})
                 bar.set_postfix(mAP=f"{value:.4f}", best=f"{max(value, stop.best):.4f}")
-                checkpoints.save(step, state, value)
-                interrupts.note_saved(f"{description}, step {step}")
-                if stop.update(step, value):
-                    break
+                checkpoints.save(step, on_host, value)
+                is_over = stop.update(step, value)
             elif saves:
-                checkpoints.save(step, state)
-                interrupts.note_saved(f"{description}, step {step}")
+                checkpoints.save(step, on_host, notes=open_line)
             if saves:
+                boundaries.note_saved()
                 meter.restart_clock()
+            if asked.stop:
+                raise Preempted(f"{description}, step {step} is saved")
+            if is_over:
+                break
+
+
+def _finite_on_host(step: int, state: TrainState) -> TrainState:
+    """The state as NumPy arrays, until the next step. Raises UserError where it is not finite."""
+    on_host = parallel.to_host(state)
+    bad = [
+        jax.tree_util.keystr(path)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(on_host)
+        if not np.isfinite(leaf).all()
+    ]
+    if bad:
+        raise UserError(
+            f"after step {step} {len(bad)} arrays of the training's state are not finite, such as "
+            f"{bad[0]}. {_NOT_FINITE}"
+        )
+    return on_host
 
 
 def _early_stop(run_dir: str, start: int, patience: int) -> EarlyStop:
@@ -186,11 +219,18 @@ class _Meter:
     """
 
     def __init__(
-        self, log: metric_log.MetricLog, schedule: Schedule, stepper: Stepper, batch_size: int
+        self,
+        log: metric_log.MetricLog,
+        schedule: Schedule,
+        stepper: Stepper,
+        batch_size: int,
+        open_line: list | None = None,
     ):
+        """open_line: of the run that is gone on with, see `open_line`."""
         self.log, self.schedule, self.stepper = log, schedule, stepper
         self.batch_size = batch_size
-        self.parts: list[tuple[int, Values]] = []  # steps, and the means of their values
+        # Steps, and the means of their values.
+        self.parts: list[tuple[int, Values]] = [(n, values) for n, values in open_line or []]
         self.pending: tuple[int, list, dict] | None = None
         self.timed_steps = -1  # none yet: the first call compiles
 
@@ -221,6 +261,17 @@ class _Meter:
         if wait:
             self._write()
 
+    def open_line(self, step: int) -> list[tuple[int, dict[str, float]]]:
+        """Writes the line that is due; what the next one has so far, as JSON.
+
+        A run that goes on from `step` takes it up, and logs what an undisturbed one would have.
+        """
+        self._write()
+        line = [(count, {k: float(v) for k, v in values.items()}) for count, values in self.parts]
+        for count, values in line:
+            self._check(step, count, values)
+        return line
+
     def _speed(self) -> dict[str, float]:
         seconds = time.perf_counter() - self.since
         if not self.timed_steps or not seconds:
@@ -242,11 +293,14 @@ class _Meter:
             name: float(np.average([float(values[name]) for _, values in parts], weights=counts))
             for name in parts[0][1]
         }
-        if not all(map(math.isfinite, means.values())):
-            raise UserError(
-                f"the loss is not finite at step {step}, or in the {sum(counts)} steps up to it: "
-                f"{means}. The checkpoints before it are kept. Try a smaller "
-                "train.learning_rate, or model.dtype=float32."
-            )
+        self._check(step, sum(counts), means)
         rate = self.schedule(step - 1)
         self.log.write(step, means | {metric_log.LEARNING_RATE: rate} | speed)
+
+    @staticmethod
+    def _check(step: int, count: int, means: dict[str, float]) -> None:
+        if not all(map(math.isfinite, means.values())):
+            raise UserError(
+                f"the loss is not finite at step {step}, or in the {count} steps up to it: "
+                f"{means}. {_NOT_FINITE}"
+            )

@@ -23,6 +23,7 @@ class TrainSettings:
     sampling: str = setting("uniform", choices=("uniform", "balanced", "weighted"))
     validate_every: int = setting(10_000, least=1)  # steps, or an epoch if that is shorter
     checkpoint_every: int = operational(2_000, least=1)  # steps; besides, one at each validation
+    checkpoint_minutes: float = operational(10.0, least=0)  # besides; 0: by steps alone
     log_every: int = operational(20, least=1)
     patience: int = setting(15, least=0)  # epochs without a better mAP; 0: no early stop
     best_checkpoints: int = setting(4, least=1)  # averaged in the end; the published code: 1

@@ -4,6 +4,8 @@ import signal
 import subprocess
 import sys
 
+from psl_jax.runtime import interrupts
+
 PRINTS = "print('a line', flush=True)"
 
 
@@ -53,3 +55,31 @@ def test_a_first_interrupt_is_answered_and_a_second_one_ends_at_once():
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 130
         assert "kept: psl2s, step 300. Run the same command again" in process.stderr.read()
+
+
+def test_told_to_end_says_that_it_can_go_on():
+    body = """
+  import time
+  print("ready", flush=True)
+  try:
+    time.sleep(60)
+  except Exception:  # no failure of what was being done
+    time.sleep(60)
+"""
+    with run(body) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == interrupts.RESTART == 75
+        told = process.stderr.read()
+        assert "told to end (SIGTERM)" in told and "Run the same command again to go on" in told
+
+
+def test_the_loss_of_another_process_is_told_in_words():
+    error = "Gloo all-reduce failed: Connection closed by peer [127.0.0.1]:31406"
+    body = f"""
+  entry._has_joined_others = lambda: True
+  raise ValueError({error!r})
+"""
+    _, err = run(body).communicate(timeout=60)
+    assert "another process of this run has ended or was killed" in err and error in err
+    assert "Traceback" not in err

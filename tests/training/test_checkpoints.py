@@ -263,9 +263,21 @@ def test_the_reason_is_named(tmp_path, monkeypatch, code, advice):
         raise OSError(code, "in Orbax's words")
 
     with TrainingCheckpoints(tmp_path) as kept:
-        monkeypatch.setattr(kept._checkpointer, "save", fail)
+        monkeypatch.setattr(kept._checkpointer, "save_async", fail)
         with pytest.raises(UserError, match=rf"{os.strerror(code)}\. {advice}"):
             kept.save(1, state_at(1))
+
+
+def test_what_was_saved_may_be_overwritten_at_once(tmp_path):
+    """Steps donate the state: the next one is made in its memory."""
+    array = np.arange(1_000_000, dtype=np.float32)
+    with TrainingCheckpoints(tmp_path) as kept:
+        kept.save(1, {"kernel": array}, notes=[[1, {"loss": 0.1}]])
+        array[:] = -1
+        zeros = {"kernel": parallel.replicate(np.zeros_like(array), parallel.data_mesh())}
+        restored = kept.restore(zeros)
+        assert kept.latest_notes() == [[1, {"loss": 0.1}]]
+    np.testing.assert_array_equal(restored["kernel"], np.arange(1_000_000))
 
 
 def test_other_errors_are_not_taken_for_a_full_disk(tmp_path):

@@ -1,6 +1,8 @@
 import dataclasses
 import json
 import math
+import os
+import signal
 import time
 import types
 
@@ -13,7 +15,7 @@ from psl_jax.model.augmentation import Augmentation
 from psl_jax.model.context import Context
 from psl_jax.model.frontend import LogMel
 from psl_jax.model.mobilenetv2 import Variables, create
-from psl_jax.runtime import parallel
+from psl_jax.runtime import interrupts, parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.training import loop, metric_log
 from psl_jax.training.checkpoints import TrainingCheckpoints
@@ -203,6 +205,62 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(tmp_path, died_at)
     assert killed.steps() == undisturbed.steps()
 
 
+@pytest.fixture
+def sigterm(monkeypatch):
+    """Sends this process SIGTERM, which is answered as in a command."""
+    monkeypatch.setattr(interrupts, "_terminated", [])
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    interrupts.handle()
+    yield lambda: os.kill(os.getpid(), signal.SIGTERM)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+SELDOM = dataclasses.replace(SETTINGS, validate_every=8, checkpoint_every=100, log_every=5)
+
+
+@pytest.mark.parametrize("step", range(1, 13))
+def test_a_training_that_is_told_to_end_saves_and_goes_on_from_there(tmp_path, sigterm, step):
+    undisturbed, told = Loop(tmp_path / "a"), Loop(tmp_path / "b")
+    undisturbed.run(settings=SELDOM)
+
+    def telling_program(state, batch, rate):
+        if int(state.step) + 1 == step:
+            sigterm()
+        return counting_program(state, batch, rate)
+
+    with pytest.raises(interrupts.Preempted, match=f"step {step} is saved"):
+        told.run(telling_program, settings=SELDOM)
+    assert max(told.steps()[0]) == step
+    interrupts._terminated.clear()
+    told.run(settings=SELDOM)
+    assert told.fed == ([0, step] if step < 12 else [0])
+    # The mean of a line of the log that was begun before goes over both parts.
+    assert told.log() == undisturbed.log()
+    assert told.weight() == undisturbed.weight()
+    assert told.steps()[1] == undisturbed.steps()[1]
+
+
+def test_told_to_end_where_nothing_is_trained(sigterm):
+    with pytest.raises(interrupts.Preempted):
+        sigterm()
+
+
+@pytest.mark.parametrize(("minutes", "kept"), [(0.0, 8), (1e-9, 10), (60.0, 8)])
+def test_checkpoints_by_the_clock(tmp_path, minutes, kept):
+    looped = Loop(tmp_path)
+
+    def dying_program(state, batch, rate):
+        if int(state.step) + 1 == 11:
+            raise KeyboardInterrupt
+        return counting_program(state, batch, rate)
+
+    settings = dataclasses.replace(SELDOM, checkpoint_minutes=minutes)
+    with pytest.raises(KeyboardInterrupt):
+        looped.run(dying_program, settings)
+    assert max(looped.steps()[0]) == kept
+
+
 MAPS = {3: 0.2, 6: 0.5, 9: 0.4, 12: 0.5, 15: 0.3, 18: 0.9}
 PATIENT = dataclasses.replace(SETTINGS, max_steps=60, patience=9)
 
@@ -234,6 +292,22 @@ def test_a_loss_that_is_not_finite_ends_training_before_it_is_saved(
         looped.run(settings=dataclasses.replace(SETTINGS, log_every=log_every))
     assert max(looped.steps()[0]) == kept
     assert math.isfinite(looped.weight())
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path):
+    """The gradient may overflow where the loss did not."""
+
+    def overflowing(state, batch, rate):
+        state, values = counting_program(state, batch, rate)
+        if int(state.step) < 7:
+            return state, values
+        return state._replace(variables=Variables({"w": jnp.full(1, np.inf)}, {})), values
+
+    looped = Loop(tmp_path)
+    with pytest.raises(UserError, match=r"after step 8 1 arrays .*\['w'\].*learning_rate"):
+        looped.run(overflowing)
+    assert looped.validated == [3, 6]
+    assert max(looped.steps()[0]) == 6 and math.isfinite(looped.weight())
 
 
 def test_an_error_while_reading_ends_training(tmp_path):

@@ -1,0 +1,144 @@
+"""The launchers for Slurm, GKE and Dataflow, against stand-ins that record how they are called."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import places
+import pytest
+import yaml
+
+from psl_jax.runtime import interrupts
+
+LAUNCH = places.ROOT / "launch"
+
+# Writes its name and arguments; its status is that of the environment.
+RECORD = """#!{python} -IS
+import json, os, sys
+with open(os.environ["CALLS"], "a") as file:
+    file.write(json.dumps([os.path.basename(sys.argv[0]), *sys.argv[1:]]) + "\\n")
+sys.exit(int(os.environ.get("STATUS_OF_" + os.path.basename(sys.argv[0]).upper(), "0")))
+"""
+
+
+@pytest.fixture
+def launch(tmp_path):
+    """Runs a launcher with stand-ins on the path: the finished process, and what was called."""
+    (tmp_path / "bin").mkdir()
+    for name in ("srun", "scontrol", "python"):
+        path = tmp_path / "bin" / name
+        path.write_text(RECORD.format(python=sys.executable))
+        path.chmod(0o755)
+    calls = tmp_path / "calls"
+
+    def run(script, *arguments, **environment):
+        calls.write_text("")
+        done = subprocess.run(
+            [LAUNCH / script, *arguments],
+            env=os.environ
+            | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "CALLS": str(calls)}
+            | environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        return done, [json.loads(line) for line in calls.read_text().splitlines()]
+
+    return run
+
+
+AWKWARD = ["--config=configs/my config.py", "it's", 'say "hi"', "$HOME `ls`", "*"]
+JOB = {"SLURM_SUBMIT_DIR": str(places.ROOT), "SLURM_JOB_ID": "17", "PYTHON": "python"}
+
+
+@pytest.mark.parametrize(
+    ("status", "restarts", "ends", "requeued"),
+    [
+        (0, 0, 0, False),
+        (interrupts.RESTART, 0, 0, True),  # told to end, as the time is up
+        (137, 3, 0, True),  # a task was killed
+        (2, 0, 2, False),  # a setting is wrong
+        (1, 0, 1, False),
+        (interrupts.RESTART, 5, interrupts.RESTART, False),  # too often
+    ],
+)
+def test_slurm_requeues_what_can_go_on(launch, status, restarts, ends, requeued):
+    done, (srun, *more) = launch(
+        "slurm.sh",
+        *AWKWARD,
+        **JOB,
+        STATUS_OF_SRUN=str(status),
+        SLURM_RESTART_COUNT=str(restarts),
+        MAX_RESTARTS="5",
+    )
+    assert srun[-len(AWKWARD) - 4 :] == ["python", "-m", "psl_jax.main", "--distributed", *AWKWARD]
+    assert done.returncode == ends, done.stderr
+    assert more == ([["scontrol", "requeue", "17"]] if requeued else [])
+
+
+def test_slurm_says_in_time_that_the_time_is_up():
+    options = re.findall(r"^#SBATCH (\S+)", (LAUNCH / "slurm.sh").read_text(), re.MULTILINE)
+    # Without B: before it, the signal goes to the processes, not to the script, which would die.
+    assert "--signal=TERM@120" in options and "--requeue" in options
+
+
+def test_slurm_wants_to_be_submitted(launch):
+    done, calls = launch("slurm.sh", "--config=x", SLURM_SUBMIT_DIR="")
+    assert done.returncode != 0 and "submit this script with sbatch" in done.stderr and not calls
+
+
+CLOUD = {"PROJECT": "p", "REGION": "r", "TEMP": "gs://b/t", "PYTHON": "python", "IMAGE": "i:1"}
+
+
+def test_dataflow_gets_one_argument_of_options(launch):
+    more = "--label='a b'"
+    done, (call,) = launch("beam_dataflow.sh", *AWKWARD, **CLOUD, BEAM_OPTIONS=more)
+    assert done.returncode == 0, done.stderr
+    assert call[:-1] == ["python", "-m", "psl_jax.prepare", *AWKWARD]
+    name, _, options = call[-1].partition("=")
+    assert name == "--beam_options"
+    found = shlex.split(options)  # as psl_jax.preparing.beam_shards does
+    assert {"--runner=DataflowRunner", "--project=p", "--region=r"} <= set(found)
+    assert {"--temp_location=gs://b/t", "--sdk_container_image=i:1", "--label=a b"} <= set(found)
+    assert all(option.startswith("--") for option in found)
+
+
+@pytest.mark.parametrize("name", ["PROJECT", "REGION", "TEMP"])
+def test_dataflow_names_what_is_missing(launch, name):
+    done, calls = launch("beam_dataflow.sh", "--corpus=audioset", **(CLOUD | {name: ""}))
+    assert done.returncode != 0 and f"{name} is missing" in done.stderr and not calls
+
+
+def test_dataflow_dry_run(launch):
+    done, calls = launch("beam_dataflow.sh", *AWKWARD, **CLOUD, DRY_RUN="1")
+    assert shlex.split(done.stdout)[3 : 3 + len(AWKWARD)] == AWKWARD and not calls
+
+
+def test_the_jobset_starts_one_pod_a_host_and_restarts_what_can_go_on():
+    jobset = yaml.safe_load((LAUNCH / "gke_jobset.yaml").read_text())
+    job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
+    pod = job["template"]["spec"]
+    (container,) = pod["containers"]
+    rows, columns = pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x")
+    chips = container["resources"]["limits"]["google.com/tpu"]
+    assert job["parallelism"] == job["completions"] == int(rows) * int(columns) // chips
+    assert container["command"][1:] == ["-m", "psl_jax.main", "--distributed"]
+    (rule,) = job["podFailurePolicy"]["rules"]
+    ends = rule["onExitCodes"]
+    assert ends["containerName"] == container["name"] and rule["action"] == "FailJob"
+    assert not {interrupts.RESTART, 134, 137, 143} & set(ends["values"])
+    assert {1, 2} <= set(ends["values"]) and pod["restartPolicy"] == "Never"
+    (rule,) = jobset["spec"]["failurePolicy"]["rules"]
+    assert rule == {"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
+
+
+@pytest.mark.skipif(not shutil.which("shellcheck"), reason="there is no shellcheck")
+def test_shellcheck():
+    done = subprocess.run(
+        ["shellcheck", *LAUNCH.glob("*.sh")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout

@@ -1,0 +1,237 @@
+"""launch/tpu_vm.sh against a fake gcloud whose hosts are folders; see fake_cloud.py."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import places
+import pytest
+
+SCRIPT = places.ROOT / "launch" / "tpu_vm.sh"
+TIMEOUT = 240  # seconds; a loaded machine is no failure
+
+# Stands for a host's Python: notes how it was called, and ends as the test's plan says; the plan
+# is a list of statuses, one for each start of this host over all its lives. "sleep": until SIGTERM.
+PYTHON = """#!{python} -IS
+import json, os, pathlib, signal, sys, time
+cloud = pathlib.Path(os.environ["FAKE_CLOUD"])
+host = os.environ["HOST"]
+if sys.argv[1:3] == ["-m", "pip"]:
+    sys.exit(0)
+notes = cloud / f"starts.{{host}}.jsonl"
+with open(notes, "a") as file:
+    file.write(json.dumps({{"argv": sys.argv[1:], "mine": os.environ.get("MINE")}}) + "\\n")
+plan = json.loads((cloud / "plan.json").read_text()).get("statuses", {{}}).get(host, ["sleep"])
+status = plan[min(len(notes.read_text().splitlines()), len(plan)) - 1]
+print("started", flush=True)
+if status == "sleep":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+    time.sleep(300)
+sys.exit(status)
+"""
+
+
+class Cloud:
+    def __init__(self, folder):
+        self.folder = folder
+        (folder / "bin").mkdir()
+        gcloud = folder / "bin" / "gcloud"
+        fake = (pathlib.Path(__file__).parent / "fake_cloud.py").read_text()
+        gcloud.write_text(f"#!{sys.executable} -IS\n{fake}")  # starts faster
+        python3 = folder / "bin" / "python3"  # pip install uv; uv venv
+        host_python = folder / "host_python"
+        host_python.write_text(PYTHON.format(python=sys.executable))
+        python3.write_text(
+            '#!/bin/bash\n[ "$3" != venv ] || { mkdir -p .venv/bin; '
+            f'cp {host_python} .venv/bin/python; echo installed >> "$HOME/pip"; '
+            "printf '#!/bin/bash\\n' > .venv/bin/pip; chmod +x .venv/bin/*; }\n"
+        )
+        for path in (gcloud, python3, host_python):
+            path.chmod(0o755)
+        self.plan()
+
+    def plan(self, **plan):
+        (self.folder / "plan.json").write_text(json.dumps(plan))
+
+    def __call__(self, *arguments, **environment):
+        defaults = {"NAME": "psl", "ZONE": "here", "ACCELERATOR": "v6e-8", "VERSION": "v2"}
+        quick = {"POLL": "0.2", "BACKOFF": "0", "RETRIES": "20"}
+        return subprocess.run(
+            [SCRIPT, *arguments],
+            env=os.environ
+            | {"PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}"}
+            | {"FAKE_CLOUD": str(self.folder)}
+            | (defaults | quick | environment),
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+        )
+
+    def ok(self, *arguments, **environment):
+        done = self(*arguments, **environment)
+        assert done.returncode == 0, done.stderr
+        return done
+
+    def calls(self, *verb):
+        path = self.folder / "calls.jsonl"
+        calls = (
+            [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        )
+        return [call for call in calls if call[3 : 3 + len(verb)] == list(verb)]
+
+    def starts(self, host="host0"):
+        path = self.folder / f"starts.{host}.jsonl"
+        return [json.loads(x) for x in path.read_text().splitlines()] if path.exists() else []
+
+    def wait_for_starts(self, count, host="host0"):
+        deadline = time.monotonic() + TIMEOUT
+        while len(self.starts(host)) < count:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def cloud(tmp_path):
+    one = Cloud(tmp_path)
+    yield one
+    one.plan()
+    one("delete")  # ends what runs
+
+
+AWKWARD = ["--config=configs/my config.py", "it's", 'say "hi"', "$HOME `ls` \\n", "a\nb", "*", ""]
+
+
+def test_from_creation_to_deletion(cloud):
+    cloud.ok("create", "--spot", "--create_flag=--network=other")
+    (created,) = cloud.calls("queued-resources", "create")
+    assert created[5] == "psl"
+    assert set(created[6:]) == {
+        *("--zone=here", "--node-id=psl", "--accelerator-type=v6e-8", "--runtime-version=v2"),
+        *("--spot", "--network=other"),
+    }
+    bare = cloud("run", "--config=x")
+    assert bare.returncode != 0 and "psl_jax is not installed here" in bare.stderr
+    cloud.ok("install", "--setup=touch $HOME/mounted")
+    cloud.ok("run", "--env", "MINE=it's $mine", *AWKWARD)
+    for host in ("host0", "host1"):
+        cloud.wait_for_starts(1, host)
+        (start,) = cloud.starts(host)
+        assert start["argv"] == ["-m", "psl_jax.main", "--distributed", *AWKWARD]
+        assert start["mine"] == "it's $mine"
+        assert (cloud.folder / "hosts" / host / "mounted").exists()
+    status = cloud.ok("status").stdout
+    assert "queued resource: ACTIVE" in status and status.count("psl_jax: running") == 2
+    assert "started" in cloud.ok("logs", "--worker=1").stdout
+    cloud.ok("stop")
+    assert cloud.ok("status").stdout.count("psl_jax: ended 75") == 2
+    cloud.ok("delete")
+    assert "NONE" in cloud.ok("status").stdout
+
+
+def test_each_command_may_be_given_again(cloud):
+    for _ in range(2):
+        cloud.ok("create")
+        cloud.ok("install")
+        cloud.ok("run", "--config=x")
+        cloud.wait_for_starts(1, "host1")
+    assert len(cloud.calls("queued-resources", "create")) == 1
+    assert len(cloud.starts("host0")) == len(cloud.starts("host1")) == 1
+    assert (cloud.folder / "hosts" / "host0" / "pip").read_text() == "installed\n"
+    cloud.ok("stop")
+    cloud.ok("stop")
+    cloud.ok("delete")
+    assert "is not there" in cloud.ok("delete").stderr
+
+
+def test_supervise_brings_a_preempted_run_to_its_end(cloud):
+    """Preempted twice; a fifth of all calls fail, half of them after what was asked was done."""
+    cloud.plan(
+        seed=1,
+        failing=0.2,
+        preempt_after=[8, 9],
+        statuses={"host0": ["sleep", "sleep", 0], "host1": ["sleep", "sleep", 0]},
+    )
+    done = cloud.ok("supervise", "--spot", *AWKWARD)
+    assert "the run is over" in done.stderr
+    starts = cloud.starts()
+    assert len(starts) == 3 == len(cloud.starts("host1"))
+    assert all(start["argv"][3:] == AWKWARD for start in starts)
+    assert json.loads((cloud.folder / "created.json").read_text()) == 3
+
+
+@pytest.mark.parametrize(
+    ("statuses", "ends", "starts"),
+    [
+        ({"host0": [75, 0], "host1": [75, 0]}, 0, 2),  # told to end
+        ({"host0": [134, 0], "host1": [137, 0]}, 0, 2),  # one was killed, the other left
+        ({"host0": [75], "host1": [2]}, 2, 1),  # a setting is wrong: so it will be again
+        ({"host0": [75], "host1": [75]}, 1, 3),  # in vain
+    ],
+)
+def test_what_is_started_again(cloud, statuses, ends, starts):
+    cloud.plan(statuses=statuses)
+    done = cloud("supervise", "--max_restarts=2", "--config=x")
+    assert done.returncode == ends, done.stderr
+    assert len(cloud.starts("host0")) == len(cloud.starts("host1")) == starts
+    if ends == 2:
+        assert "failed with status 2" in done.stderr and "started" in done.stdout
+
+
+def test_lasting_errors_are_not_tried_again(cloud):
+    gcloud = cloud.folder / "bin" / "gcloud"
+    gcloud.write_text(
+        "#!/bin/bash\necho call >> $FAKE_CLOUD/count\n"
+        "case $* in *describe*) echo NOT_FOUND >&2 ;; *) echo 'PERMISSION_DENIED: no' >&2 ;; esac\n"
+        "exit 1\n"
+    )
+    done = cloud("create")
+    assert done.returncode == 1
+    assert "PERMISSION_DENIED" in done.stderr and "psl cannot be created" in done.stderr
+    assert len((cloud.folder / "count").read_text().splitlines()) == 3  # one look, one try, a look
+
+
+@pytest.mark.parametrize("command", ["create", "install", "run", "supervise", "stop", "delete"])
+def test_a_dry_run_calls_nothing(cloud, command):
+    arguments = AWKWARD if command in ("run", "supervise") else []
+    done = cloud.ok(command, "--dry_run", *arguments)
+    assert "gcloud --quiet compute tpus " in done.stderr and not cloud.calls()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "told"),
+    [
+        ([], {}, "usage: "),
+        (["fly"], {}, "usage: "),
+        (["status"], {"NAME": ""}, "--name or NAME is missing"),
+        (["status"], {"ZONE": ""}, "--zone or ZONE is missing, such as us-east5-b"),
+        (["create"], {"ACCELERATOR": ""}, "--accelerator or ACCELERATOR is missing"),
+        (["create"], {"VERSION": ""}, "--version or VERSION is missing"),
+        (["run"], {}, "run needs arguments"),
+        (["stop", "now"], {}, "stop: unknown argument 'now'"),
+        (["run", "--env", "A B"], {}, "--env is 'A B', expected KEY=VALUE"),
+        (["create", "--zone"], {}, "--zone needs a value"),
+    ],
+)
+def test_what_is_missing_or_wrong_is_named(cloud, arguments, environment, told):
+    done = cloud(*arguments, **environment)
+    assert done.returncode != 0 and told in done.stderr
+    assert not cloud.calls("queued-resources", "create")
+
+
+def test_relabeling_by_all_hosts(cloud):
+    cloud.plan(statuses={"host0": [0], "host1": [0]})
+    done = subprocess.run(
+        [places.ROOT / "launch" / "relabel.sh", "my model", "data", "--out=labels"],
+        env=os.environ
+        | {"PATH": f"{cloud.folder / 'bin'}:{os.environ['PATH']}", "FAKE_CLOUD": str(cloud.folder)}
+        | {"NAME": "psl", "ZONE": "here", "ACCELERATOR": "v6e-8", "VERSION": "v2", "POLL": "0.2"},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+    )
+    assert done.returncode == 0, done.stderr
+    expected = ["-m", "psl_jax.relabel", "--distributed", "my model", "data", "--out=labels"]
+    assert [start["argv"] for start in cloud.starts("host1")] == [expected]

@@ -1,0 +1,111 @@
+"""How processes agree, with threads for processes and a dictionary for their coordinator."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from psl_jax.runtime import interrupts, peers
+
+COUNT = 3
+
+
+class Coordinator:
+    """Holds keys and values, as JAX's does."""
+
+    def __init__(self):
+        self.values, self.lock, self.barriers = {}, threading.Lock(), {}
+
+    def key_value_set(self, key, value, allow_overwrite=False):
+        with self.lock:
+            assert allow_overwrite or key not in self.values
+            self.values[key] = value
+
+    def key_value_dir_get(self, folder):
+        with self.lock:
+            return [(k, v) for k, v in self.values.items() if k.startswith(folder)]
+
+    def key_value_delete(self, key):
+        with self.lock:
+            for name in [k for k in self.values if k == key or k.startswith(key.rstrip("/") + "/")]:
+                del self.values[name]
+
+    def wait_at_barrier(self, name, milliseconds):
+        with self.lock:
+            barrier = self.barriers.setdefault(name, threading.Barrier(COUNT))
+        barrier.wait(milliseconds / 1000)
+
+
+@pytest.fixture
+def processes(monkeypatch):
+    monkeypatch.setattr(peers, "_BETWEEN", 0.01)
+    coordinator = Coordinator()
+    made = [peers.Peers(coordinator, number, COUNT) for number in range(COUNT)]
+    yield made
+    for one in made:
+        one.close()
+    interrupts.set_answer(None)
+    peers.signal.set_wakeup_fd(-1)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_all_do_what_one_asks_for_at_the_same_step(processes, seed):
+    rng = np.random.default_rng(seed)
+    pauses = rng.uniform(0, 0.01, (COUNT, 400))
+    asks = {int(rng.integers(COUNT)): int(rng.integers(5, 20))}  # process: at which step
+    done = [[] for _ in range(COUNT)]
+
+    def train(number):
+        one = processes[number]
+        one.pass_boundary(1, 0)
+        for step in range(1, 400):
+            time.sleep(pauses[number, step])
+            if asks.get(number) == step:
+                one.ask(peers.SAVE)
+                one.ask(peers.STOP)
+            for what in one.pass_boundary(1, step):
+                done[number].append((what, step))
+                if what == peers.STOP:
+                    return
+
+    threads = [threading.Thread(target=train, args=(number,)) for number in range(COUNT)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert done[0] == done[1] == done[2], done
+    assert [what for what, _ in done[0]].count(peers.STOP) == 1
+
+
+def test_a_process_that_is_in_no_loop_ends_all(processes, monkeypatch):
+    ended = []
+    monkeypatch.setattr(peers.Peers, "_end", lambda self, why: ended.append((self._process, why)))
+    processes[0].pass_boundary(1, 3)
+    processes[2].ask(peers.STOP)
+    deadline = time.monotonic() + 60
+    while len(ended) < COUNT and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert sorted(number for number, _ in ended) == [0, 1, 2]
+    assert all("SIGTERM" in why for _, why in ended)
+
+
+def test_to_save_is_left_out_where_a_process_is_in_no_loop(processes):
+    processes[0].pass_boundary(1, 3)
+    processes[0].ask(peers.SAVE)
+    deadline = time.monotonic() + 60
+    while processes[0]._round < 1 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert [one.pass_boundary(1, step) for step in range(4, 9) for one in processes] == [set()] * 15
+
+
+def test_a_silent_process_is_named(processes, monkeypatch, capfd):
+    monkeypatch.setattr(peers, "_BETWEEN_SIGNS", 0.01)
+    monkeypatch.setattr(peers, "_SILENCE", 0.5)
+    time.sleep(0.2)
+    processes[1].close()
+    deadline, told = time.monotonic() + 60, ""
+    while "process 1 of 3 has not been heard of" not in told and time.monotonic() < deadline:
+        time.sleep(0.05)
+        told += capfd.readouterr().err
+    assert told.count("process 1 of 3") >= 1 and "Run the same command again" in told
