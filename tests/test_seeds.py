@@ -35,7 +35,9 @@ def test_means_and_spreads_of_values_and_of_gains():
     assert weak["mAP"] == pytest.approx(0.2) and weak["mAP_spread"] == pytest.approx(0.1)
     assert soft["mAP"] == pytest.approx(0.4)
     assert soft["gain_spread"] == pytest.approx(np.std([0.2, 0.4, 0.0], ddof=1))
-    assert soft["notes"] == ["a", "same", "b"] and soft["run_dir"] == "seed4/psl2s"
+    assert soft["notes"] == ["a", "same", "b"] and soft["run_dirs"] == [
+        f"seed{seed}/psl2s" for seed in (4, 5, 6)
+    ]
     assert soft["seconds"] == 6.0 and soft["mAP_by_seed"] == [0.3, 0.6, 0.3]
 
 
