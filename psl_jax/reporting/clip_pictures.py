@@ -16,7 +16,7 @@ _STUDENT = pictures.COLOURS[2]
 def write(folder: pathlib.Path, about: Mapping[str, Any]) -> None:
     """Writes clip1.png and so on; needs matplotlib. about: what `listening.read` gives."""
     for number, clip in enumerate(about["clips"], 1):
-        pictures.save(draw(clip), folder / f"clip{number}.png")
+        pictures.save(draw(clip), folder / f"clip{number}.png", dpi=100)
 
 
 def draw(clip: Mapping[str, Any]) -> Any:
@@ -27,18 +27,25 @@ def draw(clip: Mapping[str, Any]) -> Any:
     lanes = [(c["name"], lane) for c in clip["classes"] for lane in c["lanes"]]
     groups = len(clip["classes"])
     height = 0.19 * len(lanes) + 0.36 * groups
-    canvas = Canvas(figsize=(7.4, 2.1 + height), layout="constrained")
-    ratios = (1.3, max(height, 0.3))
+    canvas = Canvas(figsize=(7.4, 1.8 + height), layout="constrained")
+    ratios = (1.0, max(height, 0.3))
     above, below = canvas.subplots(2, 1, sharex=True, height_ratios=ratios)
     mel = np.frombuffer(base64.b64decode(clip["mel"]), np.uint8).reshape(-1, clip["bands"])
     extent = (0, len(mel) * clip["column_seconds"], 0, clip["bands"])
     colours = ListedColormap(listening.palette() / 255)
     above.imshow(
-        mel.T, cmap=colours, vmin=0, vmax=255, extent=extent, origin="lower", aspect="auto"
+        mel.T,
+        cmap=colours,
+        vmin=0,
+        vmax=255,
+        extent=extent,
+        origin="lower",
+        aspect="auto",
+        interpolation="nearest",
     )
     above.set_yticks([])
     above.set_ylabel("mel bands", fontsize=9)
-    place, names, places = 0.0, [], []
+    place, names, places = 0.0, [], []  # in rows, downwards
     for entry in clip["classes"]:
         title = pictures.plain(entry["name"])
         below.text(0, place + 0.9, title, fontsize=9.5, fontweight="bold", va="bottom")

@@ -36,10 +36,10 @@ def write(folder: pathlib.Path, figures: Sequence[Figure]) -> bool:
     return drawn
 
 
-def save(picture: Any, path: pathlib.Path) -> None:
+def save(picture: Any, path: pathlib.Path, dpi: int = 150) -> None:
     """Writes a matplotlib figure as a PNG on white."""
     with files.atomic_open(path, "wb") as file:
-        picture.savefig(file, format="png", dpi=150)
+        picture.savefig(file, format="png", dpi=dpi)
 
 
 def draw(figure: Figure) -> Any:
