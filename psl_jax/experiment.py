@@ -281,6 +281,10 @@ class Experiment:
     def _load_teacher(self) -> Model:
         return load_model(self.teacher).for_classes(self.train_index.classes)
 
+    def soft_labels(self) -> SoftLabels | None:
+        """The stored ones that it is trained on; None where it has weak ones or makes its own."""
+        return self._open_labels() if self._stores_labels else None
+
     def _open_labels(self, teacher_digest: str | None = None) -> SoftLabels:
         digest = teacher_digest or self.folder.teacher_digest
         return SoftLabels.open(
@@ -333,7 +337,7 @@ class Experiment:
             self.settings,
             self._network[0],
             source,
-            self._open_labels() if self._stores_labels else None,
+            self.soft_labels(),
             self.mesh,
             self._local_batch,
             self._load_teacher() if in_step else None,

@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from psl_jax import suite
-from psl_jax.reporting import pages, tables
+from psl_jax.reporting import label_sets, listening, pages, suite_page, tables
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
+from psl_jax.scoring import bootstrap, evaluation
 
 _AVERAGED = ("mAP", "d_prime", "AUC", "lwlrap", "mAP_at_3")
 
@@ -51,8 +53,9 @@ def run(
             found.append(results)
     if found:
         together = summary(found, seeds, bool(len(config.experiments)))
+        _add_intervals(together, workdir)
         files.write_json(workdir / suite.RESULTS, together)
-        pages.write_suite_report(workdir, together)
+        suite_page.write(workdir, together)
         print(f"\nmean ± standard deviation over {len(found)} seeds\n")
         print(pages.format_table(together))
         print(f"\n  report: {workdir / 'report.html'}\n  results: {workdir / suite.RESULTS}")
@@ -64,6 +67,9 @@ def summary(
     """The results of a suite over seeds: means, with spreads of mAP and of what it gains."""
     first = found[0]
     result = {k: v for k, v in first.items() if k not in ("experiments", "label_quality")}
+    qualities = [one["label_quality"] for one in found if "label_quality" in one]
+    if qualities:
+        result["label_quality"] = label_sets.pooled(qualities)
     reference = result.get("reference", "weak")
     by_seed = [{row["name"]: row for row in one["experiments"]} for one in found]
     rows = []
@@ -78,12 +84,45 @@ def summary(
             "mAP_spread": _spread([one["mAP"] for one in same]),
             "gain_spread": _spread(gains),
             "mAP_by_seed": [one["mAP"] for one in same],
-            "run_dir": f"seed{seeds[0]}" + f"/{row['name']}" * is_suite,
+            "run_dirs": [f"seed{seed}" + f"/{row['name']}" * is_suite for seed in seeds],
             "seconds": sum(one["seconds"] for one in same),
             "notes": tables.shared_notes(same),
         }
         rows.append(merged)
-    return result | {"seeds": list(seeds), "experiments": rows}
+    clips = f"seed{seeds[0]}/{listening.FOLDER}"
+    return result | {"seeds": list(seeds), "clips": clips, "experiments": rows}
+
+
+def _add_intervals(results: dict[str, Any], workdir: pathlib.Path) -> None:
+    """Adds to each row how far its mAP may lie from the reference's, on other clips and seeds.
+
+    Only where the scores of all seeds are there with their targets, and of the same clips.
+    """
+    found = {}
+    for row in results["experiments"]:
+        each = [evaluation.read_scores(workdir / folder) for folder in row["run_dirs"]]
+        known = [one for one in each if one is not None]
+        if known and len(known) == len(each):
+            found[row["name"]] = known
+    reference = results.get("reference", "weak")
+    if reference not in found:
+        return
+    ours = found[reference][0]
+    alike = {
+        name: [one["scores"] for one in each]
+        for name, each in found.items()
+        if all(
+            np.array_equal(one[key], ours[key])
+            for one in each
+            for key in ("ids", "classes", "targets")
+        )
+    }
+    if reference not in alike:
+        return
+    intervals = bootstrap.differences_over_seeds(ours["targets"], alike, reference)
+    for row in results["experiments"]:
+        if (one := intervals.get(row["name"])) is not None:
+            row["over_reference"] = {"low": one.low, "high": one.high}
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

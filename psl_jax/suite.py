@@ -19,12 +19,13 @@ from psl_jax.data.opening import open_source
 from psl_jax.data.settings import DataSettings
 from psl_jax.data.soft_labels import digest_without_teacher
 from psl_jax.experiment import Experiment
-from psl_jax.reporting import pages, tables
+from psl_jax.reporting import listening, pages, suite_page, tables
 from psl_jax.run_binding import OtherRunError
 from psl_jax.runtime import disk, files, parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.run_folder import LABEL_QUALITY
 from psl_jax.scoring import bootstrap, evaluation
+from psl_jax.tagging import tagger
 
 RESULTS = "results.json"
 
@@ -196,6 +197,28 @@ def _add_intervals(rows: list[dict[str, Any]], runs: list[Experiment], reference
             row["over_reference"] = {"low": one.low, "high": one.high}
 
 
+def _write_clips(workdir: pathlib.Path, runs: list[Experiment], rows: list[dict[str, Any]]) -> None:
+    """Keeps clips to listen to, of those that the best student was trained on."""
+    if jax.process_count() > 1:  # the others would have to read the model with this one
+        print("note: clips to listen to are made where the report is made by one process")
+        return
+    name = suite_page.best_of(rows)
+    best = next(run for run in runs if run.settings.name == name)
+    labels = {}
+    for run in runs:
+        if run.train_index.ids_sha256 == best.train_index.ids_sha256:
+            try:
+                found = run.soft_labels()
+            except UserError as error:  # deleted to save room: the others are shown
+                print(f"note: the clips are without the labels of {run.settings.name}: {error}")
+                continue
+            if found is not None:
+                labels[run.settings.name] = found
+    source = best.source(best.settings.data.train_split)
+    folder = workdir / listening.FOLDER
+    listening.write(folder, source, labels, best.settings.name, tagger.load(best.run_dir))
+
+
 def _prepare(data: DataSettings, workdir: pathlib.Path) -> str:
     if data.corpus == "packed":
         return data.data_dir
@@ -237,7 +260,8 @@ def _summarize(
         print(f"note: {note}")
     if is_suite:
         files.write_json(workdir / RESULTS, results)
-        pages.write_suite_report(workdir, results)
+        _write_clips(workdir, runs, rows)
+        suite_page.write(workdir, results)
     places = {
         "report": workdir / "report.html",
         "results": workdir / (RESULTS if is_suite else evaluation.METRICS),

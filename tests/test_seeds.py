@@ -12,6 +12,8 @@ import synthetic_data
 from small_suite import CONFIG
 
 from psl_jax import UserError, seeds
+from psl_jax.reporting import tables
+from psl_jax.scoring import bootstrap, evaluation, metrics
 
 
 @pytest.mark.parametrize("text", ["", "0,a", "0,0", "1.5", "0,,1", "-1"])
@@ -35,8 +37,39 @@ def test_means_and_spreads_of_values_and_of_gains():
     assert weak["mAP"] == pytest.approx(0.2) and weak["mAP_spread"] == pytest.approx(0.1)
     assert soft["mAP"] == pytest.approx(0.4)
     assert soft["gain_spread"] == pytest.approx(np.std([0.2, 0.4, 0.0], ddof=1))
-    assert soft["notes"] == ["a", "same", "b"] and soft["run_dir"] == "seed4/psl2s"
+    assert soft["notes"] == ["a", "same", "b"] and soft["run_dirs"] == [
+        f"seed{seed}/psl2s" for seed in (4, 5, 6)
+    ]
     assert soft["seconds"] == 6.0 and soft["mAP_by_seed"] == [0.3, 0.6, 0.3]
+
+
+def test_intervals_are_of_clips_and_seeds_together(tmp_path):
+    """Where the scores of all seeds are kept; the words of the table are of these intervals."""
+    index = synthetic_data.make_index([40], 16_000)
+    truth, rng = index.weak_labels(), np.random.default_rng(0)
+    scores = {
+        name: [np.clip(truth + noise * rng.normal(size=truth.shape), 0, 1) for _ in range(3)]
+        for name, noise in (("weak", 2.0), ("psl2s", 0.3), ("psl5s", 2.0), ("lost", 1.0))
+    }
+    rows = []
+    for name, each in scores.items():
+        dirs = [f"seed{seed}/{name}" for seed in range(3)]
+        for folder, values in zip(dirs, each, strict=True):
+            evaluation.write_results(tmp_path / folder, index, values, {})
+        mean = np.mean([metrics.mean_average_precision(truth, values) for values in each])
+        rows.append({"name": name, "run_dirs": dirs, "mAP": float(mean)})
+    (tmp_path / "seed1/lost/scores.npz").unlink()
+    results = {"experiments": rows}
+    seeds._add_intervals(results, tmp_path)
+    del scores["lost"]
+    expected = bootstrap.differences_over_seeds(truth, scores, "weak")
+    for name in ("psl2s", "psl5s"):
+        one = next(row for row in rows if row["name"] == name)
+        assert one["over_reference"] == {"low": expected[name].low, "high": expected[name].high}
+        assert one["mAP"] - rows[0]["mAP"] == pytest.approx(expected[name].difference)
+    assert "over_reference" not in rows[0] and "over_reference" not in rows[3]
+    lines = {line.split()[0]: line for line in tables.format_table(results).splitlines() if line}
+    assert "not told apart" in lines["psl5s"] and "not told apart" not in lines["psl2s"]
 
 
 def test_a_suite_over_two_seeds(tmp_path):
@@ -70,6 +103,8 @@ def test_a_suite_over_two_seeds(tmp_path):
         ]
         assert one["mAP_by_seed"] == [metrics["mAP"] for metrics in each]
         assert one["mAP"] == pytest.approx(np.mean(one["mAP_by_seed"]))
+    assert len(results["label_quality"]["psl2s"]["statistics"]["coverage"]["bins"]) == 6
     html = (tmp_path / "run/report.html").read_text()
+    assert html.count("data:audio/flac;base64,") == 5 and "with other seeds" in html
     assert 'href="seed3/teacher/report.html"' in html
     run()  # finished stages are skipped

@@ -46,6 +46,16 @@ class Bar:
     reference: float | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class DotSeries:
+    """A dot, or with `filled` false a circle, in each row that has a value."""
+
+    name: str
+    values: Sequence[float | None]
+    colour: int = 0
+    filled: bool = True
+
+
 # --- Charts ---------------------------------------------------------------------------------
 
 
@@ -150,17 +160,61 @@ def grouped_bars(
     return _svg(parts, label)
 
 
+def dot_rows(
+    names: Sequence[str], series: Sequence[DotSeries], *, label: str, x_label: str, form: Format
+) -> Markup:
+    """A row for each name with the dots of all series; those of a single one hang on the zero."""
+    left = min(16 + _CHAR * max([len(name) for name in names], default=0), WIDTH * 0.36)
+    right, top, pitch = WIDTH - 16, 8, 21
+    bottom = top + pitch * len(names)
+    values = [v for s in series for v in s.values if v is not None]
+    low, high = min([0.0, *values]), max([0.0, *values])
+    ticks = _ticks(low, high if high > low else low + 1, 5)
+    low, high = min(low, ticks[0]), max(high, ticks[-1])
+
+    def place(value: float) -> float:
+        return left + (value - low) / ((high - low) or 1) * (right - left)
+
+    parts = []
+    for tick in ticks:
+        parts.append(_line("grid" if tick else "axisline", place(tick), top, place(tick), bottom))
+        parts.append(_text(place(tick), bottom + 17, number(tick), "tick", "middle"))
+    for row, name in enumerate(names):
+        middle = top + pitch * (row + 0.5)
+        short = name if len(name) * _CHAR < left - 8 else _shorten(name, left - 8)
+        parts.append(_line("grid", left, middle, right, middle))
+        parts.append(_text(left - 8, middle + 4, short, "name", "end", title=name))
+        for s in series:
+            value = s.values[row]
+            if value is None:
+                continue
+            x, tip = place(value), f"{name}, {s.name}: {form(value)}"
+            if len(series) == 1:
+                points = f"{place(0.0):.1f},{middle:.1f} {x:.1f},{middle:.1f}"
+                parts.append(_tag("polyline", "line", s.colour, points=points))
+            kind = "dot" if s.filled else "mark"
+            parts.append(_tag("circle", kind, s.colour, tip, cx=x, cy=middle, r=5.0))
+    parts.append(_text((left + right) / 2, bottom + 36, x_label, "axis", "middle"))
+    return _svg(parts, label, bottom + 44)
+
+
 def legend(entries: Iterable[tuple[str, int, str]]) -> Markup:
-    """A list of (name, colour, kind); kinds are line, dashed, bar, diamond and reference."""
+    """A list of (name, colour, kind).
+
+    Kinds are line, dashed, faint, bar, dot, circle, diamond and reference.
+    """
     items = []
     for name, colour, kind in entries:
         start, width = 7, 14
-        if kind in ("line", "dashed"):
+        if kind in ("line", "dashed", "faint"):
             dash = (DASHES[colour % NUM_COLOURS] or None) if kind == "dashed" else None
-            mark = _tag("polyline", "line", colour, points="1,6 31,6", stroke_dasharray=dash)
+            look = "line faint" if kind == "faint" else "line"
+            mark = _tag("polyline", look, colour, points="1,6 31,6", stroke_dasharray=dash)
             start, width = 0, 32
         elif kind == "bar":
             mark = _tag("rect", "bar", colour, x=9, y=1, width=11, height=11, rx=2)
+        elif kind in ("dot", "circle"):
+            mark = _tag("circle", "dot" if kind == "dot" else "mark", colour, cx=14, cy=6.5, r=5.0)
         else:
             mark = _diamond(14, 6.5, "mark" if kind == "diamond" else kind, colour)
         svg = Markup(

@@ -1,13 +1,11 @@
-"""One self-contained HTML page for a run, and one for a suite of runs.
+"""One self-contained HTML page for a run; how pages are made of templates.
 
 A page is made from the files that the stages left behind, so it can be made again at any time;
 what is missing is said on the page and left out.
 """
 
-import csv
 import datetime
 import itertools
-import math
 import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,14 +15,15 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup
 
-from psl_jax.reporting import charts, tables
+from psl_jax.reporting import charts, label_figures, tables
+from psl_jax.reporting.class_table import PER_CLASS, read_classes
 from psl_jax.reporting.tables import format_markdown, format_table
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.run_folder import NOTES
 from psl_jax.training.metric_log import VALIDATION_MAP, read_log
 
-__all__ = ["format_markdown", "format_table", "write_run_report", "write_suite_report"]
+__all__ = ["format_markdown", "format_table", "render", "write_run_report"]
 
 REPORT_NAME = "report.html"
 NUM_AVERAGED = 4
@@ -62,7 +61,7 @@ def write_run_report(
     run_dir = pathlib.Path(run_dir)
     config, metrics = (_read(run_dir / name) for name in ("config.json", "metrics.json"))
     quality = _read(run_dir / "label_quality.json")
-    log, classes = read_log(run_dir), _read_classes(run_dir / "per_class.csv")
+    log, classes = read_log(run_dir), _by_ap(read_classes(run_dir / PER_CLASS))
     best = best_checkpoints(log, (metrics or {}).get("averaged_steps"))
     context = {
         "title": str((config or {}).get("name") or run_dir.resolve().name),
@@ -74,7 +73,7 @@ def write_run_report(
         "classes": classes,
         "extremes": _extremes(classes),
         "class_figures": charts.classes(classes),
-        "quality_figures": charts.label_quality({"soft": quality} if quality else {}),
+        "quality_figures": label_figures.label_quality({"soft": quality} if quality else {}),
         "quality_table": tables.quality_table({"label_quality": {"soft": quality}}),
         "files": _files(run_dir),
         "notes": _notes(run_dir),
@@ -165,32 +164,9 @@ def _show(value: Any) -> str:
     return str(value)
 
 
-def _read_classes(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Rows {class, AP, AUC, num_positives} by falling AP, classes not scored last."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        try:
-            rows = [
-                {
-                    "class": row["class"],
-                    "AP": _float(row["AP"]),
-                    "AUC": _float(row["AUC"]),
-                    "num_positives": int(row["num_positives"]),
-                }
-                for row in csv.DictReader(file)
-            ]
-        except (KeyError, ValueError, TypeError) as error:
-            raise UserError(
-                f"{path} is damaged ({error!r}); expected the columns class, AP, AUC, "
-                "num_positives. Run the evaluation again."
-            ) from error
-    return sorted(rows, key=lambda r: (r["AP"] is None, -(r["AP"] or 0), r["class"]))
-
-
-def _float(text: str) -> float | None:
-    value = float(text) if text else math.nan
-    return None if math.isnan(value) else value
+def _by_ap(classes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """By falling AP, classes not scored last."""
+    return sorted(classes, key=lambda r: (r["AP"] is None, -(r["AP"] or 0), r["class"]))
 
 
 def _extremes(classes: Sequence[Mapping[str, Any]]) -> list[tuple[str, list]]:
@@ -222,84 +198,6 @@ def _size(num_bytes: float) -> str:
             return f"{num_bytes:.3g} {unit}"
         num_bytes /= 1000
     return f"{num_bytes:.3g} GB"
-
-
-# --- A suite --------------------------------------------------------------------------------
-
-
-def write_suite_report(suite_dir: str | os.PathLike, results: Mapping[str, Any]) -> pathlib.Path:
-    """Writes `suite_dir/report.html` and returns its path.
-
-    `results` is results.json: `experiments`, a list of dicts with at least `name` (mAP and the
-    other metrics missing or None if not evaluated; `run_dir`, by default the name, says where the
-    run lies relative to the suite), and optionally `label_quality` ({experiment: label quality})
-    `paper` and `paper_d_prime` ({experiment: value}), and `reference`, the experiment that the
-    others are held against (default weak), from which each has its interval `over_reference`.
-    """
-    suite_dir = pathlib.Path(suite_dir)
-    experiments = results.get("experiments", [])
-    runs = {e["name"]: suite_dir / e.get("run_dir", e["name"]) for e in experiments}
-    context = {
-        "title": str(results.get("name") or suite_dir.resolve().name),
-        "tiles": _suite_tiles(experiments),
-        "table": tables.suite_table(results),
-        "best": _best(experiments),
-        "kind": _kind(experiments),
-        "links": {name: _link(suite_dir, path / REPORT_NAME) for name, path in runs.items()},
-        "warning": tables.coverage_warning(experiments),
-        "notes": tables.notes(experiments),
-        "coverage": next((e for e in experiments if e.get("num_clips") is not None), None),
-        "figures": [
-            *charts.comparison(experiments, results.get("paper") or {}),
-            *charts.validation({name: read_log(path) for name, path in runs.items()}),
-        ],
-        "quality_table": tables.quality_table(results),
-        "quality_figures": charts.label_quality(tables.label_qualities(results)),
-    }
-    return render("suite.html.jinja", suite_dir / REPORT_NAME, context)
-
-
-def _best(experiments: Sequence[Mapping[str, Any]]) -> str | None:
-    """The name of the best student (or of the best of all, if there is none)."""
-    scored = [e for e in experiments if e.get("mAP") is not None]
-    students = [e for e in scored if e["name"] != "teacher"] or scored
-    return max(students, key=lambda e: e["mAP"])["name"] if students else None
-
-
-def _kind(experiments: Sequence[Mapping[str, Any]]) -> str:
-    return "student" if any(e.get("label") == "soft" for e in experiments) else "experiment"
-
-
-def _suite_tiles(experiments: Sequence[Mapping[str, Any]]) -> list[tuple]:
-    named = {e["name"]: e for e in experiments if e.get("mAP") is not None}
-    tiles, best = [], named.get(_best(experiments))
-    if best:
-        value = tables.percent(best["mAP"])
-        kind = _kind(experiments)
-        tiles.append((f"best {kind}", value, "% mAP", best["name"]))
-        weak = named.get("weak")
-        if weak and weak is not best:
-            gain = f"{100 * (best['mAP'] - weak['mAP']):+.2f}"
-            remark = f"from {tables.percent(weak['mAP'])} %"
-            if best.get("notes") or weak.get("notes"):
-                remark += "; see the notes"
-            over = best.get("over_reference")
-            if over and not tables.holds_no_zero(over):
-                remark += f"; {tables.NOT_TOLD_APART} on these clips"
-            tiles.append(("over weak labels", gain, "points", remark))
-        if best.get("d_prime") is not None:
-            tiles.append(("d′", tables.decimal(best["d_prime"]), "", f"of the best {kind}"))
-    teacher = named.get("teacher")
-    if teacher:
-        value = tables.percent(teacher["mAP"])
-        tiles.append(("teacher", value, "% mAP", "the machine annotator"))
-    return tiles
-
-
-def _link(suite_dir: pathlib.Path, report: pathlib.Path) -> str | None:
-    if not report.exists():
-        return None
-    return quote(pathlib.PurePath(os.path.relpath(report, suite_dir)).as_posix())
 
 
 # --- Rendering ------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ what other clips of the same kind would do to the difference, not what other see
 would.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -39,22 +39,57 @@ def differences(
 
     truth: multi-hot [clips, classes]; scores: by name, of the same shape and clips.
     """
+    one_seed = {name: [values] for name, values in scores.items()}
+    return differences_over_seeds(truth, one_seed, reference, seed)
+
+
+def differences_over_seeds(
+    truth: np.ndarray,
+    scores: Mapping[str, Sequence[np.ndarray]],
+    reference: str,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """The mAP of each of `scores` less that of `reference`, a mean over the seeds of the training.
+
+    truth: multi-hot [clips, classes]; scores: by name those of each seed, of that shape; seed
+    number k of one is paired with number k of the reference.
+
+    Clips and seeds are drawn together. A resample draws clips, the same for all seeds, and then as
+    many seeds as there are, with replacement. Its difference is the mean m over all seeds on these
+    clips, and k - m more, k being the mean over the drawn seeds, stretched by sqrt(S / (S - 1)):
+    S seeds drawn from S vary by that factor too little. The interval says what other clips of the
+    same kind and other seeds would do; of two or three seeds it knows as little as these do.
+    """
     resamples = int(np.clip(_WORK / max(truth.size, 1), _LEAST, _MOST))
     drawn = draws(len(truth), resamples, seed)
     whole = np.ones((1, len(truth)), np.uint8)
-    means = {
-        name: mean_average_precisions(truth, values, np.concatenate([whole, drawn]))
-        for name, values in scores.items()
+    counts = np.concatenate([whole, drawn])
+    means = {  # [seeds, 1 + resamples]
+        name: np.stack([mean_average_precisions(truth, values, counts) for values in each])
+        for name, each in scores.items()
     }
     tails = 100 * (1 - LEVEL) / 2
     found = {}
     for name in scores:
         if name != reference:
-            difference = means[name] - means[reference]
-            low, high = np.nanpercentile(difference[1:], [tails, 100 - tails])
-            centre = difference[0] - np.nanmean(difference[1:])
-            found[name] = Interval(*map(float, (difference[0], low + centre, high + centre)))
+            if means[name].shape != means[reference].shape:
+                raise UserError(f"{name} and {reference} have scores of another number of seeds")
+            of_seeds = means[name] - means[reference]
+            difference = of_seeds[:, 0].mean()
+            resampled = _with_drawn_seeds(of_seeds[:, 1:], seed)
+            low, high = np.nanpercentile(resampled, [tails, 100 - tails])
+            centre = difference - np.nanmean(resampled)
+            found[name] = Interval(*map(float, (difference, low + centre, high + centre)))
     return found
+
+
+def _with_drawn_seeds(values: np.ndarray, seed: int) -> np.ndarray:
+    """Means over drawn seeds: [seeds, resamples] -> [resamples]; see `differences_over_seeds`."""
+    mean, count = values.mean(axis=0), len(values)
+    if count == 1:
+        return mean
+    weights = draws(count, values.shape[1], seed + 1).T / count
+    return mean + ((weights * values).sum(axis=0) - mean) * np.sqrt(count / (count - 1))
 
 
 def draws(clips: int, resamples: int, seed: int) -> np.ndarray:

@@ -93,7 +93,7 @@ def mean_average_precision(truth: np.ndarray, scores: np.ndarray) -> float:
 
     UserError when no class has one.
     """
-    return _mean_scored(average_precision(truth, scores))
+    return mean_scored(average_precision(truth, scores))
 
 
 def d_prime(auc: float) -> float:
@@ -148,7 +148,7 @@ def summarize(truth: np.ndarray, scores: np.ndarray, ids: Sequence) -> dict[str,
     """
     truth, scores = _checked(truth, scores, ids)
     ap, auc = _per_class(truth, scores)
-    mean_ap = _mean_scored(ap)
+    mean_ap = mean_scored(ap)
     mean_auc = None if np.isnan(auc).all() else float(np.nanmean(auc))
     # Of few classes the best three hold the true one anyway.
     single = truth.shape[1] > 3 and (truth.sum(axis=1) == 1).all()
@@ -252,7 +252,8 @@ def _checked(
     return truth, scores
 
 
-def _mean_scored(ap: np.ndarray) -> float:
+def mean_scored(ap: np.ndarray) -> float:
+    """Mean of average precisions over the classes that have one; UserError where none has."""
     if np.isnan(ap).all():
         raise UserError(
             f"None of the {len(ap)} classes has a positive in what is evaluated, so there is no "

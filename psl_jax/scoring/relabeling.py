@@ -167,7 +167,8 @@ class _ClipCollector:
 
 def label_quality(labels: SoftLabels, index: ClipIndex, segmentation: Segmentation) -> dict:
     """What the soft labels are worth: counts and coverage of labels (paper, figures 2 and 3) and,
-    where the data has true events, the segment mAP of the soft and of the propagated weak labels.
+    where the data has true events, the segment mAP of the soft and of the propagated weak labels,
+    and their average precision of each class.
     """
     counter = metrics.LabelCounter()
     # A labelled clip without an event was not annotated: AudioSet has strong labels of some.
@@ -190,9 +191,15 @@ def label_quality(labels: SoftLabels, index: ClipIndex, segmentation: Segmentati
     result = {"num_segments": num_segments, "statistics": counter.result()}
     if scored["truth"]:
         truth, soft, weak = (np.concatenate(scored[name]) for name in ("truth", "soft", "weak"))
-        result["segment_mAP"] = {
-            "soft": metrics.mean_average_precision(truth, soft),
-            "weak": metrics.mean_average_precision(truth, weak),
+        by_class = {
+            "soft": metrics.average_precision(truth, soft),
+            "weak": metrics.average_precision(truth, weak),
+        }
+        result["segment_mAP"] = {kind: metrics.mean_scored(ap) for kind, ap in by_class.items()}
+        result["segment_AP"] = {
+            "classes": list(index.classes),
+            "positives": truth.sum(axis=0).tolist(),  # segments
+            **{k: [None if np.isnan(v) else float(v) for v in ap] for k, ap in by_class.items()},
         }
     return result | {"segment_seconds": segmentation.seconds, "bytes": labels.num_bytes}
 

@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
-from psl_jax.reporting import drawing, pages, tables
+from psl_jax.reporting import drawing, pages, suite_page, tables
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
 from psl_jax.scoring import metrics
@@ -242,7 +242,7 @@ def test_suite_report_holds_everything(tmp_path, results):
         (tmp_path / experiment["name"]).mkdir()
         make_run(tmp_path / experiment["name"], num_classes=3)
         pages.write_run_report(tmp_path / experiment["name"])
-    page = Page(pages.write_suite_report(tmp_path, json.loads(json.dumps(results))))
+    page = Page(suite_page.write(tmp_path, json.loads(json.dumps(results))))
     assert_self_contained(page)
     for expected in (
         "35.48 % mAP psl2s",
@@ -258,14 +258,14 @@ def test_suite_report_holds_everything(tmp_path, results):
         assert expected in page.text, expected
     links = [value for name, value in page.attributes if name == "href"]
     assert links == [f"{name}/report.html" for name in ("teacher", "weak", "psl10s")]
-    assert len([d for d in page.drawings if d.get("class") == "chart"]) == 5
+    assert len([d for d in page.drawings if d.get("class") == "chart"]) == 6
 
 
 def test_suite_report_of_little(tmp_path):
-    page = Page(pages.write_suite_report(tmp_path, {"experiments": []}))
+    page = Page(suite_page.write(tmp_path, {"experiments": []}))
     assert "No experiment is finished yet" in page.text
     unfinished = {"experiments": [{"name": NASTY}, {"name": "weak", "mAP": 0.2}]}
-    page = Page(pages.write_suite_report(tmp_path, unfinished))
+    page = Page(suite_page.write(tmp_path, unfinished))
     assert NASTY in page.text
     assert "not scored" in page.text
     assert page.tags.count("script") == 1
@@ -278,7 +278,7 @@ def test_links_follow_run_dirs(tmp_path):
     suite = tmp_path / "suite"
     suite.mkdir()
     results = {"experiments": [{"name": "x", "mAP": 0.5, "run_dir": str(run)}]}
-    page = Page(pages.write_suite_report(suite, results))
+    page = Page(suite_page.write(suite, results))
     assert ("href", "../elsewhere/a%20%231/report.html") in page.attributes
 
 
@@ -288,7 +288,7 @@ def test_different_clips_are_warned_of(tmp_path, results):
     assert "WARNING: The experiments were evaluated on different clips" in text
     assert "eval clips" in text
     assert "weak 1,200" in text
-    assert "different clips" in Page(pages.write_suite_report(tmp_path, results)).text
+    assert "different clips" in Page(suite_page.write(tmp_path, results)).text
     results["experiments"][1] |= {"num_clips": 1234, "clip_ids_sha256": "cd" * 32}
     assert "different clips" in pages.format_markdown(results)
 
@@ -337,11 +337,11 @@ def test_markdown_table(results):
 def test_a_single_label_quality(tmp_path):
     results = {"experiments": [{"name": "x", "mAP": 0.5}], "label_quality": label_quality()}
     assert "soft labels" in pages.format_table(results)
-    page = Page(pages.write_suite_report(tmp_path, results))
+    page = Page(suite_page.write(tmp_path, results))
     assert "The labels against the truth" in page.text
     without_truth = label_quality()
     del without_truth["segment_mAP"]
-    page = Page(pages.write_suite_report(tmp_path, results | {"label_quality": without_truth}))
+    page = Page(suite_page.write(tmp_path, results | {"label_quality": without_truth}))
     assert "no true events" in page.text
 
 

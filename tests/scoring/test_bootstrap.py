@@ -65,3 +65,53 @@ def test_other_clips_are_refused():
     truth, scores = random_case(0)
     with pytest.raises(UserError, match="not of the same clips"):
         bootstrap.mean_average_precisions(truth, scores[:-1], bootstrap.draws(40, 2, 0))
+
+
+def test_clips_and_seeds_are_drawn_together():
+    """Against resamples one by one, of rows repeated, with numbers drawn by another generator."""
+    truth, base = random_case(0, clips=50)
+    noise = np.random.default_rng(1)
+    names = {"ours": 1.0, "weak": 2.0}
+    scores = {
+        n: [base + s * noise.normal(size=base.shape) for _ in range(3)] for n, s in names.items()
+    }
+
+    def gains(rows):
+        means = [
+            [metrics.mean_average_precision(truth[rows], s[rows]) for s in scores[name]]
+            for name in names
+        ]
+        return np.subtract(*means)
+
+    rng = np.random.RandomState(5)
+    resampled = []
+    for _ in range(1000):
+        each = gains(rng.randint(0, 50, 50))
+        drawn = each[rng.randint(0, 3, 3)].mean()
+        resampled.append(each.mean() + np.sqrt(3 / 2) * (drawn - each.mean()))
+    difference = gains(np.arange(50)).mean()
+    low, high = np.percentile(resampled, [2.5, 97.5]) + difference - np.mean(resampled)
+    found = bootstrap.differences_over_seeds(truth, scores, "weak")["ours"]
+    assert found.difference == pytest.approx(difference, abs=1e-12)
+    assert found.low == pytest.approx(low, abs=0.1 * (high - low))
+    assert found.high == pytest.approx(high, abs=0.1 * (high - low))
+
+
+def test_seeds_that_vary_widen_the_interval():
+    """With all clips alike only the seeds are left: their spread is that of their mean."""
+    truth, scores = random_case(2, clips=30)
+    rng = np.random.default_rng(3)
+    same = {"a": [scores] * 4, "weak": [-scores] * 4}
+    other = {"a": [scores + rng.normal(size=scores.shape) for _ in range(4)], "weak": [-scores] * 4}
+    alike = bootstrap.differences_over_seeds(truth, same, "weak")["a"]
+    assert alike == bootstrap.differences(truth, {"a": scores, "weak": -scores}, "weak")["a"]
+    varied = bootstrap.differences_over_seeds(truth, other, "weak")["a"]
+    assert varied.high - varied.low > alike.high - alike.low
+    drawn = bootstrap._with_drawn_seeds(np.tile([[0.0], [1.0], [5.0]], 100_000), 0)
+    assert drawn.std() == pytest.approx(np.std([0, 1, 5], ddof=1) / np.sqrt(3), rel=0.01)
+
+
+def test_every_seed_needs_its_reference():
+    truth, scores = random_case(0)
+    with pytest.raises(UserError, match="another number of seeds"):
+        bootstrap.differences_over_seeds(truth, {"a": [scores] * 2, "weak": [scores]}, "weak")

@@ -1,0 +1,140 @@
+"""The figures of soft labels: agreement with the truth, how many there are, what they cover."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from psl_jax.reporting import plots, tables
+from psl_jax.reporting.charts import colours
+from psl_jax.reporting.drawing import DotSeries
+from psl_jax.reporting.plots import Figure
+
+_MAX_LABELS = 9  # clips with more labels are counted together
+_WEAK = 1  # their colour
+
+
+def label_quality(qualities: Mapping[str, Mapping[str, Any]]) -> list[Figure]:
+    """Of {name: label quality}: against the true events where these are known, Figures 2 and 3."""
+    figures = []
+    measured = {n: q for n, q in qualities.items() if q.get("segment_mAP")}
+    if measured:
+        figures.append(_segment_map(measured))
+    statistics = {n: q["statistics"] for n, q in qualities.items() if q.get("statistics")}
+    if statistics:
+        figures += [_labels_per_clip(statistics), _coverage(statistics)]
+    by_class = {n: q for n, q in qualities.items() if q.get("segment_AP")}
+    if by_class:
+        figures.append(_agreement(by_class))
+    return figures
+
+
+def _names(qualities: Mapping[str, Mapping]) -> dict[str, str]:
+    """How each is called: with the length of its segments where there is room."""
+    lengths = {name: quality.get("segment_seconds") for name, quality in qualities.items()}
+    return {
+        name: f"{name} ({tables.segment_length(length)})" if length and len(lengths) < 5 else name
+        for name, length in lengths.items()
+    }
+
+
+def _segment_map(measured: Mapping[str, Mapping[str, Any]]) -> Figure:
+    kinds = {"soft": ("soft labels of the teacher", 0), "weak": ("weak labels, propagated", _WEAK)}
+    series = [
+        (text, [100 * (q["segment_mAP"].get(kind) or 0.0) for q in measured.values()], colour)
+        for kind, (text, colour) in kinds.items()
+    ]
+    plot = plots.Columns(
+        list(_names(measured).values()),
+        series,
+        x_label="label set (length of its segments)",
+        y_label="mAP (%)",
+        form=lambda v: f"{v:.1f}",
+        show_values=True,
+    )
+    note = "How well the labels themselves agree with the true events, segment by segment."
+    return Figure("labels_against_truth", "The labels against the truth", note, plot)
+
+
+def _labels_per_clip(statistics: Mapping[str, Mapping[str, Any]]) -> Figure:
+    colour = colours(list(statistics))
+    first = next(iter(statistics.values()))
+    counts = {"weak": first["labels_per_clip"]["weak"]}
+    counts |= {name: s["labels_per_clip"]["soft"] for name, s in statistics.items()}
+    length = min(max(map(len, counts.values())), _MAX_LABELS + 2)
+    shares = {name: _shares(values, length) for name, values in counts.items()}
+    categories = [str(k) for k in range(length)]
+    if any(len(values) > length for values in counts.values()):
+        categories[-1] = f"≥{length - 1}"
+    plot = plots.Columns(
+        categories,
+        [(name, values, colour.get(name, _WEAK)) for name, values in shares.items()],
+        x_label="labels a clip",
+        y_label="clips (%)",
+        form=lambda v: f"{v:.1f} %",
+    )
+    none = ", ".join(f"{name} {values[0]:.1f} %" for name, values in shares.items())
+    note = (
+        "Figure 2 of the paper. A class counts if any segment of the clip exceeds "
+        f"{first['threshold']:g}. Clips without a label: {none}."
+    )
+    return Figure("labels_per_clip", "Labels per clip", note, plot)
+
+
+def _shares(values: Sequence[int], length: int) -> list[float]:
+    head = [*values[: length - 1], sum(values[length - 1 :])]
+    head += [0] * (length - len(head))
+    return [100 * v / max(sum(values), 1) for v in head]
+
+
+def _coverage(statistics: Mapping[str, Mapping[str, Any]]) -> Figure:
+    colour = colours(list(statistics))
+    first = next(iter(statistics.values()))["coverage"]
+    series = [
+        (name, _shares(s["coverage"]["clips"], len(first["bins"])), colour[name])
+        for name, s in statistics.items()
+    ]
+    plot = plots.Columns(
+        first["bins"],
+        series,
+        x_label="share of a clip's weak labels that the soft ones confirm",
+        y_label="clips (%)",
+        form=lambda v: f"{v:.1f} %",
+    )
+    note = f"Figure 3 of the paper, over the {first['num_clips']:,} clips that have weak labels."
+    return Figure("label_coverage", "Label coverage", note, plot)
+
+
+def _agreement(qualities: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """AP of soft and of propagated weak labels, a row a class, the best on soft labels first."""
+    classes = next(iter(qualities.values()))["segment_AP"]["classes"]
+    alike = {
+        n: q["segment_AP"] for n, q in qualities.items() if q["segment_AP"]["classes"] == classes
+    }
+    colour, shown = colours(list(alike)), _names(qualities)
+    known = [
+        c for c in range(len(classes)) if any(ap["soft"][c] is not None for ap in alike.values())
+    ]
+
+    def mean(c: int) -> float:
+        values = [ap["soft"][c] for ap in alike.values() if ap["soft"][c] is not None]
+        return sum(values) / len(values)
+
+    order = sorted(known, key=lambda c: (-mean(c), classes[c]))
+    series = [
+        DotSeries(
+            f"{shown[name]}, {kind}", _percents(ap[kind], order), colour[name], kind == "soft"
+        )
+        for name, ap in alike.items()
+        for kind in ("soft", "weak")
+    ]
+    plot = plots.Dots(
+        [classes[c] for c in order], series, x_label="AP (%)", form=lambda v: f"{v:.1f} %"
+    )
+    note = (
+        "Segments against the true events, class by class. Dots: soft labels; circles: the clip's "
+        "weak labels given to each of its segments."
+    )
+    return Figure("label_agreement", "The labels against the truth, by class", note, plot)
+
+
+def _percents(values: Sequence[float | None], order: Sequence[int]) -> list[float | None]:
+    return [None if (v := values[c]) is None else 100 * v for c in order]

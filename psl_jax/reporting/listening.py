@@ -1,0 +1,217 @@
+"""Clips to look at and to listen to: truth, weak labels, soft labels and a student's output.
+
+They lie in a folder of their own beside the report, sounds as FLAC and the rest in one JSON file:
+a report can be made again without the data.
+"""
+
+import base64
+import dataclasses
+import io
+import pathlib
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
+from psl_jax.data import sampling
+from psl_jax.data.clip_index import ClipIndex
+from psl_jax.data.soft_labels import SoftLabels
+from psl_jax.data.sources import Source
+from psl_jax.runtime import files
+from psl_jax.tagging.spectrogram import as_bytes, spectrogram
+from psl_jax.tagging.tagger import Tagger
+from psl_jax.tagging.timeline import FRAME_SECONDS
+
+FOLDER, ABOUT = "clips", "clips.json"
+NUM_CLIPS = 5
+MOST_SECONDS = 30.0  # of a clip that are shown: five of them keep a report under 10 MB
+MOST_CLASSES = 5
+_COLUMNS = 600
+_LIKELY = 0.5  # a class that some label or output gives so much is shown
+
+Span = tuple[float, float, float]  # onset and offset in seconds, value in 0 to 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Lane:
+    """What one source says of a class over time; kind: truth, weak, soft or student."""
+
+    name: str
+    kind: str
+    spans: Sequence[Span]
+
+
+def chosen(num_clips: int, count: int = NUM_CLIPS) -> np.ndarray:
+    """Numbers of clips evenly spread over a split, in its order: int64, ascending."""
+    return np.unique(np.linspace(0, num_clips - 1, min(count, num_clips)).astype(np.int64))
+
+
+def write(
+    folder: pathlib.Path,
+    source: Source,
+    labels: Mapping[str, SoftLabels],
+    student: str,
+    tagger: Tagger,
+) -> None:
+    """Writes the clips of `source` that `chosen` takes, as `student`, a `tagger`, hears them.
+
+    labels: the soft labels of `source`'s clips, by their name.
+    """
+    index = source.index
+    hearers = _Hearers(labels, student, tagger)
+    windows = sampling.sequential_windows(
+        index, Segmentation(index.clip_samples / SAMPLE_RATE), clips=chosen(len(index))
+    )
+    described: list[dict[str, Any]] = []
+    for loaded in source.read(windows):
+        for clip, row in zip(loaded.window.clips.tolist(), loaded.rows, strict=True):
+            audio = row[: min(index.num_samples[clip], round(MOST_SECONDS * SAMPLE_RATE))].copy()
+            sound = f"clip{len(described) + 1}.flac"
+            with files.atomic_open(folder / sound, "wb") as file:
+                file.write(_flac(audio))
+            described.append(_describe(clip, index, audio, hearers) | {"sound": sound})
+    about = {"split": index.split, "num_clips": len(index), "student": student, "clips": described}
+    files.write_json(folder / ABOUT, about)
+
+
+def read(folder: pathlib.Path) -> dict[str, Any] | None:
+    """What `write` wrote, with each clip's sound as `flac` and picture as `png`, in base64."""
+    if not (folder / ABOUT).exists():
+        return None
+    about = files.read_json(folder / ABOUT)
+    for clip in about["clips"]:
+        clip["flac"] = base64.b64encode((folder / clip["sound"]).read_bytes()).decode()
+        mel = np.frombuffer(base64.b64decode(clip["mel"]), np.uint8).reshape(-1, clip["bands"])
+        clip["png"] = base64.b64encode(png(mel.T[::-1])).decode()
+    return about
+
+
+def _describe(
+    clip: int, index: ClipIndex, audio: np.ndarray, hearers: "_Hearers"
+) -> dict[str, Any]:
+    """A clip as JSON: its picture, and the lanes of the classes that anything says of it."""
+    seconds = len(audio) / SAMPLE_RATE
+    decibel, step = spectrogram(lambda: iter([audio]), _COLUMNS)
+    weak = index.weak_labels(np.array([clip]))[0] > 0
+    events = _events(index, clip, seconds)
+    certain = weak | np.isin(np.arange(index.num_classes), [event[2] for event in events])
+    heard = hearers.hear(clip, index, audio)
+    highest = np.max([values.max(axis=0) for values, _, _, _ in heard], axis=0)
+    shown = np.flatnonzero(certain | (highest >= _LIKELY)).tolist()
+    shown.sort(key=lambda c: (not certain[c], -highest[c]))
+    classes = []
+    for c in shown[:MOST_CLASSES]:
+        lanes = [Lane("weak label", "weak", [(0.0, seconds, 1.0)] if weak[c] else [])]
+        if index.has_events:
+            of_class = [(on, off, 1.0) for on, off, label in events if label == c]
+            lanes.insert(0, Lane("truth", "truth", of_class))
+        for values, edges, name, kind in heard:
+            lanes.append(Lane(name, kind, _spans(edges, values[:, c], seconds)))
+        classes.append({"name": index.classes[c], "lanes": [dataclasses.asdict(x) for x in lanes]})
+    return {
+        "id": str(index.ids[clip]),
+        "seconds": seconds,
+        "whole_seconds": float(index.num_samples[clip]) / SAMPLE_RATE,
+        "bands": decibel.shape[1],
+        "column_seconds": step,
+        "mel": base64.b64encode(as_bytes(decibel).tobytes()).decode(),
+        "classes": classes,
+        "classes_left_out": max(len(shown) - MOST_CLASSES, 0),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Hearers:
+    """What says something of a clip over time."""
+
+    labels: Mapping[str, SoftLabels]
+    student: str
+    tagger: Tagger
+
+    def hear(
+        self, clip: int, index: ClipIndex, audio: np.ndarray
+    ) -> list[tuple[np.ndarray, np.ndarray, str, str]]:
+        """(values [n, classes], edges [n + 1] in seconds, name, kind) of labels and student."""
+        heard = []
+        lengths = [one.segmentation.seconds for one in self.labels.values()]
+        for key, one in self.labels.items():
+            segmentation = one.segmentation
+            count = int(segmentation.counts(index.num_samples[clip]))
+            onsets, offsets = segmentation.times(np.arange(count))  # up to the next one
+            alone = lengths.count(segmentation.seconds) == 1
+            name = f"soft {segmentation.seconds:g} s" if alone else f"soft, {key}"
+            values = one.gather(np.array([clip]))[0, :count].astype(np.float32)
+            heard.append((values, np.append(onsets, offsets[-1]), name, "soft"))
+        tags = self.tagger.tag(audio, SAMPLE_RATE)
+        columns = [self.tagger.labels.index(name) for name in index.classes]
+        edges = FRAME_SECONDS * (np.arange(len(tags.frame_times) + 1) - 0.5)
+        heard.append((tags.frame_scores[:, columns], edges, self.student, "student"))
+        return heard
+
+
+def _events(index: ClipIndex, clip: int, seconds: float) -> list[tuple[float, float, int]]:
+    """Onset, offset and class of the true events of a clip, as far as it is shown."""
+    if index.event_offsets is None or index.event_times is None or index.event_values is None:
+        return []
+    own = slice(*index.event_offsets[clip : clip + 2])
+    times = np.clip(index.event_times[own], 0, seconds).astype(float)
+    pairs = zip(times.tolist(), index.event_values[own].tolist(), strict=True)
+    return [(on, off, label) for (on, off), label in pairs if off > on]
+
+
+def _spans(edges: np.ndarray, values: np.ndarray, seconds: float) -> list[Span]:
+    """values [n] between edges [n + 1], as far as the clip is shown."""
+    edges = np.round(np.clip(edges, 0, seconds), 3).tolist()
+    return [
+        (on, off, round(float(value), 3))
+        for on, off, value in zip(edges[:-1], edges[1:], values, strict=True)
+        if off > on
+    ]
+
+
+def _flac(audio: np.ndarray) -> bytes:
+    """int16 [samples] without loss: every browser of today plays it, in time with the picture."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, audio, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+# --- The picture ----------------------------------------------------------------------------------
+
+# Corners of a scale from quiet to loud that is dark on both of the page's grounds.
+_SCALE = ((0, 0, 4), (79, 18, 123), (181, 54, 122), (251, 136, 97), (252, 253, 191))
+
+
+def palette() -> np.ndarray:
+    """Colours of the bytes of a spectrogram: uint8 [256, 3]."""
+    at = np.linspace(0, 255, len(_SCALE))
+    corners = np.array(_SCALE).T
+    return np.stack([np.interp(np.arange(256), at, part) for part in corners], 1).astype(np.uint8)
+
+
+def png(rows: np.ndarray) -> bytes:
+    """uint8 [height, width] as a PNG in the colours of `palette` (PNG specification, W3C 2003)."""
+    height, width = rows.shape
+    lines = np.zeros((height, width + 1), np.uint8)  # a first byte of 0: no filter
+    lines[:, 1:] = rows
+    parts = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)),
+        (b"PLTE", palette().tobytes()),
+        (b"IDAT", zlib.compress(lines.tobytes(), 9)),
+        (b"IEND", b""),
+    ]
+    chunks = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in parts
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def ticks(seconds: float) -> list[float]:
+    """Times to write below a clip: at most seven round ones."""
+    step = next(s for s in (0.1, 0.2, 0.5, 1, 2, 5, 10) if seconds / s <= 6)
+    return [round(k * step, 3) for k in range(int(seconds / step + 1e-9) + 1)]

@@ -1,0 +1,123 @@
+"""The figures of a suite that compare its experiments."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from psl_jax.reporting import plots
+from psl_jax.reporting.charts import colours, curve, smoothed, thinned
+from psl_jax.reporting.class_table import ClassTable
+from psl_jax.reporting.drawing import Bar, DotSeries, Series
+from psl_jax.reporting.plots import Figure
+from psl_jax.scoring.calibration import Reliability
+from psl_jax.training.metric_log import LOSS, VALIDATION_MAP
+
+Logs = Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+def comparison(
+    experiments: Sequence[Mapping[str, Any]], paper: Mapping[str, float]
+) -> list[Figure]:
+    """Bars of mAP, with the paper's numbers marked where they are given."""
+    if not any(e.get("mAP") is not None for e in experiments):
+        return []
+    colour = colours([e["name"] for e in experiments])
+    bars = [
+        Bar(
+            e["name"],
+            None if e.get("mAP") is None else 100 * e["mAP"],
+            colour[e["name"]],
+            100 * paper[e["name"]] if paper.get(e["name"]) is not None else None,
+        )
+        for e in experiments
+    ]
+    plot = plots.Bars(bars, "mAP (%)", lambda v: f"{v:.2f}")
+    return [Figure("mean_average_precision", "mAP on the evaluation set", "", plot)]
+
+
+def curves(logs: Logs, whose: str = "") -> list[Figure]:
+    """Validation mAP and loss of all runs; `whose` ends the notes."""
+    colour = colours(list(logs))
+    figures = []
+    scores = {n: [(s, 100 * v) for s, v in curve(log, VALIDATION_MAP)] for n, log in logs.items()}
+    if lines := _lines(scores, colour):
+        note = (
+            "Against the weak labels of the validation split: flattering for an experiment that "
+            f"was trained on these.{whose}"
+        )
+        plot = plots.Lines(lines, "training step", "mAP (%)")
+        figures.append(Figure("validation", "Validation mAP while training", note, plot))
+    losses = {name: smoothed(curve(log, LOSS)) for name, log in logs.items()}
+    if lines := _lines(losses, colour):
+        values = [value for line in lines for _, value in line.points]
+        log_y = min(values) > 0 and max(values) / min(values) > 8
+        label = "loss (logarithmic)" if log_y else "loss"
+        note = (
+            "Binary cross-entropy, smoothed. Against labels of different kinds it does not say "
+            f"which experiment is better.{whose}"
+        )
+        plot = plots.Lines(lines, "training step", label, log_y)
+        figures.append(Figure("loss", "Training loss", note, plot))
+    return figures
+
+
+def _lines(points: Mapping[str, list], colour: Mapping[str, int]) -> list[Series]:
+    return [
+        Series(name, thinned(line), colour[name], dashed=True)
+        for name, line in points.items()
+        if line
+    ]
+
+
+def gains(table: ClassTable) -> list[Figure]:
+    """What the best experiment gains over the reference in each class, sorted."""
+    gained = [row for row in table.rows if row.gain is not None]
+    if not gained:
+        return []
+    gained.sort(key=lambda row: (-(row.gain or 0), row.name))
+    better = sum(1 for row in gained if (row.gain or 0) > 0)
+    note = (
+        f"AP of {table.best} less that of {table.reference}: {better} of {len(gained)} classes "
+        "gain. A class of few clips moves by chance."
+    )
+    values = [100 * (row.gain or 0) for row in gained]
+    plot = plots.Dots(
+        [row.name for row in gained],
+        [DotSeries(f"{table.best} over {table.reference}", values, 0)],
+        x_label="points of AP",
+        form=lambda v: f"{v:+.1f}",
+    )
+    if len(gained) > plot.MOST:
+        half = plot.MOST // 2
+        note += f" The {half} that gain most, and the {half} that gain least; all in the table."
+    return [Figure("class_gains", "Gain by class", note, plot)]
+
+
+def calibration(found: Mapping[str, Reliability]) -> list[Figure]:
+    """Reliability diagram and how many scores there are of each size."""
+    if not found:
+        return []
+    colour = colours(list(found))
+    bins = len(next(iter(found.values())).counts)
+    ideal = Series("as often as the score says", [(0, 0), (100, 100)], 5, faint=True)
+    lines, counts = [ideal], []
+    for name, one in found.items():
+        used = np.flatnonzero(one.counts)
+        points = [(100 * float(one.scores[k]), 100 * float(one.shares[k])) for k in used]
+        title = f"{name} (error {100 * one.error:.1f})"
+        lines.append(Series(title, points, colour[name], dashed=True))
+        sizes = [(100 * (k + 0.5) / bins, int(one.counts[k])) for k in used]
+        counts.append(Series(name, sizes, colour[name], dashed=True))
+    note = (
+        "How often a class is there that was given a score, over all pairs of an evaluated clip "
+        "and a class. Error: the expected calibration error in points, a mean over the pairs, of "
+        "which most have a low score."
+    )
+    first = plots.Lines(lines, "mean score (%)", "clips with the class (%)")
+    second = plots.Lines(counts, "score (%)", "pairs (logarithmic)", log_y=True)
+    about = "Pairs of a clip and a class in each tenth of the scores: few make a point uncertain."
+    return [
+        Figure("calibration", "Calibration", note, first),
+        Figure("calibration_counts", "How many scores there are", about, second),
+    ]

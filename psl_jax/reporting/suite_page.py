@@ -1,0 +1,141 @@
+"""The page of a suite: table, figures, classes and clips; and the figures as files beside it."""
+
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from psl_jax.reporting import (
+    class_table,
+    clip_pictures,
+    label_figures,
+    listening,
+    pages,
+    pictures,
+    suite_figures,
+    tables,
+)
+from psl_jax.scoring import evaluation
+from psl_jax.scoring.calibration import Reliability, reliability
+from psl_jax.training.metric_log import read_log
+
+
+def write(suite_dir: str | os.PathLike, results: Mapping[str, Any]) -> pathlib.Path:
+    """Writes `suite_dir/report.html` and `suite_dir/figures/`; returns the page's path.
+
+    `results` is results.json: `experiments`, a list of dicts with at least `name` (mAP and the
+    other metrics missing or None if not evaluated; `run_dirs`, by default the name alone, says
+    where its runs lie relative to the suite, one for each seed), and optionally `label_quality`
+    ({experiment: label quality}), `paper` and `paper_d_prime` ({experiment: value}), `clips`, the
+    folder that `listening` wrote, `seeds`, and `reference`, the experiment that the others are held
+    against (default weak), from which each has its interval `over_reference`.
+    """
+    suite_dir = pathlib.Path(suite_dir)
+    experiments = results.get("experiments", [])
+    reference = results.get("reference", "weak")
+    runs = {
+        e["name"]: [
+            suite_dir / folder for folder in e.get("run_dirs", [e.get("run_dir", e["name"])])
+        ]
+        for e in experiments
+    }
+    best = best_of(experiments)
+    classes = class_table.class_table(runs, best, reference)
+    seeds = results.get("seeds") or []
+    whose = f" Of seed {seeds[0]}." if len(seeds) > 1 else ""
+    logs = {name: read_log(folders[0]) for name, folders in runs.items()}
+    shown = {
+        "figures": [
+            *suite_figures.comparison(experiments, results.get("paper") or {}),
+            *(suite_figures.gains(classes) if classes else []),
+            *suite_figures.calibration(_reliabilities(runs)),
+            *suite_figures.curves(logs, whose),
+        ],
+        "quality_figures": label_figures.label_quality(tables.label_qualities(results)),
+    }
+    folder = suite_dir / pictures.FOLDER
+    clips = listening.read(suite_dir / results.get("clips", listening.FOLDER))
+    has_pictures = pictures.write(folder, [f for each in shown.values() for f in each])
+    if clips and has_pictures:
+        clip_pictures.write(folder, clips)
+    links = {
+        name: _link(suite_dir, folders[0] / pages.REPORT_NAME) for name, folders in runs.items()
+    }
+    context = {
+        "title": str(results.get("name") or suite_dir.resolve().name),
+        "tiles": _tiles(experiments),
+        "table": tables.suite_table(results),
+        "best": best,
+        "kind": _kind(experiments),
+        "seeds": seeds,
+        "links": links,
+        "warning": tables.coverage_warning(experiments),
+        "notes": tables.notes(experiments),
+        "coverage": next((e for e in experiments if e.get("num_clips") is not None), None),
+        "quality_table": tables.quality_table(results),
+        "classes": classes,
+        "clips": clips,
+        "clip_ticks": listening.ticks,
+        "files": pictures.FOLDER,
+        "no_pictures": "" if has_pictures else pictures.NO_PICTURES,
+    }
+    return pages.render("suite.html.jinja", suite_dir / pages.REPORT_NAME, context | shown)
+
+
+def _reliabilities(runs: Mapping[str, Sequence[pathlib.Path]]) -> dict[str, Reliability]:
+    """Of the experiments whose scores are kept with their targets; those of all seeds together."""
+    found = {}
+    for name, folders in runs.items():
+        kept = [one for folder in folders if (one := evaluation.read_scores(folder)) is not None]
+        if kept:
+            truth, scores = (
+                np.concatenate([k[part] for k in kept]) for part in ("targets", "scores")
+            )
+            found[name] = reliability(truth, scores)
+    return found
+
+
+def best_of(experiments: Sequence[Mapping[str, Any]]) -> str | None:
+    """The name of the best student (or of the best of all, if there is none)."""
+    scored = [e for e in experiments if e.get("mAP") is not None]
+    students = [e for e in scored if e["name"] != "teacher"] or scored
+    return max(students, key=lambda e: e["mAP"])["name"] if students else None
+
+
+def _kind(experiments: Sequence[Mapping[str, Any]]) -> str:
+    return "student" if any(e.get("label") == "soft" for e in experiments) else "experiment"
+
+
+def _tiles(experiments: Sequence[Mapping[str, Any]]) -> list[tuple]:
+    named = {e["name"]: e for e in experiments if e.get("mAP") is not None}
+    tiles, best = [], named.get(best_of(experiments) or "")
+    if best:
+        value = tables.percent(best["mAP"])
+        kind = _kind(experiments)
+        tiles.append((f"best {kind}", value, "% mAP", best["name"]))
+        weak = named.get("weak")
+        if weak and weak is not best:
+            gain = f"{100 * (best['mAP'] - weak['mAP']):+.2f}"
+            remark = f"from {tables.percent(weak['mAP'])} %"
+            if best.get("notes") or weak.get("notes"):
+                remark += "; see the notes"
+            over = best.get("over_reference")
+            if over and not tables.holds_no_zero(over):
+                remark += f"; {tables.NOT_TOLD_APART} on these clips"
+            tiles.append(("over weak labels", gain, "points", remark))
+        if best.get("d_prime") is not None:
+            tiles.append(("d′", tables.decimal(best["d_prime"]), "", f"of the best {kind}"))
+    teacher = named.get("teacher")
+    if teacher:
+        value = tables.percent(teacher["mAP"])
+        tiles.append(("teacher", value, "% mAP", "the machine annotator"))
+    return tiles
+
+
+def _link(suite_dir: pathlib.Path, report: pathlib.Path) -> str | None:
+    if not report.exists():
+        return None
+    return quote(pathlib.PurePath(os.path.relpath(report, suite_dir)).as_posix())

@@ -1,0 +1,247 @@
+"""A suite's figures: their numbers, and the files beside the report."""
+
+import csv
+import dataclasses
+import json
+import pathlib
+import re
+
+import numpy as np
+import pytest
+import synthetic_data
+from sklearn.metrics import average_precision_score
+
+from psl_jax.audio.segments import Segmentation
+from psl_jax.data.clip_index import ClipIndex
+from psl_jax.reporting import (
+    class_table,
+    drawing,
+    label_figures,
+    label_sets,
+    pictures,
+    plots,
+    suite_figures,
+    suite_page,
+)
+from psl_jax.runtime import files
+from psl_jax.scoring import evaluation, relabeling
+
+NASTY = "Bow-wow, $x$ <b>"
+
+
+def rows_of(path: pathlib.Path) -> list[list[str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+# --- Figures 2 and 3 ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def labels(tmp_path):
+    """(soft labels, index, segmentation) of clips of 1 to 4 s, some without a weak label."""
+    rng = np.random.default_rng(0)
+    weak = [np.flatnonzero(rng.random(6) < 0.3).tolist() for _ in range(50)]
+    index = synthetic_data.make_index([20, 0, 30], rng.integers(16_000, 64_000, 50), weak, 6)
+    segmentation = Segmentation(1.0)
+    return synthetic_data.write_soft_labels(tmp_path, index, segmentation), index, segmentation
+
+
+def shares_by_hand(folder: pathlib.Path, index: ClipIndex):
+    """Labels of each clip, and coverage of those with weak ones, as NumPy finds them."""
+    counts, coverage, clip = [], [], 0
+    for shard in sorted(folder.glob("labels-*.npz")):
+        with np.load(shard) as stored:
+            ends = np.cumsum(stored["counts"])
+            for end, length in zip(ends, stored["counts"], strict=True):
+                hard = set(np.flatnonzero(stored["probabilities"][end - length : end].max(0) > 0.5))
+                own = set(index.label_values[slice(*index.label_offsets[clip : clip + 2])].tolist())
+                counts.append(len(hard))
+                if own:
+                    coverage.append(len(hard & own) / len(own))
+                clip += 1
+    return np.array(counts), np.array(coverage)
+
+
+def test_figures_2_and_3_are_those_of_the_label_shards(labels, tmp_path):
+    soft, index, segmentation = labels
+    quality = relabeling.label_quality(soft, index, segmentation)
+    found = {
+        f.name: f for f in label_figures.label_quality({"psl1s": json.loads(json.dumps(quality))})
+    }
+    counts, coverage = shares_by_hand(tmp_path, index)
+    pictures.write(tmp_path / "figures", list(found.values()))
+    per_clip = rows_of(tmp_path / "figures" / "labels_per_clip.csv")
+    assert per_clip[0] == ["labels a clip", "weak: clips (%)", "psl1s: clips (%)"]
+    weak = index.weak_labels().sum(axis=1)
+    for number, weak_share, soft_share in per_clip[1:]:
+        assert float(weak_share) == pytest.approx(100 * np.mean(weak == int(number)))
+        assert float(soft_share) == pytest.approx(100 * np.mean(counts == int(number)))
+    none = f"weak {100 * np.mean(weak == 0):.1f} %, psl1s {100 * np.mean(counts == 0):.1f} %"
+    assert f"Clips without a label: {none}." in found["labels_per_clip"].note
+    edges = [(c == 0, c, c == 1) for c in coverage]
+    expected = [np.mean([zero for zero, _, _ in edges])]
+    for low, high in ((0, 0.25), (0.25, 0.5), (0.5, 0.75)):
+        expected.append(np.mean([low < c <= high for c in coverage]))
+    expected += [np.mean([0.75 < c < 1 for c in coverage]), np.mean([one for _, _, one in edges])]
+    covered = rows_of(tmp_path / "figures" / "label_coverage.csv")
+    assert [float(row[1]) for row in covered[1:]] == pytest.approx(100 * np.array(expected))
+    assert f"{len(coverage):,} clips that have weak labels" in found["label_coverage"].note
+    assert "label_agreement" not in found  # there are no true events
+
+
+def test_agreement_by_class_and_segment_length():
+    ap = {"classes": ["a", "b", NASTY], "positives": [3, 0, 2]}
+    found = {5.0: ([0.5, None, 0.9], [0.4, None, 0.2]), 2.0: ([0.7, None, 0.8], [0.3, None, 0.1])}
+    qualities = {
+        f"psl{s:g}s": {"segment_seconds": s, "segment_AP": ap | {"soft": soft, "weak": weak}}
+        for s, (soft, weak) in found.items()
+    }
+    (figure,) = label_figures.label_quality(qualities)
+    assert list(figure.plot.rows()) == [
+        ("name", "psl5s (5 s), soft: AP (%)", "psl5s (5 s), weak: AP (%)",
+         "psl2s (2 s), soft: AP (%)", "psl2s (2 s), weak: AP (%)"),
+        (NASTY, 90.0, 20.0, 80.0, 10.0),
+        ("a", 50.0, 40.0, 70.0, 30.0),
+    ]  # fmt: skip
+
+
+def test_label_qualities_of_seeds_are_pooled(labels, tmp_path):
+    soft, index, segmentation = labels
+    other = synthetic_data.write_soft_labels(
+        tmp_path / "other", index, segmentation,
+        synthetic_data.make_probabilities(index, segmentation, seed=7),
+    )  # fmt: skip
+    each = [relabeling.label_quality(one, index, segmentation) for one in (soft, other)]
+    pooled = label_sets.pooled([{"psl1s": one} for one in each])["psl1s"]["statistics"]
+    by_hand = [shares_by_hand(folder, index) for folder in (tmp_path, tmp_path / "other")]
+    counts, coverage = (np.concatenate(parts) for parts in zip(*by_hand, strict=True))
+    assert pooled["labels_per_clip"]["soft"] == np.bincount(counts).tolist()
+    assert pooled["num_clips"] == 100 and pooled["mean_labels"]["soft"] == pytest.approx(
+        counts.mean()
+    )
+    assert pooled["coverage"]["mean"] == pytest.approx(coverage.mean())
+    assert sum(pooled["coverage"]["clips"]) == pooled["coverage"]["num_clips"] == len(coverage)
+    assert label_sets._means([[0.5, None], [0.7, 0.2]]) == [pytest.approx(0.6), None]
+
+
+# --- A suite --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def suite(tmp_path):
+    """(folder, results) of a suite of two seeds whose runs are evaluated."""
+    rng = np.random.default_rng(0)
+    weak = [np.flatnonzero(rng.random(4) < 0.4).tolist() for _ in range(60)]
+    weak = [[label for label in own if label != 3] for own in weak]
+    index = synthetic_data.make_index([60], 16_000, weak, 4)
+    index = dataclasses.replace(index, classes=(NASTY, "b", "c", "never"))
+    truth, experiments = index.weak_labels(), []
+    for name, noise in (("weak", 1.5), ("psl2s", 0.5)):
+        dirs = [f"seed{seed}/{name}" for seed in (0, 1)]
+        for folder in dirs:
+            scores = 1 / (1 + np.exp(-(truth - 0.5 + noise * rng.normal(size=truth.shape))))
+            found = evaluation.write_results(tmp_path / folder, index, scores, {})
+        label = "soft" if "psl" in name else "weak"
+        experiments.append({"name": name, "run_dirs": dirs, "label": label} | found)
+    return tmp_path, {"experiments": experiments, "seeds": [0, 1]}
+
+
+def test_classes_of_all_experiments_side_by_side(suite):
+    folder, results = suite
+    runs = {e["name"]: [folder / d for d in e["run_dirs"]] for e in results["experiments"]}
+    table = class_table.class_table(runs, "psl2s", "weak")
+    kept = {n: [evaluation.read_scores(d) for d in dirs] for n, dirs in runs.items()}
+    for row in table.rows:
+        c = kept["weak"][0]["classes"].tolist().index(row.name)
+        positives = kept["weak"][0]["targets"][:, c].sum()
+        assert row.positives == positives
+        if not positives:
+            assert row.gain is None and set(row.ap.values()) == {None}
+            continue
+        ap = {
+            n: np.mean(
+                [average_precision_score(k["targets"][:, c], k["scores"][:, c]) for k in each]
+            )
+            for n, each in kept.items()
+        }
+        assert row.ap == pytest.approx(ap) and row.gain == pytest.approx(ap["psl2s"] - ap["weak"])
+    gains = [row.gain for row in table.rows if row.gain is not None]
+    assert gains == sorted(gains, reverse=True)
+    (figure,) = suite_figures.gains(table)
+    assert [row[1] for row in list(figure.plot.rows())[1:]] == pytest.approx(
+        [100 * g for g in gains]
+    )
+    assert class_table.class_table({"x": [folder / "nothing"]}, "x", "weak") is None
+
+
+def test_a_suite_leaves_csv_and_png_of_each_figure(suite, monkeypatch):
+    folder, results = suite
+    html = suite_page.write(folder, results).read_text()
+    names = {"mean_average_precision", "class_gains", "calibration", "calibration_counts"}
+    found = {path.name for path in (folder / "figures").iterdir()}
+    assert found == {f"{name}.{end}" for name in names for end in ("csv", "png")}
+    assert all(p.read_bytes()[:4] == b"\x89PNG" for p in (folder / "figures").glob("*.png"))
+    assert "as CSV beside a PNG" in html and "psl_jax[plot]" not in html
+    assert "Bow-wow, $x$ &lt;b&gt;" in html and NASTY not in html
+    for path in (folder / "figures").iterdir():
+        path.unlink()
+    monkeypatch.setattr(pictures, "can_draw", lambda: False)
+    html = suite_page.write(folder, results).read_text()
+    assert {p.name for p in (folder / "figures").iterdir()} == {f"{name}.csv" for name in names}
+    assert "PNGs need matplotlib: pip install &#39;psl_jax[plot]&#39;" in html
+
+
+def test_calibration_is_of_all_seeds_together(suite):
+    folder, results = suite
+    suite_page.write(folder, results)
+    counts = rows_of(folder / "figures" / "calibration_counts.csv")[1:]
+    assert sum(int(n) for name, _, n in counts if name == "weak") == 2 * 60 * 4
+    lines = {row[0] for row in rows_of(folder / "figures" / "calibration.csv")[1:]}
+    assert any(re.fullmatch(r"psl2s \(error \d+\.\d\)", name) for name in lines)
+
+
+def test_curves_of_all_runs_together():
+    logs = {
+        "weak": [{"step": s, "loss": 1 / s, "val_mAP": s / 100} for s in range(1, 50)],
+        "psl2s": [{"step": s, "loss": 2 / s} for s in range(1, 50)],
+        "none": [],
+    }
+    validation, loss = suite_figures.curves(logs, " Of seed 4.")
+    assert [s.name for s in validation.plot.series] == ["weak"]
+    assert [s.name for s in loss.plot.series] == ["weak", "psl2s"] and loss.plot.log_y
+    assert loss.note.endswith(" Of seed 4.") and suite_figures.curves({"none": []}) == []
+
+
+# --- Drawing --------------------------------------------------------------------------------------
+
+
+def test_of_many_classes_the_first_and_the_last_are_drawn():
+    names = [f"{NASTY} {k}" for k in range(100)]
+    plot = plots.Dots(names, [drawing.DotSeries("s", [50 - k for k in range(100)])], "AP", str)
+    assert plot.drawn().names == [*names[:15], *names[-15:]]
+    assert str(plot.svg("l")).count("<circle") == 30
+    assert len(list(plot.rows())) == 101
+
+
+@pytest.mark.parametrize("values", [[0.0, 0.0], [-5.0, -1.0], [None, 3.0], [None, None]])
+def test_dots_stay_inside_their_frame(values):
+    plot = plots.Dots(["a", "b" * 90], [drawing.DotSeries("s", values)], "x", str)
+    svg = plot.svg("l")
+    places = [float(x) for x in re.findall(r'cx="([\d.-]+)"', str(svg))]
+    assert len(places) == sum(v is not None for v in values)
+    assert all(0 < x < drawing.WIDTH for x in places)
+    pictures.draw(plots.Figure("f", "$t$", "", plot)).canvas.draw()
+
+
+def test_pictures_have_the_colours_of_the_page():
+    style = pathlib.Path(pictures.__file__).with_name("templates") / "report.css"
+    light = style.read_text().partition("@media")[0]
+    assert tuple(re.findall(r"--c\d: (#\w+);", light)) == pictures.COLOURS
+
+
+def test_results_of_an_earlier_version_name_one_run(tmp_path):
+    header, rows = ("class", "AP", "AUC", "num_positives"), [("x", 0.5, 0.5, 3)]
+    files.write_csv(tmp_path / "a" / "per_class.csv", header, rows)
+    results = {"experiments": [{"name": "weak", "mAP": 0.5, "run_dir": "a"}]}
+    assert "<td>x</td>" in suite_page.write(tmp_path, results).read_text()

@@ -1,0 +1,195 @@
+"""Clips to listen to: what is kept of them, and the page in a headless browser."""
+
+import base64
+import dataclasses
+import io
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+import synthetic_data
+import tagging
+
+from psl_jax.audio.segments import Segmentation
+from psl_jax.data.clip_index import ragged
+from psl_jax.reporting import clip_pictures, listening, suite_page
+from psl_jax.runtime import files
+
+TAGGER_LABELS = tagging.LABELS
+NASTY = 'a "quoted" label'
+EVENTS = {0: [(0.5, 1.5, 0)], 3: [(0.0, 9.0, 4), (1.0, 2.0, 4)]}  # of the other clips none is known
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """(folder of clips, index, soft labels by name, audio) of eight clips of 1 to 4 s."""
+    folder = tmp_path_factory.mktemp("clips")
+    lengths = np.array([4.0, 1.0, 2.5, 3.0, 1.5, 2.0, 3.5, 4.0]) * 16_000
+    weak = [[0], [], [1, 2], [4], [], [5], [0, 1, 2, 3, 4, 5], [3]]
+    index = synthetic_data.make_index([3, 5], lengths.astype(int), weak, 6)
+    offsets, _ = ragged([EVENTS.get(clip, []) for clip in range(8)])
+    events = [event for clip in range(8) for event in EVENTS.get(clip, [])]
+    index = dataclasses.replace(
+        index,
+        classes=TAGGER_LABELS[::-1],  # in another order than the student's
+        event_offsets=offsets,
+        event_times=np.array([e[:2] for e in events], np.float32),
+        event_values=np.array([e[2] for e in events], np.int32),
+    )
+    audio = [tagging.recording(n / 16_000, seed) for seed, n in enumerate(index.num_samples)]
+    labels = {
+        name: synthetic_data.write_soft_labels(folder / name, index, Segmentation(seconds))
+        for name, seconds in (("psl2s", 2.0), ("psl1s", 1.0))
+    }
+    source = synthetic_data.MemorySource(index, audio)
+    listening.write(folder / "clips", source, labels, "psl2s", tagging.tagger())
+    return folder / "clips", index, labels, audio
+
+
+def test_clips_are_evenly_spread():
+    assert listening.chosen(80).tolist() == [0, 19, 39, 59, 79]
+    assert listening.chosen(3).tolist() == [0, 1, 2] and listening.chosen(1).tolist() == [0]
+
+
+def test_what_is_heard_is_the_clip(kept):
+    folder, index, _, audio = kept
+    about = listening.read(folder)
+    assert [clip["id"] for clip in about["clips"]] == [index.ids[c] for c in (0, 1, 3, 5, 7)]
+    for clip, number in zip(about["clips"], (0, 1, 3, 5, 7), strict=True):
+        sound, rate = soundfile.read(io.BytesIO(base64.b64decode(clip["flac"])), dtype="int16")
+        assert rate == 16_000
+        np.testing.assert_array_equal(sound, audio[number])
+        assert clip["seconds"] == len(audio[number]) / 16_000
+
+
+def test_lanes_are_truth_labels_and_output_over_time(kept):
+    folder, index, labels, audio = kept
+    for clip, number in zip(listening.read(folder)["clips"], (0, 1, 3, 5, 7), strict=True):
+        tags = tagging.tagger().tag(audio[number], 16_000)
+        names = [entry["name"] for entry in clip["classes"]]
+        own = index.label_values[slice(*index.label_offsets[number : number + 2])]
+        assert {index.classes[c] for c in own} <= set(names)
+        assert len(names) <= listening.MOST_CLASSES == len(set(names)) or len(names) < 5
+        for entry in clip["classes"]:
+            c = index.classes.index(entry["name"])
+            lanes = {lane["name"]: lane["spans"] for lane in entry["lanes"]}
+            assert list(lanes) == ["truth", "weak label", "soft 2 s", "soft 1 s", "psl2s"]
+            true = [
+                [on, min(off, clip["seconds"]), 1.0]
+                for on, off, k in EVENTS.get(number, [])
+                if k == c
+            ]
+            assert lanes["truth"] == true
+            assert lanes["weak label"] == [[0.0, clip["seconds"], 1.0]] * (c in own)
+            for name, one in (("soft 2 s", labels["psl2s"]), ("soft 1 s", labels["psl1s"])):
+                count = one.segmentation.counts(index.num_samples[number])
+                expected = one.gather(np.array([number]))[0, :count, c]
+                assert [v for _, _, v in lanes[name]] == pytest.approx(expected, abs=1e-3)
+                length = one.segmentation.seconds
+                assert [on for on, _, _ in lanes[name]] == [length * k for k in range(count)]
+                assert lanes[name][-1][1] == min(length * count, clip["seconds"])
+            scores = tags.frame_scores[:, tags.labels.index(entry["name"])]
+            for on, off, value in lanes["psl2s"]:
+                assert value == pytest.approx(scores[round((on + off) / 0.64)], abs=0.01) or on == 0
+
+
+def test_a_long_clip_is_cut(tmp_path, monkeypatch):
+    monkeypatch.setattr(listening, "MOST_SECONDS", 1.0)
+    index = synthetic_data.make_index([1], 48_000, [[0]], 6)
+    index = dataclasses.replace(index, classes=TAGGER_LABELS)
+    source = synthetic_data.MemorySource(index, [tagging.recording(3.0)])
+    listening.write(tmp_path, source, {}, "weak", tagging.tagger())
+    (clip,) = listening.read(tmp_path)["clips"]
+    assert (clip["seconds"], clip["whole_seconds"]) == (1.0, 3.0)
+    assert [lane["name"] for lane in clip["classes"][0]["lanes"]] == ["weak label", "weak"]
+    assert (
+        max(off for c in clip["classes"] for lane in c["lanes"] for _, off, _ in lane["spans"]) <= 1
+    )
+    assert listening.read(tmp_path / "nowhere") is None
+
+
+def test_the_png_is_what_other_programs_read():
+    image = pytest.importorskip("matplotlib.image", reason="needs the [plot] extra")
+    rows = np.random.default_rng(0).integers(0, 256, (64, 37)).astype(np.uint8)
+    found = image.imread(io.BytesIO(listening.png(rows)), format="png")
+    np.testing.assert_array_equal(np.rint(255 * found[..., :3]), listening.palette()[rows])
+
+
+@pytest.mark.parametrize(("seconds", "last"), [(0.4, 0.4), (1.0, 1.0), (10.0, 10), (29.9, 25)])
+def test_ticks_are_few_and_inside(seconds, last):
+    found = listening.ticks(seconds)
+    assert found[0] == 0 and found[-1] == pytest.approx(last) and len(found) <= 7
+
+
+def test_pictures_of_clips(kept, tmp_path):
+    pytest.importorskip("matplotlib", reason="needs the [plot] extra")
+    clip_pictures.write(tmp_path, listening.read(kept[0]))
+    assert len(list(tmp_path.glob("clip?.png"))) == 5
+
+
+# --- In a browser ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    selenium = pytest.importorskip("selenium.webdriver", reason="needs selenium")
+    programs = [shutil.which("chromium") or shutil.which("google-chrome")]
+    programs.append(shutil.which("chromedriver"))
+    if not all(programs):
+        pytest.skip("needs chromium and chromedriver")
+    options = selenium.ChromeOptions()
+    options.binary_location = programs[0]
+    for flag in (
+        *("headless", "no-sandbox", "disable-gpu", "no-first-run"),
+        *("disable-background-networking", "autoplay-policy=no-user-gesture-required"),
+        f"user-data-dir={tmp_path_factory.mktemp('browser')}",
+    ):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = selenium.Chrome(options=options, service=selenium.ChromeService(programs[1]))
+    yield driver
+    driver.quit()
+
+
+def test_the_page_on_a_phone(kept, browser, tmp_path):
+    """Nothing scrolls sideways, sounds play, classes sort and filter by the keyboard alone."""
+    shutil.copytree(kept[0], tmp_path / "clips")
+    header = ("class", "AP", "AUC", "num_positives")
+    aps = {"weak": (0.2, 0.5, 0.4), "psl2s": (0.9, 0.6, 0.3)}
+    for name, values in aps.items():
+        labels = (NASTY, "bell <b>", "z" * 60)
+        rows = [(label, ap, 0.5, 3) for label, ap in zip(labels, values, strict=True)]
+        files.write_csv(tmp_path / name / "per_class.csv", header, rows)
+    results = {"experiments": [{"name": n, "mAP": v[0]} for n, v in aps.items()]}
+    path = suite_page.write(tmp_path, results)
+    assert path.stat().st_size < 20e6
+    phone = {"width": 375, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    browser.get(path.as_uri())
+    run = browser.execute_script
+    assert run("return document.documentElement.scrollWidth") == 375
+    lengths = browser.execute_async_script(
+        "const done = arguments[0], audios = [...document.querySelectorAll('audio')];"
+        "Promise.all(audios.map((a) => new Promise((ok, no) => {"
+        " a.onloadedmetadata = () => ok(a.duration); a.onerror = no; a.load(); })))"
+        ".then(done, () => done('error'))"
+    )
+    seconds = [clip["seconds"] for clip in listening.read(kept[0])["clips"]]
+    assert lengths == pytest.approx(seconds, abs=0.01)
+
+    def shown():
+        return run(
+            "return [...document.querySelectorAll('#classes tbody tr:not([hidden])')]"
+            ".map((row) => row.cells[0].textContent)"
+        )
+
+    assert shown() == [NASTY, "bell <b>", "z" * 60]
+    header = browser.find_element("css selector", "#classes th:nth-child(4) button")
+    run("arguments[0].focus()", header)
+    browser.switch_to.active_element.send_keys("\ue007")
+    assert shown() == ["bell <b>", "z" * 60, NASTY]  # by the weak AP, falling
+    browser.find_element("css selector", "input[data-table=classes]").send_keys("BELL")
+    assert shown() == ["bell <b>"]
+    run("document.querySelector('.mel').click()")
+    assert browser.get_log("browser") == []
