@@ -179,6 +179,8 @@ class Experiment:
         }
         for name, stage in stages.items():
             if name == "relabel" and not self._stores_labels:
+                if name == last_stage and self._uses_soft_labels:
+                    return  # the teacher labels in the training
                 continue
             if name not in self.folder.finished or name == "report":
                 start = time.perf_counter()

@@ -46,6 +46,11 @@ def labels_in_step(settings: Settings) -> bool:
                 f"config.relabel.{name} is {getattr(rule, name)}: a teacher in the step gives a "
                 "segment its own scores; give --config.relabel.when=beforehand, or 0"
             )
+    if settings.soft_labels_dir:
+        raise UserError(
+            f"config.soft_labels_dir is {settings.soft_labels_dir!r}: a teacher in the step uses "
+            "no stored labels; give --config.relabel.when=beforehand, or none"
+        )
     if settings.augment.shift_probability:
         raise UserError(
             "config.augment.shift_probability shifts the audio before the step, where a teacher in "

@@ -23,7 +23,13 @@ from psl_jax.model.frontend import LogMel
 from psl_jax.runtime import parallel
 from psl_jax.scoring.relabeling import relabel
 from psl_jax.scoring.scorer import Scorer
-from psl_jax.training.step import TeacherInStep, taught_labels
+from psl_jax.training.step import (
+    Recipe,
+    TeacherInStep,
+    init_state,
+    taught_labels,
+    train_program,
+)
 
 mobilenetv2.INVERTED_RESIDUALS = (
     (1, 16, 1, 1),
@@ -46,6 +52,19 @@ def in_step(how: TeacherInStep, network, batch, devices: int) -> np.ndarray:
     names = ("audio", "num_samples", "labels")
     placed = parallel.put_batch({name: batch[name] for name in names}, mesh)
     return np.asarray(program(parallel.replicate(network, mesh), placed))
+
+
+def loss(recipe: Recipe, network, variables, batch, *teacher) -> float:
+    """Of one step on four devices."""
+    mesh = parallel.data_mesh(4)
+    names = ("audio", "num_samples", "labels")
+    _, values = train_program(network, recipe, mesh)(
+        parallel.replicate(init_state(variables), mesh),
+        parallel.put_batch({name: batch[name] for name in names}, mesh),
+        np.float32(1e-3),
+        *(parallel.replicate(one, mesh) for one in teacher),
+    )
+    return float(values["loss"])
 
 
 def main(path: str) -> None:
@@ -78,6 +97,11 @@ def main(path: str) -> None:
     for devices in (1, 4):
         mixed = TeacherInStep(0.25, logmel)
         arrays[f"{devices} mixed"] = in_step(mixed, fold(variables), batch, devices)
+    student = mobilenetv2.create(index.num_classes, 0.1, dropout=0.0)
+    recipe = Recipe(teacher=TeacherInStep(1.0, logmel))
+    arrays["loss with teacher"] = loss(recipe, *student, batch, fold(variables))
+    arrays["loss on labels"] = loss(Recipe(), *student, batch | {"labels": arrays["4 False"]})
+    arrays["loss on weak labels"] = loss(Recipe(), *student, batch)
     np.savez(path, **arrays)
 
 

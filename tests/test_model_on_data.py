@@ -14,7 +14,7 @@ from psl_jax import UserError, evaluate, experiment, relabel
 from psl_jax import config as config_lib
 from psl_jax.audio.segments import Segmentation
 from psl_jax.data.packed_source import PackedSource
-from psl_jax.data.soft_labels import SoftLabels
+from psl_jax.data.soft_labels import LabelRule, SoftLabels
 from psl_jax.model.mobilenetv2 import create
 from psl_jax.model.model import ModelInfo
 from psl_jax.scoring import evaluation, stored_scores
@@ -181,6 +181,37 @@ def test_labels_are_those_of_an_experiment_and_can_be_shared(folder, tmp_path, c
     one.check()
     one.run("train")
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*.npz")}
+
+
+def test_labels_are_made_as_the_options_say(folder, tmp_path, capsys):
+    """Windows that overlap, the weak labels believed, and of each segment the likeliest class."""
+    options = ("--split=eval", "--segment_seconds=1", "--overlap=0.5", "--prior=2")
+    options += ("--prior_recall=0.5", "--top_k=1")
+    paths = folder / "model", folder / "data"
+    run(relabel, *paths, *options, f"--out={tmp_path / 'none'}", "--dry_run")
+    assert "11 segments of 1 s" in capsys.readouterr().out  # what the teacher hears
+    run(relabel, *paths, *options, f"--out={tmp_path}")
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    told = {"overlap": 0.5, "prior": 2.0, "prior_recall": 0.5, "top_k": 1, "count_padding": False}
+    assert {name: manifest[name] for name in told} == told
+    index = PackedSource(str(folder / "data/eval.npz")).index
+    labels = SoftLabels.open(tmp_path, index, Segmentation(1.0), rule=LabelRule(0.5, 2.0, 0.5, 1))
+    _, soft, counts = labels.read_shard(0)
+    assert ((soft > 0).sum(axis=(1, 2)) == counts).all()
+    assert json.loads((tmp_path / "label_quality.json").read_text())["bytes"] == labels.num_bytes
+    with pytest.raises(UserError, match=r"top_k\) differs: expected 2, found 1"):
+        run(relabel, *paths, *options[:-1], "--top_k=2", f"--out={tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [("--overlap=0.95", "relabel.overlap is 0.95, expected a number at least 0 and at most 0.9")],
+)
+def test_label_options_out_of_range_are_told(folder, tmp_path, option, told, capsys):
+    options = ("--segment_seconds=1", f"--out={tmp_path}", option)
+    with pytest.raises(SystemExit):
+        run(relabel, folder / "model", folder / "data", *options)
+    assert told in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

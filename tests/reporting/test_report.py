@@ -396,3 +396,32 @@ def test_bars_of_zeros_and_of_long_names():
     series = [("a", [0.0, 0.0], 0)]
     kwargs = {"label": "l", "x_label": "x", "y_label": "y", "form": str}
     ElementTree.fromstring(str(drawing.grouped_bars(["p", "q"], series, **kwargs)))
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (None, "–"),
+        (0, "0 B"),
+        (999, "999 B"),
+        (1234, "1.2 kB"),
+        (45_678, "46 kB"),
+        (5.25e9, "5.2 GB"),
+    ],
+)
+def test_size(number, text):
+    assert tables.size(number) == text
+
+
+def test_labels_have_their_size_beside_their_quality(results):
+    """Known of some: of top-k labels and of those that they are compared with."""
+    assert "on disk" not in tables.quality_table(results).header
+    results["label_quality"]["psl2s"]["bytes"] = 1_234_000
+    table = tables.quality_table(results)
+    column = table.header.index("on disk")
+    assert {row[0]: row[column] for row in table.rows} == {
+        "weak": "–",
+        "psl10s": "–",
+        "psl5s": "–",
+        "psl2s": "1.2 MB",
+    }

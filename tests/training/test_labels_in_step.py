@@ -123,6 +123,12 @@ def test_labels_made_in_the_step_are_mixed_with_the_weak_ones(found, devices):
     np.testing.assert_allclose(mixed, expected, atol=1e-6)
 
 
+def test_a_step_with_the_teacher_in_it_is_one_on_its_labels(found):
+    """On four devices, the teacher's arrays replicated and the batch split over them."""
+    assert found["loss on labels"] != found["loss on weak labels"]
+    np.testing.assert_allclose(found["loss with teacher"], found["loss on labels"], rtol=1e-5)
+
+
 def test_padding_that_counts_gives_other_labels(found):
     padded, difference = found["padded"], np.abs(found["1 True"] - found["1 False"]).max(axis=1)
     assert padded.any() and not padded.all()
@@ -179,6 +185,11 @@ def test_another_teacher_is_refused_and_a_stopped_run_goes_on(data, tmp_path, te
     assert files.read_json(tmp_path / "cut/metrics.json")["num_clips"] == 8
 
 
+def test_there_is_nothing_to_relabel_beforehand(data, tmp_path, teacher):
+    one = settings(data, labels="soft", teacher=teacher, relabel={"when": "in_step"})
+    assert not run(one, tmp_path / "run", "relabel").folder.finished
+
+
 def stop(self, variables):
     raise KeyboardInterrupt
 
@@ -189,12 +200,12 @@ def stop(self, variables):
         ({"relabel": {"overlap": 0.5}}, r"config\.relabel\.overlap is 0\.5"),
         ({"relabel": {"prior": 2.0}}, r"config\.relabel\.prior is 2\.0"),
         ({"relabel": {"top_k": 3}}, r"config\.relabel\.top_k is 3"),
+        ({"soft_labels_dir": "labels"}, r"config\.soft_labels_dir is 'labels'"),
         ({"augment": {"shift_probability": 0.5}}, r"config\.augment\.shift_probability"),
     ],
 )
 def test_what_a_teacher_in_the_step_cannot_do_is_refused(data, tmp_path, teacher, changes, words):
-    changes = {"relabel": {"when": "in_step"}, **changes}
-    changes["relabel"] = changes["relabel"] | {"when": "in_step"}
+    changes = changes | {"relabel": changes.get("relabel", {}) | {"when": "in_step"}}
     one = settings(data, labels="soft", teacher=teacher, **changes)
     with pytest.raises(UserError, match=words + r".*relabel\.when=beforehand"):
         Experiment(one, tmp_path / "run", str(data)).check()
