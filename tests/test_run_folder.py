@@ -115,7 +115,7 @@ def data(monkeypatch):
         "eval": make_index([60], 32_000, split="eval", first=100),
     }
 
-    def open_source(data_dir, split, packed=False):
+    def open_source(data_dir, split, *_):
         if split not in splits:
             raise UserError(f"no split {split!r}; its splits are {list(splits)}")
         return MemorySource(splits[split])

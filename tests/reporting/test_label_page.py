@@ -118,19 +118,19 @@ def test_in_a_browser(page, tmp_path):
             browser.resize(driver, width)
             driver.get(page.as_uri())
             assert driver.execute_script("return document.documentElement.scrollWidth") <= width
-        assert len(driver.find_elements("css selector", "article.clip")) == 4
+        assert len(driver.find_elements("css selector", "article.labelled")) == 4
         assert driver.execute_script(
             "return [...document.images].every(i => i.complete && i.naturalHeight == 64)"
         )
 
         def at(number):
-            script = """const clip = document.querySelectorAll("article.clip")[arguments[0]];
+            script = """const clip = document.querySelectorAll("article.labelled")[arguments[0]];
                 return [clip.querySelector("audio").currentTime,
                         Number(clip.style.getPropertyValue("--at")),
                         clip.querySelector("audio").paused]"""
             return driver.execute_script(script, number)
 
-        plots = driver.find_elements("css selector", "article.clip")[0].find_elements(
+        plots = driver.find_elements("css selector", "article.labelled")[0].find_elements(
             "class name", "plot"
         )
         plots[1].click()  # in its middle: of a clip of 2 s

@@ -1,4 +1,4 @@
-for (const clip of document.querySelectorAll("article.clip")) {
+for (const clip of document.querySelectorAll("article.labelled")) {
   const player = clip.querySelector("audio");
   const seconds = Number(clip.dataset.seconds);
   const move = () => {
