@@ -124,5 +124,3 @@ def _interpolation() -> np.ndarray:
     for place in range(_CHUNK):
         matrix[place : place + TAPS, place] = taps
     return matrix.astype(np.float32)
-
-

@@ -182,7 +182,7 @@ def _read_state(path: pathlib.Path) -> dict[str, np.ndarray]:
 def random_state(num_classes: int, width: float, seed: int = 0) -> dict[str, np.ndarray]:
     """A state dict of random weights with published names, for tests and benchmarks."""
     rng = np.random.default_rng(seed)
-    state = {}
+    state: dict[str, np.ndarray] = {}
     for layer in layers(num_classes, width):
         for name, shape in layer.shapes().items():
             fan_in = max(math.prod(shape[1:]), 1)
