@@ -114,7 +114,13 @@ def load_teacher(part: Part) -> Teacher:
         from psl_jax.weights.load import load_model
 
         return OwnTeacher(load_model(part.where))
-    raise UserError(f"{part.kind}:{part.where}: expected one of {', '.join(KINDS)}")
+    if part.kind == "python":
+        from psl_jax.teachers import callables
+
+        return callables.load(part.where)
+    from psl_jax.teachers import model_files
+
+    return model_files.load(part.kind, part.where)
 
 
 def open_teacher(
