@@ -108,7 +108,7 @@ def torch_log_mel() -> Callable:
     import torch
     from torch.nn import functional
 
-    taps = torch.tensor(mn_frontend._interpolation()[:64, 0])[None, None]
+    taps = torch.tensor(mn_frontend.interpolating_taps(), dtype=torch.float32)[None, None]
     window, mel = torch.tensor(mn_frontend.hann()), torch.tensor(mn_frontend.mel_filters())
 
     def run(audio):

@@ -56,6 +56,14 @@ def test_rate_is_doubled_as_a_resampler_does():
     np.testing.assert_allclose(found[200:-200], expected[200:-200], atol=2e-4)
 
 
+def test_products_transform_as_the_fft_does():
+    """What TPUs do instead."""
+    audio = silence(4000, 0)["audio"] * 30
+    by_fft, by_products = (np.asarray(mn_frontend.log_mel(audio, None, p)) for p in ("cpu", "tpu"))
+    assert by_fft.shape == (2, 13, 128)
+    np.testing.assert_allclose(by_products, by_fft, rtol=0, atol=1e-3)
+
+
 def teacher(width=0.1, classes=527, seed=0):
     network, arrays, found = mn_weights.from_state(
         mn_weights.random_state(classes, width, seed), "random weights"
