@@ -108,20 +108,44 @@ def torch_log_mel() -> Callable:
     import torch
     from torch.nn import functional
 
-    taps = torch.tensor(mn_frontend.interpolating_taps(), dtype=torch.float32)[None, None]
+    between = torch.tensor(mn_frontend._interpolation())
     window, mel = torch.tensor(mn_frontend.hann()), torch.tensor(mn_frontend.mel_filters())
 
     def run(audio):
         with torch.inference_mode():
             wave = audio.float() / 32_768
-            between = functional.conv1d(functional.pad(wave, (31, 32))[:, None], taps)[:, 0]
-            wave = torch.stack([wave, between], -1).flatten(1)
+            chunks = functional.pad(wave, (31, 33 + -wave.shape[1] % 64)).unflatten(1, (-1, 64))
+            pairs = torch.cat([chunks[:, :-1], chunks[:, 1:]], -1)
+            wave = (pairs @ between).flatten(1)[:, : 2 * wave.shape[1]]
             wave = wave[:, 1:] - 0.97 * wave[:, :-1]
             spectrum = torch.stft(
                 wave, 1024, 320, 800, window, True, "reflect", return_complex=True
             )
             power = spectrum.real.square() + spectrum.imag.square()
             return ((power.transpose(1, 2) @ mel + 1e-5).log() + 4.5) / 5
+
+    return run
+
+
+def numpy_log_mel() -> Callable:
+    """The same with SciPy's FFT in as many threads as there are cores, for onnxruntime."""
+    from scipy import fft
+
+    between, window = mn_frontend._interpolation(), mn_frontend.hann()
+    mel, cores = mn_frontend.mel_filters(), os.cpu_count() or 1
+
+    def run(audio):
+        wave = audio / np.float32(32_768)
+        chunks = np.pad(wave, ((0, 0), (31, 33 + -wave.shape[1] % 64)))
+        chunks = chunks.reshape(len(wave), -1, 64)
+        pairs = np.concatenate([chunks[:, :-1], chunks[:, 1:]], axis=-1)
+        wave = (pairs @ between).reshape(len(wave), -1)[:, : 2 * wave.shape[1]]
+        wave = wave[:, 1:] - np.float32(0.97) * wave[:, :-1]
+        padded = np.pad(wave, ((0, 0), (512, 512)), mode="reflect")[:, 112:-112]
+        frames = np.lib.stride_tricks.sliding_window_view(padded, 800, axis=1)[:, ::320]
+        spectrum = fft.rfft(frames * window, 1024, workers=cores)
+        power = np.square(spectrum.real) + np.square(spectrum.imag)
+        return ((np.log(power @ mel + np.float32(1e-5)) + np.float32(4.5)) / 5).astype(np.float32)
 
     return run
 
@@ -171,8 +195,11 @@ class OnnxSteps:
         return self._add("Add", x, y)
 
 
-def onnx_network(arrays: Any, threads: int | None = None) -> Callable:
-    """Features float32 [batch, frames, bands] -> probabilities [batch, classes], NumPy both."""
+def onnx_network(arrays: Any, spinning: bool = True) -> Callable:
+    """Features float32 [batch, frames, bands] -> probabilities [batch, classes], NumPy both.
+
+    spinning: its threads wait for work without letting go of their cores, as by default.
+    """
     import onnxruntime
     from onnx import TensorProto, helper
 
@@ -188,7 +215,8 @@ def onnx_network(arrays: Any, threads: int | None = None) -> Callable:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or os.cpu_count() or 1
+    options.intra_op_num_threads = os.cpu_count() or 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )

@@ -3,9 +3,11 @@
     python benchmarks/teachers.py --weights mn04_as_mAP_432.pt --seconds 2,10 --out teachers.json
 
 From int16 segments at 16 kHz to probabilities (whole), and from features (network). PyTorch in both
-memory formats, BatchNorms folded; onnxruntime gets PyTorch's features. Without --weights random
+memory formats, BatchNorms folded; onnxruntime gets features by SciPy. Without --weights random
 ones of --width. Medians over rounds in which all take turns. Other work on the machine disturbs
-all alike, but not at the same time: look at the spread.
+all alike, but not at the same time: look at the spread. PyTorch's threads do not spin
+(OMP_WAIT_POLICY=PASSIVE unless given), onnxruntime is tried both ways: on a busy machine threads
+that spin lose most.
 """
 
 import argparse
@@ -16,10 +18,11 @@ import statistics
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import jax
 import numpy as np
-from mn_elsewhere import onnx_network, torch_log_mel, torch_network
+from mn_elsewhere import numpy_log_mel, onnx_network, torch_log_mel, torch_network
 from runners import Runner, Schedule, alternate, calibrate
 
 from psl_jax.model.cache_parts import in_parts
@@ -57,16 +60,14 @@ def cases(network, arrays, audio):
     import torch
 
     whole, alone, features = ours(network, arrays, audio)
-    log_mel, wave = torch_log_mel(), torch.tensor(audio)
+    log_mel, wave, with_numpy = torch_log_mel(), torch.tensor(audio), numpy_log_mel()
     theirs = torch.tensor(features)
-    run_onnx = onnx_network(arrays)
-    result = {
-        "whole": {
-            "psl_jax": whole,
-            "onnxruntime": lambda: run_onnx(log_mel(wave).numpy()),
-        },
-        "network": {"psl_jax": alone, "onnxruntime": lambda: run_onnx(features)},
-    }
+    result = {"whole": {"psl_jax": whole}, "network": {"psl_jax": alone}}
+    for spinning in (True, False):
+        name = "onnxruntime" + " without spinning" * (not spinning)
+        run = onnx_network(arrays, spinning)
+        result["whole"][name] = lambda run=run: run(with_numpy(audio))
+        result["network"][name] = lambda run=run: run(features)
     for last in (True, False):
         name = f"PyTorch {'channels_last' if last else 'contiguous'}"
         run = torch_network(arrays, last)
@@ -130,7 +131,7 @@ def main() -> None:
             best = max(rate[0] for name, rate in rates.items() if name != "psl_jax")
             print(f"mn of width {width:g}, {what}, {seconds:g} s x {arguments.batch}:")
             for name, (median, least, most) in rates.items():
-                print(f"  {name:22} {median:8.1f} segments/s ({least:.1f} to {most:.1f})")
+                print(f"  {name:28} {median:8.1f} segments/s ({least:.1f} to {most:.1f})")
             print(f"  {rates['psl_jax'][0] / best:.2f} x the better of the others", flush=True)
     about = {"width": width, "batch": arguments.batch, "cores": os.cpu_count(), "results": found}
     pathlib.Path(arguments.out).write_text(json.dumps(about, indent=2) + "\n")
