@@ -127,29 +127,6 @@ def torch_log_mel() -> Callable:
     return run
 
 
-def numpy_log_mel() -> Callable:
-    """The same with SciPy's FFT in as many threads as there are cores, for onnxruntime."""
-    from scipy import fft
-
-    between, window = mn_frontend._interpolation(), mn_frontend.hann()
-    mel, cores = mn_frontend.mel_filters(), os.cpu_count() or 1
-
-    def run(audio):
-        wave = audio / np.float32(32_768)
-        chunks = np.pad(wave, ((0, 0), (31, 33 + -wave.shape[1] % 64)))
-        chunks = chunks.reshape(len(wave), -1, 64)
-        pairs = np.concatenate([chunks[:, :-1], chunks[:, 1:]], axis=-1)
-        wave = (pairs @ between).reshape(len(wave), -1)[:, : 2 * wave.shape[1]]
-        wave = wave[:, 1:] - np.float32(0.97) * wave[:, :-1]
-        padded = np.pad(wave, ((0, 0), (512, 512)), mode="reflect")[:, 112:-112]
-        frames = np.lib.stride_tricks.sliding_window_view(padded, 800, axis=1)[:, ::320]
-        spectrum = fft.rfft(frames * window, 1024, workers=cores)
-        power = np.square(spectrum.real) + np.square(spectrum.imag)
-        return ((np.log(power @ mel + np.float32(1e-5)) + np.float32(4.5)) / 5).astype(np.float32)
-
-    return run
-
-
 class OnnxSteps:
     """Adds the steps to an ONNX graph; values are names."""
 

@@ -3,7 +3,8 @@
     python benchmarks/teachers.py --weights mn04_as_mAP_432.pt --seconds 2,10 --out teachers.json
 
 From int16 segments at 16 kHz to probabilities (whole), and from features (network). PyTorch in both
-memory formats, BatchNorms folded; onnxruntime gets features by SciPy. Without --weights random
+memory formats, BatchNorms folded; onnxruntime gets PyTorch's features
+(by SciPy they took longer). Without --weights random
 ones of --width. Medians over rounds in which all take turns. Other work on the machine disturbs
 all alike, but not at the same time: look at the spread. PyTorch's threads do not spin
 (OMP_WAIT_POLICY=PASSIVE unless given), onnxruntime is tried both ways: on a busy machine threads
@@ -22,7 +23,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import jax
 import numpy as np
-from mn_elsewhere import numpy_log_mel, onnx_network, torch_log_mel, torch_network
+from mn_elsewhere import onnx_network, torch_log_mel, torch_network
 from runners import Runner, Schedule, alternate, calibrate
 
 from psl_jax.model.cache_parts import in_parts
@@ -60,13 +61,13 @@ def cases(network, arrays, audio):
     import torch
 
     whole, alone, features = ours(network, arrays, audio)
-    log_mel, wave, with_numpy = torch_log_mel(), torch.tensor(audio), numpy_log_mel()
+    log_mel, wave = torch_log_mel(), torch.tensor(audio)
     theirs = torch.tensor(features)
     result = {"whole": {"psl_jax": whole}, "network": {"psl_jax": alone}}
     for spinning in (True, False):
         name = "onnxruntime" + " without spinning" * (not spinning)
         run = onnx_network(arrays, spinning)
-        result["whole"][name] = lambda run=run: run(with_numpy(audio))
+        result["whole"][name] = lambda run=run: run(log_mel(wave).numpy())
         result["network"][name] = lambda run=run: run(features)
     for last in (True, False):
         name = f"PyTorch {'channels_last' if last else 'contiguous'}"
