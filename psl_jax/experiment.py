@@ -352,13 +352,12 @@ class Experiment:
 
     def _score(self, variables: Variables, source: Source, description: str | None):
         seconds = self.settings.evaluate.seconds(self.settings.segment_seconds)
-        segmentation = evaluation.evaluation_segmentation(
-            source.index, seconds, self.settings.shortest_segment_seconds
-        )
         count_padding = self.settings.model.count_padding
+        shortest = self.settings.shortest_segment_seconds
+        cut = evaluation.cut_for(source.index, seconds, shortest, count_padding)
         scorer = self._scorer(variables, self.settings.frontend, count_padding)
         size = self.settings.evaluate.batch_size
-        return evaluation.score_clips(scorer, source, segmentation, size, description)
+        return evaluation.score_clips(scorer, source, cut, size, description)
 
     def _average(self) -> None:
         with TrainingCheckpoints(

@@ -10,12 +10,15 @@ import numpy as np
 from absl import flags
 
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
+from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.opening import open_folder
 from psl_jax.data.sources import Source
+from psl_jax.data.whole_clips import WholeClips
 from psl_jax.model.mobilenetv2 import num_parameters
 from psl_jax.model.model import Model
 from psl_jax.runtime import disk, entry, joining, parallel
 from psl_jax.runtime.errors import UserError
+from psl_jax.scoring.evaluation import Cut
 from psl_jax.scoring.scorer import Scorer
 from psl_jax.weights.load import load_model
 
@@ -59,6 +62,10 @@ class Task(NamedTuple):
     model: Model
     source: Source
     segmentation: Segmentation
+
+    def cut(self, segments: str) -> Cut:
+        """The segments, or for "whole" the clips, each as long as it is."""
+        return WholeClips.of(self.source.index) if segments == "whole" else self.segmentation
 
     def scorer(self, arguments: argparse.Namespace, count_padding: bool = False) -> Scorer:
         """What scores the split's segments on this process's devices."""
@@ -110,29 +117,45 @@ def check_out(folder: str | os.PathLike) -> None:
         disk.check_writable(folder, "--out")
 
 
-def plan(task: Task, scorer: Scorer, arguments: argparse.Namespace, out: object) -> list[str]:
-    """What will be done, in words."""
+def plan(
+    task: Task, cut: Cut, scorer: Scorer, arguments: argparse.Namespace, out: object
+) -> list[str]:
+    """What will be done, in words; `cut` is what the clips are cut into."""
     model, index = task.model, task.source.index
-    size = scorer.fitting(arguments.batch_size, task.segmentation.seconds)
-    segments = int(task.segmentation.counts(index.num_samples).sum(dtype=np.int64))
-    steps = -(-segments // (size * jax.process_count()))
     width, parameters = model.info.width, num_parameters(model.variables)
+    work, rows, audio = _work(cut, index, scorer, arguments)
     device = f"{scorer.mesh.size} {parallel.platform_of(scorer.mesh)} device"
     lines = [
         f"model   {model.info.name}: {len(model.classes)} classes, width {width:g}, {parameters:,} "
         f"parameters, digest {model.digest}",
         f"data    {index.split}: {len(index):,} clips, {index.hours:.2f} h, ids "
         f"{index.ids_sha256[:12]}…",
-        f"work    {segments:,} segments of {task.segmentation.seconds:g} s: {steps:,} batches of "
-        f"int16 [{size}, {task.segmentation.segment_samples}] to {arguments.dtype} probabilities "
-        f"[{size}, {index.num_classes}], on {device}{'s' * (scorer.mesh.size > 1)} of each of "
-        f"{jax.process_count()} process{'es' * (jax.process_count() > 1)}",
+        f"work    {work} of int16 [{rows}, {cut.segment_samples}] to {arguments.dtype} "
+        f"probabilities [{rows}, {index.num_classes}], on {device}{'s' * (scorer.mesh.size > 1)} "
+        f"of each of {jax.process_count()} process{'es' * (jax.process_count() > 1)}",
         f"memory  scores of all clips {4 * len(index) * index.num_classes / 1e6:,.1f} MB, a batch "
-        f"{2 * size * task.segmentation.segment_samples / 1e6:,.1f} MB",
+        f"{2 * rows * cut.segment_samples / 1e6:,.1f} MB",
         f"out     {out}",
     ]
     if parallel.platform_of(scorer.mesh) == "cpu":
         cores = os.cpu_count() or 1
-        audio = segments * task.segmentation.seconds * (0.12 + 0.88 * width)
+        audio *= 0.12 + 0.88 * width
         lines.insert(4, f"time    about {20 + audio / (_CPU_RATE * cores):,.0f} s, very roughly")
     return lines
+
+
+def _work(
+    cut: Cut, index: ClipIndex, scorer: Scorer, arguments: argparse.Namespace
+) -> tuple[str, int, float]:
+    """What is scored, in words; rows of the batches of the longest; seconds of it all, padded."""
+    rows = scorer.fitting(arguments.batch_size, cut.seconds)
+    if isinstance(cut, WholeClips):
+        lengths = np.asarray(cut.lengths) / SAMPLE_RATE
+        padded = lengths[cut.number_of(index.num_samples)]
+        shown = ", ".join(f"{length:.3g}" for length in lengths)
+        work = f"{len(index):,} whole clips, padded to {shown} s: batches, the longest"
+        return work, rows, float(padded.sum())
+    segments = int(cut.counts(index.num_samples).sum(dtype=np.int64))
+    steps = -(-segments // (rows * jax.process_count()))
+    work = f"{segments:,} segments of {cut.seconds:g} s: {steps:,} batches"
+    return work, rows, segments * cut.seconds

@@ -1,6 +1,6 @@
 """Class probabilities of segments: the forward program that evaluation and relabeling share."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import lru_cache
 
 import jax
@@ -14,7 +14,7 @@ from psl_jax.model.mobilenetv2 import Variables, clip_probabilities, output_fram
 from psl_jax.runtime import parallel
 
 CPU_BATCH = 64  # segments
-DEVICE_SECONDS = 1024  # of audio, that an accelerator is given at a time
+DEVICE_SECONDS = 1024  # of audio, that a device is given at a time
 TPU_LANES = 128
 
 
@@ -84,12 +84,12 @@ class Scorer:
     def fitting(self, batch_size: int, seconds: float) -> int:
         """`batch_size`, or the next larger one that divides evenly over the devices.
 
-        0: what keeps them busy with segments of so many seconds. A CPU is with 64; other devices
-        get a multiple of 128 each, which is how many a TPU has side by side: 512 of 2 s; of
-        segments of 16 s on what is 17 minutes of audio.
+        0: what keeps them busy with segments of so many seconds. A CPU is with 64, of 16 s on with
+        17 minutes of audio; other devices get a multiple of 128 each, which is how many a TPU has
+        side by side: 512 of 2 s; of segments of 16 s on 17 minutes of audio, too.
         """
         if not batch_size and parallel.platform_of(self.mesh) == "cpu":
-            batch_size = CPU_BATCH
+            batch_size = min(CPU_BATCH, max(int(DEVICE_SECONDS / seconds), 1))
         if not batch_size:
             each = DEVICE_SECONDS / seconds
             blocks = round(each / TPU_LANES)  # of long clips not even one fits
@@ -97,12 +97,13 @@ class Scorer:
         return -(-batch_size // self.mesh.size) * self.mesh.size
 
     def __call__(
-        self, batches: Iterable[dict[str, np.ndarray]]
+        self, batches: Iterable[dict[str, np.ndarray]], padded: Collection[int] = ()
     ) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
         """Yields (batch, probabilities float32 [real rows, classes]), batch by batch.
 
         Rows of weight 0 are left out of both. While a batch is computed the next one is read and
-        put on the devices.
+        put on the devices. padded: lengths, in samples, of which nearly all batches have padding:
+        they need one program each.
         """
 
         def put(batch):
@@ -111,7 +112,7 @@ class Scorer:
 
         pending = None
         for batch, inputs in parallel.prefetch(batches, put):
-            program = self._programs[_has_padding(batch)]
+            program = self._programs[batch["audio"].shape[1] in padded or _has_padding(batch)]
             result = program(self.network, inputs["audio"], inputs["num_samples"])
             if pending is not None:
                 yield _real_rows(*pending)
