@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from psl_jax import advice, stepping
+from psl_jax import advice, caching, stepping
 from psl_jax import config as config_lib
 from psl_jax.config import Settings
 from psl_jax.data import batches, label_shards
@@ -89,6 +89,8 @@ class Experiment:
         _ = self._local_batch  # raises where it does not divide over the devices
         stepping.recipe_of(self.settings, self.mesh)
         _ = self._stores_labels  # raises where a teacher in the step cannot do what is asked for
+        if last_stage != "relabel":
+            _ = self._caches_features  # raises where they cannot be
         self._check_teacher(before_it_is_trained=True)
         self.folder.check_start(
             self._start.digest if self._start else "",
@@ -148,6 +150,7 @@ class Experiment:
         if "train" not in finished:  # parameters and Adam's moments, float32
             kept = self.settings.train.best_checkpoints + 2
             size += kept * 3 * 4 * num_parameters(self._network[1])
+            size += self._feature_bytes if self._caches_features else 0
         if self._stores_labels and not self._given_labels and "relabel" not in finished:
             classes, top_k = self.train_index.num_classes, self.settings.relabel.top_k
             size += self.train_segments * label_shards.bytes_per_segment(classes, top_k)
@@ -300,20 +303,44 @@ class Experiment:
     def _train(self) -> None:
         source = self.source(self.settings.data.train_split)
         train_settings, settings = self.settings.train, self.loop
+        features = self._cached_features(source) if self._caches_features else None
+        if features:
+            features.compute()
         with TrainingCheckpoints(
             self.run_dir / "checkpoints", train_settings.best_checkpoints
         ) as kept:
             train(
-                self._stepper(source),
+                features.stepper(self.soft_labels(), self._local_batch)
+                if features
+                else self._stepper(source),
                 init_state(self._network[1]),
                 mesh=self.mesh,
                 schedule=schedule_of(train_settings, settings.max_steps),
                 settings=settings,
-                validate=self._validate,
+                validate=features.validate if features else self._validate,
                 checkpoints=kept,
                 run_dir=os.fspath(self.run_dir),
                 description=self.settings.name,
             )
+        if features:
+            features.forget()
+
+    @property
+    def _feature_bytes(self) -> int:
+        validation = self.source(self.settings.data.validation_split).index
+        channels = len(self._network[1].params["classifier"]["kernel"])
+        return caching.num_bytes(self.settings, channels, self.train_index, validation)
+
+    @property
+    def _caches_features(self) -> bool:
+        return caching.is_wanted(self.settings, lambda: self._feature_bytes)
+
+    def _cached_features(self, source: Source) -> caching.CachedFeatures:
+        validation = self.source(self.settings.data.validation_split)
+        digest = self._start.digest if self._start else ""
+        return caching.CachedFeatures(
+            self.settings, self.run_dir, self._network, source, validation, self.mesh, digest
+        )
 
     @property
     def batch_size(self) -> int:

@@ -157,6 +157,19 @@ def _time_shift(settings: Settings) -> TimeShift | None:
     return TimeShift(augment.shift_probability, augment.shift_fraction, settings.seed)
 
 
+def order_of(settings: Settings, local_batch: int) -> dict[str, Any]:
+    """What the order of training follows from; local_batch: of this process."""
+    return {
+        "batch_size": local_batch,
+        "seed": settings.seed,
+        "sampling": settings.train.sampling,
+        "window_clips": settings.train.window_clips,
+        "shift": _time_shift(settings),
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
+    }
+
+
 def stepper(
     settings: Settings,
     network: Network,
@@ -175,15 +188,7 @@ def stepper(
     if teacher is not None:
         recipe = _with_teacher(recipe, settings, teacher, source.index)
         arrays = (parallel.replicate(fold(teacher.variables), mesh),)
-    order: dict[str, Any] = {
-        "batch_size": local_batch,
-        "seed": settings.seed,
-        "sampling": settings.train.sampling,
-        "window_clips": settings.train.window_clips,
-        "shift": _time_shift(settings),
-        "process_index": jax.process_index(),
-        "process_count": jax.process_count(),
-    }
+    order = order_of(settings, local_batch)
     if not settings.train.resident:
 
         def feed_batches(step: int):

@@ -1,11 +1,11 @@
 """Batches of whole clips of any length, each padded to one of a few lengths. Pure NumPy."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
+from psl_jax.audio.segments import REFLECTED_SAMPLES, SAMPLE_RATE, Segmentation
 from psl_jax.data.batches import Batch, BatchBuilder
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.sampling import sequential_windows
@@ -38,13 +38,16 @@ class WholeClips:
 
         Those that would spare less than `least_spared_seconds` of padding are left out.
         """
-        samples = np.sort(index.num_samples.astype(np.int64))
+        samples = index.num_samples.astype(np.int64)
         shortest = round(SHORTEST_SECONDS * SAMPLE_RATE)
-        lengths = [max(index.clip_samples, shortest)]
+        longest = max(index.clip_samples, shortest)
+        if _needed(samples, [longest]).max(initial=0) > longest:
+            longest += REFLECTED_SAMPLES
+        lengths = [longest]
         while lengths[-1] / RATIO >= shortest:
             lengths.append(round(lengths[-1] / RATIO))
         lengths.reverse()
-        upto = np.searchsorted(samples, lengths, "right")  # clips that fit
+        upto = np.searchsorted(np.sort(_needed(samples, lengths)), lengths, "right")  # that fit
         kept: list[int] = []
         begin = 0  # of the clips that have no length yet
         for place, length in enumerate(lengths):
@@ -56,8 +59,9 @@ class WholeClips:
                 begin = int(upto[place])
             if not others:
                 break
-        own = np.asarray(kept)[np.searchsorted(kept, samples)] if len(samples) else samples
-        return cls(tuple(kept), frozenset(np.unique(own[own > samples]).tolist()))
+        whole = cls(tuple(kept), frozenset())
+        own = np.asarray(kept)[whole.number_of(samples)]
+        return cls(whole.lengths, frozenset(np.unique(own[own > samples]).tolist()))
 
     @property
     def segment_samples(self) -> int:
@@ -75,7 +79,16 @@ class WholeClips:
 
     def number_of(self, num_samples: np.ndarray) -> np.ndarray:
         """Which of `lengths` clips of `num_samples` [...] are padded to: int64 [...]."""
-        return np.searchsorted(self.lengths, num_samples)
+        return np.searchsorted(self.lengths, _needed(num_samples, self.lengths))
+
+
+def _needed(num_samples: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
+    """Samples that clips need, whose end is to be heard as if nothing followed it: int64 [...].
+
+    Just their own where that is one of `lengths`; else also what the front end reflects.
+    """
+    alike = np.isin(num_samples, lengths)
+    return np.asarray(num_samples, np.int64) + np.where(alike, 0, REFLECTED_SAMPLES)
 
 
 def whole_clip_batches(

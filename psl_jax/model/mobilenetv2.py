@@ -211,7 +211,12 @@ class MobileNetV2(nnx.Module):
         Returns:
           float32 [batch, output_frames(frames), classes].
         """
-        x = self.features(logmel, context)
+        return self.classify(self.features(logmel, context), context, dropout_keys)
+
+    def classify(
+        self, x: jax.Array, context: Context, dropout_keys: jax.Array | None = None
+    ) -> jax.Array:
+        """Class probabilities of `features` [batch, frames, 1280], see `__call__`."""
         if context.train and self.dropout > 0:
             if dropout_keys is None:
                 raise ValueError("training needs dropout_keys")
@@ -276,6 +281,21 @@ class Network(NamedTuple):
         module = nnx.merge(self.graphdef, *variables, copy=True)
         frames = module(logmel, context, dropout_keys)
         return frames, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
+
+    def features(self, variables: Variables, logmel: jax.Array, context: Context) -> jax.Array:
+        """Embeddings float32 [batch, frames / 32, 1280], with frozen statistics."""
+        return nnx.merge(self.graphdef, *variables, copy=True).features(logmel, context)
+
+    def classify(
+        self,
+        variables: Variables,
+        features: jax.Array,
+        context: Context,
+        dropout_keys: jax.Array | None = None,
+    ) -> jax.Array:
+        """Frame probabilities [batch, frames / 32, classes] of `features`."""
+        module = nnx.merge(self.graphdef, *variables, copy=True)
+        return module.classify(features, context, dropout_keys)
 
 
 def create(
