@@ -3,6 +3,7 @@
 import os
 import pathlib
 import time
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -86,6 +87,8 @@ class Experiment:
                     f"config.data.{setting}: split {index.split!r} has other classes than split "
                     f"{train.split!r}"
                 )
+        if self.settings.model.output == "softmax":
+            self._check_single_labels(indices)
         _ = self._local_batch  # raises where it does not divide over the devices
         stepping.recipe_of(self.settings, self.mesh)
         _ = self._stores_labels  # raises where a teacher in the step cannot do what is asked for
@@ -103,6 +106,23 @@ class Experiment:
             indices.get("validation_split"),
             indices.get("eval_split"),
         ) + advice.of_devices(parallel.platform_of(self.mesh), self.batch_size, self.mesh.size)
+
+    def _check_single_labels(self, indices: Mapping[str, ClipIndex]) -> None:
+        """Raises UserError where a softmax, which makes one label a clip, does not fit the data."""
+        if self._uses_soft_labels:
+            raise UserError(
+                "config.model.output is softmax, which tells one class a clip, and config.labels "
+                "is soft: give --config.model.output=sigmoid, or --config.labels=weak"
+            )
+        for setting, index in indices.items():
+            several = np.flatnonzero(np.diff(index.label_offsets) != 1)
+            if len(several):
+                raise UserError(
+                    f"config.model.output is softmax, which needs one label a clip, and "
+                    f"{len(several):,} of the {len(index):,} clips of config.data.{setting}="
+                    f"{index.split} have none or several, such as {str(index.ids[several[0]])!r}: "
+                    "give --config.model.output=sigmoid"
+                )
 
     def _open(self, setting: str, split: str) -> None:
         """Opens a split; other processes wait for the first one, which may have to index it."""
@@ -224,14 +244,20 @@ class Experiment:
     def _network(self) -> tuple[Network, Variables]:
         classes = self.source(self.settings.data.train_split).index.num_classes
         model = self.settings.model
-        network, variables = create(classes, model.width, model.dropout, self.settings.seed)
+        network, variables = create(
+            classes, model.width, model.dropout, self.settings.seed, model.output
+        )
         if self._start:
-            variables = stepping.started(variables, self._start, self.train_index.classes)
+            variables = stepping.started(
+                variables, self._start, self.train_index.classes, model.output
+            )
         return network, variables
 
-    def _scorer(self, variables: Variables, logmel: LogMel, count_padding: bool) -> Scorer:
+    def _scorer(
+        self, variables: Variables, logmel: LogMel, count_padding: bool, output: str
+    ) -> Scorer:
         dtype, num_devices = self.settings.model.dtype, self.settings.num_devices or None
-        return Scorer(variables, logmel, dtype, num_devices, count_padding)
+        return Scorer(variables, logmel, dtype, num_devices, count_padding, output=output)
 
     @property
     def _uses_soft_labels(self) -> bool:
@@ -263,7 +289,12 @@ class Experiment:
         model = self._load_teacher()
         source = self.source(self.settings.data.train_split)
         relabeling.relabel(
-            self._scorer(model.variables, model.info.logmel, self.settings.relabel.count_padding),
+            self._scorer(
+                model.variables,
+                model.info.logmel,
+                self.settings.relabel.count_padding,
+                model.info.output,
+            ),
             source,
             self.segmentation,
             self._soft_labels_dir,
@@ -382,7 +413,8 @@ class Experiment:
         count_padding = self.settings.model.count_padding
         shortest = self.settings.shortest_segment_seconds
         cut = evaluation.cut_for(source.index, seconds, shortest, count_padding)
-        scorer = self._scorer(variables, self.settings.frontend, count_padding)
+        output = self.settings.model.output
+        scorer = self._scorer(variables, self.settings.frontend, count_padding, output)
         size = self.settings.evaluate.batch_size
         return evaluation.score_clips(scorer, source, cut, size, description)
 
@@ -398,6 +430,7 @@ class Experiment:
             segment_seconds=self.settings.segment_seconds,
             logmel=self.settings.frontend,
             name=self.settings.name,
+            output=self.settings.model.output,
             origin={
                 "averaged_steps": steps,
                 "config_digest": files.json_digest(config_lib.to_dict(self.settings)),

@@ -75,6 +75,7 @@ def recipe_of(settings: Settings, mesh: Mesh) -> Recipe:
         settings.train.trainable,
         sharing_devices=_sharing_devices(model.batch_norm, mesh.size),
         count_padding=model.count_padding,
+        output=model.output,
     )
 
 
@@ -142,10 +143,12 @@ def load_start(settings: Settings) -> Model:
         raise UserError(f"config.init_from is {settings.init_from!r}: {error}") from error
 
 
-def started(variables: Variables, start: Model, classes: Sequence[str]) -> Variables:
-    """The arrays of `start`; of `variables` the classifier, where the classes are others."""
+def started(
+    variables: Variables, start: Model, classes: Sequence[str], output: str = "sigmoid"
+) -> Variables:
+    """The arrays of `start`; of `variables` the classifier, where classes or output are others."""
     params = dict(start.variables.params)
-    if start.classes != tuple(classes):
+    if start.classes != tuple(classes) or start.info.output != output:
         params["classifier"] = variables.params["classifier"]
     return Variables(params, start.variables.stats)
 
@@ -187,7 +190,7 @@ def stepper(
     arrays: tuple[FoldedNetwork, ...] = ()
     if teacher is not None:
         recipe = _with_teacher(recipe, settings, teacher, source.index)
-        arrays = (parallel.replicate(fold(teacher.variables), mesh),)
+        arrays = (parallel.replicate(fold(teacher.variables, teacher.info.output), mesh),)
     order = order_of(settings, local_batch)
     if not settings.train.resident:
 

@@ -72,8 +72,14 @@ class Task(NamedTuple):
         devices = arguments.num_devices or None
         if devices and jax.process_count() > 1:
             raise UserError("--num_devices: several processes use all devices; leave it out")
-        logmel = self.model.info.logmel
-        return Scorer(self.model.variables, logmel, arguments.dtype, devices, count_padding)
+        return Scorer(
+            self.model.variables,
+            self.model.info.logmel,
+            arguments.dtype,
+            devices,
+            count_padding,
+            output=self.model.info.output,
+        )
 
 
 def begin(arguments: argparse.Namespace, segments: str) -> Task:

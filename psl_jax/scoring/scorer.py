@@ -99,10 +99,11 @@ class Scorer:
         num_devices: int | None = None,
         count_padding: bool = False,
         embeds: bool = False,
+        output: str = "sigmoid",
     ):
-        """count_padding, embeds: see `score_function`."""
+        """count_padding, embeds: see `score_function`; output: see `folding.fold`."""
         self.mesh = parallel.local_mesh(num_devices)
-        self.network = parallel.replicate(fold(parallel.to_host(variables)), self.mesh)
+        self.network = parallel.replicate(fold(parallel.to_host(variables), output), self.mesh)
         self._programs = {
             padded: scoring_program(
                 logmel, dtype, self.mesh, padded and not count_padding, count_padding, embeds

@@ -20,7 +20,7 @@ from psl_jax.data.sources import Source
 from psl_jax.data.whole_clips import WholeClips
 from psl_jax.model.convolutions import product
 from psl_jax.model.frontend import num_frames
-from psl_jax.model.mobilenetv2 import Network, Variables, output_frames
+from psl_jax.model.mobilenetv2 import OUTPUTS, Network, Variables, output_frames
 from psl_jax.runtime import parallel, progress
 from psl_jax.scoring.evaluation import Cut, scored
 from psl_jax.scoring.feature_files import FeatureFiles
@@ -204,7 +204,7 @@ class ValidationFeatures:
         shares = process_clips(index, self.cut, jax.process_count())
         own = shares[jax.process_index()]
         mesh = parallel.local_mesh(num_devices)
-        classify = _classifier_program(mesh)
+        classify = _classifier_program(mesh, self.recipe.output)
         arrays = parallel.replicate(parallel.to_host(classifier), mesh)
         found = [np.zeros((0, index.num_classes), np.float32)]
         shards = index.shard_of(own)
@@ -247,9 +247,9 @@ def _classified(
 
 
 @lru_cache
-def _classifier_program(mesh: Mesh) -> Callable:
+def _classifier_program(mesh: Mesh, output: str) -> Callable:
     def classify(arrays: dict[str, jax.Array], x: jax.Array) -> jax.Array:
-        return jax.nn.sigmoid(product(x, arrays["kernel"]) + arrays["bias"])
+        return OUTPUTS[output](product(x, arrays["kernel"]) + arrays["bias"])
 
     specs = (parallel.REPLICATED, parallel.SPLIT)
     return parallel.data_parallel(classify, mesh, specs, parallel.SPLIT)

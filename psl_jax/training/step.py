@@ -56,6 +56,7 @@ class Recipe:
     sharing_devices: see `Context`; fewer than all of them.
     channels_first: see `Context`; None: on CPUs.
     count_padding: see `NetworkSettings`.
+    output: see `NetworkSettings`: with a softmax the loss is the categorical cross-entropy.
     teacher: makes the labels of each batch; None: the batch brings them.
     """
 
@@ -67,6 +68,7 @@ class Recipe:
     sharing_devices: int = 0
     channels_first: bool | None = None
     count_padding: bool = False
+    output: str = "sigmoid"
     teacher: TeacherInStep | None = None
 
 
@@ -85,6 +87,15 @@ def binary_cross_entropy(probabilities: jax.Array, labels: jax.Array) -> jax.Arr
     """Mean over examples and classes of -y log p - (1 - y) log(1 - p); arrays [batch, classes]."""
     p = jnp.clip(probabilities, PROBABILITY_MARGIN, 1 - PROBABILITY_MARGIN)
     return -jnp.mean(labels * jnp.log(p) + (1 - labels) * jnp.log1p(-p))
+
+
+def categorical_cross_entropy(probabilities: jax.Array, labels: jax.Array) -> jax.Array:
+    """Mean over examples of -sum y log p over classes; arrays [batch, classes]."""
+    p = jnp.maximum(probabilities, PROBABILITY_MARGIN)
+    return -jnp.mean((labels * jnp.log(p)).sum(axis=1))
+
+
+_LOSSES = {"sigmoid": binary_cross_entropy, "softmax": categorical_cross_entropy}
 
 
 @lru_cache
@@ -122,7 +133,7 @@ def step_function(network: Network, recipe: Recipe, platform: str) -> Callable:
             features, labels = _inputs(batch, keys, recipe, platform)
             frames, stats = network.apply(variables, features, context, keys["dropout"])
         valid = None if recipe.count_padding else output_frames(num_frames(batch["num_samples"]))
-        value = binary_cross_entropy(clip_probabilities(frames, valid), labels)
+        value = _LOSSES[recipe.output](clip_probabilities(frames, valid), labels)
         return jax.lax.pmean(value, parallel.AXIS), stats
 
     def step(state: TrainState, batch: dict[str, jax.Array], rate: jax.Array, teacher: Any = None):
