@@ -49,13 +49,16 @@ class Experiment:
         data_dir: str,
         teacher: str | os.PathLike | None = None,
         afresh: bool = False,
+        start: str | os.PathLike | None = None,
     ):
         """data_dir holds the prepared data; teacher overrides `settings.teacher`.
 
+        start: the run folder of another experiment, which may yet have to be trained; it overrides
+        `settings.init_from`, and `settings` have the form of its network (see `stepping.alike`).
         afresh: what the run folder holds does not count, and is deleted when the run begins.
         """
-        settings = stepping.with_start(settings)
-        self.settings, self.data_dir = settings, data_dir
+        settings = settings if start else stepping.with_start(settings)
+        self.settings, self.data_dir, self._start_folder = settings, data_dir, start
         self.run_dir = pathlib.Path(run_dir)
         self.teacher = teacher or settings.teacher
         self.segmentation = stepping.segmentation_of(settings)
@@ -95,10 +98,7 @@ class Experiment:
         if last_stage != "relabel":
             _ = self._caches_features  # raises where they cannot be
         self._check_teacher(before_it_is_trained=True)
-        self.folder.check_start(
-            self._start.digest if self._start else "",
-            self.settings.init_from or "no config.init_from",
-        )
+        self._check_start(before_it_is_trained=True)
         self.notes = advice.before_training(
             self.settings,
             self.loop.max_steps,
@@ -106,6 +106,16 @@ class Experiment:
             indices.get("validation_split"),
             indices.get("eval_split"),
         ) + advice.of_devices(parallel.platform_of(self.mesh), self.batch_size, self.mesh.size)
+
+    def _check_start(self, before_it_is_trained: bool = False) -> None:
+        """Raises OtherRunError where the run did not start from the model that is given now."""
+        try:
+            digest = self._start.digest if self._start else ""
+        except UserError:
+            if before_it_is_trained and self._start_folder and "train" not in self.folder.finished:
+                return  # it is still to be trained
+            raise
+        self.folder.check_start(digest, self.settings.init_from or "no config.init_from")
 
     def _check_single_labels(self, indices: Mapping[str, ClipIndex]) -> None:
         """Raises UserError where a softmax, which makes one label a clip, does not fit the data."""
@@ -169,7 +179,7 @@ class Experiment:
         finished, size = self.folder.finished, 0
         if "train" not in finished:  # parameters and Adam's moments, float32
             kept = self.settings.train.best_checkpoints + 2
-            size += kept * 3 * 4 * num_parameters(self._network[1])
+            size += kept * 3 * 4 * num_parameters(self._fresh_network[1])
             size += self._feature_bytes if self._caches_features else 0
         if self._stores_labels and not self._given_labels and "relabel" not in finished:
             classes, top_k = self.train_index.num_classes, self.settings.relabel.top_k
@@ -192,6 +202,7 @@ class Experiment:
     def run(self, last_stage: str | None = None) -> None:
         """Runs what is not finished yet, up to `last_stage` or to the end; after `check`."""
         self._check_teacher()
+        self._check_start()
         self.folder.begin()
         stages = {
             "relabel": self._relabel,
@@ -238,19 +249,26 @@ class Experiment:
     @cached_property
     def _start(self) -> Model | None:
         """The finished model that is started from."""
-        return stepping.load_start(self.settings) if self.settings.init_from else None
+        settings = self.settings
+        return stepping.load_start(settings, self._start_folder) if settings.init_from else None
 
     @cached_property
-    def _network(self) -> tuple[Network, Variables]:
+    def _fresh_network(self) -> tuple[Network, Variables]:
+        """With random arrays, whatever it starts from."""
         classes = self.source(self.settings.data.train_split).index.num_classes
         model = self.settings.model
         network, variables = create(
             classes, model.width, model.dropout, self.settings.seed, model.output
         )
+        return network, variables
+
+    @cached_property
+    def _network(self) -> tuple[Network, Variables]:
+        network, variables = self._fresh_network
         if self._start:
-            variables = stepping.started(
-                variables, self._start, self.train_index.classes, model.output
-            )
+            output = self.settings.model.output
+            classes = self.train_index.classes
+            variables = stepping.started(variables, self._start, classes, output)
         return network, variables
 
     def _scorer(
@@ -359,7 +377,7 @@ class Experiment:
     @property
     def _feature_bytes(self) -> int:
         validation = self.source(self.settings.data.validation_split).index
-        channels = len(self._network[1].params["classifier"]["kernel"])
+        channels = len(self._fresh_network[1].params["classifier"]["kernel"])
         return caching.num_bytes(self.settings, channels, self.train_index, validation)
 
     @property

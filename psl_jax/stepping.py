@@ -1,6 +1,7 @@
 """From the settings of an experiment to what makes its training steps, and where they start."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.sources import Source
 from psl_jax.data.time_shift import TimeShift
 from psl_jax.model.folding import FoldedNetwork, fold
+from psl_jax.model.frontend import LogMel
 from psl_jax.model.mobilenetv2 import Network, Variables
 from psl_jax.model.model import Model
 from psl_jax.runtime import parallel
@@ -115,30 +117,45 @@ def _sharing_devices(batch_norm: str, devices: int) -> int:
 
 def with_start(settings: Settings) -> Settings:
     """The settings with the width and the front end of the model that is started from."""
-    return _like(settings, load_start(settings)) if settings.init_from else settings
+    if not settings.init_from:
+        return settings
+    info = load_start(settings).info
+    return _shaped(settings, info.width, info.logmel)
 
 
 def alike(experiments: Mapping[str, Settings], init_from: str) -> dict[str, Settings]:
-    """The experiments of a suite that has `init_from`: those from scratch are of the same form."""
-    if not init_from:
-        return dict(experiments)
-    start = next((load_start(one) for one in experiments.values() if one.init_from), None)
+    """The experiments of a suite, each with the form of the network that it starts from.
+
+    That may be another one of them, which comes before. Where the suite has `init_from`, those from
+    scratch are of the same form.
+    """
+    found: dict[str, Settings] = {}
+    for name, one in experiments.items():
+        if (start := found.get(one.init_from)) is not None:
+            found[name] = _shaped(one, start.model.width, start.frontend)
+        else:
+            found[name] = with_start(one)
+    start = next((one for one in found.values() if one.init_from), None)
+    if not init_from or start is None:
+        return found
     return {
-        name: one if one.init_from or start is None else _like(one, start)
-        for name, one in experiments.items()
+        name: one if one.init_from else _shaped(one, start.model.width, start.frontend)
+        for name, one in found.items()
     }
 
 
-def _like(settings: Settings, start: Model) -> Settings:
-    info = start.info
-    model = dataclasses.replace(settings.model, width=info.width)
-    return dataclasses.replace(settings, model=model, frontend=info.logmel)
+def _shaped(settings: Settings, width: float, logmel: LogMel) -> Settings:
+    model = dataclasses.replace(settings.model, width=width)
+    return dataclasses.replace(settings, model=model, frontend=logmel)
 
 
-def load_start(settings: Settings) -> Model:
-    """The model that is started from. Raises UserError naming the setting."""
+def load_start(settings: Settings, folder: str | os.PathLike | None = None) -> Model:
+    """The model that is started from; `folder` says where another experiment of the suite lies.
+
+    Raises UserError naming the setting.
+    """
     try:
-        return load_model(settings.init_from)
+        return load_model(folder or settings.init_from)
     except UserError as error:
         raise UserError(f"config.init_from is {settings.init_from!r}: {error}") from error
 

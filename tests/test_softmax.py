@@ -16,6 +16,7 @@ from psl_jax.exporting.export_options import Options
 from psl_jax.model.mobilenetv2 import create
 from psl_jax.model.model import Model, ModelInfo
 from psl_jax.tagging.tagger import Tagger
+from psl_jax.training.metric_log import LOSS, VALIDATION_MAP
 from psl_jax.training.step import categorical_cross_entropy
 from psl_jax.weights.load import load_model
 
@@ -70,7 +71,7 @@ def test_the_features_of_a_frozen_network_do_as_well(data, tmp_path):
         small_experiments.run(found, tmp_path / how)
         lines = (tmp_path / how / "train_log.jsonl").read_text().splitlines()
         log = [json.loads(line) for line in lines]
-        losses.append([v for line in log for k, v in line.items() if k in ("loss", "val_mAP")])
+        losses.append([v for line in log for k, v in line.items() if k in (LOSS, VALIDATION_MAP)])
     np.testing.assert_allclose(*losses, rtol=1e-4)
 
 

@@ -43,13 +43,14 @@ def write(suite_dir: str | os.PathLike, results: Mapping[str, Any]) -> pathlib.P
         for e in experiments
     }
     best = best_of(experiments)
+    reference = (results.get("references") or {}).get(best or "", reference)
     classes = class_table.class_table(runs, best, reference)
     seeds = results.get("seeds") or []
     whose = f" Of seed {seeds[0]}." if len(seeds) > 1 else ""
     logs = {name: read_log(folders[0]) for name, folders in runs.items()}
     shown = {
         "figures": [
-            *suite_figures.comparison(experiments, results.get("paper") or {}),
+            *suite_figures.comparison(experiments, _reported_map(results)),
             *(suite_figures.gains(classes) if classes else []),
             *suite_figures.calibration(_reliabilities(runs)),
             *suite_figures.curves(logs, whose),
@@ -72,7 +73,7 @@ def write(suite_dir: str | os.PathLike, results: Mapping[str, Any]) -> pathlib.P
         "kind": _kind(experiments),
         "seeds": seeds,
         "links": links,
-        "warning": tables.coverage_warning(experiments),
+        "warning": tables.coverage_warning(experiments, results.get("references")),
         "notes": tables.notes(experiments),
         "coverage": next((e for e in experiments if e.get("num_clips") is not None), None),
         "quality_table": tables.quality_table(results),
@@ -83,6 +84,11 @@ def write(suite_dir: str | os.PathLike, results: Mapping[str, Any]) -> pathlib.P
         "no_pictures": "" if has_pictures else pictures.NO_PICTURES,
     }
     return pages.render("suite.html.jinja", suite_dir / pages.REPORT_NAME, context | shown)
+
+
+def _reported_map(results: Mapping[str, Any]) -> dict[str, float]:
+    paper = results.get("paper") or {}
+    return {k: v for k, v in paper.items() if tables.measure_of(results, k) == "mAP"}
 
 
 def _reliabilities(runs: Mapping[str, Sequence[pathlib.Path]]) -> dict[str, Reliability]:

@@ -49,6 +49,10 @@ def _own_shards(files: FeatureFiles) -> np.ndarray:
     return np.concatenate([np.zeros(0, np.int64), *(np.arange(*offsets[k : k + 2]) for k in own)])
 
 
+def _is_first() -> bool:
+    return jax.process_index() == 0
+
+
 class TrainFeatures:
     """Of each segment of a split, as a step would make them: [frames, 1280]."""
 
@@ -86,17 +90,19 @@ class TrainFeatures:
         """Computes those that are missing, on the devices of each process; all come here."""
         self.files.begin()
         clips = _own_shards(self.files)
-        mesh = parallel.local_mesh(num_devices)
-        program = features_program(network, self.recipe, mesh)
-        arrays = parallel.replicate(parallel.to_host(variables), mesh)
-        size = -(-batch_size // mesh.size) * mesh.size
-        feed = batches.eval_batches(self.source, self.segmentation, batch_size=size, clips=clips)
-        shown = bool(len(clips)) and jax.process_index() == 0
-        with progress.bar(len(clips), "clip", "features", show=shown) as bar:
+        if len(clips):
+            mesh = parallel.local_mesh(num_devices)
+            program = features_program(network, self.recipe, mesh)
+            arrays = parallel.replicate(parallel.to_host(variables), mesh)
+            size = -(-batch_size // mesh.size) * mesh.size
+            feed = batches.eval_batches(
+                self.source, self.segmentation, batch_size=size, clips=clips
+            )
             found = computed_ahead(lambda _, inputs: program(arrays, inputs), feed, mesh)
-            for batch, features in found if len(clips) else ():
-                self._write(batch, features)
-                bar.update(int((batch["segment"] == 0).sum()))
+            with progress.bar(len(clips), "clip", "features", show=_is_first()) as bar:
+                for batch, features in found:
+                    self._write(batch, features)
+                    bar.update(int((batch["segment"] == 0).sum()))
         parallel.wait_for_all(f"features computed {self.files.folder}")
 
     def _write(self, batch: Batch, features: np.ndarray) -> None:
@@ -178,25 +184,27 @@ class ValidationFeatures:
         """Computes those that are missing, on the devices of each process; all come here."""
         self.files.begin()
         clips = _own_shards(self.files)
-        scorer = Scorer(
-            variables,
-            self.recipe.logmel,
-            self.recipe.dtype,
-            num_devices,
-            self.recipe.count_padding,
-            embeds=True,
-        )
-        shown = bool(len(clips)) and jax.process_index() == 0
-        with progress.bar(len(clips), "clip", "validation features", show=shown) as bar:
+        if len(clips):
+            scorer = Scorer(
+                variables,
+                self.recipe.logmel,
+                self.recipe.dtype,
+                num_devices,
+                self.recipe.count_padding,
+                embeds=True,
+            )
             found = scored(scorer, self.source, self.cut, batch_size, clips)
-            for batch, maps in found if len(clips) else ():
-                for clip, segment, rows in zip(batch["clip"], batch["segment"], maps, strict=True):
-                    before = self._frames[clip, :segment].sum()
-                    first = int(self._starts[clip] + before)
-                    shard = int(self.source.index.shard_of(clip))
-                    self.files.write(shard, first, rows[: self._frames[clip, segment]])
-                bar.update(int((batch["segment"] == 0).sum()))
+            with progress.bar(len(clips), "clip", "validation features", show=_is_first()) as bar:
+                for batch, maps in found:
+                    self._write(batch, maps)
+                    bar.update(int((batch["segment"] == 0).sum()))
         parallel.wait_for_all(f"features computed {self.files.folder}")
+
+    def _write(self, batch: Batch, maps: np.ndarray) -> None:
+        for clip, segment, rows in zip(batch["clip"], batch["segment"], maps, strict=True):
+            first = int(self._starts[clip] + self._frames[clip, :segment].sum())
+            shard = int(self.source.index.shard_of(clip))
+            self.files.write(shard, first, rows[: self._frames[clip, segment]])
 
     def scores(self, classifier: dict[str, Any], num_devices: int | None = None) -> np.ndarray:
         """Clip scores float32 [clips, classes] of a classifier: as `evaluation.score_clips`."""

@@ -11,6 +11,7 @@ import small_experiments
 from psl_jax import UserError, caching
 from psl_jax.experiment import Experiment
 from psl_jax.training.loop import Preempted
+from psl_jax.training.metric_log import LOSS, VALIDATION_MAP
 
 LEARNING_RATE = 1e-2  # of small_experiments
 ON, OFF = ({"trainable": "classifier", "cache_features": how} for how in ("on", "off"))
@@ -34,7 +35,7 @@ def trained(found, folder, stage="average"):
     """The classifier after three steps, and what was logged."""
     small_experiments.run(found, folder, stage)
     lines = [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
-    logged = {k: [one[k] for one in lines if k in one] for k in ("loss", "validation_mAP")}
+    logged = {k: [one[k] for one in lines if k in one] for k in (LOSS, VALIDATION_MAP)}
     return small_experiments.last_variables(folder), logged
 
 
@@ -54,7 +55,7 @@ def test_cached_is_on_the_fly(data, start, tmp_path, changes):
         both[name] = trained(one, tmp_path / name)
         assert not (tmp_path / name / "features").exists()  # needed no more
     (ours, our_log), (theirs, their_log) = both["on"], both["off"]
-    assert len(our_log["loss"]) == 3 and our_log["validation_mAP"]
+    assert len(our_log[LOSS]) == 3 and our_log[VALIDATION_MAP]
     for name, values in their_log.items():
         np.testing.assert_allclose(our_log[name], values, rtol=1e-4, err_msg=name)
     # Adam's steps are as long as the learning rate whatever the gradient, so where one is about
