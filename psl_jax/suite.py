@@ -239,20 +239,21 @@ def _prepare_all(experiments: Mapping[str, Settings], workdir: pathlib.Path) -> 
         # Which splits are used does not matter for what is prepared.
         data = dataclasses.replace(one.data, train_split="", validation_split="", eval_split="")
         if data not in found:
-            found[data] = _prepare(data, workdir)
+            found[data] = prepare(data, workdir)
         result[name] = found[data]
     return result
 
 
-def _prepare(data: DataSettings, workdir: pathlib.Path) -> str:
+def prepare(data: DataSettings, workdir: pathlib.Path) -> str:
+    """Where the data of `data` lie, which are prepared where they are not there; all come here."""
     if data.corpus == "packed":
         return os.path.join(data.data_dir, data.data_set)
-    from psl_jax.preparing.prepared import prepare
+    from psl_jax.preparing import prepared
 
     if jax.process_index() == 0:
-        prepare(data, workdir)
+        prepared.prepare(data, workdir)
     parallel.wait_for_all("prepare")
-    return prepare(data, workdir, quiet=True)
+    return prepared.prepare(data, workdir, quiet=True)
 
 
 def _summarize(

@@ -49,6 +49,23 @@ def to(target: str) -> ConfigDict:
     return result
 
 
+def between_folds(corpus: str, segment_seconds: float) -> ConfigDict:
+    """The same for a corpus of folds, of which --folds says which are evaluated.
+
+    One that is given no --folds evaluates the first and trains on the second.
+    """
+    result = config_lib.base()
+    result.name, result.segment_seconds = corpus, segment_seconds
+    config_lib.apply(result, TRAINING)
+    result.data.update({"corpus": corpus, "train_split": "fold2", "validation_split": "fold2"})
+    result.data.eval_split = "fold1"
+    result.train.update({"batch_size": 16, "learning_rate": 2e-3, "epochs": 15})
+    result.train.schedule = "polynomial"
+    three_ways(result)
+    result.experiments.probe.train.epochs = 60  # steps on features cost next to nothing
+    return result
+
+
 def three_ways(config: ConfigDict) -> None:
     """The experiments of a transfer beside those from scratch."""
     config.experiments = ConfigDict(

@@ -72,6 +72,7 @@ def write(suite_dir: str | os.PathLike, results: Mapping[str, Any]) -> pathlib.P
         "best": best,
         "kind": _kind(experiments),
         "seeds": seeds,
+        "folds": results.get("folds") or [],
         "links": links,
         "warning": tables.coverage_warning(experiments, results.get("references")),
         "notes": tables.notes(experiments),
