@@ -3,7 +3,6 @@
 import os
 import pathlib
 import time
-from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -90,8 +89,7 @@ class Experiment:
                     f"config.data.{setting}: split {index.split!r} has other classes than split "
                     f"{train.split!r}"
                 )
-        if self.settings.model.output == "softmax":
-            self._check_single_labels(indices)
+        stepping.check_output(self.settings, indices)
         _ = self._local_batch  # raises where it does not divide over the devices
         stepping.recipe_of(self.settings, self.mesh)
         _ = self._stores_labels  # raises where a teacher in the step cannot do what is asked for
@@ -116,23 +114,6 @@ class Experiment:
                 return  # it is still to be trained
             raise
         self.folder.check_start(digest, self.settings.init_from or "no config.init_from")
-
-    def _check_single_labels(self, indices: Mapping[str, ClipIndex]) -> None:
-        """Raises UserError where a softmax, which makes one label a clip, does not fit the data."""
-        if self._uses_soft_labels:
-            raise UserError(
-                "config.model.output is softmax, which tells one class a clip, and config.labels "
-                "is soft: give --config.model.output=sigmoid, or --config.labels=weak"
-            )
-        for setting, index in indices.items():
-            several = np.flatnonzero(np.diff(index.label_offsets) != 1)
-            if len(several):
-                raise UserError(
-                    f"config.model.output is softmax, which needs one label a clip, and "
-                    f"{len(several):,} of the {len(index):,} clips of config.data.{setting}="
-                    f"{index.split} have none or several, such as {str(index.ids[several[0]])!r}: "
-                    "give --config.model.output=sigmoid"
-                )
 
     def _open(self, setting: str, split: str) -> None:
         """Opens a split; other processes wait for the first one, which may have to index it."""
@@ -192,6 +173,10 @@ class Experiment:
         if parallel.platform_of(self.mesh) != "cpu":
             return 0.0
         audio = self.loop.max_steps * self.batch_size * self.settings.segment_seconds
+        if self._caches_features:  # one pass without gradients
+            validation = self.source(self.settings.data.validation_split).index
+            audio = self.train_segments * self.settings.segment_seconds / 3
+            audio += validation.hours * 3600 / 3
         return advice.rough_seconds(audio, self.settings.model.width, os.cpu_count() or 1)
 
     @property

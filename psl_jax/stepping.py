@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from psl_jax.audio.segments import Segmentation
@@ -79,6 +80,29 @@ def recipe_of(settings: Settings, mesh: Mesh) -> Recipe:
         count_padding=model.count_padding,
         output=model.output,
     )
+
+
+def check_output(settings: Settings, indices: Mapping[str, ClipIndex]) -> None:
+    """Raises UserError where a softmax, which tells one class a clip, does not fit the data.
+
+    indices: by the name of the setting in config.data.
+    """
+    if settings.model.output != "softmax":
+        return
+    if settings.labels == "soft" and settings.alpha:
+        raise UserError(
+            "config.model.output is softmax, which tells one class a clip, and config.labels is "
+            "soft: give --config.model.output=sigmoid, or --config.labels=weak"
+        )
+    for setting, index in indices.items():
+        several = np.flatnonzero(np.diff(index.label_offsets) != 1)
+        if len(several):
+            raise UserError(
+                f"config.model.output is softmax, which needs one label a clip, and "
+                f"{len(several):,} of the {len(index):,} clips of config.data.{setting}="
+                f"{index.split} have none or several, such as {str(index.ids[several[0]])!r}: give "
+                "--config.model.output=sigmoid"
+            )
 
 
 def _with_teacher(recipe: Recipe, settings: Settings, teacher: Model, index: ClipIndex) -> Recipe:
