@@ -110,7 +110,7 @@ class Experiment:
         try:
             digest = self._start.digest if self._start else ""
         except UserError:
-            if before_it_is_trained and self._start_folder and "train" not in self.folder.finished:
+            if before_it_is_trained and self._start_folder:
                 return  # it is still to be trained
             raise
         self.folder.check_start(digest, self.settings.init_from or "no config.init_from")

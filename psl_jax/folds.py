@@ -118,7 +118,7 @@ def summary(
         same = [one[name] for one in by_fold]
         reference = tables.reference_of(result, name)
         gains = [one[name]["mAP"] - one[reference]["mAP"] for one in by_fold if reference in one]
-        left_out = ("over_reference", "seed", "clip_ids_sha256", "mAP_by_seed")
+        left_out = ("over_reference", "seed", "mAP_by_seed")
         merged = {k: v for k, v in row.items() if k not in left_out}
         for key in _AVERAGED:
             values = [one[key] for one in same if one.get(key) is not None]
@@ -128,6 +128,7 @@ def summary(
             "gain_spread": _spread(gains),
             "mAP_by_fold": [one["mAP"] for one in same],
             "num_clips": sum(one["num_clips"] for one in same),
+            "clip_ids_sha256": files.json_digest([one["clip_ids_sha256"] for one in same]),
             "run_dirs": [
                 f"fold{fold}/{folder}".rstrip("/")
                 for fold, one in zip(folds, same, strict=True)

@@ -80,7 +80,9 @@ def test_halves_of_the_sounds_have_no_class_in_common():
 
 def test_corpora_as_published_need_their_folder():
     for corpus in ("esc50", "fsd50k", "fsdkaggle2019"):
-        with pytest.raises(UserError, match=f"source_dir is empty: give .*files of {corpus}"):
+        with pytest.raises(
+            UserError, match=f"source_dir is empty: give the folder with {corpus}'s"
+        ):
             prepared.prepare(DataSettings(corpus=corpus), "nowhere")
 
 
