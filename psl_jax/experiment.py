@@ -11,6 +11,7 @@ import numpy as np
 
 from psl_jax import advice, caching, stepping
 from psl_jax import config as config_lib
+from psl_jax.averaging import average
 from psl_jax.config import Settings
 from psl_jax.data import batches, label_shards
 from psl_jax.data.clip_index import ClipIndex
@@ -19,7 +20,7 @@ from psl_jax.data.soft_labels import SoftLabels, digest_without_teacher
 from psl_jax.data.sources import Source
 from psl_jax.model.frontend import LogMel
 from psl_jax.model.mobilenetv2 import Network, Variables, create, num_parameters
-from psl_jax.model.model import Model, ModelInfo
+from psl_jax.model.model import Model
 from psl_jax.reporting import pages
 from psl_jax.run_binding import OtherRunError, RunFolder
 from psl_jax.runtime import files, parallel
@@ -31,7 +32,6 @@ from psl_jax.training.checkpoints import TrainingCheckpoints
 from psl_jax.training.loop import LoopSettings, loop_settings, schedule_of, train
 from psl_jax.training.step import init_state
 from psl_jax.training.stepper import Stepper
-from psl_jax.weights import orbax_folder
 from psl_jax.weights.load import load_model
 
 
@@ -422,25 +422,8 @@ class Experiment:
         return evaluation.score_clips(scorer, source, cut, size, description)
 
     def _average(self) -> None:
-        with TrainingCheckpoints(
-            self.run_dir / "checkpoints", self.settings.train.best_checkpoints
-        ) as kept:
-            variables, steps = kept.average_best()
-        index = self.source(self.settings.data.train_split).index
-        info = ModelInfo(
-            classes=index.classes,
-            width=self.settings.model.width,
-            segment_seconds=self.settings.segment_seconds,
-            logmel=self.settings.frontend,
-            name=self.settings.name,
-            output=self.settings.model.output,
-            origin={
-                "averaged_steps": steps,
-                "config_digest": files.json_digest(config_lib.to_dict(self.settings)),
-            },
-        )
-        folder = self.run_dir / orbax_folder.MODEL_FOLDER
-        orbax_folder.save_model(folder, variables, info.as_json())
+        classes = self.source(self.settings.data.train_split).index.classes
+        average(self.run_dir, self.settings, classes)
 
     def _evaluate(self) -> None:
         model = load_model(self.run_dir)
