@@ -2,6 +2,7 @@
 
     psl-jax evaluate runs/psl2s DATA --split=eval --segment_seconds=2
     psl-jax evaluate published.pt DATA --segment_seconds=whole --out=published
+    psl-jax evaluate mn:mn10_as.pt DATA --segment_seconds=10 --class_map=CLASSES.csv
 
 A clip's score is the mean of its segments'. What comes out: metrics.json, per_class.csv and
 scores.npz (ids, classes, scores, targets). An evaluation that was stopped goes on where it was, and
@@ -20,7 +21,7 @@ from psl_jax.runtime import entry
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
-    from psl_jax.scoring import options
+    from psl_jax.teachers import options
 
     parser = options.parser("evaluate", __doc__ or "", split="eval")
     parser.add_argument(
@@ -32,7 +33,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--out", metavar="DIR", help="(default: evaluations/<model>-<split>-<segments>)"
     )
-    return options.parse(parser, arguments)
+    found = options.parse(parser, arguments)
+    if found.unmapped == "weak":
+        parser.error("--unmapped=weak is for relabel: scores of weak labels would be none")
+    return found
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -40,14 +44,16 @@ def main(arguments: argparse.Namespace) -> None:
     import jax
 
     from psl_jax.data.whole_clips import WholeClips
-    from psl_jax.scoring import evaluation, options
+    from psl_jax.scoring import evaluation
     from psl_jax.scoring.stored_scores import StoredScores, score_missing
+    from psl_jax.teachers import options
+    from psl_jax.teachers.own import OwnTeacher
 
     task = options.begin(arguments, arguments.segment_seconds)
-    model, source, cut = task.model, task.source, task.cut(arguments.segment_seconds)
+    teacher, source, cut = task.teacher, task.source, task.cut(arguments.segment_seconds)
     seconds = "whole" if isinstance(cut, WholeClips) else cut.seconds
     length = seconds if seconds == "whole" else f"{seconds:g}s"
-    name = f"{model.info.name}-{arguments.split}-{length}"
+    name = f"{teacher.name}-{arguments.split}-{length}"
     out = pathlib.Path(arguments.out or pathlib.Path("evaluations") / name)
     scorer = task.scorer(arguments)
     if jax.process_index() == 0:
@@ -56,13 +62,15 @@ def main(arguments: argparse.Namespace) -> None:
         return
     options.check_out(out)
     made_with = {
-        "model": model.digest,
+        "model": teacher.digest,
         "split": arguments.split,
         "segment_seconds": seconds,
         "dtype": arguments.dtype,
     }
-    front_end = {"front_end": dataclasses.asdict(model.info.logmel)}
-    stored = StoredScores(out, source.index, made_with | front_end)
+    told: dict[str, Any] = {"teachers": teacher.described()}
+    if isinstance(teacher, OwnTeacher):
+        told = {"front_end": dataclasses.asdict(teacher.model.info.logmel)}
+    stored = StoredScores(out, source.index, made_with | told)
     finished = stored.begun and (out / evaluation.METRICS).exists()
     if not finished:
         stored.begin()

@@ -17,7 +17,7 @@ from psl_jax.data.sources import Source
 from psl_jax.data.whole_clips import WholeClips, whole_clip_batches
 from psl_jax.runtime import files, parallel, progress
 from psl_jax.scoring import metrics
-from psl_jax.scoring.scorer import Scorer
+from psl_jax.scoring.scorer import DeviceScorer, SegmentScorer
 
 SCORES = "scores.npz"
 METRICS = "metrics.json"
@@ -43,7 +43,7 @@ def cut_for(
 
 
 def scored(
-    scorer: Scorer, source: Source, cut: Cut, batch_size: int, clips: np.ndarray
+    scorer: SegmentScorer, source: Source, cut: Cut, batch_size: int, clips: np.ndarray
 ) -> Iterator[tuple[Batch, np.ndarray]]:
     """(batch, probabilities [rows, classes]) of all that `clips` (ascending numbers) are cut into.
 
@@ -55,13 +55,14 @@ def scored(
             wanted = scorer.fitting(batch_size, seconds)
             return min(wanted, scorer.fitting(max(count, 1), seconds))
 
-        return scorer(whole_clip_batches(source, cut, clips, size), cut.padded)
+        found = whole_clip_batches(source, cut, clips, size)
+        return scorer(found, cut.padded) if isinstance(scorer, DeviceScorer) else scorer(found)
     rows = scorer.fitting(batch_size, cut.seconds)
     return scorer(batches.eval_batches(source, cut, batch_size=rows, clips=clips))
 
 
 def score_clips(
-    scorer: Scorer,
+    scorer: SegmentScorer,
     source: Source,
     cut: Cut,
     batch_size: int,

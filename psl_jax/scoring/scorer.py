@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import lru_cache
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -84,32 +85,44 @@ def scoring_program(
     return parallel.data_parallel(score, mesh, specs, parallel.SPLIT)
 
 
-class Scorer:
-    """Scores batches with one set of variables on the devices of this process.
+class SegmentScorer(Protocol):
+    """What turns batches of segments into scores of classes.
 
-    The BatchNorms are folded into the convolutions. Processes score their own clips independently;
-    nothing is exchanged between them.
+    where: what it runs on, for people.
     """
 
-    def __init__(
-        self,
-        variables: Variables,
-        logmel: LogMel,
-        dtype: str = "float32",
-        num_devices: int | None = None,
-        count_padding: bool = False,
-        embeds: bool = False,
-        output: str = "sigmoid",
-    ):
-        """count_padding, embeds: see `score_function`; output: see `folding.fold`."""
-        self.mesh = parallel.local_mesh(num_devices)
-        self.network = parallel.replicate(fold(parallel.to_host(variables), output), self.mesh)
-        self._programs = {
-            padded: scoring_program(
-                logmel, dtype, self.mesh, padded and not count_padding, count_padding, embeds
-            )
-            for padded in (False, True)
-        }
+    @property
+    def where(self) -> str: ...
+
+    def fitting(self, batch_size: int, seconds: float) -> int:
+        """`batch_size`, or the next larger one that suits; 0: one that does."""
+
+    def __call__(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, np.ndarray]]:
+        """Yields (batch, probabilities float32 [real rows, classes]), batch by batch.
+
+        Rows of weight 0 are left out of both.
+        """
+
+
+class DeviceScorer:
+    """Scores batches with a program on the devices of this process.
+
+    Processes score their own clips independently; nothing is exchanged between them.
+    """
+
+    def __init__(self, mesh: Mesh, network: Any, program: Callable[[bool], Callable]):
+        """network: the program's first argument, arrays of the host.
+
+        program: of whether rows end in padding; gets (network, audio, num_samples).
+        """
+        self.mesh, self.network = mesh, parallel.replicate(network, mesh)
+        self._programs = {padded: program(padded) for padded in (False, True)}
+
+    @property
+    def where(self) -> str:
+        """Its devices, for people."""
+        platform = parallel.platform_of(self.mesh)
+        return f"{self.mesh.size} {platform} device{'s' * (self.mesh.size > 1)}"
 
     def fitting(self, batch_size: int, seconds: float) -> int:
         """`batch_size`, or the next larger one that divides evenly over the devices.
@@ -165,6 +178,29 @@ def computed_ahead(
         pending = batch, result
     if pending is not None:
         yield _real_rows(*pending)
+
+
+class Scorer(DeviceScorer):
+    """Our network on the devices of this process, its BatchNorms folded into the convolutions."""
+
+    def __init__(
+        self,
+        variables: Variables,
+        logmel: LogMel,
+        dtype: str = "float32",
+        num_devices: int | None = None,
+        count_padding: bool = False,
+        embeds: bool = False,
+        output: str = "sigmoid",
+    ):
+        """count_padding, embeds: see `score_function`; output: see `folding.fold`."""
+        mesh = parallel.local_mesh(num_devices)
+
+        def program(padded: bool) -> Callable:
+            care = padded and not count_padding
+            return scoring_program(logmel, dtype, mesh, care, count_padding, embeds)
+
+        super().__init__(mesh, fold(parallel.to_host(variables), output), program)
 
 
 def _has_padding(batch: Batch) -> bool:

@@ -12,7 +12,7 @@ from psl_jax.data.sources import Source
 from psl_jax.runtime import files, parallel, progress
 from psl_jax.runtime.errors import UserError
 from psl_jax.scoring.evaluation import Cut, scored
-from psl_jax.scoring.scorer import Scorer
+from psl_jax.scoring.scorer import SegmentScorer
 
 MANIFEST = "evaluation.json"
 _PARTS = "parts"
@@ -80,7 +80,7 @@ class StoredScores:
 
 
 def score_missing(
-    scorer: Scorer,
+    scorer: SegmentScorer,
     source: Source,
     cut: Cut,
     stored: StoredScores,
