@@ -213,12 +213,17 @@ def _add_intervals_over(
             row["over_reference"] = {"low": one.low, "high": one.high}
 
 
-def _write_clips(workdir: pathlib.Path, runs: list[Experiment], rows: list[dict[str, Any]]) -> None:
+def _write_clips(
+    workdir: pathlib.Path,
+    runs: list[Experiment],
+    rows: list[dict[str, Any]],
+    references: Mapping[str, str],
+) -> None:
     """Keeps clips to listen to, of those that the best student was trained on."""
     if jax.process_count() > 1:  # the others would have to read the model with this one
         print("note: clips to listen to are made where the report is made by one process")
         return
-    name = suite_page.best_of(rows)
+    name = suite_page.best_of(rows, references)
     best = next(run for run in runs if run.settings.name == name)
     labels = {}
     for run in runs:
@@ -293,7 +298,7 @@ def _summarize(
         print(f"note: {note}")
     if is_suite:
         files.write_json(workdir / RESULTS, results)
-        _write_clips(workdir, runs, rows)
+        _write_clips(workdir, runs, rows, results.get("references") or {})
         suite_page.write(workdir, results)
     places = {
         "report": workdir / "report.html",

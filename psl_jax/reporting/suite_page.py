@@ -42,8 +42,9 @@ def write(suite_dir: str | os.PathLike, results: Mapping[str, Any]) -> pathlib.P
         ]
         for e in experiments
     }
-    best = best_of(experiments)
-    reference = (results.get("references") or {}).get(best or "", reference)
+    references = results.get("references") or {}
+    best = best_of(experiments, references)
+    reference = references.get(best or "", reference)
     classes = class_table.class_table(runs, best, reference)
     seeds = results.get("seeds") or []
     whose = f" Of seed {seeds[0]}." if len(seeds) > 1 else ""
@@ -67,14 +68,14 @@ def write(suite_dir: str | os.PathLike, results: Mapping[str, Any]) -> pathlib.P
     }
     context = {
         "title": str(results.get("name") or suite_dir.resolve().name),
-        "tiles": _tiles(experiments),
+        "tiles": _tiles(experiments, best),
         "table": tables.suite_table(results),
         "best": best,
         "kind": _kind(experiments),
         "seeds": seeds,
         "folds": results.get("folds") or [],
         "links": links,
-        "warning": tables.coverage_warning(experiments, results.get("references")),
+        "warning": tables.coverage_warning(experiments, references),
         "notes": tables.notes(experiments),
         "coverage": next((e for e in experiments if e.get("num_clips") is not None), None),
         "quality_table": tables.quality_table(results),
@@ -105,10 +106,16 @@ def _reliabilities(runs: Mapping[str, Sequence[pathlib.Path]]) -> dict[str, Reli
     return found
 
 
-def best_of(experiments: Sequence[Mapping[str, Any]]) -> str | None:
-    """The name of the best student (or of the best of all, if there is none)."""
+def best_of(
+    experiments: Sequence[Mapping[str, Any]], references: Mapping[str, str] | None = None
+) -> str | None:
+    """The name of the best student (or of the best of all, if there is none).
+
+    references: of a suite over several data sets; then the best of those that have one.
+    """
     scored = [e for e in experiments if e.get("mAP") is not None]
-    students = [e for e in scored if e["name"] != "teacher"] or scored
+    students = [e for e in scored if e["name"] in (references or ())]
+    students = students or [e for e in scored if e["name"] != "teacher"] or scored
     return max(students, key=lambda e: e["mAP"])["name"] if students else None
 
 
@@ -116,9 +123,9 @@ def _kind(experiments: Sequence[Mapping[str, Any]]) -> str:
     return "student" if any(e.get("label") == "soft" for e in experiments) else "experiment"
 
 
-def _tiles(experiments: Sequence[Mapping[str, Any]]) -> list[tuple]:
+def _tiles(experiments: Sequence[Mapping[str, Any]], best_name: str | None) -> list[tuple]:
     named = {e["name"]: e for e in experiments if e.get("mAP") is not None}
-    tiles, best = [], named.get(best_of(experiments) or "")
+    tiles, best = [], named.get(best_name or "")
     if best:
         value = tables.percent(best["mAP"])
         kind = _kind(experiments)
