@@ -42,25 +42,54 @@ def config(recordings, tmp_path, shallow):
 
 
 def test_a_fold_is_evaluated_and_the_others_are_trained_on(config, tmp_path, capsys):
-    folds.run(config, tmp_path / "run", [1, 3], seeds=[0, 1])
+    folds.run(config, tmp_path / "run", [1, 3])
     out = capsys.readouterr().out
     assert "mean ± standard deviation over 2 folds" in out
     results = json.loads((tmp_path / "run/results.json").read_text())
-    assert results["folds"] == [1, 3] and results["seeds"] == [0, 1]
+    assert results["folds"] == [1, 3]
     for row in results["experiments"]:
         found = []
         for fold, others in ((1, "fold2+fold3"), (3, "fold1+fold2")):
-            for seed in (0, 1):
-                run = tmp_path / f"run/fold{fold}/seed{seed}" / row["name"]
-                data = json.loads((run / "config.json").read_text())["data"]
-                assert (data["train_split"], data["eval_split"]) == (others, f"fold{fold}")
-                found.append(json.loads((run / "metrics.json").read_text())["mAP"])
+            run = tmp_path / f"run/fold{fold}" / row["name"]
+            data = json.loads((run / "config.json").read_text())["data"]
+            assert (data["train_split"], data["eval_split"]) == (others, f"fold{fold}")
+            found.append(json.loads((run / "metrics.json").read_text())["mAP"])
         assert row["mAP"] == pytest.approx(np.mean(found)) and row["num_clips"] == 8
-        assert row["mAP_by_fold"] == pytest.approx([np.mean(found[:2]), np.mean(found[2:])])
-        assert len(row["run_dirs"]) == 4
+        assert row["mAP_by_fold"] == found
+        assert row["run_dirs"] == [f"fold{fold}/{row['name']}" for fold in (1, 3)]
     probe = next(row for row in results["experiments"] if row["name"] == "probe")
     assert set(probe["over_reference"]) == {"low", "high"}
-    assert "over the folds 1, 3 and the seeds 0, 1" in (tmp_path / "run/report.html").read_text()
+    assert "means over the folds 1, 3, ±" in (tmp_path / "run/report.html").read_text()
+
+
+def test_with_seeds_each_fold_is_a_mean_over_them_first():
+    def of_fold(scratch, probe, runs):
+        return {
+            "reference": "scratch",
+            "seeds": [0, 1],
+            "clips": "seed0/clips",
+            "experiments": [
+                {
+                    "name": name,
+                    "mAP": value,
+                    "mAP_spread": 0.5,
+                    "num_clips": 4,
+                    "clip_ids_sha256": runs,
+                    "seconds": 1.0,
+                    "run_dirs": [f"seed{seed}/{name}" for seed in (0, 1)],
+                }
+                for name, value in (("scratch", scratch), ("probe", probe))
+            ],
+        }
+
+    found = folds.summary([of_fold(0.1, 0.2, "a"), of_fold(0.3, 0.5, "b")], [2, 5], is_suite=True)
+    assert found["seeds"] == [0, 1] and found["folds"] == [2, 5] and "clips" not in found
+    probe = found["experiments"][1]
+    assert probe["mAP"] == pytest.approx(0.35)
+    assert probe["mAP_spread"] == pytest.approx(np.std([0.2, 0.5], ddof=1))  # over folds
+    assert probe["gain_spread"] == pytest.approx(np.std([0.1, 0.2], ddof=1))
+    assert probe["run_dirs"] == [f"fold{k}/seed{seed}/probe" for k in (2, 5) for seed in (0, 1)]
+    assert probe["num_clips"] == 8 and probe["lwlrap"] is None
 
 
 def test_folds_that_are_none(config, tmp_path):

@@ -16,7 +16,6 @@ from psl_jax.exporting.export_options import Options
 from psl_jax.model.mobilenetv2 import create
 from psl_jax.model.model import Model, ModelInfo
 from psl_jax.tagging.tagger import Tagger
-from psl_jax.training.metric_log import LOSS, VALIDATION_MAP
 from psl_jax.training.step import categorical_cross_entropy
 from psl_jax.weights.load import load_model
 
@@ -62,19 +61,6 @@ def test_training_lowers_it_and_scores_are_of_one_class(data, run, tmp_path):
     np.testing.assert_allclose(np.asarray(tags.scores).sum(axis=-1), 1, atol=1e-5)
 
 
-def test_the_features_of_a_frozen_network_do_as_well(data, tmp_path):
-    start = small_experiments.save_model(tmp_path / "start", CLASSES)
-    losses = []
-    for how in ("on", "off"):
-        train = {"trainable": "classifier", "cache_features": how}
-        found = small_experiments.settings(data, init_from=str(start), train=train, model=SOFTMAX)
-        small_experiments.run(found, tmp_path / how)
-        lines = (tmp_path / how / "train_log.jsonl").read_text().splitlines()
-        log = [json.loads(line) for line in lines]
-        losses.append([v for line in log for k, v in line.items() if k in (LOSS, VALIDATION_MAP)])
-    np.testing.assert_allclose(*losses, rtol=1e-4)
-
-
 def test_several_labels_and_soft_ones_are_refused(data, tmp_path):
     labels = [[0], [1], [0, 2], [1], [2], [], [0], [1]]
     index = synthetic_data.make_index([4, 4], 16_000, labels, split=SPLIT)
@@ -110,7 +96,7 @@ def test_earlier_versions_refuse_what_they_cannot_read(model):
         ModelInfo.from_json(model.info.as_json() | {"output": "argmax"}, "here")
 
 
-@pytest.mark.parametrize("suffix", ["onnx", "tflite", "stablehlo", "pt", "safetensors", ""])
+@pytest.mark.parametrize("suffix", ["onnx", "tflite", "pt", "safetensors", ""])
 def test_exports(model, tmp_path, suffix):
     if suffix in NEEDS:
         pytest.importorskip(NEEDS[suffix])

@@ -44,9 +44,9 @@ def trained(found, folder, stage="average"):
     [
         {},
         {"evaluate": {"segments": "whole"}, "segment_seconds": 0.6},
-        {"model": {"count_padding": True, "width": 0.1, "dropout": 0.2}},
+        {"model": {"count_padding": True, "output": "softmax", "width": 0.1, "dropout": 0.2}},
     ],
-    ids=["segments", "whole", "padding counted"],
+    ids=["segments", "whole", "padding counted, softmax"],
 )
 def test_cached_is_on_the_fly(data, start, tmp_path, changes):
     both = {}
