@@ -130,6 +130,6 @@ def from_urbansound8k_to_esc50(suite: ConfigDict) -> None:
     del teacher["augment"]  # which needs more steps than these to pay
     config_lib.apply(student, {"data": pretrained})
     student.data.source_dir = teacher.data.get_ref("source_dir")
-    probing = {"epochs": 60, "learning_rate": 5e-3, "trainable": "classifier"}
+    probing = {"epochs": 40, "learning_rate": 5e-3, "trainable": "classifier"}
     _add_probes(suite, {"train": probing})
     suite.experiments[f"ma_{_OTHER}"].segment_seconds = 5.0  # as long as all clips
