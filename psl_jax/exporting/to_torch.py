@@ -29,11 +29,13 @@ def load(path: pathlib.Path) -> Runner:
     import torch
 
     state = torch.load(path, map_location="cpu", weights_only=True)
-    logmel = LogMel(**files.read_json(sidecar(path))["frontend"])
+    described = files.read_json(sidecar(path))
+    logmel, output = LogMel(**described["frontend"]), described.get("output", "sigmoid")
 
     def run(audio: np.ndarray) -> list[np.ndarray]:
         with torch.inference_mode():
-            frames = _frame_probabilities(torch, state, _log_mel(torch, audio, logmel))
+            values = _frame_values(torch, state, _log_mel(torch, audio, logmel))
+            frames = values.softmax(-1) if output == "softmax" else values.sigmoid()
             return [frames.mean(1).numpy(), frames.numpy()]
 
     return run
@@ -57,8 +59,11 @@ def _log_mel(torch: Any, audio: np.ndarray, logmel: LogMel) -> Any:
     return decibel.maximum(decibel.amax((1, 2), keepdim=True) - logmel.top_db)
 
 
-def _frame_probabilities(torch: Any, state: Mapping[str, Any], logmel: Any) -> Any:
-    """[batch, 64, frames] to [batch, output frames, classes], by the published names alone."""
+def _frame_values(torch: Any, state: Mapping[str, Any], logmel: Any) -> Any:
+    """[batch, 64, frames] to the classifier's values [batch, output frames, classes].
+
+    By the published names alone.
+    """
     functional = torch.nn.functional
 
     def layer(x, convolution, norm, **settings):
@@ -84,4 +89,4 @@ def _frame_probabilities(torch: Any, state: Mapping[str, Any], logmel: Any) -> A
     x = relu6(layer(x, f"features.{number + 1}.0", f"features.{number + 1}.1"))
     x = x.mean(2).transpose(1, 2)  # over bands
     classifier = (state[f"classifier.1.{name}"] for name in ("weight", "bias"))
-    return functional.linear(x, *classifier).sigmoid()
+    return functional.linear(x, *classifier)

@@ -42,14 +42,16 @@ def write(suite_dir: str | os.PathLike, results: Mapping[str, Any]) -> pathlib.P
         ]
         for e in experiments
     }
-    best = best_of(experiments)
+    references = results.get("references") or {}
+    best = best_of(experiments, references)
+    reference = references.get(best or "", reference)
     classes = class_table.class_table(runs, best, reference)
     seeds = results.get("seeds") or []
     whose = f" Of seed {seeds[0]}." if len(seeds) > 1 else ""
     logs = {name: read_log(folders[0]) for name, folders in runs.items()}
     shown = {
         "figures": [
-            *suite_figures.comparison(experiments, results.get("paper") or {}),
+            *suite_figures.comparison(experiments, _reported_map(results)),
             *(suite_figures.gains(classes) if classes else []),
             *suite_figures.calibration(_reliabilities(runs)),
             *suite_figures.curves(logs, whose),
@@ -66,13 +68,14 @@ def write(suite_dir: str | os.PathLike, results: Mapping[str, Any]) -> pathlib.P
     }
     context = {
         "title": str(results.get("name") or suite_dir.resolve().name),
-        "tiles": _tiles(experiments),
+        "tiles": _tiles(experiments, best),
         "table": tables.suite_table(results),
         "best": best,
         "kind": _kind(experiments),
         "seeds": seeds,
+        "folds": results.get("folds") or [],
         "links": links,
-        "warning": tables.coverage_warning(experiments),
+        "warning": tables.coverage_warning(experiments, references),
         "notes": tables.notes(experiments),
         "coverage": next((e for e in experiments if e.get("num_clips") is not None), None),
         "quality_table": tables.quality_table(results),
@@ -83,6 +86,11 @@ def write(suite_dir: str | os.PathLike, results: Mapping[str, Any]) -> pathlib.P
         "no_pictures": "" if has_pictures else pictures.NO_PICTURES,
     }
     return pages.render("suite.html.jinja", suite_dir / pages.REPORT_NAME, context | shown)
+
+
+def _reported_map(results: Mapping[str, Any]) -> dict[str, float]:
+    paper = results.get("paper") or {}
+    return {k: v for k, v in paper.items() if tables.measure_of(results, k) == "mAP"}
 
 
 def _reliabilities(runs: Mapping[str, Sequence[pathlib.Path]]) -> dict[str, Reliability]:
@@ -98,10 +106,16 @@ def _reliabilities(runs: Mapping[str, Sequence[pathlib.Path]]) -> dict[str, Reli
     return found
 
 
-def best_of(experiments: Sequence[Mapping[str, Any]]) -> str | None:
-    """The name of the best student (or of the best of all, if there is none)."""
+def best_of(
+    experiments: Sequence[Mapping[str, Any]], references: Mapping[str, str] | None = None
+) -> str | None:
+    """The name of the best student (or of the best of all, if there is none).
+
+    references: of a suite over several data sets; then the best of those that have one.
+    """
     scored = [e for e in experiments if e.get("mAP") is not None]
-    students = [e for e in scored if e["name"] != "teacher"] or scored
+    students = [e for e in scored if e["name"] in (references or ())]
+    students = students or [e for e in scored if e["name"] != "teacher"] or scored
     return max(students, key=lambda e: e["mAP"])["name"] if students else None
 
 
@@ -109,9 +123,9 @@ def _kind(experiments: Sequence[Mapping[str, Any]]) -> str:
     return "student" if any(e.get("label") == "soft" for e in experiments) else "experiment"
 
 
-def _tiles(experiments: Sequence[Mapping[str, Any]]) -> list[tuple]:
+def _tiles(experiments: Sequence[Mapping[str, Any]], best_name: str | None) -> list[tuple]:
     named = {e["name"]: e for e in experiments if e.get("mAP") is not None}
-    tiles, best = [], named.get(best_of(experiments) or "")
+    tiles, best = [], named.get(best_name or "")
     if best:
         value = tables.percent(best["mAP"])
         kind = _kind(experiments)

@@ -69,7 +69,7 @@ def read_model(path: str | os.PathLike) -> Model:
         scaled(STEM_CHANNELS, info.width),
     ):
         raise other
-    network, expected = create(len(info.classes), info.width)
+    network, expected = create(len(info.classes), info.width, output=info.output)
     shapes = [jax.tree.map(np.shape, x) for x in (loaded, expected)]
     if shapes[0] != shapes[1]:
         raise other

@@ -52,7 +52,7 @@ def read_safetensors(path: str | os.PathLike) -> Model:
     except (OSError, SafetensorError, ValueError) as error:
         raise UserError(f"cannot read {path} as safetensors: {error}") from error
     info = ModelInfo.from_json(values, path)
-    network, expected = create(len(info.classes), info.width)
+    network, expected = create(len(info.classes), info.width, output=info.output)
     found: dict = {}
     for name, array in arrays.items():
         *place, last = name.split(".")
