@@ -67,6 +67,11 @@ class LabelRule:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(LabelRule)}
         return values | {"prior_recall": self.prior_recall if self.prior else None}
 
+    @property
+    def uses_weak_labels(self) -> bool:
+        """Whether clips with other weak labels get other soft ones."""
+        return self.prior > 0
+
 
 # What labels are like that were made before manifests told it.
 _UNTOLD = LabelRule().entries() | {"shortest_seconds": MIN_SEGMENT_SECONDS}
@@ -88,16 +93,30 @@ _NAMES = {
     "prior_recall": "share of sounding classes that weak labels name",
     "top_k": "number of classes that are kept",
     "count_padding": "whether padding counts",
+    "weak_labels_sha256": "weak labels of the clips",
 }
+# How labels are made anew, by the kind of their origin.
+_REMAKE = {"imported": "psl-jax labels import", "edited": "psl-jax labels edit"}
 
 
 def segmentation_of(directory: str | os.PathLike) -> Segmentation:
     """How the clips were cut that these labels are of. Raises UserError without a manifest."""
     manifest = _read_manifest(directory)
-    seconds, hop = (float(manifest.get(key, 0)) for key in ("segment_seconds", "hop_seconds"))
-    if not seconds > 0 or not hop > 0:
-        raise UserError(f"{directory}/{_MANIFEST} is damaged: it tells no length of segments")
-    return Segmentation(seconds, None if hop == seconds else hop)
+    try:
+        seconds, hop = (float(manifest[key]) for key in ("segment_seconds", "hop_seconds"))
+        return Segmentation(
+            seconds, None if hop == seconds else hop, float(manifest["shortest_seconds"])
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{directory}/{_MANIFEST} is damaged: it tells no length of segments"
+        ) from error
+
+
+def made_with(labels: "SoftLabels") -> dict[str, Any]:
+    """What of a relabeling, besides its teacher, data and segments, its labels depend on."""
+    names = (*LabelRule().entries(), "weak_labels_sha256")
+    return {name: labels.manifest[name] for name in names if name in labels.manifest}
 
 
 def digest_without_teacher(directory: str | os.PathLike, even_relabeled: bool) -> str | None:
@@ -152,6 +171,7 @@ class SoftLabelWriter:
         self.rule = rule or LabelRule()
         manifest = _manifest(index, segmentation) | self.rule.entries()
         manifest |= {"teacher_digest": teacher_digest, "format": format}
+        manifest |= _weak_labels(index, self.rule)
         if (self.directory / _MANIFEST).exists():
             _compare(self.directory, _read_manifest(directory), manifest)
         else:
@@ -238,15 +258,16 @@ class SoftLabels:
         Raises UserError, saying what differs, for labels of something else or with missing shards.
         """
         directory = pathlib.Path(directory)
-        expected = _manifest(index, segmentation) | (rule.entries() if rule else {})
+        found, expected = _read_manifest(directory), _manifest(index, segmentation)
+        expected |= rule.entries() | _weak_labels(index, rule) if rule else {}
         if teacher_digest is not None:
             expected["teacher_digest"] = teacher_digest
-        _compare(directory, _read_manifest(directory), expected)
+        _compare(directory, found, expected)
         missing = missing_shards(directory)
         if missing:
             raise UserError(
                 f"{directory}: {len(missing)} of {len(index.shard_sizes)} soft-label shards are "
-                f"missing (the first is number {missing[0]}); run the relabel stage to the end"
+                f"missing (the first is number {missing[0]}); run {_remake(found)} to the end"
             )
         return cls(directory, index, segmentation)
 
@@ -277,8 +298,8 @@ class SoftLabels:
             ids, rows = label_shards.read(path, format, counts, width, top_k)
         except _DAMAGE as error:
             raise UserError(
-                f"{path}: damaged soft-label shard ({error}); delete it and run the relabel "
-                "stage again, which makes it anew"
+                f"{path}: damaged soft-label shard ({error}); delete it and run "
+                f"{_remake(self.manifest)} again, which makes it anew"
             ) from error
         _check_ids(path, ids, self.index.ids[low:high])
         out = np.zeros((len(counts), self.num_segments, self.index.num_classes), np.float16)
@@ -322,6 +343,18 @@ def _manifest(index: ClipIndex, segmentation: Segmentation) -> dict[str, Any]:
     }
 
 
+def _weak_labels(index: ClipIndex, rule: LabelRule) -> dict[str, Any]:
+    """The clips' weak labels, where soft ones depend on them."""
+    return {"weak_labels_sha256": index.labels_sha256} if rule.uses_weak_labels else {}
+
+
+def _remake(manifest: dict[str, Any]) -> str:
+    """What makes such labels, in words."""
+    origin = manifest.get("origin")
+    kind = origin.get("kind") if isinstance(origin, dict) else None
+    return f"`{_REMAKE[kind]}`" if kind in _REMAKE else "relabel"
+
+
 def _read_manifest(directory: str | os.PathLike) -> dict[str, Any]:
     path = pathlib.Path(directory) / _MANIFEST
     try:
@@ -344,10 +377,18 @@ def _compare(directory: pathlib.Path, found: dict[str, Any], expected: dict[str,
         other = found.get(key)
         if other != value:
             value, other = _brief(value, other)
+            made = _remake(found)
+            if "origin" in found and key in LabelRule().entries():
+                advice = (
+                    f"They come from {made}, not from a relabeling of this run: leave "
+                    f"config.relabel.{key} at its default, {other}"
+                )
+            else:
+                advice = f"Run {made} again into an empty directory, or point soft_labels_dir "
+                advice += "elsewhere"
             raise UserError(
                 f"{directory} holds soft labels for something else: {_NAMES[key]} ({key}) differs: "
-                f"expected {value}, found {other}. Run relabel again into an empty directory, or "
-                "point soft_labels_dir elsewhere"
+                f"expected {value}, found {other}. {advice}"
             )
 
 

@@ -1,5 +1,6 @@
 """Of each segment only the likeliest classes are kept: what is read, and what it takes."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -105,6 +106,22 @@ def test_a_recall_without_a_prior_changes_nothing(tmp_path, index):
     rule = LabelRule(prior=1.0, prior_recall=0.6)
     with pytest.raises(UserError, match="prior_recall"):
         SoftLabels.open(tmp_path / "believed", index, SEGMENTATION, "t", rule)
+
+
+def test_labels_with_a_prior_are_of_these_weak_labels(tmp_path, index):
+    probabilities = make_probabilities(index, SEGMENTATION)
+    values = index.label_values.copy()
+    values[0] = (values[0] + 1) % CLASSES
+    other = dataclasses.replace(index, label_values=values)
+    for folder, rule in (("plain", LabelRule()), ("prior", LabelRule(prior=1.0))):
+        written(tmp_path / folder, index, probabilities, "npz", prior=rule.prior)
+        if not rule.prior:
+            SoftLabels.open(tmp_path / folder, other, SEGMENTATION, "t", rule)
+            continue
+        with pytest.raises(UserError, match="weak labels of the clips"):
+            SoftLabels.open(tmp_path / folder, other, SEGMENTATION, "t", rule)
+        with pytest.raises(UserError, match="weak labels of the clips"):
+            written(tmp_path / folder, other, probabilities, "npz", prior=1.0)
 
 
 def test_manifests_of_earlier_versions_told_nothing_of_it(tmp_path, index):
