@@ -66,7 +66,7 @@ def test_imported_labels_need_no_teacher(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"from `psl-jax labels import`.*relabel\.top_k at its def"):
         suite.run(config_of(tmp_path, out, relabel={"top_k": 2}), tmp_path / "not", "relabel")
     (out / "labels-00002-of-00003.npz").unlink()
-    with pytest.raises(UserError, match="missing .*run `psl-jax labels import` to the end"):
+    with pytest.raises(UserError, match=r"missing .*run `psl-jax labels import` to the end"):
         suite.run(config_of(tmp_path, out), tmp_path / "not", "relabel")
 
 
