@@ -155,8 +155,7 @@ def _import(arguments: argparse.Namespace) -> None:
         "missing": arguments.missing,
         **form.settings(options),
     }
-    if keep_weak or arguments.missing == "weak":
-        origin["weak_labels_sha256"] = index.labels_sha256
+    uses_weak = keep_weak or arguments.missing == "weak"
     found = importing.import_labels(
         file,
         path,
@@ -164,7 +163,7 @@ def _import(arguments: argparse.Namespace) -> None:
         segmentation,
         columns,
         out,
-        lambda: _writer(out, source, segmentation, origin),
+        lambda: _writer(out, source, segmentation, origin, uses_weak),
         fill_missing=arguments.missing == "weak",
     )
     print("\n".join(_told(found, path, len(index))))
@@ -256,11 +255,9 @@ def _edit(arguments: argparse.Namespace) -> None:
         "made_with": made_with(labels),
         "rules": wanted.as_json(index.classes),
     }
-    if wanted.union_weak:
-        origin["weak_labels_sha256"] = index.labels_sha256
     if "origin" in labels.manifest:
         origin["origin"] = labels.manifest["origin"]
-    writer = _writer(out, source, labels.segmentation, origin)
+    writer = _writer(out, source, labels.segmentation, origin, wanted.union_weak)
     changes = rules.edit(labels, writer, wanted)
     files.write_json(out / CHANGES, changes)
     print("\n".join(_changes(changes)))
@@ -344,7 +341,9 @@ def _open(folder: str, source: Any) -> Any:
     return SoftLabels.open(folder, source.index, segmentation_of(folder))
 
 
-def _writer(out: pathlib.Path, source: Any, segmentation: Any, origin: dict) -> Any:
+def _writer(
+    out: pathlib.Path, source: Any, segmentation: Any, origin: dict, uses_weak_labels: bool
+) -> Any:
     """Of labels with an origin, which stands for the teacher."""
     from psl_jax.data.packed_source import PackedSource
     from psl_jax.data.soft_labels import SoftLabelWriter
@@ -360,6 +359,7 @@ def _writer(out: pathlib.Path, source: Any, segmentation: Any, origin: dict) -> 
         ),
         format="npz" if isinstance(source, PackedSource) else "tfrecord",
         origin=origin,
+        uses_weak_labels=uses_weak_labels,
     )
 
 

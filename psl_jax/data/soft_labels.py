@@ -25,6 +25,7 @@ from psl_jax.runtime.settings import setting
 
 FORMATS = label_shards.FORMATS
 _MANIFEST = "manifest.json"
+_WEAK = "weak_labels_sha256"  # in the manifest of labels that depend on the clips' weak ones
 # Permuted training asks for labels here and there: those of balanced AudioSet in 2 s are 116 MB.
 _CACHE_BYTES = 1 << 30
 _GO_ON = "Run the same command again, which goes on where it stopped."
@@ -75,7 +76,7 @@ class LabelRule:
     @property
     def uses_weak_labels(self) -> bool:
         """Whether clips with other weak labels get other soft ones."""
-        return self.prior > 0
+        return self.prior > 0 or self.calibrate != "none"
 
 
 # What labels are like that were made before manifests told it.
@@ -100,7 +101,7 @@ _NAMES = {
     "temperature": "temperature of the teacher's logits",
     "calibrate": "what the classes' rates were fitted to",
     "count_padding": "whether padding counts",
-    "weak_labels_sha256": "weak labels of the clips",
+    _WEAK: "weak labels of the clips",
 }
 # How labels are made anew, by the kind of their origin.
 _REMAKE = {"imported": "psl-jax labels import", "edited": "psl-jax labels edit"}
@@ -122,7 +123,7 @@ def segmentation_of(directory: str | os.PathLike) -> Segmentation:
 
 def made_with(labels: "SoftLabels") -> dict[str, Any]:
     """What of a relabeling, besides its teacher, data and segments, its labels depend on."""
-    names = (*LabelRule().entries(), "weak_labels_sha256")
+    names = (*LabelRule().entries(), _WEAK)
     return {name: labels.manifest[name] for name in names if name in labels.manifest}
 
 
@@ -165,6 +166,7 @@ class SoftLabelWriter:
         rule: LabelRule | None = None,
         origin: dict[str, Any] | None = None,
         teachers: list[dict[str, Any]] | None = None,
+        uses_weak_labels: bool = False,
     ):
         """Writes the manifest; if there is one, it must be the same (UserError), and its whole
         shards are kept.
@@ -172,6 +174,7 @@ class SoftLabelWriter:
         rule: how the labels are made (default: the paper's way); of it the writer does `top_k`.
         origin: of labels that no relabeling made: what they were read or edited from, as JSON.
         teachers: what there is to say of each teacher, as JSON; its digest alone is compared.
+        uses_weak_labels: besides those of `rule` the labels depend on the clips' weak ones.
         """
         if format not in FORMATS:
             raise ValueError(f"format {format!r}, expected one of {FORMATS}")
@@ -180,7 +183,8 @@ class SoftLabelWriter:
         self.rule = rule or LabelRule()
         manifest = _manifest(index, segmentation) | self.rule.entries()
         manifest |= {"teacher_digest": teacher_digest, "format": format}
-        manifest |= _weak_labels(index, self.rule)
+        if uses_weak_labels or self.rule.uses_weak_labels:
+            manifest[_WEAK] = index.labels_sha256
         if (self.directory / _MANIFEST).exists():
             _compare(self.directory, _read_manifest(directory), manifest)
         else:
@@ -268,7 +272,9 @@ class SoftLabels:
         """
         directory = pathlib.Path(directory)
         found, expected = _read_manifest(directory), _manifest(index, segmentation)
-        expected |= rule.entries() | _weak_labels(index, rule) if rule else {}
+        expected |= rule.entries() if rule else {}
+        if _WEAK in found:
+            expected[_WEAK] = index.labels_sha256
         if teacher_digest is not None:
             expected["teacher_digest"] = teacher_digest
         _compare(directory, found, expected)
@@ -350,11 +356,6 @@ def _manifest(index: ClipIndex, segmentation: Segmentation) -> dict[str, Any]:
         "clip_ids_sha256": index.ids_sha256,
         "shard_sizes": index.shard_sizes.tolist(),
     }
-
-
-def _weak_labels(index: ClipIndex, rule: LabelRule) -> dict[str, Any]:
-    """The clips' weak labels, where soft ones depend on them."""
-    return {"weak_labels_sha256": index.labels_sha256} if rule.uses_weak_labels else {}
 
 
 def _remake(manifest: dict[str, Any]) -> str:

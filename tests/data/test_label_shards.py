@@ -108,20 +108,20 @@ def test_a_recall_without_a_prior_changes_nothing(tmp_path, index):
         SoftLabels.open(tmp_path / "believed", index, SEGMENTATION, "t", rule)
 
 
-def test_labels_with_a_prior_are_of_these_weak_labels(tmp_path, index):
+def test_labels_that_hang_on_weak_labels_are_of_these(tmp_path, index):
     probabilities = make_probabilities(index, SEGMENTATION)
     values = index.label_values.copy()
     values[0] = (values[0] + 1) % CLASSES
     other = dataclasses.replace(index, label_values=values)
-    for folder, rule in (("plain", LabelRule()), ("prior", LabelRule(prior=1.0))):
-        written(tmp_path / folder, index, probabilities, "npz", prior=rule.prior)
-        if not rule.prior:
-            SoftLabels.open(tmp_path / folder, other, SEGMENTATION, "t", rule)
-            continue
+    written(tmp_path / "plain", index, probabilities, "npz")
+    SoftLabels.open(tmp_path / "plain", other, SEGMENTATION, "t", LabelRule())
+    for changes in ({"prior": 1.0}, {"calibrate": "rate"}):
+        folder = tmp_path / str(*changes)
+        written(folder, index, probabilities, "npz", **changes)
         with pytest.raises(UserError, match="weak labels of the clips"):
-            SoftLabels.open(tmp_path / folder, other, SEGMENTATION, "t", rule)
-        with pytest.raises(UserError, match="weak labels of the clips"):
-            written(tmp_path / folder, other, probabilities, "npz", prior=1.0)
+            SoftLabels.open(folder, other, SEGMENTATION, "t", LabelRule(**changes))
+        with pytest.raises(UserError, match="weak labels of the clips"):  # half of them others
+            written(folder, other, probabilities, "npz", **changes)
 
 
 def test_manifests_of_earlier_versions_told_nothing_of_it(tmp_path, index):

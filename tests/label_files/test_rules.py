@@ -10,7 +10,7 @@ import synthetic_data
 from label_data import run
 
 from psl_jax.audio.segments import Segmentation
-from psl_jax.data.soft_labels import LabelRule, SoftLabelWriter
+from psl_jax.data.soft_labels import LabelRule, SoftLabels, SoftLabelWriter
 from psl_jax.label_files.rules import Rules, read_ontology, read_thresholds
 from psl_jax.runtime.errors import UserError
 
@@ -178,6 +178,8 @@ def test_edits_of_labels_that_were_made_otherwise_are_other_labels(tmp_path, mad
     label_data.write_data(data, other_weak(made))
     with pytest.raises(UserError, match="holds soft labels for something else"):
         run("edit", tmp_path / "labels", data, *options)
+    with pytest.raises(UserError, match="weak labels of the clips"):
+        SoftLabels.open(out, other_weak(made), SEGMENTATION)
     run("edit", tmp_path / "labels", data, "--split=train", "--threshold=0.5",
         f"--out={tmp_path / 'cut'}")  # fmt: skip
 
