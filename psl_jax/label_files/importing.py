@@ -77,23 +77,10 @@ def import_labels(
     """
     names = ClipNames(index.ids)
     counts = segmentation.counts(index.num_samples).astype(np.int64)
-    lengths = np.append(index.num_samples, 0).astype(np.int64)  # at -1 that of unknown clips
-    wanted = Wanted(
-        sorted({column for of in columns for column in of}),
-        lambda given: lengths[names.look_up(given)],
-    )
-    rows = known_rows = 0
     writer = begin() if soft_labels.are_begun(directory) else None
     with _scratch(directory, int(counts.sum()), len(columns), file.views) as scratch:
         places = _Places(index, segmentation, counts, path, file.padded)
-        with progress.bar(None, "row", "read") as bar:
-            for block in file.blocks(wanted):
-                clips = names.find(block.names)
-                taken, place = places.of(block, clips)
-                scratch.add(place, class_columns.select(block.values[taken], columns), places.name)
-                rows += len(np.unique(taken))
-                known_rows += int((clips >= 0).sum())
-                bar.update(len(block.names))
+        rows, known_rows = _read(file, names, places, columns, scratch)
         names.check_some_found(path, known_rows)
         if not rows:
             raise UserError(
@@ -115,6 +102,27 @@ def import_labels(
         filled_clips=len(clips),
         unmapped=[name for name, of in zip(index.classes, columns, strict=True) if not len(of)],
     )
+
+
+def _read(
+    file: LabelFile, names: ClipNames, places: "_Places", columns: Columns, scratch: "_Scratch"
+) -> tuple[int, int]:
+    """Puts the rows of a file in their places; returns how many were used, and are of our clips."""
+    lengths = np.append(places.index.num_samples, 0).astype(np.int64)  # at -1, an unknown clip's
+    wanted = Wanted(
+        sorted({column for of in columns for column in of}),
+        lambda given: lengths[names.look_up(given)],
+    )
+    rows = known_rows = 0
+    with progress.bar(None, "row", "read") as bar:
+        for block in file.blocks(wanted):
+            clips = names.find(block.names)
+            taken, place = places.of(block, clips)
+            scratch.add(place, class_columns.select(block.values[taken], columns), places.name)
+            rows += len(np.unique(taken))
+            known_rows += int((clips >= 0).sum())
+            bar.update(len(block.names))
+    return rows, known_rows
 
 
 def sha256(paths: Sequence[pathlib.Path]) -> str:
@@ -159,16 +167,18 @@ class _Places:
         firsts = np.flatnonzero(np.diff(rows, prepend=-1))
         segment = np.arange(len(rows)) - np.repeat(firsts, np.diff(np.append(firsts, len(rows))))
         if block.onsets is not None and block.offsets is not None:
-            self._check_times(block.names, block.onsets, block.offsets)
+            self._check_times(block.names, clips, block.onsets, block.offsets)
             length = self.index.num_samples[clips[rows]] / SAMPLE_RATE
             times = block.onsets[rows], block.offsets[rows]
             kept = self._fitting(rows, segment, length, *times)
             rows, segment = rows[kept], segment[kept]
         return rows, self.starts[clips[rows]] + segment
 
-    def _check_times(self, names: Sequence[str], onsets: np.ndarray, offsets: np.ndarray) -> None:
-        right = (onsets >= 0) & (onsets < offsets) & np.isfinite(offsets)
-        if (wrong := np.flatnonzero(~right)).size:
+    def _check_times(
+        self, names: Sequence[str], clips: np.ndarray, onsets: np.ndarray, offsets: np.ndarray
+    ) -> None:
+        right = np.isfinite(onsets) & np.isfinite(offsets) & (onsets < offsets)
+        if (wrong := np.flatnonzero(~right & (clips >= 0))).size:
             row = wrong[0]
             raise UserError(
                 f"{self.path}: clip {names[row]} has a row from {onsets[row]:g} to "
