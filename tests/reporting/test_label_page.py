@@ -16,6 +16,7 @@ from label_data import run
 
 from psl_jax.audio.segments import Segmentation
 from psl_jax.reporting import label_media, label_page
+from psl_jax.runtime.errors import UserError
 
 SEGMENTATION = Segmentation(1.0)
 
@@ -97,6 +98,12 @@ def test_the_page_holds_the_audio_itself(page, index):
         samples, rate = soundfile.read(io.BytesIO(base64.b64decode(sound)), dtype="int16")
         assert rate == 16_000
         np.testing.assert_array_equal(samples, originals[clip])
+
+
+@pytest.mark.parametrize("option", ["--seed=-1", "--samples=0"])
+def test_numbers_that_are_none(tmp_path, option):
+    with pytest.raises(UserError, match=f"{option}: expected"):
+        run("page", tmp_path, tmp_path, f"--out={tmp_path / 'p.html'}", option)
 
 
 def test_a_picture_is_a_png_that_others_read():
