@@ -30,8 +30,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "files",
         metavar="FILE",
-        nargs="+",
+        nargs="*",
         help="audio file, folder, pattern, or - for standard input",
+    )
+    parser.add_argument(
+        "--list_labels",
+        action="store_true",
+        help="tell the model's classes and their thresholds, a line each, and tag nothing",
     )
     options.add_settings(parser)
     group = parser.add_argument_group("output")
@@ -72,7 +77,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="PNG|DIR",
         help="draw spectrogram and tags over time: NAME.png for one file, or a folder",
     )
-    return options.parse(parser, arguments)
+    found = options.parse(parser, arguments)
+    if not found.files and not found.list_labels:
+        parser.error("the following arguments are required: FILE")
+    return found
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -83,12 +91,15 @@ def main(arguments: argparse.Namespace) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    settings = options.event_settings(arguments)
+    if arguments.list_labels:
+        return _list_labels(arguments)
+    options.event_settings(arguments)  # what is wrong is told before anything is computed
     inputs, bad = tagged_files.find_files(arguments.files)
     outputs = _outputs(arguments, inputs)
     inputs = _left(arguments, inputs)
     joining.configure()
     model = tagger.load(arguments.model, _names(arguments.labels))
+    settings = options.event_settings(arguments, model)
     segmentation = options.segmentation(arguments, model)
     start, seconds, done = time.perf_counter(), 0.0, 0
     with _Bar(inputs) as bar:
@@ -103,6 +114,24 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.out:
         _summarize(done, len(inputs) + len(bad), seconds, time.perf_counter() - start, arguments)
     return 0 if done == len(inputs) + len(bad) else 1
+
+
+def _list_labels(arguments: argparse.Namespace) -> int:
+    """Prints class and threshold, separated by a tab."""
+    from psl_jax.model.thresholds import DEFAULT
+    from psl_jax.weights.load import load_model
+
+    model = load_model(arguments.model)
+    if names := _names(arguments.labels):
+        model = model.for_classes(names)
+    tuned = model.info.thresholds
+    for name, value in zip(
+        model.classes, tuned.values if tuned else [DEFAULT] * len(model.classes), strict=True
+    ):
+        print(f"{name}\t{value:.4g}")
+    if tuned is None:
+        print("no thresholds were tuned: psl-jax thresholds does", file=sys.stderr)
+    return 0
 
 
 def _outputs(arguments: argparse.Namespace, inputs: Sequence) -> list[Callable]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from psl_jax.model.frontend import LogMel
 from psl_jax.model.mobilenetv2 import Network, Variables
+from psl_jax.model.thresholds import Thresholds
 from psl_jax.runtime.errors import UserError
 
 FORMAT_VERSION = 1
@@ -28,6 +29,7 @@ class ModelInfo:
       logmel: the front end that it was trained with.
       name: of the experiment, for people.
       origin: where it comes from, as JSON values: averaged_steps, config_digest, imported, licence.
+      thresholds: from which score on each class counts as heard; None: none were tuned.
     """
 
     classes: tuple[str, ...]
@@ -36,10 +38,12 @@ class ModelInfo:
     logmel: LogMel = LogMel()
     name: str = "model"
     origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    thresholds: Thresholds | None = None
 
     def as_json(self) -> dict[str, Any]:
         """As JSON values: what `from_json` reads."""
         return {
+            **self._thresholds_as_json(),
             "format_version": FORMAT_VERSION,
             "name": self.name,
             "classes": list(self.classes),
@@ -47,6 +51,10 @@ class ModelInfo:
             "segment_seconds": self.segment_seconds,
             "frontend": dataclasses.asdict(self.logmel),
         } | dict(self.origin)
+
+    def _thresholds_as_json(self) -> dict[str, Any]:
+        tuned = self.thresholds
+        return {} if tuned is None else {"thresholds": tuned.as_json(self.classes)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], where: object) -> "ModelInfo":
@@ -67,7 +75,7 @@ class ModelInfo:
                 f"{where} has format version {version}, this psl_jax reads up to "
                 f"{FORMAT_VERSION}: install a newer one"
             )
-        named = {*_NEEDED, "frontend", "name", "format_version"}
+        named = {*_NEEDED, "frontend", "name", "format_version", "thresholds"}
         classes, width, seconds = (values[name] for name in _NEEDED)
         if not (
             isinstance(classes, list | tuple)
@@ -79,6 +87,7 @@ class ModelInfo:
                 f"{where} was not written by psl_jax: expected a list of class names, and a width "
                 f"and a segment length above 0, found {classes!r:.60}, {width!r} and {seconds!r}"
             )
+        tuned = values.get("thresholds")
         return cls(
             classes=tuple(classes),
             width=width,
@@ -86,6 +95,7 @@ class ModelInfo:
             logmel=_logmel(values.get("frontend", {}), where),
             name=str(values.get("name") or "model"),
             origin={name: value for name, value in values.items() if name not in named},
+            thresholds=None if tuned is None else Thresholds.from_json(tuned, classes, where),
         )
 
 
@@ -148,7 +158,9 @@ class Model:
         params = self.variables.params
         classifier = {k: np.asarray(v)[..., chosen] for k, v in params["classifier"].items()}
         variables = Variables(params | {"classifier": classifier}, self.variables.stats)
-        info = dataclasses.replace(self.info, classes=tuple(classes))
+        tuned = self.info.thresholds
+        tuned = None if tuned is None else tuned.of(chosen.tolist())
+        info = dataclasses.replace(self.info, classes=tuple(classes), thresholds=tuned)
         return Model(self.network, variables, info)  # a network's description knows no sizes
 
 

@@ -159,7 +159,7 @@ def tag_files(
     open_files: dict[int, _Collector] = {}
     finished: dict[int, FileTags | BadFile] = {}
     following = 0
-    for item in tagger.stream(sources, segmentation):
+    for item in tagger.run(sources, segmentation):
         number = item.source
         if isinstance(item, Failed):
             open_files.pop(number, None)

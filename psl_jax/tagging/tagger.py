@@ -14,7 +14,7 @@ import dataclasses
 import itertools
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -34,6 +34,7 @@ from psl_jax.model.folding import (
 )
 from psl_jax.model.frontend import HOP, LogMel, frame_mask, num_frames
 from psl_jax.model.model import Model
+from psl_jax.model.thresholds import DEFAULT
 from psl_jax.runtime import parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.tagging.events import Event, EventFinder, EventSettings
@@ -72,6 +73,7 @@ class Tags:
       frame_scores: float32 [frames, classes], probabilities over time.
       frame_times: [frames], seconds from the start at which each frame is centred: 0, 0.32, ...
       seconds: length of the waveform.
+      thresholds: [classes], from which scores on `events` counts a class as heard.
     """
 
     labels: tuple[str, ...]
@@ -79,6 +81,7 @@ class Tags:
     frame_scores: np.ndarray
     frame_times: np.ndarray
     seconds: float
+    thresholds: tuple[float, ...] = ()
 
     def top(self, k: int = 5) -> list[tuple[str, float]]:
         """The `k` best (label, score), the best first."""
@@ -87,15 +90,28 @@ class Tags:
 
     def events(
         self,
-        threshold: float = 0.5,
+        threshold: float | Mapping[str, float] | None = None,
         low_threshold: float | None = None,
         median_filter: int = 1,
     ) -> list[Event]:
-        """Events (onset and offset in seconds, label, score); see EventSettings."""
-        settings = EventSettings(threshold, low_threshold, median_filter)
+        """Events (onset and offset in seconds, label, score); see EventSettings.
+
+        threshold: one for all classes, or by name for some; the others', or all where it is None,
+        are the model's (`psl-jax thresholds`), 0.5 where none were tuned.
+        """
+        settings = EventSettings(self._threshold(threshold), low_threshold, median_filter)
         finder = EventFinder(settings, self.labels)
         finder.add(self.frame_scores)
         return finder.finish(self.seconds)
+
+    def _threshold(self, given: float | Mapping[str, float] | None) -> float | tuple[float, ...]:
+        if given is not None and not isinstance(given, Mapping):
+            return given
+        own = self.thresholds or (DEFAULT,) * len(self.labels)
+        by_name = dict(zip(self.labels, own, strict=True))
+        if unknown := [name for name in given or {} if name not in by_name]:
+            raise UserError(f"threshold: {unknown[0]!r} is none of the {len(self.labels)} classes")
+        return tuple((by_name | dict(given or {})).values())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,12 +151,15 @@ class Tagger:
 
     Attributes:
       labels: names of the classes.
+      thresholds: from which score on each of them counts as heard.
       segment_seconds: length of the segments that the model was trained on.
       info: what else is known of the model (see checkpoints.Model).
     """
 
     def __init__(self, model: Model):
         self.labels = model.classes
+        tuned = model.info.thresholds
+        self.thresholds = (DEFAULT,) * len(self.labels) if tuned is None else tuned.values
         self.info = model.info
         self.segment_seconds = model.info.segment_seconds
         self.logmel = model.info.logmel
@@ -179,7 +198,7 @@ class Tagger:
         """
         timeline, rows = self._run_one("scores", audio, sample_rate, segment_seconds, hop_seconds)
         times = row_times(len(rows))
-        return Tags(self.labels, timeline.score, rows, times, timeline.seconds)
+        return Tags(self.labels, timeline.score, rows, times, timeline.seconds, self.thresholds)
 
     def segmentation(
         self, segment_seconds: float | None = None, hop_seconds: float | None = None
@@ -224,14 +243,14 @@ class Tagger:
     def _run_one(self, output, audio, sample_rate, segment_seconds, hop_seconds):
         segmentation = self.segmentation(segment_seconds, hop_seconds)
         timeline, rows = Timeline(segmentation is not None), []
-        for item in self.stream([blocks_of(audio, sample_rate)], segmentation, output):
+        for item in self.run([blocks_of(audio, sample_rate)], segmentation, output):
             if isinstance(item, Failed):
                 name = f"{audio}: " if isinstance(audio, str | os.PathLike) else ""
                 raise UserError(f"{name}{item.error}") from item.error
             rows.append(timeline.add(item.piece, item.frames))
         return timeline, np.concatenate(rows)
 
-    def stream(
+    def run(
         self,
         sources: Iterable[Blocks],
         segmentation: Segmentation | None = None,

@@ -149,7 +149,7 @@ def test_many_waveforms_are_batched_and_bad_ones_left_out(model, tmp_path):
     segmentation = Segmentation(2.0)
     seen: dict[int, list] = {i: [] for i in range(5)}
     failed = []
-    for item in model.stream([blocks_of(path) for path in paths], segmentation):
+    for item in model.run([blocks_of(path) for path in paths], segmentation):
         if isinstance(item, tagger.Failed):
             failed.append((item.source, item.error.kind))
         else:
