@@ -140,8 +140,9 @@ def _tagged(
     Returns how many were tagged, how many were not, and the seconds of audio.
     """
     from psl_jax.tagging.tagged_files import BadFile
-    from psl_jax.tagging.writing import shown
+    from psl_jax.tagging.writing import Printer, shown
 
+    prints = any(isinstance(output, Printer) for output in outputs)
     done, failed, seconds = 0, 0, 0.0
     for item in found:
         bar.file_done()
@@ -152,7 +153,8 @@ def _tagged(
         else:
             if item.cut:
                 bar.tell(f"{name}: {item.cut}, tagged as far as it goes")
-            with bar.paused():
+            # Clearing the bar takes longer than tagging a short file.
+            with bar.paused() if prints else contextlib.nullcontext():
                 for output in outputs:
                     output(item)
             done, seconds = done + 1, seconds + item.seconds

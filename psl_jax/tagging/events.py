@@ -105,10 +105,14 @@ class EventFinder:
         if not len(rows):
             return
         above = rows >= self._low
-        before = np.concatenate([self._onsets[None] >= 0, above[:-1]])
-        changes = above != before
-        for label in np.flatnonzero((above | changes).any(axis=0)):
-            self._scan_class(int(label), rows[:, label], np.flatnonzero(changes[:, label]))
+        begun = self._onsets >= 0
+        changes = np.concatenate([(above[0] != begun)[None], above[1:] != above[:-1]])
+        changed = changes.any(axis=0)
+        steady = begun & ~changed  # most of what is open: all such classes at once
+        if steady.any():
+            self._peaks[steady] = np.maximum(self._peaks[steady], rows[:, steady].max(axis=0))
+        for label in np.flatnonzero(changed).tolist():
+            self._scan_class(label, rows[:, label], np.flatnonzero(changes[:, label]))
         self._seen += len(rows)
 
     def _scan_class(self, label: int, scores: np.ndarray, changes: np.ndarray) -> None:

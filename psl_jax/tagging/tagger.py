@@ -52,6 +52,9 @@ _BATCH_SECONDS = {"cpu": 64.0}
 _BATCH_SECONDS_ACCELERATOR = 640.0
 _MAX_BATCH = 512
 
+# Rows of batches that are not full: each number is a program of its own to compile.
+_FEW = (1, 8)
+
 _INPUT_FRAMES = FRAME_SAMPLES // HOP  # that make an output frame: 32
 
 # Pieces of an odd size wait for others of their size until so many others have come.
@@ -328,11 +331,11 @@ class _Entry(NamedTuple):
 
 
 def _put(work: tuple[list[_Entry], int] | Failed):
-    """Puts the arrays of a batch on the device. A single piece is computed by itself."""
+    """Puts the arrays of a batch on the device: as many rows as there are pieces, or few more."""
     if isinstance(work, Failed):
         return work, None
     entries, batch_size = work
-    rows = 1 if len(entries) == 1 else batch_size
+    rows = next((n for n in _FEW if len(entries) <= n < batch_size), batch_size)
     audio = np.zeros((rows, entries[0].piece.size), np.float32)
     num_samples = np.ones(rows, np.int32)
     loudest = np.full(rows, np.nan, np.float32)
