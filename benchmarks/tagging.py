@@ -37,8 +37,7 @@ LOOP = """
 import pathlib, sys
 import psl_jax
 from psl_jax.runtime import joining
-from psl_jax.tagging import tagger
-joining.configure()
+joining.configure(0.5)
 model = psl_jax.load(sys.argv[1])
 for path in sorted(pathlib.Path(sys.argv[2]).iterdir()):
     model.tag(path).events()

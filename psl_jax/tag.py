@@ -112,7 +112,7 @@ def main(arguments: argparse.Namespace) -> int:
     for note in looked.notes:
         print(writing.shown(note), file=sys.stderr)
     outputs = _outputs(arguments, looked.inputs)
-    joining.configure()
+    joining.configure(keep_compiled_from=0.5)
     model = tagger.load(arguments.model, _names(arguments.labels))
     settings = options.event_settings(arguments, model)
     segmentation = options.segmentation(arguments, model)

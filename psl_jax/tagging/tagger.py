@@ -239,7 +239,7 @@ class Tagger:
         size = self._batch_size(pieces[0].size)
         for first in range(0, len(pieces), size):
             entries = [_Entry(0, piece, 0) for piece in pieces[first : first + size]]
-            _, inputs = _put((entries, size))
+            _, inputs = _put((entries, _rows(len(entries), size)))
             found += list(np.asarray(program(self._network, *inputs)))[: len(entries)]
         return found
 
@@ -278,23 +278,32 @@ class Tagger:
     def _work(
         self, sources: Iterable[Blocks], segmentation: Segmentation | None
     ) -> Iterator["tuple[list[_Entry], int] | Failed"]:
-        """(pieces of the same size, batch size to compute them with), and what cannot be read."""
+        """(pieces of the same size, rows to compute them in), and what cannot be read."""
         waiting: dict[int, list[_Entry]] = defaultdict(list)
+        filled: set[int] = set()
         count = 0
+
+        def taken(size: int) -> tuple[list[_Entry], int]:
+            entries, most = waiting.pop(size), self._batch_size(size)
+            if len(entries) == most:
+                filled.add(size)
+            # The program of full batches is there already; else a smaller one costs as much.
+            return entries, most if size in filled else _rows(len(entries), most)
+
         for number, blocks in enumerate(sources):
             try:
                 for piece in self._pieces(blocks, segmentation):
                     count += 1
                     waiting[piece.size].append(_Entry(number, piece, count))
                     if len(waiting[piece.size]) == self._batch_size(piece.size):
-                        yield waiting.pop(piece.size), self._batch_size(piece.size)
+                        yield taken(piece.size)
             except DecodeError as error:
                 yield Failed(number, error)
             late = [n for n, held in waiting.items() if count - held[0].number > _PATIENCE]
             for size in late:
-                yield waiting.pop(size), self._batch_size(size)
-        for size, entries in waiting.items():
-            yield entries, self._batch_size(size)
+                yield taken(size)
+        for size in list(waiting):
+            yield taken(size)
 
     def _pieces(self, blocks: Blocks, segmentation: Segmentation | None) -> Iterator[Piece]:
         if segmentation is not None:
@@ -330,12 +339,16 @@ class _Entry(NamedTuple):
     number: int
 
 
+def _rows(pieces: int, most: int) -> int:
+    """Rows of a batch for so many pieces."""
+    return next((n for n in _FEW if pieces <= n < most), most)
+
+
 def _put(work: tuple[list[_Entry], int] | Failed):
-    """Puts the arrays of a batch on the device: as many rows as there are pieces, or few more."""
+    """Puts the arrays of a batch on the device."""
     if isinstance(work, Failed):
         return work, None
-    entries, batch_size = work
-    rows = next((n for n in _FEW if len(entries) <= n < batch_size), batch_size)
+    entries, rows = work
     audio = np.zeros((rows, entries[0].piece.size), np.float32)
     num_samples = np.ones(rows, np.int32)
     loudest = np.full(rows, np.nan, np.float32)

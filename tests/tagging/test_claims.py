@@ -79,5 +79,5 @@ def test_where_nothing_can_be_locked(tmp_path, monkeypatch):
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr(claims.fcntl, "flock", refuse)
-    with pytest.raises(claims.UserError, match="No locks available.*another file system"):
+    with pytest.raises(claims.UserError, match=r"No locks available.*another file system"):
         claims.Claims(pathlib.Path(tmp_path))
