@@ -32,7 +32,9 @@ class Options:
 def describe(model: Model, options: Options, licence: str | None) -> dict[str, Any]:
     """What travels with an exported model, as JSON values."""
     logmel = exported_logmel(model)
-    known = {} if licence is None else {"licence": licence}
+    known: dict[str, Any] = {} if licence is None else {"licence": licence}
+    if model.info.thresholds is not None:
+        known["thresholds"] = model.info.thresholds.as_json(model.classes)
     return known | {
         "format_version": model.info.format_version,
         "name": model.info.name,

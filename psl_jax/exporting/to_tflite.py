@@ -17,8 +17,8 @@ from psl_jax.model.folding import Layer, fold, frame_probabilities
 from psl_jax.model.frontend import AMIN, HOP, NUM_MELS, WINDOW, LogMel, hann, mel_filters
 from psl_jax.model.model import Model, exported_logmel
 from psl_jax.runtime.quiet_tensorflow import tensorflow_quietly
+from psl_jax.weights.tflite_file import INFO
 
-INFO = "psl_jax.json"
 LABELS = "labels.txt"
 _BANDS = 8
 

@@ -193,6 +193,16 @@ def frame_probabilities(
     return do.softmax(values) if network.output == "softmax" else do.sigmoid(values)
 
 
+def scores_and_embeddings(
+    network: FoldedNetwork, logmel: Any, operations: "JaxOperations", valid_frames: Any = None
+) -> jax.Array:
+    """Class probabilities and behind them the embedding: [batch, frames, classes + 1280]."""
+    do = operations
+    embedded = embeddings(network, logmel, do, valid_frames)
+    scores = do.sigmoid(do.linear(embedded, network.classifier))
+    return jnp.concatenate([scores, embedded], axis=-1)
+
+
 class JaxOperations:
     """The steps in JAX: maps of type `dtype`; the stem's product, biases and the end in float32."""
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from psl_jax.model.frontend import LogMel
 from psl_jax.model.mobilenetv2 import OUTPUTS, Network, Variables
+from psl_jax.model.thresholds import Thresholds
 from psl_jax.runtime.errors import UserError
 
 FORMAT_VERSION = 2  # 1, as long as the output is a sigmoid: earlier versions can read that
@@ -29,6 +30,7 @@ class ModelInfo:
       output: which of `mobilenetv2.OUTPUTS` makes probabilities.
       name: of the experiment, for people.
       origin: where it comes from, as JSON values: averaged_steps, config_digest, imported, licence.
+      thresholds: from which score on each class counts as heard; None: none were tuned.
     """
 
     classes: tuple[str, ...]
@@ -38,6 +40,7 @@ class ModelInfo:
     name: str = "model"
     origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     output: str = "sigmoid"
+    thresholds: Thresholds | None = None
 
     @property
     def format_version(self) -> int:
@@ -48,6 +51,7 @@ class ModelInfo:
         """As JSON values: what `from_json` reads."""
         return {
             "format_version": self.format_version,
+            **self._thresholds_as_json(),
             "name": self.name,
             "classes": list(self.classes),
             "width": self.width,
@@ -55,6 +59,10 @@ class ModelInfo:
             "segment_seconds": self.segment_seconds,
             "frontend": dataclasses.asdict(self.logmel),
         } | dict(self.origin)
+
+    def _thresholds_as_json(self) -> dict[str, Any]:
+        tuned = self.thresholds
+        return {} if tuned is None else {"thresholds": tuned.as_json(self.classes)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], where: object) -> "ModelInfo":
@@ -80,7 +88,7 @@ class ModelInfo:
             raise UserError(
                 f"{where} has the output {output!r}, this psl_jax knows {', '.join(OUTPUTS)}"
             )
-        named = {*_NEEDED, "frontend", "name", "format_version", "output"}
+        named = {*_NEEDED, "frontend", "name", "format_version", "output", "thresholds"}
         classes, width, seconds = (values[name] for name in _NEEDED)
         if not (
             isinstance(classes, list | tuple)
@@ -92,6 +100,7 @@ class ModelInfo:
                 f"{where} was not written by psl_jax: expected a list of class names, and a width "
                 f"and a segment length above 0, found {classes!r:.60}, {width!r} and {seconds!r}"
             )
+        tuned = values.get("thresholds")
         return cls(
             classes=tuple(classes),
             width=width,
@@ -100,6 +109,7 @@ class ModelInfo:
             name=str(values.get("name") or "model"),
             origin={name: value for name, value in values.items() if name not in named},
             output=output,
+            thresholds=None if tuned is None else Thresholds.from_json(tuned, classes, where),
         )
 
 
@@ -170,7 +180,9 @@ class Model:
         params = self.variables.params
         classifier = {k: np.asarray(v)[..., chosen] for k, v in params["classifier"].items()}
         variables = Variables(params | {"classifier": classifier}, self.variables.stats)
-        info = dataclasses.replace(self.info, classes=tuple(classes))
+        tuned = self.info.thresholds
+        tuned = None if tuned is None else tuned.of(chosen.tolist())
+        info = dataclasses.replace(self.info, classes=tuple(classes), thresholds=tuned)
         return Model(self.network, variables, info)  # a network's description knows no sizes
 
 

@@ -150,3 +150,17 @@ def mean_average_precisions(truth: np.ndarray, scores: np.ndarray, drawn: np.nda
         total += np.where(count > 0, average, 0)
         classes += count > 0
     return np.where(classes > 0, total / np.maximum(classes, 1), np.nan)
+
+
+def interval_of_map(truth: np.ndarray, scores: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """Where the middle 95 % of a mAP lie over resamples of the clips, moved as differences are.
+
+    truth: multi-hot [clips, classes]; scores of the same shape.
+    """
+    resamples = int(np.clip(_WORK / max(truth.size, 1), _LEAST, _MOST))
+    whole = np.ones((1, len(truth)), np.uint8)
+    counts = np.concatenate([whole, draws(len(truth), resamples, seed)])
+    found = mean_average_precisions(truth, scores, counts)
+    tails = 100 * (1 - LEVEL) / 2
+    low, high = np.nanpercentile(found[1:], [tails, 100 - tails]) + found[0] - np.nanmean(found[1:])
+    return float(max(low, 0.0)), float(min(high, 1.0))

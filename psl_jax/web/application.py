@@ -96,7 +96,7 @@ class Service:
         with self._lock:
             for seconds in lengths:
                 silence = np.zeros(round(seconds * SAMPLE_RATE), np.float32)
-                list(self.tagger.stream([blocks_of(silence, SAMPLE_RATE)], cut))
+                list(self.tagger.run([blocks_of(silence, SAMPLE_RATE)], cut))
 
     def tag(self, path: str, name: str, cancelled: threading.Event) -> dict[str, Any]:
         """What the page shows of an uploaded file. Raises RefusedError, or CancelledError."""

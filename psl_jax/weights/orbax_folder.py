@@ -36,11 +36,8 @@ def save_model(folder: str | os.PathLike, variables: Variables, info: dict[str, 
             files.write_json(folder / MODEL_FILE, info)
 
 
-def read_model(path: str | os.PathLike) -> Model:
-    """The model of a run folder, or of a folder that `save_model` wrote.
-
-    Raises UserError, saying what to do, where there is none.
-    """
+def find_folder(path: str | os.PathLike) -> pathlib.Path:
+    """The folder that holds the model: that of a run, or itself. Raises UserError for none."""
     folder = pathlib.Path(os.path.abspath(path))
     if not (folder / MODEL_FILE).exists():
         folder = folder / MODEL_FOLDER
@@ -54,6 +51,15 @@ def read_model(path: str | os.PathLike) -> Model:
             "folder of a finished run: train one first, such as with "
             "python -m psl_jax.main --config configs/teacher.py"
         )
+    return folder
+
+
+def read_model(path: str | os.PathLike) -> Model:
+    """The model of a run folder, or of a folder that `save_model` wrote.
+
+    Raises UserError, saying what to do, where there is none.
+    """
+    folder = find_folder(path)
     try:
         described = files.read_json(folder / MODEL_FILE)
     except ValueError as error:
