@@ -4,7 +4,7 @@ Works on rows as they come, so that recordings of many hours need no more memory
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +23,8 @@ class EventSettings:
       low_threshold: and reaches as far as scores stay at or above this (hysteresis); by default
         the threshold.
       median_filter: rows (of 0.32 s) over which scores are first median-filtered; odd, 1: none.
+      by_class: thresholds of classes that have their own. Where it is lower than low_threshold,
+        their events reach as far as scores stay at or above it.
 
     Raises UserError for values out of range.
     """
@@ -30,10 +32,13 @@ class EventSettings:
     threshold: float = 0.5
     low_threshold: float | None = None
     median_filter: int = 1
+    by_class: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not 0 < self.threshold <= 1:
-            raise UserError(f"threshold is {self.threshold:g}, expected more than 0 and at most 1")
+        named = {f"threshold of {label}": value for label, value in self.by_class.items()}
+        for name, value in {"threshold": self.threshold, **named}.items():
+            if not 0 < value <= 1:
+                raise UserError(f"{name} is {value:g}, expected more than 0 and at most 1")
         if self.low_threshold is not None and not 0 < self.low_threshold <= self.threshold:
             raise UserError(
                 f"low_threshold is {self.low_threshold:g}, expected more than 0 and at most the "
@@ -46,7 +51,17 @@ class EventSettings:
 
     @property
     def low(self) -> float:
+        """That of classes without a threshold of their own."""
         return self.threshold if self.low_threshold is None else self.low_threshold
+
+    def thresholds(self, labels: Sequence[str]) -> np.ndarray:
+        """[classes], each class's own or the common one."""
+        return np.array([self.by_class.get(label, self.threshold) for label in labels])
+
+    def lows(self, labels: Sequence[str]) -> np.ndarray:
+        """[classes], down to which the events of each class reach."""
+        lows = self.thresholds(labels)
+        return lows if self.low_threshold is None else np.minimum(lows, self.low_threshold)
 
 
 class Event(NamedTuple):
@@ -63,7 +78,8 @@ class EventFinder:
 
     def __init__(self, settings: EventSettings, labels: Sequence[str]):
         """labels: names of the classes."""
-        self.settings, self._labels = settings, labels
+        self._labels = labels
+        self._thresholds, self._lows = settings.thresholds(labels), settings.lows(labels)
         num_classes = len(labels)
         self._median = _MedianFilter(settings.median_filter)
         self._seen = 0
@@ -93,7 +109,7 @@ class EventFinder:
     def _scan(self, rows: np.ndarray) -> None:
         if not len(rows):
             return
-        above = rows >= self.settings.low
+        above = rows >= self._lows.astype(rows.dtype)
         before = np.concatenate([self._onsets[None] >= 0, above[:-1]])
         changes = above != before
         for label in np.flatnonzero((above | changes).any(axis=0)):
@@ -115,7 +131,7 @@ class EventFinder:
 
     def _close(self, label: int, stop: int) -> None:
         peak = float(self._peaks[label])
-        if peak >= self.settings.threshold:
+        if peak >= self._thresholds[label]:
             self._events.append((int(self._onsets[label]), stop, label, peak))
         self._onsets[label] = -1
 
