@@ -124,6 +124,7 @@ def _page_routes(service: Service, uploads: Uploads, pages: Pages, access: Acces
         about = {
             "megabytes": service.limits.megabytes,
             "minutes": service.limits.minutes,
+            "clips": parameters.MAX_CUTS,
             "hops": [cut.seconds / n for n in (1, 2, 4, 8)] if cut else [],
             "settings": used(service.settings, cut),
         }
