@@ -103,7 +103,7 @@ def cuts(text: str, service: Service) -> list[Cut]:
 
 def _plain(name: str) -> str:
     """A name without folders and what else is none of a file's."""
-    return "".join(c for c in str(name) if c.isprintable() and c not in '/\\:')[-150:] or "clip.wav"
+    return "".join(c for c in str(name) if c.isprintable() and c not in "/\\:")[-150:] or "clip.wav"
 
 
 def _wrong(message: str) -> RefusedError:

@@ -86,7 +86,8 @@ def test_how_far_an_upload_is_can_be_asked():
 def send_and_leave(port, name):
     """Sends a whole upload; the connection, to be closed by the caller."""
     connection = socket.create_connection(("127.0.0.1", port))
-    head = f"POST /page/wav?name={name} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: 4\r\n\r\n"
+    lines = (f"POST /page/wav?name={name} HTTP/1.1", f"Host: 127.0.0.1:{port}", "Content-Length: 4")
+    head = "\r\n".join(lines) + "\r\n\r\n"
     connection.sendall(head.encode() + b"abcd")
     return connection
 
