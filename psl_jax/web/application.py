@@ -3,12 +3,14 @@
 import dataclasses
 import secrets
 
+import anyio
+import numpy as np
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -17,7 +19,7 @@ from psl_jax.web import parameters
 from psl_jax.web.api import Api, used
 from psl_jax.web.pages import Pages
 from psl_jax.web.service import Job, RefusedError, Service, chunks
-from psl_jax.web.uploads import Uploads, refused
+from psl_jax.web.uploads import Uploads, received_samples, refused
 
 _API = "/api/"
 _FOR_ALL = ("/api/v1/docs", "/api/v1/openapi.json")
@@ -124,6 +126,7 @@ def _page_routes(service: Service, uploads: Uploads, pages: Pages, access: Acces
         about = {
             "megabytes": service.limits.megabytes,
             "minutes": service.limits.minutes,
+            "live": service.live_seconds,
             "clips": parameters.MAX_CUTS,
             "hops": [cut.seconds / n for n in (1, 2, 4, 8)] if cut else [],
             "settings": used(service.settings, cut),
@@ -169,8 +172,23 @@ def _page_routes(service: Service, uploads: Uploads, pages: Pages, access: Acces
         ticket = request.query_params.get("ticket", "")
         return JSONResponse(uploads.progress(ticket), headers=headers)
 
+    listening = anyio.CapacityLimiter(1)
+
+    async def live(request: Request) -> Response:
+        try:
+            if listening.borrowed_tokens:  # the next one, a moment later, says more
+                raise RefusedError(429, "The server listens to another microphone.", "busy")
+            samples = await received_samples(request, service.live_seconds)
+            scores = await anyio.to_thread.run_sync(service.live, samples, limiter=listening)
+        except RefusedError as error:
+            return refused(error, headers)
+        except ClientDisconnect:
+            return Response(status_code=400)
+        return JSONResponse({"scores": np.round(scores, 4).astype(float).tolist()}, headers=headers)
+
     return [
         Route("/", page),
+        Route("/page/live", live, methods=["POST"]),
         Route("/page/tag", tag, methods=["POST"]),
         Route("/page/wav", wav, methods=["POST"]),
         Route("/page/clips", clips, methods=["POST"]),

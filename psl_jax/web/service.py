@@ -21,13 +21,15 @@ from psl_jax.audio.waveforms import Blocks, at_most, blocks_of
 from psl_jax.tagging import spectrogram
 from psl_jax.tagging.events import EventSettings
 from psl_jax.tagging.tagged_files import BadFile, FileTags, Input, tag_files
-from psl_jax.tagging.tagger import Tagger
+from psl_jax.tagging.tagger import Failed, Tagger
 from psl_jax.tagging.timeline import FRAME_SECONDS, Pool
 
 _USUAL_RATE = 2 * 48_000  # samples a second to decode, of all channels
 _MEL_COLUMNS = 30_000  # of the spectrogram: 10 ms each up to 5 minutes
 _WAVE_COLUMNS = 30_000
 _WAVE_SAMPLES = 80  # that make a column, at least
+_LIVE_SECONDS = 10.0  # where files are tagged whole
+_LIVE_FRAMES = 2
 _COPY_BYTES = 1 << 20
 _ELSEWHERE = "for others use psl-jax tag."
 
@@ -152,6 +154,21 @@ class Service:
             _each(blocks_of(path), job.check, waves.add), _MEL_COLUMNS
         )
         return packed(tags, spectrogram.as_bytes(decibel), step, waves.as_bytes())
+
+    @property
+    def live_seconds(self) -> float:
+        """What `live` looks back on, at most."""
+        return self.segmentation.seconds if self.segmentation else _LIVE_SECONDS
+
+    def live(self, samples: np.ndarray) -> np.ndarray:
+        """Scores [classes] of what was heard last of int16 [samples] at 16 kHz: of up to 0.64 s.
+
+        Waits for nothing that is worked on.
+        """
+        (found,) = self.tagger.stream([lambda: iter([samples])], self.segmentation)
+        if isinstance(found, Failed):
+            raise self._refusal(found.error, "the recording")
+        return found.frames[found.piece.first : found.piece.stop][-_LIVE_FRAMES:].mean(axis=0)
 
     def decode(self, path: str, name: str, job: Job) -> IO[bytes]:
         """What is tagged of a file as a WAV, which any browser plays. Raises RefusedError."""

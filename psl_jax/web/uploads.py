@@ -10,11 +10,14 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any
 
 import anyio
+import numpy as np
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
+from psl_jax.audio.decoding import MIN_SAMPLES
+from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.web.service import CancelledError, Job, Limits, RefusedError, Service
 
 MAX_WAITING = 16  # uploads at a time, the one that is worked on among them
@@ -138,6 +141,19 @@ async def _receive(request: Request, path: str, limits: Limits) -> tuple[str, di
     if not os.path.getsize(path):
         raise RefusedError(415, f"{name} is empty.", "empty")
     return name, fields
+
+
+async def received_samples(request: Request, seconds: float) -> np.ndarray:
+    """The body as int16 [samples] at 16 kHz. Raises RefusedError where it is none, or longer."""
+    body, limit = bytearray(), round(seconds * SAMPLE_RATE) * 2
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            await _drain(request)
+            raise RefusedError(413, f"more than {seconds:g} s of sound at once", "too long")
+    if len(body) % 2 or len(body) < 2 * MIN_SAMPLES:
+        raise RefusedError(422, "expected 16-bit samples at 16 kHz, 0.1 s at least", "form")
+    return np.frombuffer(bytes(body), "<i2").astype(np.int16)
 
 
 def _named(text: str) -> str:

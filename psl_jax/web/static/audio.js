@@ -1,4 +1,5 @@
 // Sound: what the server cannot decode and the browser can, and the microphone.
+import { Live } from "./live.js";
 import { $, about, clock, say } from "./util.js";
 
 // The file as a WAV file; `original` is thrown where the browser cannot decode it either.
@@ -29,8 +30,9 @@ function wav(audio) {
 
 let recorder = null;
 
-// Begins or ends a recording; `take(file)` is called with what was recorded.
-export async function record(take) {
+// Begins or ends a recording; `take(file)` is called with what was recorded. What is heard is shown
+// meanwhile, by `thresholds`, as of Settings.
+export async function record(take, thresholds) {
   if (recorder) return recorder.stop();
   let stream;
   try {
@@ -46,10 +48,12 @@ export async function record(take) {
     caption();
     if (performance.now() - start > about.minutes * 60000 - 1000) recorder?.stop();
   }, 250);
+  const live = new Live(stream, thresholds);
   recorder = new MediaRecorder(stream);
   recorder.ondataavailable = (event) => parts.push(event.data);
   recorder.onstop = async () => {
     clearInterval(timer);
+    live.stop();
     stream.getTracks().forEach((track) => track.stop());
     recorder = null;
     button.textContent = "Record";

@@ -261,7 +261,7 @@ for (const id of ["file", "folder"]) {
     event.target.value = ""; // the same file can be chosen again
   });
 }
-$("record").addEventListener("click", () => record((file) => take([file])));
+$("record").addEventListener("click", () => record((file) => take([file]), settings.values));
 if (!navigator.mediaDevices || !window.MediaRecorder) {
   Object.assign($("record"), { disabled: true, title: "This browser gives no microphone to this address." });
 }
