@@ -29,6 +29,7 @@ def opened(folder, *flags):
     ):
         options.add_argument(f"--{flag}")
     saving = {"download.default_directory": str(folder), "download.prompt_for_download": False}
+    saving["profile.default_content_setting_values.automatic_downloads"] = 1
     options.add_experimental_option("prefs", saving)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = selenium.Chrome(options=options, service=Service(programs[1]))

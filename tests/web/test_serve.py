@@ -85,6 +85,18 @@ def test_a_name_made_to_point_here_is_refused(port):
     assert ask(port, "GET", "/", Host="localhost")[0] == 200
 
 
+def test_a_microphone_is_answered_with_what_was_heard_last(port):
+    sound = tagging.recording(2.0)
+    status, _, body = ask(port, "POST", "/page/live", sound.astype("<i2").tobytes())
+    tags = tagging.tagger().tag(sound, 16_000, segment_seconds=2.0)
+    assert status == 200
+    np.testing.assert_allclose(
+        json.loads(body)["scores"], tags.frame_scores[-2:].mean(axis=0), atol=1e-3
+    )
+    for wrong, status in [(b"", 422), (b"x" * 3201, 422), (bytes(64_002), 413)]:
+        assert ask(port, "POST", "/page/live", wrong)[0] == status
+
+
 def test_decoded_audio_for_what_the_browser_cannot_play(port, tmp_path):
     sound = audio_files.tone(1.0, 44_100, 2)
     path = audio_files.write(tmp_path / "x.aiff", sound, 44_100)

@@ -57,7 +57,6 @@ export class Settings {
 
   #chip(text, title, labels) {
     const chip = element("button", `${text} ×`, { type: "button", className: "small", title });
-    chip.setAttribute("aria-label", title);
     chip.addEventListener("click", () => {
       for (const label of labels) delete this.values.thresholds[label];
       this.#fields();
