@@ -4,7 +4,7 @@ Works on rows as they come, so that recordings of many hours need no more memory
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,49 +19,43 @@ class EventSettings:
     """What makes an event.
 
     Attributes:
-      threshold: an event has a score of at least this somewhere.
-      low_threshold: and reaches as far as scores stay at or above this (hysteresis); by default
-        the threshold.
+      threshold: an event has a score of at least this somewhere: one number, or one for each class.
+      low_threshold: and reaches as far as scores stay at or above this (hysteresis), or above its
+        class's threshold where that is lower; by default the threshold.
       median_filter: rows (of 0.32 s) over which scores are first median-filtered; odd, 1: none.
-      by_class: thresholds of classes that have their own. Where it is lower than low_threshold,
-        their events reach as far as scores stay at or above it.
 
     Raises UserError for values out of range.
     """
 
-    threshold: float = 0.5
+    threshold: float | tuple[float, ...] = 0.5
     low_threshold: float | None = None
     median_filter: int = 1
-    by_class: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        named = {f"threshold of {label}": value for label, value in self.by_class.items()}
-        for name, value in {"threshold": self.threshold, **named}.items():
-            if not 0 < value <= 1:
-                raise UserError(f"{name} is {value:g}, expected more than 0 and at most 1")
-        if self.low_threshold is not None and not 0 < self.low_threshold <= self.threshold:
+        each = self.threshold if isinstance(self.threshold, tuple) else (self.threshold,)
+        for threshold in each:
+            if not 0 < threshold <= 1:
+                raise UserError(f"threshold is {threshold:g}, expected more than 0 and at most 1")
+        if self.low_threshold is not None and not 0 < self.low_threshold <= max(each):
             raise UserError(
                 f"low_threshold is {self.low_threshold:g}, expected more than 0 and at most the "
-                f"threshold, {self.threshold:g}"
+                f"threshold, {max(each):g}"
             )
         if self.median_filter < 1 or self.median_filter % 2 == 0:
             raise UserError(
                 f"median_filter is {self.median_filter}, expected an odd number of rows: 1, 3, 5, …"
             )
 
-    @property
-    def low(self) -> float:
-        """That of classes without a threshold of their own."""
-        return self.threshold if self.low_threshold is None else self.low_threshold
+    def high(self, num_classes: int) -> np.ndarray:
+        """The thresholds of the classes: [classes], of the type of scores."""
+        return np.broadcast_to(np.asarray(self.threshold, np.float32), num_classes)
 
-    def thresholds(self, labels: Sequence[str]) -> np.ndarray:
-        """[classes], each class's own or the common one."""
-        return np.array([self.by_class.get(label, self.threshold) for label in labels])
-
-    def lows(self, labels: Sequence[str]) -> np.ndarray:
-        """[classes], down to which the events of each class reach."""
-        lows = self.thresholds(labels)
-        return lows if self.low_threshold is None else np.minimum(lows, self.low_threshold)
+    def low(self, num_classes: int) -> np.ndarray:
+        """How far down the events of each class reach: [classes]."""
+        high = self.high(num_classes)
+        return (
+            high if self.low_threshold is None else np.minimum(high, np.float32(self.low_threshold))
+        )
 
 
 class Event(NamedTuple):
@@ -78,9 +72,9 @@ class EventFinder:
 
     def __init__(self, settings: EventSettings, labels: Sequence[str]):
         """labels: names of the classes."""
-        self._labels = labels
-        self._thresholds, self._lows = settings.thresholds(labels), settings.lows(labels)
+        self.settings, self._labels = settings, labels
         num_classes = len(labels)
+        self._high, self._low = settings.high(num_classes), settings.low(num_classes)
         self._median = _MedianFilter(settings.median_filter)
         self._seen = 0
         self._onsets = np.full(num_classes, -1)  # row where the open run of a class began
@@ -109,11 +103,15 @@ class EventFinder:
     def _scan(self, rows: np.ndarray) -> None:
         if not len(rows):
             return
-        above = rows >= self._lows.astype(rows.dtype)
-        before = np.concatenate([self._onsets[None] >= 0, above[:-1]])
-        changes = above != before
-        for label in np.flatnonzero((above | changes).any(axis=0)):
-            self._scan_class(int(label), rows[:, label], np.flatnonzero(changes[:, label]))
+        above = rows >= self._low
+        begun = self._onsets >= 0
+        changes = np.concatenate([(above[0] != begun)[None], above[1:] != above[:-1]])
+        changed = changes.any(axis=0)
+        steady = begun & ~changed  # most of what is open: all such classes at once
+        if steady.any():
+            self._peaks[steady] = np.maximum(self._peaks[steady], rows[:, steady].max(axis=0))
+        for label in np.flatnonzero(changed).tolist():
+            self._scan_class(label, rows[:, label], np.flatnonzero(changes[:, label]))
         self._seen += len(rows)
 
     def _scan_class(self, label: int, scores: np.ndarray, changes: np.ndarray) -> None:
@@ -131,7 +129,7 @@ class EventFinder:
 
     def _close(self, label: int, stop: int) -> None:
         peak = float(self._peaks[label])
-        if peak >= self._thresholds[label]:
+        if peak >= self._high[label]:
             self._events.append((int(self._onsets[label]), stop, label, peak))
         self._onsets[label] = -1
 

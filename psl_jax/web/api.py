@@ -57,14 +57,14 @@ class Api:
     async def _labels(self, request: Request) -> Response:
         service = self._service
         labels = service.tagger.labels
-        thresholds = service.settings.thresholds(labels)
+        thresholds = service.settings.high(len(labels)).astype(float).round(6)
         content = {
             "model": service.tagger.info.name,
             "labels": [
                 {"label": label, "threshold": float(threshold)}
                 for label, threshold in zip(labels, thresholds, strict=True)
             ],
-            "settings": used(service.settings, service.segmentation),
+            "settings": usual(service),
         }
         return JSONResponse(content, headers=self._pages.headers)
 
@@ -90,11 +90,13 @@ def _examples(request: Request) -> dict[str, str]:
     return {"address": str(request.base_url).rstrip("/")}
 
 
-def used(settings: EventSettings, cut: Segmentation | None) -> dict[str, Any]:
-    """The settings that an answer rests on."""
+def used(
+    common: float, own: dict[str, float], settings: EventSettings, cut: Segmentation | None
+) -> dict[str, Any]:
+    """The settings that an answer rests on; see `parameters.Asked`."""
     return {
-        "threshold": settings.threshold,
-        "thresholds": dict(settings.by_class),
+        "threshold": common,
+        "thresholds": own,
         "low_threshold": settings.low_threshold,
         "median_filter": settings.median_filter,
         "segment_seconds": cut.seconds if cut else None,
@@ -102,18 +104,25 @@ def used(settings: EventSettings, cut: Segmentation | None) -> dict[str, Any]:
     }
 
 
+def usual(service: Service) -> dict[str, Any]:
+    """Those where a request does not say."""
+    common, own = parameters.thresholds_of(service.settings, service.tagger.labels)
+    return used(common, own, service.settings, service.segmentation)
+
+
 def as_json(tags: FileTags, asked: parameters.Asked, service: Service) -> dict[str, Any]:
     """The answer for a file: its tags and events, and the settings they rest on."""
     found = writing.as_json(tags, writing.Best(asked.most))
-    own, common = asked.settings.by_class, asked.settings.threshold
+    own, common = asked.own, asked.common
     told = [tag | {"threshold": own.get(tag["label"], common)} for tag in found["tags"]]
+    cut = asked.segmentation or service.segmentation
     return {
         "name": found["file"],
         "model": service.tagger.info.name,
         "seconds": found["seconds"],
         "tags": told,
         "events": found["events"],
-        "settings": used(asked.settings, asked.segmentation or service.segmentation),
+        "settings": used(common, own, asked.settings, cut),
     }
 
 

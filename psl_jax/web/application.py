@@ -16,7 +16,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from psl_jax.web import parameters
-from psl_jax.web.api import Api, used
+from psl_jax.web.api import Api, usual
 from psl_jax.web.pages import Pages
 from psl_jax.web.service import Job, RefusedError, Service, chunks
 from psl_jax.web.uploads import Uploads, received_samples, refused
@@ -129,7 +129,7 @@ def _page_routes(service: Service, uploads: Uploads, pages: Pages, access: Acces
             "live": service.live_seconds,
             "clips": parameters.MAX_CUTS,
             "hops": [cut.seconds / n for n in (1, 2, 4, 8)] if cut else [],
-            "settings": used(service.settings, cut),
+            "settings": usual(service),
         }
         return pages.render(
             "page.html.jinja",

@@ -3,7 +3,7 @@
 from typing import Any
 
 import psl_jax
-from psl_jax.web.parameters import HOPS, MAX_MEDIAN_FILTER
+from psl_jax.web.parameters import HOPS, MAX_MEDIAN_FILTER, thresholds_of
 from psl_jax.web.service import Service
 
 _NUMBER = {"type": "number"}
@@ -75,20 +75,21 @@ def _tag(service: Service) -> dict[str, Any]:
 
 
 def _parameters(service: Service) -> list[dict[str, Any]]:
-    settings, classes = service.settings, len(service.tagger.labels)
+    settings, labels = service.settings, service.tagger.labels
+    common, _ = thresholds_of(settings, labels)
     own = {"type": "object", "additionalProperties": _THRESHOLD}
     found = [
         _query("name", _TEXT, "What the file is called, for the answer."),
         _query(
             "threshold",
-            _THRESHOLD | {"default": settings.threshold},
+            _THRESHOLD | {"default": common},
             "An event has a score of at least this somewhere. Given here it is that of all "
             "classes, else that of those without one of their own (see /api/v1/labels).",
         ),
         {
             "name": "thresholds",
             "in": "query",
-            "description": 'Of some classes, in JSON: {"' + service.tagger.labels[0] + '": 0.4}.',
+            "description": 'Of some classes, in JSON: {"' + labels[0] + '": 0.4}.',
             "content": {"application/json": {"schema": own}},
         },
         _query(
@@ -109,7 +110,7 @@ def _parameters(service: Service) -> list[dict[str, Any]]:
         ),
         _query(
             "top_k",
-            {"type": "integer", "minimum": 1, "maximum": classes},
+            {"type": "integer", "minimum": 1, "maximum": len(labels)},
             "Tags of the whole file to tell.",
         ),
         _query(

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -26,13 +27,17 @@ class Asked:
     """How a file is to be tagged, and what of it is to be told.
 
     Attributes:
-      settings: what makes an event.
+      settings: what makes an event; in it are
+      common: the threshold of all classes but those of
+      own: which have one of their own.
       segmentation: how it is cut, None: as the service does.
       most: tags to tell.
       frames: tell all scores over time.
     """
 
     settings: EventSettings
+    common: float
+    own: dict[str, float]
     segmentation: Segmentation | None
     most: int
     frames: bool
@@ -42,21 +47,21 @@ def asked(query: Mapping[str, str], service: Service) -> Asked:
     """Reads the query of a request to tag. Raises RefusedError, 422, for what is wrong in it."""
     names = ("threshold", "thresholds", "low_threshold", "median_filter", "hop_seconds")
     _check_names(query, ("name", *names, "top_k", "frames"))
-    common, labels = service.settings, service.tagger.labels
+    given, labels = service.settings, service.tagger.labels
+    common, own = thresholds_of(given, labels)
     threshold = _read(query, "threshold", _number, "a number above 0, at most 1")
-    # Whoever names a threshold for all classes means all of them.
-    own: dict[str, float] = {} if threshold is not None else dict(common.by_class)
-    own |= _thresholds(query, labels)
+    if threshold is not None:  # whoever names one for all classes means all of them
+        common, own = threshold, {}
+    own = own | _thresholds(query, labels)
     low = _read(query, "low_threshold", _number, "a number above 0, at most the threshold")
-    threshold = common.threshold if threshold is None else threshold
-    if low is None and common.low_threshold is not None:
-        low = min(common.low_threshold, threshold)
+    if low is None and given.low_threshold is not None:
+        low = min(given.low_threshold, common)
     median = _read(query, "median_filter", int, "an odd number of frames")
-    median = common.median_filter if median is None else median
+    median = given.median_filter if median is None else median
     if median > MAX_MEDIAN_FILTER:
         raise _wrong(f"median_filter is {median}, expected at most {MAX_MEDIAN_FILTER}")
     try:
-        settings = EventSettings(threshold, low, median, own)
+        settings = EventSettings(_each(common, own, labels), low, median)
     except UserError as error:
         raise _wrong(str(error)) from error
     most = _read(query, "top_k", int, "a number of tags")
@@ -64,7 +69,29 @@ def asked(query: Mapping[str, str], service: Service) -> Asked:
     if not 1 <= most <= len(labels):
         raise _wrong(f"top_k is {most}, expected 1 to {len(labels)}, the number of classes")
     frames = _read(query, "frames", _truth, "true or false")
-    return Asked(settings, segmentation(query, service), most, bool(frames))
+    return Asked(settings, common, own, segmentation(query, service), most, bool(frames))
+
+
+def thresholds_of(
+    settings: EventSettings, labels: tuple[str, ...]
+) -> tuple[float, dict[str, float]]:
+    """The threshold of most classes, and those of the others by their names.
+
+    Where no value is that of most, each class has one of its own.
+    """
+    if isinstance(settings.threshold, float | int):
+        return float(settings.threshold), {}
+    value, times = Counter(settings.threshold).most_common(1)[0]
+    common = value if 2 * times > len(labels) else EventSettings().threshold
+    assert isinstance(common, float)
+    own = zip(labels, settings.threshold, strict=True)
+    return common, {label: threshold for label, threshold in own if threshold != common}
+
+
+def _each(
+    common: float, own: dict[str, float], labels: tuple[str, ...]
+) -> float | tuple[float, ...]:
+    return tuple(own.get(label, common) for label in labels) if own else common
 
 
 def segmentation(query: Mapping[str, str], service: Service) -> Segmentation | None:

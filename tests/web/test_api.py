@@ -17,7 +17,7 @@ pytest.importorskip("uvicorn", reason="needs the [serve] extra")
 web = pytest.importorskip("psl_jax.web.service", reason="needs the [serve] extra")
 
 LIMITS = web.Limits(megabytes=1.0, minutes=0.5)
-SETTINGS = EventSettings(threshold=0.6, by_class={"siren": 0.3})
+SETTINGS = EventSettings(threshold=tagging.thresholds(0.6, siren=0.3))
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +48,9 @@ def events_of(answer):
     return [(x["label"], x["onset"], x["offset"]) for x in answer["events"]]
 
 
-def expected_events(tags, **settings):
-    found = tags.events_with(EventSettings(**settings))
+def expected_events(tags, threshold, own=None, **settings):
+    threshold = tagging.thresholds(threshold, **(own or {}))
+    found = tags.events_with(EventSettings(threshold, **settings))
     return [(x.label, round(x.onset, 2), round(x.offset, 2)) for x in found]
 
 
@@ -87,7 +88,7 @@ def test_a_raw_body_and_a_form_are_answered_alike(port, clip, tags):
     np.testing.assert_allclose(scores, tags.tags.scores[best], atol=1e-3)
     assert [x["threshold"] for x in raw["tags"] if x["label"] == "siren"] == [0.3]
     assert (raw["name"], raw["seconds"], raw["model"]) == ("street.flac", 7.3, "small")
-    assert events_of(raw) == expected_events(tags, threshold=0.6, by_class={"siren": 0.3})
+    assert events_of(raw) == expected_events(tags, threshold=0.6, own={"siren": 0.3})
     assert raw["settings"] == {
         "threshold": 0.6,
         "thresholds": {"siren": 0.3},
@@ -100,7 +101,7 @@ def test_a_raw_body_and_a_form_are_answered_alike(port, clip, tags):
 
 def test_settings_of_a_request_hold_for_it(port, clip, tags):
     _, found = tag(port, clip, threshold=0.5, thresholds='{"dog": 0.8}', median_filter=3, top_k=2)
-    wanted = expected_events(tags, threshold=0.5, by_class={"dog": 0.8}, median_filter=3)
+    wanted = expected_events(tags, threshold=0.5, own={"dog": 0.8}, median_filter=3)
     assert events_of(found) == wanted and len(found["tags"]) == 2
     assert found["settings"]["thresholds"] == {"dog": 0.8}  # the siren's gave way to threshold
     _, low = tag(port, clip, threshold=0.9, low_threshold=0.2)
@@ -150,7 +151,7 @@ def test_the_description_has_a_page_that_loads_nothing_from_elsewhere(port):
         ({"thresholds": "[1]"}, "expected a JSON object"),
         ({"thresholds": '{"dog": true}'}, "expected a JSON object"),
         ({"thresholds": '{"dgo": 0.5}'}, "there is no class 'dgo'. Did you mean 'dog'?"),
-        ({"thresholds": '{"dog": 2}'}, "threshold of dog is 2"),
+        ({"thresholds": '{"dog": 2}'}, "threshold is 2, expected"),
         ({"median_filter": 2}, "median_filter is 2, expected an odd number"),
         ({"median_filter": 1001}, "at most 101"),
         ({"hop_seconds": 0.01}, "hop_seconds is 0.01, expected 0.25 to 2"),

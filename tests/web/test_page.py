@@ -24,7 +24,7 @@ pytest.importorskip("uvicorn", reason="needs the [serve] extra")
 web = pytest.importorskip("psl_jax.web.service", reason="needs the [serve] extra")
 
 LIMITS = web.Limits(megabytes=1.0, minutes=0.5)
-SETTINGS = EventSettings(threshold=0.6, by_class={"siren": 0.3})
+SETTINGS = EventSettings(threshold=tagging.thresholds(0.6, siren=0.3))
 AXE = pathlib.Path(__file__).parent / "axe.min.js"
 
 
@@ -121,8 +121,9 @@ def listed(page):
     return [tuple(row) for row in rows if len(row) == 4]
 
 
-def expected(tags, **settings):
-    finder = EventFinder(EventSettings(**settings), tags.labels)
+def expected(tags, threshold, own=None, **settings):
+    each = tagging.thresholds(threshold, **(own or {}))
+    finder = EventFinder(EventSettings(each, **settings), tags.labels)
     finder.add(tags.frame_scores)
     return finder.finish(tags.seconds)
 
@@ -149,7 +150,7 @@ def test_two_files_are_tagged_and_the_answer_stands_on_top(page, clips, tags):
     assert texts(page, "#labels button") == [tagging.LABELS[i] for i in best]
     found = listed(page)
     assert {row[:3] for row in found} == as_listed(
-        expected(tags, threshold=0.6, by_class={"siren": 0.3})
+        expected(tags, threshold=0.6, own={"siren": 0.3})
     )
     page.find_elements("css selector", "#files .file")[1].click()
     wait_for(lambda: page.find_element("id", "name").text == "yard.wav 0:03.1")
@@ -198,13 +199,17 @@ def test_thresholds_change_the_events_at_once(page, clips, tags):
     before = number(page)
     set_value(page, "threshold", 0.9)
     assert 0 < number(page) < before
-    wanted = expected(tags, threshold=0.9, by_class={"siren": 0.3})
+    wanted = expected(tags, threshold=0.9)
     assert {row[:3] for row in listed(page)} == as_listed(wanted)
     page.find_element("css selector", "#labels button[title=bell]").click()
     set_value(page, "own", 0.2)
-    wanted = expected(tags, threshold=0.9, by_class={"siren": 0.3, "bell": 0.2})
+    wanted = expected(tags, threshold=0.9, own={"bell": 0.2})
     assert {row[:3] for row in listed(page)} == as_listed(wanted)
     assert "bell 0.2" in page.find_element("id", "owns").text
+    page.find_element("css selector", "#owns button:last-child").click()  # the model's
+    wanted = expected(tags, threshold=0.9, own={"siren": 0.3, "bell": 0.2})
+    assert {row[:3] for row in listed(page)} == as_listed(wanted)
+    page.find_element("css selector", "#owns button:last-child").click()
     set_value(page, "low", 0.4)
     set_value(page, "median", 3, "change")
     wanted = expected(
@@ -212,7 +217,7 @@ def test_thresholds_change_the_events_at_once(page, clips, tags):
         threshold=0.9,
         low_threshold=0.4,
         median_filter=3,
-        by_class={"siren": 0.3, "bell": 0.2},
+        own={"bell": 0.2},
     )
     assert {row[:3] for row in listed(page)} == as_listed(wanted)
 
@@ -235,8 +240,10 @@ def test_the_browser_finds_the_events_that_python_finds(driver, port):
     ]
     answers = driver.execute_async_script(script, scores.ravel().tolist(), tried)
     for one, found in zip(tried, answers, strict=True):
-        settings = dict(one)
-        finder = EventFinder(EventSettings(by_class=settings.pop("thresholds"), **settings), "abc")
+        settings, own = dict(one), one["thresholds"]
+        settings["threshold"] = tuple(own.get(x, one["threshold"]) for x in "abc")
+        del settings["thresholds"]
+        finder = EventFinder(EventSettings(**settings), "abc")
         finder.add(scores / 65535)
         wanted = [(e.label, e.onset, e.offset) for e in finder.finish(12.4)]
         got = [(e["label"], e["onset"], e["offset"]) for e in found]
@@ -296,6 +303,7 @@ def test_an_event_is_corrected_by_its_fields_and_outlives_new_thresholds(page, c
     set_value(page, "threshold", 0.95)
     assert own in listed(page)
     set_value(page, "threshold", 0.6)
+    page.find_element("css selector", "#owns button").click()  # use the model's
     press(page, "event-delete")
     assert len(listed(page)) == len(before) - 1
     press(page, "undo", "undo", "undo")
@@ -336,7 +344,7 @@ def test_each_format_is_that_of_the_command(page, clips, tags):
     for button in page.find_elements("css selector", "#saves [data-format]"):
         page.execute_script("arguments[0].click()", button)
         time.sleep(0.1)
-    events = expected(tags, threshold=0.6, by_class={"siren": 0.3})
+    events = expected(tags, threshold=0.6, own={"siren": 0.3})
     peaks = tags.frame_scores.max(axis=0)
     whole = FileTags(
         *(Input(clips[0].name, clips[0].name), tags.labels, tags.seconds, tags.scores, peaks),

@@ -6,11 +6,14 @@ const LISTED = 12; // classes with thresholds of their own
 
 export class Settings {
   #label = null; // the chosen class
+  #model = about.settings.thresholds; // of single classes, as the server has them
+  #mine = {}; // and as they were set here
+  #asModel = true;
 
   // changed(): a value has changed.
   constructor(changed) {
     const { threshold, thresholds, low_threshold, median_filter } = about.settings;
-    this.values = { threshold, thresholds: { ...thresholds }, low_threshold, median_filter };
+    this.values = { threshold, thresholds, low_threshold, median_filter };
     const set = (work) => (event) => {
       const value = Number(event.target.value);
       if (!event.target.validity.valid || (event.target.value === "" && !event.target.id.startsWith("low"))) return;
@@ -19,8 +22,11 @@ export class Settings {
       changed();
     };
     const pair = (id, work) => [id, `${id}-range`].forEach((one) => $(one).addEventListener("input", set(work)));
-    pair("threshold", (value) => { this.values.threshold = value; });
-    pair("own", (value) => { this.values.thresholds[this.#label] = value; });
+    pair("threshold", (value) => { // whoever sets one for all classes means all of them
+      this.values.threshold = value;
+      this.#own(this.#mine, false);
+    });
+    pair("own", (value) => this.#own({ ...this.#mine, [this.#label]: value }));
     pair("low", (value, none) => { this.values.low_threshold = none || !value ? null : value; });
     $("median").addEventListener("change", set((value) => { this.values.median_filter = value; }));
     this.changed = changed;
@@ -49,16 +55,25 @@ export class Settings {
       $("own-title").textContent = `Threshold of “${label}”`;
       fill("own", thresholdOf(this.values, label));
     }
-    const own = Object.keys(thresholds);
-    const chips = own.slice(0, LISTED).map((one) => this.#chip(`${one} ${thresholds[one]}`, `Drop the own threshold of ${one}`, [one]));
-    const all = own.length > 1 ? [this.#chip(`all ${own.length}`, "Drop all own thresholds", own)] : [];
-    $("owns").replaceChildren(...(own.length ? ["Of their own: ", ...chips, ...all] : []));
+    const mine = Object.keys(this.#mine), count = Object.keys(this.#model).length;
+    const without = (one) => Object.fromEntries(Object.entries(this.#mine).filter(([name]) => name !== one));
+    const chips = mine.slice(0, LISTED).map((one) => this.#chip(`${one} ${thresholds[one]} ×`, () => this.#own(without(one))));
+    if (mine.length > 1) chips.push(this.#chip(`all ${mine.length} ×`, () => this.#own({})));
+    if (count && this.#asModel) chips.push(this.#chip(`the model’s for ${count} ×`, () => this.#own(this.#mine, false)));
+    if (count && !this.#asModel) chips.push(this.#chip("Use the model’s", () => this.#own(this.#mine, true)));
+    $("owns").replaceChildren(...(chips.length ? ["Of their own: ", ...chips] : []));
   }
 
-  #chip(text, title, labels) {
-    const chip = element("button", `${text} ×`, { type: "button", className: "small", title });
+  #own(mine, asModel = this.#asModel) {
+    this.#mine = mine;
+    this.#asModel = asModel;
+    this.values.thresholds = { ...(asModel ? this.#model : {}), ...mine };
+  }
+
+  #chip(text, work) {
+    const chip = element("button", text, { type: "button", className: "small" });
     chip.addEventListener("click", () => {
-      for (const label of labels) delete this.values.thresholds[label];
+      work();
       this.#fields();
       this.changed();
     });
