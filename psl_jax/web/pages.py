@@ -17,7 +17,7 @@ def policy(nonce: str = "") -> str:
     """Pages may load from and send to themselves only. nonce: of the style elements they make."""
     styles = f"'self' 'nonce-{nonce}'" if nonce else "'self'"
     return (
-        f"default-src 'none'; script-src 'self'; style-src {styles}; connect-src 'self' blob:; "
+        f"default-src 'none'; script-src 'self'; style-src {styles}; connect-src 'self'; "
         "media-src blob:; img-src 'self' data: blob:; base-uri 'none'; form-action 'none'; "
         "frame-ancestors 'none'"
     )
