@@ -109,6 +109,11 @@ def set_value(page, name, value, event="input"):
         value,
         event,
     )
+    settle(page)
+
+
+def settle(page):
+    """Settings take effect with the next frame of the screen."""
     page.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
 
 
@@ -207,9 +212,11 @@ def test_thresholds_change_the_events_at_once(page, clips, tags):
     assert {row[:3] for row in listed(page)} == as_listed(wanted)
     assert "bell 0.2" in page.find_element("id", "owns").text
     page.find_element("css selector", "#owns button:last-child").click()  # the model's
+    settle(page)
     wanted = expected(tags, threshold=0.9, own={"siren": 0.3, "bell": 0.2})
     assert {row[:3] for row in listed(page)} == as_listed(wanted)
     page.find_element("css selector", "#owns button:last-child").click()
+    settle(page)
     set_value(page, "low", 0.4)
     set_value(page, "median", 3, "change")
     wanted = expected(
@@ -304,6 +311,7 @@ def test_an_event_is_corrected_by_its_fields_and_outlives_new_thresholds(page, c
     assert own in listed(page)
     set_value(page, "threshold", 0.6)
     page.find_element("css selector", "#owns button").click()  # use the model's
+    settle(page)
     press(page, "event-delete")
     assert len(listed(page)) == len(before) - 1
     press(page, "undo", "undo", "undo")
