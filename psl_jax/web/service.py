@@ -31,7 +31,9 @@ _WAVE_SAMPLES = 80  # that make a column, at least
 _LIVE_SECONDS = 10.0  # where files are tagged whole
 _LIVE_FRAMES = 2
 _COPY_BYTES = 1 << 20
-_ELSEWHERE = "for others use psl-jax tag."
+
+# What to do with files that are too large or too long.
+ELSEWHERE = "for others use psl-jax tag."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +153,7 @@ class Service:
         tags = self.tag(path, name, job, None, segmentation, rows=True)
         waves = _Waves()
         decibel, step = spectrogram.spectrogram(
-            _each(blocks_of(path), job.check, waves.add), _MEL_COLUMNS
+            _watched(blocks_of(path), lambda _: job.check(), waves.add), _MEL_COLUMNS
         )
         return packed(tags, spectrogram.as_bytes(decibel), step, waves.as_bytes())
 
@@ -220,19 +222,17 @@ class Service:
                 f"Files of up to {self.limits.minutes:g} minutes are tagged here (of more than two "
                 "channels at 48 kHz, fewer)"
             )
-            return RefusedError(413, f"{name} is too long. {limit}; {_ELSEWHERE}", error.kind)
+            return RefusedError(413, f"{name} is too long. {limit}; {ELSEWHERE}", error.kind)
         message = f"{name} cannot be tagged: {error.kind} ({error.detail})."
         return RefusedError(415, message, error.kind)
 
 
-def _each(blocks: Blocks, *seen: Callable) -> Blocks:
-    """The same blocks; `check()` is called before each, and the other functions with it."""
-    check, *others = seen
+def _watched(blocks: Blocks, *seen: Callable[[np.ndarray], object]) -> Blocks:
+    """The same blocks, each of which is shown to functions first."""
 
     def watched() -> Iterator[np.ndarray]:
         for block in blocks():
-            check()
-            for function in others:
+            for function in seen:
                 function(block)
             yield block
 

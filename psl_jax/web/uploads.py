@@ -18,14 +18,13 @@ from starlette.responses import JSONResponse, Response
 
 from psl_jax.audio.decoding import MIN_SAMPLES
 from psl_jax.audio.segments import SAMPLE_RATE
-from psl_jax.web.service import CancelledError, Job, Limits, RefusedError, Service
+from psl_jax.web.service import ELSEWHERE, CancelledError, Job, Limits, RefusedError, Service
 
 MAX_WAITING = 16  # uploads at a time, the one that is worked on among them
 _LOOK_EVERY = 0.2  # seconds: whether somebody still waits
 _MEGABYTE = 1_000_000
 _DRAINED_BYTES = 2_000 * _MEGABYTE  # of a body that is refused; then the connection is cut
 _FORM_BYTES = _MEGABYTE  # of a multipart body beside its file
-_ELSEWHERE = "for others use psl-jax tag."
 
 # work(path, name, fields, job) -> response; runs in the service's worker.
 Work = Callable[[str, str, dict[str, str], Job], Response]
@@ -216,7 +215,7 @@ def _too_large(name: str, limits: Limits) -> RefusedError:
     return RefusedError(
         413,
         f"{name or 'recording'} is too large. Files of up to {limits.megabytes:g} MB are tagged "
-        f"here; {_ELSEWHERE}",
+        f"here; {ELSEWHERE}",
         "too large",
     )
 
