@@ -242,6 +242,10 @@ const saved = (item) => ({
   ...item, events: item === current ? events : item.corrections.applied(item.result, settings.values), settings: settings.values,
 });
 
+function kept(item) {
+  item.kept = item.corrections.count;
+}
+
 async function clips(chosen) {
   if (!chosen.length) return say("There are no events to save.");
   say("Cutting …", "busy");
@@ -286,7 +290,10 @@ async function filesOf(entry) {
 
 const pressed = {
   "cancel-all": () => queue.cancelAll(),
-  "all-csv": () => save(new Blob([csvHeader + queue.done.map((item) => csvRows(saved(item))).join("")], { type: "text/csv" }), "events.csv"),
+  "all-csv": () => {
+    save(new Blob([csvHeader + queue.done.map((item) => csvRows(saved(item))).join("")], { type: "text/csv" }), "events.csv");
+    queue.done.forEach(kept);
+  },
   again: () => queue.again(current),
   play: () => timeline.toggle(),
   loop,
@@ -303,8 +310,14 @@ const pressed = {
 };
 for (const [id, work] of Object.entries(pressed)) $(id).addEventListener("click", work);
 for (const button of $("saves").querySelectorAll("[data-format]")) {
-  button.addEventListener("click", () => saveAs(button.dataset.format, saved(current)));
+  button.addEventListener("click", () => {
+    saveAs(button.dataset.format, saved(current));
+    if (button.dataset.format !== "frames") kept(current);
+  });
 }
+addEventListener("beforeunload", (event) => { // corrections are nowhere but here
+  if (queue.items.some((item) => item.corrections.count > 0 && item.corrections.count !== item.kept)) event.preventDefault();
+});
 $("zoom").addEventListener("input", () => timeline.zoomTo(Number($("zoom").value)));
 $("search").addEventListener("input", update);
 $("order").addEventListener("change", update);
