@@ -47,9 +47,9 @@ def atomic_path(path: str | os.PathLike, mark: str = "") -> Iterator[pathlib.Pat
         raise
 
 
-def write_json(path: str | os.PathLike, value: Any) -> None:
+def write_json(path: str | os.PathLike, value: Any, indent: int | None = 2) -> None:
     with atomic_open(path) as file:
-        json.dump(value, file, indent=2)
+        json.dump(value, file, indent=indent)
         file.write("\n")
 
 
