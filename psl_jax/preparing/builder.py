@@ -82,7 +82,7 @@ class ClipBuilder:
         self._beam_options = beam_options
         existed = self.is_prepared()
         with plain_disk_errors(self.data_dir, _DISK_ADVICE):
-            if not existed or mending.lacks(self._folder, self.corpus):
+            if not existed or self._told.exists() or mending.lacks(self._folder, self.corpus):
                 with _locked(self._folder.parent):
                     self._prepare_alone()
         report = preparation_report.read_report(self.data_dir)

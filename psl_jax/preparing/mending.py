@@ -17,13 +17,20 @@ from psl_jax.runtime.errors import UserError
 
 def lacks(folder: pathlib.Path, corpus: Corpus) -> bool:
     """Whether a file of metadata or a shard of a prepared data set is gone, or a shard cut off."""
-    if not (folder / index_files.INFO_NAME).exists() or _lacks_unions(folder, corpus):
+    if not _has_metadata(folder) or _lacks_unions(folder, corpus):
         return True
     return any(
         wrong_shards(folder, split, index)
         for split in index_files.stored_splits(folder)
         if (index := index_files.saved_index(folder, split)) is not None
     )
+
+
+def _has_metadata(folder: pathlib.Path) -> bool:
+    try:
+        return bool(index_files.stored_splits(folder))
+    except UserError:  # no such files, or damaged ones
+        return False
 
 
 def _lacks_unions(folder: pathlib.Path, corpus: Corpus) -> bool:
@@ -55,7 +62,7 @@ def mend(
 
     Raises UserError where that cannot be done: no index is left, or recordings are gone or others.
     """
-    if not (folder / index_files.INFO_NAME).exists():
+    if not _has_metadata(folder):
         _write_metadata_again(folder, corpus)
     if _lacks_unions(folder, corpus):
         metadata.write_unions(folder, corpus, index_files.stored_splits(folder))
@@ -116,10 +123,11 @@ def _write_metadata_again(folder: pathlib.Path, corpus: Corpus) -> None:
         metadata.write_metadata(folder, corpus, indices)
     except ValueError as error:
         raise UserError(
-            f"{folder} has no {index_files.INFO_NAME}, and it cannot be made again ({error}): "
-            "delete the folder and prepare the data anew"
+            f"{folder}: TFDS's metadata ({index_files.INFO_NAME}, features.json) are missing or "
+            f"damaged, and cannot be made again ({error}): delete the folder and prepare the data "
+            "anew"
         ) from error
-    print(f"{folder / index_files.INFO_NAME}: was missing, and is written again")
+    print(f"{folder}: TFDS's metadata were missing or damaged, and are written again")
 
 
 def _cannot(path: pathlib.Path, why: str) -> UserError:

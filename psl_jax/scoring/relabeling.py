@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import time
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -40,9 +41,8 @@ def relabel(
     writer = SoftLabelWriter(
         directory, index, segmentation, teacher_digest=teacher_digest, format=file_format, rule=rule
     )
-    # Dealt out by number: what is missing changes while others write.
     count, process = jax.process_count(), jax.process_index()
-    shards = [shard for shard in writer.missing if shard % count == process]
+    shards = dealt(writer.missing, process, count)
     for shard in shards:
         if index.shard_sizes[shard] == 0:
             writer.write_shard(shard, [])
@@ -72,6 +72,14 @@ def relabel(
         f"relabeled {len(clips)} clips{share} in {elapsed:.1f} s: {audio_seconds / elapsed:.0f} "
         f"times real time; soft labels in {directory}"
     )
+
+
+def dealt(missing: Sequence[int], process: int, count: int) -> list[int]:
+    """The shards among the `missing` that fall to one of `count` processes.
+
+    By their numbers, and not by their places: what is missing changes while others write.
+    """
+    return [shard for shard in missing if shard % count == process]
 
 
 def windows_of(segmentation: Segmentation, overlap: float) -> Segmentation:
