@@ -36,6 +36,7 @@ def _start_server() -> None:
         if before is not None:
             os.environ["PYTHONPATH"] = before
 
+
 _CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate")
 
 

@@ -13,7 +13,7 @@ from psl_jax.data import batches
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.soft_labels import LabelRule, SoftLabels, SoftLabelWriter
 from psl_jax.data.sources import Source
-from psl_jax.runtime import progress
+from psl_jax.runtime import parallel, progress
 from psl_jax.scoring import metrics
 from psl_jax.scoring.scorer import Scorer
 
@@ -42,7 +42,7 @@ def relabel(
         directory, index, segmentation, teacher_digest=teacher_digest, format=file_format, rule=rule
     )
     count, process = jax.process_count(), jax.process_index()
-    shards = dealt(writer.missing, process, count)
+    shards = dealt(_missing(writer, len(index.shard_sizes)), process, count)
     for shard in shards:
         if index.shard_sizes[shard] == 0:
             writer.write_shard(shard, [])
@@ -75,11 +75,18 @@ def relabel(
 
 
 def dealt(missing: Sequence[int], process: int, count: int) -> list[int]:
-    """The shards among the `missing` that fall to one of `count` processes.
+    """The shards among the `missing`, the same for all, that fall to one of `count` processes."""
+    return list(missing[process::count])
 
-    By their numbers, and not by their places: what is missing changes while others write.
+
+def _missing(writer: SoftLabelWriter, count: int) -> list[int]:
+    """The shards to be written, as the first process finds them before anybody writes.
+
+    Dealt out by their numbers instead, what a dead process left would fall to few.
     """
-    return [shard for shard in missing if shard % count == process]
+    is_missing = np.zeros(count, bool)
+    is_missing[writer.missing] = True
+    return np.flatnonzero(parallel.of_first(is_missing)).tolist()
 
 
 def windows_of(segmentation: Segmentation, overlap: float) -> Segmentation:
