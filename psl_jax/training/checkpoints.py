@@ -1,5 +1,6 @@
 """Orbax checkpoints: the latest, the best by mAP, their average."""
 
+import contextlib
 import os
 import pathlib
 from typing import Any
@@ -14,10 +15,10 @@ from psl_jax.runtime.disk import plain_disk_errors
 from psl_jax.runtime.errors import UserError
 from psl_jax.training import flat_state
 from psl_jax.weights.keys import int_keys
-from psl_jax.weights.orbax_folder import on_this_host
+from psl_jax.weights.orbax_folder import array_crc, named_damage, on_this_host
 
 _METRIC = "mAP"
-_ARRAYS, _NOTES = "arrays", "notes"
+_ARRAYS, _NOTES, _CRC = "arrays", "notes", "crc32"
 _ADVICE = "Run the same command again, which goes on from the last checkpoint."
 
 
@@ -74,7 +75,10 @@ class TrainingCheckpoints:
         self._finish()
         with plain_disk_errors(self.directory, _ADVICE):
             self._saving = self._checkpointer.save_async(
-                step, flat, metrics=metrics, custom_metadata={_ARRAYS: index, _NOTES: notes}
+                step,
+                flat,
+                metrics=metrics,
+                custom_metadata={_ARRAYS: index, _NOTES: notes, _CRC: _crc(flat)},
             )
         what = f"step {step} in {self.directory}"
         self._saving.on_complete(lambda saved: interrupts.note_saved(what) if saved else None)
@@ -116,16 +120,28 @@ class TrainingCheckpoints:
         latest = self._checkpointer.latest
         if latest is None:
             return None
-        saved = self._checkpointer.metadata(latest.step)
+        with self._named_damage(latest.step):
+            saved = self._checkpointer.metadata(latest.step)
         return (saved.custom_metadata or {}).get(_NOTES)
 
     def _load(self, step: int) -> tuple[dict[str, np.ndarray], list]:
         """The long arrays, and what lies where in them."""
         self._finish()
-        saved = self._checkpointer.metadata(step)
-        index = (saved.custom_metadata or {}).get(_ARRAYS, [])
-        loaded = self._checkpointer.load(step, on_this_host(saved.metadata))
-        return {key: np.asarray(array) for key, array in loaded.items()}, index
+        with self._named_damage(step):
+            saved = self._checkpointer.metadata(step)
+            about = saved.custom_metadata or {}
+            loaded = self._checkpointer.load(step, on_this_host(saved.metadata))
+            flat = {key: np.asarray(array) for key, array in loaded.items()}
+            if about.get(_CRC, _crc(flat)) != _crc(flat):  # earlier versions wrote none
+                raise ValueError("its arrays fail their checksum")
+            return flat, about.get(_ARRAYS, [])
+
+    def _named_damage(self, step: int) -> contextlib.AbstractContextManager[None]:
+        return named_damage(
+            self.directory / str(step),
+            "delete that folder and give the same command again, which goes on from the "
+            "checkpoint before it",
+        )
 
     def steps(self) -> list[int]:
         self._finish()
@@ -162,3 +178,7 @@ def average(variables: list[Variables]) -> Variables:
         return np.asarray(total / len(arrays), np.asarray(arrays[0]).dtype)
 
     return jax.tree.map(mean, *variables)
+
+
+def _crc(flat: dict[str, np.ndarray]) -> int:
+    return array_crc(flat[name] for name in sorted(flat))
