@@ -135,7 +135,7 @@ def test_other_rows_are_not_taken_for_those_of_a_whole_shard(undisturbed, tmp_pa
     told.write_text(json.dumps(found | {"rows": "other"}))
     finish(small_prepare.start(data, tmp_path / "run", tmp_path / "log"))
     names = small_prepare.loaded(tmp_path / "log")
-    assert names.count("train0000.wav") == 2
+    assert all(names.count(f"{clip[0]}.wav") == 2 for clip in found["clips"])
     finish(small_prepare.start(data, tmp_path / "new", tmp_path / "log2"))
     assert contents(tmp_path / "run") == contents(tmp_path / "new")
 
@@ -172,14 +172,15 @@ def test_a_shard_of_other_recordings_is_not_made_again(lost):
     data, root, folder = lost
     shard = sorted(folder.glob("*-train.tfrecord-*"))[0]
     shard.unlink()
-    source = pathlib.Path(data.source_dir)
-    kept = (source / "train0000.wav").read_bytes()
+    clip = str(index_files.load_index(folder, "train").ids[0])
+    recording = pathlib.Path(data.source_dir) / f"{clip}.wav"
+    kept = recording.read_bytes()
     try:
-        audio_files.write(source / "train0000.wav", audio_files.int16_noise(3_000, seed=99))
-        with pytest.raises(UserError, match="the audio of clip 'train0000' is another one now"):
+        audio_files.write(recording, audio_files.int16_noise(3_000, seed=99))
+        with pytest.raises(UserError, match=f"the audio of clip '{clip}' is another one now"):
             prepare(data, root)
     finally:
-        (source / "train0000.wav").write_bytes(kept)
+        recording.write_bytes(kept)
     assert not shard.exists()
 
 
