@@ -56,6 +56,11 @@ def find_data_dir(folder: str | os.PathLike) -> str:
     Below a folder that was given to `prepare` as its `data_dir` lie
     `<corpus>/<settings>/<version>`. Raises UserError where there is none or several.
     """
+    if "://" in os.fspath(folder):
+        raise UserError(
+            f"{os.fspath(folder)} lies in a bucket: mount it, such as with gcsfuse, and give the "
+            "path there (docs/LAUNCH.md, Buckets)"
+        )
     root = pathlib.Path(os.path.abspath(folder))
     if (root / INFO_NAME).exists():
         return os.fspath(root)
