@@ -66,10 +66,11 @@ def refuse_buckets(arguments: Sequence[str]) -> None:
     for argument in arguments:
         found = _BUCKET.fullmatch(argument)
         if found:
+            name = found["option"] or option or "an argument"
             raise UserError(
-                f"{found['option'] or option or 'an argument'} is {found['place']}: buckets are not "
-                "read or written. Mount it, such as with gcsfuse, or use a file system that all "
-                "hosts share, and give the path there (docs/LAUNCH.md, Buckets)"
+                f"{name} is {found['place']}: buckets are not read or written. Mount it, "
+                "such as with gcsfuse, or use a file system that all hosts share, and give the "
+                "path there (docs/LAUNCH.md, Buckets)"
             )
         option = argument if argument.startswith("-") else ""
 
