@@ -107,6 +107,8 @@ class ClipBuilder:
         self._remove_leftovers(but=ours)
         for folder in ours:
             folder.mkdir(parents=True, exist_ok=True)
+            for leftover in folder.glob(".*.tmp"):  # of files that were being written
+                leftover.unlink()
         self._write_splits()
         self._beginning.rename(self._folder)
         self._remove_leftovers()
