@@ -12,7 +12,7 @@ import numpy as np
 from psl_jax import advice, stepping
 from psl_jax import config as config_lib
 from psl_jax.config import Settings
-from psl_jax.data import batches, label_shards
+from psl_jax.data import batches, label_shards, soft_labels
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.opening import open_source
 from psl_jax.data.soft_labels import SoftLabels, digest_without_teacher
@@ -35,7 +35,10 @@ from psl_jax.weights import orbax_folder
 from psl_jax.weights.load import load_model
 
 # What stages make that later ones, or people, read: looked at by every start.
-_MADE = {"evaluate": (evaluation.METRICS, evaluation.SCORES, evaluation.PER_CLASS)}
+_MADE = {
+    "average": (f"{orbax_folder.MODEL_FOLDER}/{orbax_folder.MODEL_FILE}",),
+    "evaluate": (evaluation.METRICS, evaluation.SCORES, evaluation.PER_CLASS),
+}
 
 
 class Experiment:
@@ -195,11 +198,21 @@ class Experiment:
     def _is_damaged(self, stage: str) -> bool:
         """Whether files of a finished stage are gone or others; processes find the same."""
         damaged = self.folder.damaged(stage)
+        if stage == "relabel" and self._lacks_labels:
+            damaged.append(self._soft_labels_dir.name)
         for name in damaged:
             print(f"{self.run_dir / name} is missing or damaged: {stage} is done again")
         # Nobody repairs a file before everybody has looked at it.
         parallel.wait_for_all(f"{self.settings.name} look at {stage}")
         return bool(damaged)
+
+    @property
+    def _lacks_labels(self) -> bool:
+        """Whether labels of the run's own are missing that it has still to be trained on."""
+        if self.settings.soft_labels_dir or "train" in self.folder.finished:
+            return False
+        folder = self._soft_labels_dir
+        return not soft_labels.are_begun(folder) or bool(soft_labels.missing_shards(folder))
 
     def source(self, split: str) -> Source:
         """A split of the data."""

@@ -372,7 +372,10 @@ def _read_manifest(directory: str | os.PathLike) -> dict[str, Any]:
             "soft_labels_dir at the directory that holds them"
         ) from None
     except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); run the relabel stage anew") from error
+        raise UserError(
+            f"{path} is damaged ({error}); delete it and run the relabel stage again, which writes "
+            "it anew and keeps the shards"
+        ) from error
 
 
 def _compare(directory: pathlib.Path, found: dict[str, Any], expected: dict[str, Any]) -> None:

@@ -22,6 +22,10 @@ from psl_jax.weights.keys import int_keys, str_keys
 MODEL_FILE = "model.json"
 MODEL_FOLDER = "averaged"
 _WEIGHTS = "weights"
+_AGAIN = (
+    "copy it again from where it is whole, or delete {} and give the command again that trained "
+    "it, which averages the checkpoints anew"
+)
 _DIGEST = "weights_crc32"  # in model.json; earlier versions wrote none
 
 
@@ -64,7 +68,7 @@ def read_model(path: str | os.PathLike) -> Model:
         raise UserError(f"{folder / MODEL_FILE} is damaged: {error}") from error
     info = ModelInfo.from_json(described, folder / MODEL_FILE)
     weights = folder / _WEIGHTS
-    with named_damage(weights, "train or average it again, or copy it again"):
+    with named_damage(weights, _AGAIN.format(folder)):
         tree = ocp.load(weights, on_this_host(ocp.metadata(weights).metadata))
     loaded = Variables(int_keys(tree["params"]), int_keys(tree["stats"]))
     other = UserError(f"{folder}: the arrays are not those of a network of width {info.width}")
@@ -81,8 +85,8 @@ def read_model(path: str | os.PathLike) -> Model:
     loaded = jax.tree.map(np.asarray, loaded)
     if described.get(_DIGEST, _crc(loaded)) != _crc(loaded):
         raise UserError(
-            f"{folder}: the arrays are damaged, they are not those that {MODEL_FILE} was written "
-            "for: train or average the model again, or copy it again from where it is whole"
+            f"{weights}: damaged, the arrays are not those that {MODEL_FILE} was written for: "
+            + _AGAIN.format(folder)
         )
     return Model(network, loaded, info)
 

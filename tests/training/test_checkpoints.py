@@ -2,6 +2,7 @@ import dataclasses
 import errno
 import os
 import resource
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -286,3 +287,50 @@ def test_other_errors_are_not_taken_for_a_full_disk(tmp_path):
         with pytest.raises(Exception, match="already exists") as caught:  # a mistake of ours
             kept.save(2, state_at(2))
     assert not isinstance(caught.value, UserError)
+
+
+# ---- damage -----------------------------------------------------------------------------------
+
+
+def harmed(whole, folder, inside):
+    """Copies `whole` to `folder`, each time with a file below `inside` harmed in another way."""
+    for path in sorted(path for path in (whole / inside).rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        middle = len(content) // 2
+        flipped = bytearray(content)
+        flipped[middle] ^= 1
+        for harm in (content[:middle], bytes(flipped), None):
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.copytree(whole, folder)
+            place = folder / path.relative_to(whole)
+            place.unlink() if harm is None else place.write_bytes(harm)
+            yield
+
+
+def test_a_damaged_model_is_refused_by_name_or_what_it_was(tmp_path, variables):
+    save_model(tmp_path / "whole", variables, INFO)
+    whole, copy, refused = load_model(tmp_path / "whole"), tmp_path / "copy", []
+    for _ in harmed(tmp_path / "whole", copy, "weights"):
+        try:
+            assert load_model(copy).digest == whole.digest
+        except UserError as error:
+            refused.append(str(error))
+    assert refused
+    assert all(str(copy / "weights") in told and "averages" in told for told in refused)
+
+
+def test_a_damaged_checkpoint_is_refused_by_name_or_what_it_was(tmp_path):
+    with TrainingCheckpoints(tmp_path / "whole") as kept:
+        kept.save(1, state_at(1), notes={"a": 1})
+        kept.save(2, state_at(2), notes={"a": 2})
+    copy, refused = tmp_path / "copy", []
+    shutil.copytree(tmp_path / "whole/2", tmp_path / "whole/1")
+    for _ in harmed(tmp_path / "whole", copy, "2"):
+        try:
+            with TrainingCheckpoints(copy) as kept:
+                assert_equal(kept.restore(state_at(0)), state_at(2))
+                assert kept.latest_notes() == {"a": 2}
+        except UserError as error:
+            refused.append(str(error))
+    assert refused
+    assert all(str(copy / "2") in told and "delete that folder" in told for told in refused)
