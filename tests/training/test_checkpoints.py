@@ -321,15 +321,16 @@ def test_a_damaged_model_is_refused_by_name_or_what_it_was(tmp_path, variables):
 
 def test_a_damaged_checkpoint_is_refused_by_name_or_what_it_was(tmp_path):
     with TrainingCheckpoints(tmp_path / "whole") as kept:
-        kept.save(1, state_at(1), notes={"a": 1})
-        kept.save(2, state_at(2), notes={"a": 2})
+        for step in (1, 2):
+            kept.save(step, state_at(step), 0.5, notes={"step": step})
     copy, refused = tmp_path / "copy", []
-    shutil.copytree(tmp_path / "whole/2", tmp_path / "whole/1")
     for _ in harmed(tmp_path / "whole", copy, "2"):
         try:
             with TrainingCheckpoints(copy) as kept:
-                assert_equal(kept.restore(state_at(0)), state_at(2))
-                assert kept.latest_notes() == {"a": 2}
+                found = kept.restore(state_at(0))  # or the one before, where one is no checkpoint
+                assert int(found.step) in (1, 2)
+                assert_equal(found, state_at(int(found.step)))
+                assert kept.latest_notes() == {"step": int(found.step)}
         except UserError as error:
             refused.append(str(error))
     assert refused
