@@ -17,6 +17,7 @@ from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.runtime import joining
 from psl_jax.runtime.errors import UserError
 from psl_jax.scoring import relabeling
+from psl_jax.scoring.relabeling import TaughtBy
 
 REPOSITORY = places.ROOT
 TIMEOUT = 300  # seconds; a loaded machine is no failure
@@ -142,7 +143,7 @@ def test_processes_share_out_shards_whoever_is_first(monkeypatch, tmp_path, firs
             MemorySource(index),
             segmentation,
             tmp_path,
-            teacher_digest="digest",
+            teacher=TaughtBy("digest"),
             batch_size=4,
         )
     labels = SoftLabels.open(tmp_path, index, segmentation)
@@ -154,9 +155,8 @@ def test_what_is_missing_falls_to_all_processes_alike():
     """Not by the shards' numbers: those that a dead process left are all of one remainder."""
     left = list(range(3, 64, 8))  # of process 3 of 8
     shares = [relabeling.dealt(left, process, 8) for process in range(8)]
-    assert sorted(itertools.chain.from_iterable(shares)) == left and {
-        len(share) for share in shares
-    } == {1}
+    assert sorted(itertools.chain.from_iterable(shares)) == left
+    assert {len(share) for share in shares} == {1}
 
 
 def test_incomplete_addresses_are_errors():
