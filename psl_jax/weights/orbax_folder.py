@@ -66,6 +66,7 @@ def read_model(path: str | os.PathLike) -> Model:
         described = files.read_json(folder / MODEL_FILE)
     except ValueError as error:
         raise UserError(f"{folder / MODEL_FILE} is damaged: {error}") from error
+    crc = described.pop(_DIGEST, None) if isinstance(described, dict) else None
     info = ModelInfo.from_json(described, folder / MODEL_FILE)
     weights = folder / _WEIGHTS
     with named_damage(weights, _AGAIN.format(folder)):
@@ -83,7 +84,7 @@ def read_model(path: str | os.PathLike) -> Model:
     if shapes[0] != shapes[1]:
         raise other
     loaded = jax.tree.map(np.asarray, loaded)
-    if described.get(_DIGEST, _crc(loaded)) != _crc(loaded):
+    if crc not in (None, _crc(loaded)):
         raise UserError(
             f"{weights}: damaged, the arrays are not those that {MODEL_FILE} was written for: "
             + _AGAIN.format(folder)
