@@ -200,6 +200,8 @@ class Campaign:
         at = time.monotonic()
         self._check(running, [0, RESTART, -signal.SIGKILL, -signal.SIGTERM])
         waited = time.monotonic() - at
+        if not any(process.returncode for process in running):
+            return None  # it was as good as at its end
         if waited > PEERS_END + 30 and sent == signal.SIGKILL:
             raise FaultError(f"{self.name}: the other process left after {waited:.0f} s only")
         return Kill(

@@ -197,7 +197,7 @@ def _crc(flat: dict[str, np.ndarray], about: dict[str, Any]) -> int:
 
 def _unreadable(directory: pathlib.Path) -> pathlib.Path:
     """The checkpoint with a file of metrics that is no JSON; `directory` where there is none."""
-    for path in sorted(directory.glob("*/metrics/*")):
+    for path in sorted(directory.glob("*/metrics/metrics")):
         try:
             files.read_json(path)
         except UserError:

@@ -68,6 +68,24 @@ def test_every_command_refuses_buckets(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_told_to_end_inside_a_callback_that_lets_no_exception_out():
+    body = """
+  import gc, os, signal, time
+  sent = []
+  def send(*_):
+      if not sent:
+          sent.append(0)
+          os.kill(os.getpid(), signal.SIGTERM)
+          for _ in range(1000): pass
+  gc.callbacks.append(send)
+  gc.collect()
+  time.sleep(60)
+"""
+    process = run(body)
+    _, err = process.communicate(timeout=50)
+    assert process.returncode == interrupts.RESTART and "Exception ignored" not in err
+
+
 def test_interrupted():
     process = run("raise KeyboardInterrupt")
     _, err = process.communicate(timeout=60)
