@@ -34,6 +34,12 @@ from psl_jax.training.step import init_state
 from psl_jax.training.stepper import Stepper
 from psl_jax.weights.load import load_model
 
+# What stages make that later ones, or people, read: looked at by every start.
+_MADE = {
+    "average": (f"{orbax_folder.MODEL_FOLDER}/{orbax_folder.MODEL_FILE}",),
+    "evaluate": (evaluation.METRICS, evaluation.SCORES, evaluation.PER_CLASS),
+}
+
 
 class Experiment:
     """The stages relabel, train, average, evaluate and report of one run folder.
@@ -176,12 +182,23 @@ class Experiment:
                 if name == last_stage and self.labelling.is_used:
                     return  # the teacher labels in the training
                 continue
-            if name not in self.folder.finished or name == "report":
+            if name not in self.folder.finished or name == "report" or self._is_damaged(name):
                 start = time.perf_counter()
                 stage()
-                self.folder.finish(name, time.perf_counter() - start)
+                self.folder.finish(name, time.perf_counter() - start, _MADE.get(name, ()))
             if name == last_stage:
                 return
+
+    def _is_damaged(self, stage: str) -> bool:
+        """Whether files of a finished stage are gone or others; processes find the same."""
+        damaged = self.folder.damaged(stage)
+        if stage == "relabel" and "train" not in self.folder.finished and self.labelling.lacks:
+            damaged.append(self.labelling.directory.name)
+        for name in damaged:
+            print(f"{self.run_dir / name} is missing or damaged: {stage} is done again")
+        # Nobody repairs a file before everybody has looked at it.
+        parallel.wait_for_all(f"{self.settings.name} look at {stage}")
+        return bool(damaged)
 
     def source(self, split: str) -> Source:
         """A split of the data."""

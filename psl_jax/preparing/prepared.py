@@ -144,6 +144,7 @@ def corpus_builder(arguments: argparse.Namespace) -> ClipBuilder:
         _corpus_of_arguments(arguments),
         data_dir=os.path.abspath(arguments.data_dir),
         num_workers=arguments.num_workers,
+        limit=arguments.limit,
     )
 
 

@@ -119,6 +119,14 @@ def gather_rows(rows: np.ndarray, counts: Sequence[int]) -> np.ndarray:
     return np.concatenate([part[:n] for part, n in zip(gathered, counts, strict=True)])
 
 
+def of_first(values: np.ndarray) -> np.ndarray:
+    """What process 0 has; all processes come here with an array of the same form."""
+    if jax.process_count() == 1:
+        return values
+    wait_for_all("take from the first")
+    return np.asarray(multihost_utils.broadcast_one_to_all(values))
+
+
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """Splits this process's share of a batch over its devices."""
     sharding = NamedSharding(mesh, SPLIT)
