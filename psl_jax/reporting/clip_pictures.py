@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from psl_jax.reporting import listening, pictures
+from psl_jax.reporting import media, pictures
 
 LANE_COLOURS = {"truth": "#16191d", "weak": pictures.COLOURS[1], "soft": pictures.COLOURS[0]}
 _STUDENT = pictures.COLOURS[2]
@@ -32,7 +32,7 @@ def draw(clip: Mapping[str, Any]) -> Any:
     above, below = canvas.subplots(2, 1, sharex=True, height_ratios=ratios)
     mel = np.frombuffer(base64.b64decode(clip["mel"]), np.uint8).reshape(-1, clip["bands"])
     extent = (0, len(mel) * clip["column_seconds"], 0, clip["bands"])
-    colours = ListedColormap(listening.palette() / 255)
+    colours = ListedColormap(media.palette() / 255)
     above.imshow(
         mel.T,
         cmap=colours,

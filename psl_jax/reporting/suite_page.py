@@ -13,6 +13,7 @@ from psl_jax.reporting import (
     clip_pictures,
     label_figures,
     listening,
+    media,
     pages,
     pictures,
     suite_figures,
@@ -50,10 +51,10 @@ def write(suite_dir: str | os.PathLike, results: Mapping[str, Any]) -> pathlib.P
     shown = {
         "figures": [
             *suite_figures.comparison(experiments, results.get("paper") or {}),
-            *(suite_figures.gains(classes) if classes else []),
             *suite_figures.calibration(_reliabilities(runs)),
             *suite_figures.curves(logs, whose),
         ],
+        "class_figures": suite_figures.gains(classes) if classes else [],
         "quality_figures": label_figures.label_quality(tables.label_qualities(results)),
     }
     folder = suite_dir / pictures.FOLDER
@@ -78,7 +79,7 @@ def write(suite_dir: str | os.PathLike, results: Mapping[str, Any]) -> pathlib.P
         "quality_table": tables.quality_table(results),
         "classes": classes,
         "clips": clips,
-        "clip_ticks": listening.ticks,
+        "clip_ticks": media.ticks,
         "files": pictures.FOLDER,
         "no_pictures": "" if has_pictures else pictures.NO_PICTURES,
     }
