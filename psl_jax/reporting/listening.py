@@ -137,7 +137,7 @@ class _Hearers:
         lengths = [one.segmentation.seconds for one in self.labels.values()]
         for key, one in self.labels.items():
             segmentation = one.segmentation
-            count = int(segmentation.counts(index.num_samples[clip]))
+            count = int(segmentation.counts(len(audio)))  # of what is shown
             onsets, offsets = segmentation.times(np.arange(count))  # up to the next one
             alone = lengths.count(segmentation.seconds) == 1
             name = f"soft {segmentation.seconds:g} s" if alone else f"soft, {key}"

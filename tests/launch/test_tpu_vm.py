@@ -259,7 +259,8 @@ def test_lasting_errors_are_not_tried_again(cloud):
     assert len((cloud.folder / "count").read_text().splitlines()) == 3  # one look, one try, a look
 
 
-@pytest.mark.parametrize("command", ["create", "install", "run", "supervise", "stop", "delete", "ssh"]
+@pytest.mark.parametrize(
+    "command", ["create", "install", "run", "supervise", "stop", "delete", "ssh"]
 )
 def test_a_dry_run_calls_nothing(cloud, command):
     arguments = AWKWARD if command in ("run", "supervise") else []

@@ -123,6 +123,8 @@ def test_label_qualities_of_seeds_are_pooled(labels, tmp_path):
     assert pooled["coverage"]["mean"] == pytest.approx(coverage.mean())
     assert sum(pooled["coverage"]["clips"]) == pooled["coverage"]["num_clips"] == len(coverage)
     assert label_sets._means([[0.5, None], [0.7, 0.2]]) == [pytest.approx(0.6), None]
+    _, covered = label_figures.label_quality({"psl1s": {"statistics": pooled}})
+    assert f"over the {len(coverage) // 2} clips that" in covered.note  # the same ones of each
 
 
 # --- A suite --------------------------------------------------------------------------------------

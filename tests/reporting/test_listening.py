@@ -110,6 +110,12 @@ def test_a_long_clip_is_cut(tmp_path, monkeypatch):
         max(off for c in clip["classes"] for lane in c["lanes"] for _, off, _ in lane["spans"]) <= 1
     )
     assert listening.read(tmp_path / "nowhere") is None
+    shown = {entry["name"] for entry in clip["classes"]}
+    later = np.repeat(np.array([[0], [1], [1]], np.float16), 6, axis=1)  # only of what is left out
+    labels = synthetic_data.write_soft_labels(tmp_path / "later", index, Segmentation(1.0), [later])
+    listening.write(tmp_path, source, {"psl1s": labels}, "weak", tagging.tagger())
+    (clip,) = listening.read(tmp_path)["clips"]
+    assert {entry["name"] for entry in clip["classes"]} == shown
 
 
 def test_pictures_of_clips(kept, tmp_path):
