@@ -2,6 +2,7 @@
 
     psl-jax evaluate runs/psl2s DATA --split=eval --segment_seconds=2
     psl-jax evaluate published.pt DATA --segment_seconds=whole --out=published
+    psl-jax evaluate mn:mn10_as.pt DATA --segment_seconds=10 --class_map=CLASSES.csv
 
 A clip's score is the mean of its segments'. What comes out: metrics.json, per_class.csv and
 scores.npz (ids, classes, scores, targets). An evaluation that was stopped goes on where it was, and
@@ -20,7 +21,7 @@ from psl_jax.runtime import entry
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
-    from psl_jax.scoring import options
+    from psl_jax.teachers import options
 
     parser = options.parser("evaluate", __doc__ or "", split="eval")
     parser.add_argument(
@@ -32,19 +33,24 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--out", metavar="DIR", help="(default: evaluations/<model>-<split>-<segments>)"
     )
-    return options.parse(parser, arguments)
+    found = options.parse(parser, arguments)
+    if found.unmapped == "weak":
+        parser.error("--unmapped=weak is for relabel: scores of weak labels would be none")
+    return found
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Scores, and writes and prints the metrics."""
     import jax
 
-    from psl_jax.scoring import evaluation, options
+    from psl_jax.scoring import evaluation
     from psl_jax.scoring.stored_scores import StoredScores, score_missing
+    from psl_jax.teachers import options
+    from psl_jax.teachers.own import OwnTeacher
 
     task = options.begin(arguments, arguments.segment_seconds)
-    model, source = task.model, task.source
-    name = f"{model.info.name}-{arguments.split}-{task.segmentation.seconds:g}s"
+    teacher, source = task.teacher, task.source
+    name = f"{teacher.name}-{arguments.split}-{task.segmentation.seconds:g}s"
     out = pathlib.Path(arguments.out or pathlib.Path("evaluations") / name)
     scorer = task.scorer(arguments)
     if jax.process_index() == 0:
@@ -53,13 +59,15 @@ def main(arguments: argparse.Namespace) -> None:
         return
     options.check_out(out)
     made_with = {
-        "model": model.digest,
+        "model": teacher.digest,
         "split": arguments.split,
         "segment_seconds": task.segmentation.seconds,
         "dtype": arguments.dtype,
     }
-    front_end = {"front_end": dataclasses.asdict(model.info.logmel)}
-    stored = StoredScores(out, source.index, made_with | front_end)
+    told: dict[str, Any] = {"teachers": teacher.described()}
+    if isinstance(teacher, OwnTeacher):
+        told = {"front_end": dataclasses.asdict(teacher.model.info.logmel)}
+    stored = StoredScores(out, source.index, made_with | told)
     finished = stored.begun and (out / evaluation.METRICS).exists()
     if not finished:
         stored.begin()

@@ -15,17 +15,17 @@ from psl_jax.config import Settings
 from psl_jax.data import batches, label_shards
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.opening import open_source
-from psl_jax.data.soft_labels import SoftLabels, digest_without_teacher
+from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.sources import Source
-from psl_jax.model.frontend import LogMel
+from psl_jax.labelling import Labelling
 from psl_jax.model.mobilenetv2 import Network, Variables, create, num_parameters
 from psl_jax.model.model import Model, ModelInfo
 from psl_jax.reporting import pages
-from psl_jax.run_binding import OtherRunError, RunFolder
+from psl_jax.run_binding import RunFolder
 from psl_jax.runtime import files, parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.run_folder import LABEL_QUALITY, NOTES
-from psl_jax.scoring import evaluation, relabeling
+from psl_jax.scoring import evaluation
 from psl_jax.scoring.scorer import Scorer
 from psl_jax.training.checkpoints import TrainingCheckpoints
 from psl_jax.training.loop import LoopSettings, loop_settings, schedule_of, train
@@ -56,12 +56,18 @@ class Experiment:
         settings = stepping.with_start(settings)
         self.settings, self.data_dir = settings, data_dir
         self.run_dir = pathlib.Path(run_dir)
-        self.teacher = teacher or settings.teacher
         self.segmentation = stepping.segmentation_of(settings)
         self.mesh = parallel.data_mesh(settings.num_devices or None)
         self.folder = RunFolder(self.run_dir, settings, afresh)
         self.notes: list[str] = []
         self._sources: dict[str, Source] = {}
+        self.labelling = Labelling(
+            settings,
+            self.folder,
+            self.segmentation,
+            teacher or settings.teacher,
+            lambda: self.source(settings.data.train_split),
+        )
 
     def check(self, last_stage: str | None = None) -> None:
         """Opens all that the stages up to `last_stage` need.
@@ -88,8 +94,8 @@ class Experiment:
                 )
         _ = self._local_batch  # raises where it does not divide over the devices
         stepping.recipe_of(self.settings, self.mesh)
-        _ = self._stores_labels  # raises where a teacher in the step cannot do what is asked for
-        self._check_teacher(before_it_is_trained=True)
+        _ = self.labelling.is_stored  # raises where a teacher in the step cannot do it
+        self.labelling.check(before_it_is_trained=True)
         self.folder.check_start(
             self._start.digest if self._start else "",
             self.settings.init_from or "no config.init_from",
@@ -115,32 +121,6 @@ class Experiment:
             raise UserError(f"config.data.{setting} is {split!r}: {error}") from error
         self.folder.check_data(split, index)
 
-    def _check_teacher(self, before_it_is_trained: bool = False) -> None:
-        """Raises OtherRunError where the teacher is not the one whose labels the run has."""
-        if not self._uses_soft_labels:
-            return
-        if digest := self._given_labels:
-            self._open_labels(digest)  # raises where they are of something else, or not whole
-            self.folder.check_teacher(digest, self._soft_labels_dir)
-            return
-        if not self.teacher:
-            raise UserError(
-                "soft labels need a teacher: give a finished run folder, such as "
-                "--config.teacher=runs/teacher, or labels that are there already, with "
-                "--config.soft_labels_dir (docs/LABELS.md)"
-            )
-        try:
-            self.folder.check_teacher(self._load_teacher().digest, self.teacher)
-        except OtherRunError:
-            raise
-        except UserError as error:
-            # Its labels are there and tell whose they are, or are needed no more; or it is still
-            # to be trained.
-            labelled = {"relabel", "train"} & self.folder.finished.keys()
-            if labelled or (before_it_is_trained and self._awaits_teacher):
-                return
-            raise UserError(f"config.teacher is {os.fspath(self.teacher)!r}: {error}") from error
-
     @property
     def bytes_to_write(self) -> int:
         """About how much disk the stages that are not finished take."""
@@ -148,7 +128,7 @@ class Experiment:
         if "train" not in finished:  # parameters and Adam's moments, float32
             kept = self.settings.train.best_checkpoints + 2
             size += kept * 3 * 4 * num_parameters(self._network[1])
-        if self._stores_labels and not self._given_labels and "relabel" not in finished:
+        if self.labelling.is_stored and not self.labelling.given and "relabel" not in finished:
             classes, top_k = self.train_index.num_classes, self.settings.relabel.top_k
             size += self.train_segments * label_shards.bytes_per_segment(classes, top_k)
         return size
@@ -161,14 +141,9 @@ class Experiment:
         audio = self.loop.max_steps * self.batch_size * self.settings.segment_seconds
         return advice.rough_seconds(audio, self.settings.model.width, os.cpu_count() or 1)
 
-    @property
-    def _awaits_teacher(self) -> bool:
-        """Whether the teacher is another experiment of the suite."""
-        return self.teacher != self.settings.teacher
-
     def run(self, last_stage: str | None = None) -> None:
         """Runs what is not finished yet, up to `last_stage` or to the end; after `check`."""
-        self._check_teacher()
+        self.labelling.check()
         self.folder.begin()
         stages = {
             "relabel": self._relabel,
@@ -178,8 +153,8 @@ class Experiment:
             "report": self._report,
         }
         for name, stage in stages.items():
-            if name == "relabel" and not self._stores_labels:
-                if name == last_stage and self._uses_soft_labels:
+            if name == "relabel" and not self.labelling.is_stored:
+                if name == last_stage and self.labelling.is_used:
                     return  # the teacher labels in the training
                 continue
             if name not in self.folder.finished or name == "report":
@@ -226,76 +201,13 @@ class Experiment:
             variables = stepping.started(variables, self._start, self.train_index.classes)
         return network, variables
 
-    def _scorer(self, variables: Variables, logmel: LogMel, count_padding: bool) -> Scorer:
-        dtype, num_devices = self.settings.model.dtype, self.settings.num_devices or None
-        return Scorer(variables, logmel, dtype, num_devices, count_padding)
-
-    @property
-    def _uses_soft_labels(self) -> bool:
-        """With alpha = 0 the weak labels are the whole target: a teacher would work for nothing."""
-        return self.settings.labels == "soft" and self.settings.alpha > 0
-
-    @property
-    def _stores_labels(self) -> bool:
-        return self._uses_soft_labels and not stepping.labels_in_step(self.settings)
-
-    @property
-    def _soft_labels_dir(self) -> pathlib.Path:
-        return pathlib.Path(self.settings.soft_labels_dir or self.run_dir / "soft_labels")
-
-    @property
-    def _given_labels(self) -> str | None:
-        """The digest of labels in `soft_labels_dir` that are used as they are, without a teacher.
-
-        Imported or edited ones; without `teacher`, any.
-        """
-        if not self.settings.soft_labels_dir:
-            return None
-        return digest_without_teacher(self._soft_labels_dir, even_relabeled=not self.teacher)
-
-    def _relabel(self) -> None:
-        if digest := self._given_labels:
-            self._measure_labels(digest)
-            return
-        model = self._load_teacher()
-        source = self.source(self.settings.data.train_split)
-        relabeling.relabel(
-            self._scorer(model.variables, model.info.logmel, self.settings.relabel.count_padding),
-            source,
-            self.segmentation,
-            self._soft_labels_dir,
-            teacher_digest=model.digest,
-            batch_size=self.settings.relabel.batch_size,
-            file_format="npz" if self._is_packed else "tfrecord",
-            rule=self.settings.relabel,
-        )
-        parallel.wait_for_all("relabel")
-        self._measure_labels(model.digest)
-
-    def _measure_labels(self, digest: str) -> None:
-        if jax.process_index() == 0:
-            labels = self._open_labels(digest)
-            quality = relabeling.label_quality(labels, self.train_index, self.segmentation)
-            files.write_json(self.run_dir / LABEL_QUALITY, quality)
-            for note in advice.of_labels(quality):
-                print(f"note: {note}")
-
-    def _load_teacher(self) -> Model:
-        return load_model(self.teacher).for_classes(self.train_index.classes)
-
     def soft_labels(self) -> SoftLabels | None:
         """The stored ones that it is trained on; None where it has weak ones or makes its own."""
-        return self._open_labels() if self._stores_labels else None
+        return self.labelling.open() if self.labelling.is_stored else None
 
-    def _open_labels(self, teacher_digest: str | None = None) -> SoftLabels:
-        digest = teacher_digest or self.folder.teacher_digest
-        return SoftLabels.open(
-            self._soft_labels_dir,
-            self.train_index,
-            self.segmentation,
-            teacher_digest=digest,
-            rule=self.settings.relabel,
-        )
+    def _relabel(self) -> None:
+        file_format = "npz" if self._is_packed else "tfrecord"
+        self.labelling.make(self.settings.num_devices or None, file_format)
 
     def _train(self) -> None:
         source = self.source(self.settings.data.train_split)
@@ -334,7 +246,7 @@ class Experiment:
         return loop_settings(self.settings.train, steps, self.batch_size)
 
     def _stepper(self, source: Source) -> Stepper:
-        in_step = self._uses_soft_labels and not self._stores_labels
+        in_step = self.labelling.is_used and not self.labelling.is_stored
         return stepping.stepper(
             self.settings,
             self._network[0],
@@ -342,7 +254,7 @@ class Experiment:
             self.soft_labels(),
             self.mesh,
             self._local_batch,
-            self._load_teacher() if in_step else None,
+            self.labelling.model_in_step() if in_step else None,
         )
 
     def _validate(self, variables: Variables) -> float:
@@ -355,8 +267,10 @@ class Experiment:
         segmentation = evaluation.evaluation_segmentation(
             source.index, seconds, self.settings.shortest_segment_seconds
         )
-        count_padding = self.settings.model.count_padding
-        scorer = self._scorer(variables, self.settings.frontend, count_padding)
+        model, devices = self.settings.model, self.settings.num_devices or None
+        scorer = Scorer(
+            variables, self.settings.frontend, model.dtype, devices, model.count_padding
+        )
         size = self.settings.evaluate.batch_size
         return evaluation.score_clips(scorer, source, segmentation, size, description)
 

@@ -6,7 +6,10 @@
 
 Labels are written shard by shard, so a relabeling that was stopped goes on where it was, and
 several processes share one (--distributed). The data may have fewer classes than the teacher, and
-in another order: they are found by name.
+in another order: they are found by name, or by --class_map. Teachers of other kinds, and several as
+one (docs/TEACHERS.md):
+
+    psl-jax relabel mn:mn10_as.pt DATA --teacher=tflite:yamnet.tflite --class_map=CLASSES.csv ...
 """
 
 import argparse
@@ -23,7 +26,7 @@ from psl_jax.runtime.settings import read
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
-    from psl_jax.scoring import options
+    from psl_jax.teachers import options
 
     parser = options.parser("relabel", __doc__ or "", split="balanced")
     parser.add_argument("--segment_seconds", required=True, metavar="S", help="seconds, or whole")
@@ -34,6 +37,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--prior", type=float, default=default.prior, help="how far weak labels are believed")
     add("--prior_recall", type=float, default=default.prior_recall, help="share that they name")
     add("--top_k", type=int, default=default.top_k, help="classes kept of a segment (0: all)")
+    add("--temperature", type=float, default=default.temperature, help="logits are divided by it")
+    rates = ("none", "rate", "clip_rate")
+    add("--calibrate", default=default.calibrate, choices=rates, help="a logit shift by class")
     add("--count_padding", action="store_true", help="after a clip's end, in the time mean")
     found = options.parse(parser, arguments)
     try:
@@ -57,7 +63,8 @@ def main(arguments: argparse.Namespace) -> None:
     from psl_jax.data.soft_labels import SoftLabels
     from psl_jax.runtime import files, parallel
     from psl_jax.runtime.run_folder import LABEL_QUALITY
-    from psl_jax.scoring import options, relabeling
+    from psl_jax.scoring import relabeling
+    from psl_jax.teachers import options
 
     task = options.begin(arguments, arguments.segment_seconds)
     rule = LabelRule(**rule_of(arguments))
@@ -74,7 +81,7 @@ def main(arguments: argparse.Namespace) -> None:
         task.source,
         task.segmentation,
         out,
-        teacher_digest=task.model.digest,
+        teacher=task.taught_by,
         batch_size=arguments.batch_size,
         file_format="npz" if isinstance(task.source, PackedSource) else "tfrecord",
         rule=rule,
@@ -83,7 +90,8 @@ def main(arguments: argparse.Namespace) -> None:
     if not first:
         return
     index = task.source.index
-    labels = SoftLabels.open(out, index, task.segmentation, teacher_digest=task.model.digest)
+    digest = task.teacher.digest
+    labels = SoftLabels.open(out, index, task.segmentation, teacher_digest=digest)
     quality = relabeling.label_quality(labels, index, task.segmentation)
     files.write_json(out / LABEL_QUALITY, quality)
     print("\n".join(summary(quality)))

@@ -46,6 +46,12 @@ def labels_in_step(settings: Settings) -> bool:
                 f"config.relabel.{name} is {getattr(rule, name)}: a teacher in the step gives a "
                 "segment its own scores; give --config.relabel.when=beforehand, or 0"
             )
+    for name, neutral in (("temperature", 1), ("calibrate", "none")):
+        if getattr(rule, name) != neutral:
+            raise UserError(
+                f"config.relabel.{name} is {getattr(rule, name)!r}: a teacher in the step gives a "
+                f"segment its own scores; give --config.relabel.when=beforehand, or {neutral}"
+            )
     if settings.soft_labels_dir:
         raise UserError(
             f"config.soft_labels_dir is {settings.soft_labels_dir!r}: a teacher in the step uses "

@@ -26,6 +26,7 @@ from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.run_folder import LABEL_QUALITY
 from psl_jax.scoring import bootstrap, evaluation
 from psl_jax.tagging import tagger
+from psl_jax.teachers import naming
 
 RESULTS = "results.json"
 
@@ -96,13 +97,16 @@ def _check_teachers(experiments: Mapping[str, Settings]) -> None:
             continue
         if one.soft_labels_dir and digest_without_teacher(one.soft_labels_dir, False):
             continue
-        if not os.path.exists(one.teacher):
-            near = difflib.get_close_matches(one.teacher, experiments, 1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise UserError(
-                f"the teacher of {name!r} is {one.teacher!r}: there is neither such an experiment "
-                f"({', '.join(experiments)}) nor such a run folder.{hint}"
-            )
+        if (place := naming.lacking(one.teacher)) is None:
+            continue
+        if naming.is_foreign(one.teacher):
+            raise UserError(f"the teacher of {name!r} is {one.teacher!r}: there is no {place}")
+        near = difflib.get_close_matches(one.teacher, experiments, 1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise UserError(
+            f"the teacher of {name!r} is {one.teacher!r}: there is neither such an experiment "
+            f"({', '.join(experiments)}) nor such a run folder.{hint}"
+        )
 
 
 def _check_splits(experiments: Mapping[str, Settings], data_dir: str) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 SHARED = pathlib.Path(os.environ.get("PSL_JAX_SHARED", places.SHARED)) / "data"
 ESC50 = SHARED / "esc50_16k"
+TEACHERS = SHARED / "teachers"
 RECORDINGS = pathlib.Path(os.environ.get("PSL_AUDIO_DIR", ESC50))
 
 needs_audioset = pytest.mark.skipif(
@@ -25,6 +26,10 @@ needs_fsdkaggle2018 = pytest.mark.skipif(
 needs_esc50 = pytest.mark.skipif(
     not (ESC50 / "meta.csv").is_file(),
     reason="no data/esc50_16k in PSL_JAX_SHARED: needs recordings of ESC-50",
+)
+needs_teachers = pytest.mark.skipif(
+    not TEACHERS.is_dir(),
+    reason="no data/teachers in PSL_JAX_SHARED: needs published weights of EfficientAT and YAMNet",
 )
 needs_recordings = pytest.mark.skipif(
     not RECORDINGS.is_dir(),

@@ -16,6 +16,7 @@ from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.runtime import joining
 from psl_jax.runtime.errors import UserError
 from psl_jax.scoring import relabeling
+from psl_jax.scoring.relabeling import TaughtBy
 
 REPOSITORY = places.ROOT
 TIMEOUT = 300  # seconds; a loaded machine is no failure
@@ -138,7 +139,7 @@ def test_processes_share_out_shards_whoever_is_first(monkeypatch, tmp_path, firs
             MemorySource(index),
             segmentation,
             tmp_path,
-            teacher_digest="digest",
+            teacher=TaughtBy("digest"),
             batch_size=4,
         )
     labels = SoftLabels.open(tmp_path, index, segmentation)

@@ -190,7 +190,7 @@ def test_soft_labels_of_another_teacher_are_not_trained_on(tmp_path, data):
     one = checked(tmp_path / "run", **soft)
     one.folder.begin()
     with pytest.raises(UserError, match=r"teacher \(teacher_digest\) differs"):
-        one._open_labels()
+        one.labelling.open()
 
 
 @pytest.mark.parametrize(

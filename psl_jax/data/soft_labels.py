@@ -59,6 +59,11 @@ class LabelRule:
     prior_recall: float = setting(0.7, above=0, below=1)
     # Only so many classes of a segment are kept, the likeliest; the others are 0. 0: all are kept.
     top_k: int = setting(0, least=0)
+    # A label is sigmoid(logit / temperature + shift): below 1 a teacher's labels become bolder.
+    temperature: float = setting(1.0, above=0, most=100)
+    # The shift of each class, see `label_rates`. none: 0. rate: the class's mean label of a segment
+    # becomes the rate of its weak labels there. clip_rate: its mean of the clips' highest labels.
+    calibrate: str = setting("none", choices=("none", "rate", "clip_rate"))
     # The teacher's frames in the padding after a clip's end count in its time mean.
     count_padding: bool = setting(False)
 
@@ -87,6 +92,8 @@ _NAMES = {
     "prior": "how far weak labels are believed",
     "prior_recall": "share of sounding classes that weak labels name",
     "top_k": "number of classes that are kept",
+    "temperature": "temperature of the teacher's logits",
+    "calibrate": "what the classes' rates were fitted to",
     "count_padding": "whether padding counts",
 }
 
@@ -138,12 +145,14 @@ class SoftLabelWriter:
         format: str = "tfrecord",
         rule: LabelRule | None = None,
         origin: dict[str, Any] | None = None,
+        teachers: list[dict[str, Any]] | None = None,
     ):
         """Writes the manifest; if there is one, it must be the same (UserError), and its whole
         shards are kept.
 
         rule: how the labels are made (default: the paper's way); of it the writer does `top_k`.
         origin: of labels that no relabeling made: what they were read or edited from, as JSON.
+        teachers: what there is to say of each teacher, as JSON; its digest alone is compared.
         """
         if format not in FORMATS:
             raise ValueError(f"format {format!r}, expected one of {FORMATS}")
@@ -156,9 +165,9 @@ class SoftLabelWriter:
             _compare(self.directory, _read_manifest(directory), manifest)
         else:
             with plain_disk_errors(self.directory, _GO_ON):
-                files.write_json(
-                    self.directory / _MANIFEST, manifest | ({"origin": origin} if origin else {})
-                )
+                told = {"origin": origin, "teachers": teachers}
+                manifest |= {name: value for name, value in told.items() if value}
+                files.write_json(self.directory / _MANIFEST, manifest)
         self._shard = -1
         self._rows: list[np.ndarray] = []
 

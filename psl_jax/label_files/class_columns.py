@@ -21,10 +21,10 @@ def by_name(theirs: Sequence[str], ours: Sequence[str], path: object, weak: bool
     weak: a class that the file lacks has none (and keeps its weak labels). Else it is a UserError
     that lists near names.
     """
-    column = {_name(name): number for number, name in enumerate(theirs)}
+    column = {plain_name(name): number for number, name in enumerate(theirs)}
     if len(column) < len(theirs):
         raise UserError(f"{path} names a class twice, or a class and its MID")
-    found = [column.get(_name(name), -1) for name in ours]
+    found = [column.get(plain_name(name), -1) for name in ours]
     lacking = [name for name, place in zip(ours, found, strict=True) if place < 0]
     if len(lacking) == len(ours):
         raise UserError(
@@ -32,7 +32,7 @@ def by_name(theirs: Sequence[str], ours: Sequence[str], path: object, weak: bool
             f"the data has {', '.join(ours[:_SHOWN])}, ..."
         )
     if lacking and not weak:
-        lines = [f"  {name}{_near(name, theirs)}" for name in lacking[:_SHOWN]]
+        lines = [f"  {name}{near_names(name, theirs)}" for name in lacking[:_SHOWN]]
         more = f"\n  and {len(lacking) - _SHOWN} more" if len(lacking) > _SHOWN else ""
         raise UserError(
             f"{path} lacks {len(lacking)} of the data's {len(ours)} classes:\n"
@@ -71,12 +71,14 @@ def of_file(stored: Sequence[str] | None, given: Sequence[str] | None, width: in
     return tuple(map(str, classes))
 
 
-def _near(name: str, names: Sequence[str]) -> str:
+def near_names(name: str, names: Sequence[str]) -> str:
+    """Words for a message: which of `names` are spelt nearly so, if any."""
     near = difflib.get_close_matches(name, names, 2)
     return f" (near: {'; '.join(near)})" if near else ""
 
 
-def _name(name: str) -> str:
+def plain_name(name: str) -> str:
+    """A class name as it is compared: of AudioSet's MIDs their names."""
     return audioset_names().get(name.strip(), clean_name(name))
 
 

@@ -18,7 +18,9 @@ def bar(
         disable=not show,
         dynamic_ncols=True,
         mininterval=0.2 if sys.stderr.isatty() else 30,
-        smoothing=0.1,
+        # The mean since the start: a moving one begins with the compilation and, printed every half
+        # minute, promises hours for minutes of work.
+        smoothing=0.0,
     )
 
 

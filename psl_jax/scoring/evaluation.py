@@ -14,7 +14,7 @@ from psl_jax.data.sampling import process_clips
 from psl_jax.data.sources import Source
 from psl_jax.runtime import files, parallel, progress
 from psl_jax.scoring import metrics
-from psl_jax.scoring.scorer import Scorer
+from psl_jax.scoring.scorer import SegmentScorer
 
 SCORES = "scores.npz"
 METRICS = "metrics.json"
@@ -30,7 +30,7 @@ def evaluation_segmentation(
 
 
 def score_clips(
-    scorer: Scorer,
+    scorer: SegmentScorer,
     source: Source,
     segmentation: Segmentation,
     batch_size: int,

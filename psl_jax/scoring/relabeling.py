@@ -2,7 +2,9 @@
 
 import dataclasses
 import pathlib
+import shutil
 import time
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -12,18 +14,35 @@ from psl_jax.data import batches
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.soft_labels import LabelRule, SoftLabels, SoftLabelWriter
 from psl_jax.data.sources import Source
-from psl_jax.runtime import progress
-from psl_jax.scoring import metrics
-from psl_jax.scoring.scorer import Scorer
+from psl_jax.runtime import files, parallel, progress
+from psl_jax.scoring import label_rates, metrics
+from psl_jax.scoring.scorer import SegmentScorer
+
+SCORES = "scores"  # folder of the teacher's own labels, until those of fitted rates are whole
+CALIBRATION = "calibration.json"
+
+
+class TaughtBy(NamedTuple):
+    """Whose labels they are.
+
+    Attributes:
+      digest: of the teacher.
+      described: what the manifest says of each teacher.
+      weak: bool [classes], those which no teacher knows and which keep their weak labels; or None.
+    """
+
+    digest: str
+    described: list[dict[str, Any]] | None = None
+    weak: np.ndarray | None = None
 
 
 def relabel(
-    scorer: Scorer,
+    scorer: SegmentScorer,
     source: Source,
     segmentation: Segmentation,
     directory: pathlib.Path,
     *,
-    teacher_digest: str,
+    teacher: TaughtBy,
     batch_size: int,
     file_format: str = "tfrecord",
     rule: LabelRule | None = None,
@@ -36,13 +55,46 @@ def relabel(
     whole, so a killed relabeling goes on where it was. Raises UserError where `directory` holds
     labels of another teacher, segment length, rule or data set.
     """
-    index, rule = source.index, rule or LabelRule()
-    writer = SoftLabelWriter(
-        directory, index, segmentation, teacher_digest=teacher_digest, format=file_format, rule=rule
-    )
-    # Dealt out by number: what is missing changes while others write.
+    rule = rule or LabelRule()
+
+    def writer_of(folder: pathlib.Path, rule: LabelRule) -> SoftLabelWriter:
+        return SoftLabelWriter(
+            folder,
+            source.index,
+            segmentation,
+            teacher_digest=teacher.digest,
+            format=file_format,
+            rule=rule,
+            teachers=teacher.described,
+        )
+
+    writer = writer_of(directory, rule)
+    if rule.calibrate == "none":
+        _score_missing(scorer, source, writer, rule, teacher.weak, batch_size)
+        return
+    if writer.missing:  # the rates are those of all clips, so all are scored first
+        scores = LabelRule(overlap=rule.overlap, count_padding=rule.count_padding)
+        kept = writer_of(directory / SCORES, scores)
+        _score_missing(scorer, source, kept, scores, teacher.weak, batch_size)
+        parallel.wait_for_all(f"scores in {directory}")
+        labels = SoftLabels.open(kept.directory, source.index, segmentation, teacher.digest)
+        _write_calibrated(labels, writer, rule, teacher.weak)
+    parallel.wait_for_all(f"labels in {directory}")
+    if jax.process_index() == 0:
+        shutil.rmtree(directory / SCORES, ignore_errors=True)
+
+
+def _score_missing(
+    scorer: SegmentScorer,
+    source: Source,
+    writer: SoftLabelWriter,
+    rule: LabelRule,
+    keeps_weak: np.ndarray | None,
+    batch_size: int,
+) -> None:
+    index, segmentation, directory = source.index, writer.segmentation, writer.directory
+    shards = _own_shards(writer)
     count, process = jax.process_count(), jax.process_index()
-    shards = [shard for shard in writer.missing if shard % count == process]
     for shard in shards:
         if index.shard_sizes[shard] == 0:
             writer.write_shard(shard, [])
@@ -61,10 +113,7 @@ def relabel(
             done, rows = collector.add(batch, probabilities)
             if rule.overlap:
                 rows = mean_of_windows(rows, windows, segmentation, index.num_samples[done])
-            if rule.prior:
-                weak = index.weak_labels(done)
-                rows = with_prior(rows, weak[:, None], rule.prior, rule.prior_recall)
-            writer.add(done, rows)
+            writer.add(done, finished_labels(rows, index.weak_labels(done), rule, keeps_weak))
             bar.update(len(done))
     elapsed = time.perf_counter() - start
     share = f" (process {process} of {count})" if count > 1 else ""
@@ -72,6 +121,73 @@ def relabel(
         f"relabeled {len(clips)} clips{share} in {elapsed:.1f} s: {audio_seconds / elapsed:.0f} "
         f"times real time; soft labels in {directory}"
     )
+
+
+def _own_shards(writer: SoftLabelWriter) -> list[int]:
+    """The missing shards that this process is to write."""
+    # Dealt out by number: what is missing changes while others write.
+    count, process = jax.process_count(), jax.process_index()
+    return [shard for shard in writer.missing if shard % count == process]
+
+
+def finished_labels(
+    scores: np.ndarray,
+    weak: np.ndarray,
+    rule: LabelRule,
+    keeps_weak: np.ndarray | None = None,
+    shift: np.ndarray | None = None,
+) -> np.ndarray:
+    """Labels [clips, segments, classes] of a teacher's scores, which may be overwritten.
+
+    weak: [clips, classes]; keeps_weak: bool [classes], those that have no score; shift: see
+    `label_rates`.
+    """
+    rows = label_rates.tempered(scores, rule.temperature, shift)
+    if rule.prior:
+        rows = with_prior(rows, weak[:, None], rule.prior, rule.prior_recall)
+    if keeps_weak is not None:
+        rows[..., keeps_weak] = weak[:, None, keeps_weak]
+    return rows
+
+
+def _write_calibrated(
+    scores: SoftLabels, writer: SoftLabelWriter, rule: LabelRule, keeps_weak: np.ndarray | None
+) -> None:
+    """Labels of stored scores, with each class's rate fitted; all processes fit the same."""
+    index = scores.index
+    shift = _fitted_shift(scores, rule)
+    if jax.process_index() == 0:
+        found = dict(zip(index.classes, shift.tolist(), strict=True))
+        files.write_json(writer.directory / CALIBRATION, {"logit_shift": found})
+    for shard in _own_shards(writer):
+        _, rows, counts = scores.read_shard(shard)
+        weak = index.weak_labels(_clips_of(index, shard))
+        labels = finished_labels(rows.astype(np.float32), weak, rule, keeps_weak, shift)
+        writer.write_shard(shard, [row[:n] for row, n in zip(labels, counts, strict=True)])
+
+
+def _fitted_shift(scores: SoftLabels, rule: LabelRule) -> np.ndarray:
+    """float64 [classes]; see `LabelRule.calibrate`."""
+    index, by_clip = scores.index, rule.calibrate == "clip_rate"
+    logits, weights = [], []
+    rate, total = np.zeros(index.num_classes), 0
+    for shard in range(len(index.shard_sizes)):
+        if not index.shard_sizes[shard]:
+            continue
+        _, rows, counts = scores.read_shard(shard)
+        weak = index.weak_labels(_clips_of(index, shard))
+        if by_clip:
+            chosen, times = rows.max(axis=1), np.ones(len(rows))  # zeros after a clip's end
+        else:
+            chosen, times = rows[np.arange(rows.shape[1]) < counts[:, None]], counts
+        rate += (weak > 0).T @ times
+        total += int(times.sum())
+        values, counted = label_rates.counted(label_rates.logits_of(chosen) / rule.temperature)
+        logits.append(values)
+        weights.append(counted)
+    if not total:
+        return rate
+    return label_rates.fit_shift(np.concatenate(logits), np.concatenate(weights), rate / total)
 
 
 def windows_of(segmentation: Segmentation, overlap: float) -> Segmentation:

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from psl_jax.data.batches import Batch
 from psl_jax.model.folding import FoldedNetwork, JaxOperations, fold, frame_probabilities
 from psl_jax.model.frontend import LogMel, num_frames, zeros_after
 from psl_jax.model.mobilenetv2 import Variables, clip_probabilities, output_frames
@@ -56,30 +58,44 @@ def scoring_program(
     return parallel.data_parallel(score, mesh, specs, parallel.SPLIT)
 
 
-class Scorer:
-    """Scores batches with one set of variables on the devices of this process.
+class SegmentScorer(Protocol):
+    """What turns batches of segments into scores of classes.
 
-    The BatchNorms are folded into the convolutions. Processes score their own clips independently;
-    nothing is exchanged between them.
+    where: what it runs on, for people.
     """
 
-    def __init__(
-        self,
-        variables: Variables,
-        logmel: LogMel,
-        dtype: str = "float32",
-        num_devices: int | None = None,
-        count_padding: bool = False,
-    ):
-        """count_padding: see `score_function`."""
-        self.mesh = parallel.local_mesh(num_devices)
-        self.network = parallel.replicate(fold(parallel.to_host(variables)), self.mesh)
-        self._programs = {
-            padded: scoring_program(
-                logmel, dtype, self.mesh, padded and not count_padding, count_padding
-            )
-            for padded in (False, True)
-        }
+    @property
+    def where(self) -> str: ...
+
+    def fitting(self, batch_size: int, seconds: float) -> int:
+        """`batch_size`, or the next larger one that suits; 0: one that does."""
+
+    def __call__(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, np.ndarray]]:
+        """Yields (batch, probabilities float32 [real rows, classes]), batch by batch.
+
+        Rows of weight 0 are left out of both.
+        """
+
+
+class DeviceScorer:
+    """Scores batches with a program on the devices of this process.
+
+    Processes score their own clips independently; nothing is exchanged between them.
+    """
+
+    def __init__(self, mesh: Mesh, network: Any, program: Callable[[bool], Callable]):
+        """network: the program's first argument, arrays of the host.
+
+        program: of whether rows end in padding; gets (network, audio, num_samples).
+        """
+        self.mesh, self.network = mesh, parallel.replicate(network, mesh)
+        self._programs = {padded: program(padded) for padded in (False, True)}
+
+    @property
+    def where(self) -> str:
+        """Its devices, for people."""
+        platform = parallel.platform_of(self.mesh)
+        return f"{self.mesh.size} {platform} device{'s' * (self.mesh.size > 1)}"
 
     def fitting(self, batch_size: int, seconds: float) -> int:
         """`batch_size`, or the next larger one that divides evenly over the devices.
@@ -96,9 +112,7 @@ class Scorer:
             return (blocks * TPU_LANES or max(int(each), 1)) * self.mesh.size
         return -(-batch_size // self.mesh.size) * self.mesh.size
 
-    def __call__(
-        self, batches: Iterable[dict[str, np.ndarray]]
-    ) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
+    def __call__(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, np.ndarray]]:
         """Yields (batch, probabilities float32 [real rows, classes]), batch by batch.
 
         Rows of weight 0 are left out of both. While a batch is computed the next one is read and
@@ -118,6 +132,26 @@ class Scorer:
             pending = batch, result
         if pending is not None:
             yield _real_rows(*pending)
+
+
+class Scorer(DeviceScorer):
+    """Our network on the devices of this process, its BatchNorms folded into the convolutions."""
+
+    def __init__(
+        self,
+        variables: Variables,
+        logmel: LogMel,
+        dtype: str = "float32",
+        num_devices: int | None = None,
+        count_padding: bool = False,
+    ):
+        """count_padding: see `score_function`."""
+        mesh = parallel.local_mesh(num_devices)
+
+        def program(padded: bool) -> Callable:
+            return scoring_program(logmel, dtype, mesh, padded and not count_padding, count_padding)
+
+        super().__init__(mesh, fold(parallel.to_host(variables)), program)
 
 
 def _has_padding(batch: dict[str, np.ndarray]) -> bool:

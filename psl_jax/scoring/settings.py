@@ -28,4 +28,10 @@ class RelabelSettings(LabelRule):
     # beforehand: they are stored, one stage before the training. in_step: the teacher labels each
     # batch inside the training step, as in the published code.
     when: str = setting("beforehand", choices=("beforehand", "in_step"))
+    # CSV class,teacher_class, for all teachers or with commas one for each; default: equal names.
+    class_map: str = operational("")
+    # Classes that the teacher lacks: error, or they keep their weak labels, or have 0 (drop).
+    unmapped: str = setting("error", choices=("error", "drop", "weak"))
+    # Of several teachers the weighted mean of these.
+    mean: str = setting("probabilities", choices=("probabilities", "logits"))
     batch_size: int = operational(0, least=0)  # segments; 0: by the devices, see scorer.fitting

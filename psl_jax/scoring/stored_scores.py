@@ -13,7 +13,7 @@ from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.sources import Source
 from psl_jax.runtime import files, parallel, progress
 from psl_jax.runtime.errors import UserError
-from psl_jax.scoring.scorer import Scorer
+from psl_jax.scoring.scorer import SegmentScorer
 
 MANIFEST = "evaluation.json"
 _PARTS = "parts"
@@ -81,7 +81,7 @@ class StoredScores:
 
 
 def score_missing(
-    scorer: Scorer,
+    scorer: SegmentScorer,
     source: Source,
     segmentation: Segmentation,
     stored: StoredScores,

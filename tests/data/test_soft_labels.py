@@ -245,6 +245,8 @@ def test_manifest_is_readable(tmp_path, index):
         "prior": 0.0,
         "prior_recall": None,
         "top_k": 0,
+        "temperature": 1.0,
+        "calibrate": "none",
         "count_padding": False,
         "classes": list(index.classes),
         "split": "train",

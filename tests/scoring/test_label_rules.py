@@ -9,6 +9,7 @@ from synthetic_data import MemorySource, make_audio, make_index
 from psl_jax.audio.segments import Segmentation
 from psl_jax.data.soft_labels import LabelRule, SoftLabels
 from psl_jax.scoring import relabeling
+from psl_jax.scoring.relabeling import TaughtBy
 
 LENGTHS = [48_000, 16_000, 17_000, 30_500, 7_000, 40_001]  # samples
 
@@ -48,7 +49,7 @@ def relabeled(index, folder, **rule):
         source,
         segmentation,
         folder,
-        teacher_digest="t",
+        teacher=TaughtBy("t"),
         batch_size=5,
         file_format="npz",
         rule=rule,

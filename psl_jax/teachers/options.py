@@ -12,12 +12,13 @@ from absl import flags
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
 from psl_jax.data.opening import open_folder
 from psl_jax.data.sources import Source
-from psl_jax.model.mobilenetv2 import num_parameters
-from psl_jax.model.model import Model
 from psl_jax.runtime import disk, entry, joining, parallel
 from psl_jax.runtime.errors import UserError
-from psl_jax.scoring.scorer import Scorer
-from psl_jax.weights.load import load_model
+from psl_jax.scoring.relabeling import TaughtBy
+from psl_jax.scoring.scorer import SegmentScorer
+from psl_jax.teachers import class_map, ensemble, naming
+from psl_jax.teachers.own import OwnTeacher
+from psl_jax.teachers.teacher import Running, Teacher
 
 # Seconds of audio that a core scores in a second at width 1: two of an AMD EPYC, see
 # docs/PERFORMANCE.md.
@@ -28,13 +29,20 @@ def parser(program: str, doc: str, split: str) -> argparse.ArgumentParser:
     """A parser that takes MODEL and DATA; `doc` is the docstring of the program's module."""
     result = entry.parser(program, doc)
     add = result.add_argument
-    add("model", metavar="MODEL", help="folder of a finished run, an export, or a published .pt")
+    add("model", metavar="MODEL", help="a run, an export, a .pt, or mn:FILE.pt, onnx:FILE, ...")
     add("data", metavar="DATA", help="folder of a prepared or packed data set")
     add("--split", default=split, help=f"(default: {split})")
     add("--batch_size", type=int, default=0, metavar="N", help="segments (default: by the devices)")
     add("--dtype", default="float32", choices=("float32", "bfloat16"), help="of the maps")
     add("--num_devices", type=int, metavar="N", help="(default: all)")
     add("--dry_run", action="store_true", help="tell what would be done, and do nothing")
+    group = result.add_argument_group("teachers of other kinds (docs/TEACHERS.md)")
+    add, default = group.add_argument, naming.Mapping()
+    add("--teacher", action="append", default=[], metavar="MODEL", help="one more, for a mean")
+    add("--mean", default=default.mean, choices=ensemble.MEANS, help="of what, of several")
+    add("--class_map", default="", metavar="CSV", help="class,teacher_class (default: equal names)")
+    what = "what is done with classes that it lacks"
+    add("--unmapped", default=default.unmapped, choices=class_map.UNMAPPED, help=what)
     group = result.add_argument_group("several processes")
     group.add_argument("--distributed", action="store_true", help="join the others, as main does")
     group.add_argument("--coordinator_address", metavar="HOST:PORT", help="of process 0")
@@ -54,23 +62,30 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse
 
 
 class Task(NamedTuple):
-    """A model, for the classes of the data, and the split that it is put on."""
+    """A teacher, for the classes of the data, and the split that it is put on.
 
-    model: Model
+    weak: bool [classes], those that it lacks and that keep their weak labels; None: none.
+    """
+
+    teacher: Teacher
+    weak: np.ndarray | None
     source: Source
     segmentation: Segmentation
 
-    def scorer(self, arguments: argparse.Namespace, count_padding: bool = False) -> Scorer:
+    def scorer(self, arguments: argparse.Namespace, count_padding: bool = False) -> SegmentScorer:
         """What scores the split's segments on this process's devices."""
         devices = arguments.num_devices or None
         if devices and jax.process_count() > 1:
             raise UserError("--num_devices: several processes use all devices; leave it out")
-        logmel = self.model.info.logmel
-        return Scorer(self.model.variables, logmel, arguments.dtype, devices, count_padding)
+        return self.teacher.scorer(Running(arguments.dtype, devices, count_padding))
+
+    @property
+    def taught_by(self) -> TaughtBy:
+        return TaughtBy(self.teacher.digest, self.teacher.described(), self.weak)
 
 
 def begin(arguments: argparse.Namespace, segments: str) -> Task:
-    """Joins the other processes and opens model and data.
+    """Joins the other processes and opens teacher and data.
 
     segments: "training" (as the model was trained), "whole", or seconds. Raises UserError.
     """
@@ -78,19 +93,20 @@ def begin(arguments: argparse.Namespace, segments: str) -> Task:
     if arguments.distributed:
         one = arguments.coordinator_address, arguments.num_processes, arguments.process_id
         joining.join_processes(*one)
-    model = load_model(arguments.model)
     if jax.process_index():
         parallel.wait_for_all("open")
     source = open_folder(arguments.data, arguments.split)
     if not jax.process_index():  # which has to index a data set that others prepared
         parallel.wait_for_all("open")
-    seconds = _seconds(segments, model, source)
-    return Task(model.for_classes(source.index.classes), source, Segmentation(seconds))
+    name = naming.joined([arguments.model, *arguments.teacher])
+    mapping = naming.Mapping(arguments.class_map, arguments.unmapped, arguments.mean)
+    teacher, weak = naming.open_teacher(name, source.index.classes, mapping)
+    return Task(teacher, weak, source, Segmentation(_seconds(segments, teacher, source)))
 
 
-def _seconds(segments: str, model: Model, source: Source) -> float:
+def _seconds(segments: str, teacher: Teacher, source: Source) -> float:
     if segments == "training":
-        return model.info.segment_seconds
+        return teacher.segment_seconds
     if segments == "whole":
         return source.index.clip_samples / SAMPLE_RATE
     try:
@@ -110,29 +126,28 @@ def check_out(folder: str | os.PathLike) -> None:
         disk.check_writable(folder, "--out")
 
 
-def plan(task: Task, scorer: Scorer, arguments: argparse.Namespace, out: object) -> list[str]:
+def plan(
+    task: Task, scorer: SegmentScorer, arguments: argparse.Namespace, out: object
+) -> list[str]:
     """What will be done, in words."""
-    model, index = task.model, task.source.index
+    index = task.source.index
     size = scorer.fitting(arguments.batch_size, task.segmentation.seconds)
     segments = int(task.segmentation.counts(index.num_samples).sum(dtype=np.int64))
     steps = -(-segments // (size * jax.process_count()))
-    width, parameters = model.info.width, num_parameters(model.variables)
-    device = f"{scorer.mesh.size} {parallel.platform_of(scorer.mesh)} device"
+    processes = f"{jax.process_count()} process{'es' * (jax.process_count() > 1)}"
     lines = [
-        f"model   {model.info.name}: {len(model.classes)} classes, width {width:g}, {parameters:,} "
-        f"parameters, digest {model.digest}",
+        f"model   {task.teacher.words()}",
         f"data    {index.split}: {len(index):,} clips, {index.hours:.2f} h, ids "
         f"{index.ids_sha256[:12]}…",
         f"work    {segments:,} segments of {task.segmentation.seconds:g} s: {steps:,} batches of "
         f"int16 [{size}, {task.segmentation.segment_samples}] to {arguments.dtype} probabilities "
-        f"[{size}, {index.num_classes}], on {device}{'s' * (scorer.mesh.size > 1)} of each of "
-        f"{jax.process_count()} process{'es' * (jax.process_count() > 1)}",
+        f"[{size}, {index.num_classes}], on {scorer.where} of each of {processes}",
         f"memory  scores of all clips {4 * len(index) * index.num_classes / 1e6:,.1f} MB, a batch "
         f"{2 * size * task.segmentation.segment_samples / 1e6:,.1f} MB",
         f"out     {out}",
     ]
-    if parallel.platform_of(scorer.mesh) == "cpu":
-        cores = os.cpu_count() or 1
+    if isinstance(task.teacher, OwnTeacher) and jax.default_backend() == "cpu":
+        cores, width = os.cpu_count() or 1, task.teacher.model.info.width
         audio = segments * task.segmentation.seconds * (0.12 + 0.88 * width)
         lines.insert(4, f"time    about {20 + audio / (_CPU_RATE * cores):,.0f} s, very roughly")
     return lines

@@ -1,0 +1,159 @@
+"""Where an experiment's soft labels come from: its teacher, or a folder of labels."""
+
+import os
+import pathlib
+from collections.abc import Callable
+
+import jax
+
+from psl_jax import advice, stepping
+from psl_jax.audio.segments import Segmentation
+from psl_jax.config import Settings
+from psl_jax.data.soft_labels import SoftLabels, digest_without_teacher
+from psl_jax.data.sources import Source
+from psl_jax.model.model import Model
+from psl_jax.run_binding import OtherRunError, RunFolder
+from psl_jax.runtime import files, parallel
+from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.run_folder import LABEL_QUALITY
+from psl_jax.scoring import relabeling
+from psl_jax.teachers import naming
+from psl_jax.teachers.own import OwnTeacher
+from psl_jax.teachers.teacher import Running
+
+
+class Labelling:
+    """The soft labels of one experiment: checked, made, measured, opened."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        folder: RunFolder,
+        segmentation: Segmentation,
+        teacher: str | os.PathLike,
+        source: Callable[[], Source],
+    ):
+        """teacher: its name, see `naming`; source: opens the split that is trained on."""
+        self.settings, self.folder, self.segmentation = settings, folder, segmentation
+        self.teacher, self._source = teacher, source
+        self._foreign: naming.Opened | None = None  # which nobody trains meanwhile
+
+    def check(self, before_it_is_trained: bool = False) -> None:
+        """Raises OtherRunError where the teacher is not the one whose labels the run has.
+
+        And UserError for a teacher that cannot label: what it knows is compared with the data.
+        """
+        if not self.is_used:
+            return
+        if digest := self.given:
+            self.open(digest)  # raises where they are of something else, or not whole
+            self.folder.check_teacher(digest, self.directory)
+            return
+        if not self.teacher:
+            raise UserError(
+                "soft labels need a teacher: give a finished run folder, such as "
+                "--config.teacher=runs/teacher, or labels that are there already, with "
+                "--config.soft_labels_dir (docs/LABELS.md)"
+            )
+        try:
+            opened = self._open_teacher()
+            if not self.is_stored:
+                self.model_in_step()
+            self.folder.check_teacher(opened.teacher.digest, self.teacher)
+        except OtherRunError:
+            raise
+        except UserError as error:
+            # Its labels are there and tell whose they are, or are needed no more; or it is still
+            # to be trained.
+            labelled = {"relabel", "train"} & self.folder.finished.keys()
+            awaited = before_it_is_trained and self.teacher != self.settings.teacher
+            if labelled or awaited:
+                return
+            raise UserError(f"config.teacher is {os.fspath(self.teacher)!r}: {error}") from error
+
+    @property
+    def is_used(self) -> bool:
+        """With alpha = 0 the weak labels are the whole target: a teacher would work for nothing."""
+        return self.settings.labels == "soft" and self.settings.alpha > 0
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether labels are stored; else the teacher labels in the training step, or not at all.
+
+        Raises UserError where a teacher in the step cannot do what is asked for.
+        """
+        return self.is_used and not stepping.labels_in_step(self.settings)
+
+    @property
+    def directory(self) -> pathlib.Path:
+        """Where they are stored."""
+        return pathlib.Path(self.settings.soft_labels_dir or self.folder.path / "soft_labels")
+
+    @property
+    def given(self) -> str | None:
+        """The digest of labels in `soft_labels_dir` that are used as they are, without a teacher.
+
+        Imported or edited ones; without `teacher`, any.
+        """
+        if not self.settings.soft_labels_dir:
+            return None
+        return digest_without_teacher(self.directory, even_relabeled=not self.teacher)
+
+    def make(self, num_devices: int | None, file_format: str) -> None:
+        """Writes the labels that are missing, and tells what they are like."""
+        if digest := self.given:
+            self._measure(digest)
+            return
+        rule = self.settings.relabel
+        teacher, weak = self._open_teacher()
+        relabeling.relabel(
+            teacher.scorer(Running(self.settings.model.dtype, num_devices, rule.count_padding)),
+            self._source(),
+            self.segmentation,
+            self.directory,
+            teacher=relabeling.TaughtBy(teacher.digest, teacher.described(), weak),
+            batch_size=rule.batch_size,
+            file_format=file_format,
+            rule=rule,
+        )
+        parallel.wait_for_all("relabel")
+        self._measure(teacher.digest)
+
+    def _measure(self, digest: str) -> None:
+        if jax.process_index() == 0:
+            labels = self.open(digest)
+            index = self._source().index
+            quality = relabeling.label_quality(labels, index, self.segmentation)
+            files.write_json(self.folder.path / LABEL_QUALITY, quality)
+            for note in advice.of_labels(quality):
+                print(f"note: {note}")
+
+    def open(self, teacher_digest: str | None = None) -> SoftLabels:
+        """The stored labels; raises UserError where they are not those of the run."""
+        return SoftLabels.open(
+            self.directory,
+            self._source().index,
+            self.segmentation,
+            teacher_digest=teacher_digest or self.folder.teacher_digest,
+            rule=self.settings.relabel,
+        )
+
+    def model_in_step(self) -> Model:
+        """The teacher inside the training step. Raises UserError for one of another kind."""
+        teacher = self._open_teacher().teacher
+        if not isinstance(teacher, OwnTeacher):
+            raise UserError(
+                "a teacher in the step must be a run or an export of ours that knows the data's "
+                "classes by their names; give --config.relabel.when=beforehand"
+            )
+        return teacher.model
+
+    def _open_teacher(self) -> naming.Opened:
+        if self._foreign is not None:
+            return self._foreign
+        rule = self.settings.relabel
+        mapping = naming.Mapping(rule.class_map, rule.unmapped, rule.mean)
+        opened = naming.open_teacher(self.teacher, self._source().index.classes, mapping)
+        if naming.is_foreign(self.teacher):
+            self._foreign = opened
+        return opened

@@ -1,0 +1,94 @@
+"""EfficientAT's mn as a teacher: jitted, over all devices."""
+
+import dataclasses
+import hashlib
+import pathlib
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from psl_jax.model.frontend import zeros_after
+from psl_jax.runtime import parallel
+from psl_jax.scoring.scorer import DeviceScorer
+from psl_jax.teachers import class_map, mn_frontend, mn_weights
+from psl_jax.teachers.mn_network import MnNetwork
+from psl_jax.teachers.teacher import AUDIOSET_SECONDS, Running, description
+
+
+@lru_cache
+def scoring_program(
+    network: MnNetwork, dtype: str, mesh: Mesh, padded: bool = False, count_padding: bool = False
+) -> Callable:
+    """(arrays, audio int16 [batch, samples] at 16 kHz, num_samples) -> probabilities, jitted.
+
+    padded: rows may end in padding, which has no influence. count_padding: it is audio, of zeros.
+    """
+    platform = parallel.platform_of(mesh)
+
+    def score(arrays: Any, audio: jax.Array, num_samples: jax.Array) -> jax.Array:
+        if count_padding:
+            audio = zeros_after(audio, num_samples)
+        valid = num_samples if padded else None
+        doubled = mn_frontend.doubled(audio, valid)
+        at_rate = None if valid is None else 2 * valid
+        features = mn_frontend.log_mel(doubled, at_rate, platform)
+        frames = None if at_rate is None else mn_frontend.num_frames(at_rate)
+        logits = network.logits(arrays, features, frames, jnp.dtype(dtype), platform)
+        return jax.nn.sigmoid(logits)
+
+    specs = (parallel.REPLICATED, parallel.SPLIT, parallel.SPLIT)
+    return parallel.data_parallel(score, mesh, specs, parallel.SPLIT)
+
+
+@dataclasses.dataclass(frozen=True)
+class MnTeacher:
+    """See `Teacher`."""
+
+    name: str
+    classes: tuple[str, ...]
+    network: MnNetwork
+    arrays: Any
+    width: float
+    digest: str
+
+    rate = mn_frontend.RATE
+    context = None
+    segment_seconds = AUDIOSET_SECONDS
+
+    def described(self) -> list[dict[str, Any]]:
+        return [description(self, "mn") | {"width": self.width}]
+
+    def words(self) -> str:
+        parameters = sum(array.size for array in jax.tree.leaves(self.arrays))
+        return (
+            f"{self.name}: EfficientAT mn of width {self.width:g}, {parameters:,} parameters, "
+            f"{self.rate / 1000:g} kHz, digest {self.digest}, {len(self.classes)} classes"
+        )
+
+    def scorer(self, running: Running) -> DeviceScorer:
+        mesh, counted = parallel.local_mesh(running.num_devices), running.count_padding
+
+        def program(padded: bool) -> Callable:
+            padded = padded and not counted
+            return scoring_program(self.network, running.dtype, mesh, padded, counted)
+
+        return DeviceScorer(mesh, self.arrays, program)
+
+
+def load(path: str) -> MnTeacher:
+    """The teacher of published weights. Raises UserError."""
+    network, arrays, width = mn_weights.read(path)
+    outputs = len(arrays["classifier"]["bias"])
+    file = pathlib.Path(path)
+    return MnTeacher(
+        file.stem,
+        class_map.classes_of(path, outputs),
+        network,
+        arrays,
+        width,
+        hashlib.sha256(file.read_bytes()).hexdigest()[:16],
+    )

@@ -1,0 +1,126 @@
+"""EfficientAT's log-mel spectrogram of audio at 16 or 32 kHz, on the accelerator.
+
+At 32 kHz: y[t] = x[t + 1] - 0.97 x[t]; 1024-point FFT of 800-sample symmetric Hann windows, hop
+320, centred frames with reflect padding, power; 128 mel bands from 0 to 15 kHz as Kaldi has them;
+(ln(mel + 1e-5) + 4.5) / 5. Audio of 16 kHz is doubled first.
+"""
+
+from functools import lru_cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from psl_jax.model.cache_parts import in_parts
+from psl_jax.model.frontend import to_float, zeros_after
+
+RATE = 32_000
+FFT, WINDOW, HOP, NUM_MELS = 1024, 800, 320, 128
+HIGHEST = 15_000.0
+PREEMPHASIS = 0.97
+TAPS = 64  # of the filter that doubles the rate, at 16 kHz
+_CHUNK = 64  # samples that one product interpolates between
+
+
+def num_frames(num_samples: Any) -> Any:
+    """Frames of so many samples at 32 kHz: 10 s give 1000. Works on ints and arrays."""
+    return 1 + (num_samples - 1) // HOP
+
+
+def log_mel(
+    audio: jax.Array, num_samples: jax.Array | None = None, platform: str | None = None
+) -> jax.Array:
+    """Features of audio at 32 kHz.
+
+    Args:
+      audio: [batch, samples] int16, or floating point in [-1, 1]; at least 514 samples.
+      num_samples: [batch] samples of each row that are audio: its first `num_frames` frames are
+        those of these samples alone. None: all of them.
+      platform: that the program is for, default this machine's.
+
+    Returns:
+      float32 [batch, num_frames(samples), 128].
+    """
+    audio = to_float(audio)
+    emphasized = audio[:, 1:] - PREEMPHASIS * audio[:, :-1]
+    pad = FFT // 2
+    if num_samples is None:
+        padded = jnp.pad(emphasized, ((0, 0), (pad, pad)), mode="reflect")
+    else:
+        places = jnp.abs(jnp.arange(-pad, emphasized.shape[1] + pad))
+        last = num_samples[:, None] - 2
+        places = jnp.where(places > last, jnp.maximum(2 * last - places, 0), places)
+        padded = jnp.take_along_axis(emphasized, places, axis=1, mode="clip")
+    frames = num_frames(audio.shape[1])
+    return in_parts(partial(_log_mel, frames=frames), padded, frames * FFT * 4, platform)
+
+
+def _log_mel(padded: jax.Array, frames: int) -> jax.Array:
+    chunk = int(np.gcd(HOP, (FFT - WINDOW) // 2))  # 16 samples; the window is 800 of 1024
+    first = (FFT - WINDOW) // 2
+    used = padded[:, first : first + (frames - 1) * HOP + WINDOW]
+    chunks = used.reshape(len(used), -1, chunk)
+    stride, last = HOP // chunk, (frames - 1) * (HOP // chunk) + 1
+    views = [
+        jax.lax.slice_in_dim(chunks, i, i + last, stride, axis=1) for i in range(WINDOW // chunk)
+    ]
+    windowed = jnp.concatenate(views, axis=-1) * hann()  # [batch, frames, 800]
+    # Where in the FFT's 1024 samples the window lies changes phases, not powers.
+    spectrum = jnp.fft.rfft(windowed, FFT)
+    power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
+    mel = jnp.einsum("btf,fm->btm", power, mel_filters(), precision=jax.lax.Precision.HIGHEST)
+    return (jnp.log(mel + 1e-5) + 4.5) / 5
+
+
+@lru_cache
+def hann() -> np.ndarray:
+    """Symmetric Hann window: float32 [800]."""
+    return np.hanning(WINDOW).astype(np.float32)
+
+
+@lru_cache
+def mel_filters() -> np.ndarray:
+    """Triangles over 1127 ln(1 + f / 700), no norm: float32 [513, 128]; the last bin has none."""
+
+    def mel(hertz: Any) -> np.ndarray:
+        return 1127 * np.log(1 + np.asarray(hertz) / 700)
+
+    corners = np.linspace(mel(0.0), mel(HIGHEST), NUM_MELS + 2)
+    low, centre, high = corners[:-2], corners[1:-1], corners[2:]
+    bins = mel(np.arange(FFT // 2) * RATE / FFT)[:, None]
+    inside = np.minimum((bins - low) / (centre - low), (high - bins) / (high - centre))
+    return np.pad(np.maximum(inside, 0), ((0, 1), (0, 0))).astype(np.float32)
+
+
+def doubled(audio: jax.Array, num_samples: jax.Array | None = None) -> jax.Array:
+    """Audio of 16 kHz at 32 kHz: [batch, samples] -> float32 [batch, 2 x samples].
+
+    Every second sample is kept, those between are interpolated: a windowed sinc of 64 samples, flat
+    within 0.01 dB up to 7.3 kHz. What follows a row's first `num_samples` [batch] is silence.
+    """
+    if num_samples is not None:
+        audio = zeros_after(audio, num_samples)
+    audio = to_float(audio)
+    batch, samples = audio.shape
+    count = -(-samples // _CHUNK)
+    half = TAPS // 2
+    padded = jnp.pad(audio, ((0, 0), (half - 1, count * _CHUNK - samples + _CHUNK - half + 1)))
+    # Neighbouring chunks side by side: each holds what the samples between its first 64 need.
+    chunks = padded.reshape(batch, count + 1, _CHUNK)
+    pairs = jnp.concatenate([chunks[:, :-1], chunks[:, 1:]], axis=-1)
+    between = jnp.einsum("bcs,st->bct", pairs, _interpolation(), precision="highest")
+    between = between.reshape(batch, -1)[:, :samples]
+    return jnp.stack([audio, between], axis=-1).reshape(batch, 2 * samples)
+
+
+@lru_cache
+def _interpolation() -> np.ndarray:
+    """Of two chunks the 64 samples between those of the first: float32 [128, 64]."""
+    distance = np.arange(TAPS) - (TAPS / 2 - 0.5)  # samples from the place in between
+    taps = np.sinc(distance) * np.kaiser(TAPS + 2, 9.0)[1:-1]
+    taps /= taps.sum()
+    matrix = np.zeros((2 * _CHUNK, _CHUNK))
+    for place in range(_CHUNK):
+        matrix[place : place + TAPS, place] = taps
+    return matrix.astype(np.float32)

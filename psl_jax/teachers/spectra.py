@@ -1,0 +1,135 @@
+"""Log-mel spectrograms of other taggers, computed on the host: YAMNet's and PANNs' kinds."""
+
+import dataclasses
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from scipy import fft as scipy_fft
+
+_SLANEY_BREAK, _SLANEY_STEP = 1000.0, 200.0 / 3  # Hz, below which the scale is linear
+
+
+@dataclasses.dataclass(frozen=True)
+class Spectrum:
+    """How audio becomes a log-mel spectrogram; the default is YAMNet's, at 16 kHz.
+
+    Attributes:
+      window, fft, hop: in samples; a periodic Hann window, centred in the transform's samples.
+      bands, lowest, highest: mel bands, and their range in Hz.
+      scale: "htk" (2595 log10(1 + f / 700)) or "slaney" (linear up to 1 kHz).
+      norm: "none", or "slaney" (triangles of area 1).
+      triangles: straight over "hertz" or over "mel".
+      power: 1 for magnitudes, 2 for powers.
+      centred: frames are centred on multiples of the hop, with reflect padding; else they begin
+        there, and end before the audio does.
+      log: "ln" or "db" (10 log10).
+      offset: added before the logarithm; floor: the least value before it.
+    """
+
+    window: int = 400
+    fft: int = 512
+    hop: int = 160
+    bands: int = 64
+    lowest: float = 125.0
+    highest: float = 7500.0
+    scale: str = "htk"
+    norm: str = "none"
+    triangles: str = "mel"
+    power: int = 1
+    centred: bool = False
+    log: str = "ln"
+    offset: float = 0.001
+    floor: float = 0.0
+
+    def __call__(self, audio: np.ndarray, rate: int) -> np.ndarray:
+        """float32 [samples] in [-1, 1] -> float32 [frames, bands]; at least one frame."""
+        if self.centred:
+            audio = np.pad(audio, self.fft // 2, mode="reflect" if len(audio) > 1 else "constant")
+            size = self.fft
+        else:
+            size = self.window
+        audio = np.pad(audio, (0, max(size - len(audio), 0)))
+        frames = np.lib.stride_tricks.sliding_window_view(audio, size)[:: self.hop]
+        spectrum = scipy_fft.rfft(frames * _window(self.window, size), self.fft, axis=1)
+        magnitude = np.abs(spectrum) if self.power == 1 else np.square(np.abs(spectrum))
+        mel = magnitude @ _filters(self, rate)
+        values = np.log(np.maximum(mel + self.offset, self.floor))
+        return (values if self.log == "ln" else values * (10 / np.log(10))).astype(np.float32)
+
+
+YAMNET = Spectrum()
+PANNS = Spectrum(
+    window=1024,
+    fft=1024,
+    hop=320,
+    lowest=50.0,
+    highest=14_000.0,
+    scale="slaney",
+    norm="slaney",
+    triangles="hertz",
+    power=2,
+    centred=True,
+    log="db",
+    offset=0.0,
+    floor=1e-10,
+)
+PRESETS: Mapping[str, Spectrum] = {"yamnet": YAMNET, "panns": PANNS}
+CHOICES: Mapping[str, tuple[Any, ...]] = {
+    "scale": ("htk", "slaney"),
+    "norm": ("none", "slaney"),
+    "triangles": ("hertz", "mel"),
+    "power": (1, 2),
+    "log": ("ln", "db"),
+}
+
+
+@lru_cache
+def _window(length: int, size: int) -> np.ndarray:
+    """Periodic Hann window in the middle of `size` samples: float32 [size]."""
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)
+    left = (size - length) // 2
+    return np.pad(hann, (left, size - length - left)).astype(np.float32)
+
+
+@lru_cache
+def _filters(spectrum: Spectrum, rate: int) -> np.ndarray:
+    """float32 [fft // 2 + 1, bands]."""
+    s = spectrum
+    to_mel, to_hertz = _scale(s.scale)
+    hertz = np.linspace(0, rate / 2, s.fft // 2 + 1)
+    mels = np.linspace(to_mel(s.lowest), to_mel(s.highest), s.bands + 2)
+    edges = to_hertz(mels)
+    places, corners = (to_mel(hertz), mels) if s.triangles == "mel" else (hertz, edges)
+    low, centre, high = corners[:-2], corners[1:-1], corners[2:]
+    rising = (places[:, None] - low) / (centre - low)
+    falling = (high - places[:, None]) / (high - centre)
+    filters = np.maximum(0, np.minimum(rising, falling))
+    if s.triangles == "mel":
+        filters[0] = 0  # YAMNet's filters leave the lowest bin out
+    if s.norm == "slaney":
+        filters *= 2 / (edges[2:] - edges[:-2])
+    return filters.astype(np.float32)
+
+
+def _scale(name: str) -> Any:
+    """(Hz to mel, mel to Hz)."""
+    if name == "htk":
+        return (
+            lambda f: 2595 * np.log10(1 + np.asarray(f) / 700),
+            lambda m: 700 * (10 ** (np.asarray(m) / 2595) - 1),
+        )
+    start, step = _SLANEY_BREAK / _SLANEY_STEP, np.log(6.4) / 27
+
+    def to_mel(hertz: Any) -> np.ndarray:
+        hertz = np.asarray(hertz, np.float64)
+        above = start + np.log(np.maximum(hertz, 1e-9) / _SLANEY_BREAK) / step
+        return np.where(hertz >= _SLANEY_BREAK, above, hertz / _SLANEY_STEP)
+
+    def to_hertz(mel: Any) -> np.ndarray:
+        mel = np.asarray(mel, np.float64)
+        above = _SLANEY_BREAK * np.exp(step * (mel - start))
+        return np.where(mel >= start, above, mel * _SLANEY_STEP)
+
+    return to_mel, to_hertz

@@ -1,0 +1,180 @@
+"""ONNX and TFLite files and Python functions as teachers."""
+
+import numpy as np
+import pytest
+import soxr
+from shared_tables import TEACHERS, needs_teachers
+from small_teachers import CLASSES, expected, write_onnx
+
+from psl_jax.runtime.errors import UserError
+from psl_jax.teachers import host, naming, spectra
+from psl_jax.teachers.teacher import Running, silence
+
+
+def load(kind, path):
+    return naming.load_teacher(naming.Part(1.0, kind, str(path)))
+
+
+def scores_of(teacher, batch, **running):
+    ((_, found),) = teacher.scorer(Running(**running))([batch])
+    return found
+
+
+@pytest.mark.parametrize("sigmoid", [True, False])
+def test_onnx_waveforms(tmp_path, sigmoid):
+    """Rows as long as their audio; logits by a description."""
+    path = write_onnx(tmp_path / "t.onnx", bias=0.3, sigmoid=sigmoid)
+    if not sigmoid:
+        (tmp_path / "t.onnx.toml").write_text('outputs = "logits"\nscale = 1.0\n')
+    teacher = load("onnx", path)
+    assert teacher.classes == tuple(CLASSES) and teacher.rate == 16_000 and teacher.context is None
+    batch = silence(8000, 2, rows=4)
+    batch["num_samples"][2], batch["weight"][3] = 5000, 0
+    waves = batch["audio"] / np.float32(32_768)
+    found = scores_of(teacher, batch)
+    assert found.shape == (3, 2)  # filling is left out
+    np.testing.assert_allclose(found[:2], expected(waves[:2], 0.3), atol=1e-6)
+    np.testing.assert_allclose(found[2:], expected(waves[2:3, :5000], 0.3), atol=1e-6)
+    zeros = np.where(np.arange(8000) < 5000, waves[2:3], 0)
+    found = scores_of(teacher, batch, count_padding=True)
+    np.testing.assert_allclose(found[2:], expected(zeros, 0.3), atol=1e-6)
+
+
+def test_a_teacher_of_another_rate_hears_resampled_audio(tmp_path):
+    path = write_onnx(tmp_path / "t.onnx")
+    (tmp_path / "t.onnx.json").write_text('{"rate": 32000, "scale": 10}')
+    batch = silence(8000, 2)
+    waves = [soxr.resample(row / np.float32(32_768), 16_000, 32_000) for row in batch["audio"]]
+    found = scores_of(load("onnx", path), batch)
+    np.testing.assert_allclose(found, expected(10 * np.stack(waves)), atol=1e-6)
+
+
+def test_fixed_windows_are_averaged(tmp_path):
+    path = write_onnx(tmp_path / "t.onnx", shape=(1, 3000))
+    teacher = load("onnx", path)
+    assert teacher.context == 3000 / 16_000
+    batch = silence(8000, 2)
+    batch["num_samples"][1] = 2000
+    waves = batch["audio"] / np.float32(32_768)
+    starts = [0, 1500, 3000, 4500]  # 500 samples are left, no more than half a hop
+    windows = [expected(waves[:1, start : start + 3000]) for start in starts]
+    found = scores_of(teacher, batch)
+    np.testing.assert_allclose(found[:1], np.mean(windows, axis=0), atol=1e-6)
+    short = np.pad(waves[1:, :2000], ((0, 0), (0, 1000)))
+    np.testing.assert_allclose(found[1:], expected(short), atol=1e-6)
+
+
+def test_the_last_window_ends_where_the_audio_does():
+    values = np.arange(10)[None]
+    assert host.windows_of(values, 4, 4)[0, :, 0].tolist() == [0, 4]  # 2 left, half a hop
+    assert host.windows_of(values, 4, 3)[0, :, 0].tolist() == [0, 3, 6]
+    assert host.windows_of(np.arange(11)[None], 4, 4)[0, :, 0].tolist() == [0, 4, 7]
+
+
+def test_spectrograms_by_a_description(tmp_path):
+    """PANNs' kind, as librosa computes it, [batch, 1, frames, 64]."""
+    import librosa
+
+    write_onnx(tmp_path / "cnn.onnx", shape=("batch", 1, "frames", 64), axes=(1, 2, 3))
+    (tmp_path / "cnn.toml").write_text('file = "cnn.onnx"\nrate = 32000\nlogmel = "panns"\n')
+    batch = silence(16_000, 2)
+    found = scores_of(load("onnx", tmp_path / "cnn.toml"), batch)
+    values = []
+    for row in batch["audio"]:
+        wave = soxr.resample(row / np.float32(32_768), 16_000, 32_000)
+        power = librosa.feature.melspectrogram(
+            y=wave, sr=32_000, n_fft=1024, hop_length=320, n_mels=64, fmin=50, fmax=14_000,
+            pad_mode="reflect",
+        )  # fmt: skip
+        values.append(librosa.power_to_db(power, ref=1.0, amin=1e-10, top_db=None).T)
+        ours = spectra.PANNS(wave, 32_000)
+        np.testing.assert_allclose(ours, values[-1], atol=0.02)
+    np.testing.assert_allclose(found, expected(np.stack(values).reshape(2, -1)), rtol=0, atol=1e-3)
+
+
+@needs_teachers
+def test_yamnet_is_the_same_as_run_by_hand():
+    from ai_edge_litert.interpreter import Interpreter
+
+    path = TEACHERS / "yamnet_waveform_in.tflite"
+    interpreter = Interpreter(str(path), num_threads=1)
+    interpreter.allocate_tensors()
+
+    def by_hand(wave):
+        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], wave[None])
+        interpreter.invoke()
+        return interpreter.get_tensor(interpreter.get_output_details()[0]["index"])[0]
+
+    with np.load(TEACHERS / "mn04_reference.npz") as reference:
+        audio = reference["wave0"][:64_000:2]
+    batch = silence(32_000, 521, rows=3)
+    batch["audio"][0] = audio
+    waves = batch["audio"] / np.float32(32_768)
+    found = scores_of(load("tflite", path), batch)
+    for row, wave in zip(found, waves, strict=True):
+        patches = [by_hand(wave[start : start + 15_600]) for start in (0, 7680, 15_360)]
+        np.testing.assert_allclose(row, np.mean(patches, axis=0), rtol=0, atol=1e-6)
+    spectra_in = load("tflite", TEACHERS / "yamnet_spectra_in.tflite")
+    assert spectra_in.described_by.input == "logmel" and spectra_in.context == 0.975
+    coarse = scores_of(spectra_in, batch)[0]  # of 8-bit steps
+    assert np.argmax(coarse) == np.argmax(found[0]) and np.abs(coarse - found[0]).max() < 0.15
+
+
+@pytest.mark.parametrize(
+    ("changes", "description", "told"),
+    [
+        ({"inputs": 2}, "", r"has 2 inputs \(x0, x1\): expected one"),
+        ({"bias": np.nan}, "", "NaN or infinite scores"),
+        ({"bias": 2.0, "sigmoid": False}, "", "which are no probabilities"),
+        ({"shape": ("batch", 1, "frames", 64)}, "", r"\[\?, 1, \?, 64\] is no waveform"),
+        ({"shape": (1, 3000)}, "patch = 6000", "is its rate another one"),
+        ({}, "rate = 44", "rate is 44, expected samples a second"),
+        ({}, "rates = 32000", "unknown key 'rates', did you mean rate"),
+        ({}, 'classes = ["Dog"]', "has 2 classes, and 1 are named"),
+        ({}, 'output = "other"', "has no output 'other': it has scores"),
+        ({}, 'logmel = "vggish"', "expected yamnet or panns"),
+    ],
+)
+def test_files_that_cannot_teach_are_refused(tmp_path, changes, description, told):
+    path = write_onnx(tmp_path / "t.onnx", **changes)
+    (tmp_path / "t.onnx.toml").write_text(description + "\n")
+    with pytest.raises(UserError, match=told) as error:
+        load("onnx", path)
+    assert "\n" not in str(error.value)
+
+
+def test_damaged_and_missing_files_are_refused(tmp_path):
+    for kind in ("onnx", "tflite"):
+        path = tmp_path / f"bad.{kind}"
+        path.write_bytes(b"no model")
+        with pytest.raises(UserError, match="cannot be opened"):
+            load(kind, path)
+        with pytest.raises(UserError, match="there is no such file"):
+            load(kind, tmp_path / f"none.{kind}")
+
+
+def test_python_functions(tmp_path, monkeypatch):
+    (tmp_path / "tagger_of_mine.py").write_text(
+        "import numpy as np\n"
+        "def tag(waves):\n"
+        "    loud = np.abs(waves).mean(axis=1)\n"
+        "    return np.stack([loud, 1 - loud], axis=1)\n"
+        "tag.classes, tag.rate = ['Dog', 'Cat'], 8000\n"
+        "def bare(waves):\n"
+        "    return np.zeros((len(waves), 3))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    teacher = load("python", "tagger_of_mine:tag")
+    assert teacher.classes == ("Dog", "Cat") and teacher.rate == 8000
+    batch = silence(8000, 2)
+    waves = [soxr.resample(row / np.float32(32_768), 16_000, 8000) for row in batch["audio"]]
+    found = scores_of(teacher, batch)
+    np.testing.assert_allclose(found[:, 0], np.abs(waves).mean(axis=1), rtol=1e-5)
+    for where, told in (
+        ("tagger_of_mine:bare", r"gave \(2, 3\) for .*expected \(2, 527\)"),
+        ("tagger_of_mine:other", "no attribute 'other'"),
+        ("tagger_of_mine", "expected python:package.module:function"),
+        ("no_such_module_:f", "No module named"),
+    ):
+        with pytest.raises(UserError, match=told):
+            load("python", where)
