@@ -261,6 +261,13 @@ def test_suite_report_holds_everything(tmp_path, results):
     assert len([d for d in page.drawings if d.get("class") == "chart"]) == 6
 
 
+def test_the_headline_gain_is_over_the_reference(tmp_path, results):
+    """Its interval is: of another difference it says nothing."""
+    results["experiments"][-1]["over_reference"] = {"low": -0.1, "high": 0.2}
+    page = Page(suite_page.write(tmp_path, results | {"reference": "psl5s"}))
+    assert "over psl5s +1.37 points from 34.11 %; not told apart on these clips" in page.text
+
+
 def test_suite_report_of_little(tmp_path):
     page = Page(suite_page.write(tmp_path, {"experiments": []}))
     assert "No experiment is finished yet" in page.text
