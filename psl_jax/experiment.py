@@ -32,6 +32,7 @@ from psl_jax.training.checkpoints import TrainingCheckpoints
 from psl_jax.training.loop import LoopSettings, loop_settings, schedule_of, train
 from psl_jax.training.step import init_state
 from psl_jax.training.stepper import Stepper
+from psl_jax.weights import orbax_folder
 from psl_jax.weights.load import load_model
 
 # What stages make that later ones, or people, read: looked at by every start.

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from psl_jax import suite
 from psl_jax.reporting import label_sets, listening, pages, suite_page, tables
-from psl_jax.runtime import files
+from psl_jax.runtime import files, parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.scoring import bootstrap, evaluation
 
@@ -52,16 +52,23 @@ def run(
         results = suite.run(one, workdir / f"seed{seed}", last_stage, start_afresh)
         if results is not None:
             found.append(results)
-    if not found:
-        return None
-    together = summary(found, seeds, bool(len(config.experiments)))
+    together = summary(found, seeds, bool(len(config.experiments))) if found else None
+
+    def write() -> None:
+        if together is not None:
+            _write(together, workdir)
+
+    parallel.by_the_first(f"results in {workdir}", write)
+    return together
+
+
+def _write(together: dict[str, Any], workdir: pathlib.Path) -> None:
     _add_intervals(together, workdir)
     files.write_json(workdir / suite.RESULTS, together)
     suite_page.write(workdir, together)
-    print(f"\nmean ± standard deviation over {len(found)} seeds\n")
+    print(f"\nmean ± standard deviation over {len(together['seeds'])} seeds\n")
     print(pages.format_table(together))
     print(f"\n  report: {workdir / 'report.html'}\n  results: {workdir / suite.RESULTS}")
-    return together
 
 
 def summary(

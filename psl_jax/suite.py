@@ -42,8 +42,8 @@ def run(
 
     A single experiment has `workdir` as its run folder; those of a suite have one each inside it.
     All of them are checked before the first is begun. Returns the results of a run to its end, in
-    process 0. start_afresh: what a run folder holds that
-    was made with other settings, data or another teacher is deleted.
+    process 0. start_afresh: what a run folder holds that was made with other settings, data or
+    another teacher is deleted.
     """
     start = time.perf_counter()
     workdir = pathlib.Path(workdir)
@@ -86,9 +86,12 @@ def run(
             runs[number] = make(name, afresh=True)
             runs[number].check(last_stage)
             runs[number].run(last_stage)
-    if last_stage in (None, "evaluate", "report") and jax.process_index() == 0:
-        return _summarize(config.name, workdir, runs, is_suite, time.perf_counter() - start)
-    return None
+    if last_stage not in (None, "evaluate", "report"):
+        return None
+    seconds = time.perf_counter() - start
+    return parallel.by_the_first(
+        f"results in {workdir}", lambda: _summarize(config.name, workdir, runs, is_suite, seconds)
+    )
 
 
 def _check_teachers(experiments: Mapping[str, Settings]) -> None:

@@ -37,7 +37,7 @@ def read_classes(path: pathlib.Path) -> list[dict[str, Any]]:
     """Rows {class, AP, AUC, num_positives} of a run's per_class.csv; [] where there is none."""
     if not path.exists():
         return []
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         try:
             return [
                 {

@@ -13,11 +13,13 @@ from psl_jax.reporting import (
     clip_pictures,
     label_figures,
     listening,
+    media,
     pages,
     pictures,
     suite_figures,
     tables,
 )
+from psl_jax.reporting.plots import Figure
 from psl_jax.scoring import evaluation
 from psl_jax.scoring.calibration import Reliability, reliability
 from psl_jax.training.metric_log import read_log
@@ -47,17 +49,7 @@ def write(suite_dir: str | os.PathLike, results: Mapping[str, Any]) -> pathlib.P
     reference = references.get(best or "", reference)
     classes = class_table.class_table(runs, best, reference)
     seeds = results.get("seeds") or []
-    whose = f" Of seed {seeds[0]}." if len(seeds) > 1 else ""
-    logs = {name: read_log(folders[0]) for name, folders in runs.items()}
-    shown = {
-        "figures": [
-            *suite_figures.comparison(experiments, _reported_map(results)),
-            *(suite_figures.gains(classes) if classes else []),
-            *suite_figures.calibration(_reliabilities(runs)),
-            *suite_figures.curves(logs, whose),
-        ],
-        "quality_figures": label_figures.label_quality(tables.label_qualities(results)),
-    }
+    shown = _figures(results, runs, classes)
     folder = suite_dir / pictures.FOLDER
     clips = listening.read(suite_dir / results.get("clips", listening.FOLDER))
     has_pictures = pictures.write(folder, [f for each in shown.values() for f in each])
@@ -68,7 +60,7 @@ def write(suite_dir: str | os.PathLike, results: Mapping[str, Any]) -> pathlib.P
     }
     context = {
         "title": str(results.get("name") or suite_dir.resolve().name),
-        "tiles": _tiles(experiments, best),
+        "tiles": _tiles(experiments, best, reference),
         "table": tables.suite_table(results),
         "best": best,
         "kind": _kind(experiments),
@@ -81,7 +73,7 @@ def write(suite_dir: str | os.PathLike, results: Mapping[str, Any]) -> pathlib.P
         "quality_table": tables.quality_table(results),
         "classes": classes,
         "clips": clips,
-        "clip_ticks": listening.ticks,
+        "clip_ticks": media.ticks,
         "files": pictures.FOLDER,
         "no_pictures": "" if has_pictures else pictures.NO_PICTURES,
     }
@@ -91,6 +83,26 @@ def write(suite_dir: str | os.PathLike, results: Mapping[str, Any]) -> pathlib.P
 def _reported_map(results: Mapping[str, Any]) -> dict[str, float]:
     paper = results.get("paper") or {}
     return {k: v for k, v in paper.items() if tables.measure_of(results, k) == "mAP"}
+
+
+def _figures(
+    results: Mapping[str, Any],
+    runs: Mapping[str, Sequence[pathlib.Path]],
+    classes: class_table.ClassTable | None,
+) -> dict[str, list[Figure]]:
+    """Those of each section, by their name in the template."""
+    seeds = results.get("seeds") or []
+    whose = f" Of seed {seeds[0]}." if len(seeds) > 1 else ""
+    logs = {name: read_log(folders[0]) for name, folders in runs.items()}
+    return {
+        "figures": [
+            *suite_figures.comparison(results.get("experiments", []), _reported_map(results)),
+            *suite_figures.calibration(_reliabilities(runs)),
+            *suite_figures.curves(logs, whose),
+        ],
+        "class_figures": suite_figures.gains(classes) if classes else [],
+        "quality_figures": label_figures.label_quality(tables.label_qualities(results)),
+    }
 
 
 def _reliabilities(runs: Mapping[str, Sequence[pathlib.Path]]) -> dict[str, Reliability]:
@@ -123,23 +135,26 @@ def _kind(experiments: Sequence[Mapping[str, Any]]) -> str:
     return "student" if any(e.get("label") == "soft" for e in experiments) else "experiment"
 
 
-def _tiles(experiments: Sequence[Mapping[str, Any]], best_name: str | None) -> list[tuple]:
+def _tiles(
+    experiments: Sequence[Mapping[str, Any]], best_name: str | None, reference: str
+) -> list[tuple]:
     named = {e["name"]: e for e in experiments if e.get("mAP") is not None}
     tiles, best = [], named.get(best_name or "")
     if best:
         value = tables.percent(best["mAP"])
         kind = _kind(experiments)
         tiles.append((f"best {kind}", value, "% mAP", best["name"]))
-        weak = named.get("weak")
-        if weak and weak is not best:
-            gain = f"{100 * (best['mAP'] - weak['mAP']):+.2f}"
-            remark = f"from {tables.percent(weak['mAP'])} %"
-            if best.get("notes") or weak.get("notes"):
+        base = named.get(reference)
+        if base and base is not best:
+            gain = f"{100 * (best['mAP'] - base['mAP']):+.2f}"
+            remark = f"from {tables.percent(base['mAP'])} %"
+            if best.get("notes") or base.get("notes"):
                 remark += "; see the notes"
             over = best.get("over_reference")
             if over and not tables.holds_no_zero(over):
                 remark += f"; {tables.NOT_TOLD_APART} on these clips"
-            tiles.append(("over weak labels", gain, "points", remark))
+            over_what = "over weak labels" if reference == "weak" else f"over {reference}"
+            tiles.append((over_what, gain, "points", remark))
         if best.get("d_prime") is not None:
             tiles.append(("d′", tables.decimal(best["d_prime"]), "", f"of the best {kind}"))
     teacher = named.get("teacher")

@@ -20,7 +20,7 @@ from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
 from psl_jax.audio.waveforms import Blocks, at_most, blocks_of
 from psl_jax.tagging import spectrogram
 from psl_jax.tagging.events import EventSettings
-from psl_jax.tagging.tagged_files import BadFile, FileTags, Input, tag_files
+from psl_jax.tagging.tagged_files import BadFile, FileTags, Input, Keep, tag_files
 from psl_jax.tagging.tagger import Failed, Tagger
 from psl_jax.tagging.timeline import FRAME_SECONDS, Pool
 
@@ -137,7 +137,7 @@ class Service:
                     [Input(path, name)],
                     segmentation or self.segmentation,
                     settings or self.settings,
-                    keep_rows=rows,
+                    keep=Keep(rows=rows),
                     heard=job.check,
                     max_seconds=self._longest(path, name),
                 )
