@@ -84,8 +84,8 @@ def main(arguments: argparse.Namespace) -> None:
     out, scorer = pathlib.Path(arguments.out), task.scorer(arguments, rule.count_padding)
     first = jax.process_index() == 0
     if first:
-        heard = task._replace(segmentation=relabeling.windows_of(task.segmentation, rule.overlap))
-        print("\n".join(options.plan(heard, scorer, arguments, out)), flush=True)
+        heard = relabeling.windows_of(task.segmentation, rule.overlap)
+        print("\n".join(options.plan(task, heard, scorer, arguments, out)), flush=True)
     if arguments.dry_run:
         return
     options.check_out(out)

@@ -11,6 +11,7 @@ import os
 import pathlib
 import zipfile
 import zlib
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ _MANIFEST = "manifest.json"
 _WEAK = "weak_labels_sha256"  # in the manifest of labels that depend on the clips' weak ones
 # Permuted training asks for labels here and there: those of balanced AudioSet in 2 s are 116 MB.
 _CACHE_BYTES = 1 << 30
+_SPARSE = 0.25  # so few of a shard's clips are read by themselves
 _GO_ON = "Run the same command again, which goes on where it stopped."
 # What reading a damaged shard raises, by NumPy, zipfile and ourselves.
 _DAMAGE = (
@@ -256,6 +258,7 @@ class SoftLabels:
         self.manifest = _read_manifest(directory)
         self.num_segments = int(segmentation.counts(index.num_samples).max(initial=1))
         self._cache: dict[int, np.ndarray] = {}  # by shard, the last used at the end
+        self._places: dict[int, np.ndarray | None] = {}  # by shard: where its records begin
 
     @classmethod
     def open(
@@ -304,19 +307,28 @@ class SoftLabels:
 
         Raises UserError for a damaged shard and for one whose clips are not those of the data.
         """
+        return self._read(shard, np.arange(*self.index.shard_offsets[shard : shard + 2]))
+
+    def read_clips(self, shard: int, clips: np.ndarray) -> np.ndarray:
+        """The probabilities of some `clips` (ascending) of one tfrecord shard, as `read_shard`."""
+        return self._read(shard, clips, only_these=True)[1]
+
+    def _read(
+        self, shard: int, clips: np.ndarray, only_these: bool = False
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         format = self.manifest["format"]
         path = label_shards.shard_path(self.directory, shard, len(self.index.shard_sizes), format)
-        low, high = self.index.shard_offsets[shard : shard + 2]
-        counts = self.segmentation.counts(self.index.num_samples[low:high])
+        counts = self.segmentation.counts(self.index.num_samples[clips])
         width, top_k = self.index.num_classes, self.manifest["top_k"]
         try:
-            ids, rows = label_shards.read(path, format, counts, width, top_k)
+            some = self._some(path, shard, clips) if only_these else None
+            ids, rows = label_shards.read(path, format, counts, width, top_k, some)
         except _DAMAGE as error:
             raise UserError(
                 f"{path}: damaged soft-label shard ({error}); delete it and run "
                 f"{_remake(self.manifest)} again, which makes it anew"
             ) from error
-        _check_ids(path, ids, self.index.ids[low:high])
+        _check_ids(path, ids, self.index.ids[clips])
         out = np.zeros((len(counts), self.num_segments, self.index.num_classes), np.float16)
         out[np.arange(self.num_segments) < counts[:, None]] = rows
         return np.array(ids, np.str_), out, counts
@@ -327,8 +339,32 @@ class SoftLabels:
         shards = self.index.shard_of(clips)
         for shard in dict.fromkeys(shards.tolist()):
             rows = np.flatnonzero(shards == shard)
-            out[rows] = self._cached(shard)[clips[rows] - self.index.shard_offsets[shard]]
+            wanted, back = np.unique(clips[rows], return_inverse=True)
+            if self._reads_only(shard, len(wanted)):
+                out[rows] = self.read_clips(shard, wanted)[back]
+            else:
+                out[rows] = self._cached(shard)[clips[rows] - self.index.shard_offsets[shard]]
         return out
+
+    def _some(self, path: pathlib.Path, shard: int, clips: np.ndarray) -> label_shards.Some:
+        if shard not in self._places:
+            self._places[shard] = record_files.record_places(path)
+        return (clips - self.index.shard_offsets[shard]).tolist(), self._places[shard]
+
+    def _reads_only(self, shard: int, count: int) -> bool:
+        """Whether `count` clips of a shard are read without the others.
+
+        Of draws from a large split a window has a clip of each shard, which is not in the cache
+        any more when the next one is wanted.
+        """
+        is_sparse = count < _SPARSE * int(self.index.shard_sizes[shard])
+        is_cached = shard in self._cache or self._all_bytes <= _CACHE_BYTES
+        return self.manifest["format"] == "tfrecord" and is_sparse and not is_cached
+
+    @cached_property
+    def _all_bytes(self) -> int:
+        """What the labels of all clips take in memory."""
+        return 2 * len(self.index) * self.num_segments * self.index.num_classes
 
     def _cached(self, shard: int) -> np.ndarray:
         """The shard's probabilities; those used last are kept, up to _CACHE_BYTES of them."""
@@ -379,7 +415,10 @@ def _read_manifest(directory: str | os.PathLike) -> dict[str, Any]:
             "soft_labels_dir at the directory that holds them"
         ) from None
     except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); run the relabel stage anew") from error
+        raise UserError(
+            f"{path} is damaged ({error}); delete it and run the relabel stage again, which writes "
+            "it anew and keeps the shards"
+        ) from error
 
 
 def _compare(directory: pathlib.Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
