@@ -70,7 +70,7 @@ def frame_scores(model: tagger.Tagger, source: Source) -> list[np.ndarray]:
         audio = [row[:n].copy() for row, n in zip(loaded.rows, lengths, strict=True)]
         blocks = [lambda waveform=waveform: iter([waveform]) for waveform in audio]
         timelines = [Timeline(segments=True) for _ in audio]
-        for item in model.stream(blocks, segmentation):
+        for item in model.run(blocks, segmentation):
             complete = timelines[item.source].add(item.piece, item.frames)
             rows[clips[item.source]].append(complete)
     return [np.concatenate(parts) for parts in rows]

@@ -12,32 +12,38 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from psl_jax.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from psl_jax.tagging.events import Event
-    from psl_jax.tagging.tagger import Tagger, Tags
+    from psl_jax.tagging.live import Stream
+    from psl_jax.tagging.tagger import Tagger
+    from psl_jax.tagging.tags import Tags
 
 __version__ = "0.1.0"
-__all__ = ["Event", "Tagger", "Tags", "UserError", "__version__", "load"]
+__all__ = ["Event", "Stream", "Tagger", "Tags", "UserError", "__version__", "load"]
 
-_LATE = {"Event": "events", "Tagger": "tagger", "Tags": "tagger"}  # imported when asked for
+# Imported when asked for.
+_LATE = {"Event": "events", "Tagger": "tagger", "Tags": "tags", "Stream": "live"}
 
 
-def load(path: str | os.PathLike) -> Tagger:
-    """The model of a finished run, ready to tag: see `psl_jax.Tagger`.
+def load(path: str | os.PathLike, labels: Sequence[str] | None = None) -> Tagger:
+    """A finished model, ready to tag: see `psl_jax.Tagger`.
 
     Args:
-      path: a run folder or its `averaged` folder.
+      path: a run folder or its `averaged` folder, a published folder, an exported file
+        (`.safetensors`, `.onnx`, `.tflite`, `.pt`), a published `.pt`, or hf://USER/NAME.
+      labels: names of the classes to tag, in this order; by default all of the model's.
 
     Raises:
-      psl_jax.UserError: there is no finished model.
+      psl_jax.UserError: there is no model, or it lacks a class; the message says what is missing.
     """
     from psl_jax.tagging import tagger
 
-    return tagger.load(path)
+    return tagger.load(path, labels)
 
 
 def __getattr__(name: str) -> Any:

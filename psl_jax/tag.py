@@ -5,17 +5,20 @@
     curl -s https://example.org/street.mp3 | python -m psl_jax.tag runs/psl2s -
 
 Files may have any format that libsndfile reads, and any rate, channels and length; of a folder, all
-audio files in it are taken. A file that cannot be read is one line on standard error, and the rest
-are tagged all the same. Exit status: 0; 1 if a file could not be read; 2 for wrong settings.
+audio files below it are taken, and a line on standard error says what was passed over. A file that
+cannot be read is one line there, and the rest are tagged all the same. Exit status: 0 if all are
+tagged; 1 if a file could not be read; 2 for wrong settings.
 """
 
 import argparse
 import contextlib
+import itertools
 import pathlib
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 from psl_jax.runtime import disk, entry, progress
 from psl_jax.runtime.errors import UserError
@@ -30,8 +33,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "files",
         metavar="FILE",
-        nargs="+",
+        nargs="*",
         help="audio file, folder, pattern, or - for standard input",
+    )
+    parser.add_argument(
+        "--list_labels",
+        action="store_true",
+        help="tell the model's classes and their thresholds, a line each, and tag nothing",
     )
     options.add_settings(parser)
     group = parser.add_argument_group("output")
@@ -65,44 +73,111 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     group.add_argument(
         "--skip_existing",
         action="store_true",
-        help="with --out: leave out files that have their output already",
+        help="with --out: leave out files that have their output already, and share the others "
+        "with processes of the same command",
+    )
+    group.add_argument(
+        "--embeddings",
+        action="store_true",
+        help="with --out: what the network's last layer makes of each file, NAME.embeddings.npz",
+    )
+    group.add_argument(
+        "--keep_truncated",
+        action="store_true",
+        help="tag files that end too soon or are damaged, too, as far as they can be read",
     )
     group.add_argument(
         "--plot",
         metavar="PNG|DIR",
         help="draw spectrogram and tags over time: NAME.png for one file, or a folder",
     )
-    return options.parse(parser, arguments)
+    found = options.parse(parser, arguments)
+    if not found.files and not found.list_labels:
+        parser.error("the following arguments are required: FILE")
+    return found
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Tags and writes; returns the exit status."""
     from psl_jax.runtime import joining
-    from psl_jax.tagging import tagged_files, tagger
+    from psl_jax.tagging import tagged_files, tagger, writing
 
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    settings = options.event_settings(arguments)
-    inputs, bad = tagged_files.find_files(arguments.files)
-    outputs = _outputs(arguments, inputs)
-    inputs = _left(arguments, inputs)
-    joining.configure()
+    if arguments.list_labels:
+        return _list_labels(arguments)
+    options.event_settings(arguments)  # what is wrong is told before anything is computed
+    looked = tagged_files.find_files(arguments.files)
+    for note in looked.notes:
+        print(writing.shown(note), file=sys.stderr)
+    outputs = _outputs(arguments, looked.inputs)
+    joining.configure(keep_compiled_from=0.5)
     model = tagger.load(arguments.model, _names(arguments.labels))
+    settings = options.event_settings(arguments, model)
     segmentation = options.segmentation(arguments, model)
-    start, seconds, done = time.perf_counter(), 0.0, 0
-    with _Bar(inputs) as bar:
-        found = tagged_files.tag_files(
-            model, inputs, segmentation, settings, arguments.format == "frames", bar.heard
-        )
-        for tags in _reported(bad, found, bar):
-            with bar.paused():
-                for output in outputs:
-                    output(tags)
-            seconds, done = seconds + tags.seconds, done + 1
+    keep = tagged_files.Keep(
+        arguments.format == "frames", arguments.embeddings, arguments.keep_truncated
+    )
+    start = time.perf_counter()
+    with _Work(arguments, looked.inputs) as work, _Bar(looked.inputs) as bar:
+        found = tagged_files.tag_files(model, work, segmentation, settings, keep, bar.heard)
+        done, failed, seconds = _tagged(itertools.chain(looked.bad, found), outputs, work, bar)
+    elsewhere = len(looked.inputs) + len(looked.bad) - done - failed
+    if elsewhere:
+        total = len(looked.inputs)
+        print(f"{elsewhere} of {total} are tagged already, or by another process", file=sys.stderr)
     if arguments.out:
-        _summarize(done, len(inputs) + len(bad), seconds, time.perf_counter() - start, arguments)
-    return 0 if done == len(inputs) + len(bad) else 1
+        _summarize(done, done + failed, seconds, time.perf_counter() - start, arguments)
+    return 1 if failed else 0
+
+
+def _tagged(
+    found: Iterable, outputs: Sequence[Callable], work: "_Work", bar: "_Bar"
+) -> tuple[int, int, float]:
+    """Hands what was found to the outputs; a line on standard error for each file that is bad.
+
+    Returns how many were tagged, how many were not, and the seconds of audio.
+    """
+    from psl_jax.tagging.tagged_files import BadFile
+    from psl_jax.tagging.writing import Printer, shown
+
+    prints = any(isinstance(output, Printer) for output in outputs)
+    done, failed, seconds = 0, 0, 0.0
+    for item in found:
+        bar.file_done()
+        name = shown(item.input.path)
+        if isinstance(item, BadFile):
+            bar.tell(f"{name}: {item.reason}")
+            failed += 1
+        else:
+            if item.cut:
+                bar.tell(f"{name}: {item.cut}, tagged as far as it goes")
+            # Clearing the bar takes longer than tagging a short file.
+            with bar.paused() if prints else contextlib.nullcontext():
+                for output in outputs:
+                    output(item)
+            done, seconds = done + 1, seconds + item.seconds
+        work.done(item.input)
+    return done, failed, seconds
+
+
+def _list_labels(arguments: argparse.Namespace) -> int:
+    """Prints class and threshold, separated by a tab."""
+    from psl_jax.model.thresholds import DEFAULT
+    from psl_jax.weights.load import load_model
+
+    model = load_model(arguments.model)
+    if names := _names(arguments.labels):
+        model = model.for_classes(names)
+    tuned = model.info.thresholds
+    for name, value in zip(
+        model.classes, tuned.values if tuned else [DEFAULT] * len(model.classes), strict=True
+    ):
+        print(f"{name}\t{value:.4g}")
+    if tuned is None:
+        print("no thresholds were tuned: psl-jax thresholds does", file=sys.stderr)
+    return 0
 
 
 def _outputs(arguments: argparse.Namespace, inputs: Sequence) -> list[Callable]:
@@ -116,34 +191,56 @@ def _outputs(arguments: argparse.Namespace, inputs: Sequence) -> list[Callable]:
         raise UserError(f"min_score is {arguments.min_score:g}, expected 0 to 1")
     if arguments.skip_existing and not arguments.out:
         raise UserError("--skip_existing looks for what lies in --out=DIR: give that, too")
+    if arguments.embeddings and not arguments.out:
+        raise UserError("--embeddings writes files into --out=DIR: give that, too")
     if arguments.plot and any(item.path == tagged_files.STDIN for item in inputs):
         raise UserError("--plot reads the audio once more, which standard input does not allow")
     if arguments.format in ("audacity", "raven") and not arguments.out and len(inputs) > 1:
         raise UserError(f"--format={arguments.format} makes a file for each input: give --out=DIR")
     best = writing.Best(arguments.top_k, arguments.min_score)
     outputs: list[Callable] = []
-    if arguments.out:
+    if arguments.embeddings:
+        outputs.append(writing.EmbeddingWriter(arguments.out, inputs))
+    if arguments.plot:
+        outputs.append(_plotter(arguments.plot, inputs))
+    if arguments.out:  # the last, as its file says that all is done
         disk.check_writable(arguments.out, "--out")
         outputs.append(writing.FolderWriter(arguments.out, inputs, arguments.format, best))
     else:
         width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
         outputs.append(writing.Printer(arguments.format, best, width))
-    if arguments.plot:
-        outputs.append(_plotter(arguments.plot, inputs))
     return outputs
 
 
-def _left(arguments: argparse.Namespace, inputs: list) -> list:
-    """The inputs that are still to be tagged."""
-    from psl_jax.tagging import writing
+class _Work:
+    """The inputs that are still to be tagged, one after the other as they are asked for."""
 
-    if not arguments.skip_existing:
-        return inputs
-    paths = writing.output_paths(arguments.out, inputs, writing.ENDINGS[arguments.format])
-    left = [item for item in inputs if not paths[item].exists()]
-    if len(left) < len(inputs):
-        print(f"{len(inputs) - len(left)} of {len(inputs)} are tagged already", file=sys.stderr)
-    return left
+    def __init__(self, arguments: argparse.Namespace, inputs: list):
+        from psl_jax.tagging import claims, writing
+
+        self._inputs, self._claims = inputs, None
+        if arguments.skip_existing:
+            ending = writing.ENDINGS[arguments.format]
+            self._paths = writing.output_paths(arguments.out, inputs, ending)
+            self._claims = claims.Claims(arguments.out)
+
+    def __enter__(self) -> "_Work":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._claims is not None:
+            self._claims.__exit__(*exception)
+
+    def __iter__(self) -> Iterator:
+        from psl_jax.tagging import claims
+
+        if self._claims is None:
+            return iter(self._inputs)
+        return claims.unclaimed(self._inputs, self._paths, self._claims)
+
+    def done(self, item: Any) -> None:
+        if self._claims is not None and item in self._paths:
+            self._claims.release(self._paths[item])
 
 
 def _names(text: str | None) -> list[str] | None:
@@ -164,21 +261,6 @@ def _plotter(target: str, inputs: Sequence) -> Callable:
     else:
         paths = {item: pathlib.Path(target) for item in inputs}
     return lambda tags: picture.plot_file(tags, paths[tags.input])
-
-
-def _reported(bad: Iterable, found: Iterable, bar: "_Bar") -> Iterator:
-    """The files that were tagged; one line on standard error for each of the others."""
-    from psl_jax.tagging.tagged_files import BadFile
-    from psl_jax.tagging.writing import shown
-
-    for group in (bad, found):
-        for item in group:
-            bar.file_done()
-            if isinstance(item, BadFile):
-                with bar.paused():
-                    print(f"{shown(item.input.path)}: {item.reason}", file=sys.stderr)
-            else:
-                yield item
 
 
 def _summarize(
@@ -217,6 +299,11 @@ class _Bar:
     def file_done(self) -> None:
         if not self.single:
             self._bar.update()
+
+    def tell(self, line: str) -> None:
+        """Prints a line to standard error."""
+        with self.paused():
+            print(line, file=sys.stderr)
 
     def paused(self) -> contextlib.AbstractContextManager:
         """Clears the bar while something else is printed."""

@@ -17,7 +17,7 @@ from psl_jax import tag
 from psl_jax.runtime import progress
 from psl_jax.runtime.errors import UserError
 from psl_jax.tagging import tagged_files, writing
-from psl_jax.tagging.events import EventSettings
+from psl_jax.tagging.events import Event, EventSettings
 from psl_jax.tagging.writing import clock, output_paths
 
 
@@ -78,7 +78,7 @@ def test_csv_of_a_folder(run, folder):
         for e in tags_of(path).events(0.5, 0.3, 3)
     ]
     assert [list(row.values()) for row in rows] == expected and len(rows) > 0
-    assert (status, err) == (0, "")
+    assert (status, err) == (0, f"{folder}: 3 audio files; passed over 1: 1 .txt\n")
 
 
 def test_json_lines(run, folder):
@@ -199,7 +199,8 @@ def test_bad_files_are_a_line_each_and_the_rest_go_on(run, folder, tmp_path):
     empty.mkdir()
     names = [tmp_path / "bad" / name for name in bad if name != "folder.wav"]
     status, out, err = run(*names[:4], folder / "a.flac", *names[4:], folder, empty, "--format=csv")
-    lines = err.splitlines()
+    note, *lines = err.splitlines()
+    assert note == f"{folder}: 3 audio files; passed over 1: 1 .txt"
     assert status == 1 and len(lines) == len(names) + 1
     for name in names:
         assert any(line.startswith(f"{name}: {bad[name.name]} (") for line in lines), name
@@ -231,6 +232,7 @@ def test_odd_rates_and_channels(run, tmp_path, rate, channels):
         (["--min_score=1.5"], "min_score is 1.5"),
         (["--labels=;"], "no labels are left"),
         (["--skip_existing"], "--out=DIR"),
+        (["--embeddings"], "--out=DIR"),
         (["-", "--plot=pictures"], "standard input"),
         (["--segment_seconds=100"], "segment_seconds is 100"),
         (["--hop_seconds=5"], "hop_seconds is 5"),
@@ -259,9 +261,7 @@ def test_clock():
 
 def test_memory_does_not_grow_with_length(monkeypatch, tmp_path):
     """Of a file no more than some blocks are in memory: rows for pictures are pooled."""
-    collector = tagged_files._Collector(
-        tagging.LABELS, EventSettings(), whole=True, keep_rows=False
-    )
+    collector = tagged_files._Collector(tagging.LABELS, EventSettings(), True, tagged_files.Keep())
     rows = np.zeros((500, len(tagging.LABELS)), np.float32)
     for _ in range(40):
         collector.pool.add(rows)
@@ -386,3 +386,57 @@ def test_the_models_of_a_suite_are_listed(model, folder, tmp_path):
         shutil.copytree(model, tmp_path / name)
     with pytest.raises(UserError, match=r"several models: give one of them\n.*psl2s\n.*teacher"):
         tag.main(tag.parse(["tag", str(tmp_path), str(folder / "a.flac")]))
+
+
+def test_what_a_folder_holds_besides_is_told(run, folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "a")
+    for name in ("x.TXT", "y.pdf", "README"):
+        (tmp_path / "a" / name).write_text("no audio")
+    (tmp_path / "a" / "linked").symlink_to(folder)
+    (tmp_path / "a" / "gone.wav").symlink_to(tmp_path / "nowhere.wav")
+    status, _, err = run(tmp_path / "a")
+    assert status == 0
+    start, _, kinds = err.rstrip().partition("passed over 6: ")
+    assert start == f"{tmp_path / 'a'}: 3 audio files; "
+    assert kinds.startswith("2 .txt, ")
+    assert set(kinds.split(", ")[1:]) == {
+        *("1 links to folders", "1 .pdf", "1 others", "1 broken links")
+    }
+
+
+def test_embeddings_of_files(run, folder, tmp_path):
+    assert run(folder, "--out", tmp_path, "--embeddings")[0] == 0
+    expected = tagging.tagger().embed(folder / "a.flac")
+    with np.load(tmp_path / "a.embeddings.npz") as found:
+        np.testing.assert_allclose(found["embedding"], expected.embedding, atol=1e-4)
+        np.testing.assert_allclose(found["frame_embeddings"], expected.frame_embeddings, atol=1e-4)
+        np.testing.assert_allclose(found["frame_times"], expected.frame_times)
+    assert len(list(tmp_path.rglob("*.npz"))) == len(list(tmp_path.rglob("*.csv"))) == 3
+
+
+def test_truncated_files_are_kept_where_asked_for(run, tmp_path):
+    path = audio_files.write(tmp_path / "x.wav", tagging.recording(8.0))
+    audio_files.truncate(path, 0.5)
+    assert run(path, "--format=json")[:2] == (1, "")
+    status, out, err = run(path, "--format=json", "--keep_truncated")
+    found = json.loads(out)
+    assert status == 0 and 3.9 < found["seconds"] < 4.1
+    assert found["incomplete"].startswith("truncated (ends after") and "as far as it goes" in err
+    audio_files.truncate(path, 0.01)
+    assert run(path, "--keep_truncated")[0] == 1
+
+
+def test_names_with_commas_stay_apart_in_a_table():
+    events = [Event(0.0, 1.0, name, 0.9) for name in ("Vehicle horn, car horn", "Rain, drizzle")]
+    tags = tagged_files.FileTags(
+        tagged_files.Input("x.wav", "x.wav"),
+        ("dog", "Vehicle horn, car horn", "Rain, drizzle"),
+        1.0,
+        np.array([0.9, 0.2, 0.1], np.float32),
+        np.ones(3, np.float32),
+        events,
+        np.zeros((1, 3), np.float32),
+        0.32,
+    )
+    last = writing.table(tags, writing.Best(1)).splitlines()[-2]
+    assert last == "  heard at times, too: Vehicle horn, car horn; Rain, drizzle"

@@ -1,5 +1,6 @@
 """Files and waveforms of any kind as blocks of 16 kHz mono, in bounded memory."""
 
+import io
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,10 +20,12 @@ Blocks = Callable[[], Iterator[np.ndarray]]
 
 
 def blocks_of(audio: Any, sample_rate: float | None = None) -> Blocks:
-    """Blocks of a file (path or binary file object), or of a waveform at `sample_rate`.
+    """Blocks of a file (path, binary file object or bytes), or of a waveform at `sample_rate`.
 
     Raises UserError for a waveform that is none; a file is not opened before its blocks are.
     """
+    if isinstance(audio, bytes | bytearray | memoryview):
+        audio = io.BytesIO(audio)
     if isinstance(audio, str | os.PathLike) or hasattr(audio, "read"):
         return lambda: decoding.decoded_blocks(audio)
     waveform = resample(to_mono(audio), sample_rate)

@@ -26,6 +26,7 @@ from psl_jax.runtime.settings import setting
 
 FORMATS = label_shards.FORMATS
 _MANIFEST = "manifest.json"
+_WEAK = "weak_labels_sha256"  # in the manifest of labels that depend on the clips' weak ones
 # Permuted training asks for labels here and there: those of balanced AudioSet in 2 s are 116 MB.
 _CACHE_BYTES = 1 << 30
 _SPARSE = 0.25  # so few of a shard's clips are read by themselves
@@ -74,6 +75,11 @@ class LabelRule:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(LabelRule)}
         return values | {"prior_recall": self.prior_recall if self.prior else None}
 
+    @property
+    def uses_weak_labels(self) -> bool:
+        """Whether clips with other weak labels get other soft ones."""
+        return self.prior > 0 or self.calibrate != "none"
+
 
 # What labels are like that were made before manifests told it.
 _UNTOLD = LabelRule().entries() | {"shortest_seconds": MIN_SEGMENT_SECONDS}
@@ -97,16 +103,30 @@ _NAMES = {
     "temperature": "temperature of the teacher's logits",
     "calibrate": "what the classes' rates were fitted to",
     "count_padding": "whether padding counts",
+    _WEAK: "weak labels of the clips",
 }
+# How labels are made anew, by the kind of their origin.
+_REMAKE = {"imported": "psl-jax labels import", "edited": "psl-jax labels edit"}
 
 
 def segmentation_of(directory: str | os.PathLike) -> Segmentation:
     """How the clips were cut that these labels are of. Raises UserError without a manifest."""
     manifest = _read_manifest(directory)
-    seconds, hop = (float(manifest.get(key, 0)) for key in ("segment_seconds", "hop_seconds"))
-    if not seconds > 0 or not hop > 0:
-        raise UserError(f"{directory}/{_MANIFEST} is damaged: it tells no length of segments")
-    return Segmentation(seconds, None if hop == seconds else hop)
+    try:
+        seconds, hop = (float(manifest[key]) for key in ("segment_seconds", "hop_seconds"))
+        return Segmentation(
+            seconds, None if hop == seconds else hop, float(manifest["shortest_seconds"])
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{directory}/{_MANIFEST} is damaged: it tells no length of segments"
+        ) from error
+
+
+def made_with(labels: "SoftLabels") -> dict[str, Any]:
+    """What of a relabeling, besides its teacher, data and segments, its labels depend on."""
+    names = (*LabelRule().entries(), _WEAK)
+    return {name: labels.manifest[name] for name in names if name in labels.manifest}
 
 
 def digest_without_teacher(directory: str | os.PathLike, even_relabeled: bool) -> str | None:
@@ -148,6 +168,7 @@ class SoftLabelWriter:
         rule: LabelRule | None = None,
         origin: dict[str, Any] | None = None,
         teachers: list[dict[str, Any]] | None = None,
+        uses_weak_labels: bool = False,
     ):
         """Writes the manifest; if there is one, it must be the same (UserError), and its whole
         shards are kept.
@@ -155,6 +176,7 @@ class SoftLabelWriter:
         rule: how the labels are made (default: the paper's way); of it the writer does `top_k`.
         origin: of labels that no relabeling made: what they were read or edited from, as JSON.
         teachers: what there is to say of each teacher, as JSON; its digest alone is compared.
+        uses_weak_labels: besides those of `rule` the labels depend on the clips' weak ones.
         """
         if format not in FORMATS:
             raise ValueError(f"format {format!r}, expected one of {FORMATS}")
@@ -163,6 +185,8 @@ class SoftLabelWriter:
         self.rule = rule or LabelRule()
         manifest = _manifest(index, segmentation) | self.rule.entries()
         manifest |= {"teacher_digest": teacher_digest, "format": format}
+        if uses_weak_labels or self.rule.uses_weak_labels:
+            manifest[_WEAK] = index.labels_sha256
         if (self.directory / _MANIFEST).exists():
             _compare(self.directory, _read_manifest(directory), manifest)
         else:
@@ -250,15 +274,18 @@ class SoftLabels:
         Raises UserError, saying what differs, for labels of something else or with missing shards.
         """
         directory = pathlib.Path(directory)
-        expected = _manifest(index, segmentation) | (rule.entries() if rule else {})
+        found, expected = _read_manifest(directory), _manifest(index, segmentation)
+        expected |= rule.entries() if rule else {}
+        if _WEAK in found:
+            expected[_WEAK] = index.labels_sha256
         if teacher_digest is not None:
             expected["teacher_digest"] = teacher_digest
-        _compare(directory, _read_manifest(directory), expected)
+        _compare(directory, found, expected)
         missing = missing_shards(directory)
         if missing:
             raise UserError(
                 f"{directory}: {len(missing)} of {len(index.shard_sizes)} soft-label shards are "
-                f"missing (the first is number {missing[0]}); run the relabel stage to the end"
+                f"missing (the first is number {missing[0]}); run {_remake(found)} to the end"
             )
         return cls(directory, index, segmentation)
 
@@ -298,8 +325,8 @@ class SoftLabels:
             ids, rows = label_shards.read(path, format, counts, width, top_k, some)
         except _DAMAGE as error:
             raise UserError(
-                f"{path}: damaged soft-label shard ({error}); delete it and run the relabel "
-                "stage again, which makes it anew"
+                f"{path}: damaged soft-label shard ({error}); delete it and run "
+                f"{_remake(self.manifest)} again, which makes it anew"
             ) from error
         _check_ids(path, ids, self.index.ids[clips])
         out = np.zeros((len(counts), self.num_segments, self.index.num_classes), np.float16)
@@ -367,6 +394,13 @@ def _manifest(index: ClipIndex, segmentation: Segmentation) -> dict[str, Any]:
     }
 
 
+def _remake(manifest: dict[str, Any]) -> str:
+    """What makes such labels, in words."""
+    origin = manifest.get("origin")
+    kind = origin.get("kind") if isinstance(origin, dict) else None
+    return f"`{_REMAKE[kind]}`" if kind in _REMAKE else "relabel"
+
+
 def _read_manifest(directory: str | os.PathLike) -> dict[str, Any]:
     path = pathlib.Path(directory) / _MANIFEST
     try:
@@ -392,10 +426,18 @@ def _compare(directory: pathlib.Path, found: dict[str, Any], expected: dict[str,
         other = found.get(key)
         if other != value:
             value, other = _brief(value, other)
+            made = _remake(found)
+            if "origin" in found and key in LabelRule().entries():
+                advice = (
+                    f"They come from {made}, not from a relabeling of this run: leave "
+                    f"config.relabel.{key} at its default, {other}"
+                )
+            else:
+                advice = f"Run {made} again into an empty directory, or point soft_labels_dir "
+                advice += "elsewhere"
             raise UserError(
                 f"{directory} holds soft labels for something else: {_NAMES[key]} ({key}) differs: "
-                f"expected {value}, found {other}. Run relabel again into an empty directory, or "
-                "point soft_labels_dir elsewhere"
+                f"expected {value}, found {other}. {advice}"
             )
 
 

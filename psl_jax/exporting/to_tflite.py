@@ -17,8 +17,8 @@ from psl_jax.model.folding import Layer, fold, frame_probabilities
 from psl_jax.model.frontend import AMIN, HOP, NUM_MELS, WINDOW, LogMel, hann, mel_filters
 from psl_jax.model.model import Model, exported_logmel
 from psl_jax.runtime.quiet_tensorflow import tensorflow_quietly
+from psl_jax.weights.tflite_file import INFO
 
-INFO = "psl_jax.json"
 LABELS = "labels.txt"
 _BANDS = 8
 
@@ -31,7 +31,7 @@ def write(path: pathlib.Path, model: Model, info: Mapping[str, Any], options: Op
     `frame_probabilities`.
     """
     tf = tensorflow_quietly()
-    network, logmel = fold(model.variables), exported_logmel(model)
+    network, logmel = fold(model.variables, model.info.output), exported_logmel(model)
 
     def probabilities(x):
         features = log_mel(tf, x, logmel) if options.waveform else x
@@ -112,6 +112,9 @@ class TensorFlowOperations:
 
     def sigmoid(self, x: Any) -> Any:
         return self.tf.sigmoid(x)
+
+    def softmax(self, x: Any) -> Any:
+        return self.tf.nn.softmax(x)
 
 
 _PADDING = [[0, 0], [1, 1], [1, 1], [0, 0]]

@@ -73,7 +73,7 @@ def sha256(path: str | os.PathLike) -> str:
 
 
 def write_csv(path: str | os.PathLike, header: Iterable[str], rows: Iterable[Iterable]) -> None:
-    with atomic_open(path, newline="") as file:
+    with atomic_open(path, newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(header)
         writer.writerows(rows)

@@ -18,8 +18,11 @@ _HEARTBEAT_SECONDS = 40
 _peers: list[Peers] = []
 
 
-def configure() -> None:
-    """Quietens what users cannot act on, and keeps compiled programs for the next start."""
+def configure(keep_compiled_from: float = 2.0) -> None:
+    """Quietens what users cannot act on, and keeps compiled programs for the next start.
+
+    keep_compiled_from: seconds that a program took to compile.
+    """
     logging.set_verbosity(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*donated buffers were not usable.*")
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR")
@@ -28,7 +31,7 @@ def configure() -> None:
         jax.config.update(
             "jax_compilation_cache_dir", os.fspath(pathlib.Path(home) / "psl_jax" / "xla")
         )
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 2.0)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", keep_compiled_from)
 
 
 def join_processes(

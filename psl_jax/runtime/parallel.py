@@ -202,3 +202,14 @@ def wait_for_all(what: str) -> None:
     The processes' coordinator is asked, not their devices: collectives time out.
     """
     multihost.get_barrier_sync_fn()(key=what, timeout_ms=_LONGEST_WAIT_MS)
+
+
+def by_the_first(what: str, do: Callable[[], Any]) -> Any:
+    """What `do` gives in process 0, for which the others wait; None in these.
+
+    Processes that went on to their end would be taken for lost ones, and soon end the first too.
+    what: a name for it, used once in a run.
+    """
+    result = do() if jax.process_index() == 0 else None
+    wait_for_all(what)
+    return result

@@ -67,6 +67,7 @@ def relabel(
             format=file_format,
             rule=rule,
             teachers=teacher.described,
+            uses_weak_labels=teacher.weak is not None,
         )
 
     writer = writer_of(directory, rule)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
+from psl_jax.model.thresholds import DEFAULT
 from psl_jax.runtime.errors import UserError
 from psl_jax.tagging.timeline import FRAME_SECONDS
 
@@ -19,34 +20,43 @@ class EventSettings:
     """What makes an event.
 
     Attributes:
-      threshold: an event has a score of at least this somewhere.
-      low_threshold: and reaches as far as scores stay at or above this (hysteresis); by default
-        the threshold.
+      threshold: an event has a score of at least this somewhere: one number, or one for each class.
+      low_threshold: and reaches as far as scores stay at or above this (hysteresis), or above its
+        class's threshold where that is lower; by default the threshold.
       median_filter: rows (of 0.32 s) over which scores are first median-filtered; odd, 1: none.
 
     Raises UserError for values out of range.
     """
 
-    threshold: float = 0.5
+    threshold: float | tuple[float, ...] = DEFAULT
     low_threshold: float | None = None
     median_filter: int = 1
 
     def __post_init__(self) -> None:
-        if not 0 < self.threshold <= 1:
-            raise UserError(f"threshold is {self.threshold:g}, expected more than 0 and at most 1")
-        if self.low_threshold is not None and not 0 < self.low_threshold <= self.threshold:
+        each = self.threshold if isinstance(self.threshold, tuple) else (self.threshold,)
+        for threshold in each:
+            if not 0 < threshold <= 1:
+                raise UserError(f"threshold is {threshold:g}, expected more than 0 and at most 1")
+        if self.low_threshold is not None and not 0 < self.low_threshold <= max(each):
             raise UserError(
                 f"low_threshold is {self.low_threshold:g}, expected more than 0 and at most the "
-                f"threshold, {self.threshold:g}"
+                f"threshold, {max(each):g}"
             )
         if self.median_filter < 1 or self.median_filter % 2 == 0:
             raise UserError(
                 f"median_filter is {self.median_filter}, expected an odd number of rows: 1, 3, 5, …"
             )
 
-    @property
-    def low(self) -> float:
-        return self.threshold if self.low_threshold is None else self.low_threshold
+    def high(self, num_classes: int) -> np.ndarray:
+        """The thresholds of the classes: [classes], of the type of scores."""
+        return np.broadcast_to(np.asarray(self.threshold, np.float32), num_classes)
+
+    def low(self, num_classes: int) -> np.ndarray:
+        """How far down the events of each class reach: [classes]."""
+        high = self.high(num_classes)
+        return (
+            high if self.low_threshold is None else np.minimum(high, np.float32(self.low_threshold))
+        )
 
 
 class Event(NamedTuple):
@@ -65,6 +75,7 @@ class EventFinder:
         """labels: names of the classes."""
         self.settings, self._labels = settings, labels
         num_classes = len(labels)
+        self._high, self._low = settings.high(num_classes), settings.low(num_classes)
         self._median = _MedianFilter(settings.median_filter)
         self._seen = 0
         self._onsets = np.full(num_classes, -1)  # row where the open run of a class began
@@ -93,11 +104,15 @@ class EventFinder:
     def _scan(self, rows: np.ndarray) -> None:
         if not len(rows):
             return
-        above = rows >= self.settings.low
-        before = np.concatenate([self._onsets[None] >= 0, above[:-1]])
-        changes = above != before
-        for label in np.flatnonzero((above | changes).any(axis=0)):
-            self._scan_class(int(label), rows[:, label], np.flatnonzero(changes[:, label]))
+        above = rows >= self._low
+        begun = self._onsets >= 0
+        changes = np.concatenate([(above[0] != begun)[None], above[1:] != above[:-1]])
+        changed = changes.any(axis=0)
+        steady = begun & ~changed  # most of what is open: all such classes at once
+        if steady.any():
+            self._peaks[steady] = np.maximum(self._peaks[steady], rows[:, steady].max(axis=0))
+        for label in np.flatnonzero(changed).tolist():
+            self._scan_class(label, rows[:, label], np.flatnonzero(changes[:, label]))
         self._seen += len(rows)
 
     def _scan_class(self, label: int, scores: np.ndarray, changes: np.ndarray) -> None:
@@ -115,7 +130,7 @@ class EventFinder:
 
     def _close(self, label: int, stop: int) -> None:
         peak = float(self._peaks[label])
-        if peak >= self.settings.threshold:
+        if peak >= self._high[label]:
             self._events.append((int(self._onsets[label]), stop, label, peak))
         self._onsets[label] = -1
 

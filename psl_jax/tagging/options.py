@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from psl_jax.audio.segments import Segmentation
+from psl_jax.model.thresholds import DEFAULT
 from psl_jax.runtime import entry
 from psl_jax.tagging.events import EventSettings
 from psl_jax.tagging.tagger import Tagger
@@ -14,7 +15,7 @@ from psl_jax.tagging.tagger import Tagger
 def parser(program: str, doc: str) -> argparse.ArgumentParser:
     """A parser that takes MODEL; `doc` is the docstring of the program's module."""
     result = entry.parser(program, doc)
-    result.add_argument("model", metavar="MODEL", help="folder of a finished run")
+    result.add_argument("model", metavar="MODEL", help="folder of a finished run, or another model")
     return result
 
 
@@ -39,9 +40,9 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--threshold",
         type=float,
-        default=0.5,
         metavar="P",
-        help="an event has a score of at least this somewhere (default: 0.5)",
+        help="an event has a score of at least this somewhere (default: of each class what "
+        "psl-jax thresholds has found and stored with the model, see --list_labels; else 0.5)",
     )
     group.add_argument(
         "--low_threshold",
@@ -65,9 +66,15 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse
     return parser.parse_args(arguments[1:])
 
 
-def event_settings(arguments: argparse.Namespace) -> EventSettings:
-    """Raises UserError for values out of range."""
-    return EventSettings(arguments.threshold, arguments.low_threshold, arguments.median_filter)
+def event_settings(arguments: argparse.Namespace, tagger: Tagger | None = None) -> EventSettings:
+    """What makes an event; without --threshold a class's is the model's, or 0.5 without a model.
+
+    Raises UserError for values out of range.
+    """
+    threshold = arguments.threshold
+    if threshold is None:
+        threshold = DEFAULT if tagger is None else tagger.thresholds
+    return EventSettings(threshold, arguments.low_threshold, arguments.median_filter)
 
 
 def segmentation(arguments: argparse.Namespace, tagger: Tagger) -> Segmentation | None:

@@ -1,6 +1,7 @@
 """Many files through a model: which ones, and what is found in each, in their order."""
 
 import dataclasses
+import functools
 import glob
 import io
 import itertools
@@ -10,15 +11,19 @@ import pathlib
 import sys
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 from psl_jax.audio import video_files
-from psl_jax.audio.decoding import DecodeError
+from psl_jax.audio.decoding import MIN_SAMPLES, DecodeError
 from psl_jax.audio.segments import Segmentation
-from psl_jax.audio.waveforms import at_most, blocks_of
+from psl_jax.audio.waveforms import Blocks, at_most, blocks_of
+from psl_jax.model.mobilenetv2 import HEAD_CHANNELS
 from psl_jax.tagging.events import Event, EventFinder, EventSettings
+from psl_jax.tagging.programs import BOTH, SCORES
 from psl_jax.tagging.tagger import Failed, Tagger
 from psl_jax.tagging.timeline import FRAME_SECONDS, Piece, Pool, Timeline
 
@@ -32,7 +37,7 @@ _SPOOL_ROWS = 4096
 STDIN = "-"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Input:
     """A file to tag; `name` is its path below the folder that was given, for output files.
 
@@ -57,6 +62,8 @@ class FileTags:
       heat: float32 [n, classes], scores over time, pooled to a few thousand rows at most, and
       heat_seconds: from one of them to the next.
       rows: the scores over time, all of them, where they were asked for.
+      cut: what is missing of the file, where that was to be tagged all the same.
+      embedding: float32 [1280], where asked for, and frame_embeddings: over time.
     """
 
     input: Input
@@ -68,6 +75,9 @@ class FileTags:
     heat: np.ndarray
     heat_seconds: float
     rows: "RowFile | None" = None
+    cut: str | None = None
+    embedding: np.ndarray | None = None
+    frame_embeddings: "RowFile | None" = None
 
     def ranked(self, values: np.ndarray, k: int, least: float = 0.0) -> list[int]:
         """The `k` classes of highest `values` (`scores` or `peaks`), less those below `least`."""
@@ -89,44 +99,80 @@ class BadFile:
 
 
 class RowFile:
-    """Scores over time [rows, classes], kept on disk and not in memory."""
+    """Scores or embeddings over time [rows, values], kept on disk and not in memory."""
 
-    def __init__(self, num_classes: int):
-        self._num_classes = num_classes
+    def __init__(self, num_values: int):
+        self._num_values, self.count = num_values, 0
         self._file = tempfile.TemporaryFile()  # noqa: SIM115
         weakref.finalize(self, self._file.close)
 
     def add(self, rows: np.ndarray) -> None:
         rows.astype(np.float32).tofile(self._file)
+        self.count += len(rows)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Blocks of rows: float32 [n, classes]."""
+        """Blocks of rows: float32 [n, values]."""
         self._file.seek(0)
-        while len(block := np.fromfile(self._file, np.float32, _SPOOL_ROWS * self._num_classes)):
-            yield block.reshape(-1, self._num_classes)
+        while len(block := np.fromfile(self._file, np.float32, _SPOOL_ROWS * self._num_values)):
+            yield block.reshape(-1, self._num_values)
 
 
-def find_files(paths: Iterable[str]) -> tuple[list[Input], list[BadFile]]:
-    """The files to tag, those in folders sorted; and folders that hold none.
+class Found(NamedTuple):
+    """What there is to tag; folders that hold none; a line on what was passed over in each."""
+
+    inputs: list[Input]
+    bad: list[BadFile]
+    notes: list[str]
+
+
+def find_files(paths: Iterable[str]) -> Found:
+    """The files to tag, those in folders sorted.
 
     paths: files, folders, patterns such as "*/a?.wav", and STDIN.
     """
-    found, bad = [], []
+    found = Found([], [], [])
     for path in itertools.chain.from_iterable(map(_expanded, paths)):
         if path == STDIN:
-            found.append(Input(STDIN, "stdin"))
-            continue
-        if not os.path.isdir(path):
-            found.append(Input(path, os.path.basename(path)))
-            continue
-        inside = sorted(
-            p for p in pathlib.Path(path).rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()
+            found.inputs.append(Input(STDIN, "stdin"))
+        elif not os.path.isdir(path):
+            found.inputs.append(Input(path, os.path.basename(path)))
+        else:
+            _look_into(path, found)
+    return found
+
+
+def _look_into(folder: str, found: Found) -> None:
+    """Adds the audio files below a folder, and what was passed over there."""
+    inside: list[str] = []
+    passed: Counter[str] = Counter()
+
+    def unreadable(error: OSError) -> None:
+        passed["folders that cannot be read"] += 1
+
+    for place, folders, names in os.walk(folder, onerror=unreadable):
+        for name in folders:
+            if os.path.islink(os.path.join(place, name)):
+                passed["links to folders"] += 1
+        for name in names:
+            suffix, path = os.path.splitext(name)[1].lower(), os.path.join(place, name)
+            if suffix not in SUFFIXES:
+                passed[suffix if suffix and len(suffix) < 12 else "others"] += 1
+            elif os.path.isfile(path):
+                inside.append(path)
+            else:
+                passed["broken links"] += 1
+    inside.sort(key=pathlib.PurePath)
+    found.inputs.extend(Input(path, os.path.relpath(path, folder)) for path in inside)
+    if not inside:
+        error = DecodeError("empty", "a folder without audio files")
+        found.bad.append(BadFile(Input(folder, folder), error))
+    if passed:
+        what = ", ".join(f"{count} {kind}" for kind, count in passed.most_common(6))
+        more = ", …" if len(passed) > 6 else ""
+        total = passed.total()
+        found.notes.append(
+            f"{folder}: {len(inside)} audio files; passed over {total}: {what}{more}"
         )
-        found += [Input(str(p), str(p.relative_to(path))) for p in inside]
-        if not inside:
-            error = DecodeError("empty", "a folder without audio files")
-            bad.append(BadFile(Input(path, path), error))
-    return found, bad
 
 
 def _expanded(path: str) -> list[str]:
@@ -140,78 +186,127 @@ def _audio(item: Input) -> str | io.BytesIO:
     return io.BytesIO(sys.stdin.buffer.read()) if item.path == STDIN else item.path
 
 
+@dataclasses.dataclass(frozen=True)
+class Keep:
+    """What is kept of each file besides its tags.
+
+    rows: the scores over time. embeddings: those. truncated: files that end too soon or have
+    damaged parts, as far as they can be read.
+    """
+
+    rows: bool = False
+    embeddings: bool = False
+    truncated: bool = False
+
+
 def tag_files(
     tagger: Tagger,
-    inputs: Sequence[Input],
+    inputs: Iterable[Input],
     segmentation: Segmentation | None,
     settings: EventSettings,
-    keep_rows: bool = False,
+    keep: Keep = Keep(),
     heard: Callable[[float], object] | None = None,
     max_seconds: float = math.inf,
 ) -> Iterator[FileTags | BadFile]:
     """Tags files in batches across them, and yields what was found in their order.
 
-    Memory does not grow with the length or the number of files. `heard` is called with the
-    seconds of audio that have been tagged since its last call. Files longer than `max_seconds` are
-    bad ones.
+    Memory does not grow with the length or the number of files; an input is asked for when its turn
+    comes. `heard` is called with the seconds of audio that have been tagged since its last call.
+    Files longer than `max_seconds` are bad ones.
     """
-    sources = (at_most(blocks_of(_audio(item)), max_seconds) for item in inputs)
+    begun: dict[int, Input] = {}
+    cuts: dict[int, str] = {}
+
+    def sources() -> Iterator[Blocks]:
+        for number, item in enumerate(inputs):
+            begun[number] = item
+            blocks = blocks_of(_audio(item))
+            if keep.truncated:
+                blocks = _until_cut(blocks, functools.partial(cuts.__setitem__, number))
+            yield at_most(blocks, max_seconds)
+
     open_files: dict[int, _Collector] = {}
     finished: dict[int, FileTags | BadFile] = {}
     following = 0
-    for item in tagger.stream(sources, segmentation):
+    output = BOTH if keep.embeddings else SCORES
+    for item in tagger.run(sources(), segmentation, output):
         number = item.source
         if isinstance(item, Failed):
             open_files.pop(number, None)
-            finished[number] = BadFile(inputs[number], item.error)
+            finished[number] = BadFile(begun.pop(number), item.error)
         else:
             if number not in open_files:
                 whole = segmentation is None
-                open_files[number] = _Collector(tagger.labels, settings, whole, keep_rows)
+                open_files[number] = _Collector(tagger.labels, settings, whole, keep)
             open_files[number].add(item.piece, item.frames)
             if heard is not None:
                 heard(open_files[number].new_seconds)
             if item.piece.last:
-                finished[number] = open_files.pop(number).finish(inputs[number])
+                done = open_files.pop(number)
+                finished[number] = done.finish(begun.pop(number), cuts.pop(number, None))
         while following in finished:
             yield finished.pop(following)
             following += 1
 
 
+def _until_cut(blocks: Blocks, tell: Callable[[str], object]) -> Blocks:
+    """The blocks of a file as far as it goes; what is missing is told."""
+
+    def kept() -> Iterator[np.ndarray]:
+        samples = 0
+        try:
+            for block in blocks():
+                samples += len(block)
+                yield block
+        except DecodeError as error:
+            if error.kind not in ("truncated", "damaged") or samples < MIN_SAMPLES:
+                raise
+            tell(f"{error.kind} ({error.detail})")
+
+    return kept
+
+
 class _Collector:
     """Takes the pieces of a file and keeps what the outputs need."""
 
-    def __init__(
-        self, labels: tuple[str, ...], settings: EventSettings, whole: bool, keep_rows: bool
-    ):
+    def __init__(self, labels: tuple[str, ...], settings: EventSettings, whole: bool, keep: Keep):
         self.labels = labels
         self.timeline = Timeline(segments=not whole)
         self.finder = EventFinder(settings, labels)
         self.peaks = np.zeros(len(labels), np.float32)
         self.pool = Pool()
-        self.rows = RowFile(len(labels)) if keep_rows else None
+        self.rows = RowFile(len(labels)) if keep.rows else None
+        self.embedded = RowFile(HEAD_CHANNELS) if keep.embeddings else None
         self.new_seconds = 0.0
 
     def add(self, piece: Piece, frames: np.ndarray) -> None:
         before = self.timeline.seconds
         rows = self.timeline.add(piece, frames)
         self.new_seconds = self.timeline.seconds - before
-        if len(rows):
-            self.finder.add(rows)
-            self.peaks = np.maximum(self.peaks, rows.max(axis=0))
-            self.pool.add(rows)
-            if self.rows is not None:
-                self.rows.add(rows)
+        if not len(rows):
+            return
+        rows, embedded = np.split(rows, [len(self.labels)], axis=1)
+        self.finder.add(rows)
+        self.peaks = np.maximum(self.peaks, rows.max(axis=0))
+        self.pool.add(rows)
+        if self.rows is not None:
+            self.rows.add(rows)
+        if self.embedded is not None:
+            self.embedded.add(embedded)
 
-    def finish(self, source: Input) -> FileTags:
+    def finish(self, source: Input, cut: str | None = None) -> FileTags:
+        scores, embedding = np.split(self.timeline.score, [len(self.labels)])
         return FileTags(
             source,
             self.labels,
             self.timeline.seconds,
-            self.timeline.score,
+            scores,
             self.peaks,
             self.finder.finish(self.timeline.seconds),
             self.pool.rows,
             self.pool.step * FRAME_SECONDS,
             self.rows,
+            cut,
+            None if self.embedded is None else embedding,
+            self.embedded,
         )

@@ -15,28 +15,24 @@ import itertools
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from psl_jax.audio.decoding import MIN_SECONDS, DecodeError
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
 from psl_jax.audio.waveforms import Blocks, blocks_of
-from psl_jax.model.folding import (
-    FoldedNetwork,
-    JaxOperations,
-    embeddings,
-    fold,
-    frame_probabilities,
-)
-from psl_jax.model.frontend import HOP, LogMel, frame_mask, num_frames
+from psl_jax.model.folding import fold
+from psl_jax.model.frontend import HOP, num_frames
 from psl_jax.model.model import Model
+from psl_jax.model.thresholds import DEFAULT
 from psl_jax.runtime import parallel
 from psl_jax.runtime.errors import UserError
-from psl_jax.tagging.events import Event, EventFinder, EventSettings
+from psl_jax.tagging import programs
+from psl_jax.tagging.live import Stream
+from psl_jax.tagging.programs import BOTH, EMBEDDING, SCORES
+from psl_jax.tagging.tags import Embedding, Tags
 from psl_jax.tagging.timeline import (
     FRAME_SAMPLES,
     Piece,
@@ -56,61 +52,13 @@ _BATCH_SECONDS = {"cpu": 64.0}
 _BATCH_SECONDS_ACCELERATOR = 640.0
 _MAX_BATCH = 512
 
+# Rows of batches that are not full: each number is a program of its own to compile.
+_FEW = (1, 8)
+
 _INPUT_FRAMES = FRAME_SAMPLES // HOP  # that make an output frame: 32
 
 # Pieces of an odd size wait for others of their size until so many others have come.
 _PATIENCE = 256
-
-
-@dataclasses.dataclass(frozen=True)
-class Tags:
-    """The tags of a waveform.
-
-    Attributes:
-      labels: names of the classes.
-      scores: float32 [classes], probabilities for the whole: means over frames, or over segments.
-      frame_scores: float32 [frames, classes], probabilities over time.
-      frame_times: [frames], seconds from the start at which each frame is centred: 0, 0.32, ...
-      seconds: length of the waveform.
-    """
-
-    labels: tuple[str, ...]
-    scores: np.ndarray
-    frame_scores: np.ndarray
-    frame_times: np.ndarray
-    seconds: float
-
-    def top(self, k: int = 5) -> list[tuple[str, float]]:
-        """The `k` best (label, score), the best first."""
-        order = np.argsort(-self.scores, kind="stable")[:k]
-        return [(self.labels[i], float(self.scores[i])) for i in order]
-
-    def events(
-        self,
-        threshold: float = 0.5,
-        low_threshold: float | None = None,
-        median_filter: int = 1,
-    ) -> list[Event]:
-        """Events (onset and offset in seconds, label, score); see EventSettings."""
-        settings = EventSettings(threshold, low_threshold, median_filter)
-        finder = EventFinder(settings, self.labels)
-        finder.add(self.frame_scores)
-        return finder.finish(self.seconds)
-
-
-@dataclasses.dataclass(frozen=True)
-class Embedding:
-    """What the network's last layer before the classes makes of a waveform.
-
-    Attributes:
-      embedding: float32 [1280], mean over the frames, or over the means of the segments.
-      frame_embeddings: float32 [frames, 1280].
-      frame_times: [frames], seconds at which each frame is centred.
-    """
-
-    embedding: np.ndarray
-    frame_embeddings: np.ndarray
-    frame_times: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,16 +83,19 @@ class Tagger:
 
     Attributes:
       labels: names of the classes.
+      thresholds: from which score on each of them counts as heard.
       segment_seconds: length of the segments that the model was trained on.
       info: what else is known of the model (see checkpoints.Model).
     """
 
     def __init__(self, model: Model):
         self.labels = model.classes
+        tuned = model.info.thresholds
+        self.thresholds = (DEFAULT,) * len(self.labels) if tuned is None else tuned.values
         self.info = model.info
         self.segment_seconds = model.info.segment_seconds
         self.logmel = model.info.logmel
-        self._network = jax.device_put(fold(model.variables))
+        self._network = jax.device_put(fold(model.variables, model.info.output))
         kind = jax.default_backend()
         self.batch_seconds = _BATCH_SECONDS.get(kind, _BATCH_SECONDS_ACCELERATOR)
 
@@ -158,14 +109,16 @@ class Tagger:
         sample_rate: float | None = None,
         segment_seconds: float | None = None,
         hop_seconds: float | None = None,
-    ) -> Tags:
-        """Tags a waveform or a file.
+        embeddings: bool = False,
+    ) -> Any:
+        """Tags a waveform or a file, or a list of them: Tags, or a list of Tags.
 
         Args:
-          audio: path of a file or binary file object that libsndfile reads (wav, flac, ogg, mp3,
-            ...), or a waveform [samples], [samples, channels] or [channels, samples]: floating
-            point in [-1, 1], or integers.
-          sample_rate: of a waveform, in Hz; not needed for a file. Anything but 16 kHz is
+          audio: path of a file, the bytes of one, or a binary file object that libsndfile reads
+            (wav, flac, ogg, mp3, ...), or a waveform [samples], [samples, channels] or
+            [channels, samples]: floating point in [-1, 1], or integers. A list of these is
+            computed in batches across them.
+          sample_rate: of waveforms, in Hz; not needed for files. Anything but 16 kHz is
             resampled, several channels are averaged.
           segment_seconds: length of the segments that the network is given, by default of those
             that it was trained on; `scores` is the mean over them. 0: the whole waveform in one
@@ -173,13 +126,47 @@ class Tagger:
           hop_seconds: distance of the segments' starts, by default a quarter of their length.
             Where segments overlap, their frames are averaged, and those in the middle of a segment
             weigh more.
+          embeddings: give those, too, from the same pass.
 
         Raises:
-          UserError: audio that cannot be read, is shorter than 0.1 s, or settings out of range.
+          UserError: audio that cannot be read, is shorter than 0.1 s, or settings out of range; it
+            says which of a list (`tagged_files.tag_files` goes on with the others).
         """
-        timeline, rows = self._run_one("scores", audio, sample_rate, segment_seconds, hop_seconds)
-        times = row_times(len(rows))
-        return Tags(self.labels, timeline.score, rows, times, timeline.seconds)
+        segmentation = self.segmentation(segment_seconds, hop_seconds)
+        many = _is_list(audio)
+        output = BOTH if embeddings else SCORES
+        classes = len(self.labels)
+        found = []
+        for timeline, rows in self._run_all(
+            audio if many else [audio], sample_rate, segmentation, output, many
+        ):
+            tags = Tags(
+                self.labels,
+                timeline.score[:classes],
+                rows[:, :classes],
+                row_times(len(rows)),
+                timeline.seconds,
+                self.thresholds,
+                timeline.score[classes:] if embeddings else None,
+                rows[:, classes:] if embeddings else None,
+            )
+            found.append(tags)
+        return found if many else found[0]
+
+    def stream(
+        self,
+        sample_rate: float = SAMPLE_RATE,
+        segment_seconds: float | None = None,
+        hop_seconds: float | None = None,
+    ) -> Stream:
+        """For audio that is still being recorded: see Stream. Other arguments are those of `tag`.
+
+        Raises UserError for segment_seconds=0: one pass needs all of the audio.
+        """
+        segmentation = self.segmentation(segment_seconds, hop_seconds)
+        if segmentation is None:
+            raise UserError("a stream needs segments: give segment_seconds above 0")
+        return Stream(self.compute, segmentation, sample_rate)
 
     def segmentation(
         self, segment_seconds: float | None = None, hop_seconds: float | None = None
@@ -216,39 +203,64 @@ class Tagger:
         hop_seconds: float | None = None,
     ) -> Embedding:
         """Embeds a waveform or a file; arguments and errors are those of `tag`."""
-        timeline, rows = self._run_one(
-            "embedding", audio, sample_rate, segment_seconds, hop_seconds
-        )
+        segmentation = self.segmentation(segment_seconds, hop_seconds)
+        ((timeline, rows),) = self._run_all([audio], sample_rate, segmentation, EMBEDDING, False)
         return Embedding(timeline.score, rows, row_times(len(rows)))
 
-    def _run_one(self, output, audio, sample_rate, segment_seconds, hop_seconds):
-        segmentation = self.segmentation(segment_seconds, hop_seconds)
-        timeline, rows = Timeline(segmentation is not None), []
-        for item in self.stream([blocks_of(audio, sample_rate)], segmentation, output):
-            if isinstance(item, Failed):
-                name = f"{audio}: " if isinstance(audio, str | os.PathLike) else ""
-                raise UserError(f"{name}{item.error}") from item.error
-            rows.append(timeline.add(item.piece, item.frames))
-        return timeline, np.concatenate(rows)
+    def _run_all(
+        self,
+        audios: Sequence[Any],
+        sample_rate: float | None,
+        segmentation: Segmentation | None,
+        output: str,
+        numbered: bool,
+    ) -> list[tuple[Timeline, np.ndarray]]:
+        """(timeline, rows [frames, values]) of each. Raises UserError for the first bad one."""
+        timelines = [Timeline(segmentation is not None) for _ in audios]
+        rows: list[list[np.ndarray]] = [[] for _ in audios]
 
-    def stream(
+        def sources() -> Iterator[Blocks]:
+            for number, audio in enumerate(audios):
+                try:
+                    yield blocks_of(audio, sample_rate)
+                except UserError as error:
+                    raise UserError(f"{_named(audio, number, numbered)}{error}") from error
+
+        for item in self.run(sources(), segmentation, output):
+            if isinstance(item, Failed):
+                name = _named(audios[item.source], item.source, numbered)
+                raise UserError(f"{name}{item.error}") from item.error
+            rows[item.source].append(timelines[item.source].add(item.piece, item.frames))
+        return [(time, np.concatenate(own)) for time, own in zip(timelines, rows, strict=True)]
+
+    def compute(self, pieces: Sequence[Piece]) -> list[np.ndarray]:
+        """The network's scores [frames, classes] of pieces of one size."""
+        program, found = programs.program(self.logmel, SCORES), []
+        size = self._batch_size(pieces[0].size)
+        for first in range(0, len(pieces), size):
+            entries = [_Entry(0, piece, 0) for piece in pieces[first : first + size]]
+            _, inputs = _put((entries, _rows(len(entries), size)))
+            found += list(np.asarray(program(self._network, *inputs)))[: len(entries)]
+        return found
+
+    def run(
         self,
         sources: Iterable[Blocks],
         segmentation: Segmentation | None = None,
-        output: str = "scores",
+        output: str = SCORES,
     ) -> Iterator[Computed | Failed]:
         """Runs the network over many waveforms, in batches across them and in bounded memory.
 
         Args:
           sources: what to read them from; each is opened when its turn comes.
           segmentation: None: each whole.
-          output: "scores" or "embedding".
+          output: SCORES, EMBEDDING, or BOTH: scores and behind them the embedding.
 
         Yields:
           What is computed; the pieces of one waveform in order, up to its `last` one or Failed.
           Waveforms of different lengths can finish in another order than they came in.
         """
-        program = _program(self.logmel, output)
+        program = programs.program(self.logmel, output)
         failed: set[int] = set()
         pending = None
         for entries, inputs in parallel.prefetch(self._work(sources, segmentation), _put):
@@ -266,23 +278,32 @@ class Tagger:
     def _work(
         self, sources: Iterable[Blocks], segmentation: Segmentation | None
     ) -> Iterator["tuple[list[_Entry], int] | Failed"]:
-        """(pieces of the same size, batch size to compute them with), and what cannot be read."""
+        """(pieces of the same size, rows to compute them in), and what cannot be read."""
         waiting: dict[int, list[_Entry]] = defaultdict(list)
+        filled: set[int] = set()
         count = 0
+
+        def taken(size: int) -> tuple[list[_Entry], int]:
+            entries, most = waiting.pop(size), self._batch_size(size)
+            if len(entries) == most:
+                filled.add(size)
+            # The program of full batches is there already; else a smaller one costs as much.
+            return entries, most if size in filled else _rows(len(entries), most)
+
         for number, blocks in enumerate(sources):
             try:
                 for piece in self._pieces(blocks, segmentation):
                     count += 1
                     waiting[piece.size].append(_Entry(number, piece, count))
                     if len(waiting[piece.size]) == self._batch_size(piece.size):
-                        yield waiting.pop(piece.size), self._batch_size(piece.size)
+                        yield taken(piece.size)
             except DecodeError as error:
                 yield Failed(number, error)
             late = [n for n, held in waiting.items() if count - held[0].number > _PATIENCE]
             for size in late:
-                yield waiting.pop(size), self._batch_size(size)
-        for size, entries in waiting.items():
-            yield entries, self._batch_size(size)
+                yield taken(size)
+        for size in list(waiting):
+            yield taken(size)
 
     def _pieces(self, blocks: Blocks, segmentation: Segmentation | None) -> Iterator[Piece]:
         if segmentation is not None:
@@ -303,7 +324,7 @@ class Tagger:
         piece.write(row[0])
         frames = [_INPUT_FRAMES * piece.first, _INPUT_FRAMES * piece.stop]
         frames[1] = min(frames[1], num_frames(len(piece.audio)))
-        return float(_loudest_program(row, np.array([frames], np.int32))[0])
+        return float(programs.loudest_of(row, np.array([frames], np.int32))[0])
 
     def _batch_size(self, size: int) -> int:
         """Rows of `size` samples to compute at a time."""
@@ -318,12 +339,16 @@ class _Entry(NamedTuple):
     number: int
 
 
+def _rows(pieces: int, most: int) -> int:
+    """Rows of a batch for so many pieces."""
+    return next((n for n in _FEW if pieces <= n < most), most)
+
+
 def _put(work: tuple[list[_Entry], int] | Failed):
-    """Puts the arrays of a batch on the device. A single piece is computed by itself."""
+    """Puts the arrays of a batch on the device."""
     if isinstance(work, Failed):
         return work, None
-    entries, batch_size = work
-    rows = 1 if len(entries) == 1 else batch_size
+    entries, rows = work
     audio = np.zeros((rows, entries[0].piece.size), np.float32)
     num_samples = np.ones(rows, np.int32)
     loudest = np.full(rows, np.nan, np.float32)
@@ -339,30 +364,20 @@ def _results(entries: list[_Entry], result: jax.Array, failed: set[int]) -> Iter
             yield Computed(source, piece, frames)
 
 
-@lru_cache
-def _program(logmel: LogMel, output: str):
-    """The jitted (network, audio, num_samples, loudest) -> [batch, output frames, values]."""
-    walk = embeddings if output == "embedding" else frame_probabilities
-
-    def run(network: FoldedNetwork, audio: jax.Array, num_samples: jax.Array, loudest: jax.Array):
-        features = dataclasses.replace(logmel, top_db_over="none")(audio)
-        if logmel.top_db_over != "none":  # over a "batch": a waveform is a batch of its own here
-            valid = frame_mask(num_samples, features.shape[1])[..., None]
-            own = jnp.where(valid, features, -jnp.inf).max(axis=(1, 2))
-            loudest = jnp.where(jnp.isnan(loudest), own, loudest)
-            features = jnp.maximum(features, loudest[:, None, None] - logmel.top_db)
-        return walk(network, features, JaxOperations(), num_frames(num_samples))
-
-    return jax.jit(run)
+def _is_list(audio: Any) -> bool:
+    """Whether `audio` is several, and not one waveform as a list of numbers."""
+    if not isinstance(audio, list | tuple):
+        return False
+    if not audio or isinstance(audio[0], str | os.PathLike | bytes | bytearray | memoryview):
+        return True
+    return hasattr(audio[0], "read") or (hasattr(audio[0], "__array__") and np.ndim(audio[0]) > 0)
 
 
-@jax.jit
-def _loudest_program(audio: jax.Array, frames: jax.Array) -> jax.Array:
-    """Loudest log-mel value [batch] of the input frames from frames[:, 0] to frames[:, 1]."""
-    features = LogMel(top_db_over="none")(audio)
-    number = jnp.arange(features.shape[1])
-    inside = (number >= frames[:, :1]) & (number < frames[:, 1:])
-    return jnp.where(inside[..., None], features, -jnp.inf).max(axis=(1, 2))
+def _named(audio: Any, number: int, numbered: bool) -> str:
+    """What to begin a message about `audio` with."""
+    if isinstance(audio, str | os.PathLike):
+        return f"{audio}: "
+    return f"audio number {number} of the list: " if numbered else ""
 
 
 def load(path: str | os.PathLike, labels: Sequence[str] | None = None) -> Tagger:

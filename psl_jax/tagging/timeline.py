@@ -64,28 +64,55 @@ class Piece:
         row[samples : samples + REFLECTION] = row[samples - 2 : samples - 2 - REFLECTION : -1]
 
 
-def cut_segments(blocks: Iterable[np.ndarray], segmentation: Segmentation) -> Iterator[Piece]:
+class SegmentCutter:
     """The segments of a waveform that comes in blocks, each a piece by itself.
 
     The last one ends where the waveform ends, so that nothing of it goes unheard; it is the only
     one that need not begin a hop after the one before. A waveform that is shorter than a segment
-    is one.
+    is one. A piece comes out when the one after it has begun: only then is it known what it
+    settles.
     """
-    length, hop = segmentation.segment_samples, segmentation.hop_samples
-    previous = None
-    for onset, audio, _ in _windows(blocks, length, hop):
+
+    def __init__(self, segmentation: Segmentation):
+        self._length, self._hop = segmentation.segment_samples, segmentation.hop_samples
+        self._windows = _Windows(self._length, self._hop)
+        self._previous: Piece | None = None
+
+    @property
+    def newest(self) -> Piece | None:
+        """The segment that was cut last and has not come out yet."""
+        return self._previous
+
+    def add(self, block: np.ndarray) -> Iterator[Piece]:
+        for onset, audio in self._windows.add(block):
+            yield from self._next(onset, audio)
+
+    def finish(self) -> Iterator[Piece]:
+        """The last pieces, one or two."""
+        yield from self._next(*self._windows.finish())
+        assert self._previous is not None
+        yield dataclasses.replace(self._previous, last=True)
+
+    def _next(self, onset: int, audio: np.ndarray) -> Iterator[Piece]:
+        length, previous = self._length, self._previous
         if previous is not None:
             if len(audio) < length:  # the last one: what is before it comes from the one before
                 end = onset + len(audio)
-                audio = np.concatenate([previous.audio[:hop], audio])[-length:]
+                audio = np.concatenate([previous.audio[: self._hop], audio])[-length:]
                 onset = end - length
             settled = (onset + FRAME_SAMPLES // 2) // FRAME_SAMPLES
             yield dataclasses.replace(previous, settled=settled)
         frames = len(audio) // FRAME_SAMPLES + 1
         size = length + REFLECTION
-        previous = Piece(audio, onset, onset + len(audio), size, 0, frames, 0, False)
-    if previous is not None:
-        yield dataclasses.replace(previous, last=True)
+        self._previous = Piece(audio, onset, onset + len(audio), size, 0, frames, 0, False)
+
+
+def cut_segments(blocks: Iterable[np.ndarray], segmentation: Segmentation) -> Iterator[Piece]:
+    """The pieces that a SegmentCutter makes of the blocks."""
+    cutter = SegmentCutter(segmentation)
+    for block in blocks:
+        yield from cutter.add(block)
+    yield from cutter.finish()
 
 
 def cut_whole(blocks: Iterable[np.ndarray], loudest: float = np.nan) -> Iterator[Piece]:
@@ -113,21 +140,35 @@ def capacity(output_frames: int) -> int:
     return FRAME_SAMPLES * output_frames - 1 - REFLECTION
 
 
+class _Windows:
+    """Windows of `length` samples every `step` (at most `length`): (onset, samples)."""
+
+    def __init__(self, length: int, step: int):
+        self._length, self._step = length, step
+        self._held, self._onset = np.zeros(0, np.int16), 0
+
+    def add(self, block: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        held = np.concatenate([self._held, block]) if len(self._held) else block
+        skip = 0
+        while len(held) > skip + self._length:
+            yield self._onset, held[skip : skip + self._length]
+            self._onset, skip = self._onset + self._step, skip + self._step
+        self._held = held[skip:]
+
+    def finish(self) -> tuple[int, np.ndarray]:
+        """The last one, the first to reach the end: what is left, from 0 to `length` samples."""
+        return self._onset, self._held
+
+
 def _windows(
     blocks: Iterable[np.ndarray], length: int, step: int
 ) -> Iterator[tuple[int, np.ndarray, bool]]:
-    """(onset, samples, last): windows of `length` samples every `step` (at most `length`).
-
-    The last one is the first to reach the end, and holds what is left: from 0 to `length` samples.
-    """
-    held, onset, skip = np.zeros(0, np.int16), 0, 0
+    """(onset, samples, last) of the windows over all blocks."""
+    windows = _Windows(length, step)
     for block in blocks:
-        held = np.concatenate([held, block]) if len(held) else block
-        while len(held) > skip + length:
-            yield onset, held[skip : skip + length], False
-            onset, skip = onset + step, skip + step
-        held, skip = held[skip:], 0
-    yield onset, held, True
+        for onset, audio in windows.add(block):
+            yield onset, audio, False
+    yield *windows.finish(), True
 
 
 class Timeline:

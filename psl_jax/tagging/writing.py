@@ -5,15 +5,18 @@ import io
 import json
 import os
 import pathlib
+import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.runtime import files
 from psl_jax.tagging.events import Event
 from psl_jax.tagging.tagged_files import FileTags, Input
-from psl_jax.tagging.timeline import FRAME_SECONDS
+from psl_jax.tagging.timeline import FRAME_SECONDS, row_times
 
 # Format -> ending of its files, with --out.
 ENDINGS = {
@@ -92,7 +95,7 @@ def table(tags: FileTags, best: Best, width: int = 100) -> str:
         lines.append(f"{start}  {_intervals(heard, width - len(start) - 2)}".rstrip())
     others = Counter(event.label for event in tags.events if event.label not in names)
     if others:
-        also = ", ".join(name for name, _ in others.most_common(5))
+        also = "; ".join(_shortened(name, 40) for name, _ in others.most_common(5))
         more = f" and {len(others) - 5} more" if len(others) > 5 else ""
         lines.append(f"  heard at times, too: {also}{more}")
     return "\n".join(lines) + "\n\n"
@@ -142,10 +145,12 @@ def raven(tags: FileTags) -> str:
 
 
 def as_json(tags: FileTags, best: Best) -> dict:
-    """The file, its length, its best tags and its events."""
+    """The file, its length, its best tags and its events; what is missing of it, if anything."""
+    cut = {} if tags.cut is None else {"incomplete": tags.cut}
     return {
         "file": shown(tags.input.path),
         "seconds": round(tags.seconds, 3),
+        **cut,
         "tags": [
             {
                 "label": tags.labels[i],
@@ -229,6 +234,31 @@ class FolderWriter:
     def __call__(self, tags: FileTags) -> None:
         with files.atomic_open(self.paths[tags.input], "w", newline="", encoding="utf-8") as file:
             file.writelines(render(tags, self.style, self.best))
+
+
+class EmbeddingWriter:
+    """Writes the embeddings of each input: NAME.embeddings.npz, read by np.load."""
+
+    ENDING = ".embeddings.npz"
+
+    def __init__(self, folder: str, inputs: Sequence[Input]):
+        self.paths = output_paths(folder, inputs, self.ENDING)
+
+    def __call__(self, tags: FileTags) -> None:
+        assert tags.embedding is not None and tags.frame_embeddings is not None
+        rows = tags.frame_embeddings
+        arrays = {"embedding": tags.embedding, "frame_times": row_times(rows.count)}
+        path = self.paths[tags.input]
+        with files.atomic_open(path, "wb") as file, zipfile.ZipFile(file, "w") as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w") as member:
+                    np.lib.format.write_array(member, array, allow_pickle=False)
+            with archive.open("frame_embeddings.npy", "w", force_zip64=True) as member:
+                shape = (rows.count, len(tags.embedding))
+                header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(member, header)
+                for block in rows:  # hours of them are not in memory
+                    member.write(block.astype("<f4").tobytes())
 
 
 def output_paths(folder: str, inputs: Sequence[Input], ending: str) -> dict[Input, pathlib.Path]:

@@ -1,27 +1,51 @@
-"""Reads a model, whatever file or folder holds it."""
+"""Reads a model, whatever file, folder or place holds it."""
 
 import os
 import pathlib
 
 from psl_jax.model.model import Model
+from psl_jax.runtime.errors import UserError
+
+PUBLISHED = "model.safetensors"  # in a folder that psl-jax publish wrote
+HUB = "hf://"
 
 
 def load_model(path: str | os.PathLike) -> Model:
-    """A model from a run folder, its `averaged` folder, an export of its weights or a `.pt` file.
+    """A model from a run folder, its `averaged` folder, an export, a `.pt` file, or a hub.
 
-    Exported are Orbax folders and `.safetensors`; a `.pt` file is an export or a published
-    checkpoint. Raises UserError, saying what to do, where there is no model.
+    Exports are Orbax folders, `.safetensors`, `.onnx` and `.tflite`, and the folders of psl-jax
+    publish; a `.pt` file is an export or a published checkpoint; hf://USER/NAME or
+    hf://USER/NAME@REVISION is a published folder on the Hugging Face hub. Raises UserError, saying
+    what to do, where there is no model.
     """
     # Each format is imported where it is asked for: most need a package of their own.
-    suffix = pathlib.Path(path).suffix
-    if suffix in (".pt", ".pth"):
+    if os.fspath(path).startswith(HUB):
+        from psl_jax.weights import hub
+
+        return load_model(hub.fetch(os.fspath(path)))
+    path = pathlib.Path(path)
+    if path.suffix in (".pt", ".pth"):
         from psl_jax.weights import pytorch_file
 
         return pytorch_file.load(path)
-    if suffix == ".safetensors":
+    if path.suffix == ".safetensors" or (path / PUBLISHED).is_file():
         from psl_jax.weights import safetensors_file
 
-        return safetensors_file.read_safetensors(path)
+        file = path if path.suffix == ".safetensors" else path / PUBLISHED
+        return safetensors_file.read_safetensors(file)
+    if path.suffix == ".onnx":
+        from psl_jax.weights import onnx_file
+
+        return onnx_file.read_onnx(path)
+    if path.suffix == ".tflite":
+        from psl_jax.weights import tflite_file
+
+        return tflite_file.read_tflite(path)
+    if path.suffix == ".stablehlo":
+        raise UserError(
+            f"{path}: a StableHLO program holds no layers that could be read; jax.export runs it "
+            "(docs/EXPORT.md). Load the run, or another of its exports"
+        )
     from psl_jax.weights import orbax_folder
 
     return orbax_folder.read_model(path)

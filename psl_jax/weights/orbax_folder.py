@@ -44,11 +44,8 @@ def save_model(folder: str | os.PathLike, variables: Variables, info: dict[str, 
             files.write_json(folder / MODEL_FILE, info | {_DIGEST: _crc(variables)})
 
 
-def read_model(path: str | os.PathLike) -> Model:
-    """The model of a run folder, or of a folder that `save_model` wrote.
-
-    Raises UserError, saying what to do, where there is none.
-    """
+def find_folder(path: str | os.PathLike) -> pathlib.Path:
+    """The folder that holds the model: that of a run, or itself. Raises UserError for none."""
     folder = pathlib.Path(os.path.abspath(path))
     if not (folder / MODEL_FILE).exists():
         folder = folder / MODEL_FOLDER
@@ -62,6 +59,15 @@ def read_model(path: str | os.PathLike) -> Model:
             "folder of a finished run: train one first, such as with "
             "python -m psl_jax.main --config configs/teacher.py"
         )
+    return folder
+
+
+def read_model(path: str | os.PathLike) -> Model:
+    """The model of a run folder, or of a folder that `save_model` wrote.
+
+    Raises UserError, saying what to do, where there is none.
+    """
+    folder = find_folder(path)
     try:
         described = files.read_json(folder / MODEL_FILE)
     except ValueError as error:
@@ -79,7 +85,7 @@ def read_model(path: str | os.PathLike) -> Model:
         scaled(STEM_CHANNELS, info.width),
     ):
         raise other
-    network, expected = create(len(info.classes), info.width)
+    network, expected = create(len(info.classes), info.width, output=info.output)
     shapes = [jax.tree.map(np.shape, x) for x in (loaded, expected)]
     if shapes[0] != shapes[1]:
         raise other

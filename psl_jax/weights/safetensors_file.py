@@ -6,7 +6,6 @@ What is known of the model is the file's metadata, a JSON value for each key.
 
 import json
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 
 from psl_jax.model.mobilenetv2 import Variables, create
 from psl_jax.model.model import Model, ModelInfo
+from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
 from psl_jax.weights.keys import int_keys
 
@@ -31,7 +31,8 @@ def write_safetensors(
         for keys, array in leaves
     }
     metadata = {key: json.dumps(value) for key, value in info.items()}
-    pathlib.Path(path).write_bytes(save(arrays, metadata))
+    with files.atomic_open(path, "wb") as file:
+        file.write(save(arrays, metadata))
 
 
 def read_safetensors(path: str | os.PathLike) -> Model:
@@ -39,6 +40,11 @@ def read_safetensors(path: str | os.PathLike) -> Model:
 
     Raises UserError for another file, or where safetensors is not installed.
     """
+    return read_with_metadata(path)[0]
+
+
+def read_with_metadata(path: str | os.PathLike) -> tuple[Model, dict[str, Any]]:
+    """As `read_safetensors`, and all that the file says of the model."""
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError as error:
@@ -52,7 +58,7 @@ def read_safetensors(path: str | os.PathLike) -> Model:
     except (OSError, SafetensorError, ValueError) as error:
         raise UserError(f"cannot read {path} as safetensors: {error}") from error
     info = ModelInfo.from_json(values, path)
-    network, expected = create(len(info.classes), info.width)
+    network, expected = create(len(info.classes), info.width, output=info.output)
     found: dict = {}
     for name, array in arrays.items():
         *place, last = name.split(".")
@@ -63,4 +69,4 @@ def read_safetensors(path: str | os.PathLike) -> Model:
     variables = Variables(*(int_keys(found.get(name, {})) for name in Variables._fields))
     if jax.tree.map(np.shape, variables) != jax.tree.map(np.shape, expected):
         raise UserError(f"{path}: the arrays are not those of a network of width {info.width}")
-    return Model(network, variables, info)
+    return Model(network, variables, info), values

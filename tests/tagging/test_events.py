@@ -26,7 +26,9 @@ def expected(rows: np.ndarray, settings: EventSettings) -> list[tuple]:
     rows = ndimage.median_filter(rows, (settings.median_filter, 1), mode="nearest")
     events = []
     for label, column in enumerate(rows.T):
-        for above, indexed in itertools.groupby(enumerate(column), lambda x: x[1] >= settings.low):
+        for above, indexed in itertools.groupby(
+            enumerate(column), lambda x: x[1] >= settings.low(1)[0]
+        ):
             run = [i for i, _ in indexed]
             if above and column[run].max() >= settings.threshold:
                 last = run[-1] == len(column) - 1

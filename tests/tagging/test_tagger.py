@@ -15,7 +15,7 @@ from psl_jax.audio.waveforms import blocks_of
 from psl_jax.runtime import parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.scoring.scorer import Scorer
-from psl_jax.tagging import tagger
+from psl_jax.tagging import programs, tagger
 from psl_jax.tagging.timeline import WHOLE_LENGTHS, capacity
 
 TOLERANCE = 2e-5
@@ -47,7 +47,7 @@ def test_whole_waveform_is_one_pass_of_the_network(model, length):
 
 
 def test_lengths_share_a_few_programs(model):
-    program = tagger._program(model.logmel, "scores")
+    program = programs.program(model.logmel, "scores")
     for length in (20_000, 20_001, 23_456, 30_000, 37_777, 40_000, 40_703):
         model.tag(tagging.recording(2.6)[:length], 16_000, 0)
     before = program._cache_size()
@@ -149,7 +149,7 @@ def test_many_waveforms_are_batched_and_bad_ones_left_out(model, tmp_path):
     segmentation = Segmentation(2.0)
     seen: dict[int, list] = {i: [] for i in range(5)}
     failed = []
-    for item in model.stream([blocks_of(path) for path in paths], segmentation):
+    for item in model.run([blocks_of(path) for path in paths], segmentation):
         if isinstance(item, tagger.Failed):
             failed.append((item.source, item.error.kind))
         else:

@@ -1,0 +1,163 @@
+"""What a published model's README says: where it comes from, how good it is, what it is for."""
+
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from psl_jax.model.model import Model
+from psl_jax.runtime import files, run_folder
+from psl_jax.scoring import bootstrap, evaluation
+from psl_jax.tagging.timeline import FRAME_SECONDS
+
+_FIGURES = {
+    "mAP": ("mAP", 100, " %"),
+    "mAP_at_3": ("mAP@3", 100, " %"),
+    "lwlrap": ("lwlrap", 100, " %"),
+    "AUC": ("AUC", 1, ""),
+    "d_prime": ("d'", 1, ""),
+}
+_MOST_CLASSES = 60  # that are listed in the card itself
+
+
+def card(
+    model: Model, run: str | os.PathLike, licence: str, use: str | None, written: Mapping[str, str]
+) -> str:
+    """The card, in Markdown with the hub's header.
+
+    Args:
+      model: what is published.
+      run: the folder that it comes from; figures and data are told where they lie there.
+      licence: of the weights.
+      use: what the model is meant for, in the words of who publishes it.
+      written: files of the folder and what each holds.
+    """
+    folder = pathlib.Path(run)
+    info = model.info
+    parts = [
+        _header(licence),
+        f"# {info.name}",
+        f"Tags audio with {len(model.classes)} sound classes, a row of scores every "
+        f"{FRAME_SECONDS:g} s. MobileNetV2 of width {info.width:g} on log-mel spectrograms of "
+        f"16 kHz mono, trained on segments of {info.segment_seconds:g} s with "
+        "psl_jax.",
+        "## Use",
+        _use(info.name),
+        "## What it is for",
+        use
+        or "Whoever publishes this model has not said. It knows the classes that it was trained "
+        "on, and sounds like those of its training data; measure it on your own recordings before "
+        "anything depends on it.",
+        "## Training data",
+        _data(folder, info.origin),
+        "## Figures",
+        figures(folder),
+        "## Thresholds",
+        _thresholds(model),
+        "## Licence",
+        f"{licence}, as given by who publishes the weights.",
+        "## Files",
+        "\n".join(f"- `{name}`: {what}" for name, what in written.items()),
+        f"Model digest `{model.digest}`.",
+    ]
+    if len(model.classes) <= _MOST_CLASSES:
+        parts += ["## Classes", ", ".join(f"`{name}`" for name in model.classes)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _header(licence: str) -> str:
+    known = licence.lower().replace(" ", "-")
+    plain = all(letter.isalnum() or letter in ".-" for letter in known)
+    quoted = licence.replace('"', "'")
+    lines = [f"license: {known}"] if plain else ["license: other", f'license_name: "{quoted}"']
+    return "\n".join(
+        [
+            "---",
+            *lines,
+            "library_name: psl_jax",
+            "pipeline_tag: audio-classification",
+            "tags: [audio, audio-tagging, sound-event-detection, jax]",
+            "---",
+        ]
+    )
+
+
+def _use(name: str) -> str:
+    return f"""```python
+import psl_jax
+
+model = psl_jax.load("FOLDER")  # this folder, or hf://USER/{name.replace(" ", "-")} once uploaded
+tags = model.tag("street.mp3")
+tags.top(5)  # best classes of the whole file
+tags.events()  # onset, offset, label, score; with the thresholds below
+```
+
+In PyTorch alone: `audio_tagger.py` beside `model.pt`, where they were published; `model.onnx` takes
+waveforms float32 [batch, samples]."""
+
+
+def _data(folder: pathlib.Path, origin: Mapping[str, Any]) -> str:
+    lines = []
+    if (folder / run_folder.DATA).exists():
+        for split, known in files.read_json(folder / run_folder.DATA).items():
+            if isinstance(known, Mapping) and "clips" in known:
+                digest = str(known.get("ids_sha256", ""))[:12]
+                lines.append(f"- `{split}`: {known['clips']:,} clips (ids {digest}…)")
+    if imported := origin.get("imported"):
+        lines.append(f"- weights imported from `{imported.get('file')}`")
+    if (folder / run_folder.CONFIG).exists():
+        config = files.read_json(folder / run_folder.CONFIG)
+        data = config.get("data", {})
+        splits = ", ".join(
+            f"{what} on `{data[key]}`"
+            for key, what in (
+                ("train_split", "trained"),
+                ("validation_split", "validated"),
+                ("eval_split", "evaluated"),
+            )
+            if data.get(key)
+        )
+        lines.append(f"- corpus `{data.get('corpus')}`; {splits}; labels: `{config.get('labels')}`")
+    if (folder / run_folder.NOTES).exists():
+        lines += [f"- {note}" for note in files.read_json(folder / run_folder.NOTES)]
+    return "\n".join(lines) or "Not known: this model lies outside of the folder of its run."
+
+
+def figures(folder: pathlib.Path) -> str:
+    """The figures of a run, a table; of mAP with the interval that other clips would give."""
+    if not (folder / evaluation.METRICS).exists():
+        return "None: there is no evaluation in the folder that was published."
+    found = files.read_json(folder / evaluation.METRICS)
+    stored = evaluation.read_scores(folder)
+    lines = ["| figure | value | 95 % interval |", "| --- | --- | --- |"]
+    for key, (name, scale, unit) in _FIGURES.items():
+        if found.get(key) is None:
+            continue
+        interval = ""
+        if key == "mAP" and stored is not None:
+            low, high = bootstrap.interval_of_map(stored["targets"], stored["scores"])
+            interval = f"{100 * low:.1f} to {100 * high:.1f} %"
+        decimals = 1 if scale == 100 else 3
+        lines.append(f"| {name} | {scale * found[key]:.{decimals}f}{unit} | {interval} |")
+    clips = f"{found['num_clips']:,} clips" if "num_clips" in found else "the evaluation split"
+    lines.append("")
+    lines.append(
+        f"On {clips}, means over classes. The interval is the bootstrap's over clips: what other "
+        "clips of the same kind would do to the figure, not other seeds of the training."
+    )
+    return "\n".join(lines)
+
+
+def _thresholds(model: Model) -> str:
+    tuned = model.info.thresholds
+    if tuned is None:
+        return "None were tuned: events begin at 0.5. `psl-jax thresholds` finds better ones."
+    values = np.array(tuned.values)
+    of = {"rows": "frames of 0.32 s", "clips": "clips"}.get(str(tuned.tuned_on.get("f1_of")), "")
+    where = f" for best F1 of {of} on `{tuned.tuned_on.get('split')}`" if of else ""
+    return (
+        f"One for each class, tuned{where}: {values.min():.3g} to {values.max():.3g}, median "
+        f"{np.median(values):.3g} (`labels.csv`)."
+    )

@@ -1,0 +1,79 @@
+"""What is found in a waveform: tags over time, events, embeddings."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from psl_jax.model.thresholds import DEFAULT
+from psl_jax.runtime.errors import UserError
+from psl_jax.tagging.events import Event, EventFinder, EventSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class Tags:
+    """The tags of a waveform.
+
+    Attributes:
+      labels: names of the classes.
+      scores: float32 [classes], probabilities for the whole: means over frames, or over segments.
+      frame_scores: float32 [frames, classes], probabilities over time.
+      frame_times: [frames], seconds from the start at which each frame is centred: 0, 0.32, ...
+      seconds: length of the waveform.
+      thresholds: [classes], from which scores on `events` counts a class as heard.
+      embedding, frame_embeddings: as of Embedding, where they were asked for.
+    """
+
+    labels: tuple[str, ...]
+    scores: np.ndarray
+    frame_scores: np.ndarray
+    frame_times: np.ndarray
+    seconds: float
+    thresholds: tuple[float, ...] = ()
+    embedding: np.ndarray | None = None
+    frame_embeddings: np.ndarray | None = None
+
+    def top(self, k: int = 5) -> list[tuple[str, float]]:
+        """The `k` best (label, score), the best first."""
+        order = np.argsort(-self.scores, kind="stable")[:k]
+        return [(self.labels[i], float(self.scores[i])) for i in order]
+
+    def events(
+        self,
+        threshold: float | Mapping[str, float] | None = None,
+        low_threshold: float | None = None,
+        median_filter: int = 1,
+    ) -> list[Event]:
+        """Events (onset and offset in seconds, label, score); see EventSettings.
+
+        threshold: one for all classes, or by name for some; the others', or all where it is None,
+        are the model's (`psl-jax thresholds`), 0.5 where none were tuned.
+        """
+        settings = EventSettings(self._threshold(threshold), low_threshold, median_filter)
+        finder = EventFinder(settings, self.labels)
+        finder.add(self.frame_scores)
+        return finder.finish(self.seconds)
+
+    def _threshold(self, given: float | Mapping[str, float] | None) -> float | tuple[float, ...]:
+        if given is not None and not isinstance(given, Mapping):
+            return given
+        own = self.thresholds or (DEFAULT,) * len(self.labels)
+        by_name = dict(zip(self.labels, own, strict=True))
+        if unknown := [name for name in given or {} if name not in by_name]:
+            raise UserError(f"threshold: {unknown[0]!r} is none of the {len(self.labels)} classes")
+        return tuple((by_name | dict(given or {})).values())
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedding:
+    """What the network's last layer before the classes makes of a waveform.
+
+    Attributes:
+      embedding: float32 [1280], mean over the frames, or over the means of the segments.
+      frame_embeddings: float32 [frames, 1280].
+      frame_times: [frames], seconds at which each frame is centred.
+    """
+
+    embedding: np.ndarray
+    frame_embeddings: np.ndarray
+    frame_times: np.ndarray

@@ -1,0 +1,167 @@
+"""Finds a threshold for each class on a validation split, and stores them with the model.
+
+    psl-jax thresholds runs/psl2s DATA --split=balanced
+    psl-jax thresholds runs/psl2s DATA --split=balanced --test_split=eval --csv=thresholds.csv
+
+Each class gets the threshold of best F1, counted over frames of 0.32 s where the split has true
+events, else over whole clips: a clip has events of a class if a frame of it reaches the threshold.
+Classes that the split does not have get the threshold that is best for all classes together.
+Tagging in the terminal, in Python and on the page uses what is stored unless another threshold is
+given; exports and published folders keep it. MODEL: a run folder, .safetensors or .pt.
+"""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from psl_jax.runtime import entry
+from psl_jax.runtime.errors import UserError
+
+_MOST_LINES = 60  # of classes that are shown
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line, which begins with the program's name."""
+    from psl_jax.tagging import options
+
+    parser = options.parser("thresholds", __doc__ or "")
+    add = parser.add_argument
+    add("data", metavar="DATA", help="folder of a prepared or packed data set")
+    add("--split", default="balanced", help="that thresholds are tuned on (default: balanced)")
+    add("--test_split", metavar="SPLIT", help="another one, of which F1 is told as well")
+    add(
+        "--median_filter",
+        type=int,
+        default=1,
+        metavar="N",
+        help="as it will be given for tagging: frames that scores are median-filtered over",
+    )
+    add("--csv", metavar="FILE", help="write the table of all classes there")
+    add("--dry_run", action="store_true", help="tell what was found, and store nothing")
+    return options.parse(parser, arguments)
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Tunes, tells and stores."""
+    from psl_jax.runtime import files, joining
+    from psl_jax.tagging import tuning
+    from psl_jax.tagging.events import EventSettings
+    from psl_jax.weights import stored_thresholds
+    from psl_jax.weights.load import load_model
+
+    EventSettings(median_filter=arguments.median_filter)
+    joining.configure()
+    model = load_model(arguments.model)
+    index, counts = _counts(model, arguments, arguments.split)
+    found = tuning.tune(counts, tuning.kind_of(index))
+    test = None
+    if arguments.test_split:
+        other, test_counts = _counts(model, arguments, arguments.test_split)
+        if other.classes != index.classes or other.has_events != index.has_events:
+            raise UserError(
+                f"--test_split={arguments.test_split} has other classes or another kind of truth "
+                f"than {arguments.split}: F1 cannot be compared"
+            )
+        test = tuning.tune(test_counts, found.kind)._replace(
+            f1=tuning.f1_at(test_counts, found.thresholds)
+        )
+    tuned_on = {
+        "split": index.split,
+        "clips": len(index),
+        "clip_ids_sha256": index.ids_sha256,
+        "f1_of": found.kind,
+        "median_filter": arguments.median_filter,
+        "model_digest": model.digest,
+    }
+    header, rows = table(index.classes, found, test)
+    if arguments.csv:
+        files.write_csv(arguments.csv, header, rows)
+    print("\n".join(summary(index, found, test, arguments.test_split, rows)))
+    if not arguments.dry_run:
+        own = for_model(model, index.classes, found).as_thresholds(tuned_on)
+        print(f"stored in {stored_thresholds.store_thresholds(arguments.model, own)}")
+    if arguments.csv:
+        print(f"all classes in {arguments.csv}")
+
+
+def _counts(model: Any, arguments: argparse.Namespace, split: str) -> tuple[Any, Any]:
+    """Index and counts of a split. Raises UserError where it has none of the model's classes."""
+    from psl_jax.data.opening import open_folder
+    from psl_jax.tagging import tuning
+    from psl_jax.tagging.tagger import Tagger
+
+    source = open_folder(arguments.data, split)
+    tagger = Tagger(model.for_classes(source.index.classes))
+    counts = tuning.count(tagger, source, arguments.median_filter, bar=True)
+    if not counts.num_true.any():
+        raise UserError(f"no clip of split {split!r} has a label: no threshold can be tuned on it")
+    return source.index, counts
+
+
+def for_model(model: Any, classes: Sequence[str], found: Any) -> Any:
+    """What was found of the data's classes, for all of the model's: others have the common one."""
+    place = {name: i for i, name in enumerate(classes)}
+    values = [
+        found.thresholds[place[name]] if name in place else found.common for name in model.classes
+    ]
+    return found._replace(thresholds=np.array(values))
+
+
+def table(classes: Sequence[str], found: Any, test: Any) -> tuple[list[str], list[tuple]]:
+    """Header and a row for each class."""
+    unit = found.kind
+    header = ["class", "threshold", "F1", "F1 at 0.5", f"true {unit}"]
+    rows = [
+        (
+            name,
+            f"{found.thresholds[i]:.4g}",
+            *((f"{found.f1[i]:.3f}", f"{found.f1_default[i]:.3f}") if found.known[i] else ("", "")),
+            int(found.num_true[i]),
+            *(() if test is None else (f"{test.f1[i]:.3f}" if test.known[i] else "",)),
+        )
+        for i, name in enumerate(classes)
+    ]
+    return header if test is None else [*header, "F1 on the test split"], rows
+
+
+def summary(index: Any, found: Any, test: Any, test_split: str, rows: list[tuple]) -> list[str]:
+    """What was found, in lines."""
+    from psl_jax.tagging import tuning
+
+    unit = "frames of 0.32 s (true events)" if found.kind == "rows" else "clips (weak labels)"
+    lines = [f"F1 of {unit}, {index.split}: {len(index):,} clips, {int(found.known.sum())} classes"]
+    width = min(max(len(name) for name in index.classes), 40)
+    if len(rows) <= _MOST_LINES:
+        lines.append(f"  {'class':{width}}  threshold     F1  at 0.5   true")
+        lines += [
+            f"  {name[:width]:{width}}  {threshold:>9}  {f1:>5}   {at:>5}  {true:>5}"
+            for name, threshold, f1, at, true, *_ in rows
+        ]
+    known = found.known
+    lines.append(
+        f"mean F1 {found.f1[known].mean():.3f} with these thresholds (tuned on the same clips), "
+        f"{found.f1_default[known].mean():.3f} with 0.5"
+    )
+    if test is not None:
+        both = test.known
+        lines.append(
+            f"{test_split}: mean F1 {test.f1[both].mean():.3f} with these thresholds, "
+            f"{test.f1_default[both].mean():.3f} with 0.5"
+        )
+    if missing := int((~known).sum()):
+        lines.append(
+            f"{missing} classes are not in the split: they have {found.common:.4g}, the best for "
+            "all together"
+        )
+    few = known & (index.class_counts() <= tuning.FEW)
+    if few.any():
+        lines.append(
+            f"{int(few.sum())} classes have {tuning.FEW} clips or fewer: their thresholds are rough"
+        )
+    return lines
+
+
+if __name__ == "__main__":
+    entry.run(main, parse)

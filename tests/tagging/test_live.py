@@ -1,0 +1,124 @@
+"""Streams, lists, and embeddings beside tags: what `tag` gives of each waveform by itself."""
+
+import io
+
+import audio_files
+import numpy as np
+import pytest
+import tagging
+
+from psl_jax.runtime.errors import UserError
+
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tagging.tagger()
+
+
+def fed(stream, audio, sizes):
+    """All rows of a stream that is given chunks of these sizes in turn: (times, scores)."""
+    parts, start, turn = [], 0, 0
+    while start < len(audio):
+        size = sizes[turn % len(sizes)]
+        parts.append(stream.feed(audio[start : start + size]))
+        start, turn = start + size, turn + 1
+    parts.append(stream.finish())
+    return (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+
+
+@pytest.mark.parametrize("sizes", [(1_600,), (1, 0, 50_000, 333), (400_000,)])
+def test_a_stream_gives_the_rows_of_the_whole(model, sizes):
+    audio = tagging.recording(7.3, seed=3)
+    expected = model.tag(audio, 16_000)
+    stream = model.stream()
+    times, scores = fed(stream, audio, sizes)
+    np.testing.assert_allclose(scores, expected.frame_scores, atol=TOLERANCE)
+    np.testing.assert_allclose(times, expected.frame_times)
+    np.testing.assert_allclose(stream.scores, expected.scores, atol=TOLERANCE)
+    assert stream.seconds == expected.seconds
+
+
+@pytest.mark.parametrize("seconds", [0.3, 2.0, 2.2])
+def test_streams_that_end_soon(model, seconds):
+    audio = tagging.recording(seconds, seed=6)
+    _, scores = fed(model.stream(), audio, (1_000,))
+    expected = model.tag(audio, 16_000).frame_scores
+    np.testing.assert_allclose(scores, expected, atol=TOLERANCE)
+
+
+def test_rows_come_as_soon_as_no_segment_hears_them_and_provisional_ones_at_once(model):
+    audio = tagging.recording(8.0, seed=7)
+    stream, settled = model.stream(), 0
+    for start in range(0, len(audio), 1_600):
+        settled += len(stream.feed(audio[start : start + 1_600]).times)
+        heard = (start + 1_600) / 16_000
+        # Segments of 2 s, half a second apart: complete 2.5 s behind, first heard 0.5 s behind.
+        assert settled >= (heard - 2.5) // 0.32
+        times, scores = stream.provisional()
+        if heard > 2.1:
+            assert times[0] == pytest.approx(0.32 * settled)
+            assert times[-1] >= heard - 0.5 - 0.32
+            assert scores.shape == (len(times), 6)
+    assert settled > 15
+
+
+def test_a_stream_of_another_rate_and_two_channels(model):
+    audio = audio_files.tone(4.0, 44_100, 2)
+    stream = model.stream(sample_rate=44_100)
+    _, scores = fed(stream, audio, (4_410,))
+    expected = model.tag(audio, 44_100).frame_scores
+    np.testing.assert_allclose(scores, expected, atol=1e-4)
+
+
+def test_what_is_no_stream(model):
+    with pytest.raises(UserError, match="segment_seconds above 0"):
+        model.stream(segment_seconds=0)
+    with pytest.raises(UserError, match="10 Hz"):
+        model.stream(sample_rate=10)
+    stream = model.stream()
+    with pytest.raises(UserError, match="NaN"):
+        stream.feed(np.full(100, np.nan))
+    with pytest.raises(UserError, match="too short"):
+        stream.finish()
+    with pytest.raises(UserError, match="finished"):
+        stream.feed(np.zeros(100))
+
+
+def test_a_list_is_each_of_its_elements(model, tmp_path):
+    audio = [tagging.recording(seconds, seed=i) for i, seconds in enumerate((0.4, 5.2, 2.0))]
+    path = audio_files.write(tmp_path / "x.flac", audio[1])
+    data = path.read_bytes()
+    mixed = [path, data, io.BytesIO(data), audio[0], audio[2]]
+    found = model.tag(mixed, 16_000)
+    expected = [model.tag(x, 16_000) for x in (audio[1], audio[0], audio[2])]
+    for tags, other in zip(found, [expected[0]] * 3 + expected[1:], strict=True):
+        np.testing.assert_allclose(tags.frame_scores, other.frame_scores, atol=TOLERANCE)
+        np.testing.assert_allclose(tags.scores, other.scores, atol=TOLERANCE)
+    assert model.tag([]) == []
+    numbers = (audio[0] / 32768).tolist()
+    np.testing.assert_allclose(
+        model.tag(numbers, 16_000).scores, expected[1].scores, atol=TOLERANCE
+    )
+
+
+def test_bad_elements_are_named(model, tmp_path):
+    with pytest.raises(UserError, match=r"^.*missing.wav: missing"):
+        model.tag([tagging.recording(1.0), tmp_path / "missing.wav"], 16_000)
+    with pytest.raises(UserError, match=r"number 1 of the list: .*16-bit samples"):
+        model.tag([np.zeros(4_000), np.full(4_000, 3e4)], 16_000)
+    with pytest.raises(UserError, match="number 0 of the list: empty"):
+        model.tag([b""])
+
+
+def test_embeddings_in_the_same_pass(model):
+    audio = tagging.recording(3.3, seed=8)
+    for segments in (None, 0):
+        plain, embedded = (f(audio, 16_000, segments) for f in (model.tag, model.embed))
+        assert plain.embedding is None and plain.frame_embeddings is None
+        both = model.tag(audio, 16_000, segments, embeddings=True)
+        np.testing.assert_allclose(both.frame_scores, plain.frame_scores, atol=TOLERANCE)
+        np.testing.assert_allclose(both.frame_embeddings, embedded.frame_embeddings, atol=1e-4)
+        np.testing.assert_allclose(both.embedding, embedded.embedding, atol=1e-4)
+        assert both.events() == plain.events()

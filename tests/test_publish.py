@@ -1,0 +1,107 @@
+"""A published folder: loads here and in PyTorch alone, and its card says what is known."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tagging
+
+import psl_jax
+from psl_jax import publish
+from psl_jax.exporting.check import synthetic_signal
+from psl_jax.model.thresholds import Thresholds
+from psl_jax.runtime.errors import UserError
+from psl_jax.scoring import bootstrap, evaluation, metrics
+from psl_jax.weights.stored_thresholds import store_thresholds
+
+pytest.importorskip("safetensors")
+THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """The folder, and the figures that the run had."""
+    root = tmp_path_factory.mktemp("publish")
+    run = tagging.save(root / "run")
+    store_thresholds(run, Thresholds(THRESHOLDS, {"split": "val", "f1_of": "clips"}))
+    rng = np.random.default_rng(0)
+    truth = (rng.random((80, 6)) < 0.3).astype(np.uint8)
+    scores = rng.random((80, 6)) + truth
+    found = {"mAP": metrics.mean_average_precision(truth, scores), "num_clips": 80}
+    (root / "run" / evaluation.METRICS).write_text(json.dumps(found))
+    np.savez(root / "run" / evaluation.SCORES, ids=[], classes=[], scores=scores, targets=truth)
+    arguments = [run, f"--out={root / 'out'}", "--licence=CC BY 4.0", "--use=To test."]
+    publish.main(publish.parse(["publish", *arguments]))
+    return root / "out", found["mAP"]
+
+
+def test_it_loads(published):
+    folder, _ = published
+    model = psl_jax.load(folder)
+    audio = tagging.recording(4.0)
+    np.testing.assert_allclose(
+        model.tag(audio, 16_000).frame_scores,
+        tagging.tagger().tag(audio, 16_000).frame_scores,
+        atol=1e-5,
+    )
+    assert model.thresholds == THRESHOLDS
+    assert model.info.origin["licence"] == "CC BY 4.0"
+
+
+def test_its_card_and_tables(published):
+    folder, value = published
+    card = (folder / "README.md").read_text()
+    assert card.startswith("---\nlicense: cc-by-4.0\n")
+    assert f"| mAP | {100 * value:.1f} % | " in card and "To test." in card
+    assert "best F1 of clips on `val`: 0.1 to 0.6" in card and "`siren`" in card
+    for name in ("model.safetensors", "model.onnx", "labels.csv"):
+        assert (folder / name).exists() and f"`{name}`" in card
+    rows = list(csv.DictReader((folder / "labels.csv").read_text().splitlines()))
+    assert [row["label"] for row in rows] == list(tagging.LABELS)
+    assert [float(row["threshold"]) for row in rows] == list(THRESHOLDS)
+
+
+def test_the_interval_is_the_bootstraps():
+    rng = np.random.default_rng(1)
+    truth = (rng.random((200, 4)) < 0.3).astype(np.uint8)
+    scores = rng.random((200, 4)) + 0.5 * truth
+    low, high = bootstrap.interval_of_map(truth, scores)
+    value = metrics.mean_average_precision(truth, scores)
+    again = [
+        metrics.mean_average_precision(truth[i], scores[i])
+        for i in (rng.integers(0, 200, 200) for _ in range(300))
+    ]
+    assert low < value < high
+    assert high - low == pytest.approx(3.92 * np.std(again), rel=0.2)
+
+
+def test_in_pytorch_without_this_package(published):
+    pytest.importorskip("torch")
+    folder, _ = published
+    audio = synthetic_signal(2.0)[None]
+    np.save(folder / "audio.npy", audio)
+    code = (
+        "import sys; sys.modules['psl_jax'] = None; sys.modules['jax'] = None\n"
+        "import numpy as np, torch; from audio_tagger import AudioTagger\n"
+        "model = AudioTagger.from_folder('.')\n"
+        "clip, frames = model(torch.from_numpy(np.load('audio.npy')))\n"
+        "np.save('frames.npy', frames.detach().numpy()); print(model.labels[1], model.thresholds)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"siren {THRESHOLDS}\n"
+    expected = tagging.tagger().tag(audio[0], 16_000, 0).frame_scores
+    np.testing.assert_allclose(np.load(folder / "frames.npy")[0], expected, atol=1e-4)
+
+
+def test_what_is_missing_is_asked_for(tmp_path):
+    run = tagging.save(tmp_path / "run")
+    with pytest.raises(UserError, match="--licence is missing"):
+        publish.main(publish.parse(["publish", run, f"--out={tmp_path / 'out'}"]))
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(UserError, match="holds something else"):
+        publish.main(publish.parse(["publish", run, f"--out={run}", "--licence=x"]))
