@@ -111,9 +111,8 @@ def segmentation(query: Mapping[str, str], service: Service) -> Segmentation | N
 def cuts(text: str, service: Service) -> list[Cut]:
     """Stretches to be saved, a JSON list of {onset, offset, name}. Raises RefusedError, 422."""
     try:
-        found = [
-            Cut(float(x["onset"]), float(x["offset"]), str(x["name"])) for x in json.loads(text)
-        ]
+        items = json.loads(text)
+        found = [Cut(float(x["onset"]), float(x["offset"]), _plain(x["name"])) for x in items]
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise _wrong(
             'events is no list of clips; expected [{"onset": 0.5, "offset": 1.2, "name": "a.wav"}]'
