@@ -116,3 +116,28 @@ def minimum_bytes(case: Case) -> float:
     network = value * passes * sum(layer.outputs for layer in layers(case.frames))
     inputs = spectrogram if case.operation == "forward" else waveform + 2 * spectrogram
     return float(case.batch * (network + inputs))
+
+
+def minimum_bytes_of_mn(case: Case, width: float) -> float:
+    """`minimum_bytes` of relabeling with EfficientAT's mn, whose input is doubled in rate."""
+    from psl_jax.teachers import mn_frontend
+    from psl_jax.teachers.mn_network import LAST_EXPANSION, STEM_CHANNELS, TABLE, multiple_of_8
+
+    def halved(n: int) -> int:
+        return (n - 1) // 2 + 1
+
+    frames, bands = mn_frontend.num_frames(2 * case.samples), mn_frontend.NUM_MELS
+    spectrogram = 4 * frames * bands
+    frames, bands = halved(frames), halved(bands)
+    channels = multiple_of_8(STEM_CHANNELS * width)
+    values = frames * bands * channels
+    for row in TABLE:
+        hidden, outputs = (multiple_of_8(n * width) for n in (row.expanded, row.channels))
+        values += frames * bands * hidden * (hidden != channels)
+        if row.stride == 2:
+            frames, bands = halved(frames), halved(bands)
+        values += frames * bands * (hidden + outputs)
+        channels = outputs
+    values += frames * bands * LAST_EXPANSION * channels
+    value = 2 if case.dtype == "bfloat16" else 4
+    return float(case.batch * (2 * value * values + 2 * case.samples + 2 * spectrogram))

@@ -31,7 +31,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import compiled_text
 from accelerators import TARGETS, Target, environment, mesh_of
 
-PROGRAMS = {"student": (2, 256), "teacher": (10, 128), "relabel": (2, 256)}  # seconds, a chip
+# Seconds, segments a chip. mn: relabeling with EfficientAT's mn of width MN_WIDTH.
+PROGRAMS = {"student": (2, 256), "teacher": (10, 128), "relabel": (2, 256), "mn": (2, 256)}
+BY_DEFAULT = "student,teacher,relabel"
+MN_WIDTH = 0.4
 CLASSES = 527
 
 
@@ -39,7 +42,7 @@ def compiled(target: Target, program: str, seconds: float, per_chip: int, dtype:
     """What there is to say of one program for one target."""
     import jax
     import numpy as np
-    from cases import Case, minimum_bytes
+    from cases import Case, minimum_bytes, minimum_bytes_of_mn
     from jax.sharding import NamedSharding
 
     from psl_jax.runtime import parallel
@@ -66,7 +69,9 @@ def compiled(target: Target, program: str, seconds: float, per_chip: int, dtype:
     executable = lowered.compile()
     took = time.perf_counter() - start
     memory = executable.memory_analysis()
-    case = Case("relabel" if program == "relabel" else "train", int(seconds), per_chip, dtype)
+    case = Case(
+        "relabel" if program in ("relabel", "mn") else "train", int(seconds), per_chip, dtype
+    )
     found = compiled_text.read(executable.as_text())
     result = {
         "program": program,
@@ -76,7 +81,9 @@ def compiled(target: Target, program: str, seconds: float, per_chip: int, dtype:
         "compile_seconds": round(took, 1),
         "operations": found.operations,
         "bytes_moved": found.bytes_moved,
-        "minimum_bytes": minimum_bytes(case),
+        "minimum_bytes": (
+            minimum_bytes_of_mn(case, MN_WIDTH) if program == "mn" else minimum_bytes(case)
+        ),
         "arguments_bytes": memory.argument_size_in_bytes,
         "temporary_bytes": memory.temp_size_in_bytes,
         "chip_bytes": target.gibibytes << 30,
@@ -113,6 +120,13 @@ def _program(name: str, mesh: Any, dtype: str, inputs: dict) -> tuple[Any, list]
     from psl_jax.scoring.scorer import scoring_program
     from psl_jax.training.step import Recipe, init_state, train_program
 
+    if name == "mn":
+        from psl_jax.teachers import mn, mn_weights
+
+        state = mn_weights.random_state(CLASSES, MN_WIDTH)
+        mn_network, arrays, _ = mn_weights.from_state(state, "random weights")
+        program = mn.scoring_program(mn_network, dtype, mesh)
+        return program, [arrays, inputs["audio"], inputs["num_samples"]]
     network, variables = create(CLASSES)
     if name == "relabel":
         program = scoring_program(LogMel(), dtype, mesh)
@@ -156,7 +170,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--target", default="v5e-8", help=f"some of {', '.join(TARGETS)}")
-    add("--programs", default=",".join(PROGRAMS), help=f"some of {', '.join(PROGRAMS)}")
+    add("--programs", default=BY_DEFAULT, help=f"some of {', '.join(PROGRAMS)}")
     add("--seconds", default="", help="lengths of the segments (default: 2, of a teacher 10)")
     add("--per_chip", default="", help="batches a chip (default: 256, of a teacher 128)")
     add("--dtype", default="bfloat16", choices=("bfloat16", "float32"))

@@ -54,7 +54,7 @@ def relabel_rates(source, segmentation, variables, flags) -> tuple[Callable, Cal
                 source,
                 segmentation,
                 pathlib.Path(folder),
-                teacher_digest="benchmark",
+                teacher=relabel_lib.TaughtBy("benchmark"),
                 **settings,
             )
             return count / (time.perf_counter() - start)

@@ -2,7 +2,7 @@
 # Prepares a corpus by the workers of Google Cloud Dataflow.
 #
 #   export PROJECT=my-project REGION=us-east5 TEMP=gs://my-bucket/tmp
-#   launch/beam_dataflow.sh --corpus audioset --source_dir gs://my-bucket/audio --data_dir gs://...
+#   launch/beam_dataflow.sh --corpus audioset --source_dir /mnt/shared/audio --data_dir /mnt/shared/data
 #
 # Arguments go to psl_jax.prepare. Recordings and data folder must lie where this machine and all
 # workers see them under the same path. psl_jax is built here and installed on the workers; with

@@ -5,7 +5,7 @@
 #
 # The first argument is the number of processes, the others go to psl_jax.main. Process 0 writes to
 # the terminal, the others to local_processes_<N>.log (in the folder LOGS, default: here). When one
-# ends with an error, so do all.
+# ends with an error, so do all: they are told to, and waited for.
 #
 # DEVICES=gpu gives process N the GPU number N; the default, cpu, uses none.
 # PYTHON=... names the interpreter (default: .venv/bin/python), PORT=... the coordinator's port.
@@ -29,7 +29,11 @@ run() { # number of the process, then the arguments of psl_jax.main
 }
 
 pids=()
-trap 'kill "${pids[@]}" 2>/dev/null || true' EXIT
+end_all() { # and wait: who starts the same again at once must not meet them at work
+  kill "${pids[@]}" 2>/dev/null || true
+  wait
+}
+trap end_all EXIT
 run 0 "$@" &
 pids+=($!)
 for ((process = 1; process < count; process++)); do

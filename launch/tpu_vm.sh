@@ -34,7 +34,7 @@ cd "$(dirname "$0")/.."
 poll=${POLL:-30} retries=${RETRIES:-5} backoff=${BACKOFF:-5}
 max_restarts=${MAX_RESTARTS:-100} module=${RUN:-main} worker=${WORKER:-0} setup=${SETUP:-}
 spot=${SPOT:-} dry_run=${DRY_RUN:-} follow=
-environment=() create_flags=() where=()
+environment=() create_flags=() where=() commit=
 python_version=3.12
 
 say() { echo "tpu_vm: $*" >&2; }
@@ -48,6 +48,7 @@ fail() {
 # These do not become better by waiting.
 lasting='INVALID_ARGUMENT|PERMISSION_DENIED|NOT_FOUND|ALREADY_EXISTS|UNAUTHENTICATED|[Qq]uota'
 lasting+='|unrecognized arguments|Invalid (choice|value)|argument .*required|credentials'
+lasting+='|is not installed here|still running' # by `run` and `stop`
 
 told=$(mktemp) # gcloud's last messages
 trap 'rm -f "$told"' EXIT
@@ -62,7 +63,8 @@ cloud() {
   for ((attempt = 1; ; attempt++)); do
     status=0
     gcloud --quiet "$@" 2>"$told" || status=$? # it must not ask: nobody sees the question
-    grep -v NOT_FOUND "$told" >&2 || true
+    # That something is not there is no news where it is only looked for.
+    if [[ " $* " = *" describe "* ]]; then grep -v NOT_FOUND "$told"; else cat "$told"; fi >&2 || true
     ((status)) || return 0
     if ((attempt >= retries)) || grep -qE "$lasting" "$told"; then
       return "$status"
@@ -73,7 +75,8 @@ cloud() {
   done
 }
 
-# The state of the queued resource, or with `node` of its TPU VM; NONE where there is none.
+# The state of the queued resource, or with `node` of its TPU VM; NONE where there is none, UNKNOWN
+# where it cannot be asked for now.
 state() {
   local ask=(queued-resources describe "$NAME" "${where[@]}" --format='value(state.state)')
   [ "${1:-}" != node ] || ask=(tpu-vm describe "$NAME" "${where[@]}" --format='value(state)')
@@ -81,7 +84,14 @@ state() {
     cloud compute tpus "${ask[@]}"
     echo NONE
   else
-    cloud compute tpus "${ask[@]}" || { grep -q NOT_FOUND "$told" && echo NONE; }
+    cloud compute tpus "${ask[@]}" && return
+    if grep -q NOT_FOUND "$told"; then
+      echo NONE
+    elif ! grep -qE "$lasting" "$told"; then
+      echo UNKNOWN
+    else
+      return 1
+    fi
   fi
 }
 
@@ -119,6 +129,7 @@ create() {
         ((failed++ < max_restarts)) || fail "given up after $max_restarts times $now" 1
         delete
         ;;
+      UNKNOWN) [ "${1:-}" = again ] || fail "$NAME cannot be asked for" 1 ;;
     esac
     sleep "$poll"
   done
@@ -135,11 +146,11 @@ delete() {
 }
 
 install() {
-  local archive commit
-  commit=$(git rev-parse HEAD)
+  local archive
+  : "${commit:=$(git rev-parse HEAD)}"
   git diff --quiet HEAD || say "note: what is not committed is not installed"
   archive=$(mktemp --suffix=.tar.gz)
-  git archive --format=tar.gz --output="$archive" HEAD
+  git archive --format=tar.gz --output="$archive" "$commit" || fail "git archive failed" 1
   local status=0
   cloud compute tpus tpu-vm scp "$archive" "$NAME:psl_jax.tar.gz" "${where[@]}" --worker=all ||
     status=$?
@@ -152,12 +163,13 @@ install() {
     python3 -m pip install --user --quiet uv
     [ -d .venv ] || python3 -m uv venv --python $python_version --seed .venv
     .venv/bin/pip install --quiet -c constraints.txt -e '.[tpu]'
-    [ -f .setup ] || { ${setup:+( $setup )
+    [ -f .setup ] || { ${setup:+( $setup
+      )
       }touch .setup; }
     echo $commit > .installed" || fail "installing on $NAME failed" 1
 }
 
-# What a host is doing: "bare", "none", "running", or "ended STATUS".
+# What a host is doing: "bare", "none", "running", or "ended STATUS" of what was started last.
 # shellcheck disable=SC2016  # the hosts expand it
 look='is_running() {
     pid=$(cat psl_jax_run/pid 2>/dev/null) && grep -q psl_jax_run/start "/proc/$pid/cmdline" 2>/dev/null
@@ -168,31 +180,42 @@ look='is_running() {
   else doing=bare
   fi'
 
+# What is started on each host: start_of ARGUMENTS
+start_of() {
+  local pair
+  echo "trap : TERM # for the run; its status is still noted
+cd psl_jax"
+  for pair in "${environment[@]}"; do
+    echo "export ${pair%%=*}=$(printf '%q' "${pair#*=}")"
+  done
+  echo ".venv/bin/python -m psl_jax.$module --distributed$(printf ' %q' "$@")
+echo \$? > ../psl_jax_run/status"
+}
+
 # Starts the run on all hosts where it does not run: run ARGUMENTS
 run() {
-  local start pair
-  start="trap : TERM # for the run; its status is still noted
-cd psl_jax
-"
-  for pair in "${environment[@]}"; do
-    start+="export ${pair%%=*}=$(printf '%q' "${pair#*=}")
-"
-  done
-  start+=".venv/bin/python -m psl_jax.$module --distributed$(printf ' %q' "$@")
-echo \$? > ../psl_jax_run/status"
   on_hosts all "$look
     case \$doing in
       bare) echo 'psl_jax is not installed here' >&2; exit 2 ;;
       running) echo \"\$(hostname): it runs already\"; exit 0 ;;
     esac
     mkdir -p psl_jax_run && rm -f psl_jax_run/status
-    printf '%s\\n' $(printf '%q' "$start") > psl_jax_run/start
+    printf '%s\\n' $(printf '%q' "$(start_of "$@")") > psl_jax_run/start
     nohup setsid bash psl_jax_run/start >> psl_jax_run/log 2>&1 < /dev/null &
     echo \$! > psl_jax_run/pid"
 }
 
-# What each host is doing, a line for each.
-hosts() { on_hosts all "$look; echo \"psl_jax: \$doing\""; }
+# What each host is doing, a line for each. With what `start_of` gives: "other" where another run
+# goes on, "none" where another one has ended.
+hosts() {
+  local of_this=:
+  [ $# -eq 0 ] || of_this="if [ \"\$(cat psl_jax_run/start 2>/dev/null)\" != $(printf '%q' "$1") ]; then
+      case \$doing in running) doing=other ;; ended*) doing=none ;; esac
+    fi"
+  on_hosts all "$look
+    $of_this
+    echo \"psl_jax: \$doing\""
+}
 
 stop() {
   on_hosts all "$look
@@ -212,13 +235,15 @@ logs() { on_hosts "$worker" "tail -n 200 ${follow:+-F} psl_jax_run/log"; }
 
 # --- after a preemption -----------------------------------------------------------------------
 
-# What the hosts' statuses come to: bare, none, running, again, lost, over, or failed STATUS.
+# What the hosts' statuses come to: bare, other, none, running, again, lost, over, or failed STATUS.
 # 75: told to end, or left by the others; above 128: killed. Those go on when started again.
 outcome() {
   local lines=$1 code codes worst=over
   ! grep -q 'psl_jax: bare' <<<"$lines" || { echo bare && return; }
-  ! grep -q 'psl_jax: running' <<<"$lines" || { echo running && return; }
+  ! grep -q 'psl_jax: other' <<<"$lines" || { echo other && return; }
+  # Before running: a host may have missed the start, and the others wait for it.
   ! grep -q 'psl_jax: none' <<<"$lines" || { echo none && return; }
+  ! grep -q 'psl_jax: running' <<<"$lines" || { echo running && return; }
   codes=$(sed -n 's/.*psl_jax: ended //p' <<<"$lines")
   [ "$codes" ] || { echo lost && return; }
   for code in $codes; do
@@ -231,26 +256,48 @@ outcome() {
   echo "$worst"
 }
 
+# Starts it, where there is one start left; the first time the code of today is installed.
+start() {
+  ((starts <= max_restarts)) || fail "given up after $max_restarts restarts" 1
+  ((starts == 0)) || say "start number $((starts + 1))"
+  if [ "$installed" ] || try_install; then
+    run "$@" || say "could not be started; again in $poll s"
+    starts=$((starts + 1))
+  fi
+  sleep "$poll"
+}
+
+# Installs, which may fail where the VM is taken away meanwhile; some times, not for ever.
+try_install() {
+  if (install); then
+    failed_installs=0 installed=1
+    return
+  fi
+  ((failed_installs++ < retries)) || fail "given up: it cannot be installed" 1
+  say "again in $poll s"
+  sleep "$poll"
+  return 1
+}
+
 # Has the run going until it is over: supervise ARGUMENTS
 supervise() {
-  local lines now starts=0 partly=0
+  local lines now starts=0 partly=0 failed_installs=0 installed='' wanted
+  wanted=$(start_of "$@")
+  commit=$(git rev-parse HEAD) # also of what is installed after a preemption
   while true; do
     create again
     [ -z "$dry_run" ] || { install && run "$@" && return; }
-    if [ "$(state node)" = READY ] && lines=$(hosts); then
+    if [ "$(state node)" = READY ] && lines=$(hosts "$wanted"); then
       now=$(outcome "$lines")
     else
       now=lost
     fi
+    # What failed before this command was given may have been mended since.
+    [[ $starts != 0 || $now != failed* ]] || now=again
     case $now in
-      bare) install ;;
-      none | again)
-        ((starts <= max_restarts)) || fail "given up after $max_restarts restarts" 1
-        ((starts == 0)) || say "start number $((starts + 1))"
-        run "$@" || say "could not be started; again in $poll s"
-        starts=$((starts + 1))
-        sleep "$poll"
-        ;;
+      bare) try_install || true ;;
+      none | again) start "$@" ;;
+      other) fail "another run goes on on $NAME: wait for it, or stop it first" 1 ;;
       running)
         # Where some hosts have ended the others soon do; if not, they wait for what is gone.
         if grep -q 'psl_jax: ended' <<<"$lines"; then partly=$((partly + 1)); else partly=0; fi
@@ -265,7 +312,7 @@ supervise() {
         sleep "$poll"
         ;;
       over)
-        say "the run is over"
+        say "the run is over; $NAME is still there, and paid for: $0 delete"
         return
         ;;
       failed*)
@@ -333,6 +380,9 @@ esac
 
 case $command in
   all) retries=1 on_hosts all "$*" ;;
-  ssh) exec gcloud compute tpus tpu-vm ssh "$NAME" "${where[@]}" --worker="$worker" ;;
+  ssh)
+    connect=(compute tpus tpu-vm ssh "$NAME" "${where[@]}" --worker="$worker")
+    if [ "$dry_run" ]; then cloud "${connect[@]}"; else exec gcloud "${connect[@]}"; fi
+    ;;
   *) "$command" "$@" ;;
 esac

@@ -43,8 +43,9 @@ class Settings:
     alpha: float = setting(1.0, least=0, most=1)
     # soft: a run folder, or the name of another experiment of the suite; its digest is kept
     teacher: str = operational("")
-    # Start from a finished model: a run, an export or a published checkpoint. Its width and front
-    # end are taken over, its classifier where the classes are the same. Its digest is kept.
+    # Start from a finished model (a run, an export or a published checkpoint), or from another
+    # experiment of the suite. Width and front end are taken over, the classifier where the classes
+    # are the same. Its digest is kept.
     init_from: str = operational("")
     soft_labels_dir: str = operational("")  # default <run folder>/soft_labels; runs may share one
     data: DataSettings = DataSettings()
@@ -163,15 +164,18 @@ def experiments(config: ConfigDict) -> dict[str, Settings]:
     values = config.to_dict()
     suite = values.pop("experiments", {})
     whole = _settings(values)
+    finished: dict[str, str] = {}
     asked_for = {one.get("teacher") for one in suite.values() if isinstance(one, Mapping)}
     if whole.teacher and whole.teacher not in suite and "teacher" not in asked_for:
         suite = {name: one for name, one in suite.items() if name != "teacher"}  # one is finished
+        finished = {"teacher": whole.teacher}
     result = {}
     for name, changes in suite.items():
         if not isinstance(changes, Mapping):
             raise UserError(f"experiments.{name} must be a dict of settings, not {changes!r}")
         _check_changes(changes, f"experiments.{name}.")
         one = _settings(_merged(values, changes) | {"name": name})
+        one = dataclasses.replace(one, init_from=finished.get(one.init_from, one.init_from))
         # The teacher that a suite gives to all is nothing to those on weak labels.
         result[name] = one if one.labels == "soft" else dataclasses.replace(one, teacher="")
     return _taught_in_order(result) or {whole.name: whole}
@@ -194,21 +198,23 @@ def _check_changes(changes: Mapping[str, Any], prefix: str) -> None:
 
 
 def _taught_in_order(suite: dict[str, Settings]) -> dict[str, Settings]:
-    """Who teaches comes before whom it teaches; else weak labels and long segments come first."""
-    teachers = {one.teacher for one in suite.values()}
+    """Who is needed comes before who needs it; else weak labels and long segments come first."""
+    teachers = {need for one in suite.values() for need in (one.teacher, one.init_from)}
 
     def rank(name: str) -> tuple:  # a ConfigDict keeps no order
         one = suite[name]
         return one.labels == "soft", name not in teachers, -one.segment_seconds, name
 
     sorter = graphlib.TopologicalSorter(
-        {name: {one.teacher} & suite.keys() for name, one in suite.items()}
+        {name: {one.teacher, one.init_from} & suite.keys() for name, one in suite.items()}
     )
     try:
         sorter.prepare()
     except graphlib.CycleError as error:
         circle = " -> ".join(reversed(error.args[1]))
-        raise UserError(f"these experiments teach each other in a circle: {circle}") from error
+        raise UserError(
+            f"these experiments teach each other in a circle, or start from each other: {circle}"
+        ) from error
     ordered: list[str] = []
     waiting: set[str] = set()
     while sorter.is_active():

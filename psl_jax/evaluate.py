@@ -43,25 +43,28 @@ def main(arguments: argparse.Namespace) -> None:
     """Scores, and writes and prints the metrics."""
     import jax
 
+    from psl_jax.data.whole_clips import WholeClips
     from psl_jax.scoring import evaluation
     from psl_jax.scoring.stored_scores import StoredScores, score_missing
     from psl_jax.teachers import options
     from psl_jax.teachers.own import OwnTeacher
 
     task = options.begin(arguments, arguments.segment_seconds)
-    teacher, source = task.teacher, task.source
-    name = f"{teacher.name}-{arguments.split}-{task.segmentation.seconds:g}s"
+    teacher, source, cut = task.teacher, task.source, task.cut(arguments.segment_seconds)
+    seconds = "whole" if isinstance(cut, WholeClips) else cut.seconds
+    length = seconds if seconds == "whole" else f"{seconds:g}s"
+    name = f"{teacher.name}-{arguments.split}-{length}"
     out = pathlib.Path(arguments.out or pathlib.Path("evaluations") / name)
     scorer = task.scorer(arguments)
     if jax.process_index() == 0:
-        print("\n".join(options.plan(task, scorer, arguments, out)), flush=True)
+        print("\n".join(options.plan(task, cut, scorer, arguments, out)), flush=True)
     if arguments.dry_run:
         return
     options.check_out(out)
     made_with = {
         "model": teacher.digest,
         "split": arguments.split,
-        "segment_seconds": task.segmentation.seconds,
+        "segment_seconds": seconds,
         "dtype": arguments.dtype,
     }
     told: dict[str, Any] = {"teachers": teacher.described()}
@@ -71,7 +74,7 @@ def main(arguments: argparse.Namespace) -> None:
     finished = stored.begun and (out / evaluation.METRICS).exists()
     if not finished:
         stored.begin()
-        score_missing(scorer, source, task.segmentation, stored, arguments.batch_size, "evaluate")
+        score_missing(scorer, source, cut, stored, arguments.batch_size, "evaluate")
     if jax.process_index() == 0:
         if not finished:
             evaluation.write_results(out, source.index, stored.read(), made_with)

@@ -9,8 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from psl_jax import advice, stepping
+from psl_jax import advice, caching, stepping
 from psl_jax import config as config_lib
+from psl_jax.averaging import average
 from psl_jax.config import Settings
 from psl_jax.data import batches, label_shards
 from psl_jax.data.clip_index import ClipIndex
@@ -19,7 +20,7 @@ from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.sources import Source
 from psl_jax.labelling import Labelling
 from psl_jax.model.mobilenetv2 import Network, Variables, create, num_parameters
-from psl_jax.model.model import Model, ModelInfo
+from psl_jax.model.model import Model
 from psl_jax.reporting import pages
 from psl_jax.run_binding import RunFolder
 from psl_jax.runtime import files, parallel
@@ -33,6 +34,12 @@ from psl_jax.training.step import init_state
 from psl_jax.training.stepper import Stepper
 from psl_jax.weights import orbax_folder
 from psl_jax.weights.load import load_model
+
+# What stages make that later ones, or people, read: looked at by every start.
+_MADE = {
+    "average": (f"{orbax_folder.MODEL_FOLDER}/{orbax_folder.MODEL_FILE}",),
+    "evaluate": (evaluation.METRICS, evaluation.SCORES, evaluation.PER_CLASS),
+}
 
 
 class Experiment:
@@ -48,13 +55,16 @@ class Experiment:
         data_dir: str,
         teacher: str | os.PathLike | None = None,
         afresh: bool = False,
+        start: str | os.PathLike | None = None,
     ):
         """data_dir holds the prepared data; teacher overrides `settings.teacher`.
 
+        start: the run folder of another experiment, which may yet have to be trained; it overrides
+        `settings.init_from`, and `settings` have the form of its network (see `stepping.alike`).
         afresh: what the run folder holds does not count, and is deleted when the run begins.
         """
-        settings = stepping.with_start(settings)
-        self.settings, self.data_dir = settings, data_dir
+        settings = settings if start else stepping.with_start(settings)
+        self.settings, self.data_dir, self._start_folder = settings, data_dir, start
         self.run_dir = pathlib.Path(run_dir)
         self.segmentation = stepping.segmentation_of(settings)
         self.mesh = parallel.data_mesh(settings.num_devices or None)
@@ -92,14 +102,14 @@ class Experiment:
                     f"config.data.{setting}: split {index.split!r} has other classes than split "
                     f"{train.split!r}"
                 )
+        stepping.check_output(self.settings, indices)
         _ = self._local_batch  # raises where it does not divide over the devices
         stepping.recipe_of(self.settings, self.mesh)
         _ = self.labelling.is_stored  # raises where a teacher in the step cannot do it
+        if last_stage != "relabel":
+            _ = self._caches_features  # raises where they cannot be
         self.labelling.check(before_it_is_trained=True)
-        self.folder.check_start(
-            self._start.digest if self._start else "",
-            self.settings.init_from or "no config.init_from",
-        )
+        self._check_start(before_it_is_trained=True)
         self.notes = advice.before_training(
             self.settings,
             self.loop.max_steps,
@@ -107,6 +117,16 @@ class Experiment:
             indices.get("validation_split"),
             indices.get("eval_split"),
         ) + advice.of_devices(parallel.platform_of(self.mesh), self.batch_size, self.mesh.size)
+
+    def _check_start(self, before_it_is_trained: bool = False) -> None:
+        """Raises OtherRunError where the run did not start from the model that is given now."""
+        try:
+            digest = self._start.digest if self._start else ""
+        except UserError:
+            if before_it_is_trained and self._start_folder:
+                return  # it is still to be trained
+            raise
+        self.folder.check_start(digest, self.settings.init_from or "no config.init_from")
 
     def _open(self, setting: str, split: str) -> None:
         """Opens a split; other processes wait for the first one, which may have to index it."""
@@ -127,7 +147,8 @@ class Experiment:
         finished, size = self.folder.finished, 0
         if "train" not in finished:  # parameters and Adam's moments, float32
             kept = self.settings.train.best_checkpoints + 2
-            size += kept * 3 * 4 * num_parameters(self._network[1])
+            size += kept * 3 * 4 * num_parameters(self._fresh_network[1])
+            size += self._feature_bytes if self._caches_features else 0
         if self.labelling.is_stored and not self.labelling.given and "relabel" not in finished:
             classes, top_k = self.train_index.num_classes, self.settings.relabel.top_k
             size += self.train_segments * label_shards.bytes_per_segment(classes, top_k)
@@ -139,11 +160,16 @@ class Experiment:
         if parallel.platform_of(self.mesh) != "cpu":
             return 0.0
         audio = self.loop.max_steps * self.batch_size * self.settings.segment_seconds
+        if self._caches_features:  # one pass without gradients
+            validation = self.source(self.settings.data.validation_split).index
+            audio = self.train_segments * self.settings.segment_seconds / 3
+            audio += validation.hours * 3600 / 3
         return advice.rough_seconds(audio, self.settings.model.width, os.cpu_count() or 1)
 
     def run(self, last_stage: str | None = None) -> None:
         """Runs what is not finished yet, up to `last_stage` or to the end; after `check`."""
         self.labelling.check()
+        self._check_start()
         self.folder.begin()
         stages = {
             "relabel": self._relabel,
@@ -157,12 +183,23 @@ class Experiment:
                 if name == last_stage and self.labelling.is_used:
                     return  # the teacher labels in the training
                 continue
-            if name not in self.folder.finished or name == "report":
+            if name not in self.folder.finished or name == "report" or self._is_damaged(name):
                 start = time.perf_counter()
                 stage()
-                self.folder.finish(name, time.perf_counter() - start)
+                self.folder.finish(name, time.perf_counter() - start, _MADE.get(name, ()))
             if name == last_stage:
                 return
+
+    def _is_damaged(self, stage: str) -> bool:
+        """Whether files of a finished stage are gone or others; processes find the same."""
+        damaged = self.folder.damaged(stage)
+        if stage == "relabel" and "train" not in self.folder.finished and self.labelling.lacks:
+            damaged.append(self.labelling.directory.name)
+        for name in damaged:
+            print(f"{self.run_dir / name} is missing or damaged: {stage} is done again")
+        # Nobody repairs a file before everybody has looked at it.
+        parallel.wait_for_all(f"{self.settings.name} look at {stage}")
+        return bool(damaged)
 
     def source(self, split: str) -> Source:
         """A split of the data."""
@@ -190,15 +227,26 @@ class Experiment:
     @cached_property
     def _start(self) -> Model | None:
         """The finished model that is started from."""
-        return stepping.load_start(self.settings) if self.settings.init_from else None
+        settings = self.settings
+        return stepping.load_start(settings, self._start_folder) if settings.init_from else None
+
+    @cached_property
+    def _fresh_network(self) -> tuple[Network, Variables]:
+        """With random arrays, whatever it starts from."""
+        classes = self.source(self.settings.data.train_split).index.num_classes
+        model = self.settings.model
+        network, variables = create(
+            classes, model.width, model.dropout, self.settings.seed, model.output
+        )
+        return network, variables
 
     @cached_property
     def _network(self) -> tuple[Network, Variables]:
-        classes = self.source(self.settings.data.train_split).index.num_classes
-        model = self.settings.model
-        network, variables = create(classes, model.width, model.dropout, self.settings.seed)
+        network, variables = self._fresh_network
         if self._start:
-            variables = stepping.started(variables, self._start, self.train_index.classes)
+            output = self.settings.model.output
+            classes = self.train_index.classes
+            variables = stepping.started(variables, self._start, classes, output)
         return network, variables
 
     def soft_labels(self) -> SoftLabels | None:
@@ -212,20 +260,44 @@ class Experiment:
     def _train(self) -> None:
         source = self.source(self.settings.data.train_split)
         train_settings, settings = self.settings.train, self.loop
+        features = self._cached_features(source) if self._caches_features else None
+        if features:
+            features.compute()
         with TrainingCheckpoints(
             self.run_dir / "checkpoints", train_settings.best_checkpoints
         ) as kept:
             train(
-                self._stepper(source),
+                features.stepper(self.soft_labels(), self._local_batch)
+                if features
+                else self._stepper(source),
                 init_state(self._network[1]),
                 mesh=self.mesh,
                 schedule=schedule_of(train_settings, settings.max_steps),
                 settings=settings,
-                validate=self._validate,
+                validate=features.validate if features else self._validate,
                 checkpoints=kept,
                 run_dir=os.fspath(self.run_dir),
                 description=self.settings.name,
             )
+        if features:
+            features.forget()
+
+    @property
+    def _feature_bytes(self) -> int:
+        validation = self.source(self.settings.data.validation_split).index
+        channels = len(self._fresh_network[1].params["classifier"]["kernel"])
+        return caching.num_bytes(self.settings, channels, self.train_index, validation)
+
+    @property
+    def _caches_features(self) -> bool:
+        return caching.is_wanted(self.settings, lambda: self._feature_bytes)
+
+    def _cached_features(self, source: Source) -> caching.CachedFeatures:
+        validation = self.source(self.settings.data.validation_split)
+        digest = self._start.digest if self._start else ""
+        return caching.CachedFeatures(
+            self.settings, self.run_dir, self._network, source, validation, self.mesh, digest
+        )
 
     @property
     def batch_size(self) -> int:
@@ -264,35 +336,23 @@ class Experiment:
 
     def _score(self, variables: Variables, source: Source, description: str | None):
         seconds = self.settings.evaluate.seconds(self.settings.segment_seconds)
-        segmentation = evaluation.evaluation_segmentation(
-            source.index, seconds, self.settings.shortest_segment_seconds
-        )
         model, devices = self.settings.model, self.settings.num_devices or None
+        shortest = self.settings.shortest_segment_seconds
+        cut = evaluation.cut_for(source.index, seconds, shortest, model.count_padding)
         scorer = Scorer(
-            variables, self.settings.frontend, model.dtype, devices, model.count_padding
+            variables,
+            self.settings.frontend,
+            model.dtype,
+            devices,
+            model.count_padding,
+            output=model.output,
         )
         size = self.settings.evaluate.batch_size
-        return evaluation.score_clips(scorer, source, segmentation, size, description)
+        return evaluation.score_clips(scorer, source, cut, size, description)
 
     def _average(self) -> None:
-        with TrainingCheckpoints(
-            self.run_dir / "checkpoints", self.settings.train.best_checkpoints
-        ) as kept:
-            variables, steps = kept.average_best()
-        index = self.source(self.settings.data.train_split).index
-        info = ModelInfo(
-            classes=index.classes,
-            width=self.settings.model.width,
-            segment_seconds=self.settings.segment_seconds,
-            logmel=self.settings.frontend,
-            name=self.settings.name,
-            origin={
-                "averaged_steps": steps,
-                "config_digest": files.json_digest(config_lib.to_dict(self.settings)),
-            },
-        )
-        folder = self.run_dir / orbax_folder.MODEL_FOLDER
-        orbax_folder.save_model(folder, variables, info.as_json())
+        classes = self.source(self.settings.data.train_split).index.classes
+        average(self.run_dir, self.settings, classes)
 
     def _evaluate(self) -> None:
         model = load_model(self.run_dir)

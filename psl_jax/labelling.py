@@ -9,7 +9,12 @@ import jax
 from psl_jax import advice, stepping
 from psl_jax.audio.segments import Segmentation
 from psl_jax.config import Settings
-from psl_jax.data.soft_labels import SoftLabels, digest_without_teacher
+from psl_jax.data.soft_labels import (
+    SoftLabels,
+    are_begun,
+    digest_without_teacher,
+    missing_shards,
+)
 from psl_jax.data.sources import Source
 from psl_jax.model.model import Model
 from psl_jax.run_binding import OtherRunError, RunFolder
@@ -98,6 +103,13 @@ class Labelling:
         if not self.settings.soft_labels_dir:
             return None
         return digest_without_teacher(self.directory, even_relabeled=not self.teacher)
+
+    @property
+    def lacks(self) -> bool:
+        """Whether labels of the run's own are not there, or not all."""
+        if self.settings.soft_labels_dir:
+            return False
+        return not are_begun(self.directory) or bool(missing_shards(self.directory))
 
     def make(self, num_devices: int | None, file_format: str) -> None:
         """Writes the labels that are missing, and tells what they are like."""

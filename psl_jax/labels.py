@@ -17,6 +17,7 @@ from typing import Any
 
 from absl import flags
 
+from psl_jax.audio.segments import MIN_SEGMENT_SECONDS, Segmentation
 from psl_jax.runtime import entry
 from psl_jax.runtime.errors import UserError
 
@@ -56,6 +57,13 @@ def _add_import(actions: Any) -> None:
     _add_format(add)
     add("--segment_seconds", type=float, required=True, metavar="S")
     add("--hop_seconds", type=float, metavar="S", help="where segments overlap")
+    add(
+        "--shortest_segment_seconds",
+        type=float,
+        default=MIN_SEGMENT_SECONDS,
+        metavar="S",
+        help=f"from so many on a clip's end is a segment (default: {MIN_SEGMENT_SECONDS:g})",
+    )
     add("--out", required=True, metavar="DIR", help="where the labels go")
     add("--classes", metavar="CSV", help="of the file, where it does not name them")
     add("--index", metavar="FILE", help="names of the rows, where they lie elsewhere")
@@ -74,7 +82,7 @@ def _add_export(actions: Any) -> None:
     add = _action(actions, "export", "Writes soft labels as a label file.", folder)
     _add_format(add)
     add("--out", required=True, metavar="FILE")
-    add("--top_k", type=int, default=20, metavar="K", help="ced: of a row (default: 20)")
+    add("--top_k", type=int, metavar="K", help="ced: of a row (default: 20)")
 
 
 def _add_edit(actions: Any) -> None:
@@ -113,21 +121,14 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def _import(arguments: argparse.Namespace) -> None:
-    from psl_jax.audio.segments import Segmentation
     from psl_jax.data.opening import open_folder
     from psl_jax.label_files import class_columns, importing
     from psl_jax.model.class_lists import read_classes
     from psl_jax.runtime import disk, files
 
     path, out = pathlib.Path(arguments.source), pathlib.Path(arguments.out)
-    hop = arguments.hop_seconds
-    if not arguments.segment_seconds > 0 or (hop is not None and not hop > 0):
-        raise UserError("--segment_seconds and --hop_seconds: expected more than 0")
-    segmentation = Segmentation(arguments.segment_seconds, hop)
-    name, form = _format(arguments, path)
-    for option in ("index", "fill", "pool"):
-        if getattr(arguments, option) and option not in form.used:
-            raise UserError(f"--{option} means nothing for --format={name}; leave it out")
+    segmentation = _segmentation(arguments)
+    name, form = _format(arguments, path, ("index", "fill", "pool"), "used")
     options = _options(
         arguments,
         form,
@@ -154,6 +155,7 @@ def _import(arguments: argparse.Namespace) -> None:
         "missing": arguments.missing,
         **form.settings(options),
     }
+    uses_weak = keep_weak or arguments.missing == "weak"
     found = importing.import_labels(
         file,
         path,
@@ -161,11 +163,23 @@ def _import(arguments: argparse.Namespace) -> None:
         segmentation,
         columns,
         out,
-        lambda: _writer(out, source, segmentation, origin),
+        lambda: _writer(out, source, segmentation, origin, uses_weak),
         fill_missing=arguments.missing == "weak",
     )
     print("\n".join(_told(found, path, len(index))))
     _measure(out, source, segmentation)
+
+
+def _segmentation(arguments: argparse.Namespace) -> Segmentation:
+    """The segments that a file is read into."""
+    for option in ("segment_seconds", "hop_seconds"):
+        seconds = getattr(arguments, option)
+        if seconds is not None and not 0.05 <= seconds <= 3600:
+            raise UserError(f"--{option}={seconds:g}: expected seconds, from 0.05 to 3600")
+    shortest = arguments.shortest_segment_seconds
+    if not 0 <= shortest <= 3600:
+        raise UserError(f"--shortest_segment_seconds={shortest:g}: expected seconds, or 0")
+    return Segmentation(arguments.segment_seconds, arguments.hop_seconds, shortest)
 
 
 def _told(found: Any, path: pathlib.Path, clips: int) -> list[str]:
@@ -173,6 +187,11 @@ def _told(found: Any, path: pathlib.Path, clips: int) -> list[str]:
     if found.other_rows:
         examples = ", ".join(found.other_examples)
         lines.append(f"  {found.other_rows:,} rows are of clips that the split lacks: {examples}")
+    if found.idle_rows:
+        lines.append(
+            f"  {found.idle_rows:,} rows hold for no segment: no segment's middle lies in their "
+            "times, such as past a clip's end"
+        )
     if found.filled_segments:
         lines.append(
             f"  {found.filled_segments:,} segments of {found.filled_clips:,} clips had no row and "
@@ -189,17 +208,16 @@ def _export(arguments: argparse.Namespace) -> None:
     from psl_jax.runtime import disk
 
     out = pathlib.Path(arguments.out)
-    name, form = _format(arguments, out)
+    name, form = _format(arguments, out, ("top_k", "pool"), "written")
     if out.suffix != form.suffix:
         raise UserError(f"--out={out}: expected a name that ends in {form.suffix}")
-    if arguments.top_k < 1:
-        raise UserError(f"--top_k={arguments.top_k}: expected 1 or more")
+    top_k = 20 if arguments.top_k is None else arguments.top_k
+    if top_k < 1:
+        raise UserError(f"--top_k={top_k}: expected 1 or more")
     source = open_folder(arguments.data, arguments.split)
     labels = _open(arguments.source, source)
     disk.check_writable(out.parent, "--out")
-    options = _options(
-        arguments, form, labels.segmentation, top_k=arguments.top_k, pool=arguments.pool or ""
-    )
+    options = _options(arguments, form, labels.segmentation, top_k=top_k, pool=arguments.pool or "")
     written = form.write(out, labels, options)
     print(f"soft labels of {len(labels.index):,} clips as {name} in:")
     for path in written:
@@ -208,6 +226,7 @@ def _export(arguments: argparse.Namespace) -> None:
 
 def _edit(arguments: argparse.Namespace) -> None:
     from psl_jax.data.opening import open_folder
+    from psl_jax.data.soft_labels import made_with
     from psl_jax.label_files import rules
     from psl_jax.runtime import disk, files
 
@@ -233,11 +252,12 @@ def _edit(arguments: argparse.Namespace) -> None:
     origin = {
         "kind": "edited",
         "teacher_digest": labels.manifest["teacher_digest"],
+        "made_with": made_with(labels),
         "rules": wanted.as_json(index.classes),
     }
     if "origin" in labels.manifest:
         origin["origin"] = labels.manifest["origin"]
-    writer = _writer(out, source, labels.segmentation, origin)
+    writer = _writer(out, source, labels.segmentation, origin, wanted.union_weak)
     changes = rules.edit(labels, writer, wanted)
     files.write_json(out / CHANGES, changes)
     print("\n".join(_changes(changes)))
@@ -273,6 +293,8 @@ def _page(arguments: argparse.Namespace) -> None:
     out = pathlib.Path(arguments.out)
     if arguments.samples < 1:
         raise UserError(f"--samples={arguments.samples}: expected 1 or more")
+    if arguments.seed < 0:
+        raise UserError(f"--seed={arguments.seed}: expected 0 or more")
     joining.configure()
     source = open_folder(arguments.data, arguments.split)
     labels = _open(arguments.source, source)
@@ -288,7 +310,10 @@ def _page(arguments: argparse.Namespace) -> None:
 # --- What the actions share -----------------------------------------------------------------------
 
 
-def _format(arguments: argparse.Namespace, path: pathlib.Path) -> tuple[str, Any]:
+def _format(
+    arguments: argparse.Namespace, path: pathlib.Path, options: Sequence[str], which: str
+) -> tuple[str, Any]:
+    """The kind of a file, which must use those of `options` that are given: see `Format`."""
     from psl_jax.label_files.formats import FORMATS
 
     name = arguments.format or next(
@@ -296,6 +321,9 @@ def _format(arguments: argparse.Namespace, path: pathlib.Path) -> tuple[str, Any
     )
     if name is None:
         raise UserError(f"{path}: what kind of file? Give --format, one of {', '.join(FORMATS)}")
+    for option in options:
+        if getattr(arguments, option) is not None and option not in getattr(FORMATS[name], which):
+            raise UserError(f"--{option} means nothing for --format={name}; leave it out")
     return name, FORMATS[name]
 
 
@@ -313,7 +341,9 @@ def _open(folder: str, source: Any) -> Any:
     return SoftLabels.open(folder, source.index, segmentation_of(folder))
 
 
-def _writer(out: pathlib.Path, source: Any, segmentation: Any, origin: dict) -> Any:
+def _writer(
+    out: pathlib.Path, source: Any, segmentation: Any, origin: dict, uses_weak_labels: bool
+) -> Any:
     """Of labels with an origin, which stands for the teacher."""
     from psl_jax.data.packed_source import PackedSource
     from psl_jax.data.soft_labels import SoftLabelWriter
@@ -323,9 +353,13 @@ def _writer(out: pathlib.Path, source: Any, segmentation: Any, origin: dict) -> 
         out,
         source.index,
         segmentation,
-        teacher_digest=files.json_digest({k: v for k, v in origin.items() if k != "files"}),
+        # Without the names of files; an origin's own origin is in its `teacher_digest`.
+        teacher_digest=files.json_digest(
+            {k: v for k, v in origin.items() if k not in ("files", "origin")}
+        ),
         format="npz" if isinstance(source, PackedSource) else "tfrecord",
         origin=origin,
+        uses_weak_labels=uses_weak_labels,
     )
 
 

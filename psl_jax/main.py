@@ -27,6 +27,9 @@ _AFRESH = flags.DEFINE_bool(
 _SEEDS = flags.DEFINE_string(
     "seeds", None, "Run the config for each of these seeds, such as 0,1,2: one table of means."
 )
+_FOLDS = flags.DEFINE_string(
+    "folds", None, "Cross-validate over these folds of the data, such as all, or 1,2: one table."
+)
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
     False,
@@ -38,7 +41,7 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one i
 
 
 def main(_) -> None:
-    from psl_jax import seeds, suite
+    from psl_jax import folds, seeds, suite
     from psl_jax.runtime import joining
 
     joining.configure()
@@ -46,10 +49,14 @@ def main(_) -> None:
         joining.join_processes(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     config = flags.FLAGS.config
     workdir = _WORKDIR.value or os.path.join("runs", config.name)
-    if _SEEDS.value is None:
-        suite.run(config, workdir, _STAGE.value, _AFRESH.value)
+    several = None if _SEEDS.value is None else seeds.read(_SEEDS.value)
+    how = _STAGE.value, _AFRESH.value
+    if _FOLDS.value is not None:
+        folds.run(config, workdir, folds.read(_FOLDS.value), several, *how)
+    elif several is not None:
+        seeds.run(config, workdir, several, *how)
     else:
-        seeds.run(config, workdir, seeds.read(_SEEDS.value), _STAGE.value, _AFRESH.value)
+        suite.run(config, workdir, *how)
 
 
 def _parse(arguments: list[str]) -> list[str]:

@@ -2,12 +2,15 @@
 
     python -m psl_jax.prepare --corpus audioset --source_dir AUDIO --data_dir DATA
     python -m psl_jax.prepare --describe DATA
+    python -m psl_jax.prepare --verify DATA
 
 Recordings as they come (files, tars, parquet, HDF5; any rate and channels) become checked TFRecord
 clips of 16 kHz mono; docs/DATA.md says what each corpus should look like. Stopped or killed, it
-leaves nothing that looks whole; the same command makes it whole, and does nothing where it is.
+leaves nothing that looks whole; the same command goes on after the shards that are, makes again
+those that were lost since, and does nothing where all is there.
 
-Exit status: 0; 1 if more than --max_missing of a split's clips are not there; 2 for wrong settings.
+Exit status: 0; 1 if more than --max_missing of a split's clips are not there, or --verify found
+damage; 2 for wrong settings; 75 when told to end.
 """
 
 import argparse
@@ -27,10 +30,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = entry.parser("prepare", __doc__ or "")
     add = parser.add_argument
     add("--describe", metavar="DIR", help="describe a prepared data set and write its HTML page")
+    add("--verify", metavar="DIR", help="read and check every record of a prepared data set")
     add("--corpus", choices=prepared.RECORDED_CORPORA)
     add("--source_dir", metavar="DIR", help="the recordings, and the corpus's tables")
     add("--data_dir", metavar="DIR", help="where to put the records, in a folder of their own")
     add("--splits", metavar="A,B", default="", help="default: those whose tables are there")
+    add("--limit", type=int, metavar="N", help="only N clips of each split, to try things out")
     add("--max_missing", type=float, metavar="SHARE", default=0.1, help="default: 0.1")
     add("--max_clip_seconds", type=float, metavar="S", help="default: the corpus's longest")
     add("--num_workers", type=int, metavar="N", help="clips loaded at once; default: one a core")
@@ -46,8 +51,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     group.add_argument("--label_separator", help="between labels (default: ';')")
     flags.FLAGS(arguments[:1])  # absl wants its own flags parsed, and has none here
     result = parser.parse_args(arguments[1:])
-    if not result.describe and not (result.corpus and result.source_dir and result.data_dir):
-        parser.error("give --corpus, --source_dir and --data_dir, or --describe")
+    finished = result.describe or result.verify
+    if not finished and not (result.corpus and result.source_dir and result.data_dir):
+        parser.error("give --corpus, --source_dir and --data_dir, or --describe or --verify")
+    if result.limit is not None and result.limit < 1:
+        parser.error(f"--limit is {result.limit}: expected at least 1")
     known = prepared.OPTIONS_OF.get(result.corpus, ())
     every = {name for names in prepared.OPTIONS_OF.values() for name in names}
     for name in sorted(every - set(known)):
@@ -70,6 +78,8 @@ def main(arguments: argparse.Namespace) -> int:
         print("\n".join(data_page.describe(data_dir)))
         print(f"page: {data_page.write_page(data_dir)}")
         return 0
+    if arguments.verify:
+        return _verify(arguments.verify, arguments.num_workers)
     builder = prepared.corpus_builder(arguments)
     existed = builder.is_prepared()
     report = builder.prepare(arguments.beam_options)
@@ -86,6 +96,20 @@ def main(arguments: argparse.Namespace) -> int:
             f"as more clips are missing than --max_missing={limit:g} allows: {', '.join(above)}"
         )
     return 1 if above else 0
+
+
+def _verify(folder: str, num_workers: int | None) -> int:
+    from psl_jax.preparing import verifying
+
+    data_dir = index_lib.find_data_dir(folder)
+    found = verifying.verify(data_dir, num_workers)
+    print("\n".join(found.lines()))
+    if found.damage:
+        print(
+            "Delete what is named and give the command again that prepared it, which makes again "
+            "what is missing; or copy it again from where it is whole."
+        )
+    return 1 if found.damage else 0
 
 
 if __name__ == "__main__":

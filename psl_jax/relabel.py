@@ -18,6 +18,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from psl_jax.audio.segments import MIN_SEGMENT_SECONDS
 from psl_jax.data.soft_labels import LabelRule
 from psl_jax.runtime import entry
 from psl_jax.runtime.errors import UserError
@@ -30,6 +31,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
     parser = options.parser("relabel", __doc__ or "", split="balanced")
     parser.add_argument("--segment_seconds", required=True, metavar="S", help="seconds, or whole")
+    parser.add_argument(
+        "--shortest_segment_seconds",
+        type=float,
+        default=MIN_SEGMENT_SECONDS,
+        metavar="S",
+        help=f"from so many on a clip's end is a segment (default: {MIN_SEGMENT_SECONDS:g})",
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="where the labels go")
     group = parser.add_argument_group("how labels are made (config.relabel of those who use them)")
     add, default = group.add_argument, LabelRule()
@@ -42,6 +50,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--calibrate", default=default.calibrate, choices=rates, help="a logit shift by class")
     add("--count_padding", action="store_true", help="after a clip's end, in the time mean")
     found = options.parse(parser, arguments)
+    if not 0 <= found.shortest_segment_seconds <= 3600:
+        parser.error("--shortest_segment_seconds: expected seconds, or 0")
     try:
         read(LabelRule, rule_of(found), "relabel.")
     except UserError as error:
@@ -67,12 +77,15 @@ def main(arguments: argparse.Namespace) -> None:
     from psl_jax.teachers import options
 
     task = options.begin(arguments, arguments.segment_seconds)
+    shortest = arguments.shortest_segment_seconds
+    segmentation = dataclasses.replace(task.segmentation, shortest_seconds=shortest)
+    task = task._replace(segmentation=segmentation)
     rule = LabelRule(**rule_of(arguments))
     out, scorer = pathlib.Path(arguments.out), task.scorer(arguments, rule.count_padding)
     first = jax.process_index() == 0
     if first:
-        heard = task._replace(segmentation=relabeling.windows_of(task.segmentation, rule.overlap))
-        print("\n".join(options.plan(heard, scorer, arguments, out)), flush=True)
+        heard = relabeling.windows_of(task.segmentation, rule.overlap)
+        print("\n".join(options.plan(task, heard, scorer, arguments, out)), flush=True)
     if arguments.dry_run:
         return
     options.check_out(out)

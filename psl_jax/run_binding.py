@@ -7,6 +7,7 @@ a table that is true of neither.
 import os
 import pathlib
 import shutil
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -52,12 +53,28 @@ class RunFolder:
         path = self.path / STAGES_DONE
         return files.read_json(path) if path.exists() and not self.afresh else {}
 
-    def finish(self, stage: str, seconds: float) -> None:
-        """Notes that a stage is finished; all processes come here."""
+    def finish(self, stage: str, seconds: float, made: Iterable[str] = ()) -> None:
+        """Notes that a stage is finished, and what the files are that it `made`.
+
+        All processes come here.
+        """
         if jax.process_index() == 0:
-            done = self.finished | {stage: {"seconds": round(seconds, 2)}}
+            found = {name: files.sha256(self.path / name) for name in made}
+            done = self.finished | {
+                stage: {"seconds": round(seconds, 2)} | ({"made": found} if found else {})
+            }
             files.write_json(self.path / STAGES_DONE, done)
         parallel.wait_for_all(f"{self.settings.name} {stage}")
+
+    def damaged(self, stage: str) -> list[str]:
+        """Files that a finished stage made and that are gone or others since."""
+        known = self.finished.get(stage, {}).get("made", {})
+        paths = {name: self.path / name for name in known}
+        return [
+            name
+            for name, path in paths.items()
+            if not path.exists() or files.sha256(path) != known[name]
+        ]
 
     def check_settings(self) -> None:
         """Raises OtherRunError naming the settings in which the folder differs.

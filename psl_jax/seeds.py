@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from psl_jax import suite
 from psl_jax.reporting import label_sets, listening, pages, suite_page, tables
-from psl_jax.runtime import files
+from psl_jax.runtime import files, parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.scoring import bootstrap, evaluation
 
@@ -34,10 +34,11 @@ def run(
     seeds: Sequence[int],
     last_stage: str | None = None,
     start_afresh: bool = False,
-) -> None:
+) -> dict[str, Any] | None:
     """Runs `config` once for each seed, in WORKDIR/seed<N>, on the same data; see `suite.run`.
 
-    The seed is that of weights, order and augmentation; the data keeps its own.
+    The seed is that of weights, order and augmentation; the data keeps its own. Returns the results
+    of runs to their end, in process 0.
     """
     workdir = pathlib.Path(workdir)
     found = []
@@ -51,14 +52,23 @@ def run(
         results = suite.run(one, workdir / f"seed{seed}", last_stage, start_afresh)
         if results is not None:
             found.append(results)
-    if found:
-        together = summary(found, seeds, bool(len(config.experiments)))
-        _add_intervals(together, workdir)
-        files.write_json(workdir / suite.RESULTS, together)
-        suite_page.write(workdir, together)
-        print(f"\nmean ± standard deviation over {len(found)} seeds\n")
-        print(pages.format_table(together))
-        print(f"\n  report: {workdir / 'report.html'}\n  results: {workdir / suite.RESULTS}")
+    together = summary(found, seeds, bool(len(config.experiments))) if found else None
+
+    def write() -> None:
+        if together is not None:
+            _write(together, workdir)
+
+    parallel.by_the_first(f"results in {workdir}", write)
+    return together
+
+
+def _write(together: dict[str, Any], workdir: pathlib.Path) -> None:
+    _add_intervals(together, workdir)
+    files.write_json(workdir / suite.RESULTS, together)
+    suite_page.write(workdir, together)
+    print(f"\nmean ± standard deviation over {len(together['seeds'])} seeds\n")
+    print(pages.format_table(together))
+    print(f"\n  report: {workdir / 'report.html'}\n  results: {workdir / suite.RESULTS}")
 
 
 def summary(
@@ -70,12 +80,12 @@ def summary(
     qualities = [one["label_quality"] for one in found if "label_quality" in one]
     if qualities:
         result["label_quality"] = label_sets.pooled(qualities)
-    reference = result.get("reference", "weak")
     by_seed = [{row["name"]: row for row in one["experiments"]} for one in found]
     rows = []
     for row in first["experiments"]:
         same = [one[row["name"]] for one in by_seed]
         mean = {k: _mean([one.get(k) for one in same]) for k in _AVERAGED if row.get(k) is not None}
+        reference = tables.reference_of(result, row["name"])
         gains = [
             one[row["name"]]["mAP"] - one[reference]["mAP"] for one in by_seed if reference in one
         ]

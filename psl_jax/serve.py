@@ -3,19 +3,25 @@
     python -m psl_jax.serve runs/psl2s            # then open http://127.0.0.1:8000
 
 Nothing leaves the machine: the page loads nothing from elsewhere, and only this machine can open it
-unless --host says otherwise. Needs: pip install 'psl_jax[serve]'.
+unless --host says otherwise. Programs ask /api/v1/tag; /api/v1/docs tells how. Needs: pip install
+'psl_jax[serve]'.
 """
 
 import argparse
 import contextlib
 import ipaddress
+import os
+import re
 import socket
 import threading
+import urllib.parse
 from collections.abc import Sequence
 
 from psl_jax.runtime import entry
 from psl_jax.runtime.errors import UserError
 from psl_jax.tagging import options
+
+TOKEN_VARIABLE = "PSL_JAX_TOKEN"
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -31,7 +37,32 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     group.add_argument(
         "--max_minutes", type=float, default=60, metavar="MIN", help="of audio (default: 60)"
     )
+    group.add_argument(
+        "--token",
+        default=os.environ.get(TOKEN_VARIABLE, ""),
+        help="what requests must bring along, a secret of yours; better given as the environment "
+        f"variable {TOKEN_VARIABLE}, which other users of this machine cannot read",
+    )
+    group.add_argument(
+        "--allow_origin",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="web pages from elsewhere that may use the interface, https://example.org; may be "
+        "given several times",
+    )
     return options.parse(parser, arguments)
+
+
+def check_origins(origins: Sequence[str]) -> tuple[str, ...]:
+    """Raises UserError for what no browser would send."""
+    for origin in origins:
+        if not re.fullmatch(r"https?://[^/\s?#]+", origin):
+            raise UserError(
+                f"allow_origin is {origin!r}, expected a scheme and a name: https://example.org, "
+                "without a path"
+            )
+    return tuple(origins)
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -39,29 +70,33 @@ def main(arguments: argparse.Namespace) -> int:
     try:
         import uvicorn
 
-        from psl_jax.web import application
+        from psl_jax.web import application, service
     except ImportError as error:
         raise UserError("the web page needs more packages: pip install 'psl_jax[serve]'") from error
     from psl_jax.runtime import interrupts, joining
     from psl_jax.tagging import tagger
 
-    settings = options.event_settings(arguments)
+    options.event_settings(arguments)  # what is wrong is told before the model is loaded
     if arguments.max_megabytes <= 0 or arguments.max_minutes <= 0:
         raise UserError("max_megabytes and max_minutes must be above 0")
-    limits = application.Limits(arguments.max_megabytes, arguments.max_minutes)
+    limits = service.Limits(arguments.max_megabytes, arguments.max_minutes)
+    origins = check_origins(arguments.allow_origin)
     with contextlib.closing(listen(arguments.host, arguments.port)) as listener:
         joining.configure()
         model = tagger.load(arguments.model)
+        settings = options.event_settings(arguments, model)
         segmentation = options.segmentation(arguments, model)
-        service = application.Service(model, segmentation, settings, limits)
-        threading.Thread(target=service.warm_up, daemon=True).start()
+        served = service.Service(model, segmentation, settings, limits)
+        threading.Thread(target=served.warm_up, daemon=True).start()
         host, port = listener.getsockname()[:2]
         local = ipaddress.ip_address(host).is_loopback
         shown = f"[{host}]" if ":" in host else host
-        print(f"open http://{shown}:{port} in a browser; Ctrl-C stops", flush=True)
-        if not local:
-            print("whoever reaches this address can use it: there is no password", flush=True)
-        app = application.application(service, local, host)
+        secret = f"/#token={urllib.parse.quote(arguments.token)}" if arguments.token else ""
+        print(f"open http://{shown}:{port}{secret} in a browser; Ctrl-C stops", flush=True)
+        if not local and not secret:
+            print("whoever reaches this address can use it: --token sets a password", flush=True)
+        access = application.Access(local, host, arguments.token, origins)
+        app = application.application(served, access)
         config = uvicorn.Config(app, log_level="warning", lifespan="off")
         with contextlib.suppress(KeyboardInterrupt, interrupts.Preempted):
             uvicorn.Server(config).run(sockets=[listener])

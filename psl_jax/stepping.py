@@ -1,11 +1,13 @@
 """From the settings of an experiment to what makes its training steps, and where they start."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from psl_jax.audio.segments import Segmentation
@@ -16,6 +18,7 @@ from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.sources import Source
 from psl_jax.data.time_shift import TimeShift
 from psl_jax.model.folding import FoldedNetwork, fold
+from psl_jax.model.frontend import LogMel
 from psl_jax.model.mobilenetv2 import Network, Variables
 from psl_jax.model.model import Model
 from psl_jax.runtime import parallel
@@ -81,7 +84,31 @@ def recipe_of(settings: Settings, mesh: Mesh) -> Recipe:
         settings.train.trainable,
         sharing_devices=_sharing_devices(model.batch_norm, mesh.size),
         count_padding=model.count_padding,
+        output=model.output,
     )
+
+
+def check_output(settings: Settings, indices: Mapping[str, ClipIndex]) -> None:
+    """Raises UserError where a softmax, which tells one class a clip, does not fit the data.
+
+    indices: by the name of the setting in config.data.
+    """
+    if settings.model.output != "softmax":
+        return
+    if settings.labels == "soft" and settings.alpha:
+        raise UserError(
+            "config.model.output is softmax, which tells one class a clip, and config.labels is "
+            "soft: give --config.model.output=sigmoid, or --config.labels=weak"
+        )
+    for setting, index in indices.items():
+        several = np.flatnonzero(np.diff(index.label_offsets) != 1)
+        if len(several):
+            raise UserError(
+                f"config.model.output is softmax, which needs one label a clip, and "
+                f"{len(several):,} of the {len(index):,} clips of config.data.{setting}="
+                f"{index.split} have none or several, such as {str(index.ids[several[0]])!r}: give "
+                "--config.model.output=sigmoid"
+            )
 
 
 def _with_teacher(recipe: Recipe, settings: Settings, teacher: Model, index: ClipIndex) -> Recipe:
@@ -120,38 +147,55 @@ def _sharing_devices(batch_norm: str, devices: int) -> int:
 
 def with_start(settings: Settings) -> Settings:
     """The settings with the width and the front end of the model that is started from."""
-    return _like(settings, load_start(settings)) if settings.init_from else settings
+    if not settings.init_from:
+        return settings
+    info = load_start(settings).info
+    return _shaped(settings, info.width, info.logmel)
 
 
 def alike(experiments: Mapping[str, Settings], init_from: str) -> dict[str, Settings]:
-    """The experiments of a suite that has `init_from`: those from scratch are of the same form."""
-    if not init_from:
-        return dict(experiments)
-    start = next((load_start(one) for one in experiments.values() if one.init_from), None)
+    """The experiments of a suite, each with the form of the network that it starts from.
+
+    That may be another one of them, which comes before. Where the suite has `init_from`, those from
+    scratch are of the same form.
+    """
+    found: dict[str, Settings] = {}
+    for name, one in experiments.items():
+        if (start := found.get(one.init_from)) is not None:
+            found[name] = _shaped(one, start.model.width, start.frontend)
+        else:
+            found[name] = with_start(one)
+    start = next((one for one in found.values() if one.init_from), None)
+    if not init_from or start is None:
+        return found
     return {
-        name: one if one.init_from or start is None else _like(one, start)
-        for name, one in experiments.items()
+        name: one if one.init_from else _shaped(one, start.model.width, start.frontend)
+        for name, one in found.items()
     }
 
 
-def _like(settings: Settings, start: Model) -> Settings:
-    info = start.info
-    model = dataclasses.replace(settings.model, width=info.width)
-    return dataclasses.replace(settings, model=model, frontend=info.logmel)
+def _shaped(settings: Settings, width: float, logmel: LogMel) -> Settings:
+    model = dataclasses.replace(settings.model, width=width)
+    return dataclasses.replace(settings, model=model, frontend=logmel)
 
 
-def load_start(settings: Settings) -> Model:
-    """The model that is started from. Raises UserError naming the setting."""
+def load_start(settings: Settings, folder: str | os.PathLike | None = None) -> Model:
+    """The model that is started from; `folder` says where another experiment of the suite lies.
+
+    Raises UserError naming the setting.
+    """
     try:
-        return load_model(settings.init_from)
+        return load_model(folder or settings.init_from)
     except UserError as error:
         raise UserError(f"config.init_from is {settings.init_from!r}: {error}") from error
 
 
-def started(variables: Variables, start: Model, classes: Sequence[str]) -> Variables:
-    """The arrays of `start`; of `variables` the classifier, where the classes are others."""
+def started(
+    variables: Variables, start: Model, classes: Sequence[str], output: str = "sigmoid"
+) -> Variables:
+    """The arrays of `start`; of `variables` the classifier, where classes or output are others."""
     params = dict(start.variables.params)
-    if start.classes != tuple(classes):
+    if start.classes != tuple(classes) or start.info.output != output:
         params["classifier"] = variables.params["classifier"]
     return Variables(params, start.variables.stats)
 
@@ -161,6 +205,19 @@ def _time_shift(settings: Settings) -> TimeShift | None:
     if not augment.shift_probability:
         return None
     return TimeShift(augment.shift_probability, augment.shift_fraction, settings.seed)
+
+
+def order_of(settings: Settings, local_batch: int) -> dict[str, Any]:
+    """What the order of training follows from; local_batch: of this process."""
+    return {
+        "batch_size": local_batch,
+        "seed": settings.seed,
+        "sampling": settings.train.sampling,
+        "window_clips": settings.train.window_clips,
+        "shift": _time_shift(settings),
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
+    }
 
 
 def stepper(
@@ -180,16 +237,8 @@ def stepper(
     arrays: tuple[FoldedNetwork, ...] = ()
     if teacher is not None:
         recipe = _with_teacher(recipe, settings, teacher, source.index)
-        arrays = (parallel.replicate(fold(teacher.variables), mesh),)
-    order: dict[str, Any] = {
-        "batch_size": local_batch,
-        "seed": settings.seed,
-        "sampling": settings.train.sampling,
-        "window_clips": settings.train.window_clips,
-        "shift": _time_shift(settings),
-        "process_index": jax.process_index(),
-        "process_count": jax.process_count(),
-    }
+        arrays = (parallel.replicate(fold(teacher.variables, teacher.info.output), mesh),)
+    order = order_of(settings, local_batch)
     if not settings.train.resident:
 
         def feed_batches(step: int):

@@ -1,5 +1,6 @@
 """All experiments of a config, one after the other, and the table that compares them."""
 
+import dataclasses
 import difflib
 import os
 import pathlib
@@ -41,8 +42,8 @@ def run(
 
     A single experiment has `workdir` as its run folder; those of a suite have one each inside it.
     All of them are checked before the first is begun. Returns the results of a run to its end, in
-    process 0. start_afresh: what a run folder holds that
-    was made with other settings, data or another teacher is deleted.
+    process 0. start_afresh: what a run folder holds that was made with other settings, data or
+    another teacher is deleted.
     """
     start = time.perf_counter()
     workdir = pathlib.Path(workdir)
@@ -55,16 +56,19 @@ def run(
     experiments = stepping.alike(config_lib.experiments(config), config.init_from)
     is_suite = bool(len(config.experiments))
     _check_teachers(experiments)
-    data_dir = _prepare(next(iter(experiments.values())).data, workdir)
+    data_dirs = _prepare_all(experiments, workdir)
     if last_stage == "prepare":
-        _check_splits(experiments, data_dir)
+        _check_splits(experiments, data_dirs)
         return None
 
     def make(name: str, afresh: bool = False) -> Experiment:
         one = experiments[name]
         folder = workdir / name if is_suite else workdir
-        teacher = _teacher_folder(one, experiments, workdir)
-        return Experiment(one, folder, data_dir, teacher, afresh)
+        teacher, start = (
+            workdir / other if other in experiments else None
+            for other in (one.teacher, one.init_from)
+        )
+        return Experiment(one, folder, data_dirs[name], teacher, afresh, start)
 
     runs = [_checked(make, name, last_stage, start_afresh) for name in experiments]
     _check_disk(runs, workdir)
@@ -76,15 +80,18 @@ def run(
             print(f"\n== {name} ({place}) in {runs[number].run_dir}", flush=True)
         try:
             runs[number].run(last_stage)
-        except OtherRunError:  # a teacher that was trained again
+        except OtherRunError:  # a teacher, or a start, that was trained again
             if not start_afresh:
                 raise
             runs[number] = make(name, afresh=True)
             runs[number].check(last_stage)
             runs[number].run(last_stage)
-    if last_stage in (None, "evaluate", "report") and jax.process_index() == 0:
-        return _summarize(config.name, workdir, runs, is_suite, time.perf_counter() - start)
-    return None
+    if last_stage not in (None, "evaluate", "report"):
+        return None
+    seconds = time.perf_counter() - start
+    return parallel.by_the_first(
+        f"results in {workdir}", lambda: _summarize(config.name, workdir, runs, is_suite, seconds)
+    )
 
 
 def _check_teachers(experiments: Mapping[str, Settings]) -> None:
@@ -106,21 +113,16 @@ def _check_teachers(experiments: Mapping[str, Settings]) -> None:
         )
 
 
-def _check_splits(experiments: Mapping[str, Settings], data_dir: str) -> None:
+def _check_splits(experiments: Mapping[str, Settings], data_dirs: Mapping[str, str]) -> None:
     """Raises UserError for a setting that names a split which the prepared data lacks."""
-    for data in (one.data for one in experiments.values()):
+    for name, one in experiments.items():
+        data, data_dir = one.data, data_dirs[name]
         for setting in ("train_split", "validation_split", "eval_split"):
             split = getattr(data, setting)
             try:
                 open_source(data_dir, split, packed=data.corpus == "packed")
             except UserError as error:
                 raise UserError(f"config.data.{setting} is {split!r}: {error}") from error
-
-
-def _teacher_folder(
-    one: Settings, experiments: Mapping[str, Settings], workdir: pathlib.Path
-) -> pathlib.Path | None:
-    return workdir / one.teacher if one.teacher in experiments else None
 
 
 def _checked(make: Any, name: str, last_stage: str | None, start_afresh: bool) -> Experiment:
@@ -151,11 +153,12 @@ def plan(runs: list[Experiment]) -> list[str]:
     """What will be done, a line an experiment, and what to know of it before."""
     width = max(len(run.settings.name) for run in runs)
     lines = [f"{'':{width}}  labels    clips  segments  batch    steps"]
-    again: set[str] = set()  # whose folder is deleted; teachers come before whom they teach
+    again: set[str] = set()  # whose folder is deleted; who is needed comes first
     for run in runs:
         settings = run.settings
         done = "  trained" if "train" in run.folder.finished else ""
-        if run.folder.begun and (run.folder.afresh or settings.teacher in again):
+        needs_again = {settings.teacher, settings.init_from} & again
+        if run.folder.begun and (run.folder.afresh or needs_again):
             again.add(settings.name)
             done = "  begun again"
         lines.append(
@@ -183,17 +186,29 @@ def _note_poor_teachers(rows: list[dict[str, Any]], settings: list[Settings]) ->
                 )
 
 
-def _add_intervals(rows: list[dict[str, Any]], runs: list[Experiment], reference: str) -> None:
-    """Adds to each row how far its mAP may lie from the reference's on other clips."""
+def _add_intervals(
+    rows: list[dict[str, Any]], runs: list[Experiment], results: Mapping[str, Any]
+) -> None:
+    """Adds to each row how far its mAP may lie from its reference's on other clips."""
     found = {run.settings.name: evaluation.read_scores(run.run_dir) for run in runs}
     known = {name: scores for name, scores in found.items() if scores is not None}
-    if reference not in known:
-        return
-    ours = known[reference]
+    by_reference: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_reference.setdefault(tables.reference_of(results, row["name"]), []).append(row)
+    for reference, group in by_reference.items():
+        if reference in known:
+            _add_intervals_over(group, known, reference)
+
+
+def _add_intervals_over(
+    rows: list[dict[str, Any]], known: Mapping[str, Mapping[str, np.ndarray]], reference: str
+) -> None:
+    ours, names = known[reference], {reference, *(row["name"] for row in rows)}
     alike = {
         name: scores["scores"]
         for name, scores in known.items()
-        if all(np.array_equal(scores[key], ours[key]) for key in ("ids", "classes", "targets"))
+        if name in names
+        and all(np.array_equal(scores[key], ours[key]) for key in ("ids", "classes", "targets"))
     }
     intervals = bootstrap.differences(ours["targets"], alike, reference)
     for row in rows:
@@ -201,12 +216,17 @@ def _add_intervals(rows: list[dict[str, Any]], runs: list[Experiment], reference
             row["over_reference"] = {"low": one.low, "high": one.high}
 
 
-def _write_clips(workdir: pathlib.Path, runs: list[Experiment], rows: list[dict[str, Any]]) -> None:
+def _write_clips(
+    workdir: pathlib.Path,
+    runs: list[Experiment],
+    rows: list[dict[str, Any]],
+    references: Mapping[str, str],
+) -> None:
     """Keeps clips to listen to, of those that the best student was trained on."""
     if jax.process_count() > 1:  # the others would have to read the model with this one
         print("note: clips to listen to are made where the report is made by one process")
         return
-    name = suite_page.best_of(rows)
+    name = suite_page.best_of(rows, references)
     best = next(run for run in runs if run.settings.name == name)
     labels = {}
     for run in runs:
@@ -223,15 +243,29 @@ def _write_clips(workdir: pathlib.Path, runs: list[Experiment], rows: list[dict[
     listening.write(folder, source, labels, best.settings.name, tagger.load(best.run_dir))
 
 
-def _prepare(data: DataSettings, workdir: pathlib.Path) -> str:
+def _prepare_all(experiments: Mapping[str, Settings], workdir: pathlib.Path) -> dict[str, str]:
+    """Where the data of each experiment lie; each data set is prepared once."""
+    found: dict[DataSettings, str] = {}
+    result = {}
+    for name, one in experiments.items():
+        # Which splits are used does not matter for what is prepared.
+        data = dataclasses.replace(one.data, train_split="", validation_split="", eval_split="")
+        if data not in found:
+            found[data] = prepare(data, workdir)
+        result[name] = found[data]
+    return result
+
+
+def prepare(data: DataSettings, workdir: pathlib.Path) -> str:
+    """Where the data of `data` lie, which are prepared where they are not there; all come here."""
     if data.corpus == "packed":
-        return data.data_dir
-    from psl_jax.preparing.prepared import prepare
+        return os.path.join(data.data_dir, data.data_set)
+    from psl_jax.preparing import prepared
 
     if jax.process_index() == 0:
-        prepare(data, workdir)
+        prepared.prepare(data, workdir)
     parallel.wait_for_all("prepare")
-    return prepare(data, workdir, quiet=True)
+    return prepared.prepare(data, workdir, quiet=True)
 
 
 def _summarize(
@@ -246,12 +280,15 @@ def _summarize(
     results: dict[str, Any] = {"name": name, "experiments": rows}
     table = paper.table_of(name)
     if table is not None:
-        results["paper"] = {key: row.mAP for key, row in table.reported.items()}
+        results["paper"] = {key: row.value for key, row in table.reported.items()}
         results["paper_d_prime"] = {key: row.d_prime for key, row in table.reported.items()}
         results["on_the_papers_data"] = name in paper.TABLES
+        names = {row["name"] for row in rows}
+        results["measures"] = {k: v for k, v in table.measures.items() if k in names}
+        results["references"] = {k: v for k, v in table.references.items() if k in names}
     others = "scratch" if any(row["name"] == "scratch" for row in rows) else "weak"
     results["reference"] = table.reference if table else others
-    _add_intervals(rows, runs, results["reference"])
+    _add_intervals(rows, runs, results)
     quality = {
         run.settings.name: files.read_json(run.run_dir / LABEL_QUALITY)
         for run in runs
@@ -264,7 +301,7 @@ def _summarize(
         print(f"note: {note}")
     if is_suite:
         files.write_json(workdir / RESULTS, results)
-        _write_clips(workdir, runs, rows)
+        _write_clips(workdir, runs, rows, results.get("references") or {})
         suite_page.write(workdir, results)
     places = {
         "report": workdir / "report.html",

@@ -7,8 +7,11 @@ import pytest
 
 
 @contextlib.contextmanager
-def opened(folder):
-    """A selenium driver that keeps what the browser's console says; `folder` is its profile's."""
+def opened(folder, *flags):
+    """A selenium driver that keeps what the browser's console says; `folder` is its profile's.
+
+    Downloads go to the folder. flags: more of the browser's, without dashes.
+    """
     selenium = pytest.importorskip("selenium.webdriver", reason="needs selenium")
     from selenium.webdriver.chrome.service import Service
 
@@ -22,8 +25,12 @@ def opened(folder):
         *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run"),
         *("disable-background-networking", "disable-component-update", "disable-sync"),
         *("autoplay-policy=no-user-gesture-required", f"user-data-dir={folder / 'profile'}"),
+        *flags,
     ):
         options.add_argument(f"--{flag}")
+    saving = {"download.default_directory": str(folder), "download.prompt_for_download": False}
+    saving["profile.default_content_setting_values.automatic_downloads"] = 1
+    options.add_experimental_option("prefs", saving)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = selenium.Chrome(options=options, service=Service(programs[1]))
     try:

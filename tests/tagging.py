@@ -17,6 +17,11 @@ LABELS = ("dog", "siren", "Vehicle horn, car horn, honking", "rain", 'a "quoted"
 WIDTH = 0.25
 
 
+def thresholds(common: float, **own: float) -> tuple[float, ...]:
+    """Of the classes in their order; those named have their own."""
+    return tuple(own.get(label, common) for label in LABELS)
+
+
 def recording(seconds: float, seed: int = 0) -> np.ndarray:
     """int16 [samples] with bursts, tones, silence and noise."""
     rng = np.random.default_rng(seed)

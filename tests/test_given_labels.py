@@ -20,8 +20,7 @@ def config_of(folder, labels, **changes):
         config.data[split] = "train"
     config.soft_labels_dir = str(labels)
     config.model.width, config.train.batch_size, config.train.max_steps = 0.1, 4, 2
-    for name, value in changes.items():
-        config[name] = value
+    config_lib.apply(config, changes)
     return config
 
 
@@ -62,6 +61,13 @@ def test_imported_labels_need_no_teacher(tmp_path, monkeypatch):
     run("edit", out, tmp_path / "data", *options)
     with pytest.raises(OtherRunError, match="another teacher"):
         suite.run(config_of(tmp_path, edited), run_folder)
+
+    # What this run would relabel with says nothing of labels that it did not make.
+    with pytest.raises(UserError, match=r"from `psl-jax labels import`.*relabel\.top_k at its def"):
+        suite.run(config_of(tmp_path, out, relabel={"top_k": 2}), tmp_path / "not", "relabel")
+    (out / "labels-00002-of-00003.npz").unlink()
+    with pytest.raises(UserError, match=r"missing .*run `psl-jax labels import` to the end"):
+        suite.run(config_of(tmp_path, out), tmp_path / "not", "relabel")
 
 
 def test_labels_that_are_not_whole_are_refused_before_anything_is_begun(tmp_path):

@@ -149,6 +149,38 @@ def test_what_is_of_other_settings_or_another_teacher_is_begun_again_at_a_word(
     assert again.returncode == 0 and "is deleted" not in again.stdout
 
 
+def test_what_was_lost_or_damaged_since_is_made_again(command, undisturbed, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(undisturbed, folder)
+    scores = folder / "psl2s" / "scores.npz"
+    scores.write_bytes(scores.read_bytes()[:-100])
+    (folder / "teacher" / "metrics.json").unlink()
+    (folder / "psl2s" / "averaged" / "model.json").unlink()
+    done = command(folder)
+    assert done.returncode == 0, done.stderr
+    for what in ("psl2s/scores.npz", "teacher/metrics.json"):
+        assert f"{folder / what} is missing or damaged: evaluate is done again" in done.stdout
+    assert "model.json is missing or damaged: average is done again" in done.stdout
+    for name in ("teacher", "psl2s"):
+        ours, theirs = (place / name for place in (folder, undisturbed))
+        assert_same_arrays(arrays(ours / "scores.npz"), arrays(theirs / "scores.npz"))
+        assert (ours / "metrics.json").read_text() == (theirs / "metrics.json").read_text()
+
+
+def test_a_lost_shard_of_labels_is_made_again(command, undisturbed, tmp_path):
+    died = command(tmp_path, "batch 9")  # while the student is trained
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    labels = tmp_path / "psl2s" / "soft_labels"
+    lost, *_ = sorted(labels.glob("*.npz"))
+    lost.unlink()
+    done = command(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "soft_labels is missing or damaged: relabel is done again" in done.stdout
+    whole = undisturbed / "psl2s"
+    assert_same_arrays(arrays(lost), arrays(whole / "soft_labels" / lost.name))
+    assert losses(tmp_path, "psl2s") == losses(undisturbed, "psl2s")
+
+
 def test_nothing_is_deleted_before_all_is_checked(command, undisturbed, tmp_path):
     """Not a teacher that took days, for a misspelt split of a student."""
     folder = tmp_path / "run"

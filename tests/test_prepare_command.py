@@ -210,12 +210,15 @@ def test_killed_and_started_again_is_whole_and_identical(source, prepared, tmp_p
         [sys.executable, "-c", KILLED, *command], cwd=ROOT, check=False, capture_output=True
     )
     assert killed.returncode == -signal.SIGKILL
-    assert list(tmp_path.rglob("*.tfrecord-*")) and not list(tmp_path.rglob("dataset_info.json"))
+    kept = {path.name: path.stat().st_mtime_ns for path in tmp_path.rglob("*.tfrecord-*")}
+    assert kept and not list(tmp_path.rglob("dataset_info.json"))
     with pytest.raises(UserError, match="not a prepared data set"):
         index_files.splits(index_files.find_data_dir(tmp_path))
     again = run_process(*command)  # a process of its own: nothing may depend on its hash seed
     assert again.returncode == 0, again.stderr
     assert not list(tmp_path.rglob("incomplete*"))
+    now = {path.name: path.stat().st_mtime_ns for path in tmp_path.rglob("*.tfrecord-*")}
+    assert kept.items() <= now.items()
     hashes = record_hashes(index_files.find_data_dir(tmp_path))
     assert hashes == record_hashes(index_files.find_data_dir(prepared))
     assert len(hashes) == 14  # seven shards of two clips in each split

@@ -1,5 +1,6 @@
 """Several processes at once, started as users start them; and what they do together."""
 
+import itertools
 import os
 import signal
 import socket
@@ -130,7 +131,10 @@ class NumberingScorer:
 def test_processes_share_out_shards_whoever_is_first(monkeypatch, tmp_path, first):
     index = make_index([2, 3, 0, 1, 4], 400)
     segmentation = Segmentation(200 / 16000)
-
+    sent = []  # by process 0, before anybody writes
+    monkeypatch.setattr(
+        relabeling.parallel, "of_first", lambda mask: sent.append(mask.copy()) or sent[0]
+    )
     for process in (first, 1 - first):  # the second finds the shards of the first written
         monkeypatch.setattr(relabeling.jax, "process_index", lambda process=process: process)
         monkeypatch.setattr(relabeling.jax, "process_count", lambda: 2)
@@ -145,6 +149,14 @@ def test_processes_share_out_shards_whoever_is_first(monkeypatch, tmp_path, firs
     labels = SoftLabels.open(tmp_path, index, segmentation)
     expected = (np.arange(10)[:, None] + np.array([0, 0.5])) / 16
     np.testing.assert_array_equal(labels.gather(np.arange(10))[..., 0], expected)
+
+
+def test_what_is_missing_falls_to_all_processes_alike():
+    """Not by the shards' numbers: those that a dead process left are all of one remainder."""
+    left = list(range(3, 64, 8))  # of process 3 of 8
+    shares = [relabeling.dealt(left, process, 8) for process in range(8)]
+    assert sorted(itertools.chain.from_iterable(shares)) == left
+    assert {len(share) for share in shares} == {1}
 
 
 def test_incomplete_addresses_are_errors():

@@ -1,7 +1,8 @@
 """AudioSet as people have it on disk, by its own segment CSVs.
 
 Splits: balanced, eval, full (balanced and unbalanced) and aud300h (balanced, and at most 200
-clips a label of the unbalanced ones).
+clips a label of the unbalanced ones). A clip is stored once: of a split that holds another one,
+only the others are (`full_others`), and the split is both together.
 """
 
 import collections
@@ -39,6 +40,8 @@ SPLITS = {
     "full": (BALANCED, UNBALANCED),
     "aud300h": (BALANCED, UNBALANCED),
 }
+# Those of which each holds the one before; what more it holds is stored as a split of its own.
+NESTED = ("balanced", "aud300h", "full")
 CLIP_SECONDS = 10.0
 AUD300H_CLIPS_PER_LABEL = 200
 
@@ -82,6 +85,7 @@ class AudioSet(Corpus):
         self.max_clip_seconds, self.seed, self.hdf5_rate = max_clip_seconds, seed, hdf5_rate
         self.classes, self.class_ids = read_classes(AUDIOSET_CSV)
         self.has_events = bool(self._strong)
+        self.unions = _unions(self._splits)
         used = {name for split in self._splits for name in SPLITS[split]}
         self.settings = {
             "source_dir": self.source_dir,
@@ -106,16 +110,19 @@ class AudioSet(Corpus):
         events = self._events(segments, lookup)
         scan = Scan(self.source_dir, self.hdf5_rate)
         audio = self._find_audio(scan, segments)
+        for split, clips in wanted.items():
+            if not any(clip.id in audio for clip in clips):
+                raise _nothing_matches(split, clips, scan, bool(audio))
         self.absent = {}
         rows = {}
-        for split, clips in wanted.items():
+        for split, clips in _stored(wanted, self.unions).items():
             missing = [clip.id for clip in clips if clip.id not in audio]
-            if len(missing) == len(clips):
-                raise _nothing_matches(split, clips, scan, bool(audio))
             self.absent[split] = len(missing)
             self.problems += [
                 (split, Problem(clip, "missing", "no audio by this id")) for clip in missing
             ]
+            if len(missing) == len(clips):  # of what a larger split has besides
+                continue
             rows[split] = _ordered(
                 ClipRow(
                     clip.id,
@@ -174,6 +181,30 @@ class AudioSet(Corpus):
             detail = f"{number_of_others} files of no clip of these splits, this is the first"
             self.problems.append((None, Problem(others[0], "not used", detail)))
         return audio
+
+
+def _unions(splits: Sequence[str]) -> dict[str, list[str]]:
+    """Which of `splits` are stored as others together: the larger ones that hold smaller ones."""
+    found: dict[str, list[str]] = {}
+    members: list[str] = []
+    for split in (name for name in NESTED if name in splits):
+        members = [*members, f"{split}_others" if members else split]
+        if len(members) > 1:
+            found[split] = members
+    return found
+
+
+def _stored(
+    wanted: Mapping[str, list[Segment]], unions: Mapping[str, Sequence[str]]
+) -> dict[str, list[Segment]]:
+    """The clips of the splits that are stored: each clip once."""
+    stored = {split: clips for split, clips in wanted.items() if split not in unions}
+    for split in NESTED:
+        if split in unions:
+            *smaller, others = unions[split]
+            held = {clip.id for name in smaller for clip in stored[name]}
+            stored[others] = [clip for clip in wanted[split] if clip.id not in held]
+    return stored
 
 
 def choose_per_label(clips: Iterable[Segment], per_label: int, seed: int) -> list[Segment]:

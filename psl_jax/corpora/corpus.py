@@ -22,6 +22,7 @@ class Corpus(abc.ABC):
       settings: all that decides the records; JSON-able.
       problems: (split, problem) found before audio is loaded.
       absent: clips by split that make no row.
+      unions: splits that are several of those that `rows` gives, which share no clip.
     """
 
     name: ClassVar[str]
@@ -31,6 +32,7 @@ class Corpus(abc.ABC):
     settings: Mapping[str, Any]
     problems: list[tuple[str | None, Problem]]
     absent: Mapping[str, int] = types.MappingProxyType({})
+    unions: Mapping[str, Sequence[str]] = types.MappingProxyType({})
 
     @abc.abstractmethod
     def rows(self) -> Mapping[str, Sequence[Any]]:

@@ -20,6 +20,8 @@ from psl_jax.runtime.errors import UserError
 
 CLIP_SECONDS = 10.0
 CLASSES = tuple(sorted(synthesis.SOUNDS))
+# Two sets without a common class, to go from one to the other; each class sounds in one of them.
+HALVES = {"all": CLASSES, "first": CLASSES[:5], "second": CLASSES[5:]}
 
 _CLIP_SAMPLES = round(CLIP_SECONDS * SAMPLE_RATE)
 _TRAIN, _EVAL = 0, 1  # separate random streams, and separate background noise
@@ -38,6 +40,7 @@ class SceneSettings:
     level_db: tuple[float, float] = (-36.0, -32.0)  # of the background, uniform; full scale is 0
     snr_db: tuple[float, float] = (15.0, 30.0)  # of an event against the background, uniform
     rarity: float = 0.7  # classes are drawn as rank ** -rarity (Zipf)
+    sounds: tuple[str, ...] = CLASSES  # of which all is made
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Scene:
     events: tuple[tuple[float, float, int], ...]  # onset, offset (s), class index
     snr_db: tuple[float, ...]  # of each event
     level_db: tuple[float, float]  # see SceneSettings
+    sounds: tuple[str, ...] = CLASSES  # that the class indices are of
 
 
 def draw_scene(settings: SceneSettings, stream: int, number: int, clip_id: str) -> Scene:
@@ -57,7 +61,9 @@ def draw_scene(settings: SceneSettings, stream: int, number: int, clip_id: str) 
     rng = np.random.default_rng([settings.seed, stream, number, 0])
     low, high = settings.events_per_clip
     count = int(rng.integers(low, high + 1))
-    classes = rng.choice(len(CLASSES), count, p=_class_probabilities(settings.rarity))
+    classes = rng.choice(
+        len(settings.sounds), count, p=_class_probabilities(settings.rarity, settings.sounds)
+    )
     shortest, longest = np.log(settings.event_seconds)
     durations = np.exp(rng.uniform(shortest, longest, count))
     onsets = rng.uniform(0, CLIP_SECONDS - durations)
@@ -77,6 +83,7 @@ def draw_scene(settings: SceneSettings, stream: int, number: int, clip_id: str) 
         events=tuple((float(first[i]), float(last[i]), int(classes[i])) for i in order),
         snr_db=tuple(snr[order].tolist()),
         level_db=settings.level_db,
+        sounds=settings.sounds,
     )
 
 
@@ -88,7 +95,7 @@ def render(scene: Scene) -> np.ndarray:
     clip = synthesis.noise(synthesis.noise_beds(2 * seed + stream), rng, _CLIP_SAMPLES)
     for (onset, offset, label), snr in zip(scene.events, scene.snr_db, strict=True):
         start, stop = round(onset * SAMPLE_RATE), round(offset * SAMPLE_RATE)
-        sound = synthesis.event(CLASSES[label], rng, stop - start)
+        sound = synthesis.event(scene.sounds[label], rng, stop - start)
         sound *= np.float32(10 ** (snr / 20))
         clip[start:stop] += sound
     peak = float(np.abs(clip).max())
@@ -143,7 +150,7 @@ class Soundscapes(Corpus):
                 f"missing_labels is a probability below 1, got {self.scenes.missing_labels}"
             )
         self._sizes = (full_clips, balanced_clips, eval_clips)
-        self.classes = self.class_ids = CLASSES
+        self.classes = self.class_ids = self.scenes.sounds
         self.has_events = True
         self.problems = []
         self.settings = dataclasses.asdict(self.scenes) | {
@@ -151,6 +158,8 @@ class Soundscapes(Corpus):
             "balanced_clips": balanced_clips,
             "eval_clips": eval_clips,
         }
+        if self.scenes.sounds == CLASSES:  # what earlier versions prepared is found
+            del self.settings["sounds"]
 
     def rows(self) -> Mapping[str, Sequence[Scene]]:
         full_clips, balanced_clips, eval_clips = self._sizes
@@ -177,7 +186,7 @@ class Soundscapes(Corpus):
 
 
 @functools.cache
-def _class_probabilities(rarity: float) -> Any:
+def _class_probabilities(rarity: float, sounds: tuple[str, ...]) -> Any:
     weights = {name: (k + 1) ** -rarity for k, name in enumerate(synthesis.SOUNDS)}
-    ordered = np.array([weights[name] for name in CLASSES])
+    ordered = np.array([weights[name] for name in sounds])
     return ordered / ordered.sum()

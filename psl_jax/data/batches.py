@@ -60,7 +60,7 @@ def train_batches(
         process_index=process_index,
         process_count=process_count,
     )
-    builder = _BatchBuilder(source.index, segmentation, batch_size, alpha)
+    builder = BatchBuilder(source.index, segmentation, batch_size, alpha)
     steps = itertools.count(start_step)
     for loaded, soft in read_labelled(source, windows, soft_labels):
         for batch in builder.add(loaded, soft):
@@ -177,7 +177,7 @@ def eval_batches(
     windows = sampling_lib.sequential_windows(
         source.index, segmentation, window_clips=window_clips, clips=clips
     )
-    builder = _BatchBuilder(source.index, segmentation, batch_size, alpha)
+    builder = BatchBuilder(source.index, segmentation, batch_size, alpha)
     made = 0
     for loaded, soft in read_labelled(source, windows, soft_labels):
         for batch in builder.add(loaded, soft):
@@ -196,20 +196,25 @@ def eval_batch_count(
     return max(-(-int(counts[part].sum(dtype=np.int64)) // batch_size) for part in parts)
 
 
-class _BatchBuilder:
+class BatchBuilder:
     """Copies the entries of windows into batches; a batch may begin in one and end in the next."""
 
-    def __init__(self, index: ClipIndex, segmentation: Segmentation, size: int, alpha: float):
+    def __init__(self, index: ClipIndex, segmentation: Segmentation, size: int, alpha: float = 1.0):
         if size < 1:
             raise ValueError(f"batch size {size}")
         self.index, self.segmentation, self.size, self.alpha = index, segmentation, size, alpha
         self.batch = self._empty()
         self.filled = 0
 
-    def add(self, loaded: LoadedWindow, soft: np.ndarray | None) -> Iterator[Batch]:
-        """Yields the batches that become full; keeps nothing of the window."""
+    def add(
+        self, loaded: LoadedWindow, soft: np.ndarray | None, entries: np.ndarray | None = None
+    ) -> Iterator[Batch]:
+        """Yields the batches that become full; keeps nothing of the window.
+
+        entries: int [n, 2], default the window's own.
+        """
         weak = self.index.weak_labels(loaded.window.clips)
-        entries, start = loaded.window.entries, 0
+        entries, start = loaded.window.entries if entries is None else entries, 0
         while start < len(entries):
             part = entries[start : start + self.size - self.filled]
             self._copy(loaded, soft, weak, part)

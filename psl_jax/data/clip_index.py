@@ -150,13 +150,13 @@ class ClipIndex:
         return cls(**arrays)
 
 
-def joined(indices: Sequence[ClipIndex]) -> ClipIndex:
-    """Several splits as one, their shards one after the other.
+def joined(indices: Sequence[ClipIndex], name: str | None = None) -> ClipIndex:
+    """Several splits as one called `name` (default: as in "a+b"), their shards one after the other.
 
     What not all of them know is not known. Raises UserError for other classes, or a clip of two.
     """
     first = indices[0]
-    name = "+".join(index.split for index in indices)
+    name = name or "+".join(index.split for index in indices)
     for index in indices[1:]:
         if index.classes != first.classes:
             raise UserError(f"splits {first.split!r} and {index.split!r} have different classes")

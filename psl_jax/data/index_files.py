@@ -10,26 +10,30 @@ from typing import Any
 import numpy as np
 
 from psl_jax.audio.segments import SAMPLE_RATE
-from psl_jax.data.clip_index import ClipDescription, ClipIndex, ragged
-from psl_jax.runtime import progress
+from psl_jax.data.clip_index import ClipDescription, ClipIndex, joined, ragged
+from psl_jax.runtime import files, progress
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.quiet_tensorflow import tensorflow_quietly
 
 _PARSE_BATCH = 64
-_INFO_NAME = "dataset_info.json"  # TFDS writes it last
+INFO_NAME = "dataset_info.json"  # TFDS's; it is written last
+UNIONS_NAME = "unions.json"  # splits that are several stored ones together
 
 
 def load_index(data_dir: str | os.PathLike, split: str) -> ClipIndex:
     """The index of `split`, read from `index-{split}.npz` or built with one pass over the shards.
 
     An index that does not fit the data set's own shard sizes or classes is stale and built again.
+    That of a union is made of those of the splits that it joins.
 
     Raises:
       UserError: no TFDS data set in `data_dir`, no such split, or records of another form.
     """
+    if (members := unions(data_dir).get(split)) is not None:
+        return joined([load_index(data_dir, member) for member in members], split)
     sizes = shard_sizes(data_dir, split)
     classes = class_names(data_dir)
-    path = pathlib.Path(data_dir) / f"index-{split}.npz"
+    path = index_path(data_dir, split)
     saved = _read_saved(path)
     if (
         saved is not None
@@ -52,13 +56,18 @@ def find_data_dir(folder: str | os.PathLike) -> str:
     Below a folder that was given to `prepare` as its `data_dir` lie
     `<corpus>/<settings>/<version>`. Raises UserError where there is none or several.
     """
+    if "://" in os.fspath(folder):
+        raise UserError(
+            f"{os.fspath(folder)} lies in a bucket: mount it, such as with gcsfuse, and give the "
+            "path there (docs/LAUNCH.md, Buckets)"
+        )
     root = pathlib.Path(os.path.abspath(folder))
-    if (root / _INFO_NAME).exists():
+    if (root / INFO_NAME).exists():
         return os.fspath(root)
     found = sorted(
         path.parent
         for depth in range(1, 4)
-        for path in root.glob("*/" * depth + _INFO_NAME)
+        for path in root.glob("*/" * depth + INFO_NAME)
         if not path.parent.name.startswith("incomplete.")  # left by a killed preparation
     )
     if len(found) > 1:
@@ -73,24 +82,70 @@ def shard_paths(data_dir: str | os.PathLike, split: str) -> list[str]:
     Raises:
       UserError: no such data set or split, or a shard is missing on disk.
     """
-    split_info = _split_info(data_dir, split)
-    paths = [os.fspath(path) for path in split_info.filepaths]
+    paths = [os.fspath(path) for path in shard_names(data_dir, split)]
     if missing := [path for path in paths if not os.path.exists(path)]:
         raise UserError(
             f"{len(missing)} of {len(paths)} shards of split {split!r} are missing, the first is "
-            f"{missing[0]}. Prepare the data again."
+            f"{missing[0]}. Prepare the data again: the same command makes only what is missing."
         )
     return paths
 
 
+def shard_names(data_dir: str | os.PathLike, split: str) -> list[pathlib.Path]:
+    """Where the shards of `split` should be, in order. Raises UserError as `shard_paths`."""
+    members = unions(data_dir).get(split, [split])
+    infos = [_split_info(data_dir, member) for member in members]
+    return [pathlib.Path(path) for info in infos for path in info.filepaths]
+
+
+def index_path(data_dir: str | os.PathLike, split: str) -> pathlib.Path:
+    """Where the index of a stored split lies."""
+    return pathlib.Path(data_dir) / f"index-{split}.npz"
+
+
+def saved_splits(data_dir: str | os.PathLike) -> list[str]:
+    """Splits that have an index on disk."""
+    names = sorted(path.name for path in pathlib.Path(data_dir).glob("index-*.npz"))
+    return [name.removeprefix("index-").removesuffix(".npz") for name in names]
+
+
+def saved_index(data_dir: str | os.PathLike, split: str) -> ClipIndex | None:
+    """The index of a stored split as it is on disk; None where it is not, or is damaged."""
+    return _read_saved(index_path(data_dir, split))
+
+
 def shard_sizes(data_dir: str | os.PathLike, split: str) -> np.ndarray:
     """Clips in each shard of `split`, as the data set's metadata say: int64 [shards]."""
-    return np.array(_split_info(data_dir, split).shard_lengths, dtype=np.int64)
+    members = unions(data_dir).get(split, [split])
+    lengths = [length for one in members for length in _split_info(data_dir, one).shard_lengths]
+    return np.array(lengths, dtype=np.int64)
 
 
 def splits(data_dir: str | os.PathLike) -> list[str]:
-    """Names of the prepared splits."""
+    """Names of the corpus's splits: what a union has besides its first split is not among them."""
+    together = unions(data_dir)
+    rest = {name for members in together.values() for name in members[1:]}
+    return [*(name for name in stored_splits(data_dir) if name not in rest), *together]
+
+
+def stored_splits(data_dir: str | os.PathLike) -> list[str]:
+    """Names of the splits that have shards of their own: those that TFDS knows."""
     return list(_dataset_info(data_dir).splits)
+
+
+def unions(data_dir: str | os.PathLike) -> dict[str, list[str]]:
+    """Splits that are stored as others, one after the other: name -> stored splits.
+
+    AudioSet's `full` holds `balanced`, for instance, which is on disk but once.
+    """
+    path = pathlib.Path(data_dir) / UNIONS_NAME
+    try:
+        found = files.read_json(path) if path.exists() else {}
+        return {str(name): [str(member) for member in members] for name, members in found.items()}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise UserError(
+            f"{path} is damaged ({error}): prepare the data again, which writes it anew"
+        ) from error
 
 
 def class_names(data_dir: str | os.PathLike) -> tuple[str, ...]:
@@ -236,10 +291,10 @@ def _dataset_info(data_dir: str | os.PathLike) -> Any:
         tensorflow_quietly()  # before TFDS imports it; metadata of local files need no TensorFlow
     import tensorflow_datasets as tfds
 
-    if not os.path.exists(os.path.join(data_dir, _INFO_NAME)):
+    if not os.path.exists(os.path.join(data_dir, INFO_NAME)):
         inside = sorted(os.listdir(data_dir))[:5] if os.path.isdir(data_dir) else "no such folder"
         raise UserError(
-            f"{data_dir} is not a prepared data set: expected {_INFO_NAME} in it, found "
+            f"{data_dir} is not a prepared data set: expected {INFO_NAME} in it, found "
             f"{inside}. Give the folder of the version, such as .../own_data/<settings>/1.0.0."
         )
     try:
@@ -251,5 +306,5 @@ def _dataset_info(data_dir: str | os.PathLike) -> Any:
 def _split_info(data_dir: str | os.PathLike, split: str) -> Any:
     known = _dataset_info(data_dir).splits
     if split not in known:
-        raise UserError(f"{data_dir} has no split {split!r}; its splits are {list(known)}")
+        raise UserError(f"{data_dir} has no split {split!r}; its splits are {splits(data_dir)}")
     return known[split]

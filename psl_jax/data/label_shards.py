@@ -6,6 +6,7 @@ are kept, and where that is smaller, these and their class numbers: [segments, k
 
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,10 @@ _DENSE, _VALUES, _CLASSES = "probabilities", "values", "classes"
 def shard_path(directory: str | os.PathLike, shard: int, count: int, format: str) -> pathlib.Path:
     """Where a shard of labels lies."""
     return pathlib.Path(directory) / f"labels-{shard:05d}-of-{count:05d}.{format}"
+
+
+# Numbers of records, ascending, and where each record of the shard begins, if that is known.
+Some = tuple[Sequence[int], np.ndarray | None]
 
 
 def is_compact(num_classes: int, top_k: int) -> bool:
@@ -63,9 +68,16 @@ def write(
 
 
 def read(
-    path: pathlib.Path, format: str, counts: np.ndarray, num_classes: int, top_k: int = 0
+    path: pathlib.Path,
+    format: str,
+    counts: np.ndarray,
+    num_classes: int,
+    top_k: int = 0,
+    some: Some | None = None,
 ) -> tuple[list[str], np.ndarray]:
     """Ids [n] and float16 [sum of counts, classes] of a shard with clips of `counts` segments.
+
+    some: which records of a tfrecord shard are read, those that `counts` is of; None: all.
 
     Raises what _DAMAGE of soft_labels lists for a damaged file.
     """
@@ -73,7 +85,10 @@ def read(
     shapes = {_VALUES: (top_k, "<f2"), _CLASSES: (top_k, "<u2")}
     if not compact:
         shapes = {_DENSE: (num_classes, "<f2")}
-    ids, parts = (_read_tfrecord if format == "tfrecord" else _read_npz)(path, counts, shapes)
+    if format == "tfrecord":
+        ids, parts = _read_tfrecord(path, counts, shapes, some)
+    else:
+        ids, parts = _read_npz(path, counts, shapes)
     if not compact:
         return ids, parts[_DENSE]
     if (parts[_CLASSES] >= num_classes).any():
@@ -108,13 +123,14 @@ def _write_tfrecord(
 
 
 def _read_tfrecord(
-    path: pathlib.Path, counts: np.ndarray, shapes: _Shapes
+    path: pathlib.Path, counts: np.ndarray, shapes: _Shapes, some: Some | None
 ) -> tuple[list[str], dict[str, np.ndarray]]:
     ids = []
     total = int(counts.sum())
     parts = {name: np.empty((total, width), dtype) for name, (width, dtype) in shapes.items()}
     ends = np.cumsum(counts)
-    records = record_files.read_records(path, range(len(counts)))
+    positions, places = some if some else (range(len(counts)), None)
+    records = record_files.read_records(path, positions, places)
     for record, end, count in zip(records, ends, counts, strict=True):
         clip_id, *found = record_files.bytes_features(record, ("id", *shapes))
         ids.append(bytes(clip_id).decode())

@@ -30,9 +30,12 @@ class DamagedFileError(Exception):
     """A file that does not hold what it should. The message says where, not which file."""
 
 
-def read_records(path: str | os.PathLike, positions: Sequence[int]) -> Iterator[_Bytes]:
+def read_records(
+    path: str | os.PathLike, positions: Sequence[int], places: np.ndarray | None = None
+) -> Iterator[_Bytes]:
     """Yields the serialized records number `positions` (ascending) of a file.
 
+    places: see `record_places`; what is passed over is then not looked at.
     Raises DamagedFileError for a record that is damaged or missing, and OSError.
     """
     path = os.fspath(path)
@@ -41,7 +44,10 @@ def read_records(path: str | os.PathLike, positions: Sequence[int]) -> Iterator[
         return
     with _LocalFile(path) as file:
         for position in positions:
-            file.go_to(position)
+            if places is None:
+                file.go_to(position)
+            else:
+                file.jump_to(position, int(places[position]))
             yield file.record()
 
 

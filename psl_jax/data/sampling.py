@@ -14,6 +14,7 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 
@@ -219,9 +220,13 @@ def clips_of_shards(index: ClipIndex, shards: np.ndarray) -> np.ndarray:
     return np.repeat(index.shard_offsets[:-1][shards], sizes) + _ragged_arange(sizes)
 
 
-def process_clips(
-    index: ClipIndex, segmentation: Segmentation, process_count: int
-) -> list[np.ndarray]:
+class Counting(Protocol):
+    """What says into how many segments clips of so many samples are cut."""
+
+    def counts(self, num_samples: np.ndarray) -> np.ndarray: ...
+
+
+def process_clips(index: ClipIndex, segmentation: Counting, process_count: int) -> list[np.ndarray]:
     """Clip numbers of each process: contiguous, complete, with about equally many segments."""
     ends = np.cumsum(segmentation.counts(index.num_samples), dtype=np.int64)
     total = ends[-1] if len(ends) else 0

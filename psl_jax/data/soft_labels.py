@@ -11,6 +11,7 @@ import os
 import pathlib
 import zipfile
 import zlib
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,10 @@ from psl_jax.runtime.settings import setting
 
 FORMATS = label_shards.FORMATS
 _MANIFEST = "manifest.json"
+_WEAK = "weak_labels_sha256"  # in the manifest of labels that depend on the clips' weak ones
 # Permuted training asks for labels here and there: those of balanced AudioSet in 2 s are 116 MB.
 _CACHE_BYTES = 1 << 30
+_SPARSE = 0.25  # so few of a shard's clips are read by themselves
 _GO_ON = "Run the same command again, which goes on where it stopped."
 # What reading a damaged shard raises, by NumPy, zipfile and ourselves.
 _DAMAGE = (
@@ -72,6 +75,11 @@ class LabelRule:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(LabelRule)}
         return values | {"prior_recall": self.prior_recall if self.prior else None}
 
+    @property
+    def uses_weak_labels(self) -> bool:
+        """Whether clips with other weak labels get other soft ones."""
+        return self.prior > 0 or self.calibrate != "none"
+
 
 # What labels are like that were made before manifests told it.
 _UNTOLD = LabelRule().entries() | {"shortest_seconds": MIN_SEGMENT_SECONDS}
@@ -95,16 +103,30 @@ _NAMES = {
     "temperature": "temperature of the teacher's logits",
     "calibrate": "what the classes' rates were fitted to",
     "count_padding": "whether padding counts",
+    _WEAK: "weak labels of the clips",
 }
+# How labels are made anew, by the kind of their origin.
+_REMAKE = {"imported": "psl-jax labels import", "edited": "psl-jax labels edit"}
 
 
 def segmentation_of(directory: str | os.PathLike) -> Segmentation:
     """How the clips were cut that these labels are of. Raises UserError without a manifest."""
     manifest = _read_manifest(directory)
-    seconds, hop = (float(manifest.get(key, 0)) for key in ("segment_seconds", "hop_seconds"))
-    if not seconds > 0 or not hop > 0:
-        raise UserError(f"{directory}/{_MANIFEST} is damaged: it tells no length of segments")
-    return Segmentation(seconds, None if hop == seconds else hop)
+    try:
+        seconds, hop = (float(manifest[key]) for key in ("segment_seconds", "hop_seconds"))
+        return Segmentation(
+            seconds, None if hop == seconds else hop, float(manifest["shortest_seconds"])
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{directory}/{_MANIFEST} is damaged: it tells no length of segments"
+        ) from error
+
+
+def made_with(labels: "SoftLabels") -> dict[str, Any]:
+    """What of a relabeling, besides its teacher, data and segments, its labels depend on."""
+    names = (*LabelRule().entries(), _WEAK)
+    return {name: labels.manifest[name] for name in names if name in labels.manifest}
 
 
 def digest_without_teacher(directory: str | os.PathLike, even_relabeled: bool) -> str | None:
@@ -146,6 +168,7 @@ class SoftLabelWriter:
         rule: LabelRule | None = None,
         origin: dict[str, Any] | None = None,
         teachers: list[dict[str, Any]] | None = None,
+        uses_weak_labels: bool = False,
     ):
         """Writes the manifest; if there is one, it must be the same (UserError), and its whole
         shards are kept.
@@ -153,6 +176,7 @@ class SoftLabelWriter:
         rule: how the labels are made (default: the paper's way); of it the writer does `top_k`.
         origin: of labels that no relabeling made: what they were read or edited from, as JSON.
         teachers: what there is to say of each teacher, as JSON; its digest alone is compared.
+        uses_weak_labels: besides those of `rule` the labels depend on the clips' weak ones.
         """
         if format not in FORMATS:
             raise ValueError(f"format {format!r}, expected one of {FORMATS}")
@@ -161,6 +185,8 @@ class SoftLabelWriter:
         self.rule = rule or LabelRule()
         manifest = _manifest(index, segmentation) | self.rule.entries()
         manifest |= {"teacher_digest": teacher_digest, "format": format}
+        if uses_weak_labels or self.rule.uses_weak_labels:
+            manifest[_WEAK] = index.labels_sha256
         if (self.directory / _MANIFEST).exists():
             _compare(self.directory, _read_manifest(directory), manifest)
         else:
@@ -232,6 +258,7 @@ class SoftLabels:
         self.manifest = _read_manifest(directory)
         self.num_segments = int(segmentation.counts(index.num_samples).max(initial=1))
         self._cache: dict[int, np.ndarray] = {}  # by shard, the last used at the end
+        self._places: dict[int, np.ndarray | None] = {}  # by shard: where its records begin
 
     @classmethod
     def open(
@@ -247,15 +274,18 @@ class SoftLabels:
         Raises UserError, saying what differs, for labels of something else or with missing shards.
         """
         directory = pathlib.Path(directory)
-        expected = _manifest(index, segmentation) | (rule.entries() if rule else {})
+        found, expected = _read_manifest(directory), _manifest(index, segmentation)
+        expected |= rule.entries() if rule else {}
+        if _WEAK in found:
+            expected[_WEAK] = index.labels_sha256
         if teacher_digest is not None:
             expected["teacher_digest"] = teacher_digest
-        _compare(directory, _read_manifest(directory), expected)
+        _compare(directory, found, expected)
         missing = missing_shards(directory)
         if missing:
             raise UserError(
                 f"{directory}: {len(missing)} of {len(index.shard_sizes)} soft-label shards are "
-                f"missing (the first is number {missing[0]}); run the relabel stage to the end"
+                f"missing (the first is number {missing[0]}); run {_remake(found)} to the end"
             )
         return cls(directory, index, segmentation)
 
@@ -277,19 +307,28 @@ class SoftLabels:
 
         Raises UserError for a damaged shard and for one whose clips are not those of the data.
         """
+        return self._read(shard, np.arange(*self.index.shard_offsets[shard : shard + 2]))
+
+    def read_clips(self, shard: int, clips: np.ndarray) -> np.ndarray:
+        """The probabilities of some `clips` (ascending) of one tfrecord shard, as `read_shard`."""
+        return self._read(shard, clips, only_these=True)[1]
+
+    def _read(
+        self, shard: int, clips: np.ndarray, only_these: bool = False
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         format = self.manifest["format"]
         path = label_shards.shard_path(self.directory, shard, len(self.index.shard_sizes), format)
-        low, high = self.index.shard_offsets[shard : shard + 2]
-        counts = self.segmentation.counts(self.index.num_samples[low:high])
+        counts = self.segmentation.counts(self.index.num_samples[clips])
         width, top_k = self.index.num_classes, self.manifest["top_k"]
         try:
-            ids, rows = label_shards.read(path, format, counts, width, top_k)
+            some = self._some(path, shard, clips) if only_these else None
+            ids, rows = label_shards.read(path, format, counts, width, top_k, some)
         except _DAMAGE as error:
             raise UserError(
-                f"{path}: damaged soft-label shard ({error}); delete it and run the relabel "
-                "stage again, which makes it anew"
+                f"{path}: damaged soft-label shard ({error}); delete it and run "
+                f"{_remake(self.manifest)} again, which makes it anew"
             ) from error
-        _check_ids(path, ids, self.index.ids[low:high])
+        _check_ids(path, ids, self.index.ids[clips])
         out = np.zeros((len(counts), self.num_segments, self.index.num_classes), np.float16)
         out[np.arange(self.num_segments) < counts[:, None]] = rows
         return np.array(ids, np.str_), out, counts
@@ -300,8 +339,32 @@ class SoftLabels:
         shards = self.index.shard_of(clips)
         for shard in dict.fromkeys(shards.tolist()):
             rows = np.flatnonzero(shards == shard)
-            out[rows] = self._cached(shard)[clips[rows] - self.index.shard_offsets[shard]]
+            wanted, back = np.unique(clips[rows], return_inverse=True)
+            if self._reads_only(shard, len(wanted)):
+                out[rows] = self.read_clips(shard, wanted)[back]
+            else:
+                out[rows] = self._cached(shard)[clips[rows] - self.index.shard_offsets[shard]]
         return out
+
+    def _some(self, path: pathlib.Path, shard: int, clips: np.ndarray) -> label_shards.Some:
+        if shard not in self._places:
+            self._places[shard] = record_files.record_places(path)
+        return (clips - self.index.shard_offsets[shard]).tolist(), self._places[shard]
+
+    def _reads_only(self, shard: int, count: int) -> bool:
+        """Whether `count` clips of a shard are read without the others.
+
+        Of draws from a large split a window has a clip of each shard, which is not in the cache
+        any more when the next one is wanted.
+        """
+        is_sparse = count < _SPARSE * int(self.index.shard_sizes[shard])
+        is_cached = shard in self._cache or self._all_bytes <= _CACHE_BYTES
+        return self.manifest["format"] == "tfrecord" and is_sparse and not is_cached
+
+    @cached_property
+    def _all_bytes(self) -> int:
+        """What the labels of all clips take in memory."""
+        return 2 * len(self.index) * self.num_segments * self.index.num_classes
 
     def _cached(self, shard: int) -> np.ndarray:
         """The shard's probabilities; those used last are kept, up to _CACHE_BYTES of them."""
@@ -331,6 +394,13 @@ def _manifest(index: ClipIndex, segmentation: Segmentation) -> dict[str, Any]:
     }
 
 
+def _remake(manifest: dict[str, Any]) -> str:
+    """What makes such labels, in words."""
+    origin = manifest.get("origin")
+    kind = origin.get("kind") if isinstance(origin, dict) else None
+    return f"`{_REMAKE[kind]}`" if kind in _REMAKE else "relabel"
+
+
 def _read_manifest(directory: str | os.PathLike) -> dict[str, Any]:
     path = pathlib.Path(directory) / _MANIFEST
     try:
@@ -345,7 +415,10 @@ def _read_manifest(directory: str | os.PathLike) -> dict[str, Any]:
             "soft_labels_dir at the directory that holds them"
         ) from None
     except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); run the relabel stage anew") from error
+        raise UserError(
+            f"{path} is damaged ({error}); delete it and run the relabel stage again, which writes "
+            "it anew and keeps the shards"
+        ) from error
 
 
 def _compare(directory: pathlib.Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -353,10 +426,18 @@ def _compare(directory: pathlib.Path, found: dict[str, Any], expected: dict[str,
         other = found.get(key)
         if other != value:
             value, other = _brief(value, other)
+            made = _remake(found)
+            if "origin" in found and key in LabelRule().entries():
+                advice = (
+                    f"They come from {made}, not from a relabeling of this run: leave "
+                    f"config.relabel.{key} at its default, {other}"
+                )
+            else:
+                advice = f"Run {made} again into an empty directory, or point soft_labels_dir "
+                advice += "elsewhere"
             raise UserError(
                 f"{directory} holds soft labels for something else: {_NAMES[key]} ({key}) differs: "
-                f"expected {value}, found {other}. Run relabel again into an empty directory, or "
-                "point soft_labels_dir elsewhere"
+                f"expected {value}, found {other}. {advice}"
             )
 
 

@@ -53,9 +53,14 @@ class AudioTagger(nn.Module):
         top_db: float | None = 120.0,
         labels: Sequence[str] = (),
         thresholds: Sequence[float] = (),
+        output: str = "sigmoid",
     ):
-        """width: multiplier of the channels. top_db: dynamic range of each row; None: all of it."""
+        """width: multiplier of the channels. top_db: dynamic range of each row; None: all of it.
+
+        output: sigmoid, or softmax for one sound at a time.
+        """
         super().__init__()
+        self.output = output
         self.labels, self.thresholds = tuple(labels), tuple(thresholds)
         self.front_end = nn.ModuleList([_LogMel(top_db)])
         channels = _scaled(_STEM, width)
@@ -83,6 +88,7 @@ class AudioTagger(nn.Module):
             None if front.get("top_db_over") == "none" else front["top_db"],
             labels,
             [tuned["by_class"][label] for label in labels] if tuned else (),
+            known.get("output", "sigmoid"),
         )
         model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         return model.eval()
@@ -92,7 +98,8 @@ class AudioTagger(nn.Module):
 
         waveforms: [batch, samples] in [-1, 1], 16 kHz, at least 257 samples.
         """
-        frames = self.classifier(self.embed(waveforms)).sigmoid()
+        values = self.classifier(self.embed(waveforms))
+        frames = values.softmax(-1) if self.output == "softmax" else values.sigmoid()
         return frames.mean(1), frames
 
     def embed(self, waveforms: torch.Tensor) -> torch.Tensor:

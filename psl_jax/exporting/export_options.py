@@ -9,7 +9,7 @@ import numpy as np
 import psl_jax
 from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.model.frontend import HOP, NUM_MELS, WINDOW
-from psl_jax.model.model import FORMAT_VERSION, Model, exported_logmel
+from psl_jax.model.model import Model, exported_logmel
 
 # An exported model in its own runtime: waveforms float32 [batch, samples] in [-1, 1], or log-mel
 # spectrograms [batch, frames, 64], to clip probabilities [batch, classes] and frame probabilities
@@ -36,10 +36,11 @@ def describe(model: Model, options: Options, licence: str | None) -> dict[str, A
     if model.info.thresholds is not None:
         known["thresholds"] = model.info.thresholds.as_json(model.classes)
     return known | {
-        "format_version": FORMAT_VERSION,
+        "format_version": model.info.format_version,
         "name": model.info.name,
         "classes": list(model.classes),
         "width": model.info.width,
+        "output": model.info.output,
         "sample_rate": SAMPLE_RATE,
         "segment_seconds": model.info.segment_seconds,
         "frontend": {"top_db": logmel.top_db, "top_db_over": logmel.top_db_over},

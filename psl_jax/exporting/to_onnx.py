@@ -37,7 +37,7 @@ def write(path: pathlib.Path, model: Model, info: Mapping[str, Any], options: Op
     if options.waveform:
         source, shape = "waveform", ["batch", "samples"]
         features = log_mel(graph, source, exported_logmel(model))
-    frames = frame_probabilities(fold(model.variables), features, graph)
+    frames = frame_probabilities(fold(model.variables, model.info.output), features, graph)
     graph.add_node("Identity", [frames], "frame_probabilities")
     graph.add_node("ReduceMean", [frames, graph.constant([1])], "clip_probabilities", keepdims=0)
     classes = len(model.classes)
@@ -142,6 +142,9 @@ class GraphOperations:
 
     def sigmoid(self, x: str) -> str:
         return self.add_node("Sigmoid", [x])
+
+    def softmax(self, x: str) -> str:
+        return self.add_node("Softmax", [x], axis=-1)
 
 
 def log_mel(graph: GraphOperations, waveform: str, logmel: LogMel) -> str:

@@ -29,7 +29,7 @@ def write(path: pathlib.Path, model: Model, info: Mapping[str, Any], options: Op
     It takes waveforms [batch, samples] in [-1, 1], or log-mel [batch, frames, 64], and returns clip
     and frame probabilities.
     """
-    network, logmel = fold(model.variables), exported_logmel(model)
+    network, logmel = fold(model.variables, model.info.output), exported_logmel(model)
 
     def probabilities(x):
         features = logmel(x) if options.waveform else x

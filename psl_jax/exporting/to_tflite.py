@@ -31,7 +31,7 @@ def write(path: pathlib.Path, model: Model, info: Mapping[str, Any], options: Op
     `frame_probabilities`.
     """
     tf = tensorflow_quietly()
-    network, logmel = fold(model.variables), exported_logmel(model)
+    network, logmel = fold(model.variables, model.info.output), exported_logmel(model)
 
     def probabilities(x):
         features = log_mel(tf, x, logmel) if options.waveform else x
@@ -112,6 +112,9 @@ class TensorFlowOperations:
 
     def sigmoid(self, x: Any) -> Any:
         return self.tf.sigmoid(x)
+
+    def softmax(self, x: Any) -> Any:
+        return self.tf.nn.softmax(x)
 
 
 _PADDING = [[0, 0], [1, 1], [1, 1], [0, 0]]

@@ -14,6 +14,7 @@ from psl_jax.runtime.errors import UserError
 
 BLOCK_ROWS = 1024
 POOLS = ("mean", "max")
+SAME_SECONDS = 1e-3  # as far as a time may be from that of its segment
 
 # The logits that stand for probabilities of 0 and 1, which have none: float16 rounds back to them.
 _LARGEST_LOGIT = 30.0
@@ -31,6 +32,18 @@ class Block(NamedTuple):
     offsets: np.ndarray | None = None  # float64 [n]
 
 
+class Wanted(NamedTuple):
+    """What is asked for of a file.
+
+    columns: numbers of its classes that are used; the values of others may be anything.
+    num_samples: lengths of the data's clips by their names in the file, int64 [n]; 0 for clips of
+      other data.
+    """
+
+    columns: Sequence[int]
+    num_samples: Callable[[Sequence[str]], np.ndarray]
+
+
 class LabelFile(Protocol):
     """A file opened for reading.
 
@@ -44,7 +57,7 @@ class LabelFile(Protocol):
     views: bool
     padded: bool
 
-    def blocks(self) -> Iterator[Block]:
+    def blocks(self, wanted: Wanted) -> Iterator[Block]:
         """The rows, in the file's order; at most about BLOCK_ROWS at a time are in memory."""
         ...
 
@@ -73,8 +86,8 @@ class Options:
 
 
 class Format(NamedTuple):
-    """A kind of label file. `files` are those that belong to a path; `used` options, of those that
-    only some formats know, matter to reading it.
+    """A kind of label file. `files` are those that belong to a path; of the options that only some
+    formats know, `used` ones matter to reading it, `written` ones to writing it.
 
     read(path, options) opens a file; write(path, labels, options) writes soft labels.
     """
@@ -86,6 +99,7 @@ class Format(NamedTuple):
     write: Callable[[pathlib.Path, SoftLabels, Options], list[pathlib.Path]]
     files: Callable[[pathlib.Path, Options], list[pathlib.Path]]
     used: tuple[str, ...] = ()
+    written: tuple[str, ...] = ()
 
     def settings(self, options: Options) -> dict[str, Any]:
         """What of the options changes the labels that are read."""

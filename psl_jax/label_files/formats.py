@@ -28,6 +28,7 @@ FORMATS = {
         write=logit_arrays.write,
         files=logit_arrays.used_files,
         used=("index",),
+        written=("pool",),
     ),
     "ced": Format(
         "CED's: the highest 20 of each chunk, HDF5 and a table",
@@ -37,6 +38,7 @@ FORMATS = {
         write=top_k_files.write,
         files=top_k_files.used_files,
         used=("index", "fill"),
+        written=("top_k",),
     ),
     "pretrainedsed": Format(
         "PretrainedSED's: logits of frames of 40 ms, HDF5",

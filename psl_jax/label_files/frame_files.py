@@ -2,7 +2,7 @@
 
 `filenames` [clips] and `strong_logits` [clips, classes, frames], one frame each 40 ms (float16, 447
 classes and 250 frames as published). A segment has the mean (or maximum) of the probabilities of
-the frames whose middle lies in it.
+the frames whose middle lies in it, but for those past the clip's end: files pad short clips.
 
 The export writes float32: float16 holds logits of 8 to 16 in steps of 0.008, and the way back would
 not be equal.
@@ -16,7 +16,7 @@ import numpy as np
 from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.label_files import blocks, class_columns, libraries
-from psl_jax.label_files.blocks import Block, Options
+from psl_jax.label_files.blocks import Block, Options, Wanted
 from psl_jax.model.class_lists import audioset_classes
 from psl_jax.runtime import files
 from psl_jax.runtime.disk import plain_disk_errors
@@ -40,10 +40,10 @@ class FrameFile:
             self._file = h5py.File(path, "r")
             self._logits, self._names = self._file["strong_logits"], self._file["filenames"]
             stored = self._file.attrs.get(_CLASSES)
-        shape = self._logits.shape
-        if len(shape) != 3 or len(self._names) != shape[0]:
+            shape, count = self._logits.shape, len(self._names)
+        if len(shape) != 3 or count != shape[0]:
             raise UserError(
-                f"{path}: strong_logits {list(shape)} and {len(self._names)} filenames, expected "
+                f"{path}: strong_logits {list(shape)} and {count} filenames, expected "
                 "[clips, classes, frames] and as many names as clips"
             )
         names = None if stored is None else [str(name) for name in stored]
@@ -55,7 +55,7 @@ class FrameFile:
                 f"{path}, of {FRAME_SECONDS} s; give longer --segment_seconds"
             )
 
-    def blocks(self) -> Iterator[Block]:
+    def blocks(self, wanted: Wanted) -> Iterator[Block]:
         count = len(self._frames)
         for first in range(0, len(self._names), _BLOCK_CLIPS):
             clips = slice(first, first + _BLOCK_CLIPS)
@@ -67,15 +67,28 @@ class FrameFile:
                 logits = self._logits[clips]
             where = f"{self.path}, clips from {names[0]}"
             p = blocks.probabilities(logits, self.options.logits, where)
+            ends = wanted.num_samples(names)
             values = np.stack(
-                [blocks.pooled(p[:, :, frames], self.options.pool, 2) for frames in self._frames],
-                axis=1,
+                [self._pooled(p, frames, ends) for frames in self._frames], axis=1
             )  # [clips, segments, classes]
             yield Block(
                 [name for name in names for _ in range(count)],
                 values.reshape(-1, values.shape[2]),
                 np.tile(np.arange(count), len(names)),
             )
+
+    def _pooled(self, p: np.ndarray, frames: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        """Of some frames of p [clips, classes, frames] those inside the clips, as one value.
+
+        ends: lengths of the clips in samples [clips]. Of a segment past its clip's end, which has
+        no place, anything.
+        """
+        inside = _middles(p.shape[2])[frames] < ends[:, None]
+        inside[:, 0] = True  # a clip shorter than half a frame
+        part, inside = p[:, :, frames], inside[:, None]
+        if self.options.pool == "max":
+            return part.max(axis=2, where=inside, initial=0)
+        return part.mean(axis=2, where=inside)
 
 
 def _frames_of_segments(frames: int, options: Options) -> list[np.ndarray]:

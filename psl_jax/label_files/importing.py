@@ -20,7 +20,7 @@ from psl_jax.data import soft_labels
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.soft_labels import SoftLabelWriter
 from psl_jax.label_files import class_columns
-from psl_jax.label_files.blocks import Block, LabelFile
+from psl_jax.label_files.blocks import SAME_SECONDS, Block, LabelFile, Wanted
 from psl_jax.label_files.class_columns import Columns
 from psl_jax.label_files.clip_names import ClipNames
 from psl_jax.runtime import progress
@@ -36,6 +36,7 @@ class Imported:
 
     Attributes:
       rows: of it that were used.
+      idle_rows: of the data's clips, but with times in which no segment has its middle.
       other_rows: of clips that the data does not have, and examples of their names.
       segments: of the split.
       filled_segments: of them, those that the file had no row for, in how many clips.
@@ -43,6 +44,7 @@ class Imported:
     """
 
     rows: int
+    idle_rows: int
     other_rows: int
     other_examples: list[str]
     segments: int
@@ -75,17 +77,16 @@ def import_labels(
     """
     names = ClipNames(index.ids)
     counts = segmentation.counts(index.num_samples).astype(np.int64)
-    rows = 0
     writer = begin() if soft_labels.are_begun(directory) else None
     with _scratch(directory, int(counts.sum()), len(columns), file.views) as scratch:
         places = _Places(index, segmentation, counts, path, file.padded)
-        with progress.bar(None, "row", "read") as bar:
-            for block in file.blocks():
-                taken, place = places.of(block, names)
-                scratch.add(place, class_columns.select(block.values[taken], columns), places.name)
-                rows += len(np.unique(taken))
-                bar.update(len(block.names))
-        names.check_some_found(path, rows)
+        rows, known_rows = _read(file, names, places, columns, scratch)
+        names.check_some_found(path, known_rows)
+        if not rows:
+            raise UserError(
+                f"{path}: no segment's middle lies in the times of any row. Are they seconds from "
+                "the beginning of the clip, not of the recording that it is from?"
+            )
         lacking = scratch.found == 0
         clips = np.unique(np.searchsorted(places.starts, np.flatnonzero(lacking), "right") - 1)
         if len(clips) and not fill_missing:
@@ -93,6 +94,7 @@ def import_labels(
         _write(writer or begin(), index, counts, scratch)
     return Imported(
         rows=rows,
+        idle_rows=0 if file.padded else known_rows - rows,
         other_rows=names.unknown,
         other_examples=names.unknown_examples,
         segments=int(counts.sum()),
@@ -100,6 +102,27 @@ def import_labels(
         filled_clips=len(clips),
         unmapped=[name for name, of in zip(index.classes, columns, strict=True) if not len(of)],
     )
+
+
+def _read(
+    file: LabelFile, names: ClipNames, places: "_Places", columns: Columns, scratch: "_Scratch"
+) -> tuple[int, int]:
+    """Puts the rows of a file in their places; returns how many were used, and are of our clips."""
+    lengths = np.append(places.index.num_samples, 0).astype(np.int64)  # at -1, an unknown clip's
+    wanted = Wanted(
+        sorted({column for of in columns for column in of}),
+        lambda given: lengths[names.look_up(given)],
+    )
+    rows = known_rows = 0
+    with progress.bar(None, "row", "read") as bar:
+        for block in file.blocks(wanted):
+            clips = names.find(block.names)
+            taken, place = places.of(block, clips)
+            scratch.add(place, class_columns.select(block.values[taken], columns), places.name)
+            rows += len(np.unique(taken))
+            known_rows += int((clips >= 0).sum())
+            bar.update(len(block.names))
+    return rows, known_rows
 
 
 def sha256(paths: Sequence[pathlib.Path]) -> str:
@@ -133,21 +156,56 @@ class _Places:
         clip = int(np.searchsorted(self.starts, place, side="right")) - 1
         return f"{self.path}: clip {self.index.ids[clip]}, segment {place - self.starts[clip]}"
 
-    def of(self, block: Block, names: ClipNames) -> tuple[np.ndarray, np.ndarray]:
-        """(rows of the block, the place of each); a row may go to several places, or to none."""
-        clips = names.find(block.names)
+    def of(self, block: Block, clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(rows of the block, the place of each); a row may go to several places, or to none.
+
+        clips: that the rows are of; -1: of none.
+        """
         if block.segments is not None:
             return self._numbered(clips, block.segments)
         rows = np.repeat(np.arange(len(clips)), np.where(clips < 0, 0, self.counts[clips]))
         firsts = np.flatnonzero(np.diff(rows, prepend=-1))
         segment = np.arange(len(rows)) - np.repeat(firsts, np.diff(np.append(firsts, len(rows))))
         if block.onsets is not None and block.offsets is not None:
-            onset, offset = self.segmentation.times(segment)
-            ends = np.minimum(offset, self.index.num_samples[clips[rows]] / SAMPLE_RATE)
-            middle = (onset + np.maximum(ends, onset)) / 2
-            kept = (block.onsets[rows] <= middle) & (middle < block.offsets[rows])
+            self._check_times(block.names, clips, block.onsets, block.offsets)
+            length = self.index.num_samples[clips[rows]] / SAMPLE_RATE
+            times = block.onsets[rows], block.offsets[rows]
+            kept = self._fitting(rows, segment, length, *times)
             rows, segment = rows[kept], segment[kept]
         return rows, self.starts[clips[rows]] + segment
+
+    def _check_times(
+        self, names: Sequence[str], clips: np.ndarray, onsets: np.ndarray, offsets: np.ndarray
+    ) -> None:
+        right = np.isfinite(onsets) & np.isfinite(offsets) & (onsets < offsets)
+        if (wrong := np.flatnonzero(~right & (clips >= 0))).size:
+            row = wrong[0]
+            raise UserError(
+                f"{self.path}: clip {names[row]} has a row from {onsets[row]:g} to "
+                f"{offsets[row]:g} s: expected two times in seconds, the later one second"
+            )
+
+    def _fitting(
+        self,
+        rows: np.ndarray,
+        segment: np.ndarray,
+        length: np.ndarray,
+        onsets: np.ndarray,
+        offsets: np.ndarray,
+    ) -> np.ndarray:
+        """Which pairs of a row and a segment of its clip, [n] all, belong together: bool [n].
+
+        A row that has the times of a segment is that segment's alone (others may overlap it); any
+        other one is of the segments whose middles lie in it. length: of clips, in seconds.
+        """
+        onset, offset = self.segmentation.times(segment)
+        ends = np.minimum(offset, length)
+        middle = (onset + np.maximum(ends, onset)) / 2
+        same = np.abs(onsets - onset) < SAME_SECONDS
+        same &= np.abs(np.minimum(offsets, length) - ends) < SAME_SECONDS
+        is_own = np.zeros(rows.max(initial=-1) + 1, bool)
+        is_own[rows[same]] = True
+        return np.where(is_own[rows], same, (onsets <= middle) & (middle < offsets))
 
     def _numbered(self, clips: np.ndarray, segments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         inside = segments < np.where(clips < 0, 0, self.counts[clips])
@@ -167,7 +225,7 @@ class _Scratch:
 
     def __init__(self, values: np.ndarray, views: bool):
         self.values, self.views = values, views
-        self.found = np.zeros(len(values), np.uint16)
+        self.found = np.zeros(len(values), np.uint32)
 
     def add(self, places: np.ndarray, rows: np.ndarray, name) -> None:
         """Takes rows [n, classes]; name(place) says which segment it is, for messages."""

@@ -4,7 +4,6 @@ import contextlib
 import pathlib
 from collections.abc import Iterator
 
-from psl_jax.runtime.disk import plain_disk_errors
 from psl_jax.runtime.errors import UserError
 
 
@@ -12,14 +11,35 @@ from psl_jax.runtime.errors import UserError
 def plain_errors(path: pathlib.Path, library: str) -> Iterator[None]:
     """Turns a missing library, and a file that is missing or damaged, into a UserError."""
     try:
-        with plain_disk_errors(path, "Run the same command again."):
-            yield
+        yield
     except ImportError as error:
         if error.name is None or error.name.partition(".")[0] != library:
             raise
         raise UserError(f"{path} needs {library}: pip install 'psl_jax[corpora]'") from error
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        # pyarrow's errors are OSErrors and ValueErrors, h5py's OSErrors and KeyErrors.
+    except PermissionError:
+        raise UserError(f"{path}: no permission to read it") from None
+    except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+        # pyarrow's errors are OSErrors and ValueErrors, h5py's OSErrors and KeyErrors; an HDF5
+        # group where an array is expected has no shape.
         raise UserError(f"{path} is damaged, or no such file as expected: {error}") from error
+
+
+def check_replaced(path: pathlib.Path, column: str) -> None:
+    """Raises UserError where a Parquet file of another kind would be overwritten.
+
+    Tables of labels, and CED's tables of rows, end alike. column: what only those of the same kind
+    have.
+    """
+    if not path.exists():
+        return
+    with plain_errors(path, "pyarrow"):
+        import pyarrow.parquet
+
+        found = pyarrow.parquet.read_schema(path).names
+    if column not in found:
+        raise UserError(
+            f"{path} is there already and holds something else ({', '.join(found[:4])}): choose "
+            "another --out, or delete it"
+        )

@@ -14,7 +14,7 @@ import numpy as np
 
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.label_files import blocks, class_columns
-from psl_jax.label_files.blocks import Block, Options
+from psl_jax.label_files.blocks import Block, Options, Wanted
 from psl_jax.model.class_lists import audioset_classes, read_classes
 from psl_jax.runtime import files
 from psl_jax.runtime.disk import plain_disk_errors
@@ -34,6 +34,8 @@ class LogitArray:
             raise UserError(f"{path}: no such file") from None
         except (ValueError, OSError, EOFError) as error:
             raise UserError(f"{path} is no whole .npy file: {error}") from error
+        if not isinstance(self._values, np.ndarray):
+            raise UserError(f"{path} is an archive (.npz), expected one array (.npy)")
         if self._values.ndim != 2 or self._values.dtype.kind != "f":
             raise UserError(
                 f"{path} holds {self._values.dtype} {list(self._values.shape)}, expected floats "
@@ -45,7 +47,7 @@ class LogitArray:
         self.classes = class_columns.of_file(names, options.classes, width, path)
         self._rows = _read_index(_index_path(path, options), len(self._values))
 
-    def blocks(self) -> Iterator[Block]:
+    def blocks(self, wanted: Wanted) -> Iterator[Block]:
         names = list(self._rows)
         for start in range(0, len(names), blocks.BLOCK_ROWS):
             part = names[start : start + blocks.BLOCK_ROWS]
@@ -70,6 +72,10 @@ def write(path: pathlib.Path, labels: SoftLabels, options: Options) -> list[path
             "clip: give --pool=mean or --pool=max, or another --format"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
+    names, classes = path.with_suffix(".pkl"), classes_path(path)
+    # What told of an earlier array goes first: an export that is stopped leaves no wrong pair.
+    for of_earlier in (names, classes):
+        of_earlier.unlink(missing_ok=True)
     with (
         plain_disk_errors(path, "Run the same command again."),
         files.atomic_path(path) as temporary,
@@ -82,12 +88,12 @@ def write(path: pathlib.Path, labels: SoftLabels, options: Options) -> list[path
                 out[low + row] = blocks.logit(p) if options.logits else p
         out.flush()
         del out
-    written = [path, path.with_suffix(".pkl")]
-    with files.atomic_open(written[1], "wb") as file:
-        pickle.dump({name: row for row, name in enumerate(index.ids.tolist())}, file, protocol=4)
+    written = [path, names]
     if index.classes != audioset_classes():
-        written.append(classes_path(path))
-        files.write_csv(written[-1], ["label"], [[name] for name in index.classes])
+        written.append(classes)
+        files.write_csv(classes, ["label"], [[name] for name in index.classes])
+    with files.atomic_open(names, "wb") as file:
+        pickle.dump({name: row for row, name in enumerate(index.ids.tolist())}, file, protocol=4)
     return written
 
 
@@ -111,6 +117,34 @@ class _NoCode(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it names {module}.{name}")
 
 
+# What files of another kind raise: pickle promises no more than "any exception", these are its own.
+_NO_INDEX = (
+    pickle.UnpicklingError,
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ImportError,
+    ArithmeticError,
+    RecursionError,
+    MemoryError,
+)
+
+
+def _numbered(names: object, rows: int) -> dict[str, int]:
+    """Row by name, of names in the order of the rows. Raises ValueError."""
+    if not isinstance(names, list):
+        raise ValueError("expected {name: row}, or a list of names")
+    if len(names) != rows:
+        raise ValueError(f"it has {len(names)} names, and the array {rows} rows")
+    found = {name: row for row, name in enumerate(names)}
+    if len(found) != len(names):
+        raise ValueError("a name stands there twice")
+    return found
+
+
 def _read_index(path: pathlib.Path, rows: int) -> dict[str, int]:
     """Row by name. Raises UserError for a file of another form, or with rows that there are not."""
     try:
@@ -120,15 +154,13 @@ def _read_index(path: pathlib.Path, rows: int) -> dict[str, int]:
         else:
             text = path.read_text(encoding="utf-8-sig")
             names = json.loads(text) if path.suffix == ".json" else text.splitlines()
-            found = names if isinstance(names, dict) else {name: i for i, name in enumerate(names)}
-            if len(found) != len(names):
-                raise ValueError("a name stands there twice")
+            found = names if isinstance(names, dict) else _numbered(names, rows)
     except FileNotFoundError:
         raise UserError(
             f"{path}: there is no index of file names; give it with --index=FILE (a pickle or JSON "
             "of {name: row}, or a name a line)"
         ) from None
-    except (OSError, EOFError, ValueError, pickle.UnpicklingError, AttributeError) as error:
+    except _NO_INDEX as error:
         raise UserError(f"{path} is no index of file names: {error}") from error
     if not isinstance(found, Mapping) or not all(
         isinstance(name, str) and type(row) is int and 0 <= row < rows

@@ -136,9 +136,13 @@ def read_thresholds(given: Sequence[str], index: ClipIndex) -> dict[int, float]:
         if one.lower().endswith(".csv"):
             rows = csv_files.read_rows(one, ("class", "threshold"))
             pairs = [(row["class"], row["threshold"], f"{one}, line {line}") for line, row in rows]
+            if unnamed := next((where for name, _, where in pairs if not name.strip()), None):
+                raise UserError(f"{unnamed}: it names no class")
         else:
             name, equals, value = one.rpartition("=")
-            pairs = [(name if equals else "", value, f"--threshold {one}")]
+            if equals and not name.strip():
+                raise UserError(f"--threshold {one}: it names no class; for all give {value}")
+            pairs = [(name, value, f"--threshold {one}")]
         for name, value, where in pairs:
             threshold = _threshold(value, where)
             if not name:
@@ -169,7 +173,7 @@ def read_ontology(path: pathlib.Path, classes: Sequence[str]) -> dict[int, list[
     form, a circle, or none of the data's classes.
     """
     children, numbers = _read_nodes(path, classes)
-    result: dict[int, list[int]] = {}
+    result: dict[int, set[int]] = {}
     below: dict[str, set[int]] = {}
 
     def descendants(node: str, way: tuple[str, ...]) -> set[int]:
@@ -186,9 +190,9 @@ def read_ontology(path: pathlib.Path, classes: Sequence[str]) -> dict[int, list[
 
     for node in children:
         found = descendants(node, ())
-        if node in numbers and found - {numbers[node]}:
-            result[numbers[node]] = sorted(found - {numbers[node]})
-    return dict(sorted(result.items()))
+        if node in numbers and (others := found - {numbers[node]}):
+            result.setdefault(numbers[node], set()).update(others)  # two nodes may have one name
+    return {number: sorted(others) for number, others in sorted(result.items())}
 
 
 def _read_nodes(

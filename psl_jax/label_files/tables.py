@@ -16,13 +16,12 @@ import numpy as np
 
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.label_files import blocks, libraries
-from psl_jax.label_files.blocks import Block, Options, Rows
+from psl_jax.label_files.blocks import Block, Options, Rows, Wanted
 from psl_jax.runtime import csv_files, files
 from psl_jax.runtime.disk import plain_disk_errors
 from psl_jax.runtime.errors import UserError
 
 _KEYS = ("clip", "segment", "onset", "offset")
-_SECOND = 1e-3  # as far as a time may be from that of its segment
 # Of 527 classes 69 MB as float32. A group costs a Parquet file some bytes for every column, which
 # all readers read first: many small ones would make that larger than the labels.
 _GROUP_ROWS = 1 << 15
@@ -50,8 +49,8 @@ class _Table:
         if ("onset" in self.keys) != ("offset" in self.keys):
             raise UserError(f"{path}: onset and offset go together; it has {', '.join(self.keys)}")
 
-    def blocks(self) -> Iterator[Block]:
-        for where, keys, values in self._parts():
+    def blocks(self, wanted: Wanted) -> Iterator[Block]:
+        for where, keys, values in self._parts(wanted.columns):
             p = blocks.probabilities(values, self.options.logits, f"{self.path}, {where}")
             times = [keys.get(name) for name in ("onset", "offset")]
             segments = keys.get("segment")
@@ -61,8 +60,11 @@ class _Table:
                 self._check_times(where, segments, *times)
                 yield Block(keys["clip"], p, segments)
 
-    def _parts(self) -> Iterator[tuple[str, dict[str, Any], np.ndarray]]:
-        """(where in the file, the keys, the values) of a block of rows."""
+    def _parts(self, wanted: Sequence[int]) -> Iterator[tuple[str, dict[str, Any], np.ndarray]]:
+        """(where in the file, the keys, the values) of a block of rows.
+
+        Values of other columns than those wanted are 0: a table may have some that are no classes.
+        """
         raise NotImplementedError
 
     def _check_times(self, where: str, segments: np.ndarray, onsets: Any, offsets: Any) -> None:
@@ -72,7 +74,7 @@ class _Table:
             return
         expected = self.options.segmentation.times(segments)
         for found, right, what in zip((onsets, offsets), expected, _KEYS[2:], strict=True):
-            if (wrong := np.flatnonzero(~(np.abs(found - right) < _SECOND))).size:
+            if (wrong := np.flatnonzero(~(np.abs(found - right) < blocks.SAME_SECONDS))).size:
                 row = wrong[0]
                 raise UserError(
                     f"{self.path}, {where}: segment {segments[row]} has the {what} "
@@ -88,10 +90,10 @@ class CsvTable(_Table):
     def __init__(self, path: pathlib.Path, options: Options):
         super().__init__(path, csv_files.read_header(path), options)
 
-    def _parts(self) -> Iterator[tuple[str, dict[str, Any], np.ndarray]]:
+    def _parts(self, wanted: Sequence[int]) -> Iterator[tuple[str, dict[str, Any], np.ndarray]]:
         header = csv_files.read_header(self.path)
         keys = {name: header.index(name) for name in self.keys}
-        columns = [header.index(name) for name in self.classes]
+        columns = [header.index(self.classes[number]) for number in wanted]
         with (
             csv_files.plain_read_errors(self.path),
             open(self.path, encoding="utf-8-sig", newline="") as file,
@@ -106,7 +108,9 @@ class CsvTable(_Table):
                 for place, name in enumerate(self.keys[1:]):
                     column = np.array([one[place] for one in parts[0]])
                     named[name] = column.astype(np.int64) if name == "segment" else column
-                yield f"lines {rows[0][0]} to {rows[-1][0]}", named, np.stack(parts[1])
+                values = np.zeros((len(rows), len(self.classes)), np.float32)
+                values[:, wanted] = parts[1]
+                yield f"lines {rows[0][0]} to {rows[-1][0]}", named, values
 
 
 def _numbers(
@@ -142,21 +146,28 @@ class ParquetTable(_Table):
             header = self._file.schema_arrow.names
         super().__init__(path, header, options)
 
-    def _parts(self) -> Iterator[tuple[str, dict[str, Any], np.ndarray]]:
+    def _parts(self, wanted: Sequence[int]) -> Iterator[tuple[str, dict[str, Any], np.ndarray]]:
         first = 0
         with libraries.plain_errors(self.path, "pyarrow"):
-            columns = [*self.keys, *self.classes]
+            columns = [*self.keys, *(self.classes[number] for number in wanted)]
             for batch in self._file.iter_batches(blocks.BLOCK_ROWS, columns=columns):
-                named = {name: batch.column(name) for name in self.keys}
-                keys: dict[str, Any] = {"clip": list(map(str, named.pop("clip").to_pylist()))}
-                for name, column in named.items():
-                    kind = np.int64 if name == "segment" else np.float64
-                    keys[name] = column.to_numpy(zero_copy_only=False).astype(kind)
-                values = np.empty((batch.num_rows, len(self.classes)), np.float32)
-                for place, name in enumerate(self.classes):
-                    values[:, place] = batch.column(name).to_numpy(zero_copy_only=False)
-                yield f"rows {first} to {first + batch.num_rows - 1}", keys, values
+                where = f"rows {first} to {first + batch.num_rows - 1}"
+                keys: dict[str, Any] = {"clip": list(map(str, batch.column("clip").to_pylist()))}
+                for name in self.keys[1:]:
+                    keys[name] = batch.column(name).to_numpy(zero_copy_only=False).astype(float)
+                if "segment" in keys:
+                    keys["segment"] = self._whole(keys["segment"], where)
+                values = np.zeros((batch.num_rows, len(self.classes)), np.float32)
+                for place in wanted:
+                    column = batch.column(self.classes[place])
+                    values[:, place] = column.to_numpy(zero_copy_only=False)
+                yield where, keys, values
                 first += batch.num_rows
+
+    def _whole(self, segments: np.ndarray, where: str) -> np.ndarray:
+        if (wrong := np.flatnonzero(segments != np.floor(segments))).size:  # NaN: a null
+            raise UserError(f"{self.path}, {where}: segment {segments[wrong[0]]:g}: a whole number")
+        return segments.astype(np.int64)
 
 
 def write_csv(path: pathlib.Path, labels: SoftLabels, options: Options) -> list[pathlib.Path]:
@@ -173,7 +184,7 @@ def write_csv(path: pathlib.Path, labels: SoftLabels, options: Options) -> list[
             for key, number, time, row in zip(
                 rows.ids.tolist(), rows.segments.tolist(), times.tolist(), numbers, strict=True
             ):
-                writer.writerow([key, number, *(f"{t:g}" for t in time), *row])
+                writer.writerow([key, number, *(f"{t:.10g}" for t in time), *row])
     return [path]
 
 
@@ -186,6 +197,7 @@ def write_parquet(path: pathlib.Path, labels: SoftLabels, options: Options) -> l
     kinds = [pa.string(), pa.int32(), pa.float64(), pa.float64()]
     kinds += [pa.float32()] * labels.index.num_classes
     schema = pa.schema(list(zip(header, kinds, strict=True)))
+    libraries.check_replaced(path, "clip")
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
         plain_disk_errors(path, "Run the same command again."),

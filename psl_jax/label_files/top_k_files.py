@@ -17,7 +17,7 @@ import numpy as np
 
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.label_files import blocks, class_columns, libraries
-from psl_jax.label_files.blocks import Block, Options
+from psl_jax.label_files.blocks import Block, Options, Wanted
 from psl_jax.model.class_lists import audioset_classes
 from psl_jax.runtime import csv_files, files
 from psl_jax.runtime.disk import plain_disk_errors
@@ -41,8 +41,9 @@ class TopKFile:
             self._file = h5py.File(path, "r")
             self._values, self._indexes = self._file["topk_values"], self._file["topk_indexes"]
             stored = self._file.attrs.get(_CLASSES)
-        shape = self._values.shape
-        if len(shape) != 2 or shape != self._indexes.shape:
+            shape = self._values.shape
+            alike = len(shape) == 2 and shape == self._indexes.shape
+        if not alike:
             raise UserError(
                 f"{path}: topk_values {list(shape)} and topk_indexes "
                 f"{list(self._indexes.shape)}, expected both [rows, k]"
@@ -53,7 +54,7 @@ class TopKFile:
         self.classes = class_columns.of_file(names, given, width, path)
         self._table = _read_table(_table_path(path, options), shape[0])
 
-    def blocks(self) -> Iterator[Block]:
+    def blocks(self, wanted: Wanted) -> Iterator[Block]:
         names, starts, ends = self._table
         width = len(self.classes)
         for first in range(0, len(names), blocks.BLOCK_ROWS):
@@ -68,9 +69,12 @@ class TopKFile:
                 )
             p = blocks.probabilities(values, self.options.logits, where)
             yield Block(
-                names[rows], filled(p, indexes, width, self.options.fill), None, starts[rows],
+                [str(name) for name in names[rows].to_pylist()],
+                filled(p, indexes, width, self.options.fill),
+                None,
+                starts[rows],
                 ends[rows],
-            )  # fmt: skip
+            )
 
 
 def filled(values: np.ndarray, indexes: np.ndarray, width: int, fill: str) -> np.ndarray:
@@ -95,6 +99,7 @@ def write(path: pathlib.Path, labels: SoftLabels, options: Options) -> list[path
     table = path.with_suffix(".parquet")
     kinds = (pa.string(), pa.float32(), pa.float32())
     schema = pa.schema(list(zip(_TABLE, kinds, strict=True)))
+    libraries.check_replaced(table, "filename")
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
         plain_disk_errors(path, "Run the same command again."),
@@ -132,25 +137,33 @@ def _table_path(path: pathlib.Path, options: Options) -> pathlib.Path:
     return options.index or path.with_suffix(".parquet")
 
 
-def _read_table(path: pathlib.Path, rows: int) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Names, starts and ends of the rows."""
-    if path.suffix in (".csv", ".tsv"):
-        found = list(csv_files.read_rows(path, _TABLE, "\t" if path.suffix == ".tsv" else ","))
-        columns: dict[str, Any] = {name: [row[name] for _, row in found] for name in _TABLE}
-    elif not path.exists():
+def _read_table(path: pathlib.Path, rows: int) -> tuple[Any, np.ndarray, np.ndarray]:
+    """Names, starts and ends of the rows.
+
+    Names stay an array of pyarrow's, which takes a third of a list's memory.
+    """
+    if not path.exists():
         raise UserError(
             f"{path}: there is no table of the rows; give it with --index=FILE (Parquet or CSV "
             f"with {', '.join(_TABLE)})"
         )
+    with libraries.plain_errors(path, "pyarrow"):
+        import pyarrow as pa
+        import pyarrow.parquet
+    if path.suffix in (".csv", ".tsv"):
+        found = csv_files.read_rows(path, _TABLE, "\t" if path.suffix == ".tsv" else ",")
+        texts = [[row[name] for name in _TABLE] for _, row in found]
+        names = pa.array([row[0] for row in texts], pa.string())
+        times: list[Any] = [[row[place] for row in texts] for place in (1, 2)]
     else:
         with libraries.plain_errors(path, "pyarrow"):
-            import pyarrow.parquet
-
-            columns = pyarrow.parquet.read_table(path, columns=list(_TABLE)).to_pydict()
+            table = pyarrow.parquet.read_table(path, columns=list(_TABLE))
+            names = table.column("filename")
+            times = [table.column(name).to_numpy() for name in ("start", "end")]
     try:
-        starts, ends = (np.array(columns[name], np.float64) for name in _TABLE[1:])
+        starts, ends = (np.array(column, np.float64) for column in times)
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: start and end are to be seconds: {error}") from error
     if len(starts) != rows:
         raise UserError(f"{path} has {len(starts)} rows, and the HDF5 file {rows}")
-    return columns["filename"], starts, ends
+    return names, starts, ends

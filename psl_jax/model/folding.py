@@ -57,17 +57,19 @@ class Block:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class FoldedNetwork:
-    """All layers of the network, in order; a pytree."""
+    """All layers of the network, in order, and which of OUTPUTS ends it; a pytree."""
 
     stem: Layer
     blocks: tuple[Block, ...]
     head: Layer
     classifier: Layer
+    output: str = dataclasses.field(default="sigmoid", metadata={"static": True})
 
 
-def fold(variables: Variables) -> FoldedNetwork:
+def fold(variables: Variables, output: str = "sigmoid") -> FoldedNetwork:
     """Folds each BatchNorm, with its running statistics, into the convolution before it.
 
+    output: one of `mobilenetv2.OUTPUTS`.
     Computed in float64, returned as float32 NumPy arrays.
     """
     params, stats = variables
@@ -87,7 +89,7 @@ def fold(variables: Variables) -> FoldedNetwork:
         blocks.append(Block(expand, depthwise, project, stride, shortcut))
     classifier = Layer(*(_float32(params["classifier"][name]) for name in ("kernel", "bias")))
     stem, head = (_folded(params, stats, layer) for layer in ("stem", "head"))
-    return FoldedNetwork(stem, tuple(blocks), head, classifier)
+    return FoldedNetwork(stem, tuple(blocks), head, classifier, output)
 
 
 def _folded(params: dict, stats: dict, layer: str) -> Layer:
@@ -137,6 +139,9 @@ class Operations(Protocol):
 
     def sigmoid(self, x: Any) -> Any: ...
 
+    def softmax(self, x: Any) -> Any:
+        """Over the classes, the last axis."""
+
 
 def embeddings(
     network: FoldedNetwork, logmel: Any, operations: Operations, valid_frames: Any = None
@@ -184,7 +189,8 @@ def frame_probabilities(
     """
     do = operations
     embedded = embeddings(network, logmel, do, valid_frames)
-    return do.sigmoid(do.linear(embedded, network.classifier))
+    values = do.linear(embedded, network.classifier)
+    return do.softmax(values) if network.output == "softmax" else do.sigmoid(values)
 
 
 def scores_and_embeddings(
@@ -251,3 +257,6 @@ class JaxOperations:
 
     def sigmoid(self, x: jax.Array) -> jax.Array:
         return jax.nn.sigmoid(x)
+
+    def softmax(self, x: jax.Array) -> jax.Array:
+        return jax.nn.softmax(x)

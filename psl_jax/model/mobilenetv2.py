@@ -5,6 +5,7 @@ into a graph definition and plain arrays once, and merge it inside the jitted fu
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -36,6 +37,13 @@ INVERTED_RESIDUALS = (
 STEM_CHANNELS = 32
 HEAD_CHANNELS = 1280
 NUM_HALVINGS = 5
+
+# What makes probabilities of the classifier's values [..., classes]: each class by itself, or one
+# of all classes (for data with one label a clip).
+OUTPUTS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "sigmoid": jax.nn.sigmoid,
+    "softmax": jax.nn.softmax,
+}
 
 
 def scaled(channels: int, width: float) -> int:
@@ -162,9 +170,11 @@ class MobileNetV2(nnx.Module):
         num_classes: int,
         width: float = 1.0,
         dropout: float = 0.3,
+        output: str = "sigmoid",
         *,
         rng: np.random.Generator,
     ):
+        """output: one of OUTPUTS."""
         channels = scaled(STEM_CHANNELS, width)
         self.stem = Stem(channels, rng)
         self.stem_norm = BatchNorm(channels)
@@ -184,6 +194,7 @@ class MobileNetV2(nnx.Module):
         self.head_norm = BatchNorm(head)
         self.classifier = Classifier(head, num_classes, rng)
         self.dropout = dropout
+        self.output = output
 
     def features(self, logmel: jax.Array, context: Context) -> jax.Array:
         """Embeddings of frames: [batch, frames, 64] -> float32 [batch, frames / 32, 1280]."""
@@ -211,14 +222,19 @@ class MobileNetV2(nnx.Module):
         Returns:
           float32 [batch, output_frames(frames), classes].
         """
-        x = self.features(logmel, context)
+        return self.classify(self.features(logmel, context), context, dropout_keys)
+
+    def classify(
+        self, x: jax.Array, context: Context, dropout_keys: jax.Array | None = None
+    ) -> jax.Array:
+        """Class probabilities of `features` [batch, frames, 1280], see `__call__`."""
         if context.train and self.dropout > 0:
             if dropout_keys is None:
                 raise ValueError("training needs dropout_keys")
             keep = 1 - self.dropout
             kept = jax.vmap(lambda key: jax.random.bernoulli(key, keep, x.shape[1:]))(dropout_keys)
             x = jnp.where(kept, x / keep, 0.0)
-        return jax.nn.sigmoid(self.classifier(x))
+        return OUTPUTS[self.output](self.classifier(x))
 
 
 def clip_probabilities(frames: jax.Array, valid_frames: jax.Array | None = None) -> jax.Array:
@@ -250,6 +266,8 @@ class NetworkSettings:
 
     width: float = setting(1.0, above=0)  # multiplies the channels
     dropout: float = setting(0.3, least=0, below=1)
+    # sigmoid (each class by itself) | softmax (one of them: for data with one label a clip)
+    output: str = setting("sigmoid", choices=("sigmoid", "softmax"))
     # Of the maps; parameters, statistics and front end are float32.
     dtype: str = setting("float32", choices=("float32", "bfloat16"))
     # Whose batch its statistics are of in training: of all devices, of each by itself, or of so
@@ -277,12 +295,31 @@ class Network(NamedTuple):
         frames = module(logmel, context, dropout_keys)
         return frames, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
 
+    def features(self, variables: Variables, logmel: jax.Array, context: Context) -> jax.Array:
+        """Embeddings float32 [batch, frames / 32, 1280], with frozen statistics."""
+        return nnx.merge(self.graphdef, *variables, copy=True).features(logmel, context)
+
+    def classify(
+        self,
+        variables: Variables,
+        features: jax.Array,
+        context: Context,
+        dropout_keys: jax.Array | None = None,
+    ) -> jax.Array:
+        """Frame probabilities [batch, frames / 32, classes] of `features`."""
+        module = nnx.merge(self.graphdef, *variables, copy=True)
+        return module.classify(features, context, dropout_keys)
+
 
 def create(
-    num_classes: int, width: float = 1.0, dropout: float = 0.3, seed: int = 0
+    num_classes: int,
+    width: float = 1.0,
+    dropout: float = 0.3,
+    seed: int = 0,
+    output: str = "sigmoid",
 ) -> tuple[Network, Variables]:
     """A network and its initial variables (Xavier uniform convolutions, N(0, 0.01) classifier)."""
-    module = MobileNetV2(num_classes, width, dropout, rng=np.random.default_rng(seed))
+    module = MobileNetV2(num_classes, width, dropout, output, rng=np.random.default_rng(seed))
     graphdef, *states = nnx.split(module, nnx.Param, nnx.BatchStat)
     params, stats = map(nnx.to_pure_dict, states)
     return Network(graphdef), Variables(params, stats)

@@ -10,11 +10,11 @@ import jax
 import numpy as np
 
 from psl_jax.model.frontend import LogMel
-from psl_jax.model.mobilenetv2 import Network, Variables
+from psl_jax.model.mobilenetv2 import OUTPUTS, Network, Variables
 from psl_jax.model.thresholds import Thresholds
 from psl_jax.runtime.errors import UserError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1, as long as the output is a sigmoid: earlier versions can read that
 _NEEDED = ("classes", "width", "segment_seconds")
 
 
@@ -27,6 +27,7 @@ class ModelInfo:
       width: of the network, a multiple of MobileNetV2's channels.
       segment_seconds: length of the segments that it was trained on.
       logmel: the front end that it was trained with.
+      output: which of `mobilenetv2.OUTPUTS` makes probabilities.
       name: of the experiment, for people.
       origin: where it comes from, as JSON values: averaged_steps, config_digest, imported, licence.
       thresholds: from which score on each class counts as heard; None: none were tuned.
@@ -38,16 +39,23 @@ class ModelInfo:
     logmel: LogMel = LogMel()
     name: str = "model"
     origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    output: str = "sigmoid"
     thresholds: Thresholds | None = None
+
+    @property
+    def format_version(self) -> int:
+        """The first one that can read it."""
+        return 1 if self.output == "sigmoid" else 2
 
     def as_json(self) -> dict[str, Any]:
         """As JSON values: what `from_json` reads."""
         return {
+            "format_version": self.format_version,
             **self._thresholds_as_json(),
-            "format_version": FORMAT_VERSION,
             "name": self.name,
             "classes": list(self.classes),
             "width": self.width,
+            "output": self.output,
             "segment_seconds": self.segment_seconds,
             "frontend": dataclasses.asdict(self.logmel),
         } | dict(self.origin)
@@ -75,7 +83,12 @@ class ModelInfo:
                 f"{where} has format version {version}, this psl_jax reads up to "
                 f"{FORMAT_VERSION}: install a newer one"
             )
-        named = {*_NEEDED, "frontend", "name", "format_version", "thresholds"}
+        output = values.get("output", "sigmoid")
+        if output not in OUTPUTS:
+            raise UserError(
+                f"{where} has the output {output!r}, this psl_jax knows {', '.join(OUTPUTS)}"
+            )
+        named = {*_NEEDED, "frontend", "name", "format_version", "output", "thresholds"}
         classes, width, seconds = (values[name] for name in _NEEDED)
         if not (
             isinstance(classes, list | tuple)
@@ -95,6 +108,7 @@ class ModelInfo:
             logmel=_logmel(values.get("frontend", {}), where),
             name=str(values.get("name") or "model"),
             origin={name: value for name, value in values.items() if name not in named},
+            output=output,
             thresholds=None if tuned is None else Thresholds.from_json(tuned, classes, where),
         )
 
@@ -131,6 +145,8 @@ class Model:
     def digest(self) -> str:
         """Hash of all arrays, names and classes: what soft labels are said to come from."""
         digest = hashlib.sha256("\n".join(self.classes).encode())
+        if self.info.output != "sigmoid":
+            digest.update(self.info.output.encode())
         leaves, _ = jax.tree_util.tree_flatten_with_path(self.variables)
         for path, array in leaves:
             digest.update(jax.tree_util.keystr(path).encode())
@@ -140,8 +156,9 @@ class Model:
     def for_classes(self, classes: Sequence[str]) -> "Model":
         """The same network for these of its classes, in this order.
 
-        Each class has its own sigmoid, so the others are left out without touching them. Raises
-        UserError naming those that it does not know, and what it has that is spelt nearly so.
+        Each class has its own sigmoid, so the others are left out without touching them; of a
+        softmax all are needed. Raises UserError naming those that it does not know, and what it has
+        that is spelt nearly so.
         """
         if tuple(classes) == self.classes:
             return self
@@ -153,6 +170,11 @@ class Model:
                 f"{self.info.name} knows {len(self.classes)} classes "
                 f"({', '.join(self.classes[:3])}, ...), and {len(unknown)} of the {len(classes)} "
                 f"asked for are none of them, such as {unknown[0]!r}{hint}"
+            )
+        if self.info.output == "softmax" and len(classes) < len(self.classes):
+            raise UserError(
+                f"{self.info.name} tells {len(self.classes)} classes apart with one softmax, and "
+                f"{len(classes)} of them are asked for: it has no probabilities of these alone"
             )
         chosen = np.array([place[name] for name in classes])
         params = self.variables.params

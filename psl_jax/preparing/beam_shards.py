@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from psl_jax.corpora import clip_rows
-from psl_jax.preparing import shards
+from psl_jax.preparing import parts
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
 
@@ -24,21 +24,20 @@ from psl_jax.runtime.errors import UserError
 class _Job:
     """What a worker needs to write a shard."""
 
-    rows: Sequence[Any]
+    part: parts.Part
     loader: clip_rows.Loader
     has_events: bool
 
 
-def write_shards(
-    rows: Sequence[Sequence[Any]],
-    paths: Sequence[pathlib.Path],
+def write_parts(
+    wanted: Sequence[parts.Part],
     *,
     loader: clip_rows.Loader,
     has_events: bool,
     options: str,
     name: str,
-) -> list[shards.ShardContents]:
-    """Writes shard `paths[k]` from `rows[k]`, each in one step of one Beam worker.
+) -> None:
+    """Writes each of the `wanted` parts in one step of one Beam worker.
 
     Args:
       options: command line of the pipeline, such as "--runner=FlinkRunner --flink_master=...".
@@ -48,40 +47,25 @@ def write_shards(
       UserError: Beam is not installed, or its options are wrong.
     """
     beam, pipeline_options = _beam(options)
-    for part, path in zip(rows, paths, strict=True):
-        with files.atomic_open(_job_path(path), "wb") as file:
+    jobs = [part.told.with_suffix(".job") for part in wanted]
+    for part, path in zip(wanted, jobs, strict=True):
+        with files.atomic_open(path, "wb") as file:
             pickle.dump(_Job(part, loader, has_events), file)
     with beam.Pipeline(options=pipeline_options) as pipeline:
         _ = (
             pipeline
-            | f"{name}: shards" >> beam.Create([os.fspath(path) for path in paths])
+            | f"{name}: shards" >> beam.Create([os.fspath(path) for path in jobs])
             | f"{name}: share out" >> beam.Reshuffle()
             | f"{name}: write" >> beam.Map(write_one)
         )
-    written = []
-    for path in paths:
-        written.append(pickle.loads(_contents_path(path).read_bytes()))
-        _contents_path(path).unlink()
-        _job_path(path).unlink()
-    return written
 
 
 def write_one(path: str) -> str:
-    """Writes one shard under a name of its own, and renames it: workers may do a job twice."""
-    job: _Job = pickle.loads(_job_path(path).read_bytes())
-    with files.atomic_path(path, mark=f"{uuid.uuid4().hex}.") as temporary:
-        contents = shards.write_shard(temporary, map(job.loader, job.rows), job.has_events)
-    with files.atomic_open(_contents_path(path), "wb") as file:
-        pickle.dump(contents, file)
+    """Writes one part under a name of its own, and renames it: workers may do a job twice."""
+    job: _Job = pickle.loads(pathlib.Path(path).read_bytes())
+    loaded = map(job.loader, job.part.rows)
+    parts.write(job.part, loaded, job.has_events, mark=f"{uuid.uuid4().hex}.")
     return path
-
-
-def _job_path(path: str | os.PathLike) -> pathlib.Path:
-    return pathlib.Path(f"{os.fspath(path)}.job")
-
-
-def _contents_path(path: str | os.PathLike) -> pathlib.Path:
-    return pathlib.Path(f"{os.fspath(path)}.contents")
 
 
 def _beam(options: str) -> tuple[Any, Any]:

@@ -1,6 +1,7 @@
-"""The base of our TFDS builders: rows in, sharded clip records and a report out."""
+"""Rows of a corpus in; sharded clip records, their index and a report out."""
 
 import contextlib
+import dataclasses
 import datetime
 import fcntl
 import hashlib
@@ -9,83 +10,81 @@ import json
 import os
 import pathlib
 import shutil
-import tempfile
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
-
-import absl.logging
-import tensorflow_datasets as tfds
-from tensorflow_datasets.core import splits
 
 from psl_jax.corpora.clip_rows import Loaded
 from psl_jax.corpora.corpus import Corpus
 from psl_jax.corpora.problems import Problem
 from psl_jax.data import index_files as index_lib
-from psl_jax.data.clip_index import ClipIndex
-from psl_jax.preparing import clip_records, preparation_report, shards
+from psl_jax.data.clip_index import ClipIndex, joined
+from psl_jax.preparing import mending, metadata, parts, preparation_report, shards
 from psl_jax.preparing.workers import ordered_map
-from psl_jax.runtime import files, progress
+from psl_jax.runtime import interrupts, progress
 from psl_jax.runtime.disk import plain_disk_errors
 from psl_jax.runtime.errors import UserError
-from psl_jax.runtime.quiet_tensorflow import tensorflow_quietly
 
+VERSION = "1.0.0"
 _DISK_ADVICE = (
-    "Nothing half written was kept. Or put data.data_dir on another disk; an hour of audio takes "
-    "115 MB."
+    "Whole shards are kept, and the same command goes on after them. Or put data.data_dir on "
+    "another disk; an hour of audio takes 115 MB."
 )
 
 
-class ClipBuilder(tfds.core.GeneratorBasedBuilder):
-    """Writes the rows of a corpus as shards of clip records.
+class ClipBuilder:
+    """Writes the rows of a corpus as shards of clip records: a data set that TFDS can read.
 
     Shards are written one after the other as clips arrive, in row order, so memory does not grow
-    with the corpus (the writer of `GeneratorBasedBuilder` gathers up to 1 GB and sorts it again on
-    disk). Everything is written to a temporary folder that TFDS renames when whole; index, class
-    list and report are in it.
+    with the corpus. They lie in a folder beside the data set's place, which is given its name when
+    everything is in it; what a killed preparation left there is used (`parts`).
 
     With Beam each of its workers writes a shard at a time: the very same files.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
-    # There is nothing to download or to cite: TFDS looks for no checksum and metadata files.
-    pkg_dir_path = pathlib.Path(__file__).parent
-    code_path = None
-
     def __init__(
-        self, corpus: Corpus, *, data_dir: str | os.PathLike, num_workers: int | None = None
+        self,
+        corpus: Corpus,
+        *,
+        data_dir: str | os.PathLike,
+        num_workers: int | None = None,
+        limit: int | None = None,
     ):
         """Args:
         corpus: what is prepared.
         data_dir: the root; records go to `<data_dir>/<name>/<digest of settings>/<version>`.
         num_workers: threads that load clips, default one a core.
+        limit: clips tried of each stored split, to try things out; default all.
         """
-        self.corpus, self.num_workers = corpus, num_workers
-        self.name = corpus.name
+        self.corpus, self.num_workers, self.limit = corpus, num_workers, limit
+        self.settings = dict(corpus.settings) | ({"limit": limit} if limit else {})
+        digest = settings_digest(self.settings)
+        self._folder = pathlib.Path(data_dir) / corpus.name / digest / VERSION
+        self._beginning = self._folder.with_name(f"incomplete.{VERSION}")
+        self._told = self._folder.with_name(f"incomplete.{VERSION}.parts")
         self._beam_options: str | None = None
-        digest = settings_digest(corpus.settings)
-        config = tfds.core.BuilderConfig(name=digest, version=self.VERSION)
-        tensorflow_quietly()  # before TFDS imports it
-        with _absl_quiet():  # TFDS warns of any configuration that is not a class attribute
-            super().__init__(data_dir=os.fspath(data_dir), config=config)
+
+    @property
+    def data_dir(self) -> str:
+        """Where the data set lies, or will."""
+        return os.fspath(self._folder)
 
     def prepare(self, beam_options: str | None = None) -> dict[str, Any]:
-        """Makes the data set if it is not there whole; returns its report.
+        """Makes the data set, or what of it is not there whole; returns its report.
 
         Args:
           beam_options: of a Beam pipeline, whose workers then write the shards; None: threads of
             this process.
 
         Raises:
-          UserError: a split without any usable clip, or the disk is full.
+          UserError: a split without any usable clip, recordings that are others than those of a
+            shard that is to be made again, or a full disk.
         """
         self._beam_options = beam_options
         existed = self.is_prepared()
-        if not existed:
-            with (
-                plain_disk_errors(self.data_dir, _DISK_ADVICE),
-                _locked(pathlib.Path(self.data_dir).parent),
-            ):
-                self._prepare_alone()
+        with plain_disk_errors(self.data_dir, _DISK_ADVICE):
+            if not existed or self._told.exists() or mending.lacks(self._folder, self.corpus):
+                with _locked(self._folder.parent):
+                    self._prepare_alone()
         report = preparation_report.read_report(self.data_dir)
         if report is None:
             raise UserError(f"{self.data_dir} has no report: delete it and prepare the data again")
@@ -94,154 +93,153 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder):
                 print(f"{note} ({self.data_dir})")
         return report
 
-    def _prepare_alone(self) -> None:
-        if self.is_prepared():  # by the process that held the lock before
-            return
-        self._remove_leftovers()
-        config = tfds.download.DownloadConfig(try_download_gcs=False)
-        with tempfile.TemporaryDirectory() as no_downloads:
-            self.download_and_prepare(download_dir=no_downloads, download_config=config)
-
     def is_prepared(self) -> bool:
-        return os.path.exists(os.path.join(self.data_dir, "dataset_info.json"))
+        """Whether the data set has its place; a shard may have been lost since."""
+        return self._folder.exists()
 
-    def _remove_leftovers(self) -> None:
-        """What a killed preparation left: TFDS's temporary folders, and a folder without info."""
-        target = pathlib.Path(self.data_dir)
-        for leftover in [*target.parent.glob(f"incomplete.*_{target.name}"), target]:
-            if leftover.is_dir():
+    def _prepare_alone(self) -> None:
+        if self.is_prepared():  # perhaps by the process that held the lock before
+            if mending.lacks(self._folder, self.corpus):
+                mending.mend(self._folder, self.corpus, self._rows, self.num_workers)
+            self._remove_leftovers()
+            return
+        ours = (self._beginning, self._told)
+        self._remove_leftovers(but=ours)
+        for folder in ours:
+            folder.mkdir(parents=True, exist_ok=True)
+            for leftover in folder.glob(".*.tmp"):  # of files that were being written
+                leftover.unlink()
+        self._write_splits()
+        self._beginning.rename(self._folder)
+        self._remove_leftovers()
+
+    def _remove_leftovers(self, but: Sequence[pathlib.Path] = ()) -> None:
+        """What is known of the parts of a whole data set, and what earlier versions left."""
+        for leftover in self._folder.parent.glob("incomplete.*"):
+            if leftover not in but:
                 shutil.rmtree(leftover)
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=f"{self.name}: clips at 16 kHz with weak labels; made by psl_jax.",
-            features=clip_records.features(self.corpus.classes, events=self.corpus.has_events),
-            disable_shuffling=True,
-        )
-
-    def _log_download_bytes(self) -> None:
-        """TFDS would announce a download."""
-
-    def _log_download_done(self) -> None:
-        """TFDS would announce the end of a download."""
-
-    def _split_generators(self, dl_manager: Any) -> Any:
-        raise NotImplementedError("splits are written by _download_and_prepare")
-
-    def _generate_examples(self, **kwargs: Any) -> Any:
-        raise NotImplementedError("splits are written by _download_and_prepare")
-
-    def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
-        del dl_manager, download_config
-        # Told here already: afterwards TFDS has removed what it wrote and there is room again.
-        with plain_disk_errors(self._data_dir_root, _DISK_ADVICE):
-            self._write_splits()
+    def _rows(self) -> dict[str, Sequence[Any]]:
+        """The rows of each split that is stored."""
+        rows = self.corpus.rows()  # finds problems, too
+        return {split: part[: self.limit] for split, part in rows.items()}
 
     def _write_splits(self) -> None:
-        folder = pathlib.Path(self.data_dir)  # the temporary one while TFDS prepares
-        all_rows = self.corpus.rows()  # finds problems, too
+        all_rows = self._rows()
         for split, rows in all_rows.items():
             if not rows:  # told before another one is written for hours
                 raise self.corpus.nothing_left(split, [])
-        indices = []
-        split_infos, reports, problems = [], {}, list(self.corpus.problems)
+        indices, found = {}, {}
         for split, rows in all_rows.items():
-            index, contents = self._write_split(folder, split, rows)
-            indices.append(index)
-            known = [problem for where, problem in self.corpus.problems if where == split]
-            problems += [(split, problem) for problem in contents.problems]
-            split_infos.append(
-                splits.SplitInfo(
-                    name=split,
-                    shard_lengths=index.shard_sizes.tolist(),
-                    num_bytes=contents.num_bytes,
-                    filename_template=self._get_filename_template(split_name=split),
-                )
-            )
-            reports[split] = preparation_report.split_report(
-                index,
-                len(rows) + self.corpus.absent.get(split, 0),
-                known + contents.problems,
-                contents.source_rates,
-            )
-        self.info.set_splits(splits.SplitDict(split_infos))
-        files.write_csv(
-            folder / "classes.csv",
-            ("index", "mid", "display_name"),
-            zip(
-                range(len(self.corpus.classes)),
-                self.corpus.class_ids,
-                self.corpus.classes,
-                strict=True,
-            ),
-        )
-        preparation_report.write_report(folder, self._report(reports, problems, indices))
+            indices[split], found[split] = self._write_split(split, rows)
+        metadata.write_classes(self._beginning, self.corpus)
+        unions = metadata.write_unions(self._beginning, self.corpus, indices)
+        report = self._report(all_rows, indices, found, unions)
+        preparation_report.write_report(self._beginning, report)
+        metadata.write_metadata(self._beginning, self.corpus, indices)
 
     def _write_split(
-        self, folder: pathlib.Path, split: str, rows: Sequence[Any]
+        self, split: str, rows: Sequence[Any]
     ) -> tuple[ClipIndex, shards.ShardContents]:
-        parts = shards.plan(len(rows))
-        paths = [folder / f"part-{split}-{number:05d}" for number in range(len(parts))]
+        planned = parts.plan(self._beginning, self._told, split, rows)
+        written = self._write_parts(split, planned)
+        total = shards.ShardContents()
+        for contents in written:
+            total.add(contents)
+        if not total.clips:
+            raise self.corpus.nothing_left(split, total.problems)
+        kept = [part for part, told in zip(planned, written, strict=True) if told.clips]
+        for number, part in enumerate(kept):
+            if part.shard.exists():  # else it was renamed by the start before
+                part.shard.rename(self._shard_path(split, number, len(kept)))
+        sizes = [len(contents.clips) for contents in written if contents.clips]
+        index = index_lib.build_index(split, self.corpus.classes, total.clips, sizes)
+        index.save(index_lib.index_path(self._beginning, split))
+        return index, dataclasses.replace(total, clips=[])
+
+    def _shard_path(self, split: str, number: int, count: int) -> pathlib.Path:
+        return metadata.shard_path(self._beginning, self.corpus.name, split, number, count)
+
+    def _write_parts(self, split: str, planned: list[parts.Part]) -> list[shards.ShardContents]:
+        """Writes what is not there whole; what every part's shard holds."""
+        contents = self._whole(split, planned)
+        missing = [part for part, told in zip(planned, contents, strict=True) if told is None]
+        if len(missing) < len(planned):
+            print(f"{split}: {len(planned) - len(missing)} of {len(planned)} shards are there")
+        if not missing:
+            return contents
         if self._beam_options is None:
-            written = self._write_parts(split, rows, parts, paths)
+            self._write_here(split, missing, sum(len(part.rows) for part in planned))
         else:
             from psl_jax.preparing import beam_shards
 
-            written = beam_shards.write_shards(
-                [rows[part] for part in parts],
-                paths,
+            beam_shards.write_parts(
+                missing,
                 loader=self.corpus.loader(),
                 has_events=self.corpus.has_events,
                 options=self._beam_options,
-                name=f"{self.name} {split}",
+                name=f"{self.corpus.name} {split}",
             )
-        whole = shards.ShardContents()
-        for contents in written:
-            whole.add(contents)
-        if not whole.clips:
-            raise self.corpus.nothing_left(split, whole.problems)
-        kept = [path for path, contents in zip(paths, written, strict=True) if contents.clips]
-        template = self._get_filename_template(split_name=split)
-        for number, path in enumerate(kept):
-            path.rename(template.sharded_filepath(shard_index=number, num_shards=len(kept)))
-        sizes = [len(contents.clips) for contents in written if contents.clips]
-        index = index_lib.build_index(split, self.corpus.classes, whole.clips, sizes)
-        index.save(folder / f"index-{split}.npz")
-        return index, whole
+        return parts.whole(planned)
 
-    def _write_parts(
-        self, split: str, rows: Sequence[Any], parts: list[slice], paths: list[pathlib.Path]
-    ) -> list[shards.ShardContents]:
-        """Writes the shards here; clips are loaded by several threads and come in order."""
+    def _whole(self, split: str, planned: list[parts.Part]) -> list:
+        """What the whole parts hold, None for others."""
+        told = parts.read(planned)
+        if None in told:
+            return parts.whole(planned)
+        count = sum(bool(contents.clips) for contents in told)
+        final = [self._shard_path(split, number, count) for number in range(count)]
+        return parts.whole(planned, final)
+
+    def _write_here(self, split: str, missing: list[parts.Part], total: int) -> None:
+        """Writes shards in this process; clips are loaded by several threads and come in order."""
+        rows = [row for part in missing for row in part.rows]
 
         def loaded() -> Generator[Loaded, None, None]:
-            items = ordered_map(self.corpus.loader(), rows, self.num_workers)
-            yield from progress.track(items, len(rows), "clips", f"prepare {split}")
+            with progress.bar(total, "clips", f"prepare {split}", total - len(rows)) as bar:
+                for item in ordered_map(self.corpus.loader(), rows, self.num_workers):
+                    bar.update()
+                    yield item
 
         with contextlib.closing(loaded()) as stream:
-            return [
-                shards.write_shard(
-                    path,
-                    itertools.islice(stream, part.stop - part.start),
-                    self.corpus.has_events,
-                )
-                for part, path in zip(parts, paths, strict=True)
-            ]
+            for number, part in enumerate(missing):
+                clips = itertools.islice(stream, len(part.rows))
+                parts.write(part, clips, self.corpus.has_events)
+                interrupts.note_saved(f"{number + 1} more shards of {split}")
 
     def _report(
         self,
-        reports: dict[str, Any],
-        problems: list[tuple[str | None, Problem]],
-        indices: list[ClipIndex],
+        rows: Mapping[str, Sequence[Any]],
+        indices: Mapping[str, ClipIndex],
+        found: Mapping[str, shards.ShardContents],
+        unions: Mapping[str, list[str]],
     ) -> dict[str, Any]:
+        """What is told of the data set, by split of the corpus."""
+        absent = {} if self.limit else self.corpus.absent
+        rest = {name for names in unions.values() for name in names[1:]}
+        members = {split: [split] for split in indices if split not in rest} | dict(unions)
+        reports = {}
+        for split, names in members.items():
+            asked = {split, *self.corpus.unions.get(split, names)}  # of some there may be nothing
+            known = [problem for where, problem in self.corpus.problems if where in asked]
+            contents = shards.ShardContents()
+            for name in names:
+                contents.add(found[name])
+            reports[split] = preparation_report.split_report(
+                indices[split] if split in indices else joined([indices[n] for n in names], split),
+                sum(len(rows[name]) for name in names) + sum(absent.get(name, 0) for name in asked),
+                known + contents.problems,
+                contents.source_rates,
+            )
+        problems: list[tuple[str | None, Problem]] = list(self.corpus.problems)
+        problems += [(split, problem) for split in found for problem in found[split].problems]
         return {
             "corpus": self.corpus.name,
-            "settings": self.corpus.settings,
+            "settings": self.settings,
             "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "classes": len(self.corpus.classes),
             "splits": reports,
-            "same_audio": preparation_report.same_audio(indices),
+            "same_audio": preparation_report.same_audio(list(indices.values())),
             "problems": [
                 {"split": split, "file": p.file, "kind": p.kind, "detail": p.detail}
                 for split, p in problems
@@ -263,13 +261,3 @@ def _locked(folder: pathlib.Path) -> Iterator[None]:
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-@contextlib.contextmanager
-def _absl_quiet() -> Iterator[None]:
-    level = absl.logging.get_verbosity()
-    absl.logging.set_verbosity(absl.logging.ERROR)
-    try:
-        yield
-    finally:
-        absl.logging.set_verbosity(level)

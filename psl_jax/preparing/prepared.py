@@ -6,15 +6,13 @@ from typing import Any
 
 from psl_jax.corpora.corpus import Corpus
 from psl_jax.data import index_files as index_lib
-from psl_jax.data.settings import DataSettings
+from psl_jax.data.settings import RECORDED, DataSettings
 from psl_jax.preparing import preparation_report
 from psl_jax.preparing.builder import ClipBuilder
 from psl_jax.runtime.errors import UserError
 
-CORPORA = ("soundscapes", "own_data", "tfds")
-RECORDED_CORPORA = (
-    *("audioset", "fsd50k", "fsdkaggle2018", "fsdkaggle2019", "esc50", "urbansound8k", "own_data"),
-)
+CORPORA = ("soundscapes", "tfds", *RECORDED)
+RECORDED_CORPORA = ("audioset", *RECORDED)
 
 # Options of the command line that not all corpora have.
 OPTIONS_OF = {
@@ -36,10 +34,11 @@ def prepare(data: DataSettings, workdir: str | os.PathLike, quiet: bool = False)
 
     Args:
       data: `corpus` is "soundscapes" (full_clips, balanced_clips, eval_clips, seed,
-        missing_labels), "own_data" (source_dir, max_clip_seconds, label_separator) or "tfds"
-        (data_dir is a prepared TFDS directory). For the first two, `data_dir` is where to put
-        the records (default `<workdir>/data`) and `num_workers` how many clips to load at once
-        (default, also for 0: one a core).
+        missing_labels, sounds), "own_data" (source_dir, max_clip_seconds, label_separator), another
+        of RECORDED (source_dir) or "tfds" (data_dir is a prepared TFDS directory, or holds it as
+        data_set). For all but the last, `data_dir` is where to put the records (default
+        `<workdir>/data`) and `num_workers` how many clips to load at once (default, also for 0:
+        one a core).
       workdir: the run folder.
       quiet: print no summary.
 
@@ -79,34 +78,52 @@ def print_summary(report: dict[str, Any], data_dir: str | os.PathLike, existed: 
 
 def _corpus(data: DataSettings) -> Corpus:
     if data.corpus == "soundscapes":
-        from psl_jax.corpora.soundscapes import SceneSettings, Soundscapes
+        from psl_jax.corpora.soundscapes import HALVES, SceneSettings, Soundscapes
 
         return Soundscapes(
             full_clips=data.full_clips,
             balanced_clips=data.balanced_clips,
             eval_clips=data.eval_clips,
-            scenes=SceneSettings(seed=data.seed, missing_labels=data.missing_labels),
+            scenes=SceneSettings(
+                seed=data.seed, missing_labels=data.missing_labels, sounds=HALVES[data.sounds]
+            ),
+        )
+    if data.corpus not in RECORDED:
+        raise UserError(f"data.corpus is {data.corpus!r}, expected one of {', '.join(CORPORA)}")
+    if not data.source_dir:
+        what = (
+            "your CSVs and audio files" if data.corpus == "own_data" else f"{data.corpus}'s files"
+        )
+        raise UserError(
+            f"data.source_dir is empty: give the folder with {what}, such as "
+            "--config.data.source_dir=/path/to/folder"
         )
     if data.corpus == "own_data":
         from psl_jax.corpora.own_data import OwnData
 
-        if not data.source_dir:
-            raise UserError(
-                "data.source_dir is empty: give the folder with your CSVs and audio files, such as "
-                "--config.data.source_dir=/path/to/folder"
-            )
         return OwnData(
             source_dir=data.source_dir,
             max_clip_seconds=data.max_clip_seconds,
             label_separator=data.label_separator,
         )
-    raise UserError(f"data.corpus is {data.corpus!r}, expected one of {', '.join(CORPORA)}")
+    return _published(data.corpus)(source_dir=data.source_dir)
+
+
+def _published(name: str) -> Any:
+    """The class of a corpus of recordings as published, with folds or of Freesound."""
+    from psl_jax.corpora.folds import Esc50, UrbanSound8k
+    from psl_jax.corpora.fsd50k import Fsd50k
+    from psl_jax.corpora.fsdkaggle2018 import FsdKaggle2018
+    from psl_jax.corpora.fsdkaggle2019 import FsdKaggle2019
+
+    classes = Esc50, UrbanSound8k, Fsd50k, FsdKaggle2018, FsdKaggle2019
+    return {one.name: one for one in classes}[name]
 
 
 def _check_existing(data: DataSettings, quiet: bool) -> str:
     if not data.data_dir:
         raise UserError("data.corpus is 'tfds': data.data_dir must name a prepared TFDS directory")
-    data_dir = index_lib.find_data_dir(data.data_dir)
+    data_dir = index_lib.find_data_dir(os.path.join(data.data_dir, data.data_set))
     names = index_lib.splits(data_dir)
     classes = index_lib.class_names(data_dir)
     for split in names:
@@ -127,6 +144,7 @@ def corpus_builder(arguments: argparse.Namespace) -> ClipBuilder:
         _corpus_of_arguments(arguments),
         data_dir=os.path.abspath(arguments.data_dir),
         num_workers=arguments.num_workers,
+        limit=arguments.limit,
     )
 
 
@@ -147,14 +165,6 @@ def _corpus_of_arguments(arguments: argparse.Namespace) -> Corpus:
         names = ("labels_dir", "hdf5_rate")
         settings |= {name: getattr(arguments, name) for name in names}
         return AudioSet(**settings, seed=arguments.seed or 0)
-    if arguments.corpus in ("esc50", "urbansound8k"):
-        from psl_jax.corpora.folds import Esc50, UrbanSound8k
-
-        return (Esc50 if arguments.corpus == "esc50" else UrbanSound8k)(**settings)
-    from psl_jax.corpora.fsd50k import Fsd50k
-    from psl_jax.corpora.fsdkaggle2018 import FsdKaggle2018
-    from psl_jax.corpora.fsdkaggle2019 import FsdKaggle2019
-
     if arguments.corpus == "fsdkaggle2019":
-        return FsdKaggle2019(**settings, include_known_bad=arguments.include_known_bad)
-    return (Fsd50k if arguments.corpus == "fsd50k" else FsdKaggle2018)(**settings)
+        settings["include_known_bad"] = arguments.include_known_bad
+    return _published(arguments.corpus)(**settings)

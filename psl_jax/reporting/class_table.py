@@ -37,7 +37,7 @@ def read_classes(path: pathlib.Path) -> list[dict[str, Any]]:
     """Rows {class, AP, AUC, num_positives} of a run's per_class.csv; [] where there is none."""
     if not path.exists():
         return []
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         try:
             return [
                 {
@@ -65,7 +65,8 @@ def class_table(
 ) -> ClassTable | None:
     """The table of experiments, each with the folders of its runs: APs are means over these.
 
-    None where no run was evaluated. Classes are those of the first experiment that was.
+    None where no run was evaluated. Classes are those of the best experiment, or else of the first
+    that was evaluated; those of other data are left out.
     """
     found = {
         name: each
@@ -74,6 +75,9 @@ def class_table(
     }
     if not found:
         return None
+    of_each = {n: [row["class"] for row in next(filter(None, each))] for n, each in found.items()}
+    wanted = of_each.get(best or "", next(iter(of_each.values())))
+    found = {name: each for name, each in found.items() if of_each[name] == wanted}
     ap = {name: _means(rows) for name, rows in found.items()}
     rows = []
     for row in next(each for each in next(iter(found.values())) if each):

@@ -87,7 +87,8 @@ def _shares(values: Sequence[int], length: int) -> list[float]:
 
 def _coverage(statistics: Mapping[str, Mapping[str, Any]]) -> Figure:
     colour = colours(list(statistics))
-    first = next(iter(statistics.values()))["coverage"]
+    some = next(iter(statistics.values()))
+    first, teachers = some["coverage"], some.get("teachers", 1)  # of each the same clips
     series = [
         (name, _shares(s["coverage"]["clips"], len(first["bins"])), colour[name])
         for name, s in statistics.items()
@@ -99,7 +100,8 @@ def _coverage(statistics: Mapping[str, Mapping[str, Any]]) -> Figure:
         y_label="clips (%)",
         form=lambda v: f"{v:.1f} %",
     )
-    note = f"Figure 3 of the paper, over the {first['num_clips']:,} clips that have weak labels."
+    clips = first["num_clips"] // teachers
+    note = f"Figure 3 of the paper, over the {clips:,} clips that have weak labels."
     return Figure("label_coverage", "Label coverage", note, plot)
 
 

@@ -9,15 +9,15 @@ import pathlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from markupsafe import Markup
 
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
 from psl_jax.data.clip_index import ClipIndex, Event
 from psl_jax.data.sampling import Window
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.sources import Source
-from psl_jax.reporting import label_media, pages, tables
+from psl_jax.reporting import media, pages, tables
 from psl_jax.runtime import progress
+from psl_jax.tagging.spectrogram import as_bytes, spectrogram
 
 # How clips are chosen, in words.
 RULES = {
@@ -28,8 +28,8 @@ RULES = {
 
 _ROWS = 8  # classes shown of a clip, and more only where it has more labels
 _READ_AT_ONCE = 16
+_COLUMNS = 600  # of a picture
 _WRITTEN_VALUES = 12  # segments up to which their values are written in them
-_TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,8 +88,6 @@ def write_page(
         "origin": labels.manifest.get("origin", {}).get("kind", "made by a teacher"),
         "digest": labels.manifest.get("teacher_digest", ""),
         "knows_events": index.has_events,
-        "label_style": Markup(pages.asset("labels.css")),
-        "label_script": Markup(pages.asset("labels.js")),
     }
     return pages.render("labels.html.jinja", path, context)
 
@@ -143,10 +141,10 @@ def view(
         id=str(index.ids[clip]),
         seconds=seconds,
         weak=[index.classes[label] for label in sorted(weak)],
-        audio=label_media.flac(audio),
-        mel=label_media.mel_png(audio),
+        audio=media.url("audio/flac", media.flac(audio)),
+        mel=media.url("image/png", media.png(_mel(audio))),
         rows=rows,
-        ticks=_ticks(seconds),
+        ticks=[(100 * time / seconds, f"{time:g}") for time in media.ticks(seconds)],
         written=len(values) <= _WRITTEN_VALUES,
     )
 
@@ -174,16 +172,17 @@ def _cells(values: np.ndarray, segmentation: Segmentation, seconds: float) -> li
     return cells
 
 
+def _mel(audio: np.ndarray) -> np.ndarray:
+    """The log-mel spectrogram of int16 [samples], the lowest band below: uint8 [height, width]."""
+    decibel, _ = spectrogram(lambda: iter([audio]), _COLUMNS)
+    return as_bytes(decibel).T[::-1]
+
+
 def _stretch(event: Event, seconds: float) -> tuple[float, float, str]:
     onset, offset, _ = event
     low, high = min(onset, seconds), min(offset, seconds)
     tip = f"sounds from {onset:.2f} to {offset:.2f} s"
     return 100 * low / seconds, 100 * (high - low) / seconds, tip
-
-
-def _ticks(seconds: float) -> list[tuple[float, str]]:
-    step = next((step for step in _TICKS if seconds / step <= 6), 300)
-    return [(100 * k * step / seconds, f"{k * step:g} s") for k in range(int(seconds / step) + 1)]
 
 
 def _events(index: ClipIndex, clip: int) -> Sequence[Event]:

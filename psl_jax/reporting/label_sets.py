@@ -48,6 +48,7 @@ def _statistics(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "clips": _sums([one["clips"] for one in coverages]),
     }
     return dict(first) | {
+        "teachers": len(found),
         "num_clips": sum(one["num_clips"] for one in found),
         "labels_per_clip": counts,
         "mean_labels": mean("mean_labels"),

@@ -6,21 +6,18 @@ a report can be made again without the data.
 
 import base64
 import dataclasses
-import io
 import pathlib
-import struct
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import soundfile
 
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
 from psl_jax.data import sampling
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.sources import Source
+from psl_jax.reporting import media
 from psl_jax.runtime import files
 from psl_jax.tagging.spectrogram import as_bytes, spectrogram
 from psl_jax.tagging.tagger import Tagger
@@ -72,21 +69,21 @@ def write(
             audio = row[: min(index.num_samples[clip], round(MOST_SECONDS * SAMPLE_RATE))].copy()
             sound = f"clip{len(described) + 1}.flac"
             with files.atomic_open(folder / sound, "wb") as file:
-                file.write(_flac(audio))
+                file.write(media.flac(audio))
             described.append(_describe(clip, index, audio, hearers) | {"sound": sound})
     about = {"split": index.split, "num_clips": len(index), "student": student, "clips": described}
     files.write_json(folder / ABOUT, about)
 
 
 def read(folder: pathlib.Path) -> dict[str, Any] | None:
-    """What `write` wrote, with each clip's sound as `flac` and picture as `png`, in base64."""
+    """What `write` wrote, with each clip's sound and picture as data URLs, `flac` and `png`."""
     if not (folder / ABOUT).exists():
         return None
     about = files.read_json(folder / ABOUT)
     for clip in about["clips"]:
-        clip["flac"] = base64.b64encode((folder / clip["sound"]).read_bytes()).decode()
+        clip["flac"] = media.url("audio/flac", (folder / clip["sound"]).read_bytes())
         mel = np.frombuffer(base64.b64decode(clip["mel"]), np.uint8).reshape(-1, clip["bands"])
-        clip["png"] = base64.b64encode(png(mel.T[::-1])).decode()
+        clip["png"] = media.url("image/png", media.png(mel.T[::-1]))
     return about
 
 
@@ -140,7 +137,7 @@ class _Hearers:
         lengths = [one.segmentation.seconds for one in self.labels.values()]
         for key, one in self.labels.items():
             segmentation = one.segmentation
-            count = int(segmentation.counts(index.num_samples[clip]))
+            count = int(segmentation.counts(len(audio)))  # of what is shown
             onsets, offsets = segmentation.times(np.arange(count))  # up to the next one
             alone = lengths.count(segmentation.seconds) == 1
             name = f"soft {segmentation.seconds:g} s" if alone else f"soft, {key}"
@@ -171,47 +168,3 @@ def _spans(edges: np.ndarray, values: np.ndarray, seconds: float) -> list[Span]:
         for on, off, value in zip(edges[:-1], edges[1:], values, strict=True)
         if off > on
     ]
-
-
-def _flac(audio: np.ndarray) -> bytes:
-    """int16 [samples] without loss: every browser of today plays it, in time with the picture."""
-    buffer = io.BytesIO()
-    soundfile.write(buffer, audio, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-    return buffer.getvalue()
-
-
-# --- The picture ----------------------------------------------------------------------------------
-
-# Corners of a scale from quiet to loud that is dark on both of the page's grounds.
-_SCALE = ((0, 0, 4), (79, 18, 123), (181, 54, 122), (251, 136, 97), (252, 253, 191))
-
-
-def palette() -> np.ndarray:
-    """Colours of the bytes of a spectrogram: uint8 [256, 3]."""
-    at = np.linspace(0, 255, len(_SCALE))
-    corners = np.array(_SCALE).T
-    return np.stack([np.interp(np.arange(256), at, part) for part in corners], 1).astype(np.uint8)
-
-
-def png(rows: np.ndarray) -> bytes:
-    """uint8 [height, width] as a PNG in the colours of `palette` (PNG specification, W3C 2003)."""
-    height, width = rows.shape
-    lines = np.zeros((height, width + 1), np.uint8)  # a first byte of 0: no filter
-    lines[:, 1:] = rows
-    parts = [
-        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)),
-        (b"PLTE", palette().tobytes()),
-        (b"IDAT", zlib.compress(lines.tobytes(), 9)),
-        (b"IEND", b""),
-    ]
-    chunks = (
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        for kind, data in parts
-    )
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
-
-
-def ticks(seconds: float) -> list[float]:
-    """Times to write below a clip: at most seven round ones."""
-    step = next(s for s in (0.1, 0.2, 0.5, 1, 2, 5, 10) if seconds / s <= 6)
-    return [round(k * step, 3) for k in range(int(seconds / step + 1e-9) + 1)]

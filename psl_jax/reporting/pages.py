@@ -220,8 +220,7 @@ def render(template: str, path: pathlib.Path, context: Mapping[str, Any]) -> pat
     }
     environment.globals |= {
         "written": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-        "style": Markup(asset("report.css")),
-        "script": Markup(asset("report.js")),
+        "asset": asset,
     }
     html = environment.get_template(template).render(context)
     with files.atomic_open(path, encoding="utf-8") as file:
@@ -229,10 +228,10 @@ def render(template: str, path: pathlib.Path, context: Mapping[str, Any]) -> pat
     return path
 
 
-def asset(name: str) -> str:
-    """A style sheet or script that goes into a page."""
+def asset(name: str) -> Markup:
+    """A style sheet or script of the templates, which goes into a page as it is."""
     path = pathlib.Path(__file__).with_name("templates") / name
-    return path.read_text(encoding="utf-8")
+    return Markup(path.read_text(encoding="utf-8"))
 
 
 def _read(path: pathlib.Path) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ FOLDER = "figures"
 NO_PICTURES = "PNGs need matplotlib: pip install 'psl_jax[plot]'"
 
 # Those of the page by daylight, see templates/report.css.
-COLOURS = ("#0072b2", "#d55e00", "#008a65", "#b5468b", "#c98a00", "#6d7681")
+COLOURS = ("#0072b2", "#d55e00", "#008a65", "#b5468b", "#bb8200", "#6d7681")
 _SOFT, _RULE = "#59616b", "#dfe3e7"
 _NAME_ROOM = 34  # characters of a name beside a row
 

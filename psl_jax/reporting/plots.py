@@ -147,6 +147,11 @@ class Figure:
     plot: Lines | Columns | Bars | Dots
 
     @property
+    def is_tall(self) -> bool:
+        """Whether it leaves a hole beside it, unless it comes after the others."""
+        return isinstance(self.plot, Dots)
+
+    @property
     def svg(self) -> Markup:
         return self.plot.svg(self.title)
 

@@ -13,11 +13,13 @@ from psl_jax.reporting import (
     clip_pictures,
     label_figures,
     listening,
+    media,
     pages,
     pictures,
     suite_figures,
     tables,
 )
+from psl_jax.reporting.plots import Figure
 from psl_jax.scoring import evaluation
 from psl_jax.scoring.calibration import Reliability, reliability
 from psl_jax.training.metric_log import read_log
@@ -42,20 +44,12 @@ def write(suite_dir: str | os.PathLike, results: Mapping[str, Any]) -> pathlib.P
         ]
         for e in experiments
     }
-    best = best_of(experiments)
+    references = results.get("references") or {}
+    best = best_of(experiments, references)
+    reference = references.get(best or "", reference)
     classes = class_table.class_table(runs, best, reference)
     seeds = results.get("seeds") or []
-    whose = f" Of seed {seeds[0]}." if len(seeds) > 1 else ""
-    logs = {name: read_log(folders[0]) for name, folders in runs.items()}
-    shown = {
-        "figures": [
-            *suite_figures.comparison(experiments, results.get("paper") or {}),
-            *(suite_figures.gains(classes) if classes else []),
-            *suite_figures.calibration(_reliabilities(runs)),
-            *suite_figures.curves(logs, whose),
-        ],
-        "quality_figures": label_figures.label_quality(tables.label_qualities(results)),
-    }
+    shown = _figures(results, runs, classes)
     folder = suite_dir / pictures.FOLDER
     clips = listening.read(suite_dir / results.get("clips", listening.FOLDER))
     has_pictures = pictures.write(folder, [f for each in shown.values() for f in each])
@@ -66,23 +60,49 @@ def write(suite_dir: str | os.PathLike, results: Mapping[str, Any]) -> pathlib.P
     }
     context = {
         "title": str(results.get("name") or suite_dir.resolve().name),
-        "tiles": _tiles(experiments),
+        "tiles": _tiles(experiments, best, reference),
         "table": tables.suite_table(results),
         "best": best,
         "kind": _kind(experiments),
         "seeds": seeds,
+        "folds": results.get("folds") or [],
         "links": links,
-        "warning": tables.coverage_warning(experiments),
+        "warning": tables.coverage_warning(experiments, references),
         "notes": tables.notes(experiments),
         "coverage": next((e for e in experiments if e.get("num_clips") is not None), None),
         "quality_table": tables.quality_table(results),
         "classes": classes,
         "clips": clips,
-        "clip_ticks": listening.ticks,
+        "clip_ticks": media.ticks,
         "files": pictures.FOLDER,
         "no_pictures": "" if has_pictures else pictures.NO_PICTURES,
     }
     return pages.render("suite.html.jinja", suite_dir / pages.REPORT_NAME, context | shown)
+
+
+def _reported_map(results: Mapping[str, Any]) -> dict[str, float]:
+    paper = results.get("paper") or {}
+    return {k: v for k, v in paper.items() if tables.measure_of(results, k) == "mAP"}
+
+
+def _figures(
+    results: Mapping[str, Any],
+    runs: Mapping[str, Sequence[pathlib.Path]],
+    classes: class_table.ClassTable | None,
+) -> dict[str, list[Figure]]:
+    """Those of each section, by their name in the template."""
+    seeds = results.get("seeds") or []
+    whose = f" Of seed {seeds[0]}." if len(seeds) > 1 else ""
+    logs = {name: read_log(folders[0]) for name, folders in runs.items()}
+    return {
+        "figures": [
+            *suite_figures.comparison(results.get("experiments", []), _reported_map(results)),
+            *suite_figures.calibration(_reliabilities(runs)),
+            *suite_figures.curves(logs, whose),
+        ],
+        "class_figures": suite_figures.gains(classes) if classes else [],
+        "quality_figures": label_figures.label_quality(tables.label_qualities(results)),
+    }
 
 
 def _reliabilities(runs: Mapping[str, Sequence[pathlib.Path]]) -> dict[str, Reliability]:
@@ -98,10 +118,16 @@ def _reliabilities(runs: Mapping[str, Sequence[pathlib.Path]]) -> dict[str, Reli
     return found
 
 
-def best_of(experiments: Sequence[Mapping[str, Any]]) -> str | None:
-    """The name of the best student (or of the best of all, if there is none)."""
+def best_of(
+    experiments: Sequence[Mapping[str, Any]], references: Mapping[str, str] | None = None
+) -> str | None:
+    """The name of the best student (or of the best of all, if there is none).
+
+    references: of a suite over several data sets; then the best of those that have one.
+    """
     scored = [e for e in experiments if e.get("mAP") is not None]
-    students = [e for e in scored if e["name"] != "teacher"] or scored
+    students = [e for e in scored if e["name"] in (references or ())]
+    students = students or [e for e in scored if e["name"] != "teacher"] or scored
     return max(students, key=lambda e: e["mAP"])["name"] if students else None
 
 
@@ -109,23 +135,26 @@ def _kind(experiments: Sequence[Mapping[str, Any]]) -> str:
     return "student" if any(e.get("label") == "soft" for e in experiments) else "experiment"
 
 
-def _tiles(experiments: Sequence[Mapping[str, Any]]) -> list[tuple]:
+def _tiles(
+    experiments: Sequence[Mapping[str, Any]], best_name: str | None, reference: str
+) -> list[tuple]:
     named = {e["name"]: e for e in experiments if e.get("mAP") is not None}
-    tiles, best = [], named.get(best_of(experiments) or "")
+    tiles, best = [], named.get(best_name or "")
     if best:
         value = tables.percent(best["mAP"])
         kind = _kind(experiments)
         tiles.append((f"best {kind}", value, "% mAP", best["name"]))
-        weak = named.get("weak")
-        if weak and weak is not best:
-            gain = f"{100 * (best['mAP'] - weak['mAP']):+.2f}"
-            remark = f"from {tables.percent(weak['mAP'])} %"
-            if best.get("notes") or weak.get("notes"):
+        base = named.get(reference)
+        if base and base is not best:
+            gain = f"{100 * (best['mAP'] - base['mAP']):+.2f}"
+            remark = f"from {tables.percent(base['mAP'])} %"
+            if best.get("notes") or base.get("notes"):
                 remark += "; see the notes"
             over = best.get("over_reference")
             if over and not tables.holds_no_zero(over):
                 remark += f"; {tables.NOT_TOLD_APART} on these clips"
-            tiles.append(("over weak labels", gain, "points", remark))
+            over_what = "over weak labels" if reference == "weak" else f"over {reference}"
+            tiles.append((over_what, gain, "points", remark))
         if best.get("d_prime") is not None:
             tiles.append(("d′", tables.decimal(best["d_prime"]), "", f"of the best {kind}"))
     teacher = named.get("teacher")

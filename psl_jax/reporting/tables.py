@@ -98,28 +98,47 @@ def shared_notes(experiments: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(note for one in experiments for note in one.get("notes", ())))
 
 
+# How they are called, by their keys in metrics.json.
+MEASURES = {"mAP": "mAP", "mAP_at_3": "mAP@3", "lwlrap": "lwlrap"}
+
+
+def measure_of(results: Mapping[str, Any], name: str) -> str:
+    """What an experiment is measured by: a key of MEASURES."""
+    return (results.get("measures") or {}).get(name, "mAP")
+
+
+def reference_of(results: Mapping[str, Any], name: str) -> str:
+    """The experiment that another one is held against."""
+    references = results.get("references") or {}
+    return references.get(name, name if references else results.get("reference", "weak"))
+
+
 def suite_table(results: Mapping[str, Any]) -> Table:
     """The experiments of a results.json; columns in which nothing is known are left out.
 
     So is the number of evaluated clips when it is the same for all: see `coverage_note`.
     """
     experiments = results.get("experiments", [])
-    reference = results.get("reference", "weak")
-    weak = next((e.get("mAP") for e in experiments if e["name"] == reference), None)
+    by_name = {e["name"]: e for e in experiments}
+    measures = results.get("measures") or {}
+    over = "gain" if results.get("references") else f"vs {results.get('reference', 'weak')}"
     paper, paper_d = results.get("paper") or {}, results.get("paper_d_prime") or {}
     one_coverage = len({e.get("num_clips") for e in experiments}) <= 1
 
     def gain(experiment: Mapping[str, Any]) -> str:
-        value = experiment.get("mAP")
-        if weak is None or value is None or experiment["name"] in (reference, "teacher"):
+        name, measure = experiment["name"], measure_of(results, experiment["name"])
+        reference = reference_of(results, name)
+        value, other = experiment.get(measure), by_name.get(reference, {}).get(measure)
+        if other is None or value is None or name in (reference, "teacher"):
             return MISSING
-        return f"{100 * (value - weak):+.2f}{spread(experiment.get('gain_spread'))}"
+        return f"{100 * (value - other):+.2f}{spread(experiment.get('gain_spread'))}"
 
     def mean_ap(experiment: Mapping[str, Any]) -> str:
         return percent(experiment.get("mAP")) + spread(experiment.get("mAP_spread"))
 
     def from_paper(experiment: Mapping[str, Any]) -> str:
-        value, reported = experiment.get("mAP"), paper.get(experiment["name"])
+        name = experiment["name"]
+        value, reported = experiment.get(measure_of(results, name)), paper.get(name)
         if value is None or reported is None or not results.get("on_the_papers_data", True):
             return MISSING
         return f"{100 * (value - reported):+.2f}"
@@ -127,14 +146,23 @@ def suite_table(results: Mapping[str, Any]) -> Table:
     def field(key: str, form: Callable[[Any], str]) -> Callable[[Mapping[str, Any]], str]:
         return lambda experiment: form(experiment.get(key))
 
-    over_reference = field("over_reference", interval)
+    def measured(experiment: Mapping[str, Any]) -> str:
+        return percent(experiment.get(measure_of(results, experiment["name"])))
+
+    def over_reference(experiment: Mapping[str, Any]) -> str:
+        name = experiment["name"]  # an interval is of mAP
+        known = name != "teacher" and measure_of(results, name) == "mAP"
+        return interval(experiment.get("over_reference")) if known else MISSING
+
     columns: list[Column] = [
         ("experiment", False, lambda e: str(e["name"])),
         ("labels", False, field("label", lambda v: MISSING if v is None else str(v))),
         ("segment", True, field("segment_seconds", segment_length)),
         ("mAP %", True, mean_ap),
-        (f"vs {reference}", True, gain),
-        ("95 %", True, lambda e: MISSING if e["name"] == "teacher" else over_reference(e)),
+        ("measure", False, lambda e: MEASURES[measure_of(results, e["name"])] if measures else ""),
+        ("value %", True, lambda e: measured(e) if measures else MISSING),
+        (over, True, gain),
+        ("95 %", True, over_reference),
         ("paper %", True, lambda e: percent(paper.get(e["name"]))),
         ("vs paper", True, from_paper),
         ("d'", True, field("d_prime", decimal)),
@@ -186,7 +214,7 @@ def quality_table(results: Mapping[str, Any]) -> Table | None:
 
 def _table(columns: Sequence[Column], items: Sequence[Mapping[str, Any]]) -> Table:
     cells = [[cell(item) for item in items] for _, _, cell in columns]
-    kept = [i for i, column in enumerate(cells) if i == 0 or set(column) - {MISSING}]
+    kept = [i for i, column in enumerate(cells) if i == 0 or set(column) - {MISSING, ""}]
     return Table(
         header=[columns[i][0] for i in kept],
         numeric=[columns[i][1] for i in kept],
@@ -202,9 +230,17 @@ def label_qualities(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {str(name): value for name, value in quality.items() if value}
 
 
-def coverage_warning(experiments: Sequence[Mapping[str, Any]]) -> str:
-    """What to say when experiments were not evaluated on the same clips, else empty."""
+def coverage_warning(
+    experiments: Sequence[Mapping[str, Any]], references: Mapping[str, str] | None = None
+) -> str:
+    """What to say when experiments were not evaluated on the same clips, else empty.
+
+    references: the one that each is held against; those of other pairs may have other clips.
+    """
     known = [e for e in experiments if e.get("num_clips") is not None]
+    if references:
+        pairs = [[e for e in known if e["name"] in pair] for pair in references.items()]
+        return next((found for pair in pairs if (found := coverage_warning(pair))), "")
     hashes = {e["clip_ids_sha256"] for e in known if e.get("clip_ids_sha256")}
     if len({e["num_clips"] for e in known}) <= 1 and len(hashes) <= 1:
         return ""
@@ -242,14 +278,15 @@ def format_markdown(results: Mapping[str, Any]) -> str:
 def _parts(results: Mapping[str, Any], form: Callable[[Table], str], warning: str) -> Iterator[str]:
     experiments = results.get("experiments", [])
     yield form(suite_table(results))
-    note = coverage_note(experiments)
+    references = results.get("references")
+    note = "" if references else coverage_note(experiments)
     if note:
         yield note
     quality = quality_table(results)
     if quality:
         yield _QUALITY_TITLE + _SCORED * ("mAP %" in quality.header) + ":"
         yield form(quality)
-    different = coverage_warning(experiments)
+    different = coverage_warning(experiments, references)
     if different:
         yield warning + different
 

@@ -2,14 +2,19 @@
 
 import argparse
 import os
+import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from absl import app
 
 from psl_jax.runtime import interrupts
 from psl_jax.runtime.errors import UserError
+
+_BUCKET = re.compile(
+    r"(?:(?P<option>--?[\w.\-]+)=)?(?P<place>(?:gs|s3|s3a|abfs|abfss|az|hdfs|oci)://.*)", re.DOTALL
+)
 
 
 def run(main: Callable, parse_flags: Callable | None = None) -> None:
@@ -20,6 +25,7 @@ def run(main: Callable, parse_flags: Callable | None = None) -> None:
     """
     interrupts.handle()
     try:
+        refuse_buckets(sys.argv[1:])
         if parse_flags is None:
             app.run(main)
         else:
@@ -49,6 +55,24 @@ def run(main: Callable, parse_flags: Callable | None = None) -> None:
             _exit(interrupts.RESTART)
         traceback.print_exc()
         _exit(1)
+
+
+def refuse_buckets(arguments: Sequence[str]) -> None:
+    """Raises UserError where an argument is a place in a bucket.
+
+    Taken for a path it would be a folder here, called `gs:`, that nobody looks for.
+    """
+    option = ""
+    for argument in arguments:
+        found = _BUCKET.fullmatch(argument)
+        if found:
+            name = found["option"] or option or "an argument"
+            raise UserError(
+                f"{name} is {found['place']}: buckets are not read or written. Mount it, "
+                "such as with gcsfuse, or use a file system that all hosts share, and give the "
+                "path there (docs/LAUNCH.md, Buckets)"
+            )
+        option = argument if argument.startswith("-") else ""
 
 
 def program(name: str) -> str:

@@ -6,3 +6,7 @@ class UserError(Exception):
 
     Entry points print it without a traceback and exit with status 2.
     """
+
+
+class DamagedFileError(UserError, ValueError):
+    """A file that does not hold what a file of its kind does. The message names it."""

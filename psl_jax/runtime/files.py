@@ -10,6 +10,8 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from typing import IO, Any
 
+from psl_jax.runtime.errors import DamagedFileError
+
 
 @contextlib.contextmanager
 def atomic_open(path: str | os.PathLike, mode: str = "w", **kwargs: Any) -> Iterator[IO]:
@@ -47,18 +49,31 @@ def atomic_path(path: str | os.PathLike, mark: str = "") -> Iterator[pathlib.Pat
         raise
 
 
-def write_json(path: str | os.PathLike, value: Any) -> None:
+def write_json(path: str | os.PathLike, value: Any, indent: int | None = 2) -> None:
     with atomic_open(path) as file:
-        json.dump(value, file, indent=2)
+        json.dump(value, file, indent=indent)
         file.write("\n")
 
 
 def read_json(path: str | os.PathLike) -> Any:
-    return json.loads(pathlib.Path(path).read_text())
+    """The value in a JSON file. Raises DamagedFileError where it is none, and OSError."""
+    try:
+        return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DamagedFileError(
+            f"{path} is damaged, it is no JSON ({error}): restore it, or delete it and give the "
+            "command again that made it"
+        ) from error
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """Of a file's contents, in hexadecimal digits. Raises OSError."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_csv(path: str | os.PathLike, header: Iterable[str], rows: Iterable[Iterable]) -> None:
-    with atomic_open(path, newline="") as file:
+    with atomic_open(path, newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(header)
         writer.writerows(rows)

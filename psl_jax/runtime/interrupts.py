@@ -2,8 +2,11 @@
 
 import os
 import signal
+import sys
+import threading
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 # Exit status (EX_TEMPFAIL of sysexits.h) of a process that was told to end, or whose peers are
 # gone: launchers start the same command again, which goes on.
@@ -27,6 +30,7 @@ def handle() -> None:
     """From now on Ctrl-C and SIGTERM are answered here; KeyboardInterrupt is raised as ever."""
     signal.signal(signal.SIGINT, _interrupted)
     signal.signal(signal.SIGTERM, _told_to_end)
+    sys.unraisablehook = _unraisable
 
 
 def note_saved(what: str) -> None:
@@ -68,6 +72,20 @@ def _told_to_end(number: int, frame: FrameType | None) -> None:
     if not _answers:
         raise Preempted(what_is_kept())
     _answers[0]()
+
+
+def _unraisable(ignored: Any) -> None:
+    """Sends the signal once more where Preempted was raised inside what lets no exception out.
+
+    Such as a callback of the garbage collector, of which JAX has one.
+    """
+    if not isinstance(ignored.exc_value, Preempted):
+        sys.__unraisablehook__(ignored)
+        return
+    _terminated.clear()
+    again = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM))
+    again.daemon = True
+    again.start()
 
 
 def tell(text: str) -> None:

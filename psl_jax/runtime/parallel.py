@@ -119,6 +119,14 @@ def gather_rows(rows: np.ndarray, counts: Sequence[int]) -> np.ndarray:
     return np.concatenate([part[:n] for part, n in zip(gathered, counts, strict=True)])
 
 
+def of_first(values: np.ndarray) -> np.ndarray:
+    """What process 0 has; all processes come here with an array of the same form."""
+    if jax.process_count() == 1:
+        return values
+    wait_for_all("take from the first")
+    return np.asarray(multihost_utils.broadcast_one_to_all(values))
+
+
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """Splits this process's share of a batch over its devices."""
     sharding = NamedSharding(mesh, SPLIT)
@@ -194,3 +202,14 @@ def wait_for_all(what: str) -> None:
     The processes' coordinator is asked, not their devices: collectives time out.
     """
     multihost.get_barrier_sync_fn()(key=what, timeout_ms=_LONGEST_WAIT_MS)
+
+
+def by_the_first(what: str, do: Callable[[], Any]) -> Any:
+    """What `do` gives in process 0, for which the others wait; None in these.
+
+    Processes that went on to their end would be taken for lost ones, and soon end the first too.
+    what: a name for it, used once in a run.
+    """
+    result = do() if jax.process_index() == 0 else None
+    wait_for_all(what)
+    return result

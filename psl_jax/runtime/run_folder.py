@@ -3,11 +3,20 @@
 CONFIG = "config.json"
 STAGES_DONE = "stages.json"
 LABEL_QUALITY = "label_quality.json"
+FEATURES = "features"  # of a frozen network; there until it is trained
 NOTES = "notes.json"  # what to know before believing the figures
 DATA = "data.json"  # which clips the run is of, and whose labels
 
 # All that a run makes in its folder.
 RUN_FILES = (
     *(CONFIG, DATA, NOTES, STAGES_DONE, LABEL_QUALITY, "train_log.jsonl", "tb", "checkpoints"),
-    *("averaged", "soft_labels", "scores.npz", "metrics.json", "per_class.csv", "report.html"),
+    *(
+        "averaged",
+        "soft_labels",
+        FEATURES,
+        "scores.npz",
+        "metrics.json",
+        "per_class.csv",
+        "report.html",
+    ),
 )

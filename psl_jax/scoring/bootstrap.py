@@ -60,20 +60,40 @@ def differences_over_seeds(
     S seeds drawn from S vary by that factor too little. The interval says what other clips of the
     same kind and other seeds would do; of two or three seeds it knows as little as these do.
     """
-    resamples = int(np.clip(_WORK / max(truth.size, 1), _LEAST, _MOST))
-    drawn = draws(len(truth), resamples, seed)
-    whole = np.ones((1, len(truth)), np.uint8)
-    counts = np.concatenate([whole, drawn])
-    means = {  # [seeds, 1 + resamples]
-        name: np.stack([mean_average_precisions(truth, values, counts) for values in each])
-        for name, each in scores.items()
-    }
+    return differences_over_folds([(truth, scores)], reference, seed)
+
+
+def differences_over_folds(
+    folds: Sequence[tuple[np.ndarray, Mapping[str, Sequence[np.ndarray]]]],
+    reference: str,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """`differences_over_seeds` of means over folds: (truth, scores) of each.
+
+    The clips of each fold are drawn by themselves; seeds are drawn for all folds together.
+    """
+    size = sum(truth.size for truth, _ in folds)
+    resamples = int(np.clip(_WORK / max(size, 1), _LEAST, _MOST))
+    names = folds[0][1].keys()
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    for number, (truth, scores) in enumerate(folds):
+        whole = np.ones((1, len(truth)), np.uint8)
+        counts = np.concatenate([whole, draws(len(truth), resamples, seed + 1000 * number)])
+        for name in names:
+            found = [mean_average_precisions(truth, values, counts) for values in scores[name]]
+            parts[name].append(np.stack(found))  # [seeds, 1 + resamples]
+    if len({part.shape for each in parts.values() for part in each}) > 1:
+        raise UserError("the experiments have scores of another number of seeds than each other")
+    means = {name: np.mean(each, axis=0) for name, each in parts.items()}
+    return _intervals(means, reference, seed)
+
+
+def _intervals(means: Mapping[str, np.ndarray], reference: str, seed: int) -> dict[str, Interval]:
+    """Of differences of `means` [seeds, 1 + resamples], of which the first is of all clips."""
     tails = 100 * (1 - LEVEL) / 2
     found = {}
-    for name in scores:
+    for name in means:
         if name != reference:
-            if means[name].shape != means[reference].shape:
-                raise UserError(f"{name} and {reference} have scores of another number of seeds")
             of_seeds = means[name] - means[reference]
             difference = of_seeds[:, 0].mean()
             resampled = _with_drawn_seeds(of_seeds[:, 1:], seed)

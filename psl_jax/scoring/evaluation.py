@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -9,57 +10,81 @@ import numpy as np
 
 from psl_jax.audio.segments import MIN_SEGMENT_SECONDS, SAMPLE_RATE, Segmentation
 from psl_jax.data import batches
+from psl_jax.data.batches import Batch
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.sampling import process_clips
 from psl_jax.data.sources import Source
+from psl_jax.data.whole_clips import WholeClips, whole_clip_batches
 from psl_jax.runtime import files, parallel, progress
 from psl_jax.scoring import metrics
-from psl_jax.scoring.scorer import SegmentScorer
+from psl_jax.scoring.scorer import DeviceScorer, SegmentScorer
 
 SCORES = "scores.npz"
 METRICS = "metrics.json"
 PER_CLASS = "per_class.csv"
 
+Cut = Segmentation | WholeClips
 
-def evaluation_segmentation(
-    index: ClipIndex, seconds: float | None, shortest_seconds: float = MIN_SEGMENT_SECONDS
-) -> Segmentation:
-    """Segments of `seconds`, or for None the whole (zero-padded) clip as one segment."""
+
+def cut_for(
+    index: ClipIndex,
+    seconds: float | None,
+    shortest_seconds: float = MIN_SEGMENT_SECONDS,
+    count_padding: bool = False,
+) -> Cut:
+    """Segments of `seconds`, or for None the whole clip in one pass.
+
+    count_padding: each whole clip is padded to the longest one, whose frames all count.
+    """
+    if seconds is None and not count_padding:
+        return WholeClips.of(index)
     length = index.clip_samples / SAMPLE_RATE if seconds is None else seconds
     return Segmentation(length, shortest_seconds=shortest_seconds)
+
+
+def scored(
+    scorer: SegmentScorer, source: Source, cut: Cut, batch_size: int, clips: np.ndarray
+) -> Iterator[tuple[Batch, np.ndarray]]:
+    """(batch, probabilities [rows, classes]) of all that `clips` (ascending numbers) are cut into.
+
+    batch_size counts the rows a process scores at a time, see `Scorer.fitting`.
+    """
+    if isinstance(cut, WholeClips):
+
+        def size(seconds: float, count: int) -> int:
+            wanted = scorer.fitting(batch_size, seconds)
+            return min(wanted, scorer.fitting(max(count, 1), seconds))
+
+        found = whole_clip_batches(source, cut, clips, size)
+        return scorer(found, cut.padded) if isinstance(scorer, DeviceScorer) else scorer(found)
+    rows = scorer.fitting(batch_size, cut.seconds)
+    return scorer(batches.eval_batches(source, cut, batch_size=rows, clips=clips))
 
 
 def score_clips(
     scorer: SegmentScorer,
     source: Source,
-    segmentation: Segmentation,
+    cut: Cut,
     batch_size: int,
     description: str | None = None,
 ) -> np.ndarray:
     """Scores of all clips: the mean over a clip's segments (paper, section 3.3).
 
-    batch_size counts the segments a process scores at a time, see `Scorer.fitting`. With a
-    description a bar shows the progress. Returns float32 [clips, classes], on every process.
+    batch_size: see `scored`. With a description a bar shows the progress. Returns float32
+    [clips, classes], on every process.
     """
     index = source.index
     share = jax.process_index(), jax.process_count()
-    shares = process_clips(index, segmentation, share[1])
+    shares = process_clips(index, cut, share[1])
     own = shares[share[0]]
     first = int(own[0]) if len(own) else 0
     totals = np.zeros((len(own), index.num_classes), np.float64)
-    feed = batches.eval_batches(
-        source,
-        segmentation,
-        batch_size=scorer.fitting(batch_size, segmentation.seconds),
-        process_index=share[0],
-        process_count=share[1],
-    )
     show = description is not None and share[0] == 0
     with progress.bar(len(own), "clip", description, show=show) as bar:
-        for batch, probabilities in scorer(feed):
+        for batch, probabilities in scored(scorer, source, cut, batch_size, own):
             np.add.at(totals, batch["clip"] - first, probabilities)
             bar.update(int((batch["segment"] == 0).sum()))
-    counts = segmentation.counts(index.num_samples[own])
+    counts = cut.counts(index.num_samples[own])
     means = (totals / counts[:, None]).astype(np.float32)
     return parallel.gather_rows(means, [len(clips) for clips in shares])
 

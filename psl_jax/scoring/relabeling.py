@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 import shutil
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -66,6 +67,7 @@ def relabel(
             format=file_format,
             rule=rule,
             teachers=teacher.described,
+            uses_weak_labels=teacher.weak is not None,
         )
 
     writer = writer_of(directory, rule)
@@ -124,10 +126,20 @@ def _score_missing(
 
 
 def _own_shards(writer: SoftLabelWriter) -> list[int]:
-    """The missing shards that this process is to write."""
-    # Dealt out by number: what is missing changes while others write.
-    count, process = jax.process_count(), jax.process_index()
-    return [shard for shard in writer.missing if shard % count == process]
+    """The missing shards that this process is to write; all processes come here.
+
+    Dealt out as the first process finds them before anybody writes: by their numbers, what a dead
+    process left would fall to few.
+    """
+    is_missing = np.zeros(len(writer.index.shard_sizes), bool)
+    is_missing[writer.missing] = True
+    missing = np.flatnonzero(parallel.of_first(is_missing)).tolist()
+    return dealt(missing, jax.process_index(), jax.process_count())
+
+
+def dealt(missing: Sequence[int], process: int, count: int) -> list[int]:
+    """The shards among the `missing`, the same for all, that fall to one of `count` processes."""
+    return list(missing[process::count])
 
 
 def finished_labels(

@@ -1,6 +1,6 @@
 """Class probabilities of segments: the forward program that evaluation and relabeling share."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -10,50 +10,77 @@ import numpy as np
 from jax.sharding import Mesh
 
 from psl_jax.data.batches import Batch
-from psl_jax.model.folding import FoldedNetwork, JaxOperations, fold, frame_probabilities
+from psl_jax.model.folding import (
+    FoldedNetwork,
+    JaxOperations,
+    embeddings,
+    fold,
+    frame_probabilities,
+)
 from psl_jax.model.frontend import LogMel, num_frames, zeros_after
 from psl_jax.model.mobilenetv2 import Variables, clip_probabilities, output_frames
 from psl_jax.runtime import parallel
 
 CPU_BATCH = 64  # segments
-DEVICE_SECONDS = 1024  # of audio, that an accelerator is given at a time
+DEVICE_SECONDS = 1024  # of audio, that a device is given at a time
 TPU_LANES = 128
 
 
 def score_function(
-    logmel: LogMel, dtype: str, platform: str, padded: bool = False, count_padding: bool = False
+    logmel: LogMel,
+    dtype: str,
+    platform: str,
+    padded: bool = False,
+    count_padding: bool = False,
+    embeds: bool = False,
 ) -> Callable:
     """(folded network, audio, num_samples) -> probabilities [batch, classes] of each device.
 
     dtype: type of the network's maps. padded: rows may end in padding, which is to have no
     influence on the frames before it. count_padding: it is audio like any other, of zeros, and its
-    frames count in the time mean. Inside `data_parallel`.
+    frames count in the time mean. embeds: the result is the embeddings that the probabilities are
+    made of, [batch, frames, 1280], of which a row's first `counted_frames` count.
+    Inside `data_parallel`.
     """
     operations = JaxOperations(jnp.dtype(dtype), platform)
 
     def score(network: FoldedNetwork, audio: jax.Array, num_samples: jax.Array) -> jax.Array:
+        valid = None if count_padding else num_frames(num_samples)
         if count_padding:
             audio = zeros_after(audio, num_samples)
-            features = logmel(audio, None, parallel.AXIS, platform)
-            return clip_probabilities(frame_probabilities(network, features, operations))
-        features = logmel(audio, num_samples, parallel.AXIS, platform)
-        valid = num_frames(num_samples)
+        lengths = None if count_padding else num_samples
+        features = logmel(audio, lengths, parallel.AXIS, platform)
         inside = valid if padded else None
+        if embeds:
+            return embeddings(network, features, operations, inside)
         frames = frame_probabilities(network, features, operations, inside)
-        return clip_probabilities(frames, output_frames(valid))
+        return clip_probabilities(frames, None if valid is None else output_frames(valid))
 
     return score
 
 
+def counted_frames(num_samples: np.ndarray, samples: int, count_padding: bool) -> np.ndarray:
+    """Output frames that count in rows of `samples`, of which `num_samples` [...] are audio."""
+    if count_padding:
+        num_samples = np.full_like(num_samples, samples)
+    return output_frames(num_frames(num_samples))
+
+
 @lru_cache
 def scoring_program(
-    logmel: LogMel, dtype: str, mesh: Mesh, padded: bool = False, count_padding: bool = False
+    logmel: LogMel,
+    dtype: str,
+    mesh: Mesh,
+    padded: bool = False,
+    count_padding: bool = False,
+    embeds: bool = False,
 ):
     """The jitted `score_function` on `mesh`.
 
     Cached, so that experiments of one suite that need the same program compile it once.
     """
-    score = score_function(logmel, dtype, parallel.platform_of(mesh), padded, count_padding)
+    platform = parallel.platform_of(mesh)
+    score = score_function(logmel, dtype, platform, padded, count_padding, embeds)
     specs = (parallel.REPLICATED, parallel.SPLIT, parallel.SPLIT)
     return parallel.data_parallel(score, mesh, specs, parallel.SPLIT)
 
@@ -100,38 +127,57 @@ class DeviceScorer:
     def fitting(self, batch_size: int, seconds: float) -> int:
         """`batch_size`, or the next larger one that divides evenly over the devices.
 
-        0: what keeps them busy with segments of so many seconds. A CPU is with 64; other devices
-        get a multiple of 128 each, which is how many a TPU has side by side: 512 of 2 s; of
-        segments of 16 s on what is 17 minutes of audio.
+        0: what keeps them busy with segments of so many seconds. A CPU is with 64, of 16 s on with
+        17 minutes of audio; other devices get a multiple of 128 each, which is how many a TPU has
+        side by side: 512 of 2 s; of segments of 16 s on 17 minutes of audio, too.
         """
         if not batch_size and parallel.platform_of(self.mesh) == "cpu":
-            batch_size = CPU_BATCH
+            batch_size = min(CPU_BATCH, max(int(DEVICE_SECONDS / seconds), 1))
         if not batch_size:
             each = DEVICE_SECONDS / seconds
             blocks = round(each / TPU_LANES)  # of long clips not even one fits
             return (blocks * TPU_LANES or max(int(each), 1)) * self.mesh.size
         return -(-batch_size // self.mesh.size) * self.mesh.size
 
-    def __call__(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, np.ndarray]]:
+    def __call__(
+        self, batches: Iterable[Batch], padded: Collection[int] = ()
+    ) -> Iterator[tuple[Batch, np.ndarray]]:
         """Yields (batch, probabilities float32 [real rows, classes]), batch by batch.
 
         Rows of weight 0 are left out of both. While a batch is computed the next one is read and
-        put on the devices.
+        put on the devices. padded: lengths, in samples, of which nearly all batches have padding:
+        they need one program each.
         """
 
-        def put(batch):
-            inputs = {k: batch[k] for k in ("audio", "num_samples")}
-            return batch, parallel.put_batch(inputs, self.mesh)
+        def program(batch: Batch, inputs: dict[str, jax.Array]) -> jax.Array:
+            care = batch["audio"].shape[1] in padded or _has_padding(batch)
+            return self._programs[care](self.network, inputs["audio"], inputs["num_samples"])
 
-        pending = None
-        for batch, inputs in parallel.prefetch(batches, put):
-            program = self._programs[_has_padding(batch)]
-            result = program(self.network, inputs["audio"], inputs["num_samples"])
-            if pending is not None:
-                yield _real_rows(*pending)
-            pending = batch, result
+        return computed_ahead(program, batches, self.mesh)
+
+
+def computed_ahead(
+    program: Callable[[Batch, dict[str, jax.Array]], jax.Array],
+    batches: Iterable[Batch],
+    mesh: Mesh,
+) -> Iterator[tuple[Batch, np.ndarray]]:
+    """Yields (batch, program(batch, its audio and num_samples on the devices)), real rows only.
+
+    While a batch is computed the next one is read and put on the devices.
+    """
+
+    def put(batch):
+        inputs = {k: batch[k] for k in ("audio", "num_samples")}
+        return batch, parallel.put_batch(inputs, mesh)
+
+    pending = None
+    for batch, inputs in parallel.prefetch(batches, put):
+        result = program(batch, inputs)
         if pending is not None:
             yield _real_rows(*pending)
+        pending = batch, result
+    if pending is not None:
+        yield _real_rows(*pending)
 
 
 class Scorer(DeviceScorer):
@@ -144,17 +190,20 @@ class Scorer(DeviceScorer):
         dtype: str = "float32",
         num_devices: int | None = None,
         count_padding: bool = False,
+        embeds: bool = False,
+        output: str = "sigmoid",
     ):
-        """count_padding: see `score_function`."""
+        """count_padding, embeds: see `score_function`; output: see `folding.fold`."""
         mesh = parallel.local_mesh(num_devices)
 
         def program(padded: bool) -> Callable:
-            return scoring_program(logmel, dtype, mesh, padded and not count_padding, count_padding)
+            care = padded and not count_padding
+            return scoring_program(logmel, dtype, mesh, care, count_padding, embeds)
 
-        super().__init__(mesh, fold(parallel.to_host(variables)), program)
+        super().__init__(mesh, fold(parallel.to_host(variables), output), program)
 
 
-def _has_padding(batch: dict[str, np.ndarray]) -> bool:
+def _has_padding(batch: Batch) -> bool:
     """Whether a real row ends before the array does: most batches need no care for padding."""
     short = batch["num_samples"] < batch["audio"].shape[1]
     return bool(short[batch["weight"] > 0].any())

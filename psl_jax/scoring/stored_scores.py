@@ -7,12 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from psl_jax.audio.segments import Segmentation
-from psl_jax.data import batches
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.sources import Source
 from psl_jax.runtime import files, parallel, progress
 from psl_jax.runtime.errors import UserError
+from psl_jax.scoring.evaluation import Cut, scored
 from psl_jax.scoring.scorer import SegmentScorer
 
 MANIFEST = "evaluation.json"
@@ -83,7 +82,7 @@ class StoredScores:
 def score_missing(
     scorer: SegmentScorer,
     source: Source,
-    segmentation: Segmentation,
+    cut: Cut,
     stored: StoredScores,
     batch_size: int,
     description: str,
@@ -98,18 +97,12 @@ def score_missing(
         [np.zeros(0, np.int64), *(np.arange(*index.shard_offsets[s : s + 2]) for s in shards)]
     )
     if len(clips):
-        feed = batches.eval_batches(
-            source,
-            segmentation,
-            batch_size=scorer.fitting(batch_size, segmentation.seconds),
-            clips=clips,
-        )
-        begun: dict[int, _ShardScores] = {}  # few at a time: clips come in order
+        begun: dict[int, _ShardScores] = {}  # few at a time: clips come about in order
         with progress.bar(len(clips), "clip", description, show=process == 0) as bar:
-            for batch, probabilities in scorer(feed):
+            for batch, probabilities in scored(scorer, source, cut, batch_size, clips):
                 shard_of = np.searchsorted(index.shard_offsets, batch["clip"], "right") - 1
                 for shard in np.unique(shard_of).tolist():
-                    one = begun.setdefault(shard, _ShardScores(index, segmentation, shard))
+                    one = begun.setdefault(shard, _ShardScores(index, cut, shard))
                     rows = shard_of == shard
                     one.add(batch["clip"][rows], probabilities[rows])
                     if one.is_whole:
@@ -121,9 +114,9 @@ def score_missing(
 class _ShardScores:
     """Sums over the segments of the clips of a shard."""
 
-    def __init__(self, index: ClipIndex, segmentation: Segmentation, shard: int):
+    def __init__(self, index: ClipIndex, cut: Cut, shard: int):
         self.first, end = index.shard_offsets[shard : shard + 2]
-        self.counts = segmentation.counts(index.num_samples[self.first : end])
+        self.counts = cut.counts(index.num_samples[self.first : end])
         self.left = self.counts.copy()  # segments to come
         self.sums = np.zeros((len(self.counts), index.num_classes), np.float64)
 

@@ -95,7 +95,7 @@ class Tagger:
         self.info = model.info
         self.segment_seconds = model.info.segment_seconds
         self.logmel = model.info.logmel
-        self._network = jax.device_put(fold(model.variables))
+        self._network = jax.device_put(fold(model.variables, model.info.output))
         kind = jax.default_backend()
         self.batch_seconds = _BATCH_SECONDS.get(kind, _BATCH_SECONDS_ACCELERATOR)
 

@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from psl_jax.model.cache_parts import in_parts
 from psl_jax.model.frontend import zeros_after
 from psl_jax.runtime import parallel
 from psl_jax.scoring.scorer import DeviceScorer
-from psl_jax.teachers import class_map, mn_frontend, mn_weights
+from psl_jax.teachers import class_map, mn_frontend, mn_network, mn_weights
 from psl_jax.teachers.mn_network import MnNetwork
 from psl_jax.teachers.teacher import AUDIOSET_SECONDS, Running, description
 
@@ -30,15 +31,20 @@ def scoring_program(
     platform = parallel.platform_of(mesh)
 
     def score(arrays: Any, audio: jax.Array, num_samples: jax.Array) -> jax.Array:
+        def rows(inputs: Any) -> jax.Array:
+            audio, valid = inputs
+            at_rate = None if valid is None else 2 * valid
+            features = mn_frontend.log_mel(mn_frontend.doubled(audio, valid), at_rate, platform)
+            frames = None if at_rate is None else mn_frontend.num_frames(at_rate)
+            return network.logits(arrays, features, frames, jnp.dtype(dtype))
+
         if count_padding:
             audio = zeros_after(audio, num_samples)
-        valid = num_samples if padded else None
-        doubled = mn_frontend.doubled(audio, valid)
-        at_rate = None if valid is None else 2 * valid
-        features = mn_frontend.log_mel(doubled, at_rate, platform)
-        frames = None if at_rate is None else mn_frontend.num_frames(at_rate)
-        logits = network.logits(arrays, features, frames, jnp.dtype(dtype), platform)
-        return jax.nn.sigmoid(logits)
+        inputs = audio, num_samples if padded else None
+        # A CPU takes a few rows from their audio to their logits, all of which stay in its cache.
+        frames = mn_frontend.num_frames(2 * audio.shape[1])
+        size = mn_network.largest_map(arrays, frames, mn_frontend.NUM_MELS, dtype)
+        return jax.nn.sigmoid(in_parts(rows, inputs, size, platform))
 
     specs = (parallel.REPLICATED, parallel.SPLIT, parallel.SPLIT)
     return parallel.data_parallel(score, mesh, specs, parallel.SPLIT)

@@ -28,6 +28,7 @@ def num_frames(num_samples: Any) -> Any:
     return 1 + (num_samples - 1) // HOP
 
 
+@jax.named_scope("frontend")
 def log_mel(
     audio: jax.Array, num_samples: jax.Array | None = None, platform: str | None = None
 ) -> jax.Array:
@@ -53,14 +54,26 @@ def log_mel(
         places = jnp.where(places > last, jnp.maximum(2 * last - places, 0), places)
         padded = jnp.take_along_axis(emphasized, places, axis=1, mode="clip")
     frames = num_frames(audio.shape[1])
-    return in_parts(partial(_log_mel, frames=frames), padded, frames * FFT * 4, platform)
+    platform = platform or jax.default_backend()
+    transform = partial(_log_mel, frames=frames, by_products=platform == "tpu")
+    return in_parts(transform, padded, frames * FFT * 4, platform)
 
 
-def _log_mel(padded: jax.Array, frames: int) -> jax.Array:
+def _log_mel(padded: jax.Array, frames: int, by_products: bool = False) -> jax.Array:
+    """by_products: no FFT, which a TPU takes longer for than for a product with its matrix."""
     chunk = int(np.gcd(HOP, (FFT - WINDOW) // 2))  # 16 samples; the window is 800 of 1024
     first = (FFT - WINDOW) // 2
     used = padded[:, first : first + (frames - 1) * HOP + WINDOW]
     chunks = used.reshape(len(used), -1, chunk)
+    power = _by_products(chunks) if by_products else _by_fft(chunks, frames)
+    bins = power.shape[-1]
+    mel = jnp.einsum("btf,fm->btm", power, mel_filters()[:bins], precision="highest")
+    return (jnp.log(mel + 1e-5) + 4.5) / 5
+
+
+def _by_fft(chunks: jax.Array, frames: int) -> jax.Array:
+    """Chunks [batch, n, chunk] that frames begin at -> powers [batch, frames, 513]."""
+    chunk = chunks.shape[-1]
     stride, last = HOP // chunk, (frames - 1) * (HOP // chunk) + 1
     views = [
         jax.lax.slice_in_dim(chunks, i, i + last, stride, axis=1) for i in range(WINDOW // chunk)
@@ -68,9 +81,26 @@ def _log_mel(padded: jax.Array, frames: int) -> jax.Array:
     windowed = jnp.concatenate(views, axis=-1) * hann()  # [batch, frames, 800]
     # Where in the FFT's 1024 samples the window lies changes phases, not powers.
     spectrum = jnp.fft.rfft(windowed, FFT)
-    power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
-    mel = jnp.einsum("btf,fm->btm", power, mel_filters(), precision=jax.lax.Precision.HIGHEST)
-    return (jnp.log(mel + 1e-5) + 4.5) / 5
+    return jnp.square(spectrum.real) + jnp.square(spectrum.imag)
+
+
+def _by_products(chunks: jax.Array) -> jax.Array:
+    """The same of the bins that mel bands hear, [batch, frames, 480], as one convolution."""
+    chunk = chunks.shape[-1]
+    bins = round(HIGHEST * FFT / RATE)
+    phase = 2 * np.pi * (np.arange(WINDOW)[:, None] * np.arange(bins) % FFT) / FFT
+    waves = np.concatenate([np.cos(phase), np.sin(phase)], axis=1) * np.hanning(WINDOW)[:, None]
+    kernel = jnp.asarray(waves, jnp.float32).reshape(WINDOW // chunk, chunk, -1)
+    spectrum = jax.lax.conv_general_dilated(
+        chunks,
+        kernel,
+        (HOP // chunk,),
+        "VALID",
+        dimension_numbers=("NWC", "WIO", "NWC"),
+        precision=jax.lax.Precision.HIGHEST,
+    )
+    real, imaginary = jnp.split(spectrum, 2, axis=-1)
+    return jnp.square(real) + jnp.square(imaginary)
 
 
 @lru_cache
@@ -93,6 +123,7 @@ def mel_filters() -> np.ndarray:
     return np.pad(np.maximum(inside, 0), ((0, 1), (0, 0))).astype(np.float32)
 
 
+@jax.named_scope("frontend")
 def doubled(audio: jax.Array, num_samples: jax.Array | None = None) -> jax.Array:
     """Audio of 16 kHz at 32 kHz: [batch, samples] -> float32 [batch, 2 x samples].
 
@@ -109,18 +140,24 @@ def doubled(audio: jax.Array, num_samples: jax.Array | None = None) -> jax.Array
     # Neighbouring chunks side by side: each holds what the samples between its first 64 need.
     chunks = padded.reshape(batch, count + 1, _CHUNK)
     pairs = jnp.concatenate([chunks[:, :-1], chunks[:, 1:]], axis=-1)
-    between = jnp.einsum("bcs,st->bct", pairs, _interpolation(), precision="highest")
-    between = between.reshape(batch, -1)[:, :samples]
-    return jnp.stack([audio, between], axis=-1).reshape(batch, 2 * samples)
+    both = jnp.einsum("bcs,st->bct", pairs, _interpolation(), precision="highest")
+    return both.reshape(batch, -1)[:, : 2 * samples]
 
 
 @lru_cache
 def _interpolation() -> np.ndarray:
-    """Of two chunks the 64 samples between those of the first: float32 [128, 64]."""
-    distance = np.arange(TAPS) - (TAPS / 2 - 0.5)  # samples from the place in between
-    taps = np.sinc(distance) * np.kaiser(TAPS + 2, 9.0)[1:-1]
-    taps /= taps.sum()
-    matrix = np.zeros((2 * _CHUNK, _CHUNK))
+    """Two chunks to the samples of the first and those after each: float32 [128, 128]."""
+    taps = interpolating_taps()
+    matrix = np.zeros((2 * _CHUNK, 2 * _CHUNK))
     for place in range(_CHUNK):
-        matrix[place : place + TAPS, place] = taps
+        matrix[place + TAPS // 2 - 1, 2 * place] = 1
+        matrix[place : place + TAPS, 2 * place + 1] = taps
     return matrix.astype(np.float32)
+
+
+@lru_cache
+def interpolating_taps() -> np.ndarray:
+    """float64 [64], of the samples around a place in the middle between two."""
+    distance = np.arange(TAPS) - (TAPS / 2 - 0.5)
+    taps = np.sinc(distance) * np.kaiser(TAPS + 2, 9.0)[1:-1]
+    return taps / taps.sum()

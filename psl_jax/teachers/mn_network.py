@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from psl_jax.model.cache_parts import in_parts
 from psl_jax.model.convolutions import at_least_float32, product
 from psl_jax.model.mobilenetv2 import cut, halved
 
@@ -47,7 +46,6 @@ TABLE = (
     Row(5, 960, 160, True, True, 1),
 )
 STEM_CHANNELS, HEAD_CHANNELS, LAST_EXPANSION, SQUEEZE = 16, 1280, 6, 4
-NUM_EARLY_BLOCKS = 6  # on a CPU in parts of the batch
 
 
 def multiple_of_8(channels: float) -> int:
@@ -188,7 +186,6 @@ class MobileNetV3(nnx.Module):
         logmel: jax.Array,
         valid: jax.Array | None = None,
         dtype: Any = jnp.float32,
-        platform: str | None = None,
     ) -> jax.Array:
         """Class logits of clips.
 
@@ -196,32 +193,16 @@ class MobileNetV3(nnx.Module):
           logmel: float32 [batch, frames, 128].
           valid: [batch] frames that are audio: the result is that of these frames alone. None: all.
           dtype: of the maps; means, head and classifier are float32.
-          platform: that the program is for, default this machine's.
 
         Returns:
           float32 [batch, classes].
         """
-        x, valid = self._early(logmel, valid, dtype, platform)
-        for block in self.blocks[NUM_EARLY_BLOCKS:]:
+        x = self.stem(cut(logmel, valid)).astype(dtype)
+        valid = None if valid is None else halved(valid)
+        for block in self.blocks:
             x, valid = block(x, valid), block.frames_left(valid)
         x = mean_of(hard_swish(self.last(x)), valid)
         return self.classifier(hard_swish(self.hidden(x)))
-
-    def _early(self, logmel: jax.Array, valid: Any, dtype: Any, platform: str | None) -> Any:
-        """Stem and first blocks, on a CPU in parts of the batch that stay in its cache."""
-
-        def walk(inputs: Any) -> Any:
-            x, valid = inputs
-            x = self.stem(cut(x, valid)).astype(dtype)
-            valid = None if valid is None else halved(valid)
-            for block in self.blocks[:NUM_EARLY_BLOCKS]:
-                x, valid = block(x, valid), block.frames_left(valid)
-            return x, valid
-
-        _, frames, bands = logmel.shape
-        channels = max(block.depthwise.kernel.shape[-1] for block in self.blocks[:2])
-        size = halved(frames) * halved(bands) * channels * jnp.dtype(dtype).itemsize
-        return in_parts(walk, (logmel, valid), size, platform)
 
 
 class MnNetwork(NamedTuple):
@@ -238,3 +219,9 @@ def create(num_classes: int, width: float) -> tuple[MnNetwork, Any]:
     """The network, and its arrays as nested dicts of zeros, to be filled by `mn_weights`."""
     graphdef, state = nnx.split(MobileNetV3(num_classes, width))
     return MnNetwork(graphdef), nnx.to_pure_dict(state)
+
+
+def largest_map(arrays: Any, frames: int, bands: int, dtype: Any) -> int:
+    """Bytes of a row's largest map: that of the first block that expands."""
+    channels = arrays["blocks"][1]["depthwise"]["kernel"].shape[-1]
+    return halved(frames) * halved(bands) * channels * jnp.dtype(dtype).itemsize

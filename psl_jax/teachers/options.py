@@ -10,10 +10,13 @@ import numpy as np
 from absl import flags
 
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
+from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.opening import open_folder
 from psl_jax.data.sources import Source
+from psl_jax.data.whole_clips import WholeClips
 from psl_jax.runtime import disk, entry, joining, parallel
 from psl_jax.runtime.errors import UserError
+from psl_jax.scoring.evaluation import Cut
 from psl_jax.scoring.relabeling import TaughtBy
 from psl_jax.scoring.scorer import SegmentScorer
 from psl_jax.teachers import class_map, ensemble, naming
@@ -72,6 +75,12 @@ class Task(NamedTuple):
     source: Source
     segmentation: Segmentation
 
+    def cut(self, segments: str) -> Cut:
+        """The segments, or for "whole" and a model of ours the clips, each as long as it is."""
+        if segments == "whole" and isinstance(self.teacher, OwnTeacher):
+            return WholeClips.of(self.source.index)
+        return self.segmentation
+
     def scorer(self, arguments: argparse.Namespace, count_padding: bool = False) -> SegmentScorer:
         """What scores the split's segments on this process's devices."""
         devices = arguments.num_devices or None
@@ -127,27 +136,41 @@ def check_out(folder: str | os.PathLike) -> None:
 
 
 def plan(
-    task: Task, scorer: SegmentScorer, arguments: argparse.Namespace, out: object
+    task: Task, cut: Cut, scorer: SegmentScorer, arguments: argparse.Namespace, out: object
 ) -> list[str]:
-    """What will be done, in words."""
+    """What will be done, in words; `cut` is what the clips are cut into."""
     index = task.source.index
-    size = scorer.fitting(arguments.batch_size, task.segmentation.seconds)
-    segments = int(task.segmentation.counts(index.num_samples).sum(dtype=np.int64))
-    steps = -(-segments // (size * jax.process_count()))
+    work, rows, audio = _work(cut, index, scorer, arguments)
     processes = f"{jax.process_count()} process{'es' * (jax.process_count() > 1)}"
     lines = [
         f"model   {task.teacher.words()}",
         f"data    {index.split}: {len(index):,} clips, {index.hours:.2f} h, ids "
         f"{index.ids_sha256[:12]}…",
-        f"work    {segments:,} segments of {task.segmentation.seconds:g} s: {steps:,} batches of "
-        f"int16 [{size}, {task.segmentation.segment_samples}] to {arguments.dtype} probabilities "
-        f"[{size}, {index.num_classes}], on {scorer.where} of each of {processes}",
+        f"work    {work} of int16 [{rows}, {cut.segment_samples}] to {arguments.dtype} "
+        f"probabilities [{rows}, {index.num_classes}], on {scorer.where} of each of {processes}",
         f"memory  scores of all clips {4 * len(index) * index.num_classes / 1e6:,.1f} MB, a batch "
-        f"{2 * size * task.segmentation.segment_samples / 1e6:,.1f} MB",
+        f"{2 * rows * cut.segment_samples / 1e6:,.1f} MB",
         f"out     {out}",
     ]
     if isinstance(task.teacher, OwnTeacher) and jax.default_backend() == "cpu":
         cores, width = os.cpu_count() or 1, task.teacher.model.info.width
-        audio = segments * task.segmentation.seconds * (0.12 + 0.88 * width)
+        audio *= 0.12 + 0.88 * width
         lines.insert(4, f"time    about {20 + audio / (_CPU_RATE * cores):,.0f} s, very roughly")
     return lines
+
+
+def _work(
+    cut: Cut, index: ClipIndex, scorer: SegmentScorer, arguments: argparse.Namespace
+) -> tuple[str, int, float]:
+    """What is scored, in words; rows of the batches of the longest; seconds of it all, padded."""
+    rows = scorer.fitting(arguments.batch_size, cut.seconds)
+    if isinstance(cut, WholeClips):
+        lengths = np.asarray(cut.lengths) / SAMPLE_RATE
+        padded = lengths[cut.number_of(index.num_samples)]
+        shown = ", ".join(f"{length:.3g}" for length in lengths)
+        work = f"{len(index):,} whole clips, padded to {shown} s: batches, the longest"
+        return work, rows, float(padded.sum())
+    segments = int(cut.counts(index.num_samples).sum(dtype=np.int64))
+    steps = -(-segments // (rows * jax.process_count()))
+    work = f"{segments:,} segments of {cut.seconds:g} s: {steps:,} batches"
+    return work, rows, segments * cut.seconds

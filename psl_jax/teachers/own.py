@@ -58,4 +58,5 @@ class OwnTeacher:
             running.dtype,
             running.num_devices,
             running.count_padding,
+            output=model.info.output,
         )

@@ -1,7 +1,10 @@
 """Orbax checkpoints: the latest, the best by mAP, their average."""
 
+import contextlib
+import json
 import os
 import pathlib
+import zlib
 from typing import Any
 
 import jax
@@ -9,15 +12,16 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from psl_jax.model.mobilenetv2 import Variables
-from psl_jax.runtime import interrupts, parallel
+from psl_jax.runtime import files, interrupts, parallel
 from psl_jax.runtime.disk import plain_disk_errors
 from psl_jax.runtime.errors import UserError
 from psl_jax.training import flat_state
 from psl_jax.weights.keys import int_keys
-from psl_jax.weights.orbax_folder import on_this_host
+from psl_jax.weights.orbax_folder import array_crc, named_damage, on_this_host
 
 _METRIC = "mAP"
-_ARRAYS, _NOTES = "arrays", "notes"
+_ARRAYS, _NOTES, _CRC = "arrays", "notes", "crc32"
+_DELETE = "delete that folder and give the same command again, which goes on from the one before"
 _ADVICE = "Run the same command again, which goes on from the last checkpoint."
 
 
@@ -38,12 +42,13 @@ class TrainingCheckpoints:
                 ),
             ]
         )
-        self._checkpointer = ocp.training.Checkpointer(
-            self.directory,
-            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-            preservation_policy=keep,
-            cleanup_tmp_directories=True,
-        )
+        with named_damage(_unreadable(self.directory), _DELETE):
+            self._checkpointer = ocp.training.Checkpointer(
+                self.directory,
+                save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+                preservation_policy=keep,
+                cleanup_tmp_directories=True,
+            )
         self._saving: Any = None  # what is being written by another thread
 
     def __enter__(self) -> "TrainingCheckpoints":
@@ -72,9 +77,10 @@ class TrainingCheckpoints:
         # Copies, on the host: the next step is made in the memory that holds the state now.
         flat, index = flat_state.flatten(parallel.to_host(state))
         self._finish()
+        about = {_ARRAYS: index, _NOTES: notes, _METRIC: mean_average_precision}
         with plain_disk_errors(self.directory, _ADVICE):
             self._saving = self._checkpointer.save_async(
-                step, flat, metrics=metrics, custom_metadata={_ARRAYS: index, _NOTES: notes}
+                step, flat, metrics=metrics, custom_metadata=about | {_CRC: _crc(flat, about)}
             )
         what = f"step {step} in {self.directory}"
         self._saving.on_complete(lambda saved: interrupts.note_saved(what) if saved else None)
@@ -116,16 +122,27 @@ class TrainingCheckpoints:
         latest = self._checkpointer.latest
         if latest is None:
             return None
-        saved = self._checkpointer.metadata(latest.step)
+        with self._named_damage(latest.step):
+            saved = self._checkpointer.metadata(latest.step)
         return (saved.custom_metadata or {}).get(_NOTES)
 
     def _load(self, step: int) -> tuple[dict[str, np.ndarray], list]:
         """The long arrays, and what lies where in them."""
         self._finish()
-        saved = self._checkpointer.metadata(step)
-        index = (saved.custom_metadata or {}).get(_ARRAYS, [])
-        loaded = self._checkpointer.load(step, on_this_host(saved.metadata))
-        return {key: np.asarray(array) for key, array in loaded.items()}, index
+        with self._named_damage(step):
+            saved = self._checkpointer.metadata(step)
+            about = dict(saved.custom_metadata or {})
+            crc = about.pop(_CRC, None)  # earlier versions wrote none
+            loaded = self._checkpointer.load(step, on_this_host(saved.metadata))
+            flat = {key: np.asarray(array) for key, array in loaded.items()}
+            if crc not in (None, _crc(flat, about)):
+                raise ValueError("its contents fail their checksum")
+            if _ARRAYS not in about:
+                raise ValueError("it does not tell what its arrays are")
+            return flat, about[_ARRAYS]
+
+    def _named_damage(self, step: int) -> contextlib.AbstractContextManager[None]:
+        return named_damage(self.directory / str(step), _DELETE)
 
     def steps(self) -> list[int]:
         self._finish()
@@ -137,9 +154,17 @@ class TrainingCheckpoints:
         scored = [
             (info.metrics[_METRIC], info.step)
             for info in self._checkpointer.checkpoints
-            if info.metrics
+            if info.metrics and self._knows(info.step, info.metrics[_METRIC])
         ]
         return [step for _, step in sorted(scored, reverse=True)[: self.best]]
+
+    def _knows(self, step: int, value: float) -> bool:
+        """True; raises UserError where another mAP was noted with the checkpoint."""
+        with self._named_damage(step):
+            about = self._checkpointer.metadata(step).custom_metadata or {}
+            if about.get(_METRIC, value) != value:
+                raise ValueError(f"its mAP is {value}, and {about[_METRIC]} was noted with it")
+        return True
 
     def load_variables(self, step: int) -> Variables:
         """The network's variables at `step`, as NumPy arrays."""
@@ -162,3 +187,19 @@ def average(variables: list[Variables]) -> Variables:
         return np.asarray(total / len(arrays), np.asarray(arrays[0]).dtype)
 
     return jax.tree.map(mean, *variables)
+
+
+def _crc(flat: dict[str, np.ndarray], about: dict[str, Any]) -> int:
+    """Over the arrays and what is told of them, as JSON has it."""
+    text = json.dumps(about, sort_keys=True).encode()
+    return array_crc((flat[name] for name in sorted(flat)), zlib.crc32(text))
+
+
+def _unreadable(directory: pathlib.Path) -> pathlib.Path:
+    """The checkpoint with a file of metrics that is no JSON; `directory` where there is none."""
+    for path in sorted(directory.glob("*/metrics/metrics")):
+        try:
+            files.read_json(path)
+        except UserError:
+            return path.parent.parent
+    return directory

@@ -56,6 +56,7 @@ class Recipe:
     sharing_devices: see `Context`; fewer than all of them.
     channels_first: see `Context`; None: on CPUs.
     count_padding: see `NetworkSettings`.
+    output: see `NetworkSettings`: with a softmax the loss is the categorical cross-entropy.
     teacher: makes the labels of each batch; None: the batch brings them.
     """
 
@@ -67,6 +68,7 @@ class Recipe:
     sharing_devices: int = 0
     channels_first: bool | None = None
     count_padding: bool = False
+    output: str = "sigmoid"
     teacher: TeacherInStep | None = None
 
 
@@ -87,6 +89,15 @@ def binary_cross_entropy(probabilities: jax.Array, labels: jax.Array) -> jax.Arr
     return -jnp.mean(labels * jnp.log(p) + (1 - labels) * jnp.log1p(-p))
 
 
+def categorical_cross_entropy(probabilities: jax.Array, labels: jax.Array) -> jax.Array:
+    """Mean over examples of -sum y log p over classes; arrays [batch, classes]."""
+    p = jnp.maximum(probabilities, PROBABILITY_MARGIN)
+    return -jnp.mean((labels * jnp.log(p)).sum(axis=1))
+
+
+_LOSSES = {"sigmoid": binary_cross_entropy, "softmax": categorical_cross_entropy}
+
+
 @lru_cache
 def train_program(network: Network, recipe: Recipe, mesh: Mesh) -> Callable:
     """The jitted (state, batch, rate) -> (state, {"loss"}) on `mesh`; the old state is donated.
@@ -94,7 +105,8 @@ def train_program(network: Network, recipe: Recipe, mesh: Mesh) -> Callable:
     Where the recipe has a teacher, its folded network is the last argument, and the batch's labels
     are the weak ones.
     One Adam step at the learning rate `rate`. batch: audio int16 [batch, samples], num_samples
-    int32 [batch], labels float32 [batch, classes], split over the mesh. BatchNorm statistics, loss
+    int32 [batch], labels float32 [batch, classes], split over the mesh; for a frozen network
+    `features` of `features_program` may be there instead of the audio. BatchNorm statistics, loss
     and gradients are those of the global batch, if not `recipe` says otherwise of the first.
     """
     teacher = [parallel.REPLICATED] * (recipe.teacher is not None)
@@ -110,8 +122,49 @@ def step_function(network: Network, recipe: Recipe, platform: str) -> Callable:
 
     Inside `data_parallel`.
     """
+    context = _context(recipe, platform)
+
+    def loss(trained, frozen, stats, batch, keys):
+        variables = Variables(parallel.varying(trained) | frozen, stats)
+        if "features" in batch:
+            labels = batch["labels"]
+            frames = network.classify(variables, batch["features"], context, keys["dropout"])
+        else:
+            features, labels = _inputs(batch, keys, recipe, platform)
+            frames, stats = network.apply(variables, features, context, keys["dropout"])
+        valid = None if recipe.count_padding else output_frames(num_frames(batch["num_samples"]))
+        value = _LOSSES[recipe.output](clip_probabilities(frames, valid), labels)
+        return jax.lax.pmean(value, parallel.AXIS), stats
+
+    def step(state: TrainState, batch: dict[str, jax.Array], rate: jax.Array, teacher: Any = None):
+        if recipe.teacher is not None:
+            batch = batch | {"labels": taught_labels(recipe.teacher, platform, teacher, batch)}
+        keys = _example_keys(recipe.seed, state.step, len(batch["labels"]))
+        params, stats = state.variables
+        trained = {name: params[name] for name in params if recipe.trainable in ("all", name)}
+        frozen = {name: params[name] for name in params if name not in trained}
+        (value, stats), gradients = jax.value_and_grad(loss, has_aux=True)(
+            trained, frozen, stats, batch, keys
+        )
+        if recipe.sharing_devices:  # running statistics are those of all devices
+            stats = jax.lax.pmean(stats, parallel.AXIS)
+        with jax.named_scope("optimizer"):
+            # The moments of what is frozen stay zeros.
+            moments = state.optimizer
+            own = moments._replace(mu=_only(trained, moments.mu), nu=_only(trained, moments.nu))
+            updates, own = _ADAM.update(gradients, own, trained)
+            optimizer = own._replace(mu=moments.mu | own.mu, nu=moments.nu | own.nu)
+            params = params | jax.tree.map(lambda p, u: p - rate * u, trained, updates)
+        return TrainState(state.step + 1, Variables(params, stats), optimizer), {
+            metric_log.LOSS: value
+        }
+
+    return step
+
+
+def _context(recipe: Recipe, platform: str) -> Context:
     on_cpu = platform == "cpu"
-    context = Context(
+    return Context(
         train=True,
         frozen=recipe.trainable != "all",
         dtype=jnp.dtype(recipe.dtype),
@@ -121,35 +174,26 @@ def step_function(network: Network, recipe: Recipe, platform: str) -> Callable:
         platform=platform,
     )
 
-    def loss(trained, frozen, stats, batch, keys):
-        features, labels = _inputs(batch, keys, recipe, platform)
-        variables = Variables(parallel.varying(trained) | frozen, stats)
-        frames, stats = network.apply(variables, features, context, keys["dropout"])
-        valid = None if recipe.count_padding else output_frames(num_frames(batch["num_samples"]))
-        value = binary_cross_entropy(clip_probabilities(frames, valid), labels)
-        return jax.lax.pmean(value, parallel.AXIS), stats
 
-    def step(state: TrainState, batch: dict[str, jax.Array], rate: jax.Array, teacher: Any = None):
-        if recipe.teacher is not None:
-            batch = batch | {"labels": taught_labels(recipe.teacher, platform, teacher, batch)}
-        keys = _example_keys(recipe.seed, state.step, len(batch["audio"]))
-        params, stats = state.variables
-        trained = {name: params[name] for name in params if recipe.trainable in ("all", name)}
-        frozen = {name: params[name] for name in params if name not in trained}
-        (value, stats), gradients = jax.value_and_grad(loss, has_aux=True)(
-            trained, frozen, stats, batch, keys
-        )
-        gradients |= jax.tree.map(jnp.zeros_like, frozen)  # with which Adam changes nothing
-        if recipe.sharing_devices:  # running statistics are those of all devices
-            stats = jax.lax.pmean(stats, parallel.AXIS)
-        with jax.named_scope("optimizer"):
-            updates, optimizer = _ADAM.update(gradients, state.optimizer, params)
-            params = jax.tree.map(lambda p, u: p - rate * u, params, updates)
-        return TrainState(state.step + 1, Variables(params, stats), optimizer), {
-            metric_log.LOSS: value
-        }
+def _only(wanted: dict, values: dict) -> dict:
+    return {name: values[name] for name in wanted}
 
-    return step
+
+@lru_cache
+def features_program(network: Network, recipe: Recipe, mesh: Mesh) -> Callable:
+    """The jitted (variables, batch) -> float32 [batch, frames, 1280] on `mesh`.
+
+    What a step of a frozen network makes of the batch's audio before it is classified. The recipe
+    must not augment: see `frozen_features`.
+    """
+    platform = parallel.platform_of(mesh)
+    context = dataclasses.replace(_context(recipe, platform), axis_name=None)
+
+    def features(variables: Variables, batch: dict[str, jax.Array]) -> jax.Array:
+        return network.features(variables, _spectrogram(batch, recipe, platform), context)
+
+    specs = (parallel.REPLICATED, parallel.SPLIT)
+    return parallel.data_parallel(features, mesh, specs, parallel.SPLIT, fast_math=True)
 
 
 def taught_labels(
@@ -179,13 +223,20 @@ def _example_keys(seed: int, step: jax.Array, count: int) -> dict[str, jax.Array
 
 def _inputs(batch, keys, recipe: Recipe, platform: str) -> tuple[jax.Array, jax.Array]:
     """Features [batch, frames, 64] and labels [batch, classes], augmented as the recipe says."""
-    audio, settings = to_float(batch["audio"]), recipe.augmentation
-    lengths = None if recipe.count_padding else batch["num_samples"]
-    if recipe.count_padding:
-        audio = zeros_after(audio, batch["num_samples"])
-    with jax.named_scope("augmentation"):
-        audio = augment_waveform(keys["waveform"], audio, settings)
-    features = recipe.logmel(audio, lengths, parallel.AXIS, platform)
+    settings = recipe.augmentation
+    features = _spectrogram(batch, recipe, platform, keys["waveform"])
     with jax.named_scope("augmentation"):
         features = mask_spectrogram(keys["masks"], features, settings)
         return mixup(keys["mixup"], features, batch["labels"], settings)
+
+
+def _spectrogram(batch, recipe: Recipe, platform: str, keys: jax.Array | None = None) -> jax.Array:
+    """[batch, frames, 64]; with keys [batch], of the augmented waveforms."""
+    audio = to_float(batch["audio"])
+    lengths = None if recipe.count_padding else batch["num_samples"]
+    if recipe.count_padding:
+        audio = zeros_after(audio, batch["num_samples"])
+    if keys is not None:
+        with jax.named_scope("augmentation"):
+            audio = augment_waveform(keys, audio, recipe.augmentation)
+    return recipe.logmel(audio, lengths, parallel.AXIS, platform)

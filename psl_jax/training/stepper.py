@@ -22,7 +22,7 @@ from psl_jax.training.step import TrainState
 Feed = Callable[[int], Iterator[Batch]]  # this process's batches or entries from a step on
 Values = dict[str, jax.Array]  # what steps tell, such as their mean loss
 
-_INPUTS = ("audio", "num_samples", "labels")
+_INPUTS = ("audio", "features", "num_samples", "labels")
 
 
 class Stepper(Protocol):
@@ -191,4 +191,4 @@ def _mean(parts: list[tuple[int, Values]]) -> Values:
 
 
 def _used(batch: Batch) -> Batch:
-    return {name: batch[name] for name in _INPUTS}
+    return {name: batch[name] for name in _INPUTS if name in batch}

@@ -1,8 +1,11 @@
 """A finished model as a folder: Orbax arrays beside model.json."""
 
+import contextlib
 import os
 import pathlib
 import shutil
+import zlib
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -19,6 +22,11 @@ from psl_jax.weights.keys import int_keys, str_keys
 MODEL_FILE = "model.json"
 MODEL_FOLDER = "averaged"
 _WEIGHTS = "weights"
+_AGAIN = (
+    "copy it again from where it is whole, or delete {} and give the command again that trained "
+    "it, which averages the checkpoints anew"
+)
+_DIGEST = "weights_crc32"  # in model.json; earlier versions wrote none
 
 
 def save_model(folder: str | os.PathLike, variables: Variables, info: dict[str, Any]) -> None:
@@ -33,7 +41,7 @@ def save_model(folder: str | os.PathLike, variables: Variables, info: dict[str, 
     with plain_disk_errors(folder, "Run the same command again."):
         ocp.save(folder / _WEIGHTS, tree)
         if jax.process_index() == 0:
-            files.write_json(folder / MODEL_FILE, info)
+            files.write_json(folder / MODEL_FILE, info | {_DIGEST: _crc(variables)})
 
 
 def find_folder(path: str | os.PathLike) -> pathlib.Path:
@@ -64,9 +72,11 @@ def read_model(path: str | os.PathLike) -> Model:
         described = files.read_json(folder / MODEL_FILE)
     except ValueError as error:
         raise UserError(f"{folder / MODEL_FILE} is damaged: {error}") from error
+    crc = described.pop(_DIGEST, None) if isinstance(described, dict) else None
     info = ModelInfo.from_json(described, folder / MODEL_FILE)
     weights = folder / _WEIGHTS
-    tree = ocp.load(weights, on_this_host(ocp.metadata(weights).metadata))
+    with named_damage(weights, _AGAIN.format(folder)):
+        tree = ocp.load(weights, on_this_host(ocp.metadata(weights).metadata))
     loaded = Variables(int_keys(tree["params"]), int_keys(tree["stats"]))
     other = UserError(f"{folder}: the arrays are not those of a network of width {info.width}")
     # Looked at first: a network of a width that somebody mistyped could take all memory.
@@ -75,11 +85,42 @@ def read_model(path: str | os.PathLike) -> Model:
         scaled(STEM_CHANNELS, info.width),
     ):
         raise other
-    network, expected = create(len(info.classes), info.width)
+    network, expected = create(len(info.classes), info.width, output=info.output)
     shapes = [jax.tree.map(np.shape, x) for x in (loaded, expected)]
     if shapes[0] != shapes[1]:
         raise other
-    return Model(network, jax.tree.map(np.asarray, loaded), info)
+    loaded = jax.tree.map(np.asarray, loaded)
+    if crc not in (None, _crc(loaded)):
+        raise UserError(
+            f"{weights}: damaged, the arrays are not those that {MODEL_FILE} was written for: "
+            + _AGAIN.format(folder)
+        )
+    return Model(network, loaded, info)
+
+
+@contextlib.contextmanager
+def named_damage(path: pathlib.Path, advice: str) -> Iterator[None]:
+    """Turns what Orbax raises for damaged or missing files, of many kinds, into a UserError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]:.200}"
+        raise UserError(
+            f"{path}: damaged, or not whole, or no longer to be read: {advice} ({reason})"
+        ) from error
+
+
+def array_crc(arrays: Iterable[np.ndarray], crc: int = 0) -> int:
+    """CRC-32 of the bytes of arrays, one after the other."""
+    for array in arrays:
+        crc = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, crc)
+    return crc
+
+
+def _crc(variables: Variables) -> int:
+    return array_crc(np.asarray(leaf) for leaf in jax.tree.leaves(variables))
 
 
 def on_this_host(metadata: Any) -> Any:

@@ -268,7 +268,8 @@ def load(path: str | os.PathLike, classes: tuple[str, ...] | None = None) -> Mod
         return model_of(state, path, classes)
     info = ModelInfo.from_json(files.read_json(beside), beside)
     model = model_of(state, path, info.classes)
-    return Model(model.network, model.variables, info)
+    network = create(len(info.classes), model.info.width, output=info.output)[0]
+    return Model(network, model.variables, info)
 
 
 def model_of(

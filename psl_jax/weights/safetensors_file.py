@@ -58,7 +58,7 @@ def read_with_metadata(path: str | os.PathLike) -> tuple[Model, dict[str, Any]]:
     except (OSError, SafetensorError, ValueError) as error:
         raise UserError(f"cannot read {path} as safetensors: {error}") from error
     info = ModelInfo.from_json(values, path)
-    network, expected = create(len(info.classes), info.width)
+    network, expected = create(len(info.classes), info.width, output=info.output)
     found: dict = {}
     for name, array in arrays.items():
         *place, last = name.split(".")

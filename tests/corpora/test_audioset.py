@@ -372,3 +372,5 @@ def test_full_and_aud300h_contain_the_balanced_clips(tmp_path, monkeypatch):
     assert sum(clip.startswith("unb") for clip in ids["aud300h"]) == 6
     default = build(source, tmp_path / "default")
     assert sorted(index_files.splits(default)) == ["balanced", "full"]
+    stored = [index_files.load_index(data_dir, s) for s in index_files.stored_splits(data_dir)]
+    assert sum(map(len, stored)) == 15  # each clip is stored once

@@ -1,5 +1,6 @@
 """Of each segment only the likeliest classes are kept: what is read, and what it takes."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -105,6 +106,22 @@ def test_a_recall_without_a_prior_changes_nothing(tmp_path, index):
     rule = LabelRule(prior=1.0, prior_recall=0.6)
     with pytest.raises(UserError, match="prior_recall"):
         SoftLabels.open(tmp_path / "believed", index, SEGMENTATION, "t", rule)
+
+
+def test_labels_that_hang_on_weak_labels_are_of_these(tmp_path, index):
+    probabilities = make_probabilities(index, SEGMENTATION)
+    values = index.label_values.copy()
+    values[0] = (values[0] + 1) % CLASSES
+    other = dataclasses.replace(index, label_values=values)
+    written(tmp_path / "plain", index, probabilities, "npz")
+    SoftLabels.open(tmp_path / "plain", other, SEGMENTATION, "t", LabelRule())
+    for changes in ({"prior": 1.0}, {"calibrate": "rate"}):
+        folder = tmp_path / str(*changes)
+        written(folder, index, probabilities, "npz", **changes)
+        with pytest.raises(UserError, match="weak labels of the clips"):
+            SoftLabels.open(folder, other, SEGMENTATION, "t", LabelRule(**changes))
+        with pytest.raises(UserError, match="weak labels of the clips"):  # half of them others
+            written(folder, other, probabilities, "npz", **changes)
 
 
 def test_manifests_of_earlier_versions_told_nothing_of_it(tmp_path, index):

@@ -255,3 +255,28 @@ def test_manifest_is_readable(tmp_path, index):
         "shard_sizes": [3, 0, 4],
         "format": "npz",
     }
+
+
+@pytest.mark.parametrize("top_k", [0, 1])
+def test_of_large_labels_only_the_wanted_records_are_read(tmp_path, monkeypatch, top_k):
+    """Draws want a clip of each shard; whole shards would be read again and again."""
+    index = make_index([9, 0, 12], [400, 390, 100] * 7, num_classes=5)
+    segmentation = Segmentation(200 / 16000)
+    writer = soft_labels.SoftLabelWriter(
+        tmp_path, index, segmentation, teacher_digest="t", rule=soft_labels.LabelRule(top_k=top_k)
+    )
+    rows = make_probabilities(index, segmentation)
+    for shard in writer.missing:
+        low, high = index.shard_offsets[shard : shard + 2]
+        writer.write_shard(shard, rows[low:high])
+    whole = SoftLabels.open(tmp_path, index, segmentation)
+    everything = whole.gather(np.arange(21))
+    monkeypatch.setattr(soft_labels, "_CACHE_BYTES", 0)
+    monkeypatch.setattr(SoftLabels, "read_shard", None)
+    some = SoftLabels.open(tmp_path, index, segmentation)
+    for clips in ([3, 3, 8], [0, 20], [11, 10], [8]):
+        np.testing.assert_array_equal(some.gather(np.array(clips)), everything[clips])
+    path = next(tmp_path.glob("labels-00002*"))
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(UserError, match=r"labels-00002.*: damaged soft-label shard"):
+        SoftLabels.open(tmp_path, index, segmentation).gather(np.array([20]))

@@ -79,17 +79,43 @@ def test_float16_logits_come_back_nearly(tmp_path, data):
     np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
-@pytest.mark.parametrize("format", ["parquet", "csv"])
+@pytest.mark.parametrize("format", ["parquet", "csv", "ced"])
 def test_segments_that_overlap(tmp_path, data, format):
     index, segmentation = label_data.index(), Segmentation(1.0, 0.5)
     label_data.write_labels(tmp_path / "labels", index, segmentation)
     file = tmp_path / f"file{SUFFIXES[format]}"
     run("export", tmp_path / "labels", data, "--split=train", f"--out={file}")
-    bring_in(file, data, tmp_path / "back", "--hop_seconds=0.5")
+    bring_in(file, data, tmp_path / "back", "--hop_seconds=0.5", f"--format={format}")
     found, expected = (
         label_data.read(tmp_path / name, index, segmentation) for name in ("back", "labels")
     )
     np.testing.assert_array_equal(found, expected)
+
+
+def test_short_last_segments_as_in_the_published_code(tmp_path, data):
+    """Every command takes labels that were made with another shortest segment."""
+    index, segmentation = label_data.index(), Segmentation(1.0, shortest_seconds=0.0)
+    assert segmentation.counts(index.num_samples).sum() > 12
+    label_data.write_labels(tmp_path / "labels", index, segmentation)
+    run("export", tmp_path / "labels", data, "--split=train", f"--out={tmp_path / 't.csv'}")
+    bring_in(tmp_path / "t.csv", data, tmp_path / "back", "--shortest_segment_seconds=0")
+    run("edit", tmp_path / "back", data, "--split=train", "--union_weak",
+        f"--out={tmp_path / 'edited'}")  # fmt: skip
+    found, expected = (
+        label_data.read(tmp_path / name, index, segmentation) for name in ("back", "labels")
+    )
+    np.testing.assert_array_equal(found, expected)
+    label_data.read(tmp_path / "edited", index, segmentation)
+
+
+def test_times_of_long_clips_are_written_to_the_digit(tmp_path):
+    index = label_data.index(num_samples=np.array([16_000 * 1100, *[16_000] * 6], np.int32))
+    segmentation = Segmentation(0.125)
+    label_data.write_data(tmp_path / "data", index)
+    label_data.write_labels(tmp_path / "labels", index, segmentation)
+    place = ("--split=train", f"--out={tmp_path / 't.csv'}")
+    run("export", tmp_path / "labels", tmp_path / "data", *place)
+    bring_in(tmp_path / "t.csv", tmp_path / "data", tmp_path / "back", seconds=0.125)
 
 
 def test_probabilities_of_logits_of_every_float16():
@@ -180,6 +206,8 @@ def test_pretrainedsed(tmp_path, data, pool):
     for clip in range(len(index)):
         for segment in range(counts[clip]):
             inside = [f for f in range(250) if segment * 500 <= f * 40 + 20 < (segment + 1) * 500]
+            end = 1000 * index.num_samples[clip] / 16_000  # what follows is padding
+            inside = [f for f in inside if f * 40 + 20 < end]
             frames = expit(logits[clip][:, inside].astype(np.float64))
             pooled = getattr(frames, pool)(axis=1)[[3, 2, 1]]
             np.testing.assert_allclose(found[clip, segment], pooled, atol=3e-4)
@@ -201,6 +229,27 @@ def test_a_table_of_another_tool_with_times_and_mids(tmp_path, data):
         for segment in range(count):
             expected = [0.01 * clip, segment // 2 / 2, 0.5]
             np.testing.assert_allclose(found[clip, segment], expected, atol=1e-3)
+
+
+def test_columns_that_are_no_classes_are_left_alone(tmp_path, data):
+    """Texts, and numbers that are no probabilities, in CSV and in Parquet."""
+    pa = pytest.importorskip("pyarrow")
+    rows = [["fold a", 117.5, *row] for row in all_rows()]
+    header = ("fold", "duration", "clip", "segment", *CLASSES)
+    write_table(tmp_path / "t.csv", rows, header)
+    columns = dict(zip(header, map(list, zip(*rows, strict=True)), strict=True))
+    parquet.write_table(pa.table(columns), tmp_path / "t.parquet")
+    for name in ("t.csv", "t.parquet"):
+        bring_in(tmp_path / name, data, tmp_path / f"of_{name}")
+        found = label_data.read(tmp_path / f"of_{name}", label_data.index(), SEGMENTATION)
+        np.testing.assert_allclose(found[0, 0], [0.1, 0.2, 0.3], atol=1e-3)
+
+
+def test_rows_past_the_end_are_told(tmp_path, data, capsys):
+    rows = [[name, onset, onset + 1, 0.1, 0.2, 0.3] for name in IDS for onset in range(10)]
+    table = write_table(tmp_path / "t.csv", rows, ("clip", "onset", "offset", *CLASSES))
+    bring_in(table, data, tmp_path / "labels")
+    assert "58 rows hold for no segment" in capsys.readouterr().out
 
 
 def test_a_parquet_file_is_plain_to_others(tmp_path, data):
@@ -254,6 +303,40 @@ def test_a_table_that_cannot_be_right_leaves_nothing(tmp_path, data, change, mes
         bring_in(table, data, out)
     assert list(out.iterdir()) == []
     bring_in(write_table(table, all_rows()), data, out)
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        (("nan", 1), "clip YabcdefghiJ has a row from nan to 1 s: expected two times in seconds"),
+        ((1, 0), "has a row from 1 to 0 s"),
+        ((30, 40), "no segment's middle lies in the times of any row. Are they seconds from the"),
+    ],
+)
+def test_times_that_cannot_be_right(tmp_path, data, times, message):
+    """What --missing=weak would else replace without a word."""
+    rows = [[IDS[1], *times, 0.1, 0.2, 0.3]]
+    table = write_table(tmp_path / "t.csv", rows, ("clip", "onset", "offset", *CLASSES))
+    with pytest.raises(UserError, match=message):
+        bring_in(table, data, tmp_path / "labels", "--missing=weak")
+
+
+def test_numbers_of_segments_in_parquet_are_whole(tmp_path, data):
+    pa = pytest.importorskip("pyarrow")
+    columns = dict(zip(("clip", "segment", *CLASSES), map(list, zip(*all_rows(), strict=True)),
+                       strict=True))  # fmt: skip
+    columns["segment"][0] = 0.5
+    parquet.write_table(pa.table(columns), tmp_path / "t.parquet")
+    with pytest.raises(UserError, match=r"rows 0 to 11: segment 0\.5: a whole number"):
+        bring_in(tmp_path / "t.parquet", data, tmp_path / "labels")
+
+
+@pytest.mark.parametrize("option", ["segment", "hop", "shortest_segment"])
+@pytest.mark.parametrize("seconds", ["inf", "nan", "-1", "1e9"])
+def test_lengths_that_are_none(tmp_path, data, option, seconds):
+    table = write_table(tmp_path / "t.csv", all_rows())
+    with pytest.raises(UserError, match=f"--{option}_seconds=.*expected seconds"):
+        bring_in(table, data, tmp_path / "labels", f"--{option}_seconds={seconds}")
 
 
 def test_times_of_other_segments(tmp_path, data):
@@ -317,6 +400,61 @@ def test_an_index_with_code_in_it_is_refused(tmp_path, data, capsys):
         bring_in(tmp_path / "e.npy", data, tmp_path / "labels")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("n.txt", "\n".join(IDS[:-1]), "6 names, and the array 7 rows"),
+        ("n.json", json.dumps(IDS[1:]), "6 names, and the array 7 rows"),
+        ("n.json", "5", "is no index of file names: expected"),
+        ("n.json", '[["a"], ["b"], [1], [2], [3], [4], [5]]', "is no index of file names"),
+        ("n.pkl", "h0", "is no index of file names"),
+    ],
+)
+def test_what_is_no_index(tmp_path, data, name, content, message):
+    """Of a list that is too short nobody knows which rows it is of."""
+    np.save(tmp_path / "e.npy", np.zeros((7, 527), np.float32))
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=message):
+        bring_in(tmp_path / "e.npy", data, tmp_path / "labels", f"--index={tmp_path / name}")
+
+
+def test_an_archive_is_no_array(tmp_path, data):
+    with open(tmp_path / "e.npy", "wb") as file:
+        np.savez(file, a=np.zeros(3))
+    with pytest.raises(UserError, match=r"is an archive \(\.npz\)"):
+        bring_in(tmp_path / "e.npy", data, tmp_path / "labels")
+
+
+def test_a_stopped_export_leaves_no_names_of_another_array(tmp_path, data, monkeypatch):
+    index = label_data.index()
+    label_data.write_labels(tmp_path / "labels", index, Segmentation(3.0))
+    file, out = tmp_path / "e.npy", ("--split=train", f"--out={tmp_path / 'e.npy'}")
+    run("export", tmp_path / "labels", data, *out)
+    bring_in(file, data, tmp_path / "back", seconds=3)
+
+    def stop(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pickle, "dump", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run("export", tmp_path / "labels", data, *out)
+    with pytest.raises(UserError, match="there is no index of file names"):
+        bring_in(file, data, tmp_path / "again", seconds=3)
+
+
+@pytest.mark.parametrize(("first", "second"), [("a.parquet", "a.h5"), ("a.h5", "a.parquet")])
+def test_a_parquet_file_of_another_kind_is_not_overwritten(tmp_path, data, first, second):
+    """CED's table of rows is named like a table of labels."""
+    label_data.write_labels(tmp_path / "labels", label_data.index(), SEGMENTATION)
+    run("export", tmp_path / "labels", data, "--split=train", f"--out={tmp_path / first}")
+    before = (tmp_path / "a.parquet").read_bytes()
+    with pytest.raises(UserError, match=r"a\.parquet is there already and holds something else"):
+        run("export", tmp_path / "labels", data, "--split=train", f"--out={tmp_path / second}")
+    assert (tmp_path / "a.parquet").read_bytes() == before
+    run("export", tmp_path / "labels", data, "--split=train", f"--out={tmp_path / first}")
+
+
 def test_an_array_without_its_index_or_classes(tmp_path, data):
     np.save(tmp_path / "e.npy", np.zeros((7, 527), np.float32))
     with pytest.raises(UserError, match=r"e\.pkl: there is no index of file names.*--index"):
@@ -343,6 +481,14 @@ def test_an_option_of_another_format_is_refused(tmp_path, data, option):
     table = write_table(tmp_path / "t.csv", all_rows())
     with pytest.raises(UserError, match="means nothing for --format=csv"):
         bring_in(table, data, tmp_path / "labels", option)
+
+
+@pytest.mark.parametrize("option", ["--top_k=5", "--pool=max"])
+def test_an_option_of_another_format_is_refused_in_the_export(tmp_path, data, option):
+    label_data.write_labels(tmp_path / "labels", label_data.index(), SEGMENTATION)
+    with pytest.raises(UserError, match="means nothing for --format=csv"):
+        run("export", tmp_path / "labels", data, "--split=train", f"--out={tmp_path / 't.csv'}",
+            option)  # fmt: skip
 
 
 @pytest.mark.parametrize(("library", "name"), [("h5py", "a.h5"), ("pyarrow", "a.parquet")])

@@ -1,5 +1,6 @@
 """Soft labels edited by rules, against loops."""
 
+import dataclasses
 import json
 
 import label_data
@@ -9,6 +10,7 @@ import synthetic_data
 from label_data import run
 
 from psl_jax.audio.segments import Segmentation
+from psl_jax.data.soft_labels import LabelRule, SoftLabels, SoftLabelWriter
 from psl_jax.label_files.rules import Rules, read_ontology, read_thresholds
 from psl_jax.runtime.errors import UserError
 
@@ -63,6 +65,18 @@ def test_no_ontology(tmp_path, content, message):
         read_ontology(tmp_path / "o.json", CLASSES)
 
 
+def test_two_nodes_of_one_class_hold_together(tmp_path):
+    """An older ontology may name a class twice; one by its MID."""
+    nodes = [
+        {"id": "/m/0jbk", "name": "Beast", "child_ids": ["a"]},  # the MID of Animal
+        {"id": "z", "name": "Animal", "child_ids": ["b"]},
+        {"id": "a", "name": "Dog", "child_ids": []},
+        {"id": "b", "name": "Bark", "child_ids": []},
+    ]
+    (tmp_path / "o.json").write_text(json.dumps(nodes))
+    assert read_ontology(tmp_path / "o.json", CLASSES) == {0: [1, 2]}
+
+
 def test_rules_in_their_order():
     """Thresholds, weak labels, ontology: a parent below its threshold holds by its child."""
     rng = np.random.default_rng(0)
@@ -88,7 +102,10 @@ def test_thresholds(tmp_path, made):
     given = ["0.5", str(tmp_path / "t.csv"), "class 4=0.75"]
     assert read_thresholds(given, made) == {0: 0.5, 1: 0.25, 2: 0.5, 3: 0.5, 4: 0.75}
     assert read_thresholds(["/m/09x0r=0.1"], label_data.index()) == {0: 0.1}
+    (tmp_path / "unnamed.csv").write_text('class,threshold\n"class 1",0.25\n,0.5\n')
     for wrong, message in (
+        (str(tmp_path / "unnamed.csv"), "line 3: it names no class"),
+        ("=0.5", "names no class; for all give 0.5"),
         ("class 9=0.5", "no class 'class 9'"),
         ("class 1=1.5", "'1.5', expected a number from 0 to 1"),
         ("class 1", "'class 1', expected a number"),
@@ -135,6 +152,36 @@ def test_edited_labels_and_what_is_told_of_them(tmp_path, made, capsys):
         f"--out={tmp_path / 'twice'}")  # fmt: skip
     twice = label_data.read(tmp_path / "twice", made, SEGMENTATION)
     np.testing.assert_array_equal(twice, after >= np.float16(0.1))
+
+
+def other_weak(made):
+    """The same clips, of which the first has other weak labels."""
+    values = made.label_values.copy()
+    values[0] = (values[0] + 1) % made.num_classes
+    return dataclasses.replace(made, label_values=values)
+
+
+def test_edits_of_labels_that_were_made_otherwise_are_other_labels(tmp_path, made):
+    """Of one teacher; also where the data's weak labels, which the rules used, are others now."""
+    data, out = tmp_path / "data", tmp_path / "edited"
+    options = ("--split=train", "--union_weak", f"--out={out}")
+    run("edit", tmp_path / "labels", data, *options)
+    one = SoftLabelWriter(
+        tmp_path / "top", made, SEGMENTATION, teacher_digest="t", format="npz",
+        rule=LabelRule(top_k=2),
+    )  # fmt: skip
+    given = label_data.values(made, SEGMENTATION)
+    for shard in one.missing:
+        one.write_shard(shard, given[slice(*made.shard_offsets[shard : shard + 2])])
+    with pytest.raises(UserError, match="holds soft labels for something else"):
+        run("edit", tmp_path / "top", data, *options)
+    label_data.write_data(data, other_weak(made))
+    with pytest.raises(UserError, match="holds soft labels for something else"):
+        run("edit", tmp_path / "labels", data, *options)
+    with pytest.raises(UserError, match="weak labels of the clips"):
+        SoftLabels.open(out, other_weak(made), SEGMENTATION)
+    run("edit", tmp_path / "labels", data, "--split=train", "--threshold=0.5",
+        f"--out={tmp_path / 'cut'}")  # fmt: skip
 
 
 @pytest.mark.parametrize(

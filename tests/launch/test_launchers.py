@@ -91,6 +91,22 @@ def test_slurm_wants_to_be_submitted(launch):
     assert done.returncode != 0 and "submit this script with sbatch" in done.stderr and not calls
 
 
+def test_local_processes_are_waited_for(tmp_path):
+    """Who starts the same again at once must not meet a process that still saves."""
+    python = tmp_path / "python"
+    python.write_text(
+        "#!/bin/bash\ncase $* in *--process_id=1*) sleep 1; exit 75 ;; esac\n"
+        f"trap 'sleep 2; touch {tmp_path}/saved; exit 75' TERM\nsleep 20 & wait\n"
+    )
+    python.chmod(0o755)
+    done = subprocess.run(
+        [LAUNCH / "local_processes.sh", "2", "--config=x"],
+        env=os.environ | {"PYTHON": str(python), "PORT": "1", "LOGS": str(tmp_path)},
+        timeout=120,
+    )
+    assert done.returncode == 75 and (tmp_path / "saved").exists()
+
+
 CLOUD = {"PROJECT": "p", "REGION": "r", "TEMP": "gs://b/t", "PYTHON": "python", "IMAGE": "i:1"}
 
 

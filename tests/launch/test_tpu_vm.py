@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
@@ -56,19 +57,28 @@ class Cloud:
     def plan(self, **plan):
         (self.folder / "plan.json").write_text(json.dumps(plan))
 
-    def __call__(self, *arguments, **environment):
+    def begin(self, *arguments, **environment):
         defaults = {"NAME": "psl", "ZONE": "here", "ACCELERATOR": "v6e-8", "VERSION": "v2"}
         quick = {"POLL": "0.2", "BACKOFF": "0", "RETRIES": "20"}
-        return subprocess.run(
+        return subprocess.Popen(
             [SCRIPT, *arguments],
             env=os.environ
             | {"PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}"}
             | {"FAKE_CLOUD": str(self.folder)}
             | (defaults | quick | environment),
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=TIMEOUT,
         )
+
+    def __call__(self, *arguments, **environment):
+        with self.begin(*arguments, **environment) as process:
+            try:
+                out, err = process.communicate(timeout=TIMEOUT)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
     def ok(self, *arguments, **environment):
         done = self(*arguments, **environment)
@@ -114,6 +124,7 @@ def test_from_creation_to_deletion(cloud):
     }
     bare = cloud("run", "--config=x")
     assert bare.returncode != 0 and "psl_jax is not installed here" in bare.stderr
+    assert len(cloud.calls("tpu-vm", "ssh")) == 1  # it would not become better
     cloud.ok("install", "--setup=touch $HOME/mounted")
     cloud.ok("run", "--env", "MINE=it's $mine", *AWKWARD)
     for host in ("host0", "host1"):
@@ -180,20 +191,77 @@ def test_what_is_started_again(cloud, statuses, ends, starts):
         assert "failed with status 2" in done.stderr and "started" in done.stdout
 
 
+def test_what_was_mended_or_is_new_is_started(cloud):
+    """What an earlier command came to is no answer to this one, unless it is the same and over."""
+    cloud.plan(statuses={"host0": [2, 0, 0], "host1": [75, 0, 0]})
+    assert cloud("supervise", "--config=x").returncode == 2
+    for arguments, starts in ((["--config=x"], 2), (["--config=x"], 2), (["--config=y"], 3)):
+        assert "the run is over" in cloud.ok("supervise", *arguments).stderr
+        assert len(cloud.starts("host0")) == len(cloud.starts("host1")) == starts
+    assert cloud.starts("host1")[-1]["argv"][-1] == "--config=y"
+
+
+def test_another_run_is_let_alone(cloud):
+    cloud.ok("create")
+    cloud.ok("install")
+    cloud.ok("run", "--config=x")
+    cloud.wait_for_starts(1, "host1")
+    done = cloud("supervise", "--config=y")
+    assert done.returncode == 1 and "another run goes on on psl" in done.stderr
+    assert cloud.ok("status").stdout.count("psl_jax: running") == 2
+
+
+def test_a_host_that_missed_the_start_is_started(cloud):
+    cloud.ok("create")
+    cloud.ok("install")
+    cloud.plan(statuses={"host1": [0]})
+    cloud.ok("run", "--config=x")
+    cloud.wait_for_starts(1, "host1")
+    shutil.rmtree(cloud.folder / "hosts" / "host1" / "psl_jax_run")
+    with cloud.begin("supervise", "--config=x") as supervisor:
+        cloud.wait_for_starts(2, "host1")
+        supervisor.kill()
+    assert len(cloud.starts("host0")) == 1
+
+
+def test_a_preemption_while_installing(cloud):
+    cloud.plan(preempt_after=[1], statuses={"host0": [0], "host1": [0]})
+    done = cloud.ok("supervise", "--config=x", RETRIES="2")
+    assert "installing on psl failed" in done.stderr and "the run is over" in done.stderr
+    assert json.loads((cloud.folder / "created.json").read_text()) == 2
+
+
+def test_a_cloud_that_does_not_answer_for_long(cloud):
+    cloud.plan(statuses={"host0": [0], "host1": [0]})
+    gcloud = cloud.folder / "bin" / "gcloud"
+    gcloud.rename(cloud.folder / "bin" / "real")
+    gcloud.write_text(
+        "#!/bin/bash\necho call >> $FAKE_CLOUD/count\n"
+        "[ $(wc -l < $FAKE_CLOUD/count) -gt 5 ] || { echo UNAVAILABLE >&2; exit 1; }\n"
+        'exec real "$@"\n'
+    )
+    gcloud.chmod(0o755)
+    assert cloud("create", RETRIES="1").returncode == 1
+    assert "the run is over" in cloud.ok("supervise", "--config=x", RETRIES="1").stderr
+
+
 def test_lasting_errors_are_not_tried_again(cloud):
     gcloud = cloud.folder / "bin" / "gcloud"
     gcloud.write_text(
         "#!/bin/bash\necho call >> $FAKE_CLOUD/count\n"
-        "case $* in *describe*) echo NOT_FOUND >&2 ;; *) echo 'PERMISSION_DENIED: no' >&2 ;; esac\n"
+        "case $* in *describe*) echo NOT_FOUND: psl >&2 ;; *) echo 'NOT_FOUND: v6e-8' >&2 ;; esac\n"
         "exit 1\n"
     )
     done = cloud("create")
     assert done.returncode == 1
-    assert "PERMISSION_DENIED" in done.stderr and "psl cannot be created" in done.stderr
+    assert "NOT_FOUND: v6e-8" in done.stderr and "psl cannot be created" in done.stderr
+    assert "NOT_FOUND: psl" not in done.stderr
     assert len((cloud.folder / "count").read_text().splitlines()) == 3  # one look, one try, a look
 
 
-@pytest.mark.parametrize("command", ["create", "install", "run", "supervise", "stop", "delete"])
+@pytest.mark.parametrize(
+    "command", ["create", "install", "run", "supervise", "stop", "delete", "ssh"]
+)
 def test_a_dry_run_calls_nothing(cloud, command):
     arguments = AWKWARD if command in ("run", "supervise") else []
     done = cloud.ok(command, "--dry_run", *arguments)

@@ -18,6 +18,7 @@ from psl_jax.reporting import (
     drawing,
     label_figures,
     label_sets,
+    pages,
     pictures,
     plots,
     suite_figures,
@@ -123,6 +124,16 @@ def test_label_qualities_of_seeds_are_pooled(labels, tmp_path):
     assert pooled["coverage"]["mean"] == pytest.approx(coverage.mean())
     assert sum(pooled["coverage"]["clips"]) == pooled["coverage"]["num_clips"] == len(coverage)
     assert label_sets._means([[0.5, None], [0.7, 0.2]]) == [pytest.approx(0.6), None]
+    _, covered = label_figures.label_quality({"psl1s": {"statistics": pooled}})
+    assert f"over the {len(coverage) // 2} clips that" in covered.note  # the same ones of each
+
+
+def test_colours_stand_out_and_are_those_of_the_page():
+    for colour in pictures.COLOURS:
+        rgb = np.array([int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)])
+        linear = np.where(rgb <= 0.03928, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        assert 1.05 / (linear @ [0.2126, 0.7152, 0.0722] + 0.05) > 3  # WCAG 2 asks so of figures
+        assert colour in pages.asset("report.css")
 
 
 # --- A suite --------------------------------------------------------------------------------------

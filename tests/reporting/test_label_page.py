@@ -15,7 +15,8 @@ import synthetic_data
 from label_data import run
 
 from psl_jax.audio.segments import Segmentation
-from psl_jax.reporting import label_media, label_page
+from psl_jax.reporting import label_page
+from psl_jax.runtime.errors import UserError
 
 SEGMENTATION = Segmentation(1.0)
 
@@ -99,17 +100,52 @@ def test_the_page_holds_the_audio_itself(page, index):
         np.testing.assert_array_equal(samples, originals[clip])
 
 
-def test_a_picture_is_a_png_that_others_read():
-    image = pytest.importorskip("PIL.Image", reason="needs pillow")
-    pixels = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
-    content = base64.b64decode(label_media.png(pixels).removeprefix("data:image/png;base64,"))
-    read = image.open(io.BytesIO(content))
-    np.testing.assert_array_equal(np.asarray(read), pixels)
-    lightness = np.asarray(read.convert("L"), int).ravel()
-    assert (np.diff(lightness) >= 0).all() and lightness[-1] > 150
+@pytest.mark.parametrize("option", ["--seed=-1", "--samples=0"])
+def test_numbers_that_are_none(tmp_path, option):
+    with pytest.raises(UserError, match=f"{option}: expected"):
+        run("page", tmp_path, tmp_path, f"--out={tmp_path / 'p.html'}", option)
 
 
 # --- In a browser ---------------------------------------------------------------------------------
+
+
+# Names of the rows, pictures and words of the key that something else lies upon.
+COVERED = """
+    const kinds = ".key li, .labelled h3, .what, .plot:not(.sample), .ticks";
+    const all = [...document.querySelectorAll(kinds)];
+    const boxes = all.map((e) => e.getBoundingClientRect());
+    const meet = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1
+        && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 1;
+    return all.filter((e, i) => boxes.some((box, k) => k !== i && meet(box, boxes[i])))
+        .map((e) => e.outerHTML.slice(0, 60));
+"""
+# The least contrast of a value that is written in a cell (WCAG 2).
+CONTRAST = """
+    const light = (colour) => {
+      const [r, g, b] = colour.match(/[\\d.]+/g).map(Number).slice(0, 3)
+          .map((v) => colour.startsWith("rgb") ? v / 255 : v)
+          .map((v) => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+      return 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05;
+    };
+    const cell = document.querySelector(".labelled .plot b");
+    return Math.min(...[...Array(96)].map((_, k) => {
+      const value = (k + 5) / 100;
+      cell.style.setProperty("--p", value);
+      cell.className = value > 0.85 ? "high full" : value > 0.6 ? "high" : "";
+      const style = getComputedStyle(cell);
+      const [a, b] = [light(style.color), light(style.backgroundColor)];
+      return Math.max(a, b) / Math.min(a, b);
+    }));
+"""
+
+
+def test_values_stand_out_from_their_cells(page, tmp_path):
+    with browser.opened(tmp_path) as driver:
+        for scheme in ("light", "dark"):
+            media = [{"name": "prefers-color-scheme", "value": scheme}]
+            driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": media})
+            driver.get(page.as_uri())
+            assert driver.execute_script(CONTRAST) > 3.7, scheme
 
 
 def test_in_a_browser(page, tmp_path):
@@ -118,6 +154,7 @@ def test_in_a_browser(page, tmp_path):
             browser.resize(driver, width)
             driver.get(page.as_uri())
             assert driver.execute_script("return document.documentElement.scrollWidth") <= width
+            assert driver.execute_script(COVERED) == []
         assert len(driver.find_elements("css selector", "article.labelled")) == 4
         assert driver.execute_script(
             "return [...document.images].every(i => i.complete && i.naturalHeight == 64)"

@@ -1,10 +1,16 @@
 """What all entry points do with errors, as processes of their own."""
 
+import os
+import re
 import signal
 import subprocess
 import sys
 
-from psl_jax.runtime import interrupts
+import places
+import pytest
+
+from psl_jax.runtime import entry, interrupts
+from psl_jax.runtime.errors import UserError
 
 PRINTS = "print('a line', flush=True)"
 
@@ -28,6 +34,56 @@ def test_errors_that_a_user_can_mend_are_one_message():
     process = run("raise __import__('psl_jax').UserError('clip 7 is damaged')")
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (2, "", "\nerror: clip 7 is damaged\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--workdir=gs://b/run"], "--workdir is gs://b/run: "),
+        (["--config.data.data_dir=s3://b/x"], "--config.data.data_dir is s3://b/x: "),
+        (["--out", "gs://b"], "--out is gs://b: "),
+        (["a.wav", "gs://b/b.wav"], "an argument is gs://b/b.wav: "),
+    ],
+)
+def test_a_bucket_is_not_taken_for_a_folder(arguments, told):
+    with pytest.raises(UserError, match=re.escape(told) + ".*Mount it"):
+        entry.refuse_buckets(arguments)
+
+
+def test_other_arguments_are_no_buckets():
+    beam = "--beam_options=--runner=DataflowRunner --temp_location=gs://b/tmp"
+    entry.refuse_buckets([beam, "--workdir", "runs/gs", "http://x/y.wav", "odd:gs://"])
+
+
+def test_every_command_refuses_buckets(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "psl_jax.main", "--config=quickstart", "--workdir=gs://b/run"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(places.ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 2 and "--workdir is gs://b/run: buckets are not" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_told_to_end_inside_a_callback_that_lets_no_exception_out():
+    body = """
+  import gc, os, signal, time
+  sent = []
+  def send(*_):
+      if not sent:
+          sent.append(0)
+          os.kill(os.getpid(), signal.SIGTERM)
+          for _ in range(1000): pass
+  gc.callbacks.append(send)
+  gc.collect()
+  time.sleep(60)
+"""
+    process = run(body)
+    _, err = process.communicate(timeout=50)
+    assert process.returncode == interrupts.RESTART and "Exception ignored" not in err
 
 
 def test_interrupted():

@@ -1,5 +1,7 @@
 import pytest
 
+from psl_jax.runtime import files
+from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.files import atomic_path
 
 
@@ -36,3 +38,13 @@ def test_writers_of_the_same_file_have_names_of_their_own(tmp_path):
         one.write_text("same")
         two.write_text("same")
     assert [path.name for path in tmp_path.iterdir()] == ["shard"]
+
+
+@pytest.mark.parametrize("content", [b'{"a": ', b"\xff\xfe", b""])
+def test_damaged_json_is_named(tmp_path, content):
+    path = tmp_path / "stages.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"stages\.json is damaged"):
+        files.read_json(path)
+    with pytest.raises(ValueError, match="damaged"):  # as callers expect that have other words
+        files.read_json(path)

@@ -179,3 +179,17 @@ def test_errors_of_the_thread_are_raised_where_the_items_are_used(where):
 
 def test_prefetch_of_nothing():
     assert list(parallel.prefetch([], lambda x: x)) == []
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_what_one_does_is_waited_for(process, monkeypatch):
+    order = []
+    monkeypatch.setattr(parallel.jax, "process_index", lambda: process)
+    monkeypatch.setattr(parallel, "wait_for_all", lambda what: order.append(what))
+
+    def do():
+        order.append("done")
+        return "results"
+
+    found = parallel.by_the_first("waited", do)
+    assert (found, order) == (("results", ["done", "waited"]), (None, ["waited"]))[process]

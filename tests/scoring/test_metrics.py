@@ -133,6 +133,20 @@ def test_map_at_3(levels):
     assert metrics.map_at_3(truth, scores) == pytest.approx(map_at_3_by_loops(true_class, scores))
 
 
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("levels", [3, 10**6])
+def test_map_at_3_is_the_ranking_precision_of_scikit_learn_down_to_rank_3(seed, levels):
+    """Of one label a clip the label-ranking average precision is 1/rank, ties ranked above."""
+    rng = np.random.default_rng([seed, levels])
+    truth, scores = np.eye(7)[rng.integers(0, 7, 40)], rng.integers(0, levels, (40, 7))
+    one_by_one = [
+        sklearn_metrics.label_ranking_average_precision_score(truth[i : i + 1], scores[i : i + 1])
+        for i in range(len(truth))
+    ]
+    expected = np.mean([value if value > 0.3 else 0 for value in one_by_one])  # 1/3, and not 1/4
+    assert metrics.map_at_3(truth, scores) == pytest.approx(expected)
+
+
 def test_map_at_3_refuses_several_labels():
     truth = np.eye(4)
     truth[2, 0] = 1

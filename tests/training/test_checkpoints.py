@@ -2,6 +2,7 @@ import dataclasses
 import errno
 import os
 import resource
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -286,3 +287,58 @@ def test_other_errors_are_not_taken_for_a_full_disk(tmp_path):
         with pytest.raises(Exception, match="already exists") as caught:  # a mistake of ours
             kept.save(2, state_at(2))
     assert not isinstance(caught.value, UserError)
+
+
+# ---- damage -----------------------------------------------------------------------------------
+
+
+# A load that fails leaves coroutines behind.
+of_orbax = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+def harmed(whole, folder, inside):
+    """Copies `whole` to `folder`, each time with a file below `inside` harmed in another way."""
+    for path in sorted(path for path in (whole / inside).rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        middle = len(content) // 2
+        flipped = bytearray(content)
+        flipped[middle : middle + 1] = bytes(byte ^ 1 for byte in flipped[middle : middle + 1])
+        for harm in (content[:middle], bytes(flipped), None):
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.copytree(whole, folder)
+            place = folder / path.relative_to(whole)
+            place.unlink() if harm is None else place.write_bytes(harm)
+            yield
+
+
+@of_orbax
+def test_a_damaged_model_is_refused_by_name_or_what_it_was(tmp_path, variables):
+    save_model(tmp_path / "whole", variables, INFO)
+    whole, copy, refused = load_model(tmp_path / "whole"), tmp_path / "copy", []
+    for _ in harmed(tmp_path / "whole", copy, "weights"):
+        try:
+            assert load_model(copy).digest == whole.digest
+        except UserError as error:
+            refused.append(str(error))
+    assert refused
+    assert all(str(copy / "weights") in told and "averages" in told for told in refused)
+
+
+@of_orbax
+def test_a_damaged_checkpoint_is_refused_by_name_or_what_it_was(tmp_path):
+    with TrainingCheckpoints(tmp_path / "whole") as kept:
+        for step in (1, 2):
+            kept.save(step, state_at(step), 0.5, notes={"step": step})
+    copy, refused = tmp_path / "copy", []
+    for _ in harmed(tmp_path / "whole", copy, "2"):
+        try:
+            with TrainingCheckpoints(copy) as kept:
+                found = kept.restore(state_at(0))  # or the one before, where one is no checkpoint
+                assert int(found.step) in (1, 2)
+                assert_equal(found, state_at(int(found.step)))
+                assert kept.latest_notes() == {"step": int(found.step)}
+        except UserError as error:
+            refused.append(str(error))
+    assert refused
+    for told in refused:
+        assert str(copy / "2") in told and "delete that folder" in told

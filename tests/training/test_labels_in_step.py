@@ -12,7 +12,7 @@ import pytest
 import small_experiments
 from small_experiments import last_variables, run, settings
 
-from psl_jax import UserError
+from psl_jax import UserError, relabel
 from psl_jax.data import batches
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.experiment import Experiment
@@ -217,3 +217,18 @@ def test_labels_of_another_rule_are_refused(data, tmp_path, teacher):
     assert files.read_json(tmp_path / "one/label_quality.json")["bytes"] > 0
     with pytest.raises(UserError, match=r"classes that are kept \(top_k\).*expected 0, found 1"):
         run(settings(data, **shared), tmp_path / "other", "relabel")
+
+
+def test_the_command_labels_short_last_segments_for_runs_that_have_them(data, tmp_path, teacher):
+    out = tmp_path / "labels"
+    place = (teacher, str(data), f"--split={small_experiments.SPLIT}", f"--out={out}")
+    options = ("--segment_seconds=1", "--shortest_segment_seconds=0", "--batch_size=4")
+    relabel.main(relabel.parse(["relabel", *place, *options]))
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    shared = {"labels": "soft", "teacher": teacher, "soft_labels_dir": str(out)}
+    run(settings(data, shortest_segment_seconds=0.0, **shared), tmp_path / "run", "relabel")
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    with pytest.raises(UserError, match=r"least seconds of a segment .*expected 0\.5, found 0\.0"):
+        run(settings(data, **shared), tmp_path / "other", "relabel")
+    with pytest.raises(SystemExit):
+        relabel.parse(["relabel", *place, "--segment_seconds=1", "--shortest_segment_seconds=nan"])

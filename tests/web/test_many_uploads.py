@@ -1,7 +1,6 @@
 """Many uploads at once, some of whose senders go away, and pages from elsewhere."""
 
-import contextlib
-import http.client
+import io
 import json
 import socket
 import threading
@@ -11,12 +10,13 @@ import audio_files
 import numpy as np
 import pytest
 import tagging
+from serving import ask, served, wait_for
 
-from psl_jax import serve
 from psl_jax.tagging.events import EventSettings
 
-uvicorn = pytest.importorskip("uvicorn", reason="needs the [serve] extra")
-web = pytest.importorskip("psl_jax.web.application", reason="needs the [serve] extra")
+pytest.importorskip("uvicorn", reason="needs the [serve] extra")
+web = pytest.importorskip("psl_jax.web.service", reason="needs the [serve] extra")
+uploads = pytest.importorskip("psl_jax.web.uploads", reason="needs the [serve] extra")
 
 LIMITS = web.Limits(megabytes=20.0, minutes=60)
 
@@ -28,41 +28,15 @@ class SlowService(web.Service):
         super().__init__(tagging.tagger(), None, EventSettings(), LIMITS)
         self.go, self.begun, self.cancelled = threading.Event(), [], []
 
-    def tag(self, path, name, cancelled):
+    def decode(self, path, name, job):
+        job.begun = True
         self.begun.append(name)
         while not self.go.is_set():
-            if cancelled.is_set():
+            if job.gone.is_set():
                 self.cancelled.append(name)
-                raise web.CancelledError
+            job.check()
             time.sleep(0.01)
-        return {"name": name}
-
-
-@contextlib.contextmanager
-def served(service, host="127.0.0.1"):
-    with contextlib.closing(serve.listen(host, 0)) as listener:
-        app = web.application(service, host=host)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-        thread.start()
-        yield listener.getsockname()[1]
-        server.should_exit = True
-        thread.join(10)
-
-
-def ask(port, method, path, body=None, host="127.0.0.1", **headers):
-    connection = http.client.HTTPConnection(host, port, timeout=60)
-    with contextlib.closing(connection):
-        connection.request(method, path, body, {"Host": f"{host}:{port}"} | headers)
-        response = connection.getresponse()
-        return response.status, response.headers, response.read()
-
-
-def wait_until(condition, seconds=20):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
+        return io.BytesIO(b"RIFF")
 
 
 def test_the_page_is_there_while_files_wait_and_too_many_are_refused():
@@ -70,29 +44,50 @@ def test_the_page_is_there_while_files_wait_and_too_many_are_refused():
     with served(service) as port:
 
         def upload(number):
-            answers.append(ask(port, "POST", f"/tag?name={number}", b"x" * 1000))
+            answers.append(ask(port, "POST", f"/page/wav?name={number}", b"x" * 1000))
 
         threads = [threading.Thread(target=upload, args=(i,)) for i in range(70)]
         for thread in threads:
             thread.start()
-        wait_until(lambda: len(answers) == 70 - web.MAX_WAITING)
+        wait_for(lambda: len(answers) == 70 - uploads.MAX_WAITING)
         assert {status for status, _, _ in answers} == {429}
         assert all(headers["Retry-After"] for _, headers, _ in answers)
         assert "are waiting already" in json.loads(answers[0][2])["error"]
         start = time.monotonic()
-        assert ask(port, "GET", "/serve.js")[0] == 200
+        assert ask(port, "GET", "/static/api.css")[0] == 200
         assert time.monotonic() - start < 5
         service.go.set()
         for thread in threads:
             thread.join(30)
-    assert [status for status, _, _ in answers].count(200) == web.MAX_WAITING
-    assert len(service.begun) == web.MAX_WAITING
+    assert [status for status, _, _ in answers].count(200) == uploads.MAX_WAITING
+    assert len(service.begun) == uploads.MAX_WAITING
+
+
+def test_how_far_an_upload_is_can_be_asked():
+    service = SlowService()
+
+    def progress(ticket):
+        return json.loads(ask(port, "GET", f"/page/progress?ticket={ticket}")[2])
+
+    with served(service) as port:
+        first = send_and_leave(port, "first&ticket=one")
+        wait_for(lambda: service.begun == ["first"])
+        second = send_and_leave(port, "second&ticket=two")
+        wait_for(lambda: progress("two")["state"] == "waiting")
+        assert progress("one") == {"state": "tagging", "ahead": 0, "seconds": 0.0}
+        assert progress("two")["ahead"] == 1 and progress("three")["state"] == "unknown"
+        assert ask(port, "POST", "/page/wav?ticket=one", b"x")[0] == 422
+        service.go.set()
+        wait_for(lambda: progress("two")["state"] == "unknown")
+        first.close()
+        second.close()
 
 
 def send_and_leave(port, name):
     """Sends a whole upload; the connection, to be closed by the caller."""
     connection = socket.create_connection(("127.0.0.1", port))
-    head = f"POST /tag?name={name} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: 4\r\n\r\n"
+    lines = (f"POST /page/wav?name={name} HTTP/1.1", f"Host: 127.0.0.1:{port}", "Content-Length: 4")
+    head = "\r\n".join(lines) + "\r\n\r\n"
     connection.sendall(head.encode() + b"abcd")
     return connection
 
@@ -101,15 +96,15 @@ def test_what_nobody_waits_for_is_not_computed():
     service = SlowService()
     with served(service) as port:
         first, second = send_and_leave(port, "first"), None
-        wait_until(lambda: service.begun == ["first"])
+        wait_for(lambda: service.begun == ["first"])
         second = send_and_leave(port, "second")
         time.sleep(0.3)
         second.close()  # it waits, and is never begun
         time.sleep(1.0)  # until that is noticed
         first.close()  # it is being tagged, and is given up
-        wait_until(lambda: service.cancelled == ["first"])
+        wait_for(lambda: service.cancelled == ["first"])
         service.go.set()
-        assert ask(port, "POST", "/tag?name=third", b"x")[0] == 200
+        assert ask(port, "POST", "/page/wav?name=third", b"x")[0] == 200
     assert service.begun == ["first", "third"]
 
 
@@ -119,10 +114,10 @@ def test_a_real_file_is_given_up(tmp_path):
         tagging.tagger(), tagging.tagger().segmentation(), EventSettings(), LIMITS
     )
     path = audio_files.write(tmp_path / "long.flac", np.zeros(16_000 * 600))
-    cancelled = threading.Event()
-    threading.Timer(0.5, cancelled.set).start()
+    job = web.Job()
+    threading.Timer(0.5, job.gone.set).start()
     with pytest.raises(web.CancelledError):
-        service.tag(str(path), "long", cancelled)
+        service.tag(str(path), "long", job)
 
 
 @pytest.mark.parametrize(
@@ -140,14 +135,14 @@ def test_pages_from_elsewhere_may_not_send(headers, status):
     service = SlowService()
     service.go.set()
     with served(service) as port:
-        assert ask(port, "POST", "/tag?name=x", b"x", **headers)[0] == status
+        assert ask(port, "POST", "/page/wav?name=x", b"x", **headers)[0] == status
         own = {"Origin": f"http://127.0.0.1:{port}"}
-        assert ask(port, "POST", "/tag?name=x", b"x", **own)[0] == 200
+        assert ask(port, "POST", "/page/wav?name=x", b"x", **own)[0] == 200
         assert len(service.begun) == (2 if status == 200 else 1)
 
 
 def test_any_address_of_this_machine_is_answered():
-    with served(SlowService(), "127.0.0.2") as port:
+    with served(SlowService(), host="127.0.0.2") as port:
         assert ask(port, "GET", "/", host="127.0.0.2")[0] == 200
         assert ask(port, "GET", "/", host="127.0.0.2", Host="elsewhere.example")[0] == 400
 
@@ -157,6 +152,6 @@ def test_what_there_is_to_decode_is_bounded_and_not_its_length_alone(tmp_path):
     service = web.Service(tagging.tagger(), None, EventSettings(), limits)
     wide = audio_files.write(tmp_path / "wide.flac", np.zeros((48_000 * 4, 8)), 48_000)
     with pytest.raises(web.RefusedError, match="too long"):  # 4 s of 8 channels
-        service.tag(str(wide), "wide", threading.Event())
+        service.tag(str(wide), "wide", web.Job())
     plain = audio_files.write(tmp_path / "plain.flac", np.zeros((48_000 * 4, 2)), 48_000)
-    assert service.tag(str(plain), "plain", threading.Event())["seconds"] == pytest.approx(4.0)
+    assert service.tag(str(plain), "plain", web.Job()).seconds == pytest.approx(4.0)

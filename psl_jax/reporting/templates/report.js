@@ -30,31 +30,3 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 for (const tools of document.querySelectorAll(".tools")) tools.hidden = false;
-for (const clip of document.querySelectorAll(".clip")) {
-  const audio = clip.querySelector("audio"), times = clip.querySelector(".times");
-  const picture = clip.querySelector(".mel");
-  const cursor = document.createElement("i");
-  cursor.className = "cursor";
-  cursor.hidden = true;
-  times.append(cursor);
-  const follow = () => {
-    cursor.hidden = false;
-    const done = audio.currentTime / (audio.duration || 1);
-    cursor.style.left = `${picture.offsetLeft + done * picture.offsetWidth}px`;
-    if (!audio.paused) requestAnimationFrame(follow);
-  };
-  audio.addEventListener("play", follow);
-  audio.addEventListener("seeked", follow);
-  picture.addEventListener("click", (event) => {
-    const box = picture.getBoundingClientRect();
-    const seek = () => {
-      audio.currentTime = (event.clientX - box.left) / box.width * audio.duration;
-      audio.play();
-    };
-    if (audio.readyState) seek();
-    else {
-      audio.addEventListener("loadedmetadata", seek, { once: true });
-      audio.load();
-    }
-  });
-}

@@ -1,0 +1,365 @@
+"""Commands that are killed again and again, against the same commands undisturbed.
+
+    python benchmarks/faults.py --kills 40 --out results            # about 20 minutes on two cores
+    python benchmarks/faults.py --kills 6 --campaigns prepare,one   # a trial
+
+Three campaigns share the kills: `prepare` (a folder of short clips into a data set), `one` (a
+suite of a teacher and a student on it: train, average, evaluate, relabel, train, average, evaluate)
+and `two` (the same suite in two processes). A kill is aimed at a stage: once the run is in it, the
+process, or one of the two, gets SIGKILL or SIGTERM at a random moment. The other one of two is left
+to find that out. Then the same command is given again. A run that ends is compared with the
+undisturbed one bit for bit - records, index, losses, soft labels, averaged weights, scores, metrics
+- and the next one is begun, until the kills are used up. The network is shallow, the data are tiny.
+"""
+
+import argparse
+import collections
+import dataclasses
+import json
+import os
+import pathlib
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import soundfile
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TIMEOUT = 900  # seconds until a process counts as hanging
+PEERS_END = 60  # seconds in which a process notices that another one is gone, and 30 s to leave
+CLIPS = {"train": 48, "eval": 16}
+RESTART = 75
+STAGES = [("teacher", name) for name in ("train", "average", "evaluate")]
+STAGES += [("student", name) for name in ("relabel", "train", "average", "evaluate")]
+
+CONFIG = """
+from psl_jax import config
+
+def get_config():
+    result = config.base()
+    result.data.corpus = "tfds"
+    result.data.train_split = result.data.validation_split = "train"
+    result.data.eval_split = "eval"
+    result.segment_seconds = 2.0
+    result.model.width = 0.1
+    result.train.batch_size = result.evaluate.batch_size = 8
+    result.train.learning_rate = 1e-2
+    result.train.epochs, result.train.log_every, result.train.checkpoint_every = 2, 1, 1
+    result.experiments = {
+        "teacher": {"labels": "weak"},
+        "student": {"labels": "soft", "segment_seconds": 1.0, "teacher": "teacher"},
+    }
+    return result
+"""
+
+
+@dataclasses.dataclass
+class Kill:
+    """One death: what was aimed at, by what, and what the processes said."""
+
+    campaign: str
+    stage: str
+    signal: str
+    statuses: list[int]
+    seconds_until_others_left: float = 0.0
+
+
+class FaultError(Exception):
+    """Something was lost, hung, or came out otherwise."""
+
+
+def main() -> None:
+    flags = _flags()
+    rng, started = random.Random(flags.seed), time.monotonic()
+    kills: list[Kill] = []
+    ends: collections.Counter[str] = collections.Counter()
+    with tempfile.TemporaryDirectory(dir=flags.folder) as folder:
+        root = pathlib.Path(folder)
+        write_source(root / "source")
+        (root / "config.py").write_text(CONFIG)
+        names = flags.campaigns.split(",")
+        for number, name in enumerate(names):
+            share = flags.kills * (number + 1) // len(names) - flags.kills * number // len(names)
+            campaign = CAMPAIGNS[name](root)
+            campaign.reference()
+            while share > 0 or campaign.is_begun:
+                found = campaign.disturb(rng) if share > 0 else None
+                if found is None:
+                    campaign.finish()
+                    ends[name] += 1
+                    continue
+                share -= 1
+                kills.append(found)
+                print(f"{len(kills)}: {dataclasses.asdict(found)}", flush=True)
+    seconds = time.monotonic() - started
+    summary = told(kills, ends, seconds)
+    print(json.dumps(summary, indent=2))
+    if flags.out:
+        flags.out.mkdir(parents=True, exist_ok=True)
+        everything = summary | {"all": [dataclasses.asdict(kill) for kill in kills]}
+        (flags.out / "faults.json").write_text(json.dumps(everything, indent=2) + "\n")
+
+
+def told(kills: Sequence[Kill], ends: collections.Counter, seconds: float) -> dict:
+    by = collections.Counter(f"{kill.campaign} {kill.stage} {kill.signal}" for kill in kills)
+    waits = [kill.seconds_until_others_left for kill in kills if kill.campaign == "two"]
+    return {
+        "kills": len(kills),
+        "runs compared, all equal": dict(ends),
+        "by campaign, stage and signal": dict(sorted(by.items())),
+        "longest wait for the other process, s": round(max(waits, default=0.0), 1),
+        "minutes": round(seconds / 60, 1),
+    }
+
+
+def write_source(folder: pathlib.Path) -> None:
+    """Splits of noises whose loudness tells their class, 2 s each."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for split, count in CLIPS.items():
+        rows = ["filename,labels"]
+        for number in range(count):
+            noise = rng.standard_normal(32_000) * (0.02 if number % 2 else 0.2)
+            soundfile.write(folder / f"{split}{number:03d}.wav", noise.clip(-1, 1), 16_000)
+            rows.append(f"{split}{number:03d}.wav,{'quiet' if number % 2 else 'loud'}")
+        (folder / f"{split}.csv").write_text("\n".join(rows) + "\n")
+
+
+# --- campaigns ------------------------------------------------------------------------------------
+
+
+class Campaign:
+    """A command that is killed and given again until it ends, again and again."""
+
+    name: str
+    processes = 1
+
+    def __init__(self, root: pathlib.Path):
+        self.root, self.whole = root, root / f"{self.name}-whole"
+        self.folder, self._runs = root / f"{self.name}-0", 0
+        self.durations: dict[str, float] = {}  # of stages, undisturbed
+
+    def commands(self, folder: pathlib.Path) -> list[list[str]]:
+        """What is started, one for each process."""
+        raise NotImplementedError
+
+    def stage(self, folder: pathlib.Path) -> str:
+        """What is being done or will be when the command is given again; "" at the end."""
+        raise NotImplementedError
+
+    def compare(self) -> None:
+        """Raises FaultError where `folder` is other than `whole`."""
+        raise NotImplementedError
+
+    @property
+    def is_begun(self) -> bool:
+        return self.folder.exists()
+
+    def reference(self) -> None:
+        """Runs undisturbed, and notes how long each stage takes."""
+        running = self.start(self.whole)
+        entered = {self.stage(self.whole): time.monotonic()}
+        while any(process.poll() is None for process in running):
+            entered.setdefault(self.stage(self.whole), time.monotonic())
+            time.sleep(0.02)
+        times = [*entered.values(), time.monotonic()]
+        self.durations = dict(zip(entered, np.diff(times).tolist(), strict=True))
+        self._check(running, [0])
+
+    def start(self, folder: pathlib.Path) -> list[subprocess.Popen]:
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+        self.log = open(f"{folder}.log", "ab")  # noqa: SIM115
+        return [
+            subprocess.Popen(command, env=environment, stdout=self.log, stderr=self.log)
+            for command in self.commands(folder)
+        ]
+
+    def disturb(self, rng: random.Random) -> Kill | None:
+        """Starts, kills at a random moment of a random stage; None where the run ended before."""
+        if self.is_begun and not self.stage(self.folder):
+            return None
+        left = list(self.durations)
+        now = self.stage(self.folder) if self.is_begun else left[0]
+        aim = rng.choice(left[left.index(now) :][:2])
+        running = self.start(self.folder)
+        self._wait_until(running, lambda: self.stage(self.folder) == aim)
+        time.sleep(rng.uniform(0, max(self.durations[aim], 0.05)))
+        victim = rng.randrange(len(running))
+        if running[victim].poll() is not None:
+            self._check(running, [0])
+            return None
+        sent = signal.SIGTERM if rng.random() < 0.3 else signal.SIGKILL
+        stage = self.stage(self.folder)
+        running[victim].send_signal(sent)
+        at = time.monotonic()
+        self._check(running, [0, RESTART, -signal.SIGKILL, -signal.SIGTERM])
+        waited = time.monotonic() - at
+        if not any(process.returncode for process in running):
+            return None  # it was as good as at its end
+        if waited > PEERS_END + 30 and sent == signal.SIGKILL:
+            raise FaultError(f"{self.name}: the other process left after {waited:.0f} s only")
+        return Kill(
+            self.name, stage, sent.name, [process.returncode for process in running], waited
+        )
+
+    def finish(self) -> None:
+        """Gives the command once more, undisturbed, and compares; the next run is a new one."""
+        self._check(self.start(self.folder), [0])
+        self.compare()
+        self._runs += 1
+        self.folder = self.root / f"{self.name}-{self._runs}"
+
+    def _wait_until(self, running: Sequence[subprocess.Popen], is_time) -> None:
+        end = time.monotonic() + TIMEOUT
+        while not is_time() and all(process.poll() is None for process in running):
+            if time.monotonic() > end:
+                raise FaultError(f"{self.name}: hangs; see {self.log.name}")
+            time.sleep(0.002)
+
+    def _check(self, running: Sequence[subprocess.Popen], expected: Sequence[int]) -> None:
+        try:
+            statuses = [process.wait(TIMEOUT) for process in running]
+        except subprocess.TimeoutExpired as error:
+            raise FaultError(f"{self.name}: hangs; see {self.log.name}") from error
+        finally:
+            for process in running:
+                process.kill()
+        self.log.close()
+        output = pathlib.Path(self.log.name).read_text(errors="replace")
+        if not set(statuses) <= set(expected) or "Traceback" in output:
+            raise FaultError(f"{self.name}: statuses {statuses}\n{output[-6000:]}")
+
+
+class Preparing(Campaign):
+    name = "prepare"
+
+    def commands(self, folder: pathlib.Path) -> list[list[str]]:
+        options = ["--corpus=own_data", f"--source_dir={self.root / 'source'}"]
+        return [[sys.executable, "-m", "psl_jax.prepare", *options, f"--data_dir={folder}"]]
+
+    def stage(self, folder: pathlib.Path) -> str:
+        if list(folder.glob("own_data/*/1.0.0")):
+            return ""
+        begun = list(folder.glob("own_data/*/incomplete.*/part-*"))
+        return "shards" if begun else "start"
+
+    def compare(self) -> None:
+        ours, theirs = (_files(folder) for folder in (self.folder, self.whole))
+        _same(self.name, ours, theirs)
+
+
+class Suite(Campaign):
+    name = "one"
+
+    def commands(self, folder: pathlib.Path) -> list[list[str]]:
+        program = [sys.executable, str(ROOT / "tests/small_main.py")]
+        program += ["--config", str(self.root / "config.py"), "--workdir", str(folder)]
+        program += [f"--config.data.data_dir={self._data_dir()}"]
+        if self.processes == 1:
+            return [program]
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        program += ["--distributed", f"--coordinator_address={address}"]
+        program += [f"--num_processes={self.processes}"]
+        return [[*program, f"--process_id={number}"] for number in range(self.processes)]
+
+    def _data_dir(self) -> pathlib.Path:
+        data = self.root / "prepare-whole"
+        if not data.exists():
+            Preparing(self.root).reference()
+        return data
+
+    def stage(self, folder: pathlib.Path) -> str:
+        for experiment, stage in STAGES:
+            try:
+                done = json.loads((folder / experiment / "stages.json").read_text())
+            except (OSError, ValueError):
+                done = {}
+            if stage not in done:
+                return f"{experiment} {stage}"
+        return "" if (folder / "results.json").exists() else "report"
+
+    def compare(self) -> None:
+        from psl_jax.weights.load import load_model
+
+        for experiment in ("teacher", "student"):
+            ours, theirs = (folder / experiment for folder in (self.folder, self.whole))
+            _same(experiment, _losses(ours), _losses(theirs))
+            for name in ("metrics.json", "per_class.csv", "data.json"):
+                _same(name, (ours / name).read_bytes(), (theirs / name).read_bytes())
+            labels = [_files(run / "soft_labels") for run in (ours, theirs)]
+            _same("soft labels", *labels)
+            for first, second in zip(_arrays(ours), _arrays(theirs), strict=True):
+                _same("scores", first.tobytes(), second.tobytes())
+            _same("weights", *(load_model(run).digest for run in (ours, theirs)))
+
+
+class TwoProcesses(Suite):
+    name = "two"
+    processes = 2
+
+
+CAMPAIGNS = {"prepare": Preparing, "one": Suite, "two": TwoProcesses}
+
+
+# --- comparing ------------------------------------------------------------------------------------
+
+
+def _same(what: str, ours: object, theirs: object) -> None:
+    if ours == theirs:
+        return
+    detail = ""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        keys = sorted({*ours, *theirs}, key=str)
+        detail = str([key for key in keys if ours.get(key) != theirs.get(key)])
+    raise FaultError(f"{what} differs from the undisturbed run {detail}")
+
+
+def _files(folder: pathlib.Path) -> dict[str, bytes]:
+    """Contents of all files below a folder, but for when a report was made."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name not in (".lock", "report.txt"):
+            content = path.read_bytes()
+            if path.name == "report.json":
+                content = json.dumps(json.loads(content) | {"made": ""}).encode()
+            found[str(path.relative_to(folder))] = content
+    return found
+
+
+def _losses(run: pathlib.Path) -> list[dict]:
+    lines = map(json.loads, (run / "train_log.jsonl").read_text().splitlines())
+    kept = ("step", "loss", "val_mAP")
+    return [{key: line[key] for key in kept if key in line} for line in lines]
+
+
+def _arrays(run: pathlib.Path) -> list[np.ndarray]:
+    with np.load(run / "scores.npz") as stored:
+        return [stored[name] for name in sorted(stored.files)]
+
+
+def _flags() -> argparse.Namespace:
+    about, _, more = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        description=about, epilog=more, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=40)
+    parser.add_argument("--campaigns", default=",".join(CAMPAIGNS))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--folder", type=pathlib.Path, help="where to work; default: /tmp or TMPDIR"
+    )
+    parser.add_argument("--out", type=pathlib.Path, help="folder for faults.json")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    main()

@@ -1,0 +1,19 @@
+"""The paper's table 5: the teacher (MA) and PSL-2s with new classifiers on other data sets.
+
+    python -m psl_jax.main --config configs/table5.py --config.data.data_dir=DATA \\
+        --config.teacher=runs/table4/teacher --config.init_from=runs/table4/full_psl2s
+    python -m psl_jax.main --config configs/table5.py:soundscapes
+    python -m psl_jax.main --config configs/table5.py:own_data --config.data.source_dir=ESC50 \\
+        --config.experiments.teacher.data.source_dir=URBANSOUND8K
+
+DATA holds FSD50K, FSDKaggle2018 and FSDKaggle2019, as `psl-jax prepare --data_dir DATA` puts them
+there. Only the classifier is trained, on the frozen network's features, and the whole clip is
+evaluated in one pass. On other data the networks are trained first: on half of the synthetic sounds
+for the other half, or on UrbanSound8K for ESC-50 (docs/TRANSFER.md).
+"""
+
+from psl_jax import paper
+
+
+def get_config(data: str = "audioset"):
+    return paper.table5(data)

@@ -1,0 +1,65 @@
+"""What makes shards a data set: names, classes, unions of splits, and TFDS's own files, last."""
+
+import pathlib
+from collections.abc import Container, Mapping
+
+from psl_jax.corpora.corpus import Corpus
+from psl_jax.data import index_files
+from psl_jax.data.clip_index import ClipIndex
+from psl_jax.preparing import clip_records
+from psl_jax.runtime import files
+from psl_jax.runtime.quiet_tensorflow import tensorflow_quietly
+
+
+def shard_path(
+    folder: pathlib.Path, name: str, split: str, number: int, count: int
+) -> pathlib.Path:
+    """Where TFDS looks for shard `number` of `count` of a split."""
+    return folder / f"{name}-{split}.tfrecord-{number:05d}-of-{count:05d}"
+
+
+def write_classes(folder: pathlib.Path, corpus: Corpus) -> None:
+    numbered = zip(range(len(corpus.classes)), corpus.class_ids, corpus.classes, strict=True)
+    files.write_csv(folder / "classes.csv", ("index", "mid", "display_name"), numbered)
+
+
+def write_unions(
+    folder: pathlib.Path, corpus: Corpus, stored: Container[str]
+) -> dict[str, list[str]]:
+    """Writes and returns which splits are made of which stored ones."""
+    unions = {
+        split: [name for name in names if name in stored]
+        for split, names in corpus.unions.items()
+        if split not in stored
+    }
+    if unions:
+        files.write_json(folder / index_files.UNIONS_NAME, unions)
+    return unions
+
+
+def write_metadata(folder: pathlib.Path, corpus: Corpus, indices: Mapping[str, ClipIndex]) -> None:
+    """Writes TFDS's files; `dataset_info.json`, which makes the folder a data set, comes last."""
+    tensorflow_quietly()  # before TFDS imports it
+    import tensorflow_datasets as tfds
+
+    template = tfds.core.ShardedFileTemplate(
+        dataset_name=corpus.name, data_dir=folder, filetype_suffix="tfrecord"
+    )
+    infos = [
+        tfds.core.SplitInfo(
+            name=split,
+            shard_lengths=index.shard_sizes.tolist(),
+            num_bytes=0 if index.record_bytes is None else int(index.record_bytes.sum()),
+            filename_template=template.replace(split=split),
+        )
+        for split, index in indices.items()
+    ]
+    tfds.folder_dataset.write_metadata(
+        data_dir=str(folder),
+        features=clip_records.features(corpus.classes, events=corpus.has_events),
+        split_infos=infos,
+        filename_template=template,
+        check_data=False,
+        description=f"{corpus.name}: clips at 16 kHz with weak labels; made by psl_jax.",
+        disable_shuffling=True,
+    )

@@ -1,0 +1,126 @@
+"""Every record of a prepared data set read and compared with its index."""
+
+import dataclasses
+import os
+import pathlib
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from psl_jax.corpora.clip_rows import Clip
+from psl_jax.data import index_files, record_files
+from psl_jax.data.clip_index import ClipIndex
+from psl_jax.preparing import preparation_report
+from psl_jax.preparing.workers import ordered_map
+from psl_jax.runtime import progress
+from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.quiet_tensorflow import tensorflow_quietly
+
+
+@dataclasses.dataclass
+class Findings:
+    """What was read, and what of it is damaged."""
+
+    records: int = 0
+    num_bytes: int = 0
+    seconds: float = 0.0
+    damage: list[str] = dataclasses.field(default_factory=list)  # begins with the file's path
+
+    def lines(self) -> list[str]:
+        rate = self.num_bytes / 1e6 / max(self.seconds, 1e-9)
+        read = f"{self.records} records, {self.num_bytes / 1e9:.2f} GB, {rate:.0f} MB/s"
+        if not self.damage:
+            return [f"{read}: all whole, checksums and contents"]
+        return [*self.damage, f"{read}: {len(self.damage)} damaged files or records"]
+
+
+def verify(data_dir: str, num_workers: int | None = None) -> Findings:
+    """Reads all shards: checksums, ids, lengths, labels, and audio by its digest.
+
+    num_workers: shards read at once, default one a core. Memory: one record each.
+    Raises UserError where there is no data set in `data_dir`.
+    """
+    found, started = Findings(), time.monotonic()
+    stored = index_files.stored_splits(data_dir)
+    _check_report(data_dir, found)
+    for split in stored:
+        index = index_files.saved_index(data_dir, split)
+        sizes = index_files.shard_sizes(data_dir, split)
+        if index is None or not np.array_equal(index.shard_sizes, sizes):
+            path = index_files.index_path(data_dir, split)
+            found.damage.append(f"{path}: missing, damaged or of other data")
+            continue
+        paths = index_files.shard_names(data_dir, split)
+        numbers = range(len(paths))
+
+        def check(
+            number: int, paths: list[pathlib.Path] = paths, index: ClipIndex = index
+        ) -> list[str]:
+            return [f"{paths[number]}: {what}" for what in damage_of(paths[number], index, number)]
+
+        results = ordered_map(check, numbers, num_workers)
+        for number, damage in enumerate(
+            progress.track(results, len(paths), "shards", f"verify {split}")
+        ):
+            found.damage += damage
+            found.records += int(index.shard_sizes[number])
+            if paths[number].exists():
+                found.num_bytes += paths[number].stat().st_size
+    found.seconds = time.monotonic() - started
+    return found
+
+
+def _check_report(data_dir: str, found: Findings) -> None:
+    path = os.path.join(data_dir, preparation_report.REPORT_NAME)
+    try:
+        report = preparation_report.read_report(data_dir)
+        known = set((report or {}).get("splits", {}))
+        if lost := known - set(index_files.splits(data_dir)):
+            missing = os.path.join(data_dir, index_files.UNIONS_NAME)
+            found.damage.append(f"{missing}: missing, or without {', '.join(sorted(lost))}")
+    except (ValueError, AttributeError) as error:
+        found.damage.append(f"{path}: damaged ({error})")
+    except UserError as error:
+        found.damage.append(str(error))
+
+
+def damage_of(path: pathlib.Path, index: ClipIndex, shard: int) -> Iterator[str]:
+    """What is wrong with a shard, in words: one line, or one for each record of other contents."""
+    low, high = index.shard_offsets[shard : shard + 2]
+    try:
+        records = record_files.read_records(path, range(high - low))
+        for clip, record in zip(range(low, high), records, strict=True):
+            if what := _difference(index, clip, record):
+                yield f"record {clip - low}, clip {str(index.ids[clip])!r}: {what}"
+        size = path.stat().st_size
+    except FileNotFoundError:
+        yield "missing"
+        return
+    except (record_files.DamagedFileError, OSError) as error:
+        yield str(error)
+        return
+    if index.record_bytes is not None and size != int(index.record_bytes[low:high].sum()):
+        yield f"{size} bytes, expected {int(index.record_bytes[low:high].sum())}"
+
+
+def _difference(index: ClipIndex, clip: int, record: bytes | memoryview) -> str:
+    """In what a record is other than its index says; empty where it is not."""
+    example = tensorflow_quietly().train.Example.FromString(bytes(record))
+    fields = example.features.feature
+    clip_id = fields["id"].bytes_list.value[0].decode(errors="replace")
+    audio = np.frombuffer(fields["audio"].bytes_list.value[0], "<i2")
+    labels = list(fields["labels"].int64_list.value)
+    if clip_id != str(index.ids[clip]):
+        return f"the record is of {clip_id!r}"
+    if len(audio) != int(index.num_samples[clip]):
+        return f"{len(audio)} samples, expected {int(index.num_samples[clip])}"
+    expected = index.label_values[index.label_offsets[clip] : index.label_offsets[clip + 1]]
+    if labels != expected.tolist():
+        return f"labels {labels}, expected {expected.tolist()}"
+    digests = index.audio_digests
+    if digests is not None:
+        found = Clip(clip_id, audio, ()).description.digest
+        if found != int(digests[clip]):
+            return "its audio is not that of the index"
+    return ""

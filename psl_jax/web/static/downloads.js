@@ -1,0 +1,83 @@
+// Files to save: events in the formats of the command line, scores over time, sound.
+import { about, post, stem } from "./util.js";
+
+const quoted = (text) => (/[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
+const line = (values) => values.map((value) => quoted(String(value))).join(",") + "\n";
+const plain = (label) => label.split(/\s+/).filter(Boolean).join(" ");
+
+export const formats = {
+  csv: { ending: ".csv", kind: "text/csv", render: (file) => csvHeader + csvRows(file) },
+  audacity: { ending: ".txt", kind: "text/plain", render: audacity },
+  raven: { ending: ".Table.1.selections.txt", kind: "text/plain", render: raven },
+  json: { ending: ".json", kind: "application/json", render: json },
+  frames: { ending: ".frames.csv", kind: "text/csv", render: frames },
+};
+
+export const csvHeader = line(["file", "onset", "offset", "label", "score"]);
+
+export function csvRows({ name, events }) {
+  return events.map((e) => line([name, e.onset.toFixed(2), e.offset.toFixed(2), e.label, e.score.toFixed(4)])).join("");
+}
+
+function audacity({ events }) {
+  return events.map((e) => `${e.onset.toFixed(6)}\t${e.offset.toFixed(6)}\t${plain(e.label)} ${e.score.toFixed(2)}\n`).join("");
+}
+
+function raven({ events }) {
+  const columns = ["Selection", "View", "Channel", "Begin Time (s)", "End Time (s)", "Low Freq (Hz)", "High Freq (Hz)",
+                   "Annotation", "Score"];
+  const rows = events.map((e, i) => [i + 1, "Spectrogram 1", 1, e.onset.toFixed(6), e.offset.toFixed(6), 0, 8000,
+                                     plain(e.label), e.score.toFixed(4)]);
+  return [columns, ...rows].map((row) => row.join("\t") + "\n").join("");
+}
+
+function json({ name, result, events, settings }) {
+  const round = (value, digits) => Number(value.toFixed(digits));
+  const order = result.scores.map((_, i) => i).sort((a, b) => result.scores[b] - result.scores[a]);
+  return JSON.stringify({
+    file: name,
+    seconds: round(result.seconds, 3),
+    tags: order.map((i) => ({ label: result.labels[i], score: result.scores[i], peak: result.peaks[i] })),
+    events: events.map((e) => ({
+      onset: round(e.onset, 2), offset: round(e.offset, 2), label: e.label, score: round(e.score, 4),
+      ...(e.corrected ? { corrected: true } : {}),
+    })),
+    settings,
+  }, null, 2) + "\n";
+}
+
+function frames({ result }) {
+  const { data, frame, labels } = result, lines = [line(["time", ...labels])];
+  for (let i = 0; i < result.frames; i++) {
+    const row = data.subarray(i * labels.length, (i + 1) * labels.length);
+    lines.push([(i * frame).toFixed(2), ...Array.from(row, (v) => (v / 65535).toFixed(4))].join(",") + "\n");
+  }
+  return lines.join("");
+}
+
+export function save(blob, name) {
+  const url = URL.createObjectURL(blob);
+  Object.assign(document.createElement("a"), { href: url, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 60000);
+}
+
+// A file: {name, file, result, events, settings}.
+export function saveAs(format, file) {
+  const { ending, kind, render } = formats[format];
+  save(new Blob([render(file)], { type: kind }), stem(file.name) + ending);
+}
+
+// The sound of events, which the server cuts from the file: a ZIP of WAV files.
+export async function saveClips({ name, file, events }) {
+  const cuts = events.slice(0, about.clips).map((e) => ({ onset: e.onset, offset: e.offset, name: clipName(name, e) }));
+  const form = new FormData();
+  form.append("events", JSON.stringify(cuts));
+  form.append("file", file, name);
+  const answer = await post("/page/clips", { name }, form);
+  save(await answer.blob(), `${stem(name)}.clips.zip`);
+}
+
+function clipName(name, { label, onset, offset }) {
+  const safe = label.replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "").slice(0, 60);
+  return `${stem(name)}_${onset.toFixed(2)}-${offset.toFixed(2)}_${safe}.wav`;
+}

@@ -1,0 +1,170 @@
+// The files: sent one after the other, with progress, Cancel, and errors in words.
+import { converted, lengthOf } from "./audio.js";
+import { unpack, Corrections } from "./events.js";
+import { $, about, ask, clock, element, post } from "./util.js";
+
+const LOOK_EVERY = 400; // ms: how far the server is
+const BUSY = 3000; // ms until the next try
+
+export class Queue {
+  #active = null;
+
+  // changed(item): what is known of a file has changed.
+  constructor(changed) {
+    this.items = [];
+    this.changed = changed;
+  }
+
+  add(files, hop) {
+    const added = Array.from(files, (file) => ({
+      name: file.webkitRelativePath || file.name, file, state: "waiting", progress: null, corrections: new Corrections(), hop,
+    }));
+    this.items.push(...added);
+    added.forEach((item) => this.#show(item));
+    this.#next();
+    return added;
+  }
+
+  // Once more, from the start.
+  again(item, hop = item.hop) {
+    item.request?.abort();
+    Object.assign(item, { state: "waiting", error: "", hop });
+    this.#told(item);
+    this.#next();
+  }
+
+  cancel(item) {
+    if (!["waiting", "tagging"].includes(item.state)) return;
+    item.state = "cancelled";
+    item.request?.abort();
+    this.#told(item);
+  }
+
+  cancelAll() {
+    this.items.forEach((item) => this.cancel(item));
+  }
+
+  remove(item) {
+    this.cancel(item);
+    item.row.remove();
+    this.items = this.items.filter((one) => one !== item);
+    this.changed(item);
+  }
+
+  get done() {
+    return this.items.filter((item) => item.state === "done");
+  }
+
+  async #next() {
+    const item = this.items.find((one) => one.state === "waiting");
+    if (this.#active || !item) return;
+    this.#active = item;
+    item.request = new AbortController();
+    item.state = "tagging";
+    this.#told(item);
+    try {
+      item.result = await this.#tag(item);
+      item.state = "done";
+    } catch (error) {
+      if (error.name !== "AbortError") Object.assign(item, { state: "failed", error: error.message, kind: error.kind });
+    }
+    this.#active = null;
+    this.#told(item);
+    this.#next();
+  }
+
+  async #tag(item) {
+    const { file, name, request: { signal } } = item;
+    if (file.size > about.megabytes * 1e6) {
+      const size = (file.size / 1e6).toFixed(file.size < 1e7 ? 1 : 0);
+      throw new Error(`${file.name} is too large: ${size} MB, and files of up to ${about.megabytes} MB are tagged here. ` +
+                      "For others use psl-jax tag.");
+    }
+    item.length = await lengthOf(file);
+    let sent = file;
+    for (;;) {
+      try {
+        const answer = await this.#watched(item, (ticket) =>
+          post("/page/tag", { name: file.name, ticket, ...(item.hop ? { hop_seconds: item.hop } : {}) }, sent, signal));
+        return unpack(await answer.arrayBuffer());
+      } catch (error) {
+        if (error.kind === "busy") {
+          item.progress = { state: "busy" };
+          this.#told(item);
+          await new Promise((resolve) => setTimeout(resolve, BUSY));
+          signal.throwIfAborted();
+        } else if (error.kind === "undecodable" && sent === file) {
+          sent = await converted(file, error); // what the server cannot decode the browser perhaps can: m4a, webm
+        } else throw error;
+      }
+    }
+  }
+
+  // The answer to a request, during which the server is asked how far it is.
+  async #watched(item, send) {
+    const ticket = Array.from(crypto.getRandomValues(new Uint32Array(4)), (x) => x.toString(36)).join("");
+    item.progress = null;
+    const timer = setInterval(async () => {
+      try {
+        const found = await (await ask(`/page/progress?ticket=${ticket}`)).json();
+        if (found.state !== "unknown" && item.state === "tagging") item.progress = found;
+        this.#told(item);
+      } catch { /* the request itself tells of it */ }
+    }, LOOK_EVERY);
+    try {
+      return await send(ticket);
+    } finally {
+      clearInterval(timer);
+    }
+  }
+
+  // --- The list -------------------------------------------------------------------------
+
+  #show(item) {
+    const row = (item.row = element("li"));
+    const open = element("button", "", { type: "button", className: "file" });
+    open.append(element("span", item.name, { className: "title" }), element("span", "", { className: "about" }));
+    open.addEventListener("click", () => this.changed(item, true));
+    const bar = element("progress", "", { max: 1, hidden: true });
+    bar.setAttribute("aria-label", `Progress of ${item.name}`);
+    const stop = element("button", "Cancel", { type: "button", className: "small" });
+    stop.addEventListener("click", () => (["waiting", "tagging"].includes(item.state) ? this.cancel(item) : this.remove(item)));
+    row.append(open, bar, stop);
+    $("files").append(row);
+    this.#told(item);
+  }
+
+  #told(item) {
+    const { row, state } = item, [open, bar, stop] = row.children, busy = ["waiting", "tagging"].includes(state);
+    row.className = state;
+    open.querySelector(".about").textContent = summary(item);
+    const share = state === "tagging" && item.progress?.seconds / item.length;
+    bar.hidden = state !== "tagging";
+    if (share > 0) bar.value = Math.min(share, 1); else bar.removeAttribute("value");
+    stop.textContent = busy ? "Cancel" : "Remove";
+    stop.setAttribute("aria-label", `${stop.textContent} ${item.name}`);
+    this.changed(item);
+  }
+}
+
+export function summary(item) {
+  const { state, progress, length, result } = item;
+  if (state === "waiting") return "waits";
+  if (state === "failed") return item.error;
+  if (state === "cancelled") return "cancelled";
+  if (state === "done") return best(result, 3) || "no class has a score of 0.1";
+  if (progress?.state === "busy") return "the server is busy; trying again …";
+  if (progress?.ahead) return `sent; ${progress.ahead} before it`;
+  if (progress?.seconds) return `listened to ${clock(progress.seconds, 0)}${length ? ` of ${clock(length, 0)}` : ""}`;
+  return "listening …";
+}
+
+// "dog 0.93, rain 0.41": the best tags of a file.
+export function best(result, most) {
+  return answer(result, most).map(([label, score]) => `${label} ${score.toFixed(2)}`).join(", ");
+}
+
+export function answer(result, most) {
+  return result.labels.map((label, i) => [label, result.scores[i]]).sort((a, b) => b[1] - a[1])
+    .filter(([, score], k) => score >= 0.1 || k === 0).slice(0, most);
+}

@@ -1,0 +1,230 @@
+"""Uploads: received into a file, worked on in turn, and given up when their sender has gone."""
+
+import asyncio
+import contextlib
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import AsyncGenerator, Callable, Iterator
+from typing import Any
+
+import anyio
+import numpy as np
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+
+from psl_jax.audio.decoding import MIN_SAMPLES
+from psl_jax.audio.segments import SAMPLE_RATE
+from psl_jax.web.service import ELSEWHERE, CancelledError, Job, Limits, RefusedError, Service
+
+MAX_WAITING = 16  # uploads at a time, the one that is worked on among them
+_LOOK_EVERY = 0.2  # seconds: whether somebody still waits
+_MEGABYTE = 1_000_000
+_DRAINED_BYTES = 2_000 * _MEGABYTE  # of a body that is refused; then the connection is cut
+_FORM_BYTES = _MEGABYTE  # of a multipart body beside its file
+
+# work(path, name, fields, job) -> response; runs in the service's worker.
+Work = Callable[[str, str, dict[str, str], Job], Response]
+
+
+def refused(error: RefusedError, headers: dict[str, str]) -> JSONResponse:
+    """The answer to a request that is refused: why, in words."""
+    more = {429: {"Retry-After": "10"}, 401: {"WWW-Authenticate": "Bearer"}}
+    content = {"error": str(error), "kind": error.kind}
+    return JSONResponse(content, error.status, headers=headers | more.get(error.status, {}))
+
+
+class Uploads:
+    """The uploads that are being received, wait or are worked on."""
+
+    def __init__(self, service: Service, headers: dict[str, str]):
+        """headers: of every answer."""
+        self._service, self._headers = service, headers
+        self._waiting: dict[object, Job] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def progress(self, ticket: str) -> dict[str, Any]:
+        """How far the upload is that came with `ticket`: "waiting", "tagging" or "unknown"."""
+        tickets = list(self._waiting)
+        if ticket not in self._waiting:
+            return {"state": "unknown", "ahead": 0, "seconds": 0.0}
+        job = self._waiting[ticket]
+        state = "tagging" if job.begun else "waiting"
+        return {"state": state, "ahead": tickets.index(ticket), "seconds": round(job.seconds, 2)}
+
+    async def answer(self, request: Request, work: Work) -> Response:
+        """The response that `work` makes of a request's file; errors in words."""
+        ticket: object = request.query_params.get("ticket") or object()
+        try:
+            if ticket in self._waiting:
+                raise RefusedError(422, "This ticket belongs to another upload.", "setting")
+            if len(self._waiting) >= MAX_WAITING:
+                await _drain(request)
+                raise RefusedError(
+                    429,
+                    f"{len(self._waiting)} files are waiting already. Try again in a while.",
+                    "busy",
+                )
+            job = self._waiting[ticket] = Job()
+            try:
+                with _temporary() as path:
+                    name, fields = await _receive(request, path, self._service.limits)
+                    return await _worked(
+                        request, self._service, job, lambda: work(path, name, fields, job)
+                    )
+            finally:
+                del self._waiting[ticket]
+        except RefusedError as error:
+            return refused(error, self._headers)
+        except (ClientDisconnect, CancelledError):
+            return Response(status_code=400)
+
+
+async def _worked(
+    request: Request, service: Service, job: Job, work: Callable[[], Response]
+) -> Response:
+    """What the worker makes of an upload. Raises CancelledError where its sender has gone."""
+    future = service.worker.submit(work)
+    task = asyncio.wrap_future(future)
+    while True:
+        done, _ = await asyncio.wait({task}, timeout=_LOOK_EVERY)
+        if done:
+            return task.result()
+        if await request.is_disconnected():
+            job.gone.set()
+            if not future.cancel():  # it has begun, and its file is in use until it has ended
+                await asyncio.wait({task})
+                task.exception()
+            raise CancelledError
+
+
+@contextlib.contextmanager
+def _temporary() -> Iterator[str]:
+    handle, path = tempfile.mkstemp(prefix="psl_jax-")
+    os.close(handle)
+    try:
+        yield path
+    finally:
+        os.unlink(path)
+
+
+# --- Receiving --------------------------------------------------------------------------------
+
+
+async def _receive(request: Request, path: str, limits: Limits) -> tuple[str, dict[str, str]]:
+    """Writes the file of a request, its body or a part of it, to `path`.
+
+    Returns the file's name, and the other fields of a multipart body. Raises RefusedError.
+    """
+    name = _named(request.query_params.get("name", ""))
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    fields: dict[str, str] = {}
+    if kind == "multipart/form-data":
+        sent, fields = await _form_file(request, path, limits)
+        name = name or _named(sent)
+    elif kind in ("application/json", "text/html"):  # curl's own kind of a body is let through
+        await _drain(request)
+        raise RefusedError(
+            415, f"a body of {kind}; expected the audio file itself, or multipart/form-data", "kind"
+        )
+    else:
+        with open(path, "wb") as file:
+            async for chunk in _bounded(request, limits.megabytes, name, limits):
+                file.write(chunk)
+    name = name or "recording"
+    if not os.path.getsize(path):
+        raise RefusedError(415, f"{name} is empty.", "empty")
+    return name, fields
+
+
+async def received_samples(request: Request, seconds: float) -> np.ndarray:
+    """The body as int16 [samples] at 16 kHz. Raises RefusedError where it is none, or longer."""
+    body, limit = bytearray(), round(seconds * SAMPLE_RATE) * 2
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            await _drain(request)
+            raise RefusedError(413, f"more than {seconds:g} s of sound at once", "too long")
+    if len(body) % 2 or len(body) < 2 * MIN_SAMPLES:
+        raise RefusedError(422, "expected 16-bit samples at 16 kHz, 0.1 s at least", "form")
+    return np.frombuffer(bytes(body), "<i2").astype(np.int16)
+
+
+def _named(text: str) -> str:
+    """The last part of a path: what a file is called."""
+    return pathlib.PurePath(text.replace("\0", "")).name[:200]
+
+
+async def _form_file(request: Request, path: str, limits: Limits) -> tuple[str, dict[str, str]]:
+    name = _named(request.query_params.get("name", ""))
+    room = limits.megabytes + _FORM_BYTES / _MEGABYTE
+    stream = _bounded(request, room, name, limits)
+    try:
+        form = await MultiPartParser(request.headers, stream, max_files=1, max_fields=20).parse()
+    except (MultiPartException, KeyError, ValueError) as error:
+        await _drain(request)
+        raise RefusedError(422, f"the multipart body cannot be read: {error}", "form") from error
+    try:
+        file = form.get("file")
+        if not isinstance(file, UploadFile):
+            raise RefusedError(
+                422, "the multipart body has no file; expected one in the field 'file'", "form"
+            )
+        if (file.size or 0) > limits.megabytes * _MEGABYTE:
+            raise _too_large(name or _named(file.filename or ""), limits)
+
+        def copy() -> None:
+            with open(path, "wb") as target:
+                shutil.copyfileobj(file.file, target)
+
+        await anyio.to_thread.run_sync(copy)
+        fields = {key: value for key, value in form.items() if isinstance(value, str)}
+        return file.filename or "", fields
+    finally:
+        await form.close()
+
+
+async def _bounded(
+    request: Request, megabytes: float, name: str, limits: Limits
+) -> AsyncGenerator[bytes, None]:
+    """The body. Raises RefusedError where it is too large.
+
+    What is refused is read to its end all the same: else browsers would tell of a lost connection
+    and not show the message.
+    """
+    limit, received = megabytes * _MEGABYTE, 0
+    announced = request.headers.get("content-length", "")
+    fits = not (announced.isdigit() and int(announced) > limit)
+    async for chunk in request.stream():
+        received += len(chunk)
+        fits = fits and received <= limit
+        if fits:
+            yield chunk
+        elif received > limit + _DRAINED_BYTES:
+            break
+    if not fits:
+        raise _too_large(name, limits)
+
+
+def _too_large(name: str, limits: Limits) -> RefusedError:
+    return RefusedError(
+        413,
+        f"{name or 'recording'} is too large. Files of up to {limits.megabytes:g} MB are tagged "
+        f"here; {ELSEWHERE}",
+        "too large",
+    )
+
+
+async def _drain(request: Request) -> None:
+    """Reads what is left of a body and forgets it, up to a limit."""
+    received = 0
+    with contextlib.suppress(RuntimeError):  # it has been read to its end
+        async for chunk in request.stream():
+            received += len(chunk)
+            if received > _DRAINED_BYTES:
+                break

@@ -1,0 +1,231 @@
+"""Preparations that are killed anywhere and started again, and data sets that lost something.
+
+PSL_JAX_KILLS says how often one is killed at random (default: 3), PSL_JAX_CLIPS of how many clips.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import random
+import shutil
+import time
+
+import audio_files
+import pytest
+import small_prepare
+from prepared_data import config, record_hashes
+
+from psl_jax import prepare as prepare_command
+from psl_jax.data import index_files
+from psl_jax.preparing import verifying
+from psl_jax.preparing.prepared import prepare
+from psl_jax.runtime.errors import UserError
+
+KILLS = int(os.environ.get("PSL_JAX_KILLS", "3"))
+CLIPS = int(os.environ.get("PSL_JAX_CLIPS", "60"))
+TIMEOUT = 300  # seconds; a loaded machine is no failure
+
+
+def write_source(folder: pathlib.Path, clips: int, splits=("train",)) -> dict:
+    """A folder of short clips, one of them damaged; the settings of its preparation."""
+    for split in splits:
+        names = [f"{split}{number:04d}.wav" for number in range(clips)]
+        for number, name in enumerate(names):
+            audio_files.write(folder / name, audio_files.int16_noise(3_000, seed=number))
+        audio_files.truncate(folder / names[1])
+        rows = [(name, "dog;cat"[: 3 + 4 * (i % 2)]) for i, name in enumerate(names)]
+        audio_files.write_table(folder / f"{split}.csv", "filename,labels", rows)
+    return dataclasses.asdict(config(source_dir=str(folder)))
+
+
+def contents(root: pathlib.Path) -> dict[str, bytes]:
+    """All files below a folder but the time in the report."""
+    found = {}
+    for path in sorted(root.rglob("*")):
+        if path.is_file() and path.name != ".lock":
+            found[str(path.relative_to(root))] = path.read_bytes()
+            if path.name == "report.json":
+                report = json.loads(path.read_text()) | {"made": ""}
+                found[str(path.relative_to(root))] = json.dumps(report).encode()
+    return found
+
+
+def kept_clips(root: pathlib.Path, everything: set[str]) -> set[str]:
+    """Clips of the shards that are whole."""
+    if list(root.glob("data/*/*/1.0.0")):
+        return everything
+    told = [json.loads(path.read_text()) for path in root.rglob("*.parts/*.json")]
+    return {clip[0] for part in told for clip in part["clips"]}
+
+
+def finish(process) -> None:
+    process.join(TIMEOUT)
+    assert process.exitcode == 0
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """(settings, folder, number of changes) of a preparation of two splits of five clips."""
+    root = tmp_path_factory.mktemp("undisturbed")
+    data = write_source(root / "source", 5, ("train", "valid"))
+    finish(small_prepare.start(data, root / "whole", root / "log"))
+    assert len(small_prepare.loaded(root / "log")) == 10
+    return data, root / "whole", int(pathlib.Path(f"{root / 'log'}.changes").read_text())
+
+
+def test_killed_before_any_change_of_the_disk_it_ends_the_same(undisturbed, tmp_path):
+    data, whole, changes = undisturbed
+    expected = contents(whole)
+    assert changes > 20 and len([name for name in expected if "tfrecord" in name]) == 6
+    ids = {name.removesuffix(".wav") for name in small_prepare.loaded(whole.parent / "log")}
+    for change in range(1, changes + 1):
+        root, log = tmp_path / str(change), tmp_path / f"log{change}"
+        dying = small_prepare.start(data, root, log, die_at=change)
+        dying.join(TIMEOUT)
+        assert dying.exitcode == -9, change
+        kept, before = kept_clips(root, ids), len(small_prepare.loaded(log))
+        finish(small_prepare.start(data, root, log))
+        again = {name.removesuffix(".wav") for name in small_prepare.loaded(log)[before:]}
+        assert not kept & again, change
+        assert contents(root) == expected, change
+
+
+def test_killed_at_random_no_clip_of_a_whole_shard_is_loaded_twice(tmp_path):
+    data = write_source(tmp_path / "source", CLIPS)
+    size = max(CLIPS // 20, 2)
+    finish(small_prepare.start(data, tmp_path / "whole", tmp_path / "l", clips_per_shard=size))
+    root, log, rng = tmp_path / "killed", tmp_path / "log", random.Random(5)
+    kept: list[set[str]] = []
+    for kill in range(KILLS):
+        process = small_prepare.start(data, root, log, pause=0.01, clips_per_shard=size)
+        wanted = max(CLIPS * (kill + 1) // (KILLS + 1), 1 + len(kept[-1]) if kept else 0)
+        end = time.monotonic() + TIMEOUT
+        while len(set(small_prepare.loaded(log))) < wanted and process.is_alive():
+            assert time.monotonic() < end
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, 0.02))
+        process.kill()
+        process.join(TIMEOUT)
+        assert process.exitcode == -9
+        kept.append(kept_clips(root, set()))
+        before = len(small_prepare.loaded(log))
+    assert kept[-1] and kept[0] < kept[-1]
+    finish(small_prepare.start(data, root, log, clips_per_shard=size))
+    assert contents(root) == contents(tmp_path / "whole")
+    names = [name.removesuffix(".wav") for name in small_prepare.loaded(log)]
+    assert not kept[-1] & set(names[before:])
+    twice = len(names) - len(set(names))
+    assert set(names) == {f"train{number:04d}" for number in range(CLIPS)}
+    print(
+        f"\n{KILLS} kills of {CLIPS} clips in shards of {size}: {twice} clips loaded again; whole "
+        f"after each kill: {list(map(len, kept))}"
+    )
+
+
+def test_other_rows_are_not_taken_for_those_of_a_whole_shard(undisturbed, tmp_path):
+    """Recordings can come while a preparation is interrupted."""
+    data, _, changes = undisturbed
+    folder = shutil.copytree(data["source_dir"], tmp_path / "source")
+    data = data | {"source_dir": str(folder)}
+    dying = small_prepare.start(data, tmp_path / "run", tmp_path / "log", die_at=changes // 2)
+    dying.join(TIMEOUT)
+    (told, *_) = sorted((tmp_path / "run").rglob("*.parts/*.json"))
+    found = json.loads(told.read_text())
+    told.write_text(json.dumps(found | {"rows": "other"}))
+    finish(small_prepare.start(data, tmp_path / "run", tmp_path / "log"))
+    names = small_prepare.loaded(tmp_path / "log")
+    assert all(names.count(f"{clip[0]}.wav") == 2 for clip in found["clips"])
+    finish(small_prepare.start(data, tmp_path / "new", tmp_path / "log2"))
+    assert contents(tmp_path / "run") == contents(tmp_path / "new")
+
+
+# ---- a data set that lost something, or was damaged ---------------------------------------------
+
+
+@pytest.fixture
+def lost(undisturbed, tmp_path):
+    """(settings, work folder, data set) of a copy."""
+    data, whole, _ = undisturbed
+    root = shutil.copytree(whole, tmp_path / "copy")
+    return config(**data), root, pathlib.Path(index_files.find_data_dir(root / "data"))
+
+
+@pytest.mark.parametrize("what", ["shard", "cut shard", "dataset_info.json", "features.json"])
+def test_what_is_lost_is_made_again(lost, undisturbed, what, capsys):
+    data, root, folder = lost
+    shard = sorted(folder.glob("*-train.tfrecord-*"))[1]
+    expected = record_hashes(folder)
+    if what == "cut shard":
+        audio_files.truncate(shard)
+    else:
+        (shard if what == "shard" else folder / what).unlink()
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*tfrecord*") if path != shard}
+    prepare(data, root)
+    assert record_hashes(folder) == expected
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert "again" in capsys.readouterr().out
+    assert contents(root) == contents(undisturbed[1])
+
+
+def test_a_shard_of_other_recordings_is_not_made_again(lost):
+    data, root, folder = lost
+    shard = sorted(folder.glob("*-train.tfrecord-*"))[0]
+    shard.unlink()
+    clip = str(index_files.load_index(folder, "train").ids[0])
+    recording = pathlib.Path(data.source_dir) / f"{clip}.wav"
+    kept = recording.read_bytes()
+    try:
+        audio_files.write(recording, audio_files.int16_noise(3_000, seed=99))
+        with pytest.raises(UserError, match=f"the audio of clip '{clip}' is another one now"):
+            prepare(data, root)
+    finally:
+        recording.write_bytes(kept)
+    assert not shard.exists()
+
+
+def flip(path: pathlib.Path, place: int) -> None:
+    found = bytearray(path.read_bytes())
+    found[place] ^= 1
+    path.write_bytes(found)
+
+
+def test_verify_names_what_is_damaged(lost, capsys):
+    _, _, folder = lost
+    assert prepare_command.main(prepare_command.parse(["prepare", f"--verify={folder}"])) == 0
+    assert "8 records" in capsys.readouterr().out
+    train, valid = (sorted(folder.glob(f"*-{split}.tfrecord-*")) for split in ("train", "valid"))
+    flip(train[0], 500)
+    valid[0].unlink()
+    audio_files.truncate(valid[1], 0.7)
+    (folder / "index-train.npz").rename(folder / "kept")
+    assert verifying.verify(str(folder)).damage[0].startswith(f"{folder}/index-train.npz: missing")
+    (folder / "kept").rename(folder / "index-train.npz")
+    assert prepare_command.main(prepare_command.parse(["prepare", f"--verify={folder}"])) == 1
+    output = capsys.readouterr().out
+    assert f"{train[0]}: record 0 fails its checksum" in output
+    assert f"{valid[0]}: missing" in output and f"{valid[1]}: it ends inside record" in output
+    assert str(train[1]) not in output
+
+
+def test_a_record_that_is_whole_but_of_something_else_is_found(lost):
+    _, _, folder = lost
+    first, second, *_ = sorted(folder.glob("*-train.tfrecord-*"))
+    shutil.copy(second, first)
+    damage = verifying.verify(str(folder)).damage
+    assert damage and all(line.startswith(f"{first}: ") for line in damage)
+
+
+def test_only_so_many_clips_of_each_split(undisturbed, tmp_path):
+    source = undisturbed[0]["source_dir"]
+    arguments = ["--corpus=own_data", f"--source_dir={source}", f"--data_dir={tmp_path}"]
+    command = prepare_command.parse(["prepare", *arguments, "--limit=3", "--max_missing=0.5"])
+    assert prepare_command.main(command) == 0
+    folder = index_files.find_data_dir(tmp_path)
+    sizes = {s: len(index_files.load_index(folder, s)) for s in index_files.splits(folder)}
+    assert sizes == {"train": 2, "valid": 2}  # one of the first three is damaged
+    assert (
+        prepare_command.main(prepare_command.parse(["prepare", *arguments, "--max_missing=1"])) == 0
+    )
+    with pytest.raises(UserError, match="holds several prepared data sets"):
+        index_files.find_data_dir(tmp_path)

@@ -1,0 +1,146 @@
+"""A config over the folds of a data set."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import small_experiments
+import soundfile
+import synthetic_data
+
+from psl_jax import UserError, folds, transfer
+from psl_jax.reporting import tables
+from psl_jax.scoring import bootstrap, evaluation
+
+
+@pytest.fixture
+def recordings(tmp_path):
+    """ESC-50 in small: three folds of four clips, of two classes."""
+    folder = tmp_path / "esc"
+    folder.mkdir()
+    rows = []
+    for number, audio in enumerate(small_experiments.sounds([16_000] * 12)):
+        name, target = f"{number}.wav", number % 2
+        soundfile.write(folder / name, audio, 16_000)
+        category = ("dog", "rain")[target]
+        rows.append((name, 1 + number // 4, target, category))
+    with open(folder / "esc50.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("filename", "fold", "target", "category"), *rows])
+    return folder
+
+
+@pytest.fixture
+def config(recordings, tmp_path, shallow):
+    found = transfer.between_folds("esc50", 1.0)
+    found.init_from = str(small_experiments.save_model(tmp_path / "start"))
+    found.data.source_dir = str(recordings)
+    found.train.max_steps, found.train.batch_size, found.train.log_every = 2, 4, 1
+    found.experiments.probe.train.epochs = 1
+    del found.experiments["finetuned"]
+    return found
+
+
+def test_a_fold_is_evaluated_and_the_others_are_trained_on(config, tmp_path, capsys):
+    folds.run(config, tmp_path / "run", [1, 3])
+    out = capsys.readouterr().out
+    assert "mean ± standard deviation over 2 folds" in out
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert results["folds"] == [1, 3]
+    for row in results["experiments"]:
+        found = []
+        for fold, others in ((1, "fold2+fold3"), (3, "fold1+fold2")):
+            run = tmp_path / f"run/fold{fold}" / row["name"]
+            data = json.loads((run / "config.json").read_text())["data"]
+            assert (data["train_split"], data["eval_split"]) == (others, f"fold{fold}")
+            found.append(json.loads((run / "metrics.json").read_text())["mAP"])
+        assert row["mAP"] == pytest.approx(np.mean(found)) and row["num_clips"] == 8
+        assert row["mAP_by_fold"] == found
+        assert row["run_dirs"] == [f"fold{fold}/{row['name']}" for fold in (1, 3)]
+    probe = next(row for row in results["experiments"] if row["name"] == "probe")
+    assert set(probe["over_reference"]) == {"low", "high"}
+    assert "means over the folds 1, 3, ±" in (tmp_path / "run/report.html").read_text()
+
+
+def test_with_seeds_each_fold_is_a_mean_over_them_first():
+    def of_fold(scratch, probe, runs):
+        return {
+            "reference": "scratch",
+            "seeds": [0, 1],
+            "clips": "seed0/clips",
+            "experiments": [
+                {
+                    "name": name,
+                    "mAP": value,
+                    "mAP_spread": 0.5,
+                    "num_clips": 4,
+                    "clip_ids_sha256": runs,
+                    "seconds": 1.0,
+                    "run_dirs": [f"seed{seed}/{name}" for seed in (0, 1)],
+                }
+                for name, value in (("scratch", scratch), ("probe", probe))
+            ],
+        }
+
+    found = folds.summary([of_fold(0.1, 0.2, "a"), of_fold(0.3, 0.5, "b")], [2, 5], is_suite=True)
+    assert found["seeds"] == [0, 1] and found["folds"] == [2, 5] and "clips" not in found
+    probe = found["experiments"][1]
+    assert probe["mAP"] == pytest.approx(0.35)
+    assert probe["mAP_spread"] == pytest.approx(np.std([0.2, 0.5], ddof=1))  # over folds
+    assert probe["gain_spread"] == pytest.approx(np.std([0.1, 0.2], ddof=1))
+    assert probe["run_dirs"] == [f"fold{k}/seed{seed}/probe" for k in (2, 5) for seed in (0, 1)]
+    assert probe["num_clips"] == 8 and probe["lwlrap"] is None
+
+
+def test_folds_that_are_none(config, tmp_path):
+    for text in ("", "1,1", "one", "0.5"):
+        with pytest.raises(UserError, match="expected all, or different numbers"):
+            folds.read(text)
+    assert folds.read("all") is None and folds.read("2, 1") == [2, 1]
+    with pytest.raises(UserError, match="no fold 4; they have 1, 2, 3"):
+        folds.run(config, tmp_path / "run", [4])
+    config.data.corpus = "packed"
+    with pytest.raises(UserError, match="packed data cannot"):
+        folds.run(config, tmp_path / "run", None)
+
+
+def test_intervals_are_of_the_mean_over_folds(tmp_path):
+    rng = np.random.default_rng(0)
+    parts, rows = [], {name: [] for name in ("weak", "psl")}
+    index = synthetic_data.make_index([30], 16_000)
+    truth = index.weak_labels()
+    for fold in (1, 2):
+        scores = {n: truth + s * rng.normal(size=truth.shape) for n, s in (("weak", 2), ("psl", 1))}
+        for name, values in scores.items():
+            folder = f"fold{fold}/{name}"
+            evaluation.write_results(tmp_path / folder, index, values, {})
+            rows[name].append(folder)
+        parts.append((truth, {name: [values] for name, values in scores.items()}))
+    experiments = [{"name": name, "run_dirs": dirs} for name, dirs in rows.items()]
+    results = {"folds": [1, 2], "experiments": experiments}
+    folds._add_intervals(results, tmp_path)
+    expected = bootstrap.differences_over_folds(parts, "weak")["psl"]
+    assert experiments[1]["over_reference"] == {"low": expected.low, "high": expected.high}
+    assert "over_reference" not in experiments[0]
+
+
+def test_one_fold_is_no_other_interval_and_more_folds_make_it_narrower():
+    rng = np.random.default_rng(1)
+    truth = np.eye(3)[rng.integers(0, 3, 90)]
+    scores = {n: [truth + s * rng.normal(size=truth.shape)] for n, s in (("weak", 2), ("psl", 1))}
+    alone = bootstrap.differences_over_seeds(truth, scores, "weak")["psl"]
+    assert bootstrap.differences_over_folds([(truth, scores)], "weak")["psl"] == alone
+    four = bootstrap.differences_over_folds([(truth, scores)] * 4, "weak")["psl"]
+    assert four.difference == pytest.approx(alone.difference)
+    # Of four times as many clips, drawn fold by fold: half as wide.
+    assert (four.high - four.low) / (alone.high - alone.low) == pytest.approx(0.5, abs=0.1)
+    with pytest.raises(UserError, match="another number of seeds"):
+        bootstrap.differences_over_folds([(truth, scores | {"psl": scores["psl"] * 2})], "weak")
+
+
+def test_what_is_held_against_what():
+    results = {"references": {"psl2s_other": "ma_other"}, "measures": {"ma_fsd2018": "mAP_at_3"}}
+    assert tables.reference_of(results, "psl2s_other") == "ma_other"
+    assert tables.reference_of(results, "ma_other") == "ma_other"
+    assert tables.reference_of({}, "psl2s") == "weak"
+    assert tables.measure_of(results, "ma_fsd2018") == "mAP_at_3"

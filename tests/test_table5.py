@@ -1,0 +1,169 @@
+"""The paper's table 5, and what it needs: data of its own for each experiment, and starts."""
+
+import json
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import small_experiments
+import synthetic_data
+
+from psl_jax import UserError, paper, suite, transfer
+from psl_jax import config as config_lib
+from psl_jax.config import STUDENTS
+from psl_jax.corpora.soundscapes import CLASSES, HALVES, SceneSettings, Soundscapes, render
+from psl_jax.data.settings import DataSettings
+from psl_jax.preparing import prepared
+from psl_jax.reporting import tables
+from psl_jax.run_binding import OtherRunError
+from psl_jax.weights.load import load_model
+
+
+def test_the_rows_are_the_papers():
+    config = paper.table5()
+    config.teacher, config.init_from = "ma.pt", "psl2s.pt"
+    found = config_lib.experiments(config)
+    table = paper.table_of(config.name)
+    assert found.keys() == table.reported.keys()
+    for name, one in found.items():
+        model, _, target = name.partition("_")
+        assert one.init_from == {"ma": "ma.pt", "psl2s": "psl2s.pt"}[model]
+        assert one.segment_seconds == {"ma": 10.0, "psl2s": STUDENTS["psl2s"]}[model]
+        assert (one.train.trainable, one.evaluate.segments) == ("classifier", "whole")
+        assert one.data.data_set == transfer.TARGETS[target].corpus
+        assert one.labels == "weak" and one.data.eval_split in ("eval", "test")
+    improvements = [9.82, 1.90, 3.02, 0.92]  # as printed
+    for improvement, target in zip(improvements, transfer.TARGETS, strict=True):
+        ours, theirs = (table.reported[f"{model}_{target}"].value for model in ("psl2s", "ma"))
+        assert 100 * (ours - theirs) == pytest.approx(improvement, abs=1e-6)
+
+
+@pytest.mark.parametrize("data", ["soundscapes", "own_data"])
+def test_on_other_data_the_networks_are_trained_first(data):
+    config = paper.table5(data)
+    found = config_lib.experiments(config)
+    assert list(found) == ["teacher", "ma_other", "psl2s", "psl2s_other"]
+    assert found["psl2s"].teacher == "teacher" and found["ma_other"].init_from == "teacher"
+    assert found["psl2s_other"].init_from == "psl2s"
+    assert found["psl2s"].data != found["psl2s_other"].data
+    config.teacher = "published.pt"
+    later = config_lib.experiments(config)
+    assert "teacher" not in later
+    assert later["psl2s"].teacher == later["ma_other"].init_from == "published.pt"
+    if data == "own_data":
+        config.experiments.teacher.data.source_dir = "URBAN"
+        config.data.source_dir = "ESC"
+        places = {n: one.data.source_dir for n, one in config_lib.experiments(config).items()}
+        assert places == {"psl2s": "URBAN", "ma_other": "ESC", "psl2s_other": "ESC"}
+
+
+def test_starts_in_a_circle_are_refused():
+    config = config_lib.base()
+    config.experiments = {"one": {"init_from": "other"}, "other": {"init_from": "one"}}
+    with pytest.raises(UserError, match="in a circle, or start from each other"):
+        config_lib.experiments(config)
+
+
+def test_halves_of_the_sounds_have_no_class_in_common():
+    assert sorted(HALVES["first"] + HALVES["second"]) == sorted(CLASSES)
+    second = Soundscapes(
+        full_clips=30, balanced_clips=5, eval_clips=5, scenes=SceneSettings(sounds=HALVES["second"])
+    )
+    whole = Soundscapes(full_clips=30, balanced_clips=5, eval_clips=5)
+    assert second.classes == HALVES["second"] and "sounds" not in whole.settings
+    scenes = second.rows()["full"]
+    assert {event[2] for scene in scenes for event in scene.events} == set(range(5))
+    assert np.abs(render(scenes[0])).max() > 0
+
+
+def test_corpora_as_published_need_their_folder():
+    for corpus in ("esc50", "fsd50k", "fsdkaggle2019"):
+        with pytest.raises(
+            UserError, match=f"source_dir is empty: give the folder with {corpus}'s"
+        ):
+            prepared.prepare(DataSettings(corpus=corpus), "nowhere")
+
+
+@pytest.fixture
+def config(tmp_path, shallow):
+    """A teacher on one data set, and its classifier anew on another one."""
+    small_experiments.write_data(tmp_path / "first")
+    index = synthetic_data.make_index([5], 18_000, num_classes=4, split=small_experiments.SPLIT)
+    (tmp_path / "second").mkdir()
+    audio = small_experiments.sounds(index.num_samples)
+    synthetic_data.write_packed(tmp_path / f"second/{index.split}.npz", index, audio)
+    result = config_lib.base()
+    result.data.update({"corpus": "packed", "data_dir": str(tmp_path), "data_set": "first"})
+    for split in ("train_split", "validation_split", "eval_split"):
+        result.data[split] = small_experiments.SPLIT
+    result.segment_seconds, result.model.width, result.model.dropout = 1.0, 0.1, 0.0
+    result.train.update({"batch_size": 4, "max_steps": 2, "learning_rate": 1e-2})
+    result.frontend.top_db = 80.0
+    probe = {"init_from": "teacher", "data": {"data_set": "second"}, "frontend": {"top_db": 120.0}}
+    probe |= {"train": {"trainable": "classifier"}, "model": {"width": 1.0}}
+    result.experiments = {"teacher": {}, "probe": probe}
+    return result
+
+
+def frozen(folder: pathlib.Path):
+    return {k: v for k, v in load_model(folder).variables.params.items() if k != "classifier"}
+
+
+def test_an_experiment_starts_from_another_one_on_other_data(config, tmp_path):
+    workdir = tmp_path / "run"
+    suite.run(config, workdir)
+    jax.tree.map(
+        np.testing.assert_array_equal, *map(frozen, (workdir / "teacher", workdir / "probe"))
+    )
+    probe, teacher = load_model(workdir / "probe"), load_model(workdir / "teacher")
+    assert (len(teacher.classes), len(probe.classes)) == (3, 4)
+    assert (probe.info.width, probe.info.logmel.top_db) == (0.1, 80.0)
+    data = json.loads((workdir / "probe/data.json").read_text())
+    assert data["init_from"] == teacher.digest
+    written = (workdir / "probe/metrics.json").stat().st_mtime_ns
+    suite.run(config, workdir)  # finished stages are skipped
+    assert (workdir / "probe/metrics.json").stat().st_mtime_ns == written
+    shutil.rmtree(workdir / "teacher")  # what is trained in its place is another one
+    config.seed = config.experiments.probe.seed = 1
+    config.experiments.probe.seed = 0
+    with pytest.raises(OtherRunError, match="from another model"):
+        suite.run(config, workdir)
+    suite.run(config, workdir, start_afresh=True)
+    jax.tree.map(
+        np.testing.assert_array_equal, *map(frozen, (workdir / "teacher", workdir / "probe"))
+    )
+
+
+def test_the_table_tells_each_data_set_by_its_measure():
+    def row(name, clips, **values):
+        return {"name": name, "num_clips": clips, "clip_ids_sha256": str(clips), **values}
+
+    results = {
+        "name": "table5",
+        "references": transfer.REFERENCES,
+        "measures": transfer.MEASURES,
+        "paper": {name: one.value for name, one in paper.TABLES["table5"].reported.items()},
+        "experiments": [
+            row("ma_fsd50k", 10, mAP=0.4, lwlrap=0.9),
+            row("psl2s_fsd50k", 10, mAP=0.5, lwlrap=0.9, over_reference={"low": 0.05, "high": 0.2}),
+            row("ma_fsd2019_noisy", 20, mAP=0.1, lwlrap=0.5),
+            row(
+                "psl2s_fsd2019_noisy",
+                20,
+                mAP=0.2,
+                lwlrap=0.55,
+                over_reference={"low": 0, "high": 1},
+            ),
+        ],
+    }
+    text = tables.format_table(results)
+    lines = {line.split()[0]: line.split() for line in text.splitlines() if line}
+    assert lines["experiment"][:6] == ["experiment", "mAP", "%", "measure", "value", "%"]
+    assert {"mAP", "50.00", "+10.00", "54.23", "-4.23"} <= set(lines["psl2s_fsd50k"])
+    assert {"lwlrap", "55.00", "+5.00", "54.49", "+0.51"} <= set(lines["psl2s_fsd2019_noisy"])
+    assert "+100.00" not in lines["psl2s_fsd2019_noisy"]  # an interval is of mAP
+    assert "different clips" not in text
+    results["experiments"][1]["num_clips"] = 9
+    assert "different clips" in tables.format_table(results)

@@ -1,0 +1,478 @@
+"""The page in a headless browser, as large as a desk's and as a telephone's."""
+
+import csv
+import io
+import itertools
+import json
+import pathlib
+import time
+import zipfile
+
+import audio_files
+import browser
+import numpy as np
+import pytest
+import soundfile
+import tagging
+from serving import served, wait_for
+
+from psl_jax.tagging import writing
+from psl_jax.tagging.events import EventFinder, EventSettings
+from psl_jax.tagging.tagged_files import FileTags, Input
+
+pytest.importorskip("uvicorn", reason="needs the [serve] extra")
+web = pytest.importorskip("psl_jax.web.service", reason="needs the [serve] extra")
+
+LIMITS = web.Limits(megabytes=1.0, minutes=0.5)
+SETTINGS = EventSettings(threshold=tagging.thresholds(0.6, siren=0.3))
+AXE = pathlib.Path(__file__).parent / "axe.min.js"
+
+
+class SlowService(web.Service):
+    """Files of "slow" in their name take until they are cancelled."""
+
+    def tag(self, path, name, job, *rest, **settings):
+        job.begun = True
+        while "slow" in name:
+            job.check()
+            time.sleep(0.02)
+        return super().tag(path, name, job, *rest, **settings)
+
+
+@pytest.fixture(scope="module")
+def port():
+    service = SlowService(tagging.tagger(), tagging.tagger().segmentation(), SETTINGS, LIMITS)
+    with served(service) as port:
+        service.warm_up()
+        yield port
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clips")
+    return [
+        audio_files.write(folder / "street & <b>.flac", tagging.recording(7.3)),
+        audio_files.write(folder / "yard.wav", tagging.recording(3.1, seed=1)),
+    ]
+
+
+@pytest.fixture(scope="module")
+def tags(clips):
+    return tagging.tagger().tag(clips[0], segment_seconds=2.0)
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("browser")
+    fake = ("use-fake-device-for-media-stream", "use-fake-ui-for-media-stream")
+    with browser.opened(folder, *fake) as driver:
+        driver.downloads = folder
+        yield driver
+
+
+@pytest.fixture(params=[1280, 375], ids=["desk", "telephone"])
+def page(request, driver, port):
+    driver.get_log("browser")
+    browser.resize(driver, request.param)
+    driver.get(f"http://127.0.0.1:{port}/")
+    yield driver
+    # What the page does wrong, or may not load, the browser tells.
+    errors = [e["message"] for e in driver.get_log("browser") if e["level"] == "SEVERE"]
+    assert [e for e in errors if "status of 4" not in e] == []
+    driver.get("about:blank")
+
+
+def texts(page, selector):
+    return [element.text for element in page.find_elements("css selector", selector)]
+
+
+def upload(page, *paths):
+    page.find_element("id", "file").send_keys("\n".join(map(str, paths)))
+
+
+def upload_and_wait(page, *paths):
+    upload(page, *paths)
+    wait_for(lambda: texts(page, "#labels li"))
+    wait_for(lambda: len(page.find_elements("css selector", "#files li.done")) == len(paths))
+
+
+def press(page, *ids):
+    for name in ids:
+        page.execute_script("document.getElementById(arguments[0]).click()", name)
+
+
+def set_value(page, name, value, event="input"):
+    page.execute_script(
+        "const x = document.getElementById(arguments[0]); x.value = arguments[1];"
+        "x.dispatchEvent(new Event(arguments[2], {bubbles: true}))",
+        name,
+        value,
+        event,
+    )
+    settle(page)
+
+
+def settle(page):
+    """Settings take effect with the next frame of the screen."""
+    page.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
+
+
+def listed(page):
+    """The table's rows: (from, to, class, score)."""
+    rows = page.execute_script(
+        "return [...document.querySelectorAll('#events tr')].map((r) => "
+        "[...r.cells].map((c) => c.firstChild.textContent))"
+    )
+    return [tuple(row) for row in rows if len(row) == 4]
+
+
+def expected(tags, threshold, own=None, **settings):
+    each = tagging.thresholds(threshold, **(own or {}))
+    finder = EventFinder(EventSettings(each, **settings), tags.labels)
+    finder.add(tags.frame_scores)
+    return finder.finish(tags.seconds)
+
+
+def as_listed(events):
+    clocks = ((writing.clock(e.onset, 2), writing.clock(e.offset, 2)) for e in events)
+    return {(*clock, e.label) for clock, e in zip(clocks, events, strict=True)}
+
+
+def number(page):
+    return int(page.find_element("id", "events-title").text.split()[0])
+
+
+# --- A file and its answer --------------------------------------------------------------------
+
+
+def test_two_files_are_tagged_and_the_answer_stands_on_top(page, clips, tags):
+    upload_and_wait(page, *clips)
+    assert texts(page, "#files .title") == [clip.name for clip in clips]
+    assert page.find_element("id", "name").text == f"{clips[0].name} 0:07.3"
+    label, score = tags.top(1)[0]
+    assert texts(page, "#answer span")[0] == f"{label} {score:.2f}"
+    best = np.argsort(-tags.frame_scores.max(axis=0), kind="stable")
+    assert texts(page, "#labels button") == [tagging.LABELS[i] for i in best]
+    found = listed(page)
+    assert {row[:3] for row in found} == as_listed(
+        expected(tags, threshold=0.6, own={"siren": 0.3})
+    )
+    page.find_elements("css selector", "#files .file")[1].click()
+    wait_for(lambda: page.find_element("id", "name").text == "yard.wav 0:03.1")
+    assert page.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_the_cursor_moves_and_scores_follow_it(page, clips, tags):
+    upload_and_wait(page, clips[0])
+    wait_for(lambda: page.execute_script("return player.readyState >= 2"))
+    press(page, "play")
+    wait_for(lambda: page.execute_script("return player.currentTime > 0.1"))
+    press(page, "play")
+    page.execute_script("player.currentTime = 3.65")
+    wait_for(lambda: page.find_element("id", "clock").text[:6] in ("0:03.6", "0:03.7"))
+    shown = [float(text) for text in texts(page, "#labels b")]
+    best = np.argsort(-tags.frame_scores.max(axis=0), kind="stable")
+    wanted = [tags.frame_scores[round(3.65 / 0.32), i] for i in best]
+    np.testing.assert_allclose(shown, wanted, atol=0.006)
+
+
+def test_pictures_zoom_and_scroll_as_one(page, clips):
+    upload_and_wait(page, clips[0])
+    width = "const w = document.querySelector('#wave > div').shadowRoot;"
+    scroll = f"{width} return w.querySelector('.scroll').scrollWidth"
+    drawn = f"""{width} const c = w.querySelector('canvas[data-name=' + arguments[0] + ']');
+        const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
+        return [...new Set(new Uint32Array(d.buffer))].length"""
+    picture = f"{width} return w.querySelector('canvas[data-name=mel]').toDataURL()"
+    wait_for(lambda: page.execute_script(drawn, "mel") > 20)
+    assert page.execute_script(drawn, "heat") > 20
+    before, whole = page.execute_script(scroll), page.execute_script(picture)
+    press(page, "in", "in", "in")
+    wait_for(lambda: page.execute_script(scroll) > 3 * before)
+    closer = wait_for(lambda: (x := page.execute_script(picture)) != whole and x)
+    page.execute_script(f"{width} w.querySelector('.scroll').scrollLeft += 400")
+    wait_for(lambda: page.execute_script(picture) != closer)
+    press(page, "fit")
+    wait_for(lambda: page.execute_script(scroll) == before)
+
+
+# --- Thresholds -------------------------------------------------------------------------------
+
+
+def test_thresholds_change_the_events_at_once(page, clips, tags):
+    upload_and_wait(page, clips[0])
+    before = number(page)
+    set_value(page, "threshold", 0.9)
+    assert 0 < number(page) < before
+    wanted = expected(tags, threshold=0.9)
+    assert {row[:3] for row in listed(page)} == as_listed(wanted)
+    page.find_element("css selector", "#labels button[title=bell]").click()
+    set_value(page, "own", 0.2)
+    wanted = expected(tags, threshold=0.9, own={"bell": 0.2})
+    assert {row[:3] for row in listed(page)} == as_listed(wanted)
+    assert "bell 0.2" in page.find_element("id", "owns").text
+    page.find_element("css selector", "#owns button:last-child").click()  # the model's
+    settle(page)
+    wanted = expected(tags, threshold=0.9, own={"siren": 0.3, "bell": 0.2})
+    assert {row[:3] for row in listed(page)} == as_listed(wanted)
+    page.find_element("css selector", "#owns button:last-child").click()
+    settle(page)
+    set_value(page, "low", 0.4)
+    set_value(page, "median", 3, "change")
+    wanted = expected(
+        tags,
+        threshold=0.9,
+        low_threshold=0.4,
+        median_filter=3,
+        own={"bell": 0.2},
+    )
+    assert {row[:3] for row in listed(page)} == as_listed(wanted)
+
+
+def test_the_browser_finds_the_events_that_python_finds(driver, port):
+    """For many settings, by the module itself, on scores that are exact in 16 bits."""
+    driver.get(f"http://127.0.0.1:{port}/")
+    rng = np.random.default_rng(5)
+    scores = rng.integers(0, 65536, (40, 3)).astype(np.float64)
+    scores = (scores[:-1] + scores[1:]) // 2  # runs, not single frames
+    script = """const [data, settings, done] = arguments;
+        import("/static/events.js").then((events) => done(settings.map((one) => events.findEvents({
+            labels: ["a", "b", "c"], peaks: [1, 1, 1], frame: 0.32, frames: data.length / 3,
+            seconds: 12.4, data: Uint16Array.from(data) }, one))))"""
+    tried = [
+        {"threshold": t, "low_threshold": low, "median_filter": median, "thresholds": own}
+        for t, low, median, own in itertools.product(
+            (0.31, 0.62, 0.83), (None, 0.21), (1, 3, 7), ({}, {"b": 0.11})
+        )
+    ]
+    answers = driver.execute_async_script(script, scores.ravel().tolist(), tried)
+    for one, found in zip(tried, answers, strict=True):
+        settings, own = dict(one), one["thresholds"]
+        settings["threshold"] = tuple(own.get(x, one["threshold"]) for x in "abc")
+        del settings["thresholds"]
+        finder = EventFinder(EventSettings(**settings), "abc")
+        finder.add(scores / 65535)
+        wanted = [(e.label, e.onset, e.offset) for e in finder.finish(12.4)]
+        got = [(e["label"], e["onset"], e["offset"]) for e in found]
+        assert [e[0] for e in got] == [e[0] for e in wanted]
+        np.testing.assert_allclose([e[1:] for e in got], [e[1:] for e in wanted], atol=1e-9)
+    assert sum(map(len, answers)) > 100
+
+
+def test_search_and_order_hold_for_heat_map_and_events(page, clips):
+    upload_and_wait(page, clips[0])
+    page.find_element("id", "search").send_keys("HORN")
+    assert texts(page, "#labels button") == ["Vehicle horn, car horn, honking"]
+    assert {row[2] for row in listed(page)} == {"Vehicle horn, car horn, honking"}
+    set_value(page, "search", "")
+    set_value(page, "order", "name", "change")
+    assert texts(page, "#labels button") == sorted(
+        tagging.LABELS, key=lambda x: x.strip('"').lower()
+    )
+    page.find_element("css selector", "#heads [data-key=score]").click()
+    scores = [float(row[3]) for row in listed(page)]
+    assert scores == sorted(scores, reverse=True)
+
+
+# --- Corrections ------------------------------------------------------------------------------
+
+
+def drag(page, element, by):
+    """Drags by so many pixels with the mouse."""
+    from selenium.webdriver import ActionChains
+
+    ActionChains(page).click_and_hold(element).move_by_offset(by, 0).release().perform()
+
+
+def test_an_events_edge_can_be_dragged(page, clips):
+    upload_and_wait(page, clips[0])
+    before = listed(page)
+    handle = "return document.querySelector('#wave > div').shadowRoot.querySelector(arguments[0])"
+    region = wait_for(lambda: page.execute_script(handle, '[data-label="rain"]'))
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", region)
+    right = region.find_element("css selector", '[part*="handle-right"]')
+    drag(page, right, 30)
+    wait_for(lambda: texts(page, "#events .own") == ["yours"])
+    (changed,) = set(listed(page)) - set(before)
+    assert changed[2] == "rain" and changed[:2] not in {row[:2] for row in before}
+    press(page, "undo")
+    wait_for(lambda: listed(page) == before)
+
+
+def test_an_event_is_corrected_by_its_fields_and_outlives_new_thresholds(page, clips):
+    upload_and_wait(page, clips[0])
+    before = listed(page)
+    page.execute_script("document.querySelector('#events button').click()")
+    assert page.find_element("id", "inspector").is_displayed()
+    set_value(page, "event-offset", 2.5, "change")
+    set_value(page, "event-label", "Siren", "change")
+    (own,) = [row for row in listed(page) if row[2] == "siren" and row[1] == "0:02.50"]
+    set_value(page, "threshold", 0.95)
+    assert own in listed(page)
+    set_value(page, "threshold", 0.6)
+    page.find_element("css selector", "#owns button").click()  # use the model's
+    settle(page)
+    press(page, "event-delete")
+    assert len(listed(page)) == len(before) - 1
+    press(page, "undo", "undo", "undo")
+    assert sorted(listed(page)) == sorted(before)
+    press(page, "add")
+    assert len(listed(page)) == len(before) + 1
+
+
+def test_keys_choose_correct_and_delete(page, clips):
+    from selenium.webdriver import ActionChains, Keys
+
+    upload_and_wait(page, clips[0])
+    before = len(listed(page))
+    script = "return document.querySelector('#wave > div').shadowRoot.querySelector('.scroll')"
+    scroller = page.execute_script(script)
+    page.execute_script("arguments[0].focus()", scroller)
+    ActionChains(page).send_keys(Keys.ARROW_DOWN, Keys.ARROW_DOWN, Keys.DELETE).perform()
+    wait_for(lambda: len(listed(page)) == before - 1)
+    ActionChains(page).send_keys("z", "+", "+").perform()
+    wait_for(lambda: len(listed(page)) == before)
+    wait_for(lambda: page.execute_script("return Number(zoom.value) > 0"))
+
+
+# --- To save ----------------------------------------------------------------------------------
+
+
+def saved(page, pattern):
+    def found():
+        paths = [p for p in page.downloads.glob(pattern) if p.stat().st_size]
+        return paths and paths[0].read_bytes()
+
+    return wait_for(found)
+
+
+@pytest.mark.parametrize("page", [1280], indirect=True)
+def test_each_format_is_that_of_the_command(page, clips, tags):
+    upload_and_wait(page, clips[0])
+    for button in page.find_elements("css selector", "#saves [data-format]"):
+        page.execute_script("arguments[0].click()", button)
+        time.sleep(0.1)
+    events = expected(tags, threshold=0.6, own={"siren": 0.3})
+    peaks = tags.frame_scores.max(axis=0)
+    whole = FileTags(
+        *(Input(clips[0].name, clips[0].name), tags.labels, tags.seconds, tags.scores, peaks),
+        *(events, tags.frame_scores, 0.32),
+    )
+    name = "street & _b_"  # as the browser saves it
+    for style, between in [("csv", ","), ("audacity", "\t"), ("raven", "\t")]:
+        text = saved(page, name + writing.ENDINGS[style]).decode()
+        wanted = "".join(writing.render(whole, style, writing.Best()))
+        found, rows = (list(csv.reader(io.StringIO(x), delimiter=between)) for x in (text, wanted))
+        assert len(found) > 5 and [row[:-1] for row in found] == [row[:-1] for row in rows]
+        scores = [[float(row[-1].split()[-1]) for row in x[1:]] for x in (found, rows)]
+        np.testing.assert_allclose(*scores, atol=0.011 if style == "audacity" else 2e-4)
+    found = json.loads(saved(page, "street*.json"))
+    assert found["seconds"] == 7.3 and len(found["events"]) == len(events)
+    scores = list(csv.reader(io.StringIO(saved(page, "street*.frames.csv").decode())))
+    assert scores[0] == ["time", *tagging.LABELS]
+    values = np.array(scores[1:], float)
+    np.testing.assert_allclose(values[:, 0], tags.frame_times, atol=0.005)
+    np.testing.assert_allclose(values[:, 1:], tags.frame_scores, atol=2e-4)
+
+
+@pytest.mark.parametrize("page", [375], indirect=True)
+def test_the_sound_of_events_is_saved(page, clips):
+    upload_and_wait(page, clips[1])
+    number_of = len(listed(page))
+    press(page, "clips")
+    with zipfile.ZipFile(io.BytesIO(saved(page, "yard.clips.zip"))) as archive:
+        assert len(archive.namelist()) == number_of
+        samples, rate = soundfile.read(io.BytesIO(archive.read(archive.namelist()[0])))
+        assert rate == 16_000 and len(samples) > 100
+
+
+# --- What goes wrong --------------------------------------------------------------------------
+
+
+def test_an_error_replaces_the_old_result(page, clips, tmp_path):
+    upload_and_wait(page, clips[0])
+    notes, big = tmp_path / "notes.txt", tmp_path / "big.wav"
+    notes.write_text("no audio")
+    big.write_bytes(bytes(2_500_000))
+    upload(page, notes)
+    said = wait_for(lambda: page.find_element("id", "problem").text)
+    assert said.startswith("notes.txt cannot be tagged: undecodable")
+    assert not page.find_element("id", "view").is_displayed()
+    upload(page, big, clips[1])
+    wait_for(
+        lambda: (
+            "big.wav is too large: 2.5 MB, and files of up to 1 MB" in texts(page, "#problem")[0]
+        )
+    )
+    wait_for(lambda: len(page.find_elements("css selector", "#files li.done")) == 2)  # it went on
+    page.find_elements("css selector", "#files .file")[3].click()
+    wait_for(lambda: page.find_element("id", "view").is_displayed())
+    assert not page.find_element("id", "problem").is_displayed()
+
+
+def test_a_file_can_be_cancelled_and_the_next_goes_on(page, clips, tmp_path):
+    slow = tmp_path / "slow.wav"
+    slow.write_bytes(clips[1].read_bytes())
+    upload(page, slow, clips[1])
+    wait_for(lambda: page.find_elements("css selector", "#files li.tagging"))
+    assert texts(page, "#files .about")[1] == "waits"
+    page.find_element("css selector", "#files li.tagging .small").click()
+    wait_for(lambda: page.find_elements("css selector", "#files li.done"))
+    assert texts(page, "#files .about")[0] == "cancelled"
+    assert page.find_element("id", "again").is_displayed()
+
+
+@pytest.mark.parametrize("page", [1280], indirect=True)
+def test_a_format_that_the_browser_cannot_play_is_played_all_the_same(page, tmp_path):
+    upload_and_wait(page, audio_files.write(tmp_path / "x.aiff", tagging.recording(4.0)))
+    wait_for(lambda: page.execute_script("return player.readyState >= 2"))
+    assert page.execute_script("return player.duration") == pytest.approx(4.0)
+
+
+@pytest.mark.parametrize("page", [375], indirect=True)
+def test_a_recording_is_tagged(page):
+    record = page.find_element("id", "record")
+    record.click()
+    wait_for(lambda: len(texts(page, "#live-list li")) == len(tagging.LABELS))  # heard meanwhile
+    wait_for(lambda: page.find_element("id", "live-late").text.endswith("s behind"))
+    wait_for(lambda: record.text.startswith("Stop (0:01"))
+    record.click()
+    wait_for(lambda: texts(page, "#labels li"))
+    assert page.find_element("id", "name").text.startswith("recording")
+
+
+def test_a_token_can_be_given(driver):
+    service = web.Service(tagging.tagger(), None, SETTINGS, LIMITS)
+    with served(service, token="secret") as port:
+        driver.get(f"http://127.0.0.1:{port}/#token=secret")
+        wait_for(lambda: driver.execute_script("return location.hash") == "")
+        assert driver.execute_script("return sessionStorage.getItem('token')") == "secret"
+        driver.execute_script("sessionStorage.clear()")
+
+
+# --- For all ----------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not AXE.exists(), reason="needs axe-core")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [375, 1280])
+def test_nothing_stands_in_the_way_of_anybody(driver, port, clips, width, scheme):
+    """axe-core finds nothing against WCAG 2.2 AA, or its own good practice."""
+    browser.resize(driver, width)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    driver.get(f"http://127.0.0.1:{port}/")
+    upload_and_wait(driver, clips[0])
+    press(driver, "in", "in")
+    driver.execute_script("document.querySelector('#events button').click()")
+    assert violations(driver) == []
+    driver.get(f"http://127.0.0.1:{port}/api/v1/docs")
+    assert violations(driver) == []
+
+
+def violations(driver):
+    driver.execute_script(AXE.read_text())
+    return driver.execute_async_script(
+        "axe.run().then((found) => arguments[0](found.violations.map((one) => "
+        "[one.id, one.nodes.map((node) => node.html.slice(0, 200))])))"
+    )
