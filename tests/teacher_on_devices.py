@@ -21,7 +21,7 @@ from psl_jax.model import mobilenetv2
 from psl_jax.model.folding import fold
 from psl_jax.model.frontend import LogMel
 from psl_jax.runtime import parallel
-from psl_jax.scoring.relabeling import relabel
+from psl_jax.scoring.relabeling import TaughtBy, relabel
 from psl_jax.scoring.scorer import Scorer
 from psl_jax.training.step import (
     Recipe,
@@ -83,7 +83,7 @@ def main(path: str) -> None:
                 source,
                 SEGMENTATION,
                 folder,
-                teacher_digest="t",
+                teacher=TaughtBy("t"),
                 batch_size=7,
                 file_format="npz",
                 rule=LabelRule(count_padding=count_padding),

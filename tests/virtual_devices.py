@@ -28,7 +28,7 @@ from psl_jax.model.augmentation import Augmentation
 from psl_jax.model.frontend import LogMel
 from psl_jax.model.mobilenetv2 import Variables
 from psl_jax.runtime import parallel
-from psl_jax.scoring.relabeling import relabel
+from psl_jax.scoring.relabeling import TaughtBy, relabel
 from psl_jax.scoring.scorer import Scorer
 from psl_jax.training import resident
 from psl_jax.training.step import Recipe, TrainState, init_state, train_program
@@ -197,7 +197,7 @@ def soft_labels(variables: Variables, num_devices: int, folder: pathlib.Path) ->
         MemorySource(index),
         segmentation,
         folder / f"labels-{num_devices}",
-        teacher_digest="teacher",
+        teacher=TaughtBy("teacher"),
         batch_size=BATCH - 3,  # does not divide over eight devices
         file_format="npz",
     )

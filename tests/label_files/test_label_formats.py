@@ -409,6 +409,7 @@ def test_an_index_with_code_in_it_is_refused(tmp_path, data, capsys):
         ("n.json", '[["a"], ["b"], [1], [2], [3], [4], [5]]', "is no index of file names"),
         ("n.pkl", "h0", "is no index of file names"),
     ],
+    ids=["short text", "short list", "number", "lists", "no pickle"],
 )
 def test_what_is_no_index(tmp_path, data, name, content, message):
     """Of a list that is too short nobody knows which rows it is of."""
