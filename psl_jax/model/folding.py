@@ -187,8 +187,11 @@ def frame_probabilities(
 
     Arguments are those of `embeddings`. The probabilities of a clip are their mean over frames.
     """
-    do = operations
-    embedded = embeddings(network, logmel, do, valid_frames)
+    embedded = embeddings(network, logmel, operations, valid_frames)
+    return _classified(network, embedded, operations)
+
+
+def _classified(network: FoldedNetwork, embedded: Any, do: Operations) -> Any:
     values = do.linear(embedded, network.classifier)
     return do.softmax(values) if network.output == "softmax" else do.sigmoid(values)
 
@@ -197,10 +200,8 @@ def scores_and_embeddings(
     network: FoldedNetwork, logmel: Any, operations: "JaxOperations", valid_frames: Any = None
 ) -> jax.Array:
     """Class probabilities and behind them the embedding: [batch, frames, classes + 1280]."""
-    do = operations
-    embedded = embeddings(network, logmel, do, valid_frames)
-    scores = do.sigmoid(do.linear(embedded, network.classifier))
-    return jnp.concatenate([scores, embedded], axis=-1)
+    embedded = embeddings(network, logmel, operations, valid_frames)
+    return jnp.concatenate([_classified(network, embedded, operations), embedded], axis=-1)
 
 
 class JaxOperations:

@@ -38,6 +38,7 @@ class Stream:
     def __init__(
         self,
         compute: Callable[[Sequence[Piece]], list[np.ndarray]],
+        num_classes: int,
         segmentation: Segmentation,
         sample_rate: float,
     ):
@@ -50,7 +51,7 @@ class Stream:
         self._cutter = SegmentCutter(segmentation)
         self._timeline = Timeline(segments=True)
         self._known: tuple[int, int, np.ndarray] | None = None  # onset, end and scores
-        self._samples, self._rows, self._classes = 0, 0, 0
+        self._samples, self._rows, self._classes = 0, 0, num_classes
         self._open = True
         self._resampler = None
         if sample_rate != SAMPLE_RATE:
@@ -131,7 +132,6 @@ class Stream:
             for piece, frames in zip(new, self._compute(new), strict=True):
                 known[piece.onset, piece.end] = frames
                 self._known = piece.onset, piece.end, frames
-                self._classes = frames.shape[1]
         return [known[piece.onset, piece.end] for piece in pieces]
 
 

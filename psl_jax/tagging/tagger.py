@@ -166,7 +166,7 @@ class Tagger:
         segmentation = self.segmentation(segment_seconds, hop_seconds)
         if segmentation is None:
             raise UserError("a stream needs segments: give segment_seconds above 0")
-        return Stream(self.compute, segmentation, sample_rate)
+        return Stream(self.compute, len(self.labels), segmentation, sample_rate)
 
     def segmentation(
         self, segment_seconds: float | None = None, hop_seconds: float | None = None

@@ -1,5 +1,6 @@
 """Streams, lists, and embeddings beside tags: what `tag` gives of each waveform by itself."""
 
+import dataclasses
 import io
 
 import audio_files
@@ -8,6 +9,7 @@ import pytest
 import tagging
 
 from psl_jax.runtime.errors import UserError
+from psl_jax.tagging.tagger import Tagger
 
 TOLERANCE = 1e-5
 
@@ -122,3 +124,13 @@ def test_embeddings_in_the_same_pass(model):
         np.testing.assert_allclose(both.frame_embeddings, embedded.frame_embeddings, atol=1e-4)
         np.testing.assert_allclose(both.embedding, embedded.embedding, atol=1e-4)
         assert both.events() == plain.events()
+
+
+def test_embeddings_beside_the_probabilities_of_a_softmax():
+    small = tagging.model()
+    info = dataclasses.replace(small.info, output="softmax")
+    model = Tagger(dataclasses.replace(small, info=info))
+    audio = tagging.recording(2.0, seed=9)
+    plain, both = (model.tag(audio, 16_000, embeddings=x) for x in (False, True))
+    np.testing.assert_allclose(plain.frame_scores.sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(both.frame_scores, plain.frame_scores, atol=TOLERANCE)

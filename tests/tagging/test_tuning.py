@@ -13,6 +13,7 @@ from sklearn.metrics import f1_score
 
 from psl_jax import export, tag, thresholds
 from psl_jax.data.clip_index import ragged
+from psl_jax.exporting import export_options
 from psl_jax.exporting.export_options import Options
 from psl_jax.model.thresholds import Thresholds
 from psl_jax.runtime.errors import UserError
@@ -135,8 +136,9 @@ def test_exports_keep_them_and_weights_take_new_ones(name, tmp_path):
     model = tagging.save(tmp_path / "run")
     store_thresholds(model, Thresholds((0.1, 0.2, 0.3, 0.4, 0.5, 0.6), {"split": "a"}))
     form = {"model.safetensors": "safetensors", "model.pt": "torch", "orbax": "orbax"}[name]
-    signal = tagging.recording(2.0).astype(np.float32) / 32768
-    export.export(load_model(model), form, tmp_path / name, [signal], Options(), "CC0")
+    loaded = load_model(model)
+    info = export_options.describe(loaded, Options(), "CC0")
+    export.format_named(form).write(tmp_path / name, loaded, info, Options())
     kept = load_model(tmp_path / name)
     assert kept.info.thresholds.values == (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
     assert kept.info.thresholds.tuned_on == {"split": "a"}
