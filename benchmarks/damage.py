@@ -166,7 +166,7 @@ def named(path: pathlib.Path, message: str) -> bool:
 
 def command(root: pathlib.Path, suite: faults.Suite, run: pathlib.Path) -> tuple[str, str]:
     """Runs the suite in this process: what came of it, and what it said."""
-    from psl_jax import suite as suite_lib
+    from psl_jax.experiments import suite as suite_lib
     from psl_jax.runtime.errors import UserError
 
     config = _config(root)

@@ -10,7 +10,7 @@ has how good each experiment's labels are and what they take on disk. docs/DATA.
 settings.
 """
 
-from psl_jax import paper
+from psl_jax.experiments import paper
 
 
 def get_config(data: str = "audioset"):

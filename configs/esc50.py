@@ -8,7 +8,7 @@ five folds with what is trained on the others, and tells the means; --folds=1,2 
 One label a clip: `--config.model.output=softmax` is the other choice of output.
 """
 
-from psl_jax import transfer
+from psl_jax.experiments import transfer
 
 
 def get_config():

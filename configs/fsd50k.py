@@ -7,7 +7,7 @@ DATA is FSD50K, prepared. `probe` is the paper's table 5 (PSL-2s: 54.23 mAP).
 Whole clips are evaluated.
 """
 
-from psl_jax import transfer
+from psl_jax.experiments import transfer
 
 
 def get_config():

@@ -8,7 +8,7 @@ Whole clips are evaluated.
 One label a clip: `--config.model.output=softmax` is the other choice of output.
 """
 
-from psl_jax import transfer
+from psl_jax.experiments import transfer
 
 
 def get_config():

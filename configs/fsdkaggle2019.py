@@ -7,7 +7,7 @@ DATA is FSDKaggle2019, prepared. `probe` is the paper's table 5 (PSL-2s, curated
 noisy: 54.49). Whole clips are evaluated.
 """
 
-from psl_jax import transfer
+from psl_jax.experiments import transfer
 from psl_jax.runtime.errors import UserError
 
 

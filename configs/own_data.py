@@ -9,7 +9,8 @@ optionally SPLIT_events.csv (filename,onset,offset,label) and classes.csv. The t
 `full`, the students on the teacher's labels of `balanced`.
 """
 
-from psl_jax import config, paper
+from psl_jax import config
+from psl_jax.experiments import paper
 
 
 def get_config():

@@ -6,7 +6,8 @@ needs no data and takes minutes on two CPU cores; the table it prints is also in
 runs/quickstart/results.json, and with curves in runs/quickstart/report.html.
 """
 
-from psl_jax import config, paper
+from psl_jax import config
+from psl_jax.experiments import paper
 
 
 def get_config():

@@ -12,8 +12,9 @@ clips by their loudest segment (`clip_rate`). docs/TEACHERS.md has the kinds of 
 import copy
 from typing import Any
 
-from psl_jax import config, paper
+from psl_jax import config
 from psl_jax.config import STUDENTS
+from psl_jax.experiments import paper
 
 WAYS: dict[str, dict[str, Any]] = {
     "half": {"alpha": 0.5},

@@ -7,7 +7,7 @@
 The first trains the teacher too, on the full set; the second takes a finished one.
 """
 
-from psl_jax import paper
+from psl_jax.experiments import paper
 
 
 def get_config(data: str = "audioset"):

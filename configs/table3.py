@@ -6,7 +6,7 @@
 `--config.teacher=published.pt` takes a finished teacher.
 """
 
-from psl_jax import paper
+from psl_jax.experiments import paper
 
 
 def get_config(data: str = "audioset"):

@@ -7,7 +7,7 @@
 balanced one.
 """
 
-from psl_jax import paper
+from psl_jax.experiments import paper
 
 
 def get_config(data: str = "audioset"):

@@ -12,7 +12,7 @@ evaluated in one pass. On other data the networks are trained first: on half of 
 for the other half, or on UrbanSound8K for ESC-50 (docs/TRANSFER.md).
 """
 
-from psl_jax import paper
+from psl_jax.experiments import paper
 
 
 def get_config(data: str = "audioset"):

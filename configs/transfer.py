@@ -8,7 +8,8 @@ train and eval. `probe` trains a new classifier on the frozen network (as the pa
 `finetuned` everything, `scratch` the same network from random weights. The whole clip is evaluated.
 """
 
-from psl_jax import config, paper
+from psl_jax import config
+from psl_jax.experiments import paper
 
 
 def get_config():

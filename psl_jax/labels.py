@@ -365,8 +365,9 @@ def _writer(
 
 def _measure(out: pathlib.Path, source: Any, segmentation: Any) -> None:
     """Tells what the labels are like, as relabel does."""
-    from psl_jax import advice, relabel
+    from psl_jax import relabel
     from psl_jax.data.soft_labels import SoftLabels
+    from psl_jax.experiments import advice
     from psl_jax.runtime import files
     from psl_jax.runtime.run_folder import LABEL_QUALITY
     from psl_jax.scoring import relabeling

@@ -41,7 +41,7 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one i
 
 
 def main(_) -> None:
-    from psl_jax import folds, seeds, suite
+    from psl_jax.experiments import folds, seeds, suite
     from psl_jax.runtime import joining
 
     joining.configure()

@@ -68,9 +68,9 @@ def main(arguments: argparse.Namespace) -> None:
     """Relabels, and tells what the labels are like."""
     import jax
 
-    from psl_jax import advice
     from psl_jax.data.packed_source import PackedSource
     from psl_jax.data.soft_labels import SoftLabels
+    from psl_jax.experiments import advice
     from psl_jax.runtime import files, parallel
     from psl_jax.runtime.run_folder import LABEL_QUALITY
     from psl_jax.scoring import relabeling

@@ -10,7 +10,7 @@ import synthetic_data
 
 from psl_jax import config as config_lib
 from psl_jax.config import Settings
-from psl_jax.experiment import Experiment
+from psl_jax.experiments.experiment import Experiment
 from psl_jax.model.context import Context
 from psl_jax.model.frontend import LogMel
 from psl_jax.model.mobilenetv2 import Network, Variables, create

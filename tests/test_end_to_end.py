@@ -13,7 +13,7 @@ import pytest
 import synthetic_data
 
 from psl_jax import config as config_lib
-from psl_jax import paper
+from psl_jax.experiments import paper
 
 ROOT = places.ROOT
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))

@@ -16,9 +16,10 @@ import tensorflow_datasets as tfds
 from prepared_data import read_split, record_hashes, small_folder
 
 from psl_jax import config as config_lib
-from psl_jax import prepare, suite
+from psl_jax import prepare
 from psl_jax.corpora import audioset
 from psl_jax.data import index_files
+from psl_jax.experiments import suite
 from psl_jax.model.class_lists import audioset_classes
 from psl_jax.runtime.errors import UserError
 

@@ -3,7 +3,7 @@ from unittest import mock
 
 import pytest
 
-from psl_jax import advice
+from psl_jax.experiments import advice
 from psl_jax.runtime import parallel
 from psl_jax.scoring.scorer import Scorer
 

@@ -10,11 +10,12 @@ from shared_tables import TEACHERS, needs_teachers
 from small_teachers import expected, write_onnx
 
 from psl_jax import config as config_lib
-from psl_jax import evaluate, relabel, suite
+from psl_jax import evaluate, relabel
 from psl_jax.audio.segments import Segmentation
 from psl_jax.data.packed_source import PackedSource
 from psl_jax.data.soft_labels import SoftLabels
-from psl_jax.run_binding import OtherRunError
+from psl_jax.experiments import suite
+from psl_jax.experiments.run_binding import OtherRunError
 from psl_jax.runtime.errors import UserError
 
 LENGTHS = [32_000, 20_000, 16_000, 32_000, 32_000, 20_000, 9_000]

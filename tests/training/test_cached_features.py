@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import small_experiments
 
-from psl_jax import UserError, caching
-from psl_jax.experiment import Experiment
+from psl_jax import UserError
+from psl_jax.experiments import caching
+from psl_jax.experiments.experiment import Experiment
 from psl_jax.training.loop import Preempted
 from psl_jax.training.metric_log import LOSS, VALIDATION_MAP
 
@@ -119,7 +120,7 @@ def test_a_run_that_is_stopped_finds_its_features_again(data, start, tmp_path, m
         raise Preempted("stopped")
 
     with monkeypatch.context() as patch:
-        patch.setattr("psl_jax.experiment.train", stopped)
+        patch.setattr("psl_jax.experiments.experiment.train", stopped)
         with pytest.raises(Preempted):
             small_experiments.run(found, folder)
     kept = sorted(folder.glob("features/*/*.npy"))

@@ -15,10 +15,10 @@ from small_experiments import last_variables, run, settings
 from psl_jax import UserError, relabel
 from psl_jax.data import batches
 from psl_jax.data.soft_labels import SoftLabels
-from psl_jax.experiment import Experiment
-from psl_jax.run_binding import OtherRunError
+from psl_jax.experiments.experiment import Experiment
+from psl_jax.experiments.run_binding import OtherRunError
+from psl_jax.experiments.stepping import recipe_of
 from psl_jax.runtime import files, parallel
-from psl_jax.stepping import recipe_of
 from psl_jax.training.step import init_state, train_program
 
 RESIDENT = pytest.mark.parametrize("resident", [False, True], ids=["streamed", "resident"])

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import synthetic_data
 
-from psl_jax import UserError, stepping
+from psl_jax import UserError
 from psl_jax import config as config_lib
-from psl_jax.experiment import Experiment
+from psl_jax.experiments import stepping
+from psl_jax.experiments.experiment import Experiment
+from psl_jax.experiments.run_binding import OtherRunError
 from psl_jax.model.context import Context
 from psl_jax.model.frontend import LogMel, to_float
 from psl_jax.model.mobilenetv2 import Variables, clip_probabilities, create
 from psl_jax.model.model import ModelInfo
-from psl_jax.run_binding import OtherRunError
 from psl_jax.runtime import parallel
 from psl_jax.training.step import Recipe, binary_cross_entropy, init_state, train_program
 from psl_jax.weights import orbax_folder

@@ -12,8 +12,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from psl_jax import config as config_lib
-from psl_jax import transfer
 from psl_jax.config import STUDENTS, TEACHER
+from psl_jax.experiments import transfer
 from psl_jax.runtime.errors import UserError
 
 

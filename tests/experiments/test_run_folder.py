@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 from synthetic_data import MemorySource, make_index
 
-from psl_jax import UserError, advice, config, experiment, suite
+from psl_jax import UserError, config
 from psl_jax.audio.segments import Segmentation
 from psl_jax.config import Settings
 from psl_jax.data.soft_labels import SoftLabelWriter
-from psl_jax.experiment import Experiment
+from psl_jax.experiments import advice, experiment, suite
+from psl_jax.experiments.experiment import Experiment
+from psl_jax.experiments.run_binding import OtherRunError, RunFolder
 from psl_jax.model.mobilenetv2 import create
 from psl_jax.model.model import ModelInfo
 from psl_jax.reporting import pages
-from psl_jax.run_binding import OtherRunError, RunFolder
 from psl_jax.runtime import files
 from psl_jax.runtime.run_folder import RUN_FILES
 from psl_jax.training.loop import loop_settings

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from psl_jax import suite
+from psl_jax.experiments import suite
 from psl_jax.reporting import label_sets, listening, pages, suite_page, tables
 from psl_jax.runtime import files, parallel
 from psl_jax.runtime.errors import UserError

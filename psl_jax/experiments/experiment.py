@@ -9,20 +9,20 @@ from typing import Any
 import jax
 import numpy as np
 
-from psl_jax import advice, caching, stepping
 from psl_jax import config as config_lib
-from psl_jax.averaging import average
 from psl_jax.config import Settings
 from psl_jax.data import batches, label_shards
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.opening import open_source
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.sources import Source
-from psl_jax.labelling import Labelling
+from psl_jax.experiments import advice, caching, stepping
+from psl_jax.experiments.averaging import average
+from psl_jax.experiments.labelling import Labelling
+from psl_jax.experiments.run_binding import RunFolder
 from psl_jax.model.mobilenetv2 import Network, Variables, create, num_parameters
 from psl_jax.model.model import Model
 from psl_jax.reporting import pages
-from psl_jax.run_binding import RunFolder
 from psl_jax.runtime import files, parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.run_folder import LABEL_QUALITY, NOTES

@@ -11,7 +11,8 @@ import pytest
 import synthetic_data
 from small_suite import CONFIG
 
-from psl_jax import UserError, seeds
+from psl_jax import UserError
+from psl_jax.experiments import seeds
 from psl_jax.reporting import tables
 from psl_jax.scoring import bootstrap, evaluation, metrics
 

@@ -19,8 +19,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from psl_jax import config as config_lib
-from psl_jax import seeds as seeds_lib
-from psl_jax import suite
+from psl_jax.experiments import seeds as seeds_lib
+from psl_jax.experiments import suite
 from psl_jax.reporting import pages, suite_page, tables
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError

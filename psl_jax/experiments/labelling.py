@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import jax
 
-from psl_jax import advice, stepping
 from psl_jax.audio.segments import Segmentation
 from psl_jax.config import Settings
 from psl_jax.data.soft_labels import (
@@ -16,8 +15,9 @@ from psl_jax.data.soft_labels import (
     missing_shards,
 )
 from psl_jax.data.sources import Source
+from psl_jax.experiments import advice, stepping
+from psl_jax.experiments.run_binding import OtherRunError, RunFolder
 from psl_jax.model.model import Model
-from psl_jax.run_binding import OtherRunError, RunFolder
 from psl_jax.runtime import files, parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.run_folder import LABEL_QUALITY

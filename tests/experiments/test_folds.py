@@ -9,7 +9,8 @@ import small_experiments
 import soundfile
 import synthetic_data
 
-from psl_jax import UserError, folds, transfer
+from psl_jax import UserError
+from psl_jax.experiments import folds, transfer
 from psl_jax.reporting import tables
 from psl_jax.scoring import bootstrap, evaluation
 

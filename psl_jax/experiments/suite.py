@@ -14,14 +14,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from psl_jax import config as config_lib
-from psl_jax import paper, stepping
 from psl_jax.config import Settings
 from psl_jax.data.opening import open_source
 from psl_jax.data.settings import DataSettings
 from psl_jax.data.soft_labels import digest_without_teacher
-from psl_jax.experiment import Experiment
+from psl_jax.experiments import paper, stepping
+from psl_jax.experiments.experiment import Experiment
+from psl_jax.experiments.run_binding import OtherRunError
 from psl_jax.reporting import listening, pages, suite_page, tables
-from psl_jax.run_binding import OtherRunError
 from psl_jax.runtime import disk, files, parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.run_folder import LABEL_QUALITY

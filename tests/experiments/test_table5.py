@@ -10,14 +10,15 @@ import pytest
 import small_experiments
 import synthetic_data
 
-from psl_jax import UserError, paper, suite, transfer
+from psl_jax import UserError
 from psl_jax import config as config_lib
 from psl_jax.config import STUDENTS
 from psl_jax.corpora.soundscapes import CLASSES, HALVES, SceneSettings, Soundscapes, render
 from psl_jax.data.settings import DataSettings
+from psl_jax.experiments import paper, suite, transfer
+from psl_jax.experiments.run_binding import OtherRunError
 from psl_jax.preparing import prepared
 from psl_jax.reporting import tables
-from psl_jax.run_binding import OtherRunError
 from psl_jax.weights.load import load_model
 
 

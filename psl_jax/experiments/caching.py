@@ -10,12 +10,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from psl_jax import stepping
 from psl_jax.config import Settings
 from psl_jax.data import batches
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.sources import Source
+from psl_jax.experiments import stepping
 from psl_jax.model.frontend import num_frames
 from psl_jax.model.mobilenetv2 import Network, Variables, output_frames
 from psl_jax.runtime import parallel
