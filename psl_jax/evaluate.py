@@ -44,6 +44,7 @@ def main(arguments: argparse.Namespace) -> None:
     import jax
 
     from psl_jax.data.whole_clips import WholeClips
+    from psl_jax.runtime import parallel
     from psl_jax.scoring import evaluation
     from psl_jax.scoring.stored_scores import StoredScores, score_missing
     from psl_jax.teachers import options
@@ -75,11 +76,14 @@ def main(arguments: argparse.Namespace) -> None:
     if not finished:
         stored.begin()
         score_missing(scorer, source, cut, stored, arguments.batch_size, "evaluate")
-    if jax.process_index() == 0:
+
+    def tell() -> None:
         if not finished:
             evaluation.write_results(out, source.index, stored.read(), made_with)
             stored.forget()
         print("\n".join(summary(out)))
+
+    parallel.by_the_first("metrics", tell)
 
 
 def summary(out: pathlib.Path) -> list[str]:

@@ -82,8 +82,7 @@ def main(arguments: argparse.Namespace) -> None:
     task = task._replace(segmentation=segmentation)
     rule = LabelRule(**rule_of(arguments))
     out, scorer = pathlib.Path(arguments.out), task.scorer(arguments, rule.count_padding)
-    first = jax.process_index() == 0
-    if first:
+    if jax.process_index() == 0:
         heard = relabeling.windows_of(task.segmentation, rule.overlap)
         print("\n".join(options.plan(task, heard, scorer, arguments, out)), flush=True)
     if arguments.dry_run:
@@ -100,17 +99,19 @@ def main(arguments: argparse.Namespace) -> None:
         rule=rule,
     )
     parallel.wait_for_all("relabel")
-    if not first:
-        return
-    index = task.source.index
-    digest = task.teacher.digest
-    labels = SoftLabels.open(out, index, task.segmentation, teacher_digest=digest)
-    quality = relabeling.label_quality(labels, index, task.segmentation)
-    files.write_json(out / LABEL_QUALITY, quality)
-    print("\n".join(summary(quality)))
-    for note in advice.of_labels(quality):
-        print(f"note: {note}")
-    print(f"soft labels of {len(index):,} clips in {out}")
+
+    def tell() -> None:
+        index = task.source.index
+        digest = task.teacher.digest
+        labels = SoftLabels.open(out, index, task.segmentation, teacher_digest=digest)
+        quality = relabeling.label_quality(labels, index, task.segmentation)
+        files.write_json(out / LABEL_QUALITY, quality)
+        print("\n".join(summary(quality)))
+        for note in advice.of_labels(quality):
+            print(f"note: {note}")
+        print(f"soft labels of {len(index):,} clips in {out}")
+
+    parallel.by_the_first("label quality", tell)
 
 
 def summary(quality: dict) -> list[str]:
