@@ -28,6 +28,7 @@ WAYS: dict[str, dict[str, Any]] = {
 def get_config():
     result = config.base()
     result.name = "real_teacher"
+    result.teacher = "runs/teacher"
     config.apply(result, paper.OWN_DATA)
     result.experiments.weak = {"labels": "weak"}
     for name, seconds in STUDENTS.items():

@@ -20,7 +20,11 @@ CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 TABLES = ("table2", "table3", "table4")
 TRANSFERRED = ["finetuned", "probe", "scratch"]
 PUBLISHED = ("fsd50k", "fsdkaggle2018", "fsdkaggle2019", "esc50", "urbansound8k")  # transfers to
-SUITES = {"quickstart", "own_data", "transfer", "ablation", "table5", *PUBLISHED, *TABLES}
+SUITES = {
+    *("quickstart", "own_data", "transfer", "ablation", "real_teacher", "table5"),
+    *PUBLISHED,
+    *TABLES,
+}
 
 
 def load(path):

@@ -109,16 +109,20 @@ def test_killed_in_every_stage(command, undisturbed, tmp_path, tmp_path_factory)
         assert_same_arrays(arrays(labels / path.name), arrays(path))
 
 
-def test_a_finished_run_is_evaluated_anew_but_not_made_of_other_settings(command, undisturbed):
-    run = undisturbed / "psl2s"
+def test_a_finished_run_is_evaluated_anew_but_not_made_of_other_settings(
+    command, undisturbed, tmp_path
+):
+    folder = tmp_path / "run"
+    shutil.copytree(undisturbed, folder)
+    run = folder / "psl2s"
     before = [(run / name).read_text() for name in ("train_log.jsonl", "metrics.json")]
-    refused = command(undisturbed, "", "--config.seed=5")
+    refused = command(folder, "", "--config.seed=5")
     assert refused.returncode == 2
-    assert f"{undisturbed}/teacher was made with other settings" in refused.stderr
+    assert f"{folder}/teacher was made with other settings" in refused.stderr
     assert "seed: 0 there, 5 now" in refused.stderr
 
     change = "--config.experiments.psl2s.evaluate.segments=whole"
-    done = command(undisturbed, "", change)
+    done = command(folder, "", change)
     assert done.returncode == 0, done.stderr
     assert "\npsl2s: " not in done.stderr  # no bar of a training
     assert (run / "train_log.jsonl").read_text() == before[0]
@@ -168,7 +172,7 @@ def test_what_was_lost_or_damaged_since_is_made_again(command, undisturbed, tmp_
 
 
 def test_a_lost_shard_of_labels_is_made_again(command, undisturbed, tmp_path):
-    died = command(tmp_path, "batch 9")  # while the student is trained
+    died = command(tmp_path, "batch 14")  # while the student is trained
     assert died.returncode == -signal.SIGKILL, died.stderr
     labels = tmp_path / "psl2s" / "soft_labels"
     lost, *_ = sorted(labels.glob("*.npz"))

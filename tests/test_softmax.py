@@ -13,6 +13,7 @@ from small_experiments import CLASSES, SPLIT
 from psl_jax import UserError, export
 from psl_jax.exporting import check
 from psl_jax.exporting.export_options import Options
+from psl_jax.model import mobilenetv2
 from psl_jax.model.mobilenetv2 import create
 from psl_jax.model.model import Model, ModelInfo
 from psl_jax.tagging.tagger import Tagger
@@ -97,9 +98,13 @@ def test_earlier_versions_refuse_what_they_cannot_read(model):
 
 
 @pytest.mark.parametrize("suffix", ["onnx", "tflite", "pt", "safetensors", ""])
-def test_exports(model, tmp_path, suffix):
+def test_exports(model, tmp_path, suffix, monkeypatch):
     if suffix in NEEDS:
         pytest.importorskip(NEEDS[suffix])
+    if suffix == "pt":
+        from psl_jax.exporting import audio_tagger
+
+        monkeypatch.setattr(audio_tagger, "_STAGES", mobilenetv2.INVERTED_RESIDUALS)
     form = {"pt": "torch", "": "orbax"}.get(suffix, suffix)
     path = tmp_path / f"model.{suffix}".rstrip(".")
     signals = [check.synthetic_signal(2.0)]
