@@ -67,8 +67,7 @@ def shallow(cache: pathlib.Path) -> None:
 
     from psl_jax.model import mobilenetv2
 
-    blocks = ((1, 16, 1, 1), (6, 24, 1, 2), (6, 32, 1, 2), (6, 64, 1, 2), (6, 96, 1, 2))
-    mobilenetv2.INVERTED_RESIDUALS = blocks
+    mobilenetv2.INVERTED_RESIDUALS = faults.BLOCKS
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 

@@ -35,6 +35,7 @@ TIMEOUT = 900  # seconds until a process counts as hanging
 PEERS_END = 60  # seconds in which a process notices that another one is gone, and 30 s to leave
 CLIPS = {"train": 48, "eval": 16}
 RESTART = 75
+BLOCKS = ((1, 16, 1, 1), (6, 24, 1, 2), (6, 32, 1, 2), (6, 64, 1, 2), (6, 96, 1, 2))  # small_main's
 STAGES = [("teacher", name) for name in ("train", "average", "evaluate")]
 STAGES += [("student", name) for name in ("relabel", "train", "average", "evaluate")]
 
@@ -287,8 +288,10 @@ class Suite(Campaign):
         return "" if (folder / "results.json").exists() else "report"
 
     def compare(self) -> None:
+        from psl_jax.model import mobilenetv2
         from psl_jax.weights.load import load_model
 
+        mobilenetv2.INVERTED_RESIDUALS = BLOCKS
         for experiment in ("teacher", "student"):
             ours, theirs = (folder / experiment for folder in (self.folder, self.whole))
             _same(experiment, _losses(ours), _losses(theirs))
