@@ -1,10 +1,11 @@
 """Signals: Ctrl-C is answered at once, and SIGTERM ends a process so that it can be restarted."""
 
+import contextlib
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -46,6 +47,21 @@ def what_is_kept() -> str:
 def set_answer(answer: Callable[[], None] | None) -> None:
     """What SIGTERM does from now on, instead of raising Preempted; None: that again."""
     _answers[:] = [answer] if answer else []
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[None]:
+    """A SIGTERM in here is answered at the end: what writes in threads is not left half-way."""
+    if _answers or _terminated:
+        yield
+        return
+    set_answer(lambda: None)
+    try:
+        yield
+    finally:
+        set_answer(None)
+    if _terminated:
+        raise Preempted(what_is_kept())
 
 
 def is_told_to_end() -> bool:

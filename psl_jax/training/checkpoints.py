@@ -55,7 +55,8 @@ class TrainingCheckpoints:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        with plain_disk_errors(self.directory, _ADVICE):  # a failed save is raised here once more
+        # A failed save is raised here once more.
+        with interrupts.deferred(), plain_disk_errors(self.directory, _ADVICE):
             self._checkpointer.close()
 
     def save(

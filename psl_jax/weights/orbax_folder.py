@@ -14,7 +14,7 @@ from orbax.checkpoint import v1 as ocp
 
 from psl_jax.model.mobilenetv2 import STEM_CHANNELS, Variables, create, scaled
 from psl_jax.model.model import Model, ModelInfo
-from psl_jax.runtime import files
+from psl_jax.runtime import files, interrupts
 from psl_jax.runtime.disk import plain_disk_errors
 from psl_jax.runtime.errors import UserError
 from psl_jax.weights.keys import int_keys, str_keys
@@ -38,7 +38,7 @@ def save_model(folder: str | os.PathLike, variables: Variables, info: dict[str, 
     if jax.process_index() == 0:
         shutil.rmtree(folder, ignore_errors=True)
     tree = {"params": str_keys(variables.params), "stats": str_keys(variables.stats)}
-    with plain_disk_errors(folder, "Run the same command again."):
+    with interrupts.deferred(), plain_disk_errors(folder, "Run the same command again."):
         ocp.save(folder / _WEIGHTS, tree)
         if jax.process_index() == 0:
             files.write_json(folder / MODEL_FILE, info | {_DIGEST: _crc(variables)})

@@ -1,0 +1,57 @@
+"""SIGTERM while something is written that must not be left half-way."""
+
+import os
+import signal
+
+import pytest
+
+from psl_jax.runtime import interrupts
+
+
+@pytest.fixture
+def handled(monkeypatch):
+    monkeypatch.setattr(interrupts, "tell", lambda text: None)
+    before = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, interrupts._told_to_end)
+    yield
+    signal.signal(signal.SIGTERM, before)
+    interrupts._terminated.clear()
+    interrupts.set_answer(None)
+
+
+def test_it_is_answered_at_the_end(handled):
+    done = []
+
+    def write():
+        with interrupts.deferred():
+            os.kill(os.getpid(), signal.SIGTERM)
+            done.append("written")
+
+    with pytest.raises(interrupts.Preempted):
+        write()
+    assert done == ["written"]
+
+
+def test_without_one_nothing_happens_and_the_next_is_answered_at_once(handled):
+    with interrupts.deferred():
+        pass
+    with pytest.raises(interrupts.Preempted):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_what_answers_already_goes_on_answering(handled):
+    asked = []
+    interrupts.set_answer(lambda: asked.append("stop"))
+    with interrupts.deferred():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert asked == ["stop"]
+
+
+def test_an_error_inside_comes_first(handled):
+    def fail():
+        with interrupts.deferred():
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        fail()
