@@ -295,8 +295,10 @@ class Suite(Campaign):
         for experiment in ("teacher", "student"):
             ours, theirs = (folder / experiment for folder in (self.folder, self.whole))
             _same(experiment, _losses(ours), _losses(theirs))
-            for name in ("metrics.json", "per_class.csv", "data.json"):
+            for name in ("metrics.json", "per_class.csv"):
                 _same(name, (ours / name).read_bytes(), (theirs / name).read_bytes())
+            known = [json.loads((run / "data.json").read_text()) for run in (ours, theirs)]
+            _same("data.json", *known)  # its entries come in the order in which they were needed
             labels = [_files(run / "soft_labels") for run in (ours, theirs)]
             _same("soft labels", *labels)
             for first, second in zip(_arrays(ours), _arrays(theirs), strict=True):
