@@ -1,6 +1,5 @@
 """The index of a prepared split: where its shards lie and what its clips are, without audio."""
 
-import json
 import os
 import pathlib
 import zipfile
@@ -290,6 +289,7 @@ def _dataset_info(data_dir: str | os.PathLike) -> Any:
     if "://" in os.fspath(data_dir):
         tensorflow_quietly()  # before TFDS imports it; metadata of local files need no TensorFlow
     import tensorflow_datasets as tfds
+    from google.protobuf.json_format import ParseError
 
     if not os.path.exists(os.path.join(data_dir, INFO_NAME)):
         inside = sorted(os.listdir(data_dir))[:5] if os.path.isdir(data_dir) else "no such folder"
@@ -299,8 +299,11 @@ def _dataset_info(data_dir: str | os.PathLike) -> Any:
         )
     try:
         return tfds.builder_from_directory(os.fspath(data_dir)).info
-    except (json.JSONDecodeError, ValueError, KeyError, OSError) as error:
-        raise UserError(f"{data_dir}: TFDS cannot read its metadata: {error}") from error
+    except (ParseError, ValueError, KeyError, OSError) as error:
+        raise UserError(
+            f"{os.path.join(data_dir, INFO_NAME)}: TFDS cannot read these metadata: {error}. Give "
+            "the command again that prepared the data, which writes them again"
+        ) from error
 
 
 def _split_info(data_dir: str | os.PathLike, split: str) -> Any:

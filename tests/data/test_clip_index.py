@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from synthetic_data import make_index
 
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
+from psl_jax.data import index_files
 from psl_jax.data.clip_index import ClipIndex, joined, ragged
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
@@ -198,3 +199,12 @@ def test_splits_that_do_not_belong_together_are_refused():
     object.__setattr__(other, "classes", ("x", "y", "z"))
     with pytest.raises(UserError, match="'a' and 'b' have different classes"):
         joined([one, other])
+
+
+@pytest.mark.parametrize(
+    "content", ['{"name": "own_data", "version": ', '{"name": "own_data", "vursion": "1.0.0"}', ""]
+)
+def test_damaged_metadata_of_tfds_are_named(tmp_path, content):
+    (tmp_path / "dataset_info.json").write_text(content)
+    with pytest.raises(UserError, match=r"dataset_info\.json: TFDS cannot read"):
+        index_files.splits(tmp_path)
