@@ -50,7 +50,7 @@ class Stream:
         self._compute = compute
         self._cutter = SegmentCutter(segmentation)
         self._timeline = Timeline(segments=True)
-        self._known: tuple[int, int, np.ndarray] | None = None  # onset, end and scores
+        self._known: tuple[tuple, np.ndarray] | None = None  # a piece's key and its scores
         self._samples, self._rows, self._classes = 0, 0, num_classes
         self._open = True
         self._resampler = None
@@ -126,13 +126,17 @@ class Stream:
 
     def _scores_of(self, pieces: list[Piece]) -> list[np.ndarray]:
         """The scores of pieces; those of the last one that was asked for are kept."""
-        known = {self._known[:2]: self._known[2]} if self._known else {}
-        new = [piece for piece in pieces if (piece.onset, piece.end) not in known]
+        known = dict([self._known]) if self._known else {}
+        new = [piece for piece in pieces if _key(piece) not in known]
         if new:
             for piece, frames in zip(new, self._compute(new), strict=True):
-                known[piece.onset, piece.end] = frames
-                self._known = piece.onset, piece.end, frames
-        return [known[piece.onset, piece.end] for piece in pieces]
+                known[_key(piece)] = frames
+                self._known = _key(piece), frames
+        return [known[_key(piece)] for piece in pieces]
+
+
+def _key(piece: Piece) -> tuple[int, int, bool]:
+    return piece.onset, piece.end, piece.inside
 
 
 def _mono(chunk: Any) -> np.ndarray:

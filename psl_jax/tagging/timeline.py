@@ -26,6 +26,12 @@ WHOLE_LENGTHS = (4, 8, 16, 32, 64, 128)
 # Output frame i depends on the input frames from 32 i - REACH to 32 i + REACH and on no others.
 REACH = 245
 
+# How far a waveform is heard past its ends, as its reflection and in a segment of its own at each
+# end: half a segment, and at most a second. A segment's first and last frame stand beside the
+# network's padding, and tell what they like: without those segments the first row of a file and
+# the last would be just these frames (docs/RESULTS.md).
+LONGEST_LEAD = SAMPLE_RATE
+
 # Output frames next to a cut that are left out. One depends on the 245 input frames on either side,
 # and the two next to the cut are reflections and not what is there: 247 make 8 output frames.
 MARGIN = 8
@@ -37,13 +43,14 @@ class Piece:
 
     Attributes:
       audio: int16, or float32 in [-1, 1]: [samples].
-      onset: its first sample in the waveform.
+      onset: its first sample in the waveform; below 0 that of its reflection before its start.
       end: where it ends, or of the last piece where the waveform ends.
       size: length of the array to compute it in, with room for the reflection.
       first, stop: the output frames to be used.
       settled: rows of the grid that no later piece adds to.
       last: nothing follows.
       loudest: loudest value of the whole log-mel spectrogram in dB; NaN: that of this piece.
+      inside: it holds nothing but the waveform, and counts in the score of all of it.
     """
 
     audio: np.ndarray
@@ -55,6 +62,7 @@ class Piece:
     settled: int
     last: bool
     loudest: float = np.nan
+    inside: bool = True
 
     def write(self, row: np.ndarray) -> None:
         """Fills `row`, float32 [size] zeros, with the audio and its reflection."""
@@ -69,12 +77,14 @@ class SegmentCutter:
 
     The last one ends where the waveform ends, so that nothing of it goes unheard; it is the only
     one that need not begin a hop after the one before. A waveform that is shorter than a segment
-    is one. A piece comes out when the one after it has begun: only then is it known what it
-    settles.
+    is one. Before the first comes one that begins before the waveform, with its reflection, and
+    after the last one that ends after it. A piece comes out when the one after it has begun: only
+    then is it known what it settles.
     """
 
     def __init__(self, segmentation: Segmentation):
         self._length, self._hop = segmentation.segment_samples, segmentation.hop_samples
+        self._lead = min(self._length // 2, LONGEST_LEAD)
         self._windows = _Windows(self._length, self._hop)
         self._previous: Piece | None = None
 
@@ -88,23 +98,54 @@ class SegmentCutter:
             yield from self._next(onset, audio)
 
     def finish(self) -> Iterator[Piece]:
-        """The last pieces, one or two."""
+        """The last pieces."""
         yield from self._next(*self._windows.finish())
         assert self._previous is not None
-        yield dataclasses.replace(self._previous, last=True)
+        after = self._after(self._previous)
+        yield dataclasses.replace(self._previous, settled=_row_of(after.onset))
+        yield after
 
     def _next(self, onset: int, audio: np.ndarray) -> Iterator[Piece]:
         length, previous = self._length, self._previous
-        if previous is not None:
+        if previous is None:
+            yield self._before(audio)
+        else:
             if len(audio) < length:  # the last one: what is before it comes from the one before
                 end = onset + len(audio)
                 audio = np.concatenate([previous.audio[: self._hop], audio])[-length:]
                 onset = end - length
-            settled = (onset + FRAME_SAMPLES // 2) // FRAME_SAMPLES
-            yield dataclasses.replace(previous, settled=settled)
+            yield dataclasses.replace(previous, settled=_row_of(onset))
         frames = len(audio) // FRAME_SAMPLES + 1
         size = length + REFLECTION
         self._previous = Piece(audio, onset, onset + len(audio), size, 0, frames, 0, False)
+
+    def _before(self, audio: np.ndarray) -> Piece:
+        """The piece over the start of a waveform that begins with `audio`."""
+        reflected = audio[min(self._lead, len(audio) - 1) : 0 : -1]
+        heard = audio[: self._length - len(reflected)]
+        audio, onset = np.concatenate([reflected, heard]), -len(reflected)
+        # Frames before the start are left out.
+        first, stop = -_row_of(onset), len(audio) // FRAME_SAMPLES + 1
+        return self._outside(audio, onset, len(heard), first, stop)
+
+    def _after(self, last: Piece) -> Piece:
+        """The piece over the end of the waveform, whose last segment is `last`."""
+        reflected = last.audio[-2 : -2 - min(self._lead, len(last.audio) - 1) : -1]
+        heard = last.audio[-(self._length - len(reflected)) :]
+        audio, onset = np.concatenate([heard, reflected]), last.end - len(heard)
+        # Frames after the end are left out.
+        inside = last.end // FRAME_SAMPLES - _row_of(onset) + 1
+        stop = min(max(inside, 1), len(audio) // FRAME_SAMPLES + 1)
+        return dataclasses.replace(self._outside(audio, onset, last.end, 0, stop), last=True)
+
+    def _outside(self, audio: np.ndarray, onset: int, end: int, first: int, stop: int) -> Piece:
+        size = self._length + REFLECTION
+        return Piece(audio, onset, end, size, first, stop, 0, False, inside=False)
+
+
+def _row_of(onset: int) -> int:
+    """The row that a piece's first frame belongs to."""
+    return (onset + FRAME_SAMPLES // 2) // FRAME_SAMPLES
 
 
 def cut_segments(blocks: Iterable[np.ndarray], segmentation: Segmentation) -> Iterator[Piece]:
@@ -193,16 +234,20 @@ class Timeline:
 
     def add(self, piece: Piece, frames: np.ndarray) -> np.ndarray:
         """Takes a piece's output [frames, values]; returns the rows [n, values] now complete."""
-        used = frames[piece.first : piece.stop].astype(np.float64)
+        part = slice(piece.first, piece.stop)
+        used = frames[part].astype(np.float64)
         centres = piece.onset + FRAME_SAMPLES * np.arange(piece.first, piece.stop)
         rows = (centres + FRAME_SAMPLES // 2) // FRAME_SAMPLES - self._start
         self._grow(int(rows[-1]) + 1, used.shape[1])
-        weights = taper(len(used)) if self.segments else np.ones(len(used))
+        weights = np.ones(len(used))
+        if self.segments:
+            weights = taper(len(piece.audio) // FRAME_SAMPLES + 1)[part]
         place = slice(int(rows[0]), int(rows[-1]) + 1)  # they follow one another
         self._sums[place] += used * weights[:, None]
         self._counts[place] += weights
-        self._total = self._total + (used.mean(axis=0) if self.segments else used.sum(axis=0))
-        self._summands += 1 if self.segments else len(used)
+        if piece.inside:
+            self._total = self._total + (used.mean(axis=0) if self.segments else used.sum(axis=0))
+            self._summands += 1 if self.segments else len(used)
         self.seconds = piece.end / SAMPLE_RATE
         if piece.last:
             self._fold(max(piece.end // FRAME_SAMPLES + 1 - self._start, 1))

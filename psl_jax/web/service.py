@@ -22,7 +22,7 @@ from psl_jax.tagging import spectrogram
 from psl_jax.tagging.events import EventSettings
 from psl_jax.tagging.tagged_files import BadFile, FileTags, Input, Keep, tag_files
 from psl_jax.tagging.tagger import Failed, Tagger
-from psl_jax.tagging.timeline import FRAME_SECONDS, Pool
+from psl_jax.tagging.timeline import FRAME_SECONDS, Pool, Timeline
 
 _USUAL_RATE = 2 * 48_000  # samples a second to decode, of all channels
 _MEL_COLUMNS = 30_000  # of the spectrogram: 10 ms each up to 5 minutes
@@ -167,10 +167,12 @@ class Service:
 
         Waits for nothing that is worked on.
         """
-        (found,) = self.tagger.run([lambda: iter([samples])], self.segmentation)
-        if isinstance(found, Failed):
-            raise self._refusal(found.error, "the recording")
-        return found.frames[found.piece.first : found.piece.stop][-_LIVE_FRAMES:].mean(axis=0)
+        timeline, rows = Timeline(self.segmentation is not None), []
+        for found in self.tagger.run([lambda: iter([samples])], self.segmentation):
+            if isinstance(found, Failed):
+                raise self._refusal(found.error, "the recording")
+            rows.append(timeline.add(found.piece, found.frames))
+        return np.concatenate(rows)[-_LIVE_FRAMES:].mean(axis=0)
 
     def decode(self, path: str, name: str, job: Job) -> IO[bytes]:
         """What is tagged of a file as a WAV, which any browser plays. Raises RefusedError."""

@@ -88,12 +88,19 @@ def test_segments_cover_all_and_the_last_one_ends_with_the_waveform(seconds, hop
         audio = rng.integers(-9, 9, length).astype(np.int16)
         cut = list(cut_segments(blocks_of(audio, rng), segmentation))
         onsets = onsets_of(length, segmentation)
-        assert [piece.onset for piece in cut] == onsets
-        for onset, piece in zip(onsets, cut, strict=True):
+        before, *inside, after = cut
+        assert [piece.onset for piece in inside] == onsets
+        for onset, piece in zip(onsets, inside, strict=True):
             expected = audio[onset : onset + segmentation.segment_samples]
             np.testing.assert_array_equal(piece.audio, expected)
-            assert piece.last == (onset == onsets[-1])
-        assert cut[-1].end == length
+            assert piece.inside and not piece.last
+        lead = min(segmentation.segment_samples // 2, 16_000, length - 1)
+        heard = min(segmentation.segment_samples - lead, length)
+        padded = np.pad(audio, lead, mode="reflect")
+        for piece, start in ((before, 0), (after, len(padded) - lead - heard)):
+            assert piece.onset == start - lead and not piece.inside
+            np.testing.assert_array_equal(piece.audio, padded[start:][: lead + heard])
+        assert after.last and after.end == length
 
 
 @pytest.mark.parametrize(("seconds", "hop"), CUTS)
@@ -109,11 +116,13 @@ def test_a_row_is_the_weighted_mean_of_the_frames_around_it(seconds, hop):
         last = length // FRAME_SAMPLES
         for piece in cut:
             found = centres(piece)[:, 0]
-            means.append(found.mean())
+            if piece.inside:
+                means.append(found.mean())
             for j, value in enumerate(found):
                 row = (piece.onset + j * FRAME_SAMPLES + 2560) // FRAME_SAMPLES
                 weight = min(j + 1, len(found) - j)
-                values.setdefault(min(row, last), []).append((value, weight))
+                if piece.inside or (row >= 0 and (piece is cut[0] or row <= last)):
+                    values.setdefault(min(row, last), []).append((value, weight))
         assert sorted(values) == list(range(len(rows)))  # no row is empty
         means_of_rows = [
             np.average(*np.transpose(values[i])[:1], weights=np.transpose(values[i])[1])
