@@ -202,8 +202,12 @@ def test_pictures_zoom_and_scroll_as_one(page, clips):
 def test_thresholds_change_the_events_at_once(page, clips, tags):
     upload_and_wait(page, clips[0])
     before = number(page)
+    note, field = page.find_element("id", "threshold-note"), page.find_element("id", "threshold")
+    assert note.text.startswith("Each class its own (the model’s)")
+    assert field.get_attribute("value") == ""
     set_value(page, "threshold", 0.9)
     assert 0 < number(page) < before
+    assert note.text == "Takes the place of each class’s own (the model’s)."
     wanted = expected(tags, threshold=0.9)
     assert {row[:3] for row in listed(page)} == as_listed(wanted)
     page.find_element("css selector", "#labels button[title=bell]").click()
@@ -211,12 +215,12 @@ def test_thresholds_change_the_events_at_once(page, clips, tags):
     wanted = expected(tags, threshold=0.9, own={"bell": 0.2})
     assert {row[:3] for row in listed(page)} == as_listed(wanted)
     assert "bell 0.2" in page.find_element("id", "owns").text
-    page.find_element("css selector", "#owns button:last-child").click()  # the model's
+    page.find_element("id", "back").click()
     settle(page)
-    wanted = expected(tags, threshold=0.9, own={"siren": 0.3, "bell": 0.2})
+    assert note.text.startswith("Each class its own") and field.get_attribute("value") == ""
+    wanted = expected(tags, threshold=0.6, own={"siren": 0.3, "bell": 0.2})
     assert {row[:3] for row in listed(page)} == as_listed(wanted)
-    page.find_element("css selector", "#owns button:last-child").click()
-    settle(page)
+    set_value(page, "threshold", 0.9)
     set_value(page, "low", 0.4)
     set_value(page, "median", 3, "change")
     wanted = expected(
@@ -309,8 +313,7 @@ def test_an_event_is_corrected_by_its_fields_and_outlives_new_thresholds(page, c
     (own,) = [row for row in listed(page) if row[2] == "siren" and row[1] == "0:02.50"]
     set_value(page, "threshold", 0.95)
     assert own in listed(page)
-    set_value(page, "threshold", 0.6)
-    page.find_element("css selector", "#owns button").click()  # use the model's
+    page.find_element("id", "back").click()
     settle(page)
     press(page, "event-delete")
     assert len(listed(page)) == len(before) - 1

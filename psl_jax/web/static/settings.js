@@ -3,12 +3,14 @@ import { thresholdOf } from "./events.js";
 import { $, about, element } from "./util.js";
 
 const LISTED = 12; // classes with thresholds of their own
+const MODEL = { of: "the model’s", thresholds: about.settings.thresholds, rest: about.settings.threshold };
+const tuned = Object.keys(MODEL.thresholds).length > 0;
 
 export class Settings {
   #label = null; // the chosen class
-  #model = about.settings.thresholds; // of single classes, as the server has them
-  #mine = {}; // and as they were set here
-  #asModel = true;
+  #each = tuned ? MODEL : null; // thresholds of each class that are in use; null: one for all of them
+  #replaced = null; // those that one for all took the place of
+  #mine = {}; // of single classes, as they were set here
 
   // changed(): a value has changed.
   constructor(changed) {
@@ -23,12 +25,18 @@ export class Settings {
     };
     const pair = (id, work) => [id, `${id}-range`].forEach((one) => $(one).addEventListener("input", set(work)));
     pair("threshold", (value) => { // whoever sets one for all classes means all of them
-      this.values.threshold = value;
-      this.#own(this.#mine, false);
+      this.#replaced = this.#each ?? this.#replaced;
+      this.#use(null, value);
     });
     pair("own", (value) => this.#own({ ...this.#mine, [this.#label]: value }));
     pair("low", (value, none) => { this.values.low_threshold = none || !value ? null : value; });
     $("median").addEventListener("change", set((value) => { this.values.median_filter = value; }));
+    $("back").addEventListener("click", () => {
+      this.#use(this.#replaced, this.#replaced.rest);
+      this.#fields();
+      $("threshold-range").focus(); // the button is gone
+      changed();
+    });
     this.changed = changed;
     if (![...$("median").options].some((option) => Number(option.value) === median_filter)) {
       $("median").append(element("option", `${median_filter} frames`, { value: median_filter }));
@@ -47,7 +55,7 @@ export class Settings {
 
   #fields() {
     const { threshold, thresholds, low_threshold, median_filter } = this.values, label = this.#label;
-    fill("threshold", threshold);
+    this.#common(threshold);
     fill("low", low_threshold);
     $("median").value = median_filter;
     for (const id of ["own", "own-range"]) $(id).disabled = !label;
@@ -55,23 +63,41 @@ export class Settings {
       $("own-title").textContent = `Threshold of “${label}”`;
       fill("own", thresholdOf(this.values, label));
     }
-    const mine = Object.keys(this.#mine), count = Object.keys(this.#model).length;
+    const mine = Object.keys(this.#mine);
     const without = (one) => Object.fromEntries(Object.entries(this.#mine).filter(([name]) => name !== one));
-    const chips = mine.slice(0, LISTED).map((one) => this.#chip(`${one} ${thresholds[one]} ×`, () => this.#own(without(one))));
-    if (mine.length > 1) chips.push(this.#chip(`all ${mine.length} ×`, () => this.#own({})));
-    if (count && this.#asModel) chips.push(this.#chip(`the model’s for ${count} ×`, () => this.#own(this.#mine, false)));
-    if (count && !this.#asModel) chips.push(this.#chip("Use the model’s", () => this.#own(this.#mine, true)));
-    $("owns").replaceChildren(...(chips.length ? ["Of their own: ", ...chips] : []));
+    const chips = mine.slice(0, LISTED).map((one) => this.#chip(`${one} ${short(thresholds[one])}`, () => this.#own(without(one))));
+    if (mine.length > 1) chips.push(this.#chip(`all ${mine.length}`, () => this.#own({})));
+    $("owns").replaceChildren(...(chips.length ? ["Set by you: ", ...chips] : []));
   }
 
-  #own(mine, asModel = this.#asModel) {
+  // While each class has its own threshold, the control for all of them has no value to show.
+  #common(threshold) {
+    const each = this.#each;
+    fill("threshold", each ? null : threshold, threshold);
+    $("threshold").placeholder = each ? "each" : "";
+    $("threshold-range").classList.toggle("idle", Boolean(each));
+    const told = each ? `Each class its own (${each.of}). Moving this sets one for all.` : "";
+    if (each) $("threshold-range").setAttribute("aria-valuetext", told); else $("threshold-range").removeAttribute("aria-valuetext");
+    const before = each ? null : this.#replaced;
+    $("threshold-note").textContent = before ? `Takes the place of each class’s own (${before.of}). ` : told;
+    $("back").hidden = !before;
+    $("back").textContent = before ? `Back to ${before.of}` : "";
+  }
+
+  #use(each, threshold) {
+    this.#each = each;
+    this.values.threshold = threshold;
+    this.#own(this.#mine);
+  }
+
+  #own(mine) {
     this.#mine = mine;
-    this.#asModel = asModel;
-    this.values.thresholds = { ...(asModel ? this.#model : {}), ...mine };
+    this.values.thresholds = { ...this.#each?.thresholds, ...mine };
   }
 
   #chip(text, work) {
-    const chip = element("button", text, { type: "button", className: "small" });
+    const chip = element("button", `${text} ×`, { type: "button", className: "small" });
+    chip.setAttribute("aria-label", `Drop ${text}`);
     chip.addEventListener("click", () => {
       work();
       this.#fields();
@@ -81,10 +107,12 @@ export class Settings {
   }
 }
 
-// A number field and its slider, but not the one that is being typed into.
-function fill(id, value) {
-  const text = value === null ? "" : String(Number(value.toFixed(4)));
+const short = (value) => String(Number(value.toFixed(4)));
+
+// A number field and its slider, but not the one that is being typed into. `place`: of a slider without a value.
+function fill(id, value, place = 0) {
+  const text = value === null ? "" : short(value);
   for (const one of [id, `${id}-range`]) {
-    if (document.activeElement !== $(one) || $(one).type === "range") $(one).value = text === "" && one !== id ? 0 : text;
+    if (document.activeElement !== $(one) || $(one).type === "range") $(one).value = text === "" && one !== id ? place : text;
   }
 }
