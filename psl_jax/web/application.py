@@ -129,6 +129,7 @@ def _page_routes(service: Service, uploads: Uploads, pages: Pages, access: Acces
             "live": service.live_seconds,
             "clips": parameters.MAX_CUTS,
             "hops": [cut.seconds / n for n in (1, 2, 4, 8)] if cut else [],
+            "labels": list(service.tagger.labels),
             "settings": usual(service),
         }
         return pages.render(

@@ -233,6 +233,33 @@ def test_thresholds_change_the_events_at_once(page, clips, tags):
     assert {row[:3] for row in listed(page)} == as_listed(wanted)
 
 
+def test_a_threshold_out_of_range_is_refused_in_words(page, clips):
+    from selenium.webdriver import Keys
+
+    upload_and_wait(page, clips[0])
+    set_value(page, "threshold", 0.7)
+    before, field = listed(page), page.find_element("id", "threshold")
+    wrong = page.find_element("id", field.get_attribute("aria-describedby").split()[0])
+    wanted = "expected more than 0 and at most 1; 0.7 stays in effect."
+    for typed, said in [("3", "is 3"), ("0", "is 0"), ("", "is empty"), ("1e", "is no number")]:
+        field.send_keys(Keys.CONTROL, "a")
+        field.send_keys(typed or Keys.DELETE)
+        wait_for(lambda: wrong.is_displayed())
+        assert wrong.text == f"threshold {said}, {wanted}"
+        assert field.get_attribute("aria-invalid") == "true"
+        settle(page)
+        assert listed(page) == before
+        field.send_keys(Keys.TAB)
+        assert field.get_attribute("value") == "0.7" and not field.get_attribute("aria-invalid")
+        set_value(page, "threshold-range", 0.7)
+        assert not wrong.is_displayed()
+    set_value(page, "low", 0.9)
+    said = "lower threshold is 0.9, expected more than 0 and at most the threshold, 0.7;"
+    assert page.find_element("id", "low-wrong").text.startswith(said)
+    set_value(page, "threshold", 0.335)  # finer than the slider's steps
+    assert "0.335" in page.execute_script("return threshold.value") and not wrong.is_displayed()
+
+
 def test_the_browser_finds_the_events_that_python_finds(driver, port):
     """For many settings, by the module itself, on scores that are exact in 16 bits."""
     driver.get(f"http://127.0.0.1:{port}/")

@@ -1,5 +1,6 @@
 // What makes an event: thresholds, of all classes and of single ones, hysteresis, median filter.
 import { thresholdOf } from "./events.js";
+import { numberBox } from "./fields.js";
 import { $, about, element } from "./util.js";
 
 const LISTED = 12; // classes with thresholds of their own
@@ -16,32 +17,51 @@ export class Settings {
   constructor(changed) {
     const { threshold, thresholds, low_threshold, median_filter } = about.settings;
     this.values = { threshold, thresholds, low_threshold, median_filter };
-    const set = (work) => (event) => {
-      const value = Number(event.target.value);
-      if (!event.target.validity.valid || (event.target.value === "" && !event.target.id.startsWith("low"))) return;
-      work(value, event.target.value === "");
-      this.#fields();
-      changed();
-    };
-    const pair = (id, work) => [id, `${id}-range`].forEach((one) => $(one).addEventListener("input", set(work)));
-    pair("threshold", (value) => { // whoever sets one for all classes means all of them
-      this.#replaced = this.#each ?? this.#replaced;
-      this.#use(null, value);
-    });
-    pair("own", (value) => this.#own({ ...this.#mine, [this.#label]: value }));
-    pair("low", (value, none) => { this.values.low_threshold = none || !value ? null : value; });
-    $("median").addEventListener("change", set((value) => { this.values.median_filter = value; }));
-    $("back").addEventListener("click", () => {
-      this.#use(this.#replaced, this.#replaced.rest);
-      this.#fields();
-      $("threshold-range").focus(); // the button is gone
-      changed();
-    });
     this.changed = changed;
+    this.#boxes();
+    $("median").addEventListener("change", () => this.#set(() => { this.values.median_filter = Number($("median").value); }));
+    $("back").addEventListener("click", () => {
+      this.#set(() => this.#use(this.#replaced, this.#replaced.rest));
+      $("threshold-range").focus(); // the button is gone
+    });
     if (![...$("median").options].some((option) => Number(option.value) === median_filter)) {
       $("median").append(element("option", `${median_filter} frames`, { value: median_filter }));
     }
     this.#fields();
+  }
+
+  #boxes() {
+    const restore = () => this.#fields();
+    numberBox("threshold", {
+      name: "threshold",
+      stays: () => (this.#each ? `${this.#each.of} stay` : `${short(this.values.threshold)} stays`),
+      take: (value) => this.#set(() => { // whoever sets one for all classes means all of them
+        this.#replaced = this.#each ?? this.#replaced;
+        this.#use(null, value);
+      }),
+      restore,
+    });
+    numberBox("own", {
+      name: "threshold",
+      stays: () => `${short(thresholdOf(this.values, this.#label))} stays`,
+      take: (value) => this.#set(() => this.#own({ ...this.#mine, [this.#label]: value })),
+      restore,
+    });
+    numberBox("low", {
+      name: "lower threshold",
+      stays: () => (this.values.low_threshold === null ? "the threshold stays" : `${short(this.values.low_threshold)} stays`),
+      most: () => Math.max(...about.labels.map((label) => thresholdOf(this.values, label))),
+      bound: (most) => `the threshold, ${short(most)}`,
+      optional: true,
+      take: (value) => this.#set(() => { this.values.low_threshold = value; }),
+      restore,
+    });
+  }
+
+  #set(work) {
+    work();
+    this.#fields();
+    this.changed();
   }
 
   get hop() {
@@ -98,11 +118,7 @@ export class Settings {
   #chip(text, work) {
     const chip = element("button", `${text} ×`, { type: "button", className: "small" });
     chip.setAttribute("aria-label", `Drop ${text}`);
-    chip.addEventListener("click", () => {
-      work();
-      this.#fields();
-      this.changed();
-    });
+    chip.addEventListener("click", () => this.#set(work));
     return chip;
   }
 }
