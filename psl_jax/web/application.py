@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from psl_jax.tagging.tagged_files import SUFFIXES
 from psl_jax.web import parameters
 from psl_jax.web.api import Api, usual
 from psl_jax.web.pages import Pages
@@ -129,6 +130,7 @@ def _page_routes(service: Service, uploads: Uploads, pages: Pages, access: Acces
             "live": service.live_seconds,
             "clips": parameters.MAX_CUTS,
             "hops": [cut.seconds / n for n in (1, 2, 4, 8)] if cut else [],
+            "suffixes": sorted(SUFFIXES),
             "labels": list(service.tagger.labels),
             "settings": usual(service),
         }

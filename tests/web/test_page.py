@@ -196,6 +196,23 @@ def test_pictures_zoom_and_scroll_as_one(page, clips):
     wait_for(lambda: page.execute_script(scroll) == before)
 
 
+@pytest.mark.parametrize("page", [1280], indirect=True)
+def test_of_a_folder_the_audio_is_tagged_in_the_order_of_its_paths(page, clips, tmp_path):
+    sound = clips[1].read_bytes()
+    for name in ("b.WAV", "a/z.wav", "a/b/x.wav", "a-c.wav"):
+        (tmp_path / "yard" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "yard" / name).write_bytes(sound)
+    for name in ("0.txt", "a/1.txt", "notes.csv", "README"):
+        (tmp_path / "yard" / name).write_text("no audio")
+    page.find_element("id", "folder").send_keys(str(tmp_path / "yard"))
+    wait_for(lambda: len(page.find_elements("css selector", "#files li.done")) == 4)
+    assert texts(page, "#files .title") == [
+        f"yard/{name}" for name in ("a/b/x.wav", "a/z.wav", "a-c.wav", "b.WAV")
+    ]
+    said = "Passed over 4 files whose names are not those of audio: 2 .txt, 1"
+    assert page.find_element("id", "status").text.startswith(said)
+
+
 # --- Thresholds -------------------------------------------------------------------------------
 
 
@@ -428,6 +445,7 @@ def test_an_error_replaces_the_old_result(page, clips, tmp_path):
     said = wait_for(lambda: page.find_element("id", "problem").text)
     assert said.startswith("notes.txt cannot be tagged: undecodable")
     assert not page.find_element("id", "view").is_displayed()
+    assert not page.find_element("id", "again").is_displayed()  # it would not help
     upload(page, big, clips[1])
     wait_for(
         lambda: (

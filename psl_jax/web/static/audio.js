@@ -7,7 +7,8 @@ export async function converted(file, original) {
   const context = new OfflineAudioContext(1, 1, 48000);
   const audio = await context.decodeAudioData(await file.arrayBuffer()).catch(() => { throw original; });
   if (audio.duration > about.minutes * 60) {
-    throw new Error(`${file.name} is too long. Files of up to ${about.minutes} minutes are tagged here.`);
+    throw Object.assign(new Error(`${file.name} is too long. Files of up to ${about.minutes} minutes are tagged here.`),
+                        { lasting: true });
   }
   return new File([wav(audio)], file.name, { type: "audio/wav" });
 }

@@ -5,6 +5,7 @@ import { csvHeader, csvRows, save, saveAs, saveClips } from "./downloads.js";
 import { frameAt, scoreOf, thresholdOf } from "./events.js";
 import { answer, best, Queue, summary } from "./queue.js";
 import { Settings } from "./settings.js";
+import { chosen, dropped } from "./taking.js";
 import { Timeline } from "./timeline.js";
 import { $, about, clock, element, onceAFrame, post, say, useToken } from "./util.js";
 
@@ -26,9 +27,9 @@ const timeline = new Timeline($("player"), { time: tick, select: choose, change,
 // --- Files --------------------------------------------------------------------------------
 
 function take(files) {
-  const wanted = Array.from(files).filter((file) => !file.name.startsWith("."));
+  const { files: wanted, note } = chosen(files);
+  say(note);
   if (!wanted.length) return;
-  say("");
   $("drop").classList.add("compact");
   const [first] = queue.add(wanted, settings.hop);
   open(first);
@@ -62,7 +63,7 @@ function show() {
   $("busy").textContent = state === "waiting" ? "Waits for the files before it." : `${capital(summary(current))}`;
   $("problem").hidden = state !== "failed";
   $("problem").textContent = state === "failed" ? error : "";
-  $("again").hidden = !["failed", "cancelled"].includes(state);
+  $("again").hidden = !(state === "cancelled" || (state === "failed" && !current.lasting));
   $("answer").hidden = $("view").hidden = !done;
   if (!done) {
     shown = null;
@@ -274,19 +275,8 @@ addEventListener("dragleave", (event) => { if (!event.relatedTarget) $("drop").c
 addEventListener("drop", async (event) => {
   event.preventDefault();
   $("drop").classList.remove("over");
-  const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
-  take(entries.length ? (await Promise.all(entries.map(filesOf))).flat() : event.dataTransfer.files);
+  take(await dropped(event.dataTransfer));
 });
-
-async function filesOf(entry) {
-  if (entry.isFile) return [await new Promise((resolve, reject) => entry.file(resolve, reject))];
-  const reader = entry.createReader(), found = [];
-  for (;;) { // a hundred at a time
-    const some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
-    if (!some.length) return (await Promise.all(found.map(filesOf))).flat();
-    found.push(...some);
-  }
-}
 
 const pressed = {
   "cancel-all": () => queue.cancelAll(),

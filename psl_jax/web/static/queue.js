@@ -5,6 +5,7 @@ import { $, about, ask, clock, element, post } from "./util.js";
 
 const LOOK_EVERY = 400; // ms: how far the server is
 const BUSY = 3000; // ms until the next try
+const LASTING = [413, 415]; // too large, no audio: errors of the file, which stay however often it is sent
 
 export class Queue {
   #active = null;
@@ -17,7 +18,7 @@ export class Queue {
 
   add(files, hop) {
     const added = Array.from(files, (file) => ({
-      name: file.webkitRelativePath || file.name, file, state: "waiting", progress: null, corrections: new Corrections(), hop,
+      name: file.path || file.webkitRelativePath || file.name, file, state: "waiting", progress: null, corrections: new Corrections(), hop,
     }));
     this.items.push(...added);
     added.forEach((item) => this.#show(item));
@@ -66,7 +67,8 @@ export class Queue {
       item.result = await this.#tag(item);
       item.state = "done";
     } catch (error) {
-      if (error.name !== "AbortError") Object.assign(item, { state: "failed", error: error.message, kind: error.kind });
+      const lasting = error.lasting || LASTING.includes(error.status);
+      if (error.name !== "AbortError") Object.assign(item, { state: "failed", error: error.message, kind: error.kind, lasting });
     }
     this.#active = null;
     this.#told(item);
@@ -77,8 +79,8 @@ export class Queue {
     const { file, name, request: { signal } } = item;
     if (file.size > about.megabytes * 1e6) {
       const size = (file.size / 1e6).toFixed(file.size < 1e7 ? 1 : 0);
-      throw new Error(`${file.name} is too large: ${size} MB, and files of up to ${about.megabytes} MB are tagged here. ` +
-                      "For others use psl-jax tag.");
+      throw Object.assign(new Error(`${file.name} is too large: ${size} MB, and files of up to ${about.megabytes} MB are ` +
+                                    "tagged here. For others use psl-jax tag."), { lasting: true });
     }
     item.length = await lengthOf(file);
     let sent = file;

@@ -1,0 +1,58 @@
+// What is chosen or dropped: of folders the audio files, by their names, in the order of their paths.
+import { about } from "./util.js";
+
+const KINDS = 4; // of what is passed over that are named
+
+const path = (file) => file.path || file.webkitRelativePath || file.name;
+
+// {files, note}: a file that was chosen itself is taken whatever its name, as the command does.
+export function chosen(files) {
+  const all = Array.from(files).filter((file) => !file.name.startsWith("."));
+  const passed = all.filter((file) => path(file) !== file.name && !about.suffixes.includes(suffix(file)));
+  const taken = all.filter((file) => !passed.includes(file)).sort(byPath);
+  return { files: taken, note: passed.length ? told(passed, taken) : "" };
+}
+
+function suffix({ name }) {
+  return name.includes(".") ? name.slice(name.lastIndexOf(".")).toLowerCase() : "";
+}
+
+// Folder by folder.
+function byPath(a, b) {
+  const [left, right] = [a, b].map((file) => path(file).split("/"));
+  for (let i = 0; i < Math.min(left.length, right.length); i++) {
+    if (left[i] !== right[i]) return left[i] < right[i] ? -1 : 1;
+  }
+  return left.length - right.length;
+}
+
+function told(passed, taken) {
+  const counts = new Map();
+  for (const file of passed) {
+    const kind = suffix(file) && suffix(file).length < 12 ? suffix(file) : "others";
+    counts.set(kind, (counts.get(kind) ?? 0) + 1);
+  }
+  const kinds = [...counts].sort((a, b) => b[1] - a[1]).map(([kind, count]) => `${count} ${kind}`);
+  const what = kinds.slice(0, KINDS).join(", ") + (kinds.length > KINDS ? ", …" : "");
+  const files = passed.length === 1 ? "1 file" : `${passed.length} files`;
+  return `${taken.length ? "" : "A folder without audio files. "}Passed over ${files} whose names are not those of audio: ${what}.`;
+}
+
+// The files of what was dropped, each with its path.
+export async function dropped(transfer) {
+  const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
+  return entries.length ? (await Promise.all(entries.map(filesOf))).flat() : transfer.files;
+}
+
+async function filesOf(entry) {
+  if (entry.isFile) {
+    const file = await new Promise((resolve, reject) => entry.file(resolve, reject));
+    return [Object.assign(file, { path: entry.fullPath.slice(1) })];
+  }
+  const reader = entry.createReader(), found = [];
+  for (;;) { // a hundred at a time
+    const some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
+    if (!some.length) return (await Promise.all(found.map(filesOf))).flat();
+    found.push(...some);
+  }
+}
