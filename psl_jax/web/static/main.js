@@ -64,7 +64,7 @@ function show() {
   $("problem").hidden = state !== "failed";
   $("problem").textContent = state === "failed" ? error : "";
   $("again").hidden = !(state === "cancelled" || (state === "failed" && !current.lasting));
-  $("answer").hidden = $("view").hidden = !done;
+  $("answer").hidden = $("answer-title").hidden = $("view").hidden = !done;
   if (!done) {
     shown = null;
     $("player").pause();
@@ -82,7 +82,7 @@ function showResult() {
   count = ROWS;
   $("spoken").textContent = `${name}: ${best(result, 3)}`;
   $("answer").replaceChildren(...answer(result, 6).flatMap(([label, score], i) => {
-    const tag = element("span", `${label} `);
+    const tag = element("span", `${label} `, { title: "Mean score over the whole file" });
     tag.append(element("b", score.toFixed(2)));
     return i ? [element("i", ", ", { className: "unseen" }), tag] : [tag];
   }));
@@ -160,7 +160,7 @@ function showLabels() {
       item.dataset.label = label;
       button.append(element("span", label));
       button.addEventListener("click", () => { chosenClass = label; update(); });
-      item.append(button, element("b"));
+      item.append(button, element("b", "", { title: "Score at the cursor" }));
       return item;
     }));
   }
@@ -174,6 +174,7 @@ function tick(seconds) {
   if (!shown) return;
   const frame = frameAt(shown, seconds);
   $("clock").textContent = `${clock(seconds)} / ${clock(shown.seconds)}`;
+  $("at").textContent = `score at ${clock(seconds)}`;
   [...$("labels").children].forEach((item, k) => {
     const score = scoreOf(shown, frame, rows[k]);
     item.lastChild.textContent = score.toFixed(2);
