@@ -13,6 +13,7 @@ tagged; 1 if a file could not be read; 2 for wrong settings.
 import argparse
 import contextlib
 import itertools
+import os
 import pathlib
 import shutil
 import sys
@@ -45,8 +46,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     group = parser.add_argument_group("output")
     group.add_argument(
         "--format",
-        choices=("table", "csv", "json", "audacity", "raven", "frames"),
-        help="table: the best tags and when they are heard (default); csv: events with onset, "
+        choices=("table", "summary", "csv", "json", "audacity", "raven", "frames"),
+        help="table: the best tags and when they are heard (default); summary: a line for each "
+        "file, with its best tags and how many events it has; csv: events with onset, "
         "offset, label and score; json: best tags and events; audacity: events as a label track; "
         "raven: events as a selection table; frames: CSV of all scores over time",
     )
@@ -111,6 +113,10 @@ def main(arguments: argparse.Namespace) -> int:
     looked = tagged_files.find_files(arguments.files)
     for note in looked.notes:
         print(writing.shown(note), file=sys.stderr)
+    if not looked.inputs:
+        for item in looked.bad:
+            print(f"{writing.shown(item.input.path)}: {item.reason}", file=sys.stderr)
+        return 1
     outputs = _outputs(arguments, looked.inputs)
     joining.configure(keep_compiled_from=0.5)
     model = tagger.load(arguments.model, _names(arguments.labels))
@@ -127,6 +133,12 @@ def main(arguments: argparse.Namespace) -> int:
     if elsewhere:
         total = len(looked.inputs)
         print(f"{elsewhere} of {total} are tagged already, or by another process", file=sys.stderr)
+        if older := work.older_than(arguments.model):
+            print(
+                f"note: {older} of them are older than the model or its thresholds: delete them, "
+                "or give another --out, to have them made anew",
+                file=sys.stderr,
+            )
     if arguments.out:
         _summarize(done, done + failed, seconds, time.perf_counter() - start, arguments)
     return 1 if failed else 0
@@ -165,8 +177,10 @@ def _tagged(
 def _list_labels(arguments: argparse.Namespace) -> int:
     """Prints class and threshold, separated by a tab."""
     from psl_jax.model.thresholds import DEFAULT
+    from psl_jax.runtime import joining
     from psl_jax.weights.load import load_model
 
+    joining.configure()
     model = load_model(arguments.model)
     if names := _names(arguments.labels):
         model = model.for_classes(names)
@@ -237,6 +251,16 @@ class _Work:
         if self._claims is None:
             return iter(self._inputs)
         return claims.unclaimed(self._inputs, self._paths, self._claims)
+
+    def older_than(self, model: str) -> int:
+        """How many outputs are older than the files of a model, as when it got new thresholds."""
+        inside = ("", "averaged/model.json", "model.json", "model.safetensors")
+        known = [os.path.join(model, name).rstrip("/") for name in inside]
+        changed = [os.path.getmtime(path) for path in known if os.path.isfile(path)]
+        if not changed:
+            return 0
+        made = [os.path.getmtime(path) for path in self._paths.values() if path.exists()]
+        return sum(time < max(changed) for time in made)
 
     def done(self, item: Any) -> None:
         if self._claims is not None and item in self._paths:

@@ -1,22 +1,25 @@
 """Finds a threshold for each class on a validation split, and stores them with the model.
 
-    psl-jax thresholds runs/psl2s DATA --split=balanced
-    psl-jax thresholds runs/psl2s DATA --split=balanced --test_split=eval --csv=thresholds.csv
+    psl-jax thresholds runs/psl2s DATA --split=SPLIT
+    psl-jax thresholds runs/psl2s DATA --split=SPLIT --test_split=eval --csv=thresholds.csv
+    psl-jax thresholds runs/psl2s --reset
 
 Each class gets the threshold of best F1, counted over frames of 0.32 s where the split has true
 events, else over whole clips: a clip has events of a class if a frame of it reaches the threshold.
 Classes that the split does not have get the threshold that is best for all classes together.
 Tagging in the terminal, in Python and on the page uses what is stored unless another threshold is
-given; exports and published folders keep it. MODEL: a run folder, .safetensors or .pt.
+given; exports and published folders keep it. MODEL: a run folder, .safetensors or .pt. The split
+should hold clips that the model was not trained on; which splits DATA has, an unknown one tells.
 """
 
 import argparse
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from psl_jax.runtime import entry
+from psl_jax.runtime import entry, files, run_folder
 from psl_jax.runtime.errors import UserError
 
 _MOST_LINES = 60  # of classes that are shown
@@ -28,7 +31,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
     parser = options.parser("thresholds", __doc__ or "")
     add = parser.add_argument
-    add("data", metavar="DATA", help="folder of a prepared or packed data set")
+    add("data", metavar="DATA", nargs="?", help="folder of a prepared or packed data set")
     add("--split", default="balanced", help="that thresholds are tuned on (default: balanced)")
     add("--test_split", metavar="SPLIT", help="another one, of which F1 is told as well")
     add(
@@ -39,13 +42,17 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="as it will be given for tagging: frames that scores are median-filtered over",
     )
     add("--csv", metavar="FILE", help="write the table of all classes there")
+    add("--reset", action="store_true", help="forget the stored thresholds: 0.5 for each class")
     add("--dry_run", action="store_true", help="tell what was found, and store nothing")
-    return options.parse(parser, arguments)
+    found = options.parse(parser, arguments)
+    if not found.data and not found.reset:
+        parser.error("the following arguments are required: DATA")
+    return found
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Tunes, tells and stores."""
-    from psl_jax.runtime import files, joining
+    from psl_jax.runtime import joining
     from psl_jax.tagging import tuning
     from psl_jax.tagging.events import EventSettings
     from psl_jax.weights import stored_thresholds
@@ -53,7 +60,12 @@ def main(arguments: argparse.Namespace) -> None:
 
     EventSettings(median_filter=arguments.median_filter)
     joining.configure()
+    if arguments.reset:
+        print(f"thresholds forgotten: {stored_thresholds.reset_thresholds(arguments.model)}")
+        return
     model = load_model(arguments.model)
+    if not arguments.dry_run:
+        stored_thresholds.check_writable(arguments.model)
     index, counts = _counts(model, arguments, arguments.split)
     found = tuning.tune(counts, tuning.kind_of(index))
     test = None
@@ -79,11 +91,30 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.csv:
         files.write_csv(arguments.csv, header, rows)
     print("\n".join(summary(index, found, test, arguments.test_split, rows)))
+    if others := len(set(model.classes) - set(index.classes)):
+        print(
+            f"{others} of the model's classes are not in these data: they have {found.common:.4g}, "
+            "the best for all of these together"
+        )
+    if _was_trained_on(arguments.model, arguments.split):
+        print(
+            f"note: the model was trained on split {arguments.split!r}: it is surer of these clips "
+            "than of others, and these figures are too good. Tune on clips it has not heard"
+        )
     if not arguments.dry_run:
         own = for_model(model, index.classes, found).as_thresholds(tuned_on)
         print(f"stored in {stored_thresholds.store_thresholds(arguments.model, own)}")
     if arguments.csv:
         print(f"all classes in {arguments.csv}")
+
+
+def _was_trained_on(path: str, split: str) -> bool:
+    """Whether a run folder's config says so."""
+    config = pathlib.Path(path) / run_folder.CONFIG
+    if not config.is_file():
+        return False
+    data = files.read_json(config).get("data", {})
+    return split in str(data.get("train_split", "")).split("+")
 
 
 def _counts(model: Any, arguments: argparse.Namespace, split: str) -> tuple[Any, Any]:
@@ -134,7 +165,8 @@ def summary(index: Any, found: Any, test: Any, test_split: str, rows: list[tuple
     lines = [f"F1 of {unit}, {index.split}: {len(index):,} clips, {int(found.known.sum())} classes"]
     width = min(max(len(name) for name in index.classes), 40)
     if len(rows) <= _MOST_LINES:
-        lines.append(f"  {'class':{width}}  threshold     F1  at 0.5   true")
+        heard = "rows" if found.kind == "rows" else "clips"
+        lines.append(f"  {'class':{width}}  threshold     F1  at 0.5  {heard} that have it")
         lines += [
             f"  {name[:width]:{width}}  {threshold:>9}  {f1:>5}   {at:>5}  {true:>5}"
             for name, threshold, f1, at, true, *_ in rows

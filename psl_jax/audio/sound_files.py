@@ -128,7 +128,10 @@ def opened(file: str | os.PathLike | IO[bytes]) -> Iterator[SoundFileReader]:
             yield SoundFileReader(source, file)
     except (soundfile.LibsndfileError, TypeError, ValueError) as error:
         # TypeError and ValueError: python-soundfile's own refusals, as of headerless .raw files.
-        raise DecodeError("undecodable", one_line(error)) from error
+        detail = one_line(error).rstrip(".")
+        if "not recognised" in detail:
+            detail += ": this is no audio, or its beginning is damaged"
+        raise DecodeError("undecodable", detail) from error
     except OSError as error:
         raise DecodeError("unreadable", one_line(error)) from error
 

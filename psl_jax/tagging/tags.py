@@ -33,6 +33,10 @@ class Tags:
     embedding: np.ndarray | None = None
     frame_embeddings: np.ndarray | None = None
 
+    def __repr__(self) -> str:
+        best = ", ".join(f"{label} {score:.2f}" for label, score in self.top(3))
+        return f"<Tags of {self.seconds:.1f} s, {len(self.labels)} classes: {best}, ...>"
+
     def top(self, k: int = 5) -> list[tuple[str, float]]:
         """The `k` best (label, score), the best first."""
         order = np.argsort(-self.scores, kind="stable")[:k]

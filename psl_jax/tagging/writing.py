@@ -21,6 +21,7 @@ from psl_jax.tagging.timeline import FRAME_SECONDS, row_times
 # Format -> ending of its files, with --out.
 ENDINGS = {
     "table": ".tags.txt",
+    "summary": ".summary.txt",
     "csv": ".csv",
     "json": ".json",
     "audacity": ".txt",
@@ -66,6 +67,8 @@ def render(tags: FileTags, style: str, best: Best, width: int = 100) -> Iterator
     """The parts of the text of `tags` in a format of ENDINGS; csv and frames with their header."""
     if style == "table":
         yield table(tags, best, width)
+    elif style == "summary":
+        yield summary(tags, best)
     elif style == "csv":
         yield _csv_line(EVENT_COLUMNS)
         yield event_rows(tags)
@@ -99,6 +102,18 @@ def table(tags: FileTags, best: Best, width: int = 100) -> str:
         more = f" and {len(others) - 5} more" if len(others) > 5 else ""
         lines.append(f"  heard at times, too: {also}{more}")
     return "\n".join(lines) + "\n\n"
+
+
+def summary(tags: FileTags, best: Best) -> str:
+    """A line: length, number of events, the best tags with their scores, and the file."""
+    names = [
+        f"{_shortened(tags.labels[i], 40)} {tags.scores[i]:.2f}"
+        for i in tags.ranked(tags.scores, *best)
+    ]
+    count = len(tags.events)
+    events = f"{count} event{'' if count == 1 else 's'}"
+    found = ", ".join(names) or "-"
+    return f"{clock(tags.seconds):>9}  {events:>11}  {found}  ({shown(tags.input.path)})\n"
 
 
 def _intervals(events: Sequence[Event], room: int) -> str:

@@ -54,6 +54,8 @@ def find_folder(path: str | os.PathLike) -> pathlib.Path:
         if models := sorted(os.fspath(found.parent.parent) for found in inside):
             names = "".join(f"\n  {name}" for name in models)
             raise UserError(f"{path} holds several models: give one of them{names}")
+        if not os.path.exists(path):
+            raise UserError(f"{path}: there is no such file or folder: is the path right?")
         raise UserError(
             f"{path} holds no finished model (no {MODEL_FOLDER}/{MODEL_FILE} in it). Expected the "
             "folder of a finished run: train one first, such as with "

@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from psl_jax.model.thresholds import Thresholds
 from psl_jax.runtime import files
@@ -16,39 +18,65 @@ def store_thresholds(path: str | os.PathLike, tuned: Thresholds) -> pathlib.Path
     path: a run folder, its `averaged` folder, a `.safetensors` or `.pt` file. Raises UserError for
     another model, or one that cannot be written.
     """
-    suffix = pathlib.Path(path).suffix
+    return _change(path, lambda classes: {"thresholds": tuned.as_json(classes)})
+
+
+def reset_thresholds(path: str | os.PathLike) -> pathlib.Path:
+    """Forgets them, so that those of a model are 0.5; arguments and errors as above."""
+    return _change(path, lambda classes: {})
+
+
+def check_writable(path: str | os.PathLike) -> None:
+    """Raises UserError where thresholds cannot be stored, before hours are spent to find them."""
+    file = _file_of(path)
+    if not os.access(file if file.exists() else file.parent, os.W_OK) or not os.access(
+        file.parent, os.W_OK
+    ):
+        raise UserError(
+            f"no permission to write {file}, where thresholds are stored: copy the model to a "
+            "place of your own, or give --dry_run and --csv=FILE (psl-jax tag --thresholds=FILE "
+            "takes that)"
+        )
+
+
+def _file_of(path: str | os.PathLike) -> pathlib.Path:
+    """The file that a model's thresholds are in."""
+    place = pathlib.Path(path)
+    if place.suffix in (".onnx", ".tflite") or "://" in os.fspath(path):
+        raise UserError(
+            f"thresholds cannot be put into {path}: tune them on the run folder, a "
+            ".safetensors or a .pt file, and export or publish that again"
+        )
+    if place.suffix == ".safetensors":
+        return place
+    if place.suffix in (".pt", ".pth"):
+        from psl_jax.weights.pytorch_file import sidecar
+
+        return sidecar(place)
+    return orbax_folder.find_folder(path) / orbax_folder.MODEL_FILE
+
+
+def _change(
+    path: str | os.PathLike, made: Callable[[Sequence[str]], dict[str, Any]]
+) -> pathlib.Path:
+    """Puts what is `made` for a model's classes in the place of its thresholds."""
+    file, suffix = _file_of(path), pathlib.Path(path).suffix
     try:
         if suffix == ".safetensors":
-            return _in_safetensors(pathlib.Path(path), tuned)
-        if suffix in (".pt", ".pth"):
-            return _in_sidecar(pathlib.Path(path), tuned)
-        if suffix in (".onnx", ".tflite") or "://" in os.fspath(path):
-            raise UserError(
-                f"thresholds cannot be put into {path}: tune them on the run folder, a "
-                ".safetensors or a .pt file, and export or publish that again"
-            )
-        file = orbax_folder.find_folder(path) / orbax_folder.MODEL_FILE
-        described = files.read_json(file)
-        described["thresholds"] = tuned.as_json(described["classes"])
-        files.write_json(file, described)
-        return file
+            from psl_jax.weights import safetensors_file
+
+            model, described = safetensors_file.read_with_metadata(file)
+            described.pop("thresholds", None)
+            described |= made(model.classes)
+            safetensors_file.write_safetensors(file, model.variables, described)
+            return file
+        if suffix in (".pt", ".pth") and not file.exists():
+            described = load_model(path).info.as_json()
+        else:
+            described = files.read_json(file)
+        described.pop("thresholds", None)
+        classes = described["classes"] if "classes" in described else load_model(path).classes
+        files.write_json(file, described | made(classes))
     except OSError as error:
         raise UserError(f"cannot write the thresholds into {path}: {error}") from error
-
-
-def _in_safetensors(path: pathlib.Path, tuned: Thresholds) -> pathlib.Path:
-    from psl_jax.weights import safetensors_file
-
-    model, info = safetensors_file.read_with_metadata(path)
-    info |= {"thresholds": tuned.as_json(model.classes)}
-    safetensors_file.write_safetensors(path, model.variables, info)
-    return path
-
-
-def _in_sidecar(path: pathlib.Path, tuned: Thresholds) -> pathlib.Path:
-    from psl_jax.weights.pytorch_file import sidecar
-
-    beside, info = sidecar(path), load_model(path).info
-    described = files.read_json(beside) if beside.exists() else info.as_json()
-    files.write_json(beside, described | {"thresholds": tuned.as_json(info.classes)})
-    return beside
+    return file

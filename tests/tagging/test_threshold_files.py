@@ -1,0 +1,127 @@
+"""Thresholds from a file and back to none, and what the command tells of them."""
+
+import csv
+import os
+
+import audio_files
+import pytest
+import tagging
+
+from psl_jax import tag, thresholds
+from psl_jax.model.thresholds import Thresholds
+from psl_jax.runtime import files
+from psl_jax.runtime.errors import UserError
+from psl_jax.weights import stored_thresholds
+from psl_jax.weights.load import load_model
+
+FIRST, SECOND = tagging.LABELS[0], tagging.LABELS[2]  # one with commas
+
+
+@pytest.fixture
+def sound(tmp_path):
+    return str(audio_files.write(tmp_path / "sounds" / "a.wav", tagging.recording(4.0)))
+
+
+@pytest.fixture
+def run(tmp_path, capsys):
+    model = tagging.save(tmp_path / "run")
+
+    def call(*arguments):
+        status = tag.main(tag.parse(["tag", model, *map(str, arguments)]))
+        return status, *capsys.readouterr()
+
+    call.model = model
+    return call
+
+
+def write(path, rows, header=("class", "threshold", "F1")):
+    files.write_csv(path, header, rows)
+    return path
+
+
+def test_events_are_those_of_the_thresholds_in_a_file(run, sound, tmp_path):
+    table = write(tmp_path / "t.csv", [(FIRST, "0.9", "1"), (SECOND, "0.05", ""), ("other", 0.5)])
+    _, out, _ = run(sound, "--format=csv", f"--thresholds={table}", "--threshold=0.6")
+    own = dict.fromkeys(tagging.LABELS, 0.6) | {FIRST: 0.9, SECOND: 0.05}
+    expected = tagging.tagger().tag(sound).events(own)
+    rows = list(csv.DictReader(out.splitlines()))
+    found = [(row["label"], float(row["onset"]), float(row["offset"])) for row in rows]
+    assert found == [(e.label, round(e.onset, 2), round(e.offset, 2)) for e in expected]
+    assert SECOND in {row["label"] for row in rows}
+    run(sound, f"--thresholds={table}", f"--labels={FIRST};{SECOND}")  # fewer classes
+
+
+@pytest.mark.parametrize(
+    ("rows", "header", "message"),
+    [
+        ([(FIRST, "1.5")], ("class", "threshold"), r"t.csv, line 2: the threshold of 'dog' is"),
+        ([(FIRST, "")], ("class", "threshold"), "line 2: the threshold of 'dog' is ''"),
+        ([("x", "0.5")], ("class", "threshold"), "none of its 1 classes is one of the model's"),
+        ([(FIRST, "0.5")], ("name", "value"), "no column class, threshold"),
+    ],
+)
+def test_files_that_are_none(run, sound, tmp_path, rows, header, message):
+    table = write(tmp_path / "t.csv", rows, header)
+    with pytest.raises(UserError, match=message):
+        run(sound, f"--thresholds={table}")
+
+
+@pytest.mark.parametrize("name", ["run", "model.safetensors"])
+def test_thresholds_can_be_forgotten(tmp_path, capsys, name):
+    model = tagging.save(tmp_path / "run")
+    if name != "run":
+        from psl_jax.weights.safetensors_file import write_safetensors
+
+        made = tagging.model()
+        model = str(tmp_path / name)
+        write_safetensors(model, made.variables, made.info.as_json())
+    digest = load_model(model).digest
+    stored_thresholds.store_thresholds(model, Thresholds((0.9,) * 6, {"split": "x"}))
+    thresholds.main(thresholds.parse(["thresholds", model, "--reset"]))
+    assert "forgotten" in capsys.readouterr().out
+    again = load_model(model)
+    assert again.info.thresholds is None and again.digest == digest
+
+
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_computed(tmp_path, monkeypatch):
+    model = tagging.save(tmp_path / "run")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(UserError, match=r"no permission to write .*model\.json"):
+        thresholds.main(thresholds.parse(["thresholds", model, str(tmp_path / "nowhere")]))
+
+
+def test_tags_that_are_older_than_the_thresholds_are_told(run, sound, tmp_path):
+    folder, out = os.path.dirname(sound), tmp_path / "tags"
+    assert run(folder, f"--out={out}")[0] == 0
+    assert "older" not in run(folder, f"--out={out}", "--skip_existing")[2]
+    os.utime(out / "a.csv", (1e9, 1e9))
+    _, _, err = run(folder, f"--out={out}", "--skip_existing")
+    assert "1 of 1 are tagged already" in err and "note: 1 of them are older than the model" in err
+
+
+def test_a_line_for_each_file(run, sound, tmp_path):
+    status, out, _ = run(os.path.dirname(sound), "--format=summary", "--top_k=2")
+    tags = tagging.tagger().tag(sound)
+    (first, score), (second, _) = tags.top(2)
+    (line,) = out.splitlines()
+    assert status == 0 and line.split()[:3] == ["0:04.0", str(len(tags.events())), "events"]
+    assert f"  {first} {score:.2f}, {second} " in line and line.endswith(f"({sound})")
+
+
+def test_where_there_is_no_audio_nothing_is_made(run, tmp_path):
+    (tmp_path / "empty").mkdir()
+    status, out, err = run(tmp_path / "empty", f"--out={tmp_path / 'tags'}")
+    assert (status, out) == (1, "") and "a folder without audio files" in err
+    assert not (tmp_path / "tags").exists()
+
+
+def test_a_path_that_leads_nowhere():
+    with pytest.raises(UserError, match="there is no such file or folder"):
+        load_model("runs/psl3s-no-such")
+
+
+def test_tuning_on_what_the_model_was_trained_on_is_known(tmp_path):
+    files.write_json(tmp_path / "config.json", {"data": {"train_split": "fold1+fold2"}})
+    known = [thresholds._was_trained_on(str(tmp_path), name) for name in ("fold2", "fold3")]
+    assert known == [True, False]
+    assert not thresholds._was_trained_on(str(tmp_path / "x.safetensors"), "fold2")
