@@ -16,7 +16,7 @@ import soundfile
 import tagging
 from serving import served, wait_for
 
-from psl_jax.tagging import writing
+from psl_jax.tagging import options, writing
 from psl_jax.tagging.events import EventFinder, EventSettings
 from psl_jax.tagging.tagged_files import FileTags, Input
 
@@ -431,6 +431,45 @@ def test_the_sound_of_events_is_saved(page, clips):
         assert len(archive.namelist()) == number_of
         samples, rate = soundfile.read(io.BytesIO(archive.read(archive.namelist()[0])))
         assert rate == 16_000 and len(samples) > 100
+
+
+@pytest.mark.parametrize("page", [1280], indirect=True)
+def test_thresholds_are_saved_for_the_command_and_loaded(page, clips, tags, tmp_path):
+    upload_and_wait(page, clips[0])
+    page.find_element("css selector", "#labels button[title=bell]").click()
+    set_value(page, "own", 0.2)
+    press(page, "thresholds")
+    saved(page, "thresholds.csv")
+    own = options.read_thresholds(page.downloads / "thresholds.csv")
+    assert own == dict(zip(tagging.LABELS, tagging.thresholds(0.6, siren=0.3, bell=0.2), strict=True))
+    page.get(page.current_url)
+    upload_and_wait(page, clips[0])
+    load = page.find_element("id", "thresholds-file")
+    load.send_keys(str(page.downloads / "thresholds.csv"))
+    told = page.find_element("id", "thresholds-told")
+    wait_for(lambda: told.text == "thresholds.csv: thresholds of 6 of 6 classes are in use.")
+    settle(page)
+    wanted = expected(tags, threshold=0.6, own={"siren": 0.3, "bell": 0.2})
+    assert {row[:3] for row in listed(page)} == as_listed(wanted)
+    assert "those of thresholds.csv" in page.find_element("id", "threshold-note").text
+    (tmp_path / "x.csv").write_text(
+        '\ufeffF1,threshold,class\r\n0.1,0.9,"a ""quoted"" label"\r\n0.1,1,wolf\r\n'
+    )
+    load.send_keys(str(tmp_path / "x.csv"))
+    wait_for(lambda: told.text.startswith("x.csv: thresholds of 1 of 6 classes are in use;"))
+    settle(page)
+    each = dict(zip(tagging.LABELS, tagging.thresholds(0.6, siren=0.3, bell=0.2), strict=True))
+    wanted = expected(tags, threshold=0.6, own=each | {'a "quoted" label': 0.9})
+    assert {row[:3] for row in listed(page)} == as_listed(wanted)
+    (tmp_path / "y.csv").write_text("class,threshold\nbell,0.5\nsiren,3\n")
+    load.send_keys(str(tmp_path / "y.csv"))
+    said = "y.csv, line 3: the threshold of “siren” is “3”, expected more than 0 and at most 1"
+    wait_for(lambda: told.text == said)
+    assert {row[:3] for row in listed(page)} == as_listed(wanted)
+    page.find_element("id", "back").click()
+    settle(page)
+    wanted = expected(tags, threshold=0.6, own={"siren": 0.3})
+    assert {row[:3] for row in listed(page)} == as_listed(wanted)
 
 
 # --- What goes wrong --------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 import { about, post, stem } from "./util.js";
 
 const quoted = (text) => (/[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
-const line = (values) => values.map((value) => quoted(String(value))).join(",") + "\n";
+export const line = (values) => values.map((value) => quoted(String(value))).join(",") + "\n";
 const plain = (label) => label.split(/\s+/).filter(Boolean).join(" ");
 
 export const formats = {

@@ -6,6 +6,7 @@ import { frameAt, scoreOf, thresholdOf } from "./events.js";
 import { answer, best, Queue, summary } from "./queue.js";
 import { Settings } from "./settings.js";
 import { chosen, dropped } from "./taking.js";
+import { written } from "./threshold_files.js";
 import { Timeline } from "./timeline.js";
 import { $, about, clock, element, onceAFrame, post, say, useToken } from "./util.js";
 
@@ -279,6 +280,20 @@ addEventListener("drop", async (event) => {
   take(await dropped(event.dataTransfer));
 });
 
+$("thresholds-file").addEventListener("change", async ({ target }) => {
+  const [file] = target.files;
+  try {
+    if (file) told(await settings.load(file));
+  } catch (error) {
+    told(error.message, "wrong");
+  }
+  target.value = "";
+});
+
+function told(text, kind = "soft") {
+  Object.assign($("thresholds-told"), { textContent: text, className: kind, hidden: !text });
+}
+
 const pressed = {
   "cancel-all": () => queue.cancelAll(),
   "all-csv": () => {
@@ -298,6 +313,7 @@ const pressed = {
   "event-play": () => timeline.playEvent(selected()),
   "event-clip": () => clips([selected()]),
   clips: () => clips(events),
+  thresholds: () => save(new Blob([written(about.labels, settings.values)], { type: "text/csv" }), "thresholds.csv"),
 };
 for (const [id, work] of Object.entries(pressed)) $(id).addEventListener("click", work);
 for (const button of $("saves").querySelectorAll("[data-format]")) {

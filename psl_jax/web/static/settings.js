@@ -1,6 +1,7 @@
 // What makes an event: thresholds, of all classes and of single ones, hysteresis, median filter.
 import { thresholdOf } from "./events.js";
 import { numberBox } from "./fields.js";
+import { read } from "./threshold_files.js";
 import { $, about, element } from "./util.js";
 
 const LISTED = 12; // classes with thresholds of their own
@@ -68,6 +69,21 @@ export class Settings {
     return $("hop") ? $("hop").value : null;
   }
 
+  // A file of thresholds takes effect; the classes that it lacks keep theirs.
+  async load(file) {
+    const { thresholds, unknown } = read(await file.text(), file.name, about.labels);
+    const before = Object.fromEntries(about.labels.map((label) => [label, thresholdOf(this.values, label)]));
+    const count = Object.keys(thresholds).length, rest = this.values.threshold;
+    this.#set(() => {
+      this.#mine = {};
+      this.#replaced = this.#each === MODEL ? MODEL : this.#replaced;
+      this.#use({ of: `those of ${file.name}`, thresholds: { ...before, ...thresholds }, rest }, rest);
+    });
+    return `${file.name}: thresholds of ${count} of ${about.labels.length} classes are in use` +
+      (count < about.labels.length ? "; the others keep theirs" : "") +
+      (unknown ? `. The model has no class of ${unknown} others in the file.` : ".");
+  }
+
   show(result, label) {
     this.#label = label;
     this.#fields();
@@ -98,8 +114,8 @@ export class Settings {
     $("threshold-range").classList.toggle("idle", Boolean(each));
     const told = each ? `Each class its own (${each.of}). Moving this sets one for all.` : "";
     if (each) $("threshold-range").setAttribute("aria-valuetext", told); else $("threshold-range").removeAttribute("aria-valuetext");
-    const before = each ? null : this.#replaced;
-    $("threshold-note").textContent = before ? `Takes the place of each class’s own (${before.of}). ` : told;
+    const before = this.#replaced === each ? null : this.#replaced;
+    $("threshold-note").textContent = before && !each ? `Takes the place of each class’s own (${before.of}).` : told;
     $("back").hidden = !before;
     $("back").textContent = before ? `Back to ${before.of}` : "";
   }
