@@ -1,10 +1,12 @@
 """Pages and their parts: rendered templates and static files, under a policy that keeps to them."""
 
 import pathlib
+import re
 import secrets
 from typing import Any
 
 import jinja2
+import markupsafe
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
@@ -23,6 +25,11 @@ def policy(nonce: str = "") -> str:
     )
 
 
+def _code(text: str) -> markupsafe.Markup:
+    """What stands between backticks, as in the document for programs, is code on its page."""
+    return markupsafe.Markup(re.sub("`([^`]*)`", r"<code>\1</code>", markupsafe.escape(text)))
+
+
 class Pages:
     """Renders templates, and hands out what lies in `static`."""
 
@@ -39,6 +46,7 @@ class Pages:
             trim_blocks=True,
             lstrip_blocks=True,
         )
+        self._templates.filters["code"] = _code
         folder = _FOLDER / "static"
         found = (path for path in folder.rglob("*") if path.suffix in _KINDS)
         self._static = {path.relative_to(folder).as_posix(): path for path in found}

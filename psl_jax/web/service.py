@@ -225,7 +225,7 @@ class Service:
                 "channels at 48 kHz, fewer)"
             )
             return RefusedError(413, f"{name} is too long. {limit}; {ELSEWHERE}", error.kind)
-        message = f"{name} cannot be tagged: {error.kind} ({error.detail})."
+        message = f"{name} cannot be tagged: {error.kind} ({error.detail.rstrip('.')})."
         return RefusedError(415, message, error.kind)
 
 

@@ -4,10 +4,11 @@ import { $ } from "./util.js";
 const PAUSE = 900; // ms after which an unfinished number is looked at: "0" may become "0.5"
 
 // name: as it is called in sentences. stays(): what is in effect, in words. most(): the largest value;
-// bound(value): it in words. optional: may be empty. take(value or null): a value was set. restore(): the box is left.
-export function numberBox(id, { name, stays, most = () => 1, bound = String, optional = false, take, restore }) {
+// bound(value): it in words. optional: may be empty. take(value or null): a value was set. begin(): what undoes that. restore(): the
+// box is left.
+export function numberBox(id, { name, stays, most = () => 1, bound = String, optional = false, take, begin, restore }) {
   const field = $(id), slider = $(`${id}-range`), wrong = $(`${id}-wrong`);
-  let timer = 0, touched = false;
+  let timer = 0, undo = null; // while it is typed into
   const problem = () => {
     const { value, validity } = field, expected = `expected more than 0 and at most ${bound(most())}`;
     if (validity.badInput) return `${name} is no number, ${expected}`;
@@ -15,31 +16,37 @@ export function numberBox(id, { name, stays, most = () => 1, bound = String, opt
     return Number(value) > 0 && Number(value) <= most() ? "" : `${name} is ${Number(value)}, ${expected}`;
   };
   const tell = (text) => {
+    if (text) undo?.(); // of "15", "1" was taken
     wrong.textContent = text && `${text}; ${stays()} in effect.`;
     wrong.hidden = !text;
     if (text) field.setAttribute("aria-invalid", "true"); else field.removeAttribute("aria-invalid");
   };
-  const begun = () => !field.validity.badInput && Number(field.value) === 0;
+  const unfinished = () => !field.validity.badInput && Number(field.value) === 0;
   field.addEventListener("input", () => {
     const found = problem();
     clearTimeout(timer);
-    touched = true;
+    undo ??= begin();
     if (!found) {
       tell("");
       take(field.value === "" ? null : Number(field.value));
-    } else if (begun()) timer = setTimeout(() => tell(problem()), PAUSE);
+    } else if (unfinished()) timer = setTimeout(() => tell(problem()), PAUSE);
     else tell(found);
   });
-  field.addEventListener("change", () => touched && tell(problem()));
+  field.addEventListener("change", () => {
+    if (!undo) return;
+    tell(problem());
+    if (!problem()) undo = null;
+  });
   field.addEventListener("blur", () => { // the sentence stays to be read, the value is the old one
     clearTimeout(timer);
-    if (touched && problem()) tell(problem());
+    if (undo && problem()) tell(problem());
     field.removeAttribute("aria-invalid");
-    touched = false;
+    undo = null;
     restore();
   });
   slider.addEventListener("input", () => {
     tell("");
+    undo = null;
     take(optional && Number(slider.value) === 0 ? null : Math.min(Number(slider.value), most()));
   });
 }

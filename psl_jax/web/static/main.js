@@ -32,6 +32,7 @@ function take(files) {
   say(note);
   if (!wanted.length) return;
   $("drop").classList.add("compact");
+  $("known").open = false;
   const [first] = queue.add(wanted, settings.hop);
   open(first);
 }

@@ -32,7 +32,7 @@ export class Settings {
   }
 
   #boxes() {
-    const restore = () => this.#fields();
+    const begin = () => this.#undo(), restore = () => this.#fields();
     numberBox("threshold", {
       name: "threshold",
       stays: () => (this.#each ? `${this.#each.of} stay` : `${short(this.values.threshold)} stays`),
@@ -40,13 +40,13 @@ export class Settings {
         this.#replaced = this.#each ?? this.#replaced;
         this.#use(null, value);
       }),
-      restore,
+      begin, restore,
     });
     numberBox("own", {
       name: "threshold",
       stays: () => `${short(thresholdOf(this.values, this.#label))} stays`,
       take: (value) => this.#set(() => this.#own({ ...this.#mine, [this.#label]: value })),
-      restore,
+      begin, restore,
     });
     numberBox("low", {
       name: "lower threshold",
@@ -55,7 +55,16 @@ export class Settings {
       bound: (most) => `the threshold, ${short(most)}`,
       optional: true,
       take: (value) => this.#set(() => { this.values.low_threshold = value; }),
-      restore,
+      begin, restore,
+    });
+  }
+
+  // Brings back what is set now.
+  #undo() {
+    const [each, replaced, mine, values] = [this.#each, this.#replaced, this.#mine, { ...this.values }];
+    return () => this.#set(() => {
+      [this.#each, this.#replaced, this.#mine] = [each, replaced, mine];
+      Object.assign(this.values, values);
     });
   }
 

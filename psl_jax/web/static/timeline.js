@@ -4,7 +4,9 @@ import Regions from "./wavesurfer/regions.esm.js";
 import { colour, drawHeat, drawMel, drawTicks, MEL_TICKS, melPlace } from "./drawing.js";
 import { $, clock, element, onceAFrame } from "./util.js";
 
-export const WAVE = 64, GAP = 6, MEL = 132, ROW = 26, TICKS = 22; // px
+export const WAVE = 64, GAP = 6, MEL = 132, TICKS = 22; // px
+const FINGER = matchMedia("(pointer: coarse)").matches;
+const ROW = FINGER ? 40 : 26; // px: --row of page.css
 const MOST = 400; // regions at a time, of the events in sight
 const CLOSEST = 400; // px a second
 
@@ -254,7 +256,7 @@ export class Timeline {
     region.element.dataset.label = region.event.label;
     for (const handle of region.element.querySelectorAll('[part*="handle"]')) {
       handle.style.border = "0";
-      handle.style.width = matchMedia("(pointer: coarse)").matches ? "14px" : "7px";
+      handle.style.width = FINGER ? "14px" : "7px";
     }
   }
 }
