@@ -27,7 +27,7 @@ def policy(nonce: str = "") -> str:
 
 def _code(text: str) -> markupsafe.Markup:
     """What stands between backticks, as in the document for programs, is code on its page."""
-    return markupsafe.Markup(re.sub("`([^`]*)`", r"<code>\1</code>", markupsafe.escape(text)))
+    return markupsafe.Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(markupsafe.escape(text))))
 
 
 class Pages:

@@ -31,6 +31,8 @@ export class EventList {
     });
     changed("event-onset", () => seconds("event-onset") !== null && { onset: seconds("event-onset") });
     changed("event-offset", () => seconds("event-offset") !== null && { offset: seconds("event-offset") });
+    $("event-scroll").addEventListener("scroll", () => this.#more(), { passive: true });
+    new ResizeObserver(() => this.#more()).observe($("event-scroll"));
     $("event-delete").addEventListener("click", () => on.change(this.#selected, null));
   }
 
@@ -70,7 +72,14 @@ export class EventList {
     if (left || !rows.length) rows.push(this.#rest(left));
     const focused = document.activeElement?.closest("#events tr")?.event?.id;
     $("events").replaceChildren(...rows);
+    this.#more();
     if (focused) rows.find((row) => row.event?.id === focused)?.querySelector("button").focus();
+  }
+
+  // Fades out what goes on below.
+  #more() {
+    const { scrollTop, clientHeight, scrollHeight } = $("event-scroll");
+    $("event-scroll").classList.toggle("more", scrollTop + clientHeight < scrollHeight - 4);
   }
 
   #row(event) {

@@ -3,9 +3,9 @@ import { $ } from "./util.js";
 
 const PAUSE = 900; // ms after which an unfinished number is looked at: "0" may become "0.5"
 
-// name: as it is called in sentences. stays(): what is in effect, in words. most(): the largest value;
-// bound(value): it in words. optional: may be empty. take(value or null): a value was set. begin(): what undoes that. restore(): the
-// box is left.
+// name: as it is called in sentences. stays(): what is in effect, in words. most(): the largest value; bound(value): it
+// in words. optional: may be empty. take(value or null): a value was set; begin(): what undoes that, up to now.
+// restore(): the box is left.
 export function numberBox(id, { name, stays, most = () => 1, bound = String, optional = false, take, begin, restore }) {
   const field = $(id), slider = $(`${id}-range`), wrong = $(`${id}-wrong`);
   let timer = 0, undo = null; // while it is typed into
