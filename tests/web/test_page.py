@@ -226,11 +226,11 @@ def test_thresholds_change_the_events_at_once(page, clips, tags):
     upload_and_wait(page, clips[0])
     before = number(page)
     note, field = page.find_element("id", "threshold-note"), page.find_element("id", "threshold")
-    assert note.text.startswith("Each class its own (the model’s)")
+    assert note.text.startswith("Each class its own (the model")
     assert field.get_attribute("value") == ""
     set_value(page, "threshold", 0.9)
     assert 0 < number(page) < before
-    assert note.text == "Takes the place of each class’s own (the model’s)."
+    assert note.text.startswith("Takes the place of each class")
     wanted = expected(tags, threshold=0.9)
     assert {row[:3] for row in listed(page)} == as_listed(wanted)
     page.find_element("css selector", "#labels button[title=bell]").click()
@@ -335,7 +335,8 @@ def drag(page, element, by):
     """Drags by so many pixels with the mouse."""
     from selenium.webdriver import ActionChains
 
-    ActionChains(page).click_and_hold(element).move_by_offset(by, 0).release().perform()
+    held = ActionChains(page).click_and_hold(element).pause(0.3)  # a short touch would scroll
+    held.move_by_offset(by, 0).release().perform()
 
 
 def test_an_events_edge_can_be_dragged(page, clips):
@@ -447,7 +448,8 @@ def test_thresholds_are_saved_for_the_command_and_loaded(page, clips, tags, tmp_
     press(page, "thresholds")
     saved(page, "thresholds.csv")
     own = options.read_thresholds(page.downloads / "thresholds.csv")
-    assert own == dict(zip(tagging.LABELS, tagging.thresholds(0.6, siren=0.3, bell=0.2), strict=True))
+    each = tagging.thresholds(0.6, siren=0.3, bell=0.2)
+    assert own == dict(zip(tagging.LABELS, each, strict=True))
     page.get(page.current_url)
     upload_and_wait(page, clips[0])
     load = page.find_element("id", "thresholds-file")
@@ -464,8 +466,7 @@ def test_thresholds_are_saved_for_the_command_and_loaded(page, clips, tags, tmp_
     load.send_keys(str(tmp_path / "x.csv"))
     wait_for(lambda: told.text.startswith("x.csv: thresholds of 1 of 6 classes are in use;"))
     settle(page)
-    each = dict(zip(tagging.LABELS, tagging.thresholds(0.6, siren=0.3, bell=0.2), strict=True))
-    wanted = expected(tags, threshold=0.6, own=each | {'a "quoted" label': 0.9})
+    wanted = expected(tags, threshold=0.6, own=own | {'a "quoted" label': 0.9})
     assert {row[:3] for row in listed(page)} == as_listed(wanted)
     (tmp_path / "y.csv").write_text("class,threshold\nbell,0.5\nsiren,3\n")
     load.send_keys(str(tmp_path / "y.csv"))
@@ -560,7 +561,8 @@ def test_nothing_stands_in_the_way_of_anybody(driver, port, clips, width, scheme
     driver.execute_script("document.querySelector('#events button').click()")
     assert violations(driver) == []
     small = """return [...document.querySelectorAll('button, .button, select, summary')]
-        .filter((x) => x.checkVisibility() && x.offsetHeight < arguments[0]).map((x) => x.outerHTML)"""
+        .filter((x) => x.checkVisibility() && x.offsetHeight < arguments[0])
+        .map((x) => x.outerHTML)"""
     assert driver.execute_script(small, 40 if width < 600 else 24) == []
     driver.get(f"http://127.0.0.1:{port}/api/v1/docs")
     told = driver.find_element("tag name", "main").text
