@@ -133,6 +133,7 @@ def _page_routes(service: Service, uploads: Uploads, pages: Pages, access: Acces
             "suffixes": sorted(SUFFIXES),
             "labels": list(service.tagger.labels),
             "settings": usual(service),
+            "tuned": service.settings.threshold == service.tagger.thresholds,
         }
         return pages.render(
             "page.html.jinja",

@@ -226,7 +226,7 @@ def test_thresholds_change_the_events_at_once(page, clips, tags):
     upload_and_wait(page, clips[0])
     before = number(page)
     note, field = page.find_element("id", "threshold-note"), page.find_element("id", "threshold")
-    assert note.text.startswith("Each class its own (the model")
+    assert note.text.startswith("Each class its own (the server")
     assert field.get_attribute("value") == ""
     set_value(page, "threshold", 0.9)
     assert 0 < number(page) < before

@@ -5,12 +5,14 @@ import { read } from "./threshold_files.js";
 import { $, about, element } from "./util.js";
 
 const LISTED = 12; // classes with thresholds of their own
-const MODEL = { of: "the model’s", thresholds: about.settings.thresholds, rest: about.settings.threshold };
-const tuned = Object.keys(MODEL.thresholds).length > 0;
+const GIVEN = {
+  of: about.tuned ? "the model’s" : "the server’s", thresholds: about.settings.thresholds, rest: about.settings.threshold,
+};
+const differ = Object.keys(GIVEN.thresholds).length > 0;
 
 export class Settings {
   #label = null; // the chosen class
-  #each = tuned ? MODEL : null; // thresholds of each class that are in use; null: one for all of them
+  #each = tuned ? GIVEN : null; // thresholds of each class that are in use; null: one for all of them
   #replaced = null; // those that one for all took the place of
   #mine = {}; // of single classes, as they were set here
 
@@ -22,7 +24,7 @@ export class Settings {
     this.#boxes();
     $("median").addEventListener("change", () => this.#set(() => { this.values.median_filter = Number($("median").value); }));
     $("back").addEventListener("click", () => {
-      this.#set(() => this.#use(this.#replaced, this.#replaced.rest));
+      this.#set(() => this.#use(this.#before, this.#before.rest));
       $("threshold-range").focus(); // the button is gone
     });
     if (![...$("median").options].some((option) => Number(option.value) === median_filter)) {
@@ -85,7 +87,6 @@ export class Settings {
     const count = Object.keys(thresholds).length, rest = this.values.threshold;
     this.#set(() => {
       this.#mine = {};
-      this.#replaced = this.#each === MODEL ? MODEL : this.#replaced;
       this.#use({ of: `those of ${file.name}`, thresholds: { ...before, ...thresholds }, rest }, rest);
     });
     return `${file.name}: thresholds of ${count} of ${about.labels.length} classes are in use` +
@@ -123,10 +124,16 @@ export class Settings {
     $("threshold-range").classList.toggle("idle", Boolean(each));
     const told = each ? `Each class its own (${each.of}). Moving this sets one for all.` : "";
     if (each) $("threshold-range").setAttribute("aria-valuetext", told); else $("threshold-range").removeAttribute("aria-valuetext");
-    const before = this.#replaced === each ? null : this.#replaced;
+    const before = this.#before;
     $("threshold-note").textContent = before && !each ? `Takes the place of each class’s own (${before.of}).` : told;
     $("back").hidden = !before;
     $("back").textContent = before ? `Back to ${before.of}` : "";
+  }
+
+  // What there is a way back to.
+  get #before() {
+    if (!this.#each) return this.#replaced;
+    return differ && this.#each !== GIVEN ? GIVEN : null;
   }
 
   #use(each, threshold) {
