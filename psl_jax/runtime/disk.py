@@ -9,9 +9,11 @@ import re
 import shutil
 import sys
 import tempfile
+import uuid
 from collections.abc import Iterator
 
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import is_remote, path_of
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NOT_OURS = (errno.EACCES, errno.EROFS, errno.EPERM)
@@ -57,6 +59,14 @@ def check_writable(folder: str | os.PathLike, option: str) -> None:
 
     To be asked before hours of computing. option: which to mend, for the message.
     """
+    if is_remote(folder):
+        probe = path_of(folder) / f".psl_jax-{uuid.uuid4().hex}"
+        try:
+            probe.write_bytes(b"")
+            probe.unlink()
+        except UserError as error:
+            raise UserError(f"cannot write into {folder}, {option}: {error}") from error
+        return
     try:
         pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=os.fspath(folder)):
@@ -86,6 +96,8 @@ def _errno(error: Exception) -> int | None:
 
 
 def _free_space(path: str | os.PathLike) -> str:
+    if is_remote(path):
+        return "that of a temporary folder of this machine, where objects are made"
     folder = pathlib.Path(path).absolute()
     while not folder.exists():
         folder = folder.parent

@@ -1,0 +1,217 @@
+"""Commands from and to a bucket, on a server of buckets on loopback: the digits of local ones."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import audio_files
+import bucket_server
+import numpy as np
+import places
+import pytest
+
+CONFIG = """
+from psl_jax import config
+
+def get_config():
+    result = config.base()
+    result.data.corpus = "own_data"
+    result.data.max_clip_seconds = 2.0
+    result.data.validation_split = result.data.eval_split = "eval"
+    result.data.train_split = "balanced"
+    result.segment_seconds = 2.0
+    result.model.width = 0.1
+    result.train.batch_size = result.evaluate.batch_size = 4
+    result.train.learning_rate = 1e-2
+    result.train.epochs, result.train.log_every, result.train.checkpoint_every = 3, 1, 1
+    result.experiments = {
+        "teacher": {"labels": "weak"},
+        "psl2s": {"labels": "soft", "segment_seconds": 1.0, "teacher": "teacher"},
+    }
+    return result
+"""
+RUN = ("teacher", "psl2s")
+TIMEOUT = 400  # seconds; a loaded machine is no failure
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory):
+    """The environment of processes that see gs://b."""
+    with bucket_server.serving(tmp_path_factory.mktemp("server"), "b") as environment:
+        yield environment
+
+
+@pytest.fixture(scope="module")
+def objects(bucket):
+    """The bucket as gcsfs has it."""
+    import gcsfs
+
+    return gcsfs.GCSFileSystem(
+        endpoint_url=bucket["STORAGE_EMULATOR_HOST"],
+        token="anon",
+        use_listings_cache=False,
+        skip_instance_cache=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory, objects):
+    """Recordings of one's own, here and in gs://b/source."""
+    root = tmp_path_factory.mktemp("source")
+    for split, count in (("balanced", 8), ("eval", 5)):
+        names = [f"{split}{i}.wav" for i in range(count)]
+        for number, name in enumerate(names):
+            seconds = 1.2 + 0.1 * number
+            audio_files.write(root / name, audio_files.tone(seconds, seed=len(name) + number))
+        rows = [(name, "abc"[number % 3]) for number, name in enumerate(names)]
+        audio_files.write_table(root / f"{split}.csv", "filename,labels", rows)
+    for path in root.iterdir():
+        objects.pipe_file(f"b/source/{path.name}", path.read_bytes())
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(bucket, tmp_path_factory):
+    """Runs a script of the tests where the bucket is: the finished process."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+
+    def start(script, *arguments, **environment):
+        done = subprocess.run(
+            [sys.executable, places.TESTS / script, *map(str, arguments)],
+            cwd=elsewhere,
+            env=os.environ | bucket | {"PYTHONPATH": str(places.ROOT)} | environment,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+        )
+        assert not list(elsewhere.iterdir()), "something was written where the process ran"
+        return done
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def runs(run, source, objects, tmp_path_factory):
+    """A local suite, and gs://b/run, which was killed on the way: the folder of the former."""
+    folder = tmp_path_factory.mktemp("run")
+    config = tmp_path_factory.mktemp("config") / "config.py"
+    config.write_text(CONFIG)
+
+    def main(workdir, data, die_at=""):
+        arguments = ("--config", config, "--workdir", workdir, f"--config.data.source_dir={data}")
+        return run("small_main.py", *arguments, DIE_AT=die_at)
+
+    done = main(folder, source)
+    assert done.returncode == 0, done.stderr
+    died = main("gs://b/run", "gs://b/source", "batch 5")
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    assert objects.exists("b/run/teacher/checkpoints")
+    assert not objects.exists("b/run/teacher/averaged")
+    done = main("gs://b/run", "gs://b/source")
+    assert done.returncode == 0, done.stderr
+    assert "gs://b/run/report.html" in done.stdout
+    return folder
+
+
+def content(objects, path):
+    return objects.cat_file(f"b/{path}")
+
+
+def arrays(data):
+    with np.load(io.BytesIO(data)) as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+def assert_same_arrays(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    for name, array in theirs.items():
+        np.testing.assert_array_equal(ours[name], array, err_msg=name)
+
+
+def values(log):
+    lines = [json.loads(line) for line in log.decode().splitlines()]
+    kept = ("step", "loss", "val_mAP", "learning_rate")
+    return [{key: line[key] for key in kept if key in line} for line in lines]
+
+
+def test_a_killed_run_in_the_bucket_has_the_digits_of_a_local_one(runs, objects):
+    for name in RUN:
+        local = runs / name
+        ours, theirs = content(objects, f"run/{name}/scores.npz"), (local / "scores.npz")
+        assert_same_arrays(arrays(ours), arrays(theirs.read_bytes()))
+        for file in ("metrics.json", "per_class.csv", "averaged/model.json"):
+            assert content(objects, f"run/{name}/{file}") == (local / file).read_bytes(), file
+        log = content(objects, f"run/{name}/train_log.jsonl")
+        assert values(log) == values((local / "train_log.jsonl").read_bytes())
+        assert objects.ls(f"b/run/{name}/tb")
+    assert content(objects, "run/results.json") and content(objects, "run/report.html")
+    for path in (runs / "psl2s" / "soft_labels").glob("labels-*"):
+        assert content(objects, f"run/psl2s/soft_labels/{path.name}") == path.read_bytes()
+    for path in (runs / "data").rglob("*.tfrecord-*"):
+        (ours,) = objects.glob(f"b/run/data/own_data/*/1.0.0/{path.name}")
+        assert objects.cat_file(ours) == path.read_bytes()
+
+
+def test_data_are_prepared_from_and_to_the_bucket(run, runs, source, objects):
+    del source
+    command = ["psl_jax.prepare", "--corpus=own_data", "--source_dir=gs://b/source"]
+    command += ["--data_dir=gs://b/data", "--max_clip_seconds=2"]
+    commands = [command, ["psl_jax.prepare", "--verify=gs://b/data"], command]
+    done = run("small_commands.py", json.dumps(commands))
+    assert done.returncode == 0, done.stderr
+    assert "all whole" in done.stdout and "used again" in done.stdout
+    found = sorted((runs / "data").rglob("*.tfrecord-*"))
+    assert len(found) == 13
+    for path in found:
+        (ours,) = objects.glob(f"b/data/own_data/*/1.0.0/{path.name}")
+        assert objects.cat_file(ours) == path.read_bytes()
+    assert not objects.glob("b/data/own_data/*/incomplete*")
+
+
+def test_a_model_and_data_in_the_bucket(run, runs, source, objects, tmp_path):
+    """relabel, evaluate, tag and export write there what they write here."""
+
+    def commands(run, source, out):
+        model, data = f"{run}/psl2s", f"{run}/data"
+        on_data = (model, data, "--split=eval", "--segment_seconds=1")
+        return [
+            ["psl_jax.relabel", *on_data, f"--out={out}/labels"],
+            ["psl_jax.evaluate", *on_data, f"--out={out}/evaluated"],
+            ["psl_jax.tag", model, f"{source}/eval0.wav", source, f"--out={out}/tags"],
+            ["psl_jax.tag", model, f"{source}/*.wav", f"--out={out}/tags", "--skip_existing"],
+            ["psl_jax.export", model, "--format=safetensors", f"--out={out}/m.safetensors"],
+            ["psl_jax.tag", f"{out}/m.safetensors", f"{source}/eval1.wav", "--format=json"],
+        ]
+
+    there = commands("gs://b/run", "gs://b/source", "gs://b/made")
+    done = run("small_commands.py", json.dumps([*commands(runs, source, tmp_path), *there]))
+    assert done.returncode == 0, done.stderr
+    written = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    kinds = {path.suffix for path in written}
+    assert {".tfrecord", ".npz", ".csv", ".json", ".safetensors"} <= kinds
+    for path in written:
+        ours = content(objects, f"made/{path.relative_to(tmp_path).as_posix()}")
+        theirs = path.read_bytes()
+        if path.suffix == ".npz":
+            assert_same_arrays(arrays(ours), arrays(theirs))
+        elif path.parent.name == "tags":
+            assert ours == theirs.replace(os.fsencode(source), b"gs://b/source")
+        else:
+            assert ours == theirs, path.name
+    here, there = [line for line in done.stdout.splitlines() if line.startswith('{"file"')]
+    assert there == here.replace(os.fspath(source), "gs://b/source")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--workdir=gs://lost/run"], "gs://lost/run: there is no bucket gs://lost"),
+        (["--workdir=s3://b/run"], "s3:// is not read or written"),
+    ],
+)
+def test_a_place_that_cannot_be_used_is_one_line(run, arguments, told):
+    done = run("small_main.py", "--config=quickstart", *arguments)
+    assert done.returncode == 2 and told in done.stderr and "Traceback" not in done.stderr
