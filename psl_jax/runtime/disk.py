@@ -35,6 +35,12 @@ def plain_disk_errors(path: str | os.PathLike, advice: str) -> Iterator[None]:
         raise
     except Exception as error:
         number = _errno(error)
+        if number is None and is_remote(path) and _is_of_a_bucket(error):
+            first = (str(error).strip().splitlines() or [""])[0]
+            raise UserError(
+                f"cannot write {path} ({type(error).__name__}: {first:.200}): is its bucket to be "
+                f"reached, and may it be written? {advice}"
+            ) from error
         if number is None:
             raise
         reason = os.strerror(number)
@@ -93,6 +99,13 @@ def _errno(error: Exception) -> int | None:
         if isinstance(error, errors.PermissionDeniedError):
             return errno.EACCES
     return None
+
+
+def _is_of_a_bucket(error: Exception) -> bool:
+    """Whether an error comes of the way to a bucket: gcsfs, aiohttp, google-auth, TensorStore."""
+    modules = ("gcsfs", "aiohttp", "google")
+    words = ("gs://", "HTTP", "googleapis", "/storage/v1/")
+    return type(error).__module__.startswith(modules) or any(w in str(error) for w in words)
 
 
 def _free_space(path: str | os.PathLike) -> str:

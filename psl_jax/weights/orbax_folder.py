@@ -16,7 +16,7 @@ from psl_jax.model.model import Model, ModelInfo
 from psl_jax.runtime import files, interrupts
 from psl_jax.runtime.disk import plain_disk_errors
 from psl_jax.runtime.errors import UserError
-from psl_jax.runtime.paths import absolute, local_copy, path_of, remove_tree
+from psl_jax.runtime.paths import absolute, is_remote, local_copy, path_of, remove_tree
 from psl_jax.weights.keys import int_keys, str_keys
 
 MODEL_FILE = "model.json"
@@ -114,6 +114,8 @@ def named_damage(path: pathlib.Path, advice: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]:.200}"
+        if is_remote(path):
+            advice = f"is its bucket to be reached, and may it be read? If so, {advice}"
         raise UserError(
             f"{path}: damaged, or not whole, or no longer to be read: {advice} ({reason})"
         ) from error
