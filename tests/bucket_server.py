@@ -130,8 +130,9 @@ def _proxy(port: int, folder: pathlib.Path) -> Iterator[dict[str, str]]:
             self.rfile = self.connection.makefile("rb", -1)
             self.wfile = self.connection.makefile("wb", 0)
             self.close_connection = False
-            while not self.close_connection:
-                self.handle_one_request()
+            with self.connection:
+                while not self.close_connection:
+                    self.handle_one_request()
 
         def _hand_on(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))

@@ -26,7 +26,7 @@ def get_config():
     result.model.width = 0.1
     result.train.batch_size = result.evaluate.batch_size = 4
     result.train.learning_rate = 1e-2
-    result.train.epochs, result.train.log_every, result.train.checkpoint_every = 3, 1, 1
+    result.train.epochs, result.train.log_every, result.train.checkpoint_every = 4, 1, 1
     result.experiments = {
         "teacher": {"labels": "weak"},
         "psl2s": {"labels": "soft", "segment_seconds": 1.0, "teacher": "teacher"},
@@ -80,23 +80,34 @@ def run(bucket, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def runs(run, source, bucket, tmp_path_factory):
+def prepared(run, source):
+    """The data set in gs://bkt/data, prepared, verified and found again: what was said of it."""
+    command = ["psl_jax.prepare", "--corpus=own_data", "--source_dir=gs://bkt/source"]
+    command += ["--data_dir=gs://bkt/data", "--max_clip_seconds=2"]
+    commands = [command, ["psl_jax.prepare", "--verify=gs://bkt/data"], command]
+    done = run("small_commands.py", json.dumps(commands))
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def runs(run, source, prepared, bucket, tmp_path_factory):
     """A local suite, and gs://bkt/run, which was killed on the way: the folder of the former."""
     folder = tmp_path_factory.mktemp("run")
     config = tmp_path_factory.mktemp("config") / "config.py"
     config.write_text(CONFIG)
 
-    def main(workdir, data, die_at=""):
-        arguments = ("--config", config, "--workdir", workdir, f"--config.data.source_dir={data}")
-        return run("small_main.py", *arguments, DIE_AT=die_at)
+    def main(workdir, *more, die_at=""):
+        return run("small_main.py", "--config", config, "--workdir", workdir, *more, DIE_AT=die_at)
 
-    done = main(folder, source)
+    done = main(folder, f"--config.data.source_dir={source}", "--stage=evaluate")
     assert done.returncode == 0, done.stderr
-    died = main("gs://bkt/run", "gs://bkt/source", "batch 5")
+    there = "gs://bkt/run", "--config.data.corpus=tfds", "--config.data.data_dir=gs://bkt/data"
+    died = main(*there, die_at="batch 8")
     assert died.returncode == -signal.SIGKILL, died.stderr
     assert bucket.names("run/teacher/checkpoints/")
     assert not bucket.names("run/teacher/averaged/")
-    done = main("gs://bkt/run", "gs://bkt/source")
+    done = main(*there)
     assert done.returncode == 0, done.stderr
     assert "gs://bkt/run/report.html" in done.stdout
     return folder
@@ -119,45 +130,38 @@ def values(log):
     return [{key: line[key] for key in kept if key in line} for line in lines]
 
 
+def test_data_are_prepared_from_and_to_the_bucket(prepared, runs, bucket):
+    assert "all whole" in prepared and "used again" in prepared
+    found, there = sorted((runs / "data").rglob("*.tfrecord-*")), bucket.names("data/")
+    assert len(found) == 13
+    for path in found:
+        (ours,) = [one for one in there if one.endswith(f"/1.0.0/{path.name}")]
+        assert bucket.get(ours) == path.read_bytes()
+    assert not [one for one in there if "incomplete" in one or "/part-" in one]
+
+
 def test_a_killed_run_in_the_bucket_has_the_digits_of_a_local_one(runs, bucket):
     for name in RUN:
-        local = runs / name
-        ours, theirs = bucket.get(f"run/{name}/scores.npz"), (local / "scores.npz")
-        assert_same_arrays(arrays(ours), arrays(theirs.read_bytes()))
-        for file in ("metrics.json", "per_class.csv", "averaged/model.json"):
-            assert bucket.get(f"run/{name}/{file}") == (local / file).read_bytes(), file
-        log = bucket.get(f"run/{name}/train_log.jsonl")
+        local, place = runs / name, f"run/{name}"
+        scores = bucket.get(f"{place}/scores.npz"), (local / "scores.npz").read_bytes()
+        assert_same_arrays(*map(arrays, scores))
+        for file in ("metrics.json", "per_class.csv"):
+            assert bucket.get(f"{place}/{file}") == (local / file).read_bytes(), file
+        models = bucket.get(f"{place}/averaged/model.json"), local / "averaged" / "model.json"
+        ours, theirs = map(json.loads, (models[0], models[1].read_bytes()))
+        assert ours["weights_crc32"] == theirs["weights_crc32"]
+        log = bucket.get(f"{place}/train_log.jsonl")
         assert values(log) == values((local / "train_log.jsonl").read_bytes())
-        assert bucket.names(f"run/{name}/tb/")
+        assert bucket.names(f"{place}/tb/")
     assert bucket.get("run/results.json") and bucket.get("run/report.html")
     for path in (runs / "psl2s" / "soft_labels").glob("labels-*"):
         assert bucket.get(f"run/psl2s/soft_labels/{path.name}") == path.read_bytes()
-    for path in (runs / "data").rglob("*.tfrecord-*"):
-        (ours,) = [one for one in bucket.names("run/data/") if one.endswith(f"1.0.0/{path.name}")]
-        assert bucket.get(ours) == path.read_bytes()
-
-
-def test_data_are_prepared_from_and_to_the_bucket(run, runs, source, bucket):
-    del source
-    command = ["psl_jax.prepare", "--corpus=own_data", "--source_dir=gs://bkt/source"]
-    command += ["--data_dir=gs://bkt/data", "--max_clip_seconds=2"]
-    commands = [command, ["psl_jax.prepare", "--verify=gs://bkt/data"], command]
-    done = run("small_commands.py", json.dumps(commands))
-    assert done.returncode == 0, done.stderr
-    assert "all whole" in done.stdout and "used again" in done.stdout
-    found = sorted((runs / "data").rglob("*.tfrecord-*"))
-    assert len(found) == 13
-    for path in found:
-        (ours,) = [one for one in bucket.names("data/") if one.endswith(f"1.0.0/{path.name}")]
-        assert bucket.get(ours) == path.read_bytes()
-    assert not [one for one in bucket.names("data/") if "incomplete" in one or "/part-" in one]
 
 
 def test_a_model_and_data_in_the_bucket(run, runs, source, bucket, tmp_path):
     """relabel, evaluate, tag and export write there what they write here."""
 
-    def commands(run, source, out):
-        model, data = f"{run}/psl2s", f"{run}/data"
+    def commands(model, data, source, out):
         on_data = (model, data, "--split=eval", "--segment_seconds=1")
         return [
             ["psl_jax.relabel", *on_data, f"--out={out}/labels"],
@@ -168,8 +172,9 @@ def test_a_model_and_data_in_the_bucket(run, runs, source, bucket, tmp_path):
             ["psl_jax.tag", f"{out}/m.safetensors", f"{source}/eval1.wav", "--format=json"],
         ]
 
-    there = commands("gs://bkt/run", "gs://bkt/source", "gs://bkt/made")
-    done = run("small_commands.py", json.dumps([*commands(runs, source, tmp_path), *there]))
+    here = commands(f"{runs}/psl2s", f"{runs}/data", source, tmp_path)
+    there = commands("gs://bkt/run/psl2s", "gs://bkt/data", "gs://bkt/source", "gs://bkt/made")
+    done = run("small_commands.py", json.dumps([*here, *there]))
     assert done.returncode == 0, done.stderr
     written = sorted(path for path in tmp_path.rglob("*") if path.is_file())
     kinds = {path.suffix for path in written}
