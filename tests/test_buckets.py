@@ -172,7 +172,7 @@ def test_a_model_and_data_in_the_bucket(run, runs, source, bucket, tmp_path):
             ["psl_jax.tag", f"{out}/m.safetensors", f"{source}/eval1.wav", "--format=json"],
         ]
 
-    here = commands(f"{runs}/psl2s", f"{runs}/data", source, tmp_path)
+    here = commands(f"{runs}/psl2s", f"{runs}/data", str(source), tmp_path)
     there = commands("gs://bkt/run/psl2s", "gs://bkt/data", "gs://bkt/source", "gs://bkt/made")
     done = run("small_commands.py", json.dumps([*here, *there]))
     assert done.returncode == 0, done.stderr
