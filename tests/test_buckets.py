@@ -34,6 +34,8 @@ def get_config():
     return result
 """
 RUN = ("teacher", "psl2s")
+# As it is, not started again with huge pages: what was imported would be imported again.
+OWN = {"PYTHONPATH": str(places.ROOT), "GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}
 TIMEOUT = 400  # seconds; a loaded machine is no failure
 
 
@@ -68,7 +70,7 @@ def run(bucket, tmp_path_factory):
         done = subprocess.run(
             [sys.executable, places.TESTS / script, *map(str, arguments)],
             cwd=elsewhere,
-            env=os.environ | bucket.environment | {"PYTHONPATH": str(places.ROOT)} | environment,
+            env=os.environ | bucket.environment | OWN | environment,
             capture_output=True,
             text=True,
             timeout=TIMEOUT,
@@ -80,37 +82,42 @@ def run(bucket, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def prepared(run, source):
-    """The data set in gs://bkt/data, prepared, verified and found again: what was said of it."""
-    command = ["psl_jax.prepare", "--corpus=own_data", "--source_dir=gs://bkt/source"]
-    command += ["--data_dir=gs://bkt/data", "--max_clip_seconds=2"]
-    commands = [command, ["psl_jax.prepare", "--verify=gs://bkt/data"], command]
-    done = run("small_commands.py", json.dumps(commands))
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def config(tmp_path_factory):
+    path = tmp_path_factory.mktemp("config") / "config.py"
+    path.write_text(CONFIG)
+    return path
 
 
 @pytest.fixture(scope="module")
-def runs(run, source, prepared, bucket, tmp_path_factory):
-    """A local suite, and gs://bkt/run, which was killed on the way: the folder of the former."""
+def local(run, source, config, tmp_path_factory):
+    """The folder of a suite here, and what was said of the data set in gs://bkt/data.
+
+    It is prepared, verified and found again there.
+    """
     folder = tmp_path_factory.mktemp("run")
-    config = tmp_path_factory.mktemp("config") / "config.py"
-    config.write_text(CONFIG)
-
-    def main(workdir, *more, die_at=""):
-        return run("small_main.py", "--config", config, "--workdir", workdir, *more, DIE_AT=die_at)
-
-    done = main(folder, f"--config.data.source_dir={source}", "--stage=evaluate")
+    prepare = ["psl_jax.prepare", "--corpus=own_data", "--source_dir=gs://bkt/source"]
+    prepare += ["--data_dir=gs://bkt/data", "--max_clip_seconds=2"]
+    main = ["psl_jax.main", f"--config={config}", f"--workdir={folder}", "--stage=evaluate"]
+    main += [f"--config.data.source_dir={source}"]
+    commands = [prepare, ["psl_jax.prepare", "--verify=gs://bkt/data"], prepare, main]
+    done = run("small_commands.py", json.dumps(commands))
     assert done.returncode == 0, done.stderr
-    there = "gs://bkt/run", "--config.data.corpus=tfds", "--config.data.data_dir=gs://bkt/data"
-    died = main(*there, die_at="batch 8")
+    return folder, done.stdout
+
+
+@pytest.fixture(scope="module")
+def runs(run, local, bucket, config):
+    """The folder of the local suite; gs://bkt/run is the same, which was killed on the way."""
+    where = "--workdir=gs://bkt/run", "--config.data.data_dir=gs://bkt/data"
+    arguments = "--config", config, "--config.data.corpus=tfds", *where
+    died = run("small_main.py", *arguments, DIE_AT="batch 8")
     assert died.returncode == -signal.SIGKILL, died.stderr
     assert bucket.names("run/teacher/checkpoints/")
     assert not bucket.names("run/teacher/averaged/")
-    done = main(*there)
+    done = run("small_main.py", *arguments)
     assert done.returncode == 0, done.stderr
     assert "gs://bkt/run/report.html" in done.stdout
-    return folder
+    return local[0]
 
 
 def arrays(data):
@@ -130,9 +137,10 @@ def values(log):
     return [{key: line[key] for key in kept if key in line} for line in lines]
 
 
-def test_data_are_prepared_from_and_to_the_bucket(prepared, runs, bucket):
-    assert "all whole" in prepared and "used again" in prepared
-    found, there = sorted((runs / "data").rglob("*.tfrecord-*")), bucket.names("data/")
+def test_data_are_prepared_from_and_to_the_bucket(local, bucket):
+    folder, told = local
+    assert "all whole" in told and "used again" in told
+    found, there = sorted((folder / "data").rglob("*.tfrecord-*")), bucket.names("data/")
     assert len(found) == 13
     for path in found:
         (ours,) = [one for one in there if one.endswith(f"/1.0.0/{path.name}")]
@@ -172,6 +180,7 @@ def test_a_model_and_data_in_the_bucket(run, runs, source, bucket, tmp_path):
             ["psl_jax.tag", f"{out}/m.safetensors", f"{source}/eval1.wav", "--format=json"],
         ]
 
+    safetensors = pytest.importorskip("safetensors.numpy", reason="safetensors is not installed")
     here = commands(f"{runs}/psl2s", f"{runs}/data", str(source), tmp_path)
     there = commands("gs://bkt/run/psl2s", "gs://bkt/data", "gs://bkt/source", "gs://bkt/made")
     done = run("small_commands.py", json.dumps([*here, *there]))
@@ -184,6 +193,8 @@ def test_a_model_and_data_in_the_bucket(run, runs, source, bucket, tmp_path):
         theirs = path.read_bytes()
         if path.suffix == ".npz":
             assert_same_arrays(arrays(ours), arrays(theirs))
+        elif path.suffix == ".safetensors":  # what is told of the arrays has no order
+            assert_same_arrays(safetensors.load(ours), safetensors.load(theirs))
         elif path.parent.name == "tags":
             assert ours == theirs.replace(os.fsencode(source), b"gs://bkt/source")
         else:

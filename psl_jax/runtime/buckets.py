@@ -62,11 +62,11 @@ class BucketPath(gpath.PosixGPath):
     def is_dir(self) -> bool:
         return (found := self._info()) is not None and found["type"] == "directory"
 
-    def stat(self) -> Stat:  # type: ignore[override]
+    def stat(self) -> Stat:
         if (found := self._info()) is None:
             raise FileNotFoundError(errno.ENOENT, "no such object", str(self))
-        made = found.get("mtime") or found.get("updated")
-        return Stat(int(found["size"]), made.timestamp() if hasattr(made, "timestamp") else 0.0)
+        made = found.get("mtime")
+        return Stat(int(found["size"]), made.timestamp() if made else 0.0)
 
     def iterdir(self) -> Iterator["BucketPath"]:
         """What is told of each with the listing is not asked for again.
@@ -101,7 +101,7 @@ class BucketPath(gpath.PosixGPath):
 
     # --- reading ---------------------------------------------------------------------------------
 
-    def open(self, mode: str = "r", **options: Any) -> IO[Any]:  # type: ignore[override]
+    def open(self, mode: str = "r", **options: Any) -> IO[Any]:
         """The whole object, in memory; for reading only: see `files.atomic_open`."""
         if mode not in ("r", "rb"):
             raise ValueError(f"{self}: opened with {mode!r}; objects are written whole")
@@ -142,7 +142,7 @@ class BucketPath(gpath.PosixGPath):
             _file_system().pipe_file(str(self), data)
         return len(data)
 
-    def write_text(self, data: str, encoding: str = "utf-8", **options: Any) -> int:  # type: ignore[override]
+    def write_text(self, data: str, encoding: str = "utf-8", **options: Any) -> int:
         return self.write_bytes(data.encode(encoding))
 
     def upload(self, source: str | os.PathLike) -> None:
@@ -154,7 +154,7 @@ class BucketPath(gpath.PosixGPath):
         with self._plain_errors(writes=True):
             _file_system().put_file(os.fspath(source), str(self))
 
-    def rename(self, target: str | os.PathLike) -> "BucketPath":  # type: ignore[override]
+    def rename(self, target: str | os.PathLike) -> "BucketPath":
         """Copies an object inside the bucket and deletes the first: it is never not there."""
         with self._plain_errors(writes=True):
             _file_system().cp_file(str(self), os.fspath(target))

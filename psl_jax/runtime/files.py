@@ -25,7 +25,7 @@ def atomic_open(path: str | os.PathLike, mode: str = "w", **kwargs: Any) -> Iter
     """
     path = path_of(path)
     if is_remote(path):
-        with atomic_path(path) as temporary, open(temporary, mode, **kwargs) as file:
+        with atomic_path(path) as local, open(local, mode, **kwargs) as file:
             yield file
         return
     path.parent.mkdir(parents=True, exist_ok=True)
