@@ -168,7 +168,7 @@ def _proxy(port: int, folder: pathlib.Path) -> Iterator[dict[str, str]]:
         yield {
             "https_proxy": f"http://127.0.0.1:{server.server_port}",
             "CURL_CA_BUNDLE": os.fspath(folder / "authority.pem"),
-            "no_proxy": "",
+            "no_proxy": "127.0.0.1,localhost",  # gRPC, with which processes join, looks at it too
         }
     finally:
         server.shutdown()
