@@ -202,6 +202,8 @@ class BucketPath(gpath.PosixGPath):
                 raise self._no_bucket() from error
             raise FileNotFoundError(errno.ENOENT, "no such object", str(self)) from error
         except Exception as error:
+            if not isinstance(error, OSError) and not _is_of_the_way(error):
+                raise
             raise UserError(f"{self}: {_reason(error)}") from error
 
     def _no_bucket(self) -> UserError:
@@ -242,6 +244,10 @@ def _file_system() -> Any:
     for name in ("gcs", "gs"):
         fsspec.config.conf.setdefault(name, {}).setdefault("use_listings_cache", False)
     return fsspec.filesystem("gcs", finalize_on_close=True)
+
+
+def _is_of_the_way(error: Exception) -> bool:
+    return type(error).__module__.partition(".")[0] in ("gcsfs", "aiohttp", "google")
 
 
 def _reason(error: Exception) -> str:
