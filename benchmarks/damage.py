@@ -182,7 +182,7 @@ def command(root: pathlib.Path, suite: faults.Suite, run: pathlib.Path) -> tuple
     told = [line for line in said.getvalue().splitlines() if "damaged" in line or "again" in line]
     try:
         suite.compare()
-    except (faults.FaultError, OSError) as error:
+    except (faults.FaultError, OSError, ValueError, KeyError) as error:  # it is still damaged
         return "OTHER", str(error)
     return "same", "; ".join(told)
 

@@ -199,7 +199,9 @@ class Campaign:
         stage = self.stage(self.folder)
         running[victim].send_signal(sent)
         at = time.monotonic()
-        self._check(running, [0, RESTART, -signal.SIGKILL, -signal.SIGTERM])
+        # Where the first of several is killed, JAX's coordinator, JAX aborts the others.
+        aborted = [-signal.SIGABRT] if len(running) > 1 and victim == 0 else []
+        self._check(running, [0, RESTART, -signal.SIGKILL, -signal.SIGTERM, *aborted])
         waited = time.monotonic() - at
         if not any(process.returncode for process in running):
             return None  # it was as good as at its end

@@ -1,5 +1,6 @@
 """Small packed data with soft labels, and the command `psl-jax labels` on them."""
 
+import csv
 import dataclasses
 
 import numpy as np
@@ -64,3 +65,25 @@ def run(*arguments) -> None:
 def read(folder, made: ClipIndex, segmentation: Segmentation) -> np.ndarray:
     """float16 [clips, segments, classes]."""
     return SoftLabels.open(folder, made, segmentation).gather(np.arange(len(made)))
+
+
+# --- for import: segments of one second ---------------------------------------------------------
+
+SEGMENTATION = Segmentation(1.0)
+
+
+def bring_in(path, data, out, *options, seconds="1") -> None:
+    place = ("--split=train", f"--segment_seconds={seconds}", f"--out={out}")
+    run("import", path, data, *place, *options)
+
+
+def write_table(path, rows, header=("clip", "segment", *CLASSES)):
+    with open(path, "w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    return path
+
+
+def all_rows() -> list[list]:
+    """A row for each segment: clip, number, three probabilities."""
+    counts = SEGMENTATION.counts(index().num_samples)
+    return [[IDS[c], s, 0.1, 0.2, 0.3] for c in range(len(IDS)) for s in range(counts[c])]

@@ -98,13 +98,15 @@ def epoch_windows(
         return _streamed(
             index, segmentation, rng, [seed, epoch], window_clips, process_index, process_count
         )
-    clips, segments = _drawn(index, segmentation, sampling, rng)
     size = epoch_size(index, segmentation, process_count)
+    total = int(segmentation.counts(index.num_samples).sum(dtype=np.int64))
     # One after the other, so that what is together in the order is together in a batch.
-    mine = (np.arange(size) * process_count + process_index) % len(clips)
+    mine = (np.arange(size) * process_count + process_index) % total
+    clips, segments = _drawn(index, segmentation, sampling, rng, mine)
+    bounds = [*range(0, size, DRAWN_WINDOW), size]
     return [
-        _drawn_window(index, segmentation, clips[part], segments[part])
-        for part in np.split(mine, np.arange(DRAWN_WINDOW, size, DRAWN_WINDOW))
+        _drawn_window(index, segmentation, clips[low:high], segments[low:high])
+        for low, high in itertools.pairwise(bounds)
     ]
 
 
@@ -118,17 +120,23 @@ def is_permuted(index: ClipIndex, window_clips: int) -> bool:
 
 
 def _drawn(
-    index: ClipIndex, segmentation: Segmentation, sampling: str, rng: np.random.Generator
+    index: ClipIndex,
+    segmentation: Segmentation,
+    sampling: str,
+    rng: np.random.Generator,
+    mine: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Clip and segment of every draw of an epoch, in order: int64 [total] each."""
+    """Clip and segment of the draws `mine` of an epoch, in their order: int64 each."""
     counts = segmentation.counts(index.num_samples)
     total = int(counts.sum(dtype=np.int64))
     if sampling == "uniform":
-        order = rng.permutation(total)
+        order = rng.permutation(total)[mine]
         return np.repeat(np.arange(len(index)), counts)[order], _ragged_arange(counts)[order]
-    draw = draws_lib.class_queue if sampling == "balanced" else draws_lib.by_weight
-    clips = draw(index, total, rng)
-    return clips, rng.integers(counts[clips])
+    if sampling == "balanced":
+        clips = draws_lib.class_queue(index, total, rng)
+        return clips[mine], rng.integers(counts[clips])[mine]
+    clips = draws_lib.by_weight(index, total, rng, mine)
+    return clips, (rng.random(total)[mine] * counts[clips]).astype(np.int64)
 
 
 def _drawn_window(

@@ -37,6 +37,7 @@ from psl_jax.weights.load import load_model
 
 # What stages make that later ones, or people, read: looked at by every start.
 _MADE = {
+    "relabel": (LABEL_QUALITY,),
     "average": (f"{orbax_folder.MODEL_FOLDER}/{orbax_folder.MODEL_FILE}",),
     "evaluate": (evaluation.METRICS, evaluation.SCORES, evaluation.PER_CLASS),
 }

@@ -22,8 +22,8 @@ class BatchNorm(nnx.Module):
     """
 
     def __init__(self, channels: int):
-        # From NumPy: JAX would compile a program for each shape.
-        zeros, ones = (jnp.asarray(np.full(channels, value, np.float32)) for value in (0, 1))
+        # From NumPy, only put: JAX, jnp.asarray too, would compile a program for each shape.
+        zeros, ones = (jax.device_put(np.full(channels, value, np.float32)) for value in (0, 1))
         self.scale, self.bias = nnx.Param(ones), nnx.Param(zeros)
         self.mean, self.var = nnx.BatchStat(zeros), nnx.BatchStat(ones)
 

@@ -78,9 +78,9 @@ def cut(x: jax.Array, valid_frames: jax.Array | None) -> jax.Array:
 
 
 def _xavier(rng: np.random.Generator, shape, fan_in, fan_out) -> jax.Array:
-    # Drawn with NumPy: at once, where JAX would compile a program for each shape.
+    # Drawn with NumPy and only put: JAX, jnp.asarray too, would compile a program for each shape.
     limit = (6.0 / (fan_in + fan_out)) ** 0.5
-    return jnp.asarray(rng.uniform(-limit, limit, shape), jnp.float32)
+    return jax.device_put(rng.uniform(-limit, limit, shape).astype(np.float32))
 
 
 class Stem(nnx.Module):
@@ -114,8 +114,9 @@ class Classifier(nnx.Module):
     """Linear layer from the embedding to the classes, in float32; initially N(0, 0.01)."""
 
     def __init__(self, inputs: int, outputs: int, rng: np.random.Generator):
-        self.kernel = nnx.Param(jnp.asarray(rng.normal(0, 0.01, (inputs, outputs)), jnp.float32))
-        self.bias = nnx.Param(jnp.asarray(np.zeros(outputs, np.float32)))
+        kernel = rng.normal(0, 0.01, (inputs, outputs)).astype(np.float32)
+        self.kernel = nnx.Param(jax.device_put(kernel))
+        self.bias = nnx.Param(jax.device_put(np.zeros(outputs, np.float32)))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return product(x, self.kernel[...]) + self.bias[...]

@@ -13,7 +13,6 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from orbax.checkpoint import multihost
 
 from psl_jax.runtime.errors import UserError
 
@@ -201,6 +200,8 @@ def wait_for_all(what: str) -> None:
 
     The processes' coordinator is asked, not their devices: collectives time out.
     """
+    from orbax.checkpoint import multihost  # slow to import, and tagging has no need of it
+
     multihost.get_barrier_sync_fn()(key=what, timeout_ms=_LONGEST_WAIT_MS)
 
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage
 
 from psl_jax.model.thresholds import DEFAULT
 from psl_jax.runtime.errors import UserError
@@ -168,5 +167,7 @@ class _MedianFilter:
     def _filtered(self, rows: np.ndarray) -> np.ndarray:
         if len(rows) <= 2 * self.half:
             return rows[:0]
+        from scipy import ndimage  # slow to import, and seldom needed
+
         size = (2 * self.half + 1, 1)
         return ndimage.median_filter(rows, size, mode="nearest")[self.half : len(rows) - self.half]

@@ -198,8 +198,9 @@ class Timeline:
         rows = (centres + FRAME_SAMPLES // 2) // FRAME_SAMPLES - self._start
         self._grow(int(rows[-1]) + 1, used.shape[1])
         weights = taper(len(used)) if self.segments else np.ones(len(used))
-        np.add.at(self._sums, rows, used * weights[:, None])
-        np.add.at(self._counts, rows, weights)
+        place = slice(int(rows[0]), int(rows[-1]) + 1)  # they follow one another
+        self._sums[place] += used * weights[:, None]
+        self._counts[place] += weights
         self._total = self._total + (used.mean(axis=0) if self.segments else used.sum(axis=0))
         self._summands += 1 if self.segments else len(used)
         self.seconds = piece.end / SAMPLE_RATE

@@ -62,8 +62,8 @@ class Dense(nnx.Module):
     """Linear layer, or 1x1 convolution of a map, with a bias."""
 
     def __init__(self, inputs: int, outputs: int):
-        self.kernel = nnx.Param(jnp.asarray(np.zeros((inputs, outputs), np.float32)))
-        self.bias = nnx.Param(jnp.asarray(np.zeros(outputs, np.float32)))
+        self.kernel = nnx.Param(jax.device_put(np.zeros((inputs, outputs), np.float32)))
+        self.bias = nnx.Param(jax.device_put(np.zeros(outputs, np.float32)))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """In the type of x."""
@@ -74,8 +74,8 @@ class Depthwise(nnx.Module):
     """Convolution of each channel by itself, padded by (size - 1) / 2 on each side."""
 
     def __init__(self, size: int, channels: int, stride: int):
-        self.kernel = nnx.Param(jnp.asarray(np.zeros((size, size, channels), np.float32)))
-        self.bias = nnx.Param(jnp.asarray(np.zeros(channels, np.float32)))
+        self.kernel = nnx.Param(jax.device_put(np.zeros((size, size, channels), np.float32)))
+        self.bias = nnx.Param(jax.device_put(np.zeros(channels, np.float32)))
         self.size, self.stride = size, stride
 
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -1,0 +1,258 @@
+"""Label files that cannot be right: refused in words, and nothing is left or overwritten."""
+
+import json
+import pickle
+import sys
+
+import label_data
+import numpy as np
+import pytest
+from label_data import CLASSES, IDS, SEGMENTATION, all_rows, bring_in, run, write_table
+from scipy.special import expit
+
+from psl_jax.audio.segments import Segmentation
+from psl_jax.runtime.errors import UserError
+
+h5py = pytest.importorskip("h5py", reason="needs the extra corpora")
+parquet = pytest.importorskip("pyarrow.parquet", reason="needs the extra corpora")
+
+SUFFIXES = {
+    "parquet": ".parquet",
+    "csv": ".csv",
+    "npy": ".npy",
+    "ced": ".h5",
+    "pretrainedsed": ".hdf5",
+}
+
+
+@pytest.fixture
+def data(tmp_path):
+    label_data.write_data(tmp_path / "data", label_data.index())
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: rows[:-2], "no labels for 2 segments of 2 of the 7 clips of 'train': 012"),
+        (lambda rows: [*rows, rows[0]], "clip --PJHxphWEs, segment 0 has two rows"),
+        (lambda rows: [*rows, [IDS[5], 4, 0, 0, 0]], "segment 4, and with 1 s it has 1 "),
+        (lambda rows: [*rows, [IDS[5], 0.5, 0, 0, 0]], "line 14: '0.5' is no whole number"),
+        (
+            lambda rows: [[*rows[0][:2], 4.5, 0, 0], *rows[1:]],
+            "4.5 is no probability.*--values=log",
+        ),
+        (lambda rows: [[*rows[0][:2], "nan", 0, 0], *rows[1:]], "lines 2 to 13: NaN is no label"),
+        (lambda rows: [[*rows[0][:2], "", 0, 0], *rows[1:]], "line 2: could not convert"),
+        (lambda rows: [rows[0][:3], *rows[1:]], "line 2: 3 fields, expected 5"),
+        (lambda rows: [[f"q{r[0]}", *r[1:]] for r in rows], "labels of other clips: q--PJHxphWEs"),
+    ],
+)
+def test_a_table_that_cannot_be_right_leaves_nothing(tmp_path, data, change, message):
+    table = write_table(tmp_path / "t.csv", change(all_rows()))
+    out = tmp_path / "labels"
+    with pytest.raises(UserError, match=message):
+        bring_in(table, data, out)
+    assert list(out.iterdir()) == []
+    bring_in(write_table(table, all_rows()), data, out)
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        (("nan", 1), "clip YabcdefghiJ has a row from nan to 1 s: expected two times in seconds"),
+        ((1, 0), "has a row from 1 to 0 s"),
+        ((30, 40), "no segment's middle lies in the times of any row. Are they seconds from the"),
+    ],
+)
+def test_times_that_cannot_be_right(tmp_path, data, times, message):
+    """What --missing=weak would else replace without a word."""
+    rows = [[IDS[1], *times, 0.1, 0.2, 0.3]]
+    table = write_table(tmp_path / "t.csv", rows, ("clip", "onset", "offset", *CLASSES))
+    with pytest.raises(UserError, match=message):
+        bring_in(table, data, tmp_path / "labels", "--missing=weak")
+
+
+def test_numbers_of_segments_in_parquet_are_whole(tmp_path, data):
+    pa = pytest.importorskip("pyarrow")
+    columns = dict(zip(("clip", "segment", *CLASSES), map(list, zip(*all_rows(), strict=True)),
+                       strict=True))  # fmt: skip
+    columns["segment"][0] = 0.5
+    parquet.write_table(pa.table(columns), tmp_path / "t.parquet")
+    with pytest.raises(UserError, match=r"rows 0 to 11: segment 0\.5: a whole number"):
+        bring_in(tmp_path / "t.parquet", data, tmp_path / "labels")
+
+
+@pytest.mark.parametrize("option", ["segment", "hop", "shortest_segment"])
+@pytest.mark.parametrize("seconds", ["inf", "nan", "-1", "1e9"])
+def test_lengths_that_are_none(tmp_path, data, option, seconds):
+    table = write_table(tmp_path / "t.csv", all_rows())
+    with pytest.raises(UserError, match=f"--{option}_seconds=.*expected seconds"):
+        bring_in(table, data, tmp_path / "labels", f"--{option}_seconds={seconds}")
+
+
+def test_times_of_other_segments(tmp_path, data):
+    index = label_data.index()
+    label_data.write_labels(tmp_path / "labels", index, SEGMENTATION)
+    run("export", tmp_path / "labels", data, "--split=train", f"--out={tmp_path / 't.csv'}")
+    with pytest.raises(UserError, match=r"segment 1 has the onset 1 s, and that of .* 2 s is 2 s"):
+        bring_in(tmp_path / "t.csv", data, tmp_path / "back", seconds=2)
+
+
+def test_segments_without_a_row_may_have_weak_labels(tmp_path, data, capsys):
+    table = write_table(tmp_path / "t.csv", all_rows()[:-2])
+    bring_in(table, data, tmp_path / "labels", "--missing=weak")
+    assert "2 segments of 2 clips had no row" in capsys.readouterr().out
+    index = label_data.index()
+    found = label_data.read(tmp_path / "labels", index, SEGMENTATION)
+    np.testing.assert_array_equal(found[5, 0], index.weak_labels()[5])
+    np.testing.assert_allclose(found[4, 0], [0.1, 0.2, 0.3], atol=1e-3)
+
+
+def test_classes_without_a_column(tmp_path, data):
+    rows = [row[:3] for row in all_rows()]
+    table = write_table(tmp_path / "t.csv", rows, ("clip", "segment", "Speech "))
+    with pytest.raises(UserError, match=r"lacks 2 of the data's 3 classes:\n  Vehicle horn"):
+        bring_in(table, data, tmp_path / "labels")
+    bring_in(table, data, tmp_path / "labels", "--unmapped=weak")
+    index = label_data.index()
+    found = label_data.read(tmp_path / "labels", index, SEGMENTATION)
+    np.testing.assert_allclose(found[:, 0, 0], 0.1, atol=1e-3)
+    np.testing.assert_array_equal(found[:, 0, 1:], index.weak_labels()[:, 1:])
+    near = write_table(tmp_path / "near.csv", rows, ("clip", "segment", "Dogs"))
+    with pytest.raises(UserError, match=r"none of the data's classes\. It has Dogs"):
+        bring_in(near, data, tmp_path / "more")
+
+
+def test_labels_of_another_file_are_not_mixed_in(tmp_path, data):
+    bring_in(write_table(tmp_path / "a.csv", all_rows()), data, tmp_path / "labels")
+    bring_in(write_table(tmp_path / "same.csv", all_rows()), data, tmp_path / "labels")
+    other = [[*row[:2], 0.9, 0.9, 0.9] for row in all_rows()]
+    with pytest.raises(UserError, match="holds soft labels for something else"):
+        bring_in(write_table(tmp_path / "b.csv", other), data, tmp_path / "labels")
+    manifest = json.loads((tmp_path / "labels/manifest.json").read_text())
+    assert manifest["origin"]["kind"] == "imported" and manifest["origin"]["files"] == ["a.csv"]
+
+
+class Code:
+    """A pickle of it prints when it is read."""
+
+    def __reduce__(self):
+        return print, ("code was run",)
+
+
+def test_an_index_with_code_in_it_is_refused(tmp_path, data, capsys):
+    np.save(tmp_path / "e.npy", np.zeros((7, 527), np.float32))
+    (tmp_path / "e.pkl").write_bytes(pickle.dumps({"a": Code()}))
+    with pytest.raises(UserError, match=r"e\.pkl is no index of file names: it names builtins"):
+        bring_in(tmp_path / "e.npy", data, tmp_path / "labels")
+    assert "code was run" not in capsys.readouterr().out
+    (tmp_path / "e.pkl").write_bytes(pickle.dumps(dict.fromkeys(IDS, 7)))
+    with pytest.raises(UserError, match="expected a row from 0 to 6"):
+        bring_in(tmp_path / "e.npy", data, tmp_path / "labels")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("n.txt", "\n".join(IDS[:-1]), "6 names, and the array 7 rows"),
+        ("n.json", json.dumps(IDS[1:]), "6 names, and the array 7 rows"),
+        ("n.json", "5", "is no index of file names: expected"),
+        ("n.json", '[["a"], ["b"], [1], [2], [3], [4], [5]]', "is no index of file names"),
+        ("n.pkl", "h0", "is no index of file names"),
+    ],
+    ids=["short text", "short list", "number", "lists", "no pickle"],
+)
+def test_what_is_no_index(tmp_path, data, name, content, message):
+    """Of a list that is too short nobody knows which rows it is of."""
+    np.save(tmp_path / "e.npy", np.zeros((7, 527), np.float32))
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=message):
+        bring_in(tmp_path / "e.npy", data, tmp_path / "labels", f"--index={tmp_path / name}")
+
+
+def test_an_archive_is_no_array(tmp_path, data):
+    with open(tmp_path / "e.npy", "wb") as file:
+        np.savez(file, a=np.zeros(3))
+    with pytest.raises(UserError, match=r"is an archive \(\.npz\)"):
+        bring_in(tmp_path / "e.npy", data, tmp_path / "labels")
+
+
+def test_a_stopped_export_leaves_no_names_of_another_array(tmp_path, data, monkeypatch):
+    index = label_data.index()
+    label_data.write_labels(tmp_path / "labels", index, Segmentation(3.0))
+    file, out = tmp_path / "e.npy", ("--split=train", f"--out={tmp_path / 'e.npy'}")
+    run("export", tmp_path / "labels", data, *out)
+    bring_in(file, data, tmp_path / "back", seconds=3)
+
+    def stop(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pickle, "dump", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run("export", tmp_path / "labels", data, *out)
+    with pytest.raises(UserError, match="there is no index of file names"):
+        bring_in(file, data, tmp_path / "again", seconds=3)
+
+
+@pytest.mark.parametrize(("first", "second"), [("a.parquet", "a.h5"), ("a.h5", "a.parquet")])
+def test_a_parquet_file_of_another_kind_is_not_overwritten(tmp_path, data, first, second):
+    """CED's table of rows is named like a table of labels."""
+    label_data.write_labels(tmp_path / "labels", label_data.index(), SEGMENTATION)
+    run("export", tmp_path / "labels", data, "--split=train", f"--out={tmp_path / first}")
+    before = (tmp_path / "a.parquet").read_bytes()
+    with pytest.raises(UserError, match=r"a\.parquet is there already and holds something else"):
+        run("export", tmp_path / "labels", data, "--split=train", f"--out={tmp_path / second}")
+    assert (tmp_path / "a.parquet").read_bytes() == before
+    run("export", tmp_path / "labels", data, "--split=train", f"--out={tmp_path / first}")
+
+
+def test_an_array_without_its_index_or_classes(tmp_path, data):
+    np.save(tmp_path / "e.npy", np.zeros((7, 527), np.float32))
+    with pytest.raises(UserError, match=r"e\.pkl: there is no index of file names.*--index"):
+        bring_in(tmp_path / "e.npy", data, tmp_path / "labels")
+    np.save(tmp_path / "e.npy", np.zeros((7, 5), np.float32))
+    with pytest.raises(UserError, match="has 5 classes and does not name them"):
+        bring_in(tmp_path / "e.npy", data, tmp_path / "labels")
+
+
+def test_segments_of_a_clip_need_a_word_to_become_one_row(tmp_path, data):
+    index = label_data.index()
+    label_data.write_labels(tmp_path / "labels", index, SEGMENTATION)
+    out = ("--split=train", f"--out={tmp_path / 'e.npy'}")
+    with pytest.raises(UserError, match="up to 3 segments a clip: give --pool"):
+        run("export", tmp_path / "labels", data, *out)
+    run("export", tmp_path / "labels", data, *out, "--pool=max")
+    labels = label_data.read(tmp_path / "labels", index, SEGMENTATION)
+    stored = expit(np.load(tmp_path / "e.npy").astype(np.float64))
+    np.testing.assert_allclose(stored, labels.max(axis=1), atol=1e-6)
+
+
+@pytest.mark.parametrize("option", ["--fill=zero", "--pool=max", "--index=names.pkl"])
+def test_an_option_of_another_format_is_refused(tmp_path, data, option):
+    table = write_table(tmp_path / "t.csv", all_rows())
+    with pytest.raises(UserError, match="means nothing for --format=csv"):
+        bring_in(table, data, tmp_path / "labels", option)
+
+
+@pytest.mark.parametrize("option", ["--top_k=5", "--pool=max"])
+def test_an_option_of_another_format_is_refused_in_the_export(tmp_path, data, option):
+    label_data.write_labels(tmp_path / "labels", label_data.index(), SEGMENTATION)
+    with pytest.raises(UserError, match="means nothing for --format=csv"):
+        run("export", tmp_path / "labels", data, "--split=train", f"--out={tmp_path / 't.csv'}",
+            option)  # fmt: skip
+
+
+@pytest.mark.parametrize(("library", "name"), [("h5py", "a.h5"), ("pyarrow", "a.parquet")])
+def test_a_missing_library_is_named(tmp_path, data, monkeypatch, library, name):
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(UserError, match=rf"needs {library}: pip install 'psl_jax\[corpora\]'"):
+        bring_in(tmp_path / name, data, tmp_path / "labels")
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.h5", "a.npy", "a.hdf5"])
+def test_a_damaged_file_is_named(tmp_path, data, name):
+    (tmp_path / name).write_bytes(b"nothing of the kind")
+    with pytest.raises(UserError, match=name):
+        bring_in(tmp_path / name, data, tmp_path / "labels")

@@ -1,0 +1,164 @@
+"""The training step: its loss, its gradients' effect, both layouts, other recipes."""
+
+import math
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from psl_jax.model.augmentation import Augmentation
+from psl_jax.model.context import Context
+from psl_jax.model.frontend import LogMel
+from psl_jax.model.mobilenetv2 import create
+from psl_jax.runtime import parallel
+from psl_jax.training.step import (
+    Recipe,
+    binary_cross_entropy,
+    init_state,
+    step_function,
+    train_program,
+)
+
+
+def test_cross_entropy_of_soft_labels():
+    rng = np.random.default_rng(0)
+    p, y = rng.uniform(0.01, 0.99, (4, 7)), rng.random((4, 7))
+    expected = -(y * np.log(p) + (1 - y) * np.log(1 - p)).mean()
+    ours = binary_cross_entropy(jnp.float32(p), jnp.float32(y))
+    assert float(ours) == pytest.approx(expected, rel=1e-5)
+
+
+def test_cross_entropy_stays_finite_at_the_ends():
+    probabilities, labels = jnp.array([[0.0, 1.0, 0.0, 1.0]]), jnp.array([[0.0, 1.0, 1.0, 0.0]])
+    value, gradient = jax.value_and_grad(binary_cross_entropy)(probabilities, labels)
+    assert float(value) == pytest.approx(-math.log(1e-7) / 2, rel=0.01)
+    assert np.isfinite(gradient).all()
+
+
+SAMPLES = 8000
+
+
+def batch_of(size=4, classes=3, seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        "audio": rng.integers(-8000, 8000, (size, SAMPLES)).astype(np.int16),
+        "num_samples": np.array([SAMPLES, SAMPLES // 2] * (size // 2), np.int32),
+        "labels": rng.random((size, classes)).astype(np.float32),
+    }
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """Network without dropout, its variables and a jitted step on one device."""
+    with pytest.MonkeyPatch.context() as patch:
+        blocks = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 1, 2), (6, 64, 1, 2), (6, 96, 1, 2))
+        patch.setattr("psl_jax.model.mobilenetv2.INVERTED_RESIDUALS", blocks)
+        network, variables = create(3, 0.1, dropout=0.0)
+    mesh = parallel.data_mesh(1)
+    return types.SimpleNamespace(
+        network=network,
+        variables=variables,
+        mesh=mesh,
+        program=train_program(network, Recipe(), mesh),
+    )
+
+
+def steps(plain, count, rate, batch):
+    state = parallel.replicate(init_state(plain.variables), plain.mesh)
+    losses = []
+    for _ in range(count):
+        state, values = plain.program(state, parallel.put_batch(batch, plain.mesh), rate)
+        losses.append(float(values["loss"]))
+    return state, losses
+
+
+def test_training_fits_a_batch(plain):
+    batch = batch_of() | {"labels": np.float32([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0]])}
+    _, losses = steps(plain, 40, 1e-2, batch)
+    assert losses[0] == pytest.approx(math.log(2), abs=0.05) and losses[-1] < 0.1
+
+
+def test_a_rate_of_zero_leaves_the_weights_and_updates_the_statistics(plain):
+    state, _ = steps(plain, 1, 0.0, batch_of())
+    jax.tree.map(np.testing.assert_array_equal, state.variables.params, plain.variables.params)
+    before, after = (v.stats["head_norm"]["var"] for v in (plain.variables, state.variables))
+    assert not np.array_equal(before, after)
+
+
+def test_padding_does_not_enter_the_loss(plain):
+    """What lies in the output frames past a clip's end has no say in its probabilities."""
+    batch = batch_of()
+    _, (loss,) = steps(plain, 1, 0.0, batch)
+    features = LogMel()(jnp.asarray(batch["audio"]), batch["num_samples"])
+    frames, _ = plain.network.apply(plain.variables, features, Context(train=True))
+    assert frames.shape[1] == 2  # of 51 frames, halved five times; of the 26 of 4000 samples, 1
+    rows = zip(np.asarray(frames), [2, 1, 2, 1], strict=True)
+    clips = np.stack([row[:valid].mean(axis=0) for row, valid in rows])
+    expected = binary_cross_entropy(jnp.asarray(clips), jnp.asarray(batch["labels"]))
+    assert loss == pytest.approx(float(expected), rel=1e-5)
+    everything = binary_cross_entropy(frames.mean(axis=1), jnp.asarray(batch["labels"]))
+    assert abs(float(everything) - loss) > 1e-4 * loss
+
+
+@pytest.fixture
+def optimized():
+    """Programs are compiled as users' are; elsewhere the tests leave optimizations out."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_both_layouts_optimized_take_the_same_step(plain, optimized, dtype):
+    """Channels first with fast math, as on a CPU, against channels last without it.
+
+    Gradients in float64 only: the rounding of float32 carries activations over corners of ReLU6.
+    """
+    with jax.enable_x64(dtype == "float64"):
+        (loss, *trees), (expected_loss, *expected) = both_layouts(plain, dtype)
+    assert loss == pytest.approx(expected_loss, rel=1e-5 if dtype == "float32" else 1e-12)
+    if dtype == "float32":
+        return
+    for ours, other in zip(*map(jax.tree.leaves, (trees, expected)), strict=True):
+        assert ours.dtype == other.dtype == np.float64
+        atol = 1e-9 * max(np.abs(other).max(), 1e-4)
+        np.testing.assert_allclose(ours, other, rtol=0, atol=atol)
+
+
+def both_layouts(plain, dtype):
+    """Of a step of each: the loss, the statistics and Adam's moments."""
+    batch = batch_of()
+    if dtype == "float64":  # int16 becomes float32 features
+        batch["audio"] = batch["audio"] / 32768
+    variables = jax.tree.map(lambda x: np.asarray(x, dtype), plain.variables)
+    results = []
+    for channels_first in (True, False):
+        recipe = Recipe(seed=3, dtype=dtype, channels_first=channels_first)
+        program = parallel.data_parallel(
+            step_function(plain.network, recipe, "cpu"),
+            plain.mesh,
+            (parallel.REPLICATED, parallel.SPLIT, parallel.REPLICATED),
+            parallel.REPLICATED,
+            fast_math=channels_first,
+        )
+        state = parallel.replicate(init_state(variables), plain.mesh)
+        state, values = program(state, parallel.put_batch(batch, plain.mesh), 1e-3)
+        trees = parallel.to_host((state.variables.stats, state.optimizer.mu))
+        results.append((float(values["loss"]), *trees))
+    return results
+
+
+@pytest.mark.parametrize(
+    "recipe", [Recipe(dtype="bfloat16"), Recipe(augmentation=Augmentation(mixup_alpha=0.5))]
+)
+def test_other_recipes_train_too(plain, recipe):
+    program = train_program(plain.network, recipe, plain.mesh)
+    state = parallel.replicate(init_state(plain.variables), plain.mesh)
+    state, values = program(state, parallel.put_batch(batch_of(), plain.mesh), 1e-3)
+    _, (reference,) = steps(plain, 1, 1e-3, batch_of())
+    assert float(values["loss"]) == pytest.approx(reference, rel=0.02)
+    assert float(values["loss"]) != reference
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(state.variables))
