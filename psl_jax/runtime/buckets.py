@@ -16,16 +16,14 @@ from typing import IO, Any, NamedTuple
 
 from etils.epath import gpath
 
-from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.errors import UnreachableError, UserError
 
 _LARGE = 8 << 20  # bytes; from here on an object is sent in pieces
 
 # Set before epath and TensorFlow look. epath would import TensorFlow, which takes seconds, and
-# where only JAX is there is none. What other processes write is to be seen; a network that is not
-# there is told after seconds.
+# where only JAX is there is none. What other processes write is to be seen.
 os.environ.setdefault("EPATH_USE_TF", "false")
 os.environ.setdefault("GCS_STAT_CACHE_MAX_AGE", "0")
-os.environ.setdefault("GCS_RETRY_CONFIG_MAX_RETRIES", "5")
 # gcsfs would ask by gRPC first of what kind a bucket is, and wait a minute where that is closed.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
@@ -204,7 +202,7 @@ class BucketPath(gpath.PosixGPath):
         except Exception as error:
             if not isinstance(error, OSError) and not _is_of_the_way(error):
                 raise
-            raise UserError(f"{self}: {_reason(error)}") from error
+            raise _in_words(self, error) from error
 
     def _no_bucket(self) -> UserError:
         return UserError(
@@ -250,20 +248,21 @@ def _is_of_the_way(error: Exception) -> bool:
     return type(error).__module__.partition(".")[0] in ("gcsfs", "aiohttp", "google")
 
 
-def _reason(error: Exception) -> str:
-    """An error of gcsfs, aiohttp or google-auth in words, and what to do."""
-    kind, text = type(error).__name__, " ".join(str(error).split())
+def _in_words(place: BucketPath, error: Exception) -> UserError:
+    """An error of gcsfs, aiohttp or google-auth, and what to do."""
+    kind, text = type(error).__name__, f"{' '.join(str(error).split()):.200}"
     code, where = getattr(error, "code", None), type(error).__module__.partition(".")[0]
     if code in (401, 403) or "Forbidden" in text or "does not have storage." in text:
-        return (
-            "no permission. Log in with `gcloud auth application-default login`, give the "
-            "machine's service account a role on the bucket (roles/storage.objectUser), or mend "
-            "the name "
-            f"({text:.200})"
+        return UserError(
+            f"{place}: no permission. Log in with `gcloud auth application-default login`, give "
+            "the machine's service account a role on the bucket (roles/storage.objectUser), or "
+            f"mend the name ({text})"
         )
     if where == "google" or kind in ("RefreshError", "DefaultCredentialsError"):
-        return (
-            "no credentials for Google Cloud: `gcloud auth application-default login`, or set "
-            f"GOOGLE_APPLICATION_CREDENTIALS ({text:.200})"
+        return UserError(
+            f"{place}: no credentials for Google Cloud: `gcloud auth application-default login`, "
+            f"or set GOOGLE_APPLICATION_CREDENTIALS ({text})"
         )
-    return f"Google Cloud Storage cannot be reached ({kind}: {text:.200}). Is there a network?"
+    return UnreachableError(
+        f"{place}: Google Cloud Storage cannot be reached ({kind}: {text}). Is there a network?"
+    )

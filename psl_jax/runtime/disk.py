@@ -12,7 +12,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 
-from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.errors import UnreachableError, UserError
 from psl_jax.runtime.paths import is_remote, path_of
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -37,7 +37,7 @@ def plain_disk_errors(path: str | os.PathLike, advice: str) -> Iterator[None]:
         number = _errno(error)
         if number is None and is_remote(path) and _is_of_a_bucket(error):
             first = (str(error).strip().splitlines() or [""])[0]
-            raise UserError(
+            raise UnreachableError(
                 f"cannot write {path} ({type(error).__name__}: {first:.200}): is its bucket to be "
                 f"reached, and may it be written? {advice}"
             ) from error

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from absl import app
 
 from psl_jax.runtime import interrupts, paths
-from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.errors import UnreachableError, UserError
 
 _BUCKET = re.compile(
     r"(?:(?P<option>--?[\w.\-]+)=)?(?P<place>(?:gs|s3|s3a|abfs|abfss|az|hdfs|oci)://.*)", re.DOTALL
@@ -20,8 +20,8 @@ _BUCKET = re.compile(
 def run(main: Callable, parse_flags: Callable | None = None, takes_buckets: bool = False) -> None:
     """Runs `main` with absl's flags; takes_buckets: its arguments may be places in buckets.
 
-    Exit status 2 for a UserError, 130 when interrupted, 75 when told to end by SIGTERM or left by
-    the other processes: then the same command goes on.
+    Exit status 2 for a UserError, 130 when interrupted, 75 when told to end by SIGTERM, left by the
+    other processes or cut off from a bucket: then the same command goes on.
     """
     interrupts.handle()
     try:
@@ -30,6 +30,9 @@ def run(main: Callable, parse_flags: Callable | None = None, takes_buckets: bool
             app.run(main)
         else:
             app.run(main, flags_parser=parse_flags)
+    except UnreachableError as error:
+        print(f"\nerror: {error} Run the same command again to go on", file=sys.stderr)
+        _exit(interrupts.RESTART)
     except UserError as error:
         print(f"\nerror: {error}", file=sys.stderr)
         _exit(2)
@@ -78,7 +81,10 @@ def check_places(arguments: Sequence[str], takes_buckets: bool) -> None:
             from psl_jax.runtime import buckets
 
             if (bucket := buckets.BucketPath(place).bucket) not in seen:
-                buckets.check(place)
+                try:
+                    buckets.check(place)
+                except UnreachableError as error:  # from the start, so perhaps for ever
+                    raise UserError(str(error)) from error
                 seen.add(bucket)
         option = argument if argument.startswith("-") else ""
 
