@@ -203,6 +203,24 @@ def test_a_model_and_data_in_the_bucket(run, runs, source, bucket, tmp_path):
     assert there == here.replace(os.fspath(source), "gs://bkt/source")
 
 
+@pytest.mark.skipif(
+    not os.environ.get("PSL_JAX_WALKS"), reason="takes minutes: set PSL_JAX_WALKS=1"
+)
+def test_the_quickstart_there_has_the_digits_of_the_one_here(run, bucket, tmp_path):
+    settings = {"data.full_clips": 24, "data.balanced_clips": 16, "data.eval_clips": 12}
+    settings |= {"train.max_steps": 4, "train.validate_every": 2, "train.batch_size": 8}
+    settings |= {"model.width": 0.1}
+    more = [f"--config.{name}={value}" for name, value in settings.items()]
+    for workdir in (tmp_path, "gs://bkt/quickstart"):
+        done = run("small_main.py", "--config=quickstart", "--workdir", workdir, *more)
+        assert done.returncode == 0, done.stderr
+    for name in ("teacher", "weak", "psl10s", "psl5s", "psl2s"):
+        ours, here = f"quickstart/{name}", tmp_path / name
+        assert bucket.get(f"{ours}/metrics.json") == (here / "metrics.json").read_bytes()
+        scores = bucket.get(f"{ours}/scores.npz"), (here / "scores.npz").read_bytes()
+        assert_same_arrays(*map(arrays, scores))
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
