@@ -35,7 +35,8 @@ def load(path: str | os.PathLike, labels: Sequence[str] | None = None) -> Tagger
 
     Args:
       path: a run folder or its `averaged` folder, a published folder, an exported file
-        (`.safetensors`, `.onnx`, `.tflite`, `.pt`), a published `.pt`, or hf://USER/NAME.
+        (`.safetensors`, `.onnx`, `.tflite`, `.pt`), a published `.pt`, here or in a bucket
+        (gs://...), or hf://USER/NAME.
       labels: names of the classes to tag, in this order; by default all of the model's.
 
     Raises:

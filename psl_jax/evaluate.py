@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from psl_jax.runtime import entry
+from psl_jax.runtime.paths import path_of
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -55,7 +56,7 @@ def main(arguments: argparse.Namespace) -> None:
     seconds = "whole" if isinstance(cut, WholeClips) else cut.seconds
     length = seconds if seconds == "whole" else f"{seconds:g}s"
     name = f"{teacher.name}-{arguments.split}-{length}"
-    out = pathlib.Path(arguments.out or pathlib.Path("evaluations") / name)
+    out = path_of(arguments.out or path_of("evaluations") / name)
     scorer = task.scorer(arguments)
     if jax.process_index() == 0:
         print("\n".join(options.plan(task, cut, scorer, arguments, out)), flush=True)
@@ -107,4 +108,4 @@ def summary(out: pathlib.Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    entry.run(main, parse)
+    entry.run(main, parse, takes_buckets=True)

@@ -13,7 +13,6 @@ probabilities of the model is not kept, and the exit status is 2.
 import argparse
 import os
 import pathlib
-import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -21,8 +20,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
-from psl_jax.runtime import disk, entry
+from psl_jax.runtime import disk, entry, files
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import is_remote, path_of, remove_tree
 
 TOLERANCE = 1e-4  # in probability, of every class of every clip and frame
 QUANTIZED_TOLERANCE = 0.03  # in probability on average: what 8-bit weights are expected to cost
@@ -79,11 +79,18 @@ def export(
     """
     from psl_jax.exporting import check, export_options
 
-    form, out = format_named(name), pathlib.Path(out)
+    form, out = format_named(name), path_of(out)
     info = export_options.describe(model, options, licence)
+    if is_remote(out):
+        with tempfile.TemporaryDirectory(prefix="psl_jax-") as folder:
+            found = export(model, name, pathlib.Path(folder) / out.name, signals, options, licence)
+            if out.is_dir():
+                remove_tree(out)
+            files.copy_tree(pathlib.Path(folder), out.parent)
+        return found
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
-        path = pathlib.Path(folder) / out.name
+        path = path_of(folder) / out.name
         try:
             form.write(path, model, info, options)
             runner = form.load(path)
@@ -95,7 +102,7 @@ def export(
             ) from error
         found = check.differences(runner, model, signals, options.waveform)
         _refuse_difference(found, name, options.quantize)
-        for written in pathlib.Path(folder).iterdir():
+        for written in path_of(folder).iterdir():
             _replace(written, out.parent / written.name)
     return found
 
@@ -114,7 +121,7 @@ def _refuse_difference(found: Any, name: str, quantized: bool) -> None:
 
 def _replace(source: pathlib.Path, target: pathlib.Path) -> None:
     if target.is_dir():
-        shutil.rmtree(target)
+        remove_tree(target)
     os.replace(source, target)
 
 
@@ -182,7 +189,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def _refuse_settings(arguments: argparse.Namespace) -> None:
-    name, out = arguments.format, pathlib.Path(arguments.out)
+    name, out = arguments.format, path_of(arguments.out)
     if arguments.quantize and name != "tflite":
         raise UserError(f"--quantize is for --format=tflite, not {name}")
     if arguments.input == "logmel" and name not in _GRAPHS:
@@ -203,10 +210,10 @@ def _default_licence(model: Any) -> str | None:
 
 
 def _megabytes(path: str) -> float:
-    place = pathlib.Path(path)
+    place = path_of(path)
     every = [place] if place.is_file() else [x for x in place.rglob("*") if x.is_file()]
     return sum(x.stat().st_size for x in every) / 1e6
 
 
 if __name__ == "__main__":
-    entry.run(main, parse)
+    entry.run(main, parse, takes_buckets=True)

@@ -166,4 +166,4 @@ def _explain(arguments: list[str], error: Exception) -> str:
 
 if __name__ == "__main__":
     huge_pages.restart_with_them()
-    entry.run(main, _parse)
+    entry.run(main, _parse, takes_buckets=True)

@@ -113,4 +113,4 @@ def _verify(folder: str, num_workers: int | None) -> int:
 
 
 if __name__ == "__main__":
-    entry.run(main, parse)
+    entry.run(main, parse, takes_buckets=True)

@@ -14,7 +14,6 @@ one (docs/TEACHERS.md):
 
 import argparse
 import dataclasses
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +21,7 @@ from psl_jax.audio.segments import MIN_SEGMENT_SECONDS
 from psl_jax.data.soft_labels import LabelRule
 from psl_jax.runtime import entry
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import path_of
 from psl_jax.runtime.settings import read
 
 
@@ -81,7 +81,7 @@ def main(arguments: argparse.Namespace) -> None:
     segmentation = dataclasses.replace(task.segmentation, shortest_seconds=shortest)
     task = task._replace(segmentation=segmentation)
     rule = LabelRule(**rule_of(arguments))
-    out, scorer = pathlib.Path(arguments.out), task.scorer(arguments, rule.count_padding)
+    out, scorer = path_of(arguments.out), task.scorer(arguments, rule.count_padding)
     if jax.process_index() == 0:
         heard = relabeling.windows_of(task.segmentation, rule.overlap)
         print("\n".join(options.plan(task, heard, scorer, arguments, out)), flush=True)
@@ -132,4 +132,4 @@ def summary(quality: dict) -> list[str]:
 
 
 if __name__ == "__main__":
-    entry.run(main, parse)
+    entry.run(main, parse, takes_buckets=True)

@@ -122,4 +122,4 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 if __name__ == "__main__":
-    entry.run(main, parse)
+    entry.run(main, parse, takes_buckets=True)

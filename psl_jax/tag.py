@@ -13,8 +13,6 @@ tagged; 1 if a file could not be read; 2 for wrong settings.
 import argparse
 import contextlib
 import itertools
-import os
-import pathlib
 import shutil
 import sys
 import time
@@ -23,6 +21,7 @@ from typing import Any
 
 from psl_jax.runtime import disk, entry, progress
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import is_remote, path_of
 from psl_jax.tagging import options
 
 MANY_FILES = 50  # from here on progress is shown without a terminal, too
@@ -233,10 +232,12 @@ class _Work:
         from psl_jax.tagging import claims, writing
 
         self._inputs, self._claims = inputs, None
-        if arguments.skip_existing:
+        self._skips = arguments.skip_existing
+        if self._skips:
             ending = writing.ENDINGS[arguments.format]
             self._paths = writing.output_paths(arguments.out, inputs, ending)
-            self._claims = claims.Claims(arguments.out)
+            if not is_remote(arguments.out):
+                self._claims = claims.Claims(arguments.out)
 
     def __enter__(self) -> "_Work":
         return self
@@ -248,18 +249,21 @@ class _Work:
     def __iter__(self) -> Iterator:
         from psl_jax.tagging import claims
 
-        if self._claims is None:
+        if not self._skips:
             return iter(self._inputs)
         return claims.unclaimed(self._inputs, self._paths, self._claims)
 
     def older_than(self, model: str) -> int:
         """How many outputs are older than the files of a model, as when it got new thresholds."""
-        inside = ("", "averaged/model.json", "model.json", "model.safetensors")
-        known = [os.path.join(model, name).rstrip("/") for name in inside]
-        changed = [os.path.getmtime(path) for path in known if os.path.isfile(path)]
+        if self._claims is None:  # a bucket: each would be a request
+            return 0
+        folder = path_of(model)
+        inside = ("averaged/model.json", "model.json", "model.safetensors")
+        known = [folder, *(folder / name for name in inside)]
+        changed = [path.stat().st_mtime for path in known if path.is_file()]
         if not changed:
             return 0
-        made = [os.path.getmtime(path) for path in self._paths.values() if path.exists()]
+        made = [path.stat().st_mtime for path in self._paths.values() if path.exists()]
         return sum(time < max(changed) for time in made)
 
     def done(self, item: Any) -> None:
@@ -277,13 +281,13 @@ def _plotter(target: str, inputs: Sequence) -> Callable:
 
     picture.require_matplotlib()
     is_folder = not target.lower().endswith(".png")
-    disk.check_writable(target if is_folder else pathlib.Path(target).parent, "--plot")
+    disk.check_writable(target if is_folder else path_of(target).parent, "--plot")
     if is_folder:
         paths = writing.output_paths(target, inputs, ".png")
     elif len(inputs) > 1:
         raise UserError(f"--plot={target} is one picture for {len(inputs)} files: give a folder")
     else:
-        paths = {item: pathlib.Path(target) for item in inputs}
+        paths = {item: path_of(target) for item in inputs}
     return lambda tags: picture.plot_file(tags, paths[tags.input])
 
 
@@ -346,4 +350,4 @@ def _header_seconds(path: str) -> float | None:
 
 
 if __name__ == "__main__":
-    entry.run(main, parse)
+    entry.run(main, parse, takes_buckets=True)

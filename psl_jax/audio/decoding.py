@@ -23,6 +23,7 @@ from psl_jax.audio.readers import (
     check_form,
 )
 from psl_jax.audio.segments import SAMPLE_RATE
+from psl_jax.runtime.paths import is_remote, local_copy, path_of
 
 AudioFile = str | os.PathLike | IO[bytes]
 
@@ -95,6 +96,18 @@ def decoded_blocks(file: AudioFile) -> Iterator[np.ndarray]:
     check_length(total)
 
 
+@contextlib.contextmanager
+def _fetched(place: str | os.PathLike) -> Iterator[str]:
+    """The path of a copy of an object."""
+    path = path_of(place)
+    if path.is_dir():
+        raise DecodeError("unreadable", "a folder, not a file")
+    if not path.exists():
+        raise DecodeError("missing", "no such object")
+    with local_copy(path) as copy:
+        yield os.fspath(copy)
+
+
 def form_of(file: AudioFile) -> tuple[int, int]:
     """Rate in Hz and number of channels of a file. Raises DecodeError as `decode` does."""
     with _opened(file) as reader:
@@ -103,7 +116,11 @@ def form_of(file: AudioFile) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def _opened(file: AudioFile) -> Iterator[Reader]:
-    """An open file, whose errors become DecodeErrors."""
+    """An open file, whose errors become DecodeErrors; one in a bucket is copied here first."""
+    if isinstance(file, str | os.PathLike) and is_remote(file):
+        with _fetched(file) as copy, _opened(copy) as reader:
+            yield reader
+        return
     _check_readable(file)
     try:
         kind = video_files if video_files.is_one(video_files.head_of(file)) else sound_files

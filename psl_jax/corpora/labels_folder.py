@@ -26,6 +26,7 @@ from psl_jax.corpora.stored_audio import FileAudio
 from psl_jax.model.class_lists import clean_name, read_classes
 from psl_jax.runtime.csv_files import hash_files
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import is_remote, path_of
 
 CLASSES_CSV = "classes.csv"
 EVENTS_SUFFIX = "_events"
@@ -66,7 +67,7 @@ def read_folder(folder: str | os.PathLike, separator: str = ";") -> OwnFolder:
     Raises:
       UserError: no such folder, no split CSV, missing columns, unreadable CSV or class list.
     """
-    root = pathlib.Path(folder)
+    root = path_of(folder)
     labels, events = _find_tables(root)
     class_file = root / CLASSES_CSV
     hints = [] if class_file.exists() else _other_separators(labels, separator)
@@ -83,7 +84,7 @@ def read_folder(folder: str | os.PathLike, separator: str = ";") -> OwnFolder:
         problems += [(split, problem) for problem in reader.problems]
     tables = [table.path for table in (*labels.values(), *events.values())]
     return OwnFolder(
-        path=os.path.realpath(root),
+        path=os.fspath(root) if is_remote(root) else os.path.realpath(root),
         classes=names,
         class_ids=class_ids,
         rows=rows,
@@ -208,7 +209,7 @@ def _read_table(path: pathlib.Path, columns: Sequence[str]) -> _Table:
     """The rows of a CSV with (at least) `columns`; ill-formed rows go to `bad`."""
     table = _Table(path, [], [])
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, restkey=_TOO_MANY, restval=None)
             reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
             if missing := [name for name in columns if name not in reader.fieldnames]:
@@ -264,11 +265,11 @@ def _existing(path: str) -> str:
 
     Tables and archives made on macOS have the latter.
     """
-    if not path.isascii() and not os.path.exists(path):
+    if not path.isascii() and not path_of(path).exists():
         forms: tuple[Literal["NFC", "NFD"], ...] = ("NFC", "NFD")
         for form in forms:
             other = unicodedata.normalize(form, path)
-            if os.path.exists(other):
+            if path_of(other).exists():
                 return other
     return path
 

@@ -4,7 +4,6 @@ import datetime
 import functools
 import itertools
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from psl_jax.corpora.corpus import Corpus
 from psl_jax.corpora.labels_folder import read_folder
 from psl_jax.corpora.problems import Problem
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import path_of
 
 
 class OwnData(Corpus):
@@ -54,7 +54,8 @@ class OwnData(Corpus):
     def notes(self, report: Mapping[str, Any]) -> list[str]:
         made = datetime.datetime.fromisoformat(report["made"]).timestamp() + 1
         paths = {os.path.join(self.folder.path, p["file"]) for p in report["problems"]}
-        if newer := [p for p in paths if os.path.exists(p) and os.path.getmtime(p) > made]:
+        found = [path for path in map(path_of, paths) if path.exists()]
+        if newer := [path for path in found if path.stat().st_mtime > made]:
             return [
                 f"note: {len(newer)} of the files with problems have changed since, such as "
                 f"{newer[0]}. To prepare the data again, delete its folder"
@@ -62,8 +63,8 @@ class OwnData(Corpus):
         return []
 
     def nothing_left(self, split: str, problems: list[Problem]) -> UserError:
-        root = pathlib.Path(self.folder.path)
-        with open(root / f"{split}.csv", encoding="utf-8-sig") as file:
+        root = path_of(self.folder.path)
+        with (root / f"{split}.csv").open(encoding="utf-8-sig") as file:
             first_rows = "".join(f"  {line.rstrip()}\n" for line in itertools.islice(file, 4))
         present = itertools.islice((p for p in root.rglob("*") if p.suffix != ".csv"), 1000)
         files = [p.relative_to(root).as_posix() for p in present if p.is_file()]

@@ -12,6 +12,7 @@ import numpy as np
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import path_of
 
 Event = tuple[float, float, int]  # onset and offset in seconds, class index
 
@@ -144,7 +145,7 @@ class ClipIndex:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "ClipIndex":
-        with open(path, "rb") as file, np.load(file) as data:
+        with path_of(path).open("rb") as file, np.load(file) as data:
             arrays = dict(data)
         arrays |= {"split": str(arrays["split"]), "classes": tuple(map(str, arrays["classes"]))}
         return cls(**arrays)

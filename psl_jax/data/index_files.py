@@ -1,5 +1,6 @@
 """The index of a prepared split: where its shards lie and what its clips are, without audio."""
 
+import functools
 import os
 import pathlib
 import zipfile
@@ -12,6 +13,7 @@ from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.data.clip_index import ClipDescription, ClipIndex, joined, ragged
 from psl_jax.runtime import files, progress
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import absolute, is_remote, path_of
 from psl_jax.runtime.quiet_tensorflow import tensorflow_quietly
 
 _PARSE_BATCH = 64
@@ -55,12 +57,7 @@ def find_data_dir(folder: str | os.PathLike) -> str:
     Below a folder that was given to `prepare` as its `data_dir` lie
     `<corpus>/<settings>/<version>`. Raises UserError where there is none or several.
     """
-    if "://" in os.fspath(folder):
-        raise UserError(
-            f"{os.fspath(folder)} lies in a bucket: mount it, such as with gcsfuse, and give the "
-            "path there (docs/LAUNCH.md, Buckets)"
-        )
-    root = pathlib.Path(os.path.abspath(folder))
+    root = absolute(folder)
     if (root / INFO_NAME).exists():
         return os.fspath(root)
     found = sorted(
@@ -81,8 +78,9 @@ def shard_paths(data_dir: str | os.PathLike, split: str) -> list[str]:
     Raises:
       UserError: no such data set or split, or a shard is missing on disk.
     """
-    paths = [os.fspath(path) for path in shard_names(data_dir, split)]
-    if missing := [path for path in paths if not os.path.exists(path)]:
+    names = shard_names(data_dir, split)
+    paths, there = [os.fspath(path) for path in names], files.exist(names)
+    if missing := [path for path, is_there in zip(paths, there, strict=True) if not is_there]:
         raise UserError(
             f"{len(missing)} of {len(paths)} shards of split {split!r} are missing, the first is "
             f"{missing[0]}. Prepare the data again: the same command makes only what is missing."
@@ -94,17 +92,17 @@ def shard_names(data_dir: str | os.PathLike, split: str) -> list[pathlib.Path]:
     """Where the shards of `split` should be, in order. Raises UserError as `shard_paths`."""
     members = unions(data_dir).get(split, [split])
     infos = [_split_info(data_dir, member) for member in members]
-    return [pathlib.Path(path) for info in infos for path in info.filepaths]
+    return [path_of(path) for info in infos for path in info.filepaths]
 
 
 def index_path(data_dir: str | os.PathLike, split: str) -> pathlib.Path:
     """Where the index of a stored split lies."""
-    return pathlib.Path(data_dir) / f"index-{split}.npz"
+    return path_of(data_dir) / f"index-{split}.npz"
 
 
 def saved_splits(data_dir: str | os.PathLike) -> list[str]:
     """Splits that have an index on disk."""
-    names = sorted(path.name for path in pathlib.Path(data_dir).glob("index-*.npz"))
+    names = sorted(path.name for path in path_of(data_dir).glob("index-*.npz"))
     return [name.removeprefix("index-").removesuffix(".npz") for name in names]
 
 
@@ -137,7 +135,7 @@ def unions(data_dir: str | os.PathLike) -> dict[str, list[str]]:
 
     AudioSet's `full` holds `balanced`, for instance, which is on disk but once.
     """
-    path = pathlib.Path(data_dir) / UNIONS_NAME
+    path = path_of(data_dir) / UNIONS_NAME
     try:
         found = files.read_json(path) if path.exists() else {}
         return {str(name): [str(member) for member in members] for name, members in found.items()}
@@ -286,13 +284,27 @@ def _scan_records(paths: list[str], has_events: bool) -> Iterator[ClipDescriptio
 
 
 def _dataset_info(data_dir: str | os.PathLike) -> Any:
-    if "://" in os.fspath(data_dir):
-        tensorflow_quietly()  # before TFDS imports it; metadata of local files need no TensorFlow
+    path = path_of(data_dir) / INFO_NAME
+    if is_remote(path) and path.exists():
+        return _remote_info(os.fspath(data_dir), *path.stat())
+    return _read_info(data_dir)
+
+
+@functools.lru_cache(maxsize=8)
+def _remote_info(data_dir: str, *_: object) -> Any:
+    """Read once as long as it is the same object: each time would take several requests."""
+    return _read_info(data_dir)
+
+
+def _read_info(data_dir: str | os.PathLike) -> Any:
     import tensorflow_datasets as tfds
     from google.protobuf.json_format import ParseError
 
-    if not os.path.exists(os.path.join(data_dir, INFO_NAME)):
-        inside = sorted(os.listdir(data_dir))[:5] if os.path.isdir(data_dir) else "no such folder"
+    folder = path_of(data_dir)
+    if not (folder / INFO_NAME).exists():
+        inside: object = "no such folder"
+        if folder.is_dir():
+            inside = sorted(found.name for found in folder.iterdir())[:5]
         raise UserError(
             f"{data_dir} is not a prepared data set: expected {INFO_NAME} in it, found "
             f"{inside}. Give the folder of the version, such as .../own_data/<settings>/1.0.0."

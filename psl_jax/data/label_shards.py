@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from psl_jax.data import record_files
+from psl_jax.runtime.paths import local_copy, path_of
 
 FORMATS = ("tfrecord", "npz")
 _DENSE, _VALUES, _CLASSES = "probabilities", "values", "classes"
@@ -19,7 +20,7 @@ _DENSE, _VALUES, _CLASSES = "probabilities", "values", "classes"
 
 def shard_path(directory: str | os.PathLike, shard: int, count: int, format: str) -> pathlib.Path:
     """Where a shard of labels lies."""
-    return pathlib.Path(directory) / f"labels-{shard:05d}-of-{count:05d}.{format}"
+    return path_of(directory) / f"labels-{shard:05d}-of-{count:05d}.{format}"
 
 
 # Numbers of records, ascending, and where each record of the shard begins, if that is known.
@@ -127,17 +128,18 @@ def _read_tfrecord(
 ) -> tuple[list[str], dict[str, np.ndarray]]:
     ids = []
     total = int(counts.sum())
+    positions, places = some if some else (range(len(counts)), None)
     parts = {name: np.empty((total, width), dtype) for name, (width, dtype) in shapes.items()}
     ends = np.cumsum(counts)
-    positions, places = some if some else (range(len(counts)), None)
-    records = record_files.read_records(path, positions, places)
-    for record, end, count in zip(records, ends, counts, strict=True):
-        clip_id, *found = record_files.bytes_features(record, ("id", *shapes))
-        ids.append(bytes(clip_id).decode())
-        for (name, (width, dtype)), values in zip(shapes.items(), found, strict=True):
-            if len(values) != 2 * count * width:
-                raise ValueError(f"{len(values)} bytes for {count} segments of {width} {name}")
-            parts[name][end - count : end] = np.frombuffer(values, dtype).reshape(count, width)
+    with local_copy(path) as local:  # a shard of labels is small
+        records = record_files.read_records(local, positions, places)
+        for record, end, count in zip(records, ends, counts, strict=True):
+            clip_id, *found = record_files.bytes_features(record, ("id", *shapes))
+            ids.append(bytes(clip_id).decode())
+            for (name, (width, dtype)), values in zip(shapes.items(), found, strict=True):
+                if len(values) != 2 * count * width:
+                    raise ValueError(f"{len(values)} bytes for {count} segments of {width} {name}")
+                parts[name][end - count : end] = np.frombuffer(values, dtype).reshape(count, width)
     return ids, parts
 
 
@@ -153,7 +155,7 @@ def _write_npz(path: pathlib.Path, ids: np.ndarray, parts: dict[str, list[np.nda
 def _read_npz(
     path: pathlib.Path, counts: np.ndarray, shapes: _Shapes
 ) -> tuple[list[str], dict[str, np.ndarray]]:
-    with open(path, "rb") as file, np.load(file) as data:
+    with path.open("rb") as file, np.load(file) as data:
         ids = data["ids"].tolist()
         if len(ids) != len(counts):
             raise ValueError(f"it holds {len(ids)} clips, expected {len(counts)}")

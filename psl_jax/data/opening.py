@@ -1,10 +1,10 @@
 """Opens a split, whatever it is stored as."""
 
 import os
-import pathlib
 
 from psl_jax.data.sources import Source
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import path_of
 
 
 def open_source(
@@ -25,7 +25,7 @@ def open_source(
 
 def open_folder(folder: str | os.PathLike, split: str) -> Source:
     """A split of a prepared or packed data set, whichever `folder` is or has below it."""
-    path = pathlib.Path(folder)
+    path = path_of(folder)
     if not path.is_dir():
         raise UserError(f"{folder} is no folder: give that of a prepared or packed data set")
     if (path / f"{split}.npz").exists():
@@ -34,6 +34,6 @@ def open_folder(folder: str | os.PathLike, split: str) -> Source:
 
     data_dir = index_files.find_data_dir(path)
     packed = sorted(file.stem for file in path.glob("*.npz"))
-    if packed and not pathlib.Path(data_dir, "dataset_info.json").exists():
+    if packed and not (path_of(data_dir) / "dataset_info.json").exists():
         raise UserError(f"{folder} has no split {split!r}; it has {', '.join(packed)}")
     return open_source(data_dir, split)

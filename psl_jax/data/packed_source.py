@@ -16,6 +16,7 @@ from psl_jax.data.sources import LoadedWindow, Source, read_ahead
 from psl_jax.runtime import files, progress
 from psl_jax.runtime.disk import plain_disk_errors
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import local_copy
 
 _AUDIO = "audio.npy"
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip member: magic, name length, extra length
@@ -58,14 +59,15 @@ class PackedSource:
 
     def __init__(self, path: str | os.PathLike):
         try:
-            with open(path, "rb") as file, np.load(file) as data:
-                arrays = {name: data[name] for name in data.files if name != "audio"}
+            with local_copy(path) as local:  # what is mapped stays when its name is gone
+                with open(local, "rb") as file, np.load(file) as data:
+                    arrays = {name: data[name] for name in data.files if name != "audio"}
+                self.audio = _map_audio(local)
             arrays |= {
                 "split": str(arrays["split"]),
                 "classes": tuple(map(str, arrays["classes"])),
             }
             self.index = ClipIndex(**arrays)
-            self.audio = _map_audio(path)
         except FileNotFoundError:
             raise UserError(f"{path}: no such packed data file") from None
         except (zipfile.BadZipFile, KeyError, TypeError, ValueError, OSError, EOFError) as error:

@@ -12,6 +12,7 @@ from psl_jax.data.clip_index import ClipIndex, joined
 from psl_jax.data.sampling import Window
 from psl_jax.data.sources import LoadedWindow, read_ahead
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import is_remote, path_of
 
 LOCAL_THREADS = 2  # more gain nothing, and training needs the cores as well
 REMOTE_THREADS = 16  # that mostly wait
@@ -122,6 +123,8 @@ class TFRecordSource:
                 self._check(path, found_id, clip_id, num_bytes, length)
                 row[max(length - start, 0) :] = 0
         except (record_files.DamagedFileError, OSError) as error:
+            if is_remote(path):
+                path_of(path).exists()  # raises where it is the bucket that is not reached
             raise UserError(
                 f"{path}: damaged clip shard ({error}); prepare the data again, or copy the "
                 "shard again if it was copied"

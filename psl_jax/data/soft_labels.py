@@ -22,6 +22,7 @@ from psl_jax.data.clip_index import ClipIndex
 from psl_jax.runtime import files
 from psl_jax.runtime.disk import plain_disk_errors
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import path_of
 from psl_jax.runtime.settings import setting
 
 FORMATS = label_shards.FORMATS
@@ -143,15 +144,15 @@ def digest_without_teacher(directory: str | os.PathLike, even_relabeled: bool) -
 
 def are_begun(directory: str | os.PathLike) -> bool:
     """Whether a directory has a manifest."""
-    return (pathlib.Path(directory) / _MANIFEST).exists()
+    return (path_of(directory) / _MANIFEST).exists()
 
 
 def missing_shards(directory: str | os.PathLike) -> list[int]:
     """Numbers of the shards still to be written. Raises UserError without a manifest."""
     manifest = _read_manifest(directory)
     count = len(manifest["shard_sizes"])
-    paths = (label_shards.shard_path(directory, i, count, manifest["format"]) for i in range(count))
-    return [i for i, path in enumerate(paths) if not path.exists()]
+    paths = [label_shards.shard_path(directory, i, count, manifest["format"]) for i in range(count)]
+    return [i for i, there in enumerate(files.exist(paths)) if not there]
 
 
 class SoftLabelWriter:
@@ -180,7 +181,7 @@ class SoftLabelWriter:
         """
         if format not in FORMATS:
             raise ValueError(f"format {format!r}, expected one of {FORMATS}")
-        self.directory, self.index, self.segmentation = pathlib.Path(directory), index, segmentation
+        self.directory, self.index, self.segmentation = path_of(directory), index, segmentation
         self.format = format
         self.rule = rule or LabelRule()
         manifest = _manifest(index, segmentation) | self.rule.entries()
@@ -273,7 +274,7 @@ class SoftLabels:
 
         Raises UserError, saying what differs, for labels of something else or with missing shards.
         """
-        directory = pathlib.Path(directory)
+        directory = path_of(directory)
         found, expected = _read_manifest(directory), _manifest(index, segmentation)
         expected |= rule.entries() if rule else {}
         if _WEAK in found:
@@ -293,8 +294,8 @@ class SoftLabels:
     def num_bytes(self) -> int:
         """What the shards take on disk."""
         count, format = len(self.index.shard_sizes), self.manifest["format"]
-        paths = (label_shards.shard_path(self.directory, i, count, format) for i in range(count))
-        return sum(path.stat().st_size for path in paths)
+        paths = [label_shards.shard_path(self.directory, i, count, format) for i in range(count)]
+        return sum(size or 0 for size in files.sizes(paths))
 
     def read_shard(self, shard: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Reads one shard.
@@ -402,7 +403,7 @@ def _remake(manifest: dict[str, Any]) -> str:
 
 
 def _read_manifest(directory: str | os.PathLike) -> dict[str, Any]:
-    path = pathlib.Path(directory) / _MANIFEST
+    path = path_of(directory) / _MANIFEST
     try:
         manifest = files.read_json(path)
         described = isinstance(manifest, dict) and manifest.get("format") in FORMATS

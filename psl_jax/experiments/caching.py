@@ -1,8 +1,6 @@
 """The training of a classifier on features that are computed once: where it can be, and how."""
 
 import os
-import pathlib
-import shutil
 from collections.abc import Callable
 from functools import partial
 
@@ -20,6 +18,7 @@ from psl_jax.model.frontend import num_frames
 from psl_jax.model.mobilenetv2 import Network, Variables, output_frames
 from psl_jax.runtime import parallel
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import path_of, remove_tree
 from psl_jax.runtime.run_folder import FEATURES
 from psl_jax.scoring import evaluation
 from psl_jax.training.frozen_features import TrainFeatures, ValidationFeatures
@@ -86,7 +85,7 @@ class CachedFeatures:
         """network: as it is before the training; digest: of the model that it started from."""
         self.settings, self.mesh = settings, mesh
         self.network, self.variables = network
-        self.folder = pathlib.Path(run_dir) / FEATURES
+        self.folder = path_of(run_dir) / FEATURES
         self.recipe = stepping.recipe_of(settings, mesh)
         self.train = TrainFeatures(
             self.folder / "train",
@@ -140,4 +139,4 @@ class CachedFeatures:
         """Deletes the features; all processes come here when the training is over."""
         parallel.wait_for_all(f"features used {self.folder}")
         if jax.process_index() == 0:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            remove_tree(self.folder, ignore_errors=True)

@@ -1,7 +1,6 @@
 """One experiment: its stages in order, each resumable, finished ones skipped."""
 
 import os
-import pathlib
 import time
 from functools import cached_property
 from typing import Any
@@ -25,6 +24,7 @@ from psl_jax.model.model import Model
 from psl_jax.reporting import pages
 from psl_jax.runtime import files, parallel
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import is_remote, path_of
 from psl_jax.runtime.run_folder import LABEL_QUALITY, NOTES
 from psl_jax.scoring import evaluation
 from psl_jax.scoring.scorer import Scorer
@@ -66,7 +66,7 @@ class Experiment:
         """
         settings = settings if start else stepping.with_start(settings)
         self.settings, self.data_dir, self._start_folder = settings, data_dir, start
-        self.run_dir = pathlib.Path(run_dir)
+        self.run_dir = path_of(run_dir)
         self.segmentation = stepping.segmentation_of(settings)
         self.mesh = parallel.data_mesh(settings.num_devices or None)
         self.folder = RunFolder(self.run_dir, settings, afresh)
@@ -291,6 +291,14 @@ class Experiment:
 
     @property
     def _caches_features(self) -> bool:
+        if is_remote(self.run_dir):  # they are mapped into memory
+            if self.settings.train.cache_features == "on":
+                raise UserError(
+                    "config.train.cache_features is on, and features are kept in the run folder, "
+                    f"which lies in a bucket ({self.run_dir}): give a --workdir on a disk, or "
+                    "--config.train.cache_features=auto"
+                )
+            return False
         return caching.is_wanted(self.settings, lambda: self._feature_bytes)
 
     def _cached_features(self, source: Source) -> caching.CachedFeatures:

@@ -24,6 +24,7 @@ from psl_jax.experiments import suite
 from psl_jax.reporting import pages, suite_page, tables
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import path_of
 from psl_jax.scoring import bootstrap, evaluation
 
 _AVERAGED = ("mAP", "d_prime", "AUC", "lwlrap", "mAP_at_3")
@@ -51,7 +52,7 @@ def run(
 
     seeds: several of each fold, see `seeds.run`. Raises UserError where the data have no such fold.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = path_of(workdir)
     config = copy.deepcopy(config)
     if config.data.corpus == "packed":
         raise UserError("--folds joins splits, which packed data cannot: give the prepared ones")

@@ -20,6 +20,7 @@ from psl_jax.experiments.run_binding import OtherRunError, RunFolder
 from psl_jax.model.model import Model
 from psl_jax.runtime import files, parallel
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import path_of
 from psl_jax.runtime.run_folder import LABEL_QUALITY
 from psl_jax.scoring import relabeling
 from psl_jax.teachers import naming
@@ -92,7 +93,7 @@ class Labelling:
     @property
     def directory(self) -> pathlib.Path:
         """Where they are stored."""
-        return pathlib.Path(self.settings.soft_labels_dir or self.folder.path / "soft_labels")
+        return path_of(self.settings.soft_labels_dir or self.folder.path / "soft_labels")
 
     @property
     def given(self) -> str | None:

@@ -6,7 +6,6 @@ a table that is true of neither.
 
 import os
 import pathlib
-import shutil
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,6 +16,7 @@ from psl_jax.config import Settings
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.runtime import files, parallel
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import path_of, remove_tree
 from psl_jax.runtime.run_folder import CONFIG, DATA, RUN_FILES, STAGES_DONE
 from psl_jax.runtime.settings import Kind
 
@@ -39,7 +39,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | os.PathLike, settings: Settings, afresh: bool = False):
-        self.path, self.settings = pathlib.Path(path), settings
+        self.path, self.settings = path_of(path), settings
         self.begun, self.afresh = (self.path / CONFIG).exists(), afresh
         known = self.path / DATA
         is_known = known.exists() and not afresh
@@ -154,7 +154,7 @@ class RunFolder:
         for name in RUN_FILES:
             path = self.path / name
             if path.is_dir():
-                shutil.rmtree(path)
+                remove_tree(path)
             else:
                 path.unlink(missing_ok=True)
 

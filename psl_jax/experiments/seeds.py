@@ -15,6 +15,7 @@ from psl_jax.experiments import suite
 from psl_jax.reporting import label_sets, listening, pages, suite_page, tables
 from psl_jax.runtime import files, parallel
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import path_of
 from psl_jax.scoring import bootstrap, evaluation
 
 _AVERAGED = ("mAP", "d_prime", "AUC", "lwlrap", "mAP_at_3")
@@ -40,7 +41,7 @@ def run(
     The seed is that of weights, order and augmentation; the data keeps its own. Returns the results
     of runs to their end, in process 0.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = path_of(workdir)
     found = []
     for number, seed in enumerate(seeds):
         one = copy.deepcopy(config)

@@ -24,6 +24,7 @@ from psl_jax.experiments.run_binding import OtherRunError
 from psl_jax.reporting import listening, pages, suite_page, tables
 from psl_jax.runtime import disk, files, parallel
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import is_remote, path_of
 from psl_jax.runtime.run_folder import LABEL_QUALITY
 from psl_jax.scoring import bootstrap, evaluation
 from psl_jax.tagging import tagger
@@ -46,7 +47,7 @@ def run(
     another teacher is deleted.
     """
     start = time.perf_counter()
-    workdir = pathlib.Path(workdir)
+    workdir = path_of(workdir)
     if workdir.exists() and not workdir.is_dir():
         raise UserError(
             f"--workdir={workdir} is a file: give a folder, which need not be there yet"
@@ -140,6 +141,8 @@ def _checked(make: Any, name: str, last_stage: str | None, start_afresh: bool) -
 
 def _check_disk(runs: list[Experiment], workdir: pathlib.Path) -> None:
     """Raises UserError where the disk is too small for what will be written."""
+    if is_remote(workdir):
+        return
     needed = sum(run.bytes_to_write for run in runs)
     free = shutil.disk_usage(workdir).free
     if jax.process_index() == 0 and needed > free:

@@ -1,7 +1,6 @@
 """Whether an exported model gives the probabilities of the Flax model."""
 
 import os
-import pathlib
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -21,6 +20,7 @@ from psl_jax.model.mobilenetv2 import Network, Variables, clip_probabilities
 from psl_jax.model.model import Model, exported_logmel
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import path_of
 
 BATCHES = (1, 7)
 LENGTHS = (4_800, 54_321)  # samples, besides a segment: 0.3 s, and an odd number
@@ -132,11 +132,11 @@ def own_signals(run: str | os.PathLike, count: int = max(BATCHES)) -> list[np.nd
     from psl_jax.data.opening import open_source
     from psl_jax.runtime.run_folder import CONFIG
 
-    folder = pathlib.Path(run)
+    folder = path_of(run)
     if not (folder / CONFIG).exists():
         return []
     data = DataSettings(**files.read_json(folder / CONFIG)["data"])
-    places = [pathlib.Path(data.data_dir)] if data.data_dir else []
+    places = [path_of(data.data_dir)] if data.data_dir else []
     for near in (folder / "data", folder.parent / "data"):
         places += sorted(path.parent for path in near.rglob("dataset_info.json"))
     for place in places:

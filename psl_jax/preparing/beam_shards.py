@@ -7,7 +7,6 @@ on a shared file system.
 
 import dataclasses
 import os
-import pathlib
 import pickle
 import shlex
 import uuid
@@ -18,6 +17,7 @@ from psl_jax.corpora import clip_rows
 from psl_jax.preparing import parts
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import path_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ def write_parts(
 
 def write_one(path: str) -> str:
     """Writes one part under a name of its own, and renames it: workers may do a job twice."""
-    job: _Job = pickle.loads(pathlib.Path(path).read_bytes())
+    job: _Job = pickle.loads(path_of(path).read_bytes())
     loaded = map(job.loader, job.part.rows)
     parts.write(job.part, loaded, job.has_events, mark=f"{uuid.uuid4().hex}.")
     return path

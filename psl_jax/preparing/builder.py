@@ -9,7 +9,6 @@ import itertools
 import json
 import os
 import pathlib
-import shutil
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +22,7 @@ from psl_jax.preparing.workers import ordered_map
 from psl_jax.runtime import interrupts, progress
 from psl_jax.runtime.disk import plain_disk_errors
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import is_remote, path_of, remove_tree
 
 VERSION = "1.0.0"
 _DISK_ADVICE = (
@@ -58,8 +58,11 @@ class ClipBuilder:
         self.corpus, self.num_workers, self.limit = corpus, num_workers, limit
         self.settings = dict(corpus.settings) | ({"limit": limit} if limit else {})
         digest = settings_digest(self.settings)
-        self._folder = pathlib.Path(data_dir) / corpus.name / digest / VERSION
-        self._beginning = self._folder.with_name(f"incomplete.{VERSION}")
+        self._folder = path_of(data_dir) / corpus.name / digest / VERSION
+        # A bucket renames no folders: there dataset_info.json, the last file, makes it whole.
+        self._beginning = self._folder
+        if not is_remote(self._folder):
+            self._beginning = self._folder.with_name(f"incomplete.{VERSION}")
         self._told = self._folder.with_name(f"incomplete.{VERSION}.parts")
         self._beam_options: str | None = None
 
@@ -95,6 +98,8 @@ class ClipBuilder:
 
     def is_prepared(self) -> bool:
         """Whether the data set has its place; a shard may have been lost since."""
+        if is_remote(self._folder):
+            return (self._folder / index_lib.INFO_NAME).exists()
         return self._folder.exists()
 
     def _prepare_alone(self) -> None:
@@ -110,14 +115,15 @@ class ClipBuilder:
             for leftover in folder.glob(".*.tmp"):  # of files that were being written
                 leftover.unlink()
         self._write_splits()
-        self._beginning.rename(self._folder)
+        if self._beginning != self._folder:
+            self._beginning.rename(self._folder)
         self._remove_leftovers()
 
     def _remove_leftovers(self, but: Sequence[pathlib.Path] = ()) -> None:
         """What is known of the parts of a whole data set, and what earlier versions left."""
         for leftover in self._folder.parent.glob("incomplete.*"):
             if leftover not in but:
-                shutil.rmtree(leftover)
+                remove_tree(leftover)
 
     def _rows(self) -> dict[str, Sequence[Any]]:
         """The rows of each split that is stored."""
@@ -255,7 +261,13 @@ def settings_digest(settings: Mapping[str, Any]) -> str:
 
 @contextlib.contextmanager
 def _locked(folder: pathlib.Path) -> Iterator[None]:
-    """Lets one process at a time prepare into `folder`; the others wait and find it done."""
+    """Lets one process at a time prepare into `folder`; the others wait and find it done.
+
+    Not in a bucket, which has no locks.
+    """
+    if is_remote(folder):
+        yield
+        return
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as file:
         with contextlib.suppress(OSError):  # a file system without locks

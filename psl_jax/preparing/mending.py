@@ -44,11 +44,11 @@ def wrong_shards(folder: pathlib.Path, split: str, index: ClipIndex) -> list[int
     if index.record_bytes is None:
         return []
     ends = np.append(0, np.cumsum(index.record_bytes))[index.shard_offsets]
-    paths = index_files.shard_names(folder, split)
+    found = files.sizes(index_files.shard_names(folder, split))
     return [
         number
-        for number, (path, size) in enumerate(zip(paths, np.diff(ends), strict=True))
-        if not path.exists() or path.stat().st_size != size
+        for number, (size, expected) in enumerate(zip(found, np.diff(ends), strict=True))
+        if size != expected
     ]
 
 

@@ -1,5 +1,6 @@
 """What makes shards a data set: names, classes, unions of splits, and TFDS's own files, last."""
 
+import os
 import pathlib
 from collections.abc import Container, Mapping
 
@@ -43,7 +44,7 @@ def write_metadata(folder: pathlib.Path, corpus: Corpus, indices: Mapping[str, C
     import tensorflow_datasets as tfds
 
     template = tfds.core.ShardedFileTemplate(
-        dataset_name=corpus.name, data_dir=folder, filetype_suffix="tfrecord"
+        dataset_name=corpus.name, data_dir=os.fspath(folder), filetype_suffix="tfrecord"
     )
     infos = [
         tfds.core.SplitInfo(
@@ -55,7 +56,7 @@ def write_metadata(folder: pathlib.Path, corpus: Corpus, indices: Mapping[str, C
         for split, index in indices.items()
     ]
     tfds.folder_dataset.write_metadata(
-        data_dir=str(folder),
+        data_dir=os.fspath(folder),
         features=clip_records.features(corpus.classes, events=corpus.has_events),
         split_infos=infos,
         filename_template=template,

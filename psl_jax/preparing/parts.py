@@ -70,23 +70,19 @@ def whole(parts: Sequence[Part], final: Sequence[pathlib.Path] = ()) -> list:
 
     final: where the shards are to be found instead, those with clips, if they are renamed already.
     """
-    places = iter(final)
-    return [
-        contents if contents is not None and _is_there(part, contents, places) else None
-        for part, contents in zip(parts, read(parts), strict=True)
-    ]
+    told = read(parts)
+    own, others = files.sizes([part.shard for part in parts]), iter(files.sizes(final))
+    found = []
+    for contents, size in zip(told, own, strict=True):
+        sizes = {size, next(others, None)} if contents is not None and contents.clips else set()
+        is_there = contents is not None and (not contents.clips or contents.num_bytes in sizes)
+        found.append(contents if is_there else None)
+    return found
 
 
 def read(parts: Sequence[Part]) -> list:
     """What is told of each part, whether its shard is there or not; None where nothing is."""
     return [_read(part) for part in parts]
-
-
-def _is_there(part: Part, contents: shards.ShardContents, places: Any) -> bool:
-    if not contents.clips:
-        return True
-    there = [part.shard, *([place] if (place := next(places, None)) else [])]
-    return any(path.exists() and path.stat().st_size == contents.num_bytes for path in there)
 
 
 def _read(part: Part) -> shards.ShardContents | None:

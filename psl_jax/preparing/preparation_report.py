@@ -12,6 +12,7 @@ from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.corpora.problems import Problem, summarize
 from psl_jax.data.clip_index import ClipIndex, repeated_audio, shared_clips
 from psl_jax.runtime import files
+from psl_jax.runtime.paths import path_of
 
 REPORT_NAME = "report.json"
 SUMMARY_NAME = "report.txt"
@@ -21,7 +22,7 @@ _FORMER_NAME = "preparation.json"  # what it was called once
 def read_report(data_dir: str | os.PathLike) -> dict[str, Any] | None:
     """The report of a prepared data set, or None where there is none."""
     for name in (REPORT_NAME, _FORMER_NAME):
-        path = pathlib.Path(data_dir) / name
+        path = path_of(data_dir) / name
         if path.exists():
             return files.read_json(path)
     return None

@@ -10,6 +10,7 @@ from psl_jax.data.settings import RECORDED, DataSettings
 from psl_jax.preparing import preparation_report
 from psl_jax.preparing.builder import ClipBuilder
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import absolute
 
 CORPORA = ("soundscapes", "tfds", *RECORDED)
 RECORDED_CORPORA = ("audioset", *RECORDED)
@@ -49,7 +50,7 @@ def prepare(data: DataSettings, workdir: str | os.PathLike, quiet: bool = False)
         return _check_existing(data, quiet)
     builder = ClipBuilder(
         _corpus(data),
-        data_dir=os.path.abspath(data.data_dir or os.path.join(workdir, "data")),
+        data_dir=absolute(data.data_dir or os.path.join(workdir, "data")),
         num_workers=data.num_workers or None,
     )
     existed = builder.is_prepared()
@@ -142,7 +143,7 @@ def corpus_builder(arguments: argparse.Namespace) -> ClipBuilder:
     """The builder of the corpus that the command line names."""
     return ClipBuilder(
         _corpus_of_arguments(arguments),
-        data_dir=os.path.abspath(arguments.data_dir),
+        data_dir=absolute(arguments.data_dir),
         num_workers=arguments.num_workers,
         limit=arguments.limit,
     )

@@ -15,6 +15,7 @@ from psl_jax.preparing import preparation_report
 from psl_jax.preparing.workers import ordered_map
 from psl_jax.runtime import progress
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import local_copy
 from psl_jax.runtime.quiet_tensorflow import tensorflow_quietly
 
 
@@ -89,10 +90,11 @@ def damage_of(path: pathlib.Path, index: ClipIndex, shard: int) -> Iterator[str]
     """What is wrong with a shard, in words: one line, or one for each record of other contents."""
     low, high = index.shard_offsets[shard : shard + 2]
     try:
-        records = record_files.read_records(path, range(high - low))
-        for clip, record in zip(range(low, high), records, strict=True):
-            if what := _difference(index, clip, record):
-                yield f"record {clip - low}, clip {str(index.ids[clip])!r}: {what}"
+        with local_copy(path) as local:
+            records = record_files.read_records(local, range(high - low))
+            for clip, record in zip(range(low, high), records, strict=True):
+                if what := _difference(index, clip, record):
+                    yield f"record {clip - low}, clip {str(index.ids[clip])!r}: {what}"
         size = path.stat().st_size
     except FileNotFoundError:
         yield "missing"

@@ -14,6 +14,7 @@ from psl_jax.data.clip_index import ClipIndex
 from psl_jax.preparing import preparation_report
 from psl_jax.reporting import drawing, pages, tables
 from psl_jax.reporting.charts import Figure
+from psl_jax.runtime.paths import path_of
 
 PAGE_NAME = "description.html"
 _EXAMPLES = 5
@@ -96,7 +97,7 @@ def write_page(data_dir: str | os.PathLike) -> pathlib.Path:
 
     Raises UserError where `data_dir` is no prepared data set.
     """
-    data_dir = pathlib.Path(data_dir)
+    data_dir = path_of(data_dir)
     splits = _splits(data_dir)
     about = preparation_report.read_report(data_dir) or {}
     first = next(iter(splits.values())).index

@@ -9,6 +9,7 @@ import numpy as np
 
 from psl_jax.model.model import Model
 from psl_jax.runtime import files, run_folder
+from psl_jax.runtime.paths import path_of
 from psl_jax.scoring import bootstrap, evaluation
 from psl_jax.tagging.timeline import FRAME_SECONDS
 
@@ -34,7 +35,7 @@ def card(
       use: what the model is meant for, in the words of who publishes it.
       written: files of the folder and what each holds.
     """
-    folder = pathlib.Path(run)
+    folder = path_of(run)
     info = model.info
     parts = [
         _header(licence),

@@ -20,6 +20,7 @@ from psl_jax.reporting.class_table import PER_CLASS, read_classes
 from psl_jax.reporting.tables import format_markdown, format_table
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import path_of
 from psl_jax.runtime.run_folder import NOTES
 from psl_jax.training.metric_log import VALIDATION_MAP, read_log
 
@@ -58,7 +59,7 @@ def write_run_report(
     four best of the log are marked. Settings that differ from `defaults` (nested as the config)
     are marked. UserError naming the file if one is damaged.
     """
-    run_dir = pathlib.Path(run_dir)
+    run_dir = path_of(run_dir)
     config, metrics = (_read(run_dir / name) for name in ("config.json", "metrics.json"))
     quality = _read(run_dir / "label_quality.json")
     log, classes = read_log(run_dir), _by_ap(read_classes(run_dir / PER_CLASS))

@@ -20,6 +20,7 @@ from psl_jax.reporting import (
     tables,
 )
 from psl_jax.reporting.plots import Figure
+from psl_jax.runtime.paths import path_of
 from psl_jax.scoring import evaluation
 from psl_jax.scoring.calibration import Reliability, reliability
 from psl_jax.training.metric_log import read_log
@@ -35,7 +36,7 @@ def write(suite_dir: str | os.PathLike, results: Mapping[str, Any]) -> pathlib.P
     folder that `listening` wrote, `seeds`, and `reference`, the experiment that the others are held
     against (default weak), from which each has its interval `over_reference`.
     """
-    suite_dir = pathlib.Path(suite_dir)
+    suite_dir = path_of(suite_dir)
     experiments = results.get("experiments", [])
     reference = results.get("reference", "weak")
     runs = {

@@ -8,17 +8,18 @@ import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import is_remote, path_of
 
 
 def find_tables(folder: str | os.PathLike, pattern: str) -> list[pathlib.Path]:
     """Files that match `pattern` in `folder` or in one of the folders in it, sorted."""
-    root = pathlib.Path(folder)
+    root = path_of(folder)
     return sorted(p for p in [*root.glob(pattern), *root.glob(f"*/{pattern}")] if p.is_file())
 
 
 def read_header(path: str | os.PathLike) -> list[str]:
     """The names of a table's columns. Raises UserError for a file that is no table."""
-    with plain_read_errors(path), open(path, encoding="utf-8-sig", newline="") as file:
+    with plain_read_errors(path), path_of(path).open(encoding="utf-8-sig", newline="") as file:
         return [name.strip() for name in next(csv.reader(file), [])]
 
 
@@ -29,7 +30,7 @@ def read_rows(
 
     Raises UserError for a file of another form; fields that a row lacks are empty.
     """
-    with plain_read_errors(path), open(path, encoding="utf-8-sig", newline="") as file:
+    with plain_read_errors(path), path_of(path).open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, delimiter=delimiter, restval="")
         found = [name.strip() for name in reader.fieldnames or ()]
         reader.fieldnames = found
@@ -63,7 +64,12 @@ def hash_files(paths: Iterable[pathlib.Path]) -> str:
 
 
 def existing_folder(path: str | os.PathLike, what: str) -> str:
-    """The real path of a folder; UserError if there is none."""
+    """The real path of a folder; UserError if there is none, or it lies in a bucket."""
+    if is_remote(path):
+        raise UserError(
+            f"{path}: of corpora in buckets only own_data is read. Copy it (gcloud storage cp -r), "
+            "or mount the bucket, and give the path there (docs/BUCKETS.md)"
+        )
     if not os.path.isdir(path):
         raise UserError(f"{path} is not a folder: expected {what}")
     return os.path.realpath(path)

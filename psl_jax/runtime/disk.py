@@ -9,9 +9,11 @@ import re
 import shutil
 import sys
 import tempfile
+import uuid
 from collections.abc import Iterator
 
-from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.errors import UnreachableError, UserError
+from psl_jax.runtime.paths import is_remote, path_of
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NOT_OURS = (errno.EACCES, errno.EROFS, errno.EPERM)
@@ -33,6 +35,12 @@ def plain_disk_errors(path: str | os.PathLike, advice: str) -> Iterator[None]:
         raise
     except Exception as error:
         number = _errno(error)
+        if number is None and is_remote(path) and _is_of_a_bucket(error):
+            first = (str(error).strip().splitlines() or [""])[0]
+            raise UnreachableError(
+                f"cannot write {path} ({type(error).__name__}: {first:.200}): is its bucket to be "
+                f"reached, and may it be written? {advice}"
+            ) from error
         if number is None:
             raise
         reason = os.strerror(number)
@@ -57,6 +65,14 @@ def check_writable(folder: str | os.PathLike, option: str) -> None:
 
     To be asked before hours of computing. option: which to mend, for the message.
     """
+    if is_remote(folder):
+        probe = path_of(folder) / f".psl_jax-{uuid.uuid4().hex}"
+        try:
+            probe.write_bytes(b"")
+            probe.unlink()
+        except UserError as error:
+            raise UserError(f"cannot write into {folder}, {option}: {error}") from error
+        return
     try:
         pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=os.fspath(folder)):
@@ -85,7 +101,16 @@ def _errno(error: Exception) -> int | None:
     return None
 
 
+def _is_of_a_bucket(error: Exception) -> bool:
+    """Whether an error comes of the way to a bucket: gcsfs, aiohttp, google-auth, TensorStore."""
+    modules = ("gcsfs", "aiohttp", "google")
+    words = ("gs://", "HTTP", "googleapis", "/storage/v1/")
+    return type(error).__module__.startswith(modules) or any(w in str(error) for w in words)
+
+
 def _free_space(path: str | os.PathLike) -> str:
+    if is_remote(path):
+        return "that of a temporary folder of this machine, where objects are made"
     folder = pathlib.Path(path).absolute()
     while not folder.exists():
         folder = folder.parent

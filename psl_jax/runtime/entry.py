@@ -9,27 +9,30 @@ from collections.abc import Callable, Sequence
 
 from absl import app
 
-from psl_jax.runtime import interrupts
-from psl_jax.runtime.errors import UserError
+from psl_jax.runtime import interrupts, paths
+from psl_jax.runtime.errors import UnreachableError, UserError
 
 _BUCKET = re.compile(
     r"(?:(?P<option>--?[\w.\-]+)=)?(?P<place>(?:gs|s3|s3a|abfs|abfss|az|hdfs|oci)://.*)", re.DOTALL
 )
 
 
-def run(main: Callable, parse_flags: Callable | None = None) -> None:
-    """Runs `main` with absl's flags.
+def run(main: Callable, parse_flags: Callable | None = None, takes_buckets: bool = False) -> None:
+    """Runs `main` with absl's flags; takes_buckets: its arguments may be places in buckets.
 
-    Exit status 2 for a UserError, 130 when interrupted, 75 when told to end by SIGTERM or left by
-    the other processes: then the same command goes on.
+    Exit status 2 for a UserError, 130 when interrupted, 75 when told to end by SIGTERM, left by the
+    other processes or cut off from a bucket: then the same command goes on.
     """
     interrupts.handle()
     try:
-        refuse_buckets(sys.argv[1:])
+        check_places(sys.argv[1:], takes_buckets)
         if parse_flags is None:
             app.run(main)
         else:
             app.run(main, flags_parser=parse_flags)
+    except UnreachableError as error:
+        print(f"\nerror: {error} Run the same command again to go on", file=sys.stderr)
+        _exit(interrupts.RESTART)
     except UserError as error:
         print(f"\nerror: {error}", file=sys.stderr)
         _exit(2)
@@ -57,21 +60,32 @@ def run(main: Callable, parse_flags: Callable | None = None) -> None:
         _exit(1)
 
 
-def refuse_buckets(arguments: Sequence[str]) -> None:
-    """Raises UserError where an argument is a place in a bucket.
+def check_places(arguments: Sequence[str], takes_buckets: bool) -> None:
+    """Raises UserError where an argument is a place in a bucket that cannot be used.
 
-    Taken for a path it would be a folder here, called `gs:`, that nobody looks for.
+    Of a kind that is not read, of a command that does not, or in a bucket that is not there.
     """
-    option = ""
+    option, seen = "", set()
     for argument in arguments:
         found = _BUCKET.fullmatch(argument)
         if found:
-            name = found["option"] or option or "an argument"
-            raise UserError(
-                f"{name} is {found['place']}: buckets are not read or written. Mount it, "
-                "such as with gcsfuse, or use a file system that all hosts share, and give the "
-                "path there (docs/LAUNCH.md, Buckets)"
-            )
+            name, place = found["option"] or option or "an argument", found["place"]
+            if not paths.is_remote(place):
+                continue
+            if not takes_buckets:
+                raise UserError(
+                    f"{name} is {place}: this command reads and writes no buckets. Copy what it "
+                    "needs (gcloud storage cp -r), or mount the bucket, such as with gcsfuse "
+                    "(docs/BUCKETS.md)"
+                )
+            from psl_jax.runtime import buckets
+
+            if (bucket := buckets.BucketPath(place).bucket) not in seen:
+                try:
+                    buckets.check(place)
+                except UnreachableError as error:  # from the start, so perhaps for ever
+                    raise UserError(str(error)) from error
+                seen.add(bucket)
         option = argument if argument.startswith("-") else ""
 
 

@@ -8,5 +8,12 @@ class UserError(Exception):
     """
 
 
+class UnreachableError(UserError):
+    """A bucket that could not be reached, though it could before: the same command goes on later.
+
+    Entry points exit with the status on which launchers start again.
+    """
+
+
 class DamagedFileError(UserError, ValueError):
     """A file that does not hold what a file of its kind does. The message names it."""

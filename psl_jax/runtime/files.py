@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, on this machine or in a bucket."""
 
 import contextlib
 import csv
@@ -6,17 +6,28 @@ import hashlib
 import json
 import os
 import pathlib
+import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Any
 
+import numpy as np
+
 from psl_jax.runtime.errors import DamagedFileError
+from psl_jax.runtime.paths import is_remote, path_of
 
 
 @contextlib.contextmanager
 def atomic_open(path: str | os.PathLike, mode: str = "w", **kwargs: Any) -> Iterator[IO]:
-    """Opens a temporary file beside `path`, renamed to it when the block ends without an error."""
-    path = pathlib.Path(path)
+    """Opens a temporary file beside `path`, renamed to it when the block ends without an error.
+
+    An object in a bucket is written to a temporary file of this machine, and sent then.
+    """
+    path = path_of(path)
+    if is_remote(path):
+        with atomic_path(path) as local, open(local, mode, **kwargs) as file:
+            yield file
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
@@ -36,9 +47,17 @@ def atomic_path(path: str | os.PathLike, mark: str = "") -> Iterator[pathlib.Pat
 
     What was written there is renamed to `path` when the block ends without an error. The name
     depends on `path` and `mark` alone, so that what a killed process left is overwritten; `mark`
-    tells writers apart that may write the same file at once.
+    tells writers apart that may write the same file at once. For an object in a bucket it lies in
+    a temporary folder of this machine.
     """
-    path = pathlib.Path(path)
+    path = path_of(path)
+    if is_remote(path):
+        with tempfile.TemporaryDirectory(prefix="psl_jax-") as folder:
+            local = pathlib.Path(folder) / path.name
+            yield local
+            if local.exists():
+                path.upload(local)  # type: ignore[attr-defined]
+        return
     temporary = path.with_name(f".{path.name}.{mark}tmp")
     try:
         yield temporary
@@ -47,6 +66,20 @@ def atomic_path(path: str | os.PathLike, mark: str = "") -> Iterator[pathlib.Pat
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def copy(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Copies a file of this machine."""
+    with atomic_path(target) as temporary:
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, temporary)
+
+
+def copy_tree(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Copies all files below a folder of this machine to the same places below `target`."""
+    for path in sorted(source.rglob("*")):
+        if path.is_file():
+            copy(path, target / path.relative_to(source))
 
 
 def write_json(path: str | os.PathLike, value: Any, indent: int | None = 2) -> None:
@@ -58,7 +91,7 @@ def write_json(path: str | os.PathLike, value: Any, indent: int | None = 2) -> N
 def read_json(path: str | os.PathLike) -> Any:
     """The value in a JSON file. Raises DamagedFileError where it is none, and OSError."""
     try:
-        return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        return json.loads(path_of(path).read_text(encoding="utf-8"))
     except ValueError as error:
         raise DamagedFileError(
             f"{path} is damaged, it is no JSON ({error}): restore it, or delete it and give the "
@@ -68,8 +101,30 @@ def read_json(path: str | os.PathLike) -> Any:
 
 def sha256(path: str | os.PathLike) -> str:
     """Of a file's contents, in hexadecimal digits. Raises OSError."""
-    with open(path, "rb") as file:
+    with path_of(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_array(path: str | os.PathLike) -> np.ndarray:
+    """The array in a .npy file."""
+    with path_of(path).open("rb") as file:
+        return np.load(file)
+
+
+def sizes(paths: Sequence[pathlib.Path]) -> list[int | None]:
+    """Bytes of each of some files, None where it is not; in a bucket each folder is listed once."""
+    if not paths or not is_remote(paths[0]):
+        return [path.stat().st_size if path.exists() else None for path in paths]
+    listed: dict[pathlib.Path, dict[str, int]] = {}
+    for folder in {path.parent for path in paths}:
+        found = folder.iterdir() if folder.is_dir() else ()
+        listed[folder] = {one.name: one.stat().st_size for one in found if one.is_file()}
+    return [listed[path.parent].get(path.name) for path in paths]
+
+
+def exist(paths: Sequence[pathlib.Path]) -> list[bool]:
+    """Whether each of some files is there, see `sizes`."""
+    return [size is not None for size in sizes(paths)]
 
 
 def write_csv(path: str | os.PathLike, header: Iterable[str], rows: Iterable[Iterable]) -> None:

@@ -1,7 +1,6 @@
 """Clip scores and their metrics."""
 
 import os
-import pathlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +15,7 @@ from psl_jax.data.sampling import process_clips
 from psl_jax.data.sources import Source
 from psl_jax.data.whole_clips import WholeClips, whole_clip_batches
 from psl_jax.runtime import files, parallel, progress
+from psl_jax.runtime.paths import path_of
 from psl_jax.scoring import metrics
 from psl_jax.scoring.scorer import DeviceScorer, SegmentScorer
 
@@ -101,7 +101,7 @@ def write_results(
 
     `more` is added to the metrics.
     """
-    folder, truth = pathlib.Path(run_dir), index.weak_labels()
+    folder, truth = path_of(run_dir), index.weak_labels()
     with files.atomic_open(folder / SCORES, "wb") as file:
         np.savez(
             file,
@@ -119,9 +119,9 @@ def write_results(
 
 def read_scores(run_dir: str | os.PathLike) -> dict[str, np.ndarray] | None:
     """What `write_results` kept: ids, classes, scores, targets. None where it is not all there."""
-    path = pathlib.Path(run_dir) / SCORES
+    path = path_of(run_dir) / SCORES
     if not path.exists():
         return None
-    with np.load(path) as stored:
+    with path.open("rb") as file, np.load(file) as stored:
         found = {name: stored[name] for name in stored.files}
     return found if "targets" in found else None  # earlier versions kept none

@@ -11,6 +11,7 @@ from psl_jax.data.clip_index import ClipIndex
 from psl_jax.runtime import files, parallel
 from psl_jax.runtime.disk import plain_disk_errors
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import path_of
 
 _MANIFEST = "features.json"
 _GO_ON = "Then start again: what is there is kept."
@@ -35,7 +36,7 @@ class FeatureFiles:
 
         Raises UserError where the folder has features of something else.
         """
-        self.folder, self.index, self.rows, self.shape = pathlib.Path(folder), index, rows, shape
+        self.folder, self.index, self.rows, self.shape = path_of(folder), index, rows, shape
         self._wanted = files.as_json(
             made_with
             | {

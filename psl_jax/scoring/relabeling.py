@@ -2,7 +2,6 @@
 
 import dataclasses
 import pathlib
-import shutil
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.soft_labels import LabelRule, SoftLabels, SoftLabelWriter
 from psl_jax.data.sources import Source
 from psl_jax.runtime import files, parallel, progress
+from psl_jax.runtime.paths import remove_tree
 from psl_jax.scoring import label_rates, metrics
 from psl_jax.scoring.scorer import SegmentScorer
 
@@ -83,7 +83,7 @@ def relabel(
         _write_calibrated(labels, writer, rule, teacher.weak)
     parallel.wait_for_all(f"labels in {directory}")
     if jax.process_index() == 0:
-        shutil.rmtree(directory / SCORES, ignore_errors=True)
+        remove_tree(directory / SCORES, ignore_errors=True)
 
 
 def _score_missing(

@@ -1,7 +1,6 @@
 """Scores of clips, kept shard by shard: an evaluation that is killed goes on where it was."""
 
 import pathlib
-import shutil
 from typing import Any
 
 import jax
@@ -11,6 +10,7 @@ from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.sources import Source
 from psl_jax.runtime import files, parallel, progress
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import remove_tree
 from psl_jax.scoring.evaluation import Cut, scored
 from psl_jax.scoring.scorer import SegmentScorer
 
@@ -50,8 +50,11 @@ class StoredScores:
     @property
     def missing(self) -> list[int]:
         """Shards without scores."""
-        shards = range(len(self.index.shard_sizes))
-        return [s for s in shards if self.index.shard_sizes[s] and not self._path(s).exists()]
+        shards = np.flatnonzero(self.index.shard_sizes).tolist()
+        return [s for s, there in zip(shards, self._are_there(shards), strict=True) if not there]
+
+    def _are_there(self, shards: list[int]) -> list[bool]:
+        return files.exist([self._path(shard) for shard in shards])
 
     def begin(self) -> None:
         """Writes what the scores will be of; all processes come here."""
@@ -69,11 +72,11 @@ class StoredScores:
         """float32 [clips, classes] of all shards, in order."""
         shards = np.flatnonzero(self.index.shard_sizes)
         empty = np.zeros((0, self.index.num_classes), np.float32)
-        return np.concatenate([empty, *(np.load(self._path(int(s))) for s in shards)])
+        return np.concatenate([empty, *(files.read_array(self._path(int(s))) for s in shards)])
 
     def forget(self) -> None:
         """Deletes the parts, once all is written elsewhere."""
-        shutil.rmtree(self.folder / _PARTS, ignore_errors=True)
+        remove_tree(self.folder / _PARTS, ignore_errors=True)
 
     def _path(self, shard: int) -> pathlib.Path:
         return self.folder / _PARTS / f"{shard:05d}.npy"

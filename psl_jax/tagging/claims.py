@@ -14,6 +14,7 @@ import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 
+from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
 from psl_jax.tagging.tagged_files import Input
 
@@ -94,12 +95,19 @@ class Claims:
 
 
 def unclaimed(
-    inputs: Iterable[Input], outputs: Mapping[Input, pathlib.Path], claims: Claims
+    inputs: Iterable[Input], outputs: Mapping[Input, pathlib.Path], claims: Claims | None
 ) -> Iterator[Input]:
     """The inputs without output, each claimed when its turn comes.
 
     Those that others have claimed are looked at once more at the end: their process may have died.
+    claims: None where files cannot be locked, in a bucket: two processes may then do one file, and
+    the last one's output stays.
     """
+    if claims is None:
+        inputs = list(inputs)
+        there = files.exist([outputs[item] for item in inputs])
+        yield from (item for item, done in zip(inputs, there, strict=True) if not done)
+        return
     left: list[Input] = []
     for again, group in ((False, inputs), (True, left)):
         for item in group:

@@ -22,6 +22,7 @@ from psl_jax.audio.decoding import MIN_SAMPLES, DecodeError
 from psl_jax.audio.segments import Segmentation
 from psl_jax.audio.waveforms import Blocks, at_most, blocks_of
 from psl_jax.model.mobilenetv2 import HEAD_CHANNELS
+from psl_jax.runtime.paths import is_remote, path_of
 from psl_jax.tagging.events import Event, EventFinder, EventSettings
 from psl_jax.tagging.programs import BOTH, SCORES
 from psl_jax.tagging.tagger import Failed, Tagger
@@ -134,11 +135,32 @@ def find_files(paths: Iterable[str]) -> Found:
     for path in itertools.chain.from_iterable(map(_expanded, paths)):
         if path == STDIN:
             found.inputs.append(Input(STDIN, "stdin"))
+        elif is_remote(path):
+            _look_into_bucket(path, found)
         elif not os.path.isdir(path):
             found.inputs.append(Input(path, os.path.basename(path)))
         else:
             _look_into(path, found)
     return found
+
+
+def _look_into_bucket(path: str, found: Found) -> None:
+    """Adds an object, or the audio among those below a place."""
+    place = path_of(path)
+    if not place.is_dir():
+        found.inputs.append(Input(path, place.name))
+        return
+    inside, passed = [], 0
+    for one in place.rglob("*"):
+        inside += [one] * (one.suffix.lower() in SUFFIXES)
+        passed += one.suffix.lower() not in SUFFIXES
+    names = [os.fspath(one.relative_to(place)) for one in inside]
+    found.inputs.extend(Input(os.fspath(o), name) for o, name in zip(inside, names, strict=True))
+    if not inside:
+        error = DecodeError("empty", "a folder without audio files")
+        found.bad.append(BadFile(Input(path, path), error))
+    if passed:
+        found.notes.append(f"{path}: {len(inside)} audio files; passed over {passed} others")
 
 
 def _look_into(folder: str, found: Found) -> None:
@@ -177,6 +199,13 @@ def _look_into(folder: str, found: Found) -> None:
 
 def _expanded(path: str) -> list[str]:
     """What a pattern stands for, which no shell has expanded; any other path is itself."""
+    if is_remote(path):
+        if not glob.has_magic(path):
+            return [path]
+        place = path_of(path)
+        root = next(p for p in place.parents if not glob.has_magic(os.fspath(p)))
+        pattern = os.fspath(place)[len(os.fspath(root)) + 1 :]
+        return [os.fspath(one) for one in root.glob(pattern)] or [path]
     if os.path.exists(path) or not glob.has_magic(path):
         return [path]
     return sorted(glob.glob(path, recursive=True)) or [path]

@@ -14,6 +14,7 @@ import numpy as np
 
 from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.runtime import files
+from psl_jax.runtime.paths import path_of
 from psl_jax.tagging.events import Event
 from psl_jax.tagging.tagged_files import FileTags, Input
 from psl_jax.tagging.timeline import FRAME_SECONDS, row_times
@@ -291,7 +292,7 @@ def output_paths(folder: str, inputs: Sequence[Input], ending: str) -> dict[Inpu
         stem = item.name if stems[stem] > 1 else stem
         taken[stem] += 1
         number = f".{taken[stem]}" if taken[stem] > 1 else ""
-        result[item] = pathlib.Path(folder) / f"{stem}{number}{ending}"
+        result[item] = path_of(folder) / f"{stem}{number}{ending}"
     return result
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import is_remote, path_of
 from psl_jax.teachers import class_map
 from psl_jax.teachers.ensemble import Ensemble
 from psl_jax.teachers.own import OwnTeacher
@@ -64,7 +65,7 @@ class Opened(NamedTuple):
 def parts_of(name: str | os.PathLike) -> list[Part]:
     """The teachers that a name names. Raises UserError for a weight of 0 or no name."""
     text = os.fspath(name)
-    if os.path.exists(text):
+    if path_of(text).exists():
         return [Part(1.0, _BY_SUFFIX.get(os.path.splitext(text)[1], "run"), text)]
     ends = [found.start() for found in _NEXT.finditer(text)]
     pieces = [text[a:b] for a, b in zip([0, *(e + 1 for e in ends)], [*ends, None], strict=True)]
@@ -100,11 +101,16 @@ def is_foreign(name: str | os.PathLike) -> bool:
 def lacking(name: str | os.PathLike) -> str | None:
     """The first file or folder of a name that is not there."""
     places = [part.where for part in parts_of(name) if part.kind != "python"]
-    return next((place for place in places if not os.path.exists(place)), None)
+    return next((place for place in places if not path_of(place).exists()), None)
 
 
 def load_teacher(part: Part) -> Teacher:
     """One teacher with classes of its own. Raises UserError."""
+    if part.kind != "run" and is_remote(part.where):
+        raise UserError(
+            f"{part.kind}:{part.where}: of teachers in buckets only runs and exports of ours are "
+            "read. Copy it and what lies beside it (gcloud storage cp), and name the copy"
+        )
     # Each kind is imported where it is asked for: most need a package of their own.
     if part.kind == "mn":
         from psl_jax.teachers import mn

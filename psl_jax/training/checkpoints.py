@@ -15,6 +15,7 @@ from psl_jax.model.mobilenetv2 import Variables
 from psl_jax.runtime import files, interrupts, parallel
 from psl_jax.runtime.disk import plain_disk_errors
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import absolute
 from psl_jax.training import flat_state
 from psl_jax.weights.keys import int_keys
 from psl_jax.weights.orbax_folder import array_crc, named_damage, on_this_host
@@ -29,7 +30,7 @@ class TrainingCheckpoints:
     """The checkpoints of a run: always the latest one, and the `best` ones by validation mAP."""
 
     def __init__(self, directory: str | os.PathLike, best: int = 4):
-        self.directory = pathlib.Path(os.path.abspath(directory))
+        self.directory = absolute(directory)
         self.best = best
         policies = ocp.training.preservation_policies
         keep = policies.AnyPreservationPolicy(
@@ -44,7 +45,7 @@ class TrainingCheckpoints:
         )
         with named_damage(_unreadable(self.directory), _DELETE):
             self._checkpointer = ocp.training.Checkpointer(
-                self.directory,
+                os.fspath(self.directory),
                 save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
                 preservation_policy=keep,
                 cleanup_tmp_directories=True,

@@ -160,6 +160,9 @@ def train(
             if validates:
                 value = validate(state.variables)
                 log.write(step, {metric_log.VALIDATION_MAP: value})
+            if saves:
+                log.flush()  # before the step counts as made
+            if validates:
                 bar.set_postfix(mAP=f"{value:.4f}", best=f"{max(value, stop.best):.4f}")
                 checkpoints.save(step, on_host, value)
                 is_over = stop.update(step, value)

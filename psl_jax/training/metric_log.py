@@ -7,14 +7,18 @@ import json
 import math
 import os
 import pathlib
+import tempfile
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import is_remote, path_of
 
 LOG_NAME = "train_log.jsonl"
+EVENTS = "tb"
+_SEND_SECONDS = 60.0
 
 # Names that the reports look for; any other name may be logged beside them.
 LOSS = "loss"
@@ -31,20 +35,29 @@ class MetricLog:
     log becomes that of an undisturbed run; without it the log starts empty. For this to hold, log
     everything of step k *before* saving its checkpoint. `active=False` (all processes but the
     first) makes every call do nothing.
+
+    Nothing can be appended to an object: for a run folder in a bucket both are written on this
+    machine, and sent whole at `flush`, when closed, and after lines that come a minute or more
+    after they were sent last.
     """
 
     def __init__(
         self, run_dir: str | os.PathLike, resume_step: int | None = None, *, active: bool = True
     ) -> None:
-        self._file = self._events = None
+        self._file = self._events = self._mirror = None
         if not active:
             return
-        path = pathlib.Path(run_dir) / LOG_NAME
-        kept = [line for step, line in _lines(path) if step <= resume_step] if resume_step else []
-        with files.atomic_open(path) as file:
+        place = path_of(run_dir)
+        old = _lines(place / LOG_NAME) if resume_step else []
+        kept = [line for step, line in old if step <= (resume_step or 0)]
+        self._mirror = _Mirror(place) if is_remote(place) else None
+        folder = self._mirror.folder if self._mirror else place
+        with files.atomic_open(folder / LOG_NAME) as file:
             file.writelines(kept)
-        self._file = path.open("a")
-        self._events = _event_writer(pathlib.Path(run_dir) / "tb", resume_step)
+        self._file = (folder / LOG_NAME).open("a")
+        goes_on = (place / EVENTS).exists() and any((place / EVENTS).iterdir())
+        self._events = _event_writer(folder / EVENTS, resume_step, goes_on)
+        self.flush()
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Logs scalars `values` (name → number or 0-d array) at `step`; the line is flushed.
@@ -61,12 +74,24 @@ class MetricLog:
             for name, number in numbers.items():
                 value = math.nan if number is None else number
                 self._events.add_scalar(name, value, global_step=int(step))
+        if self._mirror is not None and self._mirror.is_due:
+            self.flush()
+
+    def flush(self) -> None:
+        """What was logged is in the run folder when this returns."""
+        if self._mirror is not None:
+            if self._events is not None:
+                self._events.flush()
+            self._mirror.send()
 
     def close(self) -> None:
         for writer in (self._file, self._events):
             if writer is not None:
                 writer.close()
         self._file = self._events = None
+        if self._mirror is not None:
+            self._mirror.close()
+            self._mirror = None
 
     def __enter__(self) -> "MetricLog":
         return self
@@ -80,7 +105,7 @@ def read_log(run_dir: str | os.PathLike) -> list[dict[str, Any]]:
 
     A last line that was cut off is dropped; any other broken line is a UserError.
     """
-    path = pathlib.Path(run_dir) / LOG_NAME
+    path = path_of(run_dir) / LOG_NAME
     return [json.loads(line) for _, line in _lines(path)]
 
 
@@ -110,17 +135,43 @@ def _scalar(name: str, value: Any) -> float | int | None:
     return value if isinstance(value, int) or math.isfinite(value) else None
 
 
-def _event_writer(folder: pathlib.Path, resume_step: int | None) -> Any:
+class _Mirror:
+    """A folder of this machine whose files are sent to a run folder in a bucket."""
+
+    def __init__(self, target: pathlib.Path):
+        self._target = target
+        self._temporary = tempfile.TemporaryDirectory(prefix="psl_jax-log-")
+        self.folder = pathlib.Path(self._temporary.name)
+        self._sent: dict[pathlib.Path, int] = {}  # bytes
+        self._since = time.monotonic()
+
+    @property
+    def is_due(self) -> bool:
+        return time.monotonic() - self._since >= _SEND_SECONDS
+
+    def send(self) -> None:
+        """Sends what has grown, file by file."""
+        for path in sorted(self.folder.rglob("*")):
+            if path.is_file() and self._sent.get(path) != (size := path.stat().st_size):
+                files.copy(path, self._target / path.relative_to(self.folder))
+                self._sent[path] = size
+        self._since = time.monotonic()
+
+    def close(self) -> None:
+        self.send()
+        self._temporary.cleanup()
+
+
+def _event_writer(folder: pathlib.Path, resume_step: int | None, goes_on: bool) -> Any:
     try:
         import tensorboardX
     except ImportError:
         return None
     # The purge makes TensorBoard hide what an interrupted run wrote after `resume_step`; the
     # suffix keeps writers opened within the same second from sharing (and emptying) a file.
-    old = folder.exists() and any(folder.iterdir())
     purge = resume_step + 1 if resume_step else 0
     return tensorboardX.SummaryWriter(
         str(folder),
-        purge_step=purge if old else None,
+        purge_step=purge if goes_on else None,
         filename_suffix=f".{os.getpid()}.{resume_step or 0}",
     )

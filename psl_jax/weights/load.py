@@ -1,13 +1,17 @@
 """Reads a model, whatever file, folder or place holds it."""
 
+import contextlib
 import os
 import pathlib
+from collections.abc import Iterator
 
 from psl_jax.model.model import Model
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import is_remote, local_copy, path_of
 
 PUBLISHED = "model.safetensors"  # in a folder that psl-jax publish wrote
 HUB = "hf://"
+FILES = (".pt", ".pth", ".safetensors", ".onnx", ".tflite")
 
 
 def load_model(path: str | os.PathLike) -> Model:
@@ -23,7 +27,10 @@ def load_model(path: str | os.PathLike) -> Model:
         from psl_jax.weights import hub
 
         return load_model(hub.fetch(os.fspath(path)))
-    path = pathlib.Path(path)
+    path = path_of(path)
+    if is_remote(path) and path.suffix in FILES:
+        with _with_sidecar(path) as copy:
+            return load_model(copy)
     if path.suffix in (".pt", ".pth"):
         from psl_jax.weights import pytorch_file
 
@@ -31,8 +38,8 @@ def load_model(path: str | os.PathLike) -> Model:
     if path.suffix == ".safetensors" or (path / PUBLISHED).is_file():
         from psl_jax.weights import safetensors_file
 
-        file = path if path.suffix == ".safetensors" else path / PUBLISHED
-        return safetensors_file.read_safetensors(file)
+        with local_copy(path if path.suffix == ".safetensors" else path / PUBLISHED) as file:
+            return safetensors_file.read_safetensors(file)
     if path.suffix == ".onnx":
         from psl_jax.weights import onnx_file
 
@@ -49,3 +56,15 @@ def load_model(path: str | os.PathLike) -> Model:
     from psl_jax.weights import orbax_folder
 
     return orbax_folder.read_model(path)
+
+
+@contextlib.contextmanager
+def _with_sidecar(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A copy of a file in a bucket, with what is told of it beside it (as of a .pt)."""
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file")
+    with local_copy(path) as copy:
+        beside = path.with_name(f"{path.name}.json")
+        if beside.is_file():
+            copy.with_name(beside.name).write_bytes(beside.read_bytes())
+        yield copy

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import pathlib
-import shutil
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -17,6 +16,7 @@ from psl_jax.model.model import Model, ModelInfo
 from psl_jax.runtime import files, interrupts
 from psl_jax.runtime.disk import plain_disk_errors
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import absolute, is_remote, local_copy, path_of, remove_tree
 from psl_jax.weights.keys import int_keys, str_keys
 
 MODEL_FILE = "model.json"
@@ -34,27 +34,27 @@ def save_model(folder: str | os.PathLike, variables: Variables, info: dict[str, 
 
     info: JSON values, `ModelInfo.as_json()` or more.
     """
-    folder = pathlib.Path(os.path.abspath(folder))
+    folder = absolute(folder)
     if jax.process_index() == 0:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_tree(folder, ignore_errors=True)
     tree = {"params": str_keys(variables.params), "stats": str_keys(variables.stats)}
     with interrupts.deferred(), plain_disk_errors(folder, "Run the same command again."):
-        ocp.save(folder / _WEIGHTS, tree)
+        ocp.save(os.fspath(folder / _WEIGHTS), tree)
         if jax.process_index() == 0:
             files.write_json(folder / MODEL_FILE, info | {_DIGEST: _crc(variables)})
 
 
 def find_folder(path: str | os.PathLike) -> pathlib.Path:
     """The folder that holds the model: that of a run, or itself. Raises UserError for none."""
-    folder = pathlib.Path(os.path.abspath(path))
+    folder = absolute(path)
     if not (folder / MODEL_FILE).exists():
         folder = folder / MODEL_FOLDER
     if not (folder / MODEL_FILE).exists():
-        inside = pathlib.Path(path).glob(f"*/{MODEL_FOLDER}/{MODEL_FILE}")
+        inside = path_of(path).glob(f"*/{MODEL_FOLDER}/{MODEL_FILE}")
         if models := sorted(os.fspath(found.parent.parent) for found in inside):
             names = "".join(f"\n  {name}" for name in models)
             raise UserError(f"{path} holds several models: give one of them{names}")
-        if not os.path.exists(path):
+        if not path_of(path).exists():
             raise UserError(f"{path}: there is no such file or folder: is the path right?")
         raise UserError(
             f"{path} holds no finished model (no {MODEL_FOLDER}/{MODEL_FILE} in it). Expected the "
@@ -70,15 +70,22 @@ def read_model(path: str | os.PathLike) -> Model:
     Raises UserError, saying what to do, where there is none.
     """
     folder = find_folder(path)
+    with local_copy(folder) as local:
+        return _read_model(folder, local)
+
+
+def _read_model(folder: pathlib.Path, local: pathlib.Path) -> Model:
+    """The model in `folder`, of which `local` is a copy, or the same."""
     try:
-        described = files.read_json(folder / MODEL_FILE)
+        described = files.read_json(local / MODEL_FILE)
     except ValueError as error:
         raise UserError(f"{folder / MODEL_FILE} is damaged: {error}") from error
     crc = described.pop(_DIGEST, None) if isinstance(described, dict) else None
     info = ModelInfo.from_json(described, folder / MODEL_FILE)
     weights = folder / _WEIGHTS
     with named_damage(weights, _AGAIN.format(folder)):
-        tree = ocp.load(weights, on_this_host(ocp.metadata(weights).metadata))
+        stored = local / _WEIGHTS
+        tree = ocp.load(stored, on_this_host(ocp.metadata(stored).metadata))
     loaded = Variables(int_keys(tree["params"]), int_keys(tree["stats"]))
     other = UserError(f"{folder}: the arrays are not those of a network of width {info.width}")
     # Looked at first: a network of a width that somebody mistyped could take all memory.
@@ -109,6 +116,8 @@ def named_damage(path: pathlib.Path, advice: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]:.200}"
+        if is_remote(path):
+            advice = f"is its bucket to be reached, and may it be read? If so, {advice}"
         raise UserError(
             f"{path}: damaged, or not whole, or no longer to be read: {advice} ({reason})"
         ) from error

@@ -39,32 +39,33 @@ def test_errors_that_a_user_can_mend_are_one_message():
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--workdir=gs://b/run"], "--workdir is gs://b/run: "),
-        (["--config.data.data_dir=s3://b/x"], "--config.data.data_dir is s3://b/x: "),
-        (["--out", "gs://b"], "--out is gs://b: "),
-        (["a.wav", "gs://b/b.wav"], "an argument is gs://b/b.wav: "),
+        (["--model=gs://b/run"], "--model is gs://b/run: this command reads"),
+        (["--out", "gs://b"], "--out is gs://b: this command reads"),
+        (["a.wav", "gs://b/b.wav"], "an argument is gs://b/b.wav: this command reads"),
+        (["--config.data.data_dir=s3://b/x"], "s3://b/x: s3:// is not read or written"),
     ],
 )
 def test_a_bucket_is_not_taken_for_a_folder(arguments, told):
-    with pytest.raises(UserError, match=re.escape(told) + ".*Mount it"):
-        entry.refuse_buckets(arguments)
+    with pytest.raises(UserError, match=re.escape(told)):
+        entry.check_places(arguments, takes_buckets=False)
 
 
 def test_other_arguments_are_no_buckets():
     beam = "--beam_options=--runner=DataflowRunner --temp_location=gs://b/tmp"
-    entry.refuse_buckets([beam, "--workdir", "runs/gs", "http://x/y.wav", "odd:gs://"])
+    arguments = [beam, "--workdir", "runs/gs", "http://x/y.wav", "odd:gs://"]
+    entry.check_places(arguments, takes_buckets=False)
 
 
-def test_every_command_refuses_buckets(tmp_path):
+def test_commands_that_take_no_buckets_say_so(tmp_path):
     process = subprocess.Popen(
-        [sys.executable, "-m", "psl_jax.main", "--config=quickstart", "--workdir=gs://b/run"],
+        [sys.executable, "-m", "psl_jax.pack", "--data_dir=gs://b/data", "--out=x"],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(places.ROOT)},
         stderr=subprocess.PIPE,
         text=True,
     )
     _, err = process.communicate(timeout=300)
-    assert process.returncode == 2 and "--workdir is gs://b/run: buckets are not" in err
+    assert process.returncode == 2 and "--data_dir is gs://b/data: this command" in err
     assert list(tmp_path.iterdir()) == []
 
 

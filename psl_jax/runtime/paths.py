@@ -1,0 +1,76 @@
+"""Paths from text: of this machine's file systems, or places in buckets (gs://bucket/...).
+
+The one place that knows the difference. A local path is pathlib's, and what is done with it is what
+it always was; a place in a bucket has the same methods (`buckets.BucketPath`). What a bucket cannot
+do (append, rename a folder, lock, be mapped into memory) goes by the functions here and in `files`.
+"""
+
+import contextlib
+import os
+import pathlib
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from typing import cast
+
+from psl_jax.runtime.errors import UserError
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]+)://")
+_REFUSED = ("s3", "s3a", "abfs", "abfss", "az", "hdfs", "oci")
+
+
+def is_remote(path: str | os.PathLike) -> bool:
+    """Whether a path is a place in a bucket. Raises UserError for one of a kind that is not read.
+
+    Taken for a path it would be a folder here, called `s3:`, that nobody looks for.
+    """
+    found = _SCHEME.match(os.fspath(path))
+    if found is None:
+        return False
+    if found[1] in _REFUSED:
+        raise UserError(
+            f"{os.fspath(path)}: {found[1]}:// is not read or written, of buckets only gs:// is. "
+            "Mount it, or copy what is needed, and give the path there (docs/BUCKETS.md)"
+        )
+    return found[1] == "gs"
+
+
+def path_of(text: str | os.PathLike) -> pathlib.Path:
+    """The path that a text means; one in a bucket has the methods of pathlib.Path that we use."""
+    if not is_remote(text):
+        return pathlib.Path(text)
+    from psl_jax.runtime import buckets
+
+    return cast(pathlib.Path, buckets.BucketPath(text))
+
+
+def absolute(text: str | os.PathLike) -> pathlib.Path:
+    """The path that a text means, wherever this process goes; links are not followed."""
+    return path_of(text if is_remote(text) else os.path.abspath(text))
+
+
+def remove_tree(path: str | os.PathLike, ignore_errors: bool = False) -> None:
+    """Deletes a folder and what is in it."""
+    place = path_of(path)
+    if is_remote(place):
+        place.remove_tree()  # type: ignore[attr-defined]
+    else:
+        shutil.rmtree(place, ignore_errors)
+
+
+@contextlib.contextmanager
+def local_copy(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """A file or folder of this machine with the contents of `path`, within `with`.
+
+    For libraries that open files by themselves. A local path is itself; what lies in a bucket is
+    copied, under its own name, into a temporary folder. Raises FileNotFoundError.
+    """
+    place = path_of(path)
+    if not is_remote(place):
+        yield place
+        return
+    with tempfile.TemporaryDirectory(prefix="psl_jax-") as folder:
+        copy = pathlib.Path(folder) / place.name
+        place.download(copy)  # type: ignore[attr-defined]
+        yield copy

@@ -1,0 +1,159 @@
+"""Places in buckets as paths, on a server of buckets on loopback."""
+
+import http.server
+import json
+import os
+import pathlib
+import pickle
+import threading
+
+import bucket_server
+import pytest
+
+from psl_jax.runtime import disk, files, paths
+from psl_jax.runtime.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with bucket_server.serving(tmp_path_factory.mktemp("server")) as one:
+        yield one
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """Lets this process see the buckets of an environment."""
+    gcsfs = pytest.importorskip("gcsfs")
+    from psl_jax.runtime import buckets
+
+    def forget():
+        gcsfs.GCSFileSystem.clear_instance_cache()
+        buckets._file_system.cache_clear()
+
+    def see(environment):
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        forget()
+        return paths.path_of("gs://bkt")
+
+    yield see
+    forget()
+
+
+@pytest.fixture
+def place(server, seen, request):
+    """A place of the test's own."""
+    return seen(server.environment) / request.node.name
+
+
+def test_a_local_path_is_pathlibs():
+    assert type(paths.path_of("a/b")) is type(pathlib.Path("a/b"))
+    assert paths.absolute("a") == pathlib.Path.cwd() / "a"
+    assert not paths.is_remote("odd:gs://") and not paths.is_remote("a://b")
+    with pytest.raises(UserError, match=r"s3://b/x: s3:// is not read or written"):
+        paths.path_of("s3://b/x")
+
+
+def test_a_place_is_a_path(place):
+    assert os.fspath(place / "a" / "b.json") == f"gs://bkt/{place.name}/a/b.json"
+    assert paths.path_of(f"{place}/") == place and paths.absolute(place) == place
+    assert os.path.join(place, "x") == os.fspath(place / "x")
+    assert (place / "b.json").suffix == ".json" and (place / "b").parent == place
+    assert pickle.loads(pickle.dumps(place)) == place
+
+
+def _write_half(opened):
+    with opened as target:
+        target.write_text("begun") if isinstance(target, pathlib.Path) else target.write("begun")
+        raise ZeroDivisionError
+
+
+@pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")  # aiohttp's
+def test_files_there_are_written_whole_or_not_at_all(place, server):
+    files.write_json(place / "a.json", {"é": [1, 2]})
+    assert files.read_json(place / "a.json") == {"é": [1, 2]}
+    assert server.get(f"{place.name}/a.json") == b'{\n  "\\u00e9": [\n    1,\n    2\n  ]\n}\n'
+    large = os.urandom(9 << 20)  # sent in pieces
+    with files.atomic_open(place / "large", "wb") as file:
+        file.write(large)
+    assert (place / "large").read_bytes() == large and (place / "large").stat().st_size == 9 << 20
+    for opened in (files.atomic_open, files.atomic_path):
+        with pytest.raises(ZeroDivisionError):
+            _write_half(opened(place / "broken"))
+    assert not (place / "broken").exists()
+    files.write_csv(place / "t.csv", ("a", "b"), [(1, "x,y")])
+    with (place / "t.csv").open(newline="") as file:
+        assert file.read() == 'a,b\r\n1,"x,y"\r\n'
+    with pytest.raises(ValueError, match="written whole"):
+        (place / "t.csv").open("a")
+
+
+def test_what_is_there_is_found(place):
+    assert not place.exists() and list(place.glob("*")) == [] and list(place.rglob("*")) == []
+    for name in ("a.txt", "d/b.txt", "d/e/c.bin"):
+        (place / name).write_bytes(name.encode())
+    assert place.is_dir() and not place.is_file() and (place / "d").exists()
+    assert (place / "a.txt").is_file() and not (place / "a").exists()
+    assert [one.name for one in place.iterdir()] == ["a.txt", "d"]
+    assert list(place.glob("*/b.txt")) == [place / "d" / "b.txt"]
+    assert [one.name for one in place.rglob("*.txt")] == ["a.txt", "b.txt"]
+    wanted = [place / "a.txt", place / "none", place / "d/b.txt", place / "no/where"]
+    assert files.sizes(wanted) == [5, None, 7, None]
+    with paths.local_copy(place) as local:
+        found = {one.relative_to(local).as_posix() for one in local.rglob("*") if one.is_file()}
+    assert found == {"a.txt", "d/b.txt", "d/e/c.bin"} and not local.exists()
+    assert (place / "a.txt").rename(place / "f.txt").read_text() == "a.txt"
+    paths.remove_tree(place / "d")
+    assert [one.name for one in place.iterdir()] == ["f.txt"]
+    (place / "f.txt").unlink()
+    (place / "f.txt").unlink(missing_ok=True)
+    for read in (place.read_bytes, (place / "f.txt").unlink, lambda: list(place.iterdir())):
+        with pytest.raises(FileNotFoundError, match=f"no such object: 'gs://bkt/{place.name}"):
+            read()
+
+
+def test_what_others_write_is_seen_at_once(place, server):
+    assert not (place / "a").exists() and files.exist([place / "a", place / "b"]) == [False, False]
+    server.put(f"{place.name}/a", b"1")
+    assert (place / "a").exists() and files.exist([place / "a", place / "b"]) == [True, False]
+    server.put(f"{place.name}/a", b"22")
+    assert (place / "a").stat().st_size == 2 and (place / "a").read_bytes() == b"22"
+
+
+def test_a_bucket_that_is_not_there(place):
+    from psl_jax.runtime import buckets
+
+    buckets.check(place)
+    for do in (
+        lambda: buckets.check("gs://lost/x"),
+        lambda: files.write_json("gs://lost/x.json", 1),
+        lambda: disk.check_writable("gs://lost/run", "--workdir"),
+    ):
+        with pytest.raises(UserError, match="there is no bucket gs://lost"):
+            do()
+
+
+def test_no_permission_is_told(seen):
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def _refuse(self):
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            text = "me@x does not have storage.objects.list access to the bucket."
+            error = {"error": {"code": 403, "message": text, "errors": [{"reason": "forbidden"}]}}
+            content = json.dumps(error).encode()
+            self.send_response(403)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_POST = _refuse  # noqa: N815
+
+        def log_message(self, *arguments):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        place = seen({"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{server.server_port}"}) / "x"
+        for do in (place.exists, place.read_bytes, lambda: files.write_json(place, 1)):
+            with pytest.raises(UserError, match=r"gs://bkt/x: no permission\. Log in with"):
+                do()
+        server.shutdown()

@@ -1,0 +1,29 @@
+"""Several commands one after the other, as `python -m` runs each, with a shallow network.
+
+python small_commands.py '[["psl_jax.evaluate", "MODEL", "DATA"], ["psl_jax.tag", ...]]'
+
+One process, since what they import takes longer than what they do. Ends with the first status that
+is not 0.
+"""
+
+import json
+import runpy
+import sys
+
+from psl_jax.model import mobilenetv2
+
+mobilenetv2.INVERTED_RESIDUALS = (  # of small_main.py
+    (1, 16, 1, 1),
+    (6, 24, 1, 2),
+    (6, 32, 1, 2),
+    (6, 64, 1, 2),
+    (6, 96, 1, 2),
+)
+
+for name, *arguments in json.loads(sys.argv[1]):
+    sys.argv = [name, *arguments]
+    try:
+        runpy.run_module(name, run_name="__main__")
+    except SystemExit as ended:
+        if ended.code:
+            raise

@@ -1,0 +1,233 @@
+"""Commands from and to a bucket, on a server of buckets on loopback: the digits of local ones."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import audio_files
+import bucket_server
+import numpy as np
+import places
+import pytest
+
+CONFIG = """
+from psl_jax import config
+
+def get_config():
+    result = config.base()
+    result.data.corpus = "own_data"
+    result.data.max_clip_seconds = 2.0
+    result.data.validation_split = result.data.eval_split = "eval"
+    result.data.train_split = "balanced"
+    result.segment_seconds = 2.0
+    result.model.width = 0.1
+    result.train.batch_size = result.evaluate.batch_size = 4
+    result.train.learning_rate = 1e-2
+    result.train.epochs, result.train.log_every, result.train.checkpoint_every = 4, 1, 1
+    result.experiments = {
+        "teacher": {"labels": "weak"},
+        "psl2s": {"labels": "soft", "segment_seconds": 1.0, "teacher": "teacher"},
+    }
+    return result
+"""
+RUN = ("teacher", "psl2s")
+# As it is, not started again with huge pages: what was imported would be imported again.
+OWN = {"PYTHONPATH": str(places.ROOT), "GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}
+TIMEOUT = 400  # seconds; a loaded machine is no failure
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory):
+    with bucket_server.serving(tmp_path_factory.mktemp("server")) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory, bucket):
+    """Recordings of one's own, here and in gs://bkt/source."""
+    root = tmp_path_factory.mktemp("source")
+    for split, count in (("balanced", 8), ("eval", 5)):
+        names = [f"{split}{i}.wav" for i in range(count)]
+        for number, name in enumerate(names):
+            seconds = 1.2 + 0.1 * number
+            audio_files.write(root / name, audio_files.tone(seconds, seed=len(name) + number))
+        rows = [(name, "abc"[number % 3]) for number, name in enumerate(names)]
+        audio_files.write_table(root / f"{split}.csv", "filename,labels", rows)
+    for path in root.iterdir():
+        bucket.put(f"source/{path.name}", path.read_bytes())
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(bucket, tmp_path_factory):
+    """Runs a script of the tests where the bucket is: the finished process."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+
+    def start(script, *arguments, **environment):
+        done = subprocess.run(
+            [sys.executable, places.TESTS / script, *map(str, arguments)],
+            cwd=elsewhere,
+            env=os.environ | bucket.environment | OWN | environment,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+        )
+        assert not list(elsewhere.iterdir()), "something was written where the process ran"
+        return done
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    path = tmp_path_factory.mktemp("config") / "config.py"
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.fixture(scope="module")
+def local(run, source, config, tmp_path_factory):
+    """The folder of a suite here, and what was said of the data set in gs://bkt/data.
+
+    It is prepared, verified and found again there.
+    """
+    folder = tmp_path_factory.mktemp("run")
+    prepare = ["psl_jax.prepare", "--corpus=own_data", "--source_dir=gs://bkt/source"]
+    prepare += ["--data_dir=gs://bkt/data", "--max_clip_seconds=2"]
+    main = ["psl_jax.main", f"--config={config}", f"--workdir={folder}", "--stage=evaluate"]
+    main += [f"--config.data.source_dir={source}"]
+    commands = [prepare, ["psl_jax.prepare", "--verify=gs://bkt/data"], prepare, main]
+    done = run("small_commands.py", json.dumps(commands))
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+@pytest.fixture(scope="module")
+def runs(run, local, bucket, config):
+    """The folder of the local suite; gs://bkt/run is the same, which was killed on the way."""
+    where = "--workdir=gs://bkt/run", "--config.data.data_dir=gs://bkt/data"
+    arguments = "--config", config, "--config.data.corpus=tfds", *where
+    died = run("small_main.py", *arguments, DIE_AT="batch 8")
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    assert bucket.names("run/teacher/checkpoints/")
+    assert not bucket.names("run/teacher/averaged/")
+    done = run("small_main.py", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "gs://bkt/run/report.html" in done.stdout
+    return local[0]
+
+
+def arrays(data):
+    with np.load(io.BytesIO(data)) as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+def assert_same_arrays(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    for name, array in theirs.items():
+        np.testing.assert_array_equal(ours[name], array, err_msg=name)
+
+
+def values(log):
+    lines = [json.loads(line) for line in log.decode().splitlines()]
+    kept = ("step", "loss", "val_mAP", "learning_rate")
+    return [{key: line[key] for key in kept if key in line} for line in lines]
+
+
+def test_data_are_prepared_from_and_to_the_bucket(local, bucket):
+    folder, told = local
+    assert "all whole" in told and "used again" in told
+    found, there = sorted((folder / "data").rglob("*.tfrecord-*")), bucket.names("data/")
+    assert len(found) == 13
+    for path in found:
+        (ours,) = [one for one in there if one.endswith(f"/1.0.0/{path.name}")]
+        assert bucket.get(ours) == path.read_bytes()
+    assert not [one for one in there if "incomplete" in one or "/part-" in one]
+
+
+def test_a_killed_run_in_the_bucket_has_the_digits_of_a_local_one(runs, bucket):
+    for name in RUN:
+        local, place = runs / name, f"run/{name}"
+        scores = bucket.get(f"{place}/scores.npz"), (local / "scores.npz").read_bytes()
+        assert_same_arrays(*map(arrays, scores))
+        for file in ("metrics.json", "per_class.csv"):
+            assert bucket.get(f"{place}/{file}") == (local / file).read_bytes(), file
+        models = bucket.get(f"{place}/averaged/model.json"), local / "averaged" / "model.json"
+        ours, theirs = map(json.loads, (models[0], models[1].read_bytes()))
+        assert ours["weights_crc32"] == theirs["weights_crc32"]
+        log = bucket.get(f"{place}/train_log.jsonl")
+        assert values(log) == values((local / "train_log.jsonl").read_bytes())
+        assert bucket.names(f"{place}/tb/")
+    assert bucket.get("run/results.json") and bucket.get("run/report.html")
+    for path in (runs / "psl2s" / "soft_labels").glob("labels-*"):
+        assert bucket.get(f"run/psl2s/soft_labels/{path.name}") == path.read_bytes()
+
+
+def test_a_model_and_data_in_the_bucket(run, runs, source, bucket, tmp_path):
+    """relabel, evaluate, tag and export write there what they write here."""
+
+    def commands(model, data, source, out):
+        on_data = (model, data, "--split=eval", "--segment_seconds=1")
+        return [
+            ["psl_jax.relabel", *on_data, f"--out={out}/labels"],
+            ["psl_jax.evaluate", *on_data, f"--out={out}/evaluated"],
+            ["psl_jax.tag", model, f"{source}/eval0.wav", source, f"--out={out}/tags"],
+            ["psl_jax.tag", model, f"{source}/*.wav", f"--out={out}/tags", "--skip_existing"],
+            ["psl_jax.export", model, "--format=safetensors", f"--out={out}/m.safetensors"],
+            ["psl_jax.tag", f"{out}/m.safetensors", f"{source}/eval1.wav", "--format=json"],
+        ]
+
+    safetensors = pytest.importorskip("safetensors.numpy", reason="safetensors is not installed")
+    here = commands(f"{runs}/psl2s", f"{runs}/data", str(source), tmp_path)
+    there = commands("gs://bkt/run/psl2s", "gs://bkt/data", "gs://bkt/source", "gs://bkt/made")
+    done = run("small_commands.py", json.dumps([*here, *there]))
+    assert done.returncode == 0, done.stderr
+    written = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    kinds = {path.suffix for path in written}
+    assert {".tfrecord", ".npz", ".csv", ".json", ".safetensors"} <= kinds
+    for path in written:
+        ours = bucket.get(f"made/{path.relative_to(tmp_path).as_posix()}")
+        theirs = path.read_bytes()
+        if path.suffix == ".npz":
+            assert_same_arrays(arrays(ours), arrays(theirs))
+        elif path.suffix == ".safetensors":  # what is told of the arrays has no order
+            assert_same_arrays(safetensors.load(ours), safetensors.load(theirs))
+        elif path.parent.name == "tags":
+            assert ours == theirs.replace(os.fsencode(source), b"gs://bkt/source")
+        else:
+            assert ours == theirs, path.name
+    here, there = [line for line in done.stdout.splitlines() if line.startswith('{"file"')]
+    assert there == here.replace(os.fspath(source), "gs://bkt/source")
+
+
+@pytest.mark.skipif(
+    not os.environ.get("PSL_JAX_WALKS"), reason="takes minutes: set PSL_JAX_WALKS=1"
+)
+def test_the_quickstart_there_has_the_digits_of_the_one_here(run, bucket, tmp_path):
+    settings = {"data.full_clips": 24, "data.balanced_clips": 16, "data.eval_clips": 12}
+    settings |= {"train.max_steps": 4, "train.validate_every": 2, "train.batch_size": 8}
+    settings |= {"model.width": 0.1}
+    more = [f"--config.{name}={value}" for name, value in settings.items()]
+    for workdir in (tmp_path, "gs://bkt/quickstart"):
+        done = run("small_main.py", "--config=quickstart", "--workdir", workdir, *more)
+        assert done.returncode == 0, done.stderr
+    for name in ("teacher", "weak", "psl10s", "psl5s", "psl2s"):
+        ours, here = f"quickstart/{name}", tmp_path / name
+        assert bucket.get(f"{ours}/metrics.json") == (here / "metrics.json").read_bytes()
+        scores = bucket.get(f"{ours}/scores.npz"), (here / "scores.npz").read_bytes()
+        assert_same_arrays(*map(arrays, scores))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--workdir=gs://lost/run"], "gs://lost/run: there is no bucket gs://lost"),
+        (["--workdir=s3://b/run"], "s3:// is not read or written"),
+    ],
+)
+def test_a_place_that_cannot_be_used_is_one_line(run, arguments, told):
+    done = run("small_main.py", "--config=quickstart", *arguments)
+    assert done.returncode == 2 and told in done.stderr and "Traceback" not in done.stderr
