@@ -12,7 +12,7 @@ const differ = Object.keys(GIVEN.thresholds).length > 0;
 
 export class Settings {
   #label = null; // the chosen class
-  #each = tuned ? GIVEN : null; // thresholds of each class that are in use; null: one for all of them
+  #each = differ ? GIVEN : null; // thresholds of each class that are in use; null: one for all of them
   #replaced = null; // those that one for all took the place of
   #mine = {}; // of single classes, as they were set here
 
