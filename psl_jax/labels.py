@@ -336,7 +336,8 @@ def _options(arguments: argparse.Namespace, form: Any, segmentation: Any, **more
 
 def _open(folder: str, source: Any) -> Any:
     """The soft labels of a folder, cut as they were made."""
-    from psl_jax.data.soft_labels import SoftLabels, segmentation_of
+    from psl_jax.data.label_manifest import segmentation_of
+    from psl_jax.data.soft_labels import SoftLabels
 
     return SoftLabels.open(folder, source.index, segmentation_of(folder))
 

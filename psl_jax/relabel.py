@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from psl_jax.audio.segments import MIN_SEGMENT_SECONDS
-from psl_jax.data.soft_labels import LabelRule
+from psl_jax.data.label_manifest import LabelRule
 from psl_jax.runtime import entry
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of

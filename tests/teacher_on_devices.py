@@ -16,7 +16,8 @@ import synthetic_data
 
 from psl_jax.audio.segments import Segmentation
 from psl_jax.data import batches
-from psl_jax.data.soft_labels import LabelRule, SoftLabels
+from psl_jax.data.label_manifest import LabelRule
+from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.model import mobilenetv2
 from psl_jax.model.folding import fold
 from psl_jax.model.frontend import LogMel

@@ -13,8 +13,9 @@ import synthetic_data
 from psl_jax import UserError, evaluate, relabel
 from psl_jax import config as config_lib
 from psl_jax.audio.segments import Segmentation
+from psl_jax.data.label_manifest import LabelRule
 from psl_jax.data.packed_source import PackedSource
-from psl_jax.data.soft_labels import LabelRule, SoftLabels
+from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.experiments import experiment
 from psl_jax.model.mobilenetv2 import create
 from psl_jax.model.model import ModelInfo

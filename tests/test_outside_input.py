@@ -29,7 +29,8 @@ from psl_jax.audio.segments import Segmentation
 from psl_jax.corpora import labels_folder
 from psl_jax.corpora.audio_folders import Scan
 from psl_jax.corpora.audioset_csv import read_segments, read_strong_labels
-from psl_jax.data.soft_labels import LabelRule, SoftLabels, SoftLabelWriter
+from psl_jax.data.label_manifest import LabelRule
+from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter
 from psl_jax.model.class_lists import read_classes
 from psl_jax.runtime.errors import UserError
 from psl_jax.weights import load

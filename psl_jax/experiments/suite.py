@@ -15,9 +15,9 @@ from ml_collections import ConfigDict
 
 from psl_jax import config as config_lib
 from psl_jax.config import Settings
+from psl_jax.data.label_manifest import digest_without_teacher
 from psl_jax.data.opening import open_source
 from psl_jax.data.settings import DataSettings
-from psl_jax.data.soft_labels import digest_without_teacher
 from psl_jax.experiments import paper, stepping
 from psl_jax.experiments.experiment import Experiment
 from psl_jax.experiments.run_binding import OtherRunError

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
-from psl_jax.data import soft_labels
+from psl_jax.data import label_manifest
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.soft_labels import SoftLabelWriter
 from psl_jax.label_files import class_columns
@@ -77,7 +77,7 @@ def import_labels(
     """
     names = ClipNames(index.ids)
     counts = segmentation.counts(index.num_samples).astype(np.int64)
-    writer = begin() if soft_labels.are_begun(directory) else None
+    writer = begin() if label_manifest.are_begun(directory) else None
     with _scratch(directory, int(counts.sum()), len(columns), file.views) as scratch:
         places = _Places(index, segmentation, counts, path, file.padded)
         rows, known_rows = _read(file, names, places, columns, scratch)

@@ -244,11 +244,20 @@ def _file_system() -> Any:
     return fsspec.filesystem("gcs", finalize_on_close=True)
 
 
+def error_within(error: BaseException | None) -> UserError | None:
+    """The error in words where it, or what caused it, is one of the way to a bucket."""
+    while error is not None:
+        if isinstance(error, Exception) and _is_of_the_way(error):
+            return _in_words("a bucket", error)
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def _is_of_the_way(error: Exception) -> bool:
     return type(error).__module__.partition(".")[0] in ("gcsfs", "aiohttp", "google")
 
 
-def _in_words(place: BucketPath, error: Exception) -> UserError:
+def _in_words(place: object, error: Exception) -> UserError:
     """An error of gcsfs, aiohttp or google-auth, and what to do."""
     kind, text = type(error).__name__, f"{' '.join(str(error).split()):.200}"
     code, where = getattr(error, "code", None), type(error).__module__.partition(".")[0]

@@ -25,7 +25,7 @@ def plain_disk_errors(path: str | os.PathLike, advice: str) -> Iterator[None]:
 
     advice: what is kept, and what to do once there is room. Errors of the operating system, of
     TensorFlow and of TensorStore are known; any other passes through. What Orbax would log of them,
-    tracebacks, is not shown.
+    tracebacks, is not shown; for a bucket, to which threads of its own write, from then on.
     """
     logger = logging.getLogger("absl")
     logger.addFilter(_is_not_of_orbax)
@@ -57,7 +57,8 @@ def plain_disk_errors(path: str | os.PathLike, advice: str) -> Iterator[None]:
             raise UserError(f"cannot write {path}: {reason}. Mend that. {advice}") from error
         raise
     finally:
-        logger.removeFilter(_is_not_of_orbax)
+        if not is_remote(path):
+            logger.removeFilter(_is_not_of_orbax)
 
 
 def check_writable(folder: str | os.PathLike, option: str) -> None:

@@ -47,6 +47,9 @@ def run(main: Callable, parse_flags: Callable | None = None, takes_buckets: bool
         print(f"\nstopped; {kept}. Run the same command again to go on", file=sys.stderr)
         _exit(interrupts.RESTART)
     except Exception as error:
+        if (told := _of_a_bucket(error)) is not None:
+            print(f"\nerror: {told} Run the same command again to go on", file=sys.stderr)
+            _exit(interrupts.RESTART if isinstance(told, UnreachableError) else 2)
         if not _has_joined_others():
             raise
         if _is_loss_of_others(error):
@@ -129,6 +132,12 @@ def _is_loss_of_others(error: Exception) -> bool:
         *("stopped sending heartbeats", "heartbeat timeout"),
     )
     return any(word in str(error) for word in words)
+
+
+def _of_a_bucket(error: Exception) -> UserError | None:
+    """An error of the way to a bucket in words, where a library that reads there raised it."""
+    buckets = sys.modules.get("psl_jax.runtime.buckets")
+    return None if buckets is None else buckets.error_within(error)
 
 
 def _has_joined_others() -> bool:

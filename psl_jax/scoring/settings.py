@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from psl_jax.data.soft_labels import LabelRule
+from psl_jax.data.label_manifest import LabelRule
 from psl_jax.runtime.settings import evaluation, operational, setting
 
 

@@ -65,7 +65,7 @@ class Opened(NamedTuple):
 def parts_of(name: str | os.PathLike) -> list[Part]:
     """The teachers that a name names. Raises UserError for a weight of 0 or no name."""
     text = os.fspath(name)
-    if path_of(text).exists():
+    if text and path_of(text).exists():
         return [Part(1.0, _BY_SUFFIX.get(os.path.splitext(text)[1], "run"), text)]
     ends = [found.start() for found in _NEXT.finditer(text)]
     pieces = [text[a:b] for a, b in zip([0, *(e + 1 for e in ends)], [*ends, None], strict=True)]

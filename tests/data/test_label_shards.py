@@ -9,7 +9,8 @@ from synthetic_data import make_index, make_probabilities
 
 from psl_jax.audio.segments import Segmentation
 from psl_jax.data import label_shards
-from psl_jax.data.soft_labels import LabelRule, SoftLabels, SoftLabelWriter
+from psl_jax.data.label_manifest import LabelRule
+from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter
 from psl_jax.runtime.errors import UserError
 
 SEGMENTATION = Segmentation(0.01)

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from synthetic_data import indices, make_index, make_probabilities, segmentations, write_soft_labels
 
 from psl_jax.audio.segments import Segmentation
-from psl_jax.data import soft_labels
-from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter, missing_shards
+from psl_jax.data import label_manifest, soft_labels
+from psl_jax.data.label_manifest import missing_shards
+from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter
 from psl_jax.runtime.errors import UserError
 
 SEGMENTATION = Segmentation(0.01)
-FORMATS = pytest.mark.parametrize("format", soft_labels.FORMATS)
+FORMATS = pytest.mark.parametrize("format", label_manifest.FORMATS)
 
 
 @pytest.fixture
@@ -263,7 +264,11 @@ def test_of_large_labels_only_the_wanted_records_are_read(tmp_path, monkeypatch,
     index = make_index([9, 0, 12], [400, 390, 100] * 7, num_classes=5)
     segmentation = Segmentation(200 / 16000)
     writer = soft_labels.SoftLabelWriter(
-        tmp_path, index, segmentation, teacher_digest="t", rule=soft_labels.LabelRule(top_k=top_k)
+        tmp_path,
+        index,
+        segmentation,
+        teacher_digest="t",
+        rule=label_manifest.LabelRule(top_k=top_k),
     )
     rows = make_probabilities(index, segmentation)
     for shard in writer.missing:

@@ -10,7 +10,8 @@ import synthetic_data
 from label_data import run
 
 from psl_jax.audio.segments import Segmentation
-from psl_jax.data.soft_labels import LabelRule, SoftLabels, SoftLabelWriter
+from psl_jax.data.label_manifest import LabelRule
+from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter
 from psl_jax.label_files.rules import Rules, read_ontology, read_thresholds
 from psl_jax.runtime.errors import UserError
 

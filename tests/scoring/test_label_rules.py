@@ -7,7 +7,8 @@ import pytest
 from synthetic_data import MemorySource, make_audio, make_index
 
 from psl_jax.audio.segments import Segmentation
-from psl_jax.data.soft_labels import LabelRule, SoftLabels
+from psl_jax.data.label_manifest import LabelRule
+from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.scoring import relabeling
 from psl_jax.scoring.relabeling import TaughtBy
 

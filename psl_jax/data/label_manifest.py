@@ -1,0 +1,200 @@
+"""What soft labels were made from and with: the rule, and the manifest that tells it.
+
+`manifest.json` lies beside the shards of labels (see `soft_labels`). Labels are used where all that
+it says fits, and refused in words where it does not.
+"""
+
+import dataclasses
+import os
+import pathlib
+from typing import Any
+
+from psl_jax.audio.segments import MIN_SEGMENT_SECONDS, Segmentation
+from psl_jax.data import label_shards
+from psl_jax.data.clip_index import ClipIndex
+from psl_jax.runtime import files
+from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import path_of
+from psl_jax.runtime.settings import setting
+
+FORMATS = label_shards.FORMATS
+MANIFEST = "manifest.json"
+WEAK = "weak_labels_sha256"  # in the manifest of labels that depend on the clips' weak ones
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelRule:
+    """How soft labels are made of a teacher's scores, told by the manifest: in config.relabel.
+
+    The default is the paper's: a segment's label is the teacher's score of that segment.
+    """
+
+    # Windows as long as a segment, of which each covers so much of the next; a segment's label is
+    # the mean of their scores, weighted by the audio that they share with it.
+    overlap: float = setting(0.0, least=0, most=0.9)
+    # How far the clip's weak labels are believed, see `relabeling.with_prior`: the logarithm of
+    # how much likelier a label is of a class that sounds than of another one. 0: not at all.
+    prior: float = setting(0.0, least=0, most=20)
+    # The share of sounding classes that weak labels name (AudioSet's miss many; inferred).
+    prior_recall: float = setting(0.7, above=0, below=1)
+    # Only so many classes of a segment are kept, the likeliest; the others are 0. 0: all are kept.
+    top_k: int = setting(0, least=0)
+    # A label is sigmoid(logit / temperature + shift): below 1 a teacher's labels become bolder.
+    temperature: float = setting(1.0, above=0, most=100)
+    # The shift of each class, see `label_rates`. none: 0. rate: the class's mean label of a segment
+    # becomes the rate of its weak labels there. clip_rate: its mean of the clips' highest labels.
+    calibrate: str = setting("none", choices=("none", "rate", "clip_rate"))
+    # The teacher's frames in the padding after a clip's end count in its time mean.
+    count_padding: bool = setting(False)
+
+    def entries(self) -> dict[str, Any]:
+        """What the manifest says of it: what has no effect is left out."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(LabelRule)}
+        return values | {"prior_recall": self.prior_recall if self.prior else None}
+
+    @property
+    def uses_weak_labels(self) -> bool:
+        """Whether clips with other weak labels get other soft ones."""
+        return self.prior > 0 or self.calibrate != "none"
+
+
+# What labels are like that were made before manifests told it.
+_UNTOLD = LabelRule().entries() | {"shortest_seconds": MIN_SEGMENT_SECONDS}
+
+# What each entry of the manifest is called in an error message.
+_NAMES = {
+    "format": "file format",
+    "teacher_digest": "teacher",
+    "segment_seconds": "segment length in seconds",
+    "hop_seconds": "hop between segments in seconds",
+    "classes": "class list",
+    "split": "split",
+    "num_clips": "number of clips",
+    "clip_ids_sha256": "set of clip ids",
+    "shard_sizes": "clips in each shard",
+    "shortest_seconds": "least seconds of a segment",
+    "overlap": "overlap of the windows that the teacher heard",
+    "prior": "how far weak labels are believed",
+    "prior_recall": "share of sounding classes that weak labels name",
+    "top_k": "number of classes that are kept",
+    "temperature": "temperature of the teacher's logits",
+    "calibrate": "what the classes' rates were fitted to",
+    "count_padding": "whether padding counts",
+    WEAK: "weak labels of the clips",
+}
+# How labels are made anew, by the kind of their origin.
+_REMAKE = {"imported": "psl-jax labels import", "edited": "psl-jax labels edit"}
+
+
+def segmentation_of(directory: str | os.PathLike) -> Segmentation:
+    """How the clips were cut that these labels are of. Raises UserError without a manifest."""
+    manifest = read(directory)
+    try:
+        seconds, hop = (float(manifest[key]) for key in ("segment_seconds", "hop_seconds"))
+        return Segmentation(
+            seconds, None if hop == seconds else hop, float(manifest["shortest_seconds"])
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{directory}/{MANIFEST} is damaged: it tells no length of segments"
+        ) from error
+
+
+def digest_without_teacher(directory: str | os.PathLike, even_relabeled: bool) -> str | None:
+    """What stands for the teacher of labels that are used without one; None: they need theirs.
+
+    Labels that were imported or edited (their manifest has an `origin`) come of no teacher that
+    could make them again. even_relabeled: those of a relabeling too, if they are there.
+    """
+    if not are_begun(directory):
+        return None
+    manifest = read(directory)
+    return manifest.get("teacher_digest") if even_relabeled or "origin" in manifest else None
+
+
+def are_begun(directory: str | os.PathLike) -> bool:
+    """Whether a directory has a manifest."""
+    return (path_of(directory) / MANIFEST).exists()
+
+
+def missing_shards(directory: str | os.PathLike) -> list[int]:
+    """Numbers of the shards still to be written. Raises UserError without a manifest."""
+    manifest = read(directory)
+    count = len(manifest["shard_sizes"])
+    paths = [label_shards.shard_path(directory, i, count, manifest["format"]) for i in range(count)]
+    return [i for i, there in enumerate(files.exist(paths)) if not there]
+
+
+def described(index: ClipIndex, segmentation: Segmentation) -> dict[str, Any]:
+    return {
+        "segment_seconds": float(segmentation.seconds),
+        "hop_seconds": float(segmentation.hop_seconds or segmentation.seconds),
+        "shortest_seconds": float(segmentation.shortest_seconds),
+        "classes": list(index.classes),
+        "split": index.split,
+        "num_clips": len(index),
+        "clip_ids_sha256": index.ids_sha256,
+        "shard_sizes": index.shard_sizes.tolist(),
+    }
+
+
+def remake(manifest: dict[str, Any]) -> str:
+    """What makes such labels, in words."""
+    origin = manifest.get("origin")
+    kind = origin.get("kind") if isinstance(origin, dict) else None
+    return f"`{_REMAKE[kind]}`" if kind in _REMAKE else "relabel"
+
+
+def read(directory: str | os.PathLike) -> dict[str, Any]:
+    path = path_of(directory) / MANIFEST
+    try:
+        manifest = files.read_json(path)
+        described = isinstance(manifest, dict) and manifest.get("format") in FORMATS
+        if described and isinstance(manifest.get("shard_sizes"), list):
+            return _UNTOLD | manifest
+        raise ValueError("it describes no soft labels")
+    except FileNotFoundError:
+        raise UserError(
+            f"{directory} holds no soft labels (no {MANIFEST}); run the relabel stage, or point "
+            "soft_labels_dir at the directory that holds them"
+        ) from None
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged ({error}); delete it and run the relabel stage again, which writes "
+            "it anew and keeps the shards"
+        ) from error
+
+
+def compare(directory: pathlib.Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
+    for key, value in expected.items():
+        other = found.get(key)
+        if other != value:
+            value, other = _brief(value, other)
+            made = remake(found)
+            if "origin" in found and key in LabelRule().entries():
+                advice = (
+                    f"They come from {made}, not from a relabeling of this run: leave "
+                    f"config.relabel.{key} at its default, {other}"
+                )
+            else:
+                advice = f"Run {made} again into an empty directory, or point soft_labels_dir "
+                advice += "elsewhere"
+            raise UserError(
+                f"{directory} holds soft labels for something else: {_NAMES[key]} ({key}) differs: "
+                f"expected {value}, found {other}. {advice}"
+            )
+
+
+def _brief(expected: Any, found: Any) -> tuple[str, str]:
+    """Both values in a few words; of two lists, their lengths or where they first differ."""
+    if not (isinstance(expected, list) and isinstance(found, list)):
+        return repr(expected), repr(found)
+    if len(expected) != len(found):
+        return f"{len(expected)} entries", f"{len(found)} entries"
+    place = next(
+        i for i, pair in enumerate(zip(expected, found, strict=True)) if pair[0] != pair[1]
+    )
+    return f"{expected[place]!r} at position {place}", f"{found[place]!r}"
+
+
+# --- shards ---------------------------------------------------------------------------------------
