@@ -527,7 +527,8 @@ def test_a_format_that_the_browser_cannot_play_is_played_all_the_same(page, tmp_
 def test_a_recording_is_tagged(page):
     record = page.find_element("id", "record")
     record.click()
-    wait_for(lambda: len(texts(page, "#live-list li")) == len(tagging.LABELS))  # heard meanwhile
+    heard = "return document.querySelectorAll('#live-list li').length"  # anew many times a second
+    wait_for(lambda: page.execute_script(heard) == len(tagging.LABELS))
     wait_for(lambda: page.find_element("id", "live-late").text.endswith("s behind"))
     wait_for(lambda: record.text.startswith("Stop (0:01"))
     record.click()
