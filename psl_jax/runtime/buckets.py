@@ -254,20 +254,20 @@ def error_within(error: BaseException | None) -> UserError | None:
 
 
 def _is_of_the_way(error: Exception) -> bool:
-    return type(error).__module__.partition(".")[0] in ("gcsfs", "aiohttp", "google")
+    return type(error).__module__.startswith(("gcsfs", "aiohttp", "google.auth"))
 
 
 def _in_words(place: object, error: Exception) -> UserError:
     """An error of gcsfs, aiohttp or google-auth, and what to do."""
     kind, text = type(error).__name__, f"{' '.join(str(error).split()):.200}"
-    code, where = getattr(error, "code", None), type(error).__module__.partition(".")[0]
+    code = getattr(error, "code", None)
     if code in (401, 403) or "Forbidden" in text or "does not have storage." in text:
         return UserError(
             f"{place}: no permission. Log in with `gcloud auth application-default login`, give "
             "the machine's service account a role on the bucket (roles/storage.objectUser), or "
             f"mend the name ({text})"
         )
-    if where == "google" or kind in ("RefreshError", "DefaultCredentialsError"):
+    if type(error).__module__.startswith("google.auth"):
         return UserError(
             f"{place}: no credentials for Google Cloud: `gcloud auth application-default login`, "
             f"or set GOOGLE_APPLICATION_CREDENTIALS ({text})"

@@ -104,7 +104,7 @@ def _errno(error: Exception) -> int | None:
 
 def _is_of_a_bucket(error: Exception) -> bool:
     """Whether an error comes of the way to a bucket: gcsfs, aiohttp, google-auth, TensorStore."""
-    modules = ("gcsfs", "aiohttp", "google")
+    modules = ("gcsfs", "aiohttp", "google.auth")
     words = ("gs://", "HTTP", "googleapis", "/storage/v1/")
     return type(error).__module__.startswith(modules) or any(w in str(error) for w in words)
 

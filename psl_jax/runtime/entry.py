@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from absl import app
 
-from psl_jax.runtime import interrupts, paths
+from psl_jax.runtime import interrupts, losses, paths
 from psl_jax.runtime.errors import UnreachableError, UserError
 
 _BUCKET = re.compile(
@@ -50,9 +50,9 @@ def run(main: Callable, parse_flags: Callable | None = None, takes_buckets: bool
         if (told := _of_a_bucket(error)) is not None:
             print(f"\nerror: {told} Run the same command again to go on", file=sys.stderr)
             _exit(interrupts.RESTART if isinstance(told, UnreachableError) else 2)
-        if not _has_joined_others():
+        if not losses.has_joined_others():
             raise
-        if _is_loss_of_others(error):
+        if losses.is_loss_of_others(error):
             interrupts.tell(
                 "\nanother process of this run has ended or was killed: see its own messages; "
                 f"{interrupts.what_is_kept()}. Run the same command again to go on\n"
@@ -111,7 +111,7 @@ def parser(name: str, doc: str) -> argparse.ArgumentParser:
 
 def _exit(status: int) -> None:
     """Ends the process; one of several at once, as JAX would first wait for the others."""
-    if not _has_joined_others():
+    if not losses.has_joined_others():
         sys.exit(status)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -119,27 +119,13 @@ def _exit(status: int) -> None:
 
 
 def _leave_others() -> None:
-    if _has_joined_others():
+    if losses.has_joined_others():
         from psl_jax.runtime import joining
 
         joining.leave()
-
-
-def _is_loss_of_others(error: Exception) -> bool:
-    """Whether a collective failed as a process is gone, in the words of Gloo, NCCL and gRPC."""
-    words = (
-        *("closed by peer", "reset by peer", "remote process exited", "Socket closed"),
-        *("stopped sending heartbeats", "heartbeat timeout"),
-    )
-    return any(word in str(error) for word in words)
 
 
 def _of_a_bucket(error: Exception) -> UserError | None:
     """An error of the way to a bucket in words, where a library that reads there raised it."""
     buckets = sys.modules.get("psl_jax.runtime.buckets")
     return None if buckets is None else buckets.error_within(error)
-
-
-def _has_joined_others() -> bool:
-    jax = sys.modules.get("jax")  # not every entry point needs it
-    return jax is not None and jax.distributed.is_initialized()

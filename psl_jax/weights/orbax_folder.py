@@ -13,7 +13,7 @@ from orbax.checkpoint import v1 as ocp
 
 from psl_jax.model.mobilenetv2 import STEM_CHANNELS, Variables, create, scaled
 from psl_jax.model.model import Model, ModelInfo
-from psl_jax.runtime import files, interrupts
+from psl_jax.runtime import files, interrupts, losses
 from psl_jax.runtime.disk import plain_disk_errors
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import absolute, is_remote, local_copy, path_of, remove_tree
@@ -109,12 +109,17 @@ def _read_model(folder: pathlib.Path, local: pathlib.Path) -> Model:
 
 @contextlib.contextmanager
 def named_damage(path: pathlib.Path, advice: str) -> Iterator[None]:
-    """Turns what Orbax raises for damaged or missing files, of many kinds, into a UserError."""
+    """Turns what Orbax raises for damaged or missing files, of many kinds, into a UserError.
+
+    That another process is gone, for which Orbax waits, is not one of them.
+    """
     try:
         yield
     except UserError:
         raise
     except Exception as error:
+        if losses.is_loss_of_others(error):  # Orbax waits for them
+            raise
         reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]:.200}"
         if is_remote(path):
             advice = f"is its bucket to be reached, and may it be read? If so, {advice}"
