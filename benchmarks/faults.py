@@ -3,9 +3,10 @@
     python benchmarks/faults.py --kills 40 --out results            # about 20 minutes on two cores
     python benchmarks/faults.py --kills 6 --campaigns prepare,one   # a trial
 
-Three campaigns share the kills: `prepare` (a folder of short clips into a data set), `one` (a
-suite of a teacher and a student on it: train, average, evaluate, relabel, train, average, evaluate)
-and `two` (the same suite in two processes). A kill is aimed at a stage: once the run is in it, the
+Four campaigns share the kills: `prepare` (a folder of short clips into a data set), `one` (a
+suite of a teacher and a student on it: train, average, evaluate, relabel, train, average,
+evaluate), `two` (the same suite in two processes) and `bucket` (in one, whose run folder lies in a
+bucket of a server on loopback). A kill is aimed at a stage: once the run is in it, the
 process, or one of the two, gets SIGKILL or SIGTERM at a random moment. The other one of two is left
 to find that out. Then the same command is given again. A run that ends is compared with the
 undisturbed one bit for bit - records, index, losses, soft labels, averaged weights, scores, metrics
@@ -13,7 +14,9 @@ undisturbed one bit for bit - records, index, losses, soft labels, averaged weig
 """
 
 import argparse
+import atexit
 import collections
+import contextlib
 import dataclasses
 import json
 import os
@@ -25,10 +28,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import soundfile
+from run_comparison import FaultError, arrays, files, losses, same
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TIMEOUT = 900  # seconds until a process counts as hanging
@@ -69,10 +73,6 @@ class Kill:
     signal: str
     statuses: list[int]
     seconds_until_others_left: float = 0.0
-
-
-class FaultError(Exception):
-    """Something was lost, hung, or came out otherwise."""
 
 
 def main() -> None:
@@ -140,6 +140,8 @@ class Campaign:
 
     name: str
     processes = 1
+    may_trace = False  # whether a traceback may be told of what came to nothing
+    environment: Mapping[str, str] = {}
 
     def __init__(self, root: pathlib.Path):
         self.root, self.whole = root, root / f"{self.name}-whole"
@@ -168,13 +170,14 @@ class Campaign:
         entered = {self.stage(self.whole): time.monotonic()}
         while any(process.poll() is None for process in running):
             entered.setdefault(self.stage(self.whole), time.monotonic())
-            time.sleep(0.02)
+            time.sleep(0.05)
         times = [*entered.values(), time.monotonic()]
         self.durations = dict(zip(entered, np.diff(times).tolist(), strict=True))
         self._check(running, [0])
 
     def start(self, folder: pathlib.Path) -> list[subprocess.Popen]:
         environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+        environment |= self.environment
         self.log = open(f"{folder}.log", "ab")  # noqa: SIM115
         return [
             subprocess.Popen(command, env=environment, stdout=self.log, stderr=self.log)
@@ -223,7 +226,7 @@ class Campaign:
         while not is_time() and all(process.poll() is None for process in running):
             if time.monotonic() > end:
                 raise FaultError(f"{self.name}: hangs; see {self.log.name}")
-            time.sleep(0.002)
+            time.sleep(0.01)
 
     def _check(self, running: Sequence[subprocess.Popen], expected: Sequence[int]) -> None:
         try:
@@ -235,7 +238,8 @@ class Campaign:
                 process.kill()
         self.log.close()
         output = pathlib.Path(self.log.name).read_text(errors="replace")
-        if not set(statuses) <= set(expected) or "Traceback" in output:
+        traced = "Traceback" in output and not self.may_trace
+        if not set(statuses) <= set(expected) or traced:
             raise FaultError(f"{self.name}: statuses {statuses}\n{output[-6000:]}")
 
 
@@ -253,8 +257,8 @@ class Preparing(Campaign):
         return "shards" if begun else "start"
 
     def compare(self) -> None:
-        ours, theirs = (_files(folder) for folder in (self.folder, self.whole))
-        _same(self.name, ours, theirs)
+        ours, theirs = (files(folder) for folder in (self.folder, self.whole))
+        same(self.name, ours, theirs)
 
 
 class Suite(Campaign):
@@ -262,7 +266,7 @@ class Suite(Campaign):
 
     def commands(self, folder: pathlib.Path) -> list[list[str]]:
         program = [sys.executable, str(ROOT / "tests/small_main.py")]
-        program += ["--config", str(self.root / "config.py"), "--workdir", str(folder)]
+        program += ["--config", str(self.root / "config.py"), "--workdir", self._where(folder)]
         program += [f"--config.data.data_dir={self._data_dir()}"]
         if self.processes == 1:
             return [program]
@@ -273,6 +277,12 @@ class Suite(Campaign):
         program += [f"--num_processes={self.processes}"]
         return [[*program, f"--process_id={number}"] for number in range(self.processes)]
 
+    def _where(self, folder: pathlib.Path) -> str:
+        return str(folder)
+
+    def _read(self, folder: pathlib.Path, place: str) -> bytes:
+        return (folder / place).read_bytes()
+
     def _data_dir(self) -> pathlib.Path:
         data = self.root / "prepare-whole"
         if not data.exists():
@@ -282,12 +292,15 @@ class Suite(Campaign):
     def stage(self, folder: pathlib.Path) -> str:
         for experiment, stage in STAGES:
             try:
-                done = json.loads((folder / experiment / "stages.json").read_text())
+                done = json.loads(self._read(folder, f"{experiment}/stages.json"))
             except (OSError, ValueError):
                 done = {}
             if stage not in done:
                 return f"{experiment} {stage}"
-        return "" if (folder / "results.json").exists() else "report"
+        with contextlib.suppress(OSError):
+            self._read(folder, "results.json")
+            return ""
+        return "report"
 
     def compare(self) -> None:
         from psl_jax.model import mobilenetv2
@@ -296,16 +309,16 @@ class Suite(Campaign):
         mobilenetv2.INVERTED_RESIDUALS = BLOCKS
         for experiment in ("teacher", "student"):
             ours, theirs = (folder / experiment for folder in (self.folder, self.whole))
-            _same(experiment, _losses(ours), _losses(theirs))
+            same(experiment, losses(ours), losses(theirs))
             for name in ("metrics.json", "per_class.csv"):
-                _same(name, (ours / name).read_bytes(), (theirs / name).read_bytes())
+                same(name, (ours / name).read_bytes(), (theirs / name).read_bytes())
             known = [json.loads((run / "data.json").read_text()) for run in (ours, theirs)]
-            _same("data.json", *known)  # its entries come in the order in which they were needed
-            labels = [_files(run / "soft_labels") for run in (ours, theirs)]
-            _same("soft labels", *labels)
-            for first, second in zip(_arrays(ours), _arrays(theirs), strict=True):
-                _same("scores", first.tobytes(), second.tobytes())
-            _same("weights", *(load_model(run).digest for run in (ours, theirs)))
+            same("data.json", *known)  # its entries come in the order in which they were needed
+            labels = [files(run / "soft_labels") for run in (ours, theirs)]
+            same("soft labels", *labels)
+            for first, second in zip(arrays(ours), arrays(theirs), strict=True):
+                same("scores", first.tobytes(), second.tobytes())
+            same("weights", *(load_model(run).digest for run in (ours, theirs)))
 
 
 class TwoProcesses(Suite):
@@ -313,43 +326,53 @@ class TwoProcesses(Suite):
     processes = 2
 
 
-CAMPAIGNS = {"prepare": Preparing, "one": Suite, "two": TwoProcesses}
+class InBucket(Suite):
+    """In a bucket of a server on loopback; compared with a local run."""
+
+    name = "bucket"
+    may_trace = True  # Orbax's event loop is closed before what it writes to has answered
+
+    def __init__(self, root: pathlib.Path):
+        super().__init__(root)
+        sys.path.insert(0, str(ROOT / "tests"))
+        import bucket_server
+
+        (root / "server").mkdir()
+        open_till_the_end = contextlib.ExitStack()
+        self.bucket = open_till_the_end.enter_context(bucket_server.serving(root / "server"))
+        atexit.register(open_till_the_end.close)
+        self.environment = self.bucket.environment
+
+    @property
+    def is_begun(self) -> bool:
+        return bool(self.bucket.names(f"{self.folder.name}/"))
+
+    def reference(self) -> None:
+        """The stages' durations are those in the bucket, the digits those of a local run."""
+        super().reference()
+        local = Suite(self.root)
+        if not local.whole.exists():
+            local.reference()
+        self.whole = local.whole
+
+    def compare(self) -> None:
+        for name in self.bucket.names(f"{self.folder.name}/"):
+            copy = self.folder.parent / name
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(self.bucket.get(name))
+        super().compare()
+
+    def _where(self, folder: pathlib.Path) -> str:
+        return f"gs://{self.bucket.name}/{folder.name}"
+
+    def _read(self, folder: pathlib.Path, place: str) -> bytes:
+        try:
+            return self.bucket.get(f"{folder.name}/{place}")
+        except AssertionError as error:  # not found
+            raise FileNotFoundError(place) from error
 
 
-# --- comparing ------------------------------------------------------------------------------------
-
-
-def _same(what: str, ours: object, theirs: object) -> None:
-    if ours == theirs:
-        return
-    detail = ""
-    if isinstance(ours, dict) and isinstance(theirs, dict):
-        keys = sorted({*ours, *theirs}, key=str)
-        detail = str([key for key in keys if ours.get(key) != theirs.get(key)])
-    raise FaultError(f"{what} differs from the undisturbed run {detail}")
-
-
-def _files(folder: pathlib.Path) -> dict[str, bytes]:
-    """Contents of all files below a folder, but for when a report was made."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name not in (".lock", "report.txt"):
-            content = path.read_bytes()
-            if path.name == "report.json":
-                content = json.dumps(json.loads(content) | {"made": ""}).encode()
-            found[str(path.relative_to(folder))] = content
-    return found
-
-
-def _losses(run: pathlib.Path) -> list[dict]:
-    lines = map(json.loads, (run / "train_log.jsonl").read_text().splitlines())
-    kept = ("step", "loss", "val_mAP")
-    return [{key: line[key] for key in kept if key in line} for line in lines]
-
-
-def _arrays(run: pathlib.Path) -> list[np.ndarray]:
-    with np.load(run / "scores.npz") as stored:
-        return [stored[name] for name in sorted(stored.files)]
+CAMPAIGNS = {"prepare": Preparing, "one": Suite, "two": TwoProcesses, "bucket": InBucket}
 
 
 def _flags() -> argparse.Namespace:
