@@ -180,6 +180,8 @@ def test_a_model_of_which_saving_was_cut_short_is_none(tmp_path, variables, monk
 
 def test_a_folder_without_a_model_is_an_error_that_says_what_to_do(tmp_path):
     with pytest.raises(UserError, match=r"holds no finished model.*train one first"):
+        load_model(tmp_path)
+    with pytest.raises(UserError, match="there is no such file or folder"):
         load_model(tmp_path / "nowhere")
 
 
