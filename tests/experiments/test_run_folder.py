@@ -172,7 +172,7 @@ def test_a_teacher_that_is_gone_is_not_needed_any_more(tmp_path, data):
     soft = {"labels": "soft", "teacher": str(tmp_path / "teacher")}
     begun(tmp_path / "run", **soft)
     (tmp_path / "teacher").rename(tmp_path / "away")
-    with pytest.raises(UserError, match=r"config\.teacher is .*holds no finished model"):
+    with pytest.raises(UserError, match=r"config\.teacher is .*there is no such file or folder"):
         checked(tmp_path / "run", **soft)
     finish(tmp_path / "run", "relabel")
     checked(tmp_path / "run", **soft)
