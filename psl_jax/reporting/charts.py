@@ -38,8 +38,12 @@ def _is_number(value: Any) -> bool:
 
 
 def colours(names: Sequence[str]) -> dict[str, int]:
+    """A number for each, of a colour and dashes; where colours come again the dashes are others."""
     students = [name for name in names if name not in ("weak", "teacher")]
-    chosen = {name: _STUDENTS[i % len(_STUDENTS)] for i, name in enumerate(students)}
+    chosen = {
+        name: _STUDENTS[i % len(_STUDENTS)] + drawing.NUM_COLOURS * (i // len(_STUDENTS))
+        for i, name in enumerate(students)
+    }
     return {name: chosen.get(name, _WEAK if name == "weak" else _TEACHER) for name in names}
 
 

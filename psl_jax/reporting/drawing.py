@@ -21,6 +21,11 @@ _CHAR = 6.9  # width of a character at the font size of the labels, about
 Format = Callable[[float], str]
 
 
+def dashes(colour: int) -> str:
+    """The dashes of a number; from NUM_COLOURS on colours come again, with other dashes."""
+    return DASHES[(colour + colour // NUM_COLOURS) % NUM_COLOURS]
+
+
 @dataclasses.dataclass(frozen=True)
 class Series:
     """A line through `points` (x, y); `marks` are drawn as diamonds, `faint` as background.
@@ -68,7 +73,7 @@ def line_chart(
     parts = [axes.draw(x_label, y_label)]
     for s in series:
         path = " ".join(f"{axes.x(x):.1f},{axes.y(y):.1f}" for x, y in s.points)
-        dash = (DASHES[s.colour % NUM_COLOURS] or None) if s.dashed else None
+        dash = (dashes(s.colour) or None) if s.dashed else None
         kind = "line faint" if s.faint else "line"
         parts.append(_tag("polyline", kind, s.colour, points=path, stroke_dasharray=dash))
         if not s.faint and len(s.points) <= 100:  # each value can be read by pointing at it
@@ -207,7 +212,7 @@ def legend(entries: Iterable[tuple[str, int, str]]) -> Markup:
     for name, colour, kind in entries:
         start, width = 7, 14
         if kind in ("line", "dashed", "faint"):
-            dash = (DASHES[colour % NUM_COLOURS] or None) if kind == "dashed" else None
+            dash = (dashes(colour) or None) if kind == "dashed" else None
             look = "line faint" if kind == "faint" else "line"
             mark = _tag("polyline", look, colour, points="1,6 31,6", stroke_dasharray=dash)
             start, width = 0, 32

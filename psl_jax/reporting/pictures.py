@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from psl_jax.reporting import plots
-from psl_jax.reporting.drawing import DASHES
+from psl_jax.reporting.drawing import dashes
 from psl_jax.reporting.plots import Figure
 from psl_jax.runtime import files
 
@@ -84,8 +84,8 @@ def _legend(canvas: Any, axes: Any, entries: int) -> None:
 
 def _lines(axes: Any, plot: plots.Lines) -> None:
     for series in plot.series:
-        dashes = [float(d) / 2 for d in DASHES[series.colour % len(DASHES)].split()]
-        style = (0, tuple(dashes)) if series.dashed and dashes else "-"
+        lengths = [float(d) / 2 for d in dashes(series.colour).split()]
+        style = (0, tuple(lengths)) if series.dashed and lengths else "-"
         axes.plot(
             *zip(*series.points, strict=True),
             color=colour(series.colour),

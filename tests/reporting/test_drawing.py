@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from psl_jax.reporting import drawing
+from psl_jax.reporting import charts, drawing
 
 NASTY = 'Bow-wow, "loud" <script>alert(1)</script> & co'
 
@@ -42,3 +42,11 @@ def test_bars_of_zeros_and_of_long_names():
     series = [("a", [0.0, 0.0], 0)]
     kwargs = {"label": "l", "x_label": "x", "y_label": "y", "form": str}
     ElementTree.fromstring(str(drawing.grouped_bars(["p", "q"], series, **kwargs)))
+
+
+def test_lines_of_many_experiments_differ_in_colour_or_in_dashes():
+    names = [f"student {i}" for i in range(20)]
+    found = charts.colours(["teacher", "weak", *names])
+    looks = [(found[n] % drawing.NUM_COLOURS, drawing.dashes(found[n])) for n in found]
+    assert len(set(looks)) == len(looks)
+    assert looks[2:6] == [(0, ""), (2, "5 3"), (3, "10 3 2 3"), (4, "2 3")]
