@@ -204,7 +204,7 @@ def test_load(tmp_path, model):
     assert "6 classes" in repr(loaded)
     audio = tagging.recording(2.5)
     np.testing.assert_array_equal(loaded.tag(audio, 16_000).scores, model.tag(audio, 16_000).scores)
-    with pytest.raises(UserError, match="no finished model"):
+    with pytest.raises(UserError, match="no such file or folder"):
         psl_jax.load(tmp_path / "none")
 
 
