@@ -12,27 +12,16 @@ import bucket_server
 import numpy as np
 import places
 import pytest
+import small_suite
 
-CONFIG = """
-from psl_jax import config
-
-def get_config():
-    result = config.base()
-    result.data.corpus = "own_data"
+CONFIG = small_suite.CONFIG.replace(
+    'result.data.corpus = "packed"\n',
+    """result.data.corpus = "own_data"
     result.data.max_clip_seconds = 2.0
     result.data.validation_split = result.data.eval_split = "eval"
     result.data.train_split = "balanced"
-    result.segment_seconds = 2.0
-    result.model.width = 0.1
-    result.train.batch_size = result.evaluate.batch_size = 4
-    result.train.learning_rate = 1e-2
-    result.train.epochs, result.train.log_every, result.train.checkpoint_every = 4, 1, 1
-    result.experiments = {
-        "teacher": {"labels": "weak"},
-        "psl2s": {"labels": "soft", "segment_seconds": 1.0, "teacher": "teacher"},
-    }
-    return result
-"""
+""",
+)
 RUN = ("teacher", "psl2s")
 # As it is, not started again with huge pages: what was imported would be imported again.
 OWN = {"PYTHONPATH": str(places.ROOT), "GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}

@@ -167,7 +167,7 @@ def _check_readable(file: AudioFile) -> None:
     elif not os.path.exists(file):
         raise DecodeError("missing", "no such file")
     elif os.path.isdir(file):
-        raise DecodeError("unreadable", "a folder, not a file: give the files in it, as a list")
+        raise DecodeError("unreadable", "a folder, not a file")
     else:
         size = os.path.getsize(file)
     if size == 0:

@@ -38,19 +38,18 @@ def _shuffled_queue(clips: np.ndarray, length: int, rng: np.random.Generator) ->
 
 
 def by_weight(
-    index: ClipIndex, draws: int, rng: np.random.Generator, wanted: np.ndarray | None = None
+    index: ClipIndex, draws: int, rng: np.random.Generator, wanted: np.ndarray
 ) -> np.ndarray:
-    """Clips drawn with replacement by their weight: int64 [draws], or those `wanted` of them.
+    """Of so many clips drawn with replacement by their weight those `wanted`: int64 [wanted].
 
     A clip weighs the sum over its labels of 1000 / (n_c + 100), n_c being the clips with label c.
-    wanted: numbers of draws. The others are not looked up, which is what takes the time: of the
-    full AudioSet 4 s an epoch. Raises UserError where no clip has a label.
+    wanted: numbers of draws, int [wanted]. The others are not looked up, which is what takes the
+    time: of the full AudioSet 4 s an epoch. Raises UserError where no clip has a label.
     """
     ends = np.cumsum(clip_weights(index))
     if not ends[-1]:
         raise UserError(f"split {index.split!r} has no labels: weighted sampling needs some")
-    places = rng.random(draws)
-    return np.searchsorted(ends / ends[-1], places if wanted is None else places[wanted], "right")
+    return np.searchsorted(ends / ends[-1], rng.random(draws)[wanted], "right")
 
 
 def clip_weights(index: ClipIndex) -> np.ndarray:

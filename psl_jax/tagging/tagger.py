@@ -376,7 +376,8 @@ def _is_list(audio: Any) -> bool:
 def _named(audio: Any, number: int, numbered: bool) -> str:
     """What to begin a message about `audio` with."""
     if isinstance(audio, str | os.PathLike):
-        return f"{audio}: "
+        hint = "give a list of the files in it: " if os.path.isdir(audio) else ""
+        return f"{audio}: {hint}"
     return f"audio number {number} of the list: " if numbered else ""
 
 

@@ -64,7 +64,9 @@ def _with_sidecar(path: pathlib.Path) -> Iterator[pathlib.Path]:
     if not path.is_file():
         raise UserError(f"{path}: there is no such file")
     with local_copy(path) as copy:
-        beside = path.with_name(f"{path.name}.json")
+        from psl_jax.weights.pytorch_file import sidecar
+
+        beside = path.with_name(sidecar(path.name).name)
         if beside.is_file():
             copy.with_name(beside.name).write_bytes(beside.read_bytes())
         yield copy

@@ -29,9 +29,7 @@ def reset_thresholds(path: str | os.PathLike) -> pathlib.Path:
 def check_writable(path: str | os.PathLike) -> None:
     """Raises UserError where thresholds cannot be stored, before hours are spent to find them."""
     file = _file_of(path)
-    if not os.access(file if file.exists() else file.parent, os.W_OK) or not os.access(
-        file.parent, os.W_OK
-    ):
+    if not all(os.access(place, os.W_OK) for place in (file.parent, file) if place.exists()):
         raise UserError(
             f"no permission to write {file}, where thresholds are stored: copy the model to a "
             "place of your own, or give --dry_run and --csv=FILE (psl-jax tag --thresholds=FILE "

@@ -24,13 +24,6 @@ SUFFIXES = {
     "pretrainedsed": ".hdf5",
 }
 
-
-@pytest.fixture
-def data(tmp_path):
-    label_data.write_data(tmp_path / "data", label_data.index())
-    return tmp_path / "data"
-
-
 # --- There and back -------------------------------------------------------------------------------
 
 

@@ -16,20 +16,6 @@ from psl_jax.runtime.errors import UserError
 h5py = pytest.importorskip("h5py", reason="needs the extra corpora")
 parquet = pytest.importorskip("pyarrow.parquet", reason="needs the extra corpora")
 
-SUFFIXES = {
-    "parquet": ".parquet",
-    "csv": ".csv",
-    "npy": ".npy",
-    "ced": ".h5",
-    "pretrainedsed": ".hdf5",
-}
-
-
-@pytest.fixture
-def data(tmp_path):
-    label_data.write_data(tmp_path / "data", label_data.index())
-    return tmp_path / "data"
-
 
 @pytest.mark.parametrize(
     ("change", "message"),
