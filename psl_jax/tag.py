@@ -42,6 +42,15 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="tell the model's classes and their thresholds, a line each, and tag nothing",
     )
     options.add_settings(parser)
+    _add_output(parser)
+    found = options.parse(parser, arguments)
+    if not found.files and not found.list_labels:
+        parser.error("the following arguments are required: FILE")
+    return found
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    """Adds what is told of each file, and where."""
     group = parser.add_argument_group("output")
     group.add_argument(
         "--format",
@@ -92,10 +101,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="PNG|DIR",
         help="draw spectrogram and tags over time: NAME.png for one file, or a folder",
     )
-    found = options.parse(parser, arguments)
-    if not found.files and not found.list_labels:
-        parser.error("the following arguments are required: FILE")
-    return found
 
 
 def main(arguments: argparse.Namespace) -> int:
