@@ -4,9 +4,11 @@
 written out here once. Parameters are replicated, batches split over the axis `"data"`.
 """
 
+import collections
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -29,6 +31,10 @@ FAST_MATH = {"xla_cpu_enable_fast_math": True} | {
 }
 
 _LONGEST_WAIT_MS = 7 * 24 * 3600 * 1000
+
+# A CPU computes so many batches at a time: one alone leaves cores waiting for each other
+# (docs/PERFORMANCE.md).
+_CPU_AT_ONCE = 2
 
 
 def data_mesh(num_devices: int | None = None) -> Mesh:
@@ -193,6 +199,38 @@ def prefetch(items: Iterable, function: Callable, depth: int = 2) -> Generator:
     finally:
         stop.set()
         thread.join()
+
+
+def computed(
+    items: Iterable[tuple[Any, Any]], program: Callable[[Any, Any], Any], alone: bool
+) -> Generator[tuple[Any, Any]]:
+    """Yields (item, program(item, its inputs on the devices)) in order.
+
+    While a batch is computed the next ones are taken from `items`. alone: the program runs on one
+    device and exchanges nothing; where that is a CPU, several threads run it. Programs over several
+    devices are started by one thread: all devices need them in the same order.
+    """
+    if not (alone and jax.default_backend() == "cpu"):
+        yield from _later(((item, program(item, inputs)) for item, inputs in items), 1)
+        return
+    with ThreadPoolExecutor(_CPU_AT_ONCE) as pool:
+        begun = ((item, pool.submit(_whole, program, item, inputs)) for item, inputs in items)
+        for item, future in _later(begun, _CPU_AT_ONCE):
+            yield item, future.result()
+
+
+def _later(items: Iterable, count: int) -> Generator:
+    """The items, each when `count` more have been taken."""
+    held: collections.deque = collections.deque()
+    for item in items:
+        held.append(item)
+        if len(held) > count:
+            yield held.popleft()
+    yield from held
+
+
+def _whole(program: Callable, *arguments: Any) -> Any:
+    return jax.block_until_ready(program(*arguments))
 
 
 def wait_for_all(what: str) -> None:

@@ -21,7 +21,7 @@ from psl_jax.model.frontend import LogMel, num_frames, zeros_after
 from psl_jax.model.mobilenetv2 import Variables, clip_probabilities, output_frames
 from psl_jax.runtime import parallel
 
-CPU_BATCH = 64  # segments
+CPU_BATCH = 32  # segments
 DEVICE_SECONDS = 1024  # of audio, that a device is given at a time
 TPU_LANES = 128
 
@@ -127,7 +127,7 @@ class DeviceScorer:
     def fitting(self, batch_size: int, seconds: float) -> int:
         """`batch_size`, or the next larger one that divides evenly over the devices.
 
-        0: what keeps them busy with segments of so many seconds. A CPU is with 64, of 16 s on with
+        0: what keeps them busy with segments of so many seconds. A CPU is with 32, of 32 s on with
         17 minutes of audio; other devices get a multiple of 128 each, which is how many a TPU has
         side by side: 512 of 2 s; of segments of 16 s on 17 minutes of audio, too.
         """
@@ -170,14 +170,9 @@ def computed_ahead(
         inputs = {k: batch[k] for k in ("audio", "num_samples")}
         return batch, parallel.put_batch(inputs, mesh)
 
-    pending = None
-    for batch, inputs in parallel.prefetch(batches, put):
-        result = program(batch, inputs)
-        if pending is not None:
-            yield _real_rows(*pending)
-        pending = batch, result
-    if pending is not None:
-        yield _real_rows(*pending)
+    made = parallel.prefetch(batches, put)
+    for batch, result in parallel.computed(made, program, alone=mesh.size == 1):
+        yield _real_rows(batch, result)
 
 
 class Scorer(DeviceScorer):

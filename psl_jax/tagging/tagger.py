@@ -262,18 +262,17 @@ class Tagger:
         """
         program = programs.program(self.logmel, output)
         failed: set[int] = set()
-        pending = None
-        for entries, inputs in parallel.prefetch(self._work(sources, segmentation), _put):
+
+        def frames_of(_: Any, inputs: Any) -> jax.Array | None:
+            return None if inputs is None else program(self._network, *inputs)
+
+        batches = parallel.prefetch(self._work(sources, segmentation), _put)
+        for entries, result in parallel.computed(batches, frames_of, alone=True):
             if isinstance(entries, Failed):
                 failed.add(entries.source)
                 yield entries
-                continue
-            result = program(self._network, *inputs)
-            if pending is not None:  # it was computed while this batch was read
-                yield from _results(*pending, failed)
-            pending = entries, result
-        if pending is not None:
-            yield from _results(*pending, failed)
+            else:
+                yield from _results(entries, result, failed)
 
     def _work(
         self, sources: Iterable[Blocks], segmentation: Segmentation | None

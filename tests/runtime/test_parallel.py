@@ -193,3 +193,47 @@ def test_what_one_does_is_waited_for(process, monkeypatch):
 
     found = parallel.by_the_first("waited", do)
     assert (found, order) == (("results", ["done", "waited"]), (None, ["waited"]))[process]
+
+
+# --- batches computed while others are read ---------------------------------------------------
+
+
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("count", [0, 1, 2, 7])
+def test_what_is_computed_comes_in_order_and_little_is_taken_ahead(alone, count):
+    taken = []
+
+    def items():
+        for number in range(count):
+            taken.append(number)
+            yield number, jnp.float32(number)
+
+    for position, (item, result) in enumerate(
+        parallel.computed(items(), lambda item, value: item + 2 * value, alone)
+    ):
+        assert item == position and float(result) == 3 * position
+        assert len(taken) <= position + 3
+    assert taken == list(range(count))
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_an_error_of_a_program_ends_it(alone):
+    def program(item, value):
+        if item == 3:
+            raise ValueError("three")
+        return value
+
+    taken = iter(range(1000))
+    with pytest.raises(ValueError, match="three"):
+        list(parallel.computed(((n, None) for n in taken), program, alone))
+    assert next(taken) < 8
+
+
+def test_one_cpu_device_computes_several_at_a_time():
+    together = threading.Barrier(2)
+
+    def program(item, value):
+        together.wait(timeout=60)  # each waits for another one
+        return value
+
+    assert len(list(parallel.computed(((n, None) for n in range(4)), program, alone=True))) == 4

@@ -11,8 +11,8 @@ from psl_jax.scoring.scorer import Scorer
 @pytest.mark.parametrize(
     ("platform", "devices", "batch_size", "seconds", "expected"),
     [
-        ("cpu", 1, 0, 2.0, 64),
-        ("cpu", 3, 0, 10.0, 66),  # the next that divides
+        ("cpu", 1, 0, 2.0, 32),
+        ("cpu", 3, 0, 10.0, 33),  # the next that divides
         ("cpu", 3, 64, 2.0, 66),
         ("tpu", 8, 0, 2.0, 8 * 512),
         ("tpu", 8, 0, 5.0, 8 * 256),
