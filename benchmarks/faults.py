@@ -1,16 +1,17 @@
 """Commands that are killed again and again, against the same commands undisturbed.
 
-    python benchmarks/faults.py --kills 40 --out results            # about 20 minutes on two cores
+    python benchmarks/faults.py --kills 100 --out results           # an hour or two on two cores
     python benchmarks/faults.py --kills 6 --campaigns prepare,one   # a trial
 
-Four campaigns share the kills: `prepare` (a folder of short clips into a data set), `one` (a
-suite of a teacher and a student on it: train, average, evaluate, relabel, train, average,
-evaluate), `two` (the same suite in two processes) and `bucket` (in one, whose run folder lies in a
-bucket of a server on loopback). A kill is aimed at a stage: once the run is in it, the
-process, or one of the two, gets SIGKILL or SIGTERM at a random moment. The other one of two is left
-to find that out. Then the same command is given again. A run that ends is compared with the
-undisturbed one bit for bit - records, index, losses, soft labels, averaged weights, scores, metrics
-- and the next one is begun, until the kills are used up. The network is shallow, the data are tiny.
+Four campaigns share the kills: `prepare` (a folder of short clips into a data set), `one` (a suite
+of a teacher and a student on it: train, average, evaluate, relabel, train, average, evaluate),
+`two` (the same suite in two processes; half of the kills) and `bucket` (in one process, whose run
+folder lies in a bucket of a server on loopback; a quarter). A kill is aimed at a stage: once the
+run is in it, the process, or one of the two, gets SIGKILL or SIGTERM at a random moment. The other
+one of two is left to find that out. Then the same command is given again. A run that ends is
+compared with the undisturbed one bit for bit - records, index, losses, soft labels, averaged
+weights, scores, metrics - and the next one is begun, until the kills are used up. The network is
+shallow, the data are tiny.
 """
 
 import argparse
@@ -84,9 +85,7 @@ def main() -> None:
         root = pathlib.Path(folder)
         write_source(root / "source")
         (root / "config.py").write_text(CONFIG)
-        names = flags.campaigns.split(",")
-        for number, name in enumerate(names):
-            share = flags.kills * (number + 1) // len(names) - flags.kills * number // len(names)
+        for name, share in shares(flags.campaigns.split(","), flags.kills).items():
             campaign = CAMPAIGNS[name](root)
             campaign.reference()
             while share > 0 or campaign.is_begun:
@@ -98,25 +97,38 @@ def main() -> None:
                 share -= 1
                 kills.append(found)
                 print(f"{len(kills)}: {dataclasses.asdict(found)}", flush=True)
-    seconds = time.monotonic() - started
-    summary = told(kills, ends, seconds)
-    print(json.dumps(summary, indent=2))
-    if flags.out:
-        flags.out.mkdir(parents=True, exist_ok=True)
-        everything = summary | {"all": [dataclasses.asdict(kill) for kill in kills]}
-        (flags.out / "faults.json").write_text(json.dumps(everything, indent=2) + "\n")
+                told(kills, ends, time.monotonic() - started, flags.out)
+    print(json.dumps(told(kills, ends, time.monotonic() - started, flags.out), indent=2))
 
 
-def told(kills: Sequence[Kill], ends: collections.Counter, seconds: float) -> dict:
+def shares(names: Sequence[str], kills: int) -> dict[str, int]:
+    """How many of the kills each campaign gets, in proportion to SHARES."""
+    total, before, found = sum(SHARES[name] for name in names), 0, {}
+    for name in names:
+        after = before + SHARES[name]
+        found[name] = kills * after // total - kills * before // total
+        before = after
+    return found
+
+
+def told(
+    kills: Sequence[Kill], ends: collections.Counter, seconds: float, out: pathlib.Path | None
+) -> dict:
+    """What came of the kills so far, which `out`/faults.json tells, too."""
     by = collections.Counter(f"{kill.campaign} {kill.stage} {kill.signal}" for kill in kills)
     waits = [kill.seconds_until_others_left for kill in kills if kill.campaign == "two"]
-    return {
+    summary = {
         "kills": len(kills),
         "runs compared, all equal": dict(ends),
         "by campaign, stage and signal": dict(sorted(by.items())),
         "longest wait for the other process, s": round(max(waits, default=0.0), 1),
         "minutes": round(seconds / 60, 1),
     }
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
+        everything = summary | {"all": [dataclasses.asdict(kill) for kill in kills]}
+        (out / "faults.json").write_text(json.dumps(everything, indent=2) + "\n")
+    return summary
 
 
 def write_source(folder: pathlib.Path) -> None:
@@ -164,6 +176,10 @@ class Campaign:
     def is_begun(self) -> bool:
         return self.folder.exists()
 
+    def joined(self) -> bool:
+        """Whether the processes that were started have met."""
+        return True
+
     def reference(self) -> None:
         """Runs undisturbed, and notes how long each stage takes."""
         running = self.start(self.whole)
@@ -179,6 +195,7 @@ class Campaign:
         environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
         environment |= self.environment
         self.log = open(f"{folder}.log", "ab")  # noqa: SIM115
+        self.log_before = self.log.tell()
         return [
             subprocess.Popen(command, env=environment, stdout=self.log, stderr=self.log)
             for command in self.commands(folder)
@@ -192,7 +209,8 @@ class Campaign:
         now = self.stage(self.folder) if self.is_begun else left[0]
         aim = rng.choice(left[left.index(now) :][:2])
         running = self.start(self.folder)
-        self._wait_until(running, lambda: self.stage(self.folder) == aim)
+        before = set(left[: left.index(aim)])
+        self._wait_until(running, lambda: self.joined() and self.stage(self.folder) not in before)
         time.sleep(rng.uniform(0, max(self.durations[aim], 0.05)))
         victim = rng.randrange(len(running))
         if running[victim].poll() is not None:
@@ -322,8 +340,15 @@ class Suite(Campaign):
 
 
 class TwoProcesses(Suite):
+    """Killed once both have met: whoever is alone before that is waited for, for 300 s."""
+
     name = "two"
     processes = 2
+
+    def joined(self) -> bool:
+        with open(self.log.name, "rb") as log:
+            log.seek(self.log_before)
+            return log.read().count(b"is connected to 1 peer ranks") == 2
 
 
 class InBucket(Suite):
@@ -372,6 +397,7 @@ class InBucket(Suite):
             raise FileNotFoundError(place) from error
 
 
+SHARES = {"prepare": 2, "one": 3, "two": 10, "bucket": 5}
 CAMPAIGNS = {"prepare": Preparing, "one": Suite, "two": TwoProcesses, "bucket": InBucket}
 
 

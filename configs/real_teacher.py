@@ -3,10 +3,10 @@
     python -m psl_jax.main --config configs/real_teacher.py --config.data.source_dir=FOLDER \
         --config.teacher=mn:mn10_as.pt --config.relabel.class_map=CSV --seeds 0,1,2
 
-PSL on segments of 10, 5 and 2 s with the labels as they are; on 2 s also with half of the weak
-labels, with the clip's weak labels as a prior, and with the teacher's logits shifted for each class
-until it says as often as the weak labels that something sounds: over all segments (`rate`), or over
-clips by their loudest segment (`clip_rate`). docs/TEACHERS.md has the kinds of teachers.
+PSL on segments of 10, 5 and 2 s with the labels as they are, and with half of the weak labels; on
+2 s also with the clip's weak labels as a prior, and with the teacher's logits shifted for each
+class until it says as often as the weak labels that something sounds: over all segments (`rate`),
+or over clips by their loudest segment (`clip_rate`). docs/TEACHERS.md has the kinds of teachers.
 """
 
 import copy
@@ -17,7 +17,6 @@ from psl_jax.config import STUDENTS
 from psl_jax.experiments import paper
 
 WAYS: dict[str, dict[str, Any]] = {
-    "half": {"alpha": 0.5},
     "prior": {"relabel": {"prior": 2.0}},
     "rate": {"relabel": {"calibrate": "rate"}},
     "clip_rate": {"relabel": {"calibrate": "clip_rate"}},
@@ -33,6 +32,7 @@ def get_config():
     result.experiments.weak = {"labels": "weak"}
     for name, seconds in STUDENTS.items():
         result.experiments[name] = {"labels": "soft", "segment_seconds": seconds}
+        result.experiments[f"{name}_half"] = {**result.experiments[name], "alpha": 0.5}
     for name, changes in WAYS.items():
         result.experiments[f"psl2s_{name}"] = {
             "labels": "soft",

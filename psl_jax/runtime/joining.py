@@ -1,8 +1,12 @@
 """Process-wide settings of JAX, made once by the entry points before the first computation."""
 
+import contextlib
 import os
 import pathlib
+import sys
+import threading
 import warnings
+from collections.abc import Iterator
 
 import jax
 from absl import logging
@@ -14,6 +18,10 @@ from psl_jax.runtime.peers import Peers
 
 # A process that has not been heard of for so long is dead, and JAX ends the others.
 _HEARTBEAT_SECONDS = 40
+
+# Until all have come: so long they are waited for, and when that is told.
+_JOIN_SECONDS = 300
+_TOLD_AFTER = 30.0
 
 _peers: list[Peers] = []
 
@@ -61,14 +69,16 @@ def join_processes(
     # SIGTERM is answered in `interrupts`, also where there is one process only.
     jax.config.update("jax_enable_preemption_service", False)
     try:
-        jax.distributed.initialize(
-            coordinator_address,
-            num_processes,
-            process_id,
-            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
-        )
-        # Collectives wait for slow processes, but only once all have met in a first one.
-        multihost_utils.sync_global_devices("join")
+        with _told_while_waiting(coordinator_address, num_processes):
+            jax.distributed.initialize(
+                coordinator_address,
+                num_processes,
+                process_id,
+                initialization_timeout=_JOIN_SECONDS,
+                heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+            )
+            # Collectives wait for slow processes, but only once all have met in a first one.
+            multihost_utils.sync_global_devices("join")
     except (ValueError, RuntimeError) as error:
         raise UserError(
             f"cannot join the other processes: {error}\nOutside of TPU pods and of Slurm and MPI "
@@ -76,6 +86,29 @@ def join_processes(
         ) from error
     client, count = distributed.global_state.client, jax.process_count()
     _peers.append(Peers(client, jax.process_index(), count))
+
+
+@contextlib.contextmanager
+def _told_while_waiting(address: str | None, count: int | None) -> Iterator[None]:
+    """Says on standard error that others are waited for; JAX gives up by SIGABRT."""
+    who = "all processes of the run" if count is None else f"all {count} processes"
+    where = "" if address is None else f" at {address}"
+
+    def tell() -> None:
+        print(
+            f"waiting for {who} to come{where}: {_TOLD_AFTER:.0f} s so far, and at most "
+            f"{_JOIN_SECONDS} s. Whoever has not come by then is told by JAX, and the run ends",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    timer = threading.Timer(_TOLD_AFTER, tell)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def peers() -> Peers | None:

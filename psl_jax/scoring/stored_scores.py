@@ -70,9 +70,10 @@ class StoredScores:
 
     def read(self) -> np.ndarray:
         """float32 [clips, classes] of all shards, in order."""
-        shards = np.flatnonzero(self.index.shard_sizes)
-        empty = np.zeros((0, self.index.num_classes), np.float32)
-        return np.concatenate([empty, *(files.read_array(self._path(int(s))) for s in shards)])
+        shards = np.flatnonzero(self.index.shard_sizes).tolist()
+        if not shards:
+            return np.zeros((0, self.index.num_classes), np.float32)
+        return np.concatenate([files.read_array(self._path(shard)) for shard in shards])
 
     def forget(self) -> None:
         """Deletes the parts, once all is written elsewhere."""
@@ -105,7 +106,8 @@ def score_missing(
             for batch, probabilities in scored(scorer, source, cut, batch_size, clips):
                 shard_of = np.searchsorted(index.shard_offsets, batch["clip"], "right") - 1
                 for shard in np.unique(shard_of).tolist():
-                    one = begun.setdefault(shard, _ShardScores(index, cut, shard))
+                    values = probabilities.shape[1]
+                    one = begun.setdefault(shard, _ShardScores(index, cut, shard, values))
                     rows = shard_of == shard
                     one.add(batch["clip"][rows], probabilities[rows])
                     if one.is_whole:
@@ -117,11 +119,11 @@ def score_missing(
 class _ShardScores:
     """Sums over the segments of the clips of a shard."""
 
-    def __init__(self, index: ClipIndex, cut: Cut, shard: int):
+    def __init__(self, index: ClipIndex, cut: Cut, shard: int, values: int):
         self.first, end = index.shard_offsets[shard : shard + 2]
         self.counts = cut.counts(index.num_samples[self.first : end])
         self.left = self.counts.copy()  # segments to come
-        self.sums = np.zeros((len(self.counts), index.num_classes), np.float64)
+        self.sums = np.zeros((len(self.counts), values), np.float64)
 
     def add(self, clips: np.ndarray, probabilities: np.ndarray) -> None:
         np.add.at(self.sums, clips - self.first, probabilities)

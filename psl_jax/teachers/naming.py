@@ -4,6 +4,7 @@ runs/teacher                     a run, an export or a published checkpoint of o
 mn:mn10_as.pt                    EfficientAT's mn, .pt or .safetensors
 onnx:FILE, tflite:FILE           a file of another runtime, or its description (.toml, .json)
 python:package.module:function   a callable
+fitted:FILE.npz                  a classifier on what others of these say, by psl-jax fit
 0.7*mn:A.pt+0.3*tflite:B.tflite  several as one
 """
 
@@ -21,11 +22,11 @@ from psl_jax.teachers.ensemble import Ensemble
 from psl_jax.teachers.own import OwnTeacher
 from psl_jax.teachers.teacher import Mapped, Teacher, is_identity
 
-KINDS = ("run", "mn", "onnx", "tflite", "python")
+KINDS = ("run", "mn", "onnx", "tflite", "python", "fitted")
 _WEIGHT = r"(?:(\d+(?:\.\d*)?|\.\d+)\*)?"
 _NEXT = re.compile(rf"\+(?={_WEIGHT}(?:{'|'.join(KINDS)}):)")
 
-_BY_SUFFIX = {".onnx": "onnx", ".tflite": "tflite"}
+_BY_SUFFIX = {".onnx": "onnx", ".tflite": "tflite", ".npz": "fitted"}
 
 
 class Part(NamedTuple):
@@ -124,6 +125,10 @@ def load_teacher(part: Part) -> Teacher:
         from psl_jax.teachers import callables
 
         return callables.load(part.where)
+    if part.kind == "fitted":
+        from psl_jax.teachers import fitted
+
+        return fitted.load(part.where, lambda kind, where: load_teacher(Part(1.0, kind, where)))
     from psl_jax.teachers import model_files
 
     return model_files.load(part.kind, part.where)

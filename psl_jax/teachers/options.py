@@ -16,10 +16,13 @@ from psl_jax.data.sources import Source
 from psl_jax.data.whole_clips import WholeClips
 from psl_jax.runtime import disk, entry, joining, parallel
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import is_remote
 from psl_jax.scoring.evaluation import Cut
 from psl_jax.scoring.relabeling import TaughtBy
 from psl_jax.scoring.scorer import SegmentScorer
 from psl_jax.teachers import class_map, ensemble, naming
+from psl_jax.teachers.fitted import JoinedScorer
+from psl_jax.teachers.naming import parts_of
 from psl_jax.teachers.own import OwnTeacher
 from psl_jax.teachers.teacher import Running, Teacher
 
@@ -28,8 +31,11 @@ from psl_jax.teachers.teacher import Running, Teacher
 _CPU_RATE = 600
 
 
-def parser(program: str, doc: str, split: str) -> argparse.ArgumentParser:
-    """A parser that takes MODEL and DATA; `doc` is the docstring of the program's module."""
+def parser(program: str, doc: str, split: str, maps: bool = True) -> argparse.ArgumentParser:
+    """A parser that takes MODEL and DATA; `doc` is the docstring of the program's module.
+
+    maps: the model's classes are to become those of the data, and several models one.
+    """
     result = entry.parser(program, doc)
     add = result.add_argument
     add("model", metavar="MODEL", help="a run, an export, a .pt, or mn:FILE.pt, onnx:FILE, ...")
@@ -41,11 +47,14 @@ def parser(program: str, doc: str, split: str) -> argparse.ArgumentParser:
     add("--dry_run", action="store_true", help="tell what would be done, and do nothing")
     group = result.add_argument_group("teachers of other kinds (docs/TEACHERS.md)")
     add, default = group.add_argument, naming.Mapping()
-    add("--teacher", action="append", default=[], metavar="MODEL", help="one more, for a mean")
-    add("--mean", default=default.mean, choices=ensemble.MEANS, help="of what, of several")
-    add("--class_map", default="", metavar="CSV", help="class,teacher_class (default: equal names)")
-    what = "what is done with classes that it lacks"
-    add("--unmapped", default=default.unmapped, choices=class_map.UNMAPPED, help=what)
+    more = "one more, for a mean" if maps else "one more, heard beside it"
+    add("--teacher", action="append", default=[], metavar="MODEL", help=more)
+    if maps:
+        names = "class,teacher_class (default: equal names)"
+        what = "what is done with classes that it lacks"
+        add("--mean", default=default.mean, choices=ensemble.MEANS, help="of what, of several")
+        add("--class_map", default="", metavar="CSV", help=names)
+        add("--unmapped", default=default.unmapped, choices=class_map.UNMAPPED, help=what)
     group = result.add_argument_group("several processes")
     group.add_argument("--distributed", action="store_true", help="join the others, as main does")
     group.add_argument("--coordinator_address", metavar="HOST:PORT", help="of process 0")
@@ -83,10 +92,7 @@ class Task(NamedTuple):
 
     def scorer(self, arguments: argparse.Namespace, count_padding: bool = False) -> SegmentScorer:
         """What scores the split's segments on this process's devices."""
-        devices = arguments.num_devices or None
-        if devices and jax.process_count() > 1:
-            raise UserError("--num_devices: several processes use all devices; leave it out")
-        return self.teacher.scorer(Running(arguments.dtype, devices, count_padding))
+        return self.teacher.scorer(Running(arguments.dtype, _devices(arguments), count_padding))
 
     @property
     def taught_by(self) -> TaughtBy:
@@ -98,6 +104,49 @@ def begin(arguments: argparse.Namespace, segments: str) -> Task:
 
     segments: "training" (as the model was trained), "whole", or seconds. Raises UserError.
     """
+    source = _open_source(arguments)
+    name = naming.joined([arguments.model, *arguments.teacher])
+    mapping = naming.Mapping(arguments.class_map, arguments.unmapped, arguments.mean)
+    teacher, weak = naming.open_teacher(name, source.index.classes, mapping)
+    return Task(teacher, weak, source, Segmentation(_seconds(segments, teacher, source)))
+
+
+class RawTask(NamedTuple):
+    """Teachers with classes of their own, and the split that they are put on.
+
+    parts: kind, where and digest of each teacher.
+    """
+
+    teachers: list[Teacher]
+    parts: list[dict[str, str]]
+    source: Source
+    segmentation: Segmentation
+
+    def scorer(self, arguments: argparse.Namespace) -> JoinedScorer:
+        """What scores the split's segments with all teachers on this process's devices."""
+        return JoinedScorer(self.teachers, Running(arguments.dtype, _devices(arguments)))
+
+
+def begin_raw(arguments: argparse.Namespace, segments: str) -> RawTask:
+    """As `begin`, the teachers as they are."""
+    source = _open_source(arguments)
+    parts = [part for name in (arguments.model, *arguments.teacher) for part in parts_of(name)]
+    teachers = [naming.load_teacher(part) for part in parts]
+    named = [
+        {"kind": part.kind, "where": _absolute(part), "digest": teacher.digest}
+        for part, teacher in zip(parts, teachers, strict=True)
+    ]
+    return RawTask(teachers, named, source, Segmentation(_seconds(segments, teachers[0], source)))
+
+
+def _absolute(part: naming.Part) -> str:
+    if part.kind == "python" or is_remote(part.where):
+        return part.where
+    return os.path.abspath(part.where)
+
+
+def _open_source(arguments: argparse.Namespace) -> Source:
+    """Joins the other processes and opens the split."""
     joining.configure()
     if arguments.distributed:
         one = arguments.coordinator_address, arguments.num_processes, arguments.process_id
@@ -107,10 +156,15 @@ def begin(arguments: argparse.Namespace, segments: str) -> Task:
     source = open_folder(arguments.data, arguments.split)
     if not jax.process_index():  # which has to index a data set that others prepared
         parallel.wait_for_all("open")
-    name = naming.joined([arguments.model, *arguments.teacher])
-    mapping = naming.Mapping(arguments.class_map, arguments.unmapped, arguments.mean)
-    teacher, weak = naming.open_teacher(name, source.index.classes, mapping)
-    return Task(teacher, weak, source, Segmentation(_seconds(segments, teacher, source)))
+    return source
+
+
+def _devices(arguments: argparse.Namespace) -> int | None:
+    """How many are asked for; None: all. Raises UserError for some of several processes'."""
+    devices = arguments.num_devices or None
+    if devices and jax.process_count() > 1:
+        raise UserError("--num_devices: several processes use all devices; leave it out")
+    return devices
 
 
 def _seconds(segments: str, teacher: Teacher, source: Source) -> float:

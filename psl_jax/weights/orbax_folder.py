@@ -111,10 +111,12 @@ def _read_model(folder: pathlib.Path, local: pathlib.Path) -> Model:
 def named_damage(path: pathlib.Path, advice: str) -> Iterator[None]:
     """Turns what Orbax raises for damaged or missing files, of many kinds, into a UserError.
 
-    That another process is gone, for which Orbax waits, is not one of them.
+    That another process is gone, for which Orbax waits, is not one of them. A SIGTERM in here is
+    answered at the end: Orbax's threads would tell of it in dozens of tracebacks.
     """
     try:
-        yield
+        with interrupts.deferred():
+            yield
     except UserError:
         raise
     except Exception as error:

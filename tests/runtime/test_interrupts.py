@@ -6,6 +6,7 @@ import signal
 import pytest
 
 from psl_jax.runtime import interrupts
+from psl_jax.weights import orbax_folder
 
 
 @pytest.fixture
@@ -55,3 +56,16 @@ def test_an_error_inside_comes_first(handled):
 
     with pytest.raises(ValueError, match="mine"):
         fail()
+
+
+def test_what_orbax_reads_is_read_to_its_end(handled, tmp_path):
+    done = []
+
+    def read():
+        with orbax_folder.named_damage(tmp_path, "delete it"):
+            os.kill(os.getpid(), signal.SIGTERM)
+            done.append("read")
+
+    with pytest.raises(interrupts.Preempted):
+        read()
+    assert done == ["read"]
