@@ -2,6 +2,7 @@
 
     python benchmarks/damage.py --out results        # some minutes on two cores
     python benchmarks/damage.py --only stages.json   # one kind
+    python benchmarks/damage.py --state killed       # damage to the run that was killed only
 
 A small suite (faults.py's: a teacher and a student) is run to its end, and once until its student
 is killed in training. In a copy of the data and of one of the two runs a file is cut to half its
@@ -35,6 +36,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 import faults  # noqa: E402
 
 DAMAGES = ("cut", "flip", "delete")
+STATES = {"finished": "one-whole", "killed": "killed"}
 
 
 def main() -> None:
@@ -50,7 +52,7 @@ def main() -> None:
         suite = faults.Suite(root)
         suite.reference()
         kill_in_training(suite, root / "killed")
-        rows = list(drill(root, suite, flags.only))
+        rows = list(drill(root, suite, flags.state, flags.only))
     by_kind = table(rows)
     print("\n".join(by_kind))
     if flags.out:
@@ -85,8 +87,10 @@ def kill_in_training(suite: faults.Suite, folder: pathlib.Path) -> None:
 # --- the drill ------------------------------------------------------------------------------------
 
 
-def drill(root: pathlib.Path, suite: faults.Suite, only: str) -> Iterator[dict[str, str]]:
-    for state in ("one-whole", "killed"):
+def drill(
+    root: pathlib.Path, suite: faults.Suite, states: str, only: str
+) -> Iterator[dict[str, str]]:
+    for state in (STATES[name] for name in states.split(",")):
         for kind, path in kinds(root, root / state).items():
             for damage in DAMAGES:
                 if only and only not in kind:
@@ -211,6 +215,7 @@ def _flags() -> argparse.Namespace:
         description=about, epilog=more, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", default="", help="kinds of files with this in their name")
+    parser.add_argument("--state", default=",".join(STATES), help="(default: both)")
     parser.add_argument("--out", type=pathlib.Path, help="folder for damage.json and damage.md")
     return parser.parse_args()
 

@@ -193,6 +193,7 @@ class Campaign:
 
     def start(self, folder: pathlib.Path) -> list[subprocess.Popen]:
         environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+        environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # each start compiles
         environment |= self.environment
         self.log = open(f"{folder}.log", "ab")  # noqa: SIM115
         self.log_before = self.log.tell()

@@ -113,68 +113,83 @@ def reference_of(results: Mapping[str, Any], name: str) -> str:
     return references.get(name, name if references else results.get("reference", "weak"))
 
 
+class _SuiteCells:
+    """Cells of a suite's table that need more than the experiment itself."""
+
+    def __init__(self, results: Mapping[str, Any]):
+        self._results = results
+        self._by_name = {e["name"]: e for e in results.get("experiments", [])}
+
+    def gain(self, experiment: Mapping[str, Any]) -> str:
+        name = experiment["name"]
+        measure, reference = measure_of(self._results, name), reference_of(self._results, name)
+        value, other = experiment.get(measure), self._by_name.get(reference, {}).get(measure)
+        if other is None or value is None or name in (reference, "teacher"):
+            return MISSING
+        return f"{100 * (value - other):+.2f}{spread(experiment.get('gain_spread'))}"
+
+    def over_reference(self, experiment: Mapping[str, Any]) -> str:
+        name = experiment["name"]  # an interval is of mAP
+        known = name != "teacher" and measure_of(self._results, name) == "mAP"
+        return interval(experiment.get("over_reference")) if known else MISSING
+
+    def measure(self, experiment: Mapping[str, Any]) -> str:
+        if not self._results.get("measures"):
+            return ""
+        return MEASURES[measure_of(self._results, experiment["name"])]
+
+    def measured(self, experiment: Mapping[str, Any]) -> str:
+        if not self._results.get("measures"):
+            return MISSING
+        return percent(experiment.get(measure_of(self._results, experiment["name"])))
+
+    def over_paper(self, experiment: Mapping[str, Any]) -> str:
+        name, on_its_data = experiment["name"], self._results.get("on_the_papers_data", True)
+        value = experiment.get(measure_of(self._results, name))
+        reported = (self._results.get("paper") or {}).get(name)
+        if value is None or reported is None or not on_its_data:
+            return MISSING
+        return f"{100 * (value - reported):+.2f}"
+
+
+def _mean_ap(experiment: Mapping[str, Any]) -> str:
+    return percent(experiment.get("mAP")) + spread(experiment.get("mAP_spread"))
+
+
+def _field(key: str, form: Callable[[Any], str]) -> Callable[[Mapping[str, Any]], str]:
+    return lambda experiment: form(experiment.get(key))
+
+
 def suite_table(results: Mapping[str, Any]) -> Table:
     """The experiments of a results.json; columns in which nothing is known are left out.
 
     So is the number of evaluated clips when it is the same for all: see `coverage_note`.
     """
-    experiments = results.get("experiments", [])
-    by_name = {e["name"]: e for e in experiments}
-    measures = results.get("measures") or {}
+    experiments, cells = results.get("experiments", []), _SuiteCells(results)
     over = "gain" if results.get("references") else f"vs {results.get('reference', 'weak')}"
     paper, paper_d = results.get("paper") or {}, results.get("paper_d_prime") or {}
     one_coverage = len({e.get("num_clips") for e in experiments}) <= 1
-
-    def gain(experiment: Mapping[str, Any]) -> str:
-        name, measure = experiment["name"], measure_of(results, experiment["name"])
-        reference = reference_of(results, name)
-        value, other = experiment.get(measure), by_name.get(reference, {}).get(measure)
-        if other is None or value is None or name in (reference, "teacher"):
-            return MISSING
-        return f"{100 * (value - other):+.2f}{spread(experiment.get('gain_spread'))}"
-
-    def mean_ap(experiment: Mapping[str, Any]) -> str:
-        return percent(experiment.get("mAP")) + spread(experiment.get("mAP_spread"))
-
-    def from_paper(experiment: Mapping[str, Any]) -> str:
-        name = experiment["name"]
-        value, reported = experiment.get(measure_of(results, name)), paper.get(name)
-        if value is None or reported is None or not results.get("on_the_papers_data", True):
-            return MISSING
-        return f"{100 * (value - reported):+.2f}"
-
-    def field(key: str, form: Callable[[Any], str]) -> Callable[[Mapping[str, Any]], str]:
-        return lambda experiment: form(experiment.get(key))
-
-    def measured(experiment: Mapping[str, Any]) -> str:
-        return percent(experiment.get(measure_of(results, experiment["name"])))
-
-    def over_reference(experiment: Mapping[str, Any]) -> str:
-        name = experiment["name"]  # an interval is of mAP
-        known = name != "teacher" and measure_of(results, name) == "mAP"
-        return interval(experiment.get("over_reference")) if known else MISSING
-
     columns: list[Column] = [
         ("experiment", False, lambda e: str(e["name"])),
-        ("labels", False, field("label", lambda v: MISSING if v is None else str(v))),
-        ("segment", True, field("segment_seconds", segment_length)),
-        ("mAP %", True, mean_ap),
-        ("measure", False, lambda e: MEASURES[measure_of(results, e["name"])] if measures else ""),
-        ("value %", True, lambda e: measured(e) if measures else MISSING),
-        (over, True, gain),
-        ("95 %", True, over_reference),
+        ("labels", False, _field("label", lambda v: MISSING if v is None else str(v))),
+        ("segment", True, _field("segment_seconds", segment_length)),
+        ("mAP %", True, _mean_ap),
+        ("measure", False, cells.measure),
+        ("value %", True, cells.measured),
+        (over, True, cells.gain),
+        ("95 %", True, cells.over_reference),
         ("paper %", True, lambda e: percent(paper.get(e["name"]))),
-        ("vs paper", True, from_paper),
-        ("d'", True, field("d_prime", decimal)),
+        ("vs paper", True, cells.over_paper),
+        ("d'", True, _field("d_prime", decimal)),
         ("paper d'", True, lambda e: decimal(paper_d.get(e["name"]))),
-        ("AUC", True, field("AUC", decimal)),
-        ("lwlrap", True, field("lwlrap", decimal)),
-        ("mAP@3 %", True, field("mAP_at_3", percent)),
-        ("clips", True, field("train_clips", count)),
-        ("segments", True, field("train_segments", count)),
+        ("AUC", True, _field("AUC", decimal)),
+        ("lwlrap", True, _field("lwlrap", decimal)),
+        ("mAP@3 %", True, _field("mAP_at_3", percent)),
+        ("clips", True, _field("train_clips", count)),
+        ("segments", True, _field("train_segments", count)),
         ("eval clips", True, lambda e: MISSING if one_coverage else count(e.get("num_clips"))),
-        ("steps", True, field("steps", count)),
-        ("time", True, field("seconds", duration)),
+        ("steps", True, _field("steps", count)),
+        ("time", True, _field("seconds", duration)),
     ]
     return _table(columns, experiments)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import secrets
+from collections.abc import Awaitable, Callable
 
 import anyio
 import numpy as np
@@ -21,6 +22,8 @@ from psl_jax.web.api import Api, usual
 from psl_jax.web.pages import Pages
 from psl_jax.web.service import Job, RefusedError, Service, chunks
 from psl_jax.web.uploads import Uploads, received_samples, refused
+
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 _API = "/api/"
 _FOR_ALL = ("/api/v1/docs", "/api/v1/openapi.json")
@@ -122,28 +125,6 @@ class _Guard:
 def _page_routes(service: Service, uploads: Uploads, pages: Pages, access: Access) -> list[Route]:
     headers = pages.headers
 
-    async def page(request: Request) -> Response:
-        cut = service.segmentation
-        about = {
-            "megabytes": service.limits.megabytes,
-            "minutes": service.limits.minutes,
-            "live": service.live_seconds,
-            "clips": parameters.MAX_CUTS,
-            "hops": [cut.seconds / n for n in (1, 2, 4, 8)] if cut else [],
-            "suffixes": sorted(SUFFIXES),
-            "labels": list(service.tagger.labels),
-            "settings": usual(service),
-            "tuned": service.settings.threshold == service.tagger.thresholds,
-        }
-        return pages.render(
-            "page.html.jinja",
-            name=service.tagger.info.name,
-            classes=len(service.tagger.labels),
-            limits=service.limits,
-            local=access.local,
-            about=about,
-        )
-
     async def tag(request: Request) -> Response:
         try:
             cut = parameters.segmentation(request.query_params, service)
@@ -176,6 +157,44 @@ def _page_routes(service: Service, uploads: Uploads, pages: Pages, access: Acces
         ticket = request.query_params.get("ticket", "")
         return JSONResponse(uploads.progress(ticket), headers=headers)
 
+    return [
+        Route("/", _front_page(service, pages, access)),
+        Route("/page/live", _live(service, headers), methods=["POST"]),
+        Route("/page/tag", tag, methods=["POST"]),
+        Route("/page/wav", wav, methods=["POST"]),
+        Route("/page/clips", clips, methods=["POST"]),
+        Route("/page/progress", progress),
+    ]
+
+
+def _front_page(service: Service, pages: Pages, access: Access) -> Endpoint:
+    async def page(request: Request) -> Response:
+        cut = service.segmentation
+        about = {
+            "megabytes": service.limits.megabytes,
+            "minutes": service.limits.minutes,
+            "live": service.live_seconds,
+            "clips": parameters.MAX_CUTS,
+            "hops": [cut.seconds / n for n in (1, 2, 4, 8)] if cut else [],
+            "suffixes": sorted(SUFFIXES),
+            "labels": list(service.tagger.labels),
+            "settings": usual(service),
+            "tuned": service.settings.threshold == service.tagger.thresholds,
+        }
+        return pages.render(
+            "page.html.jinja",
+            name=service.tagger.info.name,
+            classes=len(service.tagger.labels),
+            limits=service.limits,
+            local=access.local,
+            about=about,
+        )
+
+    return page
+
+
+def _live(service: Service, headers: dict[str, str]) -> Endpoint:
+    """Scores of what a microphone heard last, of one microphone at a time."""
     listening = anyio.CapacityLimiter(1)
 
     async def live(request: Request) -> Response:
@@ -190,11 +209,4 @@ def _page_routes(service: Service, uploads: Uploads, pages: Pages, access: Acces
             return Response(status_code=400)
         return JSONResponse({"scores": np.round(scores, 4).astype(float).tolist()}, headers=headers)
 
-    return [
-        Route("/", page),
-        Route("/page/live", live, methods=["POST"]),
-        Route("/page/tag", tag, methods=["POST"]),
-        Route("/page/wav", wav, methods=["POST"]),
-        Route("/page/clips", clips, methods=["POST"]),
-        Route("/page/progress", progress),
-    ]
+    return live
