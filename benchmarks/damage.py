@@ -44,6 +44,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)
         os.environ["PYTHONPATH"] = str(ROOT)
+        os.environ |= faults.FEWER_OPTIMIZATIONS
         shallow(root / "cache")
         faults.write_source(root / "source")
         (root / "config.py").write_text(faults.CONFIG)

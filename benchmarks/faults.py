@@ -40,6 +40,7 @@ TIMEOUT = 900  # seconds until a process counts as hanging
 PEERS_END = 60  # seconds in which a process notices that another one is gone, and 30 s to leave
 CLIPS = {"train": 48, "eval": 16}
 RESTART = 75
+FEWER_OPTIMIZATIONS = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # each start compiles
 BLOCKS = ((1, 16, 1, 1), (6, 24, 1, 2), (6, 32, 1, 2), (6, 64, 1, 2), (6, 96, 1, 2))  # small_main's
 STAGES = [("teacher", name) for name in ("train", "average", "evaluate")]
 STAGES += [("student", name) for name in ("relabel", "train", "average", "evaluate")]
@@ -193,8 +194,7 @@ class Campaign:
 
     def start(self, folder: pathlib.Path) -> list[subprocess.Popen]:
         environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-        environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # each start compiles
-        environment |= self.environment
+        environment |= FEWER_OPTIMIZATIONS | dict(self.environment)
         self.log = open(f"{folder}.log", "ab")  # noqa: SIM115
         self.log_before = self.log.tell()
         return [

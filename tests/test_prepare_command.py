@@ -110,6 +110,11 @@ def test_own_data(tmp_path):
     assert run("--corpus=own_data", f"--source_dir={folder}", data, "--label_separator=|") == 0
     data_dir = index_files.find_data_dir(tmp_path / "data")
     assert index_files.class_names(data_dir) == ("cat", "dog")
+    names = pathlib.Path(data_dir) / "labels.labels.txt"
+    for damaged in ("cat\ndoh\n", "cat\n", ""):
+        names.write_text(damaged)
+        with pytest.raises(UserError, match=r"labels\.labels\.txt should name the same classes"):
+            index_files.class_names(data_dir)
 
 
 # ---- what it wrote -----------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The index of a prepared split: where its shards lie and what its clips are, without audio."""
 
 import functools
+import itertools
 import os
 import pathlib
 import zipfile
@@ -11,13 +12,14 @@ import numpy as np
 
 from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.data.clip_index import ClipDescription, ClipIndex, joined, ragged
-from psl_jax.runtime import files, progress
+from psl_jax.runtime import csv_files, files, progress
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import absolute, is_remote, path_of
 from psl_jax.runtime.quiet_tensorflow import tensorflow_quietly
 
 _PARSE_BATCH = 64
 INFO_NAME = "dataset_info.json"  # TFDS's; it is written last
+CLASSES_NAME = "classes.csv"
 UNIONS_NAME = "unions.json"  # splits that are several stored ones together
 
 
@@ -161,7 +163,26 @@ def class_names(data_dir: str | os.PathLike) -> tuple[str, ...]:
             "with names) and audio, mono at 16 kHz: tfds.features.Tensor(shape=(None,), "
             f'dtype=np.int16, encoding="bytes"). Found {features}.'
         )
+    _check_names(path_of(data_dir), names)
     return tuple(names)
+
+
+def _check_names(folder: pathlib.Path, names: Sequence[str]) -> None:
+    """Raises UserError where the list that `prepare` wrote beside TFDS's own has other names."""
+    path = folder / CLASSES_NAME
+    try:
+        columns = ("index", "mid", "display_name")
+        rows = csv_files.read_rows(path, columns) if path.exists() else iter(())
+        listed = [row["display_name"] for _, row in rows]
+    except UserError:  # another list, of somebody else
+        return
+    pairs = itertools.zip_longest(listed, names) if listed else iter(())
+    if other := next((pair for pair in pairs if pair[0] != pair[1]), None):
+        raise UserError(
+            f"{path} and {folder / 'labels.labels.txt'} should name the same classes, and have "
+            f"{other[0]!r} and {other[1]!r}: one is damaged. The latter is a name a line, in the "
+            "order of the former"
+        )
 
 
 def _wrong_audio(feature: Any) -> str:

@@ -21,7 +21,8 @@ def shard_path(
 
 def write_classes(folder: pathlib.Path, corpus: Corpus) -> None:
     numbered = zip(range(len(corpus.classes)), corpus.class_ids, corpus.classes, strict=True)
-    files.write_csv(folder / "classes.csv", ("index", "mid", "display_name"), numbered)
+    columns = ("index", "mid", "display_name")
+    files.write_csv(folder / index_files.CLASSES_NAME, columns, numbered)
 
 
 def write_unions(
