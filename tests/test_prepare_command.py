@@ -115,6 +115,9 @@ def test_own_data(tmp_path):
         names.write_text(damaged)
         with pytest.raises(UserError, match=r"labels\.labels\.txt should name the same classes"):
             index_files.class_names(data_dir)
+    (pathlib.Path(data_dir) / "dataset_info.json").unlink()
+    with pytest.raises(UserError, match=f"{data_dir} is not a prepared data set: expected dataset"):
+        index_files.class_names(index_files.find_data_dir(tmp_path / "data"))
 
 
 # ---- what it wrote -----------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from psl_jax.runtime.quiet_tensorflow import tensorflow_quietly
 _PARSE_BATCH = 64
 INFO_NAME = "dataset_info.json"  # TFDS's; it is written last
 CLASSES_NAME = "classes.csv"
+_FEATURES_NAME = "features.json"  # of TFDS
 UNIONS_NAME = "unions.json"  # splits that are several stored ones together
 
 
@@ -62,16 +63,21 @@ def find_data_dir(folder: str | os.PathLike) -> str:
     root = absolute(folder)
     if (root / INFO_NAME).exists():
         return os.fspath(root)
-    found = sorted(
-        path.parent
-        for depth in range(1, 4)
-        for path in root.glob("*/" * depth + INFO_NAME)
-        if not path.parent.name.startswith("incomplete.")  # left by a killed preparation
-    )
+    # Without the former the latter tells which folder it is that lacks it.
+    found = _folders_with(INFO_NAME, root) or _folders_with(_FEATURES_NAME, root)
     if len(found) > 1:
         names = "".join(f"\n  {path}" for path in found)
         raise UserError(f"{folder} holds several prepared data sets: give one of{names}")
     return os.fspath(found[0] if found else root)
+
+
+def _folders_with(name: str, root: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(
+        path.parent
+        for depth in range(1, 4)
+        for path in root.glob("*/" * depth + name)
+        if not path.parent.name.startswith("incomplete.")  # left by a killed preparation
+    )
 
 
 def shard_paths(data_dir: str | os.PathLike, split: str) -> list[str]:
