@@ -187,6 +187,8 @@ def command(root: pathlib.Path, suite: faults.Suite, run: pathlib.Path) -> tuple
     told = [line for line in said.getvalue().splitlines() if "damaged" in line or "again" in line]
     try:
         suite.compare()
+    except UserError as error:  # nothing needed it, and who reads it is told
+        return "refused", str(error)
     except (faults.FaultError, OSError, ValueError, KeyError) as error:  # it is still damaged
         return "OTHER", str(error)
     return "same", "; ".join(told)
