@@ -157,7 +157,7 @@ def test_a_dry_run_tells_and_writes_nothing(folder, tmp_path, command, capsys):
     options = ("--split=eval", "--segment_seconds=0.5", f"--out={out}", "--dry_run")
     run(command, folder / "model", folder / "data", *options)
     told = capsys.readouterr().out
-    assert "7 clips" in told and "int16 [64, 8000]" in told and not out.exists()
+    assert "7 clips" in told and "int16 [32, 8000]" in told and not out.exists()
 
 
 def test_labels_are_those_of_an_experiment_and_can_be_shared(folder, tmp_path, capsys):
