@@ -9,7 +9,6 @@ import numpy as np
 from psl_jax.data.batches import Batch
 from psl_jax.runtime import files, parallel
 from psl_jax.runtime.errors import UserError
-from psl_jax.scoring.scorer import SegmentScorer
 from psl_jax.teachers.teacher import Running, Teacher, check_scores
 
 MEANS = ("probabilities", "logits")
@@ -79,12 +78,15 @@ class Ensemble:
         return f"mean of {self.mean}: {parts}"
 
     def scorer(self, running: Running) -> "_EnsembleScorer":
-        return _EnsembleScorer([one.scorer(running) for one in self.teachers], self)
+        return _EnsembleScorer(self, running)
 
 
-class _EnsembleScorer:
-    def __init__(self, scorers: Sequence[SegmentScorer], ensemble: Ensemble):
-        self._scorers, self._ensemble = scorers, ensemble
+class SideBySide:
+    """Several teachers on the same batches; each hears them with a scorer of its own."""
+
+    def __init__(self, teachers: Sequence[Teacher], running: Running):
+        self._names = [teacher.name for teacher in teachers]
+        self._scorers = [teacher.scorer(running) for teacher in teachers]
 
     @property
     def where(self) -> str:
@@ -96,14 +98,30 @@ class _EnsembleScorer:
             size = scorer.fitting(size, seconds)
         return size
 
-    def __call__(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, np.ndarray]]:
+    def each(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, list[np.ndarray]]]:
+        """(batch, scores [real rows, its classes] of each teacher), checked."""
+        if len(self._scorers) == 1:  # which computes ahead by itself
+            for batch, scores in self._scorers[0](batches):
+                check_scores(scores, self._names[0])
+                yield batch, [scores]
+            return
         for batch in parallel.prefetch(batches, lambda one: one):
-            scores, real = [], batch
-            for scorer, teacher in zip(self._scorers, self._ensemble.teachers, strict=True):
-                ((real, found),) = scorer([batch])
-                check_scores(found, teacher.name)
-                scores.append(found)
-            yield real, mean_of(np.stack(scores), self._ensemble.weights, self._ensemble.mean)
+            found, real = [], batch
+            for scorer, name in zip(self._scorers, self._names, strict=True):
+                ((real, scores),) = scorer([batch])
+                check_scores(scores, name)
+                found.append(scores)
+            yield real, found
+
+
+class _EnsembleScorer(SideBySide):
+    def __init__(self, ensemble: Ensemble, running: Running):
+        super().__init__(ensemble.teachers, running)
+        self._ensemble = ensemble
+
+    def __call__(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, np.ndarray]]:
+        for batch, scores in self.each(batches):
+            yield batch, mean_of(np.stack(scores), self._ensemble.weights, self._ensemble.mean)
 
 
 def mean_of(scores: np.ndarray, weights: np.ndarray, mean: str) -> np.ndarray:

@@ -6,6 +6,7 @@ classes that it has no name for.
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import zipfile
@@ -15,12 +16,13 @@ from typing import Any
 import numpy as np
 
 from psl_jax.data.batches import Batch
-from psl_jax.runtime import files, parallel
+from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
-from psl_jax.teachers.teacher import Running, Teacher, check_scores
+from psl_jax.scoring.label_rates import logits_of
+from psl_jax.teachers.ensemble import SideBySide
+from psl_jax.teachers.teacher import Running, Teacher
 
 FORMAT = 1
-_LEAST = 1e-7  # of a probability, whose logit is to be finite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,40 +43,16 @@ class Classifier:
 
 
 def features_of(scores: np.ndarray) -> np.ndarray:
-    """Logits of probabilities, float32."""
-    p = np.clip(scores.astype(np.float64), _LEAST, 1 - _LEAST)
-    return (np.log(p) - np.log1p(-p)).astype(np.float32)
+    """Logits of probabilities [n, classes of all teachers], float32."""
+    return logits_of(scores).astype(np.float32)
 
 
-class JoinedScorer:
+class JoinedScorer(SideBySide):
     """The scores of several teachers side by side, [n, classes of all]: see `SegmentScorer`."""
 
-    def __init__(self, teachers: Sequence[Teacher], running: Running):
-        self._names = [teacher.name for teacher in teachers]
-        self._scorers = [teacher.scorer(running) for teacher in teachers]
-
-    @property
-    def where(self) -> str:
-        return ", ".join(dict.fromkeys(scorer.where for scorer in self._scorers))
-
-    def fitting(self, batch_size: int, seconds: float) -> int:
-        for scorer in self._scorers:
-            batch_size = scorer.fitting(batch_size, seconds)
-        return batch_size
-
     def __call__(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, np.ndarray]]:
-        if len(self._scorers) == 1:
-            for batch, scores in self._scorers[0](batches):
-                check_scores(scores, self._names[0])
-                yield batch, scores
-            return
-        for batch in parallel.prefetch(batches, lambda one: one):
-            found, real = [], batch
-            for scorer, name in zip(self._scorers, self._names, strict=True):
-                ((real, scores),) = scorer([batch])
-                check_scores(scores, name)
-                found.append(scores)
-            yield real, np.concatenate(found, axis=1)
+        for batch, scores in self.each(batches):
+            yield batch, np.concatenate(scores, axis=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,8 +79,8 @@ class FittedTeacher:
 
     @property
     def digest(self) -> str:
-        arrays = [array.tolist() for array in dataclasses.astuple(self.classifier)]
-        return files.json_digest([[one.digest for one in self.teachers], *arrays])
+        arrays = hashlib.sha256(self.classifier.kernel.tobytes() + self.classifier.bias.tobytes())
+        return files.json_digest([[one.digest for one in self.teachers], arrays.hexdigest()])
 
     def described(self) -> list[dict[str, Any]]:
         more = {"kind": "fitted", "name": self.name, "digest": self.digest}

@@ -68,6 +68,7 @@ def fit(
             bar.update(1)
             held_out[penalty] = metrics.mean_average_precision(labels, scores)
             if held_out[penalty] < max(held_out.values()):
+                bar.update(len(ordered) - len(held_out))  # weaker ones are not tried
                 break
     best = max(held_out, key=lambda penalty: held_out[penalty])
     start = _start(labels, scaled.shape[1])

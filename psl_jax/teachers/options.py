@@ -16,7 +16,6 @@ from psl_jax.data.sources import Source
 from psl_jax.data.whole_clips import WholeClips
 from psl_jax.runtime import disk, entry, joining, parallel
 from psl_jax.runtime.errors import UserError
-from psl_jax.runtime.paths import is_remote
 from psl_jax.scoring.evaluation import Cut
 from psl_jax.scoring.relabeling import TaughtBy
 from psl_jax.scoring.scorer import SegmentScorer
@@ -133,16 +132,15 @@ def begin_raw(arguments: argparse.Namespace, segments: str) -> RawTask:
     parts = [part for name in (arguments.model, *arguments.teacher) for part in parts_of(name)]
     teachers = [naming.load_teacher(part) for part in parts]
     named = [
-        {"kind": part.kind, "where": _absolute(part), "digest": teacher.digest}
+        {"kind": part.kind, "where": _place(part), "digest": teacher.digest}
         for part, teacher in zip(parts, teachers, strict=True)
     ]
     return RawTask(teachers, named, source, Segmentation(_seconds(segments, teachers[0], source)))
 
 
-def _absolute(part: naming.Part) -> str:
-    if part.kind == "python" or is_remote(part.where):
-        return part.where
-    return os.path.abspath(part.where)
+def _place(part: naming.Part) -> str:
+    """Where it is found from any folder."""
+    return part.where if part.kind == "python" else os.path.abspath(part.where)
 
 
 def _open_source(arguments: argparse.Namespace) -> Source:
