@@ -9,6 +9,7 @@ import pytest
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Compiling takes far longer than running such small programs.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 _CACHE = "JAX_COMPILATION_CACHE_DIR"
 _own_cache = None if _CACHE in os.environ else tempfile.mkdtemp(prefix="psl_jax_xla_")
 if _own_cache:

@@ -29,7 +29,8 @@ _peers: list[Peers] = []
 def configure(keep_compiled_from: float = 2.0) -> None:
     """Quietens what users cannot act on, and keeps compiled programs for the next start.
 
-    keep_compiled_from: seconds that a program took to compile.
+    keep_compiled_from: seconds that a program took to compile. JAX's own variables,
+        JAX_COMPILATION_CACHE_DIR and JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS, come first.
     """
     logging.set_verbosity(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*donated buffers were not usable.*")
@@ -39,7 +40,8 @@ def configure(keep_compiled_from: float = 2.0) -> None:
         jax.config.update(
             "jax_compilation_cache_dir", os.fspath(pathlib.Path(home) / "psl_jax" / "xla")
         )
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", keep_compiled_from)
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", keep_compiled_from)
 
 
 def join_processes(

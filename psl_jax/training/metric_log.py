@@ -7,6 +7,7 @@ import json
 import math
 import os
 import pathlib
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -162,15 +163,33 @@ class _Mirror:
         self._temporary.cleanup()
 
 
-def _event_writer(folder: pathlib.Path, resume_step: int | None, goes_on: bool) -> Any:
+def _tensorboardx_without_torch() -> Any:
+    """The module, None where it is not installed.
+
+    It imports PyTorch if it finds it, for tensors that it is never given here: two seconds of
+    every run.
+    """
+    hide = "torch" not in sys.modules
+    if hide:
+        sys.modules["torch"] = None  # type: ignore[assignment]  # "import torch" fails
     try:
         import tensorboardX
     except ImportError:
         return None
+    finally:
+        if hide:
+            sys.modules.pop("torch", None)
+    return tensorboardX
+
+
+def _event_writer(folder: pathlib.Path, resume_step: int | None, goes_on: bool) -> Any:
+    tensorboardx = _tensorboardx_without_torch()
+    if tensorboardx is None:
+        return None
     # The purge makes TensorBoard hide what an interrupted run wrote after `resume_step`; the
     # suffix keeps writers opened within the same second from sharing (and emptying) a file.
     purge = resume_step + 1 if resume_step else 0
-    return tensorboardX.SummaryWriter(
+    return tensorboardx.SummaryWriter(
         str(folder),
         purge_step=purge if goes_on else None,
         filename_suffix=f".{os.getpid()}.{resume_step or 0}",
