@@ -41,6 +41,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--out", required=True, metavar="DIR", help="where the labels go")
     group = parser.add_argument_group("how labels are made (config.relabel of those who use them)")
     add, default = group.add_argument, LabelRule()
+    add("--heard", type=float, default=default.heard, help="seconds at a time (0: a segment)")
     add("--overlap", type=float, default=default.overlap, help="of the windows heard, in 0 to 0.9")
     add("--prior", type=float, default=default.prior, help="how far weak labels are believed")
     add("--prior_recall", type=float, default=default.prior_recall, help="share that they name")
@@ -73,7 +74,7 @@ def main(arguments: argparse.Namespace) -> None:
     from psl_jax.experiments import advice
     from psl_jax.runtime import files, parallel
     from psl_jax.runtime.run_folder import LABEL_QUALITY
-    from psl_jax.scoring import relabeling
+    from psl_jax.scoring import label_windows, relabeling
     from psl_jax.teachers import options
 
     task = options.begin(arguments, arguments.segment_seconds)
@@ -81,9 +82,10 @@ def main(arguments: argparse.Namespace) -> None:
     segmentation = dataclasses.replace(task.segmentation, shortest_seconds=shortest)
     task = task._replace(segmentation=segmentation)
     rule = LabelRule(**rule_of(arguments))
-    out, scorer = path_of(arguments.out), task.scorer(arguments, rule.count_padding)
+    label_windows.check(segmentation, rule)
+    out, scorer = path_of(arguments.out), task.scorer(arguments, rule)
     if jax.process_index() == 0:
-        heard = relabeling.windows_of(task.segmentation, rule.overlap)
+        heard = label_windows.windows_of(task.segmentation, rule)
         print("\n".join(options.plan(task, heard, scorer, arguments, out)), flush=True)
     if arguments.dry_run:
         return

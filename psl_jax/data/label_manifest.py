@@ -46,6 +46,9 @@ class LabelRule:
     calibrate: str = setting("none", choices=("none", "rate", "clip_rate"))
     # The teacher's frames in the padding after a clip's end count in its time mean.
     count_padding: bool = setting(False)
+    # Seconds that the teacher hears at a time; a segment's label is the mean of the teacher's
+    # frames in it. 0: each segment by itself. Our own network scores frames, no other teacher.
+    heard: float = setting(0.0, least=0, most=3600)
 
     def entries(self) -> dict[str, Any]:
         """What the manifest says of it: what has no effect is left out."""
@@ -74,6 +77,7 @@ _NAMES = {
     "shard_sizes": "clips in each shard",
     "shortest_seconds": "least seconds of a segment",
     "overlap": "overlap of the windows that the teacher heard",
+    "heard": "seconds that the teacher heard at a time",
     "prior": "how far weak labels are believed",
     "prior_recall": "share of sounding classes that weak labels name",
     "top_k": "number of classes that are kept",

@@ -18,7 +18,7 @@ from psl_jax.runtime import files, parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
 from psl_jax.runtime.run_folder import LABEL_QUALITY
-from psl_jax.scoring import relabeling
+from psl_jax.scoring import label_windows, relabeling
 from psl_jax.teachers import naming
 from psl_jax.teachers.own import OwnTeacher
 from psl_jax.teachers.teacher import Running
@@ -47,6 +47,7 @@ class Labelling:
         """
         if not self.is_used:
             return
+        label_windows.check(self.segmentation, self.settings.relabel)
         if digest := self.given:
             self.open(digest)  # raises where they are of something else, or not whole
             self.folder.check_teacher(digest, self.directory)
@@ -59,6 +60,7 @@ class Labelling:
             )
         try:
             opened = self._open_teacher()
+            naming.check_frames(opened.teacher, self.settings.relabel)
             if not self.is_stored:
                 self.model_in_step()
             self.folder.check_teacher(opened.teacher.digest, self.teacher)
@@ -115,8 +117,11 @@ class Labelling:
             return
         rule = self.settings.relabel
         teacher, weak = self._open_teacher()
+        running = Running(
+            self.settings.model.dtype, num_devices, rule.count_padding, frames=rule.heard > 0
+        )
         relabeling.relabel(
-            teacher.scorer(Running(self.settings.model.dtype, num_devices, rule.count_padding)),
+            teacher.scorer(running),
             self._source(),
             self.segmentation,
             self.directory,

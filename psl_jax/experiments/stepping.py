@@ -43,7 +43,7 @@ def labels_in_step(settings: Settings) -> bool:
     rule = settings.relabel
     if settings.labels != "soft" or not settings.alpha or rule.when == "beforehand":
         return False
-    for name in ("overlap", "prior", "top_k"):
+    for name in ("overlap", "prior", "top_k", "heard"):
         if getattr(rule, name):
             raise UserError(
                 f"config.relabel.{name} is {getattr(rule, name)}: a teacher in the step gives a "

@@ -22,6 +22,7 @@ from psl_jax.model.convolutions import (
     product,
     shifted_views,
 )
+from psl_jax.model.frontend import HOP
 from psl_jax.runtime.settings import setting
 
 # (expansion t, channels c, repeats n, stride s) of the inverted residuals.
@@ -37,6 +38,7 @@ INVERTED_RESIDUALS = (
 STEM_CHANNELS = 32
 HEAD_CHANNELS = 1280
 NUM_HALVINGS = 5
+FRAME_SAMPLES = HOP << NUM_HALVINGS  # from the middle of one output frame to that of the next
 
 # What makes probabilities of the classifier's values [..., classes]: each class by itself, or one
 # of all classes (for data with one label a clip).

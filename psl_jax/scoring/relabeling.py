@@ -1,6 +1,5 @@
 """The teacher's soft labels for a split, written shard by shard; and how good they are."""
 
-import dataclasses
 import pathlib
 import time
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter
 from psl_jax.data.sources import Source
 from psl_jax.runtime import files, parallel, progress
 from psl_jax.runtime.paths import remove_tree
-from psl_jax.scoring import label_rates, metrics
+from psl_jax.scoring import label_rates, label_windows, metrics
 from psl_jax.scoring.scorer import SegmentScorer
 
 SCORES = "scores"  # folder of the teacher's own labels, until those of fitted rates are whole
@@ -52,7 +51,7 @@ def relabel(
     """Writes the soft labels of every clip of `source` that has none yet.
 
     rule: how they are made of the scores, by default each segment's own are its labels; that
-    padding counts must have been told to the scorer.
+    padding counts must have been told to the scorer, and with `rule.heard` it scores frames.
     Shards are dealt out to the processes; each is written to a temporary name and renamed when
     whole, so a killed relabeling goes on where it was. Raises UserError where `directory` holds
     labels of another teacher, segment length, rule or data set.
@@ -76,7 +75,7 @@ def relabel(
         _score_missing(scorer, source, writer, rule, teacher.weak, batch_size)
         return
     if writer.missing:  # the rates are those of all clips, so all are scored first
-        scores = LabelRule(overlap=rule.overlap, count_padding=rule.count_padding)
+        scores = LabelRule(rule.overlap, count_padding=rule.count_padding, heard=rule.heard)
         kept = writer_of(directory / SCORES, scores)
         _score_missing(scorer, source, kept, scores, teacher.weak, batch_size)
         parallel.wait_for_all(f"scores in {directory}")
@@ -104,7 +103,7 @@ def _score_missing(
     if not index.shard_sizes[shards].any():
         return
     clips = np.concatenate([_clips_of(index, shard) for shard in shards])
-    windows = windows_of(segmentation, rule.overlap)
+    windows = label_windows.windows_of(segmentation, rule)
     size = scorer.fitting(batch_size, windows.seconds)
     feed = batches.eval_batches(source, windows, batch_size=size, clips=clips)
     collector = _ClipCollector(index, windows, int(windows.counts(index.num_samples[clips]).max()))
@@ -114,8 +113,9 @@ def _score_missing(
     with progress.bar(len(clips), "clip", description, show=process == 0) as bar:
         for batch, probabilities in scorer(feed):
             done, rows = collector.add(batch, probabilities)
-            if rule.overlap:
-                rows = mean_of_windows(rows, windows, segmentation, index.num_samples[done])
+            if windows != segmentation:
+                lengths = index.num_samples[done]
+                rows = label_windows.labels_of(rows, windows, segmentation, lengths)
             writer.add(done, finished_labels(rows, index.weak_labels(done), rule, keeps_weak))
             bar.update(len(done))
     elapsed = time.perf_counter() - start
@@ -203,47 +203,6 @@ def _fitted_shift(scores: SoftLabels, rule: LabelRule) -> np.ndarray:
     return label_rates.fit_shift(np.concatenate(logits), np.concatenate(weights), rate / total)
 
 
-def windows_of(segmentation: Segmentation, overlap: float) -> Segmentation:
-    """The windows that the teacher hears: segments of which each covers `overlap` of the next."""
-    if not overlap:
-        return segmentation
-    return dataclasses.replace(segmentation, hop_seconds=(1 - overlap) * segmentation.seconds)
-
-
-def mean_of_windows(
-    scores: np.ndarray, windows: Segmentation, segmentation: Segmentation, num_samples: np.ndarray
-) -> np.ndarray:
-    """Labels of segments as the mean of the windows' scores, weighted by overlap.
-
-    A window weighs as many samples as it shares with the segment, padding left out.
-
-    Args:
-      scores: float32 [clips, windows, classes]; what lies past a clip's last window is not used.
-      num_samples: [clips].
-
-    Returns float32 [clips, segments, classes], of anything past a clip's last segment.
-    """
-    own = np.arange(int(segmentation.counts(num_samples).max(initial=1)))
-    heard = np.arange(scores.shape[1])
-    counts = windows.counts(num_samples)[:, None]
-    begin, end = _bounds(segmentation, own, num_samples)
-    first, last = _bounds(windows, heard, num_samples)
-    shared = np.minimum(end[:, :, None], last[:, None]) - np.maximum(
-        begin[:, :, None], first[:, None]
-    )
-    weights = np.maximum(shared, 0) * (heard < counts)[:, None]  # [clips, segments, windows]
-    total = np.maximum(weights.sum(axis=2, keepdims=True), 1)
-    return ((weights / total) @ scores).astype(np.float32)
-
-
-def _bounds(
-    segmentation: Segmentation, numbers: np.ndarray, num_samples: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """First and past-the-last sample of segments `numbers` in each clip: [clips, segments]."""
-    begin = np.broadcast_to(numbers * segmentation.hop_samples, (len(num_samples), len(numbers)))
-    return begin, begin + segmentation.valid_samples(num_samples[:, None], numbers)
-
-
 def with_prior(
     probabilities: np.ndarray, weak: np.ndarray, strength: float, recall: float
 ) -> np.ndarray:
@@ -275,18 +234,20 @@ class _ClipCollector:
     def __init__(self, index: ClipIndex, segmentation: Segmentation, segments: int):
         self.index, self.segmentation, self.segments = index, segmentation, segments
         self.clips = np.zeros(0, np.int64)
-        self.rows = np.zeros((0, index.num_classes), np.float32)
+        self.rows: np.ndarray | None = None
 
     def add(self, batch: dict[str, np.ndarray], probabilities: np.ndarray):
-        """Returns the clips that are complete now, and their [n, segments, classes]."""
+        """Returns the clips that are complete now, and their [n, segments, (frames,) classes]."""
         clips = np.concatenate([self.clips, batch["clip"]])
-        rows = np.concatenate([self.rows, probabilities])
+        rows = probabilities
+        if self.rows is not None:
+            rows = np.concatenate([self.rows, probabilities])
         numbers, starts, found = np.unique(clips, return_index=True, return_counts=True)
         order = np.argsort(starts)
         numbers, starts, found = numbers[order], starts[order], found[order]
         whole = found == self.segmentation.counts(self.index.num_samples[numbers])
         done = numbers[whole]
-        out = np.zeros((len(done), self.segments, rows.shape[1]), np.float32)
+        out = np.zeros((len(done), self.segments, *rows.shape[1:]), np.float32)
         for i, (start, count) in enumerate(zip(starts[whole], found[whole], strict=True)):
             out[i, :count] = rows[start : start + count]
         left = int(found[whole].sum())  # only the last clip can be incomplete

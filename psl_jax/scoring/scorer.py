@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,10 @@ CPU_BATCH = 32  # segments
 DEVICE_SECONDS = 1024  # of audio, that a device is given at a time
 TPU_LANES = 128
 
+# What a program gives of each row: its scores [classes], those of its frames [frames, classes], or
+# the embeddings that these are made of, [frames, 1280].
+Gives = Literal["scores", "frames", "embeddings"]
+
 
 def score_function(
     logmel: LogMel,
@@ -32,14 +36,13 @@ def score_function(
     platform: str,
     padded: bool = False,
     count_padding: bool = False,
-    embeds: bool = False,
+    gives: Gives = "scores",
 ) -> Callable:
-    """(folded network, audio, num_samples) -> probabilities [batch, classes] of each device.
+    """(folded network, audio, num_samples) -> what it gives of [batch] rows of each device.
 
     dtype: type of the network's maps. padded: rows may end in padding, which is to have no
     influence on the frames before it. count_padding: it is audio like any other, of zeros, and its
-    frames count in the time mean. embeds: the result is the embeddings that the probabilities are
-    made of, [batch, frames, 1280], of which a row's first `counted_frames` count.
+    frames count in the time mean. Of frames and embeddings a row's first `counted_frames` count.
     Inside `data_parallel`.
     """
     operations = JaxOperations(jnp.dtype(dtype), platform)
@@ -51,9 +54,11 @@ def score_function(
         lengths = None if count_padding else num_samples
         features = logmel(audio, lengths, parallel.AXIS, platform)
         inside = valid if padded else None
-        if embeds:
+        if gives == "embeddings":
             return embeddings(network, features, operations, inside)
         frames = frame_probabilities(network, features, operations, inside)
+        if gives == "frames":
+            return frames
         return clip_probabilities(frames, None if valid is None else output_frames(valid))
 
     return score
@@ -73,14 +78,14 @@ def scoring_program(
     mesh: Mesh,
     padded: bool = False,
     count_padding: bool = False,
-    embeds: bool = False,
+    gives: Gives = "scores",
 ):
     """The jitted `score_function` on `mesh`.
 
     Cached, so that experiments of one suite that need the same program compile it once.
     """
     platform = parallel.platform_of(mesh)
-    score = score_function(logmel, dtype, platform, padded, count_padding, embeds)
+    score = score_function(logmel, dtype, platform, padded, count_padding, gives)
     specs = (parallel.REPLICATED, parallel.SPLIT, parallel.SPLIT)
     return parallel.data_parallel(score, mesh, specs, parallel.SPLIT)
 
@@ -142,7 +147,7 @@ class DeviceScorer:
     def __call__(
         self, batches: Iterable[Batch], padded: Collection[int] = ()
     ) -> Iterator[tuple[Batch, np.ndarray]]:
-        """Yields (batch, probabilities float32 [real rows, classes]), batch by batch.
+        """Yields (batch, float32 [real rows, ...]), what the program gives, batch by batch.
 
         Rows of weight 0 are left out of both. While a batch is computed the next one is read and
         put on the devices. padded: lengths, in samples, of which nearly all batches have padding:
@@ -185,15 +190,15 @@ class Scorer(DeviceScorer):
         dtype: str = "float32",
         num_devices: int | None = None,
         count_padding: bool = False,
-        embeds: bool = False,
+        gives: Gives = "scores",
         output: str = "sigmoid",
     ):
-        """count_padding, embeds: see `score_function`; output: see `folding.fold`."""
+        """count_padding, gives: see `score_function`; output: see `folding.fold`."""
         mesh = parallel.local_mesh(num_devices)
 
         def program(padded: bool) -> Callable:
             care = padded and not count_padding
-            return scoring_program(logmel, dtype, mesh, care, count_padding, embeds)
+            return scoring_program(logmel, dtype, mesh, care, count_padding, gives)
 
         super().__init__(mesh, fold(parallel.to_host(variables), output), program)
 

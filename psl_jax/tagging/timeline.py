@@ -10,10 +10,9 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
-from psl_jax.model.frontend import HOP, WINDOW
-from psl_jax.model.mobilenetv2 import NUM_HALVINGS
+from psl_jax.model.frontend import WINDOW
+from psl_jax.model.mobilenetv2 import FRAME_SAMPLES
 
-FRAME_SAMPLES = HOP << NUM_HALVINGS
 FRAME_SECONDS = FRAME_SAMPLES / SAMPLE_RATE
 
 # A piece is followed by its reflection, as the front end reflects audio at its end.

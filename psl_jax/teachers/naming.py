@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from psl_jax.data.label_manifest import LabelRule
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import is_remote, path_of
 from psl_jax.teachers import class_map
@@ -158,6 +159,16 @@ def open_teacher(
         weights = known * np.array([part.weight for part in parts])[:, None]
         teacher = Ensemble(tuple(teachers), weights, mapping.mean)
     return Opened(teacher, weak if mapping.unmapped == "weak" and weak.any() else None)
+
+
+def check_frames(teacher: Teacher, rule: LabelRule) -> None:
+    """Raises UserError where labels are to be made of frames that the teacher does not score."""
+    alone = teacher.teacher if isinstance(teacher, Mapped) else teacher
+    if rule.heard and not isinstance(alone, OwnTeacher):
+        raise UserError(
+            f"relabel.heard is {rule.heard:g} and {teacher.name} scores no frames: only a run or "
+            "an export of ours does. Leave it at 0, or give relabel.overlap"
+        )
 
 
 def _for_classes(teacher: Teacher, classes: tuple[str, ...], path: str, unmapped: str) -> Teacher:

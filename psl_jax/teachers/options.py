@@ -11,6 +11,7 @@ from absl import flags
 
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
 from psl_jax.data.clip_index import ClipIndex
+from psl_jax.data.label_manifest import LabelRule
 from psl_jax.data.opening import open_folder
 from psl_jax.data.sources import Source
 from psl_jax.data.whole_clips import WholeClips
@@ -89,9 +90,17 @@ class Task(NamedTuple):
             return WholeClips.of(self.source.index)
         return self.segmentation
 
-    def scorer(self, arguments: argparse.Namespace, count_padding: bool = False) -> SegmentScorer:
-        """What scores the split's segments on this process's devices."""
-        return self.teacher.scorer(Running(arguments.dtype, _devices(arguments), count_padding))
+    def scorer(self, arguments: argparse.Namespace, rule: LabelRule | None = None) -> SegmentScorer:
+        """What scores the split's segments on this process's devices, for labels by `rule`.
+
+        Raises UserError for a teacher that cannot follow it.
+        """
+        rule = rule or LabelRule()
+        naming.check_frames(self.teacher, rule)
+        running = Running(
+            arguments.dtype, _devices(arguments), rule.count_padding, frames=rule.heard > 0
+        )
+        return self.teacher.scorer(running)
 
     @property
     def taught_by(self) -> TaughtBy:

@@ -58,5 +58,6 @@ class OwnTeacher:
             running.dtype,
             running.num_devices,
             running.count_padding,
+            gives="frames" if running.frames else "scores",
             output=model.info.output,
         )

@@ -23,11 +23,13 @@ class Running:
       dtype: of a network's maps, where it is one of JAX.
       num_devices: None for all of this process.
       count_padding: padding after a clip's end is audio like any other, of zeros.
+      frames: frames are scored, not segments; see `naming.check_frames`.
     """
 
     dtype: str = "float32"
     num_devices: int | None = None
     count_padding: bool = False
+    frames: bool = False
 
 
 class Teacher(Protocol):
@@ -145,13 +147,13 @@ class _MappedScorer:
 
 
 def selected(scores: np.ndarray, columns: Columns) -> np.ndarray:
-    """Scores [n, classes of the teacher] as those of the data; 0 for a class without any."""
-    out = np.zeros((len(scores), len(columns)), np.float32)
+    """Scores [..., classes of the teacher] as those of the data; 0 for a class without any."""
+    out = np.zeros((*scores.shape[:-1], len(columns)), np.float32)
     for number, places in enumerate(columns):
         if len(places) == 1:
-            out[:, number] = scores[:, places[0]]
+            out[..., number] = scores[..., places[0]]
         elif places:
-            out[:, number] = scores[:, list(places)].max(axis=1)
+            out[..., number] = scores[..., list(places)].max(axis=-1)
     return out
 
 

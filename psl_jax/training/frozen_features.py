@@ -191,7 +191,7 @@ class ValidationFeatures:
                 self.recipe.dtype,
                 num_devices,
                 self.recipe.count_padding,
-                embeds=True,
+                gives="embeddings",
             )
             found = scored(scorer, self.source, self.cut, batch_size, clips)
             with progress.bar(len(clips), "clip", "validation features", show=_is_first()) as bar:

@@ -243,6 +243,7 @@ def test_manifest_is_readable(tmp_path, index):
         "hop_seconds": 0.01,
         "shortest_seconds": 0.5,
         "overlap": 0.0,
+        "heard": 0.0,
         "prior": 0.0,
         "prior_recall": None,
         "top_k": 0,

@@ -9,7 +9,8 @@ from synthetic_data import MemorySource, make_audio, make_index
 from psl_jax.audio.segments import Segmentation
 from psl_jax.data.label_manifest import LabelRule
 from psl_jax.data.soft_labels import SoftLabels
-from psl_jax.scoring import relabeling
+from psl_jax.runtime.errors import UserError
+from psl_jax.scoring import label_windows, relabeling
 from psl_jax.scoring.relabeling import TaughtBy
 
 LENGTHS = [48_000, 16_000, 17_000, 30_500, 7_000, 40_001]  # samples
@@ -21,14 +22,19 @@ def index():
 
 
 class FakeScorer:
-    """Gives each window of each clip random probabilities, and remembers them."""
+    """Gives each window of each clip, or each of its frames, random probabilities.
 
-    def __init__(self, windows: int):
-        self.scores = np.random.default_rng(0).random((len(LENGTHS), windows, 4), np.float32)
+    And remembers what it heard.
+    """
+
+    def __init__(self, windows: int, seconds: float, frames: tuple[int, ...] = ()):
+        shape = len(LENGTHS), windows, *frames, 4
+        self.scores = np.random.default_rng(0).random(shape, np.float32)
         self.heard: dict[tuple[int, int], np.ndarray] = {}
+        self.seconds = seconds
 
     def fitting(self, batch_size, seconds):
-        assert seconds == 1
+        assert seconds == self.seconds
         return batch_size
 
     def __call__(self, feed):
@@ -42,9 +48,10 @@ class FakeScorer:
             yield rows, self.scores[rows["clip"], rows["segment"]]
 
 
-def relabeled(index, folder, **rule):
-    rule, segmentation = LabelRule(**rule), Segmentation(1.0)
-    scorer, source = FakeScorer(40), MemorySource(index)
+def relabeled(index, folder, seconds=1.0, shortest=0.5, **rule):
+    rule, segmentation = LabelRule(**rule), Segmentation(seconds, shortest_seconds=shortest)
+    frames = (int(rule.heard * 16_000 // 5120 + 1),) if rule.heard else ()
+    scorer, source = FakeScorer(40, rule.heard or seconds, frames), MemorySource(index)
     relabeling.relabel(
         scorer,
         source,
@@ -82,6 +89,37 @@ def test_overlapping_windows_are_averaged_by_what_they_share(index, tmp_path, ov
                 weight += shared
             np.testing.assert_allclose(found[clip, segment], total / weight, atol=5e-4)  # float16
         assert not found[clip, segment + 1 :].any()
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.5])
+@pytest.mark.parametrize("heard", [1.0, 1.44])
+@pytest.mark.parametrize(("seconds", "shortest"), [(1.0, 0.5), (1.0, 0.0), (0.32, 0.5), (0.1, 0.5)])
+def test_frames_are_averaged_by_what_they_share(index, tmp_path, overlap, heard, seconds, shortest):
+    """Sample by sample: the frame whose middle is nearest, of each window that hears it."""
+    found, scorer = relabeled(index, tmp_path, seconds, shortest, overlap=overlap, heard=heard)
+    size, hop = round(heard * 16_000), round((1 - overlap) * heard * 16_000)
+    counts = Segmentation(seconds, shortest_seconds=shortest).counts(index.num_samples)
+    for clip, length in enumerate(LENGTHS):
+        total, times = np.zeros((length, 4)), np.zeros(length)
+        for window in (w for c, w in scorer.heard if c == clip):
+            here = np.arange(window * hop, min(window * hop + size, length))
+            frames = (here - here[0] + 2560) // 5120  # of several hundred samples at the end none
+            frames = np.minimum(frames, (len(here) - len(here) % 160) // 5120)
+            total[here] += scorer.scores[clip, window, frames]
+            times[here] += 1
+        step = round(seconds * 16_000)
+        for segment in range(counts[clip]):
+            part = slice(segment * step, min((segment + 1) * step, length))
+            assert times[part].sum() > 0
+            expected = total[part].sum(axis=0) / times[part].sum()
+            np.testing.assert_allclose(found[clip, segment], expected, atol=5e-4)  # float16
+        assert not found[clip, counts[clip] :].any()
+
+
+def test_what_is_heard_is_no_less_than_a_segment():
+    with pytest.raises(UserError, match="heard is 1 s, less than a segment of 2 s"):
+        label_windows.check(Segmentation(2.0), LabelRule(heard=1.0))
+    label_windows.check(Segmentation(2.0), LabelRule(heard=2.0))
 
 
 def test_without_overlap_labels_are_the_scores(index, tmp_path):

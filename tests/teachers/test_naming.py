@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from psl_jax.data.label_manifest import LabelRule
 from psl_jax.runtime.errors import UserError
 from psl_jax.teachers import ensemble, naming
 from psl_jax.teachers.naming import Part
@@ -118,6 +119,14 @@ def test_unlike_classes_and_nan_are_refused(opened):
     for name in ("mn:nan", "mn:a+mn:nan"):
         with pytest.raises(UserError, match="nan gives NaN or infinite scores"):
             scores_of(opened(name, ("Dog", "Cat"))[0])
+
+
+def test_a_teacher_without_frames_is_refused_where_they_are_asked_for(opened):
+    for name in ("python:a", "python:a+python:b"):
+        teacher = opened(name, ("Dog", "Cat")).teacher
+        naming.check_frames(teacher, LabelRule())
+        with pytest.raises(UserError, match="scores no frames: only a run or an export of ours"):
+            naming.check_frames(teacher, LabelRule(heard=10.0))
 
 
 def test_a_map_is_part_of_the_digest(opened):

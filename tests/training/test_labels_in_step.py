@@ -198,6 +198,7 @@ def stop(self, variables):
     ("changes", "words"),
     [
         ({"relabel": {"overlap": 0.5}}, r"config\.relabel\.overlap is 0\.5"),
+        ({"relabel": {"heard": 10.0}}, r"config\.relabel\.heard is 10\.0"),
         ({"relabel": {"prior": 2.0}}, r"config\.relabel\.prior is 2\.0"),
         ({"relabel": {"top_k": 3}}, r"config\.relabel\.top_k is 3"),
         ({"soft_labels_dir": "labels"}, r"config\.soft_labels_dir is 'labels'"),
