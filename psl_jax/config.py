@@ -37,6 +37,8 @@ class Settings:
     num_devices: int = operational(0, least=0)  # 0: all
     labels: str = setting("weak", choices=("weak", "soft"))
     segment_seconds: float = setting(10.0, above=0)
+    # From one segment's start to the next; 0: they lie end to end
+    hop_seconds: float = setting(0.0, least=0)
     # A remainder at a clip's end becomes a segment from so many seconds on; the published code: 0
     shortest_segment_seconds: float = setting(MIN_SEGMENT_SECONDS, least=0)
     # target = alpha * soft + (1 - alpha) * weak; the paper's table 3 uses 0 and 0.5

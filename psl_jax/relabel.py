@@ -32,6 +32,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = options.parser("relabel", __doc__ or "", split="balanced")
     parser.add_argument("--segment_seconds", required=True, metavar="S", help="seconds, or whole")
     parser.add_argument(
+        "--hop_seconds",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="from one segment's start to the next (default: they lie end to end)",
+    )
+    parser.add_argument(
         "--shortest_segment_seconds",
         type=float,
         default=MIN_SEGMENT_SECONDS,
@@ -51,8 +58,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--calibrate", default=default.calibrate, choices=rates, help="a logit shift by class")
     add("--count_padding", action="store_true", help="after a clip's end, in the time mean")
     found = options.parse(parser, arguments)
-    if not 0 <= found.shortest_segment_seconds <= 3600:
-        parser.error("--shortest_segment_seconds: expected seconds, or 0")
+    for option in ("hop_seconds", "shortest_segment_seconds"):
+        if not 0 <= getattr(found, option) <= 3600:
+            parser.error(f"--{option}: expected seconds, or 0")
     try:
         read(LabelRule, rule_of(found), "relabel.")
     except UserError as error:
@@ -78,8 +86,11 @@ def main(arguments: argparse.Namespace) -> None:
     from psl_jax.teachers import options
 
     task = options.begin(arguments, arguments.segment_seconds)
-    shortest = arguments.shortest_segment_seconds
-    segmentation = dataclasses.replace(task.segmentation, shortest_seconds=shortest)
+    segmentation = dataclasses.replace(
+        task.segmentation,
+        hop_seconds=arguments.hop_seconds or None,
+        shortest_seconds=arguments.shortest_segment_seconds,
+    )
     task = task._replace(segmentation=segmentation)
     rule = LabelRule(**rule_of(arguments))
     label_windows.check(segmentation, rule)

@@ -9,6 +9,8 @@ from places import ROOT
 
 from psl_jax import UserError
 from psl_jax import config as config_lib
+from psl_jax.audio.segments import Segmentation
+from psl_jax.experiments import stepping
 from psl_jax.runtime.settings import Kind
 
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
@@ -152,3 +154,12 @@ def test_folders_of_earlier_versions_are_understood():
 def test_a_setting_that_there_is_no_longer_counts_as_scientific():
     now = config_lib.to_dict(config_lib.Settings())
     assert config_lib.changed(now | {"gone": 3}, now)[Kind.SCIENTIFIC] == ["gone"]
+
+
+def test_gaps_between_segments_are_refused():
+    (one,) = config_lib.experiments(changed_config(segment_seconds=2.0, hop_seconds=2.5)).values()
+    with pytest.raises(UserError, match=r"config\.hop_seconds is 2\.5, more than a segment"):
+        stepping.segmentation_of(one)
+    one = dataclasses.replace(one, hop_seconds=0.5)
+    assert stepping.segmentation_of(one) == Segmentation(2.0, 0.5)
+    assert stepping.segmentation_of(dataclasses.replace(one, hop_seconds=0.0)) == Segmentation(2.0)

@@ -161,28 +161,33 @@ def test_a_dry_run_tells_and_writes_nothing(folder, tmp_path, command, capsys):
     assert "7 clips" in told and "int16 [32, 8000]" in told and not out.exists()
 
 
-def test_labels_are_those_of_an_experiment_and_can_be_shared(folder, tmp_path, capsys):
+@pytest.mark.parametrize(("hop", "expected"), [(0.0, [2, 1, 1, 1]), (0.25, [5, 2, 1, 1])])
+def test_labels_are_those_of_an_experiment_and_can_be_shared(
+    folder, tmp_path, capsys, hop, expected
+):
     out = tmp_path / "labels"
-    options = ("--split=eval", "--segment_seconds=1", f"--out={out}")
+    options = ("--split=eval", "--segment_seconds=1", f"--hop_seconds={hop}", f"--out={out}")
     run(relabel, folder / "model", folder / "data", *options)
     assert "clips without any" in capsys.readouterr().out
     source = PackedSource(str(folder / "data/eval.npz"))
     digest = load_model(folder / "model").for_classes(CLASSES).digest
-    labels = SoftLabels.open(out, source.index, Segmentation(1.0), teacher_digest=digest)
+    segmentation = Segmentation(1.0, hop or None)
+    labels = SoftLabels.open(out, source.index, segmentation, teacher_digest=digest)
     _, soft, counts = labels.read_shard(0)
-    assert counts.tolist() == [2, 1, 1, 1] and soft.dtype == np.float16
+    assert counts.tolist() == expected and soft.dtype == np.float16
 
     config = config_lib.base()
     config.data.corpus, config.data.data_dir = "packed", str(folder / "data")
     for split in ("train_split", "validation_split", "eval_split"):
         config.data[split] = "eval"
-    config.labels, config.segment_seconds = "soft", 1.0
+    config.labels, config.segment_seconds, config.hop_seconds = "soft", 1.0, hop
     config.teacher, config.soft_labels_dir = str(folder / "model"), str(out)
     config.model.width, config.train.batch_size, config.train.max_steps = 0.1, 4, 1
     (settings,) = config_lib.experiments(config).values()
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.npz")}
     one = experiment.Experiment(settings, tmp_path / "run", str(folder / "data"))
     one.check()
+    assert one.train_segments == segmentation.counts(source.index.num_samples).sum()
     one.run("train")
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*.npz")}
 

@@ -30,9 +30,14 @@ from psl_jax.weights.load import load_model
 
 
 def segmentation_of(settings: Settings) -> Segmentation:
-    """How the training clips are cut."""
-    shortest = settings.shortest_segment_seconds
-    return Segmentation(settings.segment_seconds, shortest_seconds=shortest)
+    """How the training clips are cut. Raises UserError where segments leave gaps."""
+    seconds, hop = settings.segment_seconds, settings.hop_seconds
+    if hop > seconds:
+        raise UserError(
+            f"config.hop_seconds is {hop:g}, more than a segment has ({seconds:g}): what lies "
+            "between segments would not be heard"
+        )
+    return Segmentation(seconds, hop or None, settings.shortest_segment_seconds)
 
 
 def labels_in_step(settings: Settings) -> bool:
