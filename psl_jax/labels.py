@@ -3,11 +3,12 @@
     psl-jax labels import passt.npy DATA --split=balanced --segment_seconds=10 --out=labels/passt
     psl-jax labels export labels/2s DATA --split=balanced --format=parquet --out=2s.parquet
     psl-jax labels edit labels/2s DATA --split=balanced --union_weak --out=labels/2s_weak
+    psl-jax labels cut labels/frames DATA --split=balanced --segment_seconds=2 --out=labels/2s
     psl-jax labels page labels/2s DATA --split=balanced --samples=50 --out=labels.html
 
     psl-jax main --config configs/psl2s.py --config.soft_labels_dir=labels/2s_weak
 
-trains on labels that were imported or edited; no teacher is asked. Formats: docs/LABELS.md.
+trains on labels that were imported, edited or cut; no teacher is asked. Formats: docs/LABELS.md.
 """
 
 import argparse
@@ -23,7 +24,6 @@ from psl_jax.runtime.errors import UserError
 
 CHANGES = "label_changes.json"
 _FORMATS = ("parquet", "csv", "npy", "ced", "pretrainedsed")
-_SHOWN_CLASSES = 15
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -33,6 +33,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     _add_import(actions)
     _add_export(actions)
     _add_edit(actions)
+    _add_cut(actions)
     _add_page(actions)
     flags.FLAGS(arguments[:1])  # absl's own, which nobody gives here, count as read
     return parser.parse_args(arguments[1:])
@@ -52,9 +53,7 @@ def _add_format(add: Any) -> None:
     add("--pool", choices=("mean", "max"), help="of frames, or of a clip's segments")
 
 
-def _add_import(actions: Any) -> None:
-    add = _action(actions, "import", "Reads a label file.", ("FILE", "what was labelled"))
-    _add_format(add)
+def _add_segments(add: Any) -> None:
     add("--segment_seconds", type=float, required=True, metavar="S")
     add("--hop_seconds", type=float, metavar="S", help="where segments overlap")
     add(
@@ -64,6 +63,12 @@ def _add_import(actions: Any) -> None:
         metavar="S",
         help=f"from so many on a clip's end is a segment (default: {MIN_SEGMENT_SECONDS:g})",
     )
+
+
+def _add_import(actions: Any) -> None:
+    add = _action(actions, "import", "Reads a label file.", ("FILE", "what was labelled"))
+    _add_format(add)
+    _add_segments(add)
     add("--out", required=True, metavar="DIR", help="where the labels go")
     add("--classes", metavar="CSV", help="of the file, where it does not name them")
     add("--index", metavar="FILE", help="names of the rows, where they lie elsewhere")
@@ -101,6 +106,13 @@ def _add_edit(actions: Any) -> None:
     add("--binary", action="store_true", help="from its threshold on a label becomes 1")
 
 
+def _add_cut(actions: Any) -> None:
+    about = "Makes labels of other segments, such as of a teacher's frames."
+    add = _action(actions, "cut", about, ("FOLDER", "of soft labels; it is not changed"))
+    _add_segments(add)
+    add("--out", required=True, metavar="DIR", help="where the new labels go")
+
+
 def _add_page(actions: Any) -> None:
     about = "Writes a page to judge soft labels by ear."
     add = _action(actions, "page", about, ("FOLDER", "of soft labels"))
@@ -116,13 +128,13 @@ def _add_page(actions: Any) -> None:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    actions = {"import": _import, "export": _export, "edit": _edit, "page": _page}
+    actions = {"import": _import, "export": _export, "edit": _edit, "cut": _cut, "page": _page}
     actions[arguments.action](arguments)
 
 
 def _import(arguments: argparse.Namespace) -> None:
     from psl_jax.data.opening import open_folder
-    from psl_jax.label_files import class_columns, importing
+    from psl_jax.label_files import class_columns, importing, telling
     from psl_jax.model.class_lists import read_classes
     from psl_jax.runtime import disk, files
 
@@ -166,7 +178,7 @@ def _import(arguments: argparse.Namespace) -> None:
         lambda: _writer(out, source, segmentation, origin, uses_weak),
         fill_missing=arguments.missing == "weak",
     )
-    print("\n".join(_told(found, path, len(index))))
+    print("\n".join(telling.imported(found, path, len(index))))
     _measure(out, source, segmentation)
 
 
@@ -180,27 +192,6 @@ def _segmentation(arguments: argparse.Namespace) -> Segmentation:
     if not 0 <= shortest <= 3600:
         raise UserError(f"--shortest_segment_seconds={shortest:g}: expected seconds, or 0")
     return Segmentation(arguments.segment_seconds, arguments.hop_seconds, shortest)
-
-
-def _told(found: Any, path: pathlib.Path, clips: int) -> list[str]:
-    lines = [f"{path}: {found.rows:,} rows for {found.segments:,} segments of {clips:,} clips"]
-    if found.other_rows:
-        examples = ", ".join(found.other_examples)
-        lines.append(f"  {found.other_rows:,} rows are of clips that the split lacks: {examples}")
-    if found.idle_rows:
-        lines.append(
-            f"  {found.idle_rows:,} rows hold for no segment: no segment's middle lies in their "
-            "times, such as past a clip's end"
-        )
-    if found.filled_segments:
-        lines.append(
-            f"  {found.filled_segments:,} segments of {found.filled_clips:,} clips had no row and "
-            "have their weak labels"
-        )
-    if found.unmapped:
-        shown = ", ".join(found.unmapped[:5]) + (", ..." if len(found.unmapped) > 5 else "")
-        lines.append(f"  {len(found.unmapped)} classes had no column and have weak labels: {shown}")
-    return lines
 
 
 def _export(arguments: argparse.Namespace) -> None:
@@ -226,13 +217,10 @@ def _export(arguments: argparse.Namespace) -> None:
 
 def _edit(arguments: argparse.Namespace) -> None:
     from psl_jax.data.opening import open_folder
-    from psl_jax.data.soft_labels import made_with
-    from psl_jax.label_files import rules
+    from psl_jax.label_files import rules, telling
     from psl_jax.runtime import disk, files
 
-    out = pathlib.Path(arguments.out)
-    if out.resolve() == pathlib.Path(arguments.source).resolve():
-        raise UserError("--out is the folder of the labels themselves: give another")
+    out = _other_folder(arguments)
     source = open_folder(arguments.data, arguments.split)
     labels, index = _open(arguments.source, source), source.index
     above = arguments.ontology and rules.read_ontology(
@@ -249,40 +237,30 @@ def _edit(arguments: argparse.Namespace) -> None:
     if wanted.binary and not wanted.thresholds:
         raise UserError("--binary: from which --threshold on?")
     disk.check_writable(out, "--out")
-    origin = {
-        "kind": "edited",
-        "teacher_digest": labels.manifest["teacher_digest"],
-        "made_with": made_with(labels),
-        "rules": wanted.as_json(index.classes),
-    }
-    if "origin" in labels.manifest:
-        origin["origin"] = labels.manifest["origin"]
+    origin = _origin("edited", labels, rules=wanted.as_json(index.classes))
     writer = _writer(out, source, labels.segmentation, origin, wanted.union_weak)
     changes = rules.edit(labels, writer, wanted)
     files.write_json(out / CHANGES, changes)
-    print("\n".join(_changes(changes)))
+    print("\n".join(telling.changed(changes, CHANGES)))
     _measure(out, source, labels.segmentation)
 
 
-def _changes(changes: dict) -> list[str]:
-    """What the rules changed, and the classes that changed most."""
-    total, limit = changes["segments"], changes["present_from"]
-    most = sorted(changes["classes"].items(), key=lambda item: -item[1]["share_changed"])
-    shown = [item for item in most if item[1]["share_changed"]][:_SHOWN_CLASSES]
-    width = max([len(name) for name, _ in shown], default=5)
-    lines = [
-        f"changed {100 * changes['share_changed']:.2f} % of {total:,} segments x "
-        f"{len(most)} classes; labels from {limit:g} on: {changes['present_before']:,} before, "
-        f"{changes['present_after']:,} after",
-        f"  {'class':{width}}  changed %   before    after   mean before   after",
-    ]
-    lines += [
-        f"  {name:{width}}  {100 * one['share_changed']:9.2f} {one['present_before']:8,} "
-        f"{one['present_after']:8,}   {one['mean_before']:11.4f}  {one['mean_after']:.4f}"
-        for name, one in shown
-    ]
-    left = changes["classes_changed"] - len(shown)
-    return [*lines, *([f"  and {left} more in {CHANGES}"] if left else [])]
+def _cut(arguments: argparse.Namespace) -> None:
+    from psl_jax.data.label_manifest import WEAK
+    from psl_jax.data.opening import open_folder
+    from psl_jax.label_files import cutting
+    from psl_jax.runtime import disk
+
+    out, segmentation = _other_folder(arguments), _segmentation(arguments)
+    source = open_folder(arguments.data, arguments.split)
+    labels = _open(arguments.source, source)
+    cutting.check(labels.segmentation)
+    disk.check_writable(out, "--out")
+    before = {"segment_seconds": labels.segmentation.seconds}
+    before["hop_seconds"] = labels.segmentation.hop_seconds or labels.segmentation.seconds
+    origin = _origin("cut", labels, cut_from=before)
+    cutting.cut(labels, _writer(out, source, segmentation, origin, WEAK in labels.manifest))
+    _measure(out, source, segmentation)
 
 
 def _page(arguments: argparse.Namespace) -> None:
@@ -308,6 +286,29 @@ def _page(arguments: argparse.Namespace) -> None:
 
 
 # --- What the actions share -----------------------------------------------------------------------
+
+
+def _other_folder(arguments: argparse.Namespace) -> pathlib.Path:
+    """--out, which must not be where the labels come from."""
+    out = pathlib.Path(arguments.out)
+    if out.resolve() == pathlib.Path(arguments.source).resolve():
+        raise UserError("--out is the folder of the labels themselves: give another")
+    return out
+
+
+def _origin(kind: str, labels: Any, **how: Any) -> dict[str, Any]:
+    """What the manifest says of labels that were made of others."""
+    from psl_jax.data.soft_labels import made_with
+
+    origin = {
+        "kind": kind,
+        "teacher_digest": labels.manifest["teacher_digest"],
+        "made_with": made_with(labels),
+        **how,
+    }
+    if "origin" in labels.manifest:
+        origin["origin"] = labels.manifest["origin"]
+    return origin
 
 
 def _format(

@@ -87,7 +87,11 @@ _NAMES = {
     WEAK: "weak labels of the clips",
 }
 # How labels are made anew, by the kind of their origin.
-_REMAKE = {"imported": "psl-jax labels import", "edited": "psl-jax labels edit"}
+_REMAKE = {
+    "imported": "psl-jax labels import",
+    "edited": "psl-jax labels edit",
+    "cut": "psl-jax labels cut",
+}
 
 
 def segmentation_of(directory: str | os.PathLike) -> Segmentation:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from psl_jax.audio.pooling import bounds, means
 from psl_jax.audio.segments import Segmentation
 from psl_jax.data.label_manifest import LabelRule
 from psl_jax.model.frontend import num_frames
@@ -49,24 +50,16 @@ def labels_of(
     counts, heard = segmentation.counts(num_samples), windows.counts(num_samples)
     labels = np.zeros((len(scores), counts.max(initial=1), scores.shape[-1]), np.float32)
     for clip, (length, segments) in enumerate(zip(num_samples, counts, strict=True)):
-        begin, end = _bounds(segmentation, segments, length)
-        first, last = _bounds(windows, heard[clip], length)
+        begin, end = bounds(segmentation, segments, length)
+        first, last = bounds(windows, heard[clip], length)
         parts = scores[clip, : len(first)]
         if scores.ndim == 4:
             frames = output_frames(num_frames(last - first))
             parts = np.concatenate([rows[:n] for rows, n in zip(parts, frames, strict=True)])
-            bounds = [_frame_bounds(*one) for one in zip(first, last, frames, strict=True)]
-            first, last = np.concatenate(bounds, axis=1)
-        labels[clip, :segments] = _means(parts, first, last, begin, end)
+            edges = [_frame_bounds(*one) for one in zip(first, last, frames, strict=True)]
+            first, last = np.concatenate(edges, axis=1)
+        labels[clip, :segments] = means(parts, first, last, begin, end)
     return labels
-
-
-def _bounds(
-    segmentation: Segmentation, count: int, num_samples: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """First and past-the-last sample of the first `count` segments of a clip."""
-    begin = np.arange(count) * segmentation.hop_samples
-    return begin, np.minimum(begin + segmentation.segment_samples, num_samples)
 
 
 def _frame_bounds(first: int, last: int, frames: int) -> np.ndarray:
@@ -74,30 +67,3 @@ def _frame_bounds(first: int, last: int, frames: int) -> np.ndarray:
     edges = first + FRAME_SAMPLES * np.arange(frames + 1) - FRAME_SAMPLES // 2
     edges[0], edges[-1] = first, last
     return np.stack([edges[:-1], edges[1:]])
-
-
-def _means(
-    scores: np.ndarray, first: np.ndarray, last: np.ndarray, begin: np.ndarray, end: np.ndarray
-) -> np.ndarray:
-    """Means over [begin, end) of scores [parts, classes] that hold over [first, last).
-
-    By the integral of all parts from 0 on, so that an hour of frames takes no more memory than a
-    few times its scores.
-    """
-    wide = np.concatenate([scores, np.ones((len(scores), 1))], axis=1, dtype=np.float64)
-
-    def integral(at: np.ndarray) -> np.ndarray:
-        return _ramps(wide, first, at) - _ramps(wide, last, at)
-
-    total = integral(end) - integral(begin)
-    return total[:, :-1] / total[:, -1:]
-
-
-def _ramps(slopes: np.ndarray, starts: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Sum over parts of slope * max(at - start, 0): [at, classes]."""
-    order = np.argsort(starts, kind="stable")
-    slopes, starts, none = slopes[order], starts[order], np.zeros((1, slopes.shape[1]))
-    slope = np.concatenate([none, np.cumsum(slopes, axis=0)])
-    offset = np.concatenate([none, np.cumsum(slopes * starts[:, None], axis=0)])
-    begun = np.searchsorted(starts, at)
-    return at[:, None] * slope[begun] - offset[begun]

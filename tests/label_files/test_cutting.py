@@ -1,0 +1,103 @@
+"""Soft labels of other segments than those that were labelled, against a loop over samples."""
+
+import json
+
+import label_data
+import numpy as np
+import pytest
+from label_data import run
+
+from psl_jax.audio.segments import Segmentation
+from psl_jax.data import label_manifest
+from psl_jax.data.label_manifest import LabelRule
+from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter
+from psl_jax.runtime.errors import UserError
+
+
+def by_samples(labels, segmentation, index, wanted):
+    """Labels of `wanted` as means over samples of those that hold there; the last holds on."""
+    counts, out = segmentation.counts(index.num_samples), []
+    for clip, length in enumerate(index.num_samples):
+        total, times = np.zeros((length, labels.shape[2])), np.zeros((length, 1))
+        for number in range(counts[clip]):
+            begin = number * segmentation.hop_samples
+            end = begin + segmentation.segment_samples
+            stop = length if number == counts[clip] - 1 else end
+            total[begin:stop] += labels[clip, number]
+            times[begin:stop] += 1
+        size, hop = wanted.segment_samples, wanted.hop_samples
+        parts = [slice(n * hop, n * hop + size) for n in range(wanted.counts(int(length)))]
+        out.append(np.array([total[part].sum(0) / times[part].sum() for part in parts]))
+    return out
+
+
+@pytest.mark.parametrize(
+    ("made", "options", "wanted"),
+    [
+        (Segmentation(0.32), ("--segment_seconds=1",), Segmentation(1.0)),
+        (Segmentation(0.32), ("--segment_seconds=10",), Segmentation(10.0)),
+        (
+            Segmentation(0.975, 0.48),
+            ("--segment_seconds=1", "--hop_seconds=0.5"),
+            Segmentation(1.0, 0.5),
+        ),
+        (
+            Segmentation(2.0),
+            ("--segment_seconds=0.3", "--shortest_segment_seconds=0"),
+            Segmentation(0.3, shortest_seconds=0.0),
+        ),
+        (Segmentation(1.0), ("--segment_seconds=1",), Segmentation(1.0)),
+    ],
+)
+def test_cut_labels_are_means_over_time(tmp_path, made, options, wanted):
+    index = label_data.index()
+    label_data.write_data(tmp_path / "data", index)
+    before = label_data.write_labels(tmp_path / "labels", index, made)
+    given = before.gather(np.arange(len(index))).astype(float)
+    out = tmp_path / "cut"
+    run("cut", tmp_path / "labels", tmp_path / "data", "--split=train", *options, f"--out={out}")
+    assert label_manifest.segmentation_of(out) == wanted
+    found = label_data.read(out, index, wanted).astype(float)
+    for clip, expected in enumerate(by_samples(given, made, index, wanted)):
+        np.testing.assert_allclose(found[clip, : len(expected)], expected, atol=5e-4)  # float16
+        assert not found[clip, len(expected) :].any()
+    if made == wanted:
+        np.testing.assert_array_equal(found, given)
+
+
+def test_cut_labels_tell_what_they_come_from(tmp_path):
+    index, data, frames = label_data.index(), tmp_path / "data", Segmentation(0.32)
+    label_data.write_data(data, index)
+    writer = SoftLabelWriter(
+        tmp_path / "frames", index, frames, teacher_digest="t", format="npz",
+        rule=LabelRule(heard=2.0, prior=1.0),
+    )  # fmt: skip
+    given = label_data.values(index, frames)
+    for shard in writer.missing:
+        writer.write_shard(shard, given[slice(*index.shard_offsets[shard : shard + 2])])
+    options = ("--split=train", "--segment_seconds=1")
+    run("cut", tmp_path / "frames", data, *options, f"--out={tmp_path / 'cut'}")
+    manifest = json.loads((tmp_path / "cut/manifest.json").read_text())
+    origin = manifest["origin"]
+    assert origin["kind"] == "cut" and origin["teacher_digest"] == "t" != manifest["teacher_digest"]
+    assert origin["cut_from"] == {"segment_seconds": 0.32, "hop_seconds": 0.32}
+    assert origin["made_with"]["heard"] == 2.0
+    # They depend on the weak labels, as what they come from does.
+    assert manifest["weak_labels_sha256"]
+    with pytest.raises(UserError, match="`psl-jax labels cut`"):
+        SoftLabels.open(tmp_path / "cut", index, Segmentation(2.0))
+    with pytest.raises(UserError, match="holds soft labels for something else"):
+        run("cut", tmp_path / "frames", data, "--split=train", "--segment_seconds=2",
+            f"--out={tmp_path / 'cut'}")  # fmt: skip
+    with pytest.raises(UserError, match="--out is the folder of the labels themselves"):
+        run("cut", tmp_path / "cut", data, *options, f"--out={tmp_path / 'cut'}")
+
+
+def test_labels_with_gaps_are_not_cut(tmp_path):
+    index, gaps = label_data.index(), Segmentation(0.5, 1.0)
+    label_data.write_data(tmp_path / "data", index)
+    label_data.write_labels(tmp_path / "labels", index, gaps)
+    with pytest.raises(UserError, match=r"labels of 0\.5 s, one every 1 s, leave gaps"):
+        run("cut", tmp_path / "labels", tmp_path / "data", "--split=train", "--segment_seconds=1",
+            f"--out={tmp_path / 'out'}")  # fmt: skip
+    assert not (tmp_path / "out").exists()
