@@ -33,7 +33,8 @@ from collections.abc import Callable, Iterator
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-import faults  # noqa: E402
+import campaigns  # noqa: E402
+from run_comparison import FaultError  # noqa: E402
 
 DAMAGES = ("cut", "flip", "delete")
 STATES = {"finished": "one-whole", "killed": "killed"}
@@ -44,13 +45,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)
         os.environ["PYTHONPATH"] = str(ROOT)
-        os.environ |= faults.FEWER_OPTIMIZATIONS
+        os.environ |= campaigns.FEWER_OPTIMIZATIONS
         shallow(root / "cache")
-        faults.write_source(root / "source")
-        (root / "config.py").write_text(faults.CONFIG)
-        faults.Preparing(root).reference()
+        campaigns.write_source(root / "source")
+        (root / "config.py").write_text(campaigns.CONFIG)
+        campaigns.Preparing(root).reference()
         shutil.copytree(root / "prepare-whole", root / "data")
-        suite = faults.Suite(root)
+        suite = campaigns.Suite(root)
         suite.reference()
         kill_in_training(suite, root / "killed")
         rows = list(drill(root, suite, flags.state, flags.only))
@@ -70,12 +71,12 @@ def shallow(cache: pathlib.Path) -> None:
 
     from psl_jax.model import mobilenetv2
 
-    mobilenetv2.INVERTED_RESIDUALS = faults.BLOCKS
+    mobilenetv2.INVERTED_RESIDUALS = campaigns.BLOCKS
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
-def kill_in_training(suite: faults.Suite, folder: pathlib.Path) -> None:
+def kill_in_training(suite: campaigns.Suite, folder: pathlib.Path) -> None:
     """The suite, killed when the student has trained for a while: its 20th batch is the second
     experiment's eighth."""
     environment = os.environ | {"DIE_AT": "batch 20", "JAX_PLATFORMS": "cpu"}
@@ -89,7 +90,7 @@ def kill_in_training(suite: faults.Suite, folder: pathlib.Path) -> None:
 
 
 def drill(
-    root: pathlib.Path, suite: faults.Suite, states: str, only: str
+    root: pathlib.Path, suite: campaigns.Suite, states: str, only: str
 ) -> Iterator[dict[str, str]]:
     for state in (STATES[name] for name in states.split(",")):
         for kind, path in kinds(root, root / state).items():
@@ -132,7 +133,7 @@ def _without_digits(part: str) -> str:
 
 
 def one(
-    root: pathlib.Path, suite: faults.Suite, state: str, path: pathlib.Path, damage: str
+    root: pathlib.Path, suite: campaigns.Suite, state: str, path: pathlib.Path, damage: str
 ) -> dict[str, str]:
     """What came of one damage, in words."""
     data, run = root / "prepare-whole", root / "run"
@@ -168,7 +169,7 @@ def named(path: pathlib.Path, message: str) -> bool:
     return any(str(place) in message for place in near)
 
 
-def command(root: pathlib.Path, suite: faults.Suite, run: pathlib.Path) -> tuple[str, str]:
+def command(root: pathlib.Path, suite: campaigns.Suite, run: pathlib.Path) -> tuple[str, str]:
     """Runs the suite in this process: what came of it, and what it said."""
     from psl_jax.experiments import suite as suite_lib
     from psl_jax.runtime.errors import UserError
@@ -189,7 +190,7 @@ def command(root: pathlib.Path, suite: faults.Suite, run: pathlib.Path) -> tuple
         suite.compare()
     except UserError as error:  # nothing needed it, and who reads it is told
         return "refused", str(error)
-    except (faults.FaultError, OSError, ValueError, KeyError) as error:  # it is still damaged
+    except (FaultError, OSError, ValueError, KeyError) as error:  # it is still damaged
         return "OTHER", str(error)
     return "same", "; ".join(told)
 
