@@ -16,7 +16,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from absl import flags
+from absl import flags, logging
 
 from psl_jax.audio.segments import MIN_SEGMENT_SECONDS, Segmentation
 from psl_jax.runtime import entry
@@ -128,6 +128,7 @@ def _add_page(actions: Any) -> None:
 
 
 def main(arguments: argparse.Namespace) -> None:
+    logging.set_verbosity(logging.WARNING)  # TFDS tells of every file that it reads
     actions = {"import": _import, "export": _export, "edit": _edit, "cut": _cut, "page": _page}
     actions[arguments.action](arguments)
 

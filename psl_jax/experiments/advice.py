@@ -18,7 +18,8 @@ from psl_jax.scoring.scorer import TPU_LANES
 FEW_STEPS = 200
 FEW_EVALUATED = 50  # clips
 _EMPTY = 0.9  # share of clips without a soft label from which on labels are called empty
-_FLOOD = 5  # times as many soft labels as weak ones
+_FLOOD = 5  # times as many soft labels as weak ones, of segments of
+_SHORTEST_JUDGED = 1.0  # seconds or more
 
 
 def before_training(
@@ -91,7 +92,8 @@ def of_labels(quality: Mapping[str, Any]) -> list[str]:
             f"{100 * empty:.0f} % of the clips have no soft label above {threshold:g}: the teacher "
             "is unsure of nearly everything, and a student learns little else from it"
         )
-    if soft > _FLOOD * max(weak, 1):
+    # Of frames a clip has many, and any of them may be over the threshold for once.
+    if soft > _FLOOD * max(weak, 1) and quality["segment_seconds"] >= _SHORTEST_JUDGED:
         notes.append(
             f"{soft:.0f} soft labels a clip above {threshold:g}, where there are {weak:.1f} weak "
             "ones: the teacher says yes to nearly everything"

@@ -250,8 +250,9 @@ def test_copies_of_training_clips_are_found_by_their_audio(tmp_path, data):
     assert "3 of the 60 evaluated clips are among the training clips" in found
 
 
-def quality(soft, weak=1.5, empty=0.1):
+def quality(soft, weak=1.5, empty=0.1, seconds=2.0):
     return {
+        "segment_seconds": seconds,
         "statistics": {
             "threshold": 0.5,
             "mean_labels": {"soft": soft, "weak": weak},
@@ -266,6 +267,7 @@ def test_labels_that_say_nothing_are_noted():
     assert empty.startswith("95 % of the clips have no soft label above 0.5")
     (many,) = advice.of_labels(quality(162.0))
     assert many.startswith("162 soft labels a clip above 0.5, where there are 1.5 weak ones")
+    assert advice.of_labels(quality(162.0, seconds=0.32)) == []  # of frames
 
 
 @pytest.mark.parametrize(
