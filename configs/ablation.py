@@ -4,10 +4,10 @@
     python -m psl_jax.main --config configs/ablation.py:own_data --config.data.source_dir=FOLDER
     python -m psl_jax.main --config configs/ablation.py --config.teacher=published.pt ...
 
-Against PSL-2s: overlapping windows averaged, the teacher's frames of the whole clip, the clip's
-weak labels as a prior, only the likeliest classes kept, and a second and third round in which the
-student is the teacher. The second table has how good each experiment's labels are and what they
-take on disk. docs/DATA.md describes the settings.
+Against PSL-2s: overlapping windows averaged, the clip's weak labels as a prior, only the likeliest
+classes kept, and a second and third round in which the student is the teacher. The second table
+has how good each experiment's labels are and what they take on disk. docs/DATA.md describes the
+settings.
 """
 
 from psl_jax.experiments import paper

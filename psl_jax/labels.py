@@ -18,7 +18,7 @@ from typing import Any
 
 from absl import flags, logging
 
-from psl_jax.audio.segments import MIN_SEGMENT_SECONDS, Segmentation
+from psl_jax.audio.segments import MIN_SEGMENT_SECONDS, Segmentation, check_hop
 from psl_jax.runtime import entry
 from psl_jax.runtime.errors import UserError
 
@@ -256,10 +256,10 @@ def _cut(arguments: argparse.Namespace) -> None:
     source = open_folder(arguments.data, arguments.split)
     labels = _open(arguments.source, source)
     cutting.check(labels.segmentation)
+    check_hop(segmentation, "--hop_seconds")
     disk.check_writable(out, "--out")
-    before = {"segment_seconds": labels.segmentation.seconds}
-    before["hop_seconds"] = labels.segmentation.hop_seconds or labels.segmentation.seconds
-    origin = _origin("cut", labels, cut_from=before)
+    names = ("segment_seconds", "hop_seconds", "shortest_seconds")
+    origin = _origin("cut", labels, cut_from={name: labels.manifest[name] for name in names})
     cutting.cut(labels, _writer(out, source, segmentation, origin, WEAK in labels.manifest))
     _measure(out, source, segmentation)
 

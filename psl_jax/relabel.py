@@ -17,7 +17,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from psl_jax.audio.segments import MIN_SEGMENT_SECONDS
+from psl_jax.audio.segments import MIN_SEGMENT_SECONDS, SAMPLE_RATE, check_hop
 from psl_jax.data.label_manifest import LabelRule
 from psl_jax.runtime import entry
 from psl_jax.runtime.errors import UserError
@@ -58,9 +58,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--calibrate", default=default.calibrate, choices=rates, help="a logit shift by class")
     add("--count_padding", action="store_true", help="after a clip's end, in the time mean")
     found = options.parse(parser, arguments)
-    for option in ("hop_seconds", "shortest_segment_seconds"):
-        if not 0 <= getattr(found, option) <= 3600:
-            parser.error(f"--{option}: expected seconds, or 0")
+    if not 0 <= found.shortest_segment_seconds <= 3600:
+        parser.error("--shortest_segment_seconds: expected seconds, or 0")
+    if not 0 <= found.hop_seconds <= 3600:
+        parser.error("--hop_seconds: expected seconds, or 0")
     try:
         read(LabelRule, rule_of(found), "relabel.")
     except UserError as error:
@@ -93,10 +94,12 @@ def main(arguments: argparse.Namespace) -> None:
     )
     task = task._replace(segmentation=segmentation)
     rule = LabelRule(**rule_of(arguments))
+    check_hop(segmentation, "--hop_seconds")
     label_windows.check(segmentation, rule)
     out, scorer = path_of(arguments.out), task.scorer(arguments, rule)
     if jax.process_index() == 0:
-        heard = label_windows.windows_of(task.segmentation, rule)
+        longest = task.source.index.clip_samples / SAMPLE_RATE
+        heard = label_windows.windows_of(segmentation, rule, longest)
         print("\n".join(options.plan(task, heard, scorer, arguments, out)), flush=True)
     if arguments.dry_run:
         return

@@ -158,8 +158,12 @@ def test_a_setting_that_there_is_no_longer_counts_as_scientific():
 
 def test_gaps_between_segments_are_refused():
     (one,) = config_lib.experiments(changed_config(segment_seconds=2.0, hop_seconds=2.5)).values()
-    with pytest.raises(UserError, match=r"config\.hop_seconds is 2\.5, more than a segment"):
-        stepping.segmentation_of(one)
+    for hop in (2.5, 0.001):
+        one = dataclasses.replace(one, hop_seconds=hop)
+        with pytest.raises(
+            UserError, match=rf"config\.hop_seconds is {hop}: expected 0\.05 to 2 s"
+        ):
+            stepping.segmentation_of(one)
     one = dataclasses.replace(one, hop_seconds=0.5)
     assert stepping.segmentation_of(one) == Segmentation(2.0, 0.5)
     assert stepping.segmentation_of(dataclasses.replace(one, hop_seconds=0.0)) == Segmentation(2.0)

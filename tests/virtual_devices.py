@@ -42,6 +42,8 @@ mobilenetv2.INVERTED_RESIDUALS = (
     (6, 32, 1, 2),
 )
 
+mobilenetv2.NUM_HALVINGS = 3  # that are left
+
 TEACHER = Augmentation(
     gain_probability=0.5,
     polarity_probability=0.5,

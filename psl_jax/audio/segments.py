@@ -7,6 +7,8 @@ import dataclasses
 
 import numpy as np
 
+from psl_jax.runtime.errors import UserError
+
 SAMPLE_RATE = 16_000
 
 # A remainder shorter than this at the end of a clip makes no segment of its own: nothing can be
@@ -16,6 +18,9 @@ MIN_SEGMENT_SECONDS = 0.5
 
 # As far as a frame of the front end reaches past the end of the audio: half its window.
 REFLECTED_SAMPLES = 256
+
+
+MIN_HOP_SECONDS = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,3 +68,13 @@ class Segmentation:
         """Onset and offset of segments, in seconds from the start of the clip."""
         onset = np.asarray(segment) * (self.hop_samples / SAMPLE_RATE)
         return onset, onset + self.segment_samples / SAMPLE_RATE
+
+
+def check_hop(segmentation: Segmentation, setting: str) -> None:
+    """Raises UserError, naming the setting, where segments leave gaps or hardly move on."""
+    hop, seconds = segmentation.hop_seconds, segmentation.seconds
+    if hop is not None and not min(MIN_HOP_SECONDS, seconds) <= hop <= seconds:
+        raise UserError(
+            f"{setting} is {hop:g}: expected {MIN_HOP_SECONDS:g} to {seconds:g} s, the length of a "
+            "segment, or 0 for segments end to end; what lies in gaps would not be heard"
+        )

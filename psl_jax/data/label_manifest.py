@@ -29,8 +29,8 @@ class LabelRule:
     The default is the paper's: a segment's label is the teacher's score of that segment.
     """
 
-    # Windows as long as a segment, of which each covers so much of the next; a segment's label is
-    # the mean of their scores, weighted by the audio that they share with it.
+    # Windows as long as a segment, or `heard`, of which each covers so much of the next; a label
+    # is the mean of their scores, weighted by the audio that they share with the segment.
     overlap: float = setting(0.0, least=0, most=0.9)
     # How far the clip's weak labels are believed, see `relabeling.with_prior`: the logarithm of
     # how much likelier a label is of a class that sounds than of another one. 0: not at all.
@@ -61,6 +61,9 @@ class LabelRule:
         return self.prior > 0 or self.calibrate != "none"
 
 
+# What was added to the rule since edits of labels have digests.
+LATER = ("heard",)
+
 # What labels are like that were made before manifests told it.
 _UNTOLD = LabelRule().entries() | {"shortest_seconds": MIN_SEGMENT_SECONDS}
 
@@ -85,6 +88,12 @@ _NAMES = {
     "calibrate": "what the classes' rates were fitted to",
     "count_padding": "whether padding counts",
     WEAK: "weak labels of the clips",
+}
+# Which setting says how clips are cut in training.
+_SETTINGS = {
+    "segment_seconds": "segment_seconds",
+    "hop_seconds": "hop_seconds",
+    "shortest_seconds": "shortest_segment_seconds",
 }
 # How labels are made anew, by the kind of their origin.
 _REMAKE = {
@@ -111,8 +120,8 @@ def segmentation_of(directory: str | os.PathLike) -> Segmentation:
 def digest_without_teacher(directory: str | os.PathLike, even_relabeled: bool) -> str | None:
     """What stands for the teacher of labels that are used without one; None: they need theirs.
 
-    Labels that were imported or edited (their manifest has an `origin`) come of no teacher that
-    could make them again. even_relabeled: those of a relabeling too, if they are there.
+    Labels that were imported, edited or cut (their manifest has an `origin`) come of no teacher
+    that could make them again. even_relabeled: those of a relabeling too, if they are there.
     """
     if not are_begun(directory):
         return None
@@ -187,6 +196,8 @@ def compare(directory: pathlib.Path, found: dict[str, Any], expected: dict[str, 
             else:
                 advice = f"Run {made} again into an empty directory, or point soft_labels_dir "
                 advice += "elsewhere"
+                if key in _SETTINGS:
+                    advice += f"; to train on these, give --config.{_SETTINGS[key]}={other}"
             raise UserError(
                 f"{directory} holds soft labels for something else: {_NAMES[key]} ({key}) differs: "
                 f"expected {value}, found {other}. {advice}"

@@ -18,7 +18,7 @@ import numpy as np
 from psl_jax.audio.segments import Segmentation
 from psl_jax.data import label_manifest, label_shards, record_files
 from psl_jax.data.clip_index import ClipIndex
-from psl_jax.data.label_manifest import FORMATS, MANIFEST, WEAK, LabelRule
+from psl_jax.data.label_manifest import FORMATS, LATER, MANIFEST, WEAK, LabelRule
 from psl_jax.runtime import files
 from psl_jax.runtime.disk import plain_disk_errors
 from psl_jax.runtime.errors import UserError
@@ -43,9 +43,14 @@ _DAMAGE = (
 
 
 def made_with(labels: "SoftLabels") -> dict[str, Any]:
-    """What of a relabeling, besides its teacher, data and segments, its labels depend on."""
-    names = (*LabelRule().entries(), WEAK)
-    return {name: labels.manifest[name] for name in names if name in labels.manifest}
+    """What of a relabeling, besides its teacher, data and segments, its labels depend on.
+
+    It is part of the digest of what is made of them: what came to the rule later is left out where
+    it has no effect, so that a digest stays what it was.
+    """
+    usual = LabelRule().entries()
+    found = {n: labels.manifest[n] for n in (*usual, WEAK) if n in labels.manifest}
+    return {n: value for n, value in found.items() if n not in LATER or value != usual[n]}
 
 
 class SoftLabelWriter:

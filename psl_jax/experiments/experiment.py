@@ -391,6 +391,7 @@ class Experiment:
             **metrics,
             "label": self.settings.labels,
             "segment_seconds": self.settings.segment_seconds,
+            "hop_seconds": self.settings.hop_seconds,
             "train_clips": len(self.train_index),
             "train_segments": self.train_segments,
             "seed": self.settings.seed,

@@ -97,7 +97,7 @@ class Labelling:
     def given(self) -> str | None:
         """The digest of labels in `soft_labels_dir` that are used as they are, without a teacher.
 
-        Imported or edited ones; without `teacher`, any.
+        Imported, edited or cut ones; without `teacher`, any.
         """
         if not self.settings.soft_labels_dir:
             return None

@@ -134,7 +134,6 @@ def table4(data: str = "audioset") -> ConfigDict:
 ABLATION: dict[str, dict[str, Any]] = {
     "psl2s": {},
     "overlap": {"relabel": {"overlap": 0.5}},
-    "heard": {"relabel": {"heard": 10.0}},
     "prior": {"relabel": {"prior": 2.0}},
     "top1": {"relabel": {"top_k": 1}},
     "top3": {"relabel": {"top_k": 3}},

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from psl_jax.audio.segments import Segmentation
+from psl_jax.audio.segments import Segmentation, check_hop
 from psl_jax.config import Settings
 from psl_jax.data import batches
 from psl_jax.data.clip_index import ClipIndex
@@ -30,14 +30,12 @@ from psl_jax.weights.load import load_model
 
 
 def segmentation_of(settings: Settings) -> Segmentation:
-    """How the training clips are cut. Raises UserError where segments leave gaps."""
-    seconds, hop = settings.segment_seconds, settings.hop_seconds
-    if hop > seconds:
-        raise UserError(
-            f"config.hop_seconds is {hop:g}, more than a segment has ({seconds:g}): what lies "
-            "between segments would not be heard"
-        )
-    return Segmentation(seconds, hop or None, settings.shortest_segment_seconds)
+    """How the training clips are cut. Raises UserError for a hop that is none."""
+    found = Segmentation(
+        settings.segment_seconds, settings.hop_seconds or None, settings.shortest_segment_seconds
+    )
+    check_hop(found, "config.hop_seconds")
+    return found
 
 
 def labels_in_step(settings: Settings) -> bool:

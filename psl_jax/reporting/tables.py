@@ -65,6 +65,13 @@ def segment_length(seconds: float | None) -> str:
     return MISSING if seconds is None else f"{seconds:g} s"
 
 
+def _segments(row: Mapping[str, Any]) -> str:
+    """Their length, and of those that overlap how far one is from the next."""
+    seconds, hop = row.get("segment_seconds"), row.get("hop_seconds")
+    length = segment_length(seconds)
+    return f"{length} every {hop:g}" if hop and hop != seconds else length
+
+
 NOT_TOLD_APART = "not told apart"
 
 
@@ -172,7 +179,7 @@ def suite_table(results: Mapping[str, Any]) -> Table:
     columns: list[Column] = [
         ("experiment", False, lambda e: str(e["name"])),
         ("labels", False, _field("label", lambda v: MISSING if v is None else str(v))),
-        ("segment", True, _field("segment_seconds", segment_length)),
+        ("segment", True, _segments),
         ("mAP %", True, _mean_ap),
         ("measure", False, cells.measure),
         ("value %", True, cells.measured),
@@ -217,7 +224,7 @@ def quality_table(results: Mapping[str, Any]) -> Table | None:
 
     columns: list[Column] = [
         ("labels", False, lambda row: row["name"]),
-        ("segment", True, lambda row: segment_length(row.get("segment_seconds"))),
+        ("segment", True, _segments),
         ("mAP %", True, measured("soft")),
         ("weak mAP %", True, measured("weak")),
         ("per clip", True, statistic("mean_labels", lambda v: decimal(v, 2))),

@@ -11,18 +11,33 @@ from psl_jax.runtime.errors import UserError
 
 
 def check(segmentation: Segmentation, rule: LabelRule) -> None:
-    """Raises UserError where less than a segment would be heard at a time."""
-    if rule.heard and rule.heard < segmentation.seconds:
+    """Raises UserError for a rule that makes no labels of such segments."""
+    if not rule.heard:
+        return
+    if rule.heard < segmentation.seconds:
         raise UserError(
             f"relabel.heard is {rule.heard:g} s, less than a segment of {segmentation.seconds:g} s"
         )
+    if rule.count_padding:
+        raise UserError(
+            f"relabel.heard is {rule.heard:g} and relabel.count_padding is true: the frames of "
+            "padding lie in no segment and cannot count. Leave one of them out"
+        )
 
 
-def windows_of(segmentation: Segmentation, rule: LabelRule) -> Segmentation:
-    """The windows that the teacher hears, of which each covers `rule.overlap` of the next."""
-    if not (rule.heard or rule.overlap):
+def are_heard(rule: LabelRule) -> bool:
+    """Whether labels are means of windows or of their frames, not each segment's own scores."""
+    return rule.heard > 0 or rule.overlap > 0
+
+
+def windows_of(segmentation: Segmentation, rule: LabelRule, longest: float) -> Segmentation:
+    """What the teacher hears at a time: windows of which each covers `rule.overlap` of the next.
+
+    longest: seconds of the longest clip; to hear more at a time would be to hear silence.
+    """
+    if not are_heard(rule):
         return segmentation
-    seconds = rule.heard or segmentation.seconds
+    seconds = max(min(rule.heard, longest), segmentation.seconds)
     # What is a segment at a clip's end must be heard, however short it is.
     shortest = min(
         segmentation.shortest_seconds,

@@ -103,7 +103,7 @@ def _score_missing(
     if not index.shard_sizes[shards].any():
         return
     clips = np.concatenate([_clips_of(index, shard) for shard in shards])
-    windows = label_windows.windows_of(segmentation, rule)
+    windows = label_windows.windows_of(segmentation, rule, index.clip_samples / SAMPLE_RATE)
     size = scorer.fitting(batch_size, windows.seconds)
     feed = batches.eval_batches(source, windows, batch_size=size, clips=clips)
     collector = _ClipCollector(index, windows, int(windows.counts(index.num_samples[clips]).max()))
@@ -113,7 +113,7 @@ def _score_missing(
     with progress.bar(len(clips), "clip", description, show=process == 0) as bar:
         for batch, probabilities in scorer(feed):
             done, rows = collector.add(batch, probabilities)
-            if windows != segmentation:
+            if label_windows.are_heard(rule):
                 lengths = index.num_samples[done]
                 rows = label_windows.labels_of(rows, windows, segmentation, lengths)
             writer.add(done, finished_labels(rows, index.weak_labels(done), rule, keeps_weak))
@@ -291,7 +291,11 @@ def label_quality(labels: SoftLabels, index: ClipIndex, segmentation: Segmentati
             "positives": truth.sum(axis=0).tolist(),  # segments
             **{k: [None if np.isnan(v) else float(v) for v in ap] for k, ap in by_class.items()},
         }
-    return result | {"segment_seconds": segmentation.seconds, "bytes": labels.num_bytes}
+    return result | {
+        "segment_seconds": segmentation.seconds,
+        "hop_seconds": segmentation.hop_seconds or segmentation.seconds,
+        "bytes": labels.num_bytes,
+    }
 
 
 def _clips_of(index: ClipIndex, shard: int) -> np.ndarray:

@@ -68,17 +68,17 @@ def _real_rows(batch: Batch) -> Batch:
     return {name: values[real] for name, values in batch.items()}
 
 
-def windows_of(values: np.ndarray, size: int, hop: int) -> np.ndarray:
+def windows_of(values: np.ndarray, size: int, hop: int, silence: float = 0.0) -> np.ndarray:
     """Windows of `size` of the second axis, one every `hop`: [n, length, ...] -> [n, w, size, ...].
 
-    What is shorter is filled up with zeros. Where more than half a hop is left over at the end, the
-    last window ends there.
+    What is shorter is filled up with `silence`. Where more than half a hop is left over at the end,
+    the last window ends there.
     """
     length = values.shape[1]
     if length < size:
         filling = [(0, 0)] * values.ndim
         filling[1] = (0, size - length)
-        values, length = np.pad(values, filling), size
+        values, length = np.pad(values, filling, constant_values=silence), size
     starts = list(range(0, length - size + 1, hop))
     if length - size - starts[-1] > hop / 2:
         starts.append(length - size)

@@ -146,6 +146,9 @@ def _runner(about: Description, runtime: Runtime) -> tuple[host.Run, bool]:
     """Waveforms to probabilities, and whether several may go in at once."""
     shape = runtime.shape
     batched = len(shape) > 1 and shape[0] is None
+    silence = 0.0
+    if about.spectrum is not None:
+        silence = float(about.spectrum(np.zeros(about.rate, np.float32), about.rate).min())
 
     def features(waves: np.ndarray) -> np.ndarray:
         if about.spectrum is None:
@@ -161,7 +164,7 @@ def _runner(about: Description, runtime: Runtime) -> tuple[host.Run, bool]:
     def run(waves: np.ndarray) -> np.ndarray:
         inputs, rows = features(waves), len(waves)
         if about.patch:
-            windows = host.windows_of(inputs, about.patch, about.patch_hop)
+            windows = host.windows_of(inputs, about.patch, about.patch_hop, silence)
             scores = scores_of(windows.reshape(-1, *windows.shape[2:]))
         else:
             scores = scores_of(inputs)

@@ -164,11 +164,15 @@ def open_teacher(
 def check_frames(teacher: Teacher, rule: LabelRule) -> None:
     """Raises UserError where labels are to be made of frames that the teacher does not score."""
     alone = teacher.teacher if isinstance(teacher, Mapped) else teacher
-    if rule.heard and not isinstance(alone, OwnTeacher):
-        raise UserError(
-            f"relabel.heard is {rule.heard:g} and {teacher.name} scores no frames: only a run or "
-            "an export of ours does. Leave it at 0, or give relabel.overlap"
-        )
+    if not rule.heard or isinstance(alone, OwnTeacher):
+        return
+    who = (
+        "several teachers together score" if isinstance(alone, Ensemble) else f"{alone.name} scores"
+    )
+    raise UserError(
+        f"relabel.heard is {rule.heard:g} and {who} no frames: only a single run or export of ours "
+        "does. Leave it at 0, or give relabel.overlap"
+    )
 
 
 def _for_classes(teacher: Teacher, classes: tuple[str, ...], path: str, unmapped: str) -> Teacher:

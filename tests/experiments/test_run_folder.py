@@ -257,7 +257,7 @@ def quality(soft, weak=1.5, empty=0.1, seconds=2.0):
             "threshold": 0.5,
             "mean_labels": {"soft": soft, "weak": weak},
             "share_without_labels": {"soft": empty, "weak": 0.0},
-        }
+        },
     }
 
 

@@ -80,11 +80,16 @@ def test_cut_labels_tell_what_they_come_from(tmp_path):
     manifest = json.loads((tmp_path / "cut/manifest.json").read_text())
     origin = manifest["origin"]
     assert origin["kind"] == "cut" and origin["teacher_digest"] == "t" != manifest["teacher_digest"]
-    assert origin["cut_from"] == {"segment_seconds": 0.32, "hop_seconds": 0.32}
+    assert origin["cut_from"] == {
+        "segment_seconds": 0.32,
+        "hop_seconds": 0.32,
+        "shortest_seconds": 0.5,
+    }
     assert origin["made_with"]["heard"] == 2.0
     # They depend on the weak labels, as what they come from does.
     assert manifest["weak_labels_sha256"]
-    with pytest.raises(UserError, match="`psl-jax labels cut`"):
+    told = r"`psl-jax labels cut` .*; to train on these, give --config.segment_seconds=1\.0"
+    with pytest.raises(UserError, match=told):
         SoftLabels.open(tmp_path / "cut", index, Segmentation(2.0))
     with pytest.raises(UserError, match="holds soft labels for something else"):
         run("cut", tmp_path / "frames", data, "--split=train", "--segment_seconds=2",

@@ -142,6 +142,16 @@ def test_edited_labels_and_what_is_told_of_them(tmp_path, made, capsys):
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["origin"]["rules"]["thresholds"] == {"class 0": 0.5}
     assert manifest["origin"]["teacher_digest"] == "t" != manifest["teacher_digest"]
+    # What it was when edits got digests: theirs stay the same whatever the rule of labels gains.
+    assert manifest["origin"]["made_with"] == {
+        "overlap": 0.0,
+        "prior": 0.0,
+        "prior_recall": None,
+        "top_k": 0,
+        "temperature": 1.0,
+        "calibrate": "none",
+        "count_padding": False,
+    }
     printed = capsys.readouterr().out
     assert f"changed {100 * changed / counts.sum() / 5:.2f} %" in printed
 

@@ -48,8 +48,8 @@ class FakeScorer:
             yield rows, self.scores[rows["clip"], rows["segment"]]
 
 
-def relabeled(index, folder, seconds=1.0, shortest=0.5, **rule):
-    rule, segmentation = LabelRule(**rule), Segmentation(seconds, shortest_seconds=shortest)
+def relabeled(index, folder, seconds=1.0, shortest=0.5, hop=None, **rule):
+    rule, segmentation = LabelRule(**rule), Segmentation(seconds, hop, shortest)
     frames = (int(rule.heard * 16_000 // 5120 + 1),) if rule.heard else ()
     scorer, source = FakeScorer(40, rule.heard or seconds, frames), MemorySource(index)
     relabeling.relabel(
@@ -93,12 +93,18 @@ def test_overlapping_windows_are_averaged_by_what_they_share(index, tmp_path, ov
 
 @pytest.mark.parametrize("overlap", [0.0, 0.5])
 @pytest.mark.parametrize("heard", [1.0, 1.44])
-@pytest.mark.parametrize(("seconds", "shortest"), [(1.0, 0.5), (1.0, 0.0), (0.32, 0.5), (0.1, 0.5)])
-def test_frames_are_averaged_by_what_they_share(index, tmp_path, overlap, heard, seconds, shortest):
+@pytest.mark.parametrize(
+    ("seconds", "shortest", "step"),
+    [(1.0, 0.5, 1.0), (1.0, 0.0, None), (1.0, 0.5, 0.5), (0.32, 0.5, None), (0.1, 0.5, None)],
+)
+def test_frames_are_averaged_by_what_they_share(
+    index, tmp_path, overlap, heard, seconds, shortest, step
+):
     """Sample by sample: the frame whose middle is nearest, of each window that hears it."""
-    found, scorer = relabeled(index, tmp_path, seconds, shortest, overlap=overlap, heard=heard)
+    cut = seconds, shortest, step
+    found, scorer = relabeled(index, tmp_path, *cut, overlap=overlap, heard=heard)
     size, hop = round(heard * 16_000), round((1 - overlap) * heard * 16_000)
-    counts = Segmentation(seconds, shortest_seconds=shortest).counts(index.num_samples)
+    counts = Segmentation(seconds, step, shortest).counts(index.num_samples)
     for clip, length in enumerate(LENGTHS):
         total, times = np.zeros((length, 4)), np.zeros(length)
         for window in (w for c, w in scorer.heard if c == clip):
@@ -107,13 +113,34 @@ def test_frames_are_averaged_by_what_they_share(index, tmp_path, overlap, heard,
             frames = np.minimum(frames, (len(here) - len(here) % 160) // 5120)
             total[here] += scorer.scores[clip, window, frames]
             times[here] += 1
-        step = round(seconds * 16_000)
+        long, apart = round(seconds * 16_000), round((step or seconds) * 16_000)
         for segment in range(counts[clip]):
-            part = slice(segment * step, min((segment + 1) * step, length))
+            part = slice(segment * apart, min(segment * apart + long, length))
             assert times[part].sum() > 0
             expected = total[part].sum(axis=0) / times[part].sum()
             np.testing.assert_allclose(found[clip, segment], expected, atol=5e-4)  # float16
         assert not found[clip, counts[clip] :].any()
+
+
+def test_windows_are_averaged_where_segments_overlap_as_they_do(index, tmp_path):
+    """Segments half a second apart, and windows as far: a label is the mean of three."""
+    found, scorer = relabeled(index, tmp_path, hop=0.5, overlap=0.5)
+    rows = scorer.scores[0, :5].astype(float)  # of a clip of 3 s
+    weights = np.eye(5) + 0.5 * (np.eye(5, k=1) + np.eye(5, k=-1))
+    expected = weights @ rows / weights.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(found[0, :5], expected, atol=5e-4)
+
+
+def test_no_more_than_the_longest_clip_is_heard():
+    rule = LabelRule(heard=60.0, overlap=0.5)
+    assert label_windows.windows_of(Segmentation(2.0), rule, 10.0) == Segmentation(10.0, 5.0, 0.5)
+    assert label_windows.windows_of(Segmentation(2.0), rule, 0.5) == Segmentation(2.0, 1.0, 0.5)
+    assert label_windows.windows_of(Segmentation(2.0), LabelRule(), 10.0) == Segmentation(2.0)
+
+
+def test_frames_of_padding_cannot_count():
+    with pytest.raises(UserError, match=r"heard is 2 and relabel\.count_padding is true"):
+        label_windows.check(Segmentation(2.0), LabelRule(heard=2.0, count_padding=True))
 
 
 def test_what_is_heard_is_no_less_than_a_segment():

@@ -69,6 +69,7 @@ def test_the_last_window_ends_where_the_audio_does():
     assert host.windows_of(values, 4, 4)[0, :, 0].tolist() == [0, 4]  # 2 left, half a hop
     assert host.windows_of(values, 4, 3)[0, :, 0].tolist() == [0, 3, 6]
     assert host.windows_of(np.arange(11)[None], 4, 4)[0, :, 0].tolist() == [0, 4, 7]
+    assert host.windows_of(np.arange(2)[None], 4, 4, -7.0).tolist() == [[[0, 1, -7, -7]]]
 
 
 def test_spectrograms_by_a_description(tmp_path):

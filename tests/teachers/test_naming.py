@@ -122,10 +122,10 @@ def test_unlike_classes_and_nan_are_refused(opened):
 
 
 def test_a_teacher_without_frames_is_refused_where_they_are_asked_for(opened):
-    for name in ("python:a", "python:a+python:b"):
+    for name, who in (("python:a", "a scores"), ("python:a+python:b", "several teachers together")):
         teacher = opened(name, ("Dog", "Cat")).teacher
         naming.check_frames(teacher, LabelRule())
-        with pytest.raises(UserError, match="scores no frames: only a run or an export of ours"):
+        with pytest.raises(UserError, match=f"{who}.* no frames: only a single run or export of"):
             naming.check_frames(teacher, LabelRule(heard=10.0))
 
 
