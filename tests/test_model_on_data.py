@@ -221,35 +221,36 @@ def test_labels_are_made_as_the_options_say(folder, tmp_path, capsys):
         run(relabel, *paths, *options[:-1], "--top_k=2", f"--out={tmp_path}")
 
 
-@pytest.mark.parametrize("mapped", [False, True])
-def test_labels_of_frames_are_means_of_what_the_network_says_of_them(folder, tmp_path, mapped):
+def test_labels_of_frames_are_means_of_what_the_network_says_of_them(folder, tmp_path):
     """Of whole clips, in segments of 0.64 s: each multiple of 0.32 s is the middle of a frame."""
-    options = ["--split=eval", "--segment_seconds=0.64", "--heard=2", f"--out={tmp_path / 'out'}"]
-    options += ["--shortest_segment_seconds=0"]
-    if mapped:
-        lines = ["class,teacher_class", "class 0,class 0", "class 1,other", "class 1,class 2"]
-        (tmp_path / "map.csv").write_text("\n".join(lines))
-        options.append(f"--class_map={tmp_path / 'map.csv'}")
-    run(relabel, folder / "model", folder / "data", *options)
-    source = PackedSource(str(folder / "data/eval.npz"))
-    segmentation = Segmentation(0.64, shortest_seconds=0.0)
-    rule = LabelRule(heard=2.0)
-    labels = SoftLabels.open(tmp_path / "out", source.index, segmentation, rule=rule)
-    found = labels.gather(np.arange(7)).astype(float)
+    lines = ["class,teacher_class", "class 0,class 0", "class 1,other", "class 1,class 2"]
+    (tmp_path / "map.csv").write_text("\n".join(lines))
+    options = ("--split=eval", "--segment_seconds=0.64", "--heard=2")
+    options += ("--shortest_segment_seconds=0",)
+    for out, more in (("named", ()), ("mapped", (f"--class_map={tmp_path / 'map.csv'}",))):
+        place = f"--out={tmp_path / out}"
+        run(relabel, folder / "model", folder / "data", *options, *more, place)
+    index = PackedSource(str(folder / "data/eval.npz")).index
+    how = Segmentation(0.64, shortest_seconds=0.0), None, LabelRule(heard=2.0)
+    named, mapped = (
+        SoftLabels.open(tmp_path / out, index, *how).gather(np.arange(7)).astype(float)
+        for out in ("named", "mapped")
+    )
     model = load_model(folder / "model")
     network, _ = create(len(model.classes), 0.1)
-    for clip, audio in enumerate(synthetic_data.make_audio(source.index)):
-        length, features = len(audio), model.info.logmel(audio[None])
-        frames = np.asarray(network.apply(model.variables, features, Context())[0][0], float)
+    plain = jax.jit(lambda features: network.apply(model.variables, features, Context())[0])
+    for clip, audio in enumerate(synthetic_data.make_audio(index)):
+        length, frames = len(audio), np.asarray(plain(model.info.logmel(audio[None]))[0], float)
         assert length < 10_000 or frames.std(axis=0).max() > 0.02
         of = dict(zip(model.classes, frames.T, strict=True))
-        middle = np.maximum(of["other"], of["class 2"]) if mapped else of["class 1"]
-        frames = np.stack([of["class 0"], middle, of["class 2"]], axis=1)
         nearest = np.minimum((np.arange(length) + 2560) // 5120, len(frames) - 1)
-        for segment, begin in enumerate(range(0, length, 10_240)):
-            expected = frames[nearest[begin : begin + 10_240]].mean(axis=0)
-            np.testing.assert_allclose(found[clip, segment], expected, atol=6e-4)  # float16
-    assert json.loads((tmp_path / "out/manifest.json").read_text())["heard"] == 2.0
+        both = np.maximum(of["other"], of["class 2"])
+        for found, middle in ((named, of["class 1"]), (mapped, both)):
+            rows = np.stack([of["class 0"], middle, of["class 2"]], axis=1)[nearest]
+            for segment, begin in enumerate(range(0, length, 10_240)):
+                expected = rows[begin : begin + 10_240].mean(axis=0)
+                np.testing.assert_allclose(found[clip, segment], expected, atol=6e-4)  # float16
+    assert json.loads((tmp_path / "named/manifest.json").read_text())["heard"] == 2.0
 
 
 @pytest.mark.parametrize(
