@@ -4,6 +4,8 @@ import numpy as np
 
 from psl_jax.audio.segments import Segmentation
 
+_BLOCK = 256  # segments at a time: an hour of them times its frames would not fit into memory
+
 
 def bounds(
     segmentation: Segmentation, count: int, num_samples: int
@@ -16,27 +18,16 @@ def bounds(
 def means(
     values: np.ndarray, first: np.ndarray, last: np.ndarray, begin: np.ndarray, end: np.ndarray
 ) -> np.ndarray:
-    """Means over each [begin, end) of values [parts, classes] that hold over [first, last).
+    """Means over each [begin, end) of values [..., parts, classes] that hold over [first, last).
 
-    A part weighs as many samples as it shares; parts may overlap. By the integral of all parts from
-    0 on, so that an hour of frames takes no more memory than a few times its values.
+    A part weighs as many samples as it shares; parts may overlap.
 
-    Returns float64 [segments, classes].
+    Returns float32 [..., segments, classes].
     """
-    wide = np.concatenate([values, np.ones((len(values), 1))], axis=1, dtype=np.float64)
-
-    def integral(at: np.ndarray) -> np.ndarray:
-        return _ramps(wide, first, at) - _ramps(wide, last, at)
-
-    total = integral(end) - integral(begin)
-    return total[:, :-1] / total[:, -1:]
-
-
-def _ramps(slopes: np.ndarray, starts: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Sum over parts of slope * max(at - start, 0): [at, classes]."""
-    order = np.argsort(starts, kind="stable")
-    slopes, starts, none = slopes[order], starts[order], np.zeros((1, slopes.shape[1]))
-    slope = np.concatenate([none, np.cumsum(slopes, axis=0)])
-    offset = np.concatenate([none, np.cumsum(slopes * starts[:, None], axis=0)])
-    begun = np.searchsorted(starts, at)
-    return at[:, None] * slope[begun] - offset[begun]
+    out = np.empty((*values.shape[:-2], len(begin), values.shape[-1]), np.float32)
+    for start in range(0, len(begin), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        shared = np.minimum(end[rows, None], last) - np.maximum(begin[rows, None], first)
+        weights = np.maximum(shared, 0).astype(np.float32)
+        out[..., rows, :] = (weights / weights.sum(axis=1, keepdims=True)) @ values
+    return out

@@ -19,8 +19,7 @@ MIN_SEGMENT_SECONDS = 0.5
 # As far as a frame of the front end reaches past the end of the audio: half its window.
 REFLECTED_SAMPLES = 256
 
-
-MIN_HOP_SECONDS = 0.05
+MIN_HOP_SECONDS = 0.05  # a smaller hop is a slip: it makes hundreds of segments of a clip
 
 
 @dataclasses.dataclass(frozen=True)

@@ -62,18 +62,19 @@ def labels_of(
 
     Returns float32 [clips, segments, classes], zeros past a clip's last segment.
     """
-    counts, heard = segmentation.counts(num_samples), windows.counts(num_samples)
-    labels = np.zeros((len(scores), counts.max(initial=1), scores.shape[-1]), np.float32)
-    for clip, (length, segments) in enumerate(zip(num_samples, counts, strict=True)):
-        begin, end = bounds(segmentation, segments, length)
-        first, last = bounds(windows, heard[clip], length)
-        parts = scores[clip, : len(first)]
+    most = segmentation.counts(num_samples).max(initial=1)
+    labels = np.zeros((len(scores), most, scores.shape[-1]), np.float32)
+    for length in np.unique(num_samples).tolist():
+        clips = np.flatnonzero(num_samples == length)
+        begin, end = bounds(segmentation, int(segmentation.counts(length)), length)
+        first, last = bounds(windows, int(windows.counts(length)), length)
+        parts = scores[clips, : len(first)]
         if scores.ndim == 4:
             frames = output_frames(num_frames(last - first))
-            parts = np.concatenate([rows[:n] for rows, n in zip(parts, frames, strict=True)])
+            parts = parts[:, np.arange(scores.shape[2]) < frames[:, None]]
             edges = [_frame_bounds(*one) for one in zip(first, last, frames, strict=True)]
             first, last = np.concatenate(edges, axis=1)
-        labels[clip, :segments] = means(parts, first, last, begin, end)
+        labels[clips, : len(begin)] = means(parts, first, last, begin, end)
     return labels
 
 
