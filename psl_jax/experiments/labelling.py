@@ -21,7 +21,6 @@ from psl_jax.runtime.run_folder import LABEL_QUALITY
 from psl_jax.scoring import label_windows, relabeling
 from psl_jax.teachers import naming
 from psl_jax.teachers.own import OwnTeacher
-from psl_jax.teachers.teacher import Running
 
 
 class Labelling:
@@ -117,11 +116,8 @@ class Labelling:
             return
         rule = self.settings.relabel
         teacher, weak = self._open_teacher()
-        running = Running(
-            self.settings.model.dtype, num_devices, rule.count_padding, frames=rule.heard > 0
-        )
         relabeling.relabel(
-            teacher.scorer(running),
+            naming.label_scorer(teacher, rule, self.settings.model.dtype, num_devices),
             self._source(),
             self.segmentation,
             self.directory,

@@ -18,10 +18,11 @@ import numpy as np
 from psl_jax.data.label_manifest import LabelRule
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import is_remote, path_of
+from psl_jax.scoring.scorer import SegmentScorer
 from psl_jax.teachers import class_map
 from psl_jax.teachers.ensemble import Ensemble
 from psl_jax.teachers.own import OwnTeacher
-from psl_jax.teachers.teacher import Mapped, Teacher, is_identity
+from psl_jax.teachers.teacher import Mapped, Running, Teacher, is_identity
 
 KINDS = ("run", "mn", "onnx", "tflite", "python", "fitted")
 _WEIGHT = r"(?:(\d+(?:\.\d*)?|\.\d+)\*)?"
@@ -173,6 +174,14 @@ def check_frames(teacher: Teacher, rule: LabelRule) -> None:
         f"relabel.heard is {rule.heard:g} and {who} no frames: only a single run or export of ours "
         "does. Leave it at 0, or give relabel.overlap"
     )
+
+
+def label_scorer(
+    teacher: Teacher, rule: LabelRule, dtype: str, num_devices: int | None
+) -> SegmentScorer:
+    """What scores segments, or frames, for labels by `rule`; see `Running`. Raises UserError."""
+    check_frames(teacher, rule)
+    return teacher.scorer(Running(dtype, num_devices, rule.count_padding, frames=rule.heard > 0))
 
 
 def _for_classes(teacher: Teacher, classes: tuple[str, ...], path: str, unmapped: str) -> Teacher:

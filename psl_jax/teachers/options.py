@@ -95,12 +95,8 @@ class Task(NamedTuple):
 
         Raises UserError for a teacher that cannot follow it.
         """
-        rule = rule or LabelRule()
-        naming.check_frames(self.teacher, rule)
-        running = Running(
-            arguments.dtype, _devices(arguments), rule.count_padding, frames=rule.heard > 0
-        )
-        return self.teacher.scorer(running)
+        devices = _devices(arguments)
+        return naming.label_scorer(self.teacher, rule or LabelRule(), arguments.dtype, devices)
 
     @property
     def taught_by(self) -> TaughtBy:
