@@ -98,8 +98,8 @@ def test_a_first_interrupt_is_answered_and_a_second_one_ends_at_once():
   import time
   from psl_jax.runtime import interrupts
   interrupts.note_saved("psl2s, step 300")
-  print("ready", flush=True)
   try:
+    print("ready", flush=True)
     time.sleep(60)
   finally:
     time.sleep(60)  # threads that end, checkpoints that are written
@@ -117,8 +117,8 @@ def test_a_first_interrupt_is_answered_and_a_second_one_ends_at_once():
 def test_told_to_end_says_that_it_can_go_on():
     body = """
   import time
-  print("ready", flush=True)
   try:
+    print("ready", flush=True)
     time.sleep(60)
   except Exception:  # no failure of what was being done
     time.sleep(60)
