@@ -20,6 +20,7 @@ from psl_jax.runtime.settings import setting
 FORMATS = label_shards.FORMATS
 MANIFEST = "manifest.json"
 WEAK = "weak_labels_sha256"  # in the manifest of labels that depend on the clips' weak ones
+VIEW = "view"  # in the manifest of labels of an augmented view
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +89,7 @@ _NAMES = {
     "calibrate": "what the classes' rates were fitted to",
     "count_padding": "whether padding counts",
     WEAK: "weak labels of the clips",
+    VIEW: "augmented view of the segments",
 }
 # Which setting says how clips are cut in training.
 _SETTINGS = {

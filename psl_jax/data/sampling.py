@@ -48,6 +48,7 @@ class Window:
     entries: np.ndarray  # int32 [m, 2]: position in `clips`, segment number
     starts: np.ndarray  # int64 [n]
     capacity: np.ndarray  # int64 [n]
+    epoch: int = 0  # of training
 
     @cached_property
     def offsets(self) -> np.ndarray:

@@ -252,7 +252,7 @@ class Experiment:
 
     def soft_labels(self) -> SoftLabels | None:
         """The stored ones that it is trained on; None where it has weak ones or makes its own."""
-        return self.labelling.open() if self.labelling.is_stored else None
+        return self.labelling.open_views() if self.labelling.is_stored else None
 
     def _relabel(self) -> None:
         file_format = "npz" if self._is_packed else "tfrecord"

@@ -9,8 +9,9 @@ import jax
 from psl_jax.audio.segments import Segmentation
 from psl_jax.config import Settings
 from psl_jax.data.label_manifest import are_begun, digest_without_teacher, missing_shards
-from psl_jax.data.soft_labels import SoftLabels
+from psl_jax.data.soft_labels import SoftLabels, view_directory
 from psl_jax.data.sources import Source
+from psl_jax.data.views import View
 from psl_jax.experiments import advice, stepping
 from psl_jax.experiments.run_binding import OtherRunError, RunFolder
 from psl_jax.model.model import Model
@@ -47,8 +48,9 @@ class Labelling:
         if not self.is_used:
             return
         label_windows.check(self.segmentation, self.settings.relabel)
+        stepping.views_of(self.settings)  # raises where there can be none
         if digest := self.given:
-            self.open(digest)  # raises where they are of something else, or not whole
+            self.open_views(digest)  # raises where they are of something else, or not whole
             self.folder.check_teacher(digest, self.directory)
             return
         if not self.teacher:
@@ -107,7 +109,9 @@ class Labelling:
         """Whether labels of the run's own are not there, or not all."""
         if self.settings.soft_labels_dir:
             return False
-        return not are_begun(self.directory) or bool(missing_shards(self.directory))
+        views = (None, *stepping.views_of(self.settings))
+        folders = [view_directory(self.directory, view) for view in views]
+        return any(not are_begun(folder) or missing_shards(folder) for folder in folders)
 
     def make(self, num_devices: int | None, file_format: str) -> None:
         """Writes the labels that are missing, and tells what they are like."""
@@ -116,16 +120,19 @@ class Labelling:
             return
         rule = self.settings.relabel
         teacher, weak = self._open_teacher()
-        relabeling.relabel(
-            naming.label_scorer(teacher, rule, self.settings.model.dtype, num_devices),
-            self._source(),
-            self.segmentation,
-            self.directory,
-            teacher=relabeling.TaughtBy(teacher.digest, teacher.described(), weak),
-            batch_size=rule.batch_size,
-            file_format=file_format,
-            rule=rule,
-        )
+        scorer = naming.label_scorer(teacher, rule, self.settings.model.dtype, num_devices)
+        for view in (None, *stepping.views_of(self.settings)):
+            relabeling.relabel(
+                scorer,
+                self._source(),
+                self.segmentation,
+                self.directory,
+                teacher=relabeling.TaughtBy(teacher.digest, teacher.described(), weak),
+                batch_size=rule.batch_size,
+                file_format=file_format,
+                rule=rule,
+                view=view,
+            )
         parallel.wait_for_all("relabel")
         self._measure(teacher.digest)
 
@@ -138,15 +145,23 @@ class Labelling:
             for note in advice.of_labels(quality):
                 print(f"note: {note}")
 
-    def open(self, teacher_digest: str | None = None) -> SoftLabels:
+    def open(self, teacher_digest: str | None = None, view: View | None = None) -> SoftLabels:
         """The stored labels; raises UserError where they are not those of the run."""
         return SoftLabels.open(
-            self.directory,
+            view_directory(self.directory, view),
             self._source().index,
             self.segmentation,
             teacher_digest=teacher_digest or self.folder.teacher_digest,
             rule=self.settings.relabel,
+            view=view,
         )
+
+    def open_views(self, teacher_digest: str | None = None) -> SoftLabels:
+        """The same with the labels of the other views, for training."""
+        labels = self.open(teacher_digest)
+        views = stepping.views_of(self.settings)
+        labels.add_views([self.open(teacher_digest, view) for view in views])
+        return labels
 
     def model_in_step(self) -> Model:
         """The teacher inside the training step. Raises UserError for one of another kind."""
