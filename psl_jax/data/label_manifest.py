@@ -190,7 +190,9 @@ def compare(directory: pathlib.Path, found: dict[str, Any], expected: dict[str, 
         if other != value:
             value, other = _brief(value, other)
             made = remake(found)
-            if "origin" in found and key in LabelRule().entries():
+            if key == VIEW and expected[VIEW] is None:
+                advice = "psl-jax labels works on the segments as they are, in the folder above"
+            elif "origin" in found and key in LabelRule().entries():
                 advice = (
                     f"They come from {made}, not from a relabeling of this run: leave "
                     f"config.relabel.{key} at its default, {other}"
@@ -207,7 +209,10 @@ def compare(directory: pathlib.Path, found: dict[str, Any], expected: dict[str, 
 
 
 def _brief(expected: Any, found: Any) -> tuple[str, str]:
-    """Both values in a few words; of two lists, their lengths or where they first differ."""
+    """Both values in a few words: where they first differ."""
+    if isinstance(expected, dict) and isinstance(found, dict):
+        key = next(key for key in expected | found if expected.get(key) != found.get(key))
+        return f"{key} {expected.get(key)!r}", f"{key} {found.get(key)!r}"
     if not (isinstance(expected, list) and isinstance(found, list)):
         return repr(expected), repr(found)
     if len(expected) != len(found):

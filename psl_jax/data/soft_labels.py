@@ -230,9 +230,13 @@ class SoftLabels:
 
     @property
     def num_bytes(self) -> int:
-        """What the shards take on disk."""
+        """What the shards take on disk, those of other views too."""
         count, format = len(self.index.shard_sizes), self.manifest["format"]
-        paths = [label_shards.shard_path(self.directory, i, count, format) for i in range(count)]
+        paths = [
+            label_shards.shard_path(one.directory, i, count, format)
+            for one in (self, *self.others)
+            for i in range(count)
+        ]
         return sum(size or 0 for size in files.sizes(paths))
 
     def read_shard(self, shard: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

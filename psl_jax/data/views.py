@@ -33,8 +33,11 @@ class View:
     shift_fraction: float
 
     def entries(self) -> dict[str, Any]:
-        """What the manifest of its labels says of it."""
-        return dataclasses.asdict(self) | {"gain_db": list(self.gain_db)}
+        """What the manifest of its labels says of it: what has no effect is left out."""
+        return dataclasses.asdict(self) | {
+            "gain_db": list(self.gain_db) if self.gain_probability else None,
+            "shift_fraction": self.shift_fraction if self.shift_probability else None,
+        }
 
     def apply(
         self, audio: np.ndarray, num_samples: np.ndarray, clip: np.ndarray, segment: np.ndarray

@@ -114,6 +114,7 @@ class Experiment:
         self.notes = advice.before_training(
             self.settings,
             self.loop.max_steps,
+            self.loop.max_steps * self.batch_size / max(self.train_segments, 1),
             train,
             indices.get("validation_split"),
             indices.get("eval_split"),
@@ -152,7 +153,8 @@ class Experiment:
             size += self._feature_bytes if self._caches_features else 0
         if self.labelling.is_stored and not self.labelling.given and "relabel" not in finished:
             classes, top_k = self.train_index.num_classes, self.settings.relabel.top_k
-            size += self.train_segments * label_shards.bytes_per_segment(classes, top_k)
+            views = 1 + len(stepping.views_of(self.settings))
+            size += views * self.train_segments * label_shards.bytes_per_segment(classes, top_k)
         return size
 
     @property

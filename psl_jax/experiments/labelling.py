@@ -50,7 +50,7 @@ class Labelling:
         label_windows.check(self.segmentation, self.settings.relabel)
         stepping.views_of(self.settings)  # raises where there can be none
         if digest := self.given:
-            self.open_views(digest)  # raises where they are of something else, or not whole
+            self._check_given(digest)
             self.folder.check_teacher(digest, self.directory)
             return
         if not self.teacher:
@@ -75,6 +75,21 @@ class Labelling:
             if labelled or awaited:
                 return
             raise UserError(f"config.teacher is {os.fspath(self.teacher)!r}: {error}") from error
+
+    def _check_given(self, digest: str) -> None:
+        """Raises UserError where labels that are used as they are do not fit, or are not whole."""
+        self.open(digest)
+        if "train" in self.folder.finished:
+            return
+        views = stepping.views_of(self.settings)
+        there = [are_begun(view_directory(self.directory, view)) for view in views]
+        if not all(there):
+            raise UserError(
+                f"config.relabel.views is {1 + len(views)}, and {self.directory} has labels of "
+                f"{1 + sum(there)}: give --config.relabel.views=1, or --config.teacher, which "
+                "labels the others (not for labels that were imported, edited or cut)"
+            )
+        self.open_views(digest)
 
     @property
     def is_used(self) -> bool:
@@ -138,7 +153,7 @@ class Labelling:
 
     def _measure(self, digest: str) -> None:
         if jax.process_index() == 0:
-            labels = self.open(digest)
+            labels = self.open_views(digest)
             index = self._source().index
             quality = relabeling.label_quality(labels, index, self.segmentation)
             files.write_json(self.folder.path / LABEL_QUALITY, quality)

@@ -47,6 +47,23 @@ def views_of(settings: Settings) -> list[View]:
     rule, augment = settings.relabel, settings.augment
     if rule.views == 1 or settings.labels != "soft" or not settings.alpha:
         return []
+    _check_views(settings)
+    return [
+        View(
+            number,
+            rule.view_seed,
+            augment.gain_probability,
+            (min(augment.gain_db), max(augment.gain_db)),
+            augment.polarity_probability,
+            augment.shift_probability,
+            augment.shift_fraction,
+        )
+        for number in range(1, rule.views)
+    ]
+
+
+def _check_views(settings: Settings) -> None:
+    rule, augment = settings.relabel, settings.augment
     what = f"config.relabel.views is {rule.views}"
     for name in ("overlap", "heard"):
         if getattr(rule, name):
@@ -57,25 +74,19 @@ def views_of(settings: Settings) -> list[View]:
     if rule.when != "beforehand" or settings.train.resident:
         name = "config.train.resident" if settings.train.resident else "config.relabel.when"
         value = "false" if settings.train.resident else "beforehand"
-        raise UserError(f"{what}: an epoch's view is read from disk; give --{name}={value}")
-    chances = augment.gain_probability, augment.polarity_probability, augment.shift_probability
-    if not any(chances):
+        raise UserError(
+            f"{what}: views are made where batches are put together on the host, and their labels "
+            f"are stored; give --{name}={value}"
+        )
+    if not np.isfinite(augment.gain_db).all():
+        raise UserError(f"config.augment.gain_db is {augment.gain_db}: expected two numbers")
+    does_gain = augment.gain_probability and any(augment.gain_db)
+    does_shift = augment.shift_probability and augment.shift_fraction
+    if not (does_gain or does_shift or augment.polarity_probability):
         raise UserError(
             f"{what}, and all of them would be alike: give them an augmentation, such as "
             "--config.augment.gain_probability=0.5, polarity_probability or shift_probability"
         )
-    return [
-        View(
-            number,
-            rule.view_seed,
-            augment.gain_probability,
-            augment.gain_db,
-            augment.polarity_probability,
-            augment.shift_probability,
-            augment.shift_fraction,
-        )
-        for number in range(1, rule.views)
-    ]
 
 
 def labels_in_step(settings: Settings) -> bool:

@@ -235,7 +235,7 @@ def _write_clips(
     for run in runs:
         if run.train_index.ids_sha256 == best.train_index.ids_sha256:
             try:
-                found = run.soft_labels()
+                found = run.labelling.open() if run.labelling.is_stored else None
             except UserError as error:  # deleted to save room: the others are shown
                 print(f"note: the clips are without the labels of {run.settings.name}: {error}")
                 continue

@@ -310,7 +310,10 @@ def test_an_error_while_reading_ahead_reaches_the_reader():
 class SlowLabels:
     """Soft labels that note the threads they are read in, and may fail."""
 
-    num_segments = 1
+    num_segments, view = 1, None
+
+    def of_epoch(self, epoch):
+        return self
 
     def __init__(self, fails_at=None):
         self.fails_at, self.threads, self.first_clips = fails_at, [], []

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,10 +13,12 @@ from synthetic_data import MemorySource, make_index
 
 from psl_jax.audio.segments import Segmentation
 from psl_jax.data import batches
-from psl_jax.data.label_manifest import MANIFEST
+from psl_jax.data.label_manifest import MANIFEST, LabelRule
 from psl_jax.data.soft_labels import SoftLabels, view_directory
 from psl_jax.data.views import View
 from psl_jax.experiments import stepping
+from psl_jax.experiments.experiment import Experiment
+from psl_jax.runtime import parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.scoring import relabeling
 from psl_jax.training import stepper
@@ -118,25 +121,24 @@ def views(count, seed=0):
     return [View(number, seed, **NONE | AUGMENT) for number in range(1, count)]
 
 
-def labelled(source, folder, count, format="npz"):
+def labelled(source, folder, count, format="npz", segmentation=SEGMENTATION, **rule):
+    found = []
     for view in (None, *views(count)):
         relabeling.relabel(
             Teacher(),
             source,
-            SEGMENTATION,
+            segmentation,
             folder,
             teacher=relabeling.TaughtBy("t"),
             batch_size=4,
             file_format=format,
+            rule=LabelRule(**rule),
             view=view,
         )
-    labels = SoftLabels.open(folder, source.index, SEGMENTATION, "t")
-    others = [
-        SoftLabels.open(view_directory(folder, view), source.index, SEGMENTATION, "t", view=view)
-        for view in views(count)
-    ]
-    labels.add_views(others)
-    return labels
+        where = view_directory(folder, view)
+        found.append(SoftLabels.open(where, source.index, segmentation, "t", view=view))
+    found[0].add_views(found[1:])
+    return found[0]
 
 
 @pytest.mark.parametrize("format", ["npz", "tfrecord"])
@@ -164,13 +166,47 @@ def test_a_student_hears_what_the_teacher_labelled(source, tmp_path, sampling, f
         np.testing.assert_array_equal(later[name], value)
 
 
+@pytest.mark.parametrize("process", [0, 1])
+def test_so_does_each_of_two_processes_on_segments_that_overlap(source, tmp_path, process):
+    overlapping = Segmentation(0.05, 0.02, 0.01)
+    labels = labelled(source, tmp_path, 3, segmentation=overlapping)
+    feed = batches.train_batches(
+        source,
+        overlapping,
+        batch_size=4,
+        seed=3,
+        soft_labels=labels,
+        process_index=process,
+        process_count=2,
+    )
+    for batch in itertools.islice(feed, 20):
+        np.testing.assert_allclose(batch["labels"], told(batch["audio"]), atol=1e-3)
+
+
+def test_rates_are_fitted_to_what_was_said_of_the_view(source, tmp_path):
+    """A shift of all logits, so they keep their order."""
+    labels = labelled(source, tmp_path, 2, calibrate="rate").others[0]
+    view, clips = labels.view, np.arange(len(source.index))
+    said = np.zeros((*labels.gather(clips).shape,))
+    for batch in batches.eval_batches(source, SEGMENTATION, batch_size=1):
+        where = batch["clip"], batch["segment"]
+        view.apply(batch["audio"], batch["num_samples"], *where)
+        said[where] = told(batch["audio"])
+    inside = said.any(axis=2)
+    found, said = labels.gather(clips)[inside].astype(float), said[inside]
+    for ours, theirs in zip(found.T, said.T, strict=True):
+        order = np.argsort(theirs)
+        assert np.diff(ours[order]).min() > -1e-3
+    assert np.abs(found - said).max() > 0.05
+
+
 def test_labels_of_a_view_are_not_taken_for_others(source, tmp_path):
     labelled(source, tmp_path, 2)
     (view,) = views(2)
     what = source.index, SEGMENTATION, "t"
     with pytest.raises(UserError, match=r"augmented view of the segments \(view\) differs"):
         SoftLabels.open(tmp_path / "view1", *what)
-    with pytest.raises(UserError, match=r"'seed': 1.*, found .*'seed': 0"):
+    with pytest.raises(UserError, match=r"differs: expected seed 1, found seed 0"):
         SoftLabels.open(tmp_path / "view1", *what, view=views(2, seed=1)[0])
     with pytest.raises(UserError, match=r"differs: expected {.*, found None"):
         SoftLabels.open(tmp_path, *what, view=view)
@@ -215,13 +251,13 @@ def test_a_run_is_trained_on_its_views(data, teacher, tmp_path, monkeypatch):
             means.setdefault((int(clip), int(segment)), set()).add(label.tobytes())
     assert sum(len(found) > 1 for found in means.values()) > len(means) / 2
 
-    before = (stored / "view1" / MANIFEST).stat().st_mtime_ns
-    again = small_experiments.run(settings(data, teacher), tmp_path / "views", None)
-    assert (stored / "view1" / MANIFEST).stat().st_mtime_ns == before
-    assert again.labelling.open_views().others[0].view.number == 1
+    told = json.loads((tmp_path / "views" / "label_quality.json").read_text())
+    assert told["bytes"] == sum(path.stat().st_size for path in stored.rglob("*.npz"))
+    shutil.rmtree(stored / "view1")  # to save room: it is trained
+    small_experiments.run(settings(data, teacher), tmp_path / "views", None)
 
 
-def test_a_view_that_is_lost_is_told_or_made_anew(data, teacher, tmp_path):
+def test_a_view_that_is_lost_is_made_anew(data, teacher, tmp_path):
     found = settings(data, teacher)
     small_experiments.run(found, tmp_path, "relabel")
     (shard, *_) = (tmp_path / "soft_labels" / "view1").glob("*.npz")
@@ -232,8 +268,14 @@ def test_a_view_that_is_lost_is_told_or_made_anew(data, teacher, tmp_path):
 
 
 def test_the_student_augments_no_more(data, teacher):
-    found = settings(data, teacher)
-    one = settings(data, teacher, {"views": 1})
+    augment = AUGMENT | {"time_masks": 2, "mixup_alpha": 0.5}
+    found = settings(data, teacher, augment=augment)
+    one = settings(data, teacher, {"views": 1}, augment)
+    mesh = parallel.data_mesh(1)
+    left, whole = (stepping.recipe_of(each, mesh).augmentation for each in (found, one))
+    assert whole == one.augment
+    assert (left.gain_probability, left.polarity_probability) == (0, 0)
+    assert (left.time_masks, left.mixup_alpha) == (2, 0.5)
     assert stepping.order_of(found, 4)["shift"] is None
     assert stepping.order_of(one, 4)["shift"] is not None
     assert [view.number for view in stepping.views_of(settings(data, teacher, {"views": 4}))] == [
@@ -242,10 +284,41 @@ def test_the_student_augments_no_more(data, teacher):
     assert stepping.views_of(one) == stepping.views_of(settings(data, teacher, alpha=0.0)) == []
 
 
+def test_more_views_than_epochs_are_told_and_take_room(data, teacher, tmp_path):
+    one, few, many = (
+        Experiment(settings(data, teacher, {"views": n}), tmp_path / str(n), str(data))
+        for n in (1, 6, 50)
+    )
+    for experiment in (one, few, many):
+        experiment.check()
+    assert not [note for note in one.notes + few.notes if "views" in note]
+    (note,) = [note for note in many.notes if "views" in note]
+    assert "50 views are labelled" in note and "no more than 6 are heard" in note
+    assert few.bytes_to_write - one.bytes_to_write == 5 * 10 * 2 * 3  # segments, bytes, classes
+
+
+def test_labels_that_were_given_have_their_views(data, teacher, tmp_path):
+    small_experiments.run(settings(data, teacher), tmp_path / "run", "relabel")
+    given = str(tmp_path / "run" / "soft_labels")
+    more = settings(data, "", {"views": 3}, soft_labels_dir=given)
+    with pytest.raises(UserError, match=r"views is 3, and .*soft_labels has labels of 2: give"):
+        Experiment(more, tmp_path / "more", str(data)).check()
+    Experiment(settings(data, "", soft_labels_dir=given), tmp_path / "two", str(data)).check()
+    small_experiments.run(
+        settings(data, teacher, {"views": 3}, soft_labels_dir=given), tmp_path / "x", "relabel"
+    )
+    Experiment(more, tmp_path / "more", str(data)).check()
+    other = settings(data, "", augment={"gain_probability": 0.2}, soft_labels_dir=given)
+    with pytest.raises(UserError, match=r"differs: expected gain_probability 0\.2, found gain_p"):
+        Experiment(other, tmp_path / "other", str(data)).check()
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"augment": {"time_masks": 2}}, "all of them would be alike.*gain_probability=0.5"),
+        ({"augment": {"shift_probability": 1.0, "shift_fraction": 0.0}}, "would be alike"),
+        ({"augment": {"gain_probability": 1.0, "gain_db": (0.0, 0.0)}}, "would be alike"),
         ({"relabel": {"heard": 10.0}}, r"config\.relabel\.heard is 10\.0: views are of segments"),
         ({"relabel": {"overlap": 0.5}}, r"config\.relabel\.overlap is 0\.5"),
         ({"relabel": {"when": "in_step"}}, "give --config.relabel.when=beforehand"),
