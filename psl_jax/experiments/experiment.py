@@ -10,7 +10,7 @@ import numpy as np
 
 from psl_jax import config as config_lib
 from psl_jax.config import Settings
-from psl_jax.data import batches, label_shards
+from psl_jax.data import batches
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.opening import open_source
 from psl_jax.data.soft_labels import SoftLabels
@@ -151,11 +151,7 @@ class Experiment:
             kept = self.settings.train.best_checkpoints + 2
             size += kept * 3 * 4 * num_parameters(self._fresh_network[1])
             size += self._feature_bytes if self._caches_features else 0
-        if self.labelling.is_stored and not self.labelling.given and "relabel" not in finished:
-            classes, top_k = self.train_index.num_classes, self.settings.relabel.top_k
-            views = 1 + len(stepping.views_of(self.settings))
-            size += views * self.train_segments * label_shards.bytes_per_segment(classes, top_k)
-        return size
+        return size if "relabel" in finished else size + self.labelling.bytes_to_write
 
     @property
     def rough_seconds(self) -> float:

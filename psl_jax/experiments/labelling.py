@@ -5,9 +5,11 @@ import pathlib
 from collections.abc import Callable
 
 import jax
+import numpy as np
 
 from psl_jax.audio.segments import Segmentation
 from psl_jax.config import Settings
+from psl_jax.data import label_shards
 from psl_jax.data.label_manifest import are_begun, digest_without_teacher, missing_shards
 from psl_jax.data.soft_labels import SoftLabels, view_directory
 from psl_jax.data.sources import Source
@@ -81,12 +83,11 @@ class Labelling:
         self.open(digest)
         if "train" in self.folder.finished:
             return
-        views = stepping.views_of(self.settings)
-        there = [are_begun(view_directory(self.directory, view)) for view in views]
+        there = [are_begun(view_directory(self.directory, view)) for view in self.views]
         if not all(there):
             raise UserError(
-                f"config.relabel.views is {1 + len(views)}, and {self.directory} has labels of "
-                f"{1 + sum(there)}: give --config.relabel.views=1, or --config.teacher, which "
+                f"config.relabel.views is {len(there)}, and {self.directory} has labels of "
+                f"{sum(there)}: give --config.relabel.views=1, or --config.teacher, which "
                 "labels the others (not for labels that were imported, edited or cut)"
             )
         self.open_views(digest)
@@ -120,12 +121,26 @@ class Labelling:
         return digest_without_teacher(self.directory, even_relabeled=not self.teacher)
 
     @property
+    def views(self) -> tuple[View | None, ...]:
+        """What is labelled: the segments as they are (None), and augmented views of them."""
+        return None, *stepping.views_of(self.settings)
+
+    @property
+    def bytes_to_write(self) -> int:
+        """About how much disk a relabeling takes; 0 where none is made."""
+        if not self.is_stored or self.given:
+            return 0
+        index = self._source().index
+        segments = int(self.segmentation.counts(index.num_samples).sum(dtype=np.int64))
+        each = label_shards.bytes_per_segment(index.num_classes, self.settings.relabel.top_k)
+        return len(self.views) * segments * each
+
+    @property
     def lacks(self) -> bool:
         """Whether labels of the run's own are not there, or not all."""
         if self.settings.soft_labels_dir:
             return False
-        views = (None, *stepping.views_of(self.settings))
-        folders = [view_directory(self.directory, view) for view in views]
+        folders = [view_directory(self.directory, view) for view in self.views]
         return any(not are_begun(folder) or missing_shards(folder) for folder in folders)
 
     def make(self, num_devices: int | None, file_format: str) -> None:
@@ -136,7 +151,7 @@ class Labelling:
         rule = self.settings.relabel
         teacher, weak = self._open_teacher()
         scorer = naming.label_scorer(teacher, rule, self.settings.model.dtype, num_devices)
-        for view in (None, *stepping.views_of(self.settings)):
+        for view in self.views:
             relabeling.relabel(
                 scorer,
                 self._source(),
@@ -173,9 +188,8 @@ class Labelling:
 
     def open_views(self, teacher_digest: str | None = None) -> SoftLabels:
         """The same with the labels of the other views, for training."""
-        labels = self.open(teacher_digest)
-        views = stepping.views_of(self.settings)
-        labels.add_views([self.open(teacher_digest, view) for view in views])
+        labels, *others = [self.open(teacher_digest, view) for view in self.views]
+        labels.add_views(others)
         return labels
 
     def model_in_step(self) -> Model:
