@@ -33,8 +33,9 @@ FAST_MATH = {"xla_cpu_enable_fast_math": True} | {
 _LONGEST_WAIT_MS = 7 * 24 * 3600 * 1000
 
 # A CPU computes so many batches at a time: one alone leaves cores waiting for each other
-# (docs/PERFORMANCE.md).
-_CPU_AT_ONCE = 2
+# (docs/PERFORMANCE.md). Not in JAX 0.11: each FFT there waits inside the pool of threads for others
+# of the pool, and two of them at a time on two cores wait for ever.
+_CPU_AT_ONCE = 1 if jax.__version_info__[:2] == (0, 11) else 2
 
 
 def data_mesh(num_devices: int | None = None) -> Mesh:
