@@ -29,7 +29,8 @@ step() { # NAME SECONDS COMMAND...
 nvidia-smi >"$out/device.log" 2>&1 || true
 python -c 'import jax; print(jax.__version__, jax.devices())' 2>&1 | tee -a "$out/device.log"
 
-step throughput 420 python benchmarks/throughput.py --torch_compile max-autotune --profile \
+step accuracy 180 python benchmarks/accuracy.py
+step throughput 420 python benchmarks/throughput.py --torch_compile default --profile \
     --batch 256 --seconds 2 --dtypes bf16,f32 --budget 330 --out "$out/throughput"
 step throughput_10s 180 python benchmarks/throughput.py --no_torch --only train,relabel \
     --batch 128 --seconds 10 --dtypes bf16 --out "$out/throughput_10s"

@@ -4,9 +4,8 @@ Maps are [batch, frames, bands, channels], or with `channels_first` [channels, f
 batch], in which a CPU trains faster: what the batch shares (a weight, a channel's statistics) is
 one number there and the batch fills the vectors. Pointwise 1x1: a matrix product. Depthwise 3x3,
 padding 1 on each side: XLA's grouped convolution is about ten times slower on a CPU than nine
-shifted multiply-adds, and on an H100 training takes 11 % longer with it, twice the memory and four
-times as long to compile; TPUs keep it. Channels first they come with gradients written out,
-elsewhere with those of autodiff.
+shifted multiply-adds, and on an H100 training takes a tenth longer with it and twice the memory;
+TPUs keep it. Channels first they come with gradients written out, elsewhere with those of autodiff.
 """
 
 from functools import partial
