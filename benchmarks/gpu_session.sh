@@ -29,12 +29,12 @@ step() { # NAME SECONDS COMMAND...
 nvidia-smi >"$out/device.log" 2>&1 || true
 python -c 'import jax; print(jax.__version__, jax.devices())' 2>&1 | tee -a "$out/device.log"
 
-step accuracy 180 python benchmarks/accuracy.py
-step throughput 420 python benchmarks/throughput.py --torch_compile default --profile \
-    --batch 256 --seconds 2 --dtypes bf16,f32 --budget 330 --out "$out/throughput"
-step throughput_10s 180 python benchmarks/throughput.py --no_torch --only train,relabel \
+step accuracy 120 python benchmarks/accuracy.py
+step throughput 360 python benchmarks/throughput.py --torch_compile default --profile \
+    --batch 256 --seconds 2 --dtypes bf16,f32 --budget 270 --out "$out/throughput"
+step throughput_10s 150 python benchmarks/throughput.py --no_torch --only train,relabel \
     --batch 128 --seconds 10 --dtypes bf16 --out "$out/throughput_10s"
-step depthwise_methods 180 python benchmarks/throughput.py --methods --batch 256 --seconds 2 \
+step depthwise_methods 150 python benchmarks/throughput.py --methods --batch 256 --seconds 2 \
     --dtypes bf16 --out "$out/depthwise_methods"
 
 if [ -n "$packed" ]; then
