@@ -14,7 +14,7 @@ here=$(cd "$(dirname "$0")/.." && pwd)
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 [ -z "$packed" ] || packed=$(cd "$packed" && pwd)
-cd "$here"
+cd "$here" || exit
 export PYTHONPATH=$here${PYTHONPATH:+:$PYTHONPATH}
 
 step() { # NAME SECONDS COMMAND...
