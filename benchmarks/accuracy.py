@@ -3,9 +3,9 @@
     python benchmarks/accuracy.py --model runs/teacher --audio FOLDER [--seconds 2] [--batch 32]
 
 The front end (dB), the probabilities of a network and the gradient of a training step, in float32
-and bfloat16, of the recordings in a folder (16 kHz), or of noise and tones; the CPU's own float32
-beside them. Without a model, of a new network of full width: its gradient in training hangs on
-rounding, whatever computes it. Needs soundfile for recordings, not TensorFlow.
+and bfloat16, of the recordings in a folder, or of noise and tones; the CPU's own float32 beside
+them. Without a model, of a new network of full width: its gradient in training hangs on rounding,
+whatever computes it. Needs JAX with a CPU beside the accelerator, not TensorFlow.
 """
 
 import argparse
@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from psl_jax.audio.decoding import read_audio
 from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.model.context import Context
 from psl_jax.model.frontend import LogMel
@@ -52,7 +53,8 @@ def main() -> None:
     labels = np.random.default_rng(1).random((len(audio), classes)).astype(np.float32) ** 4
     with jax.default_device(cpu), jax.enable_x64(True):
         true = _answers(network, variables, reference, labels, jnp.float64, "cpu")
-    for device, dtype in ((cpu, "float32"), (accelerator, "float32"), (accelerator, "bfloat16")):
+    ways = ((cpu, "float32"), (accelerator, "float32"), (accelerator, "bfloat16"))
+    for device, dtype in dict.fromkeys(ways):
         with jax.default_device(device):
             platform = device.platform
             found = _answers(network, variables, reference, labels, jnp.dtype(dtype), platform)
@@ -64,11 +66,16 @@ def _network(path: pathlib.Path | None) -> tuple[Network, Variables]:
         return create(CLASSES, dropout=0.0)
     model = load_model(path)
     classes = len(model.classes)
-    return create(classes, model.info.width, dropout=0.0)[0], model.variables
+    network, _ = create(classes, model.info.width, dropout=0.0, output=model.info.output)
+    return network, model.variables
 
 
 class Answers(NamedTuple):
-    """Of a network in one type: in training, and (from the frozen gradient on) as it is."""
+    """Of a network in one type.
+
+    loss, gradient [parameters]: with the batch's statistics, as in training; frozen_gradient
+    [parameters] and probabilities [batch, classes]: with the network's own.
+    """
 
     loss: float
     gradient: np.ndarray
@@ -77,6 +84,7 @@ class Answers(NamedTuple):
 
 
 def _answers(network: Network, variables: Variables, log_mel, labels, dtype, platform) -> Answers:
+    """Of log_mel [batch, frames, 64] and labels [batch, classes], with maps of type `dtype`."""
     wide = jnp.promote_types(dtype, jnp.float32)
     variables, log_mel, labels = jax.tree.map(
         lambda x: jnp.asarray(x, wide), (variables, log_mel, labels)
@@ -133,21 +141,21 @@ def _audio(flags: argparse.Namespace) -> np.ndarray:
         noise = rng.normal(0, 0.25, (flags.batch, samples))
         chosen = np.where(np.arange(flags.batch)[:, None] % 2, tones, noise)
         return (np.clip(levels * chosen, -1, 1) * 32767).astype(np.int16)
-    import soundfile
-
-    rows = np.zeros((flags.batch, samples), np.int16)
     paths = [p for p in sorted(flags.audio.iterdir()) if p.suffix in (".wav", ".flac", ".ogg")]
+    if not paths:
+        sys.exit(f"{flags.audio}: no .wav, .flac or .ogg in it")
+    rows = np.zeros((min(flags.batch, len(paths)), samples), np.int16)
     for row, path in zip(rows, paths, strict=False):
-        heard = soundfile.read(path, frames=samples, dtype="int16", always_2d=True)[0][:, 0]
+        heard = read_audio(path, flags.seconds)[:samples]
         row[: len(heard)] = heard
-    return rows[: len(paths)]
+    return rows
 
 
 def _flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--audio", type=pathlib.Path, help="a folder of recordings at 16 kHz")
+    parser.add_argument("--audio", type=pathlib.Path, help="a folder of recordings")
     parser.add_argument("--model", type=pathlib.Path, help="a run folder or an export")
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--batch", type=int, default=32)

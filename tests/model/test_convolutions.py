@@ -116,10 +116,13 @@ def test_a_method_that_there_is_not_is_refused():
         depthwise3x3(x, kernel, 1, "grouped", channels_first=True)
 
 
-def test_the_default_method_is_one_of_them():
+@pytest.mark.parametrize(
+    ("platform", "method"), [("cpu", "shifted"), ("gpu", "shifted"), ("tpu", "grouped")]
+)
+def test_each_platform_has_its_own_method(platform, method):
     x, kernel = arrays((1, 4, 4, 2), (3, 3, 2))
-    chosen = depthwise3x3(x, kernel, 1)
-    assert any(np.array_equal(chosen, depthwise3x3(x, kernel, 1, m)) for m in METHODS)
+    chosen = jax.make_jaxpr(lambda: depthwise3x3(x, kernel, 1, platform=platform))()
+    assert str(chosen) == str(jax.make_jaxpr(lambda: depthwise3x3(x, kernel, 1, method))())
 
 
 def pointwise_channels_first(x, kernel):
