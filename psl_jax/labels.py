@@ -1,14 +1,13 @@
-"""Soft labels in files that others write and read: import, export, edit by rules, listen to.
+"""Soft labels in files that others write and read: import, export, cut anew, listen to.
 
     psl-jax labels import passt.npy DATA --split=balanced --segment_seconds=10 --out=labels/passt
     psl-jax labels export labels/2s DATA --split=balanced --format=parquet --out=2s.parquet
-    psl-jax labels edit labels/2s DATA --split=balanced --union_weak --out=labels/2s_weak
     psl-jax labels cut labels/frames DATA --split=balanced --segment_seconds=2 --out=labels/2s
     psl-jax labels page labels/2s DATA --split=balanced --samples=50 --out=labels.html
 
-    psl-jax main --config configs/psl2s.py --config.soft_labels_dir=labels/2s_weak
+    psl-jax main --config configs/psl2s.py --config.soft_labels_dir=labels/passt
 
-trains on labels that were imported, edited or cut; no teacher is asked. Formats: docs/LABELS.md.
+trains on labels that were imported or cut; no teacher is asked. Formats: docs/LABELS.md.
 """
 
 import argparse
@@ -22,7 +21,6 @@ from psl_jax.audio.segments import MIN_SEGMENT_SECONDS, Segmentation, check_hop
 from psl_jax.runtime import entry
 from psl_jax.runtime.errors import UserError
 
-CHANGES = "label_changes.json"
 _FORMATS = ("parquet", "csv", "npy", "ced", "pretrainedsed")
 
 
@@ -32,7 +30,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     _add_import(actions)
     _add_export(actions)
-    _add_edit(actions)
     _add_cut(actions)
     _add_page(actions)
     flags.FLAGS(arguments[:1])  # absl's own, which nobody gives here, count as read
@@ -90,22 +87,6 @@ def _add_export(actions: Any) -> None:
     add("--top_k", type=int, metavar="K", help="ced: of a row (default: 20)")
 
 
-def _add_edit(actions: Any) -> None:
-    folder = ("FOLDER", "of soft labels; it is not changed")
-    add = _action(actions, "edit", "Edits soft labels by rules.", folder)
-    add("--out", required=True, metavar="DIR", help="where the edited labels go")
-    add("--union_weak", action="store_true", help="at least the clip's weak labels")
-    add("--ontology", metavar="JSON", help="a class holds where one below it does")
-    add(
-        "--threshold",
-        nargs="+",
-        default=[],
-        metavar="CLASS=P|P|CSV",
-        help="below it a label becomes 0: of a class, of all, or a CSV (class,threshold)",
-    )
-    add("--binary", action="store_true", help="from its threshold on a label becomes 1")
-
-
 def _add_cut(actions: Any) -> None:
     about = "Makes labels of other segments, such as of a teacher's frames."
     add = _action(actions, "cut", about, ("FOLDER", "of soft labels; it is not changed"))
@@ -129,13 +110,13 @@ def _add_page(actions: Any) -> None:
 
 def main(arguments: argparse.Namespace) -> None:
     logging.set_verbosity(logging.WARNING)  # TFDS tells of every file that it reads
-    actions = {"import": _import, "export": _export, "edit": _edit, "cut": _cut, "page": _page}
+    actions = {"import": _import, "export": _export, "cut": _cut, "page": _page}
     actions[arguments.action](arguments)
 
 
 def _import(arguments: argparse.Namespace) -> None:
     from psl_jax.data.opening import open_folder
-    from psl_jax.label_files import class_columns, importing, telling
+    from psl_jax.label_files import class_columns, importing
     from psl_jax.model.class_lists import read_classes
     from psl_jax.runtime import disk, files
 
@@ -179,7 +160,7 @@ def _import(arguments: argparse.Namespace) -> None:
         lambda: _writer(out, source, segmentation, origin, uses_weak),
         fill_missing=arguments.missing == "weak",
     )
-    print("\n".join(telling.imported(found, path, len(index))))
+    print("\n".join(found.summary(path, len(index))))
     _measure(out, source, segmentation)
 
 
@@ -216,50 +197,30 @@ def _export(arguments: argparse.Namespace) -> None:
         print(f"  {path}  {path.stat().st_size / 1e6:,.1f} MB")
 
 
-def _edit(arguments: argparse.Namespace) -> None:
-    from psl_jax.data.opening import open_folder
-    from psl_jax.label_files import rules, telling
-    from psl_jax.runtime import disk, files
-
-    out = _other_folder(arguments)
-    source = open_folder(arguments.data, arguments.split)
-    labels, index = _open(arguments.source, source), source.index
-    above = arguments.ontology and rules.read_ontology(
-        pathlib.Path(arguments.ontology), index.classes
-    )
-    wanted = rules.Rules(
-        thresholds=rules.read_thresholds(arguments.threshold, index),
-        binary=arguments.binary,
-        union_weak=arguments.union_weak,
-        above=above or {},
-    )
-    if not (wanted.thresholds or wanted.union_weak or wanted.above):
-        raise UserError("no rule: give --union_weak, --ontology or --threshold")
-    if wanted.binary and not wanted.thresholds:
-        raise UserError("--binary: from which --threshold on?")
-    disk.check_writable(out, "--out")
-    origin = _origin("edited", labels, rules=wanted.as_json(index.classes))
-    writer = _writer(out, source, labels.segmentation, origin, wanted.union_weak)
-    changes = rules.edit(labels, writer, wanted)
-    files.write_json(out / CHANGES, changes)
-    print("\n".join(telling.changed(changes, CHANGES)))
-    _measure(out, source, labels.segmentation)
-
-
 def _cut(arguments: argparse.Namespace) -> None:
     from psl_jax.data.label_manifest import WEAK
     from psl_jax.data.opening import open_folder
+    from psl_jax.data.soft_labels import made_with
     from psl_jax.label_files import cutting
     from psl_jax.runtime import disk
 
-    out, segmentation = _other_folder(arguments), _segmentation(arguments)
+    out, segmentation = pathlib.Path(arguments.out), _segmentation(arguments)
+    if out.resolve() == pathlib.Path(arguments.source).resolve():
+        raise UserError("--out is the folder of the labels themselves: give another")
     source = open_folder(arguments.data, arguments.split)
     labels = _open(arguments.source, source)
     cutting.check(labels.segmentation)
     check_hop(segmentation, "--hop_seconds")
     disk.check_writable(out, "--out")
     names = ("segment_seconds", "hop_seconds", "shortest_seconds")
-    origin = _origin("cut", labels, cut_from={name: labels.manifest[name] for name in names})
+    origin = {
+        "kind": "cut",
+        "teacher_digest": labels.manifest["teacher_digest"],
+        "made_with": made_with(labels),
+        "cut_from": {name: labels.manifest[name] for name in names},
+    }
+    if "origin" in labels.manifest:
+        origin["origin"] = labels.manifest["origin"]
     cutting.cut(labels, _writer(out, source, segmentation, origin, WEAK in labels.manifest))
     _measure(out, source, segmentation)
 
@@ -287,29 +248,6 @@ def _page(arguments: argparse.Namespace) -> None:
 
 
 # --- What the actions share -----------------------------------------------------------------------
-
-
-def _other_folder(arguments: argparse.Namespace) -> pathlib.Path:
-    """--out, which must not be where the labels come from."""
-    out = pathlib.Path(arguments.out)
-    if out.resolve() == pathlib.Path(arguments.source).resolve():
-        raise UserError("--out is the folder of the labels themselves: give another")
-    return out
-
-
-def _origin(kind: str, labels: Any, **how: Any) -> dict[str, Any]:
-    """What the manifest says of labels that were made of others."""
-    from psl_jax.data.soft_labels import made_with
-
-    origin = {
-        "kind": kind,
-        "teacher_digest": labels.manifest["teacher_digest"],
-        "made_with": made_with(labels),
-        **how,
-    }
-    if "origin" in labels.manifest:
-        origin["origin"] = labels.manifest["origin"]
-    return origin
 
 
 def _format(

@@ -56,11 +56,11 @@ def test_imported_labels_need_no_teacher(tmp_path, monkeypatch):
         suite.run(config_of(tmp_path, tmp_path / "none", teacher=""), tmp_path / "not", "relabel")
 
     # The run is bound to these labels: it does not go on with others.
-    edited = tmp_path / "edited"
-    options = ("--split=train", "--union_weak", f"--out={edited}")
-    run("edit", out, tmp_path / "data", *options)
+    others = tmp_path / "others"
+    options = ("--split=train", "--segment_seconds=1", f"--out={others}")
+    run("cut", out, tmp_path / "data", *options)
     with pytest.raises(OtherRunError, match="another teacher"):
-        suite.run(config_of(tmp_path, edited), run_folder)
+        suite.run(config_of(tmp_path, others), run_folder)
 
     # What this run would relabel with says nothing of labels that it did not make.
     with pytest.raises(UserError, match=r"from `psl-jax labels import`.*relabel\.top_k at its def"):

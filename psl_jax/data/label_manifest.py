@@ -62,7 +62,7 @@ class LabelRule:
         return self.prior > 0 or self.calibrate != "none"
 
 
-# What was added to the rule since edits of labels have digests.
+# What was added to the rule since cut labels have digests.
 LATER = ("heard",)
 
 # What labels are like that were made before manifests told it.
@@ -100,7 +100,7 @@ _SETTINGS = {
 # How labels are made anew, by the kind of their origin.
 _REMAKE = {
     "imported": "psl-jax labels import",
-    "edited": "psl-jax labels edit",
+    "edited": "psl-jax labels edit (of commit de85886)",
     "cut": "psl-jax labels cut",
 }
 
@@ -122,7 +122,7 @@ def segmentation_of(directory: str | os.PathLike) -> Segmentation:
 def digest_without_teacher(directory: str | os.PathLike, even_relabeled: bool) -> str | None:
     """What stands for the teacher of labels that are used without one; None: they need theirs.
 
-    Labels that were imported, edited or cut (their manifest has an `origin`) come of no teacher
+    Labels that were imported or cut (their manifest has an `origin`) come of no teacher
     that could make them again. even_relabeled: those of a relabeling too, if they are there.
     """
     if not are_begun(directory):

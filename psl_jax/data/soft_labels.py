@@ -81,7 +81,7 @@ class SoftLabelWriter:
         shards are kept.
 
         rule: how the labels are made (default: the paper's way); of it the writer does `top_k`.
-        origin: of labels that no relabeling made: what they were read or edited from, as JSON.
+        origin: of labels that no relabeling made: what they were read or cut from, as JSON.
         teachers: what there is to say of each teacher, as JSON; its digest alone is compared.
         uses_weak_labels: besides those of `rule` the labels depend on the clips' weak ones.
         view: what was done to the segments that the teacher heard.

@@ -88,7 +88,7 @@ class Labelling:
             raise UserError(
                 f"config.relabel.views is {len(there)}, and {self.directory} has labels of "
                 f"{sum(there)}: give --config.relabel.views=1, or --config.teacher, which "
-                "labels the others (not for labels that were imported, edited or cut)"
+                "labels the others (not for labels that were imported or cut)"
             )
         self.open_views(digest)
 
@@ -114,7 +114,7 @@ class Labelling:
     def given(self) -> str | None:
         """The digest of labels in `soft_labels_dir` that are used as they are, without a teacher.
 
-        Imported, edited or cut ones; without `teacher`, any.
+        Imported or cut ones; without `teacher`, any.
         """
         if not self.settings.soft_labels_dir:
             return None

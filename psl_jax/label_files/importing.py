@@ -52,6 +52,31 @@ class Imported:
     filled_clips: int
     unmapped: list[str]
 
+    def summary(self, path: pathlib.Path, clips: int) -> list[str]:
+        """Lines for people: what was read of a file for a split of so many clips."""
+        lines = [f"{path}: {self.rows:,} rows for {self.segments:,} segments of {clips:,} clips"]
+        if self.other_rows:
+            examples = ", ".join(self.other_examples)
+            lines.append(
+                f"  {self.other_rows:,} rows are of clips that the split lacks: {examples}"
+            )
+        if self.idle_rows:
+            lines.append(
+                f"  {self.idle_rows:,} rows hold for no segment: no segment's middle lies in their "
+                "times, such as past a clip's end"
+            )
+        if self.filled_segments:
+            lines.append(
+                f"  {self.filled_segments:,} segments of {self.filled_clips:,} clips had no row "
+                "and have their weak labels"
+            )
+        if self.unmapped:
+            shown = ", ".join(self.unmapped[:5]) + (", ..." if len(self.unmapped) > 5 else "")
+            lines.append(
+                f"  {len(self.unmapped)} classes had no column and have weak labels: {shown}"
+            )
+        return lines
+
 
 def import_labels(
     file: LabelFile,

@@ -83,13 +83,10 @@ def test_short_last_segments_as_in_the_published_code(tmp_path, data):
     label_data.write_labels(tmp_path / "labels", index, segmentation)
     run("export", tmp_path / "labels", data, "--split=train", f"--out={tmp_path / 't.csv'}")
     bring_in(tmp_path / "t.csv", data, tmp_path / "back", "--shortest_segment_seconds=0")
-    run("edit", tmp_path / "back", data, "--split=train", "--union_weak",
-        f"--out={tmp_path / 'edited'}")  # fmt: skip
     found, expected = (
         label_data.read(tmp_path / name, index, segmentation) for name in ("back", "labels")
     )
     np.testing.assert_array_equal(found, expected)
-    label_data.read(tmp_path / "edited", index, segmentation)
 
 
 def test_times_of_long_clips_are_written_to_the_digit(tmp_path):
