@@ -202,7 +202,7 @@ def label_bytes(windows: Sequence[Any], index: Any, segmentation: Any) -> int:
             self.index, self.segmentation = index, segmentation
             self.manifest = {"format": "tfrecord", "top_k": 0}
             self.num_segments = int(segmentation.counts(index.num_samples).max())
-            self._cache, self.view, self.read = {}, None, 0
+            self._cache, self.read = {}, 0
 
         def _read(self, shard: int, clips: np.ndarray, only_these: bool = False) -> Any:
             self.read += self.num_segments * len(clips) * 2 * CLASSES
@@ -280,11 +280,6 @@ def read(flags: argparse.Namespace) -> dict[str, Any]:
             return sources.read_ahead(lambda _, rows: [row.fill(0) for row in rows], windows)
 
     class ZeroLabels:
-        view = None
-
-        def of_epoch(self, epoch: int) -> Any:
-            return self
-
         def gather(self, clips: np.ndarray) -> np.ndarray:
             return np.zeros((len(clips), 5, CLASSES), np.float16)
 

@@ -20,6 +20,7 @@ from psl_jax.data.settings import DataSettings
 from psl_jax.model.augmentation import Augmentation
 from psl_jax.model.frontend import LogMel
 from psl_jax.model.mobilenetv2 import NetworkSettings
+from psl_jax.runtime import removed_settings
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.settings import Kind, check, known_settings, operational, read, setting
 from psl_jax.scoring.settings import EvaluateSettings, RelabelSettings
@@ -241,7 +242,7 @@ def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[Kind, list[s
 
     Settings that `old` does not know yet had their default.
     """
-    before = _flat_defaults() | dict(_flat(_today(old)))
+    before = _flat_defaults() | _stored(old)
     after = dict(_flat(new))
     names = [n for n in sorted(before.keys() | after.keys()) if before.get(n) != after.get(n)]
     return {
@@ -254,11 +255,22 @@ def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[Kind, list[s
 
 def stored_setting(stored: Mapping[str, Any], name: str) -> Any:
     """The value of a dotted name in a config.json, of this or an earlier version."""
-    return (_flat_defaults() | dict(_flat(_today(stored)))).get(name)
+    return (_flat_defaults() | _stored(stored)).get(name)
 
 
-def _today(old: Mapping[str, Any]) -> dict[str, Any]:
-    """A config.json of an earlier version in today's settings."""
+def check_stored(stored: Mapping[str, Any], where: object) -> None:
+    """Raises UserError where a config.json in the folder `where` has what was removed since."""
+    removed_settings.check(_translated(stored), where)
+
+
+def _stored(old: Mapping[str, Any]) -> dict[str, Any]:
+    """A config.json of an earlier version, flat, in today's settings."""
+    values = _translated(old)
+    return {name: values[name] for name in values if name not in removed_settings.REMOVED}
+
+
+def _translated(old: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with the settings that were removed."""
     result = {key: dict(v) if isinstance(v, Mapping) else v for key, v in old.items()}
     evaluate, train = result.get("evaluate", {}), result.get("train", {})
     if "segment_seconds" in evaluate:
@@ -268,7 +280,7 @@ def _today(old: Mapping[str, Any]) -> dict[str, Any]:
         train["resident"] = train["steps_per_dispatch"] > 0
         train["steps_per_dispatch"] = train["steps_per_dispatch"] or 20
     result.pop("experiments", None)
-    return result
+    return dict(_flat(result))
 
 
 def _flat_defaults() -> dict[str, Any]:
@@ -282,7 +294,9 @@ def _flat_defaults() -> dict[str, Any]:
 
 
 def unknown_key_message(key: str) -> str:
-    """Names an unknown key and the nearest known one."""
+    """Names an unknown key and the nearest known one, or says that it was removed."""
+    if removed := removed_settings.message(key):
+        return removed
     names = setting_names()
     last = {name.split(".")[-1]: name for name in names}
     near = difflib.get_close_matches(key, names, 1, 0.6) or [

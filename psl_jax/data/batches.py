@@ -15,7 +15,6 @@ from psl_jax.data.sampling import SEQUENTIAL_WINDOW_CLIPS, WINDOW_CLIPS, Window
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.sources import LoadedWindow, Source, made_ahead
 from psl_jax.data.time_shift import TimeShift, reflect_end, roll_rows
-from psl_jax.data.views import View
 
 # audio        int16 [B, segment_samples], after the clip's end its reflection and zeros
 # num_samples  int32 [B], samples of the segment that lie inside the clip
@@ -47,8 +46,7 @@ def train_batches(
 
     Batches straddle epochs, so that each segment is seen exactly once an epoch ("uniform").
     The labels are `alpha * soft + (1 - alpha) * weak` (BCE is linear in its target), and the clip's
-    weak labels where there are no `soft_labels`; where these are of several views, an epoch's audio
-    and labels are of one of them, in turn. Starting at `start_step` gives the batches that a
+    weak labels where there are no `soft_labels`. Starting at `start_step` gives the batches that a
     run from step 0 would see from there on; windows before it are not read. shift: rolls the audio.
     Memory: two windows, see `read_labelled`. Raises UserError for data that cannot be read.
     """
@@ -65,8 +63,7 @@ def train_batches(
     builder = BatchBuilder(source.index, segmentation, batch_size, alpha)
     steps = itertools.count(start_step)
     for loaded, soft in read_labelled(source, windows, soft_labels):
-        view = soft_labels.of_epoch(loaded.window.epoch).view if soft_labels else None
-        for batch in builder.add(loaded, soft, view=view):
+        for batch in builder.add(loaded, soft):
             if shift is not None:
                 lengths = batch["num_samples"]
                 roll_rows(batch["audio"], lengths, shift.draw(next(steps), process_index, lengths))
@@ -90,7 +87,7 @@ def read_labelled(
     windows, again = itertools.tee(windows)
 
     def gather(window: Window) -> np.ndarray:
-        return soft_labels.of_epoch(window.epoch).gather(window.clips)
+        return soft_labels.gather(window.clips)
 
     gathered = made_ahead(gather, again)
     with contextlib.closing(gathered):
@@ -165,7 +162,6 @@ def eval_batches(
     alpha: float = 1.0,
     window_clips: int = SEQUENTIAL_WINDOW_CLIPS,
     clips: np.ndarray | None = None,
-    view: View | None = None,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
@@ -174,7 +170,7 @@ def eval_batches(
     The last batch is filled up with silent rows of weight 0 and clip -1. Each process takes a
     contiguous part of the clips, and all make `eval_batch_count` batches, if need be of weight 0;
     with `clips` (numbers in ascending order) just those are covered.
-    Labels are those of `train_batches`. view: augments the audio.
+    Labels are those of `train_batches`.
     """
     if clips is None:
         clips = sampling_lib.process_clips(source.index, segmentation, process_count)[process_index]
@@ -188,7 +184,7 @@ def eval_batches(
     builder = BatchBuilder(source.index, segmentation, batch_size, alpha)
     made = 0
     for loaded, soft in read_labelled(source, windows, soft_labels):
-        for batch in builder.add(loaded, soft, view=view):
+        for batch in builder.add(loaded, soft):
             yield batch
             made += 1
     for _ in range(count - made):
@@ -219,17 +215,16 @@ class BatchBuilder:
         loaded: LoadedWindow,
         soft: np.ndarray | None,
         entries: np.ndarray | None = None,
-        view: View | None = None,
     ) -> Iterator[Batch]:
         """Yields the batches that become full; keeps nothing of the window.
 
-        entries: int [n, 2], default the window's own; view: augments their audio.
+        entries: int [n, 2], default the window's own.
         """
         weak = self.index.weak_labels(loaded.window.clips)
         entries, start = loaded.window.entries if entries is None else entries, 0
         while start < len(entries):
             part = entries[start : start + self.size - self.filled]
-            self._copy(loaded, soft, weak, part, view)
+            self._copy(loaded, soft, weak, part)
             start += len(part)
             self.filled += len(part)
             if self.filled == self.size:
@@ -267,7 +262,6 @@ class BatchBuilder:
         soft: np.ndarray | None,
         weak: np.ndarray,
         entries: np.ndarray,
-        view: View | None,
     ) -> None:
         rows = slice(self.filled, self.filled + len(entries))
         position, segment = entries[:, 0], entries[:, 1]
@@ -277,8 +271,6 @@ class BatchBuilder:
         self._copy_audio(audio, loaded, position, segment, valid)
         for row in np.flatnonzero(valid < self.segmentation.segment_samples):
             reflect_end(audio[row], int(valid[row]))
-        if view is not None:
-            view.apply(audio, valid, clip, segment)
         if soft is None or self.alpha == 0:
             self.batch["labels"][rows] = weak[position]
         else:

@@ -12,7 +12,7 @@ from typing import Any
 from psl_jax.audio.segments import MIN_SEGMENT_SECONDS, Segmentation
 from psl_jax.data import label_shards
 from psl_jax.data.clip_index import ClipIndex
-from psl_jax.runtime import files
+from psl_jax.runtime import files, removed_settings
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
 from psl_jax.runtime.settings import setting
@@ -20,7 +20,6 @@ from psl_jax.runtime.settings import setting
 FORMATS = label_shards.FORMATS
 MANIFEST = "manifest.json"
 WEAK = "weak_labels_sha256"  # in the manifest of labels that depend on the clips' weak ones
-VIEW = "view"  # in the manifest of labels of an augmented view
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +88,6 @@ _NAMES = {
     "calibrate": "what the classes' rates were fitted to",
     "count_padding": "whether padding counts",
     WEAK: "weak labels of the clips",
-    VIEW: "augmented view of the segments",
 }
 # Which setting says how clips are cut in training.
 _SETTINGS = {
@@ -170,6 +168,7 @@ def read(directory: str | os.PathLike) -> dict[str, Any]:
         manifest = files.read_json(path)
         described = isinstance(manifest, dict) and manifest.get("format") in FORMATS
         if described and isinstance(manifest.get("shard_sizes"), list):
+            _check_removed(manifest, directory)
             return _UNTOLD | manifest
         raise ValueError("it describes no soft labels")
     except FileNotFoundError:
@@ -184,15 +183,21 @@ def read(directory: str | os.PathLike) -> dict[str, Any]:
         ) from error
 
 
+def _check_removed(manifest: dict[str, Any], directory: str | os.PathLike) -> None:
+    """Raises UserError for labels that are made in a way that was removed."""
+    values = {f"relabel.{name}": value for name, value in manifest.items()}
+    if view := manifest.get("view"):
+        values["relabel.views"] = view["number"] + 1
+    removed_settings.check(values, directory)
+
+
 def compare(directory: pathlib.Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
     for key, value in expected.items():
         other = found.get(key)
         if other != value:
             value, other = _brief(value, other)
             made = remake(found)
-            if key == VIEW and expected[VIEW] is None:
-                advice = "psl-jax labels works on the segments as they are, in the folder above"
-            elif "origin" in found and key in LabelRule().entries():
+            if "origin" in found and key in LabelRule().entries():
                 advice = (
                     f"They come from {made}, not from a relabeling of this run: leave "
                     f"config.relabel.{key} at its default, {other}"
@@ -221,6 +226,3 @@ def _brief(expected: Any, found: Any) -> tuple[str, str]:
         i for i, pair in enumerate(zip(expected, found, strict=True)) if pair[0] != pair[1]
     )
     return f"{expected[place]!r} at position {place}", f"{found[place]!r}"
-
-
-# --- shards ---------------------------------------------------------------------------------------

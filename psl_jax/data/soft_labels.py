@@ -10,7 +10,6 @@ import os
 import pathlib
 import zipfile
 import zlib
-from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -19,8 +18,7 @@ import numpy as np
 from psl_jax.audio.segments import Segmentation
 from psl_jax.data import label_manifest, label_shards, record_files
 from psl_jax.data.clip_index import ClipIndex
-from psl_jax.data.label_manifest import FORMATS, LATER, MANIFEST, VIEW, WEAK, LabelRule
-from psl_jax.data.views import View
+from psl_jax.data.label_manifest import FORMATS, LATER, MANIFEST, WEAK, LabelRule
 from psl_jax.runtime import files
 from psl_jax.runtime.disk import plain_disk_errors
 from psl_jax.runtime.errors import UserError
@@ -55,11 +53,6 @@ def made_with(labels: "SoftLabels") -> dict[str, Any]:
     return {n: value for n, value in found.items() if n not in LATER or value != usual[n]}
 
 
-def view_directory(directory: str | os.PathLike, view: View | None) -> pathlib.Path:
-    """Where the labels of a view lie, of a split whose labels lie in `directory`."""
-    return path_of(directory) / f"view{view.number}" if view else path_of(directory)
-
-
 class SoftLabelWriter:
     """Writes the soft labels of a split. Several processes may write different shards."""
 
@@ -75,7 +68,6 @@ class SoftLabelWriter:
         origin: dict[str, Any] | None = None,
         teachers: list[dict[str, Any]] | None = None,
         uses_weak_labels: bool = False,
-        view: View | None = None,
     ):
         """Writes the manifest; if there is one, it must be the same (UserError), and its whole
         shards are kept.
@@ -84,7 +76,6 @@ class SoftLabelWriter:
         origin: of labels that no relabeling made: what they were read or cut from, as JSON.
         teachers: what there is to say of each teacher, as JSON; its digest alone is compared.
         uses_weak_labels: besides those of `rule` the labels depend on the clips' weak ones.
-        view: what was done to the segments that the teacher heard.
         """
         if format not in FORMATS:
             raise ValueError(f"format {format!r}, expected one of {FORMATS}")
@@ -95,12 +86,11 @@ class SoftLabelWriter:
         manifest |= {"teacher_digest": teacher_digest, "format": format}
         if uses_weak_labels or self.rule.uses_weak_labels:
             manifest[WEAK] = index.labels_sha256
-        manifest[VIEW] = view.entries() if view else None
         if (self.directory / MANIFEST).exists():
             label_manifest.compare(self.directory, label_manifest.read(directory), manifest)
         else:
             with plain_disk_errors(self.directory, _GO_ON):
-                told = {"origin": origin, "teachers": teachers, VIEW: manifest.pop(VIEW)}
+                told = {"origin": origin, "teachers": teachers}
                 manifest |= {name: value for name, value in told.items() if value}
                 files.write_json(self.directory / MANIFEST, manifest)
         self._shard = -1
@@ -160,27 +150,13 @@ class SoftLabelWriter:
 
 
 class SoftLabels:
-    """The soft labels of a split, checked against it. Open with `SoftLabels.open`.
+    """The soft labels of a split, checked against it. Open with `SoftLabels.open`."""
 
-    Attributes:
-      view: what is done to the segments that they are of; None: nothing.
-      others: labels of the same segments in other views, which epochs of training take in turn.
-    """
-
-    def __init__(
-        self,
-        directory: pathlib.Path,
-        index: ClipIndex,
-        segmentation: Segmentation,
-        view: View | None = None,
-    ):
+    def __init__(self, directory: pathlib.Path, index: ClipIndex, segmentation: Segmentation):
         self.directory, self.index, self.segmentation = directory, index, segmentation
-        self.view = view
-        self.others: tuple[SoftLabels, ...] = ()
         self.manifest = label_manifest.read(directory)
         self.num_segments = int(segmentation.counts(index.num_samples).max(initial=1))
-        # By view and shard, the last used at the end.
-        self._cache: dict[tuple[int, int], np.ndarray] = {}
+        self._cache: dict[int, np.ndarray] = {}  # by shard, the last used at the end
         self._places: dict[int, np.ndarray | None] = {}  # by shard: where its records begin
 
     @classmethod
@@ -191,9 +167,8 @@ class SoftLabels:
         segmentation: Segmentation,
         teacher_digest: str | None = None,
         rule: LabelRule | None = None,
-        view: View | None = None,
     ) -> "SoftLabels":
-        """Opens the labels made for this data, segmentation, view and, if given, teacher and rule.
+        """Opens the labels made for this data, segmentation and, if given, teacher and rule.
 
         Raises UserError, saying what differs, for labels of something else or with missing shards.
         """
@@ -203,7 +178,6 @@ class SoftLabels:
             label_manifest.described(index, segmentation),
         )
         expected |= rule.entries() if rule else {}
-        expected[VIEW] = view.entries() if view else None
         if WEAK in found:
             expected[WEAK] = index.labels_sha256
         if teacher_digest is not None:
@@ -216,27 +190,13 @@ class SoftLabels:
                 f"missing (the first is number {missing[0]}); run "
                 f"{label_manifest.remake(found)} to the end"
             )
-        return cls(directory, index, segmentation, view)
-
-    def add_views(self, others: Sequence["SoftLabels"]) -> None:
-        """Takes labels of the same segments in other views along, in the memory of these."""
-        self.others = tuple(others)
-        for one in self.others:
-            one._cache = self._cache
-
-    def of_epoch(self, epoch: int) -> "SoftLabels":
-        """These or the `others`: those of the view that an epoch of training hears."""
-        return (self, *self.others)[epoch % (1 + len(self.others))]
+        return cls(directory, index, segmentation)
 
     @property
     def num_bytes(self) -> int:
-        """What the shards take on disk, those of other views too."""
+        """What the shards take on disk."""
         count, format = len(self.index.shard_sizes), self.manifest["format"]
-        paths = [
-            label_shards.shard_path(one.directory, i, count, format)
-            for one in (self, *self.others)
-            for i in range(count)
-        ]
+        paths = [label_shards.shard_path(self.directory, i, count, format) for i in range(count)]
         return sum(size or 0 for size in files.sizes(paths))
 
     def read_shard(self, shard: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -301,7 +261,7 @@ class SoftLabels:
         any more when the next one is wanted.
         """
         is_sparse = count < _SPARSE * int(self.index.shard_sizes[shard])
-        is_cached = self._key(shard) in self._cache or self._all_bytes <= _CACHE_BYTES
+        is_cached = shard in self._cache or self._all_bytes <= _CACHE_BYTES
         return self.manifest["format"] == "tfrecord" and is_sparse and not is_cached
 
     @cached_property
@@ -311,17 +271,14 @@ class SoftLabels:
 
     def _cached(self, shard: int) -> np.ndarray:
         """The shard's probabilities; those used last are kept, up to _CACHE_BYTES of them."""
-        found = self._cache.pop(self._key(shard), None)
+        found = self._cache.pop(shard, None)
         if found is None:
             found = self.read_shard(shard)[1]
             held = sum(array.nbytes for array in self._cache.values())
             while self._cache and held + found.nbytes > _CACHE_BYTES:
                 held -= self._cache.pop(next(iter(self._cache))).nbytes
-        self._cache[self._key(shard)] = found
+        self._cache[shard] = found
         return found
-
-    def _key(self, shard: int) -> tuple[int, int]:
-        return (self.view.number if self.view else 0), shard
 
 
 def _check_ids(path: pathlib.Path, found: list[str], expected: np.ndarray) -> None:

@@ -25,12 +25,11 @@ _SHORTEST_JUDGED = 1.0  # seconds or more
 def before_training(
     settings: Settings,
     steps: int,
-    epochs: float,
     train: ClipIndex,
     validation: ClipIndex | None,
     evaluated: ClipIndex | None,
 ) -> list[str]:
-    """Notes on an experiment that is about to be trained for `steps` steps, in all `epochs`."""
+    """Notes on an experiment that is about to be trained for `steps` steps."""
     notes = []
     if steps < FEW_STEPS:
         notes.append(
@@ -41,12 +40,6 @@ def before_training(
         notes.append(
             "the teacher labels inside the training step: no soft labels are stored, so nothing is "
             "told of how good they are"
-        )
-    views = settings.relabel.views
-    if views > max(np.ceil(epochs), 1) and settings.labels == "soft" and settings.alpha:
-        notes.append(
-            f"{views} views are labelled and an epoch hears one: of the {epochs:.1f} epochs no "
-            f"more than {np.ceil(epochs):.0f} are heard; give fewer relabel.views or more epochs"
         )
     longest = train.clip_samples / SAMPLE_RATE
     if settings.segment_seconds > 1.1 * longest:

@@ -114,7 +114,6 @@ class Experiment:
         self.notes = advice.before_training(
             self.settings,
             self.loop.max_steps,
-            self.loop.max_steps * self.batch_size / max(self.train_segments, 1),
             train,
             indices.get("validation_split"),
             indices.get("eval_split"),
@@ -250,7 +249,7 @@ class Experiment:
 
     def soft_labels(self) -> SoftLabels | None:
         """The stored ones that it is trained on; None where it has weak ones or makes its own."""
-        return self.labelling.open_views() if self.labelling.is_stored else None
+        return self.labelling.open() if self.labelling.is_stored else None
 
     def _relabel(self) -> None:
         file_format = "npz" if self._is_packed else "tfrecord"

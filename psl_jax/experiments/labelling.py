@@ -11,9 +11,8 @@ from psl_jax.audio.segments import Segmentation
 from psl_jax.config import Settings
 from psl_jax.data import label_shards
 from psl_jax.data.label_manifest import are_begun, digest_without_teacher, missing_shards
-from psl_jax.data.soft_labels import SoftLabels, view_directory
+from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.sources import Source
-from psl_jax.data.views import View
 from psl_jax.experiments import advice, stepping
 from psl_jax.experiments.run_binding import OtherRunError, RunFolder
 from psl_jax.model.model import Model
@@ -50,9 +49,8 @@ class Labelling:
         if not self.is_used:
             return
         label_windows.check(self.segmentation, self.settings.relabel)
-        stepping.views_of(self.settings)  # raises where there can be none
         if digest := self.given:
-            self._check_given(digest)
+            self.open(digest)
             self.folder.check_teacher(digest, self.directory)
             return
         if not self.teacher:
@@ -77,20 +75,6 @@ class Labelling:
             if labelled or awaited:
                 return
             raise UserError(f"config.teacher is {os.fspath(self.teacher)!r}: {error}") from error
-
-    def _check_given(self, digest: str) -> None:
-        """Raises UserError where labels that are used as they are do not fit, or are not whole."""
-        self.open(digest)
-        if "train" in self.folder.finished:
-            return
-        there = [are_begun(view_directory(self.directory, view)) for view in self.views]
-        if not all(there):
-            raise UserError(
-                f"config.relabel.views is {len(there)}, and {self.directory} has labels of "
-                f"{sum(there)}: give --config.relabel.views=1, or --config.teacher, which "
-                "labels the others (not for labels that were imported or cut)"
-            )
-        self.open_views(digest)
 
     @property
     def is_used(self) -> bool:
@@ -121,11 +105,6 @@ class Labelling:
         return digest_without_teacher(self.directory, even_relabeled=not self.teacher)
 
     @property
-    def views(self) -> tuple[View | None, ...]:
-        """What is labelled: the segments as they are (None), and augmented views of them."""
-        return None, *stepping.views_of(self.settings)
-
-    @property
     def bytes_to_write(self) -> int:
         """About how much disk a relabeling takes; 0 where none is made."""
         if not self.is_stored or self.given:
@@ -133,15 +112,14 @@ class Labelling:
         index = self._source().index
         segments = int(self.segmentation.counts(index.num_samples).sum(dtype=np.int64))
         each = label_shards.bytes_per_segment(index.num_classes, self.settings.relabel.top_k)
-        return len(self.views) * segments * each
+        return segments * each
 
     @property
     def lacks(self) -> bool:
         """Whether labels of the run's own are not there, or not all."""
         if self.settings.soft_labels_dir:
             return False
-        folders = [view_directory(self.directory, view) for view in self.views]
-        return any(not are_begun(folder) or missing_shards(folder) for folder in folders)
+        return not are_begun(self.directory) or bool(missing_shards(self.directory))
 
     def make(self, num_devices: int | None, file_format: str) -> None:
         """Writes the labels that are missing, and tells what they are like."""
@@ -151,46 +129,37 @@ class Labelling:
         rule = self.settings.relabel
         teacher, weak = self._open_teacher()
         scorer = naming.label_scorer(teacher, rule, self.settings.model.dtype, num_devices)
-        for view in self.views:
-            relabeling.relabel(
-                scorer,
-                self._source(),
-                self.segmentation,
-                self.directory,
-                teacher=relabeling.TaughtBy(teacher.digest, teacher.described(), weak),
-                batch_size=rule.batch_size,
-                file_format=file_format,
-                rule=rule,
-                view=view,
-            )
+        relabeling.relabel(
+            scorer,
+            self._source(),
+            self.segmentation,
+            self.directory,
+            teacher=relabeling.TaughtBy(teacher.digest, teacher.described(), weak),
+            batch_size=rule.batch_size,
+            file_format=file_format,
+            rule=rule,
+        )
         parallel.wait_for_all("relabel")
         self._measure(teacher.digest)
 
     def _measure(self, digest: str) -> None:
         if jax.process_index() == 0:
-            labels = self.open_views(digest)
+            labels = self.open(digest)
             index = self._source().index
             quality = relabeling.label_quality(labels, index, self.segmentation)
             files.write_json(self.folder.path / LABEL_QUALITY, quality)
             for note in advice.of_labels(quality):
                 print(f"note: {note}")
 
-    def open(self, teacher_digest: str | None = None, view: View | None = None) -> SoftLabels:
+    def open(self, teacher_digest: str | None = None) -> SoftLabels:
         """The stored labels; raises UserError where they are not those of the run."""
         return SoftLabels.open(
-            view_directory(self.directory, view),
+            self.directory,
             self._source().index,
             self.segmentation,
             teacher_digest=teacher_digest or self.folder.teacher_digest,
             rule=self.settings.relabel,
-            view=view,
         )
-
-    def open_views(self, teacher_digest: str | None = None) -> SoftLabels:
-        """The same with the labels of the other views, for training."""
-        labels, *others = [self.open(teacher_digest, view) for view in self.views]
-        labels.add_views(others)
-        return labels
 
     def model_in_step(self) -> Model:
         """The teacher inside the training step. Raises UserError for one of another kind."""

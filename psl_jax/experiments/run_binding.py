@@ -86,6 +86,7 @@ class RunFolder:
         if not path.exists() or self.afresh:
             return
         found = files.read_json(path)
+        config_lib.check_stored(found, self.path)
         differing = config_lib.changed(found, self._wanted)
         refused = differing[Kind.SCIENTIFIC]
         if "train" not in done:  # validation evaluates likewise, and chooses the checkpoints

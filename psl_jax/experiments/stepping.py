@@ -17,7 +17,6 @@ from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.sources import Source
 from psl_jax.data.time_shift import TimeShift
-from psl_jax.data.views import View
 from psl_jax.model.folding import FoldedNetwork, fold
 from psl_jax.model.frontend import LogMel
 from psl_jax.model.mobilenetv2 import Network, Variables
@@ -37,56 +36,6 @@ def segmentation_of(settings: Settings) -> Segmentation:
     )
     check_hop(found, "config.hop_seconds")
     return found
-
-
-def views_of(settings: Settings) -> list[View]:
-    """The augmented views that training takes in turn with the segments as they are.
-
-    Raises UserError naming a setting that does not go with several.
-    """
-    rule, augment = settings.relabel, settings.augment
-    if rule.views == 1 or settings.labels != "soft" or not settings.alpha:
-        return []
-    _check_views(settings)
-    return [
-        View(
-            number,
-            rule.view_seed,
-            augment.gain_probability,
-            (min(augment.gain_db), max(augment.gain_db)),
-            augment.polarity_probability,
-            augment.shift_probability,
-            augment.shift_fraction,
-        )
-        for number in range(1, rule.views)
-    ]
-
-
-def _check_views(settings: Settings) -> None:
-    rule, augment = settings.relabel, settings.augment
-    what = f"config.relabel.views is {rule.views}"
-    for name in ("overlap", "heard"):
-        if getattr(rule, name):
-            raise UserError(
-                f"{what} and config.relabel.{name} is {getattr(rule, name)}: views are of "
-                "segments, each heard by itself. Leave one of them out"
-            )
-    if rule.when != "beforehand" or settings.train.resident:
-        name = "config.train.resident" if settings.train.resident else "config.relabel.when"
-        value = "false" if settings.train.resident else "beforehand"
-        raise UserError(
-            f"{what}: views are made where batches are put together on the host, and their labels "
-            f"are stored; give --{name}={value}"
-        )
-    if not np.isfinite(augment.gain_db).all():
-        raise UserError(f"config.augment.gain_db is {augment.gain_db}: expected two numbers")
-    does_gain = augment.gain_probability and any(augment.gain_db)
-    does_shift = augment.shift_probability and augment.shift_fraction
-    if not (does_gain or does_shift or augment.polarity_probability):
-        raise UserError(
-            f"{what}, and all of them would be alike: give them an augmentation, such as "
-            "--config.augment.gain_probability=0.5, polarity_probability or shift_probability"
-        )
 
 
 def labels_in_step(settings: Settings) -> bool:
@@ -130,12 +79,9 @@ def recipe_of(settings: Settings, mesh: Mesh) -> Recipe:
             f"config.train.trainable is {settings.train.trainable!r}, and the rest of the network "
             "would stay random: give a finished model as config.init_from"
         )
-    augment = settings.augment
-    if views_of(settings):  # they are augmented already, as the teacher heard them
-        augment = dataclasses.replace(augment, gain_probability=0.0, polarity_probability=0.0)
     return Recipe(
         settings.frontend,
-        augment,
+        settings.augment,
         model.dtype,
         settings.seed,
         settings.train.trainable,
@@ -259,7 +205,7 @@ def started(
 
 def _time_shift(settings: Settings) -> TimeShift | None:
     augment = settings.augment
-    if not augment.shift_probability or views_of(settings):
+    if not augment.shift_probability:
         return None
     return TimeShift(augment.shift_probability, augment.shift_fraction, settings.seed)
 

@@ -12,9 +12,8 @@ from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
 from psl_jax.data import batches
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.label_manifest import LabelRule
-from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter, view_directory
+from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter
 from psl_jax.data.sources import Source
-from psl_jax.data.views import View
 from psl_jax.runtime import files, parallel, progress
 from psl_jax.runtime.paths import remove_tree
 from psl_jax.scoring import label_rates, label_windows, metrics
@@ -48,13 +47,11 @@ def relabel(
     batch_size: int,
     file_format: str = "tfrecord",
     rule: LabelRule | None = None,
-    view: View | None = None,
 ) -> None:
     """Writes the soft labels of every clip of `source` that has none yet.
 
     rule: how they are made of the scores, by default each segment's own are its labels; that
     padding counts must have been told to the scorer, and with `rule.heard` it scores frames.
-    view: what is done to the segments before; these labels lie in a folder of `directory`.
     Shards are dealt out to the processes; each is written to a temporary name and renamed when
     whole, so a killed relabeling goes on where it was. Raises UserError where `directory` holds
     labels of another teacher, segment length, rule or data set.
@@ -71,21 +68,18 @@ def relabel(
             rule=rule,
             teachers=teacher.described,
             uses_weak_labels=teacher.weak is not None,
-            view=view,
         )
 
-    directory = view_directory(directory, view)
     writer = writer_of(directory, rule)
     if rule.calibrate == "none":
-        _score_missing(scorer, source, writer, rule, teacher.weak, batch_size, view)
+        _score_missing(scorer, source, writer, rule, teacher.weak, batch_size)
         return
     if writer.missing:  # the rates are those of all clips, so all are scored first
         scores = LabelRule(rule.overlap, count_padding=rule.count_padding, heard=rule.heard)
         kept = writer_of(directory / SCORES, scores)
-        _score_missing(scorer, source, kept, scores, teacher.weak, batch_size, view)
+        _score_missing(scorer, source, kept, scores, teacher.weak, batch_size)
         parallel.wait_for_all(f"scores in {directory}")
-        args = kept.directory, source.index, segmentation, teacher.digest
-        labels = SoftLabels.open(*args, view=view)
+        labels = SoftLabels.open(kept.directory, source.index, segmentation, teacher.digest)
         _write_calibrated(labels, writer, rule, teacher.weak)
     parallel.wait_for_all(f"labels in {directory}")
     if jax.process_index() == 0:
@@ -99,7 +93,6 @@ def _score_missing(
     rule: LabelRule,
     keeps_weak: np.ndarray | None,
     batch_size: int,
-    view: View | None,
 ) -> None:
     index, segmentation, directory = source.index, writer.segmentation, writer.directory
     shards = _own_shards(writer)
@@ -112,12 +105,11 @@ def _score_missing(
     clips = np.concatenate([_clips_of(index, shard) for shard in shards])
     windows = label_windows.windows_of(segmentation, rule, index.clip_samples / SAMPLE_RATE)
     size = scorer.fitting(batch_size, windows.seconds)
-    feed = batches.eval_batches(source, windows, batch_size=size, clips=clips, view=view)
+    feed = batches.eval_batches(source, windows, batch_size=size, clips=clips)
     collector = _ClipCollector(index, windows, int(windows.counts(index.num_samples[clips]).max()))
     audio_seconds = index.num_samples[clips].sum(dtype=np.int64) / SAMPLE_RATE
     start = time.perf_counter()
     description = f"relabel {segmentation.seconds:g} s"
-    description += f", view {view.number}" if view else ""
     with progress.bar(len(clips), "clip", description, show=process == 0) as bar:
         for batch, probabilities in scorer(feed):
             done, rows = collector.add(batch, probabilities)

@@ -32,10 +32,6 @@ class RelabelSettings(LabelRule):
     class_map: str = operational("")
     # Classes that the teacher lacks: error, or they keep their weak labels, or have 0 (drop).
     unmapped: str = setting("error", choices=("error", "drop", "weak"))
-    # So many views of each segment are labelled, the first as it is, the others augmented by the
-    # gain, polarity and shift of config.augment; epochs of training take them in turn.
-    views: int = setting(1, least=1, most=1000)
-    view_seed: int = setting(0, least=0)
     # Of several teachers the weighted mean of these.
     mean: str = setting("probabilities", choices=("probabilities", "logits"))
     batch_size: int = operational(0, least=0)  # segments; 0: by the devices, see scorer.fitting

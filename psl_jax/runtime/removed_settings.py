@@ -1,0 +1,39 @@
+"""Settings of earlier versions: which values an older folder may have, and which are refused."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from psl_jax.runtime.errors import UserError
+
+LAST_COMMIT = "de85886"  # the last one that supports them all
+
+# A removed setting -> the values with which an older run or label folder is still used, the default
+# first. None: all of them, as the setting changes nothing by itself.
+REMOVED: dict[str, tuple[Any, ...] | None] = {
+    "relabel.views": (1,),
+    "relabel.view_seed": None,
+}
+# A setting that stays -> the values that it had besides.
+REMOVED_VALUES: dict[str, tuple[Any, ...]] = {}
+
+
+def check(values: Mapping[str, Any], where: object) -> None:
+    """Raises UserError where a folder was made with what was removed since.
+
+    values: by the dotted names of settings; where: the folder.
+    """
+    for name, value in values.items():
+        accepted = REMOVED.get(name)
+        if value in REMOVED_VALUES.get(name, ()) or (accepted and value not in accepted):
+            raise UserError(
+                f"{where} was made with config.{name}={value!r}, which is not supported any more. "
+                f"Continue it with commit {LAST_COMMIT}, the last one that supports this, or make "
+                "it anew in another folder"
+            )
+
+
+def message(name: str) -> str | None:
+    """What to tell who gives a setting that was removed; None for another name."""
+    if name not in REMOVED:
+        return None
+    return f"config.{name} was removed; commit {LAST_COMMIT} is the last one that has it"
