@@ -24,7 +24,7 @@ from psl_jax.data import batches
 from psl_jax.data.sources import Source
 from psl_jax.exporting import check
 from psl_jax.exporting.export_options import Runner
-from psl_jax.runtime import entry, files
+from psl_jax.runtime import cli_entry, files
 from psl_jax.runtime.errors import UserError
 from psl_jax.scoring import evaluation
 from psl_jax.weights import load
@@ -116,4 +116,4 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    entry.run(main, parse)
+    cli_entry.run(main, parse)

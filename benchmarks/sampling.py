@@ -22,7 +22,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from psl_jax.audio.segments import Segmentation
 from psl_jax.data import sampling
 from psl_jax.data.clip_index import ClipIndex
-from psl_jax.runtime import entry
+from psl_jax.runtime import cli_entry
 
 CLASSES, RAREST, SHARD, BATCH = 527, 67 / 1.9e6, 256, 32
 
@@ -93,4 +93,4 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    entry.run(main, parse)
+    cli_entry.run(main, parse)

@@ -29,15 +29,15 @@ from psl_jax.exporting.check import synthetic_signal
 from psl_jax.model.class_lists import audioset_classes
 from psl_jax.model.mobilenetv2 import create
 from psl_jax.model.model import ModelInfo
-from psl_jax.runtime import entry
+from psl_jax.runtime import cli_entry
 from psl_jax.weights.safetensors_file import write_safetensors
 
 RATE = 16_000
 LOOP = """
 import pathlib, sys
 import psl_jax
-from psl_jax.runtime import joining
-joining.configure(0.5)
+from psl_jax.runtime import distributed
+distributed.configure(0.5)
 model = psl_jax.load(sys.argv[1])
 for path in sorted(pathlib.Path(sys.argv[2]).iterdir()):
     model.tag(path).events()
@@ -134,4 +134,4 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    entry.run(main, parse)
+    cli_entry.run(main, parse)

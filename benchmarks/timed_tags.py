@@ -28,7 +28,7 @@ from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
 from psl_jax.data import sampling
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.sources import Source
-from psl_jax.runtime import entry, files
+from psl_jax.runtime import cli_entry, files
 from psl_jax.runtime.errors import UserError
 from psl_jax.tagging import tagger
 from psl_jax.tagging.events import Event, EventFinder, EventSettings
@@ -234,4 +234,4 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    entry.run(main, parse)
+    cli_entry.run(main, parse)

@@ -27,7 +27,7 @@ from psl_jax.data import batches
 from psl_jax.data.record_source import TFRecordSource
 from psl_jax.model.frontend import LogMel
 from psl_jax.model.mobilenetv2 import create
-from psl_jax.runtime import entry, huge_pages, joining, parallel
+from psl_jax.runtime import cli_entry, distributed, huge_pages, parallel
 from psl_jax.scoring import relabeling as relabel_lib
 from psl_jax.scoring.scorer import Scorer, scoring_program
 from psl_jax.training import metric_log
@@ -126,7 +126,7 @@ def compare(name: str, whole: Callable, bare: Callable, rounds: int) -> dict[str
 
 
 def main(flags: argparse.Namespace) -> None:
-    joining.configure()
+    distributed.configure()
     source = TFRecordSource.open(flags.data_dir, flags.split)
     segmentation = Segmentation(flags.seconds)
     network, variables = create(source.index.num_classes, flags.width)
@@ -158,4 +158,4 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 if __name__ == "__main__":
     huge_pages.restart_with_them()
-    entry.run(main, parse)
+    cli_entry.run(main, parse)

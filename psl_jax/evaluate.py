@@ -16,7 +16,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from psl_jax.runtime import entry
+from psl_jax.runtime import cli_entry
 from psl_jax.runtime.paths import path_of
 
 
@@ -108,4 +108,4 @@ def summary(out: pathlib.Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    entry.run(main, parse, takes_buckets=True)
+    cli_entry.run(main, parse, takes_buckets=True)

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
-from psl_jax.runtime import disk, entry, files
+from psl_jax.runtime import cli_entry, disk_errors, files
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import is_remote, path_of, remove_tree
 
@@ -129,7 +129,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
     about, _, more = (__doc__ or "").partition("\n\n")
     parser = argparse.ArgumentParser(
-        prog=entry.program("export"),
+        prog=cli_entry.program("export"),
         description=about,
         epilog=more,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -164,10 +164,10 @@ def main(arguments: argparse.Namespace) -> None:
     from psl_jax.audio.segments import SAMPLE_RATE
     from psl_jax.exporting import check
     from psl_jax.exporting.export_options import Options
-    from psl_jax.runtime import joining
+    from psl_jax.runtime import distributed
     from psl_jax.weights import load
 
-    joining.configure()
+    distributed.configure()
     model = load.load_model(arguments.model)
     if arguments.audio:
         signals, where = check.read_signals(arguments.audio), "the files given"
@@ -199,7 +199,7 @@ def _refuse_settings(arguments: argparse.Namespace) -> None:
         raise UserError(f"--out={out}: expected a name that ends in {' or '.join(suffix)}")
     if out.is_dir() and not (name == "orbax" and (out / "model.json").exists()):
         raise UserError(f"--out={out} is a folder; give a path that is not there yet")
-    disk.check_writable(out.parent, "--out")
+    disk_errors.check_writable(out.parent, "--out")
 
 
 def _default_licence(model: Any) -> str | None:
@@ -216,4 +216,4 @@ def _megabytes(path: str) -> float:
 
 
 if __name__ == "__main__":
-    entry.run(main, parse, takes_buckets=True)
+    cli_entry.run(main, parse, takes_buckets=True)

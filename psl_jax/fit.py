@@ -15,7 +15,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from psl_jax.runtime import entry
+from psl_jax.runtime import cli_entry
 from psl_jax.runtime.errors import UserError
 
 _FEW = 3  # clips of a class: what is fitted to fewer is hardly known
@@ -44,7 +44,7 @@ def main(arguments: argparse.Namespace) -> None:
     """Scores, fits and writes."""
     import jax
 
-    from psl_jax.runtime import disk, parallel
+    from psl_jax.runtime import disk_errors, parallel
     from psl_jax.runtime.paths import path_of, remove_tree
     from psl_jax.scoring.stored_scores import StoredScores, score_missing
     from psl_jax.teachers import fitted, options
@@ -63,7 +63,7 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.dry_run:
         return
     if jax.process_index() == 0:
-        disk.check_writable(path_of(arguments.out).parent, "--out")
+        disk_errors.check_writable(path_of(arguments.out).parent, "--out")
     folder = path_of(f"{arguments.out}.scores")
     stored = StoredScores(folder, index, made_with)
     stored.begin()
@@ -133,4 +133,4 @@ def summary(found: Any, index: Any, out: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    entry.run(main, parse)
+    cli_entry.run(main, parse)

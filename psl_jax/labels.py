@@ -18,7 +18,7 @@ from typing import Any
 from absl import flags, logging
 
 from psl_jax.audio.segments import MIN_SEGMENT_SECONDS, Segmentation, check_hop
-from psl_jax.runtime import entry
+from psl_jax.runtime import cli_entry
 from psl_jax.runtime.errors import UserError
 
 _FORMATS = ("parquet", "csv", "npy", "ced", "pretrainedsed")
@@ -26,7 +26,7 @@ _FORMATS = ("parquet", "csv", "npy", "ced", "pretrainedsed")
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
-    parser = entry.parser("labels", __doc__ or "")
+    parser = cli_entry.parser("labels", __doc__ or "")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     _add_import(actions)
     _add_export(actions)
@@ -118,7 +118,7 @@ def _import(arguments: argparse.Namespace) -> None:
     from psl_jax.data.opening import open_folder
     from psl_jax.label_files import class_columns, importing
     from psl_jax.model.class_lists import read_classes
-    from psl_jax.runtime import disk, files
+    from psl_jax.runtime import disk_errors, files
 
     path, out = pathlib.Path(arguments.source), pathlib.Path(arguments.out)
     segmentation = _segmentation(arguments)
@@ -137,7 +137,7 @@ def _import(arguments: argparse.Namespace) -> None:
     file = form.read(path, options)
     keep_weak = arguments.unmapped == "weak"
     columns = class_columns.by_name(file.classes, index.classes, path, keep_weak)
-    disk.check_writable(out, "--out")
+    disk_errors.check_writable(out, "--out")
     paths = form.files(path, options)
     origin = {
         "kind": "imported",
@@ -178,7 +178,7 @@ def _segmentation(arguments: argparse.Namespace) -> Segmentation:
 
 def _export(arguments: argparse.Namespace) -> None:
     from psl_jax.data.opening import open_folder
-    from psl_jax.runtime import disk
+    from psl_jax.runtime import disk_errors
 
     out = pathlib.Path(arguments.out)
     name, form = _format(arguments, out, ("top_k", "pool"), "written")
@@ -189,7 +189,7 @@ def _export(arguments: argparse.Namespace) -> None:
         raise UserError(f"--top_k={top_k}: expected 1 or more")
     source = open_folder(arguments.data, arguments.split)
     labels = _open(arguments.source, source)
-    disk.check_writable(out.parent, "--out")
+    disk_errors.check_writable(out.parent, "--out")
     options = _options(arguments, form, labels.segmentation, top_k=top_k, pool=arguments.pool or "")
     written = form.write(out, labels, options)
     print(f"soft labels of {len(labels.index):,} clips as {name} in:")
@@ -202,7 +202,7 @@ def _cut(arguments: argparse.Namespace) -> None:
     from psl_jax.data.opening import open_folder
     from psl_jax.data.soft_labels import made_with
     from psl_jax.label_files import cutting
-    from psl_jax.runtime import disk
+    from psl_jax.runtime import disk_errors
 
     out, segmentation = pathlib.Path(arguments.out), _segmentation(arguments)
     if out.resolve() == pathlib.Path(arguments.source).resolve():
@@ -211,7 +211,7 @@ def _cut(arguments: argparse.Namespace) -> None:
     labels = _open(arguments.source, source)
     cutting.check(labels.segmentation)
     check_hop(segmentation, "--hop_seconds")
-    disk.check_writable(out, "--out")
+    disk_errors.check_writable(out, "--out")
     names = ("segment_seconds", "hop_seconds", "shortest_seconds")
     origin = {
         "kind": "cut",
@@ -228,17 +228,17 @@ def _cut(arguments: argparse.Namespace) -> None:
 def _page(arguments: argparse.Namespace) -> None:
     from psl_jax.data.opening import open_folder
     from psl_jax.reporting import label_page
-    from psl_jax.runtime import disk, joining
+    from psl_jax.runtime import disk_errors, distributed
 
     out = pathlib.Path(arguments.out)
     if arguments.samples < 1:
         raise UserError(f"--samples={arguments.samples}: expected 1 or more")
     if arguments.seed < 0:
         raise UserError(f"--seed={arguments.seed}: expected 0 or more")
-    joining.configure()
+    distributed.configure()
     source = open_folder(arguments.data, arguments.split)
     labels = _open(arguments.source, source)
-    disk.check_writable(out.parent, "--out")
+    disk_errors.check_writable(out.parent, "--out")
     clips = label_page.choose(source.index, arguments.samples, arguments.seed, arguments.choose)
     rule = label_page.RULES[arguments.choose].format(seed=arguments.seed)
     size = label_page.write_page(out, source, labels, clips, rule).stat().st_size
@@ -323,4 +323,4 @@ def _measure(out: pathlib.Path, source: Any, segmentation: Any) -> None:
 
 
 if __name__ == "__main__":
-    entry.run(main, parse)
+    cli_entry.run(main, parse)

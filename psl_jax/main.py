@@ -10,7 +10,7 @@ from ml_collections import ConfigDict, config_flags
 
 from psl_jax import config as config_lib
 from psl_jax import config_files
-from psl_jax.runtime import entry, huge_pages
+from psl_jax.runtime import cli_entry, huge_pages
 from psl_jax.runtime.errors import UserError
 
 STAGES = ("prepare", "relabel", "train", "average", "evaluate", "report")
@@ -42,11 +42,11 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one i
 
 def main(_) -> None:
     from psl_jax.experiments import folds, seeds, suite
-    from psl_jax.runtime import joining
+    from psl_jax.runtime import distributed
 
-    joining.configure()
+    distributed.configure()
     if _DISTRIBUTED.value:
-        joining.join_processes(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+        distributed.join_processes(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     config = flags.FLAGS.config
     workdir = _WORKDIR.value or os.path.join("runs", config.name)
     several = None if _SEEDS.value is None else seeds.read(_SEEDS.value)
@@ -166,4 +166,4 @@ def _explain(arguments: list[str], error: Exception) -> str:
 
 if __name__ == "__main__":
     huge_pages.restart_with_them()
-    entry.run(main, _parse, takes_buckets=True)
+    cli_entry.run(main, _parse, takes_buckets=True)

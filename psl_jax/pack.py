@@ -19,7 +19,7 @@ from absl import flags
 from psl_jax.data.packed_source import pack
 from psl_jax.data.sources import Source
 from psl_jax.preparing.folder_sources import folder_sources
-from psl_jax.runtime import disk, entry
+from psl_jax.runtime import cli_entry, disk_errors
 from psl_jax.runtime.errors import UserError
 
 _SOURCE_DIR = flags.DEFINE_string("source_dir", None, "Folder with the CSVs and the audio files.")
@@ -45,7 +45,7 @@ def main(_) -> None:
         sources = _prepared_sources(prepared)
     else:
         raise UserError("give either --source_dir or --data_dir")
-    disk.check_writable(_OUT.value, "--out")
+    disk_errors.check_writable(_OUT.value, "--out")
     for split, source in sources:
         path = pathlib.Path(_OUT.value) / f"{split}.npz"
         pack(source, path)
@@ -53,4 +53,4 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    entry.run(main)
+    cli_entry.run(main)

@@ -20,14 +20,14 @@ from absl import flags, logging
 
 from psl_jax.data import index_files as index_lib
 from psl_jax.preparing import preparation_report, prepared
-from psl_jax.runtime import entry
+from psl_jax.runtime import cli_entry
 
 # --- The command line -----------------------------------------------------------------------
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
-    parser = entry.parser("prepare", __doc__ or "")
+    parser = cli_entry.parser("prepare", __doc__ or "")
     add = parser.add_argument
     add("--describe", metavar="DIR", help="describe a prepared data set and write its HTML page")
     add("--verify", metavar="DIR", help="read and check every record of a prepared data set")
@@ -113,4 +113,4 @@ def _verify(folder: str, num_workers: int | None) -> int:
 
 
 if __name__ == "__main__":
-    entry.run(main, parse, takes_buckets=True)
+    cli_entry.run(main, parse, takes_buckets=True)

@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from psl_jax.runtime import disk, entry
+from psl_jax.runtime import cli_entry, disk_errors
 from psl_jax.runtime.errors import UserError
 
 _EVALUATION = {"metrics.json": "figures", "per_class.csv": "figures of each class"}
@@ -46,13 +46,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: argparse.Namespace) -> None:
     """Writes the folder and tells what is in it."""
-    from psl_jax.runtime import joining
+    from psl_jax.runtime import distributed
     from psl_jax.weights.load import load_model
 
-    joining.configure()
+    distributed.configure()
     out = pathlib.Path(arguments.out)
     _refuse_foreign(out)
-    disk.check_writable(out.parent, "--out")
+    disk_errors.check_writable(out.parent, "--out")
     model = load_model(arguments.model)
     licence = arguments.licence or model.info.origin.get("licence")
     if not licence:
@@ -143,4 +143,4 @@ def _refuse_foreign(out: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    entry.run(main, parse)
+    cli_entry.run(main, parse)

@@ -19,7 +19,7 @@ from typing import Any
 
 from psl_jax.audio.segments import MIN_SEGMENT_SECONDS, SAMPLE_RATE, check_hop
 from psl_jax.data.label_manifest import LabelRule
-from psl_jax.runtime import entry
+from psl_jax.runtime import cli_entry
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
 from psl_jax.runtime.settings import read
@@ -148,4 +148,4 @@ def summary(quality: dict) -> list[str]:
 
 
 if __name__ == "__main__":
-    entry.run(main, parse, takes_buckets=True)
+    cli_entry.run(main, parse, takes_buckets=True)

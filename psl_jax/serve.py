@@ -17,7 +17,7 @@ import threading
 import urllib.parse
 from collections.abc import Sequence
 
-from psl_jax.runtime import entry
+from psl_jax.runtime import cli_entry
 from psl_jax.runtime.errors import UserError
 from psl_jax.tagging import options
 
@@ -73,7 +73,7 @@ def main(arguments: argparse.Namespace) -> int:
         from psl_jax.web import application, service
     except ImportError as error:
         raise UserError("the web page needs more packages: pip install 'psl_jax[serve]'") from error
-    from psl_jax.runtime import interrupts, joining
+    from psl_jax.runtime import distributed, interrupts
     from psl_jax.tagging import tagger
 
     options.event_settings(arguments)  # what is wrong is told before the model is loaded
@@ -82,7 +82,7 @@ def main(arguments: argparse.Namespace) -> int:
     limits = service.Limits(arguments.max_megabytes, arguments.max_minutes)
     origins = check_origins(arguments.allow_origin)
     with contextlib.closing(listen(arguments.host, arguments.port)) as listener:
-        joining.configure()
+        distributed.configure()
         model = tagger.load(arguments.model)
         settings = options.event_settings(arguments, model)
         segmentation = options.segmentation(arguments, model)
@@ -122,4 +122,4 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 if __name__ == "__main__":
-    entry.run(main, parse, takes_buckets=True)
+    cli_entry.run(main, parse, takes_buckets=True)

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from psl_jax.runtime import disk, entry, progress
+from psl_jax.runtime import cli_entry, disk_errors, progress
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import is_remote, path_of
 from psl_jax.tagging import options
@@ -105,7 +105,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Tags and writes; returns the exit status."""
-    from psl_jax.runtime import joining
+    from psl_jax.runtime import distributed
     from psl_jax.tagging import tagged_files, tagger, writing
 
     for stream in (sys.stdout, sys.stderr):
@@ -122,7 +122,7 @@ def main(arguments: argparse.Namespace) -> int:
             print(f"{writing.shown(item.input.path)}: {item.reason}", file=sys.stderr)
         return 1
     outputs = _outputs(arguments, looked.inputs)
-    joining.configure(keep_compiled_from=0.5)
+    distributed.configure(keep_compiled_from=0.5)
     model = tagger.load(arguments.model, _names(arguments.labels))
     settings = options.event_settings(arguments, model)
     segmentation = options.segmentation(arguments, model)
@@ -181,10 +181,10 @@ def _tagged(
 def _list_labels(arguments: argparse.Namespace) -> int:
     """Prints class and threshold, separated by a tab."""
     from psl_jax.model.thresholds import DEFAULT
-    from psl_jax.runtime import joining
+    from psl_jax.runtime import distributed
     from psl_jax.weights.load import load_model
 
-    joining.configure()
+    distributed.configure()
     model = load_model(arguments.model)
     if names := _names(arguments.labels):
         model = model.for_classes(names)
@@ -222,7 +222,7 @@ def _outputs(arguments: argparse.Namespace, inputs: Sequence) -> list[Callable]:
     if arguments.plot:
         outputs.append(_plotter(arguments.plot, inputs))
     if arguments.out:  # the last, as its file says that all is done
-        disk.check_writable(arguments.out, "--out")
+        disk_errors.check_writable(arguments.out, "--out")
         outputs.append(writing.FolderWriter(arguments.out, inputs, arguments.format, best))
     else:
         width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
@@ -286,7 +286,7 @@ def _plotter(target: str, inputs: Sequence) -> Callable:
 
     picture.require_matplotlib()
     is_folder = not target.lower().endswith(".png")
-    disk.check_writable(target if is_folder else path_of(target).parent, "--plot")
+    disk_errors.check_writable(target if is_folder else path_of(target).parent, "--plot")
     if is_folder:
         paths = writing.output_paths(target, inputs, ".png")
     elif len(inputs) > 1:
@@ -355,4 +355,4 @@ def _header_seconds(path: str) -> float | None:
 
 
 if __name__ == "__main__":
-    entry.run(main, parse, takes_buckets=True)
+    cli_entry.run(main, parse, takes_buckets=True)

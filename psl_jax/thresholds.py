@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from psl_jax.runtime import entry, files, run_folder
+from psl_jax.runtime import cli_entry, files, run_folder
 from psl_jax.runtime.errors import UserError
 
 _MOST_LINES = 60  # of classes that are shown
@@ -52,14 +52,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: argparse.Namespace) -> None:
     """Tunes, tells and stores."""
-    from psl_jax.runtime import joining
+    from psl_jax.runtime import distributed
     from psl_jax.tagging import tuning
     from psl_jax.tagging.events import EventSettings
     from psl_jax.weights import stored_thresholds
     from psl_jax.weights.load import load_model
 
     EventSettings(median_filter=arguments.median_filter)
-    joining.configure()
+    distributed.configure()
     if arguments.reset:
         print(f"thresholds forgotten: {stored_thresholds.reset_thresholds(arguments.model)}")
         return
@@ -196,4 +196,4 @@ def summary(index: Any, found: Any, test: Any, test_split: str, rows: list[tuple
 
 
 if __name__ == "__main__":
-    entry.run(main, parse)
+    cli_entry.run(main, parse)

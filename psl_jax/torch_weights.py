@@ -20,7 +20,7 @@ from absl import flags
 
 from psl_jax.model import model
 from psl_jax.model.class_lists import read_classes
-from psl_jax.runtime import entry, files
+from psl_jax.runtime import cli_entry, files
 from psl_jax.runtime.errors import UserError
 from psl_jax.weights import load, orbax_folder, pytorch_file
 
@@ -77,7 +77,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
     about, _, more = (__doc__ or "").partition("\n\n")
     parser = argparse.ArgumentParser(
-        prog=entry.program("torch_weights"),
+        prog=cli_entry.program("torch_weights"),
         description=about,
         epilog=more,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -104,4 +104,4 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    entry.run(main, parse)
+    cli_entry.run(main, parse)

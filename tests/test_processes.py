@@ -14,7 +14,7 @@ from synthetic_data import MemorySource, make_index
 
 from psl_jax.audio.segments import Segmentation
 from psl_jax.data.soft_labels import SoftLabels
-from psl_jax.runtime import joining
+from psl_jax.runtime import distributed
 from psl_jax.runtime.errors import UserError
 from psl_jax.scoring import relabeling
 from psl_jax.scoring.relabeling import TaughtBy
@@ -26,9 +26,9 @@ TIMEOUT = 300  # seconds; a loaded machine is no failure
 TOGETHER = """
 import sys, time
 import numpy as np
-from psl_jax.runtime import joining, parallel
+from psl_jax.runtime import distributed, parallel
 process = int(sys.argv[2])
-joining.join_processes(sys.argv[1], 2, process)
+distributed.join_processes(sys.argv[1], 2, process)
 time.sleep(2 * process)
 start = time.monotonic()
 parallel.wait_for_all("test")
@@ -45,10 +45,10 @@ print("waited" if waited > 1 else "did not wait")
 # Process 1 is killed while process 0 waits for it, and no device does.
 ALONE = """
 import os, signal, sys, time
-from psl_jax.runtime import joining, parallel, peers
-joining._HEARTBEAT_SECONDS, peers._SILENCE, peers._BETWEEN_SIGNS = 16, 5, 1
+from psl_jax.runtime import distributed, parallel, peers
+distributed._HEARTBEAT_SECONDS, peers._SILENCE, peers._BETWEEN_SIGNS = 16, 5, 1
 process = int(sys.argv[2])
-joining.join_processes(sys.argv[1], 2, process)
+distributed.join_processes(sys.argv[1], 2, process)
 time.sleep(3)
 if process == 1:
     os.kill(os.getpid(), signal.SIGKILL)
@@ -161,4 +161,4 @@ def test_what_is_missing_falls_to_all_processes_alike():
 
 def test_incomplete_addresses_are_errors():
     with pytest.raises(UserError, match="--coordinator_address and --process_id missing"):
-        joining.join_processes(num_processes=2)
+        distributed.join_processes(num_processes=2)

@@ -285,8 +285,8 @@ def test_as_a_program(model, folder, tmp_path):
     """In a process of its own: exit status, plain messages, and no TensorFlow."""
     audio_files.write(tmp_path / "bad.wav", np.zeros(0))
     code = (
-        "import sys; from psl_jax import tag; from psl_jax.runtime import entry\n"
-        "try: entry.run(tag.main, tag.parse)\n"
+        "import sys; from psl_jax import tag; from psl_jax.runtime import cli_entry\n"
+        "try: cli_entry.run(tag.main, tag.parse)\n"
         "finally: print('tensorflow' in sys.modules, file=sys.stderr)"
     )
 

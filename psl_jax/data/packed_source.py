@@ -14,7 +14,7 @@ from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.sampling import Window, sequential_windows
 from psl_jax.data.sources import LoadedWindow, Source, read_ahead
 from psl_jax.runtime import files, progress
-from psl_jax.runtime.disk import plain_disk_errors
+from psl_jax.runtime.disk_errors import plain_disk_errors
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import local_copy
 

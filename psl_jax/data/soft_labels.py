@@ -20,7 +20,7 @@ from psl_jax.data import label_manifest, label_shards, record_files
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.label_manifest import FORMATS, LATER, MANIFEST, WEAK, LabelRule
 from psl_jax.runtime import files
-from psl_jax.runtime.disk import plain_disk_errors
+from psl_jax.runtime.disk_errors import plain_disk_errors
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
 

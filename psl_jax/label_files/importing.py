@@ -24,7 +24,7 @@ from psl_jax.label_files.blocks import SAME_SECONDS, Block, LabelFile, Wanted
 from psl_jax.label_files.class_columns import Columns
 from psl_jax.label_files.clip_names import ClipNames
 from psl_jax.runtime import progress
-from psl_jax.runtime.disk import plain_disk_errors
+from psl_jax.runtime.disk_errors import plain_disk_errors
 from psl_jax.runtime.errors import UserError
 
 _EXAMPLES = 5

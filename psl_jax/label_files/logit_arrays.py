@@ -17,7 +17,7 @@ from psl_jax.label_files import blocks, class_columns
 from psl_jax.label_files.blocks import Block, Options, Wanted
 from psl_jax.model.class_lists import audioset_classes, read_classes
 from psl_jax.runtime import files
-from psl_jax.runtime.disk import plain_disk_errors
+from psl_jax.runtime.disk_errors import plain_disk_errors
 from psl_jax.runtime.errors import UserError
 
 

@@ -18,7 +18,7 @@ from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.label_files import blocks, libraries
 from psl_jax.label_files.blocks import Block, Options, Rows, Wanted
 from psl_jax.runtime import csv_files, files
-from psl_jax.runtime.disk import plain_disk_errors
+from psl_jax.runtime.disk_errors import plain_disk_errors
 from psl_jax.runtime.errors import UserError
 
 _KEYS = ("clip", "segment", "onset", "offset")

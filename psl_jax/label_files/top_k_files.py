@@ -20,7 +20,7 @@ from psl_jax.label_files import blocks, class_columns, libraries
 from psl_jax.label_files.blocks import Block, Options, Wanted
 from psl_jax.model.class_lists import audioset_classes
 from psl_jax.runtime import csv_files, files
-from psl_jax.runtime.disk import plain_disk_errors
+from psl_jax.runtime.disk_errors import plain_disk_errors
 from psl_jax.runtime.errors import UserError
 
 FILLS = ("mean", "half", "zero")

@@ -4,7 +4,7 @@ import time
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from psl_jax.runtime import interrupts, joining, peers
+from psl_jax.runtime import distributed, interrupts, peers
 
 
 class Asked(NamedTuple):
@@ -27,7 +27,7 @@ class Boundaries:
         """start: steps made before; save_minutes: between two saves, 0: never."""
         self._start = start
         self._seconds = 60 * save_minutes
-        self._peers = joining.peers()
+        self._peers = distributed.peers()
 
     def __enter__(self) -> Self:
         Boundaries._loops += 1

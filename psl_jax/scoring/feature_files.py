@@ -9,7 +9,7 @@ import numpy as np
 
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.runtime import files, parallel
-from psl_jax.runtime.disk import plain_disk_errors
+from psl_jax.runtime.disk_errors import plain_disk_errors
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
 

@@ -8,7 +8,7 @@ from absl import flags
 
 from psl_jax.audio.segments import Segmentation
 from psl_jax.model.thresholds import DEFAULT
-from psl_jax.runtime import csv_files, entry
+from psl_jax.runtime import cli_entry, csv_files
 from psl_jax.runtime.errors import UserError
 from psl_jax.tagging.events import EventSettings
 from psl_jax.tagging.tagger import Tagger
@@ -16,7 +16,7 @@ from psl_jax.tagging.tagger import Tagger
 
 def parser(program: str, doc: str) -> argparse.ArgumentParser:
     """A parser that takes MODEL; `doc` is the docstring of the program's module."""
-    result = entry.parser(program, doc)
+    result = cli_entry.parser(program, doc)
     result.add_argument("model", metavar="MODEL", help="folder of a finished run, or another model")
     return result
 
@@ -69,7 +69,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
-    """Parses a command line that begins with the program's name, as `entry.run` hands it over."""
+    """Parses a command line that begins with the program's name, as `cli_entry.run` gives it."""
     flags.FLAGS(arguments[:1])  # absl wants its own flags parsed, and has none here
     return parser.parse_args(arguments[1:])
 

@@ -15,7 +15,7 @@ from psl_jax.data.label_manifest import LabelRule
 from psl_jax.data.opening import open_folder
 from psl_jax.data.sources import Source
 from psl_jax.data.whole_clips import WholeClips
-from psl_jax.runtime import disk, entry, joining, parallel
+from psl_jax.runtime import cli_entry, disk_errors, distributed, parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.scoring.evaluation import Cut
 from psl_jax.scoring.relabeling import TaughtBy
@@ -36,7 +36,7 @@ def parser(program: str, doc: str, split: str, maps: bool = True) -> argparse.Ar
 
     maps: the model's classes are to become those of the data, and several models one.
     """
-    result = entry.parser(program, doc)
+    result = cli_entry.parser(program, doc)
     add = result.add_argument
     add("model", metavar="MODEL", help="a run, an export, a .pt, or mn:FILE.pt, onnx:FILE, ...")
     add("data", metavar="DATA", help="folder of a prepared or packed data set")
@@ -150,10 +150,10 @@ def _place(part: naming.Part) -> str:
 
 def _open_source(arguments: argparse.Namespace) -> Source:
     """Joins the other processes and opens the split."""
-    joining.configure()
+    distributed.configure()
     if arguments.distributed:
         one = arguments.coordinator_address, arguments.num_processes, arguments.process_id
-        joining.join_processes(*one)
+        distributed.join_processes(*one)
     if jax.process_index():
         parallel.wait_for_all("open")
     source = open_folder(arguments.data, arguments.split)
@@ -189,7 +189,7 @@ def _seconds(segments: str, teacher: Teacher, source: Source) -> float:
 def check_out(folder: str | os.PathLike) -> None:
     """Raises UserError where nothing can be written; process 0 looks."""
     if jax.process_index() == 0:
-        disk.check_writable(folder, "--out")
+        disk_errors.check_writable(folder, "--out")
 
 
 def plan(

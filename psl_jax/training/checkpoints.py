@@ -13,7 +13,7 @@ from orbax.checkpoint import v1 as ocp
 
 from psl_jax.model.mobilenetv2 import Variables
 from psl_jax.runtime import files, interrupts, parallel
-from psl_jax.runtime.disk import plain_disk_errors
+from psl_jax.runtime.disk_errors import plain_disk_errors
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import absolute
 from psl_jax.training import flat_state

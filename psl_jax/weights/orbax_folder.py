@@ -13,8 +13,8 @@ from orbax.checkpoint import v1 as ocp
 
 from psl_jax.model.mobilenetv2 import STEM_CHANNELS, Variables, create, scaled
 from psl_jax.model.model import Model, ModelInfo
-from psl_jax.runtime import files, interrupts, losses
-from psl_jax.runtime.disk import plain_disk_errors
+from psl_jax.runtime import files, interrupts, lost_processes
+from psl_jax.runtime.disk_errors import plain_disk_errors
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import absolute, is_remote, local_copy, path_of, remove_tree
 from psl_jax.weights.keys import int_keys, str_keys
@@ -120,7 +120,7 @@ def named_damage(path: pathlib.Path, advice: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        if losses.is_loss_of_others(error):  # Orbax waits for them
+        if lost_processes.is_loss_of_others(error):  # Orbax waits for them
             raise
         reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]:.200}"
         if is_remote(path):

@@ -23,7 +23,7 @@ from psl_jax.data.clip_index import ClipIndex
 from psl_jax.preparing import clip_records, shards
 from psl_jax.preparing.prepared import prepare
 from psl_jax.preparing.workers import ordered_map
-from psl_jax.runtime import disk
+from psl_jax.runtime import disk_errors
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.quiet_tensorflow import tensorflow_quietly
 
@@ -231,13 +231,13 @@ def test_full_device_is_told_plainly():
     tf = tensorflow_quietly()
     with (
         pytest.raises(UserError, match="disk is full"),
-        disk.plain_disk_errors("/dev/full", ""),
+        disk_errors.plain_disk_errors("/dev/full", ""),
         tf.io.TFRecordWriter("/dev/full") as writer,
     ):
         writer.write(b"x" * 1_000_000)
     with (
         pytest.raises(UserError, match="disk is full"),
-        disk.plain_disk_errors("/dev/full", ""),
+        disk_errors.plain_disk_errors("/dev/full", ""),
         open("/dev/full", "wb", buffering=0) as file,
     ):
         file.write(b"x")

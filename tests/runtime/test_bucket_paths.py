@@ -10,7 +10,7 @@ import threading
 import bucket_server
 import pytest
 
-from psl_jax.runtime import disk, files, paths
+from psl_jax.runtime import disk_errors, files, paths
 from psl_jax.runtime.errors import UserError
 
 
@@ -127,7 +127,7 @@ def test_a_bucket_that_is_not_there(place):
     for do in (
         lambda: buckets.check("gs://lost/x"),
         lambda: files.write_json("gs://lost/x.json", 1),
-        lambda: disk.check_writable("gs://lost/run", "--workdir"),
+        lambda: disk_errors.check_writable("gs://lost/run", "--workdir"),
     ):
         with pytest.raises(UserError, match="there is no bucket gs://lost"):
             do()

@@ -9,14 +9,14 @@ import sys
 import places
 import pytest
 
-from psl_jax.runtime import entry, interrupts
+from psl_jax.runtime import cli_entry, interrupts
 from psl_jax.runtime.errors import UserError
 
 PRINTS = "print('a line', flush=True)"
 
 
 def run(body):
-    code = f"from psl_jax.runtime import entry\ndef main(_):\n  {body}\nentry.run(main)"
+    code = f"from psl_jax.runtime import cli_entry\ndef main(_):\n  {body}\ncli_entry.run(main)"
     return subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -47,13 +47,13 @@ def test_errors_that_a_user_can_mend_are_one_message():
 )
 def test_a_bucket_is_not_taken_for_a_folder(arguments, told):
     with pytest.raises(UserError, match=re.escape(told)):
-        entry.check_places(arguments, takes_buckets=False)
+        cli_entry.check_places(arguments, takes_buckets=False)
 
 
 def test_other_arguments_are_no_buckets():
     beam = "--beam_options=--runner=DataflowRunner --temp_location=gs://b/tmp"
     arguments = [beam, "--workdir", "runs/gs", "http://x/y.wav", "odd:gs://"]
-    entry.check_places(arguments, takes_buckets=False)
+    cli_entry.check_places(arguments, takes_buckets=False)
 
 
 def test_commands_that_take_no_buckets_say_so(tmp_path):
@@ -142,9 +142,9 @@ def test_the_loss_of_another_process_is_told_in_words(error):
     """Also where a model is read, for which Orbax waits at a barrier: the model is not damaged."""
     body = f"""
   import pathlib
-  from psl_jax.runtime import losses
+  from psl_jax.runtime import lost_processes
   from psl_jax.weights import orbax_folder
-  losses.has_joined_others = lambda: True
+  lost_processes.has_joined_others = lambda: True
   with orbax_folder.named_damage(pathlib.Path("run/averaged/weights"), "delete it"):
     raise ValueError({error!r})
 """

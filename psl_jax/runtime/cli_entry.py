@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from absl import app
 
-from psl_jax.runtime import interrupts, losses, paths
+from psl_jax.runtime import interrupts, lost_processes, paths
 from psl_jax.runtime.errors import UnreachableError, UserError
 
 _BUCKET = re.compile(
@@ -50,9 +50,9 @@ def run(main: Callable, parse_flags: Callable | None = None, takes_buckets: bool
         if (told := _of_a_bucket(error)) is not None:
             print(f"\nerror: {told} Run the same command again to go on", file=sys.stderr)
             _exit(interrupts.RESTART if isinstance(told, UnreachableError) else 2)
-        if not losses.has_joined_others():
+        if not lost_processes.has_joined_others():
             raise
-        if losses.is_loss_of_others(error):
+        if lost_processes.is_loss_of_others(error):
             interrupts.tell(
                 "\nanother process of this run has ended or was killed: see its own messages; "
                 f"{interrupts.what_is_kept()}. Run the same command again to go on\n"
@@ -111,7 +111,7 @@ def parser(name: str, doc: str) -> argparse.ArgumentParser:
 
 def _exit(status: int) -> None:
     """Ends the process; one of several at once, as JAX would first wait for the others."""
-    if not losses.has_joined_others():
+    if not lost_processes.has_joined_others():
         sys.exit(status)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -119,10 +119,10 @@ def _exit(status: int) -> None:
 
 
 def _leave_others() -> None:
-    if losses.has_joined_others():
-        from psl_jax.runtime import joining
+    if lost_processes.has_joined_others():
+        from psl_jax.runtime import distributed
 
-        joining.leave()
+        distributed.leave()
 
 
 def _of_a_bucket(error: Exception) -> UserError | None:
