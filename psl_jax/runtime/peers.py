@@ -3,7 +3,8 @@
 A thread of each process asks their coordinator once a second. Devices take no part, so nothing
 waits for a step. Who wants something asks for it (`Peers.ask`); process 0 then calls a round, in
 which each process says which step of which loop it has passed. What was asked for is done at the
-first boundary that none of them had passed: all of them have the same boundaries.
+first boundary that none of them had passed: all of them have the same boundaries. An agreement is
+never replaced, as one process may have acted on it already; after STOP no round is called.
 """
 
 import atexit
@@ -37,7 +38,8 @@ class Peers:
         self._client, self._process, self._count = client, process, count
         self._lock = threading.Lock()  # held in a round: nobody passes a boundary meanwhile
         self._place: _Place = None
-        self._agreed: dict[str, tuple[int, int]] = {}
+        self._agreed: list[tuple[str, int, int]] = []  # what, after which step of which loop
+        self._is_stopping = False
         self._wanted: set[str] = set()
         self._round = 0
         self._last_sign = 0.0
@@ -67,16 +69,15 @@ class Peers:
         """Notes that `step` of a loop is made; what all processes do now, before the next one."""
         with self._lock:
             self._place = loop, step
-            now = {what for what, (of, last) in self._agreed.items() if of == loop and step > last}
-            for what in now:
-                del self._agreed[what]
-            return now
+            due = [one for one in self._agreed if one[1] == loop and step > one[2]]
+            self._agreed = [one for one in self._agreed if one not in due]
+            return {what for what, _, _ in due}
 
     def leave_loop(self) -> bool:
         """Notes that the loop is over; whether it should have stopped at a later boundary."""
         with self._lock:
             self._place = None
-            return self._agreed.pop(STOP, None) is not None
+            return any(what == STOP for what, _, _ in self._agreed)
 
     def close(self) -> None:
         """Ends the thread."""
@@ -136,7 +137,7 @@ class Peers:
             self._client.key_value_set(
                 f"{_ROOT}/asked/{self._wanted.pop()}", str(self._process), allow_overwrite=True
             )
-        if self._process == 0 and not self._called_round():
+        if self._process == 0 and not self._is_stopping and not self._called_round():
             asked = sorted(name for name, _ in self._entries("asked"))
             if asked:
                 self._client.key_value_delete(f"{_ROOT}/asked/{asked[-1]}")  # to stop, before all
@@ -165,7 +166,8 @@ class Peers:
             in_loops = [place for place in places if place]
             loops = {loop for loop, _ in in_loops}
             if len(in_loops) == len(places) and len(loops) == 1:
-                self._agreed[what] = loops.pop(), max(step for _, step in in_loops)
+                self._agreed.append((what, loops.pop(), max(step for _, step in in_loops)))
+                self._is_stopping |= what == STOP
             elif what == STOP:
                 self._end("stopped, as one of the processes was told to end (SIGTERM)")
 

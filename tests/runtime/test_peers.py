@@ -78,6 +78,20 @@ def test_all_do_what_one_asks_for_at_the_same_step(processes, seed):
     assert [what for what, _ in done[0]].count(peers.STOP) == 1
 
 
+def test_a_second_signal_changes_no_agreement(processes):
+    """The first process has stopped already when another one is told to stop, too."""
+    for one in processes:
+        one.pass_boundary(1, 3)
+    processes[0].ask(peers.STOP)
+    deadline = time.monotonic() + 60
+    while any(one._round < 1 for one in processes) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert processes[0].pass_boundary(1, 4) == {peers.STOP}
+    processes[1].ask(peers.STOP)
+    time.sleep(0.3)  # for a second round, which must not be called
+    assert [one.pass_boundary(1, 4) for one in processes[1:]] == [{peers.STOP}] * 2
+
+
 def test_a_process_that_is_in_no_loop_ends_all(processes, monkeypatch):
     ended = []
     monkeypatch.setattr(peers.Peers, "_end", lambda self, why: ended.append((self._process, why)))
