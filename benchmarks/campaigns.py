@@ -63,6 +63,13 @@ class Kill:
     seconds_until_others_left: float = 0.0
 
 
+def free_address() -> str:
+    """HOST:PORT of this machine that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
 def write_source(folder: pathlib.Path) -> None:
     """Splits of noises whose loudness tells their class, 2 s each."""
     folder.mkdir()
@@ -220,10 +227,7 @@ class Suite(Campaign):
         program += [f"--config.data.data_dir={self._data_dir()}"]
         if self.processes == 1:
             return [program]
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{free.getsockname()[1]}"
-        program += ["--distributed", f"--coordinator_address={address}"]
+        program += ["--distributed", f"--coordinator_address={free_address()}"]
         program += [f"--num_processes={self.processes}"]
         return [[*program, f"--process_id={number}"] for number in range(self.processes)]
 
