@@ -30,21 +30,26 @@ __all__ = ["Event", "Stream", "Tagger", "Tags", "UserError", "__version__", "loa
 _LATE = {"Event": "events", "Tagger": "tagger", "Tags": "tags", "Stream": "live"}
 
 
-def load(path: str | os.PathLike, labels: Sequence[str] | None = None) -> Tagger:
+def load(
+    path: str | os.PathLike,
+    labels: Sequence[str] | None = None,
+    classes: str | os.PathLike | None = None,
+) -> Tagger:
     """A finished model, ready to tag: see `psl_jax.Tagger`.
 
     Args:
       path: a run folder or its `averaged` folder, a published folder, an exported file
-        (`.safetensors`, `.onnx`, `.tflite`, `.pt`), a published `.pt`, here or in a bucket
+        (`.safetensors`, `.pt`), a published `.pt`, here or in a bucket
         (gs://...), or hf://USER/NAME.
       labels: names of the classes to tag, in this order; by default all of the model's.
+      classes: CSV of the classes of a published `.pt` that has others than AudioSet's.
 
     Raises:
       psl_jax.UserError: there is no model, or it lacks a class; the message says what is missing.
     """
     from psl_jax.tagging import tagger
 
-    return tagger.load(path, labels)
+    return tagger.load(path, labels, classes)
 
 
 def __getattr__(name: str) -> Any:

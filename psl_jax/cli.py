@@ -8,7 +8,7 @@ import sys
 
 COMMANDS = (
     *("main", "prepare", "relabel", "labels", "evaluate", "tag", "serve", "export", "pack"),
-    *("fit", "thresholds", "publish", "torch_weights"),
+    *("fit", "thresholds", "publish"),
 )
 
 

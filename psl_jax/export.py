@@ -3,6 +3,7 @@
     python -m psl_jax.export runs/psl2s --format=onnx --out=psl2s.onnx
     python -m psl_jax.export runs/psl2s --format=tflite --quantize --out=psl2s.tflite
     python -m psl_jax.export runs/psl2s --format=stablehlo --input=logmel --out=psl2s.stablehlo
+    python -m psl_jax.export published.pt --classes=CLASSES.csv --format=orbax --out=published
 
 onnx, tflite and stablehlo take waveforms [batch, samples], 16 kHz and in [-1, 1], of any number and
 length, and give clip and frame probabilities. orbax, safetensors and torch hold the weights alone.
@@ -138,6 +139,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("model", metavar="RUN", help="folder of a finished run, or another model")
     add("--format", required=True, choices=FORMATS)
     add("--out", required=True, metavar="PATH", help="file, or for orbax folder, to write")
+    add("--classes", metavar="CSV", help="of a published .pt (default: AudioSet's)")
     add(
         "--input",
         default="waveform",
@@ -164,11 +166,13 @@ def main(arguments: argparse.Namespace) -> None:
     from psl_jax.audio.segments import SAMPLE_RATE
     from psl_jax.exporting import check
     from psl_jax.exporting.export_options import Options
+    from psl_jax.model.class_lists import read_classes
     from psl_jax.runtime import distributed
     from psl_jax.weights import load
 
     distributed.configure()
-    model = load.load_model(arguments.model)
+    classes = read_classes(arguments.classes)[0] if arguments.classes else None
+    model = load.load_model(arguments.model, classes)
     if arguments.audio:
         signals, where = check.read_signals(arguments.audio), "the files given"
     else:

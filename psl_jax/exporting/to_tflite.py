@@ -17,9 +17,8 @@ from psl_jax.model.folding import Layer, fold, frame_probabilities
 from psl_jax.model.frontend import AMIN, HOP, NUM_MELS, WINDOW, LogMel, hann, mel_filters
 from psl_jax.model.model import Model, exported_logmel
 from psl_jax.runtime.quiet_tensorflow import tensorflow_quietly
-from psl_jax.weights.tflite_file import INFO
 
-LABELS = "labels.txt"
+INFO, LABELS = "psl_jax.json", "labels.txt"  # in the zip archive at the file's end
 _BANDS = 8
 
 

@@ -23,6 +23,7 @@ import numpy as np
 from psl_jax.audio.decoding import MIN_SECONDS, DecodeError
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
 from psl_jax.audio.waveforms import Blocks, blocks_of
+from psl_jax.model.class_lists import read_classes
 from psl_jax.model.folding import fold
 from psl_jax.model.frontend import HOP, num_frames
 from psl_jax.model.model import Model
@@ -380,17 +381,22 @@ def _named(audio: Any, number: int, numbered: bool) -> str:
     return f"audio number {number} of the list: " if numbered else ""
 
 
-def load(path: str | os.PathLike, labels: Sequence[str] | None = None) -> Tagger:
+def load(
+    path: str | os.PathLike,
+    labels: Sequence[str] | None = None,
+    classes: str | os.PathLike | None = None,
+) -> Tagger:
     """The model of a finished run, ready to tag.
 
     Args:
       path: a run folder, its `averaged` folder, or another path that weights.load_model reads.
       labels: names of the classes to tag, in this order; by default all of the model's.
+      classes: CSV of the classes of a published `.pt`; by default AudioSet's.
 
     Raises:
       UserError: there is no model, or it lacks a class; the message says what is missing.
     """
-    model = load_model(path)
+    model = load_model(path, None if classes is None else read_classes(classes)[0])
     if labels is None:
         return Tagger(model)
     if not labels:

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from psl_jax.model.model import Model
 from psl_jax.runtime.errors import UserError
@@ -11,47 +11,43 @@ from psl_jax.runtime.paths import is_remote, local_copy, path_of
 
 PUBLISHED = "model.safetensors"  # in a folder that psl-jax publish wrote
 HUB = "hf://"
-FILES = (".pt", ".pth", ".safetensors", ".onnx", ".tflite")
+FILES = (".pt", ".pth", ".safetensors")
+_RUNTIMES = {".onnx": "onnxruntime", ".tflite": "LiteRT", ".stablehlo": "jax.export"}
 
 
-def load_model(path: str | os.PathLike) -> Model:
+def load_model(path: str | os.PathLike, classes: Sequence[str] | None = None) -> Model:
     """A model from a run folder, its `averaged` folder, an export, a `.pt` file, or a hub.
 
-    Exports are Orbax folders, `.safetensors`, `.onnx` and `.tflite`, and the folders of psl-jax
-    publish; a `.pt` file is an export or a published checkpoint; hf://USER/NAME or
-    hf://USER/NAME@REVISION is a published folder on the Hugging Face hub. Raises UserError, saying
-    what to do, where there is no model.
+    Exports are Orbax folders, `.safetensors` and `.pt`, and the folders of psl-jax publish; a
+    `.pt` file may be a published checkpoint, too; hf://USER/NAME or hf://USER/NAME@REVISION is a
+    published folder on the Hugging Face hub. `classes` names those of a published checkpoint, by
+    default AudioSet's. Raises UserError, saying what to do, where there is no model.
     """
     # Each format is imported where it is asked for: most need a package of their own.
     if os.fspath(path).startswith(HUB):
         from psl_jax.weights import hub
 
-        return load_model(hub.fetch(os.fspath(path)))
+        return load_model(hub.fetch(os.fspath(path)), classes)
     path = path_of(path)
     if is_remote(path) and path.suffix in FILES:
         with _with_sidecar(path) as copy:
-            return load_model(copy)
+            return load_model(copy, classes)
     if path.suffix in (".pt", ".pth"):
         from psl_jax.weights import pytorch_file
 
-        return pytorch_file.load(path)
+        return pytorch_file.load(path, classes)
+    if classes is not None:
+        raise UserError(f"{path} names its classes itself: classes are for a published .pt file")
     if path.suffix == ".safetensors" or (path / PUBLISHED).is_file():
         from psl_jax.weights import safetensors_file
 
         with local_copy(path if path.suffix == ".safetensors" else path / PUBLISHED) as file:
             return safetensors_file.read_safetensors(file)
-    if path.suffix == ".onnx":
-        from psl_jax.weights import onnx_file
-
-        return onnx_file.read_onnx(path)
-    if path.suffix == ".tflite":
-        from psl_jax.weights import tflite_file
-
-        return tflite_file.read_tflite(path)
-    if path.suffix == ".stablehlo":
+    if path.suffix in _RUNTIMES:
         raise UserError(
-            f"{path}: a StableHLO program holds no layers that could be read; jax.export runs it "
-            "(docs/EXPORT.md). Load the run, or another of its exports"
+            f"{path} is a graph for {_RUNTIMES[path.suffix]}, which runs it (docs/EXPORT.md); its "
+            "weights cannot be loaded as a model. Give the run, or its .safetensors or .pt export"
+            + ("" if path.suffix == ".stablehlo" else "; as a teacher the file itself can be named")
         )
     from psl_jax.weights import orbax_folder
 

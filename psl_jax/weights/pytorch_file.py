@@ -9,7 +9,7 @@ import hashlib
 import os
 import pathlib
 import pickle
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -257,7 +257,7 @@ def write(path: str | os.PathLike, state: Mapping[str, np.ndarray]) -> None:
         raise UserError(f"cannot write {path}: {error}") from error
 
 
-def load(path: str | os.PathLike, classes: tuple[str, ...] | None = None) -> Model:
+def load(path: str | os.PathLike, classes: Sequence[str] | None = None) -> Model:
     """A published checkpoint, or an export, as a model.
 
     What is known of an export is in the JSON file beside it. Without one the classes default to
@@ -266,6 +266,8 @@ def load(path: str | os.PathLike, classes: tuple[str, ...] | None = None) -> Mod
     state, beside = read(path), sidecar(path)
     if not beside.exists():
         return model_of(state, path, classes)
+    if classes is not None:
+        raise UserError(f"{path}: its classes are in {beside}: give no others")
     info = ModelInfo.from_json(files.read_json(beside), beside)
     model = model_of(state, path, info.classes)
     network = create(len(info.classes), model.info.width, output=info.output)[0]
@@ -273,7 +275,7 @@ def load(path: str | os.PathLike, classes: tuple[str, ...] | None = None) -> Mod
 
 
 def model_of(
-    state: Mapping[str, np.ndarray], path: str | os.PathLike, classes: tuple[str, ...] | None
+    state: Mapping[str, np.ndarray], path: str | os.PathLike, classes: Sequence[str] | None
 ) -> Model:
     """The model of a state dict that was read from `path`."""
     path = pathlib.Path(path)
@@ -283,7 +285,7 @@ def model_of(
     if len(classes) != outputs:
         raise UserError(
             f"{path} tells {outputs} classes apart, the class list has {len(classes)}. Name them: "
-            "python -m psl_jax.torch_weights IN.pt OUT --classes=CLASSES.csv, and use OUT"
+            f"psl-jax export {path} --classes=CLASSES.csv --format=orbax --out=OUT, and use OUT"
         )
     imported = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     info = ModelInfo(

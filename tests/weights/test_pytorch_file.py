@@ -1,7 +1,6 @@
 """Published PyTorch checkpoints: same outputs, there and back, and wrong files refused."""
 
 import pickle
-import subprocess
 import sys
 
 import jax
@@ -9,12 +8,13 @@ import numpy as np
 import places
 import pytest
 
-from psl_jax import torch_weights
+import psl_jax
+from psl_jax import export
 from psl_jax.model.context import Context
 from psl_jax.model.frontend import LogMel
 from psl_jax.model.mobilenetv2 import clip_probabilities, create, num_parameters
 from psl_jax.runtime.errors import UserError
-from psl_jax.weights import load, orbax_folder, pytorch_file
+from psl_jax.weights import load, pytorch_file
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install psl_jax[torch]")
 sys.path.insert(0, str(places.BENCHMARKS))
@@ -101,40 +101,26 @@ def test_an_imported_checkpoint_is_a_model_with_audioset_classes(imported):
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_there_and_back_is_bit_equal(small_state, classes_csv, tmp_path, wrapped):
-    path, folder, back = tmp_path / "in.pt", tmp_path / "model", tmp_path / "back.pt"
-    state = {
-        name: tensor + 7 if name.endswith("num_batches_tracked") else tensor
-        for name, tensor in small_state.items()
-    }
-    torch.save({"model": state} if wrapped else state, path)
-    torch_weights.import_checkpoint(path, folder, classes_csv)
-    torch_weights.import_checkpoint(path, folder, classes_csv)  # a model may be replaced
-    torch_weights.export_checkpoint(folder, back)
+def test_there_and_back_is_bit_equal(small_state, tmp_path, wrapped):
+    path, back = tmp_path / "in.pt", tmp_path / "back.pt"
+    torch.save({"model": small_state} if wrapped else small_state, path)
+    model = load.load_model(path, ("bell", "hum", "siren"))
+    pytorch_file.write(back, pytorch_file.to_state(model.variables))
     found = torch.load(back, weights_only=True)
-    assert set(found) == set(state)
-    for name, tensor in state.items():
+    assert set(found) == set(small_state)
+    for name, tensor in small_state.items():
         assert found[name].dtype == tensor.dtype, name
-        assert torch.equal(found[name], tensor), name
-    assert load.load_model(folder).classes == ("bell", "hum", "siren")
-
-
-def test_extra_tensors_are_not_needed(small_state, classes_csv, tmp_path):
-    state = {name: t for name, t in small_state.items() if not pytorch_file.is_extra(name)}
-    path, folder, back = tmp_path / "in.pt", tmp_path / "model", tmp_path / "back.pt"
-    torch.save(state, path)
-    torch_weights.import_checkpoint(path, folder, classes_csv)
-    torch_weights.export_checkpoint(folder, back)
-    assert set(torch.load(back, weights_only=True)) == set(state)
+        if not name.startswith(pytorch_file.FRONT_END):
+            assert torch.equal(found[name], tensor), name
+    assert model.classes == ("bell", "hum", "siren")
 
 
 def test_a_model_trained_here_loads_strictly(tmp_path):
+    """The front end's tensors, which the network does not use, are the published code's."""
     _, shapes = create(3, 0.5)
     rng = np.random.default_rng(0)
     variables = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
-    info = {"classes": ["a", "b", "c"], "width": 0.5, "segment_seconds": 2.0}
-    orbax_folder.save_model(tmp_path / "run" / "averaged", variables, info)
-    torch_weights.export_checkpoint(tmp_path / "run", tmp_path / "out.pt")
+    pytorch_file.write(tmp_path / "out.pt", pytorch_file.to_state(variables))
     model = torch_reference.MobileNetV2(num_classes=3, width=0.5)
     front_end = {name: t.clone() for name, t in model.front_end.state_dict().items()}
     model.load_state_dict(torch.load(tmp_path / "out.pt", weights_only=True), strict=True)
@@ -217,41 +203,27 @@ def test_integer_weights_are_refused(small_state):
         pytorch_file.from_state(state, "in.pt")
 
 
-def test_classes_must_be_named_where_there_are_not_527(small_state, tmp_path):
-    torch.save(small_state, tmp_path / "in.pt")
+def test_classes_must_be_named_where_there_are_not_527(small_state, classes_csv, tmp_path):
+    path, out = tmp_path / "in.pt", tmp_path / "model"
+    torch.save(small_state, path)
     with pytest.raises(UserError, match=r"3 classes apart.* --classes="):
-        load.load_model(tmp_path / "in.pt")
+        load.load_model(path)
+    assert psl_jax.load(path, classes=classes_csv).labels == ("bell", "hum", "siren")
+    arguments = ["export", path, "--format=orbax", f"--out={out}"]
+
+    def run(*more):
+        export.main(export.parse([str(word) for word in (*arguments, *more)]))
+
     with pytest.raises(UserError, match=r"cannot read nowhere\.csv"):
-        torch_weights.import_checkpoint(tmp_path / "in.pt", tmp_path / "out", "nowhere.csv")
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_folder_of_something_else_is_not_replaced(checkpoint, tmp_path):
-    (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(UserError, match="not empty and holds no model"):
-        torch_weights.import_checkpoint(checkpoint, tmp_path)
-    assert (tmp_path / "thesis.tex").exists()
+        run("--classes=nowhere.csv")
+    assert not out.exists()
+    run(f"--classes={classes_csv}")
+    assert load.load_model(out).classes == ("bell", "hum", "siren")
+    with pytest.raises(UserError, match="names its classes itself"):
+        load.load_model(out, ("a", "b", "c"))
 
 
 def test_without_pytorch_the_error_says_what_to_install(checkpoint, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(UserError, match=r"pip install 'psl_jax\[torch\]'"):
         load.load_model(checkpoint)
-
-
-def test_command_line(small_state, classes_csv, tmp_path, capsys):
-    torch.save(small_state, tmp_path / "in.pt")
-    command = [sys.executable, "-m", "psl_jax.torch_weights"]
-    paths = [tmp_path / "in.pt", tmp_path / "model"]
-    done = subprocess.run(
-        [*command, *paths, f"--classes={classes_csv}"], capture_output=True, text=True, check=True
-    )
-    assert "width 0.25, 3 classes" in done.stdout
-    arguments = ["torch_weights", "--to_torch", tmp_path / "model", tmp_path / "back.pt"]
-    torch_weights.main(torch_weights.parse([str(word) for word in arguments]))
-    assert "strictly" in capsys.readouterr().out
-    assert (tmp_path / "back.pt").stat().st_size > 1_000_000
-    done = subprocess.run([*command, "nowhere.pt", "out"], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "error: cannot read nowhere.pt" in done.stderr
-    assert "Traceback" not in done.stderr

@@ -1,0 +1,86 @@
+"""Exported files and folders of a hub as models; graphs of other runtimes are refused."""
+
+import pathlib
+import sys
+import types
+
+import numpy as np
+import pytest
+import tagging
+
+import psl_jax
+from psl_jax import export
+from psl_jax.exporting import export_options
+from psl_jax.exporting.export_options import Options
+from psl_jax.runtime.errors import UserError
+
+
+def exported(folder) -> pathlib.Path:
+    """A safetensors file without the check, which tests/exporting is about."""
+    pytest.importorskip("safetensors", reason="safetensors is not installed")
+    path = folder / "small.safetensors"
+    info = export_options.describe(tagging.model(), Options(), "CC0")
+    export.format_named("safetensors").write(path, tagging.model(), info, Options())
+    return path
+
+
+def test_tags_are_the_original_models(tmp_path):
+    loaded = psl_jax.load(exported(tmp_path))
+    original = tagging.tagger()
+    assert loaded.labels == original.labels and loaded.info.name == "small"
+    assert loaded.info.origin["licence"] == "CC0"
+    audio = tagging.recording(7.3, seed=5)
+    found, expected = (x.tag(audio, 16_000) for x in (loaded, original))
+    assert expected.frame_scores.std() > 0.05
+    np.testing.assert_array_equal(found.frame_scores, expected.frame_scores)
+
+
+@pytest.mark.parametrize("suffix", ["onnx", "tflite", "stablehlo"])
+def test_a_graph_is_no_model(tmp_path, suffix):
+    with pytest.raises(UserError, match=rf"a\.{suffix} is a graph .*Give the run, or its"):
+        psl_jax.load(tmp_path / f"a.{suffix}")
+
+
+def test_classes_are_given_for_published_checkpoints_alone(tmp_path):
+    (tmp_path / "classes.csv").write_text("label\nbell\n")
+    with pytest.raises(UserError, match="names its classes itself"):
+        psl_jax.load(exported(tmp_path), classes=tmp_path / "classes.csv")
+
+
+def fake_hub(monkeypatch, folder, error: Exception | None = None) -> list:
+    """A huggingface_hub whose only model is `folder`; what it was asked for."""
+    asked = []
+
+    def snapshot_download(name, revision=None, allow_patterns=None):
+        asked.append((name, revision))
+        if error is not None:
+            raise error
+        assert "model.safetensors" in allow_patterns
+        return str(folder)
+
+    hub = types.ModuleType("huggingface_hub")
+    hub.snapshot_download = snapshot_download
+    errors = types.ModuleType("huggingface_hub.errors")
+    errors.HfHubHTTPError = errors.LocalEntryNotFoundError = RuntimeError
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    monkeypatch.setitem(sys.modules, "huggingface_hub.errors", errors)
+    return asked
+
+
+def test_models_of_a_hub(tmp_path, monkeypatch):
+    folder = tmp_path / "snapshot"
+    folder.mkdir()
+    asked = fake_hub(monkeypatch, folder)
+    with pytest.raises(UserError, match="hf://a/b holds no model of psl_jax"):
+        psl_jax.load("hf://a/b")
+    exported(folder).rename(folder / "model.safetensors")
+    assert psl_jax.load("hf://some-one/psl2s@v1.0").labels == tagging.LABELS
+    assert asked[1:] == [("some-one/psl2s", "v1.0")]
+    with pytest.raises(UserError, match="expected hf://USER/NAME"):
+        psl_jax.load("hf://psl2s")
+    fake_hub(monkeypatch, folder, RuntimeError("404 no such repository\nmore"))
+    with pytest.raises(UserError, match="cannot fetch hf://a/b: 404 no such repository"):
+        psl_jax.load("hf://a/b")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UserError, match=r"pip install 'psl_jax\[hub\]'"):
+        psl_jax.load("hf://a/b")
