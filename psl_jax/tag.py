@@ -4,10 +4,10 @@
     python -m psl_jax.tag runs/psl2s recordings/ --format=csv --out=tags --plot=pictures
     curl -s https://example.org/street.mp3 | python -m psl_jax.tag runs/psl2s -
 
-Files may have any format that libsndfile reads, and any rate, channels and length; of a folder, all
-audio files below it are taken, and a line on standard error says what was passed over. A file that
-cannot be read is one line there, and the rest are tagged all the same. Exit status: 0 if all are
-tagged; 1 if a file could not be read; 2 for wrong settings.
+Files may have any format that libsndfile or FFmpeg reads, and any rate, channels and length; of a
+folder, all audio files below it are taken, and a line on standard error says what was passed over.
+A file that cannot be read is one line there, and the rest are tagged all the same. Exit status: 0
+if all are tagged; 1 if a file could not be read; 2 for wrong settings.
 """
 
 import argparse

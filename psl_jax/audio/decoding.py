@@ -10,22 +10,31 @@ import io
 import math
 import os
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import soxr
 
-from psl_jax.audio import sound_files, video_files
+from psl_jax.audio.ffmpeg_reader import FFmpegReader
+from psl_jax.audio.libsndfile_reader import LibsndfileReader
 from psl_jax.audio.readers import (
     CUT_TOLERANCE_SECONDS,
     DecodeError,
     Reader,
     check_form,
+    one_line,
 )
 from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.runtime.paths import is_remote, local_copy, path_of
 
 AudioFile = str | os.PathLike | IO[bytes]
+
+# The endings by which audio is found in folders; a file that is named itself may have any.
+AUDIO_SUFFIXES = frozenset(
+    {".wav", ".wave", ".wavex", ".rf64", ".w64", ".flac", ".aif", ".aiff", ".aifc", ".au", ".caf"}
+    | {".mp3", ".ogg", ".oga", ".opus", ".m4a", ".m4b", ".mp4", ".mov", ".3gp", ".aac", ".webm"}
+    | {".mkv", ".mka", ".wma", ".wv", ".ac3", ".amr", ".avi", ".flv", ".sph"}
+)
 
 MIN_SECONDS = 0.1
 MIN_SAMPLES = round(MIN_SECONDS * SAMPLE_RATE)
@@ -54,12 +63,12 @@ def read_audio(file: AudioFile, max_seconds: float | None = None) -> np.ndarray:
 
 
 def decode(file: AudioFile, max_seconds: float | None = None) -> Audio:
-    """Decodes wav, flac, ogg, mp3 or whatever else libsndfile reads, at any rate and channels.
+    """Decodes whatever libsndfile or FFmpeg reads, at any rate and channels.
 
-    With PyAV also m4a, mp4, webm and other files with an audio stream. Channels are averaged and
-    other rates resampled with soxr HQ; values past full scale saturate. 16 kHz mono 16-bit sources
-    come out bit for bit. The file is read block by block and only as far as `max_seconds` needs,
-    so memory is bounded by the result.
+    libsndfile reads wav, flac, aiff, w64, caf and au; FFmpeg reads all other files, and those that
+    libsndfile rejects. Channels are averaged and other rates resampled with soxr HQ; values past
+    full scale saturate. 16 kHz mono 16-bit sources come out bit for bit. The file is read block by
+    block and only as far as `max_seconds` needs, so memory is bounded by the result.
 
     Args:
       file: a path or a seekable binary file object.
@@ -67,8 +76,8 @@ def decode(file: AudioFile, max_seconds: float | None = None) -> Audio:
 
     Raises:
       DecodeError: no usable audio; its `kind` and `detail` say why. A file that ends before the
-        length in its header is "truncated", unless all of the first `max_seconds` are there; an
-        mp3 or Ogg file of which parts are missing is "damaged".
+        length in its header is "truncated", unless all of the first `max_seconds` are there; one
+        with damage in the middle, which FFmpeg finds, is "damaged".
     """
     with _opened(file) as reader:
         limit, enough = _limits(max_seconds)
@@ -116,18 +125,39 @@ def form_of(file: AudioFile) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def _opened(file: AudioFile) -> Iterator[Reader]:
-    """An open file, whose errors become DecodeErrors; one in a bucket is copied here first."""
+    """The reader of a file, whose errors become DecodeErrors; one in a bucket is copied first."""
     if isinstance(file, str | os.PathLike) and is_remote(file):
         with _fetched(file) as copy, _opened(copy) as reader:
             yield reader
         return
-    _check_readable(file)
-    try:
-        kind = video_files if video_files.is_one(video_files.head_of(file)) else sound_files
-    except OSError as error:
-        raise DecodeError("unreadable", str(error.strerror)) from error
-    with kind.opened(file) as reader:
+    with contextlib.ExitStack() as stack:
+        source: Any = file
+        try:
+            if isinstance(file, str | os.PathLike):
+                source = stack.enter_context(open(file, "rb"))
+            is_empty = source.seek(0, io.SEEK_END) == 0
+        except FileNotFoundError as error:
+            raise DecodeError("missing", "no such file") from error
+        except IsADirectoryError as error:
+            raise DecodeError("unreadable", "a folder, not a file") from error
+        except OSError as error:
+            raise DecodeError("unreadable", one_line(error)) from error
+        if is_empty:
+            raise DecodeError("empty", "0 bytes")
+        reader = stack.enter_context(contextlib.closing(_reader(source, source is not file)))
+        check_form(reader.rate, reader.channels)
         yield reader
+
+
+def _reader(file: IO[bytes], is_ours: bool) -> Reader:
+    """libsndfile's reader, or FFmpeg's for what libsndfile does not read to the exact frame."""
+    file.seek(0)
+    # libsndfile warns of mp3 files on standard error before they are left to FFmpeg.
+    if not str(getattr(file, "name", "")).lower().endswith(".mp3"):
+        with contextlib.suppress(DecodeError):
+            return LibsndfileReader(file.fileno() if is_ours else file)
+        file.seek(0)
+    return FFmpegReader(file)
 
 
 def from_samples(samples: np.ndarray, rate: int, max_seconds: float | None = None) -> Audio:
@@ -157,21 +187,6 @@ def check_length(samples: int) -> None:
     if samples < MIN_SAMPLES:
         length = f"{samples / SAMPLE_RATE:.3f} s"
         raise DecodeError("too short", f"{length}, at least {MIN_SECONDS} s are needed")
-
-
-def _check_readable(file: AudioFile) -> None:
-    if not isinstance(file, str | os.PathLike):
-        file.seek(0, io.SEEK_END)
-        size = file.tell()
-        file.seek(0)
-    elif not os.path.exists(file):
-        raise DecodeError("missing", "no such file")
-    elif os.path.isdir(file):
-        raise DecodeError("unreadable", "a folder, not a file")
-    else:
-        size = os.path.getsize(file)
-    if size == 0:
-        raise DecodeError("empty", "0 bytes")
 
 
 def _at_16khz(blocks: Iterator[np.ndarray], rate: int) -> Iterator[np.ndarray]:

@@ -50,6 +50,10 @@ class Reader(abc.ABC):
         """The mean over channels, block by block: float32 [frames], finite, or int16 as it is."""
 
     @abc.abstractmethod
+    def close(self) -> None:
+        """Frees the decoder; the file stays open."""
+
+    @abc.abstractmethod
     def check(self, seconds: float, whole: bool) -> None:
         """Raises DecodeError where something is missing or damaged in the first `seconds`.
 
@@ -84,5 +88,6 @@ def check_finite(mono: np.ndarray, first: int, rate: int) -> None:
 
 def one_line(error: Exception) -> str:
     """What an error says, in one line."""
-    text = getattr(error, "error_string", None) or str(error) or type(error).__name__
+    text = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
+    text = text or type(error).__name__
     return " ".join(str(text).split())

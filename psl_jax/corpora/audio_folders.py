@@ -9,18 +9,13 @@ import tarfile
 from collections.abc import Iterator
 from typing import Any
 
-from psl_jax.audio import video_files
+from psl_jax.audio.decoding import AUDIO_SUFFIXES
 from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.corpora.clip_rows import StoredAudio
 from psl_jax.corpora.problems import Problem, printable
 from psl_jax.corpora.stored_audio import FileAudio, Hdf5Audio, ParquetAudio, TarAudio
 from psl_jax.runtime.errors import UserError
 
-# Also what cannot be decoded: it is then reported as such instead of as missing.
-AUDIO_SUFFIXES = frozenset(
-    {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64"}
-    | {".rf64", *video_files.SUFFIXES}
-)
 HDF5_SUFFIXES = frozenset({".h5", ".hdf5", ".hdf"})
 COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from psl_jax.audio import waveforms
+from psl_jax.audio import audio_input
 from psl_jax.audio.decoding import DecodeError
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
 from psl_jax.data import batches
@@ -101,7 +101,7 @@ def read_signals(paths: Sequence[str]) -> list[np.ndarray]:
     for path in paths:
         blocks, seconds = [], 0.0
         try:
-            for block in waveforms.blocks_of(path)():
+            for block in audio_input.blocks_of(path)():
                 blocks.append(block)
                 seconds += len(block) / SAMPLE_RATE
                 if seconds >= _MAX_SECONDS:

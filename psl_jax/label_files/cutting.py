@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from psl_jax.audio.pooling import bounds, means
+from psl_jax.audio.overlap_means import bounds, means
 from psl_jax.audio.segments import Segmentation
 from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter
 from psl_jax.runtime import progress

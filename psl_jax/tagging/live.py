@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import soxr
 
-from psl_jax.audio import decoding, readers, waveforms
+from psl_jax.audio import audio_input, decoding, readers
 from psl_jax.audio.decoding import DecodeError
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
 from psl_jax.runtime.errors import UserError
@@ -143,10 +143,10 @@ def _mono(chunk: Any) -> np.ndarray:
     """float32 [samples] of a chunk, however short it is."""
     array = np.asarray(chunk)
     if array.ndim != 2:
-        return waveforms.to_mono(array)
+        return audio_input.to_mono(array)
     if not 1 <= array.shape[1] <= readers.MAX_CHANNELS:
         raise UserError(
             f"a chunk of shape {array.shape}; expected [samples] or [samples, channels]"
         )
-    columns = [waveforms.to_mono(array[:, i]) for i in range(array.shape[1])]
+    columns = [audio_input.to_mono(array[:, i]) for i in range(array.shape[1])]
     return np.asarray(np.mean(columns, axis=0, dtype=np.float32))

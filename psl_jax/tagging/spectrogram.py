@@ -3,8 +3,8 @@
 import jax
 import numpy as np
 
+from psl_jax.audio.audio_input import Blocks
 from psl_jax.audio.segments import SAMPLE_RATE
-from psl_jax.audio.waveforms import Blocks
 from psl_jax.model.frontend import HOP, LogMel, num_frames
 from psl_jax.tagging.timeline import Pool
 

@@ -17,10 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from psl_jax.audio import video_files
-from psl_jax.audio.decoding import MIN_SAMPLES, DecodeError
+from psl_jax.audio.audio_input import Blocks, at_most, blocks_of
+from psl_jax.audio.decoding import AUDIO_SUFFIXES, MIN_SAMPLES, DecodeError
 from psl_jax.audio.segments import Segmentation
-from psl_jax.audio.waveforms import Blocks, at_most, blocks_of
 from psl_jax.model.mobilenetv2 import HEAD_CHANNELS
 from psl_jax.runtime.paths import is_remote, path_of
 from psl_jax.tagging.events import Event, EventFinder, EventSettings
@@ -28,12 +27,6 @@ from psl_jax.tagging.programs import BOTH, SCORES
 from psl_jax.tagging.tagger import Failed, Tagger
 from psl_jax.tagging.timeline import FRAME_SECONDS, Piece, Pool, Timeline
 
-# What is looked for in folders; a file that is named itself is read whatever its name.
-SUFFIXES = (
-    *(".wav", ".wave", ".wavex", ".rf64", ".w64", ".flac", ".mp3", ".ogg", ".oga", ".opus"),
-    *(".aiff", ".aif", ".aifc", ".au", ".caf"),
-    *video_files.SUFFIXES,  # without PyAV they are reported, not passed over
-)
 _SPOOL_ROWS = 4096
 STDIN = "-"
 
@@ -152,8 +145,8 @@ def _look_into_bucket(path: str, found: Found) -> None:
         return
     inside, passed = [], 0
     for one in place.rglob("*"):
-        inside += [one] * (one.suffix.lower() in SUFFIXES)
-        passed += one.suffix.lower() not in SUFFIXES
+        inside += [one] * (one.suffix.lower() in AUDIO_SUFFIXES)
+        passed += one.suffix.lower() not in AUDIO_SUFFIXES
     names = [os.fspath(one.relative_to(place)) for one in inside]
     found.inputs.extend(Input(os.fspath(o), name) for o, name in zip(inside, names, strict=True))
     if not inside:
@@ -177,7 +170,7 @@ def _look_into(folder: str, found: Found) -> None:
                 passed["links to folders"] += 1
         for name in names:
             suffix, path = os.path.splitext(name)[1].lower(), os.path.join(place, name)
-            if suffix not in SUFFIXES:
+            if suffix not in AUDIO_SUFFIXES:
                 passed[suffix if suffix and len(suffix) < 12 else "others"] += 1
             elif os.path.isfile(path):
                 inside.append(path)

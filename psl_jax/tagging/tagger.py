@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from psl_jax.audio.audio_input import Blocks, blocks_of
 from psl_jax.audio.decoding import MIN_SECONDS, DecodeError
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
-from psl_jax.audio.waveforms import Blocks, blocks_of
 from psl_jax.model.class_lists import read_classes
 from psl_jax.model.folding import fold
 from psl_jax.model.frontend import HOP, num_frames
@@ -115,8 +115,8 @@ class Tagger:
         """Tags a waveform or a file, or a list of them: Tags, or a list of Tags.
 
         Args:
-          audio: path of a file, the bytes of one, or a binary file object that libsndfile reads
-            (wav, flac, ogg, mp3, ...), or a waveform [samples], [samples, channels] or
+          audio: path of a file, the bytes of one, or a binary file object (wav, flac, mp3, ogg,
+            m4a, ...), or a waveform [samples], [samples, channels] or
             [channels, samples]: floating point in [-1, 1], or integers. A list of these is
             computed in batches across them.
           sample_rate: of waveforms, in Hz; not needed for files. Anything but 16 kHz is

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from psl_jax.tagging.tagged_files import SUFFIXES
+from psl_jax.audio.decoding import AUDIO_SUFFIXES
 from psl_jax.web import parameters
 from psl_jax.web.api import Api, usual
 from psl_jax.web.pages import Pages
@@ -176,7 +176,7 @@ def _front_page(service: Service, pages: Pages, access: Access) -> Endpoint:
             "live": service.live_seconds,
             "clips": parameters.MAX_CUTS,
             "hops": [cut.seconds / n for n in (1, 2, 4, 8)] if cut else [],
-            "suffixes": sorted(SUFFIXES),
+            "suffixes": sorted(AUDIO_SUFFIXES),
             "labels": list(service.tagger.labels),
             "settings": usual(service),
             "tuned": service.settings.threshold == service.tagger.thresholds,

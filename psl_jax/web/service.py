@@ -15,9 +15,9 @@ from typing import IO, Any
 import numpy as np
 import soundfile
 
+from psl_jax.audio.audio_input import Blocks, at_most, blocks_of
 from psl_jax.audio.decoding import DecodeError, form_of
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
-from psl_jax.audio.waveforms import Blocks, at_most, blocks_of
 from psl_jax.tagging import spectrogram
 from psl_jax.tagging.events import EventSettings
 from psl_jax.tagging.tagged_files import BadFile, FileTags, Input, Keep, tag_files

@@ -30,10 +30,11 @@ def test_identical_channels_are_bit_exact(tmp_path):
     np.testing.assert_array_equal(decoding.read_audio(path), samples)
 
 
-@pytest.mark.parametrize("file_format", ["WAV", "FLAC", "OGG"])
-def test_reads_file_objects(file_format):
+@pytest.mark.parametrize(("file_format", "padding"), [("WAV", 0), ("FLAC", 0), ("OGG", 128)])
+def test_reads_file_objects(file_format, padding):
+    """FFmpeg leaves the encoder's padding at the end of an Ogg file of a single page."""
     file = audio_files.encoded(audio_files.tone(1.0), file_format=file_format)
-    assert len(decoding.read_audio(file)) == 16_000
+    assert 16_000 <= len(decoding.read_audio(file)) <= 16_000 + padding
     with pytest.raises(decoding.DecodeError, match="empty"):
         decoding.read_audio(io.BytesIO())
 

@@ -10,8 +10,8 @@ import pytest
 import tagging
 
 import psl_jax
+from psl_jax.audio.audio_input import blocks_of
 from psl_jax.audio.segments import Segmentation
-from psl_jax.audio.waveforms import blocks_of
 from psl_jax.runtime import parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.scoring.scorer import Scorer

@@ -8,8 +8,8 @@ import pytest
 import soxr
 
 from psl_jax.audio import decoding
+from psl_jax.audio.audio_input import at_most, blocks_of, resample, to_mono
 from psl_jax.audio.decoding import DecodeError, decoded_blocks
-from psl_jax.audio.waveforms import at_most, blocks_of, resample, to_mono
 from psl_jax.runtime.errors import UserError
 
 

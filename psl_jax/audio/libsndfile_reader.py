@@ -1,6 +1,5 @@
-"""Files that libsndfile reads: wav, flac, ogg, mp3, aiff and others."""
+"""Files that libsndfile reads to the exact frame: wav, flac, aiff, w64, caf, au."""
 
-import contextlib
 import os
 import re
 from collections.abc import Iterator
@@ -9,43 +8,41 @@ from typing import IO, Any
 import numpy as np
 import soundfile
 
-from psl_jax.audio import stream_checks
 from psl_jax.audio.readers import (
     BLOCK_SAMPLES,
     DecodeError,
     Reader,
     check_finite,
-    check_form,
     mean_over_channels,
     one_line,
 )
 from psl_jax.audio.segments import SAMPLE_RATE
 
-_UNKNOWN_FRAMES = 1 << 62  # what libsndfile reports for a stream that does not say its length
+_UNKNOWN_FRAMES = 1 << 62  # what libsndfile reports for a stream that does not state its length
 
-# Containers whose header tells the exact number of frames. An mp3 or Ogg file has no such count.
+# Containers whose header states the number of frames.
 _EXACT_LENGTH_FORMATS = frozenset({"WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "FLAC", "CAF"})
 
-# libsndfile trims the length of a chunk that claims more bytes than the file holds, and says so
-# in its log: "data : 320000 (should be 100000)".
+# libsndfile trims the length of a chunk that claims more bytes than the file holds, and logs it:
+# "data : 320000 (should be 100000)"; of w64 and RF64 it logs this for the whole file only.
 _TRIMMED_CHUNK = re.compile(
-    r"^\s*(?:data|SSND|Data Size)\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE
+    r"^\s*(?:data|SSND|Data Size|riff|Riff size)\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE
 )
 _STREAMED_SIZE = 0x7FFF0000  # a size from here on means "unknown": written to a pipe
 
 
-class _Forward(soundfile.SoundFile):
+class _ForwardFile(soundfile.SoundFile):
     """A file read from start to end: python-soundfile then does without a seek after each block.
 
-    The seek fails in a flac that does not say its length, as one written to a pipe.
+    The seek fails in a flac that does not state its length, as one written to a pipe.
     """
 
     def seekable(self) -> bool:
         return False
 
 
-class _Seekable:
-    """A binary file that takes any place to go to: headers of damaged files name some before 0."""
+class _LenientFile:
+    """A binary file that accepts any offset: headers of damaged files name some before 0."""
 
     def __init__(self, file: IO[bytes]):
         self._file = file
@@ -58,16 +55,33 @@ class _Seekable:
             return self._file.tell()
 
 
-class SoundFileReader(Reader):
+class LibsndfileReader(Reader):
     """An open file; see `Reader`."""
 
-    def __init__(self, source: soundfile.SoundFile, file: str | os.PathLike | IO[bytes]):
-        check_form(source.samplerate, source.channels)
-        self._source, self._file = source, file
+    def __init__(self, file: IO[bytes] | int):
+        """file: at its beginning; a descriptor is read faster, and is not closed.
+
+        libsndfile is given no file name: by the name it would look for a resource fork beside the
+        file, and trust the name's ending.
+
+        Raises DecodeError for a format that libsndfile does not read to the exact frame.
+        """
+        where: Any = file if isinstance(file, int) else _LenientFile(file)
+        try:
+            self._source = _ForwardFile(where, closefd=False)
+        except (soundfile.LibsndfileError, TypeError, ValueError) as error:
+            raise DecodeError("undecodable", one_line(error)) from error
+        source = self._source
+        if source.format not in _EXACT_LENGTH_FORMATS:
+            source.close()
+            raise DecodeError("undecodable", f"{source.format} is left to FFmpeg")
         self.rate, self.channels = source.samplerate, source.channels
-        self.exact_frames = _exact_frames(source)
+        self.exact_frames = source.frames if source.frames < _UNKNOWN_FRAMES else None
         self._frames = 0  # read so far
         self._error: Exception | None = None
+
+    def close(self) -> None:
+        self._source.close()
 
     def blocks(self) -> Iterator[np.ndarray]:
         """See `Reader.blocks`; what needs no computing, 16 kHz mono of 16 bits, comes as int16.
@@ -78,9 +92,10 @@ class SoundFileReader(Reader):
         block = max(BLOCK_SAMPLES // source.channels, 1)
         ready = (source.samplerate, source.channels, source.subtype) == (SAMPLE_RATE, 1, "PCM_16")
         dtype = "int16" if ready else "float32"
-        while True:
+        # Not past the last frame: what follows it, as a tag at the end of a flac, is no audio.
+        while frames := min(block, source.frames - self._frames):
             try:
-                data = source.read(block, dtype=dtype, always_2d=True)  # [frames, channels]
+                data = source.read(frames, dtype=dtype, always_2d=True)  # [frames, channels]
             except soundfile.LibsndfileError as error:
                 self._error = error
                 return
@@ -94,13 +109,11 @@ class SoundFileReader(Reader):
 
     def check(self, seconds: float, whole: bool) -> None:
         """See `Reader.check`."""
-        if self._source.format in ("MP3", "MPEG", "OGG"):
-            stream_checks.check(self._file, seconds, self._frames if whole else None)
-        if whole:
-            self._check_whole()
-
-    def _check_whole(self) -> None:
+        if not whole:
+            return
         expected, rate = self.exact_frames, self.rate
+        if expected == 0:
+            raise DecodeError("empty", "a header without any audio")
         if self._frames == 0 and self._error is not None and expected is None:
             raise DecodeError("undecodable", one_line(self._error))
         if expected and (trimmed := _TRIMMED_CHUNK.search(self._source.extra_info or "")):
@@ -115,34 +128,3 @@ class SoundFileReader(Reader):
         if self._error is not None:
             detail = f"broken after {self._frames / rate:.2f} s: {one_line(self._error)}"
             raise DecodeError("truncated", detail)
-
-
-@contextlib.contextmanager
-def opened(file: str | os.PathLike | IO[bytes]) -> Iterator[SoundFileReader]:
-    """The reader of a file, whose errors become DecodeErrors."""
-    # An absolute path: libsndfile takes the name "-" for standard input. As bytes: not all names
-    # are UTF-8.
-    where: Any = _Seekable(file) if not isinstance(file, str | os.PathLike) else _path(file)
-    try:
-        with _Forward(where) as source:
-            yield SoundFileReader(source, file)
-    except (soundfile.LibsndfileError, TypeError, ValueError) as error:
-        # TypeError and ValueError: python-soundfile's own refusals, as of headerless .raw files.
-        detail = one_line(error).rstrip(".")
-        if "not recognised" in detail:
-            detail += ": this is no audio, or its beginning is damaged"
-        raise DecodeError("undecodable", detail) from error
-    except OSError as error:
-        raise DecodeError("unreadable", one_line(error)) from error
-
-
-def _path(path: str | os.PathLike) -> bytes:
-    return os.fsencode(os.path.abspath(path))
-
-
-def _exact_frames(source: soundfile.SoundFile) -> int | None:
-    """How many frames the header says there are, where that can be relied on."""
-    exact = source.format in _EXACT_LENGTH_FORMATS and source.frames < _UNKNOWN_FRAMES
-    if exact and source.frames == 0:
-        raise DecodeError("empty", "a header without any audio")
-    return source.frames if exact else None

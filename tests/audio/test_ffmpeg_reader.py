@@ -1,8 +1,7 @@
-"""m4a, mp4, webm and others, as AudioSet's downloads come; read with PyAV, an optional extra."""
-
-import sys
+"""m4a, mp4, webm and others, as AudioSet's downloads come: read by FFmpeg."""
 
 import audio_files
+import av
 import numpy as np
 import pytest
 import soxr
@@ -11,14 +10,17 @@ from scipy.signal import correlate
 from psl_jax.audio import decoding
 from psl_jax.audio.decoding import DecodeError
 
-av = pytest.importorskip("av", reason="PyAV is not installed: pip install 'psl_jax[video]'")
-
 KINDS = {
     "aac.m4a": ("ipod", "aac", 44_100, 2),
     "aac.mp4": ("mp4", "aac", 48_000, 1),
     "opus.webm": ("webm", "libopus", 48_000, 2),
     "opus.mkv": ("matroska", "libopus", 48_000, 1),
     "plain.aac": ("adts", "aac", 32_000, 1),
+    "pcm.avi": ("avi", "pcm_s16le", 48_000, 2),
+    "stream.ts": ("mpegts", "aac", 48_000, 1),
+    "film.flv": ("flv", "aac", 44_100, 1),
+    "pack.wv": ("wv", "wavpack", 16_000, 1),
+    "sound.ac3": ("ac3", "ac3", 48_000, 2),
 }
 
 
@@ -85,9 +87,9 @@ def test_a_film_without_sound_and_a_broken_one(tmp_path):
         decoding.decode(broken)
 
 
-def test_without_pyav_it_is_said_what_to_install(tmp_path, monkeypatch):
-    path = tmp_path / "aac.m4a"
-    write(path)
-    monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(DecodeError, match=r"needs PyAV: pip install 'psl_jax\[video\]'"):
+def test_a_playlist_opens_nothing(tmp_path):
+    audio_files.write(tmp_path / "private.mp3", audio_files.tone(1.0))
+    path = tmp_path / "list.wav"
+    path.write_text(f"ffconcat version 1.0\nfile '{tmp_path / 'private.mp3'}'\n")
+    with pytest.raises(DecodeError, match="undecodable"):
         decoding.decode(path)

@@ -1,0 +1,169 @@
+"""Files that FFmpeg reads, through PyAV: mp3, ogg, opus, m4a, mp4, webm, wma and many others."""
+
+import io
+from collections.abc import Iterator
+from typing import IO, Any
+
+import av
+import numpy as np
+
+from psl_jax.audio.readers import (
+    BLOCK_SAMPLES,
+    CUT_TOLERANCE_SECONDS,
+    DecodeError,
+    Reader,
+    check_finite,
+    mean_over_channels,
+    one_line,
+)
+
+# A playlist inside a file must not make FFmpeg open other files or addresses.
+_OPTIONS = {"protocol_whitelist": "none"}
+
+# Containers may state a little more than the decoder gives: the encoder's padding.
+_LENGTH_TOLERANCE_SECONDS = 2 * CUT_TOLERANCE_SECONDS
+
+_LONGEST_OGG_PAGE = 65_307  # bytes
+_OGG_HEADER = 27  # bytes, of which the sixth holds flags, the last the number of sizes after it
+_LAST_OGG_PAGE = 4
+
+
+class FFmpegReader(Reader):
+    """The first audio stream of a container; see `Reader`."""
+
+    def __init__(self, file: IO[bytes]):
+        """file: at its beginning. Raises DecodeError for a file without audio."""
+        self._file = file
+        try:
+            self._container: Any = av.open(file, metadata_errors="ignore", options=_OPTIONS)
+        except av.FFmpegError as error:
+            detail = f"{one_line(error)}: this is no audio, or its beginning is damaged"
+            raise DecodeError("undecodable", detail) from error
+        streams = self._container.streams.audio
+        context = streams[0].codec_context if streams else None
+        if context is None or not context.sample_rate:
+            self._container.close()
+            detail = "an unknown kind of audio stream" if streams else "it holds no audio stream"
+            raise DecodeError("undecodable", detail)
+        self._stream: Any = streams[0]
+        self.rate, self.channels = context.sample_rate, context.channels
+        self._bit_rate = context.bit_rate
+        self._first_byte = 0  # of the stream in the file
+        self._frames = 0  # read so far
+        self._damaged_at: float | None = None  # seconds
+        self._is_cut_off = False
+        self._error: av.FFmpegError | None = None
+
+    def close(self) -> None:
+        self._container.close()
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """See `Reader.blocks`; a container that cannot be read on ends the blocks."""
+        parts: list[np.ndarray] = []
+        waiting = 0  # samples of all channels
+        for data in self._decoded():
+            mono = mean_over_channels(data.T)
+            check_finite(mono, self._frames, self.rate)
+            self._frames += len(mono)
+            parts.append(mono)
+            waiting += data.size
+            if waiting >= BLOCK_SAMPLES:
+                yield np.concatenate(parts)
+                parts, waiting = [], 0
+        if parts:
+            yield np.concatenate(parts)
+
+    def _decoded(self) -> Iterator[np.ndarray]:
+        """The frames of the stream, float32 [channels, frames]; takes note of damage.
+
+        A packet that FFmpeg marks as corrupt or cannot decode is damage where audio follows it. At
+        the end of a file it is a tag, or a packet that was cut off.
+        """
+        marked_at: float | None = None
+        end: float | None = None  # of the last frame, by the container's clock
+        resampler, form = None, None
+        try:
+            for packet in self._container.demux(self._stream):
+                self._first_byte = self._first_byte or packet.pos or 0
+                is_bad = packet.is_corrupt
+                try:
+                    frames = packet.decode()
+                except av.InvalidDataError:
+                    frames, is_bad = [], True
+                for frame in frames:
+                    if end is not None and frame.time is not None:
+                        is_gap = frame.time > end + CUT_TOLERANCE_SECONDS
+                        if packet.size and (is_gap or marked_at is not None):
+                            self._note_damage(self._seconds if marked_at is None else marked_at)
+                    if frame.time is not None:
+                        end = frame.time + frame.samples / frame.sample_rate
+                    is_bad = is_bad or frame.is_corrupt
+                    if form != (form := (frame.format.name, frame.layout.name, frame.sample_rate)):
+                        resampler = av.AudioResampler(format="fltp", rate=self.rate)
+                    assert resampler is not None
+                    yield from (part.to_ndarray() for part in resampler.resample(frame))
+                if packet.size:
+                    self._is_cut_off = packet.is_corrupt
+                    if is_bad and self._frames:
+                        marked_at = self._seconds
+        except av.FFmpegError as error:
+            self._error = error
+
+    @property
+    def _seconds(self) -> float:
+        return self._frames / self.rate
+
+    def _note_damage(self, seconds: float) -> None:
+        if self._damaged_at is None:
+            self._damaged_at = seconds
+
+    def check(self, seconds: float, whole: bool) -> None:
+        """See `Reader.check`."""
+        if self._damaged_at is not None and self._damaged_at < seconds:
+            raise DecodeError("damaged", f"the data at {self._damaged_at:.2f} s are damaged")
+        if not whole:
+            return
+        if not self._frames:
+            detail = one_line(self._error) if self._error else "it holds nothing to decode"
+            raise DecodeError("undecodable", detail)
+        if self._error is not None:
+            detail = f"broken after {self._seconds:.2f} s: {one_line(self._error)}"
+            raise DecodeError("truncated", detail)
+        expected = self._stated_seconds()
+        if expected is not None and (
+            self._seconds < min(expected, seconds) - _LENGTH_TOLERANCE_SECONDS
+        ):
+            detail = f"ends after {self._seconds:.2f} s, its header says {expected:.2f} s"
+            raise DecodeError("truncated", detail)
+        if self._is_cut_off or self._lacks_last_ogg_page():
+            raise DecodeError("truncated", f"cut off after {self._seconds:.2f} s")
+
+    def _stated_seconds(self) -> float | None:
+        """The length that the container states; None where FFmpeg estimated it from its bytes."""
+        stream, container = self._stream, self._container
+        if stream.duration is not None:
+            stated = float(stream.duration * stream.time_base)
+        elif container.duration is not None and len(container.streams) == 1:
+            # Of all streams together: with a video beside it the audio may be shorter.
+            stated = container.duration / 1e6
+        else:
+            return None
+        if self._bit_rate:
+            estimate = (container.size - self._first_byte) * 8 / self._bit_rate
+            if abs(stated - estimate) < _LENGTH_TOLERANCE_SECONDS:
+                return None
+        return stated
+
+    def _lacks_last_ogg_page(self) -> bool:
+        """An Ogg file states no length: its last page is marked instead."""
+        if self._container.format.name != "ogg":
+            return False
+        self._file.seek(0, io.SEEK_END)
+        self._file.seek(max(self._file.tell() - 2 * _LONGEST_OGG_PAGE, 0))
+        tail = self._file.read()
+        page = tail[max(tail.rfind(b"OggS"), 0) :]
+        if len(page) < _OGG_HEADER:
+            return True
+        body = _OGG_HEADER + page[_OGG_HEADER - 1]
+        size = body + sum(page[_OGG_HEADER:body])
+        return not page[5] & _LAST_OGG_PAGE or len(page) < size
