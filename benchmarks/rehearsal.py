@@ -200,7 +200,7 @@ def label_bytes(windows: Sequence[Any], index: Any, segmentation: Any) -> int:
     class Counting(soft_labels.SoftLabels):
         def __init__(self) -> None:
             self.index, self.segmentation = index, segmentation
-            self.manifest = {"format": "tfrecord", "top_k": 0}
+            self.manifest = {"format": "tfrecord"}
             self.num_segments = int(segmentation.counts(index.num_samples).max())
             self._cache, self.read = {}, 0
 

@@ -52,8 +52,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--overlap", type=float, default=default.overlap, help="of the windows heard, in 0 to 0.9")
     add("--prior", type=float, default=default.prior, help="how far weak labels are believed")
     add("--prior_recall", type=float, default=default.prior_recall, help="share that they name")
-    add("--top_k", type=int, default=default.top_k, help="classes kept of a segment (0: all)")
-    add("--temperature", type=float, default=default.temperature, help="logits are divided by it")
     rates = ("none", "rate", "clip_rate")
     add("--calibrate", default=default.calibrate, choices=rates, help="a logit shift by class")
     add("--count_padding", action="store_true", help="after a clip's end, in the time mean")

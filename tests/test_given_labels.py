@@ -63,8 +63,12 @@ def test_imported_labels_need_no_teacher(tmp_path, monkeypatch):
         suite.run(config_of(tmp_path, others), run_folder)
 
     # What this run would relabel with says nothing of labels that it did not make.
-    with pytest.raises(UserError, match=r"from `psl-jax labels import`.*relabel\.top_k at its def"):
-        suite.run(config_of(tmp_path, out, relabel={"top_k": 2}), tmp_path / "not", "relabel")
+    with pytest.raises(
+        UserError, match=r"from `psl-jax labels import`.*relabel\.count_padding at its def"
+    ):
+        suite.run(
+            config_of(tmp_path, out, relabel={"count_padding": True}), tmp_path / "not", "relabel"
+        )
     (out / "labels-00002-of-00003.npz").unlink()
     with pytest.raises(UserError, match=r"missing .*run `psl-jax labels import` to the end"):
         suite.run(config_of(tmp_path, out), tmp_path / "not", "relabel")

@@ -14,7 +14,7 @@ from psl_jax.experiments.run_binding import RunFolder
 from psl_jax.runtime.removed_settings import REMOVED, REMOVED_VALUES
 
 # A value that an earlier version took and that is none of the accepted ones.
-OTHERS = {"relabel.views": 3}
+OTHERS = {"relabel.views": 3, "relabel.top_k": 2, "relabel.temperature": 0.5}
 REFUSED = {name: OTHERS[name] for name in REMOVED if REMOVED[name]}
 # What the manifest of an earlier version says of the way that labels were made.
 OLD_RULE = {
@@ -27,7 +27,7 @@ OLD_RULE = {
     "count_padding": False,
     "heard": 0.0,
 }
-REFUSED_IN_LABELS = {"view": {"number": 2, "seed": 0}}
+REFUSED_IN_LABELS = {"view": {"number": 2, "seed": 0}, "top_k": 2, "temperature": 0.5}
 
 
 def run_folder(folder, **changes) -> RunFolder:

@@ -37,12 +37,9 @@ class LabelRule:
     prior: float = setting(0.0, least=0, most=20)
     # The share of sounding classes that weak labels name (AudioSet's miss many; inferred).
     prior_recall: float = setting(0.7, above=0, below=1)
-    # Only so many classes of a segment are kept, the likeliest; the others are 0. 0: all are kept.
-    top_k: int = setting(0, least=0)
-    # A label is sigmoid(logit / temperature + shift): below 1 a teacher's labels become bolder.
-    temperature: float = setting(1.0, above=0, most=100)
-    # The shift of each class, see `label_rates`. none: 0. rate: the class's mean label of a segment
-    # becomes the rate of its weak labels there. clip_rate: its mean of the clips' highest labels.
+    # A label is sigmoid(logit + shift), with a shift for each class, see `label_rates`. none: 0.
+    # rate: the class's mean label of a segment becomes the rate of its weak labels there.
+    # clip_rate: its mean of the clips' highest labels.
     calibrate: str = setting("none", choices=("none", "rate", "clip_rate"))
     # The teacher's frames in the padding after a clip's end count in its time mean.
     count_padding: bool = setting(False)
@@ -63,6 +60,9 @@ class LabelRule:
 
 # What was added to the rule since cut labels have digests.
 LATER = ("heard",)
+# Parts of the rule that were removed since, with the only values that are accepted: digests keep
+# them.
+REMOVED_PARTS = {"top_k": 0, "temperature": 1.0}
 
 # What labels are like that were made before manifests told it.
 _UNTOLD = LabelRule().entries() | {"shortest_seconds": MIN_SEGMENT_SECONDS}
@@ -83,8 +83,6 @@ _NAMES = {
     "heard": "seconds that the teacher heard at a time",
     "prior": "how far weak labels are believed",
     "prior_recall": "share of sounding classes that weak labels name",
-    "top_k": "number of classes that are kept",
-    "temperature": "temperature of the teacher's logits",
     "calibrate": "what the classes' rates were fitted to",
     "count_padding": "whether padding counts",
     WEAK: "weak labels of the clips",

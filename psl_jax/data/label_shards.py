@@ -1,7 +1,6 @@
 """The files that soft labels lie in, one for each clip shard: TFRecord, or npz.
 
-Per clip its id and float16 probabilities [segments, classes]. Where only the k largest of a segment
-are kept, and where that is smaller, these and their class numbers: [segments, k] each.
+Per clip its id and float16 probabilities [segments, classes].
 """
 
 import os
@@ -15,7 +14,7 @@ from psl_jax.data import record_files
 from psl_jax.runtime.paths import local_copy, path_of
 
 FORMATS = ("tfrecord", "npz")
-_DENSE, _VALUES, _CLASSES = "probabilities", "values", "classes"
+_DENSE = "probabilities"
 
 
 def shard_path(directory: str | os.PathLike, shard: int, count: int, format: str) -> pathlib.Path:
@@ -27,45 +26,9 @@ def shard_path(directory: str | os.PathLike, shard: int, count: int, format: str
 Some = tuple[Sequence[int], np.ndarray | None]
 
 
-def is_compact(num_classes: int, top_k: int) -> bool:
-    """Whether values and class numbers are stored: half as many pairs are as large as all."""
-    return 0 < 2 * top_k < num_classes
-
-
-def bytes_per_segment(num_classes: int, top_k: int = 0) -> int:
-    """What the labels of a segment take on disk."""
-    return 4 * top_k if is_compact(num_classes, top_k) else 2 * num_classes
-
-
-def keep_largest(rows: np.ndarray, top_k: int) -> np.ndarray:
-    """The `top_k` largest of each row [n, classes], of equals the first; else zeros. 0: all."""
-    if not 0 < top_k < rows.shape[-1]:
-        return rows
-    chosen = largest(rows, top_k)
-    out = np.zeros_like(rows)
-    np.put_along_axis(out, chosen, np.take_along_axis(rows, chosen, 1), 1)
-    return out
-
-
-def largest(rows: np.ndarray, top_k: int) -> np.ndarray:
-    """Class numbers of the `top_k` largest of each row, in ascending order: int64 [n, top_k]."""
-    return np.sort(np.argsort(-rows, axis=1, kind="stable")[:, :top_k], axis=1)
-
-
-def write(
-    path: pathlib.Path, format: str, ids: np.ndarray, rows: list[np.ndarray], top_k: int = 0
-) -> None:
-    """Writes the labels of a shard: ids [n], for each of them float16 [segments, classes].
-
-    top_k: how many of a segment's values are not 0 at most; 0: all.
-    """
-    num_classes = rows[0].shape[1] if rows else 0
-    parts = {_DENSE: rows}
-    if is_compact(num_classes, top_k):
-        chosen = [largest(row, top_k) for row in rows]
-        values = [np.take_along_axis(row, c, 1) for row, c in zip(rows, chosen, strict=True)]
-        parts = {_VALUES: values, _CLASSES: [c.astype("<u2") for c in chosen]}
-    (_write_tfrecord if format == "tfrecord" else _write_npz)(path, ids, parts)
+def write(path: pathlib.Path, format: str, ids: np.ndarray, rows: list[np.ndarray]) -> None:
+    """Writes the labels of a shard: ids [n], for each of them float16 [segments, classes]."""
+    (_write_tfrecord if format == "tfrecord" else _write_npz)(path, ids, {_DENSE: rows})
 
 
 def read(
@@ -73,7 +36,6 @@ def read(
     format: str,
     counts: np.ndarray,
     num_classes: int,
-    top_k: int = 0,
     some: Some | None = None,
 ) -> tuple[list[str], np.ndarray]:
     """Ids [n] and float16 [sum of counts, classes] of a shard with clips of `counts` segments.
@@ -82,21 +44,12 @@ def read(
 
     Raises what _DAMAGE of soft_labels lists for a damaged file.
     """
-    compact = is_compact(num_classes, top_k)
-    shapes = {_VALUES: (top_k, "<f2"), _CLASSES: (top_k, "<u2")}
-    if not compact:
-        shapes = {_DENSE: (num_classes, "<f2")}
+    shapes = {_DENSE: (num_classes, "<f2")}
     if format == "tfrecord":
         ids, parts = _read_tfrecord(path, counts, shapes, some)
     else:
         ids, parts = _read_npz(path, counts, shapes)
-    if not compact:
-        return ids, parts[_DENSE]
-    if (parts[_CLASSES] >= num_classes).any():
-        raise ValueError(f"class number {parts[_CLASSES].max()} of {num_classes}")
-    rows = np.zeros((int(counts.sum()), num_classes), np.float16)
-    np.put_along_axis(rows, parts[_CLASSES].astype(np.int64), parts[_VALUES], 1)
-    return ids, rows
+    return ids, parts[_DENSE]
 
 
 # Name of a part of a shard -> values of each segment, and their type.

@@ -18,7 +18,7 @@ import numpy as np
 from psl_jax.audio.segments import Segmentation
 from psl_jax.data import label_manifest, label_shards, record_files
 from psl_jax.data.clip_index import ClipIndex
-from psl_jax.data.label_manifest import FORMATS, LATER, MANIFEST, WEAK, LabelRule
+from psl_jax.data.label_manifest import FORMATS, LATER, MANIFEST, REMOVED_PARTS, WEAK, LabelRule
 from psl_jax.runtime import files
 from psl_jax.runtime.disk_errors import plain_disk_errors
 from psl_jax.runtime.errors import UserError
@@ -50,7 +50,9 @@ def made_with(labels: "SoftLabels") -> dict[str, Any]:
     """
     usual = LabelRule().entries()
     found = {n: labels.manifest[n] for n in (*usual, WEAK) if n in labels.manifest}
-    return {n: value for n, value in found.items() if n not in LATER or value != usual[n]}
+    return REMOVED_PARTS | {
+        n: value for n, value in found.items() if n not in LATER or value != usual[n]
+    }
 
 
 class SoftLabelWriter:
@@ -72,7 +74,7 @@ class SoftLabelWriter:
         """Writes the manifest; if there is one, it must be the same (UserError), and its whole
         shards are kept.
 
-        rule: how the labels are made (default: the paper's way); of it the writer does `top_k`.
+        rule: how the labels are made (default: the paper's way).
         origin: of labels that no relabeling made: what they were read or cut from, as JSON.
         teachers: what there is to say of each teacher, as JSON; its digest alone is compared.
         uses_weak_labels: besides those of `rule` the labels depend on the clips' weak ones.
@@ -138,15 +140,14 @@ class SoftLabelWriter:
             raise ValueError(
                 f"shard {shard}: shapes {[r.shape for r in rows][:3]}... {expected[:3]}"
             )
-        ids, top_k = self.index.ids[low:high], self.rule.top_k
+        ids = self.index.ids[low:high]
         for row, clip_id in zip(rows, ids, strict=True):
             if not np.isfinite(row).all():
                 raise ValueError(f"the teacher's probabilities of clip {clip_id} are not finite")
-        rows = [label_shards.keep_largest(row, top_k) for row in rows]
         count = len(self.index.shard_sizes)
         path = label_shards.shard_path(self.directory, shard, count, self.format)
         with plain_disk_errors(path, _GO_ON), files.atomic_path(path) as temporary:
-            label_shards.write(temporary, self.format, ids, rows, top_k)
+            label_shards.write(temporary, self.format, ids, rows)
 
 
 class SoftLabels:
@@ -222,10 +223,9 @@ class SoftLabels:
         format = self.manifest["format"]
         path = label_shards.shard_path(self.directory, shard, len(self.index.shard_sizes), format)
         counts = self.segmentation.counts(self.index.num_samples[clips])
-        width, top_k = self.index.num_classes, self.manifest["top_k"]
         try:
             some = self._some(path, shard, clips) if only_these else None
-            ids, rows = label_shards.read(path, format, counts, width, top_k, some)
+            ids, rows = label_shards.read(path, format, counts, self.index.num_classes, some)
         except _DAMAGE as error:
             raise UserError(
                 f"{path}: damaged soft-label shard ({error}); delete it and run "

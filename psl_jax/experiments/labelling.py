@@ -9,7 +9,6 @@ import numpy as np
 
 from psl_jax.audio.segments import Segmentation
 from psl_jax.config import Settings
-from psl_jax.data import label_shards
 from psl_jax.data.label_manifest import are_begun, digest_without_teacher, missing_shards
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.sources import Source
@@ -111,7 +110,7 @@ class Labelling:
             return 0
         index = self._source().index
         segments = int(self.segmentation.counts(index.num_samples).sum(dtype=np.int64))
-        each = label_shards.bytes_per_segment(index.num_classes, self.settings.relabel.top_k)
+        each = 2 * index.num_classes
         return segments * each
 
     @property

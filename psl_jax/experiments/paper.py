@@ -135,9 +135,6 @@ ABLATION: dict[str, dict[str, Any]] = {
     "psl2s": {},
     "overlap": {"relabel": {"overlap": 0.5}},
     "prior": {"relabel": {"prior": 2.0}},
-    "top1": {"relabel": {"top_k": 1}},
-    "top3": {"relabel": {"top_k": 3}},
-    "top5": {"relabel": {"top_k": 5}},
     "round2": {"teacher": "psl2s"},  # the student is the teacher of the next one
     "round3": {"teacher": "round2"},
 }

@@ -46,13 +46,13 @@ def labels_in_step(settings: Settings) -> bool:
     rule = settings.relabel
     if settings.labels != "soft" or not settings.alpha or rule.when == "beforehand":
         return False
-    for name in ("overlap", "prior", "top_k", "heard"):
+    for name in ("overlap", "prior", "heard"):
         if getattr(rule, name):
             raise UserError(
                 f"config.relabel.{name} is {getattr(rule, name)}: a teacher in the step gives a "
                 "segment its own scores; give --config.relabel.when=beforehand, or 0"
             )
-    for name, neutral in (("temperature", 1), ("calibrate", "none")):
+    for name, neutral in (("calibrate", "none"),):
         if getattr(rule, name) != neutral:
             raise UserError(
                 f"config.relabel.{name} is {getattr(rule, name)!r}: a teacher in the step gives a "

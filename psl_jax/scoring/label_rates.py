@@ -1,8 +1,8 @@
-"""How often a teacher's labels say that something sounds: temperature, and a shift by class.
+"""How often a teacher's labels say that something sounds: a shift of its logits by class.
 
-A teacher that was trained on other data may rank well and yet say 0.05 where something sounds. A
-temperature divides all logits; the shift of a class is fitted so that its mean label is the rate of
-the weak labels, which is the one thing that the data tells of how often a class sounds.
+A teacher that was trained on other data may rank well and yet say 0.05 where something sounds. The
+shift of a class is fitted so that its mean label is the rate of the weak labels, which is the one
+thing that the data tells of how often a class sounds.
 """
 
 import numpy as np
@@ -19,16 +19,9 @@ def logits_of(probabilities: np.ndarray) -> np.ndarray:
     return np.log(p) - np.log1p(-p)
 
 
-def tempered(
-    probabilities: np.ndarray, temperature: float = 1.0, shift: np.ndarray | None = None
-) -> np.ndarray:
-    """sigmoid(logit / temperature + shift), of the type of `probabilities` [..., classes].
-
-    shift: [classes], default none.
-    """
-    if temperature == 1 and shift is None:
-        return probabilities
-    values = logits_of(probabilities) / temperature + (0.0 if shift is None else shift)
+def shifted(probabilities: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """sigmoid(logit + shift [classes]), of the type of `probabilities` [..., classes]."""
+    values = logits_of(probabilities) + shift
     return (1 / (1 + np.exp(-values))).astype(probabilities.dtype)
 
 

@@ -155,7 +155,7 @@ def finished_labels(
     weak: [clips, classes]; keeps_weak: bool [classes], those that have no score; shift: see
     `label_rates`.
     """
-    rows = label_rates.tempered(scores, rule.temperature, shift)
+    rows = scores if shift is None else label_rates.shifted(scores, shift)
     if rule.prior:
         rows = with_prior(rows, weak[:, None], rule.prior, rule.prior_recall)
     if keeps_weak is not None:
@@ -195,7 +195,7 @@ def _fitted_shift(scores: SoftLabels, rule: LabelRule) -> np.ndarray:
             chosen, times = rows[np.arange(rows.shape[1]) < counts[:, None]], counts
         rate += (weak > 0).T @ times
         total += int(times.sum())
-        values, counted = label_rates.counted(label_rates.logits_of(chosen) / rule.temperature)
+        values, counted = label_rates.counted(label_rates.logits_of(chosen))
         logits.append(values)
         weights.append(counted)
     if not total:

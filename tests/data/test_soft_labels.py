@@ -246,8 +246,6 @@ def test_manifest_is_readable(tmp_path, index):
         "heard": 0.0,
         "prior": 0.0,
         "prior_recall": None,
-        "top_k": 0,
-        "temperature": 1.0,
         "calibrate": "none",
         "count_padding": False,
         "classes": list(index.classes),
@@ -259,8 +257,7 @@ def test_manifest_is_readable(tmp_path, index):
     }
 
 
-@pytest.mark.parametrize("top_k", [0, 1])
-def test_of_large_labels_only_the_wanted_records_are_read(tmp_path, monkeypatch, top_k):
+def test_of_large_labels_only_the_wanted_records_are_read(tmp_path, monkeypatch):
     """Draws want a clip of each shard; whole shards would be read again and again."""
     index = make_index([9, 0, 12], [400, 390, 100] * 7, num_classes=5)
     segmentation = Segmentation(200 / 16000)
@@ -269,7 +266,6 @@ def test_of_large_labels_only_the_wanted_records_are_read(tmp_path, monkeypatch,
         index,
         segmentation,
         teacher_digest="t",
-        rule=label_manifest.LabelRule(top_k=top_k),
     )
     rows = make_probabilities(index, segmentation)
     for shard in writer.missing:

@@ -1,4 +1,4 @@
-"""Temperatures and shifts of a teacher's logits."""
+"""Shifts of a teacher's logits."""
 
 import numpy as np
 import pytest
@@ -6,16 +6,12 @@ import pytest
 from psl_jax.scoring import label_rates
 
 
-def test_a_temperature_divides_logits_and_a_shift_moves_them():
+def test_a_shift_moves_logits():
     p = np.array([[0.1, 0.5, 0.9]], np.float32)
-    assert label_rates.tempered(p) is p
-    odds = p / (1 - p)
-    np.testing.assert_allclose(
-        label_rates.tempered(p, 0.5, np.array([0.0, 0.0, np.log(3)])),
-        odds**2 * [1, 1, 3] / (1 + odds**2 * [1, 1, 3]),
-        rtol=1e-5,
-    )
-    ends = label_rates.tempered(np.array([[0, 1]], np.float32), 2.0)
+    odds = p / (1 - p) * [1, 1, 3]
+    found = label_rates.shifted(p, np.array([0.0, 0.0, np.log(3)]))
+    np.testing.assert_allclose(found, odds / (1 + odds), rtol=1e-5)
+    ends = label_rates.shifted(np.array([[0, 1]], np.float32), np.zeros(2))
     assert np.isfinite(ends).all() and ends[0, 0] < 1e-3 and ends[0, 1] > 0.999
 
 

@@ -156,20 +156,6 @@ def test_without_overlap_labels_are_the_scores(index, tmp_path):
         np.testing.assert_array_equal(found[clip, :count], np.float16(scorer.scores[clip, :count]))
 
 
-def test_all_rules_together_keep_their_order(index, tmp_path):
-    """Windows first, then the prior, then the largest."""
-    rule = {"overlap": 0.5, "prior": 3.0, "top_k": 1}
-    mean, _ = relabeled(index, tmp_path / "mean", overlap=0.5)
-    found, _ = relabeled(index, tmp_path / "all", **rule)
-    weak = index.weak_labels()[:, None]
-    believed = relabeling.with_prior(mean.astype(np.float32), weak, 3.0, 0.7)
-    inside = np.arange(found.shape[1]) < Segmentation(1.0).counts(index.num_samples)[:, None]
-    assert ((found > 0).sum(-1) == inside).all()
-    chosen = np.take_along_axis(believed, found.argmax(-1)[..., None], 2)[..., 0]
-    np.testing.assert_allclose(chosen[inside], believed.max(-1)[inside], atol=1e-3)
-    np.testing.assert_allclose(found.max(-1)[inside], believed.max(-1)[inside], atol=1e-3)
-
-
 # --- weak labels as a prior ----------------------------------------------------------------------
 
 

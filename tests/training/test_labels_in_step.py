@@ -200,7 +200,6 @@ def stop(self, variables):
         ({"relabel": {"overlap": 0.5}}, r"config\.relabel\.overlap is 0\.5"),
         ({"relabel": {"heard": 10.0}}, r"config\.relabel\.heard is 10\.0"),
         ({"relabel": {"prior": 2.0}}, r"config\.relabel\.prior is 2\.0"),
-        ({"relabel": {"top_k": 3}}, r"config\.relabel\.top_k is 3"),
         ({"soft_labels_dir": "labels"}, r"config\.soft_labels_dir is 'labels'"),
         ({"augment": {"shift_probability": 0.5}}, r"config\.augment\.shift_probability"),
     ],
@@ -214,9 +213,9 @@ def test_what_a_teacher_in_the_step_cannot_do_is_refused(data, tmp_path, teacher
 
 def test_labels_of_another_rule_are_refused(data, tmp_path, teacher):
     shared = {"labels": "soft", "teacher": teacher, "soft_labels_dir": str(tmp_path / "labels")}
-    run(settings(data, **shared, relabel={"top_k": 1}), tmp_path / "one", "relabel")
+    run(settings(data, **shared, relabel={"count_padding": True}), tmp_path / "one", "relabel")
     assert files.read_json(tmp_path / "one/label_quality.json")["bytes"] > 0
-    with pytest.raises(UserError, match=r"classes that are kept \(top_k\).*expected 0, found 1"):
+    with pytest.raises(UserError, match=r"\(count_padding\).*expected False, found True"):
         run(settings(data, **shared), tmp_path / "other", "relabel")
 
 
