@@ -70,7 +70,7 @@ def main(arguments: argparse.Namespace) -> int:
     try:
         import uvicorn
 
-        from psl_jax.web import application, service
+        from psl_jax.web import access, application, service
     except ImportError as error:
         raise UserError("the web page needs more packages: pip install 'psl_jax[serve]'") from error
     from psl_jax.runtime import distributed, interrupts
@@ -95,8 +95,8 @@ def main(arguments: argparse.Namespace) -> int:
         print(f"open http://{shown}:{port}{secret} in a browser; Ctrl-C stops", flush=True)
         if not local and not secret:
             print("whoever reaches this address can use it: --token sets a password", flush=True)
-        access = application.Access(local, host, arguments.token, origins)
-        app = application.application(served, access)
+        allowed = access.Access(local, host, arguments.token, origins)
+        app = application.application(served, allowed)
         config = uvicorn.Config(app, log_level="warning", lifespan="off")
         with contextlib.suppress(KeyboardInterrupt, interrupts.Preempted):
             uvicorn.Server(config).run(sockets=[listener])

@@ -1,12 +1,12 @@
-"""The interface for programs: /api/v1/tag, /api/v1/labels, /healthz, and their description."""
+"""The interface for programs: /api/v1/tag, /api/v1/labels and /healthz."""
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, Field
+from starlette.responses import Response, StreamingResponse
 
 import psl_jax
 from psl_jax.audio.segments import Segmentation
@@ -14,123 +14,210 @@ from psl_jax.tagging import writing
 from psl_jax.tagging.events import EventSettings
 from psl_jax.tagging.tagged_files import FileTags
 from psl_jax.tagging.timeline import FRAME_SECONDS
-from psl_jax.web import openapi, parameters
-from psl_jax.web.pages import Pages
-from psl_jax.web.service import Job, RefusedError, Service
-from psl_jax.web.uploads import Uploads, refused
+from psl_jax.web.access import Access
+from psl_jax.web.forms import TagSettings, TagUpload, Threshold, common_and_own
+from psl_jax.web.service import Job, Service
+from psl_jax.web.uploads import Uploads
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Seconds = Annotated[float, Field(ge=0, description="seconds from the start")]
+
+# --- What is answered -------------------------------------------------------------------------
 
 
-class Api:
-    """Answers programs; `routes` are what they ask."""
-
-    def __init__(self, service: Service, uploads: Uploads, pages: Pages, token: bool):
-        """token: requests need one, which the document says."""
-        self._service, self._uploads, self._pages = service, uploads, pages
-        self._document = openapi.document(service, token)
-
-    @property
-    def routes(self) -> list[Route]:
-        return [
-            Route("/api/v1/tag", self._tag, methods=["POST"]),
-            Route("/api/v1/labels", self._labels),
-            Route("/api/v1/openapi.json", self._openapi),
-            Route("/api/v1/docs", self._docs),
-            Route("/healthz", self._health),
-        ]
-
-    async def _tag(self, request: Request) -> Response:
-        service, headers = self._service, self._pages.headers
-        try:
-            asked = parameters.asked(request.query_params, service)
-        except RefusedError as error:
-            return refused(error, headers)
-
-        def work(path: str, name: str, fields: dict[str, str], job: Job) -> Response:
-            tags = service.tag(path, name, job, asked.settings, asked.segmentation, asked.frames)
-            answer = as_json(tags, asked, service)
-            if not asked.frames:
-                return JSONResponse(answer, headers=headers)
-            return StreamingResponse(_with_frames(answer, tags), 200, headers, "application/json")
-
-        return await self._uploads.answer(request, work)
-
-    async def _labels(self, request: Request) -> Response:
-        service = self._service
-        labels = service.tagger.labels
-        thresholds = service.settings.high(len(labels)).astype(float).round(6)
-        content = {
-            "model": service.tagger.info.name,
-            "labels": [
-                {"label": label, "threshold": float(threshold)}
-                for label, threshold in zip(labels, thresholds, strict=True)
-            ],
-            "settings": usual(service),
-        }
-        return JSONResponse(content, headers=self._pages.headers)
-
-    async def _health(self, request: Request) -> Response:
-        tagger = self._service.tagger
-        content = {
-            "status": "ok",
-            "version": psl_jax.__version__,
-            "model": tagger.info.name,
-            "classes": len(tagger.labels),
-            "waiting": len(self._uploads),
-        }
-        return JSONResponse(content, headers=self._pages.headers)
-
-    async def _openapi(self, request: Request) -> Response:
-        return JSONResponse(self._document, headers=self._pages.headers)
-
-    async def _docs(self, request: Request) -> Response:
-        return self._pages.render("api.html.jinja", document=self._document, **_examples(request))
+class Tag(BaseModel):
+    label: str
+    score: Probability = Field(description="of the whole file")
+    peak: Probability = Field(description="the highest over time")
+    threshold: Threshold
 
 
-def _examples(request: Request) -> dict[str, str]:
-    return {"address": str(request.base_url).rstrip("/")}
+class Event(BaseModel):
+    onset: Seconds
+    offset: Seconds
+    label: str
+    score: Probability
 
 
-def used(
-    common: float, own: dict[str, float], settings: EventSettings, cut: Segmentation | None
-) -> dict[str, Any]:
-    """The settings that an answer rests on; see `parameters.Asked`."""
-    return {
-        "threshold": common,
-        "thresholds": own,
-        "low_threshold": settings.low_threshold,
-        "median_filter": settings.median_filter,
-        "segment_seconds": cut.seconds if cut else None,
-        "hop_seconds": cut.hop_seconds if cut else None,
-    }
+class UsedSettings(BaseModel):
+    threshold: Threshold = Field(description="of classes without one of their own")
+    thresholds: dict[str, Threshold] = Field(description="of classes with one of their own")
+    low_threshold: float | None
+    median_filter: int
+    segment_seconds: float | None = Field(description="null: the file whole")
+    hop_seconds: float | None
 
 
-def usual(service: Service) -> dict[str, Any]:
-    """Those where a request does not say."""
-    common, own = parameters.thresholds_of(service.settings, service.tagger.labels)
-    return used(common, own, service.settings, service.segmentation)
+class Frames(BaseModel):
+    seconds: float = Field(description="from one row's time to the next")
+    labels: list[str]
+    scores: list[list[Probability]]
 
 
-def as_json(tags: FileTags, asked: parameters.Asked, service: Service) -> dict[str, Any]:
-    """The answer for a file: its tags and events, and the settings they rest on."""
-    found = writing.as_json(tags, writing.Best(asked.most))
-    own, common = asked.own, asked.common
-    told = [tag | {"threshold": own.get(tag["label"], common)} for tag in found["tags"]]
-    cut = asked.segmentation or service.segmentation
-    return {
-        "name": found["file"],
-        "model": service.tagger.info.name,
-        "seconds": found["seconds"],
-        "tags": told,
-        "events": found["events"],
-        "settings": used(common, own, asked.settings, cut),
-    }
+class Tagged(BaseModel):
+    name: str
+    model: str
+    seconds: float = Field(description="the file's length")
+    tags: list[Tag] = Field(description="the highest score first")
+    events: list[Event] = Field(description="by onset")
+    settings: UsedSettings
+    frames: Frames | None = Field(default=None, description="where it was asked for")
 
 
-def _with_frames(answer: dict[str, Any], tags: FileTags) -> Iterator[str]:
+class Label(BaseModel):
+    label: str
+    threshold: Threshold
+
+
+class Labels(BaseModel):
+    model: str
+    labels: list[Label]
+    settings: UsedSettings
+
+
+class Health(BaseModel):
+    status: Literal["ok"] = "ok"
+    version: str
+    model: str
+    classes: int
+    waiting: int = Field(description="files, the one that is tagged among them")
+
+
+class Error(BaseModel):
+    error: str = Field(description="what is wrong, in words")
+    kind: str
+
+
+_ERRORS = {
+    400: "The name in the Host header is not this machine's.",
+    401: "The server wants a token: Authorization: Bearer TOKEN.",
+    403: "A web page from elsewhere sent this, and its origin is not on the server's list.",
+    413: "The file is too large or too long.",
+    415: "The file is empty or no audio, or the body is of another kind.",
+    422: "A setting is unknown or out of range, or the multipart body lacks its file.",
+    429: "Too many files are waiting; try again after the seconds in Retry-After.",
+}
+
+
+def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": Error, "description": _ERRORS[status]} for status in statuses}
+
+
+# --- The routes -------------------------------------------------------------------------------
+
+
+def routes(service: Service, uploads: Uploads, access: Access) -> APIRouter:
+    """What programs may request."""
+    router = APIRouter()
+    limits, checks = service.limits, access.checks(api=True)
+
+    @router.post(
+        "/api/v1/tag",
+        summary="Tags a file",
+        description="The file is the body, or the field `file` of a multipart body, whose other "
+        "fields count like the query: any format and rate, up to "
+        f"{limits.megabytes:g} MB and {limits.minutes:g} minutes. It is deleted once it is "
+        "answered, or its sender has gone.",
+        response_description="What is heard, and when.",
+        response_model=Tagged,
+        responses=_errors(400, 401, 403, 413, 415, 422, 429),
+        openapi_extra={"requestBody": _file_body()},
+        dependencies=checks,
+    )
+    async def tag(request: Request, query: Annotated[TagUpload, Query()]) -> Response:
+        query.resolve(service)  # what is wrong is said before the file is received
+
+        def work(path: str, name: str, upload: TagUpload, job: Job) -> Response:
+            wanted = upload.resolve(service)
+            tags = service.tag(path, name, job, wanted.events, wanted.segmentation, wanted.frames)
+            text = _answer(tags, wanted, service).model_dump_json(exclude={"frames"})
+            if not wanted.frames:
+                return Response(text, media_type="application/json")
+            return StreamingResponse(_with_frames(text, tags), media_type="application/json")
+
+        return await uploads.answer(request, TagUpload, work)
+
+    @router.get(
+        "/api/v1/labels",
+        summary="The classes, and how they are tagged by default",
+        response_description="The model's classes in their order.",
+        responses=_errors(400, 401, 403),
+        dependencies=checks,
+    )
+    async def labels() -> Labels:
+        names = service.tagger.labels
+        thresholds = service.settings.high(len(names)).astype(float).round(6)
+        pairs = zip(names, thresholds.tolist(), strict=True)
+        return Labels(
+            model=service.tagger.info.name,
+            labels=[Label(label=name, threshold=threshold) for name, threshold in pairs],
+            settings=default_settings(service),
+        )
+
+    @router.get(
+        "/healthz",
+        summary="Whether the server is there",
+        response_description="It is.",
+        responses=_errors(400),
+    )
+    async def healthz() -> Health:
+        return Health(
+            version=psl_jax.__version__,
+            model=service.tagger.info.name,
+            classes=len(service.tagger.labels),
+            waiting=len(uploads),
+        )
+
+    return router
+
+
+def _file_body() -> dict[str, Any]:
+    """What the OpenAPI document says of the body, which is read as it comes."""
+    audio = {"type": "string", "format": "binary"}
+    form = TagUpload.model_json_schema()
+    form["properties"]["file"] = audio | {"description": "the audio file"}
+    form["required"] = ["file"]
+    content = {"application/octet-stream": audio, "multipart/form-data": form}
+    return {"required": True, "content": {kind: {"schema": x} for kind, x in content.items()}}
+
+
+def default_settings(service: Service) -> UsedSettings:
+    """Those of a request that names none."""
+    common, own = common_and_own(service.settings, service.tagger.labels)
+    return _used(common, own, service.settings, service.segmentation)
+
+
+def _used(
+    common: float, own: dict[str, float], events: EventSettings, cut: Segmentation | None
+) -> UsedSettings:
+    return UsedSettings(
+        threshold=common,
+        thresholds=own,
+        low_threshold=events.low_threshold,
+        median_filter=events.median_filter,
+        segment_seconds=cut.seconds if cut else None,
+        hop_seconds=cut.hop_seconds if cut else None,
+    )
+
+
+def _answer(tags: FileTags, wanted: TagSettings, service: Service) -> Tagged:
+    content = writing.as_json(tags, writing.Best(wanted.num_tags))
+    own, common = wanted.own, wanted.common
+    return Tagged(
+        name=content["file"],
+        model=service.tagger.info.name,
+        seconds=content["seconds"],
+        tags=[Tag(**tag, threshold=own.get(tag["label"], common)) for tag in content["tags"]],
+        events=[Event(**event) for event in content["events"]],
+        settings=_used(common, own, wanted.events, wanted.segmentation),
+    )
+
+
+def _with_frames(answer: str, tags: FileTags) -> Iterator[str]:
     """JSON of an answer with all scores over time, in parts: those of an hour fill 40 MB."""
     assert tags.rows is not None
     labels = json.dumps(list(tags.labels))
-    yield json.dumps(answer)[:-1]
+    yield answer[:-1]
     yield f', "frames": {{"seconds": {FRAME_SECONDS}, "labels": {labels}, "scores": ['
     between = ""
     for block in tags.rows:

@@ -1,212 +1,163 @@
 """The web application behind `psl_jax.serve`: one page, what it asks for, and the API."""
 
-import dataclasses
-import secrets
-from collections.abc import Awaitable, Callable
+from typing import Annotated
 
 import anyio
 import numpy as np
-from starlette.applications import Starlette
+from fastapi import APIRouter, FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.staticfiles import StaticFiles
 
+import psl_jax
 from psl_jax.audio.decoding import AUDIO_SUFFIXES
-from psl_jax.web import parameters
-from psl_jax.web.api import Api, usual
-from psl_jax.web.pages import Pages
-from psl_jax.web.service import Job, RefusedError, Service, chunks
-from psl_jax.web.uploads import Uploads, received_samples, refused
-
-Endpoint = Callable[[Request], Awaitable[Response]]
-
-_API = "/api/"
-_FOR_ALL = ("/api/v1/docs", "/api/v1/openapi.json")
+from psl_jax.web import api, forms, pages
+from psl_jax.web.access import Access
+from psl_jax.web.service import CancelledError, Job, RefusedError, Service, chunks
+from psl_jax.web.uploads import Uploads, received_samples
 
 
-@dataclasses.dataclass(frozen=True)
-class Access:
-    """Who may use the service.
-
-    Attributes:
-      local: answer only to the names of this machine, `host` among them.
-      token: what requests must bring along, if any.
-      origins: web pages from elsewhere that may use the API, such as https://example.org.
-    """
-
-    local: bool = True
-    host: str = "127.0.0.1"
-    token: str = ""
-    origins: tuple[str, ...] = ()
-
-
-def application(service: Service, access: Access = Access()) -> Starlette:
+def application(service: Service, access: Access) -> FastAPI:
     """The web application."""
-    pages = Pages()
-    uploads = Uploads(service, pages.headers)
-    api = Api(service, uploads, pages, bool(access.token))
-    routes = [*_page_routes(service, uploads, pages, access), *api.routes, *pages.routes]
+    uploads = Uploads(service)
+    app = FastAPI(
+        title="psl_jax",
+        version=psl_jax.__version__,
+        description="Tags with times for audio files.",
+        servers=[{"url": "/"}],
+        openapi_url="/api/v1/openapi.json",
+        docs_url=None,  # FastAPI's own pages load scripts from elsewhere
+        redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,
+        middleware=[
+            Middleware(pages.SafeHeaders),
+            Middleware(TrustedHostMiddleware, allowed_hosts=access.host_names),
+            Middleware(
+                CORSMiddleware,
+                allow_origins=access.origins,
+                allow_methods=["GET", "POST"],
+                allow_headers=["Authorization", "Content-Type"],
+            ),
+        ],
+    )
+    _add_error_handlers(app)
+    app.include_router(api.routes(service, uploads, access))
+    app.include_router(_page_routes(service, uploads, access))
 
-    async def failed(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        return _front_page(service, access)
+
+    @app.get("/api/v1/docs", include_in_schema=False)
+    async def docs(request: Request) -> Response:
+        address = str(request.base_url).rstrip("/")
+        return pages.render("api.html.jinja", document=app.openapi(), address=address)
+
+    app.mount("/static", StaticFiles(directory=pages.STATIC))
+    return app
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    """Errors are answered as {"error": in words, "kind": ...}."""
+
+    @app.exception_handler(RefusedError)
+    async def refused(request: Request, error: RefusedError) -> Response:
+        headers = {429: {"Retry-After": "10"}, 401: {"WWW-Authenticate": "Bearer"}}
+        content = {"error": str(error), "kind": error.kind}
+        return JSONResponse(content, error.status, headers.get(error.status))
+
+    @app.exception_handler(RequestValidationError)
+    async def wrong_setting(request: Request, error: RequestValidationError) -> Response:
+        return await refused(request, forms.invalid(error.errors()))
+
+    @app.exception_handler(HTTPException)
+    async def wrong_address(request: Request, error: HTTPException) -> Response:
         words = {
             404: f"there is nothing at {request.url.path}",
             405: "this method is not known here",
         }
-        told = {"error": words.get(error.status_code, error.detail), "kind": "address"}
-        headers = pages.headers | dict(error.headers or {})
-        return JSONResponse(told, error.status_code, headers)
+        content = {"error": words.get(error.status_code, error.detail), "kind": "address"}
+        return JSONResponse(content, error.status_code, error.headers)
 
-    # A page elsewhere whose name is made to point here must not reach the service.
-    own = f"[{access.host}]" if ":" in access.host else access.host
-    hosts = ["localhost", "127.0.0.1", "[::1]", own] if access.local else ["*"]
-    middleware = [
-        Middleware(TrustedHostMiddleware, allowed_hosts=hosts),
-        Middleware(
-            CORSMiddleware,
-            allow_origins=access.origins,
-            allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type"],
-        ),
-        Middleware(_Guard, access=access, headers=pages.headers),
-    ]
-    return Starlette(
-        routes=routes, middleware=middleware, exception_handlers={HTTPException: failed}
+    @app.exception_handler(ClientDisconnect)
+    @app.exception_handler(CancelledError)
+    async def sender_has_gone(request: Request, error: Exception) -> Response:
+        return Response(status_code=400)
+
+
+def _page_routes(service: Service, uploads: Uploads, access: Access) -> APIRouter:
+    """What the page asks for."""
+    router = APIRouter(
+        prefix="/page", include_in_schema=False, dependencies=access.checks(api=False)
     )
+    microphones = anyio.CapacityLimiter(1)
 
+    @router.post("/tag")
+    async def tag(request: Request, query: Annotated[forms.PageTagUpload, Query()]) -> Response:
+        forms.segmentation_with(query.hop_seconds, service)
 
-class _Guard:
-    """Refuses what comes from pages elsewhere, or without the token."""
-
-    def __init__(self, app: ASGIApp, access: Access, headers: dict[str, str]):
-        self._app, self._access, self._headers = app, access, headers
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answer: ASGIApp = self._app
-        if scope["type"] == "http":
-            try:
-                self._check(Request(scope))
-            except RefusedError as error:
-                answer = refused(error, self._headers)
-        await answer(scope, receive, send)
-
-    def _check(self, request: Request) -> None:
-        path = request.url.path
-        if request.method == "POST":
-            self._refuse_foreign(request, api=path.startswith(_API))
-        wanted = self._access.token
-        private = path.startswith((_API, "/page/")) and path not in _FOR_ALL
-        if not wanted or not private:
-            return
-        kind, _, given = request.headers.get("authorization", "").partition(" ")
-        if kind.lower() != "bearer" or not secrets.compare_digest(given.encode(), wanted.encode()):
-            words = "wants another token than that" if given else "wants a token"
-            raise RefusedError(
-                401, f"This server {words}: Authorization: Bearer TOKEN, as --token says.", "token"
-            )
-
-    def _refuse_foreign(self, request: Request, api: bool) -> None:
-        """Raises RefusedError where a page from elsewhere sends: browsers say so."""
-        site = request.headers.get("sec-fetch-site")
-        origin = request.headers.get("origin")
-        if api and origin in self._access.origins:
-            return
-        own = f"{request.url.scheme}://{request.headers.get('host', '')}"
-        if site not in (None, "same-origin", "none") or origin not in (None, own):
-            more = " or pages that --allow_origin names" if api else ""
-            raise RefusedError(403, f"Only the page itself{more} may send files here.", "foreign")
-
-
-def _page_routes(service: Service, uploads: Uploads, pages: Pages, access: Access) -> list[Route]:
-    headers = pages.headers
-
-    async def tag(request: Request) -> Response:
-        try:
-            cut = parameters.segmentation(request.query_params, service)
-        except RefusedError as error:
-            return refused(error, headers)
-
-        def work(path: str, name: str, fields: dict[str, str], job: Job) -> Response:
+        def work(path: str, name: str, upload: forms.PageTagUpload, job: Job) -> Response:
+            cut = forms.segmentation_with(upload.hop_seconds, service)
             parts = service.analyse(path, name, job, cut)
-            return StreamingResponse(parts, 200, headers, "application/octet-stream")
+            return StreamingResponse(parts, media_type="application/octet-stream")
 
-        return await uploads.answer(request, work)
+        return await uploads.answer(request, forms.PageTagUpload, work)
 
+    @router.post("/wav")
     async def wav(request: Request) -> Response:
-        def work(path: str, name: str, fields: dict[str, str], job: Job) -> Response:
+        def work(path: str, name: str, upload: forms.PageUpload, job: Job) -> Response:
             return StreamingResponse(
-                chunks(service.decode(path, name, job)), 200, headers, "audio/wav"
+                chunks(service.decode(path, name, job)), media_type="audio/wav"
             )
 
-        return await uploads.answer(request, work)
+        return await uploads.answer(request, forms.PageUpload, work)
 
+    @router.post("/clips")
     async def clips(request: Request) -> Response:
-        def work(path: str, name: str, fields: dict[str, str], job: Job) -> Response:
-            wanted = parameters.cuts(fields.get("events", ""), service)
-            archive = service.cut(path, name, job, wanted)
-            return StreamingResponse(chunks(archive), 200, headers, "application/zip")
+        def work(path: str, name: str, upload: forms.ClipsUpload, job: Job) -> Response:
+            archive = service.cut(path, name, job, upload.cuts(service))
+            return StreamingResponse(chunks(archive), media_type="application/zip")
 
-        return await uploads.answer(request, work)
+        return await uploads.answer(request, forms.ClipsUpload, work)
 
-    async def progress(request: Request) -> Response:
-        ticket = request.query_params.get("ticket", "")
-        return JSONResponse(uploads.progress(ticket), headers=headers)
+    @router.get("/progress")
+    async def progress(ticket: str = "") -> Response:
+        return JSONResponse(uploads.progress(ticket))
 
-    return [
-        Route("/", _front_page(service, pages, access)),
-        Route("/page/live", _live(service, headers), methods=["POST"]),
-        Route("/page/tag", tag, methods=["POST"]),
-        Route("/page/wav", wav, methods=["POST"]),
-        Route("/page/clips", clips, methods=["POST"]),
-        Route("/page/progress", progress),
-    ]
-
-
-def _front_page(service: Service, pages: Pages, access: Access) -> Endpoint:
-    async def page(request: Request) -> Response:
-        cut = service.segmentation
-        about = {
-            "megabytes": service.limits.megabytes,
-            "minutes": service.limits.minutes,
-            "live": service.live_seconds,
-            "clips": parameters.MAX_CUTS,
-            "hops": [cut.seconds / n for n in (1, 2, 4, 8)] if cut else [],
-            "suffixes": sorted(AUDIO_SUFFIXES),
-            "labels": list(service.tagger.labels),
-            "settings": usual(service),
-            "tuned": service.settings.threshold == service.tagger.thresholds,
-        }
-        return pages.render(
-            "page.html.jinja",
-            name=service.tagger.info.name,
-            classes=len(service.tagger.labels),
-            limits=service.limits,
-            local=access.local,
-            about=about,
-        )
-
-    return page
-
-
-def _live(service: Service, headers: dict[str, str]) -> Endpoint:
-    """Scores of what a microphone heard last, of one microphone at a time."""
-    listening = anyio.CapacityLimiter(1)
-
+    @router.post("/live")
     async def live(request: Request) -> Response:
-        try:
-            if listening.borrowed_tokens:  # the next one, a moment later, says more
-                raise RefusedError(429, "The server listens to another microphone.", "busy")
-            samples = await received_samples(request, service.live_seconds)
-            scores = await anyio.to_thread.run_sync(service.live, samples, limiter=listening)
-        except RefusedError as error:
-            return refused(error, headers)
-        except ClientDisconnect:
-            return Response(status_code=400)
-        return JSONResponse({"scores": np.round(scores, 4).astype(float).tolist()}, headers=headers)
+        """Scores of what a microphone heard last, of one microphone at a time."""
+        if microphones.borrowed_tokens:  # the next one, a moment later, says more
+            raise RefusedError(429, "The server listens to another microphone.", "busy")
+        samples = await received_samples(request, service.live_seconds)
+        scores = await anyio.to_thread.run_sync(service.live, samples, limiter=microphones)
+        return JSONResponse({"scores": np.round(scores, 4).astype(float).tolist()})
 
-    return live
+    return router
+
+
+def _front_page(service: Service, access: Access) -> Response:
+    about = {
+        "megabytes": service.limits.megabytes,
+        "minutes": service.limits.minutes,
+        "live": service.live_seconds,
+        "clips": forms.MAX_CUTS,
+        "hops": forms.hops(service),
+        "suffixes": sorted(AUDIO_SUFFIXES),
+        "labels": list(service.tagger.labels),
+        "settings": api.default_settings(service).model_dump(),
+        "tuned": service.settings.threshold == service.tagger.thresholds,
+    }
+    return pages.render(
+        "page.html.jinja",
+        name=service.tagger.info.name,
+        classes=len(service.tagger.labels),
+        limits=service.limits,
+        local=access.local,
+        about=about,
+    )

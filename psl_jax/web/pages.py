@@ -1,4 +1,4 @@
-"""Pages and their parts: rendered templates and static files, under a policy that keeps to them."""
+"""Rendered pages, and the headers of every answer: pages load from and send to themselves only."""
 
 import pathlib
 import re
@@ -7,16 +7,16 @@ from typing import Any
 
 import jinja2
 import markupsafe
-from starlette.requests import Request
-from starlette.responses import FileResponse, Response
-from starlette.routing import Route
+from starlette.datastructures import MutableHeaders
+from starlette.responses import HTMLResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _FOLDER = pathlib.Path(__file__).parent
-_KINDS = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+STATIC = _FOLDER / "static"
 
 
 def policy(nonce: str = "") -> str:
-    """Pages may load from and send to themselves only. nonce: of the style elements they make."""
+    """The Content-Security-Policy. nonce: of the style elements that a page makes."""
     styles = f"'self' 'nonce-{nonce}'" if nonce else "'self'"
     return (
         f"default-src 'none'; script-src 'self'; style-src {styles}; connect-src 'self'; "
@@ -25,45 +25,47 @@ def policy(nonce: str = "") -> str:
     )
 
 
+_HEADERS = {
+    "Content-Security-Policy": policy(),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+
+class SafeHeaders:
+    """Middleware that adds the headers of every answer, where it has not its own."""
+
+    def __init__(self, app: ASGIApp):
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
+
+
 def _code(text: str) -> markupsafe.Markup:
     """What stands between backticks, as in the document for programs, is code on its page."""
     return markupsafe.Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(markupsafe.escape(text))))
 
 
-class Pages:
-    """Renders templates, and hands out what lies in `static`."""
+_templates = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(_FOLDER / "templates"),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_templates.filters["code"] = _code
 
-    def __init__(self) -> None:
-        self.headers = {
-            "Content-Security-Policy": policy(),
-            "X-Content-Type-Options": "nosniff",
-            "Referrer-Policy": "no-referrer",
-            "Cache-Control": "no-store",
-        }
-        self._templates = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(_FOLDER / "templates"),
-            autoescape=True,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        self._templates.filters["code"] = _code
-        folder = _FOLDER / "static"
-        found = (path for path in folder.rglob("*") if path.suffix in _KINDS)
-        self._static = {path.relative_to(folder).as_posix(): path for path in found}
 
-    @property
-    def routes(self) -> list[Route]:
-        return [Route("/static/{name:path}", self._file)]
-
-    def render(self, template: str, **values: Any) -> Response:
-        nonce = secrets.token_urlsafe(16)
-        html = self._templates.get_template(template).render(nonce=nonce, **values)
-        headers = self.headers | {"Content-Security-Policy": policy(nonce)}
-        return Response(html, media_type="text/html", headers=headers)
-
-    async def _file(self, request: Request) -> Response:
-        path = self._static.get(request.path_params["name"])
-        if path is None:
-            return Response("not found", 404, self.headers)
-        kind = f"{_KINDS[path.suffix]}; charset=utf-8"
-        return FileResponse(path, headers=self.headers | {"Content-Type": kind})
+def render(template: str, **values: Any) -> Response:
+    """A page, with a nonce of its own."""
+    nonce = secrets.token_urlsafe(16)
+    html = _templates.get_template(template).render(nonce=nonce, **values)
+    return HTMLResponse(html, headers={"Content-Security-Policy": policy(nonce)})

@@ -13,11 +13,12 @@ import anyio
 import numpy as np
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.requests import Request
+from starlette.responses import Response
 
 from psl_jax.audio.decoding import MIN_SAMPLES
 from psl_jax.audio.segments import SAMPLE_RATE
+from psl_jax.web.forms import Form, read_form
 from psl_jax.web.service import ELSEWHERE, CancelledError, Job, Limits, RefusedError, Service
 
 MAX_WAITING = 16  # uploads at a time, the one that is worked on among them
@@ -26,23 +27,12 @@ _MEGABYTE = 1_000_000
 _DRAINED_BYTES = 2_000 * _MEGABYTE  # of a body that is refused; then the connection is cut
 _FORM_BYTES = _MEGABYTE  # of a multipart body beside its file
 
-# work(path, name, fields, job) -> response; runs in the service's worker.
-Work = Callable[[str, str, dict[str, str], Job], Response]
-
-
-def refused(error: RefusedError, headers: dict[str, str]) -> JSONResponse:
-    """The answer to a request that is refused: why, in words."""
-    more = {429: {"Retry-After": "10"}, 401: {"WWW-Authenticate": "Bearer"}}
-    content = {"error": str(error), "kind": error.kind}
-    return JSONResponse(content, error.status, headers=headers | more.get(error.status, {}))
-
 
 class Uploads:
     """The uploads that are being received, wait or are worked on."""
 
-    def __init__(self, service: Service, headers: dict[str, str]):
-        """headers: of every answer."""
-        self._service, self._headers = service, headers
+    def __init__(self, service: Service):
+        self._service = service
         self._waiting: dict[object, Job] = {}
 
     def __len__(self) -> int:
@@ -57,32 +47,40 @@ class Uploads:
         state = "tagging" if job.begun else "waiting"
         return {"state": state, "ahead": tickets.index(ticket), "seconds": round(job.seconds, 2)}
 
-    async def answer(self, request: Request, work: Work) -> Response:
-        """The response that `work` makes of a request's file; errors in words."""
+    async def answer(
+        self,
+        request: Request,
+        form: type[Form],
+        work: Callable[[str, str, Form, Job], Response],
+    ) -> Response:
+        """The response that `work` makes of a request's file. Raises RefusedError.
+
+        work(path, name, settings, job), where settings are those of the query and of the form,
+        runs in the service's worker.
+        """
         ticket: object = request.query_params.get("ticket") or object()
+        if ticket in self._waiting:
+            raise RefusedError(422, "This ticket belongs to another upload.", "setting")
+        if len(self._waiting) >= MAX_WAITING:
+            await _drain(request)
+            raise RefusedError(
+                429,
+                f"{len(self._waiting)} files are waiting already. Try again in a while.",
+                "busy",
+            )
+        job = self._waiting[ticket] = Job()
         try:
-            if ticket in self._waiting:
-                raise RefusedError(422, "This ticket belongs to another upload.", "setting")
-            if len(self._waiting) >= MAX_WAITING:
-                await _drain(request)
-                raise RefusedError(
-                    429,
-                    f"{len(self._waiting)} files are waiting already. Try again in a while.",
-                    "busy",
+            with _temporary() as path:
+                file_name, fields = await _receive(request, path, self._service.limits)
+                settings = read_form(form, [*request.query_params.multi_items(), *fields])
+                name = _base_name(settings.name) or _base_name(file_name) or "recording"
+                if not os.path.getsize(path):
+                    raise RefusedError(415, f"{name} is empty.", "empty")
+                return await _worked(
+                    request, self._service, job, lambda: work(path, name, settings, job)
                 )
-            job = self._waiting[ticket] = Job()
-            try:
-                with _temporary() as path:
-                    name, fields = await _receive(request, path, self._service.limits)
-                    return await _worked(
-                        request, self._service, job, lambda: work(path, name, fields, job)
-                    )
-            finally:
-                del self._waiting[ticket]
-        except RefusedError as error:
-            return refused(error, self._headers)
-        except (ClientDisconnect, CancelledError):
-            return Response(status_code=400)
+        finally:
+            del self._waiting[ticket]
 
 
 async def _worked(
@@ -116,30 +114,25 @@ def _temporary() -> Iterator[str]:
 # --- Receiving --------------------------------------------------------------------------------
 
 
-async def _receive(request: Request, path: str, limits: Limits) -> tuple[str, dict[str, str]]:
+async def _receive(
+    request: Request, path: str, limits: Limits
+) -> tuple[str, list[tuple[str, str]]]:
     """Writes the file of a request, its body or a part of it, to `path`.
 
-    Returns the file's name, and the other fields of a multipart body. Raises RefusedError.
+    Returns the name and the other fields that a multipart body has. Raises RefusedError.
     """
-    name = _named(request.query_params.get("name", ""))
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    fields: dict[str, str] = {}
     if kind == "multipart/form-data":
-        sent, fields = await _form_file(request, path, limits)
-        name = name or _named(sent)
-    elif kind in ("application/json", "text/html"):  # curl's own kind of a body is let through
+        return await _form_file(request, path, limits)
+    if kind in ("application/json", "text/html"):  # curl's own kind of a body is let through
         await _drain(request)
         raise RefusedError(
             415, f"a body of {kind}; expected the audio file itself, or multipart/form-data", "kind"
         )
-    else:
-        with open(path, "wb") as file:
-            async for chunk in _bounded(request, limits.megabytes, name, limits):
-                file.write(chunk)
-    name = name or "recording"
-    if not os.path.getsize(path):
-        raise RefusedError(415, f"{name} is empty.", "empty")
-    return name, fields
+    with open(path, "wb") as file:
+        async for chunk in _bounded(request, limits.megabytes, limits):
+            file.write(chunk)
+    return "", []
 
 
 async def received_samples(request: Request, seconds: float) -> np.ndarray:
@@ -155,15 +148,15 @@ async def received_samples(request: Request, seconds: float) -> np.ndarray:
     return np.frombuffer(bytes(body), "<i2").astype(np.int16)
 
 
-def _named(text: str) -> str:
+def _base_name(text: str) -> str:
     """The last part of a path: what a file is called."""
     return pathlib.PurePath(text.replace("\0", "")).name[:200]
 
 
-async def _form_file(request: Request, path: str, limits: Limits) -> tuple[str, dict[str, str]]:
-    name = _named(request.query_params.get("name", ""))
-    room = limits.megabytes + _FORM_BYTES / _MEGABYTE
-    stream = _bounded(request, room, name, limits)
+async def _form_file(
+    request: Request, path: str, limits: Limits
+) -> tuple[str, list[tuple[str, str]]]:
+    stream = _bounded(request, limits.megabytes + _FORM_BYTES / _MEGABYTE, limits)
     try:
         form = await MultiPartParser(request.headers, stream, max_files=1, max_fields=20).parse()
     except (MultiPartException, KeyError, ValueError) as error:
@@ -176,21 +169,21 @@ async def _form_file(request: Request, path: str, limits: Limits) -> tuple[str, 
                 422, "the multipart body has no file; expected one in the field 'file'", "form"
             )
         if (file.size or 0) > limits.megabytes * _MEGABYTE:
-            raise _too_large(name or _named(file.filename or ""), limits)
+            raise _too_large(request, limits, file.filename or "")
 
         def copy() -> None:
             with open(path, "wb") as target:
                 shutil.copyfileobj(file.file, target)
 
         await anyio.to_thread.run_sync(copy)
-        fields = {key: value for key, value in form.items() if isinstance(value, str)}
+        fields = [(key, value) for key, value in form.multi_items() if isinstance(value, str)]
         return file.filename or "", fields
     finally:
         await form.close()
 
 
 async def _bounded(
-    request: Request, megabytes: float, name: str, limits: Limits
+    request: Request, megabytes: float, limits: Limits
 ) -> AsyncGenerator[bytes, None]:
     """The body. Raises RefusedError where it is too large.
 
@@ -208,14 +201,14 @@ async def _bounded(
         elif received > limit + _DRAINED_BYTES:
             break
     if not fits:
-        raise _too_large(name, limits)
+        raise _too_large(request, limits)
 
 
-def _too_large(name: str, limits: Limits) -> RefusedError:
+def _too_large(request: Request, limits: Limits, file_name: str = "") -> RefusedError:
+    name = _base_name(request.query_params.get("name", "")) or _base_name(file_name) or "recording"
     return RefusedError(
         413,
-        f"{name or 'recording'} is too large. Files of up to {limits.megabytes:g} MB are tagged "
-        f"here; {ELSEWHERE}",
+        f"{name} is too large. Files of up to {limits.megabytes:g} MB are tagged here; {ELSEWHERE}",
         "too large",
     )
 

@@ -10,12 +10,13 @@ from psl_jax import serve
 
 @contextlib.contextmanager
 def served(service, **access):
-    """The port of a server for `service`; `access` is that of `application.Access`."""
+    """The port of a server for `service`; `access` is that of `access.Access`."""
     import uvicorn
 
     from psl_jax.web import application
+    from psl_jax.web.access import Access
 
-    given = application.Access(**access)
+    given = Access(**access)
     with contextlib.closing(serve.listen(given.host, 0)) as listener:
         app = application.application(service, given)
         server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))

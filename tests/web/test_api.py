@@ -110,6 +110,21 @@ def test_settings_of_a_request_hold_for_it(port, clip, tags):
     assert slow["settings"]["hop_seconds"] == 2.0
 
 
+def test_form_fields_count_like_the_query(port, clip):
+    settings = {"threshold": 0.5, "thresholds": '{"dog": 0.8}', "median_filter": 3, "top_k": 2}
+    by_query = tag(port, clip, name="street.flac", **settings)
+    body, headers = multipart(clip, "other.flac", name="street.flac", **settings)
+    assert tag(port, body, headers) == by_query and by_query[0] == 200
+    for fields, query, words in [
+        ({"treshold": 0.4}, {}, "there is no setting 'treshold'. Did you mean threshold?"),
+        ({"threshold": 2}, {}, "threshold is '2', expected less than or equal to 1"),
+        ({"threshold": 0.4}, {"threshold": 0.5}, "threshold is given 2 times; expected once"),
+    ]:
+        body, headers = multipart(clip, **fields)
+        status, answer = tag(port, body, headers, **query)
+        assert status == 422 and words in answer["error"]
+
+
 def test_scores_over_time_where_asked_for(port, clip, tags):
     _, found = tag(port, clip, frames="true")
     frames = found["frames"]
@@ -143,20 +158,20 @@ def test_the_description_has_a_page_that_loads_nothing_from_elsewhere(port):
 @pytest.mark.parametrize(
     ("query", "words"),
     [
-        ({"threshold": "high"}, "threshold is 'high', expected a number"),
-        ({"threshold": 0}, "threshold is 0, expected more than 0"),
+        ({"threshold": "high"}, "threshold is 'high', expected a valid number"),
+        ({"threshold": 0}, "threshold is '0', expected greater than 0"),
         ({"threshold": "nan"}, "threshold is 'nan'"),
         ({"low_threshold": 0.7}, "at most the threshold, 0.6"),
-        ({"thresholds": "{"}, 'no JSON; expected a JSON object of classes and numbers, {"dog": 0'),
-        ({"thresholds": "[1]"}, "expected a JSON object"),
-        ({"thresholds": '{"dog": true}'}, "expected a JSON object"),
+        ({"thresholds": "{"}, "thresholds is '{': Invalid JSON"),
+        ({"thresholds": "[1]"}, "expected a valid dictionary"),
+        ({"thresholds": '{"dog": true}'}, "thresholds: dog is 'True', expected a valid number"),
         ({"thresholds": '{"dgo": 0.5}'}, "there is no class 'dgo'. Did you mean 'dog'?"),
-        ({"thresholds": '{"dog": 2}'}, "threshold is 2, expected"),
+        ({"thresholds": '{"dog": 2}'}, "thresholds: dog is '2', expected less than or equal to 1"),
         ({"median_filter": 2}, "median_filter is 2, expected an odd number"),
-        ({"median_filter": 1001}, "at most 101"),
+        ({"median_filter": 1001}, "median_filter is '1001', expected less than or equal to 101"),
         ({"hop_seconds": 0.01}, "hop_seconds is 0.01, expected 0.25 to 2"),
         ({"top_k": 7}, "top_k is 7, expected 1 to 6"),
-        ({"frames": "perhaps"}, "frames is 'perhaps', expected true or false"),
+        ({"frames": "perhaps"}, "frames is 'perhaps', expected a valid boolean"),
         ({"treshold": 0.4}, "there is no setting 'treshold'. Did you mean threshold?"),
     ],
 )

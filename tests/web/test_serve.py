@@ -130,12 +130,12 @@ def test_clips_are_cut_at_the_files_own_rate(port, tmp_path):
 @pytest.mark.parametrize(
     ("events", "words"),
     [
-        ("", "no list of clips"),
-        ("[]", "events are 0"),
+        ("", "Invalid JSON"),
+        ("[]", "at least 1 item"),
         ('[{"onset": 1, "offset": 1, "name": "a"}]', "ends before it begins"),
         ('[{"onset": 0, "offset": 1e9, "name": "a"}]', "longer than 1 minutes"),
         ('[{"onset": NaN, "offset": 1, "name": "a"}]', "ends before it begins"),
-        ("{" * 5000, "no list of clips"),
+        ("{" * 5000, "Invalid JSON"),
     ],
 )
 def test_wrong_clips_are_refused_in_words(port, clip, events, words):

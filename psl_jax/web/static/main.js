@@ -5,7 +5,7 @@ import { csvHeader, csvRows, save, saveAs, saveClips } from "./downloads.js";
 import { frameAt, scoreOf, thresholdOf } from "./events.js";
 import { answer, best, Queue, summary } from "./queue.js";
 import { Settings } from "./settings.js";
-import { chosen, dropped } from "./taking.js";
+import { chosen, dropped } from "./file_selection.js";
 import { written } from "./threshold_files.js";
 import { Timeline } from "./timeline.js";
 import { $, about, clock, element, onceAFrame, post, say, useToken } from "./util.js";
