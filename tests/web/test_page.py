@@ -208,6 +208,7 @@ def test_of_a_folder_the_audio_is_tagged_in_the_order_of_its_paths(page, clips, 
     for name in ("b.WAV", "a/z.wav", "a/b/x.wav", "a-c.wav"):
         (tmp_path / "yard" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "yard" / name).write_bytes(sound)
+    (tmp_path / "yard" / "._b.WAV").write_bytes(b"\0\5\x16\7")  # as macOS writes beside a file
     for name in ("0.txt", "a/1.txt", "notes.csv", "README"):
         (tmp_path / "yard" / name).write_text("no audio")
     page.find_element("id", "folder").send_keys(str(tmp_path / "yard"))
@@ -217,6 +218,9 @@ def test_of_a_folder_the_audio_is_tagged_in_the_order_of_its_paths(page, clips, 
     ]
     said = "Passed over 4 files whose names are not those of audio: 2 .txt, 1"
     assert page.find_element("id", "status").text.startswith(said)
+    upload(page, tmp_path / "yard" / "._b.WAV")
+    said = "There are no audio files in what was chosen."
+    wait_for(lambda: page.find_element("id", "status").text == said)
 
 
 # --- Thresholds -------------------------------------------------------------------------------
@@ -313,12 +317,19 @@ def test_the_browser_finds_the_events_that_python_finds(driver, port):
     assert sum(map(len, answers)) > 100
 
 
-def test_search_and_order_hold_for_heat_map_and_events(page, clips):
+def test_search_and_order_hold_for_heat_map_and_events(page, clips, tags):
     upload_and_wait(page, clips[0])
     page.find_element("id", "search").send_keys("HORN")
     assert texts(page, "#labels button") == ["Vehicle horn, car horn, honking"]
     assert {row[2] for row in listed(page)} == {"Vehicle horn, car horn, honking"}
+    set_value(page, "search", "wolf")
+    others = sum(1 for _ in expected(tags, threshold=0.6, own={"siren": 0.3}))
+    said = f"No event of a class with such a name; {others} of others."
+    assert texts(page, "#events tr") == [said]
     set_value(page, "search", "")
+    set_value(page, "threshold", 1)
+    assert texts(page, "#events tr") == ["None: no score is as high."]
+    page.find_element("id", "back").click()
     set_value(page, "order", "name", "change")
     assert texts(page, "#labels button") == sorted(
         tagging.LABELS, key=lambda x: x.strip('"').lower()
@@ -362,13 +373,22 @@ def test_an_event_is_corrected_by_its_fields_and_outlives_new_thresholds(page, c
     set_value(page, "event-offset", 2.5, "change")
     set_value(page, "event-label", "Siren", "change")
     (own,) = [row for row in listed(page) if row[2] == "siren" and row[1] == "0:02.50"]
+    wrong = page.find_element("id", "event-wrong")
+    for field, typed, said in [
+        ("event-label", "wolf", "The model has no class “wolf”; siren stays."),
+        ("event-offset", "", "The offset is no number of seconds; 2.50 stays."),
+    ]:
+        set_value(page, field, typed, "change")
+        assert wrong.text == said and own in listed(page)
+        set_value(page, "event-offset", 2.5, "change")
+        assert not wrong.is_displayed()
     set_value(page, "threshold", 0.95)
     assert own in listed(page)
     page.find_element("id", "back").click()
     settle(page)
     press(page, "event-delete")
     assert len(listed(page)) == len(before) - 1
-    press(page, "undo", "undo", "undo")
+    press(page, *["undo"] * 5)
     assert sorted(listed(page)) == sorted(before)
     press(page, "add")
     assert len(listed(page)) == len(before) + 1

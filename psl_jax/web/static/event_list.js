@@ -8,6 +8,7 @@ export class EventList {
   #listed = LISTED;
   #events = [];
   #selected = null;
+  #searchedAway = 0;
 
   // on: {choose(event), change(event, {label, onset, offset} or null)}
   constructor(on) {
@@ -19,25 +20,29 @@ export class EventList {
         this.#list();
       });
     }
+    // read(text): the change, or what is wrong in words.
     const changed = (id, read) => $(id).addEventListener("change", () => {
-      const next = read();
-      if (this.#selected && next) on.change(this.#selected, next);
+      const next = this.#selected && read($(id).value.trim()), wrong = typeof next === "string";
+      if (next && !wrong) on.change(this.#selected, next);
       else this.#fields();
+      this.#tell(wrong ? `${next}; ${$(id).value} stays.` : "");
     });
-    const seconds = (id) => ($(id).value === "" ? null : Number($(id).value));
-    changed("event-label", () => {
-      const label = this.result.labels.find((one) => one.toLowerCase() === $("event-label").value.trim().toLowerCase());
-      return label && { label };
+    changed("event-label", (text) => {
+      const label = this.result.labels.find((one) => one.toLowerCase() === text.toLowerCase());
+      return label ? { label } : `The model has no class “${text}”`;
     });
-    changed("event-onset", () => seconds("event-onset") !== null && { onset: seconds("event-onset") });
-    changed("event-offset", () => seconds("event-offset") !== null && { offset: seconds("event-offset") });
+    for (const name of ["onset", "offset"]) {
+      changed(`event-${name}`, (text) => (text === "" ? `The ${name} is no number of seconds` : { [name]: Number(text) }));
+    }
     $("event-scroll").addEventListener("scroll", () => this.#more(), { passive: true });
     new ResizeObserver(() => this.#more()).observe($("event-scroll"));
     $("event-delete").addEventListener("click", () => on.change(this.#selected, null));
   }
 
-  show(events, selected, result) {
-    [this.#events, this.#selected, this.result] = [events, selected, result];
+  // searchedAway: how many events the search leaves out.
+  show(events, selected, result, searchedAway) {
+    if (selected?.id !== this.#selected?.id) this.#tell("");
+    [this.#events, this.#selected, this.result, this.#searchedAway] = [events, selected, result, searchedAway];
     this.#list();
     this.#fields();
   }
@@ -47,6 +52,11 @@ export class EventList {
     for (const row of $("events").rows) {
       row.classList.toggle("now", Boolean(row.event) && row.event.onset <= seconds && seconds < row.event.offset);
     }
+  }
+
+  #tell(problem) {
+    $("event-wrong").textContent = problem;
+    $("event-wrong").hidden = !problem;
   }
 
   #fields() {
@@ -96,7 +106,8 @@ export class EventList {
   }
 
   #rest(left) {
-    const row = element("tr"), cell = element("td", left ? "" : "None: no score is as high.", { colSpan: 4 });
+    const away = this.#searchedAway, row = element("tr"), cell = element("td", "", { colSpan: 4 });
+    if (!left) cell.textContent = away ? `No event of a class with such a name; ${away} of others.` : "None: no score is as high.";
     if (left) {
       const more = element("button", `Show the other ${left}`, { type: "button" });
       more.addEventListener("click", () => { this.#listed = Infinity; this.#list(); });

@@ -5,12 +5,16 @@ const KINDS = 4; // of what is passed over that are named
 
 const path = (file) => file.path || file.webkitRelativePath || file.name;
 
-// {files, note}: a file that was chosen itself is taken whatever its name, as the command does.
+const inFolder = (file) => path(file) !== file.name;
+
+// {files, note}: a file that was chosen itself is taken whatever its name, as the command does. But macOS keeps what
+// some disks cannot beside each file, as ._NAME, which has no sound.
 export function chosen(files) {
-  const all = Array.from(files).filter((file) => !file.name.startsWith("."));
-  const passed = all.filter((file) => path(file) !== file.name && !about.suffixes.includes(suffix(file)));
-  const taken = all.filter((file) => !passed.includes(file)).sort(byPath);
-  return { files: taken, note: passed.length ? told(passed, taken) : "" };
+  const shown = Array.from(files).filter((file) => !file.name.startsWith(inFolder(file) ? "." : "._"));
+  const passed = shown.filter((file) => inFolder(file) && !about.suffixes.includes(suffix(file)));
+  const taken = shown.filter((file) => !passed.includes(file)).sort(byPath);
+  if (passed.length) return { files: taken, note: told(passed, taken) };
+  return { files: taken, note: taken.length ? "" : "There are no audio files in what was chosen." };
 }
 
 function suffix({ name }) {

@@ -124,7 +124,8 @@ function update() {
   chooseRows();
   const selected = events.find((event) => event.id === chosenEvent) ?? null;
   timeline.update({ rows: rows.slice(0, count), top: scale(), events, selected });
-  list.show(events.filter((event) => matches(event.label)), selected, shown);
+  const inSearch = events.filter((event) => matches(event.label));
+  list.show(inSearch, selected, shown, events.length - inSearch.length);
   settings.show(shown, chosenClass);
   $("undo").disabled = !current.corrections.count;
   showLabels();
