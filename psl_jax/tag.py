@@ -13,17 +13,18 @@ if all are tagged; 1 if a file could not be read; 2 for wrong settings.
 import argparse
 import contextlib
 import itertools
+import pathlib
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from psl_jax.runtime import cli_entry, disk_errors, progress
+from psl_jax.runtime import cli_entry, disk_errors, files, progress
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import is_remote, path_of
 from psl_jax.tagging import options
 
+_LOOKED_UP = 256  # outputs that are looked for at once
 MANY_FILES = 50  # from here on progress is shown without a terminal, too
 
 
@@ -83,8 +84,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--skip_existing",
         action="store_true",
-        help="with --out: leave out files that have their output already, and share the others "
-        "with processes of the same command",
+        help="with --out: leave out files that have their output already",
     )
     group.add_argument(
         "--embeddings",
@@ -130,14 +130,20 @@ def main(arguments: argparse.Namespace) -> int:
         arguments.format == "frames", arguments.embeddings, arguments.keep_truncated
     )
     start = time.perf_counter()
-    with _Work(arguments, looked.inputs) as work, _Bar(looked.inputs) as bar:
+    work: Iterable = looked.inputs
+    if arguments.skip_existing:
+        paths = writing.output_paths(
+            arguments.out, looked.inputs, writing.ENDINGS[arguments.format]
+        )
+        work = _unfinished(looked.inputs, paths)
+    with _Bar(looked.inputs) as bar:
         found = tagged_files.tag_files(model, work, segmentation, settings, keep, bar.heard)
-        done, failed, seconds = _tagged(itertools.chain(looked.bad, found), outputs, work, bar)
-    elsewhere = len(looked.inputs) + len(looked.bad) - done - failed
-    if elsewhere:
-        total = len(looked.inputs)
-        print(f"{elsewhere} of {total} are tagged already, or by another process", file=sys.stderr)
-        if older := work.older_than(arguments.model):
+        done, failed, seconds = _tagged(itertools.chain(looked.bad, found), outputs, bar)
+    if skipped := len(looked.inputs) + len(looked.bad) - done - failed:
+        print(f"{skipped} of {len(looked.inputs)} are tagged already", file=sys.stderr)
+        # In a bucket each time would be a request.
+        older = 0 if is_remote(arguments.out) else _count_older(paths.values(), arguments.model)
+        if older:
             print(
                 f"note: {older} of them are older than the model or its thresholds: delete them, "
                 "or give another --out, to have them made anew",
@@ -148,9 +154,7 @@ def main(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _tagged(
-    found: Iterable, outputs: Sequence[Callable], work: "_Work", bar: "_Bar"
-) -> tuple[int, int, float]:
+def _tagged(found: Iterable, outputs: Sequence[Callable], bar: "_Bar") -> tuple[int, int, float]:
     """Hands what was found to the outputs; a line on standard error for each file that is bad.
 
     Returns how many were tagged, how many were not, and the seconds of audio.
@@ -174,7 +178,6 @@ def _tagged(
                 for output in outputs:
                     output(item)
             done, seconds = done + 1, seconds + item.seconds
-        work.done(item.input)
     return done, failed, seconds
 
 
@@ -230,50 +233,25 @@ def _outputs(arguments: argparse.Namespace, inputs: Sequence) -> list[Callable]:
     return outputs
 
 
-class _Work:
-    """The inputs that are still to be tagged, one after the other as they are asked for."""
+def _unfinished(inputs: Sequence, paths: Mapping) -> Iterator:
+    """The inputs whose output is not there when their turn comes.
 
-    def __init__(self, arguments: argparse.Namespace, inputs: list):
-        from psl_jax.tagging import claims, writing
+    Two processes may tag the same file: each output is renamed into its place, complete.
+    """
+    for first in range(0, len(inputs), _LOOKED_UP):
+        some = inputs[first : first + _LOOKED_UP]
+        there = files.exist([paths[item] for item in some])
+        yield from (item for item, done in zip(some, there, strict=True) if not done)
 
-        self._inputs, self._claims = inputs, None
-        self._skips = arguments.skip_existing
-        if self._skips:
-            ending = writing.ENDINGS[arguments.format]
-            self._paths = writing.output_paths(arguments.out, inputs, ending)
-            if not is_remote(arguments.out):
-                self._claims = claims.Claims(arguments.out)
 
-    def __enter__(self) -> "_Work":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._claims is not None:
-            self._claims.__exit__(*exception)
-
-    def __iter__(self) -> Iterator:
-        from psl_jax.tagging import claims
-
-        if not self._skips:
-            return iter(self._inputs)
-        return claims.unclaimed(self._inputs, self._paths, self._claims)
-
-    def older_than(self, model: str) -> int:
-        """How many outputs are older than the files of a model, as when it got new thresholds."""
-        if self._claims is None:  # a bucket: each would be a request
-            return 0
-        folder = path_of(model)
-        inside = ("averaged/model.json", "model.json", "model.safetensors")
-        known = [folder, *(folder / name for name in inside)]
-        changed = [path.stat().st_mtime for path in known if path.is_file()]
-        if not changed:
-            return 0
-        made = [path.stat().st_mtime for path in self._paths.values() if path.exists()]
-        return sum(time < max(changed) for time in made)
-
-    def done(self, item: Any) -> None:
-        if self._claims is not None and item in self._paths:
-            self._claims.release(self._paths[item])
+def _count_older(paths: Iterable[pathlib.Path], model: str) -> int:
+    """How many outputs are older than the files of a model, as when it got new thresholds."""
+    folder = path_of(model)
+    inside = ("averaged/model.json", "model.json", "model.safetensors")
+    places = [folder, *(folder / name for name in inside)]
+    changed = [path.stat().st_mtime for path in places if path.is_file()]
+    written = [path.stat().st_mtime for path in paths if path.exists()]
+    return sum(time < max(changed) for time in written) if changed else 0
 
 
 def _names(text: str | None) -> list[str] | None:

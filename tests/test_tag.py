@@ -374,11 +374,10 @@ def test_where_nothing_can_be_written_is_told_before_anything_is_computed(
         tag.main(tag.parse(["tag", model, str(folder / "a.flac"), option.format(folder)]))
 
 
-def test_m4a_files_in_a_folder_are_not_passed_over(run, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "av", None)
+def test_m4a_files_in_a_folder_are_not_passed_over(run, tmp_path):
     (tmp_path / "a.m4a").write_bytes(b"\0\0\0\x18ftypM4A " + bytes(100))
     status, _, err = run(tmp_path)
-    assert status == 1 and "a.m4a: undecodable (this kind of file needs PyAV" in err
+    assert status == 1 and "a.m4a: undecodable (" in err
 
 
 def test_the_models_of_a_suite_are_listed(model, folder, tmp_path):
