@@ -5,7 +5,7 @@
 #
 # Needs JAX with a GPU and PyTorch, no TensorFlow. OUT gets tables, JSON and pictures. PACKED is a
 # packed data set (python -m psl_jax.pack, elsewhere): with it the whole suite is run in bfloat16 over
-# three seeds, streamed and from the device's memory. A step that fails or runs out of its time is
+# three seeds. A step that fails or runs out of its time is
 # told of, and the rest go on.
 set -uo pipefail
 out=${1:?usage: gpu_session.sh OUT [PACKED]}
@@ -43,6 +43,5 @@ if [ -n "$packed" ]; then
     for seed in 0 1 2; do
         step "suite_$seed" 180 "${suite[@]}" --workdir "$out/suite_$seed" --config.seed=$seed
     done
-    step suite_resident 180 "${suite[@]}" --workdir "$out/suite_resident" --config.train.resident
 fi
 cat "$out/steps.log"

@@ -34,7 +34,7 @@ from psl_jax.training import metric_log
 from psl_jax.training.checkpoints import TrainingCheckpoints
 from psl_jax.training.loop import LoopSettings, Schedule, train
 from psl_jax.training.step import Recipe, init_state, train_program
-from psl_jax.training.stepper import StreamedStepper
+from psl_jax.training.stepper import Stepper
 
 
 def relabel_rates(source, segmentation, variables, flags) -> tuple[Callable, Callable]:
@@ -86,7 +86,7 @@ def train_rates(source, segmentation, network, variables, flags) -> tuple[Callab
         with tempfile.TemporaryDirectory() as folder:
             with TrainingCheckpoints(pathlib.Path(folder) / "checkpoints") as kept:
                 train(
-                    StreamedStepper(program, feed, mesh),
+                    Stepper(program, feed, mesh),
                     init_state(variables),
                     mesh=mesh,
                     schedule=Schedule(),

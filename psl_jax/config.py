@@ -278,7 +278,6 @@ def _translated(old: Mapping[str, Any]) -> dict[str, Any]:
         evaluate["segments"] = {-1.0: "training", 0.0: "whole"}.get(seconds, f"{seconds:g}")
     if "steps_per_dispatch" in train and "resident" not in train:
         train["resident"] = train["steps_per_dispatch"] > 0
-        train["steps_per_dispatch"] = train["steps_per_dispatch"] or 20
     result.pop("experiments", None)
     return dict(_flat(result))
 

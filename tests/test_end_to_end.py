@@ -336,23 +336,3 @@ def test_single_experiments_run_for_two_steps(run_single, name):
     if folder is None:
         folder = run_single(name, f"--config.teacher={run_single('teacher')}")
     assert_ran(folder.parent, [name])
-
-
-def test_a_split_held_on_the_devices_trains_like_the_streamed_one(run_single, tmp_path):
-    """Soft labels, both steps in one call of the program."""
-    streamed = run_single("psl2s", f"--config.teacher={run_single('teacher')}")
-    config = json.loads((streamed / "config.json").read_text())
-    run_small(
-        *("--config", "configs/psl2s.py", "--workdir", tmp_path, "--config.data.corpus=packed"),
-        *(f"--config.data.data_dir={config['data']['data_dir']}",),
-        *(f"--config.teacher={config['teacher']}", "--config.train.resident"),
-        "--config.train.steps_per_dispatch=5",
-    )
-    logs = [
-        [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
-        for folder in (streamed, tmp_path)
-    ]
-    losses = [[line["loss"] for line in log if "loss" in line] for log in logs]
-    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
-    scores = [np.load(folder / "scores.npz")["scores"] for folder in (streamed, tmp_path)]
-    np.testing.assert_allclose(*scores, atol=1e-3)

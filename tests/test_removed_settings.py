@@ -14,7 +14,12 @@ from psl_jax.experiments.run_binding import RunFolder
 from psl_jax.runtime.removed_settings import REMOVED, REMOVED_VALUES
 
 # A value that an earlier version took and that is none of the accepted ones.
-OTHERS = {"relabel.views": 3, "relabel.top_k": 2, "relabel.temperature": 0.5}
+OTHERS = {
+    "relabel.views": 3,
+    "relabel.top_k": 2,
+    "relabel.temperature": 0.5,
+    "train.resident": True,
+}
 REFUSED = {name: OTHERS[name] for name in REMOVED if REMOVED[name]}
 # What the manifest of an earlier version says of the way that labels were made.
 OLD_RULE = {

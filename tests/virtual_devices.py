@@ -30,7 +30,6 @@ from psl_jax.model.mobilenetv2 import Variables
 from psl_jax.runtime import parallel
 from psl_jax.scoring.relabeling import TaughtBy, relabel
 from psl_jax.scoring.scorer import Scorer
-from psl_jax.training import resident
 from psl_jax.training.step import Recipe, TrainState, init_state, train_program
 
 CLASSES, BATCH, SAMPLES, STEPS, RATE = 5, 16, 8000, 3, 1e-4
@@ -91,7 +90,7 @@ def order(number: int) -> np.ndarray:
 Train = Callable[[np.ndarray], tuple[list[float], TrainState]]
 
 
-def streamed(network, variables: Variables, recipe: Recipe, num_devices: int) -> Train:
+def training(network, variables: Variables, recipe: Recipe, num_devices: int) -> Train:
     """Trains on batches in a given order: the losses of its steps, and the state after them."""
     mesh = parallel.data_mesh(num_devices)
     platform = "gpu" if recipe.seed == RECIPES["gpu"].seed else "cpu"  # writes other gradients
@@ -104,34 +103,10 @@ def streamed(network, variables: Variables, recipe: Recipe, num_devices: int) ->
         for chosen in steps:
             audio, lengths, labels = (array[chosen] for array in known)
             batch = {"audio": audio, "num_samples": lengths, "labels": labels}
-            rate = np.float32(RATE)  # as the resident program has it
+            rate = np.float32(RATE)
             state, values = program(state, parallel.put_batch(batch, mesh), rate)
             losses.append(float(values["loss"]))
         return losses, state
-
-    return train
-
-
-def resident_split(network, variables: Variables, recipe: Recipe, num_devices: int) -> Train:
-    """The same on data in the devices' memory, all steps in one call; their mean loss."""
-    mesh = parallel.data_mesh(num_devices)
-    known = examples(recipe.dtype)
-    weak = np.zeros(known.labels.shape, np.uint8)
-    split = resident.ResidentSplit(known.audio, weak, known.labels[:, None].astype(np.float16))
-    segmentation = Segmentation(SAMPLES / 16_000)
-    program = resident.resident_program(network, recipe, segmentation, 1.0, mesh)
-
-    def train(steps: np.ndarray) -> tuple[list[float], TrainState]:
-        entries = {"clip": steps, "num_samples": known.lengths[steps]}
-        entries |= dict.fromkeys(("segment", "shift"), 0 * steps)
-        state, values = program(
-            parallel.replicate(split, mesh),
-            parallel.replicate(init_state(variables), mesh),
-            parallel.put_steps({k: v.astype(np.int32) for k, v in entries.items()}, mesh),
-            np.full(STEPS, RATE, np.float32),
-            np.int32(STEPS),
-        )
-        return [float(values["loss"])], state
 
     return train
 
@@ -148,10 +123,9 @@ def in_float64(network, variables: Variables, num_devices: int) -> dict:
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda x: np.asarray(x, np.float64), variables)
         made = {
-            name: streamed(network, wide, dataclasses.replace(recipe, dtype="float64"), num_devices)
+            name: training(network, wide, dataclasses.replace(recipe, dtype="float64"), num_devices)
             for name, recipe in RECIPES.items()
         }
-        made["resident"] = resident_split(network, wide, Recipe(dtype="float64"), num_devices)
         for name, train in made.items():
             for number in range(GPU_ORDERS if name == "gpu" else ORDERS):
                 results = compared(*train(order(number)))
@@ -171,12 +145,12 @@ def shared_statistics() -> dict:
         recipe = Recipe(dtype="float64", sharing_devices=sharing)
         groups = order(0)[0].reshape(8 // sharing, -1)
         with jax.enable_x64(True):
-            alone = streamed(network, wide, Recipe(dtype="float64"), 1)
+            alone = training(network, wide, Recipe(dtype="float64"), 1)
             means = jax.tree.map(
                 lambda *values: np.mean(values, axis=0),
                 *(step_outcome(*alone(group[None])) for group in groups),
             )
-            together = step_outcome(*streamed(network, wide, recipe, 8)(order(0)[:1]))
+            together = step_outcome(*training(network, wide, recipe, 8)(order(0)[:1]))
         arrays |= {f"sharing {sharing} {key}": value for key, value in together.items()}
         arrays |= {f"reference {sharing} {key}": value for key, value in means.items()}
     return arrays
@@ -223,7 +197,7 @@ def main(folder: pathlib.Path) -> None:
     for num_devices in (1, 8):
         arrays = {"devices": parallel.data_mesh(num_devices).size}
         for name in IN_FLOAT32:
-            losses, state = streamed(network, variables, RECIPES[name], num_devices)(order(0))
+            losses, state = training(network, variables, RECIPES[name], num_devices)(order(0))
             arrays[f"{name} losses"] = losses
             if name == "student":
                 teacher = teacher or spread(parallel.to_host(state.variables))

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -121,12 +121,6 @@ def train_entries(
             if shift is not None:
                 shifts = shift.draw(next(steps), process_index, valid)
             yield dict(zip(ENTRIES, (clip, segment, valid, shifts), strict=True))
-
-
-def stacked(entries: Sequence[Batch], most: int) -> Batch:
-    """The `train_entries` of several batches as arrays [most, batch], filled up with zeros."""
-    filling = [(0, most - len(entries)), (0, 0)]
-    return {name: np.pad(np.stack([one[name] for one in entries]), filling) for name in ENTRIES}
 
 
 def _windows_from(

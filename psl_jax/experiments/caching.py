@@ -23,7 +23,7 @@ from psl_jax.runtime.run_folder import FEATURES
 from psl_jax.scoring import evaluation
 from psl_jax.training.frozen_features import TrainFeatures, ValidationFeatures
 from psl_jax.training.step import train_program
-from psl_jax.training.stepper import StreamedStepper
+from psl_jax.training.stepper import Stepper
 
 MOST_BYTES = 32e9  # of a cache that nobody asked for
 _AUGMENTATIONS = (
@@ -117,7 +117,7 @@ class CachedFeatures:
         self.train.compute(self.network, self.variables, size or 64, devices)
         self.validation.compute(self.variables, size, devices)
 
-    def stepper(self, soft_labels: SoftLabels | None, local_batch: int) -> StreamedStepper:
+    def stepper(self, soft_labels: SoftLabels | None, local_batch: int) -> Stepper:
         """Makes the steps that `stepping.stepper` makes of the audio, from the features."""
         order = stepping.order_of(self.settings, local_batch)
         segmentation = self.train.segmentation
@@ -127,7 +127,7 @@ class CachedFeatures:
             found = entries(start_step=step)
             return self.train.batches(found, soft_labels, self.settings.alpha)
 
-        return StreamedStepper(train_program(self.network, self.recipe, self.mesh), feed, self.mesh)
+        return Stepper(train_program(self.network, self.recipe, self.mesh), feed, self.mesh)
 
     def validate(self, variables: Variables) -> float:
         """mAP of the validation split."""

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -23,9 +22,8 @@ from psl_jax.model.mobilenetv2 import Network, Variables
 from psl_jax.model.model import Model
 from psl_jax.runtime import parallel
 from psl_jax.runtime.errors import UserError
-from psl_jax.training import resident
 from psl_jax.training.step import Recipe, TeacherInStep, train_program
-from psl_jax.training.stepper import ResidentStepper, Stepper, StreamedStepper
+from psl_jax.training.stepper import Stepper
 from psl_jax.weights.load import load_model
 
 
@@ -232,7 +230,7 @@ def stepper(
     local_batch: int,
     teacher: Model | None = None,
 ) -> Stepper:
-    """What makes the training's steps, streamed or resident; local_batch: of this process.
+    """What makes the training's steps; local_batch: of this process.
 
     teacher: labels in the step, instead of the stored soft labels.
     """
@@ -242,32 +240,15 @@ def stepper(
         recipe = _with_teacher(recipe, settings, teacher, source.index)
         arrays = (parallel.replicate(fold(teacher.variables, teacher.info.output), mesh),)
     order = order_of(settings, local_batch)
-    if not settings.train.resident:
 
-        def feed_batches(step: int):
-            return batches.train_batches(
-                source,
-                segmentation,
-                start_step=step,
-                soft_labels=soft_labels,
-                alpha=settings.alpha,
-                **order,
-            )
+    def feed_batches(step: int):
+        return batches.train_batches(
+            source,
+            segmentation,
+            start_step=step,
+            soft_labels=soft_labels,
+            alpha=settings.alpha,
+            **order,
+        )
 
-        program = _with_last(train_program(network, recipe, mesh), *arrays)
-        return StreamedStepper(program, feed_batches, mesh)
-
-    def feed_entries(step: int):
-        return batches.train_entries(source.index, segmentation, start_step=step, **order)
-
-    program = resident.resident_program(
-        network, recipe, segmentation, settings.alpha, mesh, order["shift"] is not None
-    )
-    return ResidentStepper(
-        _with_last(program, *arrays),
-        partial(resident.load, source, segmentation, soft_labels, mesh),
-        feed_entries,
-        mesh,
-        # A dispatch ends where something is logged anyway.
-        at_once=min(settings.train.steps_per_dispatch, settings.train.log_every),
-    )
+    return Stepper(_with_last(train_program(network, recipe, mesh), *arrays), feed_batches, mesh)

@@ -21,7 +21,6 @@ from psl_jax.runtime.errors import UserError
 AXIS = "data"
 SPLIT = PartitionSpec(AXIS)
 REPLICATED = PartitionSpec()
-STEPS = PartitionSpec(None, AXIS)  # [steps, batch]
 
 # Options of XLA:CPU: float operations may be reordered and contracted, so that sums fill vectors.
 # NaNs, infinities, quotients and functions stay what they are.
@@ -137,12 +136,6 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """Splits this process's share of a batch over its devices."""
     sharding = NamedSharding(mesh, SPLIT)
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
-
-
-def put_steps(steps: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Splits this process's share of several batches, [steps, batch] each, over its devices."""
-    sharding = NamedSharding(mesh, STEPS)
-    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in steps.items()}
 
 
 def local_rows(array: jax.Array) -> np.ndarray:

@@ -10,6 +10,8 @@ LAST_COMMIT = "de85886"  # the last one that supports them all
 # A removed setting -> the values with which an older run or label folder is still used, the default
 # first. None: all of them, as the setting changes nothing by itself.
 REMOVED: dict[str, tuple[Any, ...] | None] = {
+    "train.resident": (False,),
+    "train.steps_per_dispatch": None,
     "relabel.temperature": (1.0,),
     "relabel.top_k": (0,),
     "relabel.views": (1,),

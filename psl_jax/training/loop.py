@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 import jax
 import numpy as np
@@ -144,11 +144,10 @@ def train(
     is_over = False
     meter = _Meter(log, schedule, stepper, settings.batch_size, checkpoints.latest_notes())
     with log, bar, stepper, Boundaries(start, settings.checkpoint_minutes) as boundaries:
-        for first, count in _calls(start, settings, stepper.at_once):
-            step = first + count
-            state, values = stepper.run(state, first, [schedule(i) for i in range(first, step)])
-            meter.add(count, values)
-            bar.update(count)
+        for step in range(start + 1, settings.max_steps + 1):
+            state, values = stepper.run(state, step - 1, schedule(step - 1))
+            meter.add(values)
+            bar.update()
             asked = boundaries.passed(step)
             validates = step % settings.validate_every == 0 or step == settings.max_steps
             ends_line = validates or step % settings.checkpoint_every == 0
@@ -201,19 +200,6 @@ def _early_stop(run_dir: str, start: int, patience: int) -> EarlyStop:
     return EarlyStop(patience, [(line["step"], line[key]) for line in lines if key in line])
 
 
-def _calls(start: int, settings: LoopSettings, most: int) -> Iterator[tuple[int, int]]:
-    """Steps before each call of the stepper, and steps that it makes: at most `most`.
-
-    A call ends where the loop has something to do.
-    """
-    intervals = settings.log_every, settings.validate_every, settings.checkpoint_every
-    while start < settings.max_steps:
-        ends = [(start // interval + 1) * interval for interval in intervals]
-        count = min(*ends, settings.max_steps, start + most) - start
-        yield start, count
-        start += count
-
-
 class _Meter:
     """Logs means over the steps since the line before, and how fast they were made.
 
@@ -232,18 +218,17 @@ class _Meter:
         """open_line: of the run that is gone on with, see `open_line`."""
         self.log, self.schedule, self.stepper = log, schedule, stepper
         self.batch_size = batch_size
-        # Steps, and the means of their values.
-        self.parts: list[tuple[int, Values]] = [(n, values) for n, values in open_line or []]
+        self.values: list[Values] = [values for _, values in open_line or []]  # of each step
         self.pending: tuple[int, list, dict] | None = None
         self.timed_steps = -1  # none yet: the first call compiles
 
-    def add(self, count: int, values: Values) -> None:
-        """Takes what a call of the stepper gave."""
-        self.parts.append((count, values))
+    def add(self, values: Values) -> None:
+        """Takes what a step gave."""
+        self.values.append(values)
         if self.timed_steps < 0:
             self.restart_clock()
         else:
-            self.timed_steps += count
+            self.timed_steps += 1
 
     def restart_clock(self) -> None:
         """Leaves the time since the last line out, which was spent on something else."""
@@ -257,23 +242,23 @@ class _Meter:
         """
         self._write()
         if wait:
-            jax.block_until_ready(self.parts)
-        self.pending = step, self.parts, self._speed()
-        self.parts = []
+            jax.block_until_ready(self.values)
+        self.pending = step, self.values, self._speed()
+        self.values = []
         self.restart_clock()
         if wait:
             self._write()
 
     def open_line(self, step: int) -> list[tuple[int, dict[str, float]]]:
-        """Writes the line that is due; what the next one has so far, as JSON.
+        """Writes the line that is due; what the next one has so far, as JSON: (1, values) of steps.
 
         A run that goes on from `step` takes it up, and logs what an undisturbed one would have.
         """
         self._write()
-        line = [(count, {k: float(v) for k, v in values.items()}) for count, values in self.parts]
-        for count, values in line:
-            self._check(step, count, values)
-        return line
+        line = [{name: float(value) for name, value in values.items()} for values in self.values]
+        for values in line:
+            self._check(step, 1, values)
+        return [(1, values) for values in line]
 
     def _speed(self) -> dict[str, float]:
         seconds = time.perf_counter() - self.since
@@ -289,14 +274,13 @@ class _Meter:
         """Waits for the pending values and logs their means."""
         if self.pending is None:
             return
-        step, parts, speed = self.pending
+        step, of_steps, speed = self.pending
         self.pending = None
-        counts = [count for count, _ in parts]
         means = {
-            name: float(np.average([float(values[name]) for _, values in parts], weights=counts))
-            for name in parts[0][1]
+            name: float(np.mean([float(values[name]) for values in of_steps]))
+            for name in of_steps[0]
         }
-        self._check(step, sum(counts), means)
+        self._check(step, len(of_steps), means)
         rate = self.schedule(step - 1)
         self.log.write(step, means | {metric_log.LEARNING_RATE: rate} | speed)
 

@@ -31,7 +31,3 @@ class TrainSettings:
     patience: int = setting(15, least=0)  # epochs without a better mAP; 0: no early stop
     best_checkpoints: int = setting(4, least=1)  # averaged in the end; the published code: 1
     window_clips: int = setting(2048, least=1)  # clips shuffled at a time: two windows in memory
-    # The split is held in the devices' memory and several steps are made for each dispatch; a
-    # dispatch ends where something is logged, validated or saved.
-    resident: bool = operational(False)
-    steps_per_dispatch: int = operational(20, least=1)  # at most, with a resident split

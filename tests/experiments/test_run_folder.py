@@ -66,7 +66,6 @@ def test_operational_settings_may_change_and_the_last_are_kept(tmp_path):
         data__num_workers=3,
         train__checkpoint_every=5,
         train__log_every=7,
-        train__resident=True,
         num_devices=1,
     )
     assert kept(tmp_path, "train", "log_every") == 7

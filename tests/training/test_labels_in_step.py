@@ -21,8 +21,6 @@ from psl_jax.experiments.stepping import recipe_of
 from psl_jax.runtime import files, parallel
 from psl_jax.training.step import init_state, train_program
 
-RESIDENT = pytest.mark.parametrize("resident", [False, True], ids=["streamed", "resident"])
-
 
 @pytest.fixture
 def data(tmp_path, shallow):
@@ -46,13 +44,11 @@ def losses(folder):
 # --- alpha at its ends ---------------------------------------------------------------------------
 
 
-@RESIDENT
 @pytest.mark.parametrize("when", ["beforehand", "in_step"])
-def test_alpha_0_is_the_weak_path_to_the_bit(data, tmp_path, teacher, resident, when):
-    more = {"train": {"resident": resident}}
-    run(settings(data, **more), tmp_path / "weak")
+def test_alpha_0_is_the_weak_path_to_the_bit(data, tmp_path, teacher, when):
+    run(settings(data), tmp_path / "weak")
     soft = {"labels": "soft", "teacher": teacher, "alpha": 0.0, "relabel": {"when": when}}
-    run(settings(data, **soft, **more), tmp_path / "soft")
+    run(settings(data, **soft), tmp_path / "soft")
     assert_same_bits(last_variables(tmp_path / "soft"), last_variables(tmp_path / "weak"))
     assert losses(tmp_path / "soft") == losses(tmp_path / "weak")
 
@@ -136,13 +132,10 @@ def test_padding_that_counts_gives_other_labels(found):
     assert (difference[~padded] < 1e-5).all()
 
 
-@RESIDENT
-def test_a_run_with_the_teacher_in_the_step_is_one_on_stored_labels(
-    data, tmp_path, teacher, resident
-):
+def test_a_run_with_the_teacher_in_the_step_is_one_on_stored_labels(data, tmp_path, teacher):
     """To what float16 takes of the labels."""
     common = {"labels": "soft", "teacher": teacher, "alpha": 0.5}
-    common["train"] = {"resident": resident, "learning_rate": 1e-4}
+    common["train"] = {"learning_rate": 1e-4}
     run(settings(data, **common), tmp_path / "stored")
     one = run(settings(data, **common, relabel={"when": "in_step"}), tmp_path / "in_step")
     np.testing.assert_allclose(losses(tmp_path / "in_step"), losses(tmp_path / "stored"), rtol=2e-4)

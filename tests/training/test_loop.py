@@ -20,7 +20,7 @@ from psl_jax.training.loop import LoopSettings, Schedule
 from psl_jax.training.step import (
     TrainState,
 )
-from psl_jax.training.stepper import StreamedStepper
+from psl_jax.training.stepper import Stepper
 
 SETTINGS = LoopSettings(max_steps=12, validate_every=3, checkpoint_every=2, log_every=1, patience=0)
 
@@ -76,7 +76,7 @@ class Loop:
         state = TrainState(jnp.int32(0), Variables({"w": jnp.zeros(1)}, {}), ())
         with TrainingCheckpoints(self.folder / "checkpoints") as kept:
             loop.train(
-                StreamedStepper(noting, self.feed, parallel.data_mesh()),
+                Stepper(noting, self.feed, parallel.data_mesh()),
                 state,
                 mesh=parallel.data_mesh(),
                 schedule=Schedule(0.1, 20),
