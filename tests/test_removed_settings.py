@@ -19,6 +19,7 @@ OTHERS = {
     "relabel.top_k": 2,
     "relabel.temperature": 0.5,
     "train.resident": True,
+    "train.cache_features": "on",
 }
 REFUSED = {name: OTHERS[name] for name in REMOVED if REMOVED[name]}
 # What the manifest of an earlier version says of the way that labels were made.

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -11,11 +12,12 @@ import numpy as np
 from psl_jax import config as config_lib
 from psl_jax.config import Settings
 from psl_jax.data import batches
+from psl_jax.data.batches import Batch
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.opening import open_source
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.sources import Source
-from psl_jax.experiments import advice, caching, stepping
+from psl_jax.experiments import advice, stepping
 from psl_jax.experiments.averaging import average
 from psl_jax.experiments.labelling import Labelling
 from psl_jax.experiments.run_binding import RunFolder
@@ -24,16 +26,19 @@ from psl_jax.model.model import Model
 from psl_jax.reporting import pages
 from psl_jax.runtime import files, parallel
 from psl_jax.runtime.errors import UserError
-from psl_jax.runtime.paths import is_remote, path_of
+from psl_jax.runtime.paths import path_of
 from psl_jax.runtime.run_folder import LABEL_QUALITY, NOTES
 from psl_jax.scoring import evaluation
 from psl_jax.scoring.scorer import Scorer
+from psl_jax.training import frozen_features
 from psl_jax.training.checkpoints import TrainingCheckpoints
 from psl_jax.training.loop import LoopSettings, loop_settings, schedule_of, train
-from psl_jax.training.step import init_state
+from psl_jax.training.step import init_state, train_program
 from psl_jax.training.stepper import Stepper
 from psl_jax.weights import orbax_folder
 from psl_jax.weights.load import load_model
+
+_MOST_OF_MEMORY = 0.5  # of the machine's, that the features of a frozen network may take
 
 # What stages make that later ones, or people, read: looked at by every start.
 _MADE = {
@@ -107,8 +112,6 @@ class Experiment:
         _ = self._local_batch  # raises where it does not divide over the devices
         stepping.recipe_of(self.settings, self.mesh)
         _ = self.labelling.is_stored  # raises where a teacher in the step cannot do it
-        if last_stage != "relabel":
-            _ = self._caches_features  # raises where they cannot be
         self.labelling.check(before_it_is_trained=True)
         self._check_start(before_it_is_trained=True)
         self.notes = advice.before_training(
@@ -149,7 +152,6 @@ class Experiment:
         if "train" not in finished:  # parameters and Adam's moments, float32
             kept = self.settings.train.best_checkpoints + 2
             size += kept * 3 * 4 * num_parameters(self._fresh_network[1])
-            size += self._feature_bytes if self._caches_features else 0
         return size if "relabel" in finished else size + self.labelling.bytes_to_write
 
     @property
@@ -158,7 +160,7 @@ class Experiment:
         if parallel.platform_of(self.mesh) != "cpu":
             return 0.0
         audio = self.loop.max_steps * self.batch_size * self.settings.segment_seconds
-        if self._caches_features:  # one pass without gradients
+        if self._keeps_features:  # one pass without gradients
             validation = self.source(self.settings.data.validation_split).index
             audio = self.train_segments * self.settings.segment_seconds / 3
             audio += validation.hours * 3600 / 3
@@ -258,52 +260,66 @@ class Experiment:
     def _train(self) -> None:
         source = self.source(self.settings.data.train_split)
         train_settings, settings = self.settings.train, self.loop
-        features = self._cached_features(source) if self._caches_features else None
-        if features:
-            features.compute()
+        if self._keeps_features:
+            stepper, validate = self._on_features(source)
+        else:
+            stepper, validate = self._stepper(source), self._validate
         with TrainingCheckpoints(
             self.run_dir / "checkpoints", train_settings.best_checkpoints
         ) as kept:
             train(
-                features.stepper(self.soft_labels(), self._local_batch)
-                if features
-                else self._stepper(source),
+                stepper,
                 init_state(self._network[1]),
                 mesh=self.mesh,
                 schedule=schedule_of(train_settings, settings.max_steps),
                 settings=settings,
-                validate=features.validate if features else self._validate,
+                validate=validate,
                 checkpoints=kept,
                 run_dir=os.fspath(self.run_dir),
                 description=self.settings.name,
             )
-        if features:
-            features.forget()
 
-    @property
-    def _feature_bytes(self) -> int:
-        validation = self.source(self.settings.data.validation_split).index
-        channels = len(self._fresh_network[1].params["classifier"]["kernel"])
-        return caching.num_bytes(self.settings, channels, self.train_index, validation)
-
-    @property
-    def _caches_features(self) -> bool:
-        if is_remote(self.run_dir):  # they are mapped into memory
-            if self.settings.train.cache_features == "on":
-                raise UserError(
-                    "config.train.cache_features is on, and features are kept in the run folder, "
-                    f"which lies in a bucket ({self.run_dir}): give a --workdir on a disk, or "
-                    "--config.train.cache_features=auto"
-                )
+    @cached_property
+    def _keeps_features(self) -> bool:
+        """Whether a frozen network's features are computed once and kept in memory."""
+        if not stepping.features_stay_the_same(self.settings):
             return False
-        return caching.is_wanted(self.settings, lambda: self._feature_bytes)
+        channels = len(self._fresh_network[1].params["classifier"]["kernel"])
+        validation = self.source(self.settings.data.validation_split).index
+        size = frozen_features.num_bytes(self.segmentation, channels, self.train_index, validation)
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return size * jax.process_count() < _MOST_OF_MEMORY * memory
 
-    def _cached_features(self, source: Source) -> caching.CachedFeatures:
-        validation = self.source(self.settings.data.validation_split)
-        digest = self._start.digest if self._start else ""
-        return caching.CachedFeatures(
-            self.settings, self.run_dir, self._network, source, validation, self.mesh, digest
+    def _on_features(self, source: Source) -> tuple[Stepper, Callable[[Variables], float]]:
+        """What trains and validates the classifier on the features of the frozen network."""
+        settings, (network, variables) = self.settings, self._network
+        recipe, size = stepping.recipe_of(settings, self.mesh), settings.evaluate.batch_size
+        devices = settings.num_devices or None
+        features = frozen_features.of_segments(
+            network, variables, recipe, source, self.segmentation, size or 64, devices
         )
+        validation = self.source(settings.data.validation_split)
+        scorer = frozen_features.FrozenScorer(
+            variables, recipe, validation, self._cut(validation), size, devices
+        )
+        labels, order = self.soft_labels(), stepping.order_of(settings, self._local_batch)
+
+        def feed(step: int) -> Iterator[Batch]:
+            return frozen_features.train_batches(
+                features,
+                source,
+                self.segmentation,
+                labels,
+                settings.alpha,
+                start_step=step,
+                **order,
+            )
+
+        def validate(variables: Variables) -> float:
+            scores = scorer.scores(variables.params["classifier"])
+            return evaluation.mean_average_precision(scores, validation.index)
+
+        return Stepper(train_program(network, recipe, self.mesh), feed, self.mesh), validate
 
     @property
     def batch_size(self) -> int:
@@ -341,10 +357,7 @@ class Experiment:
         return evaluation.mean_average_precision(scores, source.index)
 
     def _score(self, variables: Variables, source: Source, description: str | None):
-        seconds = self.settings.evaluate.seconds(self.settings.segment_seconds)
         model, devices = self.settings.model, self.settings.num_devices or None
-        shortest = self.settings.shortest_segment_seconds
-        cut = evaluation.cut_for(source.index, seconds, shortest, model.count_padding)
         scorer = Scorer(
             variables,
             self.settings.frontend,
@@ -354,7 +367,13 @@ class Experiment:
             output=model.output,
         )
         size = self.settings.evaluate.batch_size
-        return evaluation.score_clips(scorer, source, cut, size, description)
+        return evaluation.score_clips(scorer, source, self._cut(source), size, description)
+
+    def _cut(self, source: Source) -> evaluation.Cut:
+        settings = self.settings
+        seconds = settings.evaluate.seconds(settings.segment_seconds)
+        shortest, padded = settings.shortest_segment_seconds, settings.model.count_padding
+        return evaluation.cut_for(source.index, seconds, shortest, padded)
 
     def _average(self) -> None:
         classes = self.source(self.settings.data.train_split).index.classes

@@ -69,6 +69,22 @@ def labels_in_step(settings: Settings) -> bool:
     return True
 
 
+_AUGMENTATIONS = (
+    *("gain_probability", "polarity_probability", "shift_probability"),
+    *("time_masks", "frequency_masks", "mixup_alpha"),
+)
+
+
+def features_stay_the_same(settings: Settings) -> bool:
+    """Whether all that is below the classifier gives the same of a segment at every step."""
+    return (
+        settings.train.trainable == "classifier"
+        and not any(getattr(settings.augment, name) for name in _AUGMENTATIONS)
+        and not labels_in_step(settings)
+        and settings.frontend.top_db_over != "batch"
+    )
+
+
 def recipe_of(settings: Settings, mesh: Mesh) -> Recipe:
     """The recipe of the steps; raises UserError where it does not fit the devices."""
     model = settings.model

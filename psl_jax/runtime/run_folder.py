@@ -3,7 +3,6 @@
 CONFIG = "config.json"
 STAGES_DONE = "stages.json"
 LABEL_QUALITY = "label_quality.json"
-FEATURES = "features"  # of a frozen network; there until it is trained
 NOTES = "notes.json"  # what to know before believing the figures
 DATA = "data.json"  # which clips the run is of, and whose labels
 
@@ -13,7 +12,7 @@ RUN_FILES = (
     *(
         "averaged",
         "soft_labels",
-        FEATURES,
+        "features",  # of earlier versions
         "scores.npz",
         "metrics.json",
         "per_class.csv",

@@ -1,7 +1,7 @@
 """Clip scores and their metrics."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -73,20 +73,37 @@ def score_clips(
     batch_size: see `scored`. With a description a bar shows the progress. Returns float32
     [clips, classes], on every process.
     """
-    index = source.index
-    share = jax.process_index(), jax.process_count()
-    shares = process_clips(index, cut, share[1])
-    own = shares[share[0]]
-    first = int(own[0]) if len(own) else 0
-    totals = np.zeros((len(own), index.num_classes), np.float64)
-    show = description is not None and share[0] == 0
+    index, process = source.index, jax.process_index()
+    shares = process_clips(index, cut, jax.process_count())
+    own = shares[process]
+    show = description is not None and process == 0
     with progress.bar(len(own), "clip", description, show=show) as bar:
-        for batch, probabilities in scored(scorer, source, cut, batch_size, own):
-            np.add.at(totals, batch["clip"] - first, probabilities)
-            bar.update(int((batch["segment"] == 0).sum()))
-    counts = cut.counts(index.num_samples[own])
-    means = (totals / counts[:, None]).astype(np.float32)
+
+        def shown() -> Iterator[tuple[Batch, np.ndarray]]:
+            for batch, probabilities in scored(scorer, source, cut, batch_size, own):
+                yield batch, probabilities
+                bar.update(int((batch["segment"] == 0).sum()))
+
+        means = clip_means(shown(), index, cut, own)
     return parallel.gather_rows(means, [len(clips) for clips in shares])
+
+
+def clip_means(
+    scored_batches: Iterable[tuple[Batch, np.ndarray]],
+    index: ClipIndex,
+    cut: Cut,
+    clips: np.ndarray,
+) -> np.ndarray:
+    """Means over the segments of `clips`, consecutive numbers: float32 [clips, classes].
+
+    scored_batches: (batch, probabilities [rows, classes]) of all of them.
+    """
+    first = int(clips[0]) if len(clips) else 0
+    totals = np.zeros((len(clips), index.num_classes), np.float64)
+    for batch, probabilities in scored_batches:
+        np.add.at(totals, batch["clip"] - first, probabilities)
+    counts = cut.counts(index.num_samples[clips])
+    return (totals / counts[:, None]).astype(np.float32)
 
 
 def mean_average_precision(scores: np.ndarray, index: ClipIndex) -> float:

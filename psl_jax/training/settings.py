@@ -11,11 +11,9 @@ class TrainSettings:
 
     batch_size: int = setting(32, least=0)  # 0: 4 to 32, by the size of the set
     learning_rate: float = setting(1e-4, above=0)  # the published code: 1e-3
-    # all | classifier: the rest is frozen, BatchNorms with their running statistics
+    # all | classifier: the rest is frozen, BatchNorms with their running statistics; its features
+    # are computed once and kept in memory where they fit and nothing augments the audio
     trainable: str = setting("all", choices=("all", "classifier"))
-    # A frozen network's features are computed once, kept in the run folder while it is trained, and
-    # the classifier is trained on them; auto: where nothing speaks against it
-    cache_features: str = operational("auto", choices=("auto", "on", "off"))
     # constant | polynomial (to 0 over all steps)
     schedule: str = setting("constant", choices=("constant", "polynomial"))
     decay_power: float = setting(2.0, above=0)  # inferred
