@@ -40,7 +40,7 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def run(model, capsys, monkeypatch):
     """Runs the command line: (exit status, standard output, standard error)."""
-    monkeypatch.setattr("psl_jax.tagging.tagger.load_model", lambda path: tagging.model())
+    monkeypatch.setattr("psl_jax.tagging.tagger.load_model", lambda *_: tagging.model())
 
     def call(*arguments):
         status = tag.main(tag.parse(["tag", model, *map(str, arguments)]))
