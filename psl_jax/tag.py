@@ -1,7 +1,7 @@
 """Tags audio files: what is heard in them, and when.
 
     python -m psl_jax.tag runs/psl2s street.mp3
-    python -m psl_jax.tag runs/psl2s recordings/ --format=csv --out=tags --plot=pictures
+    python -m psl_jax.tag runs/psl2s recordings/ --format=csv --out=tags --plot=plots
     curl -s https://example.org/street.mp3 | python -m psl_jax.tag runs/psl2s -
 
 Files may have any format that libsndfile or FFmpeg reads, and any rate, channels and length; of a
@@ -260,18 +260,17 @@ def _names(text: str | None) -> list[str] | None:
 
 
 def _plotter(target: str, inputs: Sequence) -> Callable:
-    from psl_jax.tagging import picture, writing
+    from psl_jax.tagging import tag_plot, writing
 
-    picture.require_matplotlib()
     is_folder = not target.lower().endswith(".png")
     disk_errors.check_writable(target if is_folder else path_of(target).parent, "--plot")
     if is_folder:
         paths = writing.output_paths(target, inputs, ".png")
     elif len(inputs) > 1:
-        raise UserError(f"--plot={target} is one picture for {len(inputs)} files: give a folder")
+        raise UserError(f"--plot={target} is one plot for {len(inputs)} files: give a folder")
     else:
         paths = {item: path_of(target) for item in inputs}
-    return lambda tags: picture.plot_file(tags, paths[tags.input])
+    return lambda tags: tag_plot.plot_file(tags, paths[tags.input])
 
 
 def _summarize(

@@ -23,7 +23,7 @@ from psl_jax.experiments.labelling import Labelling
 from psl_jax.experiments.run_binding import RunFolder
 from psl_jax.model.mobilenetv2 import Network, Variables, create, num_parameters
 from psl_jax.model.model import Model
-from psl_jax.reporting import pages
+from psl_jax.reporting import run_page
 from psl_jax.runtime import files, parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
@@ -391,7 +391,7 @@ class Experiment:
     def _report(self) -> None:
         if jax.process_index() == 0:
             files.write_json(self.run_dir / NOTES, self._all_notes())
-            pages.write_run_report(self.run_dir, config_lib.to_dict(Settings()))
+            run_page.write_run_report(self.run_dir, config_lib.to_dict(Settings()))
 
     def _all_notes(self) -> list[str]:
         path = self.run_dir / LABEL_QUALITY

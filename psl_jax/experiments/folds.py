@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from psl_jax import config as config_lib
 from psl_jax.experiments import seeds as seeds_lib
 from psl_jax.experiments import suite
-from psl_jax.reporting import pages, suite_page, tables
+from psl_jax.reporting import result_tables, run_page, suite_page
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
@@ -83,7 +83,7 @@ def run(
         files.write_json(workdir / suite.RESULTS, together)
         suite_page.write(workdir, together)
         print(f"\nmean ± standard deviation over {len(found)} folds\n")
-        print(pages.format_table(together))
+        print(run_page.format_table(together))
         print(f"\n  report: {workdir / 'report.html'}\n  results: {workdir / suite.RESULTS}")
 
 
@@ -117,7 +117,7 @@ def summary(
     for row in first["experiments"]:
         name = row["name"]
         same = [one[name] for one in by_fold]
-        reference = tables.reference_of(result, name)
+        reference = result_tables.reference_of(result, name)
         gains = [one[name]["mAP"] - one[reference]["mAP"] for one in by_fold if reference in one]
         left_out = ("over_reference", "seed", "mAP_by_seed")
         merged = {k: v for k, v in row.items() if k not in left_out}
@@ -136,7 +136,7 @@ def summary(
                 for folder in one.get("run_dirs", [name if is_suite else ""])
             ],
             "seconds": sum(one["seconds"] for one in same),
-            "notes": tables.shared_notes(same),
+            "notes": result_tables.shared_notes(same),
         }
         rows.append(merged)
     return result | {"folds": list(folds), "experiments": rows}
@@ -155,7 +155,7 @@ def _add_intervals(results: dict[str, Any], workdir: pathlib.Path) -> None:
             by_fold = len(known) // count
             found[row["name"]] = [known[k * by_fold : (k + 1) * by_fold] for k in range(count)]
     for row in results["experiments"]:
-        reference = tables.reference_of(results, row["name"])
+        reference = result_tables.reference_of(results, row["name"])
         ours, theirs = found.get(row["name"]), found.get(reference)
         if row["name"] == reference or ours is None or theirs is None or not _alike(ours, theirs):
             continue

@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from psl_jax.experiments import suite
-from psl_jax.reporting import label_sets, listening, pages, suite_page, tables
+from psl_jax.reporting import audio_examples, label_sets, result_tables, run_page, suite_page
 from psl_jax.runtime import files, parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
@@ -68,7 +68,7 @@ def _write(together: dict[str, Any], workdir: pathlib.Path) -> None:
     files.write_json(workdir / suite.RESULTS, together)
     suite_page.write(workdir, together)
     print(f"\nmean ± standard deviation over {len(together['seeds'])} seeds\n")
-    print(pages.format_table(together))
+    print(run_page.format_table(together))
     print(f"\n  report: {workdir / 'report.html'}\n  results: {workdir / suite.RESULTS}")
 
 
@@ -86,7 +86,7 @@ def summary(
     for row in first["experiments"]:
         same = [one[row["name"]] for one in by_seed]
         mean = {k: _mean([one.get(k) for one in same]) for k in _AVERAGED if row.get(k) is not None}
-        reference = tables.reference_of(result, row["name"])
+        reference = result_tables.reference_of(result, row["name"])
         gains = [
             one[row["name"]]["mAP"] - one[reference]["mAP"] for one in by_seed if reference in one
         ]
@@ -97,10 +97,10 @@ def summary(
             "mAP_by_seed": [one["mAP"] for one in same],
             "run_dirs": [f"seed{seed}" + f"/{row['name']}" * is_suite for seed in seeds],
             "seconds": sum(one["seconds"] for one in same),
-            "notes": tables.shared_notes(same),
+            "notes": result_tables.shared_notes(same),
         }
         rows.append(merged)
-    clips = f"seed{seeds[0]}/{listening.FOLDER}"
+    clips = f"seed{seeds[0]}/{audio_examples.FOLDER}"
     return result | {"seeds": list(seeds), "clips": clips, "experiments": rows}
 
 

@@ -21,7 +21,7 @@ from psl_jax.data.settings import DataSettings
 from psl_jax.experiments import paper, stepping
 from psl_jax.experiments.experiment import Experiment
 from psl_jax.experiments.run_binding import OtherRunError
-from psl_jax.reporting import listening, pages, suite_page, tables
+from psl_jax.reporting import audio_examples, result_tables, run_page, suite_page
 from psl_jax.runtime import disk_errors, files, parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import is_remote, path_of
@@ -170,8 +170,8 @@ def plan(runs: list[Experiment]) -> list[str]:
         )
     seconds = sum(run.rough_seconds for run in runs if "train" not in run.folder.finished)
     if seconds:
-        lines.append(f"training will take about {tables.duration(seconds)}, very roughly")
-    notes = tables.notes([{"name": run.settings.name, "notes": run.notes} for run in runs])
+        lines.append(f"training will take about {result_tables.duration(seconds)}, very roughly")
+    notes = result_tables.notes([{"name": run.settings.name, "notes": run.notes} for run in runs])
     return [*lines, *(f"note: {note}" for note in notes)]
 
 
@@ -197,7 +197,7 @@ def _add_intervals(
     known = {name: scores for name, scores in found.items() if scores is not None}
     by_reference: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        by_reference.setdefault(tables.reference_of(results, row["name"]), []).append(row)
+        by_reference.setdefault(result_tables.reference_of(results, row["name"]), []).append(row)
     for reference, group in by_reference.items():
         if reference in known:
             _add_intervals_over(group, known, reference)
@@ -242,8 +242,8 @@ def _write_clips(
             if found is not None:
                 labels[run.settings.name] = found
     source = best.source(best.settings.data.train_split)
-    folder = workdir / listening.FOLDER
-    listening.write(folder, source, labels, best.settings.name, tagger.load(best.run_dir))
+    folder = workdir / audio_examples.FOLDER
+    audio_examples.write(folder, source, labels, best.settings.name, tagger.load(best.run_dir))
 
 
 def _prepare_all(experiments: Mapping[str, Settings], workdir: pathlib.Path) -> dict[str, str]:
@@ -299,8 +299,8 @@ def _summarize(
     }
     if quality:
         results["label_quality"] = quality
-    print("\n" + pages.format_table(results))
-    for note in tables.notes(rows):
+    print("\n" + run_page.format_table(results))
+    for note in result_tables.notes(rows):
         print(f"note: {note}")
     if is_suite:
         files.write_json(workdir / RESULTS, results)

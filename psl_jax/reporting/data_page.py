@@ -12,15 +12,15 @@ from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.data import index_files as index_lib
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.preparing import preparation_report
-from psl_jax.reporting import drawing, pages, tables
-from psl_jax.reporting.charts import Figure
+from psl_jax.reporting import figures, result_tables, run_page
+from psl_jax.reporting.figures import Bar, Figure, Series
 from psl_jax.runtime.paths import path_of
 
 PAGE_NAME = "description.html"
 _EXAMPLES = 5
 _PRINTED_CLASSES = 30  # the most and least frequent ones of a longer list
 _BARS = 30
-_DURATION_BINS = 12
+_DURATION_BINS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +125,7 @@ def write_page(data_dir: str | os.PathLike) -> pathlib.Path:
         ],
         "classes": [(first.classes[k], counts[k].tolist()) for k in _by_frequency(counts)],
     }
-    return pages.render("dataset.html.jinja", data_dir / PAGE_NAME, context)
+    return run_page.render("dataset.html.jinja", data_dir / PAGE_NAME, context)
 
 
 def _splits(data_dir: str | os.PathLike) -> dict[str, _Split]:
@@ -144,10 +144,10 @@ def _by_frequency(counts: np.ndarray) -> list[int]:
 
 
 def _tiles(splits: Mapping[str, _Split], first: ClipIndex) -> list[tuple[str, str, str, str]]:
-    tiles = [("classes", tables.count(first.num_classes), "", "")]
+    tiles = [("classes", result_tables.count(first.num_classes), "", "")]
     for name, split in splits.items():
         remark = f"{split.index.hours:,.1f} h"
-        tiles.append((name, tables.count(len(split.index)), "clips", remark))
+        tiles.append((name, result_tables.count(len(split.index)), "clips", remark))
     return tiles
 
 
@@ -158,29 +158,29 @@ def _distribution(splits: Mapping[str, _Split]) -> list[Figure]:
         ranked = np.sort(split.index.class_counts())[::-1]
         points = [(rank + 1, int(count)) for rank, count in enumerate(ranked) if count]
         if len(points) > 1:
-            series.append(drawing.Series(name, points, colour, dashed=True))
+            series.append(Series(name, points, colour, dashed=True))
     if not series:
         return []
-    svg = drawing.line_chart(
-        series,
-        label="Clips of each class, most frequent class first",
-        x_label="class, by frequency",
-        y_label="clips (logarithmic)",
-        log_y=True,
-    )
-    legend = drawing.legend([(s.name, s.colour, "dashed") for s in series])
-    return [Figure("Label distribution", "Each split ranked by itself.", svg, legend)]
+    return [
+        figures.lines(
+            "label_distribution",
+            "Label distribution",
+            "Each split ranked by itself.",
+            series,
+            x_label="class, by frequency",
+            y_label="clips (logarithmic)",
+            log_y=True,
+        )
+    ]
 
 
 def _bars(counts: np.ndarray, classes: Sequence[str], split: str) -> list[Figure]:
     """Every class by name, where there are few enough."""
     if len(classes) > _BARS:
         return []
-    bars = [drawing.Bar(classes[k], int(counts[k, 0])) for k in _by_frequency(counts)]
-    svg = drawing.bar_chart(
-        bars, label=f"Clips of each class in {split}", x_label="clips", form=lambda v: f"{v:,.0f}"
-    )
-    return [Figure(f"Classes of {split}", "", svg)]
+    bars = [Bar(classes[k], int(counts[k, 0])) for k in _by_frequency(counts)]
+    name, title = "classes", f"Classes of {split}"
+    return [figures.bars(name, title, "", bars, x_label="clips", form="{:,.0f}".format)]
 
 
 def _durations(splits: Mapping[str, _Split]) -> Figure:
@@ -188,15 +188,15 @@ def _durations(splits: Mapping[str, _Split]) -> Figure:
     edges = np.linspace(0, max(longest, 0.1), _DURATION_BINS + 1)
     series = []
     for colour, (name, split) in enumerate(splits.items()):
-        found, _ = np.histogram(split.seconds, edges)
-        series.append((name, (100 * found / found.sum()).tolist(), colour))
-    svg = drawing.grouped_bars(
+        counts, _ = np.histogram(split.seconds, edges)
+        series.append((name, (100 * counts / counts.sum()).tolist(), colour))
+    return figures.columns(
+        "durations",
+        "Durations",
+        "",
         [f"≤{edge:.3g}" for edge in edges[1:]],
         series,
-        label="Share of clips by duration",
         x_label="seconds",
         y_label="clips (%)",
-        form=lambda v: f"{v:.1f} %",
+        form="{:.1f} %".format,
     )
-    legend = drawing.legend([(name, colour, "bar") for name, _, colour in series])
-    return Figure("Durations", "", svg, legend)

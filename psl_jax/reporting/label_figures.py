@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from psl_jax.reporting import plots, tables
-from psl_jax.reporting.charts import colours
-from psl_jax.reporting.drawing import DotSeries
-from psl_jax.reporting.plots import Figure
+from psl_jax.reporting import figures
+from psl_jax.reporting.figures import DotSeries, Figure
+from psl_jax.reporting.run_figures import colours
 
 _MAX_LABELS = 9  # clips with more labels are counted together
 _WEAK = 1  # their colour
@@ -14,24 +13,24 @@ _WEAK = 1  # their colour
 
 def label_quality(qualities: Mapping[str, Mapping[str, Any]]) -> list[Figure]:
     """Of {name: label quality}: against the true events where these are known, Figures 2 and 3."""
-    figures = []
+    drawn = []
     measured = {n: q for n, q in qualities.items() if q.get("segment_mAP")}
     if measured:
-        figures.append(_segment_map(measured))
+        drawn.append(_segment_map(measured))
     statistics = {n: q["statistics"] for n, q in qualities.items() if q.get("statistics")}
     if statistics:
-        figures += [_labels_per_clip(statistics), _coverage(statistics)]
+        drawn += [_labels_per_clip(statistics), _coverage(statistics)]
     by_class = {n: q for n, q in qualities.items() if q.get("segment_AP")}
     if by_class:
-        figures.append(_agreement(by_class))
-    return figures
+        drawn.append(_agreement(by_class))
+    return drawn
 
 
 def _names(qualities: Mapping[str, Mapping]) -> dict[str, str]:
     """How each is called: with the length of its segments where there is room."""
     lengths = {name: quality.get("segment_seconds") for name, quality in qualities.items()}
     return {
-        name: f"{name} ({tables.segment_length(length)})" if length and len(lengths) < 5 else name
+        name: f"{name} ({length:g} s)" if length and len(lengths) < 5 else name
         for name, length in lengths.items()
     }
 
@@ -42,16 +41,17 @@ def _segment_map(measured: Mapping[str, Mapping[str, Any]]) -> Figure:
         (text, [100 * (q["segment_mAP"].get(kind) or 0.0) for q in measured.values()], colour)
         for kind, (text, colour) in kinds.items()
     ]
-    plot = plots.Columns(
+    return figures.columns(
+        "labels_against_truth",
+        "The labels against the truth",
+        "How well the labels themselves agree with the true events, segment by segment.",
         list(_names(measured).values()),
         series,
         x_label="label set (length of its segments)",
         y_label="mAP (%)",
-        form=lambda v: f"{v:.1f}",
+        form="{:.1f}".format,
         show_values=True,
     )
-    note = "How well the labels themselves agree with the true events, segment by segment."
-    return Figure("labels_against_truth", "The labels against the truth", note, plot)
 
 
 def _labels_per_clip(statistics: Mapping[str, Mapping[str, Any]]) -> Figure:
@@ -64,19 +64,21 @@ def _labels_per_clip(statistics: Mapping[str, Mapping[str, Any]]) -> Figure:
     categories = [str(k) for k in range(length)]
     if any(len(values) > length for values in counts.values()):
         categories[-1] = f"≥{length - 1}"
-    plot = plots.Columns(
-        categories,
-        [(name, values, colour.get(name, _WEAK)) for name, values in shares.items()],
-        x_label="labels a clip",
-        y_label="clips (%)",
-        form=lambda v: f"{v:.1f} %",
-    )
     none = ", ".join(f"{name} {values[0]:.1f} %" for name, values in shares.items())
     note = (
         "Figure 2 of the paper. A class counts if any segment of the clip exceeds "
         f"{first['threshold']:g}. Clips without a label: {none}."
     )
-    return Figure("labels_per_clip", "Labels per clip", note, plot)
+    return figures.columns(
+        "labels_per_clip",
+        "Labels per clip",
+        note,
+        categories,
+        [(name, values, colour.get(name, _WEAK)) for name, values in shares.items()],
+        x_label="labels a clip",
+        y_label="clips (%)",
+        form="{:.1f} %".format,
+    )
 
 
 def _shares(values: Sequence[int], length: int) -> list[float]:
@@ -93,16 +95,17 @@ def _coverage(statistics: Mapping[str, Mapping[str, Any]]) -> Figure:
         (name, _shares(s["coverage"]["clips"], len(first["bins"])), colour[name])
         for name, s in statistics.items()
     ]
-    plot = plots.Columns(
+    clips = first["num_clips"] // teachers
+    return figures.columns(
+        "label_coverage",
+        "Label coverage",
+        f"Figure 3 of the paper, over the {clips:,} clips that have weak labels.",
         first["bins"],
         series,
         x_label="share of a clip's weak labels that the soft ones confirm",
         y_label="clips (%)",
-        form=lambda v: f"{v:.1f} %",
+        form="{:.1f} %".format,
     )
-    clips = first["num_clips"] // teachers
-    note = f"Figure 3 of the paper, over the {clips:,} clips that have weak labels."
-    return Figure("label_coverage", "Label coverage", note, plot)
 
 
 def _agreement(qualities: Mapping[str, Mapping[str, Any]]) -> Figure:
@@ -128,14 +131,19 @@ def _agreement(qualities: Mapping[str, Mapping[str, Any]]) -> Figure:
         for name, ap in alike.items()
         for kind in ("soft", "weak")
     ]
-    plot = plots.Dots(
-        [classes[c] for c in order], series, x_label="AP (%)", form=lambda v: f"{v:.1f} %"
-    )
     note = (
         "Segments against the true events, class by class. Dots: soft labels; circles: the clip's "
         "weak labels given to each of its segments."
     )
-    return Figure("label_agreement", "The labels against the truth, by class", note, plot)
+    return figures.dots(
+        "label_agreement",
+        "The labels against the truth, by class",
+        note,
+        [classes[c] for c in order],
+        series,
+        x_label="AP (%)",
+        form="{:.1f} %".format,
+    )
 
 
 def _percents(values: Sequence[float | None], order: Sequence[int]) -> list[float | None]:

@@ -15,9 +15,8 @@ from psl_jax.data.clip_index import ClipIndex, Event
 from psl_jax.data.sampling import Window
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.sources import Source
-from psl_jax.reporting import media, pages, tables
+from psl_jax.reporting import data_urls, result_tables, run_page
 from psl_jax.runtime import progress
-from psl_jax.tagging.spectrogram import as_bytes, spectrogram
 
 # How clips are chosen, in words.
 RULES = {
@@ -28,7 +27,6 @@ RULES = {
 
 _ROWS = 8  # classes shown of a clip, and more only where it has more labels
 _READ_AT_ONCE = 16
-_COLUMNS = 600  # of a picture
 _WRITTEN_VALUES = 12  # segments up to which their values are written in them
 
 
@@ -89,7 +87,7 @@ def write_page(
         "digest": labels.manifest.get("teacher_digest", ""),
         "knows_events": index.has_events,
     }
-    return pages.render("labels.html.jinja", path, context)
+    return run_page.render("labels.html.jinja", path, context)
 
 
 def choose(index: ClipIndex, samples: int, seed: int, how: str) -> np.ndarray:
@@ -141,10 +139,10 @@ def view(
         id=str(index.ids[clip]),
         seconds=seconds,
         weak=[index.classes[label] for label in sorted(weak)],
-        audio=media.url("audio/flac", media.flac(audio)),
-        mel=media.url("image/png", media.png(_mel(audio))),
+        audio=data_urls.url("audio/flac", data_urls.flac(audio)),
+        mel=data_urls.url("image/png", data_urls.png(*data_urls.spectrogram_of(audio))),
         rows=rows,
-        ticks=[(100 * time / seconds, f"{time:g}") for time in media.ticks(seconds)],
+        ticks=[(100 * time / seconds, f"{time:g}") for time in data_urls.ticks(seconds)],
         written=len(values) <= _WRITTEN_VALUES,
     )
 
@@ -170,12 +168,6 @@ def _cells(values: np.ndarray, segmentation: Segmentation, seconds: float) -> li
         tip = f"{onset:g} to {min(offset, seconds):.4g} s: {value:.3f}"
         cells.append(Cell(100 * low / seconds, 100 * max(high - low, 0) / seconds, value, tip))
     return cells
-
-
-def _mel(audio: np.ndarray) -> np.ndarray:
-    """The log-mel spectrogram of int16 [samples], the lowest band below: uint8 [height, width]."""
-    decibel, _ = spectrogram(lambda: iter([audio]), _COLUMNS)
-    return as_bytes(decibel).T[::-1]
 
 
 def _stretch(event: Event, seconds: float) -> tuple[float, float, str]:
@@ -219,7 +211,7 @@ def _tiles(labels: SoftLabels, clips: np.ndarray) -> list[tuple[str, str, str, s
     hop = segmentation.hop_seconds
     every = "" if hop is None else f"one every {hop:g} s"
     return [
-        ("clips here", tables.count(len(clips)), "", f"of {len(index):,} in {index.split}"),
-        ("classes", tables.count(index.num_classes), "", f"up to {_ROWS} shown of a clip"),
+        ("clips here", result_tables.count(len(clips)), "", f"of {len(index):,} in {index.split}"),
+        ("classes", result_tables.count(index.num_classes), "", f"up to {_ROWS} shown of a clip"),
         ("segments of", f"{segmentation.seconds:g}", "s", every),
     ]

@@ -5,11 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from psl_jax.reporting import plots
-from psl_jax.reporting.charts import colours, curve, smoothed, thinned
+from psl_jax.reporting import figures
 from psl_jax.reporting.class_table import ClassTable
-from psl_jax.reporting.drawing import Bar, DotSeries, Series
-from psl_jax.reporting.plots import Figure
+from psl_jax.reporting.figures import Bar, DotSeries, Figure, Series
+from psl_jax.reporting.run_figures import colours, curve, loss_figure, map_figure, smoothed, thinned
 from psl_jax.scoring.calibration import Reliability
 from psl_jax.training.metric_log import LOSS, VALIDATION_MAP
 
@@ -32,34 +31,29 @@ def comparison(
         )
         for e in experiments
     ]
-    plot = plots.Bars(bars, "mAP (%)", lambda v: f"{v:.2f}")
-    return [Figure("mean_average_precision", "mAP on the evaluation set", "", plot)]
+    name, title = "mean_average_precision", "mAP on the evaluation set"
+    return [figures.bars(name, title, "", bars, x_label="mAP (%)", form="{:.2f}".format)]
 
 
 def curves(logs: Logs, whose: str = "") -> list[Figure]:
     """Validation mAP and loss of all runs; `whose` ends the notes."""
     colour = colours(list(logs))
-    figures = []
+    drawn = []
     scores = {n: [(s, 100 * v) for s, v in curve(log, VALIDATION_MAP)] for n, log in logs.items()}
     if lines := _lines(scores, colour):
         note = (
             "Against the weak labels of the validation split: flattering for an experiment that "
             f"was trained on these.{whose}"
         )
-        plot = plots.Lines(lines, "training step", "mAP (%)")
-        figures.append(Figure("validation", "Validation mAP while training", note, plot))
+        drawn.append(map_figure("Validation mAP while training", note, lines))
     losses = {name: smoothed(curve(log, LOSS)) for name, log in logs.items()}
     if lines := _lines(losses, colour):
-        values = [value for line in lines for _, value in line.points]
-        log_y = min(values) > 0 and max(values) / min(values) > 8
-        label = "loss (logarithmic)" if log_y else "loss"
         note = (
             "Binary cross-entropy, smoothed. Against labels of different kinds it does not say "
             f"which experiment is better.{whose}"
         )
-        plot = plots.Lines(lines, "training step", label, log_y)
-        figures.append(Figure("loss", "Training loss", note, plot))
-    return figures
+        drawn.append(loss_figure(lines, note))
+    return drawn
 
 
 def _lines(points: Mapping[str, list], colour: Mapping[str, int]) -> list[Series]:
@@ -81,17 +75,21 @@ def gains(table: ClassTable) -> list[Figure]:
         f"AP of {table.best} less that of {table.reference}: {better} of {len(gained)} classes "
         "gain. A class of few clips moves by chance."
     )
-    values = [100 * (row.gain or 0) for row in gained]
-    plot = plots.Dots(
-        [row.name for row in gained],
-        [DotSeries(f"{table.best} over {table.reference}", values, 0)],
-        x_label="points of AP",
-        form=lambda v: f"{v:+.1f}",
-    )
-    if len(gained) > plot.MOST:
-        half = plot.MOST // 2
+    if len(gained) > (most := figures.MOST_ROWS):
+        half = most // 2
         note += f" The {half} that gain most, and the {half} that gain least; all in the table."
-    return [Figure("class_gains", "Gain by class", note, plot)]
+    values = [100 * (row.gain or 0) for row in gained]
+    return [
+        figures.dots(
+            "class_gains",
+            "Gain by class",
+            note,
+            [row.name for row in gained],
+            [DotSeries(f"{table.best} over {table.reference}", values)],
+            x_label="points of AP",
+            form="{:+.1f}".format,
+        )
+    ]
 
 
 def calibration(found: Mapping[str, Reliability]) -> list[Figure]:
@@ -114,10 +112,23 @@ def calibration(found: Mapping[str, Reliability]) -> list[Figure]:
         "and a class. Error: the expected calibration error in points, a mean over the pairs, of "
         "which most have a low score."
     )
-    first = plots.Lines(lines, "mean score (%)", "clips with the class (%)")
-    second = plots.Lines(counts, "score (%)", "pairs (logarithmic)", log_y=True)
     about = "Pairs of a clip and a class in each tenth of the scores: few make a point uncertain."
     return [
-        Figure("calibration", "Calibration", note, first),
-        Figure("calibration_counts", "How many scores there are", about, second),
+        figures.lines(
+            "calibration",
+            "Calibration",
+            note,
+            lines,
+            x_label="mean score (%)",
+            y_label="clips with the class (%)",
+        ),
+        figures.lines(
+            "calibration_counts",
+            "How many scores there are",
+            about,
+            counts,
+            x_label="score (%)",
+            y_label="pairs (logarithmic)",
+            log_y=True,
+        ),
     ]

@@ -9,17 +9,17 @@ from urllib.parse import quote
 import numpy as np
 
 from psl_jax.reporting import (
+    audio_examples,
     class_table,
-    clip_pictures,
+    clip_figures,
+    data_urls,
+    figures,
     label_figures,
-    listening,
-    media,
-    pages,
-    pictures,
+    result_tables,
+    run_page,
     suite_figures,
-    tables,
 )
-from psl_jax.reporting.plots import Figure
+from psl_jax.reporting.figures import Figure
 from psl_jax.runtime.paths import path_of
 from psl_jax.scoring import evaluation
 from psl_jax.scoring.calibration import Reliability, reliability
@@ -51,39 +51,38 @@ def write(suite_dir: str | os.PathLike, results: Mapping[str, Any]) -> pathlib.P
     classes = class_table.class_table(runs, best, reference)
     seeds = results.get("seeds") or []
     shown = _figures(results, runs, classes)
-    folder = suite_dir / pictures.FOLDER
-    clips = listening.read(suite_dir / results.get("clips", listening.FOLDER))
-    has_pictures = pictures.write(folder, [f for each in shown.values() for f in each])
-    if clips and has_pictures:
-        clip_pictures.write(folder, clips)
+    folder = suite_dir / figures.FOLDER
+    clips = audio_examples.read(suite_dir / results.get("clips", audio_examples.FOLDER))
+    figures.write(folder, [figure for section in shown.values() for figure in section])
+    if clips:
+        clip_figures.write(folder, clips)
     links = {
-        name: _link(suite_dir, folders[0] / pages.REPORT_NAME) for name, folders in runs.items()
+        name: _link(suite_dir, folders[0] / run_page.REPORT_NAME) for name, folders in runs.items()
     }
     context = {
         "title": str(results.get("name") or suite_dir.resolve().name),
         "tiles": _tiles(experiments, best, reference),
-        "table": tables.suite_table(results),
+        "table": result_tables.suite_table(results),
         "best": best,
         "kind": _kind(experiments),
         "seeds": seeds,
         "folds": results.get("folds") or [],
         "links": links,
-        "warning": tables.coverage_warning(experiments, references),
-        "notes": tables.notes(experiments),
+        "warning": result_tables.coverage_warning(experiments, references),
+        "notes": result_tables.notes(experiments),
         "coverage": next((e for e in experiments if e.get("num_clips") is not None), None),
-        "quality_table": tables.quality_table(results),
+        "quality_table": result_tables.quality_table(results),
         "classes": classes,
         "clips": clips,
-        "clip_ticks": media.ticks,
-        "files": pictures.FOLDER,
-        "no_pictures": "" if has_pictures else pictures.NO_PICTURES,
+        "clip_ticks": data_urls.ticks,
+        "files": figures.FOLDER,
     }
-    return pages.render("suite.html.jinja", suite_dir / pages.REPORT_NAME, context | shown)
+    return run_page.render("suite.html.jinja", suite_dir / run_page.REPORT_NAME, context | shown)
 
 
 def _reported_map(results: Mapping[str, Any]) -> dict[str, float]:
     paper = results.get("paper") or {}
-    return {k: v for k, v in paper.items() if tables.measure_of(results, k) == "mAP"}
+    return {k: v for k, v in paper.items() if result_tables.measure_of(results, k) == "mAP"}
 
 
 def _figures(
@@ -102,7 +101,7 @@ def _figures(
             *suite_figures.curves(logs, whose),
         ],
         "class_figures": suite_figures.gains(classes) if classes else [],
-        "quality_figures": label_figures.label_quality(tables.label_qualities(results)),
+        "quality_figures": label_figures.label_quality(result_tables.label_qualities(results)),
     }
 
 
@@ -142,25 +141,25 @@ def _tiles(
     named = {e["name"]: e for e in experiments if e.get("mAP") is not None}
     tiles, best = [], named.get(best_name or "")
     if best:
-        value = tables.percent(best["mAP"])
+        value = result_tables.percent(best["mAP"])
         kind = _kind(experiments)
         tiles.append((f"best {kind}", value, "% mAP", best["name"]))
         base = named.get(reference)
         if base and base is not best:
             gain = f"{100 * (best['mAP'] - base['mAP']):+.2f}"
-            remark = f"from {tables.percent(base['mAP'])} %"
+            remark = f"from {result_tables.percent(base['mAP'])} %"
             if best.get("notes") or base.get("notes"):
                 remark += "; see the notes"
             over = best.get("over_reference")
-            if over and not tables.holds_no_zero(over):
-                remark += f"; {tables.NOT_TOLD_APART} on these clips"
+            if over and not result_tables.holds_no_zero(over):
+                remark += f"; {result_tables.NOT_TOLD_APART} on these clips"
             over_what = "over weak labels" if reference == "weak" else f"over {reference}"
             tiles.append((over_what, gain, "points", remark))
         if best.get("d_prime") is not None:
-            tiles.append(("d′", tables.decimal(best["d_prime"]), "", f"of the best {kind}"))
+            tiles.append(("d′", result_tables.decimal(best["d_prime"]), "", f"of the best {kind}"))
     teacher = named.get("teacher")
     if teacher:
-        value = tables.percent(teacher["mAP"])
+        value = result_tables.percent(teacher["mAP"])
         tiles.append(("teacher", value, "% mAP", "the machine annotator"))
     return tiles
 

@@ -1,5 +1,7 @@
 """Log-mel spectrograms to look at, of recordings of any length, in bounded memory."""
 
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -9,6 +11,7 @@ from psl_jax.model.frontend import HOP, LogMel, num_frames
 from psl_jax.tagging.timeline import Pool
 
 _CHUNK_FRAMES = 1024
+DYNAMIC_RANGE = 80.0  # dB that are shown
 
 
 def spectrogram(blocks: Blocks, columns: int = 1200) -> tuple[np.ndarray, float]:
@@ -42,7 +45,28 @@ def _logmel(audio: jax.Array) -> jax.Array:
     return LogMel(top_db_over="none")(audio)
 
 
-def as_bytes(decibel: np.ndarray, dynamic_range: float = 80.0) -> np.ndarray:
+def as_bytes(decibel: np.ndarray, dynamic_range: float = DYNAMIC_RANGE) -> np.ndarray:
     """Decibels as uint8: 255 is the loudest, 0 what lies `dynamic_range` dB below it, or lower."""
     scaled = 1 + (decibel - decibel.max()) / dynamic_range
     return np.rint(255 * np.clip(scaled, 0, 1)).astype(np.uint8)
+
+
+def draw(axes: Any, decibel: np.ndarray, column_seconds: float) -> None:
+    """Draws a spectrogram [columns, bands] in dB on matplotlib's axes: seconds and Hz."""
+    import librosa.display
+
+    columns, bands = decibel.shape
+    # Between the centres of neighbouring bands, which are equally far apart on the mel scale.
+    edges = librosa.mel_frequencies(2 * bands + 3, fmin=0, fmax=SAMPLE_RATE / 2, htk=True)[1::2]
+    librosa.display.specshow(
+        decibel.T,
+        x_coords=column_seconds * np.arange(columns + 1),
+        y_coords=edges,
+        x_axis="time",
+        y_axis="mel",
+        cmap="magma",
+        vmin=decibel.max() - DYNAMIC_RANGE,
+        vmax=decibel.max(),
+        ax=axes,
+    )
+    axes.set_xlabel("")

@@ -11,7 +11,7 @@ import synthetic_data
 
 from psl_jax import UserError
 from psl_jax.experiments import folds, transfer
-from psl_jax.reporting import tables
+from psl_jax.reporting import result_tables
 from psl_jax.scoring import bootstrap, evaluation
 
 
@@ -141,7 +141,7 @@ def test_one_fold_is_no_other_interval_and_more_folds_make_it_narrower():
 
 def test_what_is_held_against_what():
     results = {"references": {"psl2s_other": "ma_other"}, "measures": {"ma_fsd2018": "mAP_at_3"}}
-    assert tables.reference_of(results, "psl2s_other") == "ma_other"
-    assert tables.reference_of(results, "ma_other") == "ma_other"
-    assert tables.reference_of({}, "psl2s") == "weak"
-    assert tables.measure_of(results, "ma_fsd2018") == "mAP_at_3"
+    assert result_tables.reference_of(results, "psl2s_other") == "ma_other"
+    assert result_tables.reference_of(results, "ma_other") == "ma_other"
+    assert result_tables.reference_of({}, "psl2s") == "weak"
+    assert result_tables.measure_of(results, "ma_fsd2018") == "mAP_at_3"

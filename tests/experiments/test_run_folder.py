@@ -16,7 +16,7 @@ from psl_jax.experiments.experiment import Experiment
 from psl_jax.experiments.run_binding import OtherRunError, RunFolder
 from psl_jax.model.mobilenetv2 import create
 from psl_jax.model.model import ModelInfo
-from psl_jax.reporting import pages
+from psl_jax.reporting import run_page
 from psl_jax.runtime import files
 from psl_jax.runtime.run_folder import RUN_FILES
 from psl_jax.training.loop import loop_settings
@@ -316,4 +316,4 @@ def test_a_teacher_that_is_worse_than_weak_labels_is_noted():
 
 def test_the_files_of_a_run_are_those_that_its_report_describes():
     lasting = set(RUN_FILES) - {"features"}
-    assert lasting == {*pages._OUTCOMES, pages.REPORT_NAME}
+    assert lasting == {*run_page._OUTCOMES, run_page.REPORT_NAME}

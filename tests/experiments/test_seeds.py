@@ -13,7 +13,7 @@ from small_suite import CONFIG
 
 from psl_jax import UserError
 from psl_jax.experiments import seeds
-from psl_jax.reporting import tables
+from psl_jax.reporting import result_tables
 from psl_jax.scoring import bootstrap, evaluation, metrics
 
 
@@ -69,7 +69,9 @@ def test_intervals_are_of_clips_and_seeds_together(tmp_path):
         assert one["over_reference"] == {"low": expected[name].low, "high": expected[name].high}
         assert one["mAP"] - rows[0]["mAP"] == pytest.approx(expected[name].difference)
     assert "over_reference" not in rows[0] and "over_reference" not in rows[3]
-    lines = {line.split()[0]: line for line in tables.format_table(results).splitlines() if line}
+    lines = {
+        line.split()[0]: line for line in result_tables.format_table(results).splitlines() if line
+    }
     assert "not told apart" in lines["psl5s"] and "not told apart" not in lines["psl2s"]
 
 

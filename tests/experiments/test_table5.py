@@ -18,7 +18,7 @@ from psl_jax.data.settings import DataSettings
 from psl_jax.experiments import paper, suite, transfer
 from psl_jax.experiments.run_binding import OtherRunError
 from psl_jax.preparing import prepared
-from psl_jax.reporting import tables
+from psl_jax.reporting import result_tables
 from psl_jax.weights.load import load_model
 
 
@@ -159,7 +159,7 @@ def test_the_table_tells_each_data_set_by_its_measure():
             ),
         ],
     }
-    text = tables.format_table(results)
+    text = result_tables.format_table(results)
     lines = {line.split()[0]: line.split() for line in text.splitlines() if line}
     assert lines["experiment"][:6] == ["experiment", "mAP", "%", "measure", "value", "%"]
     assert {"mAP", "50.00", "+10.00", "54.23", "-4.23"} <= set(lines["psl2s_fsd50k"])
@@ -167,4 +167,4 @@ def test_the_table_tells_each_data_set_by_its_measure():
     assert "+100.00" not in lines["psl2s_fsd2019_noisy"]  # an interval is of mAP
     assert "different clips" not in text
     results["experiments"][1]["num_clips"] = 9
-    assert "different clips" in tables.format_table(results)
+    assert "different clips" in result_tables.format_table(results)

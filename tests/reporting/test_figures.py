@@ -5,6 +5,7 @@ import dataclasses
 import json
 import pathlib
 import re
+import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
@@ -15,12 +16,10 @@ from psl_jax.audio.segments import Segmentation
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.reporting import (
     class_table,
-    drawing,
+    figures,
     label_figures,
     label_sets,
-    pages,
-    pictures,
-    plots,
+    run_figures,
     suite_figures,
     suite_page,
 )
@@ -71,7 +70,7 @@ def test_figures_2_and_3_are_those_of_the_label_shards(labels, tmp_path):
         f.name: f for f in label_figures.label_quality({"psl1s": json.loads(json.dumps(quality))})
     }
     counts, coverage = shares_by_hand(tmp_path, index)
-    pictures.write(tmp_path / "figures", list(found.values()))
+    figures.write(tmp_path / "figures", list(found.values()))
     per_clip = rows_of(tmp_path / "figures" / "labels_per_clip.csv")
     assert per_clip[0] == ["labels a clip", "weak: clips (%)", "psl1s: clips (%)"]
     weak = index.weak_labels().sum(axis=1)
@@ -99,7 +98,7 @@ def test_agreement_by_class_and_segment_length():
         for s, (soft, weak) in found.items()
     }
     (figure,) = label_figures.label_quality(qualities)
-    assert list(figure.plot.rows()) == [
+    assert list(figure.rows) == [
         ("name", "psl5s (5 s), soft: AP (%)", "psl5s (5 s), weak: AP (%)",
          "psl2s (2 s), soft: AP (%)", "psl2s (2 s), weak: AP (%)"),
         (NASTY, 90.0, 20.0, 80.0, 10.0),
@@ -126,14 +125,6 @@ def test_label_qualities_of_seeds_are_pooled(labels, tmp_path):
     assert label_sets._means([[0.5, None], [0.7, 0.2]]) == [pytest.approx(0.6), None]
     _, covered = label_figures.label_quality({"psl1s": {"statistics": pooled}})
     assert f"over the {len(coverage) // 2} clips that" in covered.note  # the same ones of each
-
-
-def test_colours_stand_out_and_are_those_of_the_page():
-    for colour in pictures.COLOURS:
-        rgb = np.array([int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)])
-        linear = np.where(rgb <= 0.03928, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-        assert 1.05 / (linear @ [0.2126, 0.7152, 0.0722] + 0.05) > 3  # WCAG 2 asks so of figures
-        assert colour in pages.asset("report.css")
 
 
 # --- A suite --------------------------------------------------------------------------------------
@@ -180,27 +171,18 @@ def test_classes_of_all_experiments_side_by_side(suite):
     gains = [row.gain for row in table.rows if row.gain is not None]
     assert gains == sorted(gains, reverse=True)
     (figure,) = suite_figures.gains(table)
-    assert [row[1] for row in list(figure.plot.rows())[1:]] == pytest.approx(
-        [100 * g for g in gains]
-    )
+    assert [row[1] for row in list(figure.rows)[1:]] == pytest.approx([100 * g for g in gains])
     assert class_table.class_table({"x": [folder / "nothing"]}, "x", "weak") is None
 
 
-def test_a_suite_leaves_csv_and_png_of_each_figure(suite, monkeypatch):
+def test_a_suite_leaves_csv_and_png_of_each_figure(suite):
     folder, results = suite
     html = suite_page.write(folder, results).read_text()
     names = {"mean_average_precision", "class_gains", "calibration", "calibration_counts"}
     found = {path.name for path in (folder / "figures").iterdir()}
     assert found == {f"{name}.{end}" for name in names for end in ("csv", "png")}
     assert all(p.read_bytes()[:4] == b"\x89PNG" for p in (folder / "figures").glob("*.png"))
-    assert "as CSV beside a PNG" in html and "psl_jax[plot]" not in html
     assert "Bow-wow, $x$ &lt;b&gt;" in html and NASTY not in html
-    for path in (folder / "figures").iterdir():
-        path.unlink()
-    monkeypatch.setattr(pictures, "can_draw", lambda: False)
-    html = suite_page.write(folder, results).read_text()
-    assert {p.name for p in (folder / "figures").iterdir()} == {f"{name}.csv" for name in names}
-    assert "PNGs need matplotlib: pip install &#39;psl_jax[plot]&#39;" in html
 
 
 def test_calibration_is_of_all_seeds_together(suite):
@@ -219,36 +201,96 @@ def test_curves_of_all_runs_together():
         "none": [],
     }
     validation, loss = suite_figures.curves(logs, " Of seed 4.")
-    assert [s.name for s in validation.plot.series] == ["weak"]
-    assert [s.name for s in loss.plot.series] == ["weak", "psl2s"] and loss.plot.log_y
+    assert {row[0] for row in validation.rows[1:]} == {"weak"}
+    assert {row[0] for row in loss.rows[1:]} == {"weak", "psl2s"}
+    assert loss.rows[0] == ("series", "training step", "loss (logarithmic)")
     assert loss.note.endswith(" Of seed 4.") and suite_figures.curves({"none": []}) == []
 
 
 # --- Drawing --------------------------------------------------------------------------------------
 
 
-def test_of_many_classes_the_first_and_the_last_are_drawn():
-    names = [f"{NASTY} {k}" for k in range(100)]
-    plot = plots.Dots(names, [drawing.DotSeries("s", [50 - k for k in range(100)])], "AP", str)
-    assert plot.drawn().names == [*names[:15], *names[-15:]]
-    assert str(plot.svg("l")).count("<circle") == 30
-    assert len(list(plot.rows())) == 101
+def shapes(figure: figures.Figure) -> list[str]:
+    """What a pointer shows at the shapes of a figure."""
+    root = ElementTree.fromstring(str(figure.svg))
+    ids = [element.get("id") for element in root.iter() if element.get("id")]
+    assert len(ids) == len(set(ids))
+    assert "#" not in "".join(e.get("style", "") for e in root.iter()).replace("url(#", "")
+    return [tip.text for tip in root.iter("title")]
+
+
+@pytest.mark.parametrize("log_y", [False, True])
+@pytest.mark.parametrize("points", [[(0, 1.0)], [(0, 1.0), (5, 1.0)], [(1, 1e-7), (2, 5e4)], []])
+def test_lines_of_few_points_and_of_extreme_ones(points, log_y):
+    series = [figures.Series(NASTY, points, marks=points[:1]), figures.Series("other", points, 1)]
+    figure = figures.lines("f", NASTY, "", series, x_label="x", y_label="$y$", log_y=log_y)
+    assert len(shapes(figure)) == 2 * len(points) + len(points[:1])
+
+
+def test_bars_of_zeros_of_long_names_and_of_none():
+    bars = [
+        figures.Bar("x" * 80, 0.0),
+        figures.Bar(NASTY, None),
+        figures.Bar("z", 0.2, 3, reference=0.1),
+    ]
+    figure = figures.bars("f", "t", "", bars, x_label="x", form="{:.1f}".format)
+    tips = ["x" * 80 + ": 0.0", f"{NASTY}: not scored", "z: 0.2", "paper: 0.1"]
+    assert shapes(figure) == tips
+    columns = [("a", [0.0, 0.0], 0)]
+    form = "{:g}".format
+    shown = figures.columns("f", "t", "", "pq", columns, x_label="x", y_label="y", form=form)
+    assert shapes(shown) == ["a, p: 0", "a, q: 0"]
 
 
 @pytest.mark.parametrize("values", [[0.0, 0.0], [-5.0, -1.0], [None, 3.0], [None, None]])
-def test_dots_stay_inside_their_frame(values):
-    plot = plots.Dots(["a", "b" * 90], [drawing.DotSeries("s", values)], "x", str)
-    svg = plot.svg("l")
-    places = [float(x) for x in re.findall(r'cx="([\d.-]+)"', str(svg))]
-    assert len(places) == sum(v is not None for v in values)
-    assert all(0 < x < drawing.WIDTH for x in places)
-    pictures.draw(plots.Figure("f", "$t$", "", plot)).canvas.draw()
+def test_dots_of_rows_without_values(values):
+    names, series = ["a", "b" * 90], [figures.DotSeries("s", values)]
+    figure = figures.dots("f", "$t$", "", names, series, x_label="x", form="{:g}".format)
+    assert len(shapes(figure)) == sum(value is not None for value in values)
 
 
-def test_pictures_have_the_colours_of_the_page():
-    style = pathlib.Path(pictures.__file__).with_name("templates") / "report.css"
-    light = style.read_text().partition("@media")[0]
-    assert tuple(re.findall(r"--c\d: (#\w+);", light)) == pictures.COLOURS
+def test_of_many_classes_the_first_and_the_last_are_drawn():
+    names = [f"{NASTY} {k}" for k in range(100)]
+    series = [figures.DotSeries("s", [50.0 - k for k in range(100)])]
+    figure = figures.dots("f", "t", "", names, series, x_label="AP", form="{:g}".format)
+    drawn = [tip.partition(",")[0] for tip in shapes(figure)]
+    assert drawn == [name.partition(",")[0] for name in [*names[:15], *names[-15:]]]
+    assert len(figure.rows) == 101
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.05, "0.05"), (800, "800"), (15e3, "15k"), (2e6, "2M"), (8e-5, "8e-5")]
+)
+def test_number(value, text):
+    assert figures.number(value) == text
+
+
+def test_figures_have_the_colours_of_the_page():
+    """In the SVG they are its variables, and they stand out from white and from the dark page."""
+    style = pathlib.Path(figures.__file__).with_name("templates") / "report.css"
+    light, _, dark = style.read_text().partition("@media (prefers-color-scheme: dark)")
+    schemes = [dict(re.findall(r"--([\w-]+): (#\w+);", css)) for css in (light, dark)]
+    assert {name: schemes[0][name] for name in figures.VARIABLES.values()} == {
+        name: colour for colour, name in figures.VARIABLES.items()
+    }
+
+    def luminance(colour: str) -> float:
+        rgb = np.array([int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)])
+        linear = np.where(rgb <= 0.03928, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        return linear @ [0.2126, 0.7152, 0.0722] + 0.05
+
+    for scheme in schemes:
+        page = luminance(scheme["page"])
+        for name in ("ink", "soft", *(f"c{k}" for k in range(6))):
+            other = luminance(scheme[name])
+            assert max(page, other) / min(page, other) > 3, name  # WCAG 2 asks so of figures
+
+
+def test_lines_of_many_experiments_differ_in_colour_or_in_dashes():
+    names = [f"student {i}" for i in range(20)]
+    numbers = run_figures.colours(["teacher", "weak", *names]).values()
+    looks = [(figures.colour_of(number), figures.dashes(number)) for number in numbers]
+    assert len(set(looks)) == len(looks)
 
 
 def test_results_of_an_earlier_version_name_one_run(tmp_path):

@@ -157,7 +157,7 @@ def test_in_a_browser(page, tmp_path):
             assert driver.execute_script(COVERED) == []
         assert len(driver.find_elements("css selector", "article.labelled")) == 4
         assert driver.execute_script(
-            "return [...document.images].every(i => i.complete && i.naturalHeight == 64)"
+            "return [...document.images].every(i => i.complete && i.naturalHeight == 128)"
         )
 
         def at(number):

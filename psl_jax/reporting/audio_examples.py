@@ -4,22 +4,22 @@ They lie in a folder of their own beside the report, sounds as FLAC and the rest
 a report can be made again without the data.
 """
 
-import base64
 import dataclasses
+import io
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import soundfile
 
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
 from psl_jax.data import sampling
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.sources import Source
-from psl_jax.reporting import media
+from psl_jax.reporting import data_urls
 from psl_jax.runtime import files
-from psl_jax.tagging.spectrogram import as_bytes, spectrogram
 from psl_jax.tagging.tagger import Tagger
 from psl_jax.tagging.timeline import FRAME_SECONDS
 
@@ -27,7 +27,6 @@ FOLDER, ABOUT = "clips", "clips.json"
 NUM_CLIPS = 5
 MOST_SECONDS = 30.0  # of a clip that are shown: five of them keep a report under 10 MB
 MOST_CLASSES = 5
-_COLUMNS = 600
 _LIKELY = 0.5  # a class that some label or output gives so much is shown
 
 Span = tuple[float, float, float]  # onset and offset in seconds, value in 0 to 1
@@ -69,30 +68,39 @@ def write(
             audio = row[: min(index.num_samples[clip], round(MOST_SECONDS * SAMPLE_RATE))].copy()
             sound = f"clip{len(described) + 1}.flac"
             with files.atomic_open(folder / sound, "wb") as file:
-                file.write(media.flac(audio))
+                file.write(data_urls.flac(audio))
             described.append(_describe(clip, index, audio, hearers) | {"sound": sound})
     about = {"split": index.split, "num_clips": len(index), "student": student, "clips": described}
     files.write_json(folder / ABOUT, about)
 
 
 def read(folder: pathlib.Path) -> dict[str, Any] | None:
-    """What `write` wrote, with each clip's sound and picture as data URLs, `flac` and `png`."""
+    """What `write` wrote, or None.
+
+    Each clip also has its spectrogram, `decibel` float32 [columns, 64] with one column every
+    `column_seconds`, and as data URLs its sound and spectrogram, `flac` and `png`.
+    """
     if not (folder / ABOUT).exists():
         return None
     about = files.read_json(folder / ABOUT)
     for clip in about["clips"]:
-        clip["flac"] = media.url("audio/flac", (folder / clip["sound"]).read_bytes())
-        mel = np.frombuffer(base64.b64decode(clip["mel"]), np.uint8).reshape(-1, clip["bands"])
-        clip["png"] = media.url("image/png", media.png(mel.T[::-1]))
+        sound = (folder / clip["sound"]).read_bytes()
+        audio, _ = soundfile.read(io.BytesIO(sound), dtype="int16")
+        decibel, column_seconds = data_urls.spectrogram_of(audio)
+        clip |= {
+            "flac": data_urls.url("audio/flac", sound),
+            "decibel": decibel,
+            "column_seconds": column_seconds,
+            "png": data_urls.url("image/png", data_urls.png(decibel, column_seconds)),
+        }
     return about
 
 
 def _describe(
     clip: int, index: ClipIndex, audio: np.ndarray, hearers: "_Hearers"
 ) -> dict[str, Any]:
-    """A clip as JSON: its picture, and the lanes of the classes that anything says of it."""
+    """A clip as JSON: the lanes of the classes that anything says of it."""
     seconds = len(audio) / SAMPLE_RATE
-    decibel, step = spectrogram(lambda: iter([audio]), _COLUMNS)
     weak = index.weak_labels(np.array([clip]))[0] > 0
     events = _events(index, clip, seconds)
     certain = weak | np.isin(np.arange(index.num_classes), [event[2] for event in events])
@@ -113,9 +121,6 @@ def _describe(
         "id": str(index.ids[clip]),
         "seconds": seconds,
         "whole_seconds": float(index.num_samples[clip]) / SAMPLE_RATE,
-        "bands": decibel.shape[1],
-        "column_seconds": step,
-        "mel": base64.b64encode(as_bytes(decibel).tobytes()).decode(),
         "classes": classes,
         "classes_left_out": max(len(shown) - MOST_CLASSES, 0),
     }

@@ -15,9 +15,9 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup
 
-from psl_jax.reporting import charts, label_figures, tables
+from psl_jax.reporting import label_figures, result_tables, run_figures
 from psl_jax.reporting.class_table import PER_CLASS, read_classes
-from psl_jax.reporting.tables import format_markdown, format_table
+from psl_jax.reporting.result_tables import decimal, format_markdown, format_table, percent
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
@@ -68,14 +68,14 @@ def write_run_report(
         "title": str((config or {}).get("name") or run_dir.resolve().name),
         "tiles": _run_tiles(metrics or {}, log, best),
         "metrics": metrics,
-        "figures": charts.training(log, best),
+        "figures": run_figures.training(log, best),
         "settings": _settings(config or {}, defaults),
         "marks_changes": defaults is not None,
         "classes": classes,
         "extremes": _extremes(classes),
-        "class_figures": charts.classes(classes),
+        "class_figures": run_figures.classes(classes),
         "quality_figures": label_figures.label_quality({"soft": quality} if quality else {}),
-        "quality_table": tables.quality_table({"label_quality": {"soft": quality}}),
+        "quality_table": result_tables.quality_table({"label_quality": {"soft": quality}}),
         "files": _files(run_dir),
         "notes": _notes(run_dir),
     }
@@ -91,7 +91,7 @@ def best_checkpoints(
     log: Sequence[Mapping[str, Any]], averaged_steps: Iterable[int] | None = None
 ) -> list[tuple[int, float]]:
     """(step, validation mAP) of those averaged, by default the best four of the log, in order."""
-    points = charts.curve(log, VALIDATION_MAP)
+    points = run_figures.curve(log, VALIDATION_MAP)
     if averaged_steps is not None:
         chosen = set(averaged_steps)
         return [p for p in points if p[0] in chosen]
@@ -104,24 +104,23 @@ def _run_tiles(metrics: Mapping, log: Sequence[Mapping], best: Sequence) -> list
     if metrics.get("mAP") is not None:
         scored = metrics.get("num_classes_scored")
         remark = "" if scored is None else f"mean over {scored:,} classes"
-        tiles.append(("mAP", tables.percent(metrics["mAP"]), "%", remark))
-        mean_auc = tables.decimal(metrics.get("AUC"), 4)
-        tiles.append(("d′", tables.decimal(metrics.get("d_prime")), "", f"mean AUC {mean_auc}"))
-        tiles.append(
-            ("lwlrap", tables.decimal(metrics.get("lwlrap")), "", "every label weighs the same")
-        )
+        tiles.append(("mAP", percent(metrics["mAP"]), "%", remark))
+        remark = f"mean AUC {decimal(metrics.get('AUC'), 4)}"
+        tiles.append(("d′", decimal(metrics.get("d_prime")), "", remark))
+        remark = "every label weighs the same"
+        tiles.append(("lwlrap", decimal(metrics.get("lwlrap")), "", remark))
     if best:
         step, value = max(best, key=lambda p: p[1])
         remark = f"at step {step:,}"
-        tiles.append(("best validation mAP", tables.percent(value), "%", remark))
+        tiles.append(("best validation mAP", percent(value), "%", remark))
     if log:
         seconds = sum(  # a pause between two sittings is not training time
             gap
             for a, b in itertools.pairwise(log)
             if 0 < (gap := b.get("time", 0) - a.get("time", 0)) < 1800
         )
-        remark = f"in {tables.duration(seconds)}" if seconds >= 1 else ""
-        tiles.append(("steps", tables.count(log[-1]["step"]), "", remark))
+        remark = f"in {result_tables.duration(seconds)}" if seconds >= 1 else ""
+        tiles.append(("steps", result_tables.count(log[-1]["step"]), "", remark))
     return tiles
 
 
@@ -214,9 +213,9 @@ def render(template: str, path: pathlib.Path, context: Mapping[str, Any]) -> pat
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "percent": tables.percent,
-        "decimal": tables.decimal,
-        "count": tables.count,
+        "percent": percent,
+        "decimal": decimal,
+        "count": result_tables.count,
         "urlquote": quote,
     }
     environment.globals |= {

@@ -1,29 +1,19 @@
-"""The figures of the reports: which numbers go into which chart, and what is said beside it."""
+"""The figures of a run, and what all figures share: curves of a log, colours of experiments."""
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 
-from psl_jax.reporting import drawing
+from psl_jax.reporting import figures
+from psl_jax.reporting.figures import Figure, Series
 from psl_jax.training.metric_log import LEARNING_RATE, LOSS, VALIDATION_MAP
 
 _MAX_POINTS = 500
 
-# The baseline and the teacher keep their colours in every chart; the students share the others.
+# The baseline and the teacher keep their colours in every figure; the students share the others.
 _WEAK, _TEACHER, _STUDENTS = 1, 5, (0, 2, 3, 4)
-
-
-@dataclasses.dataclass(frozen=True)
-class Figure:
-    title: str
-    note: str
-    svg: Markup
-    legend: str = ""  # HTML
-
 
 Curve = list[tuple[int, float]]
 
@@ -41,7 +31,7 @@ def colours(names: Sequence[str]) -> dict[str, int]:
     """A number for each, of a colour and dashes; where colours come again the dashes are others."""
     students = [name for name in names if name not in ("weak", "teacher")]
     chosen = {
-        name: _STUDENTS[i % len(_STUDENTS)] + drawing.NUM_COLOURS * (i // len(_STUDENTS))
+        name: _STUDENTS[i % len(_STUDENTS)] + len(figures.COLOURS) * (i // len(_STUDENTS))
         for i, name in enumerate(students)
     }
     return {name: chosen.get(name, _WEAK if name == "weak" else _TEACHER) for name in names}
@@ -52,53 +42,59 @@ def colours(names: Sequence[str]) -> dict[str, int]:
 
 def training(log: Sequence[Mapping[str, Any]], best: Curve) -> list[Figure]:
     """Loss, validation mAP with the checkpoints `best` marked, learning rate if it changes."""
-    figures = []
-    loss = curve(log, LOSS)
-    if loss:
-        figures.append(_loss(loss))
-    scores = [(step, 100 * value) for step, value in curve(log, VALIDATION_MAP)]
-    if scores:
-        marks = [(step, 100 * value) for step, value in best]
-        svg = drawing.line_chart(
-            [drawing.Series("mAP", scores, 2, marks)],
-            label="Validation mAP over the training steps",
-            x_label="training step",
-            y_label="mAP (%)",
-        )
-        number = {1: "one", 2: "two", 3: "three", 4: "four"}.get(len(best), str(len(best)))
-        legend = drawing.legend([("mAP", 2, "line"), (f"best {number}", 2, "diamond")])
+    drawn = []
+    if loss := curve(log, LOSS):
+        smooth = smoothed(loss)
+        lines = [Series("loss", thinned(smooth))]
+        note = "Binary cross-entropy, a mean over classes."
+        if smooth != loss:
+            lines.insert(0, Series("as logged", thinned(loss), faint=True))
+            note += " Smoothed; faint: as logged."
+        drawn.append(loss_figure(lines, note))
+    if scores := _percents(curve(log, VALIDATION_MAP)):
         note = "The marked checkpoints are averaged into the final model."
-        figures.append(Figure("Validation mAP", note, svg, legend))
+        line = Series("mAP", scores, 2, _percents(best))
+        drawn.append(map_figure("Validation mAP", note, [line]))
     rate = curve(log, LEARNING_RATE)
     if len({value for _, value in rate}) > 1:
-        svg = drawing.line_chart(
-            [drawing.Series("learning rate", thinned(rate), 0)],
-            label="Learning rate over the training steps",
-            x_label="training step",
-            y_label="learning rate",
+        line = Series("learning rate", thinned(rate))
+        drawn.append(
+            figures.lines(
+                "learning_rate",
+                "Learning rate",
+                "",
+                [line],
+                x_label="training step",
+                y_label="learning rate",
+            )
         )
-        figures.append(Figure("Learning rate", "", svg))
-    return figures
+    return drawn
 
 
-def _loss(loss: Curve) -> Figure:
-    positive = [value for _, value in loss if value > 0]
-    log_y = len(positive) == len(loss) and max(positive) / min(positive) > 8
-    smooth = smoothed(loss)
-    series = [drawing.Series("loss", thinned(smooth), 0)]
-    if smooth != loss:
-        series.insert(0, drawing.Series("as logged", thinned(loss), 0, faint=True))
-    svg = drawing.line_chart(
-        series,
-        label="Training loss over the training steps",
+def map_figure(title: str, note: str, lines: Sequence[Series]) -> Figure:
+    """Validation mAPs in percent over the training steps."""
+    return figures.lines(
+        "validation", title, note, lines, x_label="training step", y_label="mAP (%)"
+    )
+
+
+def loss_figure(lines: Sequence[Series], note: str) -> Figure:
+    """Losses over the training steps, on a logarithmic axis where they fall far."""
+    values = [value for line in lines for _, value in line.points]
+    log_y = min(values) > 0 and max(values) / min(values) > 8
+    return figures.lines(
+        "loss",
+        "Training loss",
+        note,
+        lines,
         x_label="training step",
         y_label="loss (logarithmic)" if log_y else "loss",
         log_y=log_y,
     )
-    note = "Binary cross-entropy, a mean over classes."
-    if smooth != loss:
-        note += " Smoothed; faint: as logged."
-    return Figure("Training loss", note, svg)
+
+
+def _percents(points: Curve) -> Curve:
+    return [(step, 100 * value) for step, value in points]
 
 
 def smoothed(points: Curve) -> Curve:
@@ -132,22 +128,23 @@ def classes(rows: Sequence[Mapping[str, Any]]) -> list[Figure]:
     scored = [row for row in rows if row["AP"] is not None]
     if len(scored) < 20:
         return []
-    deciles = np.minimum([int(10 * row["AP"]) for row in scored], 9)
-    histogram = drawing.grouped_bars(
+    tenths = np.minimum([int(10 * row["AP"]) for row in scored], 9)
+    histogram = figures.columns(
+        "ap_histogram",
+        "How AP is distributed",
+        "",
         [f"{10 * k}–{10 * k + 10}" for k in range(10)],
-        [("classes", np.bincount(deciles, minlength=10).tolist(), 0)],
-        label="Number of classes by average precision",
+        [("classes", np.bincount(tenths, minlength=10).tolist(), 0)],
         x_label="AP (%)",
         y_label="classes",
-        form=lambda v: f"{v:g}",
+        form="{:g}".format,
     )
-    positives = drawing.scatter(
-        [(row["num_positives"], 100 * row["AP"], row["class"]) for row in scored],
-        label="Average precision of each class over its number of positive clips",
+    positives = figures.scatter(
+        "ap_over_positives",
+        "AP and how common a class is",
+        "One dot a class.",
+        [(row["class"], row["num_positives"], 100 * row["AP"]) for row in scored],
         x_label="clips with the class (logarithmic)",
         y_label="AP (%)",
     )
-    return [
-        Figure("How AP is distributed", "", histogram),
-        Figure("AP and how common a class is", "One dot a class.", positives),
-    ]
+    return [histogram, positives]

@@ -14,7 +14,7 @@ import tagging
 
 from psl_jax.audio.segments import Segmentation
 from psl_jax.data.clip_index import ragged
-from psl_jax.reporting import clip_pictures, listening, suite_page
+from psl_jax.reporting import audio_examples, clip_figures, suite_page
 from psl_jax.runtime import files
 
 TAGGER_LABELS = tagging.LABELS
@@ -44,18 +44,20 @@ def kept(tmp_path_factory):
         for name, seconds in (("psl2s", 2.0), ("psl1s", 1.0))
     }
     source = synthetic_data.MemorySource(index, audio)
-    listening.write(folder / "clips", source, labels, "psl2s", tagging.tagger())
+    audio_examples.write(folder / "clips", source, labels, "psl2s", tagging.tagger())
     return folder / "clips", index, labels, audio
 
 
 def test_clips_are_evenly_spread():
-    assert listening.chosen(80).tolist() == [0, 19, 39, 59, 79]
-    assert listening.chosen(3).tolist() == [0, 1, 2] and listening.chosen(1).tolist() == [0]
+    assert audio_examples.chosen(80).tolist() == [0, 19, 39, 59, 79]
+    assert audio_examples.chosen(3).tolist() == [0, 1, 2] and audio_examples.chosen(1).tolist() == [
+        0
+    ]
 
 
 def test_what_is_heard_is_the_clip(kept):
     folder, index, _, audio = kept
-    about = listening.read(folder)
+    about = audio_examples.read(folder)
     assert [clip["id"] for clip in about["clips"]] == [index.ids[c] for c in (0, 1, 3, 5, 7)]
     for clip, number in zip(about["clips"], (0, 1, 3, 5, 7), strict=True):
         sound, rate = soundfile.read(
@@ -68,12 +70,12 @@ def test_what_is_heard_is_the_clip(kept):
 
 def test_lanes_are_truth_labels_and_output_over_time(kept):
     folder, index, labels, audio = kept
-    for clip, number in zip(listening.read(folder)["clips"], (0, 1, 3, 5, 7), strict=True):
+    for clip, number in zip(audio_examples.read(folder)["clips"], (0, 1, 3, 5, 7), strict=True):
         tags = tagging.tagger().tag(audio[number], 16_000)
         names = [entry["name"] for entry in clip["classes"]]
         own = index.label_values[slice(*index.label_offsets[number : number + 2])]
         assert {index.classes[c] for c in own} <= set(names)
-        assert len(names) <= listening.MOST_CLASSES == len(set(names)) or len(names) < 5
+        assert len(names) <= audio_examples.MOST_CLASSES == len(set(names)) or len(names) < 5
         for entry in clip["classes"]:
             c = index.classes.index(entry["name"])
             lanes = {lane["name"]: lane["spans"] for lane in entry["lanes"]}
@@ -98,29 +100,28 @@ def test_lanes_are_truth_labels_and_output_over_time(kept):
 
 
 def test_a_long_clip_is_cut(tmp_path, monkeypatch):
-    monkeypatch.setattr(listening, "MOST_SECONDS", 1.0)
+    monkeypatch.setattr(audio_examples, "MOST_SECONDS", 1.0)
     index = synthetic_data.make_index([1], 48_000, [[0]], 6)
     index = dataclasses.replace(index, classes=TAGGER_LABELS)
     source = synthetic_data.MemorySource(index, [tagging.recording(3.0)])
-    listening.write(tmp_path, source, {}, "weak", tagging.tagger())
-    (clip,) = listening.read(tmp_path)["clips"]
+    audio_examples.write(tmp_path, source, {}, "weak", tagging.tagger())
+    (clip,) = audio_examples.read(tmp_path)["clips"]
     assert (clip["seconds"], clip["whole_seconds"]) == (1.0, 3.0)
     assert [lane["name"] for lane in clip["classes"][0]["lanes"]] == ["weak label", "weak"]
     assert (
         max(off for c in clip["classes"] for lane in c["lanes"] for _, off, _ in lane["spans"]) <= 1
     )
-    assert listening.read(tmp_path / "nowhere") is None
+    assert audio_examples.read(tmp_path / "nowhere") is None
     shown = {entry["name"] for entry in clip["classes"]}
     later = np.repeat(np.array([[0], [1], [1]], np.float16), 6, axis=1)  # only of what is left out
     labels = synthetic_data.write_soft_labels(tmp_path / "later", index, Segmentation(1.0), [later])
-    listening.write(tmp_path, source, {"psl1s": labels}, "weak", tagging.tagger())
-    (clip,) = listening.read(tmp_path)["clips"]
+    audio_examples.write(tmp_path, source, {"psl1s": labels}, "weak", tagging.tagger())
+    (clip,) = audio_examples.read(tmp_path)["clips"]
     assert {entry["name"] for entry in clip["classes"]} == shown
 
 
-def test_pictures_of_clips(kept, tmp_path):
-    pytest.importorskip("matplotlib", reason="needs the [plot] extra")
-    clip_pictures.write(tmp_path, listening.read(kept[0]))
+def test_figures_of_clips(kept, tmp_path):
+    clip_figures.write(tmp_path, audio_examples.read(kept[0]))
     assert len(list(tmp_path.glob("clip?.png"))) == 5
 
 
@@ -155,7 +156,7 @@ def test_the_page_on_a_phone(kept, driver, tmp_path):
         " a.onloadedmetadata = () => ok(a.duration); a.onerror = no; a.load(); })))"
         ".then(done, () => done('error'))"
     )
-    seconds = [clip["seconds"] for clip in listening.read(kept[0])["clips"]]
+    seconds = [clip["seconds"] for clip in audio_examples.read(kept[0])["clips"]]
     assert lengths == pytest.approx(seconds, abs=0.01)
 
     def shown():

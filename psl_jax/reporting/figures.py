@@ -1,0 +1,431 @@
+"""Figures: matplotlib draws each as SVG for a page and as PNG for a file beside it.
+
+The colours are those of the page by daylight. In the SVG they become the variables of
+`templates/report.css`, so that a figure is light or dark with its page.
+"""
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import pathlib
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+from psl_jax.runtime import files
+
+if TYPE_CHECKING:  # matplotlib is imported when something is drawn: commands start without it
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+FOLDER = "figures"
+COLOURS = ("#0072b2", "#d55e00", "#008a65", "#b5468b", "#bb8200", "#6d7681")
+INK, SOFT, RULE, PAGE = "#16191d", "#59616b", "#dfe3e7", "#ffffff"
+VARIABLES = {colour: f"c{number}" for number, colour in enumerate(COLOURS)}
+VARIABLES |= {INK: "ink", SOFT: "soft", RULE: "rule", PAGE: "page"}
+DASHES = ((), (4.5, 2), (2.5, 1.5), (5, 1.5, 1, 1.5), (1, 1.5), (0.5, 2))  # in line widths
+MOST_ROWS = 30  # of a dot figure that are drawn
+
+_WIDTH = 400  # points, about as wide as a telephone: there its text stays readable
+_HEIGHT = 260
+_NAME_LENGTH = 34  # characters
+_STYLE = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": SOFT,
+    "axes.labelcolor": INK,
+    "axes.spines.left": False,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10.5,
+    "figure.constrained_layout.use": True,
+    "font.sans-serif": "DejaVu Sans",
+    "font.size": 10.5,
+    "grid.color": RULE,
+    "legend.columnspacing": 1.2,
+    "legend.fontsize": 10,
+    "legend.frameon": False,
+    "legend.handlelength": 1.7,
+    "lines.dash_capstyle": "round",
+    "lines.linewidth": 1.8,
+    "svg.fonttype": "none",
+    "text.color": INK,
+    "text.parse_math": False,
+    "xtick.color": SOFT,
+    "xtick.major.size": 0,
+    "ytick.color": SOFT,
+    "ytick.major.size": 0,
+}
+
+Rows = Sequence[Sequence[Any]]
+Format = Callable[[float], str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A figure of a page.
+
+    Attributes:
+      name: of its files, without ending.
+      title: above it.
+      note: what to know to read it.
+      rows: its numbers as a table, the header first.
+      plot: draws it on matplotlib's axes.
+      height: in points, without the legend.
+      is_tall: whether it leaves a hole beside it, unless it comes after the others.
+    """
+
+    name: str
+    title: str
+    note: str
+    rows: Rows
+    plot: "Callable[[Axes], None]"
+    height: float = _HEIGHT
+    is_tall: bool = False
+
+    @property
+    def svg(self) -> Markup:
+        """The figure as an element of a page, without title."""
+        with style(self.name):
+            image = io.StringIO()
+            self._draw().savefig(image, format="svg", metadata={"Date": None})
+        return _page_element(image.getvalue(), self.title)
+
+    def save(self, path: pathlib.Path) -> None:
+        """Writes the figure with its title as a PNG."""
+        with style(self.name):
+            canvas = self._draw()
+            canvas.suptitle(self.title, x=0.01, ha="left", fontsize=12, fontweight="bold")
+            save(canvas, path)
+
+    def _draw(self) -> "Canvas":
+        from matplotlib.figure import Figure as Canvas
+
+        canvas = Canvas(figsize=(_WIDTH / 72, self.height / 72))
+        axes = canvas.subplots()
+        self.plot(axes)
+        if labels := axes.get_legend_handles_labels()[1]:
+            columns = max(min(len(labels), 64 // (5 + max(map(len, labels)))), 1)
+            canvas.set_figheight((self.height + 16 * math.ceil(len(labels) / columns)) / 72)
+            canvas.legend(loc="outside lower left", ncols=columns)
+        return canvas
+
+
+def write(folder: pathlib.Path, figures: Sequence[Figure]) -> None:
+    """Writes FIGURE.csv and FIGURE.png of each."""
+    for figure in figures:
+        with files.atomic_open(folder / f"{figure.name}.csv", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(figure.rows)
+        figure.save(folder / f"{figure.name}.png")
+
+
+def style(name: str = "") -> Any:
+    """The style of all figures, as a context; of one figure always the same SVG."""
+    import matplotlib.style
+
+    return matplotlib.style.context(_STYLE | {"svg.hashsalt": name}, after_reset=True)
+
+
+def save(canvas: "Canvas", path: pathlib.Path, dpi: int = 180) -> None:
+    """Writes a matplotlib figure as a PNG on white."""
+    with files.atomic_open(path, "wb") as file:
+        canvas.savefig(file, format="png", dpi=dpi)
+
+
+# --- Kinds ----------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+    """A line through `points` (x, y).
+
+    Those of `marks` are drawn as diamonds. A `faint` line stands in the background; `dashed` gives
+    a line the dashes that belong to its colour.
+    """
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    colour: int = 0
+    marks: Sequence[tuple[float, float]] = ()
+    faint: bool = False
+    dashed: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Bar:
+    """A horizontal bar; `reference` is marked with a diamond: the paper's value."""
+
+    name: str
+    value: float | None
+    colour: int = 0
+    reference: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class DotSeries:
+    """A dot, or with `filled` false a circle, in each row that has a value."""
+
+    name: str
+    values: Sequence[float | None]
+    colour: int = 0
+    filled: bool = True
+
+
+def lines(
+    name: str,
+    title: str,
+    note: str,
+    series: Sequence[Series],
+    *,
+    x_label: str,
+    y_label: str,
+    log_y: bool = False,
+) -> Figure:
+    """Lines over a common x axis."""
+
+    def plot(axes: "Axes") -> None:
+        for one in series:
+            colour = colour_of(one.colour)
+            axes.plot(
+                *_columns_of(one.points),
+                color=colour,
+                linestyle=(0, dashes(one.colour) or None) if one.dashed else "-",
+                linewidth=1 if one.faint else 1.8,
+                alpha=0.4 if one.faint else 1,
+                label=_short(one.name) if len(series) > 1 or one.marks else None,
+            )
+            if not one.faint and len(one.points) <= 100:
+                _dots(axes, one.points, colour, one.name, alpha=float(len(one.points) <= 12))
+            if one.marks:
+                kwargs = {"marker": "D", "markersize": 6.5, "markerfacecolor": PAGE}
+                (line,) = _dots(axes, one.marks, colour, one.name, **kwargs)
+                line.set_label(f"best {len(one.marks)}")
+        if log_y:
+            axes.set_yscale("log")
+        _frame(axes, x_label, y_label)
+
+    rows: list[Sequence[Any]] = [("series", x_label, y_label)]
+    rows += [(one.name, x, y) for one in series for x, y in one.points]
+    return Figure(name, title, note, rows, plot)
+
+
+def scatter(
+    name: str,
+    title: str,
+    note: str,
+    points: Sequence[tuple[str, float, float]],
+    *,
+    x_label: str,
+    y_label: str,
+) -> Figure:
+    """Points (name, x, y) with a logarithmic x axis."""
+
+    def plot(axes: "Axes") -> None:
+        axes.set_xscale("log")
+        (dots,) = axes.plot(
+            [x for _, x, _ in points], [y for _, _, y in points], "o", color=COLOURS[0],
+            markersize=5, alpha=0.55, clip_on=False,
+        )  # fmt: skip
+        _tell(dots, [f"{point}: {number(y)} at {number(x)}" for point, x, y in points])
+        _frame(axes, x_label, y_label)
+
+    return Figure(name, title, note, [("name", x_label, y_label), *points], plot)
+
+
+def columns(
+    name: str,
+    title: str,
+    note: str,
+    categories: Sequence[str],
+    series: Sequence[tuple[str, Sequence[float], int]],
+    *,
+    x_label: str,
+    y_label: str,
+    form: Format,
+    show_values: bool = False,
+) -> Figure:
+    """Vertical bars: for each category one of each series (name, values, colour)."""
+
+    def plot(axes: "Axes") -> None:
+        width = min(0.8 / len(series), 0.4)
+        for k, (name, values, colour) in enumerate(series):
+            places = [c + (k - (len(series) - 1) / 2) * width for c in range(len(categories))]
+            label = _short(name) if len(series) > 1 else None
+            bars = axes.bar(places, values, 0.93 * width, color=colour_of(colour), label=label)
+            for bar, category, value in zip(bars, categories, values, strict=True):
+                _tell(bar, [f"{name}, {category}: {form(value)}"])
+            if show_values:
+                axes.bar_label(bars, [form(v) for v in values], padding=2)
+                axes.margins(y=0.12)
+        axes.set_xticks(range(len(categories)), categories)
+        _frame(axes, x_label, y_label, categories=True)
+
+    header = (x_label, *(f"{name}: {y_label}" for name, _, _ in series))
+    rows = [header, *zip(categories, *(values for _, values, _ in series), strict=True)]
+    return Figure(name, title, note, rows, plot)
+
+
+def bars(
+    name: str, title: str, note: str, bars: Sequence[Bar], *, x_label: str, form: Format
+) -> Figure:
+    """Horizontal bars, their values at the right, the paper's marked where they are given."""
+
+    def plot(axes: "Axes") -> None:
+        for row, bar in enumerate(bars):
+            (patch,) = axes.barh(row, bar.value or 0, 0.6, color=colour_of(bar.colour))
+            _tell(patch, [f"{bar.name}: {_value(bar, form)}"])
+        marks = [(bar.reference, row) for row, bar in enumerate(bars) if bar.reference is not None]
+        if marks:
+            kwargs = {"marker": "D", "markersize": 7, "markerfacecolor": PAGE}
+            (line,) = _dots(axes, marks, INK, "", **kwargs)
+            line.set_label("paper, on AudioSet")
+            _tell(line, [f"paper: {form(value)}" for value, _ in marks])
+        values = axes.secondary_yaxis("right")
+        values.set_yticks(range(len(bars)), [_value(bar, form) for bar in bars])
+        values.spines["right"].set_visible(False)
+        values.tick_params(labelcolor=INK)
+        _row_names(axes, [bar.name for bar in bars])
+        _frame(axes, x_label)
+
+    rows: list[Sequence[Any]] = [("name", x_label, f"paper: {x_label}")]
+    rows += [(bar.name, bar.value, bar.reference) for bar in bars]
+    return Figure(name, title, note, rows, plot, 70 + max(32 * len(bars), 64))
+
+
+def dots(
+    name: str,
+    title: str,
+    note: str,
+    names: Sequence[str],
+    series: Sequence[DotSeries],
+    *,
+    x_label: str,
+    form: Format,
+) -> Figure:
+    """A row for each name, with a dot of each series; of many the first and the last are drawn."""
+    half = MOST_ROWS // 2
+    drawn = [k for k in range(len(names)) if k < half or k >= len(names) - half]
+
+    def plot(axes: "Axes") -> None:
+        axes.axvline(0, color=SOFT, linewidth=1)
+        for one in series:
+            known = [(one.values[k], row) for row, k in enumerate(drawn)]
+            points = [(value, row) for value, row in known if value is not None]
+            colour = colour_of(one.colour)
+            if len(series) == 1 and points:
+                axes.hlines([row for _, row in points], 0, [v for v, _ in points], color=colour)
+            kwargs = {"markerfacecolor": colour if one.filled else PAGE, "markersize": 6}
+            (line,) = _dots(axes, points, colour, one.name, **kwargs)
+            if len(series) > 1:
+                line.set_label(_short(one.name))
+            _tell(line, [f"{names[drawn[row]]}, {one.name}: {form(v)}" for v, row in points])
+        _row_names(axes, [names[k] for k in drawn])
+        _frame(axes, x_label, grid="both")
+
+    rows = [("name", *(f"{one.name}: {x_label}" for one in series))]
+    rows += zip(names, *(one.values for one in series), strict=True)
+    return Figure(name, title, note, rows, plot, 60 + 20 * len(drawn), is_tall=True)
+
+
+def colour_of(number: int) -> str:
+    return COLOURS[number % len(COLOURS)]
+
+
+def dashes(number: int) -> tuple[float, ...]:
+    """The dashes of a number; beyond the colours these come again, with other dashes."""
+    return DASHES[(number + number // len(COLOURS)) % len(COLOURS)]
+
+
+def number(value: float) -> str:
+    """Short and readable: 0.05, 12.5, 800, 10k, 1.5M."""
+    for limit, unit, suffix in ((1e6, 1e6, "M"), (1e4, 1e3, "k")):
+        if abs(value) >= limit:
+            return f"{value / unit:.4g}{suffix}"
+    return f"{value:.4g}".replace("e-0", "e-")
+
+
+# --- matplotlib and SVG ---------------------------------------------------------------------
+
+
+def _frame(
+    axes: "Axes", x_label: str, y_label: str = "", *, grid: Any = "", categories: bool = False
+) -> None:
+    """Axis names and short numbers; y_label stands above its axis, to be read without turning."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axes.set_xlabel(x_label)
+    axes.set_title(y_label)
+    axes.grid(axis=grid or ("y" if y_label else "x"))
+    named = (axes.xaxis if categories else None, None if y_label else axes.yaxis)
+    for axis in (axes.xaxis, axes.yaxis):
+        if axis in named:
+            continue
+        if axis.get_scale() == "log":
+            low, high = axis.get_view_interval()
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
+            axis.set_minor_locator(NullLocator())
+        axis.set_major_formatter(lambda value, _: number(value))
+
+
+def _row_names(axes: "Axes", names: Sequence[str]) -> None:
+    """A row for each name, from above."""
+    axes.set_yticks(range(len(names)), [_short(name) for name in names])
+    axes.tick_params("y", labelcolor=INK)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+
+
+def _dots(
+    axes: "Axes", points: Sequence[tuple[float, float]], colour: str, name: str, **kwargs: Any
+) -> list:
+    look: dict[str, Any] = {"marker": "o", "markersize": 4.5, "markeredgewidth": 1.5} | kwargs
+    drawn = axes.plot(*_columns_of(points), color=colour, linestyle="none", clip_on=False, **look)
+    _tell(drawn[0], [f"{name}: {number(y)} at {number(x)}" for x, y in points])
+    return drawn
+
+
+def _columns_of(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def _value(bar: Bar, form: Format) -> str:
+    return "not scored" if bar.value is None else form(bar.value)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _NAME_LENGTH else name[: _NAME_LENGTH - 1] + "…"
+
+
+def _tell(artist: Any, tips: Sequence[str]) -> None:
+    """What a pointer shows at each shape of an artist; travels as the id of its SVG group."""
+    artist.set_gid(json.dumps(tips))
+
+
+def _page_element(svg: str, label: str) -> Markup:
+    """matplotlib's SVG as an element of an HTML page, in the page's fonts and colours."""
+    svg = re.sub(r"<style.*?</style>|<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    root = ElementTree.fromstring(svg)
+    for element in root.iter():  # HTML has no namespaces
+        element.tag = element.tag.rpartition("}")[2]
+        for key in list(element.attrib):
+            element.attrib[key.rpartition("}")[2]] = element.attrib.pop(key)
+        if colours := element.get("style"):
+            element.set("style", re.sub(r"#\w{6}\b", _variable, colours))
+    for group in list(root.iter("g")):
+        tips = group.attrib.pop("id", "")
+        if tips.startswith("["):
+            shapes = list(group.iter("use")) or list(group.iter("path"))
+            for shape, tip in zip(shapes, json.loads(tips), strict=False):
+                ElementTree.SubElement(shape, "title").text = tip
+    root.attrib = {"class": "chart", "viewBox": root.attrib["viewBox"], "role": "img"}
+    root.set("aria-label", label)
+    return Markup(ElementTree.tostring(root, encoding="unicode"))
+
+
+def _variable(colour: re.Match) -> str:
+    variable = VARIABLES.get(colour[0])
+    return f"var(--{variable})" if variable else colour[0]
