@@ -4,7 +4,7 @@
         --config.init_from=MODEL --config.data.source_dir=FOLDER
 
 MODEL is a run, an export or a published checkpoint. FOLDER is as for own_data.py, with the splits
-train and eval. `probe` trains a new classifier on the frozen network (as the paper's table 5),
+full and eval. `probe` trains a new classifier on the frozen network (as the paper's table 5),
 `finetuned` everything, `scratch` the same network from random weights. The whole clip is evaluated.
 """
 
@@ -16,7 +16,7 @@ def get_config():
     result = config.base()
     result.name = "transfer"
     config.apply(result, paper.OWN_DATA)
-    result.data.train_split = result.data.validation_split = "train"
+    result.data.train_split = result.data.validation_split = "full"
     result.evaluate.segments = "whole"
     result.experiments = {
         "probe": {"train": {"trainable": "classifier"}},

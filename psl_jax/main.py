@@ -132,6 +132,8 @@ def _not_reached(
                 own = config_lib.value_of(changes, key)
             except (KeyError, TypeError):
                 continue
+            if own == "":  # the experiment goes without, as "from scratch" does
+                continue
             given = f"{_EXPERIMENTS}{name}.{key}="
             if any(other.startswith(given) for other in of_experiments):
                 continue

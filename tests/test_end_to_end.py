@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -153,6 +154,9 @@ def test_what_a_setting_does_not_reach_is_told(tmp_path):
     own = "--config.experiments.teacher.train.epochs=5"
     result = run(*arguments, "--config.train.epochs=3", own)
     assert "does not reach" not in result.stdout
+    transfer = ("--config", "configs/transfer.py", "--config.init_from=model")
+    result = run(*transfer, "--workdir", tmp_path / "run")
+    assert "does not reach" not in result.stdout  # "scratch" starts from nothing on purpose
 
 
 def test_a_missing_config_is_told_plainly(tmp_path):
@@ -279,7 +283,7 @@ def test_suites_run_for_two_steps(run_suite, name):
 
 
 def test_a_table_of_the_paper_has_its_columns(run_suite, tmp_path):
-    """Its values beside ours, how far they differ, and what may be chance; a finished teacher."""
+    """What may be chance, and on other data than AudioSet no value of the paper."""
     first = run_suite("quickstart")  # on the same data
     out = run_small(
         *("--config", "configs/table3.py:soundscapes", "--workdir", tmp_path, *SIZES),
@@ -289,13 +293,12 @@ def test_a_table_of_the_paper_has_its_columns(run_suite, tmp_path):
     lengths = (10, 5, 2)
     names = [f"{kind}{length}s" for kind in ("weak", "mixed") for length in lengths]
     assert [one["name"] for one in results["experiments"]] == names  # the teacher is there already
-    assert results["reference"] == "weak10s" and results["paper"]["mixed5s"] == 0.2824
+    assert results["reference"] == "weak10s" and "paper" not in results
     for one in results["experiments"]:
         assert ("over_reference" in one) == (one["name"] != "weak10s")
     header = next(line for line in out.splitlines() if line.startswith("experiment"))
-    for column in ("vs weak10s", "95 %", "paper %", "paper d'"):
-        assert column in header
-    assert "vs paper" not in header  # of AudioSet
+    assert "vs weak10s" in header and "95 %" in header and "paper" not in header
+    assert re.search(r"computes on \d+ x cpu of 1 process", out)
     config = json.loads((tmp_path / "mixed2s" / "config.json").read_text())
     assert (config["alpha"], config["segment_seconds"]) == (0.5, 2.0)
 
@@ -304,7 +307,6 @@ def test_a_model_is_transferred_to_other_data(tmp_path, audio_folder, run_single
     run_small(
         *("--config", "configs/transfer.py", "--workdir", tmp_path),
         *(f"--config.init_from={run_single('weak')}", f"--config.data.source_dir={audio_folder}"),
-        *("--config.data.train_split=full", "--config.data.validation_split=full"),
     )
     results = json.loads((tmp_path / "results.json").read_text())
     assert sorted(one["name"] for one in results["experiments"]) == TRANSFERRED

@@ -233,10 +233,10 @@ def test_odd_rates_and_channels(run, tmp_path, rate, channels):
         (["--labels=;"], "no labels are left"),
         (["--skip_existing"], "--out=DIR"),
         (["--embeddings"], "--out=DIR"),
-        (["-", "--plot=pictures"], "standard input"),
+        (["-", "--plot=plots"], "standard input"),
         (["--segment_seconds=100"], "segment_seconds is 100"),
         (["--hop_seconds=5"], "hop_seconds is 5"),
-        (["--plot=x.png"], "one picture for 3 files"),
+        (["--plot=x.png"], "one plot for 3 files"),
     ],
 )
 def test_wrong_settings_are_user_errors(run, folder, arguments, message):

@@ -54,7 +54,10 @@ def before_training(
             if len(shared) == len(train)
             else f"{len(shared)} of its {len(train)} training clips"
         )
-        notes.append(f"validated on {what}: the mAP in the bar is not one of unheard clips")
+        notes.append(
+            f"validated on {what}: its validation mAP says little about other clips, and the best "
+            "checkpoints are chosen by it"
+        )
     if evaluated is not None:
         if len(shared := shared_clips(train, evaluated)):
             a, b = train.ids[shared[0, 0]], evaluated.ids[shared[0, 1]]

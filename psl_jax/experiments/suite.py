@@ -155,7 +155,10 @@ def _check_disk(runs: list[Experiment], workdir: pathlib.Path) -> None:
 def plan(runs: list[Experiment]) -> list[str]:
     """What will be done, a line an experiment, and what to know of it before."""
     width = max(len(run.settings.name) for run in runs)
-    lines = [f"{'':{width}}  labels    clips  segments  batch    steps"]
+    lines = [
+        f"computes on {parallel.describe_devices(runs[0].mesh)}",
+        f"{'':{width}}  labels    clips  segments  batch    steps",
+    ]
     again: set[str] = set()  # whose folder is deleted; who is needed comes first
     for run in runs:
         settings = run.settings
@@ -283,9 +286,9 @@ def _summarize(
     results: dict[str, Any] = {"name": name, "experiments": rows}
     table = paper.table_of(name)
     if table is not None:
-        results["paper"] = {key: row.value for key, row in table.reported.items()}
-        results["paper_d_prime"] = {key: row.d_prime for key, row in table.reported.items()}
-        results["on_the_papers_data"] = name in paper.TABLES
+        if name in paper.TABLES:  # on the paper's data
+            results["paper"] = {key: row.value for key, row in table.reported.items()}
+            results["paper_d_prime"] = {key: row.d_prime for key, row in table.reported.items()}
         names = {row["name"] for row in rows}
         results["measures"] = {k: v for k, v in table.measures.items() if k in names}
         results["references"] = {k: v for k, v in table.references.items() if k in names}

@@ -283,7 +283,7 @@ def bars(
         if marks:
             kwargs = {"marker": "D", "markersize": 7, "markerfacecolor": PAGE}
             (line,) = _dots(axes, marks, INK, "", **kwargs)
-            line.set_label("paper, on AudioSet")
+            line.set_label("paper")
             _tell(line, [f"paper: {form(value)}" for value, _ in marks])
         values = axes.secondary_yaxis("right")
         values.set_yticks(range(len(bars)), [_value(bar, form) for bar in bars])

@@ -151,10 +151,10 @@ class _SuiteCells:
         return percent(experiment.get(measure_of(self._results, experiment["name"])))
 
     def over_paper(self, experiment: Mapping[str, Any]) -> str:
-        name, on_its_data = experiment["name"], self._results.get("on_the_papers_data", True)
+        name = experiment["name"]
         value = experiment.get(measure_of(self._results, name))
         reported = (self._results.get("paper") or {}).get(name)
-        if value is None or reported is None or not on_its_data:
+        if value is None or reported is None:
             return MISSING
         return f"{100 * (value - reported):+.2f}"
 

@@ -71,6 +71,13 @@ def platform_of(mesh: Mesh) -> str:
     return mesh.devices.flat[0].platform
 
 
+def describe_devices(mesh: Mesh) -> str:
+    """How many devices of which kind: "4 x NVIDIA H100 80GB HBM3 of 1 process"."""
+    processes = jax.process_count()
+    kind = mesh.devices.flat[0].device_kind
+    return f"{mesh.size} x {kind} of {processes} process{'es' * (processes > 1)}"
+
+
 def data_parallel(
     function: Callable,
     mesh: Mesh,

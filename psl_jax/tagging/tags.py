@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from psl_jax.label_files.class_columns import near_names
 from psl_jax.model.thresholds import DEFAULT
 from psl_jax.runtime.errors import UserError
 from psl_jax.tagging.events import Event, EventFinder, EventSettings
@@ -64,7 +65,10 @@ class Tags:
         own = self.thresholds or (DEFAULT,) * len(self.labels)
         by_name = dict(zip(self.labels, own, strict=True))
         if unknown := [name for name in given or {} if name not in by_name]:
-            raise UserError(f"threshold: {unknown[0]!r} is none of the {len(self.labels)} classes")
+            near = near_names(unknown[0], self.labels)
+            raise UserError(
+                f"threshold: {unknown[0]!r} is none of the {len(self.labels)} classes{near}"
+            )
         return tuple((by_name | dict(given or {})).values())
 
 

@@ -226,8 +226,8 @@ def notes(folder, **changes):
 def test_notes(tmp_path, data):
     usual = {"train__epochs": 500, "train__batch_size": 8, "segment_seconds": 2.0}
     assert notes(tmp_path, **usual) == (
-        "validated on its training clips, as in the paper: the mAP in the bar is not one of "
-        "unheard clips"
+        "validated on its training clips, as in the paper: its validation mAP says little about "
+        "other clips, and the best checkpoints are chosen by it"
     )
     teacher = notes(tmp_path / "teacher", **usual, data__train_split="full")
     assert "validated on 50 of its 90 training clips" in teacher

@@ -69,9 +69,8 @@ def test_intervals_are_of_clips_and_seeds_together(tmp_path):
         assert one["over_reference"] == {"low": expected[name].low, "high": expected[name].high}
         assert one["mAP"] - rows[0]["mAP"] == pytest.approx(expected[name].difference)
     assert "over_reference" not in rows[0] and "over_reference" not in rows[3]
-    lines = {
-        line.split()[0]: line for line in result_tables.format_table(results).splitlines() if line
-    }
+    table = result_tables.format_table(results)
+    lines = {line.split()[0]: line for line in table.splitlines() if line}
     assert "not told apart" in lines["psl5s"] and "not told apart" not in lines["psl2s"]
 
 

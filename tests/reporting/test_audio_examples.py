@@ -49,10 +49,8 @@ def kept(tmp_path_factory):
 
 
 def test_clips_are_evenly_spread():
-    assert audio_examples.chosen(80).tolist() == [0, 19, 39, 59, 79]
-    assert audio_examples.chosen(3).tolist() == [0, 1, 2] and audio_examples.chosen(1).tolist() == [
-        0
-    ]
+    for count, chosen in ((80, [0, 19, 39, 59, 79]), (3, [0, 1, 2]), (1, [0])):
+        assert audio_examples.chosen(count).tolist() == chosen
 
 
 def test_what_is_heard_is_the_clip(kept):

@@ -186,22 +186,14 @@ def test_charts_have_axes_with_names(tmp_path):
     assert {"training step", "mAP (%)", "best 4", "500"} <= set(labels["Validation mAP"])
     assert {"labels a clip", "clips (%)", "weak", "soft"} <= set(labels["Labels per clip"])
     points = [tip.text for chart in charts for tip in chart.iter("title")]
-    assert f"{NASTY}: " in " ".join(points) and "mAP: 40 at 800" in points
-
-
-@pytest.mark.parametrize(
-    "missing",
-    ["config.json", "train_log.jsonl", "metrics.json", "per_class.csv", "label_quality.json"],
-)
-def test_run_report_without_a_file_says_so(tmp_path, missing):
-    make_run(tmp_path, quality=label_quality())
-    (tmp_path / missing).unlink()
-    assert f"there is no {missing}" in Page(run_page.write_run_report(tmp_path)).text.lower()
+    assert f"{NASTY}: " in " ".join(points) and "mAP: 40 at 600" in points
 
 
 def test_report_of_an_empty_folder(tmp_path):
     page = Page(run_page.write_run_report(tmp_path))
-    assert page.text.count("here is no") == 5
+    for name in ("config.json", "train_log.jsonl", "metrics.json", "per_class.csv"):
+        assert f"here is no {name}" in page.text
+    assert "here is no label_quality.json" in page.text
     assert_self_contained(page)
 
 

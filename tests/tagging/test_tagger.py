@@ -235,3 +235,5 @@ def test_events_have_names(model):
     tags = model.tag(tagging.recording(6.0), 16_000)
     events = tags.events(0.3)
     assert events and {event.label for event in events} <= set(tags.labels)
+    with pytest.raises(UserError, match=r"'sirens' is none of the 6 classes \(near: siren\)"):
+        tags.events({"sirens": 0.3})
