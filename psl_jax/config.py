@@ -185,16 +185,16 @@ def experiments(config: ConfigDict) -> dict[str, Settings]:
 
 
 def _settings(values: Mapping[str, Any]) -> Settings:
-    for name, _ in _flat(values):
+    for name, _ in flat(values):
         if name not in KNOWN:
             raise UserError(unknown_key_message(name))
-    if missing := [name for name in KNOWN if name not in dict(_flat(values))]:
+    if missing := [name for name in KNOWN if name not in dict(flat(values))]:
         raise UserError(f"config.{missing[0]} is missing; start from psl_jax.config.base()")
     return read(Settings, values)
 
 
 def _check_changes(changes: Mapping[str, Any], prefix: str) -> None:
-    for name, value in _flat(changes):
+    for name, value in flat(changes):
         if name not in KNOWN:
             raise UserError(unknown_key_message(prefix + name))
         check(prefix + name, value, KNOWN[name])
@@ -243,7 +243,7 @@ def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[Kind, list[s
     Settings that `old` does not know yet had their default.
     """
     before = _flat_defaults() | _stored(old)
-    after = dict(_flat(new))
+    after = dict(flat(new))
     names = [n for n in sorted(before.keys() | after.keys()) if before.get(n) != after.get(n)]
     return {
         kind: [n for n in names if n not in KNOWN or KNOWN[n].rule.kind is kind]
@@ -279,7 +279,7 @@ def _translated(old: Mapping[str, Any]) -> dict[str, Any]:
     if "steps_per_dispatch" in train and "resident" not in train:
         train["resident"] = train["steps_per_dispatch"] > 0
     result.pop("experiments", None)
-    return dict(_flat(result))
+    return dict(flat(result))
 
 
 def _flat_defaults() -> dict[str, Any]:
@@ -316,10 +316,11 @@ def value_of(config: ConfigDict, name: str) -> Any:
     return functools.reduce(operator.getitem, name.split("."), config)
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and values of the leaves of nested dicts."""
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
 

@@ -45,7 +45,7 @@ def main(arguments: argparse.Namespace) -> None:
     import jax
 
     from psl_jax.data.whole_clips import WholeClips
-    from psl_jax.runtime import parallel
+    from psl_jax.runtime import parallel, run_claim
     from psl_jax.scoring import evaluation
     from psl_jax.scoring.stored_scores import StoredScores, score_missing
     from psl_jax.teachers import options
@@ -62,7 +62,7 @@ def main(arguments: argparse.Namespace) -> None:
         print("\n".join(options.plan(task, cut, scorer, arguments, out)), flush=True)
     if arguments.dry_run:
         return
-    options.check_out(out)
+    run_claim.claim(out, "--out")
     made_with = {
         "model": teacher.digest,
         "split": arguments.split,

@@ -42,15 +42,22 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one i
 
 def main(_) -> None:
     from psl_jax.experiments import folds, seeds, suite
-    from psl_jax.runtime import distributed
+    from psl_jax.runtime import distributed, run_claim
 
     distributed.configure()
-    if _DISTRIBUTED.value:
-        distributed.join_processes(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     config = flags.FLAGS.config
-    workdir = _WORKDIR.value or os.path.join("runs", config.name)
-    several = None if _SEEDS.value is None else seeds.read(_SEEDS.value)
     how = _STAGE.value, _AFRESH.value
+    distributed.join_processes(
+        _DISTRIBUTED.value,
+        _COORDINATOR.value,
+        _NUM_PROCESSES.value,
+        _PROCESS_ID.value,
+        dict(config_lib.flat(config.to_dict()))
+        | {f.name: f.value for f in (_STAGE, _AFRESH, _SEEDS, _FOLDS)},
+    )
+    workdir = _WORKDIR.value or os.path.join("runs", config.name)
+    run_claim.claim(workdir, "--workdir")
+    several = None if _SEEDS.value is None else seeds.read(_SEEDS.value)
     if _FOLDS.value is not None:
         folds.run(config, workdir, folds.read(_FOLDS.value), several, *how)
     elif several is not None:

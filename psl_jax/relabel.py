@@ -79,7 +79,7 @@ def main(arguments: argparse.Namespace) -> None:
     from psl_jax.data.packed_source import PackedSource
     from psl_jax.data.soft_labels import SoftLabels
     from psl_jax.experiments import advice
-    from psl_jax.runtime import files, parallel
+    from psl_jax.runtime import files, parallel, run_claim
     from psl_jax.runtime.run_folder import LABEL_QUALITY
     from psl_jax.scoring import label_windows, relabeling
     from psl_jax.teachers import options
@@ -101,7 +101,7 @@ def main(arguments: argparse.Namespace) -> None:
         print("\n".join(options.plan(task, heard, scorer, arguments, out)), flush=True)
     if arguments.dry_run:
         return
-    options.check_out(out)
+    run_claim.claim(out, "--out")
     relabeling.relabel(
         scorer,
         task.source,

@@ -28,7 +28,7 @@ import sys, time
 import numpy as np
 from psl_jax.runtime import distributed, parallel
 process = int(sys.argv[2])
-distributed.join_processes(sys.argv[1], 2, process)
+distributed.join_processes(True, sys.argv[1], 2, process)
 time.sleep(2 * process)
 start = time.monotonic()
 parallel.wait_for_all("test")
@@ -48,11 +48,32 @@ import os, signal, sys, time
 from psl_jax.runtime import distributed, parallel, peers
 distributed._HEARTBEAT_SECONDS, peers._SILENCE, peers._BETWEEN_SIGNS = 16, 5, 1
 process = int(sys.argv[2])
-distributed.join_processes(sys.argv[1], 2, process)
+distributed.join_processes(True, sys.argv[1], 2, process)
 time.sleep(3)
 if process == 1:
     os.kill(os.getpid(), signal.SIGKILL)
 parallel.wait_for_all("test")
+"""
+
+
+# The processes differ in a setting, or in what they see of the disk.
+UNLIKE = """
+import sys
+from psl_jax.runtime import cli_entry, distributed, run_claim
+def main(arguments):
+    address, process = sys.argv[1], int(sys.argv[2])
+    rate, folder = sys.argv[3 + process].split(",")
+    distributed.join_processes(True, address, 2, process, {"learning_rate": rate, "seed": 0})
+    run_claim.claim(folder, "--workdir")
+cli_entry.run(main)
+"""
+
+CLAIM = """
+import sys
+from psl_jax.runtime import run_claim
+run_claim.claim(sys.argv[1], "--out")
+print("claimed", flush=True)
+sys.stdin.read()
 """
 
 
@@ -83,14 +104,14 @@ def test_a_failing_process_ends_the_others_at_once(tmp_path):
     assert "Traceback" not in failed.stderr
 
 
-def both(code):
+def both(code, *arguments):
     """Runs `code` in two processes: their statuses and outputs."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", code, address, str(number)],
+            [sys.executable, "-c", code, address, str(number), *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -112,6 +133,36 @@ def test_who_waits_for_a_dead_process_says_so_and_ends():
     statuses, outputs = both(ALONE)
     assert statuses[1] == -signal.SIGKILL and statuses[0] in (75, -signal.SIGABRT), outputs
     assert "process 1 of 2 has not been heard of for 5 s" in outputs[0][1]
+
+
+@pytest.mark.parametrize(
+    ("second", "told"),
+    [
+        ("1e-5,a", ["learning_rate: 1e-3 in process 0, 1e-5 in process 1"]),
+        ("1e-3,b", ["--workdir=", "b is another folder in process 1 than in process 0"]),
+    ],
+)
+def test_processes_that_differ_end_before_anything_is_written(tmp_path, second, told):
+    places = [second.replace(",", f",{tmp_path}/") for second in ("1e-3,a", second)]
+    statuses, outputs = both(UNLIKE, *places)
+    assert statuses == [2, 2], outputs
+    assert all(text in err for _, err in outputs for text in told), outputs
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"]
+
+
+def test_a_folder_belongs_to_one_run_until_it_ends(tmp_path):
+    def start():
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        return subprocess.Popen([sys.executable, "-c", CLAIM, tmp_path], text=True, **pipes)
+
+    with start() as first:
+        assert first.stdout.readline() == "claimed\n"
+        with start() as second:
+            _, told = second.communicate("", timeout=TIMEOUT)
+        assert "another run is working in" in told and "another --out" in told
+        first.kill()
+    with start() as third:
+        assert third.communicate("", timeout=TIMEOUT)[0] == "claimed\n"
 
 
 class NumberingScorer:
@@ -161,4 +212,8 @@ def test_what_is_missing_falls_to_all_processes_alike():
 
 def test_incomplete_addresses_are_errors():
     with pytest.raises(UserError, match="--coordinator_address and --process_id missing"):
-        distributed.join_processes(num_processes=2)
+        distributed.join_processes(True, num_processes=2)
+    with pytest.raises(UserError, match="--process_id without --distributed"):
+        distributed.join_processes(False, process_id=1)
+    with pytest.raises(UserError, match="expected HOST:PORT"):
+        distributed.join_processes(True, "localhost", 2, 1)

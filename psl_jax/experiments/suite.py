@@ -22,7 +22,7 @@ from psl_jax.experiments import paper, stepping
 from psl_jax.experiments.experiment import Experiment
 from psl_jax.experiments.run_binding import OtherRunError
 from psl_jax.reporting import audio_examples, result_tables, run_page, suite_page
-from psl_jax.runtime import disk_errors, files, parallel
+from psl_jax.runtime import files, parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import is_remote, path_of
 from psl_jax.runtime.run_folder import LABEL_QUALITY
@@ -48,12 +48,6 @@ def run(
     """
     start = time.perf_counter()
     workdir = path_of(workdir)
-    if workdir.exists() and not workdir.is_dir():
-        raise UserError(
-            f"--workdir={workdir} is a file: give a folder, which need not be there yet"
-        )
-    if jax.process_index() == 0:
-        disk_errors.check_writable(workdir, "--workdir")
     experiments = stepping.alike(config_lib.experiments(config), config.init_from)
     is_suite = bool(len(config.experiments))
     _check_teachers(experiments)

@@ -1,18 +1,24 @@
 """Process-wide settings of JAX, made once by the entry points before the first computation."""
 
 import contextlib
+import hashlib
+import json
 import os
 import pathlib
+import socket
 import sys
 import threading
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 from absl import logging
-from jax._src import distributed  # its client is nowhere public
+from jax._src import distributed as jax_distributed  # its client is nowhere public
 from jax.experimental import multihost_utils
 
+from psl_jax.runtime import interrupts
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.peers import Peers
 
@@ -22,6 +28,10 @@ _HEARTBEAT_SECONDS = 40
 # Until all have come: so long they are waited for, and when that is told.
 _JOIN_SECONDS = 300
 _TOLD_AFTER = 30.0
+
+_GREETING_SECONDS = 10.0
+_HTTP2_SETTINGS = b"\4"  # the type of the frame with which a gRPC server begins
+_PACKAGE = pathlib.Path(__file__).parents[1]
 
 _peers: list[Peers] = []
 
@@ -45,20 +55,24 @@ def configure(keep_compiled_from: float = 2.0) -> None:
 
 
 def join_processes(
+    is_asked: bool,
     coordinator_address: str | None = None,
     num_processes: int | None = None,
     process_id: int | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> None:
-    """Joins the other processes of a run; waits until all are there.
+    """Joins the other processes of a run where that is asked for; waits until all are there.
 
     On a TPU pod and in a Slurm or MPI job JAX finds out the arguments by itself.
 
     Args:
+      is_asked: whether --distributed is given.
       coordinator_address: HOST:PORT of process 0, which listens there.
       num_processes: how many there are.
       process_id: which one this is, from 0.
+      settings: what has to be the same in all processes, besides their code and devices.
 
-    Raises UserError where they are neither given nor to be found out, or the others do not come.
+    Raises UserError where arguments are missing, the others do not come or differ from this one.
     """
     given = {
         "--coordinator_address": coordinator_address,
@@ -66,19 +80,30 @@ def join_processes(
         "--process_id": process_id,
     }
     missing = [name for name, value in given.items() if value is None]
+    if not is_asked:
+        if len(missing) < len(given):
+            options = ", ".join(name for name in given if name not in missing)
+            raise UserError(f"{options} without --distributed: each process would run alone")
+        return
     if 0 < len(missing) < len(given):
         raise UserError(f"{' and '.join(missing)} missing: give all of {', '.join(given)}, or none")
-    # SIGTERM is answered in `interrupts`, also where there is one process only.
+    # Signals are answered in `interrupts`, also where there is one process only.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         with _told_while_waiting(coordinator_address, num_processes):
-            jax.distributed.initialize(
-                coordinator_address,
-                num_processes,
-                process_id,
-                initialization_timeout=_JOIN_SECONDS,
-                heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
-            )
+            if coordinator_address is not None:
+                _check_coordinator(coordinator_address, is_first=process_id == 0)
+            with interrupts.at_once():
+                jax.distributed.initialize(
+                    coordinator_address,
+                    num_processes,
+                    process_id,
+                    initialization_timeout=_JOIN_SECONDS,
+                    heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+                )
+            client, count = jax_distributed.global_state.client, jax.process_count()
+            _peers.append(Peers(client, jax.process_index(), count))
+            _check_alike(settings or {})
             # Collectives wait for slow processes, but only once all have met in a first one.
             multihost_utils.sync_global_devices("join")
     except (ValueError, RuntimeError) as error:
@@ -86,8 +111,78 @@ def join_processes(
             f"cannot join the other processes: {error}\nOutside of TPU pods and of Slurm and MPI "
             f"jobs give each process {', '.join(given)} (launch/local_processes.sh does)."
         ) from error
-    client, count = distributed.global_state.client, jax.process_count()
-    _peers.append(Peers(client, jax.process_index(), count))
+
+
+def _check_coordinator(address: str, is_first: bool) -> None:
+    """Raises UserError where process 0 cannot listen at `address`, or somebody else does there."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise UserError(f"--coordinator_address={address}: expected HOST:PORT of process 0")
+    other_port = "Give all processes a --coordinator_address with another port"
+    if is_first:
+        try:
+            socket.create_server(("", int(port))).close()
+        except OSError as error:
+            raise UserError(
+                f"process 0 cannot listen on port {port}: {error.strerror}. {other_port}"
+            ) from error
+        return
+    end = time.monotonic() + _JOIN_SECONDS
+    while True:
+        try:
+            with socket.create_connection((host, int(port)), timeout=_GREETING_SECONDS) as server:
+                greeting = server.recv(9)
+            break
+        except TimeoutError:
+            greeting = b""
+            break
+        except OSError as error:  # process 0 is not there yet
+            if time.monotonic() > end:
+                raise UserError(f"there is no process 0 at {address}: {error}") from error
+            time.sleep(0.5)
+    if greeting[3:4] != _HTTP2_SETTINGS:
+        raise UserError(
+            f"port {port} is in use: what listens at {address} is not process 0 of a run. "
+            f"{other_port}"
+        )
+
+
+def exchange(key: str, value: str) -> list[str]:
+    """The values of all processes, by number; all come here, once for each key."""
+    if not _peers:
+        return [value]
+    client, count = jax_distributed.global_state.client, jax.process_count()
+    client.key_value_set(f"psl_jax/{key}/{jax.process_index()}", value)
+    return [
+        client.blocking_key_value_get(f"psl_jax/{key}/{number}", 1000 * _JOIN_SECONDS)
+        for number in range(count)
+    ]
+
+
+def _check_alike(settings: Mapping[str, Any]) -> None:
+    """Raises UserError in all processes where settings, code or devices differ."""
+    devices = jax.local_devices()
+    code = hashlib.sha256()
+    for path in sorted(_PACKAGE.rglob("*.py")):
+        code.update(path.read_bytes())
+    own = dict(settings) | {
+        "the code of psl_jax": code.hexdigest()[:12],
+        "the version of JAX": jax.__version__,
+        "the devices": f"{len(devices)} of {devices[0].device_kind}",
+    }
+    everyone = [json.loads(text) for text in exchange("settings", json.dumps(own, default=str))]
+    differing = [
+        f"  {name}: {everyone[0].get(name)} in process 0, {other.get(name)} in process {number}"
+        for number, other in enumerate(everyone)
+        for name in {**everyone[0], **other}
+        if everyone[0].get(name) != other.get(name)
+    ]
+    if differing:
+        leave()
+        raise UserError(
+            "\n".join(["the processes of this run differ:", *differing[:10]])
+            + "\nGive all of them the same command, on equal machines"
+        )
 
 
 @contextlib.contextmanager
@@ -120,6 +215,6 @@ def peers() -> Peers | None:
 
 def leave() -> None:
     """Leaves the other processes, when all of them do: waits for them."""
-    for one in _peers:
-        one.close()
+    while _peers:
+        _peers.pop().close()
     jax.distributed.shutdown()

@@ -1,4 +1,7 @@
-"""Signals: Ctrl-C is answered at once, and SIGTERM ends a process so that it can be restarted."""
+"""Signals: Ctrl-C is answered at once, and SIGTERM ends a process so that it can be restarted.
+
+SIGHUP (a terminal that is closed) and SIGUSR1 (of a cluster, before the time is up) do as SIGTERM.
+"""
 
 import contextlib
 import os
@@ -12,6 +15,8 @@ from typing import Any
 # Exit status (EX_TEMPFAIL of sysexits.h) of a process that was told to end, or whose peers are
 # gone: launchers start the same command again, which goes on.
 RESTART = 75
+
+TO_END = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 class Preempted(BaseException):
@@ -28,10 +33,26 @@ _answers: list[Callable[[], None]] = []
 
 
 def handle() -> None:
-    """From now on Ctrl-C and SIGTERM are answered here; KeyboardInterrupt is raised as ever."""
+    """From now on Ctrl-C and TO_END are answered here; KeyboardInterrupt is raised as ever."""
     signal.signal(signal.SIGINT, _interrupted)
-    signal.signal(signal.SIGTERM, _told_to_end)
+    for number in TO_END:
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # by nohup
+            signal.signal(number, _told_to_end)
     sys.unraisablehook = _unraisable
+
+
+@contextlib.contextmanager
+def at_once() -> Iterator[None]:
+    """A signal ends the process at once in here: native code that waits runs no handler of ours."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, *TO_END)}
+    ours = {n: handler for n, handler in handlers.items() if handler not in (None, signal.SIG_IGN)}
+    for number in ours:
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number, handler in ours.items():
+            signal.signal(number, handler)
 
 
 def note_saved(what: str) -> None:
@@ -45,13 +66,19 @@ def what_is_kept() -> str:
 
 
 def set_answer(answer: Callable[[], None] | None) -> None:
-    """What SIGTERM does from now on, instead of raising Preempted; None: that again."""
+    """What TO_END do from now on, instead of raising Preempted; None: that again."""
     _answers[:] = [answer] if answer else []
+
+
+def answer_together(answer: Callable[[], None]) -> None:
+    """From now on Ctrl-C ends several processes as TO_END do: by `answer`."""
+    set_answer(answer)
+    signal.signal(signal.SIGINT, _told_to_end)
 
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """A SIGTERM in here is answered at the end: what writes in threads is not left half-way."""
+    """TO_END are answered at the end of this: what writes in threads is not left half-way."""
     if _answers or _terminated:
         yield
         return
@@ -65,7 +92,7 @@ def deferred() -> Iterator[None]:
 
 
 def is_told_to_end() -> bool:
-    """Whether there was a SIGTERM."""
+    """Whether there was one of TO_END."""
     return bool(_terminated)
 
 
@@ -80,11 +107,12 @@ def _interrupted(number: int, frame: FrameType | None) -> None:
 
 
 def _told_to_end(number: int, frame: FrameType | None) -> None:
-    del number, frame
+    del frame
     if _terminated:  # it is being done
         return
     _terminated.append(True)
-    tell("\ntold to end (SIGTERM): what is being done is saved first\n")
+    name = signal.Signals(number).name
+    tell(f"\ntold to end ({name}): what is being done is saved first\n")
     if not _answers:
         raise Preempted(what_is_kept())
     _answers[0]()

@@ -45,12 +45,12 @@ class Peers:
         self._last_sign = 0.0
         self._signs: dict[str, tuple[str, float]] = {}  # by process: its last one, since when
         self._silent: set[str] = set()
+        self._ctrl_cs = 0
         self._closing = threading.Event()
         self._wake_read, self._wake = os.pipe()
         os.set_blocking(self._wake, False)
-        # Signals wake the thread even where the main one waits for devices and runs no Python.
         signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
-        interrupts.set_answer(lambda: self.ask(STOP))
+        interrupts.answer_together(lambda: self.ask(STOP))
         self._thread = threading.Thread(target=self._work, daemon=True, name="peers")
         self._thread.start()
         atexit.register(self.close)  # before JAX leaves the coordinator
@@ -104,9 +104,15 @@ class Peers:
                 )
 
     def _wait(self) -> None:
+        """Takes signals, too: the main thread may wait in native code and run no Python."""
         is_woken = select.select([self._wake_read], [], [], _BETWEEN)[0]
-        if is_woken and signal.SIGTERM in os.read(self._wake_read, 4096):
+        signals = os.read(self._wake_read, 4096) if is_woken else b""
+        if any(number in signals for number in (signal.SIGINT, *interrupts.TO_END)):
             self._wanted.add(STOP)
+        self._ctrl_cs += signals.count(signal.SIGINT)
+        if self._ctrl_cs > 1:
+            interrupts.tell(f"\nstopped at once; {interrupts.what_is_kept()}\n")
+            os._exit(130)
 
     def _give_and_look_for_signs(self) -> None:
         """Says in words which process is silent: JAX, which ends the others, does not.
@@ -169,7 +175,7 @@ class Peers:
                 self._agreed.append((what, loops.pop(), max(step for _, step in in_loops)))
                 self._is_stopping |= what == STOP
             elif what == STOP:
-                self._end("stopped, as one of the processes was told to end (SIGTERM)")
+                self._end("stopped, as one of the processes was told to end by a signal")
 
     def _end(self, why: str) -> None:
         """Ends this process where it is; whatever it writes is whole or not there."""

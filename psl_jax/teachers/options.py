@@ -15,7 +15,7 @@ from psl_jax.data.label_manifest import LabelRule
 from psl_jax.data.opening import open_folder
 from psl_jax.data.sources import Source
 from psl_jax.data.whole_clips import WholeClips
-from psl_jax.runtime import cli_entry, disk_errors, distributed, parallel
+from psl_jax.runtime import cli_entry, distributed, parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.scoring.evaluation import Cut
 from psl_jax.scoring.relabeling import TaughtBy
@@ -151,9 +151,14 @@ def _place(part: naming.Part) -> str:
 def _open_source(arguments: argparse.Namespace) -> Source:
     """Joins the other processes and opens the split."""
     distributed.configure()
-    if arguments.distributed:
-        one = arguments.coordinator_address, arguments.num_processes, arguments.process_id
-        distributed.join_processes(*one)
+    own = ("coordinator_address", "process_id", "out")  # may differ between processes
+    distributed.join_processes(
+        arguments.distributed,
+        arguments.coordinator_address,
+        arguments.num_processes,
+        arguments.process_id,
+        {name: value for name, value in vars(arguments).items() if name not in own},
+    )
     if jax.process_index():
         parallel.wait_for_all("open")
     source = open_folder(arguments.data, arguments.split)
@@ -184,12 +189,6 @@ def _seconds(segments: str, teacher: Teacher, source: Source) -> float:
             f"--segment_seconds={segments}: expected training, whole, or seconds, such as 2"
         )
     return seconds
-
-
-def check_out(folder: str | os.PathLike) -> None:
-    """Raises UserError where nothing can be written; process 0 looks."""
-    if jax.process_index() == 0:
-        disk_errors.check_writable(folder, "--out")
 
 
 def plan(

@@ -1,0 +1,83 @@
+"""One run in a folder, and one folder for all processes of a run."""
+
+import atexit
+import fcntl
+import itertools
+import json
+import os
+import pathlib
+import time
+import uuid
+
+import jax
+
+from psl_jax.runtime import disk_errors, distributed
+from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import is_remote, path_of
+
+_LOCK = ".lock"
+_SEEN_SECONDS = 10.0  # until a network disk shows what another machine has written
+
+_numbers = itertools.count()
+
+
+def claim(folder: str | os.PathLike, option: str) -> None:
+    """Makes a folder that this run alone works in until it ends; all processes come here.
+
+    Raises UserError, in all of them, where nothing can be written into it, another run works in it,
+    or a process does not see what process 0 wrote. A bucket has no locks: two runs in one folder of
+    it are not noticed. option: which to change, for the message.
+    """
+    place, number, probe, problem = path_of(folder), next(_numbers), "", ""
+    is_first = jax.process_index() == 0
+    if is_first:
+        try:
+            disk_errors.check_writable(place, option)
+            if not is_remote(place):
+                _lock(place, option)
+            if jax.process_count() > 1:
+                probe = f".psl_jax-{uuid.uuid4().hex}"
+                (place / probe).write_bytes(b"")
+        except UserError as error:
+            problem = str(error)
+    told = distributed.exchange(f"claim {number}", json.dumps([problem, probe]))
+    problem, probe = json.loads(told[0])
+    if not problem and not is_first and not _appears(place / probe):
+        problem = (
+            f"{option}={folder} is another folder in process {jax.process_index()} than in process "
+            f"0, which wrote a file that is not seen. Give an {option} on a disk that all share"
+        )
+    problems = distributed.exchange(f"claimed {number}", problem)
+    if is_first and probe:
+        (place / probe).unlink()
+    if found := next(filter(None, problems), None):
+        distributed.leave()
+        raise UserError(found)
+
+
+def _appears(path: pathlib.Path) -> bool:
+    end = time.monotonic() + _SEEN_SECONDS
+    while not path.exists():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.2)
+    return True
+
+
+def _lock(folder: pathlib.Path, option: str) -> None:
+    """Holds a lock until this process ends, however it does. Raises UserError where another has it.
+
+    A POSIX lock: also between the machines of a network disk, and not inherited by workers.
+    """
+    path = folder / _LOCK
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        os.close(descriptor)
+        raise UserError(
+            f"another run is working in {folder}: wait for its end, or give another {option}"
+        ) from error
+    except OSError:  # a disk without locks
+        return
+    atexit.register(path.unlink, missing_ok=True)
