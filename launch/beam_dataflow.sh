@@ -10,6 +10,9 @@
 # Needs pip install -e '.[beam]' 'apache-beam[gcp]' build. Also: WORKERS (at most; default 100),
 # MACHINE (n1-standard-4), BEAM_OPTIONS (more of the pipeline's), DRY_RUN=1, PYTHON.
 set -euo pipefail
+for argument; do # --help and -h only print the comment above, wherever they stand
+  [[ $argument != -h && $argument != --help ]] || exec sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
+done
 cd "$(dirname "$0")/.."
 
 : "${PROJECT:?PROJECT is missing: the Google Cloud project}"

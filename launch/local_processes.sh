@@ -3,18 +3,26 @@
 #
 #   launch/local_processes.sh 2 --config configs/psl2s.py --workdir runs/psl2s ...
 #
-# The first argument is the number of processes, the others go to psl_jax.main. Process 0 writes to
-# the terminal, the others to local_processes_<N>.log (in the folder LOGS, default: here). When one
-# ends with an error, so do all: they are told to, and waited for.
+# The first argument is the number of processes, the others go to psl_jax.main. Relative paths start
+# where this is called. Process 0 writes to the terminal, the others to local_processes_<N>.log in
+# the folder LOGS (default: here). When one ends with an error, the others are told to end, too.
 #
 # DEVICES=gpu gives process N the GPU number N; the default, cpu, uses none.
-# PYTHON=... names the interpreter (default: .venv/bin/python), PORT=... the coordinator's port.
+# PYTHON=... names the interpreter (default: the repository's .venv/bin/python), PORT=... the port
+# of process 0.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+for argument; do # --help and -h only print the comment above, wherever they stand
+  [[ $argument != -h && $argument != --help ]] || exec sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
+done
 
+repository=$(cd "$(dirname "$0")/.." && pwd)
 count=${1:?the first argument is the number of processes}
+[[ $count =~ ^[1-9][0-9]*$ ]] || { echo "$count: expected the number of processes" >&2 && exit 2; }
 shift
-python=${PYTHON:-.venv/bin/python}
+export PYTHONPATH=$repository${PYTHONPATH:+:$PYTHONPATH}
+python=${PYTHON:-$repository/.venv/bin/python}
+logs=${LOGS:-.}
+mkdir -p "$logs"
 find_port='import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
 port=${PORT:-$("$python" -c "$find_port")}
 
@@ -37,7 +45,7 @@ trap end_all EXIT
 run 0 "$@" &
 pids+=($!)
 for ((process = 1; process < count; process++)); do
-  run "$process" "$@" >"${LOGS:-.}/local_processes_$process.log" 2>&1 &
+  run "$process" "$@" >"$logs/local_processes_$process.log" 2>&1 &
   pids+=($!)
 done
 for _ in "${pids[@]}"; do

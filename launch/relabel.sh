@@ -9,8 +9,11 @@
 # written shard by shard, each host its own. Each command of launch/tpu_vm.sh works meanwhile.
 # On Slurm: RUN=relabel sbatch ... launch/slurm.sh MODEL DATA --segment_seconds=2 --out=...
 set -euo pipefail
+for argument; do # --help and -h only print the comment above, wherever they stand
+  [[ $argument != -h && $argument != --help ]] || exec sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
+done
 [ $# -gt 0 ] || {
-  sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
+  echo "give MODEL DATA --segment_seconds=S --out=DIR; --help tells more" >&2
   exit 2
 }
 exec "$(dirname "$0")/tpu_vm.sh" supervise --command=relabel "$@"

@@ -10,8 +10,9 @@
 # node's GPU number N, so do not bind GPUs to tasks (no --gpus-per-task).
 #
 # Two minutes before the time is up Slurm sends SIGTERM: the run saves where it is and ends with
-# status 75. That, and processes that were killed, put the job into the queue again, where it goes
-# on; at most MAX_RESTARTS (100) times. Other errors end it. A preempted job Slurm requeues itself.
+# status 75. The job is then put into the queue again, where it goes on, at most MAX_RESTARTS (100)
+# times; also where processes were killed. Where any process ended with an error, the job ends.
+# Slurm requeues a preempted job itself.
 # RUN=relabel runs psl_jax.relabel instead of main. PYTHON names the interpreter.
 
 #SBATCH --job-name=psl_jax
@@ -25,17 +26,30 @@
 #SBATCH --requeue
 #SBATCH --signal=TERM@120
 set -euo pipefail
+for argument; do # --help and -h only print the comment above, wherever they stand
+  [[ $argument != -h && $argument != --help ]] || exec sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
+done
 cd "${SLURM_SUBMIT_DIR:?submit this script with sbatch}"
 
 # srun does not take this over from sbatch by itself.
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
+# srun returns the highest of the tasks' statuses. An error of one task, such as 2, makes the others
+# end with 75 or be killed (above 128): 200 is added to it, so that srun returns the error.
+# shellcheck disable=SC2016  # the tasks expand it
+task='trap : TERM # for psl_jax, which is sent it, too
+  "$@" || status=$?
+  case ${status:-0} in
+    0 | 75 | 129 | 13? | 14?) exit "${status:-0}" ;;
+    *) exit $((status < 55 ? 200 + status : 255)) ;;
+  esac'
 status=0
 # --kill-on-bad-exit: when one has ended, Slurm ends what is left, after 30 s (KillWait) by force.
-srun --kill-on-bad-exit=1 --label "${PYTHON:-.venv/bin/python}" -m "psl_jax.${RUN:-main}" \
-  --distributed "$@" || status=$?
+srun --kill-on-bad-exit=1 --label bash -c "$task" task "${PYTHON:-.venv/bin/python}" \
+  -m "psl_jax.${RUN:-main}" --distributed "$@" || status=$?
 
+((status < 200)) || exit $((status - 200))
 case $status in
-  75 | 134 | 137 | 143) ;; # told to end, left by the others, killed
+  75 | 129 | 13? | 14?) ;; # told to end, left by the others, killed
   *) exit "$status" ;;
 esac
 if ((${SLURM_RESTART_COUNT:-0} >= ${MAX_RESTARTS:-100})); then

@@ -29,6 +29,9 @@
 #
 # Machine types and their VERSION: https://cloud.google.com/tpu/docs/runtimes.
 set -euo pipefail
+for argument; do # --help and -h only print the comment above, wherever they stand
+  [[ $argument != -h && $argument != --help ]] || exec sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
+done
 cd "$(dirname "$0")/.."
 
 poll=${POLL:-30} retries=${RETRIES:-5} backoff=${BACKOFF:-5}
@@ -162,7 +165,7 @@ install() {
     mkdir -p psl_jax && tar -xzf psl_jax.tar.gz -C psl_jax && cd psl_jax
     python3 -m pip install --user --quiet uv
     [ -d .venv ] || python3 -m uv venv --python $python_version --seed .venv
-    .venv/bin/pip install --quiet -c constraints.txt -e '.[tpu]'
+    .venv/bin/pip install --quiet -c constraints-py${python_version/./}.txt -e '.[tpu]'
     [ -f .setup ] || { ${setup:+( $setup
       )
       }touch .setup; }
@@ -326,6 +329,24 @@ supervise() {
 
 # --- the command line -------------------------------------------------------------------------
 
+# Ends where psl_jax would reject an option: before anything that is paid for is created. Which
+# options there are stands in the program's source, as it need not be installed here.
+check_arguments() {
+  local argument sources=("psl_jax/$module.py") known=''
+  [ -f "${sources[0]}" ] || fail "--command is '$module': there is no psl_jax.$module"
+  if [ "$module" = main ]; then
+    known='config(\..*)?|'
+  else
+    sources+=(psl_jax/teachers/options.py)
+  fi
+  known+=$(grep -ohzE '(add|add_argument|DEFINE_[a-z]+)\(\s*"(--)?[a-z_]+"' "${sources[@]}" |
+    tr '\0' '\n' | sed -n 's/.*"\(--\)\{0,1\}\([a-z_]*\)"$/\2/p' | paste -sd '|')
+  for argument; do
+    [[ ! $argument =~ ^--?([a-z][^=]*) || ${BASH_REMATCH[1]} =~ ^(no)?($known)$ ]] ||
+      fail "unknown option '$argument' of psl_jax.$module; the options of $0 stand before it"
+  done
+}
+
 command=${1:-}
 [ $# -eq 0 ] || shift
 while [ $# -gt 0 ]; do
@@ -374,7 +395,11 @@ esac
 where=(--zone="$ZONE")
 [ -z "${PROJECT:-}" ] || where+=(--project="$PROJECT")
 case $command in
-  run | supervise | all) [ $# -gt 0 ] || fail "$command needs arguments" ;;
+  run | supervise)
+    [ $# -gt 0 ] || fail "$command needs arguments"
+    check_arguments "$@"
+    ;;
+  all) [ $# -gt 0 ] || fail "$command needs arguments" ;;
   *) [ $# -eq 0 ] || fail "$command: unknown argument '$1'" ;;
 esac
 

@@ -16,12 +16,21 @@ from psl_jax.runtime import interrupts
 
 LAUNCH = places.ROOT / "launch"
 
-# Writes its name and arguments; its status is that of the environment.
+# Writes its name and arguments; its status is that of its task, or 0.
 RECORD = """#!{python} -IS
 import json, os, sys
 with open(os.environ["CALLS"], "a") as file:
     file.write(json.dumps([os.path.basename(sys.argv[0]), *sys.argv[1:]]) + "\\n")
-sys.exit(int(os.environ.get("STATUS_OF_" + os.path.basename(sys.argv[0]).upper(), "0")))
+if "SLURM_PROCID" in os.environ:
+    sys.exit(int(os.environ["STATUSES"].split()[int(os.environ["SLURM_PROCID"])]))
+"""
+
+# Runs two tasks; returns the highest of their statuses, as srun does.
+SRUN = """#!/bin/bash
+while [[ $1 == --* ]]; do shift; done
+SLURM_PROCID=0 "$@"; first=$?
+SLURM_PROCID=1 "$@"; second=$?
+exit $((first > second ? first : second))
 """
 
 
@@ -31,7 +40,7 @@ def launch(tmp_path):
     (tmp_path / "bin").mkdir()
     for name in ("srun", "scontrol", "python"):
         path = tmp_path / "bin" / name
-        path.write_text(RECORD.format(python=sys.executable))
+        path.write_text(SRUN if name == "srun" else RECORD.format(python=sys.executable))
         path.chmod(0o755)
     calls = tmp_path / "calls"
 
@@ -56,28 +65,29 @@ JOB = {"SLURM_SUBMIT_DIR": str(places.ROOT), "SLURM_JOB_ID": "17", "PYTHON": "py
 
 
 @pytest.mark.parametrize(
-    ("status", "restarts", "ends", "requeued"),
+    ("statuses", "restarts", "ends", "requeued"),
     [
-        (0, 0, 0, False),
-        (interrupts.RESTART, 0, 0, True),  # told to end, as the time is up
-        (137, 3, 0, True),  # a task was killed
-        (2, 0, 2, False),  # a setting is wrong
-        (1, 0, 1, False),
-        (interrupts.RESTART, 5, interrupts.RESTART, False),  # too often
+        ("0 0", 0, 0, False),
+        ("75 75", 0, 0, True),  # told to end, as the time is up
+        ("75 137", 3, 0, True),  # a task was killed
+        ("75 2", 0, 2, False),  # a setting is wrong, and the other task was left alone
+        ("1 137", 0, 1, False),
+        ("127 75", 0, 55, False),  # there is no Python
+        ("75 0", 5, 75, False),  # too often
     ],
 )
-def test_slurm_requeues_what_can_go_on(launch, status, restarts, ends, requeued):
-    done, (srun, *more) = launch(
+def test_slurm_requeues_what_can_go_on(launch, statuses, restarts, ends, requeued):
+    done, (*tasks, last) = launch(
         "slurm.sh",
         *AWKWARD,
         **JOB,
-        STATUS_OF_SRUN=str(status),
+        STATUSES=statuses,
         SLURM_RESTART_COUNT=str(restarts),
         MAX_RESTARTS="5",
     )
-    assert srun[-len(AWKWARD) - 4 :] == ["python", "-m", "psl_jax.main", "--distributed", *AWKWARD]
+    task = ["python", "-m", "psl_jax.main", "--distributed", *AWKWARD]
     assert done.returncode == ends, done.stderr
-    assert more == ([["scontrol", "requeue", "17"]] if requeued else [])
+    assert [*tasks, last] == [task] * 2 + [["scontrol", "requeue", "17"]] * requeued
 
 
 def test_slurm_says_in_time_that_the_time_is_up():
@@ -89,6 +99,32 @@ def test_slurm_says_in_time_that_the_time_is_up():
 def test_slurm_wants_to_be_submitted(launch):
     done, calls = launch("slurm.sh", "--config=x", SLURM_SUBMIT_DIR="")
     assert done.returncode != 0 and "submit this script with sbatch" in done.stderr and not calls
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in LAUNCH.glob("*.sh")))
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_help_calls_nothing(launch, script, option):
+    about = (LAUNCH / script).read_text().splitlines()[1]
+    done, calls = launch(script, "2", "--config=x", option, **CLOUD)
+    assert done.returncode == 0 and done.stdout.startswith(about.removeprefix("# ")) and not calls
+
+
+def test_local_processes_start_where_they_are_called(tmp_path):
+    python = tmp_path / "python"
+    python.write_text('#!/bin/bash\npwd\necho "$PYTHONPATH"\n')
+    python.chmod(0o755)
+    done = subprocess.run(
+        [LAUNCH / "local_processes.sh", "2", "--config=x"],
+        env=os.environ | {"PYTHON": str(python), "PORT": "1", "LOGS": "logs/today"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    for told in (done.stdout, (tmp_path / "logs/today/local_processes_1.log").read_text()):
+        folder, path = told.splitlines()
+        assert folder == str(tmp_path) and path.split(":")[0] == str(places.ROOT)
 
 
 def test_local_processes_are_waited_for(tmp_path):

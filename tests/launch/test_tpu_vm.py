@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import time
 
 import places
 import pytest
+
+from psl_jax import main, relabel
 
 SCRIPT = places.ROOT / "launch" / "tpu_vm.sh"
 TIMEOUT = 240  # seconds; a loaded machine is no failure
@@ -48,7 +51,8 @@ class Cloud:
         python3.write_text(
             '#!/bin/bash\n[ "$3" != venv ] || { mkdir -p .venv/bin; '
             f'cp {host_python} .venv/bin/python; echo installed >> "$HOME/pip"; '
-            "printf '#!/bin/bash\\n' > .venv/bin/pip; chmod +x .venv/bin/*; }\n"
+            "printf '#!/bin/bash\\necho $* > $HOME/installed\\n' > .venv/bin/pip; "
+            "chmod +x .venv/bin/*; }\n"
         )
         for path in (gcloud, python3, host_python):
             path.chmod(0o755)
@@ -133,6 +137,8 @@ def test_from_creation_to_deletion(cloud):
         assert start["argv"] == ["-m", "psl_jax.main", "--distributed", *AWKWARD]
         assert start["mine"] == "it's $mine"
         assert (cloud.folder / "hosts" / host / "mounted").exists()
+        installed = (cloud.folder / "hosts" / host / "installed").read_text()
+        assert "-c constraints-py312.txt " in installed  # uv makes an environment of Python 3.12
     status = cloud.ok("status").stdout
     assert "queued resource: ACTIVE" in status and status.count("psl_jax: running") == 2
     assert "started" in cloud.ok("logs", "--worker=1").stdout
@@ -287,6 +293,34 @@ def test_what_is_missing_or_wrong_is_named(cloud, arguments, environment, told):
     done = cloud(*arguments, **environment)
     assert done.returncode != 0 and told in done.stderr
     assert not cloud.calls("queued-resources", "create")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["supervise", "--help"], ""),
+        (["supervise", "--spot", "--config=x", "-h"], ""),
+        (["supervise", "--spott", "--config=x"], "unknown option '--spott' of psl_jax.main"),
+        (["run", "--config=x", "--split=eval"], "unknown option '--split=eval' of psl_jax.main"),
+        (["run", "--command=relabl", "m"], "there is no psl_jax.relabl"),
+        (["create", "--spott"], "create: unknown argument '--spott'"),
+    ],
+)
+def test_help_and_unknown_options_call_nothing(cloud, arguments, told):
+    done = cloud(*arguments)
+    assert done.returncode == (2 if told else 0) and told in done.stderr and not cloud.calls()
+    assert bool(told) != done.stdout.startswith("A TPU VM")
+
+
+def test_every_option_of_a_program_is_known(cloud, capsys):
+    with pytest.raises(SystemExit):
+        relabel.parse(["relabel", "--help"])
+    options = re.findall(r"^  (--[a-z_]+)", capsys.readouterr().out, re.MULTILINE)
+    assert "--segment_seconds" in options
+    cloud.ok("run", "--dry_run", "--command=relabel", *options)
+    names = [flag.name for flag in main.flags.FLAGS.flags_by_module_dict()[main.__name__]]
+    assert "workdir" in names
+    cloud.ok("run", "--dry_run", "--config.seed=1", *(f"--{name}" for name in names))
 
 
 def test_relabeling_by_all_hosts(cloud):
