@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import places
@@ -120,6 +121,35 @@ def both(code, *arguments):
     ]
     outputs = [process.communicate(timeout=TIMEOUT) for process in started]
     return [process.returncode for process in started], outputs
+
+
+def test_a_signal_ends_who_waits_for_the_others():
+    code = (
+        "import sys; from psl_jax.runtime import cli_entry, distributed\n"
+        "cli_entry.run(lambda _: distributed.join_processes(True, sys.argv[1], 2, 0))"
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = free.getsockname()
+    command = [sys.executable, "-c", code, f"127.0.0.1:{address[1]}"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        is_listening = False
+        while not is_listening and process.poll() is None:
+            time.sleep(0.1)
+            with socket.socket() as other:
+                is_listening = other.connect_ex(address) == 0
+        process.terminate()
+        process.communicate(timeout=TIMEOUT)
+    assert process.returncode == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_port_in_use_is_named(monkeypatch, is_first):
+    monkeypatch.setattr(distributed, "_GREETING_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(UserError, match=f"port {port}.* with another port"):
+            distributed.join_processes(True, f"127.0.0.1:{port}", 2, 0 if is_first else 1)
 
 
 def test_barrier_and_gather():

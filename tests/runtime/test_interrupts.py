@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -18,6 +20,25 @@ def handled(monkeypatch):
     signal.signal(signal.SIGTERM, before)
     interrupts._terminated.clear()
     interrupts.set_answer(None)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGUSR1"])
+def test_each_of_these_ends_a_program_so_that_it_can_go_on(name):
+    code = (
+        "import os, signal; from psl_jax.runtime import cli_entry\n"
+        f"cli_entry.run(lambda _: os.kill(os.getpid(), signal.{name}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 75 and f"told to end ({name})" in done.stderr
+
+
+def test_nohup_keeps_its_meaning():
+    code = (
+        "import os, signal; from psl_jax.runtime import cli_entry\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "cli_entry.run(lambda _: os.kill(os.getpid(), signal.SIGHUP))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_it_is_answered_at_the_end(handled):
