@@ -174,5 +174,6 @@ def _explain(arguments: list[str], error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    huge_pages.restart_with_them()
+    if huge_pages.is_command("main"):
+        huge_pages.restart_with_them()
     cli_entry.run(main, _parse, takes_buckets=True)

@@ -35,6 +35,19 @@ def restart_with_them() -> None:
         return
 
 
+def is_command(name: str) -> bool:
+    """Whether Python was started to run the command `name` and nothing else.
+
+    Not where a notebook's kernel, a script or `runpy` runs it: such a process is not ours.
+    """
+    words = sys.orig_argv[1:]
+    while words and words[0].startswith("-") and words[0] not in ("-m", "-c", "-"):
+        words = words[1:]  # options of the interpreter
+    is_script = bool(words) and pathlib.Path(words[0]).name == "psl-jax" and words[1:2] == [name]
+    modules = ["-m", f"psl_jax.{name}"], ["-m", "psl_jax", name]
+    return is_script or any(words[: len(module)] == module for module in modules)
+
+
 def _would_help() -> bool:
     """Whether the kernel gives huge pages to those who ask, and this C library can ask."""
     try:

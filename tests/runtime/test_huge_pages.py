@@ -68,6 +68,26 @@ def test_only_with_a_c_library_that_can_ask(tmp_path, monkeypatch, library, help
     assert huge_pages._would_help() == helps
 
 
+@pytest.mark.parametrize(
+    ("command", "is_ours"),
+    [
+        ("python -m psl_jax.main --config x", True),
+        ("python -I -m psl_jax main --config x", True),
+        ("/bin/python3 /opt/bin/psl-jax main --config x", True),
+        ("python -m ipykernel_launcher -f kernel.json", False),  # %run -m psl_jax.main
+        ("python script.py -m psl_jax.main", False),  # runpy
+        ("python - -m psl_jax.main", False),  # a script on standard input
+        ("python", False),
+        ("python -c code -m psl_jax.main", False),
+        ("python -m pdb -m psl_jax.main", False),
+        ("python /opt/bin/psl-jax tag x", False),
+    ],
+)
+def test_only_a_process_that_runs_the_command_alone_is_restarted(monkeypatch, command, is_ours):
+    monkeypatch.setattr(sys, "orig_argv", command.split())
+    assert huge_pages.is_command("main") == is_ours
+
+
 def test_a_program_that_restarts_runs_once_with_its_arguments_and_input():
     code = (  # which is made to take any system for one that helps
         "import os, sys; from psl_jax.runtime import huge_pages; "
