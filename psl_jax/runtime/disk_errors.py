@@ -66,11 +66,8 @@ def check_writable(folder: str | os.PathLike, option: str) -> None:
 
     To be asked before hours of computing. option: which to mend, for the message.
     """
-    place = path_of(folder)
-    if place.exists() and not place.is_dir():
-        raise UserError(f"{option}={folder} is a file: give a folder, which need not be there yet")
     if is_remote(folder):
-        probe = place / f".psl_jax-{uuid.uuid4().hex}"
+        probe = path_of(folder) / f".psl_jax-{uuid.uuid4().hex}"
         try:
             probe.write_bytes(b"")
             probe.unlink()
@@ -78,7 +75,7 @@ def check_writable(folder: str | os.PathLike, option: str) -> None:
             raise UserError(f"cannot write into {folder}, {option}: {error}") from error
         return
     try:
-        place.mkdir(parents=True, exist_ok=True)
+        pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=os.fspath(folder)):
             pass
     except OSError as error:

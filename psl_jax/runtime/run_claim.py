@@ -32,6 +32,10 @@ def claim(folder: str | os.PathLike, option: str) -> None:
     is_first = jax.process_index() == 0
     if is_first:
         try:
+            if place.exists() and not place.is_dir():
+                raise UserError(
+                    f"{option}={folder} is a file: give a folder, which need not be there yet"
+                )
             disk_errors.check_writable(place, option)
             if not is_remote(place):
                 _lock(place, option)
