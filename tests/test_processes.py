@@ -31,15 +31,15 @@ from psl_jax.runtime import distributed, parallel
 process = int(sys.argv[2])
 distributed.join_processes(True, sys.argv[1], 2, process)
 time.sleep(2 * process)
-start = time.monotonic()
+came = time.monotonic()
 parallel.wait_for_all("test")
 parallel.wait_for_all("test")
-waited = time.monotonic() - start
+went = time.monotonic()
 rows = np.full((3 - process, 3), process + 0.1, np.float32)
 gathered = parallel.gather_rows(rows, [3, 2])
 assert gathered.dtype == np.float32 and gathered.shape == (5, 3)
 assert (gathered[:3] == np.float32(0.1)).all() and (gathered[3:] == np.float32(1.1)).all(), gathered
-print("waited" if waited > 1 else "did not wait")
+print("times", came, went)
 """
 
 
@@ -155,8 +155,8 @@ def test_a_port_in_use_is_named(monkeypatch, is_first):
 def test_barrier_and_gather():
     statuses, outputs = both(TOGETHER)
     assert statuses == [0, 0], outputs
-    assert outputs[0][0].strip().endswith("waited")
-    assert outputs[1][0].strip().endswith("did not wait")
+    times = [out.rpartition("times")[2].split() for out, _ in outputs]
+    assert max(float(came) for came, _ in times) <= min(float(went) for _, went in times)
 
 
 def test_who_waits_for_a_dead_process_says_so_and_ends():
