@@ -151,11 +151,11 @@ def exchange(key: str, value: str) -> list[str]:
     """The values of all processes, by number; all come here, once for each key."""
     if not _peers:
         return [value]
-    client, count = jax_distributed.global_state.client, jax.process_count()
+    client: Any = jax_distributed.global_state.client
     client.key_value_set(f"psl_jax/{key}/{jax.process_index()}", value)
     return [
         client.blocking_key_value_get(f"psl_jax/{key}/{number}", 1000 * _JOIN_SECONDS)
-        for number in range(count)
+        for number in range(jax.process_count())
     ]
 
 
