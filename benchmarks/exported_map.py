@@ -21,7 +21,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from psl_jax import export
 from psl_jax.audio.segments import Segmentation
 from psl_jax.data import batches
-from psl_jax.data.sources import Source
+from psl_jax.data.source import Source
 from psl_jax.exporting import check
 from psl_jax.exporting.export_options import Runner
 from psl_jax.runtime import cli_entry, files
@@ -84,9 +84,7 @@ def open_split(data_dir: str, split: str) -> Source:
         from psl_jax.data.packed_source import PackedSource
 
         return PackedSource(packed)
-    from psl_jax.data.record_source import TFRecordSource
-
-    return TFRecordSource.open(data_dir, split)
+    return Source.open(data_dir, split)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

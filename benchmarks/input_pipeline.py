@@ -1,7 +1,6 @@
 """Clips a second of the input pipeline: 10 s clips to batches of 2 s segments with soft labels.
 
     python benchmarks/input_pipeline.py                               # an epoch of 100,000 records
-    python benchmarks/input_pipeline.py --reader tf_data --threads 8
     python benchmarks/input_pipeline.py --records 2000 --shards 2 --folder /dev/shm      # a trial
 
 A few shards of 256 records are written and read again and again under other names, so that the
@@ -27,8 +26,8 @@ from psl_jax.corpora import clip_rows
 from psl_jax.data import batches
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.index_files import build_index
-from psl_jax.data.record_source import TFRecordSource
 from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter
+from psl_jax.data.source import Source
 from psl_jax.preparing import shards
 
 CLIP_SECONDS, SEGMENT_SECONDS = 10, 2
@@ -52,7 +51,7 @@ def main() -> None:
     (flags.out / "input_pipeline.json").write_text(json.dumps(result, indent=2) + "\n")
 
 
-def write_source(root: pathlib.Path, flags: argparse.Namespace) -> TFRecordSource:
+def write_source(root: pathlib.Path, flags: argparse.Namespace) -> Source:
     """`flags.records` clips of noise, in files of which `flags.shards` exist."""
     distinct = flags.shards
     rng = np.random.default_rng(0)
@@ -75,7 +74,7 @@ def write_source(root: pathlib.Path, flags: argparse.Namespace) -> TFRecordSourc
     rows = [row for number in range(count) for row in described[number % distinct]]
     index = build_index("train", CLASSES, rows, [CLIPS_PER_SHARD] * count)
     names = [paths[number % distinct] for number in range(count)]
-    return TFRecordSource(names, index, flags.threads, flags.reader)
+    return Source(names, index)
 
 
 def write_labels(folder: pathlib.Path, index: ClipIndex) -> SoftLabels:
@@ -90,7 +89,7 @@ def write_labels(folder: pathlib.Path, index: ClipIndex) -> SoftLabels:
     return SoftLabels.open(folder, index, segmentation)
 
 
-def measure(source: TFRecordSource, labels: SoftLabels, flags: argparse.Namespace) -> dict:
+def measure(source: Source, labels: SoftLabels, flags: argparse.Namespace) -> dict:
     """One epoch after a warm-up of one window; rates over the epoch, memory at each tenth."""
     segmentation = Segmentation(SEGMENT_SECONDS)
     per_epoch = int(batches.steps_per_epoch(source.index, segmentation, flags.batch_size))
@@ -117,8 +116,6 @@ def measure(source: TFRecordSource, labels: SoftLabels, flags: argparse.Namespac
     return {
         "records": len(source.index),
         "sampling": flags.sampling,
-        "reader": flags.reader,
-        "threads": source.threads,
         "clips_per_second": segments / seconds / (CLIP_SECONDS / SEGMENT_SECONDS),
         "segments_per_second": segments / seconds,
         "resident_MB": resident,
@@ -138,8 +135,6 @@ def _flags() -> argparse.Namespace:
     parser.add_argument("--shards", type=int, default=16, help="that exist, of 82 MB each")
     parser.add_argument("--batch_size", type=int, default=256)
     parser.add_argument("--sampling", default="uniform", help="uniform, balanced or weighted")
-    parser.add_argument("--reader", default="direct", choices=("direct", "tf_data"))
-    parser.add_argument("--threads", type=int, default=2, help="that read")
     parser.add_argument("--alpha", type=float, default=1.0)
     parser.add_argument("--folder", help="where to put shards and labels, 2 GB by default")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/benchmarks"))

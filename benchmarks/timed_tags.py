@@ -24,10 +24,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import exported_map
 
-from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
-from psl_jax.data import sampling
+from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.data.clip_index import ClipIndex
-from psl_jax.data.sources import Source
+from psl_jax.data.source import Source
 from psl_jax.runtime import cli_entry, files
 from psl_jax.runtime.errors import UserError
 from psl_jax.tagging import tagger
@@ -63,11 +62,8 @@ def frame_scores(model: tagger.Tagger, source: Source) -> list[np.ndarray]:
     segmentation = model.segmentation()
     index = source.index
     rows: list[list[np.ndarray]] = [[] for _ in range(len(index))]
-    whole = Segmentation(index.clip_samples / SAMPLE_RATE)
-    for loaded in source.read(sampling.sequential_windows(index, whole)):
-        clips = loaded.window.clips
-        lengths = index.num_samples[clips]
-        audio = [row[:n].copy() for row, n in zip(loaded.rows, lengths, strict=True)]
+    for clips in np.array_split(np.arange(len(index)), -(-len(index) // 256)):
+        audio = list(source.read_whole(clips))
         blocks = [lambda waveform=waveform: iter([waveform]) for waveform in audio]
         timelines = [Timeline(segments=True) for _ in audio]
         for item in model.run(blocks, segmentation):

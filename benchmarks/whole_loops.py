@@ -24,7 +24,7 @@ from absl import flags as absl_flags
 
 from psl_jax.audio.segments import Segmentation
 from psl_jax.data import batches
-from psl_jax.data.record_source import TFRecordSource
+from psl_jax.data.source import Source
 from psl_jax.model.frontend import LogMel
 from psl_jax.model.mobilenetv2 import create
 from psl_jax.runtime import cli_entry, distributed, huge_pages, parallel
@@ -127,7 +127,7 @@ def compare(name: str, whole: Callable, bare: Callable, rounds: int) -> dict[str
 
 def main(flags: argparse.Namespace) -> None:
     distributed.configure()
-    source = TFRecordSource.open(flags.data_dir, flags.split)
+    source = Source.open(flags.data_dir, flags.split)
     segmentation = Segmentation(flags.seconds)
     network, variables = create(source.index.num_classes, flags.width)
     rates = relabel_rates(source, segmentation, variables, flags)

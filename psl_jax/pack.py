@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from absl import flags
 
 from psl_jax.data.packed_source import pack
-from psl_jax.data.sources import Source
+from psl_jax.data.source import Source
 from psl_jax.preparing.folder_sources import folder_sources
 from psl_jax.runtime import cli_entry, disk_errors
 from psl_jax.runtime.errors import UserError
@@ -31,10 +31,9 @@ _SEPARATOR = flags.DEFINE_string("label_separator", ";", "Between the labels in 
 
 def _prepared_sources(data_dir: str) -> Iterator[tuple[str, Source]]:
     from psl_jax.data import index_files as index_files
-    from psl_jax.data.record_source import TFRecordSource
 
     for split in index_files.splits(data_dir):
-        yield split, TFRecordSource.open(data_dir, split)
+        yield split, Source.open(data_dir, split)
 
 
 def main(_) -> None:

@@ -8,10 +8,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from psl_jax.audio.segments import Segmentation
-from psl_jax.data import memory_source
 from psl_jax.data.clip_index import ClipIndex, ragged
 from psl_jax.data.packed_source import pack
 from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter
+from psl_jax.data.source import Source
 
 # A loaded machine is no failure, and the examples are to be the same everywhere.
 settings.register_profile("psl_jax", deadline=None, max_examples=40, derandomize=True)
@@ -73,24 +73,30 @@ def make_audio(index: ClipIndex, seed: int = 0) -> list[np.ndarray]:
     return [rng.integers(-32768, 32768, n).astype(np.int16) for n in index.num_samples]
 
 
-class MemorySource(memory_source.MemorySource):
-    """The source in memory, by default of noise."""
+class MemorySource(Source):
+    """A source in memory, by default of noise."""
 
     def __init__(self, index: ClipIndex, audio: list[np.ndarray] | None = None):
-        super().__init__(index, make_audio(index) if audio is None else audio)
+        self.index, self.audio = index, make_audio(index) if audio is None else audio
+
+    def read(self, clips, starts, counts, rows):
+        for row, clip, start, count in zip(rows, clips, starts, counts, strict=True):
+            row[:count] = self.audio[clip][start : start + count]
+
+    def read_whole(self, clips):
+        yield from (self.audio[clip] for clip in clips)
 
 
 def write_tfrecords(
     directory: pathlib.Path, index: ClipIndex, audio: list[np.ndarray]
 ) -> list[pathlib.Path]:
-    """Shards as TFDS writes them, and the index. Returns the shards' paths."""
+    """Shards as TFDS writes them. Returns their paths."""
     import tensorflow as tf
 
     def bytes_feature(value: bytes):
         return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
 
     directory.mkdir(parents=True, exist_ok=True)
-    index.save(directory / f"index-{index.split}.npz")
     count = len(index.shard_sizes)
     paths = []
     for shard, (low, high) in enumerate(

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
+from psl_jax.data.record_files import FRAMING_BYTES, HEADER_BYTES
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
@@ -26,6 +27,7 @@ class ClipDescription(NamedTuple):
     events: Sequence[Event] | None = None
     digest: int | None = None  # of the audio, 64 bits; None: not known
     record_bytes: int | None = None  # that its record takes in a shard
+    audio_start: int | None = None  # where in its record; None: as `prepare` writes it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +50,8 @@ class ClipIndex:
     event_values: np.ndarray | None = None  # [events] int32, class indices
     audio_digests: np.ndarray | None = None  # [clips] uint64: equal where the audio is
     record_bytes: np.ndarray | None = None  # [clips] int64: that each takes in its shard
+    # [clips] int64: where the audio begins in each record; None: as `prepare` writes records
+    audio_starts: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if int(self.shard_sizes.sum()) != len(self.ids):
@@ -77,6 +81,21 @@ class ClipIndex:
     def shard_of(self, clips: np.ndarray | int) -> np.ndarray:
         """The shard that holds each of `clips`, numbers of any shape: int64 of that shape."""
         return np.searchsorted(self.shard_offsets, clips, side="right") - 1
+
+    @cached_property
+    def record_places(self) -> np.ndarray:
+        """Where each clip's record begins in its shard: int64 [clips]."""
+        assert self.record_bytes is not None, self.split
+        ends = np.concatenate([[0], np.cumsum(self.record_bytes)])
+        return ends[:-1] - np.repeat(ends[self.shard_offsets[:-1]], self.shard_sizes)
+
+    @cached_property
+    def audio_places(self) -> np.ndarray:
+        """Where each clip's audio begins in its shard: int64 [clips]."""
+        if self.audio_starts is not None:
+            return self.record_places + self.audio_starts
+        assert self.record_bytes is not None, self.split
+        return self.record_places + prepared_audio_starts(self.record_bytes, self.num_samples)
 
     @cached_property
     def ids_sha256(self) -> str:
@@ -179,9 +198,36 @@ def joined(indices: Sequence[ClipIndex], name: str | None = None) -> ClipIndex:
     has_events = all(index.has_events for index in indices)
     kept = [f.name for f in dataclasses.fields(ClipIndex) if f.name not in ("split", "classes")]
     arrays = {k: offsets(k) if k.endswith("_offsets") else together(k) for k in kept}
+    if any(index.audio_starts is not None for index in indices):
+        starts = [index.audio_places - index.record_places for index in indices]
+        arrays["audio_starts"] = np.concatenate(starts)
     if not has_events:
         arrays |= dict.fromkeys(("event_offsets", "event_times", "event_values"))
     return ClipIndex(name, first.classes, **arrays)  # type: ignore[arg-type]
+
+
+def prepared_audio_starts(record_bytes: np.ndarray, num_samples: np.ndarray) -> np.ndarray:
+    """Where the audio begins in each record that `prepare` wrote: int64 [clips].
+
+    It is the first feature, inside messages whose sizes come before it: Example, Features, the
+    entry with its name, Feature, BytesList and the bytes themselves. See
+    `record_files.parse_example`.
+    """
+    audio = 2 * np.asarray(num_samples, np.int64)
+    bytes_list = 1 + _varint_bytes(audio) + audio
+    feature = 1 + _varint_bytes(bytes_list) + bytes_list
+    name = 7  # "audio", its field and size
+    entry = name + 1 + _varint_bytes(feature) + feature
+    example = np.asarray(record_bytes, np.int64) - FRAMING_BYTES
+    all_features = example - 1 - _varint_bytes(example - 1)  # one byte off at most, so once more
+    all_features = example - 1 - _varint_bytes(all_features)
+    sizes = (all_features, entry, feature, bytes_list, audio)
+    return HEADER_BYTES + name + np.sum([1 + _varint_bytes(size) for size in sizes], axis=0)
+
+
+def _varint_bytes(numbers: np.ndarray) -> np.ndarray:
+    """Bytes that numbers take as varints, seven bits in each."""
+    return 1 + np.sum([numbers >> 7 * k > 0 for k in range(1, 5)], axis=0)
 
 
 def shared_clips(a: ClipIndex, b: ClipIndex) -> np.ndarray:

@@ -1,6 +1,5 @@
 """The index of a prepared split: where its shards lie and what its clips are, without audio."""
 
-import functools
 import itertools
 import os
 import pathlib
@@ -10,17 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from psl_jax.audio.segments import SAMPLE_RATE
+from psl_jax.data import record_files, tfds_metadata
 from psl_jax.data.clip_index import ClipDescription, ClipIndex, joined, ragged
+from psl_jax.data.tfds_metadata import FEATURES_NAME, INFO_NAME
 from psl_jax.runtime import csv_files, files, progress
 from psl_jax.runtime.errors import UserError
-from psl_jax.runtime.paths import absolute, is_remote, path_of
-from psl_jax.runtime.quiet_tensorflow import tensorflow_quietly
+from psl_jax.runtime.paths import absolute, local_copy, path_of
 
-_PARSE_BATCH = 64
-INFO_NAME = "dataset_info.json"  # TFDS's; it is written last
 CLASSES_NAME = "classes.csv"
-_FEATURES_NAME = "features.json"  # of TFDS
 UNIONS_NAME = "unions.json"  # splits that are several stored ones together
 
 
@@ -44,6 +40,7 @@ def load_index(data_dir: str | os.PathLike, split: str) -> ClipIndex:
         and saved.split == split
         and np.array_equal(saved.shard_sizes, sizes)
         and saved.classes == classes
+        and saved.record_bytes is not None
     ):
         return saved
     index = _scan(data_dir, split, classes, sizes)
@@ -64,7 +61,7 @@ def find_data_dir(folder: str | os.PathLike) -> str:
     if (root / INFO_NAME).exists():
         return os.fspath(root)
     # Without the former the latter tells which folder it is that lacks it.
-    found = _folders_with(INFO_NAME, root) or _folders_with(_FEATURES_NAME, root)
+    found = _folders_with(INFO_NAME, root) or _folders_with(FEATURES_NAME, root)
     if len(found) > 1:
         names = "".join(f"\n  {path}" for path in found)
         raise UserError(f"{folder} holds several prepared data sets: give one of{names}")
@@ -99,8 +96,7 @@ def shard_paths(data_dir: str | os.PathLike, split: str) -> list[str]:
 def shard_names(data_dir: str | os.PathLike, split: str) -> list[pathlib.Path]:
     """Where the shards of `split` should be, in order. Raises UserError as `shard_paths`."""
     members = unions(data_dir).get(split, [split])
-    infos = [_split_info(data_dir, member) for member in members]
-    return [path_of(path) for info in infos for path in info.filepaths]
+    return [path for member in members for path in _stored_split(data_dir, member).paths]
 
 
 def index_path(data_dir: str | os.PathLike, split: str) -> pathlib.Path:
@@ -122,7 +118,7 @@ def saved_index(data_dir: str | os.PathLike, split: str) -> ClipIndex | None:
 def shard_sizes(data_dir: str | os.PathLike, split: str) -> np.ndarray:
     """Clips in each shard of `split`, as the data set's metadata say: int64 [shards]."""
     members = unions(data_dir).get(split, [split])
-    lengths = [length for one in members for length in _split_info(data_dir, one).shard_lengths]
+    lengths = [n for member in members for n in _stored_split(data_dir, member).lengths]
     return np.array(lengths, dtype=np.int64)
 
 
@@ -135,7 +131,7 @@ def splits(data_dir: str | os.PathLike) -> list[str]:
 
 def stored_splits(data_dir: str | os.PathLike) -> list[str]:
     """Names of the splits that have shards of their own: those that TFDS knows."""
-    return list(_dataset_info(data_dir).splits)
+    return list(tfds_metadata.read_splits(data_dir))
 
 
 def unions(data_dir: str | os.PathLike) -> dict[str, list[str]]:
@@ -155,20 +151,7 @@ def unions(data_dir: str | os.PathLike) -> dict[str, list[str]]:
 
 def class_names(data_dir: str | os.PathLike) -> tuple[str, ...]:
     """The classes of the data set, in label order."""
-    features = _dataset_info(data_dir).features
-    try:
-        names = features["labels"].feature.names
-    except (KeyError, AttributeError, TypeError):
-        names = None
-    missing = {"id", "audio", "labels"} - set(features or ())
-    wrong = "" if missing else _wrong_audio(features["audio"])
-    if missing or not names or wrong:
-        raise UserError(
-            f"{data_dir} is a TFDS data set of another form: {wrong or 'features are missing'}. "
-            "Expected the features id (tfds.features.Text()), labels (a Sequence of ClassLabel "
-            "with names) and audio, mono at 16 kHz: tfds.features.Tensor(shape=(None,), "
-            f'dtype=np.int16, encoding="bytes"). Found {features}.'
-        )
+    names = tfds_metadata.read_class_names(data_dir)
     _check_names(path_of(data_dir), names)
     return tuple(names)
 
@@ -191,26 +174,6 @@ def _check_names(folder: pathlib.Path, names: Sequence[str]) -> None:
         )
 
 
-def _wrong_audio(feature: Any) -> str:
-    """What is other than expected of the feature `audio`; its records would be noise."""
-    import tensorflow_datasets as tfds
-
-    if isinstance(feature, tfds.features.Audio):
-        if getattr(feature, "_lazy_decode", False):
-            return "audio holds encoded files (lazy_decode)"
-        rate = getattr(feature, "sample_rate", None)
-        if rate not in (None, SAMPLE_RATE):
-            return f"audio is at {rate} Hz"
-    elif not isinstance(feature, tfds.features.Tensor):
-        return f"audio is a {type(feature).__name__}"
-    if feature.np_dtype != np.int16:
-        return f"audio is {np.dtype(feature.np_dtype)}"
-    if len(feature.shape) != 1:
-        return f"audio has the shape {feature.shape}"
-    encoding = getattr(getattr(feature, "_encoding", None), "value", None)
-    return "" if encoding == "bytes" else f"audio is encoded as {encoding!r}"
-
-
 def build_index(
     split: str,
     classes: Sequence[str],
@@ -221,7 +184,8 @@ def build_index(
 
     A split without a single event counts as one without strong labels.
     """
-    ids, lengths, labels, events, digests, sizes_on_disk = [], [], [], [], [], []
+    ids, lengths, labels, events = [], [], [], []
+    digests, sizes_on_disk, audio_starts = [], [], []
     for clip in clips:
         ids.append(clip.id)
         lengths.append(clip.num_samples)
@@ -229,6 +193,7 @@ def build_index(
         events.append(clip.events or ())
         digests.append(clip.digest)
         sizes_on_disk.append(clip.record_bytes)
+        audio_starts.append(clip.audio_start)
     label_offsets, label_values = ragged(labels)
     more: dict[str, Any] = {}
     if any(events):
@@ -243,6 +208,8 @@ def build_index(
         more["audio_digests"] = np.array(digests, np.uint64)
     if None not in sizes_on_disk:
         more["record_bytes"] = np.array(sizes_on_disk, np.int64)
+    if None not in audio_starts:
+        more["audio_starts"] = np.array(audio_starts, np.int64)
     return ClipIndex(
         split=split,
         classes=tuple(classes),
@@ -266,10 +233,7 @@ def _read_saved(path: pathlib.Path) -> ClipIndex | None:
 
 def _scan(data_dir, split: str, classes: Sequence[str], sizes: np.ndarray) -> ClipIndex:
     paths = shard_paths(data_dir, split)
-    has_events = "events" in _dataset_info(data_dir).features
-    clips = progress.track(
-        _scan_records(paths, has_events), int(sizes.sum()), "clips", f"index {split}"
-    )
+    clips = progress.track(_scan_records(paths), int(sizes.sum()), "clips", f"index {split}")
     try:
         return build_index(split, classes, clips, sizes)
     except ValueError as error:
@@ -279,74 +243,38 @@ def _scan(data_dir, split: str, classes: Sequence[str], sizes: np.ndarray) -> Cl
         ) from error
 
 
-def _scan_records(paths: list[str], has_events: bool) -> Iterator[ClipDescription]:
-    """Every clip, in order; the audio is not copied out."""
-    tf = tensorflow_quietly()
-    spec: dict[str, Any] = {
-        "id": tf.io.FixedLenFeature([], tf.string),
-        "audio": tf.io.FixedLenFeature([], tf.string),
-        "labels": tf.io.RaggedFeature(tf.int64),
-    }
-    if has_events:
-        spec |= {f"events/{k}": tf.io.RaggedFeature(tf.float32) for k in ("onset", "offset")}
-        spec["events/label"] = tf.io.RaggedFeature(tf.int64)
-
-    def parse(serialized):
-        record = tf.io.parse_example(serialized, spec)
-        record["bytes"] = tf.strings.length(record.pop("audio"))
-        return record
-
-    data = tf.data.TFRecordDataset(paths).batch(_PARSE_BATCH)
-    for batch in data.map(parse, num_parallel_calls=2).prefetch(2):
-        labels = batch["labels"].to_list()
-        events = None
-        if has_events:
-            columns = [batch[f"events/{k}"].to_list() for k in ("onset", "offset", "label")]
-            events = [list(zip(*clip, strict=True)) for clip in zip(*columns, strict=True)]
-        for i, (clip_id, size) in enumerate(
-            zip(batch["id"].numpy(), batch["bytes"].numpy(), strict=True)
-        ):
-            clip_events = events[i] if events else None
-            yield ClipDescription(clip_id.decode(), int(size) // 2, labels[i], clip_events)
+def _scan_records(paths: list[str]) -> Iterator[ClipDescription]:
+    """Every clip, in order."""
+    for path in paths:
+        try:
+            with local_copy(path) as local:
+                yield from map(_described, record_files.read_records(local))
+        except record_files.DamagedFileError as error:
+            raise UserError(
+                f"{path}: damaged clip shard ({error}); prepare the data again"
+            ) from error
 
 
-def _dataset_info(data_dir: str | os.PathLike) -> Any:
-    path = path_of(data_dir) / INFO_NAME
-    if is_remote(path) and path.exists():
-        return _remote_info(os.fspath(data_dir), *path.stat())
-    return _read_info(data_dir)
+def _described(record: memoryview) -> ClipDescription:
+    features = record_files.parse_example(record)
+    clip_id, audio = record_files.bytes_features(record, ("id", "audio"))
+
+    def values(name: str) -> list:
+        return features[name].values if name in features else []
+
+    columns = [values(f"events/{name}") for name in ("onset", "offset", "label")]
+    return ClipDescription(
+        bytes(clip_id).decode(),
+        len(audio) // 2,
+        values("labels"),
+        list(zip(*columns, strict=True)),
+        record_bytes=len(record) + record_files.FRAMING_BYTES,
+        audio_start=features["audio"].start + record_files.HEADER_BYTES,
+    )
 
 
-@functools.lru_cache(maxsize=8)
-def _remote_info(data_dir: str, *_: object) -> Any:
-    """Read once as long as it is the same object: each time would take several requests."""
-    return _read_info(data_dir)
-
-
-def _read_info(data_dir: str | os.PathLike) -> Any:
-    import tensorflow_datasets as tfds
-    from google.protobuf.json_format import ParseError
-
-    folder = path_of(data_dir)
-    if not (folder / INFO_NAME).exists():
-        inside: object = "no such folder"
-        if folder.is_dir():
-            inside = sorted(found.name for found in folder.iterdir())[:5]
-        raise UserError(
-            f"{data_dir} is not a prepared data set: expected {INFO_NAME} in it, found "
-            f"{inside}. Give the folder of the version, such as .../own_data/<settings>/1.0.0."
-        )
-    try:
-        return tfds.builder_from_directory(os.fspath(data_dir)).info
-    except (ParseError, ValueError, KeyError, OSError) as error:
-        raise UserError(
-            f"{os.path.join(data_dir, INFO_NAME)}: TFDS cannot read these metadata: {error}. Give "
-            "the command again that prepared the data, which writes them again"
-        ) from error
-
-
-def _split_info(data_dir: str | os.PathLike, split: str) -> Any:
-    known = _dataset_info(data_dir).splits
-    if split not in known:
+def _stored_split(data_dir: str | os.PathLike, split: str) -> tfds_metadata.StoredSplit:
+    stored = tfds_metadata.read_splits(data_dir)
+    if split not in stored:
         raise UserError(f"{data_dir} has no split {split!r}; its splits are {splits(data_dir)}")
-    return known[split]
+    return stored[split]

@@ -1,25 +1,26 @@
 """A split whose audio is held in memory."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
 from psl_jax.data.clip_index import ClipIndex
-from psl_jax.data.sampling import Window
-from psl_jax.data.sources import LoadedWindow
+from psl_jax.data.source import Source
 
 
-class MemorySource:
+class MemorySource(Source):
     """A split whose audio is held in memory: [clips] arrays of int16 [samples]."""
 
     def __init__(self, index: ClipIndex, audio: list[np.ndarray]):
         self.index, self.audio = index, audio
 
-    def read(self, windows: Iterable[Window]) -> Iterator[LoadedWindow]:
+    def read(
+        self, clips: np.ndarray, starts: np.ndarray, counts: np.ndarray, rows: np.ndarray
+    ) -> None:
         """See `Source.read`."""
-        for window in windows:
-            loaded = LoadedWindow(window, np.zeros(int(window.offsets[-1]), np.int16))
-            for row, clip, start in zip(loaded.rows, window.clips, window.starts, strict=True):
-                samples = self.audio[clip][start : start + len(row)]
-                row[: len(samples)] = samples
-            yield loaded
+        for row, clip, start, count in zip(rows, clips, starts, counts, strict=True):
+            row[:count] = self.audio[clip][start : start + count]
+
+    def read_whole(self, clips: np.ndarray) -> Iterator[np.ndarray]:
+        """See `Source.read_whole`."""
+        yield from (self.audio[clip] for clip in clips)

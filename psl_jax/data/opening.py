@@ -2,25 +2,18 @@
 
 import os
 
-from psl_jax.data.sources import Source
+from psl_jax.data.source import Source
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
 
 
-def open_source(
-    data_dir: str, split: str, packed: bool = False, reader: str = "auto", threads: int = 0
-) -> Source:
-    """A split of the prepared (or packed) data. TensorFlow is imported for the former only.
-
-    reader, threads: see `DataSettings`.
-    """
+def open_source(data_dir: str, split: str, packed: bool = False) -> Source:
+    """A split of the prepared (or packed) data."""
     if packed:
         from psl_jax.data.packed_source import PackedSource
 
         return PackedSource(os.path.join(data_dir, f"{split}.npz"))
-    from psl_jax.data.record_source import TFRecordSource
-
-    return TFRecordSource.open(data_dir, split, threads, reader)
+    return Source.open(data_dir, split)
 
 
 def open_folder(folder: str | os.PathLike, split: str) -> Source:

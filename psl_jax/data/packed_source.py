@@ -4,15 +4,13 @@ import dataclasses
 import os
 import struct
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import IO
 
 import numpy as np
 
-from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
 from psl_jax.data.clip_index import ClipIndex
-from psl_jax.data.sampling import Window, sequential_windows
-from psl_jax.data.sources import LoadedWindow, Source, read_ahead
+from psl_jax.data.source import Source
 from psl_jax.runtime import files, progress
 from psl_jax.runtime.disk_errors import plain_disk_errors
 from psl_jax.runtime.errors import UserError
@@ -25,11 +23,10 @@ _LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip member: magic, name length
 def pack(source: Source, path: str | os.PathLike) -> None:
     """Writes the split of `source` to `path`: its audio end to end (int16) and its index.
 
-    Memory: two windows, whatever the split's size. The file appears when it is whole.
+    Memory: a clip, whatever the split's size. The file appears when it is whole.
     Raises UserError for a full disk.
     """
     index = source.index
-    whole = Segmentation(max(index.clip_samples, 1) / SAMPLE_RATE)
     with (
         plain_disk_errors(path, "Run the same command again."),
         files.atomic_open(path, "wb") as file,
@@ -38,17 +35,16 @@ def pack(source: Source, path: str | os.PathLike) -> None:
     ):
         with archive.open(_aligned(_AUDIO), "w", force_zip64=True) as member:
             _write_header(member, int(index.num_samples.sum(dtype=np.int64)))
-            for loaded in source.read(sequential_windows(index, whole)):
-                lengths = index.num_samples[loaded.window.clips]
-                for row, length in zip(loaded.rows, lengths, strict=True):
-                    member.write(row[:length].astype("<i2", copy=False).data)
-                bar.update(len(lengths))
+            for clip in range(len(index)):
+                (audio,) = source.read_whole(np.array([clip]))
+                member.write(audio.astype("<i2", copy=False).data)
+                bar.update()
         for name, value in _index_arrays(index).items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, value, allow_pickle=False)
 
 
-class PackedSource:
+class PackedSource(Source):
     """A packed split: the `Source` that needs neither TensorFlow nor many files.
 
     Attributes:
@@ -81,17 +77,17 @@ class PackedSource:
                 "data again"
             )
 
-    def read(self, windows: Iterable[Window]) -> Iterator[LoadedWindow]:
+    def read(
+        self, clips: np.ndarray, starts: np.ndarray, counts: np.ndarray, rows: np.ndarray
+    ) -> None:
         """See `Source.read`."""
-        return read_ahead(self._fill, windows)
+        places = (self.offsets[clips] + starts).tolist()
+        for row, place, count in zip(rows, places, counts.tolist(), strict=True):
+            row[:count] = self.audio[place : place + count]
 
-    def _fill(self, window: Window, rows: list[np.ndarray]) -> None:
-        places = zip(rows, window.clips.tolist(), window.starts.tolist(), strict=True)
-        for row, clip, start in places:
-            first, end = self.offsets[clip] + start, self.offsets[clip + 1]
-            samples = self.audio[first : min(first + len(row), end)]
-            row[: len(samples)] = samples
-            row[len(samples) :] = 0
+    def read_whole(self, clips: np.ndarray) -> Iterator[np.ndarray]:
+        """See `Source.read_whole`."""
+        yield from (self.audio[self.offsets[clip] : self.offsets[clip + 1]] for clip in clips)
 
 
 def _index_arrays(index: ClipIndex) -> dict[str, np.ndarray]:

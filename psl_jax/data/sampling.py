@@ -12,9 +12,9 @@ read what it skips.
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -109,6 +109,35 @@ def epoch_windows(
         _drawn_window(index, segmentation, clips[low:high], segments[low:high])
         for low, high in itertools.pairwise(bounds)
     ]
+
+
+def training_order(
+    index: ClipIndex,
+    segmentation: Segmentation,
+    *,
+    batch_size: int,
+    start_step: int = 0,
+    process_count: int = 1,
+    **order: Any,
+) -> Iterator[np.ndarray]:
+    """The segments of each batch of this process from `start_step` on, by number: int64 [batch].
+
+    Without end. order: the other arguments of `epoch_windows`, without the epoch.
+    """
+    first = np.cumsum(np.append(0, segmentation.counts(index.num_samples)), dtype=np.int64)
+    size = epoch_size(index, segmentation, process_count)
+    first_epoch, skipped = divmod(start_step * batch_size, max(size, 1))
+    waiting = np.empty(0, np.int64)
+    for epoch in itertools.count(first_epoch):
+        for window in epoch_windows(
+            index, segmentation, epoch=epoch, process_count=process_count, **order
+        ):
+            position, segment = window.entries.T
+            waiting = np.concatenate([waiting, first[window.clips[position]] + segment])
+            waiting, skipped = waiting[skipped:], max(skipped - len(waiting), 0)
+            while len(waiting) >= batch_size:
+                yield waiting[:batch_size]
+                waiting = waiting[batch_size:]
 
 
 def is_permuted(index: ClipIndex, window_clips: int) -> bool:

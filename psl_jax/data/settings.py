@@ -21,9 +21,6 @@ class DataSettings:
     max_clip_seconds: float = setting(10.0, above=0)  # own_data: longer files are cut, and reported
     label_separator: str = ";"
     num_workers: int = operational(0, least=0)  # 0: one a core
-    # How records are read: directly, or by tf.data; auto: by tf.data from gs:// and the like
-    reader: str = operational("auto", choices=("auto", "direct", "tf_data"))
-    reader_threads: int = operational(0, least=0)  # 0: 2 for local files, 16 for others
     full_clips: int = setting(1200, least=1)  # soundscapes: how many of each split
     balanced_clips: int = setting(300, least=1)
     eval_clips: int = setting(300, least=1)

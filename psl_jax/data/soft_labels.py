@@ -8,6 +8,7 @@ goes on with `missing_shards`.
 
 import os
 import pathlib
+import threading
 import zipfile
 import zlib
 from functools import cached_property
@@ -156,6 +157,7 @@ class SoftLabels:
     def __init__(self, directory: pathlib.Path, index: ClipIndex, segmentation: Segmentation):
         self.directory, self.index, self.segmentation = directory, index, segmentation
         self.manifest = label_manifest.read(directory)
+        self._lock = threading.Lock()
         self.num_segments = int(segmentation.counts(index.num_samples).max(initial=1))
         self._cache: dict[int, np.ndarray] = {}  # by shard, the last used at the end
         self._places: dict[int, np.ndarray | None] = {}  # by shard: where its records begin
@@ -247,6 +249,27 @@ class SoftLabels:
                 out[rows] = self.read_clips(shard, wanted)[back]
             else:
                 out[rows] = self._cached(shard)[clips[rows] - self.index.shard_offsets[shard]]
+        return out
+
+    def of_segments(self, clips: np.ndarray, segments: np.ndarray) -> np.ndarray:
+        """Soft labels of segments: float16 [n, C]. Threads may read at once.
+
+        clips, segments: int [n], the clip of each and its number in the clip.
+        """
+        out = np.empty((len(clips), self.index.num_classes), np.float16)
+        shards = self.index.shard_of(clips)
+        order = np.argsort(shards, kind="stable")
+        wanted_shards, begins = np.unique(shards[order], return_index=True)
+        with self._lock:
+            for shard, rows in zip(
+                wanted_shards.tolist(), np.split(order, begins[1:]), strict=False
+            ):
+                wanted, back = np.unique(clips[rows], return_inverse=True)
+                if self._reads_only(shard, len(wanted)):
+                    out[rows] = self.read_clips(shard, wanted)[back, segments[rows]]
+                else:
+                    local = clips[rows] - self.index.shard_offsets[shard]
+                    out[rows] = self._cached(shard)[local, segments[rows]]
         return out
 
     def _some(self, path: pathlib.Path, shard: int, clips: np.ndarray) -> label_shards.Some:

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from psl_jax.audio.segments import REFLECTED_SAMPLES, SAMPLE_RATE, Segmentation
-from psl_jax.data.batches import Batch, BatchBuilder
+from psl_jax.data.batches import LOADERS
 from psl_jax.data.clip_index import ClipIndex
-from psl_jax.data.sampling import sequential_windows
-from psl_jax.data.sources import Source
+from psl_jax.data.segment_loader import Batch, Segments
+from psl_jax.data.source import Source
+from psl_jax.runtime.ordered_map import ordered_map
 
 RATIO = 1.5  # of one length to the next: of clips of all lengths about a fifth is padding
 SHORTEST_SECONDS = 0.5
@@ -17,7 +18,6 @@ SHORTEST_SECONDS = 0.5
 LEAST_SPARED_SECONDS = 600.0
 # Batches that are not full are scored after so many clips, so that no clip waits for the end.
 CLIPS_BETWEEN = 4096
-_READ_SECONDS = 1.0  # a clip's place in the memory of a window is so many whole seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,36 +99,28 @@ def whole_clip_batches(
 ) -> Iterator[Batch]:
     """Each of `clips` (numbers, ascending) once, in a batch of clips of its length.
 
-    All are read once, in order. Batches are as in `batches.eval_batches`; those of one length have
-    one size, batch_size(seconds, clips of that length); the last ones, and one of each length every
-    CLIPS_BETWEEN clips, are filled up with rows of weight 0.
+    Batches are as in `batches.eval_batches`; those of one length have one size, batch_size(seconds,
+    clips of that length). The last ones, and one of each length every CLIPS_BETWEEN clips, are
+    filled up with rows of weight 0.
     """
-    index = source.index
-    number = whole.number_of(index.num_samples[clips])
-    builders = {
-        int(k): BatchBuilder(
-            index,
-            Segmentation(whole.lengths[k] / SAMPLE_RATE),
-            batch_size(whole.lengths[k] / SAMPLE_RATE, int((number == k).sum())),
-        )
-        for k in np.unique(number)
-    }
-    windows = sequential_windows(index, Segmentation(_READ_SECONDS), clips=clips)
-    waiting = 0
-    for loaded in source.read(windows):
-        number = whole.number_of(index.num_samples[loaded.window.clips])
-        for k, builder in builders.items():
-            position = np.flatnonzero(number == k)
-            entries = np.stack([position, np.zeros_like(position)], axis=1)
-            yield from builder.add(loaded, None, entries)
-        waiting += len(number)
-        if waiting >= CLIPS_BETWEEN:
-            yield from _rests(builders)
-            waiting = 0
-    yield from _rests(builders)
+    lengths = whole.number_of(source.index.num_samples[clips])
+    segments, sizes = {}, {}
+    for k in np.unique(lengths).tolist():
+        seconds = whole.lengths[k] / SAMPLE_RATE
+        segments[k] = Segments(source, Segmentation(seconds))
+        sizes[k] = batch_size(seconds, int((lengths == k).sum()))
+    batches = []  # last clip, length, clips
+    for low in range(0, len(clips), CLIPS_BETWEEN):
+        part = slice(low, low + CLIPS_BETWEEN)
+        for k, size in sizes.items():
+            alike = clips[part][lengths[part] == k]
+            for begin in range(0, len(alike), size):
+                batch_clips = alike[begin : begin + size]
+                batches.append((batch_clips[-1], k, batch_clips))
+    batches.sort(key=lambda batch: batch[0])  # so that clips are read about in order
 
+    def load(batch: tuple[int, int, np.ndarray]) -> Batch:
+        _, k, batch_clips = batch
+        return segments[k].load(segments[k].firsts[batch_clips], sizes[k], verify=True)
 
-def _rests(builders: dict[int, BatchBuilder]) -> Iterator[Batch]:
-    for builder in builders.values():
-        if builder.filled:
-            yield builder.rest()
+    yield from ordered_map(load, batches, LOADERS, ahead=1)

@@ -16,7 +16,7 @@ from psl_jax.data.batches import Batch
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.opening import open_source
 from psl_jax.data.soft_labels import SoftLabels
-from psl_jax.data.sources import Source
+from psl_jax.data.source import Source
 from psl_jax.experiments import advice, stepping
 from psl_jax.experiments.averaging import average
 from psl_jax.experiments.labelling import Labelling
@@ -204,10 +204,7 @@ class Experiment:
     def source(self, split: str) -> Source:
         """A split of the data."""
         if split not in self._sources:
-            data = self.settings.data
-            self._sources[split] = open_source(
-                self.data_dir, split, self._is_packed, data.reader, data.reader_threads
-            )
+            self._sources[split] = open_source(self.data_dir, split, self._is_packed)
         return self._sources[split]
 
     @property

@@ -11,7 +11,7 @@ from psl_jax.audio.segments import Segmentation
 from psl_jax.config import Settings
 from psl_jax.data.label_manifest import are_begun, digest_without_teacher, missing_shards
 from psl_jax.data.soft_labels import SoftLabels
-from psl_jax.data.sources import Source
+from psl_jax.data.source import Source
 from psl_jax.experiments import advice, stepping
 from psl_jax.experiments.run_binding import OtherRunError, RunFolder
 from psl_jax.model.model import Model

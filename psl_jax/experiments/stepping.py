@@ -14,7 +14,7 @@ from psl_jax.config import Settings
 from psl_jax.data import batches
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.soft_labels import SoftLabels
-from psl_jax.data.sources import Source
+from psl_jax.data.source import Source
 from psl_jax.data.time_shift import TimeShift
 from psl_jax.model.folding import FoldedNetwork, fold
 from psl_jax.model.frontend import LogMel
@@ -231,7 +231,6 @@ def order_of(settings: Settings, local_batch: int) -> dict[str, Any]:
         "seed": settings.seed,
         "sampling": settings.train.sampling,
         "window_clips": settings.train.window_clips,
-        "shift": _time_shift(settings),
         "process_index": jax.process_index(),
         "process_count": jax.process_count(),
     }
@@ -264,6 +263,7 @@ def stepper(
             start_step=step,
             soft_labels=soft_labels,
             alpha=settings.alpha,
+            shift=_time_shift(settings),
             **order,
         )
 

@@ -18,10 +18,10 @@ from psl_jax.corpora.problems import Problem
 from psl_jax.data import index_files as index_lib
 from psl_jax.data.clip_index import ClipIndex, joined
 from psl_jax.preparing import mending, metadata, parts, preparation_report, shards
-from psl_jax.preparing.workers import ordered_map
 from psl_jax.runtime import interrupts, progress
 from psl_jax.runtime.disk_errors import plain_disk_errors
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.ordered_map import ordered_map
 from psl_jax.runtime.paths import is_remote, path_of, remove_tree
 
 VERSION = "1.0.0"

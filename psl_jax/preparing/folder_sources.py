@@ -8,10 +8,10 @@ import numpy as np
 from psl_jax.corpora import clip_rows, labels_folder
 from psl_jax.data.index_files import build_index
 from psl_jax.data.memory_source import MemorySource
-from psl_jax.data.sources import Source
-from psl_jax.preparing.workers import ordered_map
+from psl_jax.data.source import Source
 from psl_jax.runtime import progress
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.ordered_map import ordered_map
 
 CLIPS_PER_SHARD = 256  # soft labels of packed data are written in such parts
 

@@ -10,9 +10,9 @@ from psl_jax.corpora.corpus import Corpus
 from psl_jax.data import index_files
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.preparing import metadata, shards
-from psl_jax.preparing.workers import ordered_map
 from psl_jax.runtime import files, progress
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.ordered_map import ordered_map
 
 
 def lacks(folder: pathlib.Path, corpus: Corpus) -> bool:

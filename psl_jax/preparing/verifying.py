@@ -12,9 +12,9 @@ from psl_jax.corpora.clip_rows import Clip
 from psl_jax.data import index_files, record_files
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.preparing import preparation_report
-from psl_jax.preparing.workers import ordered_map
 from psl_jax.runtime import progress
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.ordered_map import ordered_map
 from psl_jax.runtime.paths import local_copy
 from psl_jax.runtime.quiet_tensorflow import tensorflow_quietly
 

@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
-from psl_jax.data import sampling
+from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.soft_labels import SoftLabels
-from psl_jax.data.sources import Source
+from psl_jax.data.source import Source
 from psl_jax.reporting import data_urls
 from psl_jax.runtime import files
 from psl_jax.tagging.tagger import Tagger
@@ -59,17 +58,14 @@ def write(
     """
     index = source.index
     hearers = _Hearers(labels, student, tagger)
-    windows = sampling.sequential_windows(
-        index, Segmentation(index.clip_samples / SAMPLE_RATE), clips=chosen(len(index))
-    )
+    clips = chosen(len(index))
     described: list[dict[str, Any]] = []
-    for loaded in source.read(windows):
-        for clip, row in zip(loaded.window.clips.tolist(), loaded.rows, strict=True):
-            audio = row[: min(index.num_samples[clip], round(MOST_SECONDS * SAMPLE_RATE))].copy()
-            sound = f"clip{len(described) + 1}.flac"
-            with files.atomic_open(folder / sound, "wb") as file:
-                file.write(data_urls.flac(audio))
-            described.append(_describe(clip, index, audio, hearers) | {"sound": sound})
+    for clip, whole in zip(clips.tolist(), source.read_whole(clips), strict=True):
+        audio = whole[: round(MOST_SECONDS * SAMPLE_RATE)]
+        sound = f"clip{len(described) + 1}.flac"
+        with files.atomic_open(folder / sound, "wb") as file:
+            file.write(data_urls.flac(audio))
+        described.append(_describe(clip, index, audio, hearers) | {"sound": sound})
     about = {"split": index.split, "num_clips": len(index), "student": student, "clips": described}
     files.write_json(folder / ABOUT, about)
 

@@ -6,15 +6,14 @@ and, where they are known, the true events.
 
 import dataclasses
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
 from psl_jax.data.clip_index import ClipIndex, Event
-from psl_jax.data.sampling import Window
 from psl_jax.data.soft_labels import SoftLabels
-from psl_jax.data.sources import Source
+from psl_jax.data.source import Source
 from psl_jax.reporting import data_urls, result_tables, run_page
 from psl_jax.runtime import progress
 
@@ -26,7 +25,6 @@ RULES = {
 }
 
 _ROWS = 8  # classes shown of a clip, and more only where it has more labels
-_READ_AT_ONCE = 16
 _WRITTEN_VALUES = 12  # segments up to which their values are written in them
 
 
@@ -74,7 +72,7 @@ def write_page(
     index = labels.index
     values = labels.gather(clips)
     views = []
-    read = progress.track(_audio(source, clips), len(clips), "clip", "draw")
+    read = progress.track(source.read_whole(clips), len(clips), "clip", "draw")
     for number, (clip, audio) in enumerate(zip(clips.tolist(), read, strict=True)):
         views.append(view(index, clip, audio, values[number], labels.segmentation))
     context = {
@@ -187,23 +185,6 @@ def _events(index: ClipIndex, clip: int) -> Sequence[Event]:
 
 def _of(offsets: np.ndarray, values: np.ndarray, clip: int) -> list[int]:
     return values[offsets[clip] : offsets[clip + 1]].tolist()
-
-
-def _audio(source: Source, clips: np.ndarray) -> Iterator[np.ndarray]:
-    """int16 [samples] of each clip, in order."""
-    lengths = source.index.num_samples[clips].astype(np.int64)
-    windows = [
-        Window(
-            clips[part],
-            np.zeros((0, 2), np.int32),
-            np.zeros(len(clips[part]), np.int64),
-            lengths[part],
-        )
-        for part in (slice(k, k + _READ_AT_ONCE) for k in range(0, len(clips), _READ_AT_ONCE))
-    ]
-    for loaded in source.read(windows):
-        for row in loaded.rows:
-            yield row.copy()
 
 
 def _tiles(labels: SoftLabels, clips: np.ndarray) -> list[tuple[str, str, str, str]]:

@@ -11,7 +11,7 @@ import io
 import logging
 import os
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Any, NamedTuple
 
 from etils.epath import gpath
@@ -223,6 +223,14 @@ def check(place: str | os.PathLike) -> None:
             )
     except FileNotFoundError as error:
         raise path._no_bucket() from error
+
+
+def read_ranges(places: Sequence[str], starts: Sequence[int], ends: Sequence[int]) -> list[bytes]:
+    """See `paths.read_ranges`; raises FileNotFoundError."""
+    if not places:
+        return []
+    with BucketPath(places[0])._plain_errors():
+        return _file_system().cat_ranges(list(places), list(starts), list(ends), on_error="raise")
 
 
 @functools.cache

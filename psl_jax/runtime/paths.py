@@ -11,7 +11,7 @@ import pathlib
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 from psl_jax.runtime.errors import UserError
@@ -74,3 +74,10 @@ def local_copy(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         copy = pathlib.Path(folder) / place.name
         place.download(copy)  # type: ignore[attr-defined]
         yield copy
+
+
+def read_ranges(paths: Sequence[str], starts: Sequence[int], ends: Sequence[int]) -> list[bytes]:
+    """The bytes from `starts[i]` to `ends[i]` of each object in a bucket, asked for at once."""
+    from psl_jax.runtime import buckets
+
+    return buckets.read_ranges(paths, starts, ends)

@@ -10,6 +10,8 @@ LAST_COMMIT = "de85886"  # the last one that supports them all
 # A removed setting -> the values with which an older run or label folder is still used, the default
 # first. None: all of them, as the setting changes nothing by itself.
 REMOVED: dict[str, tuple[Any, ...] | None] = {
+    "data.reader": None,
+    "data.reader_threads": None,
     "train.cache_features": ("auto", "off"),  # off: as where they do not fit into memory
     "train.resident": (False,),
     "train.steps_per_dispatch": None,

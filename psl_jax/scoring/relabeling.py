@@ -13,7 +13,7 @@ from psl_jax.data import batches
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.label_manifest import LabelRule
 from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter
-from psl_jax.data.sources import Source
+from psl_jax.data.source import Source
 from psl_jax.runtime import files, parallel, progress
 from psl_jax.runtime.paths import remove_tree
 from psl_jax.scoring import label_rates, label_windows, metrics

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from psl_jax.data.batches import Batch
+from psl_jax.data.segment_loader import Batch
 from psl_jax.model.folding import (
     FoldedNetwork,
     JaxOperations,

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from psl_jax.data.clip_index import ClipIndex
-from psl_jax.data.sources import Source
+from psl_jax.data.source import Source
 from psl_jax.runtime import files, parallel, progress
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import remove_tree

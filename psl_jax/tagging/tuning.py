@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import ndimage, special
 
-from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
-from psl_jax.data import sampling
+from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.data.clip_index import ClipIndex
-from psl_jax.data.sources import Source
+from psl_jax.data.source import Source
 from psl_jax.model.thresholds import DEFAULT, Thresholds
 from psl_jax.runtime import progress
 from psl_jax.tagging.tagger import Computed, Tagger
@@ -23,6 +22,7 @@ from psl_jax.tagging.timeline import FRAME_SECONDS, Timeline
 
 # What is tried: evenly spaced logits, as models of many classes may give no more than 0.01.
 TRIED = np.array([float(f"{p:.4g}") for p in special.expit(np.arange(-7.0, 7.01, 0.05))])
+_READ_AT_ONCE = 256  # clips
 FEW = 5  # clips of a class or fewer: its threshold is uncertain
 
 
@@ -128,12 +128,10 @@ def kind_of(index: ClipIndex) -> str:
 
 def clip_rows(tagger: Tagger, source: Source) -> Iterator[tuple[int, np.ndarray]]:
     """(clip, scores over time float32 [rows, classes]) of each clip, as `tag` computes them."""
-    index, segmentation = source.index, tagger.segmentation()
-    whole = Segmentation(index.clip_samples / SAMPLE_RATE)
-    for loaded in source.read(sampling.sequential_windows(index, whole)):
-        clips = loaded.window.clips
-        lengths = index.num_samples[clips]
-        audio = [row[:n].copy() for row, n in zip(loaded.rows, lengths, strict=True)]
+    segmentation = tagger.segmentation()
+    for first in range(0, len(source.index), _READ_AT_ONCE):
+        clips = np.arange(first, min(first + _READ_AT_ONCE, len(source.index)))
+        audio = list(source.read_whole(clips))
         blocks = [lambda waveform=waveform: iter([waveform]) for waveform in audio]
         timelines = {i: Timeline(segments=True) for i in range(len(audio))}
         rows: dict[int, list[np.ndarray]] = {i: [] for i in timelines}

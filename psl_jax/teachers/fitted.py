@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from psl_jax.data.batches import Batch
+from psl_jax.data.segment_loader import Batch
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
 from psl_jax.scoring.label_rates import logits_of

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from psl_jax.audio.segments import SAMPLE_RATE
-from psl_jax.data.batches import Batch
+from psl_jax.data.segment_loader import Batch
 from psl_jax.runtime import parallel
 from psl_jax.scoring.scorer import CPU_BATCH
 

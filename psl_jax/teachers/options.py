@@ -13,7 +13,7 @@ from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.label_manifest import LabelRule
 from psl_jax.data.opening import open_folder
-from psl_jax.data.sources import Source
+from psl_jax.data.source import Source
 from psl_jax.data.whole_clips import WholeClips
 from psl_jax.runtime import cli_entry, distributed, parallel
 from psl_jax.runtime.errors import UserError

@@ -12,10 +12,11 @@ import numpy as np
 
 from psl_jax.audio.segments import Segmentation
 from psl_jax.data import batches
-from psl_jax.data.batches import Batch
-from psl_jax.data.sampling import process_clips
+from psl_jax.data.batches import process_clips
+from psl_jax.data.sampling import training_order
+from psl_jax.data.segment_loader import Batch, Segments
 from psl_jax.data.soft_labels import SoftLabels
-from psl_jax.data.sources import Source
+from psl_jax.data.source import Source
 from psl_jax.model.convolutions import product
 from psl_jax.model.frontend import num_frames
 from psl_jax.model.mobilenetv2 import (
@@ -79,20 +80,10 @@ def train_batches(
     **order: Any,
 ) -> Iterator[Batch]:
     """The batches of `batches.train_batches` with `features` instead of audio."""
-    index = source.index
-    counts = segmentation.counts(index.num_samples).astype(np.int64)
-    starts = np.cumsum(counts) - counts
-    for entry in batches.train_entries(index, segmentation, **order):
-        clip, segment = entry["clip"], entry["segment"]
-        labels = index.weak_labels(clip)
-        if soft_labels is not None and alpha:
-            soft = soft_labels.gather(clip)[np.arange(len(clip)), segment].astype(np.float32)
-            labels = alpha * soft + (1 - alpha) * labels if alpha != 1 else soft
-        yield {
-            "features": features[starts[clip] + segment],
-            "num_samples": entry["num_samples"],
-            "labels": labels,
-        }
+    segments = Segments(source, segmentation, soft_labels, alpha)
+    for numbers in training_order(source.index, segmentation, **order):
+        batch = segments.describe(numbers)
+        yield {"features": features[numbers]} | {k: batch[k] for k in ("num_samples", "labels")}
 
 
 class FrozenScorer:

@@ -7,7 +7,7 @@ from typing import Any, Self
 import jax
 from jax.sharding import Mesh
 
-from psl_jax.data.batches import Batch
+from psl_jax.data.segment_loader import Batch
 from psl_jax.runtime import parallel
 from psl_jax.training.step import TrainState
 

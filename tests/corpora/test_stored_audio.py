@@ -15,7 +15,7 @@ import soundfile
 
 from psl_jax.corpora import stored_audio
 from psl_jax.corpora.stored_audio import Hdf5Audio, ParquetAudio
-from psl_jax.preparing.workers import ordered_map
+from psl_jax.runtime.ordered_map import ordered_map
 
 ROWS, WORKERS = 320, 32
 

@@ -1,7 +1,8 @@
+"""Batches of segments: what is in them, of which segments they are, and that they go on."""
+
+import hashlib
 import itertools
-import queue
 import threading
-import tracemalloc
 
 import numpy as np
 import pytest
@@ -13,40 +14,33 @@ from synthetic_data import (
     make_index,
     make_probabilities,
     segmentations,
+    write_metadata,
     write_soft_labels,
+    write_tfrecords,
 )
 
 from psl_jax.audio.segments import REFLECTED_SAMPLES, Segmentation
-from psl_jax.data.batches import (
-    eval_batch_count,
-    eval_batches,
-    read_labelled,
-    steps_per_epoch,
-    train_batches,
-)
-from psl_jax.data.sampling import SAMPLINGS, epoch_size, sequential_windows
-from psl_jax.data.sources import BufferRing, read_ahead
+from psl_jax.data.batches import eval_batch_count, eval_batches, steps_per_epoch, train_batches
+from psl_jax.data.sampling import SAMPLINGS, epoch_size
+from psl_jax.data.segment_loader import Segments
+from psl_jax.data.source import Source
 from psl_jax.data.time_shift import TimeShift
 from psl_jax.model import frontend
 
 SECOND = Segmentation(1.0)
 
 
-class CountingSource(MemorySource):
-    """Notes which clips were read."""
-
-    def __init__(self, index):
-        super().__init__(index)
-        self.clips_read = []
-
-    def read(self, windows):
-        for loaded in super().read(windows):
-            self.clips_read.append(loaded.window.clips)
-            yield loaded
-
-
-def check_audio(batch, source, segmentation):
-    """Each row against the clip itself."""
+def check_batch(batch, size, source, segmentation):
+    """Form, and each row's audio against the clip itself."""
+    shapes = {
+        "audio": (np.int16, (size, segmentation.segment_samples)),
+        "num_samples": (np.int32, (size,)),
+        "labels": (np.float32, (size, source.index.num_classes)),
+        "weight": (np.float32, (size,)),
+        "clip": (np.int32, (size,)),
+        "segment": (np.int32, (size,)),
+    }
+    assert {k: (v.dtype.type, v.shape) for k, v in batch.items()} == shapes
     for row in np.flatnonzero(batch["weight"]):
         clip = source.audio[batch["clip"][row]]
         start = batch["segment"][row] * segmentation.hop_samples
@@ -61,34 +55,22 @@ def check_audio(batch, source, segmentation):
         assert not rest[len(reflected) :].any()
 
 
-def check_equal(left, right):
-    assert left.keys() == right.keys()
-    for key in left:
-        np.testing.assert_array_equal(left[key], right[key], err_msg=key)
-
-
-def check_form(batch, size, segmentation, index):
-    shapes = {
-        "audio": (np.int16, (size, segmentation.segment_samples)),
-        "num_samples": (np.int32, (size,)),
-        "labels": (np.float32, (size, index.num_classes)),
-        "weight": (np.float32, (size,)),
-        "clip": (np.int32, (size,)),
-        "segment": (np.int32, (size,)),
-    }
-    assert {k: (v.dtype.type, v.shape) for k, v in batch.items()} == shapes
+def places(batches):
+    """(clip, segment) of all rows."""
+    return [
+        pair
+        for batch in batches
+        for pair in zip(batch["clip"].tolist(), batch["segment"].tolist(), strict=True)
+    ]
 
 
 @given(indices(), segmentations, st.integers(1, 9), st.sampled_from(SAMPLINGS))
 def test_train_batches_hold_the_clips_audio_and_weak_labels(index, segmentation, size, sampling):
     source = MemorySource(index)
-    batches = train_batches(
-        source, segmentation, batch_size=size, seed=0, sampling=sampling, window_clips=5
-    )
     weak = index.weak_labels()
-    for batch in itertools.islice(batches, 6):
-        check_form(batch, size, segmentation, index)
-        check_audio(batch, source, segmentation)
+    feed = train_batches(source, segmentation, batch_size=size, seed=0, sampling=sampling)
+    for batch in itertools.islice(feed, 6):
+        check_batch(batch, size, source, segmentation)
         np.testing.assert_array_equal(batch["labels"], weak[batch["clip"]])
         assert (batch["weight"] == 1).all()
 
@@ -97,15 +79,8 @@ def test_train_batches_hold_the_clips_audio_and_weak_labels(index, segmentation,
 def test_batches_straddle_epochs_and_each_epoch_is_complete(index, segmentation, size):
     per_epoch = epoch_size(index, segmentation)
     assert steps_per_epoch(index, segmentation, size) * size == pytest.approx(per_epoch)
-    batches = train_batches(MemorySource(index), segmentation, batch_size=size, seed=1)
-    taken = list(itertools.islice(batches, -(-3 * per_epoch // size)))
-    seen = list(
-        zip(
-            np.concatenate([b["clip"] for b in taken]).tolist(),
-            np.concatenate([b["segment"] for b in taken]).tolist(),
-            strict=True,
-        )
-    )
+    feed = train_batches(MemorySource(index), segmentation, batch_size=size, seed=1)
+    seen = places(itertools.islice(feed, -(-3 * per_epoch // size)))
     epochs = [sorted(seen[i * per_epoch : (i + 1) * per_epoch]) for i in range(3)]
     assert len(set(epochs[0])) == per_epoch
     assert epochs[0] == epochs[1] == epochs[2]
@@ -130,7 +105,6 @@ def test_a_resumed_run_sees_what_an_undisturbed_one_sees(
             seed=7,
             sampling=sampling,
             start_step=start_step,
-            window_clips=4,
             shift=TimeShift(0.5, 0.5, seed=7),
             process_index=processes - 1,
             process_count=processes,
@@ -139,17 +113,8 @@ def test_a_resumed_run_sees_what_an_undisturbed_one_sees(
     for whole, resumed in zip(
         itertools.islice(batches(0), start, start + 4), batches(start), strict=False
     ):
-        check_equal(whole, resumed)
-
-
-def test_skipped_windows_are_not_read():
-    index = make_index([10] * 6, 32_000)
-    source = CountingSource(index)
-    next(train_batches(source, SECOND, batch_size=5, seed=0, start_step=21, window_clips=10))
-    assert len(source.clips_read) == 1  # 105 of the epoch's 120 segments lie before it
-    source = CountingSource(index)
-    next(train_batches(source, SECOND, batch_size=5, seed=0, start_step=24_000, window_clips=10))
-    assert len(source.clips_read) == 1
+        for name in whole:
+            np.testing.assert_array_equal(whole[name], resumed[name], err_msg=name)
 
 
 @pytest.mark.parametrize("alpha", [1.0, 0.5, 0.0])
@@ -176,27 +141,16 @@ def test_eval_batches_cover_every_clip_once_over_processes(index, segmentation, 
     count = eval_batch_count(index, segmentation, size, processes)
     seen = []
     for process in range(processes):
-        batches = list(
-            eval_batches(
-                source,
-                segmentation,
-                batch_size=size,
-                window_clips=4,
-                process_index=process,
-                process_count=processes,
-            )
-        )
+        shares = {"process_index": process, "process_count": processes}
+        batches = list(eval_batches(source, segmentation, batch_size=size, **shares))
         assert len(batches) == count
         for batch in batches:
-            check_form(batch, size, segmentation, index)
-            check_audio(batch, source, segmentation)
+            check_batch(batch, size, source, segmentation)
             empty = batch["weight"] == 0
             assert (batch["clip"][empty] == -1).all()
             assert (batch["num_samples"][empty] == segmentation.segment_samples).all()
             assert not batch["audio"][empty].any()
-            seen += zip(
-                batch["clip"][~empty].tolist(), batch["segment"][~empty].tolist(), strict=True
-            )
+        seen += [pair for pair in places(batches) if pair[0] >= 0]
     counts = segmentation.counts(index.num_samples)
     assert seen == [(clip, s) for clip, n in enumerate(counts) for s in range(n)]
 
@@ -204,143 +158,71 @@ def test_eval_batches_cover_every_clip_once_over_processes(index, segmentation, 
 def test_every_process_makes_the_same_number_of_steps_per_epoch():
     index = make_index([7, 1, 4], np.arange(12) * 9000 + 8000)
     for process in range(5):
-        batches = train_batches(
-            MemorySource(index),
-            SECOND,
-            batch_size=1,
-            seed=0,
-            process_index=process,
-            process_count=5,
-        )
+        shares = {"process_index": process, "process_count": 5}
+        feed = train_batches(MemorySource(index), SECOND, batch_size=1, seed=0, **shares)
         size = epoch_size(index, SECOND, 5)
-        entries = [
-            (int(b["clip"][0]), int(b["segment"][0])) for b in itertools.islice(batches, size)
-        ]
-        assert len(set(entries)) == size
+        assert len(set(places(itertools.islice(feed, size)))) == size
 
 
-def test_read_ahead_keeps_two_windows_in_memory_and_goes_on_after_the_reader_left():
-    """The bound that `Source.read` states."""
-    index = make_index([64], 16_000)
-    windows = sequential_windows(index, SECOND, window_clips=4) * 4
-    window_bytes = 4 * 16_000 * 2
-    loads = []
-
-    def fill(window, rows):
-        for row in rows:
-            row[:] = len(loads)
-        loads.append(window)
-
-    tracemalloc.start()
-    numbers = []
-    for loaded in read_ahead(fill, windows):
-        assert loaded.audio.min() == loaded.audio.max()
-        numbers.append(int(loaded.audio[0]))
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert numbers == list(range(64))
-    assert peak < 2.2 * window_bytes
-
-    loads.clear()
-    reading = read_ahead(fill, windows)
-    next(reading)
-    reading.close()
-    assert len(loads) <= 2
-    assert not [t for t in threading.enumerate() if t.name.startswith("read_ahead")]
+# SHA-256 of what the code before segments were read by number (commit de85886) put into batches.
+STORED = {
+    None: "6ebc87392939492834fff99c46efa3d99343dcfe4c250d36be213258de857097",
+    1.0: "d9f0272a74511acc727dc974f999e3c63bf1c36193f443d55055a5d70a001a13",
+    0.5: "1faa889cefb2dae7d89af558b8c3c19d9953ea60ab2c1d8a375709037872abea",
+}
 
 
-def test_a_window_is_whole_until_the_next_is_asked_for_however_slow_its_reader():
-    """The next one is written meanwhile, and the one after it not begun."""
-    index = make_index([5, 4, 1, 6, 3], 1000)
-    windows = sequential_windows(index, SECOND, window_clips=6)
-    assert len({len(window.clips) for window in windows}) > 1  # the memory grows in between
-    written = queue.Queue()
-
-    def fill(window, rows):
-        for row, clip in zip(rows, window.clips, strict=True):
-            row[:] = clip
-        written.put(window)
-
-    for number, loaded in enumerate(read_ahead(fill, windows)):
-        ahead = windows[number + (number > 0) : number + 2]
-        assert [written.get(timeout=10) for _ in ahead] == ahead
-        with pytest.raises(queue.Empty):
-            written.get(timeout=0.05)
-        for row, clip in zip(loaded.rows, loaded.window.clips, strict=True):
-            assert (row == clip).all()
-
-
-def test_the_memory_of_a_window_is_used_again_and_a_copy_is_the_readers():
-    index = make_index([24], 1000)
-    windows = sequential_windows(index, SECOND, window_clips=4)
-
-    def fill(window, rows):
-        for row in rows:
-            row[:] = window.clips[0]
-
-    kept, copies = [], []
-    for loaded in read_ahead(fill, windows):
-        kept.append(loaded.audio)
-        copies.append(loaded.audio[:1].copy())
-    assert [int(samples[0]) for samples in copies] == [0, 4, 8, 12, 16, 20]
-    assert [int(samples[0]) for samples in kept] == [16, 20] * 3
+@pytest.mark.parametrize("alpha", STORED)
+def test_segments_are_bit_for_bit_what_they_always_were(tmp_path, alpha):
+    """Loaded in parts and, for whole passes, from whole records."""
+    lengths = 100 + np.arange(30) * 977 % 800
+    index = make_index([4, 0, 11, 15], lengths, num_classes=4)
+    audio = [
+        (np.arange(n) * 7919 * (i + 1) % 65536 - 32768).astype(np.int16)
+        for i, n in enumerate(lengths)
+    ]
+    segmentation = Segmentation(0.02, 0.01)
+    counts = segmentation.counts(lengths)
+    labels = [(np.arange(4 * n).reshape(n, 4) * 37 % 101 / 100).astype(np.float16) for n in counts]
+    write_tfrecords(tmp_path, index, audio)
+    write_metadata(tmp_path, index)
+    source = Source.open(tmp_path, "train")
+    soft = (
+        None
+        if alpha is None
+        else write_soft_labels(tmp_path / "labels", source.index, segmentation, labels)
+    )
+    segments = Segments(source, segmentation, soft, alpha or 0.0)
+    numbers = np.arange(len(segments))
+    digests = set()
+    for verify in (False, True):
+        batch = segments.load(numbers, size=len(segments) + 3, verify=verify)
+        digest = hashlib.sha256()
+        for name in sorted(batch):
+            digest.update(batch[name].tobytes())
+        digests.add(digest.hexdigest())
+    assert digests == {STORED[alpha]}
 
 
-def test_a_ring_of_buffers_has_two_that_grow():
-    ring = BufferRing()
-    first, second, third = ring.next(30), ring.next(20), ring.next(10)
-    assert (first.shape, second.shape, third.shape) == ((30,), (20,), (10,))
-    assert first.dtype == np.int16
-    assert np.shares_memory(first, third) and not np.shares_memory(first, second)
-    larger = ring.next(40)
-    assert not np.shares_memory(larger, second)
-    assert np.shares_memory(ring.next(30), first)
-    assert np.shares_memory(ring.next(40), larger)
+def test_an_error_in_loading_reaches_the_reader_and_threads_end():
+    class Broken(MemorySource):
+        def read(self, clips, starts, counts, rows):
+            if 5 in clips:
+                raise OSError("gone")
+            super().read(clips, starts, counts, rows)
 
+    def loaders():
+        return [thread for thread in threading.enumerate() if thread.name.startswith("ordered_map")]
 
-def test_an_error_while_reading_ahead_reaches_the_reader():
-    def fill(window, audio):
-        raise OSError("gone")
-
-    windows = sequential_windows(make_index([2], 100), SECOND)
-    with pytest.raises(OSError, match="gone"):
-        list(read_ahead(fill, windows))
-
-
-class SlowLabels:
-    """Soft labels that note the threads they are read in, and may fail."""
-
-    num_segments, view = 1, None
-
-    def of_epoch(self, epoch):
-        return self
-
-    def __init__(self, fails_at=None):
-        self.fails_at, self.threads, self.first_clips = fails_at, [], []
-
-    def gather(self, clips):
-        self.threads.append(threading.current_thread().name)
-        self.first_clips.append(int(clips[0]))
-        if self.fails_at == clips[0]:
-            raise OSError("no labels")
-        return np.broadcast_to(np.float16(clips)[:, None, None], (len(clips), 1, 3))
-
-
-def test_soft_labels_are_read_ahead_and_belong_to_their_window():
     index = make_index([24], 16_000)
-    windows, labels = sequential_windows(index, SECOND, window_clips=4), SlowLabels()
-    for loaded, soft in read_labelled(MemorySource(index), iter(windows), labels):
-        np.testing.assert_array_equal(soft[:, 0, 0], loaded.window.clips)
-    assert labels.first_clips == [0, 4, 8, 12, 16, 20]
-    assert all(name.startswith("read_ahead") for name in labels.threads)
-
-    reading = read_labelled(MemorySource(index), windows, labels)
-    next(reading)
-    reading.close()
-    assert not [t for t in threading.enumerate() if t.name.startswith("read_ahead")]
-    with pytest.raises(OSError, match="no labels"):
-        list(read_labelled(MemorySource(index), windows, SlowLabels(fails_at=8)))
-    assert not [t for t in threading.enumerate() if t.name.startswith("read_ahead")]
+    with pytest.raises(OSError, match="gone"):
+        list(train_batches(Broken(index), SECOND, batch_size=2, seed=0))
+    assert not loaders()
+    feed = train_batches(MemorySource(index), SECOND, batch_size=2, seed=0)
+    next(feed)
+    assert loaders()
+    feed.close()
+    assert not loaders()
 
 
 def test_a_short_clip_in_a_batch_has_the_features_of_the_clip_alone():

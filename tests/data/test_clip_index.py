@@ -206,5 +206,5 @@ def test_splits_that_do_not_belong_together_are_refused():
 )
 def test_damaged_metadata_of_tfds_are_named(tmp_path, content):
     (tmp_path / "dataset_info.json").write_text(content)
-    with pytest.raises(UserError, match=r"dataset_info\.json: TFDS cannot read"):
+    with pytest.raises(UserError, match=r"dataset_info\.json"):
         index_files.splits(tmp_path)

@@ -22,9 +22,9 @@ from psl_jax.data import index_files
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.preparing import clip_records, shards
 from psl_jax.preparing.prepared import prepare
-from psl_jax.preparing.workers import ordered_map
 from psl_jax.runtime import disk_errors
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.ordered_map import ordered_map
 from psl_jax.runtime.quiet_tensorflow import tensorflow_quietly
 
 # ---- soundscapes ------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import synthetic_data
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psl_jax.data import sampling, whole_clips
+from psl_jax.data import whole_clips
 from psl_jax.data.whole_clips import RATIO, WholeClips, whole_clip_batches
 from psl_jax.model.frontend import LogMel
 from psl_jax.model.mobilenetv2 import create
@@ -64,15 +64,10 @@ def test_every_clip_is_once_in_a_batch_with_its_audio(index, size, data):
     assert sorted(seen) == clips.tolist()
 
 
-def in_windows_of_two(index, segmentation, clips):
-    return sampling.sequential_windows(index, segmentation, clips=clips, window_clips=2)
-
-
 def test_no_clip_waits_for_the_end(monkeypatch):
     monkeypatch.setattr(whole_clips, "CLIPS_BETWEEN", 4)
     index = index_of([400, 400, 400, 800, *[400] * 8], [2] * 6)
     source, whole = synthetic_data.MemorySource(index), WholeClips((400, 800), frozenset())
-    monkeypatch.setattr(whole_clips, "sequential_windows", in_windows_of_two)
     found = whole_clip_batches(source, whole, np.arange(12), lambda *_: 3)
     order = [batch["clip"][batch["weight"] > 0].tolist() for batch in found]
     assert order == [[0, 1, 2], [3], [4, 5, 6], [7], [8, 9, 10], [11]]

@@ -3,24 +3,27 @@
 import collections
 import concurrent.futures
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 # Results waiting for their turn, per worker: enough that one slow item does not stop the others.
-_AHEAD = 8
+AHEAD = 8
 
 
 def ordered_map(
-    function: Callable[[T], R], items: Iterable[T], num_workers: int | None = None
-) -> Iterator[R]:
+    function: Callable[[T], R],
+    items: Iterable[T],
+    num_workers: int | None = None,
+    ahead: int = AHEAD,
+) -> Generator[R, None, None]:
     """Yields `function(item)` in the order of `items`, computed by `num_workers` threads.
 
     Threads, because decoding, resampling and NumPy release the interpreter lock: they measure as
     fast as processes, need no copy of the audio between processes, and are safe beside
-    TensorFlow's and JAX's own threads. Memory: at most `8 * num_workers` results.
+    TensorFlow's and JAX's own threads. Memory: at most `ahead * num_workers` results and one more.
 
     Args:
       num_workers: default one a core; 1 runs in the calling thread.
@@ -29,12 +32,12 @@ def ordered_map(
     if num_workers == 1:
         yield from map(function, items)
         return
-    pool = concurrent.futures.ThreadPoolExecutor(num_workers, thread_name_prefix="prepare")
+    pool = concurrent.futures.ThreadPoolExecutor(num_workers, thread_name_prefix="ordered_map")
     pending: collections.deque[concurrent.futures.Future[R]] = collections.deque()
     try:
         for item in items:
             pending.append(pool.submit(function, item))
-            if len(pending) > _AHEAD * num_workers:
+            if len(pending) > ahead * num_workers:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()

@@ -1,0 +1,122 @@
+"""The segments of a split, numbered clip after clip, and batches of them. Pure NumPy."""
+
+import numpy as np
+
+from psl_jax.audio.segments import Segmentation
+from psl_jax.data.soft_labels import SoftLabels
+from psl_jax.data.source import Source
+from psl_jax.data.time_shift import reflect_end
+
+# audio        int16 [B, segment_samples], after the clip's end its reflection and zeros
+# num_samples  int32 [B], samples of the segment that lie inside the clip
+# labels       float32 [B, classes]
+# weight       float32 [B], 1, or 0 for the rows that fill up the last batch
+# clip         int32 [B], number in the index, -1 for filling
+# segment      int32 [B], number in the clip
+Batch = dict[str, np.ndarray]
+
+
+class Segments:
+    """The segments of `source`: number 0 is the first clip's first. Threads may load at once.
+
+    The labels are `alpha * soft + (1 - alpha) * weak` (BCE is linear in its target), and the clip's
+    weak labels where there are no `soft_labels`.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        segmentation: Segmentation,
+        soft_labels: SoftLabels | None = None,
+        alpha: float = 1.0,
+    ):
+        self.source, self.segmentation = source, segmentation
+        self.soft_labels, self.alpha = soft_labels if alpha else None, alpha
+        counts = segmentation.counts(source.index.num_samples)
+        # Number of each clip's first segment: int64 [clips + 1]
+        self.firsts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+
+    def __len__(self) -> int:
+        return int(self.firsts[-1])
+
+    def of_clips(self, clips: np.ndarray) -> np.ndarray:
+        """Numbers of all segments of `clips` [n], clip after clip: int64."""
+        counts = np.diff(self.firsts)[clips]
+        before = np.cumsum(counts) - counts
+        return np.repeat(self.firsts[clips] - before, counts) + np.arange(counts.sum())
+
+    def places(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The clip of each segment, and its number in the clip: int64 [n] each."""
+        clips = np.searchsorted(self.firsts, numbers, side="right") - 1
+        return clips, numbers - self.firsts[clips]
+
+    def load(self, numbers: np.ndarray, size: int = 0, verify: bool = False) -> Batch:
+        """The batch of the segments `numbers` [n], filled up to `size` rows (default: n).
+
+        verify: whole records are read and their checksums compared; `numbers` ascend then.
+        Raises UserError for data that cannot be read.
+        """
+        cut, batch = self.segmentation, self.describe(numbers)
+        clips, counts = batch["clip"], batch["num_samples"]
+        # New memory each time: devices may still be reading the last batch.
+        audio = np.empty((len(numbers), cut.segment_samples), np.int16)
+        starts = batch["segment"].astype(np.int64) * cut.hop_samples
+        self._read_audio(clips, starts, counts, audio, verify)
+        for row in np.flatnonzero(counts < cut.segment_samples):
+            audio[row, counts[row] :] = 0
+            reflect_end(audio[row], int(counts[row]))
+        batch = {"audio": audio} | batch
+        return batch if size <= len(numbers) else _filled_up(batch, size)
+
+    def describe(self, numbers: np.ndarray) -> Batch:
+        """The batch of the segments `numbers` [n] without its audio."""
+        clips, segments = self.places(numbers)
+        lengths = self.source.index.num_samples[clips]
+        return {
+            "num_samples": self.segmentation.valid_samples(lengths, segments),
+            "labels": self._labels(clips, segments),
+            "weight": np.ones(len(numbers), np.float32),
+            "clip": clips.astype(np.int32),
+            "segment": segments.astype(np.int32),
+        }
+
+    def _read_audio(
+        self,
+        clips: np.ndarray,
+        starts: np.ndarray,
+        counts: np.ndarray,
+        audio: np.ndarray,
+        verify: bool,
+    ) -> None:
+        if not verify:
+            self.source.read(clips, starts, counts, audio)
+            return
+        whole, begins = np.unique(clips, return_index=True)
+        ends = np.append(begins, len(clips))[1:]
+        read = self.source.read_whole(whole)
+        for begin, end, samples in zip(begins.tolist(), ends.tolist(), read, strict=True):
+            for row in range(begin, end):
+                audio[row, : counts[row]] = samples[starts[row] : starts[row] + counts[row]]
+
+    def _labels(self, clips: np.ndarray, segments: np.ndarray) -> np.ndarray:
+        index = self.source.index
+        if self.soft_labels is None:
+            return index.weak_labels(clips)
+        labels = self.soft_labels.of_segments(clips, segments).astype(np.float32)
+        if self.alpha != 1:
+            labels *= self.alpha
+            labels += (1 - self.alpha) * index.weak_labels(clips)
+        return labels
+
+
+def _filled_up(batch: Batch, size: int) -> Batch:
+    """The batch with rows of weight 0 up to `size`."""
+    count, samples = batch["audio"].shape
+    # Silence of full length: a mean over no samples would be NaN, which no weight removes.
+    values = {"num_samples": samples, "clip": -1}
+    return {
+        name: np.concatenate(
+            [rows, np.full((size - count, *rows.shape[1:]), values.get(name, 0), rows.dtype)]
+        )
+        for name, rows in batch.items()
+    }

@@ -1,0 +1,177 @@
+"""A split as TFRecord shards, of which any part of any clip is read."""
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from psl_jax.data import index_files, record_files
+from psl_jax.data.clip_index import ClipIndex, joined
+from psl_jax.runtime import paths as path_lib
+from psl_jax.runtime.errors import UserError
+
+_MOST_OPEN = 256  # shards
+
+
+class Source:
+    """The clips of a split. Threads may read at the same time.
+
+    Attributes:
+      index: what is known of the clips without reading their audio.
+      paths: the shards, in the order of `index.shard_sizes`.
+      is_remote: whether they lie in a bucket.
+    """
+
+    def __init__(self, paths: Sequence[str | os.PathLike], index: ClipIndex):
+        if len(paths) != len(index.shard_sizes):
+            raise UserError(
+                f"split {index.split!r} has {len(paths)} shards, but its index knows "
+                f"{len(index.shard_sizes)}; delete the index file and prepare the data again"
+            )
+        assert index.record_bytes is not None, index.split  # `load_index` sees to it
+        self.index, self.paths = index, [os.fspath(path) for path in paths]
+        self._record_bytes = index.record_bytes
+        self.is_remote = any(map(path_lib.is_remote, self.paths))
+        self._open: dict[int, _Shard] = {}
+
+    @classmethod
+    def open(cls, data_dir: str | os.PathLike, split: str) -> "Source":
+        """The split of a data directory written by `prepare`; or several, as in "fold1+fold2"."""
+        splits = split.split("+")
+        paths = [path for name in splits for path in index_files.shard_paths(data_dir, name)]
+        indices = [index_files.load_index(data_dir, name) for name in splits]
+        return cls(paths, indices[0] if len(indices) == 1 else joined(indices))
+
+    def read(
+        self, clips: np.ndarray, starts: np.ndarray, counts: np.ndarray, rows: np.ndarray
+    ) -> None:
+        """Reads `counts[i]` samples of clip `clips[i]` from `starts[i]` on into `rows[i]`.
+
+        Nothing but these bytes is read, so that no checksum is verified; see `read_whole`.
+
+        Args:
+          clips, starts, counts: int [n]. rows: int16 [n, samples], contiguous.
+
+        Raises UserError, naming the shard, for a damaged or missing one.
+        """
+        shards = self.index.shard_of(clips)
+        places = self.index.audio_places[clips] + 2 * starts
+        sizes = 2 * counts.astype(np.int64)
+        if self.is_remote:
+            for row, data in zip(rows, self._ranges(shards, places, sizes), strict=True):
+                row[: len(data) // 2] = np.frombuffer(data, "<i2")
+            return
+        ranges = zip(shards.tolist(), places.tolist(), sizes.tolist(), strict=True)
+        target = rows.reshape(-1).view(np.uint8).data  # slices of it are made faster than rows
+        begins = range(0, rows.nbytes, rows.strides[0])
+        for begin, (shard, place, size) in zip(begins, ranges, strict=True):
+            self._read_into(target[begin : begin + size], shard, place)
+
+    def read_whole(self, clips: np.ndarray) -> Iterator[np.ndarray]:
+        """The audio of `clips` [n]: int16 [samples] each; records are verified.
+
+        Raises UserError, naming the shard, for one that is damaged, missing or of other clips.
+        """
+        index, shards = self.index, self.index.shard_of(clips)
+        places, sizes = index.record_places[clips], self._record_bytes[clips]
+        records = self._ranges(shards, places, sizes)
+        for clip, shard, record in zip(clips.tolist(), shards.tolist(), records, strict=True):
+            number = clip - int(index.shard_offsets[shard])
+            try:
+                content = record_files.record_content(record, number)
+            except record_files.DamagedFileError as error:
+                raise self._damaged(shard, error) from error
+            yield self.checked_audio(clip, content)
+
+    def _ranges(
+        self, shards: np.ndarray, places: np.ndarray, sizes: np.ndarray
+    ) -> Iterator[bytes | bytearray]:
+        """The bytes [sizes[i]] at each place."""
+        ranges = zip(shards.tolist(), places.tolist(), sizes.tolist(), strict=True)
+        if not self.is_remote:
+            for shard, place, size in ranges:
+                data = bytearray(size)
+                self._read_into(memoryview(data), shard, place)
+                yield data
+            return
+        paths = [self.paths[shard] for shard in shards]
+        read = path_lib.read_ranges(paths, places.tolist(), (places + sizes).tolist())
+        for found, (shard, place, size) in zip(read, ranges, strict=True):
+            if len(found) != size:
+                raise self._damaged(shard, f"it ends before byte {place + size}")
+            yield found
+
+    def _read_into(self, target: memoryview, shard: int, place: int) -> None:
+        try:
+            file = self._open.get(shard) or self._open_shard(shard)
+            file.read_into(target, place)
+        except (record_files.DamagedFileError, OSError) as error:
+            raise self._damaged(shard, error) from error
+
+    def _open_shard(self, shard: int) -> "_Shard":
+        """Opens a shard, and checks its size and first clip: a swapped or cut one is noticed."""
+        file, index = _Shard(self.paths[shard]), self.index
+        first, end = index.shard_offsets[shard : shard + 2].tolist()
+        size = int(index.record_places[end - 1] + self._record_bytes[end - 1])
+        if file.size != size:
+            raise record_files.DamagedFileError(f"it has {file.size} bytes, expected {size}")
+        record = bytearray(int(self._record_bytes[first]))
+        file.read_into(memoryview(record), 0)
+        self.checked_audio(first, record_files.record_content(record, 0))
+        while len(self._open) >= _MOST_OPEN:  # threads that read it keep it open
+            with contextlib.suppress(KeyError, RuntimeError):
+                del self._open[next(iter(self._open))]
+        self._open[shard] = file
+        return file
+
+    def checked_audio(self, clip: int, content: bytes | memoryview) -> np.ndarray:
+        """The audio of a clip, int16 [samples], in its record's contents.
+
+        Raises UserError for the record of another clip, or none.
+        """
+        shard, index = int(self.index.shard_of(clip)), self.index
+        try:
+            features = record_files.parse_example(content)
+            name, audio = record_files.bytes_features(content, ("id", "audio"))
+        except record_files.DamagedFileError as error:
+            raise self._damaged(shard, error) from error
+        clip_id, samples = bytes(name).decode(errors="replace"), int(index.num_samples[clip])
+        start = int(index.audio_places[clip] - index.record_places[clip])
+        if clip_id != index.ids[clip] or len(audio) != 2 * samples:
+            what = f"clip {clip_id!r} of {len(audio) / 2:g} samples"
+        elif features["audio"].start + record_files.HEADER_BYTES != start:
+            what = f"the audio of clip {clip_id!r} in another place"
+        else:
+            return np.frombuffer(audio, "<i2")
+        raise UserError(
+            f"{self.paths[shard]}: holds {what} where the index has {str(index.ids[clip])!r} of "
+            f"{samples}; the index is of other data: delete the index file and prepare the data "
+            "again"
+        )
+
+    def _damaged(self, shard: int, error: object) -> UserError:
+        return UserError(
+            f"{self.paths[shard]}: damaged clip shard ({error}); prepare the data again, or copy "
+            "the shard again if it was copied"
+        )
+
+
+class _Shard:
+    """An open file, closed when nobody has it any more."""
+
+    def __init__(self, path: str):
+        self._file = os.open(path, os.O_RDONLY)
+        self.size = os.fstat(self._file).st_size
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            os.close(self._file)
+
+    def read_into(self, target: memoryview, place: int) -> None:
+        """Fills `target` with what begins at `place`."""
+        while len(target):
+            count = os.preadv(self._file, [target], place)
+            if not count:
+                raise record_files.DamagedFileError(f"it ends before byte {place}")
+            target, place = target[count:], place + count

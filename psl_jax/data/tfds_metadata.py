@@ -1,0 +1,122 @@
+"""What TFDS writes beside shards: dataset_info.json, features.json and the names of classes.
+
+Read with the standard library: TFDS would import TensorFlow, which takes seconds, or is not there.
+"""
+
+import json
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+from psl_jax.audio.segments import SAMPLE_RATE
+from psl_jax.runtime import files
+from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import path_of
+
+INFO_NAME = "dataset_info.json"  # it is written last
+FEATURES_NAME = "features.json"
+NAMES_NAME = "labels.labels.txt"
+_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+
+
+class StoredSplit(NamedTuple):
+    """The shards of a split, in order, and how many clips each holds."""
+
+    paths: list[pathlib.Path]
+    lengths: list[int]
+
+
+def read_splits(data_dir: str | os.PathLike) -> dict[str, StoredSplit]:
+    """The splits of a data set by name. Raises UserError where `data_dir` is none."""
+    folder = path_of(data_dir)
+    if not (folder / INFO_NAME).exists():
+        inside: object = "no such folder"
+        if folder.is_dir():
+            inside = sorted(path.name for path in folder.iterdir())[:5]
+        raise UserError(
+            f"{data_dir} is not a prepared data set: expected {INFO_NAME} in it, found "
+            f"{inside}. Give the folder of the version, such as .../own_data/<settings>/1.0.0."
+        )
+    info = files.read_json(folder / INFO_NAME)
+    try:
+        file_format = info.get("fileFormat", "tfrecord")
+        if file_format != "tfrecord":
+            raise ValueError(f"its files are {file_format}, expected tfrecord")
+        splits = {}
+        for split in info["splits"]:
+            lengths = [int(length) for length in split["shardLengths"]]
+            template = split.get("filepathTemplate") or _TEMPLATE
+            names = [
+                template.format(
+                    DATASET=info["name"],
+                    SPLIT=split["name"],
+                    FILEFORMAT=file_format,
+                    SHARD_INDEX=f"{number:05d}",
+                    NUM_SHARDS=f"{len(lengths):05d}",
+                    SHARD_X_OF_Y=f"{number:05d}-of-{len(lengths):05d}",
+                )
+                for number in range(len(lengths))
+            ]
+            splits[split["name"]] = StoredSplit([folder / name for name in names], lengths)
+        return splits
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _unreadable(folder / INFO_NAME, error) from error
+
+
+def read_class_names(data_dir: str | os.PathLike) -> list[str]:
+    """The classes, in label order. Raises UserError for records of another form than ours."""
+    features, names_path = read_features(data_dir), path_of(data_dir) / NAMES_NAME
+    missing = sorted({"id", "audio", "labels"} - features.keys())
+    wrong = f"it lacks {', '.join(missing)}" if missing else _wrong_audio(features["audio"])
+    label = features.get("labels", {}).get("sequence", {}).get("feature", {}).get("classLabel")
+    if not wrong and (label is None or not names_path.exists()):
+        wrong = f"labels have no names: expected {names_path.name}"
+    if wrong:
+        raise UserError(
+            f"{data_dir} is a TFDS data set of another form: {wrong}. Expected the features id "
+            "(tfds.features.Text()), labels (a Sequence of ClassLabel with names) and audio, mono "
+            "at 16 kHz: tfds.features.Tensor(shape=(None,), dtype=np.int16, "
+            f'encoding="bytes"). Found {json.dumps(features)}.'
+        )
+    names = [line.strip() for line in names_path.read_text("utf-8").split("\n") if line.strip()]
+    if len(names) != int(label["numClasses"]):
+        raise UserError(
+            f"{names_path} has {len(names)} names, and {FEATURES_NAME} {label['numClasses']} "
+            "classes: one is damaged. It has a name a line"
+        )
+    return names
+
+
+def read_features(data_dir: str | os.PathLike) -> dict[str, Any]:
+    """The features of each record by name, as TFDS writes them as JSON. Raises UserError."""
+    path = path_of(data_dir) / FEATURES_NAME
+    try:
+        features = files.read_json(path)["featuresDict"]["features"]
+        return {str(name): dict(feature) for name, feature in features.items()}
+    except (FileNotFoundError, KeyError, TypeError, AttributeError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: pathlib.Path, error: Exception) -> UserError:
+    return UserError(
+        f"{path}: TFDS's metadata cannot be read ({type(error).__name__}: {error}). Give the "
+        "command again that prepared the data, which writes them again"
+    )
+
+
+def _wrong_audio(feature: dict[str, Any]) -> str:
+    """What is other than expected of the feature `audio`; its records would be noise."""
+    kind = feature.get("tensor") or feature.get("audio")
+    if kind is None:
+        return f"audio is a {str(feature.get('pythonClassName')).rsplit('.', 1)[-1]}"
+    if kind.get("lazyDecode"):
+        return "audio holds encoded files (lazy_decode)"
+    if int(kind.get("sampleRate", SAMPLE_RATE)) not in (0, SAMPLE_RATE):
+        return f"audio is at {kind['sampleRate']} Hz"
+    if kind.get("dtype") != "int16":
+        return f"audio is {kind.get('dtype')}"
+    shape = kind.get("shape", {}).get("dimensions", [])
+    if len(shape) != 1:
+        return f"audio has the shape {shape}"
+    encoding = str(kind.get("encoding", "none")).lower()
+    return "" if encoding == "bytes" else f"audio is encoded as {encoding!r}"

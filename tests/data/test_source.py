@@ -1,0 +1,177 @@
+"""Clips read from TFRecord shards, in parts and whole, and what is said of damaged ones."""
+
+import itertools
+
+import audio_files
+import numpy as np
+import pytest
+import tensorflow as tf
+from prepared_data import config
+from synthetic_data import make_audio, make_index, write_metadata, write_tfrecords
+
+from psl_jax.data import record_files
+from psl_jax.data.index_files import load_index
+from psl_jax.data.source import Source
+from psl_jax.preparing.prepared import prepare
+from psl_jax.runtime.errors import UserError
+
+LENGTHS = [300, 500, 160, 900, 410, 640, 100, 720, 333, 801, 250]
+
+
+@pytest.fixture
+def index():
+    labels = [[0], [1, 2], [], [2], [0], [1], [2], [0, 1], [1], [2], [0]]
+    return make_index([4, 0, 5, 2], LENGTHS, labels)
+
+
+@pytest.fixture
+def paths(tmp_path, index):
+    return write_tfrecords(tmp_path / "data", index, make_audio(index))
+
+
+@pytest.fixture
+def source(paths, index, tmp_path):
+    write_metadata(tmp_path / "data", index)
+    return Source.open(tmp_path / "data", "train")
+
+
+def read_all(source):
+    return list(source.read_whole(np.arange(len(source.index))))
+
+
+def test_any_part_of_any_clip_is_read(source, index):
+    audio, rng = make_audio(index), np.random.default_rng(0)
+    for read, expected in zip(read_all(source), audio, strict=True):
+        np.testing.assert_array_equal(read, expected)
+    clips = rng.integers(0, len(index), 200)
+    starts = rng.integers(0, index.num_samples[clips])
+    counts = np.minimum(rng.integers(0, 90, 200), index.num_samples[clips] - starts)
+    rows = np.full((200, 90), 7, np.int16)
+    source.read(clips, starts, counts, rows)
+    for row, clip, start, count in zip(rows, clips, starts, counts, strict=True):
+        np.testing.assert_array_equal(row[:count], audio[clip][start : start + count])
+        assert (row[count:] == 7).all()
+
+
+def test_a_prepared_index_knows_where_the_audio_lies(tmp_path):
+    """By the sizes of records and clips alone; short and long ones, whose sizes take more bytes."""
+    names = [f"{number}.wav" for number in range(5)]
+    for number, name in enumerate(names):
+        audio_files.write(tmp_path / "source" / name, audio_files.tone(0.3 * (number + 1) ** 2))
+    audio_files.write_table(
+        tmp_path / "source" / "full.csv", "filename,labels", [(name, "dog") for name in names]
+    )
+    source = Source.open(prepare(config(source_dir=str(tmp_path / "source")), tmp_path), "full")
+    assert source.index.audio_starts is None
+    for path, place in zip(source.paths, source.index.audio_places, strict=True):
+        (record,) = tf.data.TFRecordDataset(path).as_numpy_iterator()
+        (audio,) = tf.train.Example.FromString(record).features.feature["audio"].bytes_list.value
+        with open(path, "rb") as file:
+            assert file.read()[place:].startswith(audio)
+
+
+def test_more_shards_are_read_than_may_be_open(source, monkeypatch):
+    monkeypatch.setattr("psl_jax.data.source._MOST_OPEN", 2)
+    for _ in range(2):
+        assert [len(audio) for audio in read_all(source)] == LENGTHS
+    assert len(source._open) == 2
+
+
+# --- damage ---------------------------------------------------------------------------------------
+
+
+def test_every_flipped_byte_is_noticed(tmp_path):
+    index = make_index([3], [20, 30, 25])
+    (path,) = write_tfrecords(tmp_path, index, make_audio(index))
+    write_metadata(tmp_path, index)
+    index, whole = load_index(tmp_path, "train"), path.read_bytes()
+    for place in range(len(whole)):
+        data = bytearray(whole)
+        data[place] ^= 0x10
+        path.write_bytes(data)
+        with pytest.raises(UserError, match=path.name):
+            read_all(Source([path], index))
+
+
+@pytest.mark.parametrize("left", [0, 5, 700, -1])
+def test_a_truncated_shard_is_named_in_training_too(source, paths, left):
+    paths[2].write_bytes(paths[2].read_bytes()[:left])
+    with pytest.raises(UserError, match=f"{paths[2].name}: damaged clip shard"):
+        read_all(source)
+    with pytest.raises(UserError, match=f"{paths[2].name}: damaged clip shard"):
+        source.read(np.array([4]), np.array([0]), np.array([9]), np.zeros((1, 9), np.int16))
+
+
+def test_a_missing_shard_is_named(source, paths):
+    paths[0].unlink()
+    with pytest.raises(UserError, match=paths[0].name):
+        read_all(source)
+
+
+@pytest.mark.parametrize("record", [b"", b"not an example", b"\n\x7f"])
+def test_records_of_another_kind_are_named(source, paths, record):
+    with tf.io.TFRecordWriter(str(paths[0])) as writer:
+        for _ in range(4):
+            writer.write(record)
+    with pytest.raises(UserError, match=paths[0].name):
+        read_all(source)
+    paths[0].with_name("index-train.npz").unlink()  # so that the records are looked at
+    with pytest.raises(UserError, match=paths[0].name):
+        load_index(paths[0].parent, "train")
+
+
+def test_an_index_of_other_data_is_refused(source, paths):
+    with pytest.raises(UserError, match="3 shards, but its index knows 4"):
+        Source(paths[:3], source.index)
+    swapped = make_index([2, 2], 400)
+    shards = write_tfrecords(paths[0].parent / "more", swapped, make_audio(swapped))
+    write_metadata(shards[0].parent, swapped)
+    more = load_index(shards[0].parent, "train")
+    with pytest.raises(UserError, match=r"00001-of-00002: holds clip '-clip_2' .* has '-clip_0'"):
+        read_all(Source(shards[::-1], more))
+
+
+def in_order(features: list[tuple[str, tf.train.Feature]]) -> bytes:
+    """A serialized Example with its features in the given order, which protobuf leaves open."""
+    entries = b"".join(
+        tf.train.Features(feature={key: value}).SerializeToString() for key, value in features
+    )
+    size, prefix = len(entries), b"\n"
+    while size >= 0x80:
+        prefix += bytes([size & 0x7F | 0x80])
+        size >>= 7
+    return prefix + bytes([size]) + entries
+
+
+@pytest.mark.parametrize("num_samples", [0, 3, 200, 70_000])
+def test_features_may_come_in_any_order(tmp_path, num_samples):
+    """Parsed as TensorFlow parses them; floats, integers and nothing among them."""
+    audio = np.arange(num_samples, dtype=np.int16)
+    values = {
+        "id": tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"clip"])),
+        "audio": tf.train.Feature(bytes_list=tf.train.BytesList(value=[audio.tobytes()])),
+        "events/onset": tf.train.Feature(float_list=tf.train.FloatList(value=[0.5] * 300)),
+        "labels": tf.train.Feature(),
+        "events/label": tf.train.Feature(int64_list=tf.train.Int64List(value=[1, -2, 1 << 40])),
+    }
+    records = [in_order(list(order)) for order in list(itertools.permutations(values.items()))[::3]]
+    path = tmp_path / "shard"
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for record in records:
+            writer.write(record)
+    content = path.read_bytes()
+    places = record_files.record_places(path)
+    assert len(places) == len(records)
+    for place, record in zip(places, record_files.read_records(path), strict=True):
+        features = record_files.parse_example(record)
+        expected = tf.train.Example.FromString(bytes(record)).features.feature
+        assert features["events/onset"].values == list(expected["events/onset"].float_list.value)
+        assert features["events/label"].values == list(expected["events/label"].int64_list.value)
+        assert features["labels"].values == []
+        assert record_files.bytes_features(record, ("id", "audio")) == [b"clip", audio.tobytes()]
+        start = place + record_files.HEADER_BYTES + features["audio"].start
+        assert content[start : start + 2 * num_samples] == audio.tobytes()
+    some = [1, 4, 9, len(records) - 1]
+    for known in (None, places):
+        kept = [bytes(record) for record in record_files.read_records(path, some, known)]
+        assert kept == [records[i] for i in some]
