@@ -1,10 +1,11 @@
-"""SIGTERM to one or to both of two processes, at random moments of a stage: do both end?
+"""A signal to one or to both of two processes, at random moments of a stage: do both end?
 
     python benchmarks/signals.py --trials 50 --out signals.json
 
 Stages are `relabel` and `evaluate` with a slow teacher, and `train`, which also saves every three
 seconds. A trial fails where a process is still there a minute after the signal, or ends with
-another status than 75, or where the processes saved different steps.
+another status than 75, or where the processes saved different steps. The signals are those of a
+launcher, a terminal, Ctrl-C and a cluster, by chance.
 """
 
 import argparse
@@ -23,6 +24,7 @@ import time
 from campaigns import CONFIG, FEWER_OPTIMIZATIONS, ROOT, Preparing, free_address, write_source
 
 RESTART = 75
+SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR1)
 TIMEOUT = 60  # seconds from the signal to the end
 CONNECTED = b"is connected to 1 peer ranks"
 TEACHER = """
@@ -51,8 +53,10 @@ def command(stage: str, root: pathlib.Path, trial: int) -> list[str]:
     return ["-m", f"psl_jax.{stage}", "python:slow_teacher:score", str(data_set), *options]
 
 
-def run_trial(stage: str, victims: list[int], root: pathlib.Path, trial: int, delay: float) -> str:
-    """What came of it, in a word."""
+def run_trial(
+    stage: str, root: pathlib.Path, trial: int, victims: dict[int, signal.Signals], delay: float
+) -> str:
+    """What came of it, in a word; victims: which process gets which signal."""
     together = ["--distributed", f"--coordinator_address={free_address()}", "--num_processes=2"]
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{root}", "JAX_PLATFORMS": "cpu"}
     logs = [root / f"{number}.log" for number in range(2)]
@@ -71,8 +75,8 @@ def run_trial(stage: str, victims: list[int], root: pathlib.Path, trial: int, de
         time.sleep(0.1)
     time.sleep(delay)
     early = [process.poll() for process in processes]
-    for number in victims:
-        processes[number].send_signal(signal.SIGTERM)
+    for number, sent in victims.items():
+        processes[number].send_signal(sent)
     end = time.monotonic() + TIMEOUT
     while time.monotonic() < end and any(process.poll() is None for process in processes):
         time.sleep(0.05)
@@ -107,11 +111,12 @@ def main() -> None:
         Preparing(root).reference()
         for trial in range(flags.trials):
             for stage in flags.stages.split(","):
-                for victims in ([rng.randrange(2)], [0, 1]):
-                    result = run_trial(stage, victims, root, trial, rng.uniform(0, 6))
+                for numbers in ([rng.randrange(2)], [0, 1]):
+                    victims = {number: rng.choice(SIGNALS) for number in numbers}
+                    result = run_trial(stage, root, trial, victims, rng.uniform(0, 6))
                     name = f"{stage}, to {'both' if len(victims) == 2 else 'one'}"
                     found[name][result] += 1
-                    print(trial, name, result, flush=True)
+                    print(trial, name, *(s.name for s in victims.values()), result, flush=True)
                     if result.startswith(("hung", "wrong")):
                         for number in range(2):
                             print((root / f"{number}.log").read_text(errors="replace")[-3000:])
