@@ -39,8 +39,8 @@ export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
 task='trap : TERM # for psl_jax, which is sent it, too
   "$@" || status=$?
   case ${status:-0} in
-    0 | 75 | 129 | 13? | 14?) exit "${status:-0}" ;;
-    *) exit $((status < 55 ? 200 + status : 255)) ;;
+    0 | 75 | 129 | 134 | 137 | 138 | 143) exit "${status:-0}" ;;
+    *) exit $((status < 55 ? 200 + status : 201)) ;;
   esac'
 status=0
 # --kill-on-bad-exit: when one has ended, Slurm ends what is left, after 30 s (KillWait) by force.
@@ -49,7 +49,7 @@ srun --kill-on-bad-exit=1 --label bash -c "$task" task "${PYTHON:-.venv/bin/pyth
 
 ((status < 200)) || exit $((status - 200))
 case $status in
-  75 | 129 | 13? | 14?) ;; # told to end, left by the others, killed
+  75 | 129 | 134 | 137 | 138 | 143) ;; # told to end, left by the others, killed
   *) exit "$status" ;;
 esac
 if ((${SLURM_RESTART_COUNT:-0} >= ${MAX_RESTARTS:-100})); then

@@ -72,7 +72,7 @@ JOB = {"SLURM_SUBMIT_DIR": str(places.ROOT), "SLURM_JOB_ID": "17", "PYTHON": "py
         ("75 137", 3, 0, True),  # a task was killed
         ("75 2", 0, 2, False),  # a setting is wrong, and the other task was left alone
         ("1 137", 0, 1, False),
-        ("127 75", 0, 55, False),  # there is no Python
+        ("139 75", 0, 1, False),  # it crashed
         ("75 0", 5, 75, False),  # too often
     ],
 )
