@@ -36,7 +36,7 @@ export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
 # srun returns the highest of the tasks' statuses. An error of one task, such as 2, makes the others
 # end with 75 or be killed (above 128): 200 is added to it, so that srun returns the error.
 # shellcheck disable=SC2016  # the tasks expand it
-task='trap : TERM # for psl_jax, which is sent it, too
+task='trap : TERM HUP USR1 # for psl_jax, which is sent them, too
   "$@" || status=$?
   case ${status:-0} in
     0 | 75 | 129 | 134 | 137 | 138 | 143) exit "${status:-0}" ;;

@@ -134,13 +134,9 @@ class Experiment:
 
     def _open(self, setting: str, split: str) -> None:
         """Opens a split; other processes wait for the first one, which may have to index it."""
-        is_first = jax.process_index() == 0
+        what = f"{self.settings.name} open {setting}"
         try:
-            if not is_first:
-                parallel.wait_for_all(f"{self.settings.name} open {setting}")
-            index = self.source(split).index
-            if is_first:
-                parallel.wait_for_all(f"{self.settings.name} open {setting}")
+            index = parallel.after_the_first(what, lambda: self.source(split)).index
         except UserError as error:
             raise UserError(f"config.data.{setting} is {split!r}: {error}") from error
         self.folder.check_data(split, index)

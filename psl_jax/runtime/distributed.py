@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -33,7 +34,10 @@ _GREETING_SECONDS = 10.0
 _HTTP2_SETTINGS = b"\4"  # the type of the frame with which a gRPC server begins
 _PACKAGE = pathlib.Path(__file__).parents[1]
 
+LONGEST_WAIT_MS = 7 * 24 * 3600 * 1000
+
 _peers: list[Peers] = []
+_exchanges = itertools.count()
 
 
 def configure(keep_compiled_from: float = 2.0) -> None:
@@ -147,14 +151,15 @@ def _check_coordinator(address: str, is_first: bool) -> None:
         )
 
 
-def exchange(key: str, value: str) -> list[str]:
-    """The values of all processes, by number; all come here, once for each key."""
+def exchange(value: Any) -> list[Any]:
+    """What each process has, by number; all come here in the same order. value: as JSON."""
     if not _peers:
         return [value]
     client: Any = jax_distributed.global_state.client
-    client.key_value_set(f"psl_jax/{key}/{jax.process_index()}", value)
+    key = f"psl_jax/exchanges/{next(_exchanges)}"
+    client.key_value_set(f"{key}/{jax.process_index()}", json.dumps(value, default=str))
     return [
-        client.blocking_key_value_get(f"psl_jax/{key}/{number}", 1000 * _JOIN_SECONDS)
+        json.loads(client.blocking_key_value_get(f"{key}/{number}", LONGEST_WAIT_MS))
         for number in range(jax.process_count())
     ]
 
@@ -170,7 +175,7 @@ def _check_alike(settings: Mapping[str, Any]) -> None:
         "the version of JAX": jax.__version__,
         "the devices": f"{len(devices)} of {devices[0].device_kind}",
     }
-    everyone = [json.loads(text) for text in exchange("settings", json.dumps(own, default=str))]
+    everyone = exchange(own)
     differing = [
         f"  {name}: {everyone[0].get(name)} in process 0, {other.get(name)} in process {number}"
         for number, other in enumerate(everyone)

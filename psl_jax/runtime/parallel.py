@@ -16,6 +16,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from psl_jax.runtime.distributed import LONGEST_WAIT_MS
 from psl_jax.runtime.errors import UserError
 
 AXIS = "data"
@@ -28,8 +29,6 @@ _HONOURED = ("nans", "infs", "division", "functions")
 FAST_MATH = {"xla_cpu_enable_fast_math": True} | {
     f"xla_cpu_fast_math_honor_{what}": True for what in _HONOURED
 }
-
-_LONGEST_WAIT_MS = 7 * 24 * 3600 * 1000
 
 # A CPU computes so many batches at a time: one alone leaves cores waiting for each other
 # (docs/PERFORMANCE.md). Not in JAX 0.11: each FFT there waits inside the pool of threads for others
@@ -129,14 +128,6 @@ def gather_rows(rows: np.ndarray, counts: Sequence[int]) -> np.ndarray:
     padded[: len(rows)] = rows
     gathered = np.asarray(multihost_utils.process_allgather(padded))
     return np.concatenate([part[:n] for part, n in zip(gathered, counts, strict=True)])
-
-
-def of_first(values: np.ndarray) -> np.ndarray:
-    """What process 0 has; all processes come here with an array of the same form."""
-    if jax.process_count() == 1:
-        return values
-    wait_for_all("take from the first")
-    return np.asarray(multihost_utils.broadcast_one_to_all(values))
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
@@ -241,7 +232,18 @@ def wait_for_all(what: str) -> None:
     """
     from orbax.checkpoint import multihost  # slow to import, and tagging has no need of it
 
-    multihost.get_barrier_sync_fn()(key=what, timeout_ms=_LONGEST_WAIT_MS)
+    multihost.get_barrier_sync_fn()(key=what, timeout_ms=LONGEST_WAIT_MS)
+
+
+def after_the_first(what: str, do: Callable[[], Any]) -> Any:
+    """What `do` gives in each process; the others begin when process 0 has done it."""
+    is_first = jax.process_index() == 0
+    if not is_first:
+        wait_for_all(what)
+    result = do()
+    if is_first:
+        wait_for_all(what)
+    return result
 
 
 def by_the_first(what: str, do: Callable[[], Any]) -> Any:

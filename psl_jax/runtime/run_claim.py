@@ -2,8 +2,6 @@
 
 import atexit
 import fcntl
-import itertools
-import json
 import os
 import pathlib
 import time
@@ -18,8 +16,6 @@ from psl_jax.runtime.paths import is_remote, path_of
 _LOCK = ".lock"
 _SEEN_SECONDS = 10.0  # until a network disk shows what another machine has written
 
-_numbers = itertools.count()
-
 
 def claim(folder: str | os.PathLike, option: str) -> None:
     """Makes a folder that this run alone works in until it ends; all processes come here.
@@ -28,7 +24,7 @@ def claim(folder: str | os.PathLike, option: str) -> None:
     or a process does not see what process 0 wrote. A bucket has no locks: two runs in one folder of
     it are not noticed. option: which to change, for the message.
     """
-    place, number, probe, problem = path_of(folder), next(_numbers), "", ""
+    place, probe, problem = path_of(folder), "", ""
     is_first = jax.process_index() == 0
     if is_first:
         try:
@@ -44,14 +40,13 @@ def claim(folder: str | os.PathLike, option: str) -> None:
                 (place / probe).write_bytes(b"")
         except UserError as error:
             problem = str(error)
-    told = distributed.exchange(f"claim {number}", json.dumps([problem, probe]))
-    problem, probe = json.loads(told[0])
+    problem, probe = distributed.exchange([problem, probe])[0]
     if not problem and not is_first and not _appears(place / probe):
         problem = (
             f"{option}={folder} is another folder in process {jax.process_index()} than in process "
             f"0, which wrote a file that is not seen. Give an {option} on a disk that all share"
         )
-    problems = distributed.exchange(f"claimed {number}", problem)
+    problems = distributed.exchange(problem)
     if is_first and probe:
         (place / probe).unlink()
     if found := next(filter(None, problems), None):

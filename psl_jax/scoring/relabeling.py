@@ -14,7 +14,7 @@ from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.label_manifest import LabelRule
 from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter
 from psl_jax.data.source import Source
-from psl_jax.runtime import files, parallel, progress
+from psl_jax.runtime import distributed, files, parallel, progress
 from psl_jax.runtime.paths import remove_tree
 from psl_jax.scoring import label_rates, label_windows, metrics
 from psl_jax.scoring.scorer import SegmentScorer
@@ -132,9 +132,7 @@ def _own_shards(writer: SoftLabelWriter) -> list[int]:
     Dealt out as the first process finds them before anybody writes: by their numbers, what a dead
     process left would fall to few.
     """
-    is_missing = np.zeros(len(writer.index.shard_sizes), bool)
-    is_missing[writer.missing] = True
-    missing = np.flatnonzero(parallel.of_first(is_missing)).tolist()
+    missing = distributed.exchange(writer.missing)[0]
     return dealt(missing, jax.process_index(), jax.process_count())
 
 

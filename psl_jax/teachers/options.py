@@ -159,12 +159,8 @@ def _open_source(arguments: argparse.Namespace) -> Source:
         arguments.process_id,
         {name: value for name, value in vars(arguments).items() if name not in own},
     )
-    if jax.process_index():
-        parallel.wait_for_all("open")
-    source = open_folder(arguments.data, arguments.split)
-    if not jax.process_index():  # which has to index a data set that others prepared
-        parallel.wait_for_all("open")
-    return source
+    # Process 0 may have to index the data set.
+    return parallel.after_the_first("open", lambda: open_folder(arguments.data, arguments.split))
 
 
 def _devices(arguments: argparse.Namespace) -> int | None:
