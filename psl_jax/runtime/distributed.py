@@ -87,7 +87,9 @@ def join_processes(
     if not is_asked:
         if len(missing) < len(given):
             options = ", ".join(name for name in given if name not in missing)
-            raise UserError(f"{options} without --distributed: each process would run alone")
+            raise UserError(
+                f"{options} without --distributed: each process would run alone. Add --distributed"
+            )
         return
     if 0 < len(missing) < len(given):
         raise UserError(f"{' and '.join(missing)} missing: give all of {', '.join(given)}, or none")
@@ -105,8 +107,8 @@ def join_processes(
                     initialization_timeout=_JOIN_SECONDS,
                     heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
                 )
-            client, count = jax_distributed.global_state.client, jax.process_count()
-            _peers.append(Peers(client, jax.process_index(), count))
+            joined = jax_distributed.global_state
+            _peers.append(Peers(joined.client, joined.process_id, joined.num_processes))
             _check_alike(settings or {})
             # Collectives wait for slow processes, but only once all have met in a first one.
             multihost_utils.sync_global_devices("join")
