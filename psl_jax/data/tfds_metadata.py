@@ -29,14 +29,7 @@ class StoredSplit(NamedTuple):
 def read_splits(data_dir: str | os.PathLike) -> dict[str, StoredSplit]:
     """The splits of a data set by name. Raises UserError where `data_dir` is none."""
     folder = path_of(data_dir)
-    if not (folder / INFO_NAME).exists():
-        inside: object = "no such folder"
-        if folder.is_dir():
-            inside = sorted(path.name for path in folder.iterdir())[:5]
-        raise UserError(
-            f"{data_dir} is not a prepared data set: expected {INFO_NAME} in it, found "
-            f"{inside}. Give the folder of the version, such as .../own_data/<settings>/1.0.0."
-        )
+    _check_is_whole(folder)
     info = files.read_json(folder / INFO_NAME)
     try:
         file_format = info.get("fileFormat", "tfrecord")
@@ -65,7 +58,9 @@ def read_splits(data_dir: str | os.PathLike) -> dict[str, StoredSplit]:
 
 def read_class_names(data_dir: str | os.PathLike) -> list[str]:
     """The classes, in label order. Raises UserError for records of another form than ours."""
-    features, names_path = read_features(data_dir), path_of(data_dir) / NAMES_NAME
+    folder = path_of(data_dir)
+    _check_is_whole(folder)
+    features, names_path = read_features(data_dir), folder / NAMES_NAME
     missing = sorted({"id", "audio", "labels"} - features.keys())
     wrong = f"it lacks {', '.join(missing)}" if missing else _wrong_audio(features["audio"])
     label = features.get("labels", {}).get("sequence", {}).get("feature", {}).get("classLabel")
@@ -78,13 +73,7 @@ def read_class_names(data_dir: str | os.PathLike) -> list[str]:
             "at 16 kHz: tfds.features.Tensor(shape=(None,), dtype=np.int16, "
             f'encoding="bytes"). Found {json.dumps(features)}.'
         )
-    names = [line.strip() for line in names_path.read_text("utf-8").split("\n") if line.strip()]
-    if len(names) != int(label["numClasses"]):
-        raise UserError(
-            f"{names_path} has {len(names)} names, and {FEATURES_NAME} {label['numClasses']} "
-            "classes: one is damaged. It has a name a line"
-        )
-    return names
+    return [line.strip() for line in names_path.read_text("utf-8").split("\n") if line.strip()]
 
 
 def read_features(data_dir: str | os.PathLike) -> dict[str, Any]:
@@ -95,6 +84,18 @@ def read_features(data_dir: str | os.PathLike) -> dict[str, Any]:
         return {str(name): dict(feature) for name, feature in features.items()}
     except (FileNotFoundError, KeyError, TypeError, AttributeError) as error:
         raise _unreadable(path, error) from error
+
+
+def _check_is_whole(folder: pathlib.Path) -> None:
+    """Raises UserError where the file is missing that is written last."""
+    if not (folder / INFO_NAME).exists():
+        inside: object = "no such folder"
+        if folder.is_dir():
+            inside = sorted(path.name for path in folder.iterdir())[:5]
+        raise UserError(
+            f"{folder} is not a prepared data set: expected {INFO_NAME} in it, found {inside}. "
+            "Give the folder of the version, such as .../own_data/<settings>/1.0.0."
+        )
 
 
 def _unreadable(path: pathlib.Path, error: Exception) -> UserError:

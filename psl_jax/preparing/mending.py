@@ -28,7 +28,7 @@ def lacks(folder: pathlib.Path, corpus: Corpus) -> bool:
 
 def _has_metadata(folder: pathlib.Path) -> bool:
     try:
-        return bool(index_files.stored_splits(folder))
+        return bool(index_files.class_names(folder) and index_files.stored_splits(folder))
     except UserError:  # no such files, or damaged ones
         return False
 
