@@ -78,12 +78,9 @@ def measure(run: str, paths: Sequence[str], source: Source) -> list[dict]:
 
 
 def open_split(data_dir: str, split: str) -> Source:
-    """A prepared or packed split."""
-    packed = os.path.join(data_dir, f"{split}.npz")
-    if os.path.exists(packed):
-        from psl_jax.data.packed_source import PackedSource
+    """A prepared split."""
+    from psl_jax.data.source import Source
 
-        return PackedSource(packed)
     return Source.open(data_dir, split)
 
 
@@ -94,7 +91,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("run", metavar="RUN", help="the model that was exported")
     parser.add_argument("exports", metavar="FILE", nargs="+", help="exported files")
-    parser.add_argument("--data_dir", required=True, help="prepared or packed data")
+    parser.add_argument("--data_dir", required=True, help="prepared data")
     parser.add_argument("--split", default="eval", help="(default: eval)")
     parser.add_argument("--out", default="exported_map.json", metavar="JSON")
     flags.FLAGS(arguments[:1])  # absl's own, which nobody gives here, count as read

@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
 # All that is worth measuring on a GPU, in one go of at most 25 minutes:
 #
-#     bash benchmarks/gpu_session.sh OUT [PACKED]
+#     bash benchmarks/gpu_session.sh OUT [DATA]
 #
-# Needs JAX with a GPU and PyTorch, no TensorFlow. OUT gets tables, JSON and pictures. PACKED is a
-# packed data set (python -m psl_jax.pack, elsewhere): with it the whole suite is run in bfloat16 over
+# Needs JAX with a GPU and PyTorch, no TensorFlow. OUT gets tables, JSON and pictures. DATA is a
+# prepared data set: with it the whole suite is run in bfloat16 over
 # three seeds. A step that fails or runs out of its time is
 # told of, and the rest go on.
 set -uo pipefail
-out=${1:?usage: gpu_session.sh OUT [PACKED]}
-packed=${2:-}
+out=${1:?usage: gpu_session.sh OUT [DATA]}
+data=${2:-}
 here=$(cd "$(dirname "$0")/.." && pwd)
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
-[ -z "$packed" ] || packed=$(cd "$packed" && pwd)
+[ -z "$data" ] || data=$(cd "$data" && pwd)
 cd "$here" || exit
 export PYTHONPATH=$here${PYTHONPATH:+:$PYTHONPATH}
 
@@ -37,9 +37,9 @@ step throughput_10s 150 python benchmarks/throughput.py --no_torch --only train,
 step depthwise_methods 150 python benchmarks/throughput.py --methods --batch 256 --seconds 2 \
     --dtypes bf16 --out "$out/depthwise_methods"
 
-if [ -n "$packed" ]; then
-    suite=(python -m psl_jax.main --config configs/own_data.py --config.data.corpus=packed
-        --config.data.data_dir="$packed" --config.model.dtype=bfloat16)
+if [ -n "$data" ]; then
+    suite=(python -m psl_jax.main --config configs/own_data.py --config.data.corpus=tfds
+        --config.data.data_dir="$data" --config.model.dtype=bfloat16)
     for seed in 0 1 2; do
         step "suite_$seed" 180 "${suite[@]}" --workdir "$out/suite_$seed" --config.seed=$seed
     done

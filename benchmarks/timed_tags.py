@@ -2,7 +2,7 @@
 
     python benchmarks/timed_tags.py runs/quickstart/psl2s runs/quickstart/weak --data_dir DATA
 
-DATA is a prepared (or packed) data set with true events, such as the one that configs/quickstart.py
+DATA is a prepared data set with true events, such as the one that configs/quickstart.py
 makes. A class's threshold is the one of best F1 on `--tune_split`; the figures are of `--split`.
 Event-based: onsets within `--collar` seconds, offsets within that or a fifth of the event's
 length. Segment-based: activity in segments of 1 s. F1 is the mean over classes, and over all
@@ -50,7 +50,7 @@ class Scores(NamedTuple):
 
 
 def open_split(data_dir: str, split: str) -> Source:
-    """A prepared or packed split. Raises UserError where it has no true events."""
+    """A prepared split. Raises UserError where it has no true events."""
     source = exported_map.open_split(data_dir, split)
     if not source.index.has_events:
         raise UserError(f"split {split!r} of {data_dir} has no true events to compare with")
@@ -207,7 +207,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("models", metavar="RUN", nargs="+", help="folders of finished runs, or other models")
-    add("--data_dir", required=True, help="prepared or packed data with true events")
+    add("--data_dir", required=True, help="prepared data with true events")
     add("--tune_split", default="balanced", help="for the thresholds (default: balanced)")
     add("--split", default="eval", help="for the figures (default: eval)")
     add("--collar", type=float, default=0.2, metavar="S", help="event-based (default: 0.2)")

@@ -7,7 +7,7 @@ import runpy
 import sys
 
 COMMANDS = (
-    *("main", "prepare", "relabel", "labels", "evaluate", "tag", "serve", "export", "pack"),
+    *("main", "prepare", "relabel", "labels", "evaluate", "tag", "serve", "export"),
     *("fit", "thresholds", "publish"),
 )
 

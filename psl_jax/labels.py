@@ -39,7 +39,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def _action(actions: Any, name: str, about: str, first: tuple[str, str]) -> Any:
     parser = actions.add_parser(name, help=about, description=about)
     parser.add_argument("source", metavar=first[0], help=first[1])
-    parser.add_argument("data", metavar="DATA", help="folder of a prepared or packed data set")
+    parser.add_argument("data", metavar="DATA", help="folder of a prepared data set")
     parser.add_argument("--split", default="balanced", help="(default: balanced)")
     return parser.add_argument
 
@@ -115,7 +115,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def _import(arguments: argparse.Namespace) -> None:
-    from psl_jax.data.opening import open_folder
+    from psl_jax.data.source import open_folder
     from psl_jax.label_files import class_columns, importing
     from psl_jax.model.class_lists import read_classes
     from psl_jax.runtime import disk_errors, files
@@ -177,7 +177,7 @@ def _segmentation(arguments: argparse.Namespace) -> Segmentation:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from psl_jax.data.opening import open_folder
+    from psl_jax.data.source import open_folder
     from psl_jax.runtime import disk_errors
 
     out = pathlib.Path(arguments.out)
@@ -199,8 +199,8 @@ def _export(arguments: argparse.Namespace) -> None:
 
 def _cut(arguments: argparse.Namespace) -> None:
     from psl_jax.data.label_manifest import WEAK
-    from psl_jax.data.opening import open_folder
     from psl_jax.data.soft_labels import made_with
+    from psl_jax.data.source import open_folder
     from psl_jax.label_files import cutting
     from psl_jax.runtime import disk_errors
 
@@ -226,7 +226,7 @@ def _cut(arguments: argparse.Namespace) -> None:
 
 
 def _page(arguments: argparse.Namespace) -> None:
-    from psl_jax.data.opening import open_folder
+    from psl_jax.data.source import open_folder
     from psl_jax.reporting import label_page
     from psl_jax.runtime import disk_errors, distributed
 
@@ -286,7 +286,6 @@ def _writer(
     out: pathlib.Path, source: Any, segmentation: Any, origin: dict, uses_weak_labels: bool
 ) -> Any:
     """Of labels with an origin, which stands for the teacher."""
-    from psl_jax.data.packed_source import PackedSource
     from psl_jax.data.soft_labels import SoftLabelWriter
     from psl_jax.runtime import files
 
@@ -298,7 +297,6 @@ def _writer(
         teacher_digest=files.json_digest(
             {k: v for k, v in origin.items() if k not in ("files", "origin")}
         ),
-        format="npz" if isinstance(source, PackedSource) else "tfrecord",
         origin=origin,
         uses_weak_labels=uses_weak_labels,
     )

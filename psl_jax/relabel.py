@@ -76,7 +76,6 @@ def main(arguments: argparse.Namespace) -> None:
     """Relabels, and tells what the labels are like."""
     import jax
 
-    from psl_jax.data.packed_source import PackedSource
     from psl_jax.data.soft_labels import SoftLabels
     from psl_jax.experiments import advice
     from psl_jax.runtime import files, parallel, run_claim
@@ -109,7 +108,6 @@ def main(arguments: argparse.Namespace) -> None:
         out,
         teacher=task.taught_by,
         batch_size=arguments.batch_size,
-        file_format="npz" if isinstance(task.source, PackedSource) else "tfrecord",
         rule=rule,
     )
     parallel.wait_for_all("relabel")

@@ -31,7 +31,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
     parser = options.parser("thresholds", __doc__ or "")
     add = parser.add_argument
-    add("data", metavar="DATA", nargs="?", help="folder of a prepared or packed data set")
+    add("data", metavar="DATA", nargs="?", help="folder of a prepared data set")
     add("--split", default="balanced", help="that thresholds are tuned on (default: balanced)")
     add("--test_split", metavar="SPLIT", help="another one, of which F1 is told as well")
     add(
@@ -119,7 +119,7 @@ def _was_trained_on(path: str, split: str) -> bool:
 
 def _counts(model: Any, arguments: argparse.Namespace, split: str) -> tuple[Any, Any]:
     """Index and counts of a split. Raises UserError where it has none of the model's classes."""
-    from psl_jax.data.opening import open_folder
+    from psl_jax.data.source import open_folder
     from psl_jax.tagging import tuning
     from psl_jax.tagging.tagger import Tagger
 

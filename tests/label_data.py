@@ -1,4 +1,4 @@
-"""Small packed data with soft labels, and the command `psl-jax labels` on them."""
+"""Small prepared data with soft labels, and the command `psl-jax labels` on them."""
 
 import csv
 import dataclasses
@@ -9,8 +9,8 @@ import synthetic_data
 from psl_jax import labels
 from psl_jax.audio.segments import Segmentation
 from psl_jax.data.clip_index import ClipIndex
-from psl_jax.data.packed_source import PackedSource
 from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter
+from psl_jax.data.source import Source
 
 # Ids as AudioSet's are: "-", "_" and "Y" anywhere, also one that is another one's with a Y.
 IDS = (
@@ -33,12 +33,10 @@ def index(**changes) -> ClipIndex:
     return dataclasses.replace(made, **(fields | changes))
 
 
-def write_data(folder, made: ClipIndex) -> PackedSource:
-    """Packed noise in folder/train.npz."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{made.split}.npz"
-    synthetic_data.write_packed(path, made, synthetic_data.make_audio(made))
-    return PackedSource(path)
+def write_data(folder, made: ClipIndex) -> Source:
+    """Prepared noise."""
+    synthetic_data.write_prepared(folder, made, synthetic_data.make_audio(made))
+    return Source.open(folder, made.split)
 
 
 def values(made: ClipIndex, segmentation: Segmentation) -> list[np.ndarray]:

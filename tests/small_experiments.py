@@ -1,4 +1,4 @@
-"""Experiments of few steps on packed noise, and models to teach or to start from."""
+"""Experiments of few steps on noise, and models to teach or to start from."""
 
 import functools
 import os
@@ -63,14 +63,14 @@ def write_data(folder: pathlib.Path, lengths=(16_000, 20_000, 9_000, 32_000)) ->
     """Two shards of four clips each; some end within a segment of a second."""
     index = synthetic_data.make_index([4, 4], [*lengths, *lengths], split=SPLIT)
     folder.mkdir(exist_ok=True)
-    synthetic_data.write_packed(folder / f"{SPLIT}.npz", index, sounds(index.num_samples))
+    synthetic_data.write_prepared(folder, index, sounds(index.num_samples))
     return folder
 
 
 def settings(data: pathlib.Path, **changes) -> Settings:
     """Three steps of four segments of a second."""
     config = config_lib.base()
-    config.data.corpus, config.data.data_dir = "packed", str(data)
+    config.data.corpus, config.data.data_dir = "tfds", str(data)
     for split in ("train_split", "validation_split", "eval_split"):
         config.data[split] = SPLIT
     config.segment_seconds, config.train.batch_size, config.train.max_steps = 1.0, 4, 3

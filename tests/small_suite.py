@@ -1,11 +1,11 @@
-"""The config of a suite of two small experiments on packed data, for runs that are killed."""
+"""The config of a suite of two small experiments, for runs that are killed."""
 
 CONFIG = """
 from psl_jax import config
 
 def get_config():
     result = config.base()
-    result.data.corpus = "packed"
+    result.data.corpus = "tfds"
     result.segment_seconds = 2.0
     result.model.width = 0.1
     result.train.batch_size = result.evaluate.batch_size = 4

@@ -1,15 +1,19 @@
 """Tiny data sets for tests: an index, its audio, and both as files."""
 
+import dataclasses
+import itertools
+import json
 import pathlib
+import struct
 from collections.abc import Iterable
 
+import crc32c
 import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 
 from psl_jax.audio.segments import Segmentation
 from psl_jax.data.clip_index import ClipIndex, ragged
-from psl_jax.data.packed_source import pack
 from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter
 from psl_jax.data.source import Source
 
@@ -141,9 +145,100 @@ def write_metadata(directory: pathlib.Path, index: ClipIndex) -> None:
     )
 
 
-def write_packed(path: pathlib.Path, index: ClipIndex, audio: list[np.ndarray]) -> pathlib.Path:
-    pack(MemorySource(index, audio), path)
-    return path
+def write_prepared(
+    folder: pathlib.Path, index: ClipIndex, audio: list[np.ndarray], split: str = ""
+) -> pathlib.Path:
+    """A split (default: the index's) of a prepared data set, which may have others, without TFDS.
+
+    Returns the folder.
+    """
+    index = dataclasses.replace(index, split=split or index.split)
+    folder.mkdir(parents=True, exist_ok=True)
+    index.save(folder / f"index-{index.split}.npz")
+    records = (
+        _record(_example(str(clip_id), samples, labels))
+        for clip_id, samples, labels in zip(
+            index.ids, audio, np.split(index.label_values, index.label_offsets[1:-1]), strict=True
+        )
+    )
+    count = len(index.shard_sizes)
+    for shard, size in enumerate(index.shard_sizes):
+        path = folder / f"data-{index.split}.tfrecord-{shard:05d}-of-{count:05d}"
+        path.write_bytes(b"".join(itertools.islice(records, int(size))))
+    template = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+    info_path = folder / "dataset_info.json"
+    info = {"name": "data", "version": "1.0.0", "fileFormat": "tfrecord", "splits": []}
+    if info_path.exists():
+        info = json.loads(info_path.read_text())
+    splits = {one["name"]: one for one in info["splits"]}
+    splits[index.split] = {
+        "name": index.split,
+        "filepathTemplate": template,
+        "numBytes": "1",
+        "shardLengths": [str(size) for size in index.shard_sizes],
+    }
+    info_path.write_text(json.dumps(info | {"splits": list(splits.values())}))
+    (folder / "features.json").write_text(json.dumps(_features(index.num_classes)))
+    (folder / "labels.labels.txt").write_text("".join(f"{name}\n" for name in index.classes))
+    return folder
+
+
+def _features(num_classes: int) -> dict:
+    """The features of `clip_records`, as TFDS writes them."""
+    path = "tensorflow_datasets.core.features"
+    tensor = {"shape": {"dimensions": ["-1"]}, "dtype": "int16", "encoding": "bytes"}
+    label = {
+        "pythonClassName": f"{path}.class_label_feature.ClassLabel",
+        "classLabel": {"numClasses": str(num_classes)},
+    }
+    features = {
+        "audio": {"pythonClassName": f"{path}.tensor_feature.Tensor", "tensor": tensor},
+        "id": {"pythonClassName": f"{path}.text_feature.Text", "text": {}},
+        "labels": {
+            "pythonClassName": f"{path}.sequence_feature.Sequence",
+            "sequence": {"feature": label, "length": "-1"},
+        },
+    }
+    return {
+        "pythonClassName": f"{path}.features_dict.FeaturesDict",
+        "featuresDict": {"features": features},
+    }
+
+
+def _example(clip_id: str, samples: np.ndarray, labels: np.ndarray) -> bytes:
+    """A serialized tf.train.Example."""
+    values = b"".join(_varint(int(label)) for label in labels)
+    features = {
+        b"audio": _field(1, _field(1, samples.astype("<i2").tobytes())),
+        b"id": _field(1, _field(1, clip_id.encode())),
+        b"labels": _field(3, _field(1, values) if len(labels) else b""),
+    }
+    entries = (_field(1, _field(1, name) + _field(2, f)) for name, f in features.items())
+    return _field(1, b"".join(entries))
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """A length-delimited field of a protocol buffer."""
+    return bytes([number << 3 | 2]) + _varint(len(content)) + content
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def _record(content: bytes) -> bytes:
+    """A record of a TFRecord file: its length and contents, each with a masked checksum."""
+
+    def checksum(data: bytes) -> bytes:
+        crc = crc32c.crc32c(data)
+        return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
+
+    length = struct.pack("<Q", len(content))
+    return length + checksum(length) + content + checksum(content)
 
 
 def make_probabilities(

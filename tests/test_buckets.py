@@ -15,7 +15,7 @@ import pytest
 import small_suite
 
 CONFIG = small_suite.CONFIG.replace(
-    'result.data.corpus = "packed"\n',
+    'result.data.corpus = "tfds"\n',
     """result.data.corpus = "own_data"
     result.data.max_clip_seconds = 2.0
     result.data.validation_split = result.data.eval_split = "eval"

@@ -167,19 +167,19 @@ def test_a_missing_config_is_told_plainly(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def packed_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("packed")
+def prepared_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prepared")
     for seed, split in enumerate(("balanced", "eval", "full")):
         index = synthetic_data.make_index([4, 2], 32_000, split=split)
         audio = synthetic_data.make_audio(index, seed)
-        synthetic_data.write_packed(folder / f"{split}.npz", index, audio)
+        synthetic_data.write_prepared(folder, index, audio)
     return folder
 
 
-def test_a_run_leaves_what_the_readme_says_and_is_not_done_again(tmp_path, packed_folder):
+def test_a_run_leaves_what_the_readme_says_and_is_not_done_again(tmp_path, prepared_folder):
     arguments = (
         *("--config", "configs/weak.py", "--workdir", tmp_path / "run"),
-        *("--config.data.corpus=packed", f"--config.data.data_dir={packed_folder}"),
+        *("--config.data.corpus=tfds", f"--config.data.data_dir={prepared_folder}"),
         *("--config.segment_seconds=2", "--config.model.width=0.1", "--config.train.max_steps=2"),
         *("--config.train.batch_size=4", "--config.evaluate.batch_size=4"),
     )
@@ -315,15 +315,15 @@ def test_a_model_is_transferred_to_other_data(tmp_path, audio_folder, run_single
 
 
 @pytest.fixture(scope="module")
-def run_single(packed_folder, tmp_path_factory):
-    """Runs a config of one experiment on packed data: its run folder."""
+def run_single(prepared_folder, tmp_path_factory):
+    """Runs a config of one experiment on small data: its run folder."""
     root = tmp_path_factory.mktemp("single")
 
     def run_config(name, *arguments):
         if not (root / name).exists():
             run_small(
                 *("--config", f"configs/{name}.py", "--workdir", root / name),
-                *("--config.data.corpus=packed", f"--config.data.data_dir={packed_folder}"),
+                *("--config.data.corpus=tfds", f"--config.data.data_dir={prepared_folder}"),
                 *arguments,
             )
         return root / name

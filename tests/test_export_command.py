@@ -94,11 +94,11 @@ def test_settings_that_do_not_fit_are_refused(arguments, message):
 
 def test_clips_of_the_run_are_found(tmp_path):
     settings = config.base()
-    settings.data.corpus, settings.data.data_dir = "packed", str(tmp_path)
+    settings.data.corpus, settings.data.data_dir = "tfds", str(tmp_path)
     files.write_json(tmp_path / "run" / "config.json", files.as_json(settings.to_dict()))
     index = synthetic_data.make_index([2, 1], [400, 300, 500], split="eval")
     audio = synthetic_data.make_audio(index)
-    synthetic_data.write_packed(tmp_path / "eval.npz", index, audio)
+    synthetic_data.write_prepared(tmp_path, index, audio, "eval")
     found = check.own_signals(tmp_path / "run")
     assert [len(x) for x in found] == [400, 300, 500]
     np.testing.assert_array_equal(found[1] * 32768, audio[1])

@@ -15,7 +15,7 @@ from psl_jax.runtime.errors import UserError
 
 def config_of(folder, labels, **changes):
     config = config_lib.student("psl1s", 1.0)  # its teacher is runs/teacher, which is not there
-    config.data.corpus, config.data.data_dir = "packed", str(folder / "data")
+    config.data.corpus, config.data.data_dir = "tfds", str(folder / "data")
     for split in ("train_split", "validation_split", "eval_split"):
         config.data[split] = "train"
     config.soft_labels_dir = str(labels)

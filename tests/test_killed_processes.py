@@ -26,7 +26,7 @@ class Together:
         for seed, split in enumerate(("balanced", "eval")):
             index = synthetic_data.make_index([4, 3, 2], 32_000, split=split, first=100 * seed)
             audio = synthetic_data.make_audio(index, seed)
-            synthetic_data.write_packed(folder / f"{split}.npz", index, audio)
+            synthetic_data.write_prepared(folder, index, audio)
 
     def run(self, workdir, die_at="", dies=1, by="SIGKILL", checkpoint_every=2, ends_other=True):
         """Exit statuses and outputs; process number `dies` dies at `die_at` by a signal.

@@ -32,7 +32,7 @@ def command(tmp_path, monkeypatch):
     index = synthetic_data.make_index([3] * SHARDS, 16_000, split="train")
     (tmp_path / "data").mkdir()
     audio = synthetic_data.make_audio(index)
-    synthetic_data.write_packed(tmp_path / "data/train.npz", index, audio)
+    synthetic_data.write_prepared(tmp_path / "data", index, audio, "train")
     _, variables = mobilenetv2.create(3, 0.1, seed=3)
     info = ModelInfo(index.classes, 0.1, 0.5, name="teacher")
     orbax_folder.save_model(tmp_path / "model", variables, info.as_json())

@@ -25,7 +25,7 @@ def command(tmp_path_factory):
     for seed, split in enumerate(("balanced", "eval")):
         index = synthetic_data.make_index([4, 3], 32_000, split=split)
         audio = synthetic_data.make_audio(index, seed)
-        synthetic_data.write_packed(folder / f"{split}.npz", index, audio)
+        synthetic_data.write_prepared(folder, index, audio)
 
     shutil.copytree(folder, tmp_path_factory.getbasetemp() / "moved")
 

@@ -15,8 +15,8 @@ from psl_jax import UserError, evaluate, relabel
 from psl_jax import config as config_lib
 from psl_jax.audio.segments import Segmentation
 from psl_jax.data.label_manifest import LabelRule
-from psl_jax.data.packed_source import PackedSource
 from psl_jax.data.soft_labels import SoftLabels
+from psl_jax.data.source import Source
 from psl_jax.experiments import experiment
 from psl_jax.model.context import Context
 from psl_jax.model.mobilenetv2 import create
@@ -31,14 +31,14 @@ CLASSES = ("class 0", "class 1", "class 2")  # of synthetic_data.make_index
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """DATA: two packed splits; MODEL: of more classes than the data, in another order."""
+    """DATA: two splits; MODEL: of more classes than the data, in another order."""
     folder = tmp_path_factory.mktemp("model_on_data")
     index = synthetic_data.make_index(
         [4, 0, 3], [32_000, 20_000, 9_000, 5_000, 32_000, 20_000, 9_000]
     )
     assert index.classes == CLASSES
     (folder / "data").mkdir()
-    synthetic_data.write_packed(folder / "data/eval.npz", index, synthetic_data.make_audio(index))
+    synthetic_data.write_prepared(folder / "data", index, synthetic_data.make_audio(index), "eval")
     for name, classes in (("model", ("other", *CLASSES[::-1])), ("same", CLASSES)):
         variables = lively(create(len(classes), 0.1, seed=3)[1])
         info = ModelInfo(classes, 0.1, 1.0, name=name)
@@ -68,7 +68,7 @@ def of_arrays(path):
 def test_scores_are_those_of_an_experiment(folder, tmp_path, segments, capsys):
     options = (f"--segment_seconds={segments}", f"--out={tmp_path}")
     run(evaluate, folder / "same", folder / "data", *options)
-    source = PackedSource(str(folder / "data/eval.npz"))
+    source = Source.open(folder / "data", "eval")
     seconds = {"training": 1.0, "whole": 2.0}.get(segments) or float(segments)
     model = load_model(folder / "same")
     scorer = Scorer(model.variables, model.info.logmel)
@@ -92,7 +92,7 @@ def test_classes_are_found_by_name(folder, tmp_path):
         found = chosen.variables.params["classifier"][name]
         np.testing.assert_array_equal(found, np.asarray(value)[..., [3, 2, 1]])
     run(evaluate, folder / "model", folder / "data", f"--out={tmp_path}")
-    source = PackedSource(str(folder / "data/eval.npz"))
+    source = Source.open(folder / "data", "eval")
     scorer = Scorer(model.variables, model.info.logmel)
     index = source.index
     object.__setattr__(index, "classes", model.classes)  # so that all four columns come out
@@ -153,7 +153,7 @@ def test_other_results_are_not_taken_for_an_evaluation(folder, tmp_path):
     def evaluated(labels):
         index = synthetic_data.make_index([4, 3], 16_000, labels)
         audio = synthetic_data.make_audio(index)
-        synthetic_data.write_packed(tmp_path / "data/eval.npz", index, audio)
+        synthetic_data.write_prepared(tmp_path / "data", index, audio, "eval")
         run(evaluate, *arguments)
 
     evaluated(None)
@@ -178,7 +178,7 @@ def test_labels_are_those_of_an_experiment_and_can_be_shared(
     options = ("--split=eval", "--segment_seconds=1", f"--hop_seconds={hop}", f"--out={out}")
     run(relabel, folder / "model", folder / "data", *options)
     assert "clips without any" in capsys.readouterr().out
-    source = PackedSource(str(folder / "data/eval.npz"))
+    source = Source.open(folder / "data", "eval")
     digest = load_model(folder / "model").for_classes(CLASSES).digest
     segmentation = Segmentation(1.0, hop or None)
     labels = SoftLabels.open(out, source.index, segmentation, teacher_digest=digest)
@@ -186,7 +186,7 @@ def test_labels_are_those_of_an_experiment_and_can_be_shared(
     assert counts.tolist() == expected and soft.dtype == np.float16
 
     config = config_lib.base()
-    config.data.corpus, config.data.data_dir = "packed", str(folder / "data")
+    config.data.corpus, config.data.data_dir = "tfds", str(folder / "data")
     for split in ("train_split", "validation_split", "eval_split"):
         config.data[split] = "eval"
     config.labels, config.segment_seconds, config.hop_seconds = "soft", 1.0, hop
@@ -212,7 +212,7 @@ def test_labels_are_made_as_the_options_say(folder, tmp_path, capsys):
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     told = {"overlap": 0.5, "prior": 2.0, "prior_recall": 0.5, "count_padding": False}
     assert {name: manifest[name] for name in told} == told
-    index = PackedSource(str(folder / "data/eval.npz")).index
+    index = Source.open(folder / "data", "eval").index
     labels = SoftLabels.open(tmp_path, index, Segmentation(1.0), rule=LabelRule(0.5, 2.0, 0.5))
     assert json.loads((tmp_path / "label_quality.json").read_text())["bytes"] == labels.num_bytes
     with pytest.raises(UserError, match=r"prior_recall\) differs: expected 0.7, found 0.5"):
@@ -228,7 +228,7 @@ def test_labels_of_frames_are_means_of_what_the_network_says_of_them(folder, tmp
     for out, more in (("named", ()), ("mapped", (f"--class_map={tmp_path / 'map.csv'}",))):
         place = f"--out={tmp_path / out}"
         run(relabel, folder / "model", folder / "data", *options, *more, place)
-    index = PackedSource(str(folder / "data/eval.npz")).index
+    index = Source.open(folder / "data", "eval").index
     how = Segmentation(0.64, shortest_seconds=0.0), None, LabelRule(heard=2.0)
     named, mapped = (
         SoftLabels.open(tmp_path / out, index, *how).gather(np.arange(7)).astype(float)

@@ -88,7 +88,7 @@ def write(folder: pathlib.Path, lengths, heard) -> pathlib.Path:
     for clip, count in zip(audio, heard, strict=True):
         clip[count:] = 0
     audio = [clip[:length] for clip, length in zip(audio, lengths, strict=True)]
-    synthetic_data.write_packed(folder / f"{SPLIT}.npz", index, audio)
+    synthetic_data.write_prepared(folder, index, audio)
     return folder
 
 

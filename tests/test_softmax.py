@@ -68,7 +68,7 @@ def test_several_labels_and_soft_ones_are_refused(data, tmp_path):
     several = tmp_path / "several"
     several.mkdir()
     audio = small_experiments.sounds(index.num_samples)
-    synthetic_data.write_packed(several / f"{SPLIT}.npz", index, audio)
+    synthetic_data.write_prepared(several, index, audio)
     found = small_experiments.settings(several, model=SOFTMAX)
     with pytest.raises(UserError, match=r"2 of the 8 clips of config\.data\.train_split=eval.*'-c"):
         small_experiments.run(found, tmp_path / "run")

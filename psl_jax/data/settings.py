@@ -12,11 +12,11 @@ RECORDED = ("own_data", "esc50", "urbansound8k", "fsd50k", "fsdkaggle2018", "fsd
 class DataSettings:
     """config.data"""
 
-    # soundscapes | tfds (prepared) | packed (.npz, without TensorFlow), or what lies in source_dir:
-    # own_data (a folder with CSVs), or a corpus as published
-    corpus: str = setting("tfds", choices=("soundscapes", "tfds", "packed", *RECORDED))
+    # soundscapes | tfds (prepared), or what lies in source_dir: own_data (a folder with CSVs), or a
+    # corpus as published
+    corpus: str = setting("tfds", choices=("soundscapes", "tfds", *RECORDED))
     data_dir: str = operational("")  # default <workdir>/data
-    data_set: str = operational("")  # tfds, packed: which folder in data_dir, if it holds several
+    data_set: str = operational("")  # tfds: which folder in data_dir, if it holds several
     source_dir: str = operational("")  # the folder with the CSVs and the audio
     max_clip_seconds: float = setting(10.0, above=0)  # own_data: longer files are cut, and reported
     label_separator: str = ";"

@@ -157,6 +157,13 @@ class Source:
         )
 
 
+def open_folder(folder: str | os.PathLike, split: str) -> Source:
+    """A split of the prepared data set that `folder` is or has below it. Raises UserError."""
+    if not path_lib.path_of(folder).is_dir():
+        raise UserError(f"{folder} is no folder: give that of a prepared data set")
+    return Source.open(index_files.find_data_dir(folder), split)
+
+
 class _Shard:
     """An open file, closed when nobody has it any more."""
 

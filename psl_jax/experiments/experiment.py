@@ -14,7 +14,6 @@ from psl_jax.config import Settings
 from psl_jax.data import batches
 from psl_jax.data.batches import Batch
 from psl_jax.data.clip_index import ClipIndex
-from psl_jax.data.opening import open_source
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.source import Source
 from psl_jax.experiments import advice, stepping
@@ -200,12 +199,8 @@ class Experiment:
     def source(self, split: str) -> Source:
         """A split of the data."""
         if split not in self._sources:
-            self._sources[split] = open_source(self.data_dir, split, self._is_packed)
+            self._sources[split] = Source.open(self.data_dir, split)
         return self._sources[split]
-
-    @property
-    def _is_packed(self) -> bool:
-        return self.settings.data.corpus == "packed"
 
     @property
     def train_index(self) -> ClipIndex:
@@ -247,8 +242,7 @@ class Experiment:
         return self.labelling.open() if self.labelling.is_stored else None
 
     def _relabel(self) -> None:
-        file_format = "npz" if self._is_packed else "tfrecord"
-        self.labelling.make(self.settings.num_devices or None, file_format)
+        self.labelling.make(self.settings.num_devices or None)
 
     def _train(self) -> None:
         source = self.source(self.settings.data.train_split)

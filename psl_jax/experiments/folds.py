@@ -54,8 +54,6 @@ def run(
     """
     workdir = path_of(workdir)
     config = copy.deepcopy(config)
-    if config.data.corpus == "packed":
-        raise UserError("--folds joins splits, which packed data cannot: give the prepared ones")
     if not config.data.data_dir:
         config.data.data_dir = os.fspath(workdir / "data")
     there = _folds_of(config, workdir)

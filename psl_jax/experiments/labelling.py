@@ -120,7 +120,7 @@ class Labelling:
             return False
         return not are_begun(self.directory) or bool(missing_shards(self.directory))
 
-    def make(self, num_devices: int | None, file_format: str) -> None:
+    def make(self, num_devices: int | None) -> None:
         """Writes the labels that are missing, and tells what they are like."""
         if digest := self.given:
             self._measure(digest)
@@ -135,7 +135,6 @@ class Labelling:
             self.directory,
             teacher=relabeling.TaughtBy(teacher.digest, teacher.described(), weak),
             batch_size=rule.batch_size,
-            file_format=file_format,
             rule=rule,
         )
         parallel.wait_for_all("relabel")

@@ -16,8 +16,8 @@ from ml_collections import ConfigDict
 from psl_jax import config as config_lib
 from psl_jax.config import Settings
 from psl_jax.data.label_manifest import digest_without_teacher
-from psl_jax.data.opening import open_source
 from psl_jax.data.settings import DataSettings
+from psl_jax.data.source import Source
 from psl_jax.experiments import paper, stepping
 from psl_jax.experiments.experiment import Experiment
 from psl_jax.experiments.run_binding import OtherRunError
@@ -115,7 +115,7 @@ def _check_splits(experiments: Mapping[str, Settings], data_dirs: Mapping[str, s
         for setting in ("train_split", "validation_split", "eval_split"):
             split = getattr(data, setting)
             try:
-                open_source(data_dir, split, packed=data.corpus == "packed")
+                Source.open(data_dir, split)
             except UserError as error:
                 raise UserError(f"config.data.{setting} is {split!r}: {error}") from error
 
@@ -258,8 +258,6 @@ def _prepare_all(experiments: Mapping[str, Settings], workdir: pathlib.Path) -> 
 
 def prepare(data: DataSettings, workdir: pathlib.Path) -> str:
     """Where the data of `data` lie, which are prepared where they are not there; all come here."""
-    if data.corpus == "packed":
-        return os.path.join(data.data_dir, data.data_set)
     from psl_jax.preparing import prepared
 
     if jax.process_index() == 0:

@@ -129,7 +129,7 @@ def synthetic_signal(seconds: float = 10.0) -> np.ndarray:
 
 def own_signals(run: str | os.PathLike, count: int = max(BATCHES)) -> list[np.ndarray]:
     """Evaluation clips of the data that a run was trained on; none where it is not found."""
-    from psl_jax.data.opening import open_source
+    from psl_jax.data.source import Source
     from psl_jax.runtime.run_folder import CONFIG
 
     folder = path_of(run)
@@ -141,7 +141,7 @@ def own_signals(run: str | os.PathLike, count: int = max(BATCHES)) -> list[np.nd
         places += sorted(path.parent for path in near.rglob("dataset_info.json"))
     for place in places:
         try:
-            source = open_source(os.fspath(place), data.eval_split, packed=data.corpus == "packed")
+            source = Source.open(os.fspath(place), data.eval_split)
         except (UserError, OSError):
             continue
         whole = Segmentation(source.index.clip_samples / SAMPLE_RATE)

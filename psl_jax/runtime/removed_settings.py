@@ -21,7 +21,7 @@ REMOVED: dict[str, tuple[Any, ...] | None] = {
     "relabel.view_seed": None,
 }
 # A setting that stays -> the values that it had besides.
-REMOVED_VALUES: dict[str, tuple[Any, ...]] = {}
+REMOVED_VALUES: dict[str, tuple[Any, ...]] = {"data.corpus": ("packed",)}
 
 
 def check(values: Mapping[str, Any], where: object) -> None:

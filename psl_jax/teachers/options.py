@@ -12,8 +12,7 @@ from absl import flags
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.label_manifest import LabelRule
-from psl_jax.data.opening import open_folder
-from psl_jax.data.source import Source
+from psl_jax.data.source import Source, open_folder
 from psl_jax.data.whole_clips import WholeClips
 from psl_jax.runtime import cli_entry, distributed, parallel
 from psl_jax.runtime.errors import UserError
@@ -39,7 +38,7 @@ def parser(program: str, doc: str, split: str, maps: bool = True) -> argparse.Ar
     result = cli_entry.parser(program, doc)
     add = result.add_argument
     add("model", metavar="MODEL", help="a run, an export, a .pt, or mn:FILE.pt, onnx:FILE, ...")
-    add("data", metavar="DATA", help="folder of a prepared or packed data set")
+    add("data", metavar="DATA", help="folder of a prepared data set")
     add("--split", default=split, help=f"(default: {split})")
     add("--batch_size", type=int, default=0, metavar="N", help="segments (default: by the devices)")
     add("--dtype", default="float32", choices=("float32", "bfloat16"), help="of the maps")

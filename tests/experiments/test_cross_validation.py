@@ -100,9 +100,6 @@ def test_folds_that_are_none(config, tmp_path):
     assert folds.read("all") is None and folds.read("2, 1") == [2, 1]
     with pytest.raises(UserError, match="no fold 4; they have 1, 2, 3"):
         folds.run(config, tmp_path / "run", [4])
-    config.data.corpus = "packed"
-    with pytest.raises(UserError, match="packed data cannot"):
-        folds.run(config, tmp_path / "run", None)
 
 
 def test_intervals_are_of_the_mean_over_folds(tmp_path):

@@ -11,7 +11,8 @@ from psl_jax import UserError, config
 from psl_jax.audio.segments import Segmentation
 from psl_jax.config import Settings
 from psl_jax.data.soft_labels import SoftLabelWriter
-from psl_jax.experiments import advice, experiment, suite
+from psl_jax.data.source import Source
+from psl_jax.experiments import advice, suite
 from psl_jax.experiments.experiment import Experiment
 from psl_jax.experiments.run_binding import OtherRunError, RunFolder
 from psl_jax.model.mobilenetv2 import create
@@ -115,12 +116,12 @@ def data(monkeypatch):
         "eval": make_index([60], 32_000, split="eval", first=100),
     }
 
-    def open_source(data_dir, split, *_):
+    def opened(data_dir, split):
         if split not in splits:
             raise UserError(f"no split {split!r}; its splits are {list(splits)}")
         return MemorySource(splits[split])
 
-    monkeypatch.setattr(experiment, "open_source", open_source)
+    monkeypatch.setattr(Source, "open", opened)
     return splits
 
 

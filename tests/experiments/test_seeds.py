@@ -79,7 +79,7 @@ def test_a_suite_over_two_seeds(tmp_path):
     for seed, split in enumerate(("balanced", "eval")):
         index = synthetic_data.make_index([4, 3], 32_000, split=split)
         audio = synthetic_data.make_audio(index, seed)
-        synthetic_data.write_packed(tmp_path / f"{split}.npz", index, audio)
+        synthetic_data.write_prepared(tmp_path, index, audio)
 
     def run():
         done = subprocess.run(

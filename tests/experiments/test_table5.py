@@ -94,9 +94,9 @@ def config(tmp_path, shallow):
     index = synthetic_data.make_index([5], 18_000, num_classes=4, split=small_experiments.SPLIT)
     (tmp_path / "second").mkdir()
     audio = small_experiments.sounds(index.num_samples)
-    synthetic_data.write_packed(tmp_path / f"second/{index.split}.npz", index, audio)
+    synthetic_data.write_prepared(tmp_path / "second", index, audio)
     result = config_lib.base()
-    result.data.update({"corpus": "packed", "data_dir": str(tmp_path), "data_set": "first"})
+    result.data.update({"corpus": "tfds", "data_dir": str(tmp_path), "data_set": "first"})
     for split in ("train_split", "validation_split", "eval_split"):
         result.data[split] = small_experiments.SPLIT
     result.segment_seconds, result.model.width, result.model.dropout = 1.0, 0.1, 0.0

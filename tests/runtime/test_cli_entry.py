@@ -58,14 +58,14 @@ def test_other_arguments_are_no_buckets():
 
 def test_commands_that_take_no_buckets_say_so(tmp_path):
     process = subprocess.Popen(
-        [sys.executable, "-m", "psl_jax.pack", "--data_dir=gs://b/data", "--out=x"],
+        [sys.executable, "-m", "psl_jax.thresholds", "model", "--csv=gs://b/x.csv"],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(places.ROOT)},
         stderr=subprocess.PIPE,
         text=True,
     )
     _, err = process.communicate(timeout=300)
-    assert process.returncode == 2 and "--data_dir is gs://b/data: this command" in err
+    assert process.returncode == 2 and "--csv is gs://b/x.csv: this command" in err
     assert list(tmp_path.iterdir()) == []
 
 

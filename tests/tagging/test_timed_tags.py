@@ -94,7 +94,7 @@ def test_the_script(tmp_path):
         index = dataclasses.replace(index, classes=tagging.LABELS)
         index = with_events(index, [[(0.5, 1.5, 0)], [(1.0, 3.0, 2), (0.0, 4.0, 5)], []])
         audio = [tagging.recording(4.0, seed + i) for i in range(3)]
-        synthetic_data.write_packed(data / f"{split}.npz", index, audio)
+        synthetic_data.write_prepared(data, index, audio)
     out = tmp_path / "out.json"
     command = [sys.executable, str(SCRIPT), run, f"--data_dir={data}", f"--out={out}"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -119,6 +119,6 @@ def test_scores_are_those_of_tag():
 
 def test_data_without_events_is_refused(tmp_path):
     index = synthetic_data.make_index([2], 400, split="eval")
-    synthetic_data.write_packed(tmp_path / "eval.npz", index, synthetic_data.make_audio(index))
+    synthetic_data.write_prepared(tmp_path, index, synthetic_data.make_audio(index), "eval")
     with pytest.raises(UserError, match="has no true events"):
         timed_tags.open_split(str(tmp_path), "eval")

@@ -82,7 +82,7 @@ def clearest(peaks: np.ndarray) -> float:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A packed split whose labels are what the model hears above some thresholds."""
+    """A split whose labels are what the model hears above some thresholds."""
     folder = tmp_path_factory.mktemp("data")
     audio = [tagging.recording(3.0, seed=i) for i in range(24)]
     peaks = np.stack([tagging.tagger().tag(x, 16_000).frame_scores.max(axis=0) for x in audio])
@@ -90,7 +90,7 @@ def data(tmp_path_factory):
     labels = [np.flatnonzero(row >= limits).tolist() for row in peaks]
     index = synthetic_data.make_index([24], 48_000, labels, 6)
     index = dataclasses.replace(index, classes=tagging.LABELS)
-    synthetic_data.write_packed(folder / "val.npz", index, audio)
+    synthetic_data.write_prepared(folder, index, audio, "val")
     return folder
 
 

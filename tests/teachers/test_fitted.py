@@ -86,7 +86,7 @@ def folder(tmp_path_factory):
         size = rng.uniform(20, 200) if label else rng.uniform(2_000, 3_000)
         audio.append((rng.standard_normal(length) * size).astype(np.int16))
     (folder / "data").mkdir()
-    synthetic_data.write_packed(folder / "data/full.npz", index, audio)
+    synthetic_data.write_prepared(folder / "data", index, audio, "full")
     write_onnx(folder / "t.onnx", bias=-2.0)
     run(fit, f"onnx:{folder / 't.onnx'}", folder / "data", f"--out={folder / 'f.npz'}")
     return folder
@@ -183,6 +183,6 @@ def test_what_is_wrong_is_told_before_anything_is_scored(folder, tmp_path, monke
     assert not list(tmp_path.iterdir())
     none = synthetic_data.make_index([2], 16_000, [[], []], 2, split="full")
     audio = synthetic_data.make_audio(none)
-    synthetic_data.write_packed(tmp_path / "full.npz", none, audio)
+    synthetic_data.write_prepared(tmp_path, none, audio, "full")
     with pytest.raises(UserError, match="no clip of split 'full' has a label"):
         run(fit, teacher, tmp_path, f"--out={tmp_path / 'f.npz'}")

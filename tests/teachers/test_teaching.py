@@ -12,8 +12,8 @@ from small_teachers import expected, write_onnx
 from psl_jax import config as config_lib
 from psl_jax import evaluate, relabel
 from psl_jax.audio.segments import Segmentation
-from psl_jax.data.packed_source import PackedSource
 from psl_jax.data.soft_labels import SoftLabels
+from psl_jax.data.source import Source
 from psl_jax.experiments import suite
 from psl_jax.experiments.run_binding import OtherRunError
 from psl_jax.runtime.errors import UserError
@@ -23,12 +23,12 @@ LENGTHS = [32_000, 20_000, 16_000, 32_000, 32_000, 20_000, 9_000]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """DATA: a packed split with classes 0 to 2; a teacher that knows Dog and Cat; a map."""
+    """DATA: a split with classes 0 to 2; a teacher that knows Dog and Cat; a map."""
     folder = tmp_path_factory.mktemp("teaching")
     index = synthetic_data.make_index([4, 3], LENGTHS)
     (folder / "data").mkdir()
     audio = synthetic_data.make_audio(index)
-    synthetic_data.write_packed(folder / "data/eval.npz", index, audio)
+    synthetic_data.write_prepared(folder / "data", index, audio, "eval")
     write_onnx(folder / "t.onnx", bias=-2.0)
     (folder / "map.csv").write_text("class,teacher_class\nclass 0,Dog\nclass 1,Cat\n")
     return folder
@@ -46,7 +46,7 @@ def relabeled(folder, out, *options, teacher="t.onnx"):
 
 def labels_in(folder, out):
     """(float16 [clips, segments, classes], counts, weak labels)."""
-    index = PackedSource(folder / "data/eval.npz").index
+    index = Source.open(folder / "data", "eval").index
     labels = SoftLabels.open(out, index, Segmentation(1.0))
     counts = Segmentation(1.0).counts(index.num_samples)
     return labels.gather(np.arange(len(index))), counts, index.weak_labels()
@@ -54,7 +54,7 @@ def labels_in(folder, out):
 
 def heard(folder):
     """The teacher's probabilities [clips, segments, 2], computed by hand."""
-    audio = synthetic_data.make_audio(PackedSource(folder / "data/eval.npz").index)
+    audio = synthetic_data.make_audio(Source.open(folder / "data", "eval").index)
     out = np.zeros((7, 2, 2))
     for clip, length in enumerate(LENGTHS):
         for segment in range(int(Segmentation(1.0).counts(length))):
@@ -131,7 +131,7 @@ def test_scores_of_clips_are_the_mean_of_segments(folder, tmp_path):
 
 def config_of(folder, **changes):
     config = config_lib.student("psl1s", 1.0)
-    config.data.corpus, config.data.data_dir = "packed", str(folder / "data")
+    config.data.corpus, config.data.data_dir = "tfds", str(folder / "data")
     for split in ("train_split", "validation_split", "eval_split"):
         config.data[split] = "eval"
     config.teacher = f"onnx:{folder / 't.onnx'}"
@@ -203,7 +203,9 @@ def test_published_teachers_together_label_data_of_other_classes(tmp_path):
     index = synthetic_data.make_index([2], [32_000, 20_000], num_classes=len(classes))
     index = dataclasses.replace(index, classes=classes)
     (tmp_path / "data").mkdir()
-    synthetic_data.write_packed(tmp_path / "data/eval.npz", index, synthetic_data.make_audio(index))
+    synthetic_data.write_prepared(
+        tmp_path / "data", index, synthetic_data.make_audio(index), "eval"
+    )
     out = tmp_path / "labels"
     run(
         *(relabel, f"mn:{TEACHERS / 'mn04_as_mAP_432.pt'}", tmp_path / "data", "--split=eval"),

@@ -36,7 +36,7 @@ def save_model(folder, classes, seed=0):
 
 def settings_for(folder, **changes):
     config = config_lib.base()
-    config.data.corpus, config.data.data_dir = "packed", str(folder)
+    config.data.corpus, config.data.data_dir = "tfds", str(folder)
     for split in ("train_split", "validation_split", "eval_split"):
         config.data[split] = "eval"
     config.segment_seconds, config.train.batch_size, config.train.max_steps = 1.0, 4, 3
@@ -50,7 +50,7 @@ def data(tmp_path, shallow):
     index = synthetic_data.make_index([4, 3], 16_000)
     (tmp_path / "data").mkdir()
     audio = synthetic_data.make_audio(index)
-    synthetic_data.write_packed(tmp_path / "data/eval.npz", index, audio)
+    synthetic_data.write_prepared(tmp_path / "data", index, audio, "eval")
     return tmp_path / "data"
 
 
