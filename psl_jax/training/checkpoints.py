@@ -9,19 +9,19 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import serialization
 from orbax.checkpoint import v1 as ocp
 
 from psl_jax.model.mobilenetv2 import Variables
-from psl_jax.runtime import files, interrupts, parallel
+from psl_jax.runtime import files, interrupts, parallel, removed_settings
 from psl_jax.runtime.disk_errors import plain_disk_errors
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import absolute
-from psl_jax.training import flat_state
 from psl_jax.weights.keys import int_keys
 from psl_jax.weights.orbax_folder import array_crc, named_damage, on_this_host
 
 _METRIC = "mAP"
-_ARRAYS, _NOTES, _CRC = "arrays", "notes", "crc32"
+_NOTES, _CRC = "notes", "crc32"
 _DELETE = "delete that folder and give the same command again, which goes on from the one before"
 _ADVICE = "Run the same command again, which goes on from the last checkpoint."
 
@@ -77,12 +77,12 @@ class TrainingCheckpoints:
         """
         metrics = None if mean_average_precision is None else {_METRIC: mean_average_precision}
         # Copies, on the host: the next step is made in the memory that holds the state now.
-        flat, index = flat_state.flatten(parallel.to_host(state))
+        tree = jax.tree.map(np.array, _as_tree(parallel.to_host(state)))
         self._finish()
-        about = {_ARRAYS: index, _NOTES: notes, _METRIC: mean_average_precision}
+        about = {_NOTES: notes, _METRIC: mean_average_precision}
         with plain_disk_errors(self.directory, _ADVICE):
             self._saving = self._checkpointer.save_async(
-                step, flat, metrics=metrics, custom_metadata=about | {_CRC: _crc(flat, about)}
+                step, tree, metrics=metrics, custom_metadata=about | {_CRC: _crc(tree, about)}
             )
         what = f"step {step} in {self.directory}"
         self._saving.on_complete(lambda saved: interrupts.note_saved(what) if saved else None)
@@ -103,19 +103,18 @@ class TrainingCheckpoints:
         latest = self._checkpointer.latest
         if latest is None:
             return state
-        flat, index = self._load(latest.step)
-        if index != flat_state.flatten(parallel.to_host(state))[1]:
+        tree = self._load(latest.step)
+        if _forms(tree) != _forms(_as_tree(parallel.to_host(state))):
             raise UserError(
-                f"the checkpoint of step {latest.step} in {self.directory} is of another network "
-                "or an older version; give another --workdir, or delete that folder"
+                f"the checkpoint of step {latest.step} in {self.directory} is of another network; "
+                "give another --workdir, or delete that folder"
             )
-        leaves = flat_state.split(flat, index)
         # From each process's own copy: device_put onto devices of several processes would compare
         # their values, a collective for each of hundreds of arrays.
         return jax.tree.map(
             lambda x, new: jax.make_array_from_process_local_data(x.sharding, new),
             state,
-            jax.tree.unflatten(jax.tree.structure(state), leaves),
+            serialization.from_state_dict(state, tree),
         )
 
     def latest_notes(self) -> Any:
@@ -128,20 +127,24 @@ class TrainingCheckpoints:
             saved = self._checkpointer.metadata(latest.step)
         return (saved.custom_metadata or {}).get(_NOTES)
 
-    def _load(self, step: int) -> tuple[dict[str, np.ndarray], list]:
-        """The long arrays, and what lies where in them."""
+    def _load(self, step: int) -> dict[str, Any]:
+        """The state as nested dicts of NumPy arrays."""
         self._finish()
         with self._named_damage(step):
             saved = self._checkpointer.metadata(step)
             about = dict(saved.custom_metadata or {})
-            crc = about.pop(_CRC, None)  # earlier versions wrote none
+            if "arrays" in about:
+                raise UserError(
+                    f"{self.directory / str(step)} was saved by an earlier version: go on with "
+                    f"commit {removed_settings.LAST_COMMIT}, the last one that reads it, or give "
+                    "another --workdir"
+                )
+            crc = about.pop(_CRC, None)
             loaded = self._checkpointer.load(step, on_this_host(saved.metadata))
-            flat = {key: np.asarray(array) for key, array in loaded.items()}
-            if crc not in (None, _crc(flat, about)):
+            tree = jax.tree.map(np.asarray, loaded)
+            if crc != _crc(tree, about):
                 raise ValueError("its contents fail their checksum")
-            if _ARRAYS not in about:
-                raise ValueError("it does not tell what its arrays are")
-            return flat, about[_ARRAYS]
+            return tree
 
     def _named_damage(self, step: int) -> contextlib.AbstractContextManager[None]:
         return named_damage(self.directory / str(step), _DELETE)
@@ -170,7 +173,7 @@ class TrainingCheckpoints:
 
     def load_variables(self, step: int) -> Variables:
         """The network's variables at `step`, as NumPy arrays."""
-        variables = flat_state.nested(*self._load(step))["variables"]
+        variables = self._load(step)["variables"]
         return Variables(int_keys(variables["params"]), int_keys(variables["stats"]))
 
     def average_best(self) -> tuple[Variables, list[int]]:
@@ -191,17 +194,30 @@ def average(variables: list[Variables]) -> Variables:
     return jax.tree.map(mean, *variables)
 
 
-def _crc(flat: dict[str, np.ndarray], about: dict[str, Any]) -> int:
+def _as_tree(state: Any) -> dict[str, Any]:
+    """A state as nested dicts with names as keys, which is how Orbax gives it back."""
+    return serialization.to_state_dict(state)
+
+
+def _forms(tree: dict[str, Any]) -> Any:
+    """Shape and type of each array of `_as_tree`."""
+    return jax.tree.map(lambda array: (array.shape, array.dtype.name), tree)
+
+
+def _crc(tree: dict[str, Any], about: dict[str, Any]) -> int:
     """Over the arrays and what is told of them, as JSON has it."""
     text = json.dumps(about, sort_keys=True).encode()
-    return array_crc((flat[name] for name in sorted(flat)), zlib.crc32(text))
+    return array_crc(jax.tree.leaves(tree), zlib.crc32(text))
 
 
 def _unreadable(directory: pathlib.Path) -> pathlib.Path:
-    """The checkpoint with a file of metrics that is no JSON; `directory` where there is none."""
-    for path in sorted(directory.glob("*/metrics/metrics")):
+    """The checkpoint whose metadata or metrics cannot be read; `directory` where there is none."""
+    for path in sorted(path for path in directory.glob("*") if path.name.isdecimal()):
         try:
-            files.read_json(path)
-        except UserError:
-            return path.parent.parent
+            ocp.metadata(os.fspath(path))
+            files.read_json(path / "metrics" / "metrics")
+        except FileNotFoundError:
+            continue
+        except Exception:  # of Orbax, of many kinds
+            return path
     return directory
