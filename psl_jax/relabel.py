@@ -15,14 +15,11 @@ one (docs/TEACHERS.md):
 import argparse
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
-from psl_jax.audio.segments import MIN_SEGMENT_SECONDS, SAMPLE_RATE, check_hop
+from psl_jax.audio.segments import MIN_SEGMENT_SECONDS, check_hop
 from psl_jax.data.label_manifest import LabelRule
 from psl_jax.runtime import cli_entry
-from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
-from psl_jax.runtime.settings import read
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -47,29 +44,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="where the labels go")
     group = parser.add_argument_group("how labels are made (config.relabel of those who use them)")
-    add, default = group.add_argument, LabelRule()
-    add("--heard", type=float, default=default.heard, help="seconds at a time (0: a segment)")
-    add("--overlap", type=float, default=default.overlap, help="of the windows heard, in 0 to 0.9")
-    add("--prior", type=float, default=default.prior, help="how far weak labels are believed")
-    add("--prior_recall", type=float, default=default.prior_recall, help="share that they name")
-    rates = ("none", "rate", "clip_rate")
-    add("--calibrate", default=default.calibrate, choices=rates, help="a logit shift by class")
+    add = group.add_argument
     add("--count_padding", action="store_true", help="after a clip's end, in the time mean")
     found = options.parse(parser, arguments)
     if not 0 <= found.shortest_segment_seconds <= 3600:
         parser.error("--shortest_segment_seconds: expected seconds, or 0")
     if not 0 <= found.hop_seconds <= 3600:
         parser.error("--hop_seconds: expected seconds, or 0")
-    try:
-        read(LabelRule, rule_of(found), "relabel.")
-    except UserError as error:
-        parser.error(str(error))
     return found
-
-
-def rule_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The fields of a `LabelRule` that a command line gives."""
-    return {field.name: getattr(arguments, field.name) for field in dataclasses.fields(LabelRule)}
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -80,7 +62,7 @@ def main(arguments: argparse.Namespace) -> None:
     from psl_jax.experiments import advice
     from psl_jax.runtime import files, parallel, run_claim
     from psl_jax.runtime.run_folder import LABEL_QUALITY
-    from psl_jax.scoring import label_windows, relabeling
+    from psl_jax.scoring import relabeling
     from psl_jax.teachers import options
 
     task = options.begin(arguments, arguments.segment_seconds)
@@ -90,14 +72,11 @@ def main(arguments: argparse.Namespace) -> None:
         shortest_seconds=arguments.shortest_segment_seconds,
     )
     task = task._replace(segmentation=segmentation)
-    rule = LabelRule(**rule_of(arguments))
+    rule = LabelRule(arguments.count_padding)
     check_hop(segmentation, "--hop_seconds")
-    label_windows.check(segmentation, rule)
     out, scorer = path_of(arguments.out), task.scorer(arguments, rule)
     if jax.process_index() == 0:
-        longest = task.source.index.clip_samples / SAMPLE_RATE
-        heard = label_windows.windows_of(segmentation, rule, longest)
-        print("\n".join(options.plan(task, heard, scorer, arguments, out)), flush=True)
+        print("\n".join(options.plan(task, segmentation, scorer, arguments, out)), flush=True)
     if arguments.dry_run:
         return
     run_claim.claim(out, "--out")

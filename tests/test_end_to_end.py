@@ -22,7 +22,7 @@ TABLES = ("table2", "table3", "table4")
 TRANSFERRED = ["finetuned", "probe", "scratch"]
 PUBLISHED = ("fsd50k", "fsdkaggle2018", "fsdkaggle2019", "esc50", "urbansound8k")  # transfers to
 SUITES = {
-    *("quickstart", "own_data", "transfer", "ablation", "real_teacher", "table5"),
+    *("quickstart", "own_data", "transfer", "real_teacher", "table5"),
     *PUBLISHED,
     *TABLES,
 }
@@ -63,29 +63,6 @@ def test_a_table_of_the_paper_has_its_experiments(table, data):
     later = config_lib.experiments(config)
     assert later.keys() == rows - {"teacher"}
     assert {one.teacher for one in later.values() if one.labels == "soft"} == {"published.pt"}
-
-
-@pytest.mark.parametrize("data", paper.DATA)
-def test_the_ablation_has_its_rows_and_its_teachers(data):
-    config = paper.ablation(data)
-    experiments = config_lib.experiments(config)
-    order = list(experiments)
-    assert order[0] == "teacher" and set(order) == {"teacher", *paper.ABLATION}
-    assert order.index("psl2s") < order.index("round2") < order.index("round3")
-    teachers = {name: one.teacher for name, one in experiments.items()}
-    assert teachers.pop("teacher") == ""
-    assert teachers == dict.fromkeys(paper.ABLATION, "teacher") | {
-        "round2": "psl2s",
-        "round3": "round2",
-    }
-    assert {one.segment_seconds for one in experiments.values() if one.teacher} == {2.0}
-    ways = [(one.relabel, one.teacher) for one in experiments.values()][1:]
-    assert len(set(ways)) == len(ways)  # no two rows are the same
-    assert paper.table_of(config.name).reference == "psl2s"
-    config.teacher = "published.pt"
-    later = config_lib.experiments(config)
-    assert "teacher" not in later and later["psl2s"].teacher == "published.pt"
-    assert later["round3"].teacher == "round2"
 
 
 def test_experiments_of_a_table_can_be_changed_one_by_one():

@@ -15,6 +15,10 @@ from psl_jax.runtime.removed_settings import REMOVED, REMOVED_VALUES
 
 # A value that an earlier version took and that is none of the accepted ones.
 OTHERS = {
+    "relabel.overlap": 0.5,
+    "relabel.heard": 10.0,
+    "relabel.prior": 2.0,
+    "relabel.calibrate": "rate",
     "relabel.views": 3,
     "relabel.top_k": 2,
     "relabel.temperature": 0.5,

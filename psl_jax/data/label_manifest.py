@@ -29,40 +29,24 @@ class LabelRule:
     The default is the paper's: a segment's label is the teacher's score of that segment.
     """
 
-    # Windows as long as a segment, or `heard`, of which each covers so much of the next; a label
-    # is the mean of their scores, weighted by the audio that they share with the segment.
-    overlap: float = setting(0.0, least=0, most=0.9)
-    # How far the clip's weak labels are believed, see `relabeling.with_prior`: the logarithm of
-    # how much likelier a label is of a class that sounds than of another one. 0: not at all.
-    prior: float = setting(0.0, least=0, most=20)
-    # The share of sounding classes that weak labels name (AudioSet's miss many; inferred).
-    prior_recall: float = setting(0.7, above=0, below=1)
-    # A label is sigmoid(logit + shift), with a shift for each class, see `label_rates`. none: 0.
-    # rate: the class's mean label of a segment becomes the rate of its weak labels there.
-    # clip_rate: its mean of the clips' highest labels.
-    calibrate: str = setting("none", choices=("none", "rate", "clip_rate"))
     # The teacher's frames in the padding after a clip's end count in its time mean.
     count_padding: bool = setting(False)
-    # Seconds that the teacher hears at a time; a segment's label is the mean of the teacher's
-    # frames in it. 0: each segment by itself. Our own network scores frames, no other teacher.
-    heard: float = setting(0.0, least=0, most=3600)
 
     def entries(self) -> dict[str, Any]:
-        """What the manifest says of it: what has no effect is left out."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(LabelRule)}
-        return values | {"prior_recall": self.prior_recall if self.prior else None}
-
-    @property
-    def uses_weak_labels(self) -> bool:
-        """Whether clips with other weak labels get other soft ones."""
-        return self.prior > 0 or self.calibrate != "none"
+        """What the manifest says of it."""
+        return {"count_padding": self.count_padding}
 
 
-# What was added to the rule since cut labels have digests.
-LATER = ("heard",)
-# Parts of the rule that were removed since, with the only values that are accepted: digests keep
+# What else earlier versions could change, with the only values that are accepted: digests keep
 # them.
-REMOVED_PARTS = {"top_k": 0, "temperature": 1.0}
+REMOVED_PARTS = {
+    "overlap": 0.0,
+    "prior": 0.0,
+    "prior_recall": None,
+    "top_k": 0,
+    "temperature": 1.0,
+    "calibrate": "none",
+}
 
 # What labels are like that were made before manifests told it.
 _UNTOLD = LabelRule().entries() | {"shortest_seconds": MIN_SEGMENT_SECONDS}
@@ -79,11 +63,6 @@ _NAMES = {
     "clip_ids_sha256": "set of clip ids",
     "shard_sizes": "clips in each shard",
     "shortest_seconds": "least seconds of a segment",
-    "overlap": "overlap of the windows that the teacher heard",
-    "heard": "seconds that the teacher heard at a time",
-    "prior": "how far weak labels are believed",
-    "prior_recall": "share of sounding classes that weak labels name",
-    "calibrate": "what the classes' rates were fitted to",
     "count_padding": "whether padding counts",
     WEAK: "weak labels of the clips",
 }

@@ -19,7 +19,7 @@ import numpy as np
 from psl_jax.audio.segments import Segmentation
 from psl_jax.data import label_manifest, label_shards, record_files
 from psl_jax.data.clip_index import ClipIndex
-from psl_jax.data.label_manifest import FORMATS, LATER, MANIFEST, REMOVED_PARTS, WEAK, LabelRule
+from psl_jax.data.label_manifest import FORMATS, MANIFEST, REMOVED_PARTS, WEAK, LabelRule
 from psl_jax.runtime import files
 from psl_jax.runtime.disk_errors import plain_disk_errors
 from psl_jax.runtime.errors import UserError
@@ -46,14 +46,10 @@ _DAMAGE = (
 def made_with(labels: "SoftLabels") -> dict[str, Any]:
     """What of a relabeling, besides its teacher, data and segments, its labels depend on.
 
-    It is part of the digest of what is made of them: what came to the rule later is left out where
-    it has no effect, so that a digest stays what it was.
+    It is part of the digest of what is made of them.
     """
-    usual = LabelRule().entries()
-    found = {n: labels.manifest[n] for n in (*usual, WEAK) if n in labels.manifest}
-    return REMOVED_PARTS | {
-        n: value for n, value in found.items() if n not in LATER or value != usual[n]
-    }
+    names = [name for name in (*LabelRule().entries(), WEAK) if name in labels.manifest]
+    return REMOVED_PARTS | {name: labels.manifest[name] for name in names}
 
 
 class SoftLabelWriter:
@@ -78,7 +74,7 @@ class SoftLabelWriter:
         rule: how the labels are made (default: the paper's way).
         origin: of labels that no relabeling made: what they were read or cut from, as JSON.
         teachers: what there is to say of each teacher, as JSON; its digest alone is compared.
-        uses_weak_labels: besides those of `rule` the labels depend on the clips' weak ones.
+        uses_weak_labels: the labels depend on the clips' weak ones.
         """
         if format not in FORMATS:
             raise ValueError(f"format {format!r}, expected one of {FORMATS}")
@@ -87,7 +83,7 @@ class SoftLabelWriter:
         self.rule = rule or LabelRule()
         manifest = label_manifest.described(index, segmentation) | self.rule.entries()
         manifest |= {"teacher_digest": teacher_digest, "format": format}
-        if uses_weak_labels or self.rule.uses_weak_labels:
+        if uses_weak_labels:
             manifest[WEAK] = index.labels_sha256
         if (self.directory / MANIFEST).exists():
             label_manifest.compare(self.directory, label_manifest.read(directory), manifest)

@@ -19,7 +19,7 @@ from psl_jax.runtime import files, parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
 from psl_jax.runtime.run_folder import LABEL_QUALITY
-from psl_jax.scoring import label_windows, relabeling
+from psl_jax.scoring import relabeling
 from psl_jax.teachers import naming
 from psl_jax.teachers.own import OwnTeacher
 
@@ -47,7 +47,6 @@ class Labelling:
         """
         if not self.is_used:
             return
-        label_windows.check(self.segmentation, self.settings.relabel)
         if digest := self.given:
             self.open(digest)
             self.folder.check_teacher(digest, self.directory)
@@ -60,7 +59,6 @@ class Labelling:
             )
         try:
             opened = self._open_teacher()
-            naming.check_frames(opened.teacher, self.settings.relabel)
             if not self.is_stored:
                 self.model_in_step()
             self.folder.check_teacher(opened.teacher.digest, self.teacher)

@@ -90,7 +90,6 @@ TABLES = {
         references=transfer.REFERENCES,
     ),
     # Not of the paper, which reports nothing of it: what is tried beyond it.
-    "ablation": PaperTable({}, reference="psl2s"),
 }
 DATA = ("audioset", "soundscapes", "own_data")
 
@@ -128,23 +127,6 @@ def table4(data: str = "audioset") -> ConfigDict:
         for name in STUDENTS:
             config_lib.apply(suite.experiments[f"full_{name}"], {"train": {"epochs": 4}})
     return suite
-
-
-# Other ways to make the labels of PSL-2s: the rows of the ablation.
-ABLATION: dict[str, dict[str, Any]] = {
-    "psl2s": {},
-    "overlap": {"relabel": {"overlap": 0.5}},
-    "prior": {"relabel": {"prior": 2.0}},
-    "round2": {"teacher": "psl2s"},  # the student is the teacher of the next one
-    "round3": {"teacher": "round2"},
-}
-
-
-def ablation(data: str = "audioset") -> ConfigDict:
-    """PSL-2s with labels made in other ways than the paper's."""
-    own = {"labels": "soft", "segment_seconds": 2.0}
-    experiments = {name: own | copy.deepcopy(changes) for name, changes in ABLATION.items()}
-    return _suite("ablation", data, experiments)
 
 
 def table5(data: str = "audioset") -> ConfigDict:

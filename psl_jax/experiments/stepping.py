@@ -41,21 +41,8 @@ def labels_in_step(settings: Settings) -> bool:
 
     Raises UserError naming a setting that does not go with it.
     """
-    rule = settings.relabel
-    if settings.labels != "soft" or not settings.alpha or rule.when == "beforehand":
+    if settings.labels != "soft" or not settings.alpha or settings.relabel.when == "beforehand":
         return False
-    for name in ("overlap", "prior", "heard"):
-        if getattr(rule, name):
-            raise UserError(
-                f"config.relabel.{name} is {getattr(rule, name)}: a teacher in the step gives a "
-                "segment its own scores; give --config.relabel.when=beforehand, or 0"
-            )
-    for name, neutral in (("calibrate", "none"),):
-        if getattr(rule, name) != neutral:
-            raise UserError(
-                f"config.relabel.{name} is {getattr(rule, name)!r}: a teacher in the step gives a "
-                f"segment its own scores; give --config.relabel.when=beforehand, or {neutral}"
-            )
     if settings.soft_labels_dir:
         raise UserError(
             f"config.soft_labels_dir is {settings.soft_labels_dir!r}: a teacher in the step uses "

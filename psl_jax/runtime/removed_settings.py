@@ -15,6 +15,11 @@ REMOVED: dict[str, tuple[Any, ...] | None] = {
     "train.cache_features": ("auto", "off"),  # off: as where they do not fit into memory
     "train.resident": (False,),
     "train.steps_per_dispatch": None,
+    "relabel.overlap": (0.0,),
+    "relabel.heard": (0.0,),
+    "relabel.prior": (0.0,),
+    "relabel.prior_recall": None,
+    "relabel.calibrate": ("none",),
     "relabel.temperature": (1.0,),
     "relabel.top_k": (0,),
     "relabel.views": (1,),

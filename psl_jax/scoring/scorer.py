@@ -25,9 +25,8 @@ CPU_BATCH = 32  # segments
 DEVICE_SECONDS = 1024  # of audio, that a device is given at a time
 TPU_LANES = 128
 
-# What a program gives of each row: its scores [classes], those of its frames [frames, classes], or
-# the embeddings that these are made of, [frames, 1280].
-Gives = Literal["scores", "frames", "embeddings"]
+# What a program gives of each row: its scores [classes], or embeddings [frames, 1280].
+Gives = Literal["scores", "embeddings"]
 
 
 def score_function(
@@ -42,7 +41,7 @@ def score_function(
 
     dtype: type of the network's maps. padded: rows may end in padding, which is to have no
     influence on the frames before it. count_padding: it is audio like any other, of zeros, and its
-    frames count in the time mean. Of frames and embeddings a row's first `counted_frames` count.
+    frames count in the time mean. Of embeddings a row's first `counted_frames` count.
     Inside `data_parallel`.
     """
     operations = JaxOperations(jnp.dtype(dtype), platform)
@@ -57,8 +56,6 @@ def score_function(
         if gives == "embeddings":
             return embeddings(network, features, operations, inside)
         frames = frame_probabilities(network, features, operations, inside)
-        if gives == "frames":
-            return frames
         return clip_probabilities(frames, None if valid is None else output_frames(valid))
 
     return score

@@ -18,11 +18,17 @@ import numpy as np
 from psl_jax.data.segment_loader import Batch
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
-from psl_jax.scoring.label_rates import logits_of
 from psl_jax.teachers.ensemble import SideBySide
 from psl_jax.teachers.teacher import Running, Teacher
 
 FORMAT = 1
+_LEAST = 3e-8  # of a probability: half of float16's smallest number, which a stored 0 stands for
+
+
+def logits_of(probabilities: np.ndarray) -> np.ndarray:
+    """float64, finite also for 0 and 1."""
+    p = np.clip(np.asarray(probabilities, np.float64), _LEAST, 1 - _LEAST)
+    return np.log(p) - np.log1p(-p)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -162,26 +162,11 @@ def open_teacher(
     return Opened(teacher, weak if mapping.unmapped == "weak" and weak.any() else None)
 
 
-def check_frames(teacher: Teacher, rule: LabelRule) -> None:
-    """Raises UserError where labels are to be made of frames that the teacher does not score."""
-    alone = teacher.teacher if isinstance(teacher, Mapped) else teacher
-    if not rule.heard or isinstance(alone, OwnTeacher):
-        return
-    who = (
-        "several teachers together score" if isinstance(alone, Ensemble) else f"{alone.name} scores"
-    )
-    raise UserError(
-        f"relabel.heard is {rule.heard:g} and {who} no frames: only a single run or export of ours "
-        "does. Leave it at 0, or give relabel.overlap"
-    )
-
-
 def label_scorer(
     teacher: Teacher, rule: LabelRule, dtype: str, num_devices: int | None
 ) -> SegmentScorer:
-    """What scores segments, or frames, for labels by `rule`; see `Running`. Raises UserError."""
-    check_frames(teacher, rule)
-    return teacher.scorer(Running(dtype, num_devices, rule.count_padding, frames=rule.heard > 0))
+    """What scores segments for labels by `rule`; see `Running`. Raises UserError."""
+    return teacher.scorer(Running(dtype, num_devices, rule.count_padding))
 
 
 def _for_classes(teacher: Teacher, classes: tuple[str, ...], path: str, unmapped: str) -> Teacher:

@@ -58,6 +58,5 @@ class OwnTeacher:
             running.dtype,
             running.num_devices,
             running.count_padding,
-            gives="frames" if running.frames else "scores",
             output=model.info.output,
         )

@@ -23,13 +23,11 @@ class Running:
       dtype: of a network's maps, where it is one of JAX.
       num_devices: None for all of this process.
       count_padding: padding after a clip's end is audio like any other, of zeros.
-      frames: frames are scored, not segments; see `naming.check_frames`.
     """
 
     dtype: str = "float32"
     num_devices: int | None = None
     count_padding: bool = False
-    frames: bool = False
 
 
 class Teacher(Protocol):

@@ -36,8 +36,6 @@ def written(folder, index, probabilities, format, **rule):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"overlap": 0.5}, r"overlap of the windows .*: expected 0\.5, found 0\.0"),
-        ({"prior": 1.0}, r"how far weak labels are believed"),
         ({"count_padding": True}, "whether padding counts"),
     ],
 )
@@ -52,16 +50,6 @@ def test_labels_made_otherwise_are_refused(tmp_path, index, change, words):
         SoftLabels.open(tmp_path, index, Segmentation(0.01, shortest_seconds=0.0))
 
 
-def test_a_recall_without_a_prior_changes_nothing(tmp_path, index):
-    probabilities = make_probabilities(index, SEGMENTATION)
-    written(tmp_path, index, probabilities, "npz", prior_recall=0.2)
-    SoftLabels.open(tmp_path, index, SEGMENTATION, "t", LabelRule(prior_recall=0.6))
-    written(tmp_path / "believed", index, probabilities, "npz", prior=1.0, prior_recall=0.2)
-    rule = LabelRule(prior=1.0, prior_recall=0.6)
-    with pytest.raises(UserError, match="prior_recall"):
-        SoftLabels.open(tmp_path / "believed", index, SEGMENTATION, "t", rule)
-
-
 def test_labels_that_hang_on_weak_labels_are_of_these(tmp_path, index):
     probabilities = make_probabilities(index, SEGMENTATION)
     values = index.label_values.copy()
@@ -69,13 +57,22 @@ def test_labels_that_hang_on_weak_labels_are_of_these(tmp_path, index):
     other = dataclasses.replace(index, label_values=values)
     written(tmp_path / "plain", index, probabilities, "npz")
     SoftLabels.open(tmp_path / "plain", other, SEGMENTATION, "t", LabelRule())
-    for changes in ({"prior": 1.0}, {"calibrate": "rate"}):
-        folder = tmp_path / str(*changes)
-        written(folder, index, probabilities, "npz", **changes)
-        with pytest.raises(UserError, match="weak labels of the clips"):
-            SoftLabels.open(folder, other, SEGMENTATION, "t", LabelRule(**changes))
-        with pytest.raises(UserError, match="weak labels of the clips"):  # half of them others
-            written(folder, other, probabilities, "npz", **changes)
+
+    def write(of):
+        SoftLabelWriter(
+            tmp_path / "weak",
+            of,
+            SEGMENTATION,
+            teacher_digest="t",
+            format="npz",
+            uses_weak_labels=True,
+        )
+
+    write(index)
+    with pytest.raises(UserError, match="weak labels of the clips"):
+        SoftLabels.open(tmp_path / "weak", other, SEGMENTATION, "t", LabelRule())
+    with pytest.raises(UserError, match="weak labels of the clips"):  # half of them others
+        write(other)
 
 
 def test_manifests_of_earlier_versions_told_nothing_of_it(tmp_path, index):

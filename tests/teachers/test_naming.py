@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from psl_jax.data.label_manifest import LabelRule
 from psl_jax.runtime.errors import UserError
 from psl_jax.teachers import ensemble, naming
 from psl_jax.teachers.naming import Part
@@ -119,14 +118,6 @@ def test_unlike_classes_and_nan_are_refused(opened):
     for name in ("mn:nan", "mn:a+mn:nan"):
         with pytest.raises(UserError, match="nan gives NaN or infinite scores"):
             scores_of(opened(name, ("Dog", "Cat"))[0])
-
-
-def test_a_teacher_without_frames_is_refused_where_they_are_asked_for(opened):
-    for name, who in (("python:a", "a scores"), ("python:a+python:b", "several teachers together")):
-        teacher = opened(name, ("Dog", "Cat")).teacher
-        naming.check_frames(teacher, LabelRule())
-        with pytest.raises(UserError, match=f"{who}.* no frames: only a single run or export of"):
-            naming.check_frames(teacher, LabelRule(heard=10.0))
 
 
 def test_a_map_is_part_of_the_digest(opened):

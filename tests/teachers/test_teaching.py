@@ -81,40 +81,6 @@ def test_labels_are_the_teachers_and_name_it(folder, tmp_path, capsys):
     assert before == {path: path.read_bytes() for path in tmp_path.iterdir()}
 
 
-@pytest.mark.parametrize("what", ["rate", "clip_rate"])
-def test_rates_are_those_of_the_weak_labels(folder, tmp_path, what, monkeypatch):
-    """Also where it was stopped between the scores and the labels; the scores go in the end."""
-    options = (f"--calibrate={what}",)
-    from psl_jax.scoring import relabeling
-
-    def stopped(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(relabeling, "_write_calibrated", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            relabeled(folder, tmp_path, *options)
-    assert (tmp_path / "scores/labels-00000-of-00002.npz").exists()
-    relabeled(folder, tmp_path, *options)
-    assert not (tmp_path / "scores").exists()
-    soft, counts, weak = labels_in(folder, tmp_path)
-    if what == "rate":
-        mean = soft[np.arange(2) < counts[:, None]].mean(axis=0, dtype=np.float64)
-        rate = np.average(weak, weights=counts, axis=0)
-        half = 0.5 / counts.sum()
-    else:
-        mean, rate, half = (
-            soft.max(axis=1).mean(axis=0, dtype=np.float64),
-            weak.mean(axis=0),
-            0.5 / 7,
-        )
-    np.testing.assert_allclose(mean[:2], np.clip(rate, half, 1 - half)[:2], atol=2e-3)
-    shifts = json.loads((tmp_path / "calibration.json").read_text())["logit_shift"]
-    p = heard(folder)[0, 0, 0]
-    odds = p / (1 - p) * np.exp(shifts["class 0"])
-    np.testing.assert_allclose(soft[0, 0, 0], odds / (1 + odds), rtol=0.01)
-
-
 def test_scores_of_clips_are_the_mean_of_segments(folder, tmp_path):
     arguments = (f"onnx:{folder / 't.onnx'}", folder / "data", f"--class_map={folder / 'map.csv'}")
     options = ("--segment_seconds=1", "--unmapped=drop", f"--out={tmp_path}")
@@ -162,7 +128,6 @@ def test_an_experiment_is_bound_to_its_teacher(folder, tmp_path):
         ({"relabel": {"class_map": "", "unmapped": "drop"}}, "none of the data's classes"),
         ({"relabel": {"unmapped": "error"}}, "lacks 1 of the data's 3 classes: class 2"),
         ({"relabel": {"when": "in_step"}}, "must be a run or an export of ours"),
-        ({"relabel": {"when": "in_step", "calibrate": "rate"}}, "relabel.calibrate is 'rate'"),
         ({"teacher": "python:no_such_module_:f"}, "No module named"),
     ],
 )

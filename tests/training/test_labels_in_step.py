@@ -190,16 +190,13 @@ def stop(self, variables):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"relabel": {"overlap": 0.5}}, r"config\.relabel\.overlap is 0\.5"),
-        ({"relabel": {"heard": 10.0}}, r"config\.relabel\.heard is 10\.0"),
-        ({"relabel": {"prior": 2.0}}, r"config\.relabel\.prior is 2\.0"),
         ({"soft_labels_dir": "labels"}, r"config\.soft_labels_dir is 'labels'"),
         ({"augment": {"shift_probability": 0.5}}, r"config\.augment\.shift_probability"),
     ],
 )
 def test_what_a_teacher_in_the_step_cannot_do_is_refused(data, tmp_path, teacher, changes, words):
-    changes = changes | {"relabel": changes.get("relabel", {}) | {"when": "in_step"}}
-    one = settings(data, labels="soft", teacher=teacher, **changes)
+    in_step = {"labels": "soft", "teacher": teacher, "relabel": {"when": "in_step"}}
+    one = settings(data, **in_step, **changes)
     with pytest.raises(UserError, match=words + r".*relabel\.when=beforehand"):
         Experiment(one, tmp_path / "run", str(data)).check()
 
