@@ -69,7 +69,7 @@ def test_imported_labels_need_no_teacher(tmp_path, monkeypatch):
         suite.run(
             config_of(tmp_path, out, relabel={"count_padding": True}), tmp_path / "not", "relabel"
         )
-    (out / "labels-00002-of-00003.npz").unlink()
+    next(out.glob("labels-00002-*")).unlink()
     with pytest.raises(UserError, match=r"missing .*run `psl-jax labels import` to the end"):
         suite.run(config_of(tmp_path, out), tmp_path / "not", "relabel")
 

@@ -82,7 +82,7 @@ def test_killed_in_every_stage(command, undisturbed, tmp_path, tmp_path_factory)
 
     die("shard 1")  # while the teacher relabels: one of two shards is there
     labels = tmp_path / "psl2s" / "soft_labels"
-    (first,) = labels.glob("*.npz")
+    (first,) = labels.glob("labels-*")
     written = [path.stat().st_mtime_ns for path in (tmp_path / "teacher" / "metrics.json", first)]
 
     # What is no part of the computation may change between two starts: data that moved, workers,
@@ -90,7 +90,7 @@ def test_killed_in_every_stage(command, undisturbed, tmp_path, tmp_path_factory)
     moved = tmp_path_factory.getbasetemp() / "moved"
     changes = ("--config.train.checkpoint_every=2", "--config.data.num_workers=3")
     die("batch 9", *changes, data=moved)  # while the student is trained
-    assert first.stat().st_mtime_ns == written[1] and len(list(labels.glob("*.npz"))) == 2
+    assert first.stat().st_mtime_ns == written[1] and len(list(labels.glob("labels-*"))) == 2
 
     die("file psl2s/metrics.json")  # while the student is evaluated
     trained = (tmp_path / "psl2s" / "train_log.jsonl").read_text()
@@ -105,7 +105,7 @@ def test_killed_in_every_stage(command, undisturbed, tmp_path, tmp_path_factory)
         ours, theirs = (folder / name for folder in (tmp_path, undisturbed))
         assert_same_arrays(arrays(ours / "scores.npz"), arrays(theirs / "scores.npz"))
         assert (ours / "metrics.json").read_text() == (theirs / "metrics.json").read_text()
-    for path in (undisturbed / "psl2s" / "soft_labels").glob("*.npz"):
+    for path in (undisturbed / "psl2s" / "soft_labels").glob("labels-*"):
         assert_same_arrays(arrays(labels / path.name), arrays(path))
 
 
@@ -175,7 +175,7 @@ def test_a_lost_shard_of_labels_is_made_again(command, undisturbed, tmp_path):
     died = command(tmp_path, "batch 14")  # while the student is trained
     assert died.returncode == -signal.SIGKILL, died.stderr
     labels = tmp_path / "psl2s" / "soft_labels"
-    lost, *_ = sorted(labels.glob("*.npz"))
+    lost, *_ = sorted(labels.glob("labels-*"))
     lost.unlink()
     done = command(tmp_path)
     assert done.returncode == 0, done.stderr

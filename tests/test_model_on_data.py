@@ -192,12 +192,12 @@ def test_labels_are_those_of_an_experiment_and_can_be_shared(
     config.teacher, config.soft_labels_dir = str(folder / "model"), str(out)
     config.model.width, config.train.batch_size, config.train.max_steps = 0.1, 4, 1
     (settings,) = config_lib.experiments(config).values()
-    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.npz")}
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("labels-*")}
     one = experiment.Experiment(settings, tmp_path / "run", str(folder / "data"))
     one.check()
     assert one.train_segments == segmentation.counts(source.index.num_samples).sum()
     one.run("train")
-    assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*.npz")}
+    assert before == {path: path.stat().st_mtime_ns for path in out.rglob("labels-*")}
 
 
 def test_labels_are_made_as_the_options_say(folder, tmp_path):
@@ -215,7 +215,7 @@ def test_labels_are_made_as_the_options_say(folder, tmp_path):
     ("arguments", "told"),
     [
         (("--segment_seconds=ten",), "expected training, whole, or seconds"),
-        (("--split=nowhere",), "no split 'nowhere'; it has eval"),
+        (("--split=nowhere",), "no split 'nowhere'; its splits are"),
     ],
 )
 def test_wrong_arguments_are_told_plainly(folder, tmp_path, arguments, told):

@@ -138,7 +138,8 @@ def _check_disk(runs: list[Experiment], workdir: pathlib.Path) -> None:
     if is_remote(workdir):
         return
     needed = sum(run.bytes_to_write for run in runs)
-    free = shutil.disk_usage(workdir).free
+    place = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
+    free = shutil.disk_usage(place).free
     if jax.process_index() == 0 and needed > free:
         raise UserError(
             f"{workdir}: checkpoints and soft labels will take about {needed / 1e9:.1f} GB, and "

@@ -14,7 +14,7 @@ from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.label_manifest import LabelRule
 from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter
 from psl_jax.data.source import Source
-from psl_jax.runtime import distributed, parallel, progress
+from psl_jax.runtime import distributed, progress
 from psl_jax.scoring import metrics
 from psl_jax.scoring.scorer import SegmentScorer
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from synthetic_data import MemorySource, make_index
 
-from psl_jax import UserError, config
+from psl_jax import UserError
 from psl_jax.audio.segments import Segmentation
 from psl_jax.config import Settings
 from psl_jax.data.soft_labels import SoftLabelWriter
@@ -18,7 +18,7 @@ from psl_jax.experiments.run_binding import OtherRunError, RunFolder
 from psl_jax.model.mobilenetv2 import create
 from psl_jax.model.model import ModelInfo
 from psl_jax.reporting import run_page
-from psl_jax.runtime import files
+from psl_jax.runtime import files, run_claim
 from psl_jax.runtime.run_folder import RUN_FILES
 from psl_jax.training.loop import loop_settings
 from psl_jax.training.settings import TrainSettings
@@ -297,7 +297,7 @@ def test_small_sets_make_a_least_number_of_steps():
 def test_a_file_is_no_workdir(tmp_path):
     (tmp_path / "notes.md").write_text("")
     with pytest.raises(UserError, match=r"notes\.md is a file"):
-        suite.run(config.base(), tmp_path / "notes.md")
+        run_claim.claim(tmp_path / "notes.md", "--workdir")
 
 
 def test_a_teacher_that_is_worse_than_weak_labels_is_noted():

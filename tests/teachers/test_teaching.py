@@ -153,10 +153,8 @@ def test_scores_that_become_nan_end_the_relabeling(folder, tmp_path, monkeypatch
     options = ("--split=eval", "--segment_seconds=1", "--batch_size=2", f"--out={out}")
     with pytest.raises(UserError, match="moody_tagger:tag gives NaN or infinite scores"):
         run(relabel, "python:moody_tagger:tag", folder / "data", *options)
-    assert sorted(path.name for path in out.iterdir()) == [
-        "labels-00000-of-00002.npz",
-        "manifest.json",
-    ]
+    (whole,) = out.glob("labels-*")
+    assert whole.name.startswith("labels-00000-of-00002")
 
 
 @needs_teachers
@@ -166,11 +164,8 @@ def test_published_teachers_together_label_data_of_other_classes(tmp_path):
     table = (TEACHERS / "esc50_to_audioset.csv").read_text().splitlines()[1:]
     classes = tuple(line.split(",")[0] for line in table)
     index = synthetic_data.make_index([2], [32_000, 20_000], num_classes=len(classes))
-    index = dataclasses.replace(index, classes=classes)
-    (tmp_path / "data").mkdir()
-    synthetic_data.write_prepared(
-        tmp_path / "data", index, synthetic_data.make_audio(index), "eval"
-    )
+    index = dataclasses.replace(index, classes=classes, split="eval")
+    synthetic_data.write_prepared(tmp_path / "data", index, synthetic_data.make_audio(index))
     out = tmp_path / "labels"
     run(
         *(relabel, f"mn:{TEACHERS / 'mn04_as_mAP_432.pt'}", tmp_path / "data", "--split=eval"),
