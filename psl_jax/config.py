@@ -15,10 +15,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from psl_jax.audio.segments import MIN_SEGMENT_SECONDS
+from psl_jax.audio.segments import MIN_SEGMENT_SECONDS, SAMPLE_RATE
 from psl_jax.data.settings import DataSettings
 from psl_jax.model.augmentation import Augmentation
-from psl_jax.model.frontend import LogMel
+from psl_jax.model.frontend import WINDOW, LogMel
 from psl_jax.model.mobilenetv2 import NetworkSettings
 from psl_jax.runtime import removed_settings
 from psl_jax.runtime.errors import UserError
@@ -26,6 +26,9 @@ from psl_jax.runtime.settings import Kind, check, known_settings, operational, r
 from psl_jax.scoring.settings import EvaluateSettings, RelabelSettings
 from psl_jax.training.settings import TrainSettings
 
+MOST_SECONDS = 3600.0  # of a segment
+WINDOW_SECONDS = WINDOW / SAMPLE_RATE  # of the front end: a shorter segment has no whole one
+MOST_SEED = 2**63 - 1
 STUDENTS = {"psl10s": 10.0, "psl5s": 5.0, "psl2s": 2.0}
 
 
@@ -34,14 +37,14 @@ class Settings:
     """All settings of one experiment."""
 
     name: str = operational("experiment")
-    seed: int = setting(0, least=0)
+    seed: int = setting(0, least=0, most=MOST_SEED)
     num_devices: int = operational(0, least=0)  # 0: all
     labels: str = setting("weak", choices=("weak", "soft"))
-    segment_seconds: float = setting(10.0, above=0)
+    segment_seconds: float = setting(10.0, least=WINDOW_SECONDS, most=MOST_SECONDS)
     # From one segment's start to the next; 0: they lie end to end
-    hop_seconds: float = setting(0.0, least=0)
+    hop_seconds: float = setting(0.0, least=0, most=MOST_SECONDS)
     # A remainder at a clip's end becomes a segment from so many seconds on; the published code: 0
-    shortest_segment_seconds: float = setting(MIN_SEGMENT_SECONDS, least=0)
+    shortest_segment_seconds: float = setting(MIN_SEGMENT_SECONDS, least=0, most=MOST_SECONDS)
     # target = alpha * soft + (1 - alpha) * weak; the paper's table 3 uses 0 and 0.5
     alpha: float = setting(1.0, least=0, most=1)
     # soft: a run folder, or the name of another experiment of the suite; its digest is kept
@@ -178,9 +181,12 @@ def experiments(config: ConfigDict) -> dict[str, Settings]:
             raise UserError(f"experiments.{name} must be a dict of settings, not {changes!r}")
         _check_changes(changes, f"experiments.{name}.")
         one = _settings(_merged(values, changes) | {"name": name})
+        _check_together(one, changes, f"experiments.{name}.")
         one = dataclasses.replace(one, init_from=finished.get(one.init_from, one.init_from))
         # The teacher that a suite gives to all is nothing to those on weak labels.
         result[name] = one if one.labels == "soft" else dataclasses.replace(one, teacher="")
+    if not result:
+        _check_together(whole, values)
     return _taught_in_order(result) or {whole.name: whole}
 
 
@@ -191,6 +197,31 @@ def _settings(values: Mapping[str, Any]) -> Settings:
     if missing := [name for name in KNOWN if name not in dict(flat(values))]:
         raise UserError(f"config.{missing[0]} is missing; start from psl_jax.config.base()")
     return read(Settings, values)
+
+
+def _check_together(settings: Settings, given: Mapping[str, Any], prefix: str = "") -> None:
+    """Raises UserError where settings are in range each and mean nothing together.
+
+    given: those that the experiment has of its own; others it may have of its suite.
+    """
+    low, high = settings.augment.gain_db
+    if low > high:
+        raise UserError(
+            f"config.{prefix}augment.gain_db is {(low, high)}: expected the lower gain first, as "
+            f"in {(high, low)}"
+        )
+    if settings.labels == "weak" and settings.alpha != 1 and "alpha" in given:
+        raise UserError(
+            f"config.{prefix}alpha is {settings.alpha:g} and labels is weak: it mixes soft labels "
+            "with weak ones. Give labels=soft, or leave alpha at 1"
+        )
+    if settings.evaluate.segments not in ("training", "whole"):
+        seconds = float(settings.evaluate.segments)
+        if not WINDOW_SECONDS <= seconds <= MOST_SECONDS:
+            raise UserError(
+                f"config.{prefix}evaluate.segments is {settings.evaluate.segments!r}: expected "
+                f"{WINDOW_SECONDS:g} s (a window of the front end) to {MOST_SECONDS:g} s"
+            )
 
 
 def _check_changes(changes: Mapping[str, Any], prefix: str) -> None:
@@ -296,6 +327,9 @@ def unknown_key_message(key: str) -> str:
     """Names an unknown key and the nearest known one, or says that it was removed."""
     if removed := removed_settings.message(key):
         return removed
+    if key.partition("[")[0] in KNOWN:
+        name = key.partition("[")[0]
+        return f"config.{key}: give all of it, as in --config.{name}='{KNOWN[name].default}'"
     names = setting_names()
     last = {name.split(".")[-1]: name for name in names}
     near = difflib.get_close_matches(key, names, 1, 0.6) or [

@@ -77,6 +77,7 @@ def _parse(arguments: list[str]) -> list[str]:
     flags.mark_flag_as_required("config")
     try:
         rest = flags.FLAGS(others)
+        cli_entry.check_stray_words(others, rest[1:])
         config.value.keys()  # raises here what went wrong in loading the file
         for argument in of_experiments:
             _change_experiment(config.value, argument)
@@ -85,7 +86,7 @@ def _parse(arguments: list[str]) -> list[str]:
         return rest
     except flags.Error as error:
         raise UserError(f"{error}") from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise UserError(_explain(arguments, error)) from error
     except OSError as error:
         raise UserError(f"cannot read the config: {error}") from error

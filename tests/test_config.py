@@ -2,7 +2,9 @@
 
 import dataclasses
 import runpy
+import types
 
+import jax
 import pytest
 from ml_collections import ConfigDict
 from places import ROOT
@@ -50,11 +52,67 @@ def test_configs_hold_the_settings_that_there_are(path):
         ("frontend.fft", "float16", "one of auto, float32, float64"),
         ("labels", "hard", "one of weak, soft"),
         ("num_devices", -1, "at least 0"),
+        ("segment_seconds", float("inf"), "at least 0.032 and at most 3600"),
+        ("segment_seconds", 1e9, "at least 0.032 and at most 3600"),
+        ("segment_seconds", 0.01, "at least 0.032"),  # less than a window
+        ("hop_seconds", float("nan"), "at least 0"),
+        ("seed", 2**64, "at most"),
+        ("augment.gain_db", (float("-inf"), 6.0), "a finite number"),
     ],
 )
 def test_values_out_of_range_are_named(name, value, expected):
     with pytest.raises(UserError, match=rf"config\.{name} is .*, expected .*{expected}"):
         config_lib.experiments(changed_config(**{name: value}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"augment.gain_db": (6.0, -18.0)},
+            r"gain_db is \(6\.0, -18\.0\)",
+        ),
+        ({"alpha": 0.5}, r"config\.alpha is 0\.5 and labels is weak"),
+        ({"evaluate.segments": "0.01"}, r"evaluate\.segments is '0\.01': expected 0\.032 s"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(changes, words):
+    with pytest.raises(UserError, match=words):
+        config_lib.experiments(changed_config(**changes))
+
+
+def test_an_alpha_of_the_suite_is_not_one_of_its_weak_experiments():
+    config = suite(weak="", student="runs/teacher")
+    config.alpha = 0.5
+    assert config_lib.experiments(config)["student"].alpha == 0.5
+    config_lib.apply(config.experiments.weak, {"alpha": 0.5})
+    with pytest.raises(UserError, match=r"config\.experiments\.weak\.alpha is 0\.5"):
+        config_lib.experiments(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "devices", "words"),
+    [
+        ({"augment.mixup_alpha": 0.5}, 32, "32 on 32 devices: mixup pairs .* such as 64"),
+        ({"train.batch_size": 6}, 4, "6 on 4 devices: give a multiple of 4, such as 8"),
+        (
+            {"train.batch_size": 10**6},
+            1,
+            r"1000000: .* 10,000 GB.* At most [\d,]+ can",
+        ),
+    ],
+)
+def test_a_batch_that_does_not_fit_is_refused(changes, devices, words):
+    (one,) = config_lib.experiments(changed_config(**changes)).values()
+    mesh = types.SimpleNamespace(size=devices, local_devices=jax.local_devices())
+    with pytest.raises(UserError, match=rf"config\.train\.batch_size is {words}"):
+        stepping.check_batch(one, mesh)
+
+
+def test_an_element_of_a_tuple_is_no_setting():
+    assert "give all of it, as in --config.augment.gain_db=" in config_lib.unknown_key_message(
+        "augment.gain_db[0]"
+    )
 
 
 @pytest.mark.parametrize("value", [True, "8", 8.5, None])

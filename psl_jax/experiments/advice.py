@@ -113,9 +113,12 @@ def rough_seconds(audio_seconds: float, width: float, cores: int) -> float:
     return 30 + 1.5 * audio_seconds * (0.12 + 0.88 * width) / (110 * cores)
 
 
-def fitting_batch(batch_size: int, segments: int, devices: int) -> int:
-    """The batch size; for 0 one that fits a set of `segments`: 4 to 32, a 16th of the set."""
+def fitting_batch(batch_size: int, segments: int, multiple: int) -> int:
+    """The batch size; for 0 one that fits a set of `segments`: 4 to 32, a 16th of the set.
+
+    multiple: of what it is one.
+    """
     if batch_size:
         return batch_size
     power = int(np.clip(2 ** round(np.log2(max(segments, 1) / 16)), 4, 32))
-    return -(-power // devices) * devices
+    return -(-power // multiple) * multiple

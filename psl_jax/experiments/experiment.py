@@ -274,7 +274,7 @@ class Experiment:
         channels = len(self._fresh_network[1].params["classifier"]["kernel"])
         validation = self.source(self.settings.data.validation_split).index
         size = frozen_features.num_bytes(self.segmentation, channels, self.train_index, validation)
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        memory = parallel.machine_bytes()
         return size * jax.process_count() < _MOST_OF_MEMORY * memory
 
     def _on_features(self, source: Source) -> tuple[Stepper, Callable[[Variables], float]]:
@@ -312,7 +312,8 @@ class Experiment:
     def batch_size(self) -> int:
         """Segments a step, of all devices."""
         size = self.settings.train.batch_size
-        return advice.fitting_batch(size, self.train_segments, self.mesh.size)
+        multiple = stepping.batch_multiple(self.settings, self.mesh.size)
+        return advice.fitting_batch(size, self.train_segments, multiple)
 
     @property
     def _local_batch(self) -> int:

@@ -17,7 +17,7 @@ from psl_jax.data.clip_index import ClipIndex
 from psl_jax.runtime import files, parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of, remove_tree
-from psl_jax.runtime.run_folder import CONFIG, DATA, RUN_FILES, STAGES_DONE
+from psl_jax.runtime.run_folder import CONFIG, DATA, DELETING, RUN_FILES, STAGES_DONE
 from psl_jax.runtime.settings import Kind
 
 _TEACHER, _START = "teacher", "init_from"
@@ -40,9 +40,11 @@ class RunFolder:
 
     def __init__(self, path: str | os.PathLike, settings: Settings, afresh: bool = False):
         self.path, self.settings = path_of(path), settings
-        self.begun, self.afresh = (self.path / CONFIG).exists(), afresh
+        # A deletion that was interrupted is gone on with: what it left is no run.
+        self.afresh = afresh or (self.path / DELETING).exists()
+        self.begun = (self.path / CONFIG).exists()
         known = self.path / DATA
-        is_known = known.exists() and not afresh
+        is_known = known.exists() and not self.afresh
         self._bound: dict[str, Any] = files.read_json(known) if is_known else {}
         self._wanted = files.as_json(config_lib.to_dict(settings))
         self._done = self.finished
@@ -152,12 +154,14 @@ class RunFolder:
     def _clear(self) -> None:
         """Deletes what a run makes; other files of the folder stay."""
         print(f"{self.path} is deleted and begun again (--start_afresh)", flush=True)
+        (self.path / DELETING).write_bytes(b"")
         for name in RUN_FILES:
             path = self.path / name
             if path.is_dir():
                 remove_tree(path)
             else:
                 path.unlink(missing_ok=True)
+        (self.path / DELETING).unlink()
 
 
 _WORDS = {

@@ -51,6 +51,8 @@ def run(
     experiments = stepping.alike(config_lib.experiments(config), config.init_from)
     is_suite = bool(len(config.experiments))
     _check_teachers(experiments)
+    for one in experiments.values():
+        stepping.check_batch(one, parallel.data_mesh(one.num_devices or None))
     data_dirs = _prepare_all(experiments, workdir)
     if last_stage == "prepare":
         _check_splits(experiments, data_dirs)

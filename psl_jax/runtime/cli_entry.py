@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from absl import app
+from absl import app, flags
 
 from psl_jax.runtime import interrupts, lost_processes, paths
 from psl_jax.runtime.errors import UnreachableError, UserError
@@ -26,10 +26,7 @@ def run(main: Callable, parse_flags: Callable | None = None, takes_buckets: bool
     interrupts.handle()
     try:
         check_places(sys.argv[1:], takes_buckets)
-        if parse_flags is None:
-            app.run(main)
-        else:
-            app.run(main, flags_parser=parse_flags)
+        app.run(main, flags_parser=parse_flags or _parse_flags)
     except UnreachableError as error:
         print(f"\nerror: {error} Run the same command again to go on", file=sys.stderr)
         _exit(interrupts.RESTART)
@@ -50,6 +47,13 @@ def run(main: Callable, parse_flags: Callable | None = None, takes_buckets: bool
         if (told := _of_a_bucket(error)) is not None:
             print(f"\nerror: {told} Run the same command again to go on", file=sys.stderr)
             _exit(interrupts.RESTART if isinstance(told, UnreachableError) else 2)
+        if "JAX_PLATFORMS" in os.environ and _is_of_missing_devices(error):
+            print(
+                f"\nerror: JAX_PLATFORMS is {os.environ['JAX_PLATFORMS']!r}, and JAX finds no such "
+                "device on this machine: leave the variable out, or give another, such as cpu",
+                file=sys.stderr,
+            )
+            _exit(2)
         if not lost_processes.has_joined_others():
             raise
         if lost_processes.is_loss_of_others(error):
@@ -61,6 +65,30 @@ def run(main: Callable, parse_flags: Callable | None = None, takes_buckets: bool
             _exit(interrupts.RESTART)
         traceback.print_exc()
         _exit(1)
+
+
+def check_stray_words(arguments: Sequence[str], rest: Sequence[str]) -> None:
+    """Raises UserError for words that absl took for no option: they would be ignored.
+
+    arguments: the command line; rest: what is left of it.
+    """
+    if not rest:
+        return
+    word = rest[0]
+    before = arguments[arguments.index(word) - 1] if word in arguments[1:] else ""
+    if word.lower() in ("true", "false") and before.startswith("-"):
+        raise UserError(f"{before} {word}: give {before}={word.lower()}")
+    hint = f" Is it --{word}?" if "=" in word else ""
+    raise UserError(f"{word!r} is no option of this command.{hint}")
+
+
+def _parse_flags(arguments: Sequence[str]) -> list[str]:
+    try:
+        rest = flags.FLAGS(list(arguments))
+    except flags.Error as error:
+        raise UserError(f"{error}") from error
+    check_stray_words(arguments, rest[1:])
+    return rest
 
 
 def check_places(arguments: Sequence[str], takes_buckets: bool) -> None:
@@ -123,6 +151,14 @@ def _leave_others() -> None:
         from psl_jax.runtime import distributed
 
         distributed.leave()
+
+
+def _is_of_missing_devices(error: Exception) -> bool:
+    """Whether JAX raised it when it looked for its devices."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return place is not None and place.tb_frame.f_code.co_filename.endswith("xla_bridge.py")
 
 
 def _of_a_bucket(error: Exception) -> UserError | None:

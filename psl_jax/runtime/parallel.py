@@ -5,6 +5,7 @@ written out here once. Parameters are replicated, batches split over the axis `"
 """
 
 import collections
+import os
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -140,6 +141,18 @@ def local_rows(array: jax.Array) -> np.ndarray:
     """This process's rows of a batch-split array, on the host."""
     shards = {s.index[0].start or 0: s for s in array.addressable_shards}
     return np.concatenate([np.asarray(shards[start].data) for start in sorted(shards)])
+
+
+def memory_bytes(mesh: Mesh) -> int:
+    """The memory of this process's devices; CPUs have the machine's."""
+    limits = [(device.memory_stats() or {}).get("bytes_limit") for device in mesh.local_devices]
+    known = [limit for limit in limits if limit]
+    return sum(known) or machine_bytes()
+
+
+def machine_bytes() -> int:
+    """The machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def local_batch_size(batch_size: int, mesh: Mesh) -> int:

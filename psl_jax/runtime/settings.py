@@ -56,7 +56,8 @@ class Rule:
 
     def _holds(self, number: float) -> bool:
         return (
-            (self.least is None or number >= self.least)
+            math.isfinite(number)
+            and (self.least is None or number >= self.least)
             and (self.above is None or number > self.above)
             and (self.most is None or number <= self.most)
             and (self.below is None or number < self.below)
@@ -69,7 +70,7 @@ class Rule:
         words = ("at least", self.least), ("above", self.above), ("at most", self.most)
         limits = [f"{word} {limit:g}" for word, limit in words if limit is not None]
         limits += [] if self.below is None else [f"below {self.below:g}"]
-        return "a number " + " and ".join(limits)
+        return f"a number {' and '.join(limits)}" if limits else "a finite number"
 
 
 def setting(default: Any, **rule: Any) -> Any:

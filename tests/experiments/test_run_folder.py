@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from psl_jax.audio.segments import Segmentation
 from psl_jax.config import Settings
 from psl_jax.data.soft_labels import SoftLabelWriter
 from psl_jax.data.source import Source
-from psl_jax.experiments import advice, suite
+from psl_jax.experiments import advice, run_binding, suite
 from psl_jax.experiments.experiment import Experiment
 from psl_jax.experiments.run_binding import OtherRunError, RunFolder
 from psl_jax.model.mobilenetv2 import create
@@ -102,6 +103,41 @@ def test_validation_evaluates_alike_until_training_is_finished(tmp_path):
     start(tmp_path, data__eval_split="test")  # no part of a training
     with pytest.raises(UserError, match=r"evaluate\.segments: 'training' there, '2' now"):
         start(tmp_path, evaluate__segments="2", data__eval_split="test")
+
+
+@pytest.mark.parametrize("left", range(6))
+def test_a_deletion_that_was_interrupted_leaves_nothing_finished(tmp_path, monkeypatch, left):
+    start(tmp_path)
+    finish(tmp_path, "train", "average", "evaluate", "report")
+    for name in ("metrics.json", "report.html"):
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "one").write_text("")
+    remaining, unlink, remove_tree = left, pathlib.Path.unlink, run_binding.remove_tree
+
+    def killed_before(delete):
+        def wrapper(path, *args, **kwargs):
+            nonlocal remaining
+            if path.exists():
+                if not remaining:
+                    raise KeyboardInterrupt
+                remaining -= 1
+            delete(path, *args, **kwargs)
+
+        return wrapper
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path, "unlink", killed_before(unlink))
+        patch.setattr(run_binding, "remove_tree", killed_before(remove_tree))
+        afresh = RunFolder(tmp_path, settings_with(seed=1), afresh=True)
+        with pytest.raises(KeyboardInterrupt):
+            afresh.begin()
+    again = RunFolder(tmp_path, settings_with(seed=1))
+    again.check_settings()
+    assert not again.finished
+    again.begin()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "data.json"]
+    assert kept(tmp_path, "seed") == 1
 
 
 # ---- data and teachers -------------------------------------------------------------------------

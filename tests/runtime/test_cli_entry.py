@@ -69,6 +69,32 @@ def test_commands_that_take_no_buckets_say_so(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["main", "--start_afresh", "false"], "--start_afresh false: give --start_afresh=false"),
+        (["main", "x.y=3"], r"'x\.y=3' is no option of this command\. Is it --x\.y=3\?"),
+        (["main", "--a=1", "word"], "'word' is no option"),
+    ],
+)
+def test_stray_words_are_refused(arguments, words):
+    with pytest.raises(UserError, match=words):
+        cli_entry.check_stray_words(arguments, arguments[-1:])
+
+
+def test_a_platform_that_is_not_there_is_named(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "psl_jax.main", "--config", "weak", f"--workdir={tmp_path / 'run'}"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(places.ROOT), "JAX_PLATFORMS": "nonsense"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 2
+    assert "JAX_PLATFORMS is 'nonsense'" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_told_to_end_inside_a_callback_that_lets_no_exception_out():
     body = """
   import gc, os, signal, time
