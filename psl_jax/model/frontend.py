@@ -68,14 +68,16 @@ class LogMel:
 
         Args:
           audio: [batch, samples] int16, or floating point in [-1, 1]; at least 257 samples.
-          num_samples: [batch] valid samples of each row; no maximum sees the padding after them.
+          num_samples: [batch] valid samples of each row, which their reflection follows as far as
+            the row goes; frames of them are those of the samples alone, and no maximum sees others.
           axis_name: mesh axis over which a "batch" maximum is taken.
           platform: that the program is for, default this machine's.
 
         Returns:
           float32 [batch, 1 + samples // 160, 64].
         """
-        mel = power_mel(to_float(audio), self.fft, platform, self.transform)
+        waveform = reflected(to_float(audio), num_samples)
+        mel = power_mel(waveform, self.fft, platform, self.transform)
         decibel = 10.0 * jnp.log10(jnp.maximum(mel, AMIN))
         if self.top_db_over == "none":
             return decibel
@@ -117,16 +119,16 @@ def to_float(audio: jax.Array) -> jax.Array:
 def power_mel(
     audio: jax.Array, fft: str = "auto", platform: str | None = None, transform: str = "auto"
 ) -> jax.Array:
-    """Mel power spectrogram: float32 [batch, samples] -> [batch, 1 + samples // 160, 64].
+    """Mel power spectrogram of audio that is `reflected`: [batch, 1 + samples // 160, 64].
 
-    float64 in gives float64.
+    float32 gives float32, float64 gives float64.
     """
     platform = platform or jax.default_backend()
     if transform == "dft" or (transform == "auto" and platform == "tpu"):
         return _mel_of(_power_by_products(audio))
     if fft == "auto":
         fft = "float64" if platform == "cpu" else "float32"
-    bytes_per_row = num_frames(audio.shape[1]) * WINDOW * np.dtype(fft).itemsize
+    bytes_per_row = num_frames(audio.shape[1] - WINDOW) * WINDOW * np.dtype(fft).itemsize
     return in_parts(partial(_power_mel, fft=fft), audio, bytes_per_row, platform)
 
 
@@ -171,16 +173,38 @@ def _fourier_matrix() -> np.ndarray:
     return hann("float64")[:, None] * np.concatenate([np.cos(phase), np.sin(phase)], axis=1)
 
 
+def reflected(audio: jax.Array, num_samples: jax.Array | None = None) -> jax.Array:
+    """audio [batch, samples] with half a window of its reflection on both sides.
+
+    num_samples: [batch]; a row that ends in padding is reflected at its last sample. The padding,
+    which is its reflection too, holds the beginning of that; here comes what did not fit.
+    """
+    half = WINDOW // 2
+    padded = jnp.pad(audio, ((0, 0), (half, half)), mode="reflect")
+    if num_samples is None:
+        return padded
+    # After a row without padding come samples - 2, samples - 3, ...; with p samples of padding it
+    # is samples - 2 - 2 p, and so on. Moved by powers of two, as a TPU gathers row by row.
+    samples, reach = audio.shape[1], 3 * half
+    backwards = audio[:, ::-1][:, 1:reach]
+    backwards = jnp.pad(backwards, ((0, 0), (0, reach - backwards.shape[1])))
+    padding = samples - num_samples
+    moves = jnp.where(padding < half, 2 * padding, 0)[:, None]
+    for bit in range(1, half.bit_length()):
+        moved = jnp.roll(backwards, -(1 << bit), axis=1)
+        backwards = jnp.where(moves >> bit & 1, moved, backwards)
+    return jnp.concatenate([padded[:, : samples + half], backwards[:, :half]], axis=1)
+
+
 def _chunks(audio: jax.Array) -> jax.Array:
-    """The reflected audio in pieces that whole frames are made of: [batch, chunks, 32]."""
-    padded = jnp.pad(audio, ((0, 0), (WINDOW // 2, WINDOW // 2)), mode="reflect")
-    usable = (num_frames(audio.shape[1]) - 1) * HOP + WINDOW
-    return padded[:, :usable].reshape(audio.shape[0], usable // CHUNK, CHUNK)
+    """Audio that is `reflected` in pieces that whole frames are made of: [batch, chunks, 32]."""
+    usable = (num_frames(audio.shape[1] - WINDOW) - 1) * HOP + WINDOW
+    return audio[:, :usable].reshape(audio.shape[0], usable // CHUNK, CHUNK)
 
 
 def _frames(audio: jax.Array) -> jax.Array:
     """Overlapping centred frames [batch, frames, 512], built of the 32-sample chunks they share."""
-    chunk, chunks, frames = CHUNK, _chunks(audio), num_frames(audio.shape[1])
+    chunk, chunks, frames = CHUNK, _chunks(audio), num_frames(audio.shape[1] - WINDOW)
     stride, last = HOP // chunk, (frames - 1) * (HOP // chunk) + 1
     take = partial(jax.lax.slice_in_dim, chunks, axis=1)
     return jnp.concatenate([take(i, i + last, stride) for i in range(WINDOW // chunk)], axis=-1)
