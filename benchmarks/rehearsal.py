@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -167,7 +167,7 @@ def plans(
         )
         took.append(time.perf_counter() - start)
         audio.append(sum(audio_bytes(window, index) for window in windows))
-        labels.append(label_bytes(windows, index, segmentation))
+        labels.append(sum(len(window.entries) for window in windows) * 2 * CLASSES)
         entries.append(sum(len(window.entries) for window in windows))
     counts = segmentation.counts(index.num_samples)
     if sampling == "uniform":
@@ -191,28 +191,6 @@ def audio_bytes(window: Any, index: Any) -> int:
     if window.starts.any() or (np.diff(window.clips) <= 0).any():
         return 2 * int(np.minimum(window.capacity, index.num_samples[window.clips]).sum())
     return int(index.record_bytes[window.clips].sum())
-
-
-def label_bytes(windows: Sequence[Any], index: Any, segmentation: Any) -> int:
-    """What of the stored labels is read for the windows, by the package's own cache."""
-    from psl_jax.data import soft_labels
-
-    class Counting(soft_labels.SoftLabels):
-        def __init__(self) -> None:
-            self.index, self.segmentation = index, segmentation
-            self.manifest = {"format": "tfrecord"}
-            self.num_segments = int(segmentation.counts(index.num_samples).max())
-            self._cache, self.read = {}, 0
-
-        def _read(self, shard: int, clips: np.ndarray, only_these: bool = False) -> Any:
-            self.read += self.num_segments * len(clips) * 2 * CLASSES
-            shape = (len(clips), self.num_segments, CLASSES)
-            return None, np.broadcast_to(np.float16(0), shape), None
-
-    counting = Counting()
-    for window in windows:
-        counting.gather(window.clips)
-    return counting.read
 
 
 def relabel(flags: argparse.Namespace) -> dict[str, Any]:

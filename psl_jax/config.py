@@ -309,6 +309,9 @@ def _translated(old: Mapping[str, Any]) -> dict[str, Any]:
         evaluate["segments"] = {-1.0: "training", 0.0: "whole"}.get(seconds, f"{seconds:g}")
     if "steps_per_dispatch" in train and "resident" not in train:
         train["resident"] = train["steps_per_dispatch"] > 0
+    dtype = result.get("model", {}).get("dtype", "float32")
+    if result.get("labels") == "soft" and dtype != "float32":  # labels were computed in it, too
+        result.setdefault("relabel", {}).setdefault("dtype", dtype)
     result.pop("experiments", None)
     return dict(flat(result))
 

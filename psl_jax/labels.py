@@ -50,8 +50,8 @@ def _add_format(add: Any) -> None:
     add("--pool", choices=("mean", "max"), help="of frames, or of a clip's segments")
 
 
-def _add_segments(add: Any) -> None:
-    add("--segment_seconds", type=float, required=True, metavar="S")
+def _add_segments(add: Any, required: bool = True) -> None:
+    add("--segment_seconds", type=float, required=required, metavar="S")
     add("--hop_seconds", type=float, metavar="S", help="where segments overlap")
     add(
         "--shortest_segment_seconds",
@@ -63,9 +63,10 @@ def _add_segments(add: Any) -> None:
 
 
 def _add_import(actions: Any) -> None:
-    add = _action(actions, "import", "Reads a label file.", ("FILE", "what was labelled"))
+    about = ("FILE", "of labels, or the folder of soft labels of an earlier version")
+    add = _action(actions, "import", "Reads a label file.", about)
     _add_format(add)
-    _add_segments(add)
+    _add_segments(add, required=False)
     add("--out", required=True, metavar="DIR", help="where the labels go")
     add("--classes", metavar="CSV", help="of the file, where it does not name them")
     add("--index", metavar="FILE", help="names of the rows, where they lie elsewhere")
@@ -115,12 +116,19 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def _import(arguments: argparse.Namespace) -> None:
+    from psl_jax.data.label_manifest import segmentation_of
     from psl_jax.data.source import open_folder
-    from psl_jax.label_files import class_columns, importing
+    from psl_jax.label_files import class_columns, importing, older_folder
     from psl_jax.model.class_lists import read_classes
     from psl_jax.runtime import disk_errors, files
 
     path, out = pathlib.Path(arguments.source), pathlib.Path(arguments.out)
+    if path.is_dir():
+        source = open_folder(arguments.data, arguments.split)
+        disk_errors.check_writable(out, "--out")
+        older_folder.convert(path, source.index, out)
+        _measure(out, source, segmentation_of(out))
+        return
     segmentation = _segmentation(arguments)
     name, form = _format(arguments, path, ("index", "fill", "pool"), "used")
     options = _options(
@@ -166,6 +174,8 @@ def _import(arguments: argparse.Namespace) -> None:
 
 def _segmentation(arguments: argparse.Namespace) -> Segmentation:
     """The segments that a file is read into."""
+    if arguments.segment_seconds is None:
+        raise UserError("--segment_seconds: how long are the segments that are to have labels?")
     for option in ("segment_seconds", "hop_seconds"):
         seconds = getattr(arguments, option)
         if seconds is not None and not 0.05 <= seconds <= 3600:
@@ -213,6 +223,7 @@ def _cut(arguments: argparse.Namespace) -> None:
     check_hop(segmentation, "--hop_seconds")
     disk_errors.check_writable(out, "--out")
     names = ("segment_seconds", "hop_seconds", "shortest_seconds")
+    dtype = labels.manifest.get("dtype", "")
     origin = {
         "kind": "cut",
         "teacher_digest": labels.manifest["teacher_digest"],
@@ -221,7 +232,7 @@ def _cut(arguments: argparse.Namespace) -> None:
     }
     if "origin" in labels.manifest:
         origin["origin"] = labels.manifest["origin"]
-    cutting.cut(labels, _writer(out, source, segmentation, origin, WEAK in labels.manifest))
+    cutting.cut(labels, _writer(out, source, segmentation, origin, WEAK in labels.manifest, dtype))
     _measure(out, source, segmentation)
 
 
@@ -283,9 +294,15 @@ def _open(folder: str, source: Any) -> Any:
 
 
 def _writer(
-    out: pathlib.Path, source: Any, segmentation: Any, origin: dict, uses_weak_labels: bool
+    out: pathlib.Path,
+    source: Any,
+    segmentation: Any,
+    origin: dict,
+    uses_weak_labels: bool,
+    dtype: str = "",
 ) -> Any:
     """Of labels with an origin, which stands for the teacher."""
+    from psl_jax.data.label_manifest import LabelRule
     from psl_jax.data.soft_labels import SoftLabelWriter
     from psl_jax.runtime import files
 
@@ -297,6 +314,7 @@ def _writer(
         teacher_digest=files.json_digest(
             {k: v for k, v in origin.items() if k not in ("files", "origin")}
         ),
+        rule=LabelRule(dtype=dtype),
         origin=origin,
         uses_weak_labels=uses_weak_labels,
     )

@@ -49,7 +49,7 @@ def values(made: ClipIndex, segmentation: Segmentation) -> list[np.ndarray]:
 
 
 def write_labels(folder, made: ClipIndex, segmentation: Segmentation, given=None) -> SoftLabels:
-    writer = SoftLabelWriter(folder, made, segmentation, teacher_digest="t", format="npz")
+    writer = SoftLabelWriter(folder, made, segmentation, teacher_digest="t")
     given = values(made, segmentation) if given is None else given
     for shard in writer.missing:
         writer.write_shard(shard, given[slice(*made.shard_offsets[shard : shard + 2])])

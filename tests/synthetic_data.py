@@ -255,13 +255,10 @@ def write_soft_labels(
     index: ClipIndex,
     segmentation: Segmentation,
     probabilities: list[np.ndarray] | None = None,
-    format: str = "npz",
 ) -> SoftLabels:
     """Writes all shards and opens them."""
     values = probabilities or make_probabilities(index, segmentation)
-    writer = SoftLabelWriter(
-        directory, index, segmentation, teacher_digest="teacher", format=format
-    )
+    writer = SoftLabelWriter(directory, index, segmentation, teacher_digest="teacher")
     for shard in writer.missing:
         low, high = index.shard_offsets[shard : shard + 2]
         writer.write_shard(shard, values[low:high])

@@ -86,7 +86,6 @@ def main(path: str) -> None:
                 folder,
                 teacher=TaughtBy("t"),
                 batch_size=7,
-                file_format="npz",
                 rule=LabelRule(count_padding=count_padding),
             )
             labels = SoftLabels.open(folder, index, SEGMENTATION)

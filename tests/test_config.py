@@ -206,6 +206,11 @@ def test_folders_of_earlier_versions_are_understood():
     new = config_lib.to_dict(dataclasses.replace(config_lib.Settings(), evaluate=whole))
     assert not any(config_lib.changed(old, new).values())
     assert config_lib.changed(old, now)[Kind.EVALUATION] == ["evaluate.segments"]
+    # A student's type was that of its labels, too.
+    del old["evaluate"]["segment_seconds"]
+    old |= {"labels": "soft", "model": now["model"] | {"dtype": "bfloat16"}, "relabel": {}}
+    now |= {"labels": "soft", "model": old["model"]}
+    assert config_lib.changed(old, now)[Kind.SCIENTIFIC] == ["relabel.dtype"]
 
 
 def test_a_setting_that_there_is_no_longer_counts_as_scientific():

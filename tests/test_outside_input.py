@@ -234,14 +234,12 @@ def test_archives(tmp_path, archives, kind, edits, ends):
 # --- soft labels and models -------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=["tfrecord", "npz"])
-def labels(request, tmp_path_factory):
+@pytest.fixture(scope="module")
+def labels(tmp_path_factory):
     folder = tmp_path_factory.mktemp("labels")
     index = make_index([3], 32_000)
     segmentation = Segmentation(1.0)
-    writer = SoftLabelWriter(
-        folder, index, segmentation, teacher_digest="digest", format=request.param
-    )
+    writer = SoftLabelWriter(folder, index, segmentation, teacher_digest="digest")
     writer.write_shard(0, [np.full((2, 3), 0.5)] * 3)
     (shard,) = folder.glob("labels-*")
     return folder, index, segmentation, shard, shard.read_bytes()

@@ -175,7 +175,6 @@ def soft_labels(variables: Variables, num_devices: int, folder: pathlib.Path) ->
         folder / f"labels-{num_devices}",
         teacher=TaughtBy("teacher"),
         batch_size=BATCH - 3,  # does not divide over eight devices
-        file_format="npz",
     )
     labels = SoftLabels.open(folder / f"labels-{num_devices}", index, segmentation)
     return {f"shard {i}": labels.read_shard(i)[1] for i in range(2)}

@@ -7,17 +7,21 @@ it says fits, and refused in words where it does not.
 import dataclasses
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from psl_jax.audio.segments import MIN_SEGMENT_SECONDS, Segmentation
-from psl_jax.data import label_shards
 from psl_jax.data.clip_index import ClipIndex
+from psl_jax.data.shard_arrays import ShardArrays
 from psl_jax.runtime import files, removed_settings
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
 from psl_jax.runtime.settings import setting
 
-FORMATS = label_shards.FORMATS
+FORMAT, OLD_FORMATS = "npy", ("tfrecord", "npz")  # of the shards
+SHARDS = "labels"  # what they are called
 MANIFEST = "manifest.json"
 WEAK = "weak_labels_sha256"  # in the manifest of labels that depend on the clips' weak ones
 
@@ -31,10 +35,13 @@ class LabelRule:
 
     # The teacher's frames in the padding after a clip's end count in its time mean.
     count_padding: bool = setting(False)
+    # Type that the teacher's network computes labels in: bfloat16 is faster and less exact (of
+    # sure scores up to 0.18). The manifest lacks it where it is not known.
+    dtype: str = setting("float32", choices=("float32", "bfloat16"))
 
     def entries(self) -> dict[str, Any]:
         """What the manifest says of it."""
-        return {"count_padding": self.count_padding}
+        return {"count_padding": self.count_padding} | ({"dtype": self.dtype} if self.dtype else {})
 
 
 # What else earlier versions could change, with the only values that are accepted: digests keep
@@ -49,7 +56,7 @@ REMOVED_PARTS = {
 }
 
 # What labels are like that were made before manifests told it.
-_UNTOLD = LabelRule().entries() | {"shortest_seconds": MIN_SEGMENT_SECONDS}
+_UNTOLD = LabelRule(dtype="").entries() | {"shortest_seconds": MIN_SEGMENT_SECONDS}
 
 # What each entry of the manifest is called in an error message.
 _NAMES = {
@@ -61,9 +68,11 @@ _NAMES = {
     "split": "split",
     "num_clips": "number of clips",
     "clip_ids_sha256": "set of clip ids",
+    "clip_ids_in_order": "order of the clips",
     "shard_sizes": "clips in each shard",
     "shortest_seconds": "least seconds of a segment",
     "count_padding": "whether padding counts",
+    "dtype": "type that labels were computed in",
     WEAK: "weak labels of the clips",
 }
 # Which setting says how clips are cut in training.
@@ -71,6 +80,7 @@ _SETTINGS = {
     "segment_seconds": "segment_seconds",
     "hop_seconds": "hop_seconds",
     "shortest_seconds": "shortest_segment_seconds",
+    "dtype": "relabel.dtype",
 }
 # How labels are made anew, by the kind of their origin.
 _REMAKE = {
@@ -80,9 +90,11 @@ _REMAKE = {
 }
 
 
-def segmentation_of(directory: str | os.PathLike) -> Segmentation:
+def segmentation_of(
+    directory: str | os.PathLike, formats: Sequence[str] = (FORMAT,)
+) -> Segmentation:
     """How the clips were cut that these labels are of. Raises UserError without a manifest."""
-    manifest = read(directory)
+    manifest = read(directory, formats)
     try:
         seconds, hop = (float(manifest[key]) for key in ("segment_seconds", "hop_seconds"))
         return Segmentation(
@@ -114,9 +126,7 @@ def are_begun(directory: str | os.PathLike) -> bool:
 def missing_shards(directory: str | os.PathLike) -> list[int]:
     """Numbers of the shards still to be written. Raises UserError without a manifest."""
     manifest = read(directory)
-    count = len(manifest["shard_sizes"])
-    paths = [label_shards.shard_path(directory, i, count, manifest["format"]) for i in range(count)]
-    return [i for i, there in enumerate(files.exist(paths)) if not there]
+    return ShardArrays(directory, SHARDS, manifest["shard_sizes"], None, np.float16).missing
 
 
 def described(index: ClipIndex, segmentation: Segmentation) -> dict[str, Any]:
@@ -128,6 +138,8 @@ def described(index: ClipIndex, segmentation: Segmentation) -> dict[str, Any]:
         "split": index.split,
         "num_clips": len(index),
         "clip_ids_sha256": index.ids_sha256,
+        "clip_ids_in_order": files.json_digest(index.ids.tolist()),
+        "format": FORMAT,
         "shard_sizes": index.shard_sizes.tolist(),
     }
 
@@ -139,11 +151,19 @@ def remake(manifest: dict[str, Any]) -> str:
     return f"`{_REMAKE[kind]}`" if kind in _REMAKE else "relabel"
 
 
-def read(directory: str | os.PathLike) -> dict[str, Any]:
+def read(directory: str | os.PathLike, formats: Sequence[str] = (FORMAT,)) -> dict[str, Any]:
+    """The manifest of labels in one of the `formats`. Raises UserError for any other folder."""
     path = path_of(directory) / MANIFEST
     try:
         manifest = files.read_json(path)
-        described = isinstance(manifest, dict) and manifest.get("format") in FORMATS
+        format = manifest.get("format") if isinstance(manifest, dict) else None
+        if format in OLD_FORMATS and format not in formats:
+            raise UserError(
+                f"{directory} holds soft labels of an earlier version ({format} files). This reads "
+                f"them once: psl-jax labels import {directory} DATA --split={manifest['split']} "
+                "--out=NEW. Then point soft_labels_dir at NEW, or put it in the place of the old"
+            )
+        described = format in formats
         if described and isinstance(manifest.get("shard_sizes"), list):
             _check_removed(manifest, directory)
             return _UNTOLD | manifest
@@ -155,8 +175,7 @@ def read(directory: str | os.PathLike) -> dict[str, Any]:
         ) from None
     except ValueError as error:
         raise UserError(
-            f"{path} is damaged ({error}); delete it and run the relabel stage again, which writes "
-            "it anew and keeps the shards"
+            f"{path} is damaged ({error}): delete {directory}, and make the labels again"
         ) from error
 
 
@@ -169,12 +188,13 @@ def _check_removed(manifest: dict[str, Any], directory: str | os.PathLike) -> No
 
 
 def compare(directory: pathlib.Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Raises UserError where a manifest differs from what is expected."""
     for key, value in expected.items():
         other = found.get(key)
-        if other != value:
+        if other != value and (key != "dtype" or other is not None):
             value, other = _brief(value, other)
             made = remake(found)
-            if "origin" in found and key in LabelRule().entries():
+            if "origin" in found and key in LabelRule().entries() and key not in _SETTINGS:
                 advice = (
                     f"They come from {made}, not from a relabeling of this run: leave "
                     f"config.relabel.{key} at its default, {other}"
@@ -183,7 +203,7 @@ def compare(directory: pathlib.Path, found: dict[str, Any], expected: dict[str, 
                 advice = f"Run {made} again into an empty directory, or point soft_labels_dir "
                 advice += "elsewhere"
                 if key in _SETTINGS:
-                    advice += f"; to train on these, give --config.{_SETTINGS[key]}={other}"
+                    advice += f"; to train on these, give --config.{_SETTINGS[key]}={found[key]}"
             raise UserError(
                 f"{directory} holds soft labels for something else: {_NAMES[key]} ({key}) differs: "
                 f"expected {value}, found {other}. {advice}"

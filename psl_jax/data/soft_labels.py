@@ -1,55 +1,35 @@
-"""Soft labels on disk: one label shard beside each clip shard, in the same order.
+"""Soft labels on disk: a float16 array for each shard of clips, beside `manifest.json`.
 
-A directory holds `manifest.json` (what the labels were made from and with) and for each clip shard
-`labels-00000-of-00010.tfrecord`, or `.npz` for packed data, which needs no TensorFlow: see
-`label_shards`. A shard appears under its name only when it is whole, so that a killed relabeling
-goes on with `missing_shards`.
+The manifest says what the labels were made from and with, see `label_manifest`. An array,
+labels-00000-of-00010.npy, is [segments, classes]: clip after clip, in the order of the clip shard.
 """
 
 import os
 import pathlib
-import threading
-import zipfile
-import zlib
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from psl_jax.audio.segments import Segmentation
-from psl_jax.data import label_manifest, label_shards, record_files
+from psl_jax.data import label_manifest
 from psl_jax.data.clip_index import ClipIndex
-from psl_jax.data.label_manifest import FORMATS, MANIFEST, REMOVED_PARTS, WEAK, LabelRule
+from psl_jax.data.label_manifest import MANIFEST, REMOVED_PARTS, WEAK, LabelRule
+from psl_jax.data.shard_arrays import ShardArrays
 from psl_jax.runtime import files
 from psl_jax.runtime.disk_errors import plain_disk_errors
-from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.errors import DamagedFileError, UserError
 from psl_jax.runtime.paths import path_of
-
-# Permuted training asks for labels here and there: those of balanced AudioSet in 2 s are 116 MB.
-_CACHE_BYTES = 1 << 30
-_SPARSE = 0.25  # so few of a shard's clips are read by themselves
-_GO_ON = "Run the same command again, which goes on where it stopped."
-# What reading a damaged shard raises, by NumPy, zipfile and ourselves.
-_DAMAGE = (
-    record_files.DamagedFileError,
-    zipfile.BadZipFile,
-    OSError,
-    EOFError,
-    KeyError,
-    ValueError,
-    TypeError,
-    RuntimeError,
-    zlib.error,
-)
 
 
 def made_with(labels: "SoftLabels") -> dict[str, Any]:
     """What of a relabeling, besides its teacher, data and segments, its labels depend on.
 
-    It is part of the digest of what is made of them.
+    It is part of the digest of what is made of them, which lacks a type of float32 as it did before
+    manifests told it.
     """
     names = [name for name in (*LabelRule().entries(), WEAK) if name in labels.manifest]
-    return REMOVED_PARTS | {name: labels.manifest[name] for name in names}
+    found = REMOVED_PARTS | {name: labels.manifest[name] for name in names}
+    return {n: value for n, value in found.items() if (n, value) != ("dtype", "float32")}
 
 
 class SoftLabelWriter:
@@ -62,7 +42,6 @@ class SoftLabelWriter:
         segmentation: Segmentation,
         *,
         teacher_digest: str,
-        format: str = "tfrecord",
         rule: LabelRule | None = None,
         origin: dict[str, Any] | None = None,
         teachers: list[dict[str, Any]] | None = None,
@@ -76,28 +55,31 @@ class SoftLabelWriter:
         teachers: what there is to say of each teacher, as JSON; its digest alone is compared.
         uses_weak_labels: the labels depend on the clips' weak ones.
         """
-        if format not in FORMATS:
-            raise ValueError(f"format {format!r}, expected one of {FORMATS}")
         self.directory, self.index, self.segmentation = path_of(directory), index, segmentation
-        self.format = format
-        self.rule = rule or LabelRule()
-        manifest = label_manifest.described(index, segmentation) | self.rule.entries()
-        manifest |= {"teacher_digest": teacher_digest, "format": format}
+        manifest = label_manifest.described(index, segmentation) | (rule or LabelRule()).entries()
+        manifest["teacher_digest"] = teacher_digest
         if uses_weak_labels:
             manifest[WEAK] = index.labels_sha256
         if (self.directory / MANIFEST).exists():
             label_manifest.compare(self.directory, label_manifest.read(directory), manifest)
         else:
-            with plain_disk_errors(self.directory, _GO_ON):
-                told = {"origin": origin, "teachers": teachers}
-                manifest |= {name: value for name, value in told.items() if value}
+            told = {"origin": origin, "teachers": teachers}
+            manifest |= {name: value for name, value in told.items() if value}
+            if any(self.directory.glob(f"{label_manifest.SHARDS}-*")):
+                raise UserError(
+                    f"{self.directory} has shards of labels and no {MANIFEST} that says of what "
+                    "they are: delete them, or give another folder"
+                )
+            with plain_disk_errors(self.directory, "Run the same command again."):
                 files.write_json(self.directory / MANIFEST, manifest)
+        self._arrays = _arrays(directory, index, segmentation)
         self._shard = -1
         self._rows: list[np.ndarray] = []
 
     @property
     def missing(self) -> list[int]:
-        return label_manifest.missing_shards(self.directory)
+        """Numbers of the shards still to be written."""
+        return self._arrays.missing
 
     def add(self, clips: np.ndarray, probabilities: np.ndarray) -> list[int]:
         """Takes clips in index order, shard after shard; writes each shard as it becomes whole.
@@ -137,14 +119,10 @@ class SoftLabelWriter:
             raise ValueError(
                 f"shard {shard}: shapes {[r.shape for r in rows][:3]}... {expected[:3]}"
             )
-        ids = self.index.ids[low:high]
-        for row, clip_id in zip(rows, ids, strict=True):
+        for row, clip_id in zip(rows, self.index.ids[low:high], strict=True):
             if not np.isfinite(row).all():
                 raise ValueError(f"the teacher's probabilities of clip {clip_id} are not finite")
-        count = len(self.index.shard_sizes)
-        path = label_shards.shard_path(self.directory, shard, count, self.format)
-        with plain_disk_errors(path, _GO_ON), files.atomic_path(path) as temporary:
-            label_shards.write(temporary, self.format, ids, rows)
+        self._arrays.write(shard, np.concatenate(rows))
 
 
 class SoftLabels:
@@ -153,10 +131,13 @@ class SoftLabels:
     def __init__(self, directory: pathlib.Path, index: ClipIndex, segmentation: Segmentation):
         self.directory, self.index, self.segmentation = directory, index, segmentation
         self.manifest = label_manifest.read(directory)
-        self._lock = threading.Lock()
-        self.num_segments = int(segmentation.counts(index.num_samples).max(initial=1))
-        self._cache: dict[int, np.ndarray] = {}  # by shard, the last used at the end
-        self._places: dict[int, np.ndarray | None] = {}  # by shard: where its records begin
+        self._counts = segmentation.counts(index.num_samples).astype(np.int64)
+        self.num_segments = int(self._counts.max(initial=1))
+        self._arrays = _arrays(directory, index, segmentation)
+        # The row of each clip's first segment, in the array of its shard.
+        firsts = np.concatenate([[0], np.cumsum(self._counts)])
+        starts = firsts[index.shard_offsets[:-1]]
+        self._firsts = firsts[:-1] - np.repeat(starts, index.shard_sizes)
 
     @classmethod
     def open(
@@ -172,18 +153,14 @@ class SoftLabels:
         Raises UserError, saying what differs, for labels of something else or with missing shards.
         """
         directory = path_of(directory)
-        found, expected = (
-            label_manifest.read(directory),
-            label_manifest.described(index, segmentation),
-        )
-        expected |= rule.entries() if rule else {}
+        found = label_manifest.read(directory)
+        expected = label_manifest.described(index, segmentation) | (rule.entries() if rule else {})
         if WEAK in found:
             expected[WEAK] = index.labels_sha256
         if teacher_digest is not None:
             expected["teacher_digest"] = teacher_digest
         label_manifest.compare(directory, found, expected)
-        missing = label_manifest.missing_shards(directory)
-        if missing:
+        if missing := label_manifest.missing_shards(directory):
             raise UserError(
                 f"{directory}: {len(missing)} of {len(index.shard_sizes)} soft-label shards are "
                 f"missing (the first is number {missing[0]}); run "
@@ -194,117 +171,65 @@ class SoftLabels:
     @property
     def num_bytes(self) -> int:
         """What the shards take on disk."""
-        count, format = len(self.index.shard_sizes), self.manifest["format"]
-        paths = [label_shards.shard_path(self.directory, i, count, format) for i in range(count)]
-        return sum(size or 0 for size in files.sizes(paths))
+        return self._arrays.num_bytes
 
     def read_shard(self, shard: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Reads one shard.
+        """Reads one shard, whose checksum is verified.
 
         Returns:
           ids: [n] str.
           probabilities: float16 [n, S, C], S being the most segments of any clip in the split;
             zeros after a clip's last segment.
-          counts: int32 [n], segments of each clip.
+          counts: int64 [n], segments of each clip.
 
-        Raises UserError for a damaged shard and for one whose clips are not those of the data.
+        Raises UserError for a damaged shard.
         """
-        return self._read(shard, np.arange(*self.index.shard_offsets[shard : shard + 2]))
-
-    def read_clips(self, shard: int, clips: np.ndarray) -> np.ndarray:
-        """The probabilities of some `clips` (ascending) of one tfrecord shard, as `read_shard`."""
-        return self._read(shard, clips, only_these=True)[1]
-
-    def _read(
-        self, shard: int, clips: np.ndarray, only_these: bool = False
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        format = self.manifest["format"]
-        path = label_shards.shard_path(self.directory, shard, len(self.index.shard_sizes), format)
-        counts = self.segmentation.counts(self.index.num_samples[clips])
-        try:
-            some = self._some(path, shard, clips) if only_these else None
-            ids, rows = label_shards.read(path, format, counts, self.index.num_classes, some)
-        except _DAMAGE as error:
-            raise UserError(
-                f"{path}: damaged soft-label shard ({error}); delete it and run "
-                f"{label_manifest.remake(self.manifest)} again, which makes it anew"
-            ) from error
-        _check_ids(path, ids, self.index.ids[clips])
+        clips = slice(*self.index.shard_offsets[shard : shard + 2])
+        counts = self._counts[clips]
         out = np.zeros((len(counts), self.num_segments, self.index.num_classes), np.float16)
-        out[np.arange(self.num_segments) < counts[:, None]] = rows
-        return np.array(ids, np.str_), out, counts
-
-    def gather(self, clips: np.ndarray) -> np.ndarray:
-        """Soft labels of `clips` [n], grouped by shard: float16 [n, S, C], zero padded."""
-        out = np.empty((len(clips), self.num_segments, self.index.num_classes), np.float16)
-        shards = self.index.shard_of(clips)
-        for shard in dict.fromkeys(shards.tolist()):
-            rows = np.flatnonzero(shards == shard)
-            wanted, back = np.unique(clips[rows], return_inverse=True)
-            if self._reads_only(shard, len(wanted)):
-                out[rows] = self.read_clips(shard, wanted)[back]
-            else:
-                out[rows] = self._cached(shard)[clips[rows] - self.index.shard_offsets[shard]]
-        return out
+        if len(counts):
+            try:
+                values = self._arrays.read(shard)
+            except (DamagedFileError, OSError) as error:
+                raise self._damaged(error) from error
+            out[np.arange(self.num_segments) < counts[:, None]] = values
+        return self.index.ids[clips], out, counts
 
     def of_segments(self, clips: np.ndarray, segments: np.ndarray) -> np.ndarray:
-        """Soft labels of segments: float16 [n, C]. Threads may read at once.
+        """Soft labels of segment `segments[i]` of clip `clips[i]`: float16 [n, C].
 
-        clips, segments: int [n], the clip of each and its number in the clip.
+        Nothing but these rows is read, so that no checksum is verified. Threads may read at once.
         """
         out = np.empty((len(clips), self.index.num_classes), np.float16)
-        shards = self.index.shard_of(clips)
-        order = np.argsort(shards, kind="stable")
-        wanted_shards, begins = np.unique(shards[order], return_index=True)
-        with self._lock:
-            for shard, rows in zip(
-                wanted_shards.tolist(), np.split(order, begins[1:]), strict=False
-            ):
-                wanted, back = np.unique(clips[rows], return_inverse=True)
-                if self._reads_only(shard, len(wanted)):
-                    out[rows] = self.read_clips(shard, wanted)[back, segments[rows]]
-                else:
-                    local = clips[rows] - self.index.shard_offsets[shard]
-                    out[rows] = self._cached(shard)[local, segments[rows]]
+        shards = self.index.shard_of(clips).tolist()
+        rows = (self._firsts[clips] + segments).tolist()
+        try:
+            for place, (shard, row) in enumerate(zip(shards, rows, strict=True)):
+                out[place] = self._arrays.map(shard)[row]
+        except (DamagedFileError, OSError) as error:
+            raise self._damaged(error) from error
         return out
 
-    def _some(self, path: pathlib.Path, shard: int, clips: np.ndarray) -> label_shards.Some:
-        if shard not in self._places:
-            self._places[shard] = record_files.record_places(path)
-        return (clips - self.index.shard_offsets[shard]).tolist(), self._places[shard]
+    def gather(self, clips: np.ndarray) -> np.ndarray:
+        """Soft labels of `clips` [n]: float16 [n, S, C], zero padded."""
+        inside = np.arange(self.num_segments) < self._counts[clips][:, None]
+        rows, segments = np.nonzero(inside)
+        out = np.zeros((len(clips), self.num_segments, self.index.num_classes), np.float16)
+        out[inside] = self.of_segments(clips[rows], segments)
+        return out
 
-    def _reads_only(self, shard: int, count: int) -> bool:
-        """Whether `count` clips of a shard are read without the others.
-
-        Of draws from a large split a window has a clip of each shard, which is not in the cache
-        any more when the next one is wanted.
-        """
-        is_sparse = count < _SPARSE * int(self.index.shard_sizes[shard])
-        is_cached = shard in self._cache or self._all_bytes <= _CACHE_BYTES
-        return self.manifest["format"] == "tfrecord" and is_sparse and not is_cached
-
-    @cached_property
-    def _all_bytes(self) -> int:
-        """What the labels of all clips take in memory."""
-        return 2 * len(self.index) * self.num_segments * self.index.num_classes
-
-    def _cached(self, shard: int) -> np.ndarray:
-        """The shard's probabilities; those used last are kept, up to _CACHE_BYTES of them."""
-        found = self._cache.pop(shard, None)
-        if found is None:
-            found = self.read_shard(shard)[1]
-            held = sum(array.nbytes for array in self._cache.values())
-            while self._cache and held + found.nbytes > _CACHE_BYTES:
-                held -= self._cache.pop(next(iter(self._cache))).nbytes
-        self._cache[shard] = found
-        return found
+    def _damaged(self, error: Exception) -> UserError:
+        return UserError(
+            f"damaged soft-label shard: {error}; delete it and run "
+            f"{label_manifest.remake(self.manifest)} again, which makes it anew"
+        )
 
 
-def _check_ids(path: pathlib.Path, found: list[str], expected: np.ndarray) -> None:
-    for position, (ours, clip_id) in enumerate(zip(found, expected, strict=True)):
-        if ours != clip_id:
-            raise UserError(
-                f"{path}: the soft labels at position {position} are of clip {ours!r}, but the "
-                f"clip shard holds {str(clip_id)!r} there. Run relabel again into an empty "
-                "directory, or point soft_labels_dir elsewhere"
-            )
+def _arrays(
+    directory: str | os.PathLike, index: ClipIndex, segmentation: Segmentation
+) -> ShardArrays:
+    ends = np.concatenate([[0], np.cumsum(segmentation.counts(index.num_samples), dtype=np.int64)])
+    rows = np.diff(ends[index.shard_offsets])
+    return ShardArrays(
+        directory, label_manifest.SHARDS, rows.tolist(), index.num_classes, np.float16
+    )

@@ -125,7 +125,7 @@ class Labelling:
             return
         rule = self.settings.relabel
         teacher, weak = self._open_teacher()
-        scorer = naming.label_scorer(teacher, rule, self.settings.model.dtype, num_devices)
+        scorer = naming.label_scorer(teacher, rule, num_devices)
         relabeling.relabel(
             scorer,
             self._source(),

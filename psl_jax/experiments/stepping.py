@@ -155,7 +155,7 @@ def _with_teacher(recipe: Recipe, settings: Settings, teacher: Model, index: Cli
         teacher=TeacherInStep(
             alpha=settings.alpha,
             logmel=teacher.info.logmel,
-            dtype=settings.model.dtype,
+            dtype=settings.relabel.dtype,
             padded=bool((ends < segmentation.segment_samples).any()),
             count_padding=settings.relabel.count_padding,
         ),

@@ -11,8 +11,6 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Any
 
-import numpy as np
-
 from psl_jax.runtime.errors import DamagedFileError
 from psl_jax.runtime.paths import is_remote, path_of
 
@@ -103,12 +101,6 @@ def sha256(path: str | os.PathLike) -> str:
     """Of a file's contents, in hexadecimal digits. Raises OSError."""
     with path_of(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def read_array(path: str | os.PathLike) -> np.ndarray:
-    """The array in a .npy file."""
-    with path_of(path).open("rb") as file:
-        return np.load(file)
 
 
 def sizes(paths: Sequence[pathlib.Path]) -> list[int | None]:

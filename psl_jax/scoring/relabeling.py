@@ -41,7 +41,6 @@ def relabel(
     *,
     teacher: TaughtBy,
     batch_size: int,
-    file_format: str = "tfrecord",
     rule: LabelRule | None = None,
 ) -> None:
     """Writes the soft labels of every clip of `source` that has none yet.
@@ -56,7 +55,6 @@ def relabel(
         source.index,
         segmentation,
         teacher_digest=teacher.digest,
-        format=file_format,
         rule=rule,
         teachers=teacher.described,
         uses_weak_labels=teacher.weak is not None,
@@ -74,10 +72,7 @@ def _score_missing(
     index, segmentation, directory = source.index, writer.segmentation, writer.directory
     shards = _own_shards(writer)
     count, process = jax.process_count(), jax.process_index()
-    for shard in shards:
-        if index.shard_sizes[shard] == 0:
-            writer.write_shard(shard, [])
-    if not index.shard_sizes[shards].any():
+    if not shards:
         return
     clips = np.concatenate([_clips_of(index, shard) for shard in shards])
     size = scorer.fitting(batch_size, segmentation.seconds)

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from psl_jax.data.clip_index import ClipIndex
+from psl_jax.data.shard_arrays import ShardArrays
 from psl_jax.data.source import Source
 from psl_jax.runtime import files, parallel, progress
 from psl_jax.runtime.errors import UserError
@@ -15,7 +16,7 @@ from psl_jax.scoring.evaluation import Cut, scored
 from psl_jax.scoring.scorer import SegmentScorer
 
 MANIFEST = "evaluation.json"
-_PARTS = "parts"
+_PARTS = "parts"  # folder of the shards
 
 
 class StoredScores:
@@ -46,41 +47,36 @@ class StoredScores:
                 f"{folder} holds another evaluation:\n" + "\n".join(lines) + "\nGive another --out"
             )
         self._wanted = wanted
+        # float32: in float16 many small scores would be equal, and ranks are what is measured.
+        sizes = index.shard_sizes.tolist()
+        self._arrays = ShardArrays(folder / _PARTS, "scores", sizes, None, np.float32)
 
     @property
     def missing(self) -> list[int]:
         """Shards without scores."""
-        shards = np.flatnonzero(self.index.shard_sizes).tolist()
-        return [s for s, there in zip(shards, self._are_there(shards), strict=True) if not there]
-
-    def _are_there(self, shards: list[int]) -> list[bool]:
-        return files.exist([self._path(shard) for shard in shards])
+        return self._arrays.missing
 
     def begin(self) -> None:
         """Writes what the scores will be of; all processes come here."""
         if jax.process_index() == 0:
-            (self.folder / _PARTS).mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
             files.write_json(self.folder / MANIFEST, self._wanted)
         parallel.wait_for_all("evaluation begun")
 
     def write(self, shard: int, scores: np.ndarray) -> None:
         """Keeps the scores [clips, classes] of a shard."""
-        with files.atomic_open(self._path(shard), "wb") as file:
-            np.save(file, scores)
+        self._arrays.write(shard, scores)
 
     def read(self) -> np.ndarray:
         """float32 [clips, classes] of all shards, in order."""
         shards = np.flatnonzero(self.index.shard_sizes).tolist()
         if not shards:
             return np.zeros((0, self.index.num_classes), np.float32)
-        return np.concatenate([files.read_array(self._path(shard)) for shard in shards])
+        return np.concatenate([self._arrays.read(shard) for shard in shards])
 
     def forget(self) -> None:
         """Deletes the parts, once all is written elsewhere."""
         remove_tree(self.folder / _PARTS, ignore_errors=True)
-
-    def _path(self, shard: int) -> pathlib.Path:
-        return self.folder / _PARTS / f"{shard:05d}.npy"
 
 
 def score_missing(

@@ -162,11 +162,9 @@ def open_teacher(
     return Opened(teacher, weak if mapping.unmapped == "weak" and weak.any() else None)
 
 
-def label_scorer(
-    teacher: Teacher, rule: LabelRule, dtype: str, num_devices: int | None
-) -> SegmentScorer:
+def label_scorer(teacher: Teacher, rule: LabelRule, num_devices: int | None) -> SegmentScorer:
     """What scores segments for labels by `rule`; see `Running`. Raises UserError."""
-    return teacher.scorer(Running(dtype, num_devices, rule.count_padding))
+    return teacher.scorer(Running(rule.dtype, num_devices, rule.count_padding))
 
 
 def _for_classes(teacher: Teacher, classes: tuple[str, ...], path: str, unmapped: str) -> Teacher:

@@ -95,7 +95,7 @@ class Task(NamedTuple):
         Raises UserError for a teacher that cannot follow it.
         """
         devices = _devices(arguments)
-        return naming.label_scorer(self.teacher, rule or LabelRule(), arguments.dtype, devices)
+        return naming.label_scorer(self.teacher, rule or LabelRule(dtype=arguments.dtype), devices)
 
     @property
     def taught_by(self) -> TaughtBy:

@@ -219,7 +219,7 @@ def test_soft_labels_of_another_teacher_are_not_trained_on(tmp_path, data):
     segmentation = Segmentation(10.0)
     labels = tmp_path / "labels"
     index = data["balanced"]
-    writer = SoftLabelWriter(labels, index, segmentation, teacher_digest="other", format="npz")
+    writer = SoftLabelWriter(labels, index, segmentation, teacher_digest="other")
     for shard, size in enumerate(index.shard_sizes):
         writer.write_shard(shard, [np.zeros((1, index.num_classes))] * size)
     save_model(tmp_path / "teacher", index.classes, seed=1)

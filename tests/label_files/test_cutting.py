@@ -68,7 +68,7 @@ def test_cut_labels_tell_what_they_come_from(tmp_path):
     index, data, frames = label_data.index(), tmp_path / "data", Segmentation(0.32)
     label_data.write_data(data, index)
     writer = SoftLabelWriter(
-        tmp_path / "frames", index, frames, teacher_digest="t", format="npz",
+        tmp_path / "frames", index, frames, teacher_digest="t",
         uses_weak_labels=True,
     )  # fmt: skip
     given = label_data.values(index, frames)

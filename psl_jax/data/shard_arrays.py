@@ -1,0 +1,107 @@
+"""One array for each shard of a split, in a folder: soft labels, or scores.
+
+A shard is a `.npy` file, and after its array four bytes more: the CRC-32 of the array's values. It
+gets its name when it is whole, so that a killed program goes on with the shards that are missing.
+"""
+
+import contextlib
+import os
+import pathlib
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from psl_jax.runtime import files
+from psl_jax.runtime.disk_errors import plain_disk_errors
+from psl_jax.runtime.errors import DamagedFileError
+from psl_jax.runtime.paths import local_copy, path_of
+
+_GO_ON = "Run the same command again, which goes on where it stopped."
+
+
+class ShardArrays:
+    """The arrays [rows, width] of a folder. Threads may read at the same time."""
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        name: str,
+        rows: Sequence[int],
+        width: int | None,
+        dtype: type[np.floating],
+    ):
+        """What files hold: `rows` of each shard, of `width` values (None: of any number).
+
+        name: what they are called, `labels` as labels-00000-of-00010.npy.
+        """
+        self.folder, self.name = path_of(folder), name
+        self.rows, self.width = [int(count) for count in rows], width
+        self.dtype = np.dtype(dtype).newbyteorder("<")
+        self._mapped: dict[int, np.ndarray] = {}
+        self._copies = contextlib.ExitStack()  # of shards in a bucket
+
+    def path(self, shard: int) -> pathlib.Path:
+        return self.folder / f"{self.name}-{shard:05d}-of-{len(self.rows):05d}.npy"
+
+    @property
+    def missing(self) -> list[int]:
+        """Numbers of the shards that are not there; those without rows need not be."""
+        shards = [shard for shard, rows in enumerate(self.rows) if rows]
+        there = files.exist([self.path(shard) for shard in shards])
+        return [shard for shard, is_there in zip(shards, there, strict=True) if not is_there]
+
+    @property
+    def num_bytes(self) -> int:
+        """What they take on disk."""
+        return sum(size or 0 for size in files.sizes(list(map(self.path, range(len(self.rows))))))
+
+    def write(self, shard: int, array: np.ndarray) -> None:
+        """Writes the array [rows, width] of a shard; raises UserError for a full disk."""
+        path, array = self.path(shard), np.ascontiguousarray(array, self.dtype)
+        self._check_form(shard, array)
+        with plain_disk_errors(path, _GO_ON), files.atomic_open(path, "wb") as file:
+            np.lib.format.write_array(file, array, allow_pickle=False)
+            file.write(_checksum(array))
+
+    def read(self, shard: int) -> np.ndarray:
+        """The array of a shard, verified. Raises DamagedFileError, and OSError."""
+        path = self.path(shard)
+        with path.open("rb") as file:
+            try:
+                array = np.lib.format.read_array(file, allow_pickle=False)
+            except (ValueError, EOFError, SyntaxError, MemoryError) as error:
+                raise DamagedFileError(f"{path}: {error}") from error
+            checksum = file.read()
+        self._check_form(shard, array)
+        if checksum != _checksum(array):
+            raise DamagedFileError(f"{path} fails its checksum")
+        return array
+
+    def map(self, shard: int) -> np.ndarray:
+        """The same, of which only what is used is read, and no checksum verified.
+
+        Of a shard in a bucket a copy is made on this machine, until the program ends.
+        """
+        if shard not in self._mapped:
+            path = self.path(shard)
+            local = self._copies.enter_context(local_copy(path))
+            try:
+                array = np.load(local, mmap_mode="r", allow_pickle=False)
+            except (ValueError, EOFError, SyntaxError) as error:
+                raise DamagedFileError(f"{path}: {error}") from error
+            self._check_form(shard, array)
+            self._mapped[shard] = np.asarray(array)  # rows of np.memmap take five times as long
+        return self._mapped[shard]
+
+    def _check_form(self, shard: int, array: np.ndarray) -> None:
+        expected = (self.rows[shard], self.width or array.shape[-1])
+        if array.shape != expected or array.dtype != self.dtype:
+            raise DamagedFileError(
+                f"{self.path(shard)}: {array.dtype} {list(array.shape)}, expected {self.dtype} "
+                f"{list(expected)}"
+            )
+
+
+def _checksum(array: np.ndarray) -> bytes:
+    return zlib.crc32(array.reshape(-1).view(np.uint8).data).to_bytes(4, "little")
