@@ -52,7 +52,7 @@ class Scores(NamedTuple):
 def open_split(data_dir: str, split: str) -> Source:
     """A prepared split. Raises UserError where it has no true events."""
     source = exported_map.open_split(data_dir, split)
-    if not source.index.has_events:
+    if not source.index.annotated.any():
         raise UserError(f"split {split!r} of {data_dir} has no true events to compare with")
     return source
 
@@ -113,7 +113,7 @@ def compare(index: ClipIndex, found: Events, kind: str, collar: float) -> Scores
     else:
         metric = sed_eval.sound_event.SegmentBasedMetrics(names, time_resolution=SEGMENT_SECONDS)
     clips = zip(index.ids, index.num_samples, true_events(index), found, strict=True)
-    for clip_id, samples, truth, ours in clips:
+    for clip_id, samples, truth, ours in itertools.compress(clips, index.annotated):
         lists = [
             container(
                 [
@@ -223,7 +223,7 @@ def main(arguments: argparse.Namespace) -> None:
     settings = arguments.collar, arguments.median_filter
     results = [evaluate(path, splits, *settings) for path in arguments.models]
     index = splits[1].index
-    print(f"{len(index)} clips of {arguments.split}, {len(index.event_values)} events")
+    print(f"{index.annotated.sum()} clips of {arguments.split}, {len(index.event_values)} events")
     print(table(results))
     about = vars(arguments) | {"clips": len(index), "ids_sha256": index.ids_sha256}
     files.write_json(arguments.out, about | {"results": results})

@@ -71,7 +71,7 @@ def main(arguments: argparse.Namespace) -> None:
     test = None
     if arguments.test_split:
         other, test_counts = _counts(model, arguments, arguments.test_split)
-        if other.classes != index.classes or other.has_events != index.has_events:
+        if other.classes != index.classes or tuning.kind_of(other) != found.kind:
             raise UserError(
                 f"--test_split={arguments.test_split} has other classes or another kind of truth "
                 f"than {arguments.split}: F1 cannot be compared"
@@ -81,7 +81,7 @@ def main(arguments: argparse.Namespace) -> None:
         )
     tuned_on = {
         "split": index.split,
-        "clips": len(index),
+        "clips": _num_counted(index, found.kind),
         "clip_ids_sha256": index.ids_sha256,
         "f1_of": found.kind,
         "median_filter": arguments.median_filter,
@@ -106,6 +106,11 @@ def main(arguments: argparse.Namespace) -> None:
         print(f"stored in {stored_thresholds.store_thresholds(arguments.model, own)}")
     if arguments.csv:
         print(f"all classes in {arguments.csv}")
+
+
+def _num_counted(index: Any, kind: str) -> int:
+    """Clips that F1 counts: by rows those with true events."""
+    return int(index.annotated.sum()) if kind == "rows" else len(index)
 
 
 def _was_trained_on(path: str, split: str) -> bool:
@@ -162,7 +167,11 @@ def summary(index: Any, found: Any, test: Any, test_split: str, rows: list[tuple
     from psl_jax.tagging import tuning
 
     unit = "frames of 0.32 s (true events)" if found.kind == "rows" else "clips (weak labels)"
-    lines = [f"F1 of {unit}, {index.split}: {len(index):,} clips, {int(found.known.sum())} classes"]
+    counted = _num_counted(index, found.kind)
+    clips = (
+        f"{counted:,} clips" if counted == len(index) else f"{counted:,} of {len(index):,} clips"
+    )
+    lines = [f"F1 of {unit}, {index.split}: {clips}, {int(found.known.sum())} classes"]
     width = min(max(len(name) for name in index.classes), 40)
     if len(rows) <= _MOST_LINES:
         heard = "rows" if found.kind == "rows" else "clips"

@@ -69,6 +69,17 @@ class ClipIndex:
         return self.event_values is not None
 
     @cached_property
+    def annotated(self) -> np.ndarray:
+        """Which clips have true events: bool [clips].
+
+        Of one with labels and no event nobody wrote down the events: AudioSet has strong labels of
+        some clips alone. Such a clip tells nothing of when a class sounds, nor that none does.
+        """
+        if self.event_offsets is None:
+            return np.zeros(len(self), bool)
+        return np.diff(self.event_offsets) > 0
+
+    @cached_property
     def clip_samples(self) -> int:
         """Samples of the longest clip."""
         return int(self.num_samples.max(initial=0))

@@ -107,7 +107,7 @@ def _describe(
     classes = []
     for c in shown[:MOST_CLASSES]:
         lanes = [Lane("weak label", "weak", [(0.0, seconds, 1.0)] if weak[c] else [])]
-        if index.has_events:
+        if index.annotated[clip]:
             of_class = [(on, off, 1.0) for on, off, label in events if label == c]
             lanes.insert(0, Lane("truth", "truth", of_class))
         for values, edges, name, kind in heard:

@@ -60,6 +60,7 @@ class ClipView:
     rows: list[ClassRow]
     ticks: list[tuple[float, str]]
     written: bool  # whether there is room for values in the cells
+    annotated: bool  # whether its true events are known
 
 
 def write_page(
@@ -83,7 +84,7 @@ def write_page(
         "where": labels.directory.name,
         "origin": labels.manifest.get("origin", {}).get("kind", "made by a teacher"),
         "digest": labels.manifest.get("teacher_digest", ""),
-        "knows_events": index.has_events,
+        "knows_events": bool(index.annotated[clips].any()),
     }
     return run_page.render("labels.html.jinja", path, context)
 
@@ -142,6 +143,7 @@ def view(
         rows=rows,
         ticks=[(100 * time / seconds, f"{time:g}") for time in data_urls.ticks(seconds)],
         written=len(values) <= _WRITTEN_VALUES,
+        annotated=bool(index.annotated[clip]),
     )
 
 

@@ -145,8 +145,6 @@ def label_quality(labels: SoftLabels, index: ClipIndex, segmentation: Segmentati
     and their average precision of each class.
     """
     counter = metrics.LabelCounter()
-    # A labelled clip without an event was not annotated: AudioSet has strong labels of some.
-    known = None if index.event_offsets is None else np.diff(index.event_offsets) > 0
     scored: dict[str, list[np.ndarray]] = {"soft": [], "weak": [], "truth": []}
     num_segments = 0
     for shard in range(len(index.shard_sizes)):  # of a large split no more fits into memory
@@ -155,8 +153,8 @@ def label_quality(labels: SoftLabels, index: ClipIndex, segmentation: Segmentati
         weak = index.weak_labels(clips)
         counter.add(soft, counts, weak)
         num_segments += int(counts.sum())
-        if known is not None and known[clips].any():
-            rows = known[clips]
+        rows = index.annotated[clips]
+        if rows.any():
             inside = np.arange(soft.shape[1]) < counts[rows, None]
             scored["soft"].append(soft[rows][inside])
             scored["weak"].append(np.repeat(weak[rows] > 0, counts[rows], axis=0))

@@ -1,9 +1,10 @@
 """A threshold for each class, of best F1 on a split whose truth is known.
 
 Where the split has true events, F1 counts rows (frames of 0.32 s): a row is one of a class where an
-event of it fills at least half of the row, or lies in it with at least half of its length. Where
-there are labels of whole clips alone it counts clips: one has events of a class if its highest row
-reaches the threshold. Scores are counted in bins, so that memory does not grow with the split.
+event of it fills at least half of the row, or lies in it with at least half of its length. Clips
+whose events nobody wrote down (see `ClipIndex.annotated`) are left out. Where there are labels of
+whole clips alone it counts clips: one has events of a class if its highest row reaches the
+threshold. Scores are counted in bins, so that memory does not grow with the split.
 """
 
 from collections.abc import Iterator
@@ -106,13 +107,14 @@ def _middle(places: np.ndarray) -> int:
 
 def count(tagger: Tagger, source: Source, median_filter: int = 1, bar: bool = False) -> Counts:
     """The counts of a split, whose classes are the tagger's: of its rows, or of its clips."""
-    index = source.index
+    index, of_rows = source.index, kind_of(source.index) == "rows"
+    clips = np.flatnonzero(index.annotated) if of_rows else np.arange(len(index))
     counts = Counts(index.num_classes)
-    with progress.bar(len(index), "clip", "thresholds", show=bar) as shown:
-        for clip, rows in clip_rows(tagger, source):
+    with progress.bar(len(clips), "clip", "thresholds", show=bar) as shown:
+        for clip, rows in clip_rows(tagger, source, clips):
             if median_filter > 1:
                 rows = ndimage.median_filter(rows, (median_filter, 1), mode="nearest")
-            if index.has_events:
+            if of_rows:
                 counts.add(rows, true_rows(index, clip, len(rows)))
             else:
                 peaks = rows.max(axis=0, keepdims=True)
@@ -123,14 +125,16 @@ def count(tagger: Tagger, source: Source, median_filter: int = 1, bar: bool = Fa
 
 def kind_of(index: ClipIndex) -> str:
     """What F1 counts on a split: "rows" where it has events, else "clips"."""
-    return "rows" if index.has_events else "clips"
+    return "rows" if index.annotated.any() else "clips"
 
 
-def clip_rows(tagger: Tagger, source: Source) -> Iterator[tuple[int, np.ndarray]]:
-    """(clip, scores over time float32 [rows, classes]) of each clip, as `tag` computes them."""
+def clip_rows(
+    tagger: Tagger, source: Source, wanted: np.ndarray
+) -> Iterator[tuple[int, np.ndarray]]:
+    """(clip, float32 [rows, classes]) of each of `wanted` (ascending), scores as `tag` has them."""
     segmentation = tagger.segmentation()
-    for first in range(0, len(source.index), _READ_AT_ONCE):
-        clips = np.arange(first, min(first + _READ_AT_ONCE, len(source.index)))
+    for first in range(0, len(wanted), _READ_AT_ONCE):
+        clips = wanted[first : first + _READ_AT_ONCE]
         audio = list(source.read_whole(clips))
         blocks = [lambda waveform=waveform: iter([waveform]) for waveform in audio]
         timelines = {i: Timeline(segments=True) for i in range(len(audio))}

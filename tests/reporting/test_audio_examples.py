@@ -77,13 +77,15 @@ def test_lanes_are_truth_labels_and_output_over_time(kept):
         for entry in clip["classes"]:
             c = index.classes.index(entry["name"])
             lanes = {lane["name"]: lane["spans"] for lane in entry["lanes"]}
-            assert list(lanes) == ["truth", "weak label", "soft 2 s", "soft 1 s", "psl2s"]
+            expected = ["weak label", "soft 2 s", "soft 1 s", "psl2s"]
+            # Nobody wrote the events of the others down: that is not to say that none sounds.
+            assert list(lanes) == ["truth"] * (number in EVENTS) + expected
             true = [
                 [on, min(off, clip["seconds"]), 1.0]
                 for on, off, k in EVENTS.get(number, [])
                 if k == c
             ]
-            assert lanes["truth"] == true
+            assert lanes.get("truth", []) == true
             assert lanes["weak label"] == [[0.0, clip["seconds"], 1.0]] * (c in own)
             for name, one in (("soft 2 s", labels["psl2s"]), ("soft 1 s", labels["psl1s"])):
                 count = one.segmentation.counts(index.num_samples[number])

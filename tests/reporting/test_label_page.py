@@ -91,6 +91,7 @@ def test_many_classes_leave_room_for_those_that_count():
 
 def test_the_page_holds_the_audio_itself(page, index):
     html = page.read_text()
+    assert html.count("its events were not annotated") == 3  # of four, one has events
     assert not re.search(r'(src|href)="(?!data:)', html) and "@import" not in html
     sounds = re.findall(r'src="data:audio/flac;base64,([^"]+)"', html)
     originals = synthetic_data.make_audio(index)

@@ -73,6 +73,31 @@ def test_rows_of_events():
     assert np.flatnonzero(truth[:, 2]).tolist() == [12]
 
 
+def test_clips_whose_events_nobody_wrote_down_count_for_nothing():
+    """Thresholds are those of the annotated clips by themselves."""
+    audio = [tagging.recording(3.0, seed=seed) for seed in range(4)]
+    labels = [[0], [1], [0], [2]]
+    events, times = [[0], [], [0], []], np.array([[0.5, 1.5], [1.0, 2.0]], np.float32)
+
+    def counted(clips):
+        index = synthetic_data.make_index([len(clips)], 48_000, [labels[c] for c in clips], 6)
+        offsets, values = ragged([events[c] for c in clips])
+        index = dataclasses.replace(
+            index,
+            classes=tagging.LABELS,
+            event_offsets=offsets,
+            event_times=times,
+            event_values=values,
+        )
+        source = synthetic_data.MemorySource(index, [audio[c] for c in clips])
+        return tuning.count(tagging.tagger(), source)
+
+    some, alone = counted([0, 1, 2, 3]), counted([0, 2])
+    np.testing.assert_array_equal(some.all, alone.all)
+    np.testing.assert_array_equal(some.true, alone.true)
+    assert alone.all[0].sum() == 20 and alone.num_true.tolist() == [6, 0, 0, 0, 0, 0]
+
+
 def clearest(peaks: np.ndarray) -> float:
     """Of the thresholds that are tried, the one in the middle part that is furthest from all."""
     low, high = np.quantile(peaks, [0.3, 0.7])
