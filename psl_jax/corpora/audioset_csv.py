@@ -120,7 +120,7 @@ def read_strong_labels(
     events: dict[str, list[Event]] = {}
     problems: list[Problem] = []
     unknown: collections.Counter[str] = collections.Counter()
-    for line, row in read_rows(path, _STRONG_COLUMNS, "\t"):
+    for line, row in read_rows(path, _STRONG_COLUMNS):
         clip = row["segment_id"][:ID_LENGTH]
         segment = segments.get(clip)
         if segment is None:

@@ -104,13 +104,23 @@ def load_clip(row: ClipRow, max_seconds: float) -> Loaded:
     if audio.silent:
         problems.append(Problem(row.filename, "silent", "every sample is zero; kept"))
     seconds = len(audio.samples) / SAMPLE_RATE
-    events = None
+    events, labels = None, row.labels
     if row.events is not None:
         events, outside = _trim(row.events, seconds)
         if outside and not audio.cut:
             detail = f"{outside} begin after the end of the file ({seconds:.2f} s); left out"
             problems.append(Problem(row.filename, "bad event", detail))
-    clip = Clip(row.id, audio.samples, row.labels, events)
+        if outside and audio.cut:
+            heard = {label for _, _, label in events}
+            cut_away = {label for _, _, label in row.events} - heard
+            labels = tuple(label for label in labels if label not in cut_away)
+            if dropped := len(row.labels) - len(labels):
+                what = f"{dropped} of {len(row.labels)} labels have events only after the first "
+                what += f"{seconds:g} s; left out" + ("" if labels else ", and with them the clip")
+                problems.append(Problem(row.filename, "label cut away", what))
+            if row.labels and not labels:
+                return Loaded(None, tuple(problems))
+    clip = Clip(row.id, audio.samples, labels, events)
     return Loaded(clip, tuple(problems), audio.source_rate)
 
 

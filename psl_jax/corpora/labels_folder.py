@@ -9,7 +9,6 @@ folder of another form.
 """
 
 import collections
-import csv
 import dataclasses
 import math
 import os
@@ -21,10 +20,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 from psl_jax.corpora.clip_rows import ClipRow, Event, mixed
+from psl_jax.corpora.label_cells import LabelCells
 from psl_jax.corpora.problems import Problem
 from psl_jax.corpora.stored_audio import FileAudio
-from psl_jax.model.class_lists import clean_name, read_classes
-from psl_jax.runtime.csv_files import hash_files
+from psl_jax.model.class_lists import read_classes
+from psl_jax.runtime import csv_files
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import is_remote, path_of
 
@@ -32,7 +32,6 @@ CLASSES_CSV = "classes.csv"
 EVENTS_SUFFIX = "_events"
 LABEL_COLUMNS = ("filename", "labels")
 EVENT_COLUMNS = ("filename", "onset", "offset", "label")
-_TOO_MANY = "more fields than columns"  # an empty name is a column: pandas leaves its index so
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,27 +69,39 @@ def read_folder(folder: str | os.PathLike, separator: str = ";") -> OwnFolder:
     root = path_of(folder)
     labels, events = _find_tables(root)
     class_file = root / CLASSES_CSV
-    hints = [] if class_file.exists() else _other_separators(labels, separator)
+    names = _FileNames(root)
+    for table in (*labels.values(), *events.values()):
+        names.correct(table)
     known = read_classes(class_file) if class_file.exists() else None
-    names, class_ids = known or _found_classes(labels, events, separator)
-    lookup = dict(zip(class_ids, range(len(names)), strict=True))
-    lookup |= dict(zip(names, range(len(names)), strict=True))
+    cells = LabelCells(
+        (row["labels"] for table in labels.values() for _, row in table.rows),
+        (row["label"] for table in events.values() for _, row in table.rows),
+        separator,
+        known and (*known[0], *(id for id in known[1] if id not in known[0])),
+    )
+    classes, class_ids = known or (cells.classes, cells.classes)
+    if not classes:
+        paths = ", ".join(str(table.path) for table in labels.values())
+        raise UserError(f"no label in any row of {paths}: expected labels separated by {separator}")
+    lookup = dict(zip(class_ids, range(len(classes)), strict=True))
+    lookup |= dict(zip(classes, range(len(classes)), strict=True))
     ids = _ids(_normal(row["filename"]) for table in labels.values() for _, row in table.rows)
-    problems: list[tuple[str, Problem]] = hints
+    first = next(iter(labels))
+    problems = [(first, Problem(labels[first].path.name, *note)) for note in cells.notes]
     rows = {}
     for split, table in labels.items():
-        reader = _SplitReader(root, split, lookup, separator, ids)
+        reader = _SplitReader(root, split, lookup, cells, ids)
         rows[split] = reader.read(table, events.get(split))
         problems += [(split, problem) for problem in reader.problems]
     tables = [table.path for table in (*labels.values(), *events.values())]
     return OwnFolder(
         path=os.fspath(root) if is_remote(root) else os.path.realpath(root),
-        classes=names,
+        classes=classes,
         class_ids=class_ids,
         rows=rows,
         problems=tuple(problems),
         has_events=bool(events),
-        csv_sha256=hash_files(tables + [class_file] * class_file.exists()),
+        csv_sha256=csv_files.hash_files(tables + [class_file] * class_file.exists()),
     )
 
 
@@ -102,12 +113,12 @@ class _SplitReader:
         root: pathlib.Path,
         split: str,
         lookup: dict[str, int],
-        separator: str,
+        cells: LabelCells,
         ids: dict[str, str],
     ):
         self.problems: list[Problem] = []
         self._root, self._split, self._lookup = root, split, lookup
-        self._separator, self._ids = separator, ids
+        self._cells, self._ids = cells, ids
 
     def read(self, table: _Table, events: _Table | None) -> tuple[ClipRow, ...]:
         self.problems += table.bad
@@ -134,7 +145,7 @@ class _SplitReader:
         return mixed(rows)
 
     def _row_labels(self, line: int, row: dict[str, str]) -> list[int]:
-        given = _split_labels(row["labels"], self._separator)
+        given = self._cells.of(row["labels"])
         unknown = [name for name in given if name not in self._lookup]
         found = sorted({self._lookup[name] for name in given if name in self._lookup})
         where = f"line {line}"
@@ -156,7 +167,7 @@ class _SplitReader:
         self.problems += table.bad
         by_file: dict[str, list[Event]] = {}
         for line, row in table.rows:
-            key, name = _normal(row["filename"]), clean_name(row["label"])
+            key, name = _normal(row["filename"]), self._cells.name(row["label"])
             onset, offset = _number(row["onset"]), _number(row["offset"])
             where = f"{table.path.name} line {line}"
             if key not in labels:
@@ -208,36 +219,64 @@ def _find_tables(root: pathlib.Path) -> tuple[dict[str, _Table], dict[str, _Tabl
 def _read_table(path: pathlib.Path, columns: Sequence[str]) -> _Table:
     """The rows of a CSV with (at least) `columns`; ill-formed rows go to `bad`."""
     table = _Table(path, [], [])
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restkey=_TOO_MANY, restval=None)
-            reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
-            if missing := [name for name in columns if name not in reader.fieldnames]:
-                raise UserError(
-                    f"{path}: no column {', '.join(missing)}. Found the columns "
-                    f"{','.join(reader.fieldnames) or '(none, the file is empty)'}; expected "
-                    f"{','.join(columns)}. If it is no table of clips, move it out of the folder."
-                )
-            for row in reader:
-                filename = (row["filename"] or "").strip()
-                if _TOO_MANY in row or None in row.values() or not filename:
-                    problem = f"line {reader.line_num}: {_why_malformed(row, reader.fieldnames)}"
-                    table.bad.append(Problem(filename or path.name, "bad row", problem))
-                else:
-                    table.rows.append((reader.line_num, row | {"filename": filename}))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text: {error}. Save it as UTF-8.") from error
-    except csv.Error as error:
-        raise UserError(f"{path}: not a CSV: {error}") from error
+
+    def note_bad(line: int, problem: str, row: dict[str, str]) -> None:
+        name = row.get("filename", "").strip() or path.name
+        table.bad.append(Problem(name, "bad row", f"line {line}: {problem}"))
+
+    expected = f"{','.join(columns)} (if it is no table of clips, move it out of the folder)"
+    for line, row in csv_files.read_rows(path, columns, expected, note_bad):
+        if row["filename"].strip():
+            table.rows.append((line, row | {"filename": row["filename"].strip()}))
+        else:
+            note_bad(line, "no file name", row)
+    with csv_files.open_table(path, columns) as opened:
+        if opened.separator != ",":
+            detail = f"its columns are separated by {csv_files.SEPARATORS[opened.separator]}"
+            table.bad.append(Problem(path.name, "other separator", detail))
     return table
 
 
-def _why_malformed(row: dict, columns: Sequence[str]) -> str:
-    if _TOO_MANY in row:
-        return f"more fields than the {len(columns)} columns; quote a field that holds commas"
-    if None in row.values():
-        return f"fewer fields than the {len(columns)} columns"
-    return "no file name"
+class _FileNames:
+    """Names in tables as the files are called: other case, no extension, backslashes."""
+
+    def __init__(self, root: pathlib.Path):
+        self._root = root
+        self._found: dict[str, str] = {}
+        self._listed: dict[str, list[str]] | None = None
+
+    def correct(self, table: _Table) -> None:
+        """Puts the names of the files into the rows; tells of those that differ, in `bad`."""
+        changed = {}
+        for number, (line, row) in enumerate(table.rows):
+            name = row["filename"]
+            if name not in self._found:
+                self._found[name] = self._find(name)
+            if (found := self._found[name]) != name:
+                changed[name] = found
+                table.rows[number] = line, row | {"filename": found}
+        if changed:
+            name, found = next(iter(changed.items()))
+            detail = f"{len(changed)} files are called otherwise than here, such as {name!r}: "
+            table.bad.append(Problem(table.path.name, "other file name", f"{detail}{found!r}"))
+
+    def _find(self, name: str) -> str:
+        if is_remote(self._root) or os.path.exists(_existing(os.path.join(self._root, name))):
+            return name
+        if self._listed is None:
+            self._listed = {}
+            for path in self._root.rglob("*"):
+                if path.is_file() and path.suffix.lower() != ".csv":
+                    place = path.relative_to(self._root).as_posix()
+                    stem = posixpath.splitext(place)[0]
+                    for key in {_folded(place), _folded(stem)}:
+                        self._listed.setdefault(key, []).append(place)
+        matches = self._listed.get(_folded(name), [])
+        return matches[0] if len(matches) == 1 else name
+
+
+def _folded(filename: str) -> str:
+    return _normal(filename.replace("\\", "/")).casefold()
 
 
 def _ids(files) -> dict[str, str]:
@@ -250,10 +289,6 @@ def _ids(files) -> dict[str, str]:
             return ids
         # One's path may be another's stem: "a.wav" and "a.wav.flac".
         ids |= {file: file for file in shared}
-
-
-def _split_labels(text: str, separator: str) -> list[str]:
-    return [name for name in map(clean_name, text.split(separator)) if name]
 
 
 def _normal(filename: str) -> str:
@@ -276,44 +311,7 @@ def _existing(path: str) -> str:
 
 def _number(text: str) -> float | None:
     try:
-        value = float(text)
+        value = csv_files.number(text)
     except ValueError:
         return None
     return value if math.isfinite(value) else None
-
-
-def _other_separators(labels: dict[str, _Table], separator: str) -> list[tuple[str, Problem]]:
-    """What to say where no label holds the separator, and some look as if another one did."""
-    found = []
-    for split, table in labels.items():
-        texts = {row["labels"] for _, row in table.rows}
-        if any(separator in text for text in texts):
-            continue
-        for other in (",", ";", "|"):  # "Vehicle horn, car horn" is one of AudioSet's names
-            joined = sorted(t for t in texts if other in t.strip() and f"{other} " not in t)
-            if joined and other != separator:
-                detail = (
-                    f"{len(joined)} labels hold {other!r}, such as {joined[0]!r}, which is one "
-                    f"class here: labels are separated by {separator!r}. If {other!r} separates "
-                    f"them, give --label_separator='{other}' (--config.data.label_separator)"
-                )
-                found.append((split, Problem(table.path.name, "one label or several?", detail)))
-    return found
-
-
-def _found_classes(
-    labels: dict[str, _Table], events: dict[str, _Table], separator: str
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """All labels that any split or its events name, sorted."""
-    names = {
-        name
-        for table in labels.values()
-        for _, row in table.rows
-        for name in _split_labels(row["labels"], separator)
-    }
-    names |= {clean_name(row["label"]) for table in events.values() for _, row in table.rows}
-    found = tuple(sorted(names - {""}))
-    if not found:
-        paths = ", ".join(str(table.path) for table in labels.values())
-        raise UserError(f"no label in any row of {paths}: expected labels separated by {separator}")
-    return found, found

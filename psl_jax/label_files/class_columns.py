@@ -1,12 +1,17 @@
 """Which columns of a label file are those of the data's classes."""
 
-import difflib
 from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
 
-from psl_jax.model.class_lists import AUDIOSET_CSV, audioset_classes, clean_name, read_classes
+from psl_jax.model.class_lists import (
+    AUDIOSET_CSV,
+    audioset_classes,
+    clean_name,
+    near_names,
+    read_classes,
+)
 from psl_jax.runtime.errors import UserError
 
 # For each class of the data the columns of the file of which it has the maximum; () for none.
@@ -69,12 +74,6 @@ def of_file(stored: Sequence[str] | None, given: Sequence[str] | None, width: in
     if len(classes) != width:
         raise UserError(f"{path} has {width} classes, and the list of them has {len(classes)}")
     return tuple(map(str, classes))
-
-
-def near_names(name: str, names: Sequence[str]) -> str:
-    """Words for a message: which of `names` are spelt nearly so, if any."""
-    near = difflib.get_close_matches(name, names, 2)
-    return f" (near: {'; '.join(near)})" if near else ""
 
 
 def plain_name(name: str) -> str:

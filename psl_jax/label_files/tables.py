@@ -88,20 +88,14 @@ class CsvTable(_Table):
     """A CSV file."""
 
     def __init__(self, path: pathlib.Path, options: Options):
-        super().__init__(path, csv_files.read_header(path), options)
+        super().__init__(path, csv_files.read_header(path, ("clip",)), options)
 
     def _parts(self, wanted: Sequence[int]) -> Iterator[tuple[str, dict[str, Any], np.ndarray]]:
-        header = csv_files.read_header(self.path)
+        header = csv_files.read_header(self.path, ("clip",))
         keys = {name: header.index(name) for name in self.keys}
         columns = [header.index(self.classes[number]) for number in wanted]
-        with (
-            csv_files.plain_read_errors(self.path),
-            open(self.path, encoding="utf-8-sig", newline="") as file,
-        ):
-            reader = csv.reader(file)
-            next(reader)
-            numbered = ((reader.line_num, row) for row in reader if row)
-            while rows := list(itertools.islice(numbered, blocks.BLOCK_ROWS)):
+        with csv_files.open_table(self.path, ("clip",)) as table:
+            while rows := list(itertools.islice(table.rows, blocks.BLOCK_ROWS)):
                 found = [_numbers(self.path, *row, len(header), keys, columns) for row in rows]
                 parts = list(zip(*found, strict=True))
                 named: dict[str, Any] = {"clip": [row[keys["clip"]] for _, row in rows]}
@@ -126,11 +120,16 @@ def _numbers(
         raise UserError(f"{path}, line {line}: {len(row)} fields, expected {width}")
     try:
         numbers = [
-            float(blocks.whole_number(row[place]) if name == "segment" else row[place])
+            float(blocks.whole_number(row[place]))
+            if name == "segment"
+            else csv_files.number(row[place])
             for name, place in keys.items()
             if name != "clip"
         ]
-        return numbers, np.array([row[place] for place in columns], np.float32)
+        texts = [row[place] for place in columns]
+        if any("," in text for text in texts):
+            texts = [str(csv_files.number(text)) for text in texts]
+        return numbers, np.array(texts, np.float32)
     except ValueError as error:
         raise UserError(f"{path}, line {line}: {error}") from error
 

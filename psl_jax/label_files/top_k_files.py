@@ -151,7 +151,7 @@ def _read_table(path: pathlib.Path, rows: int) -> tuple[Any, np.ndarray, np.ndar
         import pyarrow as pa
         import pyarrow.parquet
     if path.suffix in (".csv", ".tsv"):
-        found = csv_files.read_rows(path, _TABLE, "\t" if path.suffix == ".tsv" else ",")
+        found = csv_files.read_rows(path, _TABLE)
         texts = [[row[name] for name in _TABLE] for _, row in found]
         names = pa.array([row[0] for row in texts], pa.string())
         times: list[Any] = [[row[place] for row in texts] for place in (1, 2)]

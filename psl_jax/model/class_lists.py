@@ -1,8 +1,10 @@
 """Class lists: CSVs in the form of AudioSet's, and AudioSet's own."""
 
+import difflib
 import os
 import pathlib
 import unicodedata
+from collections.abc import Sequence
 from functools import cache
 
 from psl_jax.runtime import csv_files
@@ -23,7 +25,9 @@ def read_classes(path: str | os.PathLike) -> tuple[tuple[str, ...], tuple[str, .
 
     Raises UserError for a file that is not there or of another form.
     """
-    header = csv_files.read_header(path)
+    header = csv_files.read_header(path, ("label",))
+    if "label" not in header:
+        header = csv_files.read_header(path, ("index", "mid", "display_name"))
     if "label" in header and "display_name" not in header:
         names = [clean_name(row["label"]) for _, row in csv_files.read_rows(path, ("label",))]
         class_ids = names
@@ -53,6 +57,24 @@ def _numbered_rows(path: str | os.PathLike) -> list[dict[str, str]]:
     if not contiguous:
         raise UserError(f"{path}: the column index must count 0, 1, 2, ... without gaps")
     return rows
+
+
+def find_class(name: str, classes: Sequence[str]) -> int | None:
+    """The number of the class of that name, or of that name in another case; None: there is none.
+
+    Spaces around the name do not count, see `clean_name`.
+    """
+    for key in (clean_name, lambda text: clean_name(text).casefold()):
+        found = [number for number, other in enumerate(classes) if key(other) == key(name)]
+        if len(found) == 1:
+            return found[0]
+    return None
+
+
+def near_names(name: str, names: Sequence[str]) -> str:
+    """Words for a message: which of `names` are spelt nearly so, if any."""
+    near = difflib.get_close_matches(name, names, 2)
+    return f" (near: {'; '.join(near)})" if near else ""
 
 
 def clean_name(label: str) -> str:

@@ -1,14 +1,32 @@
-"""Finds and reads the tables that come with a corpus."""
+"""Finds and reads the tables that come with a corpus, and those that people write themselves."""
 
 import contextlib
 import csv
 import hashlib
+import itertools
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import IO, NamedTuple
 
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import is_remote, path_of
+
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+
+
+class Table(NamedTuple):
+    """A table that is being read.
+
+    Attributes:
+      header: names of the columns; those that were asked for are spelt as they were asked for.
+      separator: between columns, one of SEPARATORS.
+      rows: (number of the row's first line, fields) of each row that is not empty.
+    """
+
+    header: list[str]
+    separator: str
+    rows: Iterator[tuple[int, list[str]]]
 
 
 def find_tables(folder: str | os.PathLike, pattern: str) -> list[pathlib.Path]:
@@ -17,30 +35,104 @@ def find_tables(folder: str | os.PathLike, pattern: str) -> list[pathlib.Path]:
     return sorted(p for p in [*root.glob(pattern), *root.glob(f"*/{pattern}")] if p.is_file())
 
 
-def read_header(path: str | os.PathLike) -> list[str]:
-    """The names of a table's columns. Raises UserError for a file that is no table."""
+@contextlib.contextmanager
+def open_table(path: str | os.PathLike, columns: Sequence[str] = ()) -> Iterator[Table]:
+    """Opens a table whose columns are separated by any of SEPARATORS, by commas if in doubt.
+
+    It is the one by which the header has the `columns`, in any case (Filename). Raises UserError
+    for what is no table, and, naming the line, for a quote that is not closed.
+    """
     with plain_read_errors(path), path_of(path).open(encoding="utf-8-sig", newline="") as file:
-        return [name.strip() for name in next(csv.reader(file), [])]
+        first = file.readline()
+        headers = {separator: _fields(first, separator) for separator in SEPARATORS}
+        wanted = {name.casefold() for name in columns}
+        separator = next(
+            (s for s, names in headers.items() if wanted <= {n.casefold() for n in names}), ","
+        )
+        asked = {name.casefold(): name for name in columns if name not in headers[separator]}
+        header = [asked.get(name.casefold(), name) for name in headers[separator]]
+        yield Table(header, separator, _rows(path, file, separator))
+
+
+def read_header(path: str | os.PathLike, columns: Sequence[str] = ()) -> list[str]:
+    """The names of a table's columns, see `open_table`."""
+    with open_table(path, columns) as table:
+        return table.header
 
 
 def read_rows(
-    path: str | os.PathLike, columns: Sequence[str], delimiter: str = ",", expected: str = ""
+    path: str | os.PathLike,
+    columns: Sequence[str],
+    expected: str = "",
+    bad: Callable[[int, str, dict[str, str]], None] | None = None,
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line number, row by column) of a table with at least `columns`.
+    """(line number, row by column) of a table with at least `columns`, see `open_table`.
 
-    Raises UserError for a file of another form; fields that a row lacks are empty.
+    Raises UserError for a file of another form and for a row with more fields than columns; fields
+    that a row lacks are empty. bad(line, what is wrong, row): takes rows of either kind instead.
     """
-    with plain_read_errors(path), path_of(path).open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, delimiter=delimiter, restval="")
-        found = [name.strip() for name in reader.fieldnames or ()]
-        reader.fieldnames = found
-        if missing := [name for name in columns if name not in found]:
+    with open_table(path, columns) as table:
+        header = table.header
+        if missing := [name for name in columns if name not in header]:
             raise UserError(
-                f"{path}: no column {', '.join(missing)}. Found {', '.join(found) or 'no header'}; "
-                f"expected {expected or ', '.join(columns)}."
+                f"{path}: no column {', '.join(missing)}. Found {','.join(header) or 'no header'}; "
+                f"expected {expected or ','.join(columns)}, separated by commas (or semicolons, "
+                "tabs, bars)."
             )
-        for row in reader:
-            yield reader.line_num, row
+        for line, fields in table.rows:
+            while len(fields) > len(header) and not fields[-1].strip():
+                fields.pop()  # empty columns of spreadsheets
+            problem = ""
+            if len(fields) > len(header):
+                problem = f"more fields than the {len(header)} columns; quote a field that holds "
+                problem += SEPARATORS[table.separator]
+            elif len(fields) < len(header) and bad is not None:
+                problem = f"fewer fields than the {len(header)} columns"
+            if problem and bad is None:
+                raise UserError(f"{path}, line {line}: {problem}")
+            if problem and bad is not None:
+                bad(line, problem, dict(zip(header, fields, strict=False)))
+                continue
+            row = dict(itertools.zip_longest(header, fields, fillvalue=""))
+            if broken := next((name for name in columns if _is_broken(row[name])), None):
+                raise UserError(
+                    f"{path}, line {line}: {broken} {row[broken]!r:.60} goes over several lines. "
+                    'Is a quote (") not closed?'
+                )
+            yield line, row
+
+
+def number(text: str) -> float:
+    """A number with a decimal point or comma. Raises ValueError."""
+    try:
+        return float(text)
+    except ValueError:
+        return float(text.replace(",", ".", 1))
+
+
+def _fields(line: str, separator: str) -> list[str]:
+    return [name.strip() for name in next(csv.reader([line], delimiter=separator), [])]
+
+
+def _rows(
+    path: str | os.PathLike, file: IO[str], separator: str
+) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader(file, delimiter=separator, strict=True)
+    while True:
+        line = reader.line_num + 2  # the header is not counted
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise UserError(f'{path}, line {line}: {error}. Is a quote (") not closed?') from error
+        if fields:
+            yield line, fields
+
+
+def _is_broken(text: str) -> bool:
+    """Whether a field has several lines with something in them."""
+    return len(text.strip().splitlines()) > 1
 
 
 @contextlib.contextmanager
@@ -49,7 +141,7 @@ def plain_read_errors(path: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: not a table in UTF-8: {error}") from error
+        raise UserError(f"{path}: not a table in UTF-8: {error}. Save it as UTF-8.") from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
 

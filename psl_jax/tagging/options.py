@@ -2,11 +2,12 @@
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from absl import flags
 
 from psl_jax.audio.segments import Segmentation
+from psl_jax.model.class_lists import clean_name, find_class, near_names
 from psl_jax.model.thresholds import DEFAULT
 from psl_jax.runtime import cli_entry, csv_files
 from psl_jax.runtime.errors import UserError
@@ -83,40 +84,43 @@ def event_settings(arguments: argparse.Namespace, tagger: Tagger | None = None) 
     if threshold is None:
         threshold = DEFAULT if tagger is None else tagger.thresholds
     if arguments.thresholds:
-        own = read_thresholds(arguments.thresholds)
+        known = None if tagger is None else tagger.model_labels
+        own = read_thresholds(arguments.thresholds, known)
         if tagger is not None:
-            threshold = _with_own(threshold, own, tagger.labels, arguments.thresholds)
+            each = threshold if isinstance(threshold, tuple) else (threshold,) * len(tagger.labels)
+            pairs = zip(tagger.labels, each, strict=True)
+            threshold = tuple(own.get(name, value) for name, value in pairs)
     return EventSettings(threshold, arguments.low_threshold, arguments.median_filter)
 
 
-def read_thresholds(path: str | os.PathLike) -> dict[str, float]:
-    """{class: threshold} of a CSV file with those columns. Raises UserError, naming the line."""
+def read_thresholds(
+    path: str | os.PathLike, classes: Sequence[str] | None = None
+) -> dict[str, float]:
+    """{class: threshold} of a CSV file with those columns.
+
+    classes: those that there are, whose spelling the names get; None: not known yet. Raises
+    UserError, naming the line, for another class, one that is named twice, and no threshold.
+    """
     found: dict[str, float] = {}
     for line, row in csv_files.read_rows(path, ("class", "threshold")):
-        name, value = row["class"], row["threshold"]
+        where, name, value = f"{path}, line {line}", clean_name(row["class"]), row["threshold"]
+        if classes is not None:
+            number = find_class(name, classes)
+            if number is None:
+                raise UserError(f"{where}: there is no class {name!r}{near_names(name, classes)}")
+            name = classes[number]
+        if name in found:
+            raise UserError(f"{where}: {name!r} is named a second time")
         try:
-            found[name] = float(value)
+            found[name] = csv_files.number(value)
         except ValueError:
             found[name] = 0.0
         if not 0 < found[name] <= 1:
             raise UserError(
-                f"{path}, line {line}: the threshold of {name!r} is {value!r:.40}, expected more "
-                "than 0 and at most 1"
+                f"{where}: the threshold of {name!r} is {value!r:.40}, expected more than 0 and at "
+                "most 1"
             )
     return found
-
-
-def _with_own(
-    threshold: float | tuple[float, ...],
-    own: Mapping[str, float],
-    labels: Sequence[str],
-    path: str,
-) -> tuple[float, ...]:
-    """`threshold`, or those of a file where it has some. A model may know fewer classes."""
-    if own and not set(own) & set(labels):
-        raise UserError(f"{path}: none of its {len(own)} classes is one of the model's")
-    each = threshold if isinstance(threshold, tuple) else (threshold,) * len(labels)
-    return tuple(own.get(name, value) for name, value in zip(labels, each, strict=True))
 
 
 def segmentation(arguments: argparse.Namespace, tagger: Tagger) -> Segmentation | None:

@@ -84,13 +84,14 @@ class Tagger:
 
     Attributes:
       labels: names of the classes.
+      model_labels: those of the whole model, where it was loaded for some of them.
       thresholds: from which score on each of them counts as heard.
       segment_seconds: length of the segments that the model was trained on.
       info: what else is known of the model (see checkpoints.Model).
     """
 
     def __init__(self, model: Model):
-        self.labels = model.classes
+        self.labels = self.model_labels = model.classes
         tuned = model.info.thresholds
         self.thresholds = (DEFAULT,) * len(self.labels) if tuned is None else tuned.values
         self.info = model.info
@@ -401,4 +402,6 @@ def load(
         return Tagger(model)
     if not labels:
         raise UserError("no labels are left: name at least one class")
-    return Tagger(model.for_classes(labels))
+    some = Tagger(model.for_classes(labels))
+    some.model_labels = model.classes
+    return some

@@ -3,8 +3,8 @@
 import os
 from collections.abc import Sequence
 
-from psl_jax.label_files.class_columns import Columns, near_names, plain_name
-from psl_jax.model.class_lists import AUDIOSET_CSV, read_classes
+from psl_jax.label_files.class_columns import Columns, plain_name
+from psl_jax.model.class_lists import AUDIOSET_CSV, near_names, read_classes
 from psl_jax.runtime import csv_files
 from psl_jax.runtime.errors import UserError
 

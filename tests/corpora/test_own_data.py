@@ -202,11 +202,13 @@ def test_labels_may_be_mids_and_classes_one_column(tmp_path):
     ("name", "content", "match"),
     [
         ("train.csv", "file,label\na.wav,dog\n", "no column filename, labels. Found .*file,label"),
-        ("train.csv", "filename;labels\na.wav;dog\n", "Found the columns filename;labels"),
-        ("train.csv", "", "the file is empty"),
+        ("train.csv", "filename:labels\na.wav:dog\n", "Found filename:labels; .*by commas"),
+        ("train.csv", "", "Found no header"),
+        ("train.csv", 'filename,labels\na.wav,"dog\nb.wav,cat\n', "line 2: .*quote .* not closed"),
+        ("train.csv", 'filename,labels\na.wav,"dog\nb.wav,cat"\n', "line 2: .*several lines"),
         ("train.csv", "filename,labels\n", "no label in any row"),
         ("my-split.csv", "filename,labels\na.wav,dog\n", "letters, digits and '_'"),
-        ("train.csv", b"filename,labels\n\xff\xfe.wav,dog\n", "not UTF-8"),
+        ("train.csv", b"filename,labels\n\xff\xfe.wav,dog\n", "not a table in UTF-8"),
         ("train_events.csv", "filename,onset,offset\n", "no column label"),
         ("classes.csv", "index,mid,display_name\n0,a,x\n2,b,y\n", "must count 0, 1, 2"),
         ("classes.csv", "index,mid,display_name\n0,a,x\n1,b,x\n", "named twice"),
@@ -347,3 +349,84 @@ def test_labels_with_another_separator_are_asked_about(tmp_path):
     ((kind, detail),) = problems_of(data_dir, "full.csv")
     assert kind == "one label or several?" and "'dog,loud'" in detail and "1 labels" in detail
     assert "--label_separator=','" in detail
+
+
+def read_tables(folder, **tables):
+    """The folder with these tables: labels by file, and kinds of problems with their details."""
+    for name, text in tables.items():
+        (folder / f"{name}.csv").write_text(text, encoding="utf-8")
+    read = labels_folder.read_folder(folder)
+    rows = read.rows["full"]
+    labels = {row.filename: {read.classes[number] for number in row.labels} for row in rows}
+    return labels, {problem.kind: problem.detail for _, problem in read.problems}, read
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected", "kind"),
+    [
+        (['"dog, rain"', "dog", "rain"], ["dog rain", "dog", "rain"], "several labels"),
+        (['"dog,rain,cat"', "dog"], ["dog,rain,cat", "dog"], "one label or several?"),
+        (["dog|rain", "dog;rain"], ["dog rain", "dog rain"], "several labels"),
+        (["\"['dog', 'rain']\"", "\"['dog' 'rain']\""], ["dog rain"] * 2, "Python list"),
+        (["[dog]", '"[""rain""]"'], ["dog", "rain"], "Python list"),
+        (["Dog ", " dog", "DOG", "dog"], ["dog"] * 4, "other spelling"),
+        (['"dog, loud"', "dog"], ["dog,_loud", "dog"], "one label or several?"),
+        (['"Vehicle horn, car horn"', "dog"], ["Vehicle_horn,_car_horn", "dog"], None),
+    ],
+)
+def test_labels_as_people_write_them(tmp_path, cells, expected, kind):
+    """They are read as they are meant; where that is not certain it is told."""
+    rows = "".join(f"{number}.wav,{cell}\n" for number, cell in enumerate(cells))
+    labels, told, _ = read_tables(tmp_path, full=f"filename,labels\n{rows}")
+    for number, names in enumerate(expected):
+        assert labels[f"{number}.wav"] == {name.replace("_", " ") for name in names.split()}
+    assert list(told) == ([kind] if kind else [])
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_tables_of_spreadsheets(tmp_path, separator):
+    """Other separators, decimal commas, empty columns, another case of the header."""
+    label_rows = ["Filename,Labels,,", 'a.wav,"dog;rain",,', "b.wav,dog,,"]
+    event_rows = ["filename,onset,offset,label", "a.wav,0;25,1;5,Dog"]
+    full, full_events = (
+        "\n".join(rows).replace(",", separator).replace("0;25", "0,25").replace("1;5", "1,5")
+        for rows in (label_rows, event_rows)
+    )
+    labels, told, read = read_tables(tmp_path, full=full, full_events=full_events)
+    assert labels == {"a.wav": {"dog", "rain"}, "b.wav": {"dog"}}
+    assert "other separator" in told and "other spelling" in told
+    assert [row.events for row in read.rows["full"] if row.id == "a"] == [((0.25, 1.5, 0),)]
+
+
+def test_files_that_are_called_a_little_otherwise(tmp_path):
+    for name in ("sub/One.WAV", "two.flac", "Drei ä.wav", "same.wav", "same.flac"):
+        audio_files.write(tmp_path / name, audio_files.tone(0.3))
+    names = ["sub\\one.wav", "two", "drei ä.WAV", "same"]
+    rows = "".join(f"{name},dog\n" for name in names)
+    labels, told, _ = read_tables(tmp_path, full=f"filename,labels\n{rows}")
+    assert set(labels) == {"sub/One.WAV", "two.flac", "Drei ä.wav", "same"}  # two are called so
+    assert told["other file name"].startswith("3 files are called otherwise")
+
+
+def test_a_class_of_events_alone_is_told(tmp_path):
+    tables = {"full": "filename,labels\na.wav,dog\n"}
+    tables["full_events"] = "filename,onset,offset,label\na.wav,0,1,dgo\n"
+    _, told, read = read_tables(tmp_path, **tables)
+    assert read.classes == ("dgo", "dog") and "'dgo'" in told["class of events alone"]
+
+
+def test_labels_of_what_is_cut_away_are_dropped_where_the_events_show_it(tmp_path):
+    """Of 6 s 4 are kept; nothing is known of `bird`, which has no event."""
+    for name in ("a.wav", "b.wav"):
+        audio_files.write(tmp_path / "source" / name, audio_files.tone(6.0))
+    tables = {
+        "full.csv": "filename,labels\na.wav,dog;cat;bird\nb.wav,cat\n",
+        "full_events.csv": "filename,onset,offset,label\na.wav,1,2,dog\na.wav,5,6,dog\n"
+        "a.wav,4.5,5,cat\nb.wav,4.5,5,cat\n",
+    }
+    data_dir = prepared(tmp_path, tables, max_clip_seconds=4.0)
+    (record,) = read_split(data_dir, "full").values()
+    assert [index_files.class_names(data_dir)[k] for k in record["labels"]] == ["bird", "dog"]
+    told = dict(problems_of(data_dir, "a.wav"))["label cut away"]
+    assert told == "1 of 3 labels have events only after the first 4 s; left out"
+    assert dict(problems_of(data_dir, "b.wav"))["label cut away"].endswith("with them the clip")

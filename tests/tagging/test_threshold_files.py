@@ -40,7 +40,7 @@ def write(path, rows, header=("class", "threshold", "F1")):
 
 
 def test_events_are_those_of_the_thresholds_in_a_file(run, sound, tmp_path):
-    table = write(tmp_path / "t.csv", [(FIRST, "0.9", "1"), (SECOND, "0.05", ""), ("other", 0.5)])
+    table = write(tmp_path / "t.csv", [(f" {FIRST.upper()} ", "0,9", "1"), (SECOND, "0.05", "")])
     _, out, _ = run(sound, "--format=csv", f"--thresholds={table}", "--threshold=0.6")
     own = dict.fromkeys(tagging.LABELS, 0.6) | {FIRST: 0.9, SECOND: 0.05}
     expected = tagging.tagger().tag(sound).events(own)
@@ -56,7 +56,12 @@ def test_events_are_those_of_the_thresholds_in_a_file(run, sound, tmp_path):
     [
         ([(FIRST, "1.5")], ("class", "threshold"), r"t.csv, line 2: the threshold of 'dog' is"),
         ([(FIRST, "")], ("class", "threshold"), "line 2: the threshold of 'dog' is ''"),
-        ([("x", "0.5")], ("class", "threshold"), "none of its 1 classes is one of the model's"),
+        (
+            [(FIRST, "0.5"), (f"{SECOND}x", "0.5")],
+            ("class", "threshold"),
+            rf"line 3: there is no class '{SECOND}x' \(near: {SECOND}",
+        ),
+        ([(FIRST, "0.5"), (f"{FIRST} ", "0.7")], ("class", "threshold"), "line 3: .* second time"),
         ([(FIRST, "0.5")], ("name", "value"), "no column class, threshold"),
     ],
 )
