@@ -48,8 +48,11 @@ class Description:
     given: bool = False
 
     def as_json(self) -> dict[str, Any]:
-        """All but where the file lies."""
-        return dataclasses.asdict(self) | {"file": None, "classes": None, "given": None}
+        """All but where the file lies, and what came later and has no effect."""
+        found = dataclasses.asdict(self) | {"file": None, "classes": None, "given": None}
+        if self.spectrum is not None and not self.spectrum.top_db:
+            del found["spectrum"]["top_db"]
+        return found
 
 
 def describe(path: str) -> Description:

@@ -34,12 +34,12 @@ class Runtime(NamedTuple):
     Attributes:
       shape: of its input; None where a size is free.
       run: an array of that shape -> the output; may be called by several threads.
-      classes: that the file names itself; None: it does not.
+      info: what an export of ours says of itself; {}: it is another file.
     """
 
     shape: tuple[int | None, ...]
     run: Callable[[np.ndarray], np.ndarray]
-    classes: tuple[str, ...] | None
+    info: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +54,8 @@ class FileTeacher:
     together: bool
     context: float | None
     digest: str
-
-    segment_seconds = AUDIOSET_SECONDS
+    segment_seconds: float = AUDIOSET_SECONDS
+    output: str = "sigmoid"  # or softmax, over all of its classes
 
     @property
     def rate(self) -> int:
@@ -82,7 +82,7 @@ def load(kind: str, path: str) -> FileTeacher:
     """
     about = descriptions.describe(path)
     runtime = {"onnx": _open_onnx, "tflite": _open_tflite}[kind](about)
-    about = _completed(about, runtime.shape)
+    about = _completed(_of_export(about, runtime.info), runtime.shape)
     run, together = _runner(about, runtime)
     rows = silence(about.rate * 2, 0, 1)["audio"] / np.float32(32_768)
     outputs = run(rows).shape[1]
@@ -99,7 +99,19 @@ def load(kind: str, path: str) -> FileTeacher:
         together,
         context or None,
         files.json_digest([kind, content, about.as_json(), list(classes)]),
+        float(runtime.info.get("segment_seconds", AUDIOSET_SECONDS)),
+        str(runtime.info.get("output", "sigmoid")),
     )
+
+
+def _of_export(about: Description, info: dict[str, Any]) -> Description:
+    """With what an export of ours without a front end (`--input=logmel`) says of that."""
+    if about.given or info.get("input") != "logmel":
+        return about
+    told = info.get("frontend", {})
+    top_db = 0.0 if told.get("top_db_over") == "none" else float(told.get("top_db", 0.0))
+    spectrum = dataclasses.replace(spectra.OURS, top_db=top_db)
+    return dataclasses.replace(about, input="logmel", spectrum=spectrum)
 
 
 def _seconds(about: Description) -> float:
@@ -112,7 +124,12 @@ def _seconds(about: Description) -> float:
 def _completed(about: Description, shape: tuple[int | None, ...]) -> Description:
     """With what the input's shape tells: YAMNet's spectrogram, sizes of patches."""
     sizes = [size for size in shape if size != 1]
-    if not about.given and sizes[-1:] == [spectra.YAMNET.bands] and _YAMNET_FRAMES in sizes:
+    if (
+        about.spectrum is None
+        and not about.given
+        and sizes[-1:] == [spectra.YAMNET.bands]
+        and _YAMNET_FRAMES in sizes
+    ):
         about = dataclasses.replace(about, input="logmel", spectrum=spectra.YAMNET)
     if about.input == "waveform":
         if len(shape) > 3 or sum(size != 1 for size in shape[1:]) > 1:
@@ -203,7 +220,7 @@ def _pooled(output: np.ndarray, rows: int) -> np.ndarray:
 
 def _classes(about: Description, runtime: Runtime, count: int) -> tuple[str, ...]:
     named = about.classes if isinstance(about.classes, tuple) else ()
-    if names := named or (runtime.classes if not about.classes else None):
+    if names := named or (_names(runtime.info.get("classes")) if not about.classes else None):
         if len(names) != count:
             raise UserError(f"{about.file} has {count} classes, and {len(names)} are named")
         return tuple(names)
@@ -258,9 +275,7 @@ def _open_onnx(about: Description) -> Runtime:
     info = {key: _json(value) for key, value in found.items()}
     _said_rate(info, about)
     shape = tuple(size if isinstance(size, int) and size > 0 else None for size in source.shape)
-    return Runtime(
-        shape, lambda x: session.run([output], {source.name: x})[0], _names(info.get("classes"))
-    )
+    return Runtime(shape, lambda x: session.run([output], {source.name: x})[0], info)
 
 
 def _output(about: Description, names: Sequence[str]) -> str:
@@ -279,6 +294,12 @@ def _open_tflite(about: Description) -> Runtime:
     try:
         for _ in range(os.cpu_count() or 1):
             interpreter = Interpreter(model_content=content, num_threads=1)
+            (source, *_) = interpreter.get_input_details()
+            if (signature := source["shape_signature"]).min(initial=1) < 1:
+                # Free sizes are 1 until they are known: too few samples for a front end.
+                tried = np.where(signature < 1, about.rate, signature)
+                tried[0] = 1
+                interpreter.resize_tensor_input(source["index"], tried)
             interpreter.allocate_tensors()
             idle.put(interpreter)
     except Exception as error:
@@ -317,7 +338,7 @@ def _open_tflite(about: Description) -> Runtime:
     shape = tuple(None if size < 1 else int(size) for size in signature)
     if len(shape) > 1:
         shape = (1, *shape[1:])
-    return Runtime(shape, run, _names(info.get("classes")))
+    return Runtime(shape, run, info)
 
 
 def _attached(file: pathlib.Path) -> dict[str, Any]:

@@ -170,6 +170,11 @@ def label_scorer(teacher: Teacher, rule: LabelRule, num_devices: int | None) -> 
 def _for_classes(teacher: Teacher, classes: tuple[str, ...], path: str, unmapped: str) -> Teacher:
     if isinstance(teacher, OwnTeacher) and not path and set(classes) <= set(teacher.classes):
         return teacher.for_classes(classes)
+    if getattr(teacher, "output", "") == "softmax" and not set(teacher.classes) <= set(classes):
+        raise UserError(
+            f"{teacher.name} tells {len(teacher.classes)} classes apart with one softmax: it has "
+            "no probabilities of some of them alone, and the data has not all of them"
+        )
     columns = class_map.columns_of(teacher.classes, classes, teacher.name, path or None, unmapped)
     if is_identity(columns, teacher.classes) and isinstance(teacher, OwnTeacher):
         return teacher

@@ -26,6 +26,7 @@ class Spectrum:
         there, and end before the audio does.
       log: "ln" or "db" (10 log10).
       offset: added before the logarithm; floor: the least value before it.
+      top_db: what lies so far below the loudest value is raised to there; 0: nothing is.
     """
 
     window: int = 400
@@ -42,6 +43,7 @@ class Spectrum:
     log: str = "ln"
     offset: float = 0.001
     floor: float = 0.0
+    top_db: float = 0.0
 
     def __call__(self, audio: np.ndarray, rate: int) -> np.ndarray:
         """float32 [samples] in [-1, 1] -> float32 [frames, bands]; at least one frame."""
@@ -56,7 +58,10 @@ class Spectrum:
         magnitude = np.abs(spectrum) if self.power == 1 else np.square(np.abs(spectrum))
         mel = magnitude @ _filters(self, rate)
         values = np.log(np.maximum(mel + self.offset, self.floor))
-        return (values if self.log == "ln" else values * (10 / np.log(10))).astype(np.float32)
+        values = values if self.log == "ln" else values * (10 / np.log(10))
+        if self.top_db:
+            values = np.maximum(values, values.max() - self.top_db)
+        return values.astype(np.float32)
 
 
 YAMNET = Spectrum()
@@ -74,6 +79,9 @@ PANNS = Spectrum(
     log="db",
     offset=0.0,
     floor=1e-10,
+)
+OURS = dataclasses.replace(
+    PANNS, window=512, fft=512, hop=160, lowest=0.0, highest=8000.0, scale="htk", norm="none"
 )
 PRESETS: Mapping[str, Spectrum] = {"yamnet": YAMNET, "panns": PANNS}
 CHOICES: Mapping[str, tuple[Any, ...]] = {

@@ -1,13 +1,20 @@
 """ONNX and TFLite files and Python functions as teachers."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import soxr
+import tagging
 from shared_tables import TEACHERS, needs_teachers
 from small_teachers import CLASSES, expected, write_onnx
 
+from psl_jax import export
+from psl_jax.exporting import export_options
+from psl_jax.exporting.export_options import Options
 from psl_jax.runtime.errors import UserError
 from psl_jax.teachers import host, naming, spectra
+from psl_jax.teachers.own import OwnTeacher
 from psl_jax.teachers.teacher import Running, silence
 
 
@@ -183,3 +190,29 @@ def test_python_functions(tmp_path, monkeypatch):
     ):
         with pytest.raises(UserError, match=told):
             load("python", where)
+
+
+@pytest.mark.parametrize("kind", ["onnx", "tflite"])
+@pytest.mark.parametrize("waveform", [True, False])
+def test_our_exports_say_what_they_are(tmp_path, kind, waveform):
+    """Named as teachers they give the model's probabilities, and take what their metadata say."""
+    pytest.importorskip({"onnx": "onnxruntime", "tflite": "ai_edge_litert"}[kind])
+    model, path = tagging.model(), tmp_path / f"small.{kind}"
+    options = Options(waveform)
+    info = export_options.describe(model, options, None)
+    export.format_named(kind).write(path, model, info, options)
+    (part,) = naming.parts_of(path)
+    teacher = naming.load_teacher(part)
+    assert teacher.segment_seconds == model.info.segment_seconds != 10
+    assert teacher.classes == model.classes and teacher.output == "sigmoid"
+    batch = silence(32_000, 6, rows=3)
+    batch["audio"][:] = np.stack([tagging.recording(2.0, seed) for seed in range(3)])
+    batch["num_samples"][1] = 20_000
+    ((_, expected),) = OwnTeacher(model).scorer(Running())([batch])
+    assert expected.std() > 0.05
+    np.testing.assert_allclose(scores_of(teacher, batch), expected, atol=1e-3)
+    one = naming.open_teacher(str(path), model.classes[1:]).teacher
+    assert one.classes == model.classes[1:]
+    softmax = dataclasses.replace(teacher, output="softmax")
+    with pytest.raises(UserError, match="with one softmax"):
+        naming._for_classes(softmax, model.classes[1:], "", "error")
