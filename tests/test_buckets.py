@@ -176,7 +176,7 @@ def test_a_model_and_data_in_the_bucket(run, runs, source, bucket, tmp_path):
     assert done.returncode == 0, done.stderr
     written = sorted(path for path in tmp_path.rglob("*") if path.is_file())
     kinds = {path.suffix for path in written}
-    assert {".tfrecord", ".npz", ".csv", ".json", ".safetensors"} <= kinds
+    assert {".npy", ".npz", ".csv", ".json", ".safetensors"} <= kinds
     for path in written:
         ours = bucket.get(f"made/{path.relative_to(tmp_path).as_posix()}")
         theirs = path.read_bytes()

@@ -59,6 +59,8 @@ def losses(folder, name):
 
 
 def arrays(path):
+    if path.suffix == ".npy":
+        return {path.name: np.load(path)}
     with np.load(path) as stored:
         return {name: stored[name] for name in stored.files}
 

@@ -7,6 +7,7 @@ gets its name when it is whole, so that a killed program goes on with the shards
 import contextlib
 import os
 import pathlib
+import tokenize
 import zlib
 from collections.abc import Sequence
 
@@ -17,6 +18,11 @@ from psl_jax.runtime.disk_errors import plain_disk_errors
 from psl_jax.runtime.errors import DamagedFileError
 from psl_jax.runtime.paths import local_copy, path_of
 
+# What NumPy raises for damaged files.
+_DAMAGE = (
+    *(ValueError, EOFError, SyntaxError, tokenize.TokenError),
+    *(TypeError, KeyError, OverflowError, MemoryError),
+)
 _GO_ON = "Run the same command again, which goes on where it stopped."
 
 
@@ -70,7 +76,7 @@ class ShardArrays:
         with path.open("rb") as file:
             try:
                 array = np.lib.format.read_array(file, allow_pickle=False)
-            except (ValueError, EOFError, SyntaxError, MemoryError) as error:
+            except _DAMAGE as error:
                 raise DamagedFileError(f"{path}: {error}") from error
             checksum = file.read()
         self._check_form(shard, array)
@@ -88,7 +94,7 @@ class ShardArrays:
             local = self._copies.enter_context(local_copy(path))
             try:
                 array = np.load(local, mmap_mode="r", allow_pickle=False)
-            except (ValueError, EOFError, SyntaxError) as error:
+            except _DAMAGE as error:
                 raise DamagedFileError(f"{path}: {error}") from error
             self._check_form(shard, array)
             self._mapped[shard] = np.asarray(array)  # rows of np.memmap take five times as long
