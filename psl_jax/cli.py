@@ -6,6 +6,8 @@ import pathlib
 import runpy
 import sys
 
+from psl_jax.runtime import disk_errors
+
 COMMANDS = (
     *("main", "prepare", "relabel", "labels", "evaluate", "tag", "serve", "export"),
     *("fit", "thresholds", "publish"),
@@ -16,7 +18,10 @@ def run() -> None:
     """Runs the command that the first argument names. Exit status 2 for none or an unknown one."""
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name in ("-h", "--help", "help"):
-        print(usage())
+        try:
+            print(usage(), flush=True)
+        except BrokenPipeError:  # `... | head`
+            disk_errors.drop_output()
         return
     if name == "--version":
         import psl_jax

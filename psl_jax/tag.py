@@ -12,17 +12,25 @@ if all are tagged; 1 if a file could not be read; 2 for wrong settings.
 
 import argparse
 import contextlib
+import errno
 import itertools
+import os
 import pathlib
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from psl_jax.runtime import cli_entry, disk_errors, files, progress
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import is_remote, path_of
 from psl_jax.tagging import options
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from psl_jax.tagging.tagged_files import FileTags, Input
 
 _LOOKED_UP = 256  # outputs that are looked for at once
 MANY_FILES = 50  # from here on progress is shown without a terminal, too
@@ -137,8 +145,13 @@ def main(arguments: argparse.Namespace) -> int:
         )
         work = _unfinished(looked.inputs, paths)
     with _Bar(looked.inputs) as bar:
-        found = tagged_files.tag_files(model, work, segmentation, settings, keep, bar.heard)
-        done, failed, seconds = _tagged(itertools.chain(looked.bad, found), outputs, bar)
+        plotter = next((output for output in outputs if isinstance(output, _Plotter)), None)
+        watch = None if plotter is None else plotter.watch
+        found = tagged_files.tag_files(model, work, segmentation, settings, keep, bar.heard, watch)
+        folder = arguments.out or arguments.plot
+        advice = "The same command with --skip_existing goes on"
+        with disk_errors.plain_disk_errors(folder, advice) if folder else contextlib.nullcontext():
+            done, failed, seconds = _tagged(itertools.chain(looked.bad, found), outputs, bar)
     if skipped := len(looked.inputs) + len(looked.bad) - done - failed:
         print(f"{skipped} of {len(looked.inputs)} are tagged already", file=sys.stderr)
         # In a bucket each time would be a request.
@@ -175,8 +188,15 @@ def _tagged(found: Iterable, outputs: Sequence[Callable], bar: "_Bar") -> tuple[
                 bar.tell(f"{name}: {item.cut}, tagged as far as it goes")
             # Clearing the bar takes longer than tagging a short file.
             with bar.paused() if prints else contextlib.nullcontext():
-                for output in outputs:
-                    output(item)
+                try:
+                    for output in outputs:
+                        output(item)
+                except OSError as error:
+                    if error.errno != errno.ENAMETOOLONG:
+                        raise
+                    bar.tell(f"{name}: its output has too long a name ({error.filename})")
+                    failed += 1
+                    continue
             done, seconds = done + 1, seconds + item.seconds
     return done, failed, seconds
 
@@ -203,7 +223,7 @@ def _list_labels(arguments: argparse.Namespace) -> int:
 
 def _outputs(arguments: argparse.Namespace, inputs: Sequence) -> list[Callable]:
     """What is done with the tags of each file. Raises UserError for settings that do not fit."""
-    from psl_jax.tagging import tagged_files, writing
+    from psl_jax.tagging import writing
 
     arguments.format = arguments.format or ("csv" if arguments.out else "table")
     if arguments.top_k < 1:
@@ -214,8 +234,6 @@ def _outputs(arguments: argparse.Namespace, inputs: Sequence) -> list[Callable]:
         raise UserError("--skip_existing looks for what lies in --out=DIR: give that, too")
     if arguments.embeddings and not arguments.out:
         raise UserError("--embeddings writes files into --out=DIR: give that, too")
-    if arguments.plot and any(item.path == tagged_files.STDIN for item in inputs):
-        raise UserError("--plot reads the audio once more, which standard input does not allow")
     if arguments.format in ("audacity", "raven") and not arguments.out and len(inputs) > 1:
         raise UserError(f"--format={arguments.format} makes a file for each input: give --out=DIR")
     best = writing.Best(arguments.top_k, arguments.min_score)
@@ -223,7 +241,7 @@ def _outputs(arguments: argparse.Namespace, inputs: Sequence) -> list[Callable]:
     if arguments.embeddings:
         outputs.append(writing.EmbeddingWriter(arguments.out, inputs))
     if arguments.plot:
-        outputs.append(_plotter(arguments.plot, inputs))
+        outputs.append(_Plotter(arguments.plot, inputs))
     if arguments.out:  # the last, as its file says that all is done
         disk_errors.check_writable(arguments.out, "--out")
         outputs.append(writing.FolderWriter(arguments.out, inputs, arguments.format, best))
@@ -259,18 +277,35 @@ def _names(text: str | None) -> list[str] | None:
     return None if text is None else [name.strip() for name in text.split(";") if name.strip()]
 
 
-def _plotter(target: str, inputs: Sequence) -> Callable:
-    from psl_jax.tagging import tag_plot, writing
+class _Plotter:
+    """Draws each file, whose spectrogram it makes while the file is read for its tags."""
 
-    is_folder = not target.lower().endswith(".png")
-    disk_errors.check_writable(target if is_folder else path_of(target).parent, "--plot")
-    if is_folder:
-        paths = writing.output_paths(target, inputs, ".png")
-    elif len(inputs) > 1:
-        raise UserError(f"--plot={target} is one plot for {len(inputs)} files: give a folder")
-    else:
-        paths = {item: path_of(target) for item in inputs}
-    return lambda tags: tag_plot.plot_file(tags, paths[tags.input])
+    def __init__(self, target: str, inputs: Sequence):
+        from psl_jax.tagging import writing
+
+        is_folder = not target.lower().endswith(".png")
+        disk_errors.check_writable(target if is_folder else path_of(target).parent, "--plot")
+        if is_folder:
+            self._paths = writing.output_paths(target, inputs, ".png")
+        elif len(inputs) > 1:
+            raise UserError(f"--plot={target} is one plot for {len(inputs)} files: give a folder")
+        else:
+            self._paths = {item: path_of(target) for item in inputs}
+        self._spectrograms: dict = {}
+
+    def watch(self, item: "Input", block: "np.ndarray") -> None:
+        """Takes the next samples of a file."""
+        from psl_jax.tagging.spectrogram import Spectrogram
+
+        self._spectrograms.setdefault(item, Spectrogram()).add(block)
+
+    def __call__(self, tags: "FileTags") -> None:
+        from psl_jax.tagging import tag_plot
+
+        for item in list(self._spectrograms):  # those of bad files before this one are dropped
+            spectrogram = self._spectrograms.pop(item)
+            if item == tags.input:
+                return tag_plot.plot_file(tags, self._paths[item], *spectrogram.finish())
 
 
 def _summarize(
@@ -291,7 +326,7 @@ class _Bar:
 
     def __init__(self, inputs: Sequence):
         self.single = len(inputs) == 1
-        total = _header_seconds(inputs[0].path) if self.single else len(inputs)
+        total = _stated_seconds(inputs[0].path) if self.single else len(inputs)
         show = sys.stderr.isatty() or len(inputs) >= MANY_FILES
         unit = "s of audio" if self.single else "file"
         self._bar = progress.bar(total, unit, "tag", show=show)
@@ -320,15 +355,17 @@ class _Bar:
         return self._bar.external_write_mode()
 
 
-def _header_seconds(path: str) -> float | None:
-    """Length of a file as its header has it, where it can be believed."""
-    import soundfile
+def _stated_seconds(path: str) -> float | None:
+    """Length of a file as its header has it, where it can be relied on."""
+    from psl_jax.audio.decoding import DecodeError, form_of
 
+    if not is_remote(path) and not os.path.isfile(path):
+        return None  # a pipe can be read only once
     try:
-        info = soundfile.info(path)
-    except (soundfile.LibsndfileError, TypeError, ValueError, OSError):
+        seconds = form_of(path).seconds
+    except DecodeError:
         return None
-    return round(info.frames / info.samplerate, 2) if info.frames < 1 << 62 else None
+    return None if seconds is None else round(seconds, 2)
 
 
 if __name__ == "__main__":

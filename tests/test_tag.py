@@ -14,6 +14,7 @@ import pytest
 import tagging
 
 from psl_jax import tag
+from psl_jax.audio import audio_input
 from psl_jax.runtime import progress
 from psl_jax.runtime.errors import UserError
 from psl_jax.tagging import spectrogram, tagged_files, writing
@@ -102,7 +103,7 @@ def test_audacity_labels(run, folder):
         run(folder, "--format=audacity")
 
 
-def test_raven_selections(run, folder):
+def test_raven_selections(run, folder, tmp_path):
     _, out, _ = run(folder / "a.flac", "--format=raven")
     header, *rows = csv.reader(io.StringIO(out), delimiter="\t", quoting=csv.QUOTE_NONE)
     events = tags_of(folder / "a.flac").events()
@@ -111,6 +112,10 @@ def test_raven_selections(run, folder):
     for row, event in zip(rows, events, strict=True):
         assert (float(row[3]), float(row[4])) == pytest.approx((event.onset, event.offset))
         assert row[5:8] == ["0", "8000", event.label]
+    audio_files.write(tmp_path / "slow.wav", tagging.recording(3.0), 4_000)
+    _, out, _ = run(tmp_path / "slow.wav", "--format=raven")
+    high = [line.split("\t")[6] for line in out.splitlines()[1:]]
+    assert set(high) == {"2000"}  # Raven opens no table with more than half of a file's rate
 
 
 def test_only_some_labels(run, folder):
@@ -188,7 +193,8 @@ def test_out_writes_a_file_for_each(run, folder, tmp_path):
     assert (tmp_path / "new" / "a.csv").read_text().startswith("file,onset,offset,label,score\n")
     for style in ("json", "audacity", "raven", "frames", "table"):
         assert run(folder, "--out", tmp_path / style, "--format", style)[0] == 0
-        assert len([p for p in (tmp_path / style).rglob("*") if p.is_file()]) == 3
+        names = [path.name for path in (tmp_path / style).rglob("*") if path.is_file()]
+        assert len([name for name in names if name != writing.FolderWriter.RECORD]) == 3
     entry = json.loads((tmp_path / "json" / "a.json").read_text())
     assert entry["seconds"] == 6.3
 
@@ -233,7 +239,6 @@ def test_odd_rates_and_channels(run, tmp_path, rate, channels):
         (["--labels=;"], "no labels are left"),
         (["--skip_existing"], "--out=DIR"),
         (["--embeddings"], "--out=DIR"),
-        (["-", "--plot=plots"], "standard input"),
         (["--segment_seconds=100"], "segment_seconds is 100"),
         (["--hop_seconds=5"], "hop_seconds is 5"),
         (["--plot=x.png"], "one plot for 3 files"),
@@ -244,13 +249,44 @@ def test_wrong_settings_are_user_errors(run, folder, arguments, message):
         run(folder, *arguments)
 
 
-def test_names_of_outputs_do_not_collide(tmp_path):
+def test_names_of_outputs_do_not_collide_in_any_order(tmp_path):
     names = ["a.wav", "a.flac", "b.wav", "b.wav", "deep/a.wav", "c"]
-    inputs = [tagged_files.Input(f"{i}/{name}", name) for i, name in enumerate(names)]
-    found = output_paths(tmp_path, inputs, ".csv").values()
-    relative = [str(path.relative_to(tmp_path)) for path in found]
-    expected = "a.wav.csv a.flac.csv b.wav.csv b.wav.2.csv deep/a.csv c.csv"
-    assert relative == expected.split()
+    inputs = [tagged_files.Input(f"/{i}/{name}", name) for i, name in enumerate(names)]
+    expected = ["a.wav.csv", "a.flac.csv", "2/b.csv", "3/b.csv", "deep/a.csv", "c.csv"]
+    for order in (inputs, inputs[::-1]):
+        found = output_paths(tmp_path, order, ".csv")
+        assert [str(found[item].relative_to(tmp_path)) for item in inputs] == expected
+
+
+def test_a_recording_of_the_same_name_is_no_tagged_one(run, tmp_path):
+    for site, seconds in (("north", 0.5), ("south", 1.0)):
+        audio_files.write(tmp_path / site / "0600.wav", audio_files.tone(seconds))
+    north, south, out = tmp_path / "north", tmp_path / "south", tmp_path / "tags"
+    for arguments in ((north / "0600.wav", "--out", out), (north, "--out", out, "--skip_existing")):
+        assert run(*arguments)[0] == 0
+    for arguments in ((south / "0600.wav", "--out", out), (south, "--out", out, "--skip_existing")):
+        with pytest.raises(UserError, match=r"0600\.csv holds the tags of .*north.0600\.wav"):
+            run(*arguments)
+    assert run(south, north, "--out", tmp_path / "both")[0] == 0
+    assert sorted(tmp_path.glob("both/*/*.csv")) == [
+        tmp_path / "both" / site / "0600.csv" for site in ("north", "south")
+    ]
+
+
+def test_a_name_as_long_as_a_disk_allows(run, tmp_path):
+    for name in (f"{'a' * 240}.wav", f"{'b' * 251}.wav", "c.wav"):
+        audio_files.write(tmp_path / "audio" / name, audio_files.tone(0.5))
+    out = tmp_path / "tags"
+    status, _, err = run(tmp_path / "audio", "--out", out, "--skip_existing", "--format=frames")
+    assert status == 1 and err.count("too long a name") == 1
+    assert sorted(out.glob("*.csv")) == [out / f"{'a' * 240}.frames.csv", out / "c.frames.csv"]
+
+
+def test_resource_forks_of_macos_are_no_audio(run, tmp_path):
+    audio_files.write(tmp_path / "x.mp3", audio_files.tone(1.0))
+    (tmp_path / "._x.mp3").write_bytes(b"\0\x05\x16\x07\0\x02\0\0Mac OS X" + bytes(4000))
+    status, out, err = run(tmp_path, "--format=json")
+    assert status == 0 and len(out.splitlines()) == 1 and "1 resource forks of macOS" in err
 
 
 def test_clock():
@@ -261,11 +297,10 @@ def test_clock():
 
 def test_memory_does_not_grow_with_length(monkeypatch, tmp_path):
     """Of a file no more than some blocks are in memory: rows for pictures are pooled."""
-    collector = tagged_files._Collector(tagging.LABELS, EventSettings(), True, tagged_files.Keep())
+    collector = tagged_files._Collector(tagging.LABELS, EventSettings(), tagged_files.Keep())
     rows = np.zeros((500, len(tagging.LABELS)), np.float32)
-    for _ in range(40):
-        collector.pool.add(rows)
-        collector.finder.add(rows)
+    for number in range(40):
+        collector.add(rows, 160.0 * number)
     assert len(collector.pool.rows) <= 2401
 
 
@@ -304,6 +339,40 @@ def test_as_a_program(model, folder, tmp_path):
     done = call(tmp_path, folder)
     assert done.returncode == 2
     assert "\nerror: " in done.stderr and "no finished model" in done.stderr
+
+
+def test_pipes_locales_and_options_before_files(model, tmp_path):
+    """A real pipe, in a locale of ASCII alone, and what comes before a file's name."""
+    path = audio_files.write(tmp_path / "ümläut.wav", tagging.recording(3.0))
+    command = [sys.executable, "-m", "psl_jax.tag", model, "--format=json"]
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    found = []
+    for inputs in (["-"], ["/dev/stdin", str(path)]):
+        done = subprocess.run(
+            [*command, *inputs],
+            input=path.read_bytes(),
+            capture_output=True,
+            check=True,
+            env=os.environ | ascii_only,
+        )
+        found += [json.loads(line) for line in done.stdout.decode("ascii").splitlines()]
+    assert [entry.pop("file") for entry in found] == ["-", "/dev/stdin", str(path)]
+    assert found[0] == found[1] == found[2]
+
+
+def test_a_model_from_before_a_fork_is_refused(model):
+    code = (
+        "import os, sys, warnings, numpy as np, psl_jax\n"
+        "warnings.simplefilter('ignore')\n"
+        f"model = psl_jax.load({model!r})\n"
+        "if child := os.fork(): sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+        "try: model.tag(np.zeros(16_000, np.float32), 16_000)\n"
+        "except psl_jax.UserError as error: print(error, flush=True); os._exit(7)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 7 and "load it in each process" in done.stdout
 
 
 def test_help(capsys):
@@ -348,11 +417,18 @@ def test_a_tone_stands_at_its_frequency_in_a_plot():
     assert 500 in axes.get_yticks() or 512 in axes.get_yticks()
 
 
-def test_plots(run, folder, tmp_path):
+def test_plots(run, folder, tmp_path, monkeypatch):
     import matplotlib.image
 
     assert run(folder / "deep", "--plot", tmp_path / "plots")[0] == 0
+    decoded, original = [], audio_input.decoding.decoded_blocks
+    monkeypatch.setattr(
+        audio_input.decoding,
+        "decoded_blocks",
+        lambda file, *rest: decoded.append(file) or original(file, *rest),
+    )
     assert run(folder / "a.flac", "--plot", tmp_path / "one.png", "--threshold=0.6")[0] == 0
+    assert decoded == [str(folder / "a.flac")]  # tags and spectrogram come from one pass
     names = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.png"))
     assert names == ["one.png", "plots/a.png"]
     for name in names:

@@ -1,9 +1,10 @@
 """Files and waveforms of any kind as blocks of 16 kHz mono, in bounded memory."""
 
+import functools
 import io
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import soxr
@@ -12,24 +13,64 @@ from psl_jax.audio import decoding, readers
 from psl_jax.audio.decoding import DecodeError
 from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import is_remote
 
 _LOUDEST_SENSIBLE = 100.0
+
+# Integers over whose whole range samples go. Those of other types, as the int64 of a list, may be
+# of 16, 24 or 32 bits.
+_INTEGERS = (np.int8, np.int16, np.int32)
+
+# Below this an int32 waveform is one of 16 or 24 bits, or hardly audible: under -48 dB.
+_SMALL_INT32 = 1 << 23
+
+OnOpen = Callable[[int], object]
 
 # Gives the same blocks each time it is called.
 Blocks = Callable[[], Iterator[np.ndarray]]
 
 
-def blocks_of(audio: Any, sample_rate: float | None = None) -> Blocks:
+def blocks_of(
+    audio: Any, sample_rate: float | None = None, on_open: OnOpen | None = None
+) -> Blocks:
     """Blocks of a file (path, binary file object or bytes), or of a waveform at `sample_rate`.
+
+    A pipe, or a file object without `seek`, is read into memory. on_open: is called with the file's
+    rate in Hz each time it is opened.
 
     Raises UserError for a waveform that is none; a file is not opened before its blocks are.
     """
     if isinstance(audio, bytes | bytearray | memoryview):
         audio = io.BytesIO(audio)
+    if isinstance(audio, io.TextIOBase):
+        raise UserError("a file that was opened as text: open it with mode 'rb'")
     if isinstance(audio, str | os.PathLike) or hasattr(audio, "read"):
-        return lambda: decoding.decoded_blocks(audio)
+        file = functools.cache(lambda: _seekable(audio))
+        return lambda: decoding.decoded_blocks(file(), on_open)
+    if isinstance(audio, list | tuple) and audio and isinstance(audio[0], list | tuple):
+        raise UserError(
+            "a list of lists: give several waveforms as a list of NumPy arrays, several channels "
+            "as one array [samples, channels]"
+        )
+    check_int32(audio)
     waveform = resample(to_mono(audio), sample_rate)
     return lambda: iter([waveform])
+
+
+def _seekable(audio: str | os.PathLike | IO[bytes]) -> str | os.PathLike | IO[bytes]:
+    """The same file, or what a pipe or another file that can only be read once gives."""
+    if isinstance(audio, str | os.PathLike):
+        if is_remote(audio) or not is_pipe(audio):
+            return audio
+        with open(audio, "rb") as file:
+            return io.BytesIO(file.read())
+    seekable = getattr(audio, "seekable", None)
+    return audio if seekable is not None and seekable() else io.BytesIO(audio.read())
+
+
+def is_pipe(path: str | os.PathLike) -> bool:
+    """Whether a path is of something that can be read once: a pipe, a terminal, a socket."""
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
 
 def at_most(blocks: Blocks, seconds: float) -> Blocks:
@@ -52,22 +93,25 @@ def to_mono(waveform: Any) -> np.ndarray:
     Args:
       waveform: NumPy array or what converts to one, [samples], [samples, channels] or
         [channels, samples] (the shorter axis is taken for the channels); floating point in
-        [-1, 1], or integers over their type's range.
+        [-1, 1], or int8, int16, int32 or uint8 over their type's range.
 
     Raises:
       UserError: another shape or type, values that are not finite or not in that range.
     """
-    array = np.asarray(waveform)
+    array = as_array(waveform)
     if array.ndim not in (1, 2) or (array.ndim == 2 and min(array.shape) > readers.MAX_CHANNELS):
         raise UserError(
             f"a waveform of shape {array.shape}; expected [samples] or [samples, channels]"
         )
     if array.dtype == np.uint8:
         array = array / np.float32(128) - 1
-    elif np.issubdtype(array.dtype, np.signedinteger):
+    elif array.dtype in _INTEGERS:
         array = array / np.float32(-float(np.iinfo(array.dtype).min))
     elif not np.issubdtype(array.dtype, np.floating):
-        raise UserError(f"a waveform of type {array.dtype}; expected floating point or integers")
+        raise UserError(
+            f"a waveform of type {array.dtype}; expected floating point in [-1, 1], or int16 or "
+            "int32 over its whole range (a list of 16-bit samples: numpy.array(samples, 'int16'))"
+        )
     if array.ndim == 2:
         array = array.mean(axis=int(np.argmin(array.shape)), dtype=np.float32)
     mono = np.ascontiguousarray(array, np.float32)
@@ -79,6 +123,35 @@ def to_mono(waveform: Any) -> np.ndarray:
             "(16-bit samples: divide by 32768, or pass them as int16)"
         )
     return mono
+
+
+def as_array(waveform: Any) -> np.ndarray:
+    """As numpy.asarray. Raises UserError for what is no array of numbers."""
+    try:
+        return np.asarray(waveform)
+    except Exception as error:  # of NumPy, or of the library whose array it is
+        is_pair = isinstance(waveform, tuple) and len(waveform) == 2
+        hint = "; give (rate, samples) as samples, sample_rate=rate" if is_pair else ""
+        raise UserError(
+            f"a {type(waveform).__name__} that is no array of numbers{hint} "
+            f"({type(error).__name__}: {' '.join(str(error).split()):.150})"
+        ) from error
+
+
+def check_int32(waveform: Any) -> None:
+    """Raises UserError for int32 samples that are of 16 or 24 bits by their size.
+
+    For whole waveforms: a part of a stream may be silent.
+    """
+    if getattr(waveform, "dtype", None) != np.int32 or not np.size(waveform):
+        return
+    array = np.asarray(waveform)
+    peak = max(int(array.max()), -int(array.min()))
+    if 0 < peak < _SMALL_INT32:
+        raise UserError(
+            f"samples up to {peak} in an int32 waveform, whose full scale is 2147483648: divide "
+            "samples of 16 bits by 32768, of 24 bits by 8388608, of 32 bits by 2147483648"
+        )
 
 
 def resample(mono: np.ndarray, sample_rate: float | None) -> np.ndarray:

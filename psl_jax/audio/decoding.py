@@ -9,8 +9,8 @@ import dataclasses
 import io
 import math
 import os
-from collections.abc import Iterator
-from typing import IO, Any
+from collections.abc import Callable, Iterator
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import soxr
@@ -90,14 +90,20 @@ def decode(file: AudioFile, max_seconds: float | None = None) -> Audio:
         return Audio(samples[:limit], cut, whole, reader.rate)
 
 
-def decoded_blocks(file: AudioFile) -> Iterator[np.ndarray]:
+def decoded_blocks(
+    file: AudioFile, on_open: Callable[[int], object] | None = None
+) -> Iterator[np.ndarray]:
     """The samples of `decode(file)`, block by block: int16 [samples].
+
+    on_open: is called with the file's rate in Hz.
 
     Raises DecodeError as it does, which can be after some blocks: a truncated file is found at its
     end.
     """
     total = 0
     with _opened(file) as reader:
+        if on_open is not None:
+            on_open(reader.rate)
         for block in _at_16khz(reader.blocks(), reader.rate):
             total += len(block)
             yield _to_int16(block)
@@ -117,10 +123,19 @@ def _fetched(place: str | os.PathLike) -> Iterator[str]:
         yield os.fspath(copy)
 
 
-def form_of(file: AudioFile) -> tuple[int, int]:
-    """Rate in Hz and number of channels of a file. Raises DecodeError as `decode` does."""
+class Form(NamedTuple):
+    """Rate in Hz and number of channels of a file; its length where the header is exact."""
+
+    rate: int
+    channels: int
+    seconds: float | None
+
+
+def form_of(file: AudioFile) -> Form:
+    """What a file's header says. Raises DecodeError as `decode` does."""
     with _opened(file) as reader:
-        return reader.rate, reader.channels
+        frames = reader.exact_frames
+        return Form(reader.rate, reader.channels, None if frames is None else frames / reader.rate)
 
 
 @contextlib.contextmanager

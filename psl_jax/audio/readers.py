@@ -1,7 +1,9 @@
 """What a decoder of some kind of file gives, and how it fails."""
 
 import abc
+import numbers
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -61,8 +63,11 @@ class Reader(abc.ABC):
         """
 
 
-def check_form(rate: float, channels: int) -> None:
+def check_form(rate: Any, channels: int) -> None:
     """Raises DecodeError for a rate or a number of channels that no recording has."""
+    is_number = isinstance(rate, numbers.Real)
+    if not is_number:
+        raise DecodeError("undecodable", f"a sample rate of {rate!r:.40}, expected a number of Hz")
     if not MIN_RATE <= rate <= MAX_RATE:
         expected = f"expected {MIN_RATE:,} to {MAX_RATE:,}"
         raise DecodeError("undecodable", f"a sample rate of {rate:g} Hz, {expected}")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags
 
-from psl_jax.runtime import interrupts, lost_processes, paths
+from psl_jax.runtime import disk_errors, interrupts, lost_processes, paths
 from psl_jax.runtime.errors import UnreachableError, UserError
 
 _BUCKET = re.compile(
@@ -26,7 +26,10 @@ def run(main: Callable, parse_flags: Callable | None = None, takes_buckets: bool
     interrupts.handle()
     try:
         check_places(sys.argv[1:], takes_buckets)
-        app.run(main, flags_parser=parse_flags or _parse_flags)
+        try:
+            app.run(main, flags_parser=parse_flags or _parse_flags)
+        finally:
+            disk_errors.write_output("")  # what cannot be written is not left for Python's exit
     except UnreachableError as error:
         print(f"\nerror: {error} Run the same command again to go on", file=sys.stderr)
         _exit(interrupts.RESTART)
@@ -34,7 +37,7 @@ def run(main: Callable, parse_flags: Callable | None = None, takes_buckets: bool
         print(f"\nerror: {error}", file=sys.stderr)
         _exit(2)
     except BrokenPipeError:  # `... | head` ends quietly
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        disk_errors.drop_output()
         _exit(141)
     except KeyboardInterrupt:
         print("\nstopped; run the same command again to go on", file=sys.stderr)
@@ -44,6 +47,10 @@ def run(main: Callable, parse_flags: Callable | None = None, takes_buckets: bool
         print(f"\nstopped; {kept}. Run the same command again to go on", file=sys.stderr)
         _exit(interrupts.RESTART)
     except Exception as error:
+        if isinstance(error, OSError) and not disk_errors.can_print():
+            disk_errors.drop_output()
+            print(f"\nerror: cannot write to standard output: {error.strerror}", file=sys.stderr)
+            _exit(2)
         if (told := _of_a_bucket(error)) is not None:
             print(f"\nerror: {told} Run the same command again to go on", file=sys.stderr)
             _exit(interrupts.RESTART if isinstance(told, UnreachableError) else 2)

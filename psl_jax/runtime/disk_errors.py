@@ -61,6 +61,36 @@ def plain_disk_errors(path: str | os.PathLike, advice: str) -> Iterator[None]:
             logger.removeFilter(_is_not_of_orbax)
 
 
+def write_output(text: str) -> None:
+    """Writes to standard output at once.
+
+    Raises UserError where that fails, as on a full disk, and BrokenPipeError.
+    """
+    try:
+        if text:  # even nothing cannot be written to /dev/full
+            sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        drop_output()
+        raise UserError(f"cannot write to standard output: {error.strerror}") from error
+
+
+def can_print() -> bool:
+    """Whether standard output takes a line end."""
+    try:
+        print(flush=True)
+    except OSError:
+        return False
+    return True
+
+
+def drop_output() -> None:
+    """Sends what is still to be printed nowhere: else Python complains of it at its exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def check_writable(folder: str | os.PathLike, option: str) -> None:
     """Makes a folder and raises UserError where nothing can be written into it.
 

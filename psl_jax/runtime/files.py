@@ -27,7 +27,7 @@ def atomic_open(path: str | os.PathLike, mode: str = "w", **kwargs: Any) -> Iter
             yield file
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".psl_jax-", suffix=".tmp")
     try:
         with os.fdopen(handle, mode, **kwargs) as file:
             yield file
@@ -106,7 +106,8 @@ def sha256(path: str | os.PathLike) -> str:
 def sizes(paths: Sequence[pathlib.Path]) -> list[int | None]:
     """Bytes of each of some files, None where it is not; in a bucket each folder is listed once."""
     if not paths or not is_remote(paths[0]):
-        return [path.stat().st_size if path.exists() else None for path in paths]
+        # os.path: a name that is too long is none of a file.
+        return [path.stat().st_size if os.path.exists(path) else None for path in paths]
     listed: dict[pathlib.Path, dict[str, int]] = {}
     for folder in {path.parent for path in paths}:
         found = folder.iterdir() if folder.is_dir() else ()

@@ -78,9 +78,9 @@ class Stream:
         if not self._open:
             raise UserError("the stream is finished: begin another one")
         mono = _mono(chunk)
-        if self._resampler is not None:
-            mono = self._resampler.resample_chunk(mono)
-        return self._take(mono)
+        if self._resampler is None:
+            return self._take(mono.copy())  # the caller may fill its buffer again
+        return self._take(self._resampler.resample_chunk(mono))
 
     def provisional(self) -> Rows:
         """The rows after the complete ones, as they would be if the audio ended here.
@@ -141,7 +141,7 @@ def _key(piece: Piece) -> tuple[int, int, bool]:
 
 def _mono(chunk: Any) -> np.ndarray:
     """float32 [samples] of a chunk, however short it is."""
-    array = np.asarray(chunk)
+    array = chunk if isinstance(chunk, np.ndarray) else np.atleast_1d(audio_input.as_array(chunk))
     if array.ndim != 2:
         return audio_input.to_mono(array)
     if not 1 <= array.shape[1] <= readers.MAX_CHANNELS:

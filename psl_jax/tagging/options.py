@@ -72,7 +72,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
     """Parses a command line that begins with the program's name, as `cli_entry.run` gives it."""
     flags.FLAGS(arguments[:1])  # absl wants its own flags parsed, and has none here
-    return parser.parse_args(arguments[1:])
+    return parser.parse_intermixed_args(arguments[1:])
 
 
 def event_settings(arguments: argparse.Namespace, tagger: Tagger | None = None) -> EventSettings:

@@ -15,22 +15,37 @@ DYNAMIC_RANGE = 80.0  # dB that are shown
 
 
 def spectrogram(blocks: Blocks, columns: int = 1200) -> tuple[np.ndarray, float]:
-    """The spectrogram in dB, float32 [n, 64], and the seconds from one of its columns to the next.
-
-    Of more than `columns` columns neighbours are pooled to their maximum, so n is from half of
-    `columns` to `columns` for all but short recordings.
-    """
-    pool, length = Pool(columns), _CHUNK_FRAMES * HOP
-    held = np.zeros(0, np.int16)
+    """The columns of a Spectrogram of the blocks, and the seconds from one to the next."""
+    result = Spectrogram(columns)
     for block in blocks():
-        held = np.concatenate([held, block]) if len(held) else block
+        result.add(block)
+    return result.finish()
+
+
+class Spectrogram:
+    """The spectrogram of a recording that comes in blocks.
+
+    Of more than `columns` columns neighbours are pooled to their maximum, so that there are from
+    half of `columns` to `columns` for all but short recordings.
+    """
+
+    def __init__(self, columns: int = 1200):
+        self._pool, self._held = Pool(columns), np.zeros(0, np.int16)
+
+    def add(self, block: np.ndarray) -> None:
+        """Takes samples at 16 kHz: int16, or float32 in [-1, 1]."""
+        length = _CHUNK_FRAMES * HOP
+        held = np.concatenate([self._held, block]) if len(self._held) else block
         whole = len(held) // length * length
         for start in range(0, whole, length):
-            pool.add(_chunk(held[start : start + length])[:_CHUNK_FRAMES])
-        held = held[whole:]
-    if len(held):
-        pool.add(_chunk(held)[: num_frames(len(held))])
-    return pool.rows, pool.step * HOP / SAMPLE_RATE
+            self._pool.add(_chunk(held[start : start + length])[:_CHUNK_FRAMES])
+        self._held = held[whole:]
+
+    def finish(self) -> tuple[np.ndarray, float]:
+        """The columns in dB, float32 [n, 64], and the seconds from one to the next."""
+        if len(self._held):
+            self._pool.add(_chunk(self._held)[: num_frames(len(self._held))])
+        return self._pool.rows, self._pool.step * HOP / SAMPLE_RATE
 
 
 def _chunk(audio: np.ndarray) -> np.ndarray:

@@ -4,7 +4,6 @@ import os
 
 import numpy as np
 
-from psl_jax.audio.decoding import decoded_blocks
 from psl_jax.runtime import files
 from psl_jax.tagging import spectrogram
 from psl_jax.tagging.tagged_files import FileTags
@@ -16,11 +15,10 @@ _LABEL_ROOM = 32
 _EVENT = "#d55e00"
 
 
-def plot_file(tags: FileTags, path: str | os.PathLike) -> None:
-    """Writes a PNG of a file's tags; the file is read once more for its spectrogram."""
+def plot_file(tags: FileTags, path: str | os.PathLike, decibel: np.ndarray, step: float) -> None:
+    """Writes a PNG of a file's tags, see `draw`."""
     import matplotlib
 
-    decibel, step = spectrogram.spectrogram(lambda: decoded_blocks(tags.input.path))
     with matplotlib.rc_context({"text.parse_math": False}), files.atomic_open(path, "wb") as file:
         draw(tags, decibel, step).savefig(file, format="png", dpi=150)
 

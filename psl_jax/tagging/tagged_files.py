@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import glob
-import io
 import itertools
 import math
 import os
@@ -19,16 +18,17 @@ import numpy as np
 
 from psl_jax.audio.audio_input import Blocks, at_most, blocks_of
 from psl_jax.audio.decoding import AUDIO_SUFFIXES, MIN_SAMPLES, DecodeError
-from psl_jax.audio.segments import Segmentation
+from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
 from psl_jax.model.mobilenetv2 import HEAD_CHANNELS
 from psl_jax.runtime.paths import is_remote, path_of
 from psl_jax.tagging.events import Event, EventFinder, EventSettings
 from psl_jax.tagging.programs import BOTH, SCORES
 from psl_jax.tagging.tagger import Failed, Tagger
-from psl_jax.tagging.timeline import FRAME_SECONDS, Piece, Pool, Timeline
+from psl_jax.tagging.timeline import FRAME_SECONDS, Pool, Timeline
 
 _SPOOL_ROWS = 4096
 STDIN = "-"
+RESOURCE_FORK = "._"  # how the names begin that macOS adds on foreign disks
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -56,6 +56,7 @@ class FileTags:
       heat: float32 [n, classes], scores over time, pooled to a few thousand rows at most, and
       heat_seconds: from one of them to the next.
       rows: the scores over time, all of them, where they were asked for.
+      high_hertz: highest frequency that was heard: half of the file's rate, at most 8 kHz.
       cut: what is missing of the file, where that was to be tagged all the same.
       embedding: float32 [1280], where asked for, and frame_embeddings: over time.
     """
@@ -69,6 +70,7 @@ class FileTags:
     heat: np.ndarray
     heat_seconds: float
     rows: "RowFile | None" = None
+    high_hertz: float = SAMPLE_RATE / 2
     cut: str | None = None
     embedding: np.ndarray | None = None
     frame_embeddings: "RowFile | None" = None
@@ -134,7 +136,7 @@ def find_files(paths: Iterable[str]) -> Found:
             found.inputs.append(Input(path, os.path.basename(path)))
         else:
             _look_into(path, found)
-    return found
+    return found._replace(inputs=list(dict.fromkeys(found.inputs)))
 
 
 def _look_into_bucket(path: str, found: Found) -> None:
@@ -145,8 +147,9 @@ def _look_into_bucket(path: str, found: Found) -> None:
         return
     inside, passed = [], 0
     for one in place.rglob("*"):
-        inside += [one] * (one.suffix.lower() in AUDIO_SUFFIXES)
-        passed += one.suffix.lower() not in AUDIO_SUFFIXES
+        is_audio = one.suffix.lower() in AUDIO_SUFFIXES and not one.name.startswith(RESOURCE_FORK)
+        inside += [one] * is_audio
+        passed += not is_audio
     names = [os.fspath(one.relative_to(place)) for one in inside]
     found.inputs.extend(Input(os.fspath(o), name) for o, name in zip(inside, names, strict=True))
     if not inside:
@@ -170,7 +173,9 @@ def _look_into(folder: str, found: Found) -> None:
                 passed["links to folders"] += 1
         for name in names:
             suffix, path = os.path.splitext(name)[1].lower(), os.path.join(place, name)
-            if suffix not in AUDIO_SUFFIXES:
+            if name.startswith(RESOURCE_FORK):
+                passed["resource forks of macOS (._ files)"] += 1
+            elif suffix not in AUDIO_SUFFIXES:
                 passed[suffix if suffix and len(suffix) < 12 else "others"] += 1
             elif os.path.isfile(path):
                 inside.append(path)
@@ -204,10 +209,6 @@ def _expanded(path: str) -> list[str]:
     return sorted(glob.glob(path, recursive=True)) or [path]
 
 
-def _audio(item: Input) -> str | io.BytesIO:
-    return io.BytesIO(sys.stdin.buffer.read()) if item.path == STDIN else item.path
-
-
 @dataclasses.dataclass(frozen=True)
 class Keep:
     """What is kept of each file besides its tags.
@@ -228,24 +229,29 @@ def tag_files(
     settings: EventSettings,
     keep: Keep = Keep(),
     heard: Callable[[float], object] | None = None,
+    watch: Callable[[Input, np.ndarray], object] | None = None,
     max_seconds: float = math.inf,
 ) -> Iterator[FileTags | BadFile]:
     """Tags files in batches across them, and yields what was found in their order.
 
     Memory does not grow with the length or the number of files; an input is asked for when its turn
-    comes. `heard` is called with the seconds of audio that have been tagged since its last call.
-    Files longer than `max_seconds` are bad ones.
+    comes. `heard` is called with the seconds of audio that have been tagged since its last call,
+    `watch` with each block of a file's samples as it is read. Files longer than `max_seconds` are
+    bad ones.
     """
     begun: dict[int, Input] = {}
     cuts: dict[int, str] = {}
+    rates: dict[int, int] = {}
 
     def sources() -> Iterator[Blocks]:
         for number, item in enumerate(inputs):
             begun[number] = item
-            blocks = blocks_of(_audio(item))
+            audio = sys.stdin.buffer if item.path == STDIN else item.path
+            blocks = blocks_of(audio, on_open=functools.partial(rates.__setitem__, number))
             if keep.truncated:
                 blocks = _until_cut(blocks, functools.partial(cuts.__setitem__, number))
-            yield at_most(blocks, max_seconds)
+            blocks = at_most(blocks, max_seconds)
+            yield blocks if watch is None else _watched(blocks, functools.partial(watch, item))
 
     open_files: dict[int, _Collector] = {}
     finished: dict[int, FileTags | BadFile] = {}
@@ -258,14 +264,15 @@ def tag_files(
             finished[number] = BadFile(begun.pop(number), item.error)
         else:
             if number not in open_files:
-                whole = segmentation is None
-                open_files[number] = _Collector(tagger.labels, settings, whole, keep)
-            open_files[number].add(item.piece, item.frames)
+                open_files[number] = _Collector(tagger.labels, settings, keep)
+            new_seconds = open_files[number].add(item.rows, item.timeline.seconds)
             if heard is not None:
-                heard(open_files[number].new_seconds)
-            if item.piece.last:
-                done = open_files.pop(number)
-                finished[number] = done.finish(begun.pop(number), cuts.pop(number, None))
+                heard(new_seconds)
+            if item.is_last:
+                done, source = open_files.pop(number), begun.pop(number)
+                high_hertz = min(rates.pop(number), SAMPLE_RATE) / 2
+                cut = cuts.pop(number, None)
+                finished[number] = done.finish(source, item.timeline, high_hertz, cut)
         while following in finished:
             yield finished.pop(following)
             following += 1
@@ -288,25 +295,38 @@ def _until_cut(blocks: Blocks, tell: Callable[[str], object]) -> Blocks:
     return kept
 
 
-class _Collector:
-    """Takes the pieces of a file and keeps what the outputs need."""
+def _watched(blocks: Blocks, watch: Callable[[np.ndarray], object]) -> Blocks:
+    """The same blocks, each of which is shown to a function when it is read for the first time."""
+    was_opened = False
 
-    def __init__(self, labels: tuple[str, ...], settings: EventSettings, whole: bool, keep: Keep):
+    def watched() -> Iterator[np.ndarray]:
+        nonlocal was_opened
+        is_first, was_opened = not was_opened, True
+        for block in blocks():
+            if is_first:
+                watch(block)
+            yield block
+
+    return watched
+
+
+class _Collector:
+    """Takes the rows of a file and keeps what the outputs need."""
+
+    def __init__(self, labels: tuple[str, ...], settings: EventSettings, keep: Keep):
         self.labels = labels
-        self.timeline = Timeline(segments=not whole)
         self.finder = EventFinder(settings, labels)
         self.peaks = np.zeros(len(labels), np.float32)
         self.pool = Pool()
         self.rows = RowFile(len(labels)) if keep.rows else None
         self.embedded = RowFile(HEAD_CHANNELS) if keep.embeddings else None
-        self.new_seconds = 0.0
+        self._seconds = 0.0
 
-    def add(self, piece: Piece, frames: np.ndarray) -> None:
-        before = self.timeline.seconds
-        rows = self.timeline.add(piece, frames)
-        self.new_seconds = self.timeline.seconds - before
+    def add(self, rows: np.ndarray, seconds: float) -> float:
+        """Takes the next rows of a file that is known up to `seconds`; returns how many are new."""
+        new_seconds, self._seconds = seconds - self._seconds, seconds
         if not len(rows):
-            return
+            return new_seconds
         rows, embedded = np.split(rows, [len(self.labels)], axis=1)
         self.finder.add(rows)
         self.peaks = np.maximum(self.peaks, rows.max(axis=0))
@@ -315,19 +335,23 @@ class _Collector:
             self.rows.add(rows)
         if self.embedded is not None:
             self.embedded.add(embedded)
+        return new_seconds
 
-    def finish(self, source: Input, cut: str | None = None) -> FileTags:
-        scores, embedding = np.split(self.timeline.score, [len(self.labels)])
+    def finish(
+        self, source: Input, timeline: Timeline, high_hertz: float, cut: str | None
+    ) -> FileTags:
+        scores, embedding = np.split(timeline.score, [len(self.labels)])
         return FileTags(
             source,
             self.labels,
-            self.timeline.seconds,
+            timeline.seconds,
             scores,
             self.peaks,
-            self.finder.finish(self.timeline.seconds),
+            self.finder.finish(timeline.seconds),
             self.pool.rows,
             self.pool.step * FRAME_SECONDS,
             self.rows,
+            high_hertz,
             cut,
             None if self.embedded is None else embedding,
             self.embedded,

@@ -63,12 +63,18 @@ _PATIENCE = 256
 
 
 @dataclasses.dataclass(frozen=True)
-class Computed:
-    """Output frames [frames, values] of a piece of waveform number `source`."""
+class Scored:
+    """Rows [n, values] of waveform number `source` that became complete.
+
+    Attributes:
+      timeline: what is known of the waveform by now: its length and its score.
+      is_last: no more rows follow.
+    """
 
     source: int
-    piece: Piece
-    frames: np.ndarray
+    rows: np.ndarray
+    timeline: Timeline
+    is_last: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +103,7 @@ class Tagger:
         self.info = model.info
         self.segment_seconds = model.info.segment_seconds
         self.logmel = model.info.logmel
+        self._process = os.getpid()
         self._network = jax.device_put(fold(model.variables, model.info.output))
         kind = jax.default_backend()
         self.batch_seconds = _BATCH_SECONDS.get(kind, _BATCH_SECONDS_ACCELERATOR)
@@ -218,7 +225,7 @@ class Tagger:
         numbered: bool,
     ) -> list[tuple[Timeline, np.ndarray]]:
         """(timeline, rows [frames, values]) of each. Raises UserError for the first bad one."""
-        timelines = [Timeline(segmentation is not None) for _ in audios]
+        timelines: dict[int, Timeline] = {}
         rows: list[list[np.ndarray]] = [[] for _ in audios]
 
         def sources() -> Iterator[Blocks]:
@@ -232,11 +239,13 @@ class Tagger:
             if isinstance(item, Failed):
                 name = _named(audios[item.source], item.source, numbered)
                 raise UserError(f"{name}{item.error}") from item.error
-            rows[item.source].append(timelines[item.source].add(item.piece, item.frames))
-        return [(time, np.concatenate(own)) for time, own in zip(timelines, rows, strict=True)]
+            timelines[item.source] = item.timeline
+            rows[item.source].append(item.rows)
+        return [(timelines[number], np.concatenate(own)) for number, own in enumerate(rows)]
 
     def compute(self, pieces: Sequence[Piece]) -> list[np.ndarray]:
         """The network's scores [frames, classes] of pieces of one size."""
+        self._check_process()
         program, found = programs.program(self.logmel, SCORES), []
         size = self._batch_size(pieces[0].size)
         for first in range(0, len(pieces), size):
@@ -250,7 +259,7 @@ class Tagger:
         sources: Iterable[Blocks],
         segmentation: Segmentation | None = None,
         output: str = SCORES,
-    ) -> Iterator[Computed | Failed]:
+    ) -> Iterator[Scored | Failed]:
         """Runs the network over many waveforms, in batches across them and in bounded memory.
 
         Args:
@@ -259,10 +268,12 @@ class Tagger:
           output: SCORES, EMBEDDING, or BOTH: scores and behind them the embedding.
 
         Yields:
-          What is computed; the pieces of one waveform in order, up to its `last` one or Failed.
-          Waveforms of different lengths can finish in another order than they came in.
+          The rows of one waveform in order, up to its last ones or Failed. Waveforms of different
+          lengths can finish in another order than they came in.
         """
+        self._check_process()
         program = programs.program(self.logmel, output)
+        timelines: dict[int, Timeline] = {}
         failed: set[int] = set()
 
         def frames_of(_: Any, inputs: Any) -> jax.Array | None:
@@ -272,9 +283,17 @@ class Tagger:
         for entries, result in parallel.computed(batches, frames_of, alone=True):
             if isinstance(entries, Failed):
                 failed.add(entries.source)
+                timelines.pop(entries.source, None)
                 yield entries
-            else:
-                yield from _results(entries, result, failed)
+                continue
+            for (source, piece, _), frames in zip(entries, np.asarray(result), strict=False):
+                if source in failed:
+                    continue
+                timeline = timelines.setdefault(source, Timeline(segmentation is not None))
+                rows = timeline.add(piece, frames)
+                if piece.last:
+                    del timelines[source]
+                yield Scored(source, rows, timeline, piece.last)
 
     def _work(
         self, sources: Iterable[Blocks], segmentation: Segmentation | None
@@ -327,6 +346,14 @@ class Tagger:
         frames[1] = min(frames[1], num_frames(len(piece.audio)))
         return float(programs.loudest_of(row, np.array([frames], np.int32))[0])
 
+    def _check_process(self) -> None:
+        """Raises UserError in a forked process, where JAX would wait for ever."""
+        if os.getpid() != self._process:
+            raise UserError(
+                "the model was loaded before this process was forked: load it in each process, or "
+                "start processes with multiprocessing.get_context('spawn')"
+            )
+
     def _batch_size(self, size: int) -> int:
         """Rows of `size` samples to compute at a time."""
         return int(np.clip(round(self.batch_seconds * SAMPLE_RATE / size), 1, _MAX_BATCH))
@@ -357,12 +384,6 @@ def _put(work: tuple[list[_Entry], int] | Failed):
         piece.write(audio[i])
         num_samples[i], loudest[i] = len(piece.audio), piece.loudest
     return entries, jax.device_put((audio, num_samples, loudest))
-
-
-def _results(entries: list[_Entry], result: jax.Array, failed: set[int]) -> Iterator[Computed]:
-    for (source, piece, _), frames in zip(entries, np.asarray(result), strict=False):
-        if source not in failed:
-            yield Computed(source, piece, frames)
 
 
 def _is_list(audio: Any) -> bool:

@@ -18,8 +18,8 @@ from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.source import Source
 from psl_jax.model.thresholds import DEFAULT, Thresholds
 from psl_jax.runtime import progress
-from psl_jax.tagging.tagger import Computed, Tagger
-from psl_jax.tagging.timeline import FRAME_SECONDS, Timeline
+from psl_jax.tagging.tagger import Scored, Tagger
+from psl_jax.tagging.timeline import FRAME_SECONDS
 
 # What is tried: evenly spaced logits, as models of many classes may give no more than 0.01.
 TRIED = np.array([float(f"{p:.4g}") for p in special.expit(np.arange(-7.0, 7.01, 0.05))])
@@ -137,15 +137,12 @@ def clip_rows(
         clips = wanted[first : first + _READ_AT_ONCE]
         audio = list(source.read_whole(clips))
         blocks = [lambda waveform=waveform: iter([waveform]) for waveform in audio]
-        timelines = {i: Timeline(segments=True) for i in range(len(audio))}
-        rows: dict[int, list[np.ndarray]] = {i: [] for i in timelines}
+        rows: dict[int, list[np.ndarray]] = {i: [] for i in range(len(audio))}
         for item in tagger.run(blocks, segmentation):
-            assert isinstance(item, Computed), item  # what is in memory can be read
-            number = item.source
-            rows[number].append(timelines[number].add(item.piece, item.frames))
-            if item.piece.last:
-                del timelines[number]
-                yield int(clips[number]), np.concatenate(rows.pop(number))
+            assert isinstance(item, Scored), item  # what is in memory can be read
+            rows[item.source].append(item.rows)
+            if item.is_last:
+                yield int(clips[item.source]), np.concatenate(rows.pop(item.source))
 
 
 def true_rows(index: ClipIndex, clip: int, count: int) -> np.ndarray:

@@ -1,22 +1,24 @@
 """Tags as text: a table for the terminal, CSV, JSON, Audacity labels, and scores over time."""
 
+import codecs
 import csv
 import io
 import json
 import os
 import pathlib
+import sys
 import zipfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from psl_jax.audio.segments import SAMPLE_RATE
-from psl_jax.runtime import files
-from psl_jax.runtime.paths import path_of
+from psl_jax.runtime import disk_errors, files
+from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import is_remote, path_of
 from psl_jax.tagging.events import Event
-from psl_jax.tagging.tagged_files import FileTags, Input
+from psl_jax.tagging.tagged_files import STDIN, FileTags, Input
 from psl_jax.tagging.timeline import FRAME_SECONDS, row_times
 
 # Format -> ending of its files, with --out.
@@ -150,10 +152,10 @@ def audacity(tags: FileTags) -> str:
 
 
 def raven(tags: FileTags) -> str:
-    """A selection table as Raven opens it; an event has the whole band up to 8 kHz."""
+    """A selection table as Raven opens it; an event has the whole band that was heard."""
     lines = ["\t".join(_RAVEN_COLUMNS)]
     for number, (on, off, label, score) in enumerate(tags.events, 1):
-        times, band = (f"{on:.6f}", f"{off:.6f}"), ("0", f"{SAMPLE_RATE / 2:g}")
+        times, band = (f"{on:.6f}", f"{off:.6f}"), ("0", f"{tags.high_hertz:g}")
         name = " ".join(label.split())
         where = (f"{number}", "Spectrogram 1", "1", *times, *band)
         lines.append("\t".join((*where, name, f"{score:.4f}")))
@@ -224,7 +226,7 @@ class Printer:
 
     def __call__(self, tags: FileTags) -> None:
         for part in self._parts(tags):
-            print(part, end="", flush=True)
+            disk_errors.write_output(part)
         self._header = False
 
     def _parts(self, tags: FileTags) -> Iterator[str]:
@@ -233,7 +235,9 @@ class Printer:
                 yield _csv_line(EVENT_COLUMNS)
             yield event_rows(tags)
         elif self.style == "json":  # a line for each file
-            yield json.dumps(as_json(tags, self.best), ensure_ascii=False) + "\n"
+            # In an ASCII locale other letters would become escapes that are no JSON.
+            encoding = codecs.lookup(sys.stdout.encoding or "ascii").name
+            yield json.dumps(as_json(tags, self.best), ensure_ascii=encoding != "utf-8") + "\n"
         elif self.style == "frames":
             yield from frame_rows(tags, with_file=True, header=self._header)
         else:
@@ -241,15 +245,47 @@ class Printer:
 
 
 class FolderWriter:
-    """Writes a file for each input into a folder, of the same name below it."""
+    """Writes a file for each input into a folder, and a list of which file each output is of.
+
+    Recordings of the same name may be tagged one after the other into the same folder: the list
+    tells that an output is another file's. In a bucket, where nothing can be appended, there is
+    none.
+    """
+
+    RECORD = ".psl_jax-tag"
 
     def __init__(self, folder: str, inputs: Sequence[Input], style: str, best: Best):
+        """Raises UserError where an output is there already and is another file's."""
         self.style, self.best = style, best
         self.paths = output_paths(folder, inputs, ENDINGS[style])
+        self._record = None if is_remote(folder) else pathlib.Path(folder) / self.RECORD
+        self._sources = {} if self._record is None else _read_record(self._record)
+        for item, path in self.paths.items():
+            source = self._sources.get(os.fspath(path), _absolute(item.path))
+            if item.path != STDIN and source != _absolute(item.path) and path.exists():
+                raise UserError(
+                    f"{shown(os.fspath(path))} holds the tags of {shown(source)}, not of "
+                    f"{shown(item.path)}: give another --out, or tag a folder that holds both. "
+                    f"(Were the recordings moved? Then delete {self._record}.)"
+                )
 
     def __call__(self, tags: FileTags) -> None:
-        with files.atomic_open(self.paths[tags.input], "w", newline="", encoding="utf-8") as file:
+        path = self.paths[tags.input]
+        with files.atomic_open(path, "w", newline="", encoding="utf-8") as file:
             file.writelines(render(tags, self.style, self.best))
+        source = _absolute(tags.input.path)
+        if self._record is not None and self._sources.get(os.fspath(path)) != source:
+            place = os.path.relpath(path, self._record.parent)
+            with open(self._record, "a", encoding="ascii") as file:
+                file.write(json.dumps([place, source]) + "\n")
+
+
+def _read_record(record: pathlib.Path) -> dict[str, str]:
+    """{output: the file that it is of}, both as paths; the last line about an output counts."""
+    if not record.exists():
+        return {}
+    lines = [json.loads(line) for line in record.read_text(encoding="ascii").splitlines()]
+    return {os.fspath(record.parent / place): source for place, source in lines}
 
 
 class EmbeddingWriter:
@@ -278,22 +314,37 @@ class EmbeddingWriter:
 
 
 def output_paths(folder: str, inputs: Sequence[Input], ending: str) -> dict[Input, pathlib.Path]:
-    """Where the output of each input goes: a/x.wav to x.csv, or where two would go there x.wav.csv.
+    """Where the output of each input goes, in any order of the inputs.
 
-    Inputs of the same name from different folders are numbered.
+    a/x.wav goes to x.csv. Files that are all called x.wav keep the folders that tell them apart,
+    and files that differ in their suffix alone keep it: north/x.csv and south/x.csv, x.wav.csv.
     """
-    stems = Counter(_stem(item.name) for item in set(inputs))
-    taken: Counter = Counter()
-    result: dict[Input, pathlib.Path] = {}
+    same_name: dict[str, list[Input]] = defaultdict(list)
     for item in inputs:
-        if item in result:
+        same_name[item.name].append(item)
+    names: dict[Input, str] = {}
+    for name, items in same_name.items():
+        if len(items) == 1:
+            names[items[0]] = name
             continue
-        stem = _stem(item.name)
-        stem = item.name if stems[stem] > 1 else stem
-        taken[stem] += 1
-        number = f".{taken[stem]}" if taken[stem] > 1 else ""
-        result[item] = path_of(folder) / f"{stem}{number}{ending}"
+        places = {item: _absolute(item.path) for item in items}
+        above = os.path.commonpath([os.path.dirname(place) for place in places.values()])
+        names |= {item: os.path.relpath(place, above) for item, place in places.items()}
+    stems = Counter(map(_stem, names.values()))
+    result = {
+        item: path_of(folder) / f"{_stem(name) if stems[_stem(name)] == 1 else name}{ending}"
+        for item, name in names.items()
+    }
+    if shared := [path for path, count in Counter(result.values()).items() if count > 1]:
+        raise UserError(
+            f"several of the files would be written to {shared[0]}: tag them into folders of their "
+            "own, each with its --out"
+        )
     return result
+
+
+def _absolute(path: str) -> str:
+    return path if is_remote(path) else os.path.abspath(path)
 
 
 def _stem(name: str) -> str:

@@ -15,14 +15,14 @@ from typing import IO, Any
 import numpy as np
 import soundfile
 
-from psl_jax.audio.audio_input import Blocks, at_most, blocks_of
+from psl_jax.audio.audio_input import at_most, blocks_of
 from psl_jax.audio.decoding import DecodeError, form_of
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
 from psl_jax.tagging import spectrogram
 from psl_jax.tagging.events import EventSettings
 from psl_jax.tagging.tagged_files import BadFile, FileTags, Input, Keep, tag_files
 from psl_jax.tagging.tagger import Failed, Tagger
-from psl_jax.tagging.timeline import FRAME_SECONDS, Pool, Timeline
+from psl_jax.tagging.timeline import FRAME_SECONDS, Pool
 
 _USUAL_RATE = 2 * 48_000  # samples a second to decode, of all channels
 _MEL_COLUMNS = 30_000  # of the spectrogram: 10 ms each up to 5 minutes
@@ -123,10 +123,11 @@ class Service:
         settings: EventSettings | None = None,
         segmentation: Segmentation | None = None,
         rows: bool = False,
+        watch: Callable[[Input, np.ndarray], object] | None = None,
     ) -> FileTags:
         """The tags of an uploaded file. Raises RefusedError, or CancelledError.
 
-        rows: keep the scores over time, too.
+        rows: keep the scores over time, too. watch: is shown each block of the file's samples.
         """
         job.begun = True
         with self._lock:
@@ -139,6 +140,7 @@ class Service:
                     settings or self.settings,
                     keep=Keep(rows=rows),
                     heard=job.check,
+                    watch=watch,
                     max_seconds=self._longest(path, name),
                 )
             )
@@ -150,11 +152,14 @@ class Service:
         self, path: str, name: str, job: Job, segmentation: Segmentation | None = None
     ) -> Iterator[bytes]:
         """What the page shows of an uploaded file, packed. Raises as `tag` does."""
-        tags = self.tag(path, name, job, None, segmentation, rows=True)
-        waves = _Waves()
-        decibel, step = spectrogram.spectrogram(
-            _watched(blocks_of(path), lambda _: job.check(), waves.add), _MEL_COLUMNS
-        )
+        picture, waves = spectrogram.Spectrogram(_MEL_COLUMNS), _Waves()
+
+        def watch(_: Input, block: np.ndarray) -> None:
+            picture.add(block)
+            waves.add(block)
+
+        tags = self.tag(path, name, job, None, segmentation, rows=True, watch=watch)
+        decibel, step = picture.finish()
         return packed(tags, spectrogram.as_bytes(decibel), step, waves.as_bytes())
 
     @property
@@ -167,11 +172,11 @@ class Service:
 
         Waits for nothing that is worked on.
         """
-        timeline, rows = Timeline(self.segmentation is not None), []
+        rows = []
         for found in self.tagger.run([lambda: iter([samples])], self.segmentation):
             if isinstance(found, Failed):
                 raise self._refusal(found.error, "the recording")
-            rows.append(timeline.add(found.piece, found.frames))
+            rows.append(found.rows)
         return np.concatenate(rows)[-_LIVE_FRAMES:].mean(axis=0)
 
     def decode(self, path: str, name: str, job: Job) -> IO[bytes]:
@@ -213,7 +218,7 @@ class Service:
     def _longest(self, path: str, name: str) -> float:
         """Seconds that are accepted of a file: fewer where each holds much to decode."""
         try:
-            rate, channels = form_of(path)
+            rate, channels, _ = form_of(path)
         except DecodeError as error:
             raise self._refusal(error, name) from error
         return self.limits.minutes * 60 * min(1.0, _USUAL_RATE / (rate * channels))
@@ -227,18 +232,6 @@ class Service:
             return RefusedError(413, f"{name} is too long. {limit}; {ELSEWHERE}", error.kind)
         message = f"{name} cannot be tagged: {error.kind} ({error.detail.rstrip('.')})."
         return RefusedError(415, message, error.kind)
-
-
-def _watched(blocks: Blocks, *seen: Callable[[np.ndarray], object]) -> Blocks:
-    """The same blocks, each of which is shown to functions first."""
-
-    def watched() -> Iterator[np.ndarray]:
-        for block in blocks():
-            for function in seen:
-                function(block)
-            yield block
-
-    return watched
 
 
 def _wav(target: IO[bytes]) -> wave.Wave_write:
@@ -301,6 +294,7 @@ def packed(tags: FileTags, mel: np.ndarray, mel_step: float, waves: np.ndarray) 
         "scores": np.round(tags.scores.astype(float), 4).tolist(),
         "peaks": np.round(tags.peaks.astype(float), 4).tolist(),
         "frame": FRAME_SECONDS,
+        "high_hertz": tags.high_hertz,
         "mel": {"step": mel_step, "bands": mel.shape[1], "columns": len(mel)},
         "wave": {"columns": waves.shape[1]},
     }

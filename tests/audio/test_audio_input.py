@@ -1,6 +1,8 @@
 """Audio for the tagger: the same samples as the data sets get, and waveforms of every kind."""
 
 import io
+import os
+import threading
 
 import audio_files
 import numpy as np
@@ -86,6 +88,40 @@ def test_resamples_as_soxr_does():
     assert resample(sound, 16_000) is sound
 
 
+class NoArray:
+    """As a PyTorch tensor that requires gradients."""
+
+    def __array__(self, *_, **__):
+        raise RuntimeError("Can't call numpy() on Tensor that requires grad.")
+
+
+class Once(io.RawIOBase):
+    """A file that cannot seek, as urllib.request.urlopen gives."""
+
+    def __init__(self, content):
+        self._content = io.BytesIO(content)
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        return self._content.readinto(buffer)
+
+
+def test_what_can_be_read_once_is_read_as_any_file(tmp_path):
+    path = audio_files.write(tmp_path / "x.flac", audio_files.tone(1.0))
+    expected = decoding.read_audio(path)
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    writer = threading.Thread(target=lambda: fifo.write_bytes(path.read_bytes()))
+    writer.start()
+    for source in (fifo, Once(path.read_bytes())):
+        blocks = blocks_of(source)
+        for _ in range(2):
+            np.testing.assert_array_equal(np.concatenate(list(blocks())), expected)
+    writer.join()
+
+
 @pytest.mark.parametrize(
     ("waveform", "rate", "message"),
     [
@@ -98,6 +134,15 @@ def test_resamples_as_soxr_does():
         (np.zeros(16_000), 16, "sample rate of 16 Hz"),
         (np.zeros(1_000), 16_000, "0.062 s, at least 0.1 s"),
         (np.zeros(0), 16_000, "too short"),
+        (np.ones(16_000, np.int64), 16_000, "int64.*'int16'"),
+        ([1, -2] * 8_000, 16_000, "int64.*'int16'"),
+        (np.full(16_000, 32_767, np.int32), 16_000, "up to 32767 in an int32 waveform"),
+        (np.full(16_000, 1 << 22, np.int32), 16_000, "24 bits by 8388608"),
+        ([[0.1] * 16_000, [0.2] * 16_000], 16_000, "list of NumPy arrays"),
+        ((16_000, np.zeros(16_000)), None, "samples, sample_rate=rate"),
+        (np.zeros(16_000), "16000", "rate of '16000'"),
+        (NoArray(), 16_000, "NoArray that is no array of numbers.*requires grad"),
+        (io.StringIO("RIFF"), None, "mode 'rb'"),
     ],
 )
 def test_what_is_no_waveform_is_refused(waveform, rate, message):

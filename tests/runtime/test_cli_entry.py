@@ -30,6 +30,29 @@ def test_a_reader_that_leaves_ends_the_program_quietly():
         assert process.stderr.read() == ""
 
 
+@pytest.mark.parametrize("flush", [True, False])
+def test_a_full_disk_behind_standard_output_is_one_line(flush):
+    """In print itself, or where Python would complain of it at its exit."""
+    body = f"from psl_jax.runtime import disk_errors; disk_errors.write_output('a' * 9) if {flush} "
+    body += "else print('a line')"
+    code = f"from psl_jax.runtime import cli_entry\ndef main(_):\n  {body}\ncli_entry.run(main)"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    told = "\nerror: cannot write to standard output: No space left on device\n"
+    assert (done.returncode, done.stderr) == (2, told)
+
+
+def test_help_for_a_reader_that_has_left():
+    reading, writing = os.pipe()
+    os.close(reading)
+    code = "import sys; from psl_jax import cli; sys.argv = ['psl-jax', '--help']; cli.run()"
+    done = subprocess.run([sys.executable, "-c", code], stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert done.stderr == b""
+
+
 def test_errors_that_a_user_can_mend_are_one_message():
     process = run("raise __import__('psl_jax').UserError('clip 7 is damaged')")
     out, err = process.communicate(timeout=60)

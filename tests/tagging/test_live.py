@@ -66,6 +66,18 @@ def test_rows_come_as_soon_as_no_segment_hears_them_and_provisional_ones_at_once
     assert settled > 15
 
 
+def test_a_buffer_may_be_filled_again(model):
+    """As sounddevice and PortAudio do."""
+    audio = tagging.recording(5.0, seed=8).astype(np.float32) / 32768
+    stream, buffer, rows = model.stream(), np.zeros(1_600, np.float32), []
+    for start in range(0, len(audio), 1_600):
+        buffer[:] = audio[start : start + 1_600]
+        rows.append(stream.feed(buffer).scores)
+    rows.append(stream.finish().scores)
+    expected = model.tag(audio, 16_000).frame_scores
+    np.testing.assert_allclose(np.concatenate(rows), expected, atol=TOLERANCE)
+
+
 def test_a_stream_of_another_rate_and_two_channels(model):
     audio = audio_files.tone(4.0, 44_100, 2)
     stream = model.stream(sample_rate=44_100)

@@ -16,7 +16,7 @@ from psl_jax.runtime import parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.scoring.scorer import Scorer
 from psl_jax.tagging import programs, tagger
-from psl_jax.tagging.timeline import WHOLE_LENGTHS, Timeline, capacity
+from psl_jax.tagging.timeline import WHOLE_LENGTHS, capacity
 
 TOLERANCE = 2e-5
 
@@ -163,10 +163,9 @@ def test_many_waveforms_are_batched_and_bad_ones_left_out(model, tmp_path):
             seen[item.source].append(item)
     assert failed == [(3, "truncated")]
     for i in (0, 1, 2, 4):
-        assert [item.piece.last for item in seen[i]] == [False] * (len(seen[i]) - 1) + [True]
+        assert [item.is_last for item in seen[i]] == [False] * (len(seen[i]) - 1) + [True]
         alone = model.tag(paths[i], segment_seconds=2.0, hop_seconds=2.0)
-        grid = Timeline(segments=True)
-        rows = [grid.add(item.piece, item.frames) for item in seen[i]]
+        rows = [item.rows for item in seen[i]]
         np.testing.assert_allclose(np.concatenate(rows), alone.frame_scores, atol=1e-6)
 
 

@@ -23,10 +23,10 @@ function audacity({ events }) {
   return events.map((e) => `${e.onset.toFixed(6)}\t${e.offset.toFixed(6)}\t${plain(e.label)} ${e.score.toFixed(2)}\n`).join("");
 }
 
-function raven({ events }) {
+function raven({ result, events }) {
   const columns = ["Selection", "View", "Channel", "Begin Time (s)", "End Time (s)", "Low Freq (Hz)", "High Freq (Hz)",
                    "Annotation", "Score"];
-  const rows = events.map((e, i) => [i + 1, "Spectrogram 1", 1, e.onset.toFixed(6), e.offset.toFixed(6), 0, 8000,
+  const rows = events.map((e, i) => [i + 1, "Spectrogram 1", 1, e.onset.toFixed(6), e.offset.toFixed(6), 0, result.high_hertz,
                                      plain(e.label), e.score.toFixed(4)]);
   return [columns, ...rows].map((row) => row.join("\t") + "\n").join("");
 }
