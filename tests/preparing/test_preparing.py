@@ -1,17 +1,12 @@
 """Soundscapes, the index, and faults while writing: whole and deterministic records or none."""
 
-import dataclasses
 import errno
 import os
 import pathlib
 import shutil
-import signal
-import subprocess
-import sys
 
 import audio_files
 import numpy as np
-import places
 import pytest
 from prepared_data import config, read_split, record_hashes, small_folder
 from tensorflow_datasets.core import example_serializer
@@ -241,44 +236,6 @@ def test_full_device_is_told_plainly():
         open("/dev/full", "wb", buffering=0) as file,
     ):
         file.write(b"x")
-
-
-KILLED = """
-import os, signal, sys
-from psl_jax.corpora import own_data
-from psl_jax.data.settings import DataSettings
-from psl_jax.preparing import prepared
-
-seen, load = [], own_data.load_clip
-
-def load_then_die(row, max_seconds):
-    seen.append(row)
-    if len(seen) == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return load(row, max_seconds)
-
-own_data.load_clip = load_then_die
-prepared.prepare(DataSettings(**eval(sys.argv[1])), sys.argv[2])
-"""
-
-
-def test_killed_preparation_leaves_nothing_that_looks_whole(tmp_path):
-    folder = small_folder(tmp_path / "source")
-    data = config(source_dir=str(folder), num_workers=1)
-    root = places.ROOT
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, repr(dataclasses.asdict(data)), str(tmp_path)],
-        cwd=root,
-        check=False,
-    )
-    assert killed.returncode == -signal.SIGKILL
-    assert leftovers(tmp_path)  # a temporary folder remains,
-    assert not list(tmp_path.rglob("dataset_info.json"))  # but no data set
-    data_dir = prepare(data, tmp_path)
-    assert len(read_split(data_dir, "train")) == 3
-    assert all("incomplete" not in path for path in leftovers(tmp_path))
-    undisturbed = prepare(data, tmp_path / "other")
-    assert record_hashes(undisturbed) == record_hashes(data_dir)
 
 
 def test_shards_are_small_and_even(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """The training loop: what it logs, validates and saves, and how it is stopped and goes on."""
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -162,10 +163,22 @@ def test_a_finished_training_is_not_begun_again(tmp_path):
     assert (tmp_path / "train_log.jsonl").read_text() == log
 
 
-@pytest.mark.parametrize("died_at", range(1, 13))
-def test_a_killed_training_goes_on_as_if_nothing_had_happened(tmp_path, died_at):
-    undisturbed, killed = Loop(tmp_path / "a"), Loop(tmp_path / "b")
-    undisturbed.run()
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """A training with given settings that ran without a stop."""
+
+    @functools.cache
+    def run(settings):
+        looped = Loop(tmp_path_factory.mktemp("undisturbed"))
+        looped.run(settings=settings)
+        return looped
+
+    return run
+
+
+@pytest.mark.parametrize("died_at", [1, 3, 4, 8, 12])  # before all checkpoints, after each kind
+def test_a_killed_training_goes_on_as_if_nothing_had_happened(tmp_path, undisturbed, died_at):
+    killed, undisturbed = Loop(tmp_path), undisturbed(SETTINGS)
 
     def dying_program(state, batch, rate):
         if int(state.step) + 1 == died_at:
@@ -196,10 +209,11 @@ def sigterm(monkeypatch):
 SELDOM = dataclasses.replace(SETTINGS, validate_every=8, checkpoint_every=100, log_every=5)
 
 
-@pytest.mark.parametrize("step", range(1, 13))
-def test_a_training_that_is_told_to_end_saves_and_goes_on_from_there(tmp_path, sigterm, step):
-    undisturbed, told = Loop(tmp_path / "a"), Loop(tmp_path / "b")
-    undisturbed.run(settings=SELDOM)
+@pytest.mark.parametrize("step", [1, 5, 8, 11, 12])
+def test_a_training_that_is_told_to_end_saves_and_goes_on_from_there(
+    tmp_path, undisturbed, sigterm, step
+):
+    told, undisturbed = Loop(tmp_path), undisturbed(SELDOM)
 
     def telling_program(state, batch, rate):
         if int(state.step) + 1 == step:

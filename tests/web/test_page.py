@@ -70,10 +70,11 @@ def driver(tmp_path_factory):
         yield driver
 
 
-@pytest.fixture(params=[1280, 375], ids=["desk", "telephone"])
+@pytest.fixture
 def page(request, driver, port):
+    """On a desk's screen, unless its width is given."""
     driver.get_log("browser")
-    screen(driver, request.param)
+    screen(driver, getattr(request, "param", 1280))
     driver.get(f"http://127.0.0.1:{port}/")
     yield driver
     # What the page does wrong, or may not load, the browser tells.
@@ -151,6 +152,7 @@ def number(page):
 # --- A file and its answer --------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("page", [1280, 375], indirect=True, ids=["desk", "telephone"])
 def test_two_files_are_tagged_and_the_answer_stands_on_top(page, clips, tags):
     upload_and_wait(page, *clips)
     assert texts(page, "#files .title") == [clip.name for clip in clips]
@@ -182,6 +184,7 @@ def test_the_cursor_moves_and_scores_follow_it(page, clips, tags):
     np.testing.assert_allclose(shown, wanted, atol=0.006)
 
 
+@pytest.mark.parametrize("page", [1280, 375], indirect=True, ids=["desk", "telephone"])
 def test_pictures_zoom_and_scroll_as_one(page, clips):
     upload_and_wait(page, clips[0])
     width = "const w = document.querySelector('#wave > div').shadowRoot;"
@@ -202,7 +205,6 @@ def test_pictures_zoom_and_scroll_as_one(page, clips):
     wait_for(lambda: page.execute_script(scroll) == before)
 
 
-@pytest.mark.parametrize("page", [1280], indirect=True)
 def test_of_a_folder_the_audio_is_tagged_in_the_order_of_its_paths(page, clips, tmp_path):
     sound = clips[1].read_bytes()
     for name in ("b.WAV", "a/z.wav", "a/b/x.wav", "a-c.wav"):
@@ -350,6 +352,7 @@ def drag(page, element, by):
     held.move_by_offset(by, 0).release().perform()
 
 
+@pytest.mark.parametrize("page", [1280, 375], indirect=True, ids=["desk", "telephone"])
 def test_an_events_edge_can_be_dragged(page, clips):
     upload_and_wait(page, clips[0])
     before = listed(page)
@@ -420,7 +423,6 @@ def saved(page, pattern):
     return wait_for(found)
 
 
-@pytest.mark.parametrize("page", [1280], indirect=True)
 def test_each_format_is_that_of_the_command(page, clips, tags):
     upload_and_wait(page, clips[0])
     for button in page.find_elements("css selector", "#saves [data-format]"):
@@ -460,7 +462,6 @@ def test_the_sound_of_events_is_saved(page, clips):
         assert rate == 16_000 and len(samples) > 100
 
 
-@pytest.mark.parametrize("page", [1280], indirect=True)
 def test_thresholds_are_saved_for_the_command_and_loaded(page, clips, tags, tmp_path):
     upload_and_wait(page, clips[0])
     page.find_element("css selector", "#labels button[title=bell]").click()
@@ -536,7 +537,6 @@ def test_a_file_can_be_cancelled_and_the_next_goes_on(page, clips, tmp_path):
     assert page.find_element("id", "again").is_displayed()
 
 
-@pytest.mark.parametrize("page", [1280], indirect=True)
 def test_a_format_that_the_browser_cannot_play_is_played_all_the_same(page, tmp_path):
     upload_and_wait(page, audio_files.write(tmp_path / "x.aiff", tagging.recording(4.0)))
     wait_for(lambda: page.execute_script("return player.readyState >= 2"))
@@ -569,8 +569,7 @@ def test_a_token_can_be_given(driver):
 
 
 @pytest.mark.skipif(not AXE.exists(), reason="needs axe-core")
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [375, 1280])
+@pytest.mark.parametrize(("width", "scheme"), [(375, "light"), (1280, "dark")])
 def test_nothing_stands_in_the_way_of_anybody(driver, port, clips, width, scheme):
     """axe-core finds nothing against WCAG 2.2 AA, or its own good practice."""
     screen(driver, width)
