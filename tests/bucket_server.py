@@ -1,6 +1,6 @@
-"""A server of buckets on loopback: fake-gcs-server, and a proxy for TensorFlow before it.
+"""Servers of buckets on loopback: fake-gcs-server with a proxy for TensorFlow, and moto for S3.
 
-gcsfs, epath and TensorStore are told by variables where it is. TensorFlow's gs:// has the names of
+gcsfs, s3fs and epath find them by variables. TensorFlow's gs:// has the names of
 Google's hosts built in; its libcurl takes a proxy and a certificate from variables. The proxy ends
 TLS with a certificate of its own and hands the requests on: what runs is what runs on Google Cloud.
 """
@@ -20,6 +20,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from typing import NamedTuple
+from xml.etree import ElementTree
 
 import pytest
 
@@ -39,7 +40,7 @@ def binary() -> str:
 
 
 class Bucket(NamedTuple):
-    """A bucket of a server, asked by plain requests: what is tested does not see to itself.
+    """A bucket of a server, asked by plain requests, independent of the code under test.
 
     environment: of processes that find it.
     """
@@ -47,6 +48,10 @@ class Bucket(NamedTuple):
     name: str
     port: int
     environment: dict[str, str]
+
+    @property
+    def url(self) -> str:
+        return f"gs://{self.name}"
 
     def put(self, path: str, content: bytes) -> None:
         query = urllib.parse.urlencode({"uploadType": "media", "name": path})
@@ -60,6 +65,43 @@ class Bucket(NamedTuple):
         query = urllib.parse.urlencode({"prefix": prefix})
         answer = _request(self.port, "GET", f"/storage/v1/b/{self.name}/o?{query}")
         return sorted(one["name"] for one in json.loads(answer).get("items", ()))
+
+
+class S3Bucket(Bucket):
+    @property
+    def url(self) -> str:
+        return f"s3://{self.name}"
+
+    def put(self, path: str, content: bytes) -> None:
+        _request(self.port, "PUT", f"/{self.name}/{urllib.parse.quote(path)}", content)
+
+    def get(self, path: str) -> bytes:
+        return _request(self.port, "GET", f"/{self.name}/{urllib.parse.quote(path)}")
+
+    def names(self, prefix: str = "") -> list[str]:
+        query = urllib.parse.urlencode({"list-type": 2, "prefix": prefix})
+        answer = ElementTree.fromstring(_request(self.port, "GET", f"/{self.name}?{query}"))
+        return sorted(key.text or "" for key in answer.iterfind(".//{*}Key"))
+
+
+@contextlib.contextmanager
+def serving_s3(name: str = "bkt") -> Iterator[S3Bucket]:
+    """Serves a bucket of S3 from memory."""
+    pytest.importorskip("s3fs")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    try:
+        _, port = server.get_host_and_port()
+        _request(port, "PUT", f"/{name}")
+        environment = {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+        yield S3Bucket(name, port, environment)
+    finally:
+        server.stop()
 
 
 @contextlib.contextmanager
@@ -93,7 +135,8 @@ def serving(folder: pathlib.Path, name: str = "bkt") -> Iterator[Bucket]:
 def _request(port: int, method: str, path: str, body: bytes | None = None) -> bytes:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     with contextlib.closing(connection):
-        connection.request(method, path, body, {"Content-Type": "application/json"})
+        headers = {"Content-Type": "application/json", "Authorization": "AWS test:test"}
+        connection.request(method, path, body, headers)
         answer = connection.getresponse()
         content = answer.read()
     assert answer.status == 200, content

@@ -30,8 +30,14 @@ TIMEOUT = 400  # seconds; a loaded machine is no failure
 
 @pytest.fixture(scope="module")
 def bucket(tmp_path_factory):
-    with bucket_server.serving(tmp_path_factory.mktemp("server")) as one:
-        yield one
+    with bucket_server.serving(tmp_path_factory.mktemp("server")) as bucket:
+        yield bucket
+
+
+@pytest.fixture(scope="module")
+def s3():
+    with bucket_server.serving_s3() as bucket:
+        yield bucket
 
 
 @pytest.fixture(scope="module")
@@ -51,15 +57,15 @@ def source(tmp_path_factory, bucket):
 
 
 @pytest.fixture(scope="module")
-def run(bucket, tmp_path_factory):
-    """Runs a script of the tests where the bucket is: the finished process."""
+def run(bucket, s3, tmp_path_factory):
+    """Runs a script of the tests where the buckets are: the finished process."""
     elsewhere = tmp_path_factory.mktemp("elsewhere")
 
     def start(script, *arguments, **environment):
         done = subprocess.run(
             [sys.executable, places.TESTS / script, *map(str, arguments)],
             cwd=elsewhere,
-            env=os.environ | bucket.environment | OWN | environment,
+            env=os.environ | bucket.environment | s3.environment | OWN | environment,
             capture_output=True,
             text=True,
             timeout=TIMEOUT,
@@ -88,25 +94,27 @@ def local(run, source, config, tmp_path_factory):
     prepare += ["--data_dir=gs://bkt/data", "--max_clip_seconds=2"]
     main = ["psl_jax.main", f"--config={config}", f"--workdir={folder}", "--stage=evaluate"]
     main += [f"--config.data.source_dir={source}"]
-    commands = [prepare, ["psl_jax.prepare", "--verify=gs://bkt/data"], prepare, main]
+    to_s3 = ["s3://bkt/data".join(word.split("gs://bkt/data")) for word in prepare]
+    commands = [prepare, ["psl_jax.prepare", "--verify=gs://bkt/data"], prepare, to_s3, main]
     done = run("small_commands.py", json.dumps(commands))
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
 
 
-@pytest.fixture(scope="module")
-def runs(run, local, bucket, config):
-    """The folder of the local suite; gs://bkt/run is the same, which was killed on the way."""
-    where = "--workdir=gs://bkt/run", "--config.data.data_dir=gs://bkt/data"
+@pytest.fixture(scope="module", params=("gs", "s3"))
+def runs(run, local, bucket, s3, config, request):
+    """The bucket that holds the local suite's like in BUCKET/run, which was killed once."""
+    store = {"gs": bucket, "s3": s3}[request.param]
+    where = f"--workdir={store.url}/run", f"--config.data.data_dir={store.url}/data"
     arguments = "--config", config, "--config.data.corpus=tfds", *where
     died = run("small_main.py", *arguments, DIE_AT="batch 8")
     assert died.returncode == -signal.SIGKILL, died.stderr
-    assert bucket.names("run/teacher/checkpoints/")
-    assert not bucket.names("run/teacher/averaged/")
+    assert store.names("run/teacher/checkpoints/")
+    assert not store.names("run/teacher/averaged/")
     done = run("small_main.py", *arguments)
     assert done.returncode == 0, done.stderr
-    assert "gs://bkt/run/report.html" in done.stdout
-    return local[0]
+    assert f"{store.url}/run/report.html" in done.stdout
+    return store
 
 
 def arrays(data):
@@ -126,20 +134,21 @@ def values(log):
     return [{key: line[key] for key in kept if key in line} for line in lines]
 
 
-def test_data_are_prepared_from_and_to_the_bucket(local, bucket):
+def test_data_are_prepared_from_and_to_a_bucket(local, bucket, s3):
     folder, told = local
     assert "all whole" in told and "used again" in told
     found, there = sorted((folder / "data").rglob("*.tfrecord-*")), bucket.names("data/")
     assert len(found) == 13
     for path in found:
         (ours,) = [one for one in there if one.endswith(f"/1.0.0/{path.name}")]
-        assert bucket.get(ours) == path.read_bytes()
+        assert bucket.get(ours) == s3.get(ours) == path.read_bytes()
     assert not [one for one in there if "incomplete" in one or "/part-" in one]
 
 
-def test_a_killed_run_in_the_bucket_has_the_digits_of_a_local_one(runs, bucket):
+def test_a_killed_run_in_a_bucket_has_the_digits_of_a_local_one(runs, local):
+    bucket, folder = runs, local[0]
     for name in RUN:
-        local, place = runs / name, f"run/{name}"
+        local, place = folder / name, f"run/{name}"
         scores = bucket.get(f"{place}/scores.npz"), (local / "scores.npz").read_bytes()
         assert_same_arrays(*map(arrays, scores))
         for file in ("metrics.json", "per_class.csv"):
@@ -151,11 +160,12 @@ def test_a_killed_run_in_the_bucket_has_the_digits_of_a_local_one(runs, bucket):
         assert values(log) == values((local / "train_log.jsonl").read_bytes())
         assert bucket.names(f"{place}/tb/")
     assert bucket.get("run/results.json") and bucket.get("run/report.html")
-    for path in (runs / "psl2s" / "soft_labels").glob("labels-*"):
+    for path in (folder / "psl2s" / "soft_labels").glob("labels-*"):
         assert bucket.get(f"run/psl2s/soft_labels/{path.name}") == path.read_bytes()
 
 
-def test_a_model_and_data_in_the_bucket(run, runs, source, bucket, tmp_path):
+@pytest.mark.parametrize("runs", ["s3"], indirect=True)
+def test_a_model_and_data_in_a_bucket(run, runs, local, source, tmp_path):
     """relabel, evaluate, tag and export write there what they write here."""
 
     def commands(model, data, source, out):
@@ -170,15 +180,16 @@ def test_a_model_and_data_in_the_bucket(run, runs, source, bucket, tmp_path):
         ]
 
     safetensors = pytest.importorskip("safetensors.numpy", reason="safetensors is not installed")
-    here = commands(f"{runs}/psl2s", f"{runs}/data", str(source), tmp_path)
-    there = commands("gs://bkt/run/psl2s", "gs://bkt/data", "gs://bkt/source", "gs://bkt/made")
+    here = commands(f"{local[0]}/psl2s", f"{local[0]}/data", str(source), tmp_path)
+    url = runs.url
+    there = commands(f"{url}/run/psl2s", f"{url}/data", "gs://bkt/source", f"{url}/made")
     done = run("small_commands.py", json.dumps([*here, *there]))
     assert done.returncode == 0, done.stderr
     written = sorted(path for path in tmp_path.rglob("*") if path.is_file())
     kinds = {path.suffix for path in written}
     assert {".npy", ".npz", ".csv", ".json", ".safetensors"} <= kinds
     for path in written:
-        ours = bucket.get(f"made/{path.relative_to(tmp_path).as_posix()}")
+        ours = runs.get(f"made/{path.relative_to(tmp_path).as_posix()}")
         theirs = path.read_bytes()
         if path.suffix == ".npz":
             assert_same_arrays(arrays(ours), arrays(theirs))
@@ -214,7 +225,8 @@ def test_the_quickstart_there_has_the_digits_of_the_one_here(run, bucket, tmp_pa
     ("arguments", "told"),
     [
         (["--workdir=gs://lost/run"], "gs://lost/run: there is no bucket gs://lost"),
-        (["--workdir=s3://b/run"], "s3:// is not read or written"),
+        (["--workdir=s3://lost/run"], "s3://lost/run: there is no bucket s3://lost"),
+        (["--workdir=az://b/run"], "expected gs:// or s3://"),
     ],
 )
 def test_a_place_that_cannot_be_used_is_one_line(run, arguments, told):

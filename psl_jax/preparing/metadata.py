@@ -2,13 +2,16 @@
 
 import os
 import pathlib
+import tempfile
 from collections.abc import Container, Mapping
 
 from psl_jax.corpora.corpus import Corpus
 from psl_jax.data import index_files
 from psl_jax.data.clip_index import ClipIndex
+from psl_jax.data.tfds_metadata import INFO_NAME
 from psl_jax.preparing import clip_records
 from psl_jax.runtime import files
+from psl_jax.runtime.paths import is_remote
 from psl_jax.runtime.quiet_tensorflow import tensorflow_quietly
 
 
@@ -41,6 +44,13 @@ def write_unions(
 
 def write_metadata(folder: pathlib.Path, corpus: Corpus, indices: Mapping[str, ClipIndex]) -> None:
     """Writes TFDS's files; `dataset_info.json`, which makes the folder a data set, comes last."""
+    if is_remote(folder):
+        with tempfile.TemporaryDirectory(prefix="psl_jax-") as local:
+            write_metadata(pathlib.Path(local), corpus, indices)
+            written = sorted(pathlib.Path(local).iterdir(), key=lambda path: path.name == INFO_NAME)
+            for path in written:
+                (folder / path.name).upload(path)  # type: ignore[attr-defined]
+        return
     tensorflow_quietly()  # before TFDS imports it
     import tensorflow_datasets as tfds
 

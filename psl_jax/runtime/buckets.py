@@ -1,105 +1,118 @@
-"""Places in Google Cloud Storage, by the package gcsfs: what our own files need of them.
+"""Paths in Google Cloud Storage (gs://) and S3 (s3://): universal-pathlib's, made safe.
 
-Orbax writes arrays by TensorStore and the files beside them as epath does it, tf.data reads records
-with TensorFlow's own gs://; all of them find their credentials in the same places.
+`BucketPath` reads and writes whole objects only, and its errors say what to do. The file systems
+below it are gcsfs and s3fs, which find their credentials where Google's and Amazon's own tools do.
 """
 
 import contextlib
 import errno
 import functools
+import glob
 import io
 import logging
 import os
-import pathlib
-from collections.abc import Iterable, Iterator, Sequence
-from typing import IO, Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from fnmatch import fnmatchcase
+from typing import IO, Any
 
-from etils.epath import gpath
+from upath.implementations.cloud import CloudPath
 
 from psl_jax.runtime.errors import UnreachableError, UserError
 
-_LARGE = 8 << 20  # bytes; from here on an object is sent in pieces
-
-# Set before epath and TensorFlow look. epath would import TensorFlow, which takes seconds, and
-# where only JAX is there is none. What other processes write is to be seen.
-os.environ.setdefault("EPATH_USE_TF", "false")
+# TensorFlow's gs:// would keep what it once saw for a minute; other processes write, too.
 os.environ.setdefault("GCS_STAT_CACHE_MAX_AGE", "0")
-# gcsfs would ask by gRPC first of what kind a bucket is, and wait a minute where that is closed.
+# gcsfs would first ask by gRPC which kind a bucket is, and wait a minute where that is closed.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
+_PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
+_EXTRAS = {"gs": "gcs", "s3": "s3"}
+_STORES = {"gs": "Google Cloud Storage", "s3": "S3"}
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "gs": {"finalize_on_close": True},
+    "s3": {"config_kwargs": {"retries": {"mode": "standard", "max_attempts": 6}}},
+}
+_NEW_BUCKET = {"gs": "gcloud storage buckets create", "s3": "aws s3 mb"}
+_PERMISSION = {
+    "gs": "Log in with `gcloud auth application-default login`, give the machine's service account "
+    "a role on the bucket (roles/storage.objectUser)",
+    "s3": "Give the account or the machine's role s3:GetObject, s3:PutObject, s3:DeleteObject and "
+    "s3:ListBucket on the bucket",
+}
+_CREDENTIALS = {
+    "gs": "`gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS",
+    "s3": "`aws configure`, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+}
+_LIBRARIES = ("gcsfs", "aiohttp", "google.auth", "botocore", "aiobotocore")
+_WRITES = ("pipe_file", "put_file", "put")
 
-class Stat(NamedTuple):
-    """What is known of an object, under the names of os.stat."""
 
-    st_size: int
-    st_mtime: float
+class BucketPath(CloudPath):
+    """gs://bucket/place or s3://bucket/place, with the methods of pathlib.Path.
 
-
-class BucketPath(gpath.PosixGPath):
-    """gs://bucket/place, with the methods of pathlib.Path that this package uses.
-
-    An object appears whole when it is written, and is replaced whole. There are no folders: what
-    has objects below it is one. What goes wrong besides a missing object is a UserError, which
+    An object appears whole when it is written, and is replaced whole. There are no folders: a
+    prefix of an object's name is one. Every error besides a missing object is a UserError that
     names the place: no permission, no such bucket, no network, no credentials.
     """
 
-    _told: dict[str, Any] | None = None  # of one that was listed, what was told of it
+    # What a listing said of this place; it is not asked for again.
+    _listed: dict[str, Any] | None = None
+
+    def __new__(cls, *parts: Any, **options: Any) -> "BucketPath":
+        return object.__new__(cls)  # not a class that universal-pathlib chooses by the protocol
+
+    @classmethod
+    def _fs_factory(cls, urlpath: str, protocol: str, storage_options: Any) -> Any:
+        return file_system(protocol)
+
+    def __fspath__(self) -> str:
+        return str(self)
 
     @property
     def bucket(self) -> str:
-        return self.parts[2] if len(self.parts) > 2 else ""
+        return self.path.partition("/")[0]
 
-    # --- looking ---------------------------------------------------------------------------------
+    def _info(self) -> dict[str, Any] | None:
+        if self._listed is None:
+            with contextlib.suppress(FileNotFoundError):
+                return self.fs.info(self.path)
+        return self._listed
 
-    def exists(self) -> bool:
+    def exists(self, *, follow_symlinks: bool = True) -> bool:
         return self._info() is not None
 
-    def is_file(self) -> bool:
-        return (found := self._info()) is not None and found["type"] == "file"
+    def is_file(self, *, follow_symlinks: bool = True) -> bool:
+        return (info := self._info()) is not None and info["type"] == "file"
 
-    def is_dir(self) -> bool:
-        return (found := self._info()) is not None and found["type"] == "directory"
-
-    def stat(self) -> Stat:
-        if (found := self._info()) is None:
-            raise FileNotFoundError(errno.ENOENT, "no such object", str(self))
-        made = found.get("mtime")
-        return Stat(int(found["size"]), made.timestamp() if made else 0.0)
+    def is_dir(self, *, follow_symlinks: bool = True) -> bool:
+        return (info := self._info()) is not None and info["type"] == "directory"
 
     def iterdir(self) -> Iterator["BucketPath"]:
-        """What is told of each with the listing is not asked for again.
+        """Sorted. Raises FileNotFoundError where there is nothing."""
+        yield from self._places(self.fs.ls(self.path, detail=True))
 
-        Raises FileNotFoundError where there is nothing.
-        """
-        with self._plain_errors():
-            found = _file_system().ls(str(self), detail=True)
-        yield from (place for place in self._listed(found) if place != self)
+    def glob(self, pattern: str, **options: Any) -> Iterator["BucketPath"]:
+        """Objects and folders that match, sorted."""
+        found = self.fs.glob(f"{glob.escape(self.path)}/{pattern}", detail=True)
+        yield from self._places(found.values())
 
-    def glob(self, pattern: str) -> Iterator["BucketPath"]:
-        """Objects and folders that match; `**` is not known."""
-        with self._plain_errors():
-            names = _file_system().glob(f"{self}/{pattern}")
-        yield from (self._new(f"gs://{name}") for name in sorted(names))
+    def rglob(self, pattern: str, **options: Any) -> Iterator["BucketPath"]:
+        """Objects at any depth whose name matches, sorted."""
+        found = self.fs.find(self.path, detail=True)
+        yield from (
+            place for place in self._places(found.values()) if fnmatchcase(place.name, pattern)
+        )
 
-    def rglob(self, pattern: str) -> Iterator["BucketPath"]:
-        """Objects at any depth whose name matches."""
-        with self._plain_errors():
-            found = _file_system().find(str(self), detail=True)
-        yield from (place for place in self._listed(found.values()) if place.match(pattern))
-
-    def _listed(self, found: Iterable[dict[str, Any]]) -> list["BucketPath"]:
-        """Of what was listed, sorted; empty objects that stand for folders are left out."""
+    def _places(self, infos: Any) -> list["BucketPath"]:
+        """Sorted; without the empty objects that stand for folders."""
         places = []
-        for told in sorted(found, key=lambda told: told["name"]):
-            if not (told["name"].endswith("/") and told["type"] == "file"):
-                place = self._new(f"gs://{told['name'].rstrip('/')}")
-                place._told = told
+        for info in sorted(infos, key=lambda info: info["name"]):
+            place = self.with_segments(info["name"].rstrip("/"))
+            if place != self and not (info["name"].endswith("/") and info["type"] == "file"):
+                place._listed = info
                 places.append(place)
         return places
 
-    # --- reading ---------------------------------------------------------------------------------
-
-    def open(self, mode: str = "r", **options: Any) -> IO[Any]:
+    def open(self, mode: str = "r", **options: Any) -> IO[Any]:  # type: ignore[override]
         """The whole object, in memory; for reading only: see `files.atomic_open`."""
         if mode not in ("r", "rb"):
             raise ValueError(f"{self}: opened with {mode!r}; objects are written whole")
@@ -109,177 +122,149 @@ class BucketPath(gpath.PosixGPath):
         return io.TextIOWrapper(content, **({"encoding": "utf-8"} | options))
 
     def read_bytes(self) -> bytes:
-        with self._plain_errors():
-            return _file_system().cat_file(str(self))
+        return self.fs.cat_file(self.path)
 
-    def read_text(self, encoding: str | None = "utf-8", **options: Any) -> str:
+    def read_text(self, encoding: str | None = "utf-8", **options: Any) -> str:  # type: ignore[override]
         with self.open(encoding=encoding, **options) as file:
             return file.read()
 
     def download(self, target: str | os.PathLike) -> None:
         """Copies an object to the file `target`, or what lies below a folder into that folder."""
-        if self.is_file():
-            with self._plain_errors():
-                _file_system().get_file(str(self), os.fspath(target))
-            return
-        found = list(self.rglob("*"))
-        if not found:
-            raise FileNotFoundError(errno.ENOENT, "no such object", str(self))
-        for place in found:
-            copy = pathlib.Path(target, *place.relative_to(self).parts)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            place.download(copy)
+        self.fs.get(self.path, os.fspath(target), recursive=self.is_dir())
 
-    # --- writing ---------------------------------------------------------------------------------
-
-    def mkdir(self, mode: Any = None, parents: bool = False, exist_ok: bool = False) -> None:
-        """Nothing: an object needs no folder."""
+    def mkdir(self, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
+        """Does nothing: an object needs no folder."""
 
     def write_bytes(self, data: bytes) -> int:
-        with self._plain_errors(writes=True):
-            _file_system().pipe_file(str(self), data)
+        self.fs.pipe_file(self.path, data)
         return len(data)
 
-    def write_text(self, data: str, encoding: str = "utf-8", **options: Any) -> int:
-        return self.write_bytes(data.encode(encoding))
+    def write_text(self, data: str, encoding: str | None = "utf-8", **options: Any) -> int:  # type: ignore[override]
+        return self.write_bytes(data.encode(encoding or "utf-8"))
 
     def upload(self, source: str | os.PathLike) -> None:
-        """Makes the object of the contents of a local file."""
-        source = pathlib.Path(source)
-        if source.stat().st_size < _LARGE:
-            self.write_bytes(source.read_bytes())
-            return
-        with self._plain_errors(writes=True):
-            _file_system().put_file(os.fspath(source), str(self))
-
-    def rename(self, target: str | os.PathLike) -> "BucketPath":
-        """Copies an object inside the bucket and deletes the first: it is never not there."""
-        with self._plain_errors(writes=True):
-            _file_system().cp_file(str(self), os.fspath(target))
-            _file_system().rm_file(str(self))
-        return self._new(target)
-
-    def unlink(self, missing_ok: bool = False) -> None:
-        try:
-            with self._plain_errors():
-                _file_system().rm_file(str(self))
-        except FileNotFoundError:
-            if not missing_ok:
-                raise
+        """Makes the object of a local file, or an object of each file below a local folder."""
+        if os.path.isdir(source):
+            self.fs.put(os.path.join(source, ""), self.path, recursive=True)
+        else:
+            self.fs.put_file(os.fspath(source), self.path)
 
     def remove_tree(self) -> None:
-        """Deletes all that lies below; nothing where there is nothing."""
-        with self._plain_errors(writes=True):
-            for name in _file_system().find(str(self)):
-                with contextlib.suppress(FileNotFoundError):
-                    _file_system().rm_file(name)
-
-    # --- errors ----------------------------------------------------------------------------------
-
-    def _info(self) -> dict[str, Any] | None:
-        if self._told is not None:
-            return self._told
-        try:
-            with self._plain_errors():
-                return _file_system().info(str(self))
-        except FileNotFoundError:
-            return None
-
-    @contextlib.contextmanager
-    def _plain_errors(self, writes: bool = False) -> Iterator[None]:
-        """Turns what gcsfs raises besides FileNotFoundError into a UserError about this place.
-
-        writes: what is not found then is the bucket.
-        """
-        try:
-            yield
-        except UserError:
-            raise
-        except FileNotFoundError as error:
-            if writes:
-                raise self._no_bucket() from error
-            raise FileNotFoundError(errno.ENOENT, "no such object", str(self)) from error
-        except Exception as error:
-            if not isinstance(error, OSError) and not _is_of_the_way(error):
-                raise
-            raise _in_words(self, error) from error
-
-    def _no_bucket(self) -> UserError:
-        return UserError(
-            f"{self}: there is no bucket gs://{self.bucket}, or it is not ours to see. Make it "
-            f"(gcloud storage buckets create gs://{self.bucket}), or mend the name"
-        )
-
-
-def check(place: str | os.PathLike) -> None:
-    """Raises UserError where the bucket of a place is not there or cannot be read: one request."""
-    path = BucketPath(place)
-    if not path.bucket:
-        raise UserError(f"{os.fspath(place)}: expected gs://BUCKET/PLACE")
-    try:
-        with path._plain_errors():
-            _file_system().call(
-                "GET", "b/{}/o", path.bucket, maxResults=1, fields="kind", json_out=True
-            )
-    except FileNotFoundError as error:
-        raise path._no_bucket() from error
+        """Deletes everything below; nothing where there is nothing."""
+        with contextlib.suppress(FileNotFoundError):
+            self.fs.rm(self.path, recursive=True)
 
 
 def read_ranges(places: Sequence[str], starts: Sequence[int], ends: Sequence[int]) -> list[bytes]:
     """See `paths.read_ranges`; raises FileNotFoundError."""
     if not places:
         return []
-    with BucketPath(places[0])._plain_errors():
-        return _file_system().cat_ranges(list(places), list(starts), list(ends), on_error="raise")
+    store = file_system(places[0].partition(":")[0])
+    return store.cat_ranges(list(places), list(starts), list(ends), on_error="raise")
+
+
+def check(place: str | os.PathLike) -> None:
+    """Raises UserError where the bucket of a place is not there or cannot be read: one request."""
+    path = BucketPath(os.fspath(place))
+    if not path.bucket:
+        raise UserError(f"{os.fspath(place)}: expected {path.protocol}://BUCKET/PLACE")
+    store = path.fs._file_system
+    with _explained_errors(f"{path.protocol}://{path.path}", is_written=True):
+        if path.protocol == "s3":
+            store.call_s3("list_objects_v2", Bucket=path.bucket, MaxKeys=1)
+        else:
+            store.call("GET", "b/{}/o", path.bucket, maxResults=1, fields="kind", json_out=True)
 
 
 @functools.cache
-def _file_system() -> Any:
-    """The gcsfs file system: the very one that epath uses, which remembers no listings.
+def file_system(protocol: str) -> Any:
+    """The file system of a store. It remembers no listings: other processes write, too."""
+    import fsspec
 
-    What other processes write is to be seen.
-    """
     try:
-        import fsspec
-        import gcsfs  # noqa: F401
+        __import__(_PACKAGES[protocol])
     except ImportError as error:
         raise UserError(
-            f"gs:// needs the package {error.name}: pip install 'psl_jax[gcs]'"
+            f"{protocol}:// needs the package {error.name}: "
+            f"pip install 'psl_jax[{_EXTRAS[protocol]}]'"
         ) from error
-    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # tracebacks of what is told in words
-    for name in ("gcs", "gs"):
-        fsspec.config.conf.setdefault(name, {}).setdefault("use_listings_cache", False)
-    return fsspec.filesystem("gcs", finalize_on_close=True)
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs tracebacks of what we explain
+    options = {"use_listings_cache": False} | _OPTIONS[protocol]
+    return _Explained(protocol, fsspec.filesystem(protocol, **options))
+
+
+class _Explained:
+    """A file system whose methods raise FileNotFoundError, or a UserError that says what to do."""
+
+    def __init__(self, protocol: str, file_system: Any):
+        self._protocol, self._file_system = protocol, file_system
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self._file_system, name)
+        return functools.partial(self._call, name, attribute) if callable(attribute) else attribute
+
+    def _call(self, name: str, method: Callable, *arguments: Any, **options: Any) -> Any:
+        named = arguments[1 if name.startswith("put") else 0]
+        place = named if isinstance(named, str) else named[0]
+        place = f"{self._protocol}://{place.removeprefix(f'{self._protocol}://')}"
+        with _explained_errors(place, is_written=name in _WRITES):
+            return method(*arguments, **options)
+
+
+@contextlib.contextmanager
+def _explained_errors(place: str, *, is_written: bool = False) -> Iterator[None]:
+    """Turns errors besides FileNotFoundError into a UserError about `place`.
+
+    is_written: what is not found then is the bucket.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        if not is_written:
+            raise FileNotFoundError(errno.ENOENT, "no such object", place) from error
+        protocol, _, bucket, *_ = place.split("/")
+        bucket = f"{protocol}//{bucket}"
+        raise UserError(
+            f"{place}: there is no bucket {bucket}, or it is not ours to see. Make it "
+            f"({_NEW_BUCKET[protocol[:-1]]} {bucket}), or correct the name"
+        ) from error
+    except Exception as error:
+        if not isinstance(error, OSError) and not _is_of_a_store(error):
+            raise
+        raise _explain(place, error) from error
 
 
 def error_within(error: BaseException | None) -> UserError | None:
-    """The error in words where it, or what caused it, is one of the way to a bucket."""
+    """The explained error where `error`, or what caused it, comes from a store's library."""
     while error is not None:
-        if isinstance(error, Exception) and _is_of_the_way(error):
-            return _in_words("a bucket", error)
+        if isinstance(error, Exception) and _is_of_a_store(error):
+            return _explain("a bucket", error)
         error = error.__cause__ or error.__context__
     return None
 
 
-def _is_of_the_way(error: Exception) -> bool:
-    return type(error).__module__.startswith(("gcsfs", "aiohttp", "google.auth"))
+def _is_of_a_store(error: Exception) -> bool:
+    return type(error).__module__.startswith(_LIBRARIES)
 
 
-def _in_words(place: object, error: Exception) -> UserError:
-    """An error of gcsfs, aiohttp or google-auth, and what to do."""
-    kind, text = type(error).__name__, f"{' '.join(str(error).split()):.200}"
-    code = getattr(error, "code", None)
-    if code in (401, 403) or "Forbidden" in text or "does not have storage." in text:
+def _explain(place: str, error: Exception) -> UserError:
+    """What an error of a store's library means, and what to do."""
+    is_s3 = place.startswith("s3:") or "botocore" in type(error).__module__
+    protocol = "s3" if is_s3 else "gs"
+    name, text = type(error).__name__, f"{' '.join(str(error).split()):.200}"
+    if (
+        isinstance(error, PermissionError)
+        or getattr(error, "code", None) in (401, 403)
+        or "Forbidden" in text
+        or "does not have storage." in text
+    ):
         return UserError(
-            f"{place}: no permission. Log in with `gcloud auth application-default login`, give "
-            "the machine's service account a role on the bucket (roles/storage.objectUser), or "
-            f"mend the name ({text})"
+            f"{place}: no permission. {_PERMISSION[protocol]}, or correct the name ({text})"
         )
-    if type(error).__module__.startswith("google.auth"):
+    if type(error).__module__.startswith("google.auth") or "Credentials" in name:
         return UserError(
-            f"{place}: no credentials for Google Cloud: `gcloud auth application-default login`, "
-            f"or set GOOGLE_APPLICATION_CREDENTIALS ({text})"
+            f"{place}: no credentials for {_STORES[protocol]}: {_CREDENTIALS[protocol]} ({text})"
         )
     return UnreachableError(
-        f"{place}: Google Cloud Storage cannot be reached ({kind}: {text}). Is there a network?"
+        f"{place}: {_STORES[protocol]} cannot be reached ({name}: {text}). Is there a network?"
     )

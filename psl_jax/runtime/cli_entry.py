@@ -13,7 +13,8 @@ from psl_jax.runtime import disk_errors, interrupts, lost_processes, paths
 from psl_jax.runtime.errors import UnreachableError, UserError
 
 _BUCKET = re.compile(
-    r"(?:(?P<option>--?[\w.\-]+)=)?(?P<place>(?:gs|s3|s3a|abfs|abfss|az|hdfs|oci)://.*)", re.DOTALL
+    r"(?:(?P<option>--?[\w.\-]+)=)?(?P<place>(?:gs|gcs|s3|s3a|abfs|abfss|az|hdfs|oci)://.*)",
+    re.DOTALL,
 )
 
 
@@ -103,7 +104,7 @@ def check_places(arguments: Sequence[str], takes_buckets: bool) -> None:
 
     Of a kind that is not read, of a command that does not, or in a bucket that is not there.
     """
-    option, seen = "", set()
+    option, checked = "", []
     for argument in arguments:
         found = _BUCKET.fullmatch(argument)
         if found:
@@ -113,17 +114,17 @@ def check_places(arguments: Sequence[str], takes_buckets: bool) -> None:
             if not takes_buckets:
                 raise UserError(
                     f"{name} is {place}: this command reads and writes no buckets. Copy what it "
-                    "needs (gcloud storage cp -r), or mount the bucket, such as with gcsfuse "
+                    "needs (gcloud storage cp -r, aws s3 cp --recursive), or mount the bucket "
                     "(docs/BUCKETS.md)"
                 )
             from psl_jax.runtime import buckets
 
-            if (bucket := buckets.BucketPath(place).bucket) not in seen:
+            if (bucket := place.split("/")[:3]) not in checked:
                 try:
                     buckets.check(place)
                 except UnreachableError as error:  # from the start, so perhaps for ever
                     raise UserError(str(error)) from error
-                seen.add(bucket)
+                checked.append(bucket)
         option = argument if argument.startswith("-") else ""
 
 

@@ -12,7 +12,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 
-from psl_jax.runtime.errors import UnreachableError, UserError
+from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import is_remote, path_of
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -25,7 +25,7 @@ def plain_disk_errors(path: str | os.PathLike, advice: str) -> Iterator[None]:
 
     advice: what is kept, and what to do once there is room. Errors of the operating system, of
     TensorFlow and of TensorStore are known; any other passes through. What Orbax would log of them,
-    tracebacks, is not shown; for a bucket, to which threads of its own write, from then on.
+    tracebacks, is not shown.
     """
     logger = logging.getLogger("absl")
     logger.addFilter(_is_not_of_orbax)
@@ -35,12 +35,6 @@ def plain_disk_errors(path: str | os.PathLike, advice: str) -> Iterator[None]:
         raise
     except Exception as error:
         number = _errno(error)
-        if number is None and is_remote(path) and _is_of_a_bucket(error):
-            first = (str(error).strip().splitlines() or [""])[0]
-            raise UnreachableError(
-                f"cannot write {path} ({type(error).__name__}: {first:.200}): is its bucket to be "
-                f"reached, and may it be written? {advice}"
-            ) from error
         if number is None:
             raise
         reason = os.strerror(number)
@@ -57,8 +51,7 @@ def plain_disk_errors(path: str | os.PathLike, advice: str) -> Iterator[None]:
             raise UserError(f"cannot write {path}: {reason}. Mend that. {advice}") from error
         raise
     finally:
-        if not is_remote(path):
-            logger.removeFilter(_is_not_of_orbax)
+        logger.removeFilter(_is_not_of_orbax)
 
 
 def write_output(text: str) -> None:
@@ -130,13 +123,6 @@ def _errno(error: Exception) -> int | None:
         if isinstance(error, errors.PermissionDeniedError):
             return errno.EACCES
     return None
-
-
-def _is_of_a_bucket(error: Exception) -> bool:
-    """Whether an error comes of the way to a bucket: gcsfs, aiohttp, google-auth, TensorStore."""
-    modules = ("gcsfs", "aiohttp", "google.auth")
-    words = ("gs://", "HTTP", "googleapis", "/storage/v1/")
-    return type(error).__module__.startswith(modules) or any(w in str(error) for w in words)
 
 
 def _free_space(path: str | os.PathLike) -> str:

@@ -1,8 +1,7 @@
-"""Paths from text: of this machine's file systems, or places in buckets (gs://bucket/...).
+"""Paths from text: of this machine's file systems, or in buckets (gs://bucket/..., s3://...).
 
-The one place that knows the difference. A local path is pathlib's, and what is done with it is what
-it always was; a place in a bucket has the same methods (`buckets.BucketPath`). What a bucket cannot
-do (append, rename a folder, lock, be mapped into memory) goes by the functions here and in `files`.
+A local path is pathlib's; a place in a bucket has the same methods (`buckets.BucketPath`). A bucket
+cannot append, rename a folder, lock, or be mapped into memory: see the functions here and `files`.
 """
 
 import contextlib
@@ -17,32 +16,33 @@ from typing import cast
 from psl_jax.runtime.errors import UserError
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]+)://")
-_REFUSED = ("s3", "s3a", "abfs", "abfss", "az", "hdfs", "oci")
+_READ = ("gs", "s3")
+_REFUSED = ("gcs", "s3a", "abfs", "abfss", "az", "hdfs", "oci")
 
 
 def is_remote(path: str | os.PathLike) -> bool:
-    """Whether a path is a place in a bucket. Raises UserError for one of a kind that is not read.
+    """Whether a path is a place in a bucket. Raises UserError for one in another kind of store.
 
-    Taken for a path it would be a folder here, called `s3:`, that nobody looks for.
+    Taken for a path it would be a local folder, called `az:`, that nobody looks for.
     """
-    found = _SCHEME.match(os.fspath(path))
-    if found is None:
+    scheme = _SCHEME.match(os.fspath(path))
+    if scheme is None:
         return False
-    if found[1] in _REFUSED:
+    if scheme[1] in _REFUSED:
         raise UserError(
-            f"{os.fspath(path)}: {found[1]}:// is not read or written, of buckets only gs:// is. "
-            "Mount it, or copy what is needed, and give the path there (docs/BUCKETS.md)"
+            f"{os.fspath(path)}: expected gs:// or s3://, {scheme[1]}:// cannot be read or "
+            "written. Mount it, or copy what is needed, and give that path (docs/BUCKETS.md)"
         )
-    return found[1] == "gs"
+    return scheme[1] in _READ
 
 
 def path_of(text: str | os.PathLike) -> pathlib.Path:
-    """The path that a text means; one in a bucket has the methods of pathlib.Path that we use."""
+    """The path that a text means; one in a bucket has the methods of pathlib.Path."""
     if not is_remote(text):
         return pathlib.Path(text)
     from psl_jax.runtime import buckets
 
-    return cast(pathlib.Path, buckets.BucketPath(text))
+    return cast(pathlib.Path, buckets.BucketPath(os.fspath(text)))
 
 
 def absolute(text: str | os.PathLike) -> pathlib.Path:

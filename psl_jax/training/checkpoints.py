@@ -16,7 +16,8 @@ from psl_jax.model.mobilenetv2 import Variables
 from psl_jax.runtime import files, interrupts, parallel, removed_settings
 from psl_jax.runtime.disk_errors import plain_disk_errors
 from psl_jax.runtime.errors import UserError
-from psl_jax.runtime.paths import absolute
+from psl_jax.runtime.paths import absolute, is_remote
+from psl_jax.training.checkpoint_mirror import CheckpointMirror
 from psl_jax.weights.keys import int_keys
 from psl_jax.weights.orbax_folder import array_crc, named_damage, on_this_host
 
@@ -32,6 +33,8 @@ class TrainingCheckpoints:
     def __init__(self, directory: str | os.PathLike, best: int = 4):
         self.directory = absolute(directory)
         self.best = best
+        self._mirror = CheckpointMirror(self.directory) if is_remote(self.directory) else None
+        folder = self._mirror.folder if self._mirror else self.directory
         policies = ocp.training.preservation_policies
         keep = policies.AnyPreservationPolicy(
             [
@@ -43,9 +46,9 @@ class TrainingCheckpoints:
                 ),
             ]
         )
-        with named_damage(_unreadable(self.directory), _DELETE):
+        with named_damage(_unreadable(folder), _DELETE):
             self._checkpointer = ocp.training.Checkpointer(
-                os.fspath(self.directory),
+                os.fspath(folder),
                 save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
                 preservation_policy=keep,
                 cleanup_tmp_directories=True,
@@ -58,7 +61,12 @@ class TrainingCheckpoints:
     def __exit__(self, *exception: object) -> None:
         # A failed save is raised here once more.
         with interrupts.deferred(), plain_disk_errors(self.directory, _ADVICE):
-            self._checkpointer.close()
+            try:
+                self._finish()
+                self._checkpointer.close()
+            finally:
+                if self._mirror:
+                    self._mirror.close()
 
     def save(
         self,
@@ -80,12 +88,16 @@ class TrainingCheckpoints:
         tree = jax.tree.map(np.array, _as_tree(parallel.to_host(state)))
         self._finish()
         about = {_NOTES: notes, _METRIC: mean_average_precision}
+        what = f"step {step} in {self.directory}"
         with plain_disk_errors(self.directory, _ADVICE):
-            self._saving = self._checkpointer.save_async(
+            saving = self._checkpointer.save_async(
                 step, tree, metrics=metrics, custom_metadata=about | {_CRC: _crc(tree, about)}
             )
-        what = f"step {step} in {self.directory}"
-        self._saving.on_complete(lambda saved: interrupts.note_saved(what) if saved else None)
+        if self._mirror is None:
+            saving.on_complete(lambda saved: interrupts.note_saved(what) if saved else None)
+        else:
+            saving = self._mirror.send_after(saving, lambda: interrupts.note_saved(what))
+        self._saving = saving
 
     def _finish(self) -> None:
         """Waits for what is being written; raises what went wrong there."""

@@ -39,7 +39,13 @@ def save_model(folder: str | os.PathLike, variables: Variables, info: dict[str, 
         remove_tree(folder, ignore_errors=True)
     tree = {"params": str_keys(variables.params), "stats": str_keys(variables.stats)}
     with interrupts.deferred(), plain_disk_errors(folder, "Run the same command again."):
-        ocp.save(os.fspath(folder / _WEIGHTS), tree)
+        # Orbax does not write to every store; of several processes the first one writes.
+        weights = folder / _WEIGHTS
+        written = (
+            files.atomic_path(weights) if is_remote(folder) else contextlib.nullcontext(weights)
+        )
+        with written as path:
+            ocp.save(os.fspath(path), tree)
         if jax.process_index() == 0:
             files.write_json(folder / MODEL_FILE, info | {_DIGEST: _crc(variables)})
 
@@ -123,8 +129,6 @@ def named_damage(path: pathlib.Path, advice: str) -> Iterator[None]:
         if lost_processes.is_loss_of_others(error):  # Orbax waits for them
             raise
         reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]:.200}"
-        if is_remote(path):
-            advice = f"is its bucket to be reached, and may it be read? If so, {advice}"
         raise UserError(
             f"{path}: damaged, or not whole, or no longer to be read: {advice} ({reason})"
         ) from error

@@ -1,4 +1,4 @@
-"""Places in buckets as paths, on a server of buckets on loopback."""
+"""Places in buckets as paths, on servers of buckets on loopback: gs:// and s3://."""
 
 import http.server
 import json
@@ -14,48 +14,56 @@ from psl_jax.runtime import disk_errors, files, paths
 from psl_jax.runtime.errors import UserError
 
 
+@pytest.fixture(scope="module", params=("gs", "s3"))
+def protocol(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with bucket_server.serving(tmp_path_factory.mktemp("server")) as one:
-        yield one
+def server(protocol, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("server")
+    serving = bucket_server.serving_s3() if protocol == "s3" else bucket_server.serving(folder)
+    with serving as bucket:
+        yield bucket
 
 
 @pytest.fixture
 def seen(monkeypatch):
     """Lets this process see the buckets of an environment."""
-    gcsfs = pytest.importorskip("gcsfs")
+    packages = [pytest.importorskip(name) for name in ("gcsfs", "s3fs")]
     from psl_jax.runtime import buckets
 
     def forget():
-        gcsfs.GCSFileSystem.clear_instance_cache()
-        buckets._file_system.cache_clear()
+        packages[0].GCSFileSystem.clear_instance_cache()
+        packages[1].S3FileSystem.clear_instance_cache()
+        buckets.file_system.cache_clear()
 
     def see(environment):
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         forget()
-        return paths.path_of("gs://bkt")
 
     yield see
     forget()
 
 
 @pytest.fixture
-def place(server, seen, request):
+def place(protocol, server, seen, request):
     """A place of the test's own."""
-    return seen(server.environment) / request.node.name
+    seen(server.environment)
+    return paths.path_of(f"{protocol}://bkt/{request.node.originalname}")
 
 
 def test_a_local_path_is_pathlibs():
     assert type(paths.path_of("a/b")) is type(pathlib.Path("a/b"))
     assert paths.absolute("a") == pathlib.Path.cwd() / "a"
     assert not paths.is_remote("odd:gs://") and not paths.is_remote("a://b")
-    with pytest.raises(UserError, match=r"s3://b/x: s3:// is not read or written"):
-        paths.path_of("s3://b/x")
+    with pytest.raises(UserError, match=r"az://b/x: expected gs:// or s3://"):
+        paths.path_of("az://b/x")
 
 
 def test_a_place_is_a_path(place):
-    assert os.fspath(place / "a" / "b.json") == f"gs://bkt/{place.name}/a/b.json"
+    assert os.fspath(place / "a" / "b.json") == f"{place.protocol}://bkt/{place.name}/a/b.json"
     assert paths.path_of(f"{place}/") == place and paths.absolute(place) == place
     assert os.path.join(place, "x") == os.fspath(place / "x")
     assert (place / "b.json").suffix == ".json" and (place / "b").parent == place
@@ -108,7 +116,7 @@ def test_what_is_there_is_found(place):
     (place / "f.txt").unlink()
     (place / "f.txt").unlink(missing_ok=True)
     for read in (place.read_bytes, (place / "f.txt").unlink, lambda: list(place.iterdir())):
-        with pytest.raises(FileNotFoundError, match=f"no such object: 'gs://bkt/{place.name}"):
+        with pytest.raises(FileNotFoundError, match=str(place)):
             read()
 
 
@@ -120,40 +128,66 @@ def test_what_others_write_is_seen_at_once(place, server):
     assert (place / "a").stat().st_size == 2 and (place / "a").read_bytes() == b"22"
 
 
-def test_a_bucket_that_is_not_there(place):
+def test_ranges_of_objects_are_read_together(place):
+    contents = [bytes(range(100)), bytes(range(100, 200))]
+    for number, content in enumerate(contents):
+        (place / str(number)).write_bytes(content)
+    numbers, starts, ends = [1, 0, 1, 0], [3, 50, 99, 0], [9, 100, 100, 1]
+    found = paths.read_ranges([f"{place}/{number}" for number in numbers], starts, ends)
+    assert found == [
+        contents[number][start:end]
+        for number, start, end in zip(numbers, starts, ends, strict=True)
+    ]
+    with pytest.raises(FileNotFoundError, match="no such object"):
+        paths.read_ranges([f"{place}/0", f"{place}/2"], [0, 0], [1, 1])
+
+
+def test_a_bucket_that_is_not_there(place, protocol):
     from psl_jax.runtime import buckets
 
     buckets.check(place)
+    lost = f"{protocol}://lost"
     for do in (
-        lambda: buckets.check("gs://lost/x"),
-        lambda: files.write_json("gs://lost/x.json", 1),
-        lambda: disk_errors.check_writable("gs://lost/run", "--workdir"),
+        lambda: buckets.check(f"{lost}/x"),
+        lambda: files.write_json(f"{lost}/x.json", 1),
+        lambda: disk_errors.check_writable(f"{lost}/run", "--workdir"),
     ):
-        with pytest.raises(UserError, match="there is no bucket gs://lost"):
+        with pytest.raises(UserError, match=f"there is no bucket {lost}"):
             do()
 
 
-def test_no_permission_is_told(seen):
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def _refuse(self):
-            self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            text = "me@x does not have storage.objects.list access to the bucket."
-            error = {"error": {"code": 403, "message": text, "errors": [{"reason": "forbidden"}]}}
-            content = json.dumps(error).encode()
-            self.send_response(403)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+class _Refusing(http.server.BaseHTTPRequestHandler):
+    """Answers each request as a store does where there is no permission."""
 
-        do_GET = do_POST = _refuse  # noqa: N815
+    protocol_version = "HTTP/1.1"  # s3fs waits for "100 Continue"
 
-        def log_message(self, *arguments):
-            pass
+    def _refuse(self):
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        text = "me@x does not have storage.objects.list access to the bucket."
+        error = {"error": {"code": 403, "message": text, "errors": [{"reason": "forbidden"}]}}
+        content = json.dumps(error).encode()
+        self.send_response(403)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content if self.command != "HEAD" else b"")
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    do_GET = do_POST = do_PUT = do_HEAD = _refuse  # noqa: N815
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("place", "variable"),
+    [("gs://bkt/x", "STORAGE_EMULATOR_HOST"), ("s3://bkt/x", "AWS_ENDPOINT_URL")],
+)
+def test_no_permission_is_told(seen, place, variable):
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Refusing) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        place = seen({"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{server.server_port}"}) / "x"
-        for do in (place.exists, place.read_bytes, lambda: files.write_json(place, 1)):
-            with pytest.raises(UserError, match=r"gs://bkt/x: no permission\. Log in with"):
+        seen(keys | {variable: f"http://127.0.0.1:{server.server_port}"})
+        path = paths.path_of(place)
+        for do in (path.exists, path.read_bytes, lambda: files.write_json(path, 1)):
+            with pytest.raises(UserError, match=rf"{place}: no permission\. "):
                 do()
         server.shutdown()
