@@ -74,7 +74,9 @@ class AudioSet(Corpus):
         Raises UserError for a missing folder or table, or an unknown split.
         """
         self.source_dir = existing_folder(source_dir, "AudioSet's audio")
-        tables = existing_folder(labels_dir or source_dir, "AudioSet's segment CSVs")
+        tables = self._labels_dir = existing_folder(
+            labels_dir or source_dir, "AudioSet's segment CSVs"
+        )
         self._csvs = {
             name: found[0]
             for name in (BALANCED, UNBALANCED, EVAL)
@@ -95,6 +97,16 @@ class AudioSet(Corpus):
             "hdf5_rate": hdf5_rate,
             "csv_sha256": hash_files([self._csvs[name] for name in used] + self._strong),
         }
+
+    def only(self, splits: Sequence[str]) -> "AudioSet":
+        return AudioSet(
+            source_dir=self.source_dir,
+            labels_dir=self._labels_dir,
+            splits=splits,
+            max_clip_seconds=self.max_clip_seconds,
+            seed=self.seed,
+            hdf5_rate=self.hdf5_rate,
+        )
 
     def loader(self) -> Loader:
         return functools.partial(load_clip, max_seconds=self.max_clip_seconds)

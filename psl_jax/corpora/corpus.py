@@ -42,6 +42,11 @@ class Corpus(abc.ABC):
     def loader(self) -> Loader:
         """What makes a row a clip."""
 
+    def only(self, splits: Sequence[str]) -> "Corpus | None":
+        """The same corpus with these splits; None where splits cannot be chosen. UserError."""
+        del splits
+        return None
+
     def nothing_left(self, split: str, problems: list[Problem]) -> UserError:
         """The error for a split of which no clip is left."""
         first = "\n".join(f"  {p.file}: {p.kind} ({p.detail})" for p in problems[:5])

@@ -76,6 +76,10 @@ class FoldCorpus(Corpus):
             "classes": self.classes,
         }
 
+    def only(self, splits: Sequence[str]) -> "FoldCorpus":
+        seconds = self.max_clip_seconds
+        return type(self)(source_dir=self.source_dir, splits=splits, max_clip_seconds=seconds)
+
     def loader(self) -> Loader:
         return functools.partial(load_clip, max_seconds=self.max_clip_seconds)
 

@@ -81,6 +81,14 @@ class FreesoundCorpus(Corpus):
             "classes": self.classes,
         }
 
+    def only(self, splits: Sequence[str]) -> "FreesoundCorpus":
+        return type(self)(
+            source_dir=self.source_dir,
+            splits=splits,
+            max_clip_seconds=self.max_clip_seconds,
+            include_known_bad=self.settings["include_known_bad"],
+        )
+
     def loader(self) -> Loader:
         return functools.partial(load_clip, max_seconds=self.max_clip_seconds)
 

@@ -18,7 +18,7 @@ from psl_jax.corpora.problems import Problem
 from psl_jax.data import index_files as index_lib
 from psl_jax.data.clip_index import ClipIndex, joined
 from psl_jax.preparing import mending, metadata, parts, preparation_report, shards
-from psl_jax.runtime import interrupts, progress
+from psl_jax.runtime import files, interrupts, progress
 from psl_jax.runtime.disk_errors import plain_disk_errors
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.ordered_map import ordered_map
@@ -56,15 +56,39 @@ class ClipBuilder:
         limit: clips tried of each stored split, to try things out; default all.
         """
         self.corpus, self.num_workers, self.limit = corpus, num_workers, limit
-        self.settings = dict(corpus.settings) | ({"limit": limit} if limit else {})
-        digest = settings_digest(self.settings)
-        self._folder = path_of(data_dir) / corpus.name / digest / VERSION
+        root = path_of(data_dir) / corpus.name
+        self._folder = root / settings_digest(self.settings) / VERSION
+        self._added: Corpus | None = None
+        if not self.is_prepared():
+            self._reuse(root)
         # A bucket renames no folders: there dataset_info.json, the last file, makes it whole.
         self._beginning = self._folder
         if not is_remote(self._folder):
             self._beginning = self._folder.with_name(f"incomplete.{VERSION}")
         self._told = self._folder.with_name(f"incomplete.{VERSION}.parts")
         self._beam_options: str | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self._settings_of(self.corpus)
+
+    def _settings_of(self, corpus: Corpus) -> dict[str, Any]:
+        return dict(corpus.settings) | ({"limit": self.limit} if self.limit else {})
+
+    def _reuse(self, root: pathlib.Path) -> None:
+        """Takes a data set that differs in its splits alone, to which those it lacks are added."""
+        for path in sorted(root.glob(f"*/{VERSION}/{preparation_report.REPORT_NAME}")):
+            stored = files.read_json(path)["settings"]
+            try:
+                same = self.corpus.only(stored.get("splits", ()))
+            except UserError:  # a table of those splits is gone
+                continue
+            if same is None or files.as_json(self._settings_of(same)) != stored:
+                continue
+            if added := set(self.corpus.settings["splits"]) - set(stored["splits"]):
+                self._added = self.corpus.only(sorted(added))
+            self.corpus, self._folder = same, path.parent
+            return
 
     @property
     def data_dir(self) -> str:
@@ -85,7 +109,8 @@ class ClipBuilder:
         self._beam_options = beam_options
         existed = self.is_prepared()
         with plain_disk_errors(self.data_dir, _DISK_ADVICE):
-            if not existed or self._told.exists() or mending.lacks(self._folder, self.corpus):
+            is_whole = existed and not self._added and not self._told.exists()
+            if not is_whole or mending.lacks(self._folder, self.corpus):
                 with _locked(self._folder.parent):
                     self._prepare_alone()
         report = preparation_report.read_report(self.data_dir)
@@ -106,6 +131,8 @@ class ClipBuilder:
         if self.is_prepared():  # perhaps by the process that held the lock before
             if mending.lacks(self._folder, self.corpus):
                 mending.mend(self._folder, self.corpus, self._rows, self.num_workers)
+            if self._added:
+                self._add_splits(self._added)
             self._remove_leftovers()
             return
         ours = (self._beginning, self._told)
@@ -130,7 +157,45 @@ class ClipBuilder:
         rows = self.corpus.rows()  # finds problems, too
         return {split: part[: self.limit] for split, part in rows.items()}
 
+    def _add_splits(self, added: Corpus) -> None:
+        """Writes more splits beside those that are there; the report, which names them, last."""
+        former = preparation_report.read_report(self._folder)
+        names = former["settings"]["splits"] if former else []
+        new = [split for split in added.settings["splits"] if split not in names]
+        if not new:  # by the process that held the lock before
+            return
+        total = self.corpus.only([*names, *new])
+        assert former is not None and total is not None
+        self.corpus, self._beginning = added, self._folder
+        self._told.mkdir(parents=True, exist_ok=True)
+        all_rows, indices, contents = self._write_indices()
+        stored = index_lib.stored_splits(self._folder)
+        indices = {split: index_lib.load_index(self._folder, split) for split in stored} | indices
+        unions = metadata.write_unions(self._folder, added, indices)
+        metadata.write_metadata(self._folder, added, indices)
+        report = self._report(
+            all_rows, {split: indices[split] for split in contents}, contents, unions
+        )
+        self.corpus = total
+        more = {
+            "settings": self.settings,
+            "splits": former["splits"] | report["splits"],
+            "unions": index_lib.unions(self._folder),
+            "same_audio": preparation_report.same_audio(list(indices.values())),
+            "problems": former["problems"] + report["problems"],
+        }
+        preparation_report.write_report(self._folder, former | more)
+
     def _write_splits(self) -> None:
+        all_rows, indices, contents = self._write_indices()
+        metadata.write_classes(self._beginning, self.corpus)
+        unions = metadata.write_unions(self._beginning, self.corpus, indices)
+        report = self._report(all_rows, indices, contents, unions)
+        preparation_report.write_report(self._beginning, report)
+        metadata.write_metadata(self._beginning, self.corpus, indices)
+
+    def _write_indices(self) -> tuple[dict, dict[str, ClipIndex], dict[str, shards.ShardContents]]:
+        """Writes the shards and the index of each split: their rows, indices and contents."""
         all_rows = self._rows()
         for split, rows in all_rows.items():
             if not rows:  # told before another one is written for hours
@@ -138,11 +203,7 @@ class ClipBuilder:
         indices, found = {}, {}
         for split, rows in all_rows.items():
             indices[split], found[split] = self._write_split(split, rows)
-        metadata.write_classes(self._beginning, self.corpus)
-        unions = metadata.write_unions(self._beginning, self.corpus, indices)
-        report = self._report(all_rows, indices, found, unions)
-        preparation_report.write_report(self._beginning, report)
-        metadata.write_metadata(self._beginning, self.corpus, indices)
+        return all_rows, indices, found
 
     def _write_split(
         self, split: str, rows: Sequence[Any]
@@ -245,6 +306,7 @@ class ClipBuilder:
             "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "classes": len(self.corpus.classes),
             "splits": reports,
+            "unions": unions,
             "same_audio": preparation_report.same_audio(list(indices.values())),
             "problems": [
                 {"split": split, "file": p.file, "kind": p.kind, "detail": p.detail}

@@ -9,7 +9,7 @@ import numpy as np
 from psl_jax.corpora.corpus import Corpus
 from psl_jax.data import index_files
 from psl_jax.data.clip_index import ClipIndex
-from psl_jax.preparing import metadata, shards
+from psl_jax.preparing import metadata, preparation_report, shards
 from psl_jax.runtime import files, progress
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.ordered_map import ordered_map
@@ -65,7 +65,10 @@ def mend(
     if not _has_metadata(folder):
         _write_metadata_again(folder, corpus)
     if _lacks_unions(folder, corpus):
-        metadata.write_unions(folder, corpus, index_files.stored_splits(folder))
+        if (report := preparation_report.read_report(folder)) and "unions" in report:
+            files.write_json(folder / index_files.UNIONS_NAME, report["unions"])
+        else:
+            metadata.write_unions(folder, corpus, index_files.stored_splits(folder))
         print(f"{folder / index_files.UNIONS_NAME}: was missing, and is written again")
     rows: Mapping[str, Sequence[Any]] = {}
     for split in index_files.stored_splits(folder):
@@ -74,7 +77,9 @@ def mend(
         if index is None or not wrong:
             continue
         rows = rows or find_rows()
-        by_id = {row.id: row for row in rows.get(split, ())}
+        # A split that was added later may hold clips that `rows` has in another split.
+        every = [row for other in rows.values() for row in other]
+        by_id = {row.id: row for row in [*every, *rows.get(split, ())]}
         for number in progress.track(wrong, len(wrong), "shards", f"mend {split}"):
             path = index_files.shard_names(folder, split)[number]
             _write_again(path, index, number, by_id, corpus, num_workers)

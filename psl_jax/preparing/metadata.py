@@ -31,14 +31,14 @@ def write_classes(folder: pathlib.Path, corpus: Corpus) -> None:
 def write_unions(
     folder: pathlib.Path, corpus: Corpus, stored: Container[str]
 ) -> dict[str, list[str]]:
-    """Writes and returns which splits are made of which stored ones."""
+    """Writes which splits are made of which stored ones; returns those of `corpus`."""
     unions = {
         split: [name for name in names if name in stored]
         for split, names in corpus.unions.items()
         if split not in stored
     }
     if unions:
-        files.write_json(folder / index_files.UNIONS_NAME, unions)
+        files.write_json(folder / index_files.UNIONS_NAME, index_files.unions(folder) | unions)
     return unions
 
 

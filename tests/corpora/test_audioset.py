@@ -16,6 +16,7 @@ from shared_tables import SHARED, needs_audioset
 from psl_jax.corpora import audioset
 from psl_jax.corpora.audioset_csv import Segment, read_segments, read_strong_labels
 from psl_jax.data import index_files
+from psl_jax.preparing import metadata
 from psl_jax.preparing.builder import ClipBuilder
 from psl_jax.runtime.errors import UserError
 
@@ -374,3 +375,34 @@ def test_full_and_aud300h_contain_the_balanced_clips(tmp_path, monkeypatch):
     assert sorted(index_files.splits(default)) == ["balanced", "full"]
     stored = [index_files.load_index(data_dir, s) for s in index_files.stored_splits(data_dir)]
     assert sum(map(len, stored)) == 15  # each clip is stored once
+
+
+def test_a_split_that_is_asked_for_later_is_added_to_the_data_that_are_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(audioset, "AUD300H_CLIPS_PER_LABEL", 3)
+    source = tmp_path / "source"
+    balanced = [segment(f"bal{n:08d}", labels=(0,)) for n in range(5)]
+    unbalanced = [segment(f"unb{n:08d}", labels=(n % 2,)) for n in range(10)]
+    write_csv(source / audioset.BALANCED, balanced)
+    write_csv(source / audioset.UNBALANCED, unbalanced)
+    write_clips(source, [s.id for s in balanced + unbalanced])
+    data_dir = build(source, tmp_path)
+    shards = {path: path.stat() for path in pathlib.Path(data_dir).glob("*.tfrecord-*")}
+
+    with monkeypatch.context() as patch:  # killed before the new split counts
+        patch.setattr(metadata, "write_metadata", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            build(source, tmp_path, splits=["aud300h"])
+    assert sorted(index_files.splits(data_dir)) == ["balanced", "full"]
+
+    for splits in (["aud300h"], ["balanced", "full", "aud300h"], ["full"], []):
+        assert build(source, tmp_path, splits=splits) == data_dir
+    assert {path: path.stat() for path in shards} == shards
+    apart = build(source, tmp_path / "apart", splits=["balanced", "full", "aud300h"])
+    assert sorted(index_files.splits(data_dir)) == ["aud300h", "balanced", "full"]
+    for split in index_files.splits(apart):
+        ids = [set(index_files.load_index(folder, split).ids) for folder in (data_dir, apart)]
+        assert ids[0] == ids[1], split
+    report = report_of(data_dir)
+    assert list(report["splits"]) == ["balanced", "full", "aud300h"]
+    assert not list(pathlib.Path(data_dir).parent.glob("incomplete*"))
+    assert build(source, tmp_path, max_clip_seconds=0.5) != data_dir

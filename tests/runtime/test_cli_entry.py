@@ -65,7 +65,7 @@ def test_errors_that_a_user_can_mend_are_one_message():
         (["--model=gs://b/run"], "--model is gs://b/run: this command reads"),
         (["--out", "gs://b"], "--out is gs://b: this command reads"),
         (["a.wav", "gs://b/b.wav"], "an argument is gs://b/b.wav: this command reads"),
-        (["--config.data.data_dir=s3://b/x"], "s3://b/x: s3:// is not read or written"),
+        (["--config.data.data_dir=az://b/x"], "az://b/x: expected gs:// or s3://"),
     ],
 )
 def test_a_bucket_is_not_taken_for_a_folder(arguments, told):
