@@ -34,7 +34,10 @@ def read_splits(data_dir: str | os.PathLike) -> dict[str, StoredSplit]:
     try:
         file_format = info.get("fileFormat", "tfrecord")
         if file_format != "tfrecord":
-            raise ValueError(f"its files are {file_format}, expected tfrecord")
+            raise UserError(
+                f"{data_dir}: its shards are {file_format} files, expected tfrecord. Let TFDS write "
+                'it again, with file_format="tfrecord"'
+            )
         splits = {}
         for split in info["splits"]:
             lengths = [int(length) for length in split["shardLengths"]]

@@ -297,11 +297,12 @@ def _summarize(
     }
     if quality:
         results["label_quality"] = quality
+    if is_suite:
+        files.write_json(workdir / RESULTS, results)
     print("\n" + run_page.format_table(results))
     for note in result_tables.notes(rows):
         print(f"note: {note}")
     if is_suite:
-        files.write_json(workdir / RESULTS, results)
         _write_clips(workdir, runs, rows, results.get("references") or {})
         suite_page.write(workdir, results)
     places = {

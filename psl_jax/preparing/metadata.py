@@ -45,10 +45,18 @@ def write_unions(
 def write_metadata(folder: pathlib.Path, corpus: Corpus, indices: Mapping[str, ClipIndex]) -> None:
     """Writes TFDS's files; `dataset_info.json`, which makes the folder a data set, comes last."""
     if is_remote(folder):
-        with tempfile.TemporaryDirectory(prefix="psl_jax-") as local:
-            write_metadata(pathlib.Path(local), corpus, indices)
-            written = sorted(pathlib.Path(local).iterdir(), key=lambda path: path.name == INFO_NAME)
-            for path in written:
+        with tempfile.TemporaryDirectory(prefix="psl_jax-") as temporary:
+            local = pathlib.Path(temporary)
+            shards = [
+                shard_path(local, corpus.name, split, number, len(index.shard_sizes))
+                for split, index in indices.items()
+                for number in range(len(index.shard_sizes))
+            ]
+            for shard in shards:  # TFDS only looks for their names
+                shard.touch()
+            write_metadata(local, corpus, indices)
+            written = set(local.iterdir()) - set(shards)
+            for path in sorted(written, key=lambda path: path.name == INFO_NAME):
                 (folder / path.name).upload(path)  # type: ignore[attr-defined]
         return
     tensorflow_quietly()  # before TFDS imports it

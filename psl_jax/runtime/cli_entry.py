@@ -1,6 +1,7 @@
 """What all entry points do: errors that a user can mend are one message, not a traceback."""
 
 import argparse
+import io
 import os
 import re
 import sys
@@ -25,6 +26,9 @@ def run(main: Callable, parse_flags: Callable | None = None, takes_buckets: bool
     other processes or cut off from a bucket: then the same command goes on.
     """
     interrupts.handle()
+    for stream in (sys.stdout, sys.stderr):  # what the terminal cannot show must not end the work
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         check_places(sys.argv[1:], takes_buckets)
         try:

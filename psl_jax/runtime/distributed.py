@@ -50,10 +50,9 @@ def configure(keep_compiled_from: float = 2.0) -> None:
     warnings.filterwarnings("ignore", message=".*donated buffers were not usable.*")
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if cache is None:
-        home = os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")
-        jax.config.update(
-            "jax_compilation_cache_dir", os.fspath(pathlib.Path(home) / "psl_jax" / "xla")
-        )
+        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        if os.path.isabs(home):  # a container's user may have no home: nothing is kept then
+            jax.config.update("jax_compilation_cache_dir", os.path.join(home, "psl_jax", "xla"))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", keep_compiled_from)
 

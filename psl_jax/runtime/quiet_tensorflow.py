@@ -6,16 +6,26 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from psl_jax.runtime.errors import UserError
+
 
 @functools.cache
 def tensorflow_quietly() -> Any:
     """TensorFlow, imported on first use, without its start-up messages and without accelerators.
 
-    TensorFlow only reads and writes files here; a GPU that it claims is lost to JAX.
+    TensorFlow only reads and writes files here; a GPU that it claims is lost to JAX. Raises
+    UserError where it is not installed.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with _stderr_silenced():  # it logs before it has read the level; exceptions still come through
-        import tensorflow as tf
+        try:
+            import tensorflow as tf
+        except ModuleNotFoundError as error:
+            raise UserError(
+                f"this needs the package {error.name}, which is not installed. TensorFlow prepares "
+                "data and writes TFLite files, and has no build for Python 3.14: use Python 3.11 "
+                "to 3.13. Everything else, such as training on prepared data, runs without it"
+            ) from error
 
         for kind in ("GPU", "TPU"):
             with contextlib.suppress(RuntimeError):  # already running: nothing left to hide

@@ -19,7 +19,7 @@ from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import absolute, is_remote
 from psl_jax.training.checkpoint_mirror import CheckpointMirror
 from psl_jax.weights.keys import int_keys
-from psl_jax.weights.orbax_folder import array_crc, named_damage, on_this_host
+from psl_jax.weights.orbax_folder import array_crc, named_damage, on_this_host, orbax_path
 
 _METRIC = "mAP"
 _NOTES, _CRC = "notes", "crc32"
@@ -48,7 +48,7 @@ class TrainingCheckpoints:
         )
         with named_damage(_unreadable(folder), _DELETE):
             self._checkpointer = ocp.training.Checkpointer(
-                os.fspath(folder),
+                orbax_path(folder),
                 save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
                 preservation_policy=keep,
                 cleanup_tmp_directories=True,

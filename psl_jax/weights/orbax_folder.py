@@ -1,8 +1,12 @@
 """A finished model as a folder: Orbax arrays beside model.json."""
 
+import atexit
 import contextlib
+import functools
 import os
 import pathlib
+import shutil
+import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -45,9 +49,24 @@ def save_model(folder: str | os.PathLike, variables: Variables, info: dict[str, 
             files.atomic_path(weights) if is_remote(folder) else contextlib.nullcontext(weights)
         )
         with written as path:
-            ocp.save(os.fspath(path), tree)
+            ocp.save(orbax_path(path), tree)
         if jax.process_index() == 0:
             files.write_json(folder / MODEL_FILE, info | {_DIGEST: _crc(variables)})
+
+
+def orbax_path(path: pathlib.Path) -> str:
+    """`path` for Orbax, which takes `*?[]` and a backslash in it for a pattern: then by a link."""
+    return f"{_linked(path.parent)}/{path.name}" if set("*?[]\\") & set(str(path)) else str(path)
+
+
+@functools.cache
+def _linked(folder: pathlib.Path) -> pathlib.Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = tempfile.mkdtemp(prefix="psl_jax-")
+    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+    link = pathlib.Path(temporary, "link")
+    link.symlink_to(folder)
+    return link
 
 
 def find_folder(path: str | os.PathLike) -> pathlib.Path:
@@ -90,7 +109,7 @@ def _read_model(folder: pathlib.Path, local: pathlib.Path) -> Model:
     info = ModelInfo.from_json(described, folder / MODEL_FILE)
     weights = folder / _WEIGHTS
     with named_damage(weights, _AGAIN.format(folder)):
-        stored = local / _WEIGHTS
+        stored = orbax_path(local / _WEIGHTS)
         tree = ocp.load(stored, on_this_host(ocp.metadata(stored).metadata))
     loaded = Variables(int_keys(tree["params"]), int_keys(tree["stats"]))
     other = UserError(f"{folder}: the arrays are not those of a network of width {info.width}")

@@ -65,6 +65,17 @@ def test_the_best_four_and_the_latest_survive(tmp_path, reopen):
     assert_equal(restored, state_at(10))
 
 
+@pytest.mark.parametrize("name", ["a[1]", "a\\b", "a*b?c"])
+def test_a_run_folder_may_have_any_name(tmp_path, name, variables):
+    script = {step: SCRIPT[step] for step in (8, 9, 10)}
+    with save_script(tmp_path / name / "checkpoints", script) as kept:
+        assert kept.best_steps() == [9, 8, 10]
+        assert_equal(kept.load_variables(8), state_at(8).variables)
+    save_model(tmp_path / name / "averaged", variables, INFO)
+    assert_equal(load_model(tmp_path / name).variables, variables)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_early_stop_comes_when_the_script_has_not_been_better_for_long_enough():
     stop = EarlyStop(patience=7)
     stopped = [stop.update(step, value) for step, value in SCRIPT.items()]
