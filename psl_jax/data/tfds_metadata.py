@@ -35,8 +35,8 @@ def read_splits(data_dir: str | os.PathLike) -> dict[str, StoredSplit]:
         file_format = info.get("fileFormat", "tfrecord")
         if file_format != "tfrecord":
             raise UserError(
-                f"{data_dir}: its shards are {file_format} files, expected tfrecord. Let TFDS write "
-                'it again, with file_format="tfrecord"'
+                f"{data_dir}: its shards are {file_format} files, expected tfrecord. Let TFDS "
+                'write it again, with file_format="tfrecord"'
             )
         splits = {}
         for split in info["splits"]:

@@ -128,7 +128,7 @@ def run(x):
 """,
     "torch": f"""
 import torch
-sys.path.insert(0, {str(BENCHMARKS)!r})
+sys.path.insert(0, {str(places.TESTS)!r})
 import torch_reference
 network = torch_reference.MobileNetV2(6, 0.25).eval()
 network.load_state_dict(torch.load(path, weights_only=True), strict=True)

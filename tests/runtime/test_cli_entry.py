@@ -1,15 +1,17 @@
 """What all entry points do with errors, as processes of their own."""
 
 import os
+import pwd
 import re
 import signal
 import subprocess
 import sys
 
+import jax
 import places
 import pytest
 
-from psl_jax.runtime import cli_entry, interrupts
+from psl_jax.runtime import cli_entry, distributed, interrupts, quiet_tensorflow
 from psl_jax.runtime.errors import UserError
 
 PRINTS = "print('a line', flush=True)"
@@ -57,6 +59,29 @@ def test_errors_that_a_user_can_mend_are_one_message():
     process = run("raise __import__('psl_jax').UserError('clip 7 is damaged')")
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (2, "", "\nerror: clip 7 is damaged\n")
+
+
+def test_what_a_terminal_cannot_show_does_not_end_the_work(monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    process = run("print('→ done')")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "") and "done" in out
+
+
+@pytest.mark.parametrize("cache", [None, "/some/cache"])
+def test_a_user_may_have_no_home(monkeypatch, cache):
+    """As in a container, whose user ids have no names."""
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", lambda _: {}["no such user"])
+    if cache is None:
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    else:
+        monkeypatch.setenv("XDG_CACHE_HOME", cache)
+    kept = {}
+    monkeypatch.setattr(jax.config, "update", lambda name, value: kept.update({name: value}))
+    distributed.configure()
+    assert kept.get("jax_compilation_cache_dir") == (cache and f"{cache}/psl_jax/xla")
 
 
 @pytest.mark.parametrize(
@@ -202,3 +227,10 @@ def test_the_loss_of_another_process_is_told_in_words(error):
     assert process.returncode == interrupts.RESTART
     assert "another process of this run has ended or was killed" in err and error[:40] in err
     assert "Traceback" not in err and "damaged" not in err
+
+
+def test_where_tensorflow_is_missing_the_message_says_what_it_is_for(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    quiet_tensorflow.tensorflow_quietly.cache_clear()
+    with pytest.raises(UserError, match=r"needs the package tensorflow.*prepares data"):
+        quiet_tensorflow.tensorflow_quietly()

@@ -5,7 +5,6 @@ import sys
 
 import jax
 import numpy as np
-import places
 import pytest
 
 import psl_jax
@@ -17,7 +16,6 @@ from psl_jax.runtime.errors import UserError
 from psl_jax.weights import load, pytorch_file
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install psl_jax[torch]")
-sys.path.insert(0, str(places.BENCHMARKS))
 import torch_reference  # noqa: E402
 
 ODD_LENGTH = 54_321  # samples

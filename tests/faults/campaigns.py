@@ -21,7 +21,7 @@ import numpy as np
 import soundfile
 from run_comparison import FaultError, arrays, files, losses, same
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 TIMEOUT = 900  # seconds until a process counts as hanging
 PEERS_END = 60  # seconds in which a process notices that another one is gone, and 30 s to leave
 CLIPS = {"train": 48, "eval": 16}

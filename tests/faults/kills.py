@@ -1,7 +1,7 @@
 """Commands that are killed again and again, against the same commands undisturbed.
 
-    python benchmarks/faults.py --kills 100 --out results           # an hour or two on two cores
-    python benchmarks/faults.py --kills 6 --campaigns prepare,one   # a trial
+    python tests/faults/kills.py --kills 100 --out results           # an hour or two on two cores
+    python tests/faults/kills.py --kills 6 --campaigns prepare,one   # a trial
 
 Four campaigns share the kills: `prepare` (a folder of short clips into a data set), `one` (a suite
 of a teacher and a student on it: train, average, evaluate, relabel, train, average, evaluate),

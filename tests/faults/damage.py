@@ -1,8 +1,8 @@
 """Each kind of file that a run makes or reads, damaged: repaired, or refused by name?
 
-    python benchmarks/damage.py --out results        # some minutes on two cores
-    python benchmarks/damage.py --only stages.json   # one kind
-    python benchmarks/damage.py --state killed       # damage to the run that was killed only
+    python tests/faults/damage.py --out results        # some minutes on two cores
+    python tests/faults/damage.py --only stages.json   # one kind
+    python tests/faults/damage.py --state killed       # damage to the run that was killed only
 
 A small suite (faults.py's: a teacher and a student) is run to its end, and once until its student
 is killed in training. In a copy of the data and of one of the two runs a file is cut to half its
@@ -30,8 +30,8 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "faults")]
 
 import campaigns  # noqa: E402
 from run_comparison import FaultError  # noqa: E402

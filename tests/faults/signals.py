@@ -1,6 +1,6 @@
 """A signal to one or to both of two processes, at random moments of a stage: do both end?
 
-    python benchmarks/signals.py --trials 50 --out signals.json
+    python tests/faults/signals.py --trials 50 --out signals.json
 
 Stages are `relabel` and `evaluate` with a slow teacher, and `train`, which also saves every three
 seconds. A trial fails where a process is still there a minute after the signal, or ends with
