@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -207,4 +208,11 @@ def test_splits_that_do_not_belong_together_are_refused():
 def test_damaged_metadata_of_tfds_are_named(tmp_path, content):
     (tmp_path / "dataset_info.json").write_text(content)
     with pytest.raises(UserError, match=r"dataset_info\.json"):
+        index_files.splits(tmp_path)
+
+
+def test_shards_in_another_format_are_rejected(tmp_path):
+    info = {"name": "x", "version": "1.0.0", "fileFormat": "array_record", "splits": []}
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    with pytest.raises(UserError, match=r"array_record files, expected tfrecord"):
         index_files.splits(tmp_path)
