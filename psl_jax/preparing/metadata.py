@@ -1,6 +1,5 @@
 """What makes shards a data set: names, classes, unions of splits, and TFDS's own files, last."""
 
-import os
 import pathlib
 import tempfile
 from collections.abc import Container, Mapping
@@ -11,7 +10,6 @@ from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.tfds_metadata import INFO_NAME
 from psl_jax.preparing import clip_records
 from psl_jax.runtime import files
-from psl_jax.runtime.paths import is_remote
 from psl_jax.runtime.quiet_tensorflow import tensorflow_quietly
 
 
@@ -43,43 +41,43 @@ def write_unions(
 
 
 def write_metadata(folder: pathlib.Path, corpus: Corpus, indices: Mapping[str, ClipIndex]) -> None:
-    """Writes TFDS's files; `dataset_info.json`, which makes the folder a data set, comes last."""
-    if is_remote(folder):
-        with tempfile.TemporaryDirectory(prefix="psl_jax-") as temporary:
-            local = pathlib.Path(temporary)
-            shards = [
-                shard_path(local, corpus.name, split, number, len(index.shard_sizes))
-                for split, index in indices.items()
-                for number in range(len(index.shard_sizes))
-            ]
-            for shard in shards:  # TFDS only looks for their names
-                shard.touch()
-            write_metadata(local, corpus, indices)
-            written = set(local.iterdir()) - set(shards)
-            for path in sorted(written, key=lambda path: path.name == INFO_NAME):
-                (folder / path.name).upload(path)  # type: ignore[attr-defined]
-        return
+    """Writes TFDS's files; `dataset_info.json`, which makes the folder a data set, comes last.
+
+    TFDS writes them to a temporary folder: it knows no s3://, and its files are not whole at once.
+    """
     tensorflow_quietly()  # before TFDS imports it
     import tensorflow_datasets as tfds
 
-    template = tfds.core.ShardedFileTemplate(
-        dataset_name=corpus.name, data_dir=os.fspath(folder), filetype_suffix="tfrecord"
-    )
-    infos = [
-        tfds.core.SplitInfo(
-            name=split,
-            shard_lengths=index.shard_sizes.tolist(),
-            num_bytes=0 if index.record_bytes is None else int(index.record_bytes.sum()),
-            filename_template=template.replace(split=split),
+    with tempfile.TemporaryDirectory(prefix="psl_jax-") as temporary:
+        local = pathlib.Path(temporary)
+        template = tfds.core.ShardedFileTemplate(
+            dataset_name=corpus.name, data_dir=temporary, filetype_suffix="tfrecord"
         )
-        for split, index in indices.items()
-    ]
-    tfds.folder_dataset.write_metadata(
-        data_dir=os.fspath(folder),
-        features=clip_records.features(corpus.classes, events=corpus.has_events),
-        split_infos=infos,
-        filename_template=template,
-        check_data=False,
-        description=f"{corpus.name}: clips at 16 kHz with weak labels; made by psl_jax.",
-        disable_shuffling=True,
-    )
+        infos, shards = [], set()
+        for split, index in indices.items():
+            names = template.replace(split=split)
+            num_bytes = 0 if index.record_bytes is None else int(index.record_bytes.sum())
+            infos.append(
+                tfds.core.SplitInfo(
+                    name=split,
+                    shard_lengths=index.shard_sizes.tolist(),
+                    num_bytes=num_bytes,
+                    filename_template=names,
+                )
+            )
+            count = len(index.shard_sizes)
+            shards |= {shard_path(local, corpus.name, split, n, count) for n in range(count)}
+        for shard in shards:  # TFDS looks for their names only
+            shard.touch()
+        tfds.folder_dataset.write_metadata(
+            data_dir=temporary,
+            features=clip_records.features(corpus.classes, events=corpus.has_events),
+            split_infos=infos,
+            filename_template=template,
+            check_data=False,
+            description=f"{corpus.name}: clips at 16 kHz with weak labels; made by psl_jax.",
+            disable_shuffling=True,
+        )
+        written = set(local.iterdir()) - shards
+        for path in sorted(written, key=lambda path: path.name == INFO_NAME):
+            files.copy(path, folder / path.name)
