@@ -47,7 +47,7 @@ _STYLE = {
     "font.sans-serif": "DejaVu Sans",
     "font.size": 10.5,
     "grid.color": RULE,
-    "legend.columnspacing": 1.2,
+    "legend.columnspacing": 2,
     "legend.fontsize": 10,
     "legend.frameon": False,
     "legend.handlelength": 1.7,

@@ -134,6 +134,25 @@ def driver(tmp_path_factory):
         yield opened
 
 
+def test_a_table_of_all_columns_fits_a_screen(driver, tmp_path):
+    row = {"label": "weak", "segment_seconds": 10, "mAP": 0.3412, "mAP_spread": 0.0123}
+    row |= {"gain_spread": 0.0101, "over_reference": {"low": -0.0112, "high": 0.0213}}
+    row |= {"d_prime": 2.34, "AUC": 0.912, "lwlrap": 0.512, "mAP_at_3": 0.612, "num_clips": 18_229}
+    row |= {"clip_ids_sha256": "ab" * 32}
+    row |= {"train_clips": 1_912_024, "train_segments": 9_560_120, "steps": 150_000}
+    names = ("teacher", "weak", "psl2s")
+    results = {"experiments": [row | {"name": name, "seconds": 112_320.0} for name in names]}
+    results |= {"paper": dict.fromkeys(names, 0.27), "paper_d_prime": dict.fromkeys(names, 2.19)}
+    browser.resize(driver, 1440)
+    driver.get(suite_page.write(tmp_path, results).as_uri())
+    header = driver.find_elements("css selector", ".wide th")
+    assert len(header) == 17 and header[-1].text == "time"
+    table = driver.find_element("css selector", ".wide .scroll")
+    run = driver.execute_script
+    assert run("return arguments[0].scrollWidth - arguments[0].clientWidth", table) == 0
+    assert run("return document.documentElement.scrollWidth") <= 1440
+
+
 def test_the_page_on_a_phone(kept, driver, tmp_path):
     """Nothing scrolls sideways, sounds play, classes sort and filter by the keyboard alone."""
     shutil.copytree(kept[0], tmp_path / "clips")
