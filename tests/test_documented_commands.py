@@ -1,0 +1,252 @@
+"""Every command of README.md and docs/ is run, in a small place, or left out for a reason.
+
+A run is trained for two steps where other commands need it. Other configs go as far as their plan:
+settings, data, teachers and run folders of all their experiments are checked by then.
+"""
+
+import glob
+import importlib
+import json
+import os
+import pathlib
+import pickle
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import audio_files
+import audioset_layouts
+import audioset_tables
+import numpy as np
+import places
+import pytest
+from absl import flags
+
+from psl_jax.experiments import suite
+from psl_jax.model import mobilenetv2
+
+sys.path.append(str(places.ROOT / "tests" / "launch"))
+import test_tpu_vm
+
+# ml-collections loads a config by a method that Python 3.12 has no more.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+DOCUMENTS = [places.ROOT / "README.md", *sorted((places.ROOT / "docs").glob("*.md"))]
+BEING_INSTALLED = "installs packages or weights: test_installed.py installs the package"
+A_MODEL_OF_OTHERS = "needs the published weights of others: tests/teachers runs such teachers"
+MEASURES = "measures for minutes or needs other hardware"
+A_CORPUS_OF_OTHERS = "needs a published corpus: tests/corpora reads small ones in their form"
+A_SERVER = "asks a server that runs: tests/web asks the same"
+# The beginnings of commands that are not run here, and why.
+LEFT_OUT = {
+    "python3 -m venv": BEING_INSTALLED,
+    ".venv/bin/pip install": BEING_INSTALLED,
+    "pip install": BEING_INSTALLED,
+    ".venv/bin/python -m pytest": "is this test",
+    "gcloud auth": "asks for a password",
+    "kubectl apply": "needs a cluster: tests/launch checks the file",
+    "PROJECT=p": "needs Dataflow: tests/launch runs the launcher",
+    "hf upload": "publishes",
+    "curl": A_SERVER,
+    "python benchmarks/": MEASURES,
+    "python -m psl_jax.publish": "needs a network of all blocks: test_publish.py",
+    "psl-jax publish": "needs a network of all blocks: test_publish.py",
+    "python -m psl_jax.main --config configs/table5.py:own_data": A_CORPUS_OF_OTHERS,
+    "python -m psl_jax.main --config table5": A_CORPUS_OF_OTHERS,
+    "python -m psl_jax.main --config fsd50k": A_CORPUS_OF_OTHERS,
+    "python -m psl_jax.main --config esc50": A_CORPUS_OF_OTHERS,
+    "python -m psl_jax.export runs/psl2s --format=tflite": "test_export_command.py converts",
+    "cat labelled/validation.csv": "shows a file",
+    "psl-jax prepare --corpus own_data --source_dir gs://": "test_buckets.py runs it in a bucket",
+    "psl-jax main --config configs/psl2s.py --workdir gs://": "test_buckets.py",
+    "psl-jax evaluate gs://": "test_buckets.py",
+    "psl-jax tag gs://": "test_buckets.py",
+    "psl-jax export gs://": "test_buckets.py",
+    "python -m psl_jax.prepare --corpus audioset ...": "needs a cluster: tests/preparing uses Beam",
+    "python -m psl_jax.prepare --corpus CORPUS": "is the form of the commands below it",
+    "psl-jax evaluate mn:": A_MODEL_OF_OTHERS,
+    "psl-jax relabel mn:": A_MODEL_OF_OTHERS,
+    "psl-jax relabel tflite:": A_MODEL_OF_OTHERS,
+    "psl-jax labels cut labels/patches": A_MODEL_OF_OTHERS,
+    "psl-jax fit mn:": A_MODEL_OF_OTHERS,
+    "psl-jax main --config configs/psl2s.py --config.teacher=": A_MODEL_OF_OTHERS,
+    "python -m psl_jax.main --config configs/psl2s.py --config.data.data_dir=DATA "
+    "--config.teacher=mn:": A_MODEL_OF_OTHERS,
+}
+FIRST = ("psl_jax.prepare --corpus audioset", "configs/teacher.py", "configs/psl2s.py")
+SMALL = (
+    *("--config.model.width=0.1", "--config.train.max_steps=2"),
+    *("--config.train.batch_size=4", "--config.evaluate.batch_size=4"),
+    *(f"--config.data.{split}_clips=6" for split in ("full", "balanced", "eval")),
+)
+
+
+class PlanIsMadeError(Exception):
+    """Ends a run that has been checked."""
+
+
+def commands(document: pathlib.Path) -> list[str]:
+    """The commands of a document's blocks of bash, each as one line."""
+    found = []
+    for block in re.findall(r"```bash\n(.*?)```", document.read_text(), re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = re.sub(r"\s+# .*", "", line).strip()
+            parts = [part.strip() for part in re.split(r" && (?=\.venv)", words)]
+            found += [" ".join(part.split()) for part in parts if part]
+    return found
+
+
+def is_left_out(command: str) -> bool:
+    return any(command.startswith(beginning) for beginning in LEFT_OUT)
+
+
+def segments(split: str, count: int) -> list:
+    clips = [f"{split[:3]}{number:08d}" for number in range(count)]
+    return [audioset_tables.segment(clip, 30, 32, (k % 2, 5)) for k, clip in enumerate(clips)]
+
+
+def write_recordings(folder: pathlib.Path, splits: tuple[str, ...], classes: list[str]) -> None:
+    """A folder as configs/own_data.py takes it."""
+    for split in splits:
+        rows = ["filename,labels"]
+        for k in range(6):
+            tone = audio_files.tone(2.0, seed=k)
+            audio_files.write(folder / "audio" / f"{split}{k}.wav", tone)
+            rows.append(f"audio/{split}{k}.wav,{classes[k % 2]}")
+        (folder / f"{split}.csv").write_text("\n".join(rows))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """The folder in which commands are given: what they name lies there, finished runs too."""
+    folder = tmp_path_factory.mktemp("documents")
+    tables = {"balanced_train": 6, "eval": 6, "unbalanced_train": 6}
+    for split, count in tables.items():
+        rows = segments(split, count)
+        audioset_tables.write_csv(folder / "CSVS" / f"{split}_segments.csv", rows)
+        by_id = {segment.id: segment for segment in rows}
+        audioset_layouts.write_folder(folder / "AUDIO", by_id, "Y{id}", "wav")
+    write_recordings(folder / "FOLDER", ("full", "balanced", "eval"), ["a", "b"])
+    write_recordings(folder / "labelled", ("validation",), ["Dog", "Rain"])
+    for name in ("street.mp3", "recordings/one.mp3", "rec/a.wav", "disk/deep/b.flac", "c.wav"):
+        audio_files.write(folder / name, audio_files.tone(2.0))
+    np.save(folder / "passt.npy", np.zeros((6, len(audioset_tables.NAMES)), np.float32))
+    rows = {segment.id: row for row, segment in enumerate(segments("balanced_train", 6))}
+    (folder / "passt.pkl").write_bytes(pickle.dumps(rows))
+    for name in ("configs", "launch"):
+        (folder / name).symlink_to(places.ROOT / name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        blocks = ((1, 16, 1, 1), (6, 24, 1, 2), (6, 32, 1, 2), (6, 64, 1, 2), (6, 96, 1, 2))
+        patch.setattr(mobilenetv2, "INVERTED_RESIDUALS", blocks)
+        for beginning in FIRST:
+            run(next(c for c in commands(DOCUMENTS[0]) if beginning in c), patch)
+        shutil.copytree("runs/psl2s", "MODEL")
+        for name, source in (("teacher", "teacher"), ("full_psl2s", "psl2s")):
+            shutil.copytree(f"runs/{source}", f"runs/table4/{name}")
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def done() -> set[str]:
+    """Commands that were given: several documents have the same ones."""
+    return set()
+
+
+def run(command: str, patch: pytest.MonkeyPatch) -> None:
+    """Gives one command; those of `psl_jax.main` are small, and only some of them train."""
+    words, _, output = command.partition(" > ")
+    arguments = [
+        path
+        for word in shlex.split(words)
+        for path in (sorted(glob.glob(word)) if word.startswith("*") else [word])
+    ]
+    if arguments[0] == "psl-jax":
+        name, *arguments = arguments[1:]
+    else:
+        assert arguments[1:2] == ["-m"] and arguments[2].startswith("psl_jax."), command
+        name, arguments = arguments[2].removeprefix("psl_jax."), arguments[3:]
+    module = importlib.import_module(f"psl_jax.{name}")
+    patch.setattr(sys, "argv", [f"psl-jax {name}", *arguments])
+    if name == "main":
+        run_main(module, arguments, patch)
+        return
+    status = module.main(module.parse(sys.argv))
+    assert not status and (not output or not status), command
+
+
+def run_main(module, arguments: list[str], patch: pytest.MonkeyPatch) -> None:
+    def stop(runs):
+        raise PlanIsMadeError
+
+    known = set(flags.FLAGS)
+    try:
+        trains = {"runs/teacher", "runs/psl2s"} & set(arguments)
+        with pytest.MonkeyPatch.context() as stopping:
+            if not trains:
+                stopping.setattr(suite, "plan", stop)
+            rest = module._parse([sys.argv[0], *arguments, *SMALL])
+            module.main(rest)
+            assert trains
+    except PlanIsMadeError:
+        pass
+    finally:
+        for name in set(flags.FLAGS) - known:
+            delattr(flags.FLAGS, name)
+        for name in ("workdir", "stage", "seeds", "folds", "start_afresh"):
+            flags.FLAGS[name].unparse()
+
+
+@pytest.mark.parametrize(
+    "document", [d for d in DOCUMENTS if d.name != "LAUNCH.md"], ids=lambda path: path.name
+)
+def test_commands_of_a_document(document, place, done, monkeypatch):
+    monkeypatch.setattr("uvicorn.Server.run", lambda self, sockets: None)
+    failed = {}
+    for command in commands(document):
+        name = command.replace("python -m psl_jax.", "psl-jax ")
+        if not (is_left_out(command) or name in done or any(f in command for f in FIRST)):
+            done.add(name)
+            try:
+                run(command, place)
+            except (Exception, SystemExit) as error:
+                failed[command] = f"{type(error).__name__}: {error}"
+    assert not failed, json.dumps(failed, indent=1)
+
+
+def test_launchers_of_a_document(tmp_path):
+    """LAUNCH.md's blocks in a shell, with a cloud that is a folder and a Slurm that notes."""
+    cloud = test_tpu_vm.Cloud(tmp_path)
+    cloud.plan(statuses={"host0": [0], "host1": [0]})
+    for name in ("sbatch", "sudo", "mount"):
+        (tmp_path / "bin" / name).write_text(
+            f'#!/bin/bash\necho {name} "$@" >> {tmp_path}/called\n'
+        )
+        (tmp_path / "bin" / name).chmod(0o755)
+    environment = {"FAKE_CLOUD": str(tmp_path), "POLL": "0.2", "BACKOFF": "0", "PYTHON": "python"}
+    environment["PATH"] = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    for command in commands(places.ROOT / "docs" / "LAUNCH.md"):
+        if command.startswith("export"):
+            words = [word.split("=", 1) for word in shlex.split(command)[1:]]
+            environment |= dict(words) | {"ZONE": "here"}
+        elif not is_left_out(command):
+            done = subprocess.run(
+                ["bash", "-c", command],
+                cwd=places.ROOT,
+                env=os.environ | environment,
+                capture_output=True,
+                text=True,
+                timeout=240,
+            )
+            assert done.returncode == 0, f"{command}\n{done.stderr}"
+    started = [start["argv"][:3] for start in cloud.starts()]
+    assert started == [["-m", f"psl_jax.{name}", "--distributed"] for name in ("main", "relabel")]
+    called = (tmp_path / "called").read_text()
+    assert "sbatch --nodes=2" in called and "mount 10.0.0.2:/share /mnt/shared" in called
+
+
+def test_what_is_left_out_is_documented():
+    found = [command for document in DOCUMENTS for command in commands(document)]
+    unused = [b for b in LEFT_OUT if not any(command.startswith(b) for command in found)]
+    assert not unused, json.dumps(unused)
