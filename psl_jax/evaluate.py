@@ -62,7 +62,6 @@ def main(arguments: argparse.Namespace) -> None:
         print("\n".join(options.plan(task, cut, scorer, arguments, out)), flush=True)
     if arguments.dry_run:
         return
-    run_claim.claim(out, "--out")
     made_with = {
         "model": teacher.digest,
         "split": arguments.split,
@@ -74,9 +73,6 @@ def main(arguments: argparse.Namespace) -> None:
         told = {"front_end": dataclasses.asdict(teacher.model.info.logmel)}
     stored = StoredScores(out, source.index, made_with | told)
     finished = stored.begun and (out / evaluation.METRICS).exists()
-    if not finished:
-        stored.begin()
-        score_missing(scorer, source, cut, stored, arguments.batch_size, "evaluate")
 
     def tell() -> None:
         if not finished:
@@ -84,7 +80,11 @@ def main(arguments: argparse.Namespace) -> None:
             stored.forget()
         print("\n".join(summary(out)))
 
-    parallel.by_the_first("metrics", tell)
+    with run_claim.claimed(out, "--out"):
+        if not finished:
+            stored.begin()
+            score_missing(scorer, source, cut, stored, arguments.batch_size, "evaluate")
+        parallel.by_the_first("metrics", tell)
 
 
 def summary(out: pathlib.Path) -> list[str]:

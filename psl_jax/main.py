@@ -56,14 +56,14 @@ def main(_) -> None:
         | {f.name: f.value for f in (_STAGE, _AFRESH, _SEEDS, _FOLDS)},
     )
     workdir = _WORKDIR.value or os.path.join("runs", config.name)
-    run_claim.claim(workdir, "--workdir")
     several = None if _SEEDS.value is None else seeds.read(_SEEDS.value)
-    if _FOLDS.value is not None:
-        folds.run(config, workdir, folds.read(_FOLDS.value), several, *how)
-    elif several is not None:
-        seeds.run(config, workdir, several, *how)
-    else:
-        suite.run(config, workdir, *how)
+    with run_claim.claimed(workdir, "--workdir"):
+        if _FOLDS.value is not None:
+            folds.run(config, workdir, folds.read(_FOLDS.value), several, *how)
+        elif several is not None:
+            seeds.run(config, workdir, several, *how)
+        else:
+            suite.run(config, workdir, *how)
 
 
 def _parse(arguments: list[str]) -> list[str]:

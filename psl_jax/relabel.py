@@ -79,17 +79,6 @@ def main(arguments: argparse.Namespace) -> None:
         print("\n".join(options.plan(task, segmentation, scorer, arguments, out)), flush=True)
     if arguments.dry_run:
         return
-    run_claim.claim(out, "--out")
-    relabeling.relabel(
-        scorer,
-        task.source,
-        task.segmentation,
-        out,
-        teacher=task.taught_by,
-        batch_size=arguments.batch_size,
-        rule=rule,
-    )
-    parallel.wait_for_all("relabel")
 
     def tell() -> None:
         index = task.source.index
@@ -102,7 +91,18 @@ def main(arguments: argparse.Namespace) -> None:
             print(f"note: {note}")
         print(f"soft labels of {len(index):,} clips in {out}")
 
-    parallel.by_the_first("label quality", tell)
+    with run_claim.claimed(out, "--out"):
+        relabeling.relabel(
+            scorer,
+            task.source,
+            task.segmentation,
+            out,
+            teacher=task.taught_by,
+            batch_size=arguments.batch_size,
+            rule=rule,
+        )
+        parallel.wait_for_all("relabel")
+        parallel.by_the_first("label quality", tell)
 
 
 def summary(quality: dict) -> list[str]:

@@ -41,7 +41,7 @@ gathered = parallel.gather_rows(rows, [3, 2])
 assert gathered.dtype == np.float32 and gathered.shape == (5, 3)
 assert (gathered[:3] == np.float32(0.1)).all() and (gathered[3:] == np.float32(1.1)).all(), gathered
 print("times", came, went)
-cli_entry.run(lambda _: run_claim.claim(sys.argv[3 + process], "--workdir"))
+cli_entry.run(lambda _: run_claim.claimed(sys.argv[3 + process], "--workdir").__enter__())
 """
 
 
@@ -73,9 +73,9 @@ cli_entry.run(main)
 CLAIM = """
 import sys
 from psl_jax.runtime import run_claim
-run_claim.claim(sys.argv[1], "--out")
-print("claimed", flush=True)
-sys.stdin.read()
+with run_claim.claimed(sys.argv[1], "--out"):
+    print("claimed", flush=True)
+    sys.stdin.read()
 """
 
 
@@ -188,6 +188,7 @@ def test_a_folder_belongs_to_one_run_until_it_ends(tmp_path):
         first.kill()
     with start() as third:
         assert third.communicate("", timeout=TIMEOUT)[0] == "claimed\n"
+    assert not list(tmp_path.iterdir())
 
 
 class NumberingScorer:

@@ -1,11 +1,12 @@
 """One run in a folder, and one folder for all processes of a run."""
 
-import atexit
+import contextlib
 import fcntl
 import os
 import pathlib
 import time
 import uuid
+from collections.abc import Iterator
 
 import jax
 
@@ -17,14 +18,15 @@ _LOCK = ".lock"
 _SEEN_SECONDS = 10.0  # until a network disk shows what another machine has written
 
 
-def claim(folder: str | os.PathLike, option: str) -> None:
-    """Makes a folder that this run alone works in until it ends; all processes come here.
+@contextlib.contextmanager
+def claimed(folder: str | os.PathLike, option: str) -> Iterator[None]:
+    """Makes a folder that this run alone works in within `with`; all processes come here.
 
     Raises UserError, in all of them, where nothing can be written into it, another run works in it,
     or a process does not see what process 0 wrote. A bucket has no locks: two runs in one folder of
     it are not noticed. option: which to change, for the message.
     """
-    place, probe, problem = path_of(folder), "", ""
+    place, probe, problem, lock = path_of(folder), "", "", None
     is_first = jax.process_index() == 0
     if is_first:
         try:
@@ -34,7 +36,7 @@ def claim(folder: str | os.PathLike, option: str) -> None:
                 )
             disk_errors.check_writable(place, option)
             if not is_remote(place):
-                _lock(place, option)
+                lock = _lock(place, option)
             if jax.process_count() > 1:
                 probe = f".psl_jax-{uuid.uuid4().hex}"
                 (place / probe).write_bytes(b"")
@@ -52,6 +54,12 @@ def claim(folder: str | os.PathLike, option: str) -> None:
     if found := next(filter(None, problems), None):
         distributed.leave()
         raise UserError(found)
+    try:
+        yield
+    finally:
+        if lock is not None:
+            (place / _LOCK).unlink(missing_ok=True)
+            os.close(lock)
 
 
 def _appears(path: pathlib.Path) -> bool:
@@ -63,10 +71,11 @@ def _appears(path: pathlib.Path) -> bool:
     return True
 
 
-def _lock(folder: pathlib.Path, option: str) -> None:
-    """Holds a lock until this process ends, however it does. Raises UserError where another has it.
+def _lock(folder: pathlib.Path, option: str) -> int | None:
+    """Locks the folder while a file is open, or None. Raises UserError where another run has it.
 
-    A POSIX lock: also between the machines of a network disk, and not inherited by workers.
+    A POSIX lock: it ends with the process, is not inherited, and holds between the machines of a
+    network disk.
     """
     path = folder / _LOCK
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -78,5 +87,6 @@ def _lock(folder: pathlib.Path, option: str) -> None:
             f"another run is working in {folder}: wait for its end, or give another {option}"
         ) from error
     except OSError:  # a disk without locks
-        return
-    atexit.register(path.unlink, missing_ok=True)
+        os.close(descriptor)
+        return None
+    return descriptor
