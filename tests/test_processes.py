@@ -28,6 +28,7 @@ TIMEOUT = 300  # seconds; a loaded machine is no failure
 TOGETHER = """
 import sys, time
 import numpy as np
+from absl import flags
 from psl_jax.runtime import cli_entry, distributed, parallel, run_claim
 process = int(sys.argv[2])
 distributed.join_processes(True, sys.argv[1], 2, process)
@@ -41,7 +42,8 @@ gathered = parallel.gather_rows(rows, [3, 2])
 assert gathered.dtype == np.float32 and gathered.shape == (5, 3)
 assert (gathered[:3] == np.float32(0.1)).all() and (gathered[3:] == np.float32(1.1)).all(), gathered
 print("times", came, went)
-cli_entry.run(lambda _: run_claim.claimed(sys.argv[3 + process], "--workdir").__enter__())
+folder = run_claim.claimed(sys.argv[3 + process], "--workdir")
+cli_entry.run(lambda _: folder.__enter__(), lambda words: flags.FLAGS(words[:1]))
 """
 
 
@@ -62,12 +64,13 @@ parallel.wait_for_all("test")
 # The processes differ in a setting.
 UNLIKE = """
 import sys
+from absl import flags
 from psl_jax.runtime import cli_entry, distributed
 def main(arguments):
     address, process = sys.argv[1], int(sys.argv[2])
     settings = {"learning_rate": (1e-3, 1e-5)[process], "seed": 0}
     distributed.join_processes(True, address, 2, process, settings)
-cli_entry.run(main)
+cli_entry.run(main, lambda words: flags.FLAGS(words[:1]))
 """
 
 CLAIM = """
@@ -126,8 +129,8 @@ def both(code, *arguments):
 
 def test_a_signal_ends_who_waits_for_the_others():
     code = (
-        "import sys; from psl_jax.runtime import cli_entry, distributed\n"
-        "cli_entry.run(lambda _: distributed.join_processes(True, sys.argv[1], 2, 0))"
+        "import sys; from psl_jax.runtime import distributed, interrupts\n"
+        "interrupts.handle(); distributed.join_processes(True, sys.argv[1], 2, 0)"
     )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
