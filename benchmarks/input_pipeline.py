@@ -1,12 +1,14 @@
-"""Clips a second of the input pipeline: 10 s clips to batches of 2 s segments with soft labels.
+"""Segments a second of the input pipeline, and what CPU time one takes: 10 s clips to 2 s batches.
 
-    python benchmarks/input_pipeline.py                               # an epoch of 100,000 records
-    python benchmarks/input_pipeline.py --records 2000 --shards 2 --folder /dev/shm      # a trial
+    python benchmarks/input_pipeline.py                    # an epoch of 100,000 records
+    python benchmarks/input_pipeline.py --records 4096 --shards 16 --sampling balanced
+    python benchmarks/input_pipeline.py --streamed         # whole shards by tf.data
+    python benchmarks/input_pipeline.py --cold             # nothing of the files in memory
 
 A few shards of 256 records are written and read again and again under other names, so that the
 epoch has `--records` of them without filling the disk; after the first pass they come from the
-page cache. Every batch is made and thrown away. Prints clips/s, segments/s and resident memory at
-each tenth of the epoch, and writes input_pipeline.json into --out.
+page cache. Batches have soft labels of 527 classes; each is made and thrown away. Prints rates,
+CPU time and resident memory at each tenth of the epoch, and writes input_pipeline.json into --out.
 """
 
 import argparse
@@ -26,8 +28,10 @@ from psl_jax.corpora import clip_rows
 from psl_jax.data import batches
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.index_files import build_index
+from psl_jax.data.segment_loader import Segments
 from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter
 from psl_jax.data.source import Source
+from psl_jax.data.training_order import SAMPLINGS, TrainingOrder
 from psl_jax.preparing import shards
 
 CLIP_SECONDS, SEGMENT_SECONDS = 10, 2
@@ -41,11 +45,13 @@ def main() -> None:
         root = pathlib.Path(folder)
         source = write_source(root, flags)
         labels = write_labels(root / "labels", source.index)
+        if flags.cold:
+            forget_files(root)
         result = measure(source, labels, flags)
     low, high = min(result["resident_MB"]), max(result["resident_MB"])
     print(
-        f"{result['clips_per_second']:.0f} clips/s, {result['segments_per_second']:.0f} segments/s,"
-        f" memory {low:.0f} to {high:.0f} MB"
+        f"{result['segments_per_second']:.0f} segments/s, {result['cpu_ms_per_segment']:.4f} ms of "
+        f"CPU a segment, memory {low:.0f} to {high:.0f} MB"
     )
     flags.out.mkdir(parents=True, exist_ok=True)
     (flags.out / "input_pipeline.json").write_text(json.dumps(result, indent=2) + "\n")
@@ -74,7 +80,7 @@ def write_source(root: pathlib.Path, flags: argparse.Namespace) -> Source:
     rows = [row for number in range(count) for row in described[number % distinct]]
     index = build_index("train", CLASSES, rows, [CLIPS_PER_SHARD] * count)
     names = [paths[number % distinct] for number in range(count)]
-    return Source(names, index)
+    return Source(names, index, flags.streamed)
 
 
 def write_labels(folder: pathlib.Path, index: ClipIndex) -> SoftLabels:
@@ -89,35 +95,39 @@ def write_labels(folder: pathlib.Path, index: ClipIndex) -> SoftLabels:
     return SoftLabels.open(folder, index, segmentation)
 
 
+def forget_files(root: pathlib.Path) -> None:
+    """Has the system drop what it keeps of the files in memory."""
+    for path in root.rglob("*"):
+        if path.is_file():
+            file = os.open(path, os.O_RDONLY)
+            os.fsync(file)
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(file)
+
+
 def measure(source: Source, labels: SoftLabels, flags: argparse.Namespace) -> dict:
-    """One epoch after a warm-up of one window; rates over the epoch, memory at each tenth."""
-    segmentation = Segmentation(SEGMENT_SECONDS)
-    per_epoch = int(batches.steps_per_epoch(source.index, segmentation, flags.batch_size))
-    stream = batches.train_batches(
-        source,
-        segmentation,
-        batch_size=flags.batch_size,
-        seed=0,
-        sampling=flags.sampling,
-        soft_labels=labels,
-        alpha=flags.alpha,
-    )
-    next(stream)  # the first window is read
+    """One epoch after the first batch; rates and CPU time over the epoch, memory at each tenth."""
+    segments = Segments(source, Segmentation(SEGMENT_SECONDS), labels, flags.alpha)
+    order = TrainingOrder(flags.batch_size, 0, flags.sampling, flags.streamed)
+    per_epoch = len(segments) // flags.batch_size
+    feed = batches.train_batches(segments, order)
+    next(feed)
     resident = [_resident_megabytes()]
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     for step in range(1, per_epoch + 1):
-        next(stream)
+        next(feed)
         if step % max(per_epoch // 10, 1) == 0:
             resident.append(_resident_megabytes())
             rate = step * flags.batch_size / (time.perf_counter() - start)
             print(f"step {step} of {per_epoch}: {rate:.0f} segments/s, {resident[-1]:.0f} MB")
-    seconds = time.perf_counter() - start
-    segments = per_epoch * flags.batch_size
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    count = per_epoch * flags.batch_size
     return {
         "records": len(source.index),
         "sampling": flags.sampling,
-        "clips_per_second": segments / seconds / (CLIP_SECONDS / SEGMENT_SECONDS),
-        "segments_per_second": segments / seconds,
+        "streamed": flags.streamed,
+        "segments_per_second": count / seconds,
+        "cpu_ms_per_segment": 1000 * cpu / count,
         "resident_MB": resident,
     }
 
@@ -134,7 +144,9 @@ def _flags() -> argparse.Namespace:
     parser.add_argument("--records", type=int, default=100_000)
     parser.add_argument("--shards", type=int, default=16, help="that exist, of 82 MB each")
     parser.add_argument("--batch_size", type=int, default=256)
-    parser.add_argument("--sampling", default="uniform", help="uniform, balanced or weighted")
+    parser.add_argument("--sampling", default="uniform", choices=SAMPLINGS)
+    parser.add_argument("--streamed", action="store_true", help="whole shards, by tf.data")
+    parser.add_argument("--cold", action="store_true", help="drop the files from memory first")
     parser.add_argument("--alpha", type=float, default=1.0)
     parser.add_argument("--folder", help="where to put shards and labels, 2 GB by default")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/benchmarks"))

@@ -148,49 +148,46 @@ def _some(flags: argparse.Namespace) -> Iterable[int]:
 def plans(
     flags: argparse.Namespace, sampling: str, seconds: float, hosts: Iterable[int]
 ) -> dict[str, Any]:
-    """An epoch's plan of each host, and the audio and labels that it makes the host read."""
+    """An epoch's order of each host, and the audio that it makes the host read."""
     from psl_jax.audio.segments import Segmentation
-    from psl_jax.data.sampling import epoch_windows
+    from psl_jax.data.segment_loader import Segments
+    from psl_jax.data.training_order import TrainingOrder
 
     index, segmentation = opened(flags.folder), Segmentation(seconds)
-    took, audio, labels, entries = [], [], [], []
+    segments = Segments(_zeros(index), segmentation)
+    took, audio, entries = [], [], []
     for host in hosts:
+        order = TrainingOrder(32, 0, sampling, False, host, flags.hosts)
+        size = order.epoch_size(segments)
         start = time.perf_counter()
-        windows = epoch_windows(
-            index,
-            segmentation,
-            seed=0,
-            epoch=0,
-            sampling=sampling,
-            process_index=host,
-            process_count=flags.hosts,
-        )
+        batches = list(itertools.islice(order.batches(segments), -(-size // 32)))
         took.append(time.perf_counter() - start)
-        audio.append(sum(audio_bytes(window, index) for window in windows))
-        labels.append(sum(len(window.entries) for window in windows) * 2 * CLASSES)
-        entries.append(sum(len(window.entries) for window in windows))
-    counts = segmentation.counts(index.num_samples)
-    if sampling == "uniform":
-        share = int(index.record_bytes.sum()) / flags.hosts
-    else:
-        share = 2 * segmentation.segment_samples * int(counts.sum()) / flags.hosts
-    label_share = len(index) * int(counts.max()) * 2 * CLASSES / flags.hosts
+        clips, numbers = segments.places(np.concatenate(batches)[:size])
+        valid = segmentation.valid_samples(index.num_samples[clips], numbers)
+        audio.append(2 * int(valid.sum(dtype=np.int64)))
+        entries.append(size)
+    share = 2 * segmentation.segment_samples * len(segments) / flags.hosts
     return {
         "hosts_planned": len(took),
         "plan_s": {"median": round(float(np.median(took)), 2), "max": round(max(took), 2)},
         "entries": [min(entries), max(entries)],
         "audio_GB": round(max(audio) / 1e9, 3),
         "audio_over_share": round(max(audio) / share, 3),
-        "labels_GB": round(max(labels) / 1e9, 3),
-        "labels_over_share": round(max(labels) / label_share, 3),
     }
 
 
-def audio_bytes(window: Any, index: Any) -> int:
-    """What is read of the records: a window of segments reads these, another one whole clips."""
-    if window.starts.any() or (np.diff(window.clips) <= 0).any():
-        return 2 * int(np.minimum(window.capacity, index.num_samples[window.clips]).sum())
-    return int(index.record_bytes[window.clips].sum())
+def _zeros(index: Any) -> Any:
+    """A source of silence."""
+    from psl_jax.data.source import Source
+
+    class Zeros(Source):
+        def __init__(self) -> None:
+            self.index = index
+
+        def read(self, clips: Any, starts: Any, counts: Any, rows: np.ndarray) -> None:
+            rows[:] = 0
+
+    return Zeros()
 
 
 def relabel(flags: argparse.Namespace) -> dict[str, Any]:
@@ -220,8 +217,8 @@ def _dealt(missing: np.ndarray, hosts: int) -> list[np.ndarray]:
 def evaluate(flags: argparse.Namespace) -> dict[str, Any]:
     """The evaluation split dealt out, and its scores gathered as one process holds them."""
     from psl_jax.audio.segments import Segmentation
+    from psl_jax.data.batches import process_clips
     from psl_jax.data.clip_index import ClipIndex
-    from psl_jax.data.sampling import process_clips
     from psl_jax.scoring import metrics
 
     index, result = ClipIndex.load(flags.folder / "index-eval.npz"), {}
@@ -247,30 +244,18 @@ def read(flags: argparse.Namespace) -> dict[str, Any]:
 
     from psl_jax.audio.segments import Segmentation
     from psl_jax.data import batches
-    from psl_jax.data.source import Source
-
-    index, segmentation = opened(flags.folder), Segmentation(2.0)
-
-    class Zeros(Source):
-        def __init__(self) -> None:
-            self.index = index
-
-        def read(self, clips: Any, starts: Any, counts: Any, rows: np.ndarray) -> None:
-            rows[:] = 0
+    from psl_jax.data.segment_loader import Segments
+    from psl_jax.data.training_order import TrainingOrder
 
     class ZeroLabels:
         def of_segments(self, clips: np.ndarray, segments: np.ndarray) -> np.ndarray:
             return np.zeros((len(clips), CLASSES), np.float16)
 
-    feed = batches.train_batches(
-        Zeros(),
-        segmentation,
-        batch_size=32,
-        seed=0,
-        soft_labels=ZeroLabels(),  # type: ignore[arg-type]
-        process_index=flags.hosts // 2,
-        process_count=flags.hosts,
-    )
+    index = opened(flags.folder)
+    labels: Any = ZeroLabels()
+    segments = Segments(_zeros(index), Segmentation(2.0), labels)
+    order = TrainingOrder(32, 0, "uniform", False, flags.hosts // 2, flags.hosts)
+    feed = batches.train_batches(segments, order)
     start = time.perf_counter()
     next(feed)
     first = time.perf_counter() - start

@@ -3,9 +3,9 @@
     python benchmarks/sampling.py [--clips 1900000]
 
 Label frequencies fall as the classes' rank to the power -1.2, down to 67 of 1.9 million clips. Told
-are the time to plan an epoch; in stretches of 20 x 527 draws, how often the rarest class is
-missing, how its share there differs from that of the epoch, and how often one clip is drawn; how
-many batches of 32 hold a clip twice; and the audio that is read.
+are the time to draw an epoch; in stretches of 20 x 527 draws, how often the rarest class is
+missing, how its share there differs from that of the epoch, and how often one clip is drawn; and
+how many batches of 32 hold a clip twice.
 """
 
 import argparse
@@ -19,8 +19,7 @@ from absl import flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from psl_jax.audio.segments import Segmentation
-from psl_jax.data import sampling
+from psl_jax.data.class_queue import ClassQueue
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.runtime import cli_entry
 
@@ -49,12 +48,10 @@ def simulated(clips: int) -> ClipIndex:
 
 def main(arguments: argparse.Namespace) -> None:
     index = simulated(arguments.clips)
+    queue = ClassQueue(index, seed=0)
     start = time.perf_counter()
-    windows = sampling.epoch_windows(
-        index, Segmentation(10.0), seed=0, epoch=0, sampling=arguments.sampling
-    )
+    drawn = queue.clips(np.arange(len(index)))
     planned = time.perf_counter() - start
-    drawn = np.concatenate([window.clips[window.entries[:, 0]] for window in windows])
     rarest = int(index.class_counts().argmin())
     owner = np.repeat(np.arange(len(index)), np.diff(index.label_offsets))
     is_rare = np.zeros(len(index), bool)
@@ -69,15 +66,13 @@ def main(arguments: argparse.Namespace) -> None:
     )
     batches = np.sort(drawn[: len(drawn) // BATCH * BATCH].reshape(-1, BATCH), axis=1)
     twice = (np.diff(batches, axis=1) == 0).any(axis=1).mean()
-    read = sum(int(window.capacity.sum()) for window in windows) * 2
     print(
         f"{len(index):,} clips, {len(index.label_values) / len(index):.2f} labels each, the rarest "
-        f"class has {is_rare.sum()}; {arguments.sampling}: planned in {planned:.1f} s\n"
+        f"class has {is_rare.sum()}; an epoch drawn in {planned:.1f} s\n"
         f"rarest class: missing in {100 * np.mean(shares == 0):.1f} % of stretches of {length:,} "
         f"draws, {shares.min():.2f} to {shares.max():.2f} of its share; one clip up to {most} "
         f"times in one\n"
-        f"batches of {BATCH} with a clip twice: {100 * twice:.2f} %\n"
-        f"read: {read / 1e9:.0f} GB, for {len(drawn) * 320_000 / 1e9:.0f} GB of clips visited"
+        f"batches of {BATCH} with a clip twice: {100 * twice:.2f} %"
     )
 
 
@@ -87,7 +82,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         description=about, epilog=more, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--clips", type=int, default=1_900_000)
-    parser.add_argument("--sampling", default="balanced", choices=sampling.SAMPLINGS)
     flags.FLAGS(arguments[:1])  # absl's own, which nobody gives here, count as read
     return parser.parse_args(arguments[1:])
 

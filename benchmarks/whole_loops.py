@@ -24,7 +24,9 @@ from absl import flags as absl_flags
 
 from psl_jax.audio.segments import Segmentation
 from psl_jax.data import batches
+from psl_jax.data.segment_loader import Segments
 from psl_jax.data.source import Source
+from psl_jax.data.training_order import TrainingOrder
 from psl_jax.model.frontend import LogMel
 from psl_jax.model.mobilenetv2 import create
 from psl_jax.runtime import cli_entry, distributed, huge_pages, parallel
@@ -77,10 +79,10 @@ def train_rates(source, segmentation, network, variables, flags) -> tuple[Callab
     every = max(flags.steps // 4, 1)
     settings = LoopSettings(flags.steps, flags.steps, flags.steps, every, 0)
 
+    segments, order = Segments(source, segmentation), TrainingOrder(flags.batch, seed=0)
+
     def feed(step: int):
-        return batches.train_batches(
-            source, segmentation, batch_size=flags.batch, seed=0, start_step=step
-        )
+        return batches.train_batches(segments, order, start_step=step)
 
     def whole() -> float:
         with tempfile.TemporaryDirectory() as folder:

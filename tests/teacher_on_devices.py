@@ -17,7 +17,9 @@ import synthetic_data
 from psl_jax.audio.segments import Segmentation
 from psl_jax.data import batches
 from psl_jax.data.label_manifest import LabelRule
+from psl_jax.data.segment_loader import Segments
 from psl_jax.data.soft_labels import SoftLabels
+from psl_jax.data.training_order import TrainingOrder
 from psl_jax.model import mobilenetv2
 from psl_jax.model.folding import fold
 from psl_jax.model.frontend import LogMel
@@ -73,7 +75,7 @@ def main(path: str) -> None:
     source = synthetic_data.MemorySource(index, small_experiments.sounds(index.num_samples))
     network, variables = mobilenetv2.create(index.num_classes, 0.1, seed=3)
     variables, logmel = small_experiments.able(network, variables), LogMel(top_db=80.0)
-    batch = next(batches.train_batches(source, SEGMENTATION, batch_size=16, seed=0))
+    batch = next(batches.train_batches(Segments(source, SEGMENTATION), TrainingOrder(16, 0)))
     batch = jax.tree.map(np.copy, batch)
     arrays = {"weak": batch["labels"], "padded": batch["num_samples"] < 8_000}
     for count_padding in (False, True):

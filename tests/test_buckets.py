@@ -18,6 +18,7 @@ CONFIG = small_suite.CONFIG.replace(
     'result.data.corpus = "tfds"\n',
     """result.data.corpus = "own_data"
     result.data.max_clip_seconds = 2.0
+    result.data.streamed = True  # as from the bucket
     result.data.validation_split = result.data.eval_split = "eval"
     result.data.train_split = "balanced"
 """,

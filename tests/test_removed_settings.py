@@ -23,6 +23,7 @@ OTHERS = {
     "relabel.top_k": 2,
     "relabel.temperature": 0.5,
     "train.resident": True,
+    "train.window_clips": 512,
     "train.cache_features": "on",
 }
 REFUSED = {name: OTHERS[name] for name in REMOVED if REMOVED[name]}

@@ -257,7 +257,7 @@ def _scan_records(paths: list[str]) -> Iterator[ClipDescription]:
 
 def _described(record: memoryview) -> ClipDescription:
     features = record_files.parse_example(record)
-    clip_id, audio = record_files.bytes_features(record, ("id", "audio"))
+    clip_id, audio = record_files.single_values(features, ("id", "audio"))
 
     def values(name: str) -> list:
         return features[name].values if name in features else []

@@ -14,7 +14,7 @@ import numpy as np
 HEADER_BYTES, CHECKSUM_BYTES = 12, 4
 FRAMING_BYTES = HEADER_BYTES + CHECKSUM_BYTES  # that a record takes besides its contents
 
-Buffer = bytes | bytearray | memoryview
+Buffer = bytes | memoryview
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types of protocol buffers
 
@@ -128,7 +128,11 @@ def bytes_features(content: Buffer, names: Sequence[str]) -> list[memoryview]:
 
     Raises DamagedFileError if the record is none or lacks one.
     """
-    features = parse_example(content)
+    return single_values(parse_example(content), names)
+
+
+def single_values(features: dict[str, Feature], names: Sequence[str]) -> list[memoryview]:
+    """See `bytes_features`."""
     for name in names:
         if name not in features:
             raise DamagedFileError(f"a record has no feature {name!r}")

@@ -1,5 +1,7 @@
 """The segments of a split, numbered clip after clip, and batches of them. Pure NumPy."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from psl_jax.audio.segments import Segmentation
@@ -14,6 +16,8 @@ from psl_jax.data.time_shift import reflect_end
 # clip         int32 [B], number in the index, -1 for filling
 # segment      int32 [B], number in the clip
 Batch = dict[str, np.ndarray]
+# As `Source.read`: clips, starts, counts, rows.
+Reader = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], None]
 
 
 class Segments:
@@ -50,10 +54,10 @@ class Segments:
         clips = np.searchsorted(self.firsts, numbers, side="right") - 1
         return clips, numbers - self.firsts[clips]
 
-    def load(self, numbers: np.ndarray, size: int = 0, verify: bool = False) -> Batch:
+    def load(self, numbers: np.ndarray, size: int = 0, read: Reader | None = None) -> Batch:
         """The batch of the segments `numbers` [n], filled up to `size` rows (default: n).
 
-        verify: whole records are read and their checksums compared; `numbers` ascend then.
+        read: what reads the audio, in place of the source's own.
         Raises UserError for data that cannot be read.
         """
         cut, batch = self.segmentation, self.describe(numbers)
@@ -61,7 +65,7 @@ class Segments:
         # New memory each time: devices may still be reading the last batch.
         audio = np.empty((len(numbers), cut.segment_samples), np.int16)
         starts = batch["segment"].astype(np.int64) * cut.hop_samples
-        self._read_audio(clips, starts, counts, audio, verify)
+        (read or self.source.read)(clips, starts, counts, audio)
         for row in np.flatnonzero(counts < cut.segment_samples):
             audio[row, counts[row] :] = 0
             reflect_end(audio[row], int(counts[row]))
@@ -79,24 +83,6 @@ class Segments:
             "clip": clips.astype(np.int32),
             "segment": segments.astype(np.int32),
         }
-
-    def _read_audio(
-        self,
-        clips: np.ndarray,
-        starts: np.ndarray,
-        counts: np.ndarray,
-        audio: np.ndarray,
-        verify: bool,
-    ) -> None:
-        if not verify:
-            self.source.read(clips, starts, counts, audio)
-            return
-        whole, begins = np.unique(clips, return_index=True)
-        ends = np.append(begins, len(clips))[1:]
-        read = self.source.read_whole(whole)
-        for begin, end, samples in zip(begins.tolist(), ends.tolist(), read, strict=True):
-            for row in range(begin, end):
-                audio[row, : counts[row]] = samples[starts[row] : starts[row] + counts[row]]
 
     def _labels(self, clips: np.ndarray, segments: np.ndarray) -> np.ndarray:
         index = self.source.index

@@ -21,6 +21,9 @@ class DataSettings:
     max_clip_seconds: float = setting(10.0, above=0)  # own_data: longer files are cut, and reported
     label_separator: str = ";"
     num_workers: int = operational(0, least=0)  # 0: one a core
+    # Whole shards are read one after the other, by tf.data, where the order is uniform: for disks
+    # that seek slowly. It is another order of training. From gs:// always.
+    streamed: bool = setting(False)
     full_clips: int = setting(1200, least=1)  # soundscapes: how many of each split
     balanced_clips: int = setting(300, least=1)
     eval_clips: int = setting(300, least=1)

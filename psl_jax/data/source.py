@@ -21,9 +21,16 @@ class Source:
       index: what is known of the clips without reading their audio.
       paths: the shards, in the order of `index.shard_sizes`.
       is_remote: whether they lie in a bucket.
+      is_streamed: whether whole shards are read by tf.data where the order allows it: from gs://,
+        or as asked for.
+      can_stream: whether TensorFlow reads the shards; from s3:// the same is read by number.
     """
 
-    def __init__(self, paths: Sequence[str | os.PathLike], index: ClipIndex):
+    is_remote = is_streamed = can_stream = False
+
+    def __init__(
+        self, paths: Sequence[str | os.PathLike], index: ClipIndex, is_streamed: bool = False
+    ):
         if len(paths) != len(index.shard_sizes):
             raise UserError(
                 f"split {index.split!r} has {len(paths)} shards, but its index knows "
@@ -33,15 +40,19 @@ class Source:
         self.index, self.paths = index, [os.fspath(path) for path in paths]
         self._record_bytes = index.record_bytes
         self.is_remote = any(map(path_lib.is_remote, self.paths))
+        from_gs = self.is_remote and all(path.startswith("gs://") for path in self.paths)
+        self.is_streamed = is_streamed or from_gs
+        self.can_stream = from_gs or not self.is_remote
         self._open: dict[int, _Shard] = {}
 
     @classmethod
-    def open(cls, data_dir: str | os.PathLike, split: str) -> "Source":
+    def open(cls, data_dir: str | os.PathLike, split: str, is_streamed: bool = False) -> "Source":
         """The split of a data directory written by `prepare`; or several, as in "fold1+fold2"."""
         splits = split.split("+")
         paths = [path for name in splits for path in index_files.shard_paths(data_dir, name)]
         indices = [index_files.load_index(data_dir, name) for name in splits]
-        return cls(paths, indices[0] if len(indices) == 1 else joined(indices))
+        index = indices[0] if len(indices) == 1 else joined(indices)
+        return cls(paths, index, is_streamed)
 
     def read(
         self, clips: np.ndarray, starts: np.ndarray, counts: np.ndarray, rows: np.ndarray
@@ -86,13 +97,13 @@ class Source:
 
     def _ranges(
         self, shards: np.ndarray, places: np.ndarray, sizes: np.ndarray
-    ) -> Iterator[bytes | bytearray]:
+    ) -> Iterator[bytes | memoryview]:
         """The bytes [sizes[i]] at each place."""
         ranges = zip(shards.tolist(), places.tolist(), sizes.tolist(), strict=True)
         if not self.is_remote:
             for shard, place, size in ranges:
-                data = bytearray(size)
-                self._read_into(memoryview(data), shard, place)
+                data = np.empty(size, np.uint8).data
+                self._read_into(data, shard, place)
                 yield data
             return
         paths = [self.paths[shard] for shard in shards]
@@ -116,8 +127,8 @@ class Source:
         size = int(index.record_places[end - 1] + self._record_bytes[end - 1])
         if file.size != size:
             raise record_files.DamagedFileError(f"it has {file.size} bytes, expected {size}")
-        record = bytearray(int(self._record_bytes[first]))
-        file.read_into(memoryview(record), 0)
+        record = np.empty(int(self._record_bytes[first]), np.uint8).data
+        file.read_into(record, 0)
         self.checked_audio(first, record_files.record_content(record, 0))
         while len(self._open) >= _MOST_OPEN:  # threads that read it keep it open
             with contextlib.suppress(KeyError, RuntimeError):
@@ -133,7 +144,7 @@ class Source:
         shard, index = int(self.index.shard_of(clip)), self.index
         try:
             features = record_files.parse_example(content)
-            name, audio = record_files.bytes_features(content, ("id", "audio"))
+            name, audio = record_files.single_values(features, ("id", "audio"))
         except record_files.DamagedFileError as error:
             raise self._damaged(shard, error) from error
         clip_id, samples = bytes(name).decode(errors="replace"), int(index.num_samples[clip])

@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from psl_jax.audio.segments import REFLECTED_SAMPLES, SAMPLE_RATE, Segmentation
-from psl_jax.data.batches import LOADERS
+from psl_jax.data.batches import whole_pass
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.segment_loader import Batch, Segments
 from psl_jax.data.source import Source
-from psl_jax.runtime.ordered_map import ordered_map
 
 RATIO = 1.5  # of one length to the next: of clips of all lengths about a fifth is padding
 SHORTEST_SECONDS = 0.5
@@ -119,8 +118,5 @@ def whole_clip_batches(
                 batches.append((batch_clips[-1], k, batch_clips))
     batches.sort(key=lambda batch: batch[0])  # so that clips are read about in order
 
-    def load(batch: tuple[int, int, np.ndarray]) -> Batch:
-        _, k, batch_clips = batch
-        return segments[k].load(segments[k].firsts[batch_clips], sizes[k], verify=True)
-
-    yield from ordered_map(load, batches, LOADERS, ahead=1)
+    parts = [(segments[k], segments[k].firsts[own], sizes[k]) for _, k, own in batches]
+    yield from whole_pass(source, parts)

@@ -7,13 +7,14 @@ from psl_jax import config as config_lib
 from psl_jax.config import Settings
 from psl_jax.model.model import ModelInfo
 from psl_jax.runtime import files
+from psl_jax.runtime.run_folder import CHECKPOINTS
 from psl_jax.training.checkpoints import TrainingCheckpoints
 from psl_jax.weights import orbax_folder
 
 
 def average(run_dir: pathlib.Path, settings: Settings, classes: Sequence[str]) -> None:
     """Writes the mean of the best checkpoints of a run as its model; all processes come here."""
-    with TrainingCheckpoints(run_dir / "checkpoints", settings.train.best_checkpoints) as kept:
+    with TrainingCheckpoints(run_dir / CHECKPOINTS, settings.train.best_checkpoints) as kept:
         variables, steps = kept.average_best()
     info = ModelInfo(
         classes=tuple(classes),

@@ -11,9 +11,8 @@ import numpy as np
 
 from psl_jax import config as config_lib
 from psl_jax.config import Settings
-from psl_jax.data import batches
-from psl_jax.data.batches import Batch
 from psl_jax.data.clip_index import ClipIndex
+from psl_jax.data.segment_loader import Batch, Segments
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.source import Source
 from psl_jax.experiments import advice, stepping
@@ -26,7 +25,7 @@ from psl_jax.reporting import run_page
 from psl_jax.runtime import files, parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
-from psl_jax.runtime.run_folder import LABEL_QUALITY, NOTES
+from psl_jax.runtime.run_folder import CHECKPOINTS, LABEL_QUALITY, NOTES
 from psl_jax.scoring import evaluation
 from psl_jax.scoring.scorer import Scorer
 from psl_jax.training import frozen_features
@@ -113,6 +112,9 @@ class Experiment:
         _ = self.labelling.is_stored  # raises where a teacher in the step cannot do it
         self.labelling.check(before_it_is_trained=True)
         self._check_start(before_it_is_trained=True)
+        streamed = self.source(train.split).is_streamed and not self._keeps_features
+        order = stepping.order_of(self.settings, self._local_batch, streamed)
+        self.folder.check_order(order.description)
         self.notes = advice.before_training(
             self.settings,
             self.loop.max_steps,
@@ -199,7 +201,8 @@ class Experiment:
     def source(self, split: str) -> Source:
         """A split of the data."""
         if split not in self._sources:
-            self._sources[split] = Source.open(self.data_dir, split)
+            streamed = self.settings.data.streamed
+            self._sources[split] = Source.open(self.data_dir, split, streamed)
         return self._sources[split]
 
     @property
@@ -252,7 +255,7 @@ class Experiment:
         else:
             stepper, validate = self._stepper(source), self._validate
         with TrainingCheckpoints(
-            self.run_dir / "checkpoints", train_settings.best_checkpoints
+            self.run_dir / CHECKPOINTS, train_settings.best_checkpoints
         ) as kept:
             train(
                 stepper,
@@ -289,18 +292,11 @@ class Experiment:
         scorer = frozen_features.FrozenScorer(
             variables, recipe, validation, self._cut(validation), size, devices
         )
-        labels, order = self.soft_labels(), stepping.order_of(settings, self._local_batch)
+        segments = Segments(source, self.segmentation, self.soft_labels(), settings.alpha)
+        order = stepping.order_of(settings, self._local_batch, is_streamed=False)
 
         def feed(step: int) -> Iterator[Batch]:
-            return frozen_features.train_batches(
-                features,
-                source,
-                self.segmentation,
-                labels,
-                settings.alpha,
-                start_step=step,
-                **order,
-            )
+            return frozen_features.train_batches(features, segments, order, step)
 
         def validate(variables: Variables) -> float:
             scores = scorer.scores(variables.params["classifier"])
@@ -322,9 +318,8 @@ class Experiment:
     @property
     def loop(self) -> LoopSettings:
         """When the training does what."""
-        steps = batches.steps_per_epoch(
-            self.train_index, self.segmentation, self._local_batch, jax.process_count()
-        )
+        own_segments = -(-self.train_segments // jax.process_count())
+        steps = own_segments / self._local_batch  # a fraction: batches straddle epochs
         return loop_settings(self.settings.train, steps, self.batch_size)
 
     def _stepper(self, source: Source) -> Stepper:

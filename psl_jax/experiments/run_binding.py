@@ -17,10 +17,18 @@ from psl_jax.data.clip_index import ClipIndex
 from psl_jax.runtime import files, parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of, remove_tree
-from psl_jax.runtime.run_folder import CONFIG, DATA, DELETING, RUN_FILES, STAGES_DONE
+from psl_jax.runtime.removed_settings import LAST_COMMIT
+from psl_jax.runtime.run_folder import (
+    CHECKPOINTS,
+    CONFIG,
+    DATA,
+    DELETING,
+    RUN_FILES,
+    STAGES_DONE,
+)
 from psl_jax.runtime.settings import Kind
 
-_TEACHER, _START = "teacher", "init_from"
+_TEACHER, _START, _ORDER = "teacher", "init_from", "order"
 _AFRESH = "Give another --workdir, or --start_afresh to delete what it holds and begin again."
 
 
@@ -130,6 +138,29 @@ class RunFolder:
                 f"{digest or None} now. Was it trained again? {_AFRESH}"
             )
         self._bound[key] = digest
+
+    def check_order(self, order: str) -> None:
+        """Raises OtherRunError where the training was begun on segments in another order.
+
+        order: a `TrainingOrder.description`.
+        """
+        if "train" in self.finished:
+            return
+        if not self.afresh and any((self.path / CHECKPOINTS).glob("*")):
+            before = self._bound.get(_ORDER)
+            if before is None:
+                raise OtherRunError(
+                    f"{self.path} was begun by an earlier version, which takes segments in another "
+                    f"order. Continue it with commit {LAST_COMMIT}, the last one that does so. Or: "
+                    f"{_AFRESH}"
+                )
+            if before != order:
+                raise OtherRunError(
+                    f"{self.path} was begun with segments in the order {before!r}, and it is "
+                    f"{order!r} now: have its data where they were, in a bucket or not, and "
+                    f"config.data.streamed as it was. Or: {_AFRESH}"
+                )
+        self._bound[_ORDER] = order
 
     @property
     def teacher_digest(self) -> str | None:

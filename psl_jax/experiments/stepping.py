@@ -13,9 +13,11 @@ from psl_jax.audio.segments import Segmentation, check_hop
 from psl_jax.config import Settings
 from psl_jax.data import batches
 from psl_jax.data.clip_index import ClipIndex
+from psl_jax.data.segment_loader import Segments
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.source import Source
 from psl_jax.data.time_shift import TimeShift
+from psl_jax.data.training_order import TrainingOrder
 from psl_jax.model.folding import FoldedNetwork, fold
 from psl_jax.model.frontend import LogMel
 from psl_jax.model.mobilenetv2 import Network, Variables
@@ -242,16 +244,16 @@ def _time_shift(settings: Settings) -> TimeShift | None:
     return TimeShift(augment.shift_probability, augment.shift_fraction, settings.seed)
 
 
-def order_of(settings: Settings, local_batch: int) -> dict[str, Any]:
-    """What the order of training follows from; local_batch: of this process."""
-    return {
-        "batch_size": local_batch,
-        "seed": settings.seed,
-        "sampling": settings.train.sampling,
-        "window_clips": settings.train.window_clips,
-        "process_index": jax.process_index(),
-        "process_count": jax.process_count(),
-    }
+def order_of(settings: Settings, local_batch: int, is_streamed: bool) -> TrainingOrder:
+    """The order of training; local_batch: of this process; is_streamed: see `Source`."""
+    return TrainingOrder(
+        local_batch,
+        settings.seed,
+        settings.train.sampling,
+        is_streamed,
+        jax.process_index(),
+        jax.process_count(),
+    )
 
 
 def stepper(
@@ -272,17 +274,11 @@ def stepper(
     if teacher is not None:
         recipe = _with_teacher(recipe, settings, teacher, source.index)
         arrays = (parallel.replicate(fold(teacher.variables, teacher.info.output), mesh),)
-    order = order_of(settings, local_batch)
+    order = order_of(settings, local_batch, source.is_streamed)
+    segments = Segments(source, segmentation, soft_labels, settings.alpha)
 
     def feed_batches(step: int):
-        return batches.train_batches(
-            source,
-            segmentation,
-            start_step=step,
-            soft_labels=soft_labels,
-            alpha=settings.alpha,
-            shift=_time_shift(settings),
-            **order,
-        )
+        shift = _time_shift(settings)
+        return batches.train_batches(segments, order, start_step=step, shift=shift)
 
     return Stepper(_with_last(train_program(network, recipe, mesh), *arrays), feed_batches, mesh)

@@ -15,6 +15,7 @@ REMOVED: dict[str, tuple[Any, ...] | None] = {
     "train.cache_features": ("auto", "off"),  # off: as where they do not fit into memory
     "train.resident": (False,),
     "train.steps_per_dispatch": None,
+    "train.window_clips": (2048,),
     "relabel.overlap": (0.0,),
     "relabel.heard": (0.0,),
     "relabel.prior": (0.0,),

@@ -13,10 +13,9 @@ import numpy as np
 from psl_jax.audio.segments import Segmentation
 from psl_jax.data import batches
 from psl_jax.data.batches import process_clips
-from psl_jax.data.sampling import training_order
 from psl_jax.data.segment_loader import Batch, Segments
-from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.source import Source
+from psl_jax.data.training_order import TrainingOrder
 from psl_jax.model.convolutions import product
 from psl_jax.model.frontend import num_frames
 from psl_jax.model.mobilenetv2 import (
@@ -72,16 +71,10 @@ def of_segments(
 
 
 def train_batches(
-    features: np.ndarray,
-    source: Source,
-    segmentation: Segmentation,
-    soft_labels: SoftLabels | None,
-    alpha: float,
-    **order: Any,
+    features: np.ndarray, segments: Segments, order: TrainingOrder, start_step: int
 ) -> Iterator[Batch]:
     """The batches of `batches.train_batches` with `features` instead of audio."""
-    segments = Segments(source, segmentation, soft_labels, alpha)
-    for numbers in training_order(source.index, segmentation, **order):
+    for numbers in order.batches(segments, start_step):
         batch = segments.describe(numbers)
         yield {"features": features[numbers]} | {k: batch[k] for k in ("num_samples", "labels")}
 

@@ -28,4 +28,3 @@ class TrainSettings:
     log_every: int = operational(20, least=1)
     patience: int = setting(15, least=0)  # epochs without a better mAP; 0: no early stop
     best_checkpoints: int = setting(4, least=1)  # averaged in the end; the published code: 1
-    window_clips: int = setting(2048, least=1)  # clips shuffled at a time: two windows in memory

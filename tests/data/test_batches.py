@@ -1,5 +1,6 @@
 """Batches of segments: what is in them, of which segments they are, and that they go on."""
 
+import functools
 import hashlib
 import itertools
 import threading
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from synthetic_data import (
     MemorySource,
     indices,
+    make_audio,
     make_index,
     make_probabilities,
     segmentations,
@@ -20,12 +22,14 @@ from synthetic_data import (
 )
 
 from psl_jax.audio.segments import REFLECTED_SAMPLES, Segmentation
-from psl_jax.data.batches import eval_batch_count, eval_batches, steps_per_epoch, train_batches
-from psl_jax.data.sampling import SAMPLINGS, epoch_size
+from psl_jax.data.batches import eval_batches, process_clips, read_verified, train_batches
+from psl_jax.data.clip_stream import ClipStream
 from psl_jax.data.segment_loader import Segments
 from psl_jax.data.source import Source
 from psl_jax.data.time_shift import TimeShift
+from psl_jax.data.training_order import SAMPLINGS, TrainingOrder
 from psl_jax.model import frontend
+from psl_jax.runtime.errors import UserError
 
 SECOND = Segmentation(1.0)
 
@@ -68,53 +72,26 @@ def places(batches):
 def test_train_batches_hold_the_clips_audio_and_weak_labels(index, segmentation, size, sampling):
     source = MemorySource(index)
     weak = index.weak_labels()
-    feed = train_batches(source, segmentation, batch_size=size, seed=0, sampling=sampling)
+    order = TrainingOrder(size, 0, sampling)
+    feed = train_batches(Segments(source, segmentation), order)
     for batch in itertools.islice(feed, 6):
         check_batch(batch, size, source, segmentation)
         np.testing.assert_array_equal(batch["labels"], weak[batch["clip"]])
         assert (batch["weight"] == 1).all()
 
 
-@given(indices(), segmentations, st.integers(1, 9))
-def test_batches_straddle_epochs_and_each_epoch_is_complete(index, segmentation, size):
-    per_epoch = epoch_size(index, segmentation)
-    assert steps_per_epoch(index, segmentation, size) * size == pytest.approx(per_epoch)
-    feed = train_batches(MemorySource(index), segmentation, batch_size=size, seed=1)
-    seen = places(itertools.islice(feed, -(-3 * per_epoch // size)))
-    epochs = [sorted(seen[i * per_epoch : (i + 1) * per_epoch]) for i in range(3)]
-    assert len(set(epochs[0])) == per_epoch
-    assert epochs[0] == epochs[1] == epochs[2]
-
-
-@given(
-    indices(),
-    segmentations,
-    st.integers(1, 7),
-    st.integers(0, 40),
-    st.sampled_from(SAMPLINGS),
-    st.integers(1, 3),
-)
+@given(indices(), segmentations, st.integers(1, 7), st.integers(0, 40), st.integers(1, 3))
 def test_a_resumed_run_sees_what_an_undisturbed_one_sees(
-    index, segmentation, size, start, sampling, processes
+    index, segmentation, size, start, processes
 ):
-    def batches(start_step):
-        return train_batches(
-            MemorySource(index),
-            segmentation,
-            batch_size=size,
-            seed=7,
-            sampling=sampling,
-            start_step=start_step,
-            shift=TimeShift(0.5, 0.5, seed=7),
-            process_index=processes - 1,
-            process_count=processes,
-        )
-
-    for whole, resumed in zip(
-        itertools.islice(batches(0), start, start + 4), batches(start), strict=False
-    ):
-        for name in whole:
-            np.testing.assert_array_equal(whole[name], resumed[name], err_msg=name)
+    """Audio that is shifted at random, too."""
+    segments = Segments(MemorySource(index), segmentation)
+    order = TrainingOrder(size, 7, "balanced", False, processes - 1, processes)
+    shift = TimeShift(0.5, 0.5, seed=7)
+    whole = itertools.islice(train_batches(segments, order, shift=shift), start, start + 4)
+    resumed = train_batches(segments, order, start_step=start, shift=shift)
+    for ours, theirs in zip(whole, resumed, strict=False):
+        assert_same(ours, theirs)
 
 
 @pytest.mark.parametrize("alpha", [1.0, 0.5, 0.0])
@@ -123,12 +100,10 @@ def test_soft_labels_are_mixed_with_the_weak_ones(tmp_path, alpha):
     segmentation = Segmentation(0.01)
     probabilities = make_probabilities(index, segmentation)
     soft = write_soft_labels(tmp_path, index, segmentation, probabilities)
-    options = {"batch_size": 4, "soft_labels": soft, "alpha": alpha}
-    source = MemorySource(index)
     weak = index.weak_labels()
-    training = itertools.islice(train_batches(source, segmentation, seed=0, **options), 8)
-    for batch in itertools.chain(training, eval_batches(source, segmentation, **options)):
-        for row in np.flatnonzero(batch["weight"]):
+    segments = Segments(MemorySource(index), segmentation, soft, alpha)
+    for batch in itertools.islice(train_batches(segments, TrainingOrder(4, 0)), 8):
+        for row in range(4):
             clip, segment = batch["clip"][row], batch["segment"][row]
             expected = alpha * probabilities[clip][segment].astype(np.float32)
             expected = expected + (1 - alpha) * weak[clip]
@@ -136,14 +111,10 @@ def test_soft_labels_are_mixed_with_the_weak_ones(tmp_path, alpha):
 
 
 @given(indices(labelled=False), segmentations, st.integers(1, 9), st.integers(1, 5))
-def test_eval_batches_cover_every_clip_once_over_processes(index, segmentation, size, processes):
-    source = MemorySource(index)
-    count = eval_batch_count(index, segmentation, size, processes)
-    seen = []
-    for process in range(processes):
-        shares = {"process_index": process, "process_count": processes}
-        batches = list(eval_batches(source, segmentation, batch_size=size, **shares))
-        assert len(batches) == count
+def test_whole_passes_cover_every_clip_once_over_processes(index, segmentation, size, processes):
+    source, seen = MemorySource(index), []
+    for clips in process_clips(index, segmentation, processes):
+        batches = list(eval_batches(source, segmentation, batch_size=size, clips=clips))
         for batch in batches:
             check_batch(batch, size, source, segmentation)
             empty = batch["weight"] == 0
@@ -153,15 +124,6 @@ def test_eval_batches_cover_every_clip_once_over_processes(index, segmentation, 
         seen += [pair for pair in places(batches) if pair[0] >= 0]
     counts = segmentation.counts(index.num_samples)
     assert seen == [(clip, s) for clip, n in enumerate(counts) for s in range(n)]
-
-
-def test_every_process_makes_the_same_number_of_steps_per_epoch():
-    index = make_index([7, 1, 4], np.arange(12) * 9000 + 8000)
-    for process in range(5):
-        shares = {"process_index": process, "process_count": 5}
-        feed = train_batches(MemorySource(index), SECOND, batch_size=1, seed=0, **shares)
-        size = epoch_size(index, SECOND, 5)
-        assert len(set(places(itertools.islice(feed, size)))) == size
 
 
 # SHA-256 of what the code before segments were read by number (commit de85886) put into batches.
@@ -174,7 +136,7 @@ STORED = {
 
 @pytest.mark.parametrize("alpha", STORED)
 def test_segments_are_bit_for_bit_what_they_always_were(tmp_path, alpha):
-    """Loaded in parts and, for whole passes, from whole records."""
+    """Loaded in parts, from whole records, and from shards that are streamed."""
     lengths = 100 + np.arange(30) * 977 % 800
     index = make_index([4, 0, 11, 15], lengths, num_classes=4)
     audio = [
@@ -195,8 +157,9 @@ def test_segments_are_bit_for_bit_what_they_always_were(tmp_path, alpha):
     segments = Segments(source, segmentation, soft, alpha or 0.0)
     numbers = np.arange(len(segments))
     digests = set()
-    for verify in (False, True):
-        batch = segments.load(numbers, size=len(segments) + 3, verify=verify)
+    stream = ClipStream(source, [segments.places(numbers)[0]])
+    for read in (None, functools.partial(read_verified, source), stream.read):
+        batch = segments.load(numbers, len(segments) + 3, read)
         digest = hashlib.sha256()
         for name in sorted(batch):
             digest.update(batch[name].tobytes())
@@ -216,13 +179,53 @@ def test_an_error_in_loading_reaches_the_reader_and_threads_end():
 
     index = make_index([24], 16_000)
     with pytest.raises(OSError, match="gone"):
-        list(train_batches(Broken(index), SECOND, batch_size=2, seed=0))
+        list(train_batches(Segments(Broken(index), SECOND), TrainingOrder(2, 0)))
     assert not loaders()
-    feed = train_batches(MemorySource(index), SECOND, batch_size=2, seed=0)
+    feed = train_batches(Segments(MemorySource(index), SECOND), TrainingOrder(2, 0))
     next(feed)
     assert loaders()
     feed.close()
     assert not loaders()
+
+
+@pytest.mark.parametrize("start", [0, 7])
+def test_streamed_batches_are_those_that_are_read_by_number(tmp_path, start):
+    """The same order and the same bits, from any step on; and the same whole passes."""
+    index = make_index([5, 0, 9, 4, 6, 8, 3, 7, 5, 2, 6, 4], 300 + np.arange(59) * 97 % 900)
+    write_tfrecords(tmp_path, index, make_audio(index))
+    write_metadata(tmp_path, index)
+    source = Source.open(tmp_path, "train", is_streamed=True)
+    segments = Segments(source, Segmentation(0.02, 0.01))
+    for process in range(2):
+        order = TrainingOrder(16, 3, "uniform", True, process, 2)
+        streamed = train_batches(segments, order, start_step=start)
+        numbers = order.batches(segments, start)
+        for batch, wanted in zip(itertools.islice(streamed, 60), numbers, strict=False):
+            assert_same(batch, segments.load(wanted))
+    plain = Source.open(tmp_path, "train")
+    for batches in zip(
+        *(eval_batches(one, segments.segmentation, batch_size=7) for one in (source, plain)),
+        strict=True,
+    ):
+        assert_same(*batches)
+
+
+def assert_same(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+
+
+def test_damage_of_a_streamed_shard_is_named(tmp_path):
+    index = make_index([3, 4], 400)
+    paths = write_tfrecords(tmp_path, index, make_audio(index))
+    write_metadata(tmp_path, index)
+    source = Source.open(tmp_path, "train", is_streamed=True)
+    data = bytearray(paths[1].read_bytes())
+    data[len(data) // 2] ^= 0x10
+    paths[1].write_bytes(data)
+    with pytest.raises(UserError, match=paths[1].name):
+        list(eval_batches(source, SECOND, batch_size=2))
 
 
 def test_a_short_clip_in_a_batch_has_the_features_of_the_clip_alone():

@@ -13,6 +13,7 @@ from psl_jax.audio.segments import Segmentation
 from psl_jax.config import Settings
 from psl_jax.data.soft_labels import SoftLabelWriter
 from psl_jax.data.source import Source
+from psl_jax.data.training_order import TrainingOrder
 from psl_jax.experiments import advice, run_binding, suite
 from psl_jax.experiments.experiment import Experiment
 from psl_jax.experiments.run_binding import OtherRunError, RunFolder
@@ -152,7 +153,7 @@ def data(monkeypatch):
         "eval": make_index([60], 32_000, split="eval", first=100),
     }
 
-    def opened(data_dir, split):
+    def opened(data_dir, split, streamed):
         if split not in splits:
             raise UserError(f"no split {split!r}; its splits are {list(splits)}")
         return MemorySource(splits[split])
@@ -354,3 +355,21 @@ def test_a_teacher_that_is_worse_than_weak_labels_is_noted():
 def test_the_files_of_a_run_are_those_that_its_report_describes():
     lasting = set(RUN_FILES) - {"features"}
     assert lasting == {*run_page._OUTCOMES, run_page.REPORT_NAME}
+
+
+def test_a_training_that_was_begun_in_another_order_is_refused(tmp_path):
+    order = TrainingOrder(4, seed=0)
+    begun = start(tmp_path)
+    begun.check_order(order.description)  # nothing is trained yet
+    begun.begin()
+    (tmp_path / "checkpoints/5").mkdir(parents=True)
+    start(tmp_path).check_order(order.description)
+    streamed = dataclasses.replace(order, streamed=True).description
+    with pytest.raises(UserError, match=r"order 'by number.* 'streamed.* config\.data\.streamed"):
+        start(tmp_path).check_order(streamed)
+    (tmp_path / "data.json").unlink()  # as of an earlier version, which told no order
+    files.write_json(tmp_path / "data.json", {})
+    with pytest.raises(UserError, match=r"earlier version.*commit de85886"):
+        start(tmp_path).check_order(order.description)
+    finish(tmp_path, "train")  # it is done
+    start(tmp_path).check_order(order.description)

@@ -14,7 +14,9 @@ from small_experiments import last_variables, run, settings
 
 from psl_jax import UserError, relabel
 from psl_jax.data import batches
+from psl_jax.data.segment_loader import Segments
 from psl_jax.data.soft_labels import SoftLabels
+from psl_jax.data.training_order import TrainingOrder
 from psl_jax.experiments.experiment import Experiment
 from psl_jax.experiments.run_binding import OtherRunError
 from psl_jax.experiments.stepping import recipe_of
@@ -63,7 +65,7 @@ def test_alpha_1_is_training_on_the_soft_labels_to_the_bit(data, tmp_path, teach
     network, variables = one._network
     program = train_program(network, recipe_of(found, mesh), mesh)
     state = parallel.replicate(init_state(variables), mesh)
-    feed = batches.train_batches(source, one.segmentation, batch_size=4, seed=0)
+    feed = batches.train_batches(Segments(source, one.segmentation), TrainingOrder(4, 0))
     for batch in itertools.islice(feed, 3):
         used = {name: batch[name] for name in ("audio", "num_samples")}
         used["labels"] = stored[batch["clip"], batch["segment"]].astype(np.float32)
@@ -78,8 +80,8 @@ def test_in_between_targets_are_mixed(data, tmp_path, teacher, alpha):
     source = one.source(found.data.train_split)
     labels = SoftLabels.open(tmp_path / "run/soft_labels", source.index, one.segmentation)
     soft, weak = labels.gather(np.arange(8)), source.index.weak_labels()
-    options = {"batch_size": 5, "seed": 0, "soft_labels": labels, "alpha": alpha}
-    for batch in itertools.islice(batches.train_batches(source, one.segmentation, **options), 6):
+    segments = Segments(source, one.segmentation, labels, alpha)
+    for batch in itertools.islice(batches.train_batches(segments, TrainingOrder(5, 0)), 6):
         clip, segment = batch["clip"], batch["segment"]
         expected = alpha * soft[clip, segment] + (1 - alpha) * weak[clip]
         np.testing.assert_allclose(batch["labels"], expected, atol=1e-3)

@@ -1,0 +1,227 @@
+"""Which segments training takes, and when: complete, spread as they should be, and the same."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from synthetic_data import MemorySource, indices, make_index, segmentations
+
+from psl_jax.audio.segments import Segmentation
+from psl_jax.data.class_queue import ClassQueue, clip_weights
+from psl_jax.data.clip_stream import SHARDS_AT_ONCE
+from psl_jax.data.segment_loader import Segments
+from psl_jax.data.training_order import SAMPLINGS, TrainingOrder
+from psl_jax.runtime.errors import UserError
+
+SECOND = Segmentation(1.0)
+orders = st.sampled_from(
+    [("uniform", False), ("uniform", True), ("balanced", False), ("weighted", False)]
+)
+
+
+def taken(order, segments, count, start=0):
+    """Numbers of the first segments that an order takes: int64 [count]."""
+    batches = order.batches(segments, start)
+    size = order.batch_size
+    return np.concatenate(list(itertools.islice(batches, -(-count // size))))[:count]
+
+
+def segments_of(index, segmentation=SECOND):
+    return Segments(MemorySource(index, []), segmentation)
+
+
+@given(indices(), segmentations, st.integers(0, 9), st.booleans(), st.integers(1, 9))
+def test_uniform_epochs_hold_every_segment_once(index, segmentation, seed, streamed, size):
+    segments = segments_of(index, segmentation)
+    total = len(segments)
+    numbers = taken(TrainingOrder(size, seed, streamed=streamed), segments, 3 * total)
+    for epoch in numbers.reshape(3, total):
+        assert sorted(epoch.tolist()) == list(range(total))
+
+
+@given(indices(), segmentations, orders, st.integers(1, 4), st.integers(1, 7), st.integers(0, 30))
+def test_an_order_goes_on_from_any_step(index, segmentation, kind, processes, size, start):
+    segments = segments_of(index, segmentation)
+    order = TrainingOrder(size, 3, *kind, processes - 1, processes)
+    whole = taken(order, segments, size * (start + 5))[size * start :]
+    np.testing.assert_array_equal(taken(order, segments, size * 5, start), whole)
+
+
+@given(indices(), segmentations, st.booleans(), st.integers(1, 6))
+def test_processes_are_complete_and_disjoint_but_for_filling(index, segmentation, streamed, count):
+    segments = segments_of(index, segmentation)
+    orders = [TrainingOrder(1, 5, "uniform", streamed, process, count) for process in range(count)]
+    size = orders[0].epoch_size(segments)
+    shares = [taken(order, segments, size).tolist() for order in orders]
+    assert set(itertools.chain(*shares)) == set(range(len(segments)))
+    assert count * size - len(segments) < count
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_a_batch_of_all_processes_is_one_of_a_single_process(sampling):
+    """Dealt one by one; in the last batches of a uniform epoch processes may share a segment."""
+    segments = segments_of(large_index(clips=1000))
+    alone = taken(TrainingOrder(32, 1, sampling), segments, 960)
+    shares = [
+        taken(TrainingOrder(8, 1, sampling, False, process, 4), segments, 240)
+        for process in range(4)
+    ]
+    np.testing.assert_array_equal(np.stack(shares, axis=1).ravel(), alone)
+
+
+def test_other_seeds_and_epochs_give_other_orders():
+    segments = segments_of(make_index([10] * 5, 48_000))
+    for kind in (("uniform", False), ("uniform", True), ("balanced",), ("weighted",)):
+        epochs = [
+            tuple(epoch)
+            for seed in range(3)
+            for epoch in taken(TrainingOrder(5, seed, *kind), segments, 450).reshape(3, 150)
+        ]
+        assert len(set(epochs)) == 9
+
+
+def test_a_streamed_epoch_takes_shards_about_one_after_the_other():
+    """No more clips wait than two groups of shards have, and a batch has segments of many."""
+    index = make_index([20] * (6 * SHARDS_AT_ONCE), 80_000)
+    segments = segments_of(index)
+    numbers = taken(TrainingOrder(1, 0, streamed=True), segments, len(segments))
+    clips, _ = segments.places(numbers)
+    first, last = (
+        np.array([np.flatnonzero(clips == clip)[edge] for clip in range(len(index))])
+        for edge in (0, -1)
+    )
+    waiting = [((first <= place) & (place <= last)).sum() for place in range(0, len(numbers), 50)]
+    assert max(waiting) < 2 * 20 * SHARDS_AT_ONCE
+    batch = index.shard_of(clips[1000:1064])
+    assert len(set(batch.tolist())) >= SHARDS_AT_ONCE / 2
+
+
+# --- draws ----------------------------------------------------------------------------------------
+
+
+def queue_of_classes(index, count: int, rng) -> list[int]:
+    """The class queue as PANNs describe it, one draw at a time."""
+    label_clip = np.repeat(np.arange(len(index)), np.diff(index.label_offsets))
+    clips = {c: label_clip[index.label_values == c] for c in set(index.label_values.tolist())}
+
+    def endless(items):
+        while True:
+            yield from rng.permutation(items)
+
+    classes = endless(sorted(clips))
+    queues = {c: endless(members) for c, members in clips.items()}
+    return [next(queues[c]) for c in itertools.islice(classes, count)]
+
+
+@given(indices(), st.integers(1, 60), st.integers(0, 3))
+def test_class_queue_draws_are_those_of_the_queue(index, count, seed):
+    """One label a clip: then the queue fixes each clip's draws to within one and one round."""
+    single = make_index(
+        index.shard_sizes,
+        index.num_samples,
+        [index.label_values[a:b][:1].tolist() for a, b in itertools.pairwise(index.label_offsets)],
+        index.num_classes,
+    )
+    drawn = ClassQueue(single, seed).clips(np.arange(count))
+    counts = np.bincount(drawn, minlength=len(single))
+    labels = single.weak_labels().astype(bool)
+    assert not counts[~labels.any(axis=1)].any()
+    per_class = [counts[labels[:, c]] for c in range(single.num_classes) if labels[:, c].any()]
+    totals = [c.sum() for c in per_class]
+    assert max(totals) - min(totals) <= 1
+    assert all(c.max() - c.min() <= 1 for c in per_class)
+    # A round holds each class once.
+    of_clip = labels.argmax(axis=1)
+    classes = len(totals)
+    for first in range(0, count - classes + 1, classes):
+        assert len(set(of_clip[drawn[first : first + classes]].tolist())) == classes
+    some = np.random.default_rng(seed).integers(0, count, 20)  # in any order
+    np.testing.assert_array_equal(ClassQueue(single, seed).clips(some), drawn[some])
+
+
+def test_class_queue_draws_have_the_queues_distribution():
+    """Several labels a clip: means and spreads over many epochs against the queue itself."""
+    rng = np.random.default_rng(0)
+    labels = [sorted(set(rng.integers(0, 4, 2).tolist())) if i % 5 else [] for i in range(23)]
+    labels[3] = [4]  # a rare class
+    index = make_index([23], 16_000, labels, num_classes=6)  # and one without clips
+    trials = 600
+    ours, theirs = (
+        np.array([np.bincount(draw(seed), minlength=len(index)) for seed in range(trials)])
+        for draw in (
+            lambda seed: ClassQueue(index, seed).clips(np.arange(57)),
+            lambda seed: queue_of_classes(index, 57, np.random.default_rng(seed)),
+        )
+    )
+    error = np.sqrt((ours.var(axis=0) + theirs.var(axis=0)) / trials) + 1e-9
+    assert (np.abs(ours.mean(axis=0) - theirs.mean(axis=0)) / error).max() < 4.5
+    assert np.abs(ours.std(axis=0) - theirs.std(axis=0)).max() < 0.1
+    assert ours[:, 3].min() >= 11  # 57 draws, five classes
+
+
+def test_a_class_goes_on_with_its_clips_in_the_next_epoch():
+    """1,000 clips of a class with 118 draws an epoch: 3 or 4 draws of each in 30 epochs."""
+    classes, rare = 10, 1000
+    labels = [[0]] * rare + [[1 + i % (classes - 1)] for i in range(180)]
+    index = make_index([1180], 16_000, labels, num_classes=classes)
+    segments = segments_of(index)
+    clips, _ = segments.places(taken(TrainingOrder(59, 2, "balanced"), segments, 30 * 1180))
+    counts = np.bincount(clips, minlength=1180)[:rare]
+    assert counts.sum() == 30 * 118
+    assert set(counts.tolist()) == {3, 4}
+
+
+def test_weighted_draws_follow_the_weights():
+    labels = [[0]] * 300 + [[0, 1]] * 20 + [[]] * 5
+    index = make_index([325], 16_000, labels, num_classes=2)
+    weights = clip_weights(index)
+    np.testing.assert_allclose(weights[0], 1000 / 420)
+    np.testing.assert_allclose(weights[310], 1000 / 420 + 1000 / 120)
+    assert weights[320] == 0
+    clips = taken(TrainingOrder(25, 0, "weighted"), segments_of(index), 40 * 325)
+    share = np.mean((clips >= 300) & (clips < 320))
+    expected = weights[300:320].sum() / weights.sum()
+    assert abs(share - expected) < 4.5 * np.sqrt(expected / len(clips))
+
+
+@pytest.mark.parametrize("sampling", ["balanced", "weighted"])
+def test_segments_of_drawn_clips_are_uniform(sampling):
+    segments = segments_of(make_index([4], 16_000 * 5))
+    _, numbers = segments.places(taken(TrainingOrder(10, 0, sampling), segments, 4000))
+    assert np.abs(np.bincount(numbers, minlength=5) - 800).max() < 4.5 * np.sqrt(800)
+
+
+def test_what_cannot_be_drawn_is_a_plain_error():
+    unlabelled = segments_of(make_index([3], 16_000, [[], [], []]))
+    for name in ("balanced", "weighted"):
+        with pytest.raises(UserError, match="no labels"):
+            next(TrainingOrder(2, 0, name).batches(unlabelled))
+    with pytest.raises(UserError, match="'balenced', expected one of uniform, balanced, weighted"):
+        TrainingOrder(2, 0, "balenced")
+    with pytest.raises(UserError, match="no clips"):
+        next(TrainingOrder(2, 0).batches(segments_of(make_index([0], 16_000))))
+
+
+def large_index(classes: int = 60, clips: int = 40_000):
+    """As AudioSet's labels are: few classes with many clips, many with few; the rarest 12."""
+    rng = np.random.default_rng(0)
+    frequency = np.maximum(0.4 * np.arange(1, classes + 1) ** -1.2, 12 / clips)
+    labels = [np.flatnonzero(rng.random(classes) < frequency).tolist() or [0] for _ in range(clips)]
+    return make_index([250] * (clips // 250), 160_000, labels, num_classes=classes)
+
+
+def test_draws_are_spread():
+    """In 20 rounds' draws every class has within half and twice its share."""
+    index = large_index()
+    segments = segments_of(index, Segmentation(10.0))
+    clips = taken(TrainingOrder(32, 0, "balanced"), segments, len(segments))
+    classes = index.num_classes
+    labels = index.weak_labels().astype(bool)
+    share = labels[clips].mean(axis=0)
+    assert share.min() >= 1 / classes
+    length = 20 * classes
+    for first in range(0, len(clips) - length + 1, length):
+        here = labels[clips[first : first + length]].mean(axis=0)
+        assert (here > 0.5 * share).all() and (here < 2 * share).all()

@@ -1,0 +1,50 @@
+"""Commands over prepared data run where only JAX is: TensorFlow cannot be imported."""
+
+import json
+import os
+import subprocess
+import sys
+
+import places
+import small_experiments
+
+from psl_jax.model import mobilenetv2
+
+# Of small_commands.py.
+BLOCKS = ((1, 16, 1, 1), (6, 24, 1, 2), (6, 32, 1, 2), (6, 64, 1, 2), (6, 96, 1, 2))
+SCRIPT = """
+import runpy, sys
+
+sys.modules["tensorflow"] = sys.modules["tensorflow_datasets"] = None  # importing them raises
+runpy.run_path(sys.argv.pop(1), run_name="__main__")
+"""
+
+
+def test_prepared_data_are_relabeled_trained_on_and_evaluated(tmp_path, monkeypatch):
+    monkeypatch.setattr(mobilenetv2, "INVERTED_RESIDUALS", BLOCKS)
+    data = small_experiments.write_data(tmp_path / "data")
+    model = str(small_experiments.save_model(tmp_path / "model"))
+    on_data = [model, str(data), f"--split={small_experiments.SPLIT}", "--segment_seconds=0.5"]
+    main = ["psl_jax.main", "--config=config.py", f"--workdir={tmp_path / 'run'}"]
+    changes = {"data.data_dir": data, "teacher": model, "labels": "soft", "segment_seconds": 0.5}
+    changes |= {
+        f"data.{name}_split": small_experiments.SPLIT for name in ("train", "validation", "eval")
+    }
+    changes |= {"train.max_steps": 2, "train.batch_size": 4, "model.width": 0.1}
+    main += [f"--config.{name}={value}" for name, value in changes.items()]
+    (tmp_path / "config.py").write_text(
+        "from psl_jax import config\ndef get_config():\n    return config.base()\n"
+    )
+    commands = [
+        ["psl_jax.relabel", *on_data, f"--out={tmp_path / 'labels'}"],
+        ["psl_jax.evaluate", *on_data, f"--out={tmp_path / 'evaluated'}"],
+        main,
+    ]
+    subprocess.run(
+        [sys.executable, "-c", SCRIPT, places.TESTS / "small_commands.py", json.dumps(commands)],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(places.ROOT)},
+        check=True,
+    )
+    assert (tmp_path / "evaluated/metrics.json").exists()
+    assert (tmp_path / "run/metrics.json").exists()
