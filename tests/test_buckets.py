@@ -186,7 +186,7 @@ def test_a_model_and_data_in_a_bucket(run, runs, local, source, tmp_path):
     there = commands(f"{url}/run/psl2s", f"{url}/data", "gs://bkt/source", f"{url}/made")
     done = run("small_commands.py", json.dumps([*here, *there]))
     assert done.returncode == 0, done.stderr
-    written = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    written = sorted(path for path in tmp_path.rglob("[!.]*") if path.is_file())
     kinds = {path.suffix for path in written}
     assert {".npy", ".npz", ".csv", ".json", ".safetensors"} <= kinds
     for path in written:

@@ -1,11 +1,9 @@
 """A finished model as a folder: Orbax arrays beside model.json."""
 
-import atexit
 import contextlib
-import functools
+import hashlib
 import os
 import pathlib
-import shutil
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -17,7 +15,7 @@ from orbax.checkpoint import v1 as ocp
 
 from psl_jax.model.mobilenetv2 import STEM_CHANNELS, Variables, create, scaled
 from psl_jax.model.model import Model, ModelInfo
-from psl_jax.runtime import files, interrupts, lost_processes
+from psl_jax.runtime import distributed, files, interrupts, lost_processes
 from psl_jax.runtime.disk_errors import plain_disk_errors
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import absolute, is_remote, local_copy, path_of, remove_tree
@@ -43,30 +41,39 @@ def save_model(folder: str | os.PathLike, variables: Variables, info: dict[str, 
         remove_tree(folder, ignore_errors=True)
     tree = {"params": str_keys(variables.params), "stats": str_keys(variables.stats)}
     with interrupts.deferred(), plain_disk_errors(folder, "Run the same command again."):
-        # Orbax does not write to every store; of several processes the first one writes.
-        weights = folder / _WEIGHTS
-        written = (
-            files.atomic_path(weights) if is_remote(folder) else contextlib.nullcontext(weights)
-        )
-        with written as path:
-            ocp.save(orbax_path(path), tree)
+        if is_remote(folder):
+            _save_and_send(folder / _WEIGHTS, tree)
+        else:
+            ocp.save(orbax_path(folder / _WEIGHTS), tree)
         if jax.process_index() == 0:
             files.write_json(folder / MODEL_FILE, info | {_DIGEST: _crc(variables)})
 
 
+def _save_and_send(place: pathlib.Path, tree: Any) -> None:
+    """Saves to a temporary folder and sends it to a bucket; of several processes the first does."""
+    with tempfile.TemporaryDirectory(prefix="psl_jax-") as own:
+        # Orbax compares the processes' paths.
+        first = distributed.exchange(own)[0]
+        local = pathlib.Path(first, place.name)
+        ocp.save(os.fspath(local), tree)
+        if jax.process_index() == 0:
+            place.upload(local)  # type: ignore[attr-defined]
+
+
 def orbax_path(path: pathlib.Path) -> str:
     """`path` for Orbax, which takes `*?[]` and a backslash in it for a pattern: then by a link."""
-    return f"{_linked(path.parent)}/{path.name}" if set("*?[]\\") & set(str(path)) else str(path)
-
-
-@functools.cache
-def _linked(folder: pathlib.Path) -> pathlib.Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = tempfile.mkdtemp(prefix="psl_jax-")
-    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
-    link = pathlib.Path(temporary, "link")
-    link.symlink_to(folder)
-    return link
+    text = os.fspath(path)
+    if not set("*?[]\\") & set(text):
+        return text
+    # All processes of a run name the link alike: Orbax compares their paths.
+    name = f"psl_jax-{os.getuid()}-{hashlib.sha256(os.fsencode(path.parent)).hexdigest()[:16]}"
+    link = pathlib.Path(tempfile.gettempdir(), name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        link.symlink_to(path.parent)
+    if link.readlink() != path.parent:
+        raise UserError(f"{link} is no link to {path.parent}: delete it")
+    return os.fspath(link / path.name)
 
 
 def find_folder(path: str | os.PathLike) -> pathlib.Path:
