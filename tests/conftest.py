@@ -23,8 +23,9 @@ def pytest_unconfigure():
 
 @pytest.fixture
 def shallow(monkeypatch):
-    """Makes the networks that a test creates of 6 blocks instead of 17: much less to compile."""
+    """Makes the networks that a test creates shallow."""
+    from small_network import SHALLOW
+
     from psl_jax.model import mobilenetv2
 
-    blocks = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 1, 2), (6, 64, 1, 2), (6, 96, 1, 2))
-    monkeypatch.setattr(mobilenetv2, "INVERTED_RESIDUALS", blocks)
+    monkeypatch.setattr(mobilenetv2, "INVERTED_RESIDUALS", SHALLOW)

@@ -10,15 +10,11 @@ import json
 import runpy
 import sys
 
+from small_network import SHALLOW
+
 from psl_jax.model import mobilenetv2
 
-mobilenetv2.INVERTED_RESIDUALS = (  # of small_main.py
-    (1, 16, 1, 1),
-    (6, 24, 1, 2),
-    (6, 32, 1, 2),
-    (6, 64, 1, 2),
-    (6, 96, 1, 2),
-)
+mobilenetv2.INVERTED_RESIDUALS = SHALLOW
 
 for name, *arguments in json.loads(sys.argv[1]):
     sys.argv = [name, *arguments]

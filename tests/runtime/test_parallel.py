@@ -15,7 +15,7 @@ from psl_jax.runtime import parallel
 from psl_jax.runtime.errors import UserError
 
 TOLERANCE = 1e-5  # of a loss in float32
-# In float64, over all twelve orders, the largest difference seen is 5e-12 of the largest value.
+# In float64, over twelve orders, the largest difference seen is 5e-12 of the largest value.
 EXACT = 1e-9
 SMALL = 1e-2  # biases before a norm have no gradient but rounding: below 1e-11 nothing counts
 
@@ -43,9 +43,8 @@ def results(tmp_path_factory):
 RECIPES = ["student", "teacher", "channels_last", "gpu"]
 
 
-@pytest.mark.parametrize("recipe", ["student", "teacher"])
-def test_losses_are_those_of_one_device(results, recipe):
-    one, eight = (result[f"{recipe} losses"] for result in results)
+def test_losses_are_those_of_one_device(results):
+    one, eight = (result["losses"] for result in results)
     assert len(set(one)) == 3
     np.testing.assert_allclose(eight, one, rtol=0, atol=TOLERANCE)
 
@@ -56,7 +55,7 @@ def test_losses_weights_and_gradients_in_float64(results, recipe, kind):
     """In all orders of the examples that were tried; a wrong mean is wrong by percents."""
     one, eight = results
     names = [name for name in one if re.match(rf"{recipe} \d+ .*{re.escape(kind)}", name)]
-    assert len({name.split(" ")[1] for name in names}) == (3 if recipe == "gpu" else 12)
+    assert len({name.split(" ")[1] for name in names}) == (1 if recipe == "gpu" else 2)
     for name in names:
         assert one[name].dtype == eight[name].dtype == np.float64
         atol = EXACT * max(np.abs(one[name]).max(), SMALL)

@@ -39,11 +39,15 @@ def trained(found, folder, monkeypatch, memory: float):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"labels": "soft", "alpha": 0.7},
-        {"evaluate": {"segments": "whole"}, "segment_seconds": 0.6},
+        {
+            "labels": "soft",
+            "alpha": 0.7,
+            "evaluate": {"segments": "whole"},
+            "segment_seconds": 0.6,
+        },
         {"model": {"count_padding": True, "output": "softmax", "width": 0.1, "dropout": 0.2}},
     ],
-    ids=["soft labels", "whole clips", "padding counted, softmax"],
+    ids=["soft labels, whole clips", "padding counted, softmax"],
 )
 def test_on_features_is_on_the_audio(settings, tmp_path, monkeypatch, changes):
     if changes.get("labels") == "soft":

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_network import SHALLOW
 
 from psl_jax.model.augmentation import Augmentation
 from psl_jax.model.context import Context
@@ -53,8 +54,7 @@ def batch_of(size=4, classes=3, seed=0):
 def plain():
     """Network without dropout, its variables and a jitted step on one device."""
     with pytest.MonkeyPatch.context() as patch:
-        blocks = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 1, 2), (6, 64, 1, 2), (6, 96, 1, 2))
-        patch.setattr("psl_jax.model.mobilenetv2.INVERTED_RESIDUALS", blocks)
+        patch.setattr("psl_jax.model.mobilenetv2.INVERTED_RESIDUALS", SHALLOW)
         network, variables = create(3, 0.1, dropout=0.0)
     mesh = parallel.data_mesh(1)
     return types.SimpleNamespace(
