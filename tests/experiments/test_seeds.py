@@ -1,14 +1,11 @@
 """A config over several seeds."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
-import places
 import pytest
 import synthetic_data
+from main_command import call_main
 from small_suite import CONFIG
 
 from psl_jax import UserError
@@ -74,7 +71,7 @@ def test_intervals_are_of_clips_and_seeds_together(tmp_path):
     assert "not told apart" in lines["psl5s"] and "not told apart" not in lines["psl2s"]
 
 
-def test_a_suite_over_two_seeds(tmp_path):
+def test_a_suite_over_two_seeds(tmp_path, capsys):
     (tmp_path / "config.py").write_text(CONFIG)
     for seed, split in enumerate(("balanced", "eval")):
         index = synthetic_data.make_index([4, 3], 32_000, split=split)
@@ -82,18 +79,11 @@ def test_a_suite_over_two_seeds(tmp_path):
         synthetic_data.write_prepared(tmp_path, index, audio)
 
     def run():
-        done = subprocess.run(
-            [
-                *(sys.executable, places.ROOT / "tests" / "small_main.py", "--seeds=3,5"),
-                *("--config", tmp_path / "config.py", "--workdir", tmp_path / "run"),
-                f"--config.data.data_dir={tmp_path}",
-            ],
-            env=os.environ | {"PYTHONPATH": str(places.ROOT)},
-            capture_output=True,
-            text=True,
+        call_main(
+            *("--config", tmp_path / "config.py", "--workdir", tmp_path / "run", "--seeds=3,5"),
+            f"--config.data.data_dir={tmp_path}",
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        return capsys.readouterr().out
 
     out = run()
     assert " ± " in out.partition("mean ± standard deviation over 2 seeds")[2]

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import subprocess
 import sys
 
 import numpy as np
@@ -86,7 +85,7 @@ def test_event_based_and_segment_based_differ_in_what_they_forgive(index):
     assert timed_tags.compare(index, [[], []], "event", 0.2).macro == 0
 
 
-def test_the_script(tmp_path):
+def test_the_script(tmp_path, capsys):
     run, data = tagging.save(tmp_path / "run"), tmp_path / "data"
     data.mkdir()
     for split, seed in (("balanced", 1), ("eval", 2)):
@@ -96,10 +95,10 @@ def test_the_script(tmp_path):
         audio = [tagging.recording(4.0, seed + i) for i in range(3)]
         synthetic_data.write_prepared(data, index, audio)
     out = tmp_path / "out.json"
-    command = [sys.executable, str(SCRIPT), run, f"--data_dir={data}", f"--out={out}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "3 clips of eval, 3 events" in done.stdout
-    assert "event F1" in done.stdout
+    arguments = ["timed_tags.py", run, f"--data_dir={data}", f"--out={out}"]
+    timed_tags.main(timed_tags.parse(arguments))
+    printed = capsys.readouterr().out
+    assert "3 clips of eval, 3 events" in printed and "event F1" in printed
     (result,) = json.loads(out.read_text())["results"]
     for kind in timed_tags.KINDS:
         assert 0 <= result[kind]["macro"] <= 1
