@@ -50,7 +50,6 @@ LEFT_OUT = {
     "hf upload": "publishes",
     "curl": A_SERVER,
     "python benchmarks/": MEASURES,
-    "python -m psl_jax.publish": "needs a network of all blocks: test_publish.py",
     "psl-jax publish": "needs a network of all blocks: test_publish.py",
     "python -m psl_jax.main --config configs/table5.py:own_data": A_CORPUS_OF_OTHERS,
     "python -m psl_jax.main --config table5": A_CORPUS_OF_OTHERS,
@@ -74,7 +73,7 @@ LEFT_OUT = {
     "python -m psl_jax.main --config configs/psl2s.py --config.data.data_dir=DATA "
     "--config.teacher=mn:": A_MODEL_OF_OTHERS,
 }
-FIRST = ("psl_jax.prepare --corpus audioset", "configs/teacher.py", "configs/psl2s.py")
+FIRST = ("prepare --corpus audioset", "configs/teacher.py", "configs/psl2s.py")
 SMALL = (
     *("--config.model.width=0.1", "--config.train.max_steps=2"),
     *("--config.train.batch_size=4", "--config.evaluate.batch_size=4"),
