@@ -31,7 +31,6 @@ from psl_jax.runtime import cli_entry, files
 from psl_jax.runtime.errors import UserError
 from psl_jax.tagging import tagger
 from psl_jax.tagging.events import Event, EventFinder, EventSettings
-from psl_jax.tagging.timeline import Timeline
 
 THRESHOLDS = tuple(np.round(np.arange(0.05, 0.96, 0.05), 2).tolist())
 KINDS = ("event", "segment")
@@ -65,10 +64,8 @@ def frame_scores(model: tagger.Tagger, source: Source) -> list[np.ndarray]:
     for clips in np.array_split(np.arange(len(index)), -(-len(index) // 256)):
         audio = list(source.read_whole(clips))
         blocks = [lambda waveform=waveform: iter([waveform]) for waveform in audio]
-        timelines = [Timeline(segments=True) for _ in audio]
         for item in model.run(blocks, segmentation):
-            complete = timelines[item.source].add(item.piece, item.frames)
-            rows[clips[item.source]].append(complete)
+            rows[clips[item.source]].append(item.rows)
     return [np.concatenate(parts) for parts in rows]
 
 

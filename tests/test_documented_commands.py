@@ -45,6 +45,8 @@ LEFT_OUT = {
     "pip install": BEING_INSTALLED,
     ".venv/bin/python -m pytest": "is this test",
     "gcloud auth": "asks for a password",
+    "aws configure": "asks for a password",
+    "python tests/faults/": "kills programs for minutes",
     "kubectl apply": "needs a cluster: tests/launch checks the file",
     "PROJECT=p": "needs Dataflow: tests/launch runs the launcher",
     "hf upload": "publishes",

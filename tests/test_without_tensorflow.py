@@ -7,11 +7,10 @@ import sys
 
 import places
 import small_experiments
+from small_network import SHALLOW
 
 from psl_jax.model import mobilenetv2
 
-# Of small_commands.py.
-BLOCKS = ((1, 16, 1, 1), (6, 24, 1, 2), (6, 32, 1, 2), (6, 64, 1, 2), (6, 96, 1, 2))
 SCRIPT = """
 import runpy, sys
 
@@ -21,7 +20,7 @@ runpy.run_path(sys.argv.pop(1), run_name="__main__")
 
 
 def test_prepared_data_are_relabeled_trained_on_and_evaluated(tmp_path, monkeypatch):
-    monkeypatch.setattr(mobilenetv2, "INVERTED_RESIDUALS", BLOCKS)
+    monkeypatch.setattr(mobilenetv2, "INVERTED_RESIDUALS", SHALLOW)
     data = small_experiments.write_data(tmp_path / "data")
     model = str(small_experiments.save_model(tmp_path / "model"))
     on_data = [model, str(data), f"--split={small_experiments.SPLIT}", "--segment_seconds=0.5"]
@@ -43,7 +42,7 @@ def test_prepared_data_are_relabeled_trained_on_and_evaluated(tmp_path, monkeypa
     subprocess.run(
         [sys.executable, "-c", SCRIPT, places.TESTS / "small_commands.py", json.dumps(commands)],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(places.ROOT)},
+        env=os.environ | {"PYTHONPATH": f"{places.ROOT}:{places.TESTS}"},
         check=True,
     )
     assert (tmp_path / "evaluated/metrics.json").exists()

@@ -7,6 +7,7 @@ gets its name when it is whole, so that a killed program goes on with the shards
 import contextlib
 import os
 import pathlib
+import threading
 import tokenize
 import zlib
 from collections.abc import Sequence
@@ -23,6 +24,8 @@ _DAMAGE = (
     *(ValueError, EOFError, SyntaxError, tokenize.TokenError),
     *(TypeError, KeyError, OverflowError, MemoryError),
 )
+# Python 3.11 parses what an array's header says wrongly where several threads do it at once.
+_READING_HEADER = threading.Lock()
 _GO_ON = "Run the same command again, which goes on where it stopped."
 
 
@@ -93,7 +96,8 @@ class ShardArrays:
             path = self.path(shard)
             local = self._copies.enter_context(local_copy(path))
             try:
-                array = np.load(local, mmap_mode="r", allow_pickle=False)
+                with _READING_HEADER:
+                    array = np.load(local, mmap_mode="r", allow_pickle=False)
             except _DAMAGE as error:
                 raise DamagedFileError(f"{path}: {error}") from error
             self._check_form(shard, array)

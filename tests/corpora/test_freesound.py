@@ -192,7 +192,7 @@ def test_fsd50k_folders_and_tables_that_are_missing(tmp_path, gone, match):
 @pytest.mark.parametrize(
     ("name", "content", "match"),
     [
-        ("dev.csv", "fname,labels\n1,Dog\n", "no column split. Found fname, labels"),
+        ("dev.csv", "fname,labels\n1,Dog\n", "no column split. Found fname,labels"),
         ("vocabulary.csv", "index,label,mid\n0,a,b\n", "expected lines such as 0,Accordion"),
         ("eval.csv", b"\xff\xfe", "not a table in UTF-8"),
     ],
