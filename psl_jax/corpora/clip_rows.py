@@ -111,8 +111,8 @@ def load_clip(row: ClipRow, max_seconds: float) -> Loaded:
             detail = f"{outside} begin after the end of the file ({seconds:.2f} s); left out"
             problems.append(Problem(row.filename, "bad event", detail))
         if outside and audio.cut:
-            heard = {label for _, _, label in events}
-            cut_away = {label for _, _, label in row.events} - heard
+            inside = {label for _, _, label in events}
+            cut_away = {label for _, _, label in row.events} - inside
             labels = tuple(label for label in labels if label not in cut_away)
             if dropped := len(row.labels) - len(labels):
                 what = f"{dropped} of {len(row.labels)} labels have events only after the first "
