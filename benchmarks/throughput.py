@@ -20,7 +20,7 @@ import traceback
 # Both libraries share one device: JAX must not take all of its memory at the start.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "tests"))  # torch_reference
+sys.path.append(f"{pathlib.Path(__file__).resolve().parents[1]}/tests/helpers")  # torch_reference
 
 from psl_jax.runtime import huge_pages
 

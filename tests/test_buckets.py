@@ -64,7 +64,7 @@ def run(bucket, s3, tmp_path_factory):
 
     def start(script, *arguments, **environment):
         done = subprocess.run(
-            [sys.executable, places.TESTS / script, *map(str, arguments)],
+            [sys.executable, places.HELPERS / script, *map(str, arguments)],
             cwd=elsewhere,
             env=os.environ | bucket.environment | s3.environment | OWN | environment,
             capture_output=True,

@@ -6,12 +6,9 @@ import os
 import subprocess
 import sys
 
+import compiled_text
 import places
 import pytest
-
-sys.path.insert(0, str(places.ROOT / "benchmarks"))
-
-import compiled_text
 
 LIBTPU = os.environ.get("PSL_JAX_LIBTPU", "")  # a folder with libtpu, where it is kept apart
 HAS_LIBTPU = bool(LIBTPU) or importlib.util.find_spec("libtpu") is not None

@@ -22,13 +22,11 @@ import audioset_tables
 import numpy as np
 import places
 import pytest
+import tpu_cloud
 from absl import flags
 
 from psl_jax.experiments import suite
 from psl_jax.model import mobilenetv2
-
-sys.path.append(str(places.ROOT / "tests" / "launch"))
-import test_tpu_vm
 
 # ml-collections loads a config by a method that Python 3.12 has no more.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -218,7 +216,7 @@ def test_commands_of_a_document(document, place, done, monkeypatch):
 
 def test_launchers_of_a_document(tmp_path):
     """LAUNCH.md's blocks in a shell, with a cloud that is a folder and a Slurm that notes."""
-    cloud = test_tpu_vm.Cloud(tmp_path)
+    cloud = tpu_cloud.Cloud(tmp_path)
     cloud.plan(statuses={"host0": [0], "host1": [0]})
     for name in ("sbatch", "sudo", "mount"):
         (tmp_path / "bin" / name).write_text(

@@ -39,7 +39,7 @@ class Together:
         started = [
             subprocess.Popen(
                 [
-                    *(sys.executable, ROOT / "tests" / "small_main.py"),
+                    *(sys.executable, places.HELPERS / "small_main.py"),
                     *("--config", self.folder / "config.py", "--workdir", workdir),
                     *(f"--config.data.data_dir={self.folder}", "--distributed"),
                     f"--config.train.checkpoint_every={checkpoint_every}",

@@ -40,7 +40,7 @@ def command(tmp_path, monkeypatch):
     def start(out):
         return subprocess.Popen(
             [
-                *(sys.executable, places.TESTS / "small_relabel.py", tmp_path / "model"),
+                *(sys.executable, places.HELPERS / "small_relabel.py", tmp_path / "model"),
                 *(tmp_path / "data", "--split=train", "--segment_seconds=0.5"),
                 *(f"--out={out}", "--batch_size=4", "--num_devices=1"),
             ],

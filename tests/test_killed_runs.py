@@ -33,7 +33,7 @@ def command(tmp_path_factory):
         arguments = ("--config", folder / "config.py", "--workdir", workdir)
         return subprocess.run(
             [
-                *(sys.executable, ROOT / "tests" / "small_main.py", *arguments),
+                *(sys.executable, places.HELPERS / "small_main.py", *arguments),
                 f"--config.data.data_dir={data}",
                 *changes,
             ],

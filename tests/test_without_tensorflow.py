@@ -40,9 +40,9 @@ def test_prepared_data_are_relabeled_trained_on_and_evaluated(tmp_path, monkeypa
         main,
     ]
     subprocess.run(
-        [sys.executable, "-c", SCRIPT, places.TESTS / "small_commands.py", json.dumps(commands)],
+        [sys.executable, "-c", SCRIPT, places.HELPERS / "small_commands.py", json.dumps(commands)],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": f"{places.ROOT}:{places.TESTS}"},
+        env=os.environ | {"PYTHONPATH": f"{places.ROOT}:{places.HELPERS}"},
         check=True,
     )
     assert (tmp_path / "evaluated/metrics.json").exists()

@@ -8,6 +8,7 @@ import sys
 import textwrap
 
 import numpy as np
+import places
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -103,7 +104,7 @@ def test_writer_goes_on_where_it_stopped(tmp_path, index):
 def test_killed_writer_leaves_whole_shards_only(tmp_path):
     code = textwrap.dedent(f"""
         import os, signal, sys
-        sys.path.insert(0, "tests")
+        sys.path.insert(0, {str(places.HELPERS)!r})
         from synthetic_data import make_index, make_probabilities
         from psl_jax.data import soft_labels
         from psl_jax.audio.segments import Segmentation

@@ -25,7 +25,6 @@ from psl_jax.model.model import Model
 from psl_jax.runtime.errors import UserError
 from psl_jax.weights import load
 
-BENCHMARKS = places.BENCHMARKS
 GRAPHS = ("onnx", "tflite", "stablehlo")
 NEEDS = {
     "onnx": "onnxruntime",
@@ -128,7 +127,7 @@ def run(x):
 """,
     "torch": f"""
 import torch
-sys.path.insert(0, {str(places.TESTS)!r})
+sys.path.insert(0, {str(places.HELPERS)!r})
 import torch_reference
 network = torch_reference.MobileNetV2(6, 0.25).eval()
 network.load_state_dict(torch.load(path, weights_only=True), strict=True)
@@ -323,10 +322,8 @@ def test_a_range_over_the_batch_becomes_one_over_each_clip(model):
 
 
 def test_map_of_exports(model, exported, tmp_path):
-    import synthetic_data
-
-    sys.path.insert(0, str(BENCHMARKS))
     import exported_map
+    import synthetic_data
 
     path, _ = exported("onnx")
     index = synthetic_data.make_index([3, 3], [64_000, 40_000, 32_000] * 2, num_classes=6)

@@ -222,7 +222,7 @@ class Suite(Campaign):
     name = "one"
 
     def commands(self, folder: pathlib.Path) -> list[list[str]]:
-        program = [sys.executable, str(ROOT / "tests/small_main.py")]
+        program = [sys.executable, str(ROOT / "tests/helpers/small_main.py")]
         program += ["--config", str(self.root / "config.py"), "--workdir", self._where(folder)]
         program += [f"--config.data.data_dir={self._data_dir()}"]
         if self.processes == 1:
@@ -295,7 +295,7 @@ class InBucket(Suite):
 
     def __init__(self, root: pathlib.Path):
         super().__init__(root)
-        sys.path.insert(0, str(ROOT / "tests"))
+        sys.path.insert(0, str(ROOT / "tests" / "helpers"))
         import bucket_server
 
         (root / "server").mkdir()

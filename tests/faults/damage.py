@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def shallow(cache: pathlib.Path) -> None:
-    """The network of tests/small_main.py in this process; programs are compiled once."""
+    """The network of tests/helpers/small_main.py in this process; programs are compiled once."""
     import jax
 
     from psl_jax.model import mobilenetv2

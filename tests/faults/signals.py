@@ -44,7 +44,7 @@ TRAIN |= {"log_every": 20, "checkpoint_minutes": 0.05}
 def command(stage: str, root: pathlib.Path, trial: int) -> list[str]:
     if stage == "train":
         settings = [f"--config.experiments.teacher.train.{k}={v}" for k, v in TRAIN.items()]
-        program = [str(ROOT / "tests/small_main.py"), "--config", str(root / "config.py")]
+        program = [str(ROOT / "tests/helpers/small_main.py"), "--config", str(root / "config.py")]
         data = f"--config.data.data_dir={root / 'prepare-whole'}"
         return [*program, data, f"--workdir={root / 'run'}", *settings]
     (data_set,) = (root / "prepare-whole" / "own_data").glob("*/1.0.0")

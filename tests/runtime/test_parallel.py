@@ -27,7 +27,7 @@ SMALL = 1e-2  # biases before a norm have no gradient but rounding: below 1e-11 
 def results(tmp_path_factory):
     """What virtual_devices.py computes on one and on eight devices."""
     folder = tmp_path_factory.mktemp("devices")
-    script = places.TESTS / "virtual_devices.py"
+    script = places.HELPERS / "virtual_devices.py"
     done = subprocess.run(
         [sys.executable, script, folder], capture_output=True, text=True, timeout=600
     )

@@ -2,21 +2,16 @@
 
 import dataclasses
 import json
-import sys
 
 import numpy as np
-import places
 import pytest
 import synthetic_data
 import tagging
+import timed_tags
 
 from psl_jax.data import index_files
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.runtime.errors import UserError
-
-SCRIPT = places.BENCHMARKS / "timed_tags.py"
-sys.path.insert(0, str(SCRIPT.parent))
-import timed_tags  # noqa: E402
 
 try:
     timed_tags._sed_eval()

@@ -94,7 +94,7 @@ def test_in_between_targets_are_mixed(data, tmp_path, teacher, alpha):
 def found(tmp_path_factory):
     """What teacher_on_devices.py computes on one and on four devices."""
     path = tmp_path_factory.mktemp("teacher") / "found.npz"
-    script = places.TESTS / "teacher_on_devices.py"
+    script = places.HELPERS / "teacher_on_devices.py"
     done = subprocess.run(
         [sys.executable, script, path], capture_output=True, text=True, timeout=600
     )

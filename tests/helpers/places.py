@@ -2,7 +2,6 @@
 
 import pathlib
 
-TESTS = pathlib.Path(__file__).parent
-ROOT = TESTS.parent
-BENCHMARKS = ROOT / "benchmarks"
+HELPERS = pathlib.Path(__file__).parent
+ROOT = HELPERS.parents[1]
 SHARED = ROOT.parent / "shared"  # real recordings and tables, beside the repository where there are
