@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 
 from psl_jax.audio.segments import SAMPLE_RATE
-from psl_jax.model.frontend import num_frames
-from psl_jax.model.mobilenetv2 import HEAD_CHANNELS, INVERTED_RESIDUALS, STEM_CHANNELS
+from psl_jax.networks.frontend import num_frames
+from psl_jax.networks.mobilenetv2 import HEAD_CHANNELS, INVERTED_RESIDUALS, STEM_CHANNELS
 
 OPERATIONS = ("train", "relabel", "forward", "frontend")
 NUM_CLASSES = 527

@@ -113,10 +113,10 @@ def _program(name: str, mesh: Any, dtype: str, inputs: dict) -> tuple[Any, list]
     import numpy as np
 
     from psl_jax import config
-    from psl_jax.model.augmentation import Augmentation
-    from psl_jax.model.folding import fold
-    from psl_jax.model.frontend import LogMel
-    from psl_jax.model.mobilenetv2 import create
+    from psl_jax.networks.augmentation import Augmentation
+    from psl_jax.networks.folding import fold
+    from psl_jax.networks.frontend import LogMel
+    from psl_jax.networks.mobilenetv2 import create
     from psl_jax.scoring.scorer import scoring_program
     from psl_jax.training.step import Recipe, init_state, train_program
 

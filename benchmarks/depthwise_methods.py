@@ -5,9 +5,9 @@ import jax.numpy as jnp
 from cases import NUM_CLASSES, Case
 from runners import Runner, Schedule, alternate, calibrate
 
-from psl_jax.model.context import Context
-from psl_jax.model.convolutions import METHODS, depthwise3x3
-from psl_jax.model.mobilenetv2 import (
+from psl_jax.networks.convolutions import METHODS, depthwise3x3
+from psl_jax.networks.forward_context import Context
+from psl_jax.networks.mobilenetv2 import (
     INVERTED_RESIDUALS,
     STEM_CHANNELS,
     Variables,

@@ -2,7 +2,7 @@
 
     python benchmarks/exported_map.py runs/psl2s psl2s.tflite psl2s_8bit.tflite --data_dir DATA
 
-Files are what `python -m psl_jax.export` wrote, with waveforms as input; the format is told from
+Files are what `psl-jax export` wrote, with waveforms as input; the format is told from
 the suffix. A clip's score is the mean over its segments, as in the evaluation. Prints a table and
 writes JSON.
 """
@@ -16,10 +16,8 @@ from collections.abc import Sequence
 import numpy as np
 from absl import flags
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-
-from psl_jax import export
 from psl_jax.audio.segments import Segmentation
+from psl_jax.commands import export
 from psl_jax.data import batches
 from psl_jax.data.source import Source
 from psl_jax.exporting import check
@@ -27,7 +25,9 @@ from psl_jax.exporting.export_options import Runner
 from psl_jax.runtime import cli_entry, files
 from psl_jax.runtime.errors import UserError
 from psl_jax.scoring import evaluation
-from psl_jax.weights import load
+from psl_jax.weights import load_model
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 SUFFIXES = {".onnx": "onnx", ".tflite": "tflite", ".stablehlo": "stablehlo", ".pt": "torch"}
 BATCH = 16
@@ -56,7 +56,7 @@ def score_clips(runner: Runner, source: Source, segmentation: Segmentation) -> n
 
 def measure(run: str, paths: Sequence[str], source: Source) -> list[dict]:
     """mAP of the model of `run` and of each file, and how far their clip scores differ."""
-    model = load.load_model(run)
+    model = load_model.load_model(run)
     if model.classes != source.index.classes:
         raise UserError(f"{run} knows other classes than split {source.index.split!r}")
     segmentation = Segmentation(model.info.segment_seconds)

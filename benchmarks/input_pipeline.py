@@ -27,10 +27,10 @@ from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
 from psl_jax.corpora import clip_rows
 from psl_jax.data import batches
 from psl_jax.data.clip_index import ClipIndex
-from psl_jax.data.index_files import build_index
 from psl_jax.data.segment_loader import Segments
 from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter
 from psl_jax.data.source import Source
+from psl_jax.data.split_index_files import build_index
 from psl_jax.data.training_order import SAMPLINGS, TrainingOrder
 from psl_jax.preparing import shards
 

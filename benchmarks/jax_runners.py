@@ -10,9 +10,9 @@ import numpy as np
 from cases import NUM_CLASSES, Case
 from runners import Runner, seconds_of
 
-from psl_jax.model.folding import JaxOperations, fold, frame_probabilities
-from psl_jax.model.frontend import LogMel
-from psl_jax.model.mobilenetv2 import clip_probabilities, create
+from psl_jax.networks.folding import JaxOperations, fold, frame_probabilities
+from psl_jax.networks.frontend import LogMel
+from psl_jax.networks.mobilenetv2 import clip_probabilities, create
 from psl_jax.runtime import parallel
 from psl_jax.scoring.scorer import scoring_program
 from psl_jax.training.step import Recipe, init_state, train_program

@@ -44,7 +44,7 @@ def memory(pid: int) -> float:
 
 
 def start(run: str) -> tuple[subprocess.Popen, int]:
-    command = [sys.executable, "-m", "psl_jax.serve", run, "--port", "0", "--max_minutes", "60"]
+    command = [sys.executable, "-m", "psl_jax", "serve", run, "--port", "0", "--max_minutes", "60"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     port = int(process.stdout.readline().split()[1].rsplit(":", 1)[1])

@@ -26,9 +26,9 @@ from absl import flags
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from psl_jax.exporting.check import synthetic_signal
-from psl_jax.model.class_lists import audioset_classes
-from psl_jax.model.mobilenetv2 import create
-from psl_jax.model.model import ModelInfo
+from psl_jax.networks.class_lists import audioset_classes
+from psl_jax.networks.mobilenetv2 import create
+from psl_jax.networks.trained_model import ModelInfo
 from psl_jax.runtime import cli_entry
 from psl_jax.weights.safetensors_file import write_safetensors
 
@@ -107,7 +107,7 @@ def main(arguments: argparse.Namespace) -> None:
     model = out / "model.safetensors"
     write_model(model)
     write_audio(out, arguments.seconds, arguments.files)
-    tag = [sys.executable, "-m", "psl_jax.tag", str(model)]
+    tag = [sys.executable, "-m", "psl_jax", "tag", str(model)]
     commands = {
         "start (0.5 s of audio)": [*tag, str(out / "start.wav"), "--format=csv"],
         "one long file": [*tag, str(out / "hour.wav"), "--format=csv"],

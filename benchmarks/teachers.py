@@ -26,7 +26,7 @@ import numpy as np
 from mn_elsewhere import onnx_network, torch_log_mel, torch_network
 from runners import Runner, Schedule, alternate, calibrate
 
-from psl_jax.model.cache_parts import in_parts
+from psl_jax.networks.batch_chunks import in_parts
 from psl_jax.runtime import parallel
 from psl_jax.teachers import mn, mn_frontend, mn_network, mn_weights
 

@@ -57,7 +57,7 @@ def open_split(data_dir: str, split: str) -> Source:
 
 
 def frame_scores(model: tagger.Tagger, source: Source) -> list[np.ndarray]:
-    """Scores over time of each clip, as `psl_jax.tag` computes them: float32 [rows, classes]."""
+    """Scores over time of each clip, as `psl-jax tag` computes them: float32 [rows, classes]."""
     segmentation = model.segmentation()
     index = source.index
     rows: list[list[np.ndarray]] = [[] for _ in range(len(index))]

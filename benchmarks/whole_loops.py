@@ -1,6 +1,6 @@
 """Relabeling and training from TFRecords, beside their programs on a batch that is at hand.
 
-    python -m psl_jax.prepare --corpus own_data ...       # or any prepared data set
+    psl-jax prepare --corpus own_data ...       # or any prepared data set
     python benchmarks/whole_loops.py --data_dir DATA --split balanced
 
 In alternating rounds, for relabeling (clips in, label shards out) and for training (the loop of
@@ -27,8 +27,8 @@ from psl_jax.data import batches
 from psl_jax.data.segment_loader import Segments
 from psl_jax.data.source import Source
 from psl_jax.data.training_order import TrainingOrder
-from psl_jax.model.frontend import LogMel
-from psl_jax.model.mobilenetv2 import create
+from psl_jax.networks.frontend import LogMel
+from psl_jax.networks.mobilenetv2 import create
 from psl_jax.runtime import cli_entry, distributed, huge_pages, parallel
 from psl_jax.scoring import relabeling as relabel_lib
 from psl_jax.scoring.scorer import Scorer, scoring_program

@@ -18,7 +18,7 @@ cd "$(dirname "$0")/.."
 : "${PROJECT:?PROJECT is missing: the Google Cloud project}"
 : "${REGION:?REGION is missing, such as us-east5}"
 : "${TEMP:?TEMP is missing: a folder for Dataflow, such as gs://my-bucket/tmp}"
-[ $# -gt 0 ] || { echo "give the arguments of psl_jax.prepare: --corpus ..." >&2 && exit 2; }
+[ $# -gt 0 ] || { echo "give the arguments of psl-jax prepare: --corpus ..." >&2 && exit 2; }
 python=${PYTHON:-.venv/bin/python}
 
 options=(--runner=DataflowRunner --project="$PROJECT" --region="$REGION" --temp_location="$TEMP"
@@ -35,7 +35,7 @@ else
 fi
 
 # One argument holds them all, which prepare splits as a shell does.
-command=("$python" -m psl_jax.prepare "$@"
+command=("$python" -m psl_jax prepare "$@"
   "--beam_options=$(printf '%q ' "${options[@]}")${BEAM_OPTIONS:-}")
 if dry_run; then
   printf '%q ' "${command[@]}" && echo

@@ -45,7 +45,7 @@ task='trap : TERM HUP USR1 # for psl_jax, which is sent them, too
 status=0
 # --kill-on-bad-exit: when one has ended, Slurm ends what is left, after 30 s (KillWait) by force.
 srun --kill-on-bad-exit=1 --label bash -c "$task" task "${PYTHON:-.venv/bin/python}" \
-  -m "psl_jax.${RUN:-main}" --distributed "$@" || status=$?
+  -m psl_jax "${RUN:-main}" --distributed "$@" || status=$?
 
 ((status < 200)) || exit $((status - 200))
 case $status in

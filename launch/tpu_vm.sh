@@ -21,7 +21,7 @@
 #   --env KEY=VALUE          of the run; may be given several times
 #   --create_flag FLAG       for gcloud ... queued-resources create; several times
 #   --setup COMMAND          SETUP        on each new host, such as 'sudo mount ... /mnt/shared'
-#   --command relabel        RUN=relabel  instead of main: python -m psl_jax.relabel
+#   --command relabel        RUN=relabel  instead of main: python -m psl_jax relabel
 #   --worker N|all           WORKER       whose logs (default: 0)
 #   --max_restarts N         MAX_RESTARTS of supervise (default: 100)
 #   --dry_run                DRY_RUN=1    prints what would be called, and calls nothing
@@ -191,7 +191,7 @@ cd psl_jax"
   for pair in "${environment[@]}"; do
     echo "export ${pair%%=*}=$(printf '%q' "${pair#*=}")"
   done
-  echo ".venv/bin/python -m psl_jax.$module --distributed$(printf ' %q' "$@")
+  echo ".venv/bin/python -m psl_jax $module --distributed$(printf ' %q' "$@")
 echo \$? > ../psl_jax_run/status"
 }
 
@@ -332,18 +332,19 @@ supervise() {
 # Ends where psl_jax would reject an option: before anything that is paid for is created. Which
 # options there are stands in the program's source, as it need not be installed here.
 check_arguments() {
-  local argument sources=("psl_jax/$module.py") known=''
-  [ -f "${sources[0]}" ] || fail "--command is '$module': there is no psl_jax.$module"
+  local argument sources=("psl_jax/commands/$module.py") known=''
+  [ "$module" != main ] || sources=(psl_jax/main.py)
+  [ -f "${sources[0]}" ] || fail "--command is '$module': there is no command $module"
   if [ "$module" = main ]; then
     known='config(\..*)?|'
   else
-    sources+=(psl_jax/teachers/options.py)
+    sources+=(psl_jax/teachers/scoring_cli.py)
   fi
   known+=$(grep -ohzE '(add|add_argument|DEFINE_[a-z]+)\(\s*"(--)?[a-z_]+"' "${sources[@]}" |
     tr '\0' '\n' | sed -n 's/.*"\(--\)\{0,1\}\([a-z_]*\)"$/\2/p' | paste -sd '|')
   for argument; do
     [[ ! $argument =~ ^--?([a-z][^=]*) || ${BASH_REMATCH[1]} =~ ^(no)?($known)$ ]] ||
-      fail "unknown option '$argument' of psl_jax.$module; the options of $0 stand before it"
+      fail "unknown option '$argument' of psl-jax $module; the options of $0 stand before it"
   done
 }
 

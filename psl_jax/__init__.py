@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import importlib
 import os
+import pathlib
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +21,7 @@ from psl_jax.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from psl_jax.tagging.events import Event
-    from psl_jax.tagging.live import Stream
+    from psl_jax.tagging.streaming import Stream
     from psl_jax.tagging.tagger import Tagger
     from psl_jax.tagging.tags import Tags
 
@@ -27,7 +29,24 @@ __version__ = "0.1.0"
 __all__ = ["Event", "Stream", "Tagger", "Tags", "UserError", "__version__", "load"]
 
 # Imported when asked for.
-_LATE = {"Event": "events", "Tagger": "tagger", "Tags": "tags", "Stream": "live"}
+_LATE = {"Event": "events", "Tagger": "tagger", "Tags": "tags", "Stream": "streaming"}
+
+
+def _refuse_old_form(module: str) -> None:
+    """Ends with exit status 2 where `python -m psl_jax.tag` is run, the form of version 0.1."""
+    name = module.removeprefix("psl_jax.")
+    if (
+        name != module
+        and pathlib.Path(__file__).with_name("commands").joinpath(f"{name}.py").exists()
+    ):
+        print(
+            f"error: {module} is now psl-jax {name}, or python -m psl_jax {name}", file=sys.stderr
+        )
+        sys.exit(2)
+
+
+if sys.argv[:1] == ["-m"]:
+    _refuse_old_form(sys.orig_argv[sys.orig_argv.index("-m") + 1])
 
 
 def load(

@@ -1,4 +1,4 @@
-"""The command `psl-jax main|prepare|tag|...`: each also python -m psl_jax.main and so on."""
+"""The program `psl-jax COMMAND`, also `python -m psl_jax COMMAND`."""
 
 import ast
 import difflib
@@ -28,14 +28,19 @@ def run() -> None:
 
         print(f"psl_jax {psl_jax.__version__}")
         return
-    if name.replace("-", "_") not in COMMANDS:
+    if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, 1)
         hint = f" Did you mean {near[0]}?" if near else ""
         told = f"there is no command {name!r}.{hint}\n\n" if name else ""
         print(f"{told}{usage()}", file=sys.stderr)
         sys.exit(2)
     sys.argv = [f"psl-jax {name}", *sys.argv[2:]]
-    runpy.run_module(f"psl_jax.{name.replace('-', '_')}", run_name="__main__", alter_sys=False)
+    runpy.run_module(module_of(name), run_name="__main__", alter_sys=False)
+
+
+def module_of(name: str) -> str:
+    """The module of a command."""
+    return f"psl_jax.{name}" if name == "main" else f"psl_jax.commands.{name}"
 
 
 def usage() -> str:
@@ -48,5 +53,6 @@ def usage() -> str:
 
 def _about(name: str) -> str:
     """The first line of a command's docstring, without importing what it needs."""
-    source = pathlib.Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
+    path = pathlib.Path(__file__).parents[1] / f"{module_of(name).replace('.', '/')}.py"
+    source = path.read_text(encoding="utf-8")
     return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0].partition(": python")[0]

@@ -17,9 +17,9 @@ from ml_collections import ConfigDict
 
 from psl_jax.audio.segments import MIN_SEGMENT_SECONDS, SAMPLE_RATE
 from psl_jax.data.settings import DataSettings
-from psl_jax.model.augmentation import Augmentation
-from psl_jax.model.frontend import WINDOW, LogMel
-from psl_jax.model.mobilenetv2 import NetworkSettings
+from psl_jax.networks.augmentation import Augmentation
+from psl_jax.networks.frontend import WINDOW, LogMel
+from psl_jax.networks.mobilenetv2 import NetworkSettings
 from psl_jax.runtime import removed_settings
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.settings import Kind, check, known_settings, operational, read, setting

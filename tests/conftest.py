@@ -26,6 +26,6 @@ def shallow(monkeypatch):
     """Makes the networks that a test creates shallow."""
     from small_network import SHALLOW
 
-    from psl_jax.model import mobilenetv2
+    from psl_jax.networks import mobilenetv2
 
     monkeypatch.setattr(mobilenetv2, "INVERTED_RESIDUALS", SHALLOW)

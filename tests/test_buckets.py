@@ -91,12 +91,18 @@ def local(run, source, config, tmp_path_factory):
     It is prepared, verified and found again there.
     """
     folder = tmp_path_factory.mktemp("run")
-    prepare = ["psl_jax.prepare", "--corpus=own_data", "--source_dir=gs://bkt/source"]
+    prepare = ["psl_jax.commands.prepare", "--corpus=own_data", "--source_dir=gs://bkt/source"]
     prepare += ["--data_dir=gs://bkt/data", "--max_clip_seconds=2"]
     main = ["psl_jax.main", f"--config={config}", f"--workdir={folder}", "--stage=evaluate"]
     main += [f"--config.data.source_dir={source}"]
     to_s3 = ["s3://bkt/data".join(word.split("gs://bkt/data")) for word in prepare]
-    commands = [prepare, ["psl_jax.prepare", "--verify=gs://bkt/data"], prepare, to_s3, main]
+    commands = [
+        prepare,
+        ["psl_jax.commands.prepare", "--verify=gs://bkt/data"],
+        prepare,
+        to_s3,
+        main,
+    ]
     done = run("small_commands.py", json.dumps(commands))
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
@@ -172,12 +178,28 @@ def test_a_model_and_data_in_a_bucket(run, runs, local, source, tmp_path):
     def commands(model, data, source, out):
         on_data = (model, data, "--split=eval", "--segment_seconds=1")
         return [
-            ["psl_jax.relabel", *on_data, f"--out={out}/labels"],
-            ["psl_jax.evaluate", *on_data, f"--out={out}/evaluated"],
-            ["psl_jax.tag", model, f"{source}/eval0.wav", source, f"--out={out}/tags"],
-            ["psl_jax.tag", model, f"{source}/*.wav", f"--out={out}/tags", "--skip_existing"],
-            ["psl_jax.export", model, "--format=safetensors", f"--out={out}/m.safetensors"],
-            ["psl_jax.tag", f"{out}/m.safetensors", f"{source}/eval1.wav", "--format=json"],
+            ["psl_jax.commands.relabel", *on_data, f"--out={out}/labels"],
+            ["psl_jax.commands.evaluate", *on_data, f"--out={out}/evaluated"],
+            ["psl_jax.commands.tag", model, f"{source}/eval0.wav", source, f"--out={out}/tags"],
+            [
+                "psl_jax.commands.tag",
+                model,
+                f"{source}/*.wav",
+                f"--out={out}/tags",
+                "--skip_existing",
+            ],
+            [
+                "psl_jax.commands.export",
+                model,
+                "--format=safetensors",
+                f"--out={out}/m.safetensors",
+            ],
+            [
+                "psl_jax.commands.tag",
+                f"{out}/m.safetensors",
+                f"{source}/eval1.wav",
+                "--format=json",
+            ],
         ]
 
     safetensors = pytest.importorskip("safetensors.numpy", reason="safetensors is not installed")

@@ -25,8 +25,9 @@ import pytest
 import tpu_cloud
 from absl import flags
 
+from psl_jax import cli
 from psl_jax.experiments import suite
-from psl_jax.model import mobilenetv2
+from psl_jax.networks import mobilenetv2
 
 # ml-collections loads a config by a method that Python 3.12 has no more.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -55,15 +56,15 @@ LEFT_OUT = {
     "python -m psl_jax.main --config table5": A_CORPUS_OF_OTHERS,
     "python -m psl_jax.main --config fsd50k": A_CORPUS_OF_OTHERS,
     "python -m psl_jax.main --config esc50": A_CORPUS_OF_OTHERS,
-    "python -m psl_jax.export runs/psl2s --format=tflite": "test_export_command.py converts",
+    "psl-jax export runs/psl2s --format=tflite": "test_export_command.py converts",
     "cat labelled/validation.csv": "shows a file",
     "psl-jax prepare --corpus own_data --source_dir gs://": "test_buckets.py runs it in a bucket",
     "psl-jax main --config configs/psl2s.py --workdir gs://": "test_buckets.py",
     "psl-jax evaluate gs://": "test_buckets.py",
     "psl-jax tag gs://": "test_buckets.py",
     "psl-jax export gs://": "test_buckets.py",
-    "python -m psl_jax.prepare --corpus audioset ...": "needs a cluster: tests/preparing uses Beam",
-    "python -m psl_jax.prepare --corpus CORPUS": "is the form of the commands below it",
+    "psl-jax prepare --corpus audioset ...": "needs a cluster: tests/preparing uses Beam",
+    "psl-jax prepare --corpus CORPUS": "is the form of the commands below it",
     "psl-jax evaluate mn:": A_MODEL_OF_OTHERS,
     "psl-jax relabel mn:": A_MODEL_OF_OTHERS,
     "psl-jax relabel tflite:": A_MODEL_OF_OTHERS,
@@ -164,9 +165,9 @@ def run(command: str, patch: pytest.MonkeyPatch) -> None:
     if arguments[0] == "psl-jax":
         name, *arguments = arguments[1:]
     else:
-        assert arguments[1:2] == ["-m"] and arguments[2].startswith("psl_jax."), command
-        name, arguments = arguments[2].removeprefix("psl_jax."), arguments[3:]
-    module = importlib.import_module(f"psl_jax.{name}")
+        assert arguments[1:3] == ["-m", "psl_jax.main"], command
+        name, arguments = "main", arguments[3:]
+    module = importlib.import_module(cli.module_of(name))
     patch.setattr(sys, "argv", [f"psl-jax {name}", *arguments])
     if name == "main":
         run_main(module, arguments, patch)
@@ -204,7 +205,7 @@ def test_commands_of_a_document(document, place, done, monkeypatch):
     monkeypatch.setattr("uvicorn.Server.run", lambda self, sockets: None)
     failed = {}
     for command in commands(document):
-        name = command.replace("python -m psl_jax.", "psl-jax ")
+        name = command.replace("python -m psl_jax.main", "psl-jax main")
         if not (is_left_out(command) or name in done or any(f in command for f in FIRST)):
             done.add(name)
             try:

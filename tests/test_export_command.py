@@ -11,12 +11,13 @@ import pytest
 import synthetic_data
 import tagging
 
-from psl_jax import config, export
+from psl_jax import config
+from psl_jax.commands import export
 from psl_jax.exporting import check
-from psl_jax.model.frontend import LogMel
+from psl_jax.networks.frontend import LogMel
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
-from psl_jax.weights import load
+from psl_jax.weights import load_model
 from psl_jax.weights.pytorch_file import sidecar
 
 
@@ -25,16 +26,16 @@ def test_other_safetensors_are_refused(tmp_path):
     path = tmp_path / "x.safetensors"
     path.write_text("no weights")
     with pytest.raises(UserError, match=r"cannot read .* as safetensors"):
-        load.load_model(path)
+        load_model.load_model(path)
     numpy.save_file({"a": np.zeros(3, np.float32)}, path)
     with pytest.raises(UserError, match=r"x\.safetensors .* lacks classes, width, segment_seconds"):
-        load.load_model(path)
+        load_model.load_model(path)
     info = {"classes": ["a", "b"], "width": 0.25, "segment_seconds": 2.0}
     numpy.save_file(
         {"params.a": np.zeros(3, np.float32)}, path, {k: json.dumps(v) for k, v in info.items()}
     )
     with pytest.raises(UserError, match=r"not those of a network of width 0\.25"):
-        load.load_model(path)
+        load_model.load_model(path)
 
 
 @pytest.mark.parametrize("top_db_over", ["clip", "none"])
@@ -66,11 +67,11 @@ def test_command_line(tmp_path):
     pytest.importorskip("safetensors", reason="safetensors is not installed")
     run, out = tagging.save(tmp_path / "run"), tmp_path / "out.safetensors"
     audio = audio_files.write(tmp_path / "x.flac", tagging.recording(3.0))
-    command = [sys.executable, "-m", "psl_jax.export", run]
+    command = [sys.executable, "-m", "psl_jax", "export", run]
     arguments = ["--format=safetensors", f"--out={out}", "--audio", str(audio), "--licence=mine"]
     done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=True)
     assert "differs from the Flax model by at most" in done.stdout
-    assert load.load_model(out).info.origin["licence"] == "mine"
+    assert load_model.load_model(out).info.origin["licence"] == "mine"
     done = subprocess.run(
         [*command, "--format=torch", f"--out={out}", "--quantize"], capture_output=True, text=True
     )

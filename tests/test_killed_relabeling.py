@@ -15,8 +15,8 @@ import places
 import pytest
 import synthetic_data
 
-from psl_jax.model import mobilenetv2
-from psl_jax.model.model import ModelInfo
+from psl_jax.networks import mobilenetv2
+from psl_jax.networks.trained_model import ModelInfo
 from psl_jax.weights import orbax_folder
 
 KILLS = int(os.environ.get("PSL_JAX_KILLS", "3"))

@@ -7,19 +7,20 @@ import numpy as np
 import pytest
 import synthetic_data
 
-from psl_jax import UserError, evaluate, relabel
+from psl_jax import UserError
 from psl_jax import config as config_lib
 from psl_jax.audio.segments import Segmentation
+from psl_jax.commands import evaluate, relabel
 from psl_jax.data.label_manifest import LabelRule
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.source import Source
 from psl_jax.experiments import experiment
-from psl_jax.model.mobilenetv2 import create
-from psl_jax.model.model import ModelInfo
-from psl_jax.scoring import evaluation, stored_scores
+from psl_jax.networks.mobilenetv2 import create
+from psl_jax.networks.trained_model import ModelInfo
+from psl_jax.scoring import evaluation, resumable_scores
 from psl_jax.scoring.scorer import Scorer
 from psl_jax.weights import orbax_folder
-from psl_jax.weights.load import load_model
+from psl_jax.weights.load_model import load_model
 
 CLASSES = ("class 0", "class 1", "class 2")  # of synthetic_data.make_index
 
@@ -105,7 +106,7 @@ def test_a_class_that_the_model_does_not_know_is_named(folder):
 def test_a_stopped_evaluation_goes_on(folder, tmp_path, monkeypatch, capsys):
     arguments = (folder / "same", folder / "data", "--batch_size=1")
     run(evaluate, *arguments, f"--out={tmp_path / 'whole'}")
-    write, written = stored_scores.StoredScores.write, []
+    write, written = resumable_scores.StoredScores.write, []
 
     def die_after_one(self, shard, scores):
         if written:
@@ -113,12 +114,12 @@ def test_a_stopped_evaluation_goes_on(folder, tmp_path, monkeypatch, capsys):
         write(self, shard, scores)
         written.append(shard)
 
-    monkeypatch.setattr(stored_scores.StoredScores, "write", die_after_one)
+    monkeypatch.setattr(resumable_scores.StoredScores, "write", die_after_one)
     with pytest.raises(KeyboardInterrupt):
         run(evaluate, *arguments, f"--out={tmp_path / 'ours'}")
     again = []
     monkeypatch.setattr(
-        stored_scores.StoredScores,
+        resumable_scores.StoredScores,
         "write",
         lambda self, shard, scores: (again.append(shard), write(self, shard, scores)),
     )

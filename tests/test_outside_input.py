@@ -30,9 +30,9 @@ from psl_jax.corpora import labels_folder
 from psl_jax.corpora.audio_folders import Scan
 from psl_jax.corpora.audioset_csv import read_segments, read_strong_labels
 from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter
-from psl_jax.model.class_lists import read_classes
+from psl_jax.networks.class_lists import read_classes
 from psl_jax.runtime.errors import UserError
-from psl_jax.weights import load
+from psl_jax.weights import load_model
 
 EXAMPLES = int(os.environ.get("EXAMPLES", "60"))
 GIBIBYTE_KB = 1 << 20
@@ -289,7 +289,7 @@ def test_model_json(run, monkeypatch, edits, whole, value):
     try:
         path.write_bytes(changed(content, edits) if whole else json.dumps(described).encode())
         with in_words(), contextlib.suppress(pytest.skip.Exception):
-            load.load_model(run)
+            load_model.load_model(run)
     finally:
         path.write_bytes(content)
 
@@ -308,4 +308,4 @@ def test_pytorch_files(tmp_path, checkpoint, edits):
     path = tmp_path / "x.pt"
     path.write_bytes(changed(checkpoint, edits))
     with in_words():
-        load.load_model(path)
+        load_model.load_model(path)

@@ -1,4 +1,4 @@
-"""python -m psl_jax.prepare as a person gives it: status, faults, Beam, and use of what it made."""
+"""psl-jax prepare as a person gives it: status, faults, Beam, and use of what it made."""
 
 import importlib.util
 import os
@@ -16,11 +16,11 @@ import tensorflow_datasets as tfds
 from prepared_data import read_split, record_hashes, small_folder
 
 from psl_jax import config as config_lib
-from psl_jax import prepare
+from psl_jax.commands import prepare
 from psl_jax.corpora import audioset
-from psl_jax.data import index_files
+from psl_jax.data import split_index_files
 from psl_jax.experiments import suite
-from psl_jax.model.class_lists import audioset_classes
+from psl_jax.networks.class_lists import audioset_classes
 from psl_jax.runtime.errors import UserError
 
 ROOT = places.ROOT
@@ -60,7 +60,7 @@ def run(*command) -> int:
 
 def run_process(*command) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "psl_jax.prepare", *map(str, command)],
+        [sys.executable, "-m", "psl_jax", "prepare", *map(str, command)],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -107,23 +107,23 @@ def test_own_data(tmp_path):
     folder = small_folder(tmp_path / "source", "dog|cat")
     data = f"--data_dir={tmp_path / 'data'}"
     assert run("--corpus=own_data", f"--source_dir={folder}", data, "--label_separator=|") == 0
-    data_dir = index_files.find_data_dir(tmp_path / "data")
-    assert index_files.class_names(data_dir) == ("cat", "dog")
+    data_dir = split_index_files.find_data_dir(tmp_path / "data")
+    assert split_index_files.class_names(data_dir) == ("cat", "dog")
     names = pathlib.Path(data_dir) / "labels.labels.txt"
     for damaged in ("cat\ndoh\n", "cat\n", ""):
         names.write_text(damaged)
         with pytest.raises(UserError, match=r"labels\.labels\.txt should name the same classes"):
-            index_files.class_names(data_dir)
+            split_index_files.class_names(data_dir)
     (pathlib.Path(data_dir) / "dataset_info.json").unlink()
     with pytest.raises(UserError, match=f"{data_dir} is not a prepared data set: expected dataset"):
-        index_files.class_names(index_files.find_data_dir(tmp_path / "data"))
+        split_index_files.class_names(split_index_files.find_data_dir(tmp_path / "data"))
 
 
 # ---- what it wrote -----------------------------------------------------------------------------
 
 
 def test_tfds_reads_it(prepared):
-    data_dir = index_files.find_data_dir(prepared)
+    data_dir = split_index_files.find_data_dir(prepared)
     records = read_split(data_dir, "balanced")
     assert set(records) == set(IDS[1:])
     for number, clip in enumerate(IDS[1:]):
@@ -136,15 +136,15 @@ def test_tfds_reads_it(prepared):
 
 
 def test_the_only_data_set_below_a_folder_is_found(prepared, tmp_path):
-    data_dir = index_files.find_data_dir(prepared)
-    assert index_files.find_data_dir(data_dir) == data_dir
-    assert index_files.find_data_dir(pathlib.Path(data_dir).parent) == data_dir
+    data_dir = split_index_files.find_data_dir(prepared)
+    assert split_index_files.find_data_dir(data_dir) == data_dir
+    assert split_index_files.find_data_dir(pathlib.Path(data_dir).parent) == data_dir
     shutil.copytree(data_dir, tmp_path / "audioset/one/1.0.0")
     shutil.copytree(data_dir, tmp_path / "audioset/two/incomplete.x_1.0.0")
-    assert index_files.find_data_dir(tmp_path) == str(tmp_path / "audioset/one/1.0.0")
+    assert split_index_files.find_data_dir(tmp_path) == str(tmp_path / "audioset/one/1.0.0")
     shutil.copytree(data_dir, tmp_path / "audioset/two/1.0.0")
     with pytest.raises(UserError, match="holds several prepared data sets"):
-        index_files.find_data_dir(tmp_path)
+        split_index_files.find_data_dir(tmp_path)
 
 
 def test_description(prepared, capsys):
@@ -155,7 +155,7 @@ def test_description(prepared, capsys):
     assert "rates of the recordings: 16 kHz: 14" in output
     assert f"{14:9d}  {14:9d}  Speech\n" in output
     assert f"{7:9d}  {7:9d}  Male speech, man speaking\n" in output
-    page = pathlib.Path(index_files.find_data_dir(prepared)) / "description.html"
+    page = pathlib.Path(split_index_files.find_data_dir(prepared)) / "description.html"
     html = page.read_text()
     assert html.count("<svg class=") == 2
     assert "Label distribution" in html and "missing: 1" in html and "14 of 15" in html
@@ -221,14 +221,14 @@ def test_killed_and_started_again_is_whole_and_identical(source, prepared, tmp_p
     kept = {path.name: path.stat().st_mtime_ns for path in tmp_path.rglob("*.tfrecord-*")}
     assert kept and not list(tmp_path.rglob("dataset_info.json"))
     with pytest.raises(UserError, match="not a prepared data set"):
-        index_files.splits(index_files.find_data_dir(tmp_path))
+        split_index_files.splits(split_index_files.find_data_dir(tmp_path))
     again = run_process(*command)  # a process of its own: nothing may depend on its hash seed
     assert again.returncode == 0, again.stderr
     assert not list(tmp_path.rglob("incomplete*"))
     now = {path.name: path.stat().st_mtime_ns for path in tmp_path.rglob("*.tfrecord-*")}
     assert kept.items() <= now.items()
-    hashes = record_hashes(index_files.find_data_dir(tmp_path))
-    assert hashes == record_hashes(index_files.find_data_dir(prepared))
+    hashes = record_hashes(split_index_files.find_data_dir(tmp_path))
+    assert hashes == record_hashes(split_index_files.find_data_dir(prepared))
     assert len(hashes) == 14  # seven shards of two clips in each split
 
 
@@ -236,9 +236,9 @@ def test_beam_writes_the_same_files(source, prepared, tmp_path):
     pytest.importorskip("apache_beam", reason="needs Apache Beam")
     result = run_process(*arguments(source, tmp_path, "--beam_options=--runner=DirectRunner"))
     assert result.returncode == 0, result.stderr
-    data_dir = pathlib.Path(index_files.find_data_dir(tmp_path))
-    assert record_hashes(data_dir) == record_hashes(index_files.find_data_dir(prepared))
-    ours = {path.name for path in pathlib.Path(index_files.find_data_dir(prepared)).iterdir()}
+    data_dir = pathlib.Path(split_index_files.find_data_dir(tmp_path))
+    assert record_hashes(data_dir) == record_hashes(split_index_files.find_data_dir(prepared))
+    ours = {path.name for path in pathlib.Path(split_index_files.find_data_dir(prepared)).iterdir()}
     assert {path.name for path in data_dir.iterdir()} == ours - {"description.html"}
     assert f"{IDS[0]}: no audio by this id" in (data_dir / "report.txt").read_text()
 

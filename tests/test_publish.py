@@ -10,9 +10,9 @@ import pytest
 import tagging
 
 import psl_jax
-from psl_jax import publish
+from psl_jax.commands import publish
 from psl_jax.exporting.check import synthetic_signal
-from psl_jax.model.thresholds import Thresholds
+from psl_jax.networks.thresholds import Thresholds
 from psl_jax.runtime.errors import UserError
 from psl_jax.scoring import bootstrap, evaluation, metrics
 from psl_jax.weights.stored_thresholds import store_thresholds

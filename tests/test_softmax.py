@@ -10,15 +10,16 @@ import small_experiments
 import synthetic_data
 from small_experiments import CLASSES, SPLIT
 
-from psl_jax import UserError, export
+from psl_jax import UserError
+from psl_jax.commands import export
 from psl_jax.exporting import check
 from psl_jax.exporting.export_options import Options
-from psl_jax.model import mobilenetv2
-from psl_jax.model.mobilenetv2 import create
-from psl_jax.model.model import Model, ModelInfo
+from psl_jax.networks import mobilenetv2
+from psl_jax.networks.mobilenetv2 import create
+from psl_jax.networks.trained_model import Model, ModelInfo
 from psl_jax.tagging.tagger import Tagger
 from psl_jax.training.step import categorical_cross_entropy
-from psl_jax.weights.load import load_model
+from psl_jax.weights.load_model import load_model
 
 SOFTMAX = {"output": "softmax", "width": 0.1, "dropout": 0.0}
 NEEDS = {"onnx": "onnxruntime", "tflite": "ai_edge_litert", "pt": "torch"}

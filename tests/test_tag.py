@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import tagging
 
-from psl_jax import tag
 from psl_jax.audio import audio_input
+from psl_jax.commands import tag
 from psl_jax.runtime import progress
 from psl_jax.runtime.errors import UserError
-from psl_jax.tagging import spectrogram, tagged_files, writing
+from psl_jax.tagging import file_tagging, output_formats, spectrogram
 from psl_jax.tagging.events import Event, EventSettings
-from psl_jax.tagging.writing import clock, output_paths
+from psl_jax.tagging.output_formats import clock, output_paths
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +194,7 @@ def test_out_writes_a_file_for_each(run, folder, tmp_path):
     for style in ("json", "audacity", "raven", "frames", "table"):
         assert run(folder, "--out", tmp_path / style, "--format", style)[0] == 0
         names = [path.name for path in (tmp_path / style).rglob("*") if path.is_file()]
-        assert len([name for name in names if name != writing.FolderWriter.RECORD]) == 3
+        assert len([name for name in names if name != output_formats.FolderWriter.RECORD]) == 3
     entry = json.loads((tmp_path / "json" / "a.json").read_text())
     assert entry["seconds"] == 6.3
 
@@ -251,7 +251,7 @@ def test_wrong_settings_are_user_errors(run, folder, arguments, message):
 
 def test_names_of_outputs_do_not_collide_in_any_order(tmp_path):
     names = ["a.wav", "a.flac", "b.wav", "b.wav", "deep/a.wav", "c"]
-    inputs = [tagged_files.Input(f"/{i}/{name}", name) for i, name in enumerate(names)]
+    inputs = [file_tagging.Input(f"/{i}/{name}", name) for i, name in enumerate(names)]
     expected = ["a.wav.csv", "a.flac.csv", "2/b.csv", "3/b.csv", "deep/a.csv", "c.csv"]
     for order in (inputs, inputs[::-1]):
         found = output_paths(tmp_path, order, ".csv")
@@ -297,7 +297,7 @@ def test_clock():
 
 def test_memory_does_not_grow_with_length(monkeypatch, tmp_path):
     """Of a file no more than some blocks are in memory: rows for pictures are pooled."""
-    collector = tagged_files._Collector(tagging.LABELS, EventSettings(), tagged_files.Keep())
+    collector = file_tagging._Collector(tagging.LABELS, EventSettings(), file_tagging.Keep())
     rows = np.zeros((500, len(tagging.LABELS)), np.float32)
     for number in range(40):
         collector.add(rows, 160.0 * number)
@@ -320,7 +320,7 @@ def test_as_a_program(model, folder, tmp_path):
     """In a process of its own: exit status, plain messages, and no TensorFlow."""
     audio_files.write(tmp_path / "bad.wav", np.zeros(0))
     code = (
-        "import sys; from psl_jax import tag; from psl_jax.runtime import cli_entry\n"
+        "import sys; from psl_jax.commands import tag; from psl_jax.runtime import cli_entry\n"
         "try: cli_entry.run(tag.main, tag.parse)\n"
         "finally: print('tensorflow' in sys.modules, file=sys.stderr)"
     )
@@ -344,7 +344,7 @@ def test_as_a_program(model, folder, tmp_path):
 def test_pipes_locales_and_options_before_files(model, tmp_path):
     """A real pipe, in a locale of ASCII alone, and what comes before a file's name."""
     path = audio_files.write(tmp_path / "ümläut.wav", tagging.recording(3.0))
-    command = [sys.executable, "-m", "psl_jax.tag", model, "--format=json"]
+    command = [sys.executable, "-m", "psl_jax", "tag", model, "--format=json"]
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     found = []
     for inputs in (["-"], ["/dev/stdin", str(path)]):
@@ -383,8 +383,8 @@ def test_help(capsys):
 
 
 def test_table_with_long_labels_and_no_events():
-    tags = tagged_files.FileTags(
-        tagged_files.Input("x.wav", "x.wav"),
+    tags = file_tagging.FileTags(
+        file_tagging.Input("x.wav", "x.wav"),
         ("z" * 70, "b"),
         3700.0,
         np.array([0.2, 0.1], np.float32),
@@ -393,7 +393,7 @@ def test_table_with_long_labels_and_no_events():
         np.zeros((1, 2), np.float32),
         0.32,
     )
-    lines = writing.table(tags, writing.Best()).splitlines()
+    lines = output_formats.table(tags, output_formats.Best()).splitlines()
     assert lines[0] == "x.wav  (1:01:40.0)" and lines[2].endswith("z…")
     assert max(map(len, lines)) < 60
 
@@ -498,8 +498,8 @@ def test_truncated_files_are_kept_where_asked_for(run, tmp_path):
 
 def test_names_with_commas_stay_apart_in_a_table():
     events = [Event(0.0, 1.0, name, 0.9) for name in ("Vehicle horn, car horn", "Rain, drizzle")]
-    tags = tagged_files.FileTags(
-        tagged_files.Input("x.wav", "x.wav"),
+    tags = file_tagging.FileTags(
+        file_tagging.Input("x.wav", "x.wav"),
         ("dog", "Vehicle horn, car horn", "Rain, drizzle"),
         1.0,
         np.array([0.9, 0.2, 0.1], np.float32),
@@ -508,5 +508,5 @@ def test_names_with_commas_stay_apart_in_a_table():
         np.zeros((1, 3), np.float32),
         0.32,
     )
-    last = writing.table(tags, writing.Best(1)).splitlines()[-2]
+    last = output_formats.table(tags, output_formats.Best(1)).splitlines()[-2]
     assert last == "  heard at times, too: Vehicle horn, car horn; Rain, drizzle"

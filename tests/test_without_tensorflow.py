@@ -9,7 +9,7 @@ import places
 import small_experiments
 from small_network import SHALLOW
 
-from psl_jax.model import mobilenetv2
+from psl_jax.networks import mobilenetv2
 
 SCRIPT = """
 import runpy, sys
@@ -35,8 +35,8 @@ def test_prepared_data_are_relabeled_trained_on_and_evaluated(tmp_path, monkeypa
         "from psl_jax import config\ndef get_config():\n    return config.base()\n"
     )
     commands = [
-        ["psl_jax.relabel", *on_data, f"--out={tmp_path / 'labels'}"],
-        ["psl_jax.evaluate", *on_data, f"--out={tmp_path / 'evaluated'}"],
+        ["psl_jax.commands.relabel", *on_data, f"--out={tmp_path / 'labels'}"],
+        ["psl_jax.commands.evaluate", *on_data, f"--out={tmp_path / 'evaluated'}"],
         main,
     ]
     subprocess.run(

@@ -26,9 +26,9 @@ from psl_jax.corpora.audioset_csv import (
 )
 from psl_jax.corpora.clip_rows import ClipRow, Event, Loader, load_clip, mixed
 from psl_jax.corpora.corpus import Corpus
-from psl_jax.corpora.problems import Problem
+from psl_jax.corpora.preparation_problems import Problem
 from psl_jax.corpora.stored_audio import Hdf5Audio, ParquetAudio
-from psl_jax.model.class_lists import AUDIOSET_CSV, read_classes
+from psl_jax.networks.class_lists import AUDIOSET_CSV, read_classes
 from psl_jax.runtime import progress
 from psl_jax.runtime.csv_files import existing_folder, find_tables, hash_files, listing
 from psl_jax.runtime.errors import UserError

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from psl_jax.corpora.clip_rows import Event
-from psl_jax.corpora.problems import Problem
+from psl_jax.corpora.preparation_problems import Problem
 from psl_jax.runtime.csv_files import plain_read_errors, read_rows
 from psl_jax.runtime.errors import UserError
 

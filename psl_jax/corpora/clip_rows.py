@@ -12,7 +12,7 @@ import numpy as np
 
 from psl_jax.audio.decoding import CUT_TOLERANCE_SECONDS, Audio, DecodeError
 from psl_jax.audio.segments import SAMPLE_RATE
-from psl_jax.corpora.problems import Problem
+from psl_jax.corpora.preparation_problems import Problem
 from psl_jax.data.clip_index import ClipDescription, Event
 
 # A file whose length is that of a span, but for this much, is that span.

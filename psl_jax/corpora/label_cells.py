@@ -7,7 +7,7 @@ import collections
 import re
 from collections.abc import Iterable
 
-from psl_jax.model.class_lists import clean_name
+from psl_jax.networks.class_lists import clean_name
 
 SEPARATORS = (";", ",", "|")
 _LIST = re.compile(r"\s*(?:\[.*\]|[({]\s*['\"].*[)}])\s*", re.DOTALL)

@@ -21,9 +21,9 @@ from typing import Literal
 
 from psl_jax.corpora.clip_rows import ClipRow, Event, mixed
 from psl_jax.corpora.label_cells import LabelCells
-from psl_jax.corpora.problems import Problem
+from psl_jax.corpora.preparation_problems import Problem
 from psl_jax.corpora.stored_audio import FileAudio
-from psl_jax.model.class_lists import read_classes
+from psl_jax.networks.class_lists import read_classes
 from psl_jax.runtime import csv_files
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import is_remote, path_of

@@ -10,7 +10,7 @@ from typing import Any
 from psl_jax.corpora.clip_rows import ClipRow, Loader, load_clip
 from psl_jax.corpora.corpus import Corpus
 from psl_jax.corpora.labels_folder import read_folder
-from psl_jax.corpora.problems import Problem
+from psl_jax.corpora.preparation_problems import Problem
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
 

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from psl_jax.audio.segments import SAMPLE_RATE
-from psl_jax.corpora import synthesis
+from psl_jax.corpora import synthetic_sounds
 from psl_jax.corpora.clip_rows import Clip, Loaded, Loader
 from psl_jax.corpora.corpus import Corpus
 from psl_jax.runtime.errors import UserError
 
 CLIP_SECONDS = 10.0
-CLASSES = tuple(sorted(synthesis.SOUNDS))
+CLASSES = tuple(sorted(synthetic_sounds.SOUNDS))
 # Two sets without a common class, to go from one to the other; each class sounds in one of them.
 HALVES = {"all": CLASSES, "first": CLASSES[:5], "second": CLASSES[5:]}
 
@@ -92,10 +92,12 @@ def render(scene: Scene) -> np.ndarray:
     seed, stream, number = scene.key
     rng = np.random.default_rng([seed, stream, number, 1])
     level = np.float32(10 ** (rng.uniform(*scene.level_db) / 20))
-    clip = synthesis.noise(synthesis.noise_beds(2 * seed + stream), rng, _CLIP_SAMPLES)
+    clip = synthetic_sounds.noise(
+        synthetic_sounds.noise_beds(2 * seed + stream), rng, _CLIP_SAMPLES
+    )
     for (onset, offset, label), snr in zip(scene.events, scene.snr_db, strict=True):
         start, stop = round(onset * SAMPLE_RATE), round(offset * SAMPLE_RATE)
-        sound = synthesis.event(scene.sounds[label], rng, stop - start)
+        sound = synthetic_sounds.event(scene.sounds[label], rng, stop - start)
         sound *= np.float32(10 ** (snr / 20))
         clip[start:stop] += sound
     peak = float(np.abs(clip).max())
@@ -177,16 +179,16 @@ class Soundscapes(Corpus):
     def loader(self) -> Loader:
         # Made here once rather than by each worker at the same time.
         for key in (
-            synthesis.EVENT_NOISE,
+            synthetic_sounds.EVENT_NOISE,
             2 * self.scenes.seed + _TRAIN,
             2 * self.scenes.seed + _EVAL,
         ):
-            synthesis.noise_beds(key)
+            synthetic_sounds.noise_beds(key)
         return load_scene
 
 
 @functools.cache
 def _class_probabilities(rarity: float, sounds: tuple[str, ...]) -> Any:
-    weights = {name: (k + 1) ** -rarity for k, name in enumerate(synthesis.SOUNDS)}
+    weights = {name: (k + 1) ** -rarity for k, name in enumerate(synthetic_sounds.SOUNDS)}
     ordered = np.array([weights[name] for name in sounds])
     return ordered / ordered.sum()

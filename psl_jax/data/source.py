@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from psl_jax.data import index_files, record_files
+from psl_jax.data import record_files, split_index_files
 from psl_jax.data.clip_index import ClipIndex, joined
 from psl_jax.runtime import paths as path_lib
 from psl_jax.runtime.errors import UserError
@@ -49,8 +49,8 @@ class Source:
     def open(cls, data_dir: str | os.PathLike, split: str, is_streamed: bool = False) -> "Source":
         """The split of a data directory written by `prepare`; or several, as in "fold1+fold2"."""
         splits = split.split("+")
-        paths = [path for name in splits for path in index_files.shard_paths(data_dir, name)]
-        indices = [index_files.load_index(data_dir, name) for name in splits]
+        paths = [path for name in splits for path in split_index_files.shard_paths(data_dir, name)]
+        indices = [split_index_files.load_index(data_dir, name) for name in splits]
         index = indices[0] if len(indices) == 1 else joined(indices)
         return cls(paths, index, is_streamed)
 
@@ -172,7 +172,7 @@ def open_folder(folder: str | os.PathLike, split: str) -> Source:
     """A split of the prepared data set that `folder` is or has below it. Raises UserError."""
     if not path_lib.path_of(folder).is_dir():
         raise UserError(f"{folder} is no folder: give that of a prepared data set")
-    return Source.open(index_files.find_data_dir(folder), split)
+    return Source.open(split_index_files.find_data_dir(folder), split)
 
 
 class _Shard:

@@ -19,8 +19,8 @@ from psl_jax.experiments import advice, stepping
 from psl_jax.experiments.averaging import average
 from psl_jax.experiments.labelling import Labelling
 from psl_jax.experiments.run_binding import RunFolder
-from psl_jax.model.mobilenetv2 import Network, Variables, create, num_parameters
-from psl_jax.model.model import Model
+from psl_jax.networks.mobilenetv2 import Network, Variables, create, num_parameters
+from psl_jax.networks.trained_model import Model
 from psl_jax.reporting import run_page
 from psl_jax.runtime import files, parallel
 from psl_jax.runtime.errors import UserError
@@ -34,7 +34,7 @@ from psl_jax.training.loop import LoopSettings, loop_settings, schedule_of, trai
 from psl_jax.training.step import init_state, train_program
 from psl_jax.training.stepper import Stepper
 from psl_jax.weights import orbax_folder
-from psl_jax.weights.load import load_model
+from psl_jax.weights.load_model import load_model
 
 _MOST_OF_MEMORY = 0.5  # of the machine's, that the features of a frozen network may take
 

@@ -89,9 +89,9 @@ def _folds_of(config: ConfigDict, workdir: pathlib.Path) -> list[int]:
     """The numbers of the splits fold1, fold2, ... of the data, which are prepared for it."""
     data = next(iter(config_lib.experiments(config).values())).data
     folder = suite.prepare(data, workdir)
-    from psl_jax.data import index_files
+    from psl_jax.data import split_index_files
 
-    names = index_files.splits(folder)
+    names = split_index_files.splits(folder)
     return sorted(int(name[4:]) for name in names if re.fullmatch(r"fold\d+", name))
 
 

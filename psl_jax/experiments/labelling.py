@@ -14,14 +14,14 @@ from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.source import Source
 from psl_jax.experiments import advice, stepping
 from psl_jax.experiments.run_binding import OtherRunError, RunFolder
-from psl_jax.model.model import Model
+from psl_jax.networks.trained_model import Model
 from psl_jax.runtime import files, parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
 from psl_jax.runtime.run_folder import LABEL_QUALITY
 from psl_jax.scoring import relabeling
-from psl_jax.teachers import naming
-from psl_jax.teachers.own import OwnTeacher
+from psl_jax.teachers import open_teacher
+from psl_jax.teachers.psl_teacher import OwnTeacher
 
 
 class Labelling:
@@ -38,7 +38,7 @@ class Labelling:
         """teacher: its name, see `naming`; source: opens the split that is trained on."""
         self.settings, self.folder, self.segmentation = settings, folder, segmentation
         self.teacher, self._source = teacher, source
-        self._foreign: naming.Opened | None = None  # which nobody trains meanwhile
+        self._foreign: open_teacher.Opened | None = None  # which nobody trains meanwhile
 
     def check(self, before_it_is_trained: bool = False) -> None:
         """Raises OtherRunError where the teacher is not the one whose labels the run has.
@@ -125,7 +125,7 @@ class Labelling:
             return
         rule = self.settings.relabel
         teacher, weak = self._open_teacher()
-        scorer = naming.label_scorer(teacher, rule, num_devices)
+        scorer = open_teacher.label_scorer(teacher, rule, num_devices)
         relabeling.relabel(
             scorer,
             self._source(),
@@ -167,12 +167,12 @@ class Labelling:
             )
         return teacher.model
 
-    def _open_teacher(self) -> naming.Opened:
+    def _open_teacher(self) -> open_teacher.Opened:
         if self._foreign is not None:
             return self._foreign
         rule = self.settings.relabel
-        mapping = naming.Mapping(rule.class_map, rule.unmapped, rule.mean)
-        opened = naming.open_teacher(self.teacher, self._source().index.classes, mapping)
-        if naming.is_foreign(self.teacher):
+        mapping = open_teacher.Mapping(rule.class_map, rule.unmapped, rule.mean)
+        opened = open_teacher.open_teacher(self.teacher, self._source().index.classes, mapping)
+        if open_teacher.is_foreign(self.teacher):
             self._foreign = opened
         return opened

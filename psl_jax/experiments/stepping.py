@@ -18,15 +18,15 @@ from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.source import Source
 from psl_jax.data.time_shift import TimeShift
 from psl_jax.data.training_order import TrainingOrder
-from psl_jax.model.folding import FoldedNetwork, fold
-from psl_jax.model.frontend import LogMel
-from psl_jax.model.mobilenetv2 import Network, Variables
-from psl_jax.model.model import Model
+from psl_jax.networks.folding import FoldedNetwork, fold
+from psl_jax.networks.frontend import LogMel
+from psl_jax.networks.mobilenetv2 import Network, Variables
+from psl_jax.networks.trained_model import Model
 from psl_jax.runtime import parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.training.step import Recipe, TeacherInStep, train_program
 from psl_jax.training.stepper import Stepper
-from psl_jax.weights.load import load_model
+from psl_jax.weights.load_model import load_model
 
 # Of memory that a training step takes at least for a second of audio at width 1 (measured on an
 # H100 in bfloat16: 3.4 MB).

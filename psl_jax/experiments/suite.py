@@ -28,7 +28,7 @@ from psl_jax.runtime.paths import is_remote, path_of
 from psl_jax.runtime.run_folder import LABEL_QUALITY
 from psl_jax.scoring import bootstrap, evaluation
 from psl_jax.tagging import tagger
-from psl_jax.teachers import naming
+from psl_jax.teachers import open_teacher
 
 RESULTS = "results.json"
 
@@ -98,9 +98,9 @@ def _check_teachers(experiments: Mapping[str, Settings]) -> None:
             continue
         if one.soft_labels_dir and digest_without_teacher(one.soft_labels_dir, False):
             continue
-        if (place := naming.lacking(one.teacher)) is None:
+        if (place := open_teacher.lacking(one.teacher)) is None:
             continue
-        if naming.is_foreign(one.teacher):
+        if open_teacher.is_foreign(one.teacher):
             raise UserError(f"the teacher of {name!r} is {one.teacher!r}: there is no {place}")
         near = difflib.get_close_matches(one.teacher, experiments, 1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -261,12 +261,12 @@ def _prepare_all(experiments: Mapping[str, Settings], workdir: pathlib.Path) -> 
 
 def prepare(data: DataSettings, workdir: pathlib.Path) -> str:
     """Where the data of `data` lie, which are prepared where they are not there; all come here."""
-    from psl_jax.preparing import prepared
+    from psl_jax.preparing import prepare_corpus
 
     if jax.process_index() == 0:
-        prepared.prepare(data, workdir)
+        prepare_corpus.prepare(data, workdir)
     parallel.wait_for_all("prepare")
-    return prepared.prepare(data, workdir, quiet=True)
+    return prepare_corpus.prepare(data, workdir, quiet=True)
 
 
 def _summarize(

@@ -1,5 +1,5 @@
 """Models for other runtimes, each checked in its own: ONNX, TFLite, StableHLO, PyTorch.
 
 Here: one module a format that writes and runs it, and the check against the Flax model. Not here:
-the command (`psl_jax.export`), file formats of weights that are read again (`weights`).
+the command (`commands`), file formats of weights that are read again (`weights`).
 """

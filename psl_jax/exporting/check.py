@@ -14,10 +14,10 @@ from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
 from psl_jax.data import batches
 from psl_jax.data.settings import DataSettings
 from psl_jax.exporting.export_options import Runner
-from psl_jax.model.context import Context
-from psl_jax.model.frontend import LogMel
-from psl_jax.model.mobilenetv2 import Network, Variables, clip_probabilities
-from psl_jax.model.model import Model, exported_logmel
+from psl_jax.networks.forward_context import Context
+from psl_jax.networks.frontend import LogMel
+from psl_jax.networks.mobilenetv2 import Network, Variables, clip_probabilities
+from psl_jax.networks.trained_model import Model, exported_logmel
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of

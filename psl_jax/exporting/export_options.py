@@ -8,8 +8,8 @@ import numpy as np
 
 import psl_jax
 from psl_jax.audio.segments import SAMPLE_RATE
-from psl_jax.model.frontend import HOP, NUM_MELS, WINDOW
-from psl_jax.model.model import Model, exported_logmel
+from psl_jax.networks.frontend import HOP, NUM_MELS, WINDOW
+from psl_jax.networks.trained_model import Model, exported_logmel
 
 # An exported model in its own runtime: waveforms float32 [batch, samples] in [-1, 1], or log-mel
 # spectrograms [batch, frames, 64], to clip probabilities [batch, classes] and frame probabilities

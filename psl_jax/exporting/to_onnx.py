@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from psl_jax.exporting.export_options import Options, Runner
-from psl_jax.model.folding import Layer, fold, frame_probabilities
-from psl_jax.model.frontend import AMIN, HOP, NUM_MELS, WINDOW, LogMel, hann, mel_filters
-from psl_jax.model.model import Model, exported_logmel
+from psl_jax.networks.folding import Layer, fold, frame_probabilities
+from psl_jax.networks.frontend import AMIN, HOP, NUM_MELS, WINDOW, LogMel, hann, mel_filters
+from psl_jax.networks.trained_model import Model, exported_logmel
 
 OPSET = 18  # the first in which all is there, so that old runtimes can read the file
 _IR_VERSION = 8  # of the time of that opset

@@ -13,10 +13,10 @@ import numpy as np
 from jax import export
 
 from psl_jax.exporting.export_options import Options, Runner
-from psl_jax.model.convolutions import depthwise3x3
-from psl_jax.model.folding import JaxOperations, Layer, fold, frame_probabilities
-from psl_jax.model.frontend import NUM_MELS, WINDOW
-from psl_jax.model.model import Model, exported_logmel
+from psl_jax.networks.convolutions import depthwise3x3
+from psl_jax.networks.folding import JaxOperations, Layer, fold, frame_probabilities
+from psl_jax.networks.frontend import NUM_MELS, WINDOW
+from psl_jax.networks.trained_model import Model, exported_logmel
 from psl_jax.runtime import files
 from psl_jax.weights.pytorch_file import sidecar
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from psl_jax.exporting.export_options import Options, Runner
-from psl_jax.model.folding import Layer, fold, frame_probabilities
-from psl_jax.model.frontend import AMIN, HOP, NUM_MELS, WINDOW, LogMel, hann, mel_filters
-from psl_jax.model.model import Model, exported_logmel
+from psl_jax.networks.folding import Layer, fold, frame_probabilities
+from psl_jax.networks.frontend import AMIN, HOP, NUM_MELS, WINDOW, LogMel, hann, mel_filters
+from psl_jax.networks.trained_model import Model, exported_logmel
 from psl_jax.runtime.quiet_tensorflow import tensorflow_quietly
 
 INFO, LABELS = "psl_jax.json", "labels.txt"  # in the zip archive at the file's end

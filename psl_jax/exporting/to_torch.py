@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from psl_jax.exporting.export_options import Options, Runner
-from psl_jax.model.model import Model
+from psl_jax.networks.trained_model import Model
 from psl_jax.runtime import files
 from psl_jax.weights import pytorch_file
 from psl_jax.weights.pytorch_file import sidecar

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from psl_jax.exporting.export_options import Options
-from psl_jax.model.model import Model
+from psl_jax.networks.trained_model import Model
 from psl_jax.weights import orbax_folder, safetensors_file
 
 

@@ -5,7 +5,7 @@ from functools import cache
 
 import numpy as np
 
-from psl_jax.model.class_lists import (
+from psl_jax.networks.class_lists import (
     AUDIOSET_CSV,
     audioset_classes,
     clean_name,

@@ -20,9 +20,9 @@ from psl_jax.data import label_manifest
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.soft_labels import SoftLabelWriter
 from psl_jax.label_files import class_columns
-from psl_jax.label_files.blocks import SAME_SECONDS, Block, LabelFile, Wanted
 from psl_jax.label_files.class_columns import Columns
 from psl_jax.label_files.clip_names import ClipNames
+from psl_jax.label_files.label_file import SAME_SECONDS, Block, LabelFile, Wanted
 from psl_jax.runtime import progress
 from psl_jax.runtime.disk_errors import plain_disk_errors
 from psl_jax.runtime.errors import UserError

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from psl_jax.corpora import clip_rows
-from psl_jax.preparing import parts
+from psl_jax.preparing import unfinished_shards
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
@@ -24,13 +24,13 @@ from psl_jax.runtime.paths import path_of
 class _Job:
     """What a worker needs to write a shard."""
 
-    part: parts.Part
+    part: unfinished_shards.Part
     loader: clip_rows.Loader
     has_events: bool
 
 
 def write_parts(
-    wanted: Sequence[parts.Part],
+    wanted: Sequence[unfinished_shards.Part],
     *,
     loader: clip_rows.Loader,
     has_events: bool,
@@ -64,7 +64,7 @@ def write_one(path: str) -> str:
     """Writes one part under a name of its own, and renames it: workers may do a job twice."""
     job: _Job = pickle.loads(path_of(path).read_bytes())
     loaded = map(job.loader, job.part.rows)
-    parts.write(job.part, loaded, job.has_events, mark=f"{uuid.uuid4().hex}.")
+    unfinished_shards.write(job.part, loaded, job.has_events, mark=f"{uuid.uuid4().hex}.")
     return path
 
 

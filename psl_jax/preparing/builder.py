@@ -14,10 +14,10 @@ from typing import Any
 
 from psl_jax.corpora.clip_rows import Loaded
 from psl_jax.corpora.corpus import Corpus
-from psl_jax.corpora.problems import Problem
-from psl_jax.data import index_files as index_lib
+from psl_jax.corpora.preparation_problems import Problem
+from psl_jax.data import split_index_files as index_lib
 from psl_jax.data.clip_index import ClipIndex, joined
-from psl_jax.preparing import mending, metadata, parts, preparation_report, shards
+from psl_jax.preparing import dataset_files, preparation_report, repair, shards, unfinished_shards
 from psl_jax.runtime import files, interrupts, progress
 from psl_jax.runtime.disk_errors import plain_disk_errors
 from psl_jax.runtime.errors import UserError
@@ -110,7 +110,7 @@ class ClipBuilder:
         existed = self.is_prepared()
         with plain_disk_errors(self.data_dir, _DISK_ADVICE):
             is_whole = existed and not self._added and not self._told.exists()
-            if not is_whole or mending.lacks(self._folder, self.corpus):
+            if not is_whole or repair.lacks(self._folder, self.corpus):
                 with _locked(self._folder.parent):
                     self._prepare_alone()
         report = preparation_report.read_report(self.data_dir)
@@ -129,8 +129,8 @@ class ClipBuilder:
 
     def _prepare_alone(self) -> None:
         if self.is_prepared():  # perhaps by the process that held the lock before
-            if mending.lacks(self._folder, self.corpus):
-                mending.mend(self._folder, self.corpus, self._rows, self.num_workers)
+            if repair.lacks(self._folder, self.corpus):
+                repair.mend(self._folder, self.corpus, self._rows, self.num_workers)
             if self._added:
                 self._add_splits(self._added)
             self._remove_leftovers()
@@ -171,8 +171,8 @@ class ClipBuilder:
         all_rows, indices, contents = self._write_indices()
         stored = index_lib.stored_splits(self._folder)
         indices = {split: index_lib.load_index(self._folder, split) for split in stored} | indices
-        unions = metadata.write_unions(self._folder, added, indices)
-        metadata.write_metadata(self._folder, added, indices)
+        unions = dataset_files.write_unions(self._folder, added, indices)
+        dataset_files.write_metadata(self._folder, added, indices)
         report = self._report(
             all_rows, {split: indices[split] for split in contents}, contents, unions
         )
@@ -188,11 +188,11 @@ class ClipBuilder:
 
     def _write_splits(self) -> None:
         all_rows, indices, contents = self._write_indices()
-        metadata.write_classes(self._beginning, self.corpus)
-        unions = metadata.write_unions(self._beginning, self.corpus, indices)
+        dataset_files.write_classes(self._beginning, self.corpus)
+        unions = dataset_files.write_unions(self._beginning, self.corpus, indices)
         report = self._report(all_rows, indices, contents, unions)
         preparation_report.write_report(self._beginning, report)
-        metadata.write_metadata(self._beginning, self.corpus, indices)
+        dataset_files.write_metadata(self._beginning, self.corpus, indices)
 
     def _write_indices(self) -> tuple[dict, dict[str, ClipIndex], dict[str, shards.ShardContents]]:
         """Writes the shards and the index of each split: their rows, indices and contents."""
@@ -208,7 +208,7 @@ class ClipBuilder:
     def _write_split(
         self, split: str, rows: Sequence[Any]
     ) -> tuple[ClipIndex, shards.ShardContents]:
-        planned = parts.plan(self._beginning, self._told, split, rows)
+        planned = unfinished_shards.plan(self._beginning, self._told, split, rows)
         written = self._write_parts(split, planned)
         total = shards.ShardContents()
         for contents in written:
@@ -225,9 +225,11 @@ class ClipBuilder:
         return index, dataclasses.replace(total, clips=[])
 
     def _shard_path(self, split: str, number: int, count: int) -> pathlib.Path:
-        return metadata.shard_path(self._beginning, self.corpus.name, split, number, count)
+        return dataset_files.shard_path(self._beginning, self.corpus.name, split, number, count)
 
-    def _write_parts(self, split: str, planned: list[parts.Part]) -> list[shards.ShardContents]:
+    def _write_parts(
+        self, split: str, planned: list[unfinished_shards.Part]
+    ) -> list[shards.ShardContents]:
         """Writes what is not there whole; what every part's shard holds."""
         contents = self._whole(split, planned)
         missing = [part for part, told in zip(planned, contents, strict=True) if told is None]
@@ -247,18 +249,18 @@ class ClipBuilder:
                 options=self._beam_options,
                 name=f"{self.corpus.name} {split}",
             )
-        return parts.whole(planned)
+        return unfinished_shards.whole(planned)
 
-    def _whole(self, split: str, planned: list[parts.Part]) -> list:
+    def _whole(self, split: str, planned: list[unfinished_shards.Part]) -> list:
         """What the whole parts hold, None for others."""
-        told = parts.read(planned)
+        told = unfinished_shards.read(planned)
         if None in told:
-            return parts.whole(planned)
+            return unfinished_shards.whole(planned)
         count = sum(bool(contents.clips) for contents in told)
         final = [self._shard_path(split, number, count) for number in range(count)]
-        return parts.whole(planned, final)
+        return unfinished_shards.whole(planned, final)
 
-    def _write_here(self, split: str, missing: list[parts.Part], total: int) -> None:
+    def _write_here(self, split: str, missing: list[unfinished_shards.Part], total: int) -> None:
         """Writes shards in this process; clips are loaded by several threads and come in order."""
         rows = [row for part in missing for row in part.rows]
 
@@ -271,7 +273,7 @@ class ClipBuilder:
         with contextlib.closing(loaded()) as stream:
             for number, part in enumerate(missing):
                 clips = itertools.islice(stream, len(part.rows))
-                parts.write(part, clips, self.corpus.has_events)
+                unfinished_shards.write(part, clips, self.corpus.has_events)
                 interrupts.note_saved(f"{number + 1} more shards of {split}")
 
     def _report(

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 
 from psl_jax.corpora import clip_rows
-from psl_jax.corpora.problems import Problem
+from psl_jax.corpora.preparation_problems import Problem
 from psl_jax.data import record_files
 from psl_jax.preparing import clip_records
 from psl_jax.runtime.quiet_tensorflow import tensorflow_quietly

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from psl_jax.corpora.clip_rows import Clip
-from psl_jax.data import index_files, record_files
+from psl_jax.data import record_files, split_index_files
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.preparing import preparation_report
 from psl_jax.runtime import progress
@@ -43,16 +43,16 @@ def verify(data_dir: str, num_workers: int | None = None) -> Findings:
     Raises UserError where there is no data set in `data_dir`.
     """
     found, started = Findings(), time.monotonic()
-    stored = index_files.stored_splits(data_dir)
+    stored = split_index_files.stored_splits(data_dir)
     _check_report(data_dir, found)
     for split in stored:
-        index = index_files.saved_index(data_dir, split)
-        sizes = index_files.shard_sizes(data_dir, split)
+        index = split_index_files.saved_index(data_dir, split)
+        sizes = split_index_files.shard_sizes(data_dir, split)
         if index is None or not np.array_equal(index.shard_sizes, sizes):
-            path = index_files.index_path(data_dir, split)
+            path = split_index_files.index_path(data_dir, split)
             found.damage.append(f"{path}: missing, damaged or of other data")
             continue
-        paths = index_files.shard_names(data_dir, split)
+        paths = split_index_files.shard_names(data_dir, split)
         numbers = range(len(paths))
 
         def check(
@@ -77,8 +77,8 @@ def _check_report(data_dir: str, found: Findings) -> None:
     try:
         report = preparation_report.read_report(data_dir)
         known = set((report or {}).get("splits", {}))
-        if lost := known - set(index_files.splits(data_dir)):
-            missing = os.path.join(data_dir, index_files.UNIONS_NAME)
+        if lost := known - set(split_index_files.splits(data_dir)):
+            missing = os.path.join(data_dir, split_index_files.UNIONS_NAME)
             found.damage.append(f"{missing}: missing, or without {', '.join(sorted(lost))}")
     except (ValueError, AttributeError) as error:
         found.damage.append(f"{path}: damaged ({error})")

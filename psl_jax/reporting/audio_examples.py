@@ -20,7 +20,7 @@ from psl_jax.data.source import Source
 from psl_jax.reporting import data_urls
 from psl_jax.runtime import files
 from psl_jax.tagging.tagger import Tagger
-from psl_jax.tagging.timeline import FRAME_SECONDS
+from psl_jax.tagging.windowing import FRAME_SECONDS
 
 FOLDER, ABOUT = "clips", "clips.json"
 NUM_CLIPS = 5

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from psl_jax.audio.segments import SAMPLE_RATE
-from psl_jax.data import index_files as index_lib
+from psl_jax.data import split_index_files as index_lib
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.preparing import preparation_report
 from psl_jax.reporting import figures, result_tables, run_page

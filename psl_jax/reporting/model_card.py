@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from psl_jax.model.model import Model
+from psl_jax.networks.trained_model import Model
 from psl_jax.runtime import files, run_folder
 from psl_jax.runtime.paths import path_of
 from psl_jax.scoring import bootstrap, evaluation
-from psl_jax.tagging.timeline import FRAME_SECONDS
+from psl_jax.tagging.windowing import FRAME_SECONDS
 
 _FIGURES = {
     "mAP": ("mAP", 100, " %"),

@@ -22,7 +22,7 @@ from psl_jax.reporting import (
 from psl_jax.reporting.figures import Figure
 from psl_jax.runtime.paths import path_of
 from psl_jax.scoring import evaluation
-from psl_jax.scoring.calibration import Reliability, reliability
+from psl_jax.scoring.reliability_diagram import Reliability, reliability
 from psl_jax.training.metric_log import read_log
 
 

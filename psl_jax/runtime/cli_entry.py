@@ -132,17 +132,11 @@ def check_places(arguments: Sequence[str], takes_buckets: bool) -> None:
         option = argument if argument.startswith("-") else ""
 
 
-def program(name: str) -> str:
-    """What the command `name` was started as, for its --help."""
-    started = sys.argv[0]
-    return started if started.startswith("psl-jax ") else f"python -m psl_jax.{name}"
-
-
 def parser(name: str, doc: str) -> argparse.ArgumentParser:
     """For the command `name`, which its module's docstring `doc` tells of."""
     about, _, more = doc.partition("\n\n")
     return argparse.ArgumentParser(
-        prog=program(name),
+        prog=f"psl-jax {name}",
         description=about,
         epilog=more,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -10,15 +10,15 @@ import numpy as np
 from jax.sharding import Mesh
 
 from psl_jax.data.segment_loader import Batch
-from psl_jax.model.folding import (
+from psl_jax.networks.folding import (
     FoldedNetwork,
     JaxOperations,
     embeddings,
     fold,
     frame_probabilities,
 )
-from psl_jax.model.frontend import LogMel, num_frames, zeros_after
-from psl_jax.model.mobilenetv2 import Variables, clip_probabilities, output_frames
+from psl_jax.networks.frontend import LogMel, num_frames, zeros_after
+from psl_jax.networks.mobilenetv2 import Variables, clip_probabilities, output_frames
 from psl_jax.runtime import parallel
 
 CPU_BATCH = 32  # segments

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from psl_jax.model.thresholds import DEFAULT
+from psl_jax.networks.thresholds import DEFAULT
 from psl_jax.runtime.errors import UserError
-from psl_jax.tagging.timeline import FRAME_SECONDS
+from psl_jax.tagging.windowing import FRAME_SECONDS
 
 
 @dataclasses.dataclass(frozen=True)

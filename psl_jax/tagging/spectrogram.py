@@ -7,8 +7,8 @@ import numpy as np
 
 from psl_jax.audio.audio_input import Blocks
 from psl_jax.audio.segments import SAMPLE_RATE
-from psl_jax.model.frontend import HOP, LogMel, num_frames
-from psl_jax.tagging.timeline import Pool
+from psl_jax.networks.frontend import HOP, LogMel, num_frames
+from psl_jax.tagging.windowing import Pool
 
 _CHUNK_FRAMES = 1024
 DYNAMIC_RANGE = 80.0  # dB that are shown

@@ -6,9 +6,9 @@ import numpy as np
 
 from psl_jax.runtime import files
 from psl_jax.tagging import spectrogram
-from psl_jax.tagging.tagged_files import FileTags
-from psl_jax.tagging.timeline import FRAME_SECONDS
-from psl_jax.tagging.writing import clock, shown
+from psl_jax.tagging.file_tagging import FileTags
+from psl_jax.tagging.output_formats import clock, shown
+from psl_jax.tagging.windowing import FRAME_SECONDS
 
 NUM_TAGS = 12
 _LABEL_ROOM = 32

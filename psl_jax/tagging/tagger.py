@@ -23,18 +23,18 @@ import numpy as np
 from psl_jax.audio.audio_input import Blocks, blocks_of
 from psl_jax.audio.decoding import MIN_SECONDS, DecodeError
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
-from psl_jax.model.class_lists import read_classes
-from psl_jax.model.folding import fold
-from psl_jax.model.frontend import HOP, num_frames
-from psl_jax.model.model import Model
-from psl_jax.model.thresholds import DEFAULT
+from psl_jax.networks.class_lists import read_classes
+from psl_jax.networks.folding import fold
+from psl_jax.networks.frontend import HOP, num_frames
+from psl_jax.networks.thresholds import DEFAULT
+from psl_jax.networks.trained_model import Model
 from psl_jax.runtime import parallel
 from psl_jax.runtime.errors import UserError
-from psl_jax.tagging import programs
-from psl_jax.tagging.live import Stream
-from psl_jax.tagging.programs import BOTH, EMBEDDING, SCORES
+from psl_jax.tagging import jitted_programs
+from psl_jax.tagging.jitted_programs import BOTH, EMBEDDING, SCORES
+from psl_jax.tagging.streaming import Stream
 from psl_jax.tagging.tags import Embedding, Tags
-from psl_jax.tagging.timeline import (
+from psl_jax.tagging.windowing import (
     FRAME_SAMPLES,
     Piece,
     Timeline,
@@ -42,7 +42,7 @@ from psl_jax.tagging.timeline import (
     cut_whole,
     row_times,
 )
-from psl_jax.weights.load import load_model
+from psl_jax.weights.load_model import load_model
 
 MAX_SEGMENT_SECONDS = 60.0
 MIN_HOP_SECONDS = 0.01
@@ -246,7 +246,7 @@ class Tagger:
     def compute(self, pieces: Sequence[Piece]) -> list[np.ndarray]:
         """The network's scores [frames, classes] of pieces of one size."""
         self._check_process()
-        program, found = programs.program(self.logmel, SCORES), []
+        program, found = jitted_programs.program(self.logmel, SCORES), []
         size = self._batch_size(pieces[0].size)
         for first in range(0, len(pieces), size):
             entries = [_Entry(0, piece, 0) for piece in pieces[first : first + size]]
@@ -272,7 +272,7 @@ class Tagger:
           lengths can finish in another order than they came in.
         """
         self._check_process()
-        program = programs.program(self.logmel, output)
+        program = jitted_programs.program(self.logmel, output)
         timelines: dict[int, Timeline] = {}
         failed: set[int] = set()
 
@@ -344,7 +344,7 @@ class Tagger:
         piece.write(row[0])
         frames = [_INPUT_FRAMES * piece.first, _INPUT_FRAMES * piece.stop]
         frames[1] = min(frames[1], num_frames(len(piece.audio)))
-        return float(programs.loudest_of(row, np.array([frames], np.int32))[0])
+        return float(jitted_programs.loudest_of(row, np.array([frames], np.int32))[0])
 
     def _check_process(self) -> None:
         """Raises UserError in a forked process, where JAX would wait for ever."""

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 
 from psl_jax.label_files.class_columns import Columns, plain_name
-from psl_jax.model.class_lists import AUDIOSET_CSV, near_names, read_classes
+from psl_jax.networks.class_lists import AUDIOSET_CSV, near_names, read_classes
 from psl_jax.runtime import csv_files
 from psl_jax.runtime.errors import UserError
 

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from psl_jax.model.cache_parts import in_parts
-from psl_jax.model.frontend import zeros_after
+from psl_jax.networks.batch_chunks import in_parts
+from psl_jax.networks.frontend import zeros_after
 from psl_jax.runtime import parallel
 from psl_jax.scoring.scorer import DeviceScorer
 from psl_jax.teachers import class_map, mn_frontend, mn_network, mn_weights

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from psl_jax.model.cache_parts import in_parts
-from psl_jax.model.frontend import to_float, zeros_after
+from psl_jax.networks.batch_chunks import in_parts
+from psl_jax.networks.frontend import to_float, zeros_after
 
 RATE = 32_000
 FFT, WINDOW, HOP, NUM_MELS = 1024, 800, 320, 128

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from psl_jax.model.convolutions import at_least_float32, product
-from psl_jax.model.mobilenetv2 import cut, halved
+from psl_jax.networks.convolutions import at_least_float32, product
+from psl_jax.networks.mobilenetv2 import cut, halved
 
 
 class Row(NamedTuple):

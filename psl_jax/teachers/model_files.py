@@ -14,9 +14,9 @@ import numpy as np
 
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
-from psl_jax.teachers import class_map, descriptions, host, spectra
-from psl_jax.teachers.descriptions import Description
-from psl_jax.teachers.host import HostScorer
+from psl_jax.teachers import class_map, host_logmel, host_scorer, model_description
+from psl_jax.teachers.host_scorer import HostScorer
+from psl_jax.teachers.model_description import Description
 from psl_jax.teachers.teacher import (
     AUDIOSET_SECONDS,
     Running,
@@ -50,7 +50,7 @@ class FileTeacher:
     name: str
     classes: tuple[str, ...]
     described_by: Description
-    run: host.Run
+    run: host_scorer.Run
     together: bool
     context: float | None
     digest: str
@@ -80,7 +80,7 @@ def load(kind: str, path: str) -> FileTeacher:
 
     It is tried on noise: raises UserError for anything that will not work later.
     """
-    about = descriptions.describe(path)
+    about = model_description.describe(path)
     runtime = {"onnx": _open_onnx, "tflite": _open_tflite}[kind](about)
     about = _completed(_of_export(about, runtime.info), runtime.shape)
     run, together = _runner(about, runtime)
@@ -110,7 +110,7 @@ def _of_export(about: Description, info: dict[str, Any]) -> Description:
         return about
     told = info.get("frontend", {})
     top_db = 0.0 if told.get("top_db_over") == "none" else float(told.get("top_db", 0.0))
-    spectrum = dataclasses.replace(spectra.OURS, top_db=top_db)
+    spectrum = dataclasses.replace(host_logmel.OURS, top_db=top_db)
     return dataclasses.replace(about, input="logmel", spectrum=spectrum)
 
 
@@ -127,10 +127,10 @@ def _completed(about: Description, shape: tuple[int | None, ...]) -> Description
     if (
         about.spectrum is None
         and not about.given
-        and sizes[-1:] == [spectra.YAMNET.bands]
+        and sizes[-1:] == [host_logmel.YAMNET.bands]
         and _YAMNET_FRAMES in sizes
     ):
-        about = dataclasses.replace(about, input="logmel", spectrum=spectra.YAMNET)
+        about = dataclasses.replace(about, input="logmel", spectrum=host_logmel.YAMNET)
     if about.input == "waveform":
         if len(shape) > 3 or sum(size != 1 for size in shape[1:]) > 1:
             raise UserError(
@@ -159,7 +159,7 @@ def _completed(about: Description, shape: tuple[int | None, ...]) -> Description
     return dataclasses.replace(about, patch=patch, patch_hop=hop)
 
 
-def _runner(about: Description, runtime: Runtime) -> tuple[host.Run, bool]:
+def _runner(about: Description, runtime: Runtime) -> tuple[host_scorer.Run, bool]:
     """Waveforms to probabilities, and whether several may go in at once."""
     shape = runtime.shape
     batched = len(shape) > 1 and shape[0] is None
@@ -181,7 +181,7 @@ def _runner(about: Description, runtime: Runtime) -> tuple[host.Run, bool]:
     def run(waves: np.ndarray) -> np.ndarray:
         inputs, rows = features(waves), len(waves)
         if about.patch:
-            windows = host.windows_of(inputs, about.patch, about.patch_hop, silence)
+            windows = host_scorer.windows_of(inputs, about.patch, about.patch_hop, silence)
             scores = scores_of(windows.reshape(-1, *windows.shape[2:]))
         else:
             scores = scores_of(inputs)

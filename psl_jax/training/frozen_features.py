@@ -16,9 +16,9 @@ from psl_jax.data.batches import process_clips
 from psl_jax.data.segment_loader import Batch, Segments
 from psl_jax.data.source import Source
 from psl_jax.data.training_order import TrainingOrder
-from psl_jax.model.convolutions import product
-from psl_jax.model.frontend import num_frames
-from psl_jax.model.mobilenetv2 import (
+from psl_jax.networks.convolutions import product
+from psl_jax.networks.frontend import num_frames
+from psl_jax.networks.mobilenetv2 import (
     OUTPUTS,
     Network,
     Variables,

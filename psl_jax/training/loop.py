@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from psl_jax.model.mobilenetv2 import Variables
+from psl_jax.networks.mobilenetv2 import Variables
 from psl_jax.runtime import parallel, progress
 from psl_jax.runtime.boundaries import Boundaries
 from psl_jax.runtime.errors import UserError

@@ -11,11 +11,11 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from psl_jax.model.augmentation import Augmentation, augment_waveform, mask_spectrogram, mixup
-from psl_jax.model.context import Context
-from psl_jax.model.folding import FoldedNetwork
-from psl_jax.model.frontend import LogMel, num_frames, to_float, zeros_after
-from psl_jax.model.mobilenetv2 import Network, Variables, clip_probabilities, output_frames
+from psl_jax.networks.augmentation import Augmentation, augment_waveform, mask_spectrogram, mixup
+from psl_jax.networks.folding import FoldedNetwork
+from psl_jax.networks.forward_context import Context
+from psl_jax.networks.frontend import LogMel, num_frames, to_float, zeros_after
+from psl_jax.networks.mobilenetv2 import Network, Variables, clip_probabilities, output_frames
 from psl_jax.runtime import parallel
 from psl_jax.scoring.scorer import score_function
 from psl_jax.training import metric_log

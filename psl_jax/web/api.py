@@ -10,10 +10,10 @@ from starlette.responses import Response, StreamingResponse
 
 import psl_jax
 from psl_jax.audio.segments import Segmentation
-from psl_jax.tagging import writing
+from psl_jax.tagging import output_formats
 from psl_jax.tagging.events import EventSettings
-from psl_jax.tagging.tagged_files import FileTags
-from psl_jax.tagging.timeline import FRAME_SECONDS
+from psl_jax.tagging.file_tagging import FileTags
+from psl_jax.tagging.windowing import FRAME_SECONDS
 from psl_jax.web.access import Access
 from psl_jax.web.forms import TagSettings, TagUpload, Threshold, common_and_own
 from psl_jax.web.service import Job, Service
@@ -201,7 +201,7 @@ def _used(
 
 
 def _answer(tags: FileTags, wanted: TagSettings, service: Service) -> Tagged:
-    content = writing.as_json(tags, writing.Best(wanted.num_tags))
+    content = output_formats.as_json(tags, output_formats.Best(wanted.num_tags))
     own, common = wanted.own, wanted.common
     return Tagged(
         name=content["file"],

@@ -1,4 +1,4 @@
-"""The web application behind `psl_jax.serve`: one page, what it asks for, and the API."""
+"""The web application behind `psl_jax.commands.serve`: one page, what it asks for, and the API."""
 
 from typing import Annotated
 

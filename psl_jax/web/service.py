@@ -20,9 +20,9 @@ from psl_jax.audio.decoding import DecodeError, form_of
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
 from psl_jax.tagging import spectrogram
 from psl_jax.tagging.events import EventSettings
-from psl_jax.tagging.tagged_files import BadFile, FileTags, Input, Keep, tag_files
+from psl_jax.tagging.file_tagging import BadFile, FileTags, Input, Keep, tag_files
 from psl_jax.tagging.tagger import Failed, Tagger
-from psl_jax.tagging.timeline import FRAME_SECONDS, Pool
+from psl_jax.tagging.windowing import FRAME_SECONDS, Pool
 
 _USUAL_RATE = 2 * 48_000  # samples a second to decode, of all channels
 _MEL_COLUMNS = 30_000  # of the spectrogram: 10 ms each up to 5 minutes

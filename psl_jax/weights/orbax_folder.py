@@ -13,8 +13,8 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from psl_jax.model.mobilenetv2 import STEM_CHANNELS, Variables, create, scaled
-from psl_jax.model.model import Model, ModelInfo
+from psl_jax.networks.mobilenetv2 import STEM_CHANNELS, Variables, create, scaled
+from psl_jax.networks.trained_model import Model, ModelInfo
 from psl_jax.runtime import distributed, files, interrupts, lost_processes
 from psl_jax.runtime.disk_errors import plain_disk_errors
 from psl_jax.runtime.errors import UserError

@@ -15,17 +15,17 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from psl_jax.model import mobilenetv2
-from psl_jax.model.class_lists import audioset_classes
-from psl_jax.model.frontend import hann, mel_filters
-from psl_jax.model.mobilenetv2 import (
+from psl_jax.networks import mobilenetv2
+from psl_jax.networks.class_lists import audioset_classes
+from psl_jax.networks.frontend import hann, mel_filters
+from psl_jax.networks.mobilenetv2 import (
     HEAD_CHANNELS,
     STEM_CHANNELS,
     Variables,
     create,
     scaled,
 )
-from psl_jax.model.model import Model, ModelInfo
+from psl_jax.networks.trained_model import Model, ModelInfo
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
 

@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from psl_jax.model.mobilenetv2 import Variables, create
-from psl_jax.model.model import Model, ModelInfo
+from psl_jax.networks.mobilenetv2 import Variables, create
+from psl_jax.networks.trained_model import Model, ModelInfo
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
 from psl_jax.weights.keys import int_keys

@@ -5,11 +5,11 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from psl_jax.model.thresholds import Thresholds
+from psl_jax.networks.thresholds import Thresholds
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
 from psl_jax.weights import orbax_folder
-from psl_jax.weights.load import load_model
+from psl_jax.weights.load_model import load_model
 
 
 def store_thresholds(path: str | os.PathLike, tuned: Thresholds) -> pathlib.Path:

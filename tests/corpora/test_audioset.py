@@ -15,8 +15,8 @@ from shared_tables import SHARED, needs_audioset
 
 from psl_jax.corpora import audioset
 from psl_jax.corpora.audioset_csv import Segment, read_segments, read_strong_labels
-from psl_jax.data import index_files
-from psl_jax.preparing import metadata
+from psl_jax.data import split_index_files
+from psl_jax.preparing import dataset_files
 from psl_jax.preparing.builder import ClipBuilder
 from psl_jax.runtime.errors import UserError
 
@@ -127,7 +127,7 @@ def test_every_layout_gives_the_same_records(layout, small_segments, expected_re
     write_csv(tables / audioset.EVAL, small_segments["eval"].values())
     data_dir = build(tmp_path / "source", tmp_path, labels_dir=tables)
     shutil.rmtree(tmp_path / "source")
-    assert index_files.class_names(data_dir) == NAMES
+    assert split_index_files.class_names(data_dir) == NAMES
     assert report_of(data_dir)["problems"] == []
     for split, segments in small_segments.items():
         records = read_split(data_dir, split)
@@ -313,7 +313,7 @@ def test_strong_labels_become_events(small, tmp_path):
     np.testing.assert_allclose(records[ids[0]]["events"]["offset"], [0.1, 9.5])
     assert records[ids[0]]["events"]["label"].tolist() == [1, 7]
     assert records[ids[1]]["events"]["label"].tolist() == []
-    assert index_files.load_index(data_dir, "balanced").has_events
+    assert split_index_files.load_index(data_dir, "balanced").has_events
 
 
 # ---- full and Aud-300h -------------------------------------------------------------------------
@@ -365,15 +365,17 @@ def test_full_and_aud300h_contain_the_balanced_clips(tmp_path, monkeypatch):
     write_clips(source, [s.id for s in balanced + unbalanced])
     data_dir = build(source, tmp_path, splits=["balanced", "full", "aud300h"])
     ids = {
-        split: set(index_files.load_index(data_dir, split).ids)
-        for split in index_files.splits(data_dir)
+        split: set(split_index_files.load_index(data_dir, split).ids)
+        for split in split_index_files.splits(data_dir)
     }
     assert ids["full"] == {s.id for s in balanced + unbalanced}
     assert ids["balanced"] == {s.id for s in balanced} and ids["balanced"] < ids["aud300h"]
     assert sum(clip.startswith("unb") for clip in ids["aud300h"]) == 6
     default = build(source, tmp_path / "default")
-    assert sorted(index_files.splits(default)) == ["balanced", "full"]
-    stored = [index_files.load_index(data_dir, s) for s in index_files.stored_splits(data_dir)]
+    assert sorted(split_index_files.splits(default)) == ["balanced", "full"]
+    stored = [
+        split_index_files.load_index(data_dir, s) for s in split_index_files.stored_splits(data_dir)
+    ]
     assert sum(map(len, stored)) == 15  # each clip is stored once
 
 
@@ -389,18 +391,18 @@ def test_a_split_that_is_asked_for_later_is_added_to_the_data_that_are_there(tmp
     shards = {path: path.stat() for path in pathlib.Path(data_dir).glob("*.tfrecord-*")}
 
     with monkeypatch.context() as patch:  # killed before the new split counts
-        patch.setattr(metadata, "write_metadata", lambda *_: 1 / 0)
+        patch.setattr(dataset_files, "write_metadata", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             build(source, tmp_path, splits=["aud300h"])
-    assert sorted(index_files.splits(data_dir)) == ["balanced", "full"]
+    assert sorted(split_index_files.splits(data_dir)) == ["balanced", "full"]
 
     for splits in (["aud300h"], ["balanced", "full", "aud300h"], ["full"], []):
         assert build(source, tmp_path, splits=splits) == data_dir
     assert {path: path.stat() for path in shards} == shards
     apart = build(source, tmp_path / "apart", splits=["balanced", "full", "aud300h"])
-    assert sorted(index_files.splits(data_dir)) == ["aud300h", "balanced", "full"]
-    for split in index_files.splits(apart):
-        ids = [set(index_files.load_index(folder, split).ids) for folder in (data_dir, apart)]
+    assert sorted(split_index_files.splits(data_dir)) == ["aud300h", "balanced", "full"]
+    for split in split_index_files.splits(apart):
+        ids = [set(split_index_files.load_index(folder, split).ids) for folder in (data_dir, apart)]
         assert ids[0] == ids[1], split
     report = report_of(data_dir)
     assert list(report["splits"]) == ["balanced", "full", "aud300h"]

@@ -13,7 +13,7 @@ from shared_tables import SHARED, needs_fsdkaggle2018
 from psl_jax.corpora.fsd50k import Fsd50k
 from psl_jax.corpora.fsdkaggle2018 import FsdKaggle2018
 from psl_jax.corpora.fsdkaggle2019 import FsdKaggle2019
-from psl_jax.data import index_files
+from psl_jax.data import split_index_files
 from psl_jax.preparing.builder import ClipBuilder
 from psl_jax.runtime.errors import UserError
 
@@ -60,7 +60,8 @@ def kaggle2018(tmp_path_factory) -> str:
 @needs_fsdkaggle2018
 def test_fsdkaggle2018_from_its_real_tables(kaggle2018):
     clips = {
-        split: index_files.load_index(kaggle2018, split) for split in index_files.splits(kaggle2018)
+        split: split_index_files.load_index(kaggle2018, split)
+        for split in split_index_files.splits(kaggle2018)
     }
     assert {split: len(i) for split, i in clips.items()} == {"train": 9_473, "test": 1_600}
     assert not set(clips["train"].ids) & set(clips["test"].ids)
@@ -100,10 +101,10 @@ def write_kaggle2018(root: pathlib.Path) -> pathlib.Path:
 def test_fsdkaggle2018(tmp_path):
     source = write_kaggle2018(tmp_path / "source")
     data_dir = build(FsdKaggle2018, source, tmp_path)
-    assert index_files.class_names(data_dir) == ("Hi-hat", "Saxophone")
+    assert split_index_files.class_names(data_dir) == ("Hi-hat", "Saxophone")
     labels = {
         split: {clip: record["labels"].tolist() for clip, record in found.items()}
-        for split in index_files.splits(data_dir)
+        for split in split_index_files.splits(data_dir)
         for found in [read_split(data_dir, split)]
     }
     assert labels == {
@@ -144,9 +145,9 @@ def write_fsd50k(root: pathlib.Path) -> pathlib.Path:
 
 def test_fsd50k(tmp_path):
     data_dir = build(Fsd50k, write_fsd50k(tmp_path / "FSD50K"), tmp_path)
-    assert index_files.class_names(data_dir) == ("Accordion", "Bark", "Dog")
+    assert split_index_files.class_names(data_dir) == ("Accordion", "Bark", "Dog")
     assert (pathlib.Path(data_dir) / "classes.csv").read_text().endswith("2,/m/0bt9lr,Dog\n")
-    splits = {split: read_split(data_dir, split) for split in index_files.splits(data_dir)}
+    splits = {split: read_split(data_dir, split) for split in split_index_files.splits(data_dir)}
     assert {split: set(found) for split, found in splits.items()} == {
         "train": {"64760", "16399"},
         "val": {"16401"},
@@ -235,7 +236,7 @@ def write_kaggle2019(root: pathlib.Path) -> pathlib.Path:
 def test_fsdkaggle2019(tmp_path):
     source = write_kaggle2019(tmp_path / "source")
     data_dir = build(FsdKaggle2019, source, tmp_path)
-    assert index_files.class_names(data_dir) == ("Bark", "Meow", "Raindrop")
+    assert split_index_files.class_names(data_dir) == ("Bark", "Meow", "Raindrop")
     curated = read_split(data_dir, "train_curated")
     assert set(curated) == {"0006ae4e", "0019ef41"}
     assert curated["0019ef41"]["labels"].tolist() == [0, 1]

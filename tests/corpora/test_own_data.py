@@ -12,8 +12,8 @@ from prepared_data import config, problems_of, read_split, record_hashes, report
 from shared_tables import ESC50, needs_esc50
 
 from psl_jax.corpora import labels_folder
-from psl_jax.data import index_files
-from psl_jax.preparing.prepared import prepare
+from psl_jax.data import split_index_files
+from psl_jax.preparing.prepare_corpus import prepare
 from psl_jax.runtime.errors import UserError
 
 
@@ -100,7 +100,7 @@ def test_good_clips_arrive(own):
         records["_under"]["audio"], audio_files.int16_noise(48_000, seed=2)
     )
     assert list(read_split(data_dir, "eval")) == ["8k"]
-    assert index_files.class_names(data_dir) == ("dog", "cat", "bird", "Fish, frying")
+    assert split_index_files.class_names(data_dir) == ("dog", "cat", "bird", "Fish, frying")
     assert (pathlib.Path(data_dir) / "classes.csv").read_text().endswith('3,/m/3,"Fish, frying"\n')
 
 
@@ -115,8 +115,8 @@ def test_labels_and_events(own):
     assert events["label"].tolist() == [0, 1]
     np.testing.assert_allclose(records["long"]["events"]["offset"], [4.0])
     assert records["_under"]["events"]["onset"].tolist() == []
-    assert index_files.load_index(own[2], "full").has_events
-    assert not index_files.load_index(own[2], "eval").has_events
+    assert split_index_files.load_index(own[2], "full").has_events
+    assert not split_index_files.load_index(own[2], "eval").has_events
 
 
 def test_every_bad_file_is_reported_in_its_place(own):
@@ -179,12 +179,12 @@ def test_own_data_is_deterministic(own, tmp_path):
 def test_classes_are_found_and_changed_tables_prepare_afresh(tmp_path):
     folder = small_folder(tmp_path / "source", "dog|a  bird|")
     first = prepare(config(source_dir=str(folder), label_separator="|"), tmp_path)
-    assert index_files.class_names(first) == ("a bird", "dog")
+    assert split_index_files.class_names(first) == ("a bird", "dog")
     with open(folder / "train.csv", "a") as file:
         file.write("0.wav,cat\n")
     second = prepare(config(source_dir=str(folder), label_separator="|"), tmp_path)
     assert second != first
-    assert index_files.class_names(second) == ("a bird", "cat", "dog")
+    assert split_index_files.class_names(second) == ("a bird", "cat", "dog")
 
 
 def test_labels_may_be_mids_and_classes_one_column(tmp_path):
@@ -257,7 +257,7 @@ def test_real_recordings(tmp_path):
     labels = {pathlib.Path(row["filename"]).stem: row["category"] for row in meta}
     found = {}
     for split in ("full", "eval"):
-        clips = index_files.load_index(data_dir, split)
+        clips = split_index_files.load_index(data_dir, split)
         assert len(clips) == 400 and clips.num_classes == 50 and not clips.has_events
         names = (clips.classes[label] for label in clips.label_values)
         found |= dict(zip(clips.ids, names, strict=True))
@@ -296,7 +296,7 @@ def test_accents_in_either_spelling(tmp_path):
     write_tones(tmp_path / "source", f"{composed}1.wav", f"{decomposed}2.wav")
     table = f"filename,labels\n{decomposed}1.wav,{composed}\n{composed}2.wav,{decomposed}\n"
     data_dir = prepared(tmp_path, {"full.csv": table})
-    assert index_files.class_names(data_dir) == (composed,)
+    assert split_index_files.class_names(data_dir) == (composed,)
     assert set(read_split(data_dir, "full")) == {f"{composed}1", f"{composed}2"}
 
 
@@ -426,7 +426,7 @@ def test_labels_of_what_is_cut_away_are_dropped_where_the_events_show_it(tmp_pat
     }
     data_dir = prepared(tmp_path, tables, max_clip_seconds=4.0)
     (record,) = read_split(data_dir, "full").values()
-    assert [index_files.class_names(data_dir)[k] for k in record["labels"]] == ["bird", "dog"]
+    assert [split_index_files.class_names(data_dir)[k] for k in record["labels"]] == ["bird", "dog"]
     told = dict(problems_of(data_dir, "a.wav"))["label cut away"]
     assert told == "1 of 3 labels have events only after the first 4 s; left out"
     assert dict(problems_of(data_dir, "b.wav"))["label cut away"].endswith("with them the clip")

@@ -28,7 +28,7 @@ from psl_jax.data.segment_loader import Segments
 from psl_jax.data.source import Source
 from psl_jax.data.time_shift import TimeShift
 from psl_jax.data.training_order import SAMPLINGS, TrainingOrder
-from psl_jax.model import frontend
+from psl_jax.networks import frontend
 from psl_jax.runtime.errors import UserError
 
 SECOND = Segmentation(1.0)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from synthetic_data import make_index
 
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
-from psl_jax.data import index_files
+from psl_jax.data import split_index_files
 from psl_jax.data.clip_index import ClipIndex, joined, ragged
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
@@ -208,11 +208,11 @@ def test_splits_that_do_not_belong_together_are_refused():
 def test_damaged_metadata_of_tfds_are_named(tmp_path, content):
     (tmp_path / "dataset_info.json").write_text(content)
     with pytest.raises(UserError, match=r"dataset_info\.json"):
-        index_files.splits(tmp_path)
+        split_index_files.splits(tmp_path)
 
 
 def test_shards_in_another_format_are_rejected(tmp_path):
     info = {"name": "x", "version": "1.0.0", "fileFormat": "array_record", "splits": []}
     (tmp_path / "dataset_info.json").write_text(json.dumps(info))
     with pytest.raises(UserError, match=r"array_record files, expected tfrecord"):
-        index_files.splits(tmp_path)
+        split_index_files.splits(tmp_path)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from psl_jax.data import index_files
+from psl_jax.data import split_index_files
 from psl_jax.data.source import Source
 from psl_jax.runtime.errors import UserError
 
@@ -30,7 +30,7 @@ def write(folder, audio, convert=lambda samples: samples.astype(np.int16)):
         split_datasets={"train": examples},
         data_dir=folder,
     )
-    return index_files.find_data_dir(folder)
+    return split_index_files.find_data_dir(folder)
 
 
 def test_what_fits_is_read(tmp_path):
@@ -84,5 +84,5 @@ def test_what_fits_is_read(tmp_path):
 def test_what_does_not_fit_is_refused(tmp_path, audio, convert, match):
     data_dir = write(tmp_path, audio, convert)
     with pytest.raises(UserError, match=match) as caught:
-        index_files.load_index(data_dir, "train")
+        split_index_files.load_index(data_dir, "train")
     assert 'encoding="bytes"' in str(caught.value)

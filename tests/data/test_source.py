@@ -10,9 +10,9 @@ from prepared_data import config
 from synthetic_data import make_audio, make_index, write_metadata, write_tfrecords
 
 from psl_jax.data import record_files
-from psl_jax.data.index_files import load_index
 from psl_jax.data.source import Source
-from psl_jax.preparing.prepared import prepare
+from psl_jax.data.split_index_files import load_index
+from psl_jax.preparing.prepare_corpus import prepare
 from psl_jax.runtime.errors import UserError
 
 LENGTHS = [300, 500, 160, 900, 410, 640, 100, 720, 333, 801, 250]

@@ -17,8 +17,8 @@ from psl_jax.data.training_order import TrainingOrder
 from psl_jax.experiments import advice, run_binding, suite
 from psl_jax.experiments.experiment import Experiment
 from psl_jax.experiments.run_binding import OtherRunError, RunFolder
-from psl_jax.model.mobilenetv2 import create
-from psl_jax.model.model import ModelInfo
+from psl_jax.networks.mobilenetv2 import create
+from psl_jax.networks.trained_model import ModelInfo
 from psl_jax.reporting import run_page
 from psl_jax.runtime import files, run_claim
 from psl_jax.runtime.run_folder import RUN_FILES

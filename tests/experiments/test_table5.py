@@ -17,9 +17,9 @@ from psl_jax.corpora.soundscapes import CLASSES, HALVES, SceneSettings, Soundsca
 from psl_jax.data.settings import DataSettings
 from psl_jax.experiments import paper, suite, transfer
 from psl_jax.experiments.run_binding import OtherRunError
-from psl_jax.preparing import prepared
+from psl_jax.preparing import prepare_corpus
 from psl_jax.reporting import result_tables
-from psl_jax.weights.load import load_model
+from psl_jax.weights.load_model import load_model
 
 
 def test_the_rows_are_the_papers():
@@ -84,7 +84,7 @@ def test_corpora_as_published_need_their_folder():
         with pytest.raises(
             UserError, match=f"source_dir is empty: give the folder with {corpus}'s"
         ):
-            prepared.prepare(DataSettings(corpus=corpus), "nowhere")
+            prepare_corpus.prepare(DataSettings(corpus=corpus), "nowhere")
 
 
 @pytest.fixture

@@ -15,15 +15,15 @@ import tagging
 from shared_tables import ESC50
 from small_network import SHALLOW
 
-from psl_jax import export
+from psl_jax.commands import export
 from psl_jax.exporting import check, export_options
 from psl_jax.exporting.export_options import Options
-from psl_jax.model import mobilenetv2
-from psl_jax.model.frontend import LogMel
-from psl_jax.model.mobilenetv2 import Variables
-from psl_jax.model.model import Model
+from psl_jax.networks import mobilenetv2
+from psl_jax.networks.frontend import LogMel
+from psl_jax.networks.mobilenetv2 import Variables
+from psl_jax.networks.trained_model import Model
 from psl_jax.runtime.errors import UserError
-from psl_jax.weights import load
+from psl_jax.weights import load_model
 
 GRAPHS = ("onnx", "tflite", "stablehlo")
 NEEDS = {
@@ -294,7 +294,7 @@ def test_wrong_shapes_and_nan_are_refused(model, signals, spoil, message):
 
 @pytest.mark.parametrize("name", ["orbax", "safetensors", "torch"])
 def test_exported_weights_are_models(name, model, exported):
-    loaded = load.load_model(exported(name)[0])
+    loaded = load_model.load_model(exported(name)[0])
     assert loaded.digest == model.digest
     assert loaded.info.segment_seconds == 2.0
     assert loaded.info.logmel == LogMel(120.0, "clip")
@@ -316,7 +316,7 @@ def test_a_missing_runtime_is_named(model, signals, monkeypatch, tmp_path):
 def test_a_range_over_the_batch_becomes_one_over_each_clip(model):
     info = dataclasses.replace(model.info, logmel=LogMel(60.0, "batch"))
     batch = dataclasses.replace(model, info=info)
-    from psl_jax.model.model import exported_logmel
+    from psl_jax.networks.trained_model import exported_logmel
 
     assert exported_logmel(batch) == LogMel(60.0, "clip", "float32", "fft")
 

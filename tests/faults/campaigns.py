@@ -205,7 +205,7 @@ class Preparing(Campaign):
 
     def commands(self, folder: pathlib.Path) -> list[list[str]]:
         options = ["--corpus=own_data", f"--source_dir={self.root / 'source'}"]
-        return [[sys.executable, "-m", "psl_jax.prepare", *options, f"--data_dir={folder}"]]
+        return [[sys.executable, "-m", "psl_jax", "prepare", *options, f"--data_dir={folder}"]]
 
     def stage(self, folder: pathlib.Path) -> str:
         if list(folder.glob("own_data/*/1.0.0")):
@@ -257,8 +257,8 @@ class Suite(Campaign):
         return "report"
 
     def compare(self) -> None:
-        from psl_jax.model import mobilenetv2
-        from psl_jax.weights.load import load_model
+        from psl_jax.networks import mobilenetv2
+        from psl_jax.weights.load_model import load_model
 
         mobilenetv2.INVERTED_RESIDUALS = BLOCKS
         for experiment in ("teacher", "student"):

@@ -69,7 +69,7 @@ def shallow(cache: pathlib.Path) -> None:
     """The network of tests/helpers/small_main.py in this process; programs are compiled once."""
     import jax
 
-    from psl_jax.model import mobilenetv2
+    from psl_jax.networks import mobilenetv2
 
     mobilenetv2.INVERTED_RESIDUALS = campaigns.BLOCKS
     jax.config.update("jax_compilation_cache_dir", str(cache))

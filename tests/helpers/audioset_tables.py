@@ -3,7 +3,7 @@
 import pathlib
 
 from psl_jax.corpora.audioset_csv import Segment
-from psl_jax.model.class_lists import AUDIOSET_CSV, read_classes
+from psl_jax.networks.class_lists import AUDIOSET_CSV, read_classes
 
 NAMES, MIDS = read_classes(AUDIOSET_CSV)
 CLASSES = {mid: number for number, mid in enumerate(MIDS)}

@@ -6,8 +6,8 @@ import dataclasses
 import numpy as np
 import synthetic_data
 
-from psl_jax import labels
 from psl_jax.audio.segments import Segmentation
+from psl_jax.commands import labels
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter
 from psl_jax.data.source import Source

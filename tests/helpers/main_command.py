@@ -10,7 +10,7 @@ from absl.testing import flagsaver
 from small_network import SHALLOW
 
 from psl_jax import main
-from psl_jax.model import mobilenetv2
+from psl_jax.networks import mobilenetv2
 
 
 def call_main(*arguments: str | os.PathLike) -> None:

@@ -5,7 +5,7 @@ import http.client
 import threading
 import time
 
-from psl_jax import serve
+from psl_jax.commands import serve
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """Several commands one after the other, as `python -m` runs each, with a shallow network.
 
-python small_commands.py '[["psl_jax.evaluate", "MODEL", "DATA"], ["psl_jax.tag", ...]]'
+python small_commands.py '[["psl_jax.commands.tag", "MODEL", "a.wav"], ...]'
 
 One process, since what they import takes longer than what they do. Ends with the first status that
 is not 0.
@@ -12,7 +12,7 @@ import sys
 
 from small_network import SHALLOW
 
-from psl_jax.model import mobilenetv2
+from psl_jax.networks import mobilenetv2
 
 mobilenetv2.INVERTED_RESIDUALS = SHALLOW
 

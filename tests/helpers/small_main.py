@@ -15,7 +15,7 @@ import time
 from small_network import SHALLOW
 
 from psl_jax.data import soft_labels
-from psl_jax.model import mobilenetv2
+from psl_jax.networks import mobilenetv2
 from psl_jax.runtime import files
 from psl_jax.training import stepper
 

@@ -19,7 +19,7 @@ import tensorflow_datasets  # noqa: E402, F401
 
 from psl_jax.corpora import own_data  # noqa: E402
 from psl_jax.data.settings import DataSettings  # noqa: E402
-from psl_jax.preparing import prepared, shards  # noqa: E402
+from psl_jax.preparing import prepare_corpus, shards  # noqa: E402
 
 context = multiprocessing.get_context("forkserver")
 
@@ -80,6 +80,6 @@ def _run(data: dict, workdir, log, die_at: int, pause: float, clips_per_shard: i
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(count)
-    prepared.prepare(DataSettings(**data), workdir, quiet=quiet)
+    prepare_corpus.prepare(DataSettings(**data), workdir, quiet=quiet)
     made = len(seen)
     changes.write_text(str(made))

@@ -6,10 +6,10 @@ import pathlib
 import jax
 import numpy as np
 
-from psl_jax.model import mobilenetv2
-from psl_jax.model.context import Context
-from psl_jax.model.mobilenetv2 import Variables
-from psl_jax.model.model import Model, ModelInfo
+from psl_jax.networks import mobilenetv2
+from psl_jax.networks.forward_context import Context
+from psl_jax.networks.mobilenetv2 import Variables
+from psl_jax.networks.trained_model import Model, ModelInfo
 from psl_jax.tagging.tagger import Tagger
 from psl_jax.weights import orbax_folder
 

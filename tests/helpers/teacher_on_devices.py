@@ -20,9 +20,9 @@ from psl_jax.data.label_manifest import LabelRule
 from psl_jax.data.segment_loader import Segments
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.training_order import TrainingOrder
-from psl_jax.model import mobilenetv2
-from psl_jax.model.folding import fold
-from psl_jax.model.frontend import LogMel
+from psl_jax.networks import mobilenetv2
+from psl_jax.networks.folding import fold
+from psl_jax.networks.frontend import LogMel
 from psl_jax.runtime import parallel
 from psl_jax.scoring.relabeling import TaughtBy, relabel
 from psl_jax.scoring.scorer import Scorer

@@ -23,10 +23,10 @@ from synthetic_data import MemorySource, make_index
 
 from psl_jax.audio.segments import Segmentation
 from psl_jax.data.soft_labels import SoftLabels
-from psl_jax.model import mobilenetv2
-from psl_jax.model.augmentation import Augmentation
-from psl_jax.model.frontend import LogMel
-from psl_jax.model.mobilenetv2 import Variables
+from psl_jax.networks import mobilenetv2
+from psl_jax.networks.augmentation import Augmentation
+from psl_jax.networks.frontend import LogMel
+from psl_jax.networks.mobilenetv2 import Variables
 from psl_jax.runtime import parallel
 from psl_jax.scoring.relabeling import TaughtBy, relabel
 from psl_jax.scoring.scorer import Scorer

@@ -10,8 +10,8 @@ from label_data import CLASSES, IDS, SEGMENTATION, all_rows, bring_in, run, writ
 from scipy.special import expit
 
 from psl_jax.audio.segments import Segmentation
-from psl_jax.label_files import blocks
-from psl_jax.model.class_lists import audioset_classes
+from psl_jax.label_files import label_file
+from psl_jax.networks.class_lists import audioset_classes
 
 h5py = pytest.importorskip("h5py", reason="needs the extra corpora")
 parquet = pytest.importorskip("pyarrow.parquet", reason="needs the extra corpora")
@@ -101,10 +101,10 @@ def test_times_of_long_clips_are_written_to_the_digit(tmp_path):
 
 def test_probabilities_of_logits_of_every_float16():
     every = np.arange(0x3C00 + 1, dtype=np.uint16).view(np.float16)  # 0 to 1
-    back = blocks.sigmoid(blocks.logit(every)).astype(np.float16)
+    back = label_file.sigmoid(label_file.logit(every)).astype(np.float16)
     np.testing.assert_array_equal(back, every)
     x = np.linspace(-40, 40, 1001, dtype=np.float32)
-    np.testing.assert_allclose(blocks.sigmoid(x), expit(x.astype(np.float64)), rtol=1e-6)
+    np.testing.assert_allclose(label_file.sigmoid(x), expit(x.astype(np.float64)), rtol=1e-6)
 
 
 # --- Files of others, written from their description ----------------------------------------------

@@ -85,7 +85,7 @@ def test_slurm_requeues_what_can_go_on(launch, statuses, restarts, ends, requeue
         SLURM_RESTART_COUNT=str(restarts),
         MAX_RESTARTS="5",
     )
-    task = ["python", "-m", "psl_jax.main", "--distributed", *AWKWARD]
+    task = ["python", "-m", "psl_jax", "main", "--distributed", *AWKWARD]
     assert done.returncode == ends, done.stderr
     assert [*tasks, last] == [task] * 2 + [["scontrol", "requeue", "17"]] * requeued
 
@@ -150,7 +150,7 @@ def test_dataflow_gets_one_argument_of_options(launch):
     more = "--label='a b'"
     done, (call,) = launch("beam_dataflow.sh", *AWKWARD, **CLOUD, BEAM_OPTIONS=more)
     assert done.returncode == 0, done.stderr
-    assert call[:-1] == ["python", "-m", "psl_jax.prepare", *AWKWARD]
+    assert call[:-1] == ["python", "-m", "psl_jax", "prepare", *AWKWARD]
     name, _, options = call[-1].partition("=")
     assert name == "--beam_options"
     found = shlex.split(options)  # as psl_jax.preparing.beam_shards does

@@ -10,7 +10,8 @@ import places
 import pytest
 import tpu_cloud
 
-from psl_jax import main, relabel
+from psl_jax import main
+from psl_jax.commands import relabel
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def test_from_creation_to_deletion(cloud):
     for host in ("host0", "host1"):
         cloud.wait_for_starts(1, host)
         (start,) = cloud.starts(host)
-        assert start["argv"] == ["-m", "psl_jax.main", "--distributed", *AWKWARD]
+        assert start["argv"] == ["-m", "psl_jax", "main", "--distributed", *AWKWARD]
         assert start["mine"] == "it's $mine"
         assert (cloud.folder / "hosts" / host / "mounted").exists()
         installed = (cloud.folder / "hosts" / host / "installed").read_text()
@@ -206,9 +207,9 @@ def test_what_is_missing_or_wrong_is_named(cloud, arguments, environment, told):
     [
         (["supervise", "--help"], ""),
         (["supervise", "--spot", "--config=x", "-h"], ""),
-        (["supervise", "--spott", "--config=x"], "unknown option '--spott' of psl_jax.main"),
-        (["run", "--config=x", "--split=eval"], "unknown option '--split=eval' of psl_jax.main"),
-        (["run", "--command=relabl", "m"], "there is no psl_jax.relabl"),
+        (["supervise", "--spott", "--config=x"], "unknown option '--spott' of psl-jax main"),
+        (["run", "--config=x", "--split=eval"], "unknown option '--split=eval' of psl-jax main"),
+        (["run", "--command=relabl", "m"], "there is no command relabl"),
         (["create", "--spott"], "create: unknown argument '--spott'"),
     ],
 )
@@ -241,5 +242,5 @@ def test_relabeling_by_all_hosts(cloud):
         timeout=tpu_cloud.TIMEOUT,
     )
     assert done.returncode == 0, done.stderr
-    expected = ["-m", "psl_jax.relabel", "--distributed", "my model", "data", "--out=labels"]
+    expected = ["-m", "psl_jax", "relabel", "--distributed", "my model", "data", "--out=labels"]
     assert [start["argv"] for start in cloud.starts("host1")] == [expected]

@@ -13,10 +13,10 @@ from tensorflow_datasets.core import example_serializer
 
 from psl_jax.audio.segments import Segmentation
 from psl_jax.corpora import clip_rows, soundscapes
-from psl_jax.data import index_files
+from psl_jax.data import split_index_files
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.preparing import clip_records, shards
-from psl_jax.preparing.prepared import prepare
+from psl_jax.preparing.prepare_corpus import prepare
 from psl_jax.runtime import disk_errors
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.ordered_map import ordered_map
@@ -32,7 +32,8 @@ def scenes_dir(tmp_path_factory) -> str:
 
 def test_soundscape_splits(scenes_dir):
     indices = {
-        split: index_files.load_index(scenes_dir, split) for split in index_files.splits(scenes_dir)
+        split: split_index_files.load_index(scenes_dir, split)
+        for split in split_index_files.splits(scenes_dir)
     }
     assert {split: len(i) for split, i in indices.items()} == {
         "full": 40,
@@ -52,7 +53,7 @@ def test_soundscape_splits(scenes_dir):
 
 def test_weak_labels_are_incomplete_in_training_only(scenes_dir):
     for split, complete in (("full", False), ("balanced", False), ("eval", True)):
-        clips = index_files.load_index(scenes_dir, split)
+        clips = split_index_files.load_index(scenes_dir, split)
         weak = clips.weak_labels() > 0
         true = clips.segment_labels(Segmentation(10.0))[:, 0]
         assert weak.any(axis=1).all()
@@ -148,9 +149,9 @@ def test_records_are_those_that_tfds_would_write(events, labels):
 
 def test_index_built_from_records_is_that_of_the_preparation(scenes_dir, tmp_path):
     copy = shutil.copytree(scenes_dir, tmp_path / "copy")
-    saved = index_files.load_index(copy, "balanced")
+    saved = split_index_files.load_index(copy, "balanced")
     (copy / "index-balanced.npz").unlink()
-    built = index_files.load_index(copy, "balanced")
+    built = split_index_files.load_index(copy, "balanced")
     for field in ("ids", "num_samples", "label_offsets", "label_values", "shard_sizes"):
         np.testing.assert_array_equal(getattr(built, field), getattr(saved, field))
     for field in ("event_offsets", "event_times", "event_values"):
@@ -165,19 +166,19 @@ def test_stale_index_is_built_again(scenes_dir, tmp_path, stale):
         (copy / "index-eval.npz").write_bytes(b"PK\3\4 garbage")
     else:
         shutil.copy(copy / "index-full.npz", copy / "index-eval.npz")
-    assert len(index_files.load_index(copy, "eval")) == 10
+    assert len(split_index_files.load_index(copy, "eval")) == 10
     assert len(ClipIndex.load(copy / "index-eval.npz")) == 10
 
 
 def test_index_errors(scenes_dir, tmp_path):
     with pytest.raises(UserError, match=r"no split 'test'; its splits are .*balanced"):
-        index_files.load_index(scenes_dir, "test")
+        split_index_files.load_index(scenes_dir, "test")
     copy = shutil.copytree(scenes_dir, tmp_path / "copy")
-    paths = index_files.shard_paths(copy, "eval")
-    assert paths == sorted(paths) and len(paths) == len(index_files.shard_sizes(copy, "eval"))
+    paths = split_index_files.shard_paths(copy, "eval")
+    assert paths == sorted(paths) and len(paths) == len(split_index_files.shard_sizes(copy, "eval"))
     os.unlink(paths[1])
     with pytest.raises(UserError, match="1 of 5 shards"):
-        index_files.shard_paths(copy, "eval")
+        split_index_files.shard_paths(copy, "eval")
 
 
 # ---- faults while writing ----------------------------------------------------------------------
@@ -243,7 +244,9 @@ def test_shards_are_small_and_even(tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "MIN_SHARDS", 2)
     data = config(corpus="soundscapes", full_clips=10, balanced_clips=2, eval_clips=5)
     data_dir = prepare(data, tmp_path)
-    sizes = {split: index_files.shard_sizes(data_dir, split).tolist() for split in ("full", "eval")}
+    sizes = {
+        split: split_index_files.shard_sizes(data_dir, split).tolist() for split in ("full", "eval")
+    }
     assert sizes == {"full": [3, 3, 3, 1], "eval": [3, 2]}
 
 

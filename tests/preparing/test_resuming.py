@@ -16,10 +16,10 @@ import pytest
 import small_prepare
 from prepared_data import config, record_hashes
 
-from psl_jax import prepare as prepare_command
-from psl_jax.data import index_files
+from psl_jax.commands import prepare as prepare_command
+from psl_jax.data import split_index_files
 from psl_jax.preparing import verifying
-from psl_jax.preparing.prepared import prepare
+from psl_jax.preparing.prepare_corpus import prepare
 from psl_jax.runtime.errors import UserError
 
 KILLS = int(os.environ.get("PSL_JAX_KILLS", "3"))
@@ -148,7 +148,7 @@ def lost(undisturbed, tmp_path):
     """(settings, work folder, data set) of a copy."""
     data, whole, _ = undisturbed
     root = shutil.copytree(whole, tmp_path / "copy")
-    return config(**data), root, pathlib.Path(index_files.find_data_dir(root / "data"))
+    return config(**data), root, pathlib.Path(split_index_files.find_data_dir(root / "data"))
 
 
 @pytest.mark.parametrize("what", ["shard", "cut shard", "dataset_info.json", "features.json"])
@@ -172,7 +172,7 @@ def test_a_shard_of_other_recordings_is_not_made_again(lost):
     data, root, folder = lost
     shard = sorted(folder.glob("*-train.tfrecord-*"))[0]
     shard.unlink()
-    clip = str(index_files.load_index(folder, "train").ids[0])
+    clip = str(split_index_files.load_index(folder, "train").ids[0])
     recording = pathlib.Path(data.source_dir) / f"{clip}.wav"
     kept = recording.read_bytes()
     try:
@@ -221,11 +221,13 @@ def test_only_so_many_clips_of_each_split(undisturbed, tmp_path):
     arguments = ["--corpus=own_data", f"--source_dir={source}", f"--data_dir={tmp_path}"]
     command = prepare_command.parse(["prepare", *arguments, "--limit=3", "--max_missing=0.5"])
     assert prepare_command.main(command) == 0
-    folder = index_files.find_data_dir(tmp_path)
-    sizes = {s: len(index_files.load_index(folder, s)) for s in index_files.splits(folder)}
+    folder = split_index_files.find_data_dir(tmp_path)
+    sizes = {
+        s: len(split_index_files.load_index(folder, s)) for s in split_index_files.splits(folder)
+    }
     assert sizes == {"train": 2, "valid": 2}  # one of the first three is damaged
     assert (
         prepare_command.main(prepare_command.parse(["prepare", *arguments, "--max_missing=1"])) == 0
     )
     with pytest.raises(UserError, match="holds several prepared data sets"):
-        index_files.find_data_dir(tmp_path)
+        split_index_files.find_data_dir(tmp_path)

@@ -106,7 +106,7 @@ def test_other_arguments_are_no_buckets():
 
 def test_commands_that_take_no_buckets_say_so(tmp_path):
     process = subprocess.Popen(
-        [sys.executable, "-m", "psl_jax.thresholds", "model", "--csv=gs://b/x.csv"],
+        [sys.executable, "-m", "psl_jax", "thresholds", "model", "--csv=gs://b/x.csv"],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(places.ROOT)},
         stderr=subprocess.PIPE,

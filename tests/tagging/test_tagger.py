@@ -15,8 +15,8 @@ from psl_jax.audio.segments import Segmentation
 from psl_jax.runtime import parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.scoring.scorer import Scorer
-from psl_jax.tagging import programs, tagger
-from psl_jax.tagging.timeline import WHOLE_LENGTHS, capacity
+from psl_jax.tagging import jitted_programs, tagger
+from psl_jax.tagging.windowing import WHOLE_LENGTHS, capacity
 
 TOLERANCE = 2e-5
 
@@ -47,7 +47,7 @@ def test_whole_waveform_is_one_pass_of_the_network(model, length):
 
 
 def test_lengths_share_a_few_programs(model):
-    program = programs.program(model.logmel, "scores")
+    program = jitted_programs.program(model.logmel, "scores")
     for length in (20_000, 20_001, 23_456, 30_000, 37_777, 40_000, 40_703):
         model.tag(tagging.recording(2.6)[:length], 16_000, 0)
     before = program._cache_size()

@@ -7,12 +7,12 @@ import audio_files
 import pytest
 import tagging
 
-from psl_jax import tag, thresholds
-from psl_jax.model.thresholds import Thresholds
+from psl_jax.commands import tag, thresholds
+from psl_jax.networks.thresholds import Thresholds
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
 from psl_jax.weights import stored_thresholds
-from psl_jax.weights.load import load_model
+from psl_jax.weights.load_model import load_model
 
 FIRST, SECOND = tagging.LABELS[0], tagging.LABELS[2]  # one with commas
 

@@ -9,7 +9,7 @@ import synthetic_data
 import tagging
 import timed_tags
 
-from psl_jax.data import index_files
+from psl_jax.data import split_index_files
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.runtime.errors import UserError
 
@@ -90,10 +90,10 @@ def test_the_script(tmp_path, capsys):
         index = with_events(index, [[(0.5, 1.5, 0)], [(1.0, 3.0, 2), (0.0, 4.0, 5)], []])
         audio = [tagging.recording(4.0, seed + i) for i in range(3)]
         synthetic_data.write_prepared(data, index, audio)
-        written = index_files.load_index(data, split)  # without events: records hold none
+        written = split_index_files.load_index(data, split)  # without events: records hold none
         names = [f.name for f in dataclasses.fields(index) if f.name.startswith("event")]
         events = {name: getattr(index, name) for name in names}
-        dataclasses.replace(written, **events).save(index_files.index_path(data, split))
+        dataclasses.replace(written, **events).save(split_index_files.index_path(data, split))
     out = tmp_path / "out.json"
     arguments = ["timed_tags.py", run, f"--data_dir={data}", f"--out={out}"]
     timed_tags.main(timed_tags.parse(arguments))

@@ -3,7 +3,7 @@
 import pytest
 from shared_tables import TEACHERS, needs_teachers
 
-from psl_jax.model.class_lists import audioset_classes, read_classes
+from psl_jax.networks.class_lists import audioset_classes, read_classes
 from psl_jax.runtime.errors import UserError
 from psl_jax.teachers import class_map
 from psl_jax.teachers.class_map import columns_of

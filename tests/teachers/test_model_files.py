@@ -9,18 +9,18 @@ import tagging
 from shared_tables import TEACHERS, needs_teachers
 from small_teachers import CLASSES, expected, write_onnx
 
-from psl_jax import export
+from psl_jax.commands import export
 from psl_jax.data.time_shift import reflect_end
 from psl_jax.exporting import export_options
 from psl_jax.exporting.export_options import Options
 from psl_jax.runtime.errors import UserError
-from psl_jax.teachers import host, naming, spectra
-from psl_jax.teachers.own import OwnTeacher
+from psl_jax.teachers import host_logmel, host_scorer, open_teacher
+from psl_jax.teachers.psl_teacher import OwnTeacher
 from psl_jax.teachers.teacher import Running, silence
 
 
 def load(kind, path):
-    return naming.load_teacher(naming.Part(1.0, kind, str(path)))
+    return open_teacher.load_teacher(open_teacher.Part(1.0, kind, str(path)))
 
 
 def scores_of(teacher, batch, **running):
@@ -74,10 +74,10 @@ def test_fixed_windows_are_averaged(tmp_path):
 
 def test_the_last_window_ends_where_the_audio_does():
     values = np.arange(10)[None]
-    assert host.windows_of(values, 4, 4)[0, :, 0].tolist() == [0, 4]  # 2 left, half a hop
-    assert host.windows_of(values, 4, 3)[0, :, 0].tolist() == [0, 3, 6]
-    assert host.windows_of(np.arange(11)[None], 4, 4)[0, :, 0].tolist() == [0, 4, 7]
-    assert host.windows_of(np.arange(2)[None], 4, 4, -7.0).tolist() == [[[0, 1, -7, -7]]]
+    assert host_scorer.windows_of(values, 4, 4)[0, :, 0].tolist() == [0, 4]  # 2 left, half a hop
+    assert host_scorer.windows_of(values, 4, 3)[0, :, 0].tolist() == [0, 3, 6]
+    assert host_scorer.windows_of(np.arange(11)[None], 4, 4)[0, :, 0].tolist() == [0, 4, 7]
+    assert host_scorer.windows_of(np.arange(2)[None], 4, 4, -7.0).tolist() == [[[0, 1, -7, -7]]]
 
 
 def test_spectrograms_by_a_description(tmp_path):
@@ -97,7 +97,7 @@ def test_spectrograms_by_a_description(tmp_path):
         frames = [padded[k : k + 1024] * window for k in range(0, len(wave) + 1, 320)]
         power = np.abs(np.fft.rfft(frames)) ** 2
         values.append(10 * np.log10(np.maximum(power @ filters.T, 1e-10)))
-        np.testing.assert_allclose(spectra.PANNS(wave, 32_000), values[-1], atol=0.02)
+        np.testing.assert_allclose(host_logmel.PANNS(wave, 32_000), values[-1], atol=0.02)
     np.testing.assert_allclose(found, expected(np.stack(values).reshape(2, -1)), rtol=0, atol=1e-3)
 
 
@@ -202,8 +202,8 @@ def test_our_exports_say_what_they_are(tmp_path, kind, waveform):
     options = Options(waveform)
     info = export_options.describe(model, options, None)
     export.format_named(kind).write(path, model, info, options)
-    (part,) = naming.parts_of(path)
-    teacher = naming.load_teacher(part)
+    (part,) = open_teacher.parts_of(path)
+    teacher = open_teacher.load_teacher(part)
     assert teacher.segment_seconds == model.info.segment_seconds != 10
     assert teacher.classes == model.classes and teacher.output == "sigmoid"
     batch = silence(32_000, 6, rows=3)
@@ -213,8 +213,8 @@ def test_our_exports_say_what_they_are(tmp_path, kind, waveform):
     ((_, expected),) = OwnTeacher(model).scorer(Running())([batch])
     assert expected.std() > 0.05
     np.testing.assert_allclose(scores_of(teacher, batch), expected, atol=1e-3)
-    one = naming.open_teacher(str(path), model.classes[1:]).teacher
+    one = open_teacher.open_teacher(str(path), model.classes[1:]).teacher
     assert one.classes == model.classes[1:]
     softmax = dataclasses.replace(teacher, output="softmax")
     with pytest.raises(UserError, match="with one softmax"):
-        naming._for_classes(softmax, model.classes[1:], "", "error")
+        open_teacher._for_classes(softmax, model.classes[1:], "", "error")

@@ -10,8 +10,8 @@ from shared_tables import TEACHERS, needs_teachers
 from small_teachers import expected, write_onnx
 
 from psl_jax import config as config_lib
-from psl_jax import evaluate, relabel
 from psl_jax.audio.segments import Segmentation
+from psl_jax.commands import evaluate, relabel
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.source import Source
 from psl_jax.experiments import suite

@@ -9,15 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from psl_jax.model.mobilenetv2 import Variables, create
-from psl_jax.model.model import Model, ModelInfo
+from psl_jax.networks.mobilenetv2 import Variables, create
+from psl_jax.networks.trained_model import Model, ModelInfo
 from psl_jax.runtime import parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.training.checkpoints import TrainingCheckpoints, average
 from psl_jax.training.loop import EarlyStop
 from psl_jax.training.step import TrainState, init_state
 from psl_jax.weights import orbax_folder
-from psl_jax.weights.load import load_model
+from psl_jax.weights.load_model import load_model
 from psl_jax.weights.orbax_folder import save_model
 
 # Rises, falls, ties; the best four are steps 3, 6, 9 and 8.

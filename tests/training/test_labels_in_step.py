@@ -12,7 +12,8 @@ import pytest
 import small_experiments
 from small_experiments import last_variables, run, settings
 
-from psl_jax import UserError, relabel
+from psl_jax import UserError
+from psl_jax.commands import relabel
 from psl_jax.data import batches
 from psl_jax.data.segment_loader import Segments
 from psl_jax.data.soft_labels import SoftLabels

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from psl_jax.model.folding import fold
-from psl_jax.model.frontend import LogMel
-from psl_jax.model.mobilenetv2 import create
+from psl_jax.networks.folding import fold
+from psl_jax.networks.frontend import LogMel
+from psl_jax.networks.mobilenetv2 import create
 from psl_jax.runtime import parallel
 from psl_jax.scoring.scorer import scoring_program
 from psl_jax.training.step import Recipe, init_state, train_program

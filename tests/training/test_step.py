@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from small_network import SHALLOW
 
-from psl_jax.model.augmentation import Augmentation
-from psl_jax.model.context import Context
-from psl_jax.model.frontend import LogMel
-from psl_jax.model.mobilenetv2 import create
+from psl_jax.networks.augmentation import Augmentation
+from psl_jax.networks.forward_context import Context
+from psl_jax.networks.frontend import LogMel
+from psl_jax.networks.mobilenetv2 import create
 from psl_jax.runtime import parallel
 from psl_jax.training.step import (
     Recipe,
@@ -54,7 +54,7 @@ def batch_of(size=4, classes=3, seed=0):
 def plain():
     """Network without dropout, its variables and a jitted step on one device."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("psl_jax.model.mobilenetv2.INVERTED_RESIDUALS", SHALLOW)
+        patch.setattr("psl_jax.networks.mobilenetv2.INVERTED_RESIDUALS", SHALLOW)
         network, variables = create(3, 0.1, dropout=0.0)
     mesh = parallel.data_mesh(1)
     return types.SimpleNamespace(

@@ -13,14 +13,14 @@ from psl_jax import config as config_lib
 from psl_jax.experiments import stepping
 from psl_jax.experiments.experiment import Experiment
 from psl_jax.experiments.run_binding import OtherRunError
-from psl_jax.model.context import Context
-from psl_jax.model.frontend import LogMel, to_float
-from psl_jax.model.mobilenetv2 import Variables, clip_probabilities, create
-from psl_jax.model.model import ModelInfo
+from psl_jax.networks.forward_context import Context
+from psl_jax.networks.frontend import LogMel, to_float
+from psl_jax.networks.mobilenetv2 import Variables, clip_probabilities, create
+from psl_jax.networks.trained_model import ModelInfo
 from psl_jax.runtime import parallel
 from psl_jax.training.step import Recipe, binary_cross_entropy, init_state, train_program
 from psl_jax.weights import orbax_folder
-from psl_jax.weights.load import load_model
+from psl_jax.weights.load_model import load_model
 
 CLASSES = ("class 0", "class 1", "class 2")  # of synthetic_data.make_index
 

@@ -9,7 +9,7 @@ import pytest
 import tagging
 from serving import ask, multipart, served
 
-from psl_jax import serve
+from psl_jax.commands import serve
 from psl_jax.runtime.errors import UserError
 from psl_jax.tagging.events import EventSettings
 

@@ -16,9 +16,9 @@ import soundfile
 import tagging
 from serving import served, wait_for
 
-from psl_jax.tagging import options, writing
+from psl_jax.tagging import output_formats, tagging_cli
 from psl_jax.tagging.events import EventFinder, EventSettings
-from psl_jax.tagging.tagged_files import FileTags, Input
+from psl_jax.tagging.file_tagging import FileTags, Input
 
 pytest.importorskip("uvicorn", reason="needs the [serve] extra")
 web = pytest.importorskip("psl_jax.web.service", reason="needs the [serve] extra")
@@ -141,7 +141,7 @@ def expected(tags, threshold, own=None, **settings):
 
 
 def as_listed(events):
-    clocks = ((writing.clock(e.onset, 2), writing.clock(e.offset, 2)) for e in events)
+    clocks = ((output_formats.clock(e.onset, 2), output_formats.clock(e.offset, 2)) for e in events)
     return {(*clock, e.label) for clock, e in zip(clocks, events, strict=True)}
 
 
@@ -436,8 +436,8 @@ def test_each_format_is_that_of_the_command(page, clips, tags):
     )
     name = "street & _b_"  # as the browser saves it
     for style, between in [("csv", ","), ("audacity", "\t"), ("raven", "\t")]:
-        text = saved(page, name + writing.ENDINGS[style]).decode()
-        wanted = "".join(writing.render(whole, style, writing.Best()))
+        text = saved(page, name + output_formats.ENDINGS[style]).decode()
+        wanted = "".join(output_formats.render(whole, style, output_formats.Best()))
         found, rows = (list(csv.reader(io.StringIO(x), delimiter=between)) for x in (text, wanted))
         assert len(found) > 5 and [row[:-1] for row in found] == [row[:-1] for row in rows]
         scores = [[float(row[-1].split()[-1]) for row in x[1:]] for x in (found, rows)]
@@ -468,7 +468,7 @@ def test_thresholds_are_saved_for_the_command_and_loaded(page, clips, tags, tmp_
     set_value(page, "own", 0.2)
     press(page, "thresholds")
     saved(page, "thresholds.csv")
-    own = options.read_thresholds(page.downloads / "thresholds.csv")
+    own = tagging_cli.read_thresholds(page.downloads / "thresholds.csv")
     each = tagging.thresholds(0.6, siren=0.3, bell=0.2)
     assert own == dict(zip(tagging.LABELS, each, strict=True))
     page.get(page.current_url)

@@ -9,7 +9,7 @@ import pytest
 import tagging
 
 import psl_jax
-from psl_jax import export
+from psl_jax.commands import export
 from psl_jax.exporting import export_options
 from psl_jax.exporting.export_options import Options
 from psl_jax.runtime.errors import UserError

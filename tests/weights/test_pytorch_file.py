@@ -6,17 +6,17 @@ import sys
 import jax
 import numpy as np
 import pytest
+import torch_reference
 
 import psl_jax
-from psl_jax import export
-from psl_jax.model.context import Context
-from psl_jax.model.frontend import LogMel
-from psl_jax.model.mobilenetv2 import clip_probabilities, create, num_parameters
+from psl_jax.commands import export
+from psl_jax.networks.forward_context import Context
+from psl_jax.networks.frontend import LogMel
+from psl_jax.networks.mobilenetv2 import clip_probabilities, create, num_parameters
 from psl_jax.runtime.errors import UserError
-from psl_jax.weights import load, pytorch_file
+from psl_jax.weights import load_model, pytorch_file
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install psl_jax[torch]")
-import torch_reference  # noqa: E402
 
 ODD_LENGTH = 54_321  # samples
 
@@ -54,7 +54,7 @@ def classes_csv(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def imported(checkpoint):
-    return load.load_model(checkpoint)
+    return load_model.load_model(checkpoint)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_an_imported_checkpoint_is_a_model_with_audioset_classes(imported):
 def test_there_and_back_is_bit_equal(small_state, tmp_path, wrapped):
     path, back = tmp_path / "in.pt", tmp_path / "back.pt"
     torch.save({"model": small_state} if wrapped else small_state, path)
-    model = load.load_model(path, ("bell", "hum", "siren"))
+    model = load_model.load_model(path, ("bell", "hum", "siren"))
     pytorch_file.write(back, pytorch_file.to_state(model.variables))
     found = torch.load(back, weights_only=True)
     assert set(found) == set(small_state)
@@ -205,7 +205,7 @@ def test_classes_must_be_named_where_there_are_not_527(small_state, classes_csv,
     path, out = tmp_path / "in.pt", tmp_path / "model"
     torch.save(small_state, path)
     with pytest.raises(UserError, match=r"3 classes apart.* --classes="):
-        load.load_model(path)
+        load_model.load_model(path)
     assert psl_jax.load(path, classes=classes_csv).labels == ("bell", "hum", "siren")
     arguments = ["export", path, "--format=orbax", f"--out={out}"]
 
@@ -216,12 +216,12 @@ def test_classes_must_be_named_where_there_are_not_527(small_state, classes_csv,
         run("--classes=nowhere.csv")
     assert not out.exists()
     run(f"--classes={classes_csv}")
-    assert load.load_model(out).classes == ("bell", "hum", "siren")
+    assert load_model.load_model(out).classes == ("bell", "hum", "siren")
     with pytest.raises(UserError, match="names its classes itself"):
-        load.load_model(out, ("a", "b", "c"))
+        load_model.load_model(out, ("a", "b", "c"))
 
 
 def test_without_pytorch_the_error_says_what_to_install(checkpoint, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(UserError, match=r"pip install 'psl_jax\[torch\]'"):
-        load.load_model(checkpoint)
+        load_model.load_model(checkpoint)

@@ -1,0 +1,111 @@
+"""Scores a split of a data set with a model, and tells the metrics of its clips.
+
+    psl-jax evaluate runs/psl2s DATA --split=eval --segment_seconds=2
+    psl-jax evaluate published.pt DATA --segment_seconds=whole --out=published
+    psl-jax evaluate mn:mn10_as.pt DATA --segment_seconds=10 --class_map=CLASSES.csv
+
+A clip's score is the mean of its segments'. What comes out: metrics.json, per_class.csv and
+scores.npz (ids, classes, scores, targets). An evaluation that was stopped goes on where it was, and
+several processes share one (--distributed). The data may have fewer classes than the model, and in
+another order: they are found by name.
+"""
+
+import argparse
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from psl_jax.runtime import cli_entry
+from psl_jax.runtime.paths import path_of
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line, which begins with the program's name."""
+    from psl_jax.teachers import scoring_cli
+
+    parser = scoring_cli.parser("evaluate", __doc__ or "", split="eval")
+    parser.add_argument(
+        "--segment_seconds",
+        default="training",
+        metavar="S",
+        help="seconds, or whole, or training: as the model was trained (default)",
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", help="(default: evaluations/<model>-<split>-<segments>)"
+    )
+    found = scoring_cli.parse(parser, arguments)
+    if found.unmapped == "weak":
+        parser.error("--unmapped=weak is for relabel: scores of weak labels would be none")
+    return found
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Scores, and writes and prints the metrics."""
+    import jax
+
+    from psl_jax.data.whole_clips import WholeClips
+    from psl_jax.runtime import parallel, run_claim
+    from psl_jax.scoring import evaluation
+    from psl_jax.scoring.resumable_scores import StoredScores, score_missing
+    from psl_jax.teachers import scoring_cli
+    from psl_jax.teachers.psl_teacher import OwnTeacher
+
+    task = scoring_cli.begin(arguments, arguments.segment_seconds)
+    teacher, source, cut = task.teacher, task.source, task.cut(arguments.segment_seconds)
+    seconds = "whole" if isinstance(cut, WholeClips) else cut.seconds
+    length = seconds if seconds == "whole" else f"{seconds:g}s"
+    name = f"{teacher.name}-{arguments.split}-{length}"
+    out = path_of(arguments.out or path_of("evaluations") / name)
+    scorer = task.scorer(arguments)
+    if jax.process_index() == 0:
+        print("\n".join(scoring_cli.plan(task, cut, scorer, arguments, out)), flush=True)
+    if arguments.dry_run:
+        return
+    made_with = {
+        "model": teacher.digest,
+        "split": arguments.split,
+        "segment_seconds": seconds,
+        "dtype": arguments.dtype,
+    }
+    told: dict[str, Any] = {"teachers": teacher.described()}
+    if isinstance(teacher, OwnTeacher):
+        told = {"front_end": dataclasses.asdict(teacher.model.info.logmel)}
+    stored = StoredScores(out, source.index, made_with | told)
+    finished = stored.begun and (out / evaluation.METRICS).exists()
+
+    def tell() -> None:
+        if not finished:
+            evaluation.write_results(out, source.index, stored.read(), made_with)
+            stored.forget()
+        print("\n".join(summary(out)))
+
+    with run_claim.claimed(out, "--out"):
+        if not finished:
+            stored.begin()
+            score_missing(scorer, source, cut, stored, arguments.batch_size, "evaluate")
+        parallel.by_the_first("metrics", tell)
+
+
+def summary(out: pathlib.Path) -> list[str]:
+    """The metrics in `out`, a line each."""
+    from psl_jax.runtime import files
+    from psl_jax.scoring import evaluation
+
+    found: Mapping[str, Any] = files.read_json(out / evaluation.METRICS)
+    percents = {"mAP": "mAP", "mAP_at_3": "mAP@3", "lwlrap": "lwlrap"}
+    lines = [
+        f"{shown:8} {100 * found[key]:7.2f} %"
+        for key, shown in percents.items()
+        if found.get(key) is not None
+    ]
+    for key, shown in (("AUC", "AUC"), ("d_prime", "d'")):
+        if found.get(key) is not None:
+            lines.append(f"{shown:8} {found[key]:7.3f}")
+    lines.append(f"{found['num_clips']:,} clips, ids {found['clip_ids_sha256'][:12]}…")
+    written = f"{evaluation.METRICS}, {evaluation.PER_CLASS} and {evaluation.SCORES}"
+    return ["", *lines, f"{written} in {out}"]
+
+
+if __name__ == "__main__":
+    cli_entry.run(main, parse, takes_buckets=True)

@@ -1,0 +1,223 @@
+"""Writes a finished model for other runtimes, and checks the file against the Flax model.
+
+    psl-jax export runs/psl2s --format=onnx --out=psl2s.onnx
+    psl-jax export runs/psl2s --format=tflite --quantize --out=psl2s.tflite
+    psl-jax export runs/psl2s --format=stablehlo --input=logmel --out=psl2s.stablehlo
+    psl-jax export published.pt --classes=CLASSES.csv --format=orbax --out=published
+
+onnx, tflite and stablehlo take waveforms [batch, samples], 16 kHz and in [-1, 1], of any number and
+length, and give clip and frame probabilities. orbax, safetensors and torch hold the weights alone.
+The file is run in its own runtime on audio before it gets its name: one that does not give the
+probabilities of the model is not kept, and the exit status is 2.
+"""
+
+import argparse
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import flags
+
+from psl_jax.runtime import cli_entry, disk_errors, files
+from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import is_remote, path_of, remove_tree
+
+TOLERANCE = 1e-4  # in probability, of every class of every clip and frame
+QUANTIZED_TOLERANCE = 0.03  # in probability on average: what 8-bit weights are expected to cost
+FORMATS = ("orbax", "safetensors", "stablehlo", "onnx", "tflite", "torch")
+_GRAPHS = ("stablehlo", "onnx", "tflite")
+
+
+class Format(NamedTuple):
+    """How a format is written and run."""
+
+    write: Callable[..., None]
+    load: Callable[[pathlib.Path], Any]
+
+
+def format_named(name: str) -> Format:
+    """Imports what a format needs of this package; its libraries are imported when used."""
+    from psl_jax.exporting import to_weights
+    from psl_jax.exporting.check import flax_runner
+    from psl_jax.weights.load_model import load_model
+
+    if name == "orbax":
+        return Format(to_weights.write_orbax, lambda path: flax_runner(load_model(path)))
+    if name == "safetensors":
+        return Format(
+            to_weights.write_safetensors,
+            lambda path: flax_runner(load_model(path)),
+        )
+    import importlib
+
+    module = importlib.import_module(f"psl_jax.exporting.to_{name}")
+    return Format(module.write, module.load)
+
+
+def export(
+    model: Any,
+    name: str,
+    out: str | os.PathLike,
+    signals: Sequence[np.ndarray],
+    options: Any,
+    licence: str | None,
+) -> Any:
+    """Writes `model` (a checkpoints.Model) in the format `name`, and checks what was written.
+
+    Args:
+      model: the finished model.
+      name: one of FORMATS.
+      out: file, or for orbax folder, to write; it is replaced.
+      signals: float32 [samples] each, audio to check it on.
+      options: an export_options.Options.
+      licence: of the weights; None: nothing is said of it.
+
+    Returns the export_check.Differences between it and the model. Raises UserError, and leaves
+    nothing behind, where they are too large, or where a library is missing.
+    """
+    from psl_jax.exporting import check, export_options
+
+    form, out = format_named(name), path_of(out)
+    info = export_options.describe(model, options, licence)
+    if is_remote(out):
+        with tempfile.TemporaryDirectory(prefix="psl_jax-") as folder:
+            found = export(model, name, pathlib.Path(folder) / out.name, signals, options, licence)
+            if out.is_dir():
+                remove_tree(out)
+            files.copy_tree(pathlib.Path(folder), out.parent)
+        return found
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
+        path = path_of(folder) / out.name
+        try:
+            form.write(path, model, info, options)
+            runner = form.load(path)
+        except ImportError as error:
+            extra = "torch" if name == "torch" else "export"
+            raise UserError(
+                f"--format={name} needs {error.name}, which is not installed: "
+                f"pip install 'psl_jax[{extra}]'"
+            ) from error
+        found = check.differences(runner, model, signals, options.waveform)
+        _refuse_difference(found, name, options.quantize)
+        for written in path_of(folder).iterdir():
+            _replace(written, out.parent / written.name)
+    return found
+
+
+def _refuse_difference(found: Any, name: str, quantized: bool) -> None:
+    kind = "mean" if quantized else "worst"
+    value, limit = getattr(found, kind), QUANTIZED_TOLERANCE if quantized else TOLERANCE
+    if not value <= limit:
+        raise UserError(
+            f"the {name} export differs from the Flax model by {value:.2g} in probability (the "
+            f"{kind} over classes, clips and frames), expected at most {limit:g}. It was removed. "
+            "Try the versions of constraints.txt; if that does not help, report it"
+            + (", or export without --quantize" if quantized else "")
+        )
+
+
+def _replace(source: pathlib.Path, target: pathlib.Path) -> None:
+    if target.is_dir():
+        remove_tree(target)
+    os.replace(source, target)
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line, which begins with the program's name."""
+    about, _, more = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        prog="psl-jax export",
+        description=about,
+        epilog=more,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("model", metavar="RUN", help="folder of a finished run, or another model")
+    add("--format", required=True, choices=FORMATS)
+    add("--out", required=True, metavar="PATH", help="file, or for orbax folder, to write")
+    add("--classes", metavar="CSV", help="of a published .pt (default: AudioSet's)")
+    add(
+        "--input",
+        default="waveform",
+        choices=("waveform", "logmel"),
+        help="waveform: the front end is part of the graph (default); logmel: it is not, and the "
+        "input is [batch, frames, 64] in dB",
+    )
+    add("--quantize", action="store_true", help="tflite: weights of 8 bits (dynamic range)")
+    add(
+        "--audio",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="audio files to check on (default: clips of the run's own data where they are "
+        "found, and a synthetic signal)",
+    )
+    add("--licence", metavar="TEXT", help="licence of the weights, which is written with them")
+    flags.FLAGS(arguments[:1])  # absl's own, which nobody gives here, count as read
+    return parser.parse_args(arguments[1:])
+
+
+def main(arguments: argparse.Namespace) -> None:
+    _refuse_settings(arguments)
+    from psl_jax.audio.segments import SAMPLE_RATE
+    from psl_jax.exporting import check
+    from psl_jax.exporting.export_options import Options
+    from psl_jax.networks.class_lists import read_classes
+    from psl_jax.runtime import distributed
+    from psl_jax.weights import load_model
+
+    distributed.configure()
+    classes = read_classes(arguments.classes)[0] if arguments.classes else None
+    model = load_model.load_model(arguments.model, classes)
+    if arguments.audio:
+        signals, where = check.read_signals(arguments.audio), "the files given"
+    else:
+        own = check.own_signals(arguments.model)
+        signals = [*own, check.synthetic_signal()]
+        where = (f"{len(own)} clips of the run's data and " if own else "") + "a synthetic signal"
+    options = Options(arguments.input == "waveform", arguments.quantize)
+    licence = arguments.licence or _default_licence(model)
+    found = export(model, arguments.format, arguments.out, signals, options, licence)
+    lengths = [*(n / SAMPLE_RATE for n in check.LENGTHS), model.info.segment_seconds]
+    seconds = ", ".join(f"{length:.3g}" for length in sorted(lengths))
+    print(
+        f"wrote {arguments.out}: {_megabytes(arguments.out):.1f} MB\n"
+        f"differs from the Flax model by at most {found.worst:.1e} in probability, by "
+        f"{found.mean:.1e} on average\n"
+        f"checked on {where}: batches of 1 and 7, {seconds} s"
+    )
+
+
+def _refuse_settings(arguments: argparse.Namespace) -> None:
+    name, out = arguments.format, path_of(arguments.out)
+    if arguments.quantize and name != "tflite":
+        raise UserError(f"--quantize is for --format=tflite, not {name}")
+    if arguments.input == "logmel" and name not in _GRAPHS:
+        raise UserError(f"--input=logmel is for {', '.join(_GRAPHS)}: {name} holds no front end")
+    suffix = {"safetensors": (".safetensors",), "torch": (".pt", ".pth")}.get(name)
+    if suffix and out.suffix not in suffix:
+        raise UserError(f"--out={out}: expected a name that ends in {' or '.join(suffix)}")
+    if out.is_dir() and not (name == "orbax" and (out / "model.json").exists()):
+        raise UserError(f"--out={out} is a folder; give a path that is not there yet")
+    disk_errors.check_writable(out.parent, "--out")
+
+
+def _default_licence(model: Any) -> str | None:
+    imported = model.info.origin.get("imported")
+    if imported:
+        return f"that of {imported['file']}, from which the weights were imported"
+    return model.info.origin.get("licence")
+
+
+def _megabytes(path: str) -> float:
+    place = path_of(path)
+    every = [place] if place.is_file() else [x for x in place.rglob("*") if x.is_file()]
+    return sum(x.stat().st_size for x in every) / 1e6
+
+
+if __name__ == "__main__":
+    cli_entry.run(main, parse, takes_buckets=True)

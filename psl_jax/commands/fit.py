@@ -1,0 +1,136 @@
+"""Fits a classifier of the data's classes to what a tagger with other classes says of them.
+
+    psl-jax fit mn:mn10_as.pt DATA --split=full --out=fitted.npz
+    psl-jax relabel fitted:fitted.npz DATA --split=balanced --segment_seconds=2 --out=labels/2s
+    psl-jax main --config configs/psl2s.py --config.teacher=fitted:fitted.npz ...
+
+A logistic regression for each class of the data, on the logits of all classes of the tagger, or of
+several side by side (--teacher), and the weak labels of a split's clips. Nothing else of the tagger
+changes, and no class map is needed. How strongly weights are held small is chosen by clips held
+out. The result is a teacher (docs/TEACHERS.md) that needs the tagger's own file wherever it is
+used. Scores of the clips are kept until all is done, so a fit that was stopped goes on.
+"""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from psl_jax.runtime import cli_entry
+from psl_jax.runtime.errors import UserError
+
+_FEW = 3  # clips of a class: what is fitted to fewer is hardly known
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line, which begins with the program's name."""
+    from psl_jax.teachers import scoring_cli
+
+    parser = scoring_cli.parser("fit", __doc__ or "", split="full", maps=False)
+    parser.add_argument(
+        "--segment_seconds",
+        default="training",
+        metavar="S",
+        help="that the tagger hears at a time: seconds, or whole, or training: as it was trained "
+        "(default); a clip's score is their mean",
+    )
+    parser.add_argument("--out", required=True, metavar="FILE", help="where it goes, FILE.npz")
+    found = scoring_cli.parse(parser, arguments)
+    if not found.out.endswith(".npz"):
+        parser.error(f"--out={found.out}: expected a name that ends in .npz")
+    return found
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Scores, fits and writes."""
+    import jax
+
+    from psl_jax.runtime import disk_errors, parallel
+    from psl_jax.runtime.paths import path_of, remove_tree
+    from psl_jax.scoring.resumable_scores import StoredScores, score_missing
+    from psl_jax.teachers import fitted_teacher, scoring_cli
+
+    task = scoring_cli.begin_raw(arguments, arguments.segment_seconds)
+    index, scorer = task.source.index, task.scorer(arguments)
+    made_with = {
+        "teachers": [one.digest for one in task.teachers],
+        "split": arguments.split,
+        "segment_seconds": task.segmentation.seconds,
+        "dtype": arguments.dtype,
+    }
+    if jax.process_index() == 0:
+        print("\n".join(plan(task, scorer, arguments)), flush=True)
+    _check(index)
+    if arguments.dry_run:
+        return
+    if jax.process_index() == 0:
+        disk_errors.check_writable(path_of(arguments.out).parent, "--out")
+    folder = path_of(f"{arguments.out}.scores")
+    stored = StoredScores(folder, index, made_with)
+    stored.begin()
+    score_missing(scorer, task.source, task.segmentation, stored, arguments.batch_size, "score")
+
+    def finish() -> None:
+        from psl_jax.teachers.logistic_regression import fit
+
+        found = fit(fitted_teacher.features_of(stored.read()), index.weak_labels())
+        about = {
+            "split": index.split,
+            "clips": len(index),
+            "clip_ids_sha256": index.ids_sha256,
+            "labels_sha256": index.labels_sha256,
+            "penalty": found.penalty,
+            "held_out_mAP": found.held_out[found.penalty],
+        }
+        fitted_teacher.save(
+            arguments.out,
+            found.classifier,
+            index.classes,
+            task.parts,
+            task.segmentation.seconds,
+            about,
+        )
+        remove_tree(folder, ignore_errors=True)
+        print("\n".join(summary(found, index, arguments.out)))
+
+    parallel.by_the_first("fitted", finish)
+
+
+def plan(task: Any, scorer: Any, arguments: argparse.Namespace) -> list[str]:
+    """What will be done, in words."""
+    index = task.source.index
+    words = " and ".join(one.words() for one in task.teachers)
+    features = sum(len(one.classes) for one in task.teachers)
+    return [
+        f"tagger  {words}",
+        f"data    {index.split}: {len(index):,} clips, {index.hours:.2f} h, "
+        f"{index.num_classes} classes",
+        f"work    segments of {task.segmentation.seconds:g} s on {scorer.where}; then "
+        f"{index.num_classes} logistic regressions on {features} features, memory about "
+        f"{12 * len(index) * features / 1e6:,.0f} MB",
+        f"out     {arguments.out}",
+    ]
+
+
+def _check(index: Any) -> None:
+    """Raises UserError where there is nothing to fit to."""
+    if not index.class_counts().any():
+        raise UserError(f"no clip of split {index.split!r} has a label: there is nothing to fit to")
+
+
+def summary(found: Any, index: Any, out: str) -> list[str]:
+    """What was found, in lines."""
+    lines = ["", "penalty  mAP of clips held out"]
+    for penalty, value in found.held_out.items():
+        mark = "  <- taken" if penalty == found.penalty else ""
+        lines.append(f"{penalty:7g}  {100 * value:6.2f} %{mark}")
+    if found.penalty == min(found.held_out) and len(index) > 100:
+        lines.append("note: the weakest penalty is the best one: more clips would be of use")
+    counts = index.class_counts()
+    if few := [name for name, n in zip(index.classes, counts, strict=True) if n < _FEW]:
+        shown = ", ".join(few[:5]) + (", ..." if len(few) > 5 else "")
+        lines.append(f"note: {len(few)} classes have fewer than {_FEW} clips: {shown}")
+    return [*lines, f"a teacher of {index.num_classes} classes: fitted:{out}"]
+
+
+if __name__ == "__main__":
+    cli_entry.run(main, parse)

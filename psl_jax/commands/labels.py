@@ -1,0 +1,344 @@
+"""Soft labels in files that others write and read: import, export, cut anew, listen to.
+
+    psl-jax labels import passt.npy DATA --split=balanced --segment_seconds=10 --out=labels/passt
+    psl-jax labels export labels/2s DATA --split=balanced --format=parquet --out=2s.parquet
+    psl-jax labels cut labels/frames DATA --split=balanced --segment_seconds=2 --out=labels/2s
+    psl-jax labels page labels/2s DATA --split=balanced --samples=50 --out=labels.html
+
+    psl-jax main --config configs/psl2s.py --config.soft_labels_dir=labels/passt
+
+trains on labels that were imported or cut; no teacher is asked. Formats: docs/LABELS.md.
+"""
+
+import argparse
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags, logging
+
+import psl_jax.commands.relabel
+from psl_jax.audio.segments import MIN_SEGMENT_SECONDS, Segmentation, check_hop
+from psl_jax.runtime import cli_entry
+from psl_jax.runtime.errors import UserError
+
+_FORMATS = ("parquet", "csv", "npy", "ced", "pretrainedsed")
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line, which begins with the program's name."""
+    parser = cli_entry.parser("labels", __doc__ or "")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    _add_import(actions)
+    _add_export(actions)
+    _add_cut(actions)
+    _add_page(actions)
+    flags.FLAGS(arguments[:1])  # absl's own, which nobody gives here, count as read
+    return parser.parse_args(arguments[1:])
+
+
+def _action(actions: Any, name: str, about: str, first: tuple[str, str]) -> Any:
+    parser = actions.add_parser(name, help=about, description=about)
+    parser.add_argument("source", metavar=first[0], help=first[1])
+    parser.add_argument("data", metavar="DATA", help="folder of a prepared data set")
+    parser.add_argument("--split", default="balanced", help="(default: balanced)")
+    return parser.add_argument
+
+
+def _add_format(add: Any) -> None:
+    add("--format", choices=_FORMATS, help="(default: by the name's ending)")
+    add("--values", choices=("probabilities", "logits"), help="(default: as the format has them)")
+    add("--pool", choices=("mean", "max"), help="of frames, or of a clip's segments")
+
+
+def _add_segments(add: Any, required: bool = True) -> None:
+    add("--segment_seconds", type=float, required=required, metavar="S")
+    add("--hop_seconds", type=float, metavar="S", help="where segments overlap")
+    add(
+        "--shortest_segment_seconds",
+        type=float,
+        default=MIN_SEGMENT_SECONDS,
+        metavar="S",
+        help=f"from so many on a clip's end is a segment (default: {MIN_SEGMENT_SECONDS:g})",
+    )
+
+
+def _add_import(actions: Any) -> None:
+    about = ("FILE", "of labels, or the folder of soft labels of an earlier version")
+    add = _action(actions, "import", "Reads a label file.", about)
+    _add_format(add)
+    _add_segments(add, required=False)
+    add("--out", required=True, metavar="DIR", help="where the labels go")
+    add("--classes", metavar="CSV", help="of the file, where it does not name them")
+    add("--index", metavar="FILE", help="names of the rows, where they lie elsewhere")
+    add(
+        "--fill",
+        choices=("mean", "half", "zero"),
+        help="ced: what the classes get that a row leaves out (default: mean, the lowest kept "
+        "value spread over them)",
+    )
+    add("--unmapped", choices=("error", "weak"), default="error", help="classes it lacks")
+    add("--missing", choices=("error", "weak"), default="error", help="segments it lacks")
+
+
+def _add_export(actions: Any) -> None:
+    folder = ("FOLDER", "of soft labels")
+    add = _action(actions, "export", "Writes soft labels as a label file.", folder)
+    _add_format(add)
+    add("--out", required=True, metavar="FILE")
+    add("--top_k", type=int, metavar="K", help="ced: of a row (default: 20)")
+
+
+def _add_cut(actions: Any) -> None:
+    about = "Makes labels of other segments, such as of a teacher's frames."
+    add = _action(actions, "cut", about, ("FOLDER", "of soft labels; it is not changed"))
+    _add_segments(add)
+    add("--out", required=True, metavar="DIR", help="where the new labels go")
+
+
+def _add_page(actions: Any) -> None:
+    about = "Writes a page to judge soft labels by ear."
+    add = _action(actions, "page", about, ("FOLDER", "of soft labels"))
+    add("--out", required=True, metavar="HTML")
+    add("--samples", type=int, default=50, metavar="N", help="clips (default: 50)")
+    add("--seed", type=int, default=0, metavar="N", help="of the choice (default: 0)")
+    add(
+        "--choose",
+        default="classes",
+        choices=("classes", "even"),
+        help="classes take turns (default), or evenly over the split",
+    )
+
+
+def main(arguments: argparse.Namespace) -> None:
+    logging.set_verbosity(logging.WARNING)  # TFDS tells of every file that it reads
+    actions = {"import": _import, "export": _export, "cut": _cut, "page": _page}
+    actions[arguments.action](arguments)
+
+
+def _import(arguments: argparse.Namespace) -> None:
+    from psl_jax.data.label_manifest import segmentation_of
+    from psl_jax.data.source import open_folder
+    from psl_jax.label_files import class_columns, importing, older_folder
+    from psl_jax.networks.class_lists import read_classes
+    from psl_jax.runtime import disk_errors, files
+
+    path, out = pathlib.Path(arguments.source), pathlib.Path(arguments.out)
+    if path.is_dir():
+        source = open_folder(arguments.data, arguments.split)
+        disk_errors.check_writable(out, "--out")
+        older_folder.convert(path, source.index, out)
+        _measure(out, source, segmentation_of(out))
+        return
+    segmentation = _segmentation(arguments)
+    name, form = _format(arguments, path, ("index", "fill", "pool"), "used")
+    options = _options(
+        arguments,
+        form,
+        segmentation,
+        classes=read_classes(arguments.classes)[0] if arguments.classes else None,
+        index=pathlib.Path(arguments.index) if arguments.index else None,
+        fill=arguments.fill or "mean",
+        pool=arguments.pool or "mean",
+    )
+    source = open_folder(arguments.data, arguments.split)
+    index = source.index
+    file = form.read(path, options)
+    keep_weak = arguments.unmapped == "weak"
+    columns = class_columns.by_name(file.classes, index.classes, path, keep_weak)
+    disk_errors.check_writable(out, "--out")
+    paths = form.files(path, options)
+    origin = {
+        "kind": "imported",
+        "format": name,
+        "files": [one.name for one in paths],
+        "sha256": importing.sha256(paths),
+        "classes": files.json_digest(list(file.classes)),
+        "unmapped": arguments.unmapped,
+        "missing": arguments.missing,
+        **form.settings(options),
+    }
+    uses_weak = keep_weak or arguments.missing == "weak"
+    found = importing.import_labels(
+        file,
+        path,
+        index,
+        segmentation,
+        columns,
+        out,
+        lambda: _writer(out, source, segmentation, origin, uses_weak),
+        fill_missing=arguments.missing == "weak",
+    )
+    print("\n".join(found.summary(path, len(index))))
+    _measure(out, source, segmentation)
+
+
+def _segmentation(arguments: argparse.Namespace) -> Segmentation:
+    """The segments that a file is read into."""
+    if arguments.segment_seconds is None:
+        raise UserError("--segment_seconds: how long are the segments that are to have labels?")
+    for option in ("segment_seconds", "hop_seconds"):
+        seconds = getattr(arguments, option)
+        if seconds is not None and not 0.05 <= seconds <= 3600:
+            raise UserError(f"--{option}={seconds:g}: expected seconds, from 0.05 to 3600")
+    shortest = arguments.shortest_segment_seconds
+    if not 0 <= shortest <= 3600:
+        raise UserError(f"--shortest_segment_seconds={shortest:g}: expected seconds, or 0")
+    return Segmentation(arguments.segment_seconds, arguments.hop_seconds, shortest)
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from psl_jax.data.source import open_folder
+    from psl_jax.runtime import disk_errors
+
+    out = pathlib.Path(arguments.out)
+    name, form = _format(arguments, out, ("top_k", "pool"), "written")
+    if out.suffix != form.suffix:
+        raise UserError(f"--out={out}: expected a name that ends in {form.suffix}")
+    top_k = 20 if arguments.top_k is None else arguments.top_k
+    if top_k < 1:
+        raise UserError(f"--top_k={top_k}: expected 1 or more")
+    source = open_folder(arguments.data, arguments.split)
+    labels = _open(arguments.source, source)
+    disk_errors.check_writable(out.parent, "--out")
+    options = _options(arguments, form, labels.segmentation, top_k=top_k, pool=arguments.pool or "")
+    written = form.write(out, labels, options)
+    print(f"soft labels of {len(labels.index):,} clips as {name} in:")
+    for path in written:
+        print(f"  {path}  {path.stat().st_size / 1e6:,.1f} MB")
+
+
+def _cut(arguments: argparse.Namespace) -> None:
+    from psl_jax.data.label_manifest import WEAK
+    from psl_jax.data.soft_labels import made_with
+    from psl_jax.data.source import open_folder
+    from psl_jax.label_files import resegment
+    from psl_jax.runtime import disk_errors
+
+    out, segmentation = pathlib.Path(arguments.out), _segmentation(arguments)
+    if out.resolve() == pathlib.Path(arguments.source).resolve():
+        raise UserError("--out is the folder of the labels themselves: give another")
+    source = open_folder(arguments.data, arguments.split)
+    labels = _open(arguments.source, source)
+    resegment.check(labels.segmentation)
+    check_hop(segmentation, "--hop_seconds")
+    disk_errors.check_writable(out, "--out")
+    names = ("segment_seconds", "hop_seconds", "shortest_seconds")
+    dtype = labels.manifest.get("dtype", "")
+    origin = {
+        "kind": "cut",
+        "teacher_digest": labels.manifest["teacher_digest"],
+        "made_with": made_with(labels),
+        "cut_from": {name: labels.manifest[name] for name in names},
+    }
+    if "origin" in labels.manifest:
+        origin["origin"] = labels.manifest["origin"]
+    resegment.cut(
+        labels, _writer(out, source, segmentation, origin, WEAK in labels.manifest, dtype)
+    )
+    _measure(out, source, segmentation)
+
+
+def _page(arguments: argparse.Namespace) -> None:
+    from psl_jax.data.source import open_folder
+    from psl_jax.reporting import label_page
+    from psl_jax.runtime import disk_errors, distributed
+
+    out = pathlib.Path(arguments.out)
+    if arguments.samples < 1:
+        raise UserError(f"--samples={arguments.samples}: expected 1 or more")
+    if arguments.seed < 0:
+        raise UserError(f"--seed={arguments.seed}: expected 0 or more")
+    distributed.configure()
+    source = open_folder(arguments.data, arguments.split)
+    labels = _open(arguments.source, source)
+    disk_errors.check_writable(out.parent, "--out")
+    clips = label_page.choose(source.index, arguments.samples, arguments.seed, arguments.choose)
+    rule = label_page.RULES[arguments.choose].format(seed=arguments.seed)
+    size = label_page.write_page(out, source, labels, clips, rule).stat().st_size
+    print(f"{len(clips)} clips in {out}: {size / 1e6:.1f} MB")
+    if size > 30e6:
+        print("note: some browsers are slow with so large a page; give fewer --samples")
+
+
+# --- What the actions share -----------------------------------------------------------------------
+
+
+def _format(
+    arguments: argparse.Namespace, path: pathlib.Path, options: Sequence[str], which: str
+) -> tuple[str, Any]:
+    """The kind of a file, which must use those of `options` that are given: see `Format`."""
+    from psl_jax.label_files.formats import FORMATS
+
+    name = arguments.format or next(
+        (name for name, form in FORMATS.items() if path.suffix == form.suffix), None
+    )
+    if name is None:
+        raise UserError(f"{path}: what kind of file? Give --format, one of {', '.join(FORMATS)}")
+    for option in options:
+        if getattr(arguments, option) is not None and option not in getattr(FORMATS[name], which):
+            raise UserError(f"--{option} means nothing for --format={name}; leave it out")
+    return name, FORMATS[name]
+
+
+def _options(arguments: argparse.Namespace, form: Any, segmentation: Any, **more: Any) -> Any:
+    from psl_jax.label_files.label_file import Options
+
+    logits = form.logits if arguments.values is None else arguments.values == "logits"
+    return Options(logits=logits, segmentation=segmentation, **more)
+
+
+def _open(folder: str, source: Any) -> Any:
+    """The soft labels of a folder, cut as they were made."""
+    from psl_jax.data.label_manifest import segmentation_of
+    from psl_jax.data.soft_labels import SoftLabels
+
+    return SoftLabels.open(folder, source.index, segmentation_of(folder))
+
+
+def _writer(
+    out: pathlib.Path,
+    source: Any,
+    segmentation: Any,
+    origin: dict,
+    uses_weak_labels: bool,
+    dtype: str = "",
+) -> Any:
+    """Of labels with an origin, which stands for the teacher."""
+    from psl_jax.data.label_manifest import LabelRule
+    from psl_jax.data.soft_labels import SoftLabelWriter
+    from psl_jax.runtime import files
+
+    return SoftLabelWriter(
+        out,
+        source.index,
+        segmentation,
+        # Without the names of files; an origin's own origin is in its `teacher_digest`.
+        teacher_digest=files.json_digest(
+            {k: v for k, v in origin.items() if k not in ("files", "origin")}
+        ),
+        rule=LabelRule(dtype=dtype),
+        origin=origin,
+        uses_weak_labels=uses_weak_labels,
+    )
+
+
+def _measure(out: pathlib.Path, source: Any, segmentation: Any) -> None:
+    """Tells what the labels are like, as relabel does."""
+    from psl_jax.data.soft_labels import SoftLabels
+    from psl_jax.experiments import advice
+    from psl_jax.runtime import files
+    from psl_jax.runtime.run_folder import LABEL_QUALITY
+    from psl_jax.scoring import relabeling
+
+    labels = SoftLabels.open(out, source.index, segmentation)
+    quality = relabeling.label_quality(labels, source.index, segmentation)
+    files.write_json(out / LABEL_QUALITY, quality)
+    print("\n".join(psl_jax.commands.relabel.summary(quality)))
+    for note in advice.of_labels(quality):
+        print(f"note: {note}")
+    print(f"soft labels of {len(source.index):,} clips in {out}")
+
+
+if __name__ == "__main__":
+    cli_entry.run(main, parse)

@@ -1,0 +1,116 @@
+"""Makes a data set, once, and says what came of it.
+
+    psl-jax prepare --corpus audioset --source_dir AUDIO --data_dir DATA
+    psl-jax prepare --describe DATA
+    psl-jax prepare --verify DATA
+
+Recordings as they come (files, tars, parquet, HDF5; any rate and channels) become checked TFRecord
+clips of 16 kHz mono; docs/DATA.md says what each corpus should look like. Stopped or killed, it
+leaves nothing that looks whole; the same command goes on after the shards that are, makes again
+those that were lost since, and does nothing where all is there.
+
+Exit status: 0; 1 if more than --max_missing of a split's clips are not there, or --verify found
+damage; 2 for wrong settings; 75 when told to end.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from absl import flags, logging
+
+from psl_jax.data import split_index_files as index_lib
+from psl_jax.preparing import preparation_report, prepare_corpus
+from psl_jax.runtime import cli_entry
+
+# --- The command line -----------------------------------------------------------------------
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line, which begins with the program's name."""
+    parser = cli_entry.parser("prepare", __doc__ or "")
+    add = parser.add_argument
+    add("--describe", metavar="DIR", help="describe a prepared data set and write its HTML page")
+    add("--verify", metavar="DIR", help="read and check every record of a prepared data set")
+    add("--corpus", choices=prepare_corpus.RECORDED_CORPORA)
+    add("--source_dir", metavar="DIR", help="the recordings, and the corpus's tables")
+    add("--data_dir", metavar="DIR", help="where to put the records, in a folder of their own")
+    add("--splits", metavar="A,B", default="", help="default: those whose tables are there")
+    add("--limit", type=int, metavar="N", help="only N clips of each split, to try things out")
+    add("--max_missing", type=float, metavar="SHARE", default=0.1, help="default: 0.1")
+    add("--max_clip_seconds", type=float, metavar="S", help="default: the corpus's longest")
+    add("--num_workers", type=int, metavar="N", help="clips loaded at once; default: one a core")
+    add("--beam_options", metavar="OPTIONS", help='a Beam pipeline, such as "--runner=FlinkRunner"')
+    group = parser.add_argument_group("audioset")
+    add = group.add_argument
+    add("--labels_dir", metavar="DIR", help="segment CSVs, strong labels; default: --source_dir")
+    add("--seed", type=int, help="of the choice of aud300h (default: 0)")
+    add("--hdf5_rate", type=int, metavar="HZ", help="of HDF5 waveforms, where they do not say it")
+    group = parser.add_argument_group("fsdkaggle2019")
+    group.add_argument("--include_known_bad", action="store_true", help="keep six bad clips")
+    group = parser.add_argument_group("own_data")
+    group.add_argument("--label_separator", help="between labels (default: ';')")
+    flags.FLAGS(arguments[:1])  # absl wants its own flags parsed, and has none here
+    result = parser.parse_args(arguments[1:])
+    finished = result.describe or result.verify
+    if not finished and not (result.corpus and result.source_dir and result.data_dir):
+        parser.error("give --corpus, --source_dir and --data_dir, or --describe or --verify")
+    if result.limit is not None and result.limit < 1:
+        parser.error(f"--limit is {result.limit}: expected at least 1")
+    known = prepare_corpus.OPTIONS_OF.get(result.corpus, ())
+    every = {name for names in prepare_corpus.OPTIONS_OF.values() for name in names}
+    for name in sorted(every - set(known)):
+        if result.corpus and getattr(result, name) not in (None, False, ""):
+            theirs = [f"--{option}" for option in known]
+            parser.error(
+                f"--{name} is no option of {result.corpus}, which has "
+                f"{', '.join(theirs) or 'none of its own'}"
+            )
+    return result
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Prepares or describes; returns the exit status."""
+    logging.set_verbosity(logging.WARNING)  # TFDS tells of every file that it reads
+    if arguments.describe:
+        from psl_jax.reporting import data_page
+
+        data_dir = index_lib.find_data_dir(arguments.describe)
+        print("\n".join(data_page.describe(data_dir)))
+        print(f"page: {data_page.write_page(data_dir)}")
+        return 0
+    if arguments.verify:
+        return _verify(arguments.verify, arguments.num_workers)
+    builder = prepare_corpus.corpus_builder(arguments)
+    existed = builder.is_prepared()
+    report = builder.prepare(arguments.beam_options)
+    prepare_corpus.print_summary(report, builder.data_dir, existed)
+    splits = report["splits"].items()
+    lost = {name: preparation_report.lost_share(split) for name, split in splits}
+    if existed and any(lost.values()):
+        print(f"To look for the clips that were not there, delete {builder.data_dir} first.")
+    limit = arguments.max_missing
+    above = [f"{name} ({100 * share:.2f} %)" for name, share in lost.items() if share > limit]
+    if above:
+        print(
+            f"the data set is there and can be used, in {builder.data_dir}. The exit status is 1, "
+            f"as more clips are missing than --max_missing={limit:g} allows: {', '.join(above)}"
+        )
+    return 1 if above else 0
+
+
+def _verify(folder: str, num_workers: int | None) -> int:
+    from psl_jax.preparing import verifying
+
+    data_dir = index_lib.find_data_dir(folder)
+    found = verifying.verify(data_dir, num_workers)
+    print("\n".join(found.lines()))
+    if found.damage:
+        print(
+            "Delete what is named and give the command again that prepared it, which makes again "
+            "what is missing; or copy it again from where it is whole."
+        )
+    return 1 if found.damage else 0
+
+
+if __name__ == "__main__":
+    cli_entry.run(main, parse, takes_buckets=True)

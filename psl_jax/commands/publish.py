@@ -1,0 +1,150 @@
+"""Writes a finished model as a folder that can be uploaded to a hub, or handed on.
+
+    psl-jax publish runs/psl2s --out=psl2s --licence=cc-by-4.0
+    hf upload USER/psl2s psl2s                                # then psl_jax.load("hf://USER/psl2s")
+
+In it: model.safetensors, model.onnx, model.pt with audio_tagger.py (the network in PyTorch, without
+psl_jax), labels.csv with thresholds, the evaluation's figures, and README.md, the model's card:
+data, figures with intervals, what it is for, licence. What needs a package that is not installed is
+left out, and told. The folder is whole or not there, and psl_jax.load takes it.
+"""
+
+import argparse
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import psl_jax.commands.export
+from psl_jax.runtime import cli_entry, disk_errors
+from psl_jax.runtime.errors import UserError
+
+_EVALUATION = {"metrics.json": "figures", "per_class.csv": "figures of each class"}
+_GRAPHS = {
+    "onnx": ("model.onnx", "graph from waveforms to probabilities"),
+    "torch": ("model.pt", "weights for PyTorch"),
+}
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line, which begins with the program's name."""
+    from psl_jax.tagging import tagging_cli
+
+    parser = tagging_cli.parser("publish", __doc__ or "")
+    add = parser.add_argument
+    add("--out", required=True, metavar="FOLDER", help="that is written; it is replaced")
+    add(
+        "--licence",
+        metavar="TEXT",
+        help="of the weights, such as cc-by-4.0; needed unless the model tells it already",
+    )
+    add("--use", metavar="TEXT", help="what the model is for, a few sentences of the card")
+    add("--name", metavar="NAME", help="(default: the experiment's)")
+    return tagging_cli.parse(parser, arguments)
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Writes the folder and tells what is in it."""
+    from psl_jax.runtime import distributed
+    from psl_jax.weights.load_model import load_model
+
+    distributed.configure()
+    out = pathlib.Path(arguments.out)
+    _refuse_foreign(out)
+    disk_errors.check_writable(out.parent, "--out")
+    model = load_model(arguments.model)
+    licence = arguments.licence or model.info.origin.get("licence")
+    if not licence:
+        raise UserError(
+            "--licence is missing: say under which licence the weights are published, such as "
+            "--licence=cc-by-4.0 (that of what they were trained on may bind you)"
+        )
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
+        folder = pathlib.Path(temporary) / out.name
+        folder.mkdir()
+        written, missing = publish(
+            model, arguments.model, folder, licence, arguments.use, arguments.name
+        )
+        shutil.rmtree(out, ignore_errors=True)
+        os.replace(folder, out)
+    for name, what in written.items():
+        print(f"  {name:18} {what}")
+    for line in missing:
+        print(line)
+    print(f"{out}: look through its README.md before it is uploaded")
+
+
+def publish(
+    model: Any,
+    run: str | os.PathLike,
+    folder: pathlib.Path,
+    licence: str,
+    use: str | None = None,
+    name: str | None = None,
+) -> tuple[dict[str, str], list[str]]:
+    """Writes a model, which was read from `run`, into an empty folder.
+
+    Returns the files with what they hold, and a line on each that was left out.
+    """
+    import dataclasses
+
+    from psl_jax.exporting import check
+    from psl_jax.exporting.export_options import Options
+    from psl_jax.reporting import model_card
+
+    if name:
+        model = dataclasses.replace(model, info=dataclasses.replace(model.info, name=name))
+    signals = [*check.own_signals(run), check.synthetic_signal()]
+    written, missing = {"README.md": "this card"}, []
+    psl_jax.commands.export.export(
+        model, "safetensors", folder / "model.safetensors", signals, Options(), licence
+    )
+    written["model.safetensors"] = "weights, classes, front end and thresholds: what psl_jax loads"
+    for form, (file, what) in _GRAPHS.items():
+        try:
+            psl_jax.commands.export.export(model, form, folder / file, signals, Options(), licence)
+            written[file] = what
+        except UserError as error:
+            if not isinstance(error.__cause__, ImportError) and "not installed" not in str(error):
+                raise
+            missing.append(f"without {file}: {error}")
+    if "model.pt" in written:
+        source = (
+            pathlib.Path(psl_jax.commands.export.__file__).parent / "exporting" / "audio_tagger.py"
+        )
+        shutil.copy(source, folder / "audio_tagger.py")
+        written["model.pt.json"] = "what audio_tagger.py needs to know of them"
+        written["audio_tagger.py"] = "the network in PyTorch, without psl_jax"
+    written["labels.csv"] = "classes and thresholds"
+    _write_labels(folder / "labels.csv", model)
+    for file, what in _EVALUATION.items():
+        if (pathlib.Path(run) / file).exists():
+            shutil.copy(pathlib.Path(run) / file, folder / file)
+            written[file] = what
+    text = model_card.card(model, run, licence, use, written)
+    (folder / "README.md").write_text(text, encoding="utf-8")
+    return written, missing
+
+
+def _write_labels(path: pathlib.Path, model: Any) -> None:
+    from psl_jax.networks.thresholds import DEFAULT
+    from psl_jax.runtime import files
+
+    tuned = model.info.thresholds
+    values = tuned.values if tuned else [DEFAULT] * len(model.classes)
+    rows = zip(range(len(values)), model.classes, values, strict=True)
+    files.write_csv(path, ("index", "label", "threshold"), rows)
+
+
+def _refuse_foreign(out: pathlib.Path) -> None:
+    """Raises UserError where `out` holds something that was not published here."""
+    if out.is_file() or (
+        out.is_dir() and any(out.iterdir()) and not (out / "model.safetensors").exists()
+    ):
+        raise UserError(f"--out={out} holds something else: give a folder that is not there yet")
+
+
+if __name__ == "__main__":
+    cli_entry.run(main, parse)

@@ -1,0 +1,126 @@
+"""Writes a teacher's soft labels of segments for a split, which several experiments may share.
+
+    psl-jax relabel runs/teacher DATA --segment_seconds=2 --out=labels/2s
+    psl-jax main --config configs/psl2s.py --config.teacher=runs/teacher \\
+        --config.soft_labels_dir=labels/2s ...
+
+Labels are written shard by shard, so a relabeling that was stopped goes on where it was, and
+several processes share one (--distributed). The data may have fewer classes than the teacher, and
+in another order: they are found by name, or by --class_map. Teachers of other kinds, and several as
+one (docs/TEACHERS.md):
+
+    psl-jax relabel mn:mn10_as.pt DATA --teacher=tflite:yamnet.tflite --class_map=CLASSES.csv ...
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+
+from psl_jax.audio.segments import MIN_SEGMENT_SECONDS, check_hop
+from psl_jax.data.label_manifest import LabelRule
+from psl_jax.runtime import cli_entry
+from psl_jax.runtime.paths import path_of
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line, which begins with the program's name."""
+    from psl_jax.teachers import scoring_cli
+
+    parser = scoring_cli.parser("relabel", __doc__ or "", split="balanced")
+    parser.add_argument("--segment_seconds", required=True, metavar="S", help="seconds, or whole")
+    parser.add_argument(
+        "--hop_seconds",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="from one segment's start to the next (default: they lie end to end)",
+    )
+    parser.add_argument(
+        "--shortest_segment_seconds",
+        type=float,
+        default=MIN_SEGMENT_SECONDS,
+        metavar="S",
+        help=f"from so many on a clip's end is a segment (default: {MIN_SEGMENT_SECONDS:g})",
+    )
+    parser.add_argument("--out", required=True, metavar="DIR", help="where the labels go")
+    group = parser.add_argument_group("how labels are made (config.relabel of those who use them)")
+    add = group.add_argument
+    add("--count_padding", action="store_true", help="after a clip's end, in the time mean")
+    found = scoring_cli.parse(parser, arguments)
+    if not 0 <= found.shortest_segment_seconds <= 3600:
+        parser.error("--shortest_segment_seconds: expected seconds, or 0")
+    if not 0 <= found.hop_seconds <= 3600:
+        parser.error("--hop_seconds: expected seconds, or 0")
+    return found
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Relabels, and tells what the labels are like."""
+    import jax
+
+    from psl_jax.data.soft_labels import SoftLabels
+    from psl_jax.experiments import advice
+    from psl_jax.runtime import files, parallel, run_claim
+    from psl_jax.runtime.run_folder import LABEL_QUALITY
+    from psl_jax.scoring import relabeling
+    from psl_jax.teachers import scoring_cli
+
+    task = scoring_cli.begin(arguments, arguments.segment_seconds)
+    segmentation = dataclasses.replace(
+        task.segmentation,
+        hop_seconds=arguments.hop_seconds or None,
+        shortest_seconds=arguments.shortest_segment_seconds,
+    )
+    task = task._replace(segmentation=segmentation)
+    rule = LabelRule(arguments.count_padding)
+    check_hop(segmentation, "--hop_seconds")
+    out, scorer = path_of(arguments.out), task.scorer(arguments, rule)
+    if jax.process_index() == 0:
+        print("\n".join(scoring_cli.plan(task, segmentation, scorer, arguments, out)), flush=True)
+    if arguments.dry_run:
+        return
+
+    def tell() -> None:
+        index = task.source.index
+        digest = task.teacher.digest
+        labels = SoftLabels.open(out, index, task.segmentation, teacher_digest=digest)
+        quality = relabeling.label_quality(labels, index, task.segmentation)
+        files.write_json(out / LABEL_QUALITY, quality)
+        print("\n".join(summary(quality)))
+        for note in advice.of_labels(quality):
+            print(f"note: {note}")
+        print(f"soft labels of {len(index):,} clips in {out}")
+
+    with run_claim.claimed(out, "--out"):
+        relabeling.relabel(
+            scorer,
+            task.source,
+            task.segmentation,
+            out,
+            teacher=task.taught_by,
+            batch_size=arguments.batch_size,
+            rule=rule,
+        )
+        parallel.wait_for_all("relabel")
+        parallel.by_the_first("label quality", tell)
+
+
+def summary(quality: dict) -> list[str]:
+    """What the labels are like, in a few lines."""
+    statistics = quality["statistics"]
+    mean, empty = statistics["mean_labels"], statistics["share_without_labels"]
+    lines = [
+        f"labels a clip (above {statistics['threshold']:g}): {mean['soft']:.2f}, weak ones "
+        f"{mean['weak']:.2f}; clips without any: {100 * empty['soft']:.1f} %, weak "
+        f"{100 * empty['weak']:.1f} %"
+    ]
+    if found := quality.get("segment_mAP"):
+        lines.append(
+            f"against the true events, segment by segment: {100 * found['soft']:.2f} mAP, weak "
+            f"labels {100 * found['weak']:.2f}"
+        )
+    return lines
+
+
+if __name__ == "__main__":
+    cli_entry.run(main, parse, takes_buckets=True)

@@ -1,0 +1,125 @@
+"""A web page on this machine: drop a file or record, see its tags over time, play along.
+
+    psl-jax serve runs/psl2s            # then open http://127.0.0.1:8000
+
+Nothing leaves the machine: the page loads nothing from elsewhere, and only this machine can open it
+unless --host says otherwise. Programs ask /api/v1/tag; /api/v1/docs tells how. Needs: pip install
+'psl_jax[serve]'.
+"""
+
+import argparse
+import contextlib
+import ipaddress
+import os
+import re
+import socket
+import threading
+import urllib.parse
+from collections.abc import Sequence
+
+from psl_jax.runtime import cli_entry
+from psl_jax.runtime.errors import UserError
+from psl_jax.tagging import tagging_cli
+
+TOKEN_VARIABLE = "PSL_JAX_TOKEN"
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line, which begins with the program's name."""
+    parser = tagging_cli.parser("serve", __doc__ or "")
+    tagging_cli.add_settings(parser)
+    group = parser.add_argument_group("server")
+    group.add_argument("--host", default="127.0.0.1", help="address (default: this machine only)")
+    group.add_argument("--port", type=int, default=8000, help="0: any free one (default: 8000)")
+    group.add_argument(
+        "--max_megabytes", type=float, default=200, metavar="MB", help="of a file (default: 200)"
+    )
+    group.add_argument(
+        "--max_minutes", type=float, default=60, metavar="MIN", help="of audio (default: 60)"
+    )
+    group.add_argument(
+        "--token",
+        default=os.environ.get(TOKEN_VARIABLE, ""),
+        help="what requests must bring along, a secret of yours; better given as the environment "
+        f"variable {TOKEN_VARIABLE}, which other users of this machine cannot read",
+    )
+    group.add_argument(
+        "--allow_origin",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="web pages from elsewhere that may use the interface, https://example.org; may be "
+        "given several times",
+    )
+    return tagging_cli.parse(parser, arguments)
+
+
+def check_origins(origins: Sequence[str]) -> tuple[str, ...]:
+    """Raises UserError for what no browser would send."""
+    for origin in origins:
+        if not re.fullmatch(r"https?://[^/\s?#]+", origin):
+            raise UserError(
+                f"allow_origin is {origin!r}, expected a scheme and a name: https://example.org, "
+                "without a path"
+            )
+    return tuple(origins)
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Serves until interrupted."""
+    try:
+        import uvicorn
+
+        from psl_jax.web import access, application, service
+    except ImportError as error:
+        raise UserError("the web page needs more packages: pip install 'psl_jax[serve]'") from error
+    from psl_jax.runtime import distributed, interrupts
+    from psl_jax.tagging import tagger
+
+    tagging_cli.event_settings(arguments)  # what is wrong is told before the model is loaded
+    if arguments.max_megabytes <= 0 or arguments.max_minutes <= 0:
+        raise UserError("max_megabytes and max_minutes must be above 0")
+    limits = service.Limits(arguments.max_megabytes, arguments.max_minutes)
+    origins = check_origins(arguments.allow_origin)
+    with contextlib.closing(listen(arguments.host, arguments.port)) as listener:
+        distributed.configure()
+        model = tagger.load(arguments.model)
+        settings = tagging_cli.event_settings(arguments, model)
+        segmentation = tagging_cli.segmentation(arguments, model)
+        served = service.Service(model, segmentation, settings, limits)
+        threading.Thread(target=served.warm_up, daemon=True).start()
+        host, port = listener.getsockname()[:2]
+        local = ipaddress.ip_address(host).is_loopback
+        shown = f"[{host}]" if ":" in host else host
+        secret = f"/#token={urllib.parse.quote(arguments.token)}" if arguments.token else ""
+        print(f"open http://{shown}:{port}{secret} in a browser; Ctrl-C stops", flush=True)
+        if not local and not secret:
+            print("whoever reaches this address can use it: --token sets a password", flush=True)
+        allowed = access.Access(local, host, arguments.token, origins)
+        app = application.application(served, allowed)
+        config = uvicorn.Config(app, log_level="warning", lifespan="off")
+        with contextlib.suppress(KeyboardInterrupt, interrupts.Preempted):
+            uvicorn.Server(config).run(sockets=[listener])
+    return 0
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket bound to an address. Raises UserError where that is not possible."""
+    with contextlib.ExitStack() as undo:
+        try:
+            family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            listener = undo.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen()
+        except (OSError, OverflowError) as error:
+            raise UserError(
+                f"cannot listen on {host}, port {port}: {error}. Choose others with --host and "
+                "--port"
+            ) from error
+        undo.pop_all()
+    return listener
+
+
+if __name__ == "__main__":
+    cli_entry.run(main, parse, takes_buckets=True)

@@ -1,0 +1,372 @@
+"""Tags audio files: what is heard in them, and when.
+
+    psl-jax tag runs/psl2s street.mp3
+    psl-jax tag runs/psl2s recordings/ --format=csv --out=tags --plot=plots
+    curl -s https://example.org/street.mp3 | psl-jax tag runs/psl2s -
+
+Files may have any format that libsndfile or FFmpeg reads, and any rate, channels and length; of a
+folder, all audio files below it are taken, and a line on standard error says what was passed over.
+A file that cannot be read is one line there, and the rest are tagged all the same. Exit status: 0
+if all are tagged; 1 if a file could not be read; 2 for wrong settings.
+"""
+
+import argparse
+import contextlib
+import errno
+import itertools
+import os
+import pathlib
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from psl_jax.runtime import cli_entry, disk_errors, files, progress
+from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import is_remote, path_of
+from psl_jax.tagging import tagging_cli
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from psl_jax.tagging.file_tagging import FileTags, Input
+
+_LOOKED_UP = 256  # outputs that are looked for at once
+MANY_FILES = 50  # from here on progress is shown without a terminal, too
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line, which begins with the program's name."""
+    parser = tagging_cli.parser("tag", __doc__ or "")
+    parser.add_argument(
+        "files",
+        metavar="FILE",
+        nargs="*",
+        help="audio file, folder, pattern, or - for standard input",
+    )
+    parser.add_argument(
+        "--list_labels",
+        action="store_true",
+        help="tell the model's classes and their thresholds, a line each, and tag nothing",
+    )
+    tagging_cli.add_settings(parser)
+    _add_output(parser)
+    found = tagging_cli.parse(parser, arguments)
+    if not found.files and not found.list_labels:
+        parser.error("the following arguments are required: FILE")
+    return found
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    """Adds what is told of each file, and where."""
+    group = parser.add_argument_group("output")
+    group.add_argument(
+        "--format",
+        choices=("table", "summary", "csv", "json", "audacity", "raven", "frames"),
+        help="table: the best tags and when they are heard (default); summary: a line for each "
+        "file, with its best tags and how many events it has; csv: events with onset, "
+        "offset, label and score; json: best tags and events; audacity: events as a label track; "
+        "raven: events as a selection table; frames: CSV of all scores over time",
+    )
+    group.add_argument(
+        "--top_k", type=int, default=5, metavar="K", help="best tags in table and json (default: 5)"
+    )
+    group.add_argument(
+        "--min_score",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="only best tags of at least this score in table and json",
+    )
+    group.add_argument(
+        "--labels",
+        metavar="NAME;NAME",
+        help="only these classes of the model",
+    )
+    group.add_argument(
+        "--out",
+        metavar="DIR",
+        help="write a file for each input into this folder (then the default format is csv)",
+    )
+    group.add_argument(
+        "--skip_existing",
+        action="store_true",
+        help="with --out: leave out files that have their output already",
+    )
+    group.add_argument(
+        "--embeddings",
+        action="store_true",
+        help="with --out: what the network's last layer makes of each file, NAME.embeddings.npz",
+    )
+    group.add_argument(
+        "--keep_truncated",
+        action="store_true",
+        help="tag files that end too soon or are damaged, too, as far as they can be read",
+    )
+    group.add_argument(
+        "--plot",
+        metavar="PNG|DIR",
+        help="draw spectrogram and tags over time: NAME.png for one file, or a folder",
+    )
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Tags and writes; returns the exit status."""
+    from psl_jax.runtime import distributed
+    from psl_jax.tagging import file_tagging, output_formats, tagger
+
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    if arguments.list_labels:
+        return _list_labels(arguments)
+    tagging_cli.event_settings(arguments)  # what is wrong is told before anything is computed
+    looked = file_tagging.find_files(arguments.files)
+    for note in looked.notes:
+        print(output_formats.shown(note), file=sys.stderr)
+    if not looked.inputs:
+        for item in looked.bad:
+            print(f"{output_formats.shown(item.input.path)}: {item.reason}", file=sys.stderr)
+        return 1
+    outputs = _outputs(arguments, looked.inputs)
+    distributed.configure(keep_compiled_from=0.5)
+    model = tagger.load(arguments.model, _names(arguments.labels))
+    settings = tagging_cli.event_settings(arguments, model)
+    segmentation = tagging_cli.segmentation(arguments, model)
+    keep = file_tagging.Keep(
+        arguments.format == "frames", arguments.embeddings, arguments.keep_truncated
+    )
+    start = time.perf_counter()
+    work: Iterable = looked.inputs
+    if arguments.skip_existing:
+        paths = output_formats.output_paths(
+            arguments.out, looked.inputs, output_formats.ENDINGS[arguments.format]
+        )
+        work = _unfinished(looked.inputs, paths)
+    with _Bar(looked.inputs) as bar:
+        plotter = next((output for output in outputs if isinstance(output, _Plotter)), None)
+        watch = None if plotter is None else plotter.watch
+        found = file_tagging.tag_files(model, work, segmentation, settings, keep, bar.heard, watch)
+        folder = arguments.out or arguments.plot
+        advice = "The same command with --skip_existing goes on"
+        with disk_errors.plain_disk_errors(folder, advice) if folder else contextlib.nullcontext():
+            done, failed, seconds = _tagged(itertools.chain(looked.bad, found), outputs, bar)
+    if skipped := len(looked.inputs) + len(looked.bad) - done - failed:
+        print(f"{skipped} of {len(looked.inputs)} are tagged already", file=sys.stderr)
+        # In a bucket each time would be a request.
+        older = 0 if is_remote(arguments.out) else _count_older(paths.values(), arguments.model)
+        if older:
+            print(
+                f"note: {older} of them are older than the model or its thresholds: delete them, "
+                "or give another --out, to have them made anew",
+                file=sys.stderr,
+            )
+    if arguments.out:
+        _summarize(done, done + failed, seconds, time.perf_counter() - start, arguments)
+    return 1 if failed else 0
+
+
+def _tagged(found: Iterable, outputs: Sequence[Callable], bar: "_Bar") -> tuple[int, int, float]:
+    """Hands what was found to the outputs; a line on standard error for each file that is bad.
+
+    Returns how many were tagged, how many were not, and the seconds of audio.
+    """
+    from psl_jax.tagging.file_tagging import BadFile
+    from psl_jax.tagging.output_formats import Printer, shown
+
+    prints = any(isinstance(output, Printer) for output in outputs)
+    done, failed, seconds = 0, 0, 0.0
+    for item in found:
+        bar.file_done()
+        name = shown(item.input.path)
+        if isinstance(item, BadFile):
+            bar.tell(f"{name}: {item.reason}")
+            failed += 1
+        else:
+            if item.cut:
+                bar.tell(f"{name}: {item.cut}, tagged as far as it goes")
+            # Clearing the bar takes longer than tagging a short file.
+            with bar.paused() if prints else contextlib.nullcontext():
+                try:
+                    for output in outputs:
+                        output(item)
+                except OSError as error:
+                    if error.errno != errno.ENAMETOOLONG:
+                        raise
+                    bar.tell(f"{name}: its output has too long a name ({error.filename})")
+                    failed += 1
+                    continue
+            done, seconds = done + 1, seconds + item.seconds
+    return done, failed, seconds
+
+
+def _list_labels(arguments: argparse.Namespace) -> int:
+    """Prints class and threshold, separated by a tab."""
+    from psl_jax.networks.thresholds import DEFAULT
+    from psl_jax.runtime import distributed
+    from psl_jax.weights.load_model import load_model
+
+    distributed.configure()
+    model = load_model(arguments.model)
+    if names := _names(arguments.labels):
+        model = model.for_classes(names)
+    tuned = model.info.thresholds
+    for name, value in zip(
+        model.classes, tuned.values if tuned else [DEFAULT] * len(model.classes), strict=True
+    ):
+        print(f"{name}\t{value:.4g}")
+    if tuned is None:
+        print("no thresholds were tuned: psl-jax thresholds does", file=sys.stderr)
+    return 0
+
+
+def _outputs(arguments: argparse.Namespace, inputs: Sequence) -> list[Callable]:
+    """What is done with the tags of each file. Raises UserError for settings that do not fit."""
+    from psl_jax.tagging import output_formats
+
+    arguments.format = arguments.format or ("csv" if arguments.out else "table")
+    if arguments.top_k < 1:
+        raise UserError(f"top_k is {arguments.top_k}, expected 1 or more")
+    if not 0 <= arguments.min_score <= 1:
+        raise UserError(f"min_score is {arguments.min_score:g}, expected 0 to 1")
+    if arguments.skip_existing and not arguments.out:
+        raise UserError("--skip_existing looks for what lies in --out=DIR: give that, too")
+    if arguments.embeddings and not arguments.out:
+        raise UserError("--embeddings writes files into --out=DIR: give that, too")
+    if arguments.format in ("audacity", "raven") and not arguments.out and len(inputs) > 1:
+        raise UserError(f"--format={arguments.format} makes a file for each input: give --out=DIR")
+    best = output_formats.Best(arguments.top_k, arguments.min_score)
+    outputs: list[Callable] = []
+    if arguments.embeddings:
+        outputs.append(output_formats.EmbeddingWriter(arguments.out, inputs))
+    if arguments.plot:
+        outputs.append(_Plotter(arguments.plot, inputs))
+    if arguments.out:  # the last, as its file says that all is done
+        disk_errors.check_writable(arguments.out, "--out")
+        outputs.append(output_formats.FolderWriter(arguments.out, inputs, arguments.format, best))
+    else:
+        width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
+        outputs.append(output_formats.Printer(arguments.format, best, width))
+    return outputs
+
+
+def _unfinished(inputs: Sequence, paths: Mapping) -> Iterator:
+    """The inputs whose output is not there when their turn comes.
+
+    Two processes may tag the same file: each output is renamed into its place, complete.
+    """
+    for first in range(0, len(inputs), _LOOKED_UP):
+        some = inputs[first : first + _LOOKED_UP]
+        there = files.exist([paths[item] for item in some])
+        yield from (item for item, done in zip(some, there, strict=True) if not done)
+
+
+def _count_older(paths: Iterable[pathlib.Path], model: str) -> int:
+    """How many outputs are older than the files of a model, as when it got new thresholds."""
+    folder = path_of(model)
+    inside = ("averaged/model.json", "model.json", "model.safetensors")
+    places = [folder, *(folder / name for name in inside)]
+    changed = [path.stat().st_mtime for path in places if path.is_file()]
+    written = [path.stat().st_mtime for path in paths if path.exists()]
+    return sum(time < max(changed) for time in written) if changed else 0
+
+
+def _names(text: str | None) -> list[str] | None:
+    """The classes of --labels; None: all."""
+    return None if text is None else [name.strip() for name in text.split(";") if name.strip()]
+
+
+class _Plotter:
+    """Draws each file, whose spectrogram it makes while the file is read for its tags."""
+
+    def __init__(self, target: str, inputs: Sequence):
+        from psl_jax.tagging import output_formats
+
+        is_folder = not target.lower().endswith(".png")
+        disk_errors.check_writable(target if is_folder else path_of(target).parent, "--plot")
+        if is_folder:
+            self._paths = output_formats.output_paths(target, inputs, ".png")
+        elif len(inputs) > 1:
+            raise UserError(f"--plot={target} is one plot for {len(inputs)} files: give a folder")
+        else:
+            self._paths = {item: path_of(target) for item in inputs}
+        self._spectrograms: dict = {}
+
+    def watch(self, item: "Input", block: "np.ndarray") -> None:
+        """Takes the next samples of a file."""
+        from psl_jax.tagging.spectrogram import Spectrogram
+
+        self._spectrograms.setdefault(item, Spectrogram()).add(block)
+
+    def __call__(self, tags: "FileTags") -> None:
+        from psl_jax.tagging import tag_plot
+
+        for item in list(self._spectrograms):  # those of bad files before this one are dropped
+            spectrogram = self._spectrograms.pop(item)
+            if item == tags.input:
+                return tag_plot.plot_file(tags, self._paths[item], *spectrogram.finish())
+
+
+def _summarize(
+    done: int, total: int, seconds: float, elapsed: float, arguments: argparse.Namespace
+) -> None:
+    from psl_jax.tagging.output_formats import clock
+
+    of = f" of {total}" if done < total else ""
+    noun = "files" if total > 1 else "file"
+    print(
+        f"{done}{of} {noun}, {clock(seconds, 0)} of audio in {elapsed:.1f} s "
+        f"({seconds / elapsed:.0f} times real time); {arguments.format} in {arguments.out}"
+    )
+
+
+class _Bar:
+    """Progress over files, or for a single file over its seconds."""
+
+    def __init__(self, inputs: Sequence):
+        self.single = len(inputs) == 1
+        total = _stated_seconds(inputs[0].path) if self.single else len(inputs)
+        show = sys.stderr.isatty() or len(inputs) >= MANY_FILES
+        unit = "s of audio" if self.single else "file"
+        self._bar = progress.bar(total, unit, "tag", show=show)
+
+    def __enter__(self) -> "_Bar":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.close()
+
+    def heard(self, seconds: float) -> None:
+        if self.single:
+            self._bar.update(round(seconds, 2))
+
+    def file_done(self) -> None:
+        if not self.single:
+            self._bar.update()
+
+    def tell(self, line: str) -> None:
+        """Prints a line to standard error."""
+        with self.paused():
+            print(line, file=sys.stderr)
+
+    def paused(self) -> contextlib.AbstractContextManager:
+        """Clears the bar while something else is printed."""
+        return self._bar.external_write_mode()
+
+
+def _stated_seconds(path: str) -> float | None:
+    """Length of a file as its header has it, where it can be relied on."""
+    from psl_jax.audio.decoding import DecodeError, form_of
+
+    if not is_remote(path) and not os.path.isfile(path):
+        return None  # a pipe can be read only once
+    try:
+        seconds = form_of(path).seconds
+    except DecodeError:
+        return None
+    return None if seconds is None else round(seconds, 2)
+
+
+if __name__ == "__main__":
+    cli_entry.run(main, parse, takes_buckets=True)

@@ -1,0 +1,209 @@
+"""Finds a threshold for each class on a validation split, and stores them with the model.
+
+    psl-jax thresholds runs/psl2s DATA --split=SPLIT
+    psl-jax thresholds runs/psl2s DATA --split=SPLIT --test_split=eval --csv=thresholds.csv
+    psl-jax thresholds runs/psl2s --reset
+
+Each class gets the threshold of best F1, counted over frames of 0.32 s where the split has true
+events, else over whole clips: a clip has events of a class if a frame of it reaches the threshold.
+Classes that the split does not have get the threshold that is best for all classes together.
+Tagging in the terminal, in Python and on the page uses what is stored unless another threshold is
+given; exports and published folders keep it. MODEL: a run folder, .safetensors or .pt. The split
+should hold clips that the model was not trained on; which splits DATA has, an unknown one tells.
+"""
+
+import argparse
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from psl_jax.runtime import cli_entry, files, run_folder
+from psl_jax.runtime.errors import UserError
+
+_MOST_LINES = 60  # of classes that are shown
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line, which begins with the program's name."""
+    from psl_jax.tagging import tagging_cli
+
+    parser = tagging_cli.parser("thresholds", __doc__ or "")
+    add = parser.add_argument
+    add("data", metavar="DATA", nargs="?", help="folder of a prepared data set")
+    add("--split", default="balanced", help="that thresholds are tuned on (default: balanced)")
+    add("--test_split", metavar="SPLIT", help="another one, of which F1 is told as well")
+    add(
+        "--median_filter",
+        type=int,
+        default=1,
+        metavar="N",
+        help="as it will be given for tagging: frames that scores are median-filtered over",
+    )
+    add("--csv", metavar="FILE", help="write the table of all classes there")
+    add("--reset", action="store_true", help="forget the stored thresholds: 0.5 for each class")
+    add("--dry_run", action="store_true", help="tell what was found, and store nothing")
+    found = tagging_cli.parse(parser, arguments)
+    if not found.data and not found.reset:
+        parser.error("the following arguments are required: DATA")
+    return found
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Tunes, tells and stores."""
+    from psl_jax.runtime import distributed
+    from psl_jax.tagging import threshold_tuning
+    from psl_jax.tagging.events import EventSettings
+    from psl_jax.weights import stored_thresholds
+    from psl_jax.weights.load_model import load_model
+
+    EventSettings(median_filter=arguments.median_filter)
+    distributed.configure()
+    if arguments.reset:
+        print(f"thresholds forgotten: {stored_thresholds.reset_thresholds(arguments.model)}")
+        return
+    model = load_model(arguments.model)
+    if not arguments.dry_run:
+        stored_thresholds.check_writable(arguments.model)
+    index, counts = _counts(model, arguments, arguments.split)
+    found = threshold_tuning.tune(counts, threshold_tuning.kind_of(index))
+    test = None
+    if arguments.test_split:
+        other, test_counts = _counts(model, arguments, arguments.test_split)
+        if other.classes != index.classes or threshold_tuning.kind_of(other) != found.kind:
+            raise UserError(
+                f"--test_split={arguments.test_split} has other classes or another kind of truth "
+                f"than {arguments.split}: F1 cannot be compared"
+            )
+        test = threshold_tuning.tune(test_counts, found.kind)._replace(
+            f1=threshold_tuning.f1_at(test_counts, found.thresholds)
+        )
+    tuned_on = {
+        "split": index.split,
+        "clips": _num_counted(index, found.kind),
+        "clip_ids_sha256": index.ids_sha256,
+        "f1_of": found.kind,
+        "median_filter": arguments.median_filter,
+        "model_digest": model.digest,
+    }
+    header, rows = table(index.classes, found, test)
+    if arguments.csv:
+        files.write_csv(arguments.csv, header, rows)
+    print("\n".join(summary(index, found, test, arguments.test_split, rows)))
+    if others := len(set(model.classes) - set(index.classes)):
+        print(
+            f"{others} of the model's classes are not in these data: they have {found.common:.4g}, "
+            "the best for all of these together"
+        )
+    if _was_trained_on(arguments.model, arguments.split):
+        print(
+            f"note: the model was trained on split {arguments.split!r}: it is surer of these clips "
+            "than of others, and these figures are too good. Tune on clips it has not heard"
+        )
+    if not arguments.dry_run:
+        own = for_model(model, index.classes, found).as_thresholds(tuned_on)
+        print(f"stored in {stored_thresholds.store_thresholds(arguments.model, own)}")
+    if arguments.csv:
+        print(f"all classes in {arguments.csv}")
+
+
+def _num_counted(index: Any, kind: str) -> int:
+    """Clips that F1 counts: by rows those with true events."""
+    return int(index.annotated.sum()) if kind == "rows" else len(index)
+
+
+def _was_trained_on(path: str, split: str) -> bool:
+    """Whether a run folder's config says so."""
+    config = pathlib.Path(path) / run_folder.CONFIG
+    if not config.is_file():
+        return False
+    data = files.read_json(config).get("data", {})
+    return split in str(data.get("train_split", "")).split("+")
+
+
+def _counts(model: Any, arguments: argparse.Namespace, split: str) -> tuple[Any, Any]:
+    """Index and counts of a split. Raises UserError where it has none of the model's classes."""
+    from psl_jax.data.source import open_folder
+    from psl_jax.tagging import threshold_tuning
+    from psl_jax.tagging.tagger import Tagger
+
+    source = open_folder(arguments.data, split)
+    tagger = Tagger(model.for_classes(source.index.classes))
+    counts = threshold_tuning.count(tagger, source, arguments.median_filter, bar=True)
+    if not counts.num_true.any():
+        raise UserError(f"no clip of split {split!r} has a label: no threshold can be tuned on it")
+    return source.index, counts
+
+
+def for_model(model: Any, classes: Sequence[str], found: Any) -> Any:
+    """What was found of the data's classes, for all of the model's: others have the common one."""
+    place = {name: i for i, name in enumerate(classes)}
+    values = [
+        found.thresholds[place[name]] if name in place else found.common for name in model.classes
+    ]
+    return found._replace(thresholds=np.array(values))
+
+
+def table(classes: Sequence[str], found: Any, test: Any) -> tuple[list[str], list[tuple]]:
+    """Header and a row for each class."""
+    unit = found.kind
+    header = ["class", "threshold", "F1", "F1 at 0.5", f"true {unit}"]
+    rows = [
+        (
+            name,
+            f"{found.thresholds[i]:.4g}",
+            *((f"{found.f1[i]:.3f}", f"{found.f1_default[i]:.3f}") if found.known[i] else ("", "")),
+            int(found.num_true[i]),
+            *(() if test is None else (f"{test.f1[i]:.3f}" if test.known[i] else "",)),
+        )
+        for i, name in enumerate(classes)
+    ]
+    return header if test is None else [*header, "F1 on the test split"], rows
+
+
+def summary(index: Any, found: Any, test: Any, test_split: str, rows: list[tuple]) -> list[str]:
+    """What was found, in lines."""
+    from psl_jax.tagging import threshold_tuning
+
+    unit = "frames of 0.32 s (true events)" if found.kind == "rows" else "clips (weak labels)"
+    counted = _num_counted(index, found.kind)
+    clips = (
+        f"{counted:,} clips" if counted == len(index) else f"{counted:,} of {len(index):,} clips"
+    )
+    lines = [f"F1 of {unit}, {index.split}: {clips}, {int(found.known.sum())} classes"]
+    width = min(max(len(name) for name in index.classes), 40)
+    if len(rows) <= _MOST_LINES:
+        heard = "rows" if found.kind == "rows" else "clips"
+        lines.append(f"  {'class':{width}}  threshold     F1  at 0.5  {heard} that have it")
+        lines += [
+            f"  {name[:width]:{width}}  {threshold:>9}  {f1:>5}   {at:>5}  {true:>5}"
+            for name, threshold, f1, at, true, *_ in rows
+        ]
+    known = found.known
+    lines.append(
+        f"mean F1 {found.f1[known].mean():.3f} with these thresholds (tuned on the same clips), "
+        f"{found.f1_default[known].mean():.3f} with 0.5"
+    )
+    if test is not None:
+        both = test.known
+        lines.append(
+            f"{test_split}: mean F1 {test.f1[both].mean():.3f} with these thresholds, "
+            f"{test.f1_default[both].mean():.3f} with 0.5"
+        )
+    if missing := int((~known).sum()):
+        lines.append(
+            f"{missing} classes are not in the split: they have {found.common:.4g}, the best for "
+            "all together"
+        )
+    few = known & (index.class_counts() <= threshold_tuning.FEW)
+    if few.any():
+        lines.append(
+            f"{int(few.sum())} classes have {threshold_tuning.FEW} clips or fewer: their "
+            "thresholds are rough"
+        )
+    return lines
+
+
+if __name__ == "__main__":
+    cli_entry.run(main, parse)

@@ -1,0 +1,263 @@
+"""The network with its BatchNorms folded into the convolutions, and one walk through it.
+
+In use a BatchNorm is a multiplication and an addition for each channel, so it can be part of the
+convolution before it: less to compute, and fewer arrays to hand to other runtimes. Scoring, tagging
+and exports use it. The walk is written once; what its steps are in a runtime is an `Operations`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from psl_jax.networks import batch_norm, mobilenetv2
+from psl_jax.networks.batch_chunks import in_parts
+from psl_jax.networks.convolutions import (
+    at_least_float32,
+    correlate,
+    depthwise3x3,
+    pointwise,
+    precision_of,
+    product,
+)
+from psl_jax.networks.mobilenetv2 import Variables, cut, halved
+
+NUM_EARLY_BLOCKS = 4  # measured: with these in parts of the batch, inference is fastest on a CPU
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """A convolution, or the classifier, with a bias for each output channel.
+
+    kernel: [3, 3, 1, outputs] of the stem, [3, 3, channels] of a depthwise and [inputs, outputs]
+      of a pointwise convolution and of the classifier; 3x3 is over frames and bands.
+    bias: [outputs].
+    """
+
+    kernel: Any
+    bias: Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """An inverted residual: 1x1 (none where the first block does not expand), 3x3, 1x1."""
+
+    expand: Layer | None
+    depthwise: Layer
+    project: Layer
+    stride: int = dataclasses.field(metadata={"static": True})
+    shortcut: bool = dataclasses.field(metadata={"static": True})
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class FoldedNetwork:
+    """All layers of the network, in order, and which of OUTPUTS ends it; a pytree."""
+
+    stem: Layer
+    blocks: tuple[Block, ...]
+    head: Layer
+    classifier: Layer
+    output: str = dataclasses.field(default="sigmoid", metadata={"static": True})
+
+
+def fold(variables: Variables, output: str = "sigmoid") -> FoldedNetwork:
+    """Folds each BatchNorm, with its running statistics, into the convolution before it.
+
+    output: one of `mobilenetv2.OUTPUTS`.
+    Computed in float64, returned as float32 NumPy arrays.
+    """
+    params, stats = variables
+    strides = [
+        stride if repeat == 0 else 1
+        for _, _, repeats, stride in mobilenetv2.INVERTED_RESIDUALS
+        for repeat in range(repeats)
+    ]
+    blocks = []
+    for number, stride in enumerate(strides):
+        own, moments = params["blocks"][number], stats["blocks"][number]
+        expand = _folded(own, moments, "expand") if "expand" in own else None
+        depthwise = _folded(own, moments, "depthwise")
+        project = _folded(own, moments, "project")
+        inputs = depthwise.kernel.shape[-1] if expand is None else len(expand.kernel)
+        shortcut = stride == 1 and inputs == project.kernel.shape[1]
+        blocks.append(Block(expand, depthwise, project, stride, shortcut))
+    classifier = Layer(*(_float32(params["classifier"][name]) for name in ("kernel", "bias")))
+    stem, head = (_folded(params, stats, layer) for layer in ("stem", "head"))
+    return FoldedNetwork(stem, tuple(blocks), head, classifier, output)
+
+
+def _folded(params: dict, stats: dict, layer: str) -> Layer:
+    """A convolution with the BatchNorm that follows it."""
+    norm = params[f"{layer}_norm"] | stats[f"{layer}_norm"]
+    scale, bias, mean, var = (
+        np.asarray(norm[name], np.float64) for name in ("scale", "bias", "mean", "var")
+    )
+    multiplier = scale / np.sqrt(var + batch_norm.EPSILON)
+    # Output channels are the last axis of every kind of kernel.
+    kernel = np.asarray(params[layer]["kernel"], np.float64) * multiplier
+    return Layer(_float32(kernel), _float32(bias - mean * multiplier))
+
+
+def _float32(array: Any) -> np.ndarray:
+    return np.ascontiguousarray(array, np.float32)
+
+
+class Operations(Protocol):
+    """The steps of the network in some runtime, on arrays or on nodes of a graph.
+
+    Maps are [batch, frames, bands, channels], or however the runtime orders them.
+    """
+
+    def begin(self, walk: Callable[[Any], Any], inputs: Any, channels: int) -> Any:
+        """walk(inputs), the first blocks; a runtime may do it for one part of the batch at a time.
+
+        Their largest map has half the frames and bands of the spectrogram and `channels` channels.
+        """
+
+    def stem(self, logmel: Any, layer: Layer) -> Any:
+        """3x3 convolution of [batch, frames, bands], stride 2, padding 1 on each side."""
+
+    def pointwise(self, x: Any, layer: Layer) -> Any: ...
+
+    def depthwise(self, x: Any, layer: Layer, stride: int) -> Any:
+        """3x3 convolution of each channel, padding 1 on each side."""
+
+    def relu6(self, x: Any) -> Any: ...
+
+    def add(self, x: Any, y: Any) -> Any: ...
+
+    def mean_over_bands(self, x: Any) -> Any:
+        """A map to [batch, frames, channels]."""
+
+    def linear(self, x: Any, layer: Layer) -> Any: ...
+
+    def sigmoid(self, x: Any) -> Any: ...
+
+    def softmax(self, x: Any) -> Any:
+        """Over the classes, the last axis."""
+
+
+def embeddings(
+    network: FoldedNetwork, logmel: Any, operations: Operations, valid_frames: Any = None
+) -> Any:
+    """Embeddings of output frames, whatever the runtime.
+
+    logmel is [batch, frames, 64] in dB; returns [batch, output_frames(frames), 1280]. With
+    valid_frames [batch] (JAX only), what lies past a row's end is set to zero before each 3x3
+    convolution, which is what the convolution itself assumes there: a row's first
+    output_frames(valid_frames) embeddings are then those of the row alone, without padding.
+    """
+    do, early = operations, network.blocks[:NUM_EARLY_BLOCKS]
+
+    def first_blocks(inputs):
+        logmel, valid = inputs
+        x = do.relu6(do.stem(cut(logmel, valid), network.stem))
+        return _through(early, x, do, None if valid is None else halved(valid))
+
+    channels = max(block.depthwise.kernel.shape[-1] for block in network.blocks[:2])
+    x, valid = do.begin(first_blocks, (logmel, valid_frames), channels)
+    x, _ = _through(network.blocks[NUM_EARLY_BLOCKS:], x, do, valid)
+    return do.mean_over_bands(do.relu6(do.pointwise(x, network.head)))
+
+
+def _through(blocks: Sequence[Block], x: Any, do: Operations, valid: Any) -> tuple[Any, Any]:
+    """The map after `blocks`, and how many of its frames are valid."""
+    for block in blocks:
+        y = x
+        if block.expand is not None:
+            y = do.relu6(do.pointwise(y, block.expand))
+        y = do.relu6(do.depthwise(cut(y, valid), block.depthwise, block.stride))
+        if valid is not None and block.stride == 2:
+            valid = halved(valid)
+        y = do.pointwise(y, block.project)
+        x = do.add(x, y) if block.shortcut else y
+    return x, valid
+
+
+def frame_probabilities(
+    network: FoldedNetwork, logmel: Any, operations: Operations, valid_frames: Any = None
+) -> Any:
+    """Class probabilities of output frames: [batch, output_frames(frames), classes].
+
+    Arguments are those of `embeddings`. The probabilities of a clip are their mean over frames.
+    """
+    embedded = embeddings(network, logmel, operations, valid_frames)
+    return _classified(network, embedded, operations)
+
+
+def _classified(network: FoldedNetwork, embedded: Any, do: Operations) -> Any:
+    values = do.linear(embedded, network.classifier)
+    return do.softmax(values) if network.output == "softmax" else do.sigmoid(values)
+
+
+def scores_and_embeddings(
+    network: FoldedNetwork, logmel: Any, operations: "JaxOperations", valid_frames: Any = None
+) -> jax.Array:
+    """Class probabilities and behind them the embedding: [batch, frames, classes + 1280]."""
+    embedded = embeddings(network, logmel, operations, valid_frames)
+    return jnp.concatenate([_classified(network, embedded, operations), embedded], axis=-1)
+
+
+class JaxOperations:
+    """The steps in JAX: maps of type `dtype`; the stem's product, biases and the end in float32."""
+
+    def __init__(self, dtype: Any = jnp.float32, platform: str | None = None):
+        """platform: that the program is for, default this machine's."""
+        self.dtype, self.platform = dtype, platform
+
+    def begin(self, walk: Callable[[Any], Any], inputs: Any, channels: int) -> Any:
+        _, frames, bands = inputs[0].shape
+        values = halved(frames) * halved(bands) * channels
+        bytes_per_row = values * jnp.dtype(self.dtype).itemsize
+        return in_parts(walk, inputs, bytes_per_row, self.platform)
+
+    def stem(self, logmel: jax.Array, layer: Layer) -> jax.Array:
+        wide = jnp.promote_types(self.dtype, jnp.float32)
+        if self.platform == "gpu":  # fuses with bias, clip and cast: 7 % less memory traffic
+            kernel = jnp.asarray(layer.kernel, wide)[:, :, 0]
+            return self._biased(correlate(logmel[..., None].astype(wide), kernel, 2), layer)
+        convolved = jax.lax.conv_general_dilated(
+            logmel[..., None].astype(wide),
+            jnp.asarray(layer.kernel, wide),
+            (2, 2),
+            ((1, 1), (1, 1)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            precision=precision_of(wide),
+        )
+        return self._biased(convolved, layer)
+
+    def pointwise(self, x: jax.Array, layer: Layer) -> jax.Array:
+        return self._biased(pointwise(x, jnp.asarray(layer.kernel)), layer)
+
+    def depthwise(self, x: jax.Array, layer: Layer, stride: int) -> jax.Array:
+        kernel = jnp.asarray(layer.kernel)
+        # Nine multiply-adds fuse with bias and clip on every platform, a grouped convolution with
+        # neither: docs/PERFORMANCE.md.
+        return self._biased(depthwise3x3(x, kernel, stride, "shifted"), layer)
+
+    def _biased(self, x: jax.Array, layer: Layer) -> jax.Array:
+        return (at_least_float32(x) + jnp.asarray(layer.bias)).astype(self.dtype)
+
+    def relu6(self, x: jax.Array) -> jax.Array:
+        return jax.nn.relu6(x)
+
+    def add(self, x: jax.Array, y: jax.Array) -> jax.Array:
+        return x + y
+
+    def mean_over_bands(self, x: jax.Array) -> jax.Array:
+        return x.astype(jnp.float32).mean(axis=2)
+
+    def linear(self, x: jax.Array, layer: Layer) -> jax.Array:
+        return product(x, layer.kernel) + layer.bias
+
+    def sigmoid(self, x: jax.Array) -> jax.Array:
+        return jax.nn.sigmoid(x)
+
+    def softmax(self, x: jax.Array) -> jax.Array:
+        return jax.nn.softmax(x)

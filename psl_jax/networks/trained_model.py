@@ -1,0 +1,200 @@
+"""A finished network, and what is known of it."""
+
+import dataclasses
+import difflib
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from psl_jax.networks.frontend import LogMel
+from psl_jax.networks.mobilenetv2 import OUTPUTS, Network, Variables
+from psl_jax.networks.thresholds import Thresholds
+from psl_jax.runtime.errors import UserError
+
+FORMAT_VERSION = 2  # 1, as long as the output is a sigmoid: earlier versions can read that
+_NEEDED = ("classes", "width", "segment_seconds")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelInfo:
+    """What is known of a model besides its arrays: what stands in its model.json.
+
+    Attributes:
+      classes: their names, in the order of the network's outputs.
+      width: of the network, a multiple of MobileNetV2's channels.
+      segment_seconds: length of the segments that it was trained on.
+      logmel: the front end that it was trained with.
+      output: which of `mobilenetv2.OUTPUTS` makes probabilities.
+      name: of the experiment, for people.
+      origin: where it comes from, as JSON values: averaged_steps, config_digest, imported, licence.
+      thresholds: from which score on each class counts as heard; None: none were tuned.
+    """
+
+    classes: tuple[str, ...]
+    width: float
+    segment_seconds: float
+    logmel: LogMel = LogMel()
+    name: str = "model"
+    origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    output: str = "sigmoid"
+    thresholds: Thresholds | None = None
+
+    @property
+    def format_version(self) -> int:
+        """The first one that can read it."""
+        return 1 if self.output == "sigmoid" else 2
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON values: what `from_json` reads."""
+        return {
+            "format_version": self.format_version,
+            **self._thresholds_as_json(),
+            "name": self.name,
+            "classes": list(self.classes),
+            "width": self.width,
+            "output": self.output,
+            "segment_seconds": self.segment_seconds,
+            "frontend": dataclasses.asdict(self.logmel),
+        } | dict(self.origin)
+
+    def _thresholds_as_json(self) -> dict[str, Any]:
+        tuned = self.thresholds
+        return {} if tuned is None else {"thresholds": tuned.as_json(self.classes)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], where: object) -> "ModelInfo":
+        """Reads this or an earlier version; `where` names its file for messages.
+
+        Raises UserError where something is missing, or written by a later version of psl_jax.
+        """
+        if not isinstance(values, Mapping):
+            raise UserError(f"{where} was not written by psl_jax: it holds {values!r:.60}")
+        if missing := [name for name in _NEEDED if name not in values]:
+            raise UserError(
+                f"{where} was not written by psl_jax: what it says of the model lacks "
+                f"{', '.join(missing)}"
+            )
+        version = values.get("format_version", 1)  # the first had no number
+        if not isinstance(version, int) or version > FORMAT_VERSION:
+            raise UserError(
+                f"{where} has format version {version}, this psl_jax reads up to "
+                f"{FORMAT_VERSION}: install a newer one"
+            )
+        output = values.get("output", "sigmoid")
+        if output not in OUTPUTS:
+            raise UserError(
+                f"{where} has the output {output!r}, this psl_jax knows {', '.join(OUTPUTS)}"
+            )
+        named = {*_NEEDED, "frontend", "name", "format_version", "output", "thresholds"}
+        classes, width, seconds = (values[name] for name in _NEEDED)
+        if not (
+            isinstance(classes, list | tuple)
+            and classes
+            and all(isinstance(name, str) for name in classes)
+            and all(_is_positive(value) for value in (width, seconds))
+        ):
+            raise UserError(
+                f"{where} was not written by psl_jax: expected a list of class names, and a width "
+                f"and a segment length above 0, found {classes!r:.60}, {width!r} and {seconds!r}"
+            )
+        tuned = values.get("thresholds")
+        return cls(
+            classes=tuple(classes),
+            width=width,
+            segment_seconds=float(seconds),
+            logmel=_logmel(values.get("frontend", {}), where),
+            name=str(values.get("name") or "model"),
+            origin={name: value for name, value in values.items() if name not in named},
+            output=output,
+            thresholds=None if tuned is None else Thresholds.from_json(tuned, classes, where),
+        )
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e4
+
+
+def _logmel(values: Any, where: object) -> LogMel:
+    # Exports say more of their front end than its settings.
+    known = {field.name for field in dataclasses.fields(LogMel)}
+    try:
+        logmel = LogMel(**{name: value for name, value in values.items() if name in known})
+        if _is_positive(logmel.top_db):
+            return logmel
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"{where}: its front end {values!r:.200} is none of psl_jax's") from error
+    raise UserError(f"{where}: its front end {values!r:.200} is none of psl_jax's")
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A finished network with what is needed to use it."""
+
+    network: Network
+    variables: Variables
+    info: ModelInfo
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.info.classes
+
+    @property
+    def digest(self) -> str:
+        """Hash of all arrays, names and classes: what soft labels are said to come from."""
+        digest = hashlib.sha256("\n".join(self.classes).encode())
+        if self.info.output != "sigmoid":
+            digest.update(self.info.output.encode())
+        leaves, _ = jax.tree_util.tree_flatten_with_path(self.variables)
+        for path, array in leaves:
+            digest.update(jax.tree_util.keystr(path).encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()[:16]
+
+    def for_classes(self, classes: Sequence[str]) -> "Model":
+        """The same network for these of its classes, in this order.
+
+        Each class has its own sigmoid, so the others are left out without touching them; of a
+        softmax all are needed. Raises UserError naming those that it does not know, and what it has
+        that is spelt nearly so.
+        """
+        if tuple(classes) == self.classes:
+            return self
+        place = {name: i for i, name in enumerate(self.classes)}
+        if unknown := [name for name in classes if name not in place]:
+            near = difflib.get_close_matches(unknown[0], self.classes, 3, 0.6)
+            hint = f"; it has {', '.join(map(repr, near))}" if near else ""
+            raise UserError(
+                f"{self.info.name} knows {len(self.classes)} classes "
+                f"({', '.join(self.classes[:3])}, ...), and {len(unknown)} of the {len(classes)} "
+                f"asked for are none of them, such as {unknown[0]!r}{hint}"
+            )
+        if self.info.output == "softmax" and len(classes) < len(self.classes):
+            raise UserError(
+                f"{self.info.name} tells {len(self.classes)} classes apart with one softmax, and "
+                f"{len(classes)} of them are asked for: it has no probabilities of these alone"
+            )
+        chosen = np.array([place[name] for name in classes])
+        params = self.variables.params
+        classifier = {k: np.asarray(v)[..., chosen] for k, v in params["classifier"].items()}
+        variables = Variables(params | {"classifier": classifier}, self.variables.stats)
+        tuned = self.info.thresholds
+        tuned = None if tuned is None else tuned.of(chosen.tolist())
+        info = dataclasses.replace(self.info, classes=tuple(classes), thresholds=tuned)
+        return Model(self.network, variables, info)  # a network's description knows no sizes
+
+
+def exported_logmel(model: Model) -> LogMel:
+    """The front end inside an export, for any machine and any batch.
+
+    A dynamic range over a "batch" becomes one over each clip, so that a clip's probabilities do not
+    depend on what else is in its batch; an "auto" FFT is one in float32, which all runtimes have,
+    and so is an "auto" transform.
+    """
+    logmel = model.info.logmel
+    over = "clip" if logmel.top_db_over == "batch" else logmel.top_db_over
+    fft = "float32" if logmel.fft == "auto" else logmel.fft
+    transform = "fft" if logmel.transform == "auto" else logmel.transform
+    return dataclasses.replace(logmel, top_db_over=over, fft=fft, transform=transform)

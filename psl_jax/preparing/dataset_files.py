@@ -1,0 +1,85 @@
+"""What makes shards a data set: names, classes, unions of splits, and TFDS's own files, last."""
+
+import pathlib
+import tempfile
+from collections.abc import Container, Mapping
+
+from psl_jax.corpora.corpus import Corpus
+from psl_jax.data import split_index_files
+from psl_jax.data.clip_index import ClipIndex
+from psl_jax.data.tfds_metadata import INFO_NAME
+from psl_jax.preparing import clip_records
+from psl_jax.runtime import files
+from psl_jax.runtime.quiet_tensorflow import tensorflow_quietly
+
+
+def shard_path(
+    folder: pathlib.Path, name: str, split: str, number: int, count: int
+) -> pathlib.Path:
+    """Where TFDS looks for shard `number` of `count` of a split."""
+    return folder / f"{name}-{split}.tfrecord-{number:05d}-of-{count:05d}"
+
+
+def write_classes(folder: pathlib.Path, corpus: Corpus) -> None:
+    numbered = zip(range(len(corpus.classes)), corpus.class_ids, corpus.classes, strict=True)
+    columns = ("index", "mid", "display_name")
+    files.write_csv(folder / split_index_files.CLASSES_NAME, columns, numbered)
+
+
+def write_unions(
+    folder: pathlib.Path, corpus: Corpus, stored: Container[str]
+) -> dict[str, list[str]]:
+    """Writes which splits are made of which stored ones; returns those of `corpus`."""
+    unions = {
+        split: [name for name in names if name in stored]
+        for split, names in corpus.unions.items()
+        if split not in stored
+    }
+    if unions:
+        files.write_json(
+            folder / split_index_files.UNIONS_NAME, split_index_files.unions(folder) | unions
+        )
+    return unions
+
+
+def write_metadata(folder: pathlib.Path, corpus: Corpus, indices: Mapping[str, ClipIndex]) -> None:
+    """Writes TFDS's files; `dataset_info.json`, which makes the folder a data set, comes last.
+
+    TFDS writes them to a temporary folder: it knows no s3://, and its files are not whole at once.
+    """
+    tensorflow_quietly()  # before TFDS imports it
+    import tensorflow_datasets as tfds
+
+    with tempfile.TemporaryDirectory(prefix="psl_jax-") as temporary:
+        local = pathlib.Path(temporary)
+        template = tfds.core.ShardedFileTemplate(
+            dataset_name=corpus.name, data_dir=temporary, filetype_suffix="tfrecord"
+        )
+        infos, shards = [], set()
+        for split, index in indices.items():
+            names = template.replace(split=split)
+            num_bytes = 0 if index.record_bytes is None else int(index.record_bytes.sum())
+            infos.append(
+                tfds.core.SplitInfo(
+                    name=split,
+                    shard_lengths=index.shard_sizes.tolist(),
+                    num_bytes=num_bytes,
+                    filename_template=names,
+                )
+            )
+            count = len(index.shard_sizes)
+            shards |= {shard_path(local, corpus.name, split, n, count) for n in range(count)}
+        for shard in shards:  # TFDS looks for their names only
+            shard.touch()
+        tfds.folder_dataset.write_metadata(
+            data_dir=temporary,
+            features=clip_records.features(corpus.classes, events=corpus.has_events),
+            split_infos=infos,
+            filename_template=template,
+            check_data=False,
+            description=f"{corpus.name}: clips at 16 kHz with weak labels; made by psl_jax.",
+            disable_shuffling=True,
+        )
+        written = set(local.iterdir()) - shards
+        for path in sorted(written, key=lambda path: path.name == INFO_NAME):
+            files.copy(path, folder / path.name)

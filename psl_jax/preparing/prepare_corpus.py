@@ -1,0 +1,171 @@
+"""The corpora by name: settings or a command line to a builder, and the data prepared once."""
+
+import argparse
+import os
+from typing import Any
+
+from psl_jax.corpora.corpus import Corpus
+from psl_jax.data import split_index_files as index_lib
+from psl_jax.data.settings import RECORDED, DataSettings
+from psl_jax.preparing import preparation_report
+from psl_jax.preparing.builder import ClipBuilder
+from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import absolute
+
+CORPORA = ("soundscapes", "tfds", *RECORDED)
+RECORDED_CORPORA = ("audioset", *RECORDED)
+
+# Options of the command line that not all corpora have.
+OPTIONS_OF = {
+    "audioset": ("splits", "labels_dir", "seed", "hdf5_rate"),
+    "fsd50k": ("splits",),
+    "fsdkaggle2018": ("splits",),
+    "fsdkaggle2019": ("splits", "include_known_bad"),
+    "esc50": ("splits",),
+    "urbansound8k": ("splits",),
+    "own_data": ("label_separator",),
+}
+
+
+def prepare(data: DataSettings, workdir: str | os.PathLike, quiet: bool = False) -> str:
+    """Prepares the corpus that `data` names and returns its TFDS data directory.
+
+    Does nothing but check where the data set with the very same settings is there whole; other
+    settings go to a folder of their own. A killed preparation leaves nothing that looks whole.
+
+    Args:
+      data: `corpus` is "soundscapes" (full_clips, balanced_clips, eval_clips, seed,
+        missing_labels, sounds), "own_data" (source_dir, max_clip_seconds, label_separator), another
+        of RECORDED (source_dir) or "tfds" (data_dir is a prepared TFDS directory, or holds it as
+        data_set). For all but the last, `data_dir` is where to put the records (default
+        `<workdir>/data`) and `num_workers` how many clips to load at once (default, also for 0:
+        one a core).
+      workdir: the run folder.
+      quiet: print no summary.
+
+    Raises:
+      UserError: settings or source files that cannot be used, or a full disk.
+    """
+    if data.corpus == "tfds":
+        return _check_existing(data, quiet)
+    builder = ClipBuilder(
+        _corpus(data),
+        data_dir=absolute(data.data_dir or os.path.join(workdir, "data")),
+        num_workers=data.num_workers or None,
+    )
+    existed = builder.is_prepared()
+    report = builder.prepare()
+    if not quiet:
+        print_summary(report, builder.data_dir, existed)
+    return os.fspath(builder.data_dir)
+
+
+def print_summary(report: dict[str, Any], data_dir: str | os.PathLike, existed: bool) -> None:
+    """Prints what a preparation kept and left out."""
+    lines = preparation_report.summary_lines(report)
+    when = f"prepared {report['made']}, used again" if existed else "prepared"
+    print(f"{lines[0]}, {when}: {data_dir}")
+    where = os.path.join(data_dir, preparation_report.REPORT_NAME)
+    if existed:  # what there is to say of it was said when it was made
+        for name, split in report["splits"].items():
+            print(f"  {name}: {split['clips']} of {split['rows']} clips, {split['hours']:.2f} h")
+        if report["problems"]:
+            print(f"  {len(report['problems'])} problems, told when it was made: {where}")
+        return
+    print("\n".join(lines[1:]))
+    if report["problems"]:
+        print(f"all problems are in {where}")
+
+
+def _corpus(data: DataSettings) -> Corpus:
+    if data.corpus == "soundscapes":
+        from psl_jax.corpora.soundscapes import HALVES, SceneSettings, Soundscapes
+
+        return Soundscapes(
+            full_clips=data.full_clips,
+            balanced_clips=data.balanced_clips,
+            eval_clips=data.eval_clips,
+            scenes=SceneSettings(
+                seed=data.seed, missing_labels=data.missing_labels, sounds=HALVES[data.sounds]
+            ),
+        )
+    if data.corpus not in RECORDED:
+        raise UserError(f"data.corpus is {data.corpus!r}, expected one of {', '.join(CORPORA)}")
+    if not data.source_dir:
+        what = (
+            "your CSVs and audio files" if data.corpus == "own_data" else f"{data.corpus}'s files"
+        )
+        raise UserError(
+            f"data.source_dir is empty: give the folder with {what}, such as "
+            "--config.data.source_dir=/path/to/folder"
+        )
+    if data.corpus == "own_data":
+        from psl_jax.corpora.own_data import OwnData
+
+        return OwnData(
+            source_dir=data.source_dir,
+            max_clip_seconds=data.max_clip_seconds,
+            label_separator=data.label_separator,
+        )
+    return _published(data.corpus)(source_dir=data.source_dir)
+
+
+def _published(name: str) -> Any:
+    """The class of a corpus of recordings as published, with folds or of Freesound."""
+    from psl_jax.corpora.fold_corpora import Esc50, UrbanSound8k
+    from psl_jax.corpora.fsd50k import Fsd50k
+    from psl_jax.corpora.fsdkaggle2018 import FsdKaggle2018
+    from psl_jax.corpora.fsdkaggle2019 import FsdKaggle2019
+
+    classes = Esc50, UrbanSound8k, Fsd50k, FsdKaggle2018, FsdKaggle2019
+    return {one.name: one for one in classes}[name]
+
+
+def _check_existing(data: DataSettings, quiet: bool) -> str:
+    if not data.data_dir:
+        raise UserError("data.corpus is 'tfds': data.data_dir must name a prepared TFDS directory")
+    data_dir = index_lib.find_data_dir(os.path.join(data.data_dir, data.data_set))
+    names = index_lib.splits(data_dir)
+    classes = index_lib.class_names(data_dir)
+    for split in names:
+        index_lib.shard_paths(data_dir, split)
+    if quiet:
+        return data_dir
+    report = preparation_report.read_report(data_dir)
+    if report is not None:
+        print_summary(report, data_dir, existed=True)
+    else:
+        print(f"TFDS data set in {data_dir}: {len(classes)} classes, splits {', '.join(names)}")
+    return data_dir
+
+
+def corpus_builder(arguments: argparse.Namespace) -> ClipBuilder:
+    """The builder of the corpus that the command line names."""
+    return ClipBuilder(
+        _corpus_of_arguments(arguments),
+        data_dir=absolute(arguments.data_dir),
+        num_workers=arguments.num_workers,
+        limit=arguments.limit,
+    )
+
+
+def _corpus_of_arguments(arguments: argparse.Namespace) -> Corpus:
+    settings: dict[str, Any] = {"source_dir": arguments.source_dir}
+    if arguments.max_clip_seconds is not None:
+        settings["max_clip_seconds"] = arguments.max_clip_seconds
+    if arguments.corpus == "own_data":
+        from psl_jax.corpora.own_data import OwnData
+
+        if arguments.label_separator is not None:
+            settings["label_separator"] = arguments.label_separator
+        return OwnData(**settings)
+    settings["splits"] = [name for name in map(str.strip, arguments.splits.split(",")) if name]
+    if arguments.corpus == "audioset":
+        from psl_jax.corpora.audioset import AudioSet
+
+        names = ("labels_dir", "hdf5_rate")
+        settings |= {name: getattr(arguments, name) for name in names}
+        return AudioSet(**settings, seed=arguments.seed or 0)
+    if arguments.corpus == "fsdkaggle2019":
+        settings["include_known_bad"] = arguments.include_known_bad
+    return _published(arguments.corpus)(**settings)

@@ -1,0 +1,128 @@
+"""Settings that the command line and the web page share: how a file is cut, what makes an event."""
+
+import argparse
+import os
+from collections.abc import Sequence
+
+from absl import flags
+
+from psl_jax.audio.segments import Segmentation
+from psl_jax.networks.class_lists import clean_name, find_class, near_names
+from psl_jax.networks.thresholds import DEFAULT
+from psl_jax.runtime import cli_entry, csv_files
+from psl_jax.runtime.errors import UserError
+from psl_jax.tagging.events import EventSettings
+from psl_jax.tagging.tagger import Tagger
+
+
+def parser(program: str, doc: str) -> argparse.ArgumentParser:
+    """A parser that takes MODEL; `doc` is the docstring of the program's module."""
+    result = cli_entry.parser(program, doc)
+    result.add_argument("model", metavar="MODEL", help="folder of a finished run, or another model")
+    return result
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Adds the shared settings to a parser."""
+    group = parser.add_argument_group("segments")
+    group.add_argument(
+        "--segment_seconds",
+        type=float,
+        metavar="S",
+        help="length of the segments that the network is given (default: of those it was trained "
+        "on); 0: each file whole, in one pass",
+    )
+    group.add_argument(
+        "--hop_seconds",
+        type=float,
+        metavar="S",
+        help="from one segment's start to the next (default: a quarter of their length); scores "
+        "of segments that overlap are averaged, those in their middle weighing more",
+    )
+    group = parser.add_argument_group("events")
+    group.add_argument(
+        "--threshold",
+        type=float,
+        metavar="P",
+        help="an event has a score of at least this somewhere (default: of each class what "
+        "psl-jax thresholds has found and stored with the model, see --list_labels; else 0.5)",
+    )
+    group.add_argument(
+        "--thresholds",
+        metavar="FILE",
+        help="those of some classes: a CSV file with the columns class and threshold, such as the "
+        "page saves and psl-jax thresholds --csv writes; the other classes have --threshold",
+    )
+    group.add_argument(
+        "--low_threshold",
+        type=float,
+        metavar="P",
+        help="and reaches as far as scores are at least this: hysteresis (default: --threshold)",
+    )
+    group.add_argument(
+        "--median_filter",
+        type=int,
+        default=1,
+        metavar="N",
+        help="first smooth the scores by a median over N frames of 0.32 s, an odd number "
+        "(default: 1, not at all)",
+    )
+
+
+def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    """Parses a command line that begins with the program's name, as `cli_entry.run` gives it."""
+    flags.FLAGS(arguments[:1])  # absl wants its own flags parsed, and has none here
+    return parser.parse_intermixed_args(arguments[1:])
+
+
+def event_settings(arguments: argparse.Namespace, tagger: Tagger | None = None) -> EventSettings:
+    """What makes an event; without --threshold a class's is the model's, or 0.5 without a model.
+
+    Raises UserError for values out of range, and for a file of thresholds that cannot be used.
+    """
+    threshold = arguments.threshold
+    if threshold is None:
+        threshold = DEFAULT if tagger is None else tagger.thresholds
+    if arguments.thresholds:
+        known = None if tagger is None else tagger.model_labels
+        own = read_thresholds(arguments.thresholds, known)
+        if tagger is not None:
+            each = threshold if isinstance(threshold, tuple) else (threshold,) * len(tagger.labels)
+            pairs = zip(tagger.labels, each, strict=True)
+            threshold = tuple(own.get(name, value) for name, value in pairs)
+    return EventSettings(threshold, arguments.low_threshold, arguments.median_filter)
+
+
+def read_thresholds(
+    path: str | os.PathLike, classes: Sequence[str] | None = None
+) -> dict[str, float]:
+    """{class: threshold} of a CSV file with those columns.
+
+    classes: those that there are, whose spelling the names get; None: not known yet. Raises
+    UserError, naming the line, for another class, one that is named twice, and no threshold.
+    """
+    found: dict[str, float] = {}
+    for line, row in csv_files.read_rows(path, ("class", "threshold")):
+        where, name, value = f"{path}, line {line}", clean_name(row["class"]), row["threshold"]
+        if classes is not None:
+            number = find_class(name, classes)
+            if number is None:
+                raise UserError(f"{where}: there is no class {name!r}{near_names(name, classes)}")
+            name = classes[number]
+        if name in found:
+            raise UserError(f"{where}: {name!r} is named a second time")
+        try:
+            found[name] = csv_files.number(value)
+        except ValueError:
+            found[name] = 0.0
+        if not 0 < found[name] <= 1:
+            raise UserError(
+                f"{where}: the threshold of {name!r} is {value!r:.40}, expected more than 0 and at "
+                "most 1"
+            )
+    return found
+
+
+def segmentation(arguments: argparse.Namespace, tagger: Tagger) -> Segmentation | None:
+    """None for whole files. Raises UserError for values out of range."""
+    return tagger.segmentation(arguments.segment_seconds, arguments.hop_seconds)

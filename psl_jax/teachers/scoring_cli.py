@@ -1,0 +1,229 @@
+"""What the commands have in common that put a model on a data set: evaluate and relabel."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from absl import flags
+
+from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
+from psl_jax.data.clip_index import ClipIndex
+from psl_jax.data.label_manifest import LabelRule
+from psl_jax.data.source import Source, open_folder
+from psl_jax.data.whole_clips import WholeClips
+from psl_jax.runtime import cli_entry, distributed, parallel
+from psl_jax.runtime.errors import UserError
+from psl_jax.scoring.evaluation import Cut
+from psl_jax.scoring.relabeling import TaughtBy
+from psl_jax.scoring.scorer import SegmentScorer
+from psl_jax.teachers import class_map, ensemble, open_teacher
+from psl_jax.teachers.fitted_teacher import JoinedScorer
+from psl_jax.teachers.open_teacher import parts_of
+from psl_jax.teachers.psl_teacher import OwnTeacher
+from psl_jax.teachers.teacher import Running, Teacher
+
+# Seconds of audio that a core scores in a second at width 1: two of an AMD EPYC, see
+# docs/PERFORMANCE.md.
+_CPU_RATE = 600
+
+
+def parser(program: str, doc: str, split: str, maps: bool = True) -> argparse.ArgumentParser:
+    """A parser that takes MODEL and DATA; `doc` is the docstring of the program's module.
+
+    maps: the model's classes are to become those of the data, and several models one.
+    """
+    result = cli_entry.parser(program, doc)
+    add = result.add_argument
+    add("model", metavar="MODEL", help="a run, an export, a .pt, or mn:FILE.pt, onnx:FILE, ...")
+    add("data", metavar="DATA", help="folder of a prepared data set")
+    add("--split", default=split, help=f"(default: {split})")
+    add("--batch_size", type=int, default=0, metavar="N", help="segments (default: by the devices)")
+    add("--dtype", default="float32", choices=("float32", "bfloat16"), help="of the maps")
+    add("--num_devices", type=int, metavar="N", help="(default: all)")
+    add("--dry_run", action="store_true", help="tell what would be done, and do nothing")
+    group = result.add_argument_group("teachers of other kinds (docs/TEACHERS.md)")
+    add, default = group.add_argument, open_teacher.Mapping()
+    more = "one more, for a mean" if maps else "one more, heard beside it"
+    add("--teacher", action="append", default=[], metavar="MODEL", help=more)
+    if maps:
+        names = "class,teacher_class (default: equal names)"
+        what = "what is done with classes that it lacks"
+        add("--mean", default=default.mean, choices=ensemble.MEANS, help="of what, of several")
+        add("--class_map", default="", metavar="CSV", help=names)
+        add("--unmapped", default=default.unmapped, choices=class_map.UNMAPPED, help=what)
+    group = result.add_argument_group("several processes")
+    group.add_argument("--distributed", action="store_true", help="join the others, as main does")
+    group.add_argument("--coordinator_address", metavar="HOST:PORT", help="of process 0")
+    group.add_argument("--num_processes", type=int, metavar="N")
+    group.add_argument("--process_id", type=int, metavar="I")
+    return result
+
+
+def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    """Parses a command line that begins with the program's name; joins no processes yet."""
+    flags.FLAGS(arguments[:1])  # absl wants its own flags parsed, and has none here
+    found = parser.parse_args(arguments[1:])
+    for name in ("batch_size", "num_devices"):
+        if (getattr(found, name) or 0) < 0:
+            parser.error(f"--{name}={getattr(found, name)}: expected 1 or more, or 0")
+    return found
+
+
+class Task(NamedTuple):
+    """A teacher, for the classes of the data, and the split that it is put on.
+
+    weak: bool [classes], those that it lacks and that keep their weak labels; None: none.
+    """
+
+    teacher: Teacher
+    weak: np.ndarray | None
+    source: Source
+    segmentation: Segmentation
+
+    def cut(self, segments: str) -> Cut:
+        """The segments, or for "whole" and a model of ours the clips, each as long as it is."""
+        if segments == "whole" and isinstance(self.teacher, OwnTeacher):
+            return WholeClips.of(self.source.index)
+        return self.segmentation
+
+    def scorer(self, arguments: argparse.Namespace, rule: LabelRule | None = None) -> SegmentScorer:
+        """What scores the split's segments on this process's devices, for labels by `rule`.
+
+        Raises UserError for a teacher that cannot follow it.
+        """
+        devices = _devices(arguments)
+        return open_teacher.label_scorer(
+            self.teacher, rule or LabelRule(dtype=arguments.dtype), devices
+        )
+
+    @property
+    def taught_by(self) -> TaughtBy:
+        return TaughtBy(self.teacher.digest, self.teacher.described(), self.weak)
+
+
+def begin(arguments: argparse.Namespace, segments: str) -> Task:
+    """Joins the other processes and opens teacher and data.
+
+    segments: "training" (as the model was trained), "whole", or seconds. Raises UserError.
+    """
+    source = _open_source(arguments)
+    name = open_teacher.joined([arguments.model, *arguments.teacher])
+    mapping = open_teacher.Mapping(arguments.class_map, arguments.unmapped, arguments.mean)
+    teacher, weak = open_teacher.open_teacher(name, source.index.classes, mapping)
+    return Task(teacher, weak, source, Segmentation(_seconds(segments, teacher, source)))
+
+
+class RawTask(NamedTuple):
+    """Teachers with classes of their own, and the split that they are put on.
+
+    parts: kind, where and digest of each teacher.
+    """
+
+    teachers: list[Teacher]
+    parts: list[dict[str, str]]
+    source: Source
+    segmentation: Segmentation
+
+    def scorer(self, arguments: argparse.Namespace) -> JoinedScorer:
+        """What scores the split's segments with all teachers on this process's devices."""
+        return JoinedScorer(self.teachers, Running(arguments.dtype, _devices(arguments)))
+
+
+def begin_raw(arguments: argparse.Namespace, segments: str) -> RawTask:
+    """As `begin`, the teachers as they are."""
+    source = _open_source(arguments)
+    parts = [part for name in (arguments.model, *arguments.teacher) for part in parts_of(name)]
+    teachers = [open_teacher.load_teacher(part) for part in parts]
+    named = [
+        {"kind": part.kind, "where": _place(part), "digest": teacher.digest}
+        for part, teacher in zip(parts, teachers, strict=True)
+    ]
+    return RawTask(teachers, named, source, Segmentation(_seconds(segments, teachers[0], source)))
+
+
+def _place(part: open_teacher.Part) -> str:
+    """Where it is found from any folder."""
+    return part.where if part.kind == "python" else os.path.abspath(part.where)
+
+
+def _open_source(arguments: argparse.Namespace) -> Source:
+    """Joins the other processes and opens the split."""
+    distributed.configure()
+    own = ("coordinator_address", "process_id", "out")  # may differ between processes
+    distributed.join_processes(
+        arguments.distributed,
+        arguments.coordinator_address,
+        arguments.num_processes,
+        arguments.process_id,
+        {name: value for name, value in vars(arguments).items() if name not in own},
+    )
+    # Process 0 may have to index the data set.
+    return parallel.after_the_first("open", lambda: open_folder(arguments.data, arguments.split))
+
+
+def _devices(arguments: argparse.Namespace) -> int | None:
+    """How many are asked for; None: all. Raises UserError for some of several processes'."""
+    devices = arguments.num_devices or None
+    if devices and jax.process_count() > 1:
+        raise UserError("--num_devices: several processes use all devices; leave it out")
+    return devices
+
+
+def _seconds(segments: str, teacher: Teacher, source: Source) -> float:
+    if segments == "training":
+        return teacher.segment_seconds
+    if segments == "whole":
+        return source.index.clip_samples / SAMPLE_RATE
+    try:
+        seconds = float(segments)
+    except ValueError:
+        seconds = 0.0
+    if not 0.05 <= seconds <= 3600:
+        raise UserError(
+            f"--segment_seconds={segments}: expected training, whole, or seconds, such as 2"
+        )
+    return seconds
+
+
+def plan(
+    task: Task, cut: Cut, scorer: SegmentScorer, arguments: argparse.Namespace, out: object
+) -> list[str]:
+    """What will be done, in words; `cut` is what the clips are cut into."""
+    index = task.source.index
+    work, rows, audio = _work(cut, index, scorer, arguments)
+    processes = f"{jax.process_count()} process{'es' * (jax.process_count() > 1)}"
+    lines = [
+        f"model   {task.teacher.words()}",
+        f"data    {index.split}: {len(index):,} clips, {index.hours:.2f} h, ids "
+        f"{index.ids_sha256[:12]}…",
+        f"work    {work} of int16 [{rows}, {cut.segment_samples}] to {arguments.dtype} "
+        f"probabilities [{rows}, {index.num_classes}], on {scorer.where} of each of {processes}",
+        f"memory  scores of all clips {4 * len(index) * index.num_classes / 1e6:,.1f} MB, a batch "
+        f"{2 * rows * cut.segment_samples / 1e6:,.1f} MB",
+        f"out     {out}",
+    ]
+    if isinstance(task.teacher, OwnTeacher) and jax.default_backend() == "cpu":
+        cores, width = os.cpu_count() or 1, task.teacher.model.info.width
+        audio *= 0.12 + 0.88 * width
+        lines.insert(4, f"time    about {20 + audio / (_CPU_RATE * cores):,.0f} s, very roughly")
+    return lines
+
+
+def _work(
+    cut: Cut, index: ClipIndex, scorer: SegmentScorer, arguments: argparse.Namespace
+) -> tuple[str, int, float]:
+    """What is scored, in words; rows of the batches of the longest; seconds of it all, padded."""
+    rows = scorer.fitting(arguments.batch_size, cut.seconds)
+    if isinstance(cut, WholeClips):
+        lengths = np.asarray(cut.lengths) / SAMPLE_RATE
+        padded = lengths[cut.number_of(index.num_samples)]
+        shown = ", ".join(f"{length:.3g}" for length in lengths)
+        work = f"{len(index):,} whole clips, padded to {shown} s: batches, the longest"
+        return work, rows, float(padded.sum())
+    segments = int(cut.counts(index.num_samples).sum(dtype=np.int64))
+    steps = -(-segments // (rows * jax.process_count()))
+    work = f"{segments:,} segments of {cut.seconds:g} s: {steps:,} batches"
+    return work, rows, segments * cut.seconds

@@ -1,0 +1,151 @@
+from functools import lru_cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.signal import correlate2d
+
+from psl_jax.networks.convolutions import METHODS, depthwise3x3, pointwise
+
+SIZES = [(9, 7), (8, 6), (5, 1), (1, 4)]  # odd, even, and with one row or column only
+WAYS = (*METHODS, "channels_first")
+CASES = [(size, stride) for size in SIZES for stride in (1, 2)]
+
+
+def arrays(*shapes, seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+
+
+def depthwise_by_scipy(x, kernel, stride):
+    """Padding 1 on each side, in float64."""
+    out = [
+        [
+            correlate2d(np.pad(x[b, ..., c].astype(np.float64), 1), kernel[..., c], "valid")
+            for c in range(x.shape[-1])
+        ]
+        for b in range(len(x))
+    ]
+    return np.moveaxis(np.array(out), 1, -1)[:, ::stride, ::stride]
+
+
+@lru_cache
+def products(function, stride):
+    """Jitted (x, kernel, cotangent) -> value and both gradients of `function`."""
+
+    @jax.jit
+    def run(x, kernel, cotangent):
+        value, pull = jax.vjp(lambda x, k: function(x, k, stride), x, kernel)
+        return value, *pull(cotangent)
+
+    return run
+
+
+def by_lax(x, kernel, stride):
+    """XLA's own convolution, with its own gradients."""
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel[:, :, None, :],
+        (stride, stride),
+        ((1, 1), (1, 1)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+        precision="highest",
+    )
+
+
+def channels_first(x, kernel, stride):
+    """The convolution with channels and batch exchanged before and after it."""
+    return depthwise3x3(x.swapaxes(0, 3), kernel, stride, channels_first=True).swapaxes(0, 3)
+
+
+def by_name(name):
+    if name == "channels_first":
+        return channels_first
+    return lambda x, kernel, stride: depthwise3x3(x, kernel, stride, name)
+
+
+@pytest.mark.parametrize(("size", "stride"), CASES)
+@pytest.mark.parametrize("method", WAYS)
+def test_depthwise_matches_scipy(size, stride, method):
+    x, kernel = arrays((2, *size, 3), (3, 3, 3))
+    ours = by_name(method)(x, kernel, stride)
+    assert ours.shape == (2, (size[0] - 1) // stride + 1, (size[1] - 1) // stride + 1, 3)
+    np.testing.assert_allclose(ours, depthwise_by_scipy(x, kernel, stride), atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "stride"), CASES)
+def test_depthwise_gradients_match_those_of_xla(size, stride):
+    x, kernel = arrays((3, *size, 5), (3, 3, 5), seed=1)
+    (cotangent,) = arrays(by_lax(x, kernel, stride).shape, seed=2)
+    ours = products(channels_first, stride)(x, kernel, cotangent)
+    theirs = products(by_lax, stride)(x, kernel, cotangent)
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine.shape == other.shape and mine.dtype == jnp.float32
+        np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_depthwise_gradients_of_a_large_input(stride):
+    """Of the size of the first blocks: sums of many products, so relative to the largest."""
+    x, kernel = arrays((4, 101, 32, 16), (3, 3, 16), seed=3)
+    (cotangent,) = arrays(by_lax(x, kernel, stride).shape, seed=4)
+    ours = products(channels_first, stride)(x, kernel, cotangent)
+    theirs = products(by_lax, stride)(x, kernel, cotangent)
+    for mine, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(mine, other, rtol=0, atol=1e-5 * np.abs(other).max())
+
+
+@pytest.mark.parametrize("method", WAYS)
+def test_depthwise_in_bfloat16_keeps_its_type_and_float32_weights(method):
+    x, kernel = arrays((2, 9, 7, 4), (3, 3, 4))
+    narrow = jnp.asarray(x, jnp.bfloat16)
+    out, pull = jax.vjp(lambda x, k: by_name(method)(x, k, 2), narrow, kernel)
+    dx, dkernel = pull(out)
+    assert (out.dtype, dx.dtype, dkernel.dtype) == (jnp.bfloat16, jnp.bfloat16, jnp.float32)
+    exact = depthwise_by_scipy(x, kernel, 2)
+    np.testing.assert_allclose(out.astype(np.float32), exact, atol=0.05, rtol=0.05)
+
+
+def test_a_method_that_there_is_not_is_refused():
+    x, kernel = arrays((1, 4, 4, 2), (3, 3, 2))
+    with pytest.raises(ValueError, match="no depthwise method 'groupd'"):
+        depthwise3x3(x, kernel, 1, "groupd")
+    with pytest.raises(ValueError, match="'grouped' with channels_first=True"):
+        depthwise3x3(x, kernel, 1, "grouped", channels_first=True)
+
+
+@pytest.mark.parametrize(
+    ("platform", "method"), [("cpu", "shifted"), ("gpu", "shifted"), ("tpu", "grouped")]
+)
+def test_each_platform_has_its_own_method(platform, method):
+    x, kernel = arrays((1, 4, 4, 2), (3, 3, 2))
+    chosen = jax.make_jaxpr(lambda: depthwise3x3(x, kernel, 1, platform=platform))()
+    assert str(chosen) == str(jax.make_jaxpr(lambda: depthwise3x3(x, kernel, 1, method))())
+
+
+def pointwise_channels_first(x, kernel):
+    return pointwise(x.swapaxes(0, 3), kernel, channels_first=True).swapaxes(0, 3)
+
+
+@pytest.mark.parametrize("function", [pointwise, pointwise_channels_first])
+@pytest.mark.parametrize("outputs", [4, 9])  # fewer than inputs, and more
+def test_pointwise_and_its_gradients_match_a_product(function, outputs):
+    shape = (2, 7, 3, 5)
+    x, kernel, cotangent = arrays(shape, (5, outputs), (*shape[:-1], outputs))
+    out, pull = jax.vjp(function, x, kernel)
+    dx, dkernel = pull(cotangent)
+    wide, flat = kernel.astype(np.float64), x.reshape(-1, 5).astype(np.float64)
+    np.testing.assert_allclose(out, x @ wide, atol=1e-5)
+    np.testing.assert_allclose(dx, cotangent @ wide.T, atol=1e-5)
+    np.testing.assert_allclose(dkernel, flat.T @ cotangent.reshape(-1, outputs), atol=1e-5)
+
+
+@pytest.mark.parametrize("function", [pointwise, pointwise_channels_first])
+def test_pointwise_in_bfloat16_keeps_its_type_and_float32_weights(function):
+    x, kernel = arrays((3, 1, 2, 5), (5, 4))
+    out, pull = jax.vjp(function, jnp.asarray(x, jnp.bfloat16), kernel)
+    dx, dkernel = pull(out)
+    assert (out.dtype, dx.dtype, dkernel.dtype) == (jnp.bfloat16, jnp.bfloat16, jnp.float32)
+    np.testing.assert_allclose(out.astype(np.float32), x @ kernel, atol=0.05, rtol=0.05)

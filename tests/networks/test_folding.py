@@ -1,0 +1,104 @@
+"""BatchNorms folded into convolutions leave the network's answers as they are."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from psl_jax.networks import folding, mobilenetv2
+from psl_jax.networks.forward_context import Context
+from psl_jax.networks.mobilenetv2 import Variables
+
+
+def random_variables(variables: Variables, seed: int = 0) -> Variables:
+    """The same with BatchNorm parameters and statistics as different as a trained network's."""
+    rng = np.random.default_rng(seed)
+    ranges = {"scale": (0.5, 1.5), "bias": (-0.5, 0.5), "mean": (-0.5, 0.5), "var": (0.2, 2.0)}
+
+    def drawn(path, x):
+        low_high = ranges.get(path[-1].key) if "norm" in str(path[-2]) else None
+        return rng.uniform(*low_high, x.shape).astype(np.float32) if low_high else np.asarray(x)
+
+    return jax.tree_util.tree_map_with_path(drawn, variables)
+
+
+@pytest.mark.parametrize("width", [0.25, 0.5])
+def test_the_folded_network_gives_the_same_probabilities(shallow, width):
+    network, variables = mobilenetv2.create(3, width)
+    variables = random_variables(variables)
+    logmel = np.random.default_rng(1).normal(-30, 20, (2, 77, 64)).astype(np.float32)
+    expected, _ = network.apply(variables, logmel, Context())
+
+    @jax.jit
+    def run(folded, logmel):
+        return folding.frame_probabilities(folded, logmel, folding.JaxOperations())
+
+    folded = folding.fold(variables)
+    assert np.std(expected) > 1e-3
+    np.testing.assert_allclose(run(folded, logmel), expected, atol=2e-6)
+    assert len(jax.tree.leaves(folded)) == 2 * (
+        3 + sum(3 - (b.expand is None) for b in folded.blocks)
+    )
+
+
+def test_in_parts_of_the_batch_and_with_padding_it_gives_what_each_row_gives(shallow):
+    _, variables = mobilenetv2.create(3)
+    folded = folding.fold(random_variables(variables))
+    logmel = np.random.default_rng(1).normal(-30, 20, (6, 301, 64)).astype(np.float32)
+    valid = np.array([301, 300, 160, 33, 1, 301])
+
+    @jax.jit
+    def run(folded, logmel, valid):
+        return folding.frame_probabilities(folded, logmel, folding.JaxOperations(), valid)
+
+    together = run(folded, logmel, valid)
+    assert "while" in run.lower(folded, logmel, valid).as_text()
+    for row, frames, probabilities in zip(logmel, valid, together, strict=True):
+        alone = run(folded, row[None, :frames], np.array([frames]))[0]
+        np.testing.assert_allclose(probabilities[: len(alone)], alone, atol=2e-6)
+
+
+@pytest.mark.parametrize("width", [0.25, 1.0])
+def test_strides_and_shortcuts_are_the_networks(width):
+    module = mobilenetv2.MobileNetV2(5, width, rng=np.random.default_rng(0))
+    states = nnx.split(module, nnx.Param, nnx.BatchStat)[1:]
+    folded = folding.fold(Variables(*map(nnx.to_pure_dict, states)))
+    expected = [(block.shortcut, block.depthwise.stride) for block in module.blocks]
+    assert [(block.shortcut, block.stride) for block in folded.blocks] == expected
+    assert folded.blocks[0].expand is None
+    assert folded.classifier.kernel.shape == (1280, 5)
+    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(folded))
+
+
+def test_a_batch_norm_is_folded_by_its_definition():
+    _, variables = mobilenetv2.create(2, 0.25)
+    variables = random_variables(variables, seed=2)
+    norm = variables.params["head_norm"] | variables.stats["head_norm"]
+    x = np.random.default_rng(3).normal(size=(4, folding.fold(variables).head.kernel.shape[0]))
+    y = x @ np.asarray(variables.params["head"]["kernel"], np.float64)
+    expected = (y - norm["mean"]) / np.sqrt(norm["var"] + 1e-5) * norm["scale"] + norm["bias"]
+    head = folding.fold(variables).head
+    np.testing.assert_allclose(x @ head.kernel + head.bias, expected, atol=1e-5)
+
+
+def test_maps_are_of_the_type_asked_for(shallow):
+    network, variables = mobilenetv2.create(3, 0.25)
+    variables = random_variables(variables)
+    logmel = np.random.default_rng(1).normal(-30, 20, (2, 77, 64)).astype(np.float32)
+    types = []
+
+    class Noting(folding.JaxOperations):
+        def relu6(self, x):
+            types.append(x.dtype)
+            return super().relu6(x)
+
+    @jax.jit
+    def run(folded, logmel):
+        return folding.frame_probabilities(folded, logmel, Noting(jnp.bfloat16))
+
+    found = run(folding.fold(variables), logmel)
+    expected, _ = network.apply(variables, logmel, Context())
+    assert set(types) == {jnp.dtype(jnp.bfloat16)} and found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=0.01)
+    assert np.abs(found - expected).max() > 1e-6

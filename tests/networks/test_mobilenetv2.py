@@ -1,0 +1,388 @@
+from functools import lru_cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from scipy.signal import correlate2d
+
+from psl_jax.networks import mobilenetv2
+from psl_jax.networks.batch_norm import BatchNorm
+from psl_jax.networks.folding import JaxOperations, embeddings, fold
+from psl_jax.networks.forward_context import Context
+from psl_jax.networks.mobilenetv2 import (
+    InvertedResidual,
+    Stem,
+    Variables,
+    clip_probabilities,
+    create,
+    num_parameters,
+    output_frames,
+    scaled,
+)
+
+TRAIN, EVALUATE = Context(train=True), Context()
+
+
+# --- size and shape ---------------------------------------------------------------------------
+
+
+def parameters_by_hand(classes, width):
+    """Weights of MobileNetV2 (Sandler et al., table 2) for a one-channel input."""
+
+    def norm(channels):
+        return 2 * channels
+
+    channels = scaled(32, width)
+    total = 9 * channels + norm(channels)
+    for t, c, n, _ in [
+        (1, 16, 1, 1),
+        (6, 24, 2, 2),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    ]:
+        for _ in range(n):
+            hidden, out = t * channels, scaled(c, width)
+            if t > 1:
+                total += channels * hidden + norm(hidden)
+            total += 9 * hidden + norm(hidden) + hidden * out + norm(out)
+            channels = out
+    head = max(1280, scaled(1280, width))
+    return total + channels * head + norm(head) + head * classes + classes
+
+
+def abstract(classes, width=1.0):
+    """Network and shapes of its variables."""
+    holder = []
+
+    def make():
+        network, variables = create(classes, width)
+        holder.append(network)
+        return variables
+
+    return jax.eval_shape(make), holder
+
+
+def test_the_published_number_of_parameters():
+    variables, _ = abstract(527)
+    assert num_parameters(variables) == 2_898_383
+
+
+@pytest.mark.parametrize(("classes", "width"), [(527, 0.5), (10, 0.25), (3, 0.1), (2, 1.4)])
+def test_parameters_at_other_widths(classes, width):
+    _, variables = create(classes, width)
+    assert num_parameters(variables) == parameters_by_hand(classes, width)
+
+
+@pytest.mark.parametrize(
+    ("channels", "width", "expected"),
+    [
+        (32, 1.0, 32),
+        (24, 0.5, 16),  # 12 is as near to 8, which would be less than nine tenths of it
+        (16, 0.75, 16),
+        (96, 0.75, 72),
+        (320, 1.4, 448),
+        (16, 0.25, 8),
+        (32, 0.1, 4),
+        (16, 0.05, 4),
+    ],
+)
+def test_widths_are_rounded_to_multiples(channels, width, expected):
+    assert scaled(channels, width) == expected
+
+
+@pytest.mark.parametrize(("frames", "expected"), [(1001, 32), (201, 7), (501, 16), (1, 1)])
+def test_output_frames(frames, expected):
+    assert output_frames(frames) == expected
+    np.testing.assert_array_equal(output_frames(jnp.array([frames])), [expected])
+    network, variables = create(5, 0.1)
+    logmel = jax.ShapeDtypeStruct((2, frames, 64), jnp.float32)
+    shape, _ = jax.eval_shape(lambda v, x: network.apply(v, x, EVALUATE), variables, logmel)
+    assert shape.shape == (2, expected, 5) and shape.dtype == jnp.float32
+
+
+# --- layers -----------------------------------------------------------------------------------
+
+
+def randomised(module, seed=0):
+    """The module with random weights and statistics, and these as {dotted name: float64 array}."""
+    rng = np.random.default_rng(seed)
+    graphdef, state = nnx.split(module)
+    flat = nnx.to_flat_state(state)
+    arrays = {}
+    for path, variable in flat:
+        value = rng.standard_normal(variable[...].shape) * 0.5
+        if path[-1] in ("var", "scale"):
+            value = np.abs(value) + 0.5
+        variable[...] = jnp.asarray(value, jnp.float32)
+        arrays[".".join(map(str, path))] = np.asarray(variable[...], np.float64)
+    return nnx.merge(graphdef, state), arrays
+
+
+def normalised(x, arrays, name):
+    mean, var = arrays[f"{name}.mean"], arrays[f"{name}.var"]
+    y = (x - mean) / np.sqrt(var + 1e-5)
+    return y * arrays[f"{name}.scale"] + arrays[f"{name}.bias"]
+
+
+def convolved(x, kernel, stride):
+    """Depthwise, padding 1 on each side: [batch, h, w, c] by [3, 3, c]."""
+    planes = [
+        [correlate2d(np.pad(plane[..., c], 1), kernel[..., c], "valid") for c in range(x.shape[-1])]
+        for plane in x
+    ]
+    return np.moveaxis(np.array(planes), 1, -1)[:, ::stride, ::stride]
+
+
+def relu6(x):
+    return np.clip(x, 0, 6)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "stride", "expansion"),
+    [(4, 4, 1, 6), (4, 6, 1, 6), (4, 4, 2, 3), (4, 4, 1, 1)],
+)
+@pytest.mark.parametrize("size", [(9, 7), (6, 8)])
+def test_a_block_matches_numpy(inputs, outputs, stride, expansion, size):
+    rng = np.random.default_rng(1)
+    block, arrays = randomised(InvertedResidual(inputs, outputs, stride, expansion, rng))
+    x = rng.standard_normal((2, *size, inputs))
+    y = x
+    if expansion > 1:
+        y = relu6(normalised(y @ arrays["expand.kernel"], arrays, "expand_norm"))
+    y = convolved(y, arrays["depthwise.kernel"], stride)
+    y = relu6(normalised(y, arrays, "depthwise_norm"))
+    y = normalised(y @ arrays["project.kernel"], arrays, "project_norm")
+    if stride == 1 and inputs == outputs:
+        y = x + y
+    ours = jax.jit(lambda x: block(x, EVALUATE))(x.astype(np.float32))
+    np.testing.assert_allclose(ours, y, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(201, 64), (8, 6), (7, 5)])
+def test_the_stem_pads_one_on_each_side(size):
+    stem, arrays = randomised(Stem(3, np.random.default_rng(0)))
+    x = np.random.default_rng(1).standard_normal((2, *size))
+    kernel = arrays["kernel"][:, :, 0]
+    planes = [
+        [correlate2d(np.pad(plane, 1), kernel[..., c], "valid")[::2, ::2] for c in range(3)]
+        for plane in x
+    ]
+    expected = np.moveaxis(np.array(planes), 1, -1)
+    ours = stem(x.astype(np.float32), EVALUATE)
+    assert ours.shape == (2, (size[0] + 1) // 2, (size[1] + 1) // 2, 3)
+    np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_batch_norm_in_training():
+    norm, before = randomised(BatchNorm(3))
+    x = 5 * np.random.default_rng(2).standard_normal((4, 5, 6, 3)) + [30, 0, -2]
+    x = x.astype(np.float32)
+    out = norm(x, TRAIN)
+    wide = x.astype(np.float64).reshape(-1, 3)
+    batch = {"n.mean": wide.mean(axis=0), "n.var": wide.var(axis=0)}
+    batch |= {"n.scale": before["scale"], "n.bias": before["bias"]}
+    np.testing.assert_allclose(out, normalised(x, batch, "n"), atol=1e-4)
+    mean = 0.9 * before["mean"] + 0.1 * wide.mean(axis=0)
+    var = 0.9 * before["var"] + 0.1 * wide.var(axis=0, ddof=1)
+    np.testing.assert_allclose(norm.mean[...], mean, rtol=1e-5)
+    np.testing.assert_allclose(norm.var[...], var, rtol=1e-5)
+
+
+def test_batch_norm_in_evaluation_leaves_its_statistics():
+    norm, before = randomised(BatchNorm(3))
+    x = np.random.default_rng(2).standard_normal((4, 5, 3)).astype(np.float32)
+    expected = normalised(x, {f"n.{name}": value for name, value in before.items()}, "n")
+    np.testing.assert_allclose(norm(x, EVALUATE), expected, atol=1e-5)
+    np.testing.assert_array_equal(norm.mean[...], before["mean"])
+    np.testing.assert_array_equal(norm.var[...], before["var"])
+
+
+def test_batch_norm_computes_bfloat16_statistics_in_float32():
+    norm, _ = randomised(BatchNorm(2))
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((64, 64, 2)) + 8, jnp.bfloat16)
+    out = norm(x, Context(train=True, dtype=jnp.bfloat16))
+    assert out.dtype == jnp.bfloat16 and norm.mean[...].dtype == jnp.float32
+    exact = 0.9 * randomised(BatchNorm(2))[1]["mean"] + 0.1 * np.asarray(x, np.float64).mean((0, 1))
+    np.testing.assert_allclose(norm.mean[...], exact, rtol=1e-5)
+
+
+def test_initial_weights():
+    _, variables = create(527)
+    params = variables.params
+    kernel = np.asarray(params["classifier"]["kernel"])
+    assert kernel.std() == pytest.approx(0.01, rel=0.01) and abs(kernel.mean()) < 1e-4
+    assert not np.asarray(params["classifier"]["bias"]).any()
+    for name, kernel, fans in [
+        ("stem", params["stem"]["kernel"], 9 + 9 * 32),
+        ("head", params["head"]["kernel"], 320 + 1280),
+        ("depthwise", params["blocks"][16]["depthwise"]["kernel"], 9 + 9 * 960),
+    ]:
+        limit = (6 / fans) ** 0.5
+        assert np.abs(kernel).max() == pytest.approx(limit, rel=0.05), name
+        assert np.std(kernel) == pytest.approx(limit / 3**0.5, rel=0.1), name
+
+
+def test_the_seed_decides_the_initial_weights():
+    first, again, other = (create(3, 0.1, seed=seed)[1] for seed in (0, 0, 1))
+    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, first, again)))
+    assert not np.array_equal(first.params["head"]["kernel"], other.params["head"]["kernel"])
+
+
+# --- the whole network ------------------------------------------------------------------------
+
+
+@lru_cache
+def apply_program(network, context):
+    return jax.jit(lambda v, x, keys=None: network.apply(v, x, context, keys))
+
+
+@pytest.fixture
+def network(shallow):
+    """A shallow network whose probabilities spread over (0, 1), and log-mel input for it."""
+    del shallow
+    net, variables = create(6, 0.25, dropout=0.3)
+    logmel = np.random.default_rng(0).normal(-40, 20, (4, 33, 64)).astype(np.float32)
+    _, stats = apply_program(net, TRAIN)(variables, logmel, keys(4))
+    for _ in range(30):  # running statistics near those of this input
+        _, stats = apply_program(net, TRAIN)(Variables(variables.params, stats), logmel, keys(4))
+    variables.params["classifier"]["kernel"] *= 30
+    return net, Variables(variables.params, stats), logmel
+
+
+def keys(count, seed=0):
+    return jax.random.split(jax.random.key(seed), count)
+
+
+def test_probabilities_and_embeddings(network):
+    net, variables, logmel = network
+    frames, stats = apply_program(net, EVALUATE)(variables, logmel)
+    assert frames.shape == (4, 2, 6)
+    walk = jax.jit(lambda folded, x: embeddings(folded, x, JaxOperations()))
+    embedding = walk(fold(variables), logmel)
+    assert embedding.shape == (4, 2, 1280)
+    classifier = {k: np.asarray(v, np.float64) for k, v in variables.params["classifier"].items()}
+    logits = np.asarray(embedding, np.float64) @ classifier["kernel"] + classifier["bias"]
+    np.testing.assert_allclose(frames, 1 / (1 + np.exp(-logits)), atol=1e-5)
+    assert np.ptp(frames) > 0.3
+    jax.tree.map(np.testing.assert_array_equal, stats, variables.stats)
+
+
+def test_dropout_is_for_training_only(network):
+    net, variables, logmel = network
+    evaluated = [apply_program(net, EVALUATE)(variables, logmel, k)[0] for k in (None, keys(4))]
+    np.testing.assert_array_equal(*evaluated)
+    first, again, other = (
+        np.asarray(apply_program(net, TRAIN)(variables, logmel, keys(4, seed))[0])
+        for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert (np.abs(first - other) > 1e-3).any(axis=(1, 2)).all()
+    with pytest.raises(ValueError, match="dropout_keys"):
+        net.apply(variables, logmel, TRAIN)
+
+
+def test_dropout_keeps_its_share_and_the_expected_logit(network, monkeypatch):
+    net, variables, _ = network
+    monkeypatch.setattr(
+        mobilenetv2.MobileNetV2, "features", lambda self, x, *_: jnp.ones((len(x), 2, 1280))
+    )
+    kernel = np.zeros((1280, 6), np.float32)
+    kernel[:, 0] = 1 / 1280
+    kernel[0, 1] = 1.0  # class 1 sees one feature only
+    classifier = {"kernel": jnp.asarray(kernel), "bias": jnp.zeros(6)}
+    changed = Variables(variables.params | {"classifier": classifier}, variables.stats)
+    batch = np.zeros((64, 33, 64), np.float32)
+    frames, _ = net.apply(changed, batch, TRAIN, keys(64))
+    logits = np.log(frames / (1 - frames))
+    np.testing.assert_allclose(logits[..., 0], 1.0, atol=0.1)  # a mean over 1280 features
+    dropped, kept = (np.isclose(logits[..., 1], logit, atol=1e-3) for logit in (0, 1 / 0.7))
+    assert (dropped | kept).all() and 0.15 < dropped.mean() < 0.45
+
+
+def test_without_dropout_training_needs_no_keys(shallow):
+    net, variables = create(3, 0.1, dropout=0.0)
+    frames, stats = apply_program(net, TRAIN)(variables, np.zeros((2, 33, 64), np.float32))
+    assert frames.shape == (2, 2, 3)
+    assert not np.array_equal(stats["stem_norm"]["var"], variables.stats["stem_norm"]["var"])
+
+
+def test_bfloat16_is_close_to_float32_and_not_the_same(network):
+    net, variables, logmel = network
+    exact, narrow = (
+        apply_program(net, Context(dtype=dtype))(variables, logmel)[0]
+        for dtype in (jnp.float32, jnp.bfloat16)
+    )
+    assert narrow.dtype == jnp.float32
+    difference = np.abs(exact - narrow)
+    assert 1e-5 < difference.max() < 0.05
+
+
+def test_the_first_map_in_bfloat16_has_little_more_than_its_own_rounding(network):
+    """dB values and BatchNorm's affine map in bfloat16 would cost 0.0123 standard deviations."""
+    net, variables, logmel = network
+
+    def first(dtype):
+        module = nnx.merge(net.graphdef, *variables, copy=True)
+        context = Context(dtype=dtype)
+        return np.asarray(module.stem_norm(module.stem(logmel, context), context), np.float64)
+
+    exact, narrow = first(jnp.float32), first(jnp.bfloat16)
+    assert np.sqrt(np.mean((narrow - exact) ** 2)) < 0.003 * exact.std()
+
+
+def test_both_depthwise_methods_give_the_same_network(network):
+    net, variables, logmel = network
+    shifted, grouped = (
+        apply_program(net, Context(depthwise=method))(variables, logmel)[0]
+        for method in ("shifted", "grouped")
+    )
+    np.testing.assert_allclose(shifted, grouped, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"channels_first": True},
+        {"platform": "gpu"},  # with BatchNorms' own gradients
+        {"platform": "gpu", "depthwise": "shifted"},
+    ],
+    ids=str,
+)
+def test_written_for_others_it_is_the_same_network_statistics_and_gradients(shallow, how):
+    """In float64: the rounding of float32 carries activations over corners of ReLU6."""
+    net, variables = create(3, 0.25, dropout=0.0)
+    variables = jax.tree.map(lambda x: np.asarray(x, np.float64), variables)
+    logmel = np.random.default_rng(5).normal(size=(3, 41, 64))
+    weights = np.random.default_rng(6).normal(size=(3, 2, 3))
+
+    def outcome(**how):
+        context = Context(train=True, dtype=jnp.float64, **how)
+
+        def value(params):
+            frames, stats = net.apply(Variables(params, variables.stats), logmel, context)
+            return (frames * weights).sum(), (frames, stats)
+
+        return jax.jit(jax.value_and_grad(value, has_aux=True))(variables.params)
+
+    with jax.enable_x64(True):
+        results = [outcome(**how), outcome()]
+    for ours, other in zip(*map(jax.tree.leaves, results), strict=True):
+        assert ours.dtype == other.dtype == np.float64
+        np.testing.assert_allclose(ours, other, rtol=0, atol=1e-9 * max(np.abs(other).max(), 1e-3))
+
+
+def test_mean_over_time_leaves_out_padding():
+    frames = np.random.default_rng(0).random((3, 7, 2)).astype(np.float32)
+    valid = jnp.array([7, 3, 1])
+    ours = clip_probabilities(frames, valid)
+    expected = [frames[0].mean(axis=0), frames[1, :3].mean(axis=0), frames[2, 0]]
+    np.testing.assert_allclose(ours, expected, rtol=1e-6)
+    np.testing.assert_allclose(clip_probabilities(frames), frames.mean(axis=1), rtol=1e-6)
+    # What is in the padding does not matter, not even when it is not a number.
+    frames[1, 3:] = np.nan
+    np.testing.assert_allclose(clip_probabilities(frames, valid), expected, rtol=1e-6)

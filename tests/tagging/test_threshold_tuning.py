@@ -1,0 +1,188 @@
+"""Thresholds: of best F1, in agreement with scikit-learn, and kept with the model."""
+
+import csv
+import dataclasses
+import shutil
+
+import audio_files
+import numpy as np
+import pytest
+import synthetic_data
+import tagging
+from sklearn.metrics import f1_score
+
+from psl_jax.commands import export, tag, thresholds
+from psl_jax.data.clip_index import ragged
+from psl_jax.exporting import export_options
+from psl_jax.exporting.export_options import Options
+from psl_jax.networks.thresholds import Thresholds
+from psl_jax.runtime.errors import UserError
+from psl_jax.tagging import tagger, threshold_tuning
+from psl_jax.weights.load_model import load_model
+from psl_jax.weights.stored_thresholds import store_thresholds
+
+
+def noisy(rng, n=400, classes=4):
+    truth = rng.random((n, classes)) < [0.5, 0.1, 0.02, 0.3]
+    scores = 1 / (1 + np.exp(-rng.normal(3.0 * truth - 3.0, 1.5)))
+    return scores.astype(np.float32), truth
+
+
+def test_f1_is_scikit_learns_and_the_threshold_its_best():
+    scores, truth = noisy(np.random.default_rng(0))
+    counts = threshold_tuning.Counts(4)
+    for part in np.array_split(np.arange(len(scores)), 7):
+        counts.add(scores[part], truth[part])
+    found = threshold_tuning.tune(counts, "clips")
+    for label in range(4):
+        every = [
+            f1_score(truth[:, label], scores[:, label] >= np.float32(t), zero_division=0)
+            for t in threshold_tuning.TRIED
+        ]
+        np.testing.assert_allclose(counts.f1()[label], every)
+        assert found.f1[label] == pytest.approx(max(every))
+        at = f1_score(truth[:, label], scores[:, label] >= found.thresholds[label])
+        assert at == pytest.approx(max(every))
+    half = [f1_score(truth[:, i], scores[:, i] >= 0.5, zero_division=0) for i in range(4)]
+    np.testing.assert_allclose(found.f1_default, half)
+
+
+def test_a_class_that_is_not_there_gets_what_is_best_for_all_together():
+    scores, truth = noisy(np.random.default_rng(1))
+    truth[:, 2] = False
+    counts = threshold_tuning.Counts(4)
+    counts.add(scores, truth)
+    found = threshold_tuning.tune(counts, "clips")
+    pooled = [
+        f1_score(truth.ravel(), scores.ravel() >= np.float32(t)) for t in threshold_tuning.TRIED
+    ]
+    assert list(found.known) == [True, True, False, True]
+    assert found.thresholds[2] == found.common
+    assert pooled[np.flatnonzero(found.common == threshold_tuning.TRIED)[0]] == pytest.approx(
+        max(pooled)
+    )
+
+
+def test_rows_of_events():
+    index = synthetic_data.make_index([1], 64_000)
+    offsets, values = ragged([[0, 1, 2]])
+    times = np.array([[0.5, 1.5], [1.0, 1.05], [3.9, 4.0]], np.float32)
+    index = dataclasses.replace(
+        index, event_offsets=offsets, event_times=times, event_values=values
+    )
+    truth = threshold_tuning.true_rows(index, 0, 13)
+    # Rows reach 0.16 s to each side of 0.32 i; the last one, from 3.68 s on, to the end.
+    assert np.flatnonzero(truth[:, 0]).tolist() == [2, 3, 4]
+    assert np.flatnonzero(truth[:, 1]).tolist() == [3]
+    assert np.flatnonzero(truth[:, 2]).tolist() == [12]
+
+
+def test_clips_whose_events_nobody_wrote_down_count_for_nothing():
+    """Thresholds are those of the annotated clips by themselves."""
+    audio = [tagging.recording(3.0, seed=seed) for seed in range(4)]
+    labels = [[0], [1], [0], [2]]
+    events, times = [[0], [], [0], []], np.array([[0.5, 1.5], [1.0, 2.0]], np.float32)
+
+    def counted(clips):
+        index = synthetic_data.make_index([len(clips)], 48_000, [labels[c] for c in clips], 6)
+        offsets, values = ragged([events[c] for c in clips])
+        index = dataclasses.replace(
+            index,
+            classes=tagging.LABELS,
+            event_offsets=offsets,
+            event_times=times,
+            event_values=values,
+        )
+        source = synthetic_data.MemorySource(index, [audio[c] for c in clips])
+        return threshold_tuning.count(tagging.tagger(), source)
+
+    some, alone = counted([0, 1, 2, 3]), counted([0, 2])
+    np.testing.assert_array_equal(some.all, alone.all)
+    np.testing.assert_array_equal(some.true, alone.true)
+    assert alone.all[0].sum() == 20 and alone.num_true.tolist() == [6, 0, 0, 0, 0, 0]
+
+
+def clearest(peaks: np.ndarray) -> float:
+    """Of the thresholds that are tried, the one in the middle part that is furthest from all."""
+    low, high = np.quantile(peaks, [0.3, 0.7])
+    tried = threshold_tuning.TRIED[(low < threshold_tuning.TRIED) & (high > threshold_tuning.TRIED)]
+    return tried[np.abs(tried[:, None] - peaks).min(axis=1).argmax()]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A split whose labels are what the model hears above some thresholds."""
+    folder = tmp_path_factory.mktemp("data")
+    audio = [tagging.recording(3.0, seed=i) for i in range(24)]
+    peaks = np.stack([tagging.tagger().tag(x, 16_000).frame_scores.max(axis=0) for x in audio])
+    limits = [clearest(column) for column in peaks.T]
+    labels = [np.flatnonzero(row >= limits).tolist() for row in peaks]
+    index = synthetic_data.make_index([24], 48_000, labels, 6)
+    index = dataclasses.replace(index, classes=tagging.LABELS)
+    synthetic_data.write_prepared(folder, index, audio, "val")
+    return folder
+
+
+def test_command_stores_what_tagging_uses(data, tmp_path, capsys):
+    model = tagging.save(tmp_path / "run")
+    arguments = [str(data), "--split=val", f"--csv={tmp_path / 'x.csv'}"]
+    thresholds.main(thresholds.parse(["thresholds", model, *arguments, "--dry_run"]))
+    assert load_model(model).info.thresholds is None
+    thresholds.main(thresholds.parse(["thresholds", model, *arguments]))
+    assert "F1 of clips (weak labels)" in capsys.readouterr().out
+    stored = tagger.load(model)
+    # The labels are those of clips above the limits: F1 is 1 there, and only there.
+    rows = list(csv.DictReader((tmp_path / "x.csv").read_text().splitlines()))
+    assert [row["F1"] for row in rows] == ["1.000"] * len(tagging.LABELS)
+    np.testing.assert_allclose(stored.thresholds, [float(r["threshold"]) for r in rows])
+    tags = stored.tag(tagging.recording(5.0, seed=99), 16_000)
+    assert tags.events() == tags.events(dict(zip(tags.labels, stored.thresholds, strict=True)))
+    assert tags.events() != tags.events(0.5)
+    some = tagger.load(model, ["siren", "dog"])
+    assert some.thresholds == (stored.thresholds[1], stored.thresholds[0])
+    with pytest.raises(UserError, match="'cat' is none of"):
+        tags.events({"cat": 0.5})
+
+
+def test_command_line_uses_and_shows_them(tmp_path, capsys):
+    model = tagging.save(tmp_path / "run")
+    values = (0.9, 0.2, 0.3, 0.4, 0.45, 0.6)
+    store_thresholds(model, Thresholds(values, {"split": "x"}))
+    path = str(audio_files.write(tmp_path / "a.wav", tagging.recording(4.0)))
+    tag.main(tag.parse(["tag", model, path, "--format=csv"]))
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    expected = tagging.tagger().tag(path).events(dict(zip(tagging.LABELS, values, strict=True)))
+    assert [row["label"] for row in rows] == [event.label for event in expected]
+    assert {row["label"] for row in rows}
+    tag.main(tag.parse(["tag", model, "--list_labels"]))
+    assert capsys.readouterr().out.splitlines()[:2] == ["dog\t0.9", "siren\t0.2"]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.pt", "orbax"])
+def test_exports_keep_them_and_weights_take_new_ones(name, tmp_path):
+    if name.endswith(".pt"):
+        pytest.importorskip("torch")
+    model = tagging.save(tmp_path / "run")
+    store_thresholds(model, Thresholds((0.1, 0.2, 0.3, 0.4, 0.5, 0.6), {"split": "a"}))
+    form = {"model.safetensors": "safetensors", "model.pt": "torch", "orbax": "orbax"}[name]
+    loaded = load_model(model)
+    info = export_options.describe(loaded, Options(), "CC0")
+    export.format_named(form).write(tmp_path / name, loaded, info, Options())
+    kept = load_model(tmp_path / name)
+    assert kept.info.thresholds.values == (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+    assert kept.info.thresholds.tuned_on == {"split": "a"}
+    store_thresholds(tmp_path / name, Thresholds((0.7,) * 6))
+    again = load_model(tmp_path / name)
+    assert again.info.thresholds.values == (0.7,) * 6 and again.digest == kept.digest
+    assert again.info.origin["licence"] == "CC0"
+
+
+def test_damaged_ones_are_told(tmp_path):
+    model = tagging.save(tmp_path / "run")
+    file = store_thresholds(model, Thresholds((0.5,) * 6))
+    file.write_text(file.read_text().replace('"siren": 0.5', '"siren": 1.5'))
+    with pytest.raises(UserError, match=r"model.json: the threshold of 'siren' is 1.5"):
+        load_model(model)
+    shutil.copy(file, tmp_path / "x.onnx")
+    with pytest.raises(UserError, match="export or publish that again"):
+        store_thresholds(tmp_path / "x.onnx", Thresholds((0.5,) * 6))

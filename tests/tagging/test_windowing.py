@@ -1,0 +1,156 @@
+"""Cutting audio and putting scores together: rows are where they are said to be."""
+
+import numpy as np
+import pytest
+
+from psl_jax.audio.segments import Segmentation
+from psl_jax.networks import mobilenetv2
+from psl_jax.networks.frontend import HOP, WINDOW
+from psl_jax.tagging import windowing
+from psl_jax.tagging.windowing import FRAME_SAMPLES, Pool, Timeline, cut_segments, cut_whole
+
+
+def blocks_of(audio: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+    cuts = np.sort(rng.integers(0, len(audio) + 1, rng.integers(0, 9)))
+    return np.split(audio, cuts)
+
+
+def centres(piece: windowing.Piece) -> np.ndarray:
+    """A network that answers with the sample on which each output frame is centred."""
+    frames = len(piece.audio) // FRAME_SAMPLES + 1
+    row = np.zeros(piece.size, np.float32)
+    piece.write(row)
+    return row[: frames * FRAME_SAMPLES : FRAME_SAMPLES, None]
+
+
+def assembled(cut, segments: bool) -> tuple[np.ndarray, Timeline]:
+    grid = Timeline(segments)
+    rows = [grid.add(piece, centres(piece)) for piece in cut]
+    return np.concatenate(rows)[:, 0], grid
+
+
+LENGTHS = [1_600, 5_119, 5_120, 160_000, 160_001, 655_103, 655_104, 655_105, 1_300_000, 2_000_003]
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_whole_waveform_gives_one_row_every_5120_samples(length):
+    rng = np.random.default_rng(length)
+    audio = rng.uniform(-1, 1, length).astype(np.float32)
+    rows, grid = assembled(cut_whole(blocks_of(audio, rng)), segments=False)
+    # A waveform of whole rows has one more at its very end, where the reflection begins.
+    expected = np.pad(audio, (0, 1), mode="reflect")[::FRAME_SAMPLES]
+    np.testing.assert_array_equal(rows, expected)
+    assert len(rows) == mobilenetv2.output_frames(1 + length // HOP)
+    assert grid.seconds == length / 16_000
+    np.testing.assert_allclose(grid.score, rows.mean(), rtol=1e-5)
+
+
+def reach() -> int:
+    """How far an output frame sees to each side, from the network's structure; and its stride."""
+    distance, stride = 1, 2  # of the stem
+    for _, _, repeats, first_stride in mobilenetv2.INVERTED_RESIDUALS:
+        for repeat in range(repeats):
+            distance += stride
+            stride *= first_stride if repeat == 0 else 1
+    assert stride * HOP == FRAME_SAMPLES  # every convolution is centred, so frame i is on 32 i
+    return distance
+
+
+def test_pieces_overlap_by_what_a_frame_depends_on():
+    assert reach() == windowing.REACH
+    reflected = -(-WINDOW // 2 // HOP)  # input frames at a cut that hold a reflection
+    assert windowing.REACH + reflected <= windowing.MARGIN * FRAME_SAMPLES // HOP
+    kept = []
+    for piece in cut_whole([np.zeros(3_000_000, np.int16)]):
+        start = piece.onset // FRAME_SAMPLES
+        kept += range(start + piece.first, start + piece.stop)
+        after = (len(piece.audio) - (piece.stop - 1) * FRAME_SAMPLES) // HOP  # input frames
+        assert piece.onset == 0 or piece.first == windowing.MARGIN
+        assert piece.last or after >= windowing.REACH + reflected
+    assert kept == list(range(3_000_000 // FRAME_SAMPLES + 1))
+
+
+CUTS = [(2, None), (2, 0.5), (5, 1.3), (0.3, 0.1), (1.9, None)]
+
+
+def onsets_of(length: int, segmentation: Segmentation) -> list[int]:
+    """Where segments begin: every hop as long as they fit, and one at the end of the waveform."""
+    size, hop = segmentation.segment_samples, segmentation.hop_samples
+    last = max(length - size, 0)
+    return sorted({*range(0, last + 1, hop), last})
+
+
+@pytest.mark.parametrize(("seconds", "hop"), CUTS)
+def test_segments_cover_all_and_the_last_one_ends_with_the_waveform(seconds, hop):
+    segmentation = Segmentation(seconds, hop)
+    rng = np.random.default_rng(0)
+    for length in [1_600, 20_000, 32_000, 33_000, 40_001, *rng.integers(1_600, 300_000, 20)]:
+        audio = rng.integers(-9, 9, length).astype(np.int16)
+        cut = list(cut_segments(blocks_of(audio, rng), segmentation))
+        onsets = onsets_of(length, segmentation)
+        before, *inside, after = cut
+        assert [piece.onset for piece in inside] == onsets
+        for onset, piece in zip(onsets, inside, strict=True):
+            expected = audio[onset : onset + segmentation.segment_samples]
+            np.testing.assert_array_equal(piece.audio, expected)
+            assert piece.inside and not piece.last
+        lead = min(segmentation.segment_samples // 2, 16_000, length - 1)
+        heard = min(segmentation.segment_samples - lead, length)
+        padded = np.pad(audio, lead, mode="reflect")
+        for piece, start in ((before, 0), (after, len(padded) - lead - heard)):
+            assert piece.onset == start - lead and not piece.inside
+            np.testing.assert_array_equal(piece.audio, padded[start:][: lead + heard])
+        assert after.last and after.end == length
+
+
+@pytest.mark.parametrize(("seconds", "hop"), CUTS)
+def test_a_row_is_the_weighted_mean_of_the_frames_around_it(seconds, hop):
+    segmentation = Segmentation(seconds, hop)
+    rng = np.random.default_rng(1)
+    for length in rng.integers(1_600, 400_000, 12):
+        audio = rng.uniform(-1, 1, length).astype(np.float32)
+        cut = list(cut_segments([audio], segmentation))
+        rows, grid = assembled(cut, segments=True)
+        values: dict[int, list[tuple[float, float]]] = {}  # with their weights
+        means = []
+        last = length // FRAME_SAMPLES
+        for piece in cut:
+            found = centres(piece)[:, 0]
+            if piece.inside:
+                means.append(found.mean())
+            for j, value in enumerate(found):
+                row = (piece.onset + j * FRAME_SAMPLES + 2560) // FRAME_SAMPLES
+                weight = min(j + 1, len(found) - j)
+                if piece.inside or (row >= 0 and (piece is cut[0] or row <= last)):
+                    values.setdefault(min(row, last), []).append((value, weight))
+        assert sorted(values) == list(range(len(rows)))  # no row is empty
+        means_of_rows = [
+            np.average(*np.transpose(values[i])[:1], weights=np.transpose(values[i])[1])
+            for i in range(len(rows))
+        ]
+        np.testing.assert_allclose(rows, means_of_rows, atol=1e-6)
+        np.testing.assert_allclose(grid.score, np.mean(means), atol=1e-6)
+        assert last <= len(rows) <= last + 1  # the last frame lies up to 0.32 s before the end
+
+
+def test_pieces_are_followed_by_their_reflection():
+    audio = np.random.default_rng(0).integers(-99, 99, 5000).astype(np.int16)
+    (piece,) = cut_whole([audio])
+    row = np.zeros(piece.size, np.float32)
+    piece.write(row)
+    np.testing.assert_array_equal(row[:5256] * 32768, np.pad(audio, (0, 256), mode="reflect"))
+    assert not row[5256:].any()
+
+
+@pytest.mark.parametrize("limit", [2, 7, 100])
+def test_pool_keeps_maxima(limit):
+    rng = np.random.default_rng(limit)
+    for total in [1, 2, 3, 50, 333]:
+        rows = rng.uniform(size=(total, 3))
+        pool = Pool(limit)
+        for part in blocks_of(rows, rng):
+            pool.add(part)
+        step, result = pool.step, pool.rows
+        assert len(result) <= limit + 1 and (step == 1 or len(result) > limit // 2)
+        parts = [rows[i : i + step].max(axis=0) for i in range(0, total, step)]
+        np.testing.assert_array_equal(result, parts)

@@ -1,0 +1,128 @@
+"""Names of teachers, and several as one."""
+
+import numpy as np
+import pytest
+
+from psl_jax.runtime.errors import UserError
+from psl_jax.teachers import ensemble, open_teacher
+from psl_jax.teachers.open_teacher import Part
+from psl_jax.teachers.teacher import Mapped, Running, silence
+
+
+def test_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a+b").mkdir()
+    (tmp_path / "x.onnx").touch()
+    of = open_teacher.parts_of
+    assert of("runs/teacher") == [Part(1.0, "run", "runs/teacher")]
+    assert of("a+b") == [Part(1.0, "run", "a+b")] and of("x.onnx") == [Part(1.0, "onnx", "x.onnx")]
+    assert of("mn:a+b.pt") == [Part(1.0, "mn", "a+b.pt")]
+    assert of("python:m:f") == [Part(1.0, "python", "m:f")]
+    several = of("runs/t + .7*mn:a.pt+ 2*tflite:b.tflite".replace(" ", ""))
+    assert several == [
+        Part(1.0, "run", "runs/t"),
+        Part(0.7, "mn", "a.pt"),
+        Part(2.0, "tflite", "b.tflite"),
+    ]
+    assert of(open_teacher.joined(["runs/t", "0.7*mn:a.pt", "2*tflite:b.tflite"])) == several
+    assert not open_teacher.is_foreign("runs/t") and open_teacher.is_foreign("mn:a.pt")
+    assert (
+        open_teacher.lacking("mn:a.pt+python:m:f") == "a.pt" and open_teacher.lacking("a+b") is None
+    )
+    for bad in ("mn:", "0*mn:a.pt", ""):
+        with pytest.raises(UserError, match="expected a run folder, or one or more of"):
+            of(bad)
+
+
+class FakeTeacher:
+    """Scores that do not depend on the audio."""
+
+    rate, context, segment_seconds = 16_000, None, 10.0
+
+    def __init__(self, name, scores, classes):
+        self.name, self.digest = name, f"digest of {name}"
+        self.scores, self.classes = np.array(scores, np.float32), tuple(classes)
+
+    def described(self):
+        return [{"name": self.name}]
+
+    def words(self):
+        return self.name
+
+    def scorer(self, running):
+        return self
+
+    where = "nothing"
+
+    def fitting(self, batch_size, seconds):
+        return batch_size or 2
+
+    def __call__(self, batches):
+        for batch in batches:
+            yield batch, np.tile(self.scores, (len(batch["audio"]), 1))
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    teachers = {
+        "a": FakeTeacher("a", [0.2, 0.8, 0.4], ("Dog", "Cat", "Bark")),
+        "b": FakeTeacher("b", [0.6, 0.1], ("Cat", "Dog")),
+        "nan": FakeTeacher("nan", [np.nan, 0.1], ("Cat", "Dog")),
+    }
+    monkeypatch.setattr(open_teacher, "load_teacher", lambda part: teachers[part.where])
+    return open_teacher.open_teacher
+
+
+def scores_of(teacher):
+    ((_, found),) = teacher.scorer(Running())([silence(1000, 2)])
+    return found[0]
+
+
+def test_an_ensemble_is_a_weighted_mean(opened):
+    name, classes = "3*mn:a+1*mn:b", ("Dog", "Cat")
+    teacher, weak = opened(name, classes)
+    assert weak is None and teacher.classes == classes
+    np.testing.assert_allclose(scores_of(teacher), [0.75 * 0.2 + 0.25 * 0.1, 0.75], rtol=1e-6)
+    logits = opened(name, classes, open_teacher.Mapping(mean="logits"))[0]
+    odds = (0.2 / 0.8) ** 0.75 * (0.1 / 0.9) ** 0.25
+    np.testing.assert_allclose(scores_of(logits)[0], odds / (1 + odds), rtol=1e-5)
+    told = teacher.described()
+    assert [(one["name"], one["weight"]) for one in told] == [("a", 3.0), ("b", 1.0)]
+    digests = {
+        one.digest
+        for one in (teacher, logits, opened("mn:a+mn:b", classes)[0], opened("mn:a", classes)[0])
+    }
+    assert len(digests) == 4
+
+
+def test_classes_that_some_or_all_teachers_lack(opened, tmp_path):
+    classes = ("Dog", "Bark", "engine")
+    with pytest.raises(UserError, match=r"a lacks 1 of the data's 3 classes: engine"):
+        opened("mn:a+mn:b", classes)
+    with pytest.raises(UserError, match=r"b lacks 1 of the data's 2 classes: Bark"):
+        opened("mn:a+mn:b", classes[:2])
+    teacher, weak = opened("mn:a+mn:b", classes, open_teacher.Mapping(unmapped="weak"))
+    np.testing.assert_allclose(scores_of(teacher), [0.15, 0.4, 0], rtol=1e-6)
+    assert weak.tolist() == [False, False, True]
+    teacher, weak = opened("mn:a+mn:b", classes, open_teacher.Mapping(unmapped="drop"))
+    assert weak is None and scores_of(teacher)[2] == 0
+    (tmp_path / "map.csv").write_text("class,teacher_class\nanimal,Dog\nanimal,Cat\n")
+    found = opened("mn:a", ("animal",), open_teacher.Mapping(str(tmp_path / "map.csv")))[0]
+    assert scores_of(found).tolist() == [np.float32(0.8)]
+    with pytest.raises(UserError, match="class_map names 3 files for 2 teachers"):
+        opened("mn:a+mn:b", ("Dog",), open_teacher.Mapping("a.csv,b.csv,c.csv"))
+
+
+def test_unlike_classes_and_nan_are_refused(opened):
+    one, other = opened("mn:a", ("Dog", "Cat"))[0], opened("mn:b", ("Cat", "Dog"))[0]
+    with pytest.raises(UserError, match="b has other classes than a"):
+        ensemble.Ensemble((one, other), np.ones((2, 2)))
+    for name in ("mn:nan", "mn:a+mn:nan"):
+        with pytest.raises(UserError, match="nan gives NaN or infinite scores"):
+            scores_of(opened(name, ("Dog", "Cat"))[0])
+
+
+def test_a_map_is_part_of_the_digest(opened):
+    one = FakeTeacher("a", [0.2, 0.8], ("x", "y"))
+    digests = {Mapped(one, ("p", "q"), columns).digest for columns in ([(0,), (1,)], [(1,), (0,)])}
+    assert len(digests) == 2
