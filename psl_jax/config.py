@@ -36,24 +36,63 @@ STUDENTS = {"psl10s": 10.0, "psl5s": 5.0, "psl2s": 2.0}
 class Settings:
     """All settings of one experiment."""
 
-    name: str = operational("experiment")
-    seed: int = setting(0, least=0, most=MOST_SEED)
-    num_devices: int = operational(0, least=0)  # 0: all
-    labels: str = setting("weak", choices=("weak", "soft"))
-    segment_seconds: float = setting(10.0, least=WINDOW_SECONDS, most=MOST_SECONDS)
-    # From one segment's start to the next; 0: they lie end to end
-    hop_seconds: float = setting(0.0, least=0, most=MOST_SECONDS)
-    # A remainder at a clip's end becomes a segment from so many seconds on; the published code: 0
-    shortest_segment_seconds: float = setting(MIN_SEGMENT_SECONDS, least=0, most=MOST_SECONDS)
-    # target = alpha * soft + (1 - alpha) * weak; the paper's table 3 uses 0 and 0.5
-    alpha: float = setting(1.0, least=0, most=1)
-    # soft: a run folder, or the name of another experiment of the suite; its digest is kept
-    teacher: str = operational("")
-    # Start from a finished model (a run, an export or a published checkpoint), or from another
-    # experiment of the suite. Width and front end are taken over, the classifier where the classes
-    # are the same. Its digest is kept.
-    init_from: str = operational("")
-    soft_labels_dir: str = operational("")  # default <run folder>/soft_labels; runs may share one
+    name: str = operational("experiment", help="Name of the experiment, in tables and reports")
+    seed: int = setting(
+        0,
+        least=0,
+        most=MOST_SEED,
+        help="Seed of the initial weights, the training order, augmentation and dropout",
+    )
+    num_devices: int = operational(0, least=0, help="Number of devices to compute on; 0: all")
+    labels: str = setting(
+        "weak",
+        choices=("weak", "soft"),
+        help="What the network learns from: the clips' weak labels, or a teacher's soft labels of "
+        "their segments",
+    )
+    segment_seconds: float = setting(
+        10.0,
+        least=WINDOW_SECONDS,
+        most=MOST_SECONDS,
+        help="Length in seconds of the segments that clips are cut into for training",
+    )
+    hop_seconds: float = setting(
+        0.0,
+        least=0,
+        most=MOST_SECONDS,
+        help="Seconds from the start of one segment to the start of the next; 0: the length of a "
+        "segment, so that segments do not overlap",
+    )
+    shortest_segment_seconds: float = setting(
+        MIN_SEGMENT_SECONDS,
+        least=0,
+        most=MOST_SECONDS,
+        help="Shortest remainder, in seconds, at the end of a clip that becomes a (padded) "
+        "segment; the published code takes all (0)",
+    )
+    alpha: float = setting(
+        1.0,
+        least=0,
+        most=1,
+        help="Weight of the soft labels in the target, alpha * soft + (1 - alpha) * weak; the "
+        "paper's table 3 also uses 0 and 0.5",
+    )
+    teacher: str = operational(
+        "",
+        help="Model whose soft labels the network learns from: a run folder, another tagger "
+        "(docs/TEACHERS.md), or another experiment of the suite",
+    )
+    init_from: str = operational(
+        "",
+        help="Finished model to start from: a run, an export, a published checkpoint, or another "
+        "experiment of the suite. It gives width and front end, and its classifier where the "
+        "classes are the same",
+    )
+    soft_labels_dir: str = operational(
+        "",
+        help="Folder of the soft labels, which several runs may share; empty: soft_labels in the "
+        "run folder",
+    )
     data: DataSettings = DataSettings()
     frontend: LogMel = LogMel()
     model: NetworkSettings = NetworkSettings()

@@ -1,7 +1,18 @@
-"""Runs an experiment, or a suite of them: python -m psl_jax.main --config configs/psl2s.py"""
+"""Trains and evaluates an experiment, or a suite of experiments.
+
+    python -m psl_jax.main --config configs/psl2s.py --workdir runs/psl2s --config.train.epochs=10
+
+An experiment has six stages. It prepares the data, relabels them with the teacher (students on soft
+labels only), trains the network, averages its best checkpoints, evaluates the result, and writes a
+report. A suite runs several experiments, teachers first, and compares them in one table. Everything
+goes into the run folder. The same command continues a run that was stopped: finished stages are
+skipped.
+"""
 
 import ast
 import os
+import sys
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,35 +20,55 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from psl_jax import config as config_lib
-from psl_jax import config_files
+from psl_jax import config_files, settings_reference
 from psl_jax.runtime import cli_entry, huge_pages
 from psl_jax.runtime.errors import UserError
 
 STAGES = ("prepare", "relabel", "train", "average", "evaluate", "report")
 
 _EXPERIMENTS = "--config.experiments."
-_WORKDIR = flags.DEFINE_string("workdir", None, "Run folder (default: runs/<the config's name>).")
-_STAGE = flags.DEFINE_enum("stage", None, STAGES, "Run the stages up to this one only.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Run folder, for all results (default: runs/ and the config's name)."
+)
+_STAGE = flags.DEFINE_enum("stage", None, STAGES, "Last stage to run (default: report).")
 _AFRESH = flags.DEFINE_bool(
     "start_afresh",
     False,
-    "Delete what the run folder holds where that was made with other settings, data or another "
-    "teacher, and begin again.",
+    "Whether to delete the results in the run folder and begin again, where other settings, data "
+    "or another teacher made them (default: false, and such a folder is refused).",
 )
 _SEEDS = flags.DEFINE_string(
-    "seeds", None, "Run the config for each of these seeds, such as 0,1,2: one table of means."
+    "seeds",
+    None,
+    "Seeds to run the config with, such as 0,1,2; one table has the means (default: config.seed).",
 )
 _FOLDS = flags.DEFINE_string(
-    "folds", None, "Cross-validate over these folds of the data, such as all, or 1,2: one table."
+    "folds",
+    None,
+    "Folds of the data to cross-validate over, such as 1,2, or all; one table has the means "
+    "(default: no cross-validation).",
 )
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
     False,
-    "Join the other processes: of a TPU pod, Slurm or MPI job by itself, else by the next three.",
+    "Whether this is one of several processes that train together (default: false). On a TPU pod "
+    "and in Slurm and MPI jobs they find each other; elsewhere give the next three flags.",
 )
-_COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0.")
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.")
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator_address",
+    None,
+    "Address HOST:PORT where process 0 listens (default: that of the pod or job).",
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "Number of processes (default: that of the pod or job)."
+)
+_PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "Number of this process, from 0 (default: that of the pod or job)."
+)
+_FLAGS = (
+    *(_WORKDIR, _STAGE, _AFRESH, _SEEDS, _FOLDS),
+    *(_DISTRIBUTED, _COORDINATOR, _NUM_PROCESSES, _PROCESS_ID),
+)
 
 
 def main(_) -> None:
@@ -66,7 +97,24 @@ def main(_) -> None:
             suite.run(config, workdir, *how)
 
 
+def help_text() -> str:
+    """What the command does, its flags, and all settings."""
+    about_config = "Config file, or the name of one of psl_jax's, such as quickstart (required)."
+    descriptions = [("config", about_config)]
+    descriptions += [(flag.name, f"{flags.FLAGS[flag.name].help}") for flag in _FLAGS]
+    lines = [f"usage: {cli_entry.program('main')} --config CONFIG [FLAG ...] [SETTING ...]", ""]
+    lines += [(__doc__ or "").strip(), "", "flags:"]
+    for name, text in descriptions:
+        lines.append(f"  --{name}")
+        lines += textwrap.wrap(text, 100, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    lines += ["", "settings, with their defaults; docs/SETTINGS.md has the same:", ""]
+    return "\n".join([*lines, settings_reference.help_text()])
+
+
 def _parse(arguments: list[str]) -> list[str]:
+    if {"-h", "-help", "--help"} & set(arguments[1:]):
+        print(help_text())
+        sys.exit(0)
     arguments = list(_with_found_config(arguments))
     of_experiments = [a for a in arguments if a.startswith(_EXPERIMENTS) and "=" in a]
     others = [a for a in arguments if a not in of_experiments]

@@ -68,7 +68,7 @@ LEFT_OUT = {
     "psl-jax evaluate mn:": A_MODEL_OF_OTHERS,
     "psl-jax relabel mn:": A_MODEL_OF_OTHERS,
     "psl-jax relabel tflite:": A_MODEL_OF_OTHERS,
-    "psl-jax labels cut labels/patches": A_MODEL_OF_OTHERS,
+    "psl-jax labels resegment labels/patches": A_MODEL_OF_OTHERS,
     "psl-jax fit mn:": A_MODEL_OF_OTHERS,
     "psl-jax main --config configs/psl2s.py --config.teacher=": A_MODEL_OF_OTHERS,
     "python -m psl_jax.main --config configs/psl2s.py --config.data.data_dir=DATA "

@@ -58,7 +58,7 @@ def test_imported_labels_need_no_teacher(tmp_path, monkeypatch):
     # The run is bound to these labels: it does not go on with others.
     others = tmp_path / "others"
     options = ("--split=train", "--segment_seconds=1", f"--out={others}")
-    run("cut", out, tmp_path / "data", *options)
+    run("resegment", out, tmp_path / "data", *options)
     with pytest.raises(OtherRunError, match="another teacher"):
         suite.run(config_of(tmp_path, others), run_folder)
 

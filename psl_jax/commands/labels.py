@@ -1,13 +1,13 @@
-"""Soft labels in files that others write and read: import, export, cut anew, listen to.
+"""Imports, exports, resegments soft labels, and writes a page to judge them by ear.
 
     psl-jax labels import passt.npy DATA --split=balanced --segment_seconds=10 --out=labels/passt
     psl-jax labels export labels/2s DATA --split=balanced --format=parquet --out=2s.parquet
-    psl-jax labels cut labels/frames DATA --split=balanced --segment_seconds=2 --out=labels/2s
+    psl-jax labels resegment labels/frames DATA --split=balanced --segment_seconds=2 --out=labels/2s
     psl-jax labels page labels/2s DATA --split=balanced --samples=50 --out=labels.html
 
     psl-jax main --config configs/psl2s.py --config.soft_labels_dir=labels/passt
 
-trains on labels that were imported or cut; no teacher is asked. Formats: docs/LABELS.md.
+trains on labels that were imported or resegmented, without a teacher. Formats: docs/LABELS.md.
 """
 
 import argparse
@@ -31,9 +31,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     _add_import(actions)
     _add_export(actions)
-    _add_cut(actions)
+    _add_resegment(actions)
     _add_page(actions)
     flags.FLAGS(arguments[:1])  # absl's own, which nobody gives here, count as read
+    if arguments[1:2] == ["cut"]:
+        parser.error("the action cut is now called resegment: psl-jax labels resegment")
     return parser.parse_args(arguments[1:])
 
 
@@ -89,9 +91,9 @@ def _add_export(actions: Any) -> None:
     add("--top_k", type=int, metavar="K", help="ced: of a row (default: 20)")
 
 
-def _add_cut(actions: Any) -> None:
+def _add_resegment(actions: Any) -> None:
     about = "Makes labels of other segments, such as of a teacher's frames."
-    add = _action(actions, "cut", about, ("FOLDER", "of soft labels; it is not changed"))
+    add = _action(actions, "resegment", about, ("FOLDER", "of soft labels; it is not changed"))
     _add_segments(add)
     add("--out", required=True, metavar="DIR", help="where the new labels go")
 
@@ -112,7 +114,7 @@ def _add_page(actions: Any) -> None:
 
 def main(arguments: argparse.Namespace) -> None:
     logging.set_verbosity(logging.WARNING)  # TFDS tells of every file that it reads
-    actions = {"import": _import, "export": _export, "cut": _cut, "page": _page}
+    actions = {"import": _import, "export": _export, "resegment": _resegment, "page": _page}
     actions[arguments.action](arguments)
 
 
@@ -208,7 +210,7 @@ def _export(arguments: argparse.Namespace) -> None:
         print(f"  {path}  {path.stat().st_size / 1e6:,.1f} MB")
 
 
-def _cut(arguments: argparse.Namespace) -> None:
+def _resegment(arguments: argparse.Namespace) -> None:
     from psl_jax.data.label_manifest import WEAK
     from psl_jax.data.soft_labels import made_with
     from psl_jax.data.source import open_folder

@@ -33,11 +33,18 @@ class LabelRule:
     The default is the paper's: a segment's label is the teacher's score of that segment.
     """
 
-    # The teacher's frames in the padding after a clip's end count in its time mean.
-    count_padding: bool = setting(False)
-    # Type that the teacher's network computes labels in: bfloat16 is faster and less exact (of
-    # sure scores up to 0.18). The manifest lacks it where it is not known.
-    dtype: str = setting("float32", choices=("float32", "bfloat16"))
+    count_padding: bool = setting(
+        False,
+        help="Whether the teacher's mean over time includes the frames of the padding after the "
+        "end of a clip",
+    )
+    # The manifest lacks it where it is not known.
+    dtype: str = setting(
+        "float32",
+        choices=("float32", "bfloat16"),
+        help="Data type that the teacher computes in; bfloat16 is faster and changes sure scores "
+        "by up to 0.18",
+    )
 
     def entries(self) -> dict[str, Any]:
         """What the manifest says of it."""
@@ -86,7 +93,7 @@ _SETTINGS = {
 _REMAKE = {
     "imported": "psl-jax labels import",
     "edited": "psl-jax labels edit (of commit de85886)",
-    "cut": "psl-jax labels cut",
+    "cut": "psl-jax labels resegment",
 }
 
 

@@ -10,27 +10,56 @@ RECORDED = ("own_data", "esc50", "urbansound8k", "fsd50k", "fsdkaggle2018", "fsd
 
 @dataclasses.dataclass(frozen=True)
 class DataSettings:
-    """config.data"""
+    """config.data: which clips an experiment uses, and where they are."""
 
-    # soundscapes | tfds (prepared), or what lies in source_dir: own_data (a folder with CSVs), or a
-    # corpus as published
-    corpus: str = setting("tfds", choices=("soundscapes", "tfds", *RECORDED))
-    data_dir: str = operational("")  # default <workdir>/data
-    data_set: str = operational("")  # tfds: which folder in data_dir, if it holds several
-    source_dir: str = operational("")  # the folder with the CSVs and the audio
-    max_clip_seconds: float = setting(10.0, above=0)  # own_data: longer files are cut, and reported
-    label_separator: str = ";"
-    num_workers: int = operational(0, least=0)  # 0: one a core
-    # Whole shards are read one after the other, by tf.data, where the order is uniform: for disks
-    # that seek slowly. It is another order of training. From gs:// always.
-    streamed: bool = setting(False)
-    full_clips: int = setting(1200, least=1)  # soundscapes: how many of each split
-    balanced_clips: int = setting(300, least=1)
-    eval_clips: int = setting(300, least=1)
-    seed: int = setting(0, least=0)
-    # soundscapes: of all ten sounds, or of one half of them or the other
-    sounds: str = setting("all", choices=("all", "first", "second"))
-    missing_labels: float = setting(0.3, least=0, below=1)
-    train_split: str = "balanced"
-    validation_split: str = "balanced"  # paper, section 3.2
-    eval_split: str = evaluation("eval")
+    corpus: str = setting(
+        "tfds",
+        choices=("soundscapes", "tfds", *RECORDED),
+        help="Where the clips come from: soundscapes (synthesized), tfds (prepared, in data_dir), "
+        "own_data (tables and recordings in source_dir), or a corpus as published, in source_dir",
+    )
+    data_dir: str = operational(
+        "", help="Folder of prepared data sets; empty: data in the run folder"
+    )
+    data_set: str = operational(
+        "", help="tfds: name of the data set in data_dir; needed where data_dir holds several"
+    )
+    source_dir: str = operational("", help="Folder of the recordings and their tables")
+    max_clip_seconds: float = setting(
+        10.0,
+        above=0,
+        help="own_data: longest clip in seconds; a longer file is cut there, which the report of "
+        "the preparation states",
+    )
+    label_separator: str = setting(
+        ";", help="own_data: what separates the labels of a clip in the tables"
+    )
+    num_workers: int = operational(
+        0, least=0, help="Clips that are decoded at a time while data are prepared; 0: one per core"
+    )
+    streamed: bool = setting(
+        False,
+        help="Whether a uniform training order reads whole shards one after the other by tf.data, "
+        "as it always does from a bucket. For disks that seek slowly; the order differs",
+    )
+    full_clips: int = setting(1200, least=1, help="soundscapes: number of clips of the split full")
+    balanced_clips: int = setting(
+        300, least=1, help="soundscapes: number of clips of the split balanced"
+    )
+    eval_clips: int = setting(300, least=1, help="soundscapes: number of clips of the split eval")
+    seed: int = setting(0, least=0, help="soundscapes: seed of the synthesis")
+    sounds: str = setting(
+        "all",
+        choices=("all", "first", "second"),
+        help="soundscapes: which of the ten kinds of sounds occur, all or one half of them",
+    )
+    missing_labels: float = setting(
+        0.3, least=0, below=1, help="soundscapes: share of the weak labels that are left out"
+    )
+    train_split: str = setting("balanced", help="Split that the network is trained on")
+    validation_split: str = setting(
+        "balanced",
+        help="Split whose mAP selects the best checkpoints and ends the training early; the "
+        "paper's is the balanced set (section 3.2)",
+    )
+    eval_split: str = evaluation("eval", help="Split that the finished model is evaluated on")

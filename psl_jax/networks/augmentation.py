@@ -18,22 +18,41 @@ from psl_jax.runtime.settings import setting
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """config.augment; hashable. A probability or size of 0 switches an augmentation off.
+    """config.augment: random changes of the training's segments. A 0 switches one off.
 
-    The teacher's are in `psl_jax.config.TEACHER`.
+    Hashable. The teacher's are in `psl_jax.config.TEACHER`.
     """
 
-    gain_probability: float = setting(0.0, least=0, most=1)
-    gain_db: tuple[float, float] = (-18.0, 6.0)  # inferred
-    polarity_probability: float = setting(0.0, least=0, most=1)
-    # Made where batches are, see data.time_shift. Inferred: at most half the clip, rolling over.
-    shift_probability: float = setting(0.0, least=0, most=1)
-    shift_fraction: float = setting(0.5, least=0, most=1)
-    time_masks: int = setting(0, least=0)
-    time_mask_frames: int = setting(60, least=0)  # inferred
-    frequency_masks: int = setting(0, least=0)
-    frequency_mask_bins: int = setting(8, least=0)  # inferred
-    mixup_alpha: float = setting(0.0, least=0)
+    gain_probability: float = setting(
+        0.0, least=0, most=1, help="Probability that a segment gets a random gain"
+    )
+    gain_db: tuple[float, float] = setting(
+        (-18.0, 6.0), help="Lowest and highest random gain in dB (inferred)"
+    )
+    polarity_probability: float = setting(
+        0.0, least=0, most=1, help="Probability that a segment's waveform is negated"
+    )
+    shift_probability: float = setting(
+        0.0, least=0, most=1, help="Probability that a segment is shifted in time, rolling over"
+    )
+    shift_fraction: float = setting(
+        0.5, least=0, most=1, help="Largest time shift, as a share of the segment (inferred)"
+    )
+    time_masks: int = setting(
+        0, least=0, help="Number of masks over time in a segment's spectrogram (SpecAugment)"
+    )
+    time_mask_frames: int = setting(
+        60, least=0, help="Longest mask over time, in frames of 10 ms (inferred)"
+    )
+    frequency_masks: int = setting(
+        0, least=0, help="Number of masks over frequency in a segment's spectrogram (SpecAugment)"
+    )
+    frequency_mask_bins: int = setting(
+        8, least=0, help="Widest mask over frequency, in mel bands of 64 (inferred)"
+    )
+    mixup_alpha: float = setting(
+        0.0, least=0, help="Parameter of the Beta distribution of mixup's weights; 0: no mixup"
+    )
 
 
 def augment_waveform(keys: jax.Array, audio: jax.Array, settings: Augmentation) -> jax.Array:

@@ -27,26 +27,35 @@ AMIN = 1e-10
 
 @dataclasses.dataclass(frozen=True)
 class LogMel:
-    """config.frontend; hashable, so that it can be a static argument of jitted steps.
+    """config.frontend: the log-mel spectrogram that networks hear.
 
-    top_db is the dynamic range in dB. `top_db_over` says under what maximum it is measured: each
-    "clip" of a batch by itself (the default), the whole "batch" (as the reference does, which makes
-    a clip's features depend on its neighbours), or "none".
+    Hashable, so that it can be a static argument of jitted steps.
 
-    transform is how frames are transformed: "fft", or "dft", a product with the matrix of the
-    Fourier transform, written as a convolution that needs no frames; "auto" is "dft" on a TPU,
-    which takes an eighth of the time of its FFT, and "fft" elsewhere.
-
-    fft is the type of the FFT; everything else is float32. The rounding of a "float32" FFT shows in
-    bands over 100 dB under the loudest of pure tones, by up to 0.3 dB; "float64" follows a float64
-    reference there too. "auto" is float64 on a CPU and float32 on accelerators, where it costs
-    less than 0.002 dB on recordings.
+    The rounding of a "float32" FFT shows in bands over 100 dB under the loudest of pure tones, by
+    up to 0.3 dB; on recordings it is less than 0.002 dB. On a TPU a "dft", written as a convolution
+    that needs no frames, takes an eighth of the time of an "fft".
     """
 
-    top_db: float = setting(120.0, above=0)
-    top_db_over: str = setting("clip", choices=("none", "clip", "batch"))
-    fft: str = setting("auto", choices=("auto", "float32", "float64"))
-    transform: str = setting("auto", choices=("auto", "fft", "dft"))
+    top_db: float = setting(
+        120.0, above=0, help="Dynamic range in dB: what is further below the maximum is raised"
+    )
+    top_db_over: str = setting(
+        "clip",
+        choices=("none", "clip", "batch"),
+        help="Maximum that top_db counts from: that of each clip, that of the batch (as in the "
+        "published code, where the other clips of a batch change a clip's features), or none",
+    )
+    fft: str = setting(
+        "auto",
+        choices=("auto", "float32", "float64"),
+        help="Data type of the FFT; auto: float64 on a CPU, float32 on accelerators",
+    )
+    transform: str = setting(
+        "auto",
+        choices=("auto", "fft", "dft"),
+        help="How frames are transformed: by an FFT, or by a product with the Fourier matrix "
+        "(dft); auto: dft on a TPU, else fft",
+    )
 
     def __post_init__(self) -> None:
         if self.top_db_over not in ("none", "clip", "batch"):

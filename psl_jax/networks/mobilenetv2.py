@@ -265,20 +265,38 @@ class Variables(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class NetworkSettings:
-    """config.model"""
+    """config.model: the network's size, output and precision."""
 
-    width: float = setting(1.0, above=0)  # multiplies the channels
-    dropout: float = setting(0.3, least=0, below=1)
-    # sigmoid (each class by itself) | softmax (one of them: for data with one label a clip)
-    output: str = setting("sigmoid", choices=("sigmoid", "softmax"))
-    # Of the maps; parameters, statistics and front end are float32.
-    dtype: str = setting("float32", choices=("float32", "bfloat16"))
-    # Whose batch its statistics are of in training: of all devices, of each by itself, or of so
-    # many devices in a row. Running statistics are those of all.
-    batch_norm: str = setting("global", choices=("global", "device"), or_above=1)
-    # In training and evaluation the frames of the padding after a clip's end, zeros, count in the
-    # time mean like others: as in the published code.
-    count_padding: bool = setting(False)
+    width: float = setting(
+        1.0, above=0, help="Factor on the number of channels of each layer of MobileNetV2"
+    )
+    dropout: float = setting(
+        0.3, least=0, below=1, help="Share of the embedding that dropout sets to 0 in training"
+    )
+    output: str = setting(
+        "sigmoid",
+        choices=("sigmoid", "softmax"),
+        help="Function that gives the probabilities: sigmoid (each class by itself), or softmax "
+        "(exactly one class per clip)",
+    )
+    dtype: str = setting(
+        "float32",
+        choices=("float32", "bfloat16"),
+        help="Data type of the network's feature maps in training; parameters, statistics and "
+        "front end are float32",
+    )
+    batch_norm: str = setting(
+        "global",
+        choices=("global", "device"),
+        or_above=1,
+        help="Over which part of the batch BatchNorm computes its statistics in training: that of "
+        "all devices, that of each device, or that of groups of N devices",
+    )
+    count_padding: bool = setting(
+        False,
+        help="Whether the network's mean over time includes the frames of the padding after the "
+        "end of a clip, in training and evaluation, as in the published code",
+    )
 
 
 class Network(NamedTuple):

@@ -73,28 +73,33 @@ class Rule:
         return f"a number {' and '.join(limits)}" if limits else "a finite number"
 
 
-def setting(default: Any, **rule: Any) -> Any:
-    """The field of a settings dataclass, with what its Rule says."""
-    return dataclasses.field(default=default, metadata={"rule": Rule(**rule)})
+def setting(default: Any, *, help: str, **rule: Any) -> Any:
+    """The field of a settings dataclass.
+
+    help: what the setting is, with its unit, as a phrase without the default, which
+    `psl-jax main --help` and docs/SETTINGS.md add. rule: the fields of `Rule`.
+    """
+    return dataclasses.field(default=default, metadata={"help": help, "rule": Rule(**rule)})
 
 
-def operational(default: Any, **rule: Any) -> Any:
+def operational(default: Any, *, help: str, **rule: Any) -> Any:
     """A `setting` that may change between two starts of a run."""
-    return setting(default, kind=Kind.OPERATIONAL, **rule)
+    return setting(default, help=help, kind=Kind.OPERATIONAL, **rule)
 
 
-def evaluation(default: Any, **rule: Any) -> Any:
+def evaluation(default: Any, *, help: str, **rule: Any) -> Any:
     """A `setting` that a finished model is evaluated anew for."""
-    return setting(default, kind=Kind.EVALUATION, **rule)
+    return setting(default, help=help, kind=Kind.EVALUATION, **rule)
 
 
 @dataclasses.dataclass(frozen=True)
 class Known:
-    """A setting that there is: its type, its default, its rule."""
+    """A setting that there is: its type, its default, its rule, and a phrase on what it is."""
 
     type: Any
     default: Any
     rule: Rule
+    help: str
 
 
 def known_settings(owner: type, prefix: str = "") -> Iterator[tuple[str, Known]]:
@@ -105,8 +110,11 @@ def known_settings(owner: type, prefix: str = "") -> Iterator[tuple[str, Known]]
         if dataclasses.is_dataclass(hint):
             yield from known_settings(typing.cast(type, hint), f"{prefix}{field.name}.")
         else:
-            rule = field.metadata.get("rule", Rule())
-            yield prefix + field.name, Known(hint, field.default, rule)
+            yield prefix + field.name, _known(field, hint)
+
+
+def _known(field: dataclasses.Field, hint: Any) -> Known:
+    return Known(hint, field.default, **field.metadata)
 
 
 def read(owner: type[_Settings], values: Mapping[str, Any], prefix: str = "") -> _Settings:
@@ -125,7 +133,7 @@ def read(owner: type[_Settings], values: Mapping[str, Any], prefix: str = "") ->
                 raise UserError(f"config.{name} must be a group of settings, not {value!r}")
             found[field.name] = read(typing.cast(type, hint), value, f"{name}.")
         else:
-            check(name, value, Known(hint, field.default, field.metadata.get("rule", Rule())))
+            check(name, value, _known(field, hint))
             found[field.name] = tuple(value) if isinstance(value, list) else value
     return owner(**found)
 

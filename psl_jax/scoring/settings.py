@@ -8,11 +8,18 @@ from psl_jax.runtime.settings import evaluation, operational, setting
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateSettings:
-    """config.evaluate"""
+    """config.evaluate: how finished models are evaluated."""
 
-    # training (as there) | whole (the zero-padded clip; the published code) | seconds, such as 2
-    segments: str = evaluation("training", choices=("training", "whole"), or_above=0)
-    batch_size: int = operational(0, least=0)  # segments; 0: by the devices, see scorer.fitting
+    segments: str = evaluation(
+        "training",
+        choices=("training", "whole"),
+        or_above=0,
+        help="What the network scores at a time: segments as in the training, whole clips (as the "
+        "published code does), or segments of so many seconds, such as 2",
+    )
+    batch_size: int = operational(
+        0, least=0, help="Segments scored at a time; 0: what suits the devices"
+    )
 
     def seconds(self, training: float) -> float | None:
         """Length of the segments; None for whole clips."""
@@ -23,15 +30,30 @@ class EvaluateSettings:
 
 @dataclasses.dataclass(frozen=True)
 class RelabelSettings(LabelRule):
-    """config.relabel: how soft labels are made, see `LabelRule`, and when."""
+    """config.relabel: how a teacher makes soft labels, and when."""
 
-    # beforehand: they are stored, one stage before the training. in_step: the teacher labels each
-    # batch inside the training step, as in the published code.
-    when: str = setting("beforehand", choices=("beforehand", "in_step"))
-    # CSV class,teacher_class, for all teachers or with commas one for each; default: equal names.
-    class_map: str = operational("")
-    # Classes that the teacher lacks: error, or they keep their weak labels, or have 0 (drop).
-    unmapped: str = setting("error", choices=("error", "drop", "weak"))
-    # Of several teachers the weighted mean of these.
-    mean: str = setting("probabilities", choices=("probabilities", "logits"))
-    batch_size: int = operational(0, least=0)  # segments; 0: by the devices, see scorer.fitting
+    when: str = setting(
+        "beforehand",
+        choices=("beforehand", "in_step"),
+        help="When the teacher labels: before the training, which stores the labels, or inside "
+        "each training step, as in the published code",
+    )
+    class_map: str = operational(
+        "",
+        help="CSV with the columns class and teacher_class, or one per teacher, separated by "
+        "commas; empty: classes with equal names",
+    )
+    unmapped: str = setting(
+        "error",
+        choices=("error", "drop", "weak"),
+        help="What happens to classes that the teacher lacks: an error, labels of 0 (drop), or "
+        "their weak labels",
+    )
+    mean: str = setting(
+        "probabilities",
+        choices=("probabilities", "logits"),
+        help="What the mean over several teachers is taken of",
+    )
+    batch_size: int = operational(
+        0, least=0, help="Segments labelled at a time; 0: what suits the devices"
+    )

@@ -7,24 +7,60 @@ from psl_jax.runtime.settings import operational, setting
 
 @dataclasses.dataclass(frozen=True)
 class TrainSettings:
-    """config.train. The defaults are the paper's for a student."""
+    """config.train: how a network is trained. The defaults are the paper's for a student."""
 
-    batch_size: int = setting(32, least=0)  # 0: 4 to 32, by the size of the set
-    learning_rate: float = setting(1e-4, above=0)  # the published code: 1e-3
-    # all | classifier: the rest is frozen, BatchNorms with their running statistics; its features
-    # are computed once and kept in memory where they fit and nothing augments the audio
-    trainable: str = setting("all", choices=("all", "classifier"))
-    # constant | polynomial (to 0 over all steps)
-    schedule: str = setting("constant", choices=("constant", "polynomial"))
-    decay_power: float = setting(2.0, above=0)  # inferred
-    epochs: int = setting(300, least=1)
-    max_steps: int = setting(0, least=0)  # 0: as many as the epochs make
-    min_steps: int = setting(0, least=0)  # more epochs where they make fewer: for small sets
-    # uniform | balanced (class queue) | weighted
-    sampling: str = setting("uniform", choices=("uniform", "balanced", "weighted"))
-    validate_every: int = setting(10_000, least=1)  # steps, or an epoch if that is shorter
-    checkpoint_every: int = operational(2_000, least=1)  # steps; besides, one at each validation
-    checkpoint_minutes: float = operational(10.0, least=0)  # besides; 0: by steps alone
-    log_every: int = operational(20, least=1)
-    patience: int = setting(15, least=0)  # epochs without a better mAP; 0: no early stop
-    best_checkpoints: int = setting(4, least=1)  # averaged in the end; the published code: 1
+    batch_size: int = setting(
+        32, least=0, help="Segments per step, over all devices; 0: 4 to 32, by the size of the set"
+    )
+    learning_rate: float = setting(
+        1e-4, above=0, help="Learning rate of Adam at the first step; the published code: 1e-3"
+    )
+    trainable: str = setting(
+        "all",
+        choices=("all", "classifier"),
+        help="What is trained: the whole network, or its classifier alone, while the rest and its "
+        "BatchNorm statistics stay frozen",
+    )
+    schedule: str = setting(
+        "constant",
+        choices=("constant", "polynomial"),
+        help="Course of the learning rate: constant, or a polynomial that falls to 0 at the last "
+        "step",
+    )
+    decay_power: float = setting(
+        2.0, above=0, help="Exponent of the polynomial schedule; inferred, the paper names none"
+    )
+    epochs: int = setting(300, least=1, help="Most passes over the training split")
+    max_steps: int = setting(
+        0, least=0, help="Most training steps, whatever the epochs; 0: no other limit"
+    )
+    min_steps: int = setting(
+        0, least=0, help="Fewest training steps: a small set gets more epochs until they make these"
+    )
+    sampling: str = setting(
+        "uniform",
+        choices=("uniform", "balanced", "weighted"),
+        help="How segments are drawn: each once per epoch (uniform), classes in turn (balanced), "
+        "or rare classes more often (weighted)",
+    )
+    validate_every: int = setting(
+        10_000, least=1, help="Steps between validations, or one epoch where that is shorter"
+    )
+    checkpoint_every: int = operational(
+        2_000, least=1, help="Steps between checkpoints; each validation also writes one"
+    )
+    checkpoint_minutes: float = operational(
+        10.0,
+        least=0,
+        help="Most minutes between checkpoints; 0: checkpoint_every alone decides",
+    )
+    log_every: int = operational(20, least=1, help="Steps between lines of train_log.jsonl")
+    patience: int = setting(
+        15, least=0, help="Epochs without a better mAP that end the training; 0: no early stop"
+    )
+    best_checkpoints: int = setting(
+        4,
+        least=1,
+        help="Number of checkpoints, of the highest validation mAP, whose mean is the final model; "
+        "the published code: 1",
+    )

@@ -54,7 +54,14 @@ def test_cut_labels_are_means_over_time(tmp_path, made, options, wanted):
     before = label_data.write_labels(tmp_path / "labels", index, made)
     given = before.gather(np.arange(len(index))).astype(float)
     out = tmp_path / "cut"
-    run("cut", tmp_path / "labels", tmp_path / "data", "--split=train", *options, f"--out={out}")
+    run(
+        "resegment",
+        tmp_path / "labels",
+        tmp_path / "data",
+        "--split=train",
+        *options,
+        f"--out={out}",
+    )
     assert label_manifest.segmentation_of(out) == wanted
     found = label_data.read(out, index, wanted).astype(float)
     for clip, expected in enumerate(by_samples(given, made, index, wanted)):
@@ -75,7 +82,7 @@ def test_cut_labels_tell_what_they_come_from(tmp_path):
     for shard in writer.missing:
         writer.write_shard(shard, given[slice(*index.shard_offsets[shard : shard + 2])])
     options = ("--split=train", "--segment_seconds=1")
-    run("cut", tmp_path / "frames", data, *options, f"--out={tmp_path / 'cut'}")
+    run("resegment", tmp_path / "frames", data, *options, f"--out={tmp_path / 'cut'}")
     manifest = json.loads((tmp_path / "cut/manifest.json").read_text())
     origin = manifest["origin"]
     assert origin["kind"] == "cut" and origin["teacher_digest"] == "t" != manifest["teacher_digest"]
@@ -86,14 +93,14 @@ def test_cut_labels_tell_what_they_come_from(tmp_path):
     }
     # They depend on the weak labels, as what they come from does.
     assert manifest["weak_labels_sha256"]
-    told = r"`psl-jax labels cut` .*; to train on these, give --config.segment_seconds=1\.0"
+    told = r"`psl-jax labels resegment` .*; to train on these, give --config.segment_seconds=1\.0"
     with pytest.raises(UserError, match=told):
         SoftLabels.open(tmp_path / "cut", index, Segmentation(2.0))
     with pytest.raises(UserError, match="holds soft labels for something else"):
-        run("cut", tmp_path / "frames", data, "--split=train", "--segment_seconds=2",
+        run("resegment", tmp_path / "frames", data, "--split=train", "--segment_seconds=2",
             f"--out={tmp_path / 'cut'}")  # fmt: skip
     with pytest.raises(UserError, match="--out is the folder of the labels themselves"):
-        run("cut", tmp_path / "cut", data, *options, f"--out={tmp_path / 'cut'}")
+        run("resegment", tmp_path / "cut", data, *options, f"--out={tmp_path / 'cut'}")
 
 
 def test_labels_with_gaps_are_not_cut(tmp_path):
@@ -101,6 +108,6 @@ def test_labels_with_gaps_are_not_cut(tmp_path):
     label_data.write_data(tmp_path / "data", index)
     label_data.write_labels(tmp_path / "labels", index, gaps)
     with pytest.raises(UserError, match=r"labels of 0\.5 s, one every 1 s, leave gaps"):
-        run("cut", tmp_path / "labels", tmp_path / "data", "--split=train", "--segment_seconds=1",
-            f"--out={tmp_path / 'out'}")  # fmt: skip
+        run("resegment", tmp_path / "labels", tmp_path / "data", "--split=train",
+            "--segment_seconds=1", f"--out={tmp_path / 'out'}")  # fmt: skip
     assert not (tmp_path / "out").exists()
