@@ -9,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 from places import ROOT
 
-from psl_jax import UserError
+from psl_jax import UserError, main, settings_reference
 from psl_jax import config as config_lib
 from psl_jax.audio.segments import Segmentation
 from psl_jax.experiments import stepping
@@ -146,6 +146,22 @@ def suite(**teachers) -> ConfigDict:
         labels = "soft" if teacher else "weak"
         config.experiments[name] = ConfigDict({"teacher": teacher, "labels": labels})
     return config
+
+
+def test_the_page_of_settings_is_that_of_the_dataclasses():
+    """After a change: python -m psl_jax.settings_reference > docs/SETTINGS.md."""
+    assert (ROOT / "docs" / "SETTINGS.md").read_text(encoding="utf-8") == settings_reference.page()
+
+
+def test_help_explains_main_and_lists_flags_and_settings(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main._parse(["main", "--help"])
+    text = capsys.readouterr().out
+    assert not exit_.value.code and "An experiment has six stages." in text
+    assert "  --seeds\n      Seeds to run the config with" in text
+    for name, known in config_lib.KNOWN.items():
+        assert known.help[0].isupper() or known.help.startswith(("tfds:", "own_data:", "sound"))
+        assert f"  --config.{name}=" in text
 
 
 def test_teachers_come_before_whom_they_teach():
