@@ -102,7 +102,7 @@ def help_text() -> str:
     about_config = "Config file, or the name of one of psl_jax's, such as quickstart (required)."
     descriptions = [("config", about_config)]
     descriptions += [(flag.name, f"{flags.FLAGS[flag.name].help}") for flag in _FLAGS]
-    lines = [f"usage: {cli_entry.program('main')} --config CONFIG [FLAG ...] [SETTING ...]", ""]
+    lines = ["usage: psl-jax main --config CONFIG [FLAG ...] [SETTING ...]", ""]
     lines += [(__doc__ or "").strip(), "", "flags:"]
     for name, text in descriptions:
         lines.append(f"  --{name}")
