@@ -241,7 +241,7 @@ def test_launchers_of_a_document(tmp_path):
             )
             assert done.returncode == 0, f"{command}\n{done.stderr}"
     started = [start["argv"][:3] for start in cloud.starts()]
-    assert started == [["-m", f"psl_jax.{name}", "--distributed"] for name in ("main", "relabel")]
+    assert started == [["-m", "psl_jax", name] for name in ("main", "relabel")]
     called = (tmp_path / "called").read_text()
     assert "sbatch --nodes=2" in called and "mount 10.0.0.2:/share /mnt/shared" in called
 

@@ -167,7 +167,7 @@ def test_dataflow_names_what_is_missing(launch, name):
 
 def test_dataflow_dry_run(launch):
     done, calls = launch("beam_dataflow.sh", *AWKWARD, **CLOUD, DRY_RUN="1")
-    assert shlex.split(done.stdout)[3 : 3 + len(AWKWARD)] == AWKWARD and not calls
+    assert shlex.split(done.stdout)[4 : 4 + len(AWKWARD)] == AWKWARD and not calls
 
 
 def test_the_jobset_starts_one_pod_a_host_and_restarts_what_can_go_on():

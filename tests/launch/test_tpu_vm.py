@@ -82,7 +82,7 @@ def test_supervise_brings_a_preempted_run_to_its_end(cloud):
     assert "the run is over" in done.stderr
     starts = cloud.starts()
     assert len(starts) == 3 == len(cloud.starts("host1"))
-    assert all(start["argv"][3:] == AWKWARD for start in starts)
+    assert all(start["argv"][4:] == AWKWARD for start in starts)
     assert json.loads((cloud.folder / "created.json").read_text()) == 3
 
 
