@@ -114,7 +114,7 @@ def opened(folder: pathlib.Path) -> Any:
 
 
 def start_up(flags: argparse.Namespace) -> dict[str, Any]:
-    """Seconds until a host knows its data: index, hashes of the run's check, advice's counts."""
+    """Seconds until a host knows its data: index, hashes of the run's check, the notes' counts."""
     import jax  # noqa: F401  part of what a process holds
 
     result: dict[str, Any] = {}

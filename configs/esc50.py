@@ -8,8 +8,8 @@ five folds with what is trained on the others, and tells the means; --folds=1,2 
 One label a clip: `--config.model.output=softmax` is the other choice of output.
 """
 
-from psl_jax.experiments import transfer
+from psl_jax.experiments import transfer_configs
 
 
 def get_config():
-    return transfer.between_folds("esc50", 5.0)
+    return transfer_configs.between_folds("esc50", 5.0)

@@ -7,8 +7,8 @@ DATA is FSD50K, prepared. `probe` is the paper's table 5 (PSL-2s: 54.23 mAP).
 Whole clips are evaluated.
 """
 
-from psl_jax.experiments import transfer
+from psl_jax.experiments import transfer_configs
 
 
 def get_config():
-    return transfer.to("fsd50k")
+    return transfer_configs.to("fsd50k")

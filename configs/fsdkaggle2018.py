@@ -8,8 +8,8 @@ Whole clips are evaluated.
 One label a clip: `--config.model.output=softmax` is the other choice of output.
 """
 
-from psl_jax.experiments import transfer
+from psl_jax.experiments import transfer_configs
 
 
 def get_config():
-    return transfer.to("fsd2018")
+    return transfer_configs.to("fsd2018")

@@ -10,12 +10,12 @@ optionally SPLIT_events.csv (filename,onset,offset,label) and classes.csv. The t
 """
 
 from psl_jax import config
-from psl_jax.experiments import paper
+from psl_jax.experiments import paper_tables
 
 
 def get_config():
     result = config.base()
     result.name = "own_data"
-    config.apply(result, paper.OWN_DATA)
+    config.apply(result, paper_tables.OWN_DATA)
     result.experiments = config.paper_suite()
     return result

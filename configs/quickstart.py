@@ -7,12 +7,12 @@ runs/quickstart/results.json, and with curves in runs/quickstart/report.html.
 """
 
 from psl_jax import config
-from psl_jax.experiments import paper
+from psl_jax.experiments import paper_tables
 
 
 def get_config():
     result = config.base()
     result.name = "quickstart"
-    config.apply(result, paper.SOUNDSCAPES)
-    result.experiments = config.paper_suite(paper.SOUNDSCAPES_TEACHER)
+    config.apply(result, paper_tables.SOUNDSCAPES)
+    result.experiments = config.paper_suite(paper_tables.SOUNDSCAPES_TEACHER)
     return result

@@ -9,14 +9,14 @@ docs/TEACHERS.md has the kinds of teachers.
 
 from psl_jax import config
 from psl_jax.config import STUDENTS
-from psl_jax.experiments import paper
+from psl_jax.experiments import paper_tables
 
 
 def get_config():
     result = config.base()
     result.name = "real_teacher"
     result.teacher = "runs/teacher"
-    config.apply(result, paper.OWN_DATA)
+    config.apply(result, paper_tables.OWN_DATA)
     result.experiments.weak = {"labels": "weak"}
     for name, seconds in STUDENTS.items():
         result.experiments[name] = {"labels": "soft", "segment_seconds": seconds}

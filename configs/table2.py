@@ -7,8 +7,8 @@
 The first trains the teacher too, on the full set; the second takes a finished one.
 """
 
-from psl_jax.experiments import paper
+from psl_jax.experiments import paper_tables
 
 
 def get_config(data: str = "audioset"):
-    return paper.table2(data)
+    return paper_tables.table2(data)

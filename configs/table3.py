@@ -6,8 +6,8 @@
 `--config.teacher=published.pt` takes a finished teacher.
 """
 
-from psl_jax.experiments import paper
+from psl_jax.experiments import paper_tables
 
 
 def get_config(data: str = "audioset"):
-    return paper.table3(data)
+    return paper_tables.table3(data)

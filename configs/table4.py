@@ -7,8 +7,8 @@
 balanced one.
 """
 
-from psl_jax.experiments import paper
+from psl_jax.experiments import paper_tables
 
 
 def get_config(data: str = "audioset"):
-    return paper.table4(data)
+    return paper_tables.table4(data)

@@ -9,13 +9,13 @@ full and eval. `probe` trains a new classifier on the frozen network (as the pap
 """
 
 from psl_jax import config
-from psl_jax.experiments import paper
+from psl_jax.experiments import paper_tables
 
 
 def get_config():
     result = config.base()
     result.name = "transfer"
-    config.apply(result, paper.OWN_DATA)
+    config.apply(result, paper_tables.OWN_DATA)
     result.data.train_split = result.data.validation_split = "full"
     result.evaluate.segments = "whole"
     result.experiments = {

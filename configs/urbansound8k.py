@@ -8,8 +8,8 @@ each of its ten folds with what is trained on the others, and tells the means; -
 One label a clip: `--config.model.output=softmax` is the other choice of output.
 """
 
-from psl_jax.experiments import transfer
+from psl_jax.experiments import transfer_configs
 
 
 def get_config():
-    return transfer.between_folds("urbansound8k", 4.0)
+    return transfer_configs.between_folds("urbansound8k", 4.0)

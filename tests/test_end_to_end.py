@@ -12,7 +12,7 @@ import synthetic_data
 from main_command import call_main
 
 from psl_jax import config as config_lib
-from psl_jax.experiments import paper
+from psl_jax.experiments import paper_tables
 from psl_jax.runtime.errors import UserError
 
 ROOT = places.ROOT
@@ -44,11 +44,11 @@ def test_every_config_is_valid(path):
 
 
 @pytest.mark.parametrize("table", TABLES)
-@pytest.mark.parametrize("data", paper.DATA)
+@pytest.mark.parametrize("data", paper_tables.DATA)
 def test_a_table_of_the_paper_has_its_experiments(table, data):
-    config = getattr(paper, table)(data)
+    config = getattr(paper_tables, table)(data)
     experiments = config_lib.experiments(config)
-    known = paper.table_of(config.name)
+    known = paper_tables.table_of(config.name)
     rows = experiments.keys()
     assert rows == known.reported.keys() and next(iter(rows)) == "teacher"
     assert known.reference in rows
@@ -59,7 +59,7 @@ def test_a_table_of_the_paper_has_its_experiments(table, data):
 
 
 def test_experiments_of_a_table_can_be_changed_one_by_one():
-    config = paper.table4()
+    config = paper_tables.table4()
     config_lib.apply(config.experiments["full_psl2s"], {"data": {"train_split": "other"}})
     splits = {n: one.data.train_split for n, one in config_lib.experiments(config).items()}
     assert splits["full_psl2s"] == "other" and splits["full_psl5s"] == "full"

@@ -9,7 +9,7 @@ from label_data import run
 from psl_jax import config as config_lib
 from psl_jax.audio.segments import Segmentation
 from psl_jax.experiments import suite
-from psl_jax.experiments.run_binding import OtherRunError
+from psl_jax.experiments.run_folder import OtherRunError
 from psl_jax.runtime.errors import UserError
 
 

@@ -10,7 +10,7 @@ from psl_jax import config as config_lib
 from psl_jax.audio.segments import Segmentation
 from psl_jax.config import Settings
 from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter, made_with
-from psl_jax.experiments.run_binding import RunFolder
+from psl_jax.experiments.run_folder import RunFolder
 from psl_jax.runtime.removed_settings import REMOVED, REMOVED_VALUES
 
 # A value that an earlier version took and that is none of the accepted ones.

@@ -328,16 +328,16 @@ def _writer(
 def _measure(out: pathlib.Path, source: Any, segmentation: Any) -> None:
     """Tells what the labels are like, as relabel does."""
     from psl_jax.data.soft_labels import SoftLabels
-    from psl_jax.experiments import advice
+    from psl_jax.experiments import sanity_notes
     from psl_jax.runtime import files
-    from psl_jax.runtime.run_folder import LABEL_QUALITY
+    from psl_jax.runtime.run_files import LABEL_QUALITY
     from psl_jax.scoring import relabeling
 
     labels = SoftLabels.open(out, source.index, segmentation)
     quality = relabeling.label_quality(labels, source.index, segmentation)
     files.write_json(out / LABEL_QUALITY, quality)
     print("\n".join(psl_jax.commands.relabel.summary(quality)))
-    for note in advice.of_labels(quality):
+    for note in sanity_notes.of_labels(quality):
         print(f"note: {note}")
     print(f"soft labels of {len(source.index):,} clips in {out}")
 

@@ -59,9 +59,9 @@ def main(arguments: argparse.Namespace) -> None:
     import jax
 
     from psl_jax.data.soft_labels import SoftLabels
-    from psl_jax.experiments import advice
+    from psl_jax.experiments import sanity_notes
     from psl_jax.runtime import files, parallel, run_claim
-    from psl_jax.runtime.run_folder import LABEL_QUALITY
+    from psl_jax.runtime.run_files import LABEL_QUALITY
     from psl_jax.scoring import relabeling
     from psl_jax.teachers import scoring_cli
 
@@ -87,7 +87,7 @@ def main(arguments: argparse.Namespace) -> None:
         quality = relabeling.label_quality(labels, index, task.segmentation)
         files.write_json(out / LABEL_QUALITY, quality)
         print("\n".join(summary(quality)))
-        for note in advice.of_labels(quality):
+        for note in sanity_notes.of_labels(quality):
             print(f"note: {note}")
         print(f"soft labels of {len(index):,} clips in {out}")
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from psl_jax.runtime import cli_entry, files, run_folder
+from psl_jax.runtime import cli_entry, files, run_files
 from psl_jax.runtime.errors import UserError
 
 _MOST_LINES = 60  # of classes that are shown
@@ -115,7 +115,7 @@ def _num_counted(index: Any, kind: str) -> int:
 
 def _was_trained_on(path: str, split: str) -> bool:
     """Whether a run folder's config says so."""
-    config = pathlib.Path(path) / run_folder.CONFIG
+    config = pathlib.Path(path) / run_files.CONFIG
     if not config.is_file():
         return False
     data = files.read_json(config).get("data", {})

@@ -7,7 +7,7 @@ from psl_jax import config as config_lib
 from psl_jax.config import Settings
 from psl_jax.networks.trained_model import ModelInfo
 from psl_jax.runtime import files
-from psl_jax.runtime.run_folder import CHECKPOINTS
+from psl_jax.runtime.run_files import CHECKPOINTS
 from psl_jax.training.checkpoints import TrainingCheckpoints
 from psl_jax.weights import orbax_folder
 

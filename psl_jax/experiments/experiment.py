@@ -15,17 +15,17 @@ from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.segment_loader import Batch, Segments
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.source import Source
-from psl_jax.experiments import advice, stepping
+from psl_jax.experiments import sanity_notes, stepping
 from psl_jax.experiments.averaging import average
-from psl_jax.experiments.labelling import Labelling
-from psl_jax.experiments.run_binding import RunFolder
+from psl_jax.experiments.run_folder import RunFolder
+from psl_jax.experiments.soft_label_stage import SoftLabelStage
 from psl_jax.networks.mobilenetv2 import Network, Variables, create, num_parameters
 from psl_jax.networks.trained_model import Model
 from psl_jax.reporting import run_page
 from psl_jax.runtime import files, parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
-from psl_jax.runtime.run_folder import CHECKPOINTS, LABEL_QUALITY, NOTES
+from psl_jax.runtime.run_files import CHECKPOINTS, LABEL_QUALITY, NOTES
 from psl_jax.scoring import evaluation
 from psl_jax.scoring.scorer import Scorer
 from psl_jax.training import frozen_features
@@ -75,7 +75,7 @@ class Experiment:
         self.folder = RunFolder(self.run_dir, settings, afresh)
         self.notes: list[str] = []
         self._sources: dict[str, Source] = {}
-        self.labelling = Labelling(
+        self.label_stage = SoftLabelStage(
             settings,
             self.folder,
             self.segmentation,
@@ -109,19 +109,21 @@ class Experiment:
         stepping.check_output(self.settings, indices)
         _ = self._local_batch  # raises where it does not divide over the devices
         stepping.recipe_of(self.settings, self.mesh)
-        _ = self.labelling.is_stored  # raises where a teacher in the step cannot do it
-        self.labelling.check(before_it_is_trained=True)
+        _ = self.label_stage.is_stored  # raises where a teacher in the step cannot do it
+        self.label_stage.check(before_it_is_trained=True)
         self._check_start(before_it_is_trained=True)
         streamed = self.source(train.split).is_streamed and not self._keeps_features
         order = stepping.order_of(self.settings, self._local_batch, streamed)
         self.folder.check_order(order.description)
-        self.notes = advice.before_training(
+        self.notes = sanity_notes.before_training(
             self.settings,
             self.loop.max_steps,
             train,
             indices.get("validation_split"),
             indices.get("eval_split"),
-        ) + advice.of_devices(parallel.platform_of(self.mesh), self.batch_size, self.mesh.size)
+        ) + sanity_notes.of_devices(
+            parallel.platform_of(self.mesh), self.batch_size, self.mesh.size
+        )
 
     def _check_start(self, before_it_is_trained: bool = False) -> None:
         """Raises OtherRunError where the run did not start from the model that is given now."""
@@ -149,7 +151,7 @@ class Experiment:
         if "train" not in finished:  # parameters and Adam's moments, float32
             kept = self.settings.train.best_checkpoints + 2
             size += kept * 3 * 4 * num_parameters(self._fresh_network[1])
-        return size if "relabel" in finished else size + self.labelling.bytes_to_write
+        return size if "relabel" in finished else size + self.label_stage.bytes_to_write
 
     @property
     def rough_seconds(self) -> float:
@@ -161,11 +163,11 @@ class Experiment:
             validation = self.source(self.settings.data.validation_split).index
             audio = self.train_segments * self.settings.segment_seconds / 3
             audio += validation.hours * 3600 / 3
-        return advice.rough_seconds(audio, self.settings.model.width, os.cpu_count() or 1)
+        return sanity_notes.rough_seconds(audio, self.settings.model.width, os.cpu_count() or 1)
 
     def run(self, last_stage: str | None = None) -> None:
         """Runs what is not finished yet, up to `last_stage` or to the end; after `check`."""
-        self.labelling.check()
+        self.label_stage.check()
         self._check_start()
         self.folder.begin()
         stages = {
@@ -176,8 +178,8 @@ class Experiment:
             "report": self._report,
         }
         for name, stage in stages.items():
-            if name == "relabel" and not self.labelling.is_stored:
-                if name == last_stage and self.labelling.is_used:
+            if name == "relabel" and not self.label_stage.is_stored:
+                if name == last_stage and self.label_stage.is_used:
                     return  # the teacher labels in the training
                 continue
             if name not in self.folder.finished or name == "report" or self._is_damaged(name):
@@ -190,8 +192,8 @@ class Experiment:
     def _is_damaged(self, stage: str) -> bool:
         """Whether files of a finished stage are gone or others; processes find the same."""
         damaged = self.folder.damaged(stage)
-        if stage == "relabel" and "train" not in self.folder.finished and self.labelling.lacks:
-            damaged.append(self.labelling.directory.name)
+        if stage == "relabel" and "train" not in self.folder.finished and self.label_stage.lacks:
+            damaged.append(self.label_stage.directory.name)
         for name in damaged:
             print(f"{self.run_dir / name} is missing or damaged: {stage} is done again")
         # Nobody repairs a file before everybody has looked at it.
@@ -242,10 +244,10 @@ class Experiment:
 
     def soft_labels(self) -> SoftLabels | None:
         """The stored ones that it is trained on; None where it has weak ones or makes its own."""
-        return self.labelling.open() if self.labelling.is_stored else None
+        return self.label_stage.open() if self.label_stage.is_stored else None
 
     def _relabel(self) -> None:
-        self.labelling.make(self.settings.num_devices or None)
+        self.label_stage.make(self.settings.num_devices or None)
 
     def _train(self) -> None:
         source = self.source(self.settings.data.train_split)
@@ -309,7 +311,7 @@ class Experiment:
         """Segments a step, of all devices."""
         size = self.settings.train.batch_size
         multiple = stepping.batch_multiple(self.settings, self.mesh.size)
-        return advice.fitting_batch(size, self.train_segments, multiple)
+        return sanity_notes.fitting_batch(size, self.train_segments, multiple)
 
     @property
     def _local_batch(self) -> int:
@@ -323,7 +325,7 @@ class Experiment:
         return loop_settings(self.settings.train, steps, self.batch_size)
 
     def _stepper(self, source: Source) -> Stepper:
-        in_step = self.labelling.is_used and not self.labelling.is_stored
+        in_step = self.label_stage.is_used and not self.label_stage.is_stored
         return stepping.stepper(
             self.settings,
             self._network[0],
@@ -331,7 +333,7 @@ class Experiment:
             self.soft_labels(),
             self.mesh,
             self._local_batch,
-            self.labelling.model_in_step() if in_step else None,
+            self.label_stage.model_in_step() if in_step else None,
         )
 
     def _validate(self, variables: Variables) -> float:
@@ -378,7 +380,7 @@ class Experiment:
 
     def _all_notes(self) -> list[str]:
         path = self.run_dir / LABEL_QUALITY
-        of_labels = advice.of_labels(files.read_json(path)) if path.exists() else []
+        of_labels = sanity_notes.of_labels(files.read_json(path)) if path.exists() else []
         return [*self.notes, *of_labels]
 
     def summary(self) -> dict[str, Any]:

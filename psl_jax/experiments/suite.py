@@ -18,14 +18,14 @@ from psl_jax.config import Settings
 from psl_jax.data.label_manifest import digest_without_teacher
 from psl_jax.data.settings import DataSettings
 from psl_jax.data.source import Source
-from psl_jax.experiments import paper, stepping
+from psl_jax.experiments import paper_tables, stepping
 from psl_jax.experiments.experiment import Experiment
-from psl_jax.experiments.run_binding import OtherRunError
+from psl_jax.experiments.run_folder import OtherRunError
 from psl_jax.reporting import audio_examples, result_tables, run_page, suite_page
 from psl_jax.runtime import files, parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import is_remote, path_of
-from psl_jax.runtime.run_folder import LABEL_QUALITY
+from psl_jax.runtime.run_files import LABEL_QUALITY
 from psl_jax.scoring import bootstrap, evaluation
 from psl_jax.tagging import tagger
 from psl_jax.teachers import open_teacher
@@ -235,7 +235,7 @@ def _write_clips(
     for run in runs:
         if run.train_index.ids_sha256 == best.train_index.ids_sha256:
             try:
-                found = run.labelling.open() if run.labelling.is_stored else None
+                found = run.label_stage.open() if run.label_stage.is_stored else None
             except UserError as error:  # deleted to save room: the others are shown
                 print(f"note: the clips are without the labels of {run.settings.name}: {error}")
                 continue
@@ -279,9 +279,9 @@ def _summarize(
     rows = [run.summary() for run in runs]
     _note_poor_teachers(rows, [run.settings for run in runs])
     results: dict[str, Any] = {"name": name, "experiments": rows}
-    table = paper.table_of(name)
+    table = paper_tables.table_of(name)
     if table is not None:
-        if name in paper.TABLES:  # on the paper's data
+        if name in paper_tables.TABLES:  # on the paper's data
             results["paper"] = {key: row.value for key, row in table.reported.items()}
             results["paper_d_prime"] = {key: row.d_prime for key, row in table.reported.items()}
         names = {row["name"] for row in rows}

@@ -130,7 +130,7 @@ def synthetic_signal(seconds: float = 10.0) -> np.ndarray:
 def own_signals(run: str | os.PathLike, count: int = max(BATCHES)) -> list[np.ndarray]:
     """Evaluation clips of the data that a run was trained on; none where it is not found."""
     from psl_jax.data.source import Source
-    from psl_jax.runtime.run_folder import CONFIG
+    from psl_jax.runtime.run_files import CONFIG
 
     folder = path_of(run)
     if not (folder / CONFIG).exists():

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from psl_jax.networks.trained_model import Model
-from psl_jax.runtime import files, run_folder
+from psl_jax.runtime import files, run_files
 from psl_jax.runtime.paths import path_of
 from psl_jax.scoring import bootstrap, evaluation
 from psl_jax.tagging.windowing import FRAME_SECONDS
@@ -101,15 +101,15 @@ waveforms float32 [batch, samples]."""
 
 def _data(folder: pathlib.Path, origin: Mapping[str, Any]) -> str:
     lines = []
-    if (folder / run_folder.DATA).exists():
-        for split, known in files.read_json(folder / run_folder.DATA).items():
+    if (folder / run_files.DATA).exists():
+        for split, known in files.read_json(folder / run_files.DATA).items():
             if isinstance(known, Mapping) and "clips" in known:
                 digest = str(known.get("ids_sha256", ""))[:12]
                 lines.append(f"- `{split}`: {known['clips']:,} clips (ids {digest}…)")
     if imported := origin.get("imported"):
         lines.append(f"- weights imported from `{imported.get('file')}`")
-    if (folder / run_folder.CONFIG).exists():
-        config = files.read_json(folder / run_folder.CONFIG)
+    if (folder / run_files.CONFIG).exists():
+        config = files.read_json(folder / run_files.CONFIG)
         data = config.get("data", {})
         splits = ", ".join(
             f"{what} on `{data[key]}`"
@@ -121,8 +121,8 @@ def _data(folder: pathlib.Path, origin: Mapping[str, Any]) -> str:
             if data.get(key)
         )
         lines.append(f"- corpus `{data.get('corpus')}`; {splits}; labels: `{config.get('labels')}`")
-    if (folder / run_folder.NOTES).exists():
-        lines += [f"- {note}" for note in files.read_json(folder / run_folder.NOTES)]
+    if (folder / run_files.NOTES).exists():
+        lines += [f"- {note}" for note in files.read_json(folder / run_files.NOTES)]
     return "\n".join(lines) or "Not known: this model lies outside of the folder of its run."
 
 

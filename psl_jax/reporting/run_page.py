@@ -21,7 +21,7 @@ from psl_jax.reporting.result_tables import decimal, format_markdown, format_tab
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
-from psl_jax.runtime.run_folder import NOTES
+from psl_jax.runtime.run_files import NOTES
 from psl_jax.training.metric_log import VALIDATION_MAP, read_log
 
 __all__ = ["format_markdown", "format_table", "render", "write_run_report"]

@@ -10,7 +10,7 @@ import soundfile
 import synthetic_data
 
 from psl_jax import UserError
-from psl_jax.experiments import folds, transfer
+from psl_jax.experiments import folds, transfer_configs
 from psl_jax.reporting import result_tables
 from psl_jax.scoring import bootstrap, evaluation
 
@@ -33,7 +33,7 @@ def recordings(tmp_path):
 
 @pytest.fixture
 def config(recordings, tmp_path, shallow):
-    found = transfer.between_folds("esc50", 1.0)
+    found = transfer_configs.between_folds("esc50", 1.0)
     found.init_from = str(small_experiments.save_model(tmp_path / "start"))
     found.data.source_dir = str(recordings)
     found.train.max_steps, found.train.batch_size, found.train.log_every = 2, 4, 1

@@ -14,14 +14,14 @@ from psl_jax.config import Settings
 from psl_jax.data.soft_labels import SoftLabelWriter
 from psl_jax.data.source import Source
 from psl_jax.data.training_order import TrainingOrder
-from psl_jax.experiments import advice, run_binding, suite
+from psl_jax.experiments import run_folder, sanity_notes, suite
 from psl_jax.experiments.experiment import Experiment
-from psl_jax.experiments.run_binding import OtherRunError, RunFolder
+from psl_jax.experiments.run_folder import OtherRunError, RunFolder
 from psl_jax.networks.mobilenetv2 import create
 from psl_jax.networks.trained_model import ModelInfo
 from psl_jax.reporting import run_page
 from psl_jax.runtime import files, run_claim
-from psl_jax.runtime.run_folder import RUN_FILES
+from psl_jax.runtime.run_files import RUN_FILES
 from psl_jax.training.loop import loop_settings
 from psl_jax.training.settings import TrainSettings
 from psl_jax.weights import orbax_folder
@@ -114,7 +114,7 @@ def test_a_deletion_that_was_interrupted_leaves_nothing_finished(tmp_path, monke
         (tmp_path / name).write_text("{}")
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "one").write_text("")
-    remaining, unlink, remove_tree = left, pathlib.Path.unlink, run_binding.remove_tree
+    remaining, unlink, remove_tree = left, pathlib.Path.unlink, run_folder.remove_tree
 
     def killed_before(delete):
         def wrapper(path, *args, **kwargs):
@@ -129,7 +129,7 @@ def test_a_deletion_that_was_interrupted_leaves_nothing_finished(tmp_path, monke
 
     with monkeypatch.context() as patch:
         patch.setattr(pathlib.Path, "unlink", killed_before(unlink))
-        patch.setattr(run_binding, "remove_tree", killed_before(remove_tree))
+        patch.setattr(run_folder, "remove_tree", killed_before(remove_tree))
         afresh = RunFolder(tmp_path, settings_with(seed=1), afresh=True)
         with pytest.raises(KeyboardInterrupt):
             afresh.begin()
@@ -228,7 +228,7 @@ def test_soft_labels_of_another_teacher_are_not_trained_on(tmp_path, data):
     one = checked(tmp_path / "run", **soft)
     one.folder.begin()
     with pytest.raises(UserError, match=r"teacher \(teacher_digest\) differs"):
-        one.labelling.open()
+        one.label_stage.open()
 
 
 @pytest.mark.parametrize(
@@ -299,26 +299,26 @@ def quality(soft, weak=1.5, empty=0.1, seconds=2.0):
 
 
 def test_labels_that_say_nothing_are_noted():
-    assert advice.of_labels(quality(1.2)) == []
-    (empty,) = advice.of_labels(quality(0.05, empty=0.95))
+    assert sanity_notes.of_labels(quality(1.2)) == []
+    (empty,) = sanity_notes.of_labels(quality(0.05, empty=0.95))
     assert empty.startswith("95 % of the clips have no soft label above 0.5")
-    (many,) = advice.of_labels(quality(162.0))
+    (many,) = sanity_notes.of_labels(quality(162.0))
     assert many.startswith("162 soft labels a clip above 0.5, where there are 1.5 weak ones")
-    assert advice.of_labels(quality(162.0, seconds=0.32)) == []  # of frames
+    assert sanity_notes.of_labels(quality(162.0, seconds=0.32)) == []  # of frames
 
 
 @pytest.mark.parametrize(
     ("segments", "devices", "batch"), [(40, 1, 4), (102, 1, 8), (300, 1, 16), (1500, 3, 33)]
 )
 def test_the_batch_fits_the_size_of_the_set(segments, devices, batch):
-    assert advice.fitting_batch(0, segments, devices) == batch
-    assert advice.fitting_batch(32, segments, devices) == 32
+    assert sanity_notes.fitting_batch(0, segments, devices) == batch
+    assert sanity_notes.fitting_batch(32, segments, devices) == 32
 
 
 def test_a_rough_time_is_of_the_right_order():
     """The quickstart's PSL-2s took 22 s on two cores, and one of width 0.25 in 1,875 steps 110."""
-    assert 20 < advice.rough_seconds(750 * 8 * 2, 0.125, cores=2) < 90
-    assert 60 < advice.rough_seconds(1875 * 8 * 2, 0.25, cores=2) < 240
+    assert 20 < sanity_notes.rough_seconds(750 * 8 * 2, 0.125, cores=2) < 90
+    assert 60 < sanity_notes.rough_seconds(1875 * 8 * 2, 0.25, cores=2) < 240
 
 
 def test_small_sets_make_a_least_number_of_steps():

@@ -15,35 +15,35 @@ from psl_jax import config as config_lib
 from psl_jax.config import STUDENTS
 from psl_jax.corpora.soundscapes import CLASSES, HALVES, SceneSettings, Soundscapes, render
 from psl_jax.data.settings import DataSettings
-from psl_jax.experiments import paper, suite, transfer
-from psl_jax.experiments.run_binding import OtherRunError
+from psl_jax.experiments import paper_tables, suite, transfer_configs
+from psl_jax.experiments.run_folder import OtherRunError
 from psl_jax.preparing import prepare_corpus
 from psl_jax.reporting import result_tables
 from psl_jax.weights.load_model import load_model
 
 
 def test_the_rows_are_the_papers():
-    config = paper.table5()
+    config = paper_tables.table5()
     config.teacher, config.init_from = "ma.pt", "psl2s.pt"
     found = config_lib.experiments(config)
-    table = paper.table_of(config.name)
+    table = paper_tables.table_of(config.name)
     assert found.keys() == table.reported.keys()
     for name, one in found.items():
         model, _, target = name.partition("_")
         assert one.init_from == {"ma": "ma.pt", "psl2s": "psl2s.pt"}[model]
         assert one.segment_seconds == {"ma": 10.0, "psl2s": STUDENTS["psl2s"]}[model]
         assert (one.train.trainable, one.evaluate.segments) == ("classifier", "whole")
-        assert one.data.data_set == transfer.TARGETS[target].corpus
+        assert one.data.data_set == transfer_configs.TARGETS[target].corpus
         assert one.labels == "weak" and one.data.eval_split in ("eval", "test")
     improvements = [9.82, 1.90, 3.02, 0.92]  # as printed
-    for improvement, target in zip(improvements, transfer.TARGETS, strict=True):
+    for improvement, target in zip(improvements, transfer_configs.TARGETS, strict=True):
         ours, theirs = (table.reported[f"{model}_{target}"].value for model in ("psl2s", "ma"))
         assert 100 * (ours - theirs) == pytest.approx(improvement, abs=1e-6)
 
 
 @pytest.mark.parametrize("data", ["soundscapes", "own_data"])
 def test_on_other_data_the_networks_are_trained_first(data):
-    config = paper.table5(data)
+    config = paper_tables.table5(data)
     found = config_lib.experiments(config)
     assert list(found) == ["teacher", "ma_other", "psl2s", "psl2s_other"]
     assert found["psl2s"].teacher == "teacher" and found["ma_other"].init_from == "teacher"
@@ -143,9 +143,9 @@ def test_the_table_tells_each_data_set_by_its_measure():
 
     results = {
         "name": "table5",
-        "references": transfer.REFERENCES,
-        "measures": transfer.MEASURES,
-        "paper": {name: one.value for name, one in paper.TABLES["table5"].reported.items()},
+        "references": transfer_configs.REFERENCES,
+        "measures": transfer_configs.MEASURES,
+        "paper": {name: one.value for name, one in paper_tables.TABLES["table5"].reported.items()},
         "experiments": [
             row("ma_fsd50k", 10, mAP=0.4, lwlrap=0.9),
             row("psl2s_fsd50k", 10, mAP=0.5, lwlrap=0.9, over_reference={"low": 0.05, "high": 0.2}),

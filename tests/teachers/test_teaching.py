@@ -15,7 +15,7 @@ from psl_jax.commands import evaluate, relabel
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.source import Source
 from psl_jax.experiments import suite
-from psl_jax.experiments.run_binding import OtherRunError
+from psl_jax.experiments.run_folder import OtherRunError
 from psl_jax.runtime.errors import UserError
 
 LENGTHS = [32_000, 20_000, 16_000, 32_000, 32_000, 20_000, 9_000]

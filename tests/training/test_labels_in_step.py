@@ -19,7 +19,7 @@ from psl_jax.data.segment_loader import Segments
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.training_order import TrainingOrder
 from psl_jax.experiments.experiment import Experiment
-from psl_jax.experiments.run_binding import OtherRunError
+from psl_jax.experiments.run_folder import OtherRunError
 from psl_jax.experiments.stepping import recipe_of
 from psl_jax.runtime import files, parallel
 from psl_jax.training.step import init_state, train_program

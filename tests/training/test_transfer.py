@@ -12,7 +12,7 @@ from psl_jax import UserError
 from psl_jax import config as config_lib
 from psl_jax.experiments import stepping
 from psl_jax.experiments.experiment import Experiment
-from psl_jax.experiments.run_binding import OtherRunError
+from psl_jax.experiments.run_folder import OtherRunError
 from psl_jax.networks.forward_context import Context
 from psl_jax.networks.frontend import LogMel, to_float
 from psl_jax.networks.mobilenetv2 import Variables, clip_probabilities, create

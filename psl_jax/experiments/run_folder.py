@@ -18,7 +18,7 @@ from psl_jax.runtime import files, parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of, remove_tree
 from psl_jax.runtime.removed_settings import LAST_COMMIT
-from psl_jax.runtime.run_folder import (
+from psl_jax.runtime.run_files import (
     CHECKPOINTS,
     CONFIG,
     DATA,

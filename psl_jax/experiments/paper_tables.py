@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from psl_jax import config as config_lib
 from psl_jax.config import STUDENTS, TEACHER
-from psl_jax.experiments import transfer
+from psl_jax.experiments import transfer_configs
 from psl_jax.runtime.errors import UserError
 
 
@@ -86,8 +86,8 @@ TABLES = {
             "psl2s_fsd2019_noisy": Reported(0.5449),
         },
         reference="ma_fsd50k",
-        measures=transfer.MEASURES,
-        references=transfer.REFERENCES,
+        measures=transfer_configs.MEASURES,
+        references=transfer_configs.REFERENCES,
     ),
     # Not of the paper, which reports nothing of it: what is tried beyond it.
 }
@@ -138,13 +138,13 @@ def table5(data: str = "audioset") -> ConfigDict:
     if data == "audioset":
         suite = _suite("table5", data, {})
         suite.teacher = ""
-        suite.experiments = transfer.table5_experiments(suite)
+        suite.experiments = transfer_configs.table5_experiments(suite)
         return suite
     suite = _suite("table5", data, {"psl2s": {"labels": "soft", "segment_seconds": 2.0}})
     if data == "soundscapes":
-        transfer.between_soundscapes(suite)
+        transfer_configs.between_soundscapes(suite)
     elif data == "own_data":
-        transfer.from_urbansound8k_to_esc50(suite)
+        transfer_configs.from_urbansound8k_to_esc50(suite)
     return suite
 
 

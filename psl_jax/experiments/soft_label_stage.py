@@ -12,19 +12,19 @@ from psl_jax.config import Settings
 from psl_jax.data.label_manifest import are_begun, digest_without_teacher, missing_shards
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.source import Source
-from psl_jax.experiments import advice, stepping
-from psl_jax.experiments.run_binding import OtherRunError, RunFolder
+from psl_jax.experiments import sanity_notes, stepping
+from psl_jax.experiments.run_folder import OtherRunError, RunFolder
 from psl_jax.networks.trained_model import Model
 from psl_jax.runtime import files, parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
-from psl_jax.runtime.run_folder import LABEL_QUALITY
+from psl_jax.runtime.run_files import LABEL_QUALITY
 from psl_jax.scoring import relabeling
 from psl_jax.teachers import open_teacher
 from psl_jax.teachers.psl_teacher import OwnTeacher
 
 
-class Labelling:
+class SoftLabelStage:
     """The soft labels of one experiment: checked, made, measured, opened."""
 
     def __init__(
@@ -144,7 +144,7 @@ class Labelling:
             index = self._source().index
             quality = relabeling.label_quality(labels, index, self.segmentation)
             files.write_json(self.folder.path / LABEL_QUALITY, quality)
-            for note in advice.of_labels(quality):
+            for note in sanity_notes.of_labels(quality):
                 print(f"note: {note}")
 
     def open(self, teacher_digest: str | None = None) -> SoftLabels:
