@@ -1,0 +1,148 @@
+"""Files of any kind as rows of text: text with separators, spreadsheets, parquet."""
+
+import csv
+import datetime
+import io
+import math
+import pathlib
+import re
+from typing import Any, NamedTuple
+
+from psl_jax.runtime.csv_files import SEPARATORS
+from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import local_copy
+
+Row = tuple[int, list[str]]  # its line in the file, from 1, and its cells
+
+
+class Sheet(NamedTuple):
+    """A table with a header.
+
+    Attributes:
+      separator: between columns; "" where the file needs none.
+      rows: the header is not among them; each has as many cells as the header.
+    """
+
+    path: str
+    separator: str
+    header: list[str]
+    rows: list[Row]
+
+    def column(self, name: str) -> list[tuple[int, str]]:
+        """(row, cell) of a column."""
+        number = self.header.index(name)
+        return [(row, cells[number]) for row, cells in self.rows]
+
+
+def read_text(path: pathlib.Path) -> str:
+    """The text of a file in UTF-8, in UTF-16 with its mark, or in Windows' Western European."""
+    content = path.read_bytes()
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return content.decode("utf-16")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = content.decode("latin-1")
+    if re.search("[\0\x80-\x9f]", text):
+        raise UserError(f"{path}: not a table in UTF-8 (or UTF-16). Save it as UTF-8")
+    return text
+
+
+def literal_rows(text: str) -> list[Row]:
+    """The rows of a text with tabs in which a quote is a character like others."""
+    lines = re.split("\r\n|\n|\r", text)
+    return [
+        (row, [cell.strip() for cell in line.split("\t")])
+        for row, line in enumerate(lines, 1)
+        if line.strip()
+    ]
+
+
+def sheet_of(path: str, separator: str, rows: list[Row]) -> Sheet:
+    """The rows as a table, the first as its header. Raises UserError for a row that is too long."""
+    header = rows[0][1] if rows else []
+    while header and not header[-1]:
+        header = header[:-1]
+    body = []
+    for row, cells in rows[1:]:
+        if any(cells[len(header) :]):
+            what = SEPARATORS.get(separator, "the separator")
+            raise UserError(
+                f"{path}, row {row}: more cells than the {len(header)} columns. Quote a cell that "
+                f"holds {what}"
+            )
+        body.append((row, [*cells, *[""] * len(header)][: len(header)]))
+    return Sheet(path, separator, header, body)
+
+
+def read_separated(path: str, text: str) -> Sheet:
+    """A table with commas, semicolons, tabs or bars, and cells in quotes where need be."""
+    first = text.split("\n", 1)[0]
+    separator = max(SEPARATORS, key=first.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    rows: list[Row] = []
+    row = 1
+    while True:
+        try:
+            cells = [cell.strip() for cell in next(reader)]
+        except StopIteration:
+            return sheet_of(path, separator, rows)
+        except csv.Error as error:
+            message = f'{path}, row {row}: {error}. Is a quote (") not closed?'
+            raise UserError(message) from error
+        if any("\n" in cell or "\r" in cell for cell in cells):
+            raise UserError(f"{path}, row {row}: a cell of several lines. Is a quote not closed?")
+        if cells:
+            rows.append((row, cells))
+        row = reader.line_num + 1
+
+
+def read_spreadsheet(path: pathlib.Path) -> Sheet:
+    """The one sheet of an .xlsx file that is not empty. Raises UserError for several."""
+    import openpyxl
+
+    with local_copy(path) as copy:
+        try:
+            book = openpyxl.load_workbook(copy, read_only=True, data_only=True)
+        except Exception as error:  # zip, XML and openpyxl's own
+            raise UserError(f"{path}: no spreadsheet that can be read: {error}") from error
+        sheets = {
+            sheet.title: [
+                (row, cells)
+                for row, values in enumerate(sheet.iter_rows(values_only=True), 1)
+                if any(cells := [_cell_text(value) for value in values])
+            ]
+            for sheet in book.worksheets
+        }
+        book.close()
+    filled = {title: rows for title, rows in sheets.items() if rows}
+    if len(filled) != 1:
+        names = ", ".join(filled) or "none"
+        raise UserError(f"{path}: expected one sheet with rows, found {names}. Keep one in a file")
+    return sheet_of(str(path), "", next(iter(filled.values())))
+
+
+def read_parquet(path: pathlib.Path) -> Sheet:
+    """A parquet file; its rows count from 1. Raises UserError without pyarrow."""
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise UserError(
+            f"{path} can only be read with pyarrow: pip install 'psl_jax[corpora]'"
+        ) from error
+    with local_copy(path) as copy:
+        try:
+            table = pyarrow.parquet.read_table(copy)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: no parquet file that can be read: {error}") from error
+    columns = [[_cell_text(value) for value in column.to_pylist()] for column in table.columns]
+    rows = [(row, list(cells)) for row, cells in enumerate(zip(*columns, strict=True), 1)]
+    return sheet_of(str(path), "", [(0, list(table.column_names)), *rows])
+
+
+def _cell_text(value: Any) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, datetime.timedelta):
+        return repr(value.total_seconds())
+    return repr(value) if isinstance(value, float) else str(value).strip()

@@ -1,0 +1,114 @@
+"""Which recording a table means: names in other case, without ending, by a path of elsewhere."""
+
+import collections
+import posixpath
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+from psl_jax.audio.decoding import AUDIO_SUFFIXES
+from psl_jax.runtime.errors import UserError
+
+# What tools and people put behind the name of a recording to call its table.
+_TABLE_WORDS = {"table", "tables", "selection", "selections", "label", "labels", "track", "events"}
+_TABLE_WORDS |= {"annotation", "annotations", "birdnet", "results", "raven", "audacity", "elan"}
+_TABLE_WORDS |= {"txt", "csv", "tsv", "xlsx", "parquet"} | {s[1:] for s in AUDIO_SUFFIXES}
+
+
+class RecordingNames:
+    """The recordings of a folder, by any name that people and tools give them."""
+
+    def __init__(self, recordings: Iterable[str]):
+        """recordings: paths relative to the folder."""
+        self._by_base: dict[str, list[str]] = collections.defaultdict(list)
+        self._by_stem: dict[str, list[str]] = collections.defaultdict(list)
+        for recording in sorted(recordings):
+            base = _parts(recording)[-1]
+            self._by_base[base].append(recording)
+            self._by_stem[posixpath.splitext(base)[0]].append(recording)
+        self._called: dict[str, tuple[str, ...]] = {}  # recording -> the longest path to it so far
+
+    def find(self, names: Sequence[str], where: str) -> str | None:
+        """The recording that has one of the `names`; None where there is none.
+
+        where: table and row, for the message. Raises UserError for names that are those of several
+        recordings, and for a recording that goes by two paths, of two recordings elsewhere.
+        """
+        matches = {name: match for name in names if (match := self._matches(name, where))}
+        if len(set(matches.values())) > 1:
+            raise UserError(
+                f"{where}: about {' and '.join(matches.values())}; expected one of them"
+            )
+        for name, recording in matches.items():
+            parts, other = _parts(_without_suffix(name)), self._called.get(recording, ())
+            shorter = min(len(parts), len(other))
+            if shorter and parts[-shorter:] != other[-shorter:]:
+                raise UserError(
+                    f"{where}: {name!r} is another file than {'/'.join(other)!r}, and here there "
+                    f"is only {recording}"
+                )
+            self._called[recording] = max(parts, other, key=len)
+            return recording
+        return None
+
+    def of_table(self, table: str) -> str | None:
+        """The recording by whose name a table is called, as in yard_01.Table.1.selections.txt."""
+        base = _parts(table)[-1]
+        ends = (end for end in range(len(base) - 1, 0, -1) if base[end] in "._- ")
+        stem = next((base[:e] for e in ends if base[:e] in self._by_stem), None)
+        if stem is None or not _are_table_words(base[len(stem) :]):
+            return None
+        recordings = self._by_stem[stem]
+        beside = [r for r in recordings if posixpath.dirname(r) == posixpath.dirname(table)]
+        if len(beside or recordings) > 1:
+            raise UserError(f"{table}: a table of {' or '.join(recordings)}? Rename one of them")
+        return (beside or recordings)[0]
+
+    def _matches(self, name: str, where: str) -> str | None:
+        parts = _parts(name)
+        has_suffix = _is_audio(name)
+        table = self._by_base if has_suffix else self._by_stem
+        candidates = table.get(parts[-1], [])
+        if len(candidates) < 2:
+            return candidates[0] if candidates else None
+        common = [_common_tail(parts, _parts(c), stem_only=not has_suffix) for c in candidates]
+        best = [c for c, n in zip(candidates, common, strict=True) if n == max(common)]
+        if len(best) > 1:
+            raise UserError(f"{where}: {name!r} may be {' or '.join(best)}. Give the folder, too")
+        return best[0]
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    """The folded parts of a path of any system, without a drive."""
+    folded = unicodedata.normalize("NFC", name.strip()).replace("\\", "/").casefold()
+    parts = [part for part in folded.split("/") if part not in ("", ".")]
+    return tuple(parts[1:] if parts and re.fullmatch("[a-z]:", parts[0]) else parts) or ("",)
+
+
+def _common_tail(first: tuple[str, ...], second: tuple[str, ...], *, stem_only: bool) -> int:
+    if stem_only:
+        second = (*second[:-1], posixpath.splitext(second[-1])[0])
+    pairs = zip(reversed(first), reversed(second), strict=False)
+    return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
+
+
+def _are_table_words(text: str) -> bool:
+    """Whether there are only words for tables, and numbers behind one of them.
+
+    _2.txt behind yard_1 is the table of another recording, .Table.2.selections.txt is not.
+    """
+    words = [word for word in re.split(r"[._\- ]+", text) if word]
+    return words[0] in _TABLE_WORDS and all(w in _TABLE_WORDS or w.isdigit() for w in words)
+
+
+def suffix_of(path: str) -> str:
+    """The ending of a name in small letters, as .wav."""
+    return posixpath.splitext(path)[1].lower()
+
+
+def _without_suffix(name: str) -> str:
+    return name.strip()[: -len(suffix_of(name.strip()))] if _is_audio(name) else name
+
+
+def _is_audio(name: str) -> bool:
+    return suffix_of(name.strip()) in AUDIO_SUFFIXES

@@ -1,0 +1,239 @@
+"""Tables of annotation tools: what a careful human reads, or an error that names the reason."""
+
+import json
+import os
+import pathlib
+import shutil
+from typing import Any
+
+import places
+import pytest
+
+from psl_jax.corpora.annotations.read_annotations import Annotations, read_annotations
+from psl_jax.corpora.annotations.table_events import Hints
+from psl_jax.runtime.errors import UserError
+
+TABLES = pathlib.Path(os.environ.get("PSL_JAX_SHARED", places.SHARED)) / "tables"
+FOLDERS = sorted(path.parent.name for path in TABLES.glob("*/right.json"))
+
+
+def touch(root: pathlib.Path, *recordings: str) -> None:
+    for name in recordings:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+def events_of(annotations: Annotations) -> list[tuple[str, Any, Any, str]]:
+    """Sorted, and equal to events that are told to 2 ms."""
+    rows = sorted(
+        (recording, event.onset, event.offset, event.label)
+        for recording, events in annotations.events.items()
+        for event in events
+    )
+    return [
+        (name, pytest.approx(onset, abs=2e-3), pytest.approx(offset, abs=2e-3), label)
+        for name, onset, offset, label in rows
+    ]
+
+
+@pytest.mark.skipif(not FOLDERS, reason="no tables in PSL_JAX_SHARED: needs tables of other tools")
+@pytest.mark.parametrize("name", FOLDERS)
+def test_tables_of_other_tools(tmp_path, name):
+    right = json.loads((TABLES / name / "right.json").read_text())
+    shutil.copytree(TABLES / name, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "right.json").unlink()
+    touch(tmp_path, *right["recordings"])
+    told = right.get("told", {})
+    hints = Hints(told.get("columns", {}), told.get("label", ""))
+    if tool := {"ka": "Kaleidoscope", "la": "Label Studio", "pr": "Praat"}.get(name[:2]):
+        with pytest.raises(UserError, match=f"{tool}.* not read"):
+            read_annotations(tmp_path, hints)
+        return
+    if "refuse" in right:
+        with pytest.raises(UserError, match="row 1: no column holds labels"):
+            read_annotations(tmp_path)
+    for hint in [hints] if "refuse" in right else [hints, Hints()]:
+        found = read_annotations(tmp_path, hint)
+        keys = ("file", "onset", "offset", "label")
+        assert events_of(found) == sorted(tuple(e[k] for k in keys) for e in right["events"])
+        assert found.empty == right.get("nothing_in", [])
+        rows = {p.detail.split(":")[0] for p in found.problems if p.kind == "left out"}
+        assert rows == {f"row {row['row']}" for row in right.get("left_out", [])}
+        unknown = right["recordings"].keys() - {e["file"] for e in right["events"]}
+        unknown -= set(found.empty)
+        assert {p.file for p in found.problems if p.kind == "not annotated"} == unknown
+
+
+RAVEN = "Selection\tView\tChannel\tBegin Time (s)\tEnd Time (s)\tLow Freq (Hz)\tHigh Freq (Hz)"
+
+READ = {
+    "raven: the label stands in one view only, and a remark is none": (
+        "a.Table.2.selections.txt",
+        f"{RAVEN}\tCall\tNotes\n1\tWaveform 1\t1\t1\t2\t0\t9\t\tloud\n"
+        "1\tSpectrogram 1\t1\t1\t2\t0\t9\tdog\t",
+        [("a.wav", 1, 2, "dog")],
+    ),
+    "raven: times of a table with one file": (
+        "all.txt",
+        f"{RAVEN}\tBegin File\tSpecies\n1\tS 1\t1\t1,5\t2,25\t0\t9\tA.WAV\tdog",
+        [("a.wav", 1.5, 2.25, "dog")],
+    ),
+    "audacity: lines without an end": (
+        "a.txt",
+        "1.500000\tdog\n2.000000\t\tcat\n3.0\t3.5\t7\n",
+        [("a.wav", 1.5, 1.5, "dog"), ("a.wav", 2, 2, "cat"), ("a.wav", 3, 3.5, "7")],
+    ),
+    "audacity: BirdNET's, with two names and a confidence": (
+        "a.BirdNET.results.txt",
+        "0.0\t3.0\tAvis ficta, Nobody's Rail\t0.8123\n3.0\t6.0\tDog_Dog\t0.5\n",
+        [("a.wav", 0, 3, "Nobody's Rail"), ("a.wav", 3, 6, "Dog")],
+    ),
+    "birdnet lite: semicolons and no file column": (
+        "a.csv",
+        "Start (s);End (s);Scientific name;Common name;Confidence\n0.0;3.0;Canis;Dog;0.5\n",
+        [("a.wav", 0, 3, "Dog")],
+    ),
+    "elan: milliseconds alone, no media line": (
+        "a.txt",
+        "t\t\t0:00:01.250\t0:00:02.000\tdog\nt\t\t0:00:02.000\t0:00:03.500\tcat\n",
+        [("a.wav", 1.25, 2, "dog"), ("a.wav", 2, 3.5, "cat")],
+    ),
+    "elan: a column a tier, in German": (
+        "a.txt",
+        "Anfangszeit - msec\tEndzeit - msec\tDauer - msec\tTiere\tMaschinen\n"
+        "1250\t2000\t750\tHund\t\n2500\t4000\t1500\tHund\tSirene\n",
+        [("a.wav", 1.25, 2, "Hund"), ("a.wav", 2.5, 4, "Hund"), ("a.wav", 2.5, 4, "Sirene")],
+    ),
+    "plain: clock times and a duration": (
+        "events.csv",
+        "file,start,duration (s),class\na,1:02.5,2,dog\nA.wav,0:01:10,1,cat\n",
+        [("a.wav", 62.5, 64.5, "dog"), ("a.wav", 70, 71, "cat")],
+    ),
+    "plain: milliseconds, in Windows' letters": (
+        "events.csv",
+        "filename;onset_ms;offset_ms;label\na;500;1500;Tür\n".encode("latin-1"),
+        [("a.wav", 0.5, 1.5, "Tür")],
+    ),
+    "plain: UTF-16 of a spreadsheet": (
+        "events.txt",
+        "filename\tonset\toffset\tlabel\na\t0,5\t1\tTür\n".encode("utf-16"),
+        [("a.wav", 0.5, 1, "Tür")],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", READ)
+def test_tables_that_can_be_read_in_one_way(tmp_path, case):
+    name, content, expected = READ[case]
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    touch(tmp_path, "a.wav")
+    assert events_of(read_annotations(tmp_path)) == expected
+
+
+REFUSED = {
+    "several annotation columns": (
+        "a.Table.1.txt",
+        f"{RAVEN}\tSpecies\tCall\n1\tS 1\t1\t1\t2\t0\t9\tdog\tbark",
+        "which column holds the labels, Species, Call",
+    ),
+    "views that disagree": (
+        "a.Table.1.txt",
+        f"{RAVEN}\tCall\n1\tW 1\t1\t1\t2\t0\t9\tdog\n1\tS 1\t1\t1\t2\t0\t9\tcat",
+        "row 3: selection 1 is called 'dog' and 'cat'",
+    ),
+    "several files without File Offset": (
+        "all.txt",
+        f"{RAVEN}\tBegin File\tCall\n1\tS 1\t1\t1\t2\t0\t9\ta.wav\tdog\n"
+        "2\tS 1\t1\t70\t72\t0\t9\tb.wav\tdog",
+        "over 2 files.*File Offset",
+    ),
+    "a label track of no recording": ("b.txt", "0.5\t1.0\tdog\n", "none is called as the table"),
+    "a table of another recording": ("a_2.txt", "0.5\t1.0\tdog\n", "none is called as the table"),
+    "a layer of Sonic Visualiser": ("a.txt", "0.123456789\t0.5\tdog\n", "row 1: .*Sonic Vis"),
+    "values, not ends": (
+        "a.txt",
+        "0.5\t1.0\tdog\n7.5\t1.0\tdog\n",
+        "row 2: an event from 7.5 to 1",
+    ),
+    "both decimal signs": (
+        "e.csv",
+        "filename;onset;offset;label\na;0,5;1.500;dog\n",
+        "row 2 has '0,5' and row 2 '1.500'",
+    ),
+    "thousands or one and a half": (
+        "e.csv",
+        'filename,onset,offset,label\na,"1,500","2,250",dog\n',
+        "row 2: is '1,500' one and a half",
+    ),
+    "decimal commas that are separators, too": (
+        "e.csv",
+        "filename,onset,offset,label\na,0,5,1,5,dog\n",
+        "row 2: more cells than the 4 columns",
+    ),
+    "no time": ("e.csv", "filename,onset,offset,label\na,soon,2,dog\n", "row 2: 'soon' is no time"),
+    "a label without times": ("e.csv", "filename,onset,offset,label\na,,,dog\n", "row 2: 'dog' wi"),
+    "no header": ("e.csv", "a.wav,0.5,1.0,dog\n", "row 1: no column of labels"),
+    "onset and nothing else": ("e.csv", "filename,onset,label\na,1,dog\n", "an onset without"),
+    "times in columns of other names": (
+        "e.csv",
+        "filename,label,t0,t1\na,dog,1.5,2.5\na,cat,3.5,4.5\n",
+        "no onset and offset, but several rows a file",
+    ),
+    "APLOSE": (
+        "e.csv",
+        "filename,start_time,end_time,annotation,annotator,start_datetime\na,0,1,dog,me,now\n",
+        "APLOSE's tables are not read",
+    ),
+    "an ELAN offset": (
+        "a.txt",
+        '"#file:///D:/a.wav -- offset: 1500, duration: 00:02:00.000\nt\t\t1.0\t2.0\t1.0\tdog\n',
+        "row 1: .*offset 0",
+    ),
+    "rows of no recording": ("e.csv", "filename,onset,offset,label\nb,0,1,dog\n", "row 2 of e.csv"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_tables_that_are_refused(tmp_path, case):
+    name, content, message = REFUSED[case]
+    (tmp_path / name).write_text(content)
+    touch(tmp_path, "a.wav")
+    with pytest.raises(UserError, match=message):
+        read_annotations(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".xlsx", ".parquet"])
+def test_spreadsheets_and_parquet(tmp_path, suffix):
+    rows = {"Datei": ["a.wav", "b.wav"], "Beginn": [0.5, None], "Ende": [2, None]}
+    rows |= {"Klasse": ["Tür", None]}
+    if suffix == ".xlsx":
+        book = pytest.importorskip("openpyxl").Workbook()
+        for row in [list(rows), *zip(*rows.values(), strict=True)]:
+            book.active.append(row)
+        book.save(tmp_path / "e.xlsx")
+    else:
+        arrow = pytest.importorskip("pyarrow")
+        pytest.importorskip("pyarrow.parquet").write_table(
+            arrow.table(rows), tmp_path / "e.parquet"
+        )
+    touch(tmp_path, "a.wav", "b.wav")
+    found = read_annotations(tmp_path)
+    assert events_of(found) == [("a.wav", 0.5, 2, "Tür")] and found.empty == ["b.wav"]
+
+
+def test_names_of_recordings(tmp_path):
+    """By folder where need be; two paths of elsewhere are no recording here; tools must agree."""
+    touch(tmp_path, "north/x.wav", "south/x.wav", "y.wav")
+    head = "filename,onset,offset,label\n"
+    (tmp_path / "e.csv").write_text(head + "D:\\s\\South\\X.wav,0,1,dog\nsub/y.wav,0,1,dog\n")
+    assert sorted(read_annotations(tmp_path).events) == ["south/x.wav", "y.wav"]
+    (tmp_path / "e.csv").write_text(head + "x.wav,0,1,dog\n")
+    with pytest.raises(UserError, match=r"row 2: 'x.wav' may be north/x.wav or south/x.wav"):
+        read_annotations(tmp_path)
+    (tmp_path / "e.csv").write_text(head + "a/y.wav,0,1,dog\nb/y.wav,0,1,dog\n")
+    with pytest.raises(UserError, match=r"row 3: 'b/y.wav' is another file than 'a/y'"):
+        read_annotations(tmp_path)
+    (tmp_path / "e.csv").write_text(head + "y.wav,0,1,dog\n")
+    (tmp_path / "y.txt").write_text("0.0\t1.0\tdog\n2.0\t3.0\tcat\n")
+    with pytest.raises(UserError, match=r"y.txt.* disagree, such as on 'cat' at 2 s"):
+        read_annotations(tmp_path)
