@@ -94,12 +94,12 @@ def _answers(network: Network, variables: Variables, log_mel, labels, dtype, pla
     def passed(context, variables):
         def loss(params):
             frames, _ = network.apply(Variables(params, variables.stats), log_mel, context)
-            probabilities = clip_probabilities(frames)
-            return binary_cross_entropy(probabilities, labels), probabilities
+            probabilities = clip_probabilities(jax.nn.sigmoid(frames))
+            return binary_cross_entropy(frames, labels), probabilities
 
         return jax.value_and_grad(loss, has_aux=True)(variables.params)
 
-    context = Context(train=True, dtype=dtype, platform=platform)
+    context = Context(train=True, dtype=dtype, platform=platform, gives_logits=True)
     (loss, _), gradient = passed(context, variables)
     frozen = dataclasses.replace(context, frozen=True)
     (_, probabilities), frozen_gradient = passed(frozen, variables)

@@ -11,7 +11,6 @@ from psl_jax.networks.mobilenetv2 import (
     INVERTED_RESIDUALS,
     STEM_CHANNELS,
     Variables,
-    clip_probabilities,
     create,
 )
 from psl_jax.runtime import parallel
@@ -88,12 +87,12 @@ def _layer(method: str, backward: bool, shape, stride: int, dtype: str) -> Runne
 def _network(method: str, backward: bool, case: Case) -> Runner:
     network, variables = create(NUM_CLASSES, dropout=0.0)
     how = {"channels_first": True} if method == "channels_first" else {"depthwise": method}
-    context = Context(train=backward, dtype=jnp.dtype(case.dtype), **how)
+    context = Context(train=backward, gives_logits=True, dtype=jnp.dtype(case.dtype), **how)
     log_mel, labels = jnp.asarray(case.log_mel()), jnp.asarray(case.labels())
 
     def loss(params, stats, log_mel):
         frames, stats = network.apply(Variables(params, stats), log_mel, context)
-        return binary_cross_entropy(clip_probabilities(frames), labels), stats
+        return binary_cross_entropy(frames, labels), stats
 
     def forward(params, stats, log_mel):
         return network.apply(Variables(params, stats), log_mel, context)[0]

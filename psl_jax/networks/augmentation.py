@@ -80,10 +80,20 @@ def augment_waveform(keys: jax.Array, audio: jax.Array, settings: Augmentation) 
     return audio * jax.vmap(factor)(keys)[:, None]
 
 
-def mask_spectrogram(keys: jax.Array, logmel: jax.Array, settings: Augmentation) -> jax.Array:
-    """SpecAugment: bands of frames and of mel bins set to the example's mean.
+def mask_spectrogram(
+    keys: jax.Array,
+    logmel: jax.Array,
+    settings: Augmentation,
+    valid_frames: jax.Array | None = None,
+) -> jax.Array:
+    """SpecAugment: bands of frames and of mel bins set to the mean of the example's audio.
 
-    keys [batch], logmel [batch, frames, mels] in dB -> [batch, frames, mels].
+    Args:
+      keys: [batch].
+      logmel: [batch, frames, mels] in dB.
+      valid_frames: [batch] frames that are not padding (default: all).
+
+    Returns [batch, frames, mels].
     """
 
     def covered(key, count, longest, size):
@@ -95,7 +105,7 @@ def mask_spectrogram(keys: jax.Array, logmel: jax.Array, settings: Augmentation)
         place = jnp.arange(size)
         return jnp.any((place >= start) & (place < start + length), axis=0)
 
-    def one(key, x):
+    def one(key, x, valid):
         time_key, frequency_key = jax.random.split(key)
         hidden = jnp.zeros(x.shape, bool)
         if settings.time_masks:
@@ -104,11 +114,15 @@ def mask_spectrogram(keys: jax.Array, logmel: jax.Array, settings: Augmentation)
         if settings.frequency_masks:
             args = settings.frequency_masks, settings.frequency_mask_bins, x.shape[1]
             hidden |= covered(frequency_key, *args)
-        return jnp.where(hidden, x.mean(), x)
+        is_audio = jnp.arange(x.shape[0]) < valid
+        mean = jnp.where(is_audio[:, None], x, 0).sum() / (valid * x.shape[1])
+        return jnp.where(hidden, mean, x)
 
     if not (settings.time_masks or settings.frequency_masks):
         return logmel
-    return jax.vmap(one)(keys, logmel)
+    if valid_frames is None:
+        valid_frames = jnp.full(len(logmel), logmel.shape[1])
+    return jax.vmap(one)(keys, logmel, valid_frames)
 
 
 def mixup(

@@ -21,6 +21,7 @@ class Context:
       sharing_devices: how many devices in a row share their batch statistics; 0: all.
       depthwise: see convolutions.METHODS; None chooses by platform.
       platform: that the program is for; None: this machine's.
+      gives_logits: of frames, not their probabilities.
       channels_first: maps are [channels, frames, bands, batch] inside, see convolutions.
     """
 
@@ -32,6 +33,7 @@ class Context:
     depthwise: str | None = None
     platform: str | None = None
     channels_first: bool = False
+    gives_logits: bool = False
 
     @property
     def channel_axis(self) -> int:

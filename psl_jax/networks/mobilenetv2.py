@@ -237,7 +237,8 @@ class MobileNetV2(nnx.Module):
             keep = 1 - self.dropout
             kept = jax.vmap(lambda key: jax.random.bernoulli(key, keep, x.shape[1:]))(dropout_keys)
             x = jnp.where(kept, x / keep, 0.0)
-        return OUTPUTS[self.output](self.classifier(x))
+        logits = self.classifier(x)
+        return logits if context.gives_logits else OUTPUTS[self.output](logits)
 
 
 def clip_probabilities(frames: jax.Array, valid_frames: jax.Array | None = None) -> jax.Array:

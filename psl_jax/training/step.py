@@ -15,12 +15,10 @@ from psl_jax.networks.augmentation import Augmentation, augment_waveform, mask_s
 from psl_jax.networks.folding import FoldedNetwork
 from psl_jax.networks.forward_context import Context
 from psl_jax.networks.frontend import LogMel, num_frames, to_float, zeros_after
-from psl_jax.networks.mobilenetv2 import Network, Variables, clip_probabilities, output_frames
+from psl_jax.networks.mobilenetv2 import Network, Variables, output_frames
 from psl_jax.runtime import parallel
 from psl_jax.scoring.scorer import score_function
 from psl_jax.training import metric_log
-
-PROBABILITY_MARGIN = 1e-7  # keeps the logarithms of the loss finite
 
 
 class TrainState(NamedTuple):
@@ -83,16 +81,43 @@ def init_state(variables: Variables) -> TrainState:
     return TrainState(np.zeros((), np.int32), variables, optimizer)
 
 
-def binary_cross_entropy(probabilities: jax.Array, labels: jax.Array) -> jax.Array:
-    """Mean over examples and classes of -y log p - (1 - y) log(1 - p); arrays [batch, classes]."""
-    p = jnp.clip(probabilities, PROBABILITY_MARGIN, 1 - PROBABILITY_MARGIN)
-    return -jnp.mean(labels * jnp.log(p) + (1 - labels) * jnp.log1p(-p))
+def binary_cross_entropy(
+    logits: jax.Array, labels: jax.Array, valid_frames: jax.Array | None = None
+) -> jax.Array:
+    """Mean over examples and classes of -y log p - (1 - y) log(1 - p).
+
+    p is the mean over valid frames of sigmoid(logit), and 1 - p that of sigmoid(-logit). Their
+    logarithms are taken of logits, so that the gradient does not vanish where p is 0 or 1.
+
+    Args:
+      logits: [batch, frames, classes].
+      labels: [batch, classes].
+      valid_frames: [batch] frames that are not padding (default: all).
+    """
+    log_p = _log_mean_exp(jax.nn.log_sigmoid(logits), valid_frames)
+    log_not_p = _log_mean_exp(jax.nn.log_sigmoid(-logits), valid_frames)
+    return -jnp.mean(labels * log_p + (1 - labels) * log_not_p)
 
 
-def categorical_cross_entropy(probabilities: jax.Array, labels: jax.Array) -> jax.Array:
-    """Mean over examples of -sum y log p over classes; arrays [batch, classes]."""
-    p = jnp.maximum(probabilities, PROBABILITY_MARGIN)
-    return -jnp.mean((labels * jnp.log(p)).sum(axis=1))
+def categorical_cross_entropy(
+    logits: jax.Array, labels: jax.Array, valid_frames: jax.Array | None = None
+) -> jax.Array:
+    """Mean over examples of -sum y log p over classes; p is the mean over frames of the softmax.
+
+    Arguments are those of `binary_cross_entropy`.
+    """
+    log_p = _log_mean_exp(jax.nn.log_softmax(logits), valid_frames)
+    return -jnp.mean((labels * log_p).sum(axis=1))
+
+
+def _log_mean_exp(values: jax.Array, valid_frames: jax.Array | None) -> jax.Array:
+    """log(mean(exp(values))) over valid frames: [batch, frames, classes] -> [batch, classes]."""
+    frames = values.shape[1]
+    if valid_frames is None:
+        return jax.nn.logsumexp(values, axis=1) - np.log(frames)
+    valid = (jnp.arange(frames) < valid_frames[:, None])[..., None]
+    counts = jnp.clip(valid_frames, 1, frames).astype(values.dtype)
+    return jax.nn.logsumexp(values, axis=1, where=valid) - jnp.log(counts)[:, None]
 
 
 _LOSSES = {"sigmoid": binary_cross_entropy, "softmax": categorical_cross_entropy}
@@ -133,7 +158,7 @@ def step_function(network: Network, recipe: Recipe, platform: str) -> Callable:
             features, labels = _inputs(batch, keys, recipe, platform)
             frames, stats = network.apply(variables, features, context, keys["dropout"])
         valid = None if recipe.count_padding else output_frames(num_frames(batch["num_samples"]))
-        value = _LOSSES[recipe.output](clip_probabilities(frames, valid), labels)
+        value = _LOSSES[recipe.output](frames, labels, valid)
         return jax.lax.pmean(value, parallel.AXIS), stats
 
     def step(state: TrainState, batch: dict[str, jax.Array], rate: jax.Array, teacher: Any = None):
@@ -166,6 +191,7 @@ def _context(recipe: Recipe, platform: str) -> Context:
     on_cpu = platform == "cpu"
     return Context(
         train=True,
+        gives_logits=True,
         frozen=recipe.trainable != "all",
         dtype=jnp.dtype(recipe.dtype),
         axis_name=parallel.AXIS,
@@ -226,7 +252,8 @@ def _inputs(batch, keys, recipe: Recipe, platform: str) -> tuple[jax.Array, jax.
     settings = recipe.augmentation
     features = _spectrogram(batch, recipe, platform, keys["waveform"])
     with jax.named_scope("augmentation"):
-        features = mask_spectrogram(keys["masks"], features, settings)
+        valid = None if recipe.count_padding else num_frames(batch["num_samples"])
+        features = mask_spectrogram(keys["masks"], features, settings, valid)
         return mixup(keys["mixup"], features, batch["labels"], settings)
 
 

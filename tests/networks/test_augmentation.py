@@ -84,6 +84,18 @@ def test_different_keys_augment_differently():
     assert (first != second).any(axis=1).all()
 
 
+def test_masks_have_the_mean_of_the_audio_and_not_of_the_padding():
+    features = spectrograms()
+    features[:, 30:] = -100
+    settings, count = Augmentation(time_masks=2, time_mask_frames=20), len(features)
+    keys = jax.random.split(jax.random.key(0), count)
+    out = np.asarray(mask_spectrogram(keys, features, settings, jnp.full(count, 30)))
+    hidden = out != features
+    means = np.broadcast_to(features[:, :30].mean(axis=(1, 2), keepdims=True), out.shape)
+    assert hidden.any()
+    np.testing.assert_allclose(out[hidden], means[hidden], rtol=1e-5)
+
+
 def runs_of(hidden):
     """[start, end) of the runs of True in a bool [n]."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], hidden, [0]])))

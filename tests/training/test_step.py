@@ -17,25 +17,37 @@ from psl_jax.runtime import parallel
 from psl_jax.training.step import (
     Recipe,
     binary_cross_entropy,
+    categorical_cross_entropy,
     init_state,
     step_function,
     train_program,
 )
 
 
-def test_cross_entropy_of_soft_labels():
+@pytest.mark.parametrize("frames", [None, [5, 1, 3, 2]])
+def test_cross_entropy_of_soft_labels(frames):
+    """Against the definition by probabilities, in float64."""
     rng = np.random.default_rng(0)
-    p, y = rng.uniform(0.01, 0.99, (4, 7)), rng.random((4, 7))
+    logits, y = 3 * rng.standard_normal((4, 5, 7)), rng.random((4, 7))
+    counts = frames or [5] * 4
+    rows = zip(1 / (1 + np.exp(-logits)), counts, strict=True)
+    p = np.stack([row[:count].mean(axis=0) for row, count in rows])
     expected = -(y * np.log(p) + (1 - y) * np.log(1 - p)).mean()
-    ours = binary_cross_entropy(jnp.float32(p), jnp.float32(y))
+    valid = None if frames is None else jnp.array(frames)
+    ours = binary_cross_entropy(jnp.float32(logits), jnp.float32(y), valid)
     assert float(ours) == pytest.approx(expected, rel=1e-5)
 
 
-def test_cross_entropy_stays_finite_at_the_ends():
-    probabilities, labels = jnp.array([[0.0, 1.0, 0.0, 1.0]]), jnp.array([[0.0, 1.0, 1.0, 0.0]])
-    value, gradient = jax.value_and_grad(binary_cross_entropy)(probabilities, labels)
-    assert float(value) == pytest.approx(-math.log(1e-7) / 2, rel=0.01)
-    assert np.isfinite(gradient).all()
+@pytest.mark.parametrize(("logit", "label"), [(-20.0, 1.0), (20.0, 0.0), (-200.0, 1.0)])
+@pytest.mark.parametrize("loss", [binary_cross_entropy, categorical_cross_entropy])
+def test_the_gradient_does_not_vanish_where_probabilities_saturate(loss, logit, label):
+    """d loss / d logit is p - y, shared out over the frames."""
+    logits = jnp.zeros((1, 4, 2 if loss is categorical_cross_entropy else 1)).at[..., 0].set(logit)
+    labels = jnp.array([[label, 1 - label][: logits.shape[2]]])
+    value, gradient = jax.value_and_grad(loss)(logits, labels)
+    assert float(value) == pytest.approx(abs(logit), rel=1e-4)
+    expected = -np.sign(logit) * (-1.0)
+    assert float(gradient[..., 0].sum()) == pytest.approx(expected, rel=1e-5)
 
 
 SAMPLES = 8000
@@ -95,11 +107,10 @@ def test_padding_does_not_enter_the_loss(plain):
     frames, _ = plain.network.apply(plain.variables, features, Context(train=True))
     assert frames.shape[1] == 2  # of 51 frames, halved five times; of the 26 of 4000 samples, 1
     rows = zip(np.asarray(frames), [2, 1, 2, 1], strict=True)
-    clips = np.stack([row[:valid].mean(axis=0) for row, valid in rows])
-    expected = binary_cross_entropy(jnp.asarray(clips), jnp.asarray(batch["labels"]))
-    assert loss == pytest.approx(float(expected), rel=1e-5)
-    everything = binary_cross_entropy(frames.mean(axis=1), jnp.asarray(batch["labels"]))
-    assert abs(float(everything) - loss) > 1e-4 * loss
+    p, y = np.stack([row[:valid].mean(axis=0) for row, valid in rows]), batch["labels"]
+    assert loss == pytest.approx(-(y * np.log(p) + (1 - y) * np.log1p(-p)).mean(), rel=1e-5)
+    p = np.asarray(frames).mean(axis=1)
+    assert abs(-(y * np.log(p) + (1 - y) * np.log1p(-p)).mean() - loss) > 1e-4 * loss
 
 
 @pytest.fixture
