@@ -121,8 +121,8 @@ def main(arguments: argparse.Namespace) -> None:
 def _import(arguments: argparse.Namespace) -> None:
     from psl_jax.data.label_manifest import segmentation_of
     from psl_jax.data.source import open_folder
-    from psl_jax.label_files import class_columns, importing, older_folder
-    from psl_jax.networks.class_lists import read_classes
+    from psl_jax.label_files import importing, older_folder
+    from psl_jax.networks.class_lists import match_classes, read_classes
     from psl_jax.runtime import disk_errors, files
 
     path, out = pathlib.Path(arguments.source), pathlib.Path(arguments.out)
@@ -146,8 +146,13 @@ def _import(arguments: argparse.Namespace) -> None:
     source = open_folder(arguments.data, arguments.split)
     index = source.index
     file = form.read(path, options)
-    keep_weak = arguments.unmapped == "weak"
-    columns = class_columns.by_name(file.classes, index.classes, path, keep_weak)
+    columns = match_classes(
+        file.classes,
+        index.classes,
+        path,
+        unmapped=arguments.unmapped,
+        remedy="--unmapped=weak lets them keep their weak labels",
+    )
     disk_errors.check_writable(out, "--out")
     paths = form.files(path, options)
     origin = {
@@ -160,7 +165,7 @@ def _import(arguments: argparse.Namespace) -> None:
         "missing": arguments.missing,
         **form.settings(options),
     }
-    uses_weak = keep_weak or arguments.missing == "weak"
+    uses_weak = "weak" in (arguments.unmapped, arguments.missing)
     found = importing.import_labels(
         file,
         path,

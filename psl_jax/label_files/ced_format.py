@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from psl_jax.data.soft_labels import SoftLabels
-from psl_jax.label_files import class_columns, label_file, optional_imports
-from psl_jax.label_files.label_file import Block, Options, Wanted
+from psl_jax.label_files import label_file, optional_imports
+from psl_jax.label_files.label_file import GIVE_CLASSES, Block, Options, Wanted
+from psl_jax.networks import class_lists
 from psl_jax.networks.class_lists import audioset_classes
 from psl_jax.runtime import csv_files, files
 from psl_jax.runtime.disk_errors import plain_disk_errors
@@ -49,9 +50,8 @@ class TopKFile:
                 f"{list(self._indexes.shape)}, expected both [rows, k]"
             )
         names = None if stored is None else [str(name) for name in stored]
-        given = options.classes
-        width = len(given or names or audioset_classes())
-        self.classes = class_columns.of_file(names, given, width, path)
+        width = len(options.classes or names or audioset_classes())
+        self.classes = class_lists.name_columns(options.classes or names, width, path, GIVE_CLASSES)
         self._table = _read_table(_table_path(path, options), shape[0])
 
     def blocks(self, wanted: Wanted) -> Iterator[Block]:

@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from psl_jax.data.soft_labels import SoftLabels
-from psl_jax.label_files import class_columns, label_file
-from psl_jax.label_files.label_file import Block, Options, Wanted
+from psl_jax.label_files import label_file
+from psl_jax.label_files.label_file import GIVE_CLASSES, Block, Options, Wanted
+from psl_jax.networks import class_lists
 from psl_jax.networks.class_lists import audioset_classes, read_classes
 from psl_jax.runtime import files
 from psl_jax.runtime.disk_errors import plain_disk_errors
@@ -44,7 +45,7 @@ class LogitArray:
         stored = classes_path(path)
         names = read_classes(stored)[0] if stored.exists() and not options.classes else None
         width = self._values.shape[1]
-        self.classes = class_columns.of_file(names, options.classes, width, path)
+        self.classes = class_lists.name_columns(options.classes or names, width, path, GIVE_CLASSES)
         self._rows = _read_index(_index_path(path, options), len(self._values))
 
     def blocks(self, wanted: Wanted) -> Iterator[Block]:

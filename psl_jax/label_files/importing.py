@@ -19,10 +19,10 @@ from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
 from psl_jax.data import label_manifest
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.soft_labels import SoftLabelWriter
-from psl_jax.label_files import class_columns
-from psl_jax.label_files.class_columns import Columns
 from psl_jax.label_files.clip_names import ClipNames
 from psl_jax.label_files.label_file import SAME_SECONDS, Block, LabelFile, Wanted
+from psl_jax.networks import class_lists
+from psl_jax.networks.class_lists import Columns
 from psl_jax.runtime import progress
 from psl_jax.runtime.disk_errors import plain_disk_errors
 from psl_jax.runtime.errors import UserError
@@ -92,7 +92,7 @@ def import_labels(
 
     Args:
       file, path: the file, and where it lies.
-      columns: which of the file's columns each class has, see `class_columns`.
+      columns: which of the file's columns each class has, see `class_lists`.
       directory, begin: where the soft labels go, and what makes their writer: after all rows were
         read, so that a file that cannot be used leaves nothing behind; or at once where there are
         labels already, which must be the same.
@@ -143,7 +143,9 @@ def _read(
         for block in file.blocks(wanted):
             clips = names.find(block.names)
             taken, place = places.of(block, clips)
-            scratch.add(place, class_columns.select(block.values[taken], columns), places.name)
+            scratch.add(
+                place, class_lists.select_columns(block.values[taken], columns), places.name
+            )
             rows += len(np.unique(taken))
             known_rows += int((clips >= 0).sum())
             bar.update(len(block.names))

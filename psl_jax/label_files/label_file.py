@@ -14,6 +14,9 @@ from psl_jax.runtime.errors import UserError
 
 BLOCK_ROWS = 1024
 POOLS = ("mean", "max")
+GIVE_CLASSES = (
+    "give their list: --classes=FILE.csv, with the column label, or index,mid,display_name"
+)
 SAME_SECONDS = 1e-3  # as far as a time may be from that of its segment
 
 # The logits that stand for probabilities of 0 and 1, which have none: float16 rounds back to them.

@@ -15,8 +15,9 @@ import numpy as np
 
 from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.data.soft_labels import SoftLabels
-from psl_jax.label_files import class_columns, label_file, optional_imports
-from psl_jax.label_files.label_file import Block, Options, Wanted
+from psl_jax.label_files import label_file, optional_imports
+from psl_jax.label_files.label_file import GIVE_CLASSES, Block, Options, Wanted
+from psl_jax.networks import class_lists
 from psl_jax.networks.class_lists import audioset_classes
 from psl_jax.runtime import files
 from psl_jax.runtime.disk_errors import plain_disk_errors
@@ -47,7 +48,9 @@ class FrameFile:
                 "[clips, classes, frames] and as many names as clips"
             )
         names = None if stored is None else [str(name) for name in stored]
-        self.classes = class_columns.of_file(names, options.classes, shape[1], path)
+        self.classes = class_lists.name_columns(
+            options.classes or names, shape[1], path, GIVE_CLASSES
+        )
         self._frames = _frames_of_segments(shape[2], options)
         if not all(map(len, self._frames)):
             raise UserError(

@@ -1,17 +1,31 @@
-"""Class lists: CSVs in the form of AudioSet's, and AudioSet's own."""
+"""Class lists, as CSVs and of files without names, and which classes of two lists are the same."""
 
 import difflib
+import itertools
 import os
 import pathlib
 import unicodedata
 from collections.abc import Sequence
 from functools import cache
 
+import numpy as np
+
 from psl_jax.runtime import csv_files
 from psl_jax.runtime.errors import UserError
 
 # AudioSet's class_labels_indices.csv, by Google, under CC BY 4.0: see audioset_classes.NOTICE.
 AUDIOSET_CSV = pathlib.Path(__file__).with_name("audioset_classes.csv")
+# YAMNet has AudioSet's classes without these, in the same order.
+_MIDS_NOT_IN_YAMNET = frozenset(
+    ("/m/05zppz", "/m/02zsn", "/m/04gy_2", "/t/dd00003", "/t/dd00004", "/t/dd00032")
+)
+
+# What a class of the data that a file or teacher lacks has: see `match_classes`.
+UNMAPPED = ("error", "drop", "weak")
+# For each class of the data the numbers of the other list's classes of which it has the maximum.
+Columns = Sequence[Sequence[int]]
+
+_SHOWN = 5  # class names in a message
 
 
 @cache
@@ -83,3 +97,131 @@ def clean_name(label: str) -> str:
     Accents are composed (NFC): the same name comes in either spelling.
     """
     return unicodedata.normalize("NFC", " ".join(label.split()))
+
+
+def match_classes(
+    theirs: Sequence[str],
+    ours: Sequence[str],
+    source: object,
+    class_map: str | os.PathLike | None = None,
+    unmapped: str = "error",
+    remedy: str = "",
+) -> Columns:
+    """For each class of the data the classes of a file or teacher of which it has the maximum.
+
+    Args:
+      theirs: the classes of the file or teacher, by names or AudioSet's MIDs.
+      ours: the data's classes.
+      source: what messages call the file or teacher.
+      class_map: CSV class,teacher_class. Classes of the data without a row are matched by equal
+        names or MIDs; a row without teacher_class leaves the class without any.
+      unmapped: "error" refuses a class without any; else it has ().
+      remedy: what the messages advise.
+
+    Raises UserError, with near names for a class that is not there.
+    """
+    numbers = {comparable_name(name): number for number, name in enumerate(theirs)}
+    if len(numbers) < len(theirs):
+        raise UserError(f"{source} names a class twice, or a class and its MID")
+    columns: dict[str, tuple[int, ...]] = {
+        name: (numbers[comparable_name(name)],) for name in ours if comparable_name(name) in numbers
+    }
+    if class_map:
+        columns |= _read_class_map(class_map, theirs, ours, source)
+    lacking = [name for name in ours if not columns.get(name)]
+    if len(lacking) == len(ours):
+        raise UserError(
+            f"{source} has none of the data's classes. It has {_first(theirs)}; the data has "
+            f"{_first(ours)}. {remedy}"
+        )
+    if lacking and unmapped == "error":
+        lines = "; ".join(f"{name}{near_names(name, theirs)}" for name in lacking[:_SHOWN])
+        more = f" and {len(lacking) - _SHOWN} more" if len(lacking) > _SHOWN else ""
+        raise UserError(
+            f"{source} lacks {len(lacking)} of the data's {len(ours)} classes: {lines}{more}. "
+            f"{remedy}"
+        )
+    return [columns.get(name, ()) for name in ours]
+
+
+def _read_class_map(
+    path: str | os.PathLike, theirs: Sequence[str], ours: Sequence[str], source: object
+) -> dict[str, tuple[int, ...]]:
+    class_names = {comparable_name(name): name for name in ours}
+    numbers = {comparable_name(name): number for number, name in enumerate(theirs)}
+    columns: dict[str, tuple[int, ...]] = {}
+    for line, row in csv_files.read_rows(path, ("class", "teacher_class")):
+        given, other = row["class"].strip(), row["teacher_class"].strip()
+        name = class_names.get(comparable_name(given))
+        if name is None:
+            near = near_names(given, ours)
+            raise UserError(f"{path}, line {line}: the data has no class {given!r}{near}")
+        if not other:
+            columns.setdefault(name, ())
+        elif comparable_name(other) not in numbers:
+            near = near_names(other, theirs)
+            raise UserError(f"{path}, line {line}: {source} has no class {other!r}{near}")
+        else:
+            columns[name] = (*columns.get(name, ()), numbers[comparable_name(other)])
+    return columns
+
+
+def select_columns(values: np.ndarray, columns: Columns) -> np.ndarray:
+    """Values [n, classes of the file] as [n, classes of the data]; NaN for classes without any."""
+    selected = np.full((len(values), len(columns)), np.nan, np.float32)
+    single = [number for number, theirs in enumerate(columns) if len(theirs) == 1]
+    selected[:, single] = values[:, [columns[number][0] for number in single]]
+    for number, theirs in enumerate(columns):
+        if len(theirs) > 1:
+            selected[:, number] = values[:, list(theirs)].max(axis=1)
+    return selected
+
+
+def name_columns(
+    names: Sequence[str] | None, width: int, path: str | os.PathLike, remedy: str
+) -> tuple[str, ...]:
+    """Names of the `width` classes of a file: `names`, or AudioSet's 527 or YAMNet's 521.
+
+    Raises UserError where there are none, or not so many; `remedy` says how they are given.
+    """
+    if names is None:
+        audioset, mids = read_classes(AUDIOSET_CSV)
+        in_yamnet = [mid not in _MIDS_NOT_IN_YAMNET for mid in mids]
+        yamnet = tuple(itertools.compress(audioset, in_yamnet))
+        names = {len(audioset): audioset, len(yamnet): yamnet}.get(width)
+    if names is None:
+        raise UserError(f"{path} has {width} classes and does not name them: {remedy}")
+    if len(names) != width:
+        raise UserError(f"{path} has {width} classes, and the list of them has {len(names)}")
+    return tuple(map(str, names))
+
+
+def classes_beside(
+    path: str | os.PathLike, width: int, listed: str | os.PathLike | None = None
+) -> tuple[str, ...]:
+    """Names of a file's `width` classes: those of the list `listed`, or of FILE.classes.csv.
+
+    Without a list those of `name_columns`. Raises UserError.
+    """
+    beside = f"{os.fspath(path)}.classes.csv"
+    if not listed and os.path.exists(beside):
+        listed = beside
+    names = read_classes(listed)[0] if listed else None
+    remedy = f"put their list beside it as {beside} (column label, or index,mid,display_name)"
+    return name_columns(names, width, path, remedy)
+
+
+def comparable_name(name: str) -> str:
+    """A class name as it is compared: of AudioSet's MIDs their names."""
+    return _audioset_names().get(name.strip(), clean_name(name))
+
+
+@cache
+def _audioset_names() -> dict[str, str]:
+    """Display names of AudioSet's classes by MID."""
+    names, mids = read_classes(AUDIOSET_CSV)
+    return dict(zip(mids, names, strict=True))
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from psl_jax.label_files.class_columns import near_names
+from psl_jax.networks.class_lists import near_names
 from psl_jax.networks.thresholds import DEFAULT
 from psl_jax.runtime.errors import UserError
 from psl_jax.tagging.events import Event, EventFinder, EventSettings

@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from psl_jax.networks import class_lists
 from psl_jax.networks.batch_chunks import in_parts
 from psl_jax.networks.frontend import zeros_after
 from psl_jax.runtime import parallel
 from psl_jax.scoring.scorer import DeviceScorer
-from psl_jax.teachers import class_map, mn_frontend, mn_network, mn_weights
+from psl_jax.teachers import mn_frontend, mn_network, mn_weights
 from psl_jax.teachers.mn_network import MnNetwork
 from psl_jax.teachers.teacher import AUDIOSET_SECONDS, Running, description
 
@@ -92,7 +93,7 @@ def load(path: str) -> MnTeacher:
     file = pathlib.Path(path)
     return MnTeacher(
         file.stem,
-        class_map.classes_of(path, outputs),
+        class_lists.classes_beside(path, outputs),
         network,
         arrays,
         width,

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from psl_jax.networks import class_lists
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
-from psl_jax.teachers import class_map, host_logmel, host_scorer, model_description
+from psl_jax.teachers import host_logmel, host_scorer, model_description
 from psl_jax.teachers.host_scorer import HostScorer
 from psl_jax.teachers.model_description import Description
 from psl_jax.teachers.teacher import (
@@ -225,7 +226,7 @@ def _classes(about: Description, runtime: Runtime, count: int) -> tuple[str, ...
             raise UserError(f"{about.file} has {count} classes, and {len(names)} are named")
         return tuple(names)
     listed = about.classes if isinstance(about.classes, str) else None
-    return class_map.classes_of(about.file, count, listed)
+    return class_lists.classes_beside(about.file, count, listed)
 
 
 def _shown(shape: Sequence[int | None]) -> str:

@@ -16,10 +16,10 @@ from typing import NamedTuple
 import numpy as np
 
 from psl_jax.data.label_manifest import LabelRule
+from psl_jax.networks.class_lists import match_classes
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import is_remote, path_of
 from psl_jax.scoring.scorer import SegmentScorer
-from psl_jax.teachers import class_map
 from psl_jax.teachers.ensemble import Ensemble
 from psl_jax.teachers.psl_teacher import OwnTeacher
 from psl_jax.teachers.teacher import Mapped, Running, Teacher, is_identity
@@ -177,7 +177,15 @@ def _for_classes(teacher: Teacher, classes: tuple[str, ...], path: str, unmapped
             f"{teacher.name} tells {len(teacher.classes)} classes apart with one softmax: it has "
             "no probabilities of some of them alone, and the data has not all of them"
         )
-    columns = class_map.columns_of(teacher.classes, classes, teacher.name, path or None, unmapped)
+    columns = match_classes(
+        teacher.classes,
+        classes,
+        teacher.name,
+        path,
+        unmapped,
+        "Give a CSV class,teacher_class as class_map, or unmapped=weak (they keep their weak "
+        "labels) or drop (0)",
+    )
     if is_identity(columns, teacher.classes) and isinstance(teacher, OwnTeacher):
         return teacher
     return Mapped(teacher, classes, columns)

@@ -14,12 +14,13 @@ from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.label_manifest import LabelRule
 from psl_jax.data.source import Source, open_folder
 from psl_jax.data.whole_clips import WholeClips
+from psl_jax.networks import class_lists
 from psl_jax.runtime import cli_entry, distributed, parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.scoring.evaluation import Cut
 from psl_jax.scoring.relabeling import TaughtBy
 from psl_jax.scoring.scorer import SegmentScorer
-from psl_jax.teachers import class_map, ensemble, open_teacher
+from psl_jax.teachers import ensemble, open_teacher
 from psl_jax.teachers.fitted_teacher import JoinedScorer
 from psl_jax.teachers.open_teacher import parts_of
 from psl_jax.teachers.psl_teacher import OwnTeacher
@@ -53,7 +54,7 @@ def parser(program: str, doc: str, split: str, maps: bool = True) -> argparse.Ar
         what = "what is done with classes that it lacks"
         add("--mean", default=default.mean, choices=ensemble.MEANS, help="of what, of several")
         add("--class_map", default="", metavar="CSV", help=names)
-        add("--unmapped", default=default.unmapped, choices=class_map.UNMAPPED, help=what)
+        add("--unmapped", default=default.unmapped, choices=class_lists.UNMAPPED, help=what)
     group = result.add_argument_group("several processes")
     group.add_argument("--distributed", action="store_true", help="join the others, as main does")
     group.add_argument("--coordinator_address", metavar="HOST:PORT", help="of process 0")

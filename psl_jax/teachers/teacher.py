@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from psl_jax.data.segment_loader import Batch
-from psl_jax.label_files.class_columns import Columns
+from psl_jax.networks.class_lists import Columns
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
 from psl_jax.scoring.scorer import SegmentScorer
