@@ -5,11 +5,14 @@ What can be meant in one way only is read so, and told; nothing becomes another 
 
 import collections
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from psl_jax.networks.class_lists import clean_name
 
 SEPARATORS = (";", ",", "|")
+# What names hold as well: it separates labels only where all parts are classes themselves.
+_IN_NAMES = ("/", "+", "&", "；", "，", "、", " ")
+_MISSING = {"nan", "none", "null", "na", "n/a", "<na>"}
 _LIST = re.compile(r"\s*(?:\[.*\]|[({]\s*['\"].*[)}])\s*", re.DOTALL)
 _QUOTED = re.compile(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)\"""")
 
@@ -35,13 +38,10 @@ class LabelCells:
         """
         self.notes: list[tuple[str, str]] = []
         self._separator = separator
-        counts = collections.Counter(cells)
-        self._parts = {text: self._split(text) for text in counts}
+        counts, event_counts = collections.Counter(cells), collections.Counter(event_labels)
+        self._parts = {text: self._split(text) for text in counts | event_counts}
         self._split_further(classes)
-        names: collections.Counter[str] = collections.Counter()
-        for text, times in counts.items():
-            names.update(dict.fromkeys(self._parts[text], times))
-        events = collections.Counter(map(clean_name, event_labels))
+        names, events = self._count_names(counts), self._count_names(event_counts)
         self._spelling = self._spellings(names + events, classes)
         if classes is None:
             mine = {self.name(name) for name in names}
@@ -50,16 +50,22 @@ class LabelCells:
                 detail = f"{len(others)} classes are in the events alone: {shown}"
                 self.notes.append(("class of events alone", detail))
             classes = tuple(sorted((mine | set(others)) - {""}))
+            self._note_doubtful(classes)
         self.classes = classes
 
     def of(self, cell: str) -> list[str]:
         """The names in a cell."""
         return list(dict.fromkeys(map(self.name, self._parts[cell])))
 
-    def name(self, text: str) -> str:
+    def name(self, name: str) -> str:
         """A class as it is spelt elsewhere."""
-        name = clean_name(text)
         return self._spelling.get(name.casefold(), name) if name not in self._exact else name
+
+    def _count_names(self, cells: Mapping[str, int]) -> collections.Counter[str]:
+        names: collections.Counter[str] = collections.Counter()
+        for text, times in cells.items():
+            names.update(dict.fromkeys(self._parts[text], times))
+        return names
 
     def _split(self, text: str) -> list[str]:
         if _LIST.fullmatch(text):
@@ -67,13 +73,14 @@ class LabelCells:
             if not any(kind == "Python list" for kind, _ in self.notes):
                 self.notes.append(("Python list", f"labels such as {text!r} are read as lists"))
         else:
-            parts = text.split(self._separator)
+            parts = _without_quotes(text).replace("\t", self._separator).split(self._separator)
+            parts = list(map(_without_quotes, parts))
         return [name for name in map(clean_name, parts) if name]
 
     def _split_further(self, classes: tuple[str, ...] | None) -> None:
         """Reads names that hold another separator as lists where their parts are classes."""
         uses_own = any(self._separator in text for text in self._parts)
-        for other in SEPARATORS:
+        for other in (*SEPARATORS, *_IN_NAMES):
             names = {name for parts in self._parts.values() for name in parts}
             known = {n.casefold() for n in classes or names if classes or other not in n}
             joined = {n: [p for p in map(clean_name, n.split(other)) if p] for n in names}
@@ -82,7 +89,9 @@ class LabelCells:
             joined = {n: parts for n, parts in joined.items() if other in n and len(parts) > 1}
             found = {n: [p.casefold() in known for p in parts] for n, parts in joined.items()}
             lists = {n for n in joined if all(found[n])}
-            if lists and not classes and not uses_own:  # so the others are lists, too
+            unsure = lists if other == " " else {n for n in joined if any(found[n])} - lists
+            lists = lists - unsure
+            if other in SEPARATORS and lists and not classes and not uses_own:  # others, too
                 lists |= {n for n in joined if any(found[n])}
             if lists:
                 for text, parts in self._parts.items():
@@ -91,9 +100,9 @@ class LabelCells:
                 detail = f"{len(lists)} labels such as {min(lists)!r} are read as several, "
                 detail += f"separated by {other!r}: the parts are classes themselves"
                 self.notes.append(("several labels", detail))
-            unsure = {n for n in joined if n not in lists and any(found[n])}
-            if not uses_own and not classes:  # "Vehicle horn, car horn" is one of AudioSet's names
-                unsure |= {n for n in joined if n not in lists and f"{other} " not in n}
+            if other in SEPARATORS and not uses_own:  # "Vehicle horn, car horn" is AudioSet's name
+                unsure |= {n for n in joined if f"{other} " not in n}
+            unsure -= lists
             if unsure and other != self._separator and not classes:
                 detail = (
                     f"{len(unsure)} labels hold {other!r}, such as {min(unsure)!r}, which is one "
@@ -126,3 +135,22 @@ class LabelCells:
             detail = f"{len(changed)} classes are spelt in several ways, and read as one: {shown}"
             self.notes.append(("other spelling", detail))
         return spelling
+
+    def _note_doubtful(self, classes: Iterable[str]) -> None:
+        """Tells of classes that may be a missing value, or the same."""
+        alike: dict[str, list[str]] = {}
+        for name in classes:
+            alike.setdefault(re.sub(r"[\W_]", "", name.casefold()) or name, []).append(name)
+        if same := [names for names in alike.values() if len(names) > 1]:
+            shown = "; ".join(", ".join(map(repr, names)) for names in same[:5])
+            detail = f"{len(same)} classes are spelt in several ways: {shown}. If each is one "
+            self.notes.append(("one class or several?", detail + "class, spell it in one way"))
+        if missing := [repr(name) for name in classes if name.casefold() in _MISSING]:
+            detail = f"{', '.join(missing)} is a class here: for no label leave the cell empty"
+            self.notes.append(("no label?", detail))
+
+
+def _without_quotes(text: str) -> str:
+    """The text between the quotes that stand around it, if any do."""
+    quoted = _QUOTED.fullmatch(text.strip())
+    return (quoted[1] or quoted[2] or "") if quoted else text

@@ -167,18 +167,19 @@ class _SplitReader:
         self.problems += table.bad
         by_file: dict[str, list[Event]] = {}
         for line, row in table.rows:
-            key, name = _normal(row["filename"]), self._cells.name(row["label"])
+            key, names = _normal(row["filename"]), self._cells.of(row["label"])
             onset, offset = _number(row["onset"]), _number(row["offset"])
             where = f"{table.path.name} line {line}"
             if key not in labels:
                 self._report(row, "event without clip", f"{where}: no row of {self._split}.csv")
-            elif name not in self._lookup:
-                self._report(row, "unknown label", f"{where}: {name!r} not in the classes")
+            elif unknown := [name for name in names if name not in self._lookup]:
+                self._report(row, "unknown label", f"{where}: {unknown[0]!r} not in the classes")
             elif onset is None or offset is None or not 0 <= onset < offset:
                 times = f"{row['onset']!r} to {row['offset']!r}"
                 self._report(row, "bad event", f"{where}: {times} s is no stretch of time")
             else:
-                by_file.setdefault(key, []).append((onset, offset, self._lookup[name]))
+                found = [(onset, offset, self._lookup[name]) for name in names]
+                by_file.setdefault(key, []).extend(found)
         return by_file
 
     def _report(self, row: dict[str, str], kind: str, detail: str) -> None:

@@ -27,6 +27,9 @@ Columns = Sequence[Sequence[int]]
 
 _SHOWN = 5  # class names in a message
 
+# Byte order marks, spaces of no width, marks of the direction of writing.
+_INVISIBLE = dict.fromkeys(map(ord, "\ufeff\u200b\u2060\u200e\u200f\u00ad"))
+
 
 @cache
 def audioset_classes() -> tuple[str, ...]:
@@ -94,9 +97,10 @@ def near_names(name: str, names: Sequence[str]) -> str:
 def clean_name(label: str) -> str:
     """White space, line ends too, counts as one space: TFDS keeps class names one a line.
 
-    Accents are composed (NFC): the same name comes in either spelling.
+    Accents are composed (NFC): the same name comes in either spelling. Characters that nobody sees
+    are left out.
     """
-    return unicodedata.normalize("NFC", " ".join(label.split()))
+    return unicodedata.normalize("NFC", " ".join(label.translate(_INVISIBLE).split()))
 
 
 def match_classes(

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import functools
 import hashlib
 import itertools
 import os
@@ -13,6 +14,8 @@ from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import is_remote, path_of
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+# A quote may follow a space: a.wav, "dog, rain".
+_csv_reader = functools.partial(csv.reader, skipinitialspace=True)
 
 
 class Table(NamedTuple):
@@ -79,6 +82,8 @@ def read_rows(
                 f"expected {expected or ','.join(columns)}, separated by commas (or semicolons, "
                 "tabs, bars)."
             )
+        if twice := [name for name in columns if header.count(name) > 1]:
+            raise UserError(f"{path}: two columns are called {twice[0]}: rename one, or leave it out")
         for line, fields in table.rows:
             while len(fields) > len(header) and not fields[-1].strip():
                 fields.pop()  # empty columns of spreadsheets
@@ -111,13 +116,13 @@ def number(text: str) -> float:
 
 
 def _fields(line: str, separator: str) -> list[str]:
-    return [name.strip() for name in next(csv.reader([line], delimiter=separator), [])]
+    return [name.strip() for name in next(_csv_reader([line], delimiter=separator), [])]
 
 
 def _rows(
     path: str | os.PathLike, file: IO[str], separator: str
 ) -> Iterator[tuple[int, list[str]]]:
-    reader = csv.reader(file, delimiter=separator, strict=True)
+    reader = _csv_reader(file, delimiter=separator, strict=True)
     while True:
         line = reader.line_num + 2  # the header is not counted
         try:
@@ -140,10 +145,24 @@ def plain_read_errors(path: str | os.PathLike) -> Iterator[None]:
     """Turns what goes wrong in reading a table into a UserError."""
     try:
         yield
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: not a table in UTF-8: {error}. Save it as UTF-8.") from error
+    except csv.Error as error:
+        raise UserError(f"{path}: not a table: {error}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}, line {_first_undecodable_line(path)}: not a table in UTF-8. Save it as "
+            'UTF-8; Excel calls that file type "CSV UTF-8".'
+        ) from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _first_undecodable_line(path: str | os.PathLike) -> int:
+    content = path_of(path).read_bytes()
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        content = content[: error.start]
+    return content.count(b"\n") + 1
 
 
 def hash_files(paths: Iterable[pathlib.Path]) -> str:

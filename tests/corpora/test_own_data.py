@@ -208,7 +208,8 @@ def test_labels_may_be_mids_and_classes_one_column(tmp_path):
         ("train.csv", 'filename,labels\na.wav,"dog\nb.wav,cat"\n', "line 2: .*several lines"),
         ("train.csv", "filename,labels\n", "no label in any row"),
         ("my-split.csv", "filename,labels\na.wav,dog\n", "letters, digits and '_'"),
-        ("train.csv", b"filename,labels\n\xff\xfe.wav,dog\n", "not a table in UTF-8"),
+        ("train.csv", b"filename,labels\n\xff\xfe.wav,dog\n", "line 2: not a table in UTF-8"),
+        ("train.csv", "filename,labels,labels\na.wav,dog,cat\n", "two columns are called labels"),
         ("train_events.csv", "filename,onset,offset\n", "no column label"),
         ("classes.csv", "index,mid,display_name\n0,a,x\n2,b,y\n", "must count 0, 1, 2"),
         ("classes.csv", "index,mid,display_name\n0,a,x\n1,b,x\n", "named twice"),
@@ -372,6 +373,11 @@ def read_tables(folder, **tables):
         (["Dog ", " dog", "DOG", "dog"], ["dog"] * 4, "other spelling"),
         (['"dog, loud"', "dog"], ["dog,_loud", "dog"], "one label or several?"),
         (['"Vehicle horn, car horn"', "dog"], ["Vehicle_horn,_car_horn", "dog"], None),
+        (["dog/rain", "dog", "rain"], ["dog rain", "dog", "rain"], "several labels"),
+        (["dog rain", "dog", "rain"], ["dog_rain", "dog", "rain"], "one label or several?"),
+        (["'dog;rain'", ' "dog;rain"', "dog\u200b"], ["dog rain", "dog rain", "dog"], None),
+        (["car-horn", "Carhorn"], ["car-horn", "Carhorn"], "one class or several?"),
+        (["nan", "dog"], ["nan", "dog"], "no label?"),
     ],
 )
 def test_labels_as_people_write_them(tmp_path, cells, expected, kind):
@@ -410,9 +416,10 @@ def test_files_that_are_called_a_little_otherwise(tmp_path):
 
 def test_a_class_of_events_alone_is_told(tmp_path):
     tables = {"full": "filename,labels\na.wav,dog\n"}
-    tables["full_events"] = "filename,onset,offset,label\na.wav,0,1,dgo\n"
+    tables["full_events"] = "filename,onset,offset,label\na.wav,0,1,dgo;dog\n"
     _, told, read = read_tables(tmp_path, **tables)
     assert read.classes == ("dgo", "dog") and "'dgo'" in told["class of events alone"]
+    assert read.rows["full"][0].events == ((0.0, 1.0, 0), (0.0, 1.0, 1))
 
 
 def test_labels_of_what_is_cut_away_are_dropped_where_the_events_show_it(tmp_path):
