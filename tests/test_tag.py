@@ -194,7 +194,7 @@ def test_out_writes_a_file_for_each(run, folder, tmp_path):
     for style in ("json", "audacity", "raven", "frames", "table"):
         assert run(folder, "--out", tmp_path / style, "--format", style)[0] == 0
         names = [path.name for path in (tmp_path / style).rglob("*") if path.is_file()]
-        assert len([name for name in names if name != output_formats.FolderWriter.RECORD]) == 3
+        assert len([name for name in names if name != output_formats.OutputFolder.RECORD]) == 3
     entry = json.loads((tmp_path / "json" / "a.json").read_text())
     assert entry["seconds"] == 6.3
 
@@ -262,11 +262,11 @@ def test_a_recording_of_the_same_name_is_no_tagged_one(run, tmp_path):
     for site, seconds in (("north", 0.5), ("south", 1.0)):
         audio_files.write(tmp_path / site / "0600.wav", audio_files.tone(seconds))
     north, south, out = tmp_path / "north", tmp_path / "south", tmp_path / "tags"
-    for arguments in ((north / "0600.wav", "--out", out), (north, "--out", out, "--skip_existing")):
-        assert run(*arguments)[0] == 0
-    for arguments in ((south / "0600.wav", "--out", out), (south, "--out", out, "--skip_existing")):
-        with pytest.raises(UserError, match=r"0600\.csv holds the tags of .*north.0600\.wav"):
-            run(*arguments)
+    for options in (["--out", out], ["--out", out, "--skip_existing"], ["--plot", tmp_path / "p"]):
+        assert run(north / "0600.wav", *options)[0] == 0
+        for second in (south / "0600.wav", south):
+            with pytest.raises(UserError, match=r"0600\.(csv|png) is of .*north.0600\.wav"):
+                run(second, *options)
     assert run(south, north, "--out", tmp_path / "both")[0] == 0
     assert sorted(tmp_path.glob("both/*/*.csv")) == [
         tmp_path / "both" / site / "0600.csv" for site in ("north", "south")

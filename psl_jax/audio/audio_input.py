@@ -47,13 +47,14 @@ def blocks_of(
     if isinstance(audio, str | os.PathLike) or hasattr(audio, "read"):
         file = functools.cache(lambda: _seekable(audio))
         return lambda: decoding.decoded_blocks(file(), on_open)
-    if isinstance(audio, list | tuple) and audio and isinstance(audio[0], list | tuple):
+    if isinstance(audio, list | tuple) and audio and as_array(audio[0]).ndim:
         raise UserError(
-            "a list of lists: give several waveforms as a list of NumPy arrays, several channels "
-            "as one array [samples, channels]"
+            f"a list of {type(audio[0]).__name__}s: give several waveforms as a list of NumPy "
+            "arrays, several channels as one array [samples, channels]"
         )
-    check_int32(audio)
-    waveform = resample(to_mono(audio), sample_rate)
+    array = as_array(audio)
+    check_int32(int32_peak(array))
+    waveform = resample(to_mono(array), sample_rate)
     return lambda: iter([waveform])
 
 
@@ -64,6 +65,8 @@ def _seekable(audio: str | os.PathLike | IO[bytes]) -> str | os.PathLike | IO[by
             return audio
         with open(audio, "rb") as file:
             return io.BytesIO(file.read())
+    if getattr(audio, "closed", False):
+        raise DecodeError("unreadable", "a closed file")
     seekable = getattr(audio, "seekable", None)
     return audio if seekable is not None and seekable() else io.BytesIO(audio.read())
 
@@ -99,7 +102,8 @@ def to_mono(waveform: Any) -> np.ndarray:
       UserError: another shape or type, values that are not finite or not in that range.
     """
     array = as_array(waveform)
-    if array.ndim not in (1, 2) or (array.ndim == 2 and min(array.shape) > readers.MAX_CHANNELS):
+    is_stack = array.ndim == 2 and 1 <= min(array.shape) <= readers.MAX_CHANNELS
+    if array.ndim != 1 and not is_stack:
         raise UserError(
             f"a waveform of shape {array.shape}; expected [samples] or [samples, channels]"
         )
@@ -126,9 +130,10 @@ def to_mono(waveform: Any) -> np.ndarray:
 
 
 def as_array(waveform: Any) -> np.ndarray:
-    """As numpy.asarray. Raises UserError for what is no array of numbers."""
+    """As numpy.asarray, in this machine's byte order. Raises UserError for what is no array."""
     try:
-        return np.asarray(waveform)
+        array = np.asarray(waveform)
+        return array.astype(array.dtype.newbyteorder("="), copy=False)
     except Exception as error:  # of NumPy, or of the library whose array it is
         is_pair = isinstance(waveform, tuple) and len(waveform) == 2
         hint = "; give (rate, samples) as samples, sample_rate=rate" if is_pair else ""
@@ -138,16 +143,19 @@ def as_array(waveform: Any) -> np.ndarray:
         ) from error
 
 
-def check_int32(waveform: Any) -> None:
-    """Raises UserError for int32 samples that are of 16 or 24 bits by their size.
+def int32_peak(waveform: np.ndarray) -> int:
+    """The highest magnitude of int32 samples; 0 where they are of another type."""
+    if waveform.dtype != np.int32 or not waveform.size:
+        return 0
+    return max(int(waveform.max()), -int(waveform.min()))
 
-    For whole waveforms: a part of a stream may be silent.
+
+def check_int32(peak: int) -> None:
+    """Raises UserError where int32 samples are of 16 or 24 bits by their `int32_peak`.
+
+    It is that of a whole waveform: a part of one may be silent.
     """
-    if getattr(waveform, "dtype", None) != np.int32 or not np.size(waveform):
-        return
-    array = np.asarray(waveform)
-    peak = max(int(array.max()), -int(array.min()))
-    if 0 < peak < _SMALL_INT32:
+    if 0 < peak <= _SMALL_INT32:
         raise UserError(
             f"samples up to {peak} in an int32 waveform, whose full scale is 2147483648: divide "
             "samples of 16 bits by 32768, of 24 bits by 8388608, of 32 bits by 2147483648"

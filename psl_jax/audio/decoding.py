@@ -170,7 +170,7 @@ def _reader(file: IO[bytes], is_ours: bool) -> Reader:
     # libsndfile warns of mp3 files on standard error before they are left to FFmpeg.
     if not str(getattr(file, "name", "")).lower().endswith(".mp3"):
         with contextlib.suppress(DecodeError):
-            return LibsndfileReader(file.fileno() if is_ours else file)
+            return LibsndfileReader(file, has_descriptor=is_ours)
         file.seek(0)
     return FFmpegReader(file)
 

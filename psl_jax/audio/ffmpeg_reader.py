@@ -12,6 +12,7 @@ from psl_jax.audio.readers import (
     CUT_TOLERANCE_SECONDS,
     DecodeError,
     Reader,
+    check_alone,
     check_finite,
     mean_over_channels,
     one_line,
@@ -49,6 +50,7 @@ class FFmpegReader(Reader):
         self.rate, self.channels = context.sample_rate, context.channels
         self._bit_rate = context.bit_rate
         self._first_byte = 0  # of the stream in the file
+        self._read_to = 0  # bytes
         self._frames = 0  # read so far
         self._damaged_at: float | None = None  # seconds
         self._is_cut_off = False
@@ -85,10 +87,11 @@ class FFmpegReader(Reader):
         try:
             for packet in self._container.demux(self._stream):
                 self._first_byte = self._first_byte or packet.pos or 0
+                self._read_to = (packet.pos or 0) + packet.size or self._read_to
                 is_bad = packet.is_corrupt
                 try:
                     frames = packet.decode()
-                except av.InvalidDataError:
+                except (av.InvalidDataError, av.UndefinedError):  # the latter of ac3 and aac
                     frames, is_bad = [], True
                 for frame in frames:
                     if end is not None and frame.time is not None:
@@ -126,17 +129,19 @@ class FFmpegReader(Reader):
         if not self._frames:
             detail = one_line(self._error) if self._error else "it holds nothing to decode"
             raise DecodeError("undecodable", detail)
-        if self._error is not None:
+        expected = self._stated_seconds()
+        is_short = expected is None or (
+            self._seconds < min(expected, seconds) - _LENGTH_TOLERANCE_SECONDS
+        )
+        if self._error is not None and (is_short or not self._is_tag_behind()):
             detail = f"broken after {self._seconds:.2f} s: {one_line(self._error)}"
             raise DecodeError("truncated", detail)
-        expected = self._stated_seconds()
-        if expected is not None and (
-            self._seconds < min(expected, seconds) - _LENGTH_TOLERANCE_SECONDS
-        ):
+        if expected is not None and is_short:
             detail = f"ends after {self._seconds:.2f} s, its header says {expected:.2f} s"
             raise DecodeError("truncated", detail)
-        if self._is_cut_off or self._lacks_last_ogg_page():
+        if self._is_cut_off or self._lacks_last_ogg_page() or self._is_cut_avi():
             raise DecodeError("truncated", f"cut off after {self._seconds:.2f} s")
+        check_alone(self._file, self._seconds)
 
     def _stated_seconds(self) -> float | None:
         """The length that the container states; None where FFmpeg estimated it from its bytes."""
@@ -153,6 +158,20 @@ class FFmpegReader(Reader):
             if abs(stated - estimate) < _LENGTH_TOLERANCE_SECONDS:
                 return None
         return stated
+
+    def _is_tag_behind(self) -> bool:
+        """WavPack files often end in a tag, which FFmpeg takes for a damaged block."""
+        if self._container.format.name != "wv":
+            return False
+        self._file.seek(self._read_to)
+        return b"wvpk" not in self._file.read()
+
+    def _is_cut_avi(self) -> bool:
+        """Of an AVI file that ends early FFmpeg states the length that is there."""
+        self._file.seek(0)
+        head = self._file.read(8)
+        is_avi = self._container.format.name == "avi" and head[:4] == b"RIFF"
+        return is_avi and 8 + int.from_bytes(head[4:], "little") > self._container.size
 
     def _lacks_last_ogg_page(self) -> bool:
         """An Ogg file states no length: its last page is marked instead."""

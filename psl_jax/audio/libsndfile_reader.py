@@ -12,6 +12,7 @@ from psl_jax.audio.readers import (
     BLOCK_SAMPLES,
     DecodeError,
     Reader,
+    check_alone,
     check_finite,
     mean_over_channels,
     one_line,
@@ -58,15 +59,16 @@ class _LenientFile:
 class LibsndfileReader(Reader):
     """An open file; see `Reader`."""
 
-    def __init__(self, file: IO[bytes] | int):
-        """file: at its beginning; a descriptor is read faster, and is not closed.
+    def __init__(self, file: IO[bytes], has_descriptor: bool):
+        """file: at its beginning; by a descriptor it is read faster.
 
         libsndfile is given no file name: by the name it would look for a resource fork beside the
         file, and trust the name's ending.
 
         Raises DecodeError for a format that libsndfile does not read to the exact frame.
         """
-        where: Any = file if isinstance(file, int) else _LenientFile(file)
+        self._file = file
+        where: Any = file.fileno() if has_descriptor else _LenientFile(file)
         try:
             self._source = _ForwardFile(where, closefd=False)
         except (soundfile.LibsndfileError, TypeError, ValueError) as error:
@@ -128,3 +130,4 @@ class LibsndfileReader(Reader):
         if self._error is not None:
             detail = f"broken after {self._frames / rate:.2f} s: {one_line(self._error)}"
             raise DecodeError("truncated", detail)
+        check_alone(self._file, self._frames / rate)

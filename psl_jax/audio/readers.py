@@ -3,7 +3,7 @@
 import abc
 import numbers
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -12,6 +12,8 @@ CUT_TOLERANCE_SECONDS = 0.1
 
 MIN_RATE, MAX_RATE = 1000, 1_000_000  # Hz; a header that says otherwise is none
 MAX_CHANNELS = 64
+
+_FLAC_HEADER = b"fLaC\0\0\0\x22"  # and the size of the first block
 
 BLOCK_SAMPLES = 1 << 18  # of all channels together: 1 MiB of float32 at a time
 
@@ -73,6 +75,28 @@ def check_form(rate: Any, channels: int) -> None:
         raise DecodeError("undecodable", f"a sample rate of {rate:g} Hz, {expected}")
     if not 1 <= channels <= MAX_CHANNELS:
         raise DecodeError("undecodable", f"{channels} channels, expected 1 to {MAX_CHANNELS}")
+
+
+def check_alone(file: IO[bytes], seconds: float) -> None:
+    """Raises DecodeError where another file follows the first `seconds`: what `cat` makes of two.
+
+    Decoders of wav, aiff and flac end silently where the first one ends.
+    """
+    file.seek(0)
+    name, size = file.read(4), file.read(4)
+    is_alone = True
+    if name == b"fLaC":
+        file.seek(0)
+        count, tail = 0, b""
+        while block := file.read(1 << 20):
+            count += (tail + block).count(_FLAC_HEADER)
+            tail = block[1 - len(_FLAC_HEADER) :]
+        is_alone = count == 1
+    elif name in (b"RIFF", b"FORM"):
+        file.seek(8 + int.from_bytes(size, "little" if name == b"RIFF" else "big"))
+        is_alone = file.read(4) != name
+    if not is_alone:
+        raise DecodeError("truncated", f"another file begins after {seconds:.2f} s: part them")
 
 
 def mean_over_channels(data: np.ndarray) -> np.ndarray:

@@ -285,8 +285,9 @@ class _Plotter:
 
         is_folder = not target.lower().endswith(".png")
         disk_errors.check_writable(target if is_folder else path_of(target).parent, "--plot")
-        if is_folder:
-            self._paths = output_formats.output_paths(target, inputs, ".png")
+        self._folder = output_formats.OutputFolder(target, inputs, ".png") if is_folder else None
+        if self._folder is not None:
+            self._paths = self._folder.paths
         elif len(inputs) > 1:
             raise UserError(f"--plot={target} is one plot for {len(inputs)} files: give a folder")
         else:
@@ -305,7 +306,10 @@ class _Plotter:
         for item in list(self._spectrograms):  # those of bad files before this one are dropped
             spectrogram = self._spectrograms.pop(item)
             if item == tags.input:
-                return tag_plot.plot_file(tags, self._paths[item], *spectrogram.finish())
+                tag_plot.plot_file(tags, self._paths[item], *spectrogram.finish())
+                if self._folder is not None:
+                    self._folder.note(item)
+                return
 
 
 def _summarize(

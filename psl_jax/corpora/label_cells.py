@@ -11,7 +11,7 @@ from psl_jax.networks.class_lists import clean_name
 
 SEPARATORS = (";", ",", "|")
 # What names hold as well: it separates labels only where all parts are classes themselves.
-_IN_NAMES = ("/", "+", "&", "；", "，", "、", " ")
+_IN_NAMES = tuple("/+&\uff1b\uff0c\u3001 ")
 _MISSING = {"nan", "none", "null", "na", "n/a", "<na>"}
 _LIST = re.compile(r"\s*(?:\[.*\]|[({]\s*['\"].*[)}])\s*", re.DOTALL)
 _QUOTED = re.compile(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)\"""")

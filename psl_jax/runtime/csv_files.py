@@ -45,6 +45,8 @@ def open_table(path: str | os.PathLike, columns: Sequence[str] = ()) -> Iterator
     It is the one by which the header has the `columns`, in any case (Filename). Raises UserError
     for what is no table, and, naming the line, for a quote that is not closed.
     """
+    if not is_remote(path) and os.path.exists(path) and not os.path.isfile(path):
+        raise UserError(f"{path} is a folder or a pipe; expected a file")
     with plain_read_errors(path), path_of(path).open(encoding="utf-8-sig", newline="") as file:
         first = file.readline()
         headers = {separator: _fields(first, separator) for separator in SEPARATORS}
@@ -83,7 +85,9 @@ def read_rows(
                 "tabs, bars)."
             )
         if twice := [name for name in columns if header.count(name) > 1]:
-            raise UserError(f"{path}: two columns are called {twice[0]}: rename one, or leave it out")
+            raise UserError(
+                f"{path}: two columns are called {twice[0]}: rename one, or leave it out"
+            )
         for line, fields in table.rows:
             while len(fields) > len(header) and not fields[-1].strip():
                 fields.pop()  # empty columns of spreadsheets

@@ -244,40 +244,55 @@ class Printer:
             yield from render(tags, self.style, self.best, self.width)
 
 
-class FolderWriter:
-    """Writes a file for each input into a folder, and a list of which file each output is of.
+class OutputFolder:
+    """A folder with an output for each input, and a list of which file each output is of.
 
     Recordings of the same name may be tagged one after the other into the same folder: the list
     tells that an output is another file's. In a bucket, where nothing can be appended, there is
     none.
+
+    Attributes:
+      paths: where the output of each input goes.
     """
 
     RECORD = ".psl_jax-tag"
 
-    def __init__(self, folder: str, inputs: Sequence[Input], style: str, best: Best):
+    def __init__(self, folder: str, inputs: Sequence[Input], ending: str):
         """Raises UserError where an output is there already and is another file's."""
-        self.style, self.best = style, best
-        self.paths = output_paths(folder, inputs, ENDINGS[style])
+        self.paths = output_paths(folder, inputs, ending)
         self._record = None if is_remote(folder) else pathlib.Path(folder) / self.RECORD
         self._sources = {} if self._record is None else _read_record(self._record)
         for item, path in self.paths.items():
             source = self._sources.get(os.fspath(path), _absolute(item.path))
             if item.path != STDIN and source != _absolute(item.path) and path.exists():
                 raise UserError(
-                    f"{shown(os.fspath(path))} holds the tags of {shown(source)}, not of "
-                    f"{shown(item.path)}: give another --out, or tag a folder that holds both. "
+                    f"{shown(os.fspath(path))} is of {shown(source)}, not of {shown(item.path)}: "
+                    "give another folder, or tag a folder that holds both. "
                     f"(Were the recordings moved? Then delete {self._record}.)"
                 )
 
-    def __call__(self, tags: FileTags) -> None:
-        path = self.paths[tags.input]
-        with files.atomic_open(path, "w", newline="", encoding="utf-8") as file:
-            file.writelines(render(tags, self.style, self.best))
-        source = _absolute(tags.input.path)
+    def note(self, item: Input) -> None:
+        """Writes down whose output has been written."""
+        path, source = self.paths[item], _absolute(item.path)
         if self._record is not None and self._sources.get(os.fspath(path)) != source:
             place = os.path.relpath(path, self._record.parent)
             with open(self._record, "a", encoding="ascii") as file:
                 file.write(json.dumps([place, source]) + "\n")
+
+
+class FolderWriter:
+    """Writes a file for each input into a folder."""
+
+    def __init__(self, folder: str, inputs: Sequence[Input], style: str, best: Best):
+        """Raises UserError as OutputFolder does."""
+        self.style, self.best = style, best
+        self._folder = OutputFolder(folder, inputs, ENDINGS[style])
+
+    def __call__(self, tags: FileTags) -> None:
+        path = self._folder.paths[tags.input]
+        with files.atomic_open(path, "w", newline="", encoding="utf-8") as file:
+            file.writelines(render(tags, self.style, self.best))
+        self._folder.note(tags.input)
 
 
 def _read_record(record: pathlib.Path) -> dict[str, str]:

@@ -53,6 +53,7 @@ class Stream:
         self._known: tuple[tuple, np.ndarray] | None = None  # a piece's key and its scores
         self._samples, self._rows, self._classes = 0, 0, num_classes
         self._open = True
+        self._int32_peak = 0  # see check_int32
         self._resampler = None
         if sample_rate != SAMPLE_RATE:
             self._resampler = soxr.ResampleStream(
@@ -77,7 +78,9 @@ class Stream:
         """
         if not self._open:
             raise UserError("the stream is finished: begin another one")
-        mono = _mono(chunk)
+        array = np.atleast_1d(audio_input.as_array(chunk))
+        mono = _mono(array)
+        self._int32_peak = max(self._int32_peak, audio_input.int32_peak(array))
         if self._resampler is None:
             return self._take(mono.copy())  # the caller may fill its buffer again
         return self._take(self._resampler.resample_chunk(mono))
@@ -95,7 +98,10 @@ class Stream:
         return Rows(FRAME_SECONDS * np.arange(self._rows, self._rows + len(rows)), rows)
 
     def finish(self) -> Rows:
-        """The rest of the rows. Raises UserError for less than 0.1 s of audio."""
+        """The rest of the rows. Raises UserError for less than 0.1 s of audio.
+
+        So it does for int32 chunks whose samples all are of 16 or 24 bits by their size.
+        """
         if not self._open:
             raise UserError("the stream is finished: begin another one")
         first, parts = self._rows, []
@@ -103,6 +109,7 @@ class Stream:
             rest = self._resampler.resample_chunk(np.zeros(0, np.float32), last=True)
             parts.append(self._take(rest).scores)
         self._open = False
+        audio_input.check_int32(self._int32_peak)
         try:
             decoding.check_length(self._samples)
         except DecodeError as error:
@@ -139,9 +146,8 @@ def _key(piece: Piece) -> tuple[int, int, bool]:
     return piece.onset, piece.end, piece.inside
 
 
-def _mono(chunk: Any) -> np.ndarray:
+def _mono(array: np.ndarray) -> np.ndarray:
     """float32 [samples] of a chunk, however short it is."""
-    array = chunk if isinstance(chunk, np.ndarray) else np.atleast_1d(audio_input.as_array(chunk))
     if array.ndim != 2:
         return audio_input.to_mono(array)
     if not 1 <= array.shape[1] <= readers.MAX_CHANNELS:

@@ -1,5 +1,6 @@
 """Audio for the tagger: the same samples as the data sets get, and waveforms of every kind."""
 
+import array
 import io
 import os
 import threading
@@ -75,6 +76,21 @@ def test_waveforms_of_every_type(dtype, scale, offset):
     np.testing.assert_allclose(mono, sound, atol=0.01)
 
 
+def test_waveforms_in_any_layout():
+    sound = np.round(audio_files.tone(0.2) * 32_768).astype(np.int16)
+    expected = sound / np.float32(32_768)
+    both = np.stack([sound, sound], axis=1)
+    for waveform in (sound.astype(">i2"), both[:, 1], both[::-1][::-1], array.array("h", sound)):
+        np.testing.assert_array_equal(to_mono(waveform), expected)
+
+
+def test_a_closed_file_is_refused(tmp_path):
+    file = audio_files.encoded(audio_files.tone(1.0))
+    file.close()
+    with pytest.raises(DecodeError, match="a closed file"):
+        list(blocks_of(file)())
+
+
 def test_channels_first_or_last():
     stereo = audio_files.tone(0.2, channels=2)
     expected = stereo.mean(axis=1).astype(np.float32)
@@ -93,6 +109,15 @@ class NoArray:
 
     def __array__(self, *_, **__):
         raise RuntimeError("Can't call numpy() on Tensor that requires grad.")
+
+
+class Int32Tensor:
+    """As a PyTorch tensor, whose dtype is not one of NumPy's."""
+
+    dtype = "torch.int32"
+
+    def __array__(self, *_, **__):
+        return np.full(16_000, 32_767, np.int32)
 
 
 class Once(io.RawIOBase):
@@ -137,7 +162,14 @@ def test_what_can_be_read_once_is_read_as_any_file(tmp_path):
         (np.ones(16_000, np.int64), 16_000, "int64.*'int16'"),
         ([1, -2] * 8_000, 16_000, "int64.*'int16'"),
         (np.full(16_000, 32_767, np.int32), 16_000, "up to 32767 in an int32 waveform"),
-        (np.full(16_000, 1 << 22, np.int32), 16_000, "24 bits by 8388608"),
+        (np.full(16_000, -(1 << 23), np.int32), 16_000, "24 bits by 8388608"),
+        (np.full(16_000, 32_767, ">i4"), 16_000, "up to 32767 in an int32 waveform"),
+        ([np.int32(32_767)] * 16_000, 16_000, "up to 32767 in an int32 waveform"),
+        (Int32Tensor(), 16_000, "up to 32767 in an int32 waveform"),
+        (np.ones(16_000, np.uint16), 16_000, "type uint16"),
+        (np.ones(16_000, bool), 16_000, "type bool"),
+        ([array.array("h", [1] * 16_000)] * 2, 16_000, "a list of arrays: .*list of NumPy arrays"),
+        ([[0.1] * 16_000, [0.2] * 1_000], 16_000, "list of NumPy arrays"),
         ([[0.1] * 16_000, [0.2] * 16_000], 16_000, "list of NumPy arrays"),
         ((16_000, np.zeros(16_000)), None, "samples, sample_rate=rate"),
         (np.zeros(16_000), "16000", "rate of '16000'"),

@@ -17,6 +17,7 @@ KINDS = {
     "opus.mkv": ("matroska", "libopus", 48_000, 1),
     "plain.aac": ("adts", "aac", 32_000, 1),
     "pcm.avi": ("avi", "pcm_s16le", 48_000, 2),
+    "film.avi": ("avi", "libmp3lame", 44_100, 1),
     "stream.ts": ("mpegts", "aac", 48_000, 1),
     "film.flv": ("flv", "aac", 44_100, 1),
     "pack.wv": ("wv", "wavpack", 16_000, 1),
@@ -55,12 +56,30 @@ def test_the_sound_is_heard(tmp_path, name):
     assert best == pytest.approx(np.square(expected).sum(), rel=0.1)
 
 
-@pytest.mark.parametrize("name", ["opus.webm", "opus.mkv"])
+@pytest.mark.parametrize("name", ["opus.webm", "opus.mkv", "film.avi"])
 def test_half_a_file_is_found(tmp_path, name):
     path = tmp_path / name
     write(path, 8.0)
     with pytest.raises(DecodeError, match="truncated"):
         decoding.decode(audio_files.truncate(path))
+
+
+@pytest.mark.parametrize("name", ["pack.wv", "sound.ac3"])
+def test_a_tag_behind_the_audio_is_none(tmp_path, name):
+    path = tmp_path / name
+    write(path)
+    whole = len(decoding.read_audio(path))
+    with path.open("ab") as file:
+        file.write(b"TAG" + b"x" * 125)
+    assert len(decoding.read_audio(path)) == pytest.approx(whole, abs=600)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "aiff", "flac"])
+def test_another_file_behind_the_first_is_found(tmp_path, suffix):
+    path = audio_files.write(tmp_path / f"x.{suffix}", audio_files.tone(1.0))
+    path.write_bytes(path.read_bytes() * 2)
+    with pytest.raises(DecodeError, match=r"another file begins after 1\.00 s"):
+        decoding.decode(path)
 
 
 def test_half_an_mp4_is_found(tmp_path):

@@ -98,6 +98,10 @@ def test_what_is_no_stream(model):
         stream.finish()
     with pytest.raises(UserError, match="finished"):
         stream.feed(np.zeros(100))
+    stream = model.stream()
+    stream.feed(np.full(4_000, 32_767, np.int32))
+    with pytest.raises(UserError, match="in an int32 waveform"):
+        stream.finish()
 
 
 def test_a_list_is_each_of_its_elements(model, tmp_path):
