@@ -290,7 +290,7 @@ class TwoProcesses(Suite):
 class InBucket(Suite):
     """In a bucket of a server on loopback; compared with a local run."""
 
-    name = "bucket"
+    name = "gs"
     may_trace = True  # Orbax's event loop is closed before what it writes to has answered
 
     def __init__(self, root: pathlib.Path):
@@ -298,9 +298,14 @@ class InBucket(Suite):
         sys.path.insert(0, str(ROOT / "tests" / "helpers"))
         import bucket_server
 
-        (root / "server").mkdir()
+        (root / "server").mkdir(exist_ok=True)
         open_till_the_end = contextlib.ExitStack()
-        self.bucket = open_till_the_end.enter_context(bucket_server.serving(root / "server"))
+        serving = (
+            bucket_server.serving_s3()
+            if self.name == "s3"
+            else bucket_server.serving(root / "server")
+        )
+        self.bucket = open_till_the_end.enter_context(serving)
         atexit.register(open_till_the_end.close)
         self.environment = self.bucket.environment
 
@@ -324,10 +329,14 @@ class InBucket(Suite):
         super().compare()
 
     def _where(self, folder: pathlib.Path) -> str:
-        return f"gs://{self.bucket.name}/{folder.name}"
+        return f"{self.bucket.url}/{folder.name}"
 
     def _read(self, folder: pathlib.Path, place: str) -> bytes:
         try:
             return self.bucket.get(f"{folder.name}/{place}")
         except AssertionError as error:  # not found
             raise FileNotFoundError(place) from error
+
+
+class InS3Bucket(InBucket):
+    name = "s3"

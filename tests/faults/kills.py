@@ -3,9 +3,9 @@
     python tests/faults/kills.py --kills 100 --out results           # an hour or two on two cores
     python tests/faults/kills.py --kills 6 --campaigns prepare,one   # a trial
 
-Four campaigns share the kills: `prepare` (a folder of short clips into a data set), `one` (a suite
+Five campaigns share the kills: `prepare` (a folder of short clips into a data set), `one` (a suite
 of a teacher and a student on it: train, average, evaluate, relabel, train, average, evaluate),
-`two` (the same suite in two processes; half of the kills) and `bucket` (in one process, whose run
+`two` (the same suite in two processes; half of the kills), `gs` and `s3` (in one process, whose run
 folder lies in a bucket of a server on loopback; a quarter). A kill is aimed at a stage: once the
 run is in it, the process, or one of the two, gets SIGKILL or SIGTERM at a random moment. The other
 one of two is left to find that out. Then the same command is given again. A run that ends is
@@ -25,10 +25,20 @@ import tempfile
 import time
 from collections.abc import Sequence
 
-from campaigns import CONFIG, ROOT, InBucket, Kill, Preparing, Suite, TwoProcesses, write_source
+from campaigns import (
+    CONFIG,
+    ROOT,
+    InBucket,
+    InS3Bucket,
+    Kill,
+    Preparing,
+    Suite,
+    TwoProcesses,
+    write_source,
+)
 
-SHARES = {"prepare": 2, "one": 3, "two": 10, "bucket": 5}
-CAMPAIGNS = {"prepare": Preparing, "one": Suite, "two": TwoProcesses, "bucket": InBucket}
+SHARES = {"prepare": 2, "one": 3, "two": 10, "gs": 3, "s3": 2}
+CAMPAIGNS = {one.name: one for one in (Preparing, Suite, TwoProcesses, InBucket, InS3Bucket)}
 
 
 def main() -> None:

@@ -50,7 +50,7 @@ def command(stage: str, root: pathlib.Path, trial: int) -> list[str]:
     (data_set,) = (root / "prepare-whole" / "own_data").glob("*/1.0.0")
     out = f"--out={root / f'{stage}-{trial}'}"
     options = ["--split=train", "--segment_seconds=0.1", "--batch_size=8", out]
-    return ["-m", f"psl_jax.{stage}", "python:slow_teacher:score", str(data_set), *options]
+    return ["-m", "psl_jax", stage, "python:slow_teacher:score", str(data_set), *options]
 
 
 def run_trial(
