@@ -12,7 +12,7 @@ import tagging
 import psl_jax
 from psl_jax.commands import publish
 from psl_jax.exporting.check import synthetic_signal
-from psl_jax.networks.thresholds import Thresholds
+from psl_jax.networks.trained_model import Thresholds
 from psl_jax.runtime.errors import UserError
 from psl_jax.scoring import bootstrap, evaluation, metrics
 from psl_jax.weights.stored_thresholds import store_thresholds

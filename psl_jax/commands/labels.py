@@ -17,7 +17,6 @@ from typing import Any
 
 from absl import flags, logging
 
-import psl_jax.commands.relabel
 from psl_jax.audio.segments import MIN_SEGMENT_SECONDS, Segmentation, check_hop
 from psl_jax.runtime import cli_entry
 from psl_jax.runtime.errors import UserError
@@ -332,6 +331,7 @@ def _writer(
 
 def _measure(out: pathlib.Path, source: Any, segmentation: Any) -> None:
     """Tells what the labels are like, as relabel does."""
+    from psl_jax.commands import relabel
     from psl_jax.data.soft_labels import SoftLabels
     from psl_jax.experiments import sanity_notes
     from psl_jax.runtime import files
@@ -341,7 +341,7 @@ def _measure(out: pathlib.Path, source: Any, segmentation: Any) -> None:
     labels = SoftLabels.open(out, source.index, segmentation)
     quality = relabeling.label_quality(labels, source.index, segmentation)
     files.write_json(out / LABEL_QUALITY, quality)
-    print("\n".join(psl_jax.commands.relabel.summary(quality)))
+    print("\n".join(relabel.summary(quality)))
     for note in sanity_notes.of_labels(quality):
         print(f"note: {note}")
     print(f"soft labels of {len(source.index):,} clips in {out}")

@@ -17,7 +17,6 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-import psl_jax.commands.export
 from psl_jax.runtime import cli_entry, disk_errors
 from psl_jax.runtime.errors import UserError
 
@@ -90,6 +89,8 @@ def publish(
     """
     import dataclasses
 
+    from psl_jax import exporting
+    from psl_jax.commands import export
     from psl_jax.exporting import check
     from psl_jax.exporting.export_options import Options
     from psl_jax.reporting import model_card
@@ -98,22 +99,18 @@ def publish(
         model = dataclasses.replace(model, info=dataclasses.replace(model.info, name=name))
     signals = [*check.own_signals(run), check.synthetic_signal()]
     written, missing = {"README.md": "this card"}, []
-    psl_jax.commands.export.export(
-        model, "safetensors", folder / "model.safetensors", signals, Options(), licence
-    )
+    export.export(model, "safetensors", folder / "model.safetensors", signals, Options(), licence)
     written["model.safetensors"] = "weights, classes, front end and thresholds: what psl_jax loads"
     for form, (file, what) in _GRAPHS.items():
         try:
-            psl_jax.commands.export.export(model, form, folder / file, signals, Options(), licence)
+            export.export(model, form, folder / file, signals, Options(), licence)
             written[file] = what
         except UserError as error:
             if not isinstance(error.__cause__, ImportError) and "not installed" not in str(error):
                 raise
             missing.append(f"without {file}: {error}")
     if "model.pt" in written:
-        source = (
-            pathlib.Path(psl_jax.commands.export.__file__).parent / "exporting" / "audio_tagger.py"
-        )
+        source = pathlib.Path(exporting.__file__).with_name("audio_tagger.py")
         shutil.copy(source, folder / "audio_tagger.py")
         written["model.pt.json"] = "what audio_tagger.py needs to know of them"
         written["audio_tagger.py"] = "the network in PyTorch, without psl_jax"
@@ -129,11 +126,11 @@ def publish(
 
 
 def _write_labels(path: pathlib.Path, model: Any) -> None:
-    from psl_jax.networks.thresholds import DEFAULT
+    from psl_jax.networks.trained_model import DEFAULT_THRESHOLD
     from psl_jax.runtime import files
 
     tuned = model.info.thresholds
-    values = tuned.values if tuned else [DEFAULT] * len(model.classes)
+    values = tuned.values if tuned else [DEFAULT_THRESHOLD] * len(model.classes)
     rows = zip(range(len(values)), model.classes, values, strict=True)
     files.write_csv(path, ("index", "label", "threshold"), rows)
 

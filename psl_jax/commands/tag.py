@@ -203,7 +203,7 @@ def _tagged(found: Iterable, outputs: Sequence[Callable], bar: "_Bar") -> tuple[
 
 def _list_labels(arguments: argparse.Namespace) -> int:
     """Prints class and threshold, separated by a tab."""
-    from psl_jax.networks.thresholds import DEFAULT
+    from psl_jax.networks.trained_model import DEFAULT_THRESHOLD
     from psl_jax.runtime import distributed
     from psl_jax.weights.load_model import load_model
 
@@ -213,7 +213,9 @@ def _list_labels(arguments: argparse.Namespace) -> int:
         model = model.for_classes(names)
     tuned = model.info.thresholds
     for name, value in zip(
-        model.classes, tuned.values if tuned else [DEFAULT] * len(model.classes), strict=True
+        model.classes,
+        tuned.values if tuned else [DEFAULT_THRESHOLD] * len(model.classes),
+        strict=True,
     ):
         print(f"{name}\t{value:.4g}")
     if tuned is None:

@@ -1,4 +1,4 @@
-"""What FSD50K, FSDKaggle2018 and FSDKaggle2019 share: tables of file names and labels, folders."""
+"""FSD50K, FSDKaggle2018 and FSDKaggle2019: tables of file names and labels beside audio folders."""
 
 import csv
 import dataclasses
@@ -189,3 +189,101 @@ def read_vocabulary(path: pathlib.Path) -> tuple[tuple[str, ...], tuple[str, ...
     if numbers != [str(i) for i in range(len(rows))] or any(len(row) != 3 for row in rows):
         raise UserError(f"{path}: expected lines such as 0,Accordion,/m/0mkg, counting from 0")
     return tuple(row[1].strip() for row in rows), tuple(row[2].strip() for row in rows)
+
+
+_DEV = ("FSD50K.dev_audio", "dev_audio")
+_EVAL = ("FSD50K.eval_audio", "eval_audio")
+
+
+class Fsd50k(FreesoundCorpus):
+    """FSD50K (Zenodo record 4060432): 200 classes, clips of 0.3 to 30 s at 44.1 kHz.
+
+    The official splits: train and val (of the development set), and eval.
+    """
+
+    name = "fsd50k"
+    tables: ClassVar = {
+        "train": SplitTable(
+            ("dev.csv",), _DEV, "labels", lambda row: row["split"] == "train", ("split",)
+        ),
+        "val": SplitTable(
+            ("dev.csv",), _DEV, "labels", lambda row: row["split"] == "val", ("split",)
+        ),
+        "eval": SplitTable(("eval.csv",), _EVAL, "labels"),
+    }
+
+    def _read_classes(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        found = find_tables(pathlib.Path(self.source_dir), "vocabulary.csv")
+        if not found:
+            raise UserError(
+                f"no vocabulary.csv in {self.source_dir} or a folder in it: expected that of "
+                "FSD50K.ground_truth, with lines index,label,mid"
+            )
+        return read_vocabulary(found[0])
+
+
+def _is_scored(row: dict[str, str]) -> bool:
+    """The full test table also lists 7,800 clips that fill it up and have no label."""
+    return row.get("usage") != "Ignored"
+
+
+class FsdKaggle2018(FreesoundCorpus):
+    """FSDKaggle2018 (Zenodo record 2552860): 41 classes, one label a clip, 44.1 kHz.
+
+    The official splits, as after the competition: train (9,473 clips) and test (1,600).
+    """
+
+    name = "fsdkaggle2018"
+    tables: ClassVar = {
+        "train": SplitTable(
+            ("train_post_competition.csv",),
+            ("FSDKaggle2018.audio_train", "audio_train"),
+            "label",
+        ),
+        "test": SplitTable(
+            ("test_post_competition_scoring_clips.csv", "test_post_competition.csv"),
+            ("FSDKaggle2018.audio_test", "audio_test"),
+            "label",
+            _is_scored,
+        ),
+    }
+
+
+_WRONG_LABEL = "known to have a wrong label"
+
+
+class FsdKaggle2019(FreesoundCorpus):
+    """FSDKaggle2019 (Zenodo record 3612637): 80 classes, several labels a clip, 44.1 kHz.
+
+    The official splits: train_curated (4,970 clips), train_noisy (19,815) and test (4,481).
+    """
+
+    name = "fsdkaggle2019"
+    tables: ClassVar = {
+        "train_curated": SplitTable(
+            ("train_curated_post_competition.csv",),
+            ("FSDKaggle2019.audio_train_curated", "audio_train_curated"),
+            "labels",
+        ),
+        "train_noisy": SplitTable(
+            ("train_noisy_post_competition.csv",),
+            ("FSDKaggle2019.audio_train_noisy", "audio_train_noisy"),
+            "labels",
+        ),
+        "test": SplitTable(
+            ("test_post_competition.csv",), ("FSDKaggle2019.audio_test", "audio_test"), "labels"
+        ),
+    }
+    known_bad: ClassVar = {
+        "f76181c4": _WRONG_LABEL,
+        "77b925c2": _WRONG_LABEL,
+        "6a1f682a": _WRONG_LABEL,
+        "c7db12aa": _WRONG_LABEL,
+        "7752cc8a": _WRONG_LABEL,
+        "1d44b0bd": "known to be silent",
+    }
+
+    def _read_classes(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        if found := find_tables(pathlib.Path(self.source_dir), "vocabulary.csv"):
+            return read_vocabulary(found[0])
+        return super()._read_classes()

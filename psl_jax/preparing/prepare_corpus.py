@@ -113,9 +113,7 @@ def _corpus(data: DataSettings) -> Corpus:
 def _published(name: str) -> Any:
     """The class of a corpus of recordings as published, with folds or of Freesound."""
     from psl_jax.corpora.fold_corpora import Esc50, UrbanSound8k
-    from psl_jax.corpora.fsd50k import Fsd50k
-    from psl_jax.corpora.fsdkaggle2018 import FsdKaggle2018
-    from psl_jax.corpora.fsdkaggle2019 import FsdKaggle2019
+    from psl_jax.corpora.freesound import Fsd50k, FsdKaggle2018, FsdKaggle2019
 
     classes = Esc50, UrbanSound8k, Fsd50k, FsdKaggle2018, FsdKaggle2019
     return {one.name: one for one in classes}[name]

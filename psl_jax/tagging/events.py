@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from psl_jax.networks.thresholds import DEFAULT
+from psl_jax.networks.trained_model import DEFAULT_THRESHOLD
 from psl_jax.runtime.errors import UserError
 from psl_jax.tagging.windowing import FRAME_SECONDS
 
@@ -27,7 +27,7 @@ class EventSettings:
     Raises UserError for values out of range.
     """
 
-    threshold: float | tuple[float, ...] = DEFAULT
+    threshold: float | tuple[float, ...] = DEFAULT_THRESHOLD
     low_threshold: float | None = None
     median_filter: int = 1
 

@@ -26,8 +26,7 @@ from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
 from psl_jax.networks.class_lists import read_classes
 from psl_jax.networks.folding import fold
 from psl_jax.networks.frontend import HOP, num_frames
-from psl_jax.networks.thresholds import DEFAULT
-from psl_jax.networks.trained_model import Model
+from psl_jax.networks.trained_model import DEFAULT_THRESHOLD, Model
 from psl_jax.runtime import parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.tagging import jitted_programs
@@ -99,7 +98,7 @@ class Tagger:
     def __init__(self, model: Model):
         self.labels = self.model_labels = model.classes
         tuned = model.info.thresholds
-        self.thresholds = (DEFAULT,) * len(self.labels) if tuned is None else tuned.values
+        self.thresholds = (DEFAULT_THRESHOLD,) * len(self.labels) if tuned is None else tuned.values
         self.info = model.info
         self.segment_seconds = model.info.segment_seconds
         self.logmel = model.info.logmel

@@ -8,7 +8,7 @@ from absl import flags
 
 from psl_jax.audio.segments import Segmentation
 from psl_jax.networks.class_lists import clean_name, find_class, near_names
-from psl_jax.networks.thresholds import DEFAULT
+from psl_jax.networks.trained_model import DEFAULT_THRESHOLD
 from psl_jax.runtime import cli_entry, csv_files
 from psl_jax.runtime.errors import UserError
 from psl_jax.tagging.events import EventSettings
@@ -82,7 +82,7 @@ def event_settings(arguments: argparse.Namespace, tagger: Tagger | None = None) 
     """
     threshold = arguments.threshold
     if threshold is None:
-        threshold = DEFAULT if tagger is None else tagger.thresholds
+        threshold = DEFAULT_THRESHOLD if tagger is None else tagger.thresholds
     if arguments.thresholds:
         known = None if tagger is None else tagger.model_labels
         own = read_thresholds(arguments.thresholds, known)

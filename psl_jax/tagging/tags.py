@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from psl_jax.networks.class_lists import near_names
-from psl_jax.networks.thresholds import DEFAULT
+from psl_jax.networks.trained_model import DEFAULT_THRESHOLD
 from psl_jax.runtime.errors import UserError
 from psl_jax.tagging.events import Event, EventFinder, EventSettings
 
@@ -62,7 +62,7 @@ class Tags:
     def _threshold(self, given: float | Mapping[str, float] | None) -> float | tuple[float, ...]:
         if given is not None and not isinstance(given, Mapping):
             return given
-        own = self.thresholds or (DEFAULT,) * len(self.labels)
+        own = self.thresholds or (DEFAULT_THRESHOLD,) * len(self.labels)
         by_name = dict(zip(self.labels, own, strict=True))
         if unknown := [name for name in given or {} if name not in by_name]:
             near = near_names(unknown[0], self.labels)

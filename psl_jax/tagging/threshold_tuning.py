@@ -16,7 +16,7 @@ from scipy import ndimage, special
 from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.source import Source
-from psl_jax.networks.thresholds import DEFAULT, Thresholds
+from psl_jax.networks.trained_model import DEFAULT_THRESHOLD, Thresholds
 from psl_jax.runtime import progress
 from psl_jax.tagging.tagger import Scored, Tagger
 from psl_jax.tagging.windowing import FRAME_SECONDS
@@ -64,7 +64,7 @@ class Tuned(NamedTuple):
     """What was found.
 
     kind: "rows" or "clips", what F1 counts; num_true: [classes], how many truly have each class.
-    thresholds, f1, f1_default: [classes], the thresholds, F1 with them, and with DEFAULT.
+    thresholds, f1, f1_default: [classes], the thresholds, F1 with them, and with DEFAULT_THRESHOLD.
     common: the threshold that is best for all classes together, which those get that have none.
     """
 
@@ -91,7 +91,7 @@ def tune(counts: Counts, kind: str) -> Tuned:
     common = float(TRIED[_middle(np.flatnonzero((t := counts.together()) == t.max()))])
     known = counts.num_true > 0
     thresholds = np.where(known, TRIED[best], common)
-    at_default = f1_at(counts, np.full(len(f1), DEFAULT))
+    at_default = f1_at(counts, np.full(len(f1), DEFAULT_THRESHOLD))
     return Tuned(kind, counts.num_true, thresholds, f1_at(counts, thresholds), at_default, common)
 
 

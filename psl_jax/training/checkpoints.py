@@ -18,8 +18,7 @@ from psl_jax.runtime.disk_errors import plain_disk_errors
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import absolute, is_remote
 from psl_jax.training.checkpoint_mirror import CheckpointMirror
-from psl_jax.weights.keys import int_keys
-from psl_jax.weights.orbax_folder import array_crc, named_damage, on_this_host, orbax_path
+from psl_jax.weights.orbax_folder import array_crc, int_keys, named_damage, on_this_host, orbax_path
 
 _METRIC = "mAP"
 _NOTES, _CRC = "notes", "crc32"

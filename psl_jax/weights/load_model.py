@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import re
 from collections.abc import Iterator, Sequence
 
 from psl_jax.networks.trained_model import Model
@@ -25,9 +26,7 @@ def load_model(path: str | os.PathLike, classes: Sequence[str] | None = None) ->
     """
     # Each format is imported where it is asked for: most need a package of their own.
     if os.fspath(path).startswith(HUB):
-        from psl_jax.weights import hub
-
-        return load_model(hub.fetch(os.fspath(path)), classes)
+        return load_model(fetch(os.fspath(path)), classes)
     path = path_of(path)
     if is_remote(path) and path.suffix in FILES:
         with _with_sidecar(path) as copy:
@@ -66,3 +65,36 @@ def _with_sidecar(path: pathlib.Path) -> Iterator[pathlib.Path]:
         if beside.is_file():
             copy.with_name(beside.name).write_bytes(beside.read_bytes())
         yield copy
+
+
+_ADDRESS = re.compile(r"hf://([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?/?")
+_WANTED = ["model.safetensors", "averaged/*", "model.json", "weights/*"]
+
+
+def fetch(address: str) -> str:
+    """The folder on this machine that holds the model at `address`; downloads what is not there.
+
+    Raises UserError for a wrong address, one that cannot be reached, or without huggingface-hub.
+    """
+    match = _ADDRESS.fullmatch(address)
+    if match is None:
+        raise UserError(f"{address}: expected hf://USER/NAME, or hf://USER/NAME@REVISION")
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    except ImportError as error:
+        raise UserError(
+            f"{address} needs huggingface-hub, which is not installed: pip install 'psl_jax[hub]'"
+        ) from error
+    name, revision = match.groups()
+    try:
+        folder = snapshot_download(name, revision=revision, allow_patterns=_WANTED)
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"cannot fetch {address}: {reason}. Is the name right, is there a network, and for a "
+            "private model a login (hf auth login)?"
+        ) from error
+    if not any(pathlib.Path(folder).iterdir()):
+        raise UserError(f"{address} holds no model of psl_jax: no model.safetensors in it")
+    return folder

@@ -19,7 +19,6 @@ from psl_jax.runtime import distributed, files, interrupts, lost_processes
 from psl_jax.runtime.disk_errors import plain_disk_errors
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import absolute, is_remote, local_copy, path_of, remove_tree
-from psl_jax.weights.keys import int_keys, str_keys
 
 MODEL_FILE = "model.json"
 MODEL_FOLDER = "averaged"
@@ -177,3 +176,15 @@ def on_this_host(metadata: Any) -> Any:
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), metadata
     )
+
+
+def str_keys(tree: Any) -> Any:
+    """Nested dicts with every key as a string, as files name them."""
+    return {str(k): str_keys(v) for k, v in tree.items()} if isinstance(tree, dict) else tree
+
+
+def int_keys(tree: Any) -> Any:
+    """Undoes `str_keys`: the network numbers its blocks."""
+    if not isinstance(tree, dict):
+        return tree
+    return {int(k) if str(k).isdigit() else k: int_keys(v) for k, v in tree.items()}

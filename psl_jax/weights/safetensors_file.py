@@ -16,7 +16,7 @@ from psl_jax.networks.mobilenetv2 import Variables, create
 from psl_jax.networks.trained_model import Model, ModelInfo
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
-from psl_jax.weights.keys import int_keys
+from psl_jax.weights.orbax_folder import int_keys
 
 
 def write_safetensors(

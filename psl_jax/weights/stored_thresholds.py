@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from psl_jax.networks.thresholds import Thresholds
+from psl_jax.networks.trained_model import Thresholds
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
 from psl_jax.weights import orbax_folder

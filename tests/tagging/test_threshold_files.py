@@ -8,7 +8,7 @@ import pytest
 import tagging
 
 from psl_jax.commands import tag, thresholds
-from psl_jax.networks.thresholds import Thresholds
+from psl_jax.networks.trained_model import Thresholds
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
 from psl_jax.weights import stored_thresholds

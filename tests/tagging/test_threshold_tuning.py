@@ -15,7 +15,7 @@ from psl_jax.commands import export, tag, thresholds
 from psl_jax.data.clip_index import ragged
 from psl_jax.exporting import export_options
 from psl_jax.exporting.export_options import Options
-from psl_jax.networks.thresholds import Thresholds
+from psl_jax.networks.trained_model import Thresholds
 from psl_jax.runtime.errors import UserError
 from psl_jax.tagging import tagger, threshold_tuning
 from psl_jax.weights.load_model import load_model
