@@ -19,7 +19,7 @@ from psl_jax.audio.decoding import AUDIO_SUFFIXES
 from psl_jax.web import api, forms, pages
 from psl_jax.web.access import Access
 from psl_jax.web.service import CancelledError, Job, RefusedError, Service, chunks
-from psl_jax.web.uploads import Uploads, received_samples
+from psl_jax.web.uploads import Uploads, received_samples, received_thresholds
 
 
 def application(service: Service, access: Access) -> FastAPI:
@@ -124,6 +124,10 @@ def _page_routes(service: Service, uploads: Uploads, access: Access) -> APIRoute
             return StreamingResponse(chunks(archive), media_type="application/zip")
 
         return await uploads.answer(request, forms.ClipsUpload, work)
+
+    @router.post("/thresholds")
+    async def thresholds(request: Request, name: str = "") -> Response:
+        return JSONResponse(await received_thresholds(request, name, service))
 
     @router.get("/progress")
     async def progress(ticket: str = "") -> Response:

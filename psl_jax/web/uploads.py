@@ -18,6 +18,8 @@ from starlette.responses import Response
 
 from psl_jax.audio.decoding import MIN_SAMPLES
 from psl_jax.audio.segments import SAMPLE_RATE
+from psl_jax.runtime.errors import UserError
+from psl_jax.tagging.tagging_cli import read_thresholds
 from psl_jax.web.forms import Form, read_form
 from psl_jax.web.service import ELSEWHERE, CancelledError, Job, Limits, RefusedError, Service
 
@@ -146,6 +148,20 @@ async def received_samples(request: Request, seconds: float) -> np.ndarray:
     if len(body) % 2 or len(body) < 2 * MIN_SAMPLES:
         raise RefusedError(422, "expected 16-bit samples at 16 kHz, 0.1 s at least", "form")
     return np.frombuffer(bytes(body), "<i2").astype(np.int16)
+
+
+async def received_thresholds(request: Request, name: str, service: Service) -> dict[str, float]:
+    """{class: threshold} of the table in the body, which `name` is called. Raises RefusedError."""
+    with _temporary() as path:
+        await _receive(request, path, service.limits)
+        try:
+            values = await anyio.to_thread.run_sync(
+                read_thresholds, path, service.tagger.model_labels
+            )
+        except UserError as error:
+            message = str(error).replace(path, _base_name(name) or "the file")
+            raise RefusedError(422, message, "table") from error
+    return {label: values[label] for label in service.tagger.labels if label in values}
 
 
 def _base_name(text: str) -> str:

@@ -481,17 +481,15 @@ def test_thresholds_are_saved_for_the_command_and_loaded(page, clips, tags, tmp_
     wanted = expected(tags, threshold=0.6, own={"siren": 0.3, "bell": 0.2})
     assert {row[:3] for row in listed(page)} == as_listed(wanted)
     assert "those of thresholds.csv" in page.find_element("id", "threshold-note").text
-    (tmp_path / "x.csv").write_text(
-        '\ufeffF1,threshold,class\r\n0.1,0.9,"a ""quoted"" label"\r\n0.1,1,wolf\r\n'
-    )
+    (tmp_path / "x.csv").write_text('\ufeffF1;threshold;Class\r\n0,1;0,9;"A ""quoted"" label"\r\n')
     load.send_keys(str(tmp_path / "x.csv"))
     wait_for(lambda: told.text.startswith("x.csv: thresholds of 1 of 6 classes are in use;"))
     settle(page)
     wanted = expected(tags, threshold=0.6, own=own | {'a "quoted" label': 0.9})
     assert {row[:3] for row in listed(page)} == as_listed(wanted)
-    (tmp_path / "y.csv").write_text("class,threshold\nbell,0.5\nsiren,3\n")
+    (tmp_path / "y.csv").write_text("class,threshold\nbell,0.5\nsirn,0.3\n")
     load.send_keys(str(tmp_path / "y.csv"))
-    said = "y.csv, line 3: the threshold of “siren” is “3”, expected more than 0 and at most 1"
+    said = "y.csv, line 3: there is no class 'sirn' (near: siren)"
     wait_for(lambda: told.text == said)
     assert {row[:3] for row in listed(page)} == as_listed(wanted)
     page.find_element("id", "back").click()

@@ -128,6 +128,26 @@ def test_clips_are_cut_at_the_files_own_rate(port, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("table", "status", "answer"),
+    [
+        ("\ufeffClass;Threshold\r\nBell ;0,25\r\n", 200, {"bell": 0.25}),
+        (
+            "class,threshold\nbell,0.5\nBell,0.6\n",
+            422,
+            "t.csv, line 3: 'bell' is named a second time",
+        ),
+        ("class,threshold\nwolf,0.5\n", 422, "t.csv, line 2: there is no class 'wolf'"),
+        ("class,threshold\nbell,3\n", 422, "t.csv, line 2: the threshold of 'bell' is '3'"),
+    ],
+)
+def test_thresholds_are_read_as_by_the_command(port, table, status, answer):
+    found, _, body = ask(port, "POST", "/page/thresholds?name=t.csv", table.encode())
+    told = json.loads(body)
+    assert found == status
+    assert told == answer if status == 200 else told["error"].startswith(answer)
+
+
+@pytest.mark.parametrize(
     ("events", "words"),
     [
         ("", "Invalid JSON"),

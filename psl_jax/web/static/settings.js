@@ -82,7 +82,7 @@ export class Settings {
 
   // A file of thresholds takes effect; the classes that it lacks keep theirs.
   async load(file) {
-    const { thresholds, unknown } = read(await file.text(), file.name, about.labels);
+    const thresholds = await read(file);
     const before = Object.fromEntries(about.labels.map((label) => [label, thresholdOf(this.values, label)]));
     const count = Object.keys(thresholds).length, rest = this.values.threshold;
     this.#set(() => {
@@ -90,8 +90,7 @@ export class Settings {
       this.#use({ of: `those of ${file.name}`, thresholds: { ...before, ...thresholds }, rest }, rest);
     });
     return `${file.name}: thresholds of ${count} of ${about.labels.length} classes are in use` +
-      (count < about.labels.length ? "; the others keep theirs" : "") +
-      (unknown ? `. The model has no class of ${unknown} others in the file.` : ".");
+      (count < about.labels.length ? "; the others keep theirs." : ".");
   }
 
   show(result, label) {
