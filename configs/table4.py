@@ -3,6 +3,7 @@
     python -m psl_jax.main --config configs/table4.py --config.data.data_dir=DATA
     python -m psl_jax.main --config configs/table4.py:soundscapes    # or :own_data
 
+DATA has the splits balanced, eval, full and aud300h (psl-jax prepare --splits).
 `--config.teacher=published.pt` takes a finished teacher. On other data the smaller set is the
 balanced one.
 """

@@ -57,6 +57,9 @@ def test_configs_hold_the_settings_that_there_are(path):
         ("segment_seconds", 0.01, "at least 0.032"),  # less than a window
         ("hop_seconds", float("nan"), "at least 0"),
         ("seed", 2**64, "at most"),
+        ("train.epochs", 10**30, "at most 2147483647"),
+        ("augment.time_masks", 10**6, "at most 100"),
+        ("model.width", 1e6, "at most 16"),
         ("augment.gain_db", (float("-inf"), 6.0), "a finite number"),
     ],
 )
@@ -95,17 +98,14 @@ def test_an_alpha_of_the_suite_is_not_one_of_its_weak_experiments():
     [
         ({"augment.mixup_alpha": 0.5}, 32, "32 on 32 devices: mixup pairs .* such as 64"),
         ({"train.batch_size": 6}, 4, "6 on 4 devices: give a multiple of 4, such as 8"),
-        (
-            {"train.batch_size": 10**6},
-            1,
-            r"1000000: .* 10,000 GB.* At most [\d,]+ can",
-        ),
+        ({"train.batch_size": 10**6}, 1, r"1000000: .* 10,000 GB.* At most [\d,]+ can"),
+        ({"relabel.batch_size": 10**6}, 1, r"1000000: .* 1,000 GB.* At most [\d,]+ can"),
     ],
 )
 def test_a_batch_that_does_not_fit_is_refused(changes, devices, words):
     (one,) = config_lib.experiments(changed_config(**changes)).values()
     mesh = types.SimpleNamespace(size=devices, local_devices=jax.local_devices())
-    with pytest.raises(UserError, match=rf"config\.train\.batch_size is {words}"):
+    with pytest.raises(UserError, match=rf"config\.(train|relabel)\.batch_size is {words}"):
         stepping.check_batch(one, mesh)
 
 

@@ -35,7 +35,10 @@ class DataSettings:
         ";", help="own_data: what separates the labels of a clip in the tables"
     )
     num_workers: int = operational(
-        0, least=0, help="Clips that are decoded at a time while data are prepared; 0: one per core"
+        0,
+        least=0,
+        most=1024,
+        help="Clips that are decoded at a time while data are prepared; 0: one per core",
     )
     streamed: bool = setting(
         False,

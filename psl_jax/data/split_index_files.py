@@ -276,5 +276,8 @@ def _described(record: memoryview) -> ClipDescription:
 def _stored_split(data_dir: str | os.PathLike, split: str) -> tfds_metadata.StoredSplit:
     stored = tfds_metadata.read_splits(data_dir)
     if split not in stored:
-        raise UserError(f"{data_dir} has no split {split!r}; its splits are {splits(data_dir)}")
+        raise UserError(
+            f"{data_dir} has no split {split!r}; its splits are {splits(data_dir)}. Own recordings "
+            f"have it by a table {split}.csv; to other data psl-jax prepare --splits adds it"
+        )
     return stored[split]

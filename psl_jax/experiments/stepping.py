@@ -31,6 +31,7 @@ from psl_jax.weights.load_model import load_model
 # Of memory that a training step takes at least for a second of audio at width 1 (measured on an
 # H100 in bfloat16: 3.4 MB).
 _LEAST_BYTES_PER_SECOND = 1e6
+_LEAST_SCORING_BYTES_PER_SECOND = 1e5  # its samples as int16 and float32
 
 
 def segmentation_of(settings: Settings) -> Segmentation:
@@ -88,16 +89,22 @@ def check_batch(settings: Settings, mesh: Mesh) -> None:
             f"config.train.batch_size is {size} on {mesh.size} devices: {mixed}give a multiple of "
             f"{multiple}, such as {-(-size // multiple) * multiple}"
         )
-    seconds = settings.segment_seconds * max(settings.model.width, 0.1)
-    bytes_per_example = seconds * _LEAST_BYTES_PER_SECOND
-    memory, local = parallel.memory_bytes(mesh), size // jax.process_count()
-    if local * bytes_per_example > memory:
-        fitting = int(memory / bytes_per_example) * jax.process_count() // multiple * multiple
-        raise UserError(
-            f"config.train.batch_size is {size}: a step takes more than "
-            f"{local * bytes_per_example / 1e9:,.0f} GB, and there are {memory / 1e9:,.0f} GB. "
-            f"At most {max(fitting, multiple):,} can fit"
-        )
+    step_bytes = max(settings.model.width, 0.1) * _LEAST_BYTES_PER_SECOND
+    for name, work, bytes_per_second, unit in (
+        ("train", "a step", step_bytes, multiple),
+        ("relabel", "a batch", _LEAST_SCORING_BYTES_PER_SECOND, mesh.size),
+        ("evaluate", "a batch", _LEAST_SCORING_BYTES_PER_SECOND, mesh.size),
+    ):
+        size = getattr(settings, name).batch_size
+        bytes_per_example = settings.segment_seconds * bytes_per_second
+        memory, local = parallel.memory_bytes(mesh), size // jax.process_count()
+        if local * bytes_per_example > memory:
+            fitting = int(memory / bytes_per_example) * jax.process_count() // unit * unit
+            raise UserError(
+                f"config.{name}.batch_size is {size}: {work} takes more than "
+                f"{local * bytes_per_example / 1e9:,.0f} GB, and there are {memory / 1e9:,.0f} GB. "
+                f"At most {max(fitting, unit):,} can fit"
+            )
 
 
 def batch_multiple(settings: Settings, devices: int) -> int:

@@ -39,13 +39,19 @@ class Augmentation:
         0.5, least=0, most=1, help="Largest time shift, as a share of the segment (inferred)"
     )
     time_masks: int = setting(
-        0, least=0, help="Number of masks over time in a segment's spectrogram (SpecAugment)"
+        0,
+        least=0,
+        most=100,
+        help="Number of masks over time in a segment's spectrogram (SpecAugment)",
     )
     time_mask_frames: int = setting(
         60, least=0, help="Longest mask over time, in frames of 10 ms (inferred)"
     )
     frequency_masks: int = setting(
-        0, least=0, help="Number of masks over frequency in a segment's spectrogram (SpecAugment)"
+        0,
+        least=0,
+        most=100,
+        help="Number of masks over frequency in a segment's spectrogram (SpecAugment)",
     )
     frequency_mask_bins: int = setting(
         8, least=0, help="Widest mask over frequency, in mel bands of 64 (inferred)"

@@ -269,7 +269,7 @@ class NetworkSettings:
     """config.model: the network's size, output and precision."""
 
     width: float = setting(
-        1.0, above=0, help="Factor on the number of channels of each layer of MobileNetV2"
+        1.0, above=0, most=16, help="Factor on the number of channels of each layer of MobileNetV2"
     )
     dropout: float = setting(
         0.3, least=0, below=1, help="Share of the embedding that dropout sets to 0 in training"

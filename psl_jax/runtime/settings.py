@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from psl_jax.runtime.errors import UserError
 
 _Settings = TypeVar("_Settings")
+_MOST_INTEGER = 2**31 - 1  # what counts steps and samples on a device
 
 
 class Kind(enum.Enum):
@@ -145,6 +146,8 @@ def check(name: str, value: Any, known: Known) -> None:
             f"config.{name} is {value!r} ({type(value).__name__}), expected "
             f"{getattr(known.type, '__name__', known.type)}, such as {known.default!r}"
         )
+    if isinstance(value, int) and value > _MOST_INTEGER and known.rule.most is None:
+        raise UserError(f"config.{name} is {value}, expected at most {_MOST_INTEGER}")
     if not known.rule.allows(value):
         raise UserError(f"config.{name} is {value!r}, expected {known.rule}")
 
