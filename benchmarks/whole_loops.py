@@ -56,7 +56,7 @@ def relabel_rates(source, segmentation, variables, flags) -> tuple[Callable, Cal
                 source,
                 segmentation,
                 pathlib.Path(folder),
-                teacher=relabel_lib.TaughtBy("benchmark"),
+                teacher=relabel_lib.TeacherIdentity("benchmark"),
                 **settings,
             )
             return count / (time.perf_counter() - start)

@@ -18,7 +18,7 @@ from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.runtime import distributed
 from psl_jax.runtime.errors import UserError
 from psl_jax.scoring import relabeling
-from psl_jax.scoring.relabeling import TaughtBy
+from psl_jax.scoring.relabeling import TeacherIdentity
 
 REPOSITORY = places.ROOT
 TIMEOUT = 300  # seconds; a loaded machine is no failure
@@ -221,7 +221,7 @@ def test_processes_share_out_shards_whoever_is_first(monkeypatch, tmp_path, firs
             MemorySource(index),
             segmentation,
             tmp_path,
-            teacher=TaughtBy("digest"),
+            teacher=TeacherIdentity("digest"),
             batch_size=4,
         )
     labels = SoftLabels.open(tmp_path, index, segmentation)
@@ -232,7 +232,7 @@ def test_processes_share_out_shards_whoever_is_first(monkeypatch, tmp_path, firs
 def test_what_is_missing_falls_to_all_processes_alike():
     """Not by the shards' numbers: those that a dead process left are all of one remainder."""
     left = list(range(3, 64, 8))  # of process 3 of 8
-    shares = [relabeling.dealt(left, process, 8) for process in range(8)]
+    shares = [relabeling.deal_shards(left, process, 8) for process in range(8)]
     assert sorted(itertools.chain.from_iterable(shares)) == left
     assert {len(share) for share in shares} == {1}
 

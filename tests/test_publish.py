@@ -68,7 +68,7 @@ def test_the_interval_is_the_bootstraps():
     rng = np.random.default_rng(1)
     truth = (rng.random((200, 4)) < 0.3).astype(np.uint8)
     scores = rng.random((200, 4)) + 0.5 * truth
-    low, high = bootstrap.interval_of_map(truth, scores)
+    low, high = bootstrap.compute_map_interval(truth, scores)
     value = metrics.mean_average_precision(truth, scores)
     again = [
         metrics.mean_average_precision(truth[i], scores[i])

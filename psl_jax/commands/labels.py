@@ -339,7 +339,7 @@ def _measure(out: pathlib.Path, source: Any, segmentation: Any) -> None:
     from psl_jax.scoring import relabeling
 
     labels = SoftLabels.open(out, source.index, segmentation)
-    quality = relabeling.label_quality(labels, source.index, segmentation)
+    quality = relabeling.measure_label_quality(labels, source.index, segmentation)
     files.write_json(out / LABEL_QUALITY, quality)
     print("\n".join(relabel.summary(quality)))
     for note in sanity_notes.of_labels(quality):

@@ -84,7 +84,7 @@ def main(arguments: argparse.Namespace) -> None:
         index = task.source.index
         digest = task.teacher.digest
         labels = SoftLabels.open(out, index, task.segmentation, teacher_digest=digest)
-        quality = relabeling.label_quality(labels, index, task.segmentation)
+        quality = relabeling.measure_label_quality(labels, index, task.segmentation)
         files.write_json(out / LABEL_QUALITY, quality)
         print("\n".join(summary(quality)))
         for note in sanity_notes.of_labels(quality):

@@ -354,11 +354,11 @@ class Experiment:
         size = self.settings.evaluate.batch_size
         return evaluation.score_clips(scorer, source, self._cut(source), size, description)
 
-    def _cut(self, source: Source) -> evaluation.Cut:
+    def _cut(self, source: Source) -> evaluation.AnySegmentation:
         settings = self.settings
         seconds = settings.evaluate.seconds(settings.segment_seconds)
         shortest, padded = settings.shortest_segment_seconds, settings.model.count_padding
-        return evaluation.cut_for(source.index, seconds, shortest, padded)
+        return evaluation.segmentation_for(source.index, seconds, shortest, padded)
 
     def _average(self) -> None:
         classes = self.source(self.settings.data.train_split).index.classes

@@ -161,7 +161,7 @@ def _add_intervals(results: dict[str, Any], workdir: pathlib.Path) -> None:
             (other[0]["targets"], {"ours": _scores(mine), "theirs": _scores(other)})
             for mine, other in zip(ours, theirs, strict=True)
         ]
-        interval = bootstrap.differences_over_folds(folds, "theirs")["ours"]
+        interval = bootstrap.compute_differences_over_folds(folds, "theirs")["ours"]
         row["over_reference"] = {"low": interval.low, "high": interval.high}
 
 

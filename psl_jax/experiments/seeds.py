@@ -130,7 +130,7 @@ def _add_intervals(results: dict[str, Any], workdir: pathlib.Path) -> None:
     }
     if reference not in alike:
         return
-    intervals = bootstrap.differences_over_seeds(ours["targets"], alike, reference)
+    intervals = bootstrap.compute_differences_over_seeds(ours["targets"], alike, reference)
     for row in results["experiments"]:
         if (one := intervals.get(row["name"])) is not None:
             row["over_reference"] = {"low": one.low, "high": one.high}

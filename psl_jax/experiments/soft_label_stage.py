@@ -131,7 +131,7 @@ class SoftLabelStage:
             self._source(),
             self.segmentation,
             self.directory,
-            teacher=relabeling.TaughtBy(teacher.digest, teacher.described(), weak),
+            teacher=relabeling.TeacherIdentity(teacher.digest, teacher.described(), weak),
             batch_size=rule.batch_size,
             rule=rule,
         )
@@ -142,7 +142,7 @@ class SoftLabelStage:
         if jax.process_index() == 0:
             labels = self.open(digest)
             index = self._source().index
-            quality = relabeling.label_quality(labels, index, self.segmentation)
+            quality = relabeling.measure_label_quality(labels, index, self.segmentation)
             files.write_json(self.folder.path / LABEL_QUALITY, quality)
             for note in sanity_notes.of_labels(quality):
                 print(f"note: {note}")

@@ -213,7 +213,7 @@ def _add_intervals_over(
         if name in names
         and all(np.array_equal(scores[key], ours[key]) for key in ("ids", "classes", "targets"))
     }
-    intervals = bootstrap.differences(ours["targets"], alike, reference)
+    intervals = bootstrap.compute_differences(ours["targets"], alike, reference)
     for row in rows:
         if (one := intervals.get(row["name"])) is not None:
             row["over_reference"] = {"low": one.low, "high": one.high}

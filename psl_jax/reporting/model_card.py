@@ -138,7 +138,7 @@ def figures(folder: pathlib.Path) -> str:
             continue
         interval = ""
         if key == "mAP" and stored is not None:
-            low, high = bootstrap.interval_of_map(stored["targets"], stored["scores"])
+            low, high = bootstrap.compute_map_interval(stored["targets"], stored["scores"])
             interval = f"{100 * low:.1f} to {100 * high:.1f} %"
         decimals = 1 if scale == 100 else 3
         lines.append(f"| {name} | {scale * found[key]:.{decimals}f}{unit} | {interval} |")

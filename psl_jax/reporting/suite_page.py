@@ -22,7 +22,7 @@ from psl_jax.reporting import (
 from psl_jax.reporting.figures import Figure
 from psl_jax.runtime.paths import path_of
 from psl_jax.scoring import evaluation
-from psl_jax.scoring.reliability_diagram import Reliability, reliability
+from psl_jax.scoring.reliability_diagram import Reliability, compute_reliability
 from psl_jax.training.metric_log import read_log
 
 
@@ -114,7 +114,7 @@ def _reliabilities(runs: Mapping[str, Sequence[pathlib.Path]]) -> dict[str, Reli
             truth, scores = (
                 np.concatenate([k[part] for k in kept]) for part in ("targets", "scores")
             )
-            found[name] = reliability(truth, scores)
+            found[name] = compute_reliability(truth, scores)
     return found
 
 

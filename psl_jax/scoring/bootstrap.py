@@ -15,7 +15,7 @@ import numpy as np
 from psl_jax.runtime.errors import UserError
 
 LEVEL = 0.95
-_MOST, _LEAST = 1000, 200  # resamples
+_MOST_RESAMPLES, _LEAST_RESAMPLES = 1000, 200
 _WORK = 2e9  # clips x classes x resamples
 
 
@@ -27,12 +27,12 @@ class Interval(NamedTuple):
     high: float
 
     @property
-    def is_told_apart(self) -> bool:
+    def excludes_zero(self) -> bool:
         """Whether 0 lies outside."""
         return not self.low <= 0 <= self.high
 
 
-def differences(
+def compute_differences(
     truth: np.ndarray, scores: Mapping[str, np.ndarray], reference: str, seed: int = 0
 ) -> dict[str, Interval]:
     """The mAP of each of `scores` less that of `reference`.
@@ -40,10 +40,10 @@ def differences(
     truth: multi-hot [clips, classes]; scores: by name, of the same shape and clips.
     """
     one_seed = {name: [values] for name, values in scores.items()}
-    return differences_over_seeds(truth, one_seed, reference, seed)
+    return compute_differences_over_seeds(truth, one_seed, reference, seed)
 
 
-def differences_over_seeds(
+def compute_differences_over_seeds(
     truth: np.ndarray,
     scores: Mapping[str, Sequence[np.ndarray]],
     reference: str,
@@ -60,10 +60,10 @@ def differences_over_seeds(
     S seeds drawn from S vary by that factor too little. The interval says what other clips of the
     same kind and other seeds would do; of two or three seeds it knows as little as these do.
     """
-    return differences_over_folds([(truth, scores)], reference, seed)
+    return compute_differences_over_folds([(truth, scores)], reference, seed)
 
 
-def differences_over_folds(
+def compute_differences_over_folds(
     folds: Sequence[tuple[np.ndarray, Mapping[str, Sequence[np.ndarray]]]],
     reference: str,
     seed: int = 0,
@@ -73,46 +73,51 @@ def differences_over_folds(
     The clips of each fold are drawn by themselves; seeds are drawn for all folds together.
     """
     size = sum(truth.size for truth, _ in folds)
-    resamples = int(np.clip(_WORK / max(size, 1), _LEAST, _MOST))
+    resamples = int(np.clip(_WORK / max(size, 1), _LEAST_RESAMPLES, _MOST_RESAMPLES))
     names = folds[0][1].keys()
     parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for number, (truth, scores) in enumerate(folds):
         whole = np.ones((1, len(truth)), np.uint8)
-        counts = np.concatenate([whole, draws(len(truth), resamples, seed + 1000 * number)])
+        counts = np.concatenate([whole, draw_counts(len(truth), resamples, seed + 1000 * number)])
         for name in names:
-            found = [mean_average_precisions(truth, values, counts) for values in scores[name]]
-            parts[name].append(np.stack(found))  # [seeds, 1 + resamples]
+            maps = [compute_resampled_maps(truth, values, counts) for values in scores[name]]
+            parts[name].append(np.stack(maps))  # [seeds, 1 + resamples]
     if len({part.shape for each in parts.values() for part in each}) > 1:
         raise UserError("the experiments have scores of another number of seeds than each other")
     means = {name: np.mean(each, axis=0) for name, each in parts.items()}
-    return _intervals(means, reference, seed)
+    return _compute_intervals(means, reference, seed)
 
 
-def _intervals(means: Mapping[str, np.ndarray], reference: str, seed: int) -> dict[str, Interval]:
-    """Of differences of `means` [seeds, 1 + resamples], of which the first is of all clips."""
+def _compute_intervals(
+    means: Mapping[str, np.ndarray], reference: str, seed: int
+) -> dict[str, Interval]:
+    """Intervals of differences between `means` [seeds, 1 + resamples]; the first has all clips."""
     tails = 100 * (1 - LEVEL) / 2
-    found = {}
+    intervals = {}
     for name in means:
         if name != reference:
             of_seeds = means[name] - means[reference]
             difference = of_seeds[:, 0].mean()
-            resampled = _with_drawn_seeds(of_seeds[:, 1:], seed)
+            resampled = _resample_seeds(of_seeds[:, 1:], seed)
             low, high = np.nanpercentile(resampled, [tails, 100 - tails])
             centre = difference - np.nanmean(resampled)
-            found[name] = Interval(*map(float, (difference, low + centre, high + centre)))
-    return found
+            intervals[name] = Interval(*map(float, (difference, low + centre, high + centre)))
+    return intervals
 
 
-def _with_drawn_seeds(values: np.ndarray, seed: int) -> np.ndarray:
+def _resample_seeds(values: np.ndarray, seed: int) -> np.ndarray:
     """Means over drawn seeds: [seeds, resamples] -> [resamples]; see `differences_over_seeds`."""
-    mean, count = values.mean(axis=0), len(values)
+    mean: np.ndarray = values.mean(axis=0)
+    count = len(values)
     if count == 1:
         return mean
-    weights = draws(count, values.shape[1], seed + 1).T / count
-    return mean + ((weights * values).sum(axis=0) - mean) * np.sqrt(count / (count - 1))
+    weights = draw_counts(count, values.shape[1], seed + 1).T / count
+    drawn: np.ndarray = (weights * values).sum(axis=0)
+    stretched: np.ndarray = mean + (drawn - mean) * np.sqrt(count / (count - 1))
+    return stretched
 
 
-def draws(clips: int, resamples: int, seed: int) -> np.ndarray:
+def draw_counts(clips: int, resamples: int, seed: int) -> np.ndarray:
     """uint8 [resamples, clips]: how often each clip was drawn."""
     rng = np.random.default_rng(seed)
     return np.stack(
@@ -120,7 +125,7 @@ def draws(clips: int, resamples: int, seed: int) -> np.ndarray:
     ).astype(np.uint8)
 
 
-def mean_average_precisions(truth: np.ndarray, scores: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+def compute_resampled_maps(truth: np.ndarray, scores: np.ndarray, drawn: np.ndarray) -> np.ndarray:
     """mAP of the clips as often as they were `drawn` [resamples, clips]: float64 [resamples].
 
     Each is `metrics.mean_average_precision` of the clips so often repeated, without a sort for
@@ -143,8 +148,8 @@ def mean_average_precisions(truth: np.ndarray, scores: np.ndarray, drawn: np.nda
         upto = drawn[order[: ends[-1] + 1]]
         seen = np.cumsum(np.add.reduceat(upto, starts, axis=0, dtype=np.int32), axis=0)
         weights = upto[places].astype(np.int32)
-        found = np.cumsum(weights, axis=0)[np.searchsorted(places, ends, "right") - 1]
-        precision = (found / np.maximum(seen, 1))[end_of]
+        positives = np.cumsum(weights, axis=0)[np.searchsorted(places, ends, "right") - 1]
+        precision = (positives / np.maximum(seen, 1))[end_of]
         count = weights.sum(axis=0)
         average = (weights * precision).sum(axis=0) / np.maximum(count, 1)
         total += np.where(count > 0, average, 0)
@@ -152,15 +157,17 @@ def mean_average_precisions(truth: np.ndarray, scores: np.ndarray, drawn: np.nda
     return np.where(classes > 0, total / np.maximum(classes, 1), np.nan)
 
 
-def interval_of_map(truth: np.ndarray, scores: np.ndarray, seed: int = 0) -> tuple[float, float]:
+def compute_map_interval(
+    truth: np.ndarray, scores: np.ndarray, seed: int = 0
+) -> tuple[float, float]:
     """Where the middle 95 % of a mAP lie over resamples of the clips, moved as differences are.
 
     truth: multi-hot [clips, classes]; scores of the same shape.
     """
-    resamples = int(np.clip(_WORK / max(truth.size, 1), _LEAST, _MOST))
+    resamples = int(np.clip(_WORK / max(truth.size, 1), _LEAST_RESAMPLES, _MOST_RESAMPLES))
     whole = np.ones((1, len(truth)), np.uint8)
-    counts = np.concatenate([whole, draws(len(truth), resamples, seed)])
-    found = mean_average_precisions(truth, scores, counts)
+    counts = np.concatenate([whole, draw_counts(len(truth), resamples, seed)])
+    maps = compute_resampled_maps(truth, scores, counts)
     tails = 100 * (1 - LEVEL) / 2
-    low, high = np.nanpercentile(found[1:], [tails, 100 - tails]) + found[0] - np.nanmean(found[1:])
+    low, high = np.nanpercentile(maps[1:], [tails, 100 - tails]) + maps[0] - np.nanmean(maps[1:])
     return float(max(low, 0.0)), float(min(high, 1.0))

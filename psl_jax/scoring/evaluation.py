@@ -23,15 +23,15 @@ SCORES = "scores.npz"
 METRICS = "metrics.json"
 PER_CLASS = "per_class.csv"
 
-Cut = Segmentation | WholeClips
+AnySegmentation = Segmentation | WholeClips
 
 
-def cut_for(
+def segmentation_for(
     index: ClipIndex,
     seconds: float | None,
     shortest_seconds: float = MIN_SEGMENT_SECONDS,
     count_padding: bool = False,
-) -> Cut:
+) -> AnySegmentation:
     """Segments of `seconds`, or for None the whole clip in one pass.
 
     count_padding: each whole clip is padded to the longest one, whose frames all count.
@@ -42,56 +42,64 @@ def cut_for(
     return Segmentation(length, shortest_seconds=shortest_seconds)
 
 
-def scored(
-    scorer: SegmentScorer, source: Source, cut: Cut, batch_size: int, clips: np.ndarray
+def score_batches(
+    scorer: SegmentScorer,
+    source: Source,
+    segmentation: AnySegmentation,
+    batch_size: int,
+    clips: np.ndarray,
 ) -> Iterator[tuple[Batch, np.ndarray]]:
-    """(batch, probabilities [rows, classes]) of all that `clips` (ascending numbers) are cut into.
+    """Yields (batch, probabilities [rows, classes]) of all segments of `clips`, ascending numbers.
 
     batch_size counts the rows a process scores at a time, see `Scorer.fitting`.
     """
-    if isinstance(cut, WholeClips):
+    if isinstance(segmentation, WholeClips):
 
         def size(seconds: float, count: int) -> int:
-            wanted = scorer.fitting(batch_size, seconds)
-            return min(wanted, scorer.fitting(max(count, 1), seconds))
+            rows = scorer.fitting(batch_size, seconds)
+            return min(rows, scorer.fitting(max(count, 1), seconds))
 
-        found = whole_clip_batches(source, cut, clips, size)
-        return scorer(found, cut.padded) if isinstance(scorer, DeviceScorer) else scorer(found)
-    rows = scorer.fitting(batch_size, cut.seconds)
-    return scorer(batches.eval_batches(source, cut, batch_size=rows, clips=clips))
+        feed = whole_clip_batches(source, segmentation, clips, size)
+        if isinstance(scorer, DeviceScorer):
+            return scorer(feed, segmentation.padded)
+        return scorer(feed)
+    rows = scorer.fitting(batch_size, segmentation.seconds)
+    return scorer(batches.eval_batches(source, segmentation, batch_size=rows, clips=clips))
 
 
 def score_clips(
     scorer: SegmentScorer,
     source: Source,
-    cut: Cut,
+    segmentation: AnySegmentation,
     batch_size: int,
     description: str | None = None,
 ) -> np.ndarray:
     """Scores of all clips: the mean over a clip's segments (paper, section 3.3).
 
-    batch_size: see `scored`. With a description a bar shows the progress. Returns float32
+    batch_size: see `score_batches`. With a description a bar shows the progress. Returns float32
     [clips, classes], on every process.
     """
     index, process = source.index, jax.process_index()
-    shares = process_clips(index, cut, jax.process_count())
-    own = shares[process]
+    shares = process_clips(index, segmentation, jax.process_count())
+    clips = shares[process]
     show = description is not None and process == 0
-    with progress.bar(len(own), "clip", description, show=show) as bar:
+    with progress.bar(len(clips), "clip", description, show=show) as bar:
 
-        def shown() -> Iterator[tuple[Batch, np.ndarray]]:
-            for batch, probabilities in scored(scorer, source, cut, batch_size, own):
+        def count_done() -> Iterator[tuple[Batch, np.ndarray]]:
+            for batch, probabilities in score_batches(
+                scorer, source, segmentation, batch_size, clips
+            ):
                 yield batch, probabilities
                 bar.update(int((batch["segment"] == 0).sum()))
 
-        means = clip_means(shown(), index, cut, own)
-    return parallel.gather_rows(means, [len(clips) for clips in shares])
+        means = compute_clip_means(count_done(), index, segmentation, clips)
+    return parallel.gather_rows(means, [len(share) for share in shares])
 
 
-def clip_means(
+def compute_clip_means(
     scored_batches: Iterable[tuple[Batch, np.ndarray]],
     index: ClipIndex,
-    cut: Cut,
+    segmentation: AnySegmentation,
     clips: np.ndarray,
 ) -> np.ndarray:
     """Means over the segments of `clips`, consecutive numbers: float32 [clips, classes].
@@ -102,8 +110,9 @@ def clip_means(
     totals = np.zeros((len(clips), index.num_classes), np.float64)
     for batch, probabilities in scored_batches:
         np.add.at(totals, batch["clip"] - first, probabilities)
-    counts = cut.counts(index.num_samples[clips])
-    return (totals / counts[:, None]).astype(np.float32)
+    counts = segmentation.counts(index.num_samples[clips])
+    means: np.ndarray = (totals / counts[:, None]).astype(np.float32)
+    return means
 
 
 def mean_average_precision(scores: np.ndarray, index: ClipIndex) -> float:
@@ -112,7 +121,7 @@ def mean_average_precision(scores: np.ndarray, index: ClipIndex) -> float:
 
 
 def write_results(
-    run_dir: str | os.PathLike, index: ClipIndex, scores: np.ndarray, more: dict[str, Any]
+    run_dir: str | os.PathLike[str], index: ClipIndex, scores: np.ndarray, more: dict[str, Any]
 ) -> dict[str, Any]:
     """Writes scores.npz, per_class.csv and metrics.json; returns what the last holds.
 
@@ -127,18 +136,18 @@ def write_results(
             scores=scores,
             targets=truth.astype(np.uint8),
         )
-    rows = metrics.per_class(truth, scores, index.classes, index.ids.tolist())
+    rows = metrics.tabulate_classes(truth, scores, index.classes, index.ids.tolist())
     files.write_csv(folder / PER_CLASS, metrics.PER_CLASS_HEADER, rows)
     summary = metrics.summarize(truth, scores, index.ids.tolist()) | more
     files.write_json(folder / METRICS, summary)
     return summary
 
 
-def read_scores(run_dir: str | os.PathLike) -> dict[str, np.ndarray] | None:
+def read_scores(run_dir: str | os.PathLike[str]) -> dict[str, np.ndarray] | None:
     """What `write_results` kept: ids, classes, scores, targets. None where it is not all there."""
     path = path_of(run_dir) / SCORES
     if not path.exists():
         return None
     with path.open("rb") as file, np.load(file) as stored:
-        found = {name: stored[name] for name in stored.files}
-    return found if "targets" in found else None  # earlier versions kept none
+        arrays = {name: stored[name] for name in stored.files}
+    return arrays if "targets" in arrays else None  # earlier versions kept none

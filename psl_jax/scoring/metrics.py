@@ -30,7 +30,7 @@ def average_precision(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
     sum_n (R_n - R_{n-1}) P_n over the distinct scores n: clips with equal scores enter together.
     NaN for a class without positives. Shapes [clips, classes]; UserError on non-finite scores.
     """
-    return _per_class(*_checked(truth, scores))[0]
+    return _compute_ap_and_auc(*_check_arrays(truth, scores))[0]
 
 
 def roc_auc(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -38,28 +38,28 @@ def roc_auc(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
     NaN for a class without positives or without negatives.
     """
-    return _per_class(*_checked(truth, scores))[1]
+    return _compute_ap_and_auc(*_check_arrays(truth, scores))[1]
 
 
-def per_class(
-    truth: np.ndarray, scores: np.ndarray, classes: Sequence[str], ids: Sequence | None = None
+def tabulate_classes(
+    truth: np.ndarray, scores: np.ndarray, classes: Sequence[str], ids: Sequence[Any] | None = None
 ) -> list[tuple[str, float | None, float | None, int]]:
     """Rows (class, AP, AUC, num_positives) in class order, see PER_CLASS_HEADER.
 
     What is undefined (no positives; for AUC also no negatives) is None, an empty CSV field.
     """
-    truth, scores = _checked(truth, scores, ids)
+    truth, scores = _check_arrays(truth, scores, ids)
     if len(classes) != truth.shape[1]:
         raise ValueError(f"{len(classes)} class names for {truth.shape[1]} columns of scores")
-    ap, auc = _per_class(truth, scores)
+    ap, auc = _compute_ap_and_auc(truth, scores)
     positives = truth.sum(axis=0)
     return [
-        (str(name), _number(p), _number(a), int(n))
+        (str(name), _none_if_nan(p), _none_if_nan(a), int(n))
         for name, p, a, n in zip(classes, ap, auc, positives, strict=True)
     ]
 
 
-def _per_class(truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _compute_ap_and_auc(truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(AP [classes], AUC [classes]). Sorts each class once and looks its positives up in it."""
     num_clips, num_classes = truth.shape
     ap, auc = np.full(num_classes, np.nan), np.full(num_classes, np.nan)
@@ -93,7 +93,7 @@ def mean_average_precision(truth: np.ndarray, scores: np.ndarray) -> float:
 
     UserError when no class has one.
     """
-    return mean_scored(average_precision(truth, scores))
+    return mean_over_scored_classes(average_precision(truth, scores))
 
 
 def d_prime(auc: float) -> float:
@@ -108,7 +108,7 @@ def lwlrap(truth: np.ndarray, scores: np.ndarray) -> float:
     over all pairs, so that every label weighs the same. A tied class counts as ranked above, as
     in scikit-learn's `label_ranking_average_precision_score`. UserError without any label.
     """
-    truth, scores = _checked(truth, scores)
+    truth, scores = _check_arrays(truth, scores)
     clip, label = np.nonzero(truth)
     if not len(clip):
         raise UserError("lwlrap needs at least one label, but no clip has any.")
@@ -126,7 +126,7 @@ def map_at_3(truth: np.ndarray, scores: np.ndarray) -> float:
 
     A tied class counts as ranked above. UserError unless every clip has exactly one label.
     """
-    truth, scores = _checked(truth, scores)
+    truth, scores = _check_arrays(truth, scores)
     several = np.flatnonzero(truth.sum(axis=1) != 1)
     if len(several):
         raise UserError(
@@ -138,7 +138,7 @@ def map_at_3(truth: np.ndarray, scores: np.ndarray) -> float:
     return float(np.mean(np.where(rank <= 3, 1.0 / rank, 0.0)))
 
 
-def summarize(truth: np.ndarray, scores: np.ndarray, ids: Sequence) -> dict[str, Any]:
+def summarize(truth: np.ndarray, scores: np.ndarray, ids: Sequence[Any]) -> dict[str, Any]:
     """The numbers of an evaluation, ready for JSON.
 
     `truth` and `scores` are [clips, classes], `ids` the clip ids. Means are over the classes with
@@ -146,9 +146,9 @@ def summarize(truth: np.ndarray, scores: np.ndarray, ids: Sequence) -> dict[str,
     `mAP_at_3` is there where each clip has exactly one label.
     UserError when no class has a positive, or naming the first clip whose scores are not finite.
     """
-    truth, scores = _checked(truth, scores, ids)
-    ap, auc = _per_class(truth, scores)
-    mean_ap = mean_scored(ap)
+    truth, scores = _check_arrays(truth, scores, ids)
+    ap, auc = _compute_ap_and_auc(truth, scores)
+    mean_ap = mean_over_scored_classes(ap)
     mean_auc = None if np.isnan(auc).all() else float(np.nanmean(auc))
     # Of few classes the best three hold the true one anyway.
     single = truth.shape[1] > 3 and (truth.sum(axis=1) == 1).all()
@@ -222,8 +222,8 @@ class LabelCounter:
         }
 
 
-def _checked(
-    truth: np.ndarray, scores: np.ndarray, ids: Sequence | None = None
+def _check_arrays(
+    truth: np.ndarray, scores: np.ndarray, ids: Sequence[Any] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """(truth bool, scores float) of one shape, or a ValueError; UserError on non-finite scores."""
     truth, scores = np.asarray(truth), np.asarray(scores)
@@ -252,7 +252,7 @@ def _checked(
     return truth, scores
 
 
-def mean_scored(ap: np.ndarray) -> float:
+def mean_over_scored_classes(ap: np.ndarray) -> float:
     """Mean of average precisions over the classes that have one; UserError where none has."""
     if np.isnan(ap).all():
         raise UserError(
@@ -262,5 +262,5 @@ def mean_scored(ap: np.ndarray) -> float:
     return float(np.nanmean(ap))
 
 
-def _number(value: float) -> float | None:
+def _none_if_nan(value: float) -> float | None:
     return None if np.isnan(value) else float(value)

@@ -19,18 +19,18 @@ from psl_jax.scoring import metrics
 from psl_jax.scoring.scorer import SegmentScorer
 
 
-class TaughtBy(NamedTuple):
-    """Whose labels they are.
+class TeacherIdentity(NamedTuple):
+    """The teacher or teachers that made the labels.
 
     Attributes:
       digest: of the teacher.
-      described: what the manifest says of each teacher.
-      weak: bool [classes], those which no teacher knows and which keep their weak labels; or None.
+      descriptions: what the manifest says of each teacher.
+      weak_classes: bool [classes], those that no teacher knows and that keep their weak labels.
     """
 
     digest: str
-    described: list[dict[str, Any]] | None = None
-    weak: np.ndarray | None = None
+    descriptions: list[dict[str, Any]] | None = None
+    weak_classes: np.ndarray | None = None
 
 
 def relabel(
@@ -39,7 +39,7 @@ def relabel(
     segmentation: Segmentation,
     directory: pathlib.Path,
     *,
-    teacher: TaughtBy,
+    teacher: TeacherIdentity,
     batch_size: int,
     rule: LabelRule | None = None,
 ) -> None:
@@ -56,25 +56,25 @@ def relabel(
         segmentation,
         teacher_digest=teacher.digest,
         rule=rule,
-        teachers=teacher.described,
-        uses_weak_labels=teacher.weak is not None,
+        teachers=teacher.descriptions,
+        uses_weak_labels=teacher.weak_classes is not None,
     )
-    _score_missing(scorer, source, writer, teacher.weak, batch_size)
+    _score_missing(scorer, source, writer, teacher.weak_classes, batch_size)
 
 
 def _score_missing(
     scorer: SegmentScorer,
     source: Source,
     writer: SoftLabelWriter,
-    keeps_weak: np.ndarray | None,
+    weak_classes: np.ndarray | None,
     batch_size: int,
 ) -> None:
     index, segmentation, directory = source.index, writer.segmentation, writer.directory
-    shards = _own_shards(writer)
+    shards = _choose_shards(writer)
     count, process = jax.process_count(), jax.process_index()
     if not shards:
         return
-    clips = np.concatenate([_clips_of(index, shard) for shard in shards])
+    clips = np.concatenate([_clips_in_shard(index, shard) for shard in shards])
     size = scorer.fitting(batch_size, segmentation.seconds)
     feed = batches.eval_batches(source, segmentation, batch_size=size, clips=clips)
     most_segments = int(segmentation.counts(index.num_samples[clips]).max())
@@ -85,8 +85,8 @@ def _score_missing(
     with progress.bar(len(clips), "clip", description, show=process == 0) as bar:
         for batch, probabilities in scorer(feed):
             done, rows = collector.add(batch, probabilities)
-            if keeps_weak is not None:
-                rows[..., keeps_weak] = index.weak_labels(done)[:, None, keeps_weak]
+            if weak_classes is not None:
+                rows[..., weak_classes] = index.weak_labels(done)[:, None, weak_classes]
             writer.add(done, rows)
             bar.update(len(done))
     elapsed = time.perf_counter() - start
@@ -97,17 +97,17 @@ def _score_missing(
     )
 
 
-def _own_shards(writer: SoftLabelWriter) -> list[int]:
+def _choose_shards(writer: SoftLabelWriter) -> list[int]:
     """The missing shards that this process is to write; all processes come here.
 
     Dealt out as the first process finds them before anybody writes: by their numbers, what a dead
     process left would fall to few.
     """
     missing = distributed.exchange(writer.missing)[0]
-    return dealt(missing, jax.process_index(), jax.process_count())
+    return deal_shards(missing, jax.process_index(), jax.process_count())
 
 
-def dealt(missing: Sequence[int], process: int, count: int) -> list[int]:
+def deal_shards(missing: Sequence[int], process: int, count: int) -> list[int]:
     """The shards among the `missing`, the same for all, that fall to one of `count` processes."""
     return list(missing[process::count])
 
@@ -120,35 +120,39 @@ class _ClipCollector:
         self.clips = np.zeros(0, np.int64)
         self.rows: np.ndarray | None = None
 
-    def add(self, batch: dict[str, np.ndarray], probabilities: np.ndarray):
+    def add(
+        self, batch: dict[str, np.ndarray], probabilities: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Returns the clips that are complete now, and their [n, segments, classes]."""
         clips = np.concatenate([self.clips, batch["clip"]])
         rows = probabilities
         if self.rows is not None:
             rows = np.concatenate([self.rows, probabilities])
-        numbers, starts, found = np.unique(clips, return_index=True, return_counts=True)
+        numbers, starts, counts = np.unique(clips, return_index=True, return_counts=True)
         order = np.argsort(starts)
-        numbers, starts, found = numbers[order], starts[order], found[order]
-        whole = found == self.segmentation.counts(self.index.num_samples[numbers])
+        numbers, starts, counts = numbers[order], starts[order], counts[order]
+        whole = counts == self.segmentation.counts(self.index.num_samples[numbers])
         done = numbers[whole]
-        out = np.zeros((len(done), self.segments, rows.shape[1]), np.float32)
-        for i, (start, count) in enumerate(zip(starts[whole], found[whole], strict=True)):
-            out[i, :count] = rows[start : start + count]
-        left = int(found[whole].sum())  # only the last clip can be incomplete
-        self.clips, self.rows = clips[left:], rows[left:]
-        return done, out
+        labels = np.zeros((len(done), self.segments, rows.shape[1]), np.float32)
+        for i, (start, count) in enumerate(zip(starts[whole], counts[whole], strict=True)):
+            labels[i, :count] = rows[start : start + count]
+        num_done = int(counts[whole].sum())  # only the last clip can be incomplete
+        self.clips, self.rows = clips[num_done:], rows[num_done:]
+        return done, labels
 
 
-def label_quality(labels: SoftLabels, index: ClipIndex, segmentation: Segmentation) -> dict:
+def measure_label_quality(
+    labels: SoftLabels, index: ClipIndex, segmentation: Segmentation
+) -> dict[str, Any]:
     """What the soft labels are worth: counts and coverage of labels (paper, figures 2 and 3) and,
     where the data has true events, the segment mAP of the soft and of the propagated weak labels,
     and their average precision of each class.
     """
     counter = metrics.LabelCounter()
-    scored: dict[str, list[np.ndarray]] = {"soft": [], "weak": [], "truth": []}
+    rows_by_source: dict[str, list[np.ndarray]] = {"soft": [], "weak": [], "truth": []}
     num_segments = 0
     for shard in range(len(index.shard_sizes)):  # of a large split no more fits into memory
-        clips = _clips_of(index, shard)
+        clips = _clips_in_shard(index, shard)
         _, soft, counts = labels.read_shard(shard)
         weak = index.weak_labels(clips)
         counter.add(soft, counts, weak)
@@ -156,18 +160,22 @@ def label_quality(labels: SoftLabels, index: ClipIndex, segmentation: Segmentati
         rows = index.annotated[clips]
         if rows.any():
             inside = np.arange(soft.shape[1]) < counts[rows, None]
-            scored["soft"].append(soft[rows][inside])
-            scored["weak"].append(np.repeat(weak[rows] > 0, counts[rows], axis=0))
+            rows_by_source["soft"].append(soft[rows][inside])
+            rows_by_source["weak"].append(np.repeat(weak[rows] > 0, counts[rows], axis=0))
             truth = index.segment_labels(segmentation, clips[rows])
-            scored["truth"].append(truth[np.arange(truth.shape[1]) < counts[rows, None]])
+            rows_by_source["truth"].append(truth[np.arange(truth.shape[1]) < counts[rows, None]])
     result = {"num_segments": num_segments, "statistics": counter.result()}
-    if scored["truth"]:
-        truth, soft, weak = (np.concatenate(scored[name]) for name in ("truth", "soft", "weak"))
+    if rows_by_source["truth"]:
+        truth, soft, weak = (
+            np.concatenate(rows_by_source[name]) for name in ("truth", "soft", "weak")
+        )
         by_class = {
             "soft": metrics.average_precision(truth, soft),
             "weak": metrics.average_precision(truth, weak),
         }
-        result["segment_mAP"] = {kind: metrics.mean_scored(ap) for kind, ap in by_class.items()}
+        result["segment_mAP"] = {
+            kind: metrics.mean_over_scored_classes(ap) for kind, ap in by_class.items()
+        }
         result["segment_AP"] = {
             "classes": list(index.classes),
             "positives": truth.sum(axis=0).tolist(),  # segments
@@ -180,5 +188,5 @@ def label_quality(labels: SoftLabels, index: ClipIndex, segmentation: Segmentati
     }
 
 
-def _clips_of(index: ClipIndex, shard: int) -> np.ndarray:
+def _clips_in_shard(index: ClipIndex, shard: int) -> np.ndarray:
     return np.arange(index.shard_offsets[shard], index.shard_offsets[shard + 1])

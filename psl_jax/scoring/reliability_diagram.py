@@ -31,7 +31,7 @@ class Reliability:
         return float(np.average(gaps, weights=self.counts[used]))
 
 
-def reliability(truth: np.ndarray, scores: np.ndarray, bins: int = BINS) -> Reliability:
+def compute_reliability(truth: np.ndarray, scores: np.ndarray, bins: int = BINS) -> Reliability:
     """Of all pairs of a clip and a class together; truth multi-hot and scores [clips, classes].
 
     Guo et al., On calibration of modern neural networks (ICML 2017), each class as a problem of

@@ -12,7 +12,7 @@ from psl_jax.data.source import Source
 from psl_jax.runtime import files, parallel, progress
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import remove_tree
-from psl_jax.scoring.evaluation import Cut, scored
+from psl_jax.scoring.evaluation import AnySegmentation, score_batches
 from psl_jax.scoring.scorer import SegmentScorer
 
 MANIFEST = "evaluation.json"
@@ -25,7 +25,7 @@ class StoredScores:
     def __init__(self, folder: pathlib.Path, index: ClipIndex, made_with: dict[str, Any]):
         """made_with: what the scores depend on. Raises UserError where the folder has others."""
         self.folder, self.index = folder, index
-        wanted = files.as_json(
+        manifest = files.as_json(
             made_with
             | {
                 "ids_in_order": files.json_digest(index.ids.tolist()),
@@ -34,19 +34,19 @@ class StoredScores:
                 "audio_sha256": None if index.audio_digests is None else index.audio_sha256,
             }
         )
-        manifest = folder / MANIFEST
-        self.begun = manifest.exists()
+        path = folder / MANIFEST
+        self.begun = path.exists()
         others = [name for name in ("metrics.json", "config.json") if (folder / name).exists()]
         if others and not self.begun:
             raise UserError(f"{folder} holds {others[0]} of something else. Give another --out")
-        found = files.read_json(manifest) if manifest.exists() else wanted
-        differing = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
+        stored = files.read_json(path) if self.begun else manifest
+        differing = sorted(k for k in {*stored, *manifest} if stored.get(k) != manifest.get(k))
         if differing:
-            lines = [f"  {k}: {found.get(k)!r} there, {wanted.get(k)!r} now" for k in differing]
+            lines = [f"  {k}: {stored.get(k)!r} there, {manifest.get(k)!r} now" for k in differing]
             raise UserError(
                 f"{folder} holds another evaluation:\n" + "\n".join(lines) + "\nGive another --out"
             )
-        self._wanted = wanted
+        self._manifest = manifest
         # float32: in float16 many small scores would be equal, and ranks are what is measured.
         sizes = index.shard_sizes.tolist()
         self._arrays = ShardArrays(folder / _PARTS, "scores", sizes, None, np.float32)
@@ -60,7 +60,7 @@ class StoredScores:
         """Writes what the scores will be of; all processes come here."""
         if jax.process_index() == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
-            files.write_json(self.folder / MANIFEST, self._wanted)
+            files.write_json(self.folder / MANIFEST, self._manifest)
         parallel.wait_for_all("evaluation begun")
 
     def write(self, shard: int, scores: np.ndarray) -> None:
@@ -82,7 +82,7 @@ class StoredScores:
 def score_missing(
     scorer: SegmentScorer,
     source: Source,
-    cut: Cut,
+    segmentation: AnySegmentation,
     stored: StoredScores,
     batch_size: int,
     description: str,
@@ -97,16 +97,18 @@ def score_missing(
         [np.zeros(0, np.int64), *(np.arange(*index.shard_offsets[s : s + 2]) for s in shards)]
     )
     if len(clips):
-        begun: dict[int, _ShardScores] = {}  # few at a time: clips come about in order
+        begun: dict[int, _ShardScores] = {}  # few at a time: clips come nearly in order
         with progress.bar(len(clips), "clip", description, show=process == 0) as bar:
-            for batch, probabilities in scored(scorer, source, cut, batch_size, clips):
+            for batch, probabilities in score_batches(
+                scorer, source, segmentation, batch_size, clips
+            ):
                 shard_of = np.searchsorted(index.shard_offsets, batch["clip"], "right") - 1
                 for shard in np.unique(shard_of).tolist():
                     values = probabilities.shape[1]
-                    one = begun.setdefault(shard, _ShardScores(index, cut, shard, values))
+                    sums = begun.setdefault(shard, _ShardScores(index, segmentation, shard, values))
                     rows = shard_of == shard
-                    one.add(batch["clip"][rows], probabilities[rows])
-                    if one.is_whole:
+                    sums.add(batch["clip"][rows], probabilities[rows])
+                    if sums.is_whole:
                         stored.write(shard, begun.pop(shard).means())
                 bar.update(int((batch["segment"] == 0).sum()))
     parallel.wait_for_all("evaluation scored")
@@ -115,20 +117,21 @@ def score_missing(
 class _ShardScores:
     """Sums over the segments of the clips of a shard."""
 
-    def __init__(self, index: ClipIndex, cut: Cut, shard: int, values: int):
+    def __init__(self, index: ClipIndex, segmentation: AnySegmentation, shard: int, values: int):
         self.first, end = index.shard_offsets[shard : shard + 2]
-        self.counts = cut.counts(index.num_samples[self.first : end])
-        self.left = self.counts.copy()  # segments to come
+        self.counts = segmentation.counts(index.num_samples[self.first : end])
+        self.remaining = self.counts.copy()  # segments to come
         self.sums = np.zeros((len(self.counts), values), np.float64)
 
     def add(self, clips: np.ndarray, probabilities: np.ndarray) -> None:
         np.add.at(self.sums, clips - self.first, probabilities)
-        np.subtract.at(self.left, clips - self.first, 1)
+        np.subtract.at(self.remaining, clips - self.first, 1)
 
     @property
     def is_whole(self) -> bool:
-        return not self.left.any()
+        return not self.remaining.any()
 
     def means(self) -> np.ndarray:
         """float32 [clips, classes]"""
-        return (self.sums / self.counts[:, None]).astype(np.float32)
+        means: np.ndarray = (self.sums / self.counts[:, None]).astype(np.float32)
+        return means

@@ -25,18 +25,19 @@ CPU_BATCH = 32  # segments
 DEVICE_SECONDS = 1024  # of audio, that a device is given at a time
 TPU_LANES = 128
 
-# What a program gives of each row: its scores [classes], or embeddings [frames, 1280].
+Program = Callable[..., jax.Array]  # (network, audio, num_samples) -> [rows, ...]
+# What a program computes of each row: scores [classes], or embeddings [frames, 1280].
 Gives = Literal["scores", "embeddings"]
 
 
-def score_function(
+def make_score_function(
     logmel: LogMel,
     dtype: str,
     platform: str,
     padded: bool = False,
     count_padding: bool = False,
     gives: Gives = "scores",
-) -> Callable:
+) -> Callable[..., jax.Array]:
     """(folded network, audio, num_samples) -> what it gives of [batch] rows of each device.
 
     dtype: type of the network's maps. padded: rows may end in padding, which is to have no
@@ -61,7 +62,7 @@ def score_function(
     return score
 
 
-def counted_frames(num_samples: np.ndarray, samples: int, count_padding: bool) -> np.ndarray:
+def count_output_frames(num_samples: np.ndarray, samples: int, count_padding: bool) -> np.ndarray:
     """Output frames that count in rows of `samples`, of which `num_samples` [...] are audio."""
     if count_padding:
         num_samples = np.full_like(num_samples, samples)
@@ -76,13 +77,13 @@ def scoring_program(
     padded: bool = False,
     count_padding: bool = False,
     gives: Gives = "scores",
-):
+) -> Program:
     """The jitted `score_function` on `mesh`.
 
     Cached, so that experiments of one suite that need the same program compile it once.
     """
     platform = parallel.platform_of(mesh)
-    score = score_function(logmel, dtype, platform, padded, count_padding, gives)
+    score = make_score_function(logmel, dtype, platform, padded, count_padding, gives)
     specs = (parallel.REPLICATED, parallel.SPLIT, parallel.SPLIT)
     return parallel.data_parallel(score, mesh, specs, parallel.SPLIT)
 
@@ -112,7 +113,7 @@ class DeviceScorer:
     Processes score their own clips independently; nothing is exchanged between them.
     """
 
-    def __init__(self, mesh: Mesh, network: Any, program: Callable[[bool], Callable]):
+    def __init__(self, mesh: Mesh, network: Any, program: Callable[[bool], Program]):
         """network: the program's first argument, arrays of the host.
 
         program: of whether rows end in padding; gets (network, audio, num_samples).
@@ -155,10 +156,10 @@ class DeviceScorer:
             care = batch["audio"].shape[1] in padded or _has_padding(batch)
             return self._programs[care](self.network, inputs["audio"], inputs["num_samples"])
 
-        return computed_ahead(program, batches, self.mesh)
+        return compute_ahead(program, batches, self.mesh)
 
 
-def computed_ahead(
+def compute_ahead(
     program: Callable[[Batch, dict[str, jax.Array]], jax.Array],
     batches: Iterable[Batch],
     mesh: Mesh,
@@ -168,13 +169,13 @@ def computed_ahead(
     While a batch is computed the next one is read and put on the devices.
     """
 
-    def put(batch):
+    def put(batch: Batch) -> tuple[Batch, dict[str, jax.Array]]:
         inputs = {k: batch[k] for k in ("audio", "num_samples")}
         return batch, parallel.put_batch(inputs, mesh)
 
     made = parallel.prefetch(batches, put)
     for batch, result in parallel.computed(made, program, alone=mesh.size == 1):
-        yield _real_rows(batch, result)
+        yield _keep_real_rows(batch, result)
 
 
 class Scorer(DeviceScorer):
@@ -193,7 +194,7 @@ class Scorer(DeviceScorer):
         """count_padding, gives: see `score_function`; output: see `folding.fold`."""
         mesh = parallel.local_mesh(num_devices)
 
-        def program(padded: bool) -> Callable:
+        def program(padded: bool) -> Callable[..., jax.Array]:
             care = padded and not count_padding
             return scoring_program(logmel, dtype, mesh, care, count_padding, gives)
 
@@ -206,6 +207,6 @@ def _has_padding(batch: Batch) -> bool:
     return bool(short[batch["weight"] > 0].any())
 
 
-def _real_rows(batch, result):
+def _keep_real_rows(batch: Batch, result: jax.Array) -> tuple[Batch, np.ndarray]:
     real = batch["weight"] > 0
     return {k: v[real] for k, v in batch.items()}, parallel.local_rows(result)[real]

@@ -17,8 +17,8 @@ from psl_jax.data.whole_clips import WholeClips
 from psl_jax.networks import class_lists
 from psl_jax.runtime import cli_entry, distributed, parallel
 from psl_jax.runtime.errors import UserError
-from psl_jax.scoring.evaluation import Cut
-from psl_jax.scoring.relabeling import TaughtBy
+from psl_jax.scoring.evaluation import AnySegmentation
+from psl_jax.scoring.relabeling import TeacherIdentity
 from psl_jax.scoring.scorer import SegmentScorer
 from psl_jax.teachers import ensemble, open_teacher
 from psl_jax.teachers.fitted_teacher import JoinedScorer
@@ -84,7 +84,7 @@ class Task(NamedTuple):
     source: Source
     segmentation: Segmentation
 
-    def cut(self, segments: str) -> Cut:
+    def cut(self, segments: str) -> AnySegmentation:
         """The segments, or for "whole" and a model of ours the clips, each as long as it is."""
         if segments == "whole" and isinstance(self.teacher, OwnTeacher):
             return WholeClips.of(self.source.index)
@@ -101,8 +101,8 @@ class Task(NamedTuple):
         )
 
     @property
-    def taught_by(self) -> TaughtBy:
-        return TaughtBy(self.teacher.digest, self.teacher.described(), self.weak)
+    def taught_by(self) -> TeacherIdentity:
+        return TeacherIdentity(self.teacher.digest, self.teacher.described(), self.weak)
 
 
 def begin(arguments: argparse.Namespace, segments: str) -> Task:
@@ -190,7 +190,11 @@ def _seconds(segments: str, teacher: Teacher, source: Source) -> float:
 
 
 def plan(
-    task: Task, cut: Cut, scorer: SegmentScorer, arguments: argparse.Namespace, out: object
+    task: Task,
+    cut: AnySegmentation,
+    scorer: SegmentScorer,
+    arguments: argparse.Namespace,
+    out: object,
 ) -> list[str]:
     """What will be done, in words; `cut` is what the clips are cut into."""
     index = task.source.index
@@ -214,7 +218,7 @@ def plan(
 
 
 def _work(
-    cut: Cut, index: ClipIndex, scorer: SegmentScorer, arguments: argparse.Namespace
+    cut: AnySegmentation, index: ClipIndex, scorer: SegmentScorer, arguments: argparse.Namespace
 ) -> tuple[str, int, float]:
     """What is scored, in words; rows of the batches of the longest; seconds of it all, padded."""
     rows = scorer.fitting(arguments.batch_size, cut.seconds)

@@ -26,8 +26,8 @@ from psl_jax.networks.mobilenetv2 import (
     output_frames,
 )
 from psl_jax.runtime import parallel, progress
-from psl_jax.scoring.evaluation import Cut, clip_means, scored
-from psl_jax.scoring.scorer import Scorer, computed_ahead, counted_frames
+from psl_jax.scoring.evaluation import AnySegmentation, compute_clip_means, score_batches
+from psl_jax.scoring.scorer import Scorer, compute_ahead, count_output_frames
 from psl_jax.training.step import Recipe, features_program
 
 
@@ -63,7 +63,7 @@ def of_segments(
     size = -(-batch_size // mesh.size) * mesh.size
     feed = batches.eval_batches(source, segmentation, batch_size=size, clips=clips)
     with progress.bar(total, "segment", "features", show=jax.process_index() == 0) as bar:
-        for _, rows in computed_ahead(lambda _, inputs: program(arrays, inputs), feed, mesh):
+        for _, rows in compute_ahead(lambda _, inputs: program(arrays, inputs), feed, mesh):
             features[first : first + len(rows)] = rows
             first += len(rows)
             bar.update(len(rows))
@@ -90,7 +90,7 @@ class FrozenScorer:
         variables: Variables,
         recipe: Recipe,
         source: Source,
-        cut: Cut,
+        cut: AnySegmentation,
         batch_size: int,
         num_devices: int | None = None,
     ):
@@ -113,14 +113,16 @@ class FrozenScorer:
         own = shares[jax.process_index()]
         if not self._kept:
             self._keep(own)
-        means = clip_means(self._classified(parallel.to_host(classifier)), index, self.cut, own)
+        means = compute_clip_means(
+            self._classified(parallel.to_host(classifier)), index, self.cut, own
+        )
         return parallel.gather_rows(means, [len(clips) for clips in shares])
 
     def _keep(self, clips: np.ndarray) -> None:
-        found = scored(self._scorer, self.source, self.cut, self.batch_size, clips)
+        found = score_batches(self._scorer, self.source, self.cut, self.batch_size, clips)
         for batch, embeddings in found:
             samples = batch["audio"].shape[1]
-            frames = counted_frames(batch["num_samples"], samples, self.recipe.count_padding)
+            frames = count_output_frames(batch["num_samples"], samples, self.recipe.count_padding)
             self._kept.append(({"clip": batch["clip"]}, embeddings, frames))
 
     def _classified(self, classifier: dict[str, Any]) -> Iterator[tuple[Batch, np.ndarray]]:

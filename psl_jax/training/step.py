@@ -17,7 +17,7 @@ from psl_jax.networks.forward_context import Context
 from psl_jax.networks.frontend import LogMel, num_frames, to_float, zeros_after
 from psl_jax.networks.mobilenetv2 import Network, Variables, output_frames
 from psl_jax.runtime import parallel
-from psl_jax.scoring.scorer import score_function
+from psl_jax.scoring.scorer import make_score_function
 from psl_jax.training import metric_log
 
 
@@ -230,7 +230,7 @@ def taught_labels(
     Its labels are mixed with those that the batch brings, the weak ones. Inside `data_parallel`.
     """
     with jax.named_scope("teacher"):
-        score = score_function(how.logmel, how.dtype, platform, how.padded, how.count_padding)
+        score = make_score_function(how.logmel, how.dtype, platform, how.padded, how.count_padding)
         soft = score(network, batch["audio"], batch["num_samples"])
         if how.alpha == 1:
             return soft

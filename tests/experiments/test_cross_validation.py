@@ -117,7 +117,7 @@ def test_intervals_are_of_the_mean_over_folds(tmp_path):
     experiments = [{"name": name, "run_dirs": dirs} for name, dirs in rows.items()]
     results = {"folds": [1, 2], "experiments": experiments}
     folds._add_intervals(results, tmp_path)
-    expected = bootstrap.differences_over_folds(parts, "weak")["psl"]
+    expected = bootstrap.compute_differences_over_folds(parts, "weak")["psl"]
     assert experiments[1]["over_reference"] == {"low": expected.low, "high": expected.high}
     assert "over_reference" not in experiments[0]
 
@@ -126,14 +126,16 @@ def test_one_fold_is_no_other_interval_and_more_folds_make_it_narrower():
     rng = np.random.default_rng(1)
     truth = np.eye(3)[rng.integers(0, 3, 90)]
     scores = {n: [truth + s * rng.normal(size=truth.shape)] for n, s in (("weak", 2), ("psl", 1))}
-    alone = bootstrap.differences_over_seeds(truth, scores, "weak")["psl"]
-    assert bootstrap.differences_over_folds([(truth, scores)], "weak")["psl"] == alone
-    four = bootstrap.differences_over_folds([(truth, scores)] * 4, "weak")["psl"]
+    alone = bootstrap.compute_differences_over_seeds(truth, scores, "weak")["psl"]
+    assert bootstrap.compute_differences_over_folds([(truth, scores)], "weak")["psl"] == alone
+    four = bootstrap.compute_differences_over_folds([(truth, scores)] * 4, "weak")["psl"]
     assert four.difference == pytest.approx(alone.difference)
     # Of four times as many clips, drawn fold by fold: half as wide.
     assert (four.high - four.low) / (alone.high - alone.low) == pytest.approx(0.5, abs=0.1)
     with pytest.raises(UserError, match="another number of seeds"):
-        bootstrap.differences_over_folds([(truth, scores | {"psl": scores["psl"] * 2})], "weak")
+        bootstrap.compute_differences_over_folds(
+            [(truth, scores | {"psl": scores["psl"] * 2})], "weak"
+        )
 
 
 def test_what_is_held_against_what():

@@ -60,7 +60,7 @@ def test_intervals_are_of_clips_and_seeds_together(tmp_path):
     results = {"experiments": rows}
     seeds._add_intervals(results, tmp_path)
     del scores["lost"]
-    expected = bootstrap.differences_over_seeds(truth, scores, "weak")
+    expected = bootstrap.compute_differences_over_seeds(truth, scores, "weak")
     for name in ("psl2s", "psl5s"):
         one = next(row for row in rows if row["name"] == name)
         assert one["over_reference"] == {"low": expected[name].low, "high": expected[name].high}

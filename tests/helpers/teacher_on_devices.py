@@ -24,7 +24,7 @@ from psl_jax.networks import mobilenetv2
 from psl_jax.networks.folding import fold
 from psl_jax.networks.frontend import LogMel
 from psl_jax.runtime import parallel
-from psl_jax.scoring.relabeling import TaughtBy, relabel
+from psl_jax.scoring.relabeling import TeacherIdentity, relabel
 from psl_jax.scoring.scorer import Scorer
 from psl_jax.training.step import (
     Recipe,
@@ -81,7 +81,7 @@ def main(path: str) -> None:
                 source,
                 SEGMENTATION,
                 folder,
-                teacher=TaughtBy("t"),
+                teacher=TeacherIdentity("t"),
                 batch_size=7,
                 rule=LabelRule(count_padding=count_padding),
             )

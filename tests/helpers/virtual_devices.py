@@ -28,7 +28,7 @@ from psl_jax.networks.augmentation import Augmentation
 from psl_jax.networks.frontend import LogMel
 from psl_jax.networks.mobilenetv2 import Variables
 from psl_jax.runtime import parallel
-from psl_jax.scoring.relabeling import TaughtBy, relabel
+from psl_jax.scoring.relabeling import TeacherIdentity, relabel
 from psl_jax.scoring.scorer import Scorer
 from psl_jax.training.step import Recipe, TrainState, init_state, train_program
 
@@ -171,7 +171,7 @@ def soft_labels(variables: Variables, num_devices: int, folder: pathlib.Path) ->
         MemorySource(index),
         segmentation,
         folder / f"labels-{num_devices}",
-        teacher=TaughtBy("teacher"),
+        teacher=TeacherIdentity("teacher"),
         batch_size=BATCH - 3,  # does not divide over eight devices
     )
     labels = SoftLabels.open(folder / f"labels-{num_devices}", index, segmentation)

@@ -64,7 +64,7 @@ def shares_by_hand(folder: pathlib.Path, index: ClipIndex):
 
 def test_figures_2_and_3_are_those_of_the_label_shards(labels, tmp_path):
     soft, index, segmentation = labels
-    quality = relabeling.label_quality(soft, index, segmentation)
+    quality = relabeling.measure_label_quality(soft, index, segmentation)
     found = {
         f.name: f for f in label_figures.label_quality({"psl1s": json.loads(json.dumps(quality))})
     }
@@ -111,7 +111,7 @@ def test_label_qualities_of_seeds_are_pooled(labels, tmp_path):
         tmp_path / "other", index, segmentation,
         synthetic_data.make_probabilities(index, segmentation, seed=7),
     )  # fmt: skip
-    each = [relabeling.label_quality(one, index, segmentation) for one in (soft, other)]
+    each = [relabeling.measure_label_quality(one, index, segmentation) for one in (soft, other)]
     pooled = label_sets.pooled([{"psl1s": one} for one in each])["psl1s"]["statistics"]
     by_hand = [shares_by_hand(folder, index) for folder in (tmp_path, tmp_path / "other")]
     counts, coverage = (np.concatenate(parts) for parts in zip(*by_hand, strict=True))

@@ -86,7 +86,7 @@ def make_run(folder, num_classes=30, quality=None):
     names = [NASTY, *(f"class {i}" for i in range(1, num_classes))]
     summary = metrics.summarize(truth, scores, range(80))
     files.write_json(folder / "metrics.json", summary)
-    rows = metrics.per_class(truth, scores, names)
+    rows = metrics.tabulate_classes(truth, scores, names)
     files.write_csv(folder / "per_class.csv", metrics.PER_CLASS_HEADER, rows)
     if quality:
         files.write_json(folder / "label_quality.json", quality)

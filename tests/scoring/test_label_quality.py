@@ -59,7 +59,7 @@ def test_segments_are_scored_against_what_truly_sounds(share):
     known[:7] = share == 1.0  # a shard without any
     index = with_events(index, known)
     labels = Labels(index)
-    found = relabeling.label_quality(labels, index, SECOND)
+    found = relabeling.measure_label_quality(labels, index, SECOND)
     truth, soft, weak = [], [], []
     for clip in np.flatnonzero(np.diff(index.event_offsets) > 0):
         events = slice(*index.event_offsets[clip : clip + 2])
@@ -87,9 +87,9 @@ def test_segments_are_scored_against_what_truly_sounds(share):
 
 def test_without_events_nothing_is_scored():
     index = make_index([4], 32_000)
-    assert "segment_mAP" not in relabeling.label_quality(Labels(index), index, SECOND)
+    assert "segment_mAP" not in relabeling.measure_label_quality(Labels(index), index, SECOND)
     index = with_events(index, np.zeros(4, int))
-    assert "segment_mAP" not in relabeling.label_quality(Labels(index), index, SECOND)
+    assert "segment_mAP" not in relabeling.measure_label_quality(Labels(index), index, SECOND)
 
 
 def test_memory_is_that_of_a_shard():
@@ -98,7 +98,7 @@ def test_memory_is_that_of_a_shard():
     counts = np.full(50, 10, np.int32)
     labels = types.SimpleNamespace(read_shard=lambda shard: (None, rows, counts), num_bytes=0)
     tracemalloc.start()
-    relabeling.label_quality(labels, index, SECOND)
+    relabeling.measure_label_quality(labels, index, SECOND)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 6 * rows.nbytes  # of 40 shards

@@ -202,7 +202,7 @@ def test_non_finite_scores_name_the_clip(bad):
     truth, scores = random_case(1)
     scores[[7, 9], 2] = bad
     ids = [f"clip{i}" for i in range(60)]
-    for call in (metrics.summarize, lambda t, s, i: metrics.per_class(t, s, "abcdefg", i)):
+    for call in (metrics.summarize, lambda t, s, i: metrics.tabulate_classes(t, s, "abcdefg", i)):
         with pytest.raises(UserError, match=r"'clip7'.* 1 other"):
             call(truth, scores, ids)
     with pytest.raises(UserError, match="number 7"):
@@ -217,12 +217,14 @@ def test_wrong_shapes_and_soft_truth():
     with pytest.raises(ValueError, match="0 or 1"):
         metrics.average_precision(np.full((2, 3), 0.5), np.zeros((2, 3)))
     with pytest.raises(ValueError, match="2 class names for 3"):
-        metrics.per_class(np.ones((2, 3)), np.zeros((2, 3)), ["a", "b"])
+        metrics.tabulate_classes(np.ones((2, 3)), np.zeros((2, 3)), ["a", "b"])
 
 
 def test_per_class_rows():
     truth = np.array([[1, 0, 1], [0, 0, 1]])
-    rows = metrics.per_class(truth, np.array([[0.9, 0.1, 0.4], [0.2, 0.3, 0.4]]), ["a", 'b,"', "c"])
+    rows = metrics.tabulate_classes(
+        truth, np.array([[0.9, 0.1, 0.4], [0.2, 0.3, 0.4]]), ["a", 'b,"', "c"]
+    )
     assert rows == [("a", 1.0, 1.0, 1), ('b,"', None, None, 0), ("c", 1.0, None, 2)]
     assert len(rows[0]) == len(metrics.PER_CLASS_HEADER)
 

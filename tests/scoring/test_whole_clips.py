@@ -10,6 +10,7 @@ import synthetic_data
 from hypothesis import given
 from hypothesis import strategies as st
 
+from psl_jax.data import whole_clips
 from psl_jax.data.whole_clips import RATIO, WholeClips, whole_clip_batches
 from psl_jax.networks.frontend import LogMel
 from psl_jax.networks.mobilenetv2 import create
@@ -64,7 +65,7 @@ def test_every_clip_is_once_in_a_batch_with_its_audio(index, size, data):
 
 
 def test_no_clip_waits_for_the_end(monkeypatch):
-    monkeypatch.setattr(whole_clip_batches, "CLIPS_BETWEEN", 4)
+    monkeypatch.setattr(whole_clips, "CLIPS_BETWEEN", 4)
     index = index_of([400, 400, 400, 800, *[400] * 8], [2] * 6)
     source, whole = synthetic_data.MemorySource(index), WholeClips((400, 800), frozenset())
     found = whole_clip_batches(source, whole, np.arange(12), lambda *_: 3)
@@ -125,6 +126,6 @@ def test_scores_are_those_of_one_clip_at_a_time_and_programs_are_few(scorer, sou
 
 
 def test_with_padding_counted_all_are_padded_to_the_longest(source):
-    cut = evaluation.cut_for(source.index, None, count_padding=True)
+    cut = evaluation.segmentation_for(source.index, None, count_padding=True)
     assert cut.segment_samples == 32_000 and not isinstance(cut, WholeClips)
-    assert isinstance(evaluation.cut_for(source.index, None), WholeClips)
+    assert isinstance(evaluation.segmentation_for(source.index, None), WholeClips)
