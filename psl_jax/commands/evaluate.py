@@ -1,13 +1,13 @@
-"""Scores a split of a data set with a model, and tells the metrics of its clips.
+"""Scores a split of a data set with a model, and prints the metrics.
 
     psl-jax evaluate runs/psl2s DATA --split=eval --segment_seconds=2
     psl-jax evaluate published.pt DATA --segment_seconds=whole --out=published
     psl-jax evaluate mn:mn10_as.pt DATA --segment_seconds=10 --class_map=CLASSES.csv
 
-A clip's score is the mean of its segments'. What comes out: metrics.json, per_class.csv and
-scores.npz (ids, classes, scores, targets). An evaluation that was stopped goes on where it was, and
-several processes share one (--distributed). The data may have fewer classes than the model, and in
-another order: they are found by name.
+A clip's score is the mean of the scores of its segments. The command writes metrics.json,
+per_class.csv and scores.npz (ids, classes, scores, targets). The same command continues an
+evaluation that was stopped, and several processes can share one (--distributed). The data may have
+fewer classes than the model, in another order: classes are matched by name.
 """
 
 import argparse
@@ -29,10 +29,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--segment_seconds",
         default="training",
         metavar="S",
-        help="seconds, or whole, or training: as the model was trained (default)",
+        help="length of the segments in seconds, or whole for whole clips, or training for the "
+        "length that the model was trained on (default: training)",
     )
     parser.add_argument(
-        "--out", metavar="DIR", help="(default: evaluations/<model>-<split>-<segments>)"
+        "--out",
+        metavar="DIR",
+        help="folder where the results are written (default: "
+        "evaluations/<model>-<split>-<segments>)",
     )
     found = scoring_cli.parse(parser, arguments)
     if found.unmapped == "weak":

@@ -5,10 +5,10 @@
     psl-jax export runs/psl2s --format=stablehlo --input=logmel --out=psl2s.stablehlo
     psl-jax export published.pt --classes=CLASSES.csv --format=orbax --out=published
 
-onnx, tflite and stablehlo take waveforms [batch, samples], 16 kHz and in [-1, 1], of any number and
-length, and give clip and frame probabilities. orbax, safetensors and torch hold the weights alone.
-The file is run in its own runtime on audio before it gets its name: one that does not give the
-probabilities of the model is not kept, and the exit status is 2.
+onnx, tflite and stablehlo map waveforms [batch, samples], 16 kHz and in [-1, 1], to clip and frame
+probabilities. orbax, safetensors and torch hold the weights alone. The command runs each file in
+its own runtime on audio. It deletes a file whose probabilities differ from the model's, and ends
+with exit status 2.
 """
 
 import argparse
@@ -136,27 +136,39 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("model", metavar="RUN", help="folder of a finished run, or another model")
-    add("--format", required=True, choices=FORMATS)
-    add("--out", required=True, metavar="PATH", help="file, or for orbax folder, to write")
-    add("--classes", metavar="CSV", help="of a published .pt (default: AudioSet's)")
+    add("model", metavar="MODEL", help="folder of a finished run, or another model")
+    add("--format", required=True, choices=FORMATS, help="format to write (required)")
+    add("--out", required=True, metavar="PATH", help="file to write, for orbax a folder (required)")
+    add(
+        "--classes",
+        metavar="CSV",
+        help="CSV of the classes of a published .pt (default: AudioSet's)",
+    )
     add(
         "--input",
         default="waveform",
         choices=("waveform", "logmel"),
-        help="waveform: the front end is part of the graph (default); logmel: it is not, and the "
-        "input is [batch, frames, 64] in dB",
+        help="input of the exported graph: waveform, with the front end in the graph, or logmel, "
+        "spectrograms [batch, frames, 64] in dB (default: waveform)",
     )
-    add("--quantize", action="store_true", help="tflite: weights of 8 bits (dynamic range)")
+    add(
+        "--quantize",
+        action="store_true",
+        help="tflite: store weights in 8 bits, dynamic range (default: float32)",
+    )
     add(
         "--audio",
         nargs="+",
         default=[],
         metavar="FILE",
-        help="audio files to check on (default: clips of the run's own data where they are "
+        help="audio files to check the export on (default: clips of the run's data, where they are "
         "found, and a synthetic signal)",
     )
-    add("--licence", metavar="TEXT", help="licence of the weights, which is written with them")
+    add(
+        "--licence",
+        metavar="TEXT",
+        help="licence of the weights, stored with them (default: the model's)",
+    )
     flags.FLAGS(arguments[:1])  # absl's own, which nobody gives here, count as read
     return parser.parse_args(arguments[1:])
 

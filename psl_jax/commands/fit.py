@@ -1,14 +1,14 @@
-"""Fits a classifier of the data's classes to what a tagger with other classes says of them.
+"""Fits a classifier of the data's classes to the scores of a tagger with other classes.
 
     psl-jax fit mn:mn10_as.pt DATA --split=full --out=fitted.npz
     psl-jax relabel fitted:fitted.npz DATA --split=balanced --segment_seconds=2 --out=labels/2s
     psl-jax main --config configs/psl2s.py --config.teacher=fitted:fitted.npz ...
 
-A logistic regression for each class of the data, on the logits of all classes of the tagger, or of
-several side by side (--teacher), and the weak labels of a split's clips. Nothing else of the tagger
-changes, and no class map is needed. How strongly weights are held small is chosen by clips held
-out. The result is a teacher (docs/TEACHERS.md) that needs the tagger's own file wherever it is
-used. Scores of the clips are kept until all is done, so a fit that was stopped goes on.
+The classifier is a logistic regression for each class of the data. Its inputs are the logits of all
+classes of the tagger, or of several taggers (--teacher); its targets are the weak labels of the
+split's clips. It needs no class map. Clips that are held out select the penalty. The result is a
+teacher (docs/TEACHERS.md), which needs the tagger's own file wherever it is used. The same command
+continues a fit that was stopped.
 """
 
 import argparse
@@ -30,10 +30,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--segment_seconds",
         default="training",
         metavar="S",
-        help="that the tagger hears at a time: seconds, or whole, or training: as it was trained "
-        "(default); a clip's score is their mean",
+        help="length of the segments that the tagger scores, in seconds, or whole for whole "
+        "clips, or training for the length that it was trained on (default: training); the score "
+        "of a clip is the mean of its segments' scores",
     )
-    parser.add_argument("--out", required=True, metavar="FILE", help="where it goes, FILE.npz")
+    parser.add_argument(
+        "--out", required=True, metavar="FILE", help="file to write, FILE.npz (required)"
+    )
     found = scoring_cli.parse(parser, arguments)
     if not found.out.endswith(".npz"):
         parser.error(f"--out={found.out}: expected a name that ends in .npz")

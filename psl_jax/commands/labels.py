@@ -1,13 +1,15 @@
-"""Imports, exports, resegments soft labels, and writes a page to judge them by ear.
+"""Imports, exports and resegments soft labels, and writes a page to judge them by ear.
 
     psl-jax labels import passt.npy DATA --split=balanced --segment_seconds=10 --out=labels/passt
     psl-jax labels export labels/2s DATA --split=balanced --format=parquet --out=2s.parquet
     psl-jax labels resegment labels/frames DATA --split=balanced --segment_seconds=2 --out=labels/2s
     psl-jax labels page labels/2s DATA --split=balanced --samples=50 --out=labels.html
 
+To train on imported or resegmented labels, without a teacher:
+
     psl-jax main --config configs/psl2s.py --config.soft_labels_dir=labels/passt
 
-trains on labels that were imported or resegmented, without a teacher. Formats: docs/LABELS.md.
+docs/LABELS.md describes the formats.
 """
 
 import argparse
@@ -42,72 +44,120 @@ def _action(actions: Any, name: str, about: str, first: tuple[str, str]) -> Any:
     parser = actions.add_parser(name, help=about, description=about)
     parser.add_argument("source", metavar=first[0], help=first[1])
     parser.add_argument("data", metavar="DATA", help="folder of a prepared data set")
-    parser.add_argument("--split", default="balanced", help="(default: balanced)")
+    parser.add_argument(
+        "--split", default="balanced", help="split that the labels are of (default: balanced)"
+    )
     return parser.add_argument
 
 
 def _add_format(add: Any) -> None:
-    add("--format", choices=_FORMATS, help="(default: by the name's ending)")
-    add("--values", choices=("probabilities", "logits"), help="(default: as the format has them)")
-    add("--pool", choices=("mean", "max"), help="of frames, or of a clip's segments")
+    add("--format", choices=_FORMATS, help="format of the label file (default: by its suffix)")
+    add(
+        "--values",
+        choices=("probabilities", "logits"),
+        help="values in the label file (default: as is usual in its format)",
+    )
+    add(
+        "--pool",
+        choices=("mean", "max"),
+        help="how frames become a segment, or segments a clip (default: mean in import; none in "
+        "export)",
+    )
 
 
 def _add_segments(add: Any, required: bool = True) -> None:
-    add("--segment_seconds", type=float, required=required, metavar="S")
-    add("--hop_seconds", type=float, metavar="S", help="where segments overlap")
+    need = "required" if required else "required for a file"
+    add(
+        "--segment_seconds",
+        type=float,
+        required=required,
+        metavar="S",
+        help=f"length of the segments that get labels, in seconds ({need})",
+    )
+    add(
+        "--hop_seconds",
+        type=float,
+        metavar="S",
+        help="seconds from the start of one segment to the start of the next (default: the length "
+        "of a segment)",
+    )
     add(
         "--shortest_segment_seconds",
         type=float,
         default=MIN_SEGMENT_SECONDS,
         metavar="S",
-        help=f"from so many on a clip's end is a segment (default: {MIN_SEGMENT_SECONDS:g})",
+        help="shortest remainder at the end of a clip, in seconds, that becomes a segment "
+        f"(default: {MIN_SEGMENT_SECONDS:g})",
     )
 
 
 def _add_import(actions: Any) -> None:
-    about = ("FILE", "of labels, or the folder of soft labels of an earlier version")
+    about = ("FILE", "label file, or a folder of soft labels of an earlier version")
     add = _action(actions, "import", "Reads a label file.", about)
     _add_format(add)
     _add_segments(add, required=False)
-    add("--out", required=True, metavar="DIR", help="where the labels go")
-    add("--classes", metavar="CSV", help="of the file, where it does not name them")
-    add("--index", metavar="FILE", help="names of the rows, where they lie elsewhere")
+    add("--out", required=True, metavar="DIR", help="folder for the labels (required)")
+    add(
+        "--classes",
+        metavar="CSV",
+        help="CSV of the classes (default: as the label file names them)",
+    )
+    add(
+        "--index",
+        metavar="FILE",
+        help="file with the names of the rows (default: where the format has them)",
+    )
     add(
         "--fill",
         choices=("mean", "half", "zero"),
-        help="ced: what the classes get that a row leaves out (default: mean, the lowest kept "
-        "value spread over them)",
+        help="ced: value of the classes that a row leaves out: mean, the lowest kept value spread "
+        "over them; half of the lowest kept value; or zero (default: mean)",
     )
-    add("--unmapped", choices=("error", "weak"), default="error", help="classes it lacks")
-    add("--missing", choices=("error", "weak"), default="error", help="segments it lacks")
+    add(
+        "--unmapped",
+        choices=("error", "weak"),
+        default="error",
+        help="what happens to classes that the file lacks: an error, or their weak labels "
+        "(default: error)",
+    )
+    add(
+        "--missing",
+        choices=("error", "weak"),
+        default="error",
+        help="what happens to segments that the file lacks: an error, or their weak labels "
+        "(default: error)",
+    )
 
 
 def _add_export(actions: Any) -> None:
-    folder = ("FOLDER", "of soft labels")
+    folder = ("FOLDER", "folder of soft labels")
     add = _action(actions, "export", "Writes soft labels as a label file.", folder)
     _add_format(add)
-    add("--out", required=True, metavar="FILE")
-    add("--top_k", type=int, metavar="K", help="ced: of a row (default: 20)")
+    add("--out", required=True, metavar="FILE", help="label file to write (required)")
+    add("--top_k", type=int, metavar="K", help="ced: number of classes kept in a row (default: 20)")
 
 
 def _add_resegment(actions: Any) -> None:
-    about = "Makes labels of other segments, such as of a teacher's frames."
-    add = _action(actions, "resegment", about, ("FOLDER", "of soft labels; it is not changed"))
+    about = "Turns soft labels of some segments, such as frames, into labels of others."
+    add = _action(
+        actions, "resegment", about, ("FOLDER", "folder of soft labels, which is not changed")
+    )
     _add_segments(add)
-    add("--out", required=True, metavar="DIR", help="where the new labels go")
+    add("--out", required=True, metavar="DIR", help="folder for the new labels (required)")
 
 
 def _add_page(actions: Any) -> None:
     about = "Writes a page to judge soft labels by ear."
-    add = _action(actions, "page", about, ("FOLDER", "of soft labels"))
-    add("--out", required=True, metavar="HTML")
-    add("--samples", type=int, default=50, metavar="N", help="clips (default: 50)")
-    add("--seed", type=int, default=0, metavar="N", help="of the choice (default: 0)")
+    add = _action(actions, "page", about, ("FOLDER", "folder of soft labels"))
+    add("--out", required=True, metavar="HTML", help="page to write (required)")
+    add("--samples", type=int, default=50, metavar="N", help="number of clips (default: 50)")
+    add("--seed", type=int, default=0, metavar="N", help="seed of the choice (default: 0)")
     add(
         "--choose",
         default="classes",
         choices=("classes", "even"),
-        help="classes take turns (default), or evenly over the split",
+        help="how clips are chosen: for each class in turn, or evenly over the split (default: "
+        "classes)",
     )
 
 

@@ -1,16 +1,15 @@
-"""Makes a data set, once, and says what came of it.
+"""Prepares recordings and their labels as a data set, and reports problems.
 
     psl-jax prepare --corpus audioset --source_dir AUDIO --data_dir DATA
     psl-jax prepare --describe DATA
     psl-jax prepare --verify DATA
 
-Recordings as they come (files, tars, parquet, HDF5; any rate and channels) become checked TFRecord
-clips of 16 kHz mono; docs/DATA.md says what each corpus should look like. Stopped or killed, it
-leaves nothing that looks whole; the same command goes on after the shards that are, makes again
-those that were lost since, and does nothing where all is there.
+Recordings (files, tars, parquet, HDF5; of any rate and number of channels) become TFRecord clips of
+16 kHz mono. docs/DATA.md describes what each corpus should look like. The same command continues a
+preparation that was stopped, and makes lost shards again.
 
-Exit status: 0; 1 if more than --max_missing of a split's clips are not there, or --verify found
-damage; 2 for wrong settings; 75 when told to end.
+Exit status: 0; 1 if more than --max_missing of a split's clips are missing, or --verify found
+damage; 2 for wrong settings; 75 after SIGTERM.
 """
 
 import argparse
@@ -29,26 +28,81 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
     parser = cli_entry.parser("prepare", __doc__ or "")
     add = parser.add_argument
-    add("--describe", metavar="DIR", help="describe a prepared data set and write its HTML page")
-    add("--verify", metavar="DIR", help="read and check every record of a prepared data set")
-    add("--corpus", choices=prepare_corpus.RECORDED_CORPORA)
-    add("--source_dir", metavar="DIR", help="the recordings, and the corpus's tables")
-    add("--data_dir", metavar="DIR", help="where to put the records, in a folder of their own")
-    add("--splits", metavar="A,B", default="", help="default: those whose tables are there")
-    add("--limit", type=int, metavar="N", help="only N clips of each split, to try things out")
-    add("--max_missing", type=float, metavar="SHARE", default=0.1, help="default: 0.1")
-    add("--max_clip_seconds", type=float, metavar="S", help="default: the corpus's longest")
-    add("--num_workers", type=int, metavar="N", help="clips loaded at once; default: one a core")
-    add("--beam_options", metavar="OPTIONS", help='a Beam pipeline, such as "--runner=FlinkRunner"')
+    add(
+        "--describe",
+        metavar="DIR",
+        help="folder of a prepared data set to describe, also as an HTML page",
+    )
+    add(
+        "--verify",
+        metavar="DIR",
+        help="folder of a prepared data set whose records are all read and checked",
+    )
+    add("--corpus", choices=prepare_corpus.RECORDED_CORPORA, help="corpus that is prepared")
+    add("--source_dir", metavar="DIR", help="folder of the recordings and the corpus's tables")
+    add("--data_dir", metavar="DIR", help="folder in which the data set gets a folder of its own")
+    add(
+        "--splits",
+        metavar="A,B",
+        default="",
+        help="splits to prepare, separated by commas (default: all whose tables are there)",
+    )
+    add(
+        "--limit",
+        type=int,
+        metavar="N",
+        help="most clips of each split, for a trial (default: all)",
+    )
+    add(
+        "--max_missing",
+        type=float,
+        metavar="SHARE",
+        default=0.1,
+        help="largest share of a split's clips that may be missing; with more, the exit status is "
+        "1 (default: 0.1)",
+    )
+    add(
+        "--max_clip_seconds",
+        type=float,
+        metavar="S",
+        help="longest clip in seconds; longer ones are cut there (default: the corpus's longest)",
+    )
+    add(
+        "--num_workers",
+        type=int,
+        metavar="N",
+        help="clips decoded at a time (default: one per core)",
+    )
+    add(
+        "--beam_options",
+        metavar="OPTIONS",
+        help='options of a Beam pipeline for a cluster, such as "--runner=FlinkRunner" '
+        "(default: this machine prepares, without Beam)",
+    )
     group = parser.add_argument_group("audioset")
     add = group.add_argument
-    add("--labels_dir", metavar="DIR", help="segment CSVs, strong labels; default: --source_dir")
-    add("--seed", type=int, help="of the choice of aud300h (default: 0)")
-    add("--hdf5_rate", type=int, metavar="HZ", help="of HDF5 waveforms, where they do not say it")
+    add(
+        "--labels_dir",
+        metavar="DIR",
+        help="folder of the segment CSVs and the strong labels (default: --source_dir)",
+    )
+    add("--seed", type=int, help="seed of the draw of split aud300h (default: 0)")
+    add(
+        "--hdf5_rate",
+        type=int,
+        metavar="HZ",
+        help="sample rate in Hz of waveforms in HDF5 files (default: as the files state it)",
+    )
     group = parser.add_argument_group("fsdkaggle2019")
-    group.add_argument("--include_known_bad", action="store_true", help="keep six bad clips")
+    group.add_argument(
+        "--include_known_bad",
+        action="store_true",
+        help="keep the six clips that are known to be bad (default: leave them out)",
+    )
     group = parser.add_argument_group("own_data")
-    group.add_argument("--label_separator", help="between labels (default: ';')")
+    group.add_argument(
+        "--label_separator", help="what separates the labels of a clip (default: ';')"
+    )
     flags.FLAGS(arguments[:1])  # absl wants its own flags parsed, and has none here
     result = parser.parse_args(arguments[1:])
     finished = result.describe or result.verify

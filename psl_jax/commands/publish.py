@@ -3,10 +3,10 @@
     psl-jax publish runs/psl2s --out=psl2s --licence=cc-by-4.0
     hf upload USER/psl2s psl2s                                # then psl_jax.load("hf://USER/psl2s")
 
-In it: model.safetensors, model.onnx, model.pt with audio_tagger.py (the network in PyTorch, without
-psl_jax), labels.csv with thresholds, the evaluation's figures, and README.md, the model's card:
-data, figures with intervals, what it is for, licence. What needs a package that is not installed is
-left out, and told. The folder is whole or not there, and psl_jax.load takes it.
+The folder holds model.safetensors, model.onnx, model.pt with audio_tagger.py (the network in
+PyTorch, without psl_jax), labels.csv with thresholds, the metrics, and the model's card README.md:
+data, metrics with intervals, purpose, licence. The command names the files that it leaves out
+because a package is not installed. psl_jax.load reads the folder.
 """
 
 import argparse
@@ -33,14 +33,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
     parser = tagging_cli.parser("publish", __doc__ or "")
     add = parser.add_argument
-    add("--out", required=True, metavar="FOLDER", help="that is written; it is replaced")
+    add("--out", required=True, metavar="DIR", help="folder to write or replace (required)")
     add(
         "--licence",
         metavar="TEXT",
-        help="of the weights, such as cc-by-4.0; needed unless the model tells it already",
+        help="licence of the weights, such as cc-by-4.0 (default: the one stored with the model)",
     )
-    add("--use", metavar="TEXT", help="what the model is for, a few sentences of the card")
-    add("--name", metavar="NAME", help="(default: the experiment's)")
+    add("--use", metavar="TEXT", help="purpose of the model, for its card (default: none)")
+    add("--name", metavar="NAME", help="name of the model (default: the experiment's)")
     return tagging_cli.parse(parser, arguments)
 
 

@@ -1,13 +1,12 @@
-"""Writes a teacher's soft labels of segments for a split, which several experiments may share.
+"""Writes a teacher's soft labels of a split's segments, which several experiments may share.
 
     psl-jax relabel runs/teacher DATA --segment_seconds=2 --out=labels/2s
     psl-jax main --config configs/psl2s.py --config.teacher=runs/teacher \\
         --config.soft_labels_dir=labels/2s ...
 
-Labels are written shard by shard, so a relabeling that was stopped goes on where it was, and
-several processes share one (--distributed). The data may have fewer classes than the teacher, and
-in another order: they are found by name, or by --class_map. Teachers of other kinds, and several as
-one (docs/TEACHERS.md):
+The same command continues a relabeling that was stopped, and several processes can share one
+(--distributed). The data may have fewer classes than the teacher, in another order: classes are
+matched by name, or by --class_map. docs/TEACHERS.md describes other taggers, and means of several:
 
     psl-jax relabel mn:mn10_as.pt DATA --teacher=tflite:yamnet.tflite --class_map=CLASSES.csv ...
 """
@@ -27,25 +26,41 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     from psl_jax.teachers import scoring_cli
 
     parser = scoring_cli.parser("relabel", __doc__ or "", split="balanced")
-    parser.add_argument("--segment_seconds", required=True, metavar="S", help="seconds, or whole")
+    parser.add_argument(
+        "--segment_seconds",
+        required=True,
+        metavar="S",
+        help="length of the segments in seconds, or whole for whole clips (required)",
+    )
     parser.add_argument(
         "--hop_seconds",
         type=float,
         default=0.0,
         metavar="S",
-        help="from one segment's start to the next (default: they lie end to end)",
+        help="seconds from the start of one segment to the start of the next (default: the "
+        "length of a segment)",
     )
     parser.add_argument(
         "--shortest_segment_seconds",
         type=float,
         default=MIN_SEGMENT_SECONDS,
         metavar="S",
-        help=f"from so many on a clip's end is a segment (default: {MIN_SEGMENT_SECONDS:g})",
+        help="shortest remainder at the end of a clip, in seconds, that becomes a segment "
+        f"(default: {MIN_SEGMENT_SECONDS:g})",
     )
-    parser.add_argument("--out", required=True, metavar="DIR", help="where the labels go")
-    group = parser.add_argument_group("how labels are made (config.relabel of those who use them)")
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", help="folder where the labels are written (required)"
+    )
+    group = parser.add_argument_group(
+        "how labels are made (config.relabel of the runs that use them)"
+    )
     add = group.add_argument
-    add("--count_padding", action="store_true", help="after a clip's end, in the time mean")
+    add(
+        "--count_padding",
+        action="store_true",
+        help="include the padding after the end of a clip in the mean over time (default: leave "
+        "it out)",
+    )
     found = scoring_cli.parse(parser, arguments)
     if not 0 <= found.shortest_segment_seconds <= 3600:
         parser.error("--shortest_segment_seconds: expected seconds, or 0")

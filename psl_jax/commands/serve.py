@@ -1,10 +1,10 @@
-"""A web page on this machine: drop a file or record, see its tags over time, play along.
+"""Serves a web page on this machine that tags files and recordings, over time.
 
     psl-jax serve runs/psl2s            # then open http://127.0.0.1:8000
 
-Nothing leaves the machine: the page loads nothing from elsewhere, and only this machine can open it
-unless --host says otherwise. Programs ask /api/v1/tag; /api/v1/docs tells how. Needs: pip install
-'psl_jax[serve]'.
+Audio stays on this machine. The page loads nothing from elsewhere, and only this machine can open
+it, unless --host says otherwise. Programs use /api/v1/tag, which /api/v1/docs describes. The page
+needs more packages: pip install -e '.[serve]' in the clone.
 """
 
 import argparse
@@ -29,27 +29,41 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = tagging_cli.parser("serve", __doc__ or "")
     tagging_cli.add_settings(parser)
     group = parser.add_argument_group("server")
-    group.add_argument("--host", default="127.0.0.1", help="address (default: this machine only)")
-    group.add_argument("--port", type=int, default=8000, help="0: any free one (default: 8000)")
     group.add_argument(
-        "--max_megabytes", type=float, default=200, metavar="MB", help="of a file (default: 200)"
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on (default: 127.0.0.1, this machine only)",
     )
     group.add_argument(
-        "--max_minutes", type=float, default=60, metavar="MIN", help="of audio (default: 60)"
+        "--port", type=int, default=8000, help="port to listen on; 0: any free one (default: 8000)"
+    )
+    group.add_argument(
+        "--max_megabytes",
+        type=float,
+        default=200,
+        metavar="MB",
+        help="largest file that is accepted, in megabytes (default: 200)",
+    )
+    group.add_argument(
+        "--max_minutes",
+        type=float,
+        default=60,
+        metavar="MIN",
+        help="longest audio that is accepted, in minutes (default: 60)",
     )
     group.add_argument(
         "--token",
         default=os.environ.get(TOKEN_VARIABLE, ""),
-        help="what requests must bring along, a secret of yours; better given as the environment "
-        f"variable {TOKEN_VARIABLE}, which other users of this machine cannot read",
+        help="secret that each request must contain (default: that of the environment variable "
+        f"{TOKEN_VARIABLE}, which other users of this machine cannot read; else none)",
     )
     group.add_argument(
         "--allow_origin",
         action="append",
         default=[],
         metavar="URL",
-        help="web pages from elsewhere that may use the interface, https://example.org; may be "
-        "given several times",
+        help="origin of other web pages that may use the interface, such as https://example.org; "
+        "may be given several times (default: none)",
     )
     return tagging_cli.parse(parser, arguments)
 

@@ -1,13 +1,13 @@
-"""Tags audio files: what is heard in them, and when.
+"""Tags audio files: which classes are heard in them, and when.
 
     psl-jax tag runs/psl2s street.mp3
     psl-jax tag runs/psl2s recordings/ --format=csv --out=tags --plot=plots
     curl -s https://example.org/street.mp3 | psl-jax tag runs/psl2s -
 
-Files may have any format that libsndfile or FFmpeg reads, and any rate, channels and length; of a
-folder, all audio files below it are taken, and a line on standard error says what was passed over.
-A file that cannot be read is one line there, and the rest are tagged all the same. Exit status: 0
-if all are tagged; 1 if a file could not be read; 2 for wrong settings.
+Files may have any format that libsndfile or FFmpeg reads, and any rate, number of channels and
+length. A folder stands for all audio files below it; standard error lists the others. A file that
+cannot be read is reported there, and the others are tagged. Exit status: 0 if all files are tagged;
+1 if a file could not be read; 2 for wrong settings.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--list_labels",
         action="store_true",
-        help="tell the model's classes and their thresholds, a line each, and tag nothing",
+        help="print the model's classes with their thresholds, and tag nothing",
     )
     tagging_cli.add_settings(parser)
     _add_output(parser)
@@ -64,50 +64,53 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--format",
         choices=("table", "summary", "csv", "json", "audacity", "raven", "frames"),
-        help="table: the best tags and when they are heard (default); summary: a line for each "
-        "file, with its best tags and how many events it has; csv: events with onset, "
-        "offset, label and score; json: best tags and events; audacity: events as a label track; "
-        "raven: events as a selection table; frames: CSV of all scores over time",
+        help="output format. table: best tags and their times; summary: one line per file, with "
+        "its best tags and number of events; csv: events with onset, offset, label and score; "
+        "json: best tags and events; audacity: events as a label track; raven: events as a "
+        "selection table; frames: CSV of all scores over time (default: table, with --out csv)",
     )
     group.add_argument(
-        "--top_k", type=int, default=5, metavar="K", help="best tags in table and json (default: 5)"
+        "--top_k", type=int, default=5, metavar="K", help="most tags in table and json (default: 5)"
     )
     group.add_argument(
         "--min_score",
         type=float,
         default=0.0,
         metavar="P",
-        help="only best tags of at least this score in table and json",
+        help="lowest score of the tags in table and json (default: 0)",
     )
     group.add_argument(
         "--labels",
         metavar="NAME;NAME",
-        help="only these classes of the model",
+        help="classes to tag, separated by semicolons (default: all of the model)",
     )
     group.add_argument(
         "--out",
         metavar="DIR",
-        help="write a file for each input into this folder (then the default format is csv)",
+        help="folder that gets one file for each input (default: standard output)",
     )
     group.add_argument(
         "--skip_existing",
         action="store_true",
-        help="with --out: leave out files that have their output already",
+        help="with --out: leave out inputs whose output is there (default: tag all)",
     )
     group.add_argument(
         "--embeddings",
         action="store_true",
-        help="with --out: what the network's last layer makes of each file, NAME.embeddings.npz",
+        help="with --out: also write each file's embeddings over time, NAME.embeddings.npz "
+        "(default: no embeddings)",
     )
     group.add_argument(
         "--keep_truncated",
         action="store_true",
-        help="tag files that end too soon or are damaged, too, as far as they can be read",
+        help="tag damaged and truncated files as far as they can be read (default: report them as "
+        "errors)",
     )
     group.add_argument(
         "--plot",
         metavar="PNG|DIR",
-        help="draw spectrogram and tags over time: NAME.png for one file, or a folder",
+        help="picture of spectrogram and tags over time, NAME.png for one input, or a folder "
+        "(default: none)",
     )
 
 

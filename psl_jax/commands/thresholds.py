@@ -4,12 +4,12 @@
     psl-jax thresholds runs/psl2s DATA --split=SPLIT --test_split=eval --csv=thresholds.csv
     psl-jax thresholds runs/psl2s --reset
 
-Each class gets the threshold of best F1, counted over frames of 0.32 s where the split has true
-events, else over whole clips: a clip has events of a class if a frame of it reaches the threshold.
-Classes that the split does not have get the threshold that is best for all classes together.
-Tagging in the terminal, in Python and on the page uses what is stored unless another threshold is
-given; exports and published folders keep it. MODEL: a run folder, .safetensors or .pt. The split
-should hold clips that the model was not trained on; which splits DATA has, an unknown one tells.
+Each class gets the threshold of highest F1: over frames of 0.32 s where the split has true events,
+else over whole clips, where a clip has a class if one of its frames reaches the threshold. Classes
+that the split lacks get the threshold that is best for all classes together. Tagging in the
+terminal, in Python and on the page uses the stored thresholds by default, and exports and published
+folders keep them. MODEL is a run folder, a .safetensors or a .pt. Choose a split whose clips the
+model was not trained on.
 """
 
 import argparse
@@ -31,19 +31,30 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
     parser = tagging_cli.parser("thresholds", __doc__ or "")
     add = parser.add_argument
-    add("data", metavar="DATA", nargs="?", help="folder of a prepared data set")
-    add("--split", default="balanced", help="that thresholds are tuned on (default: balanced)")
-    add("--test_split", metavar="SPLIT", help="another one, of which F1 is told as well")
+    add("data", metavar="DATA", nargs="?", help="folder of a prepared data set (not with --reset)")
+    add(
+        "--split", default="balanced", help="split that thresholds are tuned on (default: balanced)"
+    )
+    add(
+        "--test_split",
+        metavar="SPLIT",
+        help="another split whose F1 with these thresholds is printed too (default: none)",
+    )
     add(
         "--median_filter",
         type=int,
         default=1,
         metavar="N",
-        help="as it will be given for tagging: frames that scores are median-filtered over",
+        help="length of the median filter over the scores, in frames of 0.32 s, an odd number; "
+        "give the one that tagging will use (default: 1, no filter)",
     )
-    add("--csv", metavar="FILE", help="write the table of all classes there")
-    add("--reset", action="store_true", help="forget the stored thresholds: 0.5 for each class")
-    add("--dry_run", action="store_true", help="tell what was found, and store nothing")
+    add("--csv", metavar="FILE", help="file for the table of all classes (default: none)")
+    add(
+        "--reset",
+        action="store_true",
+        help="remove the stored thresholds: each class has 0.5 again",
+    )
+    add("--dry_run", action="store_true", help="print the thresholds, and store nothing")
     found = tagging_cli.parse(parser, arguments)
     if not found.data and not found.reset:
         parser.error("the following arguments are required: DATA")

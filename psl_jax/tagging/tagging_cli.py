@@ -29,43 +29,44 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         "--segment_seconds",
         type=float,
         metavar="S",
-        help="length of the segments that the network is given (default: of those it was trained "
-        "on); 0: each file whole, in one pass",
+        help="length in seconds of the segments that the network scores; 0: each file whole "
+        "(default: the length that it was trained on)",
     )
     group.add_argument(
         "--hop_seconds",
         type=float,
         metavar="S",
-        help="from one segment's start to the next (default: a quarter of their length); scores "
-        "of segments that overlap are averaged, those in their middle weighing more",
+        help="seconds from the start of one segment to the start of the next; where segments "
+        "overlap, their scores are averaged (default: a quarter of the segment's length)",
     )
     group = parser.add_argument_group("events")
     group.add_argument(
         "--threshold",
         type=float,
         metavar="P",
-        help="an event has a score of at least this somewhere (default: of each class what "
-        "psl-jax thresholds has found and stored with the model, see --list_labels; else 0.5)",
+        help="lowest score, somewhere in an event, that makes it one (default: for each class the "
+        "threshold that psl-jax thresholds stored with the model, else 0.5)",
     )
     group.add_argument(
         "--thresholds",
         metavar="FILE",
-        help="those of some classes: a CSV file with the columns class and threshold, such as the "
-        "page saves and psl-jax thresholds --csv writes; the other classes have --threshold",
+        help="CSV file of thresholds with the columns class and threshold, as the page saves and "
+        "psl-jax thresholds --csv writes it (default: --threshold for all classes)",
     )
     group.add_argument(
         "--low_threshold",
         type=float,
         metavar="P",
-        help="and reaches as far as scores are at least this: hysteresis (default: --threshold)",
+        help="lowest score within an event: it reaches as far as scores are at least this "
+        "(default: the threshold)",
     )
     group.add_argument(
         "--median_filter",
         type=int,
         default=1,
         metavar="N",
-        help="first smooth the scores by a median over N frames of 0.32 s, an odd number "
-        "(default: 1, not at all)",
+        help="length of the median filter over the scores, in frames of 0.32 s, an odd number "
+        "(default: 1, no filter)",
     )
 
 

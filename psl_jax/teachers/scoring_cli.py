@@ -38,28 +38,82 @@ def parser(program: str, doc: str, split: str, maps: bool = True) -> argparse.Ar
     """
     result = cli_entry.parser(program, doc)
     add = result.add_argument
-    add("model", metavar="MODEL", help="a run, an export, a .pt, or mn:FILE.pt, onnx:FILE, ...")
+    add(
+        "model",
+        metavar="MODEL",
+        help="a run, an export, a .pt, or another tagger, mn:FILE.pt, onnx:FILE, ...",
+    )
     add("data", metavar="DATA", help="folder of a prepared data set")
-    add("--split", default=split, help=f"(default: {split})")
-    add("--batch_size", type=int, default=0, metavar="N", help="segments (default: by the devices)")
-    add("--dtype", default="float32", choices=("float32", "bfloat16"), help="of the maps")
-    add("--num_devices", type=int, metavar="N", help="(default: all)")
-    add("--dry_run", action="store_true", help="tell what would be done, and do nothing")
+    add("--split", default=split, help=f"split that is scored (default: {split})")
+    add(
+        "--batch_size",
+        type=int,
+        default=0,
+        metavar="N",
+        help="segments scored at a time, over all devices (default: what suits them)",
+    )
+    add(
+        "--dtype",
+        default="float32",
+        choices=("float32", "bfloat16"),
+        help="data type that the network computes in (default: float32)",
+    )
+    add("--num_devices", type=int, metavar="N", help="devices to compute on (default: all)")
+    add("--dry_run", action="store_true", help="print what would be done, and do nothing")
     group = result.add_argument_group("teachers of other kinds (docs/TEACHERS.md)")
     add, default = group.add_argument, open_teacher.Mapping()
-    more = "one more, for a mean" if maps else "one more, heard beside it"
-    add("--teacher", action="append", default=[], metavar="MODEL", help=more)
+    use = "whose scores are averaged with the first's" if maps else "whose scores are used as well"
+    add(
+        "--teacher",
+        action="append",
+        default=[],
+        metavar="MODEL",
+        help=f"another tagger, {use}; may be given several times (default: none)",
+    )
     if maps:
-        names = "class,teacher_class (default: equal names)"
-        what = "what is done with classes that it lacks"
-        add("--mean", default=default.mean, choices=ensemble.MEANS, help="of what, of several")
-        add("--class_map", default="", metavar="CSV", help=names)
-        add("--unmapped", default=default.unmapped, choices=class_lists.UNMAPPED, help=what)
+        add(
+            "--mean",
+            default=default.mean,
+            choices=ensemble.MEANS,
+            help=f"what the mean over several taggers is taken of (default: {default.mean})",
+        )
+        add(
+            "--class_map",
+            default="",
+            metavar="CSV",
+            help="table with the columns class and teacher_class (default: classes of equal names)",
+        )
+        add(
+            "--unmapped",
+            default=default.unmapped,
+            choices=class_lists.UNMAPPED,
+            help="what happens to classes of the data that the model lacks: an error, scores of 0 "
+            f"(drop), or their weak labels (default: {default.unmapped})",
+        )
     group = result.add_argument_group("several processes")
-    group.add_argument("--distributed", action="store_true", help="join the others, as main does")
-    group.add_argument("--coordinator_address", metavar="HOST:PORT", help="of process 0")
-    group.add_argument("--num_processes", type=int, metavar="N")
-    group.add_argument("--process_id", type=int, metavar="I")
+    group.add_argument(
+        "--distributed",
+        action="store_true",
+        help="this is one of several processes that share the work; on a TPU pod and in Slurm and "
+        "MPI jobs they find each other, elsewhere give the next three (default: a single process)",
+    )
+    group.add_argument(
+        "--coordinator_address",
+        metavar="HOST:PORT",
+        help="address where process 0 listens (default: that of the pod or job)",
+    )
+    group.add_argument(
+        "--num_processes",
+        type=int,
+        metavar="N",
+        help="number of processes (default: that of the pod or job)",
+    )
+    group.add_argument(
+        "--process_id",
+        type=int,
+        metavar="I",
+        help="number of this process, from 0 (default: that of the pod or job)",
+    )
     return result
 
 
