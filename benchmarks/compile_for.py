@@ -3,7 +3,7 @@
     python benchmarks/compile_for.py --target v5e-8,h100 --programs student,teacher,relabel \
         --dtype bfloat16 --out compiled.json
 
-Needs JAX and, for TPUs, libtpu (pip install 'psl_jax[aot-tpu]'); for GPUs JAX's CUDA plug-in, best
+Needs JAX and, for TPUs, libtpu (pip install -e '.[aot-tpu]'); for GPUs JAX's CUDA plug-in, best
 in an environment of its own. No accelerator, no TensorFlow. Told for each program: how long it took
 to compile; operations; for TPUs the compiler's own estimate of cycles, by phase, and the segments a
 second that follow; bytes moved by the operations and their ratio to the least (see cases.py);

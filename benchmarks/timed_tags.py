@@ -143,9 +143,7 @@ def _sed_eval() -> tuple[Any, Any]:
             import dcase_util
             import sed_eval
     except ImportError as error:
-        raise UserError(
-            f"{error.name} is not installed: pip install 'psl_jax[analysis]'"
-        ) from error
+        raise UserError(f"{error.name} is not installed: pip install -e '.[analysis]'") from error
     return sed_eval, dcase_util.containers.MetaDataContainer
 
 

@@ -78,9 +78,7 @@ def compile_for(target, tmp_path, **options):
     return json.loads((tmp_path / "out.json").read_text())
 
 
-@pytest.mark.skipif(
-    not HAS_LIBTPU, reason="libtpu is not installed: pip install 'psl_jax[aot-tpu]'"
-)
+@pytest.mark.skipif(not HAS_LIBTPU, reason="libtpu is not installed: pip install -e '.[aot-tpu]'")
 def test_relabeling_compiles_for_a_tpu(tmp_path):
     (found,) = compile_for("v5e-8", tmp_path, programs="relabel", per_chip=32, seconds=2)
     assert found["estimated_cycles"] > 0 and found["collectives"] == {}
@@ -89,15 +87,15 @@ def test_relabeling_compiles_for_a_tpu(tmp_path):
     assert found["cycles_by_phase"]["frontend"] < 0.4 * found["estimated_cycles"]
 
 
-@pytest.mark.skipif(
-    not HAS_LIBTPU, reason="libtpu is not installed: pip install 'psl_jax[aot-tpu]'"
-)
+@pytest.mark.skipif(not HAS_LIBTPU, reason="libtpu is not installed: pip install -e '.[aot-tpu]'")
 def test_relabeling_with_another_network_compiles_for_a_tpu(tmp_path):
     (found,) = compile_for("v5e-8", tmp_path, programs="mn", per_chip=32, seconds=2)
     assert found["estimated_cycles"] > 0 and found["collectives"] == {}
 
 
-@pytest.mark.skipif(not HAS_CUDA, reason="JAX's CUDA plug-in is not installed: psl_jax[cuda]")
+@pytest.mark.skipif(
+    not HAS_CUDA, reason="JAX's CUDA plug-in is not installed: pip install -e '.[cuda]'"
+)
 def test_relabeling_compiles_for_a_gpu(tmp_path):
-    (found,) = compile_for("h100", tmp_path, programs="relabel", per_chip=32, seconds=2)
+@pytest.mark.skipif(not HAS_CUDA, reason="JAX's CUDA plug-in is missing: pip install -e '.[cuda]'")
     assert found["bytes_moved"] < 2 * found["minimum_bytes"]

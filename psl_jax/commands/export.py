@@ -22,7 +22,7 @@ import numpy as np
 from absl import flags
 
 from psl_jax.runtime import cli_entry, disk_errors, files
-from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.errors import MissingPackageError, UserError
 from psl_jax.runtime.paths import is_remote, path_of, remove_tree
 
 TOLERANCE = 1e-4  # in probability, of every class of every clip and frame
@@ -97,10 +97,7 @@ def export(
             runner = form.load(path)
         except ImportError as error:
             extra = "torch" if name == "torch" else "export"
-            raise UserError(
-                f"--format={name} needs {error.name}, which is not installed: "
-                f"pip install 'psl_jax[{extra}]'"
-            ) from error
+            raise MissingPackageError(f"--format={name}", f"{error.name}", extra) from error
         found = check.differences(runner, model, signals, options.waveform)
         _refuse_difference(found, name, options.quantize)
         for written in path_of(folder).iterdir():

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from psl_jax.runtime import cli_entry, disk_errors
-from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.errors import MissingPackageError, UserError
 
 _EVALUATION = {"metrics.json": "figures", "per_class.csv": "figures of each class"}
 _GRAPHS = {
@@ -105,9 +105,7 @@ def publish(
         try:
             export.export(model, form, folder / file, signals, Options(), licence)
             written[file] = what
-        except UserError as error:
-            if not isinstance(error.__cause__, ImportError) and "not installed" not in str(error):
-                raise
+        except MissingPackageError as error:
             missing.append(f"without {file}: {error}")
     if "model.pt" in written:
         source = pathlib.Path(exporting.__file__).with_name("audio_tagger.py")

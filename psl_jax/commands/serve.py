@@ -18,7 +18,7 @@ import urllib.parse
 from collections.abc import Sequence
 
 from psl_jax.runtime import cli_entry
-from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.errors import MissingPackageError, UserError
 from psl_jax.tagging import tagging_cli
 
 TOKEN_VARIABLE = "PSL_JAX_TOKEN"
@@ -86,7 +86,7 @@ def main(arguments: argparse.Namespace) -> int:
 
         from psl_jax.web import access, application, service
     except ImportError as error:
-        raise UserError("the web page needs more packages: pip install 'psl_jax[serve]'") from error
+        raise MissingPackageError("the web page", f"{error.name}", "serve") from error
     from psl_jax.runtime import distributed, interrupts
     from psl_jax.tagging import tagger
 

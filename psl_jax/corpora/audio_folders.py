@@ -14,7 +14,7 @@ from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.corpora.clip_rows import StoredAudio
 from psl_jax.corpora.preparation_problems import Problem, printable
 from psl_jax.corpora.stored_audio import FileAudio, Hdf5Audio, ParquetAudio, TarAudio
-from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.errors import MissingPackageError
 
 HDF5_SUFFIXES = frozenset({".h5", ".hdf5", ".hdf"})
 COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -116,7 +116,7 @@ def _parquet_rows(path: str, name: str) -> Iterator[FoundAudio]:
     try:
         import pyarrow.parquet as parquet
     except ImportError as error:
-        raise _needs("pyarrow", path) from error
+        raise MissingPackageError(path, "pyarrow", "corpora") from error
     with parquet.ParquetFile(path) as file:
         key, column = _parquet_columns(file.schema_arrow, path)
         for group in range(file.num_row_groups):
@@ -147,7 +147,7 @@ def _hdf5_waveforms(path: str, name: str, rate: int | None) -> Iterator[FoundAud
     try:
         import h5py
     except ImportError as error:
-        raise _needs("h5py", path) from error
+        raise MissingPackageError(path, "h5py", "corpora") from error
     with h5py.File(path, "r") as file:
         rate = rate or int(file.attrs.get(_RATE_ATTRIBUTE, 0))
         if "audio_name" in file and "waveform" in file:
@@ -171,9 +171,3 @@ def _dataset_names(group: Any, prefix: str = "") -> Iterator[str]:
             yield from _dataset_names(group[key], f"{prefix}{key}/")
         else:
             yield f"{prefix}{key}"
-
-
-def _needs(package: str, path: str) -> UserError:
-    return UserError(
-        f"{path} can only be read with {package}: install it with pip install 'psl_jax[corpora]'"
-    )

@@ -4,7 +4,7 @@ import contextlib
 import pathlib
 from collections.abc import Iterator
 
-from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.errors import MissingPackageError, UserError
 
 
 @contextlib.contextmanager
@@ -15,7 +15,7 @@ def plain_errors(path: pathlib.Path, library: str) -> Iterator[None]:
     except ImportError as error:
         if error.name is None or error.name.partition(".")[0] != library:
             raise
-        raise UserError(f"{path} needs {library}: pip install 'psl_jax[corpora]'") from error
+        raise MissingPackageError(path, library, "corpora") from error
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except PermissionError:

@@ -16,7 +16,7 @@ from typing import Any
 from psl_jax.corpora import clip_rows
 from psl_jax.preparing import unfinished_shards
 from psl_jax.runtime import files
-from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.errors import MissingPackageError, UserError
 from psl_jax.runtime.paths import path_of
 
 
@@ -73,9 +73,7 @@ def _beam(options: str) -> tuple[Any, Any]:
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError as error:
-        raise UserError(
-            "--beam_options needs Apache Beam: install it with pip install 'psl_jax[beam]'"
-        ) from error
+        raise MissingPackageError("--beam_options", "Apache Beam", "beam") from error
     arguments = shlex.split(options)
     if wrong := [argument for argument in arguments if not argument.startswith("--")]:
         raise UserError(

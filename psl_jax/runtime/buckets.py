@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from upath.implementations.cloud import CloudPath
 
-from psl_jax.runtime.errors import UnreachableError, UserError
+from psl_jax.runtime.errors import MissingPackageError, UnreachableError, UserError
 
 # TensorFlow's gs:// would keep what it once saw for a minute; other processes write, too.
 os.environ.setdefault("GCS_STAT_CACHE_MAX_AGE", "0")
@@ -184,10 +184,8 @@ def file_system(protocol: str) -> Any:
     try:
         __import__(_PACKAGES[protocol])
     except ImportError as error:
-        raise UserError(
-            f"{protocol}:// needs the package {error.name}: "
-            f"pip install 'psl_jax[{_EXTRAS[protocol]}]'"
-        ) from error
+        extra = _EXTRAS[protocol]
+        raise MissingPackageError(f"{protocol}://", f"{error.name}", extra) from error
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs tracebacks of what we explain
     options = {"use_listings_cache": False} | _OPTIONS[protocol]
     return _Explained(protocol, fsspec.filesystem(protocol, **options))

@@ -8,6 +8,16 @@ class UserError(Exception):
     """
 
 
+class MissingPackageError(UserError):
+    """A package that is not installed, as only an extra of psl_jax needs it."""
+
+    def __init__(self, purpose: object, package: str, extra: str):
+        super().__init__(
+            f"{purpose} needs {package}, which is not installed. In the clone of psl_jax: "
+            f"pip install -e '.[{extra}]'"
+        )
+
+
 class UnreachableError(UserError):
     """A bucket that could not be reached, though it could before: the same command goes on later.
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.errors import MissingPackageError, UserError
 from psl_jax.teachers import mn_network
 from psl_jax.teachers.mn_network import TABLE, MnNetwork, multiple_of_8
 
@@ -170,9 +170,7 @@ def _read_state(path: pathlib.Path) -> dict[str, np.ndarray]:
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
     except ImportError as error:
-        raise UserError(
-            f"{path}: safetensors is not installed: pip install 'psl_jax[export]'"
-        ) from error
+        raise MissingPackageError(path, "safetensors", "export") from error
     try:
         return load_file(path)
     except (OSError, SafetensorError, ValueError) as error:

@@ -14,7 +14,7 @@ import numpy as np
 
 from psl_jax.networks import class_lists
 from psl_jax.runtime import files
-from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.errors import MissingPackageError, UserError
 from psl_jax.teachers import host_logmel, host_scorer, model_description
 from psl_jax.teachers.host_scorer import HostScorer
 from psl_jax.teachers.model_description import Description
@@ -255,7 +255,7 @@ def _open_onnx(about: Description) -> Runtime:
     try:
         import onnxruntime
     except ImportError as error:
-        raise UserError(_not_installed(about.file, "onnxruntime")) from error
+        raise MissingPackageError(about.file, "onnxruntime", "export") from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = os.cpu_count() or 1
@@ -289,7 +289,7 @@ def _open_tflite(about: Description) -> Runtime:
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:
-        raise UserError(_not_installed(about.file, "ai-edge-litert")) from error
+        raise MissingPackageError(about.file, "ai-edge-litert", "export") from error
     content = about.file.read_bytes()
     idle: queue.SimpleQueue = queue.SimpleQueue()  # an interpreter belongs to one thread at a time
     try:
@@ -362,7 +362,3 @@ def _json(value: str) -> Any:
 def _names(value: Any) -> tuple[str, ...] | None:
     listed = isinstance(value, list) and value and all(isinstance(one, str) for one in value)
     return tuple(value) if listed else None
-
-
-def _not_installed(file: pathlib.Path, package: str) -> str:
-    return f"{file} needs {package}, which is not installed: pip install 'psl_jax[export]'"

@@ -27,7 +27,7 @@ from psl_jax.networks.mobilenetv2 import (
 )
 from psl_jax.networks.trained_model import Model, ModelInfo
 from psl_jax.runtime import files
-from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.errors import MissingPackageError, UserError
 
 SEGMENT_SECONDS = 10.0  # what the published teacher was trained on
 FRONT_END = "front_end."
@@ -303,7 +303,5 @@ def _torch():
     try:
         import torch
     except ImportError as error:
-        raise UserError(
-            "PyTorch files need PyTorch, which is not installed: pip install 'psl_jax[torch]'"
-        ) from error
+        raise MissingPackageError("a PyTorch file", "PyTorch", "torch") from error
     return torch

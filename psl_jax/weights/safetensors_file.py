@@ -15,7 +15,7 @@ import numpy as np
 from psl_jax.networks.mobilenetv2 import Variables, create
 from psl_jax.networks.trained_model import Model, ModelInfo
 from psl_jax.runtime import files
-from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.errors import MissingPackageError, UserError
 from psl_jax.weights.orbax_folder import int_keys
 
 
@@ -48,9 +48,7 @@ def read_with_metadata(path: str | os.PathLike) -> tuple[Model, dict[str, Any]]:
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError as error:
-        raise UserError(
-            f"{path}: safetensors is not installed: pip install 'psl_jax[export]'"
-        ) from error
+        raise MissingPackageError(path, "safetensors", "export") from error
     try:
         with safe_open(os.fspath(path), "numpy") as file:
             values = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}

@@ -233,7 +233,7 @@ def test_an_option_of_another_format_is_refused_in_the_export(tmp_path, data, op
 @pytest.mark.parametrize(("library", "name"), [("h5py", "a.h5"), ("pyarrow", "a.parquet")])
 def test_a_missing_library_is_named(tmp_path, data, monkeypatch, library, name):
     monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(UserError, match=rf"needs {library}: pip install 'psl_jax\[corpora\]'"):
+    with pytest.raises(UserError, match=rf"needs {library}, .*: pip install -e '\.\[corpora\]'"):
         bring_in(tmp_path / name, data, tmp_path / "labels")
 
 

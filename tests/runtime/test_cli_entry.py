@@ -1,16 +1,20 @@
 """What all entry points do with errors, as processes of their own."""
 
+import argparse
+import importlib
 import os
 import pwd
 import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import jax
 import places
 import pytest
 
+from psl_jax import cli
 from psl_jax.runtime import cli_entry, distributed, interrupts, quiet_tensorflow
 from psl_jax.runtime.errors import UserError
 
@@ -234,3 +238,32 @@ def test_where_tensorflow_is_missing_the_message_says_what_it_is_for(monkeypatch
     quiet_tensorflow.tensorflow_quietly.cache_clear()
     with pytest.raises(UserError, match=r"needs the package tensorflow.*prepares data"):
         quiet_tensorflow.tensorflow_quietly()
+
+
+def parsers_of(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            yield from action.choices.values()
+
+
+@pytest.mark.parametrize("command", [name for name in cli.COMMANDS if name != "main"])
+def test_every_flag_says_what_it_is_and_its_default(command, monkeypatch):
+    parsers = []
+
+    def keep(parser, arguments):
+        parsers.extend(parsers_of(parser))
+        raise SystemExit
+
+    for method in ("parse_args", "parse_intermixed_args"):
+        monkeypatch.setattr(argparse.ArgumentParser, method, keep)
+    with pytest.raises(SystemExit):
+        importlib.import_module(cli.module_of(command)).parse([command])
+    for action in (action for parser in parsers for action in parser._actions):
+        if isinstance(action, argparse._SubParsersAction):
+            continue
+        assert action.help and len(action.help.split()) > 2, action.dest
+        is_value = action.option_strings and action.nargs != 0
+        is_choice = action.dest in ("describe", "verify", "corpus", "source_dir", "data_dir")
+        if is_value and not is_choice:
+            assert "default: " in action.help or "(required" in action.help, action.dest

@@ -82,5 +82,5 @@ def test_models_of_a_hub(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="cannot fetch hf://a/b: 404 no such repository"):
         psl_jax.load("hf://a/b")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(UserError, match=r"pip install 'psl_jax\[hub\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[hub\]'"):
         psl_jax.load("hf://a/b")

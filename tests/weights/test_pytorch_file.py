@@ -16,7 +16,7 @@ from psl_jax.networks.mobilenetv2 import clip_probabilities, create, num_paramet
 from psl_jax.runtime.errors import UserError
 from psl_jax.weights import load_model, pytorch_file
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install psl_jax[torch]")
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[torch]'")
 
 ODD_LENGTH = 54_321  # samples
 
@@ -223,5 +223,5 @@ def test_classes_must_be_named_where_there_are_not_527(small_state, classes_csv,
 
 def test_without_pytorch_the_error_says_what_to_install(checkpoint, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(UserError, match=r"pip install 'psl_jax\[torch\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[torch\]'"):
         load_model.load_model(checkpoint)
