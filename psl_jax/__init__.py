@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from psl_jax.tagging.tagger import Tagger
     from psl_jax.tagging.tags import Tags
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Event", "Stream", "Tagger", "Tags", "UserError", "__version__", "load"]
 
 # Imported when asked for.
