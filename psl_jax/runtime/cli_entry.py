@@ -26,9 +26,14 @@ def run(main: Callable, parse_flags: Callable | None = None, takes_buckets: bool
     other processes or cut off from a bucket: then the same command goes on.
     """
     interrupts.handle()
-    for stream in (sys.stdout, sys.stderr):  # what the terminal cannot show must not end the work
-        if isinstance(stream, io.TextIOWrapper):
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # whoever started the program has closed it
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            # What the terminal cannot show must not end the work.
             stream.reconfigure(errors="backslashreplace")
+    sys.argv[1:] = map(with_home, sys.argv[1:])
     try:
         check_places(sys.argv[1:], takes_buckets)
         try:
@@ -101,6 +106,13 @@ def _parse_flags(arguments: Sequence[str]) -> list[str]:
         raise UserError(f"{error}") from error
     check_stray_words(arguments, rest[1:])
     return rest
+
+
+def with_home(argument: str) -> str:
+    """An argument such as --out=~/tags, in which a shell leaves `~`, with the user's home."""
+    option, equals, value = argument.partition("=")
+    is_option = option.startswith("-") and value.startswith("~")
+    return option + equals + os.path.expanduser(value) if is_option else argument
 
 
 def check_places(arguments: Sequence[str], takes_buckets: bool) -> None:

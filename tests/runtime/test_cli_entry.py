@@ -72,6 +72,20 @@ def test_what_a_terminal_cannot_show_does_not_end_the_work(monkeypatch):
     assert (process.returncode, err) == (0, "") and "done" in out
 
 
+def test_standard_output_may_be_closed():
+    code = "import sys\nfrom psl_jax.runtime import cli_entry\n"
+    code += "cli_entry.run(lambda _: sys.stdout.isatty())"
+    done = subprocess.run(["sh", "-c", f"{sys.executable} -c '{code}' >&-"], capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_the_home_of_an_option(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    given = ["--out=~/tags", "--out=~", "~/a.wav", "--labels=a~b", "tag"]
+    expected = ["--out=/home/me/tags", "--out=/home/me", "~/a.wav", "--labels=a~b", "tag"]
+    assert list(map(cli_entry.with_home, given)) == expected
+
+
 @pytest.mark.parametrize("cache", [None, "/some/cache"])
 def test_a_user_may_have_no_home(monkeypatch, cache):
     """As in a container, whose user ids have no names."""
