@@ -237,6 +237,7 @@ def test_odd_rates_and_channels(run, tmp_path, rate, channels):
         (["--top_k=0"], "top_k is 0"),
         (["--min_score=1.5"], "min_score is 1.5"),
         (["--labels=;"], "no labels are left"),
+        (["--labels=siren;siren"], "siren' is asked for twice"),
         (["--skip_existing"], "--out=DIR"),
         (["--embeddings"], "--out=DIR"),
         (["--segment_seconds=100"], "segment_seconds is 100"),

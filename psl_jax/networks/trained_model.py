@@ -214,6 +214,8 @@ class Model:
                 f"({', '.join(self.classes[:3])}, ...), and {len(unknown)} of the {len(classes)} "
                 f"asked for are none of them, such as {unknown[0]!r}{hint}"
             )
+        if twice := [name for name in classes if list(classes).count(name) > 1]:
+            raise UserError(f"the class {twice[0]!r} is asked for twice")
         if self.info.output == "softmax" and len(classes) < len(self.classes):
             raise UserError(
                 f"{self.info.name} tells {len(self.classes)} classes apart with one softmax, and "
