@@ -99,7 +99,7 @@ def test_classes_are_found_by_name(folder, tmp_path):
 
 def test_a_class_that_the_model_does_not_know_is_named(folder):
     model = load_model(folder / "model")
-    with pytest.raises(UserError, match=r"1 of the 2 .*such as 'class O'; it has 'class 2'"):
+    with pytest.raises(UserError, match=r"1 of the 2 .*such as 'class O' \(near: class \d"):
         model.for_classes(("class 1", "class O"))
 
 

@@ -127,8 +127,8 @@ def test_only_some_labels(run, folder):
         {name: whole[name] for name in names}, abs=1e-4
     )
     assert {event["label"] for event in found["events"]} <= set(names)
-    with pytest.raises(UserError, match="'sirn'; it has 'siren'"):
-        run(folder / "a.flac", "--labels=dog;sirn")
+    with pytest.raises(UserError, match=r"'SIRN' \(near: siren\)"):
+        run(folder / "a.flac", "--labels=dog;SIRN")
 
 
 def test_only_tags_of_a_score(run, folder):

@@ -90,7 +90,8 @@ def find_class(name: str, classes: Sequence[str]) -> int | None:
 
 def near_names(name: str, names: Sequence[str]) -> str:
     """Words for a message: which of `names` are spelt nearly so, if any."""
-    near = difflib.get_close_matches(name, names, 2)
+    folded = {other.casefold(): other for other in names}
+    near = [folded[key] for key in difflib.get_close_matches(name.casefold(), folded, 2)]
     return f" (near: {'; '.join(near)})" if near else ""
 
 

@@ -1,7 +1,6 @@
 """A finished network, and what is known of it."""
 
 import dataclasses
-import difflib
 import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from psl_jax.networks.class_lists import near_names
 from psl_jax.networks.frontend import LogMel
 from psl_jax.networks.mobilenetv2 import OUTPUTS, Network, Variables
 from psl_jax.runtime.errors import UserError
@@ -207,12 +207,11 @@ class Model:
             return self
         place = {name: i for i, name in enumerate(self.classes)}
         if unknown := [name for name in classes if name not in place]:
-            near = difflib.get_close_matches(unknown[0], self.classes, 3, 0.6)
-            hint = f"; it has {', '.join(map(repr, near))}" if near else ""
             raise UserError(
                 f"{self.info.name} knows {len(self.classes)} classes "
                 f"({', '.join(self.classes[:3])}, ...), and {len(unknown)} of the {len(classes)} "
-                f"asked for are none of them, such as {unknown[0]!r}{hint}"
+                f"asked for are none of them, such as {unknown[0]!r}"
+                f"{near_names(unknown[0], self.classes)}"
             )
         if twice := [name for name in classes if list(classes).count(name) > 1]:
             raise UserError(f"the class {twice[0]!r} is asked for twice")
