@@ -4,7 +4,7 @@
 #   export PROJECT=my-project REGION=us-east5 TEMP=gs://my-bucket/tmp
 #   launch/beam_dataflow.sh --corpus audioset --source_dir /mnt/shared/audio --data_dir /mnt/shared/data
 #
-# Arguments go to psl_jax.prepare. Recordings and data folder must lie where this machine and all
+# Arguments go to psl-jax prepare. Recordings and data folder must lie where this machine and all
 # workers see them under the same path. psl_jax is built here and installed on the workers; with
 # IMAGE=... they use a container image that has it, which starts faster and brings ffmpeg.
 # Needs pip install -e '.[beam]' 'apache-beam[gcp]' build. Also: WORKERS (at most; default 100),

@@ -13,7 +13,7 @@
 # status 75. The job is then put into the queue again, where it goes on, at most MAX_RESTARTS (100)
 # times; also where processes were killed. Where any process ended with an error, the job ends.
 # Slurm requeues a preempted job itself.
-# RUN=relabel runs psl_jax.relabel instead of main. PYTHON names the interpreter.
+# RUN=relabel runs psl-jax relabel instead of main. PYTHON names the interpreter.
 
 #SBATCH --job-name=psl_jax
 #SBATCH --nodes=1
