@@ -22,7 +22,7 @@ from psl_jax.networks.frontend import WINDOW, LogMel
 from psl_jax.networks.mobilenetv2 import NetworkSettings
 from psl_jax.runtime import removed_settings
 from psl_jax.runtime.errors import UserError
-from psl_jax.runtime.settings import Kind, check, known_settings, operational, read, setting
+from psl_jax.runtime.settings import Kind, check, list_settings, operational, read, setting
 from psl_jax.scoring.settings import EvaluateSettings, RelabelSettings
 from psl_jax.training.settings import TrainSettings
 
@@ -102,7 +102,7 @@ class Settings:
     evaluate: EvaluateSettings = EvaluateSettings()
 
 
-KNOWN = dict(known_settings(Settings))
+KNOWN = dict(list_settings(Settings))
 
 
 # --- Configs: what the files in configs/ return ------------------------------------------------

@@ -88,7 +88,7 @@ def main(_) -> None:
     )
     workdir = _WORKDIR.value or os.path.join("runs", config.name)
     several = None if _SEEDS.value is None else seeds.read(_SEEDS.value)
-    with run_claim.claimed(workdir, "--workdir"):
+    with run_claim.claim_folder(workdir, "--workdir"):
         if _FOLDS.value is not None:
             folds.run(config, workdir, folds.read(_FOLDS.value), several, *how)
         elif several is not None:

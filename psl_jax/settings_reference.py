@@ -9,7 +9,7 @@ import typing
 from collections.abc import Iterator
 
 from psl_jax import config
-from psl_jax.runtime.settings import Kind, Known
+from psl_jax.runtime.settings import Kind, SettingInfo
 
 _WIDTH = 100
 _INTRODUCTION = """# Settings
@@ -53,7 +53,7 @@ def page() -> str:
     return "\n".join(lines)
 
 
-def _groups() -> Iterator[tuple[str, str, list[tuple[str, Known]]]]:
+def _groups() -> Iterator[tuple[str, str, list[tuple[str, SettingInfo]]]]:
     """Title, a sentence and the settings of each group, first those that are in none."""
     settings = list(config.KNOWN.items())
     yield "config", "The experiment as a whole.", [s for s in settings if "." not in s[0]]
@@ -66,7 +66,7 @@ def _groups() -> Iterator[tuple[str, str, list[tuple[str, Known]]]]:
             yield f"config.{field.name}", about[:1].upper() + about[1:], members
 
 
-def _words(known: Known) -> str:
+def _words(known: SettingInfo) -> str:
     """Help and limits as one paragraph."""
     has_limits = known.rule != dataclasses.replace(type(known.rule)(), kind=known.rule.kind)
     limits = f"{known.rule}".removeprefix("a number ") if has_limits else ""

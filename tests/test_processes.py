@@ -42,7 +42,7 @@ gathered = parallel.gather_rows(rows, [3, 2])
 assert gathered.dtype == np.float32 and gathered.shape == (5, 3)
 assert (gathered[:3] == np.float32(0.1)).all() and (gathered[3:] == np.float32(1.1)).all(), gathered
 print("times", came, went)
-folder = run_claim.claimed(sys.argv[3 + process], "--workdir")
+folder = run_claim.claim_folder(sys.argv[3 + process], "--workdir")
 cli_entry.run(lambda _: folder.__enter__(), lambda words: flags.FLAGS(words[:1]))
 """
 
@@ -76,7 +76,7 @@ cli_entry.run(main, lambda words: flags.FLAGS(words[:1]))
 CLAIM = """
 import sys
 from psl_jax.runtime import run_claim
-with run_claim.claimed(sys.argv[1], "--out"):
+with run_claim.claim_folder(sys.argv[1], "--out"):
     print("claimed", flush=True)
     sys.stdin.read()
 """
@@ -130,7 +130,7 @@ def both(code, *arguments):
 def test_a_signal_ends_who_waits_for_the_others():
     code = (
         "import sys; from psl_jax.runtime import distributed, interrupts\n"
-        "interrupts.handle(); distributed.join_processes(True, sys.argv[1], 2, 0)"
+        "interrupts.install_handlers(); distributed.join_processes(True, sys.argv[1], 2, 0)"
     )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

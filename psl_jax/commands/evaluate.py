@@ -38,10 +38,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="folder where the results are written (default: "
         "evaluations/<model>-<split>-<segments>)",
     )
-    found = scoring_cli.parse(parser, arguments)
-    if found.unmapped == "weak":
+    parsed = scoring_cli.parse(parser, arguments)
+    if parsed.unmapped == "weak":
         parser.error("--unmapped=weak is for relabel: scores of weak labels would be none")
-    return found
+    return parsed
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -72,41 +72,41 @@ def main(arguments: argparse.Namespace) -> None:
         "segment_seconds": seconds,
         "dtype": arguments.dtype,
     }
-    told: dict[str, Any] = {"teachers": teacher.described()}
+    scorer_description: dict[str, Any] = {"teachers": teacher.described()}
     if isinstance(teacher, OwnTeacher):
-        told = {"front_end": dataclasses.asdict(teacher.model.info.logmel)}
-    stored = StoredScores(out, source.index, made_with | told)
+        scorer_description = {"front_end": dataclasses.asdict(teacher.model.info.logmel)}
+    stored = StoredScores(out, source.index, made_with | scorer_description)
     finished = stored.begun and (out / evaluation.METRICS).exists()
 
     def tell() -> None:
         if not finished:
             evaluation.write_results(out, source.index, stored.read(), made_with)
             stored.forget()
-        print("\n".join(summary(out)))
+        print("\n".join(describe_metrics(out)))
 
-    with run_claim.claimed(out, "--out"):
+    with run_claim.claim_folder(out, "--out"):
         if not finished:
             stored.begin()
             score_missing(scorer, source, cut, stored, arguments.batch_size, "evaluate")
-        parallel.by_the_first("metrics", tell)
+        parallel.run_in_first_process("metrics", tell)
 
 
-def summary(out: pathlib.Path) -> list[str]:
+def describe_metrics(out: pathlib.Path) -> list[str]:
     """The metrics in `out`, a line each."""
     from psl_jax.runtime import files
     from psl_jax.scoring import evaluation
 
-    found: Mapping[str, Any] = files.read_json(out / evaluation.METRICS)
+    metrics: Mapping[str, Any] = files.read_json(out / evaluation.METRICS)
     percents = {"mAP": "mAP", "mAP_at_3": "mAP@3", "lwlrap": "lwlrap"}
     lines = [
-        f"{shown:8} {100 * found[key]:7.2f} %"
+        f"{shown:8} {100 * metrics[key]:7.2f} %"
         for key, shown in percents.items()
-        if found.get(key) is not None
+        if metrics.get(key) is not None
     ]
     for key, shown in (("AUC", "AUC"), ("d_prime", "d'")):
-        if found.get(key) is not None:
-            lines.append(f"{shown:8} {found[key]:7.3f}")
-    lines.append(f"{found['num_clips']:,} clips, ids {found['clip_ids_sha256'][:12]}…")
+        if metrics.get(key) is not None:
+            lines.append(f"{shown:8} {metrics[key]:7.3f}")
+    lines.append(f"{metrics['num_clips']:,} clips, ids {metrics['clip_ids_sha256'][:12]}…")
     written = f"{evaluation.METRICS}, {evaluation.PER_CLASS} and {evaluation.SCORES}"
     return ["", *lines, f"{written} in {out}"]
 

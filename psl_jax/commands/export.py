@@ -84,11 +84,13 @@ def export(
     info = export_options.describe(model, options, licence)
     if is_remote(out):
         with tempfile.TemporaryDirectory(prefix="psl_jax-") as folder:
-            found = export(model, name, pathlib.Path(folder) / out.name, signals, options, licence)
+            difference = export(
+                model, name, pathlib.Path(folder) / out.name, signals, options, licence
+            )
             if out.is_dir():
                 remove_tree(out)
             files.copy_tree(pathlib.Path(folder), out.parent)
-        return found
+        return difference
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         path = path_of(folder) / out.name
@@ -98,21 +100,21 @@ def export(
         except ImportError as error:
             extra = "torch" if name == "torch" else "export"
             raise MissingPackageError(f"--format={name}", f"{error.name}", extra) from error
-        found = check.differences(runner, model, signals, options.waveform)
-        _refuse_difference(found, name, options.quantize)
+        difference = check.differences(runner, model, signals, options.waveform)
+        _check_difference(difference, name, options.quantize)
         for written in path_of(folder).iterdir():
             _replace(written, out.parent / written.name)
-    return found
+    return difference
 
 
-def _refuse_difference(found: Any, name: str, quantized: bool) -> None:
-    kind = "mean" if quantized else "worst"
-    value, limit = getattr(found, kind), QUANTIZED_TOLERANCE if quantized else TOLERANCE
+def _check_difference(difference: Any, name: str, quantized: bool) -> None:
+    measure = "mean" if quantized else "worst"
+    value, limit = getattr(difference, measure), QUANTIZED_TOLERANCE if quantized else TOLERANCE
     if not value <= limit:
         raise UserError(
             f"the {name} export differs from the Flax model by {value:.2g} in probability (the "
-            f"{kind} over classes, clips and frames), expected at most {limit:g}. It was removed. "
-            "Try the versions of constraints.txt; if that does not help, report it"
+            f"{measure} over classes, clips and frames), expected at most {limit:g}. It was "
+            "removed. Try the versions of constraints.txt; if that does not help, report it"
             + (", or export without --quantize" if quantized else "")
         )
 
@@ -185,18 +187,20 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.audio:
         signals, where = check.read_signals(arguments.audio), "the files given"
     else:
-        own = check.own_signals(arguments.model)
-        signals = [*own, check.synthetic_signal()]
-        where = (f"{len(own)} clips of the run's data and " if own else "") + "a synthetic signal"
+        signals_of_run = check.own_signals(arguments.model)
+        signals = [*signals_of_run, check.synthetic_signal()]
+        where = (
+            f"{len(signals_of_run)} clips of the run's data and " if signals_of_run else ""
+        ) + "a synthetic signal"
     options = Options(arguments.input == "waveform", arguments.quantize)
     licence = arguments.licence or _default_licence(model)
-    found = export(model, arguments.format, arguments.out, signals, options, licence)
+    difference = export(model, arguments.format, arguments.out, signals, options, licence)
     lengths = [*(n / SAMPLE_RATE for n in check.LENGTHS), model.info.segment_seconds]
     seconds = ", ".join(f"{length:.3g}" for length in sorted(lengths))
     print(
         f"wrote {arguments.out}: {_megabytes(arguments.out):.1f} MB\n"
-        f"differs from the Flax model by at most {found.worst:.1e} in probability, by "
-        f"{found.mean:.1e} on average\n"
+        f"differs from the Flax model by at most {difference.worst:.1e} in probability, by "
+        f"{difference.mean:.1e} on average\n"
         f"checked on {where}: batches of 1 and 7, {seconds} s"
     )
 

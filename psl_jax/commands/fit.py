@@ -37,10 +37,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--out", required=True, metavar="FILE", help="file to write, FILE.npz (required)"
     )
-    found = scoring_cli.parse(parser, arguments)
-    if not found.out.endswith(".npz"):
-        parser.error(f"--out={found.out}: expected a name that ends in .npz")
-    return found
+    parsed = scoring_cli.parse(parser, arguments)
+    if not parsed.out.endswith(".npz"):
+        parser.error(f"--out={parsed.out}: expected a name that ends in .npz")
+    return parsed
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -55,13 +55,13 @@ def main(arguments: argparse.Namespace) -> None:
     task = scoring_cli.begin_raw(arguments, arguments.segment_seconds)
     index, scorer = task.source.index, task.scorer(arguments)
     made_with = {
-        "teachers": [one.digest for one in task.teachers],
+        "teachers": [teacher.digest for teacher in task.teachers],
         "split": arguments.split,
         "segment_seconds": task.segmentation.seconds,
         "dtype": arguments.dtype,
     }
     if jax.process_index() == 0:
-        print("\n".join(plan(task, scorer, arguments)), flush=True)
+        print("\n".join(describe_plan(task, scorer, arguments)), flush=True)
     _check(index)
     if arguments.dry_run:
         return
@@ -75,34 +75,34 @@ def main(arguments: argparse.Namespace) -> None:
     def finish() -> None:
         from psl_jax.teachers.logistic_regression import fit
 
-        found = fit(fitted_teacher.features_of(stored.read()), index.weak_labels())
+        fit_result = fit(fitted_teacher.features_of(stored.read()), index.weak_labels())
         about = {
             "split": index.split,
             "clips": len(index),
             "clip_ids_sha256": index.ids_sha256,
             "labels_sha256": index.labels_sha256,
-            "penalty": found.penalty,
-            "held_out_mAP": found.held_out[found.penalty],
+            "penalty": fit_result.penalty,
+            "held_out_mAP": fit_result.held_out[fit_result.penalty],
         }
         fitted_teacher.save(
             arguments.out,
-            found.classifier,
+            fit_result.classifier,
             index.classes,
             task.parts,
             task.segmentation.seconds,
             about,
         )
         remove_tree(folder, ignore_errors=True)
-        print("\n".join(summary(found, index, arguments.out)))
+        print("\n".join(describe_result(fit_result, index, arguments.out)))
 
-    parallel.by_the_first("fitted", finish)
+    parallel.run_in_first_process("fitted", finish)
 
 
-def plan(task: Any, scorer: Any, arguments: argparse.Namespace) -> list[str]:
+def describe_plan(task: Any, scorer: Any, arguments: argparse.Namespace) -> list[str]:
     """What will be done, in words."""
     index = task.source.index
-    words = " and ".join(one.words() for one in task.teachers)
-    features = sum(len(one.classes) for one in task.teachers)
+    words = " and ".join(teacher.words() for teacher in task.teachers)
+    features = sum(len(teacher.classes) for teacher in task.teachers)
     return [
         f"tagger  {words}",
         f"data    {index.split}: {len(index):,} clips, {index.hours:.2f} h, "
@@ -120,13 +120,13 @@ def _check(index: Any) -> None:
         raise UserError(f"no clip of split {index.split!r} has a label: there is nothing to fit to")
 
 
-def summary(found: Any, index: Any, out: str) -> list[str]:
+def describe_result(fit_result: Any, index: Any, out: str) -> list[str]:
     """What was found, in lines."""
     lines = ["", "penalty  mAP of clips held out"]
-    for penalty, value in found.held_out.items():
-        mark = "  <- taken" if penalty == found.penalty else ""
+    for penalty, value in fit_result.held_out.items():
+        mark = "  <- taken" if penalty == fit_result.penalty else ""
         lines.append(f"{penalty:7g}  {100 * value:6.2f} %{mark}")
-    if found.penalty == min(found.held_out) and len(index) > 100:
+    if fit_result.penalty == min(fit_result.held_out) and len(index) > 100:
         lines.append("note: the weakest penalty is the best one: more clips would be of use")
     counts = index.class_counts()
     if few := [name for name, n in zip(index.classes, counts, strict=True) if n < _FEW]:

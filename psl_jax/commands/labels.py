@@ -207,7 +207,7 @@ def _import(arguments: argparse.Namespace) -> None:
     origin = {
         "kind": "imported",
         "format": name,
-        "files": [one.name for one in paths],
+        "files": [p.name for p in paths],
         "sha256": importing.sha256(paths),
         "classes": files.json_digest(list(file.classes)),
         "unmapped": arguments.unmapped,
@@ -215,7 +215,7 @@ def _import(arguments: argparse.Namespace) -> None:
         **form.settings(options),
     }
     uses_weak = "weak" in (arguments.unmapped, arguments.missing)
-    found = importing.import_labels(
+    result = importing.import_labels(
         file,
         path,
         index,
@@ -225,7 +225,7 @@ def _import(arguments: argparse.Namespace) -> None:
         lambda: _writer(out, source, segmentation, origin, uses_weak),
         fill_missing=arguments.missing == "weak",
     )
-    print("\n".join(found.summary(path, len(index))))
+    print("\n".join(result.summary(path, len(index))))
     _measure(out, source, segmentation)
 
 
@@ -391,7 +391,7 @@ def _measure(out: pathlib.Path, source: Any, segmentation: Any) -> None:
     labels = SoftLabels.open(out, source.index, segmentation)
     quality = relabeling.measure_label_quality(labels, source.index, segmentation)
     files.write_json(out / LABEL_QUALITY, quality)
-    print("\n".join(relabel.summary(quality)))
+    print("\n".join(relabel.describe_quality(quality)))
     for note in sanity_notes.of_labels(quality):
         print(f"note: {note}")
     print(f"soft labels of {len(source.index):,} clips in {out}")

@@ -110,11 +110,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         parser.error("give --corpus, --source_dir and --data_dir, or --describe or --verify")
     if result.limit is not None and result.limit < 1:
         parser.error(f"--limit is {result.limit}: expected at least 1")
-    known = prepare_corpus.OPTIONS_OF.get(result.corpus, ())
+    corpus_options = prepare_corpus.OPTIONS_OF.get(result.corpus, ())
     every = {name for names in prepare_corpus.OPTIONS_OF.values() for name in names}
-    for name in sorted(every - set(known)):
+    for name in sorted(every - set(corpus_options)):
         if result.corpus and getattr(result, name) not in (None, False, ""):
-            theirs = [f"--{option}" for option in known]
+            theirs = [f"--{option}" for option in corpus_options]
             parser.error(
                 f"--{name} is no option of {result.corpus}, which has "
                 f"{', '.join(theirs) or 'none of its own'}"
@@ -156,14 +156,14 @@ def _verify(folder: str, num_workers: int | None) -> int:
     from psl_jax.preparing import verifying
 
     data_dir = index_lib.find_data_dir(folder)
-    found = verifying.verify(data_dir, num_workers)
-    print("\n".join(found.lines()))
-    if found.damage:
+    verification = verifying.verify(data_dir, num_workers)
+    print("\n".join(verification.lines()))
+    if verification.damage:
         print(
             "Delete what is named and give the command again that prepared it, which makes again "
             "what is missing; or copy it again from where it is whole."
         )
-    return 1 if found.damage else 0
+    return 1 if verification.damage else 0
 
 
 if __name__ == "__main__":

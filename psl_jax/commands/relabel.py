@@ -61,12 +61,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="include the padding after the end of a clip in the mean over time (default: leave "
         "it out)",
     )
-    found = scoring_cli.parse(parser, arguments)
-    if not 0 <= found.shortest_segment_seconds <= 3600:
+    parsed = scoring_cli.parse(parser, arguments)
+    if not 0 <= parsed.shortest_segment_seconds <= 3600:
         parser.error("--shortest_segment_seconds: expected seconds, or 0")
-    if not 0 <= found.hop_seconds <= 3600:
+    if not 0 <= parsed.hop_seconds <= 3600:
         parser.error("--hop_seconds: expected seconds, or 0")
-    return found
+    return parsed
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -101,12 +101,12 @@ def main(arguments: argparse.Namespace) -> None:
         labels = SoftLabels.open(out, index, task.segmentation, teacher_digest=digest)
         quality = relabeling.measure_label_quality(labels, index, task.segmentation)
         files.write_json(out / LABEL_QUALITY, quality)
-        print("\n".join(summary(quality)))
+        print("\n".join(describe_quality(quality)))
         for note in sanity_notes.of_labels(quality):
             print(f"note: {note}")
         print(f"soft labels of {len(index):,} clips in {out}")
 
-    with run_claim.claimed(out, "--out"):
+    with run_claim.claim_folder(out, "--out"):
         relabeling.relabel(
             scorer,
             task.source,
@@ -117,10 +117,10 @@ def main(arguments: argparse.Namespace) -> None:
             rule=rule,
         )
         parallel.wait_for_all("relabel")
-        parallel.by_the_first("label quality", tell)
+        parallel.run_in_first_process("label quality", tell)
 
 
-def summary(quality: dict) -> list[str]:
+def describe_quality(quality: dict) -> list[str]:
     """What the labels are like, in a few lines."""
     statistics = quality["statistics"]
     mean, empty = statistics["mean_labels"], statistics["share_without_labels"]
@@ -129,10 +129,10 @@ def summary(quality: dict) -> list[str]:
         f"{mean['weak']:.2f}; clips without any: {100 * empty['soft']:.1f} %, weak "
         f"{100 * empty['weak']:.1f} %"
     ]
-    if found := quality.get("segment_mAP"):
+    if segment_map := quality.get("segment_mAP"):
         lines.append(
-            f"against the true events, segment by segment: {100 * found['soft']:.2f} mAP, weak "
-            f"labels {100 * found['weak']:.2f}"
+            f"against the true events, segment by segment: {100 * segment_map['soft']:.2f} mAP, "
+            f"weak labels {100 * segment_map['weak']:.2f}"
         )
     return lines
 

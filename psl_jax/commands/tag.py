@@ -52,10 +52,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     tagging_cli.add_settings(parser)
     _add_output(parser)
-    found = tagging_cli.parse(parser, arguments)
-    if not found.files and not found.list_labels:
+    parsed = tagging_cli.parse(parser, arguments)
+    if not parsed.files and not parsed.list_labels:
         parser.error("the following arguments are required: FILE")
-    return found
+    return parsed
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
@@ -150,11 +150,15 @@ def main(arguments: argparse.Namespace) -> int:
     with _Bar(looked.inputs) as bar:
         plotter = next((output for output in outputs if isinstance(output, _Plotter)), None)
         watch = None if plotter is None else plotter.watch
-        found = file_tagging.tag_files(model, work, segmentation, settings, keep, bar.heard, watch)
+        tagged_files = file_tagging.tag_files(
+            model, work, segmentation, settings, keep, bar.heard, watch
+        )
         folder = arguments.out or arguments.plot
         advice = "The same command with --skip_existing goes on"
         with disk_errors.plain_disk_errors(folder, advice) if folder else contextlib.nullcontext():
-            done, failed, seconds = _tagged(itertools.chain(looked.bad, found), outputs, bar)
+            done, failed, seconds = _write_outputs(
+                itertools.chain(looked.bad, tagged_files), outputs, bar
+            )
     if skipped := len(looked.inputs) + len(looked.bad) - done - failed:
         print(f"{skipped} of {len(looked.inputs)} are tagged already", file=sys.stderr)
         # In a bucket each time would be a request.
@@ -170,7 +174,9 @@ def main(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _tagged(found: Iterable, outputs: Sequence[Callable], bar: "_Bar") -> tuple[int, int, float]:
+def _write_outputs(
+    tagged_files: Iterable, outputs: Sequence[Callable], bar: "_Bar"
+) -> tuple[int, int, float]:
     """Hands what was found to the outputs; a line on standard error for each file that is bad.
 
     Returns how many were tagged, how many were not, and the seconds of audio.
@@ -180,7 +186,7 @@ def _tagged(found: Iterable, outputs: Sequence[Callable], bar: "_Bar") -> tuple[
 
     prints = any(isinstance(output, Printer) for output in outputs)
     done, failed, seconds = 0, 0, 0.0
-    for item in found:
+    for item in tagged_files:
         bar.file_done()
         name = shown(item.input.path)
         if isinstance(item, BadFile):

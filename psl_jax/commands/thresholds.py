@@ -55,10 +55,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="remove the stored thresholds: each class has 0.5 again",
     )
     add("--dry_run", action="store_true", help="print the thresholds, and store nothing")
-    found = tagging_cli.parse(parser, arguments)
-    if not found.data and not found.reset:
+    parsed = tagging_cli.parse(parser, arguments)
+    if not parsed.data and not parsed.reset:
         parser.error("the following arguments are required: DATA")
-    return found
+    return parsed
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -78,34 +78,34 @@ def main(arguments: argparse.Namespace) -> None:
     if not arguments.dry_run:
         stored_thresholds.check_writable(arguments.model)
     index, counts = _counts(model, arguments, arguments.split)
-    found = threshold_tuning.tune(counts, threshold_tuning.kind_of(index))
+    tuning = threshold_tuning.tune(counts, threshold_tuning.kind_of(index))
     test = None
     if arguments.test_split:
         other, test_counts = _counts(model, arguments, arguments.test_split)
-        if other.classes != index.classes or threshold_tuning.kind_of(other) != found.kind:
+        if other.classes != index.classes or threshold_tuning.kind_of(other) != tuning.kind:
             raise UserError(
                 f"--test_split={arguments.test_split} has other classes or another kind of truth "
                 f"than {arguments.split}: F1 cannot be compared"
             )
-        test = threshold_tuning.tune(test_counts, found.kind)._replace(
-            f1=threshold_tuning.f1_at(test_counts, found.thresholds)
+        test = threshold_tuning.tune(test_counts, tuning.kind)._replace(
+            f1=threshold_tuning.f1_at(test_counts, tuning.thresholds)
         )
     tuned_on = {
         "split": index.split,
-        "clips": _num_counted(index, found.kind),
+        "clips": _count_units(index, tuning.kind),
         "clip_ids_sha256": index.ids_sha256,
-        "f1_of": found.kind,
+        "f1_of": tuning.kind,
         "median_filter": arguments.median_filter,
         "model_digest": model.digest,
     }
-    header, rows = table(index.classes, found, test)
+    header, rows = tabulate_classes(index.classes, tuning, test)
     if arguments.csv:
         files.write_csv(arguments.csv, header, rows)
-    print("\n".join(summary(index, found, test, arguments.test_split, rows)))
+    print("\n".join(describe_tuning(index, tuning, test, arguments.test_split, rows)))
     if others := len(set(model.classes) - set(index.classes)):
         print(
-            f"{others} of the model's classes are not in these data: they have {found.common:.4g}, "
-            "the best for all of these together"
+            f"{others} of the model's classes are not in these data: they have "
+            f"{tuning.common:.4g}, the best for all of these together"
         )
     if _was_trained_on(arguments.model, arguments.split):
         print(
@@ -113,15 +113,15 @@ def main(arguments: argparse.Namespace) -> None:
             "than of others, and these figures are too good. Tune on clips it has not heard"
         )
     if not arguments.dry_run:
-        own = for_model(model, index.classes, found).as_thresholds(tuned_on)
-        print(f"stored in {stored_thresholds.store_thresholds(arguments.model, own)}")
+        model_tuning = extend_to_model(model, index.classes, tuning).as_thresholds(tuned_on)
+        print(f"stored in {stored_thresholds.store_thresholds(arguments.model, model_tuning)}")
     if arguments.csv:
         print(f"all classes in {arguments.csv}")
 
 
-def _num_counted(index: Any, kind: str) -> int:
+def _count_units(index: Any, unit: str) -> int:
     """Clips that F1 counts: by rows those with true events."""
-    return int(index.annotated.sum()) if kind == "rows" else len(index)
+    return int(index.annotated.sum()) if unit == "rows" else len(index)
 
 
 def _was_trained_on(path: str, split: str) -> bool:
@@ -147,25 +147,31 @@ def _counts(model: Any, arguments: argparse.Namespace, split: str) -> tuple[Any,
     return source.index, counts
 
 
-def for_model(model: Any, classes: Sequence[str], found: Any) -> Any:
+def extend_to_model(model: Any, classes: Sequence[str], tuning: Any) -> Any:
     """What was found of the data's classes, for all of the model's: others have the common one."""
     place = {name: i for i, name in enumerate(classes)}
     values = [
-        found.thresholds[place[name]] if name in place else found.common for name in model.classes
+        tuning.thresholds[place[name]] if name in place else tuning.common for name in model.classes
     ]
-    return found._replace(thresholds=np.array(values))
+    return tuning._replace(thresholds=np.array(values))
 
 
-def table(classes: Sequence[str], found: Any, test: Any) -> tuple[list[str], list[tuple]]:
+def tabulate_classes(
+    classes: Sequence[str], tuning: Any, test: Any
+) -> tuple[list[str], list[tuple]]:
     """Header and a row for each class."""
-    unit = found.kind
+    unit = tuning.kind
     header = ["class", "threshold", "F1", "F1 at 0.5", f"true {unit}"]
     rows = [
         (
             name,
-            f"{found.thresholds[i]:.4g}",
-            *((f"{found.f1[i]:.3f}", f"{found.f1_default[i]:.3f}") if found.known[i] else ("", "")),
-            int(found.num_true[i]),
+            f"{tuning.thresholds[i]:.4g}",
+            *(
+                (f"{tuning.f1[i]:.3f}", f"{tuning.f1_default[i]:.3f}")
+                if tuning.known[i]
+                else ("", "")
+            ),
+            int(tuning.num_true[i]),
             *(() if test is None else (f"{test.f1[i]:.3f}" if test.known[i] else "",)),
         )
         for i, name in enumerate(classes)
@@ -173,28 +179,30 @@ def table(classes: Sequence[str], found: Any, test: Any) -> tuple[list[str], lis
     return header if test is None else [*header, "F1 on the test split"], rows
 
 
-def summary(index: Any, found: Any, test: Any, test_split: str, rows: list[tuple]) -> list[str]:
+def describe_tuning(
+    index: Any, tuning: Any, test: Any, test_split: str, rows: list[tuple]
+) -> list[str]:
     """What was found, in lines."""
     from psl_jax.tagging import threshold_tuning
 
-    unit = "frames of 0.32 s (true events)" if found.kind == "rows" else "clips (weak labels)"
-    counted = _num_counted(index, found.kind)
+    unit = "frames of 0.32 s (true events)" if tuning.kind == "rows" else "clips (weak labels)"
+    counted = _count_units(index, tuning.kind)
     clips = (
         f"{counted:,} clips" if counted == len(index) else f"{counted:,} of {len(index):,} clips"
     )
-    lines = [f"F1 of {unit}, {index.split}: {clips}, {int(found.known.sum())} classes"]
+    lines = [f"F1 of {unit}, {index.split}: {clips}, {int(tuning.known.sum())} classes"]
     width = min(max(len(name) for name in index.classes), 40)
     if len(rows) <= _MOST_LINES:
-        heard = "rows" if found.kind == "rows" else "clips"
-        lines.append(f"  {'class':{width}}  threshold     F1  at 0.5  {heard} that have it")
+        counted_unit = "rows" if tuning.kind == "rows" else "clips"
+        lines.append(f"  {'class':{width}}  threshold     F1  at 0.5  {counted_unit} that have it")
         lines += [
             f"  {name[:width]:{width}}  {threshold:>9}  {f1:>5}   {at:>5}  {true:>5}"
             for name, threshold, f1, at, true, *_ in rows
         ]
-    known = found.known
+    has_positives = tuning.known
     lines.append(
-        f"mean F1 {found.f1[known].mean():.3f} with these thresholds (tuned on the same clips), "
-        f"{found.f1_default[known].mean():.3f} with 0.5"
+        f"mean F1 {tuning.f1[has_positives].mean():.3f} with these thresholds (tuned on the same "
+        f"clips), {tuning.f1_default[has_positives].mean():.3f} with 0.5"
     )
     if test is not None:
         both = test.known
@@ -202,12 +210,12 @@ def summary(index: Any, found: Any, test: Any, test_split: str, rows: list[tuple
             f"{test_split}: mean F1 {test.f1[both].mean():.3f} with these thresholds, "
             f"{test.f1_default[both].mean():.3f} with 0.5"
         )
-    if missing := int((~known).sum()):
+    if missing := int((~has_positives).sum()):
         lines.append(
-            f"{missing} classes are not in the split: they have {found.common:.4g}, the best for "
+            f"{missing} classes are not in the split: they have {tuning.common:.4g}, the best for "
             "all together"
         )
-    few = known & (index.class_counts() <= threshold_tuning.FEW)
+    few = has_positives & (index.class_counts() <= threshold_tuning.FEW)
     if few.any():
         lines.append(
             f"{int(few.sum())} classes have {threshold_tuning.FEW} clips or fewer: their "

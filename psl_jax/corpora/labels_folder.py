@@ -312,7 +312,7 @@ def _existing(path: str) -> str:
 
 def _number(text: str) -> float | None:
     try:
-        value = csv_files.number(text)
+        value = csv_files.parse_number(text)
     except ValueError:
         return None
     return value if math.isfinite(value) else None

@@ -63,7 +63,9 @@ class ShardArrays:
     @property
     def num_bytes(self) -> int:
         """What they take on disk."""
-        return sum(size or 0 for size in files.sizes(list(map(self.path, range(len(self.rows))))))
+        return sum(
+            size or 0 for size in files.read_sizes(list(map(self.path, range(len(self.rows)))))
+        )
 
     def write(self, shard: int, array: np.ndarray) -> None:
         """Writes the array [rows, width] of a shard; raises UserError for a full disk."""

@@ -139,7 +139,7 @@ class Experiment:
         """Opens a split; other processes wait for the first one, which may have to index it."""
         what = f"{self.settings.name} open {setting}"
         try:
-            index = parallel.after_the_first(what, lambda: self.source(split)).index
+            index = parallel.run_after_first_process(what, lambda: self.source(split)).index
         except UserError as error:
             raise UserError(f"config.data.{setting} is {split!r}: {error}") from error
         self.folder.check_data(split, index)

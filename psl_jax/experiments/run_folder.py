@@ -69,7 +69,7 @@ class RunFolder:
         All processes come here.
         """
         if jax.process_index() == 0:
-            found = {name: files.sha256(self.path / name) for name in made}
+            found = {name: files.compute_sha256(self.path / name) for name in made}
             done = self.finished | {
                 stage: {"seconds": round(seconds, 2)} | ({"made": found} if found else {})
             }
@@ -83,7 +83,7 @@ class RunFolder:
         return [
             name
             for name, path in paths.items()
-            if not path.exists() or files.sha256(path) != known[name]
+            if not path.exists() or files.compute_sha256(path) != known[name]
         ]
 
     def check_settings(self) -> None:

@@ -59,7 +59,7 @@ def run(
         if together is not None:
             _write(together, workdir)
 
-    parallel.by_the_first(f"results in {workdir}", write)
+    parallel.run_in_first_process(f"results in {workdir}", write)
     return together
 
 
@@ -80,7 +80,7 @@ def summary(
     result = {k: v for k, v in first.items() if k not in ("experiments", "label_quality")}
     qualities = [one["label_quality"] for one in found if "label_quality" in one]
     if qualities:
-        result["label_quality"] = label_sets.pooled(qualities)
+        result["label_quality"] = label_sets.pool_seeds(qualities)
     by_seed = [{row["name"]: row for row in one["experiments"]} for one in found]
     rows = []
     for row in first["experiments"]:

@@ -86,7 +86,7 @@ def run(
     if last_stage not in (None, "evaluate", "report"):
         return None
     seconds = time.perf_counter() - start
-    return parallel.by_the_first(
+    return parallel.run_in_first_process(
         f"results in {workdir}", lambda: _summarize(config.name, workdir, runs, is_suite, seconds)
     )
 

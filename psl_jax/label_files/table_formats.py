@@ -122,13 +122,13 @@ def _numbers(
         numbers = [
             float(label_file.whole_number(row[place]))
             if name == "segment"
-            else csv_files.number(row[place])
+            else csv_files.parse_number(row[place])
             for name, place in keys.items()
             if name != "clip"
         ]
         texts = [row[place] for place in columns]
         if any("," in text for text in texts):
-            texts = [str(csv_files.number(text)) for text in texts]
+            texts = [str(csv_files.parse_number(text)) for text in texts]
         return numbers, np.array(texts, np.float32)
     except ValueError as error:
         raise UserError(f"{path}, line {line}: {error}") from error

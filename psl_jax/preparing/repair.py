@@ -46,7 +46,7 @@ def wrong_shards(folder: pathlib.Path, split: str, index: ClipIndex) -> list[int
     if index.record_bytes is None:
         return []
     ends = np.append(0, np.cumsum(index.record_bytes))[index.shard_offsets]
-    found = files.sizes(split_index_files.shard_names(folder, split))
+    found = files.read_sizes(split_index_files.shard_names(folder, split))
     return [
         number
         for number, (size, expected) in enumerate(zip(found, np.diff(ends), strict=True))

@@ -71,7 +71,7 @@ def whole(parts: Sequence[Part], final: Sequence[pathlib.Path] = ()) -> list:
     final: where the shards are to be found instead, those with clips, if they are renamed already.
     """
     told = read(parts)
-    own, others = files.sizes([part.shard for part in parts]), iter(files.sizes(final))
+    own, others = files.read_sizes([part.shard for part in parts]), iter(files.read_sizes(final))
     found = []
     for contents, size in zip(told, own, strict=True):
         sizes = {size, next(others, None)} if contents is not None and contents.clips else set()

@@ -100,8 +100,8 @@ def _describe(
     weak = index.weak_labels(np.array([clip]))[0] > 0
     events = _events(index, clip, seconds)
     certain = weak | np.isin(np.arange(index.num_classes), [event[2] for event in events])
-    heard = hearers.hear(clip, index, audio)
-    highest = np.max([values.max(axis=0) for values, _, _, _ in heard], axis=0)
+    lane_values = hearers.hear(clip, index, audio)
+    highest = np.max([values.max(axis=0) for values, _, _, _ in lane_values], axis=0)
     shown = np.flatnonzero(certain | (highest >= _LIKELY)).tolist()
     shown.sort(key=lambda c: (not certain[c], -highest[c]))
     classes = []
@@ -110,8 +110,8 @@ def _describe(
         if index.annotated[clip]:
             of_class = [(on, off, 1.0) for on, off, label in events if label == c]
             lanes.insert(0, Lane("truth", "truth", of_class))
-        for values, edges, name, kind in heard:
-            lanes.append(Lane(name, kind, _spans(edges, values[:, c], seconds)))
+        for values, edges, name, lane_kind in lane_values:
+            lanes.append(Lane(name, lane_kind, _spans(edges, values[:, c], seconds)))
         classes.append({"name": index.classes[c], "lanes": [dataclasses.asdict(x) for x in lanes]})
     return {
         "id": str(index.ids[clip]),
@@ -134,8 +134,8 @@ class _Hearers:
         self, clip: int, index: ClipIndex, audio: np.ndarray
     ) -> list[tuple[np.ndarray, np.ndarray, str, str]]:
         """(values [n, classes], edges [n + 1] in seconds, name, kind) of labels and student."""
-        heard = []
-        lengths = [one.segmentation.seconds for one in self.labels.values()]
+        lane_values = []
+        lengths = [labels.segmentation.seconds for labels in self.labels.values()]
         for key, one in self.labels.items():
             segmentation = one.segmentation
             count = int(segmentation.counts(len(audio)))  # of what is shown
@@ -143,21 +143,21 @@ class _Hearers:
             alone = lengths.count(segmentation.seconds) == 1
             name = f"soft {segmentation.seconds:g} s" if alone else f"soft, {key}"
             values = one.gather(np.array([clip]))[0, :count].astype(np.float32)
-            heard.append((values, np.append(onsets, offsets[-1]), name, "soft"))
+            lane_values.append((values, np.append(onsets, offsets[-1]), name, "soft"))
         tags = self.tagger.tag(audio, SAMPLE_RATE)
         columns = [self.tagger.labels.index(name) for name in index.classes]
         edges = FRAME_SECONDS * (np.arange(len(tags.frame_times) + 1) - 0.5)
-        heard.append((tags.frame_scores[:, columns], edges, self.student, "student"))
-        return heard
+        lane_values.append((tags.frame_scores[:, columns], edges, self.student, "student"))
+        return lane_values
 
 
 def _events(index: ClipIndex, clip: int, seconds: float) -> list[tuple[float, float, int]]:
     """Onset, offset and class of the true events of a clip, as far as it is shown."""
     if index.event_offsets is None or index.event_times is None or index.event_values is None:
         return []
-    own = slice(*index.event_offsets[clip : clip + 2])
-    times = np.clip(index.event_times[own], 0, seconds).astype(float)
-    pairs = zip(times.tolist(), index.event_values[own].tolist(), strict=True)
+    events = slice(*index.event_offsets[clip : clip + 2])
+    times = np.clip(index.event_times[events], 0, seconds).astype(float)
+    pairs = zip(times.tolist(), index.event_values[events].tolist(), strict=True)
     return [(on, off, label) for (on, off), label in pairs if off > on]
 
 

@@ -68,26 +68,28 @@ def class_table(
     None where no run was evaluated. Classes are those of the best experiment, or else of the first
     that was evaluated; those of other data are left out.
     """
-    found = {
+    rows_by_name = {
         name: each
         for name, folders in runs.items()
         if any(each := [read_classes(folder / PER_CLASS) for folder in folders])
     }
-    if not found:
+    if not rows_by_name:
         return None
-    of_each = {n: [row["class"] for row in next(filter(None, each))] for n, each in found.items()}
+    of_each = {
+        n: [row["class"] for row in next(filter(None, each))] for n, each in rows_by_name.items()
+    }
     wanted = of_each.get(best or "", next(iter(of_each.values())))
-    found = {name: each for name, each in found.items() if of_each[name] == wanted}
-    ap = {name: _means(rows) for name, rows in found.items()}
+    rows_by_name = {name: each for name, each in rows_by_name.items() if of_each[name] == wanted}
+    ap = {name: _means(rows) for name, rows in rows_by_name.items()}
     rows = []
-    for row in next(each for each in next(iter(found.values())) if each):
+    for row in next(each for each in next(iter(rows_by_name.values())) if each):
         values = {name: ap[name].get(row["class"]) for name in ap}
         ours, theirs = values.get(best or ""), values.get(reference)
         is_gain = ours is not None and theirs is not None and best != reference
         gain = ours - theirs if is_gain and ours is not None and theirs is not None else None
         rows.append(ClassRow(row["class"], row["num_positives"], gain, values))
     rows.sort(key=lambda row: (row.gain is None, -(row.gain or 0), row.name))
-    return ClassTable(list(found), best or "", reference, rows)
+    return ClassTable(list(rows_by_name), best or "", reference, rows)
 
 
 def _means(runs: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, float | None]:

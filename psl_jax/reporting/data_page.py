@@ -131,11 +131,11 @@ def write_page(data_dir: str | os.PathLike) -> pathlib.Path:
 def _splits(data_dir: str | os.PathLike) -> dict[str, _Split]:
     """The splits, the largest first."""
     about = (preparation_report.read_report(data_dir) or {}).get("splits", {})
-    found = {
+    splits = {
         name: _Split(index_lib.load_index(data_dir, name), about.get(name, {}))
         for name in index_lib.splits(data_dir)
     }
-    return dict(sorted(found.items(), key=lambda item: -len(item[1].index)))
+    return dict(sorted(splits.items(), key=lambda item: -len(item[1].index)))
 
 
 def _by_frequency(counts: np.ndarray) -> list[int]:

@@ -39,9 +39,9 @@ def flac(audio: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def url(kind: str, content: bytes) -> str:
+def url(mime_type: str, content: bytes) -> str:
     """A data URL; kind: the content's MIME type."""
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+    return f"data:{mime_type};base64,{base64.b64encode(content).decode()}"
 
 
 def ticks(seconds: float) -> list[float]:

@@ -189,28 +189,34 @@ def lines(
     """Lines over a common x axis."""
 
     def plot(axes: "Axes") -> None:
-        for one in series:
-            colour = colour_of(one.colour)
+        for line_series in series:
+            colour = colour_of(line_series.colour)
             axes.plot(
-                *_columns_of(one.points),
+                *_columns_of(line_series.points),
                 color=colour,
-                linestyle=(0, dashes(one.colour) or None) if one.dashed else "-",
-                linewidth=1 if one.faint else 1.8,
-                alpha=0.4 if one.faint else 1,
-                label=_short(one.name) if len(series) > 1 or one.marks else None,
+                linestyle=(0, dashes(line_series.colour) or None) if line_series.dashed else "-",
+                linewidth=1 if line_series.faint else 1.8,
+                alpha=0.4 if line_series.faint else 1,
+                label=_short(line_series.name) if len(series) > 1 or line_series.marks else None,
             )
-            if not one.faint and len(one.points) <= 100:
-                _dots(axes, one.points, colour, one.name, alpha=float(len(one.points) <= 12))
-            if one.marks:
+            if not line_series.faint and len(line_series.points) <= 100:
+                _dots(
+                    axes,
+                    line_series.points,
+                    colour,
+                    line_series.name,
+                    alpha=float(len(line_series.points) <= 12),
+                )
+            if line_series.marks:
                 kwargs = {"marker": "D", "markersize": 6.5, "markerfacecolor": PAGE}
-                (line,) = _dots(axes, one.marks, colour, one.name, **kwargs)
-                line.set_label(f"best {len(one.marks)}")
+                (line,) = _dots(axes, line_series.marks, colour, line_series.name, **kwargs)
+                line.set_label(f"best {len(line_series.marks)}")
         if log_y:
             axes.set_yscale("log")
         _frame(axes, x_label, y_label)
 
     rows: list[Sequence[Any]] = [("series", x_label, y_label)]
-    rows += [(one.name, x, y) for one in series for x, y in one.points]
+    rows += [(line.name, x, y) for line in series for x, y in line.points]
     return Figure(name, title, note, rows, plot)
 
 
@@ -313,22 +319,22 @@ def dots(
 
     def plot(axes: "Axes") -> None:
         axes.axvline(0, color=SOFT, linewidth=1)
-        for one in series:
-            known = [(one.values[k], row) for row, k in enumerate(drawn)]
-            points = [(value, row) for value, row in known if value is not None]
-            colour = colour_of(one.colour)
+        for dot_series in series:
+            points_or_none = [(dot_series.values[k], row) for row, k in enumerate(drawn)]
+            points = [(value, row) for value, row in points_or_none if value is not None]
+            colour = colour_of(dot_series.colour)
             if len(series) == 1 and points:
                 axes.hlines([row for _, row in points], 0, [v for v, _ in points], color=colour)
-            kwargs = {"markerfacecolor": colour if one.filled else PAGE, "markersize": 6}
-            (line,) = _dots(axes, points, colour, one.name, **kwargs)
+            kwargs = {"markerfacecolor": colour if dot_series.filled else PAGE, "markersize": 6}
+            (line,) = _dots(axes, points, colour, dot_series.name, **kwargs)
             if len(series) > 1:
-                line.set_label(_short(one.name))
-            _tell(line, [f"{names[drawn[row]]}, {one.name}: {form(v)}" for v, row in points])
+                line.set_label(_short(dot_series.name))
+            _tell(line, [f"{names[drawn[row]]}, {dot_series.name}: {form(v)}" for v, row in points])
         _row_names(axes, [names[k] for k in drawn])
         _frame(axes, x_label, grid="both")
 
-    rows = [("name", *(f"{one.name}: {x_label}" for one in series))]
-    rows += zip(names, *(one.values for one in series), strict=True)
+    rows = [("name", *(f"{dot.name}: {x_label}" for dot in series))]
+    rows += zip(names, *(dot.values for dot in series), strict=True)
     return Figure(name, title, note, rows, plot, 60 + 20 * len(drawn), is_tall=True)
 
 

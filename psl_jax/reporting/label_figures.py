@@ -38,8 +38,12 @@ def _names(qualities: Mapping[str, Mapping]) -> dict[str, str]:
 def _segment_map(measured: Mapping[str, Mapping[str, Any]]) -> Figure:
     kinds = {"soft": ("soft labels of the teacher", 0), "weak": ("weak labels, propagated", _WEAK)}
     series = [
-        (text, [100 * (q["segment_mAP"].get(kind) or 0.0) for q in measured.values()], colour)
-        for kind, (text, colour) in kinds.items()
+        (
+            text,
+            [100 * (q["segment_mAP"].get(label_source) or 0.0) for q in measured.values()],
+            colour,
+        )
+        for label_source, (text, colour) in kinds.items()
     ]
     return figures.columns(
         "labels_against_truth",
@@ -115,7 +119,7 @@ def _agreement(qualities: Mapping[str, Mapping[str, Any]]) -> Figure:
         n: q["segment_AP"] for n, q in qualities.items() if q["segment_AP"]["classes"] == classes
     }
     colour, shown = colours(list(alike)), _names(qualities)
-    known = [
+    scored_classes = [
         c for c in range(len(classes)) if any(ap["soft"][c] is not None for ap in alike.values())
     ]
 
@@ -123,13 +127,16 @@ def _agreement(qualities: Mapping[str, Mapping[str, Any]]) -> Figure:
         values = [ap["soft"][c] for ap in alike.values() if ap["soft"][c] is not None]
         return sum(values) / len(values)
 
-    order = sorted(known, key=lambda c: (-mean(c), classes[c]))
+    order = sorted(scored_classes, key=lambda c: (-mean(c), classes[c]))
     series = [
         DotSeries(
-            f"{shown[name]}, {kind}", _percents(ap[kind], order), colour[name], kind == "soft"
+            f"{shown[name]}, {label_source}",
+            _percents(ap[label_source], order),
+            colour[name],
+            label_source == "soft",
         )
         for name, ap in alike.items()
-        for kind in ("soft", "weak")
+        for label_source in ("soft", "weak")
     ]
     note = (
         "Segments against the true events, class by class. Dots: soft labels; circles: the clip's "

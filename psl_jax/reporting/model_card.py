@@ -69,10 +69,10 @@ def card(
 
 
 def _header(licence: str) -> str:
-    known = licence.lower().replace(" ", "-")
-    plain = all(letter.isalnum() or letter in ".-" for letter in known)
+    licence_id = licence.lower().replace(" ", "-")
+    plain = all(letter.isalnum() or letter in ".-" for letter in licence_id)
     quoted = licence.replace('"', "'")
-    lines = [f"license: {known}"] if plain else ["license: other", f'license_name: "{quoted}"']
+    lines = [f"license: {licence_id}"] if plain else ["license: other", f'license_name: "{quoted}"']
     return "\n".join(
         [
             "---",
@@ -102,10 +102,10 @@ waveforms float32 [batch, samples]."""
 def _data(folder: pathlib.Path, origin: Mapping[str, Any]) -> str:
     lines = []
     if (folder / run_files.DATA).exists():
-        for split, known in files.read_json(folder / run_files.DATA).items():
-            if isinstance(known, Mapping) and "clips" in known:
-                digest = str(known.get("ids_sha256", ""))[:12]
-                lines.append(f"- `{split}`: {known['clips']:,} clips (ids {digest}…)")
+        for split, split_info in files.read_json(folder / run_files.DATA).items():
+            if isinstance(split_info, Mapping) and "clips" in split_info:
+                digest = str(split_info.get("ids_sha256", ""))[:12]
+                lines.append(f"- `{split}`: {split_info['clips']:,} clips (ids {digest}…)")
     if imported := origin.get("imported"):
         lines.append(f"- weights imported from `{imported.get('file')}`")
     if (folder / run_files.CONFIG).exists():
@@ -130,19 +130,19 @@ def figures(folder: pathlib.Path) -> str:
     """The figures of a run, a table; of mAP with the interval that other clips would give."""
     if not (folder / evaluation.METRICS).exists():
         return "None: there is no evaluation in the folder that was published."
-    found = files.read_json(folder / evaluation.METRICS)
+    metrics = files.read_json(folder / evaluation.METRICS)
     stored = evaluation.read_scores(folder)
     lines = ["| figure | value | 95 % interval |", "| --- | --- | --- |"]
     for key, (name, scale, unit) in _FIGURES.items():
-        if found.get(key) is None:
+        if metrics.get(key) is None:
             continue
         interval = ""
         if key == "mAP" and stored is not None:
             low, high = bootstrap.compute_map_interval(stored["targets"], stored["scores"])
             interval = f"{100 * low:.1f} to {100 * high:.1f} %"
         decimals = 1 if scale == 100 else 3
-        lines.append(f"| {name} | {scale * found[key]:.{decimals}f}{unit} | {interval} |")
-    clips = f"{found['num_clips']:,} clips" if "num_clips" in found else "the evaluation split"
+        lines.append(f"| {name} | {scale * metrics[key]:.{decimals}f}{unit} | {interval} |")
+    clips = f"{metrics['num_clips']:,} clips" if "num_clips" in metrics else "the evaluation split"
     lines.append("")
     lines.append(
         f"On {clips}, means over classes. The interval is the bootstrap's over clips: what other "

@@ -41,13 +41,13 @@ def duration(seconds: float | None) -> str:
     """42 s, 1 min 35 s, 25 min, 2 h 13 min."""
     if seconds is None:
         return MISSING
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, rest_seconds = divmod(round(seconds), 60)
     if not minutes:
-        return f"{rest} s"
+        return f"{rest_seconds} s"
     hours, left = divmod(minutes, 60)
     if hours:
         return f"{hours} h {left:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes < 10 else f"{round(seconds / 60)} min"
+    return f"{minutes} min {rest_seconds:02d} s" if minutes < 10 else f"{round(seconds / 60)} min"
 
 
 def size(number: float | None) -> str:
@@ -75,16 +75,16 @@ def _segments(row: Mapping[str, Any]) -> str:
 NOT_TOLD_APART = "not told apart"
 
 
-def interval(found: Mapping[str, float] | None) -> str:
+def interval(limits: Mapping[str, float] | None) -> str:
     """Of a difference in mAP, in points; in words where it holds 0."""
-    if found is None:
+    if limits is None:
         return MISSING
-    text = f"{100 * found['low']:+.2f} to {100 * found['high']:+.2f}"
-    return text if holds_no_zero(found) else f"{text}, {NOT_TOLD_APART}"
+    text = f"{100 * limits['low']:+.2f} to {100 * limits['high']:+.2f}"
+    return text if excludes_zero(limits) else f"{text}, {NOT_TOLD_APART}"
 
 
-def holds_no_zero(found: Mapping[str, float]) -> bool:
-    return not found["low"] <= 0 <= found["high"]
+def excludes_zero(limits: Mapping[str, float]) -> bool:
+    return not limits["low"] <= 0 <= limits["high"]
 
 
 def notes(experiments: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -102,7 +102,7 @@ def notes(experiments: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def shared_notes(experiments: Sequence[Mapping[str, Any]]) -> list[str]:
     """The notes that several runs of an experiment have, each once."""
-    return list(dict.fromkeys(note for one in experiments for note in one.get("notes", ())))
+    return list(dict.fromkeys(note for entry in experiments for note in entry.get("notes", ())))
 
 
 # How they are called, by their keys in metrics.json.
@@ -137,8 +137,8 @@ class _SuiteCells:
 
     def over_reference(self, experiment: Mapping[str, Any]) -> str:
         name = experiment["name"]  # an interval is of mAP
-        known = name != "teacher" and measure_of(self._results, name) == "mAP"
-        return interval(experiment.get("over_reference")) if known else MISSING
+        has_interval = name != "teacher" and measure_of(self._results, name) == "mAP"
+        return interval(experiment.get("over_reference")) if has_interval else MISSING
 
     def measure(self, experiment: Mapping[str, Any]) -> str:
         if not self._results.get("measures"):
@@ -214,8 +214,8 @@ def quality_table(results: Mapping[str, Any]) -> Table | None:
     if statistics:  # the weak labels are the same for every segment length
         rows.insert(0, {"name": "weak", "kind": "weak", "statistics": statistics})
 
-    def measured(kind: str) -> Callable[[Mapping[str, Any]], str]:
-        return lambda row: percent((row.get("segment_mAP") or {}).get(kind))
+    def measured(label_source: str) -> Callable[[Mapping[str, Any]], str]:
+        return lambda row: percent((row.get("segment_mAP") or {}).get(label_source))
 
     def statistic(key: str, form: Callable[[Any], str]) -> Callable[[Mapping[str, Any]], str]:
         return lambda row: form(
@@ -259,14 +259,16 @@ def coverage_warning(
 
     references: the one that each is held against; those of other pairs may have other clips.
     """
-    known = [e for e in experiments if e.get("num_clips") is not None]
+    scored_experiments = [e for e in experiments if e.get("num_clips") is not None]
     if references:
-        pairs = [[e for e in known if e["name"] in pair] for pair in references.items()]
-        return next((found for pair in pairs if (found := coverage_warning(pair))), "")
-    hashes = {e["clip_ids_sha256"] for e in known if e.get("clip_ids_sha256")}
-    if len({e["num_clips"] for e in known}) <= 1 and len(hashes) <= 1:
+        pairs = [
+            [e for e in scored_experiments if e["name"] in pair] for pair in references.items()
+        ]
+        return next(filter(None, map(coverage_warning, pairs)), "")
+    hashes = {e["clip_ids_sha256"] for e in scored_experiments if e.get("clip_ids_sha256")}
+    if len({e["num_clips"] for e in scored_experiments}) <= 1 and len(hashes) <= 1:
         return ""
-    counts = ", ".join(f"{e['name']} {e['num_clips']:,}" for e in known)
+    counts = ", ".join(f"{e['name']} {e['num_clips']:,}" for e in scored_experiments)
     return (
         "The experiments were evaluated on different clips, so their numbers cannot be compared "
         f"({counts})."
@@ -275,12 +277,12 @@ def coverage_warning(
 
 def coverage_note(experiments: Sequence[Mapping[str, Any]]) -> str:
     """On how many clips everything was evaluated; empty if unknown or not the same."""
-    known = [e for e in experiments if e.get("num_clips") is not None]
-    if not known or coverage_warning(experiments):
+    scored_experiments = [e for e in experiments if e.get("num_clips") is not None]
+    if not scored_experiments or coverage_warning(experiments):
         return ""
-    digest = known[0].get("clip_ids_sha256")
+    digest = scored_experiments[0].get("clip_ids_sha256")
     which = f" (SHA-256 of their ids: {digest[:12]}…)" if digest else ""
-    return f"Evaluated on {known[0]['num_clips']:,} clips{which}."
+    return f"Evaluated on {scored_experiments[0]['num_clips']:,} clips{which}."
 
 
 _QUALITY_TITLE = "The labels themselves"

@@ -92,20 +92,22 @@ def gains(table: ClassTable) -> list[Figure]:
     ]
 
 
-def calibration(found: Mapping[str, Reliability]) -> list[Figure]:
+def calibration(reliabilities: Mapping[str, Reliability]) -> list[Figure]:
     """Reliability diagram and how many scores there are of each size."""
-    if not found:
+    if not reliabilities:
         return []
-    colour = colours(list(found))
-    bins = len(next(iter(found.values())).counts)
+    colour = colours(list(reliabilities))
+    bins = len(next(iter(reliabilities.values())).counts)
     ideal = Series("as often as the score says", [(0, 0), (100, 100)], 5, faint=True)
     lines, counts = [ideal], []
-    for name, one in found.items():
-        used = np.flatnonzero(one.counts)
-        points = [(100 * float(one.scores[k]), 100 * float(one.shares[k])) for k in used]
-        title = f"{name} (error {100 * one.error:.1f})"
+    for name, reliability in reliabilities.items():
+        used = np.flatnonzero(reliability.counts)
+        points = [
+            (100 * float(reliability.scores[k]), 100 * float(reliability.shares[k])) for k in used
+        ]
+        title = f"{name} (error {100 * reliability.error:.1f})"
         lines.append(Series(title, points, colour[name], dashed=True))
-        sizes = [(100 * (k + 0.5) / bins, int(one.counts[k])) for k in used]
+        sizes = [(100 * (k + 0.5) / bins, int(reliability.counts[k])) for k in used]
         counts.append(Series(name, sizes, colour[name], dashed=True))
     note = (
         "How often a class is there that was given a score, over all pairs of an evaluated clip "

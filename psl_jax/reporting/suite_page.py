@@ -107,15 +107,15 @@ def _figures(
 
 def _reliabilities(runs: Mapping[str, Sequence[pathlib.Path]]) -> dict[str, Reliability]:
     """Of the experiments whose scores are kept with their targets; those of all seeds together."""
-    found = {}
+    reliabilities = {}
     for name, folders in runs.items():
-        kept = [one for folder in folders if (one := evaluation.read_scores(folder)) is not None]
+        kept = [scores for scores in map(evaluation.read_scores, folders) if scores is not None]
         if kept:
             truth, scores = (
                 np.concatenate([k[part] for k in kept]) for part in ("targets", "scores")
             )
-            found[name] = compute_reliability(truth, scores)
-    return found
+            reliabilities[name] = compute_reliability(truth, scores)
+    return reliabilities
 
 
 def best_of(
@@ -142,8 +142,8 @@ def _tiles(
     tiles, best = [], named.get(best_name or "")
     if best:
         value = result_tables.percent(best["mAP"])
-        kind = _kind(experiments)
-        tiles.append((f"best {kind}", value, "% mAP", best["name"]))
+        student_kind = _kind(experiments)
+        tiles.append((f"best {student_kind}", value, "% mAP", best["name"]))
         base = named.get(reference)
         if base and base is not best:
             gain = f"{100 * (best['mAP'] - base['mAP']):+.2f}"
@@ -151,12 +151,14 @@ def _tiles(
             if best.get("notes") or base.get("notes"):
                 remark += "; see the notes"
             over = best.get("over_reference")
-            if over and not result_tables.holds_no_zero(over):
+            if over and not result_tables.excludes_zero(over):
                 remark += f"; {result_tables.NOT_TOLD_APART} on these clips"
             over_what = "over weak labels" if reference == "weak" else f"over {reference}"
             tiles.append((over_what, gain, "points", remark))
         if best.get("d_prime") is not None:
-            tiles.append(("d′", result_tables.decimal(best["d_prime"]), "", f"of the best {kind}"))
+            tiles.append(
+                ("d′", result_tables.decimal(best["d_prime"]), "", f"of the best {student_kind}")
+            )
     teacher = named.get("teacher")
     if teacher:
         value = result_tables.percent(teacher["mAP"])

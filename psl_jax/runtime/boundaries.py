@@ -27,7 +27,7 @@ class Boundaries:
         """start: steps made before; save_minutes: between two saves, 0: never."""
         self._start = start
         self._seconds = 60 * save_minutes
-        self._peers = distributed.peers()
+        self._peers = distributed.get_peers()
 
     def __enter__(self) -> Self:
         Boundaries._loops += 1
@@ -43,7 +43,7 @@ class Boundaries:
         """Called after each step, or each few of them."""
         due = 0 < self._seconds <= time.monotonic() - self._since
         if self._peers is None:
-            return Asked(interrupts.is_told_to_end(), due)
+            return Asked(interrupts.is_ending(), due)
         if due and self._peers.is_first:
             self._peers.ask(peers.SAVE)
             self.note_saved()  # not asked for again before its time
@@ -56,14 +56,14 @@ class Boundaries:
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
+        error_type: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
         """Raises Preempted where the loop came to its end before it could be stopped."""
         if self._peers is None:
             interrupts.set_answer(None)
-            stops = interrupts.is_told_to_end()
+            stops = interrupts.is_ending()
         else:
             stops = self._peers.leave_loop()
         if stops and error is None:

@@ -92,14 +92,14 @@ class BucketPath(CloudPath):
 
     def glob(self, pattern: str, **options: Any) -> Iterator["BucketPath"]:
         """Objects and folders that match, sorted."""
-        found = self.fs.glob(f"{glob.escape(self.path)}/{pattern}", detail=True)
-        yield from self._places(found.values())
+        names = self.fs.glob(f"{glob.escape(self.path)}/{pattern}", detail=True)
+        yield from self._places(names.values())
 
     def rglob(self, pattern: str, **options: Any) -> Iterator["BucketPath"]:
         """Objects at any depth whose name matches, sorted."""
-        found = self.fs.find(self.path, detail=True)
+        names = self.fs.find(self.path, detail=True)
         yield from (
-            place for place in self._places(found.values()) if fnmatchcase(place.name, pattern)
+            place for place in self._places(names.values()) if fnmatchcase(place.name, pattern)
         )
 
     def _places(self, infos: Any) -> list["BucketPath"]:

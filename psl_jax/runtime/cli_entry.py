@@ -25,7 +25,7 @@ def run(main: Callable, parse_flags: Callable | None = None, takes_buckets: bool
     Exit status 2 for a UserError, 130 when interrupted, 75 when told to end by SIGTERM, left by the
     other processes or cut off from a bucket: then the same command goes on.
     """
-    interrupts.handle()
+    interrupts.install_handlers()
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # whoever started the program has closed it
@@ -61,9 +61,9 @@ def run(main: Callable, parse_flags: Callable | None = None, takes_buckets: bool
             disk_errors.drop_output()
             print(f"\nerror: cannot write to standard output: {error.strerror}", file=sys.stderr)
             _exit(2)
-        if (told := _of_a_bucket(error)) is not None:
-            print(f"\nerror: {told} Run the same command again to go on", file=sys.stderr)
-            _exit(interrupts.RESTART if isinstance(told, UnreachableError) else 2)
+        if (bucket_error := _of_a_bucket(error)) is not None:
+            print(f"\nerror: {bucket_error} Run the same command again to go on", file=sys.stderr)
+            _exit(interrupts.RESTART if isinstance(bucket_error, UnreachableError) else 2)
         if "JAX_PLATFORMS" in os.environ and _is_of_missing_devices(error):
             print(
                 f"\nerror: JAX_PLATFORMS is {os.environ['JAX_PLATFORMS']!r}, and JAX finds no such "
@@ -74,7 +74,7 @@ def run(main: Callable, parse_flags: Callable | None = None, takes_buckets: bool
         if not lost_processes.has_joined_others():
             raise
         if lost_processes.is_loss_of_others(error):
-            interrupts.tell(
+            interrupts.write_stderr(
                 "\nanother process of this run has ended or was killed: see its own messages; "
                 f"{interrupts.what_is_kept()}. Run the same command again to go on\n"
                 f"({type(error).__name__}: {str(error).splitlines()[0]:.200})\n"
@@ -84,14 +84,14 @@ def run(main: Callable, parse_flags: Callable | None = None, takes_buckets: bool
         _exit(1)
 
 
-def check_stray_words(arguments: Sequence[str], rest: Sequence[str]) -> None:
+def check_stray_words(arguments: Sequence[str], words: Sequence[str]) -> None:
     """Raises UserError for words that absl took for no option: they would be ignored.
 
     arguments: the command line; rest: what is left of it.
     """
-    if not rest:
+    if not words:
         return
-    word = rest[0]
+    word = words[0]
     before = arguments[arguments.index(word) - 1] if word in arguments[1:] else ""
     if word.lower() in ("true", "false") and before.startswith("-"):
         raise UserError(f"{before} {word}: give {before}={word.lower()}")
@@ -101,11 +101,11 @@ def check_stray_words(arguments: Sequence[str], rest: Sequence[str]) -> None:
 
 def _parse_flags(arguments: Sequence[str]) -> list[str]:
     try:
-        rest = flags.FLAGS(list(arguments))
+        words = flags.FLAGS(list(arguments))
     except flags.Error as error:
         raise UserError(f"{error}") from error
-    check_stray_words(arguments, rest[1:])
-    return rest
+    check_stray_words(arguments, words[1:])
+    return words
 
 
 def with_home(argument: str) -> str:
@@ -122,9 +122,9 @@ def check_places(arguments: Sequence[str], takes_buckets: bool) -> None:
     """
     option, checked = "", []
     for argument in arguments:
-        found = _BUCKET.fullmatch(argument)
-        if found:
-            name, place = found["option"] or option or "an argument", found["place"]
+        match = _BUCKET.fullmatch(argument)
+        if match:
+            name, place = match["option"] or option or "an argument", match["place"]
             if not paths.is_remote(place):
                 continue
             if not takes_buckets:

@@ -111,7 +111,7 @@ def read_rows(
             yield line, row
 
 
-def number(text: str) -> float:
+def parse_number(text: str) -> float:
     """A number with a decimal point or comma. Raises ValueError."""
     try:
         return float(text)

@@ -95,10 +95,10 @@ def join_processes(
     # Signals are answered in `interrupts`, also where there is one process only.
     jax.config.update("jax_enable_preemption_service", False)
     try:
-        with _told_while_waiting(coordinator_address, num_processes):
+        with _announce_waiting(coordinator_address, num_processes):
             if coordinator_address is not None:
                 _check_coordinator(coordinator_address, is_first=process_id == 0)
-            with interrupts.at_once():
+            with interrupts.end_at_once():
                 jax.distributed.initialize(
                     coordinator_address,
                     num_processes,
@@ -171,12 +171,12 @@ def _check_alike(settings: Mapping[str, Any]) -> None:
     code = hashlib.sha256()
     for path in sorted(_PACKAGE.rglob("*.py")):
         code.update(path.read_bytes())
-    own = dict(settings) | {
+    own_values = dict(settings) | {
         "the code of psl_jax": code.hexdigest()[:12],
         "the version of JAX": jax.__version__,
         "the devices": f"{len(devices)} of {devices[0].device_kind}",
     }
-    everyone = exchange(own)
+    everyone = exchange(own_values)
     differing = [
         f"  {name}: {everyone[0].get(name)} in process 0, {other.get(name)} in process {number}"
         for number, other in enumerate(everyone)
@@ -192,7 +192,7 @@ def _check_alike(settings: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _told_while_waiting(address: str | None, count: int | None) -> Iterator[None]:
+def _announce_waiting(address: str | None, count: int | None) -> Iterator[None]:
     """Says on standard error that others are waited for; JAX gives up by SIGABRT."""
     who = "all processes of the run" if count is None else f"all {count} processes"
     where = "" if address is None else f" at {address}"
@@ -214,7 +214,7 @@ def _told_while_waiting(address: str | None, count: int | None) -> Iterator[None
         timer.cancel()
 
 
-def peers() -> Peers | None:
+def get_peers() -> Peers | None:
     """The other processes; None where none were joined."""
     return _peers[0] if _peers else None
 

@@ -97,27 +97,27 @@ def read_json(path: str | os.PathLike) -> Any:
         ) from error
 
 
-def sha256(path: str | os.PathLike) -> str:
+def compute_sha256(path: str | os.PathLike) -> str:
     """Of a file's contents, in hexadecimal digits. Raises OSError."""
     with path_of(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sizes(paths: Sequence[pathlib.Path]) -> list[int | None]:
+def read_sizes(paths: Sequence[pathlib.Path]) -> list[int | None]:
     """Bytes of each of some files, None where it is not; in a bucket each folder is listed once."""
     if not paths or not is_remote(paths[0]):
         # os.path: a name that is too long is none of a file.
         return [path.stat().st_size if os.path.exists(path) else None for path in paths]
     listed: dict[pathlib.Path, dict[str, int]] = {}
     for folder in {path.parent for path in paths}:
-        found = folder.iterdir() if folder.is_dir() else ()
-        listed[folder] = {one.name: one.stat().st_size for one in found if one.is_file()}
+        entries = folder.iterdir() if folder.is_dir() else ()
+        listed[folder] = {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
     return [listed[path.parent].get(path.name) for path in paths]
 
 
 def exist(paths: Sequence[pathlib.Path]) -> list[bool]:
     """Whether each of some files is there, see `sizes`."""
-    return [size is not None for size in sizes(paths)]
+    return [size is not None for size in read_sizes(paths)]
 
 
 def write_csv(path: str | os.PathLike, header: Iterable[str], rows: Iterable[Iterable]) -> None:

@@ -27,8 +27,8 @@ def restart_with_them() -> None:
     tunables = os.environ.get("GLIBC_TUNABLES", "")
     if _TUNABLE in tunables or not sys.orig_argv or not _would_help():
         return
-    own = f"{_TUNABLE}=1"
-    os.environ["GLIBC_TUNABLES"] = f"{tunables}:{own}" if tunables else own
+    huge_pages = f"{_TUNABLE}=1"
+    os.environ["GLIBC_TUNABLES"] = f"{tunables}:{huge_pages}" if tunables else huge_pages
     try:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     except OSError:  # then without

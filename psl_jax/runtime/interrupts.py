@@ -32,7 +32,7 @@ _terminated: list[bool] = []
 _answers: list[Callable[[], None]] = []
 
 
-def handle() -> None:
+def install_handlers() -> None:
     """From now on Ctrl-C and TO_END are answered here; KeyboardInterrupt is raised as ever."""
     signal.signal(signal.SIGINT, _interrupted)
     for number in TO_END:
@@ -42,7 +42,7 @@ def handle() -> None:
 
 
 @contextlib.contextmanager
-def at_once() -> Iterator[None]:
+def end_at_once() -> Iterator[None]:
     """A signal ends the process at once in here: native code that waits runs no handler of ours."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, *TO_END)}
     ours = {n: handler for n, handler in handlers.items() if handler not in (None, signal.SIG_IGN)}
@@ -77,7 +77,7 @@ def answer_together(answer: Callable[[], None]) -> None:
 
 
 @contextlib.contextmanager
-def deferred() -> Iterator[None]:
+def defer_signals() -> Iterator[None]:
     """TO_END are answered at the end of this: what writes in threads is not left half-way."""
     if _answers or _terminated:
         yield
@@ -91,7 +91,7 @@ def deferred() -> Iterator[None]:
         raise Preempted(what_is_kept())
 
 
-def is_told_to_end() -> bool:
+def is_ending() -> bool:
     """Whether there was one of TO_END."""
     return bool(_terminated)
 
@@ -99,10 +99,10 @@ def is_told_to_end() -> bool:
 def _interrupted(number: int, frame: FrameType | None) -> None:
     del number, frame
     if _asked:
-        tell(f"\nstopped at once; {what_is_kept()}. Run the same command again to go on\n")
+        write_stderr(f"\nstopped at once; {what_is_kept()}. Run the same command again to go on\n")
         os._exit(130)
     _asked.append(True)
-    tell("\nstopping: what is being done is ended in order (Ctrl-C again: at once)\n")
+    write_stderr("\nstopping: what is being done is ended in order (Ctrl-C again: at once)\n")
     raise KeyboardInterrupt
 
 
@@ -112,7 +112,7 @@ def _told_to_end(number: int, frame: FrameType | None) -> None:
         return
     _terminated.append(True)
     name = signal.Signals(number).name
-    tell(f"\ntold to end ({name}): what is being done is saved first\n")
+    write_stderr(f"\ntold to end ({name}): what is being done is saved first\n")
     if not _answers:
         raise Preempted(what_is_kept())
     _answers[0]()
@@ -132,6 +132,6 @@ def _unraisable(ignored: Any) -> None:
     again.start()
 
 
-def tell(text: str) -> None:
+def write_stderr(text: str) -> None:
     """Writes to stderr, whatever is being printed meanwhile."""
     os.write(2, text.encode())

@@ -42,18 +42,18 @@ def data_mesh(num_devices: int | None = None) -> Mesh:
 
     Raises UserError for more devices than there are, or for fewer than all of several processes.
     """
-    devices = _first(jax.devices(), num_devices)
+    devices = _take_devices(jax.devices(), num_devices)
     # Auto: under the default explicit axes a batch-split waveform cannot be cut into segments.
     return jax.make_mesh((len(devices),), (AXIS,), devices=devices, axis_types=(AxisType.Auto,))
 
 
 def local_mesh(num_devices: int | None = None) -> Mesh:
     """A mesh over this process's devices only, for work that processes do independently."""
-    devices = _first(jax.local_devices(), num_devices if jax.process_count() == 1 else None)
+    devices = _take_devices(jax.local_devices(), num_devices if jax.process_count() == 1 else None)
     return jax.make_mesh((len(devices),), (AXIS,), devices=devices, axis_types=(AxisType.Auto,))
 
 
-def _first(devices: list[jax.Device], count: int | None) -> list[jax.Device]:
+def _take_devices(devices: list[jax.Device], count: int | None) -> list[jax.Device]:
     if count is None:
         return devices
     if count > len(devices):
@@ -74,8 +74,8 @@ def platform_of(mesh: Mesh) -> str:
 def describe_devices(mesh: Mesh) -> str:
     """How many devices of which kind: "4 x NVIDIA H100 80GB HBM3 of 1 process"."""
     processes = jax.process_count()
-    kind = mesh.devices.flat[0].device_kind
-    return f"{mesh.size} x {kind} of {processes} process{'es' * (processes > 1)}"
+    device_kind = mesh.devices.flat[0].device_kind
+    return f"{mesh.size} x {device_kind} of {processes} process{'es' * (processes > 1)}"
 
 
 def data_parallel(
@@ -96,7 +96,7 @@ def data_parallel(
     return jax.jit(mapped, donate_argnums=donate, compiler_options=options)
 
 
-def varying(tree: Any) -> Any:
+def mark_varying(tree: Any) -> Any:
     """Marks replicated arrays as per-device ones; gradients are summed where this is undone."""
     return jax.tree.map(lambda x: jax.lax.pcast(x, AXIS, to="varying"), tree)
 
@@ -146,8 +146,8 @@ def local_rows(array: jax.Array) -> np.ndarray:
 def memory_bytes(mesh: Mesh) -> int:
     """The memory of this process's devices; CPUs have the machine's."""
     limits = [(device.memory_stats() or {}).get("bytes_limit") for device in mesh.local_devices]
-    known = [limit for limit in limits if limit]
-    return sum(known) or machine_bytes()
+    known_limits = [limit for limit in limits if limit]
+    return sum(known_limits) or machine_bytes()
 
 
 def machine_bytes() -> int:
@@ -206,7 +206,7 @@ def prefetch(items: Iterable, function: Callable, depth: int = 2) -> Generator:
         thread.join()
 
 
-def computed(
+def compute_in_order(
     items: Iterable[tuple[Any, Any]], program: Callable[[Any, Any], Any], alone: bool
 ) -> Generator[tuple[Any, Any]]:
     """Yields (item, program(item, its inputs on the devices)) in order.
@@ -216,15 +216,15 @@ def computed(
     devices are started by one thread: all devices need them in the same order.
     """
     if not (alone and jax.default_backend() == "cpu"):
-        yield from _later(((item, program(item, inputs)) for item, inputs in items), 1)
+        yield from _delay(((item, program(item, inputs)) for item, inputs in items), 1)
         return
     with ThreadPoolExecutor(_CPU_AT_ONCE) as pool:
-        begun = ((item, pool.submit(_whole, program, item, inputs)) for item, inputs in items)
-        for item, future in _later(begun, _CPU_AT_ONCE):
+        begun = ((item, pool.submit(_run_to_end, program, item, inputs)) for item, inputs in items)
+        for item, future in _delay(begun, _CPU_AT_ONCE):
             yield item, future.result()
 
 
-def _later(items: Iterable, count: int) -> Generator:
+def _delay(items: Iterable, count: int) -> Generator:
     """The items, each when `count` more have been taken."""
     held: collections.deque = collections.deque()
     for item in items:
@@ -234,7 +234,7 @@ def _later(items: Iterable, count: int) -> Generator:
     yield from held
 
 
-def _whole(program: Callable, *arguments: Any) -> Any:
+def _run_to_end(program: Callable, *arguments: Any) -> Any:
     return jax.block_until_ready(program(*arguments))
 
 
@@ -248,7 +248,7 @@ def wait_for_all(what: str) -> None:
     multihost.get_barrier_sync_fn()(key=what, timeout_ms=LONGEST_WAIT_MS)
 
 
-def after_the_first(what: str, do: Callable[[], Any]) -> Any:
+def run_after_first_process(what: str, do: Callable[[], Any]) -> Any:
     """What `do` gives in each process; the others begin when process 0 has done it."""
     is_first = jax.process_index() == 0
     if not is_first:
@@ -259,7 +259,7 @@ def after_the_first(what: str, do: Callable[[], Any]) -> Any:
     return result
 
 
-def by_the_first(what: str, do: Callable[[], Any]) -> Any:
+def run_in_first_process(what: str, do: Callable[[], Any]) -> Any:
     """What `do` gives in process 0, for which the others wait; None in these.
 
     Processes that went on to their end would be taken for lost ones, and soon end the first too.

@@ -69,8 +69,12 @@ class Peers:
         """Notes that `step` of a loop is made; what all processes do now, before the next one."""
         with self._lock:
             self._place = loop, step
-            due = [one for one in self._agreed if one[1] == loop and step > one[2]]
-            self._agreed = [one for one in self._agreed if one not in due]
+            due = [
+                agreement
+                for agreement in self._agreed
+                if agreement[1] == loop and step > agreement[2]
+            ]
+            self._agreed = [agreement for agreement in self._agreed if agreement not in due]
             return {what for what, _, _ in due}
 
     def leave_loop(self) -> bool:
@@ -111,7 +115,7 @@ class Peers:
             self._wanted.add(STOP)
         self._ctrl_cs += signals.count(signal.SIGINT)
         if self._ctrl_cs > 1:
-            interrupts.tell(f"\nstopped at once; {interrupts.what_is_kept()}\n")
+            interrupts.write_stderr(f"\nstopped at once; {interrupts.what_is_kept()}\n")
             os._exit(130)
 
     def _give_and_look_for_signs(self) -> None:
@@ -131,7 +135,7 @@ class Peers:
                 self._silent.discard(process)
             elif now - self._signs[process][1] > _SILENCE and process not in self._silent:
                 self._silent.add(process)
-                interrupts.tell(
+                interrupts.write_stderr(
                     f"\nprocess {process} of {self._count} has not been heard of for "
                     f"{_SILENCE:.0f} s. If it is gone, all end within a minute; "
                     f"{interrupts.what_is_kept()}. Run the same command again to go on\n"
@@ -154,8 +158,8 @@ class Peers:
         return dict(self._entries("rounds")).get(str(self._round + 1))
 
     def _entries(self, folder: str) -> Iterable[tuple[str, str]]:
-        found = self._client.key_value_dir_get(f"{_ROOT}/{folder}/")
-        return [(key.rpartition("/")[2], value) for key, value in found]
+        entries = self._client.key_value_dir_get(f"{_ROOT}/{folder}/")
+        return [(key.rpartition("/")[2], value) for key, value in entries]
 
     def _meet(self, what: str) -> None:
         """Tells and hears who is where, and agrees on the boundary."""
@@ -179,7 +183,7 @@ class Peers:
 
     def _end(self, why: str) -> None:
         """Ends this process where it is; whatever it writes is whole or not there."""
-        interrupts.tell(
+        interrupts.write_stderr(
             f"\n{why}; {interrupts.what_is_kept()}. Run the same command again to go on\n"
         )
         sys.stdout.flush()

@@ -27,9 +27,9 @@ def tensorflow_quietly() -> Any:
                 "to 3.13. Everything else, such as training on prepared data, runs without it"
             ) from error
 
-        for kind in ("GPU", "TPU"):
+        for error_type in ("GPU", "TPU"):
             with contextlib.suppress(RuntimeError):  # already running: nothing left to hide
-                tf.config.set_visible_devices([], kind)
+                tf.config.set_visible_devices([], error_type)
     return tf
 
 

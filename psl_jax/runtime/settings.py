@@ -94,7 +94,7 @@ def evaluation(default: Any, *, help: str, **rule: Any) -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
-class Known:
+class SettingInfo:
     """A setting that there is: its type, its default, its rule, and a phrase on what it is."""
 
     type: Any
@@ -103,19 +103,19 @@ class Known:
     help: str
 
 
-def known_settings(owner: type, prefix: str = "") -> Iterator[tuple[str, Known]]:
-    """(dotted name, what is known of it) of each setting of a dataclass and of those in it."""
+def list_settings(owner: type, prefix: str = "") -> Iterator[tuple[str, SettingInfo]]:
+    """Yields (dotted name, info) of each setting of a dataclass, nested ones too."""
     hints = typing.get_type_hints(owner)
     for field in dataclasses.fields(owner):
         hint = hints[field.name]
         if dataclasses.is_dataclass(hint):
-            yield from known_settings(typing.cast(type, hint), f"{prefix}{field.name}.")
+            yield from list_settings(typing.cast(type, hint), f"{prefix}{field.name}.")
         else:
-            yield prefix + field.name, _known(field, hint)
+            yield prefix + field.name, _describe_field(field, hint)
 
 
-def _known(field: dataclasses.Field, hint: Any) -> Known:
-    return Known(hint, field.default, **field.metadata)
+def _describe_field(field: dataclasses.Field, hint: Any) -> SettingInfo:
+    return SettingInfo(hint, field.default, **field.metadata)
 
 
 def read(owner: type[_Settings], values: Mapping[str, Any], prefix: str = "") -> _Settings:
@@ -124,7 +124,7 @@ def read(owner: type[_Settings], values: Mapping[str, Any], prefix: str = "") ->
     Raises UserError naming the setting, what it is and what was expected.
     """
     hints = typing.get_type_hints(owner)
-    found: dict[str, Any] = {}
+    values_by_name: dict[str, Any] = {}
     for field in dataclasses.fields(owner):  # type: ignore[arg-type]
         if field.name not in values:
             continue
@@ -132,33 +132,33 @@ def read(owner: type[_Settings], values: Mapping[str, Any], prefix: str = "") ->
         if dataclasses.is_dataclass(hint):
             if not isinstance(value, Mapping):
                 raise UserError(f"config.{name} must be a group of settings, not {value!r}")
-            found[field.name] = read(typing.cast(type, hint), value, f"{name}.")
+            values_by_name[field.name] = read(typing.cast(type, hint), value, f"{name}.")
         else:
-            check(name, value, _known(field, hint))
-            found[field.name] = tuple(value) if isinstance(value, list) else value
-    return owner(**found)
+            check(name, value, _describe_field(field, hint))
+            values_by_name[field.name] = tuple(value) if isinstance(value, list) else value
+    return owner(**values_by_name)
 
 
-def check(name: str, value: Any, known: Known) -> None:
+def check(name: str, value: Any, info: SettingInfo) -> None:
     """Raises UserError where the value of the setting `name` is of another type or out of range."""
-    if not _is_of(value, known.type):
+    if not _has_type(value, info.type):
         raise UserError(
             f"config.{name} is {value!r} ({type(value).__name__}), expected "
-            f"{getattr(known.type, '__name__', known.type)}, such as {known.default!r}"
+            f"{getattr(info.type, '__name__', info.type)}, such as {info.default!r}"
         )
-    if isinstance(value, int) and value > _MOST_INTEGER and known.rule.most is None:
+    if isinstance(value, int) and value > _MOST_INTEGER and info.rule.most is None:
         raise UserError(f"config.{name} is {value}, expected at most {_MOST_INTEGER}")
-    if not known.rule.allows(value):
-        raise UserError(f"config.{name} is {value!r}, expected {known.rule}")
+    if not info.rule.allows(value):
+        raise UserError(f"config.{name} is {value!r}, expected {info.rule}")
 
 
-def _is_of(value: Any, hint: Any) -> bool:
+def _has_type(value: Any, hint: Any) -> bool:
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return any(_is_of(value, one) for one in typing.get_args(hint))
+        return any(_has_type(value, member) for member in typing.get_args(hint))
     if typing.get_origin(hint) is tuple:
         parts = typing.get_args(hint)
         right_length = isinstance(value, tuple | list) and len(value) == len(parts)
-        return right_length and all(map(_is_of, value, parts))
+        return right_length and all(map(_has_type, value, parts))
     if hint is bool or isinstance(value, bool):
         return hint is bool and isinstance(value, bool)
     if hint is float:

@@ -174,7 +174,7 @@ def compute_ahead(
         return batch, parallel.put_batch(inputs, mesh)
 
     made = parallel.prefetch(batches, put)
-    for batch, result in parallel.computed(made, program, alone=mesh.size == 1):
+    for batch, result in parallel.compute_in_order(made, program, alone=mesh.size == 1):
         yield _keep_real_rows(batch, result)
 
 

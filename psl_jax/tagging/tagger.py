@@ -279,7 +279,7 @@ class Tagger:
             return None if inputs is None else program(self._network, *inputs)
 
         batches = parallel.prefetch(self._work(sources, segmentation), _put)
-        for entries, result in parallel.computed(batches, frames_of, alone=True):
+        for entries, result in parallel.compute_in_order(batches, frames_of, alone=True):
             if isinstance(entries, Failed):
                 failed.add(entries.source)
                 timelines.pop(entries.source, None)

@@ -113,7 +113,7 @@ def read_thresholds(
         if name in found:
             raise UserError(f"{where}: {name!r} is named a second time")
         try:
-            found[name] = csv_files.number(value)
+            found[name] = csv_files.parse_number(value)
         except ValueError:
             found[name] = 0.0
         if not 0 < found[name] <= 1:

@@ -216,7 +216,9 @@ def _open_source(arguments: argparse.Namespace) -> Source:
         {name: value for name, value in vars(arguments).items() if name not in own},
     )
     # Process 0 may have to index the data set.
-    return parallel.after_the_first("open", lambda: open_folder(arguments.data, arguments.split))
+    return parallel.run_after_first_process(
+        "open", lambda: open_folder(arguments.data, arguments.split)
+    )
 
 
 def _devices(arguments: argparse.Namespace) -> int | None:

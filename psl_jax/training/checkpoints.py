@@ -59,7 +59,7 @@ class TrainingCheckpoints:
 
     def __exit__(self, *exception: object) -> None:
         # A failed save is raised here once more.
-        with interrupts.deferred(), plain_disk_errors(self.directory, _ADVICE):
+        with interrupts.defer_signals(), plain_disk_errors(self.directory, _ADVICE):
             try:
                 self._finish()
                 self._checkpointer.close()

@@ -150,7 +150,7 @@ def step_function(network: Network, recipe: Recipe, platform: str) -> Callable:
     context = _context(recipe, platform)
 
     def loss(trained, frozen, stats, batch, keys):
-        variables = Variables(parallel.varying(trained) | frozen, stats)
+        variables = Variables(parallel.mark_varying(trained) | frozen, stats)
         if "features" in batch:
             labels = batch["labels"]
             frames = network.classify(variables, batch["features"], context, keys["dropout"])

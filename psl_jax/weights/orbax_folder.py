@@ -39,7 +39,7 @@ def save_model(folder: str | os.PathLike, variables: Variables, info: dict[str, 
     if jax.process_index() == 0:
         remove_tree(folder, ignore_errors=True)
     tree = {"params": str_keys(variables.params), "stats": str_keys(variables.stats)}
-    with interrupts.deferred(), plain_disk_errors(folder, "Run the same command again."):
+    with interrupts.defer_signals(), plain_disk_errors(folder, "Run the same command again."):
         if is_remote(folder):
             _save_and_send(folder / _WEIGHTS, tree)
         else:
@@ -146,7 +146,7 @@ def named_damage(path: pathlib.Path, advice: str) -> Iterator[None]:
     answered at the end: Orbax's threads would tell of it in dozens of tracebacks.
     """
     try:
-        with interrupts.deferred():
+        with interrupts.defer_signals():
             yield
     except UserError:
         raise

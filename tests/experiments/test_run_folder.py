@@ -333,7 +333,7 @@ def test_small_sets_make_a_least_number_of_steps():
 
 def test_a_file_is_no_workdir(tmp_path):
     (tmp_path / "notes.md").write_text("")
-    claim = run_claim.claimed(tmp_path / "notes.md", "--workdir")
+    claim = run_claim.claim_folder(tmp_path / "notes.md", "--workdir")
     with pytest.raises(UserError, match=r"notes\.md is a file"), claim:
         pass
 

@@ -112,7 +112,7 @@ def test_label_qualities_of_seeds_are_pooled(labels, tmp_path):
         synthetic_data.make_probabilities(index, segmentation, seed=7),
     )  # fmt: skip
     each = [relabeling.measure_label_quality(one, index, segmentation) for one in (soft, other)]
-    pooled = label_sets.pooled([{"psl1s": one} for one in each])["psl1s"]["statistics"]
+    pooled = label_sets.pool_seeds([{"psl1s": one} for one in each])["psl1s"]["statistics"]
     by_hand = [shares_by_hand(folder, index) for folder in (tmp_path, tmp_path / "other")]
     counts, coverage = (np.concatenate(parts) for parts in zip(*by_hand, strict=True))
     assert pooled["labels_per_clip"]["soft"] == np.bincount(counts).tolist()

@@ -106,7 +106,7 @@ def test_what_is_there_is_found(place):
     assert list(place.glob("*/b.txt")) == [place / "d" / "b.txt"]
     assert [one.name for one in place.rglob("*.txt")] == ["a.txt", "b.txt"]
     wanted = [place / "a.txt", place / "none", place / "d/b.txt", place / "no/where"]
-    assert files.sizes(wanted) == [5, None, 7, None]
+    assert files.read_sizes(wanted) == [5, None, 7, None]
     with paths.local_copy(place) as local:
         found = {one.relative_to(local).as_posix() for one in local.rglob("*") if one.is_file()}
     assert found == {"a.txt", "d/b.txt", "d/e/c.bin"} and not local.exists()

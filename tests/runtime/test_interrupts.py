@@ -13,7 +13,7 @@ from psl_jax.weights import orbax_folder
 
 @pytest.fixture
 def handled(monkeypatch):
-    monkeypatch.setattr(interrupts, "tell", lambda text: None)
+    monkeypatch.setattr(interrupts, "write_stderr", lambda text: None)
     before = signal.getsignal(signal.SIGTERM)
     signal.signal(signal.SIGTERM, interrupts._told_to_end)
     yield
@@ -45,7 +45,7 @@ def test_it_is_answered_at_the_end(handled):
     done = []
 
     def write():
-        with interrupts.deferred():
+        with interrupts.defer_signals():
             os.kill(os.getpid(), signal.SIGTERM)
             done.append("written")
 
@@ -55,7 +55,7 @@ def test_it_is_answered_at_the_end(handled):
 
 
 def test_without_one_nothing_happens_and_the_next_is_answered_at_once(handled):
-    with interrupts.deferred():
+    with interrupts.defer_signals():
         pass
     with pytest.raises(interrupts.Preempted):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -64,14 +64,14 @@ def test_without_one_nothing_happens_and_the_next_is_answered_at_once(handled):
 def test_what_answers_already_goes_on_answering(handled):
     asked = []
     interrupts.set_answer(lambda: asked.append("stop"))
-    with interrupts.deferred():
+    with interrupts.defer_signals():
         os.kill(os.getpid(), signal.SIGTERM)
     assert asked == ["stop"]
 
 
 def test_an_error_inside_comes_first(handled):
     def fail():
-        with interrupts.deferred():
+        with interrupts.defer_signals():
             os.kill(os.getpid(), signal.SIGTERM)
             raise ValueError("mine")
 

@@ -179,7 +179,7 @@ def test_what_one_does_is_waited_for(process, monkeypatch):
         order.append("done")
         return "results"
 
-    found = parallel.by_the_first("waited", do)
+    found = parallel.run_in_first_process("waited", do)
     assert (found, order) == (("results", ["done", "waited"]), (None, ["waited"]))[process]
 
 
@@ -197,7 +197,7 @@ def test_what_is_computed_comes_in_order_and_little_is_taken_ahead(alone, count)
             yield number, jnp.float32(number)
 
     for position, (item, result) in enumerate(
-        parallel.computed(items(), lambda item, value: item + 2 * value, alone)
+        parallel.compute_in_order(items(), lambda item, value: item + 2 * value, alone)
     ):
         assert item == position and float(result) == 3 * position
         assert len(taken) <= position + 3
@@ -213,7 +213,7 @@ def test_an_error_of_a_program_ends_it(alone):
 
     taken = iter(range(1000))
     with pytest.raises(ValueError, match="three"):
-        list(parallel.computed(((n, None) for n in taken), program, alone))
+        list(parallel.compute_in_order(((n, None) for n in taken), program, alone))
     assert next(taken) < 8
 
 
@@ -224,4 +224,7 @@ def test_one_cpu_device_computes_several_at_a_time():
         together.wait(timeout=60)  # each waits for another one
         return value
 
-    assert len(list(parallel.computed(((n, None) for n in range(4)), program, alone=True))) == 4
+    assert (
+        len(list(parallel.compute_in_order(((n, None) for n in range(4)), program, alone=True)))
+        == 4
+    )

@@ -200,7 +200,7 @@ def sigterm(monkeypatch):
     """Sends this process SIGTERM, which is answered as in a command."""
     monkeypatch.setattr(interrupts, "_terminated", [])
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    interrupts.handle()
+    interrupts.install_handlers()
     yield lambda: os.kill(os.getpid(), signal.SIGTERM)
     for number, handler in before.items():
         signal.signal(number, handler)
