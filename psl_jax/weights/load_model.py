@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from psl_jax.networks.trained_model import Model
-from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.errors import MissingPackageError, UserError
 from psl_jax.runtime.paths import is_remote, local_copy, path_of
 
 PUBLISHED = "model.safetensors"  # in a folder that psl-jax publish wrote
@@ -83,9 +83,7 @@ def fetch(address: str) -> str:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     except ImportError as error:
-        raise UserError(
-            f"{address} needs huggingface-hub, which is not installed: pip install 'psl_jax[hub]'"
-        ) from error
+        raise MissingPackageError(address, "huggingface-hub", "hub") from error
     name, revision = match.groups()
     try:
         folder = snapshot_download(name, revision=revision, allow_patterns=_WANTED)
