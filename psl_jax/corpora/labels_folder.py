@@ -194,7 +194,8 @@ def _find_tables(root: pathlib.Path) -> tuple[dict[str, _Table], dict[str, _Tabl
     )
     if not root.is_dir():
         raise UserError(f"{root} is not a folder: {expected}")
-    paths = sorted(p for p in root.glob("*.csv") if p.name != CLASSES_CSV)
+    tables = (p for p in root.glob("*.csv") if not p.name.startswith("._"))  # macOS leaves those
+    paths = sorted(p for p in tables if p.name != CLASSES_CSV)
     stems = {path.stem for path in paths}
     event_paths = {
         path

@@ -35,7 +35,8 @@ class Table(NamedTuple):
 def find_tables(folder: str | os.PathLike, pattern: str) -> list[pathlib.Path]:
     """Files that match `pattern` in `folder` or in one of the folders in it, sorted."""
     root = path_of(folder)
-    return sorted(p for p in [*root.glob(pattern), *root.glob(f"*/{pattern}")] if p.is_file())
+    paths = [*root.glob(pattern), *root.glob(f"*/{pattern}")]
+    return sorted(p for p in paths if p.is_file() and not p.name.startswith("._"))  # of macOS
 
 
 @contextlib.contextmanager

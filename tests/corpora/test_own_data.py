@@ -407,6 +407,8 @@ def test_tables_of_spreadsheets(tmp_path, separator):
 def test_files_that_are_called_a_little_otherwise(tmp_path):
     for name in ("sub/One.WAV", "two.flac", "Drei ä.wav", "same.wav", "same.flac"):
         audio_files.write(tmp_path / name, audio_files.tone(0.3))
+    for name in ("._full.csv", "sub/._One.WAV"):  # macOS leaves these on foreign disks
+        (tmp_path / name).write_bytes(b"\0\x05\x16\x07")
     names = ["sub\\one.wav", "two", "drei ä.WAV", "same"]
     rows = "".join(f"{name},dog\n" for name in names)
     labels, told, _ = read_tables(tmp_path, full=f"filename,labels\n{rows}")
