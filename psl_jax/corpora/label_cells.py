@@ -70,12 +70,18 @@ class LabelCells:
     def _split(self, text: str) -> list[str]:
         if _LIST.fullmatch(text):
             parts = [a or b for a, b in _QUOTED.findall(text)] or text.strip()[1:-1].split(",")
-            if not any(kind == "Python list" for kind, _ in self.notes):
-                self.notes.append(("Python list", f"labels such as {text!r} are read as lists"))
+            self._note_once("Python list", f"labels such as {text!r} are read as lists")
         else:
+            if "\t" in text:
+                detail = f"labels such as {text!r} are read as several, separated by tabs"
+                self._note_once("several labels", detail)
             parts = _without_quotes(text).replace("\t", self._separator).split(self._separator)
             parts = list(map(_without_quotes, parts))
         return [name for name in map(clean_name, parts) if name]
+
+    def _note_once(self, kind: str, detail: str) -> None:
+        if all(known != kind for known, _ in self.notes):
+            self.notes.append((kind, detail))
 
     def _split_further(self, classes: tuple[str, ...] | None) -> None:
         """Reads names that hold another separator as lists where their parts are classes."""

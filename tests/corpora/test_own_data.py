@@ -378,6 +378,7 @@ def read_tables(folder, **tables):
         (["'dog;rain'", ' "dog;rain"', "dog\u200b"], ["dog rain", "dog rain", "dog"], None),
         (["car-horn", "Carhorn"], ["car-horn", "Carhorn"], "one class or several?"),
         (["nan", "dog"], ["nan", "dog"], "no label?"),
+        (["dog\train", "dog\tcat"], ["dog rain", "dog cat"], "several labels"),
     ],
 )
 def test_labels_as_people_write_them(tmp_path, cells, expected, kind):
