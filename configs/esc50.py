@@ -8,8 +8,10 @@ five folds with what is trained on the others, and tells the means; --folds=1,2 
 One label a clip: `--config.model.output=softmax` is the other choice of output.
 """
 
+from ml_collections import ConfigDict
+
 from psl_jax.experiments import transfer_configs
 
 
-def get_config():
+def get_config() -> ConfigDict:
     return transfer_configs.between_folds("esc50", 5.0)

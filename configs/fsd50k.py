@@ -7,8 +7,10 @@ DATA is FSD50K, prepared. `probe` is the paper's table 5 (PSL-2s: 54.23 mAP).
 Whole clips are evaluated.
 """
 
+from ml_collections import ConfigDict
+
 from psl_jax.experiments import transfer_configs
 
 
-def get_config():
+def get_config() -> ConfigDict:
     return transfer_configs.to("fsd50k")

@@ -8,8 +8,10 @@ Whole clips are evaluated.
 One label a clip: `--config.model.output=softmax` is the other choice of output.
 """
 
+from ml_collections import ConfigDict
+
 from psl_jax.experiments import transfer_configs
 
 
-def get_config():
+def get_config() -> ConfigDict:
     return transfer_configs.to("fsd2018")

@@ -7,11 +7,13 @@ DATA is FSDKaggle2019, prepared. `probe` is the paper's table 5 (PSL-2s, curated
 noisy: 54.49). Whole clips are evaluated.
 """
 
+from ml_collections import ConfigDict
+
 from psl_jax.experiments import transfer_configs
 from psl_jax.runtime.errors import UserError
 
 
-def get_config(clips: str = "curated"):
+def get_config(clips: str = "curated") -> ConfigDict:
     if clips not in ("curated", "noisy"):
         raise UserError(f"fsdkaggle2019.py:{clips} is unknown: give curated or noisy after the :")
     return transfer_configs.to(f"fsd2019_{clips}")

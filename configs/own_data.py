@@ -9,11 +9,13 @@ optionally SPLIT_events.csv (filename,onset,offset,label) and classes.csv. The t
 `full`, the students on the teacher's labels of `balanced`.
 """
 
+from ml_collections import ConfigDict
+
 from psl_jax import config
 from psl_jax.experiments import paper_tables
 
 
-def get_config():
+def get_config() -> ConfigDict:
     result = config.base()
     result.name = "own_data"
     config.apply(result, paper_tables.OWN_DATA)

@@ -7,8 +7,10 @@ The paper reports 31.13 mAP (table 2). `configs/psl10s.py:code` follows the publ
 code where it differs from the paper (docs/DATA.md).
 """
 
+from ml_collections import ConfigDict
+
 from psl_jax import config
 
 
-def get_config(follow: str = "paper"):
+def get_config(follow: str = "paper") -> ConfigDict:
     return config.student("psl10s", 10.0, follow)

@@ -7,8 +7,10 @@ The paper reports 35.48 mAP (table 2). `configs/psl2s.py:code` follows the publi
 code where it differs from the paper (docs/DATA.md).
 """
 
+from ml_collections import ConfigDict
+
 from psl_jax import config
 
 
-def get_config(follow: str = "paper"):
+def get_config(follow: str = "paper") -> ConfigDict:
     return config.student("psl2s", 2.0, follow)

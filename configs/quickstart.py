@@ -6,11 +6,13 @@ needs no data and takes minutes on two CPU cores; the table it prints is also in
 runs/quickstart/results.json, and with curves in runs/quickstart/report.html.
 """
 
+from ml_collections import ConfigDict
+
 from psl_jax import config
 from psl_jax.experiments import paper_tables
 
 
-def get_config():
+def get_config() -> ConfigDict:
     result = config.base()
     result.name = "quickstart"
     config.apply(result, paper_tables.SOUNDSCAPES)

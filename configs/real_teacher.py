@@ -7,12 +7,14 @@ PSL on segments of 10, 5 and 2 s with the labels as they are, and with half of t
 docs/TEACHERS.md has the kinds of teachers.
 """
 
+from ml_collections import ConfigDict
+
 from psl_jax import config
 from psl_jax.config import STUDENTS
 from psl_jax.experiments import paper_tables
 
 
-def get_config():
+def get_config() -> ConfigDict:
     result = config.base()
     result.name = "real_teacher"
     result.teacher = "runs/teacher"

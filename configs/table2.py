@@ -7,8 +7,10 @@
 The first trains the teacher too, on the full set; the second takes a finished one.
 """
 
+from ml_collections import ConfigDict
+
 from psl_jax.experiments import paper_tables
 
 
-def get_config(data: str = "audioset"):
+def get_config(data: str = "audioset") -> ConfigDict:
     return paper_tables.table2(data)

@@ -6,8 +6,10 @@
 `--config.teacher=published.pt` takes a finished teacher.
 """
 
+from ml_collections import ConfigDict
+
 from psl_jax.experiments import paper_tables
 
 
-def get_config(data: str = "audioset"):
+def get_config(data: str = "audioset") -> ConfigDict:
     return paper_tables.table3(data)

@@ -8,8 +8,10 @@ DATA has the splits balanced, eval, full and aud300h (psl-jax prepare --splits).
 balanced one.
 """
 
+from ml_collections import ConfigDict
+
 from psl_jax.experiments import paper_tables
 
 
-def get_config(data: str = "audioset"):
+def get_config(data: str = "audioset") -> ConfigDict:
     return paper_tables.table4(data)

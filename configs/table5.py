@@ -12,8 +12,10 @@ evaluated in one pass. On other data the networks are trained first: on half of 
 for the other half, or on UrbanSound8K for ESC-50 (docs/TRANSFER.md).
 """
 
+from ml_collections import ConfigDict
+
 from psl_jax.experiments import paper_tables
 
 
-def get_config(data: str = "audioset"):
+def get_config(data: str = "audioset") -> ConfigDict:
     return paper_tables.table5(data)

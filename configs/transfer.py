@@ -8,11 +8,13 @@ full and eval. `probe` trains a new classifier on the frozen network (as the pap
 `finetuned` everything, `scratch` the same network from random weights. The whole clip is evaluated.
 """
 
+from ml_collections import ConfigDict
+
 from psl_jax import config
 from psl_jax.experiments import paper_tables
 
 
-def get_config():
+def get_config() -> ConfigDict:
     result = config.base()
     result.name = "transfer"
     config.apply(result, paper_tables.OWN_DATA)

@@ -8,8 +8,10 @@ each of its ten folds with what is trained on the others, and tells the means; -
 One label a clip: `--config.model.output=softmax` is the other choice of output.
 """
 
+from ml_collections import ConfigDict
+
 from psl_jax.experiments import transfer_configs
 
 
-def get_config():
+def get_config() -> ConfigDict:
     return transfer_configs.between_folds("urbansound8k", 4.0)

@@ -5,10 +5,12 @@
 The paper reports 17.69 mAP (table 2).
 """
 
+from ml_collections import ConfigDict
+
 from psl_jax import config
 
 
-def get_config():
+def get_config() -> ConfigDict:
     result = config.base()
     result.name = "weak"
     return result

@@ -50,9 +50,9 @@ if sys.argv[:1] == ["-m"]:
 
 
 def load(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     labels: Sequence[str] | None = None,
-    classes: str | os.PathLike | None = None,
+    classes: str | os.PathLike[str] | None = None,
 ) -> Tagger:
     """A finished model, ready to tag: see `psl_jax.Tagger`.
 

@@ -174,7 +174,7 @@ TEACHER: dict[str, Any] = {
 }
 
 
-def paper_suite(teacher_changes: dict | None = None) -> ConfigDict:
+def paper_suite(teacher_changes: dict[str, Any] | None = None) -> ConfigDict:
     """Teacher, weak baseline, PSL-10s, PSL-5s and PSL-2s: the paper's table 2."""
     suite = ConfigDict()
     suite.teacher = ConfigDict(TEACHER)
@@ -187,7 +187,7 @@ def paper_suite(teacher_changes: dict | None = None) -> ConfigDict:
     return suite
 
 
-def apply(config: ConfigDict, changes: dict | ConfigDict) -> None:
+def apply(config: ConfigDict, changes: dict[str, Any] | ConfigDict) -> None:
     """Sets nested `changes` in `config`, adding keys that it lacks (a check comes later)."""
     for key, value in changes.items():
         if isinstance(value, dict | ConfigDict) and key in config:
@@ -274,7 +274,7 @@ def _taught_in_order(suite: dict[str, Settings]) -> dict[str, Settings]:
     """Who is needed comes before who needs it; else weak labels and long segments come first."""
     teachers = {need for one in suite.values() for need in (one.teacher, one.init_from)}
 
-    def rank(name: str) -> tuple:  # a ConfigDict keeps no order
+    def rank(name: str) -> tuple[Any, ...]:  # a ConfigDict keeps no order
         one = suite[name]
         return one.labels == "soft", name not in teachers, -one.segment_seconds, name
 

@@ -13,7 +13,7 @@ import ast
 import os
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from absl import flags
@@ -71,7 +71,7 @@ _FLAGS = (
 )
 
 
-def main(_) -> None:
+def main(_: Sequence[str]) -> None:
     from psl_jax.experiments import folds, seeds, suite
     from psl_jax.runtime import distributed, run_claim
 

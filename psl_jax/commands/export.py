@@ -60,7 +60,7 @@ def format_named(name: str) -> Format:
 def export(
     model: Any,
     name: str,
-    out: str | os.PathLike,
+    out: str | os.PathLike[str],
     signals: Sequence[np.ndarray],
     options: Any,
     licence: str | None,
@@ -223,7 +223,8 @@ def _default_licence(model: Any) -> str | None:
     imported = model.info.origin.get("imported")
     if imported:
         return f"that of {imported['file']}, from which the weights were imported"
-    return model.info.origin.get("licence")
+    licence: str | None = model.info.origin.get("licence")
+    return licence
 
 
 def _megabytes(path: str) -> float:

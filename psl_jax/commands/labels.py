@@ -356,7 +356,7 @@ def _writer(
     out: pathlib.Path,
     source: Any,
     segmentation: Any,
-    origin: dict,
+    origin: dict[str, Any],
     uses_weak_labels: bool,
     dtype: str = "",
 ) -> Any:

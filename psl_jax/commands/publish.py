@@ -77,7 +77,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 def publish(
     model: Any,
-    run: str | os.PathLike,
+    run: str | os.PathLike[str],
     folder: pathlib.Path,
     licence: str,
     use: str | None = None,

@@ -14,6 +14,7 @@ matched by name, or by --class_map. docs/TEACHERS.md describes other taggers, an
 import argparse
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from psl_jax.audio.segments import MIN_SEGMENT_SECONDS, check_hop
 from psl_jax.data.label_manifest import LabelRule
@@ -120,7 +121,7 @@ def main(arguments: argparse.Namespace) -> None:
         parallel.run_in_first_process("label quality", tell)
 
 
-def describe_quality(quality: dict) -> list[str]:
+def describe_quality(quality: dict[str, Any]) -> list[str]:
     """What the labels are like, in a few lines."""
     statistics = quality["statistics"]
     mean, empty = statistics["mean_labels"], statistics["share_without_labels"]

@@ -20,7 +20,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from psl_jax.runtime import cli_entry, disk_errors, files, progress
 from psl_jax.runtime.errors import UserError
@@ -141,7 +141,7 @@ def main(arguments: argparse.Namespace) -> int:
         arguments.format == "frames", arguments.embeddings, arguments.keep_truncated
     )
     start = time.perf_counter()
-    work: Iterable = looked.inputs
+    work: Iterable[Any] = looked.inputs
     if arguments.skip_existing:
         paths = output_formats.output_paths(
             arguments.out, looked.inputs, output_formats.ENDINGS[arguments.format]
@@ -175,7 +175,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _write_outputs(
-    tagged_files: Iterable, outputs: Sequence[Callable], bar: "_Bar"
+    tagged_files: Iterable[Any], outputs: Sequence[Callable[..., Any]], bar: "_Bar"
 ) -> tuple[int, int, float]:
     """Hands what was found to the outputs; a line on standard error for each file that is bad.
 
@@ -232,7 +232,7 @@ def _list_labels(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _outputs(arguments: argparse.Namespace, inputs: Sequence) -> list[Callable]:
+def _outputs(arguments: argparse.Namespace, inputs: Sequence[Any]) -> list[Callable[..., Any]]:
     """What is done with the tags of each file. Raises UserError for settings that do not fit."""
     from psl_jax.tagging import output_formats
 
@@ -248,7 +248,7 @@ def _outputs(arguments: argparse.Namespace, inputs: Sequence) -> list[Callable]:
     if arguments.format in ("audacity", "raven") and not arguments.out and len(inputs) > 1:
         raise UserError(f"--format={arguments.format} makes a file for each input: give --out=DIR")
     best = output_formats.Best(arguments.top_k, arguments.min_score)
-    outputs: list[Callable] = []
+    outputs: list[Callable[..., Any]] = []
     if arguments.embeddings:
         outputs.append(output_formats.EmbeddingWriter(arguments.out, inputs))
     if arguments.plot:
@@ -262,7 +262,7 @@ def _outputs(arguments: argparse.Namespace, inputs: Sequence) -> list[Callable]:
     return outputs
 
 
-def _unfinished(inputs: Sequence, paths: Mapping) -> Iterator:
+def _unfinished(inputs: Sequence[Any], paths: "Mapping[Input, Any]") -> Iterator[Any]:
     """The inputs whose output is not there when their turn comes.
 
     Two processes may tag the same file: each output is renamed into its place, complete.
@@ -291,7 +291,7 @@ def _names(text: str | None) -> list[str] | None:
 class _Plotter:
     """Draws each file, whose spectrogram it makes while the file is read for its tags."""
 
-    def __init__(self, target: str, inputs: Sequence):
+    def __init__(self, target: str, inputs: Sequence[Any]):
         from psl_jax.tagging import output_formats
 
         is_folder = not target.lower().endswith(".png")
@@ -303,7 +303,7 @@ class _Plotter:
             raise UserError(f"--plot={target} is one plot for {len(inputs)} files: give a folder")
         else:
             self._paths = {item: path_of(target) for item in inputs}
-        self._spectrograms: dict = {}
+        self._spectrograms: dict[Input, Any] = {}
 
     def watch(self, item: "Input", block: "np.ndarray") -> None:
         """Takes the next samples of a file."""
@@ -339,7 +339,7 @@ def _summarize(
 class _Bar:
     """Progress over files, or for a single file over its seconds."""
 
-    def __init__(self, inputs: Sequence):
+    def __init__(self, inputs: Sequence[Any]):
         self.single = len(inputs) == 1
         total = _stated_seconds(inputs[0].path) if self.single else len(inputs)
         show = sys.stderr.isatty() or len(inputs) >= MANY_FILES
@@ -365,14 +365,16 @@ class _Bar:
         with self.paused():
             print(line, file=sys.stderr)
 
-    def paused(self) -> contextlib.AbstractContextManager:
+    def paused(self) -> contextlib.AbstractContextManager[Any]:
         """Clears the bar while something else is printed."""
-        return self._bar.external_write_mode()
+        pause: contextlib.AbstractContextManager[Any] = self._bar.external_write_mode()
+        return pause
 
 
 def _stated_seconds(path: str) -> float | None:
     """Length of a file as its header has it, where it can be relied on."""
-    from psl_jax.audio.decoding import DecodeError, form_of
+    from psl_jax.audio.decoding import form_of
+    from psl_jax.audio.readers import DecodeError
 
     if not is_remote(path) and not os.path.isfile(path):
         return None  # a pipe can be read only once

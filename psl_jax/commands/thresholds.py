@@ -158,7 +158,7 @@ def extend_to_model(model: Any, classes: Sequence[str], tuning: Any) -> Any:
 
 def tabulate_classes(
     classes: Sequence[str], tuning: Any, test: Any
-) -> tuple[list[str], list[tuple]]:
+) -> tuple[list[str], list[tuple[Any, ...]]]:
     """Header and a row for each class."""
     unit = tuning.kind
     header = ["class", "threshold", "F1", "F1 at 0.5", f"true {unit}"]
@@ -180,7 +180,7 @@ def tabulate_classes(
 
 
 def describe_tuning(
-    index: Any, tuning: Any, test: Any, test_split: str, rows: list[tuple]
+    index: Any, tuning: Any, test: Any, test_split: str, rows: list[tuple[Any, ...]]
 ) -> list[str]:
     """What was found, in lines."""
     from psl_jax.tagging import threshold_tuning

@@ -78,7 +78,7 @@ def read(folder: pathlib.Path) -> dict[str, Any] | None:
     """
     if not (folder / ABOUT).exists():
         return None
-    about = files.read_json(folder / ABOUT)
+    about: dict[str, Any] = files.read_json(folder / ABOUT)
     for clip in about["clips"]:
         sound = (folder / clip["sound"]).read_bytes()
         audio, _ = soundfile.read(io.BytesIO(sound), dtype="int16")

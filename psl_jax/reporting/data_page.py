@@ -60,7 +60,7 @@ class _Split:
         ]
 
 
-def describe(data_dir: str | os.PathLike) -> list[str]:
+def describe(data_dir: str | os.PathLike[str]) -> list[str]:
     """Lines about each split: clips, durations, rates, classes, examples.
 
     Raises UserError where `data_dir` is no prepared data set.
@@ -92,7 +92,7 @@ def describe(data_dir: str | os.PathLike) -> list[str]:
     return lines
 
 
-def write_page(data_dir: str | os.PathLike) -> pathlib.Path:
+def write_page(data_dir: str | os.PathLike[str]) -> pathlib.Path:
     """Writes `description.html` into the data set's folder and returns its path.
 
     Raises UserError where `data_dir` is no prepared data set.
@@ -128,7 +128,7 @@ def write_page(data_dir: str | os.PathLike) -> pathlib.Path:
     return run_page.render("dataset.html.jinja", data_dir / PAGE_NAME, context)
 
 
-def _splits(data_dir: str | os.PathLike) -> dict[str, _Split]:
+def _splits(data_dir: str | os.PathLike[str]) -> dict[str, _Split]:
     """The splits, the largest first."""
     about = (preparation_report.read_report(data_dir) or {}).get("splits", {})
     splits = {

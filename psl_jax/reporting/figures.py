@@ -387,7 +387,7 @@ def _row_names(axes: "Axes", names: Sequence[str]) -> None:
 
 def _dots(
     axes: "Axes", points: Sequence[tuple[float, float]], colour: str, name: str, **kwargs: Any
-) -> list:
+) -> list[Any]:
     look: dict[str, Any] = {"marker": "o", "markersize": 4.5, "markeredgewidth": 1.5} | kwargs
     drawn = axes.plot(*_columns_of(points), color=colour, linestyle="none", clip_on=False, **look)
     _tell(drawn[0], [f"{name}: {number(y)} at {number(x)}" for x, y in points])
@@ -432,6 +432,6 @@ def _page_element(svg: str, label: str) -> Markup:
     return Markup(ElementTree.tostring(root, encoding="unicode"))
 
 
-def _variable(colour: re.Match) -> str:
+def _variable(colour: re.Match[str]) -> str:
     variable = VARIABLES.get(colour[0])
     return f"var(--{variable})" if variable else colour[0]

@@ -26,7 +26,7 @@ def label_quality(qualities: Mapping[str, Mapping[str, Any]]) -> list[Figure]:
     return drawn
 
 
-def _names(qualities: Mapping[str, Mapping]) -> dict[str, str]:
+def _names(qualities: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """How each is called: with the length of its segments where there is room."""
     lengths = {name: quality.get("segment_seconds") for name, quality in qualities.items()}
     return {
@@ -124,7 +124,7 @@ def _agreement(qualities: Mapping[str, Mapping[str, Any]]) -> Figure:
     ]
 
     def mean(c: int) -> float:
-        values = [ap["soft"][c] for ap in alike.values() if ap["soft"][c] is not None]
+        values: list[float] = [ap["soft"][c] for ap in alike.values() if ap["soft"][c] is not None]
         return sum(values) / len(values)
 
     order = sorted(scored_classes, key=lambda c: (-mean(c), classes[c]))

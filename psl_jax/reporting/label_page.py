@@ -186,7 +186,8 @@ def _events(index: ClipIndex, clip: int) -> Sequence[Event]:
 
 
 def _of(offsets: np.ndarray, values: np.ndarray, clip: int) -> list[int]:
-    return values[offsets[clip] : offsets[clip + 1]].tolist()
+    numbers: list[int] = values[offsets[clip] : offsets[clip + 1]].tolist()
+    return numbers
 
 
 def _tiles(labels: SoftLabels, clips: np.ndarray) -> list[tuple[str, str, str, str]]:

@@ -24,7 +24,11 @@ _MOST_CLASSES = 60  # that are listed in the card itself
 
 
 def card(
-    model: Model, run: str | os.PathLike, licence: str, use: str | None, written: Mapping[str, str]
+    model: Model,
+    run: str | os.PathLike[str],
+    licence: str,
+    use: str | None,
+    written: Mapping[str, str],
 ) -> str:
     """The card, in Markdown with the hub's header.
 

@@ -111,12 +111,13 @@ MEASURES = {"mAP": "mAP", "mAP_at_3": "mAP@3", "lwlrap": "lwlrap"}
 
 def measure_of(results: Mapping[str, Any], name: str) -> str:
     """What an experiment is measured by: a key of MEASURES."""
-    return (results.get("measures") or {}).get(name, "mAP")
+    measures: Mapping[str, str] = results.get("measures") or {}
+    return measures.get(name, "mAP")
 
 
 def reference_of(results: Mapping[str, Any], name: str) -> str:
     """The experiment that another one is held against."""
-    references = results.get("references") or {}
+    references: Mapping[str, str] = results.get("references") or {}
     return references.get(name, name if references else results.get("reference", "weak"))
 
 

@@ -50,7 +50,7 @@ _OUTCOMES = {  # of a run's files, what they hold
 
 
 def write_run_report(
-    run_dir: str | os.PathLike, defaults: Mapping[str, Any] | None = None
+    run_dir: str | os.PathLike[str], defaults: Mapping[str, Any] | None = None
 ) -> pathlib.Path:
     """Writes `run_dir/report.html` from the files of the run and returns its path.
 
@@ -98,7 +98,9 @@ def best_checkpoints(
     return sorted(sorted(points, key=lambda p: (-p[1], p[0]))[:NUM_AVERAGED])
 
 
-def _run_tiles(metrics: Mapping, log: Sequence[Mapping], best: Sequence) -> list[tuple]:
+def _run_tiles(
+    metrics: Mapping[str, Any], log: Sequence[Mapping[str, Any]], best: Sequence[Any]
+) -> list[tuple[Any, ...]]:
     """(name, value, unit, remark) of the headline numbers."""
     tiles = []
     if metrics.get("mAP") is not None:
@@ -169,7 +171,7 @@ def _by_ap(classes: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(classes, key=lambda r: (r["AP"] is None, -(r["AP"] or 0), r["class"]))
 
 
-def _extremes(classes: Sequence[Mapping[str, Any]]) -> list[tuple[str, list]]:
+def _extremes(classes: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Any]]]:
     scored = [row for row in classes if row["AP"] is not None]
     shown = min(10, len(scored) // 2)
     if not shown:

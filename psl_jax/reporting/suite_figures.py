@@ -56,7 +56,7 @@ def curves(logs: Logs, whose: str = "") -> list[Figure]:
     return drawn
 
 
-def _lines(points: Mapping[str, list], colour: Mapping[str, int]) -> list[Series]:
+def _lines(points: Mapping[str, list[Any]], colour: Mapping[str, int]) -> list[Series]:
     return [
         Series(name, thinned(line), colour[name], dashed=True)
         for name, line in points.items()

@@ -26,7 +26,7 @@ from psl_jax.scoring.reliability_diagram import Reliability, compute_reliability
 from psl_jax.training.metric_log import read_log
 
 
-def write(suite_dir: str | os.PathLike, results: Mapping[str, Any]) -> pathlib.Path:
+def write(suite_dir: str | os.PathLike[str], results: Mapping[str, Any]) -> pathlib.Path:
     """Writes `suite_dir/report.html` and `suite_dir/figures/`; returns the page's path.
 
     `results` is results.json: `experiments`, a list of dicts with at least `name` (mAP and the
@@ -137,7 +137,7 @@ def _kind(experiments: Sequence[Mapping[str, Any]]) -> str:
 
 def _tiles(
     experiments: Sequence[Mapping[str, Any]], best_name: str | None, reference: str
-) -> list[tuple]:
+) -> list[tuple[Any, ...]]:
     named = {e["name"]: e for e in experiments if e.get("mAP") is not None}
     tiles, best = [], named.get(best_name or "")
     if best:

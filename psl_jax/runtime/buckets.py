@@ -74,7 +74,8 @@ class BucketPath(CloudPath):
     def _info(self) -> dict[str, Any] | None:
         if self._listed is None:
             with contextlib.suppress(FileNotFoundError):
-                return self.fs.info(self.path)
+                info: dict[str, Any] = self.fs.info(self.path)
+                return info
         return self._listed
 
     def exists(self, *, follow_symlinks: bool = True) -> bool:
@@ -122,13 +123,15 @@ class BucketPath(CloudPath):
         return io.TextIOWrapper(content, **({"encoding": "utf-8"} | options))
 
     def read_bytes(self) -> bytes:
-        return self.fs.cat_file(self.path)
+        content: bytes = self.fs.cat_file(self.path)
+        return content
 
     def read_text(self, encoding: str | None = "utf-8", **options: Any) -> str:  # type: ignore[override]
         with self.open(encoding=encoding, **options) as file:
-            return file.read()
+            text: str = file.read()
+        return text
 
-    def download(self, target: str | os.PathLike) -> None:
+    def download(self, target: str | os.PathLike[str]) -> None:
         """Copies an object to the file `target`, or what lies below a folder into that folder."""
         self.fs.get(self.path, os.fspath(target), recursive=self.is_dir())
 
@@ -142,7 +145,7 @@ class BucketPath(CloudPath):
     def write_text(self, data: str, encoding: str | None = "utf-8", **options: Any) -> int:  # type: ignore[override]
         return self.write_bytes(data.encode(encoding or "utf-8"))
 
-    def upload(self, source: str | os.PathLike) -> None:
+    def upload(self, source: str | os.PathLike[str]) -> None:
         """Makes the object of a local file, or an object of each file below a local folder."""
         if os.path.isdir(source):
             self.fs.put(os.path.join(source, ""), self.path, recursive=True)
@@ -160,10 +163,11 @@ def read_ranges(places: Sequence[str], starts: Sequence[int], ends: Sequence[int
     if not places:
         return []
     store = file_system(places[0].partition(":")[0])
-    return store.cat_ranges(list(places), list(starts), list(ends), on_error="raise")
+    ranges: list[bytes] = store.cat_ranges(list(places), list(starts), list(ends), on_error="raise")
+    return ranges
 
 
-def check(place: str | os.PathLike) -> None:
+def check(place: str | os.PathLike[str]) -> None:
     """Raises UserError where the bucket of a place is not there or cannot be read: one request."""
     path = BucketPath(os.fspath(place))
     if not path.bucket:
@@ -201,7 +205,7 @@ class _Explained:
         attribute = getattr(self._file_system, name)
         return functools.partial(self._call, name, attribute) if callable(attribute) else attribute
 
-    def _call(self, name: str, method: Callable, *arguments: Any, **options: Any) -> Any:
+    def _call(self, name: str, method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         named = arguments[1 if name.startswith("put") else 0]
         place = named if isinstance(named, str) else named[0]
         place = f"{self._protocol}://{place.removeprefix(f'{self._protocol}://')}"

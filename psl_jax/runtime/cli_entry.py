@@ -7,6 +7,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from absl import app, flags
 
@@ -19,7 +20,11 @@ _BUCKET = re.compile(
 )
 
 
-def run(main: Callable, parse_flags: Callable | None = None, takes_buckets: bool = False) -> None:
+def run(
+    main: Callable[..., Any],
+    parse_flags: Callable[..., Any] | None = None,
+    takes_buckets: bool = False,
+) -> None:
     """Runs `main` with absl's flags; takes_buckets: its arguments may be places in buckets.
 
     Exit status 2 for a UserError, 130 when interrupted, 75 when told to end by SIGTERM, left by the

@@ -32,7 +32,7 @@ class Table(NamedTuple):
     rows: Iterator[tuple[int, list[str]]]
 
 
-def find_tables(folder: str | os.PathLike, pattern: str) -> list[pathlib.Path]:
+def find_tables(folder: str | os.PathLike[str], pattern: str) -> list[pathlib.Path]:
     """Files that match `pattern` in `folder` or in one of the folders in it, sorted."""
     root = path_of(folder)
     paths = [*root.glob(pattern), *root.glob(f"*/{pattern}")]
@@ -40,7 +40,7 @@ def find_tables(folder: str | os.PathLike, pattern: str) -> list[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def open_table(path: str | os.PathLike, columns: Sequence[str] = ()) -> Iterator[Table]:
+def open_table(path: str | os.PathLike[str], columns: Sequence[str] = ()) -> Iterator[Table]:
     """Opens a table whose columns are separated by any of SEPARATORS, by commas if in doubt.
 
     It is the one by which the header has the `columns`, in any case (Filename). Raises UserError
@@ -60,14 +60,14 @@ def open_table(path: str | os.PathLike, columns: Sequence[str] = ()) -> Iterator
         yield Table(header, separator, _rows(path, file, separator))
 
 
-def read_header(path: str | os.PathLike, columns: Sequence[str] = ()) -> list[str]:
+def read_header(path: str | os.PathLike[str], columns: Sequence[str] = ()) -> list[str]:
     """The names of a table's columns, see `open_table`."""
     with open_table(path, columns) as table:
         return table.header
 
 
 def read_rows(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     columns: Sequence[str],
     expected: str = "",
     bad: Callable[[int, str, dict[str, str]], None] | None = None,
@@ -125,7 +125,7 @@ def _fields(line: str, separator: str) -> list[str]:
 
 
 def _rows(
-    path: str | os.PathLike, file: IO[str], separator: str
+    path: str | os.PathLike[str], file: IO[str], separator: str
 ) -> Iterator[tuple[int, list[str]]]:
     reader = _csv_reader(file, delimiter=separator, strict=True)
     while True:
@@ -146,7 +146,7 @@ def _is_broken(text: str) -> bool:
 
 
 @contextlib.contextmanager
-def plain_read_errors(path: str | os.PathLike) -> Iterator[None]:
+def plain_read_errors(path: str | os.PathLike[str]) -> Iterator[None]:
     """Turns what goes wrong in reading a table into a UserError."""
     try:
         yield
@@ -161,7 +161,7 @@ def plain_read_errors(path: str | os.PathLike) -> Iterator[None]:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _first_undecodable_line(path: str | os.PathLike) -> int:
+def _first_undecodable_line(path: str | os.PathLike[str]) -> int:
     content = path_of(path).read_bytes()
     try:
         content.decode("utf-8")
@@ -179,7 +179,7 @@ def hash_files(paths: Iterable[pathlib.Path]) -> str:
     return digest.hexdigest()
 
 
-def existing_folder(path: str | os.PathLike, what: str) -> str:
+def existing_folder(path: str | os.PathLike[str], what: str) -> str:
     """The real path of a folder; UserError if there is none, or it lies in a bucket."""
     if is_remote(path):
         raise UserError(

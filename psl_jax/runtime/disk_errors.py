@@ -20,7 +20,7 @@ _NOT_OURS = (errno.EACCES, errno.EROFS, errno.EPERM)
 
 
 @contextlib.contextmanager
-def plain_disk_errors(path: str | os.PathLike, advice: str) -> Iterator[None]:
+def plain_disk_errors(path: str | os.PathLike[str], advice: str) -> Iterator[None]:
     """Turns a full disk, or a place where we may not write, into a UserError about `path`.
 
     advice: what is kept, and what to do once there is room. Errors of the operating system, of
@@ -84,7 +84,7 @@ def drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def check_writable(folder: str | os.PathLike, option: str) -> None:
+def check_writable(folder: str | os.PathLike[str], option: str) -> None:
     """Makes a folder and raises UserError where nothing can be written into it.
 
     To be asked before hours of computing. option: which to mend, for the message.
@@ -125,7 +125,7 @@ def _errno(error: Exception) -> int | None:
     return None
 
 
-def _free_space(path: str | os.PathLike) -> str:
+def _free_space(path: str | os.PathLike[str]) -> str:
     if is_remote(path):
         return "that of a temporary folder of this machine, where objects are made"
     folder = pathlib.Path(path).absolute()

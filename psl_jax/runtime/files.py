@@ -16,7 +16,7 @@ from psl_jax.runtime.paths import is_remote, path_of
 
 
 @contextlib.contextmanager
-def atomic_open(path: str | os.PathLike, mode: str = "w", **kwargs: Any) -> Iterator[IO]:
+def atomic_open(path: str | os.PathLike[str], mode: str = "w", **kwargs: Any) -> Iterator[IO[Any]]:
     """Opens a temporary file beside `path`, renamed to it when the block ends without an error.
 
     An object in a bucket is written to a temporary file of this machine, and sent then.
@@ -40,7 +40,7 @@ def atomic_open(path: str | os.PathLike, mode: str = "w", **kwargs: Any) -> Iter
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | os.PathLike, mark: str = "") -> Iterator[pathlib.Path]:
+def atomic_path(path: str | os.PathLike[str], mark: str = "") -> Iterator[pathlib.Path]:
     """A temporary path beside `path`, for writers that open files themselves.
 
     What was written there is renamed to `path` when the block ends without an error. The name
@@ -80,13 +80,13 @@ def copy_tree(source: pathlib.Path, target: pathlib.Path) -> None:
             copy(path, target / path.relative_to(source))
 
 
-def write_json(path: str | os.PathLike, value: Any, indent: int | None = 2) -> None:
+def write_json(path: str | os.PathLike[str], value: Any, indent: int | None = 2) -> None:
     with atomic_open(path) as file:
         json.dump(value, file, indent=indent)
         file.write("\n")
 
 
-def read_json(path: str | os.PathLike) -> Any:
+def read_json(path: str | os.PathLike[str]) -> Any:
     """The value in a JSON file. Raises DamagedFileError where it is none, and OSError."""
     try:
         return json.loads(path_of(path).read_text(encoding="utf-8"))
@@ -97,7 +97,7 @@ def read_json(path: str | os.PathLike) -> Any:
         ) from error
 
 
-def compute_sha256(path: str | os.PathLike) -> str:
+def compute_sha256(path: str | os.PathLike[str]) -> str:
     """Of a file's contents, in hexadecimal digits. Raises OSError."""
     with path_of(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -120,7 +120,9 @@ def exist(paths: Sequence[pathlib.Path]) -> list[bool]:
     return [size is not None for size in read_sizes(paths)]
 
 
-def write_csv(path: str | os.PathLike, header: Iterable[str], rows: Iterable[Iterable]) -> None:
+def write_csv(
+    path: str | os.PathLike[str], header: Iterable[str], rows: Iterable[Iterable[Any]]
+) -> None:
     with atomic_open(path, newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(header)

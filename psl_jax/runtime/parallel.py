@@ -68,7 +68,8 @@ def _take_devices(devices: list[jax.Device], count: int | None) -> list[jax.Devi
 
 def platform_of(mesh: Mesh) -> str:
     """What a program on `mesh` is for: "cpu", "gpu" or "tpu"; not always that of this machine."""
-    return mesh.devices.flat[0].platform
+    platform: str = mesh.devices.flat[0].platform
+    return platform
 
 
 def describe_devices(mesh: Mesh) -> str:
@@ -79,13 +80,13 @@ def describe_devices(mesh: Mesh) -> str:
 
 
 def data_parallel(
-    function: Callable,
+    function: Callable[..., Any],
     mesh: Mesh,
     in_specs: Any,
     out_specs: Any,
     donate: tuple[int, ...] = (),
     fast_math: bool = False,
-) -> Callable:
+) -> Callable[..., Any]:
     """The jitted program in which each device runs `function` on its part of the batch.
 
     Inside, collectives over AXIS make results global; outputs declared REPLICATED must be.
@@ -162,18 +163,19 @@ def local_batch_size(batch_size: int, mesh: Mesh) -> int:
             f"a batch of {batch_size} does not divide over {mesh.size} devices; "
             f"choose a multiple of {mesh.size}"
         )
-    return batch_size // jax.process_count()
+    share: int = batch_size // jax.process_count()
+    return share
 
 
-def prefetch(items: Iterable, function: Callable, depth: int = 2) -> Generator:
+def prefetch(items: Iterable[Any], function: Callable[..., Any], depth: int = 2) -> Generator[Any]:
     """Yields `function(item)` in order, up to `depth` made ahead by a background thread.
 
     An error of the thread is raised here; closing the generator ends the thread.
     """
-    made: queue.Queue = queue.Queue(maxsize=depth)
+    made: queue.Queue[Any] = queue.Queue(maxsize=depth)
     stop = threading.Event()
 
-    def offer(entry) -> bool:
+    def offer(entry: tuple[Any, BaseException | None]) -> bool:
         while not stop.is_set():
             try:
                 made.put(entry, timeout=0.1)
@@ -182,7 +184,7 @@ def prefetch(items: Iterable, function: Callable, depth: int = 2) -> Generator:
                 continue
         return False
 
-    def work():
+    def work() -> None:
         try:
             for item in items:
                 if not offer((function(item), None)):
@@ -224,9 +226,9 @@ def compute_in_order(
             yield item, future.result()
 
 
-def _delay(items: Iterable, count: int) -> Generator:
+def _delay(items: Iterable[Any], count: int) -> Generator[Any]:
     """The items, each when `count` more have been taken."""
-    held: collections.deque = collections.deque()
+    held: collections.deque[Any] = collections.deque()
     for item in items:
         held.append(item)
         if len(held) > count:
@@ -234,7 +236,7 @@ def _delay(items: Iterable, count: int) -> Generator:
     yield from held
 
 
-def _run_to_end(program: Callable, *arguments: Any) -> Any:
+def _run_to_end(program: Callable[..., Any], *arguments: Any) -> Any:
     return jax.block_until_ready(program(*arguments))
 
 

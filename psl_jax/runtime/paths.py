@@ -20,7 +20,7 @@ _READ = ("gs", "s3")
 _REFUSED = ("gcs", "s3a", "abfs", "abfss", "az", "hdfs", "oci")
 
 
-def is_remote(path: str | os.PathLike) -> bool:
+def is_remote(path: str | os.PathLike[str]) -> bool:
     """Whether a path is a place in a bucket. Raises UserError for one in another kind of store.
 
     Taken for a path it would be a local folder, called `az:`, that nobody looks for.
@@ -36,7 +36,7 @@ def is_remote(path: str | os.PathLike) -> bool:
     return scheme[1] in _READ
 
 
-def path_of(text: str | os.PathLike) -> pathlib.Path:
+def path_of(text: str | os.PathLike[str]) -> pathlib.Path:
     """The path that a text means; one in a bucket has the methods of pathlib.Path."""
     if not is_remote(text):
         return pathlib.Path(text)
@@ -45,12 +45,12 @@ def path_of(text: str | os.PathLike) -> pathlib.Path:
     return cast(pathlib.Path, buckets.BucketPath(os.fspath(text)))
 
 
-def absolute(text: str | os.PathLike) -> pathlib.Path:
+def absolute(text: str | os.PathLike[str]) -> pathlib.Path:
     """The path that a text means, wherever this process goes; links are not followed."""
     return path_of(text if is_remote(text) else os.path.abspath(text))
 
 
-def remove_tree(path: str | os.PathLike, ignore_errors: bool = False) -> None:
+def remove_tree(path: str | os.PathLike[str], ignore_errors: bool = False) -> None:
     """Deletes a folder and what is in it."""
     place = path_of(path)
     if is_remote(place):
@@ -60,7 +60,7 @@ def remove_tree(path: str | os.PathLike, ignore_errors: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def local_copy(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+def local_copy(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     """A file or folder of this machine with the contents of `path`, within `with`.
 
     For libraries that open files by themselves. A local path is itself; what lies in a bucket is

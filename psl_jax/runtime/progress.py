@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable
+from typing import Any
 
 from tqdm import tqdm
 
@@ -24,7 +25,7 @@ def bar(
     )
 
 
-def track(items: Iterable, total: int | None, unit: str, description: str) -> Iterable:
+def track(items: Iterable[Any], total: int | None, unit: str, description: str) -> Iterable[Any]:
     """Yields `items` while a bar counts them."""
     with bar(total, unit, description) as progress:
         for item in items:

@@ -19,7 +19,7 @@ _SEEN_SECONDS = 10.0  # until a network disk shows what another machine has writ
 
 
 @contextlib.contextmanager
-def claim_folder(folder: str | os.PathLike, option: str) -> Iterator[None]:
+def claim_folder(folder: str | os.PathLike[str], option: str) -> Iterator[None]:
     """Makes a folder that this run alone works in within `with`; all processes come here.
 
     Raises UserError, in all of them, where nothing can be written into it, another run works in it,

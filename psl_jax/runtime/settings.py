@@ -114,7 +114,7 @@ def list_settings(owner: type, prefix: str = "") -> Iterator[tuple[str, SettingI
             yield prefix + field.name, _describe_field(field, hint)
 
 
-def _describe_field(field: dataclasses.Field, hint: Any) -> SettingInfo:
+def _describe_field(field: dataclasses.Field[Any], hint: Any) -> SettingInfo:
     return SettingInfo(hint, field.default, **field.metadata)
 
 
