@@ -18,7 +18,7 @@ MOMENTUM = 0.9  # running = 0.9 running + 0.1 batch
 class BatchNorm(nnx.Module):
     """Normalises each channel over all else; running variance is unbiased.
 
-    Statistics and the affine map are in float32, what comes out is of the context's type.
+    Statistics and the affine map are in float32, what comes out is of the maps' type.
     """
 
     def __init__(self, channels: int):
@@ -64,7 +64,7 @@ def _affine(mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array) 
 
 
 def _output(x: jax.Array, affine: _Affine, relu6: bool, context: Context) -> jax.Array:
-    y = affine(x, context).astype(context.dtype)
+    y = affine(x, context).astype(context.map_dtype)
     return jax.nn.relu6(y) if relu6 else y
 
 

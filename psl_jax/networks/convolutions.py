@@ -17,9 +17,24 @@ import jax.numpy as jnp
 METHODS = ("shifted", "grouped")
 
 
-def product(x: jax.Array, y: jax.Array) -> jax.Array:
-    """The matrix product x @ y of one type, in which float32 means float32 on every backend."""
-    return jnp.matmul(x, y, precision=precision_of(x.dtype))
+def product(x: jax.Array, y: jax.Array, dtype: Any = None) -> jax.Array:
+    """The matrix product x @ y in x's type; float32 means float32 on every backend.
+
+    dtype: type that the factors are rounded to first (default: x's); sums keep x's.
+    """
+    if dtype is None or jnp.dtype(dtype) == x.dtype:
+        return jnp.matmul(x, y.astype(x.dtype), precision=precision_of(x.dtype))
+    return jnp.matmul(x.astype(dtype), y.astype(dtype), preferred_element_type=x.dtype)
+
+
+def map_dtype(dtype: Any, platform: str | None = None) -> Any:
+    """Type of the maps between products of `dtype` on a platform (default: this machine's).
+
+    CPUs have instructions that multiply bfloat16 and sum in float32, and hardly any others for
+    bfloat16: there maps stay float32.
+    """
+    on_cpu = (platform or jax.default_backend()) == "cpu"
+    return jnp.promote_types(dtype, jnp.float32) if on_cpu else jnp.dtype(dtype)
 
 
 def precision_of(dtype: Any) -> jax.lax.Precision | None:
@@ -27,11 +42,16 @@ def precision_of(dtype: Any) -> jax.lax.Precision | None:
     return jax.lax.Precision.HIGHEST if jnp.dtype(dtype).itemsize >= 4 else None
 
 
-def pointwise(x: jax.Array, kernel: jax.Array, channels_first: bool = False) -> jax.Array:
-    """1x1 convolution of a map x with kernel [inputs, outputs], in x's type."""
+def pointwise(
+    x: jax.Array, kernel: jax.Array, channels_first: bool = False, dtype: Any = None
+) -> jax.Array:
+    """1x1 convolution of a map x with kernel [inputs, outputs], in x's type.
+
+    dtype: what its product and those of its gradients round their factors to, see `product`.
+    """
     if channels_first:
-        return _pointwise_channels_first(x, kernel)
-    return product(x, kernel.astype(x.dtype))
+        return _pointwise_channels_first(x, kernel, dtype)
+    return product(x, kernel, dtype)
 
 
 def depthwise3x3(
@@ -87,30 +107,31 @@ def correlate(x, kernel, stride):
     return sum(view * weight for view, weight in zip(views, weights, strict=True))
 
 
-@jax.custom_vjp
-def _pointwise_channels_first(x, kernel):
-    flat = product(kernel.astype(x.dtype).T, x.reshape(x.shape[0], -1))
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _pointwise_channels_first(x, kernel, dtype):
+    flat = product(kernel.astype(x.dtype).T, x.reshape(x.shape[0], -1), dtype)
     return flat.reshape(-1, *x.shape[1:])
 
 
-def _pointwise_channels_first_forward(x, kernel):
-    return _pointwise_channels_first(x, kernel), (x, kernel)
+def _pointwise_channels_first_forward(x, kernel, dtype):
+    return _pointwise_channels_first(x, kernel, dtype), (x, kernel)
 
 
-def _pointwise_channels_first_backward(saved, gradient):
+def _pointwise_channels_first_backward(dtype, saved, gradient):
     x, kernel = saved
     # Flat before the products and behind a barrier: XLA:CPU would transpose the whole gradient.
     gradient = jax.lax.optimization_barrier(gradient.reshape(gradient.shape[0], -1))
-    kernel_gradient = _product_of_long_rows(x.reshape(x.shape[0], -1), gradient)
-    x_gradient = product(kernel.astype(x.dtype), gradient).reshape(x.shape)
+    kernel_gradient = _product_of_long_rows(x.reshape(x.shape[0], -1), gradient, dtype)
+    x_gradient = product(kernel.astype(x.dtype), gradient, dtype).reshape(x.shape)
     return x_gradient, kernel_gradient.astype(kernel.dtype)
 
 
-def _product_of_long_rows(x, y):
+def _product_of_long_rows(x, y, dtype):
     """x y^T; with the longer factor first XLA:CPU can be several times as fast."""
     if len(x) >= len(y):
-        return product(x, y.T)
-    return jax.lax.optimization_barrier(product(y, x.T)).T  # without it XLA turns the factors back
+        return product(x, y.T, dtype)
+    # Without the barrier XLA turns the factors back.
+    return jax.lax.optimization_barrier(product(y, x.T, dtype)).T
 
 
 _pointwise_channels_first.defvjp(

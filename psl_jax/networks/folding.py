@@ -19,6 +19,7 @@ from psl_jax.networks.convolutions import (
     at_least_float32,
     correlate,
     depthwise3x3,
+    map_dtype,
     pointwise,
     precision_of,
     product,
@@ -205,16 +206,20 @@ def scores_and_embeddings(
 
 
 class JaxOperations:
-    """The steps in JAX: maps of type `dtype`; the stem's product, biases and the end in float32."""
+    """The steps in JAX: maps and products of type `dtype`, on a CPU products only.
+
+    The stem's product, biases and the end are in float32.
+    """
 
     def __init__(self, dtype: Any = jnp.float32, platform: str | None = None):
         """platform: that the program is for, default this machine's."""
         self.dtype, self.platform = dtype, platform
+        self.map_dtype = map_dtype(dtype, platform)
 
     def begin(self, walk: Callable[[Any], Any], inputs: Any, channels: int) -> Any:
         _, frames, bands = inputs[0].shape
         values = halved(frames) * halved(bands) * channels
-        bytes_per_row = values * jnp.dtype(self.dtype).itemsize
+        bytes_per_row = values * jnp.dtype(self.map_dtype).itemsize
         return in_parts(walk, inputs, bytes_per_row, self.platform)
 
     def stem(self, logmel: jax.Array, layer: Layer) -> jax.Array:
@@ -233,7 +238,7 @@ class JaxOperations:
         return self._biased(convolved, layer)
 
     def pointwise(self, x: jax.Array, layer: Layer) -> jax.Array:
-        return self._biased(pointwise(x, jnp.asarray(layer.kernel)), layer)
+        return self._biased(pointwise(x, jnp.asarray(layer.kernel), dtype=self.dtype), layer)
 
     def depthwise(self, x: jax.Array, layer: Layer, stride: int) -> jax.Array:
         kernel = jnp.asarray(layer.kernel)
@@ -242,7 +247,7 @@ class JaxOperations:
         return self._biased(depthwise3x3(x, kernel, stride, "shifted"), layer)
 
     def _biased(self, x: jax.Array, layer: Layer) -> jax.Array:
-        return (at_least_float32(x) + jnp.asarray(layer.bias)).astype(self.dtype)
+        return (at_least_float32(x) + jnp.asarray(layer.bias)).astype(self.map_dtype)
 
     def relu6(self, x: jax.Array) -> jax.Array:
         return jax.nn.relu6(x)

@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from psl_jax.networks.convolutions import map_dtype
+
 
 @dataclasses.dataclass(frozen=True)
 class Context:
@@ -14,8 +16,8 @@ class Context:
     Attributes:
       train: use the batch's own statistics, update the running ones and apply dropout.
       frozen: in training, too, use the running statistics as they are.
-      dtype: type of maps and of their products; parameters, statistics, BatchNorms' affine map
-        and the stem's product are float32 at least.
+      dtype: type of maps and of their products, on a CPU of the products alone; parameters,
+        statistics, BatchNorms' affine map and the stem's product are float32 at least.
       axis_name: mesh axis over which the batch is split, and batch statistics are averaged, so
         that N devices see the global batch.
       sharing_devices: how many devices in a row share their batch statistics; 0: all.
@@ -34,6 +36,10 @@ class Context:
     platform: str | None = None
     channels_first: bool = False
     gives_logits: bool = False
+
+    @property
+    def map_dtype(self) -> Any:
+        return map_dtype(self.dtype, self.platform)
 
     @property
     def channel_axis(self) -> int:

@@ -109,7 +109,7 @@ class Pointwise(nnx.Module):
         self.kernel = nnx.Param(_xavier(rng, (inputs, outputs), inputs, outputs))
 
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
-        return pointwise(x, self.kernel[...], context.channels_first)
+        return pointwise(x, self.kernel[...], context.channels_first, context.dtype)
 
 
 class Classifier(nnx.Module):
@@ -283,8 +283,8 @@ class NetworkSettings:
     dtype: str = setting(
         "float32",
         choices=("float32", "bfloat16"),
-        help="Data type of the network's feature maps in training; parameters, statistics and "
-        "front end are float32",
+        help="Data type of the network's feature maps in training, on a CPU only of their matrix "
+        "products; parameters, statistics and front end are float32",
     )
     batch_norm: str = setting(
         "global",

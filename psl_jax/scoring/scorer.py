@@ -19,7 +19,7 @@ from psl_jax.networks.folding import (
 )
 from psl_jax.networks.frontend import LogMel, num_frames, zeros_after
 from psl_jax.networks.mobilenetv2 import Variables, clip_probabilities, output_frames
-from psl_jax.runtime import parallel
+from psl_jax.runtime import parallel, processor
 
 CPU_BATCH = 32  # segments
 DEVICE_SECONDS = 1024  # of audio, that a device is given at a time
@@ -40,12 +40,12 @@ def make_score_function(
 ) -> Callable[..., jax.Array]:
     """(folded network, audio, num_samples) -> what it gives of [batch] rows of each device.
 
-    dtype: type of the network's maps. padded: rows may end in padding, which is to have no
-    influence on the frames before it. count_padding: it is audio like any other, of zeros, and its
+    dtype: see `JaxOperations`. padded: rows may end in padding, which is to have no influence on
+    the frames before it. count_padding: it is audio like any other, of zeros, and its
     frames count in the time mean. Of embeddings a row's first `counted_frames` count.
     Inside `data_parallel`.
     """
-    operations = JaxOperations(jnp.dtype(dtype), platform)
+    operations = JaxOperations(jnp.dtype(processor.dtype_on(platform, dtype)), platform)
 
     def score(network: FoldedNetwork, audio: jax.Array, num_samples: jax.Array) -> jax.Array:
         valid = None if count_padding else num_frames(num_samples)

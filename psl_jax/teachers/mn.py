@@ -13,8 +13,9 @@ from jax.sharding import Mesh
 
 from psl_jax.networks import class_lists
 from psl_jax.networks.batch_chunks import in_parts
+from psl_jax.networks.convolutions import map_dtype
 from psl_jax.networks.frontend import zeros_after
-from psl_jax.runtime import parallel
+from psl_jax.runtime import parallel, processor
 from psl_jax.scoring.scorer import DeviceScorer
 from psl_jax.teachers import mn_frontend, mn_network, mn_weights
 from psl_jax.teachers.mn_network import MnNetwork
@@ -30,6 +31,7 @@ def scoring_program(
     padded: rows may end in padding, which has no influence. count_padding: it is audio, of zeros.
     """
     platform = parallel.platform_of(mesh)
+    products = jnp.dtype(processor.dtype_on(platform, dtype))
 
     def score(arrays: Any, audio: jax.Array, num_samples: jax.Array) -> jax.Array:
         def rows(inputs: Any) -> jax.Array:
@@ -37,14 +39,15 @@ def scoring_program(
             at_rate = None if valid is None else 2 * valid
             features = mn_frontend.log_mel(mn_frontend.doubled(audio, valid), at_rate, platform)
             frames = None if at_rate is None else mn_frontend.num_frames(at_rate)
-            return network.logits(arrays, features, frames, jnp.dtype(dtype))
+            return network.logits(arrays, features, frames, products, platform)
 
         if count_padding:
             audio = zeros_after(audio, num_samples)
         inputs = audio, num_samples if padded else None
         # A CPU takes a few rows from their audio to their logits, all of which stay in its cache.
         frames = mn_frontend.num_frames(2 * audio.shape[1])
-        size = mn_network.largest_map(arrays, frames, mn_frontend.NUM_MELS, dtype)
+        maps = map_dtype(products, platform)
+        size = mn_network.largest_map(arrays, frames, mn_frontend.NUM_MELS, maps)
         return jax.nn.sigmoid(in_parts(rows, inputs, size, platform))
 
     specs = (parallel.REPLICATED, parallel.SPLIT, parallel.SPLIT)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from psl_jax.networks.convolutions import at_least_float32, product
+from psl_jax.networks.convolutions import at_least_float32, map_dtype, product
 from psl_jax.networks.mobilenetv2 import cut, halved
 
 
@@ -65,9 +65,9 @@ class Dense(nnx.Module):
         self.kernel = nnx.Param(jax.device_put(np.zeros((inputs, outputs), np.float32)))
         self.bias = nnx.Param(jax.device_put(np.zeros(outputs, np.float32)))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """In the type of x."""
-        return product(x, self.kernel[...].astype(x.dtype)) + self.bias[...].astype(x.dtype)
+    def __call__(self, x: jax.Array, dtype: Any = None) -> jax.Array:
+        """In the type of x; dtype: type that the product's factors are rounded to."""
+        return product(x, self.kernel[...], dtype) + self.bias[...].astype(x.dtype)
 
 
 class Depthwise(nnx.Module):
@@ -151,14 +151,17 @@ class Block(nnx.Module):
         self.excitation = SqueezeExcitation(hidden) if row.squeezed else None
         self.project = Dense(hidden, outputs)
 
-    def __call__(self, x: jax.Array, valid: jax.Array | None) -> jax.Array:
-        """valid: [batch] frames of x that are audio; what follows is taken for zeros."""
+    def __call__(self, x: jax.Array, valid: jax.Array | None, dtype: Any) -> jax.Array:
+        """valid: [batch] frames of x that are audio; what follows is taken for zeros.
+
+        dtype: of the products of 1x1 convolutions.
+        """
         activation = hard_swish if self.hard_swish else jax.nn.relu
-        y = x if self.expand is None else activation(self.expand(x))
+        y = x if self.expand is None else activation(self.expand(x, dtype))
         y = activation(self.depthwise(cut(y, valid)))
         if self.excitation is not None:
             y = self.excitation(y, self.frames_left(valid))
-        y = self.project(y)
+        y = self.project(y, dtype)
         return x + y if self.shortcut else y
 
     def frames_left(self, valid: Any) -> Any:
@@ -186,22 +189,25 @@ class MobileNetV3(nnx.Module):
         logmel: jax.Array,
         valid: jax.Array | None = None,
         dtype: Any = jnp.float32,
+        platform: str | None = None,
     ) -> jax.Array:
         """Class logits of clips.
 
         Args:
           logmel: float32 [batch, frames, 128].
           valid: [batch] frames that are audio: the result is that of these frames alone. None: all.
-          dtype: of the maps; means, head and classifier are float32.
+          dtype: of the maps and of their products, on a CPU of the products alone; means, head and
+            classifier are float32.
+          platform: that the program is for (default: this machine's).
 
         Returns:
           float32 [batch, classes].
         """
-        x = self.stem(cut(logmel, valid)).astype(dtype)
+        x = self.stem(cut(logmel, valid)).astype(map_dtype(dtype, platform))
         valid = None if valid is None else halved(valid)
         for block in self.blocks:
-            x, valid = block(x, valid), block.frames_left(valid)
-        x = mean_of(hard_swish(self.last(x)), valid)
+            x, valid = block(x, valid, dtype), block.frames_left(valid)
+        x = mean_of(hard_swish(self.last(x, dtype)), valid)
         return self.classifier(hard_swish(self.hidden(x)))
 
 

@@ -142,6 +142,25 @@ def test_pointwise_and_its_gradients_match_a_product(function, outputs):
     np.testing.assert_allclose(dkernel, flat.T @ cotangent.reshape(-1, outputs), atol=1e-5)
 
 
+def test_products_of_bfloat16_with_float32_maps_round_their_factors_alone():
+    """The product and both of its gradients; [inputs, 4] and [4, inputs] take different ways."""
+
+    def rounded(x):
+        return np.asarray(jnp.asarray(x, jnp.bfloat16), np.float64)
+
+    for inputs in (3, 6):
+        x, kernel = arrays((inputs, 5, 7, 2), (inputs, 4))
+        out, pull = jax.vjp(lambda x, k: pointwise(x, k, True, jnp.bfloat16), x, kernel)
+        cotangent = arrays(out.shape, (1, 1))[0]
+        dx, dkernel = pull(cotangent)
+        assert {out.dtype, dx.dtype, dkernel.dtype} == {jnp.dtype(jnp.float32)}
+        x, kernel, flat = rounded(x), rounded(kernel), rounded(cotangent).reshape(4, -1)
+        x = x.reshape(inputs, -1)
+        np.testing.assert_allclose(out.reshape(4, -1), kernel.T @ x, atol=1e-5)
+        np.testing.assert_allclose(dx.reshape(inputs, -1), kernel @ flat, atol=1e-5)
+        np.testing.assert_allclose(dkernel, x @ flat.T, atol=1e-4)
+
+
 @pytest.mark.parametrize("function", [pointwise, pointwise_channels_first])
 def test_pointwise_in_bfloat16_keeps_its_type_and_float32_weights(function):
     x, kernel = arrays((3, 1, 2, 5), (5, 4))

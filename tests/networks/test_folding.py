@@ -82,7 +82,10 @@ def test_a_batch_norm_is_folded_by_its_definition():
     np.testing.assert_allclose(x @ head.kernel + head.bias, expected, atol=1e-5)
 
 
-def test_maps_are_of_the_type_asked_for(shallow):
+@pytest.mark.parametrize(
+    ("platform", "maps"), [("tpu", jnp.bfloat16), ("gpu", jnp.bfloat16), ("cpu", jnp.float32)]
+)
+def test_maps_are_of_the_type_asked_for_but_on_a_cpu(shallow, platform, maps):
     network, variables = mobilenetv2.create(3, 0.25)
     variables = random_variables(variables)
     logmel = np.random.default_rng(1).normal(-30, 20, (2, 77, 64)).astype(np.float32)
@@ -95,10 +98,10 @@ def test_maps_are_of_the_type_asked_for(shallow):
 
     @jax.jit
     def run(folded, logmel):
-        return folding.frame_probabilities(folded, logmel, Noting(jnp.bfloat16))
+        return folding.frame_probabilities(folded, logmel, Noting(jnp.bfloat16, platform))
 
     found = run(folding.fold(variables), logmel)
     expected, _ = network.apply(variables, logmel, Context())
-    assert set(types) == {jnp.dtype(jnp.bfloat16)} and found.dtype == np.float32
+    assert set(types) == {jnp.dtype(maps)} and found.dtype == np.float32
     np.testing.assert_allclose(found, expected, atol=0.01)
     assert np.abs(found - expected).max() > 1e-6

@@ -205,7 +205,7 @@ def test_batch_norm_in_evaluation_leaves_its_statistics():
 def test_batch_norm_computes_bfloat16_statistics_in_float32():
     norm, _ = randomised(BatchNorm(2))
     x = jnp.asarray(np.random.default_rng(0).standard_normal((64, 64, 2)) + 8, jnp.bfloat16)
-    out = norm(x, Context(train=True, dtype=jnp.bfloat16))
+    out = norm(x, Context(train=True, dtype=jnp.bfloat16, platform="tpu"))
     assert out.dtype == jnp.bfloat16 and norm.mean[...].dtype == jnp.float32
     exact = 0.9 * randomised(BatchNorm(2))[1]["mean"] + 0.1 * np.asarray(x, np.float64).mean((0, 1))
     np.testing.assert_allclose(norm.mean[...], exact, rtol=1e-5)
@@ -328,7 +328,7 @@ def test_the_first_map_in_bfloat16_has_little_more_than_its_own_rounding(network
 
     def first(dtype):
         module = nnx.merge(net.graphdef, *variables, copy=True)
-        context = Context(dtype=dtype)
+        context = Context(dtype=dtype, platform="tpu")
         return np.asarray(module.stem_norm(module.stem(logmel, context), context), np.float64)
 
     exact, narrow = first(jnp.float32), first(jnp.bfloat16)

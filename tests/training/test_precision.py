@@ -9,7 +9,7 @@ from jax.extend.core import jaxprs_in_params
 from psl_jax.networks.folding import fold
 from psl_jax.networks.frontend import LogMel
 from psl_jax.networks.mobilenetv2 import create
-from psl_jax.runtime import parallel
+from psl_jax.runtime import parallel, processor
 from psl_jax.scoring.scorer import scoring_program
 from psl_jax.training.step import Recipe, init_state, train_program
 
@@ -25,18 +25,21 @@ def products(jaxpr):
             yield from products(getattr(inner, "jaxpr", inner))
 
 
-@pytest.mark.parametrize("channels_first", [True, False])
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_float32_means_float32_on_every_backend(shallow, dtype, channels_first):
+def test_float32_means_float32_on_every_backend(shallow, monkeypatch, dtype, platform):
     """Left to itself a TPU would multiply float32 as bfloat16, and a GPU as TF32."""
+    monkeypatch.setattr(parallel, "platform_of", lambda mesh: platform)
+    monkeypatch.setattr(processor, "dtype_on", lambda platform, dtype: dtype)
     network, variables = create(3, 0.1, dropout=0.0)
     mesh = parallel.data_mesh(1)
     audio, lengths = np.zeros((4, 8000), np.int16), np.full(4, 8000, np.int32)
     batch = {"audio": audio, "num_samples": lengths, "labels": np.zeros((4, 3), np.float32)}
-    recipe = Recipe(dtype=dtype, channels_first=channels_first)
-    program = train_program(network, recipe, mesh)
+    program = train_program.__wrapped__(network, Recipe(dtype=dtype), mesh)
     training = program.trace(init_state(variables), batch, 0.1)
-    scoring = scoring_program(LogMel(), dtype, mesh).trace(fold(variables), audio, lengths)
+    scoring = scoring_program.__wrapped__(LogMel(), dtype, mesh).trace(
+        fold(variables), audio, lengths
+    )
     highest = jax.lax.Precision.HIGHEST
     for program in (training, scoring):
         found = list(products(program.jaxpr.jaxpr))
