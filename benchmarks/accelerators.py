@@ -30,6 +30,8 @@ class Target:
       topology: as JAX names it.
       kind: what TPU_ACCELERATOR_TYPE says.
       gibibytes, gigahertz: memory and clock of a chip.
+      teraflops, gigabytes: that its matrix unit computes in bfloat16, and its memory moves, in a
+        second, as its vendor publishes them; tile: how many terms the matrix unit adds at a time.
     """
 
     platform: str
@@ -37,17 +39,32 @@ class Target:
     kind: str
     gibibytes: int
     gigahertz: float = 0.0
+    teraflops: float = 0.0
+    gigabytes: float = 0.0
+    tile: int = 128
+
+    def roofs(self, flops: float, elements: float, main_bytes: float) -> dict[str, float]:
+        """Cycles that each unit of a TPU takes at least.
+
+        Its vector unit has 8 x 128 lanes with 4 ALUs each; an element is taken for one operation.
+        """
+        clock = self.gigahertz * 1e9
+        return {
+            "matrix": flops / (self.teraflops * 1e12) * clock,
+            "vector": elements / (8 * 128 * 4),
+            "memory": main_bytes / (self.gigabytes * 1e9) * clock,
+        }
 
 
 TARGETS = {
-    "v5e-8": Target("tpu", "v5e:2x4", "v5litepod-8", 16, 1.5),
-    "v5e-32": Target("tpu", "v5e:4x8", "v5litepod-32", 16, 1.5),
-    "v5e-256": Target("tpu", "v5e:16x16", "v5litepod-256", 16, 1.5),
-    "v4-8": Target("tpu", "v4:2x2x1", "v4-8", 32, 1.05),
-    "v4-64": Target("tpu", "v4:2x4x4", "v4-64", 32, 1.05),
-    "v4-512": Target("tpu", "v4:4x8x8", "v4-512", 32, 1.05),
-    "v5p-8": Target("tpu", "v5:2x2x1", "v5p-8", 95, 1.75),
-    "v6e-8": Target("tpu", "v6e:2x4", "v6e-8", 32, 1.75),
+    "v5e-8": Target("tpu", "v5e:2x4", "v5litepod-8", 16, 1.5, 197, 819),
+    "v5e-32": Target("tpu", "v5e:4x8", "v5litepod-32", 16, 1.5, 197, 819),
+    "v5e-256": Target("tpu", "v5e:16x16", "v5litepod-256", 16, 1.5, 197, 819),
+    "v4-8": Target("tpu", "v4:2x2x1", "v4-8", 32, 1.05, 275, 1228),
+    "v4-64": Target("tpu", "v4:2x4x4", "v4-64", 32, 1.05, 275, 1228),
+    "v4-512": Target("tpu", "v4:4x8x8", "v4-512", 32, 1.05, 275, 1228),
+    "v5p-8": Target("tpu", "v5:2x2x1", "v5p-8", 95, 1.75, 459, 2765),
+    "v6e-8": Target("tpu", "v6e:2x4", "v6e-8", 32, 1.75, 918, 1640, 256),
     "h100": Target("cuda", "1x1x1", "", 79),
 }
 

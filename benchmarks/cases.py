@@ -1,14 +1,17 @@
 """What is timed: cases, their inputs, and the least work that each of them must do."""
 
 import dataclasses
+import functools
+import importlib.util
 
+import jax
 import numpy as np
 
 from psl_jax.audio.segments import SAMPLE_RATE
+from psl_jax.networks import mobilenetv2
 from psl_jax.networks.frontend import num_frames
-from psl_jax.networks.mobilenetv2 import HEAD_CHANNELS, INVERTED_RESIDUALS, STEM_CHANNELS
 
-OPERATIONS = ("train", "relabel", "forward", "frontend")
+OPERATIONS = ("train", "relabel", "tag", "forward", "frontend")
 NUM_CLASSES = 527
 NUM_MELS = 64
 
@@ -18,7 +21,8 @@ class Case:
     """One operation at one size; dtype is float32 or bfloat16 (the front end is always float32).
 
     train     int16 waveforms and soft labels -> one optimizer step
-    relabel   int16 waveforms -> clip probabilities
+    relabel   int16 waveforms -> clip probabilities; a CPU computes several batches at a time
+    tag       the same of one batch at a time
     forward   log-mel spectrograms -> clip probabilities
     frontend  int16 waveforms -> log-mel spectrograms
     """
@@ -30,6 +34,9 @@ class Case:
 
     def __str__(self) -> str:
         return f"{self.operation} {self.seconds} s, batch {self.batch}, {self.dtype}"
+
+    def in_float32(self) -> "Case":
+        return dataclasses.replace(self, dtype="float32")
 
     @property
     def samples(self) -> int:
@@ -54,6 +61,29 @@ class Case:
         return rng.normal(-20, 15, (self.batch, self.frames, NUM_MELS)).astype(np.float32)
 
 
+@functools.cache
+def create_network() -> tuple[mobilenetv2.Network, mobilenetv2.Variables]:
+    """The network with BatchNorms like a trained one's: with initial ones it would be silent."""
+    network, variables = mobilenetv2.create(NUM_CLASSES)
+    rng = np.random.default_rng(0)
+    ranges = {"scale": (0.5, 1.5), "bias": (-0.5, 0.5), "mean": (-0.5, 0.5), "var": (0.2, 2.0)}
+
+    def drawn(path, x):
+        low_high = ranges.get(path[-1].key) if "norm" in str(path[-2]) else None
+        return rng.uniform(*low_high, x.shape).astype(np.float32) if low_high else np.asarray(x)
+
+    return network, jax.tree_util.tree_map_with_path(drawn, variables)
+
+
+def make_shallow() -> None:
+    """Leaves two blocks of the network, here and in the PyTorch reference: quick to compile."""
+    mobilenetv2.INVERTED_RESIDUALS = ((1, 16, 1, 1), (6, 24, 2, 2))
+    if importlib.util.find_spec("torch"):
+        import torch_reference
+
+        torch_reference.GROUPS = mobilenetv2.INVERTED_RESIDUALS
+
+
 @dataclasses.dataclass(frozen=True)
 class Layer:
     """A convolution: multiply-adds a segment, and values that it writes a segment."""
@@ -68,10 +98,10 @@ def layers(frames: int, bands: int = NUM_MELS) -> list[Layer]:
     def halved(n: int) -> int:
         return (n - 1) // 2 + 1
 
-    frames, bands, channels = halved(frames), halved(bands), STEM_CHANNELS
+    frames, bands, channels = halved(frames), halved(bands), mobilenetv2.STEM_CHANNELS
     area = frames * bands
     result = [Layer(area * 9 * channels, area * channels)]
-    for expansion, outputs, repeats, stride in INVERTED_RESIDUALS:
+    for expansion, outputs, repeats, stride in mobilenetv2.INVERTED_RESIDUALS:
         for repeat in range(repeats):
             hidden = channels * expansion
             if expansion > 1:
@@ -82,7 +112,8 @@ def layers(frames: int, bands: int = NUM_MELS) -> list[Layer]:
             result.append(Layer(area * 9 * hidden, area * hidden))
             result.append(Layer(area * hidden * outputs, area * outputs))
             channels = outputs
-    return [*result, Layer(area * channels * HEAD_CHANNELS, area * HEAD_CHANNELS)]
+    head = mobilenetv2.HEAD_CHANNELS
+    return [*result, Layer(area * channels * head, area * head)]
 
 
 def minimum_flops(case: Case) -> float:

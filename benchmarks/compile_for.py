@@ -7,14 +7,14 @@ Needs JAX and, for TPUs, libtpu (pip install -e '.[aot-tpu]'); for GPUs JAX's CU
 in an environment of its own. No accelerator, no TensorFlow. Told for each program: how long it took
 to compile; operations; for TPUs the compiler's own estimate of cycles, by phase, and the segments a
 second that follow; bytes moved by the operations and their ratio to the least (see cases.py);
-memory a chip; collectives. All are what the compiler says or what its program reads as: estimates,
-no measurements. A target is compiled in a process of its own. With matplotlib a picture is drawn
-beside the JSON.
+memory a chip; collectives. For TPUs also three roofs (the cycles that matrix unit, vector unit and
+memory need at least) and the ten longest operations with the roof that
+limits each. All are what the compiler says or what its program reads as: estimates, no
+measurements. A target is compiled in a process of its own.
 """
 
 import argparse
 import collections
-import importlib.util
 import json
 import os
 import pathlib
@@ -72,7 +72,8 @@ def compiled(target: Target, program: str, seconds: float, per_chip: int, dtype:
     case = Case(
         "relabel" if program in ("relabel", "mn") else "train", int(seconds), per_chip, dtype
     )
-    found = compiled_text.read(executable.as_text())
+    text = executable.as_text()
+    found = compiled_text.read(text)
     result = {
         "program": program,
         "seconds": seconds,
@@ -95,8 +96,34 @@ def compiled(target: Target, program: str, seconds: float, per_chip: int, dtype:
             "estimated_cycles": found.cycles,
             "cycles_by_phase": dict(collections.Counter(found.phases).most_common()),
             "estimated_segments_per_second_a_chip": round(rate * per_chip),
+            **_roofline(target, compiled_text.operations(text, target.tile)),
         }
     return result
+
+
+def _roofline(target: Target, operations: Sequence[compiled_text.Operation]) -> dict[str, Any]:
+    """Cycles under each roof, those with each operation at its own, and the longest operations."""
+    roofs = [
+        {name: one.times * cycles for name, cycles in limits.items()}
+        for one in operations
+        for limits in [target.roofs(one.flops, one.elements, one.main_bytes)]
+    ]
+    longest = sorted(range(len(roofs)), key=lambda i: -operations[i].times * operations[i].cycles)
+    return {
+        "roofs": {name: round(sum(limits[name] for limits in roofs)) for name in roofs[0]},
+        "cycles_at_the_roofs": round(sum(max(limits.values()) for limits in roofs)),
+        "longest": [
+            {
+                "operation": operations[i].name,
+                "scope": operations[i].scope,
+                "shape": operations[i].shape[:60],
+                "cycles": operations[i].times * operations[i].cycles,
+                "roof": max(roofs[i], key=lambda name: roofs[i][name]),
+                "roof_cycles": round(max(roofs[i].values())),
+            }
+            for i in longest[:10]
+        ],
+    }
 
 
 def _shapes(value: Any, sharding: Any) -> Any:
@@ -158,8 +185,16 @@ def line(result: dict) -> str:
         )
         text += (
             f"\n         estimated {cycles / 1e6:.1f} M cycles: {rate:,} segments/s a chip\n"
-            f"         {phases}"
+            f"         {phases}\n         at least: "
+            + ", ".join(f"{name} {roof / 1e6:.1f}" for name, roof in result["roofs"].items())
+            + f"; each operation at its roof {result['cycles_at_the_roofs'] / 1e6:.1f}"
         )
+        for one in result["longest"]:
+            text += (
+                f"\n         {one['cycles'] / 1e6:6.3f}, {one['roof']} "
+                f"{one['roof_cycles'] / 1e6:.3f}  {one['shape']}  {one['scope'][-60:]}  "
+                f"{one['operation']}"
+            )
     return text
 
 
@@ -199,10 +234,6 @@ def main(arguments: argparse.Namespace) -> None:
             results.append({"target": name} | result)
             print(line(results[-1]), flush=True)
     pathlib.Path(arguments.out).write_text(json.dumps(results, indent=2) + "\n")
-    if not arguments.here and importlib.util.find_spec("matplotlib"):
-        from compile_chart import draw
-
-        draw(results, pathlib.Path(arguments.out).with_suffix(".png"))
 
 
 def _cases(arguments: argparse.Namespace) -> Iterator[tuple[str, float, int]]:

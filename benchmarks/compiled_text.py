@@ -2,29 +2,66 @@
 
 import collections
 import dataclasses
+import functools
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Iterator
 
 PHASES = (  # in the names of operations, the first that is there
     *("frontend", "augmentation", "optimizer", "batch_norm"),
 )
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _FREE = ("parameter", "tuple", "get-tuple-element", "bitcast", "constant", "after-all", "copy-done")
+_MOVES = (  # no arithmetic
+    *("broadcast", "concatenate", "copy", "copy-start", "iota", "pad", "reshape", "reverse"),
+    *("slice", "dynamic-slice", "dynamic-update-slice", "transpose", "gather", "scatter"),
+)
+_PASSES = 6  # of bfloat16 that a TPU makes of a float32 product at the highest precision
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4}
 _BYTES |= {"f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8, "c128": 16}
 
 _HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
 _LINE = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$")
-_SHAPE = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
+_SHAPE = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _BOUND = re.compile(r"= s32\[\]\S* constant\((\d+)\)")
 _NAME = re.compile(r'op_name="([^"]*)"')
+_IN_FAST_MEMORY = re.compile(r"S\([1-9]")  # of a layout: not in the chip's main memory
+
+
+@dataclasses.dataclass(frozen=True)
+class Operation:
+    """One operation of a program, a loop's as often as it runs; counts are those of one run.
+
+    Attributes:
+      kind: of HLO, such as "fusion".
+      scope: where it comes from in the source, as JAX names it.
+      bytes_moved: of operands and results; main_bytes: those that lie in the main memory.
+      flops: of matrix products and convolutions, the sums of each filled up to whole tiles of a
+        matrix unit; elements: that other arithmetic makes.
+    """
+
+    name: str
+    kind: str
+    shape: str
+    scope: str
+    times: int
+    cycles: int
+    bytes_moved: int
+    main_bytes: int
+    flops: int
+    elements: int
+
+    @property
+    def phase(self) -> str:
+        if self.kind.removesuffix("-start").removesuffix("-done") in _COLLECTIVES:
+            return "collectives"
+        return next((phase for phase in PHASES if phase in self.scope), "convolutions and the rest")
 
 
 @dataclasses.dataclass
-class Found:
+class Work:
     """What a program does, a loop's body as often as it runs."""
 
     operations: int = 0
@@ -33,27 +70,75 @@ class Found:
     phases: dict[str, int] = dataclasses.field(default_factory=dict)  # cycles
     collectives: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
 
-    def add(self, other: "Found", times: int) -> None:
-        self.operations += times * other.operations
-        self.cycles += times * other.cycles
-        self.bytes_moved += times * other.bytes_moved
-        for phase, cycles in other.phases.items():
-            self.phases[phase] = self.phases.get(phase, 0) + times * cycles
-        for kind, one in other.collectives.items():
-            mine = self.collectives.setdefault(kind, {"count": 0, "bytes": 0})
-            for name in mine:
-                mine[name] += times * one[name]
+
+def read(text: str) -> Work:
+    """Sums over `operations`."""
+    work = Work()
+    for one in operations(text):
+        work.operations += one.times
+        work.cycles += one.times * one.cycles
+        work.bytes_moved += one.times * one.bytes_moved
+        work.phases[one.phase] = work.phases.get(one.phase, 0) + one.times * one.cycles
+        kind = one.kind.removesuffix("-start")
+        if kind in _COLLECTIVES:
+            total = work.collectives.setdefault(kind, {"count": 0, "bytes": 0})
+            total["count"] += one.times
+            total["bytes"] += one.times * _size(one.shape)
+    return work
 
 
-def read(text: str) -> Found:
-    """Sums over the entry computation and the loops and calls that it makes."""
+def operations(text: str, tile: int = 1) -> list[Operation]:
+    """Those of the entry computation and of the loops and calls that it makes.
+
+    tile: how many terms a matrix unit adds at a time.
+    """
     bodies, entry = _computations(text)
-    known: dict[str, Found] = {}
 
-    def of(name: str) -> Found:
-        if name not in known:
-            known[name] = _sum(bodies[name], of, trips)
-        return known[name]
+    @functools.cache
+    def work_in(name: str) -> tuple[int, int]:
+        """(flops, elements) of a fused computation."""
+        shapes, flops, elements = {}, 0, 0
+        for line, shape, kind, operands, rest in _lines(bodies[name]):
+            shapes[line] = shape
+            if kind == "fusion":
+                more_flops, more_elements = work_in(_called(rest, "calls"))
+                flops, elements = flops + more_flops, elements + more_elements
+            else:
+                arguments = [shapes.get(operand, "") for operand in operands]
+                more_flops, more_elements = _work(kind, shape, arguments, rest, tile)
+                flops, elements = flops + more_flops, elements + more_elements
+        return flops, elements
+
+    def of(name: str, times: int) -> Iterator[Operation]:
+        shapes: dict[str, str] = {}
+        for line, shape, kind, operands, rest in _lines(bodies[name]):
+            shapes[line] = shape
+            if kind == "while":
+                yield from of(_called(rest, "body"), times * trips(rest))
+                continue
+            called = _called(rest, "calls")
+            if kind in ("call", "conditional", "async-start") and called:
+                yield from of(called, times)
+                continue
+            if kind in _FREE:
+                continue
+            arguments = [shapes.get(operand, "") for operand in operands]
+            if kind == "fusion" and called in bodies:
+                flops, elements = work_in(called)
+            else:
+                flops, elements = _work(kind, shape, arguments, rest, tile)
+            yield Operation(
+                name=line,
+                kind=kind,
+                shape=shape,
+                scope=scope[1] if (scope := _NAME.search(rest)) else "",
+                times=times,
+                cycles=int(cycles[1]) if (cycles := _CYCLES.search(rest)) else 0,
+                bytes_moved=sum(map(_size, [shape, *arguments])),
+                main_bytes=sum(_size(one, main=True) for one in [shape, *arguments]),
+                flops=flops,
+                elements=elements,
+            )
 
     def trips(rest: str) -> int:
         """How often a loop runs: as the compiler says, or what its condition compares with."""
@@ -62,7 +147,7 @@ def read(text: str) -> Found:
         condition = "\n".join(bodies[_called(rest, "condition")])
         return max((int(n) for n in _BOUND.findall(condition)), default=1)
 
-    return of(entry)
+    return list(of(entry, 1))
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
@@ -79,42 +164,69 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
     return bodies, entry
 
 
-def _sum(lines: list[str], of: Callable[[str], Found], trips: Callable[[str], int]) -> Found:
-    found = Found()
-    sizes: dict[str, int] = {}
-    for line in lines:
-        if not (match := _LINE.match(line)):
-            continue
-        name, shape, kind, rest = match.groups()
-        sizes[name] = _size(shape)
-        if kind == "while":
-            found.add(of(_called(rest, "body")), trips(rest))
-            continue
-        if kind in ("call", "conditional", "async-start") and (called := _called(rest, "calls")):
-            found.add(of(called), 1)
-            continue
-        if kind in _FREE:
-            continue
-        arguments = rest.split("), ")[0]
-        operands = re.findall(r"%([\w.\-]+)", arguments)
-        found.operations += 1
-        found.bytes_moved += sizes[name] + sum(sizes.get(operand, 0) for operand in operands)
-        cycles = int(c[1]) if (c := _CYCLES.search(rest)) else 0
-        found.cycles += cycles
-        phase = _phase(kind, n[1] if (n := _NAME.search(rest)) else "")
-        found.phases[phase] = found.phases.get(phase, 0) + cycles
-        base = kind.removesuffix("-start")
-        if base in _COLLECTIVES:
-            one = found.collectives.setdefault(base, {"count": 0, "bytes": 0})
-            one["count"] += 1
-            one["bytes"] += sizes[name]
-    return found
+def _lines(body: list[str]) -> Iterator[tuple[str, str, str, list[str], str]]:
+    """(name, shape, kind, operands, the rest of the line) of each operation."""
+    for line in body:
+        if match := _LINE.match(line):
+            name, shape, kind, rest = match.groups()
+            yield name, shape, kind, re.findall(r"%([\w.\-]+)", rest.split("), ")[0]), rest
 
 
-def _phase(kind: str, name: str) -> str:
-    if kind.removesuffix("-start").removesuffix("-done") in _COLLECTIVES:
-        return "collectives"
-    return next((phase for phase in PHASES if phase in name), "convolutions and the rest")
+def _work(kind: str, shape: str, arguments: list[str], rest: str, tile: int) -> tuple[int, int]:
+    """(flops of a product, elements of other arithmetic) of one operation."""
+    passes = _PASSES if "operand_precision={highest" in rest else 1
+    if kind == "dot":
+        sizes = _dimensions(arguments[0])
+        numbers = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", rest)
+        summed = [sizes[int(n)] for n in numbers[1].split(",") if n] if numbers else []
+        return 2 * passes * _elements(shape) * _filled(math.prod(summed), tile), 0
+    if kind == "convolution":
+        return 2 * passes * _elements(shape) * _filled(_terms(shape, arguments, rest), tile), 0
+    if kind in _FREE or kind in _MOVES:
+        return 0, 0
+    if kind in ("reduce", "reduce-window"):
+        return 0, sum(map(_elements, arguments))
+    return 0, _elements(shape)
+
+
+def _filled(count: float, tile: int) -> int:
+    return math.ceil(count / tile) * tile
+
+
+def _terms(shape: str, arguments: list[str], rest: str) -> float:
+    """That a convolution adds for each value of its result on average, those of padding left out.
+
+    Compilers write a product as a convolution of one place with a window as large as the map.
+    """
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", rest)
+    if labels is None:
+        return 1.0
+    inputs, kernel, outputs = (
+        dict(zip(names, _dimensions(one), strict=True))
+        for names, one in zip(labels.groups(), [*arguments, shape], strict=True)
+    )
+    window = re.search(r"window=\{([^}]*)\}", rest)
+    told = dict(part.split("=") for part in window[1].split()) if window else {}
+    terms = float(kernel["i"])
+    for axis in range(len(outputs) - 2):
+
+        def of(name: str, default: str, axis: int = axis) -> list[int]:
+            return [int(n) for n in told.get(name, default).split("x")[axis].split("_")]
+
+        every = "x".join("1" * (axis + 1))
+        (step,), (spread,), (apart,) = (
+            of(name, every) for name in ("stride", "lhs_dilate", "rhs_dilate")
+        )
+        before = of("pad", "x".join(["0_0"] * (axis + 1)))[0]
+        size, name = inputs[str(axis)], str(axis)
+        places = (
+            output * step + place * apart - before
+            for output in range(outputs[name])
+            for place in range(kernel[name])
+        )
+        met = sum(place % spread == 0 and 0 <= place // spread < size for place in places)
+        terms *= met / outputs[name]
+    return terms
 
 
 def _called(rest: str, attribute: str) -> str:
@@ -122,9 +234,22 @@ def _called(rest: str, attribute: str) -> str:
     return match[1] if match else ""
 
 
-def _size(shape: str) -> int:
+def _dimensions(shape: str) -> list[int]:
+    found = _SHAPE.search(shape)
+    return [int(n) for n in found[2].split(",") if n] if found else []
+
+
+def _elements(shape: str) -> int:
+    return sum(
+        math.prod(map(int, filter(None, dimensions.split(","))))
+        for _, dimensions, _ in _SHAPE.findall(shape)
+    )
+
+
+def _size(shape: str, main: bool = False) -> int:
+    """Bytes; main: only of what lies in the main memory."""
     return sum(
         _BYTES[kind] * math.prod(map(int, filter(None, dimensions.split(","))))
-        for kind, dimensions in _SHAPE.findall(shape)
-        if kind in _BYTES
+        for kind, dimensions, layout in _SHAPE.findall(shape)
+        if kind in _BYTES and not (main and _IN_FAST_MEMORY.search(layout))
     )

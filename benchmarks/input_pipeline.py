@@ -43,7 +43,7 @@ def main() -> None:
     flags = _flags()
     with tempfile.TemporaryDirectory(dir=flags.folder) as folder:
         root = pathlib.Path(folder)
-        source = write_source(root, flags)
+        source = write_source(root, flags.records, flags.shards, flags.streamed)
         labels = write_labels(root / "labels", source.index)
         if flags.cold:
             forget_files(root)
@@ -57,9 +57,8 @@ def main() -> None:
     (flags.out / "input_pipeline.json").write_text(json.dumps(result, indent=2) + "\n")
 
 
-def write_source(root: pathlib.Path, flags: argparse.Namespace) -> Source:
-    """`flags.records` clips of noise, in files of which `flags.shards` exist."""
-    distinct = flags.shards
+def write_source(root: pathlib.Path, records: int, distinct: int, streamed: bool = False) -> Source:
+    """`records` clips of noise, in files of which `distinct` exist."""
     rng = np.random.default_rng(0)
     paths, described = [], []
     for number in range(distinct):
@@ -76,11 +75,11 @@ def write_source(root: pathlib.Path, flags: argparse.Namespace) -> Source:
         )
         described.append(shards.write_shard(path, loaded, False).clips)
         paths.append(path)
-    count = -(-flags.records // CLIPS_PER_SHARD)
+    count = -(-records // CLIPS_PER_SHARD)
     rows = [row for number in range(count) for row in described[number % distinct]]
     index = build_index("train", CLASSES, rows, [CLIPS_PER_SHARD] * count)
     names = [paths[number % distinct] for number in range(count)]
-    return Source(names, index, flags.streamed)
+    return Source(names, index, streamed)
 
 
 def write_labels(folder: pathlib.Path, index: ClipIndex) -> SoftLabels:

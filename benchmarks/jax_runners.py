@@ -1,18 +1,20 @@
 """The psl_jax side of the benchmarks: each case as a compiled program."""
 
+import collections
 import time
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from cases import NUM_CLASSES, Case
+from cases import Case, create_network
 from runners import Runner, seconds_of
 
 from psl_jax.networks.folding import JaxOperations, fold, frame_probabilities
 from psl_jax.networks.frontend import LogMel
-from psl_jax.networks.mobilenetv2 import clip_probabilities, create
+from psl_jax.networks.mobilenetv2 import clip_probabilities
 from psl_jax.runtime import parallel
 from psl_jax.scoring.scorer import scoring_program
 from psl_jax.training.step import Recipe, init_state, train_program
@@ -25,27 +27,31 @@ def _mesh():
     return parallel.data_mesh(1)
 
 
-@lru_cache
-def _network():
-    return create(NUM_CLASSES)
-
-
 class Program:
     """A case's jitted function, its inputs, and (once compiled) what XLA says of it."""
 
-    def __init__(self, case: Case):
-        self.case = case
+    def __init__(self, case: Case, options: Mapping[str, Any] | None = None):
+        """options: of the compiler."""
+        self.case, self.options = case, options
         self.function, self.arguments = _FUNCTIONS[case.operation](case)
         self.compiled: Any = None
         self.compile_seconds = 0.0
 
     def compile(self) -> "Program":
         start = time.perf_counter()
-        self.compiled = self.function.lower(*self.arguments).compile()
+        lowered = self.function.lower(*self.arguments)
+        self.compiled = lowered.compile(dict(self.options)) if self.options else lowered.compile()
         self.compile_seconds = time.perf_counter() - start
         return self
 
     def run(self, times: int) -> None:
+        if self.case.operation == "relabel":  # as relabeling does
+            batches = ((None, None) for _ in range(times))
+            made = parallel.compute_in_order(
+                batches, lambda *_: self.compiled(*self.arguments), True
+            )
+            collections.deque(jax.block_until_ready(result) for _, result in made)
+            return
         result = None
         for _ in range(times):
             result = self.compiled(*self.arguments)
@@ -53,15 +59,20 @@ class Program:
                 self.arguments = (result[0], *self.arguments[1:])
         jax.block_until_ready(result)
 
+    def result(self) -> np.ndarray:
+        return np.asarray(self.compiled(*self.arguments))
+
     def runner(self) -> Runner:
         cost = self._cost()
+        words = [f"{name}={value}" for name, value in (self.options or {}).items()]
         return Runner(
-            "psl_jax",
+            " ".join(["psl_jax", *words]),
             self.run,
             self.compile_seconds,
             _peak_bytes(self.compiled),
             cost.get("flops"),
             cost.get("bytes accessed"),
+            self.result if self.case.operation in ("relabel", "tag") else None,
         )
 
     def _cost(self) -> dict[str, float]:
@@ -87,14 +98,14 @@ def _batch(case: Case) -> dict[str, jax.Array]:
 
 
 def _train(case: Case):
-    network, variables = _network()
+    network, variables = create_network()
     recipe = Recipe(dtype=case.dtype)
     state = parallel.replicate(init_state(variables), _mesh())
     return train_program(network, recipe, _mesh()), (state, _batch(case), LEARNING_RATE)
 
 
 def _relabel(case: Case):
-    _, variables = _network()
+    _, variables = create_network()
     program = scoring_program(LogMel(), case.dtype, _mesh())
     batch = _batch(case)
     folded = parallel.replicate(fold(variables), _mesh())
@@ -102,7 +113,7 @@ def _relabel(case: Case):
 
 
 def _forward(case: Case):
-    _, variables = _network()
+    _, variables = create_network()
     operations = JaxOperations(jnp.dtype(case.dtype))
 
     def forward(network, log_mel):
@@ -118,16 +129,17 @@ def _frontend(case: Case):
 _FUNCTIONS = {
     "train": _train,
     "relabel": _relabel,
+    "tag": _relabel,
     "forward": _forward,
     "frontend": _frontend,
 }
 
 
 def matmul_ceiling(dtype: str, size: int, repeats: int) -> float:
-    """FLOP/s of a product of random size x size matrices, as JAX computes it by default."""
+    """FLOP/s of a product of random size x size matrices, summed in float32."""
     keys = jax.random.split(jax.random.key(0))
     a, b = (jax.random.normal(key, (size, size), jnp.dtype(dtype)) for key in keys)
-    multiply = jax.jit(jnp.matmul)
+    multiply = jax.jit(lambda a, b: jnp.matmul(a, b, preferred_element_type=jnp.float32))
     return 2.0 * size**3 / _best_seconds(lambda: multiply(a, b), repeats)
 
 

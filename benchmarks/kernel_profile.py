@@ -1,4 +1,4 @@
-"""The ten longest kernels of the training step and of the relabel program."""
+"""The fifteen longest kernels of a case's program, with the bytes that they move."""
 
 import collections
 import math
@@ -7,27 +7,20 @@ import re
 import tempfile
 import time
 
+import compiled_text
 import jax
 import jax_runners
 from cases import Case
 
-STEPS = 5
-METADATA = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (\S+?)(?:\{[^}]*\})? .*?op_name=\"([^\"]*)\"")
+STEPS, TOP = 5, 15
 
 
-def main(seconds: list[int], batches: list[int] | None, dtypes: list[str], out: pathlib.Path):
-    """Profiles each operation once, at the first of each list."""
-    batch = batches[0] if batches else (256 if jax.default_backend() != "cpu" else 8)
-    for operation in ("train", "relabel"):
-        case = Case(operation, seconds[0], batch, dtypes[0])
-        try:
-            print(profile(case, out), flush=True)
-        except Exception as error:
-            print(f"[failed] profile of {case}: {type(error).__name__}: {error}", flush=True)
+def profile(case: Case, copied_bytes_per_second: float) -> dict:
+    """Runs a case a few times under the profiler and says where the device's time went.
 
-
-def profile(case: Case, out: pathlib.Path, top: int = 10) -> str:
-    """Runs a case a few times under the profiler and says where the device's time went."""
+    Prints a table and returns it: of each kernel the time and the bytes of its operands and
+    results in one step, and their share of what a copy would move in that time.
+    """
     program = jax_runners.Program(case).compile()
     program.run(3)
     start = time.perf_counter()
@@ -38,27 +31,45 @@ def profile(case: Case, out: pathlib.Path, top: int = 10) -> str:
             program.run(STEPS)
         (path,) = pathlib.Path(folder).rglob("*.xplane.pb")
         kernels = _kernels(jax.profiler.ProfileData.from_file(str(path)))
-    text = program.compiled.as_text()
-    out.mkdir(parents=True, exist_ok=True)
-    (out / f"{case.operation}_hlo.txt").write_text(text)
-    origins = {m[1]: (m[2], m[3]) for m in map(METADATA.match, text.splitlines()) if m}
+    operations = {one.name: one for one in compiled_text.operations(program.compiled.as_text())}
     total = sum(time_ns for time_ns, _ in kernels.values()) / STEPS / 1e6 or math.nan
-    lines = [
-        "",
-        f"{case}: {step_ms:.2f} ms a step, {total:.2f} ms in {len(kernels)} kernels; the longest:",
-    ]
-    for name, (time_ns, count) in sorted(kernels.items(), key=lambda item: -item[1][0])[:top]:
-        kernel, operation = name
-        ms = time_ns / STEPS / 1e6
+    print(f"\n{case}: {step_ms:.2f} ms a step, {total:.2f} ms in {len(kernels)} kernels; longest:")
+    rows = []
+    for (kernel, name), (time_ns, count) in sorted(kernels.items(), key=lambda item: -item[1][0])[
+        :TOP
+    ]:
         # Kernels launched as part of a graph do not say what they compute, but their names do.
-        operation = operation or re.sub(r"_(\d+)$", r".\1", kernel)
-        words = [operation[:60], *origins.get(operation, ()), kernel[:60]]
-        lines.append(
-            f"  {ms:8.3f} ms {100 * ms / total:5.1f}% {count / STEPS:5.0f}x  "
-            + "  ".join(word for word in words if word)
+        name = name or re.sub(r"_(\d+)$", r".\1", kernel)
+        operation, ms = operations.get(name), time_ns / STEPS / 1e6
+        moved = operation.times * operation.bytes_moved if operation else None
+        rows.append(
+            {
+                "ms": ms,
+                "launches": count / STEPS,
+                "bytes": moved,
+                "of_copy": moved / (ms / 1e3) / copied_bytes_per_second if moved else None,
+                "operation": name,
+                "shape": operation.shape if operation else "",
+                "scope": operation.scope if operation else "",
+                "kernel": kernel[:80],
+            }
         )
-    lines += ["  by kind:", *_by_kind(kernels, total)]
-    return "\n".join(lines)
+        print(_line(rows[-1], total), flush=True)
+    kinds: dict[str, float] = collections.Counter()
+    for (kernel, name), (time_ns, _) in kernels.items():
+        kinds[re.sub(r"[.\d]+", "", name or kernel)[:50]] += time_ns / STEPS / 1e6
+    longest = sorted(kinds.items(), key=lambda item: -item[1])[:12]
+    print("  by kind:", *(f"{ms:8.3f} ms  {kind}" for kind, ms in longest), sep="\n  ")
+    return {"step_ms": step_ms, "kernel_ms": total, "longest": rows, "by_kind": dict(longest)}
+
+
+def _line(row: dict, total: float) -> str:
+    moved = f"{row['bytes'] / 1e6:8.1f} MB, {row['of_copy']:.2f} of a copy" if row["bytes"] else ""
+    words = [row["operation"][:50], row["shape"][:40], row["scope"][-60:]]
+    return (
+        f"  {row['ms']:8.3f} ms {100 * row['ms'] / total:5.1f}% {row['launches']:5.0f}x "
+        f"{moved:26}  " + "  ".join(word for word in words if word)
+    )
 
 
 def _kernels(data) -> dict[tuple[str, str], tuple[float, int]]:
@@ -80,12 +91,3 @@ def _kernels(data) -> dict[tuple[str, str], tuple[float, int]]:
                 entry[0] += event.duration_ns
                 entry[1] += 1
     return {key: (time_ns, count) for key, (time_ns, count) in found.items()}
-
-
-def _by_kind(kernels, total: float) -> list[str]:
-    """The same time, by the names of the operations without their numbers."""
-    kinds: dict[str, float] = collections.Counter()
-    for (kernel, operation), (time_ns, _) in kernels.items():
-        kinds[re.sub(r"[.\d]+", "", operation or kernel)[:50]] += time_ns / STEPS / 1e6
-    longest = sorted(kinds.items(), key=lambda item: -item[1])[:12]
-    return [f"  {ms:8.3f} ms {100 * ms / total:5.1f}%  {kind}" for kind, ms in longest]

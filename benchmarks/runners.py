@@ -4,6 +4,9 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
 
 
 @dataclasses.dataclass
@@ -11,6 +14,7 @@ class Runner:
     """A prepared program.
 
     run(n) runs it n times and waits for the end. Costs are those of one run; None is unknown.
+    result() is what a run gives, as an array; None where that is of no interest.
     """
 
     name: str
@@ -19,7 +23,9 @@ class Runner:
     peak_bytes: float | None = None
     flops: float | None = None
     bytes: float | None = None
+    result: Callable[[], np.ndarray] | None = None
     rates: list[float] = dataclasses.field(default_factory=list)  # runs a second, one a round
+    cpu_seconds: list[float] = dataclasses.field(default_factory=list)  # of a run, one a round
     repeats: int = 0
 
     @property
@@ -43,6 +49,23 @@ def seconds_of(function: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def repeated(
+    step: Callable[[], object], at_once: int = 1, in_thread: Callable[[], object] | None = None
+) -> Callable[[int], None]:
+    """run(n) of a step that waits for its end, by `at_once` threads, begun with `in_thread`."""
+
+    def run(times: int) -> None:
+        if at_once == 1:
+            for _ in range(times):
+                step()
+            return
+        with ThreadPoolExecutor(at_once, initializer=in_thread) as pool:
+            for done in [pool.submit(step) for _ in range(times)]:
+                done.result()
+
+    return run
+
+
 def calibrate(runner: Runner, schedule: Schedule) -> None:
     """Warms a runner up and chooses how often it is run in a round."""
     runner.run(1)
@@ -64,7 +87,9 @@ def alternate(runners: list[Runner], schedule: Schedule) -> None:
         for runner in runners[:: 1 if number % 2 == 0 else -1]:
             time.sleep(schedule.pause_seconds)
             runner.run(max(1, runner.repeats // 4))
+            cpu = time.process_time()
             elapsed = seconds_of(lambda runner=runner: runner.run(runner.repeats))
+            runner.cpu_seconds.append((time.process_time() - cpu) / runner.repeats)
             runner.rates.append(runner.repeats / elapsed)
         if number and time.perf_counter() - start > schedule.case_seconds:
             return

@@ -1,68 +1,86 @@
-"""Segments a second of psl_jax beside PyTorch's best on the same machine.
+"""Segments a second of psl_jax beside the best of PyTorch, ONNX Runtime and OpenVINO here.
 
     python benchmarks/throughput.py                       # everything, sized for this machine
     python benchmarks/throughput.py --only train,relabel --seconds 2 --batch 256,512 --dtypes bf16
     python benchmarks/throughput.py --profile             # what the device spends its time on
-    python benchmarks/throughput.py --methods             # ways to compute depthwise convolutions
 
-For each case psl_jax and the variants of PyTorch run in alternating rounds of one process; rates
-are medians over rounds, ratios medians of the rounds' ratios. Needs JAX and PyTorch (--no_torch:
-only JAX), not TensorFlow. Writes throughput.json and throughput.png into --out.
+For each case psl_jax and the variants of the others run in alternating rounds of one process; rates
+are medians over rounds, ratios medians of the rounds' ratios. Needs JAX; of the other libraries
+those are measured that are installed, ONNX Runtime and OpenVINO on a CPU only. No TensorFlow.
+Appends a JSON line for each case to --out as soon as it is measured.
 """
 
 import argparse
+import importlib
+import importlib.util
+import json
 import os
 import pathlib
 import sys
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 
-# Both libraries share one device: JAX must not take all of its memory at the start.
+# All libraries share one device: JAX must not take all of its memory at the start.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-sys.path.append(f"{pathlib.Path(__file__).resolve().parents[1]}/tests/helpers")  # torch_reference
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "tests/helpers"))
 
 from psl_jax.runtime import huge_pages
 
 if __name__ == "__main__":
-    huge_pages.restart_with_them()  # as psl_jax.main does: both sides get them
+    huge_pages.restart_with_them()  # as psl_jax.main does: all libraries get them
 
 import jax
 import jax_runners
+import numpy as np
 import throughput_report
-from cases import OPERATIONS, Case, minimum_bytes, minimum_flops
+from cases import OPERATIONS, Case, make_shallow, minimum_bytes, minimum_flops
 from runners import Runner, Schedule, alternate, calibrate, ratio
 
 START = time.perf_counter()
 ON_GPU = jax.default_backend() != "cpu"
-MAIN_DTYPE = "bfloat16" if ON_GPU else "float32"
 DTYPES = {"f32": "float32", "bf16": "bfloat16", "float32": "float32", "bfloat16": "bfloat16"}
 # Batches by segment length, where none are asked for.
 BATCHES = {2: (256, 1024), 10: (64, 256)} if ON_GPU else {2: (32,), 10: (8,)}
+# Sets of options of XLA to try beside the default ones, by name.
+XLA_OPTIONS = {
+    "no_command_buffers": {"xla_gpu_enable_command_buffer": ""},
+    "latency_hiding": {"xla_gpu_enable_latency_hiding_scheduler": True},
+    "no_fast_math": {"xla_cpu_enable_fast_math": False},  # a CPU has none of the others
+}
 
 
 def main() -> None:
     flags = _flags()
-    torch_runners = _import_torch(flags)
-    machine = _machine(torch_runners)
-    print("; ".join(machine[key] for key in ("device", "jax", "torch")), flush=True)
-    if flags.methods:
-        import depthwise_methods
-
-        depthwise_methods.main(flags.seconds, flags.batch, flags.dtypes)
-    results: list[dict] = []
-    if not flags.methods and not (flags.profile and flags.only == "none"):
-        machine |= _ceilings(torch_runners, flags)
-        results = _measure(flags, machine, torch_runners)
-        print(throughput_report.table(results, machine))
-        throughput_report.write(results, machine, flags.out)
+    if flags.shallow:
+        make_shallow()
+    libraries = [importlib.import_module(name) for name in _others(flags)]
+    device = jax.devices()[0]
+    machine = {"device": f"{device.device_kind} ({os.cpu_count()} CPU cores)"}
+    machine["jax"] = f"jax {jax.__version__}, Python {sys.version.split()[0]}"
+    machine["others"] = "; ".join(library.set_up() for library in libraries)
+    machine["command"] = " ".join(["python", *sys.argv])
+    print("; ".join(machine[key] for key in ("device", "jax", "others")), flush=True)
+    ceilings = _ceilings(libraries, flags)
+    _append(flags.out, {"machine": machine, "ceilings": ceilings})
     if flags.profile:
         import kernel_profile
 
-        kernel_profile.main(flags.seconds, flags.batch, flags.dtypes, flags.out)
+        for case in _cases(flags):
+            result = kernel_profile.profile(case, ceilings["bytes_per_second"])
+            _append(flags.out, {"kernels": str(case), **result})
+        return
+    print(throughput_report.table(_measure(flags, ceilings, libraries)))
 
 
-def _measure(flags, machine: dict, torch_runners) -> list[dict]:
+def _append(path: pathlib.Path, line: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def _measure(flags, ceilings: dict, libraries: list) -> list[dict]:
     """Runs the cases in order of interest until the time is used up."""
     results = []
     for case in _cases(flags):
@@ -71,80 +89,89 @@ def _measure(flags, machine: dict, torch_runners) -> list[dict]:
             continue
         start = time.perf_counter()
         try:
-            result = _run_case(case, flags, machine, torch_runners)
+            results.append(_run_case(case, flags, ceilings, libraries))
         except Exception as error:
             _report_failure(str(case), error)
             continue
         finally:
-            if torch_runners:
-                torch_runners.release()
-        results.append(result)
-        throughput_report.write_json(results, machine, flags.out)
+            for library in libraries:
+                library.release()
+        _append(flags.out, results[-1])
         spent = time.perf_counter() - start
-        print(f"{throughput_report.one_line(result)}   [{spent:.0f} s]", flush=True)
+        print(f"{throughput_report.one_line(results[-1])}   [{spent:.0f} s]", flush=True)
     return results
 
 
-def _run_case(case: Case, flags, machine: dict, torch_runners) -> dict:
-    """Measures one case; a PyTorch variant that fails is reported and left out."""
+def _run_case(case: Case, flags, ceilings: dict, libraries: list) -> dict:
+    """Measures one case; what fails of the others is reported and left out."""
     schedule = Schedule(
         flags.rounds, flags.round_seconds, flags.case_seconds, 0.0 if ON_GPU else 0.3
     )
-    ours = jax_runners.Program(case).compile().runner()
-    calibrate(ours, schedule)
-    others = []
-    variants = torch_runners.variants(case, _compile_mode(case, flags)) if torch_runners else []
-    for variant in variants:
-        try:
-            runner = torch_runners.make_runner(case, variant)
-            calibrate(runner, schedule)
-            others.append(runner)
-        except Exception as error:
-            _report_failure(f"{case}: torch {variant}", error)
-    alternate([ours, *others], schedule)
-    return _result(case, ours, others, machine)
+    sets = [None, *(XLA_OPTIONS[name] for name in flags.xla_options)]
+    programs = [jax_runners.Program(case, options) for options in sets]
+    with ThreadPoolExecutor() as pool:  # compiles while the others do
+        compiling = [pool.submit(program.compile) for program in programs]
+        others = []
+        for library in libraries:
+            for variant in library.variants(case, flags.torch_compile):
+                try:
+                    runner = library.make_runner(case, variant)
+                    calibrate(runner, schedule)
+                    others.append(runner)
+                except Exception as error:
+                    _report_failure(f"{case}: {variant}", error)
+        ours = [future.result().runner() for future in compiling]
+    for runner in ours:
+        calibrate(runner, schedule)
+    alternate([*ours, *others], schedule)
+    return _result(case, ours, others, ceilings)
 
 
-def _result(case: Case, ours: Runner, others: list[Runner], machine: dict) -> dict:
+def _result(case: Case, ours: list[Runner], others: list[Runner], ceilings: dict) -> dict:
     best = max(others, key=lambda runner: runner.rate, default=None)
     flops, moved = minimum_flops(case), minimum_bytes(case)
-    ceiling, copy = machine["flops_per_second"][case.dtype], machine["bytes_per_second"]
+    own, copy = ours[0], ceilings["bytes_per_second"]
+    exact = None
+    if own.result is not None:
+        exact = jax_runners.Program(case.in_float32()).compile().result()
     result = {
         "operation": case.operation,
         "seconds": case.seconds,
         "batch": case.batch,
         "dtype": case.dtype,
-        "segments_per_second": ours.rate * case.batch,
-        "times_real_time": ours.rate * case.batch * case.seconds,
-        "compile_seconds": ours.compile_seconds,
-        "peak_bytes": ours.peak_bytes,
-        "xla_flops": ours.flops,
-        "xla_bytes": ours.bytes,
-        "minimum_flops": flops,
-        "minimum_bytes": moved,
-        "matmul_fraction": flops * ours.rate / ceiling,
-        "copy_fraction": ours.bytes * ours.rate / copy if ours.bytes else None,
-        "bandwidth_floor_fraction": moved * ours.rate / copy,
-        "rates": [rate * case.batch for rate in ours.rates],
-        "torch": {runner.name: _torch_result(case, runner, ours) for runner in others},
+        **_rates(case, own, own, exact),
+        "compile_seconds": own.compile_seconds,
+        "peak_bytes": own.peak_bytes,
+        "xla_flops": own.flops,
+        "xla_bytes": own.bytes,
+        "matmul_fraction": flops * own.rate / ceilings["flops_per_second"][case.dtype],
+        "copy_fraction": own.bytes * own.rate / copy if own.bytes else None,
+        "bandwidth_floor_fraction": moved * own.rate / copy,
+        "others": {one.name: _rates(case, one, own, exact) for one in [*ours[1:], *others]},
     }
     if best is not None:
         result |= {
-            "torch_best": best.name,
-            "torch_segments_per_second": best.rate * case.batch,
-            "ratio": ratio(ours, best),
+            "best_other": best.name,
+            "best_other_segments_per_second": best.rate * case.batch,
+            "ratio": ratio(own, best),
         }
     return result
 
 
-def _torch_result(case: Case, runner: Runner, ours: Runner) -> dict:
-    return {
+def _rates(case: Case, runner: Runner, ours: Runner, exact: np.ndarray | None) -> dict:
+    """error: of probabilities, root mean square in standard deviations of ours in float32."""
+    rates = {
         "segments_per_second": runner.rate * case.batch,
-        "ratio": ratio(ours, runner),
+        "cpu_ms_per_segment": 1e3 * float(np.median(runner.cpu_seconds)) / case.batch,
+        "ours_by_this": ratio(ours, runner),
         "first_call_seconds": runner.compile_seconds,
         "peak_bytes": runner.peak_bytes,
         "rates": [rate * case.batch for rate in runner.rates],
     }
+    if exact is not None and runner.result is not None:
+        error = np.sqrt(np.mean(np.square(runner.result() - exact)))
+        rates["error"] = float(error / exact.std())
+    return rates
 
 
 def _cases(flags) -> list[Case]:
@@ -155,60 +182,35 @@ def _cases(flags) -> list[Case]:
             if operation in flags.only.split(","):
                 for seconds in flags.seconds:
                     kind = "float32" if operation == "frontend" else dtype
-                    batches = flags.batch or _default_batches(operation, seconds, dtype)
+                    batches = flags.batch or BATCHES.get(seconds, (32,))
+                    batches = (1,) if operation == "tag" else batches
                     cases += [Case(operation, seconds, batch, kind) for batch in batches]
     return list(dict.fromkeys(cases))
 
 
-def _default_batches(operation: str, seconds: int, dtype: str) -> tuple[int, ...]:
-    """Several batches for what matters most, one for the rest: minutes and not an hour."""
-    batches = BATCHES.get(seconds, (32,))
-    return batches if operation in ("train", "relabel") and dtype == MAIN_DTYPE else batches[-1:]
-
-
-def _compile_mode(case: Case, flags) -> str | None:
-    """torch.compile's mode for a case, or None: compiling takes most of a minute for each."""
-    if flags.torch_compile == "none" or case.operation == "frontend":
-        return None
-    largest = max(flags.batch or BATCHES.get(case.seconds, (32,)))
-    chosen = flags.torch_compile_batch or [largest]
-    return flags.torch_compile if case.batch in chosen and case.dtype == MAIN_DTYPE else None
-
-
-def _ceilings(torch_runners, flags) -> dict:
+def _ceilings(libraries: list, flags) -> dict:
     """What this machine can do at best: matrix products in each type, and copies."""
-    libraries = [jax_runners, *([torch_runners] if torch_runners else [])]
+    able = [jax_runners, *(one for one in libraries if hasattr(one, "matmul_ceiling"))]
     size, copied, repeats = (8192, 2**31, 8) if ON_GPU else (2048, 2**28, 2)
+    if flags.shallow:
+        size, copied = 256, 2**20
     flops = {}
     for dtype in sorted({"float32", *flags.dtypes}):
-        flops[dtype] = max(library.matmul_ceiling(dtype, size, repeats) for library in libraries)
+        flops[dtype] = max(library.matmul_ceiling(dtype, size, repeats) for library in able)
         print(f"ceiling: {flops[dtype] / 1e12:.3g} TFLOP/s, {dtype} product of {size}", flush=True)
-    moved = max(library.copy_ceiling(copied, repeats) for library in libraries)
+    moved = max(library.copy_ceiling(copied, repeats) for library in able)
     print(f"ceiling: {moved / 1e9:.4g} GB/s, copy, read and written bytes counted", flush=True)
     return {"flops_per_second": flops, "bytes_per_second": moved}
 
 
-def _machine(torch_runners) -> dict:
-    device = jax.devices()[0]
-    machine = {"device": f"{device.device_kind} ({os.cpu_count()} CPU cores)"}
-    machine["jax"] = f"jax {jax.__version__}, Python {sys.version.split()[0]}"
-    machine["command"] = " ".join(["python", *sys.argv])
-    machine["torch"] = torch_runners.set_up() if torch_runners else "without PyTorch"
-    return machine
-
-
-def _import_torch(flags):
-    if flags.no_torch or flags.methods or (flags.profile and flags.only == "none"):
-        return None
-    try:
-        import torch_runners
-    except ImportError as error:
-        print(f"no comparison with PyTorch: {error}")
-        return None
-    if ON_GPU and not torch_runners.ON_GPU:
-        print("no comparison with PyTorch: it does not see the accelerator")
-        return None
-    return torch_runners
+def _others(flags) -> list[str]:
+    """The modules of what is installed of the other libraries, and asked for."""
+    modules = []
+    if "torch" in flags.others and importlib.util.find_spec("torch"):
+        modules.append("torch_runners")
+    if "onnx" in flags.others and not ON_GPU and importlib.util.find_spec("onnx"):
+        modules.append("onnx_runners")
+    return modules
 
 
 def _report_failure(what: str, error: Exception) -> None:
@@ -228,21 +230,23 @@ def _flags() -> argparse.Namespace:
     def dtypes(text: str) -> list[str]:
         return [DTYPES[word] for word in text.split(",")]
 
-    add("--only", default=",".join(OPERATIONS), help="operations; none: only --profile")
+    def words(text: str) -> list[str]:
+        return [word for word in text.split(",") if word]
+
+    add("--only", default=",".join(OPERATIONS), help="operations")
     add("--seconds", type=numbers, default=[2, 10], help="segment lengths")
     add("--batch", type=numbers, help=f"batch sizes (default by length: {BATCHES})")
-    add("--dtypes", type=dtypes, default="bf16,f32" if ON_GPU else "f32", help="f32, bf16")
+    add("--dtypes", type=dtypes, default="bf16,f32" if ON_GPU else "f32,bf16", help="f32, bf16")
     add("--rounds", type=int, default=5)
     add("--round_seconds", type=float, default=0.3 if ON_GPU else 2.0)
     add("--case_seconds", type=float, default=20.0 if ON_GPU else 120.0)
     add("--budget", type=float, default=300.0 if ON_GPU else 3600.0, help="start no case later")
-    add("--no_torch", action="store_true", help="measure psl_jax only")
-    modes = ("none", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
-    add("--torch_compile", choices=modes, default="default" if ON_GPU else "none")
-    add("--torch_compile_batch", type=numbers, help="batches to compile for (default: the largest)")
-    add("--methods", action="store_true", help="compare depthwise methods instead")
-    add("--profile", action="store_true", help="also print the ten longest kernels")
-    add("--out", type=pathlib.Path, default=pathlib.Path(os.environ.get("OUT", "runs/throughput")))
+    add("--others", type=words, default="torch,onnx", help="torch, onnx (ONNX Runtime, OpenVINO)")
+    add("--torch_compile", type=words, default="default" if ON_GPU else "", help="modes to try too")
+    add("--xla_options", type=words, default="", help=f"to try too: {', '.join(XLA_OPTIONS)}")
+    add("--profile", action="store_true", help="the fifteen longest kernels instead")
+    add("--shallow", action="store_true", help="a tiny network: only to try this program")
+    add("--out", type=pathlib.Path, default=pathlib.Path("runs/throughput.jsonl"))
     return parser.parse_args()
 
 

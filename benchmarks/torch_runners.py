@@ -3,16 +3,18 @@
 import contextlib
 import dataclasses
 import gc
+import importlib.util
 import time
 
 import torch
 from cases import NUM_CLASSES, Case
-from runners import Runner
+from runners import Runner, repeated
 from torch_reference import MobileNetV2, binary_cross_entropy, fold_batch_norm
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")
 LEARNING_RATE = 1e-4
+THREADS = torch.get_num_threads()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,17 +22,21 @@ class Variant:
     """Memory format, compile mode, and whether the network is prepared for inference.
 
     folded: BatchNorm in the convolutions, and weights in bfloat16 instead of autocast.
+    at_once: batches computed at a time, each by its share of a CPU's cores.
+    timm: its mobilenetv2_100 behind our reference's front end, instead of our reference.
     """
 
     channels_last: bool = True
     folded: bool = False
     compile_mode: str | None = None
+    at_once: int = 1
+    timm: bool = False
 
     def __str__(self) -> str:
-        words = ["channels_last" if self.channels_last else "contiguous"]
-        words += ["folded"] * self.folded
+        words = ["torch", "channels_last" if self.channels_last else "contiguous"]
+        words += ["timm"] * self.timm + ["folded"] * self.folded
         words += [f"compile({self.compile_mode})"] * (self.compile_mode is not None)
-        return "+".join(words)
+        return "+".join(words + [f"{self.at_once} batches at a time"] * (self.at_once > 1))
 
 
 def set_up() -> str:
@@ -45,18 +51,23 @@ def set_up() -> str:
     )
 
 
-def variants(case: Case, compile_mode: str | None) -> list[Variant]:
-    """What is tried: on a GPU channels_last, on a CPU both formats; folded for inference."""
+def variants(case: Case, compile_modes: list[str]) -> list[Variant]:
+    """What is tried: on a GPU channels_last, on a CPU both formats; folded for inference.
+
+    timm's network is trained in the last of the modes.
+    """
     if case.operation == "frontend":
-        plain = [Variant()]
-    else:
-        folds = (False,) if case.operation == "train" else (False, True)
-        formats = (True,) if ON_GPU else (True, False)
-        plain = [Variant(last, fold) for last in formats for fold in folds]
-    if compile_mode is None:
-        return plain
-    fold = case.operation in ("relabel", "forward")
-    return [*plain, Variant(folded=fold, compile_mode=compile_mode)]
+        return [Variant()]
+    folded = case.operation != "train"
+    compiled = [Variant(folded=folded, compile_mode=mode) for mode in compile_modes]
+    if compiled and not folded and importlib.util.find_spec("timm"):
+        compiled.append(dataclasses.replace(compiled[-1], timm=True))
+    if ON_GPU:
+        return [*compiled, Variant(folded=folded)]
+    plain = [Variant(last, folded) for last in (True, False)]
+    if case.operation == "relabel" and THREADS > 1:
+        plain += [dataclasses.replace(one, at_once=2) for one in plain]
+    return [*plain, *compiled]
 
 
 def synchronize() -> None:
@@ -79,9 +90,12 @@ def make_runner(case: Case, variant: Variant) -> Runner:
         before = torch.cuda.memory_allocated()
     step = _train(case, variant) if case.operation == "train" else _inference(case, variant)
 
+    share = max(1, THREADS // variant.at_once)
+    several = repeated(step, variant.at_once, lambda: torch.set_num_threads(share))
+
     def run(times: int) -> None:
-        for _ in range(times):
-            step()
+        torch.set_num_threads(THREADS)  # threads of another variant have changed it
+        several(times)
         synchronize()
 
     start = time.perf_counter()
@@ -89,11 +103,26 @@ def make_runner(case: Case, variant: Variant) -> Runner:
     seconds = time.perf_counter() - start
     run(2)
     peak = torch.cuda.max_memory_allocated() - before if ON_GPU else None
-    return Runner(f"torch {variant}", run, seconds, peak)
+    return Runner(str(variant), run, seconds, peak)
+
+
+class TimmNetwork(MobileNetV2):
+    """timm's network on our reference's spectrograms."""
+
+    def __init__(self):
+        import timm
+
+        super().__init__(NUM_CLASSES)
+        self.features = timm.create_model("mobilenetv2_100", in_chans=1, num_classes=NUM_CLASSES)
+        self.classifier = torch.nn.Identity()
+
+    def clip_probabilities(self, log_mel):
+        return torch.sigmoid(self.features(log_mel)).float()
 
 
 def _model(case: Case, variant: Variant) -> MobileNetV2:
-    model = MobileNetV2(NUM_CLASSES).train(case.operation == "train")
+    model = TimmNetwork() if variant.timm else MobileNetV2(NUM_CLASSES)
+    model.train(case.operation == "train")
     if variant.folded:
         fold_batch_norm(model)
         model.features.to(getattr(torch, case.dtype))

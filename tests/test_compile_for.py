@@ -62,6 +62,23 @@ def test_a_loop_whose_count_the_compiler_does_not_tell_is_as_long_as_its_conditi
     assert compiled_text.read(unknown.replace("  ROOT %less", bound)).cycles == 7 + 4 * 10 + 3
 
 
+def test_a_product_written_as_a_convolution_counts_as_the_product_that_it_is():
+    """Kernel [32, 16] first, a window as large as the map of 101 x 32 places, and its padding."""
+    text = """
+ENTRY %main (k: bf16[32,16,1,1], x: bf16[256,101,32,32]) -> bf16[256,101,32,16] {
+  %k = bf16[32,16,1,1]{0,1,3,2} parameter(0)
+  %x = bf16[256,101,32,32]{0,3,2,1:T(8,128)S(1)} parameter(1)
+  ROOT %c = bf16[256,101,32,16]{0,3,2,1} convolution(%k, %x), window={size=101x32 pad=100_100x31_31 rhs_reversal=1x1}, dim_labels=fb01_o01i->f01b
+}
+"""  # noqa: E501
+    values = 256 * 101 * 32 * 16
+    (found,) = compiled_text.operations(text)
+    assert found.flops == 2 * 32 * values
+    (filled,) = compiled_text.operations(text, tile=128)
+    assert filled.flops == 2 * 128 * values
+    assert found.main_bytes == 2 * (32 * 16 + values)  # x lies in the chip's fast memory
+
+
 def compile_for(target, tmp_path, **options):
     arguments = [f"--{name}={value}" for name, value in options.items()]
     path = os.pathsep.join(filter(None, [str(places.ROOT), LIBTPU]))
