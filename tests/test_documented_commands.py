@@ -6,6 +6,7 @@ settings, data, teachers and run folders of all their experiments are checked by
 
 import glob
 import importlib
+import importlib.util
 import json
 import os
 import pathlib
@@ -250,3 +251,33 @@ def test_what_is_left_out_is_documented():
     found = [command for document in DOCUMENTS for command in commands(document)]
     unused = [b for b in LEFT_OUT if not any(command.startswith(b) for command in found)]
     assert not unused, json.dumps(unused)
+
+
+@pytest.mark.parametrize("document", ["API.md", "EXTENDING.md"])
+def test_code_of_a_document(document, place):
+    del place
+    audio_files.write(pathlib.Path("BY_CLASS/dog/a.wav"), audio_files.tone(1.0))
+    text = (places.ROOT / "docs" / document).read_text()
+    namespace: dict = {"__name__": document}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        if "def tag(waves)" in block:
+            pathlib.Path("loudness.py").write_text(block)
+        exec(compile(block, document, "exec"), namespace)
+
+
+@pytest.mark.parametrize("name", ["own_recordings_to_tags", "soft_labels_in_your_model"])
+def test_cells_of_a_notebook(name, place):
+    """Its commands as those of documents; a finished run stands for the one that it trains."""
+    notebook = json.loads((places.ROOT / "notebooks" / f"{name}.ipynb").read_text())
+    namespace: dict = {}
+    for cell in notebook["cells"]:
+        source = "".join(cell["source"]).replace("STEPS = 8, 20", "STEPS = 2, 2")
+        is_missing = "import torch" in source and importlib.util.find_spec("torch") is None
+        if cell["cell_type"] != "code" or is_missing:
+            continue
+        if "psl_jax.load" in source:
+            shutil.copytree("runs/psl2s", "runs/own/psl2s", dirs_exist_ok=True)
+        if source.startswith("!"):
+            run(source.removeprefix("!"), place)
+        else:
+            exec(compile(source, name, "exec"), namespace)

@@ -1,4 +1,4 @@
-"""Names of the files of a run folder that several rooms read."""
+"""Names of the files of a run folder that several packages read."""
 
 CONFIG = "config.json"
 STAGES_DONE = "stages.json"
