@@ -47,7 +47,7 @@ def usage() -> str:
     """What commands there are."""
     lines = [f"  {name:<14}{_about(name)}" for name in COMMANDS]
     return "\n".join(
-        ["usage: psl-jax COMMAND ...", *lines, "psl-jax COMMAND --help tells of its arguments."]
+        ["usage: psl-jax COMMAND ...", *lines, "psl-jax COMMAND --help explains its arguments."]
     )
 
 

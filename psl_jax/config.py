@@ -378,7 +378,7 @@ def unknown_key_message(key: str) -> str:
         last[n] for n in difflib.get_close_matches(key.split(".")[-1], list(last), 1, 0.6)
     ]
     hint = f" Did you mean config.{near[0]}?" if near else ""
-    return f"config.{key} is not a setting.{hint} All of them: psl_jax/config.py."
+    return f"config.{key} is not a setting.{hint} psl-jax main --help lists all."
 
 
 def setting_names() -> list[str]:

@@ -48,7 +48,7 @@ def by_samples(labels, segmentation, index, wanted):
         (Segmentation(1.0), ("--segment_seconds=1",), Segmentation(1.0)),
     ],
 )
-def test_cut_labels_are_means_over_time(tmp_path, made, options, wanted):
+def test_resegmented_labels_are_means_over_time(tmp_path, made, options, wanted):
     index = label_data.index()
     label_data.write_data(tmp_path / "data", index)
     before = label_data.write_labels(tmp_path / "labels", index, made)
@@ -71,7 +71,7 @@ def test_cut_labels_are_means_over_time(tmp_path, made, options, wanted):
         np.testing.assert_array_equal(found, given)
 
 
-def test_cut_labels_tell_what_they_come_from(tmp_path):
+def test_resegmented_labels_tell_what_they_come_from(tmp_path):
     index, data, frames = label_data.index(), tmp_path / "data", Segmentation(0.32)
     label_data.write_data(data, index)
     writer = SoftLabelWriter(
@@ -103,7 +103,7 @@ def test_cut_labels_tell_what_they_come_from(tmp_path):
         run("resegment", tmp_path / "cut", data, *options, f"--out={tmp_path / 'cut'}")
 
 
-def test_labels_with_gaps_are_not_cut(tmp_path):
+def test_labels_with_gaps_are_not_resegmented(tmp_path):
     index, gaps = label_data.index(), Segmentation(0.5, 1.0)
     label_data.write_data(tmp_path / "data", index)
     label_data.write_labels(tmp_path / "labels", index, gaps)
@@ -111,3 +111,9 @@ def test_labels_with_gaps_are_not_cut(tmp_path):
         run("resegment", tmp_path / "labels", tmp_path / "data", "--split=train",
             "--segment_seconds=1", f"--out={tmp_path / 'out'}")  # fmt: skip
     assert not (tmp_path / "out").exists()
+
+
+def test_the_former_name_of_the_action_is_answered_with_the_present_one(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        run("cut", "labels", "data", "--segment_seconds=2", "--out=other")
+    assert "psl-jax labels resegment" in capsys.readouterr().err
