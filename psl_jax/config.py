@@ -314,6 +314,11 @@ def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[Kind, list[s
     """
     before = _flat_defaults() | _stored(old)
     after = dict(flat(new))
+    split = "data.validation_split"
+    # Earlier versions of own_data had no `validation`, which is `balanced` where there is none.
+    if "clip_seconds" not in old.get("data", {}) and after.get("data.corpus") == "own_data":
+        renamed = (before[split], after.get(split)) == ("balanced", "validation")
+        before[split] = after[split] if renamed else before[split]
     names = [n for n in sorted(before.keys() | after.keys()) if before.get(n) != after.get(n)]
     return {
         kind: [n for n in names if n not in KNOWN or KNOWN[n].rule.kind is kind]
@@ -352,7 +357,8 @@ def _translated(old: Mapping[str, Any]) -> dict[str, Any]:
     if result.get("labels") == "soft" and dtype != "float32":  # labels were computed in it, too
         result.setdefault("relabel", {}).setdefault("dtype", dtype)
     result.pop("experiments", None)
-    return dict(flat(result))
+    values = dict(flat(result))
+    return {removed_settings.RENAMED.get(name, name): value for name, value in values.items()}
 
 
 def _flat_defaults() -> dict[str, Any]:

@@ -17,7 +17,7 @@ import small_suite
 CONFIG = small_suite.CONFIG.replace(
     'result.data.corpus = "tfds"\n',
     """result.data.corpus = "own_data"
-    result.data.max_clip_seconds = 2.0
+    result.data.clip_seconds = 2.0
     result.data.streamed = True  # as from the bucket
     result.data.validation_split = result.data.eval_split = "eval"
     result.data.train_split = "balanced"
@@ -92,7 +92,7 @@ def local(run, source, config, tmp_path_factory):
     """
     folder = tmp_path_factory.mktemp("run")
     prepare = ["psl_jax.commands.prepare", "--corpus=own_data", "--source_dir=gs://bkt/source"]
-    prepare += ["--data_dir=gs://bkt/data", "--max_clip_seconds=2"]
+    prepare += ["--data_dir=gs://bkt/data", "--clip_seconds=2"]
     main = ["psl_jax.main", f"--config={config}", f"--workdir={folder}", "--stage=evaluate"]
     main += [f"--config.data.source_dir={source}"]
     to_s3 = ["s3://bkt/data".join(word.split("gs://bkt/data")) for word in prepare]

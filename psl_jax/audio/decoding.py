@@ -106,6 +106,7 @@ def decoded_blocks(
             on_open(reader.rate)
         for block in _at_16khz(reader.blocks(), reader.rate):
             total += len(block)
+            reader.check(math.inf, whole=False)
             yield _to_int16(block)
         reader.check(math.inf, whole=True)
     check_length(total)
@@ -136,6 +137,17 @@ def form_of(file: AudioFile) -> Form:
     with _opened(file) as reader:
         frames = reader.exact_frames
         return Form(reader.rate, reader.channels, None if frames is None else frames / reader.rate)
+
+
+def measure_seconds(file: AudioFile) -> float:
+    """Seconds of audio in a file, which is decoded only where neither header nor packets say it.
+
+    Encoders pad, so it may be some hundredths of a second more than what `decode` gives. Raises
+    DecodeError as `decode` does.
+    """
+    with _opened(file) as reader:
+        frames = reader.exact_frames
+        return reader.measure_seconds() if frames is None else frames / reader.rate
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Files that FFmpeg reads, through PyAV: mp3, ogg, opus, m4a, mp4, webm, wma and many others."""
 
+import contextlib
 import io
 from collections.abc import Iterator
 from typing import IO, Any
@@ -58,6 +59,16 @@ class FFmpegReader(Reader):
 
     def close(self) -> None:
         self._container.close()
+
+    def measure_seconds(self) -> float:
+        """See `Reader.measure_seconds`: of the packets, which are not decoded."""
+        total = 0
+        with contextlib.suppress(av.FFmpegError):
+            total = sum(packet.duration or 0 for packet in self._container.demux(self._stream))
+        if total:
+            return float(total * self._stream.time_base)
+        self._container.seek(0)
+        return super().measure_seconds()
 
     def blocks(self) -> Iterator[np.ndarray]:
         """See `Reader.blocks`; a container that cannot be read on ends the blocks."""

@@ -53,6 +53,10 @@ class Reader(abc.ABC):
     def blocks(self) -> Iterator[np.ndarray]:
         """The mean over channels, block by block: float32 [frames], finite, or int16 as it is."""
 
+    def measure_seconds(self) -> float:
+        """Seconds of audio, found by reading to the end where the file does not say it."""
+        return sum(map(len, self.blocks())) / self.rate
+
     @abc.abstractmethod
     def close(self) -> None:
         """Frees the decoder; the file stays open."""

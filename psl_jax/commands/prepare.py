@@ -13,11 +13,13 @@ damage; 2 for wrong settings; 75 after SIGTERM.
 """
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
 
 from absl import flags, logging
 
 from psl_jax.data import split_index_files as index_lib
+from psl_jax.data.settings import DataSettings
 from psl_jax.preparing import preparation_report, prepare_corpus
 from psl_jax.runtime import cli_entry
 
@@ -100,9 +102,15 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="keep the six clips that are known to be bad (default: leave them out)",
     )
     group = parser.add_argument_group("own_data")
-    group.add_argument(
-        "--label_separator", help="what separates the labels of a clip (default: ';')"
-    )
+    for field in dataclasses.fields(DataSettings):
+        if field.name in prepare_corpus.OWN_DATA_OPTIONS:  # as config.data has them
+            text = field.metadata["help"].removeprefix("own_data: ")
+            group.add_argument(
+                f"--{field.name}",
+                type=type(field.default),
+                choices=field.metadata["rule"].choices or None,
+                help=f"{text} (default: {field.default!r})",
+            )
     flags.FLAGS(arguments[:1])  # absl wants its own flags parsed, and has none here
     result = parser.parse_args(arguments[1:])
     finished = result.describe or result.verify

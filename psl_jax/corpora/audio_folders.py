@@ -50,7 +50,7 @@ class Scan:
     first_names: list[str] = dataclasses.field(default_factory=list)
 
     def __iter__(self) -> Iterator[FoundAudio]:
-        for path in _walk(self.root):
+        for path in walk_files(self.root):
             for found in self._look_into(path):
                 if len(self.first_names) < 5:
                     self.first_names.append(found.name)
@@ -76,7 +76,7 @@ class Scan:
             self.problems.append(Problem(name, "unreadable", " ".join(str(error).split())))
 
 
-def _walk(folder: str) -> Iterator[str]:
+def walk_files(folder: str) -> Iterator[str]:
     """All files below `folder`, each folder in order of names; links to folders are followed."""
     pending, seen = [folder], set()
     while pending:

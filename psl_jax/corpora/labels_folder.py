@@ -85,7 +85,7 @@ def read_folder(folder: str | os.PathLike, separator: str = ";") -> OwnFolder:
         raise UserError(f"no label in any row of {paths}: expected labels separated by {separator}")
     lookup = dict(zip(class_ids, range(len(classes)), strict=True))
     lookup |= dict(zip(classes, range(len(classes)), strict=True))
-    ids = _ids(_normal(row["filename"]) for table in labels.values() for _, row in table.rows)
+    ids = clip_ids(_normal(row["filename"]) for table in labels.values() for _, row in table.rows)
     first = next(iter(labels))
     problems = [(first, Problem(labels[first].path.name, *note)) for note in cells.notes]
     rows = {}
@@ -281,7 +281,7 @@ def _folded(filename: str) -> str:
     return _normal(filename.replace("\\", "/")).casefold()
 
 
-def _ids(files) -> dict[str, str]:
+def clip_ids(files) -> dict[str, str]:
     """File to clip id: the stem where it is that of one file only, else the relative path."""
     ids = {file: posixpath.splitext(posixpath.basename(file))[0] for file in set(files)}
     while True:

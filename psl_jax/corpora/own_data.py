@@ -1,22 +1,39 @@
-"""A folder of one's own recordings ; labels_folder.py says what it looks like."""
+"""A folder of one's own recordings: with a table for each split, or with tables of any tool.
 
+labels_folder.py and annotated_folder.py say what the folders look like.
+"""
+
+import collections
 import datetime
 import functools
+import hashlib
 import itertools
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from psl_jax.corpora.clip_rows import ClipRow, Loader, load_clip
+from psl_jax.audio.decoding import CUT_TOLERANCE_SECONDS
+from psl_jax.corpora import split_groups
+from psl_jax.corpora.annotated_folder import AnnotatedFolder, read_annotated_folder, shorten_events
+from psl_jax.corpora.annotations.table_events import Hints
+from psl_jax.corpora.clip_rows import ClipRow, Loader, load_clip, mixed
 from psl_jax.corpora.corpus import Corpus
-from psl_jax.corpora.labels_folder import read_folder
+from psl_jax.corpora.labels_folder import CLASSES_CSV, LABEL_COLUMNS, read_folder
 from psl_jax.corpora.preparation_problems import Problem
+from psl_jax.corpora.recording_clips import cut_recordings, measure_all, path_of_row
+from psl_jax.corpora.split_groups import SPLITS_CSV
+from psl_jax.runtime import csv_files
 from psl_jax.runtime.errors import UserError
-from psl_jax.runtime.paths import path_of
+from psl_jax.runtime.paths import is_remote, path_of
+
+_SPLIT_NAMES = re.compile(r"full|balanced|train|training|validation|val|dev|eval|test|fold\d+")
+_OTHER_CSVS = (CLASSES_CSV, SPLITS_CSV)
+_COLUMNS = ("filename", "onset", "offset", "duration", "label")
 
 
 class OwnData(Corpus):
-    """Every `{split}.csv` of a folder as a split."""
+    """Recordings of a folder, cut into clips: each `{split}.csv` is a split, or they are made."""
 
     name = "own_data"
 
@@ -24,36 +41,134 @@ class OwnData(Corpus):
         self,
         *,
         source_dir: str | os.PathLike,
-        max_clip_seconds: float = 10.0,
+        clip_seconds: float = 10.0,
         label_separator: str = ";",
+        annotated: str = "events_only",
+        group_by: str = "",
+        columns: str = "",
+        event_label: str = "",
     ):
-        """Reads the CSVs; raises UserError where they are of another form."""
-        if max_clip_seconds <= 0 or not label_separator:
+        """See config.data. Reads the tables; raises UserError where they are of another form."""
+        if clip_seconds <= 0 or not label_separator:
             raise UserError(
-                "own_data: max_clip_seconds must be above 0 and label_separator not empty, got "
-                f"{max_clip_seconds} and {label_separator!r}"
+                "own_data: clip_seconds must be above 0 and label_separator not empty, got "
+                f"{clip_seconds} and {label_separator!r}"
             )
-        self.folder = read_folder(source_dir, label_separator)
-        self.max_clip_seconds = max_clip_seconds
-        self.classes, self.class_ids = self.folder.classes, self.folder.class_ids
-        self.has_events = self.folder.has_events
-        self.problems = list(self.folder.problems)
+        self.clip_seconds = clip_seconds
+        self._keeps_background = annotated == "throughout"
+        self._annotated: AnnotatedFolder | None = None
+        self._whole_rows: Mapping[str, Sequence[ClipRow]] = {}
+        if is_split_by_hand(source_dir):
+            self._read_splits(source_dir, label_separator)
+        else:
+            hints = Hints(_read_columns(columns), event_label, _column_of(group_by))
+            self._annotated = read_annotated_folder(source_dir, hints, label_separator)
+            self._make_splits(group_by)
         self.settings = {
-            "source_dir": self.folder.path,
-            "max_clip_seconds": max_clip_seconds,
+            "source_dir": self._path,
+            "clip_seconds": clip_seconds,
             "label_separator": label_separator,
-            "csv_sha256": self.folder.csv_sha256,
+            "annotated": annotated,
+            "csv_sha256": self._tables_sha256,
         }
+        if hints_given := {"columns": columns, "event_label": event_label}:
+            self.settings |= {name: value for name, value in hints_given.items() if value}
+
+    def _read_splits(self, source_dir: str | os.PathLike, label_separator: str) -> None:
+        folder = read_folder(source_dir, label_separator)
+        self._path, self._tables_sha256 = folder.path, folder.csv_sha256
+        self.classes, self.class_ids = folder.classes, folder.class_ids
+        self.has_events, self.problems = folder.has_events, list(folder.problems)
+        self._whole_rows = folder.rows
+        if "balanced" not in folder.rows and "full" in folder.rows:
+            self.unions = {"balanced": ["full"]}
+        if "validation" not in folder.rows and (self.unions or "balanced" in folder.rows):
+            self.unions = {"validation": ["full" if self.unions else "balanced"], **self.unions}
+
+    def _make_splits(self, group_by: str) -> None:
+        folder = self._annotated
+        assert folder is not None
+        self._path = folder.path if is_remote(folder.path) else os.path.realpath(folder.path)
+        self.classes, self.class_ids = folder.classes, folder.class_ids
+        self.has_events = folder.has_events
+        self.problems = [(None, problem) for problem in folder.problems]
+        recordings = list(folder.rows)
+        path = path_of(self._path) / SPLITS_CSV
+        if path.exists():
+            self._splits = split_groups.read_splits(path, recordings)
+        else:
+            group_of = split_groups.groups_of(
+                recordings, group_by, folder.groups, folder.folders_are_classes
+            )
+            counts: dict[str, collections.Counter[int]] = collections.defaultdict(
+                collections.Counter
+            )
+            for name, row in folder.rows.items():
+                counts[group_of[name]].update(self._clips_per_class(row))
+            splits = split_groups.assign_splits(counts)
+            self._splits = {name: splits[group] for name, group in group_of.items()}
+            if set(splits.values()) == {"full"}:
+                detail = f"{len(splits)} groups are too few for {', '.join(split_groups.SHARES)}: "
+                detail += "all is in full. Give another data.group_by, or write splits.csv "
+                detail += "(filename,split)"
+                self.problems.append((None, Problem(self._path, "no splits", detail)))
+            elif split_groups.write_splits(path, self._splits):
+                print(f"{path} has the split of each recording: edit it to have others")
+        text = "".join(f"{name}\t{split}\n" for name, split in sorted(self._splits.items()))
+        digest = hashlib.sha256(text.encode(errors="surrogateescape"))
+        digest.update(folder.tables_sha256.encode())
+        self._tables_sha256 = digest.hexdigest()
+        if "balanced" not in self._splits.values() and "full" in self._splits.values():
+            self.unions = {"balanced": ["full"]}
+
+    def _clips_per_class(self, row: ClipRow) -> collections.Counter[int]:
+        """Clips of each class in a recording, as far as they are known without opening it."""
+        if row.events is None:
+            return collections.Counter(row.labels)
+        clips = {
+            (label, number)
+            for onset, offset, label in row.events
+            for number in range(
+                int(onset // self.clip_seconds), int(offset // self.clip_seconds) + 1
+            )
+        }
+        return collections.Counter(label for label, _ in clips)
 
     def rows(self) -> Mapping[str, Sequence[ClipRow]]:
-        return self.folder.rows
+        folder = self._annotated
+        whole = self._whole_rows
+        if folder is not None:
+            whole = {"": tuple(folder.rows.values())}
+        recordings = {row.filename: path_of_row(row) for rows in whole.values() for row in rows}
+        lengths = measure_all(list(recordings.values()))
+        seconds = dict(zip(recordings, lengths, strict=True))
+        if folder is not None:
+            problems = shorten_events(folder, seconds, tolerance=CUT_TOLERANCE_SECONDS)
+            self.problems += [(self._splits[problem.file], problem) for problem in problems]
+            by_split: dict[str, list[ClipRow]] = collections.defaultdict(list)
+            for name, row in folder.rows.items():
+                by_split[self._splits[name]].append(row)
+            whole = {split: mixed(by_split[split]) for split in sorted(by_split, key=_split_rank)}
+        result = {}
+        for split, rows in whole.items():
+            result[split], problems = cut_recordings(
+                rows, seconds, self.clip_seconds, self._keeps_background
+            )
+            self.problems += [(split, problem) for problem in problems]
+        if folder is not None:
+            counts = {
+                split: collections.Counter(label for row in rows for label in row.labels)
+                for split, rows in result.items()
+            }
+            print("\n".join(split_groups.summary_lines(counts, self.classes)))
+        return result
 
     def loader(self) -> Loader:
-        return functools.partial(load_clip, max_seconds=self.max_clip_seconds)
+        return functools.partial(load_clip, max_seconds=self.clip_seconds)
 
     def notes(self, report: Mapping[str, Any]) -> list[str]:
         made = datetime.datetime.fromisoformat(report["made"]).timestamp() + 1
-        paths = {os.path.join(self.folder.path, p["file"]) for p in report["problems"]}
+        paths = {os.path.join(self._path, p["file"]) for p in report["problems"]}
         found = [path for path in map(path_of, paths) if path.exists()]
         if newer := [path for path in found if path.stat().st_mtime > made]:
             return [
@@ -63,7 +178,9 @@ class OwnData(Corpus):
         return []
 
     def nothing_left(self, split: str, problems: list[Problem]) -> UserError:
-        root = path_of(self.folder.path)
+        if self._annotated is not None:
+            return super().nothing_left(split, [p for _, p in self.problems] + problems)
+        root = path_of(self._path)
         with (root / f"{split}.csv").open(encoding="utf-8-sig") as file:
             first_rows = "".join(f"  {line.rstrip()}\n" for line in itertools.islice(file, 4))
         present = itertools.islice((p for p in root.rglob("*") if p.suffix != ".csv"), 1000)
@@ -79,3 +196,42 @@ class OwnData(Corpus):
             "Expected: file names relative to the folder of the CSV, with their extension, and at "
             "least one known label each."
         )
+
+
+def is_split_by_hand(folder: str | os.PathLike) -> bool:
+    """Whether the CSVs of a folder are its splits: by their names, or as there are several."""
+    root = path_of(folder)
+    tables = sorted(path for path in root.glob("*.csv") if path.name not in _OTHER_CSVS)
+    if any(_SPLIT_NAMES.fullmatch(path.stem) for path in tables):
+        return True
+    return sum(_has_labels(path) for path in tables) > 1
+
+
+def _has_labels(path: os.PathLike) -> bool:
+    try:
+        return set(LABEL_COLUMNS) <= set(csv_files.read_header(path, LABEL_COLUMNS))
+    except UserError:
+        return False
+
+
+def _read_columns(text: str) -> dict[str, str]:
+    """The columns of "filename=Datei, label=Klasse". Raises UserError."""
+    pairs = [pair.partition("=") for pair in text.split(",") if pair.strip()]
+    columns = {name.strip(): value.strip() for name, _, value in pairs}
+    if wrong := [name for name, value in columns.items() if name not in _COLUMNS or not value]:
+        raise UserError(
+            f"data.columns is {text!r}: {wrong[0]!r} is wrong. Expected such as "
+            f"'filename=Datei,label=Klasse', with some of {', '.join(_COLUMNS)}"
+        )
+    return columns
+
+
+def _split_rank(split: str) -> tuple[int, str]:
+    """Orders splits: those that are made first, as they are made."""
+    known = list(split_groups.SHARES)
+    return (known.index(split) if split in known else len(known)), split
+
+
+def _column_of(group_by: str) -> str:
+    """The column that `data.group_by` names; "" where it names none."""
+    return "" if "(" in group_by or group_by in ("recording", "folder") else group_by

@@ -4,6 +4,7 @@ Each is a small picklable reference that any thread, process or Beam worker can 
 archives are kept by the worker that reads them and never travel.
 """
 
+import collections
 import dataclasses
 import functools
 import io
@@ -12,8 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from psl_jax.audio.decoding import Audio, DecodeError, decode, from_samples
+from psl_jax.audio.decoding import (
+    Audio,
+    DecodeError,
+    check_length,
+    decode,
+    decoded_blocks,
+    from_samples,
+)
+from psl_jax.audio.segments import SAMPLE_RATE
 
+_OPEN_RECORDINGS = 16  # as many as threads may read at a time
+_KEPT_SAMPLES = 1 << 23  # of each, 9 minutes at 16 kHz
 _OPEN_ARCHIVES = 64  # kept open by each process; PANNs packs AudioSet into 41
 _OPEN_GROUPS = 3  # rows come in order: one that ends, one that begins
 _PARQUET_BATCH = 16  # rows decoded at once: their audio is in memory
@@ -28,6 +39,25 @@ class FileAudio:
 
     def decode(self, max_seconds: float | None) -> Audio:
         return decode(self.path, max_seconds)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RecordingPart:
+    """`count` samples at 16 kHz from `first` on of a long audio file; the last part is shorter.
+
+    Parts are asked for in order, or nearly so by many threads, and the file is decoded once.
+    """
+
+    path: str
+    first: int
+    count: int
+
+    def decode(self, max_seconds: float | None) -> Audio:
+        with _opening:
+            recording = _open_recording(self.path)
+        samples = recording.read(self.first, self.count)
+        check_length(len(samples))
+        return Audio(samples, source_rate=recording.rate)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -119,6 +149,63 @@ class Hdf5Audio:
 
 
 _opening = threading.Lock()  # else several threads would open the same archive
+
+
+@functools.lru_cache(_OPEN_RECORDINGS)
+def _open_recording(path: str) -> "_OpenRecording":
+    return _OpenRecording(path)
+
+
+class _OpenRecording:
+    """A recording read forward, block by block; the last minutes that were read are kept.
+
+    Asking for what is not kept any more starts from the beginning.
+    """
+
+    rate = SAMPLE_RATE
+
+    def __init__(self, path: str):
+        self._path = path
+        self._lock = threading.Lock()
+        self._restart()
+
+    def read(self, first: int, count: int) -> np.ndarray:
+        """int16 [count], or fewer at the end. Raises DecodeError where audio is damaged."""
+        with self._lock:
+            if self._kept and first < self._kept[0][0]:
+                self._restart()
+            while self._end < first + count and not self._is_read:
+                self._advance(first)
+            if self._error is not None and self._end < first + count:
+                raise self._error
+            parts = [
+                block[max(first - start, 0) : first + count - start]
+                for start, block in self._kept
+                if start < first + count and start + len(block) > first
+            ]
+            return np.concatenate([np.zeros(0, np.int16), *parts])
+
+    def _restart(self) -> None:
+        self._blocks = decoded_blocks(self._path, lambda rate: setattr(self, "rate", rate))
+        self._kept: collections.deque[tuple[int, np.ndarray]] = collections.deque()
+        self._end = 0
+        self._is_read = False
+        self._error: DecodeError | None = None
+
+    def _advance(self, needed: int) -> None:
+        """Reads one more block; samples from `needed` on are kept."""
+        try:
+            block = next(self._blocks, None)
+        except DecodeError as error:
+            self._error, block = error, None
+        if block is None:
+            self._is_read = True
+            return
+        self._kept.append((self._end, block))
+        self._end += len(block)
+        kept_from = min(needed, self._end - _KEPT_SAMPLES)
+        while self._kept[0][0] + len(self._kept[0][1]) <= kept_from:
+            self._kept.popleft()
 
 
 @functools.lru_cache(_OPEN_ARCHIVES)

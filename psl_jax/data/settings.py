@@ -25,11 +25,27 @@ class DataSettings:
         "", help="tfds: name of the data set in data_dir; needed where data_dir holds several"
     )
     source_dir: str = operational("", help="Folder of the recordings and their tables")
-    max_clip_seconds: float = setting(
-        10.0,
-        above=0,
-        help="own_data: longest clip in seconds; a longer file is cut there, which the report of "
-        "the preparation states",
+    clip_seconds: float = setting(
+        10.0, above=0, help="own_data: length in seconds of the clips that recordings are cut into"
+    )
+    annotated: str = setting(
+        "events_only",
+        choices=("events_only", "throughout"),
+        help="own_data: whether events were annotated throughout each recording, so that a clip "
+        "without any is background; events_only: such clips are left out",
+    )
+    group_by: str = setting(
+        "",
+        help="own_data: what stays in one split where the splits are made: recording, folder, the "
+        "name of a column, or a pattern such as 'site(\\d+)_' for the names of recordings; empty: "
+        "the folder, or the recording where folders are classes",
+    )
+    columns: str = setting(
+        "",
+        help="own_data: columns of other names, such as 'filename=Datei,onset=Beginn,label=Klasse'",
+    )
+    event_label: str = setting(
+        "", help="own_data: label of all events of tables that have no column of labels"
     )
     label_separator: str = setting(
         ";", help="own_data: what separates the labels of a clip in the tables"

@@ -206,6 +206,6 @@ SOUNDSCAPES_TEACHER: dict[str, Any] = {
 }
 
 OWN_DATA: dict[str, Any] = {
-    "data": {"corpus": "own_data"},
+    "data": {"corpus": "own_data", "validation_split": "validation"},
     "train": {"learning_rate": 1e-3, "epochs": 60, "min_steps": 1500, "batch_size": 0},
 }

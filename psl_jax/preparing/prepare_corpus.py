@@ -15,15 +15,17 @@ from psl_jax.runtime.paths import absolute
 CORPORA = ("soundscapes", "tfds", *RECORDED)
 RECORDED_CORPORA = ("audioset", *RECORDED)
 
+_CUTTING = ("clip_seconds", "annotated", "group_by")
+OWN_DATA_OPTIONS = (*_CUTTING, "label_separator", "columns", "event_label")
 # Options of the command line that not all corpora have.
 OPTIONS_OF = {
-    "audioset": ("splits", "labels_dir", "seed", "hdf5_rate"),
-    "fsd50k": ("splits",),
-    "fsdkaggle2018": ("splits",),
-    "fsdkaggle2019": ("splits", "include_known_bad"),
-    "esc50": ("splits",),
-    "urbansound8k": ("splits",),
-    "own_data": ("label_separator",),
+    "audioset": ("splits", "max_clip_seconds", "labels_dir", "seed", "hdf5_rate"),
+    "fsd50k": ("splits", "max_clip_seconds"),
+    "fsdkaggle2018": ("splits", "max_clip_seconds"),
+    "fsdkaggle2019": ("splits", "max_clip_seconds", "include_known_bad"),
+    "esc50": ("splits", "max_clip_seconds"),
+    "urbansound8k": ("splits", "max_clip_seconds"),
+    "own_data": OWN_DATA_OPTIONS,
 }
 
 
@@ -35,7 +37,7 @@ def prepare(data: DataSettings, workdir: str | os.PathLike, quiet: bool = False)
 
     Args:
       data: `corpus` is "soundscapes" (full_clips, balanced_clips, eval_clips, seed,
-        missing_labels, sounds), "own_data" (source_dir, max_clip_seconds, label_separator), another
+        missing_labels, sounds), "own_data" (source_dir, OWN_DATA_OPTIONS), another
         of RECORDED (source_dir) or "tfds" (data_dir is a prepared TFDS directory, or holds it as
         data_set). For all but the last, `data_dir` is where to put the records (default
         `<workdir>/data`) and `num_workers` how many clips to load at once (default, also for 0:
@@ -93,7 +95,7 @@ def _corpus(data: DataSettings) -> Corpus:
         raise UserError(f"data.corpus is {data.corpus!r}, expected one of {', '.join(CORPORA)}")
     if not data.source_dir:
         what = (
-            "your CSVs and audio files" if data.corpus == "own_data" else f"{data.corpus}'s files"
+            "your recordings and tables" if data.corpus == "own_data" else f"{data.corpus}'s files"
         )
         raise UserError(
             f"data.source_dir is empty: give the folder with {what}, such as "
@@ -102,11 +104,8 @@ def _corpus(data: DataSettings) -> Corpus:
     if data.corpus == "own_data":
         from psl_jax.corpora.own_data import OwnData
 
-        return OwnData(
-            source_dir=data.source_dir,
-            max_clip_seconds=data.max_clip_seconds,
-            label_separator=data.label_separator,
-        )
+        options: dict[str, Any] = {name: getattr(data, name) for name in OWN_DATA_OPTIONS}
+        return OwnData(source_dir=data.source_dir, **options)
     return _published(data.corpus)(source_dir=data.source_dir)
 
 
@@ -149,14 +148,14 @@ def corpus_builder(arguments: argparse.Namespace) -> ClipBuilder:
 
 def _corpus_of_arguments(arguments: argparse.Namespace) -> Corpus:
     settings: dict[str, Any] = {"source_dir": arguments.source_dir}
-    if arguments.max_clip_seconds is not None:
-        settings["max_clip_seconds"] = arguments.max_clip_seconds
     if arguments.corpus == "own_data":
         from psl_jax.corpora.own_data import OwnData
 
-        if arguments.label_separator is not None:
-            settings["label_separator"] = arguments.label_separator
+        given = {name: getattr(arguments, name) for name in OWN_DATA_OPTIONS}
+        settings |= {name: value for name, value in given.items() if value is not None}
         return OwnData(**settings)
+    if arguments.max_clip_seconds is not None:
+        settings["max_clip_seconds"] = arguments.max_clip_seconds
     settings["splits"] = [name for name in map(str.strip, arguments.splits.split(",")) if name]
     if arguments.corpus == "audioset":
         from psl_jax.corpora.audioset import AudioSet

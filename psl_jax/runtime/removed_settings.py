@@ -26,6 +26,8 @@ REMOVED: dict[str, tuple[Any, ...] | None] = {
     "relabel.views": (1,),
     "relabel.view_seed": None,
 }
+# A setting of another name -> what it is called today.
+RENAMED = {"data.max_clip_seconds": "data.clip_seconds"}
 # A setting that stays -> the values that it had besides.
 REMOVED_VALUES: dict[str, tuple[Any, ...]] = {"data.corpus": ("packed",)}
 
@@ -47,6 +49,8 @@ def check(values: Mapping[str, Any], where: object) -> None:
 
 def message(name: str) -> str | None:
     """What to tell who gives a setting that was removed; None for another name."""
+    if name in RENAMED:
+        return f"config.{name} is now config.{RENAMED[name]}"
     if name not in REMOVED:
         return None
     return f"config.{name} was removed; commit {LAST_COMMIT} is the last one that has it"

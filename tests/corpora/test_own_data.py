@@ -54,8 +54,8 @@ def write_own_folder(root: pathlib.Path) -> dict[str, str]:
         [
             ("audio/-dash.flac", "0.5", "1.25", "dog"),
             ("audio/-dash.flac", "1.5", "2.01", "cat"),  # 2 s long: trimmed
-            ("audio/long.wav", "3", "6", "dog"),  # cut at 4 s: trimmed
-            ("audio/long.wav", "100", "110", "cat"),  # gone with what is cut
+            ("audio/long.wav", "3", "6", "dog"),  # in two clips of 4 s
+            ("audio/long.wav", "100", "110", "cat"),  # in three
             ("audio/_under.wav", "2", "1", "dog"),
             ("audio/_under.wav", "x", "1", "dog"),
             ("audio/_under.wav", "0", "1", "wolf"),
@@ -87,12 +87,13 @@ def test_good_clips_arrive(own):
     _, _, data_dir = own
     records = read_split(data_dir, "full")
     assert set(records) == {
-        *("-dash", "_under", "8k", "96k", "six", "long", "silent", "twice", "two labels"),
+        *("-dash", "_under", "8k", "96k", "six", "silent", "twice", "two labels"),
+        *("long@0", "long@4", "long@100", "long@104", "long@108"),  # those with events
         *("unknown one", "audio/lossy.ogg", "audio/lossy.mp3"),  # the stem names two files
     }
     lengths = {clip_id: len(record["audio"]) for clip_id, record in records.items()}
     assert lengths["8k"] == lengths["96k"] == lengths["six"] == 32_000
-    assert lengths["long"] == 64_000
+    assert lengths["long@0"] == lengths["long@108"] == 64_000
     np.testing.assert_array_equal(
         records["-dash"]["audio"], audio_files.int16_noise(32_000, seed=1)
     )
@@ -113,7 +114,10 @@ def test_labels_and_events(own):
     np.testing.assert_allclose(events["onset"], [0.5, 1.5])
     np.testing.assert_allclose(events["offset"], [1.25, 2.0])
     assert events["label"].tolist() == [0, 1]
-    np.testing.assert_allclose(records["long"]["events"]["offset"], [4.0])
+    events = {at: records[f"long@{at}"]["events"] for at in (0, 4, 100, 108)}
+    times = [(e["onset"].item(), e["offset"].item()) for e in events.values()]
+    assert times == [(3, 4), (0, 2), (0, 4), (0, 2)]
+    assert [records[f"long@{at}"]["labels"].item() for at in events] == [0, 0, 1, 1]
     assert records["_under"]["events"]["onset"].tolist() == []
     assert split_index_files.load_index(own[2], "full").has_events
     assert not split_index_files.load_index(own[2], "eval").has_events
@@ -125,14 +129,14 @@ def test_every_bad_file_is_reported_in_its_place(own):
         assert [k for k, _ in problems_of(data_dir, name)] == [kind], name
     report = report_of(data_dir)
     full = report["splits"]["full"]
-    assert full["clips"] == 12
-    assert full["rows"] == 12 + len(bad)
+    assert full["clips"] == 16
+    assert full["rows"] == 16 + len(bad)
 
 
 @pytest.mark.parametrize(
     ("file", "kind", "detail"),
     [
-        ("audio/long.wav", "cut", "the first 4 s of 1800.0 s kept"),
+        ("audio/long.wav", "not annotated", "445 of 450 clips hold no event and are left out"),
         ("audio/silent.wav", "silent", "every sample is zero; kept"),
         ("audio/twice.wav", "duplicate row", "line 13: first kept"),
         ("./audio/two labels.wav", "duplicate row", "line 14: 1 more labels merged"),
@@ -254,7 +258,7 @@ def test_real_recordings(tmp_path):
     for split, fold in (("full", "1"), ("eval", "2")):
         rows = [(f"audio/{r['filename']}", r["category"]) for r in meta if r["fold"] == fold]
         audio_files.write_table(source / f"{split}.csv", "filename,labels", rows)
-    data_dir = prepare(config(source_dir=str(source), max_clip_seconds=10.0), tmp_path)
+    data_dir = prepare(config(source_dir=str(source), clip_seconds=10.0), tmp_path)
     labels = {pathlib.Path(row["filename"]).stem: row["category"] for row in meta}
     found = {}
     for split in ("full", "eval"):
@@ -425,8 +429,8 @@ def test_a_class_of_events_alone_is_told(tmp_path):
     assert read.rows["full"][0].events == ((0.0, 1.0, 0), (0.0, 1.0, 1))
 
 
-def test_labels_of_what_is_cut_away_are_dropped_where_the_events_show_it(tmp_path):
-    """Of 6 s 4 are kept; nothing is known of `bird`, which has no event."""
+def test_labels_of_long_recordings_belong_to_clips_as_their_events_say(tmp_path):
+    """Clips of 4 s; nothing is known of `bird`, which has no event and so sounds in all."""
     for name in ("a.wav", "b.wav"):
         audio_files.write(tmp_path / "source" / name, audio_files.tone(6.0))
     tables = {
@@ -434,9 +438,9 @@ def test_labels_of_what_is_cut_away_are_dropped_where_the_events_show_it(tmp_pat
         "full_events.csv": "filename,onset,offset,label\na.wav,1,2,dog\na.wav,5,6,dog\n"
         "a.wav,4.5,5,cat\nb.wav,4.5,5,cat\n",
     }
-    data_dir = prepared(tmp_path, tables, max_clip_seconds=4.0)
-    (record,) = read_split(data_dir, "full").values()
-    assert [split_index_files.class_names(data_dir)[k] for k in record["labels"]] == ["bird", "dog"]
-    told = dict(problems_of(data_dir, "a.wav"))["label cut away"]
-    assert told == "1 of 3 labels have events only after the first 4 s; left out"
-    assert dict(problems_of(data_dir, "b.wav"))["label cut away"].endswith("with them the clip")
+    data_dir = prepared(tmp_path, tables, clip_seconds=4.0)
+    names = split_index_files.class_names(data_dir)
+    records = read_split(data_dir, "full")
+    labels = {clip: [names[k] for k in record["labels"]] for clip, record in records.items()}
+    assert labels == {"a@0": ["bird", "dog"], "a@4": ["bird", "cat", "dog"], "b@4": ["cat"]}
+    assert dict(problems_of(data_dir, "b.wav"))["not annotated"].startswith("1 of 2 clips")

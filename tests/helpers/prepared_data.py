@@ -15,7 +15,7 @@ def config(**changes) -> DataSettings:
         "corpus": "own_data",
         "data_dir": "",
         "source_dir": "",
-        "max_clip_seconds": 4.0,
+        "clip_seconds": 4.0,
         "label_separator": ";",
         "num_workers": 2,
         "full_clips": 40,

@@ -66,6 +66,7 @@ def read_plain(sheet: Sheet, hints: Hints) -> TableEvents:
         ((row, cells[i]) for row, cells in sheet.rows for i in cells_of.values()),
         sheet.separator,
     )
+    group_column = header.index(hints.group_column) if hints.group_column in header else None
     for row, cells in sheet.rows:
         file = "" if file_column is None else cells[file_column]
         label = hints.label if label_column is None else cells[label_column]
@@ -76,6 +77,8 @@ def read_plain(sheet: Sheet, hints: Hints) -> TableEvents:
         if file_column is not None and not file:
             raise UserError(f"{path}, row {row}: no file name")
         files = (file,) if file else ()
+        if group_column is not None:
+            result.groups.append((files, cells[group_column], row))
         if not has_times:
             result.labels.append((files, label, row))
         elif not any(texts) and (not label or label_column is None):

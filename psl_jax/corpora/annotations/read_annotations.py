@@ -15,9 +15,10 @@ from psl_jax.corpora.annotations.plain_tables import read_plain
 from psl_jax.corpora.annotations.raven import is_raven, read_raven
 from psl_jax.corpora.annotations.recording_names import RecordingNames, suffix_of
 from psl_jax.corpora.annotations.table_events import EventRow, Hints, TableEvents
+from psl_jax.corpora.audio_folders import walk_files
 from psl_jax.corpora.preparation_problems import Problem
 from psl_jax.runtime.errors import UserError
-from psl_jax.runtime.paths import path_of
+from psl_jax.runtime.paths import is_remote, path_of
 
 TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".txt", ".xlsx", ".parquet"})
 _PLAIN = "a table with the columns filename,onset,offset,label"
@@ -47,6 +48,7 @@ class Annotations:
       events: by recording, sorted; of a table's rows.
       labels: cells of labels of whole recordings, where the tables have no times.
       empty: recordings of which a table says that they hold nothing.
+      groups: values of the hints' group column by recording.
       problems: what was left out.
     """
 
@@ -55,16 +57,17 @@ class Annotations:
     events: dict[str, list[EventRow]] = dataclasses.field(default_factory=dict)
     labels: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     empty: list[str] = dataclasses.field(default_factory=list)
+    groups: dict[str, str] = dataclasses.field(default_factory=dict)
     problems: list[Problem] = dataclasses.field(default_factory=list)
 
 
 def find_files(root: pathlib.Path) -> tuple[list[str], list[str]]:
     """The recordings and the other files below a folder: paths relative to it, sorted."""
-    paths = sorted(
-        path.relative_to(root).as_posix()
-        for path in root.rglob("*")
-        if not path.name.startswith(".") and path.is_file()
-    )
+    if is_remote(root):
+        found = (path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+    else:
+        found = (os.path.relpath(path, root) for path in walk_files(os.fspath(root)))
+    paths = sorted(path for path in found if not posixpath.basename(path).startswith("."))
     return (
         [path for path in paths if suffix_of(path) in AUDIO_SUFFIXES],
         [path for path in paths if suffix_of(path) not in AUDIO_SUFFIXES],
@@ -161,6 +164,7 @@ def _join(
     """Puts the tables' rows to the recordings that they mean."""
     by_tool: dict[str, dict[str, list[EventRow]]] = collections.defaultdict(dict)
     first_table: dict[tuple[str, str], str] = {}
+    cells_of_tables: dict[str, dict[str, list[str]]] = collections.defaultdict(dict)
     for table in tables:
         name = pathlib.PurePath(table.path).relative_to(root).as_posix()
         missing: dict[str, list[int]] = collections.defaultdict(list)
@@ -183,6 +187,7 @@ def _join(
         ]
         for event in table.events:
             if (recording := find(event.files, event.row)) is not None:
+                event = dataclasses.replace(event, table=name)
                 by_tool[table.kind].setdefault(recording, []).append(event)
                 first_table.setdefault((table.kind, recording), name)
         for files, row in table.empty:
@@ -190,16 +195,28 @@ def _join(
                 result.empty.append(recording)
         for files, cell, row in table.labels:
             if (recording := find(files, row)) is not None:
-                result.labels.setdefault(recording, []).append(cell)
+                cells_of_tables[recording].setdefault(name, []).append(cell)
+        for files, value, row in table.groups:
+            recording = find(files, row)
+            if recording and result.groups.setdefault(recording, value) != value:
+                raise UserError(
+                    f"{table.path}, row {row}: {recording} is of group {value!r}, and of "
+                    f"{result.groups[recording]!r} in a row before"
+                )
         for file, rows in missing.items():
             if not file:
                 raise UserError(
                     f"{table.path}: no column names a recording, and none is called as the table. "
                     "Call it as its recording, as in yard_01.txt for yard_01.wav"
                 )
+            rows = sorted(set(rows))
             shown = ", ".join(map(str, rows[:5])) + (" and more" if len(rows) > 5 else "")
             detail = f"row {shown} of {name}: no such recording in the folder"
             result.problems.append(Problem(file, "missing", detail))
+    for recording, by_table in cells_of_tables.items():
+        if len({tuple(sorted(cells)) for cells in by_table.values()}) > 1:
+            raise UserError(f"{recording}: {' and '.join(by_table)} disagree. Keep one of them")
+        result.labels[recording] = next(iter(by_table.values()))
     if by_tool and result.labels:
         raise UserError(
             f"{root}: some tables hold events and others labels of whole recordings. Keep one kind"

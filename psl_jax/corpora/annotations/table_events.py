@@ -24,10 +24,12 @@ class Hints:
     Attributes:
       columns: filename, onset, offset, duration, label -> the name of that column.
       label: of every event, where a table has no column of labels.
+      group_column: a column whose values are kept for each recording.
     """
 
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
     label: str = ""
+    group_column: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class EventRow:
       files: how the table calls the recording, one of these; none: as the table itself is called.
       onset, offset: seconds in the recording; the same where the table marks a point.
       row: line of the file, from 1.
+      table: the file, relative to the folder of the recordings, as soon as that is known.
     """
 
     files: tuple[str, ...]
@@ -45,6 +48,7 @@ class EventRow:
     offset: float
     label: str
     row: int
+    table: str = ""
 
 
 @dataclasses.dataclass
@@ -56,6 +60,7 @@ class TableEvents:
       labels: (files, cell, row) of tables without times: labels of whole recordings.
       empty: (files, row) of recordings that hold no event.
       left_out: (row, reason) of what is no event.
+      groups: (files, value of the hints' group column, row).
     """
 
     path: str
@@ -64,6 +69,7 @@ class TableEvents:
     labels: list[tuple[tuple[str, ...], str, int]] = dataclasses.field(default_factory=list)
     empty: list[tuple[tuple[str, ...], int]] = dataclasses.field(default_factory=list)
     left_out: list[tuple[int, str]] = dataclasses.field(default_factory=list)
+    groups: list[tuple[tuple[str, ...], str, int]] = dataclasses.field(default_factory=list)
 
     def add(self, event: EventRow) -> None:
         """Takes an event, or notes why it is none. Raises UserError for one that ends too early."""

@@ -1,0 +1,180 @@
+"""A folder of recordings with tables of any tool, or with a folder for each class.
+
+yard_01.wav  yard_01.Table.1.selections.txt     events of Raven, Audacity, BirdNET or ELAN
+events.csv                                      filename,onset,offset,label
+labels.csv                                      filename,labels: of whole recordings
+dog/a.wav  cat/b.wav                            no table: folders are classes
+"""
+
+import collections
+import dataclasses
+import os
+import pathlib
+import posixpath
+
+from psl_jax.corpora.annotations.read_annotations import Annotations, read_annotations
+from psl_jax.corpora.annotations.table_events import EventRow, Hints
+from psl_jax.corpora.clip_rows import ClipRow
+from psl_jax.corpora.label_cells import LabelCells
+from psl_jax.corpora.labels_folder import CLASSES_CSV, clip_ids
+from psl_jax.corpora.preparation_problems import Problem
+from psl_jax.corpora.split_groups import SPLITS_CSV
+from psl_jax.corpora.stored_audio import FileAudio
+from psl_jax.networks.class_lists import read_classes
+from psl_jax.runtime import csv_files
+from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import path_of
+
+
+@dataclasses.dataclass
+class AnnotatedFolder:
+    """What is known of the recordings of a folder before any is opened.
+
+    Attributes:
+      rows: a row a recording, by `filename`: its path relative to the folder. One without labels
+        holds no event.
+      events: (event, class) by recording, where tables have events.
+      tables_sha256: of all that was read.
+    """
+
+    path: str
+    classes: tuple[str, ...]
+    class_ids: tuple[str, ...]
+    rows: dict[str, ClipRow]
+    events: dict[str, list[tuple[EventRow, int]]]
+    groups: dict[str, str]
+    problems: list[Problem]
+    folders_are_classes: bool
+    tables_sha256: str
+
+    @property
+    def has_events(self) -> bool:
+        return bool(self.events)
+
+
+def read_annotated_folder(
+    folder: str | os.PathLike, hints: Hints, label_separator: str
+) -> AnnotatedFolder:
+    """Reads the tables of a folder, or the names of its folders. Raises UserError, see there."""
+    root = path_of(folder)
+    found = read_annotations(root, hints, frozenset({CLASSES_CSV, SPLITS_CSV}))
+    folders_are_classes = not found.tables
+    if folders_are_classes:
+        _name_by_folders(root, found)
+    class_file = root / CLASSES_CSV
+    known = read_classes(class_file) if class_file.exists() else None
+    cells = LabelCells(
+        (cell for texts in found.labels.values() for cell in texts),
+        (event.label for events in found.events.values() for event in events),
+        label_separator,
+        known and (*known[0], *(id for id in known[1] if id not in known[0])),
+    )
+    classes, class_ids = known or (cells.classes, cells.classes)
+    if not classes:
+        raise UserError(f"{root}: no event and no label in any table")
+    lookup = dict(zip(class_ids, range(len(classes)), strict=True))
+    lookup |= dict(zip(classes, range(len(classes)), strict=True))
+    problems = list(found.problems)
+    notes = [note for note in cells.notes if note[0] != "class of events alone"]
+    problems += [Problem(", ".join(found.tables) or ".", *note) for note in notes]
+    labels: dict[str, set[int]] = {recording: set() for recording in found.empty}
+    events: dict[str, list[tuple[EventRow, int]]] = collections.defaultdict(list)
+    for recording, rows in found.events.items():
+        for event in rows:
+            if (label := lookup.get(cells.name(event.label))) is None:
+                detail = f"row {event.row} of {event.table}: {event.label!r} not in the classes"
+                problems.append(Problem(recording, "unknown label", f"{detail}; left out"))
+            else:
+                events[recording].append((event, label))
+                labels.setdefault(recording, set()).add(label)
+    for recording, texts in found.labels.items():
+        names = {name for text in texts for name in cells.of(text)}
+        if unknown := sorted(names - lookup.keys()):
+            detail = f"{', '.join(map(repr, unknown))} not in the classes; dropped"
+            problems.append(Problem(recording, "unknown label", detail))
+        if numbers := {lookup[name] for name in names if name in lookup}:
+            labels[recording] = numbers
+        else:
+            problems.append(Problem(recording, "no label", "left out"))
+    ids = clip_ids(labels)
+    tables = [root / name for name in found.tables] + [class_file] * class_file.exists()
+    result = {
+        recording: ClipRow(
+            id=ids[recording],
+            filename=recording,
+            audio=FileAudio(os.fspath(root / recording)),
+            labels=tuple(sorted(labels[recording])),
+            events=None if not events else _times(events.get(recording, [])),
+        )
+        for recording in sorted(labels)
+    }
+    return AnnotatedFolder(
+        os.fspath(root),
+        classes,
+        class_ids,
+        result,
+        dict(events),
+        found.groups,
+        problems,
+        folders_are_classes,
+        csv_files.hash_files(tables),
+    )
+
+
+def _times(events: list[tuple[EventRow, int]]) -> tuple[tuple[float, float, int], ...]:
+    return tuple(sorted((event.onset, event.offset, label) for event, label in events))
+
+
+def shorten_events(
+    folder: AnnotatedFolder, seconds: dict[str, float | None], *, tolerance: float
+) -> list[Problem]:
+    """Leaves out events past the end of their recording, and tells of those that reach past it.
+
+    A recording that has no event left is one without labels only where it was one before.
+    """
+    problems = []
+    for recording, events in folder.events.items():
+        end = seconds[recording]
+        if end is None:
+            continue
+        inside = []
+        for event, label in events:
+            where = f"row {event.row} of {event.table}: {event.onset:g} to {event.offset:g} s"
+            if event.onset > end or (event.onset == end and event.offset > end):
+                detail = f"{where} is after the end, at {end:.2f} s; left out"
+                problems.append(Problem(recording, "bad event", detail))
+                continue
+            if event.offset > end + tolerance:
+                detail = f"{where} goes on after the end; cut there, at {end:.2f} s"
+                problems.append(Problem(recording, "event cut", detail))
+            inside.append((event, label))
+        if len(inside) == len(events):
+            continue
+        row = folder.rows[recording]
+        labels = tuple(sorted({label for _, label in inside}))
+        folder.rows[recording] = dataclasses.replace(row, labels=labels, events=_times(inside))
+        if not labels:
+            del folder.rows[recording]
+            problems.append(Problem(recording, "no label", "no event is left; left out"))
+    return problems
+
+
+def _name_by_folders(root: pathlib.Path, found: Annotations) -> None:
+    """Takes the folder of each recording as its label. Raises UserError where that is none."""
+    expected = (
+        "expected a table (filename,onset,offset,label, or filename,labels; CSV, TSV, XLSX or "
+        "parquet), tables of Raven, Audacity, BirdNET or ELAN, or recordings in a folder for each "
+        "class"
+    )
+    if not found.recordings:
+        raise UserError(f"no recording in {root}: {expected}")
+    for recording in found.recordings:
+        if "/" in recording:
+            found.labels[recording] = [recording.split("/")[0]]
+        else:
+            detail = "in no folder of a class, and there is no table; left out"
+            found.problems.append(Problem(recording, "no label", detail))
+    names = {cells[0] for cells in found.labels.values()}
+    if len(names) < 2:
+        where = f"all recordings are in {posixpath.join(root, *names)}" if names else "no folders"
+        raise UserError(f"no table in {root}, and {where}: {expected}")

@@ -1,0 +1,116 @@
+"""Recordings into clips of one length: an event that crosses a border labels both clips."""
+
+import collections
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from psl_jax.audio.decoding import CUT_TOLERANCE_SECONDS, DecodeError, measure_seconds
+from psl_jax.audio.segments import SAMPLE_RATE
+from psl_jax.corpora.clip_rows import ClipRow, Event
+from psl_jax.corpora.preparation_problems import Problem
+from psl_jax.corpora.stored_audio import FileAudio, RecordingPart
+from psl_jax.runtime import progress
+from psl_jax.runtime.ordered_map import ordered_map
+from psl_jax.runtime.paths import is_remote, path_of
+
+
+def path_of_row(row: ClipRow) -> str:
+    """The file of a row that is a whole recording."""
+    assert isinstance(row.audio, FileAudio)
+    return row.audio.path
+
+
+def measure_all(paths: Sequence[str], num_workers: int | None = None) -> list[float | None]:
+    """Seconds of each recording; None of one that cannot be opened."""
+    with progress.bar(len(paths), "recordings", "measure") as bar:
+        lengths = []
+        for seconds in ordered_map(_seconds_of, paths, num_workers):
+            bar.update()
+            lengths.append(seconds)
+    return lengths
+
+
+def _seconds_of(path: str) -> float | None:
+    try:
+        if is_remote(path):
+            with path_of(path).open("rb") as file:  # its header, not all of it
+                return measure_seconds(file)
+        return measure_seconds(path)
+    except (DecodeError, OSError):
+        return None  # told when it is loaded
+
+
+def cut_recordings(
+    rows: Iterable[ClipRow],
+    seconds: Mapping[str, float | None],
+    clip_seconds: float,
+    keeps_background: bool,
+) -> tuple[list[ClipRow], list[Problem]]:
+    """The clips of whole recordings, those of one recording in order.
+
+    A label of a recording is one of all its clips where no event has it, else of those in which
+    its events sound. Clips without any label are left out, but of recordings without labels.
+
+    Args:
+      seconds: length by `filename`; None where it is not known: one clip.
+      keeps_background: keep clips without labels, as nothing is in them.
+    """
+    clips: list[ClipRow] = []
+    problems: list[Problem] = []
+    for row in rows:
+        length = seconds[row.filename]
+        whole, remainder = divmod(length or 0.0, clip_seconds)
+        count = int(whole) + (remainder > CUT_TOLERANCE_SECONDS)
+        if count < 2:
+            clips.append(row)
+            continue
+        events, outside = _events_of_clips(row.events or (), count, clip_seconds)
+        for event in outside:
+            detail = f"event at {event[0]:g} s: after the last clip, at {count * clip_seconds:g} s"
+            problems.append(Problem(row.filename, "bad event", f"{detail}; left out"))
+        timed = {label for _, _, label in row.events or ()}
+        parts = [
+            _part(row, i, clip_seconds, events[i], set(row.labels) - timed) for i in range(count)
+        ]
+        kept = [part for part in parts if part.labels or not row.labels or keeps_background]
+        if len(kept) < count:
+            detail = f"{count - len(kept)} of {count} clips hold no event and are left out, as "
+            detail += "nobody says that all was annotated (data.annotated=throughout)"
+            problems.append(Problem(row.filename, "not annotated", detail))
+        clips += kept
+    return clips, problems
+
+
+def _part(
+    row: ClipRow, number: int, clip_seconds: float, events: Sequence[Event], untimed: set[int]
+) -> ClipRow:
+    start = number * clip_seconds
+    samples = round(clip_seconds * SAMPLE_RATE)
+    sounding = {label for _, _, label in events} & set(row.labels)
+    return dataclasses.replace(
+        row,
+        id=f"{row.id}@{start:g}",
+        filename=f"{row.filename} at {start:g} s",
+        audio=RecordingPart(path_of_row(row), number * samples, samples),
+        labels=tuple(sorted(untimed | sounding)),
+        events=None if row.events is None else tuple(sorted(events)),
+    )
+
+
+def _events_of_clips(
+    events: Sequence[Event], count: int, clip_seconds: float
+) -> tuple[dict[int, list[Event]], list[Event]]:
+    """The events in each clip, with times in the clip, and those after the last clip."""
+    inside: dict[int, list[Event]] = collections.defaultdict(list)
+    outside = []
+    for onset, offset, label in events:
+        first = int(onset // clip_seconds)
+        last = max(first, math.ceil(offset / clip_seconds) - 1)
+        if first >= count:
+            outside.append((onset, offset, label))
+        for number in range(first, min(last, count - 1) + 1):
+            start = number * clip_seconds
+            times = max(onset - start, 0.0), min(offset - start, clip_seconds)
+            inside[number].append((*times, label))
+    return inside, outside

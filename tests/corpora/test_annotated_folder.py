@@ -1,0 +1,191 @@
+"""Recordings with one table or none: splits by groups, clips, events at their times."""
+
+import collections
+import csv
+import pathlib
+
+import audio_files
+import numpy as np
+import pytest
+from prepared_data import config, problems_of, read_split, report_of
+from shared_tables import SHARED
+
+from psl_jax.audio.decoding import read_audio
+from psl_jax.corpora import split_groups
+from psl_jax.corpora.own_data import OwnData
+from psl_jax.data import split_index_files
+from psl_jax.preparing.prepare_corpus import prepare
+from psl_jax.runtime.errors import UserError
+
+HEAD = "filename,onset,offset,label\n"
+
+
+def recordings_of(data_dir: str) -> dict[str, list[dict]]:
+    """The clips of each recording, in order, of all splits."""
+    clips = {}
+    for split in split_index_files.stored_splits(data_dir):
+        clips |= read_split(data_dir, split)
+    result = collections.defaultdict(list)
+    for name in sorted(clips, key=lambda name: float((name + "@0").split("@")[1])):
+        result[name.split("@")[0]].append(clips[name])
+    return result
+
+
+def test_events_lie_where_they_sound(tmp_path):
+    """Bursts in silence, annotated by four tools: the clips hold them at their times, to 10 ms."""
+    bursts = [(3.2, 4.7), (9.5, 21.25), (24.0, 25.0)]  # the second is in three clips of 10 s
+    source = tmp_path / "source"
+    for name, rate in (("a.wav", 48_000), ("b.flac", 22_050), ("c.ogg", 16_000), ("d.wav", 8_000)):
+        time = np.arange(32 * rate) / rate
+        sounds = sum((time >= on) & (time < off) for on, off in bursts)
+        audio_files.write(source / name, 0.5 * sounds * np.sin(2 * np.pi * 440 * time), rate)
+    raven = "Selection\tView\tChannel\tBegin Time (s)\tEnd Time (s)\tBegin File\tCall\n"
+    lines = [f"{i}\tS 1\t1\t{on}\t{off}\ta.wav\tbeep\n" for i, (on, off) in enumerate(bursts)]
+    (source / "a.Table.1.selections.txt").write_text(raven + "".join(lines))
+    lines = [f"{on:.6f}\t{off:.6f}\tbeep\n" for on, off in bursts]
+    (source / "b.txt").write_text("".join(lines))
+    birdnet = "Start (s),End (s),Scientific name,Common name,Confidence,File\n"
+    lines = [f"{on},{off},Beep beep,beep,0.9,D:\\x\\C.OGG\n" for on, off in bursts]
+    (source / "results.csv").write_text(birdnet + "".join(lines))
+    lines = [f"t\t\t{on:.3f}\t{off:.3f}\t{off - on:.3f}\tbeep\n" for on, off in bursts]
+    media = '"#file:///x/d.wav -- offset: 0, duration: 00:00:32.000"\n'
+    (source / "d.txt").write_text(media + "".join(lines))
+
+    data_dir = prepare(
+        config(source_dir=str(source), clip_seconds=10.0, annotated="throughout"), tmp_path
+    )
+    recordings = recordings_of(data_dir)
+    assert recordings.keys() == {"a", "b", "c", "d"}
+    for name, clips in recordings.items():
+        assert [len(clip["audio"]) for clip in clips[:3]] == [160_000] * 3 and len(clips) == 4
+        audio = np.concatenate([clip["audio"] for clip in clips])
+        (path,) = source.glob(f"{name}.[wfo]*")
+        np.testing.assert_array_equal(audio, read_audio(path))  # not a sample is lost or changed
+        times = [
+            (10 * number + on, 10 * number + off)
+            for number, clip in enumerate(clips)
+            for on, off in zip(*(clip["events"][k] for k in ("onset", "offset")), strict=True)
+        ]
+        expected = [(3.2, 4.7), (9.5, 10), (10, 20), (20, 21.25), (24, 25)]
+        np.testing.assert_allclose(times, expected, atol=1e-3)
+        loud = np.abs(audio.reshape(-1, 80)).max(1) > 3000  # in 5 ms
+        at = 0.005 * np.arange(len(loud))
+        inside = np.any([(at > on + 0.01) & (at < off - 0.015) for on, off in bursts], axis=0)
+        outside = np.all([(at < on - 0.015) | (at > off + 0.01) for on, off in bursts], axis=0)
+        assert loud[inside].all() and not loud[outside].any()
+        assert [clip["labels"].tolist() for clip in clips] == [[0], [0], [0], []]
+
+
+def test_bad_rows_are_told_by_file_and_row(tmp_path):
+    source = tmp_path / "source"
+    for name in ("ä.wav", "b.wav", "c.wav", "left.wav"):
+        audio_files.write(source / name, audio_files.tone(3.0))
+    rows = "ä,0,1,dog\nä,2.5,3.5,dog\nä,3.5,4,dog\nb,4,5,dog\nnone.wav,0,1,dog\nc,0,1,cat\n"
+    (source / "events.csv").write_text(HEAD + rows)
+    data_dir = prepare(config(source_dir=str(source)), tmp_path)
+    assert problems_of(data_dir, "ä.wav") == [
+        (
+            "event cut",
+            "row 3 of events.csv: 2.5 to 3.5 s goes on after the end; cut there, at 3.00 s",
+        ),
+        ("bad event", "row 4 of events.csv: 3.5 to 4 s is after the end, at 3.00 s; left out"),
+    ]
+    assert [kind for kind, _ in problems_of(data_dir, "b.wav")] == ["bad event", "no label"]
+    assert problems_of(data_dir, "none.wav")[0][1].startswith("row 6 of events.csv: no such")
+    assert problems_of(data_dir, "left.wav")[0][0] == "not annotated"
+    clips = recordings_of(data_dir)
+    assert clips.keys() == {"ä", "c"}
+    np.testing.assert_allclose(clips["ä"][0]["events"]["offset"], [1, 3])
+
+
+def test_folders_are_classes_and_the_splits_are_kept(tmp_path, capsys):
+    source = tmp_path / "source"
+    for number in range(8):
+        name = ("dog", "cat")[number % 2]
+        audio_files.write(source / name / f"{number}.wav", audio_files.tone(0.3, seed=number))
+    data_dir = prepare(config(source_dir=str(source)), tmp_path)
+    assert split_index_files.class_names(data_dir) == ("cat", "dog")
+    splits = report_of(data_dir)["splits"]
+    assert {name: split["clips"] for name, split in splits.items()} == {
+        "full": 4, "validation": 2, "eval": 2, "balanced": 4
+    }  # fmt: skip
+    assert all(min(split["label_counts"].values()) for split in splits.values())
+    assert "splits.csv has the split of each recording" in capsys.readouterr().out
+    assert prepare(config(source_dir=str(source)), tmp_path) == data_dir
+
+    rows = list(csv.reader((source / "splits.csv").read_text().splitlines()))[1:]
+    table = "".join(f"{name},{'eval' if split == 'eval' else 'full'}\n" for name, split in rows)
+    (source / "splits.csv").write_text("filename,split\n" + table)
+    other = prepare(config(source_dir=str(source)), tmp_path)
+    assert report_of(other)["splits"]["full"]["clips"] == 6
+    audio_files.write(source / "dog" / "new.wav", audio_files.tone(0.3))
+    with pytest.raises(UserError, match=r"no split for 1 recordings, such as dog/new.wav"):
+        prepare(config(source_dir=str(source)), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("group_by", "expected"),
+    [
+        ("", {"n", "s", "e"}),
+        ("recording", {"n/a1.wav", "n/b2.wav", "s/a3.wav", "e/b4.wav"}),
+        (r"/([ab])\d", {"a", "b"}),
+        ("day", {"mon", "tue"}),
+    ],
+)
+def test_groups(group_by, expected):
+    names = ["n/a1.wav", "n/b2.wav", "s/a3.wav", "e/b4.wav"]
+    days = dict(zip(names, ["mon", "mon", "tue", "mon"], strict=True))
+    assert set(split_groups.groups_of(names, group_by, days, False).values()) == expected
+
+
+def test_every_class_is_in_every_split_where_groups_allow_it():
+    """Several labels a group, rare classes, groups of very different sizes."""
+    rng = np.random.default_rng(3)
+    groups = {
+        f"site{i}": {int(c): int(rng.integers(1, 40)) for c in rng.choice(12, 3, replace=False)}
+        for i in range(60)
+    }
+    groups |= {f"rare{i}": {12: 1, i: 5} for i in range(3)}
+    splits = split_groups.assign_splits(groups)
+    assert splits.keys() == groups.keys()
+    assert splits == split_groups.assign_splits(dict(reversed(groups.items())))
+    for label in range(13):
+        clips = collections.Counter()
+        for group, counts in groups.items():
+            clips[splits[group]] += counts.get(label, 0)
+        assert min(clips[split] for split in split_groups.SHARES) > 0, label
+        if label < 12:
+            assert 0.55 < clips["full"] / clips.total() < 0.85, (label, clips)
+    assert set(split_groups.assign_splits({"a": {0: 1}, "b": {0: 1}}).values()) == {"full"}
+
+
+def test_one_group_in_two_rows_and_a_column_that_is_not_there(tmp_path):
+    for name in ("a.wav", "b.wav"):
+        audio_files.write(tmp_path / name, audio_files.tone(0.3))
+    (tmp_path / "e.csv").write_text("filename,label,day\na,dog,1\na,cat,2\nb,dog,1\n")
+    with pytest.raises(UserError, match=r"row 3: a.wav is of group '2', and of '1'"):
+        OwnData(source_dir=tmp_path, group_by="day")
+    with pytest.raises(UserError, match=r"'site'.*empty for a.wav"):
+        OwnData(source_dir=tmp_path, group_by="site")
+
+
+@pytest.mark.skipif(
+    not (SHARED / "urbansound8k_16k").is_dir(), reason="needs data/urbansound8k_16k"
+)
+def test_no_source_of_urbansound8k_is_in_two_splits(tmp_path):
+    """Two folds as one table: all splits have all classes, and a recording is in one of them."""
+    folder = SHARED / "urbansound8k_16k"
+    rows = list(csv.DictReader((folder / "meta.csv").read_text().splitlines()))
+    (tmp_path / "audio").mkdir()
+    for row in rows:
+        (tmp_path / "audio" / row["filename"]).symlink_to(folder / row["filename"])
+    (tmp_path / "table.csv").write_text((folder / "meta.csv").read_text())
+    OwnData(source_dir=tmp_path, group_by="fsid")
+    with (tmp_path / "splits.csv").open() as file:
+        split_of = {pathlib.Path(r["filename"]).name: r["split"] for r in csv.DictReader(file)}
+    assert split_of.keys() == {row["filename"] for row in rows}
+    assert len({(row["fsid"], split_of[row["filename"]]) for row in rows}) == len(
+        {row["fsid"] for row in rows}
+    )
+    pairs = {(row["category"], split_of[row["filename"]]) for row in rows}
+    assert len(pairs) == 10 * 3
