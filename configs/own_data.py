@@ -3,10 +3,11 @@
     python -m psl_jax.main --config configs/own_data.py --workdir runs/own \
         --config.data.source_dir=FOLDER
 
-FOLDER holds audio files (wav, flac, ogg, mp3; any rate and channels) and, for each of the splits
-full, balanced and eval, a SPLIT.csv with the columns filename,labels (";" between labels), and
-optionally SPLIT_events.csv (filename,onset,offset,label) and classes.csv. The teacher is trained on
-`full`, the students on the teacher's labels of `balanced`.
+FOLDER holds audio files (wav, flac, ogg, mp3; any rate, channels and length) and a table: filename,
+onset, offset, label in seconds, or filename, labels, or those of Raven, Audacity, BirdNET or ELAN; or
+no table, but a folder for each class. docs/DATA.md has the details. The splits are made, and written
+to FOLDER/splits.csv; or full.csv, balanced.csv and eval.csv give them. The teacher is trained on
+`full`, the students on the teacher's labels of `balanced`, which is `full` unless there is one.
 """
 
 from ml_collections import ConfigDict
