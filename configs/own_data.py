@@ -3,11 +3,11 @@
     python -m psl_jax.main --config configs/own_data.py --workdir runs/own \
         --config.data.source_dir=FOLDER
 
-FOLDER holds audio files (wav, flac, ogg, mp3; any rate, channels and length) and a table: filename,
-onset, offset, label in seconds, or filename, labels, or those of Raven, Audacity, BirdNET or ELAN; or
-no table, but a folder for each class. docs/DATA.md has the details. The splits are made, and written
-to FOLDER/splits.csv; or full.csv, balanced.csv and eval.csv give them. The teacher is trained on
-`full`, the students on the teacher's labels of `balanced`, which is `full` unless there is one.
+FOLDER holds audio files (any rate, channels and length) and a table: filename,onset,offset,label in
+seconds, or filename,labels, or those of Raven, Audacity, BirdNET or ELAN. Without a table, folders
+are classes. The splits are made, and written to FOLDER/splits.csv, or full.csv, balanced.csv and
+eval.csv give them: docs/DATA.md. The teacher is trained on `full`, the students on its labels of
+`balanced`, which is `full` unless there is such a split.
 """
 
 from ml_collections import ConfigDict

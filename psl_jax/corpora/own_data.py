@@ -71,8 +71,8 @@ class OwnData(Corpus):
             "annotated": annotated,
             "csv_sha256": self._tables_sha256,
         }
-        if hints_given := {"columns": columns, "event_label": event_label}:
-            self.settings |= {name: value for name, value in hints_given.items() if value}
+        given = {"columns": columns, "event_label": event_label}
+        self.settings |= {name: value for name, value in given.items() if value}
 
     def _read_splits(self, source_dir: str | os.PathLike, label_separator: str) -> None:
         folder = read_folder(source_dir, label_separator)
@@ -95,6 +95,7 @@ class OwnData(Corpus):
         recordings = list(folder.rows)
         path = path_of(self._path) / SPLITS_CSV
         if path.exists():
+            print(f"{path} gives the splits. Delete it to have them made anew")
             self._splits = split_groups.read_splits(path, recordings)
         else:
             group_of = split_groups.groups_of(

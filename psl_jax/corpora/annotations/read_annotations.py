@@ -87,6 +87,8 @@ def read_annotations(
     not read, and where no table is about a recording.
     """
     root = path_of(folder)
+    if not root.is_dir():
+        raise UserError(f"{root} is not a folder: expected recordings and their tables")
     recordings, others = find_files(root)
     result = Annotations(recordings, [])
     names = RecordingNames(recordings)
