@@ -13,6 +13,7 @@ import numpy as np
 from psl_jax.audio.decoding import CUT_TOLERANCE_SECONDS, Audio, DecodeError
 from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.corpora.preparation_problems import Problem
+from psl_jax.corpora.stored_audio import RecordingPart
 from psl_jax.data.clip_index import ClipDescription, Event
 
 # A file whose length is that of a span, but for this much, is that span.
@@ -102,7 +103,8 @@ def load_clip(row: ClipRow, max_seconds: float) -> Loaded:
         whole = "" if audio.source_seconds is None else f" of {audio.source_seconds:.1f} s"
         problems.append(Problem(row.filename, "cut", f"the first {max_seconds:g} s{whole} kept"))
     if audio.silent:
-        problems.append(Problem(row.filename, "silent", "every sample is zero; kept"))
+        of_clip = f"{row.id}: " if isinstance(row.audio, RecordingPart) else ""
+        problems.append(Problem(row.filename, "silent", f"{of_clip}every sample is zero; kept"))
     seconds = len(audio.samples) / SAMPLE_RATE
     events, labels = None, row.labels
     if row.events is not None:

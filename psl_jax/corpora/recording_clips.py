@@ -91,7 +91,6 @@ def _part(
     return dataclasses.replace(
         row,
         id=f"{row.id}@{start:g}",
-        filename=f"{row.filename} at {start:g} s",
         audio=RecordingPart(path_of_row(row), number * samples, samples),
         labels=tuple(sorted(untimed | sounding)),
         events=None if row.events is None else tuple(sorted(events)),

@@ -222,7 +222,8 @@ class ClipBuilder:
         sizes = [len(contents.clips) for contents in written if contents.clips]
         index = index_lib.build_index(split, self.corpus.classes, total.clips, sizes)
         index.save(index_lib.index_path(self._beginning, split))
-        return index, dataclasses.replace(total, clips=[])
+        problems = list(dict.fromkeys(total.problems))  # once for all clips of a recording
+        return index, dataclasses.replace(total, clips=[], problems=problems)
 
     def _shard_path(self, split: str, number: int, count: int) -> pathlib.Path:
         return dataset_files.shard_path(self._beginning, self.corpus.name, split, number, count)
