@@ -9,7 +9,7 @@ import re
 from typing import Any, NamedTuple
 
 from psl_jax.runtime.csv_files import SEPARATORS
-from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.errors import MissingPackageError, UserError
 from psl_jax.runtime.paths import local_copy
 
 Row = tuple[int, list[str]]  # its line in the file, from 1, and its cells
@@ -127,9 +127,7 @@ def read_parquet(path: pathlib.Path) -> Sheet:
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise UserError(
-            f"{path} can only be read with pyarrow: pip install 'psl_jax[corpora]'"
-        ) from error
+        raise MissingPackageError(path, "pyarrow", "corpora") from error
     with local_copy(path) as copy:
         try:
             table = pyarrow.parquet.read_table(copy)
