@@ -229,6 +229,20 @@ def test_folders_of_earlier_versions_are_understood():
     assert config_lib.changed(old, now)[Kind.SCIENTIFIC] == ["relabel.dtype"]
 
 
+def test_folders_of_own_recordings_of_earlier_versions():
+    """max_clip_seconds is clip_seconds, and `validation` was `balanced`."""
+    data = {"corpus": "own_data", "validation_split": "validation"}
+    settings = config_lib.Settings()
+    now = config_lib.to_dict(
+        dataclasses.replace(settings, data=dataclasses.replace(settings.data, **data))
+    )
+    old = now | {"data": now["data"] | {"validation_split": "balanced", "max_clip_seconds": 10.0}}
+    del old["data"]["clip_seconds"]
+    assert not any(config_lib.changed(old, now).values())
+    old["data"]["max_clip_seconds"] = 4.0
+    assert config_lib.changed(old, now)[Kind.SCIENTIFIC] == ["data.clip_seconds"]
+
+
 def test_a_setting_that_there_is_no_longer_counts_as_scientific():
     now = config_lib.to_dict(config_lib.Settings())
     assert config_lib.changed(now | {"gone": 3}, now)[Kind.SCIENTIFIC] == ["gone"]

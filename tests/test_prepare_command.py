@@ -196,7 +196,7 @@ def test_preparing_for_a_suite_tells_of_the_splits_that_it_will_lack(tmp_path):
 
 KILLED = """
 import os, signal, sys
-from psl_jax import prepare
+from psl_jax.commands import prepare
 from psl_jax.corpora import audioset, clip_rows
 
 seen, load = [], clip_rows.load_clip

@@ -70,6 +70,11 @@ def test_who_gives_a_removed_setting_is_told(tmp_path):
         config.relabel.views = 3
     with pytest.raises(UserError, match=r"relabel\.views was removed; commit de85886"):
         config_lib.experiments(config)
+    with config.unlocked():
+        del config.relabel.views
+        config.data.max_clip_seconds = 4.0
+    with pytest.raises(UserError, match=r"max_clip_seconds is now config\.data\.clip_seconds"):
+        config_lib.experiments(config)
 
 
 def label_folder(folder, changes: dict) -> None:
