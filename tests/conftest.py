@@ -21,11 +21,28 @@ def pytest_unconfigure():
         shutil.rmtree(_own_cache, ignore_errors=True)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def shallow_networks():
+    """Makes the networks that tests create shallow."""
+    import small_network
+
+    with small_network.blocks(small_network.SHALLOW):
+        yield
+
+
+@pytest.fixture(scope="module")
+def paper_network(shallow_networks):
+    """Makes those of one module the paper's."""
+    import small_network
+
+    with small_network.blocks(small_network.PAPER):
+        yield
+
+
 @pytest.fixture
-def shallow(monkeypatch):
-    """Makes the networks that a test creates shallow."""
-    from small_network import SHALLOW
+def shallow():
+    """Makes those of one test shallow, in a module of paper's networks."""
+    import small_network
 
-    from psl_jax.networks import mobilenetv2
-
-    monkeypatch.setattr(mobilenetv2, "INVERTED_RESIDUALS", SHALLOW)
+    with small_network.blocks(small_network.SHALLOW):
+        yield

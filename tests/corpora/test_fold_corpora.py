@@ -97,9 +97,8 @@ def test_what_is_not_there_is_told(tmp_path):
 
 @needs_esc50
 def test_real_recordings_of_esc50(tmp_path):
-    data = build(Esc50(source_dir=ESC50, splits=["fold1", "fold2"]), tmp_path)
-    for split in ("fold1", "fold2"):
-        index = split_index_files.load_index(data, split)
-        assert len(index) == 400 and set(index.class_counts()) == {8}
-        assert set(index.num_samples.tolist()) == {80_000}
-        assert {clip_id[0] for clip_id in index.ids} == {split[-1]}
+    data = build(Esc50(source_dir=ESC50, splits=["fold2"]), tmp_path)
+    index = split_index_files.load_index(data, "fold2")
+    assert len(index) == 400 and set(index.class_counts()) == {8}
+    assert set(index.num_samples.tolist()) == {80_000}
+    assert {clip_id[0] for clip_id in index.ids} == {"2"}

@@ -41,39 +41,23 @@ def read_table(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-@pytest.fixture(scope="module")
-def kaggle2018(tmp_path_factory) -> str:
-    """Prepared from the real tables, of which only the first rows keep their audio."""
-    root = tmp_path_factory.mktemp("kaggle2018")
-    meta = root / "source" / "FSDKaggle2018.meta"
-    shutil.copytree(SHARED / "fsdkaggle2018", meta)
+@needs_fsdkaggle2018
+def test_fsdkaggle2018_from_its_real_tables(tmp_path):
+    shutil.copytree(SHARED / "fsdkaggle2018", tmp_path / "FSDKaggle2018.meta")
     train = read_table("train_post_competition.csv")
     test = [row for row in read_table("test_post_competition.csv") if row["usage"] != "Ignored"]
     for folder, rows in (("audio_train", train), ("audio_test", test)):
         stems = [row["fname"].removesuffix(".wav") for row in rows]
-        write_wavs(root / "source" / f"FSDKaggle2018.{folder}", stems)
-    return build(FsdKaggle2018, root / "source", root)
-
-
-@needs_fsdkaggle2018
-def test_fsdkaggle2018_from_its_real_tables(kaggle2018):
-    clips = {
-        split: split_index_files.load_index(kaggle2018, split)
-        for split in split_index_files.splits(kaggle2018)
-    }
-    assert {split: len(i) for split, i in clips.items()} == {"train": 9_473, "test": 1_600}
-    assert not set(clips["train"].ids) & set(clips["test"].ids)
-    for found in clips.values():
-        assert found.num_classes == 41
-        assert (found.weak_labels().sum(axis=1) == 1).all()
-        assert found.class_counts().min() > 0
-    table = {row["fname"]: row["label"] for row in read_table("train_post_competition.csv")}
-    names = clips["train"].classes
-    labels = clips["train"].label_values
-    found = {f"{c}.wav": names[label] for c, label in zip(clips["train"].ids, labels, strict=True)}
-    assert found == table
-    assert report_of(kaggle2018)["problems"] == []
-    assert report_of(kaggle2018)["splits"]["test"]["source_rates"] == {"44100": 1_600}
+        write_wavs(tmp_path / f"FSDKaggle2018.{folder}", stems)
+    corpus = FsdKaggle2018(source_dir=tmp_path)
+    assert len(corpus.classes) == 41
+    for split, table in (("train", train), ("test", test)):
+        found = {f"{row.id}.wav": row.labels for row in corpus.rows()[split]}
+        assert len(found) == {"train": 9_473, "test": 1_600}[split]
+        names = {name: corpus.classes[label] for name, (label,) in found.items()}
+        assert names == {row["fname"]: row["label"] for row in table}
+        assert set(names.values()) == set(corpus.classes)
+    assert not corpus.problems
 
 
 def write_kaggle2018(root: pathlib.Path) -> pathlib.Path:

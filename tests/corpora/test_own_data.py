@@ -1,6 +1,5 @@
 """A folder of one's own: every good clip arrives, every bad file, row and event is reported."""
 
-import csv
 import os
 import pathlib
 import unicodedata
@@ -9,7 +8,6 @@ import audio_files
 import numpy as np
 import pytest
 from prepared_data import config, problems_of, read_split, record_hashes, report_of, small_folder
-from shared_tables import ESC50, needs_esc50
 
 from psl_jax.corpora import labels_folder
 from psl_jax.data import split_index_files
@@ -245,29 +243,6 @@ def test_nothing_left_shows_what_was_looked_for(tmp_path):
     for part in ("train.csv is usable", "  0.wav,dog", "  Y0.wav", "missing (no such file)"):
         assert part in message
     assert not list(tmp_path.rglob("dataset_info.json"))
-
-
-@needs_esc50
-def test_real_recordings(tmp_path):
-    """Two folds of ESC-50: 800 clips of 5 s in 50 classes."""
-    with open(ESC50 / "meta.csv", newline="") as file:
-        meta = [row for row in csv.DictReader(file) if row["fold"] in "12"]
-    source = tmp_path / "source"
-    source.mkdir()
-    (source / "audio").symlink_to(ESC50, target_is_directory=True)
-    for split, fold in (("full", "1"), ("eval", "2")):
-        rows = [(f"audio/{r['filename']}", r["category"]) for r in meta if r["fold"] == fold]
-        audio_files.write_table(source / f"{split}.csv", "filename,labels", rows)
-    data_dir = prepare(config(source_dir=str(source), clip_seconds=10.0), tmp_path)
-    labels = {pathlib.Path(row["filename"]).stem: row["category"] for row in meta}
-    found = {}
-    for split in ("full", "eval"):
-        clips = split_index_files.load_index(data_dir, split)
-        assert len(clips) == 400 and clips.num_classes == 50 and not clips.has_events
-        names = (clips.classes[label] for label in clips.label_values)
-        found |= dict(zip(clips.ids, names, strict=True))
-    assert found == labels
-    assert all(p["kind"] == "silent" for p in report_of(data_dir)["problems"])
 
 
 # ---- what came up with people's own folders ------------------------------------------------------

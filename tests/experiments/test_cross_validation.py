@@ -32,7 +32,7 @@ def recordings(tmp_path):
 
 
 @pytest.fixture
-def config(recordings, tmp_path, shallow):
+def config(recordings, tmp_path):
     found = transfer_configs.between_folds("esc50", 1.0)
     found.init_from = str(small_experiments.save_model(tmp_path / "start"))
     found.data.source_dir = str(recordings)

@@ -88,7 +88,7 @@ def test_corpora_as_published_need_their_folder():
 
 
 @pytest.fixture
-def config(tmp_path, shallow):
+def config(tmp_path):
     """A teacher on one data set, and its classifier anew on another one."""
     small_experiments.write_data(tmp_path / "first")
     index = synthetic_data.make_index([5], 18_000, num_classes=4, split=small_experiments.SPLIT)

@@ -11,9 +11,10 @@ import jax
 import numpy as np
 import places
 import pytest
+import small_network
 import tagging
 from shared_tables import ESC50
-from small_network import SHALLOW
+from small_network import PAPER, SHALLOW
 
 from psl_jax.commands import export
 from psl_jax.exporting import check, export_options
@@ -25,6 +26,7 @@ from psl_jax.networks.trained_model import Model
 from psl_jax.runtime.errors import UserError
 from psl_jax.weights import load_model
 
+pytestmark = pytest.mark.usefixtures("paper_network")
 GRAPHS = ("onnx", "tflite", "stablehlo")
 NEEDS = {
     "onnx": "onnxruntime",
@@ -51,9 +53,8 @@ def model() -> Model:
 
 @pytest.fixture(scope="module")
 def shallow_model() -> Model:
-    """Of 6 blocks: to compile a StableHLO program for six shapes takes long."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mobilenetv2, "INVERTED_RESIDUALS", SHALLOW)
+    """Of few blocks: to compile a StableHLO program for six shapes takes long."""
+    with small_network.blocks(SHALLOW):
         network, variables = mobilenetv2.create(len(tagging.LABELS), tagging.WIDTH)
     stats = jax.tree_util.tree_map_with_path(
         lambda path, x: np.full_like(x, 0.1) if path[-1].key == "var" else x, variables.stats
@@ -73,9 +74,8 @@ def model_of(model, shallow_model):
 
 def write(model: Model, name: str, *arguments):
     """`export.export`; a shallow model is folded as such."""
-    with pytest.MonkeyPatch.context() as patch:
-        if len(model.variables.params["blocks"]) == sum(repeats for _, _, repeats, _ in SHALLOW):
-            patch.setattr(mobilenetv2, "INVERTED_RESIDUALS", SHALLOW)
+    is_shallow = len(model.variables.params["blocks"]) < 17
+    with small_network.blocks(SHALLOW if is_shallow else PAPER):
         return export.export(model, name, *arguments)
 
 

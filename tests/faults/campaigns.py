@@ -22,12 +22,15 @@ import soundfile
 from run_comparison import FaultError, arrays, files, losses, same
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "helpers")]
+
+import small_network  # noqa: E402
+
 TIMEOUT = 900  # seconds until a process counts as hanging
 PEERS_END = 60  # seconds in which a process notices that another one is gone, and 30 s to leave
 CLIPS = {"train": 48, "eval": 16}
 RESTART = 75
 FEWER_OPTIMIZATIONS = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # each start compiles
-BLOCKS = ((1, 16, 1, 1), (6, 24, 1, 2), (6, 32, 1, 2), (6, 64, 1, 2), (6, 96, 1, 2))  # small_main's
 STAGES = [("teacher", name) for name in ("train", "average", "evaluate")]
 STAGES += [("student", name) for name in ("relabel", "train", "average", "evaluate")]
 
@@ -260,7 +263,7 @@ class Suite(Campaign):
         from psl_jax.networks import mobilenetv2
         from psl_jax.weights.load_model import load_model
 
-        mobilenetv2.INVERTED_RESIDUALS = BLOCKS
+        mobilenetv2.INVERTED_RESIDUALS = small_network.SHALLOW
         for experiment in ("teacher", "student"):
             ours, theirs = (folder / experiment for folder in (self.folder, self.whole))
             same(experiment, losses(ours), losses(theirs))
@@ -295,7 +298,6 @@ class InBucket(Suite):
 
     def __init__(self, root: pathlib.Path):
         super().__init__(root)
-        sys.path.insert(0, str(ROOT / "tests" / "helpers"))
         import bucket_server
 
         (root / "server").mkdir(exist_ok=True)

@@ -71,7 +71,7 @@ def shallow(cache: pathlib.Path) -> None:
 
     from psl_jax.networks import mobilenetv2
 
-    mobilenetv2.INVERTED_RESIDUALS = campaigns.BLOCKS
+    mobilenetv2.INVERTED_RESIDUALS = campaigns.small_network.SHALLOW
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 

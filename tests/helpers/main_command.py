@@ -1,4 +1,4 @@
-"""psl_jax.main, as the command line gives it, in this process and with a shallow network."""
+"""psl_jax.main, as the command line gives it, in this process."""
 
 import os
 import warnings
@@ -7,10 +7,8 @@ import places
 import pytest
 from absl import flags
 from absl.testing import flagsaver
-from small_network import SHALLOW
 
 from psl_jax import main
-from psl_jax.networks import mobilenetv2
 
 
 def call_main(*arguments: str | os.PathLike) -> None:
@@ -18,7 +16,6 @@ def call_main(*arguments: str | os.PathLike) -> None:
     before = set(flags.FLAGS)
     with pytest.MonkeyPatch.context() as patch, flagsaver.flagsaver():
         patch.chdir(places.ROOT)
-        patch.setattr(mobilenetv2, "INVERTED_RESIDUALS", SHALLOW)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # ml-collections' load_module

@@ -6,14 +6,14 @@ from psl_jax import config
 def get_config():
     result = config.base()
     result.data.corpus = "tfds"
-    result.segment_seconds = 2.0
+    result.segment_seconds = 1.0
     result.model.width = 0.1
     result.train.batch_size = result.evaluate.batch_size = 4
     result.train.learning_rate = 1e-2
     result.train.epochs, result.train.log_every, result.train.checkpoint_every = 4, 1, 1
     result.experiments = {
         "teacher": {"labels": "weak"},
-        "psl2s": {"labels": "soft", "segment_seconds": 1.0, "teacher": "teacher"},
+        "psl2s": {"labels": "soft", "teacher": "teacher"},
     }
     return result
 """

@@ -24,7 +24,7 @@ def random_variables(variables: Variables, seed: int = 0) -> Variables:
 
 
 @pytest.mark.parametrize("width", [0.25, 0.5])
-def test_the_folded_network_gives_the_same_probabilities(shallow, width):
+def test_the_folded_network_gives_the_same_probabilities(width):
     network, variables = mobilenetv2.create(3, width)
     variables = random_variables(variables)
     logmel = np.random.default_rng(1).normal(-30, 20, (2, 77, 64)).astype(np.float32)
@@ -42,7 +42,7 @@ def test_the_folded_network_gives_the_same_probabilities(shallow, width):
     )
 
 
-def test_in_parts_of_the_batch_and_with_padding_it_gives_what_each_row_gives(shallow):
+def test_in_parts_of_the_batch_and_with_padding_it_gives_what_each_row_gives():
     _, variables = mobilenetv2.create(3)
     folded = folding.fold(random_variables(variables))
     logmel = np.random.default_rng(1).normal(-30, 20, (6, 301, 64)).astype(np.float32)
@@ -85,7 +85,7 @@ def test_a_batch_norm_is_folded_by_its_definition():
 @pytest.mark.parametrize(
     ("platform", "maps"), [("tpu", jnp.bfloat16), ("gpu", jnp.bfloat16), ("cpu", jnp.float32)]
 )
-def test_maps_are_of_the_type_asked_for_but_on_a_cpu(shallow, platform, maps):
+def test_maps_are_of_the_type_asked_for_but_on_a_cpu(platform, maps):
     network, variables = mobilenetv2.create(3, 0.25)
     variables = random_variables(variables)
     logmel = np.random.default_rng(1).normal(-30, 20, (2, 77, 64)).astype(np.float32)

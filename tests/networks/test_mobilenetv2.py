@@ -22,6 +22,8 @@ from psl_jax.networks.mobilenetv2 import (
     scaled,
 )
 
+pytestmark = pytest.mark.usefixtures("paper_network")
+
 TRAIN, EVALUATE = Context(train=True), Context()
 
 

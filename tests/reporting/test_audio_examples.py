@@ -128,7 +128,7 @@ def test_figures_of_clips(kept, tmp_path):
 # --- In a browser ---------------------------------------------------------------------------------
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def driver(tmp_path_factory):
     with browser.opened(tmp_path_factory.mktemp("browser")) as opened:
         yield opened

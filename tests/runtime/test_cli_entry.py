@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+import forked_python
 import jax
 import places
 import pytest
@@ -24,7 +25,10 @@ PRINTS = "print('a line', flush=True)"
 def run(body):
     code = f"from psl_jax.runtime import cli_entry\ndef main(_):\n  {body}\ncli_entry.run(main)"
     return subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [forked_python.path(), "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -44,7 +48,7 @@ def test_a_full_disk_behind_standard_output_is_one_line(flush):
     code = f"from psl_jax.runtime import cli_entry\ndef main(_):\n  {body}\ncli_entry.run(main)"
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True
+            [forked_python.path(), "-c", code], stdout=full, stderr=subprocess.PIPE, text=True
         )
     told = "\nerror: cannot write to standard output: No space left on device\n"
     assert (done.returncode, done.stderr) == (2, told)
@@ -54,7 +58,9 @@ def test_help_for_a_reader_that_has_left():
     reading, writing = os.pipe()
     os.close(reading)
     code = "import sys; from psl_jax import cli; sys.argv = ['psl-jax', '--help']; cli.run()"
-    done = subprocess.run([sys.executable, "-c", code], stdout=writing, stderr=subprocess.PIPE)
+    done = subprocess.run(
+        [forked_python.path(), "-c", code], stdout=writing, stderr=subprocess.PIPE
+    )
     os.close(writing)
     assert done.stderr == b""
 
@@ -124,7 +130,7 @@ def test_other_arguments_are_no_buckets():
 
 def test_commands_that_take_no_buckets_say_so(tmp_path):
     process = subprocess.Popen(
-        [sys.executable, "-m", "psl_jax", "thresholds", "model", "--csv=gs://b/x.csv"],
+        [forked_python.path(), "-m", "psl_jax", "thresholds", "model", "--csv=gs://b/x.csv"],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(places.ROOT)},
         stderr=subprocess.PIPE,

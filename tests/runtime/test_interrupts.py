@@ -3,8 +3,8 @@
 import os
 import signal
 import subprocess
-import sys
 
+import forked_python
 import pytest
 
 from psl_jax.runtime import interrupts
@@ -28,7 +28,7 @@ def test_each_of_these_ends_a_program_so_that_it_can_go_on(name):
         "import os, signal; from psl_jax.runtime import cli_entry\n"
         f"cli_entry.run(lambda _: os.kill(os.getpid(), signal.{name}))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([forked_python.path(), "-c", code], capture_output=True, text=True)
     assert done.returncode == 75 and f"told to end ({name})" in done.stderr
 
 
@@ -38,7 +38,7 @@ def test_nohup_keeps_its_meaning():
         "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
         "cli_entry.run(lambda _: os.kill(os.getpid(), signal.SIGHUP))"
     )
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    assert subprocess.run([forked_python.path(), "-c", code]).returncode == 0
 
 
 def test_it_is_answered_at_the_end(handled):

@@ -1,10 +1,10 @@
 import itertools
 import re
 import subprocess
-import sys
 import threading
 import time
 
+import forked_python
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,7 +29,7 @@ def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("devices")
     script = places.HELPERS / "virtual_devices.py"
     done = subprocess.run(
-        [sys.executable, script, folder], capture_output=True, text=True, timeout=600
+        [forked_python.path(), script, folder], capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
     loaded = []

@@ -74,7 +74,7 @@ def test_no_clip_waits_for_the_end(monkeypatch):
 
 
 @pytest.fixture
-def scorer(shallow):
+def scorer():
     network, variables = create(3, 0.1)
     return Scorer(small_experiments.able(network, variables), LogMel())
 

@@ -18,6 +18,8 @@ from psl_jax.scoring.scorer import Scorer
 from psl_jax.tagging import jitted_programs, tagger
 from psl_jax.tagging.windowing import WHOLE_LENGTHS, capacity
 
+pytestmark = pytest.mark.usefixtures("paper_network")
+
 TOLERANCE = 2e-5
 
 

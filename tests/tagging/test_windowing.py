@@ -9,6 +9,8 @@ from psl_jax.networks.frontend import HOP, WINDOW
 from psl_jax.tagging import windowing
 from psl_jax.tagging.windowing import FRAME_SAMPLES, Pool, Timeline, cut_segments, cut_whole
 
+pytestmark = pytest.mark.usefixtures("paper_network")
+
 
 def blocks_of(audio: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
     cuts = np.sort(rng.integers(0, len(audio) + 1, rng.integers(0, 9)))

@@ -107,7 +107,6 @@ def config_of(folder, **changes):
     return config
 
 
-@pytest.mark.usefixtures("shallow")
 def test_an_experiment_is_bound_to_its_teacher(folder, tmp_path):
     suite.run(config_of(folder), tmp_path, "train")
     soft, counts, _ = labels_in(folder, tmp_path / "soft_labels")

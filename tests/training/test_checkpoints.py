@@ -156,7 +156,7 @@ INFO = {
 
 
 @pytest.fixture
-def variables(shallow):
+def variables():
     _, made = create(3, 0.1, seed=1)
     return jax.tree.map(np.asarray, made)
 

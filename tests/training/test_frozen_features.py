@@ -14,7 +14,7 @@ LEARNING_RATE = 1e-2  # of small_experiments
 
 
 @pytest.fixture
-def data(tmp_path, shallow):
+def data(tmp_path):
     return small_experiments.write_data(tmp_path / "data")
 
 

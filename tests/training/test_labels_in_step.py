@@ -1,10 +1,11 @@
 """What is trained on: weak labels, soft labels, both, and a teacher inside the training step."""
 
+import dataclasses
 import itertools
 import json
 import subprocess
-import sys
 
+import forked_python
 import jax
 import numpy as np
 import places
@@ -26,12 +27,12 @@ from psl_jax.training.step import init_state, train_program
 
 
 @pytest.fixture
-def data(tmp_path, shallow):
+def data(tmp_path):
     return small_experiments.write_data(tmp_path / "data")
 
 
 @pytest.fixture
-def teacher(tmp_path, shallow):
+def teacher(tmp_path):
     return str(small_experiments.save_model(tmp_path / "teacher", seed=3))
 
 
@@ -47,11 +48,9 @@ def losses(folder):
 # --- alpha at its ends ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("when", ["beforehand", "in_step"])
-def test_alpha_0_is_the_weak_path_to_the_bit(data, tmp_path, teacher, when):
+def test_alpha_0_is_the_weak_path_to_the_bit(data, tmp_path, teacher):
     run(settings(data), tmp_path / "weak")
-    soft = {"labels": "soft", "teacher": teacher, "alpha": 0.0, "relabel": {"when": when}}
-    run(settings(data, **soft), tmp_path / "soft")
+    run(settings(data, labels="soft", teacher=teacher, alpha=0.0), tmp_path / "soft")
     assert_same_bits(last_variables(tmp_path / "soft"), last_variables(tmp_path / "weak"))
     assert losses(tmp_path / "soft") == losses(tmp_path / "weak")
 
@@ -74,8 +73,8 @@ def test_alpha_1_is_training_on_the_soft_labels_to_the_bit(data, tmp_path, teach
     assert_same_bits(parallel.to_host(state.variables), last_variables(tmp_path / "psl"))
 
 
-@pytest.mark.parametrize("alpha", [0.25, 0.5])
-def test_in_between_targets_are_mixed(data, tmp_path, teacher, alpha):
+def test_in_between_targets_are_mixed(data, tmp_path, teacher):
+    alpha = 0.25
     found = settings(data, labels="soft", teacher=teacher, alpha=alpha)
     one = run(found, tmp_path / "run", "relabel")
     source = one.source(found.data.train_split)
@@ -93,21 +92,21 @@ def test_in_between_targets_are_mixed(data, tmp_path, teacher, alpha):
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """What teacher_on_devices.py computes on one and on four devices."""
+    """What teacher_on_devices.py computes on four devices."""
     path = tmp_path_factory.mktemp("teacher") / "found.npz"
     script = places.HELPERS / "teacher_on_devices.py"
     done = subprocess.run(
-        [sys.executable, script, path], capture_output=True, text=True, timeout=600
+        [forked_python.path(), script, path], capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
     with np.load(path) as arrays:
         return dict(arrays)
 
 
-@pytest.mark.parametrize(("devices", "count_padding"), [(1, False), (4, False), (4, True)])
-def test_labels_made_in_the_step_are_the_stored_ones_to_float16(found, devices, count_padding):
+@pytest.mark.parametrize("count_padding", [False, True])
+def test_labels_made_in_the_step_are_the_stored_ones_to_float16(found, count_padding):
     stored = found[f"stored {count_padding}"]
-    labels = found[f"{devices} {count_padding}"]
+    labels = found[f"4 {count_padding}"]
     assert stored.dtype == np.float16 and labels.dtype == np.float32
     assert stored.std() > 0.1
     rounding = np.spacing(stored).astype(np.float32) / 2 + 2e-6
@@ -132,49 +131,42 @@ def test_padding_that_counts_gives_other_labels(found):
     assert (difference[~padded] < 1e-5).all()
 
 
+def in_step(data, teacher, **train):
+    """A run on labels that its steps make; the other tests share its program."""
+    augment = {"gain_probability": 1.0, "polarity_probability": 1.0, "time_masks": 1}
+    augment |= {"time_mask_frames": 20, "mixup_alpha": 0.5}
+    changes = {"labels": "soft", "teacher": teacher, "alpha": 0.5, "augment": augment}
+    changes["train"] = {"learning_rate": 1e-4} | train
+    return settings(data, **changes, relabel={"when": "in_step"})
+
+
 def test_a_run_with_the_teacher_in_the_step_is_one_on_stored_labels(data, tmp_path, teacher):
-    """To what float16 takes of the labels."""
-    common = {"labels": "soft", "teacher": teacher, "alpha": 0.5}
-    common["train"] = {"learning_rate": 1e-4}
-    run(settings(data, **common), tmp_path / "stored")
-    one = run(settings(data, **common, relabel={"when": "in_step"}), tmp_path / "in_step")
+    """To what float16 takes of the labels. They are made before the student's augmentation."""
+    one = run(in_step(data, teacher), tmp_path / "in_step")
+    stored = dataclasses.replace(one.settings.relabel, when="beforehand")
+    run(dataclasses.replace(in_step(data, teacher), relabel=stored), tmp_path / "stored")
     np.testing.assert_allclose(losses(tmp_path / "in_step"), losses(tmp_path / "stored"), rtol=2e-4)
     assert set(one.folder.finished) == {"train"}
     assert not (tmp_path / "in_step/soft_labels").exists()
     assert any("inside the training step" in note for note in one.notes)
 
 
-def test_augmentation_is_of_the_student_alone(data, tmp_path, teacher):
-    """The labels are made before it, so augmented runs on stored and on new labels agree."""
-    augment = {"gain_probability": 1.0, "polarity_probability": 1.0, "time_masks": 1}
-    augment |= {"time_mask_frames": 20, "mixup_alpha": 0.5}
-    common = {"labels": "soft", "teacher": teacher, "augment": augment}
-    common["train"] = {"learning_rate": 1e-4}
-    for when in ("beforehand", "in_step"):
-        run(settings(data, **common, relabel={"when": when}), tmp_path / when)
-    np.testing.assert_allclose(
-        losses(tmp_path / "in_step"), losses(tmp_path / "beforehand"), rtol=2e-4
-    )
-
-
 def test_another_teacher_is_refused_and_a_stopped_run_goes_on(data, tmp_path, teacher):
-    def asked(steps):
-        changes = {"labels": "soft", "teacher": teacher, "relabel": {"when": "in_step"}}
-        return settings(data, **changes, train={"max_steps": steps, "checkpoint_every": 1})
-
-    run(asked(3), tmp_path / "whole")
+    every_step = {"max_steps": 3, "checkpoint_every": 1}
+    asked = in_step(data, teacher, **every_step)
+    run(asked, tmp_path / "whole")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Experiment, "_validate", stop)
         with pytest.raises(KeyboardInterrupt):
-            run(asked(3), tmp_path / "cut")
+            run(asked, tmp_path / "cut")
     other = small_experiments.save_model(tmp_path / "teacher", seed=4)
     with pytest.raises(OtherRunError, match="made with another teacher"):
-        run(asked(3), tmp_path / "cut")
+        run(asked, tmp_path / "cut")
     small_experiments.save_model(other, seed=3)
-    run(asked(3), tmp_path / "cut")
+    run(asked, tmp_path / "cut")
     assert_same_bits(last_variables(tmp_path / "cut"), last_variables(tmp_path / "whole"))
     (tmp_path / "teacher").rename(tmp_path / "gone")  # no longer needed
-    run(asked(3), tmp_path / "cut", stage=None)
+    run(asked, tmp_path / "cut", stage=None)
     assert files.read_json(tmp_path / "cut/metrics.json")["num_clips"] == 8
 
 

@@ -27,7 +27,7 @@ def products(jaxpr):
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_float32_means_float32_on_every_backend(shallow, monkeypatch, dtype, platform):
+def test_float32_means_float32_on_every_backend(monkeypatch, dtype, platform):
     """Left to itself a TPU would multiply float32 as bfloat16, and a GPU as TF32."""
     monkeypatch.setattr(parallel, "platform_of", lambda mesh: platform)
     monkeypatch.setattr(processor, "dtype_on", lambda platform, dtype: dtype)

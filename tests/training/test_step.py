@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_network import SHALLOW
 
 from psl_jax.networks.augmentation import Augmentation
 from psl_jax.networks.forward_context import Context
@@ -65,9 +64,7 @@ def batch_of(size=4, classes=3, seed=0):
 @pytest.fixture(scope="module")
 def plain():
     """Network without dropout, its variables and a jitted step on one device."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("psl_jax.networks.mobilenetv2.INVERTED_RESIDUALS", SHALLOW)
-        network, variables = create(3, 0.1, dropout=0.0)
+    network, variables = create(3, 0.1, dropout=0.0)
     mesh = parallel.data_mesh(1)
     return types.SimpleNamespace(
         network=network,

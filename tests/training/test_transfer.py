@@ -46,7 +46,7 @@ def settings_for(folder, **changes):
 
 
 @pytest.fixture
-def data(tmp_path, shallow):
+def data(tmp_path):
     index = synthetic_data.make_index([4, 3], 16_000)
     (tmp_path / "data").mkdir()
     audio = synthetic_data.make_audio(index)
@@ -135,7 +135,7 @@ def test_no_model_to_start_from_names_the_setting(data, tmp_path):
 
 
 @pytest.mark.parametrize("channels_first", [False, True])
-def test_the_gradient_is_that_of_a_linear_layer_on_frozen_embeddings(shallow, channels_first):
+def test_the_gradient_is_that_of_a_linear_layer_on_frozen_embeddings(channels_first):
     network, variables = create(3, 0.1, dropout=0.0)
     wide = jax.tree.map(lambda x: np.asarray(x, np.float64), variables)
     rng = np.random.default_rng(0)

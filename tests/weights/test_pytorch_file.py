@@ -16,6 +16,8 @@ from psl_jax.networks.mobilenetv2 import clip_probabilities, create, num_paramet
 from psl_jax.runtime.errors import UserError
 from psl_jax.weights import load_model, pytorch_file
 
+pytestmark = pytest.mark.usefixtures("paper_network")
+
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[torch]'")
 
 ODD_LENGTH = 54_321  # samples

@@ -17,6 +17,8 @@ from psl_jax.runtime.errors import UserError
 from psl_jax.scoring import bootstrap, evaluation, metrics
 from psl_jax.weights.stored_thresholds import store_thresholds
 
+pytestmark = pytest.mark.usefixtures("paper_network")
+
 pytest.importorskip("safetensors")
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 

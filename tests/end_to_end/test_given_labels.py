@@ -24,7 +24,6 @@ def config_of(folder, labels, **changes):
     return config
 
 
-@pytest.mark.usefixtures("shallow")
 def test_imported_labels_need_no_teacher(tmp_path, monkeypatch):
     index, segmentation = label_data.index(), Segmentation(1.0)
     label_data.write_data(tmp_path / "data", index)

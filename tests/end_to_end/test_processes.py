@@ -5,9 +5,9 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 
+import forked_python
 import numpy as np
 import places
 import pytest
@@ -85,7 +85,7 @@ with run_claim.claim_folder(sys.argv[1], "--out"):
 def launch(workdir, *arguments):
     return subprocess.run(
         [REPOSITORY / "launch" / "local_processes.sh", "2", "--workdir", workdir, *arguments],
-        env=os.environ | {"PYTHON": sys.executable, "LOGS": str(workdir)},
+        env=os.environ | {"PYTHON": forked_python.path(), "LOGS": str(workdir)},
         capture_output=True,
         text=True,
         timeout=TIMEOUT,
@@ -116,7 +116,7 @@ def both(code, *arguments):
         address = f"127.0.0.1:{free.getsockname()[1]}"
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", code, address, str(number), *arguments],
+            [forked_python.path(), "-c", code, address, str(number), *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -135,7 +135,7 @@ def test_a_signal_ends_who_waits_for_the_others():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = free.getsockname()
-    command = [sys.executable, "-c", code, f"127.0.0.1:{address[1]}"]
+    command = [forked_python.path(), "-c", code, f"127.0.0.1:{address[1]}"]
     with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
         is_listening = False
         while not is_listening and process.poll() is None:
@@ -181,7 +181,7 @@ def test_processes_with_different_settings_end_and_name_one():
 def test_a_folder_belongs_to_one_run_until_it_ends(tmp_path):
     def start():
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        return subprocess.Popen([sys.executable, "-c", CLAIM, tmp_path], text=True, **pipes)
+        return subprocess.Popen([forked_python.path(), "-c", CLAIM, tmp_path], text=True, **pipes)
 
     with start() as first:
         assert first.stdout.readline() == "claimed\n"

@@ -92,7 +92,7 @@ def write(folder: pathlib.Path, lengths, heard) -> pathlib.Path:
     return folder
 
 
-def test_padding_that_counts_is_silence_in_the_clip(tmp_path, shallow):
+def test_padding_that_counts_is_silence_in_the_clip(tmp_path):
     """Training, validation and evaluation of clips that end early are those of silent endings."""
     heard = [25_000, 32_000, 24_001, 31_000] * 2
     short = write(tmp_path / "short", heard, heard)
@@ -108,7 +108,7 @@ def test_padding_that_counts_is_silence_in_the_clip(tmp_path, shallow):
     assert np.abs(other - expected).max() > 20 * np.abs(found - expected).max()
 
 
-def test_it_runs_from_labels_to_scores(tmp_path, shallow):
+def test_it_runs_from_labels_to_scores(tmp_path):
     data = small_experiments.write_data(tmp_path / "data", (16_000, 16_960, 9_000, 32_000))
     teacher = small_experiments.save_model(tmp_path / "teacher")
     config = config_lib.student("psl2s", 1.0, "code")

@@ -5,10 +5,10 @@ import json
 import os
 import signal
 import subprocess
-import sys
 
 import audio_files
 import bucket_server
+import forked_python
 import numpy as np
 import places
 import pytest
@@ -24,8 +24,6 @@ CONFIG = small_suite.CONFIG.replace(
 """,
 )
 RUN = ("teacher", "psl2s")
-# As it is, not started again with huge pages: what was imported would be imported again.
-OWN = {"PYTHONPATH": str(places.ROOT), "GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}
 TIMEOUT = 400  # seconds; a loaded machine is no failure
 
 
@@ -64,9 +62,9 @@ def run(bucket, s3, tmp_path_factory):
 
     def start(script, *arguments, **environment):
         done = subprocess.run(
-            [sys.executable, places.HELPERS / script, *map(str, arguments)],
+            [forked_python.path(), places.HELPERS / script, *map(str, arguments)],
             cwd=elsewhere,
-            env=os.environ | bucket.environment | s3.environment | OWN | environment,
+            env=os.environ | bucket.environment | s3.environment | environment,
             capture_output=True,
             text=True,
             timeout=TIMEOUT,
@@ -224,24 +222,6 @@ def test_a_model_and_data_in_a_bucket(run, runs, local, source, tmp_path):
             assert ours == theirs, path.name
     here, there = [line for line in done.stdout.splitlines() if line.startswith('{"file"')]
     assert there == here.replace(os.fspath(source), "gs://bkt/source")
-
-
-@pytest.mark.skipif(
-    not os.environ.get("PSL_JAX_WALKS"), reason="takes minutes: set PSL_JAX_WALKS=1"
-)
-def test_the_quickstart_there_has_the_digits_of_the_one_here(run, bucket, tmp_path):
-    settings = {"data.full_clips": 24, "data.balanced_clips": 16, "data.eval_clips": 12}
-    settings |= {"train.max_steps": 4, "train.validate_every": 2, "train.batch_size": 8}
-    settings |= {"model.width": 0.1}
-    more = [f"--config.{name}={value}" for name, value in settings.items()]
-    for workdir in (tmp_path, "gs://bkt/quickstart"):
-        done = run("small_main.py", "--config=quickstart", "--workdir", workdir, *more)
-        assert done.returncode == 0, done.stderr
-    for name in ("teacher", "weak", "psl10s", "psl5s", "psl2s"):
-        ours, here = f"quickstart/{name}", tmp_path / name
-        assert bucket.get(f"{ours}/metrics.json") == (here / "metrics.json").read_bytes()
-        scores = bucket.get(f"{ours}/scores.npz"), (here / "scores.npz").read_bytes()
-        assert_same_arrays(*map(arrays, scores))
 
 
 @pytest.mark.parametrize(

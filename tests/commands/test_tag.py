@@ -21,6 +21,9 @@ from psl_jax.tagging import file_tagging, output_formats, spectrogram
 from psl_jax.tagging.events import Event, EventSettings
 from psl_jax.tagging.output_formats import clock, output_paths
 
+# Some run the command in a process of its own.
+pytestmark = pytest.mark.usefixtures("paper_network")
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):

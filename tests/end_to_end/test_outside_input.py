@@ -1,7 +1,7 @@
 """Whatever the bytes of a file from outside: a result, or an error in words.
 
-EXAMPLES=12000 python -m pytest tests/test_outside_input.py tries 12,000 cases of each kind, as was
-done once; the usual few find what newly breaks. Memory stays under 1 GiB.
+EXAMPLES=12000 python -m pytest tests/end_to_end/test_outside_input.py tries 12,000 cases of each
+kind, as was done once; the usual few find what newly breaks. Memory stays under 1 GiB.
 """
 
 import contextlib

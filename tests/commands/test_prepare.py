@@ -6,9 +6,9 @@ import pathlib
 import shutil
 import signal
 import subprocess
-import sys
 
 import audio_files
+import forked_python
 import numpy as np
 import places
 import pytest
@@ -60,7 +60,7 @@ def run(*command) -> int:
 
 def run_process(*command) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "psl_jax", "prepare", *map(str, command)],
+        [forked_python.path(), "-m", "psl_jax", "prepare", *map(str, command)],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -163,7 +163,7 @@ def test_description(prepared, capsys):
     assert all(name.replace("'", "&#39;") in html for name in audioset_classes())
 
 
-def test_a_config_for_audioset_trains_on_it(prepared, tmp_path, shallow):
+def test_a_config_for_audioset_trains_on_it(prepared, tmp_path):
     spec = importlib.util.spec_from_file_location("psl2s", ROOT / "configs/psl2s.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -215,7 +215,7 @@ prepare.main(prepare.parse(["prepare", *sys.argv[1:]]))
 def test_killed_and_started_again_is_whole_and_identical(source, prepared, tmp_path):
     command = arguments(source, tmp_path)
     killed = subprocess.run(
-        [sys.executable, "-c", KILLED, *command], cwd=ROOT, check=False, capture_output=True
+        [forked_python.path(), "-c", KILLED, *command], cwd=ROOT, check=False, capture_output=True
     )
     assert killed.returncode == -signal.SIGKILL
     kept = {path.name: path.stat().st_mtime_ns for path in tmp_path.rglob("*.tfrecord-*")}

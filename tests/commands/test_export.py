@@ -3,9 +3,9 @@
 import json
 import pathlib
 import subprocess
-import sys
 
 import audio_files
+import forked_python
 import numpy as np
 import pytest
 import synthetic_data
@@ -19,6 +19,9 @@ from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
 from psl_jax.weights import load_model
 from psl_jax.weights.pytorch_file import sidecar
+
+# Some run the command in a process of its own.
+pytestmark = pytest.mark.usefixtures("paper_network")
 
 
 def test_other_safetensors_are_refused(tmp_path):
@@ -67,7 +70,7 @@ def test_command_line(tmp_path):
     pytest.importorskip("safetensors", reason="safetensors is not installed")
     run, out = tagging.save(tmp_path / "run"), tmp_path / "out.safetensors"
     audio = audio_files.write(tmp_path / "x.flac", tagging.recording(3.0))
-    command = [sys.executable, "-m", "psl_jax", "export", run]
+    command = [forked_python.path(), "-m", "psl_jax", "export", run]
     arguments = ["--format=safetensors", f"--out={out}", "--audio", str(audio), "--licence=mine"]
     done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=True)
     assert "differs from the Flax model by at most" in done.stdout

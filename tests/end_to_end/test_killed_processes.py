@@ -5,8 +5,8 @@ import os
 import re
 import socket
 import subprocess
-import sys
 
+import forked_python
 import numpy as np
 import places
 import pytest
@@ -39,7 +39,7 @@ class Together:
         started = [
             subprocess.Popen(
                 [
-                    *(sys.executable, places.HELPERS / "small_main.py"),
+                    *(forked_python.path(), places.HELPERS / "small_main.py"),
                     *("--config", self.folder / "config.py", "--workdir", workdir),
                     *(f"--config.data.data_dir={self.folder}", "--distributed"),
                     f"--config.train.checkpoint_every={checkpoint_every}",
@@ -108,7 +108,7 @@ def test_two_processes_are_killed_in_training_and_in_relabeling(together, undist
 
 
 def test_one_of_two_processes_is_told_to_end_and_another_is_lost(together, undisturbed, tmp_path):
-    never = {"checkpoint_every": 1000, "ends_other": False}  # but at validations, of even steps
+    never = {"checkpoint_every": 1000, "ends_other": False}  # but at validations
     statuses, outputs = together.run(tmp_path, "batch 6", dies=1, by="SIGTERM", **never)
     assert statuses == [75, 75], outputs
     told = [re.search(r"stopped; teacher, step (\d+) is saved", output) for output in outputs]

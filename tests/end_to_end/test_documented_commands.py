@@ -28,7 +28,6 @@ from absl import flags
 
 from psl_jax import cli
 from psl_jax.experiments import suite
-from psl_jax.networks import mobilenetv2
 
 # ml-collections loads a config by a method that Python 3.12 has no more.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -57,7 +56,7 @@ LEFT_OUT = {
     "python -m psl_jax.main --config table5": A_CORPUS_OF_OTHERS,
     "python -m psl_jax.main --config fsd50k": A_CORPUS_OF_OTHERS,
     "python -m psl_jax.main --config esc50": A_CORPUS_OF_OTHERS,
-    "psl-jax export runs/psl2s --format=tflite": "test_export_command.py converts",
+    "psl-jax export runs/psl2s --format=tflite": "test_export.py converts",
     "cat labelled/validation.csv": "shows a file",
     "psl-jax prepare --corpus own_data --source_dir gs://": "test_buckets.py runs it in a bucket",
     "psl-jax main --config configs/psl2s.py --workdir gs://": "test_buckets.py",
@@ -139,8 +138,6 @@ def place(tmp_path_factory):
         (folder / name).symlink_to(places.ROOT / name)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        blocks = ((1, 16, 1, 1), (6, 24, 1, 2), (6, 32, 1, 2), (6, 64, 1, 2), (6, 96, 1, 2))
-        patch.setattr(mobilenetv2, "INVERTED_RESIDUALS", blocks)
         for beginning in FIRST:
             run(next(c for c in commands(DOCUMENTS[0]) if beginning in c), patch)
         shutil.copytree("runs/psl2s", "MODEL")

@@ -7,9 +7,6 @@ import sys
 
 import places
 import small_experiments
-from small_network import SHALLOW
-
-from psl_jax.networks import mobilenetv2
 
 SCRIPT = """
 import runpy, sys
@@ -19,8 +16,7 @@ runpy.run_path(sys.argv.pop(1), run_name="__main__")
 """
 
 
-def test_prepared_data_are_relabeled_trained_on_and_evaluated(tmp_path, monkeypatch):
-    monkeypatch.setattr(mobilenetv2, "INVERTED_RESIDUALS", SHALLOW)
+def test_prepared_data_are_relabeled_trained_on_and_evaluated(tmp_path):
     data = small_experiments.write_data(tmp_path / "data")
     model = str(small_experiments.save_model(tmp_path / "model"))
     on_data = [model, str(data), f"--split={small_experiments.SPLIT}", "--segment_seconds=0.5"]

@@ -26,7 +26,7 @@ NEEDS = {"onnx": "onnxruntime", "tflite": "ai_edge_litert", "pt": "torch"}
 
 
 @pytest.fixture
-def data(tmp_path, shallow):
+def data(tmp_path):
     return small_experiments.write_data(tmp_path / "data")
 
 
@@ -37,7 +37,7 @@ def run(data, tmp_path):
 
 
 @pytest.fixture
-def model(shallow):
+def model():
     network, variables = create(3, 0.1, output="softmax")
     info = ModelInfo(CLASSES, 0.1, 1.0, output="softmax")
     return Model(network, small_experiments.able(network, variables), info)
