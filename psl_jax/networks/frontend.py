@@ -134,8 +134,7 @@ def power_mel(
     """
     platform = platform or jax.default_backend()
     if transform == "dft" or (transform == "auto" and platform == "tpu"):
-        even, odd = _power_by_products(audio)
-        return _mel_of(even, mel_filters()[::2]) + _mel_of(odd, mel_filters()[1::2])
+        return _mel_of(_power_by_products(audio))
     if fft == "auto":
         fft = "float64" if platform == "cpu" else "float32"
     bytes_per_row = num_frames(audio.shape[1] - WINDOW) * WINDOW * np.dtype(fft).itemsize
@@ -147,61 +146,40 @@ def _power_mel(audio: jax.Array, fft: str) -> jax.Array:
     with jax.enable_x64(True) if fft == "float64" else contextlib.nullcontext():
         spectrum = jnp.fft.rfft(frames.astype(fft) * hann(fft))  # [batch, frames, 257]
         power = (jnp.square(spectrum.real) + jnp.square(spectrum.imag)).astype(audio.dtype)
-    return _mel_of(power, mel_filters())
+    return _mel_of(power)
 
 
-def _mel_of(power: jax.Array, filters: np.ndarray) -> jax.Array:
+def _mel_of(power: jax.Array) -> jax.Array:
     # Never at default precision: TF32 alone costs up to 18 dB in the quiet bands of tonal audio.
-    return jnp.einsum("btf,fm->btm", power, filters, precision=jax.lax.Precision.HIGHEST)
+    return jnp.einsum("btf,fm->btm", power, mel_filters(), precision=jax.lax.Precision.HIGHEST)
 
 
-def _power_by_products(audio: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Power spectra of even and of odd bins, [batch, frames, 129] and [batch, frames, 128].
-
-    Where a and b are the halves of a frame, its even bins are those of a + b and its odd ones those
-    of a - b, so each takes a product with 256 rows of the Fourier matrix instead of 512. The window
-    comes last: multiplying by 1/2 - cos/2 takes from half of a bin a quarter of its neighbours.
-    """
-    half = WINDOW // 2
-    usable = (num_frames(audio.shape[1] - WINDOW) - 1) * HOP + half
-    first, second = audio[:, :usable], audio[:, half : half + usable]
-    even = jnp.split(_over_chunks(first + second, _fourier_matrix(0)), 2, axis=-1)
-    odd = jnp.split(_over_chunks(first - second, _fourier_matrix(1)), 2, axis=-1)
-
-    def windowed(e: jax.Array, o: jax.Array, sign: int) -> tuple[jax.Array, jax.Array]:
-        # Beyond either end bins are mirrored: the imaginary part (a sine) with the other sign.
-        below = jnp.concatenate([sign * o[..., :1], o], axis=-1)
-        above = jnp.concatenate([o, sign * o[..., -1:]], axis=-1)
-        return e / 2 - (below + above) / 4, o / 2 - (e[..., :-1] + e[..., 1:]) / 4
-
-    real, imaginary = windowed(even[0], odd[0], 1), windowed(even[1], odd[1], -1)
-    even_power, odd_power = map(lambda x, y: jnp.square(x) + jnp.square(y), real, imaginary)
-    return even_power, odd_power
-
-
-def _over_chunks(audio: jax.Array, matrix: np.ndarray) -> jax.Array:
-    """Products of half frames with a matrix [256, n]: [batch, frames, n], as a convolution.
+def _power_by_products(audio: jax.Array) -> jax.Array:
+    """Power spectra [batch, frames, 257] by a product with the Fourier matrix, as a convolution.
 
     Frames are never made: the 32-sample chunks that they share are the channels of a sequence, over
-    which a kernel of 8 chunks moves by 5.
+    which a kernel of 16 chunks moves by 5.
     """
-    kernel = jnp.asarray(matrix, audio.dtype).reshape(-1, CHUNK, matrix.shape[1])
-    return jax.lax.conv_general_dilated(
-        audio.reshape(len(audio), -1, CHUNK),
+    chunks = _chunks(audio)
+    matrix = jnp.asarray(_fourier_matrix(), audio.dtype)
+    kernel = matrix.reshape(WINDOW // CHUNK, CHUNK, -1)
+    spectrum = jax.lax.conv_general_dilated(
+        chunks,
         kernel,
         (HOP // CHUNK,),
         "VALID",
         dimension_numbers=("NWC", "WIO", "NWC"),
         precision=jax.lax.Precision.HIGHEST,
     )
+    real, imaginary = jnp.split(spectrum, 2, axis=-1)
+    return jnp.square(real) + jnp.square(imaginary)
 
 
 @lru_cache
-def _fourier_matrix(first: int) -> np.ndarray:
-    """Cosines and minus sines of every other bin from `first` on: float64 [256, 2 x bins]."""
-    bins = np.arange(first, WINDOW // 2 + 1, 2)
-    phase = 2 * np.pi * (np.arange(WINDOW // 2)[:, None] * bins % WINDOW) / WINDOW
-    return np.concatenate([np.cos(phase), -np.sin(phase)], axis=1)
+def _fourier_matrix() -> np.ndarray:
+    """Windowed cosines and sines: float64 [512, 2 x 257]."""
+    phase = 2 * np.pi * (np.arange(WINDOW)[:, None] * np.arange(WINDOW // 2 + 1) % WINDOW) / WINDOW
+    return hann("float64")[:, None] * np.concatenate([np.cos(phase), np.sin(phase)], axis=1)
 
 
 def reflected(audio: jax.Array, num_samples: jax.Array | None = None) -> jax.Array:
