@@ -238,7 +238,11 @@ class JaxOperations:
         return self._biased(convolved, layer)
 
     def pointwise(self, x: jax.Array, layer: Layer) -> jax.Array:
-        return self._biased(pointwise(x, jnp.asarray(layer.kernel), dtype=self.dtype), layer)
+        y = self._biased(pointwise(x, jnp.asarray(layer.kernel), dtype=self.dtype), layer)
+        narrows = layer.kernel.shape[0] > layer.kernel.shape[1]
+        # A TPU's compiler would fuse the depthwise convolution before with the expansion behind,
+        # and compute it again for each tile of that: docs/PERFORMANCE.md.
+        return jax.lax.optimization_barrier(y) if narrows and self.platform == "tpu" else y
 
     def depthwise(self, x: jax.Array, layer: Layer, stride: int) -> jax.Array:
         kernel = jnp.asarray(layer.kernel)
