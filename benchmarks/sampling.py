@@ -19,8 +19,8 @@ from absl import flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from psl_jax.data.class_queue import ClassQueue
 from psl_jax.data.clip_index import ClipIndex
+from psl_jax.data.training_order import ClassQueue
 from psl_jax.runtime import cli_entry
 
 CLASSES, RAREST, SHARD, BATCH = 527, 67 / 1.9e6, 256, 32

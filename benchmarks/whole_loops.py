@@ -42,9 +42,8 @@ from psl_jax.scoring import evaluation
 from psl_jax.scoring import relabeling as relabel_lib
 from psl_jax.scoring.scorer import Scorer, scoring_program
 from psl_jax.training.checkpoints import TrainingCheckpoints
-from psl_jax.training.loop import LoopSettings, Schedule, train
+from psl_jax.training.loop import LoopSettings, Schedule, Stepper, train
 from psl_jax.training.step import Recipe, init_state, train_program
-from psl_jax.training.stepper import Stepper
 
 Rates = dict[str, float]
 

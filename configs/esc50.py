@@ -14,4 +14,4 @@ from psl_jax.experiments import transfer_configs
 
 
 def get_config() -> ConfigDict:
-    return transfer_configs.between_folds("esc50", 5.0)
+    return transfer_configs.make_fold_config("esc50", 5.0)

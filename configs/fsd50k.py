@@ -13,4 +13,4 @@ from psl_jax.experiments import transfer_configs
 
 
 def get_config() -> ConfigDict:
-    return transfer_configs.to("fsd50k")
+    return transfer_configs.make_config("fsd50k")

@@ -14,4 +14,4 @@ from psl_jax.experiments import transfer_configs
 
 
 def get_config() -> ConfigDict:
-    return transfer_configs.to("fsd2018")
+    return transfer_configs.make_config("fsd2018")

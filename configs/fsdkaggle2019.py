@@ -16,4 +16,4 @@ from psl_jax.runtime.errors import UserError
 def get_config(clips: str = "curated") -> ConfigDict:
     if clips not in ("curated", "noisy"):
         raise UserError(f"fsdkaggle2019.py:{clips} is unknown: give curated or noisy after the :")
-    return transfer_configs.to(f"fsd2019_{clips}")
+    return transfer_configs.make_config(f"fsd2019_{clips}")

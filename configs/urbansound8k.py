@@ -14,4 +14,4 @@ from psl_jax.experiments import transfer_configs
 
 
 def get_config() -> ConfigDict:
-    return transfer_configs.between_folds("urbansound8k", 4.0)
+    return transfer_configs.make_fold_config("urbansound8k", 4.0)

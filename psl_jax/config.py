@@ -101,6 +101,16 @@ class Settings:
     relabel: RelabelSettings = RelabelSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
 
+    @property
+    def network_form(self) -> tuple[float, LogMel]:
+        """Width and front end of the network."""
+        return self.model.width, self.frontend
+
+    def with_network(self, width: float, logmel: LogMel) -> "Settings":
+        """The same settings for a network of this width and front end."""
+        model = dataclasses.replace(self.model, width=width)
+        return dataclasses.replace(self, model=model, frontend=logmel)
+
 
 KNOWN = dict(list_settings(Settings))
 
@@ -208,25 +218,30 @@ def experiments(config: ConfigDict) -> dict[str, Settings]:
     """
     values = config.to_dict()
     suite = values.pop("experiments", {})
-    whole = _settings(values)
+    common = _settings(values)
     finished: dict[str, str] = {}
-    asked_for = {one.get("teacher") for one in suite.values() if isinstance(one, Mapping)}
-    if whole.teacher and whole.teacher not in suite and "teacher" not in asked_for:
-        suite = {name: one for name, one in suite.items() if name != "teacher"}  # one is finished
-        finished = {"teacher": whole.teacher}
+    teachers = {
+        changes.get("teacher") for changes in suite.values() if isinstance(changes, Mapping)
+    }
+    if common.teacher and common.teacher not in suite and "teacher" not in teachers:
+        suite = {name: changes for name, changes in suite.items() if name != "teacher"}
+        finished = {"teacher": common.teacher}
     result = {}
     for name, changes in suite.items():
         if not isinstance(changes, Mapping):
             raise UserError(f"experiments.{name} must be a dict of settings, not {changes!r}")
         _check_changes(changes, f"experiments.{name}.")
-        one = _settings(_merged(values, changes) | {"name": name})
-        _check_together(one, changes, f"experiments.{name}.")
-        one = dataclasses.replace(one, init_from=finished.get(one.init_from, one.init_from))
-        # The teacher that a suite gives to all is nothing to those on weak labels.
-        result[name] = one if one.labels == "soft" else dataclasses.replace(one, teacher="")
+        settings = _settings(_merged(values, changes) | {"name": name})
+        _check_together(settings, changes, prefix=f"experiments.{name}.")
+        result[name] = dataclasses.replace(
+            settings,
+            init_from=finished.get(settings.init_from, settings.init_from),
+            # The teacher that a suite gives to all is nothing to those on weak labels.
+            teacher=settings.teacher if settings.labels == "soft" else "",
+        )
     if not result:
-        _check_together(whole, values)
-    return _taught_in_order(result) or {whole.name: whole}
+        _check_together(common, values)
+    return _in_order(result) or {common.name: common}
 
 
 def _settings(values: Mapping[str, Any]) -> Settings:
@@ -238,7 +253,7 @@ def _settings(values: Mapping[str, Any]) -> Settings:
     return read(Settings, values)
 
 
-def _check_together(settings: Settings, given: Mapping[str, Any], prefix: str = "") -> None:
+def _check_together(settings: Settings, given: Mapping[str, Any], *, prefix: str = "") -> None:
     """Raises UserError where settings are in range each and mean nothing together.
 
     given: those that the experiment has of its own; others it may have of its suite.
@@ -270,17 +285,19 @@ def _check_changes(changes: Mapping[str, Any], prefix: str) -> None:
         check(prefix + name, value, KNOWN[name])
 
 
-def _taught_in_order(suite: dict[str, Settings]) -> dict[str, Settings]:
+def _in_order(suite: dict[str, Settings]) -> dict[str, Settings]:
     """Who is needed comes before who needs it; else weak labels and long segments come first."""
-    teachers = {need for one in suite.values() for need in (one.teacher, one.init_from)}
+    needs = {
+        name: {settings.teacher, settings.init_from} & suite.keys()
+        for name, settings in suite.items()
+    }
+    needed = set().union(*needs.values())
 
     def rank(name: str) -> tuple[Any, ...]:  # a ConfigDict keeps no order
-        one = suite[name]
-        return one.labels == "soft", name not in teachers, -one.segment_seconds, name
+        settings = suite[name]
+        return settings.labels == "soft", name not in needed, -settings.segment_seconds, name
 
-    sorter = graphlib.TopologicalSorter(
-        {name: {one.teacher, one.init_from} & suite.keys() for name, one in suite.items()}
-    )
+    sorter = graphlib.TopologicalSorter(needs)
     try:
         sorter.prepare()
     except graphlib.CycleError as error:

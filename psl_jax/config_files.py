@@ -21,15 +21,15 @@ def find(name: str) -> str:
     path, colon, argument = name.partition(":")
     if os.path.exists(path):
         return name
-    known = {file.stem: file for file in _FOLDER.glob("*.py")}
+    files = {file.stem: file for file in _FOLDER.glob("*.py")}
     wanted = path.removesuffix(".py")
     if os.path.dirname(path) in ("", "configs"):
         wanted = os.path.basename(wanted)
-    if wanted in known:
-        return f"{known[wanted]}{colon}{argument}"
-    near = difflib.get_close_matches(os.path.basename(wanted), known, 1)
+    if wanted in files:
+        return f"{files[wanted]}{colon}{argument}"
+    near = difflib.get_close_matches(os.path.basename(wanted), files, 1)
     hint = f" Did you mean {near[0]}?" if near else ""
     raise UserError(
         f"there is no config {path}: neither a file nor one that comes with psl_jax "
-        f"({', '.join(sorted(known))}).{hint}"
+        f"({', '.join(sorted(files))}).{hint}"
     )

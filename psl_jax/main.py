@@ -23,14 +23,15 @@ from psl_jax import config as config_lib
 from psl_jax import config_files, settings_reference
 from psl_jax.runtime import cli_entry, huge_pages
 from psl_jax.runtime.errors import UserError
-
-STAGES = ("prepare", "relabel", "train", "average", "evaluate", "report")
+from psl_jax.runtime.run_files import Stage
 
 _EXPERIMENTS = "--config.experiments."
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Run folder, for all results (default: runs/ and the config's name)."
 )
-_STAGE = flags.DEFINE_enum("stage", None, STAGES, "Last stage to run (default: report).")
+_STAGE = flags.DEFINE_enum_class(
+    "stage", Stage.REPORT, Stage, "Last stage to run (default: report)."
+)
 _AFRESH = flags.DEFINE_bool(
     "start_afresh",
     False,
@@ -72,12 +73,11 @@ _FLAGS = (
 
 
 def main(_: Sequence[str]) -> None:
-    from psl_jax.experiments import folds, seeds, suite
+    from psl_jax.experiments import suite
     from psl_jax.runtime import distributed, run_claim
 
     distributed.configure()
     config = flags.FLAGS.config
-    how = _STAGE.value, _AFRESH.value
     distributed.join_processes(
         _DISTRIBUTED.value,
         _COORDINATOR.value,
@@ -87,14 +87,28 @@ def main(_: Sequence[str]) -> None:
         | {f.name: f.value for f in (_STAGE, _AFRESH, _SEEDS, _FOLDS)},
     )
     workdir = _WORKDIR.value or os.path.join("runs", config.name)
-    several = None if _SEEDS.value is None else seeds.read(_SEEDS.value)
+    expected = "different numbers, such as 0,1,2"
+    seeds = None if _SEEDS.value is None else _read_numbers(_SEEDS, expected)
+    folds: list[int] | None = None if _FOLDS.value is None else []  # empty: all
+    if _FOLDS.value not in (None, "all"):
+        folds = _read_numbers(_FOLDS, "all, or different numbers, such as 1,2,3")
     with run_claim.claim_folder(workdir, "--workdir"):
-        if _FOLDS.value is not None:
-            folds.run(config, workdir, folds.read(_FOLDS.value), several, *how)
-        elif several is not None:
-            seeds.run(config, workdir, several, *how)
-        else:
-            suite.run(config, workdir, *how)
+        suite.run(
+            config,
+            workdir,
+            seeds=seeds,
+            folds=folds,
+            last_stage=_STAGE.value,
+            start_afresh=_AFRESH.value,
+        )
+
+
+def _read_numbers(flag: flags.FlagHolder, expected: str) -> list[int]:
+    """The numbers of a flag such as 0,1,2. Raises UserError for anything else."""
+    parts = [part.strip() for part in flag.value.split(",")]
+    if not all(part.isdecimal() for part in parts) or len(set(parts)) < len(parts):
+        raise UserError(f"--{flag.name}={flag.value}: expected {expected}")
+    return [int(part) for part in parts]
 
 
 def help_text() -> str:
@@ -129,7 +143,7 @@ def _parse(arguments: list[str]) -> list[str]:
         config.value.keys()  # raises here what went wrong in loading the file
         for argument in of_experiments:
             _change_experiment(config.value, argument)
-        for line in _not_reached(config.value, others, of_experiments):
+        for line in _not_reached(config.value, others, of_experiments=of_experiments):
             print(line)
         return rest
     except flags.Error as error:
@@ -173,7 +187,7 @@ def _change_experiment(config: ConfigDict, argument: str) -> None:
 
 
 def _not_reached(
-    config: ConfigDict, arguments: list[str], of_experiments: list[str]
+    config: ConfigDict, arguments: list[str], *, of_experiments: list[str]
 ) -> Iterator[str]:
     """Which experiments have a value of their own of what the command line gives for all.
 
@@ -185,17 +199,17 @@ def _not_reached(
             continue
         for name, changes in sorted(config.experiments.items()):
             try:
-                own = config_lib.value_of(changes, key)
+                changed = config_lib.value_of(changes, key)
             except (KeyError, TypeError):
                 continue
-            if own == "":  # the experiment goes without, as "from scratch" does
+            if changed == "":  # the experiment goes without, as "from scratch" does
                 continue
             given = f"{_EXPERIMENTS}{name}.{key}="
             if any(other.startswith(given) for other in of_experiments):
                 continue
             yield (
-                f"note: {argument} does not reach the experiment {name!r}, which has {key}={own}; "
-                f"{_EXPERIMENTS}{name}.{key}=VALUE does"
+                f"note: {argument} does not reach the experiment {name!r}, which has "
+                f"{key}={changed}; {_EXPERIMENTS}{name}.{key}=VALUE does"
             )
 
 
@@ -211,13 +225,13 @@ def _read(text: str, like: Any) -> Any:
 
 def _explain(arguments: list[str], error: Exception) -> str:
     """What is wrong with a `--config.key=value`: ml-collections names neither key nor type."""
-    known = set(config_lib.setting_names())
+    names = set(config_lib.setting_names())
     for argument in arguments[1:]:
         if argument.startswith("--config."):
             key = argument.removeprefix("--config.").split("=")[0]
             if argument.startswith(_EXPERIMENTS) and "=" not in argument:
                 return f"{argument}: {error}. Is it {argument}=VALUE?"
-            if key not in known and not key.startswith("experiments."):
+            if key not in names and not key.startswith("experiments."):
                 return config_lib.unknown_key_message(key)
     return f"{error}"
 

@@ -12,7 +12,7 @@ from places import ROOT
 from psl_jax import UserError, main, settings_reference
 from psl_jax import config as config_lib
 from psl_jax.audio.segments import Segmentation
-from psl_jax.experiments import stepping
+from psl_jax.experiments import setting_checks
 from psl_jax.runtime.settings import Kind
 
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
@@ -106,7 +106,7 @@ def test_a_batch_that_does_not_fit_is_refused(changes, devices, words):
     (one,) = config_lib.experiments(changed_config(**changes)).values()
     mesh = types.SimpleNamespace(size=devices, local_devices=jax.local_devices())
     with pytest.raises(UserError, match=rf"config\.(train|relabel)\.batch_size is {words}"):
-        stepping.check_batch(one, mesh)
+        setting_checks.check_batch(one, mesh)
 
 
 def test_an_element_of_a_tuple_is_no_setting():
@@ -255,7 +255,9 @@ def test_gaps_between_segments_are_refused():
         with pytest.raises(
             UserError, match=rf"config\.hop_seconds is {hop}: expected 0\.05 to 2 s"
         ):
-            stepping.segmentation_of(one)
+            setting_checks.training_segmentation(one)
     one = dataclasses.replace(one, hop_seconds=0.5)
-    assert stepping.segmentation_of(one) == Segmentation(2.0, 0.5)
-    assert stepping.segmentation_of(dataclasses.replace(one, hop_seconds=0.0)) == Segmentation(2.0)
+    assert setting_checks.training_segmentation(one) == Segmentation(2.0, 0.5)
+    assert setting_checks.training_segmentation(
+        dataclasses.replace(one, hop_seconds=0.0)
+    ) == Segmentation(2.0)

@@ -1,5 +1,6 @@
 """Batches of segments for training and whole passes: an order of numbers, loaded ahead."""
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Iterable, Iterator
@@ -10,13 +11,44 @@ import numpy as np
 from psl_jax.audio.segments import Segmentation
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.clip_stream import ClipStream
-from psl_jax.data.segment_loader import Batch, Segments
+from psl_jax.data.segment_loader import Batch, Segments, reflect_end
 from psl_jax.data.source import Source
-from psl_jax.data.time_shift import TimeShift, roll_rows
 from psl_jax.data.training_order import TrainingOrder
 from psl_jax.runtime.ordered_map import ordered_map
 
 LOADERS = 4  # threads; they mostly wait for the disk, or for memory
+
+
+@dataclasses.dataclass(frozen=True)
+class TimeShift:
+    """Shifts by up to `fraction` of the clip, either way, each example with `probability`.
+
+    What leaves the clip comes in at its other end. It is made where batches are put together: there
+    it is a copy of each row, while a device would gather every sample from a place of its own,
+    which a TPU does one row after the other.
+    """
+
+    probability: float
+    fraction: float
+    seed: int
+
+    def draw(self, step: int, process_index: int, num_samples: np.ndarray) -> np.ndarray:
+        """int32 [batch]: by how many samples to shift clips of num_samples [batch] in a step."""
+        rng = np.random.default_rng((self.seed, step, process_index))
+        shifted = rng.random(len(num_samples)) < self.probability
+        reach = np.floor(self.fraction * num_samples).astype(np.int64)
+        return np.where(shifted, rng.integers(-reach, reach + 1), 0).astype(np.int32)
+
+
+def roll_rows(audio: np.ndarray, num_samples: np.ndarray, shifts: np.ndarray) -> None:
+    """Rolls the first num_samples[i] of each row of audio [batch, samples] by shifts[i], in place.
+
+    What follows them is written anew by `reflect_end`.
+    """
+    for i in np.flatnonzero(shifts):
+        row, length = audio[i], int(num_samples[i])
+        row[:length] = np.roll(row[:length], shifts[i])
+        reflect_end(row, length)
 
 
 def train_batches(

@@ -1,13 +1,13 @@
 """The segments of a split, numbered clip after clip, and batches of them. Pure NumPy."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from psl_jax.audio.segments import Segmentation
+from psl_jax.audio.segments import REFLECTED_SAMPLES, Segmentation
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.source import Source
-from psl_jax.data.time_shift import reflect_end
 
 # audio        int16 [B, segment_samples], after the clip's end its reflection and zeros
 # num_samples  int32 [B], samples of the segment that lie inside the clip
@@ -23,8 +23,8 @@ Reader = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], None]
 class Segments:
     """The segments of `source`: number 0 is the first clip's first. Threads may load at once.
 
-    The labels are `alpha * soft + (1 - alpha) * weak` (BCE is linear in its target), and the clip's
-    weak labels where there are no `soft_labels`.
+    The labels are those of `mix_labels`, and the clip's weak labels where there are no
+    `soft_labels`.
     """
 
     def __init__(
@@ -88,11 +88,13 @@ class Segments:
         index = self.source.index
         if self.soft_labels is None:
             return index.weak_labels(clips)
-        labels = self.soft_labels.of_segments(clips, segments).astype(np.float32)
-        if self.alpha != 1:
-            labels *= self.alpha
-            labels += (1 - self.alpha) * index.weak_labels(clips)
-        return labels
+        soft = self.soft_labels.of_segments(clips, segments).astype(np.float32)
+        return soft if self.alpha == 1 else mix_labels(soft, index.weak_labels(clips), self.alpha)
+
+
+def mix_labels(soft: Any, weak: Any, alpha: float) -> Any:
+    """What is trained on, of arrays of NumPy or JAX [batch, classes]: BCE is linear in it."""
+    return alpha * soft + (1 - alpha) * weak
 
 
 def _filled_up(batch: Batch, size: int) -> Batch:
@@ -106,3 +108,14 @@ def _filled_up(batch: Batch, size: int) -> Batch:
         )
         for name, rows in batch.items()
     }
+
+
+def reflect_end(row: np.ndarray, samples: int) -> None:
+    """Writes after the first `samples` of `row` their reflection, as far as a frame reaches.
+
+    So the last frames before a clip's end are those of the clip alone, whose end the front end
+    reflects; zeros there would be a click.
+    """
+    length = min(REFLECTED_SAMPLES, len(row) - samples, samples - 2)
+    if length > 0:
+        row[samples : samples + length] = row[samples - 2 : samples - 2 - length : -1]

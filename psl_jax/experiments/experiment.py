@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -12,27 +12,26 @@ import numpy as np
 from psl_jax import config as config_lib
 from psl_jax.config import Settings
 from psl_jax.data.clip_index import ClipIndex
-from psl_jax.data.segment_loader import Batch, Segments
+from psl_jax.data.segment_loader import Segments
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.source import Source
-from psl_jax.experiments import sanity_notes, stepping
-from psl_jax.experiments.averaging import average
+from psl_jax.experiments import sanity_notes, setting_checks, training_steps
 from psl_jax.experiments.run_folder import RunFolder
 from psl_jax.experiments.soft_label_stage import SoftLabelStage
+from psl_jax.experiments.start_model import StartModel, started_variables
 from psl_jax.networks.mobilenetv2 import Network, Variables, create, num_parameters
-from psl_jax.networks.trained_model import Model
+from psl_jax.networks.trained_model import ModelInfo
 from psl_jax.reporting import run_page
 from psl_jax.runtime import files, parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
-from psl_jax.runtime.run_files import CHECKPOINTS, LABEL_QUALITY, NOTES
+from psl_jax.runtime.run_files import CHECKPOINTS, LABEL_QUALITY, NOTES, Stage
 from psl_jax.scoring import evaluation
 from psl_jax.scoring.scorer import Scorer
 from psl_jax.training import frozen_features
 from psl_jax.training.checkpoints import TrainingCheckpoints
 from psl_jax.training.loop import LoopSettings, loop_settings, schedule_of, train
-from psl_jax.training.step import init_state, train_program
-from psl_jax.training.stepper import Stepper
+from psl_jax.training.step import init_state
 from psl_jax.weights import orbax_folder
 from psl_jax.weights.load_model import load_model
 
@@ -40,9 +39,9 @@ _MOST_OF_MEMORY = 0.5  # of the machine's, that the features of a frozen network
 
 # What stages make that later ones, or people, read: looked at by every start.
 _MADE = {
-    "relabel": (LABEL_QUALITY,),
-    "average": (f"{orbax_folder.MODEL_FOLDER}/{orbax_folder.MODEL_FILE}",),
-    "evaluate": (evaluation.METRICS, evaluation.SCORES, evaluation.PER_CLASS),
+    Stage.RELABEL: (LABEL_QUALITY,),
+    Stage.AVERAGE: (f"{orbax_folder.MODEL_FOLDER}/{orbax_folder.MODEL_FILE}",),
+    Stage.EVALUATE: (evaluation.METRICS, evaluation.SCORES, evaluation.PER_CLASS),
 }
 
 
@@ -56,34 +55,38 @@ class Experiment:
         self,
         settings: Settings,
         run_dir: str | os.PathLike,
+        *,
         data_dir: str,
         teacher: str | os.PathLike | None = None,
+        start: StartModel | None = None,
         afresh: bool = False,
-        start: str | os.PathLike | None = None,
     ):
         """data_dir holds the prepared data; teacher overrides `settings.teacher`.
 
-        start: the run folder of another experiment, which may yet have to be trained; it overrides
-        `settings.init_from`, and `settings` have the form of its network (see `stepping.alike`).
+        start: the model of `settings.init_from`. Where it may yet be trained, `settings` have the
+        form of its network; else they take that over here.
         afresh: what the run folder holds does not count, and is deleted when the run begins.
         """
-        settings = settings if start else stepping.with_start(settings)
-        self.settings, self.data_dir, self._start_folder = settings, data_dir, start
+        if start is None and settings.init_from:
+            start = StartModel(settings.init_from)
+        if start is not None and not start.is_trained_here:
+            settings = settings.with_network(*start.network_form)
+        self.settings, self.data_dir, self._start = settings, data_dir, start
         self.run_dir = path_of(run_dir)
-        self.segmentation = stepping.segmentation_of(settings)
+        self.segmentation = setting_checks.training_segmentation(settings)
         self.mesh = parallel.data_mesh(settings.num_devices or None)
-        self.folder = RunFolder(self.run_dir, settings, afresh)
+        self.folder = RunFolder(self.run_dir, settings, afresh=afresh)
         self.notes: list[str] = []
         self._sources: dict[str, Source] = {}
         self.label_stage = SoftLabelStage(
             settings,
             self.folder,
-            self.segmentation,
-            teacher or settings.teacher,
-            lambda: self.source(settings.data.train_split),
+            segmentation=self.segmentation,
+            teacher=teacher or settings.teacher,
+            open_source=lambda: self.source(settings.data.train_split),
         )
 
-    def check(self, last_stage: str | None = None) -> None:
+    def check(self, last_stage: Stage = Stage.REPORT) -> None:
         """Opens all that the stages up to `last_stage` need.
 
         Raises UserError for what cannot work, naming the setting, and OtherRunError where the run
@@ -92,9 +95,9 @@ class Experiment:
         self.folder.check_settings()
         data = self.settings.data
         splits = {"train_split": data.train_split}
-        if last_stage != "relabel":
+        if last_stage is not Stage.RELABEL:
             splits["validation_split"] = data.validation_split
-        if last_stage in (None, "evaluate", "report"):
+        if last_stage.has_results:
             splits["eval_split"] = data.eval_split
         for setting, split in splits.items():
             self._open(setting, split)
@@ -106,32 +109,36 @@ class Experiment:
                     f"config.data.{setting}: split {index.split!r} has other classes than split "
                     f"{train.split!r}"
                 )
-        stepping.check_output(self.settings, indices)
-        _ = self._local_batch  # raises where it does not divide over the devices
-        stepping.recipe_of(self.settings, self.mesh)
-        _ = self.label_stage.is_stored  # raises where a teacher in the step cannot do it
+        setting_checks.check_output(self.settings, indices)
+        parallel.local_batch_size(self.batch_size, self.mesh)  # raises where it does not divide
+        training_steps.make_recipe(self.settings, self.mesh)  # raises for other devices
+        setting_checks.check_teacher_in_step(self.settings)
         self.label_stage.check(before_it_is_trained=True)
         self._check_start(before_it_is_trained=True)
-        streamed = self.source(train.split).is_streamed and not self._keeps_features
-        order = stepping.order_of(self.settings, self._local_batch, streamed)
+        is_streamed = self.source(train.split).is_streamed and not self._keeps_features
+        order = training_steps.make_order(
+            self.settings, local_batch=self._local_batch, is_streamed=is_streamed
+        )
         self.folder.check_order(order.description)
         self.notes = sanity_notes.before_training(
-            self.settings,
-            self.loop.max_steps,
-            train,
-            indices.get("validation_split"),
-            indices.get("eval_split"),
-        ) + sanity_notes.of_devices(
-            parallel.platform_of(self.mesh), self.batch_size, self.mesh.size
+            steps=self.loop.max_steps,
+            segment_seconds=self.settings.segment_seconds,
+            train=train,
+            validation=indices.get("validation_split"),
+            evaluated=indices.get("eval_split"),
         )
+        if setting_checks.has_teacher_in_step(self.settings):
+            self.notes.append(sanity_notes.TEACHER_IN_STEP)
+        platform = parallel.platform_of(self.mesh)
+        self.notes += sanity_notes.of_devices(platform, self.batch_size, num_devices=self.mesh.size)
 
-    def _check_start(self, before_it_is_trained: bool = False) -> None:
+    def _check_start(self, *, before_it_is_trained: bool = False) -> None:
         """Raises OtherRunError where the run did not start from the model that is given now."""
         try:
-            digest = self._start.digest if self._start else ""
+            digest = self._start.load().digest if self._start else ""
         except UserError:
-            if before_it_is_trained and self._start_folder:
-                return  # it is still to be trained
+            if before_it_is_trained and self._start and self._start.is_trained_here:
+                return
             raise
         self.folder.check_start(digest, self.settings.init_from or "no config.init_from")
 
@@ -147,52 +154,61 @@ class Experiment:
     @property
     def bytes_to_write(self) -> int:
         """About how much disk the stages that are not finished take."""
-        finished, size = self.folder.finished, 0
-        if "train" not in finished:  # parameters and Adam's moments, float32
-            kept = self.settings.train.best_checkpoints + 2
-            size += kept * 3 * 4 * num_parameters(self._fresh_network[1])
-        return size if "relabel" in finished else size + self.label_stage.bytes_to_write
+        finished, num_bytes = self.folder.finished, 0
+        if Stage.TRAIN not in finished:  # parameters and Adam's moments, float32
+            num_checkpoints = self.settings.train.best_checkpoints + 2
+            _, variables = self._fresh_network
+            num_bytes += num_checkpoints * 3 * 4 * num_parameters(variables)
+        if Stage.RELABEL not in finished:
+            num_bytes += self.label_stage.bytes_to_write
+        return num_bytes
 
     @property
     def rough_seconds(self) -> float:
         """About how long the whole training takes; 0 where nothing is known of the devices."""
         if parallel.platform_of(self.mesh) != "cpu":
             return 0.0
-        audio = self.loop.max_steps * self.batch_size * self.settings.segment_seconds
+        audio_seconds = self.loop.max_steps * self.batch_size * self.settings.segment_seconds
         if self._keeps_features:  # one pass without gradients
             validation = self.source(self.settings.data.validation_split).index
-            audio = self.train_segments * self.settings.segment_seconds / 3
-            audio += validation.hours * 3600 / 3
-        return sanity_notes.rough_seconds(audio, self.settings.model.width, os.cpu_count() or 1)
+            audio_seconds = self.train_segments * self.settings.segment_seconds / 3
+            audio_seconds += validation.hours * 3600 / 3
+        width, cores = self.settings.model.width, os.cpu_count() or 1
+        return sanity_notes.rough_seconds(audio_seconds, width, cores=cores)
 
-    def run(self, last_stage: str | None = None) -> None:
+    def run(self, last_stage: Stage = Stage.REPORT) -> None:
         """Runs what is not finished yet, up to `last_stage` or to the end; after `check`."""
         self.label_stage.check()
         self._check_start()
         self.folder.begin()
         stages = {
-            "relabel": self._relabel,
-            "train": self._train,
-            "average": self._average,
-            "evaluate": self._evaluate,
-            "report": self._report,
+            Stage.RELABEL: self._relabel,
+            Stage.TRAIN: self._train,
+            Stage.AVERAGE: self._average,
+            Stage.EVALUATE: self._evaluate,
+            Stage.REPORT: self._report,
         }
-        for name, stage in stages.items():
-            if name == "relabel" and not self.label_stage.is_stored:
-                if name == last_stage and self.label_stage.is_used:
+        for stage, run_stage in stages.items():
+            if stage is Stage.RELABEL and not self.label_stage.is_stored:
+                if stage is last_stage and self.label_stage.is_used:
                     return  # the teacher labels in the training
                 continue
-            if name not in self.folder.finished or name == "report" or self._is_damaged(name):
+            if (
+                stage not in self.folder.finished
+                or stage is Stage.REPORT
+                or self._is_damaged(stage)
+            ):
                 start = time.perf_counter()
-                stage()
-                self.folder.finish(name, time.perf_counter() - start, _MADE.get(name, ()))
-            if name == last_stage:
+                run_stage()
+                seconds = time.perf_counter() - start
+                self.folder.finish(stage, seconds, made=_MADE.get(stage, ()))
+            if stage is last_stage:
                 return
 
-    def _is_damaged(self, stage: str) -> bool:
+    def _is_damaged(self, stage: Stage) -> bool:
         """Whether files of a finished stage are gone or others; processes find the same."""
-        damaged = self.folder.damaged(stage)
-        if stage == "relabel" and "train" not in self.folder.finished and self.label_stage.lacks:
+        damaged, is_trained = self.folder.damaged(stage), Stage.TRAIN in self.folder.finished
+        if stage is Stage.RELABEL and not is_trained and self.label_stage.lacks_labels:
             damaged.append(self.label_stage.directory.name)
         for name in damaged:
             print(f"{self.run_dir / name} is missing or damaged: {stage} is done again")
@@ -218,12 +234,6 @@ class Experiment:
         return int(self.segmentation.counts(self.train_index.num_samples).sum(dtype=np.int64))
 
     @cached_property
-    def _start(self) -> Model | None:
-        """The finished model that is started from."""
-        settings = self.settings
-        return stepping.load_start(settings, self._start_folder) if settings.init_from else None
-
-    @cached_property
     def _fresh_network(self) -> tuple[Network, Variables]:
         """With random arrays, whatever it starts from."""
         classes = self.source(self.settings.data.train_split).index.num_classes
@@ -237,9 +247,9 @@ class Experiment:
     def _network(self) -> tuple[Network, Variables]:
         network, variables = self._fresh_network
         if self._start:
-            output = self.settings.model.output
-            classes = self.train_index.classes
-            variables = stepping.started(variables, self._start, classes, output)
+            output, classes = self.settings.model.output, self.train_index.classes
+            model = self._start.load()
+            variables = started_variables(variables, model, classes=classes, output=output)
         return network, variables
 
     def soft_labels(self) -> SoftLabels | None:
@@ -250,68 +260,66 @@ class Experiment:
         self.label_stage.make(self.settings.num_devices or None)
 
     def _train(self) -> None:
-        source = self.source(self.settings.data.train_split)
-        train_settings, settings = self.settings.train, self.loop
+        settings, loop = self.settings, self.loop
+        network, variables = self._network
+        source = self.source(settings.data.train_split)
+        segments = Segments(source, self.segmentation, self.soft_labels(), settings.alpha)
+        validate: Callable[[Variables], float] = self._validate
         if self._keeps_features:
-            stepper, validate = self._on_features(source)
+            validation = self.source(settings.data.validation_split)
+            stepper, validate = training_steps.make_features_stepper(
+                settings,
+                network,
+                variables=variables,
+                segments=segments,
+                local_batch=self._local_batch,
+                mesh=self.mesh,
+                validation=validation,
+                cut=self._cut(validation),
+            )
         else:
-            stepper, validate = self._stepper(source), self._validate
-        with TrainingCheckpoints(
-            self.run_dir / CHECKPOINTS, train_settings.best_checkpoints
-        ) as kept:
+            in_step = setting_checks.has_teacher_in_step(settings)
+            stepper = training_steps.make_stepper(
+                settings,
+                network,
+                segments=segments,
+                local_batch=self._local_batch,
+                mesh=self.mesh,
+                teacher=self.label_stage.model_in_step() if in_step else None,
+            )
+        folder, best = self.run_dir / CHECKPOINTS, settings.train.best_checkpoints
+        with TrainingCheckpoints(folder, best) as checkpoints:
             train(
                 stepper,
-                init_state(self._network[1]),
+                init_state(variables),
                 mesh=self.mesh,
-                schedule=schedule_of(train_settings, settings.max_steps),
-                settings=settings,
+                schedule=schedule_of(settings.train, loop.max_steps),
+                settings=loop,
                 validate=validate,
-                checkpoints=kept,
+                checkpoints=checkpoints,
                 run_dir=os.fspath(self.run_dir),
-                description=self.settings.name,
+                description=settings.name,
             )
 
     @cached_property
     def _keeps_features(self) -> bool:
         """Whether a frozen network's features are computed once and kept in memory."""
-        if not stepping.features_stay_the_same(self.settings):
+        if not setting_checks.has_constant_features(self.settings):
             return False
-        channels = len(self._fresh_network[1].params["classifier"]["kernel"])
+        _, variables = self._fresh_network
+        segments = Segments(self.source(self.settings.data.train_split), self.segmentation)
         validation = self.source(self.settings.data.validation_split).index
-        size = frozen_features.num_bytes(self.segmentation, channels, self.train_index, validation)
+        channels = len(variables.params["classifier"]["kernel"])
+        num_bytes = frozen_features.num_bytes(segments, validation, channels=channels)
         memory = parallel.machine_bytes()
-        return size * jax.process_count() < _MOST_OF_MEMORY * memory
-
-    def _on_features(self, source: Source) -> tuple[Stepper, Callable[[Variables], float]]:
-        """What trains and validates the classifier on the features of the frozen network."""
-        settings, (network, variables) = self.settings, self._network
-        recipe, size = stepping.recipe_of(settings, self.mesh), settings.evaluate.batch_size
-        devices = settings.num_devices or None
-        features = frozen_features.of_segments(
-            network, variables, recipe, source, self.segmentation, size or 64, devices
-        )
-        validation = self.source(settings.data.validation_split)
-        scorer = frozen_features.FrozenScorer(
-            variables, recipe, validation, self._cut(validation), size, devices
-        )
-        segments = Segments(source, self.segmentation, self.soft_labels(), settings.alpha)
-        order = stepping.order_of(settings, self._local_batch, is_streamed=False)
-
-        def feed(step: int) -> Iterator[Batch]:
-            return frozen_features.train_batches(features, segments, order, step)
-
-        def validate(variables: Variables) -> float:
-            scores = scorer.scores(variables.params["classifier"])
-            return evaluation.mean_average_precision(scores, validation.index)
-
-        return Stepper(train_program(network, recipe, self.mesh), feed, self.mesh), validate
+        return num_bytes * jax.process_count() < _MOST_OF_MEMORY * memory
 
     @property
     def batch_size(self) -> int:
         """Segments a step, of all devices."""
         size = self.settings.train.batch_size
-        multiple = stepping.batch_multiple(self.settings, self.mesh.size)
-        return sanity_notes.fitting_batch(size, self.train_segments, multiple)
+        multiple = setting_checks.batch_multiple(self.settings, self.mesh.size)
+        return setting_checks.fitting_batch(size, self.train_segments, multiple=multiple)
 
     @property
     def _local_batch(self) -> int:
@@ -320,35 +328,25 @@ class Experiment:
     @property
     def loop(self) -> LoopSettings:
         """When the training does what."""
-        own_segments = -(-self.train_segments // jax.process_count())
-        steps = own_segments / self._local_batch  # a fraction: batches straddle epochs
+        local_segments = -(-self.train_segments // jax.process_count())
+        steps = local_segments / self._local_batch  # a fraction: batches straddle epochs
         return loop_settings(self.settings.train, steps, self.batch_size)
-
-    def _stepper(self, source: Source) -> Stepper:
-        in_step = self.label_stage.is_used and not self.label_stage.is_stored
-        return stepping.stepper(
-            self.settings,
-            self._network[0],
-            source,
-            self.soft_labels(),
-            self.mesh,
-            self._local_batch,
-            self.label_stage.model_in_step() if in_step else None,
-        )
 
     def _validate(self, variables: Variables) -> float:
         source = self.source(self.settings.data.validation_split)
-        scores = self._score(variables, source, None)
+        scores = self._score(variables, source)
         return evaluation.mean_average_precision(scores, source.index)
 
-    def _score(self, variables: Variables, source: Source, description: str | None):
-        model, devices = self.settings.model, self.settings.num_devices or None
+    def _score(
+        self, variables: Variables, source: Source, *, description: str | None = None
+    ) -> np.ndarray:
+        model = self.settings.model
         scorer = Scorer(
             variables,
             self.settings.frontend,
-            model.dtype,
-            devices,
-            model.count_padding,
+            dtype=model.dtype,
+            num_devices=self.settings.num_devices or None,
+            count_padding=model.count_padding,
             output=model.output,
         )
         size = self.settings.evaluate.batch_size
@@ -361,14 +359,31 @@ class Experiment:
         return evaluation.segmentation_for(source.index, seconds, shortest, padded)
 
     def _average(self) -> None:
-        classes = self.source(self.settings.data.train_split).index.classes
-        average(self.run_dir, self.settings, classes)
+        """Writes the mean of the best checkpoints as the run's model; all processes come here."""
+        settings = self.settings
+        best = settings.train.best_checkpoints
+        with TrainingCheckpoints(self.run_dir / CHECKPOINTS, best) as checkpoints:
+            variables, steps = checkpoints.average_best()
+        info = ModelInfo(
+            classes=self.train_index.classes,
+            width=settings.model.width,
+            segment_seconds=settings.segment_seconds,
+            logmel=settings.frontend,
+            name=settings.name,
+            output=settings.model.output,
+            origin={
+                "averaged_steps": steps,
+                "config_digest": files.json_digest(config_lib.to_dict(settings)),
+            },
+        )
+        folder = self.run_dir / orbax_folder.MODEL_FOLDER
+        orbax_folder.save_model(folder, variables, info.as_json())
 
     def _evaluate(self) -> None:
         model = load_model(self.run_dir)
         source = self.source(self.settings.data.eval_split)
-        name = f"evaluate {self.settings.name}"
-        scores = self._score(model.variables, source, name)
+        description = f"evaluate {self.settings.name}"
+        scores = self._score(model.variables, source, description=description)
         if jax.process_index() == 0:
             more = {"averaged_steps": model.info.origin["averaged_steps"]}
             evaluation.write_results(self.run_dir, source.index, scores, more)

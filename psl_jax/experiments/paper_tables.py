@@ -101,7 +101,8 @@ def table_of(name: str) -> PaperTable | None:
 
 def table2(data: str = "audioset") -> ConfigDict:
     """Weak labels, PSL-10s, PSL-5s and PSL-2s on the balanced set."""
-    return _suite("table2", data, _students("{}", {}) | {"weak": {"labels": "weak"}})
+    experiments = _students("{}", {}) | {"weak": {"labels": "weak"}}
+    return _suite("table2", data, experiments=experiments)
 
 
 def table3(data: str = "audioset") -> ConfigDict:
@@ -111,7 +112,7 @@ def table3(data: str = "audioset") -> ConfigDict:
         alone = {"labels": "weak", "segment_seconds": seconds}
         mixed = {"labels": "soft", "segment_seconds": seconds, "alpha": 0.5}
         experiments |= {f"weak{seconds:g}s": alone, f"mixed{seconds:g}s": mixed}
-    return _suite("table3", data, experiments)
+    return _suite("table3", data, experiments=experiments)
 
 
 def table4(data: str = "audioset") -> ConfigDict:
@@ -122,7 +123,7 @@ def table4(data: str = "audioset") -> ConfigDict:
     smaller = "aud300h" if data == "audioset" else "balanced"
     experiments = _students("aud300h_{}", {"data": {"train_split": smaller}})
     experiments |= _students("full_{}", {"data": {"train_split": "full"}})
-    suite = _suite("table4", data, experiments)
+    suite = _suite("table4", data, experiments=experiments)
     if data == "soundscapes":  # ten times the clips, a third of the epochs
         for name in STUDENTS:
             config_lib.apply(suite.experiments[f"full_{name}"], {"train": {"epochs": 4}})
@@ -136,27 +137,28 @@ def table5(data: str = "audioset") -> ConfigDict:
     data they are trained first.
     """
     if data == "audioset":
-        suite = _suite("table5", data, {})
+        suite = _suite("table5", data, experiments={})
         suite.teacher = ""
-        suite.experiments = transfer_configs.table5_experiments(suite)
+        suite.experiments = transfer_configs.make_table5_experiments(suite)
         return suite
-    suite = _suite("table5", data, {"psl2s": {"labels": "soft", "segment_seconds": 2.0}})
+    student = {"labels": "soft", "segment_seconds": 2.0}
+    suite = _suite("table5", data, experiments={"psl2s": student})
     if data == "soundscapes":
-        transfer_configs.between_soundscapes(suite)
+        transfer_configs.transfer_between_soundscapes(suite)
     elif data == "own_data":
-        transfer_configs.from_urbansound8k_to_esc50(suite)
+        transfer_configs.transfer_urbansound8k_to_esc50(suite)
     return suite
 
 
 def _students(pattern: str, changes: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    own = {"labels": "soft", **changes}  # each gets a copy: a ConfigDict keeps shared parts shared
-    return {
-        pattern.format(name): copy.deepcopy(own) | {"segment_seconds": seconds}
+    student = {"labels": "soft", **changes}
+    return {  # each gets a copy: a ConfigDict keeps shared parts shared
+        pattern.format(name): copy.deepcopy(student) | {"segment_seconds": seconds}
         for name, seconds in STUDENTS.items()
     }
 
 
-def _suite(table: str, data: str, experiments: dict[str, dict[str, Any]]) -> ConfigDict:
+def _suite(table: str, data: str, *, experiments: dict[str, dict[str, Any]]) -> ConfigDict:
     """The experiments on `data`, with a teacher that is trained first.
 
     Unless --config.teacher names a finished one.

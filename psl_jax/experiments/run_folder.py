@@ -25,6 +25,7 @@ from psl_jax.runtime.run_files import (
     DELETING,
     RUN_FILES,
     STAGES_DONE,
+    Stage,
 )
 from psl_jax.runtime.settings import Kind
 
@@ -46,14 +47,13 @@ class RunFolder:
       afresh: what is in it does not count, and is deleted by `begin`.
     """
 
-    def __init__(self, path: str | os.PathLike, settings: Settings, afresh: bool = False):
-        self.path, self.settings = path_of(path), settings
+    def __init__(self, path: str | os.PathLike, settings: Settings, *, afresh: bool = False):
+        self.path, self._name = path_of(path), settings.name
         # A deletion that was interrupted is gone on with: what it left is no run.
         self.afresh = afresh or (self.path / DELETING).exists()
         self.begun = (self.path / CONFIG).exists()
-        known = self.path / DATA
-        is_known = known.exists() and not self.afresh
-        self._bound: dict[str, Any] = files.read_json(known) if is_known else {}
+        has_data = (self.path / DATA).exists() and not self.afresh
+        self._bound: dict[str, Any] = files.read_json(self.path / DATA) if has_data else {}
         self._wanted = files.as_json(config_lib.to_dict(settings))
         self._done = self.finished
 
@@ -63,27 +63,25 @@ class RunFolder:
         path = self.path / STAGES_DONE
         return files.read_json(path) if path.exists() and not self.afresh else {}
 
-    def finish(self, stage: str, seconds: float, made: Iterable[str] = ()) -> None:
+    def finish(self, stage: Stage, seconds: float, *, made: Iterable[str] = ()) -> None:
         """Notes that a stage is finished, and what the files are that it `made`.
 
         All processes come here.
         """
         if jax.process_index() == 0:
-            found = {name: files.compute_sha256(self.path / name) for name in made}
-            done = self.finished | {
-                stage: {"seconds": round(seconds, 2)} | ({"made": found} if found else {})
-            }
-            files.write_json(self.path / STAGES_DONE, done)
-        parallel.wait_for_all(f"{self.settings.name} {stage}")
+            digests = {name: files.compute_sha256(self.path / name) for name in made}
+            entry = {"seconds": round(seconds, 2)} | ({"made": digests} if digests else {})
+            files.write_json(self.path / STAGES_DONE, self.finished | {stage: entry})
+        parallel.wait_for_all(f"{self._name} {stage}")
 
-    def damaged(self, stage: str) -> list[str]:
+    def damaged(self, stage: Stage) -> list[str]:
         """Files that a finished stage made and that are gone or others since."""
-        known = self.finished.get(stage, {}).get("made", {})
-        paths = {name: self.path / name for name in known}
+        digests = self.finished.get(stage, {}).get("made", {})
+        paths = {name: self.path / name for name in digests}
         return [
             name
             for name, path in paths.items()
-            if not path.exists() or files.compute_sha256(path) != known[name]
+            if not path.exists() or files.compute_sha256(path) != digests[name]
         ]
 
     def check_settings(self) -> None:
@@ -95,16 +93,17 @@ class RunFolder:
         path, done = self.path / CONFIG, self.finished
         if not path.exists() or self.afresh:
             return
-        found = files.read_json(path)
-        config_lib.check_stored(found, self.path)
-        differing = config_lib.changed(found, self._wanted)
+        stored = files.read_json(path)
+        config_lib.check_stored(stored, self.path)
+        differing = config_lib.changed(stored, self._wanted)
         refused = differing[Kind.SCIENTIFIC]
-        if "train" not in done:  # validation evaluates likewise, and chooses the checkpoints
+        if Stage.TRAIN not in done:  # validation evaluates likewise, and chooses the checkpoints
             refused += [n for n in differing[Kind.EVALUATION] if n.startswith("evaluate.")]
         if refused:
-            raise _other_settings(self.path, refused, found, self._wanted)
+            raise _other_settings(self.path, refused, stored=stored, wanted=self._wanted)
         if differing[Kind.EVALUATION]:
-            self._done = {name: done[name] for name in done if name not in ("evaluate", "report")}
+            evaluated = (Stage.EVALUATE, Stage.REPORT)
+            self._done = {stage: done[stage] for stage in done if stage not in evaluated}
 
     def check_data(self, split: str, index: ClipIndex) -> None:
         """Raises OtherRunError where the run was begun with another content of a split."""
@@ -122,15 +121,15 @@ class RunFolder:
 
     def check_teacher(self, digest: str, where: object) -> None:
         """Raises OtherRunError where the run was begun with another teacher."""
-        self._check_model(_TEACHER, "with another teacher", digest, where)
+        self._check_model(_TEACHER, digest, how="with another teacher", where=where)
 
     def check_start(self, digest: str, where: object) -> None:
         """Raises OtherRunError where the run was begun from another model; "": from none."""
         if self.begun and not self.afresh:
             self._bound.setdefault(_START, "")
-        self._check_model(_START, "from another model", digest, where)
+        self._check_model(_START, digest, how="from another model", where=where)
 
-    def _check_model(self, key: str, how: str, digest: str, where: object) -> None:
+    def _check_model(self, key: str, digest: str, *, how: str, where: object) -> None:
         before = self._bound.get(key, digest)
         if before != digest:
             raise OtherRunError(
@@ -144,7 +143,7 @@ class RunFolder:
 
         order: a `TrainingOrder.description`.
         """
-        if "train" in self.finished:
+        if Stage.TRAIN in self.finished:
             return
         if not self.afresh and any((self.path / CHECKPOINTS).glob("*")):
             before = self._bound.get(_ORDER)
@@ -169,7 +168,7 @@ class RunFolder:
 
     def begin(self) -> None:
         """Writes config.json and data.json; all processes come here."""
-        parallel.wait_for_all(f"{self.settings.name} settings read")
+        parallel.wait_for_all(f"{self._name} settings read")
         if self.afresh and jax.process_index() == 0:
             self._clear()
         self.afresh = False
@@ -180,7 +179,7 @@ class RunFolder:
                     files.write_json(path, value)
             if self._done != self.finished:
                 files.write_json(self.path / STAGES_DONE, self._done)
-        parallel.wait_for_all(f"{self.settings.name} settings kept")
+        parallel.wait_for_all(f"{self._name} settings kept")
 
     def _clear(self) -> None:
         """Deletes what a run makes; other files of the folder stay."""
@@ -218,10 +217,10 @@ def _identity(index: ClipIndex) -> dict[str, Any]:
 
 
 def _other_settings(
-    folder: pathlib.Path, names: list[str], found: dict[str, Any], wanted: dict[str, Any]
+    folder: pathlib.Path, names: list[str], *, stored: dict[str, Any], wanted: dict[str, Any]
 ) -> OtherRunError:
     lines = [
-        f"  {name}: {config_lib.stored_setting(found, name)!r} there, "
+        f"  {name}: {config_lib.stored_setting(stored, name)!r} there, "
         f"{config_lib.stored_setting(wanted, name)!r} now"
         for name in names[:10]
     ]

@@ -8,10 +8,7 @@ in the run folder, and shown in the report.
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from psl_jax.audio.segments import SAMPLE_RATE
-from psl_jax.config import Settings
 from psl_jax.data.clip_index import ClipIndex, shared_clips
 from psl_jax.scoring.scorer import TPU_LANES
 
@@ -22,9 +19,16 @@ _FLOOD = 5  # times as many soft labels as weak ones, of segments of
 _SHORTEST_JUDGED = 1.0  # seconds or more
 
 
+TEACHER_IN_STEP = (
+    "the teacher labels inside the training step: no soft labels are stored, so nothing is told of "
+    "how good they are"
+)
+
+
 def before_training(
-    settings: Settings,
+    *,
     steps: int,
+    segment_seconds: float,
     train: ClipIndex,
     validation: ClipIndex | None,
     evaluated: ClipIndex | None,
@@ -36,17 +40,12 @@ def before_training(
             f"only {steps} steps of training (fewer than {FEW_STEPS}): what it learns in them is "
             "little; give more clips, or more train.epochs or train.min_steps"
         )
-    if settings.labels == "soft" and settings.alpha and settings.relabel.when == "in_step":
+    longest_seconds = train.clip_samples / SAMPLE_RATE
+    if segment_seconds > 1.1 * longest_seconds:
         notes.append(
-            "the teacher labels inside the training step: no soft labels are stored, so nothing is "
-            "told of how good they are"
-        )
-    longest = train.clip_samples / SAMPLE_RATE
-    if settings.segment_seconds > 1.1 * longest:
-        notes.append(
-            f"segments of {settings.segment_seconds:g} s are longer than every clip (at most "
-            f"{longest:.1f} s): each clip is one segment, as with any length from there on, and a "
-            "difference between such experiments is chance"
+            f"segments of {segment_seconds:g} s are longer than every clip (at most "
+            f"{longest_seconds:.1f} s): each clip is one segment, as with any length from there "
+            "on, and a difference between such experiments is chance"
         )
     if validation is not None and len(shared := shared_clips(train, validation)):
         what = (
@@ -71,14 +70,15 @@ def before_training(
     return notes
 
 
-def of_devices(platform: str, batch_size: int, devices: int) -> list[str]:
+def of_devices(platform: str, batch_size: int, *, num_devices: int) -> list[str]:
     """Notes on a batch over so many devices."""
-    each = batch_size // devices
-    if platform != "tpu" or each % TPU_LANES == 0:
+    per_device = batch_size // num_devices
+    if platform != "tpu" or per_device % TPU_LANES == 0:
         return []
+    fitting = TPU_LANES * num_devices
     return [
-        f"a batch of {batch_size} is {each} a chip, and a TPU takes {TPU_LANES} at a time: by its "
-        f"compiler's estimate --config.train.batch_size={TPU_LANES * devices} takes little longer "
+        f"a batch of {batch_size} is {per_device} a chip, and a TPU takes {TPU_LANES} at a time: "
+        f"by its compiler's estimate --config.train.batch_size={fitting} takes little longer "
         "a step (docs/PERFORMANCE.md); raise train.learning_rate with it"
     ]
 
@@ -104,21 +104,10 @@ def of_labels(quality: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def rough_seconds(audio_seconds: float, width: float, cores: int) -> float:
+def rough_seconds(audio_seconds: float, width: float, *, cores: int) -> float:
     """About how long a CPU trains on so much audio, all steps together.
 
     From what two cores of an AMD EPYC make (docs/PERFORMANCE.md): 110 seconds of audio a second
     and core at width 1, half as long again for validations, and half a minute to compile.
     """
     return 30 + 1.5 * audio_seconds * (0.12 + 0.88 * width) / (110 * cores)
-
-
-def fitting_batch(batch_size: int, segments: int, multiple: int) -> int:
-    """The batch size; for 0 one that fits a set of `segments`: 4 to 32, a 16th of the set.
-
-    multiple: of what it is one.
-    """
-    if batch_size:
-        return batch_size
-    power = int(np.clip(2 ** round(np.log2(max(segments, 1) / 16)), 4, 32))
-    return -(-power // multiple) * multiple

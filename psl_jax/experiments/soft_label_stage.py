@@ -12,13 +12,13 @@ from psl_jax.config import Settings
 from psl_jax.data.label_manifest import are_begun, digest_without_teacher, missing_shards
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.source import Source
-from psl_jax.experiments import sanity_notes, stepping
+from psl_jax.experiments import sanity_notes, setting_checks
 from psl_jax.experiments.run_folder import OtherRunError, RunFolder
 from psl_jax.networks.trained_model import Model
 from psl_jax.runtime import files, parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
-from psl_jax.runtime.run_files import LABEL_QUALITY
+from psl_jax.runtime.run_files import LABEL_QUALITY, Stage
 from psl_jax.scoring import relabeling
 from psl_jax.teachers import open_teacher
 from psl_jax.teachers.psl_teacher import OwnTeacher
@@ -31,16 +31,17 @@ class SoftLabelStage:
         self,
         settings: Settings,
         folder: RunFolder,
+        *,
         segmentation: Segmentation,
         teacher: str | os.PathLike,
-        source: Callable[[], Source],
+        open_source: Callable[[], Source],
     ):
-        """teacher: its name, see `naming`; source: opens the split that is trained on."""
+        """teacher: its name, see `open_teacher`; open_source: of the split that is trained on."""
         self.settings, self.folder, self.segmentation = settings, folder, segmentation
-        self.teacher, self._source = teacher, source
-        self._foreign: open_teacher.Opened | None = None  # which nobody trains meanwhile
+        self.teacher, self._open_source = teacher, open_source
+        self._foreign_teacher: open_teacher.Opened | None = None  # which nobody trains meanwhile
 
-    def check(self, before_it_is_trained: bool = False) -> None:
+    def check(self, *, before_it_is_trained: bool = False) -> None:
         """Raises OtherRunError where the teacher is not the one whose labels the run has.
 
         And UserError for a teacher that cannot label: what it knows is compared with the data.
@@ -67,9 +68,9 @@ class SoftLabelStage:
         except UserError as error:
             # Its labels are there and tell whose they are, or are needed no more; or it is still
             # to be trained.
-            labelled = {"relabel", "train"} & self.folder.finished.keys()
-            awaited = before_it_is_trained and self.teacher != self.settings.teacher
-            if labelled or awaited:
+            is_labelled = {Stage.RELABEL, Stage.TRAIN} & self.folder.finished.keys()
+            is_awaited = before_it_is_trained and self.teacher != self.settings.teacher
+            if is_labelled or is_awaited:
                 return
             raise UserError(f"config.teacher is {os.fspath(self.teacher)!r}: {error}") from error
 
@@ -80,11 +81,8 @@ class SoftLabelStage:
 
     @property
     def is_stored(self) -> bool:
-        """Whether labels are stored; else the teacher labels in the training step, or not at all.
-
-        Raises UserError where a teacher in the step cannot do what is asked for.
-        """
-        return self.is_used and not stepping.labels_in_step(self.settings)
+        """Whether labels are stored; else the teacher labels in the step, or not at all."""
+        return self.is_used and not setting_checks.has_teacher_in_step(self.settings)
 
     @property
     def directory(self) -> pathlib.Path:
@@ -106,13 +104,12 @@ class SoftLabelStage:
         """About how much disk a relabeling takes; 0 where none is made."""
         if not self.is_stored or self.given:
             return 0
-        index = self._source().index
-        segments = int(self.segmentation.counts(index.num_samples).sum(dtype=np.int64))
-        each = 2 * index.num_classes
-        return segments * each
+        index = self._open_source().index
+        num_segments = int(self.segmentation.counts(index.num_samples).sum(dtype=np.int64))
+        return 2 * index.num_classes * num_segments  # float16
 
     @property
-    def lacks(self) -> bool:
+    def lacks_labels(self) -> bool:
         """Whether labels of the run's own are not there, or not all."""
         if self.settings.soft_labels_dir:
             return False
@@ -123,16 +120,16 @@ class SoftLabelStage:
         if digest := self.given:
             self._measure(digest)
             return
-        rule = self.settings.relabel
+        rule = self.settings.relabel.rule
         teacher, weak = self._open_teacher()
         scorer = open_teacher.label_scorer(teacher, rule, num_devices)
         relabeling.relabel(
             scorer,
-            self._source(),
+            self._open_source(),
             self.segmentation,
             self.directory,
             teacher=relabeling.TeacherIdentity(teacher.digest, teacher.described(), weak),
-            batch_size=rule.batch_size,
+            batch_size=self.settings.relabel.batch_size,
             rule=rule,
         )
         parallel.wait_for_all("relabel")
@@ -141,7 +138,7 @@ class SoftLabelStage:
     def _measure(self, digest: str) -> None:
         if jax.process_index() == 0:
             labels = self.open(digest)
-            index = self._source().index
+            index = self._open_source().index
             quality = relabeling.measure_label_quality(labels, index, self.segmentation)
             files.write_json(self.folder.path / LABEL_QUALITY, quality)
             for note in sanity_notes.of_labels(quality):
@@ -151,10 +148,10 @@ class SoftLabelStage:
         """The stored labels; raises UserError where they are not those of the run."""
         return SoftLabels.open(
             self.directory,
-            self._source().index,
+            self._open_source().index,
             self.segmentation,
             teacher_digest=teacher_digest or self.folder.teacher_digest,
-            rule=self.settings.relabel,
+            rule=self.settings.relabel.rule,
         )
 
     def model_in_step(self) -> Model:
@@ -168,11 +165,11 @@ class SoftLabelStage:
         return teacher.model
 
     def _open_teacher(self) -> open_teacher.Opened:
-        if self._foreign is not None:
-            return self._foreign
-        rule = self.settings.relabel
-        mapping = open_teacher.Mapping(rule.class_map, rule.unmapped, rule.mean)
-        opened = open_teacher.open_teacher(self.teacher, self._source().index.classes, mapping)
+        if self._foreign_teacher is not None:
+            return self._foreign_teacher
+        relabel = self.settings.relabel
+        mapping = open_teacher.Mapping(relabel.class_map, relabel.unmapped, relabel.mean)
+        opened = open_teacher.open_teacher(self.teacher, self._open_source().index.classes, mapping)
         if open_teacher.is_foreign(self.teacher):
-            self._foreign = opened
+            self._foreign_teacher = opened
         return opened

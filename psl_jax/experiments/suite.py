@@ -1,141 +1,275 @@
-"""All experiments of a config, one after the other, and the table that compares them."""
+"""Runs the experiments of a config, one after the other; over seeds and folds again and again.
 
+    python -m psl_jax.main --config esc50 --folds=all --seeds=0,1 --config.data.source_dir=ESC50
+
+Of a cross-validation each fold is evaluated once, with what is trained on all others.
+"""
+
+import copy
 import dataclasses
 import difflib
+import functools
 import os
 import pathlib
+import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from psl_jax import config as config_lib
 from psl_jax.config import Settings
+from psl_jax.data import split_index_files
 from psl_jax.data.label_manifest import digest_without_teacher
 from psl_jax.data.settings import DataSettings
 from psl_jax.data.source import Source
-from psl_jax.experiments import paper_tables, stepping
+from psl_jax.experiments import setting_checks, suite_results
 from psl_jax.experiments.experiment import Experiment
 from psl_jax.experiments.run_folder import OtherRunError
-from psl_jax.reporting import audio_examples, result_tables, run_page, suite_page
-from psl_jax.runtime import files, parallel
+from psl_jax.experiments.start_model import StartModel
+from psl_jax.experiments.suite_results import Repetition
+from psl_jax.reporting import result_tables
+from psl_jax.runtime import parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import is_remote, path_of
-from psl_jax.runtime.run_files import LABEL_QUALITY
-from psl_jax.scoring import bootstrap, evaluation
-from psl_jax.tagging import tagger
+from psl_jax.runtime.run_files import Stage
 from psl_jax.teachers import open_teacher
-
-RESULTS = "results.json"
 
 
 def run(
     config: ConfigDict,
     workdir: str | os.PathLike,
-    last_stage: str | None = None,
+    *,
+    seeds: Sequence[int] | None = None,
+    folds: Sequence[int] | None = None,
+    last_stage: Stage = Stage.REPORT,
     start_afresh: bool = False,
 ) -> dict[str, Any] | None:
-    """Runs what is not finished yet in `workdir` and prints the results and where they lie.
+    """Runs what is not finished yet in `workdir`, and prints the results and where they lie.
 
     A single experiment has `workdir` as its run folder; those of a suite have one each inside it.
-    All of them are checked before the first is begun. Returns the results of a run to its end, in
-    process 0. start_afresh: what a run folder holds that was made with other settings, data or
-    another teacher is deleted.
+    All of them are checked before the first is begun.
+
+    Args:
+      seeds: each runs the config in a folder seed<N>. It is the seed of weights, order and
+        augmentation; the data keep their own.
+      folds: those of the data that are evaluated, each in a folder fold<K>; an empty list: all.
+        With seeds, each fold has a mean over the seeds first.
+      last_stage: the stages after it are not run.
+      start_afresh: what a run folder holds that was made with other settings, data or another
+        teacher is deleted.
+
+    Returns the results of a run to its end, in process 0. Raises UserError.
     """
+    workdir, config = path_of(workdir), copy.deepcopy(config)
+    if (folds is not None or seeds is not None) and not config.data.data_dir:
+        config.data.data_dir = os.fspath(workdir / "data")
+    repetitions: list[Repetition] = []
+    if folds is not None:
+        repetitions.append(_fold_repetition(folds, _folds_of(config, workdir)))
+    if seeds is not None:
+        repetitions.append(Repetition("seed", tuple(seeds)))
+    run_once = functools.partial(_run_suite, last_stage=last_stage, start_afresh=start_afresh)
+    return _run_repeated(config, workdir, repetitions=repetitions, run_once=run_once)
+
+
+def _run_repeated(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    *,
+    repetitions: Sequence[Repetition],
+    run_once: Callable[[ConfigDict, pathlib.Path], dict[str, Any] | None],
+) -> dict[str, Any] | None:
+    """Runs the config for each value of the first repetition, and of the others inside it."""
+    if not repetitions:
+        return run_once(config, workdir)
+    repetition, *inner = repetitions
+    all_results = []
+    for number, value in enumerate(repetition.values):
+        if jax.process_index() == 0:
+            place = f"{number + 1} of {len(repetition.values)}"
+            print(f"\n=== {repetition.name} {value} ({place})", flush=True)
+        changed = _with_value(config, repetition, value=value)
+        folder = workdir / repetition.folder(value)
+        results = _run_repeated(changed, folder, repetitions=inner, run_once=run_once)
+        if results is not None:
+            all_results.append(results)
+
+    def write() -> dict[str, Any] | None:
+        if not all_results:  # the last stage came before them
+            return None
+        is_suite = bool(len(config.experiments))
+        merged = suite_results.merge(all_results, repetition, is_suite=is_suite)
+        suite_results.add_intervals(merged, workdir)
+        print(f"\nmean ± standard deviation over {len(all_results)} {repetition.name}s")
+        suite_results.write(merged, workdir)
+        return merged
+
+    return parallel.run_in_first_process(f"results in {workdir}", write)
+
+
+def _with_value(config: ConfigDict, repetition: Repetition, *, value: int) -> ConfigDict:
+    """The config with a seed, or with one fold to evaluate and the others to train on."""
+    config = copy.deepcopy(config)
+    if repetition.name == "seed":
+        config.seed = value
+    else:
+        others = "+".join(f"fold{fold}" for fold in repetition.all_values if fold != value)
+        config.data.train_split = config.data.validation_split = others
+        config.data.eval_split = f"fold{value}"
+    return config
+
+
+def _fold_repetition(chosen: Sequence[int], folds: Sequence[int]) -> Repetition:
+    """Of the folds of the data those that are `chosen`; of none chosen, all. Raises UserError."""
+    for fold in chosen:
+        if fold not in folds:
+            names = ", ".join(map(str, folds)) or "none"
+            raise UserError(f"--folds: the data have no fold {fold}; they have {names}")
+    if len(folds) < 2:
+        raise UserError("--folds: of one fold nothing is left to train on")
+    return Repetition("fold", tuple(chosen or folds), tuple(folds))
+
+
+def _folds_of(config: ConfigDict, workdir: pathlib.Path) -> list[int]:
+    """The numbers of the splits fold1, fold2, ... of the data, which are prepared for it."""
+    data = next(iter(config_lib.experiments(config).values())).data
+    splits = split_index_files.splits(prepare(data, workdir))
+    return sorted(int(name[4:]) for name in splits if re.fullmatch(r"fold\d+", name))
+
+
+# --- One suite ----------------------------------------------------------------------------------
+
+
+def _run_suite(
+    config: ConfigDict, workdir: pathlib.Path, *, last_stage: Stage, start_afresh: bool
+) -> dict[str, Any] | None:
     start = time.perf_counter()
-    workdir = path_of(workdir)
-    experiments = stepping.alike(config_lib.experiments(config), config.init_from)
-    is_suite = bool(len(config.experiments))
+    experiments = config_lib.experiments(config)
+    start_models = {
+        name: StartModel(name, workdir / name if name in experiments else None)
+        for name in {settings.init_from for settings in experiments.values()} - {""}
+    }
+    experiments = with_networks_of_starts(experiments, start_models, init_from=config.init_from)
     _check_teachers(experiments)
-    for one in experiments.values():
-        stepping.check_batch(one, parallel.data_mesh(one.num_devices or None))
+    for settings in experiments.values():
+        mesh = parallel.data_mesh(settings.num_devices or None)
+        setting_checks.check_batch(settings, mesh)
     data_dirs = _prepare_all(experiments, workdir)
-    if last_stage == "prepare":
+    if last_stage is Stage.PREPARE:
         _check_splits(experiments, data_dirs)
         return None
+    is_suite = bool(len(config.experiments))
 
-    def make(name: str, afresh: bool = False) -> Experiment:
-        one = experiments[name]
-        folder = workdir / name if is_suite else workdir
-        teacher, start = (
-            workdir / other if other in experiments else None
-            for other in (one.teacher, one.init_from)
+    def open_run(name: str, *, afresh: bool = False) -> Experiment:
+        """The experiment, which can be run. Nothing is deleted here: another one may yet fail."""
+        settings = experiments[name]
+        experiment = Experiment(
+            settings,
+            workdir / name if is_suite else workdir,
+            data_dir=data_dirs[name],
+            teacher=workdir / settings.teacher if settings.teacher in experiments else None,
+            start=start_models.get(settings.init_from),
+            afresh=afresh,
         )
-        return Experiment(one, folder, data_dirs[name], teacher, afresh, start)
+        try:
+            experiment.check(last_stage)
+        except OtherRunError:
+            if afresh or not start_afresh:
+                raise
+            return open_run(name, afresh=True)
+        return experiment
 
-    runs = [_checked(make, name, last_stage, start_afresh) for name in experiments]
-    _check_disk(runs, workdir)
+    runs = {name: open_run(name) for name in experiments}
+    _check_disk(runs.values(), workdir)
     if jax.process_index() == 0:
-        print("\n".join(["", *plan(runs)]), flush=True)
+        print("\n".join(["", *describe_plan(list(runs.values()))]), flush=True)
     for number, name in enumerate(experiments):
         if is_suite and jax.process_index() == 0:
             place = f"{number + 1} of {len(runs)}"
-            print(f"\n== {name} ({place}) in {runs[number].run_dir}", flush=True)
+            print(f"\n== {name} ({place}) in {runs[name].run_dir}", flush=True)
         try:
-            runs[number].run(last_stage)
+            runs[name].run(last_stage)
         except OtherRunError:  # a teacher, or a start, that was trained again
             if not start_afresh:
                 raise
-            runs[number] = make(name, afresh=True)
-            runs[number].check(last_stage)
-            runs[number].run(last_stage)
-    if last_stage not in (None, "evaluate", "report"):
+            runs[name] = open_run(name, afresh=True)
+            runs[name].run(last_stage)
+    if not last_stage.has_results:
         return None
-    seconds = time.perf_counter() - start
-    return parallel.run_in_first_process(
-        f"results in {workdir}", lambda: _summarize(config.name, workdir, runs, is_suite, seconds)
-    )
+
+    def write() -> dict[str, Any]:
+        results = suite_results.summarize(config.name, list(runs.values()))
+        suite_results.add_intervals(results, workdir)
+        if is_suite:
+            suite_results.write_clips(list(runs.values()), results, workdir=workdir)
+        suite_results.write(results, workdir, is_suite=is_suite)
+        print(f"\nfinished in {(time.perf_counter() - start) / 60:.1f} min")
+        return results
+
+    return parallel.run_in_first_process(f"results in {workdir}", write)
+
+
+def with_networks_of_starts(
+    experiments: Mapping[str, Settings], start_models: Mapping[str, StartModel], *, init_from: str
+) -> dict[str, Settings]:
+    """The experiments of a suite, each with the form of the network that it starts from.
+
+    That may be another one of them, which comes before. Where the suite has `init_from`, those from
+    scratch are of the same form.
+    """
+    shaped: dict[str, Settings] = {}
+    for name, settings in experiments.items():
+        if settings.init_from in shaped:
+            shaped[name] = settings.with_network(*shaped[settings.init_from].network_form)
+        elif settings.init_from:
+            shaped[name] = settings.with_network(*start_models[settings.init_from].network_form)
+        else:
+            shaped[name] = settings
+    forms = [settings.network_form for settings in shaped.values() if settings.init_from]
+    if not init_from or not forms:
+        return shaped
+    return {
+        name: settings if settings.init_from else settings.with_network(*forms[0])
+        for name, settings in shaped.items()
+    }
 
 
 def _check_teachers(experiments: Mapping[str, Settings]) -> None:
     """Raises UserError for a teacher that is neither an experiment nor something on disk."""
-    for name, one in experiments.items():
-        if one.labels != "soft" or not one.alpha or not one.teacher or one.teacher in experiments:
+    for name, settings in experiments.items():
+        teacher, labels_dir = settings.teacher, settings.soft_labels_dir
+        if settings.labels != "soft" or not settings.alpha or teacher in {"", *experiments}:
             continue
-        if one.soft_labels_dir and digest_without_teacher(one.soft_labels_dir, False):
+        if labels_dir and digest_without_teacher(labels_dir, False):
             continue
-        if (place := open_teacher.lacking(one.teacher)) is None:
+        if (missing_place := open_teacher.lacking(teacher)) is None:
             continue
-        if open_teacher.is_foreign(one.teacher):
-            raise UserError(f"the teacher of {name!r} is {one.teacher!r}: there is no {place}")
-        near = difflib.get_close_matches(one.teacher, experiments, 1)
+        if open_teacher.is_foreign(teacher):
+            raise UserError(f"the teacher of {name!r} is {teacher!r}: there is no {missing_place}")
+        near = difflib.get_close_matches(teacher, experiments, 1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise UserError(
-            f"the teacher of {name!r} is {one.teacher!r}: there is neither such an experiment "
+            f"the teacher of {name!r} is {teacher!r}: there is neither such an experiment "
             f"({', '.join(experiments)}) nor such a run folder.{hint}"
         )
 
 
 def _check_splits(experiments: Mapping[str, Settings], data_dirs: Mapping[str, str]) -> None:
     """Raises UserError for a setting that names a split which the prepared data lacks."""
-    for name, one in experiments.items():
-        data, data_dir = one.data, data_dirs[name]
+    for name, settings in experiments.items():
         for setting in ("train_split", "validation_split", "eval_split"):
-            split = getattr(data, setting)
+            split = getattr(settings.data, setting)
             try:
-                Source.open(data_dir, split)
+                Source.open(data_dirs[name], split)
             except UserError as error:
                 raise UserError(f"config.data.{setting} is {split!r}: {error}") from error
 
 
-def _checked(make: Any, name: str, last_stage: str | None, start_afresh: bool) -> Experiment:
-    """The experiment, which can be run. Nothing is deleted here: another one may yet fail."""
-    run = make(name)
-    try:
-        run.check(last_stage)
-    except OtherRunError:
-        if not start_afresh:
-            raise
-        run = make(name, afresh=True)
-        run.check(last_stage)
-    return run
-
-
-def _check_disk(runs: list[Experiment], workdir: pathlib.Path) -> None:
+def _check_disk(runs: Iterable[Experiment], workdir: pathlib.Path) -> None:
     """Raises UserError where the disk is too small for what will be written."""
     if is_remote(workdir):
         return
@@ -149,114 +283,41 @@ def _check_disk(runs: list[Experiment], workdir: pathlib.Path) -> None:
         )
 
 
-def plan(runs: list[Experiment]) -> list[str]:
+def describe_plan(runs: list[Experiment]) -> list[str]:
     """What will be done, a line an experiment, and what to know of it before."""
     width = max(len(run.settings.name) for run in runs)
     lines = [
         f"computes on {parallel.describe_devices(runs[0].mesh)}",
         f"{'':{width}}  labels    clips  segments  batch    steps",
     ]
-    again: set[str] = set()  # whose folder is deleted; who is needed comes first
+    deleted: set[str] = set()  # whose folder is; who is needed comes first
     for run in runs:
         settings = run.settings
-        done = "  trained" if "train" in run.folder.finished else ""
-        needs_again = {settings.teacher, settings.init_from} & again
-        if run.folder.begun and (run.folder.afresh or needs_again):
-            again.add(settings.name)
-            done = "  begun again"
+        state = "  trained" if Stage.TRAIN in run.folder.finished else ""
+        needs_deleted = {settings.teacher, settings.init_from} & deleted
+        if run.folder.begun and (run.folder.afresh or needs_deleted):
+            deleted.add(settings.name)
+            state = "  begun again"
         lines.append(
             f"{settings.name:{width}}  {settings.labels:6} {len(run.train_index):8,} "
-            f"{run.train_segments:9,} {run.batch_size:6,} {run.loop.max_steps:8,}{done}"
+            f"{run.train_segments:9,} {run.batch_size:6,} {run.loop.max_steps:8,}{state}"
         )
-    seconds = sum(run.rough_seconds for run in runs if "train" not in run.folder.finished)
+    seconds = sum(run.rough_seconds for run in runs if Stage.TRAIN not in run.folder.finished)
     if seconds:
         lines.append(f"training will take about {result_tables.duration(seconds)}, very roughly")
     notes = result_tables.notes([{"name": run.settings.name, "notes": run.notes} for run in runs])
     return [*lines, *(f"note: {note}" for note in notes)]
 
 
-def _note_poor_teachers(rows: list[dict[str, Any]], settings: list[Settings]) -> None:
-    """Adds a note to students whose teacher of the suite is worse than one on weak labels."""
-    scores = {row["name"]: row["mAP"] for row in rows}
-    weak = [row["mAP"] for row, one in zip(rows, settings, strict=True) if one.name == "weak"]
-    for row, one in zip(rows, settings, strict=True):
-        if one.labels == "soft" and weak and one.teacher in scores:
-            found = scores[one.teacher]
-            if found < weak[0]:
-                row["notes"].append(
-                    f"the teacher ({100 * found:.2f} mAP) is worse than the same network on the "
-                    f"weak labels ({100 * weak[0]:.2f}): its labels are no gain"
-                )
-
-
-def _add_intervals(
-    rows: list[dict[str, Any]], runs: list[Experiment], results: Mapping[str, Any]
-) -> None:
-    """Adds to each row how far its mAP may lie from its reference's on other clips."""
-    found = {run.settings.name: evaluation.read_scores(run.run_dir) for run in runs}
-    known = {name: scores for name, scores in found.items() if scores is not None}
-    by_reference: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        by_reference.setdefault(result_tables.reference_of(results, row["name"]), []).append(row)
-    for reference, group in by_reference.items():
-        if reference in known:
-            _add_intervals_over(group, known, reference)
-
-
-def _add_intervals_over(
-    rows: list[dict[str, Any]], known: Mapping[str, Mapping[str, np.ndarray]], reference: str
-) -> None:
-    ours, names = known[reference], {reference, *(row["name"] for row in rows)}
-    alike = {
-        name: scores["scores"]
-        for name, scores in known.items()
-        if name in names
-        and all(np.array_equal(scores[key], ours[key]) for key in ("ids", "classes", "targets"))
-    }
-    intervals = bootstrap.compute_differences(ours["targets"], alike, reference)
-    for row in rows:
-        if (one := intervals.get(row["name"])) is not None:
-            row["over_reference"] = {"low": one.low, "high": one.high}
-
-
-def _write_clips(
-    workdir: pathlib.Path,
-    runs: list[Experiment],
-    rows: list[dict[str, Any]],
-    references: Mapping[str, str],
-) -> None:
-    """Keeps clips to listen to, of those that the best student was trained on."""
-    if jax.process_count() > 1:  # the others would have to read the model with this one
-        print("note: clips to listen to are made where the report is made by one process")
-        return
-    name = suite_page.best_of(rows, references)
-    best = next(run for run in runs if run.settings.name == name)
-    labels = {}
-    for run in runs:
-        if run.train_index.ids_sha256 == best.train_index.ids_sha256:
-            try:
-                found = run.label_stage.open() if run.label_stage.is_stored else None
-            except UserError as error:  # deleted to save room: the others are shown
-                print(f"note: the clips are without the labels of {run.settings.name}: {error}")
-                continue
-            if found is not None:
-                labels[run.settings.name] = found
-    source = best.source(best.settings.data.train_split)
-    folder = workdir / audio_examples.FOLDER
-    audio_examples.write(folder, source, labels, best.settings.name, tagger.load(best.run_dir))
-
-
 def _prepare_all(experiments: Mapping[str, Settings], workdir: pathlib.Path) -> dict[str, str]:
     """Where the data of each experiment lie; each data set is prepared once."""
-    found: dict[DataSettings, str] = {}
-    result = {}
-    for name, one in experiments.items():
+    data_sets = {
         # Which splits are used does not matter for what is prepared.
-        data = dataclasses.replace(one.data, train_split="", validation_split="", eval_split="")
-        if data not in found:
-            found[data] = prepare(data, workdir)
-        result[name] = found[data]
-    return result
+        name: dataclasses.replace(settings.data, train_split="", validation_split="", eval_split="")
+        for name, settings in experiments.items()
+    }
+    folders = {data: prepare(data, workdir) for data in dict.fromkeys(data_sets.values())}
+    return {name: folders[data] for name, data in data_sets.items()}
 
 
 def prepare(data: DataSettings, workdir: pathlib.Path) -> str:
@@ -267,50 +328,3 @@ def prepare(data: DataSettings, workdir: pathlib.Path) -> str:
         prepare_corpus.prepare(data, workdir)
     parallel.wait_for_all("prepare")
     return prepare_corpus.prepare(data, workdir, quiet=True)
-
-
-def _summarize(
-    name: str,
-    workdir: pathlib.Path,
-    runs: list[Experiment],
-    is_suite: bool,
-    seconds: float,
-) -> dict[str, Any]:
-    rows = [run.summary() for run in runs]
-    _note_poor_teachers(rows, [run.settings for run in runs])
-    results: dict[str, Any] = {"name": name, "experiments": rows}
-    table = paper_tables.table_of(name)
-    if table is not None:
-        if name in paper_tables.TABLES:  # on the paper's data
-            results["paper"] = {key: row.value for key, row in table.reported.items()}
-            results["paper_d_prime"] = {key: row.d_prime for key, row in table.reported.items()}
-        names = {row["name"] for row in rows}
-        results["measures"] = {k: v for k, v in table.measures.items() if k in names}
-        results["references"] = {k: v for k, v in table.references.items() if k in names}
-    others = "scratch" if any(row["name"] == "scratch" for row in rows) else "weak"
-    results["reference"] = table.reference if table else others
-    _add_intervals(rows, runs, results)
-    quality = {
-        run.settings.name: files.read_json(run.run_dir / LABEL_QUALITY)
-        for run in runs
-        if (run.run_dir / LABEL_QUALITY).exists()
-    }
-    if quality:
-        results["label_quality"] = quality
-    if is_suite:
-        files.write_json(workdir / RESULTS, results)
-    print("\n" + run_page.format_table(results))
-    for note in result_tables.notes(rows):
-        print(f"note: {note}")
-    if is_suite:
-        _write_clips(workdir, runs, rows, results.get("references") or {})
-        suite_page.write(workdir, results)
-    places = {
-        "report": workdir / "report.html",
-        "results": workdir / (RESULTS if is_suite else evaluation.METRICS),
-        "averaged model" + "s" * is_suite: workdir / ("*/averaged" if is_suite else "averaged"),
-    }
-    print(f"\nfinished in {seconds / 60:.1f} min")
-    for what, place in places.items():
-        print(f"  {what}: {place}")
-    return results

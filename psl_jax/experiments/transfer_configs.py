@@ -39,17 +39,17 @@ TRAINING: dict[str, Any] = {
 CLASSIFIER: dict[str, Any] = {"train": {"trainable": "classifier"}}
 
 
-def to(target: str) -> ConfigDict:
+def make_config(target: str) -> ConfigDict:
     """A new classifier on the frozen network, all of it trained, and the same from scratch."""
     result = config_lib.base()
     result.name = target
     config_lib.apply(result, TRAINING)
     result.data.update(_splits(target))
-    three_ways(result)
+    add_three_ways(result)
     return result
 
 
-def between_folds(corpus: str, segment_seconds: float) -> ConfigDict:
+def make_fold_config(corpus: str, segment_seconds: float) -> ConfigDict:
     """The same for a corpus of folds, of which --folds says which are evaluated.
 
     One that is given no --folds evaluates the first and trains on the second.
@@ -61,12 +61,12 @@ def between_folds(corpus: str, segment_seconds: float) -> ConfigDict:
     result.data.eval_split = "fold1"
     result.train.update({"batch_size": 16, "learning_rate": 2e-3, "epochs": 15})
     result.train.schedule = "polynomial"
-    three_ways(result)
+    add_three_ways(result)
     result.experiments.probe.train.epochs = 60  # steps on features cost next to nothing
     return result
 
 
-def three_ways(config: ConfigDict) -> None:
+def add_three_ways(config: ConfigDict) -> None:
     """The experiments of a transfer beside those from scratch."""
     config.experiments = ConfigDict(
         {"probe": copy.deepcopy(CLASSIFIER), "finetuned": {}, "scratch": {"init_from": ""}}
@@ -74,39 +74,39 @@ def three_ways(config: ConfigDict) -> None:
 
 
 def _splits(target: str) -> dict[str, Any]:
-    one = TARGETS[target]
+    splits = TARGETS[target]
     return {
         "corpus": "tfds",
-        "train_split": one.train,
-        "validation_split": one.validation,
-        "eval_split": one.evaluation,
+        "train_split": splits.train,
+        "validation_split": splits.validation,
+        "eval_split": splits.evaluation,
     }
 
 
-def table5_experiments(suite: ConfigDict) -> ConfigDict:
+def make_table5_experiments(suite: ConfigDict) -> ConfigDict:
     """Each data set lies in the folder of its corpus in data_dir, as `prepare` puts it there."""
     config_lib.apply(suite, TRAINING)
     experiments = ConfigDict()
     for name, target in TARGETS.items():
         for model, seconds in MODELS.items():
-            one = ConfigDict(copy.deepcopy(CLASSIFIER) | {"segment_seconds": seconds})
-            one.data = ConfigDict(_splits(name) | {"data_set": target.corpus})
+            probe = ConfigDict(copy.deepcopy(CLASSIFIER) | {"segment_seconds": seconds})
+            probe.data = ConfigDict(_splits(name) | {"data_set": target.corpus})
             if model == "ma":
-                one.init_from = suite.get_ref("teacher")
-            experiments[f"{model}_{name}"] = one
+                probe.init_from = suite.get_ref("teacher")
+            experiments[f"{model}_{name}"] = probe
     return experiments
 
 
 def _add_probes(suite: ConfigDict, changes: dict[str, Any]) -> None:
     """Of the suite's teacher and PSL-2s, on other data."""
     for model, start in (("ma", "teacher"), ("psl2s", "psl2s")):
-        one = ConfigDict(copy.deepcopy(TRAINING))
-        config_lib.apply(one, CLASSIFIER | {"init_from": start, "segment_seconds": MODELS[model]})
-        config_lib.apply(one, copy.deepcopy(changes))
-        suite.experiments[f"{model}_{_OTHER}"] = one
+        probe = ConfigDict(copy.deepcopy(TRAINING))
+        config_lib.apply(probe, CLASSIFIER | {"init_from": start, "segment_seconds": MODELS[model]})
+        config_lib.apply(probe, copy.deepcopy(changes))
+        suite.experiments[f"{model}_{_OTHER}"] = probe
 
 
-def between_soundscapes(suite: ConfigDict) -> None:
+def transfer_between_soundscapes(suite: ConfigDict) -> None:
     """The networks know one half of the sounds, and are transferred to the other half."""
     suite.data.sounds = "first"
     splits = {"train_split": "full", "validation_split": "full"}
@@ -115,7 +115,7 @@ def between_soundscapes(suite: ConfigDict) -> None:
     _add_probes(suite, {"data": other | splits, "train": training})
 
 
-def from_urbansound8k_to_esc50(suite: ConfigDict) -> None:
+def transfer_urbansound8k_to_esc50(suite: ConfigDict) -> None:
     """Real recordings: config.data.source_dir is ESC-50's folder, UrbanSound8K's the teacher's."""
     splits = {"train_split": "fold1+fold2+fold3", "validation_split": "fold1+fold2+fold3"}
     suite.data.update({"corpus": "esc50", "eval_split": "fold4"} | splits)

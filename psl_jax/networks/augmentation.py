@@ -62,7 +62,7 @@ class Augmentation:
 
 
 def augment_waveform(keys: jax.Array, audio: jax.Array, settings: Augmentation) -> jax.Array:
-    """Gain and polarity inversion. The time shift is made before: `data.time_shift`.
+    """Gain and polarity inversion. The time shift is made before: `batches.TimeShift`.
 
     Args:
       keys: [batch] random keys.

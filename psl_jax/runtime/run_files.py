@@ -1,4 +1,23 @@
-"""Names of the files of a run folder that several packages read."""
+"""The stages of a run, and the files of its folder that several packages read."""
+
+import enum
+
+
+class Stage(enum.StrEnum):
+    """The stages of a run, in their order."""
+
+    PREPARE = "prepare"
+    RELABEL = "relabel"
+    TRAIN = "train"
+    AVERAGE = "average"
+    EVALUATE = "evaluate"
+    REPORT = "report"
+
+    @property
+    def has_results(self) -> bool:
+        """Whether a run up to this stage has metrics."""
+        return self in (Stage.EVALUATE, Stage.REPORT)
+
 
 CONFIG = "config.json"
 STAGES_DONE = "stages.json"

@@ -33,44 +33,23 @@ class Interval(NamedTuple):
 
 
 def compute_differences(
-    truth: np.ndarray, scores: Mapping[str, np.ndarray], reference: str, seed: int = 0
-) -> dict[str, Interval]:
-    """The mAP of each of `scores` less that of `reference`.
-
-    truth: multi-hot [clips, classes]; scores: by name, of the same shape and clips.
-    """
-    one_seed = {name: [values] for name, values in scores.items()}
-    return compute_differences_over_seeds(truth, one_seed, reference, seed)
-
-
-def compute_differences_over_seeds(
-    truth: np.ndarray,
-    scores: Mapping[str, Sequence[np.ndarray]],
-    reference: str,
-    seed: int = 0,
-) -> dict[str, Interval]:
-    """The mAP of each of `scores` less that of `reference`, a mean over the seeds of the training.
-
-    truth: multi-hot [clips, classes]; scores: by name those of each seed, of that shape; seed
-    number k of one is paired with number k of the reference.
-
-    Clips and seeds are drawn together. A resample draws clips, the same for all seeds, and then as
-    many seeds as there are, with replacement. Its difference is the mean m over all seeds on these
-    clips, and k - m more, k being the mean over the drawn seeds, stretched by sqrt(S / (S - 1)):
-    S seeds drawn from S vary by that factor too little. The interval says what other clips of the
-    same kind and other seeds would do; of two or three seeds it knows as little as these do.
-    """
-    return compute_differences_over_folds([(truth, scores)], reference, seed)
-
-
-def compute_differences_over_folds(
     folds: Sequence[tuple[np.ndarray, Mapping[str, Sequence[np.ndarray]]]],
     reference: str,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """`differences_over_seeds` of means over folds: (truth, scores) of each.
+    """The mAP of each of several experiments less that of the reference.
 
-    The clips of each fold are drawn by themselves; seeds are drawn for all folds together.
+    It is a mean over the folds, and over the seeds of the training.
+
+    folds: (truth, scores) of each: truth multi-hot [clips, classes]; scores by name those of each
+    seed, of that shape; seed number k of one is paired with number k of the reference.
+
+    Clips and seeds are drawn together. A resample draws the clips of each fold by themselves, the
+    same for all seeds, and then as many seeds as there are, with replacement, for all folds
+    together. Its difference is the mean m over all seeds on these clips, and k - m more, k being
+    the mean over the drawn seeds, stretched by sqrt(S / (S - 1)): S seeds drawn from S vary by that
+    factor too little. The interval says what other clips of the same kind and other seeds would do;
+    of two or three seeds it knows as little as these do.
     """
     size = sum(truth.size for truth, _ in folds)
     resamples = int(np.clip(_WORK / max(size, 1), _LEAST_RESAMPLES, _MOST_RESAMPLES))
@@ -106,7 +85,7 @@ def _compute_intervals(
 
 
 def _resample_seeds(values: np.ndarray, seed: int) -> np.ndarray:
-    """Means over drawn seeds: [seeds, resamples] -> [resamples]; see `differences_over_seeds`."""
+    """Means over drawn seeds: [seeds, resamples] -> [resamples]; see `compute_differences`."""
     mean: np.ndarray = values.mean(axis=0)
     count = len(values)
     if count == 1:

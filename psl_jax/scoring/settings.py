@@ -57,3 +57,8 @@ class RelabelSettings(LabelRule):
     batch_size: int = operational(
         0, least=0, help="Segments labelled at a time; 0: what suits the devices"
     )
+
+    @property
+    def rule(self) -> LabelRule:
+        """What of it the labels depend on, besides their teacher."""
+        return LabelRule(self.count_padding, self.dtype)

@@ -10,9 +10,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from psl_jax.audio.segments import Segmentation
 from psl_jax.data import batches
 from psl_jax.data.batches import process_clips
+from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.segment_loader import Batch, Segments
 from psl_jax.data.source import Source
 from psl_jax.data.training_order import TrainingOrder
@@ -31,20 +31,19 @@ from psl_jax.scoring.scorer import Scorer, compute_ahead, count_output_frames
 from psl_jax.training.step import Recipe, features_program
 
 
-def num_bytes(segmentation: Segmentation, channels: int, train: Any, validation: Any) -> int:
-    """About what the features of two splits take, of which the indices are given."""
-    frames = output_frames(num_frames(segmentation.segment_samples))
-    segments = int(segmentation.counts(train.num_samples).sum(dtype=np.int64))
-    rows = segments * frames + int(output_frames(num_frames(validation.num_samples)).sum())
+def num_bytes(segments: Segments, validation: ClipIndex, *, channels: int) -> int:
+    """About what the features of the segments and of the clips of a split take."""
+    frames = output_frames(num_frames(segments.segmentation.segment_samples))
+    rows = len(segments) * frames + int(output_frames(num_frames(validation.num_samples)).sum())
     return 4 * channels * rows
 
 
-def of_segments(
+def compute_features(
     network: Network,
     variables: Variables,
+    *,
     recipe: Recipe,
-    source: Source,
-    segmentation: Segmentation,
+    segments: Segments,
     batch_size: int,
     num_devices: int | None = None,
 ) -> np.ndarray:
@@ -56,12 +55,12 @@ def of_segments(
     mesh = parallel.local_mesh(num_devices)
     program = features_program(network, recipe, mesh)
     arrays = parallel.replicate(parallel.to_host(variables), mesh)
-    clips = np.arange(len(source.index))
-    total = int(segmentation.counts(source.index.num_samples).sum(dtype=np.int64))
-    shape = output_frames(num_frames(segmentation.segment_samples)), _channels(variables)
+    source, segmentation, total = segments.source, segments.segmentation, len(segments)
+    channels = len(variables.params["classifier"]["kernel"])
+    shape = output_frames(num_frames(segmentation.segment_samples)), channels
     features, first = np.empty((total, *shape), np.float32), 0
     size = -(-batch_size // mesh.size) * mesh.size
-    feed = batches.eval_batches(source, segmentation, batch_size=size, clips=clips)
+    feed = batches.eval_batches(source, segmentation, batch_size=size)
     with progress.bar(total, "segment", "features", show=jax.process_index() == 0) as bar:
         for _, rows in compute_ahead(lambda _, inputs: program(arrays, inputs), feed, mesh):
             features[first : first + len(rows)] = rows
@@ -71,7 +70,7 @@ def of_segments(
 
 
 def train_batches(
-    features: np.ndarray, segments: Segments, order: TrainingOrder, start_step: int
+    features: np.ndarray, segments: Segments, *, order: TrainingOrder, start_step: int
 ) -> Iterator[Batch]:
     """The batches of `batches.train_batches` with `features` instead of audio."""
     for numbers in order.batches(segments, start_step):
@@ -89,6 +88,7 @@ class FrozenScorer:
         self,
         variables: Variables,
         recipe: Recipe,
+        *,
         source: Source,
         cut: AnySegmentation,
         batch_size: int,
@@ -129,10 +129,6 @@ class FrozenScorer:
         program = _classifier_program(self.recipe.output)
         for batch, embeddings, frames in self._kept:
             yield batch, np.asarray(program(classifier, embeddings, frames))
-
-
-def _channels(variables: Variables) -> int:
-    return len(variables.params["classifier"]["kernel"])
 
 
 @lru_cache

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from psl_jax.data.segment_loader import mix_labels
 from psl_jax.networks.augmentation import Augmentation, augment_waveform, mask_spectrogram, mixup
 from psl_jax.networks.folding import FoldedNetwork
 from psl_jax.networks.forward_context import Context
@@ -34,7 +35,7 @@ class TeacherInStep:
     """How a frozen teacher labels each batch inside the step; hashable. Its arrays are an input.
 
     It hears the audio before any augmentation, and no gradient reaches it.
-    alpha: the target is alpha * soft + (1 - alpha) * weak.
+    alpha: see `mix_labels`.
     logmel, dtype, padded, count_padding: see `scorer.score_function`.
     """
 
@@ -232,9 +233,7 @@ def taught_labels(
     with jax.named_scope("teacher"):
         score = make_score_function(how.logmel, how.dtype, platform, how.padded, how.count_padding)
         soft = score(network, batch["audio"], batch["num_samples"])
-        if how.alpha == 1:
-            return soft
-        return how.alpha * soft + (1 - how.alpha) * batch["labels"]
+        return soft if how.alpha == 1 else mix_labels(soft, batch["labels"], how.alpha)
 
 
 def _example_keys(seed: int, step: jax.Array, count: int) -> dict[str, jax.Array]:

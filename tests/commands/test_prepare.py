@@ -22,6 +22,7 @@ from psl_jax.data import split_index_files
 from psl_jax.experiments import suite
 from psl_jax.networks.class_lists import audioset_classes
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.run_files import Stage
 
 ROOT = places.ROOT
 IDS = [f"{letter * 10}{number}" for letter in "ab-_Y" for number in range(3)]
@@ -174,9 +175,9 @@ def test_a_config_for_audioset_trains_on_it(prepared, tmp_path):
     teacher = module.get_config()
     teacher.update(config)
     teacher.labels, teacher.teacher, teacher.name = "weak", "", "teacher"
-    suite.run(teacher, tmp_path / "teacher", "average")
+    suite.run(teacher, tmp_path / "teacher", last_stage=Stage.AVERAGE)
     config.teacher = str(tmp_path / "teacher")
-    suite.run(config, tmp_path / "psl2s", None)
+    suite.run(config, tmp_path / "psl2s")
     assert (tmp_path / "psl2s/metrics.json").exists()
 
 
@@ -186,10 +187,10 @@ def test_preparing_for_a_suite_tells_of_the_splits_that_it_will_lack(tmp_path):
     settings.data.corpus, settings.data.source_dir = "own_data", str(small_folder(tmp_path / "own"))
     for split in ("train_split", "validation_split", "eval_split"):
         settings.data[split] = "train"
-    suite.run(settings, tmp_path / "run", "prepare")
+    suite.run(settings, tmp_path / "run", last_stage=Stage.PREPARE)
     settings.data.validation_split = "nowhere"
     with pytest.raises(UserError, match="validation_split is 'nowhere'"):
-        suite.run(settings, tmp_path / "run", "prepare")
+        suite.run(settings, tmp_path / "run", last_stage=Stage.PREPARE)
 
 
 # ---- faults and Beam ---------------------------------------------------------------------------
@@ -198,6 +199,7 @@ KILLED = """
 import os, signal, sys
 from psl_jax.commands import prepare
 from psl_jax.corpora import audioset, clip_rows
+from psl_jax.runtime.run_files import Stage
 
 seen, load = [], clip_rows.load_clip
 

@@ -17,6 +17,7 @@ from psl_jax.data.source import Source
 from psl_jax.experiments import experiment
 from psl_jax.networks.mobilenetv2 import create
 from psl_jax.networks.trained_model import ModelInfo
+from psl_jax.runtime.run_files import Stage
 from psl_jax.scoring import evaluation, resumable_scores
 from psl_jax.scoring.scorer import Scorer
 from psl_jax.weights import orbax_folder
@@ -190,10 +191,10 @@ def test_labels_are_those_of_an_experiment_and_can_be_shared(
     config.model.width, config.train.batch_size, config.train.max_steps = 0.1, 4, 1
     (settings,) = config_lib.experiments(config).values()
     before = {path: path.stat().st_mtime_ns for path in out.rglob("labels-*")}
-    one = experiment.Experiment(settings, tmp_path / "run", str(folder / "data"))
+    one = experiment.Experiment(settings, tmp_path / "run", data_dir=str(folder / "data"))
     one.check()
     assert one.train_segments == segmentation.counts(source.index.num_samples).sum()
-    one.run("train")
+    one.run(Stage.TRAIN)
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("labels-*")}
 
 

@@ -22,11 +22,16 @@ from synthetic_data import (
 )
 
 from psl_jax.audio.segments import REFLECTED_SAMPLES, Segmentation
-from psl_jax.data.batches import eval_batches, process_clips, read_verified, train_batches
+from psl_jax.data.batches import (
+    TimeShift,
+    eval_batches,
+    process_clips,
+    read_verified,
+    train_batches,
+)
 from psl_jax.data.clip_stream import ClipStream
 from psl_jax.data.segment_loader import Segments
 from psl_jax.data.source import Source
-from psl_jax.data.time_shift import TimeShift
 from psl_jax.data.training_order import SAMPLINGS, TrainingOrder
 from psl_jax.networks import frontend
 from psl_jax.runtime.errors import UserError

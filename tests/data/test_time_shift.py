@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from psl_jax.audio.segments import REFLECTED_SAMPLES
-from psl_jax.data.time_shift import TimeShift, reflect_end, roll_rows
+from psl_jax.data.batches import TimeShift, roll_rows
+from psl_jax.data.segment_loader import reflect_end
 
 
 def test_shifts_reach_the_fraction_of_each_clip_either_way():

@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 from synthetic_data import MemorySource, indices, make_index, segmentations
 
 from psl_jax.audio.segments import Segmentation
-from psl_jax.data.class_queue import ClassQueue, clip_weights
 from psl_jax.data.clip_stream import SHARDS_AT_ONCE
 from psl_jax.data.segment_loader import Segments
-from psl_jax.data.training_order import SAMPLINGS, TrainingOrder
+from psl_jax.data.training_order import SAMPLINGS, ClassQueue, TrainingOrder, clip_weights
 from psl_jax.runtime.errors import UserError
 
 SECOND = Segmentation(1.0)

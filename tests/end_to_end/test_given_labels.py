@@ -11,6 +11,7 @@ from psl_jax.audio.segments import Segmentation
 from psl_jax.experiments import suite
 from psl_jax.experiments.run_folder import OtherRunError
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.run_files import Stage
 
 
 def config_of(folder, labels, **changes):
@@ -22,6 +23,10 @@ def config_of(folder, labels, **changes):
     config.model.width, config.train.batch_size, config.train.max_steps = 0.1, 4, 2
     config_lib.apply(config, changes)
     return config
+
+
+def relabel(config, workdir):
+    suite.run(config, workdir, last_stage=Stage.RELABEL)
 
 
 def test_imported_labels_need_no_teacher(tmp_path, monkeypatch):
@@ -47,12 +52,12 @@ def test_imported_labels_need_no_teacher(tmp_path, monkeypatch):
 
     # Labels of a relabeling whose teacher is elsewhere: where none is asked for.
     alone = config_of(tmp_path, tmp_path / "relabeled", teacher="")
-    suite.run(alone, tmp_path / "alone", "relabel")
+    relabel(alone, tmp_path / "alone")
     assert json.loads((tmp_path / "alone/data.json").read_text())["teacher"] == "t"
     with pytest.raises(UserError, match="the teacher of 'psl1s' is 'runs/teacher'"):
-        suite.run(config_of(tmp_path, tmp_path / "relabeled"), tmp_path / "not", "relabel")
+        relabel(config_of(tmp_path, tmp_path / "relabeled"), tmp_path / "not")
     with pytest.raises(UserError, match=r"soft labels need a teacher.*or labels that are there"):
-        suite.run(config_of(tmp_path, tmp_path / "none", teacher=""), tmp_path / "not", "relabel")
+        relabel(config_of(tmp_path, tmp_path / "none", teacher=""), tmp_path / "not")
 
     # The run is bound to these labels: it does not go on with others.
     others = tmp_path / "others"
@@ -65,12 +70,10 @@ def test_imported_labels_need_no_teacher(tmp_path, monkeypatch):
     with pytest.raises(
         UserError, match=r"from `psl-jax labels import`.*relabel\.count_padding at its def"
     ):
-        suite.run(
-            config_of(tmp_path, out, relabel={"count_padding": True}), tmp_path / "not", "relabel"
-        )
+        relabel(config_of(tmp_path, out, relabel={"count_padding": True}), tmp_path / "not")
     next(out.glob("labels-00002-*")).unlink()
     with pytest.raises(UserError, match=r"missing .*run `psl-jax labels import` to the end"):
-        suite.run(config_of(tmp_path, out), tmp_path / "not", "relabel")
+        relabel(config_of(tmp_path, out), tmp_path / "not")
 
 
 def test_labels_that_are_not_whole_are_refused_before_anything_is_begun(tmp_path):

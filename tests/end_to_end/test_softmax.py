@@ -33,7 +33,7 @@ def data(tmp_path):
 @pytest.fixture
 def run(data, tmp_path):
     found = small_experiments.settings(data, model=SOFTMAX)
-    return small_experiments.run(found, tmp_path / "run", None)
+    return small_experiments.run(found, tmp_path / "run", "report")
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ import soundfile
 import synthetic_data
 
 from psl_jax import UserError
-from psl_jax.experiments import folds, transfer_configs
+from psl_jax.experiments import suite, suite_results, transfer_configs
+from psl_jax.experiments.suite_results import Repetition
 from psl_jax.reporting import result_tables
 from psl_jax.scoring import bootstrap, evaluation
 
@@ -33,7 +34,7 @@ def recordings(tmp_path):
 
 @pytest.fixture
 def config(recordings, tmp_path):
-    found = transfer_configs.between_folds("esc50", 1.0)
+    found = transfer_configs.make_fold_config("esc50", 1.0)
     found.init_from = str(small_experiments.save_model(tmp_path / "start"))
     found.data.source_dir = str(recordings)
     found.train.max_steps, found.train.batch_size, found.train.log_every = 2, 4, 1
@@ -43,7 +44,7 @@ def config(recordings, tmp_path):
 
 
 def test_a_fold_is_evaluated_and_the_others_are_trained_on(config, tmp_path, capsys):
-    folds.run(config, tmp_path / "run", [1, 3])
+    suite.run(config, tmp_path / "run", folds=[1, 3])
     out = capsys.readouterr().out
     assert "mean ± standard deviation over 2 folds" in out
     results = json.loads((tmp_path / "run/results.json").read_text())
@@ -83,23 +84,20 @@ def test_with_seeds_each_fold_is_a_mean_over_them_first():
             ],
         }
 
-    found = folds.summary([of_fold(0.1, 0.2, "a"), of_fold(0.3, 0.5, "b")], [2, 5], is_suite=True)
+    results = [of_fold(0.1, 0.2, "a"), of_fold(0.3, 0.5, "b")]
+    found = suite_results.merge(results, Repetition("fold", (2, 5)), is_suite=True)
     assert found["seeds"] == [0, 1] and found["folds"] == [2, 5] and "clips" not in found
     probe = found["experiments"][1]
     assert probe["mAP"] == pytest.approx(0.35)
     assert probe["mAP_spread"] == pytest.approx(np.std([0.2, 0.5], ddof=1))  # over folds
     assert probe["gain_spread"] == pytest.approx(np.std([0.1, 0.2], ddof=1))
     assert probe["run_dirs"] == [f"fold{k}/seed{seed}/probe" for k in (2, 5) for seed in (0, 1)]
-    assert probe["num_clips"] == 8 and probe["lwlrap"] is None
+    assert probe["num_clips"] == 8 and "lwlrap" not in probe
 
 
-def test_folds_that_are_none(config, tmp_path):
-    for text in ("", "1,1", "one", "0.5"):
-        with pytest.raises(UserError, match="expected all, or different numbers"):
-            folds.read(text)
-    assert folds.read("all") is None and folds.read("2, 1") == [2, 1]
+def test_a_fold_that_the_data_lack_is_named(config, tmp_path):
     with pytest.raises(UserError, match="no fold 4; they have 1, 2, 3"):
-        folds.run(config, tmp_path / "run", [4])
+        suite.run(config, tmp_path / "run", folds=[4])
 
 
 def test_intervals_are_of_the_mean_over_folds(tmp_path):
@@ -116,26 +114,23 @@ def test_intervals_are_of_the_mean_over_folds(tmp_path):
         parts.append((truth, {name: [values] for name, values in scores.items()}))
     experiments = [{"name": name, "run_dirs": dirs} for name, dirs in rows.items()]
     results = {"folds": [1, 2], "experiments": experiments}
-    folds._add_intervals(results, tmp_path)
-    expected = bootstrap.compute_differences_over_folds(parts, "weak")["psl"]
+    suite_results.add_intervals(results, tmp_path)
+    expected = bootstrap.compute_differences(parts, "weak")["psl"]
     assert experiments[1]["over_reference"] == {"low": expected.low, "high": expected.high}
     assert "over_reference" not in experiments[0]
 
 
-def test_one_fold_is_no_other_interval_and_more_folds_make_it_narrower():
+def test_more_folds_make_the_interval_narrower():
     rng = np.random.default_rng(1)
     truth = np.eye(3)[rng.integers(0, 3, 90)]
     scores = {n: [truth + s * rng.normal(size=truth.shape)] for n, s in (("weak", 2), ("psl", 1))}
-    alone = bootstrap.compute_differences_over_seeds(truth, scores, "weak")["psl"]
-    assert bootstrap.compute_differences_over_folds([(truth, scores)], "weak")["psl"] == alone
-    four = bootstrap.compute_differences_over_folds([(truth, scores)] * 4, "weak")["psl"]
+    alone = bootstrap.compute_differences([(truth, scores)], "weak")["psl"]
+    four = bootstrap.compute_differences([(truth, scores)] * 4, "weak")["psl"]
     assert four.difference == pytest.approx(alone.difference)
     # Of four times as many clips, drawn fold by fold: half as wide.
     assert (four.high - four.low) / (alone.high - alone.low) == pytest.approx(0.5, abs=0.1)
     with pytest.raises(UserError, match="another number of seeds"):
-        bootstrap.compute_differences_over_folds(
-            [(truth, scores | {"psl": scores["psl"] * 2})], "weak"
-        )
+        bootstrap.compute_differences([(truth, scores | {"psl": scores["psl"] * 2})], "weak")
 
 
 def test_what_is_held_against_what():

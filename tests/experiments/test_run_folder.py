@@ -14,14 +14,14 @@ from psl_jax.config import Settings
 from psl_jax.data.soft_labels import SoftLabelWriter
 from psl_jax.data.source import Source
 from psl_jax.data.training_order import TrainingOrder
-from psl_jax.experiments import run_folder, sanity_notes, suite
+from psl_jax.experiments import run_folder, sanity_notes, setting_checks, suite_results
 from psl_jax.experiments.experiment import Experiment
 from psl_jax.experiments.run_folder import OtherRunError, RunFolder
 from psl_jax.networks.mobilenetv2 import create
 from psl_jax.networks.trained_model import ModelInfo
 from psl_jax.reporting import run_page
 from psl_jax.runtime import files, run_claim
-from psl_jax.runtime.run_files import RUN_FILES
+from psl_jax.runtime.run_files import RUN_FILES, Stage
 from psl_jax.training.loop import loop_settings
 from psl_jax.training.settings import TrainSettings
 from psl_jax.weights import orbax_folder
@@ -163,7 +163,7 @@ def data(monkeypatch):
 
 
 def checked(folder, **changes) -> Experiment:
-    one = Experiment(settings_with(**changes), folder, "data")
+    one = Experiment(settings_with(**changes), folder, data_dir="data")
     one.check()
     return one
 
@@ -251,7 +251,7 @@ def test_what_cannot_work_is_found_before_anything_is_written(tmp_path, data, ch
 def test_no_teacher_works_for_labels_that_do_not_count(tmp_path, data):
     finish(tmp_path, "train", "average", "evaluate")
     one = checked(tmp_path, labels="soft", alpha=0.0)
-    one.run("evaluate")  # there is no teacher to ask
+    one.run(Stage.EVALUATE)  # there is no teacher to ask
 
 
 # ---- what to know before believing the figures ---------------------------------------------------
@@ -311,8 +311,8 @@ def test_labels_that_say_nothing_are_noted():
     ("segments", "devices", "batch"), [(40, 1, 4), (102, 1, 8), (300, 1, 16), (1500, 3, 33)]
 )
 def test_the_batch_fits_the_size_of_the_set(segments, devices, batch):
-    assert sanity_notes.fitting_batch(0, segments, devices) == batch
-    assert sanity_notes.fitting_batch(32, segments, devices) == 32
+    assert setting_checks.fitting_batch(0, segments, multiple=devices) == batch
+    assert setting_checks.fitting_batch(32, segments, multiple=devices) == 32
 
 
 def test_a_rough_time_is_of_the_right_order():
@@ -339,17 +339,11 @@ def test_a_file_is_no_workdir(tmp_path):
 
 
 def test_a_teacher_that_is_worse_than_weak_labels_is_noted():
-    settings = [
-        settings_with(name="teacher"),
-        settings_with(name="weak"),
-        settings_with(name="psl2s", labels="soft", teacher="teacher"),
-    ]
+    teachers = {"teacher": "", "weak": "", "psl2s": "teacher"}
     for teacher_map, noted in ((0.3, True), (0.5, False)):
-        rows = [
-            {"name": one.name, "mAP": value, "notes": []}
-            for one, value in zip(settings, (teacher_map, 0.4, 0.35), strict=True)
-        ]
-        suite._note_poor_teachers(rows, settings)
+        scores = zip(teachers, (teacher_map, 0.4, 0.35), strict=True)
+        rows = [{"name": name, "mAP": value, "notes": []} for name, value in scores]
+        suite_results._note_poor_teachers(rows, teachers)
         assert [bool(row["notes"]) for row in rows] == [False, False, noted]
 
 

@@ -9,15 +9,17 @@ from main_command import call_main
 from small_suite import CONFIG
 
 from psl_jax import UserError
-from psl_jax.experiments import seeds
+from psl_jax.experiments import suite_results
+from psl_jax.experiments.suite_results import Repetition
 from psl_jax.reporting import result_tables
 from psl_jax.scoring import bootstrap, evaluation, metrics
 
 
 @pytest.mark.parametrize("text", ["", "0,a", "0,0", "1.5", "0,,1", "-1"])
-def test_seeds_that_are_none(text):
-    with pytest.raises(UserError, match="expected different numbers"):
-        seeds.read(text)
+@pytest.mark.parametrize("option", ["seeds", "folds"])
+def test_numbers_that_are_none(option, text):
+    with pytest.raises(UserError, match=f"--{option}={text}: expected .*different numbers"):
+        call_main("--config", "esc50", f"--{option}={text}")
 
 
 def row(name, mean_ap, **more):
@@ -29,7 +31,7 @@ def test_means_and_spreads_of_values_and_of_gains():
         {"name": "s", "experiments": [row("weak", weak), row("psl2s", soft, notes=[note, "same"])]}
         for weak, soft, note in ((0.1, 0.3, "a"), (0.2, 0.6, "b"), (0.3, 0.3, "a"))
     ]
-    result = seeds.summary(found, [4, 5, 6], is_suite=True)
+    result = suite_results.merge(found, Repetition("seed", (4, 5, 6)), is_suite=True)
     assert result["seeds"] == [4, 5, 6]
     weak, soft = result["experiments"]
     assert weak["mAP"] == pytest.approx(0.2) and weak["mAP_spread"] == pytest.approx(0.1)
@@ -58,9 +60,9 @@ def test_intervals_are_of_clips_and_seeds_together(tmp_path):
         rows.append({"name": name, "run_dirs": dirs, "mAP": float(mean)})
     (tmp_path / "seed1/lost/scores.npz").unlink()
     results = {"experiments": rows}
-    seeds._add_intervals(results, tmp_path)
+    suite_results.add_intervals(results, tmp_path)
     del scores["lost"]
-    expected = bootstrap.compute_differences_over_seeds(truth, scores, "weak")
+    expected = bootstrap.compute_differences([(truth, scores)], "weak")
     for name in ("psl2s", "psl5s"):
         one = next(row for row in rows if row["name"] == name)
         assert one["over_reference"] == {"low": expected[name].low, "high": expected[name].high}

@@ -15,6 +15,7 @@ from psl_jax.networks.forward_context import Context
 from psl_jax.networks.frontend import LogMel
 from psl_jax.networks.mobilenetv2 import Network, Variables, create
 from psl_jax.networks.trained_model import ModelInfo
+from psl_jax.runtime.run_files import Stage
 from psl_jax.training.checkpoints import TrainingCheckpoints
 from psl_jax.weights import orbax_folder
 
@@ -81,10 +82,10 @@ def settings(data: pathlib.Path, **changes) -> Settings:
     return found
 
 
-def run(found: Settings, folder: str | os.PathLike, stage: str | None = "train") -> Experiment:
-    one = Experiment(found, folder, found.data.data_dir)
+def run(found: Settings, folder: str | os.PathLike, stage: str = "train") -> Experiment:
+    one = Experiment(found, folder, data_dir=found.data.data_dir)
     one.check()
-    one.run(stage)
+    one.run(Stage(stage))
     return one
 
 

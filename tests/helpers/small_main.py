@@ -17,7 +17,7 @@ from small_network import SHALLOW
 from psl_jax.data import soft_labels
 from psl_jax.networks import mobilenetv2
 from psl_jax.runtime import files
-from psl_jax.training import stepper
+from psl_jax.training import loop
 
 mobilenetv2.INVERTED_RESIDUALS = SHALLOW
 
@@ -42,7 +42,7 @@ def die_before(module, name, is_time):
 what, _, where = os.environ.get("DIE_AT", "").partition(" ")
 if what == "batch":
     used: list = []
-    die_before(stepper, "_used", lambda batch: used.append(0) or len(used) == int(where))
+    die_before(loop, "_device_inputs", lambda batch: used.append(0) or len(used) == int(where))
 elif what == "shard":
     writer = soft_labels.SoftLabelWriter
     die_before(writer, "write_shard", lambda self, shard, rows: shard == int(where))

@@ -46,7 +46,7 @@ def test_intervals_are_those_of_scipy():
     )  # fmt: skip
     centre = difference(np.arange(60)) - expected.bootstrap_distribution.mean()
     low, high = (value + centre for value in expected.confidence_interval)
-    found = bootstrap.compute_differences(truth, {"ours": better, "weak": worse}, "weak")
+    found = bootstrap.compute_differences([(truth, {"ours": [better], "weak": [worse]})], "weak")
     assert found.keys() == {"ours"}
     assert found["ours"].low == pytest.approx(low, abs=0.1 * (high - low))
     assert found["ours"].high == pytest.approx(high, abs=0.1 * (high - low))
@@ -55,9 +55,11 @@ def test_intervals_are_those_of_scipy():
 
 def test_what_is_the_same_is_not_told_apart():
     truth, scores = random_case(3)
-    found = bootstrap.compute_differences(truth, {"a": scores, "weak": scores}, "weak")["a"]
+    found = bootstrap.compute_differences([(truth, {"a": [scores], "weak": [scores]})], "weak")["a"]
     assert found == (0.0, 0.0, 0.0) and not found.excludes_zero
-    far = bootstrap.compute_differences(truth, {"a": truth * 1.0, "weak": -scores}, "weak")["a"]
+    far = bootstrap.compute_differences([(truth, {"a": [truth * 1.0], "weak": [-scores]})], "weak")[
+        "a"
+    ]
     assert far.excludes_zero and far.low > 0
 
 
@@ -91,7 +93,7 @@ def test_clips_and_seeds_are_drawn_together():
         resampled.append(each.mean() + np.sqrt(3 / 2) * (drawn - each.mean()))
     difference = gains(np.arange(50)).mean()
     low, high = np.percentile(resampled, [2.5, 97.5]) + difference - np.mean(resampled)
-    found = bootstrap.compute_differences_over_seeds(truth, scores, "weak")["ours"]
+    found = bootstrap.compute_differences([(truth, scores)], "weak")["ours"]
     assert found.difference == pytest.approx(difference, abs=1e-12)
     assert found.low == pytest.approx(low, abs=0.1 * (high - low))
     assert found.high == pytest.approx(high, abs=0.1 * (high - low))
@@ -103,11 +105,10 @@ def test_seeds_that_vary_widen_the_interval():
     rng = np.random.default_rng(3)
     same = {"a": [scores] * 4, "weak": [-scores] * 4}
     other = {"a": [scores + rng.normal(size=scores.shape) for _ in range(4)], "weak": [-scores] * 4}
-    alike = bootstrap.compute_differences_over_seeds(truth, same, "weak")["a"]
-    assert (
-        alike == bootstrap.compute_differences(truth, {"a": scores, "weak": -scores}, "weak")["a"]
-    )
-    varied = bootstrap.compute_differences_over_seeds(truth, other, "weak")["a"]
+    alike = bootstrap.compute_differences([(truth, same)], "weak")["a"]
+    one_seed = {"a": [scores], "weak": [-scores]}
+    assert alike == bootstrap.compute_differences([(truth, one_seed)], "weak")["a"]
+    varied = bootstrap.compute_differences([(truth, other)], "weak")["a"]
     assert varied.high - varied.low > alike.high - alike.low
     drawn = bootstrap._resample_seeds(np.tile([[0.0], [1.0], [5.0]], 100_000), 0)
     assert drawn.std() == pytest.approx(np.std([0, 1, 5], ddof=1) / np.sqrt(3), rel=0.01)
@@ -116,6 +117,4 @@ def test_seeds_that_vary_widen_the_interval():
 def test_every_seed_needs_its_reference():
     truth, scores = random_case(0)
     with pytest.raises(UserError, match="another number of seeds"):
-        bootstrap.compute_differences_over_seeds(
-            truth, {"a": [scores] * 2, "weak": [scores]}, "weak"
-        )
+        bootstrap.compute_differences([(truth, {"a": [scores] * 2, "weak": [scores]})], "weak")

@@ -28,6 +28,7 @@ def test_a_batch_fits_the_devices(platform, devices, batch_size, seconds, expect
 
 
 def test_a_tpu_that_is_given_little_at_a_time_is_told_of():
-    assert sanity_notes.of_devices("tpu", 1024, 8) == sanity_notes.of_devices("cpu", 32, 1) == []
-    (note,) = sanity_notes.of_devices("tpu", 32, 8)
+    assert sanity_notes.of_devices("tpu", 1024, num_devices=8) == []
+    assert sanity_notes.of_devices("cpu", 32, num_devices=1) == []
+    (note,) = sanity_notes.of_devices("tpu", 32, num_devices=8)
     assert "32 is 4 a chip" in note and "train.batch_size=1024" in note

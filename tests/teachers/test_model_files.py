@@ -10,7 +10,7 @@ from shared_tables import TEACHERS, needs_teachers
 from small_teachers import CLASSES, expected, write_onnx
 
 from psl_jax.commands import export
-from psl_jax.data.time_shift import reflect_end
+from psl_jax.data.segment_loader import reflect_end
 from psl_jax.exporting import export_options
 from psl_jax.exporting.export_options import Options
 from psl_jax.runtime.errors import UserError

@@ -17,6 +17,7 @@ from psl_jax.data.source import Source
 from psl_jax.experiments import suite
 from psl_jax.experiments.run_folder import OtherRunError
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.run_files import Stage
 
 LENGTHS = [32_000, 20_000, 16_000, 32_000, 32_000, 20_000, 9_000]
 
@@ -108,13 +109,17 @@ def config_of(folder, **changes):
 
 
 def test_an_experiment_is_bound_to_its_teacher(folder, tmp_path):
-    suite.run(config_of(folder), tmp_path, "train")
+    suite.run(config_of(folder), tmp_path, last_stage=Stage.TRAIN)
     soft, counts, _ = labels_in(folder, tmp_path / "soft_labels")
     inside = np.arange(2) < counts[:, None]
     np.testing.assert_allclose(soft[inside][:, :2], heard(folder)[inside], atol=1e-3)
     write_onnx(folder / "later.onnx", bias=-1.5)
     with pytest.raises(OtherRunError, match="was made with another teacher"):
-        suite.run(config_of(folder, teacher=f"onnx:{folder / 'later.onnx'}"), tmp_path, "train")
+        suite.run(
+            config_of(folder, teacher=f"onnx:{folder / 'later.onnx'}"),
+            tmp_path,
+            last_stage=Stage.TRAIN,
+        )
     (tmp_path / "map2.csv").write_text("class,teacher_class\nclass 0,Cat\nclass 1,Dog\n")
     with pytest.raises(OtherRunError, match="was made with another teacher"):
         suite.run(config_of(folder, relabel={"class_map": str(tmp_path / "map2.csv")}), tmp_path)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import small_experiments
 
-from psl_jax.experiments import experiment, stepping
+from psl_jax.experiments import experiment, setting_checks
 from psl_jax.training.metric_log import LOSS, VALIDATION_MAP
 
 LEARNING_RATE = 1e-2  # of small_experiments
@@ -83,5 +83,7 @@ def test_on_features_is_on_the_audio(settings, tmp_path, monkeypatch, changes):
 )
 def test_what_changes_from_step_to_step_is_computed_in_each(data, changes):
     found = {"train": {"trainable": "classifier"}}
-    assert stepping.features_stay_the_same(small_experiments.settings(data, **found))
-    assert not stepping.features_stay_the_same(small_experiments.settings(data, **found | changes))
+    assert setting_checks.has_constant_features(small_experiments.settings(data, **found))
+    assert not setting_checks.has_constant_features(
+        small_experiments.settings(data, **found | changes)
+    )

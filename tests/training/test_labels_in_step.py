@@ -21,7 +21,7 @@ from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.training_order import TrainingOrder
 from psl_jax.experiments.experiment import Experiment
 from psl_jax.experiments.run_folder import OtherRunError
-from psl_jax.experiments.stepping import recipe_of
+from psl_jax.experiments.training_steps import make_recipe
 from psl_jax.runtime import files, parallel
 from psl_jax.training.step import init_state, train_program
 
@@ -63,7 +63,7 @@ def test_alpha_1_is_training_on_the_soft_labels_to_the_bit(data, tmp_path, teach
     labels = SoftLabels.open(tmp_path / "psl/soft_labels", source.index, one.segmentation)
     stored = labels.gather(np.arange(len(source.index)))
     network, variables = one._network
-    program = train_program(network, recipe_of(found, mesh), mesh)
+    program = train_program(network, make_recipe(found, mesh), mesh)
     state = parallel.replicate(init_state(variables), mesh)
     feed = batches.train_batches(Segments(source, one.segmentation), TrainingOrder(4, 0))
     for batch in itertools.islice(feed, 3):
@@ -190,7 +190,7 @@ def test_what_a_teacher_in_the_step_cannot_do_is_refused(data, tmp_path, teacher
     in_step = {"labels": "soft", "teacher": teacher, "relabel": {"when": "in_step"}}
     one = settings(data, **in_step, **changes)
     with pytest.raises(UserError, match=words + r".*relabel\.when=beforehand"):
-        Experiment(one, tmp_path / "run", str(data)).check()
+        Experiment(one, tmp_path / "run", data_dir=str(data)).check()
 
 
 def test_labels_of_another_rule_are_refused(data, tmp_path, teacher):

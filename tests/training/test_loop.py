@@ -17,11 +17,10 @@ from psl_jax.runtime import interrupts, parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.training import loop, metric_log
 from psl_jax.training.checkpoints import TrainingCheckpoints
-from psl_jax.training.loop import LoopSettings, Schedule
+from psl_jax.training.loop import LoopSettings, Schedule, Stepper
 from psl_jax.training.step import (
     TrainState,
 )
-from psl_jax.training.stepper import Stepper
 
 SETTINGS = LoopSettings(max_steps=12, validate_every=3, checkpoint_every=2, log_every=1, patience=0)
 

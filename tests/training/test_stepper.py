@@ -8,8 +8,8 @@ import pytest
 
 from psl_jax.networks.mobilenetv2 import Variables
 from psl_jax.runtime import parallel
+from psl_jax.training.loop import Stepper
 from psl_jax.training.step import TrainState
-from psl_jax.training.stepper import Stepper
 
 STEPS, BATCH = 12, 2
 AUDIO = np.random.default_rng(0).random((STEPS, BATCH)).astype(np.float32)

@@ -10,14 +10,16 @@ import synthetic_data
 
 from psl_jax import UserError
 from psl_jax import config as config_lib
-from psl_jax.experiments import stepping
+from psl_jax.experiments import start_model, suite
 from psl_jax.experiments.experiment import Experiment
 from psl_jax.experiments.run_folder import OtherRunError
+from psl_jax.experiments.start_model import StartModel
 from psl_jax.networks.forward_context import Context
 from psl_jax.networks.frontend import LogMel, to_float
 from psl_jax.networks.mobilenetv2 import Variables, create
 from psl_jax.networks.trained_model import ModelInfo
 from psl_jax.runtime import parallel
+from psl_jax.runtime.run_files import Stage
 from psl_jax.training.step import Recipe, binary_cross_entropy, init_state, train_program
 from psl_jax.weights import orbax_folder
 from psl_jax.weights.load_model import load_model
@@ -62,10 +64,10 @@ def leaves(variables):
 def test_what_is_trained_and_what_stays(data, tmp_path, trainable):
     start = save_model(tmp_path / "start", ("other", "names"))
     settings = settings_for(data, init_from=str(start), train={"trainable": trainable})
-    run = Experiment(settings, tmp_path / "run", str(data))
+    run = Experiment(settings, tmp_path / "run", data_dir=str(data))
     assert run.settings.model.width == 0.1 and run.settings.frontend.top_db == 80.0
     run.check()
-    run.run("average")
+    run.run(Stage.AVERAGE)
     before, after = (leaves(load_model(f).variables) for f in (start, tmp_path / "run"))
     assert before.keys() == after.keys()
     for name, value in before.items():
@@ -75,10 +77,15 @@ def test_what_is_trained_and_what_stays(data, tmp_path, trainable):
             assert np.array_equal(value, after[name]) == (trainable == "classifier"), name
 
 
-def test_the_classifier_of_the_same_classes_is_kept(data, tmp_path):
-    start = save_model(tmp_path / "start", CLASSES)
-    run = Experiment(settings_for(data, init_from=str(start)), tmp_path / "run", str(data))
+def test_the_start_is_read_once_and_keeps_a_classifier_of_the_same_classes(
+    data, tmp_path, monkeypatch
+):
+    start, reads = save_model(tmp_path / "start", CLASSES), []
+    monkeypatch.setattr(start_model, "load_model", lambda p: reads.append(p) or load_model(p))
+    run = Experiment(settings_for(data, init_from=str(start)), tmp_path / "run", data_dir=str(data))
+    run.check()
     ours, theirs = leaves(run._network[1]), leaves(load_model(start).variables)
+    assert len(reads) == 1
     for name, value in theirs.items():
         np.testing.assert_array_equal(ours[name], value, err_msg=name)
 
@@ -86,14 +93,14 @@ def test_the_classifier_of_the_same_classes_is_kept(data, tmp_path):
 def test_another_model_at_the_same_place_is_noticed(data, tmp_path):
     start = save_model(tmp_path / "start", CLASSES)
     settings = settings_for(data, init_from=str(start))
-    run = Experiment(settings, tmp_path / "run", str(data))
+    run = Experiment(settings, tmp_path / "run", data_dir=str(data))
     run.check()
-    run.run("train")
+    run.run(Stage.TRAIN)
     save_model(tmp_path / "again", CLASSES, seed=1)
     (tmp_path / "start").rename(tmp_path / "former")
     (tmp_path / "again").rename(tmp_path / "start")
     with pytest.raises(OtherRunError, match="from another model"):
-        Experiment(settings, tmp_path / "run", str(data)).check()
+        Experiment(settings, tmp_path / "run", data_dir=str(data)).check()
 
 
 def test_a_run_from_scratch_is_not_passed_off_as_a_started_one(data, tmp_path):
@@ -102,18 +109,18 @@ def test_a_run_from_scratch_is_not_passed_off_as_a_started_one(data, tmp_path):
     scratch = settings_for(data, model={"width": 0.1}, frontend={"top_db": 80.0})
     for one, other in ((scratch, started), (started, scratch)):
         folder = tmp_path / f"run{bool(one.init_from)}"
-        run = Experiment(one, folder, str(data))
+        run = Experiment(one, folder, data_dir=str(data))
         run.check()
-        run.run("train")
-        Experiment(one, folder, str(data)).check()
+        run.run(Stage.TRAIN)
+        Experiment(one, folder, data_dir=str(data)).check()
         with pytest.raises(OtherRunError, match="from another model"):
-            Experiment(other, folder, str(data)).check()
+            Experiment(other, folder, data_dir=str(data)).check()
 
 
 def test_a_frozen_network_needs_a_start(data, tmp_path):
     settings = settings_for(data, train={"trainable": "classifier"})
     with pytest.raises(UserError, match=r"give a finished model as config\.init_from"):
-        Experiment(settings, tmp_path / "run", str(data)).check()
+        Experiment(settings, tmp_path / "run", data_dir=str(data)).check()
 
 
 def test_from_scratch_is_the_same_network(data, tmp_path):
@@ -122,16 +129,19 @@ def test_from_scratch_is_the_same_network(data, tmp_path):
         "finetuned": settings_for(data, init_from=str(start)),
         "scratch": settings_for(data),
     }
-    found = stepping.alike(settings, str(start))
+    starts = {str(start): StartModel(str(start))}
+    found = suite.with_networks_of_starts(settings, starts, init_from=str(start))
     assert found["scratch"].model.width == 0.1 and found["scratch"].frontend.top_db == 80.0
-    alone = stepping.alike(settings, "")  # nothing says that they belong together
+    alone = suite.with_networks_of_starts(
+        settings, starts, init_from=""
+    )  # nothing says that they belong together
     assert alone["scratch"] == settings["scratch"] and alone["finetuned"] == found["finetuned"]
 
 
 def test_no_model_to_start_from_names_the_setting(data, tmp_path):
     settings = settings_for(data, init_from=str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match=r"config\.init_from is .*nowhere"):
-        Experiment(settings, tmp_path / "run", str(data))
+        Experiment(settings, tmp_path / "run", data_dir=str(data))
 
 
 @pytest.mark.parametrize("channels_first", [False, True])
@@ -164,8 +174,3 @@ def test_the_gradient_is_that_of_a_linear_layer_on_frozen_embeddings(channels_fi
         moment = np.asarray(state.optimizer.mu["classifier"][name])
         np.testing.assert_allclose(moment, 0.1 * np.asarray(value), rtol=1e-6, atol=1e-12)
     assert not any(np.any(x) for n, x in leaves(state.optimizer.mu).items() if "classif" not in n)
-
-
-def test_settings_without_a_start_stay_as_they_are():
-    settings = config_lib.Settings()
-    assert stepping.with_start(settings) is settings

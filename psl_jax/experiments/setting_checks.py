@@ -1,0 +1,145 @@
+"""What settings mean together with the data and the devices, and which do not fit them."""
+
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from psl_jax.audio.segments import Segmentation, check_hop
+from psl_jax.config import Settings
+from psl_jax.data.clip_index import ClipIndex
+from psl_jax.runtime import parallel
+from psl_jax.runtime.errors import UserError
+
+# Of memory that a training step takes at least for a second of audio at width 1 (measured on an
+# H100 in bfloat16: 3.4 MB).
+_LEAST_BYTES_PER_SECOND = 1e6
+_LEAST_SCORING_BYTES_PER_SECOND = 1e5  # its samples as int16 and float32
+
+
+def training_segmentation(settings: Settings) -> Segmentation:
+    """How the training clips are cut. Raises UserError for a hop that is none."""
+    segmentation = Segmentation(
+        settings.segment_seconds, settings.hop_seconds or None, settings.shortest_segment_seconds
+    )
+    check_hop(segmentation, "config.hop_seconds")
+    return segmentation
+
+
+def has_teacher_in_step(settings: Settings) -> bool:
+    """Whether the teacher labels inside the training step."""
+    is_taught = settings.labels == "soft" and settings.alpha > 0
+    return is_taught and settings.relabel.when == "in_step"
+
+
+def check_teacher_in_step(settings: Settings) -> None:
+    """Raises UserError naming a setting that does not go with a teacher inside the step."""
+    if not has_teacher_in_step(settings):
+        return
+    if settings.soft_labels_dir:
+        raise UserError(
+            f"config.soft_labels_dir is {settings.soft_labels_dir!r}: a teacher in the step uses "
+            "no stored labels; give --config.relabel.when=beforehand, or none"
+        )
+    if settings.augment.shift_probability:
+        raise UserError(
+            "config.augment.shift_probability shifts the audio before the step, where a teacher in "
+            "the step could not hear it as it was; give --config.relabel.when=beforehand, or 0"
+        )
+
+
+_AUGMENTATIONS = (
+    *("gain_probability", "polarity_probability", "shift_probability"),
+    *("time_masks", "frequency_masks", "mixup_alpha"),
+)
+
+
+def has_constant_features(settings: Settings) -> bool:
+    """Whether all that is below the classifier gives the same of a segment at every step."""
+    return (
+        settings.train.trainable == "classifier"
+        and not any(getattr(settings.augment, name) for name in _AUGMENTATIONS)
+        and not has_teacher_in_step(settings)
+        and settings.frontend.top_db_over != "batch"
+    )
+
+
+def check_batch(settings: Settings, mesh: Mesh) -> None:
+    """Raises UserError for a batch that does not fit the devices, naming one that does."""
+    size = settings.train.batch_size
+    multiple = batch_multiple(settings, mesh.size)
+    if size % multiple:
+        mixed = "mixup pairs the examples of each device: " if settings.augment.mixup_alpha else ""
+        raise UserError(
+            f"config.train.batch_size is {size} on {mesh.size} devices: {mixed}give a multiple of "
+            f"{multiple}, such as {-(-size // multiple) * multiple}"
+        )
+    step_bytes = max(settings.model.width, 0.1) * _LEAST_BYTES_PER_SECOND
+    for name, work, bytes_per_second, unit in (
+        ("train", "a step", step_bytes, multiple),
+        ("relabel", "a batch", _LEAST_SCORING_BYTES_PER_SECOND, mesh.size),
+        ("evaluate", "a batch", _LEAST_SCORING_BYTES_PER_SECOND, mesh.size),
+    ):
+        size = getattr(settings, name).batch_size
+        bytes_per_example = settings.segment_seconds * bytes_per_second
+        memory, local = parallel.memory_bytes(mesh), size // jax.process_count()
+        if local * bytes_per_example > memory:
+            fitting = int(memory / bytes_per_example) * jax.process_count() // unit * unit
+            raise UserError(
+                f"config.{name}.batch_size is {size}: {work} takes more than "
+                f"{local * bytes_per_example / 1e9:,.0f} GB, and there are {memory / 1e9:,.0f} GB. "
+                f"At most {max(fitting, unit):,} can fit"
+            )
+
+
+def batch_multiple(settings: Settings, num_devices: int) -> int:
+    """What a batch is a multiple of."""
+    return num_devices * (2 if settings.augment.mixup_alpha else 1)
+
+
+def fitting_batch(batch_size: int, num_segments: int, *, multiple: int) -> int:
+    """The batch size; for 0 one that fits a set of segments: 4 to 32, a 16th of the set.
+
+    multiple: of what it is one.
+    """
+    if batch_size:
+        return batch_size
+    power = int(np.clip(2 ** round(np.log2(max(num_segments, 1) / 16)), 4, 32))
+    return -(-power // multiple) * multiple
+
+
+def check_output(settings: Settings, indices: Mapping[str, ClipIndex]) -> None:
+    """Raises UserError where a softmax, which tells one class a clip, does not fit the data.
+
+    indices: by the name of the setting in config.data.
+    """
+    if settings.model.output != "softmax":
+        return
+    if settings.labels == "soft" and settings.alpha:
+        raise UserError(
+            "config.model.output is softmax, which tells one class a clip, and config.labels is "
+            "soft: give --config.model.output=sigmoid, or --config.labels=weak"
+        )
+    for setting, index in indices.items():
+        clips = np.flatnonzero(np.diff(index.label_offsets) != 1)
+        if len(clips):
+            raise UserError(
+                f"config.model.output is softmax, which needs one label a clip, and "
+                f"{len(clips):,} of the {len(index):,} clips of config.data.{setting}="
+                f"{index.split} have none or several, such as {str(index.ids[clips[0]])!r}: give "
+                "--config.model.output=sigmoid"
+            )
+
+
+def sharing_devices(batch_norm: str, num_devices: int) -> int:
+    """How many devices share their BatchNorm statistics; 0: all. Raises UserError."""
+    if batch_norm == "global":
+        return 0
+    if batch_norm != "device" and (not batch_norm.isdecimal() or num_devices % int(batch_norm)):
+        raise UserError(
+            f"config.model.batch_norm is {batch_norm!r}: expected global, device, or a number that "
+            f"divides the {num_devices} devices"
+        )
+    sharing = 1 if batch_norm == "device" else int(batch_norm)
+    return 0 if sharing == num_devices else sharing

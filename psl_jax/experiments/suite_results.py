@@ -1,0 +1,251 @@
+"""The results of a suite, of one run or merged over seeds or folds: table, page, intervals."""
+
+import dataclasses
+import pathlib
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from psl_jax.experiments import paper_tables
+from psl_jax.experiments.experiment import Experiment
+from psl_jax.reporting import audio_examples, label_sets, result_tables, run_page, suite_page
+from psl_jax.runtime import files
+from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.run_files import LABEL_QUALITY
+from psl_jax.scoring import bootstrap, evaluation
+from psl_jax.tagging import tagger
+from psl_jax.weights import orbax_folder
+
+RESULTS = "results.json"
+_AVERAGED = ("mAP", "d_prime", "AUC", "lwlrap", "mAP_at_3")
+Scores = dict[str, np.ndarray]  # see `evaluation.read_scores`
+SeedScores = list[list[Scores]]  # of each fold those of each seed
+
+
+@dataclasses.dataclass(frozen=True)
+class Repetition:
+    """The values of a seed or fold with which a config is run, each in a folder of its own.
+
+    Attributes:
+      name: "seed" or "fold".
+      values: those that are run.
+      all_values: of folds, those that the data have.
+    """
+
+    name: str
+    values: tuple[int, ...]
+    all_values: tuple[int, ...] = ()
+
+    def folder(self, value: int) -> str:
+        return f"{self.name}{value}"
+
+
+# --- The results of one suite -------------------------------------------------------------------
+
+
+def summarize(name: str, runs: Sequence[Experiment]) -> dict[str, Any]:
+    """What results.json holds of finished experiments: rows, and what they are held against."""
+    rows = [run.summary() for run in runs]
+    _note_poor_teachers(rows, {run.settings.name: run.settings.teacher for run in runs})
+    results: dict[str, Any] = {"name": name, "experiments": rows}
+    names = {row["name"] for row in rows}
+    table = paper_tables.table_of(name)
+    if table is not None:
+        if name in paper_tables.TABLES:  # on the paper's data
+            results["paper"] = {key: row.value for key, row in table.reported.items()}
+            results["paper_d_prime"] = {key: row.d_prime for key, row in table.reported.items()}
+        results["measures"] = {k: v for k, v in table.measures.items() if k in names}
+        results["references"] = {k: v for k, v in table.references.items() if k in names}
+    without_table = "scratch" if "scratch" in names else "weak"
+    results["reference"] = table.reference if table else without_table
+    qualities = {
+        run.settings.name: files.read_json(run.run_dir / LABEL_QUALITY)
+        for run in runs
+        if (run.run_dir / LABEL_QUALITY).exists()
+    }
+    if qualities:
+        results["label_quality"] = qualities
+    return results
+
+
+def _note_poor_teachers(rows: Sequence[dict[str, Any]], teachers: Mapping[str, str]) -> None:
+    """Adds a note to students whose teacher of the suite is worse than one on weak labels.
+
+    teachers: by the name of an experiment; "" where it has none.
+    """
+    scores = {row["name"]: row["mAP"] for row in rows}
+    weak = scores.get("weak")
+    for row in rows:
+        teacher = scores.get(teachers[row["name"]])
+        if weak is not None and teacher is not None and teacher < weak:
+            row["notes"].append(
+                f"the teacher ({100 * teacher:.2f} mAP) is worse than the same network on the "
+                f"weak labels ({100 * weak:.2f}): its labels are no gain"
+            )
+
+
+# --- Over seeds or folds ------------------------------------------------------------------------
+
+
+def merge(
+    all_results: Sequence[Mapping[str, Any]], repetition: Repetition, *, is_suite: bool
+) -> dict[str, Any]:
+    """The results of a suite over seeds or folds: means, with spreads of mAP and of its gains."""
+    first, values = all_results[0], repetition.values
+    left_out = ("experiments", "label_quality", "clips")
+    merged = {key: value for key, value in first.items() if key not in left_out}
+    if repetition.name == "seed":  # of the same clips
+        merged["clips"] = f"{repetition.folder(values[0])}/{audio_examples.FOLDER}"
+        qualities = [r["label_quality"] for r in all_results if "label_quality" in r]
+        if qualities:
+            merged["label_quality"] = label_sets.pool_seeds(qualities)
+    by_value = [{row["name"]: row for row in results["experiments"]} for results in all_results]
+    names = [row["name"] for row in first["experiments"]]
+    merged[f"{repetition.name}s"] = list(values)
+    merged["experiments"] = []
+    for name in names:
+        reference = result_tables.reference_of(merged, name)
+        row = _merge_rows([rows[name] for rows in by_value], repetition, is_suite=is_suite)
+        gains = [
+            rows[name]["mAP"] - rows[reference]["mAP"] for rows in by_value if reference in rows
+        ]
+        merged["experiments"].append(row | {"gain_spread": _spread(gains)})
+    return merged
+
+
+def _merge_rows(
+    rows: Sequence[Mapping[str, Any]], repetition: Repetition, *, is_suite: bool
+) -> dict[str, Any]:
+    """The row of an experiment over seeds or folds."""
+    merged = {
+        k: v for k, v in rows[0].items() if k not in ("over_reference", "seed", "mAP_by_seed")
+    }
+    for key in _AVERAGED:
+        values = [row[key] for row in rows if row.get(key) is not None]
+        if values:
+            merged[key] = statistics.fmean(values)
+    if repetition.name == "fold":  # of other clips each
+        merged["num_clips"] = sum(row["num_clips"] for row in rows)
+        merged["clip_ids_sha256"] = files.json_digest([row["clip_ids_sha256"] for row in rows])
+    folder = rows[0]["name"] if is_suite else ""
+    scores = [row["mAP"] for row in rows]
+    return merged | {
+        "mAP_spread": _spread(scores),
+        f"mAP_by_{repetition.name}": scores,
+        "run_dirs": [
+            f"{repetition.folder(value)}/{inner}".rstrip("/")
+            for value, row in zip(repetition.values, rows, strict=True)
+            for inner in row.get("run_dirs", [folder])
+        ],
+        "seconds": sum(row["seconds"] for row in rows),
+        "notes": result_tables.shared_notes(rows),
+    }
+
+
+def _spread(values: Sequence[float]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+# --- Intervals ----------------------------------------------------------------------------------
+
+
+def add_intervals(results: dict[str, Any], workdir: pathlib.Path) -> None:
+    """Adds to each row how far its mAP may lie from its reference's, on other clips and seeds.
+
+    Only where the scores of all runs are there with their targets, and of the same clips.
+    """
+    num_folds = len(results.get("folds", [None]))
+    scores_of: dict[str, SeedScores] = {}
+    by_reference: dict[str, list[dict[str, Any]]] = {}
+    for row in results["experiments"]:
+        name = row["name"]
+        by_reference.setdefault(result_tables.reference_of(results, name), []).append(row)
+        scores = [evaluation.read_scores(workdir / d) for d in row.get("run_dirs", [name])]
+        complete = [arrays for arrays in scores if arrays is not None]
+        if len(complete) == len(scores):
+            num_seeds = len(scores) // num_folds
+            scores_of[name] = [
+                complete[begin : begin + num_seeds] for begin in range(0, len(scores), num_seeds)
+            ]
+    for reference, rows in by_reference.items():
+        if reference in scores_of:
+            _add_intervals_over(reference, rows, scores_of=scores_of)
+
+
+def _add_intervals_over(
+    reference: str, rows: Sequence[dict[str, Any]], *, scores_of: Mapping[str, SeedScores]
+) -> None:
+    ours = scores_of[reference]
+    alike = {
+        name: scores_of[name]
+        for name in (reference, *(row["name"] for row in rows))
+        if name in scores_of and _are_of_same_clips(scores_of[name], ours)
+    }
+    folds = [
+        (
+            ours[fold][0]["targets"],
+            {name: [arrays["scores"] for arrays in runs[fold]] for name, runs in alike.items()},
+        )
+        for fold in range(len(ours))
+    ]
+    intervals = bootstrap.compute_differences(folds, reference)
+    for row in rows:
+        if (interval := intervals.get(row["name"])) is not None:
+            row["over_reference"] = {"low": interval.low, "high": interval.high}
+
+
+def _are_of_same_clips(folds: SeedScores, others: SeedScores) -> bool:
+    """Whether there are as many runs of each fold, and all of the same clips."""
+    return all(
+        len(ours) == len(theirs)
+        and all(
+            np.array_equal(scores[key], theirs[0][key])
+            for scores in (*ours, *theirs)
+            for key in ("ids", "classes", "targets")
+        )
+        for ours, theirs in zip(folds, others, strict=True)
+    )
+
+
+# --- What people look at ------------------------------------------------------------------------
+
+
+def write(results: Mapping[str, Any], workdir: pathlib.Path, *, is_suite: bool = True) -> None:
+    """Prints the table and where the results lie; of a suite, writes results.json and the page."""
+    print("\n" + run_page.format_table(results))
+    for note in result_tables.notes(results["experiments"]):
+        print(f"note: {note}")
+    if is_suite:
+        files.write_json(workdir / RESULTS, results)
+        suite_page.write(workdir, results)
+    print(f"\n  report: {workdir / run_page.REPORT_NAME}")
+    print(f"  results: {workdir / (RESULTS if is_suite else evaluation.METRICS)}")
+    if not is_suite:
+        print(f"  averaged model: {workdir / orbax_folder.MODEL_FOLDER}")
+
+
+def write_clips(
+    runs: Sequence[Experiment], results: Mapping[str, Any], *, workdir: pathlib.Path
+) -> None:
+    """Keeps clips to listen to, of those that the best student was trained on."""
+    if jax.process_count() > 1:  # the others would have to read the model with this one
+        print("note: clips to listen to are made where the report is made by one process")
+        return
+    name = suite_page.best_of(results["experiments"], results.get("references") or {})
+    best = next(run for run in runs if run.settings.name == name)
+    labels = {}
+    for run in runs:
+        if run.train_index.ids_sha256 == best.train_index.ids_sha256:
+            try:
+                soft_labels = run.soft_labels()
+            except UserError as error:  # deleted to save room: the others are shown
+                print(f"note: the clips are without the labels of {run.settings.name}: {error}")
+                continue
+            if soft_labels is not None:
+                labels[run.settings.name] = soft_labels
+    source = best.source(best.settings.data.train_split)
+    folder = workdir / audio_examples.FOLDER
+    audio_examples.write(folder, source, labels, best.settings.name, tagger.load(best.run_dir))
