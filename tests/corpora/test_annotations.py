@@ -98,6 +98,12 @@ READ = {
         "t\t\t0:00:01.250\t0:00:02.000\tdog\nt\t\t0:00:02.000\t0:00:03.500\tcat\n",
         [("a.wav", 1.25, 2, "dog"), ("a.wav", 2, 3.5, "cat")],
     ),
+    "elan: a media file with a space, and one that is not there": (
+        "t.txt",
+        '"#file:///D:/an%20a.wav -- offset: 0, duration: 9"\n"#file:///b.mp4 -- offset: 0, d"\n'
+        "t\t\t1.250\t2.000\t0.750\tdog\n",
+        [("an a.wav", 1.25, 2, "dog")],
+    ),
     "elan: a column a tier, in German": (
         "a.txt",
         "Anfangszeit - msec\tEndzeit - msec\tDauer - msec\tTiere\tMaschinen\n"
@@ -126,7 +132,7 @@ READ = {
 def test_tables_that_can_be_read_in_one_way(tmp_path, case):
     name, content, expected = READ[case]
     (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    touch(tmp_path, "a.wav")
+    touch(tmp_path, "a.wav", "an a.wav")
     assert events_of(read_annotations(tmp_path)) == expected
 
 
@@ -234,6 +240,11 @@ def test_names_of_recordings(tmp_path):
     with pytest.raises(UserError, match=r"row 3: 'b/y.wav' is another file than 'a/y'"):
         read_annotations(tmp_path)
     (tmp_path / "e.csv").write_text(head + "y.wav,0,1,dog\n")
+    (tmp_path / "more.csv").write_text(head + "y.wav,0,1,dog\ny.wav,2,3,dog\n")
+    found = read_annotations(tmp_path)  # two tables of a tool add up
+    assert [event.onset for event in found.events["y.wav"]] == [0, 2]
+    assert "e.csv, more.csv are put together" in next(p.detail for p in found.problems)
+    (tmp_path / "more.csv").unlink()
     (tmp_path / "y.txt").write_text("0.0\t1.0\tdog\n2.0\t3.0\tcat\n")
     with pytest.raises(UserError, match=r"y.txt.* disagree, such as on 'cat' at 2 s"):
         read_annotations(tmp_path)

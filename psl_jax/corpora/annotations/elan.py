@@ -1,6 +1,7 @@
 """ELAN's tab-delimited text."""
 
 import re
+import urllib.parse
 from collections.abc import Sequence
 
 from psl_jax.corpora.annotations.cells import Row
@@ -42,7 +43,7 @@ def read_elan(path: str, rows: list[Row]) -> TableEvents:
                 f"{path}, row {row}: {line!r:.80}: expected a media file with offset 0, as the "
                 "times of another offset are not those of the recording"
             )
-        files.append(media["file"])
+        files += dict.fromkeys((media["file"], urllib.parse.unquote(media["file"])))
         rows = rows[1:]
     header: list[str] = []
     if rows and any(_HEADER_FORMS.search(cell) for cell in rows[0][1]):

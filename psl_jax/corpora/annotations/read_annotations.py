@@ -237,6 +237,11 @@ def _merge_tools(
     for tool, by_recording in by_tool.items():
         for recording, events in by_recording.items():
             events.sort(key=lambda event: (event.onset, event.offset, event.label))
+            if len(names := {event.table for event in events}) > 1:
+                first: dict[tuple, str] = {}
+                events = [e for e in events if first.setdefault(_rounded(e), e.table) == e.table]
+                detail = f"the events of {', '.join(sorted(names))} are put together"
+                result.problems.append(Problem(recording, "several tables", detail))
             if recording not in seen:
                 seen[recording], result.events[recording] = tool, events
                 continue
