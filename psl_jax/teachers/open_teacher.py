@@ -1,6 +1,7 @@
 """How a teacher is named on the command line and in config.teacher, and opened for a data set.
 
 runs/teacher                     a run, an export or a published checkpoint of ours (run:...)
+mn04                             published weights, downloaded once (`published_weights`)
 mn:mn10_as.pt                    EfficientAT's mn, .pt or .safetensors
 onnx:FILE, tflite:FILE           a file of another runtime, or its description (.toml, .json)
 python:package.module:function   a callable
@@ -23,6 +24,7 @@ from psl_jax.scoring.scorer import SegmentScorer
 from psl_jax.teachers.ensemble import Ensemble
 from psl_jax.teachers.psl_teacher import OwnTeacher
 from psl_jax.teachers.teacher import Mapped, Running, Teacher, is_identity
+from psl_jax.weights.published_weights import PUBLISHED, fetch
 
 KINDS = ("run", "mn", "onnx", "tflite", "python", "fitted")
 _WEIGHT = r"(?:(\d+(?:\.\d*)?|\.\d+)\*)?"
@@ -84,6 +86,8 @@ def _part(piece: str, name: str) -> Part:
             f"teacher {name!r}: expected a run folder, or one or more of {', '.join(KINDS[1:])} "
             "and what they are, such as mn:FILE.pt or 0.7*mn:FILE.pt+0.3*tflite:FILE.tflite"
         )
+    if kind is None and where in PUBLISHED:
+        kind, where = "mn", os.fspath(fetch(where))
     return Part(1.0 if weight is None else float(weight), kind or "run", where)
 
 

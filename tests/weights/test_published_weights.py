@@ -1,0 +1,65 @@
+"""Published weights by name, from an HTTP server on loopback."""
+
+import functools
+import hashlib
+import http.server
+import threading
+
+import pytest
+
+from psl_jax.runtime.errors import UserError
+from psl_jax.teachers.open_teacher import parts_of
+from psl_jax.weights import published_weights
+from psl_jax.weights.published_weights import Weights, fetch
+
+CONTENT = b"weights" * 1000
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """(address, requested paths): what a server gives of tmp_path/site; mn04 is there."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "mn04.pt").write_bytes(CONTENT)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    requested = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            requested.append(self.path)
+
+    handler = functools.partial(Handler, directory=tmp_path / "site")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/mn04.pt"
+        yield address, requested
+        server.shutdown()
+
+
+def publish(monkeypatch, address, content=CONTENT):
+    weights = Weights(address, hashlib.sha256(content).hexdigest(), "MIT")
+    monkeypatch.setitem(published_weights.PUBLISHED, "mn04", weights)
+
+
+def test_weights_are_downloaded_once_and_then_need_no_server(served, monkeypatch):
+    address, requested = served
+    publish(monkeypatch, address)
+    path = fetch("mn04")
+    assert path.read_bytes() == CONTENT and requested == ["/mn04.pt"]
+    ((_, kind, where),) = parts_of("mn04")
+    assert (kind, where) == ("mn", str(path)) and requested == ["/mn04.pt"]
+    publish(monkeypatch, "http://127.0.0.1:9/mn04.pt")
+    assert fetch("mn04") == path
+
+
+def test_another_file_is_refused_and_not_kept(served, monkeypatch, tmp_path):
+    publish(monkeypatch, served[0], b"what was published")
+    with pytest.raises(UserError, match=r"mn04\.pt gave another file than the weights of mn04"):
+        fetch("mn04")
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
+
+
+def test_without_a_connection_the_message_says_what_to_put_where(served, monkeypatch, tmp_path):
+    publish(monkeypatch, "http://127.0.0.1:9/mn04.pt")
+    message = rf"http://127\.0\.0\.1:9/mn04\.pt.*into {tmp_path}/cache/psl_jax as mn04\.pt"
+    with pytest.raises(UserError, match=message):
+        fetch("mn04")
