@@ -19,6 +19,7 @@ from psl_jax.experiments import paper_tables, suite, transfer_configs
 from psl_jax.experiments.run_folder import OtherRunError
 from psl_jax.preparing import prepare_corpus
 from psl_jax.reporting import result_tables
+from psl_jax.runtime.run_files import Stage
 from psl_jax.weights.load_model import load_model
 
 
@@ -130,11 +131,11 @@ def test_an_experiment_starts_from_another_one_on_other_data(config, tmp_path):
     config.seed = config.experiments.probe.seed = 1
     config.experiments.probe.seed = 0
     with pytest.raises(OtherRunError, match="from another model"):
-        suite.run(config, workdir)
-    suite.run(config, workdir, start_afresh=True)
+        suite.run(config, workdir, last_stage=Stage.AVERAGE)
+    suite.run(config, workdir, last_stage=Stage.AVERAGE, start_afresh=True)
     # The teacher is there when the probe is checked, and is trained again after that.
     config_lib.apply(config.experiments.teacher, {"train": {"learning_rate": 2e-2}})
-    suite.run(config, workdir, start_afresh=True)
+    suite.run(config, workdir, last_stage=Stage.AVERAGE, start_afresh=True)
     jax.tree.map(
         np.testing.assert_array_equal, *map(frozen, (workdir / "teacher", workdir / "probe"))
     )
