@@ -71,7 +71,7 @@ def main() -> None:
             result = kernel_profile.profile(case, ceilings["bytes_per_second"])
             _append(flags.out, {"kernels": str(case), **result})
         return
-    print(throughput_report.table(_measure(flags, ceilings, libraries)))
+    print(throughput_report.best_batches(_measure(flags, ceilings, libraries)))
 
 
 def _append(path: pathlib.Path, line: dict) -> None:
