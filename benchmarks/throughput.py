@@ -45,7 +45,7 @@ DTYPES = {"f32": "float32", "bf16": "bfloat16", "float32": "float32", "bfloat16"
 BATCHES = {2: (256, 1024), 10: (64, 256)} if ON_GPU else {2: (32,), 10: (8,)}
 # Sets of options of XLA to try beside the default ones, by name.
 XLA_OPTIONS = {
-    "no_command_buffers": {"xla_gpu_enable_command_buffer": ""},
+    "no_command_buffers": {"xla_gpu_graph_min_graph_size": 1_000_000},
     "latency_hiding": {"xla_gpu_enable_latency_hiding_scheduler": True},
     "no_fast_math": {"xla_cpu_enable_fast_math": False},  # a CPU has none of the others
 }
