@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import importlib.util
+import pathlib
+import sys
 
 import jax
 import numpy as np
@@ -14,6 +16,9 @@ from psl_jax.networks.frontend import num_frames
 OPERATIONS = ("train", "relabel", "tag", "forward", "frontend")
 NUM_CLASSES = 527
 NUM_MELS = 64
+sys.path.append(
+    str(pathlib.Path(__file__).resolve().parents[1] / "tests/helpers")
+)  # torch_reference
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,7 +24,6 @@ from concurrent.futures import ThreadPoolExecutor
 # All libraries share one device: JAX must not take all of its memory at the start.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "tests/helpers"))
 
 from psl_jax.runtime import huge_pages
 

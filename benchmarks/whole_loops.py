@@ -49,12 +49,15 @@ Rates = dict[str, float]
 
 
 def repeated(source: Source, times: int) -> Source:
-    """Its shards so many times, as other clips."""
+    """Its shards so many times, one after the other."""
     indices = [
         dataclasses.replace(source.index, ids=np.char.add(f"{k} ", source.index.ids.astype(str)))
         for k in range(times)
     ]
-    return Source(source.paths * times, joined(indices))
+    index = joined(indices)  # which takes no clip twice
+    return Source(
+        source.paths * times, dataclasses.replace(index, ids=np.tile(source.index.ids, times))
+    )
 
 
 def measured(segments: int, function: Callable[[], object]) -> Rates:
