@@ -32,21 +32,21 @@ __all__ = ["Event", "Stream", "Tagger", "Tags", "UserError", "__version__", "loa
 _LATE = {"Event": "events", "Tagger": "tagger", "Tags": "tags", "Stream": "streaming"}
 
 
-def _refuse_old_form(module: str) -> None:
-    """Ends with exit status 2 where `python -m psl_jax.tag` is run, the form of version 0.1."""
+def _run_by_new_form(module: str) -> None:
+    """Where `python -m psl_jax.tag` is run, as in version 0.1: says the new form, and runs that."""
     name = module.removeprefix("psl_jax.")
     if (
         name != module
         and pathlib.Path(__file__).with_name("commands").joinpath(f"{name}.py").exists()
     ):
-        print(
-            f"error: {module} is now psl-jax {name}, or python -m psl_jax {name}", file=sys.stderr
-        )
-        sys.exit(2)
+        print(f"{module} is now psl-jax {name}, or python -m psl_jax {name}", file=sys.stderr)
+        place = sys.orig_argv.index(module)
+        words = [*sys.orig_argv[1:place], "psl_jax", name, *sys.orig_argv[place + 1 :]]
+        os.execv(sys.executable, [sys.executable, *words])
 
 
 if sys.argv[:1] == ["-m"]:
-    _refuse_old_form(sys.orig_argv[sys.orig_argv.index("-m") + 1])
+    _run_by_new_form(sys.orig_argv[sys.orig_argv.index("-m") + 1])
 
 
 def load(

@@ -287,3 +287,15 @@ def test_every_flag_says_what_it_is_and_its_default(command, monkeypatch):
         is_choice = action.dest in ("describe", "verify", "corpus", "source_dir", "data_dir")
         if is_value and not is_choice:
             assert "default: " in action.help or "(required" in action.help, action.dest
+
+
+def test_the_former_module_of_a_command_says_the_new_form_and_runs_it():
+    done = subprocess.run(
+        [sys.executable, "-m", "psl_jax.tag", "--help"],
+        env=os.environ | {"PYTHONPATH": str(places.ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0 and done.stdout.startswith("usage: psl-jax tag")
+    assert "psl-jax tag, or python -m psl_jax tag" in done.stderr
