@@ -51,7 +51,7 @@ def score_clips(runner: Runner, source: Source, segmentation: Segmentation) -> n
         for length in np.unique(lengths[lengths > 0]):
             rows = np.flatnonzero(lengths == length)
             np.add.at(totals, batch["clip"][rows], runner(audio[rows, :length])[0])
-    return (totals / segmentation.counts(index.num_samples)[:, None]).astype(np.float32)
+    return (totals / segmentation.count_segments(index.num_samples)[:, None]).astype(np.float32)
 
 
 def measure(run: str, paths: Sequence[str], source: Source) -> list[dict]:
@@ -60,7 +60,7 @@ def measure(run: str, paths: Sequence[str], source: Source) -> list[dict]:
     if model.classes != source.index.classes:
         raise UserError(f"{run} knows other classes than split {source.index.split!r}")
     segmentation = Segmentation(model.info.segment_seconds)
-    expected = score_clips(check.flax_runner(model), source, segmentation)
+    expected = score_clips(check.make_flax_runner(model), source, segmentation)
     rows = [{"model": run, "mAP": evaluation.mean_average_precision(expected, source.index)}]
     for path in paths:
         scores = score_clips(open_runner(path), source, segmentation)

@@ -163,7 +163,7 @@ def plans(
         batches = list(itertools.islice(order.batches(segments), -(-size // 32)))
         took.append(time.perf_counter() - start)
         clips, numbers = segments.places(np.concatenate(batches)[:size])
-        valid = segmentation.valid_samples(index.num_samples[clips], numbers)
+        valid = segmentation.count_valid_samples(index.num_samples[clips], numbers)
         audio.append(2 * int(valid.sum(dtype=np.int64)))
         entries.append(size)
     share = 2 * segmentation.segment_samples * len(segments) / flags.hosts

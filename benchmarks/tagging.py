@@ -25,7 +25,7 @@ from absl import flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from psl_jax.exporting.check import synthetic_signal
+from psl_jax.exporting.check import make_synthetic_signal
 from psl_jax.networks.class_lists import audioset_classes
 from psl_jax.networks.mobilenetv2 import create
 from psl_jax.networks.trained_model import ModelInfo
@@ -76,7 +76,7 @@ def write_model(path: pathlib.Path) -> None:
 def write_audio(folder: pathlib.Path, seconds: float, files: int) -> None:
     """`hour.wav` of so many seconds, and `short/` with files of 1 to 5 s."""
     rng = np.random.default_rng(0)
-    sound = np.rint(synthetic_signal(60.0) * 32767).astype(np.int16)
+    sound = np.rint(make_synthetic_signal(60.0) * 32767).astype(np.int16)
     with soundfile.SoundFile(folder / "hour.wav", "w", RATE, 1) as file:
         for start in np.arange(0, seconds, 60.0):
             file.write(np.roll(sound, rng.integers(len(sound)))[: round((seconds - start) * RATE)])

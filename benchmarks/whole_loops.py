@@ -78,7 +78,7 @@ def relabel_rates(source, segmentation, variables, flags) -> tuple[Callable, Cal
     batch = next(batches.eval_batches(source, segmentation, batch_size=batch_size))
     inputs = parallel.put_batch({k: batch[k] for k in ("audio", "num_samples")}, scorer.mesh)
     program = scoring_program(LogMel(), flags.dtype, scorer.mesh, False)  # the scorer's own
-    count = int(segmentation.counts(source.index.num_samples).sum())
+    count = int(segmentation.count_segments(source.index.num_samples).sum())
     runs = -(-count // batch_size)
 
     def whole() -> Rates:

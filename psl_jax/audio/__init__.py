@@ -1,5 +1,5 @@
-"""Sound before it is anything else: rates, segments, decoding, resampling.
+"""Sound: sample rate, segments, decoding, resampling.
 
-Here: the sample rate, where a clip is cut, files and waveforms as 16 kHz mono. Not here: labels,
+Here: the sample rate, the segments of a clip, files and waveforms as 16 kHz mono. Not here: labels,
 networks, spectrograms.
 """

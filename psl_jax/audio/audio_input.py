@@ -1,4 +1,4 @@
-"""Files and waveforms of any kind as blocks of 16 kHz mono, in bounded memory."""
+"""Reads files and waveforms of any kind as blocks of 16 kHz mono, in bounded memory."""
 
 import functools
 import io
@@ -10,56 +10,59 @@ import numpy as np
 import soxr
 
 from psl_jax.audio import decoding, readers
-from psl_jax.audio.decoding import DecodeError
+from psl_jax.audio.readers import DecodeError
 from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import is_remote
 
 _LOUDEST_SENSIBLE = 100.0
 
-# Integers over whose whole range samples go. Those of other types, as the int64 of a list, may be
-# of 16, 24 or 32 bits.
+# Samples of these types span the whole range of the type. Those of other integers, such as the
+# int64 of a list, may have 16, 24 or 32 bits.
 _INTEGERS = (np.int8, np.int16, np.int32)
 
-# Below this an int32 waveform is one of 16 or 24 bits, or hardly audible: under -48 dB.
+# An int32 waveform below this has 16 or 24 bits, or is hardly audible: under -48 dB.
 _SMALL_INT32 = 1 << 23
 
 OnOpen = Callable[[int], object]
 
-# Gives the same blocks each time it is called.
+# Returns the same blocks each time it is called.
 Blocks = Callable[[], Iterator[np.ndarray]]
 
 
-def blocks_of(
+def open_blocks(
     audio: Any, sample_rate: float | None = None, on_open: OnOpen | None = None
 ) -> Blocks:
-    """Blocks of a file (path, binary file object or bytes), or of a waveform at `sample_rate`.
+    """Returns the blocks of a file (path, binary file object or bytes), or of a waveform.
 
-    A pipe, or a file object without `seek`, is read into memory. on_open: is called with the file's
-    rate in Hz each time it is opened.
+    A pipe, or a file object without `seek`, is read into memory. A file is opened when its blocks
+    are read. Raises UserError for an array that is no waveform.
 
-    Raises UserError for a waveform that is none; a file is not opened before its blocks are.
+    Args:
+      audio: the file or waveform.
+      sample_rate: rate of a waveform in Hz.
+      on_open: is called with a file's rate in Hz each time it is opened.
     """
     if isinstance(audio, bytes | bytearray | memoryview):
         audio = io.BytesIO(audio)
     if isinstance(audio, io.TextIOBase):
         raise UserError("a file that was opened as text: open it with mode 'rb'")
     if isinstance(audio, str | os.PathLike) or hasattr(audio, "read"):
-        file = functools.cache(lambda: _seekable(audio))
-        return lambda: decoding.decoded_blocks(file(), on_open)
+        file = functools.cache(lambda: _make_seekable(audio))
+        return lambda: decoding.decode_blocks(file(), on_open)
     if isinstance(audio, list | tuple) and audio and as_array(audio[0]).ndim:
         raise UserError(
             f"a list of {type(audio[0]).__name__}s: give several waveforms as a list of NumPy "
             "arrays, several channels as one array [samples, channels]"
         )
     array = as_array(audio)
-    check_int32(int32_peak(array))
+    check_int32(find_int32_peak(array))
     waveform = resample(to_mono(array), sample_rate)
     return lambda: iter([waveform])
 
 
-def _seekable(audio: str | os.PathLike | IO[bytes]) -> str | os.PathLike | IO[bytes]:
-    """The same file, or what a pipe or another file that can only be read once gives."""
+def _make_seekable(audio: str | os.PathLike[str] | IO[bytes]) -> str | os.PathLike[str] | IO[bytes]:
+    """Returns the same file, or the content of a pipe or another file that is readable once."""
     if isinstance(audio, str | os.PathLike):
         if is_remote(audio) or not is_pipe(audio):
             return audio
@@ -71,27 +74,27 @@ def _seekable(audio: str | os.PathLike | IO[bytes]) -> str | os.PathLike | IO[by
     return audio if seekable is not None and seekable() else io.BytesIO(audio.read())
 
 
-def is_pipe(path: str | os.PathLike) -> bool:
-    """Whether a path is of something that can be read once: a pipe, a terminal, a socket."""
+def is_pipe(path: str | os.PathLike[str]) -> bool:
+    """Tells whether a path is that of a pipe, a terminal or a socket, which is readable once."""
     return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
 
-def at_most(blocks: Blocks, seconds: float) -> Blocks:
-    """The same blocks, which end in a DecodeError where there are more than `seconds` of them."""
+def limit_blocks(blocks: Blocks, seconds: float) -> Blocks:
+    """Returns the same blocks, which end in a DecodeError after `seconds`."""
 
-    def limited() -> Iterator[np.ndarray]:
-        samples = 0
+    def read_blocks() -> Iterator[np.ndarray]:
+        num_samples = 0
         for block in blocks():
-            samples += len(block)
-            if samples > seconds * SAMPLE_RATE:
+            num_samples += len(block)
+            if num_samples > seconds * SAMPLE_RATE:
                 raise DecodeError("too long", f"more than {seconds / 60:g} minutes")
             yield block
 
-    return limited
+    return read_blocks
 
 
 def to_mono(waveform: Any) -> np.ndarray:
-    """A waveform's mean over channels: float32 [samples] in [-1, 1].
+    """Computes a waveform's mean over channels: float32 [samples] in [-1, 1].
 
     Args:
       waveform: NumPy array or what converts to one, [samples], [samples, channels] or
@@ -130,7 +133,7 @@ def to_mono(waveform: Any) -> np.ndarray:
 
 
 def as_array(waveform: Any) -> np.ndarray:
-    """As numpy.asarray, in this machine's byte order. Raises UserError for what is no array."""
+    """Converts to an array in this machine's byte order. Raises UserError for what is no array."""
     try:
         array = np.asarray(waveform)
         return array.astype(array.dtype.newbyteorder("="), copy=False)
@@ -143,17 +146,17 @@ def as_array(waveform: Any) -> np.ndarray:
         ) from error
 
 
-def int32_peak(waveform: np.ndarray) -> int:
-    """The highest magnitude of int32 samples; 0 where they are of another type."""
+def find_int32_peak(waveform: np.ndarray) -> int:
+    """Finds the highest magnitude of int32 samples; 0 for samples of other types."""
     if waveform.dtype != np.int32 or not waveform.size:
         return 0
     return max(int(waveform.max()), -int(waveform.min()))
 
 
 def check_int32(peak: int) -> None:
-    """Raises UserError where int32 samples are of 16 or 24 bits by their `int32_peak`.
+    """Raises UserError where int32 samples have 16 or 24 bits by their `find_int32_peak`.
 
-    It is that of a whole waveform: a part of one may be silent.
+    peak: the peak of a whole waveform; a part of one may be silent.
     """
     if 0 < peak <= _SMALL_INT32:
         raise UserError(
@@ -163,7 +166,7 @@ def check_int32(peak: int) -> None:
 
 
 def resample(mono: np.ndarray, sample_rate: float | None) -> np.ndarray:
-    """float32 [samples] at 16 kHz. Raises UserError for no rate, or less than 0.1 s."""
+    """Resamples to 16 kHz, float32 [samples]. Raises UserError for no rate, or less than 0.1 s."""
     if sample_rate is None:
         raise UserError("a waveform needs its sample rate: tag(waveform, sample_rate=16000)")
     try:

@@ -1,4 +1,4 @@
-"""Audio files of any kind to 16 kHz mono int16: the one decoder of every corpus.
+"""Decodes audio files of any kind to 16 kHz mono int16, for every corpus.
 
 Imports neither TensorFlow nor TFDS, and its functions are pure and picklable, so that a thread,
 a process or a Beam worker can run them.
@@ -22,14 +22,14 @@ from psl_jax.audio.readers import (
     DecodeError,
     Reader,
     check_form,
-    one_line,
+    format_one_line,
 )
 from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.runtime.paths import is_remote, local_copy, path_of
 
-AudioFile = str | os.PathLike | IO[bytes]
+AudioFile = str | os.PathLike[str] | IO[bytes]
 
-# The endings by which audio is found in folders; a file that is named itself may have any.
+# Suffixes by which we find audio in folders; a file that the user names may have any suffix.
 AUDIO_SUFFIXES = frozenset(
     {".wav", ".wave", ".wavex", ".rf64", ".w64", ".flac", ".aif", ".aiff", ".aifc", ".au", ".caf"}
     | {".mp3", ".ogg", ".oga", ".opus", ".m4a", ".m4b", ".mp4", ".mov", ".3gp", ".aac", ".webm"}
@@ -39,12 +39,12 @@ AUDIO_SUFFIXES = frozenset(
 MIN_SECONDS = 0.1
 MIN_SAMPLES = round(MIN_SECONDS * SAMPLE_RATE)
 
-_FULL_SCALE = 32768.0
+_INT16_SCALE = 32768.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Audio:
-    """A decoded clip: `samples` int16 [samples] at 16 kHz, and what is worth knowing about it."""
+    """A decoded clip: `samples`, int16 [samples] at 16 kHz, and facts about its file."""
 
     samples: np.ndarray
     cut: bool = False  # the file goes on after `samples`
@@ -52,18 +52,18 @@ class Audio:
     source_rate: int = SAMPLE_RATE  # before resampling, Hz
 
     @property
-    def silent(self) -> bool:
-        """Every sample is zero."""
+    def is_silent(self) -> bool:
+        """Whether every sample is zero."""
         return not self.samples.any()
 
 
 def read_audio(file: AudioFile, max_seconds: float | None = None) -> np.ndarray:
-    """The audio of `file` at 16 kHz mono: int16 [samples]. See `decode`."""
+    """Reads the audio of `file` at 16 kHz mono: int16 [samples]. See `decode`."""
     return decode(file, max_seconds).samples
 
 
 def decode(file: AudioFile, max_seconds: float | None = None) -> Audio:
-    """Decodes whatever libsndfile or FFmpeg reads, at any rate and channels.
+    """Decodes any file that libsndfile or FFmpeg reads, at any rate and channels.
 
     libsndfile reads wav, flac, aiff, w64, caf and au; FFmpeg reads all other files, and those that
     libsndfile rejects. Channels are averaged and other rates resampled with soxr HQ; values past
@@ -72,49 +72,49 @@ def decode(file: AudioFile, max_seconds: float | None = None) -> Audio:
 
     Args:
       file: a path or a seekable binary file object.
-      max_seconds: where to cut; None reads everything.
+      max_seconds: cuts there; None reads everything.
 
     Raises:
       DecodeError: no usable audio; its `kind` and `detail` say why. A file that ends before the
         length in its header is "truncated", unless all of the first `max_seconds` are there; one
         with damage in the middle, which FFmpeg finds, is "damaged".
     """
-    with _opened(file) as reader:
-        limit, enough = _limits(max_seconds)
-        samples = _collect(_at_16khz(reader.blocks(), reader.rate), enough)
-        cut = enough is not None and len(samples) > enough
-        reader.check(math.inf if max_seconds is None else max_seconds, whole=not cut)
+    with _open_reader(file) as reader:
+        num_kept, max_samples = _compute_limits(max_seconds)
+        samples = _collect(_resample_blocks(reader.blocks(), reader.rate), max_samples)
+        is_cut = max_samples is not None and len(samples) > max_samples
+        reader.check(math.inf if max_seconds is None else max_seconds, whole=not is_cut)
         check_length(len(samples))
-        frames = reader.exact_frames
-        whole = None if frames is None else frames / reader.rate
-        return Audio(samples[:limit], cut, whole, reader.rate)
+        num_frames = reader.exact_frames
+        source_seconds = None if num_frames is None else num_frames / reader.rate
+        return Audio(samples[:num_kept], is_cut, source_seconds, reader.rate)
 
 
-def decoded_blocks(
+def decode_blocks(
     file: AudioFile, on_open: Callable[[int], object] | None = None
 ) -> Iterator[np.ndarray]:
-    """The samples of `decode(file)`, block by block: int16 [samples].
+    """Decodes as `decode(file)` does, block by block: int16 [samples].
 
     on_open: is called with the file's rate in Hz.
 
-    Raises DecodeError as it does, which can be after some blocks: a truncated file is found at its
-    end.
+    Raises DecodeError as `decode` does, possibly after some blocks: the end of a truncated file
+    shows it.
     """
-    total = 0
-    with _opened(file) as reader:
+    num_samples = 0
+    with _open_reader(file) as reader:
         if on_open is not None:
             on_open(reader.rate)
-        for block in _at_16khz(reader.blocks(), reader.rate):
-            total += len(block)
+        for block in _resample_blocks(reader.blocks(), reader.rate):
+            num_samples += len(block)
             reader.check(math.inf, whole=False)
             yield _to_int16(block)
         reader.check(math.inf, whole=True)
-    check_length(total)
+    check_length(num_samples)
 
 
 @contextlib.contextmanager
-def _fetched(place: str | os.PathLike) -> Iterator[str]:
-    """The path of a copy of an object."""
+def _copy_from_bucket(place: str | os.PathLike[str]) -> Iterator[str]:
+    """Copies an object of a bucket; returns the path of the copy."""
     path = path_of(place)
     if path.is_dir():
         raise DecodeError("unreadable", "a folder, not a file")
@@ -132,11 +132,13 @@ class Form(NamedTuple):
     seconds: float | None
 
 
-def form_of(file: AudioFile) -> Form:
-    """What a file's header says. Raises DecodeError as `decode` does."""
-    with _opened(file) as reader:
-        frames = reader.exact_frames
-        return Form(reader.rate, reader.channels, None if frames is None else frames / reader.rate)
+def read_form(file: AudioFile) -> Form:
+    """Reads a file's header. Raises DecodeError as `decode` does."""
+    with _open_reader(file) as reader:
+        num_frames = reader.exact_frames
+        return Form(
+            reader.rate, reader.channels, None if num_frames is None else num_frames / reader.rate
+        )
 
 
 def measure_seconds(file: AudioFile) -> float:
@@ -145,16 +147,16 @@ def measure_seconds(file: AudioFile) -> float:
     Encoders pad, so it may be some hundredths of a second more than what `decode` gives. Raises
     DecodeError as `decode` does.
     """
-    with _opened(file) as reader:
+    with _open_reader(file) as reader:
         frames = reader.exact_frames
         return reader.measure_seconds() if frames is None else frames / reader.rate
 
 
 @contextlib.contextmanager
-def _opened(file: AudioFile) -> Iterator[Reader]:
-    """The reader of a file, whose errors become DecodeErrors; one in a bucket is copied first."""
+def _open_reader(file: AudioFile) -> Iterator[Reader]:
+    """Opens a reader of a file, of a copy if it is in a bucket; its errors become DecodeErrors."""
     if isinstance(file, str | os.PathLike) and is_remote(file):
-        with _fetched(file) as copy, _opened(copy) as reader:
+        with _copy_from_bucket(file) as copy, _open_reader(copy) as reader:
             yield reader
         return
     with contextlib.ExitStack() as stack:
@@ -168,16 +170,16 @@ def _opened(file: AudioFile) -> Iterator[Reader]:
         except IsADirectoryError as error:
             raise DecodeError("unreadable", "a folder, not a file") from error
         except OSError as error:
-            raise DecodeError("unreadable", one_line(error)) from error
+            raise DecodeError("unreadable", format_one_line(error)) from error
         if is_empty:
             raise DecodeError("empty", "0 bytes")
-        reader = stack.enter_context(contextlib.closing(_reader(source, source is not file)))
+        reader = stack.enter_context(contextlib.closing(_choose_reader(source, source is not file)))
         check_form(reader.rate, reader.channels)
         yield reader
 
 
-def _reader(file: IO[bytes], is_ours: bool) -> Reader:
-    """libsndfile's reader, or FFmpeg's for what libsndfile does not read to the exact frame."""
+def _choose_reader(file: IO[bytes], is_ours: bool) -> Reader:
+    """Returns libsndfile's reader, or FFmpeg's where libsndfile does not read the exact frames."""
     file.seek(0)
     # libsndfile warns of mp3 files on standard error before they are left to FFmpeg.
     if not str(getattr(file, "name", "")).lower().endswith(".mp3"):
@@ -187,37 +189,37 @@ def _reader(file: IO[bytes], is_ours: bool) -> Reader:
     return FFmpegReader(file)
 
 
-def from_samples(samples: np.ndarray, rate: int, max_seconds: float | None = None) -> Audio:
-    """As `decode`, of samples that are in memory: int16 [samples] at `rate` Hz, mono.
+def make_audio(samples: np.ndarray, rate: int, max_seconds: float | None = None) -> Audio:
+    """Makes the Audio of samples in memory: int16 [samples] at `rate` Hz, mono.
 
-    Raises DecodeError where they are too short, or the rate is none.
+    Raises DecodeError for too few samples, and for a wrong rate.
     """
     check_form(rate, 1)
-    limit, enough = _limits(max_seconds)
-    blocks = iter([samples if rate == SAMPLE_RATE else samples / np.float32(_FULL_SCALE)])
-    found = _collect(_at_16khz(blocks, rate), enough)
-    check_length(len(found))
-    cut = enough is not None and len(found) > enough
-    return Audio(found[:limit], cut, len(samples) / rate, rate)
+    num_kept, max_samples = _compute_limits(max_seconds)
+    blocks = iter([samples if rate == SAMPLE_RATE else samples / np.float32(_INT16_SCALE)])
+    collected = _collect(_resample_blocks(blocks, rate), max_samples)
+    check_length(len(collected))
+    is_cut = max_samples is not None and len(collected) > max_samples
+    return Audio(collected[:num_kept], is_cut, len(samples) / rate, rate)
 
 
-def _limits(max_seconds: float | None) -> tuple[int | None, int | None]:
-    """Samples to keep, and how many more than that are called a cut."""
+def _compute_limits(max_seconds: float | None) -> tuple[int | None, int | None]:
+    """Computes the samples to keep, and the number above which the file counts as cut."""
     if max_seconds is None:
         return None, None
-    limit = round(max_seconds * SAMPLE_RATE)
-    return limit, limit + round(CUT_TOLERANCE_SECONDS * SAMPLE_RATE)
+    num_kept = round(max_seconds * SAMPLE_RATE)
+    return num_kept, num_kept + round(CUT_TOLERANCE_SECONDS * SAMPLE_RATE)
 
 
-def check_length(samples: int) -> None:
+def check_length(num_samples: int) -> None:
     """Raises DecodeError for fewer than 0.1 s of samples at 16 kHz."""
-    if samples < MIN_SAMPLES:
-        length = f"{samples / SAMPLE_RATE:.3f} s"
+    if num_samples < MIN_SAMPLES:
+        length = f"{num_samples / SAMPLE_RATE:.3f} s"
         raise DecodeError("too short", f"{length}, at least {MIN_SECONDS} s are needed")
 
 
-def _at_16khz(blocks: Iterator[np.ndarray], rate: int) -> Iterator[np.ndarray]:
-    """The blocks resampled as one stream, which equals resampling the whole."""
+def _resample_blocks(blocks: Iterator[np.ndarray], rate: int) -> Iterator[np.ndarray]:
+    """Resamples blocks as one stream, which equals resampling the whole."""
     if rate == SAMPLE_RATE:
         yield from blocks
         return
@@ -227,21 +229,21 @@ def _at_16khz(blocks: Iterator[np.ndarray], rate: int) -> Iterator[np.ndarray]:
     yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
 
 
-def _collect(blocks: Iterator[np.ndarray], enough: int | None) -> np.ndarray:
-    """The blocks joined: int16 [samples]; stops as soon as more than `enough` samples are there."""
-    parts, total = [np.zeros(0, np.int16)], 0
+def _collect(blocks: Iterator[np.ndarray], max_samples: int | None) -> np.ndarray:
+    """Joins blocks to int16 [samples]; stops as soon as there are more than `max_samples`."""
+    blocks_so_far, num_samples = [np.zeros(0, np.int16)], 0
     for block in blocks:
-        parts.append(_to_int16(block))
-        total += len(block)
-        if enough is not None and total > enough:
+        blocks_so_far.append(_to_int16(block))
+        num_samples += len(block)
+        if max_samples is not None and num_samples > max_samples:
             break
-    return np.concatenate(parts)
+    return np.concatenate(blocks_so_far)
 
 
 def _to_int16(samples: np.ndarray) -> np.ndarray:
-    """Float samples in [-1, 1] rounded to int16, saturating; int16 as it is."""
+    """Rounds float samples in [-1, 1] to int16, saturating; leaves int16 as it is."""
     if samples.dtype == np.int16:
         return samples
     with np.errstate(over="ignore"):  # beyond all measure, and clipped
-        scaled = np.rint(samples * _FULL_SCALE)
-    return np.clip(scaled, -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16)
+        scaled = np.rint(samples * _INT16_SCALE)
+    return np.clip(scaled, -_INT16_SCALE, _INT16_SCALE - 1).astype(np.int16)

@@ -1,4 +1,4 @@
-"""Files that FFmpeg reads, through PyAV: mp3, ogg, opus, m4a, mp4, webm, wma and many others."""
+"""Reads files by FFmpeg, through PyAV: mp3, ogg, opus, m4a, mp4, webm, wma and many others."""
 
 import contextlib
 import io
@@ -13,16 +13,16 @@ from psl_jax.audio.readers import (
     CUT_TOLERANCE_SECONDS,
     DecodeError,
     Reader,
+    average_channels,
     check_alone,
     check_finite,
-    mean_over_channels,
-    one_line,
+    format_one_line,
 )
 
 # A playlist inside a file must not make FFmpeg open other files or addresses.
 _OPTIONS = {"protocol_whitelist": "none"}
 
-# Containers may state a little more than the decoder gives: the encoder's padding.
+# Containers may state a little more than the decoder returns: the encoder's padding.
 _LENGTH_TOLERANCE_SECONDS = 2 * CUT_TOLERANCE_SECONDS
 
 _LONGEST_OGG_PAGE = 65_307  # bytes
@@ -31,7 +31,7 @@ _LAST_OGG_PAGE = 4
 
 
 class FFmpegReader(Reader):
-    """The first audio stream of a container; see `Reader`."""
+    """Reads the first audio stream of a container; see `Reader`."""
 
     def __init__(self, file: IO[bytes]):
         """file: at its beginning. Raises DecodeError for a file without audio."""
@@ -39,7 +39,7 @@ class FFmpegReader(Reader):
         try:
             self._container: Any = av.open(file, metadata_errors="ignore", options=_OPTIONS)
         except av.FFmpegError as error:
-            detail = f"{one_line(error)}: this is no audio, or its beginning is damaged"
+            detail = f"{format_one_line(error)}: this is no audio, or its beginning is damaged"
             raise DecodeError("undecodable", detail) from error
         streams = self._container.streams.audio
         context = streams[0].codec_context if streams else None
@@ -53,7 +53,7 @@ class FFmpegReader(Reader):
         self._first_byte = 0  # of the stream in the file
         self._read_to = 0  # bytes
         self._frames = 0  # read so far
-        self._damaged_at: float | None = None  # seconds
+        self._damage_seconds: float | None = None  # seconds
         self._is_cut_off = False
         self._error: av.FFmpegError | None = None
 
@@ -71,29 +71,29 @@ class FFmpegReader(Reader):
         return super().measure_seconds()
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """See `Reader.blocks`; a container that cannot be read on ends the blocks."""
-        parts: list[np.ndarray] = []
-        waiting = 0  # samples of all channels
-        for data in self._decoded():
-            mono = mean_over_channels(data.T)
+        """See `Reader.blocks`; the blocks end where a container cannot be read on."""
+        waiting: list[np.ndarray] = []
+        num_waiting = 0  # samples of all channels
+        for data in self._decode():
+            mono = average_channels(data.T)
             check_finite(mono, self._frames, self.rate)
             self._frames += len(mono)
-            parts.append(mono)
-            waiting += data.size
-            if waiting >= BLOCK_SAMPLES:
-                yield np.concatenate(parts)
-                parts, waiting = [], 0
-        if parts:
-            yield np.concatenate(parts)
+            waiting.append(mono)
+            num_waiting += data.size
+            if num_waiting >= BLOCK_SAMPLES:
+                yield np.concatenate(waiting)
+                waiting, num_waiting = [], 0
+        if waiting:
+            yield np.concatenate(waiting)
 
-    def _decoded(self) -> Iterator[np.ndarray]:
-        """The frames of the stream, float32 [channels, frames]; takes note of damage.
+    def _decode(self) -> Iterator[np.ndarray]:
+        """Decodes the frames of the stream, float32 [channels, frames], and notes damage.
 
-        A packet that FFmpeg marks as corrupt or cannot decode is damage where audio follows it. At
-        the end of a file it is a tag, or a packet that was cut off.
+        A packet that FFmpeg marks as corrupt or cannot decode is damage if audio follows it. At the
+        end of a file it is a tag, or a packet that was cut off.
         """
-        marked_at: float | None = None
-        end: float | None = None  # of the last frame, by the container's clock
+        marked_seconds: float | None = None
+        end_seconds: float | None = None  # of the last frame, by the container's clock
         resampler, form = None, None
         try:
             for packet in self._container.demux(self._stream):
@@ -105,12 +105,14 @@ class FFmpegReader(Reader):
                 except (av.InvalidDataError, av.UndefinedError):  # the latter of ac3 and aac
                     frames, is_bad = [], True
                 for frame in frames:
-                    if end is not None and frame.time is not None:
-                        is_gap = frame.time > end + CUT_TOLERANCE_SECONDS
-                        if packet.size and (is_gap or marked_at is not None):
-                            self._note_damage(self._seconds if marked_at is None else marked_at)
+                    if end_seconds is not None and frame.time is not None:
+                        is_gap = frame.time > end_seconds + CUT_TOLERANCE_SECONDS
+                        if packet.size and (is_gap or marked_seconds is not None):
+                            self._note_damage(
+                                self._seconds if marked_seconds is None else marked_seconds
+                            )
                     if frame.time is not None:
-                        end = frame.time + frame.samples / frame.sample_rate
+                        end_seconds = frame.time + frame.samples / frame.sample_rate
                     is_bad = is_bad or frame.is_corrupt
                     if form != (form := (frame.format.name, frame.layout.name, frame.sample_rate)):
                         resampler = av.AudioResampler(format="fltp", rate=self.rate)
@@ -119,7 +121,7 @@ class FFmpegReader(Reader):
                 if packet.size:
                     self._is_cut_off = packet.is_corrupt
                     if is_bad and self._frames:
-                        marked_at = self._seconds
+                        marked_seconds = self._seconds
         except av.FFmpegError as error:
             self._error = error
 
@@ -128,64 +130,64 @@ class FFmpegReader(Reader):
         return self._frames / self.rate
 
     def _note_damage(self, seconds: float) -> None:
-        if self._damaged_at is None:
-            self._damaged_at = seconds
+        if self._damage_seconds is None:
+            self._damage_seconds = seconds
 
     def check(self, seconds: float, whole: bool) -> None:
         """See `Reader.check`."""
-        if self._damaged_at is not None and self._damaged_at < seconds:
-            raise DecodeError("damaged", f"the data at {self._damaged_at:.2f} s are damaged")
+        if self._damage_seconds is not None and self._damage_seconds < seconds:
+            raise DecodeError("damaged", f"the data at {self._damage_seconds:.2f} s are damaged")
         if not whole:
             return
         if not self._frames:
-            detail = one_line(self._error) if self._error else "it holds nothing to decode"
+            detail = format_one_line(self._error) if self._error else "it holds nothing to decode"
             raise DecodeError("undecodable", detail)
-        expected = self._stated_seconds()
-        is_short = expected is None or (
-            self._seconds < min(expected, seconds) - _LENGTH_TOLERANCE_SECONDS
+        expected_seconds = self._stated_seconds()
+        is_short = expected_seconds is None or (
+            self._seconds < min(expected_seconds, seconds) - _LENGTH_TOLERANCE_SECONDS
         )
         if self._error is not None and (is_short or not self._is_tag_behind()):
-            detail = f"broken after {self._seconds:.2f} s: {one_line(self._error)}"
+            detail = f"broken after {self._seconds:.2f} s: {format_one_line(self._error)}"
             raise DecodeError("truncated", detail)
-        if expected is not None and is_short:
-            detail = f"ends after {self._seconds:.2f} s, its header says {expected:.2f} s"
+        if expected_seconds is not None and is_short:
+            detail = f"ends after {self._seconds:.2f} s, its header says {expected_seconds:.2f} s"
             raise DecodeError("truncated", detail)
         if self._is_cut_off or self._lacks_last_ogg_page() or self._is_cut_avi():
             raise DecodeError("truncated", f"cut off after {self._seconds:.2f} s")
         check_alone(self._file, self._seconds)
 
     def _stated_seconds(self) -> float | None:
-        """The length that the container states; None where FFmpeg estimated it from its bytes."""
+        """Returns the container's length; None where FFmpeg estimated it from the bytes."""
         stream, container = self._stream, self._container
         if stream.duration is not None:
-            stated = float(stream.duration * stream.time_base)
+            stated_seconds = float(stream.duration * stream.time_base)
         elif container.duration is not None and len(container.streams) == 1:
             # Of all streams together: with a video beside it the audio may be shorter.
-            stated = container.duration / 1e6
+            stated_seconds = container.duration / 1e6
         else:
             return None
         if self._bit_rate:
-            estimate = (container.size - self._first_byte) * 8 / self._bit_rate
-            if abs(stated - estimate) < _LENGTH_TOLERANCE_SECONDS:
+            estimated_seconds = (container.size - self._first_byte) * 8 / self._bit_rate
+            if abs(stated_seconds - estimated_seconds) < _LENGTH_TOLERANCE_SECONDS:
                 return None
-        return stated
+        return stated_seconds
 
     def _is_tag_behind(self) -> bool:
-        """WavPack files often end in a tag, which FFmpeg takes for a damaged block."""
+        """Tells whether a WavPack file ends in a tag, which FFmpeg takes for a damaged block."""
         if self._container.format.name != "wv":
             return False
         self._file.seek(self._read_to)
         return b"wvpk" not in self._file.read()
 
     def _is_cut_avi(self) -> bool:
-        """Of an AVI file that ends early FFmpeg states the length that is there."""
+        """Tells whether an AVI file ends early; FFmpeg states the length of the rest."""
         self._file.seek(0)
-        head = self._file.read(8)
-        is_avi = self._container.format.name == "avi" and head[:4] == b"RIFF"
-        return is_avi and 8 + int.from_bytes(head[4:], "little") > self._container.size
+        header = self._file.read(8)
+        is_avi = self._container.format.name == "avi" and header[:4] == b"RIFF"
+        return is_avi and 8 + int.from_bytes(header[4:], "little") > self._container.size
 
     def _lacks_last_ogg_page(self) -> bool:
-        """An Ogg file states no length: its last page is marked instead."""
+        """Tells whether an Ogg file, which states no length, lacks its marked last page."""
         if self._container.format.name != "ogg":
             return False
         self._file.seek(0, io.SEEK_END)

@@ -1,4 +1,4 @@
-"""Files that libsndfile reads to the exact frame: wav, flac, aiff, w64, caf, au."""
+"""Reads files of which libsndfile knows the exact frames: wav, flac, aiff, w64, caf, au."""
 
 import os
 import re
@@ -12,14 +12,14 @@ from psl_jax.audio.readers import (
     BLOCK_SAMPLES,
     DecodeError,
     Reader,
+    average_channels,
     check_alone,
     check_finite,
-    mean_over_channels,
-    one_line,
+    format_one_line,
 )
 from psl_jax.audio.segments import SAMPLE_RATE
 
-_UNKNOWN_FRAMES = 1 << 62  # what libsndfile reports for a stream that does not state its length
+_UNKNOWN_FRAMES = 1 << 62  # libsndfile reports more for a stream that does not state its length
 
 # Containers whose header states the number of frames.
 _EXACT_LENGTH_FORMATS = frozenset({"WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "FLAC", "CAF"})
@@ -32,10 +32,10 @@ _TRIMMED_CHUNK = re.compile(
 _STREAMED_SIZE = 0x7FFF0000  # a size from here on means "unknown": written to a pipe
 
 
-class _ForwardFile(soundfile.SoundFile):
-    """A file read from start to end: python-soundfile then does without a seek after each block.
+class _ForwardFile(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no types
+    """A file that is read from start to end, so that python-soundfile seeks after no block.
 
-    The seek fails in a flac that does not state its length, as one written to a pipe.
+    The seek fails in a flac that does not state its length, such as one written to a pipe.
     """
 
     def seekable(self) -> bool:
@@ -43,7 +43,7 @@ class _ForwardFile(soundfile.SoundFile):
 
 
 class _LenientFile:
-    """A binary file that accepts any offset: headers of damaged files name some before 0."""
+    """A binary file that accepts any offset: headers of damaged files have negative ones."""
 
     def __init__(self, file: IO[bytes]):
         self._file = file
@@ -60,19 +60,19 @@ class LibsndfileReader(Reader):
     """An open file; see `Reader`."""
 
     def __init__(self, file: IO[bytes], has_descriptor: bool):
-        """file: at its beginning; by a descriptor it is read faster.
+        """Opens a file at its beginning. Raises DecodeError for a format without exact frames.
 
-        libsndfile is given no file name: by the name it would look for a resource fork beside the
-        file, and trust the name's ending.
+        libsndfile gets no file name: otherwise it would look for a resource fork beside the file,
+        and trust the name's suffix.
 
-        Raises DecodeError for a format that libsndfile does not read to the exact frame.
+        has_descriptor: reads by the file's descriptor, which is faster.
         """
         self._file = file
         where: Any = file.fileno() if has_descriptor else _LenientFile(file)
         try:
             self._source = _ForwardFile(where, closefd=False)
         except (soundfile.LibsndfileError, TypeError, ValueError) as error:
-            raise DecodeError("undecodable", one_line(error)) from error
+            raise DecodeError("undecodable", format_one_line(error)) from error
         source = self._source
         if source.format not in _EXACT_LENGTH_FORMATS:
             source.close()
@@ -86,25 +86,27 @@ class LibsndfileReader(Reader):
         self._source.close()
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """See `Reader.blocks`; what needs no computing, 16 kHz mono of 16 bits, comes as int16.
+        """See `Reader.blocks`; 16 kHz mono of 16 bits, which needs no computing, comes as int16.
 
-        A decoder error ends the blocks: what it means depends on how many frames had to come.
+        The blocks end at a decoder error. Its meaning depends on the number of frames that are
+        missing.
         """
         source = self._source
-        block = max(BLOCK_SAMPLES // source.channels, 1)
-        ready = (source.samplerate, source.channels, source.subtype) == (SAMPLE_RATE, 1, "PCM_16")
-        dtype = "int16" if ready else "float32"
-        # Not past the last frame: what follows it, as a tag at the end of a flac, is no audio.
-        while frames := min(block, source.frames - self._frames):
+        max_frames = max(BLOCK_SAMPLES // source.channels, 1)
+        form = (source.samplerate, source.channels, source.subtype)
+        is_ready = form == (SAMPLE_RATE, 1, "PCM_16")
+        dtype = "int16" if is_ready else "float32"
+        # We stop at the last frame: what follows it, such as a tag of a flac, is no audio.
+        while num_frames := min(max_frames, source.frames - self._frames):
             try:
-                data = source.read(frames, dtype=dtype, always_2d=True)  # [frames, channels]
+                data = source.read(num_frames, dtype=dtype, always_2d=True)  # [frames, channels]
             except soundfile.LibsndfileError as error:
                 self._error = error
                 return
             if not len(data):
                 return
-            mono = data[:, 0] if ready else mean_over_channels(data)
-            if not ready:
+            mono = data[:, 0] if is_ready else average_channels(data)
+            if not is_ready:
                 check_finite(mono, self._frames, self.rate)
             self._frames += len(data)
             yield mono
@@ -113,21 +115,22 @@ class LibsndfileReader(Reader):
         """See `Reader.check`."""
         if not whole:
             return
-        expected, rate = self.exact_frames, self.rate
-        if expected == 0:
+        expected_frames, rate = self.exact_frames, self.rate
+        if expected_frames == 0:
             raise DecodeError("empty", "a header without any audio")
-        if self._frames == 0 and self._error is not None and expected is None:
-            raise DecodeError("undecodable", one_line(self._error))
-        if expected and (trimmed := _TRIMMED_CHUNK.search(self._source.extra_info or "")):
-            claimed, held = int(trimmed[1]), int(trimmed[2])
-            if 0 < held < claimed < _STREAMED_SIZE:
-                expected = round(expected * claimed / held)
-        if expected is not None and self._frames < expected:
+        if self._frames == 0 and self._error is not None and expected_frames is None:
+            raise DecodeError("undecodable", format_one_line(self._error))
+        if expected_frames and (trimmed := _TRIMMED_CHUNK.search(self._source.extra_info or "")):
+            claimed_bytes, held_bytes = int(trimmed[1]), int(trimmed[2])
+            if 0 < held_bytes < claimed_bytes < _STREAMED_SIZE:
+                expected_frames = round(expected_frames * claimed_bytes / held_bytes)
+        if expected_frames is not None and self._frames < expected_frames:
             raise DecodeError(
                 "truncated",
-                f"ends after {self._frames / rate:.2f} s, its header says {expected / rate:.2f} s",
+                f"ends after {self._frames / rate:.2f} s, its header says "
+                f"{expected_frames / rate:.2f} s",
             )
         if self._error is not None:
-            detail = f"broken after {self._frames / rate:.2f} s: {one_line(self._error)}"
+            detail = f"broken after {self._frames / rate:.2f} s: {format_one_line(self._error)}"
             raise DecodeError("truncated", detail)
         check_alone(self._file, self._frames / rate)

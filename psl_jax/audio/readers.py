@@ -1,4 +1,4 @@
-"""What a decoder of some kind of file gives, and how it fails."""
+"""Defines a reader of audio files, its errors, and the checks that all readers share."""
 
 import abc
 import numbers
@@ -10,7 +10,7 @@ import numpy as np
 # A loss shorter than this is not called a cut: encoders pad by a few hundredths of a second.
 CUT_TOLERANCE_SECONDS = 0.1
 
-MIN_RATE, MAX_RATE = 1000, 1_000_000  # Hz; a header that says otherwise is none
+MIN_RATE, MAX_RATE = 1000, 1_000_000  # Hz; a header with another rate is wrong
 MAX_CHANNELS = 64
 
 _FLAC_HEADER = b"fLaC\0\0\0\x22"  # and the size of the first block
@@ -19,12 +19,12 @@ BLOCK_SAMPLES = 1 << 18  # of all channels together: 1 MiB of float32 at a time
 
 
 class DecodeError(Exception):
-    """A file that gives no usable audio.
+    """A file without usable audio.
 
     Attributes:
       kind: "missing", "unreadable", "empty", "undecodable", "truncated", "damaged", "too short",
         "too long" or "not finite".
-      detail: what was found, in one line.
+      detail: the reason in one line.
     """
 
     def __init__(self, kind: str, detail: str):
@@ -32,7 +32,7 @@ class DecodeError(Exception):
         self.kind = kind
         self.detail = detail
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.kind, self.detail)
 
 
@@ -40,9 +40,9 @@ class Reader(abc.ABC):
     """An open file that is read once, from its beginning.
 
     Attributes:
-      rate: Hz.
-      channels: how many of them are averaged.
-      exact_frames: how many there are, where the file says so and can be relied on.
+      rate: sample rate in Hz.
+      channels: number of channels, which are averaged.
+      exact_frames: number of frames, where the file states it reliably.
     """
 
     rate: int
@@ -51,7 +51,7 @@ class Reader(abc.ABC):
 
     @abc.abstractmethod
     def blocks(self) -> Iterator[np.ndarray]:
-        """The mean over channels, block by block: float32 [frames], finite, or int16 as it is."""
+        """Yields the mean over channels in blocks: finite float32 [frames], or int16 as it is."""
 
     def measure_seconds(self) -> float:
         """Seconds of audio, found by reading to the end where the file does not say it."""
@@ -65,12 +65,12 @@ class Reader(abc.ABC):
     def check(self, seconds: float, whole: bool) -> None:
         """Raises DecodeError where something is missing or damaged in the first `seconds`.
 
-        whole: the blocks were read to their end.
+        whole: whether the blocks were read to their end.
         """
 
 
 def check_form(rate: Any, channels: int) -> None:
-    """Raises DecodeError for a rate or a number of channels that no recording has."""
+    """Raises DecodeError for an impossible rate or number of channels."""
     is_number = isinstance(rate, numbers.Real)
     if not is_number:
         raise DecodeError("undecodable", f"a sample rate of {rate!r:.40}, expected a number of Hz")
@@ -82,7 +82,7 @@ def check_form(rate: Any, channels: int) -> None:
 
 
 def check_alone(file: IO[bytes], seconds: float) -> None:
-    """Raises DecodeError where another file follows the first `seconds`: what `cat` makes of two.
+    """Raises DecodeError where another file follows the first `seconds`, as after `cat`.
 
     Decoders of wav, aiff and flac end silently where the first one ends.
     """
@@ -91,11 +91,11 @@ def check_alone(file: IO[bytes], seconds: float) -> None:
     is_alone = True
     if name == b"fLaC":
         file.seek(0)
-        count, tail = 0, b""
+        num_headers, tail = 0, b""
         while block := file.read(1 << 20):
-            count += (tail + block).count(_FLAC_HEADER)
+            num_headers += (tail + block).count(_FLAC_HEADER)
             tail = block[1 - len(_FLAC_HEADER) :]
-        is_alone = count == 1
+        is_alone = num_headers == 1
     elif name in (b"RIFF", b"FORM"):
         file.seek(8 + int.from_bytes(size, "little" if name == b"RIFF" else "big"))
         is_alone = file.read(4) != name
@@ -103,24 +103,24 @@ def check_alone(file: IO[bytes], seconds: float) -> None:
         raise DecodeError("truncated", f"another file begins after {seconds:.2f} s: part them")
 
 
-def mean_over_channels(data: np.ndarray) -> np.ndarray:
-    """float32 [frames, channels] to float32 [frames]; column by column beats `mean(axis=1)`."""
+def average_channels(data: np.ndarray) -> np.ndarray:
+    """Averages float32 [frames, channels] to [frames]; columns are faster than `mean(axis=1)`."""
     mono = data[:, 0].copy()
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found afterwards
+    with np.errstate(over="ignore", invalid="ignore"):  # check_finite follows
         for channel in range(1, data.shape[1]):
             mono += data[:, channel]
         return mono / data.shape[1] if data.shape[1] > 1 else mono
 
 
-def check_finite(mono: np.ndarray, first: int, rate: int) -> None:
+def check_finite(mono: np.ndarray, first_sample: int, rate: int) -> None:
     """Raises DecodeError for a NaN or an infinite sample; `first` is the number of mono[0]."""
     if not np.isfinite(mono).all():
-        at = first + int(np.argmin(np.isfinite(mono)))
-        raise DecodeError("not finite", f"NaN or infinite sample at {at / rate:.3f} s")
+        sample = first_sample + int(np.argmin(np.isfinite(mono)))
+        raise DecodeError("not finite", f"NaN or infinite sample at {sample / rate:.3f} s")
 
 
-def one_line(error: Exception) -> str:
-    """What an error says, in one line."""
+def format_one_line(error: Exception) -> str:
+    """Formats the message of an error in one line."""
     text = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
     text = text or type(error).__name__
     return " ".join(str(text).split())

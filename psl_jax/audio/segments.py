@@ -1,6 +1,6 @@
-"""Where a clip is cut: the one owner of the sample rate and of segment boundaries.
+"""Cuts clips into segments, and owns the sample rate.
 
-Pure NumPy: used by the input pipeline, the relabeling, the evaluation and the tagger alike.
+The input pipeline, the relabeling, the evaluation and the tagger use it. It needs NumPy only.
 """
 
 import dataclasses
@@ -11,23 +11,23 @@ from psl_jax.runtime.errors import UserError
 
 SAMPLE_RATE = 16_000
 
-# A remainder shorter than this at the end of a clip makes no segment of its own: nothing can be
-# heard in a few hundredths of a second of audio followed by padding.
+# A remainder shorter than this at the end of a clip makes no segment: a few hundredths of a second
+# of audio followed by padding say nothing.
 MIN_SEGMENT_SECONDS = 0.5
 
 
-# As far as a frame of the front end reaches past the end of the audio: half its window.
+# A frame of the front end reaches so far past the end of the audio: half its window.
 REFLECTED_SAMPLES = 256
 
-MIN_HOP_SECONDS = 0.05  # a smaller hop is a slip: it makes hundreds of segments of a clip
+MIN_HOP_SECONDS = 0.05  # a smaller hop is a mistake: it makes hundreds of segments of a clip
 
 
 @dataclasses.dataclass(frozen=True)
 class Segmentation:
     """Cuts clips into segments of `seconds`, one every `hop_seconds` (default: end to end).
 
-    shortest_seconds: what a remainder at a clip's end needs to be a segment of its own; with 0 one
-    sample is enough, as in the published code.
+    shortest_seconds: length from which a remainder at a clip's end is a segment; with 0 one sample
+      is enough, as in the published code.
     """
 
     seconds: float
@@ -46,31 +46,33 @@ class Segmentation:
     def hop_samples(self) -> int:
         return round((self.hop_seconds or self.seconds) * SAMPLE_RATE)
 
-    def counts(self, num_samples: np.ndarray | int) -> np.ndarray:
-        """Segments in clips of `num_samples` [...] samples: int32 [...], at least 1 each.
+    def count_segments(self, num_samples: np.ndarray | int) -> np.ndarray:
+        """Counts the segments of clips of `num_samples` [...]: int32 [...], at least 1 each.
 
         The last segment may be partly padding; a remainder under `shortest_seconds` is left out.
         """
-        segment, hop = self.segment_samples, self.hop_samples
-        shortest = min(max(round(self.shortest_seconds * SAMPLE_RATE), 1), segment, hop)
-        # What a segment adds to those before it begins `overlap` after the segment does.
-        overlap = max(segment - hop, 0)
-        more = (np.asarray(num_samples) - overlap - shortest) // hop
-        return np.maximum(1 + more, 1).astype(np.int32)
+        segment_samples, hop_samples = self.segment_samples, self.hop_samples
+        min_samples = min(
+            max(round(self.shortest_seconds * SAMPLE_RATE), 1), segment_samples, hop_samples
+        )
+        # A segment covers new audio from `overlap_samples` after its start.
+        overlap_samples = max(segment_samples - hop_samples, 0)
+        num_more = (np.asarray(num_samples) - overlap_samples - min_samples) // hop_samples
+        return np.asarray(np.maximum(1 + num_more, 1), np.int32)
 
-    def valid_samples(self, num_samples: np.ndarray, segment: np.ndarray) -> np.ndarray:
-        """Samples of segment number `segment` that lie inside a clip of `num_samples`: int32."""
-        left = np.asarray(num_samples) - np.asarray(segment) * self.hop_samples
-        return np.clip(left, 0, self.segment_samples).astype(np.int32)
+    def count_valid_samples(self, num_samples: np.ndarray, segment: np.ndarray) -> np.ndarray:
+        """Counts the samples of a segment that lie inside a clip of `num_samples`: int32."""
+        num_left = np.asarray(num_samples) - np.asarray(segment) * self.hop_samples
+        return np.asarray(np.clip(num_left, 0, self.segment_samples), np.int32)
 
-    def times(self, segment: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Onset and offset of segments, in seconds from the start of the clip."""
+    def compute_times(self, segment: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Computes the onsets and offsets of segments in seconds from the start of the clip."""
         onset = np.asarray(segment) * (self.hop_samples / SAMPLE_RATE)
         return onset, onset + self.segment_samples / SAMPLE_RATE
 
 
 def check_hop(segmentation: Segmentation, setting: str) -> None:
-    """Raises UserError, naming the setting, where segments leave gaps or hardly move on."""
+    """Raises UserError, naming the setting, for a hop that is too short or leaves gaps."""
     hop, seconds = segmentation.hop_seconds, segmentation.seconds
     if hop is not None and not min(MIN_HOP_SECONDS, seconds) <= hop <= seconds:
         raise UserError(

@@ -24,7 +24,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
     from psl_jax.teachers import scoring_cli
 
-    parser = scoring_cli.parser("evaluate", __doc__ or "", split="eval")
+    parser = scoring_cli.make_parser("evaluate", __doc__ or "", split="eval")
     parser.add_argument(
         "--segment_seconds",
         default="training",
@@ -38,7 +38,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="folder where the results are written (default: "
         "evaluations/<model>-<split>-<segments>)",
     )
-    parsed = scoring_cli.parse(parser, arguments)
+    parsed = scoring_cli.parse_arguments(parser, arguments)
     if parsed.unmapped == "weak":
         parser.error("--unmapped=weak is for relabel: scores of weak labels would be none")
     return parsed
@@ -55,15 +55,24 @@ def main(arguments: argparse.Namespace) -> None:
     from psl_jax.teachers import scoring_cli
     from psl_jax.teachers.psl_teacher import OwnTeacher
 
-    task = scoring_cli.begin(arguments, arguments.segment_seconds)
-    teacher, source, cut = task.teacher, task.source, task.cut(arguments.segment_seconds)
+    task = scoring_cli.open_task(arguments, arguments.segment_seconds)
+    teacher, source, cut = (
+        task.teacher,
+        task.source,
+        task.choose_segmentation(arguments.segment_seconds),
+    )
     seconds = "whole" if isinstance(cut, WholeClips) else cut.seconds
     length = seconds if seconds == "whole" else f"{seconds:g}s"
     name = f"{teacher.name}-{arguments.split}-{length}"
     out = path_of(arguments.out or path_of("evaluations") / name)
-    scorer = task.scorer(arguments)
+    scorer = task.make_scorer(arguments)
     if jax.process_index() == 0:
-        print("\n".join(scoring_cli.plan(task, cut, scorer, arguments, out)), flush=True)
+        print(
+            "\n".join(
+                scoring_cli.describe_plan(task, cut, scorer=scorer, arguments=arguments, out=out)
+            ),
+            flush=True,
+        )
     if arguments.dry_run:
         return
     made_with = {
@@ -72,7 +81,7 @@ def main(arguments: argparse.Namespace) -> None:
         "segment_seconds": seconds,
         "dtype": arguments.dtype,
     }
-    scorer_description: dict[str, Any] = {"teachers": teacher.described()}
+    scorer_description: dict[str, Any] = {"teachers": teacher.describe()}
     if isinstance(teacher, OwnTeacher):
         scorer_description = {"front_end": dataclasses.asdict(teacher.model.info.logmel)}
     stored = StoredScores(out, source.index, made_with | scorer_description)

@@ -41,15 +41,15 @@ class Format(NamedTuple):
 def format_named(name: str) -> Format:
     """Imports what a format needs of this package; its libraries are imported when used."""
     from psl_jax.exporting import to_weights
-    from psl_jax.exporting.check import flax_runner
+    from psl_jax.exporting.check import make_flax_runner
     from psl_jax.weights.load_model import load_model
 
     if name == "orbax":
-        return Format(to_weights.write_orbax, lambda path: flax_runner(load_model(path)))
+        return Format(to_weights.write_orbax, lambda path: make_flax_runner(load_model(path)))
     if name == "safetensors":
         return Format(
             to_weights.write_safetensors,
-            lambda path: flax_runner(load_model(path)),
+            lambda path: make_flax_runner(load_model(path)),
         )
     import importlib
 
@@ -100,7 +100,9 @@ def export(
         except ImportError as error:
             extra = "torch" if name == "torch" else "export"
             raise MissingPackageError(f"--format={name}", f"{error.name}", extra) from error
-        difference = check.differences(runner, model, signals, options.waveform)
+        difference = check.compare_with_flax(
+            runner, model, signals=signals, takes_waveforms=options.waveform
+        )
         _check_difference(difference, name, options.quantize)
         for written in path_of(folder).iterdir():
             _replace(written, out.parent / written.name)
@@ -187,15 +189,15 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.audio:
         signals, where = check.read_signals(arguments.audio), "the files given"
     else:
-        signals_of_run = check.own_signals(arguments.model)
-        signals = [*signals_of_run, check.synthetic_signal()]
+        signals_of_run = check.read_evaluation_clips(arguments.model)
+        signals = [*signals_of_run, check.make_synthetic_signal()]
         where = (
             f"{len(signals_of_run)} clips of the run's data and " if signals_of_run else ""
         ) + "a synthetic signal"
     options = Options(arguments.input == "waveform", arguments.quantize)
     licence = arguments.licence or _default_licence(model)
     difference = export(model, arguments.format, arguments.out, signals, options, licence)
-    lengths = [*(n / SAMPLE_RATE for n in check.LENGTHS), model.info.segment_seconds]
+    lengths = [*(n / SAMPLE_RATE for n in check.EXCERPT_SAMPLES), model.info.segment_seconds]
     seconds = ", ".join(f"{length:.3g}" for length in sorted(lengths))
     print(
         f"wrote {arguments.out}: {_megabytes(arguments.out):.1f} MB\n"

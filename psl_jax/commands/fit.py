@@ -25,7 +25,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
     from psl_jax.teachers import scoring_cli
 
-    parser = scoring_cli.parser("fit", __doc__ or "", split="full", maps=False)
+    parser = scoring_cli.make_parser("fit", __doc__ or "", split="full", has_class_maps=False)
     parser.add_argument(
         "--segment_seconds",
         default="training",
@@ -37,7 +37,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--out", required=True, metavar="FILE", help="file to write, FILE.npz (required)"
     )
-    parsed = scoring_cli.parse(parser, arguments)
+    parsed = scoring_cli.parse_arguments(parser, arguments)
     if not parsed.out.endswith(".npz"):
         parser.error(f"--out={parsed.out}: expected a name that ends in .npz")
     return parsed
@@ -52,8 +52,8 @@ def main(arguments: argparse.Namespace) -> None:
     from psl_jax.scoring.resumable_scores import StoredScores, score_missing
     from psl_jax.teachers import fitted_teacher, scoring_cli
 
-    task = scoring_cli.begin_raw(arguments, arguments.segment_seconds)
-    index, scorer = task.source.index, task.scorer(arguments)
+    task = scoring_cli.open_raw_task(arguments, arguments.segment_seconds)
+    index, scorer = task.source.index, task.make_scorer(arguments)
     made_with = {
         "teachers": [teacher.digest for teacher in task.teachers],
         "split": arguments.split,
@@ -75,7 +75,7 @@ def main(arguments: argparse.Namespace) -> None:
     def finish() -> None:
         from psl_jax.teachers.logistic_regression import fit
 
-        fit_result = fit(fitted_teacher.features_of(stored.read()), index.weak_labels())
+        fit_result = fit(fitted_teacher.compute_features(stored.read()), index.weak_labels())
         about = {
             "split": index.split,
             "clips": len(index),
@@ -87,10 +87,10 @@ def main(arguments: argparse.Namespace) -> None:
         fitted_teacher.save(
             arguments.out,
             fit_result.classifier,
-            index.classes,
-            task.parts,
-            task.segmentation.seconds,
-            about,
+            classes=index.classes,
+            parts=task.parts,
+            segment_seconds=task.segmentation.seconds,
+            fitted_to=about,
         )
         remove_tree(folder, ignore_errors=True)
         print("\n".join(describe_result(fit_result, index, arguments.out)))
@@ -101,7 +101,7 @@ def main(arguments: argparse.Namespace) -> None:
 def describe_plan(task: Any, scorer: Any, arguments: argparse.Namespace) -> list[str]:
     """What will be done, in words."""
     index = task.source.index
-    words = " and ".join(teacher.words() for teacher in task.teachers)
+    words = " and ".join(teacher.summarize() for teacher in task.teachers)
     features = sum(len(teacher.classes) for teacher in task.teachers)
     return [
         f"tagger  {words}",

@@ -208,7 +208,7 @@ def _import(arguments: argparse.Namespace) -> None:
         "kind": "imported",
         "format": name,
         "files": [p.name for p in paths],
-        "sha256": importing.sha256(paths),
+        "sha256": importing.compute_sha256(paths),
         "classes": files.json_digest(list(file.classes)),
         "unmapped": arguments.unmapped,
         "missing": arguments.missing,
@@ -218,11 +218,11 @@ def _import(arguments: argparse.Namespace) -> None:
     result = importing.import_labels(
         file,
         path,
-        index,
-        segmentation,
-        columns,
-        out,
-        lambda: _writer(out, source, segmentation, origin, uses_weak),
+        index=index,
+        segmentation=segmentation,
+        class_columns=columns,
+        directory=out,
+        open_writer=lambda: _writer(out, source, segmentation, origin, uses_weak),
         fill_missing=arguments.missing == "weak",
     )
     print("\n".join(result.summary(path, len(index))))
@@ -276,7 +276,7 @@ def _resegment(arguments: argparse.Namespace) -> None:
         raise UserError("--out is the folder of the labels themselves: give another")
     source = open_folder(arguments.data, arguments.split)
     labels = _open(arguments.source, source)
-    resegment.check(labels.segmentation)
+    resegment.check_no_gaps(labels.segmentation)
     check_hop(segmentation, "--hop_seconds")
     disk_errors.check_writable(out, "--out")
     names = ("segment_seconds", "hop_seconds", "shortest_seconds")
@@ -289,7 +289,7 @@ def _resegment(arguments: argparse.Namespace) -> None:
     }
     if "origin" in labels.manifest:
         origin["origin"] = labels.manifest["origin"]
-    resegment.cut(
+    resegment.write_resegmented(
         labels, _writer(out, source, segmentation, origin, WEAK in labels.manifest, dtype)
     )
     _measure(out, source, segmentation)

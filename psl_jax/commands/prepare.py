@@ -142,12 +142,12 @@ def main(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.verify:
         return _verify(arguments.verify, arguments.num_workers)
-    builder = prepare_corpus.corpus_builder(arguments)
+    builder = prepare_corpus.make_builder(arguments)
     existed = builder.is_prepared()
     report = builder.prepare(arguments.beam_options)
     prepare_corpus.print_summary(report, builder.data_dir, existed)
     splits = report["splits"].items()
-    lost = {name: preparation_report.lost_share(split) for name, split in splits}
+    lost = {name: preparation_report.compute_lost_share(split) for name, split in splits}
     if existed and any(lost.values()):
         print(f"To look for the clips that were not there, delete {builder.data_dir} first.")
     limit = arguments.max_missing
@@ -165,7 +165,7 @@ def _verify(folder: str, num_workers: int | None) -> int:
 
     data_dir = index_lib.find_data_dir(folder)
     verification = verifying.verify(data_dir, num_workers)
-    print("\n".join(verification.lines()))
+    print("\n".join(verification.to_lines()))
     if verification.damage:
         print(
             "Delete what is named and give the command again that prepared it, which makes again "

@@ -31,7 +31,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
     from psl_jax.tagging import tagging_cli
 
-    parser = tagging_cli.parser("publish", __doc__ or "")
+    parser = tagging_cli.make_parser("publish", __doc__ or "")
     add = parser.add_argument
     add("--out", required=True, metavar="DIR", help="folder to write or replace (required)")
     add(
@@ -41,7 +41,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     add("--use", metavar="TEXT", help="purpose of the model, for its card (default: none)")
     add("--name", metavar="NAME", help="name of the model (default: the experiment's)")
-    return tagging_cli.parse(parser, arguments)
+    return tagging_cli.parse_arguments(parser, arguments)
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -97,7 +97,7 @@ def publish(
 
     if name:
         model = dataclasses.replace(model, info=dataclasses.replace(model.info, name=name))
-    signals = [*check.own_signals(run), check.synthetic_signal()]
+    signals = [*check.read_evaluation_clips(run), check.make_synthetic_signal()]
     written, missing = {"README.md": "this card"}, []
     export.export(model, "safetensors", folder / "model.safetensors", signals, Options(), licence)
     written["model.safetensors"] = "weights, classes, front end and thresholds: what psl_jax loads"

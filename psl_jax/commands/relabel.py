@@ -26,7 +26,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
     from psl_jax.teachers import scoring_cli
 
-    parser = scoring_cli.parser("relabel", __doc__ or "", split="balanced")
+    parser = scoring_cli.make_parser("relabel", __doc__ or "", split="balanced")
     parser.add_argument(
         "--segment_seconds",
         required=True,
@@ -62,7 +62,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="include the padding after the end of a clip in the mean over time (default: leave "
         "it out)",
     )
-    parsed = scoring_cli.parse(parser, arguments)
+    parsed = scoring_cli.parse_arguments(parser, arguments)
     if not 0 <= parsed.shortest_segment_seconds <= 3600:
         parser.error("--shortest_segment_seconds: expected seconds, or 0")
     if not 0 <= parsed.hop_seconds <= 3600:
@@ -81,7 +81,7 @@ def main(arguments: argparse.Namespace) -> None:
     from psl_jax.scoring import relabeling
     from psl_jax.teachers import scoring_cli
 
-    task = scoring_cli.begin(arguments, arguments.segment_seconds)
+    task = scoring_cli.open_task(arguments, arguments.segment_seconds)
     segmentation = dataclasses.replace(
         task.segmentation,
         hop_seconds=arguments.hop_seconds or None,
@@ -90,9 +90,16 @@ def main(arguments: argparse.Namespace) -> None:
     task = task._replace(segmentation=segmentation)
     rule = LabelRule(arguments.count_padding)
     check_hop(segmentation, "--hop_seconds")
-    out, scorer = path_of(arguments.out), task.scorer(arguments, rule)
+    out, scorer = path_of(arguments.out), task.make_scorer(arguments, rule)
     if jax.process_index() == 0:
-        print("\n".join(scoring_cli.plan(task, segmentation, scorer, arguments, out)), flush=True)
+        print(
+            "\n".join(
+                scoring_cli.describe_plan(
+                    task, segmentation, scorer=scorer, arguments=arguments, out=out
+                )
+            ),
+            flush=True,
+        )
     if arguments.dry_run:
         return
 
@@ -113,7 +120,7 @@ def main(arguments: argparse.Namespace) -> None:
             task.source,
             task.segmentation,
             out,
-            teacher=task.taught_by,
+            teacher=task.identity,
             batch_size=arguments.batch_size,
             rule=rule,
         )

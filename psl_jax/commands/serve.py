@@ -26,7 +26,7 @@ TOKEN_VARIABLE = "PSL_JAX_TOKEN"
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
-    parser = tagging_cli.parser("serve", __doc__ or "")
+    parser = tagging_cli.make_parser("serve", __doc__ or "")
     tagging_cli.add_settings(parser)
     group = parser.add_argument_group("server")
     group.add_argument(
@@ -65,7 +65,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="origin of other web pages that may use the interface, such as https://example.org; "
         "may be given several times (default: none)",
     )
-    return tagging_cli.parse(parser, arguments)
+    return tagging_cli.parse_arguments(parser, arguments)
 
 
 def check_origins(origins: Sequence[str]) -> tuple[str, ...]:
@@ -90,7 +90,7 @@ def main(arguments: argparse.Namespace) -> int:
     from psl_jax.runtime import distributed, interrupts
     from psl_jax.tagging import tagger
 
-    tagging_cli.event_settings(arguments)  # what is wrong is told before the model is loaded
+    tagging_cli.make_event_settings(arguments)  # what is wrong is told before the model is loaded
     if arguments.max_megabytes <= 0 or arguments.max_minutes <= 0:
         raise UserError("max_megabytes and max_minutes must be above 0")
     limits = service.Limits(arguments.max_megabytes, arguments.max_minutes)
@@ -98,8 +98,8 @@ def main(arguments: argparse.Namespace) -> int:
     with contextlib.closing(listen(arguments.host, arguments.port)) as listener:
         distributed.configure()
         model = tagger.load(arguments.model)
-        settings = tagging_cli.event_settings(arguments, model)
-        segmentation = tagging_cli.segmentation(arguments, model)
+        settings = tagging_cli.make_event_settings(arguments, model)
+        segmentation = tagging_cli.make_segmentation(arguments, model)
         served = service.Service(model, segmentation, settings, limits)
         threading.Thread(target=served.warm_up, daemon=True).start()
         host, port = listener.getsockname()[:2]
@@ -110,7 +110,7 @@ def main(arguments: argparse.Namespace) -> int:
         if not local and not secret:
             print("whoever reaches this address can use it: --token sets a password", flush=True)
         allowed = access.Access(local, host, arguments.token, origins)
-        app = application.application(served, allowed)
+        app = application.make_application(served, allowed)
         config = uvicorn.Config(app, log_level="warning", lifespan="off")
         with contextlib.suppress(KeyboardInterrupt, interrupts.Preempted):
             uvicorn.Server(config).run(sockets=[listener])

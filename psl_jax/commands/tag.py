@@ -38,7 +38,7 @@ MANY_FILES = 50  # from here on progress is shown without a terminal, too
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
-    parser = tagging_cli.parser("tag", __doc__ or "")
+    parser = tagging_cli.make_parser("tag", __doc__ or "")
     parser.add_argument(
         "files",
         metavar="FILE",
@@ -52,7 +52,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     tagging_cli.add_settings(parser)
     _add_output(parser)
-    parsed = tagging_cli.parse(parser, arguments)
+    parsed = tagging_cli.parse_arguments(parser, arguments)
     if not parsed.files and not parsed.list_labels:
         parser.error("the following arguments are required: FILE")
     return parsed
@@ -124,34 +124,42 @@ def main(arguments: argparse.Namespace) -> int:
             stream.reconfigure(errors="backslashreplace")
     if arguments.list_labels:
         return _list_labels(arguments)
-    tagging_cli.event_settings(arguments)  # what is wrong is told before anything is computed
+    tagging_cli.make_event_settings(arguments)  # what is wrong is told before anything is computed
     looked = file_tagging.find_files(arguments.files)
     for note in looked.notes:
-        print(output_formats.shown(note), file=sys.stderr)
+        print(output_formats.make_printable(note), file=sys.stderr)
     if not looked.inputs:
         for item in looked.bad:
-            print(f"{output_formats.shown(item.input.path)}: {item.reason}", file=sys.stderr)
+            print(
+                f"{output_formats.make_printable(item.input.path)}: {item.reason}", file=sys.stderr
+            )
         return 1
     outputs = _outputs(arguments, looked.inputs)
     distributed.configure(keep_compiled_from=0.5)
     model = tagger.load(arguments.model, _names(arguments.labels))
-    settings = tagging_cli.event_settings(arguments, model)
-    segmentation = tagging_cli.segmentation(arguments, model)
-    keep = file_tagging.Keep(
+    settings = tagging_cli.make_event_settings(arguments, model)
+    segmentation = tagging_cli.make_segmentation(arguments, model)
+    keep = file_tagging.KeepOptions(
         arguments.format == "frames", arguments.embeddings, arguments.keep_truncated
     )
     start = time.perf_counter()
     work: Iterable[Any] = looked.inputs
     if arguments.skip_existing:
-        paths = output_formats.output_paths(
+        paths = output_formats.choose_output_paths(
             arguments.out, looked.inputs, output_formats.ENDINGS[arguments.format]
         )
         work = _unfinished(looked.inputs, paths)
     with _Bar(looked.inputs) as bar:
         plotter = next((output for output in outputs if isinstance(output, _Plotter)), None)
-        watch = None if plotter is None else plotter.watch
+        watch = None if plotter is None else plotter.watch_block
         tagged_files = file_tagging.tag_files(
-            model, work, segmentation, settings, keep, bar.heard, watch
+            model,
+            work,
+            segmentation=segmentation,
+            settings=settings,
+            keep=keep,
+            report_seconds=bar.report_seconds,
+            watch_block=watch,
         )
         folder = arguments.out or arguments.plot
         advice = "The same command with --skip_existing goes on"
@@ -182,13 +190,13 @@ def _write_outputs(
     Returns how many were tagged, how many were not, and the seconds of audio.
     """
     from psl_jax.tagging.file_tagging import BadFile
-    from psl_jax.tagging.output_formats import Printer, shown
+    from psl_jax.tagging.output_formats import Printer, make_printable
 
     prints = any(isinstance(output, Printer) for output in outputs)
     done, failed, seconds = 0, 0, 0.0
     for item in tagged_files:
         bar.file_done()
-        name = shown(item.input.path)
+        name = make_printable(item.input.path)
         if isinstance(item, BadFile):
             bar.tell(f"{name}: {item.reason}")
             failed += 1
@@ -247,7 +255,7 @@ def _outputs(arguments: argparse.Namespace, inputs: Sequence[Any]) -> list[Calla
         raise UserError("--embeddings writes files into --out=DIR: give that, too")
     if arguments.format in ("audacity", "raven") and not arguments.out and len(inputs) > 1:
         raise UserError(f"--format={arguments.format} makes a file for each input: give --out=DIR")
-    best = output_formats.Best(arguments.top_k, arguments.min_score)
+    best = output_formats.TagLimits(arguments.top_k, arguments.min_score)
     outputs: list[Callable[..., Any]] = []
     if arguments.embeddings:
         outputs.append(output_formats.EmbeddingWriter(arguments.out, inputs))
@@ -305,7 +313,7 @@ class _Plotter:
             self._paths = {item: path_of(target) for item in inputs}
         self._spectrograms: dict[Input, Any] = {}
 
-    def watch(self, item: "Input", block: "np.ndarray") -> None:
+    def watch_block(self, item: "Input", block: "np.ndarray") -> None:
         """Takes the next samples of a file."""
         from psl_jax.tagging.spectrogram import Spectrogram
 
@@ -326,12 +334,12 @@ class _Plotter:
 def _summarize(
     done: int, total: int, seconds: float, elapsed: float, arguments: argparse.Namespace
 ) -> None:
-    from psl_jax.tagging.output_formats import clock
+    from psl_jax.tagging.output_formats import format_clock
 
     of = f" of {total}" if done < total else ""
     noun = "files" if total > 1 else "file"
     print(
-        f"{done}{of} {noun}, {clock(seconds, 0)} of audio in {elapsed:.1f} s "
+        f"{done}{of} {noun}, {format_clock(seconds, 0)} of audio in {elapsed:.1f} s "
         f"({seconds / elapsed:.0f} times real time); {arguments.format} in {arguments.out}"
     )
 
@@ -352,7 +360,7 @@ class _Bar:
     def __exit__(self, *exception: object) -> None:
         self._bar.close()
 
-    def heard(self, seconds: float) -> None:
+    def report_seconds(self, seconds: float) -> None:
         if self.single:
             self._bar.update(round(seconds, 2))
 
@@ -373,13 +381,13 @@ class _Bar:
 
 def _stated_seconds(path: str) -> float | None:
     """Length of a file as its header has it, where it can be relied on."""
-    from psl_jax.audio.decoding import form_of
+    from psl_jax.audio.decoding import read_form
     from psl_jax.audio.readers import DecodeError
 
     if not is_remote(path) and not os.path.isfile(path):
         return None  # a pipe can be read only once
     try:
-        seconds = form_of(path).seconds
+        seconds = read_form(path).seconds
     except DecodeError:
         return None
     return None if seconds is None else round(seconds, 2)

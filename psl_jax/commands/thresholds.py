@@ -29,7 +29,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
     from psl_jax.tagging import tagging_cli
 
-    parser = tagging_cli.parser("thresholds", __doc__ or "")
+    parser = tagging_cli.make_parser("thresholds", __doc__ or "")
     add = parser.add_argument
     add("data", metavar="DATA", nargs="?", help="folder of a prepared data set (not with --reset)")
     add(
@@ -55,7 +55,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="remove the stored thresholds: each class has 0.5 again",
     )
     add("--dry_run", action="store_true", help="print the thresholds, and store nothing")
-    parsed = tagging_cli.parse(parser, arguments)
+    parsed = tagging_cli.parse_arguments(parser, arguments)
     if not parsed.data and not parsed.reset:
         parser.error("the following arguments are required: DATA")
     return parsed
@@ -78,23 +78,23 @@ def main(arguments: argparse.Namespace) -> None:
     if not arguments.dry_run:
         stored_thresholds.check_writable(arguments.model)
     index, counts = _counts(model, arguments, arguments.split)
-    tuning = threshold_tuning.tune(counts, threshold_tuning.kind_of(index))
+    tuning = threshold_tuning.tune(counts, threshold_tuning.choose_unit(index))
     test = None
     if arguments.test_split:
         other, test_counts = _counts(model, arguments, arguments.test_split)
-        if other.classes != index.classes or threshold_tuning.kind_of(other) != tuning.kind:
+        if other.classes != index.classes or threshold_tuning.choose_unit(other) != tuning.unit:
             raise UserError(
                 f"--test_split={arguments.test_split} has other classes or another kind of truth "
                 f"than {arguments.split}: F1 cannot be compared"
             )
-        test = threshold_tuning.tune(test_counts, tuning.kind)._replace(
-            f1=threshold_tuning.f1_at(test_counts, tuning.thresholds)
+        test = threshold_tuning.tune(test_counts, tuning.unit)._replace(
+            f1=threshold_tuning.compute_f1_at(test_counts, tuning.thresholds)
         )
     tuned_on = {
         "split": index.split,
-        "clips": _count_units(index, tuning.kind),
+        "clips": _count_units(index, tuning.unit),
         "clip_ids_sha256": index.ids_sha256,
-        "f1_of": tuning.kind,
+        "f1_of": tuning.unit,
         "median_filter": arguments.median_filter,
         "model_digest": model.digest,
     }
@@ -141,7 +141,9 @@ def _counts(model: Any, arguments: argparse.Namespace, split: str) -> tuple[Any,
 
     source = open_folder(arguments.data, split)
     tagger = Tagger(model.for_classes(source.index.classes))
-    counts = threshold_tuning.count(tagger, source, arguments.median_filter, bar=True)
+    counts = threshold_tuning.count_scores(
+        tagger, source, median_filter=arguments.median_filter, show_bar=True
+    )
     if not counts.num_true.any():
         raise UserError(f"no clip of split {split!r} has a label: no threshold can be tuned on it")
     return source.index, counts
@@ -160,7 +162,7 @@ def tabulate_classes(
     classes: Sequence[str], tuning: Any, test: Any
 ) -> tuple[list[str], list[tuple[Any, ...]]]:
     """Header and a row for each class."""
-    unit = tuning.kind
+    unit = tuning.unit
     header = ["class", "threshold", "F1", "F1 at 0.5", f"true {unit}"]
     rows = [
         (
@@ -168,11 +170,11 @@ def tabulate_classes(
             f"{tuning.thresholds[i]:.4g}",
             *(
                 (f"{tuning.f1[i]:.3f}", f"{tuning.f1_default[i]:.3f}")
-                if tuning.known[i]
+                if tuning.has_clips[i]
                 else ("", "")
             ),
             int(tuning.num_true[i]),
-            *(() if test is None else (f"{test.f1[i]:.3f}" if test.known[i] else "",)),
+            *(() if test is None else (f"{test.f1[i]:.3f}" if test.has_clips[i] else "",)),
         )
         for i, name in enumerate(classes)
     ]
@@ -185,27 +187,27 @@ def describe_tuning(
     """What was found, in lines."""
     from psl_jax.tagging import threshold_tuning
 
-    unit = "frames of 0.32 s (true events)" if tuning.kind == "rows" else "clips (weak labels)"
-    counted = _count_units(index, tuning.kind)
+    unit = "frames of 0.32 s (true events)" if tuning.unit == "rows" else "clips (weak labels)"
+    counted = _count_units(index, tuning.unit)
     clips = (
         f"{counted:,} clips" if counted == len(index) else f"{counted:,} of {len(index):,} clips"
     )
-    lines = [f"F1 of {unit}, {index.split}: {clips}, {int(tuning.known.sum())} classes"]
+    lines = [f"F1 of {unit}, {index.split}: {clips}, {int(tuning.has_clips.sum())} classes"]
     width = min(max(len(name) for name in index.classes), 40)
     if len(rows) <= _MOST_LINES:
-        counted_unit = "rows" if tuning.kind == "rows" else "clips"
+        counted_unit = "rows" if tuning.unit == "rows" else "clips"
         lines.append(f"  {'class':{width}}  threshold     F1  at 0.5  {counted_unit} that have it")
         lines += [
             f"  {name[:width]:{width}}  {threshold:>9}  {f1:>5}   {at:>5}  {true:>5}"
             for name, threshold, f1, at, true, *_ in rows
         ]
-    has_positives = tuning.known
+    has_positives = tuning.has_clips
     lines.append(
         f"mean F1 {tuning.f1[has_positives].mean():.3f} with these thresholds (tuned on the same "
         f"clips), {tuning.f1_default[has_positives].mean():.3f} with 0.5"
     )
     if test is not None:
-        both = test.known
+        both = test.has_clips
         lines.append(
             f"{test_split}: mean F1 {test.f1[both].mean():.3f} with these thresholds, "
             f"{test.f1_default[both].mean():.3f} with 0.5"
@@ -215,10 +217,10 @@ def describe_tuning(
             f"{missing} classes are not in the split: they have {tuning.common:.4g}, the best for "
             "all together"
         )
-    few = has_positives & (index.class_counts() <= threshold_tuning.FEW)
+    few = has_positives & (index.class_counts() <= threshold_tuning.FEW_CLIPS)
     if few.any():
         lines.append(
-            f"{int(few.sum())} classes have {threshold_tuning.FEW} clips or fewer: their "
+            f"{int(few.sum())} classes have {threshold_tuning.FEW_CLIPS} clips or fewer: their "
             "thresholds are rough"
         )
     return lines

@@ -53,7 +53,7 @@ class AnnotatedFolder:
 
 
 def read_annotated_folder(
-    folder: str | os.PathLike, hints: Hints, label_separator: str
+    folder: str | os.PathLike[str], hints: Hints, label_separator: str
 ) -> AnnotatedFolder:
     """Reads the tables of a folder, or the names of its folders. Raises UserError, see there."""
     root = path_of(folder)

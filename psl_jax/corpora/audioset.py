@@ -24,10 +24,11 @@ from psl_jax.corpora.audioset_csv import (
     read_segments,
     read_strong_labels,
 )
-from psl_jax.corpora.clip_rows import ClipRow, Event, Loader, load_clip, mixed
+from psl_jax.corpora.clip_rows import ClipRow, Loader, load_clip, mixed
 from psl_jax.corpora.corpus import Corpus
 from psl_jax.corpora.preparation_problems import Problem
 from psl_jax.corpora.stored_audio import Hdf5Audio, ParquetAudio
+from psl_jax.data.clip_index import Event
 from psl_jax.networks.class_lists import AUDIOSET_CSV, read_classes
 from psl_jax.runtime import progress
 from psl_jax.runtime.csv_files import existing_folder, find_tables, hash_files, listing
@@ -54,8 +55,8 @@ class AudioSet(Corpus):
     def __init__(
         self,
         *,
-        source_dir: str | os.PathLike,
-        labels_dir: str | os.PathLike | None = None,
+        source_dir: str | os.PathLike[str],
+        labels_dir: str | os.PathLike[str] | None = None,
         splits: Sequence[str] = (),
         max_clip_seconds: float = CLIP_SECONDS,
         seed: int = 0,
@@ -278,7 +279,7 @@ def _ordered(rows: Iterable[ClipRow]) -> tuple[ClipRow, ...]:
     A row has no place of its own in a parquet file: in any other order its whole group would have
     to be decoded again for each.
     """
-    places: list[tuple[tuple, ClipRow]] = []
+    places: list[tuple[tuple[Any, ...], ClipRow]] = []
     others: list[ClipRow] = []
     for row in rows:
         if isinstance(row.audio, ParquetAudio):

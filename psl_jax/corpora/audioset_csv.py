@@ -8,8 +8,8 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from psl_jax.corpora.clip_rows import Event
 from psl_jax.corpora.preparation_problems import Problem
+from psl_jax.data.clip_index import Event
 from psl_jax.runtime.csv_files import plain_read_errors, read_rows
 from psl_jax.runtime.errors import UserError
 
@@ -37,7 +37,7 @@ class Segment:
 
 
 def read_segments(
-    path: str | os.PathLike, classes: Mapping[str, int]
+    path: str | os.PathLike[str], classes: Mapping[str, int]
 ) -> tuple[list[Segment], list[Problem]]:
     """The segments of one of AudioSet's CSVs, and the rows and labels that were left out.
 
@@ -74,7 +74,7 @@ def read_segments(
     return list(segments.values()), problems
 
 
-def _csv_rows(path: str | os.PathLike) -> Iterator[tuple[int, list[str]]]:
+def _csv_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, list[str]]]:
     """(line number, fields) of each row that is neither empty nor a comment."""
     with plain_read_errors(path), open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, skipinitialspace=True)
@@ -97,7 +97,7 @@ def _row_problem(row: Sequence[str]) -> Problem | None:
     return None
 
 
-def _unknown_labels(path: str | os.PathLike, unknown: Mapping[str, int]) -> list[Problem]:
+def _unknown_labels(path: str | os.PathLike[str], unknown: Mapping[str, int]) -> list[Problem]:
     """One problem a label, not one a row: AudioSet's strong labels have dozens of other classes."""
     name = os.path.basename(path)
     return [
@@ -107,7 +107,7 @@ def _unknown_labels(path: str | os.PathLike, unknown: Mapping[str, int]) -> list
 
 
 def read_strong_labels(
-    path: str | os.PathLike, segments: Mapping[str, Segment], classes: Mapping[str, int]
+    path: str | os.PathLike[str], segments: Mapping[str, Segment], classes: Mapping[str, int]
 ) -> tuple[dict[str, list[Event]], list[Problem]]:
     """Events by clip id, of the clips in `segments`, from a TSV of AudioSet's strong labels.
 

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from psl_jax.audio.decoding import CUT_TOLERANCE_SECONDS, Audio, DecodeError
+from psl_jax.audio.decoding import Audio
+from psl_jax.audio.readers import CUT_TOLERANCE_SECONDS, DecodeError
 from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.corpora.preparation_problems import Problem
 from psl_jax.corpora.stored_audio import RecordingPart
@@ -102,7 +103,7 @@ def load_clip(row: ClipRow, max_seconds: float) -> Loaded:
     if audio.cut:
         whole = "" if audio.source_seconds is None else f" of {audio.source_seconds:.1f} s"
         problems.append(Problem(row.filename, "cut", f"the first {max_seconds:g} s{whole} kept"))
-    if audio.silent:
+    if audio.is_silent:
         of_clip = f"{row.id}: " if isinstance(row.audio, RecordingPart) else ""
         problems.append(Problem(row.filename, "silent", f"{of_clip}every sample is zero; kept"))
     seconds = len(audio.samples) / SAMPLE_RATE

@@ -44,7 +44,7 @@ class FoldCorpus(Corpus):
     def __init__(
         self,
         *,
-        source_dir: str | os.PathLike,
+        source_dir: str | os.PathLike[str],
         splits: Sequence[str] = (),
         max_clip_seconds: float | None = None,
     ):

@@ -49,7 +49,7 @@ class FreesoundCorpus(Corpus):
     def __init__(
         self,
         *,
-        source_dir: str | os.PathLike,
+        source_dir: str | os.PathLike[str],
         splits: Sequence[str] = (),
         max_clip_seconds: float = CLIP_SECONDS,
         include_known_bad: bool = False,

@@ -16,13 +16,14 @@ import pathlib
 import posixpath
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from psl_jax.corpora.clip_rows import ClipRow, Event, mixed
+from psl_jax.corpora.clip_rows import ClipRow, mixed
 from psl_jax.corpora.label_cells import LabelCells
 from psl_jax.corpora.preparation_problems import Problem
 from psl_jax.corpora.stored_audio import FileAudio
+from psl_jax.data.clip_index import Event
 from psl_jax.networks.class_lists import read_classes
 from psl_jax.runtime import csv_files
 from psl_jax.runtime.errors import UserError
@@ -56,7 +57,7 @@ class _Table:
     bad: list[Problem]
 
 
-def read_folder(folder: str | os.PathLike, separator: str = ";") -> OwnFolder:
+def read_folder(folder: str | os.PathLike[str], separator: str = ";") -> OwnFolder:
     """Reads the CSVs of `folder`.
 
     Rows are put in an order that depends on the ids alone and mixes them, as CSVs are often
@@ -281,7 +282,7 @@ def _folded(filename: str) -> str:
     return _normal(filename.replace("\\", "/")).casefold()
 
 
-def clip_ids(files) -> dict[str, str]:
+def clip_ids(files: Iterable[str]) -> dict[str, str]:
     """File to clip id: the stem where it is that of one file only, else the relative path."""
     ids = {file: posixpath.splitext(posixpath.basename(file))[0] for file in set(files)}
     while True:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from psl_jax.audio.decoding import CUT_TOLERANCE_SECONDS
+from psl_jax.audio.readers import CUT_TOLERANCE_SECONDS
 from psl_jax.corpora import split_groups
 from psl_jax.corpora.annotated_folder import AnnotatedFolder, read_annotated_folder, shorten_events
 from psl_jax.corpora.annotations.table_events import Hints
@@ -40,7 +40,7 @@ class OwnData(Corpus):
     def __init__(
         self,
         *,
-        source_dir: str | os.PathLike,
+        source_dir: str | os.PathLike[str],
         clip_seconds: float = 10.0,
         label_separator: str = ";",
         annotated: str = "events_only",
@@ -74,7 +74,7 @@ class OwnData(Corpus):
         given = {"columns": columns, "event_label": event_label}
         self.settings |= {name: value for name, value in given.items() if value}
 
-    def _read_splits(self, source_dir: str | os.PathLike, label_separator: str) -> None:
+    def _read_splits(self, source_dir: str | os.PathLike[str], label_separator: str) -> None:
         folder = read_folder(source_dir, label_separator)
         self._path, self._tables_sha256 = folder.path, folder.csv_sha256
         self.classes, self.class_ids = folder.classes, folder.class_ids
@@ -199,7 +199,7 @@ class OwnData(Corpus):
         )
 
 
-def is_split_by_hand(folder: str | os.PathLike) -> bool:
+def is_split_by_hand(folder: str | os.PathLike[str]) -> bool:
     """Whether the CSVs of a folder are its splits: by their names, or as there are several."""
     root = path_of(folder)
     tables = sorted(path for path in root.glob("*.csv") if path.name not in _OTHER_CSVS)
@@ -208,7 +208,7 @@ def is_split_by_hand(folder: str | os.PathLike) -> bool:
     return sum(_has_labels(path) for path in tables) > 1
 
 
-def _has_labels(path: os.PathLike) -> bool:
+def _has_labels(path: os.PathLike[str]) -> bool:
     try:
         return set(LABEL_COLUMNS) <= set(csv_files.read_header(path, LABEL_COLUMNS))
     except UserError:

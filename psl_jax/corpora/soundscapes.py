@@ -102,7 +102,7 @@ def render(scene: Scene) -> np.ndarray:
         clip[start:stop] += sound
     peak = float(np.abs(clip).max())
     clip *= 32767 * min(level, np.float32(_PEAK / peak))
-    return np.rint(clip, out=clip).astype(np.int16)
+    return np.asarray(np.rint(clip, out=clip), np.int16)
 
 
 def load_scene(scene: Scene) -> Loaded:

@@ -15,12 +15,12 @@ import numpy as np
 
 from psl_jax.audio.decoding import (
     Audio,
-    DecodeError,
     check_length,
     decode,
-    decoded_blocks,
-    from_samples,
+    decode_blocks,
+    make_audio,
 )
+from psl_jax.audio.readers import DecodeError
 from psl_jax.audio.segments import SAMPLE_RATE
 
 _OPEN_RECORDINGS = 16  # as many as threads may read at a time
@@ -135,7 +135,7 @@ class Hdf5Audio:
             end = round(self.seconds * self.rate)
             if not samples[end:].any():
                 samples = samples[:end]
-        return from_samples(samples, self.rate, max_seconds)
+        return make_audio(samples, self.rate, max_seconds)
 
     def _read(self) -> np.ndarray:
         try:
@@ -143,7 +143,7 @@ class Hdf5Audio:
                 lock, file = _hdf5_file(self.path)
             with lock:  # one file handle, many threads
                 data = file[self.key]
-                return data[()] if self.row is None else data[self.row]
+                return np.asarray(data[()] if self.row is None else data[self.row])
         except (OSError, KeyError) as error:
             raise DecodeError("unreadable", f"{self.path}: {error}") from error
 
@@ -186,7 +186,7 @@ class _OpenRecording:
             return np.concatenate([np.zeros(0, np.int16), *parts])
 
     def _restart(self) -> None:
-        self._blocks = decoded_blocks(self._path, lambda rate: setattr(self, "rate", rate))
+        self._blocks = decode_blocks(self._path, lambda rate: setattr(self, "rate", rate))
         self._kept: collections.deque[tuple[int, np.ndarray]] = collections.deque()
         self._end = 0
         self._is_read = False

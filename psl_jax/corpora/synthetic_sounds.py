@@ -56,7 +56,7 @@ def noise(beds: np.ndarray, rng: np.random.Generator, num_samples: int) -> np.nd
     stretch = bed[start : start + num_samples]
     if len(stretch) < num_samples:
         return np.concatenate([stretch, bed[: num_samples - len(stretch)]])
-    return stretch.copy()
+    return np.asarray(stretch.copy())
 
 
 def _seconds(num_samples: int) -> np.ndarray:
@@ -69,7 +69,7 @@ def _cycles(frequency: np.ndarray | float, num_samples: int) -> np.ndarray:
         phase = np.arange(num_samples) * (float(frequency) / SAMPLE_RATE)
     else:
         phase = np.cumsum(frequency, dtype=np.float64) / SAMPLE_RATE
-    return (phase - np.floor(phase)).astype(np.float32)
+    return np.asarray(phase - np.floor(phase), np.float32)
 
 
 def _sine(cycles: np.ndarray) -> np.ndarray:
@@ -126,7 +126,7 @@ def _beeps(rng: np.random.Generator, n: int) -> np.ndarray:
     length = np.float32(rng.uniform(0.06, 0.3))
     gate = np.clip((length - since) * 200, 0, 1) * np.clip(since * 200, 0, 1)
     table = _table(rng, int(rng.integers(1, 4)), 1.0)
-    return _play(table, _cycles(_log_uniform(rng, 1800, 3200), n)) * gate
+    return np.asarray(_play(table, _cycles(_log_uniform(rng, 1800, 3200), n)) * gate)
 
 
 def _chirps(rng: np.random.Generator, n: int) -> np.ndarray:
@@ -136,7 +136,7 @@ def _chirps(rng: np.random.Generator, n: int) -> np.ndarray:
     position = np.minimum(since / length, 1)
     low = _log_uniform(rng, 2400, 4000)
     cycles = _cycles(low * (1 + rng.uniform(0.25, 0.9) * position), n)
-    return _sine(cycles) * (position * (1 - position) * 4)
+    return np.asarray(_sine(cycles) * (position * (1 - position) * 4))
 
 
 def _siren(rng: np.random.Generator, n: int) -> np.ndarray:
@@ -161,7 +161,7 @@ def _clicks(rng: np.random.Generator, n: int) -> np.ndarray:
     decay = np.exp(since * np.float32(-1 / rng.uniform(0.002, 0.007)))
     body = _sine(since * np.float32(_log_uniform(rng, 2500, 4500)))
     hiss = rng.standard_normal(n, dtype=np.float32)
-    return (body + np.float32(rng.uniform(0.2, 1.0)) * hiss) * decay
+    return np.asarray((body + np.float32(rng.uniform(0.2, 1.0)) * hiss) * decay)
 
 
 def _knocks(rng: np.random.Generator, n: int) -> np.ndarray:
@@ -181,7 +181,7 @@ def _bursts(rng: np.random.Generator, n: int) -> np.ndarray:
     envelope = (1 - np.exp(since * np.float32(-1 / attack))) * np.exp(
         since * np.float32(-1 / decay)
     )
-    return noise(noise_beds(EVENT_NOISE)[:3], rng, n) * envelope
+    return np.asarray(noise(noise_beds(EVENT_NOISE)[:3], rng, n) * envelope)
 
 
 def _bell(rng: np.random.Generator, n: int) -> np.ndarray:

@@ -140,12 +140,12 @@ def read_verified(
 class Counting(Protocol):
     """What says into how many segments clips of so many samples are cut."""
 
-    def counts(self, num_samples: np.ndarray) -> np.ndarray: ...
+    def count_segments(self, num_samples: np.ndarray) -> np.ndarray: ...
 
 
 def process_clips(index: ClipIndex, segmentation: Counting, process_count: int) -> list[np.ndarray]:
     """Clip numbers of each process: contiguous, complete, with about equally many segments."""
-    ends = np.cumsum(segmentation.counts(index.num_samples), dtype=np.int64)
+    ends = np.cumsum(segmentation.count_segments(index.num_samples), dtype=np.int64)
     total = ends[-1] if len(ends) else 0
     cuts = np.searchsorted(ends, total * np.arange(1, process_count) // process_count, "right")
     return np.split(np.arange(len(index)), cuts)

@@ -148,15 +148,15 @@ class ClipIndex:
 
         clips: numbers of those asked for, ascending (default: all).
 
-        Segments past a clip's end are all False; `segmentation.counts(num_samples)` says how many
-        count. Raises ValueError without events.
+        Segments past a clip's end, see `segmentation.count_segments(num_samples)`, are all False.
+        Raises ValueError without events.
         """
         if self.event_offsets is None or self.event_times is None or self.event_values is None:
             raise ValueError(f"split {self.split!r} has no events")
         clips = np.arange(len(self)) if clips is None else clips
-        counts = segmentation.counts(self.num_samples[clips])
+        counts = segmentation.count_segments(self.num_samples[clips])
         segments = int(counts.max(initial=1))
-        onsets, offsets = segmentation.times(np.arange(segments))
+        onsets, offsets = segmentation.compute_times(np.arange(segments))
         of_each = np.diff(self.event_offsets)[clips]
         clip = np.repeat(np.arange(len(clips)), of_each)
         first = np.repeat(self.event_offsets[clips] - np.cumsum(of_each) + of_each, of_each)

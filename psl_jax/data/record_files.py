@@ -26,7 +26,7 @@ class Feature(NamedTuple):
     start: int
 
 
-class DamagedFileError(Exception):
+class DamagedRecordError(Exception):
     """A file that does not hold what it should. The message says where, not which file."""
 
 
@@ -76,21 +76,21 @@ def record_content(record: Buffer, number: int) -> memoryview:
     """What a whole record, framing and all, holds. Raises DamagedFileError for a damaged one."""
     size = _content_size(record[:HEADER_BYTES], number)
     if len(record) < HEADER_BYTES + size + CHECKSUM_BYTES:
-        raise DamagedFileError(f"it ends inside record {number}")
+        raise DamagedRecordError(f"it ends inside record {number}")
     content = memoryview(record)[HEADER_BYTES : HEADER_BYTES + size]
     checksum = record[HEADER_BYTES + size : HEADER_BYTES + size + CHECKSUM_BYTES]
     if masked_crc32c(content) != checksum:
-        raise DamagedFileError(f"record {number} fails its checksum")
+        raise DamagedRecordError(f"record {number} fails its checksum")
     return content
 
 
 def _content_size(header: Buffer, number: int) -> int:
     if not header:
-        raise DamagedFileError(f"it ends after {number} records")
+        raise DamagedRecordError(f"it ends after {number} records")
     if len(header) < HEADER_BYTES:
-        raise DamagedFileError(f"it ends inside record {number}")
+        raise DamagedRecordError(f"it ends inside record {number}")
     if masked_crc32c(header[:8]) != header[8:]:
-        raise DamagedFileError(f"the header of record {number} fails its checksum")
+        raise DamagedRecordError(f"the header of record {number} fails its checksum")
     return int.from_bytes(header[:8], "little")
 
 
@@ -119,7 +119,7 @@ def parse_example(content: Buffer) -> dict[str, Feature]:
                     feature = Feature(parsed, spans[0][0] if spans else 0)
                 features[name] = feature
     except (IndexError, KeyError, ValueError) as error:
-        raise DamagedFileError("a record is no tf.train.Example") from error
+        raise DamagedRecordError("a record is no tf.train.Example") from error
     return features
 
 
@@ -135,7 +135,7 @@ def single_values(features: dict[str, Feature], names: Sequence[str]) -> list[me
     """See `bytes_features`."""
     for name in names:
         if name not in features:
-            raise DamagedFileError(f"a record has no feature {name!r}")
+            raise DamagedRecordError(f"a record has no feature {name!r}")
     return [memoryview((features[name].values or [b""])[0]) for name in names]
 
 

@@ -36,7 +36,7 @@ class Segments:
     ):
         self.source, self.segmentation = source, segmentation
         self.soft_labels, self.alpha = soft_labels if alpha else None, alpha
-        counts = segmentation.counts(source.index.num_samples)
+        counts = segmentation.count_segments(source.index.num_samples)
         # Number of each clip's first segment: int64 [clips + 1]
         self.firsts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
 
@@ -77,7 +77,7 @@ class Segments:
         clips, segments = self.places(numbers)
         lengths = self.source.index.num_samples[clips]
         return {
-            "num_samples": self.segmentation.valid_samples(lengths, segments),
+            "num_samples": self.segmentation.count_valid_samples(lengths, segments),
             "labels": self._labels(clips, segments),
             "weight": np.ones(len(numbers), np.float32),
             "clip": clips.astype(np.int32),

@@ -90,7 +90,7 @@ class SoftLabelWriter:
 
         Returns the shards written. Raises ValueError for clips out of order.
         """
-        counts = self.segmentation.counts(self.index.num_samples[clips])
+        counts = self.segmentation.count_segments(self.index.num_samples[clips])
         written = []
         for clip, rows, count in zip(clips, probabilities, counts, strict=True):
             if not self._rows:
@@ -112,7 +112,7 @@ class SoftLabelWriter:
         disk.
         """
         low, high = self.index.shard_offsets[shard : shard + 2]
-        counts = self.segmentation.counts(self.index.num_samples[low:high])
+        counts = self.segmentation.count_segments(self.index.num_samples[low:high])
         rows = [np.asarray(p, np.float16) for p in probabilities]
         expected = [(int(count), self.index.num_classes) for count in counts]
         if [row.shape for row in rows] != expected:
@@ -131,7 +131,7 @@ class SoftLabels:
     def __init__(self, directory: pathlib.Path, index: ClipIndex, segmentation: Segmentation):
         self.directory, self.index, self.segmentation = directory, index, segmentation
         self.manifest = label_manifest.read(directory)
-        self._counts = segmentation.counts(index.num_samples).astype(np.int64)
+        self._counts = segmentation.count_segments(index.num_samples).astype(np.int64)
         self.num_segments = int(self._counts.max(initial=1))
         self._arrays = _arrays(directory, index, segmentation)
         # The row of each clip's first segment, in the array of its shard.
@@ -228,7 +228,9 @@ class SoftLabels:
 def _arrays(
     directory: str | os.PathLike, index: ClipIndex, segmentation: Segmentation
 ) -> ShardArrays:
-    ends = np.concatenate([[0], np.cumsum(segmentation.counts(index.num_samples), dtype=np.int64)])
+    ends = np.concatenate(
+        [[0], np.cumsum(segmentation.count_segments(index.num_samples), dtype=np.int64)]
+    )
     rows = np.diff(ends[index.shard_offsets])
     return ShardArrays(
         directory, label_manifest.SHARDS, rows.tolist(), index.num_classes, np.float16

@@ -91,7 +91,7 @@ class Source:
             number = clip - int(index.shard_offsets[shard])
             try:
                 content = record_files.record_content(record, number)
-            except record_files.DamagedFileError as error:
+            except record_files.DamagedRecordError as error:
                 raise self._damaged(shard, error) from error
             yield self.checked_audio(clip, content)
 
@@ -117,7 +117,7 @@ class Source:
         try:
             file = self._open.get(shard) or self._open_shard(shard)
             file.read_into(target, place)
-        except (record_files.DamagedFileError, OSError) as error:
+        except (record_files.DamagedRecordError, OSError) as error:
             raise self._damaged(shard, error) from error
 
     def _open_shard(self, shard: int) -> "_Shard":
@@ -126,7 +126,7 @@ class Source:
         first, end = index.shard_offsets[shard : shard + 2].tolist()
         size = int(index.record_places[end - 1] + self._record_bytes[end - 1])
         if file.size != size:
-            raise record_files.DamagedFileError(f"it has {file.size} bytes, expected {size}")
+            raise record_files.DamagedRecordError(f"it has {file.size} bytes, expected {size}")
         record = np.empty(int(self._record_bytes[first]), np.uint8).data
         file.read_into(record, 0)
         self.checked_audio(first, record_files.record_content(record, 0))
@@ -145,7 +145,7 @@ class Source:
         try:
             features = record_files.parse_example(content)
             name, audio = record_files.single_values(features, ("id", "audio"))
-        except record_files.DamagedFileError as error:
+        except record_files.DamagedRecordError as error:
             raise self._damaged(shard, error) from error
         clip_id, samples = bytes(name).decode(errors="replace"), int(index.num_samples[clip])
         start = int(index.audio_places[clip] - index.record_places[clip])
@@ -191,5 +191,5 @@ class _Shard:
         while len(target):
             count = os.preadv(self._file, [target], place)
             if not count:
-                raise record_files.DamagedFileError(f"it ends before byte {place}")
+                raise record_files.DamagedRecordError(f"it ends before byte {place}")
             target, place = target[count:], place + count

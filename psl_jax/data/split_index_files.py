@@ -249,7 +249,7 @@ def _scan_records(paths: list[str]) -> Iterator[ClipDescription]:
         try:
             with local_copy(path) as local:
                 yield from map(_described, record_files.read_records(local))
-        except record_files.DamagedFileError as error:
+        except record_files.DamagedRecordError as error:
             raise UserError(
                 f"{path}: damaged clip shard ({error}); prepare the data again"
             ) from error

@@ -72,7 +72,7 @@ class WholeClips:
         """Of the longest clip."""
         return self.segment_samples / SAMPLE_RATE
 
-    def counts(self, num_samples: np.ndarray) -> np.ndarray:
+    def count_segments(self, num_samples: np.ndarray) -> np.ndarray:
         """Passes that clips of `num_samples` [...] take: int32 [...], 1 each."""
         return np.ones(np.shape(num_samples), np.int32)
 

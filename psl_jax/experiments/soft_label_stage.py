@@ -39,7 +39,9 @@ class SoftLabelStage:
         """teacher: its name, see `open_teacher`; open_source: of the split that is trained on."""
         self.settings, self.folder, self.segmentation = settings, folder, segmentation
         self.teacher, self._open_source = teacher, open_source
-        self._foreign_teacher: open_teacher.Opened | None = None  # which nobody trains meanwhile
+        self._foreign_teacher: open_teacher.OpenedTeacher | None = (
+            None  # which nobody trains meanwhile
+        )
 
     def check(self, *, before_it_is_trained: bool = False) -> None:
         """Raises OtherRunError where the teacher is not the one whose labels the run has.
@@ -105,7 +107,7 @@ class SoftLabelStage:
         if not self.is_stored or self.given:
             return 0
         index = self._open_source().index
-        num_segments = int(self.segmentation.counts(index.num_samples).sum(dtype=np.int64))
+        num_segments = int(self.segmentation.count_segments(index.num_samples).sum(dtype=np.int64))
         return 2 * index.num_classes * num_segments  # float16
 
     @property
@@ -122,13 +124,13 @@ class SoftLabelStage:
             return
         rule = self.settings.relabel.rule
         teacher, weak = self._open_teacher()
-        scorer = open_teacher.label_scorer(teacher, rule, num_devices)
+        scorer = open_teacher.make_label_scorer(teacher, rule, num_devices)
         relabeling.relabel(
             scorer,
             self._open_source(),
             self.segmentation,
             self.directory,
-            teacher=relabeling.TeacherIdentity(teacher.digest, teacher.described(), weak),
+            teacher=relabeling.TeacherIdentity(teacher.digest, teacher.describe(), weak),
             batch_size=self.settings.relabel.batch_size,
             rule=rule,
         )
@@ -164,12 +166,12 @@ class SoftLabelStage:
             )
         return teacher.model
 
-    def _open_teacher(self) -> open_teacher.Opened:
+    def _open_teacher(self) -> open_teacher.OpenedTeacher:
         if self._foreign_teacher is not None:
             return self._foreign_teacher
         relabel = self.settings.relabel
-        mapping = open_teacher.Mapping(relabel.class_map, relabel.unmapped, relabel.mean)
+        mapping = open_teacher.ClassMapping(relabel.class_map, relabel.unmapped, relabel.mean)
         opened = open_teacher.open_teacher(self.teacher, self._open_source().index.classes, mapping)
-        if open_teacher.is_foreign(self.teacher):
+        if open_teacher.is_other_teacher(self.teacher):
             self._foreign_teacher = opened
         return opened

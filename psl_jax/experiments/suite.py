@@ -246,9 +246,9 @@ def _check_teachers(experiments: Mapping[str, Settings]) -> None:
             continue
         if labels_dir and digest_without_teacher(labels_dir, False):
             continue
-        if (missing_place := open_teacher.lacking(teacher)) is None:
+        if (missing_place := open_teacher.find_missing(teacher)) is None:
             continue
-        if open_teacher.is_foreign(teacher):
+        if open_teacher.is_other_teacher(teacher):
             raise UserError(f"the teacher of {name!r} is {teacher!r}: there is no {missing_place}")
         near = difflib.get_close_matches(teacher, experiments, 1)
         hint = f" Did you mean {near[0]!r}?" if near else ""

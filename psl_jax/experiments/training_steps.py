@@ -90,8 +90,8 @@ def make_stepper(
 
 def _teacher_in_step(settings: Settings, teacher: Model, *, segments: Segments) -> TeacherInStep:
     segmentation, num_samples = segments.segmentation, segments.source.index.num_samples
-    last = segmentation.counts(num_samples) - 1
-    ends = segmentation.valid_samples(num_samples, last)
+    last = segmentation.count_segments(num_samples) - 1
+    ends = segmentation.count_valid_samples(num_samples, last)
     return TeacherInStep(
         alpha=settings.alpha,
         logmel=teacher.info.logmel,

@@ -1,5 +1,5 @@
-"""Models for other runtimes, each checked in its own: ONNX, TFLite, StableHLO, PyTorch.
+"""Exports models to ONNX, TFLite, StableHLO and PyTorch, and checks each in its own runtime.
 
-Here: one module a format that writes and runs it, and the check against the Flax model. Not here:
-the command (`commands`), file formats of weights that are read again (`weights`).
+Here: a module for each format, which writes and runs it, and the check against the Flax model. Not
+here: the command (`commands`), file formats of weights that are read again (`weights`).
 """

@@ -1,15 +1,15 @@
-"""Whether an exported model gives the probabilities of the Flax model."""
+"""Checks that an exported model gives the probabilities of the Flax model."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from psl_jax.audio import audio_input
-from psl_jax.audio.decoding import DecodeError
+from psl_jax.audio.readers import DecodeError
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
 from psl_jax.data import batches
 from psl_jax.data.settings import DataSettings
@@ -22,17 +22,17 @@ from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
 
-BATCHES = (1, 7)
-LENGTHS = (4_800, 54_321)  # samples, besides a segment: 0.3 s, and an odd number
-_MAX_SECONDS = 60.0  # of a file: more would be audio of the same kind
+BATCH_SIZES = (1, 7)
+EXCERPT_SAMPLES = (4_800, 54_321)  # samples, besides a segment: 0.3 s, and an odd number
+_MAX_SECONDS = 60.0  # read from a file: the rest would be similar audio
 
 
 @lru_cache
-def flax_program(network: Network, logmel: LogMel):
-    """The jitted (variables, waveforms) -> log-mel, clip and frame probabilities."""
+def compile_flax_program(network: Network, logmel: LogMel) -> Callable[..., Any]:
+    """Jits the function (variables, waveforms) -> log-mel, clip and frame probabilities."""
 
     @jax.jit
-    def run(variables: Variables, audio: jax.Array):
+    def run(variables: Variables, audio: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         features = logmel(audio)
         frames, _ = network.apply(variables, features, Context())
         return features, clip_probabilities(frames), frames
@@ -40,68 +40,71 @@ def flax_program(network: Network, logmel: LogMel):
     return run
 
 
-def flax_runner(model: Model) -> Runner:
-    """The Flax network itself, for waveforms."""
-    program = flax_program(model.network, exported_logmel(model))
+def make_flax_runner(model: Model) -> Runner:
+    """Makes a runner of the Flax network itself, for waveforms."""
+    program = compile_flax_program(model.network, exported_logmel(model))
     return lambda audio: [np.asarray(x) for x in program(model.variables, audio)[1:]]
 
 
 class Differences(NamedTuple):
-    """Between exported and Flax model, in probability, of clips and frames."""
+    """Absolute differences in probability between exported and Flax model, of clips and frames."""
 
     worst: float
     mean: float
 
 
-def differences(
-    runner: Runner, model: Model, signals: Sequence[np.ndarray], waveform: bool = True
+def compare_with_flax(
+    runner: Runner, model: Model, *, signals: Sequence[np.ndarray], takes_waveforms: bool = True
 ) -> Differences:
-    """How an exported model differs from the Flax model, over batches of 1 and 7 and lengths.
+    """Computes how an exported model differs from the Flax model, for several batches and lengths.
 
     Args:
       runner: the exported model in its own runtime.
-      model: what it was made from.
+      model: the model that it was exported from.
       signals: float32 [samples] each, of any length.
-      waveform: whether the exported model takes waveforms, or log-mel spectrograms.
+      takes_waveforms: whether the exported model takes waveforms, or log-mel spectrograms.
 
     Raises UserError where shapes are wrong or probabilities are not finite.
     """
-    program = flax_program(model.network, exported_logmel(model))
-    found: list[np.ndarray] = []
-    for audio in excerpts(signals, model.info.segment_seconds):
+    program = compile_flax_program(model.network, exported_logmel(model))
+    differences: list[np.ndarray] = []
+    for audio in cut_excerpts(signals, model.info.segment_seconds):
         features, *expected = map(np.asarray, program(model.variables, audio))
-        for rows in BATCHES:
-            outputs = runner(audio[:rows] if waveform else features[:rows])
-            for name, ours, theirs in zip(("clip", "frame"), expected, outputs, strict=True):
-                if theirs.shape != ours[:rows].shape or not np.isfinite(theirs).all():
+        for batch_size in BATCH_SIZES:
+            outputs = runner(audio[:batch_size] if takes_waveforms else features[:batch_size])
+            for name, flax_output, output in zip(("clip", "frame"), expected, outputs, strict=True):
+                if output.shape != flax_output[:batch_size].shape or not np.isfinite(output).all():
                     raise UserError(
-                        f"the exported model gave {name} probabilities of shape {theirs.shape} for "
-                        f"{rows} waveforms of {audio.shape[1]} samples, expected finite ones of "
-                        f"shape {ours[:rows].shape}"
+                        f"the exported model gave {name} probabilities of shape {output.shape} for "
+                        f"{batch_size} waveforms of {audio.shape[1]} samples, expected finite ones "
+                        f"of shape {flax_output[:batch_size].shape}"
                     )
-                found.append(np.abs(theirs - ours[:rows]).ravel())
-    together = np.concatenate(found)
-    return Differences(float(together.max()), float(together.mean()))
+                differences.append(np.abs(output - flax_output[:batch_size]).ravel())
+    all_differences = np.concatenate(differences)
+    return Differences(float(all_differences.max()), float(all_differences.mean()))
 
 
-def excerpts(signals: Sequence[np.ndarray], segment_seconds: float) -> Iterator[np.ndarray]:
-    """float32 [7, samples] for each length: parts of all signals, in turn and further on."""
-    for length in (*LENGTHS, round(segment_seconds * SAMPLE_RATE)):
-        rows = []
-        for number in range(max(BATCHES)):
-            turn, which = divmod(number, len(signals))
-            start = (turn + 1) * length // 2 % max(len(signals[which]) - length, 1)
-            rows.append(np.resize(signals[which][start:], length))
-        yield np.stack(rows)
+def cut_excerpts(signals: Sequence[np.ndarray], segment_seconds: float) -> Iterator[np.ndarray]:
+    """Yields float32 [7, samples] for each length: excerpts of all signals in turn."""
+    for num_samples in (*EXCERPT_SAMPLES, round(segment_seconds * SAMPLE_RATE)):
+        excerpts = []
+        for number in range(max(BATCH_SIZES)):
+            repetition, signal = divmod(number, len(signals))
+            start = (repetition + 1) * num_samples // 2 % max(len(signals[signal]) - num_samples, 1)
+            excerpts.append(np.resize(signals[signal][start:], num_samples))
+        yield np.stack(excerpts)
 
 
 def read_signals(paths: Sequence[str]) -> list[np.ndarray]:
-    """The first minute of audio files: float32 [samples] each. Raises UserError for a bad one."""
+    """Reads the first minute of audio files: float32 [samples] each.
+
+    Raises UserError for a file that cannot be decoded.
+    """
     signals = []
     for path in paths:
         blocks, seconds = [], 0.0
         try:
-            for block in audio_input.blocks_of(path)():
+            for block in audio_input.open_blocks(path)():
                 blocks.append(block)
                 seconds += len(block) / SAMPLE_RATE
                 if seconds >= _MAX_SECONDS:
@@ -112,23 +115,27 @@ def read_signals(paths: Sequence[str]) -> list[np.ndarray]:
     return signals
 
 
-def synthetic_signal(seconds: float = 10.0) -> np.ndarray:
-    """Noise, tones that glide, bursts and near-silence over 60 dB: float32 [samples]."""
+def make_synthetic_signal(seconds: float = 10.0) -> np.ndarray:
+    """Makes noise, gliding tones, bursts and near-silence over 60 dB: float32 [samples]."""
     rng = np.random.default_rng(0)
     time = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
     sound = 0.002 * rng.standard_normal(len(time))
     for start in np.arange(0, seconds, 0.4):
-        inside = (time >= start) & (time < start + rng.uniform(0.1, 0.8))
+        is_inside = (time >= start) & (time < start + rng.uniform(0.1, 0.8))
         pitch, glide = rng.uniform(100, 6000), rng.uniform(-500, 500)
         level = 10 ** rng.uniform(-2.5, -0.5)
         tone = np.sin(2 * np.pi * (pitch + glide * (time - start)) * time)
-        sound += inside * level * (tone if rng.random() < 0.6 else rng.standard_normal(len(time)))
+        sound += (
+            is_inside * level * (tone if rng.random() < 0.6 else rng.standard_normal(len(time)))
+        )
     # Whole 16-bit steps, as in files: digital silence between pure tones is no audio that exists.
-    return (np.rint(np.clip(sound, -1, 1) * 32767) / 32768).astype(np.float32)
+    return np.asarray(np.rint(np.clip(sound, -1, 1) * 32767) / 32768, np.float32)
 
 
-def own_signals(run: str | os.PathLike, count: int = max(BATCHES)) -> list[np.ndarray]:
-    """Evaluation clips of the data that a run was trained on; none where it is not found."""
+def read_evaluation_clips(
+    run: str | os.PathLike[str], count: int = max(BATCH_SIZES)
+) -> list[np.ndarray]:
+    """Reads evaluation clips of the data that a run was trained on; none if that data is gone."""
     from psl_jax.data.source import Source
     from psl_jax.runtime.run_files import CONFIG
 
@@ -136,17 +143,21 @@ def own_signals(run: str | os.PathLike, count: int = max(BATCHES)) -> list[np.nd
     if not (folder / CONFIG).exists():
         return []
     data = DataSettings(**files.read_json(folder / CONFIG)["data"])
-    places = [path_of(data.data_dir)] if data.data_dir else []
-    for near in (folder / "data", folder.parent / "data"):
-        places += sorted(path.parent for path in near.rglob("dataset_info.json"))
-    for place in places:
+    folders = [path_of(data.data_dir)] if data.data_dir else []
+    for data_folder in (folder / "data", folder.parent / "data"):
+        folders += sorted(path.parent for path in data_folder.rglob("dataset_info.json"))
+    for candidate in folders:
         try:
-            source = Source.open(os.fspath(place), data.eval_split)
+            source = Source.open(os.fspath(candidate), data.eval_split)
         except (UserError, OSError):
             continue
-        whole = Segmentation(source.index.clip_samples / SAMPLE_RATE)
-        batch = next(batches.eval_batches(source, whole, batch_size=count), None)
+        segmentation = Segmentation(source.index.clip_samples / SAMPLE_RATE)
+        batch = next(batches.eval_batches(source, segmentation, batch_size=count), None)
         if batch is not None:
-            rows = zip(batch["audio"], batch["num_samples"], batch["weight"], strict=True)
-            return [row[:n].astype(np.float32) / 32768 for row, n, weight in rows if weight]
+            clips = zip(batch["audio"], batch["num_samples"], batch["weight"], strict=True)
+            return [
+                row[:num_samples].astype(np.float32) / 32768
+                for row, num_samples, weight in clips
+                if weight
+            ]
     return []

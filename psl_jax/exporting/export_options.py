@@ -1,4 +1,4 @@
-"""What the exported formats share: their options and what travels with a model."""
+"""Options and metadata that all exported formats share."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -19,10 +19,11 @@ Runner = Callable[[np.ndarray], Sequence[np.ndarray]]
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How to export.
+    """Options of an export.
 
-    waveform: the input is audio; else the log-mel spectrogram, for runtimes without an FFT.
-    quantize: weights as 8-bit integers (tflite).
+    waveform: the exported model takes audio; else log-mel spectrograms, for runtimes without an
+      FFT.
+    quantize: stores weights as 8-bit integers (tflite).
     """
 
     waveform: bool = True
@@ -30,12 +31,12 @@ class Options:
 
 
 def describe(model: Model, options: Options, licence: str | None) -> dict[str, Any]:
-    """What travels with an exported model, as JSON values."""
+    """Collects the facts that an exported model carries, as JSON values."""
     logmel = exported_logmel(model)
-    known: dict[str, Any] = {} if licence is None else {"licence": licence}
+    optional_facts: dict[str, Any] = {} if licence is None else {"licence": licence}
     if model.info.thresholds is not None:
-        known["thresholds"] = model.info.thresholds.as_json(model.classes)
-    return known | {
+        optional_facts["thresholds"] = model.info.thresholds.as_json(model.classes)
+    return optional_facts | {
         "format_version": model.info.format_version,
         "name": model.info.name,
         "classes": list(model.classes),

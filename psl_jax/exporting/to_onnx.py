@@ -1,8 +1,8 @@
-"""The network as an ONNX graph, and that graph in onnxruntime.
+"""Writes the network as an ONNX graph, and runs that graph in onnxruntime.
 
-The front end's Fourier transform is a convolution with cosines and sines in float32: on a CPU as
-exact as the FFT in float32 and four times as fast as onnxruntime's STFT, and every ONNX runtime
-has it. Maps are [batch, channels, frames, bands] here.
+The front end's Fourier transform is a convolution with cosines and sines in float32. On a CPU that
+is as exact as the FFT in float32 and four times as fast as onnxruntime's STFT, and every ONNX
+runtime has it. Feature maps are [batch, channels, frames, bands] here.
 """
 
 import json
@@ -18,8 +18,8 @@ from psl_jax.networks.folding import Layer, fold, frame_probabilities
 from psl_jax.networks.frontend import AMIN, HOP, NUM_MELS, WINDOW, LogMel, hann, mel_filters
 from psl_jax.networks.trained_model import Model, exported_logmel
 
-OPSET = 18  # the first in which all is there, so that old runtimes can read the file
-_IR_VERSION = 8  # of the time of that opset
+OPSET = 18  # the first that has all we use, so that old runtimes can read the file
+_IR_VERSION = 8  # as old as that opset
 
 
 def write(path: pathlib.Path, model: Model, info: Mapping[str, Any], options: Options) -> None:
@@ -32,29 +32,29 @@ def write(path: pathlib.Path, model: Model, info: Mapping[str, Any], options: Op
     from onnx import TensorProto, helper
 
     graph = GraphOperations()
-    source, shape = "logmel", ["batch", "frames", NUM_MELS]
-    features = source
+    input_name, input_shape = "logmel", ["batch", "frames", NUM_MELS]
+    features = input_name
     if options.waveform:
-        source, shape = "waveform", ["batch", "samples"]
-        features = log_mel(graph, source, exported_logmel(model))
+        input_name, input_shape = "waveform", ["batch", "samples"]
+        features = add_log_mel(graph, input_name, exported_logmel(model))
     frames = frame_probabilities(fold(model.variables, model.info.output), features, graph)
     graph.add_node("Identity", [frames], "frame_probabilities")
     graph.add_node("ReduceMean", [frames, graph.constant([1])], "clip_probabilities", keepdims=0)
-    classes = len(model.classes)
+    num_classes = len(model.classes)
     outputs = {
-        "clip_probabilities": ["batch", classes],
-        "frame_probabilities": ["batch", "output_frames", classes],
+        "clip_probabilities": ["batch", num_classes],
+        "frame_probabilities": ["batch", "output_frames", num_classes],
     }
 
-    def described(name, shape):
+    def describe_tensor(name: str, shape: list[Any]) -> Any:
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
 
     exported = helper.make_model(
         helper.make_graph(
             graph.nodes,
             "psl_jax",
-            [described(source, shape)],
-            [described(name, shape) for name, shape in outputs.items()],
+            [describe_tensor(input_name, input_shape)],
+            [describe_tensor(name, shape) for name, shape in outputs.items()],
             graph.tensors,
         ),
         opset_imports=[helper.make_opsetid("", OPSET)],
@@ -67,7 +67,7 @@ def write(path: pathlib.Path, model: Model, info: Mapping[str, Any], options: Op
 
 
 def load(path: pathlib.Path) -> Runner:
-    """The file in onnxruntime, on the CPU."""
+    """Loads the file into onnxruntime, on the CPU."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(os.fspath(path), providers=["CPUExecutionProvider"])
@@ -77,22 +77,27 @@ def load(path: pathlib.Path) -> Runner:
 
 
 class GraphOperations:
-    """Adds the steps of the network to a graph; see folding.Operations. Values are names."""
+    """Adds the steps of the network to a graph; see folding.Operations.
+
+    A value that passes between steps is the name of a node's output.
+    """
 
     def __init__(self) -> None:
         self.nodes: list[Any] = []
         self.tensors: list[Any] = []
 
-    def add_node(self, kind: str, inputs: list[str], output: str = "", **attributes: Any) -> str:
+    def add_node(
+        self, operation: str, inputs: list[str], output: str = "", **attributes: Any
+    ) -> str:
         """Adds a node and returns the name of its output."""
         from onnx import helper
 
-        output = output or f"{kind}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, inputs, [output], output, **attributes))
+        output = output or f"{operation}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(operation, inputs, [output], output, **attributes))
         return output
 
     def constant(self, value: Any) -> str:
-        """An array (or integers) held by the model."""
+        """Adds an array (or integers) to the model, and returns its name."""
         from onnx import numpy_helper
 
         name = f"constant_{len(self.tensors)}"
@@ -147,13 +152,13 @@ class GraphOperations:
         return self.add_node("Softmax", [x], axis=-1)
 
 
-def log_mel(graph: GraphOperations, waveform: str, logmel: LogMel) -> str:
+def add_log_mel(graph: GraphOperations, waveform: str, logmel: LogMel) -> str:
     """Adds the front end: [batch, samples] to [batch, frames, 64] in dB."""
     add, constant = graph.add_node, graph.constant
-    sides = constant([0, WINDOW // 2, 0, WINDOW // 2])
-    padded = add("Pad", [waveform, sides], mode="reflect")
+    padding = constant([0, WINDOW // 2, 0, WINDOW // 2])
+    padded = add("Pad", [waveform, padding], mode="reflect")
     signal = add("Unsqueeze", [padded, constant([1])])
-    spectrum = add("Conv", [signal, constant(fourier_basis())], strides=[HOP])
+    spectrum = add("Conv", [signal, constant(compute_fourier_basis())], strides=[HOP])
     squares = add("Mul", [spectrum, spectrum])  # [batch, 514, frames]
     real, imaginary = (
         add("Slice", [squares, constant([start]), constant([start + 257]), constant([1])])
@@ -162,16 +167,16 @@ def log_mel(graph: GraphOperations, waveform: str, logmel: LogMel) -> str:
     power = add("Transpose", [add("Add", [real, imaginary])], perm=[0, 2, 1])
     mel = add("MatMul", [power, constant(mel_filters())])
     logarithm = add("Log", [add("Max", [mel, graph.scalar(AMIN)])])
-    decibel = add("Mul", [logarithm, graph.scalar(10 / np.log(10))])
+    decibels = add("Mul", [logarithm, graph.scalar(10 / np.log(10))])
     if logmel.top_db_over == "none":
-        return decibel
-    loudest = add("ReduceMax", [decibel, constant([1, 2])], keepdims=1)
-    return add("Max", [decibel, add("Sub", [loudest, graph.scalar(logmel.top_db)])])
+        return decibels
+    loudest = add("ReduceMax", [decibels, constant([1, 2])], keepdims=1)
+    return add("Max", [decibels, add("Sub", [loudest, graph.scalar(logmel.top_db)])])
 
 
-def fourier_basis() -> np.ndarray:
-    """Windowed cosines, then sines, of the 257 frequencies: float32 [514, 1, 512]."""
+def compute_fourier_basis() -> np.ndarray:
+    """Computes windowed cosines, then sines, of the 257 frequencies: float32 [514, 1, 512]."""
     bins = WINDOW // 2 + 1
     angles = 2 * np.pi / WINDOW * np.outer(np.arange(bins), np.arange(WINDOW))
     waves = np.concatenate([np.cos(angles), np.sin(angles)]) * hann()
-    return waves[:, None].astype(np.float32)
+    return np.asarray(waves[:, None], np.float32)

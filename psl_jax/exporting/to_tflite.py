@@ -1,4 +1,4 @@
-"""The network as a TFLite model, and that model in LiteRT.
+"""Writes the network as a TFLite model, and runs that model in LiteRT.
 
 LiteRT's FFT (RFFT2D) is a builtin operation, computed in float64.
 """
@@ -19,21 +19,21 @@ from psl_jax.networks.trained_model import Model, exported_logmel
 from psl_jax.runtime.quiet_tensorflow import tensorflow_quietly
 
 INFO, LABELS = "psl_jax.json", "labels.txt"  # in the zip archive at the file's end
-_BANDS = 8
+_GROUP_BANDS = 8
 
 
 def write(path: pathlib.Path, model: Model, info: Mapping[str, Any], options: Options) -> None:
     """Writes the model, with `info` and the labels as a zip archive at the file's end.
 
-    That is TFLite's way of packing files with a model. The input is `waveform` [batch, samples] in
+    TFLite packs files with a model in this way. The input is `waveform` [batch, samples] in
     [-1, 1], or `logmel` [batch, frames, 64]; the outputs are `clip_probabilities` and
     `frame_probabilities`.
     """
     tf = tensorflow_quietly()
     network, logmel = fold(model.variables, model.info.output), exported_logmel(model)
 
-    def probabilities(x):
-        features = log_mel(tf, x, logmel) if options.waveform else x
+    def compute_probabilities(x: Any) -> dict[str, Any]:
+        features = compute_log_mel(tf, x, logmel) if options.waveform else x
         frames = frame_probabilities(network, features, TensorFlowOperations(tf))
         clip = tf.reduce_mean(frames, axis=1)
         return {"clip_probabilities": clip, "frame_probabilities": frames}
@@ -43,7 +43,7 @@ def write(path: pathlib.Path, model: Model, info: Mapping[str, Any], options: Op
     )
     module = tf.Module()
     module.call = tf.function(
-        probabilities, input_signature=[tf.TensorSpec(shape, tf.float32, name=name)]
+        compute_probabilities, input_signature=[tf.TensorSpec(shape, tf.float32, name=name)]
     )
     converter = tf.lite.TFLiteConverter.from_concrete_functions(
         [module.call.get_concrete_function()], module
@@ -57,7 +57,7 @@ def write(path: pathlib.Path, model: Model, info: Mapping[str, Any], options: Op
 
 
 def load(path: pathlib.Path) -> Runner:
-    """The file in LiteRT, on the CPU."""
+    """Loads the file into LiteRT, on the CPU."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_path=os.fspath(path))
@@ -68,8 +68,8 @@ def load(path: pathlib.Path) -> Runner:
         interpreter.allocate_tensors()
         interpreter.set_tensor(source["index"], audio)
         interpreter.invoke()
-        found = [interpreter.get_tensor(x["index"]) for x in interpreter.get_output_details()]
-        return sorted(found, key=np.ndim)
+        outputs = [interpreter.get_tensor(x["index"]) for x in interpreter.get_output_details()]
+        return sorted(outputs, key=np.ndim)
 
     return run
 
@@ -119,35 +119,40 @@ class TensorFlowOperations:
 _PADDING = [[0, 0], [1, 1], [1, 1], [0, 0]]
 
 
-def log_mel(tf: Any, waveform: Any, logmel: LogMel) -> Any:
-    """The front end: [batch, samples] to [batch, frames, 64] in dB."""
+def compute_log_mel(tf: Any, waveform: Any, logmel: LogMel) -> Any:
+    """Computes the front end: [batch, samples] to [batch, frames, 64] in dB."""
     padded = tf.pad(waveform, [[0, 0], [WINDOW // 2, WINDOW // 2]], mode="REFLECT")
-    frames = 1 + tf.shape(waveform)[1] // HOP
-    chunk = int(np.gcd(WINDOW, HOP))  # what frames share: as in frontend.py
-    usable = (frames - 1) * HOP + WINDOW
-    chunks = tf.reshape(padded[:, :usable], [tf.shape(waveform)[0], usable // chunk, chunk])
-    stride = HOP // chunk
-    last = (frames - 1) * stride + 1
-    parts = [chunks[:, i : i + last : stride] for i in range(WINDOW // chunk)]
-    spectrum = tf.signal.rfft(tf.concat(parts, axis=-1) * hann())  # [batch, frames, 257]
+    num_frames = 1 + tf.shape(waveform)[1] // HOP
+    chunk_samples = int(np.gcd(WINDOW, HOP))  # frames share whole chunks, see frontend.py
+    num_samples = (num_frames - 1) * HOP + WINDOW
+    chunks = tf.reshape(
+        padded[:, :num_samples],
+        [tf.shape(waveform)[0], num_samples // chunk_samples, chunk_samples],
+    )
+    stride = HOP // chunk_samples
+    end = (num_frames - 1) * stride + 1
+    shifted_chunks = [chunks[:, i : i + end : stride] for i in range(WINDOW // chunk_samples)]
+    spectrum = tf.signal.rfft(tf.concat(shifted_chunks, axis=-1) * hann())  # [batch, frames, 257]
     power = tf.square(tf.math.real(spectrum)) + tf.square(tf.math.imag(spectrum))
-    bands = [tf.matmul(power[..., low:high], filters) for low, high, filters in _filter_groups()]
+    bands = [
+        tf.matmul(power[..., low:high], filters) for low, high, filters in _list_filter_groups()
+    ]
     mel = tf.maximum(tf.concat(bands, axis=-1), AMIN)
-    decibel = tf.math.log(mel) * np.float32(10 / np.log(10))
+    decibels = tf.math.log(mel) * np.float32(10 / np.log(10))
     if logmel.top_db_over == "none":
-        return decibel
-    loudest = tf.reduce_max(decibel, axis=[1, 2], keepdims=True)
-    return tf.maximum(decibel, loudest - logmel.top_db)
+        return decibels
+    loudest = tf.reduce_max(decibels, axis=[1, 2], keepdims=True)
+    return tf.maximum(decibels, loudest - logmel.top_db)
 
 
-def _filter_groups() -> Iterator[tuple[int, int, np.ndarray]]:
-    """(first bin, end, filters [bins, 8]) for every 8 mel bands.
+def _list_filter_groups() -> Iterator[tuple[int, int, np.ndarray]]:
+    """Yields (first bin, end, filters [bins, 8]) for every 8 mel bands.
 
-    The converter quantizes constants of 1024 values and more; the filters in 8 bits would be off by
-    90 dB in quiet bands. Eight bands have fewer.
+    The converter quantizes constants of 1024 values and more. In 8 bits the filters would be off by
+    90 dB in quiet bands. Eight bands have fewer values, and stay exact.
     """
     filters = mel_filters()
-    for band in range(0, NUM_MELS, _BANDS):
-        group = filters[:, band : band + _BANDS]
+    for band in range(0, NUM_MELS, _GROUP_BANDS):
+        group = filters[:, band : band + _GROUP_BANDS]
         (bins,) = np.nonzero(group.any(axis=1))
         yield bins[0], bins[-1] + 1, group[bins[0] : bins[-1] + 1]

@@ -1,6 +1,6 @@
-"""The averaged variables by themselves: as an Orbax folder like a run's, or as safetensors.
+"""Writes the averaged variables as an Orbax folder like a run's, or as safetensors.
 
-Both are models that `psl_jax.load`, `--config.teacher` and the other commands take.
+`psl_jax.load`, `--config.teacher` and the other commands take both.
 """
 
 import pathlib

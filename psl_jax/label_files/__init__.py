@@ -1,5 +1,5 @@
 """Soft labels in files that others write and read.
 
-Here: the formats, whose clips and classes a file is of, import and export. Not here: the folder of
-label shards that training reads (`data`), what labels are worth (`scoring`).
+Here: the formats, the matching of a file's clips and classes with the data's, import and export.
+Not here: the label shards that training reads (`data`), the quality of labels (`scoring`).
 """

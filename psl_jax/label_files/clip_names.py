@@ -1,4 +1,4 @@
-"""Which clip of a data set a name in a label file is of. Names are never split at "_" or "-"."""
+"""Finds the clip that a name in a label file means. Names are never split at "_" or "-"."""
 
 import os
 import re
@@ -16,8 +16,8 @@ _EXAMPLES = 3
 class ClipNames:
     """Finds clips by their ids, or by the names of their files.
 
-    A name is tried as it is; then without its folder, its extension, and a `Y` before it; and of an
-    AudioSet id also without the times behind it: AudioSet has one part of each video. The whole
+    It tries a name as it is; then without its folder, its extension, and a `Y` before it; then an
+    AudioSet id also without the times behind it, as AudioSet has one part of each video. The whole
     name comes first, as ids may themselves begin with `Y`, `-` or `_`.
 
     Memory: about 150 bytes a clip.
@@ -29,41 +29,45 @@ class ClipNames:
         self.unknown_examples: list[str] = []
 
     def find(self, names: Sequence[str]) -> np.ndarray:
-        """Numbers of clips, int64 [n]; -1 for those of other data, which are counted."""
-        found = self.look_up(names)
-        self.unknown += int((found < 0).sum())
+        """Returns the numbers of clips, int64 [n]; -1 for clips of other data, and counts those."""
+        clips = self.look_up(names)
+        self.unknown += int((clips < 0).sum())
         if len(self.unknown_examples) < _EXAMPLES:
-            others = dict.fromkeys(names[i] for i in np.flatnonzero(found < 0).tolist())
-            self.unknown_examples = [*dict.fromkeys([*self.unknown_examples, *others])][:_EXAMPLES]
-        return found
+            examples = dict.fromkeys(names[i] for i in np.flatnonzero(clips < 0).tolist())
+            self.unknown_examples = [*dict.fromkeys([*self.unknown_examples, *examples])][
+                :_EXAMPLES
+            ]
+        return clips
 
     def look_up(self, names: Sequence[str]) -> np.ndarray:
-        """The same, and nothing is counted."""
+        """Returns the same numbers, and counts nothing."""
         return np.fromiter((self._find(name) for name in names), np.int64, len(names))
 
     def _find(self, name: str) -> int:
         numbers = self._numbers
         if name in numbers:  # nearly always
             return numbers[name]
-        return next((numbers[one] for one in _candidates(name) if one in numbers), -1)
+        return next(
+            (numbers[candidate] for candidate in _list_candidates(name) if candidate in numbers), -1
+        )
 
-    def check_some_found(self, path: object, found: int) -> None:
-        """Raises UserError, with examples of both, where a file knows no clip of the data."""
-        if not found:
-            ours = ", ".join(list(self._numbers)[:_EXAMPLES])
+    def check_some_found(self, path: object, num_found: int) -> None:
+        """Raises UserError, with examples of both, where a file has no clip of the data."""
+        if not num_found:
+            examples = ", ".join(list(self._numbers)[:_EXAMPLES])
             raise UserError(
                 f"{path} has labels of other clips: {', '.join(self.unknown_examples) or 'none'}; "
-                f"the data has {ours}. Give its own split with --split"
+                f"the data has {examples}. Give its own split with --split"
             )
 
 
-def _candidates(name: str) -> Iterator[str]:
+def _list_candidates(name: str) -> Iterator[str]:
     base = os.path.basename(name.replace("\\", "/"))
     stem = os.path.splitext(base)[0]
-    for one in (base, stem):
-        yield one
-        yield one.removeprefix("Y")
-    for whole in (base, stem):
-        for one in (whole, whole.removeprefix("Y")):
-            if _TIMES.fullmatch(one[ID_LENGTH:]):
-                yield one[:ID_LENGTH]
+    for name_of_clip in (base, stem):
+        yield name_of_clip
+        yield name_of_clip.removeprefix("Y")
+    for full in (base, stem):
+        for name_of_clip in (full, full.removeprefix("Y")):
+            if _TIMES.fullmatch(name_of_clip[ID_LENGTH:]):
+                yield name_of_clip[:ID_LENGTH]

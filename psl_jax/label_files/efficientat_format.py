@@ -1,20 +1,21 @@
-"""EfficientAT's files: one array of logits [clips, classes], and an index of file names.
+"""Reads and writes EfficientAT's files: an array of logits [clips, classes], and an index of names.
 
-The index tells which row is whose: a pickle of {name: row}, as published (read without running any
-code), or JSON of the same, or a text file with a name a line, in the order of the rows. Classes are
-AudioSet's, or those of a CSV beside the array, which the export writes.
+The index gives the row of each file name. It is a pickle of {name: row}, as published (we run none
+of its code), or JSON of the same, or a text file with one name per line in the order of the rows.
+The classes are AudioSet's, or those of a CSV beside the array, which the export writes.
 """
 
 import json
 import pathlib
 import pickle
 from collections.abc import Iterator, Mapping
+from typing import NoReturn
 
 import numpy as np
 
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.label_files import label_file
-from psl_jax.label_files.label_file import GIVE_CLASSES, Block, Options, Wanted
+from psl_jax.label_files.label_file import GIVE_CLASSES, Block, Options, ReadRequest
 from psl_jax.networks import class_lists
 from psl_jax.networks.class_lists import audioset_classes, read_classes
 from psl_jax.runtime import files
@@ -25,7 +26,7 @@ from psl_jax.runtime.errors import UserError
 class LogitArray:
     """A `.npy` file and its index, opened for reading."""
 
-    views = padded = False
+    has_views = may_pad = False
 
     def __init__(self, path: pathlib.Path, options: Options):
         self.path, self.options = path, options
@@ -42,83 +43,88 @@ class LogitArray:
                 f"{path} holds {self._values.dtype} {list(self._values.shape)}, expected floats "
                 "[clips, classes]"
             )
-        stored = classes_path(path)
-        names = read_classes(stored)[0] if stored.exists() and not options.classes else None
+        classes_file = find_classes_path(path)
+        names = (
+            read_classes(classes_file)[0] if classes_file.exists() and not options.classes else None
+        )
         width = self._values.shape[1]
         self.classes = class_lists.name_columns(options.classes or names, width, path, GIVE_CLASSES)
-        self._rows = _read_index(_index_path(path, options), len(self._values))
+        self._rows = _read_index(_find_index_path(path, options), len(self._values))
 
-    def blocks(self, wanted: Wanted) -> Iterator[Block]:
+    def read_blocks(self, request: ReadRequest) -> Iterator[Block]:
         names = list(self._rows)
         for start in range(0, len(names), label_file.BLOCK_ROWS):
-            part = names[start : start + label_file.BLOCK_ROWS]
-            values = self._values[[self._rows[name] for name in part]]
-            where = f"{self.path}, row {self._rows[part[0]]} and more"
-            yield Block(part, label_file.probabilities(values, self.options.logits, where))
+            block_names = names[start : start + label_file.BLOCK_ROWS]
+            values = self._values[[self._rows[name] for name in block_names]]
+            where = f"{self.path}, row {self._rows[block_names[0]]} and more"
+            yield Block(
+                block_names, label_file.to_probabilities(values, self.options.logits, where)
+            )
 
 
 def write(path: pathlib.Path, labels: SoftLabels, options: Options) -> list[pathlib.Path]:
-    """Writes the array, its index as a pickle of {id: row} and, for other classes than AudioSet's,
-    the list of them.
+    """Writes the array, its index as a pickle of {id: row}, and a list of classes not AudioSet's.
 
-    A row is a clip: where clips have several segments, `options.pool` says what of them it holds,
-    and without it that is a UserError.
+    A row is a clip. Where clips have several segments, the row holds their mean or maximum, as
+    `options.pool` says. Raises UserError where it says neither.
     """
     index = labels.index
     shape = (len(index), index.num_classes)
-    most = int(options.segmentation.counts(index.num_samples).max(initial=1))
-    if most > 1 and not options.pool:
+    max_segments = int(options.segmentation.count_segments(index.num_samples).max(initial=1))
+    if max_segments > 1 and not options.pool:
         raise UserError(
-            f"{path} would hold one row a clip, and these labels have up to {most} segments a "
-            "clip: give --pool=mean or --pool=max, or another --format"
+            f"{path} would hold one row a clip, and these labels have up to {max_segments} "
+            "segments a clip: give --pool=mean or --pool=max, or another --format"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    names, classes = path.with_suffix(".pkl"), classes_path(path)
-    # What told of an earlier array goes first: an export that is stopped leaves no wrong pair.
-    for of_earlier in (names, classes):
-        of_earlier.unlink(missing_ok=True)
+    index_file, classes_file = path.with_suffix(".pkl"), find_classes_path(path)
+    # The index of an earlier array goes first, so that a stopped export leaves no wrong pair.
+    for stale in (index_file, classes_file):
+        stale.unlink(missing_ok=True)
     with (
         plain_disk_errors(path, "Run the same command again."),
         files.atomic_path(path) as temporary,
     ):
-        out = np.lib.format.open_memmap(temporary, "w+", np.float32, shape)
-        for shard, low in enumerate(index.shard_offsets[:-1]):
+        array = np.lib.format.open_memmap(temporary, "w+", np.float32, shape)
+        for shard, first_clip in enumerate(index.shard_offsets[:-1]):
             _, values, counts = labels.read_shard(shard)
-            for row, (one, count) in enumerate(zip(values, counts, strict=True)):
-                p = label_file.pooled(one[:count].astype(np.float32), options.pool, 0)
-                out[low + row] = label_file.logit(p) if options.logits else p
-        out.flush()
-        del out
-    written = [path, names]
+            for row, (clip_values, num_segments) in enumerate(zip(values, counts, strict=True)):
+                label = label_file.pool_values(
+                    clip_values[:num_segments].astype(np.float32), options.pool, 0
+                )
+                array[first_clip + row] = label_file.logit(label) if options.logits else label
+        array.flush()
+        del array
+    written = [path, index_file]
     if index.classes != audioset_classes():
-        written.append(classes)
-        files.write_csv(classes, ["label"], [[name] for name in index.classes])
-    with files.atomic_open(names, "wb") as file:
+        written.append(classes_file)
+        files.write_csv(classes_file, ["label"], [[name] for name in index.classes])
+    with files.atomic_open(index_file, "wb") as file:
         pickle.dump({name: row for row, name in enumerate(index.ids.tolist())}, file, protocol=4)
     return written
 
 
-def used_files(path: pathlib.Path, options: Options) -> list[pathlib.Path]:
-    return [path, _index_path(path, options)]
+def list_files(path: pathlib.Path, options: Options) -> list[pathlib.Path]:
+    return [path, _find_index_path(path, options)]
 
 
-def classes_path(path: pathlib.Path) -> pathlib.Path:
-    """Where the list of a file's classes lies."""
+def find_classes_path(path: pathlib.Path) -> pathlib.Path:
+    """Returns the path of the list of a file's classes."""
     return path.with_name(f"{path.stem}.classes.csv")
 
 
-def _index_path(path: pathlib.Path, options: Options) -> pathlib.Path:
+def _find_index_path(path: pathlib.Path, options: Options) -> pathlib.Path:
     return options.index or path.with_suffix(".pkl")
 
 
 class _NoCode(pickle.Unpickler):
-    """Reads numbers, texts and containers; a pickle may name code to run, and is refused."""
+    """Reads numbers, texts and containers, and refuses a pickle that names code to run."""
 
-    def find_class(self, module: str, name: str):
+    def find_class(self, module: str, name: str) -> NoReturn:
         raise pickle.UnpicklingError(f"it names {module}.{name}")
 
 
-# What files of another kind raise: pickle promises no more than "any exception", these are its own.
+# Files of another kind raise these: pickle promises no more than "any exception".
 _NO_INDEX = (
     pickle.UnpicklingError,
     OSError,
@@ -134,28 +140,28 @@ _NO_INDEX = (
 )
 
 
-def _numbered(names: object, rows: int) -> dict[str, int]:
-    """Row by name, of names in the order of the rows. Raises ValueError."""
+def _number_names(names: object, num_rows: int) -> dict[str, int]:
+    """Returns the row of each name, from names in the order of the rows. Raises ValueError."""
     if not isinstance(names, list):
         raise ValueError("expected {name: row}, or a list of names")
-    if len(names) != rows:
-        raise ValueError(f"it has {len(names)} names, and the array {rows} rows")
-    found = {name: row for row, name in enumerate(names)}
-    if len(found) != len(names):
+    if len(names) != num_rows:
+        raise ValueError(f"it has {len(names)} names, and the array {num_rows} rows")
+    rows_by_name = {name: row for row, name in enumerate(names)}
+    if len(rows_by_name) != len(names):
         raise ValueError("a name stands there twice")
-    return found
+    return rows_by_name
 
 
-def _read_index(path: pathlib.Path, rows: int) -> dict[str, int]:
-    """Row by name. Raises UserError for a file of another form, or with rows that there are not."""
+def _read_index(path: pathlib.Path, num_rows: int) -> dict[str, int]:
+    """Reads the row of each name. Raises UserError for another form, or rows that do not exist."""
     try:
         if path.suffix == ".pkl":
             with open(path, "rb") as file:
-                found = _NoCode(file).load()
+                rows_by_name = _NoCode(file).load()
         else:
             text = path.read_text(encoding="utf-8-sig")
             names = json.loads(text) if path.suffix == ".json" else text.splitlines()
-            found = names if isinstance(names, dict) else _numbered(names, rows)
+            rows_by_name = names if isinstance(names, dict) else _number_names(names, num_rows)
     except FileNotFoundError:
         raise UserError(
             f"{path}: there is no index of file names; give it with --index=FILE (a pickle or JSON "
@@ -163,9 +169,9 @@ def _read_index(path: pathlib.Path, rows: int) -> dict[str, int]:
         ) from None
     except _NO_INDEX as error:
         raise UserError(f"{path} is no index of file names: {error}") from error
-    if not isinstance(found, Mapping) or not all(
-        isinstance(name, str) and type(row) is int and 0 <= row < rows
-        for name, row in found.items()
+    if not isinstance(rows_by_name, Mapping) or not all(
+        isinstance(name, str) and type(row) is int and 0 <= row < num_rows
+        for name, row in rows_by_name.items()
     ):
-        raise UserError(f"{path}: expected a row from 0 to {rows - 1} for each file name")
-    return dict(sorted(found.items(), key=lambda item: item[1]))
+        raise UserError(f"{path}: expected a row from 0 to {num_rows - 1} for each file name")
+    return dict(sorted(rows_by_name.items(), key=lambda item: item[1]))

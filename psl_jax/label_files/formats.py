@@ -1,4 +1,4 @@
-"""The kinds of label files, by name."""
+"""Lists the formats of label files by name."""
 
 from psl_jax.label_files import ced_format, efficientat_format, pretrainedsed_format, table_formats
 from psl_jax.label_files.label_file import Format
@@ -26,7 +26,7 @@ FORMATS = {
         suffix=".npy",
         read=efficientat_format.LogitArray,
         write=efficientat_format.write,
-        files=efficientat_format.used_files,
+        files=efficientat_format.list_files,
         used=("index",),
         written=("pool",),
     ),
@@ -36,7 +36,7 @@ FORMATS = {
         suffix=".h5",
         read=ced_format.TopKFile,
         write=ced_format.write,
-        files=ced_format.used_files,
+        files=ced_format.list_files,
         used=("index", "fill"),
         written=("top_k",),
     ),

@@ -1,8 +1,8 @@
-"""Labels of a file as the soft labels of a split.
+"""Imports the labels of a file as the soft labels of a split.
 
-A file has its clips in an order of its own. Its rows are put in their places in a scratch file on
-the disk, from which the shards are then written: memory holds a block and a shard, whatever the
-split's size, and the disk for a while twice the labels.
+A file has its clips in an order of its own. We first put its rows in their places in a scratch file
+on the disk, then write the shards from that file. So memory holds a block and a shard, whatever the
+split's size, and the disk holds the labels twice for a while.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from psl_jax.data import label_manifest
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.soft_labels import SoftLabelWriter
 from psl_jax.label_files.clip_names import ClipNames
-from psl_jax.label_files.label_file import SAME_SECONDS, Block, LabelFile, Wanted
+from psl_jax.label_files.label_file import SAME_SECONDS, Block, LabelFile, ReadRequest
 from psl_jax.networks import class_lists
 from psl_jax.networks.class_lists import Columns
 from psl_jax.runtime import progress
@@ -32,14 +32,14 @@ _EXAMPLES = 5
 
 @dataclasses.dataclass(frozen=True)
 class Imported:
-    """What came of a file.
+    """Counts of an import.
 
     Attributes:
-      rows: of it that were used.
-      idle_rows: of the data's clips, but with times in which no segment has its middle.
-      other_rows: of clips that the data does not have, and examples of their names.
-      segments: of the split.
-      filled_segments: of them, those that the file had no row for, in how many clips.
+      rows: rows of the file that were used.
+      idle_rows: rows of the data's clips with times in which no segment has its middle.
+      other_rows, other_examples: rows of clips that the data does not have; some of their names.
+      segments: segments of the split.
+      filled_segments, filled_clips: segments that the file had no row for, and their clips.
       unmapped: classes that the file has no column for.
     """
 
@@ -52,9 +52,11 @@ class Imported:
     filled_clips: int
     unmapped: list[str]
 
-    def summary(self, path: pathlib.Path, clips: int) -> list[str]:
-        """Lines for people: what was read of a file for a split of so many clips."""
-        lines = [f"{path}: {self.rows:,} rows for {self.segments:,} segments of {clips:,} clips"]
+    def summary(self, path: pathlib.Path, num_clips: int) -> list[str]:
+        """Lines that tell a user what was read from a file for a split of `num_clips` clips."""
+        lines = [
+            f"{path}: {self.rows:,} rows for {self.segments:,} segments of {num_clips:,} clips"
+        ]
         if self.other_rows:
             examples = ", ".join(self.other_examples)
             lines.append(
@@ -81,79 +83,98 @@ class Imported:
 def import_labels(
     file: LabelFile,
     path: pathlib.Path,
+    *,
     index: ClipIndex,
     segmentation: Segmentation,
-    columns: Columns,
+    class_columns: Columns,
     directory: pathlib.Path,
-    begin: Callable[[], SoftLabelWriter],
+    open_writer: Callable[[], SoftLabelWriter],
     fill_missing: bool,
 ) -> Imported:
     """Writes the soft labels of every clip of `index` from a file.
 
     Args:
-      file, path: the file, and where it lies.
-      columns: which of the file's columns each class has, see `class_lists`.
-      directory, begin: where the soft labels go, and what makes their writer: after all rows were
-        read, so that a file that cannot be used leaves nothing behind; or at once where there are
-        labels already, which must be the same.
-      fill_missing: segments without a row get the clip's weak labels; else they are an error.
+      file, path: the opened file, and its path.
+      class_columns: the file's columns of each class, see `class_lists`.
+      directory: the folder of the soft labels.
+      open_writer: returns their writer. It is called after all rows were read, so that a file that
+        cannot be used leaves nothing behind; or at once where the folder has labels already, which
+        must be the same.
+      fill_missing: gives segments without a row the clip's weak labels; else they are an error.
 
     Raises UserError for a damaged file, one with other clips, or with two rows for one segment.
     """
     names = ClipNames(index.ids)
-    counts = segmentation.counts(index.num_samples).astype(np.int64)
-    writer = begin() if label_manifest.are_begun(directory) else None
-    with _scratch(directory, int(counts.sum()), len(columns), file.views) as scratch:
-        places = _Places(index, segmentation, counts, path, file.padded)
-        rows, known_rows = _read(file, names, places, columns, scratch)
-        names.check_some_found(path, known_rows)
-        if not rows:
+    counts = segmentation.count_segments(index.num_samples).astype(np.int64)
+    writer = open_writer() if label_manifest.are_begun(directory) else None
+    with _open_scratch(
+        directory, int(counts.sum()), num_classes=len(class_columns), has_views=file.has_views
+    ) as scratch:
+        places = _PlaceFinder(index, segmentation, counts, path, file.may_pad)
+        num_rows, num_known_rows = _place_rows(
+            file, names, places=places, class_columns=class_columns, scratch=scratch
+        )
+        names.check_some_found(path, num_known_rows)
+        if not num_rows:
             raise UserError(
                 f"{path}: no segment's middle lies in the times of any row. Are they seconds from "
                 "the beginning of the clip, not of the recording that it is from?"
             )
-        lacking = scratch.found == 0
-        clips = np.unique(np.searchsorted(places.starts, np.flatnonzero(lacking), "right") - 1)
-        if len(clips) and not fill_missing:
-            _refuse_missing(path, index, lacking, clips)
-        _write(writer or begin(), index, counts, scratch)
+        is_missing = scratch.num_rows == 0
+        incomplete_clips = np.unique(
+            np.searchsorted(places.starts, np.flatnonzero(is_missing), "right") - 1
+        )
+        if len(incomplete_clips) and not fill_missing:
+            _refuse_missing(path, index, is_missing=is_missing, clips=incomplete_clips)
+        _write_shards(writer or open_writer(), index, counts=counts, scratch=scratch)
     return Imported(
-        rows=rows,
-        idle_rows=0 if file.padded else known_rows - rows,
+        rows=num_rows,
+        idle_rows=0 if file.may_pad else num_known_rows - num_rows,
         other_rows=names.unknown,
         other_examples=names.unknown_examples,
         segments=int(counts.sum()),
-        filled_segments=int(lacking.sum()),
-        filled_clips=len(clips),
-        unmapped=[name for name, of in zip(index.classes, columns, strict=True) if not len(of)],
+        filled_segments=int(is_missing.sum()),
+        filled_clips=len(incomplete_clips),
+        unmapped=[
+            name
+            for name, columns in zip(index.classes, class_columns, strict=True)
+            if not len(columns)
+        ],
     )
 
 
-def _read(
-    file: LabelFile, names: ClipNames, places: "_Places", columns: Columns, scratch: "_Scratch"
+def _place_rows(
+    file: LabelFile,
+    names: ClipNames,
+    *,
+    places: "_PlaceFinder",
+    class_columns: Columns,
+    scratch: "_Scratch",
 ) -> tuple[int, int]:
-    """Puts the rows of a file in their places; returns how many were used, and are of our clips."""
+    """Puts the rows of a file in their places; counts those used, and those of the data's clips."""
     lengths = np.append(places.index.num_samples, 0).astype(np.int64)  # at -1, an unknown clip's
-    wanted = Wanted(
-        sorted({column for of in columns for column in of}),
-        lambda given: lengths[names.look_up(given)],
+    request = ReadRequest(
+        sorted({column for columns in class_columns for column in columns}),
+        lambda clip_names: lengths[names.look_up(clip_names)],
     )
-    rows = known_rows = 0
+    num_rows = num_known_rows = 0
     with progress.bar(None, "row", "read") as bar:
-        for block in file.blocks(wanted):
+        for block in file.read_blocks(request):
             clips = names.find(block.names)
-            taken, place = places.of(block, clips)
+            rows, row_places = places.find_places(block, clips)
             scratch.add(
-                place, class_lists.select_columns(block.values[taken], columns), places.name
+                row_places,
+                class_lists.select_columns(block.values[rows], class_columns),
+                places.describe,
             )
-            rows += len(np.unique(taken))
-            known_rows += int((clips >= 0).sum())
+            num_rows += len(np.unique(rows))
+            num_known_rows += int((clips >= 0).sum())
             bar.update(len(block.names))
-    return rows, known_rows
+    return num_rows, num_known_rows
 
 
-def sha256(paths: Sequence[pathlib.Path]) -> str:
-    """Of the contents of files, in their order. Raises UserError for one that cannot be read."""
+def compute_sha256(paths: Sequence[pathlib.Path]) -> str:
+    """Hashes the contents of files in their order. Raises UserError for one that is unreadable."""
     digest = hashlib.sha256()
     for path in paths:
         try:
@@ -164,8 +185,8 @@ def sha256(paths: Sequence[pathlib.Path]) -> str:
     return digest.hexdigest()
 
 
-class _Places:
-    """Where rows go: the segments of all clips lie end to end."""
+class _PlaceFinder:
+    """Finds the places of rows in the scratch file, where the clips' segments lie end to end."""
 
     def __init__(
         self,
@@ -173,135 +194,142 @@ class _Places:
         segmentation: Segmentation,
         counts: np.ndarray,
         path: pathlib.Path,
-        padded: bool,
+        may_pad: bool,
     ):
         self.index, self.segmentation, self.counts = index, segmentation, counts
-        self.path, self.padded = path, padded
+        self.path, self.may_pad = path, may_pad
         self.starts = np.cumsum(counts) - counts
 
-    def name(self, place: int) -> str:
+    def describe(self, place: int) -> str:
         clip = int(np.searchsorted(self.starts, place, side="right")) - 1
         return f"{self.path}: clip {self.index.ids[clip]}, segment {place - self.starts[clip]}"
 
-    def of(self, block: Block, clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(rows of the block, the place of each); a row may go to several places, or to none.
+    def find_places(self, block: Block, clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns rows of the block, and the place of each; a row may have several places or none.
 
-        clips: that the rows are of; -1: of none.
+        clips: the clip of each row; -1 where the data does not have it.
         """
         if block.segments is not None:
-            return self._numbered(clips, block.segments)
+            return self._find_numbered(clips, block.segments)
         rows = np.repeat(np.arange(len(clips)), np.where(clips < 0, 0, self.counts[clips]))
         firsts = np.flatnonzero(np.diff(rows, prepend=-1))
-        segment = np.arange(len(rows)) - np.repeat(firsts, np.diff(np.append(firsts, len(rows))))
+        segments = np.arange(len(rows)) - np.repeat(firsts, np.diff(np.append(firsts, len(rows))))
         if block.onsets is not None and block.offsets is not None:
             self._check_times(block.names, clips, block.onsets, block.offsets)
-            length = self.index.num_samples[clips[rows]] / SAMPLE_RATE
+            clip_seconds = self.index.num_samples[clips[rows]] / SAMPLE_RATE
             times = block.onsets[rows], block.offsets[rows]
-            kept = self._fitting(rows, segment, length, *times)
-            rows, segment = rows[kept], segment[kept]
-        return rows, self.starts[clips[rows]] + segment
+            is_fitting = self._find_fitting(rows, segments, clip_seconds, *times)
+            rows, segments = rows[is_fitting], segments[is_fitting]
+        return rows, self.starts[clips[rows]] + segments
 
     def _check_times(
         self, names: Sequence[str], clips: np.ndarray, onsets: np.ndarray, offsets: np.ndarray
     ) -> None:
-        right = np.isfinite(onsets) & np.isfinite(offsets) & (onsets < offsets)
-        if (wrong := np.flatnonzero(~right & (clips >= 0))).size:
+        is_valid = np.isfinite(onsets) & np.isfinite(offsets) & (onsets < offsets)
+        if (wrong := np.flatnonzero(~is_valid & (clips >= 0))).size:
             row = wrong[0]
             raise UserError(
                 f"{self.path}: clip {names[row]} has a row from {onsets[row]:g} to "
                 f"{offsets[row]:g} s: expected two times in seconds, the later one second"
             )
 
-    def _fitting(
+    def _find_fitting(
         self,
         rows: np.ndarray,
-        segment: np.ndarray,
-        length: np.ndarray,
+        segments: np.ndarray,
+        clip_seconds: np.ndarray,
         onsets: np.ndarray,
         offsets: np.ndarray,
     ) -> np.ndarray:
-        """Which pairs of a row and a segment of its clip, [n] all, belong together: bool [n].
+        """Tells which pairs of a row and a segment of its clip, [n] all, belong together: bool [n].
 
-        A row that has the times of a segment is that segment's alone (others may overlap it); any
-        other one is of the segments whose middles lie in it. length: of clips, in seconds.
+        A row that has the times of a segment belongs to that segment alone (others may overlap it).
+        Any other row belongs to the segments whose middles lie in it.
         """
-        onset, offset = self.segmentation.times(segment)
-        ends = np.minimum(offset, length)
-        middle = (onset + np.maximum(ends, onset)) / 2
-        same = np.abs(onsets - onset) < SAME_SECONDS
-        same &= np.abs(np.minimum(offsets, length) - ends) < SAME_SECONDS
-        is_own = np.zeros(rows.max(initial=-1) + 1, bool)
-        is_own[rows[same]] = True
-        return np.where(is_own[rows], same, (onsets <= middle) & (middle < offsets))
+        segment_onsets, segment_offsets = self.segmentation.compute_times(segments)
+        ends = np.minimum(segment_offsets, clip_seconds)
+        middles = (segment_onsets + np.maximum(ends, segment_onsets)) / 2
+        has_same_times = np.abs(onsets - segment_onsets) < SAME_SECONDS
+        has_same_times &= np.abs(np.minimum(offsets, clip_seconds) - ends) < SAME_SECONDS
+        has_segment_times = np.zeros(rows.max(initial=-1) + 1, bool)
+        has_segment_times[rows[has_same_times]] = True
+        has_middle = (onsets <= middles) & (middles < offsets)
+        return np.asarray(np.where(has_segment_times[rows], has_same_times, has_middle))
 
-    def _numbered(self, clips: np.ndarray, segments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        inside = segments < np.where(clips < 0, 0, self.counts[clips])
-        if not self.padded and (wrong := np.flatnonzero(~inside & (clips >= 0))).size:
+    def _find_numbered(
+        self, clips: np.ndarray, segments: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        is_inside = segments < np.where(clips < 0, 0, self.counts[clips])
+        if not self.may_pad and (wrong := np.flatnonzero(~is_inside & (clips >= 0))).size:
             clip, segment = clips[wrong[0]], segments[wrong[0]]
             raise UserError(
                 f"{self.path}: clip {self.index.ids[clip]} has a row for segment {segment}, and "
                 f"with {self.segmentation.seconds:g} s it has {self.counts[clip]} (from 0). Is "
                 "--segment_seconds that of the file?"
             )
-        rows = np.flatnonzero(inside)
+        rows = np.flatnonzero(is_inside)
         return rows, self.starts[clips[rows]] + segments[rows]
 
 
 class _Scratch:
-    """Labels of all segments in a file, and how many rows each had."""
+    """Labels of all segments in a file, and the number of rows that each had."""
 
-    def __init__(self, values: np.ndarray, views: bool):
-        self.values, self.views = values, views
-        self.found = np.zeros(len(values), np.uint32)
+    def __init__(self, values: np.ndarray, has_views: bool):
+        self.values, self.has_views = values, has_views
+        self.num_rows = np.zeros(len(values), np.uint32)
 
-    def add(self, places: np.ndarray, rows: np.ndarray, name) -> None:
-        """Takes rows [n, classes]; name(place) says which segment it is, for messages."""
-        if self.views:
+    def add(self, places: np.ndarray, rows: np.ndarray, describe: Callable[[int], str]) -> None:
+        """Adds rows [n, classes]; describe(place) names the segment of a place in messages."""
+        if self.has_views:
             np.add.at(self.values, places, rows)
         else:
-            unique, times = np.unique(places, return_counts=True)
-            again = unique[(times > 1) | (self.found[unique] > 0)]
-            if len(again):
-                raise UserError(f"{name(int(again[0]))} has two rows")
+            unique, num_times = np.unique(places, return_counts=True)
+            repeated = unique[(num_times > 1) | (self.num_rows[unique] > 0)]
+            if len(repeated):
+                raise UserError(f"{describe(int(repeated[0]))} has two rows")
             self.values[places] = rows
-        np.add.at(self.found, places, 1)
+        np.add.at(self.num_rows, places, 1)
 
     def mean(self, rows: slice) -> np.ndarray:
-        """float32 [rows, classes]; NaN where nothing was given."""
-        found = self.found[rows, None]
+        """Mean labels, float32 [rows, classes]; NaN for segments without a row."""
+        num_rows = self.num_rows[rows, None]
         values = np.asarray(self.values[rows], np.float32)
-        return np.where(found > 0, values / np.maximum(found, 1), np.nan)
+        return np.where(num_rows > 0, values / np.maximum(num_rows, 1), np.nan)
 
 
 @contextlib.contextmanager
-def _scratch(folder: pathlib.Path, segments: int, classes: int, views: bool) -> Iterator[_Scratch]:
-    """A file that is gone when the block ends, however it ends."""
-    dtype = np.dtype(np.float32 if views else np.float16)
-    size = max(segments, 1) * classes * dtype.itemsize
+def _open_scratch(
+    folder: pathlib.Path, num_segments: int, *, num_classes: int, has_views: bool
+) -> Iterator[_Scratch]:
+    """Opens a file that is deleted when the block ends, however it ends."""
+    dtype = np.dtype(np.float32 if has_views else np.float16)
+    num_bytes = max(num_segments, 1) * num_classes * dtype.itemsize
     folder.mkdir(parents=True, exist_ok=True)
-    advice = f"{size / 1e9:.2f} GB are needed beside the labels."
+    advice = f"{num_bytes / 1e9:.2f} GB are needed beside the labels."
     with plain_disk_errors(folder, advice), tempfile.TemporaryFile(dir=folder) as file:
         # Memory that a full disk cannot back would end the process without a word.
-        os.posix_fallocate(file.fileno(), 0, size)
-        values = np.memmap(file, dtype, "r+", shape=(max(segments, 1), classes))[:segments]
-        yield _Scratch(values, views)
+        os.posix_fallocate(file.fileno(), 0, num_bytes)
+        values = np.memmap(file, dtype, "r+", shape=(max(num_segments, 1), num_classes))[
+            :num_segments
+        ]
+        yield _Scratch(values, has_views)
         del values
 
 
 def _refuse_missing(
-    path: pathlib.Path, index: ClipIndex, lacking: np.ndarray, clips: np.ndarray
+    path: pathlib.Path, index: ClipIndex, *, is_missing: np.ndarray, clips: np.ndarray
 ) -> None:
     examples = ", ".join(index.ids[clips[:_EXAMPLES]].tolist())
     more = f" and {len(clips) - _EXAMPLES} more" if len(clips) > _EXAMPLES else ""
     raise UserError(
-        f"{path} has no labels for {lacking.sum()} segments of {len(clips)} of the {len(index)} "
+        f"{path} has no labels for {is_missing.sum()} segments of {len(clips)} of the {len(index)} "
         f"clips of {index.split!r}: {examples}{more}. --missing=weak lets the weak labels stand "
         "for them"
     )
 
 
-def _write(
-    writer: SoftLabelWriter, index: ClipIndex, counts: np.ndarray, scratch: _Scratch
+def _write_shards(
+    writer: SoftLabelWriter, index: ClipIndex, *, counts: np.ndarray, scratch: _Scratch
 ) -> None:
     starts = np.concatenate([[0], np.cumsum(counts)])
     for shard in writer.missing:

@@ -1,4 +1,4 @@
-"""What every format of label files is read as: rows of probabilities, a block at a time."""
+"""Every format of label files is read as rows of probabilities, a block at a time."""
 
 import dataclasses
 import math
@@ -17,7 +17,7 @@ POOLS = ("mean", "max")
 GIVE_CLASSES = (
     "give their list: --classes=FILE.csv, with the column label, or index,mid,display_name"
 )
-SAME_SECONDS = 1e-3  # as far as a time may be from that of its segment
+SAME_SECONDS = 1e-3  # a time may be so far from that of its segment
 
 # The logits that stand for probabilities of 0 and 1, which have none: float16 rounds back to them.
 _LARGEST_LOGIT = 30.0
@@ -26,7 +26,7 @@ _TOLERANCE = 1e-3
 
 
 class Block(NamedTuple):
-    """Some rows of a file: each holds for a segment, for a stretch of time, or for a whole clip."""
+    """Some rows of a file: each holds for a segment, for an interval, or for a whole clip."""
 
     names: Sequence[str]  # [n] clips, as the file calls them
     values: np.ndarray  # float32 [n, classes of the file], probabilities
@@ -35,12 +35,12 @@ class Block(NamedTuple):
     offsets: np.ndarray | None = None  # float64 [n]
 
 
-class Wanted(NamedTuple):
-    """What is asked for of a file.
+class ReadRequest(NamedTuple):
+    """What a reader of a file needs to know.
 
-    columns: numbers of its classes that are used; the values of others may be anything.
-    num_samples: lengths of the data's clips by their names in the file, int64 [n]; 0 for clips of
-      other data.
+    columns: numbers of the classes that are used; the values of others may be anything.
+    num_samples: returns the lengths of the data's clips from their names in the file, int64 [n]; 0
+      for clips of other data.
     """
 
     columns: Sequence[int]
@@ -52,31 +52,31 @@ class LabelFile(Protocol):
 
     Attributes:
       classes: its classes, in the order of `Block.values`.
-      views: several rows for one segment are views of it, of which the mean is taken.
-      padded: rows may lie past a clip's end, where there is nothing to label.
+      has_views: several rows for one segment are views of it; the segment has their mean.
+      may_pad: rows may lie past a clip's end, where there is nothing to label.
     """
 
     classes: tuple[str, ...]
-    views: bool
-    padded: bool
+    has_views: bool
+    may_pad: bool
 
-    def blocks(self, wanted: Wanted) -> Iterator[Block]:
-        """The rows, in the file's order; at most about BLOCK_ROWS at a time are in memory."""
+    def read_blocks(self, request: ReadRequest) -> Iterator[Block]:
+        """Yields the rows in the file's order, at most about BLOCK_ROWS at a time."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How a file is read or written.
+    """Options of reading or writing a file.
 
     Attributes:
-      logits: its values are logits, not probabilities.
-      segmentation: of the soft labels.
-      classes: of the file, where it does not name them itself.
-      index: a file that names its rows, where another one does that.
-      top_k: how many classes of a row are written, where a format holds the highest only.
-      fill: what stands for the other ones, see `top_k_files`.
-      pool: mean or max over frames, or over the segments of a clip; "": not said.
+      logits: whether its values are logits, not probabilities.
+      segmentation: that of the soft labels.
+      classes: the file's classes, where it does not name them itself.
+      index: the file that names the rows, where a format has one.
+      top_k: number of classes that are written for a row, where a format holds the highest only.
+      fill: mean, half or zero: the scores of the others, see `ced_format`.
+      pool: mean or max over frames, or over the segments of a clip; "" where the user chose none.
     """
 
     logits: bool
@@ -89,14 +89,15 @@ class Options:
 
 
 class Format(NamedTuple):
-    """A kind of label file. `files` are those that belong to a path; of the options that only some
-    formats know, `used` ones matter to reading it, `written` ones to writing it.
+    """A format of label files.
 
-    read(path, options) opens a file; write(path, labels, options) writes soft labels.
+    read(path, options) opens a file; write(path, labels, options) writes soft labels;
+    files(path, options) lists the files that belong to a path. Some options belong to some formats
+    only: `used` names those that change reading, `written` those that change writing.
     """
 
     about: str
-    logits: bool  # unless told otherwise
+    logits: bool  # by default
     suffix: str
     read: Callable[[pathlib.Path, Options], LabelFile]
     write: Callable[[pathlib.Path, SoftLabels, Options], list[pathlib.Path]]
@@ -105,16 +106,16 @@ class Format(NamedTuple):
     written: tuple[str, ...] = ()
 
     def settings(self, options: Options) -> dict[str, Any]:
-        """What of the options changes the labels that are read."""
-        made_with = [name for name in self.used if name != "index"]  # its content counts
-        return {"logits": options.logits} | {name: getattr(options, name) for name in made_with}
+        """The options that change the labels that are read."""
+        option_names = [name for name in self.used if name != "index"]  # its content counts
+        return {"logits": options.logits} | {name: getattr(options, name) for name in option_names}
 
 
-def probabilities(values: np.ndarray, logits: bool, where: object) -> np.ndarray:
-    """Values of a file as float32 probabilities, of the same shape.
+def to_probabilities(values: np.ndarray, logits: bool, where: object) -> np.ndarray:
+    """Converts values of a file to float32 probabilities of the same shape.
 
-    where: the file, and the place in it, for messages. Raises UserError for what is neither a
-    logit nor a probability.
+    where: the file, and the place in it, for messages. Raises UserError for a value that is neither
+    a logit nor a probability.
     """
     values = np.asarray(values, np.float32)
     if np.isnan(values).any():
@@ -127,29 +128,29 @@ def probabilities(values: np.ndarray, logits: bool, where: object) -> np.ndarray
             f"{where}: {low if low < -_TOLERANCE else high:g} is no probability. If the file holds "
             "logits, say --values=logits"
         )
-    return np.clip(values, 0, 1)
+    return np.asarray(np.clip(values, 0, 1))
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """Probabilities of logits, float32 of any shape."""
-    small = np.exp(-np.abs(np.asarray(logits, np.float32)))
-    return np.where(np.asarray(logits) >= 0, 1 / (1 + small), small / (1 + small))
+    """Converts logits to probabilities, float32 of any shape."""
+    decays = np.exp(-np.abs(np.asarray(logits, np.float32)))
+    return np.where(np.asarray(logits) >= 0, 1 / (1 + decays), decays / (1 + decays))
 
 
 def logit(values: np.ndarray) -> np.ndarray:
-    """Logits of probabilities, float32 of any shape; within ±30.
+    """Converts probabilities to logits within ±30, float32 of any shape.
 
     `sigmoid` of them, rounded to float16, is the probability rounded to float16.
     """
     p = np.asarray(values, np.float64)
     with np.errstate(divide="ignore"):
-        found = np.log(p) - np.log1p(-p)
-    return np.clip(found, -_LARGEST_LOGIT, _LARGEST_LOGIT).astype(np.float32)
+        logits = np.log(p) - np.log1p(-p)
+    return np.asarray(np.clip(logits, -_LARGEST_LOGIT, _LARGEST_LOGIT), np.float32)
 
 
-def pooled(values: np.ndarray, pool: str, axis: int) -> np.ndarray:
-    """Mean (unless told otherwise) or maximum over an axis."""
-    return values.max(axis=axis) if pool == "max" else values.mean(axis=axis)
+def pool_values(values: np.ndarray, method: str, axis: int) -> np.ndarray:
+    """Computes the maximum over an axis where `method` is max, else the mean."""
+    return np.asarray(values.max(axis=axis) if method == "max" else values.mean(axis=axis))
 
 
 class Rows(NamedTuple):
@@ -160,8 +161,8 @@ class Rows(NamedTuple):
     values: np.ndarray  # float16 [n, classes]
 
 
-def shard_rows(labels: SoftLabels) -> Iterator[Rows]:
-    """Soft labels shard by shard, without what only pads short clips."""
+def read_shard_rows(labels: SoftLabels) -> Iterator[Rows]:
+    """Yields soft labels shard by shard, without the rows that pad short clips."""
     for shard in range(len(labels.index.shard_sizes)):
         ids, values, counts = labels.read_shard(shard)
         inside = np.arange(values.shape[1]) < counts[:, None]
@@ -169,25 +170,28 @@ def shard_rows(labels: SoftLabels) -> Iterator[Rows]:
         yield Rows(ids[clip], segment, values[inside])
 
 
-def row_blocks(labels: SoftLabels, rows: int) -> Iterator[Rows]:
+def read_row_blocks(labels: SoftLabels, block_rows: int) -> Iterator[Rows]:
     """The same in blocks of `rows` segments, whatever the size of shards; the last has the rest."""
-    held: list[Rows] = []
-    count = 0
-    for part in shard_rows(labels):
-        held.append(part)
-        count += len(part.ids)
-        if count >= rows:
-            whole = Rows(*map(np.concatenate, zip(*held, strict=True)))
-            cut = count // rows * rows
-            for start in range(0, cut, rows):
-                yield Rows(*(array[start : start + rows] for array in whole))
-            held, count = [Rows(*(array[cut:] for array in whole))], count - cut
-    if count:
-        yield Rows(*map(np.concatenate, zip(*held, strict=True)))
+    buffered: list[Rows] = []
+    num_buffered = 0
+    for shard_rows in read_shard_rows(labels):
+        buffered.append(shard_rows)
+        num_buffered += len(shard_rows.ids)
+        if num_buffered >= block_rows:
+            joined = Rows(*map(np.concatenate, zip(*buffered, strict=True)))
+            num_whole = num_buffered // block_rows * block_rows
+            for start in range(0, num_whole, block_rows):
+                yield Rows(*(array[start : start + block_rows] for array in joined))
+            buffered, num_buffered = (
+                [Rows(*(array[num_whole:] for array in joined))],
+                num_buffered - num_whole,
+            )
+    if num_buffered:
+        yield Rows(*map(np.concatenate, zip(*buffered, strict=True)))
 
 
-def whole_number(value: str) -> int:
-    """An integer in a table. Raises ValueError for anything else, 1.5 and nan too."""
+def parse_whole_number(value: str) -> int:
+    """Parses an integer of a table. Raises ValueError for anything else, 1.5 and nan too."""
     number = float(value)
     if not math.isfinite(number) or number != int(number):
         raise ValueError(f"{value!r} is no whole number")

@@ -1,4 +1,4 @@
-"""Libraries of the `corpora` extra, imported when used, and what they raise in plain words."""
+"""Turns what the libraries of the `corpora` extra raise into plain words."""
 
 import contextlib
 import pathlib
@@ -29,17 +29,17 @@ def plain_errors(path: pathlib.Path, library: str) -> Iterator[None]:
 def check_replaced(path: pathlib.Path, column: str) -> None:
     """Raises UserError where a Parquet file of another kind would be overwritten.
 
-    Tables of labels, and CED's tables of rows, end alike. column: what only those of the same kind
-    have.
+    Tables of labels, and CED's tables of rows, have the same suffix. column: the name of a column
+    that only tables of the same kind have.
     """
     if not path.exists():
         return
     with plain_errors(path, "pyarrow"):
         import pyarrow.parquet
 
-        found = pyarrow.parquet.read_schema(path).names
-    if column not in found:
+        columns = pyarrow.parquet.read_schema(path).names
+    if column not in columns:
         raise UserError(
-            f"{path} is there already and holds something else ({', '.join(found[:4])}): choose "
+            f"{path} is there already and holds something else ({', '.join(columns[:4])}): choose "
             "another --out, or delete it"
         )

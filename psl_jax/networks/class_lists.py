@@ -37,7 +37,7 @@ def audioset_classes() -> tuple[str, ...]:
     return read_classes(AUDIOSET_CSV)[0]
 
 
-def read_classes(path: str | os.PathLike) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def read_classes(path: str | os.PathLike[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(names, ids) of a CSV with the columns `index,mid,display_name` or one column `label`.
 
     Raises UserError for a file that is not there or of another form.
@@ -61,7 +61,7 @@ def read_classes(path: str | os.PathLike) -> tuple[tuple[str, ...], tuple[str, .
     return tuple(names), tuple(class_ids)
 
 
-def _numbered_rows(path: str | os.PathLike) -> list[dict[str, str]]:
+def _numbered_rows(path: str | os.PathLike[str]) -> list[dict[str, str]]:
     """The rows in the order of their column `index`, which must count from 0 without gaps."""
     forms = "index,mid,display_name or one column label"
     table = csv_files.read_rows(path, ("index", "mid", "display_name"), expected=forms)
@@ -108,7 +108,7 @@ def match_classes(
     theirs: Sequence[str],
     ours: Sequence[str],
     source: object,
-    class_map: str | os.PathLike | None = None,
+    class_map: str | os.PathLike[str] | None = None,
     unmapped: str = "error",
     remedy: str = "",
 ) -> Columns:
@@ -150,7 +150,7 @@ def match_classes(
 
 
 def _read_class_map(
-    path: str | os.PathLike, theirs: Sequence[str], ours: Sequence[str], source: object
+    path: str | os.PathLike[str], theirs: Sequence[str], ours: Sequence[str], source: object
 ) -> dict[str, tuple[int, ...]]:
     class_names = {comparable_name(name): name for name in ours}
     numbers = {comparable_name(name): number for number, name in enumerate(theirs)}
@@ -183,7 +183,7 @@ def select_columns(values: np.ndarray, columns: Columns) -> np.ndarray:
 
 
 def name_columns(
-    names: Sequence[str] | None, width: int, path: str | os.PathLike, remedy: str
+    names: Sequence[str] | None, width: int, path: str | os.PathLike[str], remedy: str
 ) -> tuple[str, ...]:
     """Names of the `width` classes of a file: `names`, or AudioSet's 527 or YAMNet's 521.
 
@@ -202,7 +202,7 @@ def name_columns(
 
 
 def classes_beside(
-    path: str | os.PathLike, width: int, listed: str | os.PathLike | None = None
+    path: str | os.PathLike[str], width: int, listed: str | os.PathLike[str] | None = None
 ) -> tuple[str, ...]:
     """Names of a file's `width` classes: those of the list `listed`, or of FILE.classes.csv.
 

@@ -8,6 +8,7 @@ reflect padding, power spectrum, 64 HTK mel bands from 0 to 8 kHz without norm,
 import contextlib
 import dataclasses
 from functools import lru_cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -102,7 +103,7 @@ class LogMel:
         return jnp.maximum(decibel, loudest - self.top_db)
 
 
-def num_frames(num_samples):
+def num_frames(num_samples: Any) -> Any:
     """Frames that `num_samples` samples make: 1 + samples // 160 (10 s: 1001, 2 s: 201)."""
     return 1 + num_samples // HOP
 

@@ -6,7 +6,7 @@ into a graph definition and plain arrays once, and merge it inside the jitted fu
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -59,14 +59,14 @@ def scaled(channels: int, width: float) -> int:
     return rounded + divisor if rounded < 0.9 * target else rounded
 
 
-def output_frames(frames):
+def output_frames(frames: Any) -> Any:
     """Output frames for `frames` input frames: 1001 -> 32, 201 -> 7. Works on ints and arrays."""
     for _ in range(NUM_HALVINGS):
         frames = halved(frames)
     return frames
 
 
-def halved(frames):
+def halved(frames: Any) -> Any:
     """Frames after a convolution of stride 2. Works on ints and arrays."""
     return (frames - 1) // 2 + 1
 

@@ -1,8 +1,8 @@
-"""Shards written by the workers of a Beam pipeline, on any runner.
+"""Writes shards by the workers of a Beam pipeline, on any runner.
 
-Rows go to the workers, and what they wrote comes back, as small files beside the shards: neither
-fits into a pipeline's description. So all workers must see the data folder and the recordings, as
-on a shared file system.
+Rows go to the workers, and records of their shards come back, as small files beside the shards:
+neither fits into a pipeline's description. So all workers must see the data folder and the
+recordings, as on a shared file system.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from psl_jax.runtime.paths import path_of
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
-    """What a worker needs to write a shard."""
+    """The data that a worker needs to write a shard."""
 
     part: unfinished_shards.Part
     loader: clip_rows.Loader
@@ -30,45 +30,45 @@ class _Job:
 
 
 def write_parts(
-    wanted: Sequence[unfinished_shards.Part],
+    parts: Sequence[unfinished_shards.Part],
     *,
     loader: clip_rows.Loader,
     has_events: bool,
     options: str,
     name: str,
 ) -> None:
-    """Writes each of the `wanted` parts in one step of one Beam worker.
+    """Writes each of the parts in one step of one Beam worker.
 
     Args:
       options: command line of the pipeline, such as "--runner=FlinkRunner --flink_master=...".
-      name: of the step.
+      name: name of the step.
 
     Raises:
       UserError: Beam is not installed, or its options are wrong.
     """
-    beam, pipeline_options = _beam(options)
-    jobs = [part.told.with_suffix(".job") for part in wanted]
-    for part, path in zip(wanted, jobs, strict=True):
-        with files.atomic_open(path, "wb") as file:
+    beam, pipeline_options = _import_beam(options)
+    job_paths = [part.record.with_suffix(".job") for part in parts]
+    for part, job_path in zip(parts, job_paths, strict=True):
+        with files.atomic_open(job_path, "wb") as file:
             pickle.dump(_Job(part, loader, has_events), file)
     with beam.Pipeline(options=pipeline_options) as pipeline:
         _ = (
             pipeline
-            | f"{name}: shards" >> beam.Create([os.fspath(path) for path in jobs])
+            | f"{name}: shards" >> beam.Create([os.fspath(job_path) for job_path in job_paths])
             | f"{name}: share out" >> beam.Reshuffle()
-            | f"{name}: write" >> beam.Map(write_one)
+            | f"{name}: write" >> beam.Map(write_shard_of_job)
         )
 
 
-def write_one(path: str) -> str:
-    """Writes one part under a name of its own, and renames it: workers may do a job twice."""
+def write_shard_of_job(path: str) -> str:
+    """Writes one part under a unique name, and renames it: workers may do a job twice."""
     job: _Job = pickle.loads(path_of(path).read_bytes())
     loaded = map(job.loader, job.part.rows)
     unfinished_shards.write(job.part, loaded, job.has_events, mark=f"{uuid.uuid4().hex}.")
     return path
 
 
-def _beam(options: str) -> tuple[Any, Any]:
+def _import_beam(options: str) -> tuple[Any, Any]:
     try:
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions

@@ -1,4 +1,4 @@
-"""What a record of a clip holds: the one owner of its features."""
+"""Defines the features of a clip's record, and serializes clips."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
 
-def features(classes: Sequence[str], *, events: bool) -> "tfds.features.FeaturesDict":
-    """The TFDS features of a corpus with these classes, with or without strong labels.
+def make_features(classes: Sequence[str], *, events: bool) -> "tfds.features.FeaturesDict":
+    """Makes the TFDS features of a corpus with these classes, with or without strong labels.
 
     Serialized as flat tf.train.Example features: "id" and "audio" (little-endian int16) are bytes,
     "labels" and "events/label" int64 lists, "events/onset" and "events/offset" float lists.
@@ -33,8 +33,8 @@ def features(classes: Sequence[str], *, events: bool) -> "tfds.features.Features
     return tfds.features.FeaturesDict(contents)
 
 
-def serialized(clip: Clip, *, events: bool) -> bytes:
-    """The clip as a record of `features(..., events=events)`: the bytes that TFDS would write.
+def serialize(clip: Clip, *, events: bool) -> bytes:
+    """Serializes a clip for `make_features(..., events=events)`, to the bytes that TFDS writes.
 
     TFDS's serializer copies the audio several times, which is most of the time of a 16 kHz clip.
     The order of features is fixed, else files would differ between processes.
@@ -49,4 +49,5 @@ def serialized(clip: Clip, *, events: bool) -> bytes:
         fields["events/onset"].float_list.value.extend(onsets)
         fields["events/offset"].float_list.value.extend(offsets)
         fields["events/label"].int64_list.value.extend(labels)
-    return example.SerializeToString(deterministic=True)
+    record: bytes = example.SerializeToString(deterministic=True)
+    return record

@@ -1,4 +1,4 @@
-"""What makes shards a data set: names, classes, unions of splits, and TFDS's own files, last."""
+"""Writes the files that make shards a data set: classes, unions of splits, and TFDS's own files."""
 
 import pathlib
 import tempfile
@@ -13,23 +13,23 @@ from psl_jax.runtime import files
 from psl_jax.runtime.quiet_tensorflow import tensorflow_quietly
 
 
-def shard_path(
-    folder: pathlib.Path, name: str, split: str, number: int, count: int
+def make_shard_path(
+    folder: pathlib.Path, name: str, *, split: str, number: int, count: int
 ) -> pathlib.Path:
-    """Where TFDS looks for shard `number` of `count` of a split."""
+    """Makes the path where TFDS looks for shard `number` of `count` of a split."""
     return folder / f"{name}-{split}.tfrecord-{number:05d}-of-{count:05d}"
 
 
 def write_classes(folder: pathlib.Path, corpus: Corpus) -> None:
-    numbered = zip(range(len(corpus.classes)), corpus.class_ids, corpus.classes, strict=True)
+    rows = zip(range(len(corpus.classes)), corpus.class_ids, corpus.classes, strict=True)
     columns = ("index", "mid", "display_name")
-    files.write_csv(folder / split_index_files.CLASSES_NAME, columns, numbered)
+    files.write_csv(folder / split_index_files.CLASSES_NAME, columns, rows)
 
 
 def write_unions(
     folder: pathlib.Path, corpus: Corpus, stored: Container[str]
 ) -> dict[str, list[str]]:
-    """Writes which splits are made of which stored ones; returns those of `corpus`."""
+    """Writes the stored splits that each union consists of; returns those of `corpus`."""
     unions = {
         split: [name for name in names if name in stored]
         for split, names in corpus.unions.items()
@@ -57,29 +57,32 @@ def write_metadata(folder: pathlib.Path, corpus: Corpus, indices: Mapping[str, C
         )
         infos, shards = [], set()
         for split, index in indices.items():
-            names = template.replace(split=split)
+            name_template = template.replace(split=split)
             num_bytes = 0 if index.record_bytes is None else int(index.record_bytes.sum())
             infos.append(
                 tfds.core.SplitInfo(
                     name=split,
                     shard_lengths=index.shard_sizes.tolist(),
                     num_bytes=num_bytes,
-                    filename_template=names,
+                    filename_template=name_template,
                 )
             )
-            count = len(index.shard_sizes)
-            shards |= {shard_path(local, corpus.name, split, n, count) for n in range(count)}
+            num_shards = len(index.shard_sizes)
+            shards |= {
+                make_shard_path(local, corpus.name, split=split, number=number, count=num_shards)
+                for number in range(num_shards)
+            }
         for shard in shards:  # TFDS looks for their names only
             shard.touch()
         tfds.folder_dataset.write_metadata(
             data_dir=temporary,
-            features=clip_records.features(corpus.classes, events=corpus.has_events),
+            features=clip_records.make_features(corpus.classes, events=corpus.has_events),
             split_infos=infos,
             filename_template=template,
             check_data=False,
             description=f"{corpus.name}: clips at 16 kHz with weak labels; made by psl_jax.",
             disable_shuffling=True,
         )
-        written = set(local.iterdir()) - shards
-        for path in sorted(written, key=lambda path: path.name == INFO_NAME):
+        metadata_files = set(local.iterdir()) - shards
+        for path in sorted(metadata_files, key=lambda path: path.name == INFO_NAME):
             files.copy(path, folder / path.name)

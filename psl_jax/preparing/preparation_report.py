@@ -1,4 +1,4 @@
-"""What is written about a preparation: report.json for programs, report.txt for people."""
+"""Writes the report of a preparation: report.json for programs, report.txt for people."""
 
 import collections
 import os
@@ -16,28 +16,29 @@ from psl_jax.runtime.paths import path_of
 
 REPORT_NAME = "report.json"
 SUMMARY_NAME = "report.txt"
-_FORMER_NAME = "preparation.json"  # what it was called once
+_FORMER_NAME = "preparation.json"  # the name in earlier versions
 
 
-def read_report(data_dir: str | os.PathLike) -> dict[str, Any] | None:
-    """The report of a prepared data set, or None where there is none."""
+def read_report(data_dir: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Reads the report of a prepared data set; returns None where there is none."""
     for name in (REPORT_NAME, _FORMER_NAME):
         path = path_of(data_dir) / name
         if path.exists():
-            return files.read_json(path)
+            report: dict[str, Any] = files.read_json(path)
+            return report
     return None
 
 
 def write_report(folder: pathlib.Path, report: Mapping[str, Any]) -> None:
     files.write_json(folder / REPORT_NAME, report)
     with files.atomic_open(folder / SUMMARY_NAME, encoding="utf-8") as file:
-        file.write("\n".join(summary_lines(report, examples=20)) + "\n")
+        file.write("\n".join(summarize_report(report, examples=20)) + "\n")
 
 
-def split_report(
-    index: ClipIndex, rows: int, problems: Iterable[Problem], rates: Mapping[int, int]
+def describe_split(
+    index: ClipIndex, rows: int, *, problems: Iterable[Problem], rates: Mapping[int, int]
 ) -> dict[str, Any]:
-    """What a split holds: clips, hours, labels, rates of the recordings, hash of the ids."""
+    """Describes a split: clips, hours, labels, rates of the recordings, hash of the ids."""
     counts = index.class_counts()
     seconds = index.num_samples / SAMPLE_RATE
     return {
@@ -65,15 +66,15 @@ def split_report(
     }
 
 
-def same_audio(indices: Sequence[ClipIndex], examples: int = 5) -> list[dict[str, Any]]:
-    """Which splits share clips, by id or audio, and which hold the same audio twice."""
-    found = []
+def find_same_audio(indices: Sequence[ClipIndex], examples: int = 5) -> list[dict[str, Any]]:
+    """Finds splits that share clips, by id or audio, and splits with the same audio twice."""
+    findings = []
     for number, index in enumerate(indices):
-        twice = repeated_audio(index)
-        pairs = [(index, index, twice)] + [
+        repeated = repeated_audio(index)
+        pairs = [(index, index, repeated)] + [
             (other, index, shared_clips(other, index)) for other in indices[:number]
         ]
-        found += [
+        findings += [
             {
                 "splits": [a.split, b.split],
                 "clips": len(shared),
@@ -82,25 +83,25 @@ def same_audio(indices: Sequence[ClipIndex], examples: int = 5) -> list[dict[str
             for a, b, shared in pairs
             if len(shared)
         ]
-    return found
+    return findings
 
 
-def _same_audio_line(found: Mapping[str, Any]) -> str:
-    (first, second), clips = found["splits"], found["clips"]
-    a, b = found["examples"][0]
+def _format_same_audio(finding: Mapping[str, Any]) -> str:
+    (first, second), clips = finding["splits"], finding["clips"]
+    a, b = finding["examples"][0]
     names = a if a == b else f"{a} and {b}"
     if first == second:
         return f"  {first}: {clips} clips hold the audio of another one, such as {names}"
     return f"  {first} and {second} share {clips} clips, such as {names}"
 
 
-def lost_share(split: Mapping[str, Any]) -> float:
-    """Share of the clips that the corpus's tables name and the split lacks."""
-    return 1 - split["clips"] / max(split["rows"], 1)
+def compute_lost_share(split: Mapping[str, Any]) -> float:
+    """Computes the share of the clips in the corpus's tables that the split lacks."""
+    return 1 - float(split["clips"]) / max(int(split["rows"]), 1)
 
 
-def summary_lines(report: Mapping[str, Any], examples: int = 3) -> list[str]:
-    """The report as people read it, with the first `examples` problems of each kind."""
+def summarize_report(report: Mapping[str, Any], examples: int = 3) -> list[str]:
+    """Formats the report for people, with the first `examples` problems of each kind."""
     lines = [f"{report['corpus']}, {report['classes']} classes"]
     for name, split in report["splits"].items():
         counts = split["clips_per_class"]
@@ -110,11 +111,11 @@ def summary_lines(report: Mapping[str, Any], examples: int = 3) -> list[str]:
             "(min / median / max)" + (f", {split['events']} events" if split["events"] else "")
         )
         if split["clips"] < split["rows"]:
-            lines.append(f"    {100 * lost_share(split):.2f} % of its clips are not there")
+            lines.append(f"    {100 * compute_lost_share(split):.2f} % of its clips are not there")
         lines.append(f"    sha256 of the ids: {split['clip_ids_sha256']}")
     if shared := report.get("same_audio"):
         lines.append("the same audio:")
-        lines += [_same_audio_line(found) for found in shared]
+        lines += [_format_same_audio(finding) for finding in shared]
     if report["problems"]:
         lines.append("problems:")
         lines += summarize(report["problems"], examples)

@@ -1,4 +1,4 @@
-"""The corpora by name: settings or a command line to a builder, and the data prepared once."""
+"""Makes the builder of a corpus from settings or a command line, and prepares its data once."""
 
 import argparse
 import os
@@ -17,7 +17,7 @@ RECORDED_CORPORA = ("audioset", *RECORDED)
 
 _CUTTING = ("clip_seconds", "annotated", "group_by")
 OWN_DATA_OPTIONS = (*_CUTTING, "label_separator", "columns", "event_label")
-# Options of the command line that not all corpora have.
+# Options of the command line that only some corpora have.
 OPTIONS_OF = {
     "audioset": ("splits", "max_clip_seconds", "labels_dir", "seed", "hdf5_rate"),
     "fsd50k": ("splits", "max_clip_seconds"),
@@ -29,11 +29,11 @@ OPTIONS_OF = {
 }
 
 
-def prepare(data: DataSettings, workdir: str | os.PathLike, quiet: bool = False) -> str:
+def prepare(data: DataSettings, workdir: str | os.PathLike[str], quiet: bool = False) -> str:
     """Prepares the corpus that `data` names and returns its TFDS data directory.
 
-    Does nothing but check where the data set with the very same settings is there whole; other
-    settings go to a folder of their own. A killed preparation leaves nothing that looks whole.
+    It only checks a data set that exists already with exactly the same settings; other settings
+    have another folder. A killed preparation leaves nothing that looks whole.
 
     Args:
       data: `corpus` is "soundscapes" (full_clips, balanced_clips, eval_clips, seed,
@@ -43,7 +43,7 @@ def prepare(data: DataSettings, workdir: str | os.PathLike, quiet: bool = False)
         `<workdir>/data`) and `num_workers` how many clips to load at once (default, also for 0:
         one a core).
       workdir: the run folder.
-      quiet: print no summary.
+      quiet: prints no summary.
 
     Raises:
       UserError: settings or source files that cannot be used, or a full disk.
@@ -51,7 +51,7 @@ def prepare(data: DataSettings, workdir: str | os.PathLike, quiet: bool = False)
     if data.corpus == "tfds":
         return _check_existing(data, quiet)
     builder = ClipBuilder(
-        _corpus(data),
+        _make_corpus(data),
         data_dir=absolute(data.data_dir or os.path.join(workdir, "data")),
         num_workers=data.num_workers or None,
     )
@@ -62,24 +62,24 @@ def prepare(data: DataSettings, workdir: str | os.PathLike, quiet: bool = False)
     return os.fspath(builder.data_dir)
 
 
-def print_summary(report: dict[str, Any], data_dir: str | os.PathLike, existed: bool) -> None:
-    """Prints what a preparation kept and left out."""
-    lines = preparation_report.summary_lines(report)
-    when = f"prepared {report['made']}, used again" if existed else "prepared"
-    print(f"{lines[0]}, {when}: {data_dir}")
-    where = os.path.join(data_dir, preparation_report.REPORT_NAME)
-    if existed:  # what there is to say of it was said when it was made
+def print_summary(report: dict[str, Any], data_dir: str | os.PathLike[str], existed: bool) -> None:
+    """Prints the clips that a preparation kept and left out."""
+    lines = preparation_report.summarize_report(report)
+    state = f"prepared {report['made']}, used again" if existed else "prepared"
+    print(f"{lines[0]}, {state}: {data_dir}")
+    report_path = os.path.join(data_dir, preparation_report.REPORT_NAME)
+    if existed:  # the whole report was printed when it was made
         for name, split in report["splits"].items():
             print(f"  {name}: {split['clips']} of {split['rows']} clips, {split['hours']:.2f} h")
         if report["problems"]:
-            print(f"  {len(report['problems'])} problems, told when it was made: {where}")
+            print(f"  {len(report['problems'])} problems, told when it was made: {report_path}")
         return
     print("\n".join(lines[1:]))
     if report["problems"]:
-        print(f"all problems are in {where}")
+        print(f"all problems are in {report_path}")
 
 
-def _corpus(data: DataSettings) -> Corpus:
+def _make_corpus(data: DataSettings) -> Corpus:
     if data.corpus == "soundscapes":
         from psl_jax.corpora.soundscapes import HALVES, SceneSettings, Soundscapes
 
@@ -94,11 +94,11 @@ def _corpus(data: DataSettings) -> Corpus:
     if data.corpus not in RECORDED:
         raise UserError(f"data.corpus is {data.corpus!r}, expected one of {', '.join(CORPORA)}")
     if not data.source_dir:
-        what = (
+        contents = (
             "your recordings and tables" if data.corpus == "own_data" else f"{data.corpus}'s files"
         )
         raise UserError(
-            f"data.source_dir is empty: give the folder with {what}, such as "
+            f"data.source_dir is empty: give the folder with {contents}, such as "
             "--config.data.source_dir=/path/to/folder"
         )
     if data.corpus == "own_data":
@@ -106,16 +106,17 @@ def _corpus(data: DataSettings) -> Corpus:
 
         options: dict[str, Any] = {name: getattr(data, name) for name in OWN_DATA_OPTIONS}
         return OwnData(source_dir=data.source_dir, **options)
-    return _published(data.corpus)(source_dir=data.source_dir)
+    corpus: Corpus = _find_published_class(data.corpus)(source_dir=data.source_dir)
+    return corpus
 
 
-def _published(name: str) -> Any:
-    """The class of a corpus of recordings as published, with folds or of Freesound."""
+def _find_published_class(name: str) -> Any:
+    """Finds the class of a published corpus, with folds or of Freesound."""
     from psl_jax.corpora.fold_corpora import Esc50, UrbanSound8k
     from psl_jax.corpora.freesound import Fsd50k, FsdKaggle2018, FsdKaggle2019
 
     classes = Esc50, UrbanSound8k, Fsd50k, FsdKaggle2018, FsdKaggle2019
-    return {one.name: one for one in classes}[name]
+    return {corpus_class.name: corpus_class for corpus_class in classes}[name]
 
 
 def _check_existing(data: DataSettings, quiet: bool) -> str:
@@ -136,17 +137,17 @@ def _check_existing(data: DataSettings, quiet: bool) -> str:
     return data_dir
 
 
-def corpus_builder(arguments: argparse.Namespace) -> ClipBuilder:
-    """The builder of the corpus that the command line names."""
+def make_builder(arguments: argparse.Namespace) -> ClipBuilder:
+    """Makes the builder of the corpus that the command line names."""
     return ClipBuilder(
-        _corpus_of_arguments(arguments),
+        _make_corpus_of_arguments(arguments),
         data_dir=absolute(arguments.data_dir),
         num_workers=arguments.num_workers,
         limit=arguments.limit,
     )
 
 
-def _corpus_of_arguments(arguments: argparse.Namespace) -> Corpus:
+def _make_corpus_of_arguments(arguments: argparse.Namespace) -> Corpus:
     settings: dict[str, Any] = {"source_dir": arguments.source_dir}
     if arguments.corpus == "own_data":
         from psl_jax.corpora.own_data import OwnData
@@ -165,4 +166,5 @@ def _corpus_of_arguments(arguments: argparse.Namespace) -> Corpus:
         return AudioSet(**settings, seed=arguments.seed or 0)
     if arguments.corpus == "fsdkaggle2019":
         settings["include_known_bad"] = arguments.include_known_bad
-    return _published(arguments.corpus)(**settings)
+    corpus: Corpus = _find_published_class(arguments.corpus)(**settings)
+    return corpus

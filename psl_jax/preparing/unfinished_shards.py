@@ -1,8 +1,8 @@
-"""Shards as they are made: those that are whole are kept by the next start, whatever ends this one.
+"""Keeps whole shards of a preparation for the next start, whatever ends this one.
 
-A part is a shard before it is known how many there are. It lies in the folder of the data set to
-be; in a folder beside that, a JSON file tells what it holds, of which rows it was made and how
-large it is. That file is written after its shard has reached the disk, and makes it count.
+A part is a shard whose final number is not known yet. It lies in the unfinished folder of the data
+set. In a folder beside that, a JSON record describes its contents, its rows and its size. We write
+the record after the shard has reached the disk; only then the shard counts.
 """
 
 import collections
@@ -22,26 +22,28 @@ from psl_jax.runtime import files
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A stretch of a split's rows, where its shard goes, and where it is told what that holds."""
+    """Consecutive rows of a split, and the paths of their shard and of its record."""
 
     shard: pathlib.Path
-    told: pathlib.Path
+    record: pathlib.Path
     rows: Sequence[Any]
 
     @property
     def rows_digest(self) -> str:
-        """Changes with any row: rows are dataclasses of plain values."""
+        """A hash that changes with any row: rows are dataclasses of plain values."""
         digest = hashlib.sha256()
         for row in self.rows:
             digest.update(repr(row).encode(errors="surrogateescape"))
         return digest.hexdigest()[:16]
 
 
-def plan(folder: pathlib.Path, told: pathlib.Path, split: str, rows: Sequence[Any]) -> list[Part]:
-    """The parts of a split; `told` is the folder of what is known of them."""
+def plan_parts(
+    folder: pathlib.Path, record_folder: pathlib.Path, *, split: str, rows: Sequence[Any]
+) -> list[Part]:
+    """Plans the parts of a split."""
     return [
-        Part(folder / f"part-{name}", told / f"{name}.json", rows[stretch])
-        for number, stretch in enumerate(shards.plan(len(rows)))
+        Part(folder / f"part-{name}", record_folder / f"{name}.json", rows[row_slice])
+        for number, row_slice in enumerate(shards.plan_shards(len(rows)))
         for name in [f"{split}-{number:05d}"]
     ]
 
@@ -49,74 +51,83 @@ def plan(folder: pathlib.Path, told: pathlib.Path, split: str, rows: Sequence[An
 def write(
     part: Part, loaded: Iterable[clip_rows.Loaded], has_events: bool, mark: str = ""
 ) -> shards.ShardContents:
-    """Writes the shard of a part from what its rows gave; `mark`: see `files.atomic_path`."""
+    """Writes the shard of a part from its loaded rows; `mark`: see `files.atomic_path`."""
     with files.atomic_path(part.shard, mark) as temporary:
         contents = shards.write_shard(temporary, loaded, has_events)
         if contents.clips:
-            _to_disk(temporary)
+            _flush_to_disk(temporary)
     record = {
         "rows": part.rows_digest,
-        "clips": [_told_clip(clip) for clip in contents.clips],
+        "clips": [_clip_to_json(clip) for clip in contents.clips],
         "problems": [dataclasses.asdict(problem) for problem in contents.problems],
         "source_rates": dict(contents.source_rates),
         "num_bytes": contents.num_bytes,
     }
-    files.write_json(part.told, record, indent=None)
+    files.write_json(part.record, record, indent=None)
     return contents
 
 
-def whole(parts: Sequence[Part], final: Sequence[pathlib.Path] = ()) -> list:
-    """What each part's shard holds, None for those that are not whole or are of other rows.
+def find_whole(parts: Sequence[Part], final: Sequence[pathlib.Path] = ()) -> list[Any]:
+    """Returns the contents of each part's shard, None for parts not whole or of other rows.
 
-    final: where the shards are to be found instead, those with clips, if they are renamed already.
+    final: final paths of the shards with clips, where they may have been renamed to.
     """
-    told = read(parts)
-    own, others = files.read_sizes([part.shard for part in parts]), iter(files.read_sizes(final))
-    found = []
-    for contents, size in zip(told, own, strict=True):
-        sizes = {size, next(others, None)} if contents is not None and contents.clips else set()
-        is_there = contents is not None and (not contents.clips or contents.num_bytes in sizes)
-        found.append(contents if is_there else None)
-    return found
+    records = read_records(parts)
+    sizes_of_parts, final_sizes = (
+        files.read_sizes([part.shard for part in parts]),
+        iter(files.read_sizes(final)),
+    )
+    whole_contents = []
+    for contents, size in zip(records, sizes_of_parts, strict=True):
+        sizes = (
+            {size, next(final_sizes, None)} if contents is not None and contents.clips else set()
+        )
+        is_whole = contents is not None and (not contents.clips or contents.num_bytes in sizes)
+        whole_contents.append(contents if is_whole else None)
+    return whole_contents
 
 
-def read(parts: Sequence[Part]) -> list:
-    """What is told of each part, whether its shard is there or not; None where nothing is."""
-    return [_read(part) for part in parts]
+def read_records(parts: Sequence[Part]) -> list[Any]:
+    """Reads the record of each part, whether its shard exists or not; None without a record."""
+    return [_read_record(part) for part in parts]
 
 
-def _read(part: Part) -> shards.ShardContents | None:
-    """What is told of a part; None where nothing is, or of other rows."""
+def _read_record(part: Part) -> shards.ShardContents | None:
+    """Reads the record of a part; None where there is none, or one of other rows."""
     try:
-        told = files.read_json(part.told)
-        if told["rows"] != part.rows_digest:
+        record = files.read_json(part.record)
+        if record["rows"] != part.rows_digest:
             return None
         return shards.ShardContents(
-            [_clip(*fields) for fields in told["clips"]],
-            [Problem(**fields) for fields in told["problems"]],
-            collections.Counter({int(rate): n for rate, n in told["source_rates"].items()}),
-            told["num_bytes"],
+            [_clip_from_json(*fields) for fields in record["clips"]],
+            [Problem(**fields) for fields in record["problems"]],
+            collections.Counter(
+                {int(rate): count for rate, count in record["source_rates"].items()}
+            ),
+            record["num_bytes"],
         )
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # of a power cut: made again
+        return None  # damaged by a power cut: the part is made again
 
 
-def _told_clip(clip: ClipDescription) -> list[Any]:
-    """A clip as JSON has it: some corpora's numbers are NumPy's."""
+def _clip_to_json(clip: ClipDescription) -> list[Any]:
+    """Converts a clip to JSON values: some corpora's numbers are NumPy's."""
     events = clip.events
     if events is not None:
         events = [(float(onset), float(offset), int(label)) for onset, offset, label in events]
     return list(clip._replace(labels=[int(label) for label in clip.labels], events=events))
 
 
-def _clip(clip_id: str, num_samples: int, labels: list, events: Any, *more: Any) -> ClipDescription:
+def _clip_from_json(
+    clip_id: str, num_samples: int, labels: list[int], events: Any, *other_fields: Any
+) -> ClipDescription:
     if events is not None:
         events = tuple((onset, offset, label) for onset, offset, label in events)
-    return ClipDescription(clip_id, num_samples, tuple(labels), events, *more)
+    return ClipDescription(clip_id, num_samples, tuple(labels), events, *other_fields)
 
 
-def _to_disk(path: str | os.PathLike) -> None:
-    """A machine that is taken away takes along what was not written out."""
+def _flush_to_disk(path: str | os.PathLike[str]) -> None:
+    """Flushes a file to the disk: a machine that is preempted loses what it has not flushed."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,4 +1,4 @@
-"""Every record of a prepared data set read and compared with its index."""
+"""Reads every record of a prepared data set, and compares it with the index."""
 
 import dataclasses
 import os
@@ -21,14 +21,14 @@ from psl_jax.runtime.quiet_tensorflow import tensorflow_quietly
 
 @dataclasses.dataclass
 class Findings:
-    """What was read, and what of it is damaged."""
+    """Counts of what was read, and the damage."""
 
     records: int = 0
     num_bytes: int = 0
     seconds: float = 0.0
     damage: list[str] = dataclasses.field(default_factory=list)  # begins with the file's path
 
-    def lines(self) -> list[str]:
+    def to_lines(self) -> list[str]:
         rate = self.num_bytes / 1e6 / max(self.seconds, 1e-9)
         read = f"{self.records} records, {self.num_bytes / 1e9:.2f} GB, {rate:.0f} MB/s"
         if not self.damage:
@@ -42,15 +42,15 @@ def verify(data_dir: str, num_workers: int | None = None) -> Findings:
     num_workers: shards read at once, default one a core. Memory: one record each.
     Raises UserError where there is no data set in `data_dir`.
     """
-    found, started = Findings(), time.monotonic()
-    stored = split_index_files.stored_splits(data_dir)
-    _check_report(data_dir, found)
-    for split in stored:
+    findings, start_time = Findings(), time.monotonic()
+    splits = split_index_files.stored_splits(data_dir)
+    _check_report(data_dir, findings)
+    for split in splits:
         index = split_index_files.saved_index(data_dir, split)
         sizes = split_index_files.shard_sizes(data_dir, split)
         if index is None or not np.array_equal(index.shard_sizes, sizes):
             path = split_index_files.index_path(data_dir, split)
-            found.damage.append(f"{path}: missing, damaged or of other data")
+            findings.damage.append(f"{path}: missing, damaged or of other data")
             continue
         paths = split_index_files.shard_names(data_dir, split)
         numbers = range(len(paths))
@@ -58,56 +58,63 @@ def verify(data_dir: str, num_workers: int | None = None) -> Findings:
         def check(
             number: int, paths: list[pathlib.Path] = paths, index: ClipIndex = index
         ) -> list[str]:
-            return [f"{paths[number]}: {what}" for what in damage_of(paths[number], index, number)]
+            return [
+                f"{paths[number]}: {problem}"
+                for problem in find_damage(paths[number], index, number)
+            ]
 
         results = ordered_map(check, numbers, num_workers)
         for number, damage in enumerate(
             progress.track(results, len(paths), "shards", f"verify {split}")
         ):
-            found.damage += damage
-            found.records += int(index.shard_sizes[number])
+            findings.damage += damage
+            findings.records += int(index.shard_sizes[number])
             if paths[number].exists():
-                found.num_bytes += paths[number].stat().st_size
-    found.seconds = time.monotonic() - started
-    return found
+                findings.num_bytes += paths[number].stat().st_size
+    findings.seconds = time.monotonic() - start_time
+    return findings
 
 
-def _check_report(data_dir: str, found: Findings) -> None:
+def _check_report(data_dir: str, findings: Findings) -> None:
     path = os.path.join(data_dir, preparation_report.REPORT_NAME)
     try:
         report = preparation_report.read_report(data_dir)
-        known = set((report or {}).get("splits", {}))
-        if lost := known - set(split_index_files.splits(data_dir)):
+        reported_splits = set((report or {}).get("splits", {}))
+        if lost_splits := reported_splits - set(split_index_files.splits(data_dir)):
             missing = os.path.join(data_dir, split_index_files.UNIONS_NAME)
-            found.damage.append(f"{missing}: missing, or without {', '.join(sorted(lost))}")
+            findings.damage.append(
+                f"{missing}: missing, or without {', '.join(sorted(lost_splits))}"
+            )
     except (ValueError, AttributeError) as error:
-        found.damage.append(f"{path}: damaged ({error})")
+        findings.damage.append(f"{path}: damaged ({error})")
     except UserError as error:
-        found.damage.append(str(error))
+        findings.damage.append(str(error))
 
 
-def damage_of(path: pathlib.Path, index: ClipIndex, shard: int) -> Iterator[str]:
-    """What is wrong with a shard, in words: one line, or one for each record of other contents."""
-    low, high = index.shard_offsets[shard : shard + 2]
+def find_damage(path: pathlib.Path, index: ClipIndex, shard: int) -> Iterator[str]:
+    """Yields the damage of a shard in words: one line, or one for each record that differs."""
+    first_clip, end_clip = index.shard_offsets[shard : shard + 2]
     try:
         with local_copy(path) as local:
-            records = record_files.read_records(local, range(high - low))
-            for clip, record in zip(range(low, high), records, strict=True):
-                if what := _difference(index, clip, record):
-                    yield f"record {clip - low}, clip {str(index.ids[clip])!r}: {what}"
+            records = record_files.read_records(local, range(end_clip - first_clip))
+            for clip, record in zip(range(first_clip, end_clip), records, strict=True):
+                if difference := _describe_difference(index, clip, record):
+                    yield f"record {clip - first_clip}, clip {str(index.ids[clip])!r}: {difference}"
         size = path.stat().st_size
     except FileNotFoundError:
         yield "missing"
         return
-    except (record_files.DamagedFileError, OSError) as error:
+    except (record_files.DamagedRecordError, OSError) as error:
         yield str(error)
         return
-    if index.record_bytes is not None and size != int(index.record_bytes[low:high].sum()):
-        yield f"{size} bytes, expected {int(index.record_bytes[low:high].sum())}"
+    if index.record_bytes is not None and size != int(
+        index.record_bytes[first_clip:end_clip].sum()
+    ):
+        yield f"{size} bytes, expected {int(index.record_bytes[first_clip:end_clip].sum())}"
 
 
-def _difference(index: ClipIndex, clip: int, record: bytes | memoryview) -> str:
-    """In what a record is other than its index says; empty where it is not."""
+def _describe_difference(index: ClipIndex, clip: int, record: bytes | memoryview) -> str:
+    """Describes how a record differs from the index; empty where it does not."""
     example = tensorflow_quietly().train.Example.FromString(bytes(record))
     fields = example.features.feature
     clip_id = fields["id"].bytes_list.value[0].decode(errors="replace")
@@ -122,7 +129,7 @@ def _difference(index: ClipIndex, clip: int, record: bytes | memoryview) -> str:
         return f"labels {labels}, expected {expected.tolist()}"
     digests = index.audio_digests
     if digests is not None:
-        found = Clip(clip_id, audio, ()).description.digest
-        if found != int(digests[clip]):
+        digest = Clip(clip_id, audio, ()).description.digest
+        if digest != int(digests[clip]):
             return "its audio is not that of the index"
     return ""

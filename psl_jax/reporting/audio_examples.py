@@ -138,8 +138,8 @@ class _Hearers:
         lengths = [labels.segmentation.seconds for labels in self.labels.values()]
         for key, one in self.labels.items():
             segmentation = one.segmentation
-            count = int(segmentation.counts(len(audio)))  # of what is shown
-            onsets, offsets = segmentation.times(np.arange(count))  # up to the next one
+            count = int(segmentation.count_segments(len(audio)))  # of what is shown
+            onsets, offsets = segmentation.compute_times(np.arange(count))  # up to the next one
             alone = lengths.count(segmentation.seconds) == 1
             name = f"soft {segmentation.seconds:g} s" if alone else f"soft, {key}"
             values = one.gather(np.array([clip]))[0, :count].astype(np.float32)

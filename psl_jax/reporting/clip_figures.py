@@ -30,7 +30,7 @@ def draw(clip: Mapping[str, Any]) -> Any:
     height = 0.19 * lanes + 0.36 * len(clip["classes"])
     canvas = Canvas(figsize=(7.4, 1.8 + height))
     above, below = canvas.subplots(2, 1, sharex=True, height_ratios=(1.0, max(height, 0.3)))
-    spectrogram.draw(above, clip["decibel"], clip["column_seconds"])
+    spectrogram.draw_spectrogram(above, clip["decibel"], clip["column_seconds"])
     _lanes(below, clip)
     for axes in (above, below):
         axes.tick_params(labelsize=8.5)

@@ -7,7 +7,7 @@ import numpy as np
 import soundfile
 
 from psl_jax.audio.segments import SAMPLE_RATE
-from psl_jax.tagging.spectrogram import draw, spectrogram
+from psl_jax.tagging.spectrogram import compute_spectrogram, draw_spectrogram
 
 _COLUMNS = 600  # of a spectrogram
 _HEIGHT, _DPI = 1.28, 100  # inches, pixels an inch
@@ -16,7 +16,7 @@ _STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300)  # seconds between two t
 
 def spectrogram_of(audio: np.ndarray) -> tuple[np.ndarray, float]:
     """The spectrogram in dB, float32 [columns, 64], of int16 [samples], and seconds a column."""
-    return spectrogram(lambda: iter([audio]), _COLUMNS)
+    return compute_spectrogram(lambda: iter([audio]), _COLUMNS)
 
 
 def png(decibel: np.ndarray, column_seconds: float) -> bytes:
@@ -25,7 +25,7 @@ def png(decibel: np.ndarray, column_seconds: float) -> bytes:
 
     canvas = Figure(figsize=(len(decibel) / _DPI, _HEIGHT))
     axes = canvas.add_axes((0, 0, 1, 1))
-    draw(axes, decibel, column_seconds)
+    draw_spectrogram(axes, decibel, column_seconds)
     axes.set_axis_off()
     file = io.BytesIO()
     canvas.savefig(file, format="png", dpi=_DPI)

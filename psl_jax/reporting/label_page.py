@@ -122,7 +122,7 @@ def view(
 ) -> ClipView:
     """One clip, drawn: its number, audio int16 [samples] and soft labels [segments, classes]."""
     seconds = len(audio) / SAMPLE_RATE
-    values = values[: int(segmentation.counts(len(audio)))].astype(np.float32)
+    values = values[: int(segmentation.count_segments(len(audio)))].astype(np.float32)
     weak = set(_of(index.label_offsets, index.label_values, clip))
     events = _events(index, clip)
     rows = [
@@ -157,7 +157,7 @@ def _shown(values: np.ndarray, always: set[int]) -> list[int]:
 
 def _cells(values: np.ndarray, segmentation: Segmentation, seconds: float) -> list[Cell]:
     """A cell for each segment; of overlapping ones a hop wide, about their middles."""
-    onsets, offsets = segmentation.times(np.arange(len(values)))
+    onsets, offsets = segmentation.compute_times(np.arange(len(values)))
     hop = segmentation.hop_samples / SAMPLE_RATE
     spread = max(segmentation.seconds - hop, 0) / 2
     cells = []

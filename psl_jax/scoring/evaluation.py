@@ -110,7 +110,7 @@ def compute_clip_means(
     totals = np.zeros((len(clips), index.num_classes), np.float64)
     for batch, probabilities in scored_batches:
         np.add.at(totals, batch["clip"] - first, probabilities)
-    counts = segmentation.counts(index.num_samples[clips])
+    counts = segmentation.count_segments(index.num_samples[clips])
     means: np.ndarray = (totals / counts[:, None]).astype(np.float32)
     return means
 

@@ -77,7 +77,7 @@ def _score_missing(
     clips = np.concatenate([_clips_in_shard(index, shard) for shard in shards])
     size = scorer.fitting(batch_size, segmentation.seconds)
     feed = batches.eval_batches(source, segmentation, batch_size=size, clips=clips)
-    most_segments = int(segmentation.counts(index.num_samples[clips]).max())
+    most_segments = int(segmentation.count_segments(index.num_samples[clips]).max())
     collector = _ClipCollector(index, segmentation, most_segments)
     audio_seconds = index.num_samples[clips].sum(dtype=np.int64) / SAMPLE_RATE
     start = time.perf_counter()
@@ -131,7 +131,7 @@ class _ClipCollector:
         numbers, starts, counts = np.unique(clips, return_index=True, return_counts=True)
         order = np.argsort(starts)
         numbers, starts, counts = numbers[order], starts[order], counts[order]
-        whole = counts == self.segmentation.counts(self.index.num_samples[numbers])
+        whole = counts == self.segmentation.count_segments(self.index.num_samples[numbers])
         done = numbers[whole]
         labels = np.zeros((len(done), self.segments, rows.shape[1]), np.float32)
         for i, (start, count) in enumerate(zip(starts[whole], counts[whole], strict=True)):

@@ -119,7 +119,7 @@ class _ShardScores:
 
     def __init__(self, index: ClipIndex, segmentation: AnySegmentation, shard: int, values: int):
         self.first, end = index.shard_offsets[shard : shard + 2]
-        self.counts = segmentation.counts(index.num_samples[self.first : end])
+        self.counts = segmentation.count_segments(index.num_samples[self.first : end])
         self.remaining = self.counts.copy()  # segments to come
         self.sums = np.zeros((len(self.counts), values), np.float64)
 

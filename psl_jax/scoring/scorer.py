@@ -55,9 +55,13 @@ def make_score_function(
         features = logmel(audio, lengths, parallel.AXIS, platform)
         inside = valid if padded else None
         if gives == "embeddings":
-            return embeddings(network, features, operations, inside)
+            vectors: jax.Array = embeddings(network, features, operations, inside)
+            return vectors
         frames = frame_probabilities(network, features, operations, inside)
-        return clip_probabilities(frames, None if valid is None else output_frames(valid))
+        probabilities: jax.Array = clip_probabilities(
+            frames, None if valid is None else output_frames(valid)
+        )
+        return probabilities
 
     return score
 
@@ -66,7 +70,7 @@ def count_output_frames(num_samples: np.ndarray, samples: int, count_padding: bo
     """Output frames that count in rows of `samples`, of which `num_samples` [...] are audio."""
     if count_padding:
         num_samples = np.full_like(num_samples, samples)
-    return output_frames(num_frames(num_samples))
+    return np.asarray(output_frames(num_frames(num_samples)))
 
 
 @lru_cache

@@ -1,4 +1,4 @@
-"""A finished model for use: tags with times, and embeddings, for any waveform or audio file.
+"""Tags any waveform or audio file with times, and embeds it, by a finished model.
 
     model = psl_jax.load("runs/psl2s")
     tags = model.tag("street.mp3")
@@ -15,59 +15,73 @@ import itertools
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, overload
 
 import jax
 import numpy as np
 
-from psl_jax.audio.audio_input import Blocks, blocks_of
-from psl_jax.audio.decoding import MIN_SECONDS, DecodeError
+from psl_jax.audio.audio_input import Blocks, open_blocks
+from psl_jax.audio.decoding import MIN_SECONDS
+from psl_jax.audio.readers import DecodeError
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
 from psl_jax.networks.class_lists import read_classes
 from psl_jax.networks.folding import fold
 from psl_jax.networks.frontend import HOP, num_frames
+from psl_jax.networks.mobilenetv2 import FRAME_SAMPLES
 from psl_jax.networks.trained_model import DEFAULT_THRESHOLD, Model
 from psl_jax.runtime import parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.tagging import jitted_programs
-from psl_jax.tagging.jitted_programs import BOTH, EMBEDDING, SCORES
+from psl_jax.tagging.jitted_programs import FRAME_EMBEDDINGS, FRAME_SCORES, SCORES_AND_EMBEDDINGS
 from psl_jax.tagging.streaming import Stream
 from psl_jax.tagging.tags import Embedding, Tags
 from psl_jax.tagging.windowing import (
-    FRAME_SAMPLES,
-    Piece,
     Timeline,
+    Window,
+    compute_row_times,
     cut_segments,
     cut_whole,
-    row_times,
 )
 from psl_jax.weights.load_model import load_model
 
 MAX_SEGMENT_SECONDS = 60.0
-MIN_HOP_SECONDS = 0.01
-HOP_SHARE = 0.25  # of a segment: measured in docs/RESULTS.md
+MIN_TAGGING_HOP_SECONDS = 0.01
+HOP_SHARE = 0.25  # of a segment's length: measured in docs/RESULTS.md
 
-# Audio computed at once, in seconds: more gains nothing on a CPU, and accelerators have room.
+# Seconds of audio in a batch: more gains nothing on a CPU, and accelerators have room.
 _BATCH_SECONDS = {"cpu": 64.0}
 _BATCH_SECONDS_ACCELERATOR = 640.0
 _MAX_BATCH = 512
 
-# Rows of batches that are not full: each number is a program of its own to compile.
-_FEW = (1, 8)
+# Sizes of batches that are not full: each size needs another program.
+_SMALL_BATCHES = (1, 8)
 
-_INPUT_FRAMES = FRAME_SAMPLES // HOP  # that make an output frame: 32
+# A file, its content, or a waveform (see Tagger.tag).
+Audio = (
+    str
+    | os.PathLike[str]
+    | bytes
+    | bytearray
+    | memoryview
+    | BinaryIO
+    | np.ndarray
+    | jax.Array
+    | Sequence[float]
+)
 
-# Pieces of an odd size wait for others of their size until so many others have come.
+_INPUT_FRAMES = FRAME_SAMPLES // HOP  # 32 input frames make an output frame
+
+# A window of a rare size waits for others of its size until so many others have come.
 _PATIENCE = 256
 
 
 @dataclasses.dataclass(frozen=True)
-class Scored:
+class ScoredRows:
     """Rows [n, values] of waveform number `source` that became complete.
 
     Attributes:
-      timeline: what is known of the waveform by now: its length and its score.
-      is_last: no more rows follow.
+      timeline: gives the length and the score of the waveform so far.
+      is_last: whether no more rows follow.
     """
 
     source: int
@@ -77,22 +91,22 @@ class Scored:
 
 
 @dataclasses.dataclass(frozen=True)
-class Failed:
-    """Waveform number `source` cannot be read (further); nothing more comes of it."""
+class ReadFailure:
+    """Waveform number `source` cannot be read (further); no more rows of it follow."""
 
     source: int
     error: DecodeError
 
 
 class Tagger:
-    """A model that tags.
+    """A model that tags audio.
 
     Attributes:
       labels: names of the classes.
-      model_labels: those of the whole model, where it was loaded for some of them.
-      thresholds: from which score on each of them counts as heard.
+      model_labels: names of all classes of the model, of which `labels` may be some.
+      thresholds: the lowest score with which each class counts as present.
       segment_seconds: length of the segments that the model was trained on.
-      info: what else is known of the model (see checkpoints.Model).
+      info: other facts about the model (see trained_model.ModelInfo).
     """
 
     def __init__(self, model: Model):
@@ -104,21 +118,44 @@ class Tagger:
         self.logmel = model.info.logmel
         self._process = os.getpid()
         self._network = jax.device_put(fold(model.variables, model.info.output))
-        kind = jax.default_backend()
-        self.batch_seconds = _BATCH_SECONDS.get(kind, _BATCH_SECONDS_ACCELERATOR)
+        platform = jax.default_backend()
+        self.batch_seconds = _BATCH_SECONDS.get(platform, _BATCH_SECONDS_ACCELERATOR)
 
     def __repr__(self) -> str:
         name = self.info.name
         return f"<{name}: {len(self.labels)} classes, segments of {self.segment_seconds:g} s>"
 
+    @overload
+    def tag(  # type: ignore[overload-overlap]  # a text is also a sequence of texts
+        self,
+        audio: Audio,
+        sample_rate: float | None = None,
+        *,
+        segment_seconds: float | None = None,
+        hop_seconds: float | None = None,
+        embeddings: bool = False,
+    ) -> Tags: ...
+
+    @overload
+    def tag(
+        self,
+        audio: Sequence[Audio],
+        sample_rate: float | None = None,
+        *,
+        segment_seconds: float | None = None,
+        hop_seconds: float | None = None,
+        embeddings: bool = False,
+    ) -> list[Tags]: ...
+
     def tag(
         self,
         audio: Any,
         sample_rate: float | None = None,
+        *,
         segment_seconds: float | None = None,
         hop_seconds: float | None = None,
         embeddings: bool = False,
-    ) -> Any:
+    ) -> Tags | list[Tags]:
         """Tags a waveform or a file, or a list of them: Tags, or a list of Tags.
 
         Args:
@@ -128,46 +165,48 @@ class Tagger:
             computed in batches across them.
           sample_rate: of waveforms, in Hz; not needed for files. Anything but 16 kHz is
             resampled, several channels are averaged.
-          segment_seconds: length of the segments that the network is given, by default of those
+          segment_seconds: length of the segments that the network scores, by default the length
             that it was trained on; `scores` is the mean over them. 0: the whole waveform in one
             pass.
-          hop_seconds: distance of the segments' starts, by default a quarter of their length.
-            Where segments overlap, their frames are averaged, and those in the middle of a segment
-            weigh more.
-          embeddings: give those, too, from the same pass.
+          hop_seconds: seconds from one segment's start to the next, by default a quarter of their
+            length. Where segments overlap, their frames are averaged, and those in the middle of a
+            segment weigh more.
+          embeddings: computes embeddings, too, in the same pass.
 
         Raises:
-          UserError: audio that cannot be read, is shorter than 0.1 s, or settings out of range; it
-            says which of a list (`tagged_files.tag_files` goes on with the others).
+          UserError: for audio that cannot be read or is shorter than 0.1 s, and for settings out of
+            range; it names the waveform of a list (`file_tagging.tag_files` goes on with the
+            others).
         """
         segmentation = self.segmentation(segment_seconds, hop_seconds)
-        many = _is_list(audio)
-        output = BOTH if embeddings else SCORES
-        classes = len(self.labels)
-        found = []
+        is_list = _is_list(audio)
+        output = SCORES_AND_EMBEDDINGS if embeddings else FRAME_SCORES
+        num_classes = len(self.labels)
+        all_tags = []
         for timeline, rows in self._run_all(
-            audio if many else [audio], sample_rate, segmentation, output, many
+            audio if is_list else [audio], sample_rate, segmentation, output, is_list
         ):
             tags = Tags(
                 self.labels,
-                timeline.score[:classes],
-                rows[:, :classes],
-                row_times(len(rows)),
+                timeline.score[:num_classes],
+                rows[:, :num_classes],
+                compute_row_times(len(rows)),
                 timeline.seconds,
                 self.thresholds,
-                timeline.score[classes:] if embeddings else None,
-                rows[:, classes:] if embeddings else None,
+                timeline.score[num_classes:] if embeddings else None,
+                rows[:, num_classes:] if embeddings else None,
             )
-            found.append(tags)
-        return found if many else found[0]
+            all_tags.append(tags)
+        return all_tags if is_list else all_tags[0]
 
     def stream(
         self,
         sample_rate: float = SAMPLE_RATE,
+        *,
         segment_seconds: float | None = None,
         hop_seconds: float | None = None,
     ) -> Stream:
-        """For audio that is still being recorded: see Stream. Other arguments are those of `tag`.
+        """Opens a stream for audio that is still being recorded; takes the arguments of `tag`.
 
         Raises UserError for segment_seconds=0: one pass needs all of the audio.
         """
@@ -179,7 +218,7 @@ class Tagger:
     def segmentation(
         self, segment_seconds: float | None = None, hop_seconds: float | None = None
     ) -> Segmentation | None:
-        """How audio is cut, None: not at all; arguments are those of `tag`.
+        """Returns how audio is cut into segments, None for one pass; takes arguments of `tag`.
 
         Raises UserError for values out of range.
         """
@@ -195,25 +234,28 @@ class Tagger:
                 f"{MAX_SEGMENT_SECONDS:g} seconds (0: the whole file)"
             )
         if hop_seconds is None:
-            hop_seconds = max(segment_seconds * HOP_SHARE, MIN_HOP_SECONDS)
-        if not MIN_HOP_SECONDS <= hop_seconds <= segment_seconds:
+            hop_seconds = max(segment_seconds * HOP_SHARE, MIN_TAGGING_HOP_SECONDS)
+        if not MIN_TAGGING_HOP_SECONDS <= hop_seconds <= segment_seconds:
             raise UserError(
-                f"hop_seconds is {hop_seconds:g}, expected {MIN_HOP_SECONDS} to segment_seconds, "
-                f"{segment_seconds:g}"
+                f"hop_seconds is {hop_seconds:g}, expected {MIN_TAGGING_HOP_SECONDS} to "
+                f"segment_seconds, {segment_seconds:g}"
             )
         return Segmentation(segment_seconds, hop_seconds)
 
     def embed(
         self,
-        audio: Any,
+        audio: Audio,
         sample_rate: float | None = None,
+        *,
         segment_seconds: float | None = None,
         hop_seconds: float | None = None,
     ) -> Embedding:
-        """Embeds a waveform or a file; arguments and errors are those of `tag`."""
+        """Embeds a waveform or a file; takes the arguments of `tag`, and raises its errors."""
         segmentation = self.segmentation(segment_seconds, hop_seconds)
-        ((timeline, rows),) = self._run_all([audio], sample_rate, segmentation, EMBEDDING, False)
-        return Embedding(timeline.score, rows, row_times(len(rows)))
+        ((timeline, rows),) = self._run_all(
+            [audio], sample_rate, segmentation, FRAME_EMBEDDINGS, False
+        )
+        return Embedding(timeline.score, rows, compute_row_times(len(rows)))
 
     def _run_all(
         self,
@@ -221,129 +263,141 @@ class Tagger:
         sample_rate: float | None,
         segmentation: Segmentation | None,
         output: str,
-        numbered: bool,
+        is_numbered: bool,
     ) -> list[tuple[Timeline, np.ndarray]]:
-        """(timeline, rows [frames, values]) of each. Raises UserError for the first bad one."""
+        """Runs all: (timeline, rows [frames, values]) of each. Raises UserError for a bad one."""
         timelines: dict[int, Timeline] = {}
         rows: list[list[np.ndarray]] = [[] for _ in audios]
 
-        def sources() -> Iterator[Blocks]:
+        def open_sources() -> Iterator[Blocks]:
             for number, audio in enumerate(audios):
                 try:
-                    yield blocks_of(audio, sample_rate)
+                    yield open_blocks(audio, sample_rate)
                 except UserError as error:
-                    raise UserError(f"{_named(audio, number, numbered)}{error}") from error
+                    raise UserError(
+                        f"{_describe_audio(audio, number, is_numbered)}{error}"
+                    ) from error
 
-        for item in self.run(sources(), segmentation, output):
-            if isinstance(item, Failed):
-                name = _named(audios[item.source], item.source, numbered)
+        for item in self.run(open_sources(), segmentation, output):
+            if isinstance(item, ReadFailure):
+                name = _describe_audio(audios[item.source], item.source, is_numbered)
                 raise UserError(f"{name}{item.error}") from item.error
             timelines[item.source] = item.timeline
             rows[item.source].append(item.rows)
-        return [(timelines[number], np.concatenate(own)) for number, own in enumerate(rows)]
+        return [
+            (timelines[number], np.concatenate(waveform_rows))
+            for number, waveform_rows in enumerate(rows)
+        ]
 
-    def compute(self, pieces: Sequence[Piece]) -> list[np.ndarray]:
-        """The network's scores [frames, classes] of pieces of one size."""
+    def compute(self, windows: Sequence[Window]) -> list[np.ndarray]:
+        """Computes the network's scores [frames, classes] of windows of the same size."""
         self._check_process()
-        program, found = jitted_programs.program(self.logmel, SCORES), []
-        size = self._batch_size(pieces[0].size)
-        for first in range(0, len(pieces), size):
-            entries = [_Entry(0, piece, 0) for piece in pieces[first : first + size]]
-            _, inputs = _put((entries, _rows(len(entries), size)))
-            found += list(np.asarray(program(self._network, *inputs)))[: len(entries)]
-        return found
+        program, scores = jitted_programs.jit_program(self.logmel, FRAME_SCORES), []
+        batch_size = self._batch_size(windows[0].size)
+        for first in range(0, len(windows), batch_size):
+            batch = [
+                _NumberedWindow(0, window, 0) for window in windows[first : first + batch_size]
+            ]
+            _, inputs = _put_on_device((batch, _choose_batch_rows(len(batch), batch_size)))
+            scores += list(np.asarray(program(self._network, *inputs)))[: len(batch)]
+        return scores
 
     def run(
         self,
         sources: Iterable[Blocks],
         segmentation: Segmentation | None = None,
-        output: str = SCORES,
-    ) -> Iterator[Scored | Failed]:
+        output: str = FRAME_SCORES,
+    ) -> Iterator[ScoredRows | ReadFailure]:
         """Runs the network over many waveforms, in batches across them and in bounded memory.
 
         Args:
-          sources: what to read them from; each is opened when its turn comes.
-          segmentation: None: each whole.
-          output: SCORES, EMBEDDING, or BOTH: scores and behind them the embedding.
+          sources: the waveforms; each is opened when its turn comes.
+          segmentation: how to cut them; None: not at all.
+          output: FRAME_SCORES, FRAME_EMBEDDINGS, or SCORES_AND_EMBEDDINGS: scores and behind them
+            the embedding.
 
         Yields:
-          The rows of one waveform in order, up to its last ones or Failed. Waveforms of different
-          lengths can finish in another order than they came in.
+          The rows of each waveform in order, up to its last ones or ReadFailure. Waveforms of
+          different lengths can finish in another order than they came in.
         """
         self._check_process()
-        program = jitted_programs.program(self.logmel, output)
+        program = jitted_programs.jit_program(self.logmel, output)
         timelines: dict[int, Timeline] = {}
         failed: set[int] = set()
 
-        def frames_of(_: Any, inputs: Any) -> jax.Array | None:
+        def compute_frames(_: Any, inputs: Any) -> jax.Array | None:
             return None if inputs is None else program(self._network, *inputs)
 
-        batches = parallel.prefetch(self._work(sources, segmentation), _put)
-        for entries, result in parallel.compute_in_order(batches, frames_of, alone=True):
-            if isinstance(entries, Failed):
-                failed.add(entries.source)
-                timelines.pop(entries.source, None)
-                yield entries
+        batches = parallel.prefetch(self._batch_windows(sources, segmentation), _put_on_device)
+        for batch, result in parallel.compute_in_order(batches, compute_frames, alone=True):
+            if isinstance(batch, ReadFailure):
+                failed.add(batch.source)
+                timelines.pop(batch.source, None)
+                yield batch
                 continue
-            for (source, piece, _), frames in zip(entries, np.asarray(result), strict=False):
+            for (source, window, _), frames in zip(batch, np.asarray(result), strict=False):
                 if source in failed:
                     continue
                 timeline = timelines.setdefault(source, Timeline(segmentation is not None))
-                rows = timeline.add(piece, frames)
-                if piece.last:
+                rows = timeline.add(window, frames)
+                if window.is_last:
                     del timelines[source]
-                yield Scored(source, rows, timeline, piece.last)
+                yield ScoredRows(source, rows, timeline, window.is_last)
 
-    def _work(
+    def _batch_windows(
         self, sources: Iterable[Blocks], segmentation: Segmentation | None
-    ) -> Iterator["tuple[list[_Entry], int] | Failed"]:
-        """(pieces of the same size, rows to compute them in), and what cannot be read."""
-        waiting: dict[int, list[_Entry]] = defaultdict(list)
-        filled: set[int] = set()
-        count = 0
+    ) -> Iterator["tuple[list[_NumberedWindow], int] | ReadFailure"]:
+        """Yields (windows of the same size, rows of the batch), and waveforms that fail."""
+        waiting: dict[int, list[_NumberedWindow]] = defaultdict(list)
+        full_sizes: set[int] = set()
+        num_windows = 0
 
-        def taken(size: int) -> tuple[list[_Entry], int]:
-            entries, most = waiting.pop(size), self._batch_size(size)
-            if len(entries) == most:
-                filled.add(size)
-            # The program of full batches is there already; else a smaller one costs as much.
-            return entries, most if size in filled else _rows(len(entries), most)
+        def take_batch(size: int) -> tuple[list[_NumberedWindow], int]:
+            batch, batch_size = waiting.pop(size), self._batch_size(size)
+            if len(batch) == batch_size:
+                full_sizes.add(size)
+            # A full batch of this size has compiled its program: we use that one for fewer, too.
+            if size in full_sizes:
+                return batch, batch_size
+            return batch, _choose_batch_rows(len(batch), batch_size)
 
         for number, blocks in enumerate(sources):
             try:
-                for piece in self._pieces(blocks, segmentation):
-                    count += 1
-                    waiting[piece.size].append(_Entry(number, piece, count))
-                    if len(waiting[piece.size]) == self._batch_size(piece.size):
-                        yield taken(piece.size)
+                for window in self._cut(blocks, segmentation):
+                    num_windows += 1
+                    waiting[window.size].append(_NumberedWindow(number, window, num_windows))
+                    if len(waiting[window.size]) == self._batch_size(window.size):
+                        yield take_batch(window.size)
             except DecodeError as error:
-                yield Failed(number, error)
-            late = [n for n, held in waiting.items() if count - held[0].number > _PATIENCE]
-            for size in late:
-                yield taken(size)
+                yield ReadFailure(number, error)
+            late_sizes = [
+                size for size, batch in waiting.items() if num_windows - batch[0].number > _PATIENCE
+            ]
+            for size in late_sizes:
+                yield take_batch(size)
         for size in list(waiting):
-            yield taken(size)
+            yield take_batch(size)
 
-    def _pieces(self, blocks: Blocks, segmentation: Segmentation | None) -> Iterator[Piece]:
+    def _cut(self, blocks: Blocks, segmentation: Segmentation | None) -> Iterator[Window]:
         if segmentation is not None:
             yield from cut_segments(blocks(), segmentation)
             return
-        pieces = cut_whole(blocks())
-        first = next(pieces)
-        if first.last or self.logmel.top_db_over == "none":
+        windows = cut_whole(blocks())
+        first = next(windows)
+        if first.is_last or self.logmel.top_db_over == "none":
             yield first
-            yield from pieces
-        else:  # its pieces need to know the loudest value of all: the audio is read twice
-            loudest = max(map(self._loudest, itertools.chain([first], pieces)))
+            yield from windows
+        else:  # each window needs the loudest value of all: the audio is read twice
+            loudest = max(map(self._find_loudest, itertools.chain([first], windows)))
             yield from cut_whole(blocks(), loudest)
 
-    def _loudest(self, piece: Piece) -> float:
-        """Loudest value in dB of the input frames that only this piece covers."""
-        row = np.zeros((1, piece.size), np.float32)
-        piece.write(row[0])
-        frames = [_INPUT_FRAMES * piece.first, _INPUT_FRAMES * piece.stop]
-        frames[1] = min(frames[1], num_frames(len(piece.audio)))
-        return float(jitted_programs.loudest_of(row, np.array([frames], np.int32))[0])
+    def _find_loudest(self, window: Window) -> float:
+        """Finds the loudest value in dB of the input frames that only this window covers."""
+        row = np.zeros((1, window.size), np.float32)
+        window.write(row[0])
+        frames = [_INPUT_FRAMES * window.first_frame, _INPUT_FRAMES * window.stop_frame]
+        frames[1] = min(frames[1], num_frames(len(window.audio)))
+        return float(jitted_programs.find_loudest(row, np.array([frames], np.int32))[0])
 
     def _check_process(self) -> None:
         """Raises UserError in a forked process, where JAX would wait for ever."""
@@ -354,39 +408,39 @@ class Tagger:
             )
 
     def _batch_size(self, size: int) -> int:
-        """Rows of `size` samples to compute at a time."""
+        """Returns the number of rows of `size` samples in a full batch."""
         return int(np.clip(round(self.batch_seconds * SAMPLE_RATE / size), 1, _MAX_BATCH))
 
 
-class _Entry(NamedTuple):
-    """A piece of waveform number `source`, and its number among all pieces."""
+class _NumberedWindow(NamedTuple):
+    """A window of waveform number `source`, and its number among all windows."""
 
     source: int
-    piece: Piece
+    window: Window
     number: int
 
 
-def _rows(pieces: int, most: int) -> int:
-    """Rows of a batch for so many pieces."""
-    return next((n for n in _FEW if pieces <= n < most), most)
+def _choose_batch_rows(num_windows: int, max_rows: int) -> int:
+    """Chooses the number of rows of a batch for `num_windows` windows."""
+    return next((rows for rows in _SMALL_BATCHES if num_windows <= rows < max_rows), max_rows)
 
 
-def _put(work: tuple[list[_Entry], int] | Failed):
+def _put_on_device(work: tuple[list[_NumberedWindow], int] | ReadFailure) -> tuple[Any, Any]:
     """Puts the arrays of a batch on the device."""
-    if isinstance(work, Failed):
+    if isinstance(work, ReadFailure):
         return work, None
-    entries, rows = work
-    audio = np.zeros((rows, entries[0].piece.size), np.float32)
+    batch, rows = work
+    audio = np.zeros((rows, batch[0].window.size), np.float32)
     num_samples = np.ones(rows, np.int32)
     loudest = np.full(rows, np.nan, np.float32)
-    for i, (_, piece, _) in enumerate(entries):
-        piece.write(audio[i])
-        num_samples[i], loudest[i] = len(piece.audio), piece.loudest
-    return entries, jax.device_put((audio, num_samples, loudest))
+    for i, (_, window, _) in enumerate(batch):
+        window.write(audio[i])
+        num_samples[i], loudest[i] = len(window.audio), window.loudest
+    return batch, jax.device_put((audio, num_samples, loudest))
 
 
 def _is_list(audio: Any) -> bool:
-    """Whether `audio` is several, and not one waveform as a list of numbers."""
+    """Tells whether `audio` is a list of waveforms or files, and not a waveform as numbers."""
     if not isinstance(audio, list | tuple):
         return False
     if not audio or isinstance(audio[0], str | os.PathLike | bytes | bytearray | memoryview):
@@ -394,23 +448,23 @@ def _is_list(audio: Any) -> bool:
     return hasattr(audio[0], "read") or (hasattr(audio[0], "__array__") and np.ndim(audio[0]) > 0)
 
 
-def _named(audio: Any, number: int, numbered: bool) -> str:
-    """What to begin a message about `audio` with."""
+def _describe_audio(audio: Any, number: int, is_numbered: bool) -> str:
+    """Returns the beginning of a message about `audio`."""
     if isinstance(audio, str | os.PathLike):
         hint = "give a list of the files in it: " if os.path.isdir(audio) else ""
         return f"{audio}: {hint}"
-    return f"audio number {number} of the list: " if numbered else ""
+    return f"audio number {number} of the list: " if is_numbered else ""
 
 
 def load(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     labels: Sequence[str] | None = None,
-    classes: str | os.PathLike | None = None,
+    classes: str | os.PathLike[str] | None = None,
 ) -> Tagger:
-    """The model of a finished run, ready to tag.
+    """Loads the model of a finished run, ready to tag.
 
     Args:
-      path: a run folder, its `averaged` folder, or another path that weights.load_model reads.
+      path: a run folder, its `averaged` folder, or another path that `load_model` reads.
       labels: names of the classes to tag, in this order; by default all of the model's.
       classes: CSV of the classes of a published `.pt`; by default AudioSet's.
 
@@ -422,6 +476,6 @@ def load(
         return Tagger(model)
     if not labels:
         raise UserError("no labels are left: name at least one class")
-    some = Tagger(model.for_classes(labels))
-    some.model_labels = model.classes
-    return some
+    tagger = Tagger(model.for_classes(labels))
+    tagger.model_labels = model.classes
+    return tagger

@@ -1,4 +1,4 @@
-"""Settings that the command line and the web page share: how a file is cut, what makes an event."""
+"""Flags of segments and events that the command line and the web page share."""
 
 import argparse
 import os
@@ -15,11 +15,11 @@ from psl_jax.tagging.events import EventSettings
 from psl_jax.tagging.tagger import Tagger
 
 
-def parser(program: str, doc: str) -> argparse.ArgumentParser:
-    """A parser that takes MODEL; `doc` is the docstring of the program's module."""
-    result = cli_entry.parser(program, doc)
-    result.add_argument("model", metavar="MODEL", help="folder of a finished run, or another model")
-    return result
+def make_parser(program: str, doc: str) -> argparse.ArgumentParser:
+    """Makes a parser that takes MODEL; `doc` is the docstring of the program's module."""
+    parser = cli_entry.parser(program, doc)
+    parser.add_argument("model", metavar="MODEL", help="folder of a finished run, or another model")
+    return parser
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
@@ -70,14 +70,18 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+def parse_arguments(
+    parser: argparse.ArgumentParser, arguments: Sequence[str]
+) -> argparse.Namespace:
     """Parses a command line that begins with the program's name, as `cli_entry.run` gives it."""
     flags.FLAGS(arguments[:1])  # absl wants its own flags parsed, and has none here
     return parser.parse_intermixed_args(arguments[1:])
 
 
-def event_settings(arguments: argparse.Namespace, tagger: Tagger | None = None) -> EventSettings:
-    """What makes an event; without --threshold a class's is the model's, or 0.5 without a model.
+def make_event_settings(
+    arguments: argparse.Namespace, tagger: Tagger | None = None
+) -> EventSettings:
+    """Makes the settings of events; without --threshold the model's thresholds, or 0.5, hold.
 
     Raises UserError for values out of range, and for a file of thresholds that cannot be used.
     """
@@ -85,24 +89,26 @@ def event_settings(arguments: argparse.Namespace, tagger: Tagger | None = None) 
     if threshold is None:
         threshold = DEFAULT_THRESHOLD if tagger is None else tagger.thresholds
     if arguments.thresholds:
-        known = None if tagger is None else tagger.model_labels
-        own = read_thresholds(arguments.thresholds, known)
+        classes = None if tagger is None else tagger.model_labels
+        thresholds_of_file = read_thresholds(arguments.thresholds, classes)
         if tagger is not None:
-            each = threshold if isinstance(threshold, tuple) else (threshold,) * len(tagger.labels)
-            pairs = zip(tagger.labels, each, strict=True)
-            threshold = tuple(own.get(name, value) for name, value in pairs)
+            thresholds = (
+                threshold if isinstance(threshold, tuple) else (threshold,) * len(tagger.labels)
+            )
+            pairs = zip(tagger.labels, thresholds, strict=True)
+            threshold = tuple(thresholds_of_file.get(name, value) for name, value in pairs)
     return EventSettings(threshold, arguments.low_threshold, arguments.median_filter)
 
 
 def read_thresholds(
-    path: str | os.PathLike, classes: Sequence[str] | None = None
+    path: str | os.PathLike[str], classes: Sequence[str] | None = None
 ) -> dict[str, float]:
-    """{class: threshold} of a CSV file with those columns.
+    """Reads {class: threshold} from a CSV file with those columns.
 
-    classes: those that there are, whose spelling the names get; None: not known yet. Raises
-    UserError, naming the line, for another class, one that is named twice, and no threshold.
+    classes: the model's classes, whose spelling the names get; None: not known yet. Raises
+    UserError, naming the line, for another class, a repeated class, or a bad threshold.
     """
-    found: dict[str, float] = {}
+    thresholds: dict[str, float] = {}
     for line, row in csv_files.read_rows(path, ("class", "threshold")):
         where, name, value = f"{path}, line {line}", clean_name(row["class"]), row["threshold"]
         if classes is not None:
@@ -110,20 +116,20 @@ def read_thresholds(
             if number is None:
                 raise UserError(f"{where}: there is no class {name!r}{near_names(name, classes)}")
             name = classes[number]
-        if name in found:
+        if name in thresholds:
             raise UserError(f"{where}: {name!r} is named a second time")
         try:
-            found[name] = csv_files.parse_number(value)
+            thresholds[name] = csv_files.parse_number(value)
         except ValueError:
-            found[name] = 0.0
-        if not 0 < found[name] <= 1:
+            thresholds[name] = 0.0
+        if not 0 < thresholds[name] <= 1:
             raise UserError(
                 f"{where}: the threshold of {name!r} is {value!r:.40}, expected more than 0 and at "
                 "most 1"
             )
-    return found
+    return thresholds
 
 
-def segmentation(arguments: argparse.Namespace, tagger: Tagger) -> Segmentation | None:
-    """None for whole files. Raises UserError for values out of range."""
+def make_segmentation(arguments: argparse.Namespace, tagger: Tagger) -> Segmentation | None:
+    """Makes the segmentation; None for whole files. Raises UserError for values out of range."""
     return tagger.segmentation(arguments.segment_seconds, arguments.hop_seconds)

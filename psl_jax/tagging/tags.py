@@ -1,4 +1,4 @@
-"""What is found in a waveform: tags over time, events, embeddings."""
+"""Holds the tags of a waveform: scores over time, events, embeddings."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -17,12 +17,13 @@ class Tags:
 
     Attributes:
       labels: names of the classes.
-      scores: float32 [classes], probabilities for the whole: means over frames, or over segments.
+      scores: float32 [classes], probabilities for the whole waveform: means over frames or
+        segments.
       frame_scores: float32 [frames, classes], probabilities over time.
       frame_times: [frames], seconds from the start at which each frame is centred: 0, 0.32, ...
       seconds: length of the waveform.
-      thresholds: [classes], from which scores on `events` counts a class as heard.
-      embedding, frame_embeddings: as of Embedding, where they were asked for.
+      thresholds: [classes], the lowest score with which `events` counts a class as present.
+      embedding, frame_embeddings: as in Embedding, where they were asked for.
     """
 
     labels: tuple[str, ...]
@@ -39,42 +40,45 @@ class Tags:
         return f"<Tags of {self.seconds:.1f} s, {len(self.labels)} classes: {best}, ...>"
 
     def top(self, k: int = 5) -> list[tuple[str, float]]:
-        """The `k` best (label, score), the best first."""
+        """Returns the `k` best (label, score), the best first."""
         order = np.argsort(-self.scores, kind="stable")[:k]
         return [(self.labels[i], float(self.scores[i])) for i in order]
 
     def events(
         self,
         threshold: float | Mapping[str, float] | None = None,
+        *,
         low_threshold: float | None = None,
         median_filter: int = 1,
     ) -> list[Event]:
-        """Events (onset and offset in seconds, label, score); see EventSettings.
+        """Finds events (onset and offset in seconds, label, score); see EventSettings.
 
-        threshold: one for all classes, or by name for some; the others', or all where it is None,
-        are the model's (`psl-jax thresholds`), 0.5 where none were tuned.
+        threshold: one for all classes, or by name for some; the other classes, or all where it is
+        None, have the model's (`psl-jax thresholds`), 0.5 where none were tuned.
         """
-        settings = EventSettings(self._threshold(threshold), low_threshold, median_filter)
+        settings = EventSettings(self._resolve_thresholds(threshold), low_threshold, median_filter)
         finder = EventFinder(settings, self.labels)
         finder.add(self.frame_scores)
         return finder.finish(self.seconds)
 
-    def _threshold(self, given: float | Mapping[str, float] | None) -> float | tuple[float, ...]:
-        if given is not None and not isinstance(given, Mapping):
-            return given
-        own = self.thresholds or (DEFAULT_THRESHOLD,) * len(self.labels)
-        by_name = dict(zip(self.labels, own, strict=True))
-        if unknown := [name for name in given or {} if name not in by_name]:
-            near = near_names(unknown[0], self.labels)
+    def _resolve_thresholds(
+        self, thresholds: float | Mapping[str, float] | None
+    ) -> float | tuple[float, ...]:
+        if thresholds is not None and not isinstance(thresholds, Mapping):
+            return thresholds
+        model_thresholds = self.thresholds or (DEFAULT_THRESHOLD,) * len(self.labels)
+        by_name = dict(zip(self.labels, model_thresholds, strict=True))
+        if unknown := [name for name in thresholds or {} if name not in by_name]:
+            suggestion = near_names(unknown[0], self.labels)
             raise UserError(
-                f"threshold: {unknown[0]!r} is none of the {len(self.labels)} classes{near}"
+                f"threshold: {unknown[0]!r} is none of the {len(self.labels)} classes{suggestion}"
             )
-        return tuple((by_name | dict(given or {})).values())
+        return tuple((by_name | dict(thresholds or {})).values())
 
 
 @dataclasses.dataclass(frozen=True)
 class Embedding:
-    """What the network's last layer before the classes makes of a waveform.
+    """The output of the network's last layer before the classes.
 
     Attributes:
       embedding: float32 [1280], mean over the frames, or over the means of the segments.

@@ -1,6 +1,6 @@
-"""Whatever tags audio, as a teacher: a run of ours, published networks, files of other runtimes.
+"""Teachers: our runs, published networks, files of other runtimes, and Python functions.
 
-Here: how a teacher is named and opened, its classes on the data's, the kinds of teachers, several
-as one, and what the commands share that put one on a data set. Not here: what is done with scores
-(`scoring`), our own network (`model`), label files (`label_files`).
+Here: the names of teachers, opening them, matching their classes with the data's, ensembles, and
+the flags of the commands that score a data set. Not here: the use of scores (`scoring`), our own
+network (`networks`), label files (`label_files`).
 """

@@ -1,8 +1,8 @@
-"""A classifier of the data's own classes on what other taggers say: FILE.npz, by `psl-jax fit`.
+"""A classifier of the data's own classes on the scores of other taggers: FILE.npz of `psl-jax fit`.
 
-Its features are the logits of all classes of one or more teachers. Those of a tagger with hundreds
-of classes hold about all that its last layer knows (EfficientAT's mn: 527 of 512 values), also of
-classes that it has no name for.
+Its features are the logits of all classes of one or more teachers. The logits of a tagger with
+hundreds of classes hold about all that its last layer contains (EfficientAT's mn: 527 of 512
+values), also about classes that it has no name for.
 """
 
 import dataclasses
@@ -18,16 +18,16 @@ import numpy as np
 from psl_jax.data.segment_loader import Batch
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
-from psl_jax.teachers.ensemble import SideBySide
-from psl_jax.teachers.teacher import Running, Teacher
+from psl_jax.teachers.ensemble import ParallelScorers
+from psl_jax.teachers.teacher import ScoringOptions, Teacher
 
 FORMAT = 1
-_LEAST = 3e-8  # of a probability: half of float16's smallest number, which a stored 0 stands for
+_MIN_PROBABILITY = 3e-8  # for a stored 0: half of float16's smallest number
 
 
-def logits_of(probabilities: np.ndarray) -> np.ndarray:
-    """float64, finite also for 0 and 1."""
-    p = np.clip(np.asarray(probabilities, np.float64), _LEAST, 1 - _LEAST)
+def compute_logits(probabilities: np.ndarray) -> np.ndarray:
+    """Computes logits, float64, finite also for probabilities of 0 and 1."""
+    p = np.clip(np.asarray(probabilities, np.float64), _MIN_PROBABILITY, 1 - _MIN_PROBABILITY)
     return np.log(p) - np.log1p(-p)
 
 
@@ -44,20 +44,20 @@ class Classifier:
     bias: np.ndarray
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
-        """Probabilities [n, classes] of features [n, features], of their type."""
-        return 1 / (1 + np.exp(-(features @ self.kernel + self.bias)))
+        """Computes probabilities [n, classes] of features [n, features], in their type."""
+        return np.asarray(1 / (1 + np.exp(-(features @ self.kernel + self.bias))))
 
 
-def features_of(scores: np.ndarray) -> np.ndarray:
-    """Logits of probabilities [n, classes of all teachers], float32."""
-    return logits_of(scores).astype(np.float32)
+def compute_features(scores: np.ndarray) -> np.ndarray:
+    """Computes the logits of probabilities [n, classes of all teachers], float32."""
+    return compute_logits(scores).astype(np.float32)
 
 
-class JoinedScorer(SideBySide):
-    """The scores of several teachers side by side, [n, classes of all]: see `SegmentScorer`."""
+class JoinedScorer(ParallelScorers):
+    """Joins the scores of several teachers to [n, classes of all]: see `SegmentScorer`."""
 
     def __call__(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, np.ndarray]]:
-        for batch, scores in self.each(batches):
+        for batch, scores in self.score_all(batches):
             yield batch, np.concatenate(scores, axis=1)
 
 
@@ -66,8 +66,8 @@ class FittedTeacher:
     """See `Teacher`.
 
     Attributes:
-      teachers: those whose logits it hears.
-      fitted_to: what the file says of its data.
+      teachers: teachers whose logits are its features.
+      fitted_to: facts about the data that it was fitted to.
     """
 
     name: str
@@ -77,27 +77,29 @@ class FittedTeacher:
     segment_seconds: float
     fitted_to: dict[str, Any]
 
-    context = None
+    context_seconds = None
 
     @property
     def rate(self) -> int:
-        return max(one.rate for one in self.teachers)
+        return max(teacher.rate for teacher in self.teachers)
 
     @property
     def digest(self) -> str:
         arrays = hashlib.sha256(self.classifier.kernel.tobytes() + self.classifier.bias.tobytes())
-        return files.json_digest([[one.digest for one in self.teachers], arrays.hexdigest()])
+        return files.json_digest(
+            [[teacher.digest for teacher in self.teachers], arrays.hexdigest()]
+        )
 
-    def described(self) -> list[dict[str, Any]]:
-        more = {"kind": "fitted", "name": self.name, "digest": self.digest}
-        told = {"fitted": more | {"classes": len(self.classes)} | self.fitted_to}
-        return [entry | told for one in self.teachers for entry in one.described()]
+    def describe(self) -> list[dict[str, Any]]:
+        fitted = {"kind": "fitted", "name": self.name, "digest": self.digest}
+        fitted_entry = {"fitted": fitted | {"classes": len(self.classes)} | self.fitted_to}
+        return [entry | fitted_entry for teacher in self.teachers for entry in teacher.describe()]
 
-    def words(self) -> str:
-        parts = " and ".join(f"[{one.words()}]" for one in self.teachers)
+    def summarize(self) -> str:
+        parts = " and ".join(f"[{teacher.summarize()}]" for teacher in self.teachers)
         return f"{self.name}: {len(self.classes)} classes fitted to the logits of {parts}"
 
-    def scorer(self, running: Running) -> "_FittedScorer":
+    def make_scorer(self, running: ScoringOptions) -> "_FittedScorer":
         return _FittedScorer(JoinedScorer(self.teachers, running), self.classifier)
 
 
@@ -108,22 +110,23 @@ class _FittedScorer:
 
     def __call__(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, np.ndarray]]:
         for batch, scores in self._scorer(batches):
-            yield batch, self._classifier(features_of(scores)).astype(np.float32)
+            yield batch, self._classifier(compute_features(scores)).astype(np.float32)
 
 
-# --- its file -----------------------------------------------------------------------------------
+# --- Its file -----------------------------------------------------------------------------------
 
 
 def save(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     classifier: Classifier,
+    *,
     classes: Sequence[str],
     parts: Sequence[dict[str, str]],
     segment_seconds: float,
     fitted_to: dict[str, Any],
 ) -> None:
     """Writes FILE.npz. parts: kind, where and digest of each teacher, in their order."""
-    about = {
+    metadata = {
         "format": FORMAT,
         "classes": list(classes),
         "teachers": list(parts),
@@ -135,64 +138,66 @@ def save(
             file,
             kernel=classifier.kernel.astype(np.float32),
             bias=classifier.bias.astype(np.float32),
-            about=np.array(json.dumps(about)),
+            about=np.array(json.dumps(metadata)),
         )
 
 
 def load(path: str, load_part: Callable[[str, str], Teacher]) -> FittedTeacher:
-    """The teacher in FILE.npz; load_part: opens one of those that it hears, by kind and where.
+    """Reads the teacher in FILE.npz; load_part opens a teacher of its features by kind and where.
 
-    Raises UserError, also where one of them is not there or is another one by now.
+    Raises UserError, also where one of them is missing or has changed.
     """
-    about, classifier = _read(path)
-    teachers = tuple(_part(path, one, load_part) for one in about["teachers"])
-    features = sum(len(one.classes) for one in teachers)
-    if classifier.kernel.shape != (features, len(about["classes"])):
+    metadata, classifier = _read_file(path)
+    teachers = tuple(_open_part(path, part, load_part) for part in metadata["teachers"])
+    num_features = sum(len(part.classes) for part in teachers)
+    if classifier.kernel.shape != (num_features, len(metadata["classes"])):
         raise UserError(
             f"{path}: a kernel of {list(classifier.kernel.shape)} is for other teachers: they have "
-            f"{features} classes. Fit it again"
+            f"{num_features} classes. Fit it again"
         )
     return FittedTeacher(
         os.path.splitext(os.path.basename(path))[0],
-        tuple(about["classes"]),
+        tuple(metadata["classes"]),
         teachers,
         classifier,
-        float(about["segment_seconds"]),
-        about["fitted_to"],
+        float(metadata["segment_seconds"]),
+        metadata["fitted_to"],
     )
 
 
-def _read(path: str) -> tuple[dict[str, Any], Classifier]:
+def _read_file(path: str) -> tuple[dict[str, Any], Classifier]:
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
-            about = json.loads(str(stored["about"]))
+            metadata = json.loads(str(stored["about"]))
             classifier = Classifier(stored["kernel"], stored["bias"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(
             f"{path}: expected a file that psl-jax fit wrote ({error or type(error).__name__})"
         ) from error
-    if about.get("format") != FORMAT:
+    if metadata.get("format") != FORMAT:
         raise UserError(
-            f"{path} has format {about.get('format')!r}, and this version reads {FORMAT}: fit it "
-            "again"
+            f"{path} has format {metadata.get('format')!r}, and this version reads {FORMAT}: fit "
+            "it again"
         )
-    return about, classifier
+    return metadata, classifier
 
 
-def _part(path: str, one: dict[str, str], load_part: Callable[[str, str], Teacher]) -> Teacher:
-    """The teacher where the file says, or else of the same name beside the file."""
-    kind, where = one["kind"], one["where"]
+def _open_part(
+    path: str, part: dict[str, str], load_part: Callable[[str, str], Teacher]
+) -> Teacher:
+    """Opens a teacher where the file says, or else one of the same name beside the file."""
+    kind, where = part["kind"], part["where"]
     if kind != "python" and not os.path.exists(where):
-        beside = os.path.join(os.path.dirname(path), os.path.basename(where))
-        if not os.path.exists(beside):
+        neighbour = os.path.join(os.path.dirname(path), os.path.basename(where))
+        if not os.path.exists(neighbour):
             raise UserError(
                 f"{path} hears {kind}:{where}, which is not there: put it back, or beside {path}"
             )
-        where = beside
+        where = neighbour
     teacher = load_part(kind, where)
-    if teacher.digest != one["digest"]:
+    if teacher.digest != part["digest"]:
         raise UserError(
-            f"{path} was fitted to {kind}:{where} with digest {one['digest']}, which has "
+            f"{path} was fitted to {kind}:{where} with digest {part['digest']}, which has "
             f"{teacher.digest} now: put that one back, or fit again"
         )
     return teacher

@@ -1,4 +1,4 @@
-"""Log-mel spectrograms of other taggers, computed on the host: YAMNet's and PANNs' kinds."""
+"""Computes log-mel spectrograms of other taggers on the host: those of YAMNet, PANNs and others."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -13,20 +13,20 @@ _SLANEY_BREAK, _SLANEY_STEP = 1000.0, 200.0 / 3  # Hz, below which the scale is 
 
 @dataclasses.dataclass(frozen=True)
 class Spectrum:
-    """How audio becomes a log-mel spectrogram; the default is YAMNet's, at 16 kHz.
+    """Computes a log-mel spectrogram with these settings; the default is YAMNet's, at 16 kHz.
 
     Attributes:
-      window, fft, hop: in samples; a periodic Hann window, centred in the transform's samples.
-      bands, lowest, highest: mel bands, and their range in Hz.
+      window, fft, hop: lengths in samples; the periodic Hann window lies in the transform's middle.
+      bands, lowest, highest: number of mel bands, and their range in Hz.
       scale: "htk" (2595 log10(1 + f / 700)) or "slaney" (linear up to 1 kHz).
       norm: "none", or "slaney" (triangles of area 1).
-      triangles: straight over "hertz" or over "mel".
+      triangles: whether their sides are straight over "hertz" or over "mel".
       power: 1 for magnitudes, 2 for powers.
-      centred: frames are centred on multiples of the hop, with reflect padding; else they begin
+      centred: centres frames on multiples of the hop, with reflect padding; else frames begin
         there, and end before the audio does.
       log: "ln" or "db" (10 log10).
       offset: added before the logarithm; floor: the least value before it.
-      top_db: what lies so far below the loudest value is raised to there; 0: nothing is.
+      top_db: dynamic range in dB: values further below the loudest are raised; 0: unlimited.
     """
 
     window: int = 400
@@ -46,7 +46,7 @@ class Spectrum:
     top_db: float = 0.0
 
     def __call__(self, audio: np.ndarray, rate: int) -> np.ndarray:
-        """float32 [samples] in [-1, 1] -> float32 [frames, bands]; at least one frame."""
+        """Computes float32 [frames, bands], at least one frame, of float32 [samples] in [-1, 1]."""
         if self.centred:
             audio = np.pad(audio, self.fft // 2, mode="reflect" if len(audio) > 1 else "constant")
             size = self.fft
@@ -54,14 +54,14 @@ class Spectrum:
             size = self.window
         audio = np.pad(audio, (0, max(size - len(audio), 0)))
         frames = np.lib.stride_tricks.sliding_window_view(audio, size)[:: self.hop]
-        spectrum = scipy_fft.rfft(frames * _window(self.window, size), self.fft, axis=1)
+        spectrum = scipy_fft.rfft(frames * _compute_window(self.window, size), self.fft, axis=1)
         magnitude = np.abs(spectrum) if self.power == 1 else np.square(np.abs(spectrum))
-        mel = magnitude @ _filters(self, rate)
+        mel = magnitude @ _compute_filters(self, rate)
         values = np.log(np.maximum(mel + self.offset, self.floor))
         values = values if self.log == "ln" else values * (10 / np.log(10))
         if self.top_db:
             values = np.maximum(values, values.max() - self.top_db)
-        return values.astype(np.float32)
+        return np.asarray(values, np.float32)
 
 
 YAMNET = Spectrum()
@@ -80,7 +80,7 @@ PANNS = Spectrum(
     offset=0.0,
     floor=1e-10,
 )
-OURS = dataclasses.replace(
+PSL_JAX = dataclasses.replace(
     PANNS, window=512, fft=512, hop=160, lowest=0.0, highest=8000.0, scale="htk", norm="none"
 )
 PRESETS: Mapping[str, Spectrum] = {"yamnet": YAMNET, "panns": PANNS}
@@ -94,35 +94,37 @@ CHOICES: Mapping[str, tuple[Any, ...]] = {
 
 
 @lru_cache
-def _window(length: int, size: int) -> np.ndarray:
-    """Periodic Hann window in the middle of `size` samples: float32 [size]."""
-    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)
-    left = (size - length) // 2
-    return np.pad(hann, (left, size - length - left)).astype(np.float32)
+def _compute_window(num_window_samples: int, num_samples: int) -> np.ndarray:
+    """Computes a periodic Hann window in the middle of zeros: float32 [num_samples]."""
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(num_window_samples) / num_window_samples)
+    num_before = (num_samples - num_window_samples) // 2
+    return np.pad(hann, (num_before, num_samples - num_window_samples - num_before)).astype(
+        np.float32
+    )
 
 
 @lru_cache
-def _filters(spectrum: Spectrum, rate: int) -> np.ndarray:
-    """float32 [fft // 2 + 1, bands]."""
-    s = spectrum
-    to_mel, to_hertz = _scale(s.scale)
-    hertz = np.linspace(0, rate / 2, s.fft // 2 + 1)
-    mels = np.linspace(to_mel(s.lowest), to_mel(s.highest), s.bands + 2)
+def _compute_filters(spectrum: Spectrum, rate: int) -> np.ndarray:
+    """Computes the mel filters: float32 [fft // 2 + 1, bands]."""
+    spectrum = spectrum
+    to_mel, to_hertz = _get_scale(spectrum.scale)
+    hertz = np.linspace(0, rate / 2, spectrum.fft // 2 + 1)
+    mels = np.linspace(to_mel(spectrum.lowest), to_mel(spectrum.highest), spectrum.bands + 2)
     edges = to_hertz(mels)
-    places, corners = (to_mel(hertz), mels) if s.triangles == "mel" else (hertz, edges)
+    positions, corners = (to_mel(hertz), mels) if spectrum.triangles == "mel" else (hertz, edges)
     low, centre, high = corners[:-2], corners[1:-1], corners[2:]
-    rising = (places[:, None] - low) / (centre - low)
-    falling = (high - places[:, None]) / (high - centre)
+    rising = (positions[:, None] - low) / (centre - low)
+    falling = (high - positions[:, None]) / (high - centre)
     filters = np.maximum(0, np.minimum(rising, falling))
-    if s.triangles == "mel":
+    if spectrum.triangles == "mel":
         filters[0] = 0  # YAMNet's filters leave the lowest bin out
-    if s.norm == "slaney":
+    if spectrum.norm == "slaney":
         filters *= 2 / (edges[2:] - edges[:-2])
-    return filters.astype(np.float32)
+    return np.asarray(filters, np.float32)
 
 
-def _scale(name: str) -> Any:
-    """(Hz to mel, mel to Hz)."""
+def _get_scale(name: str) -> Any:
+    """Returns the functions (Hz to mel, mel to Hz) of a scale."""
     if name == "htk":
         return (
             lambda f: 2595 * np.log10(1 + np.asarray(f) / 700),
@@ -133,11 +135,11 @@ def _scale(name: str) -> Any:
     def to_mel(hertz: Any) -> np.ndarray:
         hertz = np.asarray(hertz, np.float64)
         above = start + np.log(np.maximum(hertz, 1e-9) / _SLANEY_BREAK) / step
-        return np.where(hertz >= _SLANEY_BREAK, above, hertz / _SLANEY_STEP)
+        return np.asarray(np.where(hertz >= _SLANEY_BREAK, above, hertz / _SLANEY_STEP))
 
     def to_hertz(mel: Any) -> np.ndarray:
         mel = np.asarray(mel, np.float64)
         above = _SLANEY_BREAK * np.exp(step * (mel - start))
-        return np.where(mel >= start, above, mel * _SLANEY_STEP)
+        return np.asarray(np.where(mel >= start, above, mel * _SLANEY_STEP))
 
     return to_mel, to_hertz

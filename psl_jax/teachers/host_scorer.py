@@ -1,4 +1,4 @@
-"""Teachers that run on the host's cores: windows of waveforms to scores, in threads."""
+"""Scores waveforms with teachers that run on the host's cores, in threads."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -19,9 +19,12 @@ Run = Callable[[np.ndarray], np.ndarray]
 class HostScorer:
     """See `SegmentScorer`."""
 
-    def __init__(self, run: Run, rate: int, together: bool, count_padding: bool = False):
-        """together: rows of one length go to `run` at once; else each by itself, in threads."""
-        self._run, self._rate, self._together = run, rate, together
+    def __init__(self, run: Run, rate: int, takes_batches: bool, count_padding: bool = False):
+        """Makes a scorer.
+
+        takes_batches: passes rows of the same length to `run` at once; else each in a thread.
+        """
+        self._run, self._rate, self._takes_batches = run, rate, takes_batches
         self._count_padding = count_padding
         self._threads = os.cpu_count() or 1
 
@@ -34,52 +37,56 @@ class HostScorer:
 
     def __call__(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, np.ndarray]]:
         with ThreadPoolExecutor(self._threads) as pool:
-            for batch in parallel.prefetch(batches, _real_rows):
+            for batch in parallel.prefetch(batches, _select_real_rows):
                 lengths = batch["num_samples"]
                 if self._count_padding:
                     lengths = np.full_like(lengths, batch["audio"].shape[1])
-                rows = list(pool.map(self._waveform, batch["audio"], batch["num_samples"], lengths))
-                yield batch, self._scores(rows, pool)
+                rows = list(
+                    pool.map(self._make_waveform, batch["audio"], batch["num_samples"], lengths)
+                )
+                yield batch, self._compute_scores(rows, pool)
 
-    def _waveform(self, audio: np.ndarray, valid: int, length: int) -> np.ndarray:
-        """Of int16 [samples] the first `valid`, and zeros up to `length`, at the teacher's rate."""
-        wave = np.zeros(length, np.float32)
-        wave[:valid] = audio[:valid] / np.float32(32_768)
+    def _make_waveform(self, audio: np.ndarray, num_valid: int, num_samples: int) -> np.ndarray:
+        """Makes the waveform of a row at the teacher's rate: its valid samples, and zeros."""
+        waveform = np.zeros(num_samples, np.float32)
+        waveform[:num_valid] = audio[:num_valid] / np.float32(32_768)
         if self._rate == SAMPLE_RATE:
-            return wave
+            return waveform
         import soxr
 
-        return soxr.resample(wave, SAMPLE_RATE, self._rate, quality="HQ")
+        return np.asarray(soxr.resample(waveform, SAMPLE_RATE, self._rate, quality="HQ"))
 
-    def _scores(self, rows: list[np.ndarray], pool: ThreadPoolExecutor) -> np.ndarray:
-        if not self._together:
+    def _compute_scores(self, rows: list[np.ndarray], pool: ThreadPoolExecutor) -> np.ndarray:
+        if not self._takes_batches:
             return np.concatenate(list(pool.map(lambda row: self._run(row[None]), rows)))
-        out: list[np.ndarray] = [np.empty(0)] * len(rows)
+        scores_of_rows: list[np.ndarray] = [np.empty(0)] * len(rows)
         for length in {len(row) for row in rows}:
-            alike = [number for number, row in enumerate(rows) if len(row) == length]
-            found = self._run(np.stack([rows[number] for number in alike]))
-            for number, scores in zip(alike, found, strict=True):
-                out[number] = scores
-        return np.stack(out)
+            numbers = [number for number, row in enumerate(rows) if len(row) == length]
+            scores_of_length = self._run(np.stack([rows[number] for number in numbers]))
+            for number, row_scores in zip(numbers, scores_of_length, strict=True):
+                scores_of_rows[number] = row_scores
+        return np.stack(scores_of_rows)
 
 
-def _real_rows(batch: Batch) -> Batch:
-    real = batch["weight"] > 0
-    return {name: values[real] for name, values in batch.items()}
+def _select_real_rows(batch: Batch) -> Batch:
+    is_real = batch["weight"] > 0
+    return {name: values[is_real] for name, values in batch.items()}
 
 
-def windows_of(values: np.ndarray, size: int, hop: int, silence: float = 0.0) -> np.ndarray:
-    """Windows of `size` of the second axis, one every `hop`: [n, length, ...] -> [n, w, size, ...].
+def cut_windows(
+    values: np.ndarray, window_size: int, *, hop: int, fill_value: float = 0.0
+) -> np.ndarray:
+    """Cuts windows of the second axis, one every `hop`: [n, steps, ...] -> [n, windows, size, ...].
 
-    What is shorter is filled up with `silence`. Where more than half a hop is left over at the end,
-    the last window ends there.
+    Values shorter than a window are padded with `fill_value`. Where more than half a hop remains at
+    the end, a last window ends there.
     """
-    length = values.shape[1]
-    if length < size:
-        filling = [(0, 0)] * values.ndim
-        filling[1] = (0, size - length)
-        values, length = np.pad(values, filling, constant_values=silence), size
-    starts = list(range(0, length - size + 1, hop))
-    if length - size - starts[-1] > hop / 2:
-        starts.append(length - size)
-    return np.stack([values[:, start : start + size] for start in starts], axis=1)
+    num_steps = values.shape[1]
+    if num_steps < window_size:
+        padding = [(0, 0)] * values.ndim
+        padding[1] = (0, window_size - num_steps)
+        values, num_steps = np.pad(values, padding, constant_values=fill_value), window_size
+    starts = list(range(0, num_steps - window_size + 1, hop))
+    if num_steps - window_size - starts[-1] > hop / 2:
+        starts.append(num_steps - window_size)
+    return np.stack([values[:, start : start + window_size] for start in starts], axis=1)

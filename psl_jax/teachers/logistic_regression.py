@@ -1,7 +1,7 @@
-"""Logistic regressions on a teacher's logits, their penalty chosen by clips that are held out."""
+"""Fits logistic regressions to a teacher's logits, and chooses their penalty on held-out clips."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,18 +14,18 @@ from psl_jax.teachers.fitted_teacher import Classifier
 
 PENALTIES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3)
 FOLDS = 5
-_STEPS = 100  # of L-BFGS at most, for each penalty
-_TOLERANCE = 1e-3  # of the gradient's norm
-_DEVIATION = 1e-3  # at least, of a feature
+_MAX_STEPS = 100  # steps of L-BFGS for each penalty
+_TOLERANCE = 1e-3  # L-BFGS stops at a gradient of this norm
+_MIN_DEVIATION = 1e-3  # least standard deviation by which a feature is divided
 
 
-class Fitted(NamedTuple):
-    """A classifier, and how it was chosen.
+class FitResult(NamedTuple):
+    """A classifier, and the figures by which it was chosen.
 
     Attributes:
-      classifier: fitted to all clips.
-      penalty: its own.
-      held_out: for each penalty that was tried the mAP of clips that were held out.
+      classifier: the classifier, fitted to all clips.
+      penalty: its penalty.
+      held_out: mAP on held-out clips for each penalty that was tried.
     """
 
     classifier: Classifier
@@ -36,94 +36,97 @@ class Fitted(NamedTuple):
 def fit(
     features: np.ndarray,
     labels: np.ndarray,
+    *,
     penalties: Sequence[float] = PENALTIES,
-    folds: int = FOLDS,
+    num_folds: int = FOLDS,
     seed: int = 0,
-) -> Fitted:
-    """A logistic regression for each class on features [clips, features].
+) -> FitResult:
+    """Fits a logistic regression for each class to features [clips, features].
 
     Args:
-      features: of any scale; they are standardised first.
+      features: features of any scale; they are standardised first.
       labels: 0 or 1, [clips, classes].
-      penalties: half of one times the squared norm of a class's weights is added to the mean
-        cross-entropy. From the largest down they are tried until clips held out are ranked worse
-        (mAP), and the best is taken.
-      folds: that the clips are dealt out to; each is held out once.
-      seed: of the dealing.
+      penalties: the loss is the mean cross-entropy plus half a penalty times the squared norm of a
+        class's weights. They are tried from the largest down until the mAP on held-out clips falls,
+        and the best is taken.
+      num_folds: number of folds of the clips; each fold is held out once.
+      seed: seed of the folds.
     """
     mean = features.mean(axis=0, dtype=np.float64)
-    deviation = np.maximum(features.std(axis=0, dtype=np.float64), _DEVIATION)
+    deviation = np.maximum(features.std(axis=0, dtype=np.float64), _MIN_DEVIATION)
     scaled = ((features - mean) / deviation).astype(np.float32)
-    fold = np.random.default_rng(seed).permutation(len(features)) % folds
-    seen = [(fold != number).astype(np.float32) for number in range(folds)]
+    fold_of_clip = np.random.default_rng(seed).permutation(len(features)) % num_folds
+    training_weights = [(fold_of_clip != number).astype(np.float32) for number in range(num_folds)]
     data = jax.device_put((scaled, labels.astype(np.float32)))
-    starts = [_start(labels[weight > 0], scaled.shape[1]) for weight in seen]
+    fold_values = [_make_start(labels[weight > 0], scaled.shape[1]) for weight in training_weights]
     scores, held_out = np.zeros(labels.shape, np.float32), {}
-    ordered = sorted(penalties, reverse=True)
-    with progress.bar(len(ordered), "penalty", "fit") as bar:
-        for penalty in ordered:
-            for number, weight in enumerate(seen):
-                starts[number] = _solved(starts[number], *data, weight, penalty)
-                scores[weight == 0] = _classifier(starts[number])(scaled[weight == 0])
+    descending = sorted(penalties, reverse=True)
+    with progress.bar(len(descending), "penalty", "fit") as bar:
+        for penalty in descending:
+            for number, weight in enumerate(training_weights):
+                fold_values[number] = _solve(fold_values[number], *data, weight, penalty)
+                scores[weight == 0] = _make_classifier(fold_values[number])(scaled[weight == 0])
             bar.update(1)
             held_out[penalty] = metrics.mean_average_precision(labels, scores)
             if held_out[penalty] < max(held_out.values()):
-                bar.update(len(ordered) - len(held_out))  # weaker ones are not tried
+                bar.update(len(descending) - len(held_out))  # weaker ones are not tried
                 break
     best = max(held_out, key=lambda penalty: held_out[penalty])
-    start = _start(labels, scaled.shape[1])
-    chosen = _classifier(_solved(start, *data, np.ones(len(labels), np.float32), best))
-    kernel = chosen.kernel / deviation[:, None]
-    bias = chosen.bias - mean @ kernel
-    return Fitted(Classifier(kernel.astype(np.float32), bias.astype(np.float32)), best, held_out)
+    start = _make_start(labels, scaled.shape[1])
+    classifier = _make_classifier(_solve(start, *data, np.ones(len(labels), np.float32), best))
+    kernel = classifier.kernel / deviation[:, None]
+    bias = classifier.bias - mean @ kernel
+    return FitResult(Classifier(kernel.astype(np.float32), bias.astype(np.float32)), best, held_out)
 
 
-def _start(labels: np.ndarray, features: int) -> np.ndarray:
-    """[features + 1, classes]: nothing but each class's rate."""
-    clips, classes = labels.shape
-    rate = np.clip(labels.mean(axis=0), 0.5 / clips, 1 - 0.5 / clips)
-    start = np.zeros((features + 1, classes), np.float32)
-    start[-1] = np.log(rate / (1 - rate))
+def _make_start(labels: np.ndarray, num_features: int) -> np.ndarray:
+    """Makes a start [features + 1, classes] that predicts each class's frequency."""
+    num_clips, num_classes = labels.shape
+    frequencies = np.clip(labels.mean(axis=0), 0.5 / num_clips, 1 - 0.5 / num_clips)
+    start = np.zeros((num_features + 1, num_classes), np.float32)
+    start[-1] = np.log(frequencies / (1 - frequencies))
     return start
 
 
-def _classifier(values: np.ndarray | jax.Array) -> Classifier:
-    found = np.asarray(values, np.float64)
-    return Classifier(found[:-1], found[-1])
+def _make_classifier(values: np.ndarray | jax.Array) -> Classifier:
+    array = np.asarray(values, np.float64)
+    return Classifier(array[:-1], array[-1])
 
 
 @jax.jit
-def _solved(
+def _solve(
     start: jax.Array, features: jax.Array, labels: jax.Array, weight: jax.Array, penalty: float
 ) -> jax.Array:
-    """Kernel and bias [features + 1, classes] of the clips with weight 1, by L-BFGS."""
+    """Fits kernel and bias [features + 1, classes] to the clips with weight 1, by L-BFGS."""
     solver = optax.lbfgs()
 
     def loss(values: jax.Array) -> jax.Array:
-        return _loss(values, features, labels, weight, penalty)
+        return _compute_loss(values, features, labels=labels, weight=weight, penalty=penalty)
 
-    known = optax.value_and_grad_from_state(loss)
+    value_and_gradient = optax.value_and_grad_from_state(loss)
 
-    def step(carry):
+    def step(carry: Any) -> Any:
         values, state = carry
-        value, slope = known(values, state=state)
-        more = {"value": value, "grad": slope, "value_fn": loss}
-        updates, state = solver.update(slope, state, values, **more)
+        value, gradient = value_and_gradient(values, state=state)
+        arguments = {"value": value, "grad": gradient, "value_fn": loss}
+        updates, state = solver.update(gradient, state, values, **arguments)
         return optax.apply_updates(values, updates), state
 
-    def goes_on(carry):
+    def should_continue(carry: Any) -> Any:
         state = carry[1]
-        count, slope = (optax.tree.get(state, name) for name in ("count", "grad"))
-        return (count == 0) | ((count < _STEPS) & (optax.tree.norm(slope) > _TOLERANCE))
+        num_steps, gradient = (optax.tree.get(state, name) for name in ("count", "grad"))
+        return (num_steps == 0) | (
+            (num_steps < _MAX_STEPS) & (optax.tree.norm(gradient) > _TOLERANCE)
+        )
 
-    return jax.lax.while_loop(goes_on, step, (start, solver.init(start)))[0]
+    return jax.lax.while_loop(should_continue, step, (start, solver.init(start)))[0]
 
 
-def _loss(
-    values: jax.Array, features: jax.Array, labels: jax.Array, weight: jax.Array, penalty: float
+def _compute_loss(
+    values: jax.Array, features: jax.Array, *, labels: jax.Array, weight: jax.Array, penalty: float
 ) -> jax.Array:
-    """Mean cross-entropy of the clips and the penalty, summed over classes."""
+    """Computes the mean cross-entropy of the clips plus the penalty, summed over classes."""
     kernel, bias = values[:-1], values[-1]
     logits = jnp.matmul(features, kernel, precision=jax.lax.Precision.HIGHEST) + bias
-    entropy = optax.sigmoid_binary_cross_entropy(logits, labels).sum(axis=1)
+    entropy: jax.Array = optax.sigmoid_binary_cross_entropy(logits, labels).sum(axis=1)
     return weight @ entropy / weight.sum() + penalty / 2 * jnp.square(kernel).sum()

@@ -19,7 +19,7 @@ from psl_jax.runtime import parallel, processor
 from psl_jax.scoring.scorer import DeviceScorer
 from psl_jax.teachers import mn_frontend, mn_network, mn_weights
 from psl_jax.teachers.mn_network import MnNetwork
-from psl_jax.teachers.teacher import AUDIOSET_SECONDS, Running, description
+from psl_jax.teachers.teacher import AUDIOSET_SECONDS, ScoringOptions, make_description
 
 
 @lru_cache
@@ -66,20 +66,20 @@ class MnTeacher:
     digest: str
 
     rate = mn_frontend.RATE
-    context = None
+    context_seconds = None
     segment_seconds = AUDIOSET_SECONDS
 
-    def described(self) -> list[dict[str, Any]]:
-        return [description(self, "mn") | {"width": self.width}]
+    def describe(self) -> list[dict[str, Any]]:
+        return [make_description(self, "mn") | {"width": self.width}]
 
-    def words(self) -> str:
+    def summarize(self) -> str:
         parameters = sum(array.size for array in jax.tree.leaves(self.arrays))
         return (
             f"{self.name}: EfficientAT mn of width {self.width:g}, {parameters:,} parameters, "
             f"{self.rate / 1000:g} kHz, digest {self.digest}, {len(self.classes)} classes"
         )
 
-    def scorer(self, running: Running) -> DeviceScorer:
+    def make_scorer(self, running: ScoringOptions) -> DeviceScorer:
         mesh, counted = parallel.local_mesh(running.num_devices), running.count_padding
 
         def program(padded: bool) -> Callable:

@@ -72,7 +72,7 @@ def layers(num_classes: int, width: float) -> Iterator[Layer]:
     yield Layer("classifier.5", "linear", ("classifier",), (num_classes, head))
 
 
-def read(path: str | os.PathLike) -> tuple[MnNetwork, Any, float]:
+def read(path: str | os.PathLike[str]) -> tuple[MnNetwork, Any, float]:
     """(network, arrays, width) of a published file.
 
     Raises UserError for a file of other tensors, or of values that are not finite, or that could

@@ -1,4 +1,4 @@
-"""What a model file of another runtime does not say of itself: a small TOML or JSON file."""
+"""Reads a small TOML or JSON file that describes a model file of another runtime."""
 
 import dataclasses
 import difflib
@@ -19,20 +19,20 @@ _RATES = (4000, 192_000)
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """How a model file is used.
+    """Inputs and outputs of a model file.
 
     Attributes:
       file: the model.
-      rate: samples a second that it hears.
+      rate: sample rate of its input in Hz.
       input: "waveform" or "logmel".
-      scale: what a waveform in [-1, 1] is multiplied by.
+      scale: factor of a waveform in [-1, 1].
       outputs: "probabilities" or "logits".
       output: name of the output; "": the first.
-      classes: CSV of them, or their names; empty: told by the file or by how many there are.
-      patch, patch_hop: what it hears at a time, in samples or frames, and from one to the next; of
-        a file of fixed size by default its size and half of it.
-      spectrum: of log-mel input.
-      given: whether there is a description at all.
+      classes: CSV of its classes, or their names; empty: those in the file, or AudioSet's.
+      patch, patch_hop: length of its input in samples or frames, and the hop from one to the next;
+        by default the size of a fixed input, and half of it.
+      spectrum: settings of log-mel input.
+      is_given: whether the user gave a description.
     """
 
     file: pathlib.Path
@@ -45,62 +45,66 @@ class Description:
     patch: int = 0
     patch_hop: int = 0
     spectrum: Spectrum | None = None
-    given: bool = False
+    is_given: bool = False
 
     def as_json(self) -> dict[str, Any]:
-        """All but where the file lies, and what came later and has no effect."""
-        found = dataclasses.asdict(self) | {"file": None, "classes": None, "given": None}
+        """Values that change the scores; a new key without effect must not change the digest."""
+        values = dataclasses.asdict(self) | {"file": None, "classes": None, "given": None}
+        del values["is_given"]
         if self.spectrum is not None and not self.spectrum.top_db:
-            del found["spectrum"]["top_db"]
-        return found
+            del values["spectrum"]["top_db"]
+        return values
 
 
-def describe(path: str) -> Description:
-    """The description `path`, or that beside the model `path`: FILE.toml or FILE.json.
+def find_description(path: str) -> Description:
+    """Reads the description `path`, or that beside the model `path`: FILE.toml or FILE.json.
 
-    Raises UserError for a file that is not there, unknown keys and values.
+    Raises UserError for a missing file, and for unknown keys and values.
     """
-    where = pathlib.Path(path)
-    if not where.is_file():
+    file = pathlib.Path(path)
+    if not file.is_file():
         raise UserError(f"{path}: there is no such file")
-    if where.suffix in _SUFFIXES:
-        return _read(where, None)
-    beside = [pathlib.Path(f"{path}{suffix}") for suffix in _SUFFIXES]
-    found = next((one for one in beside if one.is_file()), None)
-    return Description(where) if found is None else _read(found, where)
+    if file.suffix in _SUFFIXES:
+        return _read_description(file, None)
+    candidates = [pathlib.Path(f"{path}{suffix}") for suffix in _SUFFIXES]
+    for candidate in candidates:
+        if candidate.is_file():
+            return _read_description(candidate, file)
+    return Description(file)
 
 
-def _read(path: pathlib.Path, model: pathlib.Path | None) -> Description:
-    values = _parsed(path)
-    known = {f.name for f in dataclasses.fields(Description)} - {"spectrum", "given"} | {"logmel"}
+def _read_description(path: pathlib.Path, model: pathlib.Path | None) -> Description:
+    values = _parse(path)
+    fields = {field.name for field in dataclasses.fields(Description)}
+    known_keys = fields - {"spectrum", "is_given"} | {"logmel"}
     for key in values:
-        if key not in known:
-            near = difflib.get_close_matches(key, sorted(known), 1)
-            hint = f", did you mean {near[0]}?" if near else ""
+        if key not in known_keys:
+            similar = difflib.get_close_matches(key, sorted(known_keys), 1)
+            hint = f", did you mean {similar[0]}?" if similar else ""
             raise UserError(
-                f"{path}: unknown key {key!r}{hint} (known: {', '.join(sorted(known))})"
+                f"{path}: unknown key {key!r}{hint} (known: {', '.join(sorted(known_keys))})"
             )
-    found = dict(values)
-    named = found.pop("file", None)
-    if model is None and not isinstance(named, str):
+    settings = dict(values)
+    file_name = settings.pop("file", None)
+    if model is None and not isinstance(file_name, str):
         raise UserError(f'{path}: give the model as file = "MODEL.onnx" (beside it)')
-    spectrum = _spectrum(found.pop("logmel", None), path)
+    spectrum = _make_spectrum(settings.pop("logmel", None), path)
     if spectrum is not None:
-        found.setdefault("input", "logmel")
-    if found.get("input") == "logmel" and spectrum is None:
+        settings.setdefault("input", "logmel")
+    if settings.get("input") == "logmel" and spectrum is None:
         raise UserError(f'{path}: input = "logmel" needs logmel, "yamnet", "panns" or a table')
-    if isinstance(found.get("classes"), str):
-        found["classes"] = os.fspath(path.parent / found["classes"])
-    elif isinstance(found.get("classes"), list):
-        found["classes"] = tuple(map(str, found["classes"]))
-    _check(found, path)
-    file = model or path.parent / str(named)
+    if isinstance(settings.get("classes"), str):
+        settings["classes"] = os.fspath(path.parent / settings["classes"])
+    elif isinstance(settings.get("classes"), list):
+        settings["classes"] = tuple(map(str, settings["classes"]))
+    _check(settings, path)
+    file = model or path.parent / str(file_name)
     if not file.is_file():
         raise UserError(f"{path}: there is no {file}")
-    return Description(file, spectrum=spectrum, given=True, **found)
+    return Description(file, spectrum=spectrum, is_given=True, **settings)
 
 
-def _parsed(path: pathlib.Path) -> Mapping[str, Any]:
+def _parse(path: pathlib.Path) -> Mapping[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         values = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
@@ -126,16 +130,16 @@ def _check(values: Mapping[str, Any], path: pathlib.Path) -> None:
         raise UserError(f"{path}: scale is {values['scale']!r}, expected a number such as 32768")
 
 
-def _spectrum(value: Any, path: pathlib.Path) -> Spectrum | None:
-    """Of a preset's name, or of a table with `like` and what differs."""
+def _make_spectrum(value: Any, path: pathlib.Path) -> Spectrum | None:
+    """Makes the settings of a preset's name, or of a table with `like` and the differences."""
     if value is None:
         return None
     table = {"like": value} if isinstance(value, str) else value
-    known = {field.name for field in dataclasses.fields(Spectrum)}
-    if not isinstance(table, dict) or (bad := sorted(table.keys() - known - {"like"})):
-        what = bad[0] if isinstance(table, dict) else table
+    known_keys = {field.name for field in dataclasses.fields(Spectrum)}
+    if not isinstance(table, dict) or (unknown := sorted(table.keys() - known_keys - {"like"})):
+        example = unknown[0] if isinstance(table, dict) else table
         raise UserError(
-            f"{path}: logmel: unknown {what!r}; known: like, {', '.join(sorted(known))}"
+            f"{path}: logmel: unknown {example!r}; known: like, {', '.join(sorted(known_keys))}"
         )
     changes = dict(table)
     preset = changes.pop("like", "yamnet")

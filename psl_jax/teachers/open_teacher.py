@@ -1,12 +1,12 @@
-"""How a teacher is named on the command line and in config.teacher, and opened for a data set.
+"""Parses the name of a teacher, as in MODEL and config.teacher, and opens it for a data set.
 
 runs/teacher                     a run, an export or a published checkpoint of ours (run:...)
 mn04                             published weights, downloaded once (`published_weights`)
 mn:mn10_as.pt                    EfficientAT's mn, .pt or .safetensors
 onnx:FILE, tflite:FILE           a file of another runtime, or its description (.toml, .json)
 python:package.module:function   a callable
-fitted:FILE.npz                  a classifier on what others of these say, by psl-jax fit
-0.7*mn:A.pt+0.3*tflite:B.tflite  several as one
+fitted:FILE.npz                  a classifier on the scores of others, by psl-jax fit
+0.7*mn:A.pt+0.3*tflite:B.tflite  the weighted mean of several
 """
 
 import os
@@ -23,7 +23,7 @@ from psl_jax.runtime.paths import is_remote, path_of
 from psl_jax.scoring.scorer import SegmentScorer
 from psl_jax.teachers.ensemble import Ensemble
 from psl_jax.teachers.psl_teacher import OwnTeacher
-from psl_jax.teachers.teacher import Mapped, Running, Teacher, is_identity
+from psl_jax.teachers.teacher import MappedTeacher, ScoringOptions, Teacher, is_identity
 from psl_jax.weights.published_weights import PUBLISHED, fetch
 
 KINDS = ("run", "mn", "onnx", "tflite", "python", "fitted")
@@ -41,13 +41,13 @@ class Part(NamedTuple):
     where: str  # its file, folder or function
 
 
-class Mapping(NamedTuple):
-    """How a teacher's classes become the data's, see `class_map`, and several teachers one.
+class ClassMapping(NamedTuple):
+    """Settings that match a teacher's classes with the data's, and join several teachers.
 
     Attributes:
       class_map: a CSV for all teachers, or one for each, with commas between; "": equal names.
-      unmapped: error, drop or weak.
-      mean: of an ensemble: probabilities or logits.
+      unmapped: error, drop or weak, for classes that the teacher lacks.
+      mean: probabilities or logits, of an ensemble.
     """
 
     class_map: str = ""
@@ -55,32 +55,35 @@ class Mapping(NamedTuple):
     mean: str = "probabilities"
 
 
-class Opened(NamedTuple):
+class OpenedTeacher(NamedTuple):
     """A teacher for the data's classes.
 
     Attributes:
-      teacher: whose classes are the data's.
-      weak: bool [classes], those that keep their weak labels; None: none.
+      teacher: the teacher, which has the data's classes.
+      weak: bool [classes], the classes that keep their weak labels; None: none.
     """
 
     teacher: Teacher
     weak: np.ndarray | None
 
 
-def parts_of(name: str | os.PathLike) -> list[Part]:
-    """The teachers that a name names. Raises UserError for a weight of 0 or no name."""
-    text = os.fspath(name)
-    if text and path_of(text).exists():
-        return [Part(1.0, _BY_SUFFIX.get(os.path.splitext(text)[1], "run"), text)]
-    ends = [found.start() for found in _NEXT.finditer(text)]
-    pieces = [text[a:b] for a, b in zip([0, *(e + 1 for e in ends)], [*ends, None], strict=True)]
-    return [_part(piece.strip(), text) for piece in pieces]
+def parse_name(name: str | os.PathLike[str]) -> list[Part]:
+    """Lists the teachers of a name. Raises UserError for a weight of 0 or an empty name."""
+    full_name = os.fspath(name)
+    if full_name and path_of(full_name).exists():
+        return [Part(1.0, _BY_SUFFIX.get(os.path.splitext(full_name)[1], "run"), full_name)]
+    ends = [match.start() for match in _NEXT.finditer(full_name)]
+    part_texts = [
+        full_name[start:stop]
+        for start, stop in zip([0, *(end + 1 for end in ends)], [*ends, None], strict=True)
+    ]
+    return [_parse_part(part_text.strip(), full_name) for part_text in part_texts]
 
 
-def _part(piece: str, name: str) -> Part:
-    found = re.fullmatch(rf"{_WEIGHT}(?:({'|'.join(KINDS)}):)?(.*)", piece, re.DOTALL)
-    assert found is not None  # everything fits
-    weight, kind, where = found.groups()
+def _parse_part(part_text: str, name: str) -> Part:
+    match = re.fullmatch(rf"{_WEIGHT}(?:({'|'.join(KINDS)}):)?(.*)", part_text, re.DOTALL)
+    assert match is not None  # everything fits
+    weight, kind, where = match.groups()
     if not where or (weight is not None and not float(weight) > 0):
         raise UserError(
             f"teacher {name!r}: expected a run folder, or one or more of {', '.join(KINDS[1:])} "
@@ -91,34 +94,34 @@ def _part(piece: str, name: str) -> Part:
     return Part(1.0 if weight is None else float(weight), kind or "run", where)
 
 
-def joined(names: Sequence[str]) -> str:
-    """Several names as the one of their ensemble."""
+def join_names(names: Sequence[str]) -> str:
+    """Joins several names to that of their ensemble."""
     if len(names) == 1:
         return names[0]
-    parts = [part for name in names for part in parts_of(name)]
+    parts = [part for name in names for part in parse_name(name)]
     return "+".join(f"{part.weight!r}*{part.kind}:{part.where}" for part in parts)
 
 
-def is_foreign(name: str | os.PathLike) -> bool:
-    """Whether a name is more than a run folder of ours."""
-    parts = parts_of(name)
+def is_other_teacher(name: str | os.PathLike[str]) -> bool:
+    """Tells whether a name is anything but a run folder of ours."""
+    parts = parse_name(name)
     return len(parts) > 1 or parts[0].kind != "run"
 
 
-def lacking(name: str | os.PathLike) -> str | None:
-    """The first file or folder of a name that is not there."""
-    places = [part.where for part in parts_of(name) if part.kind != "python"]
-    return next((place for place in places if not path_of(place).exists()), None)
+def find_missing(name: str | os.PathLike[str]) -> str | None:
+    """Finds the first file or folder of a name that does not exist."""
+    paths = [part.where for part in parse_name(name) if part.kind != "python"]
+    return next((path for path in paths if not path_of(path).exists()), None)
 
 
 def load_teacher(part: Part) -> Teacher:
-    """One teacher with classes of its own. Raises UserError."""
+    """Opens a teacher with its own classes. Raises UserError."""
     if part.kind != "run" and is_remote(part.where):
         raise UserError(
             f"{part.kind}:{part.where}: of teachers in buckets only runs and exports of ours are "
             "read. Copy it and what lies beside it (gcloud storage cp), and name the copy"
         )
-    # Each kind is imported where it is asked for: most need a package of their own.
+    # We import each kind where it is used: most need a package that others do without.
     if part.kind == "mn":
         from psl_jax.teachers import mn
 
@@ -143,11 +146,11 @@ def load_teacher(part: Part) -> Teacher:
 
 
 def open_teacher(
-    name: str | os.PathLike, classes: Sequence[str], mapping: Mapping | None = None
-) -> Opened:
-    """The teacher of that name for the data's classes. Raises UserError."""
-    mapping = mapping or Mapping()
-    parts = parts_of(name)
+    name: str | os.PathLike[str], classes: Sequence[str], mapping: ClassMapping | None = None
+) -> OpenedTeacher:
+    """Opens the teacher of a name for the data's classes. Raises UserError."""
+    mapping = mapping or ClassMapping()
+    parts = parse_name(name)
     maps = mapping.class_map.split(",") if mapping.class_map else [""]
     if len(maps) not in (1, len(parts)):
         raise UserError(
@@ -156,24 +159,30 @@ def open_teacher(
         )
     maps *= 1 if len(maps) == len(parts) else len(parts)
     teachers = [
-        _for_classes(load_teacher(part), tuple(classes), path.strip(), mapping.unmapped)
+        _adapt_to_classes(
+            load_teacher(part), tuple(classes), path=path.strip(), unmapped=mapping.unmapped
+        )
         for part, path in zip(parts, maps, strict=True)
     ]
-    known = np.stack([_has_class(one, len(classes)) for one in teachers])
-    weak: np.ndarray = np.logical_not(known.any(axis=0))
+    has_class = np.stack(
+        [_find_known_classes(teacher_of_part, len(classes)) for teacher_of_part in teachers]
+    )
+    weak: np.ndarray = np.logical_not(has_class.any(axis=0))
     teacher = teachers[0]
     if len(teachers) > 1:
-        weights = known * np.array([part.weight for part in parts])[:, None]
+        weights = has_class * np.array([part.weight for part in parts])[:, None]
         teacher = Ensemble(tuple(teachers), weights, mapping.mean)
-    return Opened(teacher, weak if mapping.unmapped == "weak" and weak.any() else None)
+    return OpenedTeacher(teacher, weak if mapping.unmapped == "weak" and weak.any() else None)
 
 
-def label_scorer(teacher: Teacher, rule: LabelRule, num_devices: int | None) -> SegmentScorer:
-    """What scores segments for labels by `rule`; see `Running`. Raises UserError."""
-    return teacher.scorer(Running(rule.dtype, num_devices, rule.count_padding))
+def make_label_scorer(teacher: Teacher, rule: LabelRule, num_devices: int | None) -> SegmentScorer:
+    """Makes a scorer of segments for labels by `rule`. Raises UserError."""
+    return teacher.make_scorer(ScoringOptions(rule.dtype, num_devices, rule.count_padding))
 
 
-def _for_classes(teacher: Teacher, classes: tuple[str, ...], path: str, unmapped: str) -> Teacher:
+def _adapt_to_classes(
+    teacher: Teacher, classes: tuple[str, ...], *, path: str, unmapped: str
+) -> Teacher:
     if isinstance(teacher, OwnTeacher) and not path and set(classes) <= set(teacher.classes):
         return teacher.for_classes(classes)
     if getattr(teacher, "output", "") == "softmax" and not set(teacher.classes) <= set(classes):
@@ -192,8 +201,8 @@ def _for_classes(teacher: Teacher, classes: tuple[str, ...], path: str, unmapped
     )
     if is_identity(columns, teacher.classes) and isinstance(teacher, OwnTeacher):
         return teacher
-    return Mapped(teacher, classes, columns)
+    return MappedTeacher(teacher, classes, columns)
 
 
-def _has_class(teacher: Teacher, classes: int) -> np.ndarray:
-    return teacher.has_class if isinstance(teacher, Mapped) else np.ones(classes, bool)
+def _find_known_classes(teacher: Teacher, num_classes: int) -> np.ndarray:
+    return teacher.has_class if isinstance(teacher, MappedTeacher) else np.ones(num_classes, bool)

@@ -1,4 +1,4 @@
-"""A run, an export or a published checkpoint of our own network, as a teacher."""
+"""Makes a teacher of a run, an export or a published checkpoint of our own network."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.networks.mobilenetv2 import num_parameters
 from psl_jax.networks.trained_model import Model
 from psl_jax.scoring.scorer import Scorer
-from psl_jax.teachers.teacher import Running, description
+from psl_jax.teachers.teacher import ScoringOptions, make_description
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +18,7 @@ class OwnTeacher:
     model: Model
 
     rate = SAMPLE_RATE
-    context = None
+    context_seconds = None
 
     @property
     def name(self) -> str:
@@ -40,17 +40,17 @@ class OwnTeacher:
         """See `Model.for_classes`."""
         return OwnTeacher(self.model.for_classes(classes))
 
-    def described(self) -> list[dict[str, Any]]:
-        return [description(self, "psl_jax")]
+    def describe(self) -> list[dict[str, Any]]:
+        return [make_description(self, "psl_jax")]
 
-    def words(self) -> str:
+    def summarize(self) -> str:
         width, parameters = self.model.info.width, num_parameters(self.model.variables)
         return (
             f"{self.name}: {len(self.classes)} classes, width {width:g}, {parameters:,} "
             f"parameters, digest {self.digest}"
         )
 
-    def scorer(self, running: Running) -> Scorer:
+    def make_scorer(self, running: ScoringOptions) -> Scorer:
         model = self.model
         return Scorer(
             model.variables,

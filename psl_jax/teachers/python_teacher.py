@@ -1,4 +1,4 @@
-"""A Python function as a teacher: python:package.module:function."""
+"""Makes a teacher of a Python function: python:package.module:function."""
 
 import dataclasses
 import hashlib
@@ -17,10 +17,10 @@ from psl_jax.runtime.errors import UserError
 from psl_jax.teachers.host_scorer import HostScorer
 from psl_jax.teachers.teacher import (
     AUDIOSET_SECONDS,
-    Running,
+    ScoringOptions,
     check_scores,
-    description,
-    silence,
+    make_description,
+    make_quiet_noise,
 )
 
 _TRIED_SECONDS = 2.0
@@ -36,37 +36,37 @@ class FunctionTeacher:
     digest: str
     function: Callable[[np.ndarray], Any]
 
-    context = None
+    context_seconds = None
     segment_seconds = AUDIOSET_SECONDS
 
-    def described(self) -> list[dict[str, Any]]:
-        return [description(self, "python")]
+    def describe(self) -> list[dict[str, Any]]:
+        return [make_description(self, "python")]
 
-    def words(self) -> str:
+    def summarize(self) -> str:
         return (
             f"{self.name}: a Python function at {self.rate / 1000:g} kHz, digest {self.digest}, "
             f"{len(self.classes)} classes"
         )
 
-    def scorer(self, running: Running) -> HostScorer:
+    def make_scorer(self, running: ScoringOptions) -> HostScorer:
         return HostScorer(self._run, self.rate, True, running.count_padding)
 
-    def _run(self, waves: np.ndarray) -> np.ndarray:
-        scores = np.asarray(self.function(waves), np.float32)
-        if scores.shape != (len(waves), len(self.classes)):
+    def _run(self, waveforms: np.ndarray) -> np.ndarray:
+        scores = np.asarray(self.function(waveforms), np.float32)
+        if scores.shape != (len(waveforms), len(self.classes)):
             raise UserError(
-                f"{self.name} gave {scores.shape} for {waves.shape}: expected "
-                f"{(len(waves), len(self.classes))}, [batch, classes]"
+                f"{self.name} gave {scores.shape} for {waveforms.shape}: expected "
+                f"{(len(waveforms), len(self.classes))}, [batch, classes]"
             )
         return scores
 
 
 def load(where: str) -> FunctionTeacher:
-    """The function `module:name`: waveforms float32 [batch, samples] to probabilities.
+    """Imports the function `module:name` of waveforms float32 [batch, samples] to probabilities.
 
-    What it is, its attributes say: `classes`, names or the path of a CSV (default: AudioSet's);
-    `rate` in Hz (default 16,000); `version`, part of its digest beside its module's source.
-    Raises UserError for one that cannot be imported or does not do so on two seconds of noise.
+    Attributes of the function describe it: `classes`, names or the path of a CSV (default:
+    AudioSet's); `rate` in Hz (default 16,000); `version`, part of its digest beside its module's
+    source. Raises UserError for one that cannot be imported, or fails on two seconds of noise.
     """
     module_name, colon, name = where.partition(":")
     if not colon or not module_name or not name:
@@ -80,21 +80,25 @@ def load(where: str) -> FunctionTeacher:
         raise UserError(f"python:{where}: {error}") from error
     if not callable(function):
         raise UserError(f"python:{where} is a {type(function).__name__}, expected a function")
-    listed = getattr(function, "classes", None) or audioset_classes()
-    classes = read_classes(listed)[0] if isinstance(listed, str | pathlib.Path) else tuple(listed)
+    class_list = getattr(function, "classes", None) or audioset_classes()
+    classes = (
+        read_classes(class_list)[0]
+        if isinstance(class_list, str | pathlib.Path)
+        else tuple(class_list)
+    )
     rate = getattr(function, "rate", 16_000)
     if not isinstance(rate, int) or not 4000 <= rate <= 192_000:
         raise UserError(f"python:{where}: its rate is {rate!r}, expected Hz, such as 32000")
     digest = files.json_digest(
-        [where, _source(module), str(getattr(function, "version", "")), list(classes), rate]
+        [where, _hash_source(module), str(getattr(function, "version", "")), list(classes), rate]
     )
     teacher = FunctionTeacher(where, classes, rate, digest, function)
-    waves = silence(round(_TRIED_SECONDS * rate), 0)["audio"] / np.float32(32_768)
-    check_scores(teacher._run(waves), where)
+    noise = make_quiet_noise(round(_TRIED_SECONDS * rate), 0)["audio"] / np.float32(32_768)
+    check_scores(teacher._run(noise), where)
     return teacher
 
 
-def _source(module: Any) -> str:
+def _hash_source(module: Any) -> str:
     try:
         return hashlib.sha256(inspect.getsource(module).encode()).hexdigest()
     except (OSError, TypeError):

@@ -1,4 +1,4 @@
-"""What the commands have in common that put a model on a data set: evaluate and relabel."""
+"""Flags and steps that commands share which score a data set: evaluate, relabel and fit."""
 
 import argparse
 import os
@@ -22,22 +22,25 @@ from psl_jax.scoring.relabeling import TeacherIdentity
 from psl_jax.scoring.scorer import SegmentScorer
 from psl_jax.teachers import ensemble, open_teacher
 from psl_jax.teachers.fitted_teacher import JoinedScorer
-from psl_jax.teachers.open_teacher import parts_of
+from psl_jax.teachers.open_teacher import parse_name
 from psl_jax.teachers.psl_teacher import OwnTeacher
-from psl_jax.teachers.teacher import Running, Teacher
+from psl_jax.teachers.teacher import ScoringOptions, Teacher
 
-# Seconds of audio that a core scores in a second at width 1: two of an AMD EPYC, see
+# Seconds of audio that a core scores in a second at width 1, from two cores of an AMD EPYC, see
 # docs/PERFORMANCE.md.
 _CPU_RATE = 600
 
 
-def parser(program: str, doc: str, split: str, maps: bool = True) -> argparse.ArgumentParser:
-    """A parser that takes MODEL and DATA; `doc` is the docstring of the program's module.
+def make_parser(
+    program: str, doc: str, *, split: str, has_class_maps: bool = True
+) -> argparse.ArgumentParser:
+    """Makes a parser that takes MODEL and DATA; `doc` is the docstring of the program's module.
 
-    maps: the model's classes are to become those of the data, and several models one.
+    has_class_maps: adds the flags that match the model's classes with the data's and join several
+    models.
     """
-    result = cli_entry.parser(program, doc)
-    add = result.add_argument
+    parser = cli_entry.parser(program, doc)
+    add = parser.add_argument
     add(
         "model",
         metavar="MODEL",
@@ -60,17 +63,21 @@ def parser(program: str, doc: str, split: str, maps: bool = True) -> argparse.Ar
     )
     add("--num_devices", type=int, metavar="N", help="devices to compute on (default: all)")
     add("--dry_run", action="store_true", help="print what would be done, and do nothing")
-    group = result.add_argument_group("teachers of other kinds (docs/TEACHERS.md)")
-    add, default = group.add_argument, open_teacher.Mapping()
-    use = "whose scores are averaged with the first's" if maps else "whose scores are used as well"
+    group = parser.add_argument_group("teachers of other kinds (docs/TEACHERS.md)")
+    add, default = group.add_argument, open_teacher.ClassMapping()
+    purpose = (
+        "whose scores are averaged with the first's"
+        if has_class_maps
+        else "whose scores are used as well"
+    )
     add(
         "--teacher",
         action="append",
         default=[],
         metavar="MODEL",
-        help=f"another tagger, {use}; may be given several times (default: none)",
+        help=f"another tagger, {purpose}; may be given several times (default: none)",
     )
-    if maps:
+    if has_class_maps:
         add(
             "--mean",
             default=default.mean,
@@ -90,7 +97,7 @@ def parser(program: str, doc: str, split: str, maps: bool = True) -> argparse.Ar
             help="what happens to classes of the data that the model lacks: an error, scores of 0 "
             f"(drop), or their weak labels (default: {default.unmapped})",
         )
-    group = result.add_argument_group("several processes")
+    group = parser.add_argument_group("several processes")
     group.add_argument(
         "--distributed",
         action="store_true",
@@ -114,23 +121,25 @@ def parser(program: str, doc: str, split: str, maps: bool = True) -> argparse.Ar
         metavar="I",
         help="number of this process, from 0 (default: that of the pod or job)",
     )
-    return result
+    return parser
 
 
-def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+def parse_arguments(
+    parser: argparse.ArgumentParser, arguments: Sequence[str]
+) -> argparse.Namespace:
     """Parses a command line that begins with the program's name; joins no processes yet."""
     flags.FLAGS(arguments[:1])  # absl wants its own flags parsed, and has none here
-    found = parser.parse_args(arguments[1:])
+    parsed = parser.parse_args(arguments[1:])
     for name in ("batch_size", "num_devices"):
-        if (getattr(found, name) or 0) < 0:
-            parser.error(f"--{name}={getattr(found, name)}: expected 1 or more, or 0")
-    return found
+        if (getattr(parsed, name) or 0) < 0:
+            parser.error(f"--{name}={getattr(parsed, name)}: expected 1 or more, or 0")
+    return parsed
 
 
 class Task(NamedTuple):
-    """A teacher, for the classes of the data, and the split that it is put on.
+    """A teacher for the classes of the data, and the split that it scores.
 
-    weak: bool [classes], those that it lacks and that keep their weak labels; None: none.
+    weak: bool [classes], classes that it lacks and that keep their weak labels; None: none.
     """
 
     teacher: Teacher
@@ -138,41 +147,43 @@ class Task(NamedTuple):
     source: Source
     segmentation: Segmentation
 
-    def cut(self, segments: str) -> AnySegmentation:
-        """The segments, or for "whole" and a model of ours the clips, each as long as it is."""
+    def choose_segmentation(self, segments: str) -> AnySegmentation:
+        """Returns the segments, or for "whole" and a model of ours whole clips of any length."""
         if segments == "whole" and isinstance(self.teacher, OwnTeacher):
             return WholeClips.of(self.source.index)
         return self.segmentation
 
-    def scorer(self, arguments: argparse.Namespace, rule: LabelRule | None = None) -> SegmentScorer:
-        """What scores the split's segments on this process's devices, for labels by `rule`.
+    def make_scorer(
+        self, arguments: argparse.Namespace, rule: LabelRule | None = None
+    ) -> SegmentScorer:
+        """Makes a scorer of segments on this process's devices, for labels by `rule`.
 
-        Raises UserError for a teacher that cannot follow it.
+        Raises UserError for a teacher that cannot follow the rule.
         """
-        devices = _devices(arguments)
-        return open_teacher.label_scorer(
+        devices = _check_devices(arguments)
+        return open_teacher.make_label_scorer(
             self.teacher, rule or LabelRule(dtype=arguments.dtype), devices
         )
 
     @property
-    def taught_by(self) -> TeacherIdentity:
-        return TeacherIdentity(self.teacher.digest, self.teacher.described(), self.weak)
+    def identity(self) -> TeacherIdentity:
+        return TeacherIdentity(self.teacher.digest, self.teacher.describe(), self.weak)
 
 
-def begin(arguments: argparse.Namespace, segments: str) -> Task:
+def open_task(arguments: argparse.Namespace, segments: str) -> Task:
     """Joins the other processes and opens teacher and data.
 
     segments: "training" (as the model was trained), "whole", or seconds. Raises UserError.
     """
     source = _open_source(arguments)
-    name = open_teacher.joined([arguments.model, *arguments.teacher])
-    mapping = open_teacher.Mapping(arguments.class_map, arguments.unmapped, arguments.mean)
+    name = open_teacher.join_names([arguments.model, *arguments.teacher])
+    mapping = open_teacher.ClassMapping(arguments.class_map, arguments.unmapped, arguments.mean)
     teacher, weak = open_teacher.open_teacher(name, source.index.classes, mapping)
-    return Task(teacher, weak, source, Segmentation(_seconds(segments, teacher, source)))
+    return Task(teacher, weak, source, Segmentation(_parse_seconds(segments, teacher, source)))
 
 
 class RawTask(NamedTuple):
-    """Teachers with classes of their own, and the split that they are put on.
+    """Teachers with their own classes, and the split that they score.
 
     parts: kind, where and digest of each teacher.
     """
@@ -182,54 +193,59 @@ class RawTask(NamedTuple):
     source: Source
     segmentation: Segmentation
 
-    def scorer(self, arguments: argparse.Namespace) -> JoinedScorer:
-        """What scores the split's segments with all teachers on this process's devices."""
-        return JoinedScorer(self.teachers, Running(arguments.dtype, _devices(arguments)))
+    def make_scorer(self, arguments: argparse.Namespace) -> JoinedScorer:
+        """Makes a scorer of segments with all teachers on this process's devices."""
+        return JoinedScorer(
+            self.teachers, ScoringOptions(arguments.dtype, _check_devices(arguments))
+        )
 
 
-def begin_raw(arguments: argparse.Namespace, segments: str) -> RawTask:
-    """As `begin`, the teachers as they are."""
+def open_raw_task(arguments: argparse.Namespace, segments: str) -> RawTask:
+    """Opens teachers and data as `open_task` does, and leaves the teachers' classes as they are."""
     source = _open_source(arguments)
-    parts = [part for name in (arguments.model, *arguments.teacher) for part in parts_of(name)]
+    parts = [part for name in (arguments.model, *arguments.teacher) for part in parse_name(name)]
     teachers = [open_teacher.load_teacher(part) for part in parts]
-    named = [
-        {"kind": part.kind, "where": _place(part), "digest": teacher.digest}
+    part_entries = [
+        {"kind": part.kind, "where": _make_absolute(part), "digest": teacher.digest}
         for part, teacher in zip(parts, teachers, strict=True)
     ]
-    return RawTask(teachers, named, source, Segmentation(_seconds(segments, teachers[0], source)))
+    return RawTask(
+        teachers, part_entries, source, Segmentation(_parse_seconds(segments, teachers[0], source))
+    )
 
 
-def _place(part: open_teacher.Part) -> str:
-    """Where it is found from any folder."""
+def _make_absolute(part: open_teacher.Part) -> str:
+    """Returns a place that is valid in any working directory."""
     return part.where if part.kind == "python" else os.path.abspath(part.where)
 
 
 def _open_source(arguments: argparse.Namespace) -> Source:
     """Joins the other processes and opens the split."""
     distributed.configure()
-    own = ("coordinator_address", "process_id", "out")  # may differ between processes
+    own_flags = ("coordinator_address", "process_id", "out")  # may differ between processes
     distributed.join_processes(
         arguments.distributed,
         arguments.coordinator_address,
         arguments.num_processes,
         arguments.process_id,
-        {name: value for name, value in vars(arguments).items() if name not in own},
+        {name: value for name, value in vars(arguments).items() if name not in own_flags},
     )
     # Process 0 may have to index the data set.
-    return parallel.run_after_first_process(
+    source: Source = parallel.run_after_first_process(
         "open", lambda: open_folder(arguments.data, arguments.split)
     )
+    return source
 
 
-def _devices(arguments: argparse.Namespace) -> int | None:
-    """How many are asked for; None: all. Raises UserError for some of several processes'."""
+def _check_devices(arguments: argparse.Namespace) -> int | None:
+    """Returns --num_devices; None: all. Raises UserError for a number with several processes."""
     devices = arguments.num_devices or None
     if devices and jax.process_count() > 1:
         raise UserError("--num_devices: several processes use all devices; leave it out")
     return devices
 
 
-def _seconds(segments: str, teacher: Teacher, source: Source) -> float:
+def _parse_seconds(segments: str, teacher: Teacher, source: Source) -> float:
     if segments == "training":
         return teacher.segment_seconds
     if segments == "whole":
@@ -245,46 +261,56 @@ def _seconds(segments: str, teacher: Teacher, source: Source) -> float:
     return seconds
 
 
-def plan(
+def describe_plan(
     task: Task,
-    cut: AnySegmentation,
+    segmentation: AnySegmentation,
+    *,
     scorer: SegmentScorer,
     arguments: argparse.Namespace,
     out: object,
 ) -> list[str]:
-    """What will be done, in words; `cut` is what the clips are cut into."""
+    """Describes what will be done, in lines; `segmentation` is how the clips are cut."""
     index = task.source.index
-    work, rows, audio = _work(cut, index, scorer, arguments)
+    work_text, batch_size, audio_seconds = _describe_work(
+        segmentation, index, scorer=scorer, arguments=arguments
+    )
     processes = f"{jax.process_count()} process{'es' * (jax.process_count() > 1)}"
     lines = [
-        f"model   {task.teacher.words()}",
+        f"model   {task.teacher.summarize()}",
         f"data    {index.split}: {len(index):,} clips, {index.hours:.2f} h, ids "
         f"{index.ids_sha256[:12]}…",
-        f"work    {work} of int16 [{rows}, {cut.segment_samples}] to {arguments.dtype} "
-        f"probabilities [{rows}, {index.num_classes}], on {scorer.where} of each of {processes}",
+        f"work    {work_text} of int16 [{batch_size}, {segmentation.segment_samples}] to "
+        f"{arguments.dtype} probabilities [{batch_size}, {index.num_classes}], on {scorer.where} "
+        f"of each of {processes}",
         f"memory  scores of all clips {4 * len(index) * index.num_classes / 1e6:,.1f} MB, a batch "
-        f"{2 * rows * cut.segment_samples / 1e6:,.1f} MB",
+        f"{2 * batch_size * segmentation.segment_samples / 1e6:,.1f} MB",
         f"out     {out}",
     ]
     if isinstance(task.teacher, OwnTeacher) and jax.default_backend() == "cpu":
         cores, width = os.cpu_count() or 1, task.teacher.model.info.width
-        audio *= 0.12 + 0.88 * width
-        lines.insert(4, f"time    about {20 + audio / (_CPU_RATE * cores):,.0f} s, very roughly")
+        audio_seconds *= 0.12 + 0.88 * width
+        lines.insert(
+            4, f"time    about {20 + audio_seconds / (_CPU_RATE * cores):,.0f} s, very roughly"
+        )
     return lines
 
 
-def _work(
-    cut: AnySegmentation, index: ClipIndex, scorer: SegmentScorer, arguments: argparse.Namespace
+def _describe_work(
+    segmentation: AnySegmentation,
+    index: ClipIndex,
+    *,
+    scorer: SegmentScorer,
+    arguments: argparse.Namespace,
 ) -> tuple[str, int, float]:
-    """What is scored, in words; rows of the batches of the longest; seconds of it all, padded."""
-    rows = scorer.fitting(arguments.batch_size, cut.seconds)
-    if isinstance(cut, WholeClips):
-        lengths = np.asarray(cut.lengths) / SAMPLE_RATE
-        padded = lengths[cut.number_of(index.num_samples)]
-        shown = ", ".join(f"{length:.3g}" for length in lengths)
-        work = f"{len(index):,} whole clips, padded to {shown} s: batches, the longest"
-        return work, rows, float(padded.sum())
-    segments = int(cut.counts(index.num_samples).sum(dtype=np.int64))
-    steps = -(-segments // (rows * jax.process_count()))
-    work = f"{segments:,} segments of {cut.seconds:g} s: {steps:,} batches"
-    return work, rows, segments * cut.seconds
+    """Returns the work in words, rows of the longest batches, and all seconds with padding."""
+    batch_size = scorer.fitting(arguments.batch_size, segmentation.seconds)
+    if isinstance(segmentation, WholeClips):
+        lengths = np.asarray(segmentation.lengths) / SAMPLE_RATE
+        padded_seconds = lengths[segmentation.number_of(index.num_samples)]
+        lengths_text = ", ".join(f"{length:.3g}" for length in lengths)
+        text = f"{len(index):,} whole clips, padded to {lengths_text} s: batches, the longest"
+        return text, batch_size, float(padded_seconds.sum())
+    num_segments = int(segmentation.count_segments(index.num_samples).sum(dtype=np.int64))
+    num_batches = -(-num_segments // (batch_size * jax.process_count()))
+    text = f"{num_segments:,} segments of {segmentation.seconds:g} s: {num_batches:,} batches"
+    return text, batch_size, num_segments * segmentation.seconds

@@ -1,4 +1,4 @@
-"""A teacher: whatever turns waveforms into scores of segments."""
+"""Defines a teacher, which turns waveforms into scores of segments."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,17 +12,17 @@ from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
 from psl_jax.scoring.scorer import SegmentScorer
 
-AUDIOSET_SECONDS = 10.0  # what taggers of AudioSet are trained on
+AUDIOSET_SECONDS = 10.0  # taggers of AudioSet are trained on clips of this length
 
 
 @dataclasses.dataclass(frozen=True)
-class Running:
-    """How a teacher is run.
+class ScoringOptions:
+    """Options of a scorer.
 
     Attributes:
-      dtype: of a network's maps, where it is one of JAX.
-      num_devices: None for all of this process.
-      count_padding: padding after a clip's end is audio like any other, of zeros.
+      dtype: data type that a JAX network computes in.
+      num_devices: number of devices; None: all of this process.
+      count_padding: scores the padding after a clip's end as audio, of zeros.
     """
 
     dtype: str = "float32"
@@ -32,12 +32,12 @@ class Running:
 
 class Teacher(Protocol):
     """Attributes:
-    name: for people.
-    classes: in the order of its scores.
-    rate: samples a second that it hears; the data's 16 kHz are resampled.
-    context: seconds that it hears at a time; None: any. Longer segments are the mean of several.
-    segment_seconds: of the audio that it was trained on.
-    digest: of all that its scores depend on.
+    name: name for messages.
+    classes: names of its classes, in the order of its scores.
+    rate: sample rate of its input in Hz; the data's 16 kHz are resampled.
+    context_seconds: length of its input; None: any. Longer segments have the mean of several.
+    segment_seconds: length of the audio that it was trained on.
+    digest: hash of all that its scores depend on.
     """
 
     @property
@@ -47,24 +47,24 @@ class Teacher(Protocol):
     @property
     def rate(self) -> int: ...
     @property
-    def context(self) -> float | None: ...
+    def context_seconds(self) -> float | None: ...
     @property
     def segment_seconds(self) -> float: ...
     @property
     def digest(self) -> str: ...
 
-    def described(self) -> list[dict[str, Any]]:
-        """What a manifest says of it: an entry for each teacher, as JSON."""
+    def describe(self) -> list[dict[str, Any]]:
+        """Returns the JSON entries of a manifest, one for each teacher."""
 
-    def words(self) -> str:
-        """What a plan says of it, in a line."""
+    def summarize(self) -> str:
+        """Returns a line about it for a plan."""
 
-    def scorer(self, running: Running) -> SegmentScorer:
-        """What scores segments on this process's devices."""
+    def make_scorer(self, running: ScoringOptions) -> SegmentScorer:
+        """Makes a scorer of segments on this process's devices."""
 
 
-def description(teacher: Teacher, kind: str) -> dict[str, Any]:
-    """The entry of a teacher of one kind in a manifest."""
+def make_description(teacher: Teacher, kind: str) -> dict[str, Any]:
+    """Makes the entry of a teacher in a manifest."""
     return {
         "kind": kind,
         "name": teacher.name,
@@ -75,14 +75,14 @@ def description(teacher: Teacher, kind: str) -> dict[str, Any]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Mapped:
-    """A teacher's scores as those of the data's classes.
+class MappedTeacher:
+    """A teacher whose scores are mapped to the data's classes.
 
     Attributes:
-      teacher: the one with classes of its own.
-      classes: the data's.
-      columns: for each of them those of the teacher's of which it has the maximum; () for none,
-        which scores 0.
+      teacher: the teacher with its own classes.
+      classes: the data's classes.
+      columns: for each class of the data those of the teacher, whose maximum is its score; () for
+        none, which scores 0.
     """
 
     teacher: Teacher
@@ -98,8 +98,8 @@ class Mapped:
         return self.teacher.rate
 
     @property
-    def context(self) -> float | None:
-        return self.teacher.context
+    def context_seconds(self) -> float | None:
+        return self.teacher.context_seconds
 
     @property
     def segment_seconds(self) -> float:
@@ -107,27 +107,27 @@ class Mapped:
 
     @property
     def digest(self) -> str:
-        columns = [list(one) for one in self.columns]
+        columns = [list(entry) for entry in self.columns]
         return files.json_digest([self.teacher.digest, list(self.classes), columns])
 
     @property
     def has_class(self) -> np.ndarray:
-        """bool [classes]: which of the data's it knows."""
-        return np.array([bool(len(one)) for one in self.columns])
+        """Whether the teacher has each of the data's classes: bool [classes]."""
+        return np.array([bool(len(entry)) for entry in self.columns])
 
-    def described(self) -> list[dict[str, Any]]:
-        known = int(self.has_class.sum())
-        return [one | {"mapped_classes": known} for one in self.teacher.described()]
+    def describe(self) -> list[dict[str, Any]]:
+        num_known = int(self.has_class.sum())
+        return [entry | {"mapped_classes": num_known} for entry in self.teacher.describe()]
 
-    def words(self) -> str:
-        return f"{self.teacher.words()}, {int(self.has_class.sum())} of them mapped"
+    def summarize(self) -> str:
+        return f"{self.teacher.summarize()}, {int(self.has_class.sum())} of them mapped"
 
-    def scorer(self, running: Running) -> SegmentScorer:
-        return _MappedScorer(self.teacher.scorer(running), self)
+    def make_scorer(self, running: ScoringOptions) -> SegmentScorer:
+        return _MappedScorer(self.teacher.make_scorer(running), self)
 
 
 class _MappedScorer:
-    def __init__(self, scorer: SegmentScorer, mapped: Mapped):
+    def __init__(self, scorer: SegmentScorer, mapped: MappedTeacher):
         self._scorer, self._name = scorer, mapped.name
         self._columns = mapped.columns
 
@@ -141,22 +141,22 @@ class _MappedScorer:
     def __call__(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, np.ndarray]]:
         for batch, scores in self._scorer(batches):
             check_scores(scores, self._name)
-            yield batch, selected(scores, self._columns)
+            yield batch, take_columns(scores, self._columns)
 
 
-def selected(scores: np.ndarray, columns: Columns) -> np.ndarray:
-    """Scores [..., classes of the teacher] as those of the data; 0 for a class without any."""
-    out = np.zeros((*scores.shape[:-1], len(columns)), np.float32)
-    for number, places in enumerate(columns):
-        if len(places) == 1:
-            out[..., number] = scores[..., places[0]]
-        elif places:
-            out[..., number] = scores[..., list(places)].max(axis=-1)
-    return out
+def take_columns(scores: np.ndarray, columns: Columns) -> np.ndarray:
+    """Maps scores [..., teacher's classes] to the data's classes; a class without any scores 0."""
+    mapped_scores = np.zeros((*scores.shape[:-1], len(columns)), np.float32)
+    for number, teacher_columns in enumerate(columns):
+        if len(teacher_columns) == 1:
+            mapped_scores[..., number] = scores[..., teacher_columns[0]]
+        elif teacher_columns:
+            mapped_scores[..., number] = scores[..., list(teacher_columns)].max(axis=-1)
+    return mapped_scores
 
 
 def check_scores(scores: np.ndarray, name: str) -> None:
-    """Raises UserError where scores are no probabilities."""
+    """Raises UserError where scores are not probabilities."""
     if not np.isfinite(scores).all():
         raise UserError(f"{name} gives NaN or infinite scores: its labels would be worthless")
     if scores.size and not (scores.min() >= -1e-6 and scores.max() <= 1 + 1e-6):
@@ -166,19 +166,21 @@ def check_scores(scores: np.ndarray, name: str) -> None:
         )
 
 
-def silence(samples: int, classes: int, rows: int = 2) -> Batch:
-    """A batch to try a teacher with: faint noise."""
-    audio = np.random.default_rng(0).integers(-300, 300, (rows, samples)).astype(np.int16)
+def make_quiet_noise(num_samples: int, num_classes: int, num_rows: int = 2) -> Batch:
+    """Makes a batch of faint noise to try a teacher with."""
+    audio = np.random.default_rng(0).integers(-300, 300, (num_rows, num_samples)).astype(np.int16)
     return {
         "audio": audio,
-        "num_samples": np.full(rows, samples, np.int32),
-        "labels": np.zeros((rows, classes), np.float32),
-        "weight": np.ones(rows, np.float32),
-        "clip": np.arange(rows, dtype=np.int32),
-        "segment": np.zeros(rows, np.int32),
+        "num_samples": np.full(num_rows, num_samples, np.int32),
+        "labels": np.zeros((num_rows, num_classes), np.float32),
+        "weight": np.ones(num_rows, np.float32),
+        "clip": np.arange(num_rows, dtype=np.int32),
+        "segment": np.zeros(num_rows, np.int32),
     }
 
 
-def is_identity(columns: Columns, theirs: Sequence[str]) -> bool:
-    """Whether the data has just the teacher's classes, in its order."""
-    return [tuple(one) for one in columns] == [(number,) for number in range(len(theirs))]
+def is_identity(columns: Columns, teacher_classes: Sequence[str]) -> bool:
+    """Tells whether the data has exactly the teacher's classes, in its order."""
+    return [tuple(numbers) for numbers in columns] == [
+        (number,) for number in range(len(teacher_classes))
+    ]

@@ -20,7 +20,13 @@ from psl_jax.runtime import files, interrupts, parallel, removed_settings
 from psl_jax.runtime.disk_errors import plain_disk_errors
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import absolute, is_remote, remove_tree
-from psl_jax.weights.orbax_folder import array_crc, int_keys, named_damage, on_this_host, orbax_path
+from psl_jax.weights.orbax_folder import (
+    compute_array_crc,
+    convert_keys_to_int,
+    explain_damage,
+    make_orbax_path,
+    make_restore_target,
+)
 
 _WHOLE = "commit_success.txt"  # written last; Orbax's own name for it in a bucket
 
@@ -92,9 +98,9 @@ class TrainingCheckpoints:
                 ),
             ]
         )
-        with named_damage(_unreadable(folder), _DELETE):
+        with explain_damage(_unreadable(folder), _DELETE):
             self._checkpointer = ocp.training.Checkpointer(
-                orbax_path(folder),
+                make_orbax_path(folder),
                 save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
                 preservation_policy=keep,
                 cleanup_tmp_directories=True,
@@ -198,14 +204,14 @@ class TrainingCheckpoints:
                     "another --workdir"
                 )
             crc = about.pop(_CRC, None)
-            loaded = self._checkpointer.load(step, on_this_host(saved.metadata))
+            loaded = self._checkpointer.load(step, make_restore_target(saved.metadata))
             tree = jax.tree.map(np.asarray, loaded)
             if crc != _crc(tree, about):
                 raise ValueError("its contents fail their checksum")
             return tree
 
     def _named_damage(self, step: int) -> contextlib.AbstractContextManager[None]:
-        return named_damage(self.directory / str(step), _DELETE)
+        return explain_damage(self.directory / str(step), _DELETE)
 
     def steps(self) -> list[int]:
         self._finish()
@@ -232,7 +238,9 @@ class TrainingCheckpoints:
     def load_variables(self, step: int) -> Variables:
         """The network's variables at `step`, as NumPy arrays."""
         variables = self._load(step)["variables"]
-        return Variables(int_keys(variables["params"]), int_keys(variables["stats"]))
+        return Variables(
+            convert_keys_to_int(variables["params"]), convert_keys_to_int(variables["stats"])
+        )
 
     def average_best(self) -> tuple[Variables, list[int]]:
         """Mean of the best checkpoints' parameters and BatchNorm statistics, taken in float64."""
@@ -265,7 +273,7 @@ def _forms(tree: dict[str, Any]) -> Any:
 def _crc(tree: dict[str, Any], about: dict[str, Any]) -> int:
     """Over the arrays and what is told of them, as JSON has it."""
     text = json.dumps(about, sort_keys=True).encode()
-    return array_crc(jax.tree.leaves(tree), zlib.crc32(text))
+    return compute_array_crc(jax.tree.leaves(tree), zlib.crc32(text))
 
 
 def _unreadable(directory: pathlib.Path) -> pathlib.Path:

@@ -1,4 +1,4 @@
-"""Who may use the service: holders of the token, and the page itself or pages that are named."""
+"""Decides who may use the service: holders of the token, the page itself, and named web pages."""
 
 import dataclasses
 import secrets
@@ -14,12 +14,12 @@ _bearer = HTTPBearer(scheme_name="token", auto_error=False)
 
 @dataclasses.dataclass(frozen=True)
 class Access:
-    """Who may use the service.
+    """Rules for who may use the service.
 
     Attributes:
-      local: answer only to the names of this machine, `host` among them.
-      token: what requests must bring along, if any.
-      origins: web pages from elsewhere that may use the API, such as https://example.org.
+      local: answers only to the names of this machine, `host` among them.
+      token: token that requests must carry; "": none.
+      origins: other web pages that may use the API, such as https://example.org.
     """
 
     local: bool = True
@@ -29,23 +29,23 @@ class Access:
 
     @property
     def host_names(self) -> list[str]:
-        """The names in a Host header that are answered.
+        """Names in a Host header that the service answers.
 
-        A page elsewhere whose name is made to point here must not reach the service.
+        Another web page whose host name points to this machine must not reach the service.
         """
         own_name = f"[{self.host}]" if ":" in self.host else self.host
         return ["localhost", "127.0.0.1", "[::1]", own_name] if self.local else ["*"]
 
     def checks(self, *, api: bool) -> list[Any]:
-        """Dependencies that raise RefusedError for requests of others.
+        """Returns dependencies that raise RefusedError for requests of others.
 
-        api: for the interface for programs, which the pages in `origins` may use as well.
+        api: makes those of the interface for programs, which the pages in `origins` may use, too.
         """
         allowed_origins = self.origins if api else ()
         allowed_pages = "the page itself or pages that --allow_origin names" if api else "the page"
 
         def refuse_foreign_page(request: Request) -> None:
-            """Browsers say which page sends."""
+            """Refuses requests of other web pages, which browsers name in a header."""
             if request.method != "POST" or request.headers.get("origin") in allowed_origins:
                 return
             own_origin = f"{request.url.scheme}://{request.headers.get('host', '')}"
@@ -55,11 +55,11 @@ class Access:
                 raise RefusedError(403, f"Only {allowed_pages} may send files here.", "foreign")
 
         def check_token(
-            given: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
+            credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
         ) -> None:
-            sent = given.credentials if given else ""
-            if not secrets.compare_digest(sent.encode(), self.token.encode()):
-                problem = "wants another token than that" if sent else "wants a token"
+            token = credentials.credentials if credentials else ""
+            if not secrets.compare_digest(token.encode(), self.token.encode()):
+                problem = "wants another token than that" if token else "wants a token"
                 raise RefusedError(
                     401,
                     f"This server {problem}: Authorization: Bearer TOKEN, as --token says.",

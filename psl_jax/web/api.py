@@ -1,4 +1,4 @@
-"""The interface for programs: /api/v1/tag, /api/v1/labels and /healthz."""
+"""Defines the interface for programs: /api/v1/tag, /api/v1/labels and /healthz."""
 
 import json
 from collections.abc import Iterator
@@ -15,14 +15,14 @@ from psl_jax.tagging.events import EventSettings
 from psl_jax.tagging.file_tagging import FileTags
 from psl_jax.tagging.windowing import FRAME_SECONDS
 from psl_jax.web.access import Access
-from psl_jax.web.forms import TagSettings, TagUpload, Threshold, common_and_own
+from psl_jax.web.forms import TagSettings, TagUpload, Threshold, split_thresholds
 from psl_jax.web.service import Job, Service
 from psl_jax.web.uploads import Uploads
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0, description="seconds from the start")]
 
-# --- What is answered -------------------------------------------------------------------------
+# --- Answers ----------------------------------------------------------------------------------
 
 
 class Tag(BaseModel):
@@ -99,15 +99,15 @@ _ERRORS = {
 }
 
 
-def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def _describe_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": Error, "description": _ERRORS[status]} for status in statuses}
 
 
 # --- The routes -------------------------------------------------------------------------------
 
 
-def routes(service: Service, uploads: Uploads, access: Access) -> APIRouter:
-    """What programs may request."""
+def make_routes(service: Service, uploads: Uploads, access: Access) -> APIRouter:
+    """Makes the routes for programs."""
     router = APIRouter()
     limits, checks = service.limits, access.checks(api=True)
 
@@ -120,20 +120,22 @@ def routes(service: Service, uploads: Uploads, access: Access) -> APIRouter:
         "answered, or its sender has gone.",
         response_description="What is heard, and when.",
         response_model=Tagged,
-        responses=_errors(400, 401, 403, 413, 415, 422, 429),
-        openapi_extra={"requestBody": _file_body()},
+        responses=_describe_errors(400, 401, 403, 413, 415, 422, 429),
+        openapi_extra={"requestBody": _describe_body()},
         dependencies=checks,
     )
     async def tag(request: Request, query: Annotated[TagUpload, Query()]) -> Response:
-        query.resolve(service)  # what is wrong is said before the file is received
+        query.resolve(service)  # a wrong setting is refused before the file is received
 
         def work(path: str, name: str, upload: TagUpload, job: Job) -> Response:
-            wanted = upload.resolve(service)
-            tags = service.tag(path, name, job, wanted.events, wanted.segmentation, wanted.frames)
-            text = _answer(tags, wanted, service).model_dump_json(exclude={"frames"})
-            if not wanted.frames:
+            settings = upload.resolve(service)
+            tags = service.tag(
+                path, name, job, settings.events, settings.segmentation, settings.frames
+            )
+            text = _make_answer(tags, settings, service).model_dump_json(exclude={"frames"})
+            if not settings.frames:
                 return Response(text, media_type="application/json")
-            return StreamingResponse(_with_frames(text, tags), media_type="application/json")
+            return StreamingResponse(_add_frames(text, tags), media_type="application/json")
 
         return await uploads.answer(request, TagUpload, work)
 
@@ -141,24 +143,24 @@ def routes(service: Service, uploads: Uploads, access: Access) -> APIRouter:
         "/api/v1/labels",
         summary="The classes, and how they are tagged by default",
         response_description="The model's classes in their order.",
-        responses=_errors(400, 401, 403),
+        responses=_describe_errors(400, 401, 403),
         dependencies=checks,
     )
     async def labels() -> Labels:
         names = service.tagger.labels
-        thresholds = service.settings.high(len(names)).astype(float).round(6)
+        thresholds = service.settings.get_thresholds(len(names)).astype(float).round(6)
         pairs = zip(names, thresholds.tolist(), strict=True)
         return Labels(
             model=service.tagger.info.name,
             labels=[Label(label=name, threshold=threshold) for name, threshold in pairs],
-            settings=default_settings(service),
+            settings=make_default_settings(service),
         )
 
     @router.get(
         "/healthz",
         summary="Whether the server is there",
         response_description="It is.",
-        responses=_errors(400),
+        responses=_describe_errors(400),
     )
     async def healthz() -> Health:
         return Health(
@@ -171,57 +173,70 @@ def routes(service: Service, uploads: Uploads, access: Access) -> APIRouter:
     return router
 
 
-def _file_body() -> dict[str, Any]:
-    """What the OpenAPI document says of the body, which is read as it comes."""
+def _describe_body() -> dict[str, Any]:
+    """Describes the body for the OpenAPI document; the route itself reads it as a stream."""
     audio = {"type": "string", "format": "binary"}
     form = TagUpload.model_json_schema()
     form["properties"]["file"] = audio | {"description": "the audio file"}
     form["required"] = ["file"]
     content = {"application/octet-stream": audio, "multipart/form-data": form}
-    return {"required": True, "content": {kind: {"schema": x} for kind, x in content.items()}}
+    return {
+        "required": True,
+        "content": {content_type: {"schema": schema} for content_type, schema in content.items()},
+    }
 
 
-def default_settings(service: Service) -> UsedSettings:
-    """Those of a request that names none."""
-    common, own = common_and_own(service.settings, service.tagger.labels)
-    return _used(common, own, service.settings, service.segmentation)
-
-
-def _used(
-    common: float, own: dict[str, float], events: EventSettings, cut: Segmentation | None
-) -> UsedSettings:
-    return UsedSettings(
-        threshold=common,
-        thresholds=own,
-        low_threshold=events.low_threshold,
-        median_filter=events.median_filter,
-        segment_seconds=cut.seconds if cut else None,
-        hop_seconds=cut.hop_seconds if cut else None,
+def make_default_settings(service: Service) -> UsedSettings:
+    """Makes the settings of a request that gives none."""
+    common_threshold, class_thresholds = split_thresholds(service.settings, service.tagger.labels)
+    return _make_used_settings(
+        common_threshold, class_thresholds, service.settings, service.segmentation
     )
 
 
-def _answer(tags: FileTags, wanted: TagSettings, service: Service) -> Tagged:
-    content = output_formats.as_json(tags, output_formats.Best(wanted.num_tags))
-    own, common = wanted.own, wanted.common
+def _make_used_settings(
+    common_threshold: float,
+    class_thresholds: dict[str, float],
+    events: EventSettings,
+    segmentation: Segmentation | None,
+) -> UsedSettings:
+    return UsedSettings(
+        threshold=common_threshold,
+        thresholds=class_thresholds,
+        low_threshold=events.low_threshold,
+        median_filter=events.median_filter,
+        segment_seconds=segmentation.seconds if segmentation else None,
+        hop_seconds=segmentation.hop_seconds if segmentation else None,
+    )
+
+
+def _make_answer(tags: FileTags, settings: TagSettings, service: Service) -> Tagged:
+    content = output_formats.to_json(tags, output_formats.TagLimits(settings.num_tags))
+    class_thresholds, common_threshold = settings.class_thresholds, settings.common_threshold
     return Tagged(
         name=content["file"],
         model=service.tagger.info.name,
         seconds=content["seconds"],
-        tags=[Tag(**tag, threshold=own.get(tag["label"], common)) for tag in content["tags"]],
+        tags=[
+            Tag(**tag, threshold=class_thresholds.get(tag["label"], common_threshold))
+            for tag in content["tags"]
+        ],
         events=[Event(**event) for event in content["events"]],
-        settings=_used(common, own, wanted.events, wanted.segmentation),
+        settings=_make_used_settings(
+            common_threshold, class_thresholds, settings.events, settings.segmentation
+        ),
     )
 
 
-def _with_frames(answer: str, tags: FileTags) -> Iterator[str]:
-    """JSON of an answer with all scores over time, in parts: those of an hour fill 40 MB."""
+def _add_frames(answer: str, tags: FileTags) -> Iterator[str]:
+    """Yields the JSON of an answer with all scores over time, of which an hour fills 40 MB."""
     assert tags.rows is not None
     labels = json.dumps(list(tags.labels))
     yield answer[:-1]
     yield f', "frames": {{"seconds": {FRAME_SECONDS}, "labels": {labels}, "scores": ['
-    between = ""
+    separator = ""
     for block in tags.rows:
         lines = ("[" + ", ".join(f"{x:.4f}" for x in row) + "]" for row in block.tolist())
-        yield between + ",\n".join(lines)
-        between = ",\n"
+        yield separator + ",\n".join(lines)
+        separator = ",\n"
     yield "]}}"

@@ -1,4 +1,4 @@
-"""The web application behind `psl_jax.commands.serve`: one page, what it asks for, and the API."""
+"""Makes the web application of `psl_jax.commands.serve`: the page, its requests, and the API."""
 
 from typing import Annotated
 
@@ -18,12 +18,12 @@ import psl_jax
 from psl_jax.audio.decoding import AUDIO_SUFFIXES
 from psl_jax.web import api, forms, pages
 from psl_jax.web.access import Access
-from psl_jax.web.service import CancelledError, Job, RefusedError, Service, chunks
-from psl_jax.web.uploads import Uploads, received_samples, received_thresholds
+from psl_jax.web.service import CancelledError, Job, RefusedError, Service, read_chunks
+from psl_jax.web.uploads import Uploads, receive_samples, receive_thresholds
 
 
-def application(service: Service, access: Access) -> FastAPI:
-    """The web application."""
+def make_application(service: Service, access: Access) -> FastAPI:
+    """Makes the web application."""
     uploads = Uploads(service)
     app = FastAPI(
         title="psl_jax",
@@ -46,12 +46,12 @@ def application(service: Service, access: Access) -> FastAPI:
         ],
     )
     _add_error_handlers(app)
-    app.include_router(api.routes(service, uploads, access))
-    app.include_router(_page_routes(service, uploads, access))
+    app.include_router(api.make_routes(service, uploads, access))
+    app.include_router(_make_page_routes(service, uploads, access))
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
-        return _front_page(service, access)
+        return _render_front_page(service, access)
 
     @app.get("/api/v1/docs", include_in_schema=False)
     async def docs(request: Request) -> Response:
@@ -63,20 +63,20 @@ def application(service: Service, access: Access) -> FastAPI:
 
 
 def _add_error_handlers(app: FastAPI) -> None:
-    """Errors are answered as {"error": in words, "kind": ...}."""
+    """Answers errors as {"error": in words, "kind": ...}."""
 
     @app.exception_handler(RefusedError)
-    async def refused(request: Request, error: RefusedError) -> Response:
+    async def answer_refusal(request: Request, error: RefusedError) -> Response:
         headers = {429: {"Retry-After": "10"}, 401: {"WWW-Authenticate": "Bearer"}}
         content = {"error": str(error), "kind": error.kind}
         return JSONResponse(content, error.status, headers.get(error.status))
 
     @app.exception_handler(RequestValidationError)
-    async def wrong_setting(request: Request, error: RequestValidationError) -> Response:
-        return await refused(request, forms.invalid(error.errors()))
+    async def answer_wrong_setting(request: Request, error: RequestValidationError) -> Response:
+        return await answer_refusal(request, forms.describe_invalid(error.errors()))
 
     @app.exception_handler(HTTPException)
-    async def wrong_address(request: Request, error: HTTPException) -> Response:
+    async def answer_wrong_address(request: Request, error: HTTPException) -> Response:
         words = {
             404: f"there is nothing at {request.url.path}",
             405: "this method is not known here",
@@ -86,12 +86,12 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(ClientDisconnect)
     @app.exception_handler(CancelledError)
-    async def sender_has_gone(request: Request, error: Exception) -> Response:
+    async def answer_nobody(request: Request, error: Exception) -> Response:
         return Response(status_code=400)
 
 
-def _page_routes(service: Service, uploads: Uploads, access: Access) -> APIRouter:
-    """What the page asks for."""
+def _make_page_routes(service: Service, uploads: Uploads, access: Access) -> APIRouter:
+    """Makes the routes of the page's requests."""
     router = APIRouter(
         prefix="/page", include_in_schema=False, dependencies=access.checks(api=False)
     )
@@ -99,11 +99,11 @@ def _page_routes(service: Service, uploads: Uploads, access: Access) -> APIRoute
 
     @router.post("/tag")
     async def tag(request: Request, query: Annotated[forms.PageTagUpload, Query()]) -> Response:
-        forms.segmentation_with(query.hop_seconds, service)
+        forms.make_segmentation(query.hop_seconds, service)
 
         def work(path: str, name: str, upload: forms.PageTagUpload, job: Job) -> Response:
-            cut = forms.segmentation_with(upload.hop_seconds, service)
-            parts = service.analyse(path, name, job, cut)
+            segmentation = forms.make_segmentation(upload.hop_seconds, service)
+            parts = service.analyse(path, name, job, segmentation)
             return StreamingResponse(parts, media_type="application/octet-stream")
 
         return await uploads.answer(request, forms.PageTagUpload, work)
@@ -112,7 +112,7 @@ def _page_routes(service: Service, uploads: Uploads, access: Access) -> APIRoute
     async def wav(request: Request) -> Response:
         def work(path: str, name: str, upload: forms.PageUpload, job: Job) -> Response:
             return StreamingResponse(
-                chunks(service.decode(path, name, job)), media_type="audio/wav"
+                read_chunks(service.decode(path, name, job)), media_type="audio/wav"
             )
 
         return await uploads.answer(request, forms.PageUpload, work)
@@ -120,14 +120,14 @@ def _page_routes(service: Service, uploads: Uploads, access: Access) -> APIRoute
     @router.post("/clips")
     async def clips(request: Request) -> Response:
         def work(path: str, name: str, upload: forms.ClipsUpload, job: Job) -> Response:
-            archive = service.cut(path, name, job, upload.cuts(service))
-            return StreamingResponse(chunks(archive), media_type="application/zip")
+            archive = service.cut(path, name, job, upload.make_cuts(service))
+            return StreamingResponse(read_chunks(archive), media_type="application/zip")
 
         return await uploads.answer(request, forms.ClipsUpload, work)
 
     @router.post("/thresholds")
     async def thresholds(request: Request, name: str = "") -> Response:
-        return JSONResponse(await received_thresholds(request, name, service))
+        return JSONResponse(await receive_thresholds(request, name, service))
 
     @router.get("/progress")
     async def progress(ticket: str = "") -> Response:
@@ -135,26 +135,26 @@ def _page_routes(service: Service, uploads: Uploads, access: Access) -> APIRoute
 
     @router.post("/live")
     async def live(request: Request) -> Response:
-        """Scores of what a microphone heard last, of one microphone at a time."""
-        if microphones.borrowed_tokens:  # the next one, a moment later, says more
+        """Scores the latest sound of a microphone, one microphone at a time."""
+        if microphones.borrowed_tokens:  # the page sends a newer request a moment later
             raise RefusedError(429, "The server listens to another microphone.", "busy")
-        samples = await received_samples(request, service.live_seconds)
-        scores = await anyio.to_thread.run_sync(service.live, samples, limiter=microphones)
+        samples = await receive_samples(request, service.live_seconds)
+        scores = await anyio.to_thread.run_sync(service.score_live, samples, limiter=microphones)
         return JSONResponse({"scores": np.round(scores, 4).astype(float).tolist()})
 
     return router
 
 
-def _front_page(service: Service, access: Access) -> Response:
-    about = {
+def _render_front_page(service: Service, access: Access) -> Response:
+    page_settings = {
         "megabytes": service.limits.megabytes,
         "minutes": service.limits.minutes,
         "live": service.live_seconds,
         "clips": forms.MAX_CUTS,
-        "hops": forms.hops(service),
+        "hops": forms.list_hops(service),
         "suffixes": sorted(AUDIO_SUFFIXES),
         "labels": list(service.tagger.labels),
-        "settings": api.default_settings(service).model_dump(),
+        "settings": api.make_default_settings(service).model_dump(),
         "tuned": service.settings.threshold == service.tagger.thresholds,
     }
     return pages.render(
@@ -163,5 +163,5 @@ def _front_page(service: Service, access: Access) -> Response:
         classes=len(service.tagger.labels),
         limits=service.limits,
         local=access.local,
-        about=about,
+        about=page_settings,
     )

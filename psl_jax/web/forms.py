@@ -1,4 +1,4 @@
-"""What a request may ask for, in its query or in the fields of a multipart body."""
+"""Checks the settings of a request, in its query or in the fields of a multipart body."""
 
 import dataclasses
 import difflib
@@ -15,8 +15,8 @@ from psl_jax.tagging.events import EventSettings
 from psl_jax.web.service import Cut, RefusedError, Service
 
 MAX_CUTS = 1000
-_HOPS = 8  # a segment's length divided by the shortest hop: ever shorter ones take ever longer
-_CUT_TIMES = 2.0  # what may be cut from a file, in its accepted length
+_HOPS = 8  # a segment's length divided by the shortest hop: shorter hops take longer
+_CUT_TIMES = 2.0  # length of all clips cut from a file, divided by the accepted length of a file
 _DEFAULT_TAGS = 10
 
 Threshold = Annotated[float, Field(gt=0, le=1)]
@@ -24,24 +24,28 @@ Form = TypeVar("Form", bound="Upload")
 
 
 class Upload(BaseModel):
-    """What every request with a file may say."""
+    """Settings of every request with a file."""
 
     name: str = Field("", description="What the file is called, for the answer.")
 
     @model_validator(mode="before")
     @classmethod
-    def _check_names(cls, given: dict[str, Any]) -> dict[str, Any]:
+    def _check_names(cls, values: dict[str, Any]) -> dict[str, Any]:
         settings = list(cls.model_fields)
-        for name in given:
+        for name in values:
             if name not in settings:
-                near = difflib.get_close_matches(name, settings, 1)
-                hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(settings)}."
+                similar = difflib.get_close_matches(name, settings, 1)
+                hint = (
+                    f"Did you mean {similar[0]}?"
+                    if similar
+                    else f"There are: {', '.join(settings)}."
+                )
                 raise ValueError(f"there is no setting {name[:100]!r}. {hint}")
-        return given
+        return values
 
 
 class PageUpload(Upload):
-    """Of the page: `ticket` is what it asks for the upload's progress by."""
+    """An upload of the page, which asks for its progress by `ticket`."""
 
     ticket: str = ""
 
@@ -53,18 +57,18 @@ class PageTagUpload(PageUpload):
 
 
 class ClipsUpload(PageUpload):
-    """A file of which clips are cut."""
+    """A file from which clips are cut."""
 
     events: Json[Annotated[list[Cut], Field(min_length=1, max_length=MAX_CUTS)]]
 
-    def cuts(self, service: Service) -> list[Cut]:
-        """What is cut, under names without folders. Raises RefusedError, 422."""
+    def make_cuts(self, service: Service) -> list[Cut]:
+        """Lists the clips to cut, with names without folders. Raises RefusedError, 422."""
         if not all(0 <= cut.onset < cut.offset < math.inf for cut in self.events):
-            raise _wrong("an event ends before it begins")
-        longest = _CUT_TIMES * service.limits.minutes * 60
-        if sum(cut.offset - cut.onset for cut in self.events) > longest:
-            raise _wrong(f"the events together are longer than {longest / 60:g} minutes")
-        return [dataclasses.replace(cut, name=_file_name(cut.name)) for cut in self.events]
+            raise _refuse("an event ends before it begins")
+        max_seconds = _CUT_TIMES * service.limits.minutes * 60
+        if sum(cut.offset - cut.onset for cut in self.events) > max_seconds:
+            raise _refuse(f"the events together are longer than {max_seconds / 60:g} minutes")
+        return [dataclasses.replace(cut, name=_clean_file_name(cut.name)) for cut in self.events]
 
 
 class TagUpload(Upload):
@@ -102,120 +106,132 @@ class TagUpload(Upload):
     )
 
     def resolve(self, service: Service) -> "TagSettings":
-        """These settings, and the service's where none is given. Raises RefusedError, 422."""
+        """Adds the service's settings where this has none. Raises RefusedError, 422."""
         defaults, labels = service.settings, service.tagger.labels
-        common, own = common_and_own(defaults, labels)
-        if self.threshold is not None:  # whoever names one for all classes means all of them
-            common, own = self.threshold, {}
+        common_threshold, class_thresholds = split_thresholds(defaults, labels)
+        if self.threshold is not None:  # it holds for all classes
+            common_threshold, class_thresholds = self.threshold, {}
         for label in self.thresholds:
             if label not in labels:
-                near = difflib.get_close_matches(label, labels, 1)
-                hint = f"Did you mean {near[0]!r}?" if near else "GET /api/v1/labels lists them."
-                raise _wrong(f"thresholds: there is no class {label[:100]!r}. {hint}")
-        own = own | self.thresholds
-        low, median = self.low_threshold, self.median_filter
-        if low is None and defaults.low_threshold is not None:
-            low = min(defaults.low_threshold, common)
+                similar = difflib.get_close_matches(label, labels, 1)
+                hint = (
+                    f"Did you mean {similar[0]!r}?" if similar else "GET /api/v1/labels lists them."
+                )
+                raise _refuse(f"thresholds: there is no class {label[:100]!r}. {hint}")
+        class_thresholds = class_thresholds | self.thresholds
+        low_threshold, median_filter = self.low_threshold, self.median_filter
+        if low_threshold is None and defaults.low_threshold is not None:
+            low_threshold = min(defaults.low_threshold, common_threshold)
         try:
             settings = EventSettings(
-                tuple(own.get(label, common) for label in labels) if own else common,
-                low,
-                defaults.median_filter if median is None else median,
+                tuple(class_thresholds.get(label, common_threshold) for label in labels)
+                if class_thresholds
+                else common_threshold,
+                low_threshold,
+                defaults.median_filter if median_filter is None else median_filter,
             )
         except UserError as error:
-            raise _wrong(str(error)) from error
+            raise _refuse(str(error)) from error
         num_tags = min(_DEFAULT_TAGS, len(labels)) if self.top_k is None else self.top_k
         if num_tags > len(labels):
-            raise _wrong(f"top_k is {num_tags}, expected 1 to {len(labels)}, the number of classes")
-        segmentation = segmentation_with(self.hop_seconds, service)
-        return TagSettings(settings, common, own, segmentation, num_tags, self.frames)
+            raise _refuse(
+                f"top_k is {num_tags}, expected 1 to {len(labels)}, the number of classes"
+            )
+        segmentation = make_segmentation(self.hop_seconds, service)
+        return TagSettings(
+            settings, common_threshold, class_thresholds, segmentation, num_tags, self.frames
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class TagSettings:
-    """How a file is tagged for a program, and what the answer holds.
+    """Settings by which a file is tagged for a program, and of the answer.
 
     Attributes:
-      events: what makes an event; in it are
-      common: the threshold of all classes but those of
-      own: which have one of their own.
-      segmentation: how the file is cut, None: not at all.
-      num_tags: tags in the answer.
-      frames: answer all scores over time.
+      events: settings of events, with all thresholds.
+      common_threshold: the threshold of all classes that are not in class_thresholds.
+      class_thresholds: other thresholds by class.
+      segmentation: how the file is cut; None: not at all.
+      num_tags: number of tags in the answer.
+      frames: whether the answer has all scores over time.
     """
 
     events: EventSettings
-    common: float
-    own: dict[str, float]
+    common_threshold: float
+    class_thresholds: dict[str, float]
     segmentation: Segmentation | None
     num_tags: int
     frames: bool
 
 
-def common_and_own(
+def split_thresholds(
     settings: EventSettings, labels: tuple[str, ...]
 ) -> tuple[float, dict[str, float]]:
-    """The threshold of most classes, and those of the others by their names.
+    """Splits thresholds into the one of most classes, and the others by class.
 
-    Where no value is that of most, each class has one of its own.
+    Where no threshold is that of most classes, the second value has all classes.
     """
     if isinstance(settings.threshold, float | int):
         return float(settings.threshold), {}
-    value, times = Counter(settings.threshold).most_common(1)[0]
-    common = value if 2 * times > len(labels) else EventSettings().threshold
-    assert isinstance(common, float)
-    each = zip(labels, settings.threshold, strict=True)
-    return common, {label: threshold for label, threshold in each if threshold != common}
+    most_frequent, count = Counter(settings.threshold).most_common(1)[0]
+    common_threshold = most_frequent if 2 * count > len(labels) else EventSettings().threshold
+    assert isinstance(common_threshold, float)
+    pairs = zip(labels, settings.threshold, strict=True)
+    return common_threshold, {
+        label: threshold for label, threshold in pairs if threshold != common_threshold
+    }
 
 
-def hops(service: Service) -> list[float]:
-    """What may be chosen on the page as hop, in seconds."""
-    cut = service.segmentation
-    return [cut.seconds / n for n in (1, 2, 4, _HOPS)] if cut else []
+def list_hops(service: Service) -> list[float]:
+    """Lists the hops, in seconds, that the page offers."""
+    segmentation = service.segmentation
+    return [segmentation.seconds / divisor for divisor in (1, 2, 4, _HOPS)] if segmentation else []
 
 
-def segmentation_with(hop_seconds: float | None, service: Service) -> Segmentation | None:
-    """Segments `hop_seconds` apart, None: as the service cuts. Raises RefusedError, 422."""
-    cut = service.segmentation
+def make_segmentation(hop_seconds: float | None, service: Service) -> Segmentation | None:
+    """Makes segments every `hop_seconds`; None: as the service cuts. Raises RefusedError, 422."""
+    segmentation = service.segmentation
     if hop_seconds is None:
-        return cut
-    if cut is None:
-        raise _wrong("hop_seconds needs segments, and this server tags each file whole")
-    shortest = cut.seconds / _HOPS
-    if not shortest <= hop_seconds <= cut.seconds:
-        raise _wrong(f"hop_seconds is {hop_seconds:g}, expected {shortest:g} to {cut.seconds:g}")
-    return service.tagger.segmentation(cut.seconds, hop_seconds)
+        return segmentation
+    if segmentation is None:
+        raise _refuse("hop_seconds needs segments, and this server tags each file whole")
+    min_seconds = segmentation.seconds / _HOPS
+    if not min_seconds <= hop_seconds <= segmentation.seconds:
+        raise _refuse(
+            f"hop_seconds is {hop_seconds:g}, expected {min_seconds:g} to {segmentation.seconds:g}"
+        )
+    return service.tagger.segmentation(segmentation.seconds, hop_seconds)
 
 
 def read_form(form: type[Form], pairs: Sequence[tuple[str, str]]) -> Form:
-    """The settings in a request's query and fields, each named once. Raises RefusedError, 422."""
-    for name, times in Counter(name for name, _ in pairs).items():
-        if times > 1:
-            raise _wrong(f"{name[:100]} is given {times} times; expected once")
+    """Reads the settings in a request's query and fields. Raises RefusedError, 422."""
+    for name, count in Counter(name for name, _ in pairs).items():
+        if count > 1:
+            raise _refuse(f"{name[:100]} is given {count} times; expected once")
     try:
         return form.model_validate(dict(pairs))
     except ValidationError as error:
-        raise invalid(error.errors()) from error
+        raise describe_invalid(error.errors()) from error
 
 
-def invalid(errors: Sequence[Any]) -> RefusedError:
-    """What pydantic says of a setting, in words."""
+def describe_invalid(errors: Sequence[Any]) -> RefusedError:
+    """Makes an error in words of what pydantic reports."""
     error = errors[0]
     if error["type"] == "value_error":
-        return _wrong(str(error["ctx"]["error"]))
+        return _refuse(str(error["ctx"]["error"]))
     path = error["loc"][1:] if error["loc"][0] == "query" else error["loc"]
     name = ": ".join(str(part)[:100] for part in path)
     if error["type"] == "missing":
-        return _wrong(f"{name} is missing")
+        return _refuse(f"{name} is missing")
     problem = ": " + error["msg"]
     problem = problem.replace(": Input should be", ", expected")
-    return _wrong(f"{name} is {str(error['input'])[:100]!r}{problem}")
+    return _refuse(f"{name} is {str(error['input'])[:100]!r}{problem}")
 
 
-def _file_name(name: str) -> str:
-    """A name without folders and what else is none of a file's."""
+def _clean_file_name(name: str) -> str:
+    """Removes folders and unprintable characters from a name."""
     return "".join(c for c in name if c.isprintable() and c not in "/\\:")[-150:] or "clip.wav"
 
 
-def _wrong(message: str) -> RefusedError:
+def _refuse(message: str) -> RefusedError:
     return RefusedError(422, message, "setting")

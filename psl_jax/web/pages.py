@@ -1,4 +1,4 @@
-"""Rendered pages, and the headers of every answer: pages load from and send to themselves only."""
+"""Renders pages, and adds headers by which pages load from and send to this server only."""
 
 import pathlib
 import re
@@ -15,8 +15,8 @@ _FOLDER = pathlib.Path(__file__).parent
 STATIC = _FOLDER / "static"
 
 
-def policy(nonce: str = "") -> str:
-    """The Content-Security-Policy. nonce: of the style elements that a page makes."""
+def make_policy(nonce: str = "") -> str:
+    """Makes the Content-Security-Policy. nonce: that of the style elements that a page makes."""
     styles = f"'self' 'nonce-{nonce}'" if nonce else "'self'"
     return (
         f"default-src 'none'; script-src 'self'; style-src {styles}; connect-src 'self'; "
@@ -26,7 +26,7 @@ def policy(nonce: str = "") -> str:
 
 
 _HEADERS = {
-    "Content-Security-Policy": policy(),
+    "Content-Security-Policy": make_policy(),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
@@ -34,7 +34,7 @@ _HEADERS = {
 
 
 class SafeHeaders:
-    """Middleware that adds the headers of every answer, where it has not its own."""
+    """Middleware that adds headers to every answer that lacks them."""
 
     def __init__(self, app: ASGIApp):
         self._app = app
@@ -50,8 +50,8 @@ class SafeHeaders:
         await self._app(scope, receive, send_with_headers)
 
 
-def _code(text: str) -> markupsafe.Markup:
-    """What stands between backticks, as in the document for programs, is code on its page."""
+def _mark_code(text: str) -> markupsafe.Markup:
+    """Marks text between backticks, as in the document for programs, as code."""
     return markupsafe.Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(markupsafe.escape(text))))
 
 
@@ -61,11 +61,11 @@ _templates = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_templates.filters["code"] = _code
+_templates.filters["code"] = _mark_code
 
 
 def render(template: str, **values: Any) -> Response:
-    """A page, with a nonce of its own."""
+    """Renders a page with a new nonce."""
     nonce = secrets.token_urlsafe(16)
     html = _templates.get_template(template).render(nonce=nonce, **values)
-    return HTMLResponse(html, headers={"Content-Security-Policy": policy(nonce)})
+    return HTMLResponse(html, headers={"Content-Security-Policy": make_policy(nonce)})

@@ -1,4 +1,4 @@
-"""Uploads: received into a file, worked on in turn, and given up when their sender has gone."""
+"""Receives uploads into files, works on them in turn, and drops those whose sender has gone."""
 
 import asyncio
 import contextlib
@@ -23,15 +23,15 @@ from psl_jax.tagging.tagging_cli import read_thresholds
 from psl_jax.web.forms import Form, read_form
 from psl_jax.web.service import ELSEWHERE, CancelledError, Job, Limits, RefusedError, Service
 
-MAX_WAITING = 16  # uploads at a time, the one that is worked on among them
-_LOOK_EVERY = 0.2  # seconds: whether somebody still waits
+MAX_WAITING = 16  # uploads at a time, including the one that is being tagged
+_POLL_SECONDS = 0.2  # so often we check that the sender is still there
 _MEGABYTE = 1_000_000
-_DRAINED_BYTES = 2_000 * _MEGABYTE  # of a body that is refused; then the connection is cut
-_FORM_BYTES = _MEGABYTE  # of a multipart body beside its file
+_MAX_DRAINED_BYTES = 2_000 * _MEGABYTE  # of a refused body are read; then the connection ends
+_MAX_FORM_BYTES = _MEGABYTE  # size of a multipart body without its file
 
 
 class Uploads:
-    """The uploads that are being received, wait or are worked on."""
+    """All uploads that are being received, wait, or are being tagged."""
 
     def __init__(self, service: Service):
         self._service = service
@@ -41,12 +41,12 @@ class Uploads:
         return len(self._waiting)
 
     def progress(self, ticket: str) -> dict[str, Any]:
-        """How far the upload is that came with `ticket`: "waiting", "tagging" or "unknown"."""
+        """Returns the progress of the upload of a ticket: "waiting", "tagging" or "unknown"."""
         tickets = list(self._waiting)
         if ticket not in self._waiting:
             return {"state": "unknown", "ahead": 0, "seconds": 0.0}
         job = self._waiting[ticket]
-        state = "tagging" if job.begun else "waiting"
+        state = "tagging" if job.has_begun else "waiting"
         return {"state": state, "ahead": tickets.index(ticket), "seconds": round(job.seconds, 2)}
 
     async def answer(
@@ -55,10 +55,10 @@ class Uploads:
         form: type[Form],
         work: Callable[[str, str, Form, Job], Response],
     ) -> Response:
-        """The response that `work` makes of a request's file. Raises RefusedError.
+        """Answers a request by `work` on its file. Raises RefusedError.
 
-        work(path, name, settings, job), where settings are those of the query and of the form,
-        runs in the service's worker.
+        work(path, name, settings, job) runs in the service's worker, with the settings of the query
+        and of the form.
         """
         ticket: object = request.query_params.get("ticket") or object()
         if ticket in self._waiting:
@@ -72,39 +72,39 @@ class Uploads:
             )
         job = self._waiting[ticket] = Job()
         try:
-            with _temporary() as path:
+            with _open_temporary_file() as path:
                 file_name, fields = await _receive(request, path, self._service.limits)
                 settings = read_form(form, [*request.query_params.multi_items(), *fields])
-                name = _base_name(settings.name) or _base_name(file_name) or "recording"
+                name = _get_base_name(settings.name) or _get_base_name(file_name) or "recording"
                 if not os.path.getsize(path):
                     raise RefusedError(415, f"{name} is empty.", "empty")
-                return await _worked(
+                return await _run_in_worker(
                     request, self._service, job, lambda: work(path, name, settings, job)
                 )
         finally:
             del self._waiting[ticket]
 
 
-async def _worked(
+async def _run_in_worker(
     request: Request, service: Service, job: Job, work: Callable[[], Response]
 ) -> Response:
-    """What the worker makes of an upload. Raises CancelledError where its sender has gone."""
+    """Works on an upload in the worker. Raises CancelledError where its sender has gone."""
     future = service.worker.submit(work)
     task = asyncio.wrap_future(future)
     while True:
-        done, _ = await asyncio.wait({task}, timeout=_LOOK_EVERY)
+        done, _ = await asyncio.wait({task}, timeout=_POLL_SECONDS)
         if done:
             return task.result()
         if await request.is_disconnected():
-            job.gone.set()
-            if not future.cancel():  # it has begun, and its file is in use until it has ended
+            job.has_gone.set()
+            if not future.cancel():  # the work has begun, and uses the file until it ends
                 await asyncio.wait({task})
                 task.exception()
             raise CancelledError
 
 
 @contextlib.contextmanager
-def _temporary() -> Iterator[str]:
+def _open_temporary_file() -> Iterator[str]:
     handle, path = tempfile.mkstemp(prefix="psl_jax-")
     os.close(handle)
     try:
@@ -123,26 +123,29 @@ async def _receive(
 
     Returns the name and the other fields that a multipart body has. Raises RefusedError.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == "multipart/form-data":
-        return await _form_file(request, path, limits)
-    if kind in ("application/json", "text/html"):  # curl's own kind of a body is let through
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type == "multipart/form-data":
+        return await _receive_form(request, path, limits)
+    # The default type of curl, a form, is accepted.
+    if content_type in ("application/json", "text/html"):
         await _drain(request)
         raise RefusedError(
-            415, f"a body of {kind}; expected the audio file itself, or multipart/form-data", "kind"
+            415,
+            f"a body of {content_type}; expected the audio file itself, or multipart/form-data",
+            "kind",
         )
     with open(path, "wb") as file:
-        async for chunk in _bounded(request, limits.megabytes, limits):
+        async for chunk in _read_bounded(request, limits.megabytes, limits):
             file.write(chunk)
     return "", []
 
 
-async def received_samples(request: Request, seconds: float) -> np.ndarray:
-    """The body as int16 [samples] at 16 kHz. Raises RefusedError where it is none, or longer."""
-    body, limit = bytearray(), round(seconds * SAMPLE_RATE) * 2
+async def receive_samples(request: Request, seconds: float) -> np.ndarray:
+    """Receives the body as int16 [samples] at 16 kHz. Raises RefusedError for any other body."""
+    body, max_bytes = bytearray(), round(seconds * SAMPLE_RATE) * 2
     async for chunk in request.stream():
         body += chunk
-        if len(body) > limit:
+        if len(body) > max_bytes:
             await _drain(request)
             raise RefusedError(413, f"more than {seconds:g} s of sound at once", "too long")
     if len(body) % 2 or len(body) < 2 * MIN_SAMPLES:
@@ -150,29 +153,29 @@ async def received_samples(request: Request, seconds: float) -> np.ndarray:
     return np.frombuffer(bytes(body), "<i2").astype(np.int16)
 
 
-async def received_thresholds(request: Request, name: str, service: Service) -> dict[str, float]:
-    """{class: threshold} of the table in the body, which `name` is called. Raises RefusedError."""
-    with _temporary() as path:
+async def receive_thresholds(request: Request, name: str, service: Service) -> dict[str, float]:
+    """Receives {class: threshold} from a table that is called `name`. Raises RefusedError."""
+    with _open_temporary_file() as path:
         await _receive(request, path, service.limits)
         try:
             values = await anyio.to_thread.run_sync(
                 read_thresholds, path, service.tagger.model_labels
             )
         except UserError as error:
-            message = str(error).replace(path, _base_name(name) or "the file")
+            message = str(error).replace(path, _get_base_name(name) or "the file")
             raise RefusedError(422, message, "table") from error
     return {label: values[label] for label in service.tagger.labels if label in values}
 
 
-def _base_name(text: str) -> str:
-    """The last part of a path: what a file is called."""
+def _get_base_name(text: str) -> str:
+    """Returns the name of a file without its folders."""
     return pathlib.PurePath(text.replace("\0", "")).name[:200]
 
 
-async def _form_file(
+async def _receive_form(
     request: Request, path: str, limits: Limits
 ) -> tuple[str, list[tuple[str, str]]]:
-    stream = _bounded(request, limits.megabytes + _FORM_BYTES / _MEGABYTE, limits)
+    stream = _read_bounded(request, limits.megabytes + _MAX_FORM_BYTES / _MEGABYTE, limits)
     try:
         form = await MultiPartParser(request.headers, stream, max_files=1, max_fields=20).parse()
     except (MultiPartException, KeyError, ValueError) as error:
@@ -185,7 +188,7 @@ async def _form_file(
                 422, "the multipart body has no file; expected one in the field 'file'", "form"
             )
         if (file.size or 0) > limits.megabytes * _MEGABYTE:
-            raise _too_large(request, limits, file.filename or "")
+            raise _make_too_large_error(request, limits, file.filename or "")
 
         def copy() -> None:
             with open(path, "wb") as target:
@@ -198,30 +201,34 @@ async def _form_file(
         await form.close()
 
 
-async def _bounded(
+async def _read_bounded(
     request: Request, megabytes: float, limits: Limits
 ) -> AsyncGenerator[bytes, None]:
-    """The body. Raises RefusedError where it is too large.
+    """Reads the body. Raises RefusedError where it is too large.
 
-    What is refused is read to its end all the same: else browsers would tell of a lost connection
-    and not show the message.
+    It reads a refused body to its end, too: otherwise browsers would report a lost connection and
+    not show the message.
     """
-    limit, received = megabytes * _MEGABYTE, 0
+    max_bytes, num_bytes = megabytes * _MEGABYTE, 0
     announced = request.headers.get("content-length", "")
-    fits = not (announced.isdigit() and int(announced) > limit)
+    is_small_enough = not (announced.isdigit() and int(announced) > max_bytes)
     async for chunk in request.stream():
-        received += len(chunk)
-        fits = fits and received <= limit
-        if fits:
+        num_bytes += len(chunk)
+        is_small_enough = is_small_enough and num_bytes <= max_bytes
+        if is_small_enough:
             yield chunk
-        elif received > limit + _DRAINED_BYTES:
+        elif num_bytes > max_bytes + _MAX_DRAINED_BYTES:
             break
-    if not fits:
-        raise _too_large(request, limits)
+    if not is_small_enough:
+        raise _make_too_large_error(request, limits)
 
 
-def _too_large(request: Request, limits: Limits, file_name: str = "") -> RefusedError:
-    name = _base_name(request.query_params.get("name", "")) or _base_name(file_name) or "recording"
+def _make_too_large_error(request: Request, limits: Limits, file_name: str = "") -> RefusedError:
+    name = (
+        _get_base_name(request.query_params.get("name", ""))
+        or _get_base_name(file_name)
+        or "recording"
+    )
     return RefusedError(
         413,
         f"{name} is too large. Files of up to {limits.megabytes:g} MB are tagged here; {ELSEWHERE}",
@@ -230,10 +237,10 @@ def _too_large(request: Request, limits: Limits, file_name: str = "") -> Refused
 
 
 async def _drain(request: Request) -> None:
-    """Reads what is left of a body and forgets it, up to a limit."""
-    received = 0
+    """Reads the rest of a body and drops it, up to a limit."""
+    num_bytes = 0
     with contextlib.suppress(RuntimeError):  # it has been read to its end
         async for chunk in request.stream():
-            received += len(chunk)
-            if received > _DRAINED_BYTES:
+            num_bytes += len(chunk)
+            if num_bytes > _MAX_DRAINED_BYTES:
                 break

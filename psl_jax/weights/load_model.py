@@ -1,4 +1,4 @@
-"""Reads a model, whatever file, folder or place holds it."""
+"""Reads a model from a file, a folder, a bucket or a hub."""
 
 import contextlib
 import os
@@ -16,20 +16,23 @@ FILES = (".pt", ".pth", ".safetensors")
 _RUNTIMES = {".onnx": "onnxruntime", ".tflite": "LiteRT", ".stablehlo": "jax.export"}
 
 
-def load_model(path: str | os.PathLike, classes: Sequence[str] | None = None) -> Model:
-    """A model from a run folder, its `averaged` folder, an export, a `.pt` file, or a hub.
+def load_model(path: str | os.PathLike[str], classes: Sequence[str] | None = None) -> Model:
+    """Reads a model from a run folder, its `averaged` folder, an export, a `.pt` file, or a hub.
 
-    Exports are Orbax folders, `.safetensors` and `.pt`, and the folders of psl-jax publish; a
-    `.pt` file may be a published checkpoint, too; hf://USER/NAME or hf://USER/NAME@REVISION is a
-    published folder on the Hugging Face hub. `classes` names those of a published checkpoint, by
-    default AudioSet's. Raises UserError, saying what to do, where there is no model.
+    Args:
+      path: an export is an Orbax folder, a `.safetensors` or `.pt` file, or a folder of psl-jax
+        publish. A `.pt` file may also be a published checkpoint. hf://USER/NAME and
+        hf://USER/NAME@REVISION are published folders on the Hugging Face hub.
+      classes: the classes of a published checkpoint, by default AudioSet's.
+
+    Raises UserError, with a remedy, where there is no model.
     """
-    # Each format is imported where it is asked for: most need a package of their own.
+    # We import each format where it is used: most need a package that others do without.
     if os.fspath(path).startswith(HUB):
         return load_model(fetch(os.fspath(path)), classes)
     path = path_of(path)
     if is_remote(path) and path.suffix in FILES:
-        with _with_sidecar(path) as copy:
+        with _copy_with_sidecar(path) as copy:
             return load_model(copy, classes)
     if path.suffix in (".pt", ".pth"):
         from psl_jax.weights import pytorch_file
@@ -54,25 +57,25 @@ def load_model(path: str | os.PathLike, classes: Sequence[str] | None = None) ->
 
 
 @contextlib.contextmanager
-def _with_sidecar(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A copy of a file in a bucket, with what is told of it beside it (as of a .pt)."""
+def _copy_with_sidecar(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Copies a file from a bucket, together with the JSON file beside it, which a `.pt` has."""
     if not path.is_file():
         raise UserError(f"{path}: there is no such file")
     with local_copy(path) as copy:
-        from psl_jax.weights.pytorch_file import sidecar
+        from psl_jax.weights.pytorch_file import find_sidecar
 
-        beside = path.with_name(sidecar(path.name).name)
-        if beside.is_file():
-            copy.with_name(beside.name).write_bytes(beside.read_bytes())
+        sidecar_file = path.with_name(find_sidecar(path.name).name)
+        if sidecar_file.is_file():
+            copy.with_name(sidecar_file.name).write_bytes(sidecar_file.read_bytes())
         yield copy
 
 
 _ADDRESS = re.compile(r"hf://([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?/?")
-_WANTED = ["model.safetensors", "averaged/*", "model.json", "weights/*"]
+_FILE_PATTERNS = ["model.safetensors", "averaged/*", "model.json", "weights/*"]
 
 
 def fetch(address: str) -> str:
-    """The folder on this machine that holds the model at `address`; downloads what is not there.
+    """Downloads the model at `address`, unless it is here, and returns the local folder.
 
     Raises UserError for a wrong address, one that cannot be reached, or without huggingface-hub.
     """
@@ -86,7 +89,7 @@ def fetch(address: str) -> str:
         raise MissingPackageError(address, "huggingface-hub", "hub") from error
     name, revision = match.groups()
     try:
-        folder = snapshot_download(name, revision=revision, allow_patterns=_WANTED)
+        folder: str = snapshot_download(name, revision=revision, allow_patterns=_FILE_PATTERNS)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(

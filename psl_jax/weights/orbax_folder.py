@@ -1,4 +1,4 @@
-"""A finished model as a folder: Orbax arrays beside model.json."""
+"""Reads and writes a finished model as a folder: Orbax arrays beside model.json."""
 
 import contextlib
 import hashlib
@@ -23,14 +23,14 @@ from psl_jax.runtime.paths import absolute, is_remote, local_copy, path_of, remo
 MODEL_FILE = "model.json"
 MODEL_FOLDER = "averaged"
 _WEIGHTS = "weights"
-_AGAIN = (
+_REMEDY = (
     "copy it again from where it is whole, or delete {} and give the command again that trained "
     "it, which averages the checkpoints anew"
 )
 _DIGEST = "weights_crc32"  # in model.json; earlier versions wrote none
 
 
-def save_model(folder: str | os.PathLike, variables: Variables, info: dict[str, Any]) -> None:
+def save_model(folder: str | os.PathLike[str], variables: Variables, info: dict[str, Any]) -> None:
     """Writes a model: Orbax arrays beside model.json, which comes last and makes it whole.
 
     info: JSON values, `ModelInfo.as_json()` or more.
@@ -38,35 +38,41 @@ def save_model(folder: str | os.PathLike, variables: Variables, info: dict[str, 
     folder = absolute(folder)
     if jax.process_index() == 0:
         remove_tree(folder, ignore_errors=True)
-    tree = {"params": str_keys(variables.params), "stats": str_keys(variables.stats)}
+    tree = {
+        "params": convert_keys_to_str(variables.params),
+        "stats": convert_keys_to_str(variables.stats),
+    }
     with interrupts.defer_signals(), plain_disk_errors(folder, "Run the same command again."):
         if is_remote(folder):
             _save_and_send(folder / _WEIGHTS, tree)
         else:
-            ocp.save(orbax_path(folder / _WEIGHTS), tree)
+            ocp.save(make_orbax_path(folder / _WEIGHTS), tree)
         if jax.process_index() == 0:
-            files.write_json(folder / MODEL_FILE, info | {_DIGEST: _crc(variables)})
+            files.write_json(folder / MODEL_FILE, info | {_DIGEST: _compute_crc(variables)})
 
 
-def _save_and_send(place: pathlib.Path, tree: Any) -> None:
-    """Saves to a temporary folder and sends it to a bucket; of several processes the first does."""
-    with tempfile.TemporaryDirectory(prefix="psl_jax-") as own:
+def _save_and_send(remote_folder: pathlib.Path, tree: Any) -> None:
+    """Saves to a temporary folder, which the first process then sends to a bucket."""
+    with tempfile.TemporaryDirectory(prefix="psl_jax-") as temporary_folder:
         # Orbax compares the processes' paths.
-        first = distributed.exchange(own)[0]
-        local = pathlib.Path(first, place.name)
+        first_folder = distributed.exchange(temporary_folder)[0]
+        local = pathlib.Path(first_folder, remote_folder.name)
         ocp.save(os.fspath(local), tree)
         if jax.process_index() == 0:
-            place.upload(local)  # type: ignore[attr-defined]
+            remote_folder.upload(local)  # type: ignore[attr-defined]
 
 
-def orbax_path(path: pathlib.Path) -> str:
-    """`path` for Orbax, which takes `*?[]` and a backslash in it for a pattern: then by a link."""
-    text = os.fspath(path)
-    if not set("*?[]\\") & set(text):
-        return text
+def make_orbax_path(path: pathlib.Path) -> str:
+    """Returns a path that Orbax can use: it reads `*?[]` and a backslash as a pattern.
+
+    A path with such characters becomes a path by a link.
+    """
+    name = os.fspath(path)
+    if not set("*?[]\\") & set(name):
+        return name
     # All processes of a run name the link alike: Orbax compares their paths.
-    name = f"psl_jax-{os.getuid()}-{hashlib.sha256(os.fsencode(path.parent)).hexdigest()[:16]}"
-    link = pathlib.Path(tempfile.gettempdir(), name)
+    link_name = f"psl_jax-{os.getuid()}-{hashlib.sha256(os.fsencode(path.parent)).hexdigest()[:16]}"
+    link = pathlib.Path(tempfile.gettempdir(), link_name)
     path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
         link.symlink_to(path.parent)
@@ -75,14 +81,14 @@ def orbax_path(path: pathlib.Path) -> str:
     return os.fspath(link / path.name)
 
 
-def find_folder(path: str | os.PathLike) -> pathlib.Path:
-    """The folder that holds the model: that of a run, or itself. Raises UserError for none."""
+def find_folder(path: str | os.PathLike[str]) -> pathlib.Path:
+    """Finds the folder with the model: `path`, or a folder in it. Raises UserError for none."""
     folder = absolute(path)
     if not (folder / MODEL_FILE).exists():
         folder = folder / MODEL_FOLDER
     if not (folder / MODEL_FILE).exists():
-        inside = path_of(path).glob(f"*/{MODEL_FOLDER}/{MODEL_FILE}")
-        if models := sorted(os.fspath(found.parent.parent) for found in inside):
+        model_files = path_of(path).glob(f"*/{MODEL_FOLDER}/{MODEL_FILE}")
+        if models := sorted(os.fspath(file.parent.parent) for file in model_files):
             names = "".join(f"\n  {name}" for name in models)
             raise UserError(f"{path} holds several models: give one of them{names}")
         if not path_of(path).exists():
@@ -95,10 +101,10 @@ def find_folder(path: str | os.PathLike) -> pathlib.Path:
     return folder
 
 
-def read_model(path: str | os.PathLike) -> Model:
-    """The model of a run folder, or of a folder that `save_model` wrote.
+def read_model(path: str | os.PathLike[str]) -> Model:
+    """Reads the model of a run folder, or of a folder that `save_model` wrote.
 
-    Raises UserError, saying what to do, where there is none.
+    Raises UserError, with a remedy, where there is none.
     """
     folder = find_folder(path)
     with local_copy(folder) as local:
@@ -106,44 +112,46 @@ def read_model(path: str | os.PathLike) -> Model:
 
 
 def _read_model(folder: pathlib.Path, local: pathlib.Path) -> Model:
-    """The model in `folder`, of which `local` is a copy, or the same."""
+    """Reads the model in `folder`; `local` is the same folder, or a copy of it on this machine."""
     try:
-        described = files.read_json(local / MODEL_FILE)
+        model_json = files.read_json(local / MODEL_FILE)
     except ValueError as error:
         raise UserError(f"{folder / MODEL_FILE} is damaged: {error}") from error
-    crc = described.pop(_DIGEST, None) if isinstance(described, dict) else None
-    info = ModelInfo.from_json(described, folder / MODEL_FILE)
+    crc = model_json.pop(_DIGEST, None) if isinstance(model_json, dict) else None
+    info = ModelInfo.from_json(model_json, folder / MODEL_FILE)
     weights = folder / _WEIGHTS
-    with named_damage(weights, _AGAIN.format(folder)):
-        stored = orbax_path(local / _WEIGHTS)
-        tree = ocp.load(stored, on_this_host(ocp.metadata(stored).metadata))
-    loaded = Variables(int_keys(tree["params"]), int_keys(tree["stats"]))
-    other = UserError(f"{folder}: the arrays are not those of a network of width {info.width}")
-    # Looked at first: a network of a width that somebody mistyped could take all memory.
+    with explain_damage(weights, _REMEDY.format(folder)):
+        stored_path = make_orbax_path(local / _WEIGHTS)
+        arrays = ocp.load(stored_path, make_restore_target(ocp.metadata(stored_path).metadata))
+    loaded = Variables(convert_keys_to_int(arrays["params"]), convert_keys_to_int(arrays["stats"]))
+    wrong_arrays = UserError(
+        f"{folder}: the arrays are not those of a network of width {info.width}"
+    )
+    # We check this first: a network of a mistyped width could take all memory.
     if np.shape(loaded.params.get("stem", {}).get("kernel")) != (
         *(3, 3, 1),
         scaled(STEM_CHANNELS, info.width),
     ):
-        raise other
+        raise wrong_arrays
     network, expected = create(len(info.classes), info.width, output=info.output)
     shapes = [jax.tree.map(np.shape, x) for x in (loaded, expected)]
     if shapes[0] != shapes[1]:
-        raise other
+        raise wrong_arrays
     loaded = jax.tree.map(np.asarray, loaded)
-    if crc not in (None, _crc(loaded)):
+    if crc not in (None, _compute_crc(loaded)):
         raise UserError(
             f"{weights}: damaged, the arrays are not those that {MODEL_FILE} was written for: "
-            + _AGAIN.format(folder)
+            + _REMEDY.format(folder)
         )
     return Model(network, loaded, info)
 
 
 @contextlib.contextmanager
-def named_damage(path: pathlib.Path, advice: str) -> Iterator[None]:
-    """Turns what Orbax raises for damaged or missing files, of many kinds, into a UserError.
+def explain_damage(path: pathlib.Path, remedy: str) -> Iterator[None]:
+    """Turns what Orbax raises for damaged or missing files into a UserError.
 
-    That another process is gone, for which Orbax waits, is not one of them. A SIGTERM in here is
-    answered at the end: Orbax's threads would tell of it in dozens of tracebacks.
+    The loss of another process, for which Orbax waits, is passed on as it is. A SIGTERM is answered
+    when the block ends: otherwise Orbax's threads would print dozens of tracebacks.
     """
     try:
         with interrupts.defer_signals():
@@ -155,36 +163,40 @@ def named_damage(path: pathlib.Path, advice: str) -> Iterator[None]:
             raise
         reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]:.200}"
         raise UserError(
-            f"{path}: damaged, or not whole, or no longer to be read: {advice} ({reason})"
+            f"{path}: damaged, or not whole, or no longer to be read: {remedy} ({reason})"
         ) from error
 
 
-def array_crc(arrays: Iterable[np.ndarray], crc: int = 0) -> int:
-    """CRC-32 of the bytes of arrays, one after the other."""
+def compute_array_crc(arrays: Iterable[np.ndarray], crc: int = 0) -> int:
+    """Computes the CRC-32 of the bytes of arrays, one after the other."""
     for array in arrays:
         crc = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, crc)
     return crc
 
 
-def _crc(variables: Variables) -> int:
-    return array_crc(np.asarray(leaf) for leaf in jax.tree.leaves(variables))
+def _compute_crc(variables: Variables) -> int:
+    return compute_array_crc(np.asarray(leaf) for leaf in jax.tree.leaves(variables))
 
 
-def on_this_host(metadata: Any) -> Any:
-    """What to restore and where, for arrays saved by any number of devices: on one device here."""
+def make_restore_target(metadata: Any) -> Any:
+    """Asks Orbax for arrays, saved by any number of devices, on one device of this host."""
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), metadata
     )
 
 
-def str_keys(tree: Any) -> Any:
-    """Nested dicts with every key as a string, as files name them."""
-    return {str(k): str_keys(v) for k, v in tree.items()} if isinstance(tree, dict) else tree
+def convert_keys_to_str(tree: Any) -> Any:
+    """Converts every key of nested dicts to a string, as files name them."""
+    return (
+        {str(k): convert_keys_to_str(v) for k, v in tree.items()}
+        if isinstance(tree, dict)
+        else tree
+    )
 
 
-def int_keys(tree: Any) -> Any:
-    """Undoes `str_keys`: the network numbers its blocks."""
+def convert_keys_to_int(tree: Any) -> Any:
+    """Undoes `convert_keys_to_str`: the network numbers its blocks."""
     if not isinstance(tree, dict):
         return tree
-    return {int(k) if str(k).isdigit() else k: int_keys(v) for k, v in tree.items()}
+    return {int(k) if str(k).isdigit() else k: convert_keys_to_int(v) for k, v in tree.items()}

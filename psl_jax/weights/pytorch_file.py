@@ -1,8 +1,8 @@
-"""The network's variables as a PyTorch state dict with the published names, and back.
+"""Converts the network's variables to a PyTorch state dict with the published names, and back.
 
-The published network works on [batch, 1, mels, frames], ours on [batch, frames, mels, channels]: a
-PyTorch kernel [out, in, mels, frames] becomes [frames, mels, in, out]. Nothing here imports PyTorch
-before a file is read or written.
+The published network works on [batch, 1, mels, frames], ours on [batch, frames, mels, channels]. So
+a PyTorch kernel [out, in, mels, frames] becomes [frames, mels, in, out]. PyTorch is imported only
+when a file is read or written.
 """
 
 import hashlib
@@ -32,14 +32,14 @@ from psl_jax.runtime.errors import MissingPackageError, UserError
 SEGMENT_SECONDS = 10.0  # what the published teacher was trained on
 FRONT_END = "front_end."
 _COUNTER = "num_batches_tracked"  # PyTorch's own count of batches; our BatchNorm needs none
-_MAX_NAMED = 12  # names an error message lists of each kind
+_MAX_NAMED = 12  # an error message lists so many names of each problem
 
 
 class Entry(NamedTuple):
-    """One tensor: its PyTorch name, the kind of its layout, and its place in our variables."""
+    """A tensor: its PyTorch name, its layout (see _LAYOUTS), and its place in our variables."""
 
     name: str
-    kind: str
+    layout: str
     tree: str  # params or stats
     path: tuple[str | int, ...]
 
@@ -58,84 +58,96 @@ _LAYOUTS = {
 }
 
 
-def entries() -> list[Entry]:
-    """All tensors of the network, in PyTorch's order."""
-    table = [
+def list_entries() -> list[Entry]:
+    """Lists all tensors of the network in PyTorch's order."""
+    entries = [
         Entry("features.0.0.weight", "stem", "params", ("stem", "kernel")),
-        *_norm("features.0.1", ("stem_norm",)),
+        *_list_norm_entries("features.0.1", ("stem_norm",)),
     ]
-    expansions = [t for t, _, repeats, _ in mobilenetv2.INVERTED_RESIDUALS for _ in range(repeats)]
+    expansions = [
+        expansion
+        for expansion, _, repeats, _ in mobilenetv2.INVERTED_RESIDUALS
+        for _ in range(repeats)
+    ]
     for number, expansion in enumerate(expansions):
-        table += _block(f"features.{number + 1}.conv", number, expansion > 1)
+        entries += _list_block_entries(f"features.{number + 1}.conv", number, expansion > 1)
     head = f"features.{len(expansions) + 1}"
     return [
-        *table,
+        *entries,
         Entry(f"{head}.0.weight", "pointwise", "params", ("head", "kernel")),
-        *_norm(f"{head}.1", ("head_norm",)),
+        *_list_norm_entries(f"{head}.1", ("head_norm",)),
         Entry("classifier.1.weight", "linear", "params", ("classifier", "kernel")),
         Entry("classifier.1.bias", "vector", "params", ("classifier", "bias")),
     ]
 
 
-def _block(prefix: str, number: int, expanded: bool) -> Iterator[Entry]:
-    """[expand,] depthwise and project, each followed by its BatchNorm."""
-    at: tuple[str | int, ...] = ("blocks", number)
+def _list_block_entries(prefix: str, number: int, has_expansion: bool) -> Iterator[Entry]:
+    """Lists [expand,] depthwise and project, each followed by its BatchNorm."""
+    place: tuple[str | int, ...] = ("blocks", number)
     stage = 0
-    if expanded:
-        yield Entry(f"{prefix}.0.0.weight", "pointwise", "params", (*at, "expand", "kernel"))
-        yield from _norm(f"{prefix}.0.1", (*at, "expand_norm"))
+    if has_expansion:
+        yield Entry(f"{prefix}.0.0.weight", "pointwise", "params", (*place, "expand", "kernel"))
+        yield from _list_norm_entries(f"{prefix}.0.1", (*place, "expand_norm"))
         stage = 1
-    yield Entry(f"{prefix}.{stage}.0.weight", "depthwise", "params", (*at, "depthwise", "kernel"))
-    yield from _norm(f"{prefix}.{stage}.1", (*at, "depthwise_norm"))
-    yield Entry(f"{prefix}.{stage + 1}.weight", "pointwise", "params", (*at, "project", "kernel"))
-    yield from _norm(f"{prefix}.{stage + 2}", (*at, "project_norm"))
+    yield Entry(
+        f"{prefix}.{stage}.0.weight", "depthwise", "params", (*place, "depthwise", "kernel")
+    )
+    yield from _list_norm_entries(f"{prefix}.{stage}.1", (*place, "depthwise_norm"))
+    yield Entry(
+        f"{prefix}.{stage + 1}.weight", "pointwise", "params", (*place, "project", "kernel")
+    )
+    yield from _list_norm_entries(f"{prefix}.{stage + 2}", (*place, "project_norm"))
 
 
-def _norm(prefix: str, at: tuple[str | int, ...]) -> Iterator[Entry]:
-    names = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
-    for theirs, ours in names.items():
-        tree = "stats" if theirs.startswith("running") else "params"
-        yield Entry(f"{prefix}.{theirs}", "vector", tree, (*at, ours))
+def _list_norm_entries(prefix: str, place: tuple[str | int, ...]) -> Iterator[Entry]:
+    our_names = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
+    for torch_name, name in our_names.items():
+        tree = "stats" if torch_name.startswith("running") else "params"
+        yield Entry(f"{prefix}.{torch_name}", "vector", tree, (*place, name))
 
 
-def from_state(state: Mapping[str, np.ndarray], source: str) -> tuple[Variables, float]:
-    """Our variables and the width of a state dict of NumPy arrays.
+def convert_from_state(state: Mapping[str, np.ndarray], source: str) -> tuple[Variables, float]:
+    """Converts a state dict of NumPy arrays to our variables, and finds the network's width.
 
-    `front_end.` buffers and batch counters are left out. Raises UserError, with the names of the
-    missing, unexpected and misshapen tensors, when it is not this network's; `source` names it.
+    It leaves out `front_end.` buffers and batch counters. Raises UserError, with the names of the
+    missing, unexpected and misshapen tensors, for another network's state; `source` names the file.
     """
     shapes = {name: np.shape(value) for name, value in state.items()}
-    width = _width(shapes)
+    width = _find_width(shapes)
     classes = shapes.get("classifier.1.bias", (1,))
-    expected = _torch_shapes(width, classes[0] if classes else 1)
+    expected = _compute_torch_shapes(width, classes[0] if classes else 1)
     _refuse_misfits(shapes, expected, source)
-    if bad := [n for n in expected if not np.issubdtype(np.asarray(state[n]).dtype, np.floating)]:
-        raise UserError(f"{source}: these tensors are not floating point: {_listed(bad)}")
-    trees: dict[str, dict] = {"params": {}, "stats": {}}
-    for entry in entries():
-        array = _LAYOUTS[entry.kind].ours(np.asarray(state[entry.name], np.float32))
+    if integer_tensors := [
+        name for name in expected if not np.issubdtype(np.asarray(state[name]).dtype, np.floating)
+    ]:
+        raise UserError(
+            f"{source}: these tensors are not floating point: {_join_names(integer_tensors)}"
+        )
+    trees: dict[str, dict[str | int, Any]] = {"params": {}, "stats": {}}
+    for entry in list_entries():
+        array = _LAYOUTS[entry.layout].ours(np.asarray(state[entry.name], np.float32))
         _put(trees[entry.tree], entry.path, np.ascontiguousarray(array))
     return Variables(**trees), width
 
 
-def to_state(
+def convert_to_state(
     variables: Variables, extras: Mapping[str, np.ndarray] | None = None
 ) -> dict[str, np.ndarray]:
-    """The state dict, as NumPy arrays, that the published network loads strictly.
+    """Converts to the state dict, as NumPy arrays, that the published network loads strictly.
 
     extras: tensors that the network does not use, as `read` returned them; by default the front
     end's window and filters and batch counters of 0.
     """
     state = {}
-    for entry in entries():
+    for entry in list_entries():
         tree: Any = getattr(variables, entry.tree)
         for key in entry.path:
             tree = tree[key]
-        state[entry.name] = np.ascontiguousarray(_LAYOUTS[entry.kind].torch(np.asarray(tree)))
-    return state | dict(_default_extras(state) if extras is None else extras)
+        state[entry.name] = np.ascontiguousarray(_LAYOUTS[entry.layout].torch(np.asarray(tree)))
+    return state | dict(_make_default_extras(state) if extras is None else extras)
 
 
-def _default_extras(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _make_default_extras(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     counters = {
         name.removesuffix("running_var") + _COUNTER: np.zeros((), np.int64)
         for name in state
@@ -153,33 +165,35 @@ def is_extra(name: str) -> bool:
     return name.startswith(FRONT_END) or name.rpartition(".")[2] == _COUNTER
 
 
-def _torch_shapes(width: float, num_classes: int) -> dict[str, tuple[int, ...]]:
+def _compute_torch_shapes(width: float, num_classes: int) -> dict[str, tuple[int, ...]]:
     variables = create(num_classes, width)[1]
     zeros = jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), variables)
-    return {name: array.shape for name, array in to_state(zeros, {}).items()}
+    return {name: array.shape for name, array in convert_to_state(zeros, {}).items()}
 
 
-def _width(shapes: Mapping[str, tuple[int, ...]]) -> float:
-    """The width multiplier whose channels agree best with the tensors; 1 where none says more."""
-    last = 0
+def _find_width(shapes: Mapping[str, tuple[int, ...]]) -> float:
+    """Finds the width multiplier whose channels agree best with the tensors; 1 if in doubt."""
+    block = 0
     channels = {"features.0.0.weight": (STEM_CHANNELS, 0.0)}
     for expansion, outputs, repeats, _ in mobilenetv2.INVERTED_RESIDUALS:
-        last += repeats
-        project = f"features.{last}.conv.{2 if expansion > 1 else 1}.weight"
-        channels[project] = (outputs, 0.0)
-    channels[f"features.{last + 1}.0.weight"] = (HEAD_CHANNELS, 1.0)
+        block += repeats
+        projection = f"features.{block}.conv.{2 if expansion > 1 else 1}.weight"
+        channels[projection] = (outputs, 0.0)
+    channels[f"features.{block + 1}.0.weight"] = (HEAD_CHANNELS, 1.0)
 
     def misfit(width: float) -> tuple[int, bool, float]:
-        wrong = sum(
-            shapes.get(name, ())[:1] != (scaled(count, max(width, least)),)
-            for name, (count, least) in channels.items()
+        num_wrong = sum(
+            shapes.get(name, ())[:1] != (scaled(count, max(width, min_width)),)
+            for name, (count, min_width) in channels.items()
         )
-        return wrong, round(width * 100) % 5 != 0, abs(width - 1)  # of equals, a round number
+        return num_wrong, round(width * 100) % 5 != 0, abs(width - 1)  # of equals, a round number
 
     return min((hundredths / 100 for hundredths in range(5, 401)), key=misfit)
 
 
-def _refuse_misfits(shapes: Mapping, expected: Mapping, source: str) -> None:
+def _refuse_misfits(
+    shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], source: str
+) -> None:
     missing = [name for name in expected if name not in shapes]
     unexpected = [name for name in shapes if name not in expected and not is_extra(name)]
     misshapen = [
@@ -189,30 +203,32 @@ def _refuse_misfits(shapes: Mapping, expected: Mapping, source: str) -> None:
     ]
     problems = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
     if any(problems.values()):
-        lines = [f"  {kind}: {_listed(names)}" for kind, names in problems.items() if names]
+        lines = [
+            f"  {problem}: {_join_names(names)}" for problem, names in problems.items() if names
+        ]
         raise UserError(
             f"{source} does not hold the weights of the published MobileNetV2:\n" + "\n".join(lines)
         )
 
 
-def _listed(names: list[str]) -> str:
-    more = len(names) - _MAX_NAMED
+def _join_names(names: list[str]) -> str:
+    num_hidden = len(names) - _MAX_NAMED
     shown = ", ".join(names[:_MAX_NAMED])
-    return f"{shown} and {more} more" if more > 0 else shown
+    return f"{shown} and {num_hidden} more" if num_hidden > 0 else shown
 
 
-def _put(tree: dict, path: tuple[str | int, ...], value: np.ndarray) -> None:
+def _put(tree: dict[str | int, Any], path: tuple[str | int, ...], value: np.ndarray) -> None:
     for key in path[:-1]:
         tree = tree.setdefault(key, {})
     tree[path[-1]] = value
 
 
-def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """The state dict in a file, bare or under the key "model", as NumPy arrays.
+def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Reads the state dict in a file, bare or under the key "model", as NumPy arrays.
 
-    Only tensors are loaded: no code of the file runs. Raises UserError for any other file.
+    It loads tensors only and runs no code of the file. Raises UserError for any other file.
     """
-    torch = _torch()
+    torch = _import_torch()
     path = pathlib.Path(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -229,26 +245,28 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     state = content.get("model", content) if isinstance(content, dict) else content
     if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
         raise UserError(
-            f"{path} holds {_described(state)}; expected a state dict (name: tensor) or "
+            f"{path} holds {_describe(state)}; expected a state dict (name: tensor) or "
             "{'model': state dict}"
         )
     return {str(name): _to_numpy(torch, tensor) for name, tensor in state.items()}
 
 
-def _to_numpy(torch, tensor) -> np.ndarray:
+def _to_numpy(torch: Any, tensor: Any) -> np.ndarray:
     tensor = tensor.detach()
-    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    return np.asarray((tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy())
 
 
-def _described(value: Any) -> str:
+def _describe(value: Any) -> str:
     if isinstance(value, dict):
-        return "a dict with " + _listed([f"{k!r}: {type(v).__name__}" for k, v in value.items()])
+        return "a dict with " + _join_names(
+            [f"{k!r}: {type(v).__name__}" for k, v in value.items()]
+        )
     return f"a {type(value).__name__}"
 
 
-def write(path: str | os.PathLike, state: Mapping[str, np.ndarray]) -> None:
-    """Saves a state dict as PyTorch reads it; the file is whole or not there."""
-    torch = _torch()
+def write(path: str | os.PathLike[str], state: Mapping[str, np.ndarray]) -> None:
+    """Saves a state dict as PyTorch reads it; an interrupted write leaves no file."""
+    torch = _import_torch()
     tensors = {name: torch.tensor(np.asarray(value)) for name, value in state.items()}
     try:
         with files.atomic_open(path, "wb") as file:
@@ -257,49 +275,49 @@ def write(path: str | os.PathLike, state: Mapping[str, np.ndarray]) -> None:
         raise UserError(f"cannot write {path}: {error}") from error
 
 
-def load(path: str | os.PathLike, classes: Sequence[str] | None = None) -> Model:
-    """A published checkpoint, or an export, as a model.
+def load(path: str | os.PathLike[str], classes: Sequence[str] | None = None) -> Model:
+    """Reads a published checkpoint, or an export, as a model.
 
-    What is known of an export is in the JSON file beside it. Without one the classes default to
-    AudioSet's where there are 527.
+    The JSON file beside an export describes it. Without one the classes default to AudioSet's.
     """
-    state, beside = read(path), sidecar(path)
-    if not beside.exists():
-        return model_of(state, path, classes)
+    state, json_file = read(path), find_sidecar(path)
+    if not json_file.exists():
+        return make_model(state, path, classes)
     if classes is not None:
-        raise UserError(f"{path}: its classes are in {beside}: give no others")
-    info = ModelInfo.from_json(files.read_json(beside), beside)
-    model = model_of(state, path, info.classes)
+        raise UserError(f"{path}: its classes are in {json_file}: give no others")
+    info = ModelInfo.from_json(files.read_json(json_file), json_file)
+    model = make_model(state, path, info.classes)
     network = create(len(info.classes), model.info.width, output=info.output)[0]
     return Model(network, model.variables, info)
 
 
-def model_of(
-    state: Mapping[str, np.ndarray], path: str | os.PathLike, classes: Sequence[str] | None
+def make_model(
+    state: Mapping[str, np.ndarray], path: str | os.PathLike[str], classes: Sequence[str] | None
 ) -> Model:
-    """The model of a state dict that was read from `path`."""
+    """Makes the model of a state dict that was read from `path`."""
     path = pathlib.Path(path)
-    variables, width = from_state(state, os.fspath(path))
-    outputs = len(variables.params["classifier"]["bias"])
+    variables, width = convert_from_state(state, os.fspath(path))
+    num_outputs = len(variables.params["classifier"]["bias"])
     classes = classes or audioset_classes()
-    if len(classes) != outputs:
+    if len(classes) != num_outputs:
         raise UserError(
-            f"{path} tells {outputs} classes apart, the class list has {len(classes)}. Name them: "
-            f"psl-jax export {path} --classes=CLASSES.csv --format=orbax --out=OUT, and use OUT"
+            f"{path} tells {num_outputs} classes apart, the class list has {len(classes)}. Name "
+            f"them: psl-jax export {path} --classes=CLASSES.csv --format=orbax --out=OUT, and use "
+            "OUT"
         )
     imported = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     info = ModelInfo(
         tuple(classes), width, SEGMENT_SECONDS, name=path.stem, origin={"imported": imported}
     )
-    return Model(create(outputs, width)[0], variables, info)
+    return Model(create(num_outputs, width)[0], variables, info)
 
 
-def sidecar(path: str | os.PathLike) -> pathlib.Path:
-    """The JSON file beside an exported model whose format has no place for `describe`."""
+def find_sidecar(path: str | os.PathLike[str]) -> pathlib.Path:
+    """Returns the path of the JSON file that describes an export whose format holds arrays only."""
     return pathlib.Path(f"{os.fspath(path)}.json")
 
 
-def _torch():
+def _import_torch() -> Any:
     try:
         import torch
     except ImportError as error:

@@ -1,7 +1,7 @@
-"""A finished model as one safetensors file.
+"""Reads and writes a finished model as one safetensors file.
 
 Names are dotted paths: params.blocks.0.depthwise.kernel, stats.stem_norm.mean, ...
-What is known of the model is the file's metadata, a JSON value for each key.
+The file's metadata describes the model, with a JSON value for each key.
 """
 
 import json
@@ -16,11 +16,11 @@ from psl_jax.networks.mobilenetv2 import Variables, create
 from psl_jax.networks.trained_model import Model, ModelInfo
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import MissingPackageError, UserError
-from psl_jax.weights.orbax_folder import int_keys
+from psl_jax.weights.orbax_folder import convert_keys_to_int
 
 
 def write_safetensors(
-    path: str | os.PathLike, variables: Variables, info: Mapping[str, Any]
+    path: str | os.PathLike[str], variables: Variables, info: Mapping[str, Any]
 ) -> None:
     """Writes the file. info: JSON values, `ModelInfo.as_json()` or more."""
     from safetensors.numpy import save
@@ -35,36 +35,36 @@ def write_safetensors(
         file.write(save(arrays, metadata))
 
 
-def read_safetensors(path: str | os.PathLike) -> Model:
-    """The model in a file that `write_safetensors` wrote.
+def read_safetensors(path: str | os.PathLike[str]) -> Model:
+    """Reads the model in a file that `write_safetensors` wrote.
 
     Raises UserError for another file, or where safetensors is not installed.
     """
     return read_with_metadata(path)[0]
 
 
-def read_with_metadata(path: str | os.PathLike) -> tuple[Model, dict[str, Any]]:
-    """As `read_safetensors`, and all that the file says of the model."""
+def read_with_metadata(path: str | os.PathLike[str]) -> tuple[Model, dict[str, Any]]:
+    """Reads the model as `read_safetensors` does, and all of the file's metadata."""
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError as error:
         raise MissingPackageError(path, "safetensors", "export") from error
     try:
         with safe_open(os.fspath(path), "numpy") as file:
-            values = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+            metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError) as error:
         raise UserError(f"cannot read {path} as safetensors: {error}") from error
-    info = ModelInfo.from_json(values, path)
+    info = ModelInfo.from_json(metadata, path)
     network, expected = create(len(info.classes), info.width, output=info.output)
-    found: dict = {}
+    trees: dict[str, Any] = {}
     for name, array in arrays.items():
-        *place, last = name.split(".")
-        tree = found
-        for key in place:
+        *parents, leaf = name.split(".")
+        tree = trees
+        for key in parents:
             tree = tree.setdefault(key, {})
-        tree[last] = array
-    variables = Variables(*(int_keys(found.get(name, {})) for name in Variables._fields))
+        tree[leaf] = array
+    variables = Variables(*(convert_keys_to_int(trees.get(name, {})) for name in Variables._fields))
     if jax.tree.map(np.shape, variables) != jax.tree.map(np.shape, expected):
         raise UserError(f"{path}: the arrays are not those of a network of width {info.width}")
-    return Model(network, variables, info), values
+    return Model(network, variables, info), metadata

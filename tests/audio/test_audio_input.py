@@ -11,8 +11,8 @@ import pytest
 import soxr
 
 from psl_jax.audio import decoding
-from psl_jax.audio.audio_input import at_most, blocks_of, resample, to_mono
-from psl_jax.audio.decoding import DecodeError, decoded_blocks
+from psl_jax.audio.audio_input import limit_blocks, open_blocks, resample, to_mono
+from psl_jax.audio.decoding import DecodeError, decode_blocks
 from psl_jax.runtime.errors import UserError
 
 
@@ -29,7 +29,7 @@ from psl_jax.runtime.errors import UserError
 def test_blocks_are_the_decoded_file(tmp_path, suffix, rate, channels, seconds):
     sound = audio_files.tone(seconds, rate, channels)
     path = audio_files.write(tmp_path / f"x.{suffix}", sound, rate)
-    blocks = list(decoded_blocks(path))
+    blocks = list(decode_blocks(path))
     np.testing.assert_array_equal(np.concatenate(blocks), decoding.read_audio(path))
     assert max(map(len, blocks)) <= 1 << 20
     if seconds * rate * channels > 1 << 19:
@@ -37,7 +37,7 @@ def test_blocks_are_the_decoded_file(tmp_path, suffix, rate, channels, seconds):
 
 
 def test_a_file_object_can_be_read_twice():
-    blocks = blocks_of(audio_files.encoded(audio_files.tone(1.0)))
+    blocks = open_blocks(audio_files.encoded(audio_files.tone(1.0)))
     first, second = (np.concatenate(list(blocks())) for _ in range(2))
     np.testing.assert_array_equal(first, second)
     assert len(first) == 16_000
@@ -46,17 +46,17 @@ def test_a_file_object_can_be_read_twice():
 def test_bad_files_are_of_the_same_kinds_as_for_data_sets(tmp_path):
     for name, kind in audio_files.bad_files(tmp_path).items():
         with pytest.raises(DecodeError) as caught:
-            list(decoded_blocks(tmp_path / name))
+            list(decode_blocks(tmp_path / name))
         assert caught.value.kind == kind, name
     with pytest.raises(DecodeError, match="empty"):
-        list(decoded_blocks(io.BytesIO()))
+        list(decode_blocks(io.BytesIO()))
 
 
 def test_too_long_is_found_on_the_way(tmp_path):
     path = audio_files.write(tmp_path / "x.wav", audio_files.tone(3.0))
-    assert sum(map(len, at_most(blocks_of(path), 3.0)())) == 48_000
+    assert sum(map(len, limit_blocks(open_blocks(path), 3.0)())) == 48_000
     with pytest.raises(DecodeError, match=r"too long: more than 0\.04 minutes"):
-        list(at_most(blocks_of(path), 2.4)())
+        list(limit_blocks(open_blocks(path), 2.4)())
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_a_closed_file_is_refused(tmp_path):
     file = audio_files.encoded(audio_files.tone(1.0))
     file.close()
     with pytest.raises(DecodeError, match="a closed file"):
-        list(blocks_of(file)())
+        list(open_blocks(file)())
 
 
 def test_channels_first_or_last():
@@ -141,7 +141,7 @@ def test_what_can_be_read_once_is_read_as_any_file(tmp_path):
     writer = threading.Thread(target=lambda: fifo.write_bytes(path.read_bytes()))
     writer.start()
     for source in (fifo, Once(path.read_bytes())):
-        blocks = blocks_of(source)
+        blocks = open_blocks(source)
         for _ in range(2):
             np.testing.assert_array_equal(np.concatenate(list(blocks())), expected)
     writer.join()
@@ -179,4 +179,4 @@ def test_what_can_be_read_once_is_read_as_any_file(tmp_path):
 )
 def test_what_is_no_waveform_is_refused(waveform, rate, message):
     with pytest.raises(UserError, match=message):
-        blocks_of(waveform, rate)
+        open_blocks(waveform, rate)

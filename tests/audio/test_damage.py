@@ -75,7 +75,7 @@ def test_damage_in_the_middle_is_found(written, name, rate, channels, options, d
     with pytest.raises(DecodeError, match="damaged"):
         decoding.decode(path)
     with pytest.raises(DecodeError, match="damaged"):
-        list(decoding.decoded_blocks(path))
+        list(decoding.decode_blocks(path))
     assert len(decoding.decode(path, 0.7).samples) == 11_200  # what comes before is whole
 
 
@@ -135,7 +135,7 @@ def test_a_rate_that_no_recording_has_is_refused(tmp_path, rate):
     with pytest.raises(DecodeError, match=f"sample rate of {rate} Hz"):
         decoding.decode(path)
     with pytest.raises(DecodeError, match="sample rate"):
-        decoding.from_samples(np.zeros(1000, np.int16), rate)
+        decoding.make_audio(np.zeros(1000, np.int16), rate)
 
 
 def test_more_channels_than_any_recording_has_are_refused(tmp_path):

@@ -153,8 +153,8 @@ def test_streamed_flac_without_a_length_is_whole(tmp_path):
 
 def test_silent_is_kept_and_told(tmp_path):
     audio = decoding.decode(audio_files.write(tmp_path / "x.wav", np.zeros(16_000)))
-    assert audio.silent and len(audio.samples) == 16_000
-    assert not decoding.decode(audio_files.write(tmp_path / "y.wav", audio_files.tone(1))).silent
+    assert audio.is_silent and len(audio.samples) == 16_000
+    assert not decoding.decode(audio_files.write(tmp_path / "y.wav", audio_files.tone(1))).is_silent
 
 
 @pytest.mark.parametrize("name", ["-", "-x.wav", "_x.wav", "a b;c.wav"])

@@ -18,7 +18,7 @@ from psl_jax.networks.frontend import LogMel
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
 from psl_jax.weights import load_model
-from psl_jax.weights.pytorch_file import sidecar
+from psl_jax.weights.pytorch_file import find_sidecar
 
 # Some run the command in a process of its own.
 pytestmark = pytest.mark.usefixtures("paper_network")
@@ -49,7 +49,7 @@ def test_the_front_end_in_onnx(top_db_over):
 
     logmel = LogMel(80.0, top_db_over)
     graph = to_onnx.GraphOperations()
-    output = to_onnx.log_mel(graph, "x", logmel)
+    output = to_onnx.add_log_mel(graph, "x", logmel)
     helper = onnx.helper
     ends = [
         helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
@@ -61,7 +61,7 @@ def test_the_front_end_in_onnx(top_db_over):
         ir_version=8,
     )
     session = runtime.InferenceSession(program.SerializeToString())
-    audio = np.stack([check.synthetic_signal(2.0), np.zeros(32_000, np.float32)])
+    audio = np.stack([check.make_synthetic_signal(2.0), np.zeros(32_000, np.float32)])
     (found,) = session.run(None, {"x": audio})
     np.testing.assert_allclose(found, logmel(audio), atol=0.01)
 
@@ -103,11 +103,11 @@ def test_clips_of_the_run_are_found(tmp_path):
     index = synthetic_data.make_index([2, 1], [400, 300, 500], split="eval")
     audio = synthetic_data.make_audio(index)
     synthetic_data.write_prepared(tmp_path, index, audio, "eval")
-    found = check.own_signals(tmp_path / "run")
+    found = check.read_evaluation_clips(tmp_path / "run")
     assert [len(x) for x in found] == [400, 300, 500]
     np.testing.assert_array_equal(found[1] * 32768, audio[1])
-    assert check.own_signals(tmp_path) == []
+    assert check.read_evaluation_clips(tmp_path) == []
 
 
 def test_the_sidecar_lies_beside():
-    assert sidecar("models/x.pt") == pathlib.Path("models/x.pt.json")
+    assert find_sidecar("models/x.pt") == pathlib.Path("models/x.pt.json")

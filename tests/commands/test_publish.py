@@ -11,7 +11,7 @@ import tagging
 
 import psl_jax
 from psl_jax.commands import publish
-from psl_jax.exporting.check import synthetic_signal
+from psl_jax.exporting.check import make_synthetic_signal
 from psl_jax.networks.trained_model import Thresholds
 from psl_jax.runtime.errors import UserError
 from psl_jax.scoring import bootstrap, evaluation, metrics
@@ -83,7 +83,7 @@ def test_the_interval_is_the_bootstraps():
 def test_in_pytorch_without_this_package(published):
     pytest.importorskip("torch")
     folder, _ = published
-    audio = synthetic_signal(2.0)[None]
+    audio = make_synthetic_signal(2.0)[None]
     np.save(folder / "audio.npy", audio)
     code = (
         "import sys; sys.modules['psl_jax'] = None; sys.modules['jax'] = None\n"
@@ -96,7 +96,7 @@ def test_in_pytorch_without_this_package(published):
         [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True
     )
     assert done.stdout == f"siren {THRESHOLDS}\n"
-    expected = tagging.tagger().tag(audio[0], 16_000, 0).frame_scores
+    expected = tagging.tagger().tag(audio[0], 16_000, segment_seconds=0).frame_scores
     np.testing.assert_allclose(np.load(folder / "frames.npy")[0], expected, atol=1e-4)
 
 

@@ -193,7 +193,7 @@ def test_labels_are_those_of_an_experiment_and_can_be_shared(
     before = {path: path.stat().st_mtime_ns for path in out.rglob("labels-*")}
     one = experiment.Experiment(settings, tmp_path / "run", data_dir=str(folder / "data"))
     one.check()
-    assert one.train_segments == segmentation.counts(source.index.num_samples).sum()
+    assert one.train_segments == segmentation.count_segments(source.index.num_samples).sum()
     one.run(Stage.TRAIN)
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("labels-*")}
 

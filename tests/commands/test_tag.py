@@ -19,7 +19,7 @@ from psl_jax.runtime import progress
 from psl_jax.runtime.errors import UserError
 from psl_jax.tagging import file_tagging, output_formats, spectrogram
 from psl_jax.tagging.events import Event, EventSettings
-from psl_jax.tagging.output_formats import clock, output_paths
+from psl_jax.tagging.output_formats import choose_output_paths, format_clock
 
 # Some run the command in a process of its own.
 pytestmark = pytest.mark.usefixtures("paper_network")
@@ -79,7 +79,7 @@ def test_csv_of_a_folder(run, folder):
     expected = [
         [str(path), f"{e.onset:.2f}", f"{e.offset:.2f}", e.label, f"{e.score:.4f}"]
         for path in files
-        for e in tags_of(path).events(0.5, 0.3, 3)
+        for e in tags_of(path).events(0.5, low_threshold=0.3, median_filter=3)
     ]
     assert [list(row.values()) for row in rows] == expected and len(rows) > 0
     assert (status, err) == (0, f"{folder}: 3 audio files; passed over 1: 1 .txt\n")
@@ -258,7 +258,7 @@ def test_names_of_outputs_do_not_collide_in_any_order(tmp_path):
     inputs = [file_tagging.Input(f"/{i}/{name}", name) for i, name in enumerate(names)]
     expected = ["a.wav.csv", "a.flac.csv", "2/b.csv", "3/b.csv", "deep/a.csv", "c.csv"]
     for order in (inputs, inputs[::-1]):
-        found = output_paths(tmp_path, order, ".csv")
+        found = choose_output_paths(tmp_path, order, ".csv")
         assert [str(found[item].relative_to(tmp_path)) for item in inputs] == expected
 
 
@@ -294,14 +294,14 @@ def test_resource_forks_of_macos_are_no_audio(run, tmp_path):
 
 
 def test_clock():
-    assert [clock(x) for x in (0, 3.24, 59.96)] == ["0:00.0", "0:03.2", "1:00.0"]
-    assert clock(3599.96) == "1:00:00.0"
-    assert [clock(x, 0) for x in (0, 61.4, 3661)] == ["0:00", "1:01", "1:01:01"]
+    assert [format_clock(x) for x in (0, 3.24, 59.96)] == ["0:00.0", "0:03.2", "1:00.0"]
+    assert format_clock(3599.96) == "1:00:00.0"
+    assert [format_clock(x, 0) for x in (0, 61.4, 3661)] == ["0:00", "1:01", "1:01:01"]
 
 
 def test_memory_does_not_grow_with_length(monkeypatch, tmp_path):
     """Of a file no more than some blocks are in memory: rows for pictures are pooled."""
-    collector = file_tagging._Collector(tagging.LABELS, EventSettings(), file_tagging.Keep())
+    collector = file_tagging._Collector(tagging.LABELS, EventSettings(), file_tagging.KeepOptions())
     rows = np.zeros((500, len(tagging.LABELS)), np.float32)
     for number in range(40):
         collector.add(rows, 160.0 * number)
@@ -397,7 +397,7 @@ def test_table_with_long_labels_and_no_events():
         np.zeros((1, 2), np.float32),
         0.32,
     )
-    lines = output_formats.table(tags, output_formats.Best()).splitlines()
+    lines = output_formats.format_table(tags, output_formats.TagLimits()).splitlines()
     assert lines[0] == "x.wav  (1:01:40.0)" and lines[2].endswith("z…")
     assert max(map(len, lines)) < 60
 
@@ -408,10 +408,10 @@ def test_a_tone_stands_at_its_frequency_in_a_plot():
     from matplotlib.figure import Figure
 
     tone = np.sin(2 * np.pi * 500 * np.arange(32_000) / 16_000).astype(np.float32)
-    decibel, step = spectrogram.spectrogram(lambda: iter([tone]))
+    decibel, step = spectrogram.compute_spectrogram(lambda: iter([tone]))
     figure = Figure(figsize=(4, 4))
     axes = figure.add_axes((0, 0, 1, 1))
-    spectrogram.draw(axes, decibel, step)
+    spectrogram.draw_spectrogram(axes, decibel, step)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())[..., :3].sum(axis=2)
@@ -512,5 +512,5 @@ def test_names_with_commas_stay_apart_in_a_table():
         np.zeros((1, 3), np.float32),
         0.32,
     )
-    last = output_formats.table(tags, output_formats.Best(1)).splitlines()[-2]
+    last = output_formats.format_table(tags, output_formats.TagLimits(1)).splitlines()[-2]
     assert last == "  heard at times, too: Vehicle horn, car horn; Rain, drizzle"

@@ -127,7 +127,7 @@ def test_whole_passes_cover_every_clip_once_over_processes(index, segmentation, 
             assert (batch["num_samples"][empty] == segmentation.segment_samples).all()
             assert not batch["audio"][empty].any()
         seen += [pair for pair in places(batches) if pair[0] >= 0]
-    counts = segmentation.counts(index.num_samples)
+    counts = segmentation.count_segments(index.num_samples)
     assert seen == [(clip, s) for clip, n in enumerate(counts) for s in range(n)]
 
 
@@ -149,7 +149,7 @@ def test_segments_are_bit_for_bit_what_they_always_were(tmp_path, alpha):
         for i, n in enumerate(lengths)
     ]
     segmentation = Segmentation(0.02, 0.01)
-    counts = segmentation.counts(lengths)
+    counts = segmentation.count_segments(lengths)
     labels = [(np.arange(4 * n).reshape(n, 4) * 37 % 101 / 100).astype(np.float16) for n in counts]
     write_tfrecords(tmp_path, index, audio)
     write_metadata(tmp_path, index)

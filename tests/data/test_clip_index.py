@@ -31,9 +31,9 @@ def segments_by_hand(num_samples, segment, hop):
 @given(num_samples=st.integers(1, 25 * SAMPLE_RATE))
 def test_segments_cover_the_clip_but_for_a_short_remainder(seconds, hop, num_samples):
     cut = Segmentation(seconds, hop)
-    count = int(cut.counts(num_samples))
+    count = int(cut.count_segments(num_samples))
     assert count == segments_by_hand(num_samples, cut.segment_samples, cut.hop_samples)
-    valid = cut.valid_samples(num_samples, np.arange(count))
+    valid = cut.count_valid_samples(num_samples, np.arange(count))
     assert valid.dtype == np.int32 and (valid > 0).all()
     starts = np.arange(count) * cut.hop_samples
     np.testing.assert_array_equal(
@@ -46,16 +46,16 @@ def test_segments_cover_the_clip_but_for_a_short_remainder(seconds, hop, num_sam
     [(10, 2, 5), (10, 5, 2), (10, 10, 1), (10.06, 2, 5), (10.49, 2, 5), (10.5, 2, 6), (0.1, 2, 1)],
 )
 def test_counts_of_the_usual_segments(clip_seconds, segment_seconds, count):
-    assert Segmentation(segment_seconds).counts(round(clip_seconds * SAMPLE_RATE)) == count
+    assert Segmentation(segment_seconds).count_segments(round(clip_seconds * SAMPLE_RATE)) == count
 
 
 def test_counts_are_taken_of_whole_arrays():
     samples = np.array([[160_000, 32_000], [0, 41_000]])
-    np.testing.assert_array_equal(Segmentation(2.0).counts(samples), [[5, 1], [1, 2]])
+    np.testing.assert_array_equal(Segmentation(2.0).count_segments(samples), [[5, 1], [1, 2]])
 
 
 def test_times_follow_the_hop():
-    onset, offset = Segmentation(2.0, 0.5).times(np.array([0, 3]))
+    onset, offset = Segmentation(2.0, 0.5).compute_times(np.array([0, 3]))
     np.testing.assert_allclose(onset, [0, 1.5])
     np.testing.assert_allclose(offset, [2, 3.5])
 

@@ -47,7 +47,7 @@ def test_imported_labels_need_no_teacher(tmp_path, monkeypatch):
     digest = json.loads((out / "manifest.json").read_text())["teacher_digest"]
     assert json.loads((run_folder / "data.json").read_text())["teacher"] == digest
     quality = json.loads((run_folder / "label_quality.json").read_text())
-    assert quality["num_segments"] == segmentation.counts(index.num_samples).sum()
+    assert quality["num_segments"] == segmentation.count_segments(index.num_samples).sum()
     assert "mAP" in json.loads((run_folder / "metrics.json").read_text())
 
     # Labels of a relabeling whose teacher is elsewhere: where none is asked for.

@@ -180,7 +180,7 @@ def test_audio_files(name, head, edits):
         audio = decoding.decode(io.BytesIO(content), 2.0)
         assert len(audio.samples) <= 32_000 and audio.samples.dtype == np.int16
     with in_words():
-        for _ in decoding.decoded_blocks(io.BytesIO(content)):
+        for _ in decoding.decode_blocks(io.BytesIO(content)):
             break
 
 

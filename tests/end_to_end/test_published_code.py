@@ -74,10 +74,16 @@ def test_an_unknown_way_is_told():
 def test_a_remainder_of_six_hundredths_of_a_second_becomes_a_segment():
     lengths = np.array([1, 16_000, 16_960, 32_000, 160_960])
     code, paper = Segmentation(2.0, shortest_seconds=0.0), Segmentation(2.0)
-    assert code.counts(lengths).tolist() == [1, 1, 1, 1, 6]
-    assert paper.counts(lengths).tolist() == [1, 1, 1, 1, 5]
-    assert Segmentation(1.0, shortest_seconds=0.0).counts(lengths).tolist() == [1, 1, 2, 2, 11]
-    assert code.valid_samples(lengths, 5).tolist() == [0, 0, 0, 0, 960]
+    assert code.count_segments(lengths).tolist() == [1, 1, 1, 1, 6]
+    assert paper.count_segments(lengths).tolist() == [1, 1, 1, 1, 5]
+    assert Segmentation(1.0, shortest_seconds=0.0).count_segments(lengths).tolist() == [
+        1,
+        1,
+        2,
+        2,
+        11,
+    ]
+    assert code.count_valid_samples(lengths, 5).tolist() == [0, 0, 0, 0, 960]
 
 
 def write(folder: pathlib.Path, lengths, heard) -> pathlib.Path:

@@ -81,8 +81,8 @@ def test_several_labels_and_soft_ones_are_refused(data, tmp_path):
 
 def test_classes_in_another_order_but_not_fewer(model):
     audio = small_experiments.sounds([16_000])[0].astype(np.float32)[None] / 32768
-    ours = check.flax_runner(model)(audio)[0]
-    theirs = check.flax_runner(model.for_classes(CLASSES[::-1]))(audio)[0]
+    ours = check.make_flax_runner(model)(audio)[0]
+    theirs = check.make_flax_runner(model.for_classes(CLASSES[::-1]))(audio)[0]
     np.testing.assert_allclose(theirs, ours[:, ::-1], atol=1e-6)
     with pytest.raises(UserError, match="one softmax, and 2 of them are asked for"):
         model.for_classes(CLASSES[:2])
@@ -109,13 +109,13 @@ def test_exports(model, tmp_path, suffix, monkeypatch):
         monkeypatch.setattr(audio_tagger, "_STAGES", mobilenetv2.INVERTED_RESIDUALS)
     form = {"pt": "torch", "": "orbax"}.get(suffix, suffix)
     path = tmp_path / f"model.{suffix}".rstrip(".")
-    signals = [check.synthetic_signal(2.0)]
+    signals = [check.make_synthetic_signal(2.0)]
     found = export.export(model, form, path, signals, Options(), None)
     assert found.worst < 1e-4
     if form in ("torch", "orbax", "safetensors"):
         again = load_model(path)
         audio = signals[0][None, :16_000]
         assert again.info.output == "softmax"
-        ours, theirs = (check.flax_runner(one)(audio)[0] for one in (model, again))
+        ours, theirs = (check.make_flax_runner(one)(audio)[0] for one in (model, again))
         np.testing.assert_allclose(theirs, ours, atol=1e-6)
         np.testing.assert_allclose(theirs.sum(axis=1), 1, atol=1e-5)

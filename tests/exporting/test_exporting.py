@@ -83,7 +83,7 @@ def write(model: Model, name: str, *arguments):
 def signals() -> list[np.ndarray]:
     recordings = sorted(ESC50.glob("*.ogg"))[:3]
     real = check.read_signals([str(path) for path in recordings])
-    return [check.synthetic_signal(), *real]
+    return [check.make_synthetic_signal(), *real]
 
 
 @pytest.fixture(scope="module")
@@ -145,9 +145,9 @@ def test_probabilities_in_a_process_without_this_package(
 ):
     path, _ = exported(name)
     model = model_of(name)
-    program = check.flax_program(model.network, LogMel())
+    program = check.compile_flax_program(model.network, LogMel())
     inputs, expected = {}, {}
-    for audio in check.excerpts(signals, 2.0):
+    for audio in check.cut_excerpts(signals, 2.0):
         _, clip, frames = map(np.asarray, program(model.variables, audio))
         for rows in (1, 7):
             key = f"{rows}_{audio.shape[1]}"
@@ -219,7 +219,7 @@ def test_quantized_weights_are_small_and_leave_the_front_end_alone(exported, sig
     assert path.stat().st_size < 0.5 * plain.stat().st_size
     assert 0 < found.mean <= export.QUANTIZED_TOLERANCE
     load = export.format_named("tflite").load
-    audio = next(check.excerpts(signals, 2.0))
+    audio = next(check.cut_excerpts(signals, 2.0))
     spectrogram = np.asarray(LogMel()(audio))
     for one, other in zip(load(path)(audio), load(without)(spectrogram), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-3)
@@ -287,9 +287,9 @@ def test_an_export_that_disagrees_is_removed(name, model_of, signals, monkeypatc
     ids=["frames", "nan"],
 )
 def test_wrong_shapes_and_nan_are_refused(model, signals, spoil, message):
-    genuine = check.flax_runner(model)
+    genuine = check.make_flax_runner(model)
     with pytest.raises(UserError, match=message):
-        check.differences(lambda audio: spoil(*genuine(audio)), model, signals)
+        check.compare_with_flax(lambda audio: spoil(*genuine(audio)), model, signals=signals)
 
 
 @pytest.mark.parametrize("name", ["orbax", "safetensors", "torch"])

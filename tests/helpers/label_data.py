@@ -83,5 +83,5 @@ def write_table(path, rows, header=("clip", "segment", *CLASSES)):
 
 def all_rows() -> list[list]:
     """A row for each segment: clip, number, three probabilities."""
-    counts = SEGMENTATION.counts(index().num_samples)
+    counts = SEGMENTATION.count_segments(index().num_samples)
     return [[IDS[c], s, 0.1, 0.2, 0.3] for c in range(len(IDS)) for s in range(counts[c])]

@@ -18,7 +18,7 @@ def served(service, **access):
 
     given = Access(**access)
     with contextlib.closing(serve.listen(given.host, 0)) as listener:
-        app = application.application(service, given)
+        app = application.make_application(service, given)
         server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()

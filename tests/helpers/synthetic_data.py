@@ -126,7 +126,7 @@ def write_metadata(directory: pathlib.Path, index: ClipIndex) -> None:
     """What TFDS needs beside the shards to open them."""
     import tensorflow_datasets as tfds
 
-    from psl_jax.preparing.clip_records import features
+    from psl_jax.preparing.clip_records import make_features
 
     template = tfds.core.ShardedFileTemplate(
         dataset_name="data", data_dir=directory, filetype_suffix="tfrecord"
@@ -139,7 +139,7 @@ def write_metadata(directory: pathlib.Path, index: ClipIndex) -> None:
     )
     tfds.folder_dataset.write_metadata(
         data_dir=str(directory),
-        features=features(index.classes, events=index.has_events),
+        features=make_features(index.classes, events=index.has_events),
         split_infos=[split],
         filename_template=template,
     )
@@ -246,7 +246,7 @@ def make_probabilities(
 ) -> list[np.ndarray]:
     """Soft labels of each clip: float16 [segments, classes]."""
     rng = np.random.default_rng(seed)
-    counts = segmentation.counts(index.num_samples)
+    counts = segmentation.count_segments(index.num_samples)
     return [rng.random((count, index.num_classes)).astype(np.float16) for count in counts]
 
 

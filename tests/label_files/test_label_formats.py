@@ -79,7 +79,7 @@ def test_segments_that_overlap(tmp_path, data, format):
 def test_short_last_segments_as_in_the_published_code(tmp_path, data):
     """Every command takes labels that were made with another shortest segment."""
     index, segmentation = label_data.index(), Segmentation(1.0, shortest_seconds=0.0)
-    assert segmentation.counts(index.num_samples).sum() > 12
+    assert segmentation.count_segments(index.num_samples).sum() > 12
     label_data.write_labels(tmp_path / "labels", index, segmentation)
     run("export", tmp_path / "labels", data, "--split=train", f"--out={tmp_path / 't.csv'}")
     bring_in(tmp_path / "t.csv", data, tmp_path / "back", "--shortest_segment_seconds=0")
@@ -123,7 +123,7 @@ def test_efficientat(tmp_path, data):
     index = label_data.index()
     found = label_data.read(tmp_path / "labels", index, SEGMENTATION)
     columns = [audioset_classes().index(name) for name in CLASSES]
-    counts = SEGMENTATION.counts(index.num_samples)
+    counts = SEGMENTATION.count_segments(index.num_samples)
     for clip, row in enumerate(rows):
         expected = expit(logits[row, columns].astype(np.float64)).astype(np.float16)
         for segment in range(counts[clip]):  # a clip's row holds in each of its segments
@@ -136,7 +136,7 @@ def test_ced(tmp_path, data, fill):
     """The highest 20 of 527 for two views of every chunk of a second, with file names and times."""
     rng = np.random.default_rng(1)
     index = label_data.index()
-    counts = SEGMENTATION.counts(index.num_samples)
+    counts = SEGMENTATION.count_segments(index.num_samples)
     rows = [(clip, s) for _ in range(2) for clip in range(len(index)) for s in range(counts[clip])]
     rng.shuffle(rows)
     dense = rng.random((len(rows), 527)).astype(np.float16)
@@ -183,7 +183,7 @@ def test_pretrainedsed(tmp_path, data, pool):
     bring_in(tmp_path / "as_strong.hdf5", data, tmp_path / "labels", *options, seconds=0.5)
     segmentation = Segmentation(0.5)
     found = label_data.read(tmp_path / "labels", index, segmentation)
-    counts = segmentation.counts(index.num_samples)
+    counts = segmentation.count_segments(index.num_samples)
     for clip in range(len(index)):
         for segment in range(counts[clip]):
             inside = [f for f in range(250) if segment * 500 <= f * 40 + 20 < (segment + 1) * 500]
@@ -206,7 +206,7 @@ def test_a_table_of_another_tool_with_times_and_mids(tmp_path, data):
     bring_in(tmp_path / "table.csv", data, tmp_path / "labels")
     index = label_data.index()
     found = label_data.read(tmp_path / "labels", index, SEGMENTATION)
-    for clip, count in enumerate(SEGMENTATION.counts(index.num_samples)):
+    for clip, count in enumerate(SEGMENTATION.count_segments(index.num_samples)):
         for segment in range(count):
             expected = [0.01 * clip, segment // 2 / 2, 0.5]
             np.testing.assert_allclose(found[clip, segment], expected, atol=1e-3)

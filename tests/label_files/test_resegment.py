@@ -15,7 +15,7 @@ from psl_jax.runtime.errors import UserError
 
 def by_samples(labels, segmentation, index, wanted):
     """Labels of `wanted` as means over samples of those that hold there; the last holds on."""
-    counts, out = segmentation.counts(index.num_samples), []
+    counts, out = segmentation.count_segments(index.num_samples), []
     for clip, length in enumerate(index.num_samples):
         total, times = np.zeros((length, labels.shape[2])), np.zeros((length, 1))
         for number in range(counts[clip]):
@@ -25,7 +25,7 @@ def by_samples(labels, segmentation, index, wanted):
             total[begin:stop] += labels[clip, number]
             times[begin:stop] += 1
         size, hop = wanted.segment_samples, wanted.hop_samples
-        parts = [slice(n * hop, n * hop + size) for n in range(wanted.counts(int(length)))]
+        parts = [slice(n * hop, n * hop + size) for n in range(wanted.count_segments(int(length)))]
         out.append(np.array([total[part].sum(0) / times[part].sum() for part in parts]))
     return out
 

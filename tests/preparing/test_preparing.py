@@ -133,14 +133,14 @@ def test_settings_that_cannot_be(changes, match, tmp_path):
 def test_records_are_those_that_tfds_would_write(events, labels):
     audio = audio_files.int16_noise(1000)
     clip = clip_rows.Clip("-é", audio, labels, events)
-    features = clip_records.features(("a", "b", "c", "d"), events=events is not None)
+    features = clip_records.make_features(("a", "b", "c", "d"), events=events is not None)
     serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
     example = {"id": "-é", "audio": audio, "labels": list(labels)}
     if events is not None:
         columns = list(zip(*events, strict=True)) or ((), (), ())
         example["events"] = dict(zip(("onset", "offset", "label"), columns, strict=True))
     theirs = serializer.get_tf_example(features.encode_example(example))
-    ours = clip_records.serialized(clip, events=events is not None)
+    ours = clip_records.serialize(clip, events=events is not None)
     assert ours == theirs.SerializeToString(deterministic=True)
 
 

@@ -88,7 +88,7 @@ def test_lanes_are_truth_labels_and_output_over_time(kept):
             assert lanes.get("truth", []) == true
             assert lanes["weak label"] == [[0.0, clip["seconds"], 1.0]] * (c in own)
             for name, one in (("soft 2 s", labels["psl2s"]), ("soft 1 s", labels["psl1s"])):
-                count = one.segmentation.counts(index.num_samples[number])
+                count = one.segmentation.count_segments(index.num_samples[number])
                 expected = one.gather(np.array([number]))[0, :count, c]
                 assert [v for _, _, v in lanes[name]] == pytest.approx(expected, abs=1e-3)
                 length = one.segmentation.seconds

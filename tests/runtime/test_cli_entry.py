@@ -243,7 +243,7 @@ def test_the_loss_of_another_process_is_told_in_words(error):
   from psl_jax.runtime import lost_processes
   from psl_jax.weights import orbax_folder
   lost_processes.has_joined_others = lambda: True
-  with orbax_folder.named_damage(pathlib.Path("run/averaged/weights"), "delete it"):
+  with orbax_folder.explain_damage(pathlib.Path("run/averaged/weights"), "delete it"):
     raise ValueError({error!r})
 """
     process = run(body)

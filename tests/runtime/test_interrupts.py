@@ -83,7 +83,7 @@ def test_what_orbax_reads_is_read_to_its_end(handled, tmp_path):
     done = []
 
     def read():
-        with orbax_folder.named_damage(tmp_path, "delete it"):
+        with orbax_folder.explain_damage(tmp_path, "delete it"):
             os.kill(os.getpid(), signal.SIGTERM)
             done.append("read")
 

@@ -39,7 +39,7 @@ class Labels:
 
     def __init__(self, index, seed=1):
         self.index = index
-        self.counts = SECOND.counts(index.num_samples)
+        self.counts = SECOND.count_segments(index.num_samples)
         rng = np.random.default_rng(seed)
         shape = len(index), int(self.counts.max()), index.num_classes
         self.values = rng.random(shape).astype(np.float16)

@@ -27,7 +27,7 @@ def expected(rows: np.ndarray, settings: EventSettings) -> list[tuple]:
     events = []
     for label, column in enumerate(rows.T):
         for above, indexed in itertools.groupby(
-            enumerate(column), lambda x: x[1] >= settings.low(1)[0]
+            enumerate(column), lambda x: x[1] >= settings.get_low_thresholds(1)[0]
         ):
             run = [i for i, _ in indexed]
             if above and column[run].max() >= settings.threshold:

@@ -133,9 +133,11 @@ def test_bad_elements_are_named(model, tmp_path):
 def test_embeddings_in_the_same_pass(model):
     audio = tagging.recording(3.3, seed=8)
     for segments in (None, 0):
-        plain, embedded = (f(audio, 16_000, segments) for f in (model.tag, model.embed))
+        plain, embedded = (
+            f(audio, 16_000, segment_seconds=segments) for f in (model.tag, model.embed)
+        )
         assert plain.embedding is None and plain.frame_embeddings is None
-        both = model.tag(audio, 16_000, segments, embeddings=True)
+        both = model.tag(audio, 16_000, segment_seconds=segments, embeddings=True)
         np.testing.assert_allclose(both.frame_scores, plain.frame_scores, atol=TOLERANCE)
         np.testing.assert_allclose(both.frame_embeddings, embedded.frame_embeddings, atol=1e-4)
         np.testing.assert_allclose(both.embedding, embedded.embedding, atol=1e-4)

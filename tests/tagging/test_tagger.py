@@ -10,13 +10,13 @@ import pytest
 import tagging
 
 import psl_jax
-from psl_jax.audio.audio_input import blocks_of
+from psl_jax.audio.audio_input import open_blocks
 from psl_jax.audio.segments import Segmentation
 from psl_jax.runtime import parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.scoring.scorer import Scorer
 from psl_jax.tagging import jitted_programs, tagger
-from psl_jax.tagging.windowing import WHOLE_LENGTHS, capacity
+from psl_jax.tagging.windowing import WHOLE_LENGTHS, compute_capacity
 
 pytestmark = pytest.mark.usefixtures("paper_network")
 
@@ -49,14 +49,14 @@ def test_whole_waveform_is_one_pass_of_the_network(model, length):
 
 
 def test_lengths_share_a_few_programs(model):
-    program = jitted_programs.program(model.logmel, "scores")
+    program = jitted_programs.jit_program(model.logmel, "scores")
     for length in (20_000, 20_001, 23_456, 30_000, 37_777, 40_000, 40_703):
-        model.tag(tagging.recording(2.6)[:length], 16_000, 0)
+        model.tag(tagging.recording(2.6)[:length], 16_000, segment_seconds=0)
     before = program._cache_size()
     for length in (20_100, 25_000, 29_999, 40_001):
-        model.tag(tagging.recording(2.6, seed=2)[:length], 16_000, 0)
+        model.tag(tagging.recording(2.6, seed=2)[:length], 16_000, segment_seconds=0)
     assert program._cache_size() == before
-    sizes = [capacity(n) for n in WHOLE_LENGTHS]
+    sizes = [compute_capacity(n) for n in WHOLE_LENGTHS]
     assert sizes[0] > 16_000 and sizes == sorted(sizes)
 
 
@@ -70,7 +70,7 @@ def test_segments_are_the_network_on_each(model, hop):
     padded = np.pad(audio, 16_000, mode="reflect")
     parts = [padded[onset + 16_000 :][:32_000] for onset in [*onsets, *beside]]
     frames = [tagging.network_alone(part) for part in parts]
-    tags = model.tag(audio, 16_000, 2.0, hop)
+    tags = model.tag(audio, 16_000, segment_seconds=2.0, hop_seconds=hop)
     means = [f.mean(0) for f in frames[: len(onsets)]]
     np.testing.assert_allclose(tags.scores, np.mean(means, 0), atol=TOLERANCE)
     assert {len(f) for f in frames} == {7}
@@ -157,8 +157,8 @@ def test_many_waveforms_are_batched_and_bad_ones_left_out(model, tmp_path):
     segmentation = Segmentation(2.0)
     seen: dict[int, list] = {i: [] for i in range(5)}
     failed = []
-    for item in model.run([blocks_of(path) for path in paths], segmentation):
-        if isinstance(item, tagger.Failed):
+    for item in model.run([open_blocks(path) for path in paths], segmentation):
+        if isinstance(item, tagger.ReadFailure):
             failed.append((item.source, item.error.kind))
         else:
             assert item.source not in [source for source, _ in failed]
@@ -176,7 +176,7 @@ def test_top_and_events(model):
     best = tags.top(2)
     assert [label for label, _ in best] == [tags.labels[i] for i in np.argsort(-tags.scores)[:2]]
     assert best[0][1] >= best[1][1] and len(tags.top(99)) == len(tags.labels)
-    for event in tags.events(0.6, 0.3):
+    for event in tags.events(0.6, low_threshold=0.3):
         rows = (tags.frame_times >= event.onset) & (tags.frame_times <= event.offset)
         assert tags.frame_scores[rows, tags.labels.index(event.label)].max() == pytest.approx(
             event.score
@@ -186,16 +186,35 @@ def test_top_and_events(model):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((np.zeros(16_000),), "sample rate"),
-        (("no/such/file.wav",), r"no/such/file.wav: missing: no such file"),
-        ((np.zeros(16_000), 16_000, 0.01), "segment_seconds is 0.01, expected 0.1 to 60"),
-        ((np.zeros(16_000), 16_000, 2.0, 3.0), "hop_seconds is 3"),
-        ((np.zeros(16_000), 16_000, 0, 1.0), "hop_seconds needs segments"),
+        ({"audio": np.zeros(16_000)}, "sample rate"),
+        ({"audio": "no/such/file.wav"}, r"no/such/file.wav: missing: no such file"),
+        (
+            {"audio": np.zeros(16_000), "sample_rate": 16_000, "segment_seconds": 0.01},
+            "segment_seconds is 0.01, expected 0.1 to 60",
+        ),
+        (
+            {
+                "audio": np.zeros(16_000),
+                "sample_rate": 16_000,
+                "segment_seconds": 2.0,
+                "hop_seconds": 3.0,
+            },
+            "hop_seconds is 3",
+        ),
+        (
+            {
+                "audio": np.zeros(16_000),
+                "sample_rate": 16_000,
+                "segment_seconds": 0,
+                "hop_seconds": 1.0,
+            },
+            "hop_seconds needs segments",
+        ),
     ],
 )
 def test_errors_are_in_words(model, arguments, message):
     with pytest.raises(UserError, match=message):
-        model.tag(*arguments)
+        model.tag(**arguments)
 
 
 def test_load(tmp_path, model):
@@ -227,7 +246,10 @@ def test_the_end_of_a_waveform_is_heard(model):
     loud = audio.copy()
     loud[-4_000:] = 30_000 * np.sin(np.arange(4_000) / 3)
     for hop in (None, 2.0):
-        quiet, heard = (model.tag(x, 16_000, 2.0, hop).frame_scores for x in (audio, loud))
+        quiet, heard = (
+            model.tag(x, 16_000, segment_seconds=2.0, hop_seconds=hop).frame_scores
+            for x in (audio, loud)
+        )
         assert np.abs(quiet[-1] - heard[-1]).max() > 1e-3
         np.testing.assert_array_equal(quiet[:5], heard[:5])
 

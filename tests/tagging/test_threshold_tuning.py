@@ -37,9 +37,9 @@ def test_f1_is_scikit_learns_and_the_threshold_its_best():
     for label in range(4):
         every = [
             f1_score(truth[:, label], scores[:, label] >= np.float32(t), zero_division=0)
-            for t in threshold_tuning.TRIED
+            for t in threshold_tuning.CANDIDATES
         ]
-        np.testing.assert_allclose(counts.f1()[label], every)
+        np.testing.assert_allclose(counts.compute_f1()[label], every)
         assert found.f1[label] == pytest.approx(max(every))
         at = f1_score(truth[:, label], scores[:, label] >= found.thresholds[label])
         assert at == pytest.approx(max(every))
@@ -54,11 +54,12 @@ def test_a_class_that_is_not_there_gets_what_is_best_for_all_together():
     counts.add(scores, truth)
     found = threshold_tuning.tune(counts, "clips")
     pooled = [
-        f1_score(truth.ravel(), scores.ravel() >= np.float32(t)) for t in threshold_tuning.TRIED
+        f1_score(truth.ravel(), scores.ravel() >= np.float32(t))
+        for t in threshold_tuning.CANDIDATES
     ]
-    assert list(found.known) == [True, True, False, True]
+    assert list(found.has_clips) == [True, True, False, True]
     assert found.thresholds[2] == found.common
-    assert pooled[np.flatnonzero(found.common == threshold_tuning.TRIED)[0]] == pytest.approx(
+    assert pooled[np.flatnonzero(found.common == threshold_tuning.CANDIDATES)[0]] == pytest.approx(
         max(pooled)
     )
 
@@ -70,7 +71,7 @@ def test_rows_of_events():
     index = dataclasses.replace(
         index, event_offsets=offsets, event_times=times, event_values=values
     )
-    truth = threshold_tuning.true_rows(index, 0, 13)
+    truth = threshold_tuning.compute_true_rows(index, 0, 13)
     # Rows reach 0.16 s to each side of 0.32 i; the last one, from 3.68 s on, to the end.
     assert np.flatnonzero(truth[:, 0]).tolist() == [2, 3, 4]
     assert np.flatnonzero(truth[:, 1]).tolist() == [3]
@@ -94,7 +95,7 @@ def test_clips_whose_events_nobody_wrote_down_count_for_nothing():
             event_values=values,
         )
         source = synthetic_data.MemorySource(index, [audio[c] for c in clips])
-        return threshold_tuning.count(tagging.tagger(), source)
+        return threshold_tuning.count_scores(tagging.tagger(), source)
 
     some, alone = counted([0, 1, 2, 3]), counted([0, 2])
     np.testing.assert_array_equal(some.all, alone.all)
@@ -105,7 +106,9 @@ def test_clips_whose_events_nobody_wrote_down_count_for_nothing():
 def clearest(peaks: np.ndarray) -> float:
     """Of the thresholds that are tried, the one in the middle part that is furthest from all."""
     low, high = np.quantile(peaks, [0.3, 0.7])
-    tried = threshold_tuning.TRIED[(low < threshold_tuning.TRIED) & (high > threshold_tuning.TRIED)]
+    tried = threshold_tuning.CANDIDATES[
+        (low < threshold_tuning.CANDIDATES) & (high > threshold_tuning.CANDIDATES)
+    ]
     return tried[np.abs(tried[:, None] - peaks).min(axis=1).argmax()]
 
 

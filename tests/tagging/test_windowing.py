@@ -7,7 +7,7 @@ from psl_jax.audio.segments import Segmentation
 from psl_jax.networks import mobilenetv2
 from psl_jax.networks.frontend import HOP, WINDOW
 from psl_jax.tagging import windowing
-from psl_jax.tagging.windowing import FRAME_SAMPLES, Pool, Timeline, cut_segments, cut_whole
+from psl_jax.tagging.windowing import FRAME_SAMPLES, MaxPool, Timeline, cut_segments, cut_whole
 
 pytestmark = pytest.mark.usefixtures("paper_network")
 
@@ -17,7 +17,7 @@ def blocks_of(audio: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
     return np.split(audio, cuts)
 
 
-def centres(piece: windowing.Piece) -> np.ndarray:
+def centres(piece: windowing.Window) -> np.ndarray:
     """A network that answers with the sample on which each output frame is centred."""
     frames = len(piece.audio) // FRAME_SAMPLES + 1
     row = np.zeros(piece.size, np.float32)
@@ -38,7 +38,7 @@ LENGTHS = [1_600, 5_119, 5_120, 160_000, 160_001, 655_103, 655_104, 655_105, 1_3
 def test_whole_waveform_gives_one_row_every_5120_samples(length):
     rng = np.random.default_rng(length)
     audio = rng.uniform(-1, 1, length).astype(np.float32)
-    rows, grid = assembled(cut_whole(blocks_of(audio, rng)), segments=False)
+    rows, grid = assembled(cut_whole(blocks_of(audio, rng)), has_segments=False)
     # A waveform of whole rows has one more at its very end, where the reflection begins.
     expected = np.pad(audio, (0, 1), mode="reflect")[::FRAME_SAMPLES]
     np.testing.assert_array_equal(rows, expected)
@@ -65,10 +65,10 @@ def test_pieces_overlap_by_what_a_frame_depends_on():
     kept = []
     for piece in cut_whole([np.zeros(3_000_000, np.int16)]):
         start = piece.onset // FRAME_SAMPLES
-        kept += range(start + piece.first, start + piece.stop)
-        after = (len(piece.audio) - (piece.stop - 1) * FRAME_SAMPLES) // HOP  # input frames
-        assert piece.onset == 0 or piece.first == windowing.MARGIN
-        assert piece.last or after >= windowing.REACH + reflected
+        kept += range(start + piece.first_frame, start + piece.stop_frame)
+        after = (len(piece.audio) - (piece.stop_frame - 1) * FRAME_SAMPLES) // HOP  # input frames
+        assert piece.onset == 0 or piece.first_frame == windowing.MARGIN
+        assert piece.is_last or after >= windowing.REACH + reflected
     assert kept == list(range(3_000_000 // FRAME_SAMPLES + 1))
 
 
@@ -95,14 +95,14 @@ def test_segments_cover_all_and_the_last_one_ends_with_the_waveform(seconds, hop
         for onset, piece in zip(onsets, inside, strict=True):
             expected = audio[onset : onset + segmentation.segment_samples]
             np.testing.assert_array_equal(piece.audio, expected)
-            assert piece.inside and not piece.last
+            assert piece.is_inside and not piece.is_last
         lead = min(segmentation.segment_samples // 2, 16_000, length - 1)
         heard = min(segmentation.segment_samples - lead, length)
         padded = np.pad(audio, lead, mode="reflect")
         for piece, start in ((before, 0), (after, len(padded) - lead - heard)):
-            assert piece.onset == start - lead and not piece.inside
+            assert piece.onset == start - lead and not piece.is_inside
             np.testing.assert_array_equal(piece.audio, padded[start:][: lead + heard])
-        assert after.last and after.end == length
+        assert after.is_last and after.end == length
 
 
 @pytest.mark.parametrize(("seconds", "hop"), CUTS)
@@ -112,18 +112,18 @@ def test_a_row_is_the_weighted_mean_of_the_frames_around_it(seconds, hop):
     for length in rng.integers(1_600, 400_000, 12):
         audio = rng.uniform(-1, 1, length).astype(np.float32)
         cut = list(cut_segments([audio], segmentation))
-        rows, grid = assembled(cut, segments=True)
+        rows, grid = assembled(cut, has_segments=True)
         values: dict[int, list[tuple[float, float]]] = {}  # with their weights
         means = []
         last = length // FRAME_SAMPLES
         for piece in cut:
             found = centres(piece)[:, 0]
-            if piece.inside:
+            if piece.is_inside:
                 means.append(found.mean())
             for j, value in enumerate(found):
                 row = (piece.onset + j * FRAME_SAMPLES + 2560) // FRAME_SAMPLES
                 weight = min(j + 1, len(found) - j)
-                if piece.inside or (row >= 0 and (piece is cut[0] or row <= last)):
+                if piece.is_inside or (row >= 0 and (piece is cut[0] or row <= last)):
                     values.setdefault(min(row, last), []).append((value, weight))
         assert sorted(values) == list(range(len(rows)))  # no row is empty
         means_of_rows = [
@@ -149,7 +149,7 @@ def test_pool_keeps_maxima(limit):
     rng = np.random.default_rng(limit)
     for total in [1, 2, 3, 50, 333]:
         rows = rng.uniform(size=(total, 3))
-        pool = Pool(limit)
+        pool = MaxPool(limit)
         for part in blocks_of(rows, rng):
             pool.add(part)
         step, result = pool.step, pool.rows

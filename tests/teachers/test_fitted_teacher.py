@@ -12,7 +12,7 @@ from psl_jax.commands import evaluate, fit
 from psl_jax.runtime.errors import UserError
 from psl_jax.scoring import metrics
 from psl_jax.teachers import fitted_teacher, logistic_regression, open_teacher
-from psl_jax.teachers.teacher import Running, silence
+from psl_jax.teachers.teacher import ScoringOptions, make_quiet_noise
 
 LENGTHS = [16_000, 20_000] * 20
 
@@ -60,7 +60,7 @@ def test_the_penalty_is_the_one_of_the_best_held_out_clips():
             x[fold != half], y[fold != half], penalties=[0.03]
         ).classifier
         scores[fold == half] = part(x[fold == half])
-    two = logistic_regression.fit(x, y, penalties=[0.03], folds=2)
+    two = logistic_regression.fit(x, y, penalties=[0.03], num_folds=2)
     expected = metrics.mean_average_precision(y, scores)
     assert two.held_out[0.03] == pytest.approx(expected, abs=0.01)
 
@@ -106,9 +106,9 @@ def test_it_learns_classes_that_the_tagger_lacks(folder, tmp_path, capsys):
 def test_its_scores_are_the_classifiers_of_the_taggers_logits(folder):
     teacher = open_teacher.open_teacher(folder / "f.npz", ("class 1", "class 0")).teacher
     raw = open_teacher.load_teacher(open_teacher.Part(1.0, "onnx", str(folder / "t.onnx")))
-    batch = silence(16_000, 2, 3)
-    ((_, scores),) = teacher.scorer(Running())([batch])
-    ((_, theirs),) = raw.scorer(Running())([batch])
+    batch = make_quiet_noise(16_000, 2, 3)
+    ((_, scores),) = teacher.make_scorer(ScoringOptions())([batch])
+    ((_, theirs),) = raw.make_scorer(ScoringOptions())([batch])
     with np.load(folder / "f.npz") as stored:
         logits = np.log(theirs / (1 - theirs)) @ stored["kernel"] + stored["bias"]
     np.testing.assert_allclose(scores, (1 / (1 + np.exp(-logits)))[:, ::-1], rtol=1e-4)
@@ -120,8 +120,8 @@ def test_two_taggers_are_heard_side_by_side(folder, tmp_path):
     run(fit, f"onnx:{folder / 't.onnx'}", folder / "data", *more)
     teacher = open_teacher.load_teacher(open_teacher.Part(1.0, "fitted", str(tmp_path / "two.npz")))
     assert teacher.classifier.kernel.shape == (4, 2)
-    assert [entry["name"] for entry in teacher.described()] == ["t", "u"]
-    ((_, scores),) = teacher.scorer(Running())([silence(16_000, 2, 3)])
+    assert [entry["name"] for entry in teacher.describe()] == ["t", "u"]
+    ((_, scores),) = teacher.make_scorer(ScoringOptions())([make_quiet_noise(16_000, 2, 3)])
     assert scores.shape == (3, 2)
 
 

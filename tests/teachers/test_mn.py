@@ -11,7 +11,7 @@ from shared_tables import TEACHERS, needs_teachers
 
 from psl_jax.runtime.errors import UserError
 from psl_jax.teachers import mn, mn_frontend, mn_network, mn_weights
-from psl_jax.teachers.teacher import Running, silence
+from psl_jax.teachers.teacher import ScoringOptions, make_quiet_noise
 
 
 @needs_teachers
@@ -58,7 +58,7 @@ def test_rate_is_doubled_as_a_resampler_does():
 
 def test_products_transform_as_the_fft_does():
     """What TPUs do instead."""
-    audio = silence(4000, 0)["audio"] * 30
+    audio = make_quiet_noise(4000, 0)["audio"] * 30
     by_fft, by_products = (np.asarray(mn_frontend.log_mel(audio, None, p)) for p in ("cpu", "tpu"))
     assert by_fft.shape == (2, 13, 128)
     np.testing.assert_allclose(by_products, by_fft, rtol=0, atol=1e-3)
@@ -75,14 +75,14 @@ def teacher(width=0.1, classes=527, seed=0):
 def test_padding_has_no_influence():
     """A short row among full ones scores as it does alone, whatever follows its end."""
     one = teacher(classes=7)
-    batch = silence(16_000, 7, rows=3)
+    batch = make_quiet_noise(16_000, 7, num_rows=3)
     batch["num_samples"][1] = 9_000
     alone = {k: v[1:2].copy() for k, v in batch.items()} | {"audio": batch["audio"][1:2, :9_000]}
-    ((_, found),) = one.scorer(Running(num_devices=1))([batch])
-    ((_, expected),) = one.scorer(Running(num_devices=1))([alone])
+    ((_, found),) = one.make_scorer(ScoringOptions(num_devices=1))([batch])
+    ((_, expected),) = one.make_scorer(ScoringOptions(num_devices=1))([alone])
     np.testing.assert_allclose(found[1], expected[0], rtol=0, atol=2e-6)
-    full = silence(16_000, 7, rows=3)
-    ((_, without),) = one.scorer(Running(num_devices=1))([full])
+    full = make_quiet_noise(16_000, 7, num_rows=3)
+    ((_, without),) = one.make_scorer(ScoringOptions(num_devices=1))([full])
     np.testing.assert_allclose(found[[0, 2]], without[[0, 2]], rtol=0, atol=2e-6)
     assert np.abs(found[1] - without[1]).max() > 1e-4  # it does hear less
 

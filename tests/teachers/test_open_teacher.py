@@ -6,14 +6,14 @@ import pytest
 from psl_jax.runtime.errors import UserError
 from psl_jax.teachers import ensemble, open_teacher
 from psl_jax.teachers.open_teacher import Part
-from psl_jax.teachers.teacher import Mapped, Running, silence
+from psl_jax.teachers.teacher import MappedTeacher, ScoringOptions, make_quiet_noise
 
 
 def test_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a+b").mkdir()
     (tmp_path / "x.onnx").touch()
-    of = open_teacher.parts_of
+    of = open_teacher.parse_name
     assert of("runs/teacher") == [Part(1.0, "run", "runs/teacher")]
     assert of("a+b") == [Part(1.0, "run", "a+b")] and of("x.onnx") == [Part(1.0, "onnx", "x.onnx")]
     assert of("mn:a+b.pt") == [Part(1.0, "mn", "a+b.pt")]
@@ -24,10 +24,11 @@ def test_names(tmp_path, monkeypatch):
         Part(0.7, "mn", "a.pt"),
         Part(2.0, "tflite", "b.tflite"),
     ]
-    assert of(open_teacher.joined(["runs/t", "0.7*mn:a.pt", "2*tflite:b.tflite"])) == several
-    assert not open_teacher.is_foreign("runs/t") and open_teacher.is_foreign("mn:a.pt")
+    assert of(open_teacher.join_names(["runs/t", "0.7*mn:a.pt", "2*tflite:b.tflite"])) == several
+    assert not open_teacher.is_other_teacher("runs/t") and open_teacher.is_other_teacher("mn:a.pt")
     assert (
-        open_teacher.lacking("mn:a.pt+python:m:f") == "a.pt" and open_teacher.lacking("a+b") is None
+        open_teacher.find_missing("mn:a.pt+python:m:f") == "a.pt"
+        and open_teacher.find_missing("a+b") is None
     )
     for bad in ("mn:", "0*mn:a.pt", ""):
         with pytest.raises(UserError, match="expected a run folder, or one or more of"):
@@ -43,13 +44,13 @@ class FakeTeacher:
         self.name, self.digest = name, f"digest of {name}"
         self.scores, self.classes = np.array(scores, np.float32), tuple(classes)
 
-    def described(self):
+    def describe(self):
         return [{"name": self.name}]
 
-    def words(self):
+    def summarize(self):
         return self.name
 
-    def scorer(self, running):
+    def make_scorer(self, running):
         return self
 
     where = "nothing"
@@ -74,7 +75,7 @@ def opened(monkeypatch):
 
 
 def scores_of(teacher):
-    ((_, found),) = teacher.scorer(Running())([silence(1000, 2)])
+    ((_, found),) = teacher.make_scorer(ScoringOptions())([make_quiet_noise(1000, 2)])
     return found[0]
 
 
@@ -83,10 +84,10 @@ def test_an_ensemble_is_a_weighted_mean(opened):
     teacher, weak = opened(name, classes)
     assert weak is None and teacher.classes == classes
     np.testing.assert_allclose(scores_of(teacher), [0.75 * 0.2 + 0.25 * 0.1, 0.75], rtol=1e-6)
-    logits = opened(name, classes, open_teacher.Mapping(mean="logits"))[0]
+    logits = opened(name, classes, open_teacher.ClassMapping(mean="logits"))[0]
     odds = (0.2 / 0.8) ** 0.75 * (0.1 / 0.9) ** 0.25
     np.testing.assert_allclose(scores_of(logits)[0], odds / (1 + odds), rtol=1e-5)
-    told = teacher.described()
+    told = teacher.describe()
     assert [(one["name"], one["weight"]) for one in told] == [("a", 3.0), ("b", 1.0)]
     digests = {
         one.digest
@@ -101,16 +102,16 @@ def test_classes_that_some_or_all_teachers_lack(opened, tmp_path):
         opened("mn:a+mn:b", classes)
     with pytest.raises(UserError, match=r"b lacks 1 of the data's 2 classes: Bark"):
         opened("mn:a+mn:b", classes[:2])
-    teacher, weak = opened("mn:a+mn:b", classes, open_teacher.Mapping(unmapped="weak"))
+    teacher, weak = opened("mn:a+mn:b", classes, open_teacher.ClassMapping(unmapped="weak"))
     np.testing.assert_allclose(scores_of(teacher), [0.15, 0.4, 0], rtol=1e-6)
     assert weak.tolist() == [False, False, True]
-    teacher, weak = opened("mn:a+mn:b", classes, open_teacher.Mapping(unmapped="drop"))
+    teacher, weak = opened("mn:a+mn:b", classes, open_teacher.ClassMapping(unmapped="drop"))
     assert weak is None and scores_of(teacher)[2] == 0
     (tmp_path / "map.csv").write_text("class,teacher_class\nanimal,Dog\nanimal,Cat\n")
-    found = opened("mn:a", ("animal",), open_teacher.Mapping(str(tmp_path / "map.csv")))[0]
+    found = opened("mn:a", ("animal",), open_teacher.ClassMapping(str(tmp_path / "map.csv")))[0]
     assert scores_of(found).tolist() == [np.float32(0.8)]
     with pytest.raises(UserError, match="class_map names 3 files for 2 teachers"):
-        opened("mn:a+mn:b", ("Dog",), open_teacher.Mapping("a.csv,b.csv,c.csv"))
+        opened("mn:a+mn:b", ("Dog",), open_teacher.ClassMapping("a.csv,b.csv,c.csv"))
 
 
 def test_unlike_classes_and_nan_are_refused(opened):
@@ -124,5 +125,7 @@ def test_unlike_classes_and_nan_are_refused(opened):
 
 def test_a_map_is_part_of_the_digest(opened):
     one = FakeTeacher("a", [0.2, 0.8], ("x", "y"))
-    digests = {Mapped(one, ("p", "q"), columns).digest for columns in ([(0,), (1,)], [(1,), (0,)])}
+    digests = {
+        MappedTeacher(one, ("p", "q"), columns).digest for columns in ([(0,), (1,)], [(1,), (0,)])
+    }
     assert len(digests) == 2

@@ -49,7 +49,7 @@ def labels_in(folder, out):
     """(float16 [clips, segments, classes], counts, weak labels)."""
     index = Source.open(folder / "data", "eval").index
     labels = SoftLabels.open(out, index, Segmentation(1.0))
-    counts = Segmentation(1.0).counts(index.num_samples)
+    counts = Segmentation(1.0).count_segments(index.num_samples)
     return labels.gather(np.arange(len(index))), counts, index.weak_labels()
 
 
@@ -58,7 +58,7 @@ def heard(folder):
     audio = synthetic_data.make_audio(Source.open(folder / "data", "eval").index)
     out = np.zeros((7, 2, 2))
     for clip, length in enumerate(LENGTHS):
-        for segment in range(int(Segmentation(1.0).counts(length))):
+        for segment in range(int(Segmentation(1.0).count_segments(length))):
             wave = audio[clip][segment * 16_000 : (segment + 1) * 16_000]
             out[clip, segment] = expected(wave[None] / 32_768, -2.0)[0]
     return out
@@ -88,7 +88,7 @@ def test_scores_of_clips_are_the_mean_of_segments(folder, tmp_path):
     run(evaluate, *arguments, *options)
     with np.load(tmp_path / "scores.npz") as stored:
         scores = stored["scores"]
-    counts = Segmentation(1.0).counts(np.array(LENGTHS))
+    counts = Segmentation(1.0).count_segments(np.array(LENGTHS))
     means = heard(folder).sum(axis=1) / counts[:, None]
     np.testing.assert_allclose(scores[:, :2], means, atol=1e-5)
     assert not scores[:, 2].any()

@@ -26,13 +26,13 @@ class SlowService(web.Service):
 
     def __init__(self):
         super().__init__(tagging.tagger(), None, EventSettings(), LIMITS)
-        self.go, self.begun, self.cancelled = threading.Event(), [], []
+        self.go, self.has_begun, self.cancelled = threading.Event(), [], []
 
     def decode(self, path, name, job):
-        job.begun = True
-        self.begun.append(name)
+        job.has_begun = True
+        self.has_begun.append(name)
         while not self.go.is_set():
-            if job.gone.is_set():
+            if job.has_gone.is_set():
                 self.cancelled.append(name)
             job.check()
             time.sleep(0.01)
@@ -60,7 +60,7 @@ def test_the_page_is_there_while_files_wait_and_too_many_are_refused():
         for thread in threads:
             thread.join(30)
     assert [status for status, _, _ in answers].count(200) == uploads.MAX_WAITING
-    assert len(service.begun) == uploads.MAX_WAITING
+    assert len(service.has_begun) == uploads.MAX_WAITING
 
 
 def test_how_far_an_upload_is_can_be_asked():
@@ -71,7 +71,7 @@ def test_how_far_an_upload_is_can_be_asked():
 
     with served(service) as port:
         first = send_and_leave(port, "first&ticket=one")
-        wait_for(lambda: service.begun == ["first"])
+        wait_for(lambda: service.has_begun == ["first"])
         second = send_and_leave(port, "second&ticket=two")
         wait_for(lambda: progress("two")["state"] == "waiting")
         assert progress("one") == {"state": "tagging", "ahead": 0, "seconds": 0.0}
@@ -96,7 +96,7 @@ def test_what_nobody_waits_for_is_not_computed():
     service = SlowService()
     with served(service) as port:
         first, second = send_and_leave(port, "first"), None
-        wait_for(lambda: service.begun == ["first"])
+        wait_for(lambda: service.has_begun == ["first"])
         second = send_and_leave(port, "second")
         time.sleep(0.3)
         second.close()  # it waits, and is never begun
@@ -105,7 +105,7 @@ def test_what_nobody_waits_for_is_not_computed():
         wait_for(lambda: service.cancelled == ["first"])
         service.go.set()
         assert ask(port, "POST", "/page/wav?name=third", b"x")[0] == 200
-    assert service.begun == ["first", "third"]
+    assert service.has_begun == ["first", "third"]
 
 
 def test_a_real_file_is_given_up(tmp_path):
@@ -115,7 +115,7 @@ def test_a_real_file_is_given_up(tmp_path):
     )
     path = audio_files.write(tmp_path / "long.flac", np.zeros(16_000 * 600))
     job = web.Job()
-    threading.Timer(0.5, job.gone.set).start()
+    threading.Timer(0.5, job.has_gone.set).start()
     with pytest.raises(web.CancelledError):
         service.tag(str(path), "long", job)
 
@@ -138,7 +138,7 @@ def test_pages_from_elsewhere_may_not_send(headers, status):
         assert ask(port, "POST", "/page/wav?name=x", b"x", **headers)[0] == status
         own = {"Origin": f"http://127.0.0.1:{port}"}
         assert ask(port, "POST", "/page/wav?name=x", b"x", **own)[0] == 200
-        assert len(service.begun) == (2 if status == 200 else 1)
+        assert len(service.has_begun) == (2 if status == 200 else 1)
 
 
 def test_any_address_of_this_machine_is_answered():

@@ -32,7 +32,7 @@ class SlowService(web.Service):
     """Files of "slow" in their name take until they are cancelled."""
 
     def tag(self, path, name, job, *rest, **settings):
-        job.begun = True
+        job.has_begun = True
         while "slow" in name:
             job.check()
             time.sleep(0.02)
@@ -141,7 +141,10 @@ def expected(tags, threshold, own=None, **settings):
 
 
 def as_listed(events):
-    clocks = ((output_formats.clock(e.onset, 2), output_formats.clock(e.offset, 2)) for e in events)
+    clocks = (
+        (output_formats.format_clock(e.onset, 2), output_formats.format_clock(e.offset, 2))
+        for e in events
+    )
     return {(*clock, e.label) for clock, e in zip(clocks, events, strict=True)}
 
 
@@ -437,7 +440,7 @@ def test_each_format_is_that_of_the_command(page, clips, tags):
     name = "street & _b_"  # as the browser saves it
     for style, between in [("csv", ","), ("audacity", "\t"), ("raven", "\t")]:
         text = saved(page, name + output_formats.ENDINGS[style]).decode()
-        wanted = "".join(output_formats.render(whole, style, output_formats.Best()))
+        wanted = "".join(output_formats.render(whole, style, best=output_formats.TagLimits()))
         found, rows = (list(csv.reader(io.StringIO(x), delimiter=between)) for x in (text, wanted))
         assert len(found) > 5 and [row[:-1] for row in found] == [row[:-1] for row in rows]
         scores = [[float(row[-1].split()[-1]) for row in x[1:]] for x in (found, rows)]

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from psl_jax.runtime.errors import UserError
-from psl_jax.teachers.open_teacher import parts_of
+from psl_jax.teachers.open_teacher import parse_name
 from psl_jax.weights import published_weights
 from psl_jax.weights.published_weights import Weights, fetch
 
@@ -45,7 +45,7 @@ def test_weights_are_downloaded_once_and_then_need_no_server(served, monkeypatch
     publish(monkeypatch, address)
     path = fetch("mn04")
     assert path.read_bytes() == CONTENT and requested == ["/mn04.pt"]
-    ((_, kind, where),) = parts_of("mn04")
+    ((_, kind, where),) = parse_name("mn04")
     assert (kind, where) == ("mn", str(path)) and requested == ["/mn04.pt"]
     publish(monkeypatch, "http://127.0.0.1:9/mn04.pt")
     assert fetch("mn04") == path

@@ -105,7 +105,7 @@ def test_there_and_back_is_bit_equal(small_state, tmp_path, wrapped):
     path, back = tmp_path / "in.pt", tmp_path / "back.pt"
     torch.save({"model": small_state} if wrapped else small_state, path)
     model = load_model.load_model(path, ("bell", "hum", "siren"))
-    pytorch_file.write(back, pytorch_file.to_state(model.variables))
+    pytorch_file.write(back, pytorch_file.convert_to_state(model.variables))
     found = torch.load(back, weights_only=True)
     assert set(found) == set(small_state)
     for name, tensor in small_state.items():
@@ -120,7 +120,7 @@ def test_a_model_trained_here_loads_strictly(tmp_path):
     _, shapes = create(3, 0.5)
     rng = np.random.default_rng(0)
     variables = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
-    pytorch_file.write(tmp_path / "out.pt", pytorch_file.to_state(variables))
+    pytorch_file.write(tmp_path / "out.pt", pytorch_file.convert_to_state(variables))
     model = torch_reference.MobileNetV2(num_classes=3, width=0.5)
     front_end = {name: t.clone() for name, t in model.front_end.state_dict().items()}
     model.load_state_dict(torch.load(tmp_path / "out.pt", weights_only=True), strict=True)
@@ -132,11 +132,13 @@ def test_a_model_trained_here_loads_strictly(tmp_path):
 def test_width_is_inferred(width):
     _, variables = create(2, width)
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), variables)
-    assert pytorch_file.from_state(pytorch_file.to_state(zeros), "zeros")[1] == width
+    assert (
+        pytorch_file.convert_from_state(pytorch_file.convert_to_state(zeros), "zeros")[1] == width
+    )
 
 
 def test_names_are_those_of_the_reference(small_state):
-    names = {entry.name for entry in pytorch_file.entries()}
+    names = {entry.name for entry in pytorch_file.list_entries()}
     assert names == {name for name in small_state if not pytorch_file.is_extra(name)}
 
 
@@ -200,7 +202,7 @@ def test_integer_weights_are_refused(small_state):
     state = {name: tensor.numpy() for name, tensor in small_state.items()}
     state["classifier.1.bias"] = np.zeros(3, np.int32)
     with pytest.raises(UserError, match=r"not floating point: classifier\.1\.bias"):
-        pytorch_file.from_state(state, "in.pt")
+        pytorch_file.convert_from_state(state, "in.pt")
 
 
 def test_classes_must_be_named_where_there_are_not_527(small_state, classes_csv, tmp_path):

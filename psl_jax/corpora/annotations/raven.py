@@ -2,6 +2,7 @@
 
 import re
 from collections import defaultdict
+from typing import Any
 
 from psl_jax.corpora.annotations.cells import Sheet
 from psl_jax.corpora.annotations.table_events import (
@@ -59,7 +60,7 @@ def read_raven(sheet: Sheet, hints: Hints) -> TableEvents:
                 "column in Raven and save the table again"
             )
     # (file, selection, onset, offset) -> the rows that show it, one a view
-    shown: dict[tuple, list[tuple[int, str, str]]] = defaultdict(list)
+    shown: dict[tuple[Any, ...], list[tuple[int, str, str]]] = defaultdict(list)
     for row, cells in filled:
         onset, offset = (times.seconds(row, cells[place[name]]) for name in (BEGIN, END))
         if OFFSET in place:

@@ -6,6 +6,7 @@ import os
 import pathlib
 import posixpath
 import re
+from typing import Any
 
 from psl_jax.audio.decoding import AUDIO_SUFFIXES
 from psl_jax.corpora.annotations import cells as cells_lib
@@ -75,7 +76,7 @@ def find_files(root: pathlib.Path) -> tuple[list[str], list[str]]:
 
 
 def read_annotations(
-    folder: str | os.PathLike, hints: Hints | None = None, but: frozenset[str] = frozenset()
+    folder: str | os.PathLike[str], hints: Hints | None = None, but: frozenset[str] = frozenset()
 ) -> Annotations:
     """Reads every table below a folder, whichever of the known tools wrote it.
 
@@ -238,7 +239,7 @@ def _merge_tools(
         for recording, events in by_recording.items():
             events.sort(key=lambda event: (event.onset, event.offset, event.label))
             if len(names := {event.table for event in events}) > 1:
-                first: dict[tuple, str] = {}
+                first: dict[tuple[Any, ...], str] = {}
                 events = [e for e in events if first.setdefault(_rounded(e), e.table) == e.table]
                 detail = f"the events of {', '.join(sorted(names))} are put together"
                 result.problems.append(Problem(recording, "several tables", detail))

@@ -104,7 +104,7 @@ class Times:
     """Reads the times of one table, which all have the same decimal sign: 1,500 or 1.500."""
 
     def __init__(
-        self, path: str | os.PathLike, cells: Iterable[tuple[int, str]], separator: str = "\t"
+        self, path: str | os.PathLike[str], cells: Iterable[tuple[int, str]], separator: str = "\t"
     ):
         """cells: (row, text) of all times; separator: of the table's columns.
 
