@@ -128,24 +128,24 @@ def find_files(paths: Iterable[str]) -> FoundFiles:
 
     paths: files, folders, patterns such as "*/a?.wav", and STDIN.
     """
-    found = FoundFiles([], [], [])
+    files_to_tag = FoundFiles([], [], [])
     for path in itertools.chain.from_iterable(map(_expand_pattern, paths)):
         if path == STDIN:
-            found.inputs.append(Input(STDIN, "stdin"))
+            files_to_tag.inputs.append(Input(STDIN, "stdin"))
         elif is_remote(path):
-            _add_from_bucket(path, found)
+            _add_from_bucket(path, files_to_tag)
         elif not os.path.isdir(path):
-            found.inputs.append(Input(path, os.path.basename(path)))
+            files_to_tag.inputs.append(Input(path, os.path.basename(path)))
         else:
-            _add_from_folder(path, found)
-    return found._replace(inputs=list(dict.fromkeys(found.inputs)))
+            _add_from_folder(path, files_to_tag)
+    return files_to_tag._replace(inputs=list(dict.fromkeys(files_to_tag.inputs)))
 
 
-def _add_from_bucket(path: str, found: FoundFiles) -> None:
+def _add_from_bucket(path: str, files_to_tag: FoundFiles) -> None:
     """Adds an object of a bucket, or the audio files below a folder of it."""
     place = path_of(path)
     if not place.is_dir():
-        found.inputs.append(Input(path, place.name))
+        files_to_tag.inputs.append(Input(path, place.name))
         return
     audio_files, num_skipped = [], 0
     for file in place.rglob("*"):
@@ -153,19 +153,19 @@ def _add_from_bucket(path: str, found: FoundFiles) -> None:
         audio_files += [file] * is_audio
         num_skipped += not is_audio
     names = [os.fspath(file.relative_to(place)) for file in audio_files]
-    found.inputs.extend(
+    files_to_tag.inputs.extend(
         Input(os.fspath(file), name) for file, name in zip(audio_files, names, strict=True)
     )
     if not audio_files:
         error = DecodeError("empty", "a folder without audio files")
-        found.bad.append(BadFile(Input(path, path), error))
+        files_to_tag.bad.append(BadFile(Input(path, path), error))
     if num_skipped:
-        found.notes.append(
+        files_to_tag.notes.append(
             f"{path}: {len(audio_files)} audio files; passed over {num_skipped} others"
         )
 
 
-def _add_from_folder(folder: str, found: FoundFiles) -> None:
+def _add_from_folder(folder: str, files_to_tag: FoundFiles) -> None:
     """Adds the audio files below a folder, and a line on the files that it leaves out."""
     audio_paths: list[str] = []
     skipped: Counter[str] = Counter()
@@ -188,15 +188,15 @@ def _add_from_folder(folder: str, found: FoundFiles) -> None:
             else:
                 skipped["broken links"] += 1
     audio_paths.sort(key=pathlib.PurePath)
-    found.inputs.extend(Input(path, os.path.relpath(path, folder)) for path in audio_paths)
+    files_to_tag.inputs.extend(Input(path, os.path.relpath(path, folder)) for path in audio_paths)
     if not audio_paths:
         error = DecodeError("empty", "a folder without audio files")
-        found.bad.append(BadFile(Input(folder, folder), error))
+        files_to_tag.bad.append(BadFile(Input(folder, folder), error))
     if skipped:
         reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.most_common(6))
         more = ", …" if len(skipped) > 6 else ""
         num_skipped = skipped.total()
-        found.notes.append(
+        files_to_tag.notes.append(
             f"{folder}: {len(audio_paths)} audio files; passed over {num_skipped}: {reasons}{more}"
         )
 

@@ -425,10 +425,10 @@ def test_plots(run, folder, tmp_path, monkeypatch):
     import matplotlib.image
 
     assert run(folder / "deep", "--plot", tmp_path / "plots")[0] == 0
-    decoded, original = [], audio_input.decoding.decoded_blocks
+    decoded, original = [], audio_input.decoding.decode_blocks
     monkeypatch.setattr(
         audio_input.decoding,
-        "decoded_blocks",
+        "decode_blocks",
         lambda file, *rest: decoded.append(file) or original(file, *rest),
     )
     assert run(folder / "a.flac", "--plot", tmp_path / "one.png", "--threshold=0.6")[0] == 0
