@@ -85,8 +85,8 @@ class Settings:
     init_from: str = operational(
         "",
         help="Finished model to start from: a run, an export, a published checkpoint, or another "
-        "experiment of the suite. It gives width and front end, and its classifier where the "
-        "classes are the same",
+        "experiment of the suite. Width and front end are taken from it, and "
+        "its classifier where the classes are the same",
     )
     soft_labels_dir: str = operational(
         "",

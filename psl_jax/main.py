@@ -35,8 +35,8 @@ _STAGE = flags.DEFINE_enum_class(
 _AFRESH = flags.DEFINE_bool(
     "start_afresh",
     False,
-    "Whether to delete the results in the run folder and begin again, where other settings, data "
-    "or another teacher made them (default: false, and such a folder is refused).",
+    "Whether experiments whose results were made with other settings, data or another teacher are "
+    "deleted and begun again; others go on (default: false: such results are refused).",
 )
 _SEEDS = flags.DEFINE_string(
     "seeds",

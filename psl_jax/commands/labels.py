@@ -55,13 +55,14 @@ def _add_format(add: Any) -> None:
     add(
         "--values",
         choices=("probabilities", "logits"),
-        help="values in the label file (default: as is usual in its format)",
+        help="values in the label file (default: logits in npy and pretrainedsed, else "
+        "probabilities)",
     )
     add(
         "--pool",
         choices=("mean", "max"),
-        help="how frames become a segment, or segments a clip (default: mean in import; none in "
-        "export)",
+        help="how frames become a segment, or segments a clip (default: mean in import; export "
+        "needs it where a clip has several segments and the file one row)",
     )
 
 
@@ -110,8 +111,8 @@ def _add_import(actions: Any) -> None:
     add(
         "--fill",
         choices=("mean", "half", "zero"),
-        help="ced: value of the classes that a row leaves out: mean, the lowest kept value spread "
-        "over them; half of the lowest kept value; or zero (default: mean)",
+        help="ced: value of the classes that a row leaves out: mean, the lowest kept value divided "
+        "by their number; half of the lowest kept value; or zero (default: mean)",
     )
     add(
         "--unmapped",

@@ -33,12 +33,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add(
         "--describe",
         metavar="DIR",
-        help="folder of a prepared data set to describe, also as an HTML page",
+        help="folder of a prepared data set, or a --data_dir that holds one only: print what is "
+        "in it, and write it as an HTML page",
     )
     add(
         "--verify",
         metavar="DIR",
-        help="folder of a prepared data set whose records are all read and checked",
+        help="folder of a prepared data set, or a --data_dir that holds one only: read and check "
+        "all its records",
     )
     add("--corpus", choices=prepare_corpus.RECORDED_CORPORA, help="corpus that is prepared")
     add("--source_dir", metavar="DIR", help="folder of the recordings and the corpus's tables")
@@ -53,7 +55,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--limit",
         type=int,
         metavar="N",
-        help="most clips of each split, for a trial (default: all)",
+        help="only the first N clips of each split, for a trial (default: all)",
     )
     add(
         "--max_missing",
@@ -78,8 +80,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add(
         "--beam_options",
         metavar="OPTIONS",
-        help='options of a Beam pipeline for a cluster, such as "--runner=FlinkRunner" '
-        "(default: this machine prepares, without Beam)",
+        help="options of a Beam pipeline for a cluster, in one quoted string, such as "
+        '"--runner=FlinkRunner" (default: this machine prepares, without Beam)',
     )
     group = parser.add_argument_group("audioset")
     add = group.add_argument
@@ -88,12 +90,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="DIR",
         help="folder of the segment CSVs and the strong labels (default: --source_dir)",
     )
-    add("--seed", type=int, help="seed of the draw of split aud300h (default: 0)")
+    add("--seed", type=int, help="seed that chooses the clips of the split aud300h (default: 0)")
     add(
         "--hdf5_rate",
         type=int,
         metavar="HZ",
-        help="sample rate in Hz of waveforms in HDF5 files (default: as the files state it)",
+        help="sample rate in Hz of HDF5 waveforms, instead of the one that a file states "
+        "(default: the file's, else 32000 in PANNs' layout and 16000 in the PSL code's)",
     )
     group = parser.add_argument_group("fsdkaggle2019")
     group.add_argument(

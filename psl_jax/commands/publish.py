@@ -33,11 +33,17 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
     parser = tagging_cli.make_parser("publish", __doc__ or "")
     add = parser.add_argument
-    add("--out", required=True, metavar="DIR", help="folder to write or replace (required)")
+    add(
+        "--out",
+        required=True,
+        metavar="DIR",
+        help="folder to write; only an empty or a published folder is replaced (required)",
+    )
     add(
         "--licence",
         metavar="TEXT",
-        help="licence of the weights, such as cc-by-4.0 (default: the one stored with the model)",
+        help="licence of the weights, such as cc-by-4.0 (default: the one stored with the model; "
+        "required if there is none)",
     )
     add("--use", metavar="TEXT", help="purpose of the model, for its card (default: none)")
     add("--name", metavar="NAME", help="name of the model (default: the experiment's)")

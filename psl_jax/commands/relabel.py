@@ -53,7 +53,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--out", required=True, metavar="DIR", help="folder where the labels are written (required)"
     )
     group = parser.add_argument_group(
-        "how labels are made (config.relabel of the runs that use them)"
+        "how labels are made (must equal config.relabel of the runs that use them)"
     )
     add = group.add_argument
     add(

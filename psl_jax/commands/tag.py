@@ -70,14 +70,18 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         "selection table; frames: CSV of all scores over time (default: table, with --out csv)",
     )
     group.add_argument(
-        "--top_k", type=int, default=5, metavar="K", help="most tags in table and json (default: 5)"
+        "--top_k",
+        type=int,
+        default=5,
+        metavar="K",
+        help="most tags in table, summary and json (default: 5)",
     )
     group.add_argument(
         "--min_score",
         type=float,
         default=0.0,
         metavar="P",
-        help="lowest score of the tags in table and json (default: 0)",
+        help="lowest score of the tags in table, summary and json (default: 0)",
     )
     group.add_argument(
         "--labels",
@@ -109,8 +113,8 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--plot",
         metavar="PNG|DIR",
-        help="picture of spectrogram and tags over time, NAME.png for one input, or a folder "
-        "(default: none)",
+        help="picture of spectrogram and tags over time: a file NAME.png for one input, else a "
+        "folder (default: none)",
     )
 
 

@@ -1,8 +1,8 @@
 """Procedural soundscapes: a small AudioSet with known strong labels, generated on the spot.
 
-Ten synthetic sounds (synthesis.py) overlap over coloured noise in 10 s clips. As in AudioSet,
-`balanced` is a subset of `full`, classes are unevenly frequent, and the weak labels of the
-training splits are incomplete; those of `eval` are complete. True events are kept for all.
+Ten synthetic sounds (synthetic_sounds.py) overlap over coloured noise in 10 s clips. As in
+AudioSet, `balanced` is a subset of `full`, classes are unevenly frequent, and the weak labels of
+the training splits are incomplete; those of `eval` are complete. True events are kept for all.
 """
 
 import dataclasses

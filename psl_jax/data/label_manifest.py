@@ -42,8 +42,8 @@ class LabelRule:
     dtype: str = setting(
         "float32",
         choices=("float32", "bfloat16"),
-        help="Data type that the teacher computes in; bfloat16 is faster and changes sure scores "
-        "by up to 0.18",
+        help="Data type that the teacher computes in; bfloat16 is faster, and has "
+        "changed probabilities by up to 0.18",
     )
 
     def entries(self) -> dict[str, Any]:

@@ -31,18 +31,20 @@ class DataSettings:
     annotated: str = setting(
         "events_only",
         choices=("events_only", "throughout"),
-        help="own_data: whether events were annotated throughout each recording, so that a clip "
-        "without any is background; events_only: such clips are left out",
+        help="own_data: throughout: all events of each recording are annotated, and a clip without "
+        "any is background; events_only: a clip without events may hold some, and is left out",
     )
     group_by: str = setting(
         "",
-        help="own_data: what stays in one split where the splits are made: recording, folder, the "
-        "name of a column, or a pattern such as 'site(\\d+)_' for the names of recordings; empty: "
-        "the folder, or the recording where folders are classes",
+        help="own_data: recordings with the same value go to the same split, where psl_jax makes "
+        "the splits: recording, folder, the name of a column, or a pattern such as 'site(\\d+)_' "
+        "for the names of recordings; empty: the folder, or the recording where folders are "
+        "classes",
     )
     columns: str = setting(
         "",
-        help="own_data: columns of other names, such as 'filename=Datei,onset=Beginn,label=Klasse'",
+        help="own_data: names of the tables' columns, ours=theirs, such as "
+        "'filename=Datei,onset=Beginn,label=Klasse'",
     )
     event_label: str = setting(
         "", help="own_data: label of all events of tables that have no column of labels"
@@ -58,8 +60,9 @@ class DataSettings:
     )
     streamed: bool = setting(
         False,
-        help="Whether a uniform training order reads whole shards one after the other by tf.data, "
-        "as it always does from a bucket. For disks that seek slowly; the order differs",
+        help="Whether training with train.sampling=uniform reads whole shards one after the other "
+        "by tf.data, as it always does from gs://, and never from s3://. For disks that seek "
+        "slowly; the order differs",
     )
     full_clips: int = setting(1200, least=1, help="soundscapes: number of clips of the split full")
     balanced_clips: int = setting(
@@ -70,10 +73,14 @@ class DataSettings:
     sounds: str = setting(
         "all",
         choices=("all", "first", "second"),
-        help="soundscapes: which of the ten kinds of sounds occur, all or one half of them",
+        help="soundscapes: which of the ten kinds of sounds occur: all, or the first or the "
+        "second five",
     )
     missing_labels: float = setting(
-        0.3, least=0, below=1, help="soundscapes: share of the weak labels that are left out"
+        0.3,
+        least=0,
+        below=1,
+        help="soundscapes: probability that a weak label is dropped, to imitate AudioSet",
     )
     train_split: str = setting("balanced", help="Split that the network is trained on")
     validation_split: str = setting(

@@ -18,7 +18,9 @@ from psl_jax.runtime.settings import setting
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """config.augment: random changes of the training's segments. A 0 switches one off.
+    """config.augment: random changes of the training's segments.
+
+    One whose probability or number is 0 is off.
 
     Hashable. The teacher's are in `psl_jax.config.TEACHER`.
     """
@@ -45,7 +47,10 @@ class Augmentation:
         help="Number of masks over time in a segment's spectrogram (SpecAugment)",
     )
     time_mask_frames: int = setting(
-        60, least=0, help="Longest mask over time, in frames of 10 ms (inferred)"
+        60,
+        least=0,
+        help="Longest mask over time, in frames of 10 ms; lengths are drawn from 0 to this "
+        "(inferred)",
     )
     frequency_masks: int = setting(
         0,
@@ -54,7 +59,10 @@ class Augmentation:
         help="Number of masks over frequency in a segment's spectrogram (SpecAugment)",
     )
     frequency_mask_bins: int = setting(
-        8, least=0, help="Widest mask over frequency, in mel bands of 64 (inferred)"
+        8,
+        least=0,
+        help="Widest mask over frequency, in mel bands (of 64 in all); widths are drawn from 0 to "
+        "this (inferred)",
     )
     mixup_alpha: float = setting(
         0.0, least=0, help="Parameter of the Beta distribution of mixup's weights; 0: no mixup"

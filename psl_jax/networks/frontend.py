@@ -38,13 +38,16 @@ class LogMel:
     """
 
     top_db: float = setting(
-        120.0, above=0, help="Dynamic range in dB: what is further below the maximum is raised"
+        120.0,
+        above=0,
+        help="Dynamic range in dB: values further below the maximum are set to maximum - top_db",
     )
     top_db_over: str = setting(
         "clip",
         choices=("none", "clip", "batch"),
         help="Maximum that top_db counts from: that of each clip, that of the batch (as in the "
-        "published code, where the other clips of a batch change a clip's features), or none",
+        "published code, where the other clips of a batch change a clip's features), or none: no "
+        "lower limit",
     )
     fft: str = setting(
         "auto",

@@ -291,7 +291,7 @@ class NetworkSettings:
         choices=("global", "device"),
         or_above=1,
         help="Over which part of the batch BatchNorm computes its statistics in training: that of "
-        "all devices, that of each device, or that of groups of N devices",
+        "all devices, that of each device, or, for a number N, that of groups of N devices",
     )
     count_padding: bool = setting(
         False,

@@ -92,7 +92,7 @@ def run(
 def check_stray_words(arguments: Sequence[str], words: Sequence[str]) -> None:
     """Raises UserError for words that absl took for no option: they would be ignored.
 
-    arguments: the command line; rest: what is left of it.
+    arguments: the command line; words: what absl left of it.
     """
     if not words:
         return

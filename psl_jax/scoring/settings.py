@@ -18,7 +18,9 @@ class EvaluateSettings:
         "published code does), or segments of so many seconds, such as 2",
     )
     batch_size: int = operational(
-        0, least=0, help="Segments scored at a time; 0: what suits the devices"
+        0,
+        least=0,
+        help="Segments scored at a time; 0: 32 on a CPU, 1,024 s of audio on other devices",
     )
 
     def seconds(self, training: float) -> float | None:
@@ -35,8 +37,8 @@ class RelabelSettings(LabelRule):
     when: str = setting(
         "beforehand",
         choices=("beforehand", "in_step"),
-        help="When the teacher labels: before the training, which stores the labels, or inside "
-        "each training step, as in the published code",
+        help="When the teacher labels: beforehand, all segments once, into stored labels; or "
+        "in_step, each batch in its training step, as in the published code",
     )
     class_map: str = operational(
         "",
@@ -55,7 +57,9 @@ class RelabelSettings(LabelRule):
         help="What the mean over several teachers is taken of",
     )
     batch_size: int = operational(
-        0, least=0, help="Segments labelled at a time; 0: what suits the devices"
+        0,
+        least=0,
+        help="Segments labelled at a time; 0: 32 on a CPU, 1,024 s of audio on other devices",
     )
 
     @property

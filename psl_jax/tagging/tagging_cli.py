@@ -44,14 +44,15 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         "--threshold",
         type=float,
         metavar="P",
-        help="lowest score, somewhere in an event, that makes it one (default: for each class the "
-        "threshold that psl-jax thresholds stored with the model, else 0.5)",
+        help="score from 0 to 1 that an event must reach at least once (default: for each class "
+        "the threshold that psl-jax thresholds stored with the model, else 0.5)",
     )
     group.add_argument(
         "--thresholds",
         metavar="FILE",
         help="CSV file of thresholds with the columns class and threshold, as the page saves and "
-        "psl-jax thresholds --csv writes it (default: --threshold for all classes)",
+        "psl-jax thresholds --csv writes it; other classes have --threshold, or else the model's "
+        "(default: no file)",
     )
     group.add_argument(
         "--low_threshold",

@@ -53,7 +53,8 @@ def make_parser(
         type=int,
         default=0,
         metavar="N",
-        help="segments scored at a time, over all devices (default: what suits them)",
+        help="segments scored at a time, over all devices (default: 32 on a CPU, 1,024 s of audio "
+        "on other devices)",
     )
     add(
         "--dtype",
@@ -63,7 +64,9 @@ def make_parser(
     )
     add("--num_devices", type=int, metavar="N", help="devices to compute on (default: all)")
     add("--dry_run", action="store_true", help="print what would be done, and do nothing")
-    group = parser.add_argument_group("teachers of other kinds (docs/TEACHERS.md)")
+    group = parser.add_argument_group(
+        "several taggers, and taggers with other classes (docs/TEACHERS.md)"
+    )
     add, default = group.add_argument, open_teacher.ClassMapping()
     purpose = (
         "whose scores are averaged with the first's"
@@ -88,7 +91,8 @@ def make_parser(
             "--class_map",
             default="",
             metavar="CSV",
-            help="table with the columns class and teacher_class (default: classes of equal names)",
+            help="table with the columns class and teacher_class, or one per tagger, separated by "
+            "commas (default: classes of equal names)",
         )
         add(
             "--unmapped",

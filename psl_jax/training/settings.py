@@ -10,7 +10,10 @@ class TrainSettings:
     """config.train: how a network is trained. The defaults are the paper's for a student."""
 
     batch_size: int = setting(
-        32, least=0, help="Segments per step, over all devices; 0: 4 to 32, by the size of the set"
+        32,
+        least=0,
+        help="Segments per step, over all devices; 0: a 16th of the training segments, as a power "
+        "of 2 from 4 to 32",
     )
     learning_rate: float = setting(
         1e-4, above=0, help="Learning rate of Adam at the first step; the published code: 1e-3"
@@ -32,7 +35,9 @@ class TrainSettings:
     )
     epochs: int = setting(300, least=1, help="Most passes over the training split")
     max_steps: int = setting(
-        0, least=0, help="Most training steps, whatever the epochs; 0: no other limit"
+        0,
+        least=0,
+        help="Number of training steps, instead of epochs and min_steps; 0: those decide",
     )
     min_steps: int = setting(
         0, least=0, help="Fewest training steps: a small set gets more epochs until they make these"
@@ -56,7 +61,10 @@ class TrainSettings:
     )
     log_every: int = operational(20, least=1, help="Steps between lines of train_log.jsonl")
     patience: int = setting(
-        15, least=0, help="Epochs without a better mAP that end the training; 0: no early stop"
+        15,
+        least=0,
+        help="Epochs without a better mAP that end the training, at least a quarter of min_steps; "
+        "0: no early stop",
     )
     best_checkpoints: int = setting(
         4,
