@@ -183,7 +183,7 @@ def run_main(module, arguments: list[str], patch: pytest.MonkeyPatch) -> None:
         trains = {"runs/teacher", "runs/psl2s"} & set(arguments)
         with pytest.MonkeyPatch.context() as stopping:
             if not trains:
-                stopping.setattr(suite, "plan", stop)
+                stopping.setattr(suite, "describe_plan", stop)
             rest = module._parse([sys.argv[0], *arguments, *SMALL])
             module.main(rest)
             assert trains
