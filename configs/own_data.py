@@ -19,6 +19,6 @@ from psl_jax.experiments import paper_tables
 def get_config() -> ConfigDict:
     result = config.base()
     result.name = "own_data"
-    config.apply(result, paper_tables.OWN_DATA)
+    config.set_nested(result, paper_tables.OWN_DATA)
     result.experiments = config.paper_suite()
     return result

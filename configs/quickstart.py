@@ -15,6 +15,6 @@ from psl_jax.experiments import paper_tables
 def get_config() -> ConfigDict:
     result = config.base()
     result.name = "quickstart"
-    config.apply(result, paper_tables.SOUNDSCAPES)
+    config.set_nested(result, paper_tables.SOUNDSCAPES)
     result.experiments = config.paper_suite(paper_tables.SOUNDSCAPES_TEACHER)
     return result

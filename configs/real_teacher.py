@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     result = config.base()
     result.name = "real_teacher"
     result.teacher = "runs/teacher"
-    config.apply(result, paper_tables.OWN_DATA)
+    config.set_nested(result, paper_tables.OWN_DATA)
     result.experiments.weak = {"labels": "weak"}
     for name, seconds in STUDENTS.items():
         result.experiments[name] = {"labels": "soft", "segment_seconds": seconds}

@@ -17,7 +17,7 @@ from psl_jax.experiments import paper_tables
 def get_config() -> ConfigDict:
     result = config.base()
     result.name = "transfer"
-    config.apply(result, paper_tables.OWN_DATA)
+    config.set_nested(result, paper_tables.OWN_DATA)
     result.data.train_split = result.data.validation_split = "full"
     result.evaluate.segments = "whole"
     result.experiments = {

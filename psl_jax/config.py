@@ -138,7 +138,7 @@ def teacher() -> ConfigDict:
     """The machine annotator: weak labels, pseudo-balanced, augmented (paper, section 3.3)."""
     config = base()
     config.name = "teacher"
-    apply(config, TEACHER)
+    set_nested(config, TEACHER)
     return config
 
 
@@ -153,7 +153,7 @@ def student(name: str, segment_seconds: float, follow: str = "paper") -> ConfigD
     config.name, config.labels, config.segment_seconds = name, "soft", segment_seconds
     config.teacher = "runs/teacher"
     if follow == "code":
-        apply(config, PUBLISHED_CODE)
+        set_nested(config, PUBLISHED_CODE)
     return config
 
 
@@ -188,7 +188,7 @@ def paper_suite(teacher_changes: dict[str, Any] | None = None) -> ConfigDict:
     """Teacher, weak baseline, PSL-10s, PSL-5s and PSL-2s: the paper's table 2."""
     suite = ConfigDict()
     suite.teacher = ConfigDict(TEACHER)
-    apply(suite.teacher, teacher_changes or {})
+    set_nested(suite.teacher, teacher_changes or {})
     suite.weak = ConfigDict({"labels": "weak"})
     for name, seconds in STUDENTS.items():
         suite[name] = ConfigDict(
@@ -197,11 +197,11 @@ def paper_suite(teacher_changes: dict[str, Any] | None = None) -> ConfigDict:
     return suite
 
 
-def apply(config: ConfigDict, changes: dict[str, Any] | ConfigDict) -> None:
+def set_nested(config: ConfigDict, changes: dict[str, Any] | ConfigDict) -> None:
     """Sets nested `changes` in `config`, adding keys that it lacks (a check comes later)."""
     for key, value in changes.items():
         if isinstance(value, dict | ConfigDict) and key in config:
-            apply(config[key], value)
+            set_nested(config[key], value)
         else:
             with config.unlocked():
                 config[key] = ConfigDict(value) if isinstance(value, dict) else value
@@ -352,16 +352,16 @@ def stored_setting(stored: Mapping[str, Any], name: str) -> Any:
 
 def check_stored(stored: Mapping[str, Any], where: object) -> None:
     """Raises UserError where a config.json in the folder `where` has what was removed since."""
-    removed_settings.check(_translated(stored), where)
+    removed_settings.check(_flatten_older_config(stored), where)
 
 
 def _stored(old: Mapping[str, Any]) -> dict[str, Any]:
     """A config.json of an earlier version, flat, in today's settings."""
-    values = _translated(old)
+    values = _flatten_older_config(old)
     return {name: values[name] for name in values if name not in removed_settings.REMOVED}
 
 
-def _translated(old: Mapping[str, Any]) -> dict[str, Any]:
+def _flatten_older_config(old: Mapping[str, Any]) -> dict[str, Any]:
     """The same with the settings that were removed."""
     result = {key: dict(v) if isinstance(v, Mapping) else v for key, v in old.items()}
     evaluate, train = result.get("evaluate", {}), result.get("train", {})

@@ -183,7 +183,7 @@ def _change_experiment(config: ConfigDict, argument: str) -> None:
     changes: Any = _read(value, config_lib.value_of(config, key))
     for part in reversed(key.split(".")):
         changes = {part: changes}
-    config_lib.apply(config.experiments[name], changes)
+    config_lib.set_nested(config.experiments[name], changes)
 
 
 def _not_reached(

@@ -88,7 +88,7 @@ def test_an_alpha_of_the_suite_is_not_one_of_its_weak_experiments():
     config = suite(weak="", student="runs/teacher")
     config.alpha = 0.5
     assert config_lib.experiments(config)["student"].alpha == 0.5
-    config_lib.apply(config.experiments.weak, {"alpha": 0.5})
+    config_lib.set_nested(config.experiments.weak, {"alpha": 0.5})
     with pytest.raises(UserError, match=r"config\.experiments\.weak\.alpha is 0\.5"):
         config_lib.experiments(config)
 
@@ -182,7 +182,7 @@ def test_a_circle_of_teachers_is_named():
 
 def test_a_setting_of_one_experiment_is_checked_by_its_full_name():
     config = suite(weak="")
-    config_lib.apply(config.experiments.weak, {"train": {"epochs": 0}})
+    config_lib.set_nested(config.experiments.weak, {"train": {"epochs": 0}})
     with pytest.raises(UserError, match=r"config\.experiments\.weak\.train\.epochs is 0"):
         config_lib.experiments(config)
 

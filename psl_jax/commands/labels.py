@@ -223,7 +223,7 @@ def _import(arguments: argparse.Namespace) -> None:
         segmentation=segmentation,
         class_columns=columns,
         directory=out,
-        open_writer=lambda: _writer(out, source, segmentation, origin, uses_weak),
+        open_writer=lambda: _make_writer(out, source, segmentation, origin, uses_weak),
         fill_missing=arguments.missing == "weak",
     )
     print("\n".join(result.summary(path, len(index))))
@@ -291,7 +291,7 @@ def _resegment(arguments: argparse.Namespace) -> None:
     if "origin" in labels.manifest:
         origin["origin"] = labels.manifest["origin"]
     resegment.write_resegmented(
-        labels, _writer(out, source, segmentation, origin, WEAK in labels.manifest, dtype)
+        labels, _make_writer(out, source, segmentation, origin, WEAK in labels.manifest, dtype)
     )
     _measure(out, source, segmentation)
 
@@ -353,7 +353,7 @@ def _open(folder: str, source: Any) -> Any:
     return SoftLabels.open(folder, source.index, segmentation_of(folder))
 
 
-def _writer(
+def _make_writer(
     out: pathlib.Path,
     source: Any,
     segmentation: Any,

@@ -20,7 +20,7 @@ from psl_jax.corpora.audioset_csv import (
     EVAL,
     STRONG_TABLES,
     UNBALANCED,
-    Segment,
+    ListedClip,
     read_segments,
     read_strong_labels,
 )
@@ -125,7 +125,7 @@ class AudioSet(Corpus):
         audio = self._find_audio(scan, segments)
         for split, clips in wanted.items():
             if not any(clip.id in audio for clip in clips):
-                raise _nothing_matches(split, clips, scan, bool(audio))
+                raise _make_no_match_error(split, clips, scan, bool(audio))
         self.absent = {}
         rows = {}
         for split, clips in _stored(wanted, self.unions).items():
@@ -150,7 +150,7 @@ class AudioSet(Corpus):
             )
         return rows
 
-    def _wanted(self, tables: Mapping[str, list[Segment]]) -> dict[str, list[Segment]]:
+    def _wanted(self, tables: Mapping[str, list[ListedClip]]) -> dict[str, list[ListedClip]]:
         """The clips of each split."""
         wanted = {}
         for split in self._splits:
@@ -161,7 +161,7 @@ class AudioSet(Corpus):
         return wanted
 
     def _events(
-        self, segments: Mapping[str, Segment], lookup: Mapping[str, int]
+        self, segments: Mapping[str, ListedClip], lookup: Mapping[str, int]
     ) -> dict[str, list[Event]]:
         events: dict[str, list[Event]] = {}
         for path in self._strong:
@@ -170,7 +170,7 @@ class AudioSet(Corpus):
             self.problems += [(path.name, problem) for problem in problems]
         return events
 
-    def _find_audio(self, scan: Scan, segments: Mapping[str, Segment]) -> dict[str, FoundAudio]:
+    def _find_audio(self, scan: Scan, segments: Mapping[str, ListedClip]) -> dict[str, FoundAudio]:
         """The audio of each clip: the first that is found."""
         audio: dict[str, FoundAudio] = {}
         others: list[str] = []
@@ -208,8 +208,8 @@ def _unions(splits: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _stored(
-    wanted: Mapping[str, list[Segment]], unions: Mapping[str, Sequence[str]]
-) -> dict[str, list[Segment]]:
+    wanted: Mapping[str, list[ListedClip]], unions: Mapping[str, Sequence[str]]
+) -> dict[str, list[ListedClip]]:
     """The clips of the splits that are stored: each clip once."""
     stored = {split: clips for split, clips in wanted.items() if split not in unions}
     for split in NESTED:
@@ -220,20 +220,20 @@ def _stored(
     return stored
 
 
-def choose_per_label(clips: Iterable[Segment], per_label: int, seed: int) -> list[Segment]:
+def choose_per_label(clips: Iterable[ListedClip], per_label: int, seed: int) -> list[ListedClip]:
     """For each label `per_label` of its clips, or all where it has fewer; each clip once.
 
     A label can have more clips in the end, since clips have several labels. Which ones are chosen
     depends on the seed, the label and the ids alone, not on the order of `clips`.
     """
-    by_label: dict[int, list[Segment]] = collections.defaultdict(list)
+    by_label: dict[int, list[ListedClip]] = collections.defaultdict(list)
     for clip in clips:
         for label in clip.labels:
             by_label[label].append(clip)
-    chosen: dict[str, Segment] = {}
+    chosen: dict[str, ListedClip] = {}
     for label, members in sorted(by_label.items()):
 
-        def draw(clip: Segment, label: int = label) -> bytes:
+        def draw(clip: ListedClip, label: int = label) -> bytes:
             return hashlib.sha256(f"{seed}:{label}:{clip.id}".encode()).digest()
 
         chosen |= {clip.id: clip for clip in sorted(members, key=draw)[:per_label]}
@@ -265,7 +265,7 @@ def _wanted_splits(splits: Sequence[str], csvs: Mapping[str, Any], folder: str) 
     return wanted
 
 
-def _without_padding(found: FoundAudio, segment: Segment) -> FoundAudio:
+def _without_padding(found: FoundAudio, segment: ListedClip) -> FoundAudio:
     """PANNs pads clips to 10 s; AudioSet's times tell where shorter ones end."""
     if isinstance(found.audio, Hdf5Audio) and found.audio.row is not None:
         seconds = segment.end - segment.start
@@ -290,8 +290,8 @@ def _ordered(rows: Iterable[ClipRow]) -> tuple[ClipRow, ...]:
     return tuple(row for _, row in places) + mixed(others)
 
 
-def _nothing_matches(
-    split: str, clips: Sequence[Segment], scan: Scan, others_match: bool
+def _make_no_match_error(
+    split: str, clips: Sequence[ListedClip], scan: Scan, others_match: bool
 ) -> UserError:
     hint = ""
     if others_match:

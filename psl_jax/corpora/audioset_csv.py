@@ -27,7 +27,7 @@ STRONG_TABLES = "audioset_*_strong.tsv"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Segment:
+class ListedClip:
     """A row of a segment CSV."""
 
     id: str
@@ -38,7 +38,7 @@ class Segment:
 
 def read_segments(
     path: str | os.PathLike[str], classes: Mapping[str, int]
-) -> tuple[list[Segment], list[Problem]]:
+) -> tuple[list[ListedClip], list[Problem]]:
     """The segments of one of AudioSet's CSVs, and the rows and labels that were left out.
 
     Args:
@@ -47,7 +47,7 @@ def read_segments(
 
     Raises UserError for a file of another form.
     """
-    segments: dict[str, Segment] = {}
+    segments: dict[str, ListedClip] = {}
     problems: list[Problem] = []
     unknown: collections.Counter[str] = collections.Counter()
     for line, row in _csv_rows(path):
@@ -61,7 +61,7 @@ def read_segments(
         unknown.update(mid for mid in mids if mid not in classes)
         labels = tuple(sorted({classes[mid] for mid in mids if mid in classes}))
         if labels:
-            segments[row[0]] = Segment(row[0], float(row[1]), float(row[2]), labels)
+            segments[row[0]] = ListedClip(row[0], float(row[1]), float(row[2]), labels)
         else:
             detail = f"line {line}: none of {row[3]!r} is in the classes; row skipped"
             problems.append(Problem(row[0], "no label", detail))
@@ -107,7 +107,7 @@ def _unknown_labels(path: str | os.PathLike[str], unknown: Mapping[str, int]) ->
 
 
 def read_strong_labels(
-    path: str | os.PathLike[str], segments: Mapping[str, Segment], classes: Mapping[str, int]
+    path: str | os.PathLike[str], segments: Mapping[str, ListedClip], classes: Mapping[str, int]
 ) -> tuple[dict[str, list[Event]], list[Problem]]:
     """Events by clip id, of the clips in `segments`, from a TSV of AudioSet's strong labels.
 

@@ -4,7 +4,7 @@ import enum
 import re
 from collections.abc import Mapping
 
-from psl_jax.corpora.audioset_csv import ID_LENGTH, Segment
+from psl_jax.corpora.audioset_csv import ID_LENGTH, ListedClip
 
 # What is tried, in this order, for a name without its folder and extension.
 PATTERNS = (
@@ -24,7 +24,7 @@ class Match(enum.Enum):
     UNKNOWN = "unknown"
 
 
-def match(stem: str, segments: Mapping[str, Segment]) -> tuple[Match, str]:
+def match(stem: str, segments: Mapping[str, ListedClip]) -> tuple[Match, str]:
     """The clip that a name (without folder and extension) belongs to, and how sure that is.
 
     The whole name is tried as an id first. Times, in milliseconds or seconds, must be those of the
@@ -43,7 +43,7 @@ def match(stem: str, segments: Mapping[str, Segment]) -> tuple[Match, str]:
     return (Match.UNKNOWN, "") if other is None else (Match.OTHER_SEGMENT, other)
 
 
-def _fits(start: str, end: str | None, segment: Segment) -> bool:
+def _fits(start: str, end: str | None, segment: ListedClip) -> bool:
     """Times in a file name are those of the segment, in milliseconds or in seconds."""
     return any(
         abs(float(start) * unit - segment.start) < 0.01

@@ -119,7 +119,7 @@ class Experiment:
         order = training_steps.make_order(
             self.settings, local_batch=self._local_batch, is_streamed=is_streamed
         )
-        self.folder.check_order(order.description)
+        self.folder.bind_order(order.description)
         self.notes = sanity_notes.before_training(
             steps=self.loop.max_steps,
             segment_seconds=self.settings.segment_seconds,
@@ -140,7 +140,7 @@ class Experiment:
             if before_it_is_trained and self._start and self._start.is_trained_here:
                 return
             raise
-        self.folder.check_start(digest, self.settings.init_from or "no config.init_from")
+        self.folder.bind_start(digest, self.settings.init_from or "no config.init_from")
 
     def _open(self, setting: str, split: str) -> None:
         """Opens a split; other processes wait for the first one, which may have to index it."""
@@ -149,7 +149,7 @@ class Experiment:
             index = parallel.run_after_first_process(what, lambda: self.source(split)).index
         except UserError as error:
             raise UserError(f"config.data.{setting} is {split!r}: {error}") from error
-        self.folder.check_data(split, index)
+        self.folder.bind_data(split, index)
 
     @property
     def bytes_to_write(self) -> int:

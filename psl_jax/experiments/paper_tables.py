@@ -126,7 +126,7 @@ def table4(data: str = "audioset") -> ConfigDict:
     suite = _suite("table4", data, experiments=experiments)
     if data == "soundscapes":  # ten times the clips, a third of the epochs
         for name in STUDENTS:
-            config_lib.apply(suite.experiments[f"full_{name}"], {"train": {"epochs": 4}})
+            config_lib.set_nested(suite.experiments[f"full_{name}"], {"train": {"epochs": 4}})
     return suite
 
 
@@ -170,10 +170,10 @@ def _suite(table: str, data: str, *, experiments: dict[str, dict[str, Any]]) -> 
     config.teacher = "teacher"
     teacher = ConfigDict(TEACHER | {"labels": "weak"})
     if data == "soundscapes":
-        config_lib.apply(config, SOUNDSCAPES)
-        config_lib.apply(teacher, SOUNDSCAPES_TEACHER)
+        config_lib.set_nested(config, SOUNDSCAPES)
+        config_lib.set_nested(teacher, SOUNDSCAPES_TEACHER)
     elif data == "own_data":
-        config_lib.apply(config, OWN_DATA)
+        config_lib.set_nested(config, OWN_DATA)
     config.experiments = ConfigDict({"teacher": teacher, **experiments})
     return config
 

@@ -105,8 +105,8 @@ class RunFolder:
             evaluated = (Stage.EVALUATE, Stage.REPORT)
             self._done = {stage: done[stage] for stage in done if stage not in evaluated}
 
-    def check_data(self, split: str, index: ClipIndex) -> None:
-        """Raises OtherRunError where the run was begun with another content of a split."""
+    def bind_data(self, split: str, index: ClipIndex) -> None:
+        """Notes the content of a split; raises OtherRunError where the run has another one."""
         now = _identity(index)
         before = self._bound.get(split, now)
         differing = [name for name, value in before.items() if value != now.get(name, value)]
@@ -119,12 +119,12 @@ class RunFolder:
             )
         self._bound[split] = before | now
 
-    def check_teacher(self, digest: str, where: object) -> None:
-        """Raises OtherRunError where the run was begun with another teacher."""
+    def bind_teacher(self, digest: str, where: object) -> None:
+        """Notes the teacher; raises OtherRunError where the run was begun with another one."""
         self._check_model(_TEACHER, digest, how="with another teacher", where=where)
 
-    def check_start(self, digest: str, where: object) -> None:
-        """Raises OtherRunError where the run was begun from another model; "": from none."""
+    def bind_start(self, digest: str, where: object) -> None:
+        """Notes the model that the run starts from, "" for none. Raises OtherRunError."""
         if self.begun and not self.afresh:
             self._bound.setdefault(_START, "")
         self._check_model(_START, digest, how="from another model", where=where)
@@ -138,8 +138,8 @@ class RunFolder:
             )
         self._bound[key] = digest
 
-    def check_order(self, order: str) -> None:
-        """Raises OtherRunError where the training was begun on segments in another order.
+    def bind_order(self, order: str) -> None:
+        """Notes the order of segments; raises OtherRunError where the run has another one.
 
         order: a `TrainingOrder.description`.
         """
@@ -156,8 +156,8 @@ class RunFolder:
             if before != order:
                 raise OtherRunError(
                     f"{self.path} was begun with segments in the order {before!r}, and it is "
-                    f"{order!r} now: have its data where they were, in a bucket or not, and "
-                    f"config.data.streamed as it was. Or: {_AFRESH}"
+                    f"{order!r} now: put its data back where they were, in a bucket or on a disk, "
+                    f"and set config.data.streamed as it was. Or: {_AFRESH}"
                 )
         self._bound[_ORDER] = order
 

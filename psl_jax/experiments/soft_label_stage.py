@@ -52,7 +52,7 @@ class SoftLabelStage:
             return
         if digest := self.given:
             self.open(digest)
-            self.folder.check_teacher(digest, self.directory)
+            self.folder.bind_teacher(digest, self.directory)
             return
         if not self.teacher:
             raise UserError(
@@ -64,7 +64,7 @@ class SoftLabelStage:
             opened = self._open_teacher()
             if not self.is_stored:
                 self.model_in_step()
-            self.folder.check_teacher(opened.teacher.digest, self.teacher)
+            self.folder.bind_teacher(opened.teacher.digest, self.teacher)
         except OtherRunError:
             raise
         except UserError as error:

@@ -43,7 +43,7 @@ def make_config(target: str) -> ConfigDict:
     """A new classifier on the frozen network, all of it trained, and the same from scratch."""
     result = config_lib.base()
     result.name = target
-    config_lib.apply(result, TRAINING)
+    config_lib.set_nested(result, TRAINING)
     result.data.update(_splits(target))
     add_three_ways(result)
     return result
@@ -56,7 +56,7 @@ def make_fold_config(corpus: str, segment_seconds: float) -> ConfigDict:
     """
     result = config_lib.base()
     result.name, result.segment_seconds = corpus, segment_seconds
-    config_lib.apply(result, TRAINING)
+    config_lib.set_nested(result, TRAINING)
     result.data.update({"corpus": corpus, "train_split": "fold2", "validation_split": "fold2"})
     result.data.eval_split = "fold1"
     result.train.update({"batch_size": 16, "learning_rate": 2e-3, "epochs": 15})
@@ -85,7 +85,7 @@ def _splits(target: str) -> dict[str, Any]:
 
 def make_table5_experiments(suite: ConfigDict) -> ConfigDict:
     """Each data set lies in the folder of its corpus in data_dir, as `prepare` puts it there."""
-    config_lib.apply(suite, TRAINING)
+    config_lib.set_nested(suite, TRAINING)
     experiments = ConfigDict()
     for name, target in TARGETS.items():
         for model, seconds in MODELS.items():
@@ -101,8 +101,10 @@ def _add_probes(suite: ConfigDict, changes: dict[str, Any]) -> None:
     """Of the suite's teacher and PSL-2s, on other data."""
     for model, start in (("ma", "teacher"), ("psl2s", "psl2s")):
         probe = ConfigDict(copy.deepcopy(TRAINING))
-        config_lib.apply(probe, CLASSIFIER | {"init_from": start, "segment_seconds": MODELS[model]})
-        config_lib.apply(probe, copy.deepcopy(changes))
+        config_lib.set_nested(
+            probe, CLASSIFIER | {"init_from": start, "segment_seconds": MODELS[model]}
+        )
+        config_lib.set_nested(probe, copy.deepcopy(changes))
         suite.experiments[f"{model}_{_OTHER}"] = probe
 
 
@@ -125,10 +127,10 @@ def transfer_urbansound8k_to_esc50(suite: ConfigDict) -> None:
     folds = {"train_split": "fold1", "validation_split": "fold1", "eval_split": "fold2"}
     pretrained = {"corpus": "urbansound8k", "source_dir": "", **folds}
     teacher, student = suite.experiments.teacher, suite.experiments.psl2s
-    config_lib.apply(teacher, {"data": pretrained, "segment_seconds": 4.0})
-    config_lib.apply(teacher, {"train": {"epochs": 8, "schedule": "polynomial"}})
+    config_lib.set_nested(teacher, {"data": pretrained, "segment_seconds": 4.0})
+    config_lib.set_nested(teacher, {"train": {"epochs": 8, "schedule": "polynomial"}})
     del teacher["augment"]  # which needs more steps than these to pay
-    config_lib.apply(student, {"data": pretrained})
+    config_lib.set_nested(student, {"data": pretrained})
     student.data.source_dir = teacher.data.get_ref("source_dir")
     probing = {"epochs": 40, "learning_rate": 5e-3, "trainable": "classifier"}
     _add_probes(suite, {"train": probing})

@@ -14,7 +14,7 @@ from prepared_data import problems_of, read_split, report_of
 from shared_tables import SHARED, needs_audioset
 
 from psl_jax.corpora import audioset
-from psl_jax.corpora.audioset_csv import Segment, read_segments, read_strong_labels
+from psl_jax.corpora.audioset_csv import ListedClip, read_segments, read_strong_labels
 from psl_jax.data import split_index_files
 from psl_jax.preparing import dataset_files
 from psl_jax.preparing.builder import ClipBuilder
@@ -59,7 +59,7 @@ def test_real_tables_parse_fully(name, rows):
 EVERY_LETTER = string.ascii_letters + string.digits + "-_"  # of YouTube's ids
 
 
-def random_segments(count: int, seed: int) -> list[Segment]:
+def random_segments(count: int, seed: int) -> list[ListedClip]:
     """Segments as the real tables have them, but of 0.3 to 3 s: short ones are quick."""
     rng = np.random.default_rng(seed)
     segments = []
@@ -74,7 +74,7 @@ def random_segments(count: int, seed: int) -> list[Segment]:
 
 
 @pytest.fixture(scope="module")
-def small_segments() -> dict[str, dict[str, Segment]]:
+def small_segments() -> dict[str, dict[str, ListedClip]]:
     """By split and id."""
     counts = {"balanced": 90, "eval": 60}
     return {
@@ -153,7 +153,7 @@ def test_faults_of_segment_tables(tmp_path):
         "ddddddddddd, 0.000, 10.000, /m/09x0r,/t/dd00088\n"
     )
     segments, problems = read_segments(path, CLASSES)
-    assert segments == [Segment("aaaaaaaaaaa", 0.0, 10.0, (0,))]
+    assert segments == [ListedClip("aaaaaaaaaaa", 0.0, 10.0, (0,))]
     found = [(p.file, p.kind) for p in problems]
     assert found == [
         ("aaaaaaaaaaa", "duplicate row"),
@@ -319,7 +319,7 @@ def test_strong_labels_become_events(small, tmp_path):
 # ---- full and Aud-300h -------------------------------------------------------------------------
 
 
-def unbalanced_segments() -> list[Segment]:
+def unbalanced_segments() -> list[ListedClip]:
     """500 clips of class 0, 200 of class 1, 30 of class 2, and 20 of both 0 and 3."""
     kinds = [("a", 500, (0,)), ("b", 200, (1,)), ("c", 30, (2,)), ("d", 20, (0, 3))]
     return [

@@ -44,7 +44,7 @@ def test_a_table_of_the_paper_has_its_experiments(table, data):
 
 def test_experiments_of_a_table_can_be_changed_one_by_one():
     config = paper_tables.table4()
-    config_lib.apply(config.experiments["full_psl2s"], {"data": {"train_split": "other"}})
+    config_lib.set_nested(config.experiments["full_psl2s"], {"data": {"train_split": "other"}})
     splits = {n: one.data.train_split for n, one in config_lib.experiments(config).items()}
     assert splits["full_psl2s"] == "other" and splits["full_psl5s"] == "full"
 

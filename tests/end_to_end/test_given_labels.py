@@ -21,7 +21,7 @@ def config_of(folder, labels, **changes):
         config.data[split] = "train"
     config.soft_labels_dir = str(labels)
     config.model.width, config.train.batch_size, config.train.max_steps = 0.1, 4, 2
-    config_lib.apply(config, changes)
+    config_lib.set_nested(config, changes)
     return config
 
 

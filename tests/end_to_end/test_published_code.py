@@ -120,8 +120,8 @@ def test_it_runs_from_labels_to_scores(tmp_path):
     config = config_lib.student("psl2s", 1.0, "code")
     changes = config_lib.to_dict(settings(data))
     for name in ("data", "model", "train"):
-        config_lib.apply(config[name], changes[name])
-    config_lib.apply(config, config_lib.PUBLISHED_CODE | {"data": {}})
+        config_lib.set_nested(config[name], changes[name])
+    config_lib.set_nested(config, config_lib.PUBLISHED_CODE | {"data": {}})
     config.teacher = str(teacher)
     (found,) = config_lib.experiments(config).values()
     one = run(found, tmp_path / "run", "evaluate")

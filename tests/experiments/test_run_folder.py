@@ -355,16 +355,16 @@ def test_the_files_of_a_run_are_those_that_its_report_describes():
 def test_a_training_that_was_begun_in_another_order_is_refused(tmp_path):
     order = TrainingOrder(4, seed=0)
     begun = start(tmp_path)
-    begun.check_order(order.description)  # nothing is trained yet
+    begun.bind_order(order.description)  # nothing is trained yet
     begun.begin()
     (tmp_path / "checkpoints/5").mkdir(parents=True)
-    start(tmp_path).check_order(order.description)
+    start(tmp_path).bind_order(order.description)
     streamed = dataclasses.replace(order, streamed=True).description
     with pytest.raises(UserError, match=r"order 'by number.* 'streamed.* config\.data\.streamed"):
-        start(tmp_path).check_order(streamed)
+        start(tmp_path).bind_order(streamed)
     (tmp_path / "data.json").unlink()  # as of an earlier version, which told no order
     files.write_json(tmp_path / "data.json", {})
     with pytest.raises(UserError, match=r"earlier version.*commit de85886"):
-        start(tmp_path).check_order(order.description)
+        start(tmp_path).bind_order(order.description)
     finish(tmp_path, "train")  # it is done
-    start(tmp_path).check_order(order.description)
+    start(tmp_path).bind_order(order.description)

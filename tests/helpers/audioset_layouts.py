@@ -14,13 +14,13 @@ import pyarrow.parquet
 import soundfile
 import soxr
 
-from psl_jax.corpora.audioset_csv import Segment
+from psl_jax.corpora.audioset_csv import ListedClip
 
 RATE = 32_000  # as PANNs has it
 MISSING = 7  # of the first rows of PANNs' file
 
 
-def audio_of(segment: Segment) -> np.ndarray:
+def audio_of(segment: ListedClip) -> np.ndarray:
     """Noise over the time of the segment: int16 [samples] at 32 kHz."""
     rng = np.random.default_rng(list(segment.id.encode()))
     return rng.integers(-12_000, 12_000, round((segment.end - segment.start) * RATE)).astype(
@@ -28,20 +28,20 @@ def audio_of(segment: Segment) -> np.ndarray:
     )
 
 
-def resampled(segment: Segment) -> np.ndarray:
+def resampled(segment: ListedClip) -> np.ndarray:
     """The same at 16 kHz, by soxr in one piece: int16 [samples]."""
     samples = soxr.resample(audio_of(segment) / 32768.0, RATE, 16_000, quality="HQ")
     return np.rint(32768 * samples).astype(np.int16)
 
 
-def stem(naming: str, segment: Segment) -> str:
+def stem(naming: str, segment: ListedClip) -> str:
     """A file name without its extension, of one of NAMINGS."""
     start, end = round(segment.start * 1000), round(segment.end * 1000)
     return naming.format(id=segment.id, start=start, end=end)
 
 
 def write_folder(
-    root: pathlib.Path, segments: Mapping[str, Segment], naming: str, suffix: str
+    root: pathlib.Path, segments: Mapping[str, ListedClip], naming: str, suffix: str
 ) -> None:
     """Audio files named by `naming`, in three folders."""
     for segment in segments.values():
@@ -49,7 +49,7 @@ def write_folder(
         audio_files.write(root / f"part{ord(segment.id[3]) % 3}" / name, audio_of(segment), RATE)
 
 
-def write_parquet(root: pathlib.Path, segments: Mapping[str, Segment]) -> None:
+def write_parquet(root: pathlib.Path, segments: Mapping[str, ListedClip]) -> None:
     """Two files of several row groups with embedded flac, as on the hub."""
     root.mkdir(parents=True)
     rows = [
@@ -65,7 +65,7 @@ def write_parquet(root: pathlib.Path, segments: Mapping[str, Segment]) -> None:
         pyarrow.parquet.write_table(table, root / f"{number:02d}.parquet", row_group_size=40)
 
 
-def write_tars(root: pathlib.Path, segments: Mapping[str, Segment]) -> None:
+def write_tars(root: pathlib.Path, segments: Mapping[str, ListedClip]) -> None:
     """Webdataset shards: audio beside its description."""
     root.mkdir(parents=True)
     with (
@@ -81,7 +81,7 @@ def write_tars(root: pathlib.Path, segments: Mapping[str, Segment]) -> None:
                 archive.addfile(member, io.BytesIO(content))
 
 
-def write_panns(root: pathlib.Path, segments: Mapping[str, Segment]) -> None:
+def write_panns(root: pathlib.Path, segments: Mapping[str, ListedClip]) -> None:
     """One HDF5 file of zero-padded rows; those of missing clips have an empty name."""
     root.mkdir(parents=True)
     rows = len(segments) + MISSING
@@ -96,7 +96,7 @@ def write_panns(root: pathlib.Path, segments: Mapping[str, Segment]) -> None:
             file["waveform"][row, : len(samples)] = samples
 
 
-def write_psl(root: pathlib.Path, segments: Mapping[str, Segment]) -> None:
+def write_psl(root: pathlib.Path, segments: Mapping[str, ListedClip]) -> None:
     """One HDF5 file with a data set of 16 kHz samples for each file name."""
     root.mkdir(parents=True)
     with h5py.File(root / "balanced.h5", "w") as file:
@@ -104,7 +104,7 @@ def write_psl(root: pathlib.Path, segments: Mapping[str, Segment]) -> None:
             file[f"{segment.id}.wav"] = resampled(segment)
 
 
-def _flac(segment: Segment) -> bytes:
+def _flac(segment: ListedClip) -> bytes:
     content = io.BytesIO()
     soundfile.write(content, audio_of(segment), RATE, format="FLAC")
     return content.getvalue()

@@ -2,7 +2,7 @@
 
 import pathlib
 
-from psl_jax.corpora.audioset_csv import Segment
+from psl_jax.corpora.audioset_csv import ListedClip
 from psl_jax.networks.class_lists import AUDIOSET_CSV, read_classes
 
 NAMES, MIDS = read_classes(AUDIOSET_CSV)
@@ -14,8 +14,8 @@ HEADER = (
 )
 
 
-def segment(clip: str, start: float = 30.0, end: float = 40.0, labels=(0,)) -> Segment:
-    return Segment(clip, start, end, tuple(labels))
+def segment(clip: str, start: float = 30.0, end: float = 40.0, labels=(0,)) -> ListedClip:
+    return ListedClip(clip, start, end, tuple(labels))
 
 
 def write_csv(path: pathlib.Path, segments) -> pathlib.Path:

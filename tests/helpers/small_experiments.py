@@ -77,7 +77,7 @@ def settings(data: pathlib.Path, **changes) -> Settings:
     config.segment_seconds, config.train.batch_size, config.train.max_steps = 1.0, 4, 3
     config.model.width, config.model.dropout, config.train.learning_rate = 0.1, 0.2, 1e-2
     config.train.log_every = 1
-    config_lib.apply(config, changes)
+    config_lib.set_nested(config, changes)
     (found,) = config_lib.experiments(config).values()
     return found
 

@@ -104,7 +104,7 @@ def config_of(folder, **changes):
     config.teacher = f"onnx:{folder / 't.onnx'}"
     config.relabel.class_map, config.relabel.unmapped = str(folder / "map.csv"), "weak"
     config.model.width, config.train.batch_size, config.train.max_steps = 0.1, 4, 1
-    config_lib.apply(config, changes)
+    config_lib.set_nested(config, changes)
     return config
 
 

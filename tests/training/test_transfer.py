@@ -42,7 +42,7 @@ def settings_for(folder, **changes):
     for split in ("train_split", "validation_split", "eval_split"):
         config.data[split] = "eval"
     config.segment_seconds, config.train.batch_size, config.train.max_steps = 1.0, 4, 3
-    config_lib.apply(config, changes)
+    config_lib.set_nested(config, changes)
     (settings,) = config_lib.experiments(config).values()
     return settings
 
