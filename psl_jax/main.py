@@ -103,7 +103,7 @@ def main(_: Sequence[str]) -> None:
         )
 
 
-def _read_numbers(flag: flags.FlagHolder, expected: str) -> list[int]:
+def _read_numbers(flag: flags.FlagHolder[Any], expected: str) -> list[int]:
     """The numbers of a flag such as 0,1,2. Raises UserError for anything else."""
     parts = [part.strip() for part in flag.value.split(",")]
     if not all(part.isdecimal() for part in parts) or len(set(parts)) < len(parts):

@@ -5,7 +5,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -97,16 +97,17 @@ class ClipIndex:
     def record_places(self) -> np.ndarray:
         """Where each clip's record begins in its shard: int64 [clips]."""
         assert self.record_bytes is not None, self.split
-        ends = np.concatenate([[0], np.cumsum(self.record_bytes)])
-        return ends[:-1] - np.repeat(ends[self.shard_offsets[:-1]], self.shard_sizes)
+        ends: np.ndarray = np.concatenate([[0], np.cumsum(self.record_bytes)])
+        return np.asarray(ends[:-1] - np.repeat(ends[self.shard_offsets[:-1]], self.shard_sizes))
 
     @cached_property
     def audio_places(self) -> np.ndarray:
         """Where each clip's audio begins in its shard: int64 [clips]."""
         if self.audio_starts is not None:
-            return self.record_places + self.audio_starts
+            return np.asarray(self.record_places + self.audio_starts)
         assert self.record_bytes is not None, self.split
-        return self.record_places + prepared_audio_starts(self.record_bytes, self.num_samples)
+        audio_starts = prepared_audio_starts(self.record_bytes, self.num_samples)
+        return np.asarray(self.record_places + audio_starts)
 
     @cached_property
     def ids_sha256(self) -> str:
@@ -167,14 +168,14 @@ class ClipIndex:
         truth[clip[row], segment, self.event_values[event][row]] = True
         return truth & (np.arange(segments) < counts[:, None])[..., None]
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         arrays = {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
         arrays |= {"classes": np.array(self.classes), "ids": np.asarray(self.ids, dtype=np.str_)}
         with files.atomic_open(path, "wb") as file:
             np.savez_compressed(file, **arrays)
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> "ClipIndex":
+    def load(cls, path: str | os.PathLike[str]) -> "ClipIndex":
         with path_of(path).open("rb") as file, np.load(file) as data:
             arrays = dict(data)
         arrays |= {"split": str(arrays["split"]), "classes": tuple(map(str, arrays["classes"]))}
@@ -233,12 +234,13 @@ def prepared_audio_starts(record_bytes: np.ndarray, num_samples: np.ndarray) -> 
     all_features = example - 1 - _varint_bytes(example - 1)  # one byte off at most, so once more
     all_features = example - 1 - _varint_bytes(all_features)
     sizes = (all_features, entry, feature, bytes_list, audio)
-    return HEADER_BYTES + name + np.sum([1 + _varint_bytes(size) for size in sizes], axis=0)
+    lengths = np.sum([1 + _varint_bytes(size) for size in sizes], axis=0)
+    return np.asarray(HEADER_BYTES + name + lengths)
 
 
 def _varint_bytes(numbers: np.ndarray) -> np.ndarray:
     """Bytes that numbers take as varints, seven bits in each."""
-    return 1 + np.sum([numbers >> 7 * k > 0 for k in range(1, 5)], axis=0)
+    return np.asarray(1 + np.sum([numbers >> 7 * k > 0 for k in range(1, 5)], axis=0))
 
 
 def shared_clips(a: ClipIndex, b: ClipIndex) -> np.ndarray:
@@ -262,12 +264,12 @@ def repeated_audio(index: ClipIndex) -> np.ndarray:
     return np.stack([earlier[later], later], axis=1)
 
 
-def clip_ids_sha256(ids: Iterable) -> str:
+def clip_ids_sha256(ids: Iterable[Any]) -> str:
     """Hash of the sorted clip ids: two results with the same hash cover the same clips."""
     return hashlib.sha256("\n".join(sorted(map(str, ids))).encode()).hexdigest()
 
 
-def ragged(lists: list) -> tuple[np.ndarray, np.ndarray]:
+def ragged(lists: list[Any]) -> tuple[np.ndarray, np.ndarray]:
     """Lists of numbers as (offsets int64 [n + 1], values int32)."""
     offsets = np.concatenate([[0], np.cumsum([len(x) for x in lists])]).astype(np.int64)
     return offsets, np.array([v for x in lists for v in x], dtype=np.int32)

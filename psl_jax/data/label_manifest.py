@@ -98,7 +98,7 @@ _REMAKE = {
 
 
 def segmentation_of(
-    directory: str | os.PathLike, formats: Sequence[str] = (FORMAT,)
+    directory: str | os.PathLike[str], formats: Sequence[str] = (FORMAT,)
 ) -> Segmentation:
     """How the clips were cut that these labels are of. Raises UserError without a manifest."""
     manifest = read(directory, formats)
@@ -113,7 +113,7 @@ def segmentation_of(
         ) from error
 
 
-def digest_without_teacher(directory: str | os.PathLike, even_relabeled: bool) -> str | None:
+def digest_without_teacher(directory: str | os.PathLike[str], even_relabeled: bool) -> str | None:
     """What stands for the teacher of labels that are used without one; None: they need theirs.
 
     Labels that were imported or cut (their manifest has an `origin`) come of no teacher
@@ -125,12 +125,12 @@ def digest_without_teacher(directory: str | os.PathLike, even_relabeled: bool) -
     return manifest.get("teacher_digest") if even_relabeled or "origin" in manifest else None
 
 
-def are_begun(directory: str | os.PathLike) -> bool:
+def are_begun(directory: str | os.PathLike[str]) -> bool:
     """Whether a directory has a manifest."""
     return (path_of(directory) / MANIFEST).exists()
 
 
-def missing_shards(directory: str | os.PathLike) -> list[int]:
+def missing_shards(directory: str | os.PathLike[str]) -> list[int]:
     """Numbers of the shards still to be written. Raises UserError without a manifest."""
     manifest = read(directory)
     return ShardArrays(directory, SHARDS, manifest["shard_sizes"], None, np.float16).missing
@@ -158,7 +158,7 @@ def remake(manifest: dict[str, Any]) -> str:
     return f"`{_REMAKE[kind]}`" if kind in _REMAKE else "relabel"
 
 
-def read(directory: str | os.PathLike, formats: Sequence[str] = (FORMAT,)) -> dict[str, Any]:
+def read(directory: str | os.PathLike[str], formats: Sequence[str] = (FORMAT,)) -> dict[str, Any]:
     """The manifest of labels in one of the `formats`. Raises UserError for any other folder."""
     path = path_of(directory) / MANIFEST
     try:
@@ -173,7 +173,7 @@ def read(directory: str | os.PathLike, formats: Sequence[str] = (FORMAT,)) -> di
         described = format in formats
         if described and isinstance(manifest.get("shard_sizes"), list):
             _check_removed(manifest, directory)
-            return _UNTOLD | manifest
+            return dict(_UNTOLD | manifest)
         raise ValueError("it describes no soft labels")
     except FileNotFoundError:
         raise UserError(
@@ -186,7 +186,7 @@ def read(directory: str | os.PathLike, formats: Sequence[str] = (FORMAT,)) -> di
         ) from error
 
 
-def _check_removed(manifest: dict[str, Any], directory: str | os.PathLike) -> None:
+def _check_removed(manifest: dict[str, Any], directory: str | os.PathLike[str]) -> None:
     """Raises UserError for labels that are made in a way that was removed."""
     values = {f"relabel.{name}": value for name, value in manifest.items()}
     if view := manifest.get("view"):

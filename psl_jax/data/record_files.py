@@ -6,7 +6,7 @@ A record is its size (8 bytes), the size's checksum (4), its contents and their 
 import itertools
 import os
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import crc32c
 import numpy as np
@@ -22,7 +22,7 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types of protocol buffe
 class Feature(NamedTuple):
     """The values of a feature: bytes, floats or integers. start: where the first begins."""
 
-    values: list
+    values: list[Any]
     start: int
 
 
@@ -31,7 +31,7 @@ class DamagedRecordError(Exception):
 
 
 def read_records(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     positions: Sequence[int] | None = None,
     places: np.ndarray | None = None,
 ) -> Iterator[memoryview]:
@@ -58,7 +58,7 @@ def read_records(
             number += 1
 
 
-def record_places(path: str | os.PathLike) -> np.ndarray:
+def record_places(path: str | os.PathLike[str]) -> np.ndarray:
     """Where each record of a local file begins: int64 [records], from their headers alone.
 
     Raises as `read_records`.
@@ -139,12 +139,13 @@ def single_values(features: dict[str, Feature], names: Sequence[str]) -> list[me
     return [memoryview((features[name].values or [b""])[0]) for name in names]
 
 
-def _values(kind: int, parts: list[memoryview]) -> list:
+def _values(kind: int, parts: list[memoryview]) -> list[Any]:
     if kind == 1:
         return parts
     packed = b"".join(parts)
     if kind == 2:
-        return np.frombuffer(packed, "<f4").tolist()
+        floats: list[float] = np.frombuffer(packed, "<f4").tolist()
+        return floats
     numbers, at = [], 0
     while at < len(packed):
         number, at = _varint(packed, at)

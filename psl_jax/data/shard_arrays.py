@@ -34,7 +34,7 @@ class ShardArrays:
 
     def __init__(
         self,
-        folder: str | os.PathLike,
+        folder: str | os.PathLike[str],
         name: str,
         rows: Sequence[int],
         width: int | None,

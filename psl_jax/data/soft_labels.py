@@ -37,7 +37,7 @@ class SoftLabelWriter:
 
     def __init__(
         self,
-        directory: str | os.PathLike,
+        directory: str | os.PathLike[str],
         index: ClipIndex,
         segmentation: Segmentation,
         *,
@@ -142,7 +142,7 @@ class SoftLabels:
     @classmethod
     def open(
         cls,
-        directory: str | os.PathLike,
+        directory: str | os.PathLike[str],
         index: ClipIndex,
         segmentation: Segmentation,
         teacher_digest: str | None = None,
@@ -226,7 +226,7 @@ class SoftLabels:
 
 
 def _arrays(
-    directory: str | os.PathLike, index: ClipIndex, segmentation: Segmentation
+    directory: str | os.PathLike[str], index: ClipIndex, segmentation: Segmentation
 ) -> ShardArrays:
     ends = np.concatenate(
         [[0], np.cumsum(segmentation.count_segments(index.num_samples), dtype=np.int64)]

@@ -29,7 +29,7 @@ class Source:
     is_remote = is_streamed = can_stream = False
 
     def __init__(
-        self, paths: Sequence[str | os.PathLike], index: ClipIndex, is_streamed: bool = False
+        self, paths: Sequence[str | os.PathLike[str]], index: ClipIndex, is_streamed: bool = False
     ):
         if len(paths) != len(index.shard_sizes):
             raise UserError(
@@ -46,7 +46,9 @@ class Source:
         self._open: dict[int, _Shard] = {}
 
     @classmethod
-    def open(cls, data_dir: str | os.PathLike, split: str, is_streamed: bool = False) -> "Source":
+    def open(
+        cls, data_dir: str | os.PathLike[str], split: str, is_streamed: bool = False
+    ) -> "Source":
         """The split of a data directory written by `prepare`; or several, as in "fold1+fold2"."""
         splits = split.split("+")
         paths = [path for name in splits for path in split_index_files.shard_paths(data_dir, name)]
@@ -168,7 +170,7 @@ class Source:
         )
 
 
-def open_folder(folder: str | os.PathLike, split: str) -> Source:
+def open_folder(folder: str | os.PathLike[str], split: str) -> Source:
     """A split of the prepared data set that `folder` is or has below it. Raises UserError."""
     if not path_lib.path_of(folder).is_dir():
         raise UserError(f"{folder} is no folder: give that of a prepared data set")

@@ -20,7 +20,7 @@ CLASSES_NAME = "classes.csv"
 UNIONS_NAME = "unions.json"  # splits that are several stored ones together
 
 
-def load_index(data_dir: str | os.PathLike, split: str) -> ClipIndex:
+def load_index(data_dir: str | os.PathLike[str], split: str) -> ClipIndex:
     """The index of `split`, read from `index-{split}.npz` or built with one pass over the shards.
 
     An index that does not fit the data set's own shard sizes or classes is stale and built again.
@@ -51,7 +51,7 @@ def load_index(data_dir: str | os.PathLike, split: str) -> ClipIndex:
     return index
 
 
-def find_data_dir(folder: str | os.PathLike) -> str:
+def find_data_dir(folder: str | os.PathLike[str]) -> str:
     """The prepared data set that `folder` is, or the only one below it: an absolute path.
 
     Below a folder that was given to `prepare` as its `data_dir` lie
@@ -77,7 +77,7 @@ def _folders_with(name: str, root: pathlib.Path) -> list[pathlib.Path]:
     )
 
 
-def shard_paths(data_dir: str | os.PathLike, split: str) -> list[str]:
+def shard_paths(data_dir: str | os.PathLike[str], split: str) -> list[str]:
     """The TFRecord files of `split`, in order.
 
     Raises:
@@ -93,48 +93,48 @@ def shard_paths(data_dir: str | os.PathLike, split: str) -> list[str]:
     return paths
 
 
-def shard_names(data_dir: str | os.PathLike, split: str) -> list[pathlib.Path]:
+def shard_names(data_dir: str | os.PathLike[str], split: str) -> list[pathlib.Path]:
     """Where the shards of `split` should be, in order. Raises UserError as `shard_paths`."""
     members = unions(data_dir).get(split, [split])
     return [path for member in members for path in _stored_split(data_dir, member).paths]
 
 
-def index_path(data_dir: str | os.PathLike, split: str) -> pathlib.Path:
+def index_path(data_dir: str | os.PathLike[str], split: str) -> pathlib.Path:
     """Where the index of a stored split lies."""
     return path_of(data_dir) / f"index-{split}.npz"
 
 
-def saved_splits(data_dir: str | os.PathLike) -> list[str]:
+def saved_splits(data_dir: str | os.PathLike[str]) -> list[str]:
     """Splits that have an index on disk."""
     names = sorted(path.name for path in path_of(data_dir).glob("index-*.npz"))
     return [name.removeprefix("index-").removesuffix(".npz") for name in names]
 
 
-def saved_index(data_dir: str | os.PathLike, split: str) -> ClipIndex | None:
+def saved_index(data_dir: str | os.PathLike[str], split: str) -> ClipIndex | None:
     """The index of a stored split as it is on disk; None where it is not, or is damaged."""
     return _read_saved(index_path(data_dir, split))
 
 
-def shard_sizes(data_dir: str | os.PathLike, split: str) -> np.ndarray:
+def shard_sizes(data_dir: str | os.PathLike[str], split: str) -> np.ndarray:
     """Clips in each shard of `split`, as the data set's metadata say: int64 [shards]."""
     members = unions(data_dir).get(split, [split])
     lengths = [n for member in members for n in _stored_split(data_dir, member).lengths]
     return np.array(lengths, dtype=np.int64)
 
 
-def splits(data_dir: str | os.PathLike) -> list[str]:
+def splits(data_dir: str | os.PathLike[str]) -> list[str]:
     """Names of the corpus's splits: what a union has besides its first split is not among them."""
     together = unions(data_dir)
     rest = {name for members in together.values() for name in members[1:]}
     return [*(name for name in stored_splits(data_dir) if name not in rest), *together]
 
 
-def stored_splits(data_dir: str | os.PathLike) -> list[str]:
+def stored_splits(data_dir: str | os.PathLike[str]) -> list[str]:
     """Names of the splits that have shards of their own: those that TFDS knows."""
     return list(tfds_metadata.read_splits(data_dir))
 
 
-def unions(data_dir: str | os.PathLike) -> dict[str, list[str]]:
+def unions(data_dir: str | os.PathLike[str]) -> dict[str, list[str]]:
     """Splits that are stored as others, one after the other: name -> stored splits.
 
     AudioSet's `full` holds `balanced`, for instance, which is on disk but once.
@@ -149,7 +149,7 @@ def unions(data_dir: str | os.PathLike) -> dict[str, list[str]]:
         ) from error
 
 
-def class_names(data_dir: str | os.PathLike) -> tuple[str, ...]:
+def class_names(data_dir: str | os.PathLike[str]) -> tuple[str, ...]:
     """The classes of the data set, in label order."""
     names = tfds_metadata.read_class_names(data_dir)
     _check_names(path_of(data_dir), names)
@@ -231,7 +231,9 @@ def _read_saved(path: pathlib.Path) -> ClipIndex | None:
         return None  # unreadable or of an older form: built again
 
 
-def _scan(data_dir, split: str, classes: Sequence[str], sizes: np.ndarray) -> ClipIndex:
+def _scan(
+    data_dir: str | os.PathLike[str], split: str, classes: Sequence[str], sizes: np.ndarray
+) -> ClipIndex:
     paths = shard_paths(data_dir, split)
     clips = progress.track(_scan_records(paths), int(sizes.sum()), "clips", f"index {split}")
     try:
@@ -259,7 +261,7 @@ def _described(record: memoryview) -> ClipDescription:
     features = record_files.parse_example(record)
     clip_id, audio = record_files.single_values(features, ("id", "audio"))
 
-    def values(name: str) -> list:
+    def values(name: str) -> list[Any]:
         return features[name].values if name in features else []
 
     columns = [values(f"events/{name}") for name in ("onset", "offset", "label")]
@@ -273,7 +275,7 @@ def _described(record: memoryview) -> ClipDescription:
     )
 
 
-def _stored_split(data_dir: str | os.PathLike, split: str) -> tfds_metadata.StoredSplit:
+def _stored_split(data_dir: str | os.PathLike[str], split: str) -> tfds_metadata.StoredSplit:
     stored = tfds_metadata.read_splits(data_dir)
     if split not in stored:
         raise UserError(

@@ -26,7 +26,7 @@ class StoredSplit(NamedTuple):
     lengths: list[int]
 
 
-def read_splits(data_dir: str | os.PathLike) -> dict[str, StoredSplit]:
+def read_splits(data_dir: str | os.PathLike[str]) -> dict[str, StoredSplit]:
     """The splits of a data set by name. Raises UserError where `data_dir` is none."""
     folder = path_of(data_dir)
     _check_is_whole(folder)
@@ -59,7 +59,7 @@ def read_splits(data_dir: str | os.PathLike) -> dict[str, StoredSplit]:
         raise _unreadable(folder / INFO_NAME, error) from error
 
 
-def read_class_names(data_dir: str | os.PathLike) -> list[str]:
+def read_class_names(data_dir: str | os.PathLike[str]) -> list[str]:
     """The classes, in label order. Raises UserError for records of another form than ours."""
     folder = path_of(data_dir)
     _check_is_whole(folder)
@@ -79,7 +79,7 @@ def read_class_names(data_dir: str | os.PathLike) -> list[str]:
     return [line.strip() for line in names_path.read_text("utf-8").split("\n") if line.strip()]
 
 
-def read_features(data_dir: str | os.PathLike) -> dict[str, Any]:
+def read_features(data_dir: str | os.PathLike[str]) -> dict[str, Any]:
     """The features of each record by name, as TFDS writes them as JSON. Raises UserError."""
     path = path_of(data_dir) / FEATURES_NAME
     try:

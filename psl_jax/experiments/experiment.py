@@ -54,10 +54,10 @@ class Experiment:
     def __init__(
         self,
         settings: Settings,
-        run_dir: str | os.PathLike,
+        run_dir: str | os.PathLike[str],
         *,
         data_dir: str,
-        teacher: str | os.PathLike | None = None,
+        teacher: str | os.PathLike[str] | None = None,
         start: StartModel | None = None,
         afresh: bool = False,
     ):
@@ -314,7 +314,7 @@ class Experiment:
         channels = len(variables.params["classifier"]["kernel"])
         num_bytes = frozen_features.num_bytes(segments, validation, channels=channels)
         memory = parallel.machine_bytes()
-        return num_bytes * jax.process_count() < _MOST_OF_MEMORY * memory
+        return bool(num_bytes * jax.process_count() < _MOST_OF_MEMORY * memory)
 
     @property
     def batch_size(self) -> int:

@@ -47,7 +47,7 @@ class RunFolder:
       afresh: what is in it does not count, and is deleted by `begin`.
     """
 
-    def __init__(self, path: str | os.PathLike, settings: Settings, *, afresh: bool = False):
+    def __init__(self, path: str | os.PathLike[str], settings: Settings, *, afresh: bool = False):
         self.path, self._name = path_of(path), settings.name
         # A deletion that was interrupted is gone on with: what it left is no run.
         self.afresh = afresh or (self.path / DELETING).exists()

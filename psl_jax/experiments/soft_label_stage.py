@@ -33,7 +33,7 @@ class SoftLabelStage:
         folder: RunFolder,
         *,
         segmentation: Segmentation,
-        teacher: str | os.PathLike,
+        teacher: str | os.PathLike[str],
         open_source: Callable[[], Source],
     ):
         """teacher: its name, see `open_teacher`; open_source: of the split that is trained on."""

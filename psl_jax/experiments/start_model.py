@@ -18,7 +18,7 @@ class StartModel:
       is_trained_here: whether it is another experiment of the suite, which may yet be trained.
     """
 
-    def __init__(self, init_from: str, run_dir: str | os.PathLike | None = None):
+    def __init__(self, init_from: str, run_dir: str | os.PathLike[str] | None = None):
         """run_dir: where the experiment `init_from` of the suite lies."""
         self.init_from, self.is_trained_here = init_from, run_dir is not None
         self._path = run_dir or init_from

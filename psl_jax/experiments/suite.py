@@ -41,7 +41,7 @@ from psl_jax.teachers import open_teacher
 
 def run(
     config: ConfigDict,
-    workdir: str | os.PathLike,
+    workdir: str | os.PathLike[str],
     *,
     seeds: Sequence[int] | None = None,
     folds: Sequence[int] | None = None,

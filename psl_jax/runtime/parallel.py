@@ -10,7 +10,7 @@ import queue
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -19,6 +19,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from psl_jax.runtime.distributed import LONGEST_WAIT_MS
 from psl_jax.runtime.errors import UserError
+
+_Result = TypeVar("_Result")
 
 AXIS = "data"
 SPLIT = PartitionSpec(AXIS)
@@ -250,7 +252,7 @@ def wait_for_all(what: str) -> None:
     multihost.get_barrier_sync_fn()(key=what, timeout_ms=LONGEST_WAIT_MS)
 
 
-def run_after_first_process(what: str, do: Callable[[], Any]) -> Any:
+def run_after_first_process(what: str, do: Callable[[], _Result]) -> _Result:
     """What `do` gives in each process; the others begin when process 0 has done it."""
     is_first = jax.process_index() == 0
     if not is_first:
@@ -261,7 +263,7 @@ def run_after_first_process(what: str, do: Callable[[], Any]) -> Any:
     return result
 
 
-def run_in_first_process(what: str, do: Callable[[], Any]) -> Any:
+def run_in_first_process(what: str, do: Callable[[], _Result]) -> _Result | None:
     """What `do` gives in process 0, for which the others wait; None in these.
 
     Processes that went on to their end would be taken for lost ones, and soon end the first too.
