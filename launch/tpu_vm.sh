@@ -340,7 +340,7 @@ check_arguments() {
   else
     sources+=(psl_jax/teachers/scoring_cli.py)
   fi
-  known+=$(grep -ohzE '(add|add_argument|DEFINE_[a-z]+)\(\s*"(--)?[a-z_]+"' "${sources[@]}" |
+  known+=$(grep -ohzE '(add|add_argument|DEFINE_[a-z_]+)\(\s*"(--)?[a-z_]+"' "${sources[@]}" |
     tr '\0' '\n' | sed -n 's/.*"\(--\)\{0,1\}\([a-z_]*\)"$/\2/p' | paste -sd '|')
   for argument; do
     [[ ! $argument =~ ^--?([a-z][^=]*) || ${BASH_REMATCH[1]} =~ ^(no)?($known)$ ]] ||

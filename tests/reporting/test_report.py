@@ -170,7 +170,7 @@ def test_run_report_holds_everything(tmp_path):
 
 
 def test_charts_have_axes_with_names_and_names_of_classes_are_escaped(tmp_path):
-    make_run(tmp_path, num_classes=4, quality=label_quality())
+    make_run(tmp_path, quality=label_quality())
     page = Page(run_page.write_run_report(tmp_path))
     assert "alert(1)</script>" not in page.source
     assert NASTY in page.text

@@ -128,7 +128,7 @@ def test_frame_times_are_where_sounds_are(model):
 
 def test_embedding_is_what_the_classifier_sees(model):
     audio = tagging.recording(3.0)
-    found, tags = (method(audio, 16_000, 0) for method in (model.embed, model.tag))
+    found, tags = (method(audio, 16_000, segment_seconds=0) for method in (model.embed, model.tag))
     classifier = tagging.model().variables.params["classifier"]
     logits = found.frame_embeddings @ classifier["kernel"] + classifier["bias"]
     np.testing.assert_allclose(1 / (1 + np.exp(-logits)), tags.frame_scores, atol=1e-4)

@@ -25,8 +25,8 @@ def centres(piece: windowing.Window) -> np.ndarray:
     return row[: frames * FRAME_SAMPLES : FRAME_SAMPLES, None]
 
 
-def assembled(cut, segments: bool) -> tuple[np.ndarray, Timeline]:
-    grid = Timeline(segments)
+def assembled(cut, has_segments: bool) -> tuple[np.ndarray, Timeline]:
+    grid = Timeline(has_segments)
     rows = [grid.add(piece, centres(piece)) for piece in cut]
     return np.concatenate(rows)[:, 0], grid
 

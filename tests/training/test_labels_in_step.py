@@ -166,7 +166,7 @@ def test_another_teacher_is_refused_and_a_stopped_run_goes_on(data, tmp_path, te
     run(asked, tmp_path / "cut")
     assert_same_bits(last_variables(tmp_path / "cut"), last_variables(tmp_path / "whole"))
     (tmp_path / "teacher").rename(tmp_path / "gone")  # no longer needed
-    run(asked, tmp_path / "cut", stage=None)
+    run(asked, tmp_path / "cut", stage="report")
     assert files.read_json(tmp_path / "cut/metrics.json")["num_clips"] == 8
 
 
