@@ -156,13 +156,13 @@ def minimum_bytes(case: Case) -> float:
 
 def minimum_bytes_of_mn(case: Case, width: float) -> float:
     """`minimum_bytes` of relabeling with EfficientAT's mn, whose input is doubled in rate."""
-    from psl_jax.teachers import mn_frontend
-    from psl_jax.teachers.mn_network import LAST_EXPANSION, STEM_CHANNELS, TABLE, multiple_of_8
+    from psl_jax.networks.mn import frontend
+    from psl_jax.networks.mn.module import LAST_EXPANSION, STEM_CHANNELS, TABLE, multiple_of_8
 
     def halved(n: int) -> int:
         return (n - 1) // 2 + 1
 
-    frames, bands = mn_frontend.num_frames(2 * case.samples), mn_frontend.NUM_MELS
+    frames, bands = frontend.num_frames(2 * case.samples), frontend.NUM_MELS
     spectrogram = 4 * frames * bands
     frames, bands = halved(frames), halved(bands)
     channels = multiple_of_8(STEM_CHANNELS * width)

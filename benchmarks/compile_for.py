@@ -141,27 +141,23 @@ def _program(name: str, mesh: Any, dtype: str, inputs: dict) -> tuple[Any, list]
 
     from psl_jax import config
     from psl_jax.networks.augmentation import Augmentation
-    from psl_jax.networks.folding import fold
     from psl_jax.networks.frontend import LogMel
-    from psl_jax.networks.mobilenetv2 import create
+    from psl_jax.networks.mn.architecture import MN
+    from psl_jax.networks.mobilenetv2_architecture import MOBILENET_V2
     from psl_jax.scoring.scorer import scoring_program
     from psl_jax.training.step import Recipe, init_state, train_program
 
-    if name == "mn":
-        from psl_jax.teachers import mn, mn_weights
-
-        state = mn_weights.random_state(CLASSES, MN_WIDTH)
-        mn_network, arrays, _ = mn_weights.from_state(state, "random weights")
-        program = mn.scoring_program(mn_network, dtype, mesh)
-        return program, [arrays, inputs["audio"], inputs["num_samples"]]
-    network, variables = create(CLASSES)
-    if name == "relabel":
-        program = scoring_program(LogMel(), dtype, mesh)
-        return program, [fold(variables), inputs["audio"], inputs["num_samples"]]
+    kind = MN if name == "mn" else MOBILENET_V2
+    network, variables = kind.create(CLASSES, MN_WIDTH if name == "mn" else 1.0)
+    front_end = kind.front_end(LogMel())
+    if name in ("relabel", "mn"):
+        program = scoring_program(front_end, dtype, mesh)
+        folded = kind.fold(variables, "sigmoid")
+        return program, [folded, inputs["audio"], inputs["num_samples"]]
     augmentation = Augmentation()
     if name == "teacher":
         augmentation = Augmentation(**config.TEACHER["augment"])
-    program = train_program(network, Recipe(LogMel(), augmentation, dtype), mesh)
+    program = train_program(network, Recipe(front_end, augmentation, dtype), mesh)
     return program, [init_state(variables), inputs, np.float32(1e-4)]
 
 

@@ -1,4 +1,4 @@
-"""EfficientAT's mn in PyTorch and in onnxruntime, of the arrays that `mn_weights` reads."""
+"""EfficientAT's mn in PyTorch and in onnxruntime, of its folded network."""
 
 import os
 from collections.abc import Callable
@@ -6,45 +6,38 @@ from typing import Any
 
 import numpy as np
 
-from psl_jax.teachers import mn_frontend
-from psl_jax.teachers.mn_network import TABLE
+from psl_jax.networks.mn import frontend
 
 # Kernels of ours to [outputs, inputs, bands, frames].
 _KERNELS = {
-    "stem": lambda k: k.reshape(3, 3, -1).transpose(2, 1, 0)[:, None],
+    "stem": lambda k: k.transpose(3, 2, 1, 0),
     "pointwise": lambda k: k.T[:, :, None, None],
     "depthwise": lambda k: k.transpose(2, 1, 0)[:, None],
 }
 
 
-def _layer(arrays: dict, kind: str) -> tuple[np.ndarray, np.ndarray]:
-    kernel = np.ascontiguousarray(_KERNELS[kind](np.asarray(arrays["kernel"])))
-    return kernel, np.asarray(arrays["bias"])
+def _arrays(layer: Any, kind: str = "pointwise") -> tuple[np.ndarray, np.ndarray]:
+    return np.ascontiguousarray(_KERNELS[kind](np.asarray(layer.kernel))), np.asarray(layer.bias)
 
 
-def walk(arrays: Any, x: Any, do: Any) -> Any:
+def walk(folded: Any, x: Any, do: Any) -> Any:
     """The network over [batch, 1, bands, frames]; `do` is what its steps are."""
-    x = do.hard_swish(do.conv(x, *_layer(arrays["stem"]["dense"], "stem"), 2, 1))
-    for number, row in enumerate(TABLE):
-        own = arrays["blocks"][number]
-        activation = do.hard_swish if row.hard_swish else do.relu
+    x = do.hard_swish(do.conv(x, *_arrays(folded.stem, "stem"), 2, 1))
+    for block in folded.blocks:
+        activation = do.hard_swish if block.hard_swish else do.relu
         y = x
-        if "expand" in own:
-            y = activation(do.conv(y, *_layer(own["expand"], "pointwise"), 1, 1))
-        kernel, bias = _layer(own["depthwise"], "depthwise")
-        y = activation(do.conv(y, kernel, bias, row.stride, len(kernel)))
-        if row.squeezed:
-            squeeze, excite = (own["excitation"][name] for name in ("squeeze", "excite"))
-            factors = do.relu(do.conv(do.mean(y), *_layer(squeeze, "pointwise"), 1, 1))
-            y = do.times(y, do.sigmoid(do.conv(factors, *_layer(excite, "pointwise"), 1, 1)))
-        kernel, bias = _layer(own["project"], "pointwise")
-        y = do.conv(y, kernel, bias, 1, 1)
-        inputs = own["expand"] if "expand" in own else own["depthwise"]
-        width = inputs["kernel"].shape[0 if "expand" in own else -1]
-        x = do.add(x, y) if row.stride == 1 and width == len(kernel) else y
-    x = do.mean(do.hard_swish(do.conv(x, *_layer(arrays["last"], "pointwise"), 1, 1)))
-    x = do.hard_swish(do.conv(x, *_layer(arrays["hidden"], "pointwise"), 1, 1))
-    return do.sigmoid(do.conv(x, *_layer(arrays["classifier"], "pointwise"), 1, 1))
+        if block.expand is not None:
+            y = activation(do.conv(y, *_arrays(block.expand), 1, 1))
+        kernel, bias = _arrays(block.depthwise, "depthwise")
+        y = activation(do.conv(y, kernel, bias, block.stride, len(kernel)))
+        if block.squeeze is not None:
+            factors = do.relu(do.conv(do.mean(y), *_arrays(block.squeeze), 1, 1))
+            y = do.times(y, do.sigmoid(do.conv(factors, *_arrays(block.excite), 1, 1)))
+        y = do.conv(y, *_arrays(block.project), 1, 1)
+        x = do.add(x, y) if block.shortcut else y
+    x = do.mean(do.hard_swish(do.conv(x, *_arrays(folded.last), 1, 1)))
+    x = do.hard_swish(do.conv(x, *_arrays(folded.hidden), 1, 1))
+    return do.sigmoid(do.conv(x, *_arrays(folded.classifier), 1, 1))
 
 
 class TorchSteps:
@@ -87,7 +80,7 @@ class TorchSteps:
         return x + y
 
 
-def torch_network(arrays: Any, channels_last: bool) -> Callable:
+def torch_network(folded: Any, channels_last: bool) -> Callable:
     """Features float32 [batch, frames, bands] of PyTorch -> probabilities [batch, classes]."""
     import torch
 
@@ -98,7 +91,7 @@ def torch_network(arrays: Any, channels_last: bool) -> Callable:
         if channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         with torch.inference_mode():
-            return walk(arrays, x, steps)[:, :, 0, 0]
+            return walk(folded, x, steps)[:, :, 0, 0]
 
     return run
 
@@ -108,8 +101,8 @@ def torch_log_mel() -> Callable:
     import torch
     from torch.nn import functional
 
-    between = torch.tensor(mn_frontend._interpolation())
-    window, mel = torch.tensor(mn_frontend.hann()), torch.tensor(mn_frontend.mel_filters())
+    between = torch.tensor(frontend._interpolation())
+    window, mel = torch.tensor(frontend.hann()), torch.tensor(frontend.mel_filters())
 
     def run(audio):
         with torch.inference_mode():
@@ -172,7 +165,7 @@ class OnnxSteps:
         return self._add("Add", x, y)
 
 
-def onnx_network(arrays: Any, spinning: bool = True) -> Callable:
+def onnx_network(folded: Any, spinning: bool = True) -> Callable:
     """Features float32 [batch, frames, bands] -> probabilities [batch, classes], NumPy both.
 
     spinning: its threads wait for work without letting go of their cores, as by default.
@@ -181,7 +174,7 @@ def onnx_network(arrays: Any, spinning: bool = True) -> Callable:
     from onnx import TensorProto, helper
 
     steps = OnnxSteps()
-    out = walk(arrays, "features", steps)
+    out = walk(folded, "features", steps)
     described = helper.make_tensor_value_info
     graph = helper.make_graph(
         steps.nodes,

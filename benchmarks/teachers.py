@@ -26,28 +26,29 @@ import numpy as np
 from mn_elsewhere import onnx_network, torch_log_mel, torch_network
 from runners import Runner, Schedule, alternate, calibrate
 
-from psl_jax.networks.batch_chunks import in_parts
+from psl_jax.networks.folding import JaxOperations, frame_probabilities
+from psl_jax.networks.mn.architecture import MN
+from psl_jax.networks.mn.frontend import MnFrontEnd
 from psl_jax.runtime import parallel
-from psl_jax.teachers import mn, mn_frontend, mn_network, mn_weights
+from psl_jax.scoring.scorer import scoring_program
+from psl_jax.weights.load_model import load_model
 
 CLASSES = 527
 
 
-def ours(network, arrays, audio):
+def ours(folded, audio):
     """(whole, network) of a batch: functions that run and wait."""
     mesh = parallel.local_mesh()
-    placed = parallel.replicate(arrays, mesh)
+    placed, front_end = parallel.replicate(folded, mesh), MnFrontEnd()
     inputs = parallel.put_batch(
         {"audio": audio, "num_samples": np.full(len(audio), audio.shape[1], np.int32)}, mesh
     )
-    program = mn.scoring_program(network, "float32", mesh)
-    features = jax.jit(lambda x: mn_frontend.log_mel(mn_frontend.doubled(x)))(audio)
-    size = mn_network.largest_map(arrays, *features.shape[1:], "float32")
+    program = scoring_program(front_end, "float32", mesh)
+    features = jax.jit(front_end)(audio)
 
     @jax.jit
-    def alone(arrays, x):
-        logits = in_parts(lambda rows: network.logits(arrays, rows), x, size)
-        return jax.nn.sigmoid(logits)
+    def alone(network, x):
+        return frame_probabilities(network, x, JaxOperations())[:, 0]
 
     return (
         lambda: np.asarray(program(placed, inputs["audio"], inputs["num_samples"])),
@@ -56,22 +57,22 @@ def ours(network, arrays, audio):
     )
 
 
-def cases(network, arrays, audio):
+def cases(folded, audio):
     """{what: {name: function}}, all of the same batch."""
     import torch
 
-    whole, alone, features = ours(network, arrays, audio)
+    whole, alone, features = ours(folded, audio)
     log_mel, wave = torch_log_mel(), torch.tensor(audio)
     theirs = torch.tensor(features)
     result = {"whole": {"psl_jax": whole}, "network": {"psl_jax": alone}}
     for spinning in (True, False):
         name = "onnxruntime" + " without spinning" * (not spinning)
-        run = onnx_network(arrays, spinning)
+        run = onnx_network(folded, spinning)
         result["whole"][name] = lambda run=run: run(log_mel(wave).numpy())
         result["network"][name] = lambda run=run: run(features)
     for last in (True, False):
         name = f"PyTorch {'channels_last' if last else 'contiguous'}"
-        run = torch_network(arrays, last)
+        run = torch_network(folded, last)
         result["whole"][name] = lambda run=run: run(log_mel(wave)).numpy()
         result["network"][name] = lambda run=run: run(theirs).numpy()
     expected = whole()
@@ -117,16 +118,16 @@ def main() -> None:
     add("--out", default="teachers.json")
     arguments = parser.parse_args()
     if arguments.weights:
-        network, arrays, width = mn_weights.read(arguments.weights)
+        model = load_model(arguments.weights)
+        folded, width = model.folded, model.info.width
     else:
-        state = mn_weights.random_state(CLASSES, arguments.width)
-        network, arrays, width = mn_weights.from_state(state, "random weights")
+        folded, width = MN.fold(MN.create(CLASSES, arguments.width)[1], "sigmoid"), arguments.width
     schedule = Schedule(rounds=arguments.rounds, round_seconds=0.5, case_seconds=120)
     rng, found = np.random.default_rng(0), []
     for seconds in map(float, arguments.seconds.split(",")):
         shape = arguments.batch, round(seconds * 16_000)
         audio = np.clip(rng.normal(0, 3000, shape), -32_768, 32_767).astype(np.int16)
-        for what, functions in cases(network, arrays, audio).items():
+        for what, functions in cases(folded, audio).items():
             rates = measured(functions, arguments.batch, schedule)
             found.append({"what": what, "seconds": seconds, "segments_per_second": rates})
             best = max(rate[0] for name, rate in rates.items() if name != "psl_jax")

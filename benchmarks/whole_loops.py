@@ -35,6 +35,7 @@ from psl_jax.data.clip_index import joined
 from psl_jax.data.segment_loader import Segments
 from psl_jax.data.source import Source
 from psl_jax.data.training_order import TrainingOrder
+from psl_jax.networks.folding import fold
 from psl_jax.networks.frontend import LogMel
 from psl_jax.networks.mobilenetv2 import create
 from psl_jax.runtime import distributed, huge_pages, parallel
@@ -73,7 +74,7 @@ def measured(segments: int, function: Callable[[], object]) -> Rates:
 
 def relabel_rates(source, segmentation, variables, flags) -> tuple[Callable, Callable]:
     """Two functions that return `measured`: of relabeling, and of its program."""
-    scorer = Scorer(variables, LogMel(), flags.dtype)
+    scorer = Scorer(fold(variables), LogMel(), flags.dtype)
     batch_size = scorer.fitting(flags.relabel_batch, flags.seconds)
     batch = next(batches.eval_batches(source, segmentation, batch_size=batch_size))
     inputs = parallel.put_batch({k: batch[k] for k in ("audio", "num_samples")}, scorer.mesh)

@@ -7,18 +7,25 @@ FOLDER holds audio files (any rate, channels and length) and a table: filename,o
 seconds, or filename,labels, or those of Raven, Audacity, BirdNET or ELAN. Without a table, folders
 are classes. The splits are made, and written to FOLDER/splits.csv, or full.csv, balanced.csv and
 eval.csv give them: docs/DATA.md. The teacher is trained on `full`, the students on its labels of
-`balanced`, which is `full` unless there is such a split.
+`balanced`, which is `full` unless there is such a split. With `configs/own_data.py:mn04` all start
+from EfficientAT's published mn04 (978,679 parameters, of AudioSet), not from random weights: for
+less than about ten hours of recordings.
 """
 
 from ml_collections import ConfigDict
 
 from psl_jax import config
 from psl_jax.experiments import paper_tables
+from psl_jax.runtime.errors import UserError
 
 
-def get_config() -> ConfigDict:
+def get_config(start: str = "") -> ConfigDict:
     result = config.base()
     result.name = "own_data"
     config.set_nested(result, paper_tables.OWN_DATA)
+    if start not in ("", "mn04"):
+        raise UserError(f"own_data.py:{start} is unknown: give mn04, or nothing, after the :")
+    if start:
+        config.set_nested(result, config.FROM_MN04)
     result.experiments = config.paper_suite()
     return result

@@ -17,9 +17,10 @@ from ml_collections import ConfigDict
 
 from psl_jax.audio.segments import MIN_SEGMENT_SECONDS, SAMPLE_RATE
 from psl_jax.data.settings import DataSettings
+from psl_jax.networks.architecture import Architecture, FrontEnd, NetworkSettings
 from psl_jax.networks.augmentation import Augmentation
+from psl_jax.networks.available import ARCHITECTURES
 from psl_jax.networks.frontend import WINDOW, LogMel
-from psl_jax.networks.mobilenetv2 import NetworkSettings
 from psl_jax.runtime import removed_settings
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.settings import Kind, check, list_settings, operational, read, setting
@@ -84,9 +85,15 @@ class Settings:
     )
     init_from: str = operational(
         "",
-        help="Finished model to start from: a run, an export, a published checkpoint, or another "
-        "experiment of the suite. Width and front end are taken from it, and "
+        help="Finished model to start from: a run, an export, a published checkpoint or its name "
+        "(mn04), or another experiment of the suite. It gives network, width and front end, and "
         "its classifier where the classes are the same",
+    )
+    init_class_map: str = setting(
+        "",
+        help="Classes of init_from's model whose rows of the classifier begin those of the data: "
+        "names (equal names), or a CSV class,teacher_class; empty: none, unless all classes are "
+        "the same",
     )
     soft_labels_dir: str = operational(
         "",
@@ -102,16 +109,25 @@ class Settings:
     evaluate: EvaluateSettings = EvaluateSettings()
 
     @property
-    def network_form(self) -> tuple[float, LogMel]:
-        """Width and front end of the network."""
-        return self.model.width, self.frontend
+    def network_form(self) -> tuple[str, float, LogMel]:
+        """Network, width and front end."""
+        return self.model.network, self.model.width, self.frontend
 
-    def with_network(self, width: float, logmel: LogMel) -> "Settings":
-        """The same settings for a network of this width and front end."""
-        model = dataclasses.replace(self.model, width=width)
+    def with_network(self, network: str, width: float, logmel: LogMel) -> "Settings":
+        """The same settings for a network of this kind, width and front end."""
+        model = dataclasses.replace(self.model, network=network, width=width)
         return dataclasses.replace(self, model=model, frontend=logmel)
 
+    @property
+    def architecture(self) -> Architecture:
+        return ARCHITECTURES[self.model.network]
 
+    @property
+    def front_end(self) -> FrontEnd:
+        return self.architecture.front_end(self.frontend)
+
+
+EQUAL_NAMES = "names"  # as init_class_map
 KNOWN = dict(list_settings(Settings))
 
 
@@ -166,6 +182,14 @@ PUBLISHED_CODE: dict[str, Any] = {
     "train": {"learning_rate": 1e-3, "best_checkpoints": 1},
     "relabel": {"when": "in_step", "count_padding": True},
     "evaluate": {"segments": "whole"},
+}
+
+
+# Networks that start from EfficientAT's published weights: a new classifier, the rest more slowly.
+FROM_MN04: dict[str, Any] = {
+    "init_from": "mn04",
+    "model": {"network": "mn", "width": 0.4, "dropout": 0.2},
+    "train": {"learning_rate": 1e-3, "backbone_learning_rate": 1e-4},
 }
 
 

@@ -80,6 +80,11 @@ def export(
     """
     from psl_jax.exporting import check, export_options
 
+    formats = model.info.architecture.formats
+    if name not in formats:
+        raise UserError(
+            f"--format={name}: {model.info.architecture.title} is exported as {', '.join(formats)}"
+        )
     form, out = format_named(name), path_of(out)
     info = export_options.describe(model, options, licence)
     if is_remote(out):

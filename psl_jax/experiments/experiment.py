@@ -19,7 +19,7 @@ from psl_jax.experiments import sanity_notes, setting_checks, training_steps
 from psl_jax.experiments.run_folder import RunFolder
 from psl_jax.experiments.soft_label_stage import SoftLabelStage
 from psl_jax.experiments.start_model import StartModel, started_variables
-from psl_jax.networks.mobilenetv2 import Network, Variables, create, num_parameters
+from psl_jax.networks.architecture import Network, Variables, num_parameters
 from psl_jax.networks.trained_model import ModelInfo
 from psl_jax.reporting import run_page
 from psl_jax.runtime import files, parallel
@@ -173,8 +173,8 @@ class Experiment:
             validation = self.source(self.settings.data.validation_split).index
             audio_seconds = self.train_segments * self.settings.segment_seconds / 3
             audio_seconds += validation.hours * 3600 / 3
-        width, cores = self.settings.model.width, os.cpu_count() or 1
-        return sanity_notes.rough_seconds(audio_seconds, width, cores=cores)
+        work = self.settings.architecture.relative_work(self.settings.model.width)
+        return sanity_notes.rough_seconds(audio_seconds, work, cores=os.cpu_count() or 1)
 
     def run(self, last_stage: Stage = Stage.REPORT) -> None:
         """Runs what is not finished yet, up to `last_stage` or to the end; after `check`."""
@@ -240,10 +240,8 @@ class Experiment:
         """With random arrays, whatever it starts from."""
         classes = self.source(self.settings.data.train_split).index.num_classes
         model = self.settings.model
-        network, variables = create(
-            classes, model.width, model.dropout, self.settings.seed, model.output
-        )
-        return network, variables
+        how = model.width, model.dropout, self.settings.seed, model.output
+        return self.settings.architecture.create(classes, *how)
 
     @cached_property
     def _network(self) -> tuple[Network, Variables]:
@@ -251,7 +249,10 @@ class Experiment:
         if self._start:
             output, classes = self.settings.model.output, self.train_index.classes
             model = self._start.load()
-            variables = started_variables(variables, model, classes=classes, output=output)
+            class_map = self.settings.init_class_map
+            variables = started_variables(
+                variables, model, classes=classes, output=output, class_map=class_map
+            )
         return network, variables
 
     def soft_labels(self) -> SoftLabels | None:
@@ -308,11 +309,11 @@ class Experiment:
         """Whether a frozen network's features are computed once and kept in memory."""
         if not setting_checks.has_constant_features(self.settings):
             return False
-        _, variables = self._fresh_network
         segments = Segments(self.source(self.settings.data.train_split), self.segmentation)
         validation = self.source(self.settings.data.validation_split).index
-        channels = len(variables.params["classifier"]["kernel"])
-        num_bytes = frozen_features.num_bytes(segments, validation, channels=channels)
+        num_bytes = frozen_features.num_bytes(
+            *self._fresh_network, self.settings.front_end, segments=segments, validation=validation
+        )
         memory = parallel.machine_bytes()
         return bool(num_bytes * jax.process_count() < _MOST_OF_MEMORY * memory)
 
@@ -344,12 +345,11 @@ class Experiment:
     ) -> np.ndarray:
         model = self.settings.model
         scorer = Scorer(
-            variables,
-            self.settings.frontend,
+            self.settings.architecture.fold(parallel.to_host(variables), model.output),
+            self.settings.front_end,
             dtype=model.dtype,
             num_devices=self.settings.num_devices or None,
             count_padding=model.count_padding,
-            output=model.output,
         )
         size = self.settings.evaluate.batch_size
         return evaluation.score_clips(scorer, source, self._cut(source), size, description)
@@ -369,6 +369,7 @@ class Experiment:
         info = ModelInfo(
             classes=self.train_index.classes,
             width=settings.model.width,
+            network=settings.model.network,
             segment_seconds=settings.segment_seconds,
             logmel=settings.frontend,
             name=settings.name,

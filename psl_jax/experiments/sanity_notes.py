@@ -104,10 +104,10 @@ def of_labels(quality: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def rough_seconds(audio_seconds: float, width: float, *, cores: int) -> float:
+def rough_seconds(audio_seconds: float, work: float, *, cores: int) -> float:
     """About how long a CPU trains on so much audio, all steps together.
 
     From what two cores of an AMD EPYC make (docs/PERFORMANCE.md): 110 seconds of audio a second
     and core at width 1, half as long again for validations, and half a minute to compile.
     """
-    return 30 + 1.5 * audio_seconds * (0.12 + 0.88 * width) / (110 * cores)
+    return 30 + 1.5 * audio_seconds * work / (110 * cores)

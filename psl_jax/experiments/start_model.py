@@ -3,10 +3,15 @@
 import os
 from collections.abc import Sequence
 
+import numpy as np
+
+from psl_jax.config import EQUAL_NAMES
+from psl_jax.networks.architecture import Variables
+from psl_jax.networks.class_lists import match_classes
 from psl_jax.networks.frontend import LogMel
-from psl_jax.networks.mobilenetv2 import Variables
 from psl_jax.networks.trained_model import Model
 from psl_jax.runtime.errors import UserError
+from psl_jax.teachers.open_teacher import parse_name
 from psl_jax.weights.load_model import load_model
 
 
@@ -29,7 +34,7 @@ class StartModel:
         if self._model is not None:
             return self._model
         try:
-            model = load_model(self._path)
+            model = load_model(self._path if self.is_trained_here else _place(self.init_from))
         except UserError as error:
             raise UserError(f"config.init_from is {self.init_from!r}: {error}") from error
         if not self.is_trained_here:
@@ -37,17 +42,43 @@ class StartModel:
         return model
 
     @property
-    def network_form(self) -> tuple[float, LogMel]:
-        """Width and front end of its network."""
+    def network_form(self) -> tuple[str, float, LogMel]:
+        """Network, width and front end."""
         info = self.load().info
-        return info.width, info.logmel
+        return info.network, info.width, info.logmel
+
+
+def _place(init_from: str) -> str:
+    """The file or folder of a name, which may be that of a teacher of our networks: mn:FILE."""
+    parts = parse_name(init_from)
+    if len(parts) > 1 or parts[0].kind not in ("run", "mn"):
+        raise UserError("expected one model of psl_jax's networks")
+    return parts[0].where
 
 
 def started_variables(
-    variables: Variables, start: Model, *, classes: Sequence[str], output: str
+    variables: Variables,
+    start: Model,
+    *,
+    classes: Sequence[str],
+    output: str,
+    class_map: str = "",
 ) -> Variables:
-    """The arrays of `start`; of `variables` the classifier, where classes or output are others."""
+    """The arrays of `start`; of `variables` the classifier, where classes or output are others.
+
+    class_map: see `Settings.init_class_map`; a class of several has the mean of their rows.
+    """
     params = dict(start.variables.params)
-    if start.classes != tuple(classes) or start.info.output != output:
+    if start.info.output != output:
         params["classifier"] = variables.params["classifier"]
+    elif start.classes != tuple(classes):
+        fresh = {name: np.array(array) for name, array in variables.params["classifier"].items()}
+        if class_map:
+            path = "" if class_map == EQUAL_NAMES else class_map
+            columns = match_classes(start.classes, classes, start.info.name, path, "drop")
+            for number, places in enumerate(columns):
+                for name, array in start.variables.params["classifier"].items():
+                    if places:
+                        fresh[name][..., number] = np.asarray(array)[..., places].mean(axis=-1)
+        params["classifier"] = fresh
     return Variables(params, start.variables.stats)

@@ -12,8 +12,7 @@ from psl_jax.data.segment_loader import Batch, Segments
 from psl_jax.data.source import Source
 from psl_jax.data.training_order import TrainingOrder
 from psl_jax.experiments.setting_checks import sharing_devices
-from psl_jax.networks.folding import fold
-from psl_jax.networks.mobilenetv2 import Network, Variables
+from psl_jax.networks.architecture import Network, Variables
 from psl_jax.networks.trained_model import Model
 from psl_jax.runtime import parallel
 from psl_jax.runtime.errors import UserError
@@ -32,7 +31,7 @@ def make_recipe(settings: Settings, mesh: Mesh) -> Recipe:
             "would stay random: give a finished model as config.init_from"
         )
     return Recipe(
-        settings.frontend,
+        settings.front_end,
         settings.augment,
         dtype=model.dtype,
         seed=settings.seed,
@@ -40,6 +39,7 @@ def make_recipe(settings: Settings, mesh: Mesh) -> Recipe:
         sharing_devices=sharing_devices(model.batch_norm, mesh.size),
         count_padding=model.count_padding,
         output=model.output,
+        backbone_factor=settings.train.backbone_factor,
     )
 
 
@@ -83,7 +83,7 @@ def make_stepper(
     recipe = dataclasses.replace(
         recipe, teacher=_teacher_in_step(settings, teacher, segments=segments)
     )
-    folded = parallel.replicate(fold(teacher.variables, teacher.info.output), mesh)
+    folded = parallel.replicate(teacher.folded, mesh)
     program = train_program(network, recipe, mesh)
     return Stepper(lambda *inputs: program(*inputs, folded), feed, mesh)
 
@@ -94,7 +94,7 @@ def _teacher_in_step(settings: Settings, teacher: Model, *, segments: Segments) 
     ends = segmentation.count_valid_samples(num_samples, last)
     return TeacherInStep(
         alpha=settings.alpha,
-        logmel=teacher.info.logmel,
+        front_end=teacher.info.front_end,
         dtype=settings.relabel.dtype,
         padded=bool((ends < segmentation.segment_samples).any()),
         count_padding=settings.relabel.count_padding,
@@ -127,7 +127,7 @@ def make_features_stepper(
         num_devices=num_devices,
     )
     scorer = frozen_features.FrozenScorer(
-        variables,
+        settings.architecture.fold(variables, settings.model.output),
         recipe,
         source=validation,
         cut=cut,

@@ -14,10 +14,9 @@ from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
 from psl_jax.data import batches
 from psl_jax.data.settings import DataSettings
 from psl_jax.exporting.export_options import Runner
+from psl_jax.networks.architecture import FrontEnd, Network, Variables, clip_probabilities
 from psl_jax.networks.forward_context import Context
-from psl_jax.networks.frontend import LogMel
-from psl_jax.networks.mobilenetv2 import Network, Variables, clip_probabilities
-from psl_jax.networks.trained_model import Model, exported_logmel
+from psl_jax.networks.trained_model import Model
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
@@ -28,12 +27,12 @@ _MAX_SECONDS = 60.0  # read from a file: the rest would be similar audio
 
 
 @lru_cache
-def compile_flax_program(network: Network, logmel: LogMel) -> Callable[..., Any]:
+def compile_flax_program(network: Network, front_end: FrontEnd) -> Callable[..., Any]:
     """Jits the function (variables, waveforms) -> log-mel, clip and frame probabilities."""
 
     @jax.jit
     def run(variables: Variables, audio: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        features = logmel(audio)
+        features = front_end(audio)
         frames, _ = network.apply(variables, features, Context())
         return features, clip_probabilities(frames), frames
 
@@ -42,7 +41,7 @@ def compile_flax_program(network: Network, logmel: LogMel) -> Callable[..., Any]
 
 def make_flax_runner(model: Model) -> Runner:
     """Makes a runner of the Flax network itself, for waveforms."""
-    program = compile_flax_program(model.network, exported_logmel(model))
+    program = compile_flax_program(model.network, model.info.front_end.exported())
     return lambda audio: [np.asarray(x) for x in program(model.variables, audio)[1:]]
 
 
@@ -66,7 +65,7 @@ def compare_with_flax(
 
     Raises UserError where shapes are wrong or probabilities are not finite.
     """
-    program = compile_flax_program(model.network, exported_logmel(model))
+    program = compile_flax_program(model.network, model.info.front_end.exported())
     differences: list[np.ndarray] = []
     for audio in cut_excerpts(signals, model.info.segment_seconds):
         features, *expected = map(np.asarray, program(model.variables, audio))

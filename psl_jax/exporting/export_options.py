@@ -8,8 +8,7 @@ import numpy as np
 
 import psl_jax
 from psl_jax.audio.segments import SAMPLE_RATE
-from psl_jax.networks.frontend import HOP, NUM_MELS, WINDOW
-from psl_jax.networks.trained_model import Model, exported_logmel
+from psl_jax.networks.trained_model import Model
 
 # An exported model in its own runtime: waveforms float32 [batch, samples] in [-1, 1], or log-mel
 # spectrograms [batch, frames, 64], to clip probabilities [batch, classes] and frame probabilities
@@ -32,11 +31,12 @@ class Options:
 
 def describe(model: Model, options: Options, licence: str | None) -> dict[str, Any]:
     """Collects the facts that an exported model carries, as JSON values."""
-    logmel = exported_logmel(model)
+    logmel = model.info.logmel.exported()
     optional_facts: dict[str, Any] = {} if licence is None else {"licence": licence}
     if model.info.thresholds is not None:
         optional_facts["thresholds"] = model.info.thresholds.as_json(model.classes)
     return optional_facts | {
+        **model.info.network_as_json(),
         "format_version": model.info.format_version,
         "name": model.info.name,
         "classes": list(model.classes),
@@ -46,9 +46,7 @@ def describe(model: Model, options: Options, licence: str | None) -> dict[str, A
         "segment_seconds": model.info.segment_seconds,
         "frontend": {"top_db": logmel.top_db, "top_db_over": logmel.top_db_over},
         "input": "waveform" if options.waveform else "logmel",
-        "window_samples": WINDOW,
-        "hop_samples": HOP,
-        "mel_bands": NUM_MELS,
+        **model.info.front_end.sizes(),
         "quantized": options.quantize,
         "config_digest": model.info.origin.get("config_digest"),
         "model_digest": model.digest,

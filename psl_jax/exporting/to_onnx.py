@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from psl_jax.exporting.export_options import Options, Runner
-from psl_jax.networks.folding import Layer, fold, frame_probabilities
+from psl_jax.networks.folding import Layer, frame_probabilities
 from psl_jax.networks.frontend import AMIN, HOP, NUM_MELS, WINDOW, LogMel, hann, mel_filters
-from psl_jax.networks.trained_model import Model, exported_logmel
+from psl_jax.networks.trained_model import Model
 
 OPSET = 18  # the first that has all we use, so that old runtimes can read the file
 _IR_VERSION = 8  # as old as that opset
@@ -36,8 +36,8 @@ def write(path: pathlib.Path, model: Model, info: Mapping[str, Any], options: Op
     features = input_name
     if options.waveform:
         input_name, input_shape = "waveform", ["batch", "samples"]
-        features = add_log_mel(graph, input_name, exported_logmel(model))
-    frames = frame_probabilities(fold(model.variables, model.info.output), features, graph)
+        features = add_log_mel(graph, input_name, model.info.logmel.exported())
+    frames = frame_probabilities(model.folded, features, graph)
     graph.add_node("Identity", [frames], "frame_probabilities")
     graph.add_node("ReduceMean", [frames, graph.constant([1])], "clip_probabilities", keepdims=0)
     num_classes = len(model.classes)
@@ -123,9 +123,10 @@ class GraphOperations:
         return self._convolution(x, layer.kernel.T[:, :, None, None], layer.bias)
 
     def depthwise(self, x: str, layer: Layer, stride: int) -> str:
-        kernel = layer.kernel.transpose(2, 0, 1)[:, None]  # [channels, 1, 3, 3]
+        kernel = layer.kernel.transpose(2, 0, 1)[:, None]  # [channels, 1, size, size]
+        pads = [layer.kernel.shape[0] // 2] * 4
         return self._convolution(
-            x, kernel, layer.bias, strides=[stride] * 2, pads=[1] * 4, group=len(kernel)
+            x, kernel, layer.bias, strides=[stride] * 2, pads=pads, group=len(kernel)
         )
 
     def _convolution(self, x: str, kernel: np.ndarray, bias: np.ndarray, **attributes: Any) -> str:
@@ -134,8 +135,24 @@ class GraphOperations:
     def relu6(self, x: str) -> str:
         return self.add_node("Clip", [x, self.scalar(0), self.scalar(6)])
 
+    def relu(self, x: str) -> str:
+        return self.add_node("Relu", [x])
+
+    def hard_swish(self, x: str) -> str:
+        return self.add_node("HardSwish", [x])
+
     def add(self, x: str, y: str) -> str:
         return self.add_node("Add", [x, y])
+
+    def scale(self, x: str, factors: str) -> str:
+        spread = self.add_node("Unsqueeze", [factors, self.constant([2, 3])])
+        return self.add_node("Mul", [x, spread])
+
+    def mean_over_map(self, x: str, valid_frames: None = None) -> str:
+        return self.add_node("ReduceMean", [x, self.constant([2, 3])], keepdims=0)
+
+    def over_frames(self, x: str) -> str:
+        return self.add_node("Unsqueeze", [x, self.constant([1])])
 
     def mean_over_bands(self, x: str) -> str:
         mean = self.add_node("ReduceMean", [x, self.constant([3])], keepdims=0)

@@ -14,10 +14,10 @@ import numpy as np
 from jax import export
 
 from psl_jax.exporting.export_options import Options, Runner
-from psl_jax.networks.convolutions import depthwise3x3
-from psl_jax.networks.folding import JaxOperations, Layer, fold, frame_probabilities
+from psl_jax.networks.convolutions import depthwise
+from psl_jax.networks.folding import JaxOperations, Layer, frame_probabilities
 from psl_jax.networks.frontend import NUM_MELS, WINDOW
-from psl_jax.networks.trained_model import Model, exported_logmel
+from psl_jax.networks.trained_model import Model
 from psl_jax.runtime import files
 from psl_jax.weights.pytorch_file import find_sidecar
 
@@ -30,10 +30,10 @@ def write(path: pathlib.Path, model: Model, info: Mapping[str, Any], options: Op
     It takes waveforms [batch, samples] in [-1, 1], or log-mel [batch, frames, 64], and returns clip
     and frame probabilities.
     """
-    network, logmel = fold(model.variables, model.info.output), exported_logmel(model)
+    network, front_end = model.folded, model.info.front_end.exported()
 
     def compute_probabilities(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        features = logmel(x) if options.waveform else x
+        features = front_end(x) if options.waveform else x
         frames = frame_probabilities(network, features, _PortableOperations())
         return frames.mean(axis=1), frames
 
@@ -58,7 +58,7 @@ class _PortableOperations(JaxOperations):
 
     def depthwise(self, x: jax.Array, layer: Layer, stride: int) -> jax.Array:
         def compute_by(method: str) -> Callable[[jax.Array], jax.Array]:
-            return lambda x: depthwise3x3(x, layer.kernel, stride, method)
+            return lambda x: depthwise(x, layer.kernel, stride, method)
 
         output: jax.Array = jax.lax.platform_dependent(
             x, cpu=compute_by("shifted"), default=compute_by("grouped")

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from psl_jax.exporting.export_options import Options, Runner
-from psl_jax.networks.folding import Layer, fold, frame_probabilities
+from psl_jax.networks.folding import Layer, frame_probabilities
 from psl_jax.networks.frontend import AMIN, HOP, NUM_MELS, WINDOW, LogMel, hann, mel_filters
-from psl_jax.networks.trained_model import Model, exported_logmel
+from psl_jax.networks.trained_model import Model
 from psl_jax.runtime.quiet_tensorflow import tensorflow_quietly
 
 INFO, LABELS = "psl_jax.json", "labels.txt"  # in the zip archive at the file's end
@@ -30,7 +30,7 @@ def write(path: pathlib.Path, model: Model, info: Mapping[str, Any], options: Op
     `frame_probabilities`.
     """
     tf = tensorflow_quietly()
-    network, logmel = fold(model.variables, model.info.output), exported_logmel(model)
+    network, logmel = model.folded, model.info.logmel.exported()
 
     def compute_probabilities(x: Any) -> dict[str, Any]:
         features = compute_log_mel(tf, x, logmel) if options.waveform else x
@@ -92,7 +92,9 @@ class TensorFlowOperations:
 
     def depthwise(self, x: Any, layer: Layer, stride: int) -> Any:
         # At stride 2 TensorFlow's SAME would pad one side only.
-        x, padding = (x, "SAME") if stride == 1 else (self.tf.pad(x, _PADDING), "VALID")
+        pad = len(layer.kernel) // 2
+        around = [[0, 0], [pad, pad], [pad, pad], [0, 0]]
+        x, padding = (x, "SAME") if stride == 1 else (self.tf.pad(x, around), "VALID")
         kernel = layer.kernel[..., None]
         strides = [1, stride, stride, 1]
         return self.tf.nn.depthwise_conv2d(x, kernel, strides, padding) + layer.bias
@@ -100,8 +102,23 @@ class TensorFlowOperations:
     def relu6(self, x: Any) -> Any:
         return self.tf.nn.relu6(x)
 
+    def relu(self, x: Any) -> Any:
+        return self.tf.nn.relu(x)
+
+    def hard_swish(self, x: Any) -> Any:
+        return x * self.tf.nn.relu6(x + 3) * (1 / 6)
+
     def add(self, x: Any, y: Any) -> Any:
         return x + y
+
+    def scale(self, x: Any, factors: Any) -> Any:
+        return x * factors[:, None, None, :]
+
+    def mean_over_map(self, x: Any, valid_frames: None = None) -> Any:
+        return self.tf.reduce_mean(x, axis=[1, 2])
+
+    def over_frames(self, x: Any) -> Any:
+        return x[:, None]
 
     def mean_over_bands(self, x: Any) -> Any:
         return self.tf.reduce_mean(x, axis=2)

@@ -1,5 +1,6 @@
-"""The network and what is before it: front end, augmentation, MobileNetV2, folding.
+"""The networks and what is before them: front ends, augmentation, MobileNetV2, mn, folding.
 
-Here: pure JAX, and `Model`, a network with its arrays and what is known of it. Not here: reading
+Here: pure JAX, and `Model`, a network with its arrays and what is known of it. `architecture` says
+what a network is to all other code. Not here: reading
 and writing (`weights`), steps and losses (`training`).
 """

@@ -21,28 +21,31 @@ class BatchNorm(nnx.Module):
     Statistics and the affine map are in float32, what comes out is of the maps' type.
     """
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, epsilon: float = EPSILON, momentum: float = MOMENTUM):
+        """momentum: running = momentum * running + (1 - momentum) * batch."""
         # From NumPy, only put: JAX, jnp.asarray too, would compile a program for each shape.
         zeros, ones = (jax.device_put(np.full(channels, value, np.float32)) for value in (0, 1))
         self.scale, self.bias = nnx.Param(ones), nnx.Param(zeros)
         self.mean, self.var = nnx.BatchStat(zeros), nnx.BatchStat(ones)
+        self.epsilon, self.momentum = epsilon, momentum
 
     @jax.named_scope("batch_norm")
     def __call__(self, x: jax.Array, context: Context, relu6: bool = False) -> jax.Array:
         """relu6: clip the result to 0 to 6."""
-        scale, bias = self.scale[...], self.bias[...]
+        scale, bias, epsilon = self.scale[...], self.bias[...], self.epsilon
         if not context.train or context.frozen:
-            return _output(x, _affine(self.mean[...], self.var[...], scale, bias), relu6, context)
+            affine = _affine(self.mean[...], self.var[...], scale, bias, epsilon)
+            return _output(x, affine, relu6, context)
         if context.platform == "gpu":
-            y, (mean, var) = _normalized(x, scale, bias, relu6, context)
+            y, (mean, var) = _normalized(x, scale, bias, relu6, epsilon, context)
         else:
             mean, var = _moments(x, context)
-            y = _output(x, _affine(mean, var, scale, bias), relu6, context)
+            y = _output(x, _affine(mean, var, scale, bias, epsilon), relu6, context)
         count = context.count(x)
         # `self.mean[...] = x` would compare shardings, which takes a quarter of the tracing.
-        self.mean.set_value(MOMENTUM * self.mean[...] + (1 - MOMENTUM) * mean)
+        self.mean.set_value(self.momentum * self.mean[...] + (1 - self.momentum) * mean)
         unbiased = var * (count / max(count - 1, 1))
-        self.var.set_value(MOMENTUM * self.var[...] + (1 - MOMENTUM) * unbiased)
+        self.var.set_value(self.momentum * self.var[...] + (1 - self.momentum) * unbiased)
         return y
 
 
@@ -58,8 +61,10 @@ class _Affine(NamedTuple):
         return at_least_float32(x) * multiplier + offset
 
 
-def _affine(mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array) -> _Affine:
-    multiplier = scale * jax.lax.rsqrt(var + EPSILON)
+def _affine(
+    mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
+) -> _Affine:
+    multiplier = scale * jax.lax.rsqrt(var + epsilon)
     return _Affine(multiplier, bias - mean * multiplier)
 
 
@@ -76,8 +81,8 @@ def _moments(x, context):
     return moments[0], jnp.maximum(moments[1] - jnp.square(moments[0]), 0.0)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _normalized(x, scale, bias, relu6: bool, context: Context):
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def _normalized(x, scale, bias, relu6: bool, epsilon: float, context: Context):
     """(the normalised map, (mean, variance)), with gradients that write no map but that of x.
 
     By itself XLA on a GPU makes two passes over a map for its two means, and in the backward pass
@@ -85,19 +90,19 @@ def _normalized(x, scale, bias, relu6: bool, context: Context):
     follows from what lies there anyway in a few operations a value, which take less time than a map
     takes to be written and read: each use computes it anew.
     """
-    return _forward(x, scale, bias, relu6, context)[0]
+    return _forward(x, scale, bias, relu6, epsilon, context)[0]
 
 
-def _forward(x, scale, bias, relu6, context):
+def _forward(x, scale, bias, relu6, epsilon, context):
     wide = at_least_float32(x)
     mean, square = context.device_mean(_means((wide, jnp.square(wide)), context))
     var = jnp.maximum(square - jnp.square(mean), 0.0)
-    affine = _affine(mean, var, scale, bias)
+    affine = _affine(mean, var, scale, bias, epsilon)
     y = _output(x, affine, relu6, context)
-    return (y, (mean, var)), (x, mean, jax.lax.rsqrt(var + EPSILON), affine)
+    return (y, (mean, var)), (x, mean, jax.lax.rsqrt(var + epsilon), affine)
 
 
-def _backward(relu6, context, saved, gradients):
+def _backward(relu6, epsilon, context, saved, gradients):
     x, mean, rate, affine = saved
     channels = context.of_channels
 

@@ -202,18 +202,21 @@ def name_columns(
 
 
 def classes_beside(
-    path: str | os.PathLike[str], width: int, listed: str | os.PathLike[str] | None = None
+    path: str | os.PathLike[str],
+    width: int,
+    listed: str | os.PathLike[str] | None = None,
+    other_remedy: str = "",
 ) -> tuple[str, ...]:
     """Names of a file's `width` classes: those of the list `listed`, or of FILE.classes.csv.
 
-    Without a list those of `name_columns`. Raises UserError.
+    Without a list those of `name_columns`. Raises UserError, whose remedy `other_remedy` extends.
     """
     beside = f"{os.fspath(path)}.classes.csv"
     if not listed and os.path.exists(beside):
         listed = beside
     names = read_classes(listed)[0] if listed else None
     remedy = f"put their list beside it as {beside} (column label, or index,mid,display_name)"
-    return name_columns(names, width, path, remedy)
+    return name_columns(names, width, path, remedy + other_remedy)
 
 
 def comparable_name(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The two convolutions that MobileNetV2 is made of, written for the backend that runs them.
+"""The two convolutions that the networks are made of, written for the backend that runs them.
 
 Maps are [batch, frames, bands, channels], or with `channels_first` [channels, frames, bands,
 batch], in which a CPU trains faster: what the batch shares (a weight, a channel's statistics) is
@@ -54,7 +54,7 @@ def pointwise(
     return product(x, kernel, dtype)
 
 
-def depthwise3x3(
+def depthwise(
     x: jax.Array,
     kernel: jax.Array,
     stride: int,
@@ -62,11 +62,11 @@ def depthwise3x3(
     channels_first: bool = False,
     platform: str | None = None,
 ) -> jax.Array:
-    """Depthwise convolution of a map x with kernel [3, 3, channels].
+    """Depthwise convolution of a map x with kernel [size, size, channels], size odd.
 
-    Frames and bands become (frames - 1) // stride + 1 and (bands - 1) // stride + 1; x's type is
-    kept. method: "shifted", "grouped", or None for the faster one on the platform (default: this
-    machine's); channels first there is only "shifted".
+    Padded by (size - 1) / 2 on each side: frames and bands become (frames - 1) // stride + 1 and
+    (bands - 1) // stride + 1; x's type is kept. method: "shifted", "grouped", or None for the
+    faster one on the platform (default: this machine's); channels first there is only "shifted".
     """
     if method not in (None, *METHODS) or (channels_first and method == "grouped"):
         raise ValueError(f"no depthwise method {method!r} with channels_first={channels_first}")
@@ -75,35 +75,38 @@ def depthwise3x3(
     method = method or ("grouped" if (platform or jax.default_backend()) == "tpu" else "shifted")
     if method == "shifted":
         return correlate(x, kernel, stride)
+    pad = len(kernel) // 2
     return jax.lax.conv_general_dilated(
         x,
         kernel[:, :, None, :].astype(x.dtype),
         (stride, stride),
-        ((1, 1), (1, 1)),
+        ((pad, pad), (pad, pad)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=x.shape[-1],
         precision=precision_of(x.dtype),
     )
 
 
-def shifted_views(x: jax.Array, stride: int = 1) -> list[jax.Array]:
-    """The nine views of a map that meet the weights of a 3x3 kernel, row by row.
+def shifted_views(x: jax.Array, stride: int = 1, size: int = 3) -> list[jax.Array]:
+    """The views of a map that meet the weights of a size x size kernel, row by row.
 
-    Axes 1 and 2 are padded by 1 on each side with zeros; axes 0 and 3 are not touched.
+    Axes 1 and 2 are padded by (size - 1) / 2 on each side with zeros; axes 0 and 3 are not touched.
     """
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    pad = size // 2
+    padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     frames, bands = ((n - 1) // stride * stride + 1 for n in x.shape[1:3])
     return [
         padded[:, i : i + frames : stride, j : j + bands : stride]
-        for i in range(3)
-        for j in range(3)
+        for i in range(size)
+        for j in range(size)
     ]
 
 
 def correlate(x, kernel, stride):
-    """The convolution as nine multiply-adds; kernel [3, 3, ...], its rest broadcast against x."""
-    weights = kernel.astype(x.dtype).reshape(9, *kernel.shape[2:])
-    views = shifted_views(x, stride)
+    """The convolution as multiply-adds; kernel [size, size, ...], its rest broadcast against x."""
+    size = len(kernel)
+    weights = kernel.astype(x.dtype).reshape(size * size, *kernel.shape[2:])
+    views = shifted_views(x, stride, size)
     return sum(view * weight for view, weight in zip(views, weights, strict=True))
 
 
@@ -150,7 +153,7 @@ def _depthwise_channels_first_forward(x, kernel, stride):
 
 def _depthwise_channels_first_backward(stride, saved, gradient):
     x, kernel = saved
-    kernel_gradient = _kernel_gradient(x, gradient, stride).astype(kernel.dtype)
+    kernel_gradient = _kernel_gradient(x, gradient, stride, len(kernel)).astype(kernel.dtype)
     if stride > 1:  # spread the gradient out to the input's grid, zeros in between
         sizes = zip(x.shape[1:3], gradient.shape[1:3], strict=True)
         spread = [(0, n - stride * (m - 1) - 1, stride - 1) for n, m in sizes]
@@ -164,18 +167,18 @@ _depthwise_channels_first.defvjp(
 )
 
 
-def _kernel_gradient(x, gradient, stride):
-    """Products in x's type, summed in float32: [3, 3, channels].
+def _kernel_gradient(x, gradient, stride, size):
+    """Products in x's type, summed in float32: [size, size, channels].
 
-    One reduction of nine operands over what lies side by side in memory: XLA:CPU makes one pass
+    One reduction of all operands over what lies side by side in memory: XLA:CPU makes one pass
     over x and the gradient of it, and vectors where it may reorder sums (`parallel.FAST_MATH`).
     """
-    products = [at_least_float32(view * gradient) for view in shifted_views(x, stride)]
+    products = [at_least_float32(view * gradient) for view in shifted_views(x, stride, size)]
     zeros = [jnp.zeros((), products[0].dtype)] * len(products)
     sums = jax.lax.reduce(
         products, zeros, lambda a, b: [p + q for p, q in zip(a, b, strict=True)], (2, 3)
     )
-    return jnp.stack(sums).sum(axis=2).reshape(3, 3, x.shape[0])
+    return jnp.stack(sums).sum(axis=2).reshape(size, size, x.shape[0])
 
 
 def at_least_float32(x: jax.Array) -> jax.Array:

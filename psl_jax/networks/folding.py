@@ -14,17 +14,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from psl_jax.networks import batch_norm, mobilenetv2
+from psl_jax.networks.architecture import Variables, cut, halved, mean_over_frames
 from psl_jax.networks.batch_chunks import in_parts
 from psl_jax.networks.convolutions import (
     at_least_float32,
     correlate,
-    depthwise3x3,
+    depthwise,
     map_dtype,
     pointwise,
     precision_of,
     product,
 )
-from psl_jax.networks.mobilenetv2 import Variables, cut, halved
+from psl_jax.networks.layers import hard_swish
 
 NUM_EARLY_BLOCKS = 4  # measured: with these in parts of the batch, inference is fastest on a CPU
 
@@ -32,10 +33,11 @@ NUM_EARLY_BLOCKS = 4  # measured: with these in parts of the batch, inference is
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """A convolution, or the classifier, with a bias for each output channel.
+    """A convolution or a linear layer, with a bias for each output channel.
 
-    kernel: [3, 3, 1, outputs] of the stem, [3, 3, channels] of a depthwise and [inputs, outputs]
-      of a pointwise convolution and of the classifier; 3x3 is over frames and bands.
+    kernel: [3, 3, 1, outputs] of the stem, [size, size, channels] of a depthwise and
+      [inputs, outputs] of a pointwise convolution and of a linear layer; sizes are over frames and
+      bands.
     bias: [outputs].
     """
 
@@ -55,10 +57,35 @@ class Block:
     shortcut: bool = dataclasses.field(metadata={"static": True})
 
 
+class FoldedNetwork(Protocol):
+    """A network without BatchNorms, for inference; a pytree.
+
+    Attributes:
+      classifier: the last layer, from the embedding to the classes.
+      output: which of OUTPUTS ends it.
+    """
+
+    @property
+    def classifier(self) -> Layer: ...
+    @property
+    def output(self) -> str: ...
+
+    def embeddings(self, logmel: Any, operations: "Operations", valid_frames: Any = None) -> Any:
+        """Embeddings [batch, output frames, channels], whatever the runtime.
+
+        logmel is [batch, frames, bands], of the network's front end. With valid_frames [batch]
+        (JAX only) what lies past a row's end has no influence on its first
+        output_frames(valid_frames) embeddings: they are those of the row alone, without padding.
+        """
+
+    def output_frames(self, frames: Any) -> Any:
+        """Of so many frames of the front end. Works on ints and arrays."""
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class FoldedNetwork:
-    """All layers of the network, in order, and which of OUTPUTS ends it; a pytree."""
+class FoldedMobileNetV2:
+    """All layers of MobileNetV2, in order; see `FoldedNetwork`."""
 
     stem: Layer
     blocks: tuple[Block, ...]
@@ -66,11 +93,30 @@ class FoldedNetwork:
     classifier: Layer
     output: str = dataclasses.field(default="sigmoid", metadata={"static": True})
 
+    def output_frames(self, frames: Any) -> Any:
+        return mobilenetv2.output_frames(frames)
 
-def fold(variables: Variables, output: str = "sigmoid") -> FoldedNetwork:
+    def embeddings(self, logmel: Any, operations: "Operations", valid_frames: Any = None) -> Any:
+        """What lies past a row's end is set to zero before each 3x3 convolution, which is what the
+        convolution itself assumes there.
+        """
+        do, early = operations, self.blocks[:NUM_EARLY_BLOCKS]
+
+        def first_blocks(inputs):
+            logmel, valid = inputs
+            x = do.relu6(do.stem(cut(logmel, valid), self.stem))
+            return _through(early, x, do, None if valid is None else halved(valid))
+
+        channels = max(block.depthwise.kernel.shape[-1] for block in self.blocks[:2])
+        x, valid = do.begin(first_blocks, (logmel, valid_frames), channels)
+        x, _ = _through(self.blocks[NUM_EARLY_BLOCKS:], x, do, valid)
+        return do.mean_over_bands(do.relu6(do.pointwise(x, self.head)))
+
+
+def fold(variables: Variables, output: str = "sigmoid") -> FoldedMobileNetV2:
     """Folds each BatchNorm, with its running statistics, into the convolution before it.
 
-    output: one of `mobilenetv2.OUTPUTS`.
+    output: one of `architecture.OUTPUTS`.
     Computed in float64, returned as float32 NumPy arrays.
     """
     params, stats = variables
@@ -82,24 +128,31 @@ def fold(variables: Variables, output: str = "sigmoid") -> FoldedNetwork:
     blocks = []
     for number, stride in enumerate(strides):
         own, moments = params["blocks"][number], stats["blocks"][number]
-        expand = _folded(own, moments, "expand") if "expand" in own else None
-        depthwise = _folded(own, moments, "depthwise")
-        project = _folded(own, moments, "project")
+        expand = folded_layer(own, moments, "expand") if "expand" in own else None
+        depthwise = folded_layer(own, moments, "depthwise")
+        project = folded_layer(own, moments, "project")
         inputs = depthwise.kernel.shape[-1] if expand is None else len(expand.kernel)
         shortcut = stride == 1 and inputs == project.kernel.shape[1]
         blocks.append(Block(expand, depthwise, project, stride, shortcut))
-    classifier = Layer(*(_float32(params["classifier"][name]) for name in ("kernel", "bias")))
-    stem, head = (_folded(params, stats, layer) for layer in ("stem", "head"))
-    return FoldedNetwork(stem, tuple(blocks), head, classifier, output)
+    classifier = linear_layer(params["classifier"])
+    stem, head = (folded_layer(params, stats, layer) for layer in ("stem", "head"))
+    return FoldedMobileNetV2(stem, tuple(blocks), head, classifier, output)
 
 
-def _folded(params: dict, stats: dict, layer: str) -> Layer:
+def linear_layer(params: dict) -> Layer:
+    """A layer that has a bias and no BatchNorm."""
+    return Layer(_float32(params["kernel"]), _float32(params["bias"]))
+
+
+def folded_layer(
+    params: dict, stats: dict, layer: str, epsilon: float = batch_norm.EPSILON
+) -> Layer:
     """A convolution with the BatchNorm that follows it."""
     norm = params[f"{layer}_norm"] | stats[f"{layer}_norm"]
     scale, bias, mean, var = (
         np.asarray(norm[name], np.float64) for name in ("scale", "bias", "mean", "var")
     )
-    multiplier = scale / np.sqrt(var + batch_norm.EPSILON)
+    multiplier = scale / np.sqrt(var + epsilon)
     # Output channels are the last axis of every kind of kernel.
     kernel = np.asarray(params[layer]["kernel"], np.float64) * multiplier
     return Layer(_float32(kernel), _float32(bias - mean * multiplier))
@@ -127,11 +180,24 @@ class Operations(Protocol):
     def pointwise(self, x: Any, layer: Layer) -> Any: ...
 
     def depthwise(self, x: Any, layer: Layer, stride: int) -> Any:
-        """3x3 convolution of each channel, padding 1 on each side."""
+        """Convolution of each channel by itself, padding (size - 1) / 2 on each side."""
 
     def relu6(self, x: Any) -> Any: ...
 
+    def relu(self, x: Any) -> Any: ...
+
+    def hard_swish(self, x: Any) -> Any: ...
+
     def add(self, x: Any, y: Any) -> Any: ...
+
+    def scale(self, x: Any, factors: Any) -> Any:
+        """A map times factors [batch, channels]."""
+
+    def mean_over_map(self, x: Any, valid_frames: Any = None) -> Any:
+        """A map to [batch, channels], over its bands and its first valid_frames [batch] frames."""
+
+    def over_frames(self, x: Any) -> Any:
+        """[batch, channels] to [batch, 1, channels]."""
 
     def mean_over_bands(self, x: Any) -> Any:
         """A map to [batch, frames, channels]."""
@@ -142,29 +208,6 @@ class Operations(Protocol):
 
     def softmax(self, x: Any) -> Any:
         """Over the classes, the last axis."""
-
-
-def embeddings(
-    network: FoldedNetwork, logmel: Any, operations: Operations, valid_frames: Any = None
-) -> Any:
-    """Embeddings of output frames, whatever the runtime.
-
-    logmel is [batch, frames, 64] in dB; returns [batch, output_frames(frames), 1280]. With
-    valid_frames [batch] (JAX only), what lies past a row's end is set to zero before each 3x3
-    convolution, which is what the convolution itself assumes there: a row's first
-    output_frames(valid_frames) embeddings are then those of the row alone, without padding.
-    """
-    do, early = operations, network.blocks[:NUM_EARLY_BLOCKS]
-
-    def first_blocks(inputs):
-        logmel, valid = inputs
-        x = do.relu6(do.stem(cut(logmel, valid), network.stem))
-        return _through(early, x, do, None if valid is None else halved(valid))
-
-    channels = max(block.depthwise.kernel.shape[-1] for block in network.blocks[:2])
-    x, valid = do.begin(first_blocks, (logmel, valid_frames), channels)
-    x, _ = _through(network.blocks[NUM_EARLY_BLOCKS:], x, do, valid)
-    return do.mean_over_bands(do.relu6(do.pointwise(x, network.head)))
 
 
 def _through(blocks: Sequence[Block], x: Any, do: Operations, valid: Any) -> tuple[Any, Any]:
@@ -186,9 +229,10 @@ def frame_probabilities(
 ) -> Any:
     """Class probabilities of output frames: [batch, output_frames(frames), classes].
 
-    Arguments are those of `embeddings`. The probabilities of a clip are their mean over frames.
+    Arguments are those of `FoldedNetwork.embeddings`. The probabilities of a clip are their mean
+    over frames.
     """
-    embedded = embeddings(network, logmel, operations, valid_frames)
+    embedded = network.embeddings(logmel, operations, valid_frames)
     return _classified(network, embedded, operations)
 
 
@@ -200,8 +244,8 @@ def _classified(network: FoldedNetwork, embedded: Any, do: Operations) -> Any:
 def scores_and_embeddings(
     network: FoldedNetwork, logmel: Any, operations: "JaxOperations", valid_frames: Any = None
 ) -> jax.Array:
-    """Class probabilities and behind them the embedding: [batch, frames, classes + 1280]."""
-    embedded = embeddings(network, logmel, operations, valid_frames)
+    """Class probabilities and behind them the embedding: [batch, frames, classes + channels]."""
+    embedded = network.embeddings(logmel, operations, valid_frames)
     return jnp.concatenate([_classified(network, embedded, operations), embedded], axis=-1)
 
 
@@ -248,7 +292,7 @@ class JaxOperations:
         kernel = jnp.asarray(layer.kernel)
         # Nine multiply-adds fuse with bias and clip on every platform, a grouped convolution with
         # neither: docs/PERFORMANCE.md.
-        return self._biased(depthwise3x3(x, kernel, stride, "shifted"), layer)
+        return self._biased(depthwise(x, kernel, stride, "shifted"), layer)
 
     def _biased(self, x: jax.Array, layer: Layer) -> jax.Array:
         return (at_least_float32(x) + jnp.asarray(layer.bias)).astype(self.map_dtype)
@@ -256,8 +300,23 @@ class JaxOperations:
     def relu6(self, x: jax.Array) -> jax.Array:
         return jax.nn.relu6(x)
 
+    def relu(self, x: jax.Array) -> jax.Array:
+        return jax.nn.relu(x)
+
+    def hard_swish(self, x: jax.Array) -> jax.Array:
+        return hard_swish(x)
+
     def add(self, x: jax.Array, y: jax.Array) -> jax.Array:
         return x + y
+
+    def scale(self, x: jax.Array, factors: jax.Array) -> jax.Array:
+        return x * factors[:, None, None, :].astype(x.dtype)
+
+    def mean_over_map(self, x: jax.Array, valid_frames: jax.Array | None = None) -> jax.Array:
+        return mean_over_frames(at_least_float32(x).mean(axis=2), valid_frames)
+
+    def over_frames(self, x: jax.Array) -> jax.Array:
+        return x[:, None]
 
     def mean_over_bands(self, x: jax.Array) -> jax.Array:
         return x.astype(jnp.float32).mean(axis=2)

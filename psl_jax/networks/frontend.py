@@ -105,6 +105,45 @@ class LogMel:
                 loudest = jax.lax.pmax(loudest, axis_name)
         return jnp.maximum(decibel, loudest - self.top_db)
 
+    def num_frames(self, num_samples):
+        """See `num_frames`."""
+        return num_frames(num_samples)
+
+    def of_piece(self, audio: jax.Array, num_samples: jax.Array, loudest: jax.Array) -> jax.Array:
+        """The same of pieces of waveforms, for tagging.
+
+        loudest: [batch], the loudest value in dB of the whole waveform; NaN: that of the piece. A
+        "batch" is one waveform here.
+        """
+        features = dataclasses.replace(self, top_db_over="none")(audio)
+        if self.top_db_over == "none":
+            return features
+        valid = frame_mask(num_samples, features.shape[1])[..., None]
+        own = jnp.where(valid, features, -jnp.inf).max(axis=(1, 2))
+        loudest = jnp.where(jnp.isnan(loudest), own, loudest)
+        return jnp.maximum(features, loudest[:, None, None] - self.top_db)
+
+    @property
+    def needs_loudest(self) -> bool:
+        """Whether pieces of a waveform need to know the loudest value of all of it."""
+        return self.top_db_over != "none"
+
+    def sizes(self) -> dict[str, int]:
+        """Window, hop and bands, for descriptions of exports."""
+        return {"window_samples": WINDOW, "hop_samples": HOP, "mel_bands": NUM_MELS}
+
+    def exported(self) -> "LogMel":
+        """The front end inside an export, for any machine and any batch.
+
+        A dynamic range over a "batch" becomes one over each clip, so that a clip's probabilities do
+        not depend on what else is in its batch; an "auto" FFT is one in float32, which all runtimes
+        have, and so is an "auto" transform.
+        """
+        over = "clip" if self.top_db_over == "batch" else self.top_db_over
+        fft = "float32" if self.fft == "auto" else self.fft
+        transform = "fft" if self.transform == "auto" else self.transform
+        return dataclasses.replace(self, top_db_over=over, fft=fft, transform=transform)
+
 
 def num_frames(num_samples: Any) -> Any:
     """Frames that `num_samples` samples make: 1 + samples // 160 (10 s: 1001, 2 s: 201)."""

@@ -8,9 +8,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from psl_jax.networks.architecture import OUTPUTS, Architecture, FrontEnd, Network, Variables
+from psl_jax.networks.available import ARCHITECTURES
 from psl_jax.networks.class_lists import near_names
+from psl_jax.networks.folding import FoldedNetwork
 from psl_jax.networks.frontend import LogMel
-from psl_jax.networks.mobilenetv2 import OUTPUTS, Network, Variables
+from psl_jax.networks.mobilenetv2_architecture import MOBILENET_V2
 from psl_jax.runtime.errors import UserError
 
 DEFAULT_THRESHOLD = 0.5  # of models for which none were tuned
@@ -57,7 +60,7 @@ class Thresholds:
         return dataclasses.replace(self, values=tuple(self.values[i] for i in places))
 
 
-FORMAT_VERSION = 2  # 1, as long as the output is a sigmoid: earlier versions can read that
+FORMAT_VERSION = 3  # 2 without another network, 1 without a softmax: what earlier versions read
 _NEEDED = ("classes", "width", "segment_seconds")
 
 
@@ -67,10 +70,11 @@ class ModelInfo:
 
     Attributes:
       classes: their names, in the order of the network's outputs.
-      width: of the network, a multiple of MobileNetV2's channels.
+      width: of the network, a factor on its channels.
       segment_seconds: length of the segments that it was trained on.
       logmel: the front end that it was trained with.
-      output: which of `mobilenetv2.OUTPUTS` makes probabilities.
+      output: which of `architecture.OUTPUTS` makes probabilities.
+      network: its name in `available.ARCHITECTURES`.
       name: of the experiment, for people.
       origin: where it comes from, as JSON values: averaged_steps, config_digest, imported, licence.
       thresholds: from which score on each class counts as heard; None: none were tuned.
@@ -84,11 +88,27 @@ class ModelInfo:
     origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     output: str = "sigmoid"
     thresholds: Thresholds | None = None
+    network: str = MOBILENET_V2.name
 
     @property
     def format_version(self) -> int:
         """The first one that can read it."""
+        if self.network != MOBILENET_V2.name:
+            return 3
         return 1 if self.output == "sigmoid" else 2
+
+    @property
+    def architecture(self) -> Architecture:
+        return ARCHITECTURES[self.network]
+
+    @property
+    def front_end(self) -> FrontEnd:
+        """The front end that it was trained with."""
+        return self.architecture.front_end(self.logmel)
+
+    def create(self) -> tuple[Network, Variables]:
+        """The network, and arrays of its shapes."""
+        return self.architecture.create(len(self.classes), self.width, output=self.output)
 
     def as_json(self) -> dict[str, Any]:
         """As JSON values: what `from_json` reads."""
@@ -97,11 +117,16 @@ class ModelInfo:
             **self._thresholds_as_json(),
             "name": self.name,
             "classes": list(self.classes),
+            **self.network_as_json(),
             "width": self.width,
             "output": self.output,
             "segment_seconds": self.segment_seconds,
             "frontend": dataclasses.asdict(self.logmel),
         } | dict(self.origin)
+
+    def network_as_json(self) -> dict[str, str]:
+        """Nothing where earlier versions know it."""
+        return {} if self.network == MOBILENET_V2.name else {"network": self.network}
 
     def _thresholds_as_json(self) -> dict[str, Any]:
         tuned = self.thresholds
@@ -131,7 +156,13 @@ class ModelInfo:
             raise UserError(
                 f"{where} has the output {output!r}, this psl_jax knows {', '.join(OUTPUTS)}"
             )
-        named = {*_NEEDED, "frontend", "name", "format_version", "output", "thresholds"}
+        network = values.get("network", MOBILENET_V2.name)
+        if network not in ARCHITECTURES:
+            raise UserError(
+                f"{where} is of the network {network!r}, this psl_jax knows "
+                f"{', '.join(ARCHITECTURES)}"
+            )
+        named = {*_NEEDED, "network", "frontend", "name", "format_version", "output", "thresholds"}
         classes, width, seconds = (values[name] for name in _NEEDED)
         if not (
             isinstance(classes, list | tuple)
@@ -152,6 +183,7 @@ class ModelInfo:
             name=str(values.get("name") or "model"),
             origin={name: value for name, value in values.items() if name not in named},
             output=output,
+            network=network,
             thresholds=None if tuned is None else Thresholds.from_json(tuned, classes, where),
         )
 
@@ -183,6 +215,11 @@ class Model:
     @property
     def classes(self) -> tuple[str, ...]:
         return self.info.classes
+
+    @property
+    def folded(self) -> FoldedNetwork:
+        """The network for inference."""
+        return self.info.architecture.fold(self.variables, self.info.output)
 
     @property
     def digest(self) -> str:
@@ -228,17 +265,3 @@ class Model:
         tuned = None if tuned is None else tuned.of(chosen.tolist())
         info = dataclasses.replace(self.info, classes=tuple(classes), thresholds=tuned)
         return Model(self.network, variables, info)  # a network's description knows no sizes
-
-
-def exported_logmel(model: Model) -> LogMel:
-    """The front end inside an export, for any machine and any batch.
-
-    A dynamic range over a "batch" becomes one over each clip, so that a clip's probabilities do not
-    depend on what else is in its batch; an "auto" FFT is one in float32, which all runtimes have,
-    and so is an "auto" transform.
-    """
-    logmel = model.info.logmel
-    over = "clip" if logmel.top_db_over == "batch" else logmel.top_db_over
-    fft = "float32" if logmel.fft == "auto" else logmel.fft
-    transform = "fft" if logmel.transform == "auto" else logmel.transform
-    return dataclasses.replace(logmel, top_db_over=over, fft=fft, transform=transform)

@@ -45,8 +45,8 @@ def card(
         _header(licence),
         f"# {info.name}",
         f"Tags audio with {len(model.classes)} sound classes, a row of scores every "
-        f"{FRAME_SECONDS:g} s. MobileNetV2 of width {info.width:g} on log-mel spectrograms of "
-        f"16 kHz mono, trained on segments of {info.segment_seconds:g} s with "
+        f"{FRAME_SECONDS:g} s. {info.architecture.title} of width {info.width:g} on log-mel "
+        f"spectrograms of 16 kHz mono, trained on segments of {info.segment_seconds:g} s with "
         "psl_jax.",
         "## Use",
         _use(info.name),

@@ -10,15 +10,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from psl_jax.data.segment_loader import Batch
-from psl_jax.networks.folding import (
-    FoldedNetwork,
-    JaxOperations,
-    embeddings,
-    fold,
-    frame_probabilities,
-)
-from psl_jax.networks.frontend import LogMel, num_frames, zeros_after
-from psl_jax.networks.mobilenetv2 import Variables, clip_probabilities, output_frames
+from psl_jax.networks.architecture import FrontEnd, clip_probabilities
+from psl_jax.networks.folding import FoldedNetwork, JaxOperations, frame_probabilities
+from psl_jax.networks.frontend import zeros_after
 from psl_jax.runtime import parallel, processor
 
 CPU_BATCH = 32  # segments
@@ -26,12 +20,12 @@ DEVICE_SECONDS = 1024  # of audio, that a device is given at a time
 TPU_LANES = 128
 
 Program = Callable[..., jax.Array]  # (network, audio, num_samples) -> [rows, ...]
-# What a program computes of each row: scores [classes], or embeddings [frames, 1280].
+# What a program computes of each row: scores [classes], or embeddings [frames, channels].
 Gives = Literal["scores", "embeddings"]
 
 
 def make_score_function(
-    logmel: LogMel,
+    front_end: FrontEnd,
     dtype: str,
     platform: str,
     padded: bool = False,
@@ -42,40 +36,33 @@ def make_score_function(
 
     dtype: see `JaxOperations`. padded: rows may end in padding, which is to have no influence on
     the frames before it. count_padding: it is audio like any other, of zeros, and its
-    frames count in the time mean. Of embeddings a row's first `counted_frames` count.
+    frames count in the time mean. Of embeddings those of a row's audio count.
     Inside `data_parallel`.
     """
     operations = JaxOperations(jnp.dtype(processor.dtype_on(platform, dtype)), platform)
 
     def score(network: FoldedNetwork, audio: jax.Array, num_samples: jax.Array) -> jax.Array:
-        valid = None if count_padding else num_frames(num_samples)
+        valid = None if count_padding else front_end.num_frames(num_samples)
         if count_padding:
             audio = zeros_after(audio, num_samples)
         lengths = None if count_padding else num_samples
-        features = logmel(audio, lengths, parallel.AXIS, platform)
+        features = front_end(audio, lengths, parallel.AXIS, platform)
         inside = valid if padded else None
         if gives == "embeddings":
-            vectors: jax.Array = embeddings(network, features, operations, inside)
+            vectors: jax.Array = network.embeddings(features, operations, inside)
             return vectors
         frames = frame_probabilities(network, features, operations, inside)
         probabilities: jax.Array = clip_probabilities(
-            frames, None if valid is None else output_frames(valid)
+            frames, None if valid is None else network.output_frames(valid)
         )
         return probabilities
 
     return score
 
 
-def count_output_frames(num_samples: np.ndarray, samples: int, count_padding: bool) -> np.ndarray:
-    """Output frames that count in rows of `samples`, of which `num_samples` [...] are audio."""
-    if count_padding:
-        num_samples = np.full_like(num_samples, samples)
-    return np.asarray(output_frames(num_frames(num_samples)))
-
-
 @lru_cache
 def scoring_program(
-    logmel: LogMel,
+    front_end: FrontEnd,
     dtype: str,
     mesh: Mesh,
     padded: bool = False,
@@ -87,7 +74,7 @@ def scoring_program(
     Cached, so that experiments of one suite that need the same program compile it once.
     """
     platform = parallel.platform_of(mesh)
-    score = make_score_function(logmel, dtype, platform, padded, count_padding, gives)
+    score = make_score_function(front_end, dtype, platform, padded, count_padding, gives)
     specs = (parallel.REPLICATED, parallel.SPLIT, parallel.SPLIT)
     return parallel.data_parallel(score, mesh, specs, parallel.SPLIT)
 
@@ -183,26 +170,25 @@ def compute_ahead(
 
 
 class Scorer(DeviceScorer):
-    """Our network on the devices of this process, its BatchNorms folded into the convolutions."""
+    """A network on the devices of this process, its BatchNorms folded into the convolutions."""
 
     def __init__(
         self,
-        variables: Variables,
-        logmel: LogMel,
+        network: FoldedNetwork,
+        front_end: FrontEnd,
         dtype: str = "float32",
         num_devices: int | None = None,
         count_padding: bool = False,
         gives: Gives = "scores",
-        output: str = "sigmoid",
     ):
-        """count_padding, gives: see `score_function`; output: see `folding.fold`."""
+        """count_padding, gives: see `score_function`."""
         mesh = parallel.local_mesh(num_devices)
 
         def program(padded: bool) -> Callable[..., jax.Array]:
             care = padded and not count_padding
-            return scoring_program(logmel, dtype, mesh, care, count_padding, gives)
+            return scoring_program(front_end, dtype, mesh, care, count_padding, gives)
 
-        super().__init__(mesh, fold(parallel.to_host(variables), output), program)
+        super().__init__(mesh, network, program)
 
 
 def _has_padding(batch: Batch) -> bool:

@@ -20,7 +20,6 @@ from psl_jax.audio.audio_input import Blocks, limit_blocks, open_blocks
 from psl_jax.audio.decoding import AUDIO_SUFFIXES, MIN_SAMPLES
 from psl_jax.audio.readers import DecodeError
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
-from psl_jax.networks.mobilenetv2 import HEAD_CHANNELS
 from psl_jax.runtime.paths import is_remote, path_of
 from psl_jax.tagging.events import Event, EventFinder, EventSettings
 from psl_jax.tagging.jitted_programs import FRAME_SCORES, SCORES_AND_EMBEDDINGS
@@ -59,7 +58,7 @@ class FileTags:
       rows: all scores over time, or None (see KeepOptions).
       high_hertz: highest frequency that the file can hold: half of its rate, at most 8 kHz.
       cut: the damage of a file that was tagged as far as it can be read, else None.
-      embedding, frame_embeddings: float32 [1280], and all over time, or None (see KeepOptions).
+      embedding, frame_embeddings: float32 [channels], and all over time, or None (see KeepOptions).
     """
 
     input: Input
@@ -275,7 +274,7 @@ def tag_files(
             finished[number] = BadFile(started.pop(number), item.error)
         else:
             if number not in open_files:
-                open_files[number] = _Collector(tagger.labels, settings, keep)
+                open_files[number] = _Collector(tagger, settings, keep)
             new_seconds = open_files[number].add(item.rows, item.timeline.seconds)
             if report_seconds is not None:
                 report_seconds(new_seconds)
@@ -324,13 +323,13 @@ def _watch_blocks(blocks: Blocks, watch_block: Callable[[np.ndarray], object]) -
 class _Collector:
     """Collects the rows of a file, and keeps what the outputs need."""
 
-    def __init__(self, labels: tuple[str, ...], settings: EventSettings, keep: KeepOptions):
-        self.labels = labels
+    def __init__(self, tagger: Tagger, settings: EventSettings, keep: KeepOptions):
+        self.labels = labels = tagger.labels
         self.finder = EventFinder(settings, labels)
         self.peaks = np.zeros(len(labels), np.float32)
         self.pool = MaxPool()
         self.rows = RowFile(len(labels)) if keep.rows else None
-        self.frame_embeddings = RowFile(HEAD_CHANNELS) if keep.embeddings else None
+        self.frame_embeddings = RowFile(tagger.embedding_size) if keep.embeddings else None
         self._seconds = 0.0
 
     def add(self, rows: np.ndarray, seconds: float) -> float:

@@ -6,7 +6,7 @@
     tags.frame_scores      # [frames, classes], a row every 0.32 s at tags.frame_times
 
 The network runs on arrays of few different shapes, padded where the audio is shorter. The padding
-has no influence (see folding.embeddings), and tagging files of many lengths compiles few
+has no influence (see folding.FoldedNetwork), and tagging files of many lengths compiles few
 programs.
 """
 
@@ -25,7 +25,6 @@ from psl_jax.audio.decoding import MIN_SECONDS
 from psl_jax.audio.readers import DecodeError
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
 from psl_jax.networks.class_lists import read_classes
-from psl_jax.networks.folding import fold
 from psl_jax.networks.frontend import HOP, num_frames
 from psl_jax.networks.mobilenetv2 import FRAME_SAMPLES
 from psl_jax.networks.trained_model import DEFAULT_THRESHOLD, Model
@@ -105,7 +104,8 @@ class Tagger:
       labels: names of the classes.
       model_labels: names of all classes of the model, of which `labels` may be some.
       thresholds: the lowest score with which each class counts as present.
-      segment_seconds: length of the segments that the model was trained on.
+      segment_seconds: length of segments by default: of those that the model was trained on.
+      embedding_size: number of values of an embedding.
       info: other facts about the model (see trained_model.ModelInfo).
     """
 
@@ -114,10 +114,12 @@ class Tagger:
         tuned = model.info.thresholds
         self.thresholds = (DEFAULT_THRESHOLD,) * len(self.labels) if tuned is None else tuned.values
         self.info = model.info
-        self.segment_seconds = model.info.segment_seconds
-        self.logmel = model.info.logmel
+        architecture = model.info.architecture
+        self.segment_seconds = min(model.info.segment_seconds, architecture.tagging_seconds)
+        self.front_end, self._has_frames = model.info.front_end, architecture.has_frames
         self._process = os.getpid()
-        self._network = jax.device_put(fold(model.variables, model.info.output))
+        self._network = jax.device_put(model.folded)
+        self.embedding_size = self._network.classifier.kernel.shape[0]
         platform = jax.default_backend()
         self.batch_seconds = _BATCH_SECONDS.get(platform, _BATCH_SECONDS_ACCELERATOR)
 
@@ -225,6 +227,11 @@ class Tagger:
         if segment_seconds is None:
             segment_seconds = self.segment_seconds
         if not segment_seconds:
+            if not self._has_frames:
+                raise UserError(
+                    f"segment_seconds is 0, and {self.info.architecture.title} has one output for "
+                    "all of a segment: give more than 0"
+                )
             if hop_seconds is not None:
                 raise UserError("hop_seconds needs segments: there are none with segment_seconds=0")
             return None
@@ -292,7 +299,7 @@ class Tagger:
     def compute(self, windows: Sequence[Window]) -> list[np.ndarray]:
         """Computes the network's scores [frames, classes] of windows of the same size."""
         self._check_process()
-        program, scores = jitted_programs.jit_program(self.logmel, FRAME_SCORES), []
+        program, scores = jitted_programs.jit_program(self.front_end, FRAME_SCORES), []
         batch_size = self._batch_size(windows[0].size)
         for first in range(0, len(windows), batch_size):
             batch = [
@@ -321,7 +328,7 @@ class Tagger:
           different lengths can finish in another order than they came in.
         """
         self._check_process()
-        program = jitted_programs.jit_program(self.logmel, output)
+        program = jitted_programs.jit_program(self.front_end, output)
         timelines: dict[int, Timeline] = {}
         failed: set[int] = set()
 
@@ -384,7 +391,7 @@ class Tagger:
             return
         windows = cut_whole(blocks())
         first = next(windows)
-        if first.is_last or self.logmel.top_db_over == "none":
+        if first.is_last or not self.front_end.needs_loudest:
             yield first
             yield from windows
         else:  # each window needs the loudest value of all: the audio is read twice

@@ -81,8 +81,8 @@ class Embedding:
     """The output of the network's last layer before the classes.
 
     Attributes:
-      embedding: float32 [1280], mean over the frames, or over the means of the segments.
-      frame_embeddings: float32 [frames, 1280].
+      embedding: float32 [channels], mean over the frames, or over the means of the segments.
+      frame_embeddings: float32 [frames, channels].
       frame_times: [frames], seconds at which each frame is centred.
     """
 

@@ -12,7 +12,7 @@ fitted:FILE.npz                  a classifier on the scores of others, by psl-ja
 import os
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -122,14 +122,12 @@ def load_teacher(part: Part) -> Teacher:
             "read. Copy it and what lies beside it (gcloud storage cp), and name the copy"
         )
     # We import each kind where it is used: most need a package that others do without.
-    if part.kind == "mn":
-        from psl_jax.teachers import mn
-
-        return mn.load(part.where)
-    if part.kind == "run":
+    if part.kind in ("run", "mn"):
         from psl_jax.weights.load_model import load_model
 
-        return OwnTeacher(load_model(part.where))
+        model = load_model(part.where)
+        published = model.info.origin.get("imported", {}) if part.kind == "mn" else {}
+        return OwnTeacher(model, published.get("sha256", "")[:16])
     if part.kind == "python":
         from psl_jax.teachers import python_teacher
 
@@ -183,8 +181,10 @@ def make_label_scorer(teacher: Teacher, rule: LabelRule, num_devices: int | None
 def _adapt_to_classes(
     teacher: Teacher, classes: tuple[str, ...], *, path: str, unmapped: str
 ) -> Teacher:
-    if isinstance(teacher, OwnTeacher) and not path and set(classes) <= set(teacher.classes):
-        return teacher.for_classes(classes)
+    # Labels of a published file have its digest whatever the classes.
+    can_select = isinstance(teacher, OwnTeacher) and not teacher.file_digest and not path
+    if can_select and set(classes) <= set(teacher.classes):
+        return cast(OwnTeacher, teacher).for_classes(classes)
     if getattr(teacher, "output", "") == "softmax" and not set(teacher.classes) <= set(classes):
         raise UserError(
             f"{teacher.name} tells {len(teacher.classes)} classes apart with one softmax: it has "

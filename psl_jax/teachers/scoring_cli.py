@@ -291,8 +291,8 @@ def describe_plan(
         f"out     {out}",
     ]
     if isinstance(task.teacher, OwnTeacher) and jax.default_backend() == "cpu":
-        cores, width = os.cpu_count() or 1, task.teacher.model.info.width
-        audio_seconds *= 0.12 + 0.88 * width
+        cores, info = os.cpu_count() or 1, task.teacher.model.info
+        audio_seconds *= info.architecture.relative_work(info.width)
         lines.insert(
             4, f"time    about {20 + audio_seconds / (_CPU_RATE * cores):,.0f} s, very roughly"
         )

@@ -15,7 +15,7 @@ import numpy as np
 from flax import serialization
 from orbax.checkpoint import v1 as ocp
 
-from psl_jax.networks.mobilenetv2 import Variables
+from psl_jax.networks.architecture import Variables
 from psl_jax.runtime import files, interrupts, parallel, removed_settings
 from psl_jax.runtime.disk_errors import plain_disk_errors
 from psl_jax.runtime.errors import UserError

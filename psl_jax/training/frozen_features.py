@@ -16,26 +16,34 @@ from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.segment_loader import Batch, Segments
 from psl_jax.data.source import Source
 from psl_jax.data.training_order import TrainingOrder
-from psl_jax.networks.convolutions import product
-from psl_jax.networks.frontend import num_frames
-from psl_jax.networks.mobilenetv2 import (
+from psl_jax.networks.architecture import (
     OUTPUTS,
+    FrontEnd,
     Network,
     Variables,
     clip_probabilities,
-    output_frames,
 )
+from psl_jax.networks.convolutions import product
+from psl_jax.networks.folding import FoldedNetwork
 from psl_jax.runtime import parallel, progress
 from psl_jax.scoring.evaluation import AnySegmentation, compute_clip_means, score_batches
-from psl_jax.scoring.scorer import Scorer, compute_ahead, count_output_frames
+from psl_jax.scoring.scorer import Scorer, compute_ahead
 from psl_jax.training.step import Recipe, features_program
 
 
-def num_bytes(segments: Segments, validation: ClipIndex, *, channels: int) -> int:
+def num_bytes(
+    network: Network,
+    variables: Variables,
+    front_end: FrontEnd,
+    *,
+    segments: Segments,
+    validation: ClipIndex,
+) -> int:
     """About what the features of the segments and of the clips of a split take."""
-    frames = output_frames(num_frames(segments.segmentation.segment_samples))
-    rows = len(segments) * frames + int(output_frames(num_frames(validation.num_samples)).sum())
-    return 4 * channels * rows
+    frames = network.output_frames(front_end.num_frames(segments.segmentation.segment_samples))
+    of_clips = network.output_frames(front_end.num_frames(validation.num_samples))
+    channels = len(variables.params["classifier"]["kernel"])
+    return 4 * channels * (len(segments) * frames + int(of_clips.sum()))
 
 
 def compute_features(
@@ -50,15 +58,15 @@ def compute_features(
     """Features of all segments of a split, in order, as a step would make them.
 
     Each process computes all of them, as training draws from the whole split. Returns float32
-    [segments, frames, 1280].
+    [segments, frames, channels].
     """
     mesh = parallel.local_mesh(num_devices)
     program = features_program(network, recipe, mesh)
     arrays = parallel.replicate(parallel.to_host(variables), mesh)
     source, segmentation, total = segments.source, segments.segmentation, len(segments)
     channels = len(variables.params["classifier"]["kernel"])
-    shape = output_frames(num_frames(segmentation.segment_samples)), channels
-    features, first = np.empty((total, *shape), np.float32), 0
+    frames = network.output_frames(recipe.front_end.num_frames(segmentation.segment_samples))
+    features, first = np.empty((total, frames, channels), np.float32), 0
     size = -(-batch_size // mesh.size) * mesh.size
     feed = batches.eval_batches(source, segmentation, batch_size=size)
     with progress.bar(total, "segment", "features", show=jax.process_index() == 0) as bar:
@@ -86,7 +94,7 @@ class FrozenScorer:
 
     def __init__(
         self,
-        variables: Variables,
+        network: FoldedNetwork,
         recipe: Recipe,
         *,
         source: Source,
@@ -95,14 +103,9 @@ class FrozenScorer:
         num_devices: int | None = None,
     ):
         self.recipe, self.source, self.cut, self.batch_size = recipe, source, cut, batch_size
-        self._scorer = Scorer(
-            variables,
-            recipe.logmel,
-            recipe.dtype,
-            num_devices,
-            recipe.count_padding,
-            gives="embeddings",
-        )
+        self._network = network
+        how = recipe.front_end, recipe.dtype, num_devices, recipe.count_padding
+        self._scorer = Scorer(network, *how, gives="embeddings")
         # Of each batch its clips, the embeddings of its rows, and how many frames of each count.
         self._kept: list[tuple[Batch, np.ndarray, np.ndarray]] = []
 
@@ -121,8 +124,10 @@ class FrozenScorer:
     def _keep(self, clips: np.ndarray) -> None:
         found = score_batches(self._scorer, self.source, self.cut, self.batch_size, clips)
         for batch, embeddings in found:
-            samples = batch["audio"].shape[1]
-            frames = count_output_frames(batch["num_samples"], samples, self.recipe.count_padding)
+            samples = batch["num_samples"]
+            if self.recipe.count_padding:
+                samples = np.full_like(samples, batch["audio"].shape[1])
+            frames = self._network.output_frames(self.recipe.front_end.num_frames(samples))
             self._kept.append(({"clip": batch["clip"]}, embeddings, frames))
 
     def _classified(self, classifier: dict[str, Any]) -> Iterator[tuple[Batch, np.ndarray]]:
@@ -133,7 +138,7 @@ class FrozenScorer:
 
 @lru_cache
 def _classifier_program(output: str) -> Callable:
-    """(classifier, embeddings [rows, frames, 1280], frames that count [rows]) -> [rows, classes]"""
+    """(classifier, embeddings [rows, frames, channels], frames that count) -> [rows, classes]"""
 
     def classify(arrays: dict[str, jax.Array], embeddings: jax.Array, frames: jax.Array):
         probabilities = OUTPUTS[output](product(embeddings, arrays["kernel"]) + arrays["bias"])

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from psl_jax.data.segment_loader import Batch
-from psl_jax.networks.mobilenetv2 import Variables
+from psl_jax.networks.architecture import Variables
 from psl_jax.runtime import parallel, progress
 from psl_jax.runtime.boundaries import Boundaries
 from psl_jax.runtime.errors import UserError

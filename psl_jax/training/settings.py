@@ -18,6 +18,12 @@ class TrainSettings:
     learning_rate: float = setting(
         1e-4, above=0, help="Learning rate of Adam at the first step; the published code: 1e-3"
     )
+    backbone_learning_rate: float = setting(
+        0.0,
+        least=0,
+        help="Learning rate of all but the classifier at the first step, for networks that start "
+        "from weights; 0: that of the classifier",
+    )
     trainable: str = setting(
         "all",
         choices=("all", "classifier"),
@@ -72,3 +78,8 @@ class TrainSettings:
         help="Number of checkpoints, of the highest validation mAP, whose mean is the final model; "
         "the published code: 1",
     )
+
+    @property
+    def backbone_factor(self) -> float:
+        """By which the learning rate of all but the classifier differs from the classifier's."""
+        return (self.backbone_learning_rate or self.learning_rate) / self.learning_rate

@@ -12,11 +12,11 @@ import optax
 from jax.sharding import Mesh
 
 from psl_jax.data.segment_loader import mix_labels
+from psl_jax.networks.architecture import FrontEnd, Network, Variables
 from psl_jax.networks.augmentation import Augmentation, augment_waveform, mask_spectrogram, mixup
 from psl_jax.networks.folding import FoldedNetwork
 from psl_jax.networks.forward_context import Context
-from psl_jax.networks.frontend import LogMel, num_frames, to_float, zeros_after
-from psl_jax.networks.mobilenetv2 import Network, Variables, output_frames
+from psl_jax.networks.frontend import LogMel, to_float, zeros_after
 from psl_jax.runtime import parallel, processor
 from psl_jax.scoring.scorer import make_score_function
 from psl_jax.training import metric_log
@@ -36,11 +36,11 @@ class TeacherInStep:
 
     It hears the audio before any augmentation, and no gradient reaches it.
     alpha: see `mix_labels`.
-    logmel, dtype, padded, count_padding: see `scorer.score_function`.
+    front_end, dtype, padded, count_padding: see `scorer.score_function`.
     """
 
     alpha: float = 1.0
-    logmel: LogMel = LogMel()
+    front_end: FrontEnd = LogMel()
     dtype: str = "float32"
     padded: bool = True
     count_padding: bool = False
@@ -55,11 +55,12 @@ class Recipe:
     sharing_devices: see `Context`; fewer than all of them.
     channels_first: see `Context`; None: on CPUs.
     count_padding: see `NetworkSettings`.
+    backbone_factor: of the learning rate of all but the classifier, see `TrainSettings`.
     output: see `NetworkSettings`: with a softmax the loss is the categorical cross-entropy.
     teacher: makes the labels of each batch; None: the batch brings them.
     """
 
-    logmel: LogMel = LogMel()
+    front_end: FrontEnd = LogMel()
     augmentation: Augmentation = Augmentation()
     dtype: str = "float32"
     seed: int = 0
@@ -69,6 +70,7 @@ class Recipe:
     count_padding: bool = False
     output: str = "sigmoid"
     teacher: TeacherInStep | None = None
+    backbone_factor: float = 1.0
 
 
 _ADAM = optax.scale_by_adam()
@@ -152,14 +154,15 @@ def step_function(network: Network, recipe: Recipe, platform: str) -> Callable:
 
     def loss(trained, frozen, stats, batch, keys):
         variables = Variables(parallel.mark_varying(trained) | frozen, stats)
+        valid = _valid_frames(batch, recipe)
         if "features" in batch:
             labels = batch["labels"]
             frames = network.classify(variables, batch["features"], context, keys["dropout"])
         else:
             features, labels = _inputs(batch, keys, recipe, platform)
-            frames, stats = network.apply(variables, features, context, keys["dropout"])
-        valid = None if recipe.count_padding else output_frames(num_frames(batch["num_samples"]))
-        value = _LOSSES[recipe.output](frames, labels, valid)
+            frames, stats = network.apply(variables, features, context, keys["dropout"], valid)
+        counted = None if valid is None else network.output_frames(valid)
+        value = _LOSSES[recipe.output](frames, labels, counted)
         return jax.lax.pmean(value, parallel.AXIS), stats
 
     def step(state: TrainState, batch: dict[str, jax.Array], rate: jax.Array, teacher: Any = None):
@@ -180,7 +183,13 @@ def step_function(network: Network, recipe: Recipe, platform: str) -> Callable:
             own = moments._replace(mu=_only(trained, moments.mu), nu=_only(trained, moments.nu))
             updates, own = _ADAM.update(gradients, own, trained)
             optimizer = own._replace(mu=moments.mu | own.mu, nu=moments.nu | own.nu)
-            params = params | jax.tree.map(lambda p, u: p - rate * u, trained, updates)
+
+            def descend(name: str) -> Any:
+                slower = name != "classifier" and recipe.backbone_factor != 1
+                own_rate = rate * recipe.backbone_factor if slower else rate
+                return jax.tree.map(lambda p, u: p - own_rate * u, trained[name], updates[name])
+
+            params = params | {name: descend(name) for name in trained}
         return TrainState(state.step + 1, Variables(params, stats), optimizer), {
             metric_log.LOSS: value
         }
@@ -208,7 +217,7 @@ def _only(wanted: dict, values: dict) -> dict:
 
 @lru_cache
 def features_program(network: Network, recipe: Recipe, mesh: Mesh) -> Callable:
-    """The jitted (variables, batch) -> float32 [batch, frames, 1280] on `mesh`.
+    """The jitted (variables, batch) -> float32 [batch, frames, channels] on `mesh`.
 
     What a step of a frozen network makes of the batch's audio before it is classified. The recipe
     must not augment: see `frozen_features`.
@@ -217,7 +226,8 @@ def features_program(network: Network, recipe: Recipe, mesh: Mesh) -> Callable:
     context = dataclasses.replace(_context(recipe, platform), axis_name=None)
 
     def features(variables: Variables, batch: dict[str, jax.Array]) -> jax.Array:
-        return network.features(variables, _spectrogram(batch, recipe, platform), context)
+        spectrogram = _spectrogram(batch, recipe, platform)
+        return network.features(variables, spectrogram, context, _valid_frames(batch, recipe))
 
     specs = (parallel.REPLICATED, parallel.SPLIT)
     return parallel.data_parallel(features, mesh, specs, parallel.SPLIT, fast_math=True)
@@ -231,7 +241,9 @@ def taught_labels(
     Its labels are mixed with those that the batch brings, the weak ones. Inside `data_parallel`.
     """
     with jax.named_scope("teacher"):
-        score = make_score_function(how.logmel, how.dtype, platform, how.padded, how.count_padding)
+        score = make_score_function(
+            how.front_end, how.dtype, platform, how.padded, how.count_padding
+        )
         soft = score(network, batch["audio"], batch["num_samples"])
         return soft if how.alpha == 1 else mix_labels(soft, batch["labels"], how.alpha)
 
@@ -247,17 +259,22 @@ def _example_keys(seed: int, step: jax.Array, count: int) -> dict[str, jax.Array
 
 
 def _inputs(batch, keys, recipe: Recipe, platform: str) -> tuple[jax.Array, jax.Array]:
-    """Features [batch, frames, 64] and labels [batch, classes], augmented as the recipe says."""
+    """Features [batch, frames, bands] and labels [batch, classes], augmented as the recipe says."""
     settings = recipe.augmentation
     features = _spectrogram(batch, recipe, platform, keys["waveform"])
     with jax.named_scope("augmentation"):
-        valid = None if recipe.count_padding else num_frames(batch["num_samples"])
+        valid = _valid_frames(batch, recipe)
         features = mask_spectrogram(keys["masks"], features, settings, valid)
         return mixup(keys["mixup"], features, batch["labels"], settings)
 
 
+def _valid_frames(batch, recipe: Recipe) -> jax.Array | None:
+    """Frames [batch] of the front end that are audio; None: padding counts, too."""
+    return None if recipe.count_padding else recipe.front_end.num_frames(batch["num_samples"])
+
+
 def _spectrogram(batch, recipe: Recipe, platform: str, keys: jax.Array | None = None) -> jax.Array:
-    """[batch, frames, 64]; with keys [batch], of the augmented waveforms."""
+    """[batch, frames, bands]; with keys [batch], of the augmented waveforms."""
     audio = to_float(batch["audio"])
     lengths = None if recipe.count_padding else batch["num_samples"]
     if recipe.count_padding:
@@ -265,4 +282,4 @@ def _spectrogram(batch, recipe: Recipe, platform: str, keys: jax.Array | None = 
     if keys is not None:
         with jax.named_scope("augmentation"):
             audio = augment_waveform(keys, audio, recipe.augmentation)
-    return recipe.logmel(audio, lengths, parallel.AXIS, platform)
+    return recipe.front_end(audio, lengths, parallel.AXIS, platform)

@@ -9,8 +9,10 @@ from collections.abc import Iterator, Sequence
 from psl_jax.networks.trained_model import Model
 from psl_jax.runtime.errors import MissingPackageError, UserError
 from psl_jax.runtime.paths import is_remote, local_copy, path_of
+from psl_jax.weights.published_weights import PUBLISHED
+from psl_jax.weights.published_weights import fetch as fetch_weights
 
-PUBLISHED = "model.safetensors"  # in a folder that psl-jax publish wrote
+_PUBLISHED_FILE = "model.safetensors"  # in a folder that psl-jax publish wrote
 HUB = "hf://"
 FILES = (".pt", ".pth", ".safetensors")
 _RUNTIMES = {".onnx": "onnxruntime", ".tflite": "LiteRT", ".stablehlo": "jax.export"}
@@ -21,7 +23,8 @@ def load_model(path: str | os.PathLike[str], classes: Sequence[str] | None = Non
 
     Args:
       path: an export is an Orbax folder, a `.safetensors` or `.pt` file, or a folder of psl-jax
-        publish. A `.pt` file may also be a published checkpoint. hf://USER/NAME and
+        publish. A `.pt` file may also be a published checkpoint. The name of PUBLISHED weights,
+        such as mn04, stands for their file. hf://USER/NAME and
         hf://USER/NAME@REVISION are published folders on the Hugging Face hub.
       classes: the classes of a published checkpoint, by default AudioSet's.
 
@@ -31,6 +34,8 @@ def load_model(path: str | os.PathLike[str], classes: Sequence[str] | None = Non
     if os.fspath(path).startswith(HUB):
         return load_model(fetch(os.fspath(path)), classes)
     path = path_of(path)
+    if os.fspath(path) in PUBLISHED and not path.exists():
+        path = fetch_weights(os.fspath(path))
     if is_remote(path) and path.suffix in FILES:
         with _copy_with_sidecar(path) as copy:
             return load_model(copy, classes)
@@ -40,10 +45,10 @@ def load_model(path: str | os.PathLike[str], classes: Sequence[str] | None = Non
         return pytorch_file.load(path, classes)
     if classes is not None:
         raise UserError(f"{path} names its classes itself: classes are for a published .pt file")
-    if path.suffix == ".safetensors" or (path / PUBLISHED).is_file():
+    if path.suffix == ".safetensors" or (path / _PUBLISHED_FILE).is_file():
         from psl_jax.weights import safetensors_file
 
-        with local_copy(path if path.suffix == ".safetensors" else path / PUBLISHED) as file:
+        with local_copy(path if path.suffix == ".safetensors" else path / _PUBLISHED_FILE) as file:
             return safetensors_file.read_safetensors(file)
     if path.suffix in _RUNTIMES:
         raise UserError(

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from psl_jax.networks.mobilenetv2 import STEM_CHANNELS, Variables, create, scaled
+from psl_jax.networks.architecture import Variables
 from psl_jax.networks.trained_model import Model, ModelInfo
 from psl_jax.runtime import distributed, files, interrupts, lost_processes
 from psl_jax.runtime.disk_errors import plain_disk_errors
@@ -128,12 +128,9 @@ def _read_model(folder: pathlib.Path, local: pathlib.Path) -> Model:
         f"{folder}: the arrays are not those of a network of width {info.width}"
     )
     # We check this first: a network of a mistyped width could take all memory.
-    if np.shape(loaded.params.get("stem", {}).get("kernel")) != (
-        *(3, 3, 1),
-        scaled(STEM_CHANNELS, info.width),
-    ):
+    if not info.architecture.has_width(loaded.params, info.width):
         raise wrong_arrays
-    network, expected = create(len(info.classes), info.width, output=info.output)
+    network, expected = info.create()
     shapes = [jax.tree.map(np.shape, x) for x in (loaded, expected)]
     if shapes[0] != shapes[1]:
         raise wrong_arrays

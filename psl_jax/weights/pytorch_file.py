@@ -5,43 +5,27 @@ a PyTorch kernel [out, in, mels, frames] becomes [frames, mels, in, out]. PyTorc
 when a file is read or written.
 """
 
+import dataclasses
 import hashlib
 import os
 import pathlib
 import pickle
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from psl_jax.networks import mobilenetv2
-from psl_jax.networks.class_lists import audioset_classes
-from psl_jax.networks.frontend import hann, mel_filters
-from psl_jax.networks.mobilenetv2 import (
-    HEAD_CHANNELS,
-    STEM_CHANNELS,
-    Variables,
-    create,
-    scaled,
-)
+from psl_jax.networks.architecture import FRONT_END, Architecture, Variables
+from psl_jax.networks.available import ARCHITECTURES
+from psl_jax.networks.class_lists import classes_beside
+from psl_jax.networks.mobilenetv2_architecture import MOBILENET_V2
 from psl_jax.networks.trained_model import Model, ModelInfo
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import MissingPackageError, UserError
 
-SEGMENT_SECONDS = 10.0  # what the published teacher was trained on
-FRONT_END = "front_end."
 _COUNTER = "num_batches_tracked"  # PyTorch's own count of batches; our BatchNorm needs none
 _MAX_NAMED = 12  # an error message lists so many names of each problem
-
-
-class Entry(NamedTuple):
-    """A tensor: its PyTorch name, its layout (see _LAYOUTS), and its place in our variables."""
-
-    name: str
-    layout: str
-    tree: str  # params or stats
-    path: tuple[str | int, ...]
 
 
 class _Layout(NamedTuple):
@@ -58,80 +42,53 @@ _LAYOUTS = {
 }
 
 
-def list_entries() -> list[Entry]:
-    """Lists all tensors of the network in PyTorch's order."""
-    entries = [
-        Entry("features.0.0.weight", "stem", "params", ("stem", "kernel")),
-        *_list_norm_entries("features.0.1", ("stem_norm",)),
-    ]
-    expansions = [
-        expansion
-        for expansion, _, repeats, _ in mobilenetv2.INVERTED_RESIDUALS
-        for _ in range(repeats)
-    ]
-    for number, expansion in enumerate(expansions):
-        entries += _list_block_entries(f"features.{number + 1}.conv", number, expansion > 1)
-    head = f"features.{len(expansions) + 1}"
-    return [
-        *entries,
-        Entry(f"{head}.0.weight", "pointwise", "params", ("head", "kernel")),
-        *_list_norm_entries(f"{head}.1", ("head_norm",)),
-        Entry("classifier.1.weight", "linear", "params", ("classifier", "kernel")),
-        Entry("classifier.1.bias", "vector", "params", ("classifier", "bias")),
-    ]
+class Published(NamedTuple):
+    """What a state dict holds."""
+
+    variables: Variables
+    width: float
+    architecture: Architecture
 
 
-def _list_block_entries(prefix: str, number: int, has_expansion: bool) -> Iterator[Entry]:
-    """Lists [expand,] depthwise and project, each followed by its BatchNorm."""
-    place: tuple[str | int, ...] = ("blocks", number)
-    stage = 0
-    if has_expansion:
-        yield Entry(f"{prefix}.0.0.weight", "pointwise", "params", (*place, "expand", "kernel"))
-        yield from _list_norm_entries(f"{prefix}.0.1", (*place, "expand_norm"))
-        stage = 1
-    yield Entry(
-        f"{prefix}.{stage}.0.weight", "depthwise", "params", (*place, "depthwise", "kernel")
-    )
-    yield from _list_norm_entries(f"{prefix}.{stage}.1", (*place, "depthwise_norm"))
-    yield Entry(
-        f"{prefix}.{stage + 1}.weight", "pointwise", "params", (*place, "project", "kernel")
-    )
-    yield from _list_norm_entries(f"{prefix}.{stage + 2}", (*place, "project_norm"))
-
-
-def _list_norm_entries(prefix: str, place: tuple[str | int, ...]) -> Iterator[Entry]:
-    our_names = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
-    for torch_name, name in our_names.items():
-        tree = "stats" if torch_name.startswith("running") else "params"
-        yield Entry(f"{prefix}.{torch_name}", "vector", tree, (*place, name))
-
-
-def convert_from_state(state: Mapping[str, np.ndarray], source: str) -> tuple[Variables, float]:
-    """Converts a state dict of NumPy arrays to our variables, and finds the network's width.
+def convert_from_state(state: Mapping[str, np.ndarray], source: str) -> Published:
+    """Converts a state dict of NumPy arrays to our variables; finds the network and its width.
 
     It leaves out `front_end.` buffers and batch counters. Raises UserError, with the names of the
     missing, unexpected and misshapen tensors, for another network's state; `source` names the file.
     """
     shapes = {name: np.shape(value) for name, value in state.items()}
-    width = _find_width(shapes)
-    classes = shapes.get("classifier.1.bias", (1,))
-    expected = _compute_torch_shapes(width, classes[0] if classes else 1)
-    _refuse_misfits(shapes, expected, source)
+    architecture = max(
+        ARCHITECTURES.values(),
+        key=lambda architecture: len(architecture.channels(1.0).keys() & shapes.keys()),
+    )
+    width = _find_width(shapes, architecture)
+    (num_classes,) = shapes.get(f"{architecture.classifier}.bias") or (1,)
+    variables = architecture.create(num_classes, width)[1]
+    zeros = jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), variables)
+    zero_state = convert_to_state(zeros, architecture, {})
+    expected = {name: array.shape for name, array in zero_state.items()}
+    _refuse_misfits(shapes, expected, architecture, source)
     if integer_tensors := [
         name for name in expected if not np.issubdtype(np.asarray(state[name]).dtype, np.floating)
     ]:
         raise UserError(
             f"{source}: these tensors are not floating point: {_join_names(integer_tensors)}"
         )
+    if infinite_tensors := [
+        name for name in expected if not np.isfinite(np.asarray(state[name], np.float32)).all()
+    ]:
+        raise UserError(f"{source}: NaN or infinite weights in {_join_names(infinite_tensors)}")
     trees: dict[str, dict[str | int, Any]] = {"params": {}, "stats": {}}
-    for entry in list_entries():
+    for entry in architecture.entries(variables.params):
         array = _LAYOUTS[entry.layout].ours(np.asarray(state[entry.name], np.float32))
         _put(trees[entry.tree], entry.path, np.ascontiguousarray(array))
-    return Variables(**trees), width
+    return Published(Variables(**trees), width, architecture)
 
 
 def convert_to_state(
-    variables: Variables, extras: Mapping[str, np.ndarray] | None = None
+    variables: Variables,
+    architecture: Architecture = MOBILENET_V2,
+    extras: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
     """Converts to the state dict, as NumPy arrays, that the published network loads strictly.
 
@@ -139,25 +96,24 @@ def convert_to_state(
     end's window and filters and batch counters of 0.
     """
     state = {}
-    for entry in list_entries():
+    for entry in architecture.entries(variables.params):
         tree: Any = getattr(variables, entry.tree)
         for key in entry.path:
             tree = tree[key]
         state[entry.name] = np.ascontiguousarray(_LAYOUTS[entry.layout].torch(np.asarray(tree)))
-    return state | dict(_make_default_extras(state) if extras is None else extras)
+    extras = _make_default_extras(state, architecture) if extras is None else extras
+    return state | dict(extras)
 
 
-def _make_default_extras(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _make_default_extras(
+    state: Mapping[str, np.ndarray], architecture: Architecture
+) -> dict[str, np.ndarray]:
     counters = {
         name.removesuffix("running_var") + _COUNTER: np.zeros((), np.int64)
         for name in state
         if name.endswith("running_var")
     }
-    return {
-        f"{FRONT_END}0.spectrogram.window": hann(),
-        f"{FRONT_END}0.mel_scale.fb": mel_filters(),
-        **counters,
-    }
+    return counters | dict(architecture.buffers())
 
 
 def is_extra(name: str) -> bool:
@@ -165,34 +121,22 @@ def is_extra(name: str) -> bool:
     return name.startswith(FRONT_END) or name.rpartition(".")[2] == _COUNTER
 
 
-def _compute_torch_shapes(width: float, num_classes: int) -> dict[str, tuple[int, ...]]:
-    variables = create(num_classes, width)[1]
-    zeros = jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), variables)
-    return {name: array.shape for name, array in convert_to_state(zeros, {}).items()}
-
-
-def _find_width(shapes: Mapping[str, tuple[int, ...]]) -> float:
+def _find_width(shapes: Mapping[str, tuple[int, ...]], architecture: Architecture) -> float:
     """Finds the width multiplier whose channels agree best with the tensors; 1 if in doubt."""
-    block = 0
-    channels = {"features.0.0.weight": (STEM_CHANNELS, 0.0)}
-    for expansion, outputs, repeats, _ in mobilenetv2.INVERTED_RESIDUALS:
-        block += repeats
-        projection = f"features.{block}.conv.{2 if expansion > 1 else 1}.weight"
-        channels[projection] = (outputs, 0.0)
-    channels[f"features.{block + 1}.0.weight"] = (HEAD_CHANNELS, 1.0)
 
     def misfit(width: float) -> tuple[int, bool, float]:
-        num_wrong = sum(
-            shapes.get(name, ())[:1] != (scaled(count, max(width, min_width)),)
-            for name, (count, min_width) in channels.items()
-        )
+        channels = architecture.channels(width).items()
+        num_wrong = sum(shapes.get(name, ())[:1] != (count,) for name, count in channels)
         return num_wrong, round(width * 100) % 5 != 0, abs(width - 1)  # of equals, a round number
 
-    return min((hundredths / 100 for hundredths in range(5, 401)), key=misfit)
+    return min((hundredths / 100 for hundredths in range(5, 601)), key=misfit)
 
 
 def _refuse_misfits(
-    shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], source: str
+    shapes: Mapping[str, tuple[int, ...]],
+    expected: Mapping[str, tuple[int, ...]],
+    architecture: Architecture,
+    source: str,
 ) -> None:
     missing = [name for name in expected if name not in shapes]
     unexpected = [name for name in shapes if name not in expected and not is_extra(name)]
@@ -207,7 +151,8 @@ def _refuse_misfits(
             f"  {problem}: {_join_names(names)}" for problem, names in problems.items() if names
         ]
         raise UserError(
-            f"{source} does not hold the weights of the published MobileNetV2:\n" + "\n".join(lines)
+            f"{source} does not hold the weights of the published {architecture.title}:\n"
+            + "\n".join(lines)
         )
 
 
@@ -287,7 +232,7 @@ def load(path: str | os.PathLike[str], classes: Sequence[str] | None = None) -> 
         raise UserError(f"{path}: its classes are in {json_file}: give no others")
     info = ModelInfo.from_json(files.read_json(json_file), json_file)
     model = make_model(state, path, info.classes)
-    network = create(len(info.classes), model.info.width, output=info.output)[0]
+    network, _ = dataclasses.replace(model.info, output=info.output).create()
     return Model(network, model.variables, info)
 
 
@@ -296,20 +241,26 @@ def make_model(
 ) -> Model:
     """Makes the model of a state dict that was read from `path`."""
     path = pathlib.Path(path)
-    variables, width = convert_from_state(state, os.fspath(path))
+    variables, width, architecture = convert_from_state(state, os.fspath(path))
     num_outputs = len(variables.params["classifier"]["bias"])
-    classes = classes or audioset_classes()
+    remedy = f"psl-jax export {path} --classes=CLASSES.csv --format=orbax --out=OUT, and use OUT"
+    if classes is None:
+        classes = classes_beside(path, num_outputs, other_remedy=f", or name them: {remedy}")
     if len(classes) != num_outputs:
         raise UserError(
             f"{path} tells {num_outputs} classes apart, the class list has {len(classes)}. Name "
-            f"them: psl-jax export {path} --classes=CLASSES.csv --format=orbax --out=OUT, and use "
-            "OUT"
+            f"them: {remedy}"
         )
     imported = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     info = ModelInfo(
-        tuple(classes), width, SEGMENT_SECONDS, name=path.stem, origin={"imported": imported}
+        tuple(classes),
+        width,
+        architecture.published_seconds,
+        name=path.stem,
+        origin={"imported": imported},
+        network=architecture.name,
     )
-    return Model(create(num_outputs, width)[0], variables, info)
+    return Model(info.create()[0], variables, info)
 
 
 def find_sidecar(path: str | os.PathLike[str]) -> pathlib.Path:

@@ -12,10 +12,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from psl_jax.networks.mobilenetv2 import Variables, create
+from psl_jax.networks.architecture import Variables
 from psl_jax.networks.trained_model import Model, ModelInfo
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import MissingPackageError, UserError
+from psl_jax.weights import pytorch_file
 from psl_jax.weights.orbax_folder import convert_keys_to_int
 
 
@@ -36,7 +37,7 @@ def write_safetensors(
 
 
 def read_safetensors(path: str | os.PathLike[str]) -> Model:
-    """Reads the model in a file that `write_safetensors` wrote.
+    """Reads the model in a file that `write_safetensors` wrote, or of published weights.
 
     Raises UserError for another file, or where safetensors is not installed.
     """
@@ -51,12 +52,14 @@ def read_with_metadata(path: str | os.PathLike[str]) -> tuple[Model, dict[str, A
         raise MissingPackageError(path, "safetensors", "export") from error
     try:
         with safe_open(os.fspath(path), "numpy") as file:
-            metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if any(name.startswith("features.") for name in arrays):  # a published state dict
+                return pytorch_file.make_model(arrays, path, None), {}
+            metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
     except (OSError, SafetensorError, ValueError) as error:
         raise UserError(f"cannot read {path} as safetensors: {error}") from error
     info = ModelInfo.from_json(metadata, path)
-    network, expected = create(len(info.classes), info.width, output=info.output)
+    network, expected = info.create()
     trees: dict[str, Any] = {}
     for name, array in arrays.items():
         *parents, leaf = name.split(".")

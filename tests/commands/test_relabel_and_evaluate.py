@@ -68,7 +68,7 @@ def test_scores_are_those_of_an_experiment(folder, tmp_path, segments, capsys):
     source = Source.open(folder / "data", "eval")
     seconds = {"training": 1.0, "whole": 2.0}.get(segments) or float(segments)
     model = load_model(folder / "same")
-    scorer = Scorer(model.variables, model.info.logmel)
+    scorer = Scorer(model.folded, model.info.front_end)
     expected = evaluation.score_clips(scorer, source, Segmentation(seconds), 64)
     found = of_arrays(tmp_path / "scores.npz")
     np.testing.assert_allclose(found["scores"], expected, rtol=0, atol=1e-6)
@@ -90,7 +90,7 @@ def test_classes_are_found_by_name(folder, tmp_path):
         np.testing.assert_array_equal(found, np.asarray(value)[..., [3, 2, 1]])
     run(evaluate, folder / "model", folder / "data", f"--out={tmp_path}")
     source = Source.open(folder / "data", "eval")
-    scorer = Scorer(model.variables, model.info.logmel)
+    scorer = Scorer(model.folded, model.info.front_end)
     index = source.index
     object.__setattr__(index, "classes", model.classes)  # so that all four columns come out
     every = evaluation.score_clips(scorer, source, Segmentation(1.0), 64)

@@ -301,7 +301,9 @@ def test_clock():
 
 def test_memory_does_not_grow_with_length(monkeypatch, tmp_path):
     """Of a file no more than some blocks are in memory: rows for pictures are pooled."""
-    collector = file_tagging._Collector(tagging.LABELS, EventSettings(), file_tagging.KeepOptions())
+    collector = file_tagging._Collector(
+        tagging.tagger(), EventSettings(), file_tagging.KeepOptions()
+    )
     rows = np.zeros((500, len(tagging.LABELS)), np.float32)
     for number in range(40):
         collector.add(rows, 160.0 * number)

@@ -65,6 +65,7 @@ LEFT_OUT = {
     "psl-jax export gs://": "test_buckets.py",
     "psl-jax prepare --corpus audioset ...": "needs a cluster: tests/preparing uses Beam",
     "psl-jax prepare --corpus CORPUS": "is the form of the commands below it",
+    "psl-jax tag mn04": A_MODEL_OF_OTHERS,
     "psl-jax evaluate mn:": A_MODEL_OF_OTHERS,
     "psl-jax relabel mn:": A_MODEL_OF_OTHERS,
     "psl-jax relabel tflite:": A_MODEL_OF_OTHERS,

@@ -20,8 +20,8 @@ from psl_jax.commands import export
 from psl_jax.exporting import check, export_options
 from psl_jax.exporting.export_options import Options
 from psl_jax.networks import mobilenetv2
+from psl_jax.networks.architecture import Variables
 from psl_jax.networks.frontend import LogMel
-from psl_jax.networks.mobilenetv2 import Variables
 from psl_jax.networks.trained_model import Model
 from psl_jax.runtime.errors import UserError
 from psl_jax.weights import load_model
@@ -313,12 +313,9 @@ def test_a_missing_runtime_is_named(model, signals, monkeypatch, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_range_over_the_batch_becomes_one_over_each_clip(model):
-    info = dataclasses.replace(model.info, logmel=LogMel(60.0, "batch"))
-    batch = dataclasses.replace(model, info=info)
-    from psl_jax.networks.trained_model import exported_logmel
-
-    assert exported_logmel(batch) == LogMel(60.0, "clip", "float32", "fft")
+def test_a_range_over_the_batch_becomes_one_over_each_clip():
+    exported = LogMel(60.0, "batch").exported()
+    assert exported == LogMel(60.0, "clip", "float32", "fft")
 
 
 def test_map_of_exports(model, exported, tmp_path):

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 
 from psl_jax.networks import mobilenetv2
+from psl_jax.networks.architecture import Variables
 from psl_jax.networks.forward_context import Context
-from psl_jax.networks.mobilenetv2 import Variables
 from psl_jax.networks.trained_model import Model, ModelInfo
 from psl_jax.tagging.tagger import Tagger
 from psl_jax.weights import orbax_folder
@@ -73,7 +73,7 @@ def _network_program(blocks: tuple):
 
     @jax.jit
     def run(audio):
-        return small.network.apply(small.variables, tagger().logmel(audio), Context())[0]
+        return small.network.apply(small.variables, tagger().front_end(audio), Context())[0]
 
     return run
 

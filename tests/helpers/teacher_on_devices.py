@@ -74,7 +74,7 @@ def main(path: str) -> None:
     batch = jax.tree.map(np.copy, batch)
     arrays = {"weak": batch["labels"], "padded": batch["num_samples"] < 8_000}
     for count_padding in (False, True):
-        scorer = Scorer(variables, logmel, num_devices=1, count_padding=count_padding)
+        scorer = Scorer(fold(variables), logmel, num_devices=1, count_padding=count_padding)
         with tempfile.TemporaryDirectory() as folder:
             relabel(
                 scorer,

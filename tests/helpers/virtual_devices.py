@@ -24,9 +24,10 @@ from synthetic_data import MemorySource, make_index
 from psl_jax.audio.segments import Segmentation
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.networks import mobilenetv2
+from psl_jax.networks.architecture import Variables
 from psl_jax.networks.augmentation import Augmentation
+from psl_jax.networks.folding import fold
 from psl_jax.networks.frontend import LogMel
-from psl_jax.networks.mobilenetv2 import Variables
 from psl_jax.runtime import parallel
 from psl_jax.scoring.relabeling import TeacherIdentity, relabel
 from psl_jax.scoring.scorer import Scorer
@@ -165,7 +166,7 @@ def soft_labels(variables: Variables, num_devices: int, folder: pathlib.Path) ->
     segmentation = Segmentation(SAMPLES / 16_000)
     classes = tuple(f"class {i}" for i in range(CLASSES))
     object.__setattr__(index, "classes", classes)
-    scorer = Scorer(variables, LogMel(), num_devices=num_devices)
+    scorer = Scorer(fold(variables), LogMel(), num_devices=num_devices)
     relabel(
         scorer,
         MemorySource(index),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.signal import correlate2d
 
-from psl_jax.networks.convolutions import METHODS, depthwise3x3, pointwise
+from psl_jax.networks.convolutions import METHODS, depthwise, pointwise
 
 SIZES = [(9, 7), (8, 6), (5, 1), (1, 4)]  # odd, even, and with one row or column only
 WAYS = (*METHODS, "channels_first")
@@ -57,13 +57,13 @@ def by_lax(x, kernel, stride):
 
 def channels_first(x, kernel, stride):
     """The convolution with channels and batch exchanged before and after it."""
-    return depthwise3x3(x.swapaxes(0, 3), kernel, stride, channels_first=True).swapaxes(0, 3)
+    return depthwise(x.swapaxes(0, 3), kernel, stride, channels_first=True).swapaxes(0, 3)
 
 
 def by_name(name):
     if name == "channels_first":
         return channels_first
-    return lambda x, kernel, stride: depthwise3x3(x, kernel, stride, name)
+    return lambda x, kernel, stride: depthwise(x, kernel, stride, name)
 
 
 @pytest.mark.parametrize(("size", "stride"), CASES)
@@ -111,9 +111,9 @@ def test_depthwise_in_bfloat16_keeps_its_type_and_float32_weights(method):
 def test_a_method_that_there_is_not_is_refused():
     x, kernel = arrays((1, 4, 4, 2), (3, 3, 2))
     with pytest.raises(ValueError, match="no depthwise method 'groupd'"):
-        depthwise3x3(x, kernel, 1, "groupd")
+        depthwise(x, kernel, 1, "groupd")
     with pytest.raises(ValueError, match="'grouped' with channels_first=True"):
-        depthwise3x3(x, kernel, 1, "grouped", channels_first=True)
+        depthwise(x, kernel, 1, "grouped", channels_first=True)
 
 
 @pytest.mark.parametrize(
@@ -121,8 +121,8 @@ def test_a_method_that_there_is_not_is_refused():
 )
 def test_each_platform_has_its_own_method(platform, method):
     x, kernel = arrays((1, 4, 4, 2), (3, 3, 2))
-    chosen = jax.make_jaxpr(lambda: depthwise3x3(x, kernel, 1, platform=platform))()
-    assert str(chosen) == str(jax.make_jaxpr(lambda: depthwise3x3(x, kernel, 1, method))())
+    chosen = jax.make_jaxpr(lambda: depthwise(x, kernel, 1, platform=platform))()
+    assert str(chosen) == str(jax.make_jaxpr(lambda: depthwise(x, kernel, 1, method))())
 
 
 def pointwise_channels_first(x, kernel):

@@ -8,19 +8,11 @@ from flax import nnx
 from scipy.signal import correlate2d
 
 from psl_jax.networks import mobilenetv2
+from psl_jax.networks.architecture import Variables, clip_probabilities, num_parameters
 from psl_jax.networks.batch_norm import BatchNorm
-from psl_jax.networks.folding import JaxOperations, embeddings, fold
+from psl_jax.networks.folding import JaxOperations, fold
 from psl_jax.networks.forward_context import Context
-from psl_jax.networks.mobilenetv2 import (
-    InvertedResidual,
-    Stem,
-    Variables,
-    clip_probabilities,
-    create,
-    num_parameters,
-    output_frames,
-    scaled,
-)
+from psl_jax.networks.mobilenetv2 import InvertedResidual, Stem, create, output_frames, scaled
 
 pytestmark = pytest.mark.usefixtures("paper_network")
 
@@ -167,7 +159,7 @@ def test_a_block_matches_numpy(inputs, outputs, stride, expansion, size):
 
 @pytest.mark.parametrize("size", [(201, 64), (8, 6), (7, 5)])
 def test_the_stem_pads_one_on_each_side(size):
-    stem, arrays = randomised(Stem(3, np.random.default_rng(0)))
+    stem, arrays = randomised(Stem(np.zeros((3, 3, 1, 3), np.float32)))
     x = np.random.default_rng(1).standard_normal((2, *size))
     kernel = arrays["kernel"][:, :, 0]
     planes = [
@@ -264,7 +256,7 @@ def test_probabilities_and_embeddings(network):
     net, variables, logmel = network
     frames, stats = apply_program(net, EVALUATE)(variables, logmel)
     assert frames.shape == (4, 2, 6)
-    walk = jax.jit(lambda folded, x: embeddings(folded, x, JaxOperations()))
+    walk = jax.jit(lambda folded, x: folded.embeddings(x, JaxOperations()))
     embedding = walk(fold(variables), logmel)
     assert embedding.shape == (4, 2, 1280)
     classifier = {k: np.asarray(v, np.float64) for k, v in variables.params["classifier"].items()}

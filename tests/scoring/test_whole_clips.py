@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from psl_jax.data import whole_clips
 from psl_jax.data.whole_clips import RATIO, WholeClips, whole_clip_batches
+from psl_jax.networks.folding import fold
 from psl_jax.networks.frontend import LogMel
 from psl_jax.networks.mobilenetv2 import create
 from psl_jax.scoring import evaluation
@@ -76,7 +77,7 @@ def test_no_clip_waits_for_the_end(monkeypatch):
 @pytest.fixture
 def scorer():
     network, variables = create(3, 0.1)
-    return Scorer(small_experiments.able(network, variables), LogMel())
+    return Scorer(fold(small_experiments.able(network, variables)), LogMel())
 
 
 @pytest.fixture

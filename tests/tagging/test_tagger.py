@@ -49,7 +49,7 @@ def test_whole_waveform_is_one_pass_of_the_network(model, length):
 
 
 def test_lengths_share_a_few_programs(model):
-    program = jitted_programs.jit_program(model.logmel, "scores")
+    program = jitted_programs.jit_program(model.front_end, "scores")
     for length in (20_000, 20_001, 23_456, 30_000, 37_777, 40_000, 40_703):
         model.tag(tagging.recording(2.6)[:length], 16_000, segment_seconds=0)
     before = program._cache_size()
@@ -88,7 +88,7 @@ def test_segments_are_the_network_on_each(model, hop):
 def test_full_segments_score_as_in_the_evaluation(model):
     audio = tagging.recording(6.0, seed=4)
     small = tagging.model()
-    scorer = Scorer(small.variables, model.logmel)
+    scorer = Scorer(small.folded, model.front_end)
     batch = {
         "audio": audio.reshape(3, 32_000),
         "num_samples": np.full(3, 32_000, np.int32),
@@ -105,7 +105,7 @@ def test_padding_of_short_segments_has_no_influence_on_scores(model):
     audio = np.zeros((3, 32_000), np.int16)
     for row, n in zip(audio, samples, strict=True):
         row[: n - 600] = tagging.recording(2.0, seed=int(n))[: n - 600]
-    scorer = Scorer(small.variables, model.logmel)
+    scorer = Scorer(small.folded, model.front_end)
     batch = {"audio": audio, "num_samples": samples, "weight": np.ones(3, np.float32)}
     ((_, scores),) = scorer([batch])
     for row, n, found in zip(audio, samples, scores, strict=True):
@@ -235,7 +235,7 @@ def test_importing_is_cheap():
 
 
 def test_front_end_settings_are_the_models(model):
-    assert model.logmel.top_db == tagging.model().info.logmel.top_db
+    assert model.front_end.top_db == tagging.model().info.logmel.top_db
     assert isinstance(jax.tree.leaves(model._network)[0], jax.Array)
     assert parallel.local_mesh().size >= 1
 

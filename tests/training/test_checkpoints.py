@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from psl_jax.networks.mobilenetv2 import Variables, create
+from psl_jax.networks.architecture import Variables
+from psl_jax.networks.mobilenetv2 import create
 from psl_jax.networks.trained_model import Model, ModelInfo
 from psl_jax.runtime import parallel
 from psl_jax.runtime.errors import UserError

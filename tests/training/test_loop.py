@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from psl_jax.networks.mobilenetv2 import Variables
+from psl_jax.networks.architecture import Variables
 from psl_jax.runtime import interrupts, parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.training import loop, metric_log

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from psl_jax.networks.mobilenetv2 import Variables
+from psl_jax.networks.architecture import Variables
 from psl_jax.runtime import parallel
 from psl_jax.training.loop import Stepper
 from psl_jax.training.step import TrainState

@@ -5,6 +5,7 @@ At 32 kHz: y[t] = x[t + 1] - 0.97 x[t]; 1024-point FFT of 800-sample symmetric H
 (ln(mel + 1e-5) + 4.5) / 5. Audio of 16 kHz is doubled first.
 """
 
+import dataclasses
 from functools import lru_cache, partial
 from typing import Any
 
@@ -21,6 +22,37 @@ HIGHEST = 15_000.0
 PREEMPHASIS = 0.97
 TAPS = 64  # of the filter that doubles the rate, at 16 kHz
 _CHUNK = 64  # samples that one product interpolates between
+
+
+@dataclasses.dataclass(frozen=True)
+class MnFrontEnd:
+    """See `architecture.FrontEnd`: of audio at 16 kHz, which is doubled to 32 kHz."""
+
+    def __call__(
+        self,
+        audio: jax.Array,
+        num_samples: jax.Array | None = None,
+        axis_name: str | None = None,
+        platform: str | None = None,
+    ) -> jax.Array:
+        at_rate = None if num_samples is None else 2 * num_samples
+        return log_mel(doubled(audio, num_samples), at_rate, platform)
+
+    def num_frames(self, num_samples: Any) -> Any:
+        return num_frames(2 * num_samples)
+
+    def of_piece(self, audio: jax.Array, num_samples: jax.Array, loudest: jax.Array) -> jax.Array:
+        return self(audio, num_samples)
+
+    @property
+    def needs_loudest(self) -> bool:
+        return False
+
+    def sizes(self) -> dict[str, int]:
+        return {"window_samples": WINDOW, "hop_samples": HOP, "mel_bands": NUM_MELS}
+
+    def exported(self) -> "MnFrontEnd":
+        return self
 
 
 def num_frames(num_samples: Any) -> Any:
@@ -46,13 +78,21 @@ def log_mel(
     audio = to_float(audio)
     emphasized = audio[:, 1:] - PREEMPHASIS * audio[:, :-1]
     pad = FFT // 2
-    if num_samples is None:
-        padded = jnp.pad(emphasized, ((0, 0), (pad, pad)), mode="reflect")
-    else:
+
+    def of_whole_rows(_: jax.Array | None) -> jax.Array:
+        return jnp.pad(emphasized, ((0, 0), (pad, pad)), mode="reflect")
+
+    def of_shorter_rows(num_samples: jax.Array) -> jax.Array:
         places = jnp.abs(jnp.arange(-pad, emphasized.shape[1] + pad))
         last = num_samples[:, None] - 2
         places = jnp.where(places > last, jnp.maximum(2 * last - places, 0), places)
-        padded = jnp.take_along_axis(emphasized, places, axis=1, mode="clip")
+        return jnp.take_along_axis(emphasized, places, axis=1, mode="clip")
+
+    if num_samples is None:
+        padded = of_whole_rows(None)
+    else:  # what a TPU gathers row by row, most batches do not need
+        is_whole = jnp.all(num_samples >= audio.shape[1])
+        padded = jax.lax.cond(is_whole, of_whole_rows, of_shorter_rows, num_samples)
     frames = num_frames(audio.shape[1])
     platform = platform or jax.default_backend()
     transform = partial(_log_mel, frames=frames, by_products=platform == "tpu")

@@ -1,0 +1,327 @@
+"""A network as all other code sees it: an `Architecture`, and what its functions give.
+
+Training, scoring, tagging, exporting and reading weights know a network by this interface alone.
+`available.ARCHITECTURES` lists those that there are.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from psl_jax.networks.forward_context import Context
+from psl_jax.networks.frontend import LogMel
+from psl_jax.networks.layers import Linear
+from psl_jax.runtime.settings import setting
+
+# What makes probabilities of the classifier's values [..., classes]: each class by itself, or one
+# of all classes (for data with one label a clip).
+OUTPUTS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "sigmoid": jax.nn.sigmoid,
+    "softmax": jax.nn.softmax,
+}
+
+
+class Variables(NamedTuple):
+    """The arrays of a network as plain nested dicts: a pytree to average, save and restore."""
+
+    params: dict
+    stats: dict
+
+
+def num_parameters(variables: Variables) -> int:
+    return sum(x.size for x in jax.tree.leaves(variables.params))
+
+
+class FrontEnd(Protocol):
+    """Makes a network's input of audio at 16 kHz; hashable."""
+
+    def __hash__(self) -> int: ...
+
+    def __call__(
+        self,
+        audio: jax.Array,
+        num_samples: jax.Array | None = None,
+        axis_name: str | None = None,
+        platform: str | None = None,
+    ) -> jax.Array:
+        """[batch, samples] to float32 [batch, frames, bands]; arguments are those of `LogMel`."""
+
+    def num_frames(self, num_samples: Any) -> Any:
+        """Frames that so many samples make. Works on ints and arrays."""
+
+    def of_piece(self, audio: jax.Array, num_samples: jax.Array, loudest: jax.Array) -> jax.Array:
+        """The same of pieces of a waveform; loudest: [batch], see `LogMel.of_piece`."""
+
+    @property
+    def needs_loudest(self) -> bool:
+        """Whether `of_piece` uses the loudest value."""
+
+    def sizes(self) -> dict[str, int]:
+        """Window and hop in samples at the network's rate, and bands."""
+
+    def exported(self) -> "FrontEnd":
+        """The front end inside an export, for any machine and any batch."""
+
+
+class Tagging(nnx.Module):
+    """A network's module: its `features` are classified behind a dropout.
+
+    Attributes:
+      classifier: from the embedding to the classes.
+      dropout: share of the embedding that is set to 0 in training.
+      output: one of OUTPUTS.
+    """
+
+    classifier: Linear
+    dropout: float
+    output: str
+
+    def features(
+        self, logmel: jax.Array, context: Context, valid_frames: jax.Array | None = None
+    ) -> jax.Array:
+        """Embeddings: [batch, frames, bands] -> float32 [batch, output frames, channels].
+
+        valid_frames: [batch] frames that are audio and not padding; None: all.
+        """
+        raise NotImplementedError
+
+    def __call__(
+        self,
+        logmel: jax.Array,
+        context: Context,
+        dropout_keys: jax.Array | None = None,
+        valid_frames: jax.Array | None = None,
+    ) -> jax.Array:
+        """Class probabilities of each output frame: float32 [batch, output frames, classes].
+
+        Args:
+          logmel: float32 [batch, frames, bands], of the network's front end.
+          context: how to run.
+          dropout_keys: [batch] random keys, one an example so that results do not depend on how a
+            batch is split over devices; needed in training.
+          valid_frames: see `features`.
+        """
+        embedded = self.features(logmel, context, valid_frames)
+        return self.classify(embedded, context, dropout_keys)
+
+    def classify(
+        self, x: jax.Array, context: Context, dropout_keys: jax.Array | None = None
+    ) -> jax.Array:
+        """Class probabilities of `features` [batch, frames, channels], see `__call__`."""
+        if context.train and self.dropout > 0:
+            if dropout_keys is None:
+                raise ValueError("training needs dropout_keys")
+            keep = 1 - self.dropout
+            kept = jax.vmap(lambda key: jax.random.bernoulli(key, keep, x.shape[1:]))(dropout_keys)
+            x = jnp.where(kept, x / keep, 0.0)
+        logits = self.classifier(x)
+        return logits if context.gives_logits else OUTPUTS[self.output](logits)
+
+
+class Network(NamedTuple):
+    """The network without its arrays: a static description, and what can be done with it.
+
+    output_frames: of so many frames of the front end. Works on ints and arrays.
+    """
+
+    graphdef: nnx.GraphDef
+    output_frames: Callable[[Any], Any]
+
+    @classmethod
+    def of(
+        cls, module: Tagging, output_frames: Callable[[Any], Any]
+    ) -> tuple["Network", Variables]:
+        """The network of a module, and its variables."""
+        graphdef, *states = nnx.split(module, nnx.Param, nnx.BatchStat)
+        params, stats = map(nnx.to_pure_dict, states)
+        return cls(graphdef, output_frames), Variables(params, stats)
+
+    def apply(
+        self,
+        variables: Variables,
+        logmel: jax.Array,
+        context: Context,
+        dropout_keys: jax.Array | None = None,
+        valid_frames: jax.Array | None = None,
+    ) -> tuple[jax.Array, dict]:
+        """Probabilities [batch, output frames, classes] and the new running statistics."""
+        module = nnx.merge(self.graphdef, *variables, copy=True)
+        frames = module(logmel, context, dropout_keys, valid_frames)
+        return frames, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
+
+    def features(
+        self,
+        variables: Variables,
+        logmel: jax.Array,
+        context: Context,
+        valid_frames: jax.Array | None = None,
+    ) -> jax.Array:
+        """Embeddings float32 [batch, output frames, channels], with frozen statistics."""
+        module = nnx.merge(self.graphdef, *variables, copy=True)
+        return module.features(logmel, context, valid_frames)
+
+    def classify(
+        self,
+        variables: Variables,
+        features: jax.Array,
+        context: Context,
+        dropout_keys: jax.Array | None = None,
+    ) -> jax.Array:
+        """Probabilities [batch, output frames, classes] of `features`."""
+        module = nnx.merge(self.graphdef, *variables, copy=True)
+        return module.classify(features, context, dropout_keys)
+
+
+FRONT_END = "front_end."  # how published names of a front end begin
+
+
+class Entry(NamedTuple):
+    """One published tensor: its name, its layout, and its place in our variables."""
+
+    name: str
+    layout: str  # stem, pointwise, depthwise, linear or vector
+    tree: str  # params or stats
+    path: tuple[str | int, ...]
+
+
+def norm_entries(prefix: str, at: tuple[str | int, ...]) -> Iterator[Entry]:
+    """The tensors of a BatchNorm."""
+    names = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
+    for theirs, ours in names.items():
+        tree = "stats" if theirs.startswith("running") else "params"
+        yield Entry(f"{prefix}.{theirs}", "vector", tree, (*at, ours))
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """A kind of network, of any width.
+
+    Attributes:
+      name: in config.model.network and in descriptions of models.
+      title: for people.
+      front_end: the front end, of config.frontend.
+      create: (number of classes, width, dropout, seed, output) to a network with initial variables.
+      fold: (variables, output) to the network for inference, see `folding.FoldedNetwork`.
+      sample_rate: samples a second that it hears; audio of 16 kHz is resampled to it on the fly.
+      has_frames: it has outputs over time; else one for all of a segment.
+      tagging_seconds: longest segments that tags with times come from, if the user names no length.
+      entries: of the parameters, all tensors by their published names.
+      classifier: published name of the last layer.
+      buffers: what a published checkpoint holds of its front end.
+      channels: of a width, the output channels of tensors whose sizes tell it, by published name.
+      published_seconds: length of the segments that published weights were trained on.
+      relative_work: of a width, of a training step, where MobileNetV2's at width 1 is 1.
+      formats: that it is exported in.
+    """
+
+    name: str
+    title: str
+    front_end: Callable[[LogMel], FrontEnd]
+    create: Callable[..., tuple[Network, Variables]]
+    fold: Callable[[Variables, str], Any]
+    sample_rate: int
+    has_frames: bool
+    tagging_seconds: float
+    entries: Callable[[dict], Sequence[Entry]]
+    classifier: str
+    buffers: Callable[[], Mapping[str, np.ndarray]]
+    channels: Callable[[float], Mapping[str, int]]
+    published_seconds: float
+    relative_work: Callable[[float], float]
+    formats: tuple[str, ...]
+
+    def has_width(self, params: dict, width: float) -> bool:
+        """Whether parameters have about the shapes of a width; they are not made for that."""
+        expected, found = self.channels(width), {}
+        try:
+            for entry in self.entries(params):
+                if entry.name in expected:
+                    array: Any = params
+                    for key in entry.path:
+                        array = array[key]
+                    found[entry.name] = array.shape[-1]
+        except (KeyError, AttributeError):
+            return False
+        return found == expected
+
+
+def halved(frames):
+    """Frames after a convolution of stride 2. Works on ints and arrays."""
+    return (frames - 1) // 2 + 1
+
+
+def cut(x: jax.Array, valid_frames: jax.Array | None) -> jax.Array:
+    """x [batch, frames, ...] with zeros from frame `valid_frames` [batch] on; None: x itself."""
+    if valid_frames is None:
+        return x
+    inside = jnp.arange(x.shape[1]) < valid_frames[:, None]
+    return jnp.where(jax.lax.expand_dims(inside, range(2, x.ndim)), x, jnp.zeros((), x.dtype))
+
+
+def mean_over_frames(x: jax.Array, valid_frames: jax.Array | None) -> jax.Array:
+    """Mean of [batch, frames, channels] over the first `valid_frames` [batch]; None: over all."""
+    if valid_frames is None:
+        return x.mean(axis=1)
+    return cut(x, valid_frames).sum(axis=1) / jnp.maximum(valid_frames, 1)[:, None]
+
+
+def clip_probabilities(frames: jax.Array, valid_frames: jax.Array | None = None) -> jax.Array:
+    """Mean over time of frame probabilities, padding left out.
+
+    Args:
+      frames: [batch, frames, classes].
+      valid_frames: [batch] number of output frames that are not padding (default: all).
+
+    Returns:
+      [batch, classes].
+    """
+    if valid_frames is None:
+        return frames.mean(axis=1)
+    mask = (jnp.arange(frames.shape[1]) < valid_frames[:, None])[..., None]
+    return jnp.where(mask, frames, 0.0).sum(axis=1) / jnp.maximum(mask.sum(axis=1), 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkSettings:
+    """config.model: the network, its size, output and precision."""
+
+    network: str = setting(
+        "mobilenet_v2",
+        choices=("mobilenet_v2", "mn"),
+        help="Network: the paper's MobileNetV2 (mobilenet_v2), or EfficientAT's MobileNetV3 (mn)",
+    )
+    width: float = setting(
+        1.0, above=0, most=16, help="Factor on the number of channels of each layer of the network"
+    )
+    dropout: float = setting(
+        0.3, least=0, below=1, help="Share of the embedding that dropout sets to 0 in training"
+    )
+    output: str = setting(
+        "sigmoid",
+        choices=("sigmoid", "softmax"),
+        help="Function that gives the probabilities: sigmoid (each class by itself), or softmax "
+        "(exactly one class per clip)",
+    )
+    dtype: str = setting(
+        "float32",
+        choices=("float32", "bfloat16"),
+        help="Data type of the network's feature maps in training, on a CPU only of their matrix "
+        "products; parameters, statistics and front end are float32",
+    )
+    batch_norm: str = setting(
+        "global",
+        choices=("global", "device"),
+        or_above=1,
+        help="Over which part of the batch BatchNorm computes its statistics in training: that of "
+        "all devices, that of each device, or, for a number N, that of groups of N devices",
+    )
+    count_padding: bool = setting(
+        False,
+        help="Whether the network's mean over time includes the frames of the padding after the "
+        "end of a clip, in training and evaluation, as in the published code",
+    )

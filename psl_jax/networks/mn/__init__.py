@@ -1,0 +1,1 @@
+"""EfficientAT's mn: front end, network, folding, published names."""

@@ -1,0 +1,296 @@
+"""EfficientAT's mn: against published outputs, and what its rows and files may be."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import soxr
+from safetensors.numpy import save_file
+from shared_tables import TEACHERS, needs_teachers
+
+from psl_jax.experiments.start_model import started_variables
+from psl_jax.networks.architecture import Variables, num_parameters
+from psl_jax.networks.folding import JaxOperations, frame_probabilities
+from psl_jax.networks.forward_context import Context
+from psl_jax.networks.mn import frontend, module
+from psl_jax.networks.mn.architecture import MN
+from psl_jax.networks.mn.frontend import MnFrontEnd
+from psl_jax.networks.trained_model import Model, ModelInfo
+from psl_jax.runtime import parallel
+from psl_jax.runtime.errors import UserError
+from psl_jax.scoring.scorer import Scorer
+from psl_jax.teachers.open_teacher import load_teacher, parse_name
+from psl_jax.teachers.teacher import make_quiet_noise
+from psl_jax.training.step import Recipe, init_state, step_function
+from psl_jax.weights import pytorch_file
+from psl_jax.weights.load_model import load_model
+
+
+@needs_teachers
+def test_published_weights_give_the_published_probabilities():
+    """Also of rows that end in padding, as if they were alone; features too."""
+    pytest.importorskip("torch")
+    model = load_model(TEACHERS / "mn04_as_mAP_432.pt")
+    assert (model.info.network, model.info.width) == ("mn", 0.4)
+    # The published count, less the BatchNorms' scales, which are folded into kernels.
+    folded = model.folded
+    assert sum(x.size for x in jax.tree.leaves(folded)) == 978_679
+
+    @jax.jit
+    def run(folded, audio, num_samples):
+        features = frontend.log_mel(audio, num_samples)
+        frames = frontend.num_frames(num_samples)
+        return features, frame_probabilities(folded, features, JaxOperations(), frames)[:, 0]
+
+    with np.load(TEACHERS / "mn04_reference.npz") as reference:
+        rows = [reference[f"wave{number}"] for number in (1, 3, 4)]
+        lengths = np.array([len(row) for row in rows])
+        assert lengths.tolist() == [64_000, 96_017, 64_000]
+        audio = np.stack([np.pad(row, (0, lengths.max() - len(row))) for row in rows])
+        features, probabilities = run(folded, audio, lengths)
+        for row, number in enumerate((1, 3, 4)):
+            mel = reference[f"logmel{number}"]
+            every_tenth = np.asarray(features[row]).T[:, ::10][:, : mel.shape[1]]
+            np.testing.assert_allclose(every_tenth, mel, 0, 1e-3)
+            np.testing.assert_allclose(probabilities[row], reference[f"prob{number}"], 0, 1e-4)
+        whole = np.asarray(frontend.log_mel(reference["wave0"][None]))[0].T
+        np.testing.assert_allclose(whole[:, ::10], reference["logmel0"], 0, 1e-3)
+
+
+def test_rate_is_doubled_as_a_resampler_does():
+    """Up to 7 kHz, away from the ends, where a resampler hears silence too."""
+    rng = np.random.default_rng(0)
+    audio = np.zeros(8000, np.float32)
+    spectrum = np.fft.rfft(rng.normal(size=7000))
+    spectrum[int(7000 * 7 / 16) :] = 0
+    audio[500:7500] = 0.1 * np.fft.irfft(spectrum) * np.hanning(7000)
+    found = np.asarray(frontend.doubled(audio[None]))[0]
+    expected = soxr.resample(audio, 16_000, 32_000, quality="VHQ")
+    assert found.shape == (16_000,)
+    np.testing.assert_array_equal(found[::2], audio)
+    np.testing.assert_allclose(found[200:-200], expected[200:-200], atol=2e-4)
+
+
+def test_products_transform_as_the_fft_does():
+    """What TPUs do instead."""
+    audio = make_quiet_noise(4000, 0)["audio"] * 30
+    by_fft, by_products = (np.asarray(frontend.log_mel(audio, None, p)) for p in ("cpu", "tpu"))
+    assert by_fft.shape == (2, 13, 128)
+    np.testing.assert_allclose(by_products, by_fft, rtol=0, atol=1e-3)
+
+
+def random_state(classes, width, seed=0):
+    """A state dict with published names; statistics and scales are of trained networks' sizes."""
+    rng = np.random.default_rng(seed)
+    state = pytorch_file.convert_to_state(MN.create(classes, width, seed=seed)[1], MN, {})
+    for name, array in state.items():
+        if name.endswith("running_var"):
+            state[name] = rng.uniform(0.5, 2, array.shape).astype(np.float32)
+        elif array.ndim == 1:
+            state[name] = rng.normal(0, 0.3, array.shape).astype(np.float32)
+        elif "fc" in name or "classifier" in name:
+            state[name] = array * 20
+    return state
+
+
+def test_padding_has_no_influence():
+    """A short row among full ones scores as it does alone, whatever follows its end."""
+    variables = pytorch_file.convert_from_state(random_state(7, 0.1), "random weights").variables
+    scorer = Scorer(MN.fold(variables, "sigmoid"), MnFrontEnd(), num_devices=1)
+    batch = make_quiet_noise(16_000, 7, num_rows=3)
+    batch["num_samples"][1] = 9_000
+    alone = {k: v[1:2].copy() for k, v in batch.items()} | {"audio": batch["audio"][1:2, :9_000]}
+    ((_, found),) = scorer([batch])
+    ((_, expected),) = scorer([alone])
+    np.testing.assert_allclose(found[1], expected[0], rtol=0, atol=2e-6)
+    full = make_quiet_noise(16_000, 7, num_rows=3)
+    ((_, without),) = scorer([full])
+    np.testing.assert_allclose(found[[0, 2]], without[[0, 2]], rtol=0, atol=2e-6)
+    assert np.abs(found[1] - without[1]).max() > 1e-5  # it does hear less
+
+
+SHALLOW = (
+    module.Row(3, 16, 16, False, False, 1),
+    module.Row(5, 72, 24, True, False, 2),
+    module.Row(3, 96, 24, True, True, 1),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Spectrograms(MnFrontEnd):
+    """Takes spectrograms, flat, for audio: what is compared begins behind the front end."""
+
+    def __call__(self, audio, num_samples=None, axis_name=None, platform=None):
+        return audio.reshape(len(audio), -1, 32)
+
+    def num_frames(self, num_samples):
+        return num_samples // 32
+
+
+@pytest.mark.parametrize(("channels_first", "backbone_factor"), [(True, 1.0), (False, 0.5)])
+def test_a_step_is_that_of_pytorch(channels_first, backbone_factor, monkeypatch):
+    """In float64: loss, gradients (by Adam's moment), parameters and statistics."""
+    torch = pytest.importorskip("torch")
+    import torch_mn
+
+    monkeypatch.setattr(module, "TABLE", SHALLOW)
+    torch.manual_seed(0)
+    theirs = torch_mn.MobileNetV3(SHALLOW, 5, 0.4, dropout=0.0).double()
+    for parameter in theirs.classifier[5].parameters():
+        torch.nn.init.normal_(parameter)  # so that gradients do not vanish
+    head = theirs.classifier[5]
+    backbone = [*theirs.features.parameters(), *theirs.classifier[2].parameters()]
+    slower = {"params": backbone, "lr": backbone_factor * 1e-3}
+    adam = torch.optim.Adam([slower, {"params": head.parameters()}], 1e-3)
+    rng = np.random.default_rng(0)
+    logmel, labels = rng.normal(size=(4, 21, 32)), rng.random((4, 5))
+    before = {name: tensor.numpy().copy() for name, tensor in theirs.state_dict().items()}
+    loss = torch.nn.BCEWithLogitsLoss()(theirs(torch.tensor(logmel)), torch.tensor(labels))
+    loss.backward()
+    adam.step()
+    with jax.enable_x64(True):
+        ours = one_step(before, logmel, labels, channels_first, backbone_factor)
+    assert ours["loss"] == pytest.approx(loss.item(), rel=1e-12)
+    gradients = {name: p.grad.numpy() for name, p in theirs.named_parameters()}
+    assert_close(ours["gradients"], gradients, 1e-9)
+    after = {n: t.numpy() for n, t in theirs.state_dict().items() if "num_batches" not in n}
+    assert_close(ours["after"], {n: t for n, t in after.items() if "running" in n}, 1e-9)
+    # A gradient that is 0 but for rounding, Adam makes a part of a step of 1e-3.
+    assert_close(ours["after"], {n: t for n, t in after.items() if "running" not in n}, 1e-7, 1.0)
+    assert len(gradients) > 40 and ours["after"].keys() == after.keys()
+
+
+def assert_close(ours, theirs, atol, least=1e-3):
+    """Relative to each tensor's largest value, or `least` where that is smaller."""
+    for name, values in theirs.items():
+        scale = max(np.abs(values).max(), least)
+        np.testing.assert_allclose(ours[name], values, 0, atol * scale, err_msg=name)
+
+
+def one_step(state, logmel, labels, channels_first, backbone_factor):
+    """Ours, from a state dict: the loss, gradients and what follows by published names."""
+    network, created = MN.create(5, 0.4, 0.0)
+    trees = Variables({}, {})
+    for entry in MN.entries(created.params):
+        array = pytorch_file._LAYOUTS[entry.layout].ours(state[entry.name])
+        pytorch_file._put(getattr(trees, entry.tree), entry.path, array)
+    mesh = parallel.data_mesh(1)
+    recipe = Recipe(
+        Spectrograms(),
+        dtype="float64",
+        channels_first=channels_first,
+        backbone_factor=backbone_factor,
+    )
+    step = parallel.data_parallel(
+        step_function(network, recipe, "cpu"),
+        mesh,
+        (parallel.REPLICATED, parallel.SPLIT, parallel.REPLICATED),
+        parallel.REPLICATED,
+    )
+    batch = {"audio": logmel.reshape(4, -1), "labels": labels}
+    batch["num_samples"] = np.full(4, batch["audio"].shape[1])
+    start = parallel.replicate(init_state(trees), mesh)
+    after, values = step(start, parallel.put_batch(batch, mesh), 1e-3)
+    after = parallel.to_host(after)
+    moments = jax.tree.map(lambda m: m / 0.1, after.optimizer.mu)
+    gradients = Variables(moments, after.variables.stats)
+    return {
+        "loss": float(values["loss"]),
+        "gradients": pytorch_file.convert_to_state(gradients, MN, {}),
+        "after": pytorch_file.convert_to_state(after.variables, MN, {}),
+    }
+
+
+def test_training_hears_no_padding_and_the_folded_network_is_the_module(monkeypatch):
+    """The module's means leave out padding; the folded network is the module in use."""
+    monkeypatch.setattr(module, "TABLE", SHALLOW)
+    network, _ = MN.create(5, 0.4)
+    variables = pytorch_file.convert_from_state(random_state(5, 0.4), "random weights").variables
+    logmel = np.random.default_rng(1).normal(size=(3, 40, 64)).astype(np.float32)
+
+    @jax.jit
+    def run(valid_frames):
+        return network.apply(variables, logmel, Context(), None, valid_frames)[0]
+
+    expected = run(None)
+    folded = MN.fold(variables, "sigmoid")
+    found = frame_probabilities(folded, logmel, JaxOperations())
+    assert found.shape == (3, 1, 5) and np.std(found) > 1e-3
+    np.testing.assert_allclose(found, expected, 0, 2e-6)
+    valid = np.array([40, 20, 40])
+    shorter = np.asarray(run(valid))
+    np.testing.assert_allclose(shorter[[0, 2]], expected[np.array([0, 2])], 0, 2e-6)
+    assert np.abs(shorter[1] - expected[1]).max() > 1e-5
+
+
+def test_a_description_names_its_network():
+    """In a format that earlier versions refuse; descriptions of MobileNetV2 are as they were."""
+    info = ModelInfo(("Dog", "Cat"), 0.4, 2.0, network="mn")
+    described = info.as_json()
+    assert (described["format_version"], described["network"]) == (3, "mn")
+    assert ModelInfo.from_json(described, "model.json") == info
+    with pytest.raises(UserError, match=r"model\.json is of the network 'resnet'"):
+        ModelInfo.from_json(described | {"network": "resnet"}, "model.json")
+    older = ModelInfo(("Dog", "Cat"), 0.4, 2.0).as_json()
+    assert older["format_version"] == 1 and "network" not in older
+
+
+def test_a_classifier_begins_with_the_rows_of_classes_of_equal_names():
+    info = ModelInfo(("Dog", "Cat"), 0.1, 2.0, network="mn")
+    start = Model(*info.create(), info)
+    fresh = MN.create(2, 0.1, seed=1)[1]
+    found = started_variables(
+        fresh, start, classes=("Cat", "bell"), output="sigmoid", class_map="names"
+    )
+    kernels = (one.params["classifier"]["kernel"] for one in (found, start.variables, fresh))
+    kernel, of_start, of_fresh = map(np.asarray, kernels)
+    np.testing.assert_array_equal(kernel, np.stack([of_start[:, 1], of_fresh[:, 1]], axis=1))
+    assert found.params["hidden"] is start.variables.params["hidden"]
+    anew = started_variables(fresh, start, classes=("Cat", "bell"), output="sigmoid")
+    np.testing.assert_array_equal(anew.params["classifier"]["kernel"], of_fresh)
+
+
+def test_parameters_are_as_many_as_published():
+    """mn10 has 4.88 M, BatchNorms counted."""
+    assert round(num_parameters(MN.create(527, 1.0)[1]) / 1e6, 2) == 4.88
+
+
+@pytest.mark.parametrize("width", [0.4, 0.5, 1.0, 2.0])
+def test_width_is_read_from_the_shapes(width):
+    shapes = {name: (count,) for name, count in MN.channels(width).items()}
+    assert pytorch_file._find_width(shapes, MN) == width
+
+
+def test_files_that_are_no_weights_are_refused(tmp_path):
+    state = random_state(5, 0.1)
+    del state["classifier.2.bias"]
+    state["extra"] = np.zeros(3, np.float32)
+    save_file(state, tmp_path / "lacks.safetensors")
+    with pytest.raises(
+        UserError, match=r"(?s)EfficientAT's mn.*missing: classifier\.2\.bias\n.*extra"
+    ):
+        load_model(tmp_path / "lacks.safetensors")
+    state = random_state(5, 0.1)
+    state["features.3.block.0.0.weight"][0] = np.nan
+    with pytest.raises(UserError, match=r"NaN or infinite weights in features\.3"):
+        pytorch_file.convert_from_state(state, "nan.pt")
+
+
+def test_classes_of_other_numbers_are_named_beside_the_file(tmp_path):
+    path = tmp_path / "small.safetensors"
+    save_file(random_state(2, 0.1), path)
+    (part,) = parse_name(f"mn:{path}")
+    with pytest.raises(UserError, match=r"has 2 classes and does not name them: .*classes\.csv"):
+        load_teacher(part)
+    (tmp_path / "small.safetensors.classes.csv").write_text("label\nDog\nCat\n")
+    found = load_teacher(part)
+    assert found.classes == ("Dog", "Cat") and found.rate == 32_000
+    assert found.describe()[0]["width"] == 0.1
+    save_file(random_state(2, 0.1, seed=1), path)
+    assert load_teacher(part).digest != found.digest
+
+
+def test_network_is_the_papers_table():
+    strides = [row.stride for row in module.TABLE]
+    assert len(strides) == 15 and 2 * np.prod(strides) == 32
