@@ -73,28 +73,28 @@ def compiled(target: Target, program: str, seconds: float, per_chip: int, dtype:
         "relabel" if program in ("relabel", "mn") else "train", int(seconds), per_chip, dtype
     )
     text = executable.as_text()
-    found = compiled_text.read(text)
+    work = compiled_text.read(text)
     result = {
         "program": program,
         "seconds": seconds,
         "per_chip": per_chip,
         "dtype": dtype,
         "compile_seconds": round(took, 1),
-        "operations": found.operations,
-        "bytes_moved": found.bytes_moved,
+        "operations": work.operations,
+        "bytes_moved": work.bytes_moved,
         "minimum_bytes": (
             minimum_bytes_of_mn(case, MN_WIDTH) if program == "mn" else minimum_bytes(case)
         ),
         "arguments_bytes": memory.argument_size_in_bytes,
         "temporary_bytes": memory.temp_size_in_bytes,
         "chip_bytes": target.gibibytes << 30,
-        "collectives": found.collectives,
+        "collectives": work.collectives,
     }
-    if found.cycles:
-        rate = target.gigahertz * 1e9 / found.cycles
+    if work.cycles:
+        rate = target.gigahertz * 1e9 / work.cycles
         result |= {
-            "estimated_cycles": found.cycles,
-            "cycles_by_phase": dict(collections.Counter(found.phases).most_common()),
+            "estimated_cycles": work.cycles,
+            "cycles_by_phase": dict(collections.Counter(work.phases).most_common()),
             "estimated_segments_per_second_a_chip": round(rate * per_chip),
             **_roofline(target, compiled_text.operations(text, target.tile)),
         }
@@ -104,9 +104,9 @@ def compiled(target: Target, program: str, seconds: float, per_chip: int, dtype:
 def _roofline(target: Target, operations: Sequence[compiled_text.Operation]) -> dict[str, Any]:
     """Cycles under each roof, those with each operation at its own, and the longest operations."""
     roofs = [
-        {name: one.times * cycles for name, cycles in limits.items()}
-        for one in operations
-        for limits in [target.roofs(one.flops, one.elements, one.main_bytes)]
+        {name: operation.times * cycles for name, cycles in limits.items()}
+        for operation in operations
+        for limits in [target.roofs(operation.flops, operation.elements, operation.main_bytes)]
     ]
     longest = sorted(range(len(roofs)), key=lambda i: -operations[i].times * operations[i].cycles)
     return {
@@ -147,12 +147,12 @@ def _program(name: str, mesh: Any, dtype: str, inputs: dict) -> tuple[Any, list]
     from psl_jax.scoring.scorer import scoring_program
     from psl_jax.training.step import Recipe, init_state, train_program
 
-    kind = MN if name == "mn" else MOBILENET_V2
-    network, variables = kind.create(CLASSES, MN_WIDTH if name == "mn" else 1.0)
-    front_end = kind.front_end(LogMel())
+    architecture = MN if name == "mn" else MOBILENET_V2
+    network, variables = architecture.create(CLASSES, MN_WIDTH if name == "mn" else 1.0)
+    front_end = architecture.front_end(LogMel())
     if name in ("relabel", "mn"):
         program = scoring_program(front_end, dtype, mesh)
-        folded = kind.fold(variables, "sigmoid")
+        folded = architecture.fold(variables, "sigmoid")
         return program, [folded, inputs["audio"], inputs["num_samples"]]
     augmentation = Augmentation()
     if name == "teacher":
@@ -185,11 +185,11 @@ def line(result: dict) -> str:
             + ", ".join(f"{name} {roof / 1e6:.1f}" for name, roof in result["roofs"].items())
             + f"; each operation at its roof {result['cycles_at_the_roofs'] / 1e6:.1f}"
         )
-        for one in result["longest"]:
+        for entry in result["longest"]:
             text += (
-                f"\n         {one['cycles'] / 1e6:6.3f}, {one['roof']} "
-                f"{one['roof_cycles'] / 1e6:.3f}  {one['shape']}  {one['scope'][-60:]}  "
-                f"{one['operation']}"
+                f"\n         {entry['cycles'] / 1e6:6.3f}, {entry['roof']} "
+                f"{entry['roof_cycles'] / 1e6:.3f}  {entry['shape']}  {entry['scope'][-60:]}  "
+                f"{entry['operation']}"
             )
     return text
 

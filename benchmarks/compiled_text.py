@@ -74,16 +74,18 @@ class Work:
 def read(text: str) -> Work:
     """Sums over `operations`."""
     work = Work()
-    for one in operations(text):
-        work.operations += one.times
-        work.cycles += one.times * one.cycles
-        work.bytes_moved += one.times * one.bytes_moved
-        work.phases[one.phase] = work.phases.get(one.phase, 0) + one.times * one.cycles
-        kind = one.kind.removesuffix("-start")
-        if kind in _COLLECTIVES:
-            total = work.collectives.setdefault(kind, {"count": 0, "bytes": 0})
-            total["count"] += one.times
-            total["bytes"] += one.times * _size(one.shape)
+    for operation in operations(text):
+        work.operations += operation.times
+        work.cycles += operation.times * operation.cycles
+        work.bytes_moved += operation.times * operation.bytes_moved
+        work.phases[operation.phase] = (
+            work.phases.get(operation.phase, 0) + operation.times * operation.cycles
+        )
+        name = operation.kind.removesuffix("-start")
+        if name in _COLLECTIVES:
+            total = work.collectives.setdefault(name, {"count": 0, "bytes": 0})
+            total["count"] += operation.times
+            total["bytes"] += operation.times * _size(operation.shape)
     return work
 
 

@@ -203,13 +203,23 @@ def _power_by_products(audio: jax.Array) -> jax.Array:
     Frames are never made: the 32-sample chunks that they share are the channels of a sequence, over
     which a kernel of 16 chunks moves by 5.
     """
-    chunks = _chunks(audio)
     matrix = jnp.asarray(_fourier_matrix(), audio.dtype)
-    kernel = matrix.reshape(WINDOW // CHUNK, CHUNK, -1)
+    return power_of_chunks(_chunks(audio), matrix, hop_chunks=HOP // CHUNK)
+
+
+def power_of_chunks(chunks: jax.Array, waves: jax.Array, *, hop_chunks: int) -> jax.Array:
+    """Power spectra [batch, frames, bins] of frames that are whole chunks.
+
+    Args:
+      chunks: [batch, chunks, samples of a chunk].
+      waves: [window, 2 x bins], windowed cosines and then sines.
+      hop_chunks: chunks from the start of one frame to the start of the next.
+    """
+    chunk = chunks.shape[-1]
     spectrum = jax.lax.conv_general_dilated(
         chunks,
-        kernel,
-        (HOP // CHUNK,),
+        waves.reshape(waves.shape[0] // chunk, chunk, -1),
+        (hop_chunks,),
         "VALID",
         dimension_numbers=("NWC", "WIO", "NWC"),
         precision=jax.lax.Precision.HIGHEST,

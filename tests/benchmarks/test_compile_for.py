@@ -46,13 +46,13 @@ ENTRY %main (x: f32[8,4]) -> f32[8,4] {
 
 
 def test_a_programs_text_is_added_up():
-    found = compiled_text.read(TEXT)
-    assert found.operations == 1 + 5 + 1
-    assert found.cycles == 7 + 5 * 10 + 3
-    assert found.phases == {"batch_norm": 7, "augmentation": 50, "collectives": 3}
+    work = compiled_text.read(TEXT)
+    assert work.operations == 1 + 5 + 1
+    assert work.cycles == 7 + 5 * 10 + 3
+    assert work.phases == {"batch_norm": 7, "augmentation": 50, "collectives": 3}
     whole = 8 * 4 * 4
-    assert found.bytes_moved == (whole + whole // 2) + 5 * 2 * whole + 2 * whole
-    assert found.collectives == {"all-reduce": {"count": 1, "bytes": whole}}
+    assert work.bytes_moved == (whole + whole // 2) + 5 * 2 * whole + 2 * whole
+    assert work.collectives == {"all-reduce": {"count": 1, "bytes": whole}}
 
 
 def test_a_loop_whose_count_the_compiler_does_not_tell_is_as_long_as_its_condition_says():

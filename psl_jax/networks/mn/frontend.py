@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from psl_jax.networks.batch_chunks import in_parts
-from psl_jax.networks.frontend import to_float, zeros_after
+from psl_jax.networks.frontend import power_of_chunks, to_float, zeros_after
 
 RATE = 32_000
 FFT, WINDOW, HOP, NUM_MELS = 1024, 800, 320, 128
@@ -130,17 +130,7 @@ def _by_products(chunks: jax.Array) -> jax.Array:
     bins = round(HIGHEST * FFT / RATE)
     phase = 2 * np.pi * (np.arange(WINDOW)[:, None] * np.arange(bins) % FFT) / FFT
     waves = np.concatenate([np.cos(phase), np.sin(phase)], axis=1) * np.hanning(WINDOW)[:, None]
-    kernel = jnp.asarray(waves, jnp.float32).reshape(WINDOW // chunk, chunk, -1)
-    spectrum = jax.lax.conv_general_dilated(
-        chunks,
-        kernel,
-        (HOP // chunk,),
-        "VALID",
-        dimension_numbers=("NWC", "WIO", "NWC"),
-        precision=jax.lax.Precision.HIGHEST,
-    )
-    real, imaginary = jnp.split(spectrum, 2, axis=-1)
-    return jnp.square(real) + jnp.square(imaginary)
+    return power_of_chunks(chunks, jnp.asarray(waves, jnp.float32), hop_chunks=HOP // chunk)
 
 
 @lru_cache
