@@ -11,6 +11,7 @@ import dataclasses
 import os
 import pathlib
 import posixpath
+from collections.abc import Mapping
 
 from psl_jax.corpora.annotations.read_annotations import Annotations, read_annotations
 from psl_jax.corpora.annotations.table_events import EventRow, Hints
@@ -52,34 +53,48 @@ class AnnotatedFolder:
         return bool(self.events)
 
 
+def _number_labels(
+    recording: str, names: set[str], lookup: Mapping[str, int], problems: list[Problem]
+) -> set[int]:
+    """The numbers of a recording's classes; notes in `problems` what is left out."""
+    if unknown := sorted(names - lookup.keys()):
+        detail = f"{', '.join(map(repr, unknown))} not in the classes; dropped"
+        problems.append(Problem(recording, "unknown label", detail))
+    numbers = {lookup[name] for name in names if name in lookup}
+    if not numbers:
+        problems.append(Problem(recording, "no label", "left out"))
+    return numbers
+
+
 def read_annotated_folder(
     folder: str | os.PathLike[str], hints: Hints, label_separator: str
 ) -> AnnotatedFolder:
     """Reads the tables of a folder, or the names of its folders. Raises UserError, see there."""
     root = path_of(folder)
-    found = read_annotations(root, hints, frozenset({CLASSES_CSV, SPLITS_CSV}))
-    folders_are_classes = not found.tables
+    annotations = read_annotations(root, hints, frozenset({CLASSES_CSV, SPLITS_CSV}))
+    folders_are_classes = not annotations.tables
     if folders_are_classes:
-        _name_by_folders(root, found)
+        _name_by_folders(root, annotations)
     class_file = root / CLASSES_CSV
-    known = read_classes(class_file) if class_file.exists() else None
+    listed_classes = read_classes(class_file) if class_file.exists() else None
     cells = LabelCells(
-        (cell for texts in found.labels.values() for cell in texts),
-        (event.label for events in found.events.values() for event in events),
+        (cell for texts in annotations.labels.values() for cell in texts),
+        (event.label for events in annotations.events.values() for event in events),
         label_separator,
-        known and (*known[0], *(id for id in known[1] if id not in known[0])),
+        listed_classes
+        and (*listed_classes[0], *(id for id in listed_classes[1] if id not in listed_classes[0])),
     )
-    classes, class_ids = known or (cells.classes, cells.classes)
+    classes, class_ids = listed_classes or (cells.classes, cells.classes)
     if not classes:
         raise UserError(f"{root}: no event and no label in any table")
     lookup = dict(zip(class_ids, range(len(classes)), strict=True))
     lookup |= dict(zip(classes, range(len(classes)), strict=True))
-    problems = list(found.problems)
+    problems = list(annotations.problems)
     notes = [note for note in cells.notes if note[0] != "class of events alone"]
-    problems += [Problem(", ".join(found.tables) or ".", *note) for note in notes]
-    labels: dict[str, set[int]] = {recording: set() for recording in found.empty}
+    problems += [Problem(", ".join(annotations.tables) or ".", *note) for note in notes]
+    labels: dict[str, set[int]] = {recording: set() for recording in annotations.empty}
     events: dict[str, list[tuple[EventRow, int]]] = collections.defaultdict(list)
-    for recording, rows in found.events.items():
+    for recording, rows in annotations.events.items():
         for event in rows:
             if (label := lookup.get(cells.name(event.label))) is None:
                 detail = f"row {event.row} of {event.table}: {event.label!r} not in the classes"
@@ -87,17 +102,12 @@ def read_annotated_folder(
             else:
                 events[recording].append((event, label))
                 labels.setdefault(recording, set()).add(label)
-    for recording, texts in found.labels.items():
+    for recording, texts in annotations.labels.items():
         names = {name for text in texts for name in cells.of(text)}
-        if unknown := sorted(names - lookup.keys()):
-            detail = f"{', '.join(map(repr, unknown))} not in the classes; dropped"
-            problems.append(Problem(recording, "unknown label", detail))
-        if numbers := {lookup[name] for name in names if name in lookup}:
+        if numbers := _number_labels(recording, names, lookup, problems):
             labels[recording] = numbers
-        else:
-            problems.append(Problem(recording, "no label", "left out"))
     ids = clip_ids(labels)
-    tables = [root / name for name in found.tables] + [class_file] * class_file.exists()
+    tables = [root / name for name in annotations.tables] + [class_file] * class_file.exists()
     result = {
         recording: ClipRow(
             id=ids[recording],
@@ -114,7 +124,7 @@ def read_annotated_folder(
         class_ids,
         result,
         dict(events),
-        found.groups,
+        annotations.groups,
         problems,
         folders_are_classes,
         csv_files.hash_files(tables),
