@@ -10,7 +10,9 @@ skipped.
 """
 
 import ast
+import difflib
 import os
+import pathlib
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -20,7 +22,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from psl_jax import config as config_lib
-from psl_jax import config_files, settings_reference
+from psl_jax import settings_reference
 from psl_jax.runtime import cli_entry, huge_pages
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.run_files import Stage
@@ -71,10 +73,15 @@ _FLAGS = (
     *(_DISTRIBUTED, _COORDINATOR, _NUM_PROCESSES, _PROCESS_ID),
 )
 
+_PACKAGE = pathlib.Path(__file__).parent
+# Inside the package where it was installed, beside it in a clone.
+_IS_CLONE = (_PACKAGE.parent / "pyproject.toml").exists()
+_FOLDER = _PACKAGE.parent / "configs" if _IS_CLONE else _PACKAGE / "configs"
+
 
 def main(_: Sequence[str]) -> None:
     from psl_jax.experiments import suite
-    from psl_jax.runtime import distributed, run_claim
+    from psl_jax.runtime import distributed, run_files
 
     distributed.configure()
     config = flags.FLAGS.config
@@ -92,7 +99,7 @@ def main(_: Sequence[str]) -> None:
     folds: list[int] | None = None if _FOLDS.value is None else []  # empty: all
     if _FOLDS.value not in (None, "all"):
         folds = _read_numbers(_FOLDS, "all, or different numbers, such as 1,2,3")
-    with run_claim.claim_folder(workdir, "--workdir"):
+    with run_files.claim_folder(workdir, "--workdir"):
         suite.run(
             config,
             workdir,
@@ -159,10 +166,10 @@ def _with_found_config(arguments: list[str]) -> Iterator[str]:
     is_name = False
     for argument in arguments:
         if is_name:
-            yield config_files.find(argument)
+            yield find_config(argument)
         elif argument.startswith(("--config=", "-config=")):
             flag, _, name = argument.partition("=")
-            yield f"{flag}={config_files.find(name)}"
+            yield f"{flag}={find_config(name)}"
         else:
             yield argument
         is_name = argument in ("--config", "-config")
@@ -234,6 +241,29 @@ def _explain(arguments: list[str], error: Exception) -> str:
             if key not in names and not key.startswith("experiments."):
                 return config_lib.unknown_key_message(key)
     return f"{error}"
+
+
+def find_config(name: str) -> str:
+    """The path of a config: `name` itself where such a file is, else one that comes with psl_jax.
+
+    A part after ":" is the config's argument and stays. Raises UserError, naming the nearest, where
+    there is no such config.
+    """
+    path, colon, argument = name.partition(":")
+    if os.path.exists(path):
+        return name
+    files = {file.stem: file for file in _FOLDER.glob("*.py")}
+    wanted = path.removesuffix(".py")
+    if os.path.dirname(path) in ("", "configs"):
+        wanted = os.path.basename(wanted)
+    if wanted in files:
+        return f"{files[wanted]}{colon}{argument}"
+    near = difflib.get_close_matches(os.path.basename(wanted), files, 1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise UserError(
+        f"there is no config {path}: neither a file nor one that comes with psl_jax "
+        f"({', '.join(sorted(files))}).{hint}"
+    )
 
 
 if __name__ == "__main__":

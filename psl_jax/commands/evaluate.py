@@ -49,7 +49,7 @@ def main(arguments: argparse.Namespace) -> None:
     import jax
 
     from psl_jax.data.whole_clips import WholeClips
-    from psl_jax.runtime import parallel, run_claim
+    from psl_jax.runtime import parallel, run_files
     from psl_jax.scoring import evaluation
     from psl_jax.scoring.resumable_scores import StoredScores, score_missing
     from psl_jax.teachers import scoring_cli
@@ -93,7 +93,7 @@ def main(arguments: argparse.Namespace) -> None:
             stored.forget()
         print("\n".join(describe_metrics(out)))
 
-    with run_claim.claim_folder(out, "--out"):
+    with run_files.claim_folder(out, "--out"):
         if not finished:
             stored.begin()
             score_missing(scorer, source, cut, stored, arguments.batch_size, "evaluate")

@@ -51,6 +51,8 @@ def format_named(name: str) -> Format:
             to_weights.write_safetensors,
             lambda path: make_flax_runner(load_model(path)),
         )
+    if name == "torch":
+        return Format(to_weights.write_torch, to_weights.load_torch)
     import importlib
 
     module = importlib.import_module(f"psl_jax.exporting.to_{name}")

@@ -76,7 +76,7 @@ def main(arguments: argparse.Namespace) -> None:
 
     from psl_jax.data.soft_labels import SoftLabels
     from psl_jax.experiments import sanity_notes
-    from psl_jax.runtime import files, parallel, run_claim
+    from psl_jax.runtime import files, parallel, run_files
     from psl_jax.runtime.run_files import LABEL_QUALITY
     from psl_jax.scoring import relabeling
     from psl_jax.teachers import scoring_cli
@@ -114,7 +114,7 @@ def main(arguments: argparse.Namespace) -> None:
             print(f"note: {note}")
         print(f"soft labels of {len(index):,} clips in {out}")
 
-    with run_claim.claim_folder(out, "--out"):
+    with run_files.claim_folder(out, "--out"):
         relabeling.relabel(
             scorer,
             task.source,

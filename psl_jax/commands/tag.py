@@ -324,12 +324,12 @@ class _Plotter:
         self._spectrograms.setdefault(item, Spectrogram()).add(block)
 
     def __call__(self, tags: "FileTags") -> None:
-        from psl_jax.tagging import tag_plot
+        from psl_jax.tagging.spectrogram import plot_file
 
         for item in list(self._spectrograms):  # those of bad files before this one are dropped
             spectrogram = self._spectrograms.pop(item)
             if item == tags.input:
-                tag_plot.plot_file(tags, self._paths[item], *spectrogram.finish())
+                plot_file(tags, self._paths[item], *spectrogram.finish())
                 if self._folder is not None:
                     self._folder.note(item)
                 return

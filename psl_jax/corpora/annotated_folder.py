@@ -15,10 +15,9 @@ from collections.abc import Mapping
 
 from psl_jax.corpora.annotations.read_annotations import Annotations, read_annotations
 from psl_jax.corpora.annotations.table_events import EventRow, Hints
-from psl_jax.corpora.clip_rows import ClipRow
+from psl_jax.corpora.clip_rows import ClipRow, Problem
 from psl_jax.corpora.label_cells import LabelCells
 from psl_jax.corpora.labels_folder import CLASSES_CSV, clip_ids
-from psl_jax.corpora.preparation_problems import Problem
 from psl_jax.corpora.split_groups import SPLITS_CSV
 from psl_jax.corpora.stored_audio import FileAudio
 from psl_jax.networks.class_lists import read_classes

@@ -11,8 +11,7 @@ from typing import Any
 
 from psl_jax.audio.decoding import AUDIO_SUFFIXES
 from psl_jax.audio.segments import SAMPLE_RATE
-from psl_jax.corpora.clip_rows import StoredAudio
-from psl_jax.corpora.preparation_problems import Problem, printable
+from psl_jax.corpora.clip_rows import Problem, StoredAudio, printable
 from psl_jax.corpora.stored_audio import FileAudio, Hdf5Audio, ParquetAudio, TarAudio
 from psl_jax.runtime.errors import MissingPackageError
 

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from psl_jax.corpora import clip_filenames
+from psl_jax.corpora import audioset_csv
 from psl_jax.corpora.audio_folders import FoundAudio, Scan
 from psl_jax.corpora.audioset_csv import (
     BALANCED,
@@ -24,9 +24,8 @@ from psl_jax.corpora.audioset_csv import (
     read_segments,
     read_strong_labels,
 )
-from psl_jax.corpora.clip_rows import ClipRow, Loader, load_clip, mixed
+from psl_jax.corpora.clip_rows import ClipRow, Loader, Problem, load_clip, mixed
 from psl_jax.corpora.corpus import Corpus
-from psl_jax.corpora.preparation_problems import Problem
 from psl_jax.corpora.stored_audio import Hdf5Audio, ParquetAudio
 from psl_jax.data.clip_index import Event
 from psl_jax.networks.class_lists import AUDIOSET_CSV, read_classes
@@ -176,11 +175,11 @@ class AudioSet(Corpus):
         others: list[str] = []
         number_of_others = 0
         for found in progress.track(scan, None, "files", "look for audio"):
-            outcome, clip = clip_filenames.match(found.stem, segments)
-            if outcome is clip_filenames.Match.UNKNOWN:
+            outcome, clip = audioset_csv.match_filename(found.stem, segments)
+            if outcome is audioset_csv.Match.UNKNOWN:
                 number_of_others += 1
                 others = others or [found.name]
-            elif outcome is clip_filenames.Match.OTHER_SEGMENT:
+            elif outcome is audioset_csv.Match.OTHER_SEGMENT:
                 segment = segments[clip]
                 detail = f"the clip is from {segment.start:g} to {segment.end:g} s; left out"
                 self.problems.append((None, Problem(found.name, "other segment", detail)))
@@ -302,6 +301,6 @@ def _make_no_match_error(
         f"The first of its {len(clips)} ids are\n{listing(c.id for c in clips[:5])}"
         f"and the first audio found\n{listing(scan.first_names)}"
         f"Names that are understood, with any audio extension, times in milliseconds or seconds\n"
-        f"{listing(clip_filenames.PATTERNS)}"
+        f"{listing(audioset_csv.PATTERNS)}"
         + (f"Files that could not be looked into\n{unreadable}" if unreadable else "")
     )

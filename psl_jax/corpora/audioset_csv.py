@@ -1,14 +1,15 @@
-"""AudioSet's own tables: the segment CSVs and the TSV of strong labels."""
+"""AudioSet's own tables: segment CSVs, the TSV of strong labels; file names of their clips."""
 
 import collections
 import csv
 import dataclasses
+import enum
 import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from psl_jax.corpora.preparation_problems import Problem
+from psl_jax.corpora.clip_rows import Problem
 from psl_jax.data.clip_index import Event
 from psl_jax.runtime.csv_files import plain_read_errors, read_rows
 from psl_jax.runtime.errors import UserError
@@ -148,3 +149,49 @@ def _times(row: Mapping[str, str]) -> tuple[float, float] | None:
     except ValueError:
         return None
     return (onset, offset) if 0 <= onset < offset < math.inf else None
+
+
+# What is tried, in this order, for a name without its folder and extension.
+PATTERNS = (
+    "{id}",
+    "Y{id}",
+    "{id}_{start}, {id}_{start}_{end} or {id}_{start}-{end}",
+    "Y{id}_{start} and so on",
+)
+_TIMES = re.compile(r"_(\d+(?:\.\d+)?)(?:[_-](\d+(?:\.\d+)?))?")
+
+
+class Match(enum.Enum):
+    """What came of a name."""
+
+    CLIP = "clip"
+    OTHER_SEGMENT = "other segment"  # the right video, but other times
+    UNKNOWN = "unknown"
+
+
+def match_filename(stem: str, segments: Mapping[str, ListedClip]) -> tuple[Match, str]:
+    """The clip that a name (without folder and extension) belongs to, and how sure that is.
+
+    The whole name is tried as an id first. Times, in milliseconds or seconds, must be those of the
+    segment: another part of the video has other labels.
+    """
+    for candidate in (stem, stem.removeprefix("Y")):
+        if candidate in segments:
+            return Match.CLIP, candidate
+    other = None
+    for candidate in (stem, stem.removeprefix("Y")):
+        clip, times = candidate[:ID_LENGTH], _TIMES.fullmatch(candidate[ID_LENGTH:])
+        if times and clip in segments:
+            if _fits(times[1], times[2], segments[clip]):
+                return Match.CLIP, clip
+            other = clip
+    return (Match.UNKNOWN, "") if other is None else (Match.OTHER_SEGMENT, other)
+
+
+def _fits(start: str, end: str | None, segment: ListedClip) -> bool:
+    """Times in a file name are those of the segment, in milliseconds or in seconds."""
+    return any(
+        abs(float(start) * unit - segment.start) < 0.01
+        and (end is None or abs(float(end) * unit - segment.end) < 0.01)
+        for unit in (0.001, 1.0)
+    )

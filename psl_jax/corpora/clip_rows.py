@@ -1,8 +1,9 @@
-"""A clip to be, and the one loader of all corpora that are made of recordings.
+"""A clip to be, problems with it, and the one loader of all corpora of recordings.
 
 Needs neither TensorFlow nor TFDS.
 """
 
+import collections
 import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
@@ -13,9 +14,46 @@ import numpy as np
 from psl_jax.audio.decoding import Audio
 from psl_jax.audio.readers import CUT_TOLERANCE_SECONDS, DecodeError
 from psl_jax.audio.segments import SAMPLE_RATE
-from psl_jax.corpora.preparation_problems import Problem
 from psl_jax.corpora.stored_audio import RecordingPart
 from psl_jax.data.clip_index import ClipDescription, Event
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """Something that was left out or changed, and why: one line of the preparation report."""
+
+    file: str
+    kind: str
+    detail: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "file", printable(self.file))
+        object.__setattr__(self, "detail", printable(self.detail))
+
+
+def printable(text: str) -> str:
+    """A file's name as text that can be printed and written: not all names are UTF-8.
+
+    Python holds what is none as lone surrogates; b"caf\\xe9.wav" becomes "caf\\\\xe9.wav".
+    """
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def summarize(problems: Iterable[dict[str, Any]], examples: int = 3) -> list[str]:
+    """Lines that count the problems of a report by kind and show the first few of each."""
+    by_kind: dict[str, list[dict[str, Any]]] = collections.defaultdict(list)
+    for problem in problems:
+        by_kind[problem["kind"]].append(problem)
+    lines = []
+    for kind, found in sorted(by_kind.items(), key=lambda item: -len(item[1])):
+        lines.append(f"  {kind}: {len(found)}")
+        for problem in found[:examples]:
+            split = "" if problem["split"] is None else f"{problem['split']}: "
+            lines.append(f"    {split}{problem['file']}: {problem['detail']}")
+        if len(found) > examples:
+            lines.append(f"    ... and {len(found) - examples} more")
+    return lines
+
 
 # A file whose length is that of a span, but for this much, is that span.
 SPAN_TOLERANCE = 1.0

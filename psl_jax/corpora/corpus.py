@@ -5,8 +5,7 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from psl_jax.corpora.clip_rows import Loader
-from psl_jax.corpora.preparation_problems import Problem
+from psl_jax.corpora.clip_rows import Loader, Problem
 from psl_jax.runtime.errors import UserError
 
 

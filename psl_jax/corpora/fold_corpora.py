@@ -10,9 +10,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from psl_jax.corpora.clip_rows import ClipRow, Loader, load_clip, mixed
+from psl_jax.corpora.clip_rows import ClipRow, Loader, Problem, load_clip, mixed
 from psl_jax.corpora.corpus import Corpus
-from psl_jax.corpora.preparation_problems import Problem
 from psl_jax.corpora.stored_audio import FileAudio
 from psl_jax.runtime.csv_files import existing_folder, find_tables, hash_files, listing, read_rows
 from psl_jax.runtime.errors import UserError

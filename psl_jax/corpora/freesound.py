@@ -8,9 +8,8 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
-from psl_jax.corpora.clip_rows import ClipRow, Loader, load_clip, mixed
+from psl_jax.corpora.clip_rows import ClipRow, Loader, Problem, load_clip, mixed
 from psl_jax.corpora.corpus import Corpus
-from psl_jax.corpora.preparation_problems import Problem
 from psl_jax.corpora.stored_audio import FileAudio
 from psl_jax.runtime.csv_files import (
     existing_folder,

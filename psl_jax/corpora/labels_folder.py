@@ -19,9 +19,8 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from psl_jax.corpora.clip_rows import ClipRow, mixed
+from psl_jax.corpora.clip_rows import ClipRow, Problem, mixed
 from psl_jax.corpora.label_cells import LabelCells
-from psl_jax.corpora.preparation_problems import Problem
 from psl_jax.corpora.stored_audio import FileAudio
 from psl_jax.data.clip_index import Event
 from psl_jax.networks.class_lists import read_classes

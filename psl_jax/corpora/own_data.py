@@ -17,10 +17,9 @@ from psl_jax.audio.readers import CUT_TOLERANCE_SECONDS
 from psl_jax.corpora import split_groups
 from psl_jax.corpora.annotated_folder import AnnotatedFolder, read_annotated_folder, shorten_events
 from psl_jax.corpora.annotations.table_events import Hints
-from psl_jax.corpora.clip_rows import ClipRow, Loader, load_clip, mixed
+from psl_jax.corpora.clip_rows import ClipRow, Loader, Problem, load_clip, mixed
 from psl_jax.corpora.corpus import Corpus
 from psl_jax.corpora.labels_folder import CLASSES_CSV, LABEL_COLUMNS, read_folder
-from psl_jax.corpora.preparation_problems import Problem
 from psl_jax.corpora.recording_clips import cut_recordings, measure_all, path_of_row
 from psl_jax.corpora.split_groups import SPLITS_CSV
 from psl_jax.runtime import csv_files

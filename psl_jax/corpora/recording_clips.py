@@ -8,8 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from psl_jax.audio.decoding import measure_seconds
 from psl_jax.audio.readers import CUT_TOLERANCE_SECONDS, DecodeError
 from psl_jax.audio.segments import SAMPLE_RATE
-from psl_jax.corpora.clip_rows import ClipRow
-from psl_jax.corpora.preparation_problems import Problem
+from psl_jax.corpora.clip_rows import ClipRow, Problem
 from psl_jax.corpora.stored_audio import FileAudio, RecordingPart
 from psl_jax.data.clip_index import Event
 from psl_jax.runtime import progress

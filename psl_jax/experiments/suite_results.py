@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 import statistics
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import numpy as np
 
 from psl_jax.experiments import paper_tables
 from psl_jax.experiments.experiment import Experiment
-from psl_jax.reporting import audio_examples, label_sets, result_tables, run_page, suite_page
+from psl_jax.reporting import audio_examples, result_tables, run_page, suite_page
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.run_files import LABEL_QUALITY
@@ -101,7 +102,7 @@ def merge(
         merged["clips"] = f"{repetition.folder(values[0])}/{audio_examples.FOLDER}"
         qualities = [r["label_quality"] for r in all_results if "label_quality" in r]
         if qualities:
-            merged["label_quality"] = label_sets.pool_seeds(qualities)
+            merged["label_quality"] = pool_seeds(qualities)
     by_value = [{row["name"]: row for row in results["experiments"]} for results in all_results]
     names = [row["name"] for row in first["experiments"]]
     merged[f"{repetition.name}s"] = list(values)
@@ -249,3 +250,78 @@ def write_clips(
     source = best.source(best.settings.data.train_split)
     folder = workdir / audio_examples.FOLDER
     audio_examples.write(folder, source, labels, best.settings.name, tagger.load(best.run_dir))
+
+
+Quality = Mapping[str, Any]  # what `relabeling.label_quality` gives
+
+
+def pool_seeds(qualities_of_seeds: Sequence[Mapping[str, Quality]]) -> dict[str, dict[str, Any]]:
+    """{name: quality} of each seed as one: clips are counted together, mAPs and APs are means.
+
+    The seeds have the same clips; only their teachers differ.
+    """
+    return {
+        name: _pool_qualities([qualities[name] for qualities in qualities_of_seeds])
+        for name in qualities_of_seeds[0]
+        if all(name in qualities for qualities in qualities_of_seeds)
+    }
+
+
+def _pool_qualities(qualities: Sequence[Quality]) -> dict[str, Any]:
+    result = dict(qualities[0])
+    if all("statistics" in quality for quality in qualities):
+        result["statistics"] = _statistics([quality["statistics"] for quality in qualities])
+    for key in ("segment_mAP", "segment_AP"):
+        if key in result and all(key in quality for quality in qualities):
+            mean = {
+                label_source: _means([quality[key][label_source] for quality in qualities])
+                for label_source in ("soft", "weak")
+            }
+            result[key] = dict(result[key]) | mean
+        else:
+            result.pop(key, None)
+    return result
+
+
+def _statistics(statistics_of_seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    first = statistics_of_seeds[0]
+
+    def mean(key: str) -> dict[str, float]:
+        return {
+            k: statistics.fmean(seed[key][k] for seed in statistics_of_seeds)
+            for k in ("soft", "weak")
+        }
+
+    counts = {
+        k: _sums([seed["labels_per_clip"][k] for seed in statistics_of_seeds])
+        for k in ("soft", "weak")
+    }
+    coverages = [seed["coverage"] for seed in statistics_of_seeds]
+    means = [seed["mean"] for seed in coverages if seed["mean"] is not None]
+    coverage = {
+        "num_clips": sum(seed["num_clips"] for seed in coverages),
+        "mean": statistics.fmean(means) if means else None,
+        "clips": _sums([seed["clips"] for seed in coverages]),
+    }
+    return dict(first) | {
+        "teachers": len(statistics_of_seeds),
+        "num_clips": sum(seed["num_clips"] for seed in statistics_of_seeds),
+        "labels_per_clip": counts,
+        "mean_labels": mean("mean_labels"),
+        "share_without_labels": mean("share_without_labels"),
+        "coverage": dict(first["coverage"]) | coverage,
+    }
+
+
+def _sums(lists: Sequence[Sequence[int]]) -> list[int]:
+    return [sum(values) for values in zip_longest(*lists, fillvalue=0)]
+
+
+def _means(values_of_seeds: Sequence[Any]) -> Any:
+    """The mean of numbers; of lists of numbers that of each place, None where one has none."""
+    if not isinstance(values_of_seeds[0], list):
+        return statistics.fmean(values_of_seeds)
+    return [
+        None if None in values else statistics.fmean(values)
+        for values in zip(*values_of_seeds, strict=True)
+    ]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from psl_jax.data.soft_labels import SoftLabels
-from psl_jax.label_files import label_file, optional_imports
+from psl_jax.label_files import label_file
 from psl_jax.label_files.label_file import GIVE_CLASSES, Block, Options, ReadRequest
 from psl_jax.networks import class_lists
 from psl_jax.networks.class_lists import audioset_classes
@@ -36,7 +36,7 @@ class TopKFile:
 
     def __init__(self, path: pathlib.Path, options: Options):
         self.path, self.options = path, options
-        with optional_imports.plain_errors(path, "h5py"):
+        with label_file.plain_errors(path, "h5py"):
             import h5py
 
             self._file = h5py.File(path, "r")
@@ -60,7 +60,7 @@ class TopKFile:
         for first in range(0, len(names), label_file.BLOCK_ROWS):
             rows = slice(first, min(first + label_file.BLOCK_ROWS, len(names)))
             where = f"{self.path}, rows {first} to {rows.stop - 1}"
-            with optional_imports.plain_errors(self.path, "h5py"):
+            with label_file.plain_errors(self.path, "h5py"):
                 values, indexes = self._values[rows], self._indexes[rows].astype(np.int64)
             if indexes.size and not 0 <= indexes.min() <= indexes.max() < width:
                 raise UserError(
@@ -96,9 +96,9 @@ def fill_scores(values: np.ndarray, indexes: np.ndarray, *, width: int, fill: st
 
 def write(path: pathlib.Path, labels: SoftLabels, options: Options) -> list[pathlib.Path]:
     """Writes the highest `options.top_k` of each segment, and the table beside it as Parquet."""
-    with optional_imports.plain_errors(path, "h5py"):
+    with label_file.plain_errors(path, "h5py"):
         import h5py
-    with optional_imports.plain_errors(path, "pyarrow"):
+    with label_file.plain_errors(path, "pyarrow"):
         import pyarrow as pa
         import pyarrow.parquet
     index = labels.index
@@ -106,7 +106,7 @@ def write(path: pathlib.Path, labels: SoftLabels, options: Options) -> list[path
     table = path.with_suffix(".parquet")
     column_types = (pa.string(), pa.float32(), pa.float32())
     schema = pa.schema(list(zip(_TABLE, column_types, strict=True)))
-    optional_imports.check_replaced(table, "filename")
+    label_file.check_replaced(table, "filename")
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
         plain_disk_errors(path, "Run the same command again."),
@@ -159,7 +159,7 @@ def _read_row_table(path: pathlib.Path, num_rows: int) -> tuple[Any, np.ndarray,
             f"{path}: there is no table of the rows; give it with --index=FILE (Parquet or CSV "
             f"with {', '.join(_TABLE)})"
         )
-    with optional_imports.plain_errors(path, "pyarrow"):
+    with label_file.plain_errors(path, "pyarrow"):
         import pyarrow as pa
         import pyarrow.parquet
     if path.suffix in (".csv", ".tsv"):
@@ -168,7 +168,7 @@ def _read_row_table(path: pathlib.Path, num_rows: int) -> tuple[Any, np.ndarray,
         names = pa.array([row[0] for row in fields], pa.string())
         times: list[Any] = [[row[column] for row in fields] for column in (1, 2)]
     else:
-        with optional_imports.plain_errors(path, "pyarrow"):
+        with label_file.plain_errors(path, "pyarrow"):
             table = pyarrow.parquet.read_table(path, columns=list(_TABLE))
             names = table.column("filename")
             times = [table.column(name).to_numpy() for name in ("start", "end")]

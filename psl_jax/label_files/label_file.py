@@ -1,5 +1,6 @@
 """Every format of label files is read as rows of probabilities, a block at a time."""
 
+import contextlib
 import dataclasses
 import math
 import pathlib
@@ -10,7 +11,7 @@ import numpy as np
 
 from psl_jax.audio.segments import Segmentation
 from psl_jax.data.soft_labels import SoftLabels
-from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.errors import MissingPackageError, UserError
 
 BLOCK_ROWS = 1024
 POOLS = ("mean", "max")
@@ -196,3 +197,41 @@ def parse_whole_number(value: str) -> int:
     if not math.isfinite(number) or number != int(number):
         raise ValueError(f"{value!r} is no whole number")
     return int(number)
+
+
+@contextlib.contextmanager
+def plain_errors(path: pathlib.Path, library: str) -> Iterator[None]:
+    """Turns a missing library, and a file that is missing or damaged, into a UserError."""
+    try:
+        yield
+    except ImportError as error:
+        if error.name is None or error.name.partition(".")[0] != library:
+            raise
+        raise MissingPackageError(path, library, "corpora") from error
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except PermissionError:
+        raise UserError(f"{path}: no permission to read it") from None
+    except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+        # pyarrow's errors are OSErrors and ValueErrors, h5py's OSErrors and KeyErrors; an HDF5
+        # group where an array is expected has no shape.
+        raise UserError(f"{path} is damaged, or no such file as expected: {error}") from error
+
+
+def check_replaced(path: pathlib.Path, column: str) -> None:
+    """Raises UserError where a Parquet file of another kind would be overwritten.
+
+    Tables of labels, and CED's tables of rows, have the same suffix. column: the name of a column
+    that only tables of the same kind have.
+    """
+    if not path.exists():
+        return
+    with plain_errors(path, "pyarrow"):
+        import pyarrow.parquet
+
+        columns = pyarrow.parquet.read_schema(path).names
+    if column not in columns:
+        raise UserError(
+            f"{path} is there already and holds something else ({', '.join(columns[:4])}): choose "
+            "another --out, or delete it"
+        )

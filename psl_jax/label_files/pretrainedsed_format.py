@@ -16,7 +16,7 @@ import numpy as np
 
 from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.data.soft_labels import SoftLabels
-from psl_jax.label_files import label_file, optional_imports
+from psl_jax.label_files import label_file
 from psl_jax.label_files.label_file import GIVE_CLASSES, Block, Options, ReadRequest
 from psl_jax.networks import class_lists
 from psl_jax.networks.class_lists import audioset_classes
@@ -36,7 +36,7 @@ class FrameFile:
 
     def __init__(self, path: pathlib.Path, options: Options):
         self.path, self.options = path, options
-        with optional_imports.plain_errors(path, "h5py"):
+        with label_file.plain_errors(path, "h5py"):
             import h5py
 
             self._file = h5py.File(path, "r")
@@ -63,7 +63,7 @@ class FrameFile:
         num_segments = len(self._frames)
         for first in range(0, len(self._names), _BLOCK_CLIPS):
             clips = slice(first, first + _BLOCK_CLIPS)
-            with optional_imports.plain_errors(self.path, "h5py"):
+            with label_file.plain_errors(self.path, "h5py"):
                 names = [
                     name.decode() if isinstance(name, bytes) else str(name)
                     for name in self._names[clips]
@@ -122,7 +122,7 @@ def write(path: pathlib.Path, labels: SoftLabels, options: Options) -> list[path
 
     Raises UserError for segments that overlap: a frame would have two labels.
     """
-    with optional_imports.plain_errors(path, "h5py"):
+    with label_file.plain_errors(path, "h5py"):
         import h5py
     index, segmentation = labels.index, options.segmentation
     if segmentation.hop_samples != segmentation.segment_samples:

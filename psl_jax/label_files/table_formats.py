@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from psl_jax.data.soft_labels import SoftLabels
-from psl_jax.label_files import label_file, optional_imports
+from psl_jax.label_files import label_file
 from psl_jax.label_files.label_file import Block, Options, ReadRequest, Rows
 from psl_jax.runtime import csv_files, files
 from psl_jax.runtime.disk_errors import plain_disk_errors
@@ -151,7 +151,7 @@ class ParquetTable(_Table):
     """A Parquet file."""
 
     def __init__(self, path: pathlib.Path, options: Options):
-        with optional_imports.plain_errors(path, "pyarrow"):
+        with label_file.plain_errors(path, "pyarrow"):
             import pyarrow.parquet
 
             self._file = pyarrow.parquet.ParquetFile(path)
@@ -162,7 +162,7 @@ class ParquetTable(_Table):
         self, class_numbers: Sequence[int]
     ) -> Iterator[tuple[str, dict[str, Any], np.ndarray]]:
         first_row = 0
-        with optional_imports.plain_errors(self.path, "pyarrow"):
+        with label_file.plain_errors(self.path, "pyarrow"):
             columns = [*self.keys, *(self.classes[number] for number in class_numbers)]
             for batch in self._file.iter_batches(label_file.BLOCK_ROWS, columns=columns):
                 where = f"rows {first_row} to {first_row + batch.num_rows - 1}"
@@ -208,14 +208,14 @@ def write_csv(path: pathlib.Path, labels: SoftLabels, options: Options) -> list[
 
 def write_parquet(path: pathlib.Path, labels: SoftLabels, options: Options) -> list[pathlib.Path]:
     """Writes the table, values as float32, compressed with zstd."""
-    with optional_imports.plain_errors(path, "pyarrow"):
+    with label_file.plain_errors(path, "pyarrow"):
         import pyarrow as pa
         import pyarrow.parquet
     header = _header(labels)
     column_types = [pa.string(), pa.int32(), pa.float64(), pa.float64()]
     column_types += [pa.float32()] * labels.index.num_classes
     schema = pa.schema(list(zip(header, column_types, strict=True)))
-    optional_imports.check_replaced(path, "clip")
+    label_file.check_replaced(path, "clip")
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
         plain_disk_errors(path, "Run the same command again."),

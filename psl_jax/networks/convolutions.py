@@ -6,8 +6,10 @@ one number there and the batch fills the vectors. Pointwise 1x1: a matrix produc
 padding 1 on each side: XLA's grouped convolution is about ten times slower on a CPU than nine
 shifted multiply-adds, and on an H100 training takes a tenth longer with it and twice the memory;
 TPUs keep it. Channels first they come with gradients written out, elsewhere with those of autodiff.
+A CPU may compute a batch in parts whose intermediate arrays fit its cache (`in_parts`).
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -184,3 +186,38 @@ def _kernel_gradient(x, gradient, stride, size):
 def at_least_float32(x: jax.Array) -> jax.Array:
     """x in float32, or in float64 if that is what it is: where tests leave no room for rounding."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+# Measured on two cores with 1 MB of L2 cache each and 36 MB of L3 cache: between 2 and 8 MB
+# it makes no difference.
+PART_BYTES = 6_000_000
+
+
+def in_parts(
+    function: Callable, arrays: Any, bytes_per_row: int, platform: str | None = None
+) -> Any:
+    """function(arrays), on a CPU for a few rows of the batch at a time.
+
+    A CPU that writes an intermediate array of 40 MB and reads it again waits for its memory; one
+    of 5 MB stays in its cache. The result is the same. Accelerators get the whole batch at once.
+
+    Args:
+      function: maps a pytree of arrays [rows, ...] to another one, each row by itself.
+      arrays: pytree of arrays [batch, ...].
+      bytes_per_row: size of the largest intermediate array of `function`, for each row.
+      platform: that the program is for, default this machine's.
+    """
+    batch = jax.tree.leaves(arrays)[0].shape[0]
+    known = isinstance(batch, int) and isinstance(bytes_per_row, int)  # not so in an export
+    rows = _count_rows(batch, bytes_per_row) if known else batch
+    if not known or rows == batch or (platform or jax.default_backend()) != "cpu":
+        return function(arrays)
+    split = jax.tree.map(lambda x: x.reshape(batch // rows, rows, *x.shape[1:]), arrays)
+    parts = jax.lax.map(function, split)
+    return jax.tree.map(lambda x: x.reshape(batch, *x.shape[2:]), parts)
+
+
+def _count_rows(batch: int, bytes_per_row: int) -> int:
+    """The most rows that divide the batch and stay under PART_BYTES, at least one."""
+    most = max(1, PART_BYTES // bytes_per_row)
+    return max(rows for rows in range(1, batch + 1) if batch % rows == 0 and rows <= most)

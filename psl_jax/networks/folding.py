@@ -13,13 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from psl_jax.networks import batch_norm, mobilenetv2
+from psl_jax.networks import layers, mobilenetv2
 from psl_jax.networks.architecture import Variables, cut, halved, mean_over_frames
-from psl_jax.networks.batch_chunks import in_parts
 from psl_jax.networks.convolutions import (
     at_least_float32,
     correlate,
     depthwise,
+    in_parts,
     map_dtype,
     pointwise,
     precision_of,
@@ -144,9 +144,7 @@ def linear_layer(params: dict) -> Layer:
     return Layer(_float32(params["kernel"]), _float32(params["bias"]))
 
 
-def folded_layer(
-    params: dict, stats: dict, layer: str, epsilon: float = batch_norm.EPSILON
-) -> Layer:
+def folded_layer(params: dict, stats: dict, layer: str, epsilon: float = layers.EPSILON) -> Layer:
     """A convolution with the BatchNorm that follows it."""
     norm = params[f"{layer}_norm"] | stats[f"{layer}_norm"]
     scale, bias, mean, var = (

@@ -15,8 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from psl_jax.audio.segments import SAMPLE_RATE
-from psl_jax.networks.batch_chunks import in_parts
-from psl_jax.networks.convolutions import at_least_float32
+from psl_jax.networks.convolutions import at_least_float32, in_parts
 from psl_jax.runtime.settings import setting
 
 HOP = 160

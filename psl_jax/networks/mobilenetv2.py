@@ -11,11 +11,10 @@ import numpy as np
 from flax import nnx
 
 from psl_jax.networks.architecture import Network, Tagging, Variables, halved
-from psl_jax.networks.batch_norm import BatchNorm
 from psl_jax.networks.convolutions import at_least_float32
 from psl_jax.networks.forward_context import Context
 from psl_jax.networks.frontend import HOP
-from psl_jax.networks.layers import Depthwise, Linear, Pointwise, Stem
+from psl_jax.networks.layers import BatchNorm, Depthwise, Linear, Pointwise, Stem
 
 # (expansion t, channels c, repeats n, stride s) of the inverted residuals.
 INVERTED_RESIDUALS = (

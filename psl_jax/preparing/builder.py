@@ -12,9 +12,8 @@ import pathlib
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
-from psl_jax.corpora.clip_rows import Loaded
+from psl_jax.corpora.clip_rows import Loaded, Problem
 from psl_jax.corpora.corpus import Corpus
-from psl_jax.corpora.preparation_problems import Problem
 from psl_jax.data import split_index_files as index_lib
 from psl_jax.data.clip_index import ClipIndex, joined
 from psl_jax.data.tfds_metadata import INFO_NAME

@@ -8,7 +8,7 @@ from psl_jax.corpora.corpus import Corpus
 from psl_jax.data import split_index_files
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.tfds_metadata import INFO_NAME
-from psl_jax.preparing import clip_records
+from psl_jax.preparing.shards import make_features
 from psl_jax.runtime import files
 from psl_jax.runtime.quiet_tensorflow import tensorflow_quietly
 
@@ -76,7 +76,7 @@ def write_metadata(folder: pathlib.Path, corpus: Corpus, indices: Mapping[str, C
             shard.touch()
         tfds.folder_dataset.write_metadata(
             data_dir=temporary,
-            features=clip_records.make_features(corpus.classes, events=corpus.has_events),
+            features=make_features(corpus.classes, events=corpus.has_events),
             split_infos=infos,
             filename_template=template,
             check_data=False,

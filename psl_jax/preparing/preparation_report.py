@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from psl_jax.audio.segments import SAMPLE_RATE
-from psl_jax.corpora.preparation_problems import Problem, summarize
+from psl_jax.corpora.clip_rows import Problem, summarize
 from psl_jax.data.clip_index import ClipIndex, repeated_audio, shared_clips
 from psl_jax.runtime import files
 from psl_jax.runtime.paths import path_of

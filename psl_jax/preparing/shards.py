@@ -1,17 +1,22 @@
-"""Writes a shard of clip records, the unit of work of local preparation and of Beam workers."""
+"""Serializes clips and writes shards of them, the unit of work here and on Beam workers."""
 
 import collections
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from psl_jax.corpora import clip_rows
-from psl_jax.corpora.preparation_problems import Problem
+from psl_jax.corpora.clip_rows import Clip, Problem
 from psl_jax.data import record_files
 from psl_jax.data.clip_index import ClipDescription
-from psl_jax.preparing import clip_records
 from psl_jax.runtime.quiet_tensorflow import tensorflow_quietly
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
 
 # The input pipeline shuffles in windows of whole shards, so shards are small (80 MB of 10 s clips),
 # and even a small split has several, so that readers and processes can share it.
@@ -60,7 +65,7 @@ def write_shard(
                 continue
             clip = item.clip
             writer = writer or stack.enter_context(tf.io.TFRecordWriter(os.fspath(path)))
-            record = clip_records.serialize(clip, events=has_events)
+            record = serialize(clip, events=has_events)
             writer.write(record)
             size = len(record) + record_files.FRAMING_BYTES
             contents.clips.append(clip.description._replace(record_bytes=size))
@@ -69,3 +74,44 @@ def write_shard(
     if contents.clips:
         contents.num_bytes = os.path.getsize(path)
     return contents
+
+
+def make_features(classes: Sequence[str], *, events: bool) -> "tfds.features.FeaturesDict":
+    """Makes the TFDS features of a corpus with these classes, with or without strong labels.
+
+    Serialized as flat tf.train.Example features: "id" and "audio" (little-endian int16) are bytes,
+    "labels" and "events/label" int64 lists, "events/onset" and "events/offset" float lists.
+    """
+    import tensorflow_datasets as tfds  # the rest of this module serves machines without it
+
+    label = tfds.features.ClassLabel(names=list(classes))
+    contents: dict[str, Any] = {
+        "id": tfds.features.Text(),
+        "audio": tfds.features.Tensor(shape=(None,), dtype=np.int16, encoding="bytes"),
+        "labels": tfds.features.Sequence(label),
+    }
+    if events:
+        contents["events"] = tfds.features.Sequence(
+            {"onset": np.float32, "offset": np.float32, "label": label}
+        )
+    return tfds.features.FeaturesDict(contents)
+
+
+def serialize(clip: Clip, *, events: bool) -> bytes:
+    """Serializes a clip for `make_features(..., events=events)`, to the bytes that TFDS writes.
+
+    TFDS's serializer copies the audio several times, which is most of the time of a 16 kHz clip.
+    The order of features is fixed, else files would differ between processes.
+    """
+    example = tensorflow_quietly().train.Example()
+    fields = example.features.feature
+    fields["id"].bytes_list.value.append(clip.id.encode())
+    fields["audio"].bytes_list.value.append(clip.audio.astype("<i2", copy=False).tobytes())
+    fields["labels"].int64_list.value.extend(clip.labels)
+    if events:
+        onsets, offsets, labels = zip(*clip.events, strict=True) if clip.events else ((), (), ())
+        fields["events/onset"].float_list.value.extend(onsets)
+        fields["events/offset"].float_list.value.extend(offsets)
+        fields["events/label"].int64_list.value.extend(labels)
+    record: bytes = example.SerializeToString(deterministic=True)
+    return record

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from psl_jax.corpora import clip_rows
-from psl_jax.corpora.preparation_problems import Problem
+from psl_jax.corpora.clip_rows import Problem
 from psl_jax.data.clip_index import ClipDescription
 from psl_jax.preparing import shards
 from psl_jax.runtime import files

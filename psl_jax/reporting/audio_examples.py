@@ -1,9 +1,10 @@
 """Clips to look at and to listen to: truth, weak labels, soft labels and a student's output.
 
 They lie in a folder of their own beside the report, sounds as FLAC and the rest in one JSON file:
-a report can be made again without the data.
+a report can be made again without the data. Pages hold pictures and sounds as data URLs.
 """
 
+import base64
 import dataclasses
 import io
 import pathlib
@@ -17,8 +18,10 @@ from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.source import Source
-from psl_jax.reporting import data_urls
+from psl_jax.reporting import figures
 from psl_jax.runtime import files
+from psl_jax.tagging import spectrogram
+from psl_jax.tagging.spectrogram import compute_spectrogram, draw_spectrogram
 from psl_jax.tagging.tagger import Tagger
 from psl_jax.tagging.windowing import FRAME_SECONDS
 
@@ -64,7 +67,7 @@ def write(
         audio = whole[: round(MOST_SECONDS * SAMPLE_RATE)]
         sound = f"clip{len(described) + 1}.flac"
         with files.atomic_open(folder / sound, "wb") as file:
-            file.write(data_urls.flac(audio))
+            file.write(flac(audio))
         described.append(_describe(clip, index, audio, hearers) | {"sound": sound})
     about = {"split": index.split, "num_clips": len(index), "student": student, "clips": described}
     files.write_json(folder / ABOUT, about)
@@ -82,12 +85,12 @@ def read(folder: pathlib.Path) -> dict[str, Any] | None:
     for clip in about["clips"]:
         sound = (folder / clip["sound"]).read_bytes()
         audio, _ = soundfile.read(io.BytesIO(sound), dtype="int16")
-        decibel, column_seconds = data_urls.spectrogram_of(audio)
+        decibel, column_seconds = spectrogram_of(audio)
         clip |= {
-            "flac": data_urls.url("audio/flac", sound),
+            "flac": url("audio/flac", sound),
             "decibel": decibel,
             "column_seconds": column_seconds,
-            "png": data_urls.url("image/png", data_urls.png(decibel, column_seconds)),
+            "png": url("image/png", png(decibel, column_seconds)),
         }
     return about
 
@@ -169,3 +172,96 @@ def _spans(edges: np.ndarray, values: np.ndarray, seconds: float) -> list[Span]:
         for on, off, value in zip(edges[:-1], edges[1:], values, strict=True)
         if off > on
     ]
+
+
+_COLUMNS = 600  # of a spectrogram
+_HEIGHT, _DPI = 1.28, 100  # inches, pixels an inch
+_STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300)  # seconds between two ticks
+
+
+def spectrogram_of(audio: np.ndarray) -> tuple[np.ndarray, float]:
+    """The spectrogram in dB, float32 [columns, 64], of int16 [samples], and seconds a column."""
+    return compute_spectrogram(lambda: iter([audio]), _COLUMNS)
+
+
+def png(decibel: np.ndarray, column_seconds: float) -> bytes:
+    """A spectrogram [columns, 64] in dB as a PNG without axes, a pixel a column."""
+    from matplotlib.figure import Figure
+
+    canvas = Figure(figsize=(len(decibel) / _DPI, _HEIGHT))
+    axes = canvas.add_axes((0, 0, 1, 1))
+    draw_spectrogram(axes, decibel, column_seconds)
+    axes.set_axis_off()
+    file = io.BytesIO()
+    canvas.savefig(file, format="png", dpi=_DPI)
+    return file.getvalue()
+
+
+def flac(audio: np.ndarray) -> bytes:
+    """int16 [samples] at 16 kHz without loss: every browser plays it, in time with the picture."""
+    file = io.BytesIO()
+    soundfile.write(file, audio, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    return file.getvalue()
+
+
+def url(mime_type: str, content: bytes) -> str:
+    """A data URL; kind: the content's MIME type."""
+    return f"data:{mime_type};base64,{base64.b64encode(content).decode()}"
+
+
+def ticks(seconds: float) -> list[float]:
+    """Times to write below a clip: round ones from 0, seven at most up to half an hour."""
+    step = next((step for step in _STEPS if seconds / step <= 6), _STEPS[-1])
+    return [round(k * step, 3) for k in range(int(seconds / step + 1e-9) + 1)]
+
+
+LANE_COLOURS = {
+    "truth": figures.INK,
+    "weak": figures.COLOURS[1],
+    "soft": figures.COLOURS[0],
+    "student": figures.COLOURS[2],
+}
+
+
+def write_figures(folder: pathlib.Path, about: Mapping[str, Any]) -> None:
+    """Writes clip1.png and so on. about: what `read` gives."""
+    with figures.style():
+        for number, clip in enumerate(about["clips"], 1):
+            figures.save(draw_clip(clip), folder / f"clip{number}.png", dpi=100)
+
+
+def draw_clip(clip: Mapping[str, Any]) -> Any:
+    """A matplotlib figure of a clip."""
+    from matplotlib.figure import Figure as Canvas
+
+    lanes = sum(len(entry["lanes"]) for entry in clip["classes"])
+    height = 0.19 * lanes + 0.36 * len(clip["classes"])
+    canvas = Canvas(figsize=(7.4, 1.8 + height))
+    above, below = canvas.subplots(2, 1, sharex=True, height_ratios=(1.0, max(height, 0.3)))
+    spectrogram.draw_spectrogram(above, clip["decibel"], clip["column_seconds"])
+    _draw_lanes(below, clip)
+    for axes in (above, below):
+        axes.tick_params(labelsize=8.5)
+        axes.spines[:].set_visible(False)
+    return canvas
+
+
+def _draw_lanes(axes: Any, clip: Mapping[str, Any]) -> None:
+    """The lanes of each class, from above."""
+    place, names, places = 0.0, [], []  # in rows, downwards
+    for entry in clip["classes"]:
+        axes.text(0, place + 0.9, entry["name"], fontsize=9.5, fontweight="bold", va="bottom")
+        place += 1.5
+        for lane in entry["lanes"]:
+            ink = LANE_COLOURS[lane["kind"]]
+            axes.barh(place, clip["seconds"], 0.72, color="#f0f2f4")
+            for onset, offset, value in lane["spans"]:
+                axes.barh(place, offset - onset, 0.72, left=onset, color=ink, alpha=value)
+            names.append(lane["name"])
+            places.append(place)
+            place += 1
+        place += 0.3
+    axes.set_yticks(places, names)
+    axes.set_ylim(max(place, 1), 0)
+    axes.set_xlim(0, clip["seconds"])
+    axes.set_xlabel("time (s)", fontsize=9)

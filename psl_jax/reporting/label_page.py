@@ -14,7 +14,7 @@ from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
 from psl_jax.data.clip_index import ClipIndex, Event
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.source import Source
-from psl_jax.reporting import data_urls, result_tables, run_page
+from psl_jax.reporting import audio_examples, result_tables, run_page
 from psl_jax.runtime import progress
 
 # How clips are chosen, in words.
@@ -138,10 +138,12 @@ def view(
         id=str(index.ids[clip]),
         seconds=seconds,
         weak=[index.classes[label] for label in sorted(weak)],
-        audio=data_urls.url("audio/flac", data_urls.flac(audio)),
-        mel=data_urls.url("image/png", data_urls.png(*data_urls.spectrogram_of(audio))),
+        audio=audio_examples.url("audio/flac", audio_examples.flac(audio)),
+        mel=audio_examples.url(
+            "image/png", audio_examples.png(*audio_examples.spectrogram_of(audio))
+        ),
         rows=rows,
-        ticks=[(100 * time / seconds, f"{time:g}") for time in data_urls.ticks(seconds)],
+        ticks=[(100 * time / seconds, f"{time:g}") for time in audio_examples.ticks(seconds)],
         written=len(values) <= _WRITTEN_VALUES,
         annotated=bool(index.annotated[clip]),
     )

@@ -9,7 +9,7 @@ from psl_jax.reporting import figures
 from psl_jax.reporting.class_table import ClassTable
 from psl_jax.reporting.figures import Bar, DotSeries, Figure, Series
 from psl_jax.reporting.run_figures import colours, curve, loss_figure, map_figure, smoothed, thinned
-from psl_jax.scoring.reliability_diagram import Reliability
+from psl_jax.scoring.metrics import Reliability
 from psl_jax.training.metric_log import LOSS, VALIDATION_MAP
 
 Logs = Mapping[str, Sequence[Mapping[str, Any]]]

@@ -11,8 +11,6 @@ import numpy as np
 from psl_jax.reporting import (
     audio_examples,
     class_table,
-    clip_figures,
-    data_urls,
     figures,
     label_figures,
     result_tables,
@@ -22,7 +20,7 @@ from psl_jax.reporting import (
 from psl_jax.reporting.figures import Figure
 from psl_jax.runtime.paths import path_of
 from psl_jax.scoring import evaluation
-from psl_jax.scoring.reliability_diagram import Reliability, compute_reliability
+from psl_jax.scoring.metrics import Reliability, compute_reliability
 from psl_jax.training.metric_log import read_log
 
 
@@ -55,7 +53,7 @@ def write(suite_dir: str | os.PathLike[str], results: Mapping[str, Any]) -> path
     clips = audio_examples.read(suite_dir / results.get("clips", audio_examples.FOLDER))
     figures.write(folder, [figure for section in shown.values() for figure in section])
     if clips:
-        clip_figures.write(folder, clips)
+        audio_examples.write_figures(folder, clips)
     links = {
         name: _link(suite_dir, folders[0] / run_page.REPORT_NAME) for name, folders in runs.items()
     }
@@ -74,7 +72,7 @@ def write(suite_dir: str | os.PathLike[str], results: Mapping[str, Any]) -> path
         "quality_table": result_tables.quality_table(results),
         "classes": classes,
         "clips": clips,
-        "clip_ticks": data_urls.ticks,
+        "clip_ticks": audio_examples.ticks,
         "files": figures.FOLDER,
     }
     return run_page.render("suite.html.jinja", suite_dir / run_page.REPORT_NAME, context | shown)

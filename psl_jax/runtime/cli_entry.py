@@ -11,7 +11,7 @@ from typing import Any
 
 from absl import app, flags
 
-from psl_jax.runtime import disk_errors, interrupts, lost_processes, paths
+from psl_jax.runtime import disk_errors, errors, interrupts, paths
 from psl_jax.runtime.errors import UnreachableError, UserError
 
 _BUCKET = re.compile(
@@ -76,9 +76,9 @@ def run(
                 file=sys.stderr,
             )
             _exit(2)
-        if not lost_processes.has_joined_others():
+        if not errors.has_joined_others():
             raise
-        if lost_processes.is_loss_of_others(error):
+        if errors.is_loss_of_others(error):
             interrupts.write_stderr(
                 "\nanother process of this run has ended or was killed: see its own messages; "
                 f"{interrupts.what_is_kept()}. Run the same command again to go on\n"
@@ -162,7 +162,7 @@ def parser(name: str, doc: str) -> argparse.ArgumentParser:
 
 def _exit(status: int) -> None:
     """Ends the process; one of several at once, as JAX would first wait for the others."""
-    if not lost_processes.has_joined_others():
+    if not errors.has_joined_others():
         sys.exit(status)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -170,7 +170,7 @@ def _exit(status: int) -> None:
 
 
 def _leave_others() -> None:
-    if lost_processes.has_joined_others():
+    if errors.has_joined_others():
         from psl_jax.runtime import distributed
 
         distributed.leave()

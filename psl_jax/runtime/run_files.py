@@ -1,6 +1,17 @@
-"""The stages of a run, and the files of its folder that several packages read."""
+"""The stages of a run, the files of its folder, and the claim that one run alone works there."""
 
+import contextlib
 import enum
+import fcntl
+import os
+import pathlib
+import time
+import uuid
+from collections.abc import Iterator
+
+from psl_jax.runtime import disk_errors
+from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import is_remote, path_of
 
 
 class Stage(enum.StrEnum):
@@ -40,3 +51,85 @@ RUN_FILES = (
         "report.html",
     ),
 )
+
+
+_LOCK = ".lock"
+_SEEN_SECONDS = 10.0  # until a network disk shows what another machine has written
+
+
+@contextlib.contextmanager
+def claim_folder(folder: str | os.PathLike[str], option: str) -> Iterator[None]:
+    """Makes a folder that this run alone works in within `with`; all processes come here.
+
+    Raises UserError, in all of them, where nothing can be written into it, another run works in it,
+    or a process does not see what process 0 wrote. A bucket has no locks: two runs in one folder of
+    it are not noticed. option: which to change, for the message.
+    """
+    import jax
+
+    from psl_jax.runtime import distributed
+
+    place, probe, problem, lock = path_of(folder), "", "", None
+    is_first = jax.process_index() == 0
+    if is_first:
+        try:
+            if place.exists() and not place.is_dir():
+                raise UserError(
+                    f"{option}={folder} is a file: give a folder, which need not be there yet"
+                )
+            disk_errors.check_writable(place, option)
+            if not is_remote(place):
+                lock = _lock(place, option)
+            if jax.process_count() > 1:
+                probe = f".psl_jax-{uuid.uuid4().hex}"
+                (place / probe).write_bytes(b"")
+        except UserError as error:
+            problem = str(error)
+    problem, probe = distributed.exchange([problem, probe])[0]
+    if not problem and not is_first and not _appears(place / probe):
+        problem = (
+            f"{option}={folder} is another folder in process {jax.process_index()} than in process "
+            f"0, which wrote a file that is not seen. Give an {option} on a disk that all share"
+        )
+    problems = distributed.exchange(problem)
+    if is_first and probe:
+        (place / probe).unlink()
+    if found := next(filter(None, problems), None):
+        distributed.leave()
+        raise UserError(found)
+    try:
+        yield
+    finally:
+        if lock is not None:
+            (place / _LOCK).unlink(missing_ok=True)
+            os.close(lock)
+
+
+def _appears(path: pathlib.Path) -> bool:
+    end = time.monotonic() + _SEEN_SECONDS
+    while not path.exists():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.2)
+    return True
+
+
+def _lock(folder: pathlib.Path, option: str) -> int | None:
+    """Locks the folder while a file is open, or None. Raises UserError where another run has it.
+
+    A POSIX lock: it ends with the process, is not inherited, and holds between the machines of a
+    network disk.
+    """
+    path = folder / _LOCK
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        os.close(descriptor)
+        raise UserError(
+            f"another run is working in {folder}: wait for its end, or give another {option}"
+        ) from error
+    except OSError:  # a disk without locks
+        os.close(descriptor)
+        return None
+    return descriptor

@@ -1,9 +1,10 @@
-"""Ranking metrics and label statistics: gather everything once, then rank.
+"""Ranking metrics, calibration and label statistics: gather everything once, then rank.
 
 Pure NumPy and SciPy. Truth is multi-hot [clips, classes], scores are any finite numbers of the
 same shape (only their order matters), and tied scores are never broken by chance or by position.
 """
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -264,3 +265,49 @@ def mean_over_scored_classes(ap: np.ndarray) -> float:
 
 def _none_if_nan(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
+
+
+BINS = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Reliability:
+    """Scores in `BINS` equally wide bins from 0 to 1, the upper edge belonging to the last.
+
+    Attributes:
+      counts: int64 [bins], pairs of a clip and a class whose score lies there.
+      scores: float64 [bins], their mean score; NaN in an empty bin.
+      shares: float64 [bins], the share of them whose clip has the class; NaN in an empty bin.
+    """
+
+    counts: np.ndarray
+    scores: np.ndarray
+    shares: np.ndarray
+
+    @property
+    def error(self) -> float:
+        """Expected calibration error: mean of |score - share| over the bins, by their counts."""
+        used = self.counts > 0
+        gaps = np.abs(self.scores - self.shares)[used]
+        return float(np.average(gaps, weights=self.counts[used]))
+
+
+def compute_reliability(truth: np.ndarray, scores: np.ndarray, bins: int = BINS) -> Reliability:
+    """Of all pairs of a clip and a class together; truth multi-hot and scores [clips, classes].
+
+    Guo et al., On calibration of modern neural networks (ICML 2017), each class as a problem of
+    its own. UserError where there is nothing, or a score is no probability.
+    """
+    hit, score = np.ravel(truth) > 0, np.ravel(scores).astype(np.float64)
+    if hit.shape != score.shape or not len(score):
+        raise UserError(f"no calibration of {np.shape(scores)} scores and {np.shape(truth)} labels")
+    if not (score.min() >= 0 and score.max() <= 1):
+        raise UserError(f"scores from {score.min():g} to {score.max():g} are no probabilities")
+    number = np.minimum((score * bins).astype(np.int64), bins - 1)
+    counts = np.bincount(number, minlength=bins)
+    some = np.where(counts > 0, counts, np.nan)
+    return Reliability(
+        counts,
+        np.bincount(number, score, minlength=bins) / some,
+        np.bincount(number, hit, minlength=bins) / some,
+    )

@@ -13,7 +13,7 @@ from psl_jax.data.segment_loader import Batch
 from psl_jax.networks.architecture import FrontEnd, clip_probabilities
 from psl_jax.networks.folding import FoldedNetwork, JaxOperations, frame_probabilities
 from psl_jax.networks.frontend import zeros_after
-from psl_jax.runtime import parallel, processor
+from psl_jax.runtime import parallel
 
 CPU_BATCH = 32  # segments
 DEVICE_SECONDS = 1024  # of audio, that a device is given at a time
@@ -39,7 +39,7 @@ def make_score_function(
     frames count in the time mean. Of embeddings those of a row's audio count.
     Inside `data_parallel`.
     """
-    operations = JaxOperations(jnp.dtype(processor.dtype_on(platform, dtype)), platform)
+    operations = JaxOperations(jnp.dtype(parallel.dtype_on(platform, dtype)), platform)
 
     def score(network: FoldedNetwork, audio: jax.Array, num_samples: jax.Array) -> jax.Array:
         valid = None if count_padding else front_end.num_frames(num_samples)

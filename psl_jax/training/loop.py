@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from psl_jax.data.segment_loader import Batch
 from psl_jax.networks.architecture import Variables
 from psl_jax.runtime import parallel, progress
-from psl_jax.runtime.boundaries import Boundaries
+from psl_jax.runtime.distributed import Boundaries
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.interrupts import Preempted
 from psl_jax.training import metric_log

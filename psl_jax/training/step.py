@@ -17,7 +17,7 @@ from psl_jax.networks.augmentation import Augmentation, augment_waveform, mask_s
 from psl_jax.networks.folding import FoldedNetwork
 from psl_jax.networks.forward_context import Context
 from psl_jax.networks.frontend import LogMel, to_float, zeros_after
-from psl_jax.runtime import parallel, processor
+from psl_jax.runtime import parallel
 from psl_jax.scoring.scorer import make_score_function
 from psl_jax.training import metric_log
 
@@ -203,7 +203,7 @@ def _context(recipe: Recipe, platform: str) -> Context:
         train=True,
         gives_logits=True,
         frozen=recipe.trainable != "all",
-        dtype=jnp.dtype(processor.dtype_on(platform, recipe.dtype)),
+        dtype=jnp.dtype(parallel.dtype_on(platform, recipe.dtype)),
         axis_name=parallel.AXIS,
         sharing_devices=recipe.sharing_devices,
         channels_first=on_cpu if recipe.channels_first is None else recipe.channels_first,

@@ -1,22 +1,29 @@
 """Makes the web application of `psl_jax.commands.serve`: the page, its requests, and the API."""
 
-from typing import Annotated
+import pathlib
+import re
+import secrets
+from typing import Annotated, Any
 
 import anyio
+import jinja2
+import markupsafe
 import numpy as np
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import psl_jax
 from psl_jax.audio.decoding import AUDIO_SUFFIXES
-from psl_jax.web import api, forms, pages
+from psl_jax.web import api, forms
 from psl_jax.web.access import Access
 from psl_jax.web.service import CancelledError, Job, RefusedError, Service, read_chunks
 from psl_jax.web.uploads import Uploads, receive_samples, receive_thresholds
@@ -35,7 +42,7 @@ def make_application(service: Service, access: Access) -> FastAPI:
         redoc_url=None,
         generate_unique_id_function=lambda route: route.name,
         middleware=[
-            Middleware(pages.SafeHeaders),
+            Middleware(SafeHeaders),
             Middleware(TrustedHostMiddleware, allowed_hosts=access.host_names),
             Middleware(
                 CORSMiddleware,
@@ -56,9 +63,9 @@ def make_application(service: Service, access: Access) -> FastAPI:
     @app.get("/api/v1/docs", include_in_schema=False)
     async def docs(request: Request) -> Response:
         address = str(request.base_url).rstrip("/")
-        return pages.render("api.html.jinja", document=app.openapi(), address=address)
+        return render("api.html.jinja", document=app.openapi(), address=address)
 
-    app.mount("/static", StaticFiles(directory=pages.STATIC))
+    app.mount("/static", StaticFiles(directory=STATIC))
     return app
 
 
@@ -157,7 +164,7 @@ def _render_front_page(service: Service, access: Access) -> Response:
         "settings": api.make_default_settings(service).model_dump(),
         "tuned": service.settings.threshold == service.tagger.thresholds,
     }
-    return pages.render(
+    return render(
         "page.html.jinja",
         name=service.tagger.info.name,
         classes=len(service.tagger.labels),
@@ -165,3 +172,63 @@ def _render_front_page(service: Service, access: Access) -> Response:
         local=access.local,
         about=page_settings,
     )
+
+
+_FOLDER = pathlib.Path(__file__).parent
+STATIC = _FOLDER / "static"
+
+
+def make_policy(nonce: str = "") -> str:
+    """Makes the Content-Security-Policy. nonce: that of the style elements that a page makes."""
+    styles = f"'self' 'nonce-{nonce}'" if nonce else "'self'"
+    return (
+        f"default-src 'none'; script-src 'self'; style-src {styles}; connect-src 'self'; "
+        "media-src blob:; img-src 'self' data: blob:; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
+    )
+
+
+_HEADERS = {
+    "Content-Security-Policy": make_policy(),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+
+class SafeHeaders:
+    """Middleware that adds headers to every answer that lacks them."""
+
+    def __init__(self, app: ASGIApp):
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
+
+
+def _mark_code(text: str) -> markupsafe.Markup:
+    """Marks text between backticks, as in the document for programs, as code."""
+    return markupsafe.Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(markupsafe.escape(text))))
+
+
+_templates = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(_FOLDER / "templates"),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_templates.filters["code"] = _mark_code
+
+
+def render(template: str, **values: Any) -> Response:
+    """Renders a page with a new nonce."""
+    nonce = secrets.token_urlsafe(16)
+    html = _templates.get_template(template).render(nonce=nonce, **values)
+    return HTMLResponse(html, headers={"Content-Security-Policy": make_policy(nonce)})

@@ -15,7 +15,7 @@ from orbax.checkpoint import v1 as ocp
 
 from psl_jax.networks.architecture import Variables
 from psl_jax.networks.trained_model import Model, ModelInfo
-from psl_jax.runtime import distributed, files, interrupts, lost_processes
+from psl_jax.runtime import distributed, errors, files, interrupts
 from psl_jax.runtime.disk_errors import plain_disk_errors
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import absolute, is_remote, local_copy, path_of, remove_tree
@@ -156,7 +156,7 @@ def explain_damage(path: pathlib.Path, remedy: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        if lost_processes.is_loss_of_others(error):  # Orbax waits for them
+        if errors.is_loss_of_others(error):  # Orbax waits for them
             raise
         reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]:.200}"
         raise UserError(

@@ -5,7 +5,7 @@ import pytest
 from audioset_tables import CLASSES, segment
 from shared_tables import SHARED, needs_audioset
 
-from psl_jax.corpora import clip_filenames
+from psl_jax.corpora import audioset_csv
 from psl_jax.corpora.audioset_csv import read_segments
 
 SEGMENTS = {
@@ -42,22 +42,22 @@ SEGMENTS = {
     ],
 )
 def test_names_of_clips(stem, clip):
-    assert clip_filenames.match(stem, SEGMENTS) == (clip_filenames.Match.CLIP, clip)
+    assert audioset_csv.match_filename(stem, SEGMENTS) == (audioset_csv.Match.CLIP, clip)
 
 
 @pytest.mark.parametrize(
     "stem", ["abc_DEF-123_0_10000", "abc_DEF-123_30000_31000", "Yabc_DEF-123_20000"]
 )
 def test_names_of_other_parts_of_the_video(stem):
-    assert clip_filenames.match(stem, SEGMENTS) == (
-        clip_filenames.Match.OTHER_SEGMENT,
+    assert audioset_csv.match_filename(stem, SEGMENTS) == (
+        audioset_csv.Match.OTHER_SEGMENT,
         "abc_DEF-123",
     )
 
 
 @pytest.mark.parametrize("stem", ["abc", "abc_DEF-1234", "abc_DEF-123_x", "xabc_DEF-123", ""])
 def test_names_of_no_clip(stem):
-    assert clip_filenames.match(stem, SEGMENTS) == (clip_filenames.Match.UNKNOWN, "")
+    assert audioset_csv.match_filename(stem, SEGMENTS) == (audioset_csv.Match.UNKNOWN, "")
 
 
 @needs_audioset
@@ -66,5 +66,7 @@ def test_real_ids_in_file_names(name):
     segments, _ = read_segments(SHARED / f"audioset/{name}_segments.csv", CLASSES)
     by_id = {s.id: s for s in segments}
     for naming in audioset_layouts.NAMINGS:
-        found = [clip_filenames.match(audioset_layouts.stem(naming, s), by_id) for s in segments]
-        assert found == [(clip_filenames.Match.CLIP, s.id) for s in segments]
+        found = [
+            audioset_csv.match_filename(audioset_layouts.stem(naming, s), by_id) for s in segments
+        ]
+        assert found == [(audioset_csv.Match.CLIP, s.id) for s in segments]

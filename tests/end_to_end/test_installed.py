@@ -9,7 +9,7 @@ import pytest
 from places import ROOT
 
 import psl_jax
-from psl_jax import UserError, cli, config_files
+from psl_jax import UserError, cli, main
 
 TINY = (
     *("--config.data.full_clips=8", "--config.data.balanced_clips=4"),
@@ -84,9 +84,9 @@ def test_the_script(installed, tmp_path):
 def test_configs_are_found_by_path_and_by_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "weak.py").write_text("")
-    assert config_files.find("weak.py") == "weak.py"
+    assert main.find_config("weak.py") == "weak.py"
     for name in ("weak", "configs/weak.py"):
-        assert config_files.find(name) == str(ROOT / "configs" / "weak.py")
-    assert config_files.find("psl2s:code") == f"{ROOT / 'configs' / 'psl2s.py'}:code"
+        assert main.find_config(name) == str(ROOT / "configs" / "weak.py")
+    assert main.find_config("psl2s:code") == f"{ROOT / 'configs' / 'psl2s.py'}:code"
     with pytest.raises(UserError, match=r"no config elsewhere/weak\.py"):
-        config_files.find("elsewhere/weak.py")
+        main.find_config("elsewhere/weak.py")

@@ -29,7 +29,7 @@ TOGETHER = """
 import sys, time
 import numpy as np
 from absl import flags
-from psl_jax.runtime import cli_entry, distributed, parallel, run_claim
+from psl_jax.runtime import cli_entry, distributed, parallel, run_files
 process = int(sys.argv[2])
 distributed.join_processes(True, sys.argv[1], 2, process)
 time.sleep(2 * process)
@@ -42,7 +42,7 @@ gathered = parallel.gather_rows(rows, [3, 2])
 assert gathered.dtype == np.float32 and gathered.shape == (5, 3)
 assert (gathered[:3] == np.float32(0.1)).all() and (gathered[3:] == np.float32(1.1)).all(), gathered
 print("times", came, went)
-folder = run_claim.claim_folder(sys.argv[3 + process], "--workdir")
+folder = run_files.claim_folder(sys.argv[3 + process], "--workdir")
 cli_entry.run(lambda _: folder.__enter__(), lambda words: flags.FLAGS(words[:1]))
 """
 
@@ -75,8 +75,8 @@ cli_entry.run(main, lambda words: flags.FLAGS(words[:1]))
 
 CLAIM = """
 import sys
-from psl_jax.runtime import run_claim
-with run_claim.claim_folder(sys.argv[1], "--out"):
+from psl_jax.runtime import run_files
+with run_files.claim_folder(sys.argv[1], "--out"):
     print("claimed", flush=True)
     sys.stdin.read()
 """

@@ -20,7 +20,7 @@ from psl_jax.experiments.run_folder import OtherRunError, RunFolder
 from psl_jax.networks.mobilenetv2 import create
 from psl_jax.networks.trained_model import ModelInfo
 from psl_jax.reporting import run_page
-from psl_jax.runtime import files, run_claim
+from psl_jax.runtime import files, run_files
 from psl_jax.runtime.run_files import RUN_FILES, Stage
 from psl_jax.training.loop import loop_settings
 from psl_jax.training.settings import TrainSettings
@@ -333,7 +333,7 @@ def test_small_sets_make_a_least_number_of_steps():
 
 def test_a_file_is_no_workdir(tmp_path):
     (tmp_path / "notes.md").write_text("")
-    claim = run_claim.claim_folder(tmp_path / "notes.md", "--workdir")
+    claim = run_files.claim_folder(tmp_path / "notes.md", "--workdir")
     with pytest.raises(UserError, match=r"notes\.md is a file"), claim:
         pass
 

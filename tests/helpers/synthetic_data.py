@@ -126,7 +126,7 @@ def write_metadata(directory: pathlib.Path, index: ClipIndex) -> None:
     """What TFDS needs beside the shards to open them."""
     import tensorflow_datasets as tfds
 
-    from psl_jax.preparing.clip_records import make_features
+    from psl_jax.preparing.shards import make_features
 
     template = tfds.core.ShardedFileTemplate(
         dataset_name="data", data_dir=directory, filetype_suffix="tfrecord"

@@ -15,7 +15,7 @@ from psl_jax.audio.segments import Segmentation
 from psl_jax.corpora import clip_rows, soundscapes
 from psl_jax.data import split_index_files
 from psl_jax.data.clip_index import ClipIndex
-from psl_jax.preparing import clip_records, shards
+from psl_jax.preparing import shards
 from psl_jax.preparing.prepare_corpus import prepare
 from psl_jax.runtime import disk_errors
 from psl_jax.runtime.errors import UserError
@@ -133,14 +133,14 @@ def test_settings_that_cannot_be(changes, match, tmp_path):
 def test_records_are_those_that_tfds_would_write(events, labels):
     audio = audio_files.int16_noise(1000)
     clip = clip_rows.Clip("-é", audio, labels, events)
-    features = clip_records.make_features(("a", "b", "c", "d"), events=events is not None)
+    features = shards.make_features(("a", "b", "c", "d"), events=events is not None)
     serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
     example = {"id": "-é", "audio": audio, "labels": list(labels)}
     if events is not None:
         columns = list(zip(*events, strict=True)) or ((), (), ())
         example["events"] = dict(zip(("onset", "offset", "label"), columns, strict=True))
     theirs = serializer.get_tf_example(features.encode_example(example))
-    ours = clip_records.serialize(clip, events=events is not None)
+    ours = shards.serialize(clip, events=events is not None)
     assert ours == theirs.SerializeToString(deterministic=True)
 
 

@@ -14,7 +14,7 @@ import tagging
 
 from psl_jax.audio.segments import Segmentation
 from psl_jax.data.clip_index import ragged
-from psl_jax.reporting import audio_examples, clip_figures, suite_page
+from psl_jax.reporting import audio_examples, suite_page
 from psl_jax.runtime import files
 
 TAGGER_LABELS = tagging.LABELS
@@ -121,7 +121,7 @@ def test_a_long_clip_is_cut(tmp_path, monkeypatch):
 
 
 def test_figures_of_clips(kept, tmp_path):
-    clip_figures.write(tmp_path, audio_examples.read(kept[0]))
+    audio_examples.write_figures(tmp_path, audio_examples.read(kept[0]))
     assert len(list(tmp_path.glob("clip?.png"))) == 5
 
 

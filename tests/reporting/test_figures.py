@@ -14,11 +14,11 @@ from sklearn.metrics import average_precision_score
 
 from psl_jax.audio.segments import Segmentation
 from psl_jax.data.clip_index import ClipIndex
+from psl_jax.experiments import suite_results
 from psl_jax.reporting import (
     class_table,
     figures,
     label_figures,
-    label_sets,
     run_figures,
     suite_figures,
     suite_page,
@@ -112,7 +112,7 @@ def test_label_qualities_of_seeds_are_pooled(labels, tmp_path):
         synthetic_data.make_probabilities(index, segmentation, seed=7),
     )  # fmt: skip
     each = [relabeling.measure_label_quality(one, index, segmentation) for one in (soft, other)]
-    pooled = label_sets.pool_seeds([{"psl1s": one} for one in each])["psl1s"]["statistics"]
+    pooled = suite_results.pool_seeds([{"psl1s": one} for one in each])["psl1s"]["statistics"]
     by_hand = [shares_by_hand(folder, index) for folder in (tmp_path, tmp_path / "other")]
     counts, coverage = (np.concatenate(parts) for parts in zip(*by_hand, strict=True))
     assert pooled["labels_per_clip"]["soft"] == np.bincount(counts).tolist()
@@ -121,7 +121,7 @@ def test_label_qualities_of_seeds_are_pooled(labels, tmp_path):
     )
     assert pooled["coverage"]["mean"] == pytest.approx(coverage.mean())
     assert sum(pooled["coverage"]["clips"]) == pooled["coverage"]["num_clips"] == len(coverage)
-    assert label_sets._means([[0.5, None], [0.7, 0.2]]) == [pytest.approx(0.6), None]
+    assert suite_results._means([[0.5, None], [0.7, 0.2]]) == [pytest.approx(0.6), None]
     _, covered = label_figures.label_quality({"psl1s": {"statistics": pooled}})
     assert f"over the {len(coverage) // 2} clips that" in covered.note  # the same ones of each
 

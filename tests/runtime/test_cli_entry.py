@@ -240,9 +240,9 @@ def test_the_loss_of_another_process_is_told_in_words(error):
     """Also where a model is read, for which Orbax waits at a barrier: the model is not damaged."""
     body = f"""
   import pathlib
-  from psl_jax.runtime import lost_processes
+  from psl_jax.runtime import errors
   from psl_jax.weights import orbax_folder
-  lost_processes.has_joined_others = lambda: True
+  errors.has_joined_others = lambda: True
   with orbax_folder.explain_damage(pathlib.Path("run/averaged/weights"), "delete it"):
     raise ValueError({error!r})
 """

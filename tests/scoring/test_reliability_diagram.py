@@ -3,7 +3,7 @@ import pytest
 from sklearn.calibration import calibration_curve
 
 from psl_jax import UserError
-from psl_jax.scoring.reliability_diagram import compute_reliability
+from psl_jax.scoring.metrics import compute_reliability
 
 
 def test_reliability_is_that_of_sklearn():

@@ -9,7 +9,7 @@ from jax.extend.core import jaxprs_in_params
 from psl_jax.networks.folding import fold
 from psl_jax.networks.frontend import LogMel
 from psl_jax.networks.mobilenetv2 import create
-from psl_jax.runtime import parallel, processor
+from psl_jax.runtime import parallel
 from psl_jax.scoring.scorer import scoring_program
 from psl_jax.training.step import Recipe, init_state, train_program
 
@@ -30,7 +30,7 @@ def products(jaxpr):
 def test_float32_means_float32_on_every_backend(monkeypatch, dtype, platform):
     """Left to itself a TPU would multiply float32 as bfloat16, and a GPU as TF32."""
     monkeypatch.setattr(parallel, "platform_of", lambda mesh: platform)
-    monkeypatch.setattr(processor, "dtype_on", lambda platform, dtype: dtype)
+    monkeypatch.setattr(parallel, "dtype_on", lambda platform, dtype: dtype)
     network, variables = create(3, 0.1, dropout=0.0)
     mesh = parallel.data_mesh(1)
     audio, lengths = np.zeros((4, 8000), np.int16), np.full(4, 8000, np.int32)

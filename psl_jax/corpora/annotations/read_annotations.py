@@ -17,7 +17,7 @@ from psl_jax.corpora.annotations.raven import is_raven, read_raven
 from psl_jax.corpora.annotations.recording_names import RecordingNames, suffix_of
 from psl_jax.corpora.annotations.table_events import EventRow, Hints, TableEvents
 from psl_jax.corpora.audio_folders import walk_files
-from psl_jax.corpora.preparation_problems import Problem
+from psl_jax.corpora.clip_rows import Problem
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import is_remote, path_of
 

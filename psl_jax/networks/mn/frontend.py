@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from psl_jax.networks.batch_chunks import in_parts
+from psl_jax.networks.convolutions import in_parts
 from psl_jax.networks.frontend import power_of_chunks, to_float, zeros_after
 
 RATE = 32_000

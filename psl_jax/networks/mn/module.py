@@ -17,10 +17,9 @@ from psl_jax.networks.architecture import (
     halved,
     mean_over_frames,
 )
-from psl_jax.networks.batch_norm import BatchNorm
 from psl_jax.networks.convolutions import at_least_float32
 from psl_jax.networks.forward_context import Context
-from psl_jax.networks.layers import Depthwise, Linear, Pointwise, Stem, hard_swish
+from psl_jax.networks.layers import BatchNorm, Depthwise, Linear, Pointwise, Stem, hard_swish
 
 
 class Row(NamedTuple):
