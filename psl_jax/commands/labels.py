@@ -1,13 +1,13 @@
 """Imports, exports and resegments soft labels, and writes a page to judge them by ear.
 
-    psl-jax labels import passt.npy DATA --split=balanced --segment_seconds=10 --out=labels/passt
+    psl-jax labels import SAT.parquet DATA --format=sat --segment_seconds=2 --out=labels/sat
     psl-jax labels export labels/2s DATA --split=balanced --format=parquet --out=2s.parquet
     psl-jax labels resegment labels/frames DATA --split=balanced --segment_seconds=2 --out=labels/2s
     psl-jax labels page labels/2s DATA --split=balanced --samples=50 --out=labels.html
 
 To train on imported or resegmented labels, without a teacher:
 
-    psl-jax main --config configs/psl2s.py --config.soft_labels_dir=labels/passt
+    psl-jax main --config configs/psl2s.py --config.soft_labels_dir=labels/sat
 
 docs/LABELS.md describes the formats.
 """
@@ -23,7 +23,8 @@ from psl_jax.audio.segments import MIN_SEGMENT_SECONDS, Segmentation, check_hop
 from psl_jax.runtime import cli_entry
 from psl_jax.runtime.errors import UserError
 
-_FORMATS = ("parquet", "csv", "npy", "ced", "pretrainedsed")
+_WRITTEN = ("parquet", "csv", "npy", "ced", "pretrainedsed")
+_READ = (*_WRITTEN, "sat")
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -50,8 +51,8 @@ def _action(actions: Any, name: str, about: str, first: tuple[str, str]) -> Any:
     return parser.add_argument
 
 
-def _add_format(add: Any) -> None:
-    add("--format", choices=_FORMATS, help="format of the label file (default: by its suffix)")
+def _add_format(add: Any, formats: Sequence[str]) -> None:
+    add("--format", choices=formats, help="format of the label file (default: by its suffix)")
     add(
         "--values",
         choices=("probabilities", "logits"),
@@ -95,7 +96,7 @@ def _add_segments(add: Any, required: bool = True) -> None:
 def _add_import(actions: Any) -> None:
     about = ("FILE", "label file, or a folder of soft labels of an earlier version")
     add = _action(actions, "import", "Reads a label file.", about)
-    _add_format(add)
+    _add_format(add, _READ)
     _add_segments(add, required=False)
     add("--out", required=True, metavar="DIR", help="folder for the labels (required)")
     add(
@@ -133,7 +134,7 @@ def _add_import(actions: Any) -> None:
 def _add_export(actions: Any) -> None:
     folder = ("FOLDER", "folder of soft labels")
     add = _action(actions, "export", "Writes soft labels as a label file.", folder)
-    _add_format(add)
+    _add_format(add, _WRITTEN)
     add("--out", required=True, metavar="FILE", help="label file to write (required)")
     add("--top_k", type=int, metavar="K", help="ced: number of classes kept in a row (default: 20)")
 

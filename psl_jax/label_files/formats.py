@@ -1,6 +1,12 @@
 """Lists the formats of label files by name."""
 
-from psl_jax.label_files import ced_format, efficientat_format, pretrainedsed_format, table_formats
+from psl_jax.label_files import (
+    ced_format,
+    efficientat_format,
+    pretrainedsed_format,
+    sat_format,
+    table_formats,
+)
 from psl_jax.label_files.label_file import Format
 
 FORMATS = {
@@ -48,5 +54,13 @@ FORMATS = {
         write=pretrainedsed_format.write,
         files=lambda path, options: [path],
         used=("pool",),
+    ),
+    "sat": Format(
+        "SAT's: the ten most probable classes of each segment, Parquet",
+        logits=False,
+        suffix=".parquet",
+        read=sat_format.TenBestTable,
+        write=None,
+        files=lambda path, options: [path],
     ),
 }

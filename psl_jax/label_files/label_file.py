@@ -92,16 +92,17 @@ class Options:
 class Format(NamedTuple):
     """A format of label files.
 
-    read(path, options) opens a file; write(path, labels, options) writes soft labels;
-    files(path, options) lists the files that belong to a path. Some options belong to some formats
-    only: `used` names those that change reading, `written` those that change writing.
+    read(path, options) opens a file; write(path, labels, options) writes soft labels, None where a
+    format is only read; files(path, options) lists the files that belong to a path. Some options
+    belong to some formats only: `used` names those that change reading, `written` those that change
+    writing.
     """
 
     about: str
     logits: bool  # by default
     suffix: str
     read: Callable[[pathlib.Path, Options], LabelFile]
-    write: Callable[[pathlib.Path, SoftLabels, Options], list[pathlib.Path]]
+    write: Callable[[pathlib.Path, SoftLabels, Options], list[pathlib.Path]] | None
     files: Callable[[pathlib.Path, Options], list[pathlib.Path]]
     used: tuple[str, ...] = ()
     written: tuple[str, ...] = ()

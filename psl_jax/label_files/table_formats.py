@@ -36,7 +36,7 @@ class _Table:
         if "clip" not in header:
             raise UserError(
                 f"{path}: no column clip. Found {', '.join(header[:6])}; expected "
-                f"{', '.join(_KEYS)} and a column for each class"
+                f"{', '.join(_KEYS)} and a column for each class (SAT's file: --format=sat)"
             )
         self.keys = [name for name in _KEYS if name in header]
         self.classes = tuple(name for name in header if name not in _KEYS)

@@ -10,6 +10,7 @@ from psl_jax import config as config_lib
 from psl_jax.audio.segments import Segmentation
 from psl_jax.experiments import suite
 from psl_jax.experiments.run_folder import OtherRunError
+from psl_jax.networks.class_lists import audioset_classes
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.run_files import Stage
 
@@ -29,15 +30,30 @@ def relabel(config, workdir):
     suite.run(config, workdir, last_stage=Stage.RELABEL)
 
 
+def write_sat(path):
+    """A file as SAT's, with the ten most probable classes of segments of a second."""
+    numbers = [audioset_classes().index(name) for name in label_data.CLASSES]
+    idxs = ";".join(map(str, numbers + [n for n in range(10, 17) if n not in numbers]))
+    rows = label_data.all_rows()
+    table = {
+        "filename": [f"{name}.wav" for name, *_ in rows],
+        "start": [float(segment) for _, segment, *_ in rows],
+        "end": [segment + 1.0 for _, segment, *_ in rows],
+        "idxs": [idxs for _ in rows],
+        "prob": [";".join(map(str, [*scores, *[0.01] * 7])) for _, _, *scores in rows],
+    }
+    pyarrow = pytest.importorskip("pyarrow", reason="needs the extra corpora")
+    pytest.importorskip("pyarrow.parquet").write_table(pyarrow.table(table), path)
+
+
 def test_imported_labels_need_no_teacher(tmp_path, monkeypatch):
     index, segmentation = label_data.index(), Segmentation(1.0)
     label_data.write_data(tmp_path / "data", index)
     label_data.write_labels(tmp_path / "relabeled", index, segmentation)
-    file = tmp_path / "t.csv"
-    run("export", tmp_path / "relabeled", tmp_path / "data", "--split=train", f"--out={file}")
+    write_sat(tmp_path / "sat.parquet")
     out = tmp_path / "labels"
     place = ("--split=train", "--segment_seconds=1", f"--out={out}")
-    run("import", file, tmp_path / "data", *place)
+    run("import", tmp_path / "sat.parquet", tmp_path / "data", "--format=sat", *place)
     before = {path: path.read_bytes() for path in out.iterdir()}
 
     monkeypatch.chdir(tmp_path)

@@ -12,6 +12,7 @@ from scipy.special import expit
 from psl_jax.audio.segments import Segmentation
 from psl_jax.label_files import label_file
 from psl_jax.networks.class_lists import audioset_classes
+from psl_jax.runtime.errors import UserError
 
 h5py = pytest.importorskip("h5py", reason="needs the extra corpora")
 parquet = pytest.importorskip("pyarrow.parquet", reason="needs the extra corpora")
@@ -165,6 +166,51 @@ def test_ced(tmp_path, data, fill):
                 views.append([kept.get(k, rest) for k in columns])
             assert len(views) == 2
             np.testing.assert_allclose(found[clip, segment], np.mean(views, axis=0), atol=5e-4)
+
+
+@pytest.mark.parametrize("seconds", [2.0, 4.0])
+@pytest.mark.parametrize("joined", [True, False])
+def test_sat(tmp_path, data, capsys, seconds, joined):
+    """Ten of 527 classes a segment; a clip missing, one more than ours, rows in another order."""
+    pa = pytest.importorskip("pyarrow")
+    rng = np.random.default_rng(3)
+    index, segmentation = label_data.index(), Segmentation(seconds, shortest_seconds=0.1)
+    counts = segmentation.count_segments(index.num_samples)
+    clips = [*enumerate(IDS[:-1]), (-1, "another_cli")]
+    rows = [(clip, name, s) for clip, name in clips for s in range(counts[clip])]
+    rng.shuffle(rows)
+    columns = [audioset_classes().index(name) for name in CLASSES]
+    idxs = [
+        [columns[row % 3], *rng.choice(np.setdiff1d(np.arange(527), columns), 9, replace=False)]
+        for row in range(len(rows))
+    ]
+    prob = rng.random((len(rows), 10)).round(4).tolist()
+    if joined:
+        stored = [[";".join(map(str, row)) for row in lists] for lists in (idxs, prob)]
+    else:
+        stored = [idxs, prob]
+    table = {
+        "filename": [f"{name}_30.000.wav" if len(name) == 11 else name for _, name, _ in rows],
+        "start": [float(s) * seconds for *_, s in rows],
+        "end": [(float(s) + 1) * seconds for *_, s in rows],
+        "idxs": pa.array(stored[0]),
+        "prob": pa.array(stored[1]),
+        "hdf5path": ["audio.h5"] * len(rows),
+    }
+    file = tmp_path / "balanced.parquet"
+    parquet.write_table(pa.table(table), file)
+    given = ("--format=sat", "--shortest_segment_seconds=0.1")
+    with pytest.raises(UserError, match=f"no labels for {counts[-1]} segments of 1 of the 7 clip"):
+        bring_in(file, data, tmp_path / "labels", *given, seconds=seconds)
+    bring_in(file, data, tmp_path / "labels", *given, "--missing=weak", seconds=seconds)
+    assert f"{counts[-1]} rows are of clips that the split lacks" in capsys.readouterr().out
+    found = label_data.read(tmp_path / "labels", index, segmentation)
+    expected = np.zeros_like(found)
+    for row, (clip, _, segment) in enumerate(rows):
+        if int(clip) >= 0:
+            expected[int(clip), int(segment), row % 3] = prob[row][0]
+    expected[-1, : counts[-1]] = index.weak_labels(np.array([6]))[0]
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("pool", ["mean", "max"])
