@@ -100,6 +100,11 @@ class Settings:
         help="Folder of the soft labels, which several runs may share; empty: soft_labels in the "
         "run folder",
     )
+    corrections: str = operational(
+        "",
+        help="Tables of decisions of people (psl-jax review), separated by commas: they replace "
+        "weak and soft labels wherever they hold, in training, validation and evaluation",
+    )
     data: DataSettings = DataSettings()
     frontend: LogMel = LogMel()
     model: NetworkSettings = NetworkSettings()

@@ -48,6 +48,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="length of the median filter over the scores, in frames of 0.32 s, an odd number; "
         "give the one that tagging will use (default: 1, no filter)",
     )
+    add(
+        "--corrections",
+        metavar="FILES",
+        help="tables of decisions of people (psl-jax review), separated by commas, by which the "
+        "weak labels are corrected (default: none)",
+    )
     add("--csv", metavar="FILE", help="file for the table of all classes (default: none)")
     add(
         "--reset",
@@ -135,11 +141,17 @@ def _was_trained_on(path: str, split: str) -> bool:
 
 def _counts(model: Any, arguments: argparse.Namespace, split: str) -> tuple[Any, Any]:
     """Index and counts of a split. Raises UserError where it has none of the model's classes."""
+    from psl_jax.data.corrections import Corrections
     from psl_jax.data.source import open_folder
     from psl_jax.tagging import threshold_tuning
     from psl_jax.tagging.tagger import Tagger
 
     source = open_folder(arguments.data, split)
+    if arguments.corrections:
+        corrections = Corrections.read(arguments.corrections)
+        for problem in corrections.describe_problems([source.index]):
+            print(f"note: {problem}")
+        source = source.with_index(corrections.correct(source.index))
     tagger = Tagger(model.for_classes(source.index.classes))
     counts = threshold_tuning.count_scores(
         tagger, source, median_filter=arguments.median_filter, show_bar=True

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from psl_jax.audio.segments import REFLECTED_SAMPLES, Segmentation
+from psl_jax.data.corrections import Corrections, SegmentValues
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.source import Source
 
@@ -24,7 +25,7 @@ class Segments:
     """The segments of `source`: number 0 is the first clip's first. Threads may load at once.
 
     The labels are those of `mix_labels`, and the clip's weak labels where there are no
-    `soft_labels`.
+    `soft_labels`; where people decided, theirs.
     """
 
     def __init__(
@@ -33,12 +34,16 @@ class Segments:
         segmentation: Segmentation,
         soft_labels: SoftLabels | None = None,
         alpha: float = 1.0,
+        corrections: Corrections | None = None,
     ):
         self.source, self.segmentation = source, segmentation
         self.soft_labels, self.alpha = soft_labels if alpha else None, alpha
         counts = segmentation.count_segments(source.index.num_samples)
         # Number of each clip's first segment: int64 [clips + 1]
         self.firsts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        self._decided: SegmentValues | None = None
+        if corrections is not None:
+            self._decided = corrections.find_values(source.index, segmentation)
 
     def __len__(self) -> int:
         return int(self.firsts[-1])
@@ -76,9 +81,12 @@ class Segments:
         """The batch of the segments `numbers` [n] without its audio."""
         clips, segments = self.places(numbers)
         lengths = self.source.index.num_samples[clips]
+        labels = self._labels(clips, segments)
+        if self._decided is not None:
+            self._decided.put(labels, numbers)
         return {
             "num_samples": self.segmentation.count_valid_samples(lengths, segments),
-            "labels": self._labels(clips, segments),
+            "labels": labels,
             "weight": np.ones(len(numbers), np.float32),
             "clip": clips.astype(np.int32),
             "segment": segments.astype(np.int32),

@@ -1,6 +1,7 @@
 """A split as TFRecord shards, of which any part of any clip is read."""
 
 import contextlib
+import copy
 import os
 from collections.abc import Iterator, Sequence
 
@@ -55,6 +56,12 @@ class Source:
         indices = [split_index_files.load_index(data_dir, name) for name in splits]
         index = indices[0] if len(indices) == 1 else joined(indices)
         return cls(paths, index, is_streamed)
+
+    def with_index(self, index: ClipIndex) -> "Source":
+        """The same clips with other labels."""
+        other = copy.copy(self)
+        other.index = index
+        return other
 
     def read(
         self, clips: np.ndarray, starts: np.ndarray, counts: np.ndarray, rows: np.ndarray

@@ -12,6 +12,7 @@ import numpy as np
 from psl_jax import config as config_lib
 from psl_jax.config import Settings
 from psl_jax.data.clip_index import ClipIndex
+from psl_jax.data.corrections import Corrections
 from psl_jax.data.segment_loader import Segments
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.source import Source
@@ -78,12 +79,14 @@ class Experiment:
         self.folder = RunFolder(self.run_dir, settings, afresh=afresh)
         self.notes: list[str] = []
         self._sources: dict[str, Source] = {}
+        self._uncorrected: dict[str, Source] = {}
+        self._corrections = Corrections.read(settings.corrections) if settings.corrections else None
         self.label_stage = SoftLabelStage(
             settings,
             self.folder,
             segmentation=self.segmentation,
             teacher=teacher or settings.teacher,
-            open_source=lambda: self.source(settings.data.train_split),
+            open_source=lambda: self._open_uncorrected(settings.data.train_split),
         )
 
     def check(self, last_stage: Stage = Stage.REPORT) -> None:
@@ -93,6 +96,8 @@ class Experiment:
         folder was made with something else.
         """
         self.folder.check_settings()
+        digest = self._corrections.digest if self._corrections else ""
+        self.folder.bind_corrections(digest, self.settings.corrections)
         data = self.settings.data
         splits = {"train_split": data.train_split}
         if last_stage is not Stage.RELABEL:
@@ -120,7 +125,11 @@ class Experiment:
             self.settings, local_batch=self._local_batch, is_streamed=is_streamed
         )
         self.folder.bind_order(order.description)
-        self.notes = sanity_notes.before_training(
+        self.notes = []
+        if self._corrections:
+            by_split = {index.split: index for index in indices.values()}
+            self.notes += self._corrections.describe_problems(list(by_split.values()))
+        self.notes += sanity_notes.before_training(
             steps=self.loop.max_steps,
             segment_seconds=self.settings.segment_seconds,
             train=train,
@@ -146,10 +155,10 @@ class Experiment:
         """Opens a split; other processes wait for the first one, which may have to index it."""
         what = f"{self.settings.name} open {setting}"
         try:
-            index = parallel.run_after_first_process(what, lambda: self.source(split)).index
+            source = parallel.run_after_first_process(what, lambda: self._open_uncorrected(split))
         except UserError as error:
             raise UserError(f"config.data.{setting} is {split!r}: {error}") from error
-        self.folder.bind_data(split, index)
+        self.folder.bind_data(split, source.index)
 
     @property
     def bytes_to_write(self) -> int:
@@ -217,11 +226,19 @@ class Experiment:
         return bool(damaged)
 
     def source(self, split: str) -> Source:
-        """A split of the data."""
+        """A split of the data, with its weak labels corrected."""
         if split not in self._sources:
-            streamed = self.settings.data.streamed
-            self._sources[split] = Source.open(self.data_dir, split, streamed)
+            source = self._open_uncorrected(split)
+            if self._corrections:
+                source = source.with_index(self._corrections.correct(source.index))
+            self._sources[split] = source
         return self._sources[split]
+
+    def _open_uncorrected(self, split: str) -> Source:
+        if split not in self._uncorrected:
+            streamed = self.settings.data.streamed
+            self._uncorrected[split] = Source.open(self.data_dir, split, streamed)
+        return self._uncorrected[split]
 
     @property
     def train_index(self) -> ClipIndex:
@@ -266,7 +283,10 @@ class Experiment:
         settings, loop = self.settings, self.loop
         network, variables = self._network
         source = self.source(settings.data.train_split)
-        segments = Segments(source, self.segmentation, self.soft_labels(), settings.alpha)
+        soft_labels = self.soft_labels()
+        segments = Segments(
+            source, self.segmentation, soft_labels, settings.alpha, self._corrections
+        )
         validate: Callable[[Variables], float] = self._validate
         if self._keeps_features:
             validation = self.source(settings.data.validation_split)

@@ -29,7 +29,7 @@ from psl_jax.runtime.run_files import (
 )
 from psl_jax.runtime.settings import Kind
 
-_TEACHER, _START, _ORDER = "teacher", "init_from", "order"
+_TEACHER, _START, _ORDER, _CORRECTIONS = "teacher", "init_from", "order", "corrections"
 _AFRESH = "Give another --workdir, or --start_afresh to delete what it holds and begin again."
 
 
@@ -128,6 +128,18 @@ class RunFolder:
         if self.begun and not self.afresh:
             self._bound.setdefault(_START, "")
         self._check_model(_START, digest, how="from another model", where=where)
+
+    def bind_corrections(self, digest: str, where: str) -> None:
+        """Notes the decisions of people, "" for none. Raises OtherRunError for others."""
+        before = self._bound.get(_CORRECTIONS, "" if self.begun and not self.afresh else digest)
+        if before != digest:
+            words = {before: before or "none", digest: f"{where} has {digest}" if digest else "none"}
+            raise OtherRunError(
+                f"{self.path} was made with other corrections of labels: {words[before]} (digest "
+                f"of the decisions) there, {words[digest]} now. {_AFRESH}"
+            )
+        if digest:
+            self._bound[_CORRECTIONS] = digest
 
     def _check_model(self, key: str, digest: str, *, how: str, where: object) -> None:
         before = self._bound.get(key, digest)

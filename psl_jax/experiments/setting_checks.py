@@ -42,6 +42,11 @@ def check_teacher_in_step(settings: Settings) -> None:
             f"config.soft_labels_dir is {settings.soft_labels_dir!r}: a teacher in the step uses "
             "no stored labels; give --config.relabel.when=beforehand, or none"
         )
+    if settings.corrections:
+        raise UserError(
+            f"config.corrections is {settings.corrections!r}: a teacher in the step makes labels "
+            "that cannot be corrected; give --config.relabel.when=beforehand"
+        )
     if settings.augment.shift_probability:
         raise UserError(
             "config.augment.shift_probability shifts the audio before the step, where a teacher in "

@@ -1,0 +1,410 @@
+"""Decisions of people on whether a class sounds in a segment: their table, and the labels by them.
+
+The table has a line for each decision, in the order in which they were made. Of one person the last
+decision on a stretch of a recording counts; the line `undo` takes back the one before it.
+
+What holds for a segment follows from the decisions on any stretches of its recording. A yes holds
+for each segment that contains its stretch. Nos hold for each segment that they cover together, as
+an unsure does. For example, yes for 2 to 4 s is a yes for 0 to 5 s and for 0 to 10 s.
+"""
+
+import collections
+import csv
+import dataclasses
+import datetime
+import io
+import os
+import posixpath
+import re
+import threading
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
+from psl_jax.data.clip_index import ClipIndex
+from psl_jax.networks.class_lists import find_class, near_names
+from psl_jax.runtime import csv_files, files
+from psl_jax.runtime.errors import UserError
+
+YES, NO, UNSURE, UNDO = "yes", "no", "unsure", "undo"
+DECISIONS = (YES, NO, UNSURE, UNDO)
+RANDOM = "random"  # as `chosen`
+_CELLS = 100  # of a clip, a second: times in the table are compared to 5 ms
+_PART = re.compile(r"(.+)@(\d+(?:\.\d+)?)")  # the id of a clip that was cut from a recording
+_SHOWN = 3  # decisions named in a message
+
+
+class Decision(NamedTuple):
+    """A line of the table.
+
+    Attributes:
+      filename: clip id, or name of a recording.
+      onset, offset: seconds in it.
+      decision: one of DECISIONS.
+      who: who decided.
+      when: in UTC; the order of the lines counts, not this.
+      chosen: why the person was asked: RANDOM, or anything else.
+    """
+
+    filename: str
+    onset: float
+    offset: float
+    label: str
+    decision: str
+    who: str
+    when: str = ""
+    chosen: str = ""
+
+    @property
+    def subject(self) -> tuple[str, float, float, str, str]:
+        """What an undo takes back: a decision on the same by the same person."""
+        return self.filename, self.onset, self.offset, self.label, self.who
+
+
+def read_decisions(path: str | os.PathLike[str]) -> list[Decision]:
+    """Reads a table. Raises UserError, naming the line, where something else stands in it."""
+    decisions = []
+    for line, row in csv_files.read_rows(path, Decision._fields[:7]):
+        if row["decision"] == "decision":  # of two tables that were put one after the other
+            continue
+        try:
+            onset, offset = (csv_files.parse_number(row[name]) for name in ("onset", "offset"))
+        except ValueError:
+            onset = offset = 0.0
+        if not 0 <= onset < offset < float("inf"):
+            raise UserError(
+                f"{path}, line {line}: {row['onset']!r:.20} to {row['offset']!r:.20}, expected "
+                "onset and offset in seconds"
+            )
+        if row["decision"] not in DECISIONS:
+            raise UserError(
+                f"{path}, line {line}: the decision is {row['decision']!r:.20}, expected one of "
+                f"{', '.join(DECISIONS)}. Correct the line, or delete it"
+            )
+        texts = {name: row.get(name, "") for name in ("label", "decision", "who", "when", "chosen")}
+        decisions.append(Decision(row["filename"], onset, offset, **texts))
+    return decisions
+
+
+def drop_undone(decisions: Iterable[Decision]) -> list[Decision]:
+    """Returns the decisions that stand, in their order."""
+    standing: dict[int, Decision] = {}
+    by_subject: dict[object, list[int]] = collections.defaultdict(list)
+    for number, decision in enumerate(decisions):
+        numbers = by_subject[decision.subject]
+        if decision.decision != UNDO:
+            standing[number] = decision
+            numbers.append(number)
+        elif numbers:
+            del standing[numbers.pop()]
+    return list(standing.values())
+
+
+class DecisionTable:
+    """Appends a person's decisions to a table; each is on the disk when `append` returns.
+
+    Attributes:
+      decisions: all in the table, also those of others and those that were undone.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], who: str):
+        """Raises UserError where the file is none, or cannot be written."""
+        self.path, self.who = path, who
+        self._lock = threading.Lock()
+        try:
+            # A file is made with the first decision.
+            exists = os.path.exists(path) and os.path.getsize(path) > 0
+            self.decisions = read_decisions(path) if exists else []
+            if not os.access(path if exists else os.path.dirname(path) or ".", os.W_OK):
+                raise PermissionError("no permission to write")
+        except OSError as error:
+            raise UserError(f"decisions cannot be stored in {path}: {error}") from error
+
+    def append(
+        self,
+        *,
+        filename: str,
+        onset: float,
+        offset: float,
+        label: str,
+        decision: str,
+        chosen: str = "",
+    ) -> Decision:
+        """Stores a decision of this moment. Raises OSError."""
+        with self._lock:
+            now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+            times = round(onset, 3), round(offset, 3)
+            made = Decision(filename, *times, label, decision, self.who, now, chosen)
+            text = io.StringIO()
+            writer = csv.writer(text, lineterminator="\n")
+            with open(self.path, "ab+") as file:
+                if not file.tell():
+                    writer.writerow(Decision._fields)
+                elif file.seek(-1, os.SEEK_END) and file.read() != b"\n":
+                    text.write("\n")
+                writer.writerow(made)
+                file.write(text.getvalue().encode())
+                file.flush()
+                os.fsync(file.fileno())
+            self.decisions.append(made)
+        return made
+
+    def undo(self) -> Decision | None:
+        """Takes back the person's last decision that stands, and returns it; None: there is none.
+
+        Raises OSError.
+        """
+        own = [d for d in drop_undone(self.decisions) if d.who == self.who]
+        if not own:
+            return None
+        fields = own[-1]._asdict() | {"decision": UNDO}
+        self.append(**{k: v for k, v in fields.items() if k not in ("who", "when")})
+        return own[-1]
+
+
+# --- What holds for segments ------------------------------------------------------------------
+
+
+class SegmentValues(NamedTuple):
+    """What people say of segments: sparse, ordered by segment.
+
+    Attributes:
+      segments: numbers of segments of the split [n].
+      classes: [n] class indices.
+      values: float32 [n], 1 or 0, or NaN: unknown.
+    """
+
+    segments: np.ndarray
+    classes: np.ndarray
+    values: np.ndarray
+
+    def put(self, labels: np.ndarray, numbers: np.ndarray) -> None:
+        """Replaces the labels [n, classes] of the segments `numbers` [n], in place."""
+        begins = np.searchsorted(self.segments, numbers, side="left")
+        ends = np.searchsorted(self.segments, numbers, side="right")
+        for row in np.flatnonzero(ends > begins):
+            part = slice(begins[row], ends[row])
+            is_known = ~np.isnan(self.values[part])
+            labels[row, self.classes[part][is_known]] = self.values[part][is_known]
+
+
+@dataclasses.dataclass(frozen=True)
+class Corrections:
+    """The decisions that stand, of all people; where: names of their tables."""
+
+    decisions: tuple[Decision, ...]
+    where: str = "corrections"
+
+    @classmethod
+    def read(cls, paths: str) -> "Corrections":
+        """Reads tables, separated by commas: those of several people. Raises UserError."""
+        names = [name.strip() for name in paths.split(",") if name.strip()]
+        decisions = [decision for name in names for decision in read_decisions(name)]
+        return cls(tuple(drop_undone(decisions)), paths)
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of who decided what."""
+        return files.json_digest([(*d.subject, d.decision) for d in self.decisions])
+
+    def find_values(self, index: ClipIndex, segmentation: Segmentation) -> SegmentValues:
+        """Finds what holds for the segments of a split."""
+        counts = segmentation.count_segments(index.num_samples)
+        firsts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        rows: list[tuple[int, int, float]] = []
+        for (clip, label), people in self._people_by_label(index).items():
+            seconds = index.num_samples[clip] / SAMPLE_RATE
+            onsets, offsets = segmentation.compute_times(np.arange(counts[clip]))
+            begins, ends = _to_cells(onsets), _to_cells(np.minimum(offsets, seconds))
+            verdicts = _judge_yeses(people)
+            for number, (begin, end) in enumerate(zip(begins, ends, strict=True)):
+                value = _judge(people, verdicts, begin, end)
+                if value is not None:
+                    rows.append((int(firsts[clip]) + number, label, value))
+        rows.sort()
+        segments, classes, values = zip(*rows, strict=True) if rows else ((), (), ())
+        return SegmentValues(
+            np.array(segments, np.int64), np.array(classes, np.int64), np.array(values, np.float32)
+        )
+
+    def correct(self, index: ClipIndex) -> ClipIndex:
+        """The split with the weak labels that follow from the decisions."""
+        clips, classes, values = self.find_values(index, Segmentation(_longest_seconds(index)))
+        owners = np.repeat(np.arange(len(index)), np.diff(index.label_offsets))
+        pairs = owners * index.num_classes + index.label_values
+        decided = clips * index.num_classes + classes
+        pairs = np.union1d(np.setdiff1d(pairs, decided[values == 0]), decided[values == 1])
+        counts = np.bincount(pairs // index.num_classes, minlength=len(index))
+        return dataclasses.replace(
+            index,
+            label_offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            label_values=(pairs % index.num_classes).astype(np.int32),
+        )
+
+    def describe_problems(self, splits: Sequence[ClipIndex]) -> list[str]:
+        """What in the table has no effect on these splits, and where people disagree, in words.
+
+        Raises UserError where no decision is about them.
+        """
+        places = [_Places(index) for index in splits]
+        lacking = [d for d in self.decisions if not any(p.find(d.filename) for p in places)]
+        names = ", ".join(index.split for index in splits)
+        if len(lacking) == len(self.decisions):
+            first = f"; the first is about {lacking[0].filename!r}" if lacking else ""
+            raise UserError(
+                f"{self.where}: none of its {len(lacking)} decisions is about a file of these data "
+                f"({names}){first}"
+            )
+        problems = []
+        if lacking:
+            problems.append(
+                f"{len(lacking)} of {len(self.decisions)} decisions are about files that these "
+                f"data ({names}) lack: {_list_first(repr(d.filename) for d in lacking)}. They have "
+                "no effect"
+            )
+        classes = splits[0].classes
+        wrong = sorted({d.label for d in self.decisions if find_class(d.label, classes) is None})
+        if wrong:
+            near = _list_first(f"{name!r}{near_names(name, classes)}" for name in wrong)
+            problems.append(
+                f"the data have no class {near}. Decisions on it have no effect: rename it, or "
+                "add it to classes.csv and prepare the data again"
+            )
+        disputed = [
+            f"{index.classes[label]!r} at {begin / _CELLS:g} to {end / _CELLS:g} s of "
+            f"{index.ids[clip]}"
+            for index in splits
+            for (clip, label), people in self._people_by_label(index).items()
+            for (begin, end), verdict in _judge_yeses(people).items()
+            if verdict is None
+        ]
+        if disputed:
+            problems.append(
+                f"people disagree on {len(disputed)} labels, which are unknown: "
+                f"{_list_first(disputed)}. A new decision of theirs or of one more person counts"
+            )
+        return [f"{self.where}: {problem}" for problem in problems]
+
+    def _people_by_label(self, index: ClipIndex) -> dict[tuple[int, int], list["_Opinion"]]:
+        """What each person says of a clip and a class, for those on which there are decisions."""
+        places = _Places(index)
+        labels = {d.label: find_class(d.label, index.classes) for d in self.decisions}
+        opinions: dict[tuple[int, int], dict[str, _Opinion]] = collections.defaultdict(dict)
+        for decision in self.decisions:
+            label = labels[decision.label]
+            if label is None:
+                continue
+            for clip, start in places.find(decision.filename):
+                length = int(_to_cells(index.num_samples[clip] / SAMPLE_RATE))
+                begin, end = (int(_to_cells(t - start)) for t in decision[1:3])
+                if decision.decision == YES and not 0 <= begin < end <= length:
+                    continue  # a sound that is somewhere in two clips may be in either
+                if max(begin, 0) < min(end, length):
+                    people = opinions[clip, label]
+                    opinion = people.setdefault(decision.who, _Opinion(length))
+                    opinion.add(max(begin, 0), min(end, length), decision.decision)
+        return {key: list(people.values()) for key, people in opinions.items()}
+
+
+class _Opinion:
+    """What a person says of a class in a clip, by all decisions: the last ones count.
+
+    Attributes:
+      yeses: stretches in which it sounds somewhere, in cells.
+      cells: NO and UNSURE where that was decided, else "".
+    """
+
+    def __init__(self, num_cells: int):
+        self.yeses: list[tuple[int, int]] = []
+        self.cells = np.zeros(num_cells, f"U{len(UNSURE)}")
+
+    def add(self, begin: int, end: int, decision: str) -> None:
+        part = self.cells[begin:end]
+        if decision == YES:
+            if (part != "").all():  # else it may sound where nothing was decided
+                part[:] = ""
+            self.yeses.append((begin, end))
+        else:
+            part[:] = decision
+            self.yeses = [yes for yes in self.yeses if not _contains((begin, end), yes)]
+
+    def covers(self, begin: int, end: int, decision: str) -> bool:
+        return bool((self.cells[begin:end] == decision).all())
+
+    def has_yes(self, begin: int, end: int) -> bool:
+        return any(_contains((begin, end), yes) for yes in self.yeses)
+
+
+def _judge_yeses(people: Sequence[_Opinion]) -> dict[tuple[int, int], bool | None]:
+    """Whether most people agree with each yes: None where as many say no."""
+    verdicts: dict[tuple[int, int], bool | None] = {}
+    for stretch in sorted({yes for opinion in people for yes in opinion.yeses}):
+        for_it = sum(opinion.has_yes(*stretch) for opinion in people)
+        against = sum(opinion.covers(*stretch, NO) for opinion in people)
+        verdicts[stretch] = None if for_it == against else for_it > against
+    return verdicts
+
+
+def _judge(
+    people: Sequence[_Opinion],
+    verdicts: dict[tuple[int, int], bool | None],
+    begin: int,
+    end: int,
+) -> float | None:
+    """The label of a segment: 1, 0, NaN for unknown, or None where nothing was decided."""
+    inside = [verdict for yes, verdict in verdicts.items() if _contains((begin, end), yes)]
+    if True in inside:
+        return 1.0
+    if None in inside:
+        return np.nan
+    if any(opinion.covers(begin, end, NO) for opinion in people):
+        return 0.0
+    return np.nan if any(opinion.covers(begin, end, UNSURE) for opinion in people) else None
+
+
+def _contains(outer: tuple[int, int], inner: tuple[int, int]) -> bool:
+    return outer[0] <= inner[0] and inner[1] <= outer[1]
+
+
+def _to_cells(seconds: np.ndarray | float) -> np.ndarray:
+    return np.asarray(np.rint(np.asarray(seconds) * _CELLS), np.int64)
+
+
+def _longest_seconds(index: ClipIndex) -> float:
+    return max(index.clip_samples, 1) / SAMPLE_RATE
+
+
+def _list_first(texts: Iterable[str]) -> str:
+    names = list(dict.fromkeys(texts))
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+
+
+# --- Names of clips ---------------------------------------------------------------------------
+
+
+class _Places:
+    """Finds the clips of a recording by its name, or by the id of a clip."""
+
+    def __init__(self, index: ClipIndex):
+        parts: dict[str, list[tuple[int, float]]] = collections.defaultdict(list)
+        for clip, clip_id in enumerate(index.ids.tolist()):
+            recording, start = split_id(clip_id)
+            if start is not None:
+                parts[recording].append((clip, start))
+        ids = {clip_id: [(clip, 0.0)] for clip, clip_id in enumerate(index.ids.tolist())}
+        self._clips = parts | ids
+
+    def find(self, filename: str) -> list[tuple[int, float]]:
+        """Numbers of clips, and their starts in the recording in seconds."""
+        stem = posixpath.splitext(filename)[0]
+        names = filename, stem, posixpath.basename(stem)
+        return next((self._clips[name] for name in names if name in self._clips), [])
+
+
+def split_id(clip_id: str) -> tuple[str, float | None]:
+    """The recording of a clip, and the clip's start in it in seconds; None: it is not cut."""
+    match = _PART.fullmatch(clip_id)
+    return (match[1], float(match[2])) if match else (clip_id, None)

@@ -1,0 +1,200 @@
+"""Decisions of people: their table, and which labels follow from them."""
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from synthetic_data import MemorySource, make_index, make_probabilities, write_soft_labels
+
+from psl_jax.audio.segments import Segmentation
+from psl_jax.data.corrections import Corrections, Decision, DecisionTable, drop_undone
+from psl_jax.data.segment_loader import Segments
+from psl_jax.runtime.errors import UserError
+
+HEADER = "filename,onset,offset,label,decision,who,when,chosen\n"
+
+
+def corrections(*rows):
+    """Of (onset, offset, decision) or (onset, offset, decision, who) on the first class."""
+    made = [Decision("-clip_0", *row[:2], "class 0", *(*row[2:], "ann")[:2]) for row in rows]
+    return Corrections(tuple(drop_undone(made)))
+
+
+def values(found, seconds, hop=None, clip_seconds=10):
+    """What holds for the segments of a clip: 1, 0, "?" or None."""
+    index = make_index([2], int(clip_seconds * 16_000))
+    segments, classes, numbers = found.find_values(index, Segmentation(seconds, hop))
+    assert not classes.any()
+    count = Segmentation(seconds, hop).count_segments(index.num_samples[0])
+    by_segment = dict(zip(segments.tolist(), numbers.tolist(), strict=True))
+    shown = [by_segment.pop(number, None) for number in range(count)]
+    assert not by_segment
+    return ["?" if value is not None and math.isnan(value) else value for value in shown]
+
+
+@pytest.mark.parametrize(
+    ("rows", "of_2s", "of_5s", "of_10s"),
+    [
+        ([(2, 4, "yes")], [None, 1, None, None, None], [1, None], [1]),
+        ([(0, 5, "no")], [0, 0, None, None, None], [0, None], [None]),
+        ([(0, 4, "no"), (4, 10, "no")], [0, 0, 0, 0, 0], [0, 0], [0]),
+        ([(0, 10, "yes")], [None] * 5, [None] * 2, [1]),
+        ([(4, 6, "unsure")], [None, None, "?", None, None], [None, None], [None]),
+        # Of one person the last decision counts, also on another stretch.
+        ([(2, 4, "yes"), (0, 10, "no")], [0, 0, 0, 0, 0], [0, 0], [0]),
+        ([(0, 10, "no"), (2, 4, "yes")], [0, 1, 0, 0, 0], [1, 0], [1]),
+        ([(2, 4, "no"), (0, 10, "yes")], [None, 0, None, None, None], [None, None], [1]),
+        ([(2, 4, "yes"), (2, 4, "unsure")], [None, "?", None, None, None], [None] * 2, [None]),
+        ([(2, 4, "yes"), (2, 4, "undo")], [None] * 5, [None] * 2, [None]),
+        ([(2, 4, "no"), (2, 4, "yes"), (2, 4, "undo")], [None, 0, None, None, None], [None] * 2, [None]),
+        # Of several the most; else it is unknown.
+        ([(2, 4, "yes", "ann"), (2, 4, "no", "bo")], [None, "?", None, None, None], ["?", None], ["?"]),
+        (
+            [(2, 4, "yes", "ann"), (2, 4, "no", "bo"), (2, 4, "yes", "cy")],
+            [None, 1, None, None, None],
+            [1, None],
+            [1],
+        ),
+        ([(2, 4, "yes", "ann"), (2, 4, "unsure", "bo")], [None, 1, None, None, None], [1, None], [1]),
+        ([(2, 4, "yes", "ann"), (0, 10, "no", "bo")], [0, "?", 0, 0, 0], ["?", 0], ["?"]),
+    ],
+)  # fmt: skip
+def test_a_decision_holds_for_segments_of_any_length(rows, of_2s, of_5s, of_10s):
+    found = corrections(*rows)
+    assert [values(found, seconds) for seconds in (2, 5, 10)] == [of_2s, of_5s, of_10s]
+
+
+def test_segments_that_overlap_and_a_clip_that_ends_within_one():
+    assert values(corrections((2, 4, "yes")), 4, hop=1) == [1, 1, 1, None, None, None, None]
+    # The last segment of 2 s ends with the clip, at 9 s.
+    assert values(corrections((8, 9, "no")), 2, clip_seconds=9) == [None, None, None, None, 0]
+
+
+spans = st.tuples(st.integers(0, 9), st.integers(1, 10)).filter(lambda x: x[0] < x[1])
+
+
+@given(st.lists(st.tuples(spans, st.sampled_from(["yes", "no"])), max_size=6))
+def test_true_decisions_give_true_labels(drawn):
+    """Of a class that sounds from 3 to 4 s: no label of any segment is wrong."""
+
+    def sounds(begin, end):
+        return begin < 4 and end > 3
+
+    rows = [(*span, "yes" if sounds(*span) else "no") for span, _ in drawn]
+    for seconds in (1, 2, 5, 10):
+        for number, value in enumerate(values(corrections(*rows), seconds)):
+            assert value in (None, float(sounds(number * seconds, (number + 1) * seconds)))
+
+
+def test_labels_are_replaced_where_soft_and_weak_ones_are_joined(tmp_path):
+    index = make_index([2, 1], [64_000, 48_000, 64_000])
+    segmentation = Segmentation(1.0)
+    soft = make_probabilities(index, segmentation)
+    stored = write_soft_labels(tmp_path, index, segmentation, soft)
+    lines = [
+        Decision("-clip_1", 1, 2, "class 2", "yes", "ann"),
+        Decision("-clip_1", 0, 3, "class 1", "no", "ann"),
+        Decision("sub/-clip_2.wav", 2, 4, "CLASS 0", "no", "ann"),
+        Decision("-clip_0", 0, 1, "class 0", "unsure", "ann"),
+    ]
+    found = Corrections(tuple(lines))
+    corrected = found.correct(index)
+    # The weak label of the second clip is 1, which sounds nowhere in it.
+    assert [np.flatnonzero(row).tolist() for row in corrected.weak_labels()] == [[0], [2], [2]]
+    source = MemorySource(index).with_index(corrected)
+    segments = Segments(source, segmentation, stored, 0.5, found)
+    labels = segments.describe(np.arange(len(segments)))["labels"]
+    plain = Segments(MemorySource(index).with_index(corrected), segmentation, stored, 0.5)
+    expected = plain.describe(np.arange(len(plain)))["labels"].copy()
+    expected[4:7, 1] = 0
+    expected[5, 2] = 1
+    expected[9:11, 0] = 0
+    np.testing.assert_array_equal(labels, expected)
+    np.testing.assert_array_equal(segments.describe(np.array([5, 0]))["labels"], expected[[5, 0]])
+
+
+def test_recordings_are_found_by_their_clips_and_events_over_a_border_in_neither():
+    index = make_index([3], 160_000, [[], [], []])
+    ids = np.array(["yard@0", "yard@10", "yard"])
+    for name, known in (("yard@10", 1), ("road", None)):
+        index = make_index([3], 160_000, [[], [], []])
+        ids = np.array([f"{name.partition('@')[0]}@0", f"{name.partition('@')[0]}@10", "pond"])
+        object.__setattr__(index, "ids", ids)
+        lines = [
+            Decision("yard.wav", 12, 14, "class 1", "yes", "ann"),
+            Decision("yard.wav", 8, 12, "class 2", "yes", "ann"),
+            Decision("pond", 0, 20, "class 0", "no", "ann"),
+        ]
+        found = Corrections(tuple(lines)).find_values(index, Segmentation(10.0))
+        rows = list(zip(*(part.tolist() for part in found), strict=True))
+        assert rows == ([(1, 1, 1.0)] if known else []) + [(2, 0, 0.0)]
+
+
+# --- The table --------------------------------------------------------------------------------
+
+
+def test_each_decision_is_a_line_that_a_killed_process_has_written(tmp_path):
+    path = tmp_path / "corrections.csv"
+    program = f"""
+import os, signal
+from psl_jax.data.corrections import DecisionTable
+table = DecisionTable({str(path)!r}, "Ann")
+row = {{"filename": "a, b.wav", "onset": 1 / 3, "offset": 2.0, "label": "Bell"}}
+table.append(**row, decision="yes", chosen="random")
+table.append(**row, decision="no")
+table.undo()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", program]).returncode == -9
+    lines = path.read_text().splitlines(keepends=True)
+    assert lines[0] == HEADER and len(lines) == 4
+    assert lines[1].startswith('"a, b.wav",0.333,2.0,Bell,yes,Ann,20')
+    (left,) = Corrections.read(str(path)).decisions
+    assert (left.decision, left.who, left.chosen) == ("yes", "Ann", "random")
+    table = DecisionTable(path, "Ann")
+    assert table.undo() == left and table.undo() is None
+    # Tables of two people, also put one after the other; and a file that ends within a line.
+    other = tmp_path / "other.csv"
+    other.write_text(path.read_text() + HEADER + "c.wav,0,1,Bell,yes,Bo")
+    DecisionTable(other, "Cy").append(
+        filename="c.wav", onset=0, offset=1, label="Bell", decision="no"
+    )
+    both = Corrections.read(f"{path}, {other}").decisions
+    assert [(d.who, d.decision) for d in both] == [("Bo", "yes"), ("Cy", "no")]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("a.wav,0,2,Bell,maybe,Ann,", "line 2: the decision is 'maybe', expected one of yes, no"),
+        ("a.wav,2,2,Bell,yes,Ann,", "line 2: '2' to '2', expected onset and offset in seconds"),
+        ("a.wav,0,2,Be", "line 2: the decision is ''"),
+    ],
+)
+def test_a_wrong_line_is_named(tmp_path, row, said):
+    path = tmp_path / "corrections.csv"
+    path.write_text(HEADER + row)
+    with pytest.raises(UserError, match=said):
+        Corrections.read(str(path))
+
+
+def test_what_has_no_effect_is_said():
+    index = make_index([1], 160_000)
+    good = Decision("-clip_0", 0, 2, "class 0", "yes", "ann")
+    lines = [
+        good,
+        good._replace(who="bo", decision="no"),
+        good._replace(filename="x.wav"),
+        good._replace(label="clas 0"),
+    ]
+    files, classes, people = Corrections(tuple(lines), "c.csv").describe_problems([index])
+    assert files.startswith("c.csv: 1 of 4 decisions are about files that these data (train) lack:")
+    assert "no class 'clas 0' (near: class 0" in classes
+    assert "disagree on 1 labels, which are unknown: 'class 0' at 0 to 2 s of -clip_0" in people
+    assert Corrections((good,)).describe_problems([index]) == []
+    with pytest.raises(UserError, match="none of its 1 decisions is about a file of these data"):
+        Corrections((good._replace(filename="x"),)).describe_problems([index])
