@@ -133,7 +133,10 @@ class RunFolder:
         """Notes the decisions of people, "" for none. Raises OtherRunError for others."""
         before = self._bound.get(_CORRECTIONS, "" if self.begun and not self.afresh else digest)
         if before != digest:
-            words = {before: before or "none", digest: f"{where} has {digest}" if digest else "none"}
+            words = {
+                before: before or "none",
+                digest: f"{where} has {digest}" if digest else "none",
+            }
             raise OtherRunError(
                 f"{self.path} was made with other corrections of labels: {words[before]} (digest "
                 f"of the decisions) there, {words[digest]} now. {_AFRESH}"

@@ -11,6 +11,7 @@ from synthetic_data import MemorySource, make_index
 from psl_jax import UserError
 from psl_jax.audio.segments import Segmentation
 from psl_jax.config import Settings
+from psl_jax.data.corrections import DecisionTable
 from psl_jax.data.soft_labels import SoftLabelWriter
 from psl_jax.data.source import Source
 from psl_jax.data.training_order import TrainingOrder
@@ -202,6 +203,26 @@ def test_another_teacher_at_the_same_path_is_refused(tmp_path, data):
     save_model(teacher, classes, seed=2)
     with pytest.raises(OtherRunError, match=r"with another teacher: digest \w+, and .* has \w+"):
         checked(tmp_path / "run", **soft)
+
+
+def test_corrections_replace_labels_and_are_what_a_run_was_made_with(tmp_path, data):
+    table = DecisionTable(tmp_path / "decisions.csv", "ann")
+    on_it = {"filename": "-clip_1", "onset": 0.0, "offset": 2.0}
+    table.append(**on_it, label="class 1", decision="no")
+    table.append(**on_it, label="class 2", decision="yes")
+    table.append(**on_it | {"filename": "elsewhere"}, label="class 2", decision="yes")
+    one = checked(tmp_path / "run", corrections=str(table.path))
+    assert "1 of 3 decisions are about files that these data (balanced, eval) lack" in one.notes[0]
+    assert one.train_index.weak_labels()[:3].argmax(axis=1).tolist() == [0, 2, 0]
+    one.folder.begin()
+    checked(tmp_path / "run", corrections=f" {table.path},")
+    table.undo()
+    for changes in ({}, {"corrections": str(table.path)}):
+        with pytest.raises(OtherRunError, match=r"made with other corrections.* \w+ now"):
+            checked(tmp_path / "run", **changes)
+    begun(tmp_path / "plain")
+    with pytest.raises(OtherRunError, match="other corrections of labels: none"):
+        checked(tmp_path / "plain", corrections=str(table.path))
 
 
 def test_a_teacher_that_is_gone_is_not_needed_any_more(tmp_path, data):
