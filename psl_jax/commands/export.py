@@ -82,11 +82,6 @@ def export(
     """
     from psl_jax.exporting import check, export_options
 
-    formats = model.info.architecture.formats
-    if name not in formats:
-        raise UserError(
-            f"--format={name}: {model.info.architecture.title} is exported as {', '.join(formats)}"
-        )
     form, out = format_named(name), path_of(out)
     info = export_options.describe(model, options, licence)
     if is_remote(out):
@@ -157,7 +152,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         default="waveform",
         choices=("waveform", "logmel"),
         help="input of the exported graph: waveform, with the front end in the graph, or logmel, "
-        "spectrograms [batch, frames, 64] in dB (default: waveform)",
+        "spectrograms [batch, frames, bands] (default: waveform)",
     )
     add(
         "--quantize",

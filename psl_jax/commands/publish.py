@@ -108,9 +108,6 @@ def publish(
     export.export(model, "safetensors", folder / "model.safetensors", signals, Options(), licence)
     written["model.safetensors"] = "weights, classes, front end and thresholds: what psl_jax loads"
     for form, (file, what) in _GRAPHS.items():
-        if form not in model.info.architecture.formats:
-            missing.append(f"without {file}: {model.info.architecture.title} has no such export")
-            continue
         try:
             export.export(model, form, folder / file, signals, Options(), licence)
             written[file] = what

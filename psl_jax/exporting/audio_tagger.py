@@ -9,23 +9,23 @@ This file needs PyTorch alone. In a published folder it lies beside the weights:
     model.labels[clip[0].argmax()]
 
 The network is MobileNetV2 (Sandler et al., 2018) on log-mel spectrograms, with a frame of output
-every 0.32 s. All rows of a batch are whole waveforms: the network takes padding for silence.
+every 0.32 s, or EfficientAT's mn (Schmid et al., 2023), with one output for all of a waveform. All
+rows of a batch are whole waveforms: the network takes padding for silence.
 """
 
 import json
 import math
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 SAMPLE_RATE = 16_000
-WINDOW, HOP, MELS = 512, 160, 64
 FRAME_SECONDS = 0.32
 
-# (expansion, channels, repeats, stride) of the inverted residuals.
+# MobileNetV2: (expansion, channels, repeats, stride) of the inverted residuals.
 _STAGES = (
     (1, 16, 1, 1),
     (6, 24, 2, 2),
@@ -35,7 +35,24 @@ _STAGES = (
     (6, 160, 3, 2),
     (6, 320, 1, 1),
 )
-_STEM, _HEAD = 32, 1280
+# mn: (kernel, expanded, channels, squeeze-and-excitation, hard-swish, stride) of the blocks.
+_BLOCKS = (
+    (3, 16, 16, False, False, 1),
+    (3, 64, 24, False, False, 2),
+    (3, 72, 24, False, False, 1),
+    (5, 72, 40, True, False, 2),
+    (5, 120, 40, True, False, 1),
+    (5, 120, 40, True, False, 1),
+    (3, 240, 80, False, True, 2),
+    (3, 200, 80, False, True, 1),
+    (3, 184, 80, False, True, 1),
+    (3, 184, 80, False, True, 1),
+    (3, 480, 112, True, True, 1),
+    (3, 672, 112, True, True, 1),
+    (5, 672, 160, True, True, 2),
+    (5, 960, 160, True, True, 1),
+    (5, 960, 160, True, True, 1),
+)
 
 
 class AudioTagger(nn.Module):
@@ -54,6 +71,7 @@ class AudioTagger(nn.Module):
         labels: Sequence[str] = (),
         thresholds: Sequence[float] = (),
         output: str = "sigmoid",
+        network: str = "mobilenet_v2",
     ):
         """Makes a network with random weights.
 
@@ -63,22 +81,15 @@ class AudioTagger(nn.Module):
           top_db: dynamic range of each row in dB; None keeps all of it.
           labels, thresholds: see the class.
           output: sigmoid, or softmax for one sound at a time.
+          network: mobilenet_v2 or mn.
         """
         super().__init__()
         self.output = output
         self.labels, self.thresholds = tuple(labels), tuple(thresholds)
-        self.front_end = nn.ModuleList([_LogMel(top_db)])
-        channels = _scale_channels(_STEM, width)
-        layers: list[nn.Module] = [_make_convolution(1, channels, size=3, stride=2)]
-        for expansion, stage_channels, repeats, stride in _STAGES:
-            for repeat in range(repeats):
-                outputs = _scale_channels(stage_channels, width)
-                layers.append(_Block(channels, outputs, expansion, 1 if repeat else stride))
-                channels = outputs
-        head = _scale_channels(_HEAD, max(width, 1.0))
-        layers.append(_make_convolution(channels, head, size=1))
-        self.features = nn.Sequential(*layers)
-        self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(head, num_classes))
+        layers = _NETWORKS[network](num_classes, width)
+        self.has_frames = layers.has_frames
+        self.front_end = nn.ModuleList([_MnLogMel() if network == "mn" else _LogMel(top_db)])
+        self.features, self.classifier = layers.features, layers.classifier
 
     @classmethod
     def from_folder(cls, folder: str | pathlib.Path, name: str = "model.pt") -> "AudioTagger":
@@ -94,6 +105,7 @@ class AudioTagger(nn.Module):
             labels,
             [thresholds_info["by_class"][label] for label in labels] if thresholds_info else (),
             info.get("output", "sigmoid"),
+            info.get("network", "mobilenet_v2"),
         )
         model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         return model.eval()
@@ -103,15 +115,59 @@ class AudioTagger(nn.Module):
 
         waveforms: [batch, samples] in [-1, 1], 16 kHz, at least 257 samples.
         """
-        values = self.classifier(self.embed(waveforms))
+        values = self.classifier[-1](self.embed(waveforms))
         frames = values.softmax(-1) if self.output == "softmax" else values.sigmoid()
         return frames.mean(1), frames
 
     def embed(self, waveforms: torch.Tensor) -> torch.Tensor:
-        """Computes the inputs of the classifier: [batch, frames, 1280]."""
-        x = self.features(self.front_end[0](waveforms)[:, None])  # [batch, 1280, bands, frames]
-        means: torch.Tensor = x.mean(2).transpose(1, 2)
-        return means
+        """Computes the inputs of the last layer: [batch, frames, channels]."""
+        x = self.features(self.front_end[0](waveforms)[:, None])  # [batch, channels, bands, frames]
+        means = x.mean(2).transpose(1, 2)
+        means = means if self.has_frames else means.mean(1, keepdim=True)
+        embedded: torch.Tensor = self.classifier[:-1](means)
+        return embedded
+
+
+class _Layers(NamedTuple):
+    features: nn.Sequential
+    classifier: nn.Sequential
+    has_frames: bool
+
+
+def _make_mobilenet_v2(num_classes: int, width: float) -> _Layers:
+    channels = _scale_channels(32, width)
+    layers: list[nn.Module] = [_make_convolution(1, channels, size=3, stride=2)]
+    for expansion, stage_channels, repeats, stride in _STAGES:
+        for repeat in range(repeats):
+            outputs = _scale_channels(stage_channels, width)
+            layers.append(_Block(channels, outputs, expansion, 1 if repeat else stride))
+            channels = outputs
+    head = _scale_channels(1280, max(width, 1.0))
+    layers.append(_make_convolution(channels, head, size=1))
+    classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(head, num_classes))
+    return _Layers(nn.Sequential(*layers), classifier, has_frames=True)
+
+
+def _make_mn(num_classes: int, width: float) -> _Layers:
+    channels = _scale_channels(16, width, divisor=8)
+    layers: list[nn.Module] = [_make_mn_convolution(1, channels, 3, 2, nn.Hardswish())]
+    for block in _BLOCKS:
+        layers.append(_MnBlock(block, channels, width))
+        channels = _scale_channels(block[2], width, divisor=8)
+    layers.append(_make_mn_convolution(channels, 6 * channels, 1, 1, nn.Hardswish()))
+    head = _scale_channels(1280, width, divisor=8)
+    classifier = nn.Sequential(
+        nn.Identity(),  # here the published network takes the mean
+        nn.Identity(),
+        nn.Linear(6 * channels, head),
+        nn.Hardswish(),
+        nn.Dropout(0.2),
+        nn.Linear(head, num_classes),
+    )
+    return _Layers(nn.Sequential(*layers), classifier, has_frames=False)
+
+
+_NETWORKS = {"mobilenet_v2": _make_mobilenet_v2, "mn": _make_mn}
 
 
 class _LogMel(nn.Module):
@@ -121,15 +177,15 @@ class _LogMel(nn.Module):
         super().__init__()
         self.top_db = top_db
         self.spectrogram, self.mel_scale = nn.Module(), nn.Module()
-        self.spectrogram.register_buffer("window", torch.hann_window(WINDOW))
+        self.spectrogram.register_buffer("window", torch.hann_window(512))
         self.mel_scale.register_buffer("fb", _compute_mel_filters())
 
     def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
         window: Any = self.spectrogram.window
         spectrum = torch.stft(
             waveforms,
-            WINDOW,
-            HOP,
+            n_fft=512,
+            hop_length=160,
             window=window,
             center=True,
             pad_mode="reflect",
@@ -141,6 +197,42 @@ class _LogMel(nn.Module):
         if self.top_db is None:
             return decibels
         return decibels.maximum(decibels.amax((1, 2), keepdim=True) - self.top_db)
+
+
+class _MnLogMel(nn.Module):
+    """mn's front end: [batch, samples] to [batch, 128, frames], of the audio doubled to 32 kHz."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        taps = torch.sinc(torch.arange(64, dtype=torch.float64) - 31.5)
+        taps *= torch.kaiser_window(66, periodic=False, beta=9.0, dtype=torch.float64)[1:-1]
+        kernel = torch.zeros(2, 1, 64)
+        kernel[0, 0, 31] = 1  # what is given, and between it what is interpolated
+        kernel[1, 0] = taps / taps.sum()
+        # The published state dict has none of them.
+        self.register_buffer("kernel", kernel, persistent=False)
+        window = torch.hann_window(800, periodic=False)
+        self.register_buffer("window", window, persistent=False)
+        self.register_buffer("filters", _compute_kaldi_filters(), persistent=False)
+
+    def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
+        buffers: Any = self
+        padded = nn.functional.pad(waveforms[:, None], (31, 32))
+        doubled = nn.functional.conv1d(padded, buffers.kernel).transpose(1, 2).flatten(1)
+        emphasized = doubled[:, 1:] - 0.97 * doubled[:, :-1]
+        spectrum = torch.stft(
+            emphasized,
+            n_fft=1024,
+            hop_length=320,
+            win_length=800,
+            window=buffers.window,
+            center=True,
+            pad_mode="reflect",
+            return_complex=True,
+        )  # [batch, 513, frames]
+        mel = buffers.filters.T @ torch.view_as_real(spectrum).square().sum(-1)
+        features: torch.Tensor = ((mel + 1e-5).log() + 4.5) / 5
+        return features
 
 
 class _Block(nn.Module):
@@ -165,6 +257,60 @@ class _Block(nn.Module):
         return x + y if self.has_shortcut else y
 
 
+class _MnBlock(nn.Module):
+    """An inverted residual with squeeze-and-excitation; the names are the published ones."""
+
+    def __init__(self, block: tuple[int, int, int, bool, bool, int], inputs: int, width: float):
+        super().__init__()
+        size, hidden, outputs, is_squeezed, has_hard_swish, stride = block
+        hidden, outputs = (_scale_channels(x, width, divisor=8) for x in (hidden, outputs))
+        activation = nn.Hardswish() if has_hard_swish else nn.ReLU()
+        layers: list[nn.Module] = []
+        if hidden != inputs:
+            layers.append(_make_mn_convolution(inputs, hidden, 1, 1, activation))
+        layers.append(_make_mn_convolution(hidden, hidden, size, stride, activation, hidden))
+        if is_squeezed:
+            layers.append(_Excitations(hidden))
+        layers.append(_make_mn_convolution(hidden, outputs, 1, 1))
+        self.block = nn.Sequential(*layers)
+        self.has_shortcut = stride == 1 and inputs == outputs
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.block(x)
+        return x + y if self.has_shortcut else y
+
+
+class _Excitations(nn.Module):
+    """A factor for each channel, of the map's mean."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        inside, layer = _scale_channels(channels // 4, 1.0), nn.Module()
+        layer.fc1, layer.fc2 = nn.Linear(channels, inside), nn.Linear(inside, channels)
+        self.conc_se_layers = nn.ModuleList([layer])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        layer: Any = self.conc_se_layers[0]
+        factors = layer.fc2(layer.fc1(x.mean((2, 3))).relu()).sigmoid()
+        product: torch.Tensor = x * factors[:, :, None, None]
+        return product
+
+
+def _make_mn_convolution(
+    inputs: int,
+    outputs: int,
+    size: int,
+    stride: int,
+    activation: nn.Module | None = None,
+    groups: int = 1,
+) -> nn.Sequential:
+    convolution = nn.Conv2d(
+        inputs, outputs, size, stride, padding=size // 2, groups=groups, bias=False
+    )
+    norm = nn.BatchNorm2d(outputs, eps=1e-3, momentum=0.01)
+    return nn.Sequential(convolution, norm, *([] if activation is None else [activation]))
+
+
 def _make_convolution(
     inputs: int, outputs: int, *, size: int, stride: int = 1, groups: int = 1
 ) -> nn.Sequential:
@@ -174,8 +320,8 @@ def _make_convolution(
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU6())
 
 
-def _scale_channels(channels: int, width: float) -> int:
-    divisor = 8 if width >= 0.25 else 4
+def _scale_channels(channels: int, width: float, divisor: int = 0) -> int:
+    divisor = divisor or (8 if width >= 0.25 else 4)
     target = channels * width
     rounded = max(divisor, int(target + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * target else rounded
@@ -184,9 +330,23 @@ def _scale_channels(channels: int, width: float) -> int:
 def _compute_mel_filters() -> torch.Tensor:
     """Computes triangles of equal width on the HTK mel scale up to 8 kHz: [257, 64]."""
     top = 2595 * math.log10(1 + SAMPLE_RATE / 2 / 700)
-    mels = torch.linspace(0, top, MELS + 2, dtype=torch.float64)
+    mels = torch.linspace(0, top, 64 + 2, dtype=torch.float64)
     corners = 700 * (10 ** (mels / 2595) - 1)
-    bins = torch.linspace(0, SAMPLE_RATE / 2, WINDOW // 2 + 1, dtype=torch.float64)[:, None]
-    rising = (bins - corners[:-2]) / (corners[1:-1] - corners[:-2])
-    falling = (corners[2:] - bins) / (corners[2:] - corners[1:-1])
+    return _compute_triangles(corners, torch.linspace(0, SAMPLE_RATE / 2, 257, dtype=torch.float64))
+
+
+def _compute_kaldi_filters() -> torch.Tensor:
+    """Computes triangles of equal width over 1127 ln(1 + f / 700) up to 15 kHz: [513, 128]."""
+
+    def mel(hertz: torch.Tensor) -> torch.Tensor:
+        return 1127 * (1 + hertz / 700).log()
+
+    corners = torch.linspace(0, 1127 * math.log(1 + 15_000 / 700), 128 + 2, dtype=torch.float64)
+    return _compute_triangles(corners, mel(torch.arange(513, dtype=torch.float64) * 31.25))
+
+
+def _compute_triangles(corners: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    places = places[:, None]
+    rising = (places - corners[:-2]) / (corners[1:-1] - corners[:-2])
+    falling = (corners[2:] - places) / (corners[2:] - corners[1:-1])
     return torch.minimum(rising, falling).clamp(min=0).float()

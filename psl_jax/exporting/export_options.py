@@ -11,7 +11,7 @@ from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.networks.trained_model import Model
 
 # An exported model in its own runtime: waveforms float32 [batch, samples] in [-1, 1], or log-mel
-# spectrograms [batch, frames, 64], to clip probabilities [batch, classes] and frame probabilities
+# spectrograms [batch, frames, bands], to probabilities of clips [batch, classes] and of frames
 # [batch, frames, classes].
 Runner = Callable[[np.ndarray], Sequence[np.ndarray]]
 

@@ -15,7 +15,6 @@ import numpy as np
 
 from psl_jax.exporting.export_options import Options, Runner
 from psl_jax.networks.folding import Layer, frame_probabilities
-from psl_jax.networks.frontend import AMIN, HOP, NUM_MELS, WINDOW, LogMel, hann, mel_filters
 from psl_jax.networks.trained_model import Model
 
 OPSET = 18  # the first that has all we use, so that old runtimes can read the file
@@ -25,18 +24,18 @@ _IR_VERSION = 8  # as old as that opset
 def write(path: pathlib.Path, model: Model, info: Mapping[str, Any], options: Options) -> None:
     """Writes the model; `info` becomes its metadata, a JSON value for each key.
 
-    The input is `waveform` [batch, samples] in [-1, 1], or `logmel` [batch, frames, 64]; the
+    The input is `waveform` [batch, samples] in [-1, 1], or `logmel` [batch, frames, bands]; the
     outputs are `clip_probabilities` and `frame_probabilities`.
     """
     import onnx
     from onnx import TensorProto, helper
 
-    graph = GraphOperations()
-    input_name, input_shape = "logmel", ["batch", "frames", NUM_MELS]
+    graph, front_end = GraphOperations(), model.info.front_end.exported()
+    input_name, input_shape = "logmel", ["batch", "frames", front_end.sizes()["mel_bands"]]
     features = input_name
     if options.waveform:
         input_name, input_shape = "waveform", ["batch", "samples"]
-        features = add_log_mel(graph, input_name, model.info.logmel.exported())
+        features = front_end.by_steps(input_name, graph)
     frames = frame_probabilities(model.folded, features, graph)
     graph.add_node("Identity", [frames], "frame_probabilities")
     graph.add_node("ReduceMean", [frames, graph.constant([1])], "clip_probabilities", keepdims=0)
@@ -77,7 +76,7 @@ def load(path: pathlib.Path) -> Runner:
 
 
 class GraphOperations:
-    """Adds the steps of the network to a graph; see folding.Operations.
+    """Adds steps to a graph; see folding.Operations and folding.FrontEndSteps.
 
     A value that passes between steps is the name of a node's output.
     """
@@ -168,32 +167,51 @@ class GraphOperations:
     def softmax(self, x: str) -> str:
         return self.add_node("Softmax", [x], axis=-1)
 
+    def padded(self, signal: str, before: int, after: int, *, mode: str) -> str:
+        return self.add_node("Pad", [signal, self.constant([0, before, 0, after])], mode=mode)
 
-def add_log_mel(graph: GraphOperations, waveform: str, logmel: LogMel) -> str:
-    """Adds the front end: [batch, samples] to [batch, frames, 64] in dB."""
-    add, constant = graph.add_node, graph.constant
-    padding = constant([0, WINDOW // 2, 0, WINDOW // 2])
-    padded = add("Pad", [waveform, padding], mode="reflect")
-    signal = add("Unsqueeze", [padded, constant([1])])
-    spectrum = add("Conv", [signal, constant(compute_fourier_basis())], strides=[HOP])
-    squares = add("Mul", [spectrum, spectrum])  # [batch, 514, frames]
-    real, imaginary = (
-        add("Slice", [squares, constant([start]), constant([start + 257]), constant([1])])
-        for start in (0, 257)
-    )
-    power = add("Transpose", [add("Add", [real, imaginary])], perm=[0, 2, 1])
-    mel = add("MatMul", [power, constant(mel_filters())])
-    logarithm = add("Log", [add("Max", [mel, graph.scalar(AMIN)])])
-    decibels = add("Mul", [logarithm, graph.scalar(10 / np.log(10))])
-    if logmel.top_db_over == "none":
-        return decibels
-    loudest = add("ReduceMax", [decibels, constant([1, 2])], keepdims=1)
-    return add("Max", [decibels, add("Sub", [loudest, graph.scalar(logmel.top_db)])])
+    def filtered(self, signal: str, kernel: np.ndarray) -> str:
+        values = self._correlate(signal, kernel.T)
+        interleaved = self.add_node("Transpose", [values], perm=[0, 2, 1])
+        return self.add_node("Reshape", [interleaved, self.constant([0, -1])])
+
+    def _correlate(self, signal: str, kernel: np.ndarray, **attributes: Any) -> str:
+        """kernel: [outputs, taps]. Gives [batch, outputs, places]."""
+        channel = self.add_node("Unsqueeze", [signal, self.constant([1])])
+        weights = self.constant(kernel[:, None].astype(np.float32))
+        return self.add_node("Conv", [channel, weights], **attributes)
+
+    def power(self, signal: str, window: np.ndarray, *, hop: int, fft: int, bins: int) -> str:
+        spectrum = self._correlate(signal, compute_fourier_basis(window, fft, bins), strides=[hop])
+        squares = self.add_node("Mul", [spectrum, spectrum])  # [batch, 2 x bins, frames]
+        real, imaginary = (
+            self.add_node("Slice", [squares, *map(self.constant, ([start], [start + bins], [1]))])
+            for start in (0, bins)
+        )
+        return self.add_node("Transpose", [self.add_node("Add", [real, imaginary])], perm=[0, 2, 1])
+
+    def bands(self, power: str, filters: np.ndarray) -> str:
+        return self.add_node("MatMul", [power, self.constant(filters)])
+
+    def at_least(self, x: str, value: float) -> str:
+        return self.add_node("Max", [x, self.scalar(value)])
+
+    def plus(self, x: str, value: float) -> str:
+        return self.add_node("Add", [x, self.scalar(value)])
+
+    def times(self, x: str, value: float) -> str:
+        return self.add_node("Mul", [x, self.scalar(value)])
+
+    def log(self, x: str) -> str:
+        return self.add_node("Log", [x])
+
+    def ranged(self, decibels: str, top_db: float) -> str:
+        loudest = self.add_node("ReduceMax", [decibels, self.constant([1, 2])], keepdims=1)
+        lowest = self.add_node("Sub", [loudest, self.scalar(top_db)])
+        return self.add_node("Max", [decibels, lowest])
 
 
-def compute_fourier_basis() -> np.ndarray:
-    """Computes windowed cosines, then sines, of the 257 frequencies: float32 [514, 1, 512]."""
-    bins = WINDOW // 2 + 1
-    angles = 2 * np.pi / WINDOW * np.outer(np.arange(bins), np.arange(WINDOW))
-    waves = np.concatenate([np.cos(angles), np.sin(angles)]) * hann()
-    return np.asarray(waves[:, None], np.float32)
+def compute_fourier_basis(window: np.ndarray, fft: int, bins: int) -> np.ndarray:
+    """Computes windowed cosines, then sines, of the lowest frequencies: [2 x bins, window]."""
+    angles = 2 * np.pi / fft * np.outer(np.arange(bins), np.arange(len(window)))
+    return np.asarray(np.concatenate([np.cos(angles), np.sin(angles)]) * window)

@@ -16,7 +16,6 @@ from jax import export
 from psl_jax.exporting.export_options import Options, Runner
 from psl_jax.networks.convolutions import depthwise
 from psl_jax.networks.folding import JaxOperations, Layer, frame_probabilities
-from psl_jax.networks.frontend import NUM_MELS, WINDOW
 from psl_jax.networks.trained_model import Model
 from psl_jax.runtime import files
 from psl_jax.weights.pytorch_file import find_sidecar
@@ -27,8 +26,8 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 def write(path: pathlib.Path, model: Model, info: Mapping[str, Any], options: Options) -> None:
     """Writes the program for all of PLATFORMS, and `info` beside it: JAX's file has no metadata.
 
-    It takes waveforms [batch, samples] in [-1, 1], or log-mel [batch, frames, 64], and returns clip
-    and frame probabilities.
+    It takes waveforms [batch, samples] in [-1, 1], or log-mel [batch, frames, bands], and returns
+    clip and frame probabilities.
     """
     network, front_end = model.folded, model.info.front_end.exported()
 
@@ -37,9 +36,9 @@ def write(path: pathlib.Path, model: Model, info: Mapping[str, Any], options: Op
         frames = frame_probabilities(network, features, _PortableOperations())
         return frames.mean(axis=1), frames
 
-    dimensions, min_length = "batch, samples", f"samples >= {WINDOW // 2 + 1}"
+    dimensions, min_length = "batch, samples", f"samples >= {front_end.least_samples}"
     if not options.waveform:
-        dimensions, min_length = f"batch, frames, {NUM_MELS}", "frames >= 1"
+        dimensions, min_length = f"batch, frames, {front_end.sizes()['mel_bands']}", "frames >= 1"
     shape = export.symbolic_shape(dimensions, constraints=["batch >= 1", min_length])
     program = export.export(jax.jit(compute_probabilities), platforms=PLATFORMS)
     path.write_bytes(program(jax.ShapeDtypeStruct(shape, np.float32)).serialize())

@@ -4,17 +4,17 @@ LiteRT's FFT (RFFT2D) is a builtin operation, computed in float64.
 """
 
 import json
+import math
 import os
 import pathlib
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from psl_jax.exporting.export_options import Options, Runner
 from psl_jax.networks.folding import Layer, frame_probabilities
-from psl_jax.networks.frontend import AMIN, HOP, NUM_MELS, WINDOW, LogMel, hann, mel_filters
 from psl_jax.networks.trained_model import Model
 from psl_jax.runtime.quiet_tensorflow import tensorflow_quietly
 
@@ -26,21 +26,21 @@ def write(path: pathlib.Path, model: Model, info: Mapping[str, Any], options: Op
     """Writes the model, with `info` and the labels as a zip archive at the file's end.
 
     TFLite packs files with a model in this way. The input is `waveform` [batch, samples] in
-    [-1, 1], or `logmel` [batch, frames, 64]; the outputs are `clip_probabilities` and
+    [-1, 1], or `logmel` [batch, frames, bands]; the outputs are `clip_probabilities` and
     `frame_probabilities`.
     """
     tf = tensorflow_quietly()
-    network, logmel = model.folded, model.info.logmel.exported()
+    network, front_end = model.folded, model.info.front_end.exported()
+    steps = TensorFlowOperations(tf)
 
     def compute_probabilities(x: Any) -> dict[str, Any]:
-        features = compute_log_mel(tf, x, logmel) if options.waveform else x
-        frames = frame_probabilities(network, features, TensorFlowOperations(tf))
+        features = front_end.by_steps(x, steps) if options.waveform else x
+        frames = frame_probabilities(network, features, steps)
         clip = tf.reduce_mean(frames, axis=1)
         return {"clip_probabilities": clip, "frame_probabilities": frames}
 
-    name, *shape = (
-        ("waveform", None, None) if options.waveform else ("logmel", None, None, NUM_MELS)
-    )
+    bands = front_end.sizes()["mel_bands"]
+    name, *shape = ("waveform", None, None) if options.waveform else ("logmel", None, None, bands)
     module = tf.Module()
     module.call = tf.function(
         compute_probabilities, input_signature=[tf.TensorSpec(shape, tf.float32, name=name)]
@@ -75,7 +75,7 @@ def load(path: pathlib.Path) -> Runner:
 
 
 class TensorFlowOperations:
-    """The steps in TensorFlow; see folding.Operations."""
+    """The steps in TensorFlow; see folding.Operations and folding.FrontEndSteps."""
 
     def __init__(self, tf: Any):
         self.tf = tf
@@ -132,44 +132,58 @@ class TensorFlowOperations:
     def softmax(self, x: Any) -> Any:
         return self.tf.nn.softmax(x)
 
+    def padded(self, signal: Any, before: int, after: int, *, mode: str) -> Any:
+        return self.tf.pad(signal, [[0, 0], [before, after]], mode=mode.upper())
+
+    def filtered(self, signal: Any, kernel: np.ndarray) -> Any:
+        weights = np.float32(kernel)[:, None]  # [taps, 1, outputs]
+        outputs = self.tf.nn.conv1d(self.tf.expand_dims(signal, -1), weights, 1, "VALID")
+        return self.tf.reshape(outputs, [self.tf.shape(signal)[0], -1])
+
+    def power(self, signal: Any, window: np.ndarray, *, hop: int, fft: int, bins: int) -> Any:
+        tf, shape = self.tf, self.tf.shape(signal)
+        chunk_samples = math.gcd(len(window), hop)  # frames share whole chunks, see frontend.py
+        num_frames = 1 + (shape[1] - len(window)) // hop
+        num_samples = (num_frames - 1) * hop + len(window)
+        chunks = tf.reshape(
+            signal[:, :num_samples], [shape[0], num_samples // chunk_samples, chunk_samples]
+        )
+        stride = hop // chunk_samples
+        end = (num_frames - 1) * stride + 1
+        shifted = [chunks[:, i : i + end : stride] for i in range(len(window) // chunk_samples)]
+        spectrum = tf.signal.rfft(tf.concat(shifted, axis=-1) * window, [fft])
+        power = tf.square(tf.math.real(spectrum)) + tf.square(tf.math.imag(spectrum))
+        return power if bins == fft // 2 + 1 else power[..., :bins]
+
+    def bands(self, power: Any, filters: np.ndarray) -> Any:
+        """See `folding.FrontEndSteps`; in groups of bands.
+
+        The converter quantizes constants of 1024 values and more. In 8 bits the filters would be
+        off by 90 dB in quiet bands. Few bands have fewer values, and stay exact.
+        """
+        groups = []
+        for band in range(0, filters.shape[1], _GROUP_BANDS):
+            group = filters[:, band : band + _GROUP_BANDS]
+            used = np.flatnonzero(group.any(axis=1))
+            low, high = (used[0], used[-1] + 1) if len(used) else (0, 1)
+            groups.append(self.tf.matmul(power[..., low:high], group[low:high]))
+        return self.tf.concat(groups, axis=-1)
+
+    def at_least(self, x: Any, value: float) -> Any:
+        return self.tf.maximum(x, value)
+
+    def plus(self, x: Any, value: float) -> Any:
+        return x + value
+
+    def times(self, x: Any, value: float) -> Any:
+        return x * np.float32(value)
+
+    def log(self, x: Any) -> Any:
+        return self.tf.math.log(x)
+
+    def ranged(self, decibels: Any, top_db: float) -> Any:
+        loudest = self.tf.reduce_max(decibels, axis=[1, 2], keepdims=True)
+        return self.tf.maximum(decibels, loudest - top_db)
+
 
 _PADDING = [[0, 0], [1, 1], [1, 1], [0, 0]]
-
-
-def compute_log_mel(tf: Any, waveform: Any, logmel: LogMel) -> Any:
-    """Computes the front end: [batch, samples] to [batch, frames, 64] in dB."""
-    padded = tf.pad(waveform, [[0, 0], [WINDOW // 2, WINDOW // 2]], mode="REFLECT")
-    num_frames = 1 + tf.shape(waveform)[1] // HOP
-    chunk_samples = int(np.gcd(WINDOW, HOP))  # frames share whole chunks, see frontend.py
-    num_samples = (num_frames - 1) * HOP + WINDOW
-    chunks = tf.reshape(
-        padded[:, :num_samples],
-        [tf.shape(waveform)[0], num_samples // chunk_samples, chunk_samples],
-    )
-    stride = HOP // chunk_samples
-    end = (num_frames - 1) * stride + 1
-    shifted_chunks = [chunks[:, i : i + end : stride] for i in range(WINDOW // chunk_samples)]
-    spectrum = tf.signal.rfft(tf.concat(shifted_chunks, axis=-1) * hann())  # [batch, frames, 257]
-    power = tf.square(tf.math.real(spectrum)) + tf.square(tf.math.imag(spectrum))
-    bands = [
-        tf.matmul(power[..., low:high], filters) for low, high, filters in _list_filter_groups()
-    ]
-    mel = tf.maximum(tf.concat(bands, axis=-1), AMIN)
-    decibels = tf.math.log(mel) * np.float32(10 / np.log(10))
-    if logmel.top_db_over == "none":
-        return decibels
-    loudest = tf.reduce_max(decibels, axis=[1, 2], keepdims=True)
-    return tf.maximum(decibels, loudest - logmel.top_db)
-
-
-def _list_filter_groups() -> Iterator[tuple[int, int, np.ndarray]]:
-    """Yields (first bin, end, filters [bins, 8]) for every 8 mel bands.
-
-    The converter quantizes constants of 1024 values and more. In 8 bits the filters would be off by
-    90 dB in quiet bands. Eight bands have fewer values, and stay exact.
-    """
-    filters = mel_filters()
-    for band in range(0, NUM_MELS, _GROUP_BANDS):
-        group = filters[:, band : band + _GROUP_BANDS]
-        (bins,) = np.nonzero(group.any(axis=1))
-        yield bins[0], bins[-1] + 1, group[bins[0] : bins[-1] + 1]

@@ -35,7 +35,8 @@ def write_torch(
     path: pathlib.Path, model: Model, info: Mapping[str, Any], options: Options
 ) -> None:
     """Writes the state dict, and `info` beside it: a state dict holds only tensors."""
-    pytorch_file.write(path, pytorch_file.convert_to_state(model.variables))
+    state = pytorch_file.convert_to_state(model.variables, model.info.architecture)
+    pytorch_file.write(path, state)
     files.write_json(find_sidecar(path), dict(info))
 
 

@@ -67,6 +67,13 @@ class FrontEnd(Protocol):
     def exported(self) -> "FrontEnd":
         """The front end inside an export, for any machine and any batch."""
 
+    def by_steps(self, waveform: Any, steps: Any) -> Any:
+        """The exported front end by the steps of a runtime, a `folding.FrontEndSteps`."""
+
+    @property
+    def least_samples(self) -> int:
+        """The shortest audio that it takes."""
+
 
 class Tagging(nnx.Module):
     """A network's module: its `features` are classified behind a dropout.
@@ -216,7 +223,6 @@ class Architecture:
       channels: of a width, the output channels of tensors whose sizes tell it, by published name.
       published_seconds: length of the segments that published weights were trained on.
       relative_work: of a width, of a training step, where MobileNetV2's at width 1 is 1.
-      formats: that it is exported in.
     """
 
     name: str
@@ -233,7 +239,6 @@ class Architecture:
     channels: Callable[[float], Mapping[str, int]]
     published_seconds: float
     relative_work: Callable[[float], float]
-    formats: tuple[str, ...]
 
     def has_width(self, params: dict, width: float) -> bool:
         """Whether parameters have about the shapes of a width; they are not made for that."""

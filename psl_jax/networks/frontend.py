@@ -143,6 +143,18 @@ class LogMel:
         transform = "fft" if self.transform == "auto" else self.transform
         return dataclasses.replace(self, top_db_over=over, fft=fft, transform=transform)
 
+    def by_steps(self, waveform: Any, steps: Any) -> Any:
+        """See `architecture.FrontEnd`."""
+        padded = steps.padded(waveform, WINDOW // 2, WINDOW // 2, mode="reflect")
+        power = steps.power(padded, hann(), hop=HOP, fft=WINDOW, bins=WINDOW // 2 + 1)
+        mel = steps.at_least(steps.bands(power, mel_filters()), AMIN)
+        decibels = steps.times(steps.log(mel), 10 / np.log(10))
+        return decibels if self.top_db_over == "none" else steps.ranged(decibels, self.top_db)
+
+    @property
+    def least_samples(self) -> int:
+        return WINDOW // 2 + 1
+
 
 def num_frames(num_samples: Any) -> Any:
     """Frames that `num_samples` samples make: 1 + samples // 160 (10 s: 1001, 2 s: 201)."""

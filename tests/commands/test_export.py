@@ -49,7 +49,7 @@ def test_the_front_end_in_onnx(top_db_over):
 
     logmel = LogMel(80.0, top_db_over)
     graph = to_onnx.GraphOperations()
-    output = to_onnx.add_log_mel(graph, "x", logmel)
+    output = logmel.by_steps("x", graph)
     helper = onnx.helper
     ends = [
         helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import places
 import pytest
+import small_mn
 import small_network
 import tagging
 from shared_tables import ESC50
@@ -22,9 +23,10 @@ from psl_jax.exporting.export_options import Options
 from psl_jax.networks import mobilenetv2
 from psl_jax.networks.architecture import Variables
 from psl_jax.networks.frontend import LogMel
-from psl_jax.networks.trained_model import Model
+from psl_jax.networks.mn import module as mn_module
+from psl_jax.networks.trained_model import Model, ModelInfo
 from psl_jax.runtime.errors import UserError
-from psl_jax.weights import load_model
+from psl_jax.weights import load_model, pytorch_file
 
 pytestmark = pytest.mark.usefixtures("paper_network")
 GRAPHS = ("onnx", "tflite", "stablehlo")
@@ -171,6 +173,39 @@ assert not any(name.startswith("psl_jax") for name in sys.modules)
             assert frames.std() > 0.1
             np.testing.assert_allclose(outputs[f"clip_{key}"], clip, atol=1e-4)
             np.testing.assert_allclose(outputs[f"frames_{key}"], frames, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", export.FORMATS)
+def test_mn_in_each_format(name, signals, monkeypatch, tmp_path):
+    """Another network and front end; PyTorch's file loads into the published code's modules."""
+    require(name)
+    monkeypatch.setattr(mn_module, "TABLE", small_mn.SHALLOW)
+    monkeypatch.setattr(check, "EXCERPT_SAMPLES", (4_801,))  # fewer programs to compile
+    monkeypatch.setattr(check, "BATCH_SIZES", (3,))
+    state = small_mn.random_state(6, 0.4)
+    variables = pytorch_file.convert_from_state(state, "random weights").variables
+    info = ModelInfo(tagging.LABELS, 0.4, 0.3, network="mn")
+    model = Model(info.create()[0], variables, info)
+    path = tmp_path / f"mn{SUFFIXES.get(name, '.' + name)}"
+    if name == "torch":
+        torch = pytest.importorskip("torch")
+        import torch_mn
+
+        from psl_jax.exporting import audio_tagger
+
+        monkeypatch.setattr(audio_tagger, "_BLOCKS", small_mn.SHALLOW)
+    found = export.export(model, name, path, signals, Options(), LICENCE)
+    assert found.worst < 2e-5
+    clip, frames = export.format_named(name).load(path)(np.stack([s[:4_800] for s in signals[:3]]))
+    assert frames.shape == (3, 1, 6) and clip.std() > 0.02
+    described = read_info(name, path)
+    assert (described["network"], described["mel_bands"]) == ("mn", 128)
+    if name == "torch":
+        theirs = torch_mn.MobileNetV3(small_mn.SHALLOW, 6, 0.4)
+        theirs.load_state_dict(torch.load(path, weights_only=True), strict=True)
+    elif name == "onnx":
+        without = tmp_path / "spectrograms.onnx"
+        assert export.export(model, name, without, signals, Options(False), None).worst < 2e-5
 
 
 @pytest.mark.parametrize("name", ["safetensors", "orbax"])

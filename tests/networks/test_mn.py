@@ -8,6 +8,7 @@ import pytest
 import soxr
 from safetensors.numpy import save_file
 from shared_tables import TEACHERS, needs_teachers
+from small_mn import SHALLOW, random_state
 
 from psl_jax.experiments.start_model import started_variables
 from psl_jax.networks.architecture import Variables, num_parameters
@@ -80,20 +81,6 @@ def test_products_transform_as_the_fft_does():
     np.testing.assert_allclose(by_products, by_fft, rtol=0, atol=1e-3)
 
 
-def random_state(classes, width, seed=0):
-    """A state dict with published names; statistics and scales are of trained networks' sizes."""
-    rng = np.random.default_rng(seed)
-    state = pytorch_file.convert_to_state(MN.create(classes, width, seed=seed)[1], MN, {})
-    for name, array in state.items():
-        if name.endswith("running_var"):
-            state[name] = rng.uniform(0.5, 2, array.shape).astype(np.float32)
-        elif array.ndim == 1:
-            state[name] = rng.normal(0, 0.3, array.shape).astype(np.float32)
-        elif "fc" in name or "classifier" in name:
-            state[name] = array * 20
-    return state
-
-
 def test_padding_has_no_influence():
     """A short row among full ones scores as it does alone, whatever follows its end."""
     variables = pytorch_file.convert_from_state(random_state(7, 0.1), "random weights").variables
@@ -108,13 +95,6 @@ def test_padding_has_no_influence():
     ((_, without),) = scorer([full])
     np.testing.assert_allclose(found[[0, 2]], without[[0, 2]], rtol=0, atol=2e-6)
     assert np.abs(found[1] - without[1]).max() > 1e-5  # it does hear less
-
-
-SHALLOW = (
-    module.Row(3, 16, 16, False, False, 1),
-    module.Row(5, 72, 24, True, False, 2),
-    module.Row(3, 96, 24, True, True, 1),
-)
 
 
 @dataclasses.dataclass(frozen=True)

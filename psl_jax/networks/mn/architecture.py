@@ -73,5 +73,4 @@ MN = Architecture(
     channels=channels,
     published_seconds=10.0,
     relative_work=lambda width: 0.12 + 0.88 * width,
-    formats=("orbax", "safetensors"),
 )

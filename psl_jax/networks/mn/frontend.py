@@ -19,6 +19,7 @@ from psl_jax.networks.frontend import power_of_chunks, to_float, zeros_after
 RATE = 32_000
 FFT, WINDOW, HOP, NUM_MELS = 1024, 800, 320, 128
 HIGHEST = 15_000.0
+BINS = 480  # those below it, of 513
 PREEMPHASIS = 0.97
 TAPS = 64  # of the filter that doubles the rate, at 16 kHz
 _CHUNK = 64  # samples that one product interpolates between
@@ -53,6 +54,22 @@ class MnFrontEnd:
 
     def exported(self) -> "MnFrontEnd":
         return self
+
+    def by_steps(self, waveform: Any, steps: Any) -> Any:
+        """See `architecture.FrontEnd`; frames begin where the window does, not the FFT."""
+        half = TAPS // 2
+        around = steps.padded(waveform, half - 1, half, mode="constant")
+        given = np.arange(TAPS) == half - 1
+        at_rate = steps.filtered(around, np.stack([given, interpolating_taps()], axis=1))
+        emphasized = steps.filtered(at_rate, np.array([[-PREEMPHASIS], [1]]))
+        padded = steps.padded(emphasized, WINDOW // 2, WINDOW // 2, mode="reflect")
+        power = steps.power(padded, hann(), hop=HOP, fft=FFT, bins=BINS)
+        mel = steps.plus(steps.bands(power, mel_filters()[:BINS]), 1e-5)
+        return steps.times(steps.plus(steps.log(mel), 4.5), 1 / 5)
+
+    @property
+    def least_samples(self) -> int:
+        return FFT // 4 + 1
 
 
 def num_frames(num_samples: Any) -> Any:
@@ -104,7 +121,7 @@ def _log_mel(padded: jax.Array, frames: int, by_products: bool = False) -> jax.A
     chunk = int(np.gcd(HOP, (FFT - WINDOW) // 2))  # 16 samples; the window is 800 of 1024
     first = (FFT - WINDOW) // 2
     used = padded[:, first : first + (frames - 1) * HOP + WINDOW]
-    chunks = used.reshape(len(used), -1, chunk)
+    chunks = used.reshape(used.shape[0], -1, chunk)
     power = _by_products(chunks) if by_products else _by_fft(chunks, frames)
     bins = power.shape[-1]
     mel = jnp.einsum("btf,fm->btm", power, mel_filters()[:bins], precision="highest")
@@ -127,8 +144,7 @@ def _by_fft(chunks: jax.Array, frames: int) -> jax.Array:
 def _by_products(chunks: jax.Array) -> jax.Array:
     """The same of the bins that mel bands hear, [batch, frames, 480], as one convolution."""
     chunk = chunks.shape[-1]
-    bins = round(HIGHEST * FFT / RATE)
-    phase = 2 * np.pi * (np.arange(WINDOW)[:, None] * np.arange(bins) % FFT) / FFT
+    phase = 2 * np.pi * (np.arange(WINDOW)[:, None] * np.arange(BINS) % FFT) / FFT
     waves = np.concatenate([np.cos(phase), np.sin(phase)], axis=1) * np.hanning(WINDOW)[:, None]
     return power_of_chunks(chunks, jnp.asarray(waves, jnp.float32), hop_chunks=HOP // chunk)
 
