@@ -136,7 +136,7 @@ class TensorFlowOperations:
         return self.tf.pad(signal, [[0, 0], [before, after]], mode=mode.upper())
 
     def filtered(self, signal: Any, kernel: np.ndarray) -> Any:
-        weights = np.float32(kernel)[:, None]  # [taps, 1, outputs]
+        weights = kernel.astype(np.float32)[:, None]  # [taps, 1, outputs]
         outputs = self.tf.nn.conv1d(self.tf.expand_dims(signal, -1), weights, 1, "VALID")
         return self.tf.reshape(outputs, [self.tf.shape(signal)[0], -1])
 
