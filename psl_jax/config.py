@@ -10,7 +10,7 @@ import difflib
 import functools
 import graphlib
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -23,7 +23,7 @@ from psl_jax.networks.available import ARCHITECTURES
 from psl_jax.networks.frontend import WINDOW, LogMel
 from psl_jax.runtime import removed_settings
 from psl_jax.runtime.errors import UserError
-from psl_jax.runtime.settings import Kind, check, list_settings, operational, read, setting
+from psl_jax.runtime.settings import Kind, check, flatten, list_settings, operational, read, setting
 from psl_jax.scoring.settings import EvaluateSettings, RelabelSettings
 from psl_jax.training.settings import TrainSettings
 
@@ -274,10 +274,10 @@ def experiments(config: ConfigDict) -> dict[str, Settings]:
 
 
 def _settings(values: Mapping[str, Any]) -> Settings:
-    for name, _ in flat(values):
+    for name, _ in flatten(values):
         if name not in KNOWN:
             raise UserError(unknown_key_message(name))
-    if missing := [name for name in KNOWN if name not in dict(flat(values))]:
+    if missing := [name for name in KNOWN if name not in dict(flatten(values))]:
         raise UserError(f"config.{missing[0]} is missing; start from psl_jax.config.base()")
     return read(Settings, values)
 
@@ -308,7 +308,7 @@ def _check_together(settings: Settings, given: Mapping[str, Any], *, prefix: str
 
 
 def _check_changes(changes: Mapping[str, Any], prefix: str) -> None:
-    for name, value in flat(changes):
+    for name, value in flatten(changes):
         if name not in KNOWN:
             raise UserError(unknown_key_message(prefix + name))
         check(prefix + name, value, KNOWN[name])
@@ -359,7 +359,7 @@ def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[Kind, list[s
     Settings that `old` does not know yet had their default.
     """
     before = _flat_defaults() | _stored(old)
-    after = dict(flat(new))
+    after = dict(flatten(new))
     split = "data.validation_split"
     # Earlier versions of own_data had no `validation`, which is `balanced` where there is none.
     if "clip_seconds" not in old.get("data", {}) and after.get("data.corpus") == "own_data":
@@ -403,7 +403,7 @@ def _flatten_older_config(old: Mapping[str, Any]) -> dict[str, Any]:
     if result.get("labels") == "soft" and dtype != "float32":  # labels were computed in it, too
         result.setdefault("relabel", {}).setdefault("dtype", dtype)
     result.pop("experiments", None)
-    values = dict(flat(result))
+    values = dict(flatten(result))
     return {removed_settings.RENAMED.get(name, name): value for name, value in values.items()}
 
 
@@ -442,15 +442,6 @@ def setting_names() -> list[str]:
 def value_of(config: ConfigDict, name: str) -> Any:
     """The value of a dotted name."""
     return functools.reduce(operator.getitem, name.split("."), config)
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted names and values of the leaves of nested dicts."""
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from psl_jax import settings_reference
 from psl_jax.runtime import cli_entry, huge_pages
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.run_files import Stage
+from psl_jax.runtime.settings import flatten
 
 _EXPERIMENTS = "--config.experiments."
 _WORKDIR = flags.DEFINE_string(
@@ -90,7 +91,7 @@ def main(_: Sequence[str]) -> None:
         _COORDINATOR.value,
         _NUM_PROCESSES.value,
         _PROCESS_ID.value,
-        dict(config_lib.flat(config.to_dict()))
+        dict(flatten(config.to_dict()))
         | {f.name: f.value for f in (_STAGE, _AFRESH, _SEEDS, _FOLDS)},
     )
     workdir = _WORKDIR.value or os.path.join("runs", config.name)

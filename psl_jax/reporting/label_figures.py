@@ -94,16 +94,15 @@ def _shares(values: Sequence[int], length: int) -> list[float]:
 def _coverage(statistics: Mapping[str, Mapping[str, Any]]) -> Figure:
     colour = colours(list(statistics))
     some = next(iter(statistics.values()))
-    first, teachers = some["coverage"], some.get("teachers", 1)  # of each the same clips
+    first = some["coverage"]
     series = [
         (name, _shares(s["coverage"]["clips"], len(first["bins"])), colour[name])
         for name, s in statistics.items()
     ]
-    clips = first["num_clips"] // teachers
     return figures.columns(
         "label_coverage",
         "Label coverage",
-        f"Figure 3 of the paper, over the {clips:,} clips that have weak labels.",
+        f"Figure 3 of the paper, over the {first['num_clips']:,.0f} clips that have weak labels.",
         first["bins"],
         series,
         x_label="share of a clip's weak labels that the soft ones confirm",

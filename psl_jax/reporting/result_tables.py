@@ -1,8 +1,7 @@
-"""The table of a suite: one list of columns for the terminal, Markdown and the HTML report."""
+"""The table of a suite: one list of columns for the terminal and the HTML report."""
 
 import dataclasses
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 MISSING = "–"
@@ -246,11 +245,9 @@ def _table(columns: Sequence[Column], items: Sequence[Mapping[str, Any]]) -> Tab
 
 
 def label_qualities(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """{experiment: label quality}, `results["label_quality"]` being that or a single quality."""
-    quality = results.get("label_quality") or {}
-    if "segment_mAP" in quality or "statistics" in quality:
-        return {"soft labels": quality}
-    return {str(name): value for name, value in quality.items() if value}
+    """{experiment: label quality} of those that are known."""
+    qualities = results.get("label_quality") or {}
+    return {name: quality for name, quality in qualities.items() if quality}
 
 
 def coverage_warning(
@@ -286,34 +283,16 @@ def coverage_note(experiments: Sequence[Mapping[str, Any]]) -> str:
     return f"Evaluated on {scored_experiments[0]['num_clips']:,} clips{which}."
 
 
-_QUALITY_TITLE = "The labels themselves"
-_SCORED = " (mAP against the true events, segment by segment)"
-
-
 def format_table(results: Mapping[str, Any]) -> str:
     """The suite's results as aligned plain text for a terminal; mAP in percent."""
-    return "\n\n".join(_parts(results, _plain, "WARNING: "))
-
-
-def format_markdown(results: Mapping[str, Any]) -> str:
-    """The same as GitHub-flavoured Markdown tables."""
-    return "\n\n".join(_parts(results, _markdown, "**Warning:** "))
-
-
-def _parts(results: Mapping[str, Any], form: Callable[[Table], str], warning: str) -> Iterator[str]:
-    experiments = results.get("experiments", [])
-    yield form(suite_table(results))
-    references = results.get("references")
-    note = "" if references else coverage_note(experiments)
-    if note:
-        yield note
-    quality = quality_table(results)
-    if quality:
-        yield _QUALITY_TITLE + _SCORED * ("mAP %" in quality.header) + ":"
-        yield form(quality)
-    different = coverage_warning(experiments, references)
-    if different:
-        yield warning + different
+    experiments, references = results.get("experiments", []), results.get("references")
+    parts = [_plain(suite_table(results)), "" if references else coverage_note(experiments)]
+    if quality := quality_table(results):
+        scored = " (mAP against the true events, segment by segment)"
+        parts += [f"The labels themselves{scored * ('mAP %' in quality.header)}:", _plain(quality)]
+    if different := coverage_warning(experiments, references):
+        parts.append(f"WARNING: {different}")
+    return "\n\n".join(filter(None, parts))
 
 
 def _plain(table: Table) -> str:
@@ -327,14 +306,3 @@ def _plain(table: Table) -> str:
         ).rstrip()
         for line in lines
     )
-
-
-def _markdown(table: Table) -> str:
-    rule = ["---:" if right else "---" for right in table.numeric]
-    lines = [[_escaped(c) for c in line] for line in (table.header, *table.rows)]
-    lines.insert(1, rule)
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _escaped(cell: str) -> str:
-    return re.sub(r"([\\|`*_<>])", r"\\\1", cell)

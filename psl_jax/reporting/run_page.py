@@ -17,14 +17,14 @@ from markupsafe import Markup
 
 from psl_jax.reporting import label_figures, result_tables, run_figures
 from psl_jax.reporting.class_table import PER_CLASS, read_classes
-from psl_jax.reporting.result_tables import decimal, format_markdown, format_table, percent
+from psl_jax.reporting.result_tables import decimal, percent
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
-from psl_jax.runtime.run_files import NOTES
+from psl_jax.runtime.run_files import CONFIG, LABEL_QUALITY, NOTES
+from psl_jax.runtime.settings import flatten
+from psl_jax.scoring.evaluation import METRICS
 from psl_jax.training.metric_log import VALIDATION_MAP, read_log
-
-__all__ = ["format_markdown", "format_table", "render", "write_run_report"]
 
 REPORT_NAME = "report.html"
 NUM_AVERAGED = 4
@@ -60,8 +60,8 @@ def write_run_report(
     are marked. UserError naming the file if one is damaged.
     """
     run_dir = path_of(run_dir)
-    config, metrics = (_read(run_dir / name) for name in ("config.json", "metrics.json"))
-    quality = _read(run_dir / "label_quality.json")
+    config, metrics = (_read(run_dir / name) for name in (CONFIG, METRICS))
+    quality, notes = _read(run_dir / LABEL_QUALITY), _read(run_dir / NOTES, list)
     log, classes = read_log(run_dir), _by_ap(read_classes(run_dir / PER_CLASS))
     best = best_checkpoints(log, (metrics or {}).get("averaged_steps"))
     context = {
@@ -77,14 +77,9 @@ def write_run_report(
         "quality_figures": label_figures.label_quality({"soft": quality} if quality else {}),
         "quality_table": result_tables.quality_table({"label_quality": {"soft": quality}}),
         "files": _files(run_dir),
-        "notes": _notes(run_dir),
+        "notes": notes or [],
     }
     return render("run.html.jinja", run_dir / REPORT_NAME, context)
-
-
-def _notes(run_dir: pathlib.Path) -> list[str]:
-    path = run_dir / NOTES
-    return files.read_json(path) if path.exists() else []
 
 
 def best_checkpoints(
@@ -130,9 +125,9 @@ def _settings(
     config: Mapping[str, Any], defaults: Mapping[str, Any] | None
 ) -> list[tuple[str, list[tuple[str, str, str | None]]]]:
     """[(group, [(key, value, the default if it differs)])], top-level scalars first."""
-    flat_defaults = None if defaults is None else dict(_flat(defaults))
+    flat_defaults = None if defaults is None else dict(flatten(files.as_json(defaults)))
     groups: dict[str, list[tuple[str, str, str | None]]] = {}
-    for key, value in _flat(config):
+    for key, value in flatten(config):
         group, dot, name = key.partition(".")
         default = value if flat_defaults is None else flat_defaults.get(key, _ABSENT)
         changed = None
@@ -146,14 +141,6 @@ def _settings(
 _ABSENT = object()
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", list(value) if isinstance(value, tuple) else value
-
-
 def _show(value: Any) -> str:
     if value is None or value == "":
         return "none" if value is None else "“”"
@@ -161,7 +148,7 @@ def _show(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:g}"
-    if isinstance(value, list | tuple):
+    if isinstance(value, list):
         return ", ".join(map(_show, value)) or "none"
     return str(value)
 
@@ -186,20 +173,12 @@ def _files(run_dir: pathlib.Path) -> list[tuple[str, str, str]]:
         if path.name == REPORT_NAME or path.name.startswith("."):
             continue
         parts = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
-        size = _size(sum(p.stat().st_size for p in parts))
+        size = result_tables.size(sum(p.stat().st_size for p in parts))
         if path.is_dir():
             size = f"{size} in {len(parts):,} file{'s' if len(parts) != 1 else ''}"
         name = path.name + ("/" if path.is_dir() else "")
         entries.append((name, _OUTCOMES.get(path.name, ""), size))
     return entries
-
-
-def _size(num_bytes: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.3g} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:.3g} GB"
 
 
 # --- Rendering ------------------------------------------------------------------------------
@@ -236,13 +215,12 @@ def asset(name: str) -> Markup:
     return Markup(path.read_text(encoding="utf-8"))
 
 
-def _read(path: pathlib.Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    try:
-        value = files.read_json(path)
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}). Run its stage again.") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} should hold a JSON object, not a {type(value).__name__}.")
+def _read(path: pathlib.Path, kind: type = dict) -> Any:
+    """The value in a JSON file; None where there is none. Raises UserError for a damaged one."""
+    value = files.read_json(path) if path.exists() else None
+    if value is not None and not isinstance(value, kind):
+        raise UserError(
+            f"{path} should hold a JSON {kind.__name__}, not a {type(value).__name__}: run its "
+            "stage again"
+        )
     return value

@@ -281,17 +281,17 @@ def test_links_follow_run_dirs(tmp_path):
 def test_different_clips_are_warned_of(tmp_path, results):
     results["experiments"][1]["num_clips"] = 1200
     del results["label_quality"]
-    text = run_page.format_table(results)
+    text = result_tables.format_table(results)
     assert "WARNING: The experiments were evaluated on different clips" in text
     assert "eval clips" in text
     assert "weak 1,200" in text
     assert "different clips" in Page(suite_page.write(tmp_path, results)).text
     results["experiments"][1] |= {"num_clips": 1234, "clip_ids_sha256": "cd" * 32}
-    assert "different clips" in run_page.format_markdown(results)
+    assert "different clips" in result_tables.format_table(results)
 
 
 def test_plain_table(results):
-    lines = run_page.format_table(results).splitlines()
+    lines = result_tables.format_table(results).splitlines()
     assert " ".join(lines[0].split()) == (
         "experiment labels segment mAP % vs weak paper % vs paper d' AUC clips segments steps time"
     )
@@ -315,31 +315,18 @@ def test_intervals_and_spreads(results):
     psl2s["gain_spread"] = 0.01
     results["experiments"][2]["over_reference"] = {"low": -0.01, "high": 0.2}
     results["experiments"][0]["over_reference"] = {"low": 0.31, "high": 0.32}  # the teacher's
-    lines = run_page.format_table(results).splitlines()
+    lines = result_tables.format_table(results).splitlines()
     assert "35.48 ± 1.23 +17.79 ± 1.00 +15.00 to +20.00 35.48" in " ".join(lines[6].split())
     assert "-1.00 to +20.00, not told apart" in lines[4]
     assert "+31.00" not in lines[2]  # whose gain is not told either
     assert "over_reference" not in weak and "not told apart" not in lines[3]
 
 
-def test_markdown_table(results):
-    results["experiments"][0]["name"] = "a|b_c"
-    lines = run_page.format_markdown(results).splitlines()
-    assert lines[1].startswith("| --- | --- | ---: |")
-    assert lines[2].startswith(r"| a\|b\_c | weak | 10 s | 42.00 |")
-    width = lines[0].count("|")
-    assert all(line.replace(r"\|", "").count("|") == width for line in lines[:7])
-
-
-def test_a_single_label_quality(tmp_path):
-    results = {"experiments": [{"name": "x", "mAP": 0.5}], "label_quality": label_quality()}
-    assert "soft labels" in run_page.format_table(results)
-    page = Page(suite_page.write(tmp_path, results))
-    assert "The labels against the truth" in page.text
-    without_truth = label_quality()
-    del without_truth["segment_mAP"]
-    page = Page(suite_page.write(tmp_path, results | {"label_quality": without_truth}))
-    assert "no true events" in page.text
+def test_label_quality_without_true_events(tmp_path):
+    quality = label_quality()
+    del quality["segment_mAP"]
+    results = {"experiments": [{"name": "x", "mAP": 0.5}], "label_quality": {"x": quality}}
+    assert "no true events" in Page(suite_page.write(tmp_path, results)).text
 
 
 @pytest.mark.parametrize(
