@@ -111,11 +111,11 @@ def _make_corpus(data: DataSettings) -> Corpus:
 
 
 def _find_published_class(name: str) -> Any:
-    """Finds the class of a published corpus, with folds or of Freesound."""
-    from psl_jax.corpora.fold_corpora import Esc50, UrbanSound8k
-    from psl_jax.corpora.freesound import Fsd50k, FsdKaggle2018, FsdKaggle2019
+    """Finds the class of a published corpus."""
+    from psl_jax.corpora import published_corpora as corpora
 
-    classes = Esc50, UrbanSound8k, Fsd50k, FsdKaggle2018, FsdKaggle2019
+    folds = corpora.Esc50, corpora.UrbanSound8k
+    classes = *folds, corpora.Fsd50k, corpora.FsdKaggle2018, corpora.FsdKaggle2019
     return {corpus_class.name: corpus_class for corpus_class in classes}[name]
 
 

@@ -7,7 +7,7 @@ import pytest
 from prepared_data import read_split, report_of
 from shared_tables import ESC50, needs_esc50
 
-from psl_jax.corpora.fold_corpora import Esc50, UrbanSound8k
+from psl_jax.corpora.published_corpora import Esc50, UrbanSound8k
 from psl_jax.data import split_index_files
 from psl_jax.preparing.builder import ClipBuilder
 from psl_jax.runtime.errors import UserError
@@ -91,7 +91,7 @@ def test_a_table_that_is_wrong_is_told_by_its_line(tmp_path, row, told):
 def test_what_is_not_there_is_told(tmp_path):
     with pytest.raises(UserError, match=r"esc50\.csv or meta\.csv is neither in"):
         Esc50(source_dir=tmp_path)
-    with pytest.raises(UserError, match="no 'fold2', expected some of fold1, fold3"):
+    with pytest.raises(UserError, match="no split 'fold2', expected some of fold1, fold3"):
         Esc50(source_dir=esc50(tmp_path, ROWS), splits=["fold2"])
 
 

@@ -10,7 +10,7 @@ import pytest
 from prepared_data import problems_of, read_split, report_of
 from shared_tables import SHARED, needs_fsdkaggle2018
 
-from psl_jax.corpora.freesound import Fsd50k, FsdKaggle2018, FsdKaggle2019
+from psl_jax.corpora.published_corpora import Fsd50k, FsdKaggle2018, FsdKaggle2019
 from psl_jax.data import split_index_files
 from psl_jax.preparing.builder import ClipBuilder
 from psl_jax.runtime.errors import UserError
