@@ -76,6 +76,7 @@ class ClipRow:
     labels: tuple[int, ...]
     events: tuple[Event, ...] | None = None
     span: tuple[float, float] | None = None  # where in its recording the clip lies, s; None: all
+    unknown: tuple[int, ...] = ()  # classes that it has or has not, nobody said
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +87,7 @@ class Clip:
     audio: np.ndarray  # int16 [samples], 16 kHz mono
     labels: tuple[int, ...]  # weak labels, class indices
     events: tuple[tuple[float, float, int], ...] | None = None  # onset, offset (s), class index
+    unknown: tuple[int, ...] = ()  # ascending
 
     @property
     def description(self) -> ClipDescription:
@@ -94,7 +96,12 @@ class Clip:
         content = self.audio.tobytes() if self.audio.any() else self.id.encode()
         digest = hashlib.blake2b(content, digest_size=8).digest()
         return ClipDescription(
-            self.id, len(self.audio), self.labels, self.events, int.from_bytes(digest, "little")
+            self.id,
+            len(self.audio),
+            self.labels,
+            self.events,
+            digest=int.from_bytes(digest, "little"),
+            unknown=self.unknown,
         )
 
 
@@ -161,7 +168,7 @@ def load_clip(row: ClipRow, max_seconds: float) -> Loaded:
                 problems.append(Problem(row.filename, "label cut away", what))
             if row.labels and not labels:
                 return Loaded(None, tuple(problems))
-    clip = Clip(row.id, audio.samples, labels, events)
+    clip = Clip(row.id, audio.samples, labels, events, row.unknown)
     return Loaded(clip, tuple(problems), audio.source_rate)
 
 

@@ -16,6 +16,7 @@ from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
 
 Event = tuple[float, float, int]  # onset and offset in seconds, class index
+UNKNOWN = -1.0  # a label, beside 1 and 0: nobody said whether the clip has the class
 
 
 class ClipDescription(NamedTuple):
@@ -28,14 +29,15 @@ class ClipDescription(NamedTuple):
     digest: int | None = None  # of the audio, 64 bits; None: not known
     record_bytes: int | None = None  # that its record takes in a shard
     audio_start: int | None = None  # where in its record; None: as `prepare` writes it
+    unknown: Sequence[int] = ()  # classes that it has or has not, nobody said
 
 
 @dataclasses.dataclass(frozen=True)
 class ClipIndex:
     """The clips of one split in the order in which its shards hold them.
 
-    Labels and events are ragged: those of clip `i` are
-    `label_values[label_offsets[i]:label_offsets[i + 1]]`, and likewise for events.
+    Labels, events and unknown classes are ragged: the labels of clip `i` are
+    `label_values[label_offsets[i]:label_offsets[i + 1]]`, and likewise the others.
     """
 
     split: str
@@ -52,6 +54,8 @@ class ClipIndex:
     record_bytes: np.ndarray | None = None  # [clips] int64: that each takes in its shard
     # [clips] int64: where the audio begins in each record; None: as `prepare` writes records
     audio_starts: np.ndarray | None = None
+    unknown_offsets: np.ndarray | None = None  # [clips + 1] int64; None: every label is known
+    unknown_values: np.ndarray | None = None  # [labels] int32, class indices
 
     def __post_init__(self) -> None:
         if int(self.shard_sizes.sum()) != len(self.ids):
@@ -70,14 +74,36 @@ class ClipIndex:
 
     @cached_property
     def annotated(self) -> np.ndarray:
-        """Which clips have true events: bool [clips].
+        """Which clips tell when each class sounds: bool [clips].
 
-        Of one with labels and no event nobody wrote down the events: AudioSet has strong labels of
-        some clips alone. Such a clip tells nothing of when a class sounds, nor that none does.
+        They have events, or hold nothing. Of a clip with labels and no event nobody wrote down the
+        events: AudioSet has strong labels of some clips alone.
         """
         if self.event_offsets is None:
             return np.zeros(len(self), bool)
-        return np.diff(self.event_offsets) > 0
+        return (np.diff(self.event_offsets) > 0) | self.holds_nothing
+
+    @property
+    def has_unknown(self) -> bool:
+        """Whether some label of some clip is unknown."""
+        return self.unknown_values is not None
+
+    @cached_property
+    def num_known(self) -> np.ndarray:
+        """Classes that each clip is known to have or not to have: int64 [clips]."""
+        if self.unknown_offsets is None:
+            return np.full(len(self), self.num_classes)
+        return self.num_classes - np.diff(self.unknown_offsets)
+
+    @cached_property
+    def holds_nothing(self) -> np.ndarray:
+        """Which clips have no label, and are known to lack some class: bool [clips]."""
+        return (np.diff(self.label_offsets) == 0) & (self.num_known > 0)
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether any label of any clip is known."""
+        return bool(self.num_known.any())
 
     @cached_property
     def clip_samples(self) -> int:
@@ -118,7 +144,10 @@ class ClipIndex:
     def labels_sha256(self) -> str:
         """Hash of the weak labels and lengths, clip by clip."""
         digest = hashlib.sha256()
-        for array in (self.num_samples, self.label_offsets, self.label_values):
+        arrays = [self.num_samples, self.label_offsets, self.label_values]
+        if self.unknown_offsets is not None and self.unknown_values is not None:
+            arrays += [self.unknown_offsets, self.unknown_values]
+        for array in arrays:
             digest.update(np.ascontiguousarray(array, np.int64).tobytes())
         return digest.hexdigest()
 
@@ -138,9 +167,31 @@ class ClipIndex:
         return np.bincount(self.label_values, minlength=self.num_classes)
 
     def weak_labels(self, clips: np.ndarray | None = None) -> np.ndarray:
-        """Multi-hot labels of `clips` [n] (default: all): float32 [n, classes]."""
+        """Labels of `clips` [n] (default: all), 1, 0 or UNKNOWN: float32 [n, classes]."""
         clips = np.arange(len(self)) if clips is None else np.asarray(clips)
-        return _multi_hot(self.label_offsets, self.label_values, clips, self.num_classes)
+        labels = _multi_hot(self.label_offsets, self.label_values, clips, self.num_classes)
+        if self.has_unknown:
+            labels[self.unknown_labels(clips)] = UNKNOWN
+        return labels
+
+    def unknown_labels(self, clips: np.ndarray) -> np.ndarray:
+        """Which labels of `clips` [n] are unknown: bool [n, classes]."""
+        if self.unknown_offsets is None or self.unknown_values is None:
+            return np.zeros((len(clips), self.num_classes), bool)
+        unknown = _multi_hot(self.unknown_offsets, self.unknown_values, clips, self.num_classes)
+        return unknown > 0
+
+    def with_classes(self, classes: Sequence[str]) -> "ClipIndex":
+        """The same clips with classes of which every label is unknown; it has none so far."""
+        if self.classes:
+            raise ValueError(f"split {self.split!r} has classes")
+        count = len(classes)
+        return dataclasses.replace(
+            self,
+            classes=tuple(classes),
+            unknown_offsets=np.arange(len(self) + 1, dtype=np.int64) * count,
+            unknown_values=np.tile(np.arange(count, dtype=np.int32), len(self)),
+        )
 
     def segment_labels(
         self, segmentation: Segmentation, clips: np.ndarray | None = None
@@ -207,6 +258,8 @@ def joined(indices: Sequence[ClipIndex], name: str | None = None) -> ClipIndex:
             return None
         return np.concatenate([[0], np.cumsum(np.concatenate([np.diff(p) for p in parts]))])
 
+    if any(index.has_unknown for index in indices):
+        indices = [index if index.has_unknown else _all_known(index) for index in indices]
     has_events = all(index.has_events for index in indices)
     kept = [f.name for f in dataclasses.fields(ClipIndex) if f.name not in ("split", "classes")]
     arrays = {k: offsets(k) if k.endswith("_offsets") else together(k) for k in kept}
@@ -216,6 +269,12 @@ def joined(indices: Sequence[ClipIndex], name: str | None = None) -> ClipIndex:
     if not has_events:
         arrays |= dict.fromkeys(("event_offsets", "event_times", "event_values"))
     return ClipIndex(name, first.classes, **arrays)  # type: ignore[arg-type]
+
+
+def _all_known(index: ClipIndex) -> ClipIndex:
+    """The index with empty lists of unknown classes."""
+    offsets, values = ragged([()] * len(index))
+    return dataclasses.replace(index, unknown_offsets=offsets, unknown_values=values)
 
 
 def prepared_audio_starts(record_bytes: np.ndarray, num_samples: np.ndarray) -> np.ndarray:

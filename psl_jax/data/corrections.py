@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
-from psl_jax.data.clip_index import ClipIndex
+from psl_jax.data.clip_index import UNKNOWN, ClipIndex
 from psl_jax.networks.class_lists import find_class, near_names
 from psl_jax.runtime import csv_files, files
 from psl_jax.runtime.errors import UserError
@@ -187,8 +187,7 @@ class SegmentValues(NamedTuple):
         ends = np.searchsorted(self.segments, numbers, side="right")
         for row in np.flatnonzero(ends > begins):
             part = slice(begins[row], ends[row])
-            is_known = ~np.isnan(self.values[part])
-            labels[row, self.classes[part][is_known]] = self.values[part][is_known]
+            labels[row, self.classes[part]] = np.nan_to_num(self.values[part], nan=UNKNOWN)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,12 +235,17 @@ class Corrections:
         owners = np.repeat(np.arange(len(index)), np.diff(index.label_offsets))
         pairs = owners * index.num_classes + index.label_values
         decided = clips * index.num_classes + classes
-        pairs = np.union1d(np.setdiff1d(pairs, decided[values == 0]), decided[values == 1])
-        counts = np.bincount(pairs // index.num_classes, minlength=len(index))
+        unknown = np.flatnonzero(index.weak_labels() < 0) if index.has_unknown else decided[:0]
+        pairs = np.union1d(np.setdiff1d(pairs, decided), decided[values == 1])
+        unknown = np.union1d(np.setdiff1d(unknown, decided), decided[np.isnan(values)])
+        label_offsets, label_values = _ragged(pairs, index)
+        unknown_offsets, unknown_values = _ragged(unknown, index) if len(unknown) else (None, None)
         return dataclasses.replace(
             index,
-            label_offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-            label_values=(pairs % index.num_classes).astype(np.int32),
+            label_offsets=label_offsets,
+            label_values=label_values,
+            unknown_offsets=unknown_offsets,
+            unknown_values=unknown_values,
         )
 
     def describe_problems(self, splits: Sequence[ClipIndex]) -> list[str]:
@@ -371,6 +375,13 @@ def _contains(outer: tuple[int, int], inner: tuple[int, int]) -> bool:
 
 def _to_cells(seconds: np.ndarray | float) -> np.ndarray:
     return np.asarray(np.rint(np.asarray(seconds) * _CELLS), np.int64)
+
+
+def _ragged(pairs: np.ndarray, index: ClipIndex) -> tuple[np.ndarray, np.ndarray]:
+    """Offsets and values of clip * classes + class, ascending: see `ClipIndex`."""
+    counts = np.bincount(pairs // index.num_classes, minlength=len(index))
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return offsets, (pairs % index.num_classes).astype(np.int32)
 
 
 def _longest_seconds(index: ClipIndex) -> float:

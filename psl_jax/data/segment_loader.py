@@ -7,12 +7,13 @@ import numpy as np
 
 from psl_jax.audio.segments import REFLECTED_SAMPLES, Segmentation
 from psl_jax.data.corrections import Corrections, SegmentValues
+from psl_jax.data.label_manifest import WEAK
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.source import Source
 
 # audio        int16 [B, segment_samples], after the clip's end its reflection and zeros
 # num_samples  int32 [B], samples of the segment that lie inside the clip
-# labels       float32 [B, classes]
+# labels       float32 [B, classes], 0 to 1 or UNKNOWN
 # weight       float32 [B], 1, or 0 for the rows that fill up the last batch
 # clip         int32 [B], number in the index, -1 for filling
 # segment      int32 [B], number in the clip
@@ -47,6 +48,17 @@ class Segments:
 
     def __len__(self) -> int:
         return int(self.firsts[-1])
+
+    @property
+    def has_unknown(self) -> bool:
+        """Whether labels of a batch may be UNKNOWN.
+
+        Soft labels are known, but where people are unsure, and for classes that no teacher knows
+        and that keep their weak ones.
+        """
+        are_weak = self.soft_labels is None or WEAK in self.soft_labels.manifest
+        is_unsure = self._decided is not None and bool(np.isnan(self._decided.values).any())
+        return is_unsure or (are_weak and self.source.index.has_unknown)
 
     def of_clips(self, clips: np.ndarray) -> np.ndarray:
         """Numbers of all segments of `clips` [n], clip after clip: int64."""
@@ -97,11 +109,19 @@ class Segments:
         if self.soft_labels is None:
             return index.weak_labels(clips)
         soft = self.soft_labels.of_segments(clips, segments).astype(np.float32)
-        return soft if self.alpha == 1 else mix_labels(soft, index.weak_labels(clips), self.alpha)
+        if self.alpha == 1:
+            return soft
+        return mix_labels(soft, index.weak_labels(clips), self.alpha, index.has_unknown)
 
 
-def mix_labels(soft: Any, weak: Any, alpha: float) -> Any:
-    """What is trained on, of arrays of NumPy or JAX [batch, classes]: BCE is linear in it."""
+def mix_labels(soft: Any, weak: Any, alpha: float, has_unknown: bool = False) -> Any:
+    """What is trained on, of arrays of NumPy or JAX [batch, classes]: BCE is linear in it.
+
+    has_unknown: some weak labels may be UNKNOWN; the soft ones stand in their place.
+    """
+    if has_unknown:
+        is_known = (weak >= 0).astype(soft.dtype)
+        weak = is_known * weak + (1 - is_known) * soft
     return alpha * soft + (1 - alpha) * weak
 
 

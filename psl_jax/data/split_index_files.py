@@ -185,7 +185,7 @@ def build_index(
     A split without a single event counts as one without strong labels.
     """
     ids, lengths, labels, events = [], [], [], []
-    digests, sizes_on_disk, audio_starts = [], [], []
+    digests, sizes_on_disk, audio_starts, unknown = [], [], [], []
     for clip in clips:
         ids.append(clip.id)
         lengths.append(clip.num_samples)
@@ -194,6 +194,7 @@ def build_index(
         digests.append(clip.digest)
         sizes_on_disk.append(clip.record_bytes)
         audio_starts.append(clip.audio_start)
+        unknown.append(clip.unknown)
     label_offsets, label_values = ragged(labels)
     more: dict[str, Any] = {}
     if any(events):
@@ -204,6 +205,8 @@ def build_index(
             "event_values": values,
             "event_times": np.array(times, np.float32).reshape(-1, 2),
         }
+    if any(unknown):
+        more["unknown_offsets"], more["unknown_values"] = ragged(unknown)
     if None not in digests:
         more["audio_digests"] = np.array(digests, np.uint64)
     if None not in sizes_on_disk:
@@ -272,6 +275,7 @@ def _described(record: memoryview) -> ClipDescription:
         list(zip(*columns, strict=True)),
         record_bytes=len(record) + record_files.FRAMING_BYTES,
         audio_start=features["audio"].start + record_files.HEADER_BYTES,
+        unknown=values("unknown_labels"),
     )
 
 

@@ -140,18 +140,19 @@ class ClassQueue:
     In each round every class that has clips gets one draw, in an order shuffled for the round. It
     takes the next clip of the class's own shuffled queue, which is shuffled again when it is used
     up, however many epochs that takes. So of two clips of a class neither is drawn twice more
-    often than the other.
+    often than the other. Clips that hold nothing are a class, too.
     """
 
     def __init__(self, index: ClipIndex, seed: int):
         """Raises UserError where no clip has a label."""
+        if not len(index.label_values):
+            raise UserError(f"split {index.split!r} has no labels: balanced sampling needs some")
         order = np.argsort(index.label_values, kind="stable")
         clips = np.repeat(np.arange(len(index)), np.diff(index.label_offsets))[order]
         by_class = np.split(clips, np.cumsum(index.class_counts())[:-1])
+        by_class.append(np.flatnonzero(index.holds_nothing))
         self._by_class = [clips for clips in by_class if len(clips)]
         self._seed = seed
-        if not self._by_class:
-            raise UserError(f"split {index.split!r} has no labels: balanced sampling needs some")
         # The last round's order of classes, and each class's queue, with their numbers.
         self._turns: tuple[int, list[int]] = (-1, [])
         self._queues: dict[int, tuple[int, np.ndarray]] = {}
@@ -179,11 +180,12 @@ class ClassQueue:
 def clip_weights(index: ClipIndex) -> np.ndarray:
     """Weight of each clip, the sum over its labels of 1000 / (n_c + 100): float64 [clips].
 
-    n_c are the clips with label c. Raises UserError where no clip has a label.
+    n_c are the clips with label c; to hold nothing is a label, too. Raises UserError where no clip
+    has another.
     """
     weights = 1000.0 / (index.class_counts() + 100.0)
     clip = np.repeat(np.arange(len(index)), np.diff(index.label_offsets))
     of_clips = np.bincount(clip, weights=weights[index.label_values], minlength=len(index))
     if not of_clips.any():
         raise UserError(f"split {index.split!r} has no labels: weighted sampling needs some")
-    return of_clips
+    return of_clips + index.holds_nothing * 1000.0 / (index.holds_nothing.sum() + 100.0)

@@ -111,7 +111,9 @@ def merge(
         reference = result_tables.reference_of(merged, name)
         row = _merge_rows([rows[name] for rows in by_value], repetition, is_suite=is_suite)
         gains = [
-            rows[name]["mAP"] - rows[reference]["mAP"] for rows in by_value if reference in rows
+            rows[name]["mAP"] - rows[reference]["mAP"]
+            for rows in by_value
+            if reference in rows and None not in (rows[name]["mAP"], rows[reference]["mAP"])
         ]
         merged["experiments"].append(row | {"gain_spread": _spread(gains)})
     return merged
@@ -132,7 +134,7 @@ def _merge_rows(
         merged["num_clips"] = sum(row["num_clips"] for row in rows)
         merged["clip_ids_sha256"] = files.json_digest([row["clip_ids_sha256"] for row in rows])
     folder = rows[0]["name"] if is_suite else ""
-    scores = [row["mAP"] for row in rows]
+    scores = [row["mAP"] for row in rows if row["mAP"] is not None]
     return merged | {
         "mAP_spread": _spread(scores),
         f"mAP_by_{repetition.name}": scores,
@@ -236,7 +238,7 @@ def write_clips(
         print("note: clips to listen to are made where the report is made by one process")
         return
     name = suite_page.best_of(results["experiments"], results.get("references") or {})
-    best = next(run for run in runs if run.settings.name == name)
+    best = next((run for run in runs if run.settings.name == name), runs[-1])
     labels = {}
     for run in runs:
         if run.train_index.ids_sha256 == best.train_index.ids_sha256:

@@ -69,6 +69,7 @@ def make_stepper(
     teacher: labels in the step, instead of stored soft labels.
     """
     recipe = make_recipe(settings, mesh)
+    recipe = dataclasses.replace(recipe, has_unknown=segments.has_unknown and teacher is None)
     order = make_order(settings, local_batch=local_batch, is_streamed=segments.source.is_streamed)
     augment = settings.augment
     shift = None
@@ -94,6 +95,7 @@ def _teacher_in_step(settings: Settings, teacher: Model, *, segments: Segments) 
     ends = segmentation.count_valid_samples(num_samples, last)
     return TeacherInStep(
         alpha=settings.alpha,
+        has_unknown=segments.has_unknown,
         front_end=teacher.info.front_end,
         dtype=settings.relabel.dtype,
         padded=bool((ends < segmentation.segment_samples).any()),
@@ -143,4 +145,5 @@ def make_features_stepper(
         scores = scorer.scores(variables.params["classifier"])
         return evaluation.mean_average_precision(scores, validation.index)
 
+    recipe = dataclasses.replace(recipe, has_unknown=segments.has_unknown)
     return Stepper(train_program(network, recipe, mesh), feed, mesh), validate

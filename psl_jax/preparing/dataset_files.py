@@ -76,7 +76,11 @@ def write_metadata(folder: pathlib.Path, corpus: Corpus, indices: Mapping[str, C
             shard.touch()
         tfds.folder_dataset.write_metadata(
             data_dir=temporary,
-            features=make_features(corpus.classes, events=corpus.has_events),
+            features=make_features(
+                corpus.classes,
+                events=corpus.has_events,
+                unknown=any(index.has_unknown for index in indices.values()),
+            ),
             split_infos=infos,
             filename_template=template,
             check_data=False,

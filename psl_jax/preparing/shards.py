@@ -76,11 +76,15 @@ def write_shard(
     return contents
 
 
-def make_features(classes: Sequence[str], *, events: bool) -> "tfds.features.FeaturesDict":
-    """Makes the TFDS features of a corpus with these classes, with or without strong labels.
+def make_features(
+    classes: Sequence[str], *, events: bool, unknown: bool = False
+) -> "tfds.features.FeaturesDict":
+    """Makes the TFDS features of a corpus with these classes.
 
+    events: whether it has strong labels; unknown: whether some labels are unknown.
     Serialized as flat tf.train.Example features: "id" and "audio" (little-endian int16) are bytes,
-    "labels" and "events/label" int64 lists, "events/onset" and "events/offset" float lists.
+    "labels", "events/label" and "unknown_labels" int64 lists, "events/onset" and "events/offset"
+    float lists. A record whose labels are all known has no "unknown_labels".
     """
     import tensorflow_datasets as tfds  # the rest of this module serves machines without it
 
@@ -94,6 +98,8 @@ def make_features(classes: Sequence[str], *, events: bool) -> "tfds.features.Fea
         contents["events"] = tfds.features.Sequence(
             {"onset": np.float32, "offset": np.float32, "label": label}
         )
+    if unknown:
+        contents["unknown_labels"] = tfds.features.Sequence(label)
     return tfds.features.FeaturesDict(contents)
 
 
@@ -113,5 +119,7 @@ def serialize(clip: Clip, *, events: bool) -> bytes:
         fields["events/onset"].float_list.value.extend(onsets)
         fields["events/offset"].float_list.value.extend(offsets)
         fields["events/label"].int64_list.value.extend(labels)
+    if clip.unknown:
+        fields["unknown_labels"].int64_list.value.extend(clip.unknown)
     record: bytes = example.SerializeToString(deterministic=True)
     return record

@@ -115,7 +115,8 @@ def _clip_to_json(clip: ClipDescription) -> list[Any]:
     events = clip.events
     if events is not None:
         events = [(float(onset), float(offset), int(label)) for onset, offset, label in events]
-    return list(clip._replace(labels=[int(label) for label in clip.labels], events=events))
+    labels, unknown = ([int(label) for label in numbers] for numbers in (clip.labels, clip.unknown))
+    return list(clip._replace(labels=labels, events=events, unknown=unknown))
 
 
 def _clip_from_json(

@@ -127,6 +127,10 @@ def _describe_difference(index: ClipIndex, clip: int, record: bytes | memoryview
     expected = index.label_values[index.label_offsets[clip] : index.label_offsets[clip + 1]]
     if labels != expected.tolist():
         return f"labels {labels}, expected {expected.tolist()}"
+    unknown = list(fields["unknown_labels"].int64_list.value)
+    expected_unknown = np.flatnonzero(index.unknown_labels(np.array([clip]))[0]).tolist()
+    if index.classes and unknown != expected_unknown:
+        return f"unknown labels {unknown}, expected {expected_unknown}"
     digests = index.audio_digests
     if digests is not None:
         digest = Clip(clip_id, audio, ()).description.digest

@@ -108,16 +108,18 @@ def compute_resampled_maps(truth: np.ndarray, scores: np.ndarray, drawn: np.ndar
     """mAP of the clips as often as they were `drawn` [resamples, clips]: float64 [resamples].
 
     Each is `metrics.mean_average_precision` of the clips so often repeated, without a sort for
-    each; NaN where no class was left a positive.
+    each; NaN where no class was left a positive. Clips of negative truth, which is unknown, are
+    left out for that class.
     """
     if truth.shape != scores.shape or drawn.shape[1] != len(truth):
         raise UserError(f"{truth.shape} labels and {scores.shape} scores are not of the same clips")
     total, classes = np.zeros(len(drawn)), np.zeros(len(drawn))
     drawn = np.ascontiguousarray(drawn.T)  # [clips, resamples]
-    for positive, column in zip(truth.T > 0, scores.T, strict=True):
+    for labels, column in zip(truth.T, scores.T, strict=True):
+        positive, known = labels > 0, np.flatnonzero(labels >= 0)
         if not positive.any():
             continue
-        order = np.argsort(-column, kind="stable")
+        order = known[np.argsort(-column[known], kind="stable")]
         ranked = column[order]
         places = np.flatnonzero(positive[order])
         # Equal scores enter together: a positive counts what there is up to the last of them.
@@ -131,8 +133,11 @@ def compute_resampled_maps(truth: np.ndarray, scores: np.ndarray, drawn: np.ndar
         precision = (positives / np.maximum(seen, 1))[end_of]
         count = weights.sum(axis=0)
         average = (weights * precision).sum(axis=0) / np.maximum(count, 1)
-        total += np.where(count > 0, average, 0)
-        classes += count > 0
+        is_scored = count > 0
+        if len(known) < len(labels):  # as `metrics.average_precision` is defined
+            is_scored &= drawn[labels == 0].any(axis=0) | ~drawn[labels < 0].any(axis=0)
+        total += np.where(is_scored, average, 0)
+        classes += is_scored
     return np.where(classes > 0, total / np.maximum(classes, 1), np.nan)
 
 

@@ -23,6 +23,8 @@ SCORES = "scores.npz"
 METRICS = "metrics.json"
 PER_CLASS = "per_class.csv"
 
+NOTHING_KNOWN = "no clip of split {!r} has a known label: there is nothing to evaluate on it"
+
 AnySegmentation = Segmentation | WholeClips
 
 
@@ -125,7 +127,8 @@ def write_results(
 ) -> dict[str, Any]:
     """Writes scores.npz, per_class.csv and metrics.json; returns what the last holds.
 
-    `more` is added to the metrics.
+    `more` is added to the metrics. Of a split without labels there are none: its scores alone are
+    written, and why.
     """
     folder, truth = path_of(run_dir), index.weak_labels()
     with files.atomic_open(folder / SCORES, "wb") as file:
@@ -134,8 +137,14 @@ def write_results(
             ids=np.asarray(index.ids, np.str_),
             classes=np.asarray(index.classes, np.str_),
             scores=scores,
-            targets=truth.astype(np.uint8),
+            targets=truth.astype(np.int8 if index.has_unknown else np.uint8),
         )
+    if not index.is_labelled:
+        print(f"note: {NOTHING_KNOWN.format(index.split)}")
+        summary = {"mAP": None, "num_clips": len(index), "clip_ids_sha256": index.ids_sha256} | more
+        files.write_csv(folder / PER_CLASS, metrics.PER_CLASS_HEADER, [])
+        files.write_json(folder / METRICS, summary)
+        return summary
     rows = metrics.tabulate_classes(truth, scores, index.classes, index.ids.tolist())
     files.write_csv(folder / PER_CLASS, metrics.PER_CLASS_HEADER, rows)
     summary = metrics.summarize(truth, scores, index.ids.tolist()) | more
@@ -144,10 +153,14 @@ def write_results(
 
 
 def read_scores(run_dir: str | os.PathLike[str]) -> dict[str, np.ndarray] | None:
-    """What `write_results` kept: ids, classes, scores, targets. None where it is not all there."""
+    """What `write_results` kept: ids, classes, scores, targets.
+
+    None where it is not all there, or no target is known.
+    """
     path = path_of(run_dir) / SCORES
     if not path.exists():
         return None
     with path.open("rb") as file, np.load(file) as stored:
         arrays = {name: stored[name] for name in stored.files}
-    return arrays if "targets" in arrays else None  # earlier versions kept none
+    targets = arrays.get("targets")  # earlier versions kept none
+    return arrays if targets is not None and (targets >= 0).any() else None

@@ -1,7 +1,8 @@
 """Ranking metrics, calibration and label statistics: gather everything once, then rank.
 
-Pure NumPy and SciPy. Truth is multi-hot [clips, classes], scores are any finite numbers of the
-same shape (only their order matters), and tied scores are never broken by chance or by position.
+Pure NumPy and SciPy. Truth is multi-hot [clips, classes], or negative where it is unknown: such a
+clip is left out for that class. Scores are any finite numbers of the same shape (only their order
+matters), and tied scores are never broken by chance or by position.
 """
 
 import dataclasses
@@ -29,7 +30,8 @@ def average_precision(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Average precision of each class, as scikit-learn defines it: float64 [classes].
 
     sum_n (R_n - R_{n-1}) P_n over the distinct scores n: clips with equal scores enter together.
-    NaN for a class without positives. Shapes [clips, classes]; UserError on non-finite scores.
+    NaN for a class without positives, or that is unknown in all other clips. Shapes
+    [clips, classes]; UserError on non-finite scores.
     """
     return _compute_ap_and_auc(*_check_arrays(truth, scores))[0]
 
@@ -49,10 +51,10 @@ def tabulate_classes(
 
     What is undefined (no positives; for AUC also no negatives) is None, an empty CSV field.
     """
-    truth, scores = _check_arrays(truth, scores, ids)
+    truth, scores, known = _check_arrays(truth, scores, ids)
     if len(classes) != truth.shape[1]:
         raise ValueError(f"{len(classes)} class names for {truth.shape[1]} columns of scores")
-    ap, auc = _compute_ap_and_auc(truth, scores)
+    ap, auc = _compute_ap_and_auc(truth, scores, known)
     positives = truth.sum(axis=0)
     return [
         (str(name), _none_if_nan(p), _none_if_nan(a), int(n))
@@ -60,14 +62,19 @@ def tabulate_classes(
     ]
 
 
-def _compute_ap_and_auc(truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _compute_ap_and_auc(
+    truth: np.ndarray, scores: np.ndarray, known: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """(AP [classes], AUC [classes]). Sorts each class once and looks its positives up in it."""
-    num_clips, num_classes = truth.shape
+    num_classes = truth.shape[1]
     ap, auc = np.full(num_classes, np.nan), np.full(num_classes, np.nan)
     for c, (column, truth_column) in enumerate(zip(_columns(scores), truth.T, strict=True)):
-        positive = np.sort(column[truth_column])
+        if known is not None:
+            column, truth_column = column[known[:, c]], truth_column[known[:, c]]
+        is_partial = len(column) < len(truth)
+        positive, num_clips = np.sort(column[truth_column]), len(column)
         num_positives, num_negatives = len(positive), num_clips - len(positive)
-        if not num_positives:
+        if not num_positives or (is_partial and not num_negatives):
             continue
         everything = np.sort(column)
         below, below_positive = (np.searchsorted(x, positive) for x in (everything, positive))
@@ -107,9 +114,10 @@ def lwlrap(truth: np.ndarray, scores: np.ndarray) -> float:
 
     For each (clip, label) pair the precision of that clip's ranking down to the label; the mean
     over all pairs, so that every label weighs the same. A tied class counts as ranked above, as
-    in scikit-learn's `label_ranking_average_precision_score`. UserError without any label.
+    in scikit-learn's `label_ranking_average_precision_score`. Classes that are unknown in a clip
+    are not in its ranking. UserError without any label.
     """
-    truth, scores = _check_arrays(truth, scores)
+    truth, scores, known = _check_arrays(truth, scores)
     clip, label = np.nonzero(truth)
     if not len(clip):
         raise UserError("lwlrap needs at least one label, but no clip has any.")
@@ -117,6 +125,8 @@ def lwlrap(truth: np.ndarray, scores: np.ndarray) -> float:
     for start in range(0, len(clip), _PAIRS_AT_ONCE):
         row = clip[start : start + _PAIRS_AT_ONCE]
         at_least = scores[row] >= scores[row, label[start : start + _PAIRS_AT_ONCE], None]
+        if known is not None:
+            at_least &= known[row]
         rank = np.count_nonzero(at_least, axis=1)
         total += np.sum(np.count_nonzero(at_least & truth[row], axis=1) / rank)
     return float(total / len(clip))
@@ -127,7 +137,7 @@ def map_at_3(truth: np.ndarray, scores: np.ndarray) -> float:
 
     A tied class counts as ranked above. UserError unless every clip has exactly one label.
     """
-    truth, scores = _check_arrays(truth, scores)
+    truth, scores, _ = _check_arrays(truth, scores)
     several = np.flatnonzero(truth.sum(axis=1) != 1)
     if len(several):
         raise UserError(
@@ -147,21 +157,23 @@ def summarize(truth: np.ndarray, scores: np.ndarray, ids: Sequence[Any]) -> dict
     `mAP_at_3` is there where each clip has exactly one label.
     UserError when no class has a positive, or naming the first clip whose scores are not finite.
     """
-    truth, scores = _check_arrays(truth, scores, ids)
-    ap, auc = _compute_ap_and_auc(truth, scores)
+    labels = truth
+    truth, scores, known = _check_arrays(labels, scores, ids)
+    ap, auc = _compute_ap_and_auc(truth, scores, known)
     mean_ap = mean_over_scored_classes(ap)
     mean_auc = None if np.isnan(auc).all() else float(np.nanmean(auc))
     # Of few classes the best three hold the true one anyway.
-    single = truth.shape[1] > 3 and (truth.sum(axis=1) == 1).all()
+    single = known is None and truth.shape[1] > 3 and (truth.sum(axis=1) == 1).all()
     return {
         "mAP": mean_ap,
         **({"mAP_at_3": map_at_3(truth, scores)} if single else {}),
         "d_prime": None if mean_auc is None else d_prime(mean_auc),
         "AUC": mean_auc,
-        "lwlrap": lwlrap(truth, scores),
+        "lwlrap": lwlrap(labels, scores),
         "num_clips": len(truth),
         "num_classes_scored": int(np.count_nonzero(~np.isnan(ap))),
         "num_classes_without_positives": int(np.count_nonzero(np.isnan(ap))),
+        **({} if known is None else {"num_unknown_labels": int(np.count_nonzero(~known))}),
         "clip_ids_sha256": clip_ids_sha256(ids),
     }
 
@@ -185,7 +197,7 @@ class LabelCounter:
 
     def add(self, soft: np.ndarray, counts: np.ndarray, weak: np.ndarray) -> None:
         """soft [n, segments, classes], counts [n] valid segments, weak [n, classes]."""
-        counts, weak = np.asarray(counts), np.asarray(weak).astype(bool)
+        counts, weak = np.asarray(counts), np.asarray(weak) > 0
         for start in range(0, len(soft), 1024):  # bounds the temporaries
             part = slice(start, start + 1024)
             valid = np.arange(soft.shape[1]) < counts[part, None]
@@ -225,8 +237,11 @@ class LabelCounter:
 
 def _check_arrays(
     truth: np.ndarray, scores: np.ndarray, ids: Sequence[Any] | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """(truth bool, scores float) of one shape, or a ValueError; UserError on non-finite scores."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """(truth bool, scores float, known bool) of one shape; known is None where all labels are.
+
+    ValueError for other shapes and soft labels; UserError on non-finite scores.
+    """
     truth, scores = np.asarray(truth), np.asarray(scores)
     if truth.ndim != 2 or truth.shape != scores.shape:
         raise ValueError(
@@ -234,9 +249,10 @@ def _check_arrays(
         )
     if ids is not None and len(ids) != len(truth):
         raise ValueError(f"{len(ids)} clip ids for {len(truth)} rows of scores")
+    known = None
     if truth.dtype != bool:
-        hard = truth != 0
-        if not np.array_equal(hard, truth):
+        known, hard = truth >= 0, truth > 0
+        if not np.array_equal(hard[known], truth[known]):
             raise ValueError("truth must be 0 or 1: soft labels cannot be ranked against")
         truth = hard
     if scores.dtype == np.float16:
@@ -250,15 +266,15 @@ def _check_arrays(
             f"{np.count_nonzero(~finite) - 1} other clips. Has training diverged, or does the "
             "audio hold NaN samples?"
         )
-    return truth, scores
+    return truth, scores, None if known is None or known.all() else known
 
 
 def mean_over_scored_classes(ap: np.ndarray) -> float:
     """Mean of average precisions over the classes that have one; UserError where none has."""
     if np.isnan(ap).all():
         raise UserError(
-            f"None of the {len(ap)} classes has a positive in what is evaluated, so there is no "
-            "mAP. Check the split and its labels."
+            f"None of the {len(ap)} classes has a positive (or, where labels are unknown, none has "
+            "a negative) in what is evaluated, so there is no mAP. Check the split and its labels."
         )
     return float(np.nanmean(ap))
 
@@ -295,12 +311,16 @@ class Reliability:
 def compute_reliability(truth: np.ndarray, scores: np.ndarray, bins: int = BINS) -> Reliability:
     """Of all pairs of a clip and a class together; truth multi-hot and scores [clips, classes].
 
+    Pairs whose truth is negative, which is unknown, are left out.
+
     Guo et al., On calibration of modern neural networks (ICML 2017), each class as a problem of
     its own. UserError where there is nothing, or a score is no probability.
     """
     hit, score = np.ravel(truth) > 0, np.ravel(scores).astype(np.float64)
     if hit.shape != score.shape or not len(score):
         raise UserError(f"no calibration of {np.shape(scores)} scores and {np.shape(truth)} labels")
+    known = np.ravel(truth) >= 0
+    hit, score = hit[known], score[known]
     if not (score.min() >= 0 and score.max() <= 1):
         raise UserError(f"scores from {score.min():g} to {score.max():g} are no probabilities")
     number = np.minimum((score * bins).astype(np.int64), bins - 1)

@@ -162,7 +162,8 @@ def measure_label_quality(
             inside = np.arange(soft.shape[1]) < counts[rows, None]
             rows_by_source["soft"].append(soft[rows][inside])
             rows_by_source["weak"].append(np.repeat(weak[rows] > 0, counts[rows], axis=0))
-            truth = index.segment_labels(segmentation, clips[rows])
+            truth = index.segment_labels(segmentation, clips[rows]).astype(np.int8)
+            truth -= index.unknown_labels(clips[rows])[:, None]
             rows_by_source["truth"].append(truth[np.arange(truth.shape[1]) < counts[rows, None]])
     result = {"num_segments": num_segments, "statistics": counter.result()}
     if rows_by_source["truth"]:
@@ -178,7 +179,7 @@ def measure_label_quality(
         }
         result["segment_AP"] = {
             "classes": list(index.classes),
-            "positives": truth.sum(axis=0).tolist(),  # segments
+            "positives": (truth > 0).sum(axis=0).tolist(),  # segments
             **{k: [None if np.isnan(v) else float(v) for v in ap] for k, ap in by_class.items()},
         }
     return result | {

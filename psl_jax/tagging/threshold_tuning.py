@@ -3,8 +3,9 @@
 Where the split has true events, F1 counts rows (frames of 0.32 s). A row has a class if an event of
 it fills at least half of the row, or at least half of the event lies in the row. Clips without
 annotated events (see `ClipIndex.annotated`) do not count. Where a split has labels of whole clips
-only, F1 counts clips: a clip has a class if its highest row reaches the threshold. Scores are
-counted in bins, so that memory does not grow with the split.
+only, F1 counts clips: a clip has a class if its highest row reaches the threshold. A clip does not
+count for the classes that are unknown in it. Scores are counted in bins, so that memory does not
+grow with the split.
 """
 
 from collections.abc import Iterator
@@ -35,13 +36,13 @@ class Counts:
         self.true = np.zeros_like(self.all)
 
     def add(self, scores: np.ndarray, truth: np.ndarray) -> None:
-        """Adds scores [n, classes] and their truth, bool [n, classes]."""
+        """Adds scores [n, classes] and their truth [n, classes], negative where it is unknown."""
         bins = np.searchsorted(
             CANDIDATES.astype(np.float32), scores.astype(np.float32), side="right"
         )
         classes = np.broadcast_to(np.arange(len(self.all)), bins.shape)
-        np.add.at(self.all, (classes, bins), 1)
-        np.add.at(self.true, (classes, bins), truth)
+        np.add.at(self.all, (classes, bins), truth >= 0)
+        np.add.at(self.true, (classes, bins), truth > 0)
 
     def compute_f1(
         self, true_counts: np.ndarray | None = None, all_counts: np.ndarray | None = None
@@ -136,7 +137,7 @@ def count_scores(
                 counts.add(rows, compute_true_rows(index, clip, len(rows)))
             else:
                 peaks = rows.max(axis=0, keepdims=True)
-                counts.add(peaks, index.weak_labels(np.array([clip])) > 0)
+                counts.add(peaks, index.weak_labels(np.array([clip])))
             bar.update()
     return counts
 
@@ -164,7 +165,10 @@ def score_clips(
 
 
 def compute_true_rows(index: ClipIndex, clip: int, num_rows: int) -> np.ndarray:
-    """Tells in which of a clip's `num_rows` rows each class is present: bool [rows, classes]."""
+    """Tells in which of a clip's `num_rows` rows each class is present: int8 [rows, classes].
+
+    A class that is unknown in the clip is -1 in all of them.
+    """
     assert index.event_offsets is not None
     assert index.event_times is not None and index.event_values is not None
     event_slice = slice(*index.event_offsets[clip : clip + 2])
@@ -172,11 +176,12 @@ def compute_true_rows(index: ClipIndex, clip: int, num_rows: int) -> np.ndarray:
     starts, stops = centres - FRAME_SECONDS / 2, centres + FRAME_SECONDS / 2
     starts[0] = 0.0
     stops[-1] = max(index.num_samples[clip] / SAMPLE_RATE, starts[-1])
-    truth = np.zeros((num_rows, index.num_classes), bool)
+    truth = np.zeros((num_rows, index.num_classes), np.int8)
     for (onset, offset), label in zip(
         index.event_times[event_slice].astype(float), index.event_values[event_slice], strict=True
     ):
         overlaps = np.minimum(offset, stops) - np.maximum(onset, starts)
         min_overlaps = np.minimum((stops - starts) / 2, (offset - onset) / 2)
         truth[:, label] |= (overlaps > 0) & (overlaps >= min_overlaps - 1e-6)
+    truth[:, index.unknown_labels(np.array([clip]))[0]] = -1
     return truth

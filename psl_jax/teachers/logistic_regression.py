@@ -45,7 +45,7 @@ def fit(
 
     Args:
       features: features of any scale; they are standardised first.
-      labels: 0 or 1, [clips, classes].
+      labels: 0 or 1, [clips, classes]; negative where they are unknown, and do not count.
       penalties: the loss is the mean cross-entropy plus half a penalty times the squared norm of a
         class's weights. They are tried from the largest down until the mAP on held-out clips falls,
         and the best is taken.
@@ -82,7 +82,11 @@ def fit(
 def _make_start(labels: np.ndarray, num_features: int) -> np.ndarray:
     """Makes a start [features + 1, classes] that predicts each class's frequency."""
     num_clips, num_classes = labels.shape
-    frequencies = np.clip(labels.mean(axis=0), 0.5 / num_clips, 1 - 0.5 / num_clips)
+    is_known = labels >= 0
+    count = np.maximum(is_known.sum(axis=0, dtype=labels.dtype), 1)
+    frequencies = np.clip(
+        (labels * is_known).sum(axis=0) / count, 0.5 / num_clips, 1 - 0.5 / num_clips
+    )
     start = np.zeros((num_features + 1, num_classes), np.float32)
     start[-1] = np.log(frequencies / (1 - frequencies))
     return start
@@ -128,5 +132,6 @@ def _compute_loss(
     """Computes the mean cross-entropy of the clips plus the penalty, summed over classes."""
     kernel, bias = values[:-1], values[-1]
     logits = jnp.matmul(features, kernel, precision=jax.lax.Precision.HIGHEST) + bias
-    entropy: jax.Array = optax.sigmoid_binary_cross_entropy(logits, labels).sum(axis=1)
+    entropies = optax.sigmoid_binary_cross_entropy(logits, labels)
+    entropy: jax.Array = jnp.where(labels >= 0, entropies, 0).sum(axis=1)
     return weight @ entropy / weight.sum() + penalty / 2 * jnp.square(kernel).sum()

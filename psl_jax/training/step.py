@@ -36,10 +36,12 @@ class TeacherInStep:
 
     It hears the audio before any augmentation, and no gradient reaches it.
     alpha: see `mix_labels`.
+    has_unknown: whether weak labels may be UNKNOWN.
     front_end, dtype, padded, count_padding: see `scorer.score_function`.
     """
 
     alpha: float = 1.0
+    has_unknown: bool = False
     front_end: FrontEnd = LogMel()
     dtype: str = "float32"
     padded: bool = True
@@ -58,6 +60,7 @@ class Recipe:
     backbone_factor: of the learning rate of all but the classifier, see `TrainSettings`.
     output: see `NetworkSettings`: with a softmax the loss is the categorical cross-entropy.
     teacher: makes the labels of each batch; None: the batch brings them.
+    has_unknown: whether labels may be UNKNOWN; those add nothing to the loss.
     """
 
     front_end: FrontEnd = LogMel()
@@ -71,6 +74,7 @@ class Recipe:
     output: str = "sigmoid"
     teacher: TeacherInStep | None = None
     backbone_factor: float = 1.0
+    has_unknown: bool = False
 
 
 _ADAM = optax.scale_by_adam()
@@ -85,9 +89,12 @@ def init_state(variables: Variables) -> TrainState:
 
 
 def binary_cross_entropy(
-    logits: jax.Array, labels: jax.Array, valid_frames: jax.Array | None = None
+    logits: jax.Array,
+    labels: jax.Array,
+    valid_frames: jax.Array | None = None,
+    is_known: jax.Array | None = None,
 ) -> jax.Array:
-    """Mean over examples and classes of -y log p - (1 - y) log(1 - p).
+    """Mean over examples and classes of -y log p - (1 - y) log(1 - p), or 0 where y is unknown.
 
     p is the mean over valid frames of sigmoid(logit), and 1 - p that of sigmoid(-logit). Their
     logarithms are taken of logits, so that the gradient does not vanish where p is 0 or 1.
@@ -96,19 +103,25 @@ def binary_cross_entropy(
       logits: [batch, frames, classes].
       labels: [batch, classes].
       valid_frames: [batch] frames that are not padding (default: all).
+      is_known: bool [batch, classes] (default: all).
     """
     log_p = _log_mean_exp(jax.nn.log_sigmoid(logits), valid_frames)
     log_not_p = _log_mean_exp(jax.nn.log_sigmoid(-logits), valid_frames)
-    return -jnp.mean(labels * log_p + (1 - labels) * log_not_p)
+    terms = labels * log_p + (1 - labels) * log_not_p
+    return -jnp.mean(terms if is_known is None else jnp.where(is_known, terms, 0))
 
 
 def categorical_cross_entropy(
-    logits: jax.Array, labels: jax.Array, valid_frames: jax.Array | None = None
+    logits: jax.Array,
+    labels: jax.Array,
+    valid_frames: jax.Array | None = None,
+    is_known: jax.Array | None = None,
 ) -> jax.Array:
     """Mean over examples of -sum y log p over classes; p is the mean over frames of the softmax.
 
-    Arguments are those of `binary_cross_entropy`.
+    Arguments are those of `binary_cross_entropy`; the label of each example is known.
     """
+    del is_known
     log_p = _log_mean_exp(jax.nn.log_softmax(logits), valid_frames)
     return -jnp.mean((labels * log_p).sum(axis=1))
 
@@ -154,7 +167,11 @@ def step_function(network: Network, recipe: Recipe, platform: str) -> Callable:
 
     def loss(trained, frozen, stats, batch, keys):
         variables = Variables(parallel.mark_varying(trained) | frozen, stats)
-        valid = _valid_frames(batch, recipe)
+        valid, is_known = _valid_frames(batch, recipe), None
+        if recipe.has_unknown:  # which are is mixed as labels are: of unknown ones comes no label
+            unknown = (batch["labels"] < 0).astype(batch["labels"].dtype)
+            both = jnp.concatenate([jnp.maximum(batch["labels"], 0), unknown], axis=1)
+            batch = batch | {"labels": both}  # [batch, 2 * classes]
         if "features" in batch:
             labels = batch["labels"]
             frames = network.classify(variables, batch["features"], context, keys["dropout"])
@@ -162,7 +179,10 @@ def step_function(network: Network, recipe: Recipe, platform: str) -> Callable:
             features, labels = _inputs(batch, keys, recipe, platform)
             frames, stats = network.apply(variables, features, context, keys["dropout"], valid)
         counted = None if valid is None else network.output_frames(valid)
-        value = _LOSSES[recipe.output](frames, labels, counted)
+        if recipe.has_unknown:
+            labels, unknown = jnp.split(labels, 2, axis=1)
+            is_known = unknown == 0
+        value = _LOSSES[recipe.output](frames, labels, counted, is_known)
         return jax.lax.pmean(value, parallel.AXIS), stats
 
     def step(state: TrainState, batch: dict[str, jax.Array], rate: jax.Array, teacher: Any = None):
@@ -245,7 +265,9 @@ def taught_labels(
             how.front_end, how.dtype, platform, how.padded, how.count_padding
         )
         soft = score(network, batch["audio"], batch["num_samples"])
-        return soft if how.alpha == 1 else mix_labels(soft, batch["labels"], how.alpha)
+        if how.alpha == 1:
+            return soft
+        return mix_labels(soft, batch["labels"], how.alpha, how.has_unknown)
 
 
 def _example_keys(seed: int, step: jax.Array, count: int) -> dict[str, jax.Array]:

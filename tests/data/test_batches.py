@@ -1,5 +1,6 @@
 """Batches of segments: what is in them, of which segments they are, and that they go on."""
 
+import dataclasses
 import functools
 import hashlib
 import itertools
@@ -29,6 +30,7 @@ from psl_jax.data.batches import (
     read_verified,
     train_batches,
 )
+from psl_jax.data.clip_index import ragged
 from psl_jax.data.clip_stream import ClipStream
 from psl_jax.data.segment_loader import Segments
 from psl_jax.data.source import Source
@@ -113,6 +115,23 @@ def test_soft_labels_are_mixed_with_the_weak_ones(tmp_path, alpha):
             expected = alpha * probabilities[clip][segment].astype(np.float32)
             expected = expected + (1 - alpha) * weak[clip]
             np.testing.assert_allclose(batch["labels"][row], expected, rtol=1e-6)
+
+
+def test_soft_labels_stand_for_unknown_weak_ones(tmp_path):
+    index, segmentation = make_index([3], 100), Segmentation(0.01)
+    offsets, values = ragged([[0], [], [0, 1, 2]])
+    index = dataclasses.replace(index, unknown_offsets=offsets, unknown_values=values)
+    soft = write_soft_labels(tmp_path, index, segmentation, make_probabilities(index, segmentation))
+    numbers = np.arange(3)
+    weak, mixed, own = (
+        Segments(MemorySource(index), segmentation, *more)
+        for more in ((), (soft, 0.5), (soft, 1.0))
+    )
+    assert weak.has_unknown and not mixed.has_unknown and not own.has_unknown
+    labels, teacher = index.weak_labels(), own.describe(numbers)["labels"]
+    np.testing.assert_array_equal(weak.describe(numbers)["labels"], labels)
+    expected = np.where(labels < 0, teacher, (teacher + labels) / 2)
+    np.testing.assert_allclose(mixed.describe(numbers)["labels"], expected, rtol=1e-6)
 
 
 @given(indices(labelled=False), segmentations, st.integers(1, 9), st.integers(1, 5))

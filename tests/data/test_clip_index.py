@@ -9,7 +9,7 @@ from synthetic_data import make_index
 
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
 from psl_jax.data import split_index_files
-from psl_jax.data.clip_index import ClipIndex, joined, ragged
+from psl_jax.data.clip_index import UNKNOWN, ClipIndex, joined, ragged
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
 
@@ -114,6 +114,36 @@ def test_weak_labels_and_counts():
     assert (len(index), index.num_classes, index.clip_samples) == (3, 3, 100)
     np.testing.assert_array_equal(index.shard_offsets, [0, 2, 3])
     assert index.hours == pytest.approx(300 / 16_000 / 3600)
+
+
+def index_with_unknown():
+    """Of clip 1 class 2 is unknown, and of clip 2 everything."""
+    offsets, values = ragged([[], [2], [0, 1, 2]])
+    index = make_index([2, 1], 100, [[0, 2], [], []])
+    return dataclasses.replace(index, unknown_offsets=offsets, unknown_values=values)
+
+
+def test_unknown_labels_are_neither_0_nor_1(tmp_path):
+    index = index_with_unknown()
+    index.save(tmp_path / "index.npz")
+    index = ClipIndex.load(tmp_path / "index.npz")
+    expected = [[1, 0, 1], [0, 0, UNKNOWN], [UNKNOWN] * 3]
+    np.testing.assert_array_equal(index.weak_labels(), expected)
+    np.testing.assert_array_equal(index.weak_labels(np.array([2, 0])), [expected[2], expected[0]])
+    assert index.holds_nothing.tolist() == [False, True, False]
+    known = make_index([2, 1], 100, [[0, 2], [], []])
+    assert index.labels_sha256 != known.labels_sha256
+    more = make_index([1], 100, [[1]], first=3)
+    both = joined([more, index])
+    np.testing.assert_array_equal(both.weak_labels(), [[0, 1, 0], *expected])
+
+
+def test_clips_without_classes_take_any_and_know_none():
+    none = make_index([1, 1], 100, [[], []], num_classes=0)
+    assert not none.is_labelled and not none.holds_nothing.any()
+    index = none.with_classes(["dog", "siren"])
+    np.testing.assert_array_equal(index.weak_labels(), np.full((2, 2), UNKNOWN))
+    assert index.classes == ("dog", "siren") and not index.is_labelled
 
 
 def test_hours_of_a_large_corpus_do_not_overflow():

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from synthetic_data import MemorySource, make_index, make_probabilities, write_soft_labels
 
 from psl_jax.audio.segments import Segmentation
+from psl_jax.data.clip_index import UNKNOWN
 from psl_jax.data.corrections import Corrections, Decision, DecisionTable, drop_undone
 from psl_jax.data.segment_loader import Segments
 from psl_jax.runtime.errors import UserError
@@ -109,6 +110,8 @@ def test_labels_are_replaced_where_soft_and_weak_ones_are_joined(tmp_path):
     expected[4:7, 1] = 0
     expected[5, 2] = 1
     expected[9:11, 0] = 0
+    expected[0, 0] = UNKNOWN
+    assert segments.has_unknown and not plain.has_unknown
     np.testing.assert_array_equal(labels, expected)
     np.testing.assert_array_equal(segments.describe(np.array([5, 0]))["labels"], expected[[5, 0]])
 

@@ -16,16 +16,25 @@ def random_case(seed, clips=40, classes=5, ties=False):
     return truth, scores.round(1) if ties else scores
 
 
-@given(st.integers(0, 2**32 - 1), st.integers(1, 30), st.integers(1, 4), st.booleans())
-def test_a_resample_is_the_map_of_its_clips_repeated(seed, clips, classes, ties):
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 30),
+    st.integers(1, 4),
+    st.booleans(),
+    st.sampled_from([0.0, 0.3]),
+)
+def test_a_resample_is_the_map_of_its_clips_repeated(seed, clips, classes, ties, unknown):
     truth, scores = random_case(seed, clips, classes, ties)
+    truth = truth.astype(np.int8)
+    truth[np.random.default_rng(seed + 1).random(truth.shape) < unknown] = -1
     drawn = bootstrap.draw_counts(clips, 6, seed)
     assert (drawn.sum(axis=1) == clips).all()
     found = bootstrap.compute_resampled_maps(truth, scores, drawn)
     for value, counts in zip(found, drawn, strict=True):
         chosen = np.repeat(np.arange(clips), counts)
-        if not truth[chosen].any():
-            assert np.isnan(value)
+        if np.isnan(value):
+            with pytest.raises(UserError):
+                metrics.mean_average_precision(truth[chosen], scores[chosen])
             continue
         expected = metrics.mean_average_precision(truth[chosen], scores[chosen])
         assert value == pytest.approx(expected, abs=1e-12)

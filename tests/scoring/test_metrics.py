@@ -51,6 +51,29 @@ def test_ap_and_auc_are_scikit_learns(seed, levels):
     np.testing.assert_allclose(auc, reference_auc(truth, scores), atol=1e-6)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_unknown_labels_are_left_out_class_by_class(seed):
+    """Each class by scikit-learn, over the clips where it is known."""
+    rng = np.random.default_rng(seed)
+    truth, scores = rng.random((60, 7)) < 0.4, rng.integers(0, 12, (60, 7)) / 12
+    truth[:, -1] = True
+    labels = np.where(rng.random(truth.shape) < 0.4, -1, truth.astype(int))
+    known = [labels[:, c] >= 0 for c in range(labels.shape[1])]
+    columns = [(truth[k][:, [c]], scores[k][:, [c]]) for c, k in enumerate(known)]
+    expected = np.array(
+        [np.nan if t.all() else reference_ap(t, s)[0] for t, s in columns]
+    )  # the last class has no negative
+    np.testing.assert_allclose(metrics.average_precision(labels, scores), expected, atol=1e-6)
+    expected_auc = [reference_auc(t, s)[0] for t, s in columns]
+    np.testing.assert_allclose(metrics.roc_auc(labels, scores), expected_auc, atol=1e-6)
+    summary = metrics.summarize(labels, scores, range(len(labels)))
+    assert summary["mAP"] == pytest.approx(np.nanmean(expected))
+    assert summary["num_unknown_labels"] == (labels < 0).sum()
+    # A class that is unknown in a clip can be anywhere in its ranking.
+    hidden = np.where(labels < 0, scores.min() - 1, scores)
+    assert metrics.lwlrap(labels, scores) == pytest.approx(metrics.lwlrap(labels > 0, hidden))
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_all_float_types_agree(dtype):
     truth, scores = random_case(3, levels=8)  # eighths are exact in each type

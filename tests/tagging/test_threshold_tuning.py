@@ -103,6 +103,25 @@ def test_clips_whose_events_nobody_wrote_down_count_for_nothing():
     assert alone.all[0].sum() == 20 and alone.num_true.tolist() == [6, 0, 0, 0, 0, 0]
 
 
+def test_clips_do_not_count_for_classes_that_are_unknown_in_them():
+    audio = [tagging.recording(3.0, seed=seed) for seed in range(3)]
+
+    def counted(clips, unknown):
+        labels, (offsets, values) = [[[0], [1], []][c] for c in clips], ragged(unknown)
+        index = synthetic_data.make_index([len(clips)], 48_000, labels, 6)
+        index = dataclasses.replace(
+            index, classes=tagging.LABELS, unknown_offsets=offsets, unknown_values=values
+        )
+        source = synthetic_data.MemorySource(index, [audio[c] for c in clips])
+        return threshold_tuning.count_scores(tagging.tagger(), source)
+
+    some, alone = counted([0, 1, 2], [[], [0], range(6)]), counted([0], [[]])
+    both = counted([0, 1], [[], []])
+    for ours, without, known in zip(*((c.all, c.true) for c in (some, alone, both)), strict=True):
+        np.testing.assert_array_equal(ours[0], without[0])  # of clip 1 class 0 is unknown
+        np.testing.assert_array_equal(ours[1:], known[1:])
+
+
 def clearest(peaks: np.ndarray) -> float:
     """Of the thresholds that are tried, the one in the middle part that is furthest from all."""
     low, high = np.quantile(peaks, [0.3, 0.7])

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from psl_jax.data.clip_index import UNKNOWN
 from psl_jax.networks.augmentation import Augmentation
 from psl_jax.networks.forward_context import Context
 from psl_jax.networks.frontend import LogMel
@@ -35,6 +36,19 @@ def test_cross_entropy_of_soft_labels(frames):
     valid = None if frames is None else jnp.array(frames)
     ours = binary_cross_entropy(jnp.float32(logits), jnp.float32(y), valid)
     assert float(ours) == pytest.approx(expected, rel=1e-5)
+
+
+def test_unknown_labels_add_nothing_to_the_loss():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.standard_normal((4, 5, 7)).astype(np.float32), rng.random((4, 7)) < 0.5
+    is_known = rng.random((4, 7)) < 0.6
+    p = (1 / (1 + np.exp(-logits.astype(float)))).mean(axis=1)
+    terms = -np.log(np.where(labels, p, 1 - p))
+    value, gradient = jax.value_and_grad(binary_cross_entropy)(
+        logits, jnp.float32(labels), None, is_known
+    )
+    assert float(value) == pytest.approx((terms * is_known).sum() / is_known.size, rel=1e-5)
+    np.testing.assert_array_equal(np.any(gradient, axis=1), is_known)
 
 
 @pytest.mark.parametrize(("logit", "label"), [(-20.0, 1.0), (20.0, 0.0), (-200.0, 1.0)])
@@ -153,6 +167,27 @@ def both_layouts(plain):
         trees = parallel.to_host((state.variables.stats, state.optimizer.mu))
         results.append((float(values["loss"]), *trees))
     return results
+
+
+def test_of_a_class_that_is_unknown_in_either_of_two_mixed_clips_nothing_is_learned(plain):
+    mixup = Augmentation(mixup_alpha=0.5)
+    recipes = [Recipe(augmentation=mixup, has_unknown=unknown) for unknown in (False, True)]
+    first, second = (train_program(plain.network, recipe, plain.mesh) for recipe in recipes)
+    batch = batch_of()
+
+    def step(program):
+        state = parallel.replicate(init_state(plain.variables), plain.mesh)
+        state, values = program(state, parallel.put_batch(batch, plain.mesh), 1e-3)
+        moments = parallel.to_host(state.optimizer.mu["classifier"]["kernel"])
+        return float(values["loss"]), moments
+
+    (loss, moments), (same_loss, same_moments) = step(first), step(second)
+    assert same_loss == pytest.approx(loss, rel=1e-6)
+    np.testing.assert_allclose(same_moments, moments, rtol=1e-4, atol=1e-9)
+    batch["labels"][::2, 2] = UNKNOWN  # of each pair one
+    _, moments = step(second)
+    assert not moments[:, 2].any()
+    np.testing.assert_allclose(moments[:, :2], same_moments[:, :2], rtol=1e-4, atol=1e-9)
 
 
 @pytest.mark.parametrize(
