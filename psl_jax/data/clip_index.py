@@ -81,7 +81,7 @@ class ClipIndex:
         """
         if self.event_offsets is None:
             return np.zeros(len(self), bool)
-        return (np.diff(self.event_offsets) > 0) | self.holds_nothing
+        return np.asarray((np.diff(self.event_offsets) > 0) | self.holds_nothing)
 
     @property
     def has_unknown(self) -> bool:
@@ -93,12 +93,12 @@ class ClipIndex:
         """Classes that each clip is known to have or not to have: int64 [clips]."""
         if self.unknown_offsets is None:
             return np.full(len(self), self.num_classes)
-        return self.num_classes - np.diff(self.unknown_offsets)
+        return np.asarray(self.num_classes - np.diff(self.unknown_offsets))
 
     @cached_property
     def holds_nothing(self) -> np.ndarray:
         """Which clips have no label, and are known to lack some class: bool [clips]."""
-        return (np.diff(self.label_offsets) == 0) & (self.num_known > 0)
+        return np.asarray((np.diff(self.label_offsets) == 0) & (self.num_known > 0))
 
     @property
     def is_labelled(self) -> bool:

@@ -108,10 +108,10 @@ class Segments:
         index = self.source.index
         if self.soft_labels is None:
             return index.weak_labels(clips)
-        soft = self.soft_labels.of_segments(clips, segments).astype(np.float32)
-        if self.alpha == 1:
-            return soft
-        return mix_labels(soft, index.weak_labels(clips), self.alpha, index.has_unknown)
+        labels = self.soft_labels.of_segments(clips, segments).astype(np.float32)
+        if self.alpha < 1:
+            labels = mix_labels(labels, index.weak_labels(clips), self.alpha, index.has_unknown)
+        return labels
 
 
 def mix_labels(soft: Any, weak: Any, alpha: float, has_unknown: bool = False) -> Any:

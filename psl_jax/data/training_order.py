@@ -188,4 +188,5 @@ def clip_weights(index: ClipIndex) -> np.ndarray:
     of_clips = np.bincount(clip, weights=weights[index.label_values], minlength=len(index))
     if not of_clips.any():
         raise UserError(f"split {index.split!r} has no labels: weighted sampling needs some")
-    return of_clips + index.holds_nothing * 1000.0 / (index.holds_nothing.sum() + 100.0)
+    of_clips[index.holds_nothing] = 1000.0 / (index.holds_nothing.sum() + 100.0)
+    return of_clips
