@@ -124,6 +124,11 @@ class Settings:
         return dataclasses.replace(self, model=model, frontend=logmel)
 
     @property
+    def augmentation(self) -> Augmentation:
+        """What of `augment` the network trains with."""
+        return self.augment.for_width(self.model.width)
+
+    @property
     def architecture(self) -> Architecture:
         return ARCHITECTURES[self.model.network]
 
@@ -195,6 +200,7 @@ FROM_MN04: dict[str, Any] = {
     "init_from": "mn04",
     "model": {"network": "mn", "width": 0.4, "dropout": 0.2},
     "train": {"learning_rate": 1e-3, "backbone_learning_rate": 1e-4},
+    "augment": {"min_width": 0.0},
 }
 
 

@@ -136,6 +136,11 @@ class Experiment:
             validation=indices.get("validation_split"),
             evaluated=indices.get("eval_split"),
         )
+        if self.settings.augmentation != self.settings.augment:
+            self.notes.append(
+                f"width {self.settings.model.width:g} is below augment.min_width "
+                f"{self.settings.augment.min_width:g}: trained without masks and mixup"
+            )
         if setting_checks.has_teacher_in_step(self.settings):
             self.notes.append(sanity_notes.TEACHER_IN_STEP)
         platform = parallel.platform_of(self.mesh)

@@ -210,4 +210,7 @@ SOUNDSCAPES_TEACHER: dict[str, Any] = {
 OWN_DATA: dict[str, Any] = {
     "data": {"corpus": "own_data", "validation_split": "validation"},
     "train": {"learning_rate": 1e-3, "epochs": 60, "min_steps": 1500, "batch_size": 0},
+    # Masks and mixup raise a teacher of width 1 on 3,000 clips from 48.0 to 54.9 mAP, and lower one
+    # of width 0.25 from 38.5 to 22.5 (soundscapes of ESC-50, one seed).
+    "augment": {"min_width": 0.5},
 }

@@ -64,7 +64,7 @@ def has_constant_features(settings: Settings) -> bool:
     """Whether all that is below the classifier gives the same of a segment at every step."""
     return (
         settings.train.trainable == "classifier"
-        and not any(getattr(settings.augment, name) for name in _AUGMENTATIONS)
+        and not any(getattr(settings.augmentation, name) for name in _AUGMENTATIONS)
         and not has_teacher_in_step(settings)
         and settings.frontend.top_db_over != "batch"
     )
@@ -75,7 +75,9 @@ def check_batch(settings: Settings, mesh: Mesh) -> None:
     size = settings.train.batch_size
     multiple = batch_multiple(settings, mesh.size)
     if size % multiple:
-        mixed = "mixup pairs the examples of each device: " if settings.augment.mixup_alpha else ""
+        mixed = (
+            "mixup pairs the examples of each device: " if settings.augmentation.mixup_alpha else ""
+        )
         raise UserError(
             f"config.train.batch_size is {size} on {mesh.size} devices: {mixed}give a multiple of "
             f"{multiple}, such as {-(-size // multiple) * multiple}"
@@ -100,7 +102,7 @@ def check_batch(settings: Settings, mesh: Mesh) -> None:
 
 def batch_multiple(settings: Settings, num_devices: int) -> int:
     """What a batch is a multiple of."""
-    return num_devices * (2 if settings.augment.mixup_alpha else 1)
+    return num_devices * (2 if settings.augmentation.mixup_alpha else 1)
 
 
 def fitting_batch(batch_size: int, num_segments: int, *, multiple: int) -> int:

@@ -32,7 +32,7 @@ def make_recipe(settings: Settings, mesh: Mesh) -> Recipe:
         )
     return Recipe(
         settings.front_end,
-        settings.augment,
+        settings.augmentation,
         dtype=model.dtype,
         seed=settings.seed,
         trainable=settings.train.trainable,

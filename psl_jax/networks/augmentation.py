@@ -67,6 +67,18 @@ class Augmentation:
     mixup_alpha: float = setting(
         0.0, least=0, help="Parameter of the Beta distribution of mixup's weights; 0: no mixup"
     )
+    min_width: float = setting(
+        0.0,
+        least=0,
+        help="Networks narrower than this (model.width) train without masks and mixup, which they "
+        "are too small to gain from",
+    )
+
+    def for_width(self, width: float) -> "Augmentation":
+        """What a network of this width trains with: without masks and mixup where it is narrow."""
+        if width >= self.min_width:
+            return self
+        return dataclasses.replace(self, time_masks=0, frequency_masks=0, mixup_alpha=0.0)
 
 
 def augment_waveform(keys: jax.Array, audio: jax.Array, settings: Augmentation) -> jax.Array:

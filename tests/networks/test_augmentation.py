@@ -1,3 +1,4 @@
+import dataclasses
 from functools import lru_cache
 
 import jax
@@ -216,3 +217,11 @@ def test_augmentations_that_are_off_change_nothing():
     np.testing.assert_array_equal(run(mask_spectrogram, off, features), features)
     for ours, before in zip(run(mixup, off, features, targets), (features, targets), strict=True):
         np.testing.assert_array_equal(ours, before)
+
+
+def test_a_narrow_network_trains_without_masks_and_mixup():
+    settings = dataclasses.replace(TEACHER, min_width=0.5)
+    narrow = settings.for_width(0.25)
+    assert settings.for_width(0.5) is settings
+    assert narrow.gain_probability == settings.gain_probability > 0
+    assert (narrow.time_masks, narrow.frequency_masks, narrow.mixup_alpha) == (0, 0, 0)
