@@ -170,7 +170,9 @@ class SoftLabelStage:
         if self._foreign_teacher is not None:
             return self._foreign_teacher
         relabel = self.settings.relabel
-        mapping = open_teacher.ClassMapping(relabel.class_map, relabel.unmapped, relabel.mean)
+        mapping = open_teacher.ClassMapping(
+            relabel.class_map, relabel.unmapped, relabel.mean, relabel.trust_remote_code
+        )
         opened = open_teacher.open_teacher(self.teacher, self._open_source().index.classes, mapping)
         if open_teacher.is_other_teacher(self.teacher):
             self._foreign_teacher = opened

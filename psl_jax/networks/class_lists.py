@@ -4,9 +4,11 @@ import difflib
 import itertools
 import os
 import pathlib
+import re
 import unicodedata
 from collections.abc import Sequence
 from functools import cache
+from typing import Any, Literal
 
 import numpy as np
 
@@ -26,6 +28,7 @@ UNMAPPED = ("error", "drop", "weak")
 Columns = Sequence[Sequence[int]]
 
 _SHOWN = 5  # class names in a message
+_LEAST_SIMILARITY = 0.8  # in spelling, of names in a draft of a class map, as difflib measures it
 
 # Byte order marks, spaces of no width, marks of the direction of writing.
 _INVISIBLE = dict.fromkeys(map(ord, "\ufeff\u200b\u2060\u200e\u200f\u00ad"))
@@ -169,6 +172,58 @@ def _read_class_map(
         else:
             columns[name] = (*columns.get(name, ()), numbers[comparable_name(other)])
     return columns
+
+
+def draft_class_map(
+    ours: Sequence[str], theirs: Sequence[str]
+) -> list[tuple[str, str, Literal["equal", "case", "synonym", "spelling", ""]]]:
+    """Finds for each of our classes the one of theirs with the nearest name; "": there is none.
+
+    Synonyms are those between the commas of AudioSet's names, as in "Crying, sobbing".
+
+    Returns (class, teacher_class, how it was found) for each class.
+    """
+    equal = {comparable_name(name): name for name in theirs}
+    folded = {_fold_name(name): name for name in theirs}
+    synonyms = {part: name for name in reversed(theirs) for part in _list_synonyms(name)}
+    draft: list[tuple[str, str, Any]] = []
+    for name in ours:
+        known = comparable_name(name)
+        parts = _list_synonyms(known)
+        near = difflib.get_close_matches(_fold_name(known), synonyms, 1, _LEAST_SIMILARITY)
+        if known in equal:
+            draft.append((name, equal[known], "equal"))
+        elif _fold_name(known) in folded:
+            draft.append((name, folded[_fold_name(known)], "case"))
+        elif shared := [part for part in parts if part in synonyms]:
+            draft.append((name, synonyms[shared[0]], "synonym"))
+        elif near:
+            draft.append((name, synonyms[near[0]], "spelling"))
+        else:
+            draft.append((name, "", ""))
+    return draft
+
+
+def _fold_name(name: str) -> str:
+    """Folds case, and makes spaces of "_" and "-" and all that is no letter or digit."""
+    return " ".join(re.findall(r"\w+", name.replace("_", " ").casefold()))
+
+
+def _list_synonyms(name: str) -> list[str]:
+    """Lists the folded names between commas, and those that AudioSet has beside any of them."""
+    parts = _split_name(name)
+    return parts + [part for own in parts for part in _audioset_synonyms().get(own, ())]
+
+
+def _split_name(name: str) -> list[str]:
+    """Splits "Crying, sobbing", or as FSD50K writes it "Crying_and_sobbing"; with the name."""
+    parts = re.split(r",|\band\b", re.sub(r"\(.*\)", "", name.replace("_", " ")))
+    return [_fold_name(name), *filter(None, map(_fold_name, parts))]
+
+
+@cache
+def _audioset_synonyms() -> dict[str, list[str]]:
+    return {part: parts for parts in map(_split_name, audioset_classes()) for part in parts[1:]}
 
 
 def select_columns(values: np.ndarray, columns: Columns) -> np.ndarray:

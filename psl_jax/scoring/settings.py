@@ -56,6 +56,9 @@ class RelabelSettings(LabelRule):
         choices=("probabilities", "logits"),
         help="What the mean over several teachers is taken of",
     )
+    trust_remote_code: bool = operational(
+        False, help="Whether Python code that a transformers: teacher brings may run"
+    )
     batch_size: int = operational(
         0,
         least=0,

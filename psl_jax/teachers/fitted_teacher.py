@@ -187,7 +187,7 @@ def _open_part(
 ) -> Teacher:
     """Opens a teacher where the file says, or else one of the same name beside the file."""
     kind, where = part["kind"], part["where"]
-    if kind != "python" and not os.path.exists(where):
+    if kind not in ("python", "transformers") and not os.path.exists(where):
         neighbour = os.path.join(os.path.dirname(path), os.path.basename(where))
         if not os.path.exists(neighbour):
             raise UserError(

@@ -9,6 +9,7 @@ import numpy as np
 from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.data.segment_loader import Batch
 from psl_jax.runtime import parallel
+from psl_jax.runtime.ordered_map import ordered_map
 from psl_jax.scoring.scorer import CPU_BATCH
 
 # Waveforms float32 [n, samples] in [-1, 1] of one length, at the teacher's rate, to probabilities
@@ -19,13 +20,20 @@ Run = Callable[[np.ndarray], np.ndarray]
 class HostScorer:
     """See `SegmentScorer`."""
 
-    def __init__(self, run: Run, rate: int, takes_batches: bool, count_padding: bool = False):
+    def __init__(
+        self,
+        run: Run,
+        rate: int,
+        takes_batches: bool,
+        count_padding: bool = False,
+        batches_at_once: int = 1,
+    ):
         """Makes a scorer.
 
         takes_batches: passes rows of the same length to `run` at once; else each in a thread.
         """
         self._run, self._rate, self._takes_batches = run, rate, takes_batches
-        self._count_padding = count_padding
+        self._count_padding, self._batches_at_once = count_padding, batches_at_once
         self._threads = os.cpu_count() or 1
 
     @property
@@ -37,14 +45,18 @@ class HostScorer:
 
     def __call__(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, np.ndarray]]:
         with ThreadPoolExecutor(self._threads) as pool:
-            for batch in parallel.prefetch(batches, _select_real_rows):
+
+            def score(batch: Batch) -> tuple[Batch, np.ndarray]:
                 lengths = batch["num_samples"]
                 if self._count_padding:
                     lengths = np.full_like(lengths, batch["audio"].shape[1])
                 rows = list(
                     pool.map(self._make_waveform, batch["audio"], batch["num_samples"], lengths)
                 )
-                yield batch, self._compute_scores(rows, pool)
+                return batch, self._compute_scores(rows, pool)
+
+            real_batches = parallel.prefetch(batches, _select_real_rows)
+            yield from ordered_map(score, real_batches, self._batches_at_once, ahead=1)
 
     def _make_waveform(self, audio: np.ndarray, num_valid: int, num_samples: int) -> np.ndarray:
         """Makes the waveform of a row at the teacher's rate: its valid samples, and zeros."""

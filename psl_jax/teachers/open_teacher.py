@@ -5,6 +5,7 @@ mn04                             published weights, downloaded once (`published_
 mn:mn10_as.pt                    EfficientAT's mn, .pt or .safetensors
 onnx:FILE, tflite:FILE           a file of another runtime, or its description (.toml, .json)
 python:package.module:function   a callable
+transformers:USER/NAME           an audio classifier of transformers; also a folder
 fitted:FILE.npz                  a classifier on the scores of others, by psl-jax fit
 0.7*mn:A.pt+0.3*tflite:B.tflite  the weighted mean of several
 """
@@ -26,7 +27,7 @@ from psl_jax.teachers.psl_teacher import OwnTeacher
 from psl_jax.teachers.teacher import MappedTeacher, ScoringOptions, Teacher, is_identity
 from psl_jax.weights.published_weights import PUBLISHED, fetch
 
-KINDS = ("run", "mn", "onnx", "tflite", "python", "fitted")
+KINDS = ("run", "mn", "onnx", "tflite", "python", "transformers", "fitted")
 _WEIGHT = r"(?:(\d+(?:\.\d*)?|\.\d+)\*)?"
 _NEXT = re.compile(rf"\+(?={_WEIGHT}(?:{'|'.join(KINDS)}):)")
 
@@ -42,17 +43,19 @@ class Part(NamedTuple):
 
 
 class ClassMapping(NamedTuple):
-    """Settings that match a teacher's classes with the data's, and join several teachers.
+    """Settings that open teachers, match their classes with the data's, and join several.
 
     Attributes:
       class_map: a CSV for all teachers, or one for each, with commas between; "": equal names.
       unmapped: error, drop or weak, for classes that the teacher lacks.
       mean: probabilities or logits, of an ensemble.
+      trust_remote_code: runs Python code that a model of transformers brings.
     """
 
     class_map: str = ""
     unmapped: str = "error"
     mean: str = "probabilities"
+    trust_remote_code: bool = False
 
 
 class OpenedTeacher(NamedTuple):
@@ -110,11 +113,13 @@ def is_other_teacher(name: str | os.PathLike[str]) -> bool:
 
 def find_missing(name: str | os.PathLike[str]) -> str | None:
     """Finds the first file or folder of a name that does not exist."""
-    paths = [part.where for part in parse_name(name) if part.kind != "python"]
+    paths = [
+        part.where for part in parse_name(name) if part.kind not in ("python", "transformers")
+    ]
     return next((path for path in paths if not path_of(path).exists()), None)
 
 
-def load_teacher(part: Part) -> Teacher:
+def load_teacher(part: Part, *, trust_remote_code: bool = False) -> Teacher:
     """Opens a teacher with its own classes. Raises UserError."""
     if part.kind != "run" and is_remote(part.where):
         raise UserError(
@@ -132,11 +137,18 @@ def load_teacher(part: Part) -> Teacher:
         from psl_jax.teachers import python_teacher
 
         return python_teacher.load(part.where)
+    if part.kind == "transformers":
+        from psl_jax.teachers import transformers_teacher
+
+        return transformers_teacher.load(part.where, trust_remote_code=trust_remote_code)
     if part.kind == "fitted":
         from psl_jax.teachers import fitted_teacher
 
         return fitted_teacher.load(
-            part.where, lambda kind, where: load_teacher(Part(1.0, kind, where))
+            part.where,
+            lambda kind, where: load_teacher(
+                Part(1.0, kind, where), trust_remote_code=trust_remote_code
+            ),
         )
     from psl_jax.teachers import model_files
 
@@ -158,7 +170,10 @@ def open_teacher(
     maps *= 1 if len(maps) == len(parts) else len(parts)
     teachers = [
         _adapt_to_classes(
-            load_teacher(part), tuple(classes), path=path.strip(), unmapped=mapping.unmapped
+            load_teacher(part, trust_remote_code=mapping.trust_remote_code),
+            tuple(classes),
+            path=path.strip(),
+            unmapped=mapping.unmapped,
         )
         for part, path in zip(parts, maps, strict=True)
     ]

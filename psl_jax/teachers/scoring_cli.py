@@ -25,6 +25,7 @@ from psl_jax.teachers.fitted_teacher import JoinedScorer
 from psl_jax.teachers.open_teacher import parse_name
 from psl_jax.teachers.psl_teacher import OwnTeacher
 from psl_jax.teachers.teacher import ScoringOptions, Teacher
+from psl_jax.teachers.transformers_teacher import is_repository
 
 # Seconds of audio that a core scores in a second at width 1, from two cores of an AMD EPYC, see
 # docs/PERFORMANCE.md.
@@ -63,6 +64,11 @@ def make_parser(
         help="data type that the network computes in (default: float32)",
     )
     add("--num_devices", type=int, metavar="N", help="devices to compute on (default: all)")
+    add(
+        "--trust_remote_code",
+        action="store_true",
+        help="run the Python code that a transformers: model brings (default: refuse such models)",
+    )
     add("--dry_run", action="store_true", help="print what would be done, and do nothing")
     group = parser.add_argument_group(
         "several taggers, and taggers with other classes (docs/TEACHERS.md)"
@@ -181,7 +187,9 @@ def open_task(arguments: argparse.Namespace, segments: str) -> Task:
     """
     source = _open_source(arguments)
     name = open_teacher.join_names([arguments.model, *arguments.teacher])
-    mapping = open_teacher.ClassMapping(arguments.class_map, arguments.unmapped, arguments.mean)
+    mapping = open_teacher.ClassMapping(
+        arguments.class_map, arguments.unmapped, arguments.mean, arguments.trust_remote_code
+    )
     teacher, weak = open_teacher.open_teacher(name, source.index.classes, mapping)
     return Task(teacher, weak, source, Segmentation(_parse_seconds(segments, teacher, source)))
 
@@ -208,7 +216,10 @@ def open_raw_task(arguments: argparse.Namespace, segments: str) -> RawTask:
     """Opens teachers and data as `open_task` does, and leaves the teachers' classes as they are."""
     source = _open_source(arguments)
     parts = [part for name in (arguments.model, *arguments.teacher) for part in parse_name(name)]
-    teachers = [open_teacher.load_teacher(part) for part in parts]
+    trust_remote_code = arguments.trust_remote_code
+    teachers = [
+        open_teacher.load_teacher(part, trust_remote_code=trust_remote_code) for part in parts
+    ]
     part_entries = [
         {"kind": part.kind, "where": _make_absolute(part), "digest": teacher.digest}
         for part, teacher in zip(parts, teachers, strict=True)
@@ -220,7 +231,10 @@ def open_raw_task(arguments: argparse.Namespace, segments: str) -> RawTask:
 
 def _make_absolute(part: open_teacher.Part) -> str:
     """Returns a place that is valid in any working directory."""
-    return part.where if part.kind == "python" else os.path.abspath(part.where)
+    is_no_path = part.kind == "python" or (
+        part.kind == "transformers" and is_repository(part.where)
+    )
+    return part.where if is_no_path else os.path.abspath(part.where)
 
 
 def _open_source(arguments: argparse.Namespace) -> Source:

@@ -76,11 +76,11 @@ def _copy_with_sidecar(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 _ADDRESS = re.compile(r"hf://([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?/?")
-_FILE_PATTERNS = ["model.safetensors", "averaged/*", "model.json", "weights/*"]
+_FILE_PATTERNS = ("model.safetensors", "averaged/*", "model.json", "weights/*")
 
 
-def fetch(address: str) -> str:
-    """Downloads the model at `address`, unless it is here, and returns the local folder.
+def fetch(address: str, patterns: Sequence[str] = _FILE_PATTERNS) -> str:
+    """Downloads files of the repository at `address`, unless they are here; returns their folder.
 
     Raises UserError for a wrong address, one that cannot be reached, or without huggingface-hub.
     """
@@ -94,7 +94,7 @@ def fetch(address: str) -> str:
         raise MissingPackageError(address, "huggingface-hub", "hub") from error
     name, revision = match.groups()
     try:
-        folder: str = snapshot_download(name, revision=revision, allow_patterns=_FILE_PATTERNS)
+        folder: str = snapshot_download(name, revision=revision, allow_patterns=list(patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
@@ -102,5 +102,5 @@ def fetch(address: str) -> str:
             "private model a login (hf auth login)?"
         ) from error
     if not any(pathlib.Path(folder).iterdir()):
-        raise UserError(f"{address} holds no model of psl_jax: no model.safetensors in it")
+        raise UserError(f"{address} holds no model: none of {', '.join(patterns)}")
     return folder

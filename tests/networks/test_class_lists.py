@@ -6,6 +6,7 @@ from shared_tables import TEACHERS, needs_teachers
 from psl_jax.networks.class_lists import (
     audioset_classes,
     classes_beside,
+    draft_class_map,
     match_classes,
     read_classes,
 )
@@ -55,6 +56,33 @@ def test_unknown_classes_of_a_map_are_named(tmp_path, line, told):
 def test_a_line_without_teacher_class_leaves_the_class_without_one(tmp_path):
     path = written(tmp_path, "cat,\ndog,Dog\n")
     assert match_classes(("Dog", "cat"), ("cat", "dog"), "t", path, "drop") == [(), (0,)]
+
+
+def test_a_draft_of_a_class_map():
+    theirs = (
+        *("Dog", "Vehicle horn, car horn, honking", "Crying, sobbing", "Footsteps"),
+        *("Rain", "Child speech, kid speaking", "Blues"),
+    )
+    found = {
+        name: (other, match)
+        for name, other, match in draft_class_map(
+            ("/m/0bt9lr", "dog", "car_horn", "Crying_and_sobbing", "footstep", "RAIN")
+            + ("kid speaking", "engine"),
+            theirs,
+        )
+    }
+    assert found == {
+        "/m/0bt9lr": ("Dog", "equal"),
+        "dog": ("Dog", "case"),
+        "car_horn": ("Vehicle horn, car horn, honking", "synonym"),
+        "Crying_and_sobbing": ("Crying, sobbing", "synonym"),
+        "footstep": ("Footsteps", "spelling"),
+        "RAIN": ("Rain", "case"),
+        "kid speaking": ("Child speech, kid speaking", "synonym"),
+        "engine": ("", ""),
+    }
+    # Names that AudioSet lists as one class, where neither list has that name.
+    assert draft_class_map(["honking"], ["car horn"])[0] == ("honking", "car horn", "synonym")
 
 
 @needs_teachers

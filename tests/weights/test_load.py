@@ -71,7 +71,7 @@ def test_models_of_a_hub(tmp_path, monkeypatch):
     folder = tmp_path / "snapshot"
     folder.mkdir()
     asked = fake_hub(monkeypatch, folder)
-    with pytest.raises(UserError, match="hf://a/b holds no model of psl_jax"):
+    with pytest.raises(UserError, match="hf://a/b holds no model: none of model.safetensors"):
         psl_jax.load("hf://a/b")
     exported(folder).rename(folder / "model.safetensors")
     assert psl_jax.load("hf://some-one/psl2s@v1.0").labels == tagging.LABELS

@@ -1,0 +1,72 @@
+"""Drafts a class map: for each class of the data the teacher's class of the nearest name.
+
+    psl-jax classes transformers:MIT/ast-finetuned-audioset-10-10-0.4593 DATA --out=map.csv
+
+The map has the columns class, teacher_class and match, which tells how a class was found: by an
+equal name, by a name in other case, by a synonym (AudioSet's names list some, with commas between),
+or by similar spelling. A person checks it: add a line where a class is several of the teacher's
+(the highest score counts), and fill in what was not found. relabel, evaluate and experiments take
+it as --class_map or config.relabel.class_map (docs/TEACHERS.md).
+"""
+
+import argparse
+import collections
+from collections.abc import Sequence
+
+from absl import flags
+
+from psl_jax.runtime import cli_entry, disk_errors, files
+from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import path_of
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line, which begins with the program's name."""
+    parser = cli_entry.parser("classes", __doc__ or "")
+    add = parser.add_argument
+    add("teacher", metavar="TEACHER", help="a run, an export, mn:FILE, transformers:NAME, ...")
+    add("data", metavar="DATA", help="folder of a prepared data set")
+    add("--out", required=True, metavar="CSV", help="file to write, which is not there (required)")
+    add(
+        "--trust_remote_code",
+        action="store_true",
+        help="run the Python code that a transformers: model brings (default: refuse such models)",
+    )
+    flags.FLAGS(arguments[:1])  # absl wants its own flags parsed, and has none here
+    return parser.parse_args(arguments[1:])
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Writes the map, and lists what a person should look at."""
+    from psl_jax.data import split_index_files
+    from psl_jax.networks import class_lists
+    from psl_jax.teachers import open_teacher
+
+    out = path_of(arguments.out)
+    if out.exists():
+        raise UserError(f"--out={out} is there, perhaps with a person's changes: name another file")
+    disk_errors.check_writable(out.parent, "--out")
+    parts = open_teacher.parse_name(arguments.teacher)
+    if len(parts) > 1:
+        raise UserError(f"{arguments.teacher} is several teachers: draft a map for each of them")
+    classes = split_index_files.class_names(split_index_files.find_data_dir(arguments.data))
+    trust_remote_code = arguments.trust_remote_code
+    teacher = open_teacher.load_teacher(parts[0], trust_remote_code=trust_remote_code)
+    draft = class_lists.draft_class_map(classes, teacher.classes)
+    files.write_csv(out, ("class", "teacher_class", "match"), draft)
+    numbers = collections.Counter(match for _, _, match in draft)
+    for name, teacher_class, match in draft:
+        if match == "spelling":
+            print(f"similar spelling, is it the same?  {name} -> {teacher_class}")
+    for name, _, match in draft:
+        if not match:
+            print(f"nothing found for  {name}")
+    print(
+        f"{len(draft)} classes in {out}: {numbers['equal']} of equal names, {numbers['case']} in "
+        f"other case, {numbers['synonym']} by a synonym, {numbers['spelling']} by spelling, "
+        f"{numbers['']} without any"
+    )
+
+
+if __name__ == "__main__":
+    cli_entry.run(main, parse, takes_buckets=True)

@@ -1,0 +1,264 @@
+"""Runs audio classifiers of the transformers library: transformers:FOLDER or transformers:USER/NAME.
+
+The model's own feature extractor pads each segment, as it does for transformers' pipeline. Models
+run in PyTorch, on its GPU where it has one.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import pathlib
+import re
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+
+from psl_jax.networks import class_lists
+from psl_jax.runtime import files
+from psl_jax.runtime.errors import MissingPackageError, UserError
+from psl_jax.scoring.scorer import CPU_BATCH
+from psl_jax.teachers.host_scorer import HostScorer, cut_windows
+from psl_jax.teachers.teacher import (
+    AUDIOSET_SECONDS,
+    ScoringOptions,
+    check_scores,
+    make_description,
+    make_quiet_noise,
+)
+from psl_jax.weights import load_model
+
+_OUTPUTS = {"multi_label_classification": "sigmoid", "single_label_classification": "softmax"}
+_TRIED_SECONDS = 2.0
+_CODE_AND_SETTINGS = ("config.json", "preprocessor_config.json", "*.py")
+_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")  # the first kind that a model has is read
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformersTeacher:
+    """See `Teacher`.
+
+    Attributes:
+      output: sigmoid or softmax.
+      model: the model in PyTorch, on `device`.
+      extractor: its feature extractor.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    rate: int
+    context_seconds: float | None
+    digest: str
+    output: str
+    model: Any
+    extractor: Any
+    device: Any
+
+    segment_seconds = AUDIOSET_SECONDS
+
+    def describe(self) -> list[dict[str, Any]]:
+        return [make_description(self, "transformers") | {"output": self.output}]
+
+    def summarize(self) -> str:
+        return (
+            f"{self.name}: {type(self.model).__name__} of transformers at {self.rate / 1000:g} "
+            f"kHz, {self.output}, digest {self.digest}, {len(self.classes)} classes"
+        )
+
+    def make_scorer(self, running: ScoringOptions) -> "_TorchScorer":
+        return _TorchScorer(self, running)
+
+
+class _TorchScorer(HostScorer):
+    """Scores segments: features on all cores, the model on its device."""
+
+    def __init__(self, teacher: TransformersTeacher, running: ScoringOptions):
+        # While a GPU computes one batch, the cores extract the features of the next.
+        at_once = 1 if teacher.device.type == "cpu" else 2
+        super().__init__(self._score, teacher.rate, True, running.count_padding, at_once)
+        self._teacher, self._dtype = teacher, running.dtype
+        self._pool = ThreadPoolExecutor(self._threads)
+
+    @property
+    def where(self) -> str:
+        return f"PyTorch's {self._teacher.device}"
+
+    def _score(self, waveforms: np.ndarray) -> np.ndarray:
+        """Computes probabilities [n, classes] of [n, samples]; of long ones the mean of windows."""
+        teacher = self._teacher
+        if teacher.context_seconds is None:
+            windows = waveforms[:, None]
+        else:
+            size = min(round(teacher.context_seconds * teacher.rate), waveforms.shape[1])
+            windows = cut_windows(waveforms, size, hop=max(size // 2, 1))
+        rows = windows.reshape(-1, windows.shape[-1])  # of [n, windows, samples]
+        features = list(self._pool.map(self._extract, rows))
+        scores = [
+            self._run_model(features[start : start + CPU_BATCH])
+            for start in range(0, len(rows), CPU_BATCH)
+        ]
+        means: np.ndarray = np.concatenate(scores).reshape(*windows.shape[:2], -1).mean(axis=1)
+        return means
+
+    def _extract(self, waveform: np.ndarray) -> dict[str, Any]:
+        rate = self._teacher.rate
+        return dict(self._teacher.extractor(waveform, sampling_rate=rate, return_tensors="pt"))
+
+    def _run_model(self, features: Sequence[dict[str, Any]]) -> np.ndarray:
+        import torch
+
+        device = self._teacher.device
+        batch = {
+            name: torch.cat([row[name] for row in features]).to(device) for name in features[0]
+        }
+        half = self._dtype == "bfloat16"
+        context = torch.autocast(device.type, torch.bfloat16) if half else contextlib.nullcontext()
+        with torch.inference_mode(), context:
+            logits = self._teacher.model(**batch).logits.float()
+        scores = logits.softmax(-1) if self._teacher.output == "softmax" else logits.sigmoid()
+        return np.asarray(scores.cpu().numpy())
+
+
+def load(where: str, *, trust_remote_code: bool = False) -> TransformersTeacher:
+    """Opens FOLDER, USER/NAME or USER/NAME@REVISION, with :sigmoid or :softmax behind it or not.
+
+    It scores noise once, and raises UserError for anything that would fail later.
+    """
+    try:
+        import torch
+        import transformers
+    except ImportError as error:
+        package = str(error.name)
+        raise MissingPackageError(f"transformers:{where}", package, "transformers") from error
+    place, output = _split_output(where)
+    folder = _find_folder(place)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # AST's narrowest mel bands hold no bin
+            model, extractor = (
+                auto.from_pretrained(folder, trust_remote_code=trust_remote_code)
+                for auto in (
+                    transformers.AutoModelForAudioClassification,
+                    transformers.AutoFeatureExtractor,
+                )
+            )
+    except Exception as error:  # its own kinds of errors, and those of a model's code
+        if "trust_remote_code" in str(error) and not trust_remote_code:
+            raise UserError(
+                f"transformers:{place} brings Python code of its own, which would run here. Read "
+                "it, and if you trust it give --trust_remote_code, in an experiment "
+                "--config.relabel.trust_remote_code"
+            ) from error
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"transformers:{place} is no audio classifier: {reason}") from error
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", jax.process_index() % torch.cuda.device_count())
+    elif torch.backends.mps.is_available():
+        device = torch.device("mps")
+    classes = _find_classes(model.config, place)
+    output = output or _find_output(model.config, place)
+    teacher = TransformersTeacher(
+        name=os.path.basename(os.path.normpath(place)),
+        classes=classes,
+        rate=int(extractor.sampling_rate),
+        context_seconds=_find_context_seconds(extractor),
+        digest=files.json_digest([_hash_files(folder), list(classes), output]),
+        output=output,
+        model=model.float().eval().to(device),
+        extractor=extractor,
+        device=device,
+    )
+    noise = make_quiet_noise(round(_TRIED_SECONDS * teacher.rate), 0, 1)["audio"]
+    try:
+        scores = teacher.make_scorer(ScoringOptions())._score(noise / np.float32(32_768))
+    except Exception as error:
+        raise UserError(
+            f"transformers:{place} cannot score {_TRIED_SECONDS:g} s of noise: {error}"
+        ) from error
+    check_scores(scores, teacher.name)
+    return teacher
+
+
+def is_repository(where: str) -> bool:
+    """Tells whether a teacher is named by its repository, not by a folder."""
+    return not os.path.isdir(_split_output(where)[0])
+
+
+def _split_output(where: str) -> tuple[str, str]:
+    """Splits "PLACE:sigmoid" into the place and the output; "": none is given."""
+    place, _, output = where.rpartition(":")
+    return (place, output) if place and output in _OUTPUTS.values() else (where, "")
+
+
+def _find_folder(place: str) -> str:
+    """Finds a folder, or downloads a repository once."""
+    if os.path.isdir(place):
+        return place
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", place):
+        raise UserError(f"transformers:{place}: expected a folder, or USER/NAME of a repository")
+    folder = ""
+    for weights in _WEIGHTS:
+        patterns = ["*.json", "*.py", weights]
+        folder = load_model.fetch(f"{load_model.HUB}{place}", patterns)
+        if any(pathlib.Path(folder).glob(weights)):
+            break
+    return folder
+
+
+def _hash_files(folder: str) -> list[str]:
+    """Hashes all files that the scores depend on."""
+    matches = [sorted(pathlib.Path(folder).glob(pattern)) for pattern in _WEIGHTS]
+    paths = next((paths for paths in matches if paths), [])
+    for pattern in _CODE_AND_SETTINGS:
+        paths += sorted(pathlib.Path(folder).glob(pattern))
+    digests = []
+    for path in paths:
+        with path.open("rb") as file:
+            digests.append(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}")
+    return digests
+
+
+def _find_classes(config: Any, place: str) -> tuple[str, ...]:
+    """Finds the names in id2label; of LABEL_0, LABEL_1, ... those of a list, or AudioSet's."""
+    names = [str(config.id2label[number]) for number in range(len(config.id2label))]
+    if all(re.fullmatch(r"LABEL_\d+", name) for name in names):
+        return class_lists.classes_beside(place, len(names))
+    return tuple(map(class_lists.clean_name, names))
+
+
+def _find_output(config: Any, place: str) -> str:
+    if config.problem_type is None and len(config.id2label) == len(class_lists.audioset_classes()):
+        return "sigmoid"  # as AST's published file lacks it
+    if config.problem_type not in _OUTPUTS:
+        raise UserError(
+            f"transformers:{place}: the problem_type of its config.json is "
+            f"{config.problem_type!r}. Several sounds at once: name the teacher "
+            f"transformers:{place}:sigmoid. Exactly one of its classes: transformers:{place}"
+            ":softmax"
+        )
+    return _OUTPUTS[config.problem_type]
+
+
+def _find_context_seconds(extractor: Any) -> float | None:
+    """Finds the longest input that an extractor does not truncate; None: any length.
+
+    Where an extractor makes inputs of one size and does not say of how much audio, 10 s.
+    """
+    rate = extractor.sampling_rate
+    if num_samples := getattr(extractor, "n_samples", None):  # Whisper's
+        return float(num_samples / rate)
+    if type(extractor).__name__ == "ASTFeatureExtractor":  # frames of 25 ms, every 10 ms
+        return float(((extractor.max_length - 1) * 160 + 400) / rate)
+    shapes = set()
+    for seconds in (AUDIOSET_SECONDS, 2 * AUDIOSET_SECONDS):
+        silence = np.zeros(round(seconds * rate), np.float32)
+        features = extractor(silence, sampling_rate=rate, return_tensors="np")
+        shapes.add(str({name: np.shape(values) for name, values in features.items()}))
+    return AUDIOSET_SECONDS if len(shapes) == 1 else None

@@ -1,0 +1,241 @@
+"""Teachers of the transformers library: against its own pipeline, on small random models."""
+
+import json
+import pathlib
+import warnings
+
+import numpy as np
+import pytest
+import soxr
+import synthetic_data
+
+from psl_jax.audio.segments import Segmentation
+from psl_jax.commands import classes, evaluate, fit, relabel
+from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter
+from psl_jax.data.source import Source
+from psl_jax.networks.class_lists import audioset_classes
+from psl_jax.runtime.errors import UserError
+from psl_jax.teachers import open_teacher
+from psl_jax.teachers.teacher import ScoringOptions
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+
+NAMES = ("Dog", "Vehicle horn, car horn, honking", "Cat")
+SMALL = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+}
+OWN_CODE = '''
+import torch
+from transformers import PretrainedConfig, PreTrainedModel, SequenceFeatureExtractor
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+class Config(PretrainedConfig):
+    model_type = "of_a_stranger"
+
+class Loudness(PreTrainedModel):
+    config_class = Config
+    def __init__(self, config):
+        super().__init__(config)
+        self.scale = torch.nn.Linear(1, config.num_labels)
+        self.post_init()
+    def forward(self, input_values, attention_mask=None):
+        loudness = input_values.abs().mean(-1, keepdim=True)
+        return SequenceClassifierOutput(logits=self.scale(loudness))
+
+class Samples(SequenceFeatureExtractor):
+    model_input_names = ["input_values"]
+    def __call__(self, waveform, sampling_rate, return_tensors):
+        return self.pad({"input_values": [waveform]}, return_tensors=return_tensors)
+'''
+
+
+def save(folder: pathlib.Path, network: str, rate: int = 16_000, **config) -> str:
+    """Writes a random model of NAMES; scores of its classes differ with the audio."""
+    config = {"id2label": dict(enumerate(NAMES)), "label2id": {}} | config
+    torch.manual_seed(0)
+    if network == "ast":
+        settings = transformers.ASTConfig(**SMALL, num_mel_bins=32, max_length=1024, **config)
+        model = transformers.ASTForAudioClassification(settings)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            extractor = transformers.ASTFeatureExtractor(sampling_rate=rate, num_mel_bins=32)
+    elif network == "wav2vec2":
+        settings = transformers.Wav2Vec2Config(
+            **SMALL, conv_dim=(8, 8), conv_stride=(5, 4), conv_kernel=(10, 8), **config
+        )
+        settings.num_conv_pos_embeddings, settings.num_conv_pos_embedding_groups = 16, 4
+        model = transformers.Wav2Vec2ForSequenceClassification(settings)
+        extractor = transformers.Wav2Vec2FeatureExtractor(return_attention_mask=True)
+    else:
+        settings = transformers.WhisperConfig(
+            d_model=16,
+            encoder_layers=1,
+            encoder_attention_heads=2,
+            encoder_ffn_dim=16,
+            num_mel_bins=16,
+            **config,
+        )
+        model = transformers.WhisperForAudioClassification(settings)
+        extractor = transformers.WhisperFeatureExtractor(feature_size=16)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3)
+    model.save_pretrained(folder)
+    extractor.save_pretrained(folder)
+    return f"transformers:{folder}"
+
+
+def save_own_code(folder: pathlib.Path) -> str:
+    """Writes a model that brings its own Python code."""
+    from safetensors.numpy import save_file
+
+    folder.mkdir()
+    (folder / "loud.py").write_text(OWN_CODE)
+    auto_map = {
+        "AutoConfig": "loud.Config",
+        "AutoModelForAudioClassification": "loud.Loudness",
+    }
+    labels = {"id2label": dict(enumerate(NAMES)), "problem_type": "multi_label_classification"}
+    config = {"model_type": "of_a_stranger", "auto_map": auto_map, **labels}
+    (folder / "config.json").write_text(json.dumps(config))
+    extractor = {"feature_extractor_type": "Samples", "sampling_rate": 16_000, "feature_size": 1}
+    extractor |= {"padding_value": 0.0, "auto_map": {"AutoFeatureExtractor": "loud.Samples"}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(extractor))
+    arrays = {"scale.weight": np.float32([[9], [-9], [0]]), "scale.bias": np.zeros(3, np.float32)}
+    save_file(arrays, folder / "model.safetensors", {"format": "pt"})
+    return f"transformers:{folder}"
+
+
+def score(teacher, audio: np.ndarray) -> np.ndarray:
+    """Scores int16 [n, samples] at 16 kHz."""
+    samples = np.full(len(audio), audio.shape[1], np.int32)
+    batch = {"audio": audio, "num_samples": samples, "weight": np.ones(len(audio), np.float32)}
+    return next(iter(teacher.make_scorer(ScoringOptions())([batch])))[1]
+
+
+def run_pipeline(name: str, waveforms, rate: int, output: str) -> np.ndarray:
+    """Scores waveforms at 16 kHz by transformers' pipeline: [n, classes]."""
+    folder = name.removeprefix("transformers:")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pipe = transformers.pipeline(
+            "audio-classification", folder, device="cpu", trust_remote_code=True
+        )
+    rows = []
+    for waveform in waveforms:
+        if rate != 16_000:
+            waveform = soxr.resample(waveform, 16_000, rate, quality="HQ")
+        scores = pipe(waveform, top_k=None, function_to_apply=output)
+        by_name = {score["label"]: score["score"] for score in scores}
+        rows.append([by_name[name] for name in NAMES])
+    return np.array(rows)
+
+
+def make_noise(num_rows: int, seconds: float) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    loudness = np.geomspace(100, 8000, num_rows)[:, None]
+    return (rng.standard_normal((num_rows, round(16_000 * seconds))) * loudness).astype(np.int16)
+
+
+@pytest.mark.parametrize(
+    ("network", "rate", "seconds", "output"),
+    [
+        ("ast", 16_000, 2.0, "sigmoid"),
+        ("ast", 32_000, 5.0, "sigmoid"),
+        ("ast", 16_000, 10.0, "softmax"),
+        ("wav2vec2", 16_000, 1.0, "softmax"),
+        ("whisper", 16_000, 2.0, "sigmoid"),
+        ("own_code", 16_000, 1.0, "sigmoid"),
+    ],
+)
+def test_scores_are_those_of_the_pipeline(tmp_path, network, rate, seconds, output):
+    if network == "own_code":
+        name = save_own_code(tmp_path / "model")
+        with pytest.raises(UserError, match="Python code of its own.*--trust_remote_code"):
+            open_teacher.open_teacher(name, NAMES)
+    else:
+        problem = {"sigmoid": "multi_label", "softmax": "single_label"}[output]
+        problem_type = f"{problem}_classification"
+        name = save(tmp_path / "model", network, rate, problem_type=problem_type)
+    mapping = open_teacher.ClassMapping(trust_remote_code=network == "own_code")
+    teacher = open_teacher.open_teacher(name, NAMES, mapping).teacher
+    assert teacher.classes == NAMES and teacher.rate == rate
+    audio = make_noise(3, seconds)
+    expected = run_pipeline(name, audio / np.float32(32_768), rate, output)
+    assert expected.std(axis=0).max() > 1e-3
+    np.testing.assert_allclose(score(teacher, audio), expected, atol=1e-5)
+
+
+def test_longer_audio_than_the_extractor_keeps_is_scored_in_windows(tmp_path):
+    name = save(tmp_path / "model", "ast", problem_type="multi_label_classification")
+    teacher = open_teacher.open_teacher(name, NAMES).teacher
+    size = round(16_000 * teacher.context_seconds)
+    audio = make_noise(1, 24.0)
+    starts = [0, size // 2, size, audio.shape[1] - size]
+    windows = np.concatenate([audio[:, start : start + size] for start in starts])
+    expected = score(teacher, windows).mean(axis=0)
+    np.testing.assert_allclose(score(teacher, audio)[0], expected, atol=1e-5)
+
+
+def test_what_makes_probabilities(tmp_path):
+    name = save(tmp_path / "few", "ast")
+    with pytest.raises(UserError, match="problem_type of its config.json is None.*few:softmax"):
+        open_teacher.open_teacher(name, NAMES)
+    audio = make_noise(2, 1.0)
+    for output in ("sigmoid", "softmax"):
+        teacher = open_teacher.open_teacher(f"{name}:{output}", NAMES).teacher
+        expected = run_pipeline(name, audio / np.float32(32_768), 16_000, output)
+        np.testing.assert_allclose(score(teacher, audio), expected, atol=1e-5)
+    labels = dict(enumerate(f"LABEL_{number}" for number in range(527)))
+    many = save(tmp_path / "audioset", "ast", id2label=labels)
+    teacher = open_teacher.open_teacher(many, audioset_classes()).teacher
+    assert not np.allclose(score(teacher, audio).sum(axis=1), 1)
+    with pytest.raises(UserError, match="expected a folder, or USER/NAME"):
+        open_teacher.open_teacher("transformers:nowhere", NAMES)
+
+
+def test_commands_use_them_and_a_stopped_relabeling_goes_on(tmp_path, monkeypatch, capsys):
+    name = save(tmp_path / "model", "wav2vec2", problem_type="multi_label_classification")
+    index = synthetic_data.make_index([4, 3], [32_000, 20_000, 16_000, 32_000, 32_000, 20_000, 9000])
+    (tmp_path / "data").mkdir()
+    audio = synthetic_data.make_audio(index)
+    synthetic_data.write_prepared(tmp_path / "data", index, audio, "eval")
+
+    def run(command, *options):
+        arguments = [name, tmp_path / "data", *options]
+        command.main(command.parse([command.__name__, *map(str, arguments)]))
+
+    class_map = tmp_path / "map.csv"
+    class_map.write_text("class,teacher_class\nclass 0,Dog\nclass 1,Cat\nclass 2,Cat\n")
+    options = ("--split=eval", "--segment_seconds=1", f"--class_map={class_map}")
+    write = SoftLabelWriter.write_shard
+    shards = []
+
+    def stop_after_one(self, shard, scores):
+        if shards:
+            raise KeyboardInterrupt
+        write(self, shard, scores)
+        shards.append(shard)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(SoftLabelWriter, "write_shard", stop_after_one)
+        run(relabel, *options, f"--out={tmp_path / 'labels'}")
+    run(relabel, *options, f"--out={tmp_path / 'labels'}")
+    source = Source.open(tmp_path / "data", "eval")
+    labels = SoftLabels.open(tmp_path / "labels", source.index, Segmentation(1.0))
+    soft = labels.gather(np.arange(7))
+    first = np.stack([clip[:16_000] for clip in audio[:6]]) / np.float32(32_768)
+    expected = run_pipeline(name, first, 16_000, "sigmoid")[:, [0, 2, 2]]
+    np.testing.assert_allclose(soft[:6, 0], expected, atol=1e-3)  # stored as float16
+    (entry,) = json.loads((tmp_path / "labels/manifest.json").read_text())["teachers"]
+    assert entry["kind"] == "transformers" and entry["output"] == "sigmoid"
+    run(evaluate, *options, f"--out={tmp_path / 'scores'}")
+    run(fit, "--split=eval", f"--out={tmp_path / 'fitted.npz'}")
+    fitted = open_teacher.open_teacher(tmp_path / "fitted.npz", index.classes).teacher
+    assert score(fitted, make_noise(2, 1.0)).shape == (2, 3)
+    run(classes, f"--out={tmp_path / 'draft.csv'}")
+    assert "3 without any" in capsys.readouterr().out
