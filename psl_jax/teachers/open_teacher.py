@@ -113,9 +113,7 @@ def is_other_teacher(name: str | os.PathLike[str]) -> bool:
 
 def find_missing(name: str | os.PathLike[str]) -> str | None:
     """Finds the first file or folder of a name that does not exist."""
-    paths = [
-        part.where for part in parse_name(name) if part.kind not in ("python", "transformers")
-    ]
+    paths = [part.where for part in parse_name(name) if part.kind not in ("python", "transformers")]
     return next((path for path in paths if not path_of(path).exists()), None)
 
 

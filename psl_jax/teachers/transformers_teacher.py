@@ -1,4 +1,4 @@
-"""Runs audio classifiers of the transformers library: transformers:FOLDER or transformers:USER/NAME.
+"""Runs audio classifiers of the transformers library: transformers:FOLDER, or USER/NAME.
 
 The model's own feature extractor pads each segment, as it does for transformers' pipeline. Models
 run in PyTorch, on its GPU where it has one.
@@ -33,6 +33,7 @@ from psl_jax.teachers.teacher import (
 from psl_jax.weights import load_model
 
 _OUTPUTS = {"multi_label_classification": "sigmoid", "single_label_classification": "softmax"}
+_FUNCTIONS = ("sigmoid", "softmax", "none")
 _TRIED_SECONDS = 2.0
 _CODE_AND_SETTINGS = ("config.json", "preprocessor_config.json", "*.py")
 _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")  # the first kind that a model has is read
@@ -43,7 +44,7 @@ class TransformersTeacher:
     """See `Teacher`.
 
     Attributes:
-      output: sigmoid or softmax.
+      output: sigmoid, softmax, or none, of a model that gives probabilities itself.
       model: the model in PyTorch, on `device`.
       extractor: its feature extractor.
     """
@@ -118,52 +119,33 @@ class _TorchScorer(HostScorer):
         half = self._dtype == "bfloat16"
         context = torch.autocast(device.type, torch.bfloat16) if half else contextlib.nullcontext()
         with torch.inference_mode(), context:
-            logits = self._teacher.model(**batch).logits.float()
-        scores = logits.softmax(-1) if self._teacher.output == "softmax" else logits.sigmoid()
-        return np.asarray(scores.cpu().numpy())
+            values = self._teacher.model(**batch).logits.float()
+        if self._teacher.output != "none":
+            values = values.softmax(-1) if self._teacher.output == "softmax" else values.sigmoid()
+        return np.asarray(values.cpu().numpy())
 
 
 def load(where: str, *, trust_remote_code: bool = False) -> TransformersTeacher:
-    """Opens FOLDER, USER/NAME or USER/NAME@REVISION, with :sigmoid or :softmax behind it or not.
+    """Opens FOLDER, USER/NAME or USER/NAME@REVISION, with :sigmoid, :softmax or :none behind it.
 
     It scores noise once, and raises UserError for anything that would fail later.
     """
     try:
         import torch
-        import transformers
+        import transformers  # noqa: F401
     except ImportError as error:
         package = str(error.name)
         raise MissingPackageError(f"transformers:{where}", package, "transformers") from error
-    place, output = _split_output(where)
+    place, given_output = _split_output(where)
     folder = _find_folder(place)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # AST's narrowest mel bands hold no bin
-            model, extractor = (
-                auto.from_pretrained(folder, trust_remote_code=trust_remote_code)
-                for auto in (
-                    transformers.AutoModelForAudioClassification,
-                    transformers.AutoFeatureExtractor,
-                )
-            )
-    except Exception as error:  # its own kinds of errors, and those of a model's code
-        if "trust_remote_code" in str(error) and not trust_remote_code:
-            raise UserError(
-                f"transformers:{place} brings Python code of its own, which would run here. Read "
-                "it, and if you trust it give --trust_remote_code, in an experiment "
-                "--config.relabel.trust_remote_code"
-            ) from error
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"transformers:{place} is no audio classifier: {reason}") from error
+    model, extractor = _open_model(folder, place, trust_remote_code)
     device = torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda", jax.process_index() % torch.cuda.device_count())
     elif torch.backends.mps.is_available():
         device = torch.device("mps")
     classes = _find_classes(model.config, place)
-    output = output or _find_output(model.config, place)
+    output = given_output or _find_output(model.config, place)
     teacher = TransformersTeacher(
         name=os.path.basename(os.path.normpath(place)),
         classes=classes,
@@ -175,15 +157,58 @@ def load(where: str, *, trust_remote_code: bool = False) -> TransformersTeacher:
         extractor=extractor,
         device=device,
     )
-    noise = make_quiet_noise(round(_TRIED_SECONDS * teacher.rate), 0, 1)["audio"]
+    _check_on_noise(teacher, place, is_output_given=bool(given_output))
+    return teacher
+
+
+def _open_model(folder: str, place: str, trust_remote_code: bool) -> tuple[Any, Any]:
+    """Opens a model and its feature extractor. Raises UserError."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    open_model = transformers.AutoModelForAudioClassification.from_pretrained
+    open_extractor = transformers.AutoFeatureExtractor.from_pretrained
     try:
-        scores = teacher.make_scorer(ScoringOptions())._score(noise / np.float32(32_768))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # AST's narrowest mel bands hold no bin
+            return (
+                open_model(folder, trust_remote_code=trust_remote_code),
+                open_extractor(folder, trust_remote_code=trust_remote_code),
+            )
+    except Exception as error:  # its own kinds of errors, and those of a model's code
+        if "trust_remote_code" in str(error) and not trust_remote_code:
+            raise UserError(
+                f"transformers:{place} brings Python code of its own, which would run here. Read "
+                "it, and if you trust it give --trust_remote_code, in an experiment "
+                "--config.relabel.trust_remote_code"
+            ) from error
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"transformers:{place} is no audio classifier: {reason}") from error
+
+
+def _check_on_noise(teacher: TransformersTeacher, place: str, *, is_output_given: bool) -> None:
+    """Raises UserError for a model that cannot score noise, or whose outputs are no logits."""
+    noise = make_quiet_noise(round(_TRIED_SECONDS * teacher.rate), 0, 1)["audio"]
+    raw_teacher = dataclasses.replace(teacher, output="none")
+    try:
+        values = raw_teacher.make_scorer(ScoringOptions())._score(noise / np.float32(32_768))
     except Exception as error:
         raise UserError(
             f"transformers:{place} cannot score {_TRIED_SECONDS:g} s of noise: {error}"
         ) from error
-    check_scores(scores, teacher.name)
-    return teacher
+    if values.shape[1] != len(teacher.classes):
+        raise UserError(
+            f"transformers:{place} gives {values.shape[1]} values for {len(teacher.classes)} "
+            "classes: is it an encoder, without a classifier?"
+        )
+    if not is_output_given and values.min() >= 0 and values.max() <= 1:
+        raise UserError(
+            f"transformers:{place} gives {values.min():.2g} to {values.max():.2g} for noise, which "
+            f"look like probabilities. If they are, name the teacher transformers:{place}:none; "
+            f"else transformers:{place}:{teacher.output}"
+        )
+    check_scores(values if teacher.output == "none" else np.clip(values, 0, 1), teacher.name)
 
 
 def is_repository(where: str) -> bool:
@@ -192,9 +217,9 @@ def is_repository(where: str) -> bool:
 
 
 def _split_output(where: str) -> tuple[str, str]:
-    """Splits "PLACE:sigmoid" into the place and the output; "": none is given."""
+    """Splits "PLACE:sigmoid" into the place and the function; "" where no function is given."""
     place, _, output = where.rpartition(":")
-    return (place, output) if place and output in _OUTPUTS.values() else (where, "")
+    return (place, output) if place and output in _FUNCTIONS else (where, "")
 
 
 def _find_folder(place: str) -> str:
@@ -259,6 +284,6 @@ def _find_context_seconds(extractor: Any) -> float | None:
     shapes = set()
     for seconds in (AUDIOSET_SECONDS, 2 * AUDIOSET_SECONDS):
         silence = np.zeros(round(seconds * rate), np.float32)
-        features = extractor(silence, sampling_rate=rate, return_tensors="np")
+        features = extractor(silence, sampling_rate=rate, return_tensors="pt")
         shapes.add(str({name: np.shape(values) for name, values in features.items()}))
     return AUDIOSET_SECONDS if len(shapes) == 1 else None

@@ -71,6 +71,7 @@ LEFT_OUT = {
     "psl-jax relabel tflite:": A_MODEL_OF_OTHERS,
     "psl-jax labels resegment labels/patches": A_MODEL_OF_OTHERS,
     "psl-jax fit mn:": A_MODEL_OF_OTHERS,
+    "psl-jax relabel transformers:": A_MODEL_OF_OTHERS,
     "psl-jax main --config configs/psl2s.py --config.teacher=": A_MODEL_OF_OTHERS,
     "python -m psl_jax.main --config configs/psl2s.py --config.data.data_dir=DATA "
     "--config.teacher=mn:": A_MODEL_OF_OTHERS,

@@ -66,8 +66,10 @@ def test_a_draft_of_a_class_map():
     found = {
         name: (other, match)
         for name, other, match in draft_class_map(
-            ("/m/0bt9lr", "dog", "car_horn", "Crying_and_sobbing", "footstep", "RAIN")
-            + ("kid speaking", "engine"),
+            (
+                *("/m/0bt9lr", "dog", "car_horn", "Crying_and_sobbing"),
+                *("footstep", "RAIN", "kid speaking", "engine"),
+            ),
             theirs,
         )
     }

@@ -70,7 +70,7 @@ def opened(monkeypatch):
         "b": FakeTeacher("b", [0.6, 0.1], ("Cat", "Dog")),
         "nan": FakeTeacher("nan", [np.nan, 0.1], ("Cat", "Dog")),
     }
-    monkeypatch.setattr(open_teacher, "load_teacher", lambda part: teachers[part.where])
+    monkeypatch.setattr(open_teacher, "load_teacher", lambda part, **_: teachers[part.where])
     return open_teacher.open_teacher
 
 

@@ -28,7 +28,7 @@ SMALL = {
     "num_attention_heads": 2,
     "intermediate_size": 16,
 }
-OWN_CODE = '''
+OWN_CODE = """
 import torch
 from transformers import PretrainedConfig, PreTrainedModel, SequenceFeatureExtractor
 from transformers.modeling_outputs import SequenceClassifierOutput
@@ -44,13 +44,13 @@ class Loudness(PreTrainedModel):
         self.post_init()
     def forward(self, input_values, attention_mask=None):
         loudness = input_values.abs().mean(-1, keepdim=True)
-        return SequenceClassifierOutput(logits=self.scale(loudness))
+        return SequenceClassifierOutput(logits=self.scale(loudness)FUNCTION)
 
 class Samples(SequenceFeatureExtractor):
     model_input_names = ["input_values"]
     def __call__(self, waveform, sampling_rate, return_tensors):
         return self.pad({"input_values": [waveform]}, return_tensors=return_tensors)
-'''
+"""
 
 
 def save(folder: pathlib.Path, network: str, rate: int = 16_000, **config) -> str:
@@ -82,19 +82,21 @@ def save(folder: pathlib.Path, network: str, rate: int = 16_000, **config) -> st
         model = transformers.WhisperForAudioClassification(settings)
         extractor = transformers.WhisperFeatureExtractor(feature_size=16)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter_name, parameter in model.named_parameters():
             parameter.mul_(3)
+            if parameter_name.startswith("classifier") and parameter_name.endswith("bias"):
+                parameter.sub_(1)  # else the logits of noise might look like probabilities
     model.save_pretrained(folder)
     extractor.save_pretrained(folder)
     return f"transformers:{folder}"
 
 
-def save_own_code(folder: pathlib.Path) -> str:
-    """Writes a model that brings its own Python code."""
+def save_own_code(folder: pathlib.Path, function: str = "") -> str:
+    """Writes a model that brings its own Python code; `function` is applied to its logits."""
     from safetensors.numpy import save_file
 
     folder.mkdir()
-    (folder / "loud.py").write_text(OWN_CODE)
+    (folder / "loud.py").write_text(OWN_CODE.replace("FUNCTION", function))
     auto_map = {
         "AutoConfig": "loud.Config",
         "AutoModelForAudioClassification": "loud.Loudness",
@@ -155,7 +157,7 @@ def make_noise(num_rows: int, seconds: float) -> np.ndarray:
 def test_scores_are_those_of_the_pipeline(tmp_path, network, rate, seconds, output):
     if network == "own_code":
         name = save_own_code(tmp_path / "model")
-        with pytest.raises(UserError, match="Python code of its own.*--trust_remote_code"):
+        with pytest.raises(UserError, match=r"Python code of its own.*--trust_remote_code"):
             open_teacher.open_teacher(name, NAMES)
     else:
         problem = {"sigmoid": "multi_label", "softmax": "single_label"}[output]
@@ -183,13 +185,20 @@ def test_longer_audio_than_the_extractor_keeps_is_scored_in_windows(tmp_path):
 
 def test_what_makes_probabilities(tmp_path):
     name = save(tmp_path / "few", "ast")
-    with pytest.raises(UserError, match="problem_type of its config.json is None.*few:softmax"):
+    with pytest.raises(UserError, match=r"problem_type of its config.json is None.*few:softmax"):
         open_teacher.open_teacher(name, NAMES)
     audio = make_noise(2, 1.0)
     for output in ("sigmoid", "softmax"):
         teacher = open_teacher.open_teacher(f"{name}:{output}", NAMES).teacher
         expected = run_pipeline(name, audio / np.float32(32_768), 16_000, output)
         np.testing.assert_allclose(score(teacher, audio), expected, atol=1e-5)
+    by_itself = save_own_code(tmp_path / "model", ".sigmoid()")
+    trusted = open_teacher.ClassMapping(trust_remote_code=True)
+    with pytest.raises(UserError, match=r"look like probabilities.*model:none"):
+        open_teacher.open_teacher(by_itself, NAMES, trusted)
+    teacher = open_teacher.open_teacher(f"{by_itself}:none", NAMES, trusted).teacher
+    expected = run_pipeline(by_itself, audio / np.float32(32_768), 16_000, "none")
+    np.testing.assert_allclose(score(teacher, audio), expected, atol=1e-5)
     labels = dict(enumerate(f"LABEL_{number}" for number in range(527)))
     many = save(tmp_path / "audioset", "ast", id2label=labels)
     teacher = open_teacher.open_teacher(many, audioset_classes()).teacher
@@ -200,7 +209,8 @@ def test_what_makes_probabilities(tmp_path):
 
 def test_commands_use_them_and_a_stopped_relabeling_goes_on(tmp_path, monkeypatch, capsys):
     name = save(tmp_path / "model", "wav2vec2", problem_type="multi_label_classification")
-    index = synthetic_data.make_index([4, 3], [32_000, 20_000, 16_000, 32_000, 32_000, 20_000, 9000])
+    lengths = [32_000, 20_000, 16_000, 32_000, 32_000, 20_000, 9000]
+    index = synthetic_data.make_index([4, 3], lengths)
     (tmp_path / "data").mkdir()
     audio = synthetic_data.make_audio(index)
     synthetic_data.write_prepared(tmp_path / "data", index, audio, "eval")
@@ -221,9 +231,10 @@ def test_commands_use_them_and_a_stopped_relabeling_goes_on(tmp_path, monkeypatc
         write(self, shard, scores)
         shards.append(shard)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(SoftLabelWriter, "write_shard", stop_after_one)
+    monkeypatch.setattr(SoftLabelWriter, "write_shard", stop_after_one)
+    with pytest.raises(KeyboardInterrupt):
         run(relabel, *options, f"--out={tmp_path / 'labels'}")
+    monkeypatch.undo()
     run(relabel, *options, f"--out={tmp_path / 'labels'}")
     source = Source.open(tmp_path / "data", "eval")
     labels = SoftLabels.open(tmp_path / "labels", source.index, Segmentation(1.0))
