@@ -105,13 +105,13 @@ def export(
         difference = check.compare_with_flax(
             runner, model, signals=signals, takes_waveforms=options.waveform
         )
-        _check_difference(difference, name, options.quantize)
+        check_difference(difference, name, options.quantize)
         for written in path_of(folder).iterdir():
             _replace(written, out.parent / written.name)
     return difference
 
 
-def _check_difference(difference: Any, name: str, quantized: bool) -> None:
+def check_difference(difference: Any, name: str, quantized: bool) -> None:
     measure = "mean" if quantized else "worst"
     value, limit = getattr(difference, measure), QUANTIZED_TOLERANCE if quantized else TOLERANCE
     if not value <= limit:

@@ -3,10 +3,11 @@
     psl-jax publish runs/psl2s --out=psl2s --licence=cc-by-4.0
     hf upload USER/psl2s psl2s                                # then psl_jax.load("hf://USER/psl2s")
 
-The folder holds model.safetensors, model.onnx, model.pt with audio_tagger.py (the network in
-PyTorch, without psl_jax), labels.csv with thresholds, the metrics, and the model's card README.md:
-data, metrics with intervals, purpose, licence. The command names the files that it leaves out
-because a package is not installed. psl_jax.load reads the folder.
+The folder holds model.safetensors, what transformers needs to open it (config.json,
+preprocessor_config.json and two Python files, one of them the network in PyTorch alone),
+model.onnx, labels.csv with thresholds, the metrics, and the model's card README.md: data, metrics
+with intervals, purpose, licence. The command names the files that it leaves out because a package
+is not installed. psl_jax.load reads the folder.
 """
 
 import argparse
@@ -21,9 +22,9 @@ from psl_jax.runtime import cli_entry, disk_errors
 from psl_jax.runtime.errors import MissingPackageError, UserError
 
 _EVALUATION = {"metrics.json": "figures", "per_class.csv": "figures of each class"}
-_GRAPHS = {
-    "onnx": ("model.onnx", "graph from waveforms to probabilities"),
-    "torch": ("model.pt", "weights for PyTorch"),
+_TORCH_FILES = {
+    "audio_tagger.py": "the network in PyTorch, without psl_jax",
+    "tagger_for_transformers.py": "model and feature extractor for transformers",
 }
 
 
@@ -75,7 +76,7 @@ def main(arguments: argparse.Namespace) -> None:
         shutil.rmtree(out, ignore_errors=True)
         os.replace(folder, out)
     for name, what in written.items():
-        print(f"  {name:18} {what}")
+        print(f"  {name:26} {what}")
     for line in missing:
         print(line)
     print(f"{out}: look through its README.md before it is uploaded")
@@ -97,7 +98,7 @@ def publish(
 
     from psl_jax import exporting
     from psl_jax.commands import export
-    from psl_jax.exporting import check
+    from psl_jax.exporting import check, to_weights
     from psl_jax.exporting.export_options import Options
     from psl_jax.reporting import model_card
 
@@ -106,18 +107,22 @@ def publish(
     signals = [*check.read_evaluation_clips(run), check.make_synthetic_signal()]
     written, missing = {"README.md": "this card"}, []
     export.export(model, "safetensors", folder / "model.safetensors", signals, Options(), licence)
-    written["model.safetensors"] = "weights, classes, front end and thresholds: what psl_jax loads"
-    for form, (file, what) in _GRAPHS.items():
-        try:
-            export.export(model, form, folder / file, signals, Options(), licence)
-            written[file] = what
-        except MissingPackageError as error:
-            missing.append(f"without {file}: {error}")
-    if "model.pt" in written:
-        source = pathlib.Path(exporting.__file__).with_name("audio_tagger.py")
-        shutil.copy(source, folder / "audio_tagger.py")
-        written["model.pt.json"] = "what audio_tagger.py needs to know of them"
-        written["audio_tagger.py"] = "the network in PyTorch, without psl_jax"
+    written["model.safetensors"] = "weights, classes, front end and thresholds"
+    written |= _write_for_transformers(folder, model)
+    try:
+        difference = check.compare_with_flax(
+            to_weights.load_torch(folder / "model.safetensors"), model, signals=signals
+        )
+        export.check_difference(difference, "PyTorch", False)
+    except ImportError as error:
+        missing.append(f"the PyTorch files are not checked: {error.name} is not installed")
+    try:
+        export.export(model, "onnx", folder / "model.onnx", signals, Options(), licence)
+        written["model.onnx"] = "graph from waveforms to probabilities"
+        shutil.copy(pathlib.Path(exporting.__file__).with_name("tag.mjs"), folder)
+        written["tag.mjs"] = "example in JavaScript"
+    except MissingPackageError as error:
+        missing.append(f"without model.onnx: {error}")
     written["labels.csv"] = "classes and thresholds"
     _write_labels(folder / "labels.csv", model)
     for file, what in _EVALUATION.items():
@@ -127,6 +132,47 @@ def publish(
     text = model_card.card(model, run, licence, use, written)
     (folder / "README.md").write_text(text, encoding="utf-8")
     return written, missing
+
+
+def _write_for_transformers(folder: pathlib.Path, model: Any) -> dict[str, str]:
+    """Writes what transformers needs beside the weights; returns the files with what they hold."""
+    from psl_jax import exporting
+    from psl_jax.audio.segments import SAMPLE_RATE
+    from psl_jax.runtime import files
+
+    module = "tagger_for_transformers"
+    logmel = model.info.logmel.exported()
+    problem = {"sigmoid": "multi_label", "softmax": "single_label"}[model.info.output]
+    config = {
+        "architectures": ["TaggerForAudioClassification"],
+        "auto_map": {
+            "AutoConfig": f"{module}.TaggerConfig",
+            "AutoModelForAudioClassification": f"{module}.TaggerForAudioClassification",
+        },
+        "model_type": "psl_jax",
+        "problem_type": f"{problem}_classification",
+        "id2label": dict(enumerate(model.classes)),
+        "label2id": {name: number for number, name in enumerate(model.classes)},
+        "network": model.info.network,
+        "width": model.info.width,
+        "top_db": None if logmel.top_db_over == "none" else logmel.top_db,
+    }
+    extractor = {
+        "feature_extractor_type": "TaggerFeatureExtractor",
+        "auto_map": {"AutoFeatureExtractor": f"{module}.TaggerFeatureExtractor"},
+        "feature_size": 1,
+        "sampling_rate": SAMPLE_RATE,
+        "padding_value": 0.0,
+    }
+    files.write_json(folder / "config.json", config)
+    files.write_json(folder / "preprocessor_config.json", extractor)
+    for name in _TORCH_FILES:
+        shutil.copy(pathlib.Path(exporting.__file__).with_name(name), folder)
+    return {
+        "config.json": "description of the model for transformers",
+        "preprocessor_config.json": "description of its input",
+        **_TORCH_FILES,
+    }
 
 
 def _write_labels(path: pathlib.Path, model: Any) -> None:

@@ -13,7 +13,6 @@ model was not trained on.
 """
 
 import argparse
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -132,10 +131,7 @@ def _count_units(index: Any, unit: str) -> int:
 
 def _was_trained_on(path: str, split: str) -> bool:
     """Whether a run folder's config says so."""
-    config = pathlib.Path(path) / run_files.CONFIG
-    if not config.is_file():
-        return False
-    data = files.read_json(config).get("data", {})
+    data = run_files.read_config(path).get("data", {})
     return split in str(data.get("train_split", "")).split("+")
 
 

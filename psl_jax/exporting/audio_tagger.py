@@ -1,6 +1,6 @@
 """Tags audio in PyTorch: takes waveforms, and returns probabilities of sound classes.
 
-This file needs PyTorch alone. In a published folder it lies beside the weights:
+This file needs PyTorch and safetensors. In a published folder it lies beside the weights:
 
     from audio_tagger import AudioTagger
 
@@ -92,10 +92,21 @@ class AudioTagger(nn.Module):
         self.features, self.classifier = layers.features, layers.classifier
 
     @classmethod
-    def from_folder(cls, folder: str | pathlib.Path, name: str = "model.pt") -> "AudioTagger":
-        """Reads the model of a published folder: weights, labels and thresholds."""
+    def from_folder(
+        cls, folder: str | pathlib.Path, name: str = "model.safetensors"
+    ) -> "AudioTagger":
+        """Reads the model of a published folder, or a .pt: weights, labels and thresholds."""
         path = pathlib.Path(folder) / name
-        info = json.loads(pathlib.Path(f"{path}.json").read_text())
+        if path.suffix == ".safetensors":
+            from safetensors import safe_open
+
+            with safe_open(path, "pt") as file:
+                state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+                metadata = {key: text for key, text in file.metadata().items() if key != "format"}
+            info = {key: json.loads(text) for key, text in metadata.items()}
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            info = json.loads(pathlib.Path(f"{path}.json").read_text())
         frontend, thresholds_info = info["frontend"], info.get("thresholds")
         labels = info["classes"]
         model = cls(
@@ -107,7 +118,7 @@ class AudioTagger(nn.Module):
             info.get("output", "sigmoid"),
             info.get("network", "mobilenet_v2"),
         )
-        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        model.load_state_dict(state)
         return model.eval()
 
     def forward(self, waveforms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -181,17 +192,18 @@ class _LogMel(nn.Module):
         self.mel_scale.register_buffer("fb", _compute_mel_filters())
 
     def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
-        window: Any = self.spectrogram.window
+        # As in psl_jax: rounding shows in bands over 100 dB under the loudest.
+        exact = waveforms.double() if waveforms.device.type == "cpu" else waveforms
         spectrum = torch.stft(
-            waveforms,
+            exact,
             n_fft=512,
             hop_length=160,
-            window=window,
+            window=torch.hann_window(512, dtype=exact.dtype, device=exact.device),
             center=True,
             pad_mode="reflect",
             return_complex=True,
         )  # [batch, 257, frames]
-        power = torch.view_as_real(spectrum).square().sum(-1)
+        power = torch.view_as_real(spectrum).square().sum(-1).to(waveforms.dtype)
         filters: Any = self.mel_scale.fb
         decibels: torch.Tensor = 10 * (filters.T @ power).clamp(min=1e-10).log10()
         if self.top_db is None:
@@ -204,33 +216,33 @@ class _MnLogMel(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        taps = torch.sinc(torch.arange(64, dtype=torch.float64) - 31.5)
-        taps *= torch.kaiser_window(66, periodic=False, beta=9.0, dtype=torch.float64)[1:-1]
-        kernel = torch.zeros(2, 1, 64)
-        kernel[0, 0, 31] = 1  # what is given, and between it what is interpolated
-        kernel[1, 0] = taps / taps.sum()
-        # The published state dict has none of them.
-        self.register_buffer("kernel", kernel, persistent=False)
-        window = torch.hann_window(800, periodic=False)
-        self.register_buffer("window", window, persistent=False)
-        self.register_buffer("filters", _compute_kaldi_filters(), persistent=False)
+        # No buffers: the published state dict has none of them, and what is in none stays without
+        # values where transformers opens a model.
+        with torch.device("cpu"):
+            taps = torch.sinc(torch.arange(64, dtype=torch.float64) - 31.5)
+            taps *= torch.kaiser_window(66, periodic=False, beta=9.0, dtype=torch.float64)[1:-1]
+            kernel = torch.zeros(2, 1, 64)
+            kernel[0, 0, 31] = 1  # what is given, and between it what is interpolated
+            kernel[1, 0] = taps / taps.sum()
+            window = torch.hann_window(800, periodic=False)
+            self.constants = kernel, window, _compute_kaldi_filters()
 
     def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
-        buffers: Any = self
+        kernel, window, filters = (x.to(waveforms.device) for x in self.constants)
         padded = nn.functional.pad(waveforms[:, None], (31, 32))
-        doubled = nn.functional.conv1d(padded, buffers.kernel).transpose(1, 2).flatten(1)
+        doubled = nn.functional.conv1d(padded, kernel).transpose(1, 2).flatten(1)
         emphasized = doubled[:, 1:] - 0.97 * doubled[:, :-1]
         spectrum = torch.stft(
             emphasized,
             n_fft=1024,
             hop_length=320,
             win_length=800,
-            window=buffers.window,
+            window=window,
             center=True,
             pad_mode="reflect",
             return_complex=True,
         )  # [batch, 513, frames]
-        mel = buffers.filters.T @ torch.view_as_real(spectrum).square().sum(-1)
+        mel = filters.T @ torch.view_as_real(spectrum).square().sum(-1)
         features: torch.Tensor = ((mel + 1e-5).log() + 4.5) / 5
         return features
 

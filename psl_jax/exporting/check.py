@@ -17,7 +17,6 @@ from psl_jax.exporting.export_options import Runner
 from psl_jax.networks.architecture import FrontEnd, Network, Variables, clip_probabilities
 from psl_jax.networks.forward_context import Context
 from psl_jax.networks.trained_model import Model
-from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
 
@@ -136,12 +135,12 @@ def read_evaluation_clips(
 ) -> list[np.ndarray]:
     """Reads evaluation clips of the data that a run was trained on; none if that data is gone."""
     from psl_jax.data.source import Source
-    from psl_jax.runtime.run_files import CONFIG
+    from psl_jax.runtime.run_files import read_config
 
     folder = path_of(run)
-    if not (folder / CONFIG).exists():
+    if not (config := read_config(folder)):
         return []
-    data = DataSettings(**files.read_json(folder / CONFIG)["data"])
+    data = DataSettings(**config["data"])
     folders = [path_of(data.data_dir)] if data.data_dir else []
     for data_folder in (folder / "data", folder.parent / "data"):
         folders += sorted(path.parent for path in data_folder.rglob("dataset_info.json"))

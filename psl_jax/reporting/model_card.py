@@ -1,9 +1,10 @@
 """What a published model's README says: where it comes from, how good it is, what it is for."""
 
+import json
 import os
 import pathlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -41,24 +42,26 @@ def card(
     """
     folder = path_of(run)
     info = model.info
+    config = run_files.read_config(folder)
+    measured = _read_figures(folder)
     parts = [
-        _header(licence),
+        _make_header(info.name, licence, measured, config.get("data", {})),
         f"# {info.name}",
         f"Tags audio with {len(model.classes)} sound classes, a row of scores every "
         f"{FRAME_SECONDS:g} s. {info.architecture.title} of width {info.width:g} on log-mel "
         f"spectrograms of 16 kHz mono, trained on segments of {info.segment_seconds:g} s with "
         "psl_jax.",
         "## Use",
-        _use(info.name),
+        _describe_use(info.name, info.output, written),
         "## What it is for",
         use
         or "Whoever publishes this model has not said. It knows the classes that it was trained "
         "on, and sounds like those of its training data; measure it on your own recordings before "
         "anything depends on it.",
         "## Training data",
-        _data(folder, info.origin),
+        _data(folder, info.origin, config),
         "## Figures",
-        figures(folder),
+        _make_table(measured),
         "## Thresholds",
         _thresholds(model),
         "## Licence",
@@ -72,38 +75,89 @@ def card(
     return "\n\n".join(parts) + "\n"
 
 
-def _header(licence: str) -> str:
+class Figure(NamedTuple):
+    """A measured value: `text` and `interval` are for people; interval "": none was computed."""
+
+    name: str
+    value: float
+    text: str
+    interval: str
+    num_clips: int | None
+
+
+def _make_header(
+    name: str, licence: str, measured: Sequence[Figure], data: Mapping[str, Any]
+) -> str:
+    """Makes the hub's header in YAML; values in JSON are YAML too."""
     licence_id = licence.lower().replace(" ", "-")
-    plain = all(letter.isalnum() or letter in ".-" for letter in licence_id)
-    quoted = licence.replace('"', "'")
-    lines = [f"license: {licence_id}"] if plain else ["license: other", f'license_name: "{quoted}"']
+    is_id = all(letter.isalnum() or letter in ".-" for letter in licence_id)
+    lines = (
+        [f"license: {licence_id}"]
+        if is_id
+        else ["license: other", f"license_name: {json.dumps(licence)}"]
+    )
+    if measured:
+        corpus, split = data.get("corpus") or "own data", data.get("eval_split") or "evaluation"
+        result = {
+            "task": {"type": "audio-classification", "name": "Audio tagging"},
+            "dataset": {"type": corpus, "name": f"{corpus}, split {split}", "split": split},
+            "metrics": [
+                {
+                    "type": figure.name,
+                    "name": figure.name
+                    + (f", 95 % interval {figure.interval}" if figure.interval else ""),
+                    "value": round(figure.value, 6),
+                }
+                for figure in measured
+            ],
+        }
+        lines.append(f"model-index: {json.dumps([{'name': name, 'results': [result]}])}")
     return "\n".join(
         [
             "---",
             *lines,
-            "library_name: psl_jax",
+            "library_name: transformers",
             "pipeline_tag: audio-classification",
-            "tags: [audio, audio-tagging, sound-event-detection, jax]",
+            "tags: [audio, audio-tagging, sound-event-detection, jax, psl_jax]",
             "---",
         ]
     )
 
 
-def _use(name: str) -> str:
-    return f"""```python
+def _describe_use(name: str, output: str, written: Mapping[str, str]) -> str:
+    text = f"""With psl_jax, where FOLDER is this folder, or hf://USER/{name.replace(" ", "-")}:
+
+```python
 import psl_jax
 
-model = psl_jax.load("FOLDER")  # this folder, or hf://USER/{name.replace(" ", "-")} once uploaded
+model = psl_jax.load("FOLDER")
 tags = model.tag("street.mp3")
 tags.top(5)  # best classes of the whole file
 tags.events()  # onset, offset, label, score; with the thresholds below
 ```
+"""
+    if "config.json" in written:
+        text += f"""
+With transformers, where FOLDER may also be USER/NAME (before version 5.23 add
+`function_to_apply="{output}"`):
 
-In PyTorch alone: `audio_tagger.py` beside `model.pt`, where they were published; `model.onnx` takes
-waveforms float32 [batch, samples]."""
+```python
+from transformers import pipeline
+
+tag = pipeline("audio-classification", "FOLDER", trust_remote_code=True, top_k=None)
+tag("street.wav")  # the probability of each class
+```
+
+In PyTorch alone: `AudioTagger` of `audio_tagger.py`.
+"""
+    if "tag.mjs" in written:
+        text += """
+In JavaScript, in a browser or under node: `npm install onnxruntime-web`, then `node tag.mjs a.wav`.
+"""
+    return text.rstrip()
 
 
-def _data(folder: pathlib.Path, origin: Mapping[str, Any]) -> str:
+def _data(folder: pathlib.Path, origin: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     lines = []
     if (folder / run_files.DATA).exists():
         for split, split_info in files.read_json(folder / run_files.DATA).items():
@@ -112,8 +166,7 @@ def _data(folder: pathlib.Path, origin: Mapping[str, Any]) -> str:
                 lines.append(f"- `{split}`: {split_info['clips']:,} clips (ids {digest}…)")
     if imported := origin.get("imported"):
         lines.append(f"- weights imported from `{imported.get('file')}`")
-    if (folder / run_files.CONFIG).exists():
-        config = files.read_json(folder / run_files.CONFIG)
+    if config:
         data = config.get("data", {})
         splits = ", ".join(
             f"{what} on `{data[key]}`"
@@ -130,13 +183,13 @@ def _data(folder: pathlib.Path, origin: Mapping[str, Any]) -> str:
     return "\n".join(lines) or "Not known: this model lies outside of the folder of its run."
 
 
-def figures(folder: pathlib.Path) -> str:
-    """The figures of a run, a table; of mAP with the interval that other clips would give."""
+def _read_figures(folder: pathlib.Path) -> list[Figure]:
+    """Reads the figures of a run; mAP has the interval that other clips would give."""
     if not (folder / evaluation.METRICS).exists():
-        return "None: there is no evaluation in the folder that was published."
+        return []
     metrics = files.read_json(folder / evaluation.METRICS)
     stored = evaluation.read_scores(folder)
-    lines = ["| figure | value | 95 % interval |", "| --- | --- | --- |"]
+    measured = []
     for key, (name, scale, unit) in _FIGURES.items():
         if metrics.get(key) is None:
             continue
@@ -145,8 +198,18 @@ def figures(folder: pathlib.Path) -> str:
             low, high = bootstrap.compute_map_interval(stored["targets"], stored["scores"])
             interval = f"{100 * low:.1f} to {100 * high:.1f} %"
         decimals = 1 if scale == 100 else 3
-        lines.append(f"| {name} | {scale * metrics[key]:.{decimals}f}{unit} | {interval} |")
-    clips = f"{metrics['num_clips']:,} clips" if "num_clips" in metrics else "the evaluation split"
+        text = f"{scale * metrics[key]:.{decimals}f}{unit}"
+        measured.append(Figure(name, metrics[key], text, interval, metrics.get("num_clips")))
+    return measured
+
+
+def _make_table(measured: Sequence[Figure]) -> str:
+    if not measured:
+        return "None: there is no evaluation in the folder that was published."
+    lines = ["| figure | value | 95 % interval |", "| --- | --- | --- |"]
+    lines += [f"| {figure.name} | {figure.text} | {figure.interval} |" for figure in measured]
+    num_clips = measured[0].num_clips
+    clips = "the evaluation split" if num_clips is None else f"{num_clips:,} clips"
     lines.append("")
     lines.append(
         f"On {clips}, means over classes. The interval is the bootstrap's over clips: what other "

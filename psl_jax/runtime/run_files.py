@@ -8,8 +8,9 @@ import pathlib
 import time
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
-from psl_jax.runtime import disk_errors
+from psl_jax.runtime import disk_errors, files
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import is_remote, path_of
 
@@ -51,6 +52,16 @@ RUN_FILES = (
         "report.html",
     ),
 )
+
+
+def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads the settings of the run in a folder; {}: there is no run.
+
+    The config.json of a published folder describes the model to transformers.
+    """
+    path = path_of(folder) / CONFIG
+    config: dict[str, Any] = files.read_json(path) if path.is_file() else {}
+    return {} if "auto_map" in config else config
 
 
 _LOCK = ".lock"

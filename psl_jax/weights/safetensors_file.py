@@ -1,7 +1,8 @@
 """Reads and writes a finished model as one safetensors file.
 
-Names are dotted paths: params.blocks.0.depthwise.kernel, stats.stem_norm.mean, ...
-The file's metadata describes the model, with a JSON value for each key.
+Arrays have PyTorch's names and layout, those of the published checkpoints, so that PyTorch and
+transformers read the file. The file's metadata describes the model, with a JSON value for each key.
+Files of earlier versions have the names of our variables: params.blocks.0.depthwise.kernel, ...
 """
 
 import json
@@ -13,6 +14,8 @@ import jax
 import numpy as np
 
 from psl_jax.networks.architecture import Variables
+from psl_jax.networks.available import ARCHITECTURES
+from psl_jax.networks.mobilenetv2_architecture import MOBILENET_V2
 from psl_jax.networks.trained_model import Model, ModelInfo
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import MissingPackageError, UserError
@@ -26,12 +29,10 @@ def write_safetensors(
     """Writes the file. info: JSON values, `ModelInfo.as_json()` or more."""
     from safetensors.numpy import save
 
-    leaves, _ = jax.tree_util.tree_flatten_with_path(variables._asdict())
-    arrays = {
-        ".".join(str(key.key) for key in keys): np.ascontiguousarray(array)
-        for keys, array in leaves
-    }
+    architecture = ARCHITECTURES[info.get("network", MOBILENET_V2.name)]
+    arrays = pytorch_file.convert_to_state(variables, architecture)
     metadata = {key: json.dumps(value) for key, value in info.items()}
+    metadata["format"] = "pt"  # transformers expects it
     with files.atomic_open(path, "wb") as file:
         file.write(save(arrays, metadata))
 
@@ -53,13 +54,25 @@ def read_with_metadata(path: str | os.PathLike[str]) -> tuple[Model, dict[str, A
     try:
         with safe_open(os.fspath(path), "numpy") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            if any(name.startswith("features.") for name in arrays):  # a published state dict
+            texts = {key: text for key, text in (file.metadata() or {}).items() if key != "format"}
+            has_torch_names = any(name.startswith("features.") for name in arrays)
+            if has_torch_names and "classes" not in texts:  # a published state dict
                 return pytorch_file.make_model(arrays, path, None), {}
-            metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+            metadata = {key: json.loads(text) for key, text in texts.items()}
     except (OSError, SafetensorError, ValueError) as error:
         raise UserError(f"cannot read {path} as safetensors: {error}") from error
     info = ModelInfo.from_json(metadata, path)
     network, expected = info.create()
+    if has_torch_names:
+        variables = pytorch_file.convert_from_state(arrays, os.fspath(path)).variables
+    else:
+        variables = _convert_from_older_names(arrays)
+    if jax.tree.map(np.shape, variables) != jax.tree.map(np.shape, expected):
+        raise UserError(f"{path}: the arrays are not those of a network of width {info.width}")
+    return Model(network, variables, info), metadata
+
+
+def _convert_from_older_names(arrays: Mapping[str, np.ndarray]) -> Variables:
     trees: dict[str, Any] = {}
     for name, array in arrays.items():
         *parents, leaf = name.split(".")
@@ -67,7 +80,4 @@ def read_with_metadata(path: str | os.PathLike[str]) -> tuple[Model, dict[str, A
         for key in parents:
             tree = tree.setdefault(key, {})
         tree[leaf] = array
-    variables = Variables(*(convert_keys_to_int(trees.get(name, {})) for name in Variables._fields))
-    if jax.tree.map(np.shape, variables) != jax.tree.map(np.shape, expected):
-        raise UserError(f"{path}: the arrays are not those of a network of width {info.width}")
-    return Model(network, variables, info), metadata
+    return Variables(*(convert_keys_to_int(trees.get(name, {})) for name in Variables._fields))

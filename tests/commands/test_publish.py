@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import re
 import subprocess
 import sys
 
@@ -64,6 +66,12 @@ def test_its_card_and_tables(published):
     rows = list(csv.DictReader((folder / "labels.csv").read_text().splitlines()))
     assert [row["label"] for row in rows] == list(tagging.LABELS)
     assert [float(row["threshold"]) for row in rows] == list(THRESHOLDS)
+    hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
+    data = hub.ModelCard(card).data
+    assert data.license == "cc-by-4.0" and data.library_name == "transformers"
+    (result,) = data.eval_results
+    assert result.metric_type == "mAP" and result.metric_value == pytest.approx(value, abs=1e-6)
+    assert re.search(r"95 % interval \d+\.\d to \d+\.\d %", result.metric_name)
 
 
 def test_the_interval_is_the_bootstraps():
@@ -98,6 +106,29 @@ def test_in_pytorch_without_this_package(published):
     assert done.stdout == f"siren {THRESHOLDS}\n"
     expected = tagging.tagger().tag(audio[0], 16_000, segment_seconds=0).frame_scores
     np.testing.assert_allclose(np.load(folder / "frames.npy")[0], expected, atol=1e-4)
+
+
+def test_in_transformers_without_this_package(published):
+    """Each recording alone, and all of unequal lengths in a batch."""
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    folder, _ = published
+    recordings = [tagging.recording(seconds, seed=3) for seconds in (2.0, 5.3, 0.7)]
+    np.savez(folder / "audio.npz", *(audio / np.float32(32_768) for audio in recordings))
+    code = (
+        "import sys; sys.modules['psl_jax'] = None; sys.modules['jax'] = None\n"
+        "import json; import numpy as np; from transformers import pipeline\n"
+        "tag = pipeline('audio-classification', '.', trust_remote_code=True, top_k=None)\n"
+        "audio = list(np.load('audio.npz').values())\n"
+        "both = [tag(audio, top_k=None, batch_size=size) for size in (1, 3)]\n"
+        "json.dump(both, open('tags.json', 'w'))"
+    )
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder)}
+    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, env=environment)
+    for tags in json.loads((folder / "tags.json").read_text()):
+        for audio, scores in zip(recordings, tags, strict=True):
+            found = {score["label"]: score["score"] for score in scores}
+            expected = tagging.network_alone(audio).mean(axis=0)
+            np.testing.assert_allclose([found[x] for x in tagging.LABELS], expected, atol=1e-5)
 
 
 def test_what_is_missing_is_asked_for(tmp_path):

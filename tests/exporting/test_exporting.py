@@ -105,6 +105,22 @@ def exported(model_of, signals, tmp_path_factory):
     return get
 
 
+def in_pytorch(load_state: str) -> str:
+    """A program that runs a reference network of PyTorch on the arrays of a file."""
+    return f"""
+import torch
+{load_state}
+sys.path.insert(0, {str(places.HELPERS)!r})
+import torch_reference
+network = torch_reference.MobileNetV2(6, 0.25).eval()
+network.load_state_dict(state, strict=True)
+@torch.inference_mode()
+def run(x):
+    frames = network.frame_probabilities(network.log_mel(torch.from_numpy(x)))
+    return frames.mean(1), frames
+"""
+
+
 # Programs that run an export on the arrays of a file, without this package.
 ALONE = {
     "onnx": """
@@ -127,17 +143,8 @@ exported = export.deserialize(bytearray(open(path, "rb").read()))
 def run(x):
     return exported.call(x)
 """,
-    "torch": f"""
-import torch
-sys.path.insert(0, {str(places.HELPERS)!r})
-import torch_reference
-network = torch_reference.MobileNetV2(6, 0.25).eval()
-network.load_state_dict(torch.load(path, weights_only=True), strict=True)
-@torch.inference_mode()
-def run(x):
-    frames = network.frame_probabilities(network.log_mel(torch.from_numpy(x)))
-    return frames.mean(1), frames
-""",
+    "safetensors": in_pytorch("from safetensors.torch import load_file; state = load_file(path)"),
+    "torch": in_pytorch("state = torch.load(path, weights_only=True)"),
 }
 
 
@@ -208,23 +215,15 @@ def test_mn_in_each_format(name, signals, monkeypatch, tmp_path):
         assert export.export(model, name, without, signals, Options(False), None).worst < 2e-5
 
 
-@pytest.mark.parametrize("name", ["safetensors", "orbax"])
-def test_weights_in_a_process_without_this_package(name, model, exported, tmp_path):
-    path, found = exported(name)
-    load = {
-        "safetensors": "from safetensors.numpy import load_file; arrays = load_file(path)",
-        "orbax": """
-import jax
-from orbax.checkpoint import v1 as ocp
-leaves, _ = jax.tree_util.tree_flatten_with_path(ocp.load(path + "/weights"))
-arrays = {".".join(key.key for key in keys): np.asarray(x) for keys, x in leaves}
-""",
-    }[name]
+def test_weights_in_a_process_without_this_package(model, exported, tmp_path):
+    path, found = exported("orbax")
     code = f"""
 import sys
 import numpy as np
-path = {str(path)!r}
-{load}
+import jax
+from orbax.checkpoint import v1 as ocp
+leaves, _ = jax.tree_util.tree_flatten_with_path(ocp.load({str(path)!r} + "/weights"))
+arrays = {{".".join(key.key for key in keys): np.asarray(x) for keys, x in leaves}}
 np.savez({str(tmp_path / "arrays.npz")!r}, **arrays)
 assert "psl_jax" not in sys.modules
 """
@@ -270,6 +269,7 @@ def read_info(name: str, path: pathlib.Path) -> dict:
     if name == "safetensors":
         size = int.from_bytes(path.read_bytes()[:8], "little")
         metadata = json.loads(path.read_bytes()[8 : 8 + size])["__metadata__"]
+        assert metadata.pop("format") == "pt"
         return {key: json.loads(value) for key, value in metadata.items()}
     if name == "tflite":
         with zipfile.ZipFile(path) as archive:

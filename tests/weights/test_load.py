@@ -1,9 +1,11 @@
 """Exported files and folders of a hub as models; graphs of other runtimes are refused."""
 
+import json
 import pathlib
 import sys
 import types
 
+import jax
 import numpy as np
 import pytest
 import tagging
@@ -13,6 +15,7 @@ from psl_jax.commands import export
 from psl_jax.exporting import export_options
 from psl_jax.exporting.export_options import Options
 from psl_jax.runtime.errors import UserError
+from psl_jax.weights.load_model import load_model
 
 
 def exported(folder) -> pathlib.Path:
@@ -33,6 +36,20 @@ def test_tags_are_the_original_models(tmp_path):
     found, expected = (x.tag(audio, 16_000) for x in (loaded, original))
     assert expected.frame_scores.std() > 0.05
     np.testing.assert_array_equal(found.frame_scores, expected.frame_scores)
+
+
+def test_files_of_earlier_versions_load(tmp_path):
+    """Their arrays have the names of our variables; now they have PyTorch's."""
+    numpy_file = pytest.importorskip("safetensors.numpy", reason="safetensors is not installed")
+    model = tagging.model()
+    leaves, _ = jax.tree_util.tree_flatten_with_path(model.variables._asdict())
+    arrays = {".".join(str(key.key) for key in keys): array for keys, array in leaves}
+    metadata = {key: json.dumps(value) for key, value in model.info.as_json().items()}
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    numpy_file.save_file(arrays, tmp_path / "old.safetensors", metadata)
+    assert load_model(tmp_path / "old.safetensors").digest == model.digest
+    assert "features.0.0.weight" in numpy_file.load_file(exported(tmp_path))
+    assert load_model(tmp_path / "small.safetensors").digest == model.digest
 
 
 @pytest.mark.parametrize("suffix", ["onnx", "tflite", "stablehlo"])
@@ -71,7 +88,7 @@ def test_models_of_a_hub(tmp_path, monkeypatch):
     folder = tmp_path / "snapshot"
     folder.mkdir()
     asked = fake_hub(monkeypatch, folder)
-    with pytest.raises(UserError, match="hf://a/b holds no model: none of model.safetensors"):
+    with pytest.raises(UserError, match="hf://a/b holds no model: none of "):
         psl_jax.load("hf://a/b")
     exported(folder).rename(folder / "model.safetensors")
     assert psl_jax.load("hf://some-one/psl2s@v1.0").labels == tagging.LABELS

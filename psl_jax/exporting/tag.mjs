@@ -1,0 +1,28 @@
+// Tags audio with model.onnx: `npm install onnxruntime-web`, then `node tag.mjs a.wav`.
+// In a browser import `tag`, and decode audio with `new AudioContext({ sampleRate: 16000 })`.
+import * as ort from "onnxruntime-web";
+
+// Returns [label, probability] of each class, the highest first, of a Float32Array at 16 kHz.
+export async function tag(waveform) {
+  const session = await ort.InferenceSession.create(await read("model.onnx"));
+  const input = new ort.Tensor("float32", waveform, [1, waveform.length]);
+  const { clip_probabilities: clip } = await session.run({ waveform: input });
+  const labels = JSON.parse(new TextDecoder().decode(await read("config.json"))).id2label;
+  return Array.from(clip.data, (p, i) => [labels[i], p]).sort((a, b) => b[1] - a[1]);
+}
+
+async function read(name) {
+  const url = new URL(name, import.meta.url); // a file beside this one
+  if (url.protocol !== "file:") return new Uint8Array(await (await fetch(url)).arrayBuffer());
+  return new Uint8Array(await (await import("node:fs/promises")).readFile(url));
+}
+
+if (typeof process !== "undefined" && process.argv[2]) {
+  const wav = await (await import("node:fs/promises")).readFile(process.argv[2]);
+  if (wav.readUInt16LE(22) !== 1 || wav.readUInt32LE(24) !== 16000 || wav.readUInt16LE(34) !== 16)
+    throw new Error("expected a WAV file: 16 kHz, mono, 16 bits");
+  const audio = wav.subarray(wav.indexOf("data") + 8);
+  const samples = { length: audio.length >> 1 };
+  const waveform = Float32Array.from(samples, (_, i) => audio.readInt16LE(2 * i) / 32768);
+  for (const [label, p] of (await tag(waveform)).slice(0, 5)) console.log(p.toFixed(5), label);
+}
