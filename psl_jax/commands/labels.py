@@ -2,6 +2,7 @@
 
     psl-jax labels import SAT.parquet DATA --format=sat --segment_seconds=2 --out=labels/sat
     psl-jax labels export labels/2s DATA --split=balanced --format=parquet --out=2s.parquet
+    psl-jax labels export labels/2s DATA --split=balanced --format=hf --out=FOLDER_FOR_DATASETS
     psl-jax labels resegment labels/frames DATA --split=balanced --segment_seconds=2 --out=labels/2s
     psl-jax labels page labels/2s DATA --split=balanced --samples=50 --out=labels.html
 
@@ -23,7 +24,7 @@ from psl_jax.audio.segments import MIN_SEGMENT_SECONDS, Segmentation, check_hop
 from psl_jax.runtime import cli_entry
 from psl_jax.runtime.errors import UserError
 
-_WRITTEN = ("parquet", "csv", "npy", "ced", "pretrainedsed")
+_WRITTEN = ("parquet", "csv", "npy", "ced", "pretrainedsed", "hf")
 _READ = (*_WRITTEN, "sat")
 
 
@@ -94,7 +95,7 @@ def _add_segments(add: Any, required: bool = True) -> None:
 
 
 def _add_import(actions: Any) -> None:
-    about = ("FILE", "label file, or a folder of soft labels of an earlier version")
+    about = ("FILE", "label file, folder of --format=hf, or soft labels of an earlier version")
     add = _action(actions, "import", "Reads a label file.", about)
     _add_format(add, _READ)
     _add_segments(add, required=False)
@@ -135,7 +136,18 @@ def _add_export(actions: Any) -> None:
     folder = ("FOLDER", "folder of soft labels")
     add = _action(actions, "export", "Writes soft labels as a label file.", folder)
     _add_format(add, _WRITTEN)
-    add("--out", required=True, metavar="FILE", help="label file to write (required)")
+    add(
+        "--out",
+        required=True,
+        metavar="FILE",
+        help="label file, or hf: folder, to write (required)",
+    )
+    add(
+        "--audio",
+        choices=("embedded", "reference"),
+        help="hf: where the audio lies: that of each segment in the rows, or the clips in files to "
+        "which the rows refer (default: embedded)",
+    )
     add("--top_k", type=int, metavar="K", help="ced: number of classes kept in a row (default: 20)")
 
 
@@ -177,7 +189,7 @@ def _import(arguments: argparse.Namespace) -> None:
     from psl_jax.runtime import disk_errors, files
 
     path, out = pathlib.Path(arguments.source), pathlib.Path(arguments.out)
-    if path.is_dir():
+    if path.is_dir() and arguments.format != "hf":
         source = open_folder(arguments.data, arguments.split)
         disk_errors.check_writable(out, "--out")
         older_folder.convert(path, source.index, out)
@@ -250,8 +262,8 @@ def _export(arguments: argparse.Namespace) -> None:
     from psl_jax.runtime import disk_errors
 
     out = pathlib.Path(arguments.out)
-    name, form = _format(arguments, out, ("top_k", "pool"), "written")
-    if out.suffix != form.suffix:
+    name, form = _format(arguments, out, ("top_k", "pool", "audio"), "written")
+    if form.suffix is not None and out.suffix != form.suffix:
         raise UserError(f"--out={out}: expected a name that ends in {form.suffix}")
     top_k = 20 if arguments.top_k is None else arguments.top_k
     if top_k < 1:
@@ -259,11 +271,21 @@ def _export(arguments: argparse.Namespace) -> None:
     source = open_folder(arguments.data, arguments.split)
     labels = _open(arguments.source, source)
     disk_errors.check_writable(out.parent, "--out")
-    options = _options(arguments, form, labels.segmentation, top_k=top_k, pool=arguments.pool or "")
+    options = _options(
+        arguments,
+        form,
+        labels.segmentation,
+        top_k=top_k,
+        pool=arguments.pool or "",
+        source=source,
+        audio=arguments.audio or "embedded",
+    )
     written = form.write(out, labels, options)
     print(f"soft labels of {len(labels.index):,} clips as {name} in:")
-    for path in written:
+    for path in written[:5]:
         print(f"  {path}  {path.stat().st_size / 1e6:,.1f} MB")
+    if len(written) > 5:
+        print(f"  and {len(written) - 5} more files")
 
 
 def _resegment(arguments: argparse.Namespace) -> None:

@@ -3,6 +3,7 @@
 from psl_jax.label_files import (
     ced_format,
     efficientat_format,
+    huggingface_folder,
     pretrainedsed_format,
     sat_format,
     table_formats,
@@ -62,5 +63,14 @@ FORMATS = {
         read=sat_format.TenBestTable,
         write=None,
         files=lambda path, options: [path],
+    ),
+    "hf": Format(
+        "a folder for Hugging Face's datasets, with audio",
+        logits=False,
+        suffix=None,
+        read=huggingface_folder.HuggingFaceFolder,
+        write=huggingface_folder.write,
+        files=huggingface_folder.list_files,
+        written=("audio",),
     ),
 }

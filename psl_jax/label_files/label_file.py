@@ -11,6 +11,7 @@ import numpy as np
 
 from psl_jax.audio.segments import Segmentation
 from psl_jax.data.soft_labels import SoftLabels
+from psl_jax.data.source import Source
 from psl_jax.runtime.errors import MissingPackageError, UserError
 
 BLOCK_ROWS = 1024
@@ -78,6 +79,8 @@ class Options:
       top_k: number of classes that are written for a row, where a format holds the highest only.
       fill: mean, half or zero: the scores of the others, see `ced_format`.
       pool: mean or max over frames, or over the segments of a clip; "" where the user chose none.
+      source: the clips, for formats that hold audio.
+      audio: embedded (that of each segment) or reference (to a file of the clip).
     """
 
     logits: bool
@@ -87,6 +90,8 @@ class Options:
     top_k: int = 20
     fill: str = "mean"
     pool: str = ""
+    source: Source | None = None
+    audio: str = "embedded"
 
 
 class Format(NamedTuple):
@@ -100,7 +105,7 @@ class Format(NamedTuple):
 
     about: str
     logits: bool  # by default
-    suffix: str
+    suffix: str | None  # None: a folder
     read: Callable[[pathlib.Path, Options], LabelFile]
     write: Callable[[pathlib.Path, SoftLabels, Options], list[pathlib.Path]] | None
     files: Callable[[pathlib.Path, Options], list[pathlib.Path]]

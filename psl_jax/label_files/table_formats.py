@@ -20,13 +20,13 @@ from psl_jax.runtime import csv_files, files
 from psl_jax.runtime.disk_errors import plain_disk_errors
 from psl_jax.runtime.errors import UserError
 
-_KEYS = ("clip", "segment", "onset", "offset")
+KEYS = ("clip", "segment", "onset", "offset")
 # Of 527 classes 69 MB as float32. A group costs a Parquet file some bytes for every column, which
 # all readers read first: many small ones would make that larger than the labels.
 _GROUP_ROWS = 1 << 15
 
 
-class _Table:
+class Table:
     """A table opened for reading."""
 
     has_views = may_pad = False
@@ -36,10 +36,10 @@ class _Table:
         if "clip" not in header:
             raise UserError(
                 f"{path}: no column clip. Found {', '.join(header[:6])}; expected "
-                f"{', '.join(_KEYS)} and a column for each class (SAT's file: --format=sat)"
+                f"{', '.join(KEYS)} and a column for each class (SAT's file: --format=sat)"
             )
-        self.keys = [name for name in _KEYS if name in header]
-        self.classes = tuple(name for name in header if name not in _KEYS)
+        self.keys = [name for name in KEYS if name in header]
+        self.classes = tuple(name for name in header if name not in KEYS)
         if not self.classes:
             raise UserError(f"{path} has no column of a class beside {', '.join(header)}")
         if len(set(header)) < len(header):
@@ -78,7 +78,7 @@ class _Table:
             return
         all_expected = self.options.segmentation.compute_times(segments)
         for times, expected_times, what in zip(
-            (onsets, offsets), all_expected, _KEYS[2:], strict=True
+            (onsets, offsets), all_expected, KEYS[2:], strict=True
         ):
             if (
                 wrong_rows := np.flatnonzero(
@@ -95,7 +95,7 @@ class _Table:
                 )
 
 
-class CsvTable(_Table):
+class CsvTable(Table):
     """A CSV file."""
 
     def __init__(self, path: pathlib.Path, options: Options):
@@ -147,7 +147,7 @@ def _parse_row(
         raise UserError(f"{path}, line {line}: {error}") from error
 
 
-class ParquetTable(_Table):
+class ParquetTable(Table):
     """A Parquet file."""
 
     def __init__(self, path: pathlib.Path, options: Options):
@@ -236,12 +236,12 @@ def write_parquet(path: pathlib.Path, labels: SoftLabels, options: Options) -> l
 
 
 def _header(labels: SoftLabels) -> list[str]:
-    if reserved := [name for name in labels.index.classes if name in _KEYS]:
+    if reserved := [name for name in labels.index.classes if name in KEYS]:
         raise UserError(
             f"a class is called {reserved[0]!r}, as the column of a table is; choose another "
             "--format"
         )
-    return [*_KEYS, *labels.index.classes]
+    return [*KEYS, *labels.index.classes]
 
 
 def _get_values(rows: Rows, options: Options) -> np.ndarray:

@@ -1,15 +1,19 @@
 """Label files there and back, and files written here by hand as others write them."""
 
 import csv
+import io
+import json
 import pickle
 
 import label_data
 import numpy as np
 import pytest
+import soundfile
 from label_data import CLASSES, IDS, SEGMENTATION, all_rows, bring_in, run, write_table
 from scipy.special import expit
 
 from psl_jax.audio.segments import Segmentation
+from psl_jax.data.source import Source
 from psl_jax.label_files import label_file
 from psl_jax.networks.class_lists import audioset_classes
 from psl_jax.runtime.errors import UserError
@@ -23,6 +27,7 @@ SUFFIXES = {
     "npy": ".npy",
     "ced": ".h5",
     "pretrainedsed": ".hdf5",
+    "hf": "",
 }
 
 # --- There and back -------------------------------------------------------------------------------
@@ -35,7 +40,7 @@ SUFFIXES = {
         (name, kind)
         for name in SUFFIXES
         for kind in ("probabilities", "logits")
-        if (name, kind) != ("ced", "logits")
+        if (name, kind) not in (("ced", "logits"), ("hf", "logits"))
     ],
 )
 def test_there_and_back_is_equal_in_float16(tmp_path, data, format, values):
@@ -106,6 +111,65 @@ def test_probabilities_of_logits_of_every_float16():
     np.testing.assert_array_equal(back, every)
     x = np.linspace(-40, 40, 1001, dtype=np.float32)
     np.testing.assert_allclose(label_file.sigmoid(x), expit(x.astype(np.float64)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("audio", ["embedded", "reference"])
+def test_a_folder_for_datasets(tmp_path, data, audio):
+    """Rows, sounds and features; whole shards are kept, a lost one is made again."""
+    index, segmentation = label_data.index(), Segmentation(1.0, 0.5)
+    labels = label_data.write_labels(tmp_path / "labels", index, segmentation)
+    folder = tmp_path / "folder"
+    options = ("--split=train", "--format=hf", f"--audio={audio}", f"--out={folder}")
+    run("export", tmp_path / "labels", data, *options)
+    paths = sorted(folder.rglob("*.parquet"))
+    rows = [row for path in paths for row in parquet.read_table(path).to_pylist()]
+    stored = labels.gather(np.arange(len(index)))
+    counts = segmentation.count_segments(index.num_samples)
+    assert len(rows) == counts.sum()
+    source = Source.open(data, "train")
+    for row in rows:
+        clip = IDS.index(row["clip"])
+        np.testing.assert_array_equal(row["soft_labels"], stored[clip, row["segment"]])
+        np.testing.assert_array_equal(row["weak_labels"], np.flatnonzero(index.weak_labels()[clip]))
+        (samples,) = source.read_whole(np.array([clip]))
+        if audio == "embedded":
+            start = row["segment"] * 8000
+            samples, file = samples[start : start + 16_000], io.BytesIO(row["audio"]["bytes"])
+        else:
+            folder_of_shard = paths[index.shard_of(clip) // 2].parent  # the second shard is empty
+            file = folder_of_shard / row["file_name"]
+        np.testing.assert_array_equal(soundfile.read(file, dtype="int16")[0], samples)
+    features = json.loads(parquet.read_schema(paths[0]).metadata[b"huggingface"])["info"][
+        "features"
+    ]
+    assert features["weak_labels"]["feature"]["names"] == list(CLASSES)
+
+    lost = paths[0].read_bytes()
+    paths[0].unlink()
+    kept = paths[1].stat().st_mtime_ns
+    run("export", tmp_path / "labels", data, *options)
+    assert paths[0].read_bytes() == lost and paths[1].stat().st_mtime_ns == kept
+    given = ("--hop_seconds=0.5", "--format=hf")
+    bring_in(folder, data, tmp_path / "back", *given)
+    np.testing.assert_array_equal(label_data.read(tmp_path / "back", index, segmentation), stored)
+    other = {"embedded": "reference", "reference": "embedded"}[audio]
+    with pytest.raises(UserError, match="holds other labels"):
+        run("export", tmp_path / "labels", data, *options[:2], f"--audio={other}", options[3])
+
+
+def test_datasets_and_croissant_read_the_folder(tmp_path, data):
+    datasets = pytest.importorskip("datasets")
+    croissant = pytest.importorskip("mlcroissant")
+    label_data.write_labels(tmp_path / "labels", label_data.index(), SEGMENTATION)
+    for audio in ("embedded", "reference"):
+        options = ("--split=train", "--format=hf", f"--audio={audio}", f"--out={tmp_path / audio}")
+        run("export", tmp_path / "labels", data, *options)
+        croissant.Dataset(tmp_path / audio / "croissant.json")
+    rows = datasets.load_dataset(
+        str(tmp_path / "embedded"), split="train", cache_dir=str(tmp_path / "cache")
+    )
+    assert rows.features["weak_labels"].feature.names == list(CLASSES)
+    assert len(rows.cast_column("audio", datasets.Audio(decode=False))[0]["soft_labels"]) == 3
 
 
 # --- Files of others, written from their description ----------------------------------------------

@@ -1,0 +1,202 @@
+"""Writes and reads folders that Hugging Face's `datasets` loads, with audio and soft labels.
+
+A row is a segment: `clip`, `segment` (from 0), `onset` and `offset` in seconds, `weak_labels` of
+the clip, and `soft_labels`, a float16 list of all classes. The names of the classes are those of
+the feature `weak_labels`. Each shard of the data is a file or folder in data/SPLIT:
+
+    00000.parquet               with `audio`, the segment as FLAC; or else
+    00000/metadata.parquet      with `file_name`, the clip as FLAC in the same folder
+
+`croissant.json` and the head of README.md say what lies there.
+"""
+
+import io
+import json
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from psl_jax.audio.segments import SAMPLE_RATE
+from psl_jax.data.soft_labels import SoftLabels
+from psl_jax.label_files import dataset_description, label_file
+from psl_jax.label_files.label_file import Options
+from psl_jax.label_files.table_formats import KEYS, Table
+from psl_jax.runtime import files, progress
+from psl_jax.runtime.disk_errors import plain_disk_errors
+from psl_jax.runtime.errors import UserError
+
+_METADATA = "metadata.parquet"
+_GROUP_CLIPS = 64  # whose segments become a row group: their audio is in memory
+
+
+class HuggingFaceFolder(Table):
+    """The Parquet files of a folder, opened for reading; those of other splits are read, too."""
+
+    def __init__(self, path: pathlib.Path, options: Options):
+        self._files = list_files(path, options)
+        if not self._files:
+            raise UserError(f"{path}: no Parquet file in this folder or below it")
+        with label_file.plain_errors(self._files[0], "pyarrow"):
+            import pyarrow.parquet
+
+            schema = pyarrow.parquet.read_schema(self._files[0])
+            if missing := {*KEYS, "soft_labels"} - set(schema.names):
+                raise UserError(f"{self._files[0]}: no column {', '.join(sorted(missing))}")
+            described = json.loads((schema.metadata or {})[b"huggingface"])
+            names = described["info"]["features"]["weak_labels"]["feature"]["names"]
+        super().__init__(path, [*KEYS, *names], options)
+
+    def _read_parts(
+        self, class_numbers: Sequence[int]
+    ) -> Iterator[tuple[str, dict[str, Any], np.ndarray]]:
+        import pyarrow.parquet
+
+        for path in self._files:
+            first_row, where = 0, path.relative_to(self.path)
+            with label_file.plain_errors(path, "pyarrow"):
+                file = pyarrow.parquet.ParquetFile(path)
+                columns = [*KEYS, "soft_labels"]
+                for batch in file.iter_batches(label_file.BLOCK_ROWS, columns=columns):
+                    keys: dict[str, Any] = {
+                        name: batch.column(name).to_numpy(zero_copy_only=False) for name in KEYS
+                    }
+                    keys |= {
+                        "clip": keys["clip"].tolist(),
+                        "segment": keys["segment"].astype(np.int64),
+                    }
+                    values = batch.column("soft_labels").flatten()
+                    yield (
+                        f"{where}, rows {first_row} to {first_row + batch.num_rows - 1}",
+                        keys,
+                        np.asarray(values, np.float32).reshape(-1, len(self.classes)),
+                    )
+                    first_row += batch.num_rows
+
+
+def list_files(path: pathlib.Path, options: Options) -> list[pathlib.Path]:
+    return sorted(path.rglob("*.parquet"))
+
+
+def write(path: pathlib.Path, labels: SoftLabels, options: Options) -> list[pathlib.Path]:
+    """Writes a split. Whole shards that are there are kept: the same command goes on."""
+    with label_file.plain_errors(path, "pyarrow"):
+        import pyarrow.parquet
+    if options.logits:
+        raise UserError("--format=hf holds probabilities: leave out --values")
+    index, embeds = labels.index, options.audio == "embedded"
+    split = index.split.replace("+", "_")
+    schema = _make_schema(labels, embeds)
+    shards = [number for number, size in enumerate(index.shard_sizes) if size]
+    name = "{:05d}.parquet" if embeds else f"{{:05d}}/{_METADATA}"
+    paths = [path / "data" / split / name.format(shard) for shard in shards]
+    for other in (path / "data").rglob("*.parquet"):
+        with label_file.plain_errors(other, "pyarrow"):
+            is_same = pyarrow.parquet.read_schema(other).equals(schema)
+        if not is_same or (other.is_relative_to(path / "data" / split) and other not in paths):
+            raise UserError(f"{other} holds other labels: give another --out, or delete {path}")
+    with plain_disk_errors(path, "Run the same command again."):
+        for shard, target in progress.track(
+            list(zip(shards, paths, strict=True)), len(shards), "shard", "export"
+        ):
+            if target.exists() and pyarrow.parquet.read_schema(target).metadata == schema.metadata:
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with (
+                files.atomic_path(target) as temporary,
+                pyarrow.parquet.ParquetWriter(temporary, schema, compression="zstd") as writer,
+            ):
+                for columns in _write_clips(labels, shard, options, target.parent):
+                    writer.write_table(pyarrow.Table.from_pydict(columns, schema=schema))
+    return [*dataset_description.write(path, index, embeds=embeds), *paths]
+
+
+def _make_schema(labels: SoftLabels, embeds: bool) -> Any:
+    """Makes the columns of a Parquet file, with the features of `datasets` in its metadata."""
+    import pyarrow as pa
+
+    audio = pa.struct({"bytes": pa.binary(), "path": pa.string()}) if embeds else pa.string()
+    num_classes = labels.index.num_classes
+    schema = pa.schema(
+        {
+            "clip": pa.string(),
+            "segment": pa.int32(),
+            "onset": pa.float64(),
+            "offset": pa.float64(),
+            "audio" if embeds else "file_name": audio,
+            "weak_labels": pa.list_(pa.int64()),
+            "soft_labels": pa.list_(pa.float16(), num_classes),
+        }
+    )
+
+    def sequence_of(feature: dict[str, Any], length: int = -1) -> dict[str, Any]:
+        return {"feature": feature, "length": length, "_type": "Sequence"}
+
+    scalars = {"clip": "string", "segment": "int32", "onset": "float64", "offset": "float64"}
+    if not embeds:
+        scalars["file_name"] = "string"
+    features: dict[str, Any] = {
+        name: {"dtype": dtype, "_type": "Value"} for name, dtype in scalars.items()
+    }
+    if embeds:
+        features["audio"] = {"sampling_rate": SAMPLE_RATE, "_type": "Audio"}
+    features["weak_labels"] = sequence_of(
+        {"names": list(labels.index.classes), "_type": "ClassLabel"}
+    )
+    features["soft_labels"] = sequence_of({"dtype": "float16", "_type": "Value"}, num_classes)
+    return schema.with_metadata(
+        {
+            "huggingface": json.dumps({"info": {"features": features}}),
+            "psl_jax": files.json_digest(labels.manifest | {"weak": labels.index.labels_sha256}),
+        }
+    )
+
+
+def _write_clips(
+    labels: SoftLabels, shard: int, options: Options, folder: pathlib.Path
+) -> Iterator[dict[str, Any]]:
+    """Yields the columns of some segments at a time; writes the clips that they refer to."""
+    import pyarrow as pa
+
+    assert options.source is not None
+    index, segmentation = labels.index, labels.segmentation
+    first_clip, end = index.shard_offsets[shard : shard + 2].tolist()
+    _, values, counts = labels.read_shard(shard)
+    for first in range(0, end - first_clip, _GROUP_CLIPS):
+        clips = np.arange(first, min(first + _GROUP_CLIPS, end - first_clip))  # in the shard
+        is_inside = np.arange(values.shape[1]) < counts[clips, None]
+        rows, segments = np.nonzero(is_inside)
+        onsets, offsets = segmentation.compute_times(segments)
+        ids = index.ids[first_clip + clips]
+        audio: list[Any] = []
+        sounds = options.source.read_whole(first_clip + clips)
+        for clip, clip_id, samples in zip(clips.tolist(), ids.tolist(), sounds, strict=True):
+            if options.audio == "embedded":
+                starts = segmentation.hop_samples * np.arange(counts[clip])
+                parts = [samples[start:][: segmentation.segment_samples] for start in starts]
+                audio += [{"bytes": _encode(part), "path": f"{clip_id}.flac"} for part in parts]
+            else:
+                with files.atomic_open(folder / f"{clip:05d}.flac", "wb") as file:
+                    file.write(_encode(samples))
+                audio += [f"{clip:05d}.flac"] * int(counts[clip])
+        weak = [np.flatnonzero(row).tolist() for row in index.weak_labels(first_clip + clips)]
+        yield {
+            "clip": ids[rows].tolist(),
+            "segment": segments.astype(np.int32),
+            "onset": onsets,
+            "offset": offsets,
+            "audio" if options.audio == "embedded" else "file_name": audio,
+            "weak_labels": [weak[row] for row in rows],
+            "soft_labels": pa.FixedSizeListArray.from_arrays(
+                pa.array(values[clips][is_inside].reshape(-1)), index.num_classes
+            ),
+        }
+
+
+def _encode(samples: np.ndarray) -> bytes:
+    """Encodes int16 samples as FLAC."""
+    file = io.BytesIO()
+    soundfile.write(file, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    return file.getvalue()
