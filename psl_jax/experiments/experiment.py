@@ -31,6 +31,7 @@ from psl_jax.scoring import evaluation
 from psl_jax.scoring.scorer import Scorer
 from psl_jax.training import frozen_features
 from psl_jax.training.checkpoints import TrainingCheckpoints
+from psl_jax.training.loggers import check_loggers
 from psl_jax.training.loop import LoopSettings, loop_settings, schedule_of, train
 from psl_jax.training.step import init_state
 from psl_jax.weights import orbax_folder
@@ -118,6 +119,7 @@ class Experiment:
         parallel.local_batch_size(self.batch_size, self.mesh)  # raises where it does not divide
         training_steps.make_recipe(self.settings, self.mesh)  # raises for other devices
         setting_checks.check_teacher_in_step(self.settings)
+        check_loggers(self.settings.train.loggers)
         self.label_stage.check(before_it_is_trained=True)
         self._check_start(before_it_is_trained=True)
         is_streamed = self.source(train.split).is_streamed and not self._keeps_features

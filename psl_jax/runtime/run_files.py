@@ -36,12 +36,14 @@ STAGES_DONE = "stages.json"
 LABEL_QUALITY = "label_quality.json"
 NOTES = "notes.json"  # what to know before believing the figures
 CHECKPOINTS = "checkpoints"
+LOG_ID = "log_id.txt"  # what wandb and others call the run
 DELETING = "deleting"  # there while --start_afresh deletes: what is left does not count
 DATA = "data.json"  # which clips the run is of, and whose labels
 
 # All that a run makes in its folder.
 RUN_FILES = (
-    *(CONFIG, DATA, NOTES, STAGES_DONE, LABEL_QUALITY, "train_log.jsonl", "tb", CHECKPOINTS),
+    *(CONFIG, DATA, NOTES, STAGES_DONE, LABEL_QUALITY, CHECKPOINTS),
+    *("train_log.jsonl", "tb", LOG_ID, "wandb"),
     *(
         "averaged",
         "soft_labels",

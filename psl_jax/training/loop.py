@@ -58,6 +58,7 @@ class LoopSettings:
     patience: int
     batch_size: int = 1
     checkpoint_minutes: float = 0.0
+    loggers: str = "tensorboard"
 
 
 def loop_settings(settings: TrainSettings, steps_per_epoch: float, batch_size: int) -> LoopSettings:
@@ -78,6 +79,7 @@ def loop_settings(settings: TrainSettings, steps_per_epoch: float, batch_size: i
         patience=max(patience, least // 4) if patience else 0,
         batch_size=batch_size,
         checkpoint_minutes=settings.checkpoint_minutes,
+        loggers=settings.loggers,
     )
 
 
@@ -187,7 +189,9 @@ def train(
     """
     state = checkpoints.restore(parallel.replicate(state, mesh))
     start = int(state.step)
-    log = metric_log.MetricLog(run_dir, start, active=jax.process_index() == 0)
+    log = metric_log.MetricLog(
+        run_dir, start, active=jax.process_index() == 0, loggers=settings.loggers
+    )
     stop = _early_stop(run_dir, start, settings.patience)
     if start >= settings.max_steps or stop.is_over:
         log.close()

@@ -1,24 +1,25 @@
-"""The training log: one JSON line a measurement, and the same for TensorBoard.
+"""The training log: one JSON line a measurement, and the same for the loggers of `loggers.py`.
 
-Imports neither JAX nor TensorFlow. Without tensorboardX only the JSON lines are written.
+Imports neither JAX nor TensorFlow.
 """
 
 import json
 import math
 import os
 import pathlib
-import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import is_remote, path_of
+from psl_jax.runtime.run_files import CONFIG, LOG_ID
+from psl_jax.training.loggers import EVENTS, LOGGERS, LoggedRun, Logger, parse_loggers
 
 LOG_NAME = "train_log.jsonl"
-EVENTS = "tb"
 _SEND_SECONDS = 60.0
 
 # Names that the reports look for; any other name may be logged beside them.
@@ -30,22 +31,30 @@ INPUT_WAIT = "input_wait"  # share of that time in which training waited for its
 
 
 class MetricLog:
-    """Appends measurements to `run_dir/train_log.jsonl` and to events in `run_dir/tb`.
+    """Appends measurements to `run_dir/train_log.jsonl`, and gives them to the loggers.
 
     With `resume_step` k > 0 what an interrupted run logged after step k is cut away, so that its
     log becomes that of an undisturbed run; without it the log starts empty. For this to hold, log
     everything of step k *before* saving its checkpoint. `active=False` (all processes but the
     first) makes every call do nothing.
 
-    Nothing can be appended to an object: for a run folder in a bucket both are written on this
+    loggers: names, separated by commas, see `loggers.LOGGERS`.
+
+    Nothing can be appended to an object: for a run folder in a bucket files are written on this
     machine, and sent whole at `flush`, when closed, and after lines that come a minute or more
     after they were sent last.
     """
 
     def __init__(
-        self, run_dir: str | os.PathLike, resume_step: int | None = None, *, active: bool = True
+        self,
+        run_dir: str | os.PathLike,
+        resume_step: int | None = None,
+        *,
+        active: bool = True,
+        loggers: str = "tensorboard",
     ) -> None:
-        self._file = self._events = self._mirror = None
+        self._file = self._mirror = None
+        self._loggers: list[Logger] = []
         if not active:
             return
         place = path_of(run_dir)
@@ -56,8 +65,9 @@ class MetricLog:
         with files.atomic_open(folder / LOG_NAME) as file:
             file.writelines(kept)
         self._file = (folder / LOG_NAME).open("a")
-        goes_on = (place / EVENTS).exists() and any((place / EVENTS).iterdir())
-        self._events = _event_writer(folder / EVENTS, resume_step, goes_on)
+        if names := parse_loggers(loggers):
+            run = _describe_run(place, folder, resume_step or 0)
+            self._loggers = [LOGGERS[name](run) for name in names]
         self.flush()
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
@@ -71,25 +81,25 @@ class MetricLog:
         line = {"step": int(step), "time": round(time.time(), 3)} | numbers
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
         self._file.flush()
-        if self._events is not None:
-            for name, number in numbers.items():
-                value = math.nan if number is None else number
-                self._events.add_scalar(name, value, global_step=int(step))
+        if self._loggers:
+            floats = {name: math.nan if n is None else n for name, n in numbers.items()}
+            for logger in self._loggers:
+                logger.write(int(step), floats)
         if self._mirror is not None and self._mirror.is_due:
             self.flush()
 
     def flush(self) -> None:
         """What was logged is in the run folder when this returns."""
         if self._mirror is not None:
-            if self._events is not None:
-                self._events.flush()
+            for logger in self._loggers:
+                logger.flush()
             self._mirror.send()
 
     def close(self) -> None:
-        for writer in (self._file, self._events):
+        for writer in (self._file, *self._loggers):
             if writer is not None:
                 writer.close()
-        self._file = self._events = None
+        self._file, self._loggers = None, []
         if self._mirror is not None:
             self._mirror.close()
             self._mirror = None
@@ -99,6 +109,22 @@ class MetricLog:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _describe_run(place: pathlib.Path, folder: pathlib.Path, resume_step: int) -> LoggedRun:
+    """Describes a run folder, whose local files lie in `folder`; a run from the start is new."""
+    if not (resume_step and (place / LOG_ID).exists()):
+        with files.atomic_open(place / LOG_ID) as file:
+            file.write(uuid.uuid4().hex[:12])
+    has_config = (place / CONFIG).exists()
+    return LoggedRun(
+        folder,
+        name=place.name,
+        identity=(place / LOG_ID).read_text(),
+        resume_step=resume_step,
+        has_events=(place / EVENTS).exists() and any((place / EVENTS).iterdir()),
+        config=files.read_json(place / CONFIG) if has_config else {},
+    )
 
 
 def read_log(run_dir: str | os.PathLike) -> list[dict[str, Any]]:
@@ -161,36 +187,3 @@ class _Mirror:
     def close(self) -> None:
         self.send()
         self._temporary.cleanup()
-
-
-def _tensorboardx_without_torch() -> Any:
-    """The module, None where it is not installed.
-
-    It imports PyTorch if it finds it, for tensors that it is never given here: two seconds of
-    every run.
-    """
-    hide = "torch" not in sys.modules
-    if hide:
-        sys.modules["torch"] = None  # type: ignore[assignment]  # "import torch" fails
-    try:
-        import tensorboardX
-    except ImportError:
-        return None
-    finally:
-        if hide:
-            sys.modules.pop("torch", None)
-    return tensorboardX
-
-
-def _event_writer(folder: pathlib.Path, resume_step: int | None, goes_on: bool) -> Any:
-    tensorboardx = _tensorboardx_without_torch()
-    if tensorboardx is None:
-        return None
-    # The purge makes TensorBoard hide what an interrupted run wrote after `resume_step`; the
-    # suffix keeps writers opened within the same second from sharing (and emptying) a file.
-    purge = resume_step + 1 if resume_step else 0
-    return tensorboardx.SummaryWriter(
-        str(folder),
-        purge_step=purge if goes_on else None,
-        filename_suffix=f".{os.getpid()}.{resume_step or 0}",
-    )

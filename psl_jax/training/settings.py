@@ -66,6 +66,11 @@ class TrainSettings:
         help="Most minutes between checkpoints; 0: checkpoint_every alone decides",
     )
     log_every: int = operational(20, least=1, help="Steps between lines of train_log.jsonl")
+    loggers: str = operational(
+        "tensorboard",
+        help="Where measurements go besides train_log.jsonl: names separated by commas, of "
+        "tensorboard, wandb, trackio and mlflow; empty: nowhere",
+    )
     patience: int = setting(
         15,
         least=0,

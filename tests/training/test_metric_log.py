@@ -1,6 +1,8 @@
 """The training log survives interruptions."""
 
+import contextlib
 import json
+import sqlite3
 import struct
 import subprocess
 import sys
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 
 from psl_jax.runtime.errors import UserError
+from psl_jax.training.loggers import check_loggers
 from psl_jax.training.metric_log import LOG_NAME, MetricLog, read_log
 
 
@@ -130,3 +133,88 @@ def test_without_tensorboardx_and_without_tensorflow(tmp_path):
     subprocess.run([sys.executable, "-c", program], check=True)
     assert json.loads((tmp_path / LOG_NAME).read_text())["loss"] == 1
     assert not (tmp_path / "tb").exists()
+
+
+def write_and_continue(folder, logger):
+    """Five steps, a kill after the checkpoint of the third, and the rest."""
+    (folder / "config.json").write_text('{"seed": 3}')
+    log = MetricLog(folder, loggers=logger)
+    write_steps(log, range(1, 6))
+    log.close()
+    with MetricLog(folder, resume_step=3, loggers=logger) as log:
+        write_steps(log, range(4, 11))
+
+
+def read_wandb(path):
+    """The records of an offline run: parts of them in blocks of 32 KiB, after 7 bytes."""
+    data, place, record = path.read_bytes(), 7, b""
+    while place + 7 <= len(data):
+        if (left := -place % (1 << 15)) < 7 and left:
+            place += left
+            continue
+        size, kind = struct.unpack("<HB", data[place + 4 : place + 7])
+        part, place = data[place + 7 : place + 7 + size], place + 7 + size
+        record = part if kind in (1, 2) else record + part  # whole or first; middle or last
+        if kind in (1, 4):
+            yield record
+
+
+def test_wandb_offline(tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    write_and_continue(tmp_path, "wandb")
+    wandb.teardown()  # as at the end of a process
+    identity = (tmp_path / "log_id.txt").read_text()
+    files = sorted((tmp_path / "wandb").glob(f"offline-run-*/run-{identity}.wandb"))
+    records = [Record.FromString(data) for path in files for data in read_wandb(path)]
+    lines = [
+        {item.nested_key[0] if item.nested_key else item.key: json.loads(item.value_json)
+         for item in record.history.item}
+        for record in records
+    ]  # fmt: skip
+    losses = [(line["_step"], line["loss"]) for line in lines if "loss" in line]
+    steps = [*range(1, 6), *range(4, 11)]
+    assert losses == [(step, 1 / step) for step in steps] and len(files) == 2
+
+
+def test_mlflow(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file://{tmp_path / 'mlruns'}")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    write_and_continue(tmp_path, "mlflow")
+    client = mlflow.MlflowClient()
+    (run,) = client.search_runs([client.get_experiment_by_name("psl_jax").experiment_id])
+    history = client.get_metric_history(run.info.run_id, "loss")
+    assert {m.step: m.value for m in history} == {step: 1 / step for step in range(1, 11)}
+    assert run.data.params == {"seed": "3"} and run.info.status == "FINISHED"
+
+
+def test_trackio(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    pytest.importorskip("trackio")
+    write_and_continue(tmp_path, "trackio")
+    (path,) = (tmp_path / "trackio").glob("psl_jax*.db")
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        rows = database.execute("select step, metrics from metrics order by rowid").fetchall()
+    lines = {step: json.loads(values) for step, values in rows if "loss" in json.loads(values)}
+    losses = {step: line["loss"] for step, line in lines.items()}
+    assert losses == {step: 1 / step for step in range(1, 11)}
+
+
+@pytest.mark.parametrize("loggers", ["", "tensorboard"])
+def test_only_selected_loggers_are_imported(tmp_path, loggers):
+    program = (
+        "import sys; from psl_jax.training.metric_log import MetricLog\n"
+        f"with MetricLog({str(tmp_path)!r}, loggers={loggers!r}) as log: log.write(1, {{'a': 1}})\n"
+        "assert not {'wandb', 'trackio', 'mlflow'} & set(sys.modules)\n"
+        f"assert ('tensorboardX' in sys.modules) == {bool(loggers)}"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+    assert (tmp_path / "tb").exists() == bool(loggers)
+
+
+def test_an_unknown_logger_is_refused():
+    with pytest.raises(UserError, match=r"train\.loggers .*'comet' is none of tensorboard, wandb"):
+        check_loggers("tensorboard,comet")

@@ -1,0 +1,206 @@
+"""Where a training's measurements go besides train_log.jsonl: TensorBoard, wandb, trackio, mlflow.
+
+Each library is imported by its own class only, when a run selects it with `train.loggers`. The
+services take their address, project and mode from their own variables, such as WANDB_MODE.
+"""
+
+import importlib.util
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+from psl_jax.runtime.errors import UserError
+
+EVENTS = "tb"
+_PROJECT = "psl_jax"
+
+
+class LoggedRun(NamedTuple):
+    """The run that is logged.
+
+    Attributes:
+      folder: a folder of this machine whose files come into the run folder.
+      name: for people.
+      identity: a text that no other run has; the same when the run continues.
+      resume_step: the step that it continues after; 0 from the start.
+      has_events: TensorBoard's events of an earlier start are in the run folder.
+      config: its settings.
+    """
+
+    folder: pathlib.Path
+    name: str
+    identity: str
+    resume_step: int
+    has_events: bool
+    config: Mapping[str, Any]
+
+
+class Logger(Protocol):
+    """Takes measurements; made of a `LoggedRun`."""
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Logs scalars at a step; a number that is not finite is NaN. Steps may come again."""
+
+    def flush(self) -> None:
+        """What was logged is in `folder` when this returns."""
+
+    def close(self) -> None: ...
+
+
+class TensorBoard:
+    """Writes events into `folder/tb`, nothing where tensorboardX is not installed."""
+
+    def __init__(self, run: LoggedRun):
+        tensorboardx = _tensorboardx_without_torch()
+        # The purge makes TensorBoard hide what an interrupted run wrote after `resume_step`; the
+        # suffix keeps writers opened within the same second from sharing (and emptying) a file.
+        purge = run.resume_step + 1 if run.resume_step else 0
+        self._events = tensorboardx and tensorboardx.SummaryWriter(
+            str(run.folder / EVENTS),
+            purge_step=purge if run.has_events else None,
+            filename_suffix=f".{os.getpid()}.{run.resume_step}",
+        )
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        if self._events is not None:
+            for name, value in values.items():
+                self._events.add_scalar(name, value, global_step=step)
+
+    def flush(self) -> None:
+        if self._events is not None:
+            self._events.flush()
+
+    def close(self) -> None:
+        if self._events is not None:
+            self._events.close()
+
+
+class Wandb:
+    """A run of wandb; WANDB_MODE=offline keeps it in `folder/wandb`, for `wandb sync`."""
+
+    def __init__(self, run: LoggedRun):
+        import wandb
+
+        self._run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", _PROJECT),
+            name=run.name,
+            id=run.identity,
+            resume="allow",
+            reinit="create_new",  # a suite trains several runs in one process
+            dir=str(run.folder),
+            config=dict(run.config),
+        )
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        # It ignores steps that come again after a kill; they have the same values.
+        self._run.log(dict(values), step=step)
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class Trackio:
+    """A run of trackio, in its own folder (TRACKIO_DIR)."""
+
+    def __init__(self, run: LoggedRun):
+        import trackio
+
+        self._run = trackio.init(
+            project=os.environ.get("TRACKIO_PROJECT", _PROJECT),
+            name=f"{run.name}-{run.identity}",
+            resume="allow",
+            config=dict(run.config),
+            embed=False,
+        )
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log(dict(values), step=step)
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class Mlflow:
+    """A run of mlflow, at MLFLOW_TRACKING_URI in MLFLOW_EXPERIMENT_NAME."""
+
+    def __init__(self, run: LoggedRun):
+        from mlflow import MlflowClient
+
+        self._client = MlflowClient()
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", _PROJECT)
+        experiment = self._client.get_experiment_by_name(name)
+        number = experiment.experiment_id if experiment else self._client.create_experiment(name)
+        query = f"tags.psl_jax = '{run.identity}'"
+        runs = self._client.search_runs([number], query)
+        if not runs:
+            tags = {"psl_jax": run.identity}
+            runs = [self._client.create_run(number, run_name=run.name, tags=tags)]
+            for key, value in run.config.items():
+                self._client.log_param(runs[0].info.run_id, key, value)
+        self._id = runs[0].info.run_id
+        self._client.update_run(self._id, status="RUNNING")
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        metrics = [Metric(name, value, now, step) for name, value in values.items()]
+        self._client.log_batch(self._id, metrics=metrics)
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None:
+        self._client.set_terminated(self._id)
+
+
+LOGGERS: dict[str, Callable[[LoggedRun], Logger]] = {
+    "tensorboard": TensorBoard,
+    "wandb": Wandb,
+    "trackio": Trackio,
+    "mlflow": Mlflow,
+}
+
+
+def parse_loggers(names: str) -> list[str]:
+    """Parses the setting `train.loggers`. Raises UserError for a name that is unknown."""
+    parsed = [name.strip() for name in names.split(",") if name.strip()]
+    if unknown := [name for name in parsed if name not in LOGGERS]:
+        raise UserError(
+            f"config.train.loggers is {names!r}: {unknown[0]!r} is none of {', '.join(LOGGERS)}"
+        )
+    return parsed
+
+
+def check_loggers(names: str) -> None:
+    """Raises UserError for a name that is unknown, or whose package is not installed."""
+    for name in parse_loggers(names):
+        if name != "tensorboard" and importlib.util.find_spec(name) is None:
+            raise UserError(
+                f"config.train.loggers is {names!r}: {name} is not installed; pip install {name}"
+            )
+
+
+def _tensorboardx_without_torch() -> Any:
+    """The module, None where it is not installed.
+
+    It imports PyTorch if it finds it, for tensors that it is never given here: two seconds of
+    every run.
+    """
+    hide = "torch" not in sys.modules
+    if hide:
+        sys.modules["torch"] = None  # type: ignore[assignment]  # "import torch" fails
+    try:
+        import tensorboardX
+    except ImportError:
+        return None
+    finally:
+        if hide:
+            sys.modules.pop("torch", None)
+    return tensorboardX
