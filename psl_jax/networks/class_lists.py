@@ -28,7 +28,7 @@ UNMAPPED = ("error", "drop", "weak")
 Columns = Sequence[Sequence[int]]
 
 _SHOWN = 5  # class names in a message
-_LEAST_SIMILARITY = 0.8  # in spelling, of names in a draft of a class map, as difflib measures it
+_LEAST_SIMILARITY = 0.75  # in spelling, of names in a draft of a class map, as difflib measures it
 
 # Byte order marks, spaces of no width, marks of the direction of writing.
 _INVISIBLE = dict.fromkeys(map(ord, "\ufeff\u200b\u2060\u200e\u200f\u00ad"))
@@ -186,11 +186,13 @@ def draft_class_map(
     equal = {comparable_name(name): name for name in theirs}
     folded = {_fold_name(name): name for name in theirs}
     synonyms = {part: name for name in reversed(theirs) for part in _list_synonyms(name)}
+    sorted_words = {_sort_words(part): name for part, name in synonyms.items()}
     draft: list[tuple[str, str, Any]] = []
     for name in ours:
         known = comparable_name(name)
         parts = _list_synonyms(known)
-        near = difflib.get_close_matches(_fold_name(known), synonyms, 1, _LEAST_SIMILARITY)
+        words = _sort_words(_fold_name(known))
+        near = difflib.get_close_matches(words, sorted_words, 1, _LEAST_SIMILARITY)
         if known in equal:
             draft.append((name, equal[known], "equal"))
         elif _fold_name(known) in folded:
@@ -198,7 +200,7 @@ def draft_class_map(
         elif shared := [part for part in parts if part in synonyms]:
             draft.append((name, synonyms[shared[0]], "synonym"))
         elif near:
-            draft.append((name, synonyms[near[0]], "spelling"))
+            draft.append((name, sorted_words[near[0]], "spelling"))
         else:
             draft.append((name, "", ""))
     return draft
@@ -207,6 +209,11 @@ def draft_class_map(
 def _fold_name(name: str) -> str:
     """Folds case, and makes spaces of "_" and "-" and all that is no letter or digit."""
     return " ".join(re.findall(r"\w+", name.replace("_", " ").casefold()))
+
+
+def _sort_words(folded_name: str) -> str:
+    """Sorts words, so that "clock alarm" is spelt as "alarm clock" is."""
+    return " ".join(sorted(folded_name.split()))
 
 
 def _list_synonyms(name: str) -> list[str]:
