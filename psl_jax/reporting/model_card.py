@@ -135,9 +135,7 @@ tags = model.tag("street.mp3")
 tags.top(5)  # best classes of the whole file
 tags.events()  # onset, offset, label, score; with the thresholds below
 ```
-"""
-    if "config.json" in written:
-        text += f"""
+
 With transformers, where FOLDER may also be USER/NAME (before version 5.23 add
 `function_to_apply="{output}"`):
 
@@ -148,13 +146,11 @@ tag = pipeline("audio-classification", "FOLDER", trust_remote_code=True, top_k=N
 tag("street.wav")  # the probability of each class
 ```
 
-In PyTorch alone: `AudioTagger` of `audio_tagger.py`.
-"""
+In PyTorch alone: `AudioTagger` of `audio_tagger.py`."""
     if "tag.mjs" in written:
-        text += """
-In JavaScript, in a browser or under node: `npm install onnxruntime-web`, then `node tag.mjs a.wav`.
-"""
-    return text.rstrip()
+        text += """ In JavaScript, in a browser or under node: `npm install
+onnxruntime-web`, then `node tag.mjs a.wav`."""
+    return text
 
 
 def _data(folder: pathlib.Path, origin: Mapping[str, Any], config: Mapping[str, Any]) -> str:
