@@ -148,8 +148,8 @@ tag("street.wav")  # the probability of each class
 
 In PyTorch alone: `AudioTagger` of `audio_tagger.py`."""
     if "tag.mjs" in written:
-        text += """ In JavaScript, in a browser or under node: `npm install
-onnxruntime-web`, then `node tag.mjs a.wav`."""
+        text += """
+In JavaScript (browser, node): `npm install onnxruntime-web`, then `node tag.mjs a.wav`."""
     return text
 
 

@@ -4,7 +4,6 @@ The model's own feature extractor pads each segment, as it does for transformers
 run in PyTorch, on its GPU where it has one.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import os
@@ -116,9 +115,8 @@ class _TorchScorer(HostScorer):
         batch = {
             name: torch.cat([row[name] for row in features]).to(device) for name in features[0]
         }
-        half = self._dtype == "bfloat16"
-        context = torch.autocast(device.type, torch.bfloat16) if half else contextlib.nullcontext()
-        with torch.inference_mode(), context:
+        is_half = self._dtype == "bfloat16"
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=is_half):
             values = self._teacher.model(**batch).logits.float()
         if self._teacher.output != "none":
             values = values.softmax(-1) if self._teacher.output == "softmax" else values.sigmoid()
