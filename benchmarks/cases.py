@@ -155,7 +155,7 @@ def minimum_bytes(case: Case) -> float:
 
 
 def minimum_bytes_of_mn(case: Case, width: float) -> float:
-    """`minimum_bytes` of relabeling with EfficientAT's mn, whose input is doubled in rate."""
+    """`minimum_bytes` of EfficientAT's mn, whose input is doubled in rate."""
     from psl_jax.networks.mn import frontend
     from psl_jax.networks.mn.module import LAST_EXPANSION, STEM_CHANNELS, TABLE, multiple_of_8
 
@@ -176,4 +176,5 @@ def minimum_bytes_of_mn(case: Case, width: float) -> float:
         channels = outputs
     values += frames * bands * LAST_EXPANSION * channels
     value = 2 if case.dtype == "bfloat16" else 4
-    return float(case.batch * (2 * value * values + 2 * case.samples + 2 * spectrogram))
+    passes = 6 if case.operation == "train" else 2
+    return float(case.batch * (passes * value * values + 2 * case.samples + 2 * spectrogram))

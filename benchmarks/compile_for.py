@@ -31,8 +31,14 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import compiled_text
 from accelerators import TARGETS, Target, environment, mesh_of
 
-# Seconds, segments a chip. mn: relabeling with EfficientAT's mn of width MN_WIDTH.
-PROGRAMS = {"student": (2, 256), "teacher": (10, 128), "relabel": (2, 256), "mn": (2, 256)}
+# Seconds, segments a chip. mn, mn_student: EfficientAT's mn of width MN_WIDTH relabels, trains.
+PROGRAMS = {
+    "student": (2, 256),
+    "teacher": (10, 128),
+    "relabel": (2, 256),
+    "mn": (2, 256),
+    "mn_student": (2, 256),
+}
 BY_DEFAULT = "student,teacher,relabel"
 MN_WIDTH = 0.4
 CLASSES = 527
@@ -83,7 +89,7 @@ def compiled(target: Target, program: str, seconds: float, per_chip: int, dtype:
         "operations": work.operations,
         "bytes_moved": work.bytes_moved,
         "minimum_bytes": (
-            minimum_bytes_of_mn(case, MN_WIDTH) if program == "mn" else minimum_bytes(case)
+            minimum_bytes_of_mn(case, MN_WIDTH) if program.startswith("mn") else minimum_bytes(case)
         ),
         "arguments_bytes": memory.argument_size_in_bytes,
         "temporary_bytes": memory.temp_size_in_bytes,
@@ -147,8 +153,8 @@ def _program(name: str, mesh: Any, dtype: str, inputs: dict) -> tuple[Any, list]
     from psl_jax.scoring.scorer import scoring_program
     from psl_jax.training.step import Recipe, init_state, train_program
 
-    architecture = MN if name == "mn" else MOBILENET_V2
-    network, variables = architecture.create(CLASSES, MN_WIDTH if name == "mn" else 1.0)
+    architecture, width = (MN, MN_WIDTH) if name.startswith("mn") else (MOBILENET_V2, 1.0)
+    network, variables = architecture.create(CLASSES, width)
     front_end = architecture.front_end(LogMel())
     if name in ("relabel", "mn"):
         program = scoring_program(front_end, dtype, mesh)

@@ -90,6 +90,11 @@ TABLES = {
         references=transfer_configs.REFERENCES,
     ),
     # Not of the paper, which reports nothing of it: what is tried beyond it.
+    "students": PaperTable(
+        {},
+        reference="weak",
+        references={f"mn04_{name}": "mn04_weak" for name in STUDENTS},
+    ),
 }
 DATA = ("audioset", "soundscapes", "own_data")
 

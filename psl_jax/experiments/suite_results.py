@@ -55,7 +55,7 @@ def summarize(name: str, runs: Sequence[Experiment]) -> dict[str, Any]:
     names = {row["name"] for row in rows}
     table = paper_tables.table_of(name)
     if table is not None:
-        if name in paper_tables.TABLES:  # on the paper's data
+        if name in paper_tables.TABLES and table.reported:  # on the paper's data
             results["paper"] = {key: row.value for key, row in table.reported.items()}
             results["paper_d_prime"] = {key: row.d_prime for key, row in table.reported.items()}
         results["measures"] = {k: v for k, v in table.measures.items() if k in names}

@@ -148,7 +148,22 @@ def assert_close(ours, theirs, atol, least=1e-3):
         np.testing.assert_allclose(ours[name], values, 0, atol * scale, err_msg=name)
 
 
-def one_step(state, logmel, labels, channels_first, backbone_factor):
+def test_a_step_in_bfloat16_is_about_that_in_float64(monkeypatch):
+    monkeypatch.setattr(module, "TABLE", SHALLOW)
+    rng, state = np.random.default_rng(0), random_state(5, 0.4)
+    logmel, labels = rng.normal(size=(8, 40, 32)), rng.random((8, 5))
+    with jax.enable_x64(True):
+        exact = one_step(state, logmel, labels, False, 1.0)
+    found = one_step(state, logmel.astype(np.float32), labels, False, 1.0, "bfloat16")
+    assert (
+        found["loss"] == pytest.approx(exact["loss"], rel=2e-2) and found["loss"] != exact["loss"]
+    )
+    for name in ("classifier.5.weight", "features.3.block.2.conc_se_layers.0.fc2.weight"):
+        ours, theirs = (one["gradients"][name].ravel() for one in (found, exact))
+        assert ours @ theirs > 0.9 * np.linalg.norm(ours) * np.linalg.norm(theirs)
+
+
+def one_step(state, logmel, labels, channels_first, backbone_factor, dtype="float64"):
     """Ours, from a state dict: the loss, gradients and what follows by published names."""
     network, created = MN.create(5, 0.4, 0.0)
     trees = Variables({}, {})
@@ -158,7 +173,7 @@ def one_step(state, logmel, labels, channels_first, backbone_factor):
     mesh = parallel.data_mesh(1)
     recipe = Recipe(
         Spectrograms(),
-        dtype="float64",
+        dtype=dtype,
         channels_first=channels_first,
         backbone_factor=backbone_factor,
     )

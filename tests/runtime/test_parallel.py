@@ -40,7 +40,7 @@ def results(tmp_path_factory):
     return loaded
 
 
-RECIPES = ["student", "teacher", "channels_last", "gpu"]
+RECIPES = ["student", "teacher", "channels_last", "gpu", "mn"]
 
 
 def test_losses_are_those_of_one_device(results):

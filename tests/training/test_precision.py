@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_mn
 from jax.extend.core import jaxprs_in_params
 
-from psl_jax.networks.folding import fold
+from psl_jax.networks.available import ARCHITECTURES
 from psl_jax.networks.frontend import LogMel
-from psl_jax.networks.mobilenetv2 import create
+from psl_jax.networks.mn import module as mn_module
 from psl_jax.runtime import parallel
 from psl_jax.scoring.scorer import scoring_program
 from psl_jax.training.step import Recipe, init_state, train_program
@@ -25,20 +26,23 @@ def products(jaxpr):
             yield from products(getattr(inner, "jaxpr", inner))
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=ARCHITECTURES)
 @pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_float32_means_float32_on_every_backend(monkeypatch, dtype, platform):
+def test_float32_means_float32_on_every_backend(monkeypatch, dtype, platform, architecture):
     """Left to itself a TPU would multiply float32 as bfloat16, and a GPU as TF32."""
     monkeypatch.setattr(parallel, "platform_of", lambda mesh: platform)
     monkeypatch.setattr(parallel, "dtype_on", lambda platform, dtype: dtype)
-    network, variables = create(3, 0.1, dropout=0.0)
+    monkeypatch.setattr(mn_module, "TABLE", small_mn.SHALLOW)
+    network, variables = architecture.create(3, 0.1, dropout=0.0)
+    front_end = architecture.front_end(LogMel())
     mesh = parallel.data_mesh(1)
     audio, lengths = np.zeros((4, 8000), np.int16), np.full(4, 8000, np.int32)
     batch = {"audio": audio, "num_samples": lengths, "labels": np.zeros((4, 3), np.float32)}
-    program = train_program.__wrapped__(network, Recipe(dtype=dtype), mesh)
+    program = train_program.__wrapped__(network, Recipe(front_end, dtype=dtype), mesh)
     training = program.trace(init_state(variables), batch, 0.1)
-    scoring = scoring_program.__wrapped__(LogMel(), dtype, mesh).trace(
-        fold(variables), audio, lengths
+    scoring = scoring_program.__wrapped__(front_end, dtype, mesh).trace(
+        architecture.fold(variables, "sigmoid"), audio, lengths
     )
     highest = jax.lax.Precision.HIGHEST
     for program in (training, scoring):
