@@ -11,9 +11,20 @@ import numpy as np
 
 from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.networks import mobilenetv2
+from psl_jax.networks.architecture import halved
 from psl_jax.networks.frontend import num_frames
+from psl_jax.networks.mn import frontend as mn_frontend
+from psl_jax.networks.mn.architecture import MN
+from psl_jax.networks.mn.module import (
+    HEAD_CHANNELS,
+    LAST_EXPANSION,
+    STEM_CHANNELS,
+    TABLE,
+    multiple_of_8,
+)
 
-OPERATIONS = ("train", "relabel", "tag", "forward", "frontend")
+OPERATIONS = ("train", "train_mn", "relabel", "tag", "forward", "frontend")
+MN_WIDTH = 0.4
 NUM_CLASSES = 527
 NUM_MELS = 64
 sys.path.append(
@@ -26,6 +37,7 @@ class Case:
     """One operation at one size; dtype is float32 or bfloat16 (the front end is always float32).
 
     train     int16 waveforms and soft labels -> one optimizer step
+    train_mn  the same of EfficientAT's mn of MN_WIDTH, whose front end doubles the rate
     relabel   int16 waveforms -> clip probabilities; a CPU computes several batches at a time
     tag       the same of one batch at a time
     forward   log-mel spectrograms -> clip probabilities
@@ -42,6 +54,14 @@ class Case:
 
     def in_float32(self) -> "Case":
         return dataclasses.replace(self, dtype="float32")
+
+    @property
+    def trains(self) -> bool:
+        return self.operation.startswith("train")
+
+    @property
+    def is_mn(self) -> bool:
+        return self.operation.endswith("mn")
 
     @property
     def samples(self) -> int:
@@ -67,9 +87,10 @@ class Case:
 
 
 @functools.cache
-def create_network() -> tuple[mobilenetv2.Network, mobilenetv2.Variables]:
+def create_network(is_mn: bool = False) -> tuple[mobilenetv2.Network, mobilenetv2.Variables]:
     """The network with BatchNorms like a trained one's: with initial ones it would be silent."""
-    network, variables = mobilenetv2.create(NUM_CLASSES)
+    create = functools.partial(MN.create, width=MN_WIDTH) if is_mn else mobilenetv2.create
+    network, variables = create(NUM_CLASSES)
     rng = np.random.default_rng(0)
     ranges = {"scale": (0.5, 1.5), "bias": (-0.5, 0.5), "mean": (-0.5, 0.5), "var": (0.2, 2.0)}
 
@@ -100,9 +121,6 @@ class Layer:
 def layers(frames: int, bands: int = NUM_MELS) -> list[Layer]:
     """The convolutions of the network for one segment, stem to head."""
 
-    def halved(n: int) -> int:
-        return (n - 1) // 2 + 1
-
     frames, bands, channels = halved(frames), halved(bands), mobilenetv2.STEM_CHANNELS
     area = frames * bands
     result = [Layer(area * 9 * channels, area * channels)]
@@ -121,6 +139,26 @@ def layers(frames: int, bands: int = NUM_MELS) -> list[Layer]:
     return [*result, Layer(area * channels * head, area * head)]
 
 
+def layers_of_mn(case: Case) -> list[Layer]:
+    """The convolutions of EfficientAT's mn of MN_WIDTH."""
+    frames, bands = halved(mn_frontend.num_frames(2 * case.samples)), halved(mn_frontend.NUM_MELS)
+    channels = multiple_of_8(STEM_CHANNELS * MN_WIDTH)
+    result = [Layer(frames * bands * 9 * channels, frames * bands * channels)]
+    for row in TABLE:
+        hidden, outputs = (multiple_of_8(n * MN_WIDTH) for n in (row.expanded, row.channels))
+        area = frames * bands
+        if hidden != channels:
+            result.append(Layer(area * channels * hidden, area * hidden))
+        if row.stride == 2:
+            frames, bands = halved(frames), halved(bands)
+            area = frames * bands
+        result.append(Layer(area * row.kernel**2 * hidden, area * hidden))
+        result.append(Layer(area * hidden * outputs, area * outputs))
+        channels = outputs
+    last = LAST_EXPANSION * channels
+    return [*result, Layer(frames * bands * channels * last, frames * bands * last)]
+
+
 def minimum_flops(case: Case) -> float:
     """Floating-point operations of the convolutions, the classifier and the mel product.
 
@@ -131,8 +169,12 @@ def minimum_flops(case: Case) -> float:
         return case.batch * mel
     convolutions = layers(case.frames)
     classifier = (convolutions[-1].outputs // 2) * NUM_CLASSES  # 2 bands left, averaged
+    if case.is_mn:  # squeeze-and-excitation is left out
+        mel = 2.0 * case.frames * mn_frontend.BINS * mn_frontend.NUM_MELS
+        convolutions = layers_of_mn(case)
+        classifier = multiple_of_8(HEAD_CHANNELS * MN_WIDTH) * NUM_CLASSES
     forward = 2.0 * (sum(layer.macs for layer in convolutions) + classifier)
-    network = 3 * forward - 2.0 * convolutions[0].macs if case.operation == "train" else forward
+    network = 3 * forward - 2.0 * convolutions[0].macs if case.trains else forward
     return case.batch * (network + mel)
 
 
@@ -145,36 +187,12 @@ def minimum_bytes(case: Case) -> float:
     Waveforms are read and spectrograms written and read once; parameters are negligible.
     """
     value = 2 if case.dtype == "bfloat16" else 4
-    waveform, spectrogram = 2 * case.samples, 4 * case.frames * NUM_MELS
+    bands = mn_frontend.NUM_MELS if case.is_mn else NUM_MELS
+    waveform, spectrogram = 2 * case.samples, 4 * case.frames * bands
     if case.operation == "frontend":
         return float(case.batch * (waveform + spectrogram))
-    passes = 6 if case.operation == "train" else 2
-    network = value * passes * sum(layer.outputs for layer in layers(case.frames))
+    passes = 6 if case.trains else 2
+    convolutions = layers_of_mn(case) if case.is_mn else layers(case.frames)
+    network = value * passes * sum(layer.outputs for layer in convolutions)
     inputs = spectrogram if case.operation == "forward" else waveform + 2 * spectrogram
     return float(case.batch * (network + inputs))
-
-
-def minimum_bytes_of_mn(case: Case, width: float) -> float:
-    """`minimum_bytes` of EfficientAT's mn, whose input is doubled in rate."""
-    from psl_jax.networks.mn import frontend
-    from psl_jax.networks.mn.module import LAST_EXPANSION, STEM_CHANNELS, TABLE, multiple_of_8
-
-    def halved(n: int) -> int:
-        return (n - 1) // 2 + 1
-
-    frames, bands = frontend.num_frames(2 * case.samples), frontend.NUM_MELS
-    spectrogram = 4 * frames * bands
-    frames, bands = halved(frames), halved(bands)
-    channels = multiple_of_8(STEM_CHANNELS * width)
-    values = frames * bands * channels
-    for row in TABLE:
-        hidden, outputs = (multiple_of_8(n * width) for n in (row.expanded, row.channels))
-        values += frames * bands * hidden * (hidden != channels)
-        if row.stride == 2:
-            frames, bands = halved(frames), halved(bands)
-        values += frames * bands * (hidden + outputs)
-        channels = outputs
-    values += frames * bands * LAST_EXPANSION * channels
-    value = 2 if case.dtype == "bfloat16" else 4
-    passes = 6 if case.operation == "train" else 2
-    return float(case.batch * (passes * value * values + 2 * case.samples + 2 * spectrogram))

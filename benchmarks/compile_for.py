@@ -31,7 +31,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import compiled_text
 from accelerators import TARGETS, Target, environment, mesh_of
 
-# Seconds, segments a chip. mn, mn_student: EfficientAT's mn of width MN_WIDTH relabels, trains.
+# Seconds, segments a chip. mn, mn_student: EfficientAT's mn of width 0.4 relabels, trains.
 PROGRAMS = {
     "student": (2, 256),
     "teacher": (10, 128),
@@ -40,7 +40,6 @@ PROGRAMS = {
     "mn_student": (2, 256),
 }
 BY_DEFAULT = "student,teacher,relabel"
-MN_WIDTH = 0.4
 CLASSES = 527
 
 
@@ -48,7 +47,7 @@ def compiled(target: Target, program: str, seconds: float, per_chip: int, dtype:
     """What there is to say of one program for one target."""
     import jax
     import numpy as np
-    from cases import Case, minimum_bytes, minimum_bytes_of_mn
+    from cases import Case, minimum_bytes
     from jax.sharding import NamedSharding
 
     from psl_jax.runtime import parallel
@@ -75,9 +74,8 @@ def compiled(target: Target, program: str, seconds: float, per_chip: int, dtype:
     executable = lowered.compile()
     took = time.perf_counter() - start
     memory = executable.memory_analysis()
-    case = Case(
-        "relabel" if program in ("relabel", "mn") else "train", int(seconds), per_chip, dtype
-    )
+    operation = {"relabel": "relabel", "mn": "relabel_mn", "mn_student": "train_mn"}
+    case = Case(operation.get(program, "train"), int(seconds), per_chip, dtype)
     text = executable.as_text()
     work = compiled_text.read(text)
     result = {
@@ -88,9 +86,7 @@ def compiled(target: Target, program: str, seconds: float, per_chip: int, dtype:
         "compile_seconds": round(took, 1),
         "operations": work.operations,
         "bytes_moved": work.bytes_moved,
-        "minimum_bytes": (
-            minimum_bytes_of_mn(case, MN_WIDTH) if program.startswith("mn") else minimum_bytes(case)
-        ),
+        "minimum_bytes": minimum_bytes(case),
         "arguments_bytes": memory.argument_size_in_bytes,
         "temporary_bytes": memory.temp_size_in_bytes,
         "chip_bytes": target.gibibytes << 30,
@@ -144,6 +140,7 @@ def _shapes(value: Any, sharding: Any) -> Any:
 def _program(name: str, mesh: Any, dtype: str, inputs: dict) -> tuple[Any, list]:
     """The program that `psl_jax.main` runs, and what it is called with."""
     import numpy as np
+    from cases import MN_WIDTH
 
     from psl_jax import config
     from psl_jax.networks.augmentation import Augmentation

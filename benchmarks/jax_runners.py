@@ -15,6 +15,7 @@ from runners import Runner, seconds_of
 from psl_jax.networks.architecture import clip_probabilities
 from psl_jax.networks.folding import JaxOperations, fold, frame_probabilities
 from psl_jax.networks.frontend import LogMel
+from psl_jax.networks.mn.frontend import MnFrontEnd
 from psl_jax.runtime import parallel
 from psl_jax.scoring.scorer import scoring_program
 from psl_jax.training.step import Recipe, init_state, train_program
@@ -55,7 +56,7 @@ class Program:
         result = None
         for _ in range(times):
             result = self.compiled(*self.arguments)
-            if self.case.operation == "train":  # the old state is donated
+            if self.case.trains:  # the old state is donated
                 self.arguments = (result[0], *self.arguments[1:])
         jax.block_until_ready(result)
 
@@ -77,7 +78,7 @@ class Program:
 
     def _cost(self) -> dict[str, float]:
         """XLA's counts for a run; none where a loop takes the batch in parts (XLA counts one)."""
-        in_parts = self.case.operation != "train" and " while(" in self.compiled.as_text()
+        in_parts = not self.case.trains and " while(" in self.compiled.as_text()
         cost = self.compiled.cost_analysis() or {}
         cost = cost[0] if isinstance(cost, list) else cost
         return {} if in_parts else cost
@@ -98,8 +99,8 @@ def _batch(case: Case) -> dict[str, jax.Array]:
 
 
 def _train(case: Case):
-    network, variables = create_network()
-    recipe = Recipe(dtype=case.dtype)
+    network, variables = create_network(case.is_mn)
+    recipe = Recipe(MnFrontEnd() if case.is_mn else LogMel(), dtype=case.dtype)
     state = parallel.replicate(init_state(variables), _mesh())
     return train_program(network, recipe, _mesh()), (state, _batch(case), LEARNING_RATE)
 
@@ -128,6 +129,7 @@ def _frontend(case: Case):
 
 _FUNCTIONS = {
     "train": _train,
+    "train_mn": _train,
     "relabel": _relabel,
     "tag": _relabel,
     "forward": _forward,

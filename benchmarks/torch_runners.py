@@ -7,9 +7,11 @@ import importlib.util
 import time
 
 import torch
-from cases import NUM_CLASSES, Case
+from cases import MN_WIDTH, NUM_CLASSES, Case
 from runners import Runner, repeated
 from torch_reference import MobileNetV2, binary_cross_entropy, fold_batch_norm
+
+from psl_jax.exporting.audio_tagger import AudioTagger
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")
@@ -58,9 +60,9 @@ def variants(case: Case, compile_modes: list[str]) -> list[Variant]:
     """
     if case.operation == "frontend":
         return [Variant()]
-    folded = case.operation != "train"
+    folded = not case.trains
     compiled = [Variant(folded=folded, compile_mode=mode) for mode in compile_modes]
-    if compiled and not folded and importlib.util.find_spec("timm"):
+    if compiled and case.operation == "train" and importlib.util.find_spec("timm"):
         compiled.append(dataclasses.replace(compiled[-1], timm=True))
     if ON_GPU:
         return [*compiled, Variant(folded=folded)]
@@ -88,7 +90,7 @@ def make_runner(case: Case, variant: Variant) -> Runner:
         release()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-    step = _train(case, variant) if case.operation == "train" else _inference(case, variant)
+    step = _train(case, variant) if case.trains else _inference(case, variant)
 
     share = max(1, THREADS // variant.at_once)
     several = repeated(step, variant.at_once, lambda: torch.set_num_threads(share))
@@ -120,9 +122,23 @@ class TimmNetwork(MobileNetV2):
         return torch.sigmoid(self.features(log_mel)).float()
 
 
-def _model(case: Case, variant: Variant) -> MobileNetV2:
-    model = TimmNetwork() if variant.timm else MobileNetV2(NUM_CLASSES)
-    model.train(case.operation == "train")
+class Mn(AudioTagger):
+    """EfficientAT's mn, with its front end, in the form of our reference."""
+
+    def __init__(self):
+        super().__init__(NUM_CLASSES, MN_WIDTH, network="mn")
+
+    def log_mel(self, audio):
+        return self.front_end[0](audio.float() / 32768)[:, None]
+
+    def clip_probabilities(self, log_mel):
+        return self.classifier(self.features(log_mel).mean((2, 3))).sigmoid().float()
+
+
+def _model(case: Case, variant: Variant) -> torch.nn.Module:
+    made = TimmNetwork if variant.timm else Mn if case.is_mn else None
+    model = made() if made else MobileNetV2(NUM_CLASSES)
+    model.train(case.trains)
     if variant.folded:
         fold_batch_norm(model)
         model.features.to(getattr(torch, case.dtype))

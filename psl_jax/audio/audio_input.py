@@ -1,4 +1,4 @@
-"""Reads files and waveforms of any kind as blocks of 16 kHz mono, in bounded memory."""
+"""Reads files and waveforms of any kind as blocks of mono audio, in bounded memory."""
 
 import functools
 import io
@@ -11,7 +11,7 @@ import soxr
 
 from psl_jax.audio import decoding, readers
 from psl_jax.audio.readers import DecodeError
-from psl_jax.audio.segments import SAMPLE_RATE
+from psl_jax.audio.segments import SAMPLE_RATE, by_ticks
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import is_remote
 
@@ -31,7 +31,10 @@ Blocks = Callable[[], Iterator[np.ndarray]]
 
 
 def open_blocks(
-    audio: Any, sample_rate: float | None = None, on_open: OnOpen | None = None
+    audio: Any,
+    sample_rate: float | None = None,
+    on_open: OnOpen | None = None,
+    rate: int = SAMPLE_RATE,
 ) -> Blocks:
     """Returns the blocks of a file (path, binary file object or bytes), or of a waveform.
 
@@ -42,6 +45,7 @@ def open_blocks(
       audio: the file or waveform.
       sample_rate: rate of a waveform in Hz.
       on_open: is called with a file's rate in Hz each time it is opened.
+      rate: of the blocks, one of `segments.RATES`.
     """
     if isinstance(audio, bytes | bytearray | memoryview):
         audio = io.BytesIO(audio)
@@ -49,7 +53,7 @@ def open_blocks(
         raise UserError("a file that was opened as text: open it with mode 'rb'")
     if isinstance(audio, str | os.PathLike) or hasattr(audio, "read"):
         file = functools.cache(lambda: _make_seekable(audio))
-        return lambda: decoding.decode_blocks(file(), on_open)
+        return lambda: decoding.decode_blocks(file(), on_open, rate)
     if isinstance(audio, list | tuple) and audio and as_array(audio[0]).ndim:
         raise UserError(
             f"a list of {type(audio[0]).__name__}s: give several waveforms as a list of NumPy "
@@ -57,7 +61,7 @@ def open_blocks(
         )
     array = as_array(audio)
     check_int32(find_int32_peak(array))
-    waveform = resample(to_mono(array), sample_rate)
+    waveform = resample(to_mono(array), sample_rate, rate)
     return lambda: iter([waveform])
 
 
@@ -165,18 +169,19 @@ def check_int32(peak: int) -> None:
         )
 
 
-def resample(mono: np.ndarray, sample_rate: float | None) -> np.ndarray:
-    """Resamples to 16 kHz, float32 [samples]. Raises UserError for no rate, or less than 0.1 s."""
+def resample(mono: np.ndarray, sample_rate: float | None, rate: int = SAMPLE_RATE) -> np.ndarray:
+    """Resamples to float32 audio at `rate`. Raises UserError for no rate, or less than 0.1 s."""
     if sample_rate is None:
         raise UserError("a waveform needs its sample rate: tag(waveform, sample_rate=16000)")
     try:
         readers.check_form(sample_rate, channels=1)
     except DecodeError as error:
         raise UserError(f"a waveform with {error.detail}") from error
-    if sample_rate != SAMPLE_RATE:
-        mono = soxr.resample(mono, sample_rate, SAMPLE_RATE, quality="HQ")
+    if sample_rate != rate:
+        mono = soxr.resample(mono, sample_rate, rate, quality="HQ")
+    audio = by_ticks(mono, rate)
     try:
-        decoding.check_length(len(mono))
+        decoding.check_length(len(audio))
     except DecodeError as error:
         raise UserError(f"a waveform that is {error}") from error
-    return mono
+    return audio

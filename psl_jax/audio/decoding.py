@@ -24,7 +24,7 @@ from psl_jax.audio.readers import (
     check_form,
     format_one_line,
 )
-from psl_jax.audio.segments import SAMPLE_RATE
+from psl_jax.audio.segments import SAMPLE_RATE, by_ticks, tick_shape
 from psl_jax.runtime.paths import is_remote, local_copy, path_of
 
 AudioFile = str | os.PathLike[str] | IO[bytes]
@@ -44,7 +44,7 @@ _INT16_SCALE = 32768.0
 
 @dataclasses.dataclass(frozen=True)
 class Audio:
-    """A decoded clip: `samples`, int16 [samples] at 16 kHz, and facts about its file."""
+    """A decoded clip: `samples`, int16 [ticks] or [ticks, 2], and facts about its file."""
 
     samples: np.ndarray
     cut: bool = False  # the file goes on after `samples`
@@ -62,7 +62,7 @@ def read_audio(file: AudioFile, max_seconds: float | None = None) -> np.ndarray:
     return decode(file, max_seconds).samples
 
 
-def decode(file: AudioFile, max_seconds: float | None = None) -> Audio:
+def decode(file: AudioFile, max_seconds: float | None = None, rate: int = SAMPLE_RATE) -> Audio:
     """Decodes any file that libsndfile or FFmpeg reads, at any rate and channels.
 
     libsndfile reads wav, flac, aiff, w64, caf and au; FFmpeg reads all other files, and those that
@@ -73,6 +73,7 @@ def decode(file: AudioFile, max_seconds: float | None = None) -> Audio:
     Args:
       file: a path or a seekable binary file object.
       max_seconds: cuts there; None reads everything.
+      rate: of the result, one of `segments.RATES`.
 
     Raises:
       DecodeError: no usable audio; its `kind` and `detail` say why. A file that ends before the
@@ -81,7 +82,8 @@ def decode(file: AudioFile, max_seconds: float | None = None) -> Audio:
     """
     with _open_reader(file) as reader:
         num_kept, max_samples = _compute_limits(max_seconds)
-        samples = _collect(_resample_blocks(reader.blocks(), reader.rate), max_samples)
+        blocks = _resample_blocks(reader.blocks(), reader.rate, rate)
+        samples = _collect(blocks, max_samples, rate)
         is_cut = max_samples is not None and len(samples) > max_samples
         reader.check(math.inf if max_seconds is None else max_seconds, whole=not is_cut)
         check_length(len(samples))
@@ -91,9 +93,9 @@ def decode(file: AudioFile, max_seconds: float | None = None) -> Audio:
 
 
 def decode_blocks(
-    file: AudioFile, on_open: Callable[[int], object] | None = None
+    file: AudioFile, on_open: Callable[[int], object] | None = None, rate: int = SAMPLE_RATE
 ) -> Iterator[np.ndarray]:
-    """Decodes as `decode(file)` does, block by block: int16 [samples].
+    """Decodes as `decode(file)` does, block by block: int16 [ticks] or [ticks, 2].
 
     on_open: is called with the file's rate in Hz.
 
@@ -104,7 +106,7 @@ def decode_blocks(
     with _open_reader(file) as reader:
         if on_open is not None:
             on_open(reader.rate)
-        for block in _resample_blocks(reader.blocks(), reader.rate):
+        for block in _resample_blocks(reader.blocks(), reader.rate, rate):
             num_samples += len(block)
             reader.check(math.inf, whole=False)
             yield _to_int16(block)
@@ -189,22 +191,26 @@ def _choose_reader(file: IO[bytes], is_ours: bool) -> Reader:
     return FFmpegReader(file)
 
 
-def make_audio(samples: np.ndarray, rate: int, max_seconds: float | None = None) -> Audio:
-    """Makes the Audio of samples in memory: int16 [samples] at `rate` Hz, mono.
+def make_audio(
+    samples: np.ndarray,
+    source_rate: int,
+    max_seconds: float | None = None,
+    rate: int = SAMPLE_RATE,
+) -> Audio:
+    """Makes the Audio, at `rate`, of samples in memory: int16 [samples] at `source_rate` Hz, mono.
 
     Raises DecodeError for too few samples, and for a wrong rate.
     """
-    check_form(rate, 1)
+    check_form(source_rate, 1)
     num_kept, max_samples = _compute_limits(max_seconds)
-    blocks = iter([samples if rate == SAMPLE_RATE else samples / np.float32(_INT16_SCALE)])
-    collected = _collect(_resample_blocks(blocks, rate), max_samples)
+    collected = _collect(_resample_blocks(iter([samples]), source_rate, rate), max_samples, rate)
     check_length(len(collected))
     is_cut = max_samples is not None and len(collected) > max_samples
-    return Audio(collected[:num_kept], is_cut, len(samples) / rate, rate)
+    return Audio(collected[:num_kept], is_cut, len(samples) / source_rate, source_rate)
 
 
 def _compute_limits(max_seconds: float | None) -> tuple[int | None, int | None]:
-    """Computes the samples to keep, and the number above which the file counts as cut."""
+    """Computes the ticks to keep, and the number above which the file counts as cut."""
     if max_seconds is None:
         return None, None
     num_kept = round(max_seconds * SAMPLE_RATE)
@@ -212,26 +218,57 @@ def _compute_limits(max_seconds: float | None) -> tuple[int | None, int | None]:
 
 
 def check_length(num_samples: int) -> None:
-    """Raises DecodeError for fewer than 0.1 s of samples at 16 kHz."""
+    """Raises DecodeError for fewer than 0.1 s of ticks."""
     if num_samples < MIN_SAMPLES:
         length = f"{num_samples / SAMPLE_RATE:.3f} s"
         raise DecodeError("too short", f"{length}, at least {MIN_SECONDS} s are needed")
 
 
-def _resample_blocks(blocks: Iterator[np.ndarray], rate: int) -> Iterator[np.ndarray]:
-    """Resamples blocks as one stream, which equals resampling the whole."""
-    if rate == SAMPLE_RATE:
-        yield from blocks
-        return
-    stream = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+def _resample_blocks(
+    blocks: Iterator[np.ndarray], source_rate: int, rate: int
+) -> Iterator[np.ndarray]:
+    """Resamples blocks as one stream, which equals resampling the whole; gives whole ticks."""
+    resampler = Resampler(source_rate, rate)
     for block in blocks:
-        yield stream.resample_chunk(block)
-    yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
+        yield resampler.add(block)
+    if resampler.holds_back:
+        yield resampler.finish()
 
 
-def _collect(blocks: Iterator[np.ndarray], max_samples: int | None) -> np.ndarray:
-    """Joins blocks to int16 [samples]; stops as soon as there are more than `max_samples`."""
-    blocks_so_far, num_samples = [np.zeros(0, np.int16)], 0
+class Resampler:
+    """Makes audio at `rate` of the blocks [samples] of a stream at another rate, or the same."""
+
+    def __init__(self, source_rate: float, rate: int):
+        self._stream = None
+        if source_rate != rate:
+            self._stream = soxr.ResampleStream(source_rate, rate, 1, dtype="float32", quality="HQ")
+        self._rate, self._waiting = rate, np.zeros(0, np.int16)
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether audio may come at the stream's end."""
+        return self._stream is not None
+
+    def add(self, block: np.ndarray, *, is_last: bool = False) -> np.ndarray:
+        if self._stream is not None:
+            if block.dtype == np.int16:
+                block = block / np.float32(_INT16_SCALE)
+            block = self._stream.resample_chunk(block, last=is_last)
+        if self._rate == SAMPLE_RATE:
+            return block
+        samples = np.concatenate([self._waiting, block]) if len(self._waiting) else block
+        audio = by_ticks(samples, self._rate)
+        self._waiting = samples[audio.size :]
+        return audio
+
+    def finish(self) -> np.ndarray:
+        """The last audio, perhaps none."""
+        return self.add(np.zeros(0, np.float32), is_last=True)
+
+
+def _collect(blocks: Iterator[np.ndarray], max_samples: int | None, rate: int) -> np.ndarray:
+    """Joins blocks to int16 audio; stops as soon as there are more than `max_samples` ticks."""
+    blocks_so_far, num_samples = [np.zeros((0, *tick_shape(rate)), np.int16)], 0
     for block in blocks:
         blocks_so_far.append(_to_int16(block))
         num_samples += len(block)

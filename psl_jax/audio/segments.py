@@ -1,6 +1,9 @@
-"""Cuts clips into segments, and owns the sample rate.
+"""Cuts clips into segments, and owns the sample rates.
 
-The input pipeline, the relabeling, the evaluation and the tagger use it. It needs NumPy only.
+Time is counted in ticks of 1/16,000 s, whatever the rate of the audio. Audio at 16 kHz has a sample
+for each tick, [ticks]; at 32 kHz it has two, [ticks, 2]. So lengths, segments and indices are the
+same at both rates. The input pipeline, the relabeling, the evaluation and the tagger use this. It
+needs NumPy only.
 """
 
 import dataclasses
@@ -9,7 +12,8 @@ import numpy as np
 
 from psl_jax.runtime.errors import UserError
 
-SAMPLE_RATE = 16_000
+SAMPLE_RATE = 16_000  # ticks a second
+RATES = (SAMPLE_RATE, 2 * SAMPLE_RATE)  # of audio
 
 # A remainder shorter than this at the end of a clip makes no segment: a few hundredths of a second
 # of audio followed by padding say nothing.
@@ -20,6 +24,28 @@ MIN_SEGMENT_SECONDS = 0.5
 REFLECTED_SAMPLES = 256
 
 MIN_HOP_SECONDS = 0.05  # a smaller hop is a mistake: it makes hundreds of segments of a clip
+
+
+def tick_shape(rate: int) -> tuple[int, ...]:
+    """The shape of a tick's samples: () at 16 kHz, (2,) at 32 kHz."""
+    return () if rate == SAMPLE_RATE else (rate // SAMPLE_RATE,)
+
+
+def by_ticks(samples: np.ndarray, rate: int) -> np.ndarray:
+    """Samples [n] at one of RATES as audio, without those of an incomplete tick."""
+    if rate == SAMPLE_RATE:
+        return samples
+    per_tick = rate // SAMPLE_RATE
+    return samples[: len(samples) // per_tick * per_tick].reshape(-1, per_tick)
+
+
+def flatten(audio: np.ndarray) -> tuple[np.ndarray, int]:
+    """The samples [n] of audio, and their rate in Hz."""
+    return audio.reshape(-1), SAMPLE_RATE * (1 if audio.ndim == 1 else audio.shape[1])
+
+
+def reverse(audio: np.ndarray) -> np.ndarray:
+    return audio[::-1] if audio.ndim == 1 else audio[::-1, ::-1]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,10 +5,10 @@
     psl-jax export runs/psl2s --format=stablehlo --input=logmel --out=psl2s.stablehlo
     psl-jax export published.pt --classes=CLASSES.csv --format=orbax --out=published
 
-onnx, tflite and stablehlo map waveforms [batch, samples], 16 kHz and in [-1, 1], to clip and frame
-probabilities. orbax, safetensors and torch hold the weights alone. The command runs each file in
-its own runtime on audio. It deletes a file whose probabilities differ from the model's, and ends
-with exit status 2.
+onnx, tflite and stablehlo map waveforms [batch, samples], in [-1, 1] and at the model's rate
+(16 kHz, of mn04 32 kHz), to clip and frame probabilities. orbax, safetensors and torch hold the
+weights alone. The command runs each file in its own runtime on audio. It deletes a file whose
+probabilities differ from the model's, and ends with exit status 2.
 """
 
 import argparse
@@ -178,7 +178,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: argparse.Namespace) -> None:
     _refuse_settings(arguments)
-    from psl_jax.audio.segments import SAMPLE_RATE
     from psl_jax.exporting import check
     from psl_jax.exporting.export_options import Options
     from psl_jax.networks.class_lists import read_classes
@@ -188,18 +187,19 @@ def main(arguments: argparse.Namespace) -> None:
     distributed.configure()
     classes = read_classes(arguments.classes)[0] if arguments.classes else None
     model = load_model.load_model(arguments.model, classes)
+    rate = model.info.sample_rate
     if arguments.audio:
-        signals, where = check.read_signals(arguments.audio), "the files given"
+        signals, where = check.read_signals(arguments.audio, rate), "the files given"
     else:
-        signals_of_run = check.read_evaluation_clips(arguments.model)
-        signals = [*signals_of_run, check.make_synthetic_signal()]
+        signals_of_run = check.read_evaluation_clips(arguments.model, rate)
+        signals = [*signals_of_run, check.make_synthetic_signal(rate=rate)]
         where = (
             f"{len(signals_of_run)} clips of the run's data and " if signals_of_run else ""
         ) + "a synthetic signal"
     options = Options(arguments.input == "waveform", arguments.quantize)
     licence = arguments.licence or _default_licence(model)
     difference = export(model, arguments.format, arguments.out, signals, options, licence)
-    lengths = [*(n / SAMPLE_RATE for n in check.EXCERPT_SAMPLES), model.info.segment_seconds]
+    lengths = [*(n / rate for n in check.EXCERPT_SAMPLES), model.info.segment_seconds]
     seconds = ", ".join(f"{length:.3g}" for length in sorted(lengths))
     print(
         f"wrote {arguments.out}: {_megabytes(arguments.out):.1f} MB\n"

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 from absl import flags, logging
 
+from psl_jax.audio.segments import RATES
 from psl_jax.data import split_index_files as index_lib
 from psl_jax.data.settings import DataSettings
 from psl_jax.preparing import preparation_report, prepare_corpus
@@ -70,6 +71,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         type=float,
         metavar="S",
         help="longest clip in seconds; longer ones are cut there (default: the corpus's longest)",
+    )
+    add(
+        "--sample_rate",
+        type=int,
+        choices=RATES,
+        default=RATES[0],
+        help="rate of the clips in Hz: 32000 for networks that hear it (default: 16000)",
     )
     add(
         "--num_workers",

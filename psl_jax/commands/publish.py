@@ -104,7 +104,8 @@ def publish(
 
     if name:
         model = dataclasses.replace(model, info=dataclasses.replace(model.info, name=name))
-    signals = [*check.read_evaluation_clips(run), check.make_synthetic_signal()]
+    rate = model.info.sample_rate
+    signals = [*check.read_evaluation_clips(run, rate), check.make_synthetic_signal(rate=rate)]
     written, missing = {"README.md": "this card"}, []
     export.export(model, "safetensors", folder / "model.safetensors", signals, Options(), licence)
     written["model.safetensors"] = "weights, classes, front end and thresholds"

@@ -62,7 +62,7 @@ SPAN_TOLERANCE = 1.0
 class StoredAudio(Protocol):
     """Where the audio of one clip lies; see stored_audio.py. Picklable, and small."""
 
-    def decode(self, max_seconds: float | None) -> Audio:
+    def decode(self, max_seconds: float | None, rate: int = SAMPLE_RATE) -> Audio:
         """See `decoding.decode`. Raises DecodeError."""
 
 
@@ -125,8 +125,8 @@ def mixed(rows: Iterable[ClipRow]) -> tuple[ClipRow, ...]:
     return tuple(sorted(rows, key=lambda row: hashlib.md5(row.id.encode()).digest()))
 
 
-def load_clip(row: ClipRow, max_seconds: float) -> Loaded:
-    """Decodes the clip of a row, cut to `max_seconds`: pure and picklable.
+def load_clip(row: ClipRow, max_seconds: float, rate: int = SAMPLE_RATE) -> Loaded:
+    """Decodes the clip of a row at `rate`, cut to `max_seconds`: pure and picklable.
 
     Audio that is not usable gives no clip but its problem. A silent clip is kept. Of a row with a
     span the audio is that span of a recording, or the recording of which it is a span.
@@ -134,10 +134,10 @@ def load_clip(row: ClipRow, max_seconds: float) -> Loaded:
     problems = []
     try:
         if row.span is None:
-            audio = row.audio.decode(max_seconds)
+            audio = row.audio.decode(max_seconds, rate)
         else:
             start, end = row.span
-            audio = row.audio.decode(end + SPAN_TOLERANCE)
+            audio = row.audio.decode(end + SPAN_TOLERANCE, rate)
             audio, holds_more = _span_of(audio, start, end)
             if holds_more:
                 detail = f"holds more than the clip: {start:g} to {end:g} s of it are used"

@@ -1,11 +1,13 @@
 """What every corpus gives to be prepared."""
 
 import abc
+import functools
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from psl_jax.corpora.clip_rows import Loader, Problem
+from psl_jax.audio.segments import SAMPLE_RATE
+from psl_jax.corpora.clip_rows import Loaded, Loader, Problem
 from psl_jax.runtime.errors import UserError
 
 
@@ -32,6 +34,7 @@ class Corpus(abc.ABC):
     problems: list[tuple[str | None, Problem]]
     absent: Mapping[str, int] = types.MappingProxyType({})
     unions: Mapping[str, Sequence[str]] = types.MappingProxyType({})
+    sample_rate: int = SAMPLE_RATE
 
     @abc.abstractmethod
     def rows(self) -> Mapping[str, Sequence[Any]]:
@@ -40,6 +43,14 @@ class Corpus(abc.ABC):
     @abc.abstractmethod
     def loader(self) -> Loader:
         """What makes a row a clip."""
+
+    @property
+    def clip_loader(self) -> Loader:
+        """What makes a row a clip at `sample_rate`."""
+        if self.sample_rate == SAMPLE_RATE:
+            return self.loader()
+        loader: Callable[..., Loaded] = self.loader()
+        return functools.partial(loader, rate=self.sample_rate)
 
     def only(self, splits: Sequence[str]) -> "Corpus | None":
         """The same corpus with these splits; None where splits cannot be chosen. UserError."""

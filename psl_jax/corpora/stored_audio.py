@@ -21,10 +21,10 @@ from psl_jax.audio.decoding import (
     make_audio,
 )
 from psl_jax.audio.readers import DecodeError
-from psl_jax.audio.segments import SAMPLE_RATE
+from psl_jax.audio.segments import SAMPLE_RATE, tick_shape
 
 _OPEN_RECORDINGS = 16  # as many as threads may read at a time
-_KEPT_SAMPLES = 1 << 23  # of each, 9 minutes at 16 kHz
+_KEPT_SAMPLES = 1 << 23  # ticks of each, 9 minutes
 _OPEN_ARCHIVES = 64  # kept open by each process; PANNs packs AudioSet into 41
 _OPEN_GROUPS = 3  # rows come in order: one that ends, one that begins
 _PARQUET_BATCH = 16  # rows decoded at once: their audio is in memory
@@ -37,13 +37,13 @@ class FileAudio:
 
     path: str
 
-    def decode(self, max_seconds: float | None) -> Audio:
-        return decode(self.path, max_seconds)
+    def decode(self, max_seconds: float | None, rate: int = SAMPLE_RATE) -> Audio:
+        return decode(self.path, max_seconds, rate)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RecordingPart:
-    """`count` samples at 16 kHz from `first` on of a long audio file; the last part is shorter.
+    """`count` ticks from tick `first` on of a long audio file; the last part is shorter.
 
     Parts are asked for in order, or nearly so by many threads, and the file is decoded once.
     """
@@ -52,9 +52,9 @@ class RecordingPart:
     first: int
     count: int
 
-    def decode(self, max_seconds: float | None) -> Audio:
+    def decode(self, max_seconds: float | None, rate: int = SAMPLE_RATE) -> Audio:
         with _opening:
-            recording = _open_recording(self.path)
+            recording = _open_recording(self.path, rate)
         samples = recording.read(self.first, self.count)
         check_length(len(samples))
         return Audio(samples, source_rate=recording.rate)
@@ -68,7 +68,7 @@ class TarAudio:
     offset: int
     size: int
 
-    def decode(self, max_seconds: float | None) -> Audio:
+    def decode(self, max_seconds: float | None, rate: int = SAMPLE_RATE) -> Audio:
         try:
             with open(self.path, "rb") as file:
                 file.seek(self.offset)
@@ -77,7 +77,7 @@ class TarAudio:
             raise DecodeError("unreadable", f"{self.path}: {error.strerror}") from error
         if len(content) < self.size:
             raise DecodeError("truncated", f"{self.path} ends inside it")
-        return decode(io.BytesIO(content), max_seconds)
+        return decode(io.BytesIO(content), max_seconds, rate)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class ParquetAudio:
     group: int
     row: int
 
-    def decode(self, max_seconds: float | None) -> Audio:
+    def decode(self, max_seconds: float | None, rate: int = SAMPLE_RATE) -> Audio:
         try:
             with _opening:
                 group = _parquet_group(self.path, self.column, self.group)
@@ -106,7 +106,7 @@ class ParquetAudio:
         if not isinstance(content, bytes):
             detail = f"row {self.row} of {self.path} holds no bytes, but {type(content).__name__}"
             raise DecodeError("undecodable", detail)
-        return decode(io.BytesIO(content), max_seconds)
+        return decode(io.BytesIO(content), max_seconds, rate)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ class Hdf5Audio:
     rate: int
     seconds: float | None = None
 
-    def decode(self, max_seconds: float | None) -> Audio:
+    def decode(self, max_seconds: float | None, rate: int = SAMPLE_RATE) -> Audio:
         samples = self._read()
         if not len(samples):
             raise DecodeError("empty", f"{self.key} of {self.path} has no samples")
@@ -135,7 +135,7 @@ class Hdf5Audio:
             end = round(self.seconds * self.rate)
             if not samples[end:].any():
                 samples = samples[:end]
-        return make_audio(samples, self.rate, max_seconds)
+        return make_audio(samples, self.rate, max_seconds, rate)
 
     def _read(self) -> np.ndarray:
         try:
@@ -152,8 +152,8 @@ _opening = threading.Lock()  # else several threads would open the same archive
 
 
 @functools.lru_cache(_OPEN_RECORDINGS)
-def _open_recording(path: str) -> "_OpenRecording":
-    return _OpenRecording(path)
+def _open_recording(path: str, rate: int) -> "_OpenRecording":
+    return _OpenRecording(path, rate)
 
 
 class _OpenRecording:
@@ -162,15 +162,15 @@ class _OpenRecording:
     Asking for what is not kept any more starts from the beginning.
     """
 
-    rate = SAMPLE_RATE
+    rate = SAMPLE_RATE  # of the file
 
-    def __init__(self, path: str):
-        self._path = path
+    def __init__(self, path: str, rate: int):
+        self._path, self._rate = path, rate
         self._lock = threading.Lock()
         self._restart()
 
     def read(self, first: int, count: int) -> np.ndarray:
-        """int16 [count], or fewer at the end. Raises DecodeError where audio is damaged."""
+        """int16 audio of `count` ticks, or fewer at the end. Raises DecodeError for damage."""
         with self._lock:
             if self._kept and first < self._kept[0][0]:
                 self._restart()
@@ -183,10 +183,12 @@ class _OpenRecording:
                 for start, block in self._kept
                 if start < first + count and start + len(block) > first
             ]
-            return np.concatenate([np.zeros(0, np.int16), *parts])
+            return np.concatenate([np.zeros((0, *tick_shape(self._rate)), np.int16), *parts])
 
     def _restart(self) -> None:
-        self._blocks = decode_blocks(self._path, lambda rate: setattr(self, "rate", rate))
+        self._blocks = decode_blocks(
+            self._path, lambda rate: setattr(self, "rate", rate), self._rate
+        )
         self._kept: collections.deque[tuple[int, np.ndarray]] = collections.deque()
         self._end = 0
         self._is_read = False

@@ -47,7 +47,7 @@ def roll_rows(audio: np.ndarray, num_samples: np.ndarray, shifts: np.ndarray) ->
     """
     for i in np.flatnonzero(shifts):
         row, length = audio[i], int(num_samples[i])
-        row[:length] = np.roll(row[:length], shifts[i])
+        row[:length] = np.roll(row[:length], shifts[i], axis=0)
         reflect_end(row, length)
 
 

@@ -43,7 +43,7 @@ class ClipIndex:
     split: str
     classes: tuple[str, ...]
     ids: np.ndarray  # [clips] str
-    num_samples: np.ndarray  # [clips] int32, at 16 kHz
+    num_samples: np.ndarray  # [clips] int32, in ticks: see `audio.segments`
     label_offsets: np.ndarray  # [clips + 1] int64
     label_values: np.ndarray  # [labels] int32, class indices
     shard_sizes: np.ndarray  # [shards] int64, clips in each
@@ -56,6 +56,7 @@ class ClipIndex:
     audio_starts: np.ndarray | None = None
     unknown_offsets: np.ndarray | None = None  # [clips + 1] int64; None: every label is known
     unknown_values: np.ndarray | None = None  # [labels] int32, class indices
+    sample_rate: int = SAMPLE_RATE  # of the audio, one of `segments.RATES`
 
     def __post_init__(self) -> None:
         if int(self.shard_sizes.sum()) != len(self.ids):
@@ -105,9 +106,14 @@ class ClipIndex:
         """Whether any label of any clip is known."""
         return bool(self.num_known.any())
 
+    @property
+    def bytes_per_tick(self) -> int:
+        """Of its audio."""
+        return 2 * self.sample_rate // SAMPLE_RATE
+
     @cached_property
     def clip_samples(self) -> int:
-        """Samples of the longest clip."""
+        """Ticks of the longest clip."""
         return int(self.num_samples.max(initial=0))
 
     @cached_property
@@ -132,7 +138,8 @@ class ClipIndex:
         if self.audio_starts is not None:
             return np.asarray(self.record_places + self.audio_starts)
         assert self.record_bytes is not None, self.split
-        audio_starts = prepared_audio_starts(self.record_bytes, self.num_samples)
+        audio_bytes = self.bytes_per_tick * self.num_samples.astype(np.int64)
+        audio_starts = prepared_audio_starts(self.record_bytes, audio_bytes)
         return np.asarray(self.record_places + audio_starts)
 
     @cached_property
@@ -221,6 +228,8 @@ class ClipIndex:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         arrays = {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
+        if self.sample_rate == SAMPLE_RATE:  # as earlier versions know it
+            del arrays["sample_rate"]
         arrays |= {"classes": np.array(self.classes), "ids": np.asarray(self.ids, dtype=np.str_)}
         with files.atomic_open(path, "wb") as file:
             np.savez_compressed(file, **arrays)
@@ -230,7 +239,8 @@ class ClipIndex:
         with path_of(path).open("rb") as file, np.load(file) as data:
             arrays = dict(data)
         arrays |= {"split": str(arrays["split"]), "classes": tuple(map(str, arrays["classes"]))}
-        return cls(**arrays)
+        rate = int(arrays.pop("sample_rate", SAMPLE_RATE))
+        return cls(**arrays, sample_rate=rate)
 
 
 def joined(indices: Sequence[ClipIndex], name: str | None = None) -> ClipIndex:
@@ -243,6 +253,8 @@ def joined(indices: Sequence[ClipIndex], name: str | None = None) -> ClipIndex:
     for index in indices[1:]:
         if index.classes != first.classes:
             raise UserError(f"splits {first.split!r} and {index.split!r} have different classes")
+        if index.sample_rate != first.sample_rate:
+            raise UserError(f"splits {first.split!r} and {index.split!r} have different rates")
     ids = np.concatenate([index.ids for index in indices])
     values, counts = np.unique(ids, return_counts=True)
     if (counts > 1).any():
@@ -261,14 +273,16 @@ def joined(indices: Sequence[ClipIndex], name: str | None = None) -> ClipIndex:
     if any(index.has_unknown for index in indices):
         indices = [index if index.has_unknown else _all_known(index) for index in indices]
     has_events = all(index.has_events for index in indices)
-    kept = [f.name for f in dataclasses.fields(ClipIndex) if f.name not in ("split", "classes")]
+    common = ("split", "classes", "sample_rate")
+    kept = [f.name for f in dataclasses.fields(ClipIndex) if f.name not in common]
     arrays = {k: offsets(k) if k.endswith("_offsets") else together(k) for k in kept}
     if any(index.audio_starts is not None for index in indices):
         starts = [index.audio_places - index.record_places for index in indices]
         arrays["audio_starts"] = np.concatenate(starts)
     if not has_events:
         arrays |= dict.fromkeys(("event_offsets", "event_times", "event_values"))
-    return ClipIndex(name, first.classes, **arrays)  # type: ignore[arg-type]
+    merged: dict[str, Any] = arrays | {"sample_rate": first.sample_rate}
+    return ClipIndex(name, first.classes, **merged)
 
 
 def _all_known(index: ClipIndex) -> ClipIndex:
@@ -277,14 +291,14 @@ def _all_known(index: ClipIndex) -> ClipIndex:
     return dataclasses.replace(index, unknown_offsets=offsets, unknown_values=values)
 
 
-def prepared_audio_starts(record_bytes: np.ndarray, num_samples: np.ndarray) -> np.ndarray:
+def prepared_audio_starts(record_bytes: np.ndarray, audio_bytes: np.ndarray) -> np.ndarray:
     """Where the audio begins in each record that `prepare` wrote: int64 [clips].
 
     It is the first feature, inside messages whose sizes come before it: Example, Features, the
     entry with its name, Feature, BytesList and the bytes themselves. See
     `record_files.parse_example`.
     """
-    audio = 2 * np.asarray(num_samples, np.int64)
+    audio = np.asarray(audio_bytes, np.int64)
     bytes_list = 1 + _varint_bytes(audio) + audio
     feature = 1 + _varint_bytes(bytes_list) + bytes_list
     name = 7  # "audio", its field and size

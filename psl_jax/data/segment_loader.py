@@ -5,13 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from psl_jax.audio.segments import REFLECTED_SAMPLES, Segmentation
+from psl_jax.audio.segments import REFLECTED_SAMPLES, Segmentation, reverse
 from psl_jax.data.corrections import Corrections, SegmentValues
 from psl_jax.data.label_manifest import WEAK
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.source import Source
 
-# audio        int16 [B, segment_samples], after the clip's end its reflection and zeros
+# audio        int16 [B, segment_samples], at 32 kHz [B, segment_samples, 2] (audio/segments.py),
+#              after the clip's end its reflection and zeros
 # num_samples  int32 [B], samples of the segment that lie inside the clip
 # labels       float32 [B, classes], 0 to 1 or UNKNOWN
 # weight       float32 [B], 1, or 0 for the rows that fill up the last batch
@@ -80,7 +81,7 @@ class Segments:
         cut, batch = self.segmentation, self.describe(numbers)
         clips, counts = batch["clip"], batch["num_samples"]
         # New memory each time: devices may still be reading the last batch.
-        audio = np.empty((len(numbers), cut.segment_samples), np.int16)
+        audio = np.empty((len(numbers), cut.segment_samples, *self.source.tick_shape), np.int16)
         starts = batch["segment"].astype(np.int64) * cut.hop_samples
         (read or self.source.read)(clips, starts, counts, audio)
         for row in np.flatnonzero(counts < cut.segment_samples):
@@ -127,7 +128,7 @@ def mix_labels(soft: Any, weak: Any, alpha: float, has_unknown: bool = False) ->
 
 def _filled_up(batch: Batch, size: int) -> Batch:
     """The batch with rows of weight 0 up to `size`."""
-    count, samples = batch["audio"].shape
+    count, samples = batch["audio"].shape[:2]
     # Silence of full length: a mean over no samples would be NaN, which no weight removes.
     values = {"num_samples": samples, "clip": -1}
     return {
@@ -146,4 +147,4 @@ def reflect_end(row: np.ndarray, samples: int) -> None:
     """
     length = min(REFLECTED_SAMPLES, len(row) - samples, samples - 2)
     if length > 0:
-        row[samples : samples + length] = row[samples - 2 : samples - 2 - length : -1]
+        row[samples : samples + length] = reverse(row[samples - 1 - length : samples - 1])

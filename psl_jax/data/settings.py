@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from psl_jax.audio.segments import RATES, SAMPLE_RATE
 from psl_jax.runtime.settings import evaluation, operational, setting
 
 # The corpora of recordings that an experiment prepares by itself.
@@ -25,6 +26,12 @@ class DataSettings:
         "", help="tfds: name of the data set in data_dir; needed where data_dir holds several"
     )
     source_dir: str = operational("", help="Folder of the recordings and their tables")
+    sample_rate: int = setting(
+        SAMPLE_RATE,
+        choices=RATES,
+        help="Rate in Hz of the clips that are prepared: 16000, or 32000 for networks that hear it "
+        "(mn). A network of another rate resamples them on the fly",
+    )
     clip_seconds: float = setting(
         10.0, above=0, help="own_data: length in seconds of the clips that recordings are cut into"
     )

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from psl_jax.audio.segments import tick_shape
 from psl_jax.data import record_files, split_index_files
 from psl_jax.data.clip_index import ClipIndex, joined
 from psl_jax.runtime import paths as path_lib
@@ -25,9 +26,11 @@ class Source:
       is_streamed: whether whole shards are read by tf.data where the order allows it: from gs://,
         or as asked for.
       can_stream: whether TensorFlow reads the shards; from s3:// the same is read by number.
+      tick_shape: of its audio, see `audio.segments`.
     """
 
     is_remote = is_streamed = can_stream = False
+    tick_shape: tuple[int, ...] = ()
 
     def __init__(
         self, paths: Sequence[str | os.PathLike[str]], index: ClipIndex, is_streamed: bool = False
@@ -44,6 +47,7 @@ class Source:
         from_gs = self.is_remote and all(path.startswith("gs://") for path in self.paths)
         self.is_streamed = is_streamed or from_gs
         self.can_stream = from_gs or not self.is_remote
+        self.tick_shape = tick_shape(index.sample_rate)
         self._open: dict[int, _Shard] = {}
 
     @classmethod
@@ -66,21 +70,21 @@ class Source:
     def read(
         self, clips: np.ndarray, starts: np.ndarray, counts: np.ndarray, rows: np.ndarray
     ) -> None:
-        """Reads `counts[i]` samples of clip `clips[i]` from `starts[i]` on into `rows[i]`.
+        """Reads `counts[i]` ticks of clip `clips[i]` from `starts[i]` on into `rows[i]`.
 
         Nothing but these bytes is read, so that no checksum is verified; see `read_whole`.
 
         Args:
-          clips, starts, counts: int [n]. rows: int16 [n, samples], contiguous.
+          clips, starts, counts: int [n]. rows: int16 [n, ticks, *tick_shape], contiguous.
 
         Raises UserError, naming the shard, for a damaged or missing one.
         """
-        shards = self.index.shard_of(clips)
-        places = self.index.audio_places[clips] + 2 * starts
-        sizes = 2 * counts.astype(np.int64)
+        shards, width = self.index.shard_of(clips), self.index.bytes_per_tick
+        places = self.index.audio_places[clips] + width * starts
+        sizes = width * counts.astype(np.int64)
         if self.is_remote:
             for row, data in zip(rows, self._ranges(shards, places, sizes), strict=True):
-                row[: len(data) // 2] = np.frombuffer(data, "<i2")
+                row.reshape(-1)[: len(data) // 2] = np.frombuffer(data, "<i2")
             return
         ranges = zip(shards.tolist(), places.tolist(), sizes.tolist(), strict=True)
         target = rows.reshape(-1).view(np.uint8).data  # slices of it are made faster than rows
@@ -89,7 +93,7 @@ class Source:
             self._read_into(target[begin : begin + size], shard, place)
 
     def read_whole(self, clips: np.ndarray) -> Iterator[np.ndarray]:
-        """The audio of `clips` [n]: int16 [samples] each; records are verified.
+        """The audio of `clips` [n]: int16 [ticks, *tick_shape] each; records are verified.
 
         Raises UserError, naming the shard, for one that is damaged, missing or of other clips.
         """
@@ -146,7 +150,7 @@ class Source:
         return file
 
     def checked_audio(self, clip: int, content: bytes | memoryview) -> np.ndarray:
-        """The audio of a clip, int16 [samples], in its record's contents.
+        """The audio of a clip, int16 [ticks, *tick_shape], in its record's contents.
 
         Raises UserError for the record of another clip, or none.
         """
@@ -158,12 +162,12 @@ class Source:
             raise self._damaged(shard, error) from error
         clip_id, samples = bytes(name).decode(errors="replace"), int(index.num_samples[clip])
         start = int(index.audio_places[clip] - index.record_places[clip])
-        if clip_id != index.ids[clip] or len(audio) != 2 * samples:
-            what = f"clip {clip_id!r} of {len(audio) / 2:g} samples"
+        if clip_id != index.ids[clip] or len(audio) != index.bytes_per_tick * samples:
+            what = f"clip {clip_id!r} of {len(audio) / index.bytes_per_tick:g} samples"
         elif features["audio"].start + record_files.HEADER_BYTES != start:
             what = f"the audio of clip {clip_id!r} in another place"
         else:
-            return np.frombuffer(audio, "<i2")
+            return np.frombuffer(audio, "<i2").reshape(-1, *self.tick_shape)
         raise UserError(
             f"{self.paths[shard]}: holds {what} where the index has {str(index.ids[clip])!r} of "
             f"{samples}; the index is of other data: delete the index file and prepare the data "

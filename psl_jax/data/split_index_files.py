@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.data import record_files, tfds_metadata
 from psl_jax.data.clip_index import ClipDescription, ClipIndex, joined, ragged
 from psl_jax.data.tfds_metadata import FEATURES_NAME, INFO_NAME
@@ -179,6 +180,7 @@ def build_index(
     classes: Sequence[str],
     clips: Iterable[ClipDescription],
     sizes: Sequence[int] | np.ndarray,
+    sample_rate: int = SAMPLE_RATE,
 ) -> ClipIndex:
     """The index of clips in record order.
 
@@ -221,6 +223,7 @@ def build_index(
         label_offsets=label_offsets,
         label_values=label_values,
         shard_sizes=np.asarray(sizes, dtype=np.int64),
+        sample_rate=sample_rate,
         **more,
     )
 
@@ -238,9 +241,11 @@ def _scan(
     data_dir: str | os.PathLike[str], split: str, classes: Sequence[str], sizes: np.ndarray
 ) -> ClipIndex:
     paths = shard_paths(data_dir, split)
-    clips = progress.track(_scan_records(paths), int(sizes.sum()), "clips", f"index {split}")
+    rate = tfds_metadata.read_sample_rate(data_dir)
+    scanned = _scan_records(paths, 2 * rate // SAMPLE_RATE)
+    clips = progress.track(scanned, int(sizes.sum()), "clips", f"index {split}")
     try:
-        return build_index(split, classes, clips, sizes)
+        return build_index(split, classes, clips, sizes, rate)
     except ValueError as error:
         raise UserError(
             f"split {split!r} in {data_dir} does not hold what its metadata say ({error}). "
@@ -248,19 +253,20 @@ def _scan(
         ) from error
 
 
-def _scan_records(paths: list[str]) -> Iterator[ClipDescription]:
+def _scan_records(paths: list[str], bytes_per_tick: int) -> Iterator[ClipDescription]:
     """Every clip, in order."""
     for path in paths:
         try:
             with local_copy(path) as local:
-                yield from map(_described, record_files.read_records(local))
+                for record in record_files.read_records(local):
+                    yield _described(record, bytes_per_tick)
         except record_files.DamagedRecordError as error:
             raise UserError(
                 f"{path}: damaged clip shard ({error}); prepare the data again"
             ) from error
 
 
-def _described(record: memoryview) -> ClipDescription:
+def _described(record: memoryview, bytes_per_tick: int) -> ClipDescription:
     features = record_files.parse_example(record)
     clip_id, audio = record_files.single_values(features, ("id", "audio"))
 
@@ -270,7 +276,7 @@ def _described(record: memoryview) -> ClipDescription:
     columns = [values(f"events/{name}") for name in ("onset", "offset", "label")]
     return ClipDescription(
         bytes(clip_id).decode(),
-        len(audio) // 2,
+        len(audio) // bytes_per_tick,
         values("labels"),
         list(zip(*columns, strict=True)),
         record_bytes=len(record) + record_files.FRAMING_BYTES,

@@ -8,7 +8,7 @@ import os
 import pathlib
 from typing import Any, NamedTuple
 
-from psl_jax.audio.segments import SAMPLE_RATE
+from psl_jax.audio.segments import RATES, SAMPLE_RATE
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
@@ -74,9 +74,16 @@ def read_class_names(data_dir: str | os.PathLike[str]) -> list[str]:
             f"{data_dir} is a TFDS data set of another form: {wrong}. Expected the features id "
             "(tfds.features.Text()), labels (a Sequence of ClassLabel with names) and audio, mono "
             "at 16 kHz: tfds.features.Tensor(shape=(None,), dtype=np.int16, "
-            f'encoding="bytes"). Found {json.dumps(features)}.'
+            'encoding="bytes"); at 32 kHz tfds.features.Audio with sample_rate=32000. '
+            f"Found {json.dumps(features)}."
         )
     return [line.strip() for line in names_path.read_text("utf-8").split("\n") if line.strip()]
+
+
+def read_sample_rate(data_dir: str | os.PathLike[str]) -> int:
+    """The rate of the audio, one of `segments.RATES`, of records of our form."""
+    kind = read_features(data_dir)["audio"].get("audio", {})
+    return int(kind.get("sampleRate", 0)) or SAMPLE_RATE
 
 
 def read_features(data_dir: str | os.PathLike[str]) -> dict[str, Any]:
@@ -115,7 +122,7 @@ def _wrong_audio(feature: dict[str, Any]) -> str:
         return f"audio is a {str(feature.get('pythonClassName')).rsplit('.', 1)[-1]}"
     if kind.get("lazyDecode"):
         return "audio holds encoded files (lazy_decode)"
-    if int(kind.get("sampleRate", SAMPLE_RATE)) not in (0, SAMPLE_RATE):
+    if int(kind.get("sampleRate", SAMPLE_RATE)) not in (0, *RATES):
         return f"audio is at {kind['sampleRate']} Hz"
     if kind.get("dtype") != "int16":
         return f"audio is {kind.get('dtype')}"

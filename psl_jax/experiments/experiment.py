@@ -145,6 +145,8 @@ class Experiment:
             )
         if setting_checks.has_teacher_in_step(self.settings):
             self.notes.append(sanity_notes.TEACHER_IN_STEP)
+        network_rate = self.settings.architecture.sample_rate
+        self.notes += sanity_notes.of_rates(train.sample_rate, network_rate)
         platform = parallel.platform_of(self.mesh)
         self.notes += sanity_notes.of_devices(platform, self.batch_size, num_devices=self.mesh.size)
 
@@ -397,6 +399,7 @@ class Experiment:
             classes=self.train_index.classes,
             width=settings.model.width,
             network=settings.model.network,
+            sample_rate=min(settings.architecture.sample_rate, self.train_index.sample_rate),
             segment_seconds=settings.segment_seconds,
             logmel=settings.frontend,
             name=settings.name,

@@ -25,6 +25,17 @@ TEACHER_IN_STEP = (
 )
 
 
+def of_rates(data_rate: int, network_rate: int) -> list[str]:
+    """A note where audio is resampled on the fly, of rates in Hz."""
+    if data_rate == network_rate:
+        return []
+    lower = min(data_rate, network_rate)
+    return [
+        f"the data are at {data_rate // 1000} kHz and the network hears {network_rate // 1000} "
+        f"kHz: audio is resampled on the fly, and nothing above {lower // 2000} kHz is heard"
+    ]
+
+
 def before_training(
     *,
     steps: int,

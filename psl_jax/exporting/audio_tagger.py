@@ -5,7 +5,7 @@ This file needs PyTorch and safetensors. In a published folder it lies beside th
     from audio_tagger import AudioTagger
 
     model = AudioTagger.from_folder(".")
-    clip, frames = model(waveforms)  # [batch, samples] at 16 kHz, in [-1, 1]
+    clip, frames = model(waveforms)  # [batch, samples] at model.sample_rate, in [-1, 1]
     model.labels[clip[0].argmax()]
 
 The network is MobileNetV2 (Sandler et al., 2018) on log-mel spectrograms, with a frame of output
@@ -72,6 +72,7 @@ class AudioTagger(nn.Module):
         thresholds: Sequence[float] = (),
         output: str = "sigmoid",
         network: str = "mobilenet_v2",
+        sample_rate: int = SAMPLE_RATE,
     ):
         """Makes a network with random weights.
 
@@ -82,13 +83,16 @@ class AudioTagger(nn.Module):
           labels, thresholds: see the class.
           output: sigmoid, or softmax for one sound at a time.
           network: mobilenet_v2 or mn.
+          sample_rate: of the waveforms in Hz; of mn 16,000 or 32,000.
         """
         super().__init__()
+        self.sample_rate = sample_rate
         self.output = output
         self.labels, self.thresholds = tuple(labels), tuple(thresholds)
         layers = _NETWORKS[network](num_classes, width)
         self.has_frames = layers.has_frames
-        self.front_end = nn.ModuleList([_MnLogMel() if network == "mn" else _LogMel(top_db)])
+        front_end = _MnLogMel(sample_rate) if network == "mn" else _LogMel(top_db)
+        self.front_end = nn.ModuleList([front_end])
         self.features, self.classifier = layers.features, layers.classifier
 
     @classmethod
@@ -117,6 +121,7 @@ class AudioTagger(nn.Module):
             [thresholds_info["by_class"][label] for label in labels] if thresholds_info else (),
             info.get("output", "sigmoid"),
             info.get("network", "mobilenet_v2"),
+            info["sample_rate"],
         )
         model.load_state_dict(state)
         return model.eval()
@@ -124,7 +129,7 @@ class AudioTagger(nn.Module):
     def forward(self, waveforms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Computes probabilities of clips [batch, classes], and of frames [batch, frames, classes].
 
-        waveforms: [batch, samples] in [-1, 1], 16 kHz, at least 257 samples.
+        waveforms: [batch, samples] in [-1, 1], at least 257 samples, at 32 kHz 514.
         """
         values = self.classifier[-1](self.embed(waveforms))
         frames = values.softmax(-1) if self.output == "softmax" else values.sigmoid()
@@ -212,10 +217,11 @@ class _LogMel(nn.Module):
 
 
 class _MnLogMel(nn.Module):
-    """mn's front end: [batch, samples] to [batch, 128, frames], of the audio doubled to 32 kHz."""
+    """mn's front end: [batch, samples] to [batch, 128, frames]; 16 kHz are doubled to 32 kHz."""
 
-    def __init__(self) -> None:
+    def __init__(self, sample_rate: int) -> None:
         super().__init__()
+        self.is_doubling = sample_rate == SAMPLE_RATE
         # No buffers: the published state dict has none of them, and what is in none stays without
         # values where transformers opens a model.
         with torch.device("cpu"):
@@ -229,9 +235,10 @@ class _MnLogMel(nn.Module):
 
     def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
         kernel, window, filters = (x.to(waveforms.device) for x in self.constants)
-        padded = nn.functional.pad(waveforms[:, None], (31, 32))
-        doubled = nn.functional.conv1d(padded, kernel).transpose(1, 2).flatten(1)
-        emphasized = doubled[:, 1:] - 0.97 * doubled[:, :-1]
+        if self.is_doubling:
+            padded = nn.functional.pad(waveforms[:, None], (31, 32))
+            waveforms = nn.functional.conv1d(padded, kernel).transpose(1, 2).flatten(1)
+        emphasized = waveforms[:, 1:] - 0.97 * waveforms[:, :-1]
         spectrum = torch.stft(
             emphasized,
             n_fft=1024,

@@ -10,7 +10,7 @@ import numpy as np
 
 from psl_jax.audio import audio_input
 from psl_jax.audio.readers import DecodeError
-from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
+from psl_jax.audio.segments import SAMPLE_RATE, Segmentation, flatten
 from psl_jax.data import batches
 from psl_jax.data.settings import DataSettings
 from psl_jax.exporting.export_options import Runner
@@ -40,7 +40,7 @@ def compile_flax_program(network: Network, front_end: FrontEnd) -> Callable[...,
 
 def make_flax_runner(model: Model) -> Runner:
     """Makes a runner of the Flax network itself, for waveforms."""
-    program = compile_flax_program(model.network, model.info.front_end.exported())
+    program = compile_flax_program(model.network, model.info.exported_front_end)
     return lambda audio: [np.asarray(x) for x in program(model.variables, audio)[1:]]
 
 
@@ -64,9 +64,9 @@ def compare_with_flax(
 
     Raises UserError where shapes are wrong or probabilities are not finite.
     """
-    program = compile_flax_program(model.network, model.info.front_end.exported())
+    program = compile_flax_program(model.network, model.info.exported_front_end)
     differences: list[np.ndarray] = []
-    for audio in cut_excerpts(signals, model.info.segment_seconds):
+    for audio in cut_excerpts(signals, model.info.segment_seconds, model.info.sample_rate):
         features, *expected = map(np.asarray, program(model.variables, audio))
         for batch_size in BATCH_SIZES:
             outputs = runner(audio[:batch_size] if takes_waveforms else features[:batch_size])
@@ -82,9 +82,11 @@ def compare_with_flax(
     return Differences(float(all_differences.max()), float(all_differences.mean()))
 
 
-def cut_excerpts(signals: Sequence[np.ndarray], segment_seconds: float) -> Iterator[np.ndarray]:
-    """Yields float32 [7, samples] for each length: excerpts of all signals in turn."""
-    for num_samples in (*EXCERPT_SAMPLES, round(segment_seconds * SAMPLE_RATE)):
+def cut_excerpts(
+    signals: Sequence[np.ndarray], segment_seconds: float, rate: int = SAMPLE_RATE
+) -> Iterator[np.ndarray]:
+    """Yields float32 [7, samples] for each length: excerpts of all signals, at `rate`, in turn."""
+    for num_samples in (*EXCERPT_SAMPLES, round(segment_seconds * rate)):
         excerpts = []
         for number in range(max(BATCH_SIZES)):
             repetition, signal = divmod(number, len(signals))
@@ -93,8 +95,8 @@ def cut_excerpts(signals: Sequence[np.ndarray], segment_seconds: float) -> Itera
         yield np.stack(excerpts)
 
 
-def read_signals(paths: Sequence[str]) -> list[np.ndarray]:
-    """Reads the first minute of audio files: float32 [samples] each.
+def read_signals(paths: Sequence[str], rate: int = SAMPLE_RATE) -> list[np.ndarray]:
+    """Reads the first minute of audio files: float32 [samples] at `rate` each.
 
     Raises UserError for a file that cannot be decoded.
     """
@@ -102,21 +104,21 @@ def read_signals(paths: Sequence[str]) -> list[np.ndarray]:
     for path in paths:
         blocks, seconds = [], 0.0
         try:
-            for block in audio_input.open_blocks(path)():
+            for block in audio_input.open_blocks(path, rate=rate)():
                 blocks.append(block)
                 seconds += len(block) / SAMPLE_RATE
                 if seconds >= _MAX_SECONDS:
                     break
         except DecodeError as error:
             raise UserError(f"--audio={path}: {error}") from error
-        signals.append(np.concatenate(blocks).astype(np.float32) / 32768)
+        signals.append(np.concatenate(blocks).reshape(-1).astype(np.float32) / 32768)
     return signals
 
 
-def make_synthetic_signal(seconds: float = 10.0) -> np.ndarray:
+def make_synthetic_signal(seconds: float = 10.0, rate: int = SAMPLE_RATE) -> np.ndarray:
     """Makes noise, gliding tones, bursts and near-silence over 60 dB: float32 [samples]."""
     rng = np.random.default_rng(0)
-    time = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+    time = np.arange(round(seconds * rate)) / rate
     sound = 0.002 * rng.standard_normal(len(time))
     for start in np.arange(0, seconds, 0.4):
         is_inside = (time >= start) & (time < start + rng.uniform(0.1, 0.8))
@@ -131,9 +133,12 @@ def make_synthetic_signal(seconds: float = 10.0) -> np.ndarray:
 
 
 def read_evaluation_clips(
-    run: str | os.PathLike[str], count: int = max(BATCH_SIZES)
+    run: str | os.PathLike[str], rate: int = SAMPLE_RATE, count: int = max(BATCH_SIZES)
 ) -> list[np.ndarray]:
-    """Reads evaluation clips of the data that a run was trained on; none if that data is gone."""
+    """Reads evaluation clips of the data that a run was trained on, at `rate`.
+
+    None if that data is gone.
+    """
     from psl_jax.data.source import Source
     from psl_jax.runtime.run_files import read_config
 
@@ -154,8 +159,13 @@ def read_evaluation_clips(
         if batch is not None:
             clips = zip(batch["audio"], batch["num_samples"], batch["weight"], strict=True)
             return [
-                row[:num_samples].astype(np.float32) / 32768
+                audio_input.resample(*_to_float(row[:num_samples]), rate).reshape(-1)
                 for row, num_samples, weight in clips
                 if weight
             ]
     return []
+
+
+def _to_float(audio: np.ndarray) -> tuple[np.ndarray, int]:
+    samples, rate = flatten(audio)
+    return samples.astype(np.float32) / 32768, rate

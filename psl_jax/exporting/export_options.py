@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 import psl_jax
-from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.networks.trained_model import Model
 
 # An exported model in its own runtime: waveforms float32 [batch, samples] in [-1, 1], or log-mel
@@ -42,7 +41,7 @@ def describe(model: Model, options: Options, licence: str | None) -> dict[str, A
         "classes": list(model.classes),
         "width": model.info.width,
         "output": model.info.output,
-        "sample_rate": SAMPLE_RATE,
+        "sample_rate": model.info.sample_rate,
         "segment_seconds": model.info.segment_seconds,
         "frontend": {"top_db": logmel.top_db, "top_db_over": logmel.top_db_over},
         "input": "waveform" if options.waveform else "logmel",

@@ -30,7 +30,7 @@ def write(path: pathlib.Path, model: Model, info: Mapping[str, Any], options: Op
     import onnx
     from onnx import TensorProto, helper
 
-    graph, front_end = GraphOperations(), model.info.front_end.exported()
+    graph, front_end = GraphOperations(), model.info.exported_front_end
     input_name, input_shape = "logmel", ["batch", "frames", front_end.sizes()["mel_bands"]]
     features = input_name
     if options.waveform:

@@ -29,7 +29,7 @@ def write(path: pathlib.Path, model: Model, info: Mapping[str, Any], options: Op
     It takes waveforms [batch, samples] in [-1, 1], or log-mel [batch, frames, bands], and returns
     clip and frame probabilities.
     """
-    network, front_end = model.folded, model.info.front_end.exported()
+    network, front_end = model.folded, model.info.exported_front_end
 
     def compute_probabilities(x: jax.Array) -> tuple[jax.Array, jax.Array]:
         features = front_end(x) if options.waveform else x

@@ -30,7 +30,7 @@ def write(path: pathlib.Path, model: Model, info: Mapping[str, Any], options: Op
     `frame_probabilities`.
     """
     tf = tensorflow_quietly()
-    network, front_end = model.folded, model.info.front_end.exported()
+    network, front_end = model.folded, model.info.exported_front_end
     steps = TensorFlowOperations(tf)
 
     def compute_probabilities(x: Any) -> dict[str, Any]:

@@ -38,7 +38,10 @@ def num_parameters(variables: Variables) -> int:
 
 
 class FrontEnd(Protocol):
-    """Makes a network's input of audio at 16 kHz; hashable."""
+    """Makes a network's input of audio at 16 kHz, [batch, ticks], or at 32 kHz, [batch, ticks, 2].
+
+    See `audio.segments`. Audio of another rate than the network's is resampled. Hashable.
+    """
 
     def __hash__(self) -> int: ...
 
@@ -49,10 +52,10 @@ class FrontEnd(Protocol):
         axis_name: str | None = None,
         platform: str | None = None,
     ) -> jax.Array:
-        """[batch, samples] to float32 [batch, frames, bands]; arguments are those of `LogMel`."""
+        """Audio to float32 [batch, frames, bands]; arguments are those of `LogMel`."""
 
     def num_frames(self, num_samples: Any) -> Any:
-        """Frames that so many samples make. Works on ints and arrays."""
+        """Frames that so many ticks make. Works on ints and arrays."""
 
     def of_piece(self, audio: jax.Array, num_samples: jax.Array, loudest: jax.Array) -> jax.Array:
         """The same of pieces of a waveform; loudest: [batch], see `LogMel.of_piece`."""
@@ -64,15 +67,15 @@ class FrontEnd(Protocol):
     def sizes(self) -> dict[str, int]:
         """Window and hop in samples at the network's rate, and bands."""
 
-    def exported(self) -> "FrontEnd":
-        """The front end inside an export, for any machine and any batch."""
+    def exported(self, rate: int) -> "FrontEnd":
+        """The front end inside an export, for any machine and any batch: of [batch, samples]."""
 
     def by_steps(self, waveform: Any, steps: Any) -> Any:
         """The exported front end by the steps of a runtime, a `folding.FrontEndSteps`."""
 
     @property
     def least_samples(self) -> int:
-        """The shortest audio that it takes."""
+        """The shortest audio that it takes, exported."""
 
 
 class Tagging(nnx.Module):
@@ -214,7 +217,7 @@ class Architecture:
       front_end: the front end, of config.frontend.
       create: (number of classes, width, dropout, seed, output) to a network with initial variables.
       fold: (variables, output) to the network for inference, see `folding.FoldedNetwork`.
-      sample_rate: samples a second that it hears; audio of 16 kHz is resampled to it on the fly.
+      sample_rate: samples a second that it hears, and published weights were trained on.
       has_frames: it has outputs over time; else one for all of a segment.
       tagging_seconds: longest segments that tags with times come from, if the user names no length.
       entries: of the parameters, all tensors by their published names.

@@ -86,11 +86,11 @@ def augment_waveform(keys: jax.Array, audio: jax.Array, settings: Augmentation) 
 
     Args:
       keys: [batch] random keys.
-      audio: float32 [batch, samples] in [-1, 1].
+      audio: float32 [batch, samples] in [-1, 1], or [batch, ticks, 2].
       settings: probabilities per example; gain in dB.
 
     Returns:
-      float32 [batch, samples], not clipped.
+      float32 of the same shape, not clipped.
     """
 
     def factor(key):
@@ -103,7 +103,7 @@ def augment_waveform(keys: jax.Array, audio: jax.Array, settings: Augmentation) 
 
     if not (settings.gain_probability or settings.polarity_probability):
         return audio
-    return audio * jax.vmap(factor)(keys)[:, None]
+    return audio * jax.lax.expand_dims(jax.vmap(factor)(keys), range(1, audio.ndim))
 
 
 def mask_spectrogram(

@@ -79,7 +79,8 @@ class LogMel:
         """Log-mel spectrogram in dB.
 
         Args:
-          audio: [batch, samples] int16, or floating point in [-1, 1]; at least 257 samples.
+          audio: [batch, samples] int16, or floating point in [-1, 1]; at least 257 samples. Of
+            audio at 32 kHz, [batch, samples, 2], the rate is halved.
           num_samples: [batch] valid samples of each row, which their reflection follows as far as
             the row goes; frames of them are those of the samples alone, and no maximum sees others.
           axis_name: mesh axis over which a "batch" maximum is taken.
@@ -88,7 +89,8 @@ class LogMel:
         Returns:
           float32 [batch, 1 + samples // 160, 64].
         """
-        waveform = reflected(to_float(audio), num_samples)
+        audio = to_float(audio)
+        waveform = reflected(audio if audio.ndim == 2 else halve_rate(audio), num_samples)
         mel = power_mel(waveform, self.fft, platform, self.transform)
         decibel = 10.0 * jnp.log10(jnp.maximum(mel, AMIN))
         if self.top_db_over == "none":
@@ -131,7 +133,7 @@ class LogMel:
         """Window, hop and bands, for descriptions of exports."""
         return {"window_samples": WINDOW, "hop_samples": HOP, "mel_bands": NUM_MELS}
 
-    def exported(self) -> "LogMel":
+    def exported(self, rate: int = SAMPLE_RATE) -> "LogMel":
         """The front end inside an export, for any machine and any batch.
 
         A dynamic range over a "batch" becomes one over each clip, so that a clip's probabilities do
@@ -167,9 +169,40 @@ def frame_mask(num_samples: jax.Array, frames: int) -> jax.Array:
 
 
 def zeros_after(audio: jax.Array, num_samples: jax.Array) -> jax.Array:
-    """audio [batch, samples] with zeros from `num_samples` [batch] on, without the reflection."""
+    """Audio [batch, ticks, ...] with zeros from `num_samples` [batch] on, without reflection."""
     inside = jnp.arange(audio.shape[1]) < num_samples[:, None]
+    inside = jax.lax.expand_dims(inside, range(2, audio.ndim))
     return jnp.where(inside, audio, jnp.zeros((), audio.dtype))
+
+
+def halve_rate(audio: jax.Array) -> jax.Array:
+    """Audio at 32 kHz, [batch, ticks, 2], at 16 kHz: [batch, ticks].
+
+    A windowed sinc of 127 samples, flat within 0.06 dB up to 7.1 kHz, around a tick's first sample.
+    """
+    batch, ticks, _ = audio.shape
+    half = len(_halving_taps()) // 2
+    padded = jnp.pad(audio.reshape(batch, 2 * ticks), ((0, 0), (half, half)))
+    chunks = padded.reshape(batch, -1, 2)  # a kernel of 64 ticks moves by one
+    kernel = jnp.asarray(_halving_taps(), audio.dtype).reshape(half, 2, 1)
+    filtered = jax.lax.conv_general_dilated(
+        chunks,
+        kernel,
+        (1,),
+        "VALID",
+        dimension_numbers=("NWC", "WIO", "NWC"),
+        precision=jax.lax.Precision.HIGHEST,
+    )
+    return filtered[:, :ticks, 0]
+
+
+@lru_cache
+def _halving_taps() -> np.ndarray:
+    """float64 [128] of a low-pass filter at 7.65 kHz; the first is 0."""
+    distance = np.arange(128) - 64
+    taps = np.sinc(distance * 0.478) * np.kaiser(129, 9.0)[:128]
+    taps[0] = 0
+    return taps / taps.sum()
 
 
 def to_float(audio: jax.Array) -> jax.Array:

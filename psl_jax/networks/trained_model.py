@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from psl_jax.audio.segments import RATES, SAMPLE_RATE
 from psl_jax.networks.architecture import OUTPUTS, Architecture, FrontEnd, Network, Variables
 from psl_jax.networks.available import ARCHITECTURES
 from psl_jax.networks.class_lists import near_names
@@ -75,6 +76,7 @@ class ModelInfo:
       logmel: the front end that it was trained with.
       output: which of `architecture.OUTPUTS` makes probabilities.
       network: its name in `available.ARCHITECTURES`.
+      sample_rate: of the audio that it was trained on, in Hz.
       name: of the experiment, for people.
       origin: where it comes from, as JSON values: averaged_steps, config_digest, imported, licence.
       thresholds: from which score on each class counts as heard; None: none were tuned.
@@ -89,6 +91,7 @@ class ModelInfo:
     output: str = "sigmoid"
     thresholds: Thresholds | None = None
     network: str = MOBILENET_V2.name
+    sample_rate: int = SAMPLE_RATE
 
     @property
     def format_version(self) -> int:
@@ -105,6 +108,11 @@ class ModelInfo:
     def front_end(self) -> FrontEnd:
         """The front end that it was trained with."""
         return self.architecture.front_end(self.logmel)
+
+    @property
+    def exported_front_end(self) -> FrontEnd:
+        """The front end inside an export, of audio at `sample_rate`."""
+        return self.front_end.exported(self.sample_rate)
 
     def create(self) -> tuple[Network, Variables]:
         """The network, and arrays of its shapes."""
@@ -124,9 +132,11 @@ class ModelInfo:
             "frontend": dataclasses.asdict(self.logmel),
         } | dict(self.origin)
 
-    def network_as_json(self) -> dict[str, str]:
+    def network_as_json(self) -> dict[str, Any]:
         """Nothing where earlier versions know it."""
-        return {} if self.network == MOBILENET_V2.name else {"network": self.network}
+        if self.network == MOBILENET_V2.name:
+            return {}
+        return {"network": self.network, "sample_rate": self.sample_rate}
 
     def _thresholds_as_json(self) -> dict[str, Any]:
         tuned = self.thresholds
@@ -145,6 +155,12 @@ class ModelInfo:
                 f"{where} was not written by psl_jax: what it says of the model lacks "
                 f"{', '.join(missing)}"
             )
+        network = values.get("network", MOBILENET_V2.name)
+        if network not in ARCHITECTURES:
+            raise UserError(
+                f"{where} is of the network {network!r}, this psl_jax knows "
+                f"{', '.join(ARCHITECTURES)}: install a newer one"
+            )
         version = values.get("format_version", 1)  # the first had no number
         if not isinstance(version, int) or version > FORMAT_VERSION:
             raise UserError(
@@ -156,13 +172,14 @@ class ModelInfo:
             raise UserError(
                 f"{where} has the output {output!r}, this psl_jax knows {', '.join(OUTPUTS)}"
             )
-        network = values.get("network", MOBILENET_V2.name)
-        if network not in ARCHITECTURES:
+        sample_rate = values.get("sample_rate", SAMPLE_RATE)
+        if sample_rate not in RATES:
             raise UserError(
-                f"{where} is of the network {network!r}, this psl_jax knows "
-                f"{', '.join(ARCHITECTURES)}"
+                f"{where} is of audio at {sample_rate!r} Hz, this psl_jax knows "
+                f"{', '.join(map(str, RATES))}"
             )
         named = {*_NEEDED, "network", "frontend", "name", "format_version", "output", "thresholds"}
+        named |= {"sample_rate"}
         classes, width, seconds = (values[name] for name in _NEEDED)
         if not (
             isinstance(classes, list | tuple)
@@ -184,6 +201,7 @@ class ModelInfo:
             origin={name: value for name, value in values.items() if name not in named},
             output=output,
             network=network,
+            sample_rate=sample_rate,
             thresholds=None if tuned is None else Thresholds.from_json(tuned, classes, where),
         )
 

@@ -12,6 +12,7 @@ import pathlib
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
+from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.corpora.clip_rows import Loaded, Problem
 from psl_jax.corpora.corpus import Corpus
 from psl_jax.data import split_index_files as index_lib
@@ -73,14 +74,16 @@ class ClipBuilder:
         return self._settings_of(self.corpus)
 
     def _settings_of(self, corpus: Corpus) -> dict[str, Any]:
-        return dict(corpus.settings) | ({"limit": self.limit} if self.limit else {})
+        settings = dict(corpus.settings) | ({"limit": self.limit} if self.limit else {})
+        rate = self.corpus.sample_rate
+        return settings if rate == SAMPLE_RATE else settings | {"sample_rate": rate}
 
     def _reuse(self, root: pathlib.Path) -> None:
         """Finds a data set that differs in its splits alone, and adds the missing splits to it."""
         for path in sorted(root.glob(f"*/{VERSION}/{preparation_report.REPORT_NAME}")):
             stored_settings = files.read_json(path)["settings"]
             try:
-                same_corpus = self.corpus.only(stored_settings.get("splits", ()))
+                same_corpus = self._only(stored_settings.get("splits", ()))
             except UserError:  # a table of those splits is gone
                 continue
             if (
@@ -89,9 +92,15 @@ class ClipBuilder:
             ):
                 continue
             if added := set(self.corpus.settings["splits"]) - set(stored_settings["splits"]):
-                self._added = self.corpus.only(sorted(added))
+                self._added = self._only(sorted(added))
             self.corpus, self._folder = same_corpus, path.parent
             return
+
+    def _only(self, splits: Sequence[str]) -> Corpus | None:
+        corpus = self.corpus.only(splits)
+        if corpus is not None:
+            corpus.sample_rate = self.corpus.sample_rate
+        return corpus
 
     @property
     def data_dir(self) -> str:
@@ -233,7 +242,9 @@ class ClipBuilder:
             if part.shard.exists():  # else it was renamed by the start before
                 part.shard.rename(self._shard_path(split, number, len(kept_parts)))
         sizes = [len(contents.clips) for contents in all_contents if contents.clips]
-        index = index_lib.build_index(split, self.corpus.classes, total.clips, sizes)
+        index = index_lib.build_index(
+            split, self.corpus.classes, total.clips, sizes, self.corpus.sample_rate
+        )
         index.save(index_lib.index_path(self._unfinished_folder, split))
         problems = list(dict.fromkeys(total.problems))  # once for all clips of a recording
         return index, dataclasses.replace(total, clips=[], problems=problems)
@@ -264,7 +275,7 @@ class ClipBuilder:
 
             beam_shards.write_parts(
                 missing,
-                loader=self.corpus.loader(),
+                loader=self.corpus.clip_loader,
                 has_events=self.corpus.has_events,
                 options=self._beam_options,
                 name=f"{self.corpus.name} {split}",
@@ -288,7 +299,7 @@ class ClipBuilder:
 
         def load_rows() -> Generator[Loaded, None, None]:
             with progress.bar(num_rows, "clips", f"prepare {split}", num_rows - len(rows)) as bar:
-                for item in ordered_map(self.corpus.loader(), rows, self.num_workers):
+                for item in ordered_map(self.corpus.clip_loader, rows, self.num_workers):
                     bar.update()
                     yield item
 

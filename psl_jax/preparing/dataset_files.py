@@ -79,12 +79,14 @@ def write_metadata(folder: pathlib.Path, corpus: Corpus, indices: Mapping[str, C
             features=make_features(
                 corpus.classes,
                 events=corpus.has_events,
+                sample_rate=corpus.sample_rate,
                 unknown=any(index.has_unknown for index in indices.values()),
             ),
             split_infos=infos,
             filename_template=template,
             check_data=False,
-            description=f"{corpus.name}: clips at 16 kHz with weak labels; made by psl_jax.",
+            description=f"{corpus.name}: clips at {corpus.sample_rate // 1000} kHz with weak "
+            "labels; made by psl_jax.",
             disable_shuffling=True,
         )
         metadata_files = set(local.iterdir()) - shards

@@ -4,6 +4,7 @@ import argparse
 import os
 from typing import Any
 
+from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.corpora.corpus import Corpus
 from psl_jax.data import split_index_files as index_lib
 from psl_jax.data.settings import RECORDED, DataSettings
@@ -50,8 +51,10 @@ def prepare(data: DataSettings, workdir: str | os.PathLike[str], quiet: bool = F
     """
     if data.corpus == "tfds":
         return _check_existing(data, quiet)
+    corpus = _make_corpus(data)
+    corpus.sample_rate = data.sample_rate
     builder = ClipBuilder(
-        _make_corpus(data),
+        corpus,
         data_dir=absolute(data.data_dir or os.path.join(workdir, "data")),
         num_workers=data.num_workers or None,
     )
@@ -81,6 +84,10 @@ def print_summary(report: dict[str, Any], data_dir: str | os.PathLike[str], exis
 
 def _make_corpus(data: DataSettings) -> Corpus:
     if data.corpus == "soundscapes":
+        if data.sample_rate != SAMPLE_RATE:
+            raise UserError(
+                f"data.sample_rate is {data.sample_rate}: soundscapes are made at {SAMPLE_RATE} Hz"
+            )
         from psl_jax.corpora.soundscapes import HALVES, SceneSettings, Soundscapes
 
         return Soundscapes(
@@ -139,8 +146,10 @@ def _check_existing(data: DataSettings, quiet: bool) -> str:
 
 def make_builder(arguments: argparse.Namespace) -> ClipBuilder:
     """Makes the builder of the corpus that the command line names."""
+    corpus = _make_corpus_of_arguments(arguments)
+    corpus.sample_rate = arguments.sample_rate
     return ClipBuilder(
-        _make_corpus_of_arguments(arguments),
+        corpus,
         data_dir=absolute(arguments.data_dir),
         num_workers=arguments.num_workers,
         limit=arguments.limit,

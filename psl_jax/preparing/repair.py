@@ -114,7 +114,7 @@ def _write_again(
         )
 
     def load_clips() -> Iterator[Any]:
-        loaded = ordered_map(corpus.loader(), (rows[clip] for clip in clip_ids), num_workers)
+        loaded = ordered_map(corpus.clip_loader, (rows[clip] for clip in clip_ids), num_workers)
         for clip, item in zip(range(first_clip, end_clip), loaded, strict=True):
             _check_same_audio(path, index, clip=clip, item=item)
             yield item

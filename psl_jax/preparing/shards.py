@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.corpora import clip_rows
 from psl_jax.corpora.clip_rows import Clip, Problem
 from psl_jax.data import record_files
@@ -77,7 +78,11 @@ def write_shard(
 
 
 def make_features(
-    classes: Sequence[str], *, events: bool, unknown: bool = False
+    classes: Sequence[str],
+    *,
+    events: bool,
+    unknown: bool = False,
+    sample_rate: int = SAMPLE_RATE,
 ) -> "tfds.features.FeaturesDict":
     """Makes the TFDS features of a corpus with these classes.
 
@@ -89,9 +94,13 @@ def make_features(
     import tensorflow_datasets as tfds  # the rest of this module serves machines without it
 
     label = tfds.features.ClassLabel(names=list(classes))
+    form: dict[str, Any] = {"shape": (None,), "dtype": np.int16, "encoding": "bytes"}
+    is_usual = sample_rate == SAMPLE_RATE
     contents: dict[str, Any] = {
         "id": tfds.features.Text(),
-        "audio": tfds.features.Tensor(shape=(None,), dtype=np.int16, encoding="bytes"),
+        "audio": tfds.features.Tensor(**form)
+        if is_usual
+        else tfds.features.Audio(sample_rate=sample_rate, **form),
         "labels": tfds.features.Sequence(label),
     }
     if events:

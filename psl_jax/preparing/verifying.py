@@ -122,8 +122,9 @@ def _describe_difference(index: ClipIndex, clip: int, record: bytes | memoryview
     labels = list(fields["labels"].int64_list.value)
     if clip_id != str(index.ids[clip]):
         return f"the record is of {clip_id!r}"
-    if len(audio) != int(index.num_samples[clip]):
-        return f"{len(audio)} samples, expected {int(index.num_samples[clip])}"
+    num_samples = int(index.num_samples[clip]) * index.bytes_per_tick // 2
+    if len(audio) != num_samples:
+        return f"{len(audio)} samples, expected {num_samples}"
     expected = index.label_values[index.label_offsets[clip] : index.label_offsets[clip + 1]]
     if labels != expected.tolist():
         return f"labels {labels}, expected {expected.tolist()}"

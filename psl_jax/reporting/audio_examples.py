@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from psl_jax.audio.segments import SAMPLE_RATE
+from psl_jax.audio.segments import SAMPLE_RATE, flatten
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.source import Source
@@ -147,7 +147,7 @@ class _Hearers:
             name = f"soft {segmentation.seconds:g} s" if alone else f"soft, {key}"
             values = one.gather(np.array([clip]))[0, :count].astype(np.float32)
             lane_values.append((values, np.append(onsets, offsets[-1]), name, "soft"))
-        tags = self.tagger.tag(audio, SAMPLE_RATE)
+        tags = self.tagger.tag(*flatten(audio))
         columns = [self.tagger.labels.index(name) for name in index.classes]
         edges = FRAME_SECONDS * (np.arange(len(tags.frame_times) + 1) - 0.5)
         lane_values.append((tags.frame_scores[:, columns], edges, self.student, "student"))
@@ -200,7 +200,7 @@ def png(decibel: np.ndarray, column_seconds: float) -> bytes:
 def flac(audio: np.ndarray) -> bytes:
     """int16 [samples] at 16 kHz without loss: every browser plays it, in time with the picture."""
     file = io.BytesIO()
-    soundfile.write(file, audio, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    soundfile.write(file, *flatten(audio), format="FLAC", subtype="PCM_16")
     return file.getvalue()
 
 

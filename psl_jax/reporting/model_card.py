@@ -49,8 +49,8 @@ def card(
         f"# {info.name}",
         f"Tags audio with {len(model.classes)} sound classes, a row of scores every "
         f"{FRAME_SECONDS:g} s. {info.architecture.title} of width {info.width:g} on log-mel "
-        f"spectrograms of 16 kHz mono, trained on segments of {info.segment_seconds:g} s with "
-        "psl_jax.",
+        f"spectrograms of {info.sample_rate // 1000} kHz mono, trained on segments of "
+        f"{info.segment_seconds:g} s with psl_jax.",
         "## Use",
         _describe_use(info.name, info.output, written),
         "## What it is for",

@@ -33,7 +33,7 @@ class Rule:
     """What a setting may be. Limits are inclusive: `least`, `most`; or not: `above`, `below`."""
 
     kind: Kind = Kind.SCIENTIFIC
-    choices: Sequence[str] = ()
+    choices: Sequence[str | int] = ()
     or_above: float | None = None  # besides the choices, text of a number above this
     least: float | None = None
     above: float | None = None
@@ -67,7 +67,7 @@ class Rule:
     def __str__(self) -> str:
         if self.choices:
             number = "" if self.or_above is None else f", or a number above {self.or_above:g}"
-            return f"one of {', '.join(self.choices)}{number}"
+            return f"one of {', '.join(map(str, self.choices))}{number}"
         words = ("at least", self.least), ("above", self.above), ("at most", self.most)
         limits = [f"{word} {limit:g}" for word, limit in words if limit is not None]
         limits += [] if self.below is None else [f"below {self.below:g}"]

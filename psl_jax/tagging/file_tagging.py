@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from psl_jax.audio.audio_input import Blocks, limit_blocks, open_blocks
+from psl_jax.audio.audio_input import Blocks, limit_blocks
 from psl_jax.audio.decoding import AUDIO_SUFFIXES, MIN_SAMPLES
 from psl_jax.audio.readers import DecodeError
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
@@ -253,7 +253,7 @@ def tag_files(
         for number, item in enumerate(inputs):
             started[number] = item
             audio = sys.stdin.buffer if item.path == STDIN else item.path
-            blocks = open_blocks(audio, on_open=functools.partial(rates.__setitem__, number))
+            blocks = tagger.open(audio, on_open=functools.partial(rates.__setitem__, number))
             if keep.truncated:
                 blocks = _read_until_damage(blocks, functools.partial(damages.__setitem__, number))
             blocks = limit_blocks(blocks, max_seconds)
@@ -280,7 +280,7 @@ def tag_files(
                 report_seconds(new_seconds)
             if item.is_last:
                 collector, source = open_files.pop(number), started.pop(number)
-                high_hertz = min(rates.pop(number), SAMPLE_RATE) / 2
+                high_hertz = min(rates.pop(number), tagger.info.sample_rate) / 2
                 cut = damages.pop(number, None)
                 finished[number] = collector.finish(source, item.timeline, high_hertz, cut)
         while next_number in finished:

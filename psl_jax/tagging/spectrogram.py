@@ -40,7 +40,7 @@ class Spectrogram:
         self._pool, self._waiting_samples = MaxPool(columns), np.zeros(0, np.int16)
 
     def add(self, block: np.ndarray) -> None:
-        """Takes samples at 16 kHz: int16, or float32 in [-1, 1]."""
+        """Takes audio: int16, or float32 in [-1, 1]."""
         chunk_samples = _CHUNK_FRAMES * HOP
         samples = (
             np.concatenate([self._waiting_samples, block]) if len(self._waiting_samples) else block
@@ -61,7 +61,7 @@ class Spectrogram:
 
 def _compute_chunk(audio: np.ndarray) -> np.ndarray:
     """Computes log-mel frames of up to _CHUNK_FRAMES hops, with reflected audio at the ends."""
-    padded = np.zeros((1, _CHUNK_FRAMES * HOP), np.float32)
+    padded = np.zeros((1, _CHUNK_FRAMES * HOP, *audio.shape[1:]), np.float32)
     padded[0, : len(audio)] = audio if audio.dtype == np.float32 else audio / np.float32(32768)
     return np.asarray(_compute_logmel(padded)[0])
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import soxr
 
 from psl_jax.audio import audio_input, decoding, readers
 from psl_jax.audio.readers import DecodeError
@@ -41,10 +40,11 @@ class Stream:
         num_classes: int,
         segmentation: Segmentation,
         sample_rate: float,
+        rate: int = SAMPLE_RATE,
     ):
         """Opens a stream. Raises UserError for a wrong rate.
 
-        compute: returns the scores [frames, classes] of windows.
+        compute: returns the scores [frames, classes] of windows at `rate`.
         """
         try:
             readers.check_form(sample_rate, 1)
@@ -59,11 +59,7 @@ class Stream:
         self._num_samples, self._num_rows, self._num_classes = 0, 0, num_classes
         self._is_open = True
         self._int32_peak = 0  # see check_int32
-        self._resampler = None
-        if sample_rate != SAMPLE_RATE:
-            self._resampler = soxr.ResampleStream(
-                sample_rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ"
-            )
+        self._resampler = decoding.Resampler(sample_rate, rate)
 
     @property
     def seconds(self) -> float:
@@ -86,9 +82,9 @@ class Stream:
         array = np.atleast_1d(audio_input.as_array(chunk))
         mono = _mix_to_mono(array)
         self._int32_peak = max(self._int32_peak, audio_input.find_int32_peak(array))
-        if self._resampler is None:
-            return self._take(mono.copy())  # the caller may fill its buffer again
-        return self._take(self._resampler.resample_chunk(mono))
+        if not self._resampler.holds_back:
+            mono = mono.copy()  # the caller may fill its buffer again
+        return self._take(self._resampler.add(mono))
 
     def provisional(self) -> Rows:
         """Returns the rows after the complete ones, as they would be if the audio ended here.
@@ -110,9 +106,8 @@ class Stream:
         if not self._is_open:
             raise UserError("the stream is finished: begin another one")
         first_row, score_blocks = self._num_rows, []
-        if self._resampler is not None:
-            remaining = self._resampler.resample_chunk(np.zeros(0, np.float32), last=True)
-            score_blocks.append(self._take(remaining).scores)
+        if self._resampler.holds_back:
+            score_blocks.append(self._take(self._resampler.finish()).scores)
         self._is_open = False
         audio_input.check_int32(self._int32_peak)
         try:

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, NamedTuple, overload
 import jax
 import numpy as np
 
-from psl_jax.audio.audio_input import Blocks, open_blocks
+from psl_jax.audio.audio_input import Blocks, OnOpen, open_blocks
 from psl_jax.audio.decoding import MIN_SECONDS
 from psl_jax.audio.readers import DecodeError
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
@@ -215,7 +215,14 @@ class Tagger:
         segmentation = self.segmentation(segment_seconds, hop_seconds)
         if segmentation is None:
             raise UserError("a stream needs segments: give segment_seconds above 0")
-        return Stream(self.compute, len(self.labels), segmentation, sample_rate)
+        rate = self.info.sample_rate
+        return Stream(self.compute, len(self.labels), segmentation, sample_rate, rate)
+
+    def open(
+        self, audio: Any, sample_rate: float | None = None, on_open: OnOpen | None = None
+    ) -> Blocks:
+        """Returns the blocks that `run` takes: `open_blocks` at the model's rate."""
+        return open_blocks(audio, sample_rate, on_open, self.info.sample_rate)
 
     def segmentation(
         self, segment_seconds: float | None = None, hop_seconds: float | None = None
@@ -279,7 +286,7 @@ class Tagger:
         def open_sources() -> Iterator[Blocks]:
             for number, audio in enumerate(audios):
                 try:
-                    yield open_blocks(audio, sample_rate)
+                    yield self.open(audio, sample_rate)
                 except UserError as error:
                     raise UserError(
                         f"{_describe_audio(audio, number, is_numbered)}{error}"
@@ -400,7 +407,7 @@ class Tagger:
 
     def _find_loudest(self, window: Window) -> float:
         """Finds the loudest value in dB of the input frames that only this window covers."""
-        row = np.zeros((1, window.size), np.float32)
+        row = np.zeros((1, window.size, *window.audio.shape[1:]), np.float32)
         window.write(row[0])
         frames = [_INPUT_FRAMES * window.first_frame, _INPUT_FRAMES * window.stop_frame]
         frames[1] = min(frames[1], num_frames(len(window.audio)))
@@ -437,7 +444,8 @@ def _put_on_device(work: tuple[list[_NumberedWindow], int] | ReadFailure) -> tup
     if isinstance(work, ReadFailure):
         return work, None
     batch, rows = work
-    audio = np.zeros((rows, batch[0].window.size), np.float32)
+    first = batch[0].window
+    audio = np.zeros((rows, first.size, *first.audio.shape[1:]), np.float32)
     num_samples = np.ones(rows, np.int32)
     loudest = np.full(rows, np.nan, np.float32)
     for i, (_, window, _) in enumerate(batch):

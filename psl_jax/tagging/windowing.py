@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
+from psl_jax.audio.segments import SAMPLE_RATE, Segmentation, reverse
 from psl_jax.networks.frontend import WINDOW
 from psl_jax.networks.mobilenetv2 import FRAME_SAMPLES
 
@@ -41,7 +41,7 @@ class Window:
     """Consecutive samples of a waveform that go through the network at once.
 
     Attributes:
-      audio: int16, or float32 in [-1, 1]: [samples].
+      audio: int16, or float32 in [-1, 1]: [samples], or [ticks, 2] at 32 kHz.
       onset: number of its first sample in the waveform; negative for the reflection before it.
       end: number of the sample where it ends; of the last window, where the waveform ends.
       size: length of the array to compute it in, with room for the reflection.
@@ -64,11 +64,12 @@ class Window:
     is_inside: bool = True
 
     def write(self, row: np.ndarray) -> None:
-        """Fills `row`, float32 [size] zeros, with the audio and its reflection."""
+        """Fills `row`, float32 zeros [size] or [size, 2], with the audio and its reflection."""
         samples = len(self.audio)
         scale = 1.0 if self.audio.dtype == np.float32 else 1 / 32768
         np.multiply(self.audio, np.float32(scale), out=row[:samples], casting="same_kind")
-        row[samples : samples + REFLECTION] = row[samples - 2 : samples - 2 - REFLECTION : -1]
+        reflected = row[max(samples - 1 - REFLECTION, 0) : samples - 1]
+        row[samples : samples + len(reflected)] = reverse(reflected)
 
 
 class SegmentCutter:
@@ -119,7 +120,7 @@ class SegmentCutter:
 
     def _make_before(self, audio: np.ndarray) -> Window:
         """Makes the window over the start of a waveform that begins with `audio`."""
-        reflected = audio[min(self._lead_samples, len(audio) - 1) : 0 : -1]
+        reflected = reverse(audio[1 : min(self._lead_samples, len(audio) - 1) + 1])
         heard_samples = audio[: self._length - len(reflected)]
         audio, onset = np.concatenate([reflected, heard_samples]), -len(reflected)
         # Frames before the start are left out.
@@ -128,7 +129,7 @@ class SegmentCutter:
 
     def _make_after(self, last: Window) -> Window:
         """Makes the window over the end of the waveform, whose last segment is `last`."""
-        reflected = last.audio[-2 : -2 - min(self._lead_samples, len(last.audio) - 1) : -1]
+        reflected = reverse(last.audio[:-1][-min(self._lead_samples, len(last.audio) - 1) :])
         heard_samples = last.audio[-(self._length - len(reflected)) :]
         audio, onset = np.concatenate([heard_samples, reflected]), last.end - len(heard_samples)
         # Frames after the end are left out.

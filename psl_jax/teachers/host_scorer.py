@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from psl_jax.audio.segments import SAMPLE_RATE
+from psl_jax.audio.segments import flatten
 from psl_jax.data.segment_loader import Batch
 from psl_jax.runtime import parallel
 from psl_jax.runtime.ordered_map import ordered_map
@@ -60,13 +60,14 @@ class HostScorer:
 
     def _make_waveform(self, audio: np.ndarray, num_valid: int, num_samples: int) -> np.ndarray:
         """Makes the waveform of a row at the teacher's rate: its valid samples, and zeros."""
-        waveform = np.zeros(num_samples, np.float32)
-        waveform[:num_valid] = audio[:num_valid] / np.float32(32_768)
-        if self._rate == SAMPLE_RATE:
+        padded = np.zeros((num_samples, *audio.shape[1:]), np.float32)
+        padded[:num_valid] = audio[:num_valid] / np.float32(32_768)
+        waveform, rate = flatten(padded)
+        if self._rate == rate:
             return waveform
         import soxr
 
-        return np.asarray(soxr.resample(waveform, SAMPLE_RATE, self._rate, quality="HQ"))
+        return np.asarray(soxr.resample(waveform, rate, self._rate, quality="HQ"))
 
     def _compute_scores(self, rows: list[np.ndarray], pool: ThreadPoolExecutor) -> np.ndarray:
         if not self._takes_batches:

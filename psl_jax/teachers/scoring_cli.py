@@ -279,6 +279,12 @@ def _parse_seconds(segments: str, teacher: Teacher, source: Source) -> float:
     return seconds
 
 
+def _describe_rates(data_rate: int, teacher_rate: int) -> str:
+    if data_rate == teacher_rate:
+        return ""
+    return f", at {data_rate // 1000} kHz, resampled on the fly to {teacher_rate // 1000} kHz"
+
+
 def describe_plan(
     task: Task,
     segmentation: AnySegmentation,
@@ -296,7 +302,7 @@ def describe_plan(
     lines = [
         f"model   {task.teacher.summarize()}",
         f"data    {index.split}: {len(index):,} clips, {index.hours:.2f} h, ids "
-        f"{index.ids_sha256[:12]}…",
+        f"{index.ids_sha256[:12]}…{_describe_rates(index.sample_rate, task.teacher.rate)}",
         f"work    {work_text} of int16 [{batch_size}, {segmentation.segment_samples}] to "
         f"{arguments.dtype} probabilities [{batch_size}, {index.num_classes}], on {scorer.where} "
         f"of each of {processes}",

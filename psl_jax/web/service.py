@@ -118,7 +118,7 @@ class Service:
         with self._lock:
             for seconds in lengths:
                 silence = np.zeros(round(seconds * SAMPLE_RATE), np.float32)
-                list(self.tagger.run([open_blocks(silence, SAMPLE_RATE)], segmentation))
+                list(self.tagger.run([self.tagger.open(silence, SAMPLE_RATE)], segmentation))
             spectrogram.compute_spectrogram(
                 open_blocks(np.zeros(SAMPLE_RATE, np.float32), SAMPLE_RATE)
             )
@@ -272,9 +272,13 @@ class _Waves:
         self._pool, self._waiting_samples = MaxPool(_WAVE_COLUMNS), np.zeros(0, np.int16)
 
     def add(self, block: np.ndarray) -> None:
-        samples = np.concatenate([self._waiting_samples, block])
-        num_whole = len(samples) // _WAVE_SAMPLES * _WAVE_SAMPLES
-        self._add(samples[:num_whole].reshape(-1, _WAVE_SAMPLES))
+        samples = (
+            np.concatenate([self._waiting_samples, block]) if len(self._waiting_samples) else block
+        )
+        num_columns = len(samples) // _WAVE_SAMPLES
+        num_whole = num_columns * _WAVE_SAMPLES
+        if num_columns:
+            self._add(samples[:num_whole].reshape(num_columns, -1))
         self._waiting_samples = samples[num_whole:]
 
     def _add(self, columns: np.ndarray) -> None:
@@ -284,7 +288,7 @@ class _Waves:
     def to_bytes(self) -> np.ndarray:
         """Returns uint8 [2, columns]: 255 is full scale, upwards and downwards."""
         if len(self._waiting_samples):
-            self._add(self._waiting_samples[None])
+            self._add(self._waiting_samples.reshape(1, -1))
         return (self._pool.rows.T.astype(np.int32) >> 7).astype(np.uint8)
 
 

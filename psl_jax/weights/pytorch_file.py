@@ -259,6 +259,7 @@ def make_model(
         name=path.stem,
         origin={"imported": imported},
         network=architecture.name,
+        sample_rate=architecture.sample_rate,
     )
     return Model(info.create()[0], variables, info)
 

@@ -1,4 +1,4 @@
-"""EfficientAT's log-mel spectrogram of audio at 16 or 32 kHz, on the accelerator.
+"""EfficientAT's log-mel spectrogram of audio at 32 or 16 kHz, on the accelerator.
 
 At 32 kHz: y[t] = x[t + 1] - 0.97 x[t]; 1024-point FFT of 800-sample symmetric Hann windows, hop
 320, centred frames with reflect padding, power; 128 mel bands from 0 to 15 kHz as Kaldi has them;
@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.networks.convolutions import in_parts
 from psl_jax.networks.frontend import power_of_chunks, to_float, zeros_after
 
@@ -27,7 +28,12 @@ _CHUNK = 64  # samples that one product interpolates between
 
 @dataclasses.dataclass(frozen=True)
 class MnFrontEnd:
-    """See `architecture.FrontEnd`: of audio at 16 kHz, which is doubled to 32 kHz."""
+    """See `architecture.FrontEnd`: audio at 16 kHz is doubled to 32 kHz.
+
+    rate: of audio [batch, samples].
+    """
+
+    rate: int = SAMPLE_RATE
 
     def __call__(
         self,
@@ -37,7 +43,11 @@ class MnFrontEnd:
         platform: str | None = None,
     ) -> jax.Array:
         at_rate = None if num_samples is None else 2 * num_samples
-        return log_mel(doubled(audio, num_samples), at_rate, platform)
+        if audio.ndim == 3:
+            audio = audio.reshape(len(audio), -1)
+        elif self.rate != RATE:
+            audio = doubled(audio, num_samples)
+        return log_mel(audio, at_rate, platform)
 
     def num_frames(self, num_samples: Any) -> Any:
         return num_frames(2 * num_samples)
@@ -52,16 +62,17 @@ class MnFrontEnd:
     def sizes(self) -> dict[str, int]:
         return {"window_samples": WINDOW, "hop_samples": HOP, "mel_bands": NUM_MELS}
 
-    def exported(self) -> "MnFrontEnd":
-        return self
+    def exported(self, rate: int) -> "MnFrontEnd":
+        return MnFrontEnd(rate)
 
     def by_steps(self, waveform: Any, steps: Any) -> Any:
         """See `architecture.FrontEnd`; frames begin where the window does, not the FFT."""
-        half = TAPS // 2
-        around = steps.padded(waveform, half - 1, half, mode="constant")
-        given = np.arange(TAPS) == half - 1
-        at_rate = steps.filtered(around, np.stack([given, interpolating_taps()], axis=1))
-        emphasized = steps.filtered(at_rate, np.array([[-PREEMPHASIS], [1]]))
+        if self.rate != RATE:
+            half = TAPS // 2
+            around = steps.padded(waveform, half - 1, half, mode="constant")
+            given = np.arange(TAPS) == half - 1
+            waveform = steps.filtered(around, np.stack([given, interpolating_taps()], axis=1))
+        emphasized = steps.filtered(waveform, np.array([[-PREEMPHASIS], [1]]))
         padded = steps.padded(emphasized, WINDOW // 2, WINDOW // 2, mode="reflect")
         power = steps.power(padded, hann(), hop=HOP, fft=FFT, bins=BINS)
         mel = steps.plus(steps.bands(power, mel_filters()[:BINS]), 1e-5)
@@ -69,7 +80,7 @@ class MnFrontEnd:
 
     @property
     def least_samples(self) -> int:
-        return FFT // 4 + 1
+        return FFT // 2 + 2 if self.rate == RATE else FFT // 4 + 1
 
 
 def num_frames(num_samples: Any) -> Any:
