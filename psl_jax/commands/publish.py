@@ -138,7 +138,6 @@ def publish(
 def _write_for_transformers(folder: pathlib.Path, model: Any) -> dict[str, str]:
     """Writes what transformers needs beside the weights; returns the files with what they hold."""
     from psl_jax import exporting
-    from psl_jax.audio.segments import SAMPLE_RATE
     from psl_jax.runtime import files
 
     module = "tagger_for_transformers"
@@ -156,13 +155,14 @@ def _write_for_transformers(folder: pathlib.Path, model: Any) -> dict[str, str]:
         "label2id": {name: number for number, name in enumerate(model.classes)},
         "network": model.info.network,
         "width": model.info.width,
+        "sample_rate": model.info.sample_rate,
         "top_db": None if logmel.top_db_over == "none" else logmel.top_db,
     }
     extractor = {
         "feature_extractor_type": "TaggerFeatureExtractor",
         "auto_map": {"AutoFeatureExtractor": f"{module}.TaggerFeatureExtractor"},
         "feature_size": 1,
-        "sampling_rate": SAMPLE_RATE,
+        "sampling_rate": model.info.sample_rate,
         "padding_value": 0.0,
     }
     files.write_json(folder / "config.json", config)

@@ -1,8 +1,9 @@
 // Tags audio with model.onnx: `npm install onnxruntime-web`, then `node tag.mjs a.wav`.
-// In a browser import `tag`, and decode audio with `new AudioContext({ sampleRate: 16000 })`.
+// In a browser import `tag`, and decode audio with `new AudioContext({ sampleRate: 16000 })`, or the
+// sampling_rate of preprocessor_config.json.
 import * as ort from "onnxruntime-web";
 
-// Returns [label, probability] of each class, the highest first, of a Float32Array at 16 kHz.
+// Returns [label, probability] of each class, the highest first, of a Float32Array at that rate.
 export async function tag(waveform) {
   const session = await ort.InferenceSession.create(await read("model.onnx"));
   const input = new ort.Tensor("float32", waveform, [1, waveform.length]);
@@ -19,8 +20,9 @@ async function read(name) {
 
 if (typeof process !== "undefined" && process.argv[2]) {
   const wav = await (await import("node:fs/promises")).readFile(process.argv[2]);
-  if (wav.readUInt16LE(22) !== 1 || wav.readUInt32LE(24) !== 16000 || wav.readUInt16LE(34) !== 16)
-    throw new Error("expected a WAV file: 16 kHz, mono, 16 bits");
+  const rate = JSON.parse(new TextDecoder().decode(await read("preprocessor_config.json"))).sampling_rate;
+  if (wav.readUInt16LE(22) !== 1 || wav.readUInt32LE(24) !== rate || wav.readUInt16LE(34) !== 16)
+    throw new Error(`expected a WAV file: ${rate} Hz, mono, 16 bits`);
   const audio = wav.subarray(wav.indexOf("data") + 8);
   const samples = { length: audio.length >> 1 };
   const waveform = Float32Array.from(samples, (_, i) => audio.readInt16LE(2 * i) / 32768);

@@ -28,6 +28,7 @@ class TaggerConfig(PretrainedConfig):  # type: ignore[misc]
       network: mobilenet_v2 or mn.
       width: multiplier of the network's channels.
       top_db: dynamic range of each row in dB; None keeps all of it.
+      sample_rate: of the waveforms in Hz.
     """
 
     model_type = "psl_jax"
@@ -37,10 +38,12 @@ class TaggerConfig(PretrainedConfig):  # type: ignore[misc]
         network: str = "mobilenet_v2",
         width: float = 1.0,
         top_db: float | None = 120.0,
+        sample_rate: int = 16_000,
         **settings: Any,
     ):
         super().__init__(**settings)
         self.network, self.width, self.top_db = network, width, top_db
+        self.sample_rate = sample_rate
 
 
 class TaggerFeatureExtractor(SequenceFeatureExtractor):  # type: ignore[misc]
@@ -85,13 +88,14 @@ class TaggerForAudioClassification(PreTrainedModel):  # type: ignore[misc]
             config.top_db,
             output="softmax" if is_softmax else "sigmoid",
             network=config.network,
+            sample_rate=config.sample_rate,
         )
         self.post_init()
 
     def forward(
         self, input_values: torch.Tensor, attention_mask: torch.Tensor | None = None, **_: Any
     ) -> SequenceClassifierOutput:
-        """Computes logits [batch, classes] of waveforms [batch, samples] at 16 kHz, in [-1, 1].
+        """Computes logits [batch, classes] of waveforms [batch, samples] in [-1, 1].
 
         attention_mask: [batch, samples], 1 for audio and 0 for the padding behind it.
         """

@@ -108,9 +108,14 @@ def load(kind: str, path: str) -> FileTeacher:
 
 
 def _apply_export_info(description: Description, info: dict[str, Any]) -> Description:
-    """Adds the front end of an export of ours without one (`--input=logmel`)."""
+    """Adds the rate of an export of ours, and the front end of one without (`--input=logmel`)."""
+    rate = info.get("sample_rate")
+    if isinstance(rate, int) and not description.is_given:
+        description = dataclasses.replace(description, rate=rate)
     if description.is_given or info.get("input") != "logmel":
         return description
+    if "network" in info:  # another one than MobileNetV2
+        raise UserError(f"{description.file} has no front end: export it with --input=waveform")
     frontend = info.get("frontend", {})
     top_db = 0.0 if frontend.get("top_db_over") == "none" else float(frontend.get("top_db", 0.0))
     spectrum = dataclasses.replace(host_logmel.PSL_JAX, top_db=top_db)
@@ -260,7 +265,7 @@ def _check_one_input(names: Sequence[str], file: pathlib.Path) -> None:
 def _check_rate(info: Any, description: Description) -> None:
     """Raises UserError where the file itself names another rate than its description."""
     file_rate = info.get("sample_rate") if isinstance(info, dict) else None
-    if isinstance(file_rate, int) and file_rate != description.rate:
+    if isinstance(file_rate, int) and description.is_given and file_rate != description.rate:
         raise UserError(
             f"{description.file} hears {file_rate} Hz, and its description says {description.rate}"
         )
