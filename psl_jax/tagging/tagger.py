@@ -165,8 +165,8 @@ class Tagger:
             m4a, ...), or a waveform [samples], [samples, channels] or
             [channels, samples]: floating point in [-1, 1], or integers. A list of these is
             computed in batches across them.
-          sample_rate: of waveforms, in Hz; not needed for files. Anything but 16 kHz is
-            resampled, several channels are averaged.
+          sample_rate: of waveforms, in Hz; not needed for files. Audio is resampled to the
+            model's rate (`info.sample_rate`), several channels are averaged.
           segment_seconds: length of the segments that the network scores, by default the length
             that it was trained on; `scores` is the mean over them. 0: the whole waveform in one
             pass.
