@@ -34,7 +34,7 @@ def test_float32_means_float32_on_every_backend(monkeypatch, dtype, platform, ar
     monkeypatch.setattr(parallel, "platform_of", lambda mesh: platform)
     monkeypatch.setattr(parallel, "dtype_on", lambda platform, dtype: dtype)
     monkeypatch.setattr(mn_module, "TABLE", small_mn.SHALLOW)
-    network, variables = architecture.create(3, 0.1, dropout=0.0)
+    network, variables = architecture.create(3, 0.4, dropout=0.0)
     front_end = architecture.front_end(LogMel())
     mesh = parallel.data_mesh(1)
     audio, lengths = np.zeros((4, 8000), np.int16), np.full(4, 8000, np.int32)
