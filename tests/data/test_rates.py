@@ -127,7 +127,7 @@ def test_networks_of_both_rates_hear_audio_of_both_rates():
 def test_teachers_of_other_runtimes_hear_them_at_their_rate():
     samples = noise(0.5, RATE, 7000)
     heard = []
-    scorer = HostScorer(lambda x: heard.append(x) or np.zeros((len(x), 1)), 16_000)
+    scorer = HostScorer(lambda x: heard.append(x) or np.zeros((len(x), 1)), 16_000, True)
     audio = np.int16(32768 * by_ticks(samples, RATE))[None]
     batch = {"audio": audio, "num_samples": np.array([8_000]), "weight": np.ones(1)}
     list(scorer([batch]))
