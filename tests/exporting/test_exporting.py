@@ -182,8 +182,11 @@ assert not any(name.startswith("psl_jax") for name in sys.modules)
             np.testing.assert_allclose(outputs[f"frames_{key}"], frames, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", export.FORMATS)
-def test_mn_in_each_format(name, signals, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "rate"),
+    [*((name, 16_000) for name in export.FORMATS), ("onnx", 32_000), ("torch", 32_000)],
+)
+def test_mn_in_each_format(name, rate, signals, monkeypatch, tmp_path):
     """Another network and front end; PyTorch's file loads into the published code's modules."""
     require(name)
     monkeypatch.setattr(mn_module, "TABLE", small_mn.SHALLOW)
@@ -191,7 +194,7 @@ def test_mn_in_each_format(name, signals, monkeypatch, tmp_path):
     monkeypatch.setattr(check, "BATCH_SIZES", (3,))
     state = small_mn.random_state(6, 0.4)
     variables = pytorch_file.convert_from_state(state, "random weights").variables
-    info = ModelInfo(tagging.LABELS, 0.4, 0.3, network="mn")
+    info = ModelInfo(tagging.LABELS, 0.4, 0.3, network="mn", sample_rate=rate)
     model = Model(info.create()[0], variables, info)
     path = tmp_path / f"mn{SUFFIXES.get(name, '.' + name)}"
     if name == "torch":
@@ -207,6 +210,7 @@ def test_mn_in_each_format(name, signals, monkeypatch, tmp_path):
     assert frames.shape == (3, 1, 6) and clip.std() > 0.02
     described = read_info(name, path)
     assert (described["network"], described["mel_bands"]) == ("mn", 128)
+    assert described["sample_rate"] == rate
     if name == "torch":
         theirs = torch_mn.MobileNetV3(small_mn.SHALLOW, 6, 0.4)
         theirs.load_state_dict(torch.load(path, weights_only=True), strict=True)
