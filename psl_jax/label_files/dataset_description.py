@@ -7,7 +7,6 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.runtime import files
 
@@ -63,9 +62,7 @@ def write(folder: pathlib.Path, index: ClipIndex, *, embeds: bool) -> list[pathl
     embeds: whether rows hold their audio; else they refer to files.
     """
     splits = sorted(path.name for path in (folder / "data").iterdir() if path.is_dir())
-    description = (
-        f"Segments of audio at {SAMPLE_RATE} Hz with soft labels for {index.num_classes} classes."
-    )
+    description = f"Segments of audio at {index.sample_rate} Hz with soft labels for {index.num_classes} classes."
     audio = (
         "`audio` is the segment."
         if embeds

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from psl_jax.audio.segments import SAMPLE_RATE
+from psl_jax.audio.segments import flatten
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.label_files import dataset_description, label_file
 from psl_jax.label_files.label_file import Options
@@ -141,7 +141,7 @@ def _make_schema(labels: SoftLabels, embeds: bool) -> Any:
         name: {"dtype": dtype, "_type": "Value"} for name, dtype in scalars.items()
     }
     if embeds:
-        features["audio"] = {"sampling_rate": SAMPLE_RATE, "_type": "Audio"}
+        features["audio"] = {"sampling_rate": labels.index.sample_rate, "_type": "Audio"}
     features["weak_labels"] = sequence_of(
         {"names": list(labels.index.classes), "_type": "ClassLabel"}
     )
@@ -196,7 +196,7 @@ def _write_clips(
 
 
 def _encode(samples: np.ndarray) -> bytes:
-    """Encodes int16 samples as FLAC."""
+    """Encodes int16 audio as FLAC."""
     file = io.BytesIO()
-    soundfile.write(file, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    soundfile.write(file, *flatten(samples), format="FLAC", subtype="PCM_16")
     return file.getvalue()
