@@ -62,7 +62,10 @@ def write(folder: pathlib.Path, index: ClipIndex, *, embeds: bool) -> list[pathl
     embeds: whether rows hold their audio; else they refer to files.
     """
     splits = sorted(path.name for path in (folder / "data").iterdir() if path.is_dir())
-    description = f"Segments of audio at {index.sample_rate} Hz with soft labels for {index.num_classes} classes."
+    description = (
+        f"Segments of audio at {index.sample_rate} Hz with soft labels for {index.num_classes} "
+        "classes."
+    )
     audio = (
         "`audio` is the segment."
         if embeds
