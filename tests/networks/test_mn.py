@@ -21,7 +21,6 @@ from psl_jax.networks.trained_model import Model, ModelInfo
 from psl_jax.runtime import parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.scoring.scorer import Scorer
-from psl_jax.tagging.tagger import Tagger
 from psl_jax.teachers.open_teacher import load_teacher, parse_name
 from psl_jax.teachers.teacher import make_quiet_noise
 from psl_jax.training.step import Recipe, init_state, step_function
@@ -56,8 +55,6 @@ def test_published_weights_give_the_published_probabilities():
             every_tenth = np.asarray(features[row]).T[:, ::10][:, : mel.shape[1]]
             np.testing.assert_allclose(every_tenth, mel, 0, 1e-3)
             np.testing.assert_allclose(probabilities[row], reference[f"prob{number}"], 0, 1e-4)
-        tags = Tagger(model).tag(rows[0], 32_000, segment_seconds=2.0)
-        np.testing.assert_allclose(tags.scores, reference["prob1"], 0, 1e-4)
         whole = np.asarray(frontend.log_mel(reference["wave0"][None]))[0].T
         np.testing.assert_allclose(whole[:, ::10], reference["logmel0"], 0, 1e-3)
 
