@@ -31,7 +31,8 @@ def noise(seconds: float, rate: int, highest: float, seed: int = 0) -> np.ndarra
     samples = round(seconds * rate)
     spectrum = np.fft.rfft(np.random.default_rng(seed).normal(size=samples))
     spectrum[int(len(spectrum) * highest / (rate / 2)) :] = 0
-    return np.asarray(0.1 * np.fft.irfft(spectrum, samples) * np.hanning(samples), np.float32)
+    sound = np.fft.irfft(spectrum, samples) * np.hanning(samples)
+    return np.asarray(0.5 * sound / np.abs(sound).max(), np.float32)
 
 
 @pytest.mark.parametrize("rate", [16_000, 32_000, 44_100])
@@ -115,13 +116,19 @@ def test_networks_of_both_rates_hear_audio_of_both_rates():
     high = np.stack([noise(0.5, RATE, 7000, seed) for seed in (0, 1)])
     low = soxr.resample(high.T, RATE, 16_000, quality="VHQ").T
     ticks = np.stack([by_ticks(row, RATE) for row in high])
-    np.testing.assert_allclose(jax.jit(halve_rate)(ticks), low, atol=1e-4)
+    np.testing.assert_allclose(jax.jit(halve_rate)(ticks), low, atol=5e-4)
     inside = slice(10, -10)  # frames
     by_halves, expected = (jax.jit(LogMel(60.0))(x)[:, inside] for x in (ticks, low))
     np.testing.assert_allclose(by_halves, expected, atol=0.05)
     native, doubled = (jax.jit(MnFrontEnd())(x)[:, inside, :80] for x in (ticks, low))
     np.testing.assert_allclose(native, doubled, atol=0.02)
     np.testing.assert_array_equal(native, jax.jit(MnFrontEnd(RATE))(high)[:, inside, :80])
+    bright = noise(0.5, RATE, 15_000)[None]  # mn hears what lies above 8 kHz
+    dull = soxr.resample(bright[0], RATE, 16_000)[None]
+    native, doubled = (
+        jax.jit(MnFrontEnd())(x)[0, 20, -20:] for x in (bright.reshape(1, -1, 2), dull)
+    )
+    assert np.min(np.asarray(native) - np.asarray(doubled)) > 0.5
 
 
 def test_teachers_of_other_runtimes_hear_them_at_their_rate():
@@ -135,7 +142,7 @@ def test_teachers_of_other_runtimes_hear_them_at_their_rate():
     np.testing.assert_allclose(heard[0][0], expected, atol=1e-4)
 
 
-def test_a_model_of_32_khz_tags_and_streams_what_lies_above_8_khz(monkeypatch, tmp_path):
+def test_a_model_of_32_khz_tags_files_and_streams_at_its_rate(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "TABLE", small_mn.SHALLOW)
     variables = pytorch_file.convert_from_state(small_mn.random_state(3, 0.4), "random").variables
     info = ModelInfo(("a", "b", "c"), 0.4, 0.5, network="mn", sample_rate=RATE)
@@ -150,5 +157,3 @@ def test_a_model_of_32_khz_tags_and_streams_what_lies_above_8_khz(monkeypatch, t
     parts = [stream.feed(samples[i : i + 3_333]) for i in range(0, len(samples), 3_333)]
     scores = np.concatenate([part.scores for part in (*parts, stream.finish())])
     np.testing.assert_allclose(scores, tags.frame_scores, atol=1e-5)
-    low = tagger.tag(soxr.resample(samples, RATE, 16_000), 16_000)
-    assert np.abs(low.frame_scores - tags.frame_scores).max() > 0.01
