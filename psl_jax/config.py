@@ -372,6 +372,9 @@ def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[Kind, list[s
     if "clip_seconds" not in old.get("data", {}) and after.get("data.corpus") == "own_data":
         renamed = (before[split], after.get(split)) == ("balanced", "validation")
         before[split] = after[split] if renamed else before[split]
+    # Nor had they `min_width`, which changes nothing where the network is as wide.
+    if "min_width" not in old.get("augment", {}) and not _is_narrow(after):
+        before["augment.min_width"] = after.get("augment.min_width")
     names = [n for n in sorted(before.keys() | after.keys()) if before.get(n) != after.get(n)]
     return {
         kind: [n for n in names if n not in KNOWN or KNOWN[n].rule.kind is kind]
@@ -379,6 +382,15 @@ def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[Kind, list[s
         else [n for n in names if n in KNOWN and KNOWN[n].rule.kind is kind]
         for kind in Kind
     }
+
+
+def _is_narrow(values: Mapping[str, Any]) -> bool:
+    """Whether `augment.min_width` takes something away from the augmentation."""
+    names = ("time_masks", "frequency_masks", "mixup_alpha")
+    augmentation = Augmentation(
+        **{name: values.get(f"augment.{name}", 0) for name in (*names, "min_width")}
+    )
+    return augmentation.for_width(values.get("model.width", 1.0)) != augmentation
 
 
 def stored_setting(stored: Mapping[str, Any], name: str) -> Any:

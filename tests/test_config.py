@@ -243,6 +243,16 @@ def test_folders_of_own_recordings_of_earlier_versions():
     assert config_lib.changed(old, now)[Kind.SCIENTIFIC] == ["data.clip_seconds"]
 
 
+def test_a_run_from_before_min_width_goes_on_where_it_changes_nothing():
+    config = config_lib.teacher()
+    config.augment.min_width = 0.5
+    for width, changes in ((1.0, []), (0.25, ["augment.min_width"])):
+        config.model.width = width
+        now = config_lib.to_dict(next(iter(config_lib.experiments(config).values())))
+        old = now | {"augment": {k: v for k, v in now["augment"].items() if k != "min_width"}}
+        assert config_lib.changed(old, now)[Kind.SCIENTIFIC] == changes
+
+
 def test_a_setting_that_there_is_no_longer_counts_as_scientific():
     now = config_lib.to_dict(config_lib.Settings())
     assert config_lib.changed(now | {"gone": 3}, now)[Kind.SCIENTIFIC] == ["gone"]

@@ -181,7 +181,7 @@ def _write_clips(
                 with files.atomic_open(folder / f"{clip:05d}.flac", "wb") as file:
                     file.write(_encode(samples))
                 audio += [f"{clip:05d}.flac"] * int(counts[clip])
-        weak = [np.flatnonzero(row).tolist() for row in index.weak_labels(first_clip + clips)]
+        weak = [np.flatnonzero(row > 0).tolist() for row in index.weak_labels(first_clip + clips)]
         yield {
             "clip": ids[rows].tolist(),
             "segment": segments.astype(np.int32),
