@@ -110,6 +110,8 @@ class Segments:
         if self.soft_labels is None:
             return index.weak_labels(clips)
         labels = self.soft_labels.of_segments(clips, segments).astype(np.float32)
+        if WEAK in self.soft_labels.manifest:  # the weak ones of then: people may know more now
+            labels = np.where(labels < 0, index.weak_labels(clips), labels)
         if self.alpha < 1:
             labels = mix_labels(labels, index.weak_labels(clips), self.alpha, index.has_unknown)
         return labels

@@ -168,7 +168,7 @@ def _spans(edges: np.ndarray, values: np.ndarray, seconds: float) -> list[Span]:
     """values [n] between edges [n + 1], as far as the clip is shown."""
     edges = np.round(np.clip(edges, 0, seconds), 3).tolist()
     return [
-        (on, off, round(float(value), 3))
+        (on, off, round(max(float(value), 0), 3))  # unknown: as absent
         for on, off, value in zip(edges[:-1], edges[1:], values, strict=True)
         if off > on
     ]

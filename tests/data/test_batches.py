@@ -32,6 +32,7 @@ from psl_jax.data.batches import (
 )
 from psl_jax.data.clip_index import ragged
 from psl_jax.data.clip_stream import ClipStream
+from psl_jax.data.label_manifest import WEAK
 from psl_jax.data.segment_loader import Segments
 from psl_jax.data.source import Source
 from psl_jax.data.training_order import SAMPLINGS, TrainingOrder
@@ -132,6 +133,14 @@ def test_soft_labels_stand_for_unknown_weak_ones(tmp_path):
     np.testing.assert_array_equal(weak.describe(numbers)["labels"], labels)
     expected = np.where(labels < 0, teacher, (teacher + labels) / 2)
     np.testing.assert_allclose(mixed.describe(numbers)["labels"], expected, rtol=1e-6)
+
+
+def test_weak_labels_of_now_stand_for_those_that_were_unknown_in_soft_labels(tmp_path):
+    index, segmentation = make_index([5], 100), Segmentation(0.01)
+    stored = write_soft_labels(tmp_path, index, segmentation, [np.full((1, 3), -1.0)] * 5)
+    stored.manifest[WEAK] = "labels of then"
+    labels = Segments(MemorySource(index), segmentation, stored).describe(np.arange(5))["labels"]
+    np.testing.assert_array_equal(labels, index.weak_labels())
 
 
 @given(indices(labelled=False), segmentations, st.integers(1, 9), st.integers(1, 5))
