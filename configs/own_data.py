@@ -10,6 +10,14 @@ eval.csv give them: docs/DATA.md. The teacher is trained on `full`, the students
 `balanced`, which is `full` unless there is such a split. With `configs/own_data.py:mn04` all start
 from EfficientAT's published mn04 (978,679 parameters, of AudioSet), not from random weights: for
 less than about ten hours of recordings.
+
+`configs/own_data.py:unlabelled` trains the students on recordings without labels, by the labels of
+any finished teacher (docs/TEACHERS.md), whose classes they take where there is no table:
+
+    python -m psl_jax.main --config configs/own_data.py:unlabelled --workdir runs/unlabelled \
+        --config.data.source_dir=FOLDER --config.teacher=mn04
+
+`own_data.py:unlabelled+mn04` starts these students from mn04, too.
 """
 
 from ml_collections import ConfigDict
@@ -23,9 +31,19 @@ def get_config(start: str = "") -> ConfigDict:
     result = config.base()
     result.name = "own_data"
     config.set_nested(result, paper_tables.OWN_DATA)
-    if start not in ("", "mn04"):
-        raise UserError(f"own_data.py:{start} is unknown: give mn04, or nothing, after the :")
-    if start:
+    words = set(start.split("+")) - {""}
+    if words - {"mn04", "unlabelled"}:
+        raise UserError(
+            f"own_data.py:{start} is unknown: give mn04, unlabelled, unlabelled+mn04, or nothing, "
+            "after the :"
+        )
+    if "mn04" in words:
         config.set_nested(result, config.FROM_MN04)
-    result.experiments = config.paper_suite()
+    if "unlabelled" in words:
+        result.name = "own_data_unlabelled"
+        result.data.unlabelled, result.data.train_split = True, "unlabelled"
+        for name, seconds in config.STUDENTS.items():
+            result.experiments[name] = {"labels": "soft", "segment_seconds": seconds}
+    else:
+        result.experiments = config.paper_suite()
     return result

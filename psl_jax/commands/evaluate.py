@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from psl_jax.runtime import cli_entry
+from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
 
 
@@ -64,6 +65,11 @@ def main(arguments: argparse.Namespace) -> None:
     seconds = "whole" if isinstance(cut, WholeClips) else cut.seconds
     length = seconds if seconds == "whole" else f"{seconds:g}s"
     name = f"{teacher.name}-{arguments.split}-{length}"
+    if not source.index.is_labelled:
+        raise UserError(
+            f"no clip of split {arguments.split!r} has a known label: there is nothing to evaluate "
+            "on it. psl-jax relabel scores clips without labels"
+        )
     out = path_of(arguments.out or path_of("evaluations") / name)
     scorer = task.make_scorer(arguments)
     if jax.process_index() == 0:

@@ -15,6 +15,7 @@ damage; 2 for wrong settings; 75 after SIGTERM.
 import argparse
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags, logging
 
@@ -116,12 +117,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     for field in dataclasses.fields(DataSettings):
         if field.name in prepare_corpus.OWN_DATA_OPTIONS:  # as config.data has them
             text = field.metadata["help"].removeprefix("own_data: ")
-            group.add_argument(
-                f"--{field.name}",
-                type=type(field.default),
-                choices=field.metadata["rule"].choices or None,
-                help=f"{text} (default: {field.default!r})",
-            )
+            how: dict[str, Any] = {"action": "store_true"}
+            if not isinstance(field.default, bool):
+                choices = field.metadata["rule"].choices or None
+                how = {"type": type(field.default), "choices": choices}
+            text += f" (default: {field.default!r})"
+            group.add_argument(f"--{field.name}", help=text, **how)
     flags.FLAGS(arguments[:1])  # absl wants its own flags parsed, and has none here
     result = parser.parse_args(arguments[1:])
     finished = result.describe or result.verify

@@ -4,20 +4,23 @@ yard_01.wav  yard_01.Table.1.selections.txt     events of Raven, Audacity, BirdN
 events.csv                                      filename,onset,offset,label
 labels.csv                                      filename,labels: of whole recordings
 dog/a.wav  cat/b.wav                            no table: folders are classes
+c.wav                                           no row names it: not labelled
 """
 
 import collections
 import dataclasses
+import math
 import os
 import pathlib
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from psl_jax.corpora.annotations.read_annotations import Annotations, read_annotations
-from psl_jax.corpora.annotations.table_events import EventRow, Hints
+from psl_jax.corpora.annotations.table_events import UNSURE, EventRow, Hints
 from psl_jax.corpora.clip_rows import ClipRow, Problem
 from psl_jax.corpora.label_cells import LabelCells
 from psl_jax.corpora.labels_folder import CLASSES_CSV, clip_ids
+from psl_jax.corpora.recording_clips import Coverage
 from psl_jax.corpora.split_groups import SPLITS_CSV
 from psl_jax.corpora.stored_audio import FileAudio
 from psl_jax.networks.class_lists import read_classes
@@ -32,8 +35,12 @@ class AnnotatedFolder:
 
     Attributes:
       rows: a row a recording, by `filename`: its path relative to the folder. One without labels
-        holds no event.
+        holds no event, or is among `unlabelled`.
       events: (event, class) by recording, where tables have events.
+      unsure: onset, offset and class (None: any) by recording, of which somebody is not sure.
+      annotated_classes: classes of which all events are annotated, by recording, where a table
+        names them.
+      unlabelled: recordings of which nothing is said, where those are kept.
       tables_sha256: of all that was read.
     """
 
@@ -42,6 +49,9 @@ class AnnotatedFolder:
     class_ids: tuple[str, ...]
     rows: dict[str, ClipRow]
     events: dict[str, list[tuple[EventRow, int]]]
+    unsure: dict[str, list[tuple[float, float, int | None]]]
+    annotated_classes: dict[str, frozenset[int]]
+    unlabelled: frozenset[str]
     groups: dict[str, str]
     problems: list[Problem]
     folders_are_classes: bool
@@ -50,6 +60,21 @@ class AnnotatedFolder:
     @property
     def has_events(self) -> bool:
         return bool(self.events)
+
+    def coverage(self, recording: str, keeps_background: bool) -> Coverage:
+        """What is known of a recording where no event and no label is.
+
+        keeps_background: whether everything was annotated in recordings with events.
+        """
+        unsure = tuple(self.unsure.get(recording, ()))
+        if recording in self.unlabelled:
+            return Coverage(frozenset(), True, True, unsure)
+        if (classes := self.annotated_classes.get(recording)) is not None:
+            return Coverage(classes, True, True, unsure)
+        has_events = recording in self.events or (self.has_events and bool(unsure))
+        is_complete = keeps_background or not has_events
+        classes = frozenset(range(len(self.classes)) if is_complete else ())
+        return Coverage(classes, is_complete, is_complete, unsure)
 
 
 def _number_labels(
@@ -60,20 +85,32 @@ def _number_labels(
         detail = f"{', '.join(map(repr, unknown))} not in the classes; dropped"
         problems.append(Problem(recording, "unknown label", detail))
     numbers = {lookup[name] for name in names if name in lookup}
-    if not numbers:
-        problems.append(Problem(recording, "no label", "left out"))
     return numbers
 
 
 def read_annotated_folder(
-    folder: str | os.PathLike[str], hints: Hints, label_separator: str
+    folder: str | os.PathLike[str],
+    hints: Hints,
+    label_separator: str,
+    *,
+    keeps_unlabelled: bool = False,
 ) -> AnnotatedFolder:
-    """Reads the tables of a folder, or the names of its folders. Raises UserError, see there."""
+    """Reads the tables of a folder, or the names of its folders. Raises UserError, see there.
+
+    keeps_unlabelled: recordings that no row names are kept; without any table, all.
+    """
     root = path_of(folder)
-    annotations = read_annotations(root, hints, frozenset({CLASSES_CSV, SPLITS_CSV}))
-    folders_are_classes = not annotations.tables
+    annotations = read_annotations(
+        root,
+        hints,
+        frozenset({CLASSES_CSV, SPLITS_CSV}),
+        keeps_unlabelled=keeps_unlabelled,
+    )
+    folders_are_classes = not annotations.tables and not keeps_unlabelled
     if folders_are_classes:
         _name_by_folders(root, annotations)
+    if not annotations.recordings:
+        raise UserError(f"no recording in {root}")
     class_file = root / CLASSES_CSV
     listed_classes = read_classes(class_file) if class_file.exists() else None
     cells = LabelCells(
@@ -84,14 +121,25 @@ def read_annotated_folder(
         and (*listed_classes[0], *(id for id in listed_classes[1] if id not in listed_classes[0])),
     )
     classes, class_ids = listed_classes or (cells.classes, cells.classes)
-    if not classes:
+    if not classes and annotations.tables:
         raise UserError(f"{root}: no event and no label in any table")
     lookup = dict(zip(class_ids, range(len(classes)), strict=True))
     lookup |= dict(zip(classes, range(len(classes)), strict=True))
     problems = list(annotations.problems)
     notes = [note for note in cells.notes if note[0] != "class of events alone"]
     problems += [Problem(", ".join(annotations.tables) or ".", *note) for note in notes]
-    labels: dict[str, set[int]] = {recording: set() for recording in annotations.empty}
+    unlabelled = frozenset(annotations.unnamed if keeps_unlabelled else ())
+    labels: dict[str, set[int]] = {
+        recording: set() for recording in (*annotations.empty, *annotations.unsure, *unlabelled)
+    }
+    unsure: dict[str, list[tuple[float, float, int | None]]] = {
+        recording: [
+            (event.onset, event.offset, number)
+            for event in rows
+            for number in _unsure_numbers([event.label.rstrip(UNSURE).strip()], cells, lookup)
+        ]
+        for recording, rows in annotations.unsure.items()
+    }
     events: dict[str, list[tuple[EventRow, int]]] = collections.defaultdict(list)
     for recording, rows in annotations.events.items():
         for event in rows:
@@ -103,8 +151,14 @@ def read_annotated_folder(
                 labels.setdefault(recording, set()).add(label)
     for recording, texts in annotations.labels.items():
         names = {name for text in texts for name in cells.of(text)}
-        if numbers := _number_labels(recording, names, lookup, problems):
+        unsure_names = [name for text in texts for name in cells.unsure(text)]
+        if unsure_names:
+            unsure_numbers = _unsure_numbers(unsure_names, cells, lookup)
+            unsure[recording] = [(0.0, math.inf, number) for number in unsure_numbers]
+        if (numbers := _number_labels(recording, names, lookup, problems)) or unsure_names:
             labels[recording] = numbers
+        else:
+            problems.append(Problem(recording, "no label", "left out"))
     ids = clip_ids(labels)
     tables = [root / name for name in annotations.tables] + [class_file] * class_file.exists()
     result = {
@@ -123,11 +177,40 @@ def read_annotated_folder(
         class_ids,
         result,
         dict(events),
+        unsure,
+        _annotated_classes(annotations, cells, lookup, problems),
+        unlabelled,
         annotations.groups,
         problems,
         folders_are_classes,
         csv_files.hash_files(tables),
     )
+
+
+def _unsure_numbers(
+    names: Iterable[str], cells: LabelCells, lookup: Mapping[str, int]
+) -> list[int | None]:
+    """The numbers of classes; None for any, of an empty name. What is no class is left out."""
+    return [
+        lookup.get(cells.name(name)) for name in names if not name or cells.name(name) in lookup
+    ]
+
+
+def _annotated_classes(
+    annotations: Annotations,
+    cells: LabelCells,
+    lookup: Mapping[str, int],
+    problems: list[Problem],
+) -> dict[str, frozenset[int]]:
+    """The classes of which all events are annotated, by recording."""
+    result = {}
+    for recording, text in annotations.annotated_classes.items():
+        names = set(cells.names(text))
+        if others := sorted(names - lookup.keys()):
+            detail = f"annotated_classes: {', '.join(map(repr, others))} not in the classes"
+            problems.append(Problem(recording, "unknown label", detail))
+        result[recording] = frozenset(lookup[name] for name in names if name in lookup)
+    return result
 
 
 def _times(events: list[tuple[EventRow, int]]) -> tuple[tuple[float, float, int], ...]:
@@ -162,7 +245,7 @@ def shorten_events(
         row = folder.rows[recording]
         labels = tuple(sorted({label for _, label in inside}))
         folder.rows[recording] = dataclasses.replace(row, labels=labels, events=_times(inside))
-        if not labels:
+        if not labels and recording not in folder.unsure:
             del folder.rows[recording]
             problems.append(Problem(recording, "no label", "no event is left; left out"))
     return problems

@@ -7,6 +7,7 @@ import collections
 import re
 from collections.abc import Iterable, Mapping
 
+from psl_jax.corpora.annotations.table_events import UNSURE
 from psl_jax.networks.class_lists import clean_name
 
 SEPARATORS = (";", ",", "|")
@@ -37,10 +38,11 @@ class LabelCells:
         classes: the only ones there are; default: all that are named.
         """
         self.notes: list[tuple[str, str]] = []
-        self._separator = separator
+        self._separator, self._exact = separator, set(classes or ())
         counts, event_counts = collections.Counter(cells), collections.Counter(event_labels)
         self._parts = {text: self._split(text) for text in counts | event_counts}
         self._split_further(classes)
+        self._note_unsure()
         names, events = self._count_names(counts), self._count_names(event_counts)
         self._spelling = self._spellings(names + events, classes)
         if classes is None:
@@ -54,8 +56,27 @@ class LabelCells:
         self.classes = classes
 
     def of(self, cell: str) -> list[str]:
-        """The names in a cell."""
-        return list(dict.fromkeys(map(self.name, self._parts[cell])))
+        """The names in a cell of which somebody is sure."""
+        names = (name for name in self._parts[cell] if not self._is_unsure(name))
+        return list(dict.fromkeys(map(self.name, names)))
+
+    def unsure(self, cell: str) -> list[str]:
+        """The names in a cell that end with UNSURE, without it; "" for it alone: any class."""
+        unsure = (name for name in self._parts[cell] if self._is_unsure(name))
+        return [self.name(name.rstrip(UNSURE).strip()) for name in unsure]
+
+    def names(self, text: str) -> list[str]:
+        """The names in a text that was not among the cells: of classes, such as annotated ones."""
+        return [self.name(name) for name in self._split(text)]
+
+    def _is_unsure(self, name: str) -> bool:
+        return name.endswith(UNSURE) and name not in self._exact
+
+    def _note_unsure(self) -> None:
+        cells = sorted(text for text in self._parts if any(map(self._is_unsure, self._parts[text])))
+        if cells:
+            detail = f"in {len(cells)} cells such as {cells[0]!r} a {UNSURE} says that it is not "
+            self.notes.append(("unsure", detail + "known whether the class is there"))
 
     def name(self, name: str) -> str:
         """A class as it is spelt elsewhere."""
@@ -64,7 +85,8 @@ class LabelCells:
     def _count_names(self, cells: Mapping[str, int]) -> collections.Counter[str]:
         names: collections.Counter[str] = collections.Counter()
         for text, times in cells.items():
-            names.update(dict.fromkeys(self._parts[text], times))
+            sure = (name for name in self._parts[text] if not self._is_unsure(name))
+            names.update(dict.fromkeys(sure, times))
         return names
 
     def _split(self, text: str) -> list[str]:
@@ -125,7 +147,6 @@ class LabelCells:
         groups: dict[str, list[str]] = {}
         for name in sorted(names, key=lambda n: (-names[n], n)):
             groups.setdefault(name.casefold(), []).append(name)
-        self._exact = set(classes or ())
         if classes:
             folded = collections.Counter(name.casefold() for name in classes)
             spelling = {n.casefold(): n for n in classes if folded[n.casefold()] == 1}

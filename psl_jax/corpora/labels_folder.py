@@ -1,6 +1,7 @@
 """Reads a folder of one's own: its CSVs, classes and events. No audio is opened here.
 
-    <folder>/{split}.csv          filename,labels                  labels separated by ';'
+    <folder>/{split}.csv          filename,labels                  labels separated by ';', none:
+                                                                   the recording holds nothing
     <folder>/{split}_events.csv   filename,onset,offset,label      optional, seconds
     <folder>/classes.csv          index,mid,display_name or label  optional
 
@@ -21,6 +22,7 @@ from typing import Literal
 
 from psl_jax.corpora.clip_rows import ClipRow, Problem, mixed
 from psl_jax.corpora.label_cells import LabelCells
+from psl_jax.corpora.recording_clips import Coverage
 from psl_jax.corpora.stored_audio import FileAudio
 from psl_jax.data.clip_index import Event
 from psl_jax.networks.class_lists import read_classes
@@ -45,6 +47,7 @@ class OwnFolder:
     problems: tuple[tuple[str, Problem], ...]  # (split, problem)
     has_events: bool
     csv_sha256: str
+    coverage: dict[str, dict[str, Coverage]]  # by split and file name
 
 
 @dataclasses.dataclass
@@ -56,8 +59,13 @@ class _Table:
     bad: list[Problem]
 
 
-def read_folder(folder: str | os.PathLike[str], separator: str = ";") -> OwnFolder:
+def read_folder(
+    folder: str | os.PathLike[str], separator: str = ";", *, keeps_background: bool = True
+) -> OwnFolder:
     """Reads the CSVs of `folder`.
+
+    Labels are all that a recording holds. keeps_background: events are all of a recording, too, so
+    that a stretch of it without an event of a label lacks the class; else this is unknown.
 
     Rows are put in an order that depends on the ids alone and mixes them, as CSVs are often
     sorted by class. An id is the file name without folder and extension; where two files of the
@@ -88,10 +96,14 @@ def read_folder(folder: str | os.PathLike[str], separator: str = ";") -> OwnFold
     ids = clip_ids(_normal(row["filename"]) for table in labels.values() for _, row in table.rows)
     first = next(iter(labels))
     problems = [(first, Problem(labels[first].path.name, *note)) for note in cells.notes]
-    rows = {}
+    rows, coverage = {}, {}
     for split, table in labels.items():
         reader = _SplitReader(root, split, lookup, cells, ids)
         rows[split] = reader.read(table, events.get(split))
+        coverage[split] = {
+            row.filename: reader.coverage(row, len(classes), keeps_background)
+            for row in rows[split]
+        }
         problems += [(split, problem) for problem in reader.problems]
     tables = [table.path for table in (*labels.values(), *events.values())]
     return OwnFolder(
@@ -102,6 +114,7 @@ def read_folder(folder: str | os.PathLike[str], separator: str = ";") -> OwnFold
         problems=tuple(problems),
         has_events=bool(events),
         csv_sha256=csv_files.hash_files(tables + [class_file] * class_file.exists()),
+        coverage=coverage,
     )
 
 
@@ -119,6 +132,8 @@ class _SplitReader:
         self.problems: list[Problem] = []
         self._root, self._split, self._lookup = root, split, lookup
         self._cells, self._ids = cells, ids
+        self._unsure: dict[str, list[int | None]] = collections.defaultdict(list)  # by file name
+        self._annotated: dict[str, frozenset[int]] = {}
 
     def read(self, table: _Table, events: _Table | None) -> tuple[ClipRow, ...]:
         self.problems += table.bad
@@ -128,8 +143,8 @@ class _SplitReader:
             found = self._row_labels(line, row)
             key = _normal(row["filename"])
             if key in labels:
-                self._merge(line, row["filename"], labels[key], found)
-            elif found:
+                self._merge(line, row["filename"], labels[key], found or [])
+            elif found is not None:
                 labels[key], names[key] = found, row["filename"]
         by_file = self._events(events, labels) if events is not None else None
         rows = (
@@ -144,8 +159,29 @@ class _SplitReader:
         )
         return mixed(rows)
 
-    def _row_labels(self, line: int, row: dict[str, str]) -> list[int]:
+    def coverage(self, row: ClipRow, num_classes: int, keeps_background: bool) -> Coverage:
+        """What is known of a recording where no event and no label is."""
+        unsure = tuple((0.0, math.inf, label) for label in self._unsure[row.filename])
+        if (classes := self._annotated.get(row.filename)) is not None:
+            return Coverage(classes, True, True, unsure)
+        timed = set() if keeps_background else {label for _, _, label in row.events or ()}
+        is_background = keeps_background or not row.labels
+        return Coverage(frozenset(range(num_classes)) - timed, False, is_background, unsure)
+
+    def _row_labels(self, line: int, row: dict[str, str]) -> list[int] | None:
+        """The labels of a row, none where nothing is in the recording; None: no row of a clip."""
         given = self._cells.of(row["labels"])
+        for name in self._cells.unsure(row["labels"]):
+            if not name or name in self._lookup:
+                self._unsure[row["filename"]].append(self._lookup.get(name))
+        if text := row.get("annotated_classes", "").strip():
+            names = self._cells.names(text)
+            self._annotated[row["filename"]] = frozenset(
+                self._lookup[name] for name in names if name in self._lookup
+            )
+            if others := [name for name in names if name not in self._lookup]:
+                detail = f"line {line}: annotated_classes: {', '.join(map(repr, others))} not in "
+                self._report(row, "unknown label", f"{detail}the classes")
         unknown = [name for name in given if name not in self._lookup]
         found = sorted({self._lookup[name] for name in given if name in self._lookup})
         where = f"line {line}"
@@ -153,8 +189,9 @@ class _SplitReader:
             dropped = ", ".join(map(repr, unknown))
             end = "label dropped" if found else "row skipped, no label is left"
             self._report(row, "unknown label", f"{where}: {dropped} not in the classes; {end}")
-        elif not found:
-            self._report(row, "no label", f"{where}: row skipped")
+            return found or None
+        if not found and row["filename"] not in self._unsure:
+            self._report(row, "holds nothing", f"{where}: no label, so no class is in it")
         return found
 
     def _merge(self, line: int, filename: str, first: list[int], again: list[int]) -> None:

@@ -5,6 +5,8 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
+
 from psl_jax.audio.decoding import measure_seconds
 from psl_jax.audio.readers import CUT_TOLERANCE_SECONDS, DecodeError
 from psl_jax.audio.segments import SAMPLE_RATE
@@ -14,6 +16,35 @@ from psl_jax.data.clip_index import Event
 from psl_jax.runtime import progress
 from psl_jax.runtime.ordered_map import ordered_map
 from psl_jax.runtime.paths import is_remote, path_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Coverage:
+    """What is known of a recording where no event and no label is.
+
+    Attributes:
+      classes: those of which all events are annotated: clips without such an event lack the class.
+        Whether they have another class is unknown.
+      is_told: whether somebody said so; else classes of `find_unlearnable` are added.
+      keeps_background: whether clips without any label are kept.
+      unsure: onset, offset and class (None: any) of what somebody is not sure about.
+    """
+
+    classes: frozenset[int]
+    is_told: bool
+    keeps_background: bool
+    unsure: tuple[tuple[float, float, int | None], ...] = ()
+
+    def unknown_in(
+        self, onset: float, offset: float, labels: Iterable[int], num_classes: int
+    ) -> tuple[int, ...]:
+        """The classes that are unknown in a stretch of the recording with these labels."""
+        everything = range(num_classes)
+        unknown = set(everything) - self.classes
+        for start, end, label in self.unsure:
+            if start < offset and max(end, start + 1e-6) > onset:
+                unknown |= set(everything if label is None else [label])
+        return tuple(sorted(unknown - set(labels)))
 
 
 def path_of_row(row: ClipRow) -> str:
@@ -46,25 +77,30 @@ def cut_recordings(
     rows: Iterable[ClipRow],
     seconds: Mapping[str, float | None],
     clip_seconds: float,
-    keeps_background: bool,
+    coverage: Mapping[str, Coverage],
+    num_classes: int,
 ) -> tuple[list[ClipRow], list[Problem]]:
     """The clips of whole recordings, those of one recording in order.
 
     A label of a recording is one of all its clips where no event has it, else of those in which
-    its events sound. Clips without any label are left out, but of recordings without labels.
+    its events sound. Clips without any label are left out, but where the coverage keeps them.
 
     Args:
       seconds: length by `filename`; None where it is not known: one clip.
-      keeps_background: keep clips without labels, as nothing is in them.
+      coverage: by `filename`.
     """
     clips: list[ClipRow] = []
     problems: list[Problem] = []
     for row in rows:
-        length = seconds[row.filename]
+        length, covered = seconds[row.filename], coverage[row.filename]
         whole, remainder = divmod(length or 0.0, clip_seconds)
         count = int(whole) + (remainder > CUT_TOLERANCE_SECONDS)
         if count < 2:
-            clips.append(row)
+            unknown = covered.unknown_in(0.0, math.inf, row.labels, num_classes)
+            if row.labels or covered.keeps_background:
+                clips.append(dataclasses.replace(row, unknown=unknown))
+            else:
+                problems.append(Problem(row.filename, "not annotated", "no sure label; left out"))
             continue
         events, outside = _events_of_clips(row.events or (), count, clip_seconds)
         for event in outside:
@@ -74,13 +110,32 @@ def cut_recordings(
         parts = [
             _part(row, i, clip_seconds, events[i], set(row.labels) - timed) for i in range(count)
         ]
-        kept = [part for part in parts if part.labels or not row.labels or keeps_background]
+        parts = [
+            dataclasses.replace(
+                part,
+                unknown=covered.unknown_in(
+                    i * clip_seconds, (i + 1) * clip_seconds, part.labels, num_classes
+                ),
+            )
+            for i, part in enumerate(parts)
+        ]
+        kept = [part for part in parts if part.labels or covered.keeps_background]
         if len(kept) < count:
             detail = f"{count - len(kept)} of {count} clips hold no event and are left out, as "
             detail += "nobody says that all was annotated (data.annotated=throughout)"
             problems.append(Problem(row.filename, "not annotated", detail))
         clips += kept
     return clips, problems
+
+
+def find_unlearnable(rows: Iterable[ClipRow], num_classes: int) -> frozenset[int]:
+    """The classes that more clips are known to have than not to have."""
+    with_class, without = np.zeros(num_classes, int), np.zeros(num_classes, int)
+    for row in rows:
+        with_class[list(row.labels)] += 1
+        without += 1
+        without[[*row.labels, *row.unknown]] -= 1
+    return frozenset(np.flatnonzero(with_class > without).tolist())
 
 
 def _part(

@@ -56,6 +56,11 @@ class DataSettings:
     event_label: str = setting(
         "", help="own_data: label of all events of tables that have no column of labels"
     )
+    unlabelled: bool = setting(
+        False,
+        help="own_data: whether recordings that no table names are kept, as the split unlabelled: "
+        "a teacher labels them. Without any table, these are all; classes are the teacher's",
+    )
     label_separator: str = setting(
         ";", help="own_data: what separates the labels of a clip in the tables"
     )

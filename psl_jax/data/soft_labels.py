@@ -150,10 +150,14 @@ class SoftLabels:
     ) -> "SoftLabels":
         """Opens the labels made for this data, segmentation and, if given, teacher and rule.
 
+        Data without classes take those of the labels.
+
         Raises UserError, saying what differs, for labels of something else or with missing shards.
         """
         directory = path_of(directory)
         found = label_manifest.read(directory)
+        if not index.classes:
+            index = index.with_classes(found["classes"])
         expected = label_manifest.described(index, segmentation) | (rule.entries() if rule else {})
         if WEAK in found:
             expected[WEAK] = index.labels_sha256

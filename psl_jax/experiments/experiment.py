@@ -116,6 +116,7 @@ class Experiment:
                     f"{train.split!r}"
                 )
         setting_checks.check_output(self.settings, indices)
+        setting_checks.check_labels(self.settings, train)
         parallel.local_batch_size(self.batch_size, self.mesh)  # raises where it does not divide
         training_steps.make_recipe(self.settings, self.mesh)  # raises for other devices
         setting_checks.check_teacher_in_step(self.settings)
@@ -246,7 +247,11 @@ class Experiment:
     def _open_uncorrected(self, split: str) -> Source:
         if split not in self._uncorrected:
             streamed = self.settings.data.streamed
-            self._uncorrected[split] = Source.open(self.data_dir, split, streamed)
+            source = Source.open(self.data_dir, split, streamed)
+            if not source.index.classes:
+                classes = self.label_stage.teacher_classes()
+                source = source.with_index(source.index.with_classes(classes))
+            self._uncorrected[split] = source
         return self._uncorrected[split]
 
     @property
@@ -296,7 +301,7 @@ class Experiment:
         segments = Segments(
             source, self.segmentation, soft_labels, settings.alpha, self._corrections
         )
-        validate: Callable[[Variables], float] = self._validate
+        validate: Callable[[Variables], float] | None = self._validate
         if self._keeps_features:
             validation = self.source(settings.data.validation_split)
             stepper, validate = training_steps.make_features_stepper(
@@ -319,19 +324,28 @@ class Experiment:
                 mesh=self.mesh,
                 teacher=self.label_stage.model_in_step() if in_step else None,
             )
-        folder, best = self.run_dir / CHECKPOINTS, settings.train.best_checkpoints
-        with TrainingCheckpoints(folder, best) as checkpoints:
+        with self._open_checkpoints() as checkpoints:
             train(
                 stepper,
                 init_state(variables),
                 mesh=self.mesh,
                 schedule=schedule_of(settings.train, loop.max_steps),
                 settings=loop,
-                validate=validate,
+                validate=validate if self._is_validated else None,
                 checkpoints=checkpoints,
                 run_dir=os.fspath(self.run_dir),
                 description=settings.name,
             )
+
+    @property
+    def _is_validated(self) -> bool:
+        """Whether there is a validation mAP."""
+        return self.source(self.settings.data.validation_split).index.is_labelled
+
+    def _open_checkpoints(self) -> TrainingCheckpoints:
+        best = self.settings.train.best_checkpoints
+        folder = self.run_dir / CHECKPOINTS
+        return TrainingCheckpoints(folder, best, is_validated=self._is_validated)
 
     @cached_property
     def _keeps_features(self) -> bool:
@@ -392,8 +406,7 @@ class Experiment:
     def _average(self) -> None:
         """Writes the mean of the best checkpoints as the run's model; all processes come here."""
         settings = self.settings
-        best = settings.train.best_checkpoints
-        with TrainingCheckpoints(self.run_dir / CHECKPOINTS, best) as checkpoints:
+        with self._open_checkpoints() as checkpoints:
             variables, steps = checkpoints.average_best()
         info = ModelInfo(
             classes=self.train_index.classes,
@@ -415,10 +428,14 @@ class Experiment:
     def _evaluate(self) -> None:
         model = load_model(self.run_dir)
         source = self.source(self.settings.data.eval_split)
+        more = {"averaged_steps": model.info.origin["averaged_steps"]}
+        if not source.index.is_labelled:
+            if jax.process_index() == 0:
+                evaluation.write_nothing(self.run_dir, source.index, more)
+            return
         description = f"evaluate {self.settings.name}"
         scores = self._score(model.variables, source, description=description)
         if jax.process_index() == 0:
-            more = {"averaged_steps": model.info.origin["averaged_steps"]}
             evaluation.write_results(self.run_dir, source.index, scores, more)
 
     def _report(self) -> None:

@@ -58,7 +58,12 @@ def before_training(
             f"{longest_seconds:.1f} s): each clip is one segment, as with any length from there "
             "on, and a difference between such experiments is chance"
         )
-    if validation is not None and len(shared := shared_clips(train, validation)):
+    if validation is not None and not validation.is_labelled:
+        notes.append(
+            f"no validation, as split {validation.split!r} has no labels: training does not stop "
+            "early, and its last checkpoints are averaged instead of the best"
+        )
+    elif validation is not None and len(shared := shared_clips(train, validation)):
         what = (
             "its training clips, as in the paper"
             if len(shared) == len(train)
@@ -68,7 +73,12 @@ def before_training(
             f"validated on {what}: its validation mAP says little about other clips, and the best "
             "checkpoints are chosen by it"
         )
-    if evaluated is not None:
+    if evaluated is not None and not evaluated.is_labelled:
+        notes.append(
+            f"no evaluation, as split {evaluated.split!r} has no labels; psl-jax evaluate measures "
+            "the model on labelled clips"
+        )
+    elif evaluated is not None:
         if len(shared := shared_clips(train, evaluated)):
             a, b = train.ids[shared[0, 0]], evaluated.ids[shared[0, 1]]
             names = f"{a}" if a == b else f"{a} and {b}"

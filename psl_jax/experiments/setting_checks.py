@@ -139,6 +139,15 @@ def check_output(settings: Settings, indices: Mapping[str, ClipIndex]) -> None:
             )
 
 
+def check_labels(settings: Settings, train: ClipIndex) -> None:
+    """Raises UserError for weak labels of a split that has none."""
+    if not train.is_labelled and (settings.labels != "soft" or not settings.alpha):
+        raise UserError(
+            f"config.labels is weak, and no clip of config.data.train_split={train.split} has a "
+            "label: give --config.labels=soft and a teacher (--config own_data:unlabelled)"
+        )
+
+
 def sharing_devices(batch_norm: str, num_devices: int) -> int:
     """How many devices share their BatchNorm statistics; 0: all. Raises UserError."""
     if batch_norm == "global":

@@ -9,6 +9,7 @@ import numpy as np
 
 from psl_jax.audio.segments import Segmentation
 from psl_jax.config import Settings
+from psl_jax.data import label_manifest
 from psl_jax.data.label_manifest import are_begun, digest_without_teacher, missing_shards
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.source import Source
@@ -75,6 +76,18 @@ class SoftLabelStage:
             if is_labelled or is_awaited:
                 return
             raise UserError(f"config.teacher is {os.fspath(self.teacher)!r}: {error}") from error
+
+    def teacher_classes(self) -> tuple[str, ...]:
+        """The classes of the labels, for data that have none of their own. Raises UserError."""
+        if self.is_used and self.given:
+            return tuple(label_manifest.read(self.directory)["classes"])
+        if not self.is_used or not self.teacher:
+            raise UserError(
+                "the data have no labels and no classes: both come from a teacher. Give a finished "
+                "one, such as --config.teacher=mn04, to experiments on soft labels "
+                "(--config own_data:unlabelled)"
+            )
+        return open_teacher.read_classes(self.teacher, self._mapping)
 
     @property
     def is_used(self) -> bool:
@@ -166,14 +179,18 @@ class SoftLabelStage:
             )
         return teacher.model
 
+    @property
+    def _mapping(self) -> open_teacher.ClassMapping:
+        relabel = self.settings.relabel
+        return open_teacher.ClassMapping(
+            relabel.class_map, relabel.unmapped, relabel.mean, relabel.trust_remote_code
+        )
+
     def _open_teacher(self) -> open_teacher.OpenedTeacher:
         if self._foreign_teacher is not None:
             return self._foreign_teacher
-        relabel = self.settings.relabel
-        mapping = open_teacher.ClassMapping(
-            relabel.class_map, relabel.unmapped, relabel.mean, relabel.trust_remote_code
-        )
-        opened = open_teacher.open_teacher(self.teacher, self._open_source().index.classes, mapping)
+        classes = self._open_source().index.classes
+        opened = open_teacher.open_teacher(self.teacher, classes, self._mapping)
         if open_teacher.is_other_teacher(self.teacher):
             self._foreign_teacher = opened
         return opened

@@ -40,6 +40,7 @@ def describe_split(
 ) -> dict[str, Any]:
     """Describes a split: clips, hours, labels, rates of the recordings, hash of the ids."""
     counts = index.class_counts()
+    spread = counts if len(counts) else np.zeros(1, int)
     seconds = index.num_samples / SAMPLE_RATE
     return {
         "rows": rows,
@@ -53,12 +54,13 @@ def describe_split(
         "source_rates": {str(rate): count for rate, count in sorted(rates.items())},
         "labels": int(counts.sum()),
         "clips_per_class": {
-            "min": int(counts.min()),
-            "median": float(np.median(counts)),
-            "max": int(counts.max()),
+            "min": int(spread.min()),
+            "median": float(np.median(spread)),
+            "max": int(spread.max()),
         },
         "classes_without_clips": int((counts == 0).sum()),
         "label_counts": dict(zip(index.classes, counts.tolist(), strict=True)),
+        "unknown_labels": 0 if index.unknown_values is None else len(index.unknown_values),
         "events": 0 if index.event_values is None else len(index.event_values),
         "shards": len(index.shard_sizes),
         "problems": dict(collections.Counter(problem.kind for problem in problems).most_common()),
@@ -110,6 +112,9 @@ def summarize_report(report: Mapping[str, Any], examples: int = 3) -> list[str]:
             f"per class {counts['min']} / {counts['median']:g} / {counts['max']} "
             "(min / median / max)" + (f", {split['events']} events" if split["events"] else "")
         )
+        if unknown := split.get("unknown_labels"):
+            share = 100 * unknown / (split["clips"] * report["classes"])
+            lines.append(f"    {unknown:,} labels are unknown, {share:.1f} % of all")
         if split["clips"] < split["rows"]:
             lines.append(f"    {100 * compute_lost_share(split):.2f} % of its clips are not there")
         lines.append(f"    sha256 of the ids: {split['clip_ids_sha256']}")

@@ -17,7 +17,7 @@ CORPORA = ("soundscapes", "tfds", *RECORDED)
 RECORDED_CORPORA = ("audioset", *RECORDED)
 
 _CUTTING = ("clip_seconds", "annotated", "group_by")
-OWN_DATA_OPTIONS = (*_CUTTING, "label_separator", "columns", "event_label")
+OWN_DATA_OPTIONS = (*_CUTTING, "label_separator", "columns", "event_label", "unlabelled")
 # Options of the command line that only some corpora have.
 OPTIONS_OF = {
     "audioset": ("splits", "max_clip_seconds", "labels_dir", "seed", "hdf5_rate"),

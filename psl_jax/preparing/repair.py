@@ -29,9 +29,8 @@ def is_incomplete(folder: pathlib.Path, corpus: Corpus) -> bool:
 
 def _has_metadata(folder: pathlib.Path) -> bool:
     try:
-        return bool(
-            split_index_files.class_names(folder) and split_index_files.stored_splits(folder)
-        )
+        split_index_files.class_names(folder)
+        return bool(split_index_files.stored_splits(folder))
     except UserError:  # no such files, or damaged ones
         return False
 

@@ -23,8 +23,6 @@ SCORES = "scores.npz"
 METRICS = "metrics.json"
 PER_CLASS = "per_class.csv"
 
-NOTHING_KNOWN = "no clip of split {!r} has a known label: there is nothing to evaluate on it"
-
 AnySegmentation = Segmentation | WholeClips
 
 
@@ -127,8 +125,7 @@ def write_results(
 ) -> dict[str, Any]:
     """Writes scores.npz, per_class.csv and metrics.json; returns what the last holds.
 
-    `more` is added to the metrics. Of a split without labels there are none: its scores alone are
-    written, and why.
+    `more` is added to the metrics.
     """
     folder, truth = path_of(run_dir), index.weak_labels()
     with files.atomic_open(folder / SCORES, "wb") as file:
@@ -139,17 +136,21 @@ def write_results(
             scores=scores,
             targets=truth.astype(np.int8 if index.has_unknown else np.uint8),
         )
-    if not index.is_labelled:
-        print(f"note: {NOTHING_KNOWN.format(index.split)}")
-        summary = {"mAP": None, "num_clips": len(index), "clip_ids_sha256": index.ids_sha256} | more
-        files.write_csv(folder / PER_CLASS, metrics.PER_CLASS_HEADER, [])
-        files.write_json(folder / METRICS, summary)
-        return summary
     rows = metrics.tabulate_classes(truth, scores, index.classes, index.ids.tolist())
     files.write_csv(folder / PER_CLASS, metrics.PER_CLASS_HEADER, rows)
     summary = metrics.summarize(truth, scores, index.ids.tolist()) | more
     files.write_json(folder / METRICS, summary)
     return summary
+
+
+def write_nothing(run_dir: str | os.PathLike[str], index: ClipIndex, more: dict[str, Any]) -> None:
+    """Writes the files of `write_results` for a split without labels: no scores, no metrics."""
+    folder = path_of(run_dir)
+    with files.atomic_open(folder / SCORES, "wb") as file:
+        np.savez(file, ids=np.asarray(index.ids, np.str_), classes=np.array(index.classes))
+    files.write_csv(folder / PER_CLASS, metrics.PER_CLASS_HEADER, [])
+    summary = {"mAP": None, "num_clips": len(index), "clip_ids_sha256": index.ids_sha256}
+    files.write_json(folder / METRICS, summary | more)
 
 
 def read_scores(run_dir: str | os.PathLike[str]) -> dict[str, np.ndarray] | None:

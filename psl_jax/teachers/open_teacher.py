@@ -153,6 +153,12 @@ def load_teacher(part: Part, *, trust_remote_code: bool = False) -> Teacher:
     return model_files.load(part.kind, part.where)
 
 
+def read_classes(name: str | os.PathLike[str], mapping: ClassMapping) -> tuple[str, ...]:
+    """The classes of the (first) teacher of a name. Raises UserError."""
+    first = parse_name(name)[0]
+    return tuple(load_teacher(first, trust_remote_code=mapping.trust_remote_code).classes)
+
+
 def open_teacher(
     name: str | os.PathLike[str], classes: Sequence[str], mapping: ClassMapping | None = None
 ) -> OpenedTeacher:

@@ -190,6 +190,9 @@ def open_task(arguments: argparse.Namespace, segments: str) -> Task:
     mapping = open_teacher.ClassMapping(
         arguments.class_map, arguments.unmapped, arguments.mean, arguments.trust_remote_code
     )
+    if not source.index.classes:
+        classes = open_teacher.read_classes(name, mapping)
+        source = source.with_index(source.index.with_classes(classes))
     teacher, weak = open_teacher.open_teacher(name, source.index.classes, mapping)
     return Task(teacher, weak, source, Segmentation(_parse_seconds(segments, teacher, source)))
 

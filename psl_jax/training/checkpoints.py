@@ -73,18 +73,21 @@ class CheckpointMirror:
         self._temporary.cleanup()
 
 
-_METRIC = "mAP"
+_MAP, _STEP = "mAP", "step"
 _NOTES, _CRC = "notes", "crc32"
 _DELETE = "delete that folder and give the same command again, which goes on from the one before"
 _ADVICE = "Run the same command again, which goes on from the last checkpoint."
 
 
 class TrainingCheckpoints:
-    """The checkpoints of a run: always the latest one, and the `best` ones by validation mAP."""
+    """The checkpoints of a run: always the latest one, and the `best` ones by validation mAP.
 
-    def __init__(self, directory: str | os.PathLike, best: int = 4):
+    Where nothing is validated, the best are the last ones of those that are saved with a rank.
+    """
+
+    def __init__(self, directory: str | os.PathLike, best: int = 4, *, is_validated: bool = True):
         self.directory = absolute(directory)
-        self.best = best
+        self.best, self._metric = best, _MAP if is_validated else _STEP
         self._mirror = CheckpointMirror(self.directory) if is_remote(self.directory) else None
         folder = self._mirror.folder if self._mirror else self.directory
         policies = ocp.training.preservation_policies
@@ -92,7 +95,7 @@ class TrainingCheckpoints:
             [
                 policies.LatestN(1),
                 policies.BestN(
-                    get_metric_fn=lambda metrics: metrics[_METRIC],
+                    get_metric_fn=lambda metrics: metrics[self._metric],
                     n=best,
                     keep_checkpoints_without_metrics=False,
                 ),
@@ -124,10 +127,10 @@ class TrainingCheckpoints:
         self,
         step: int,
         state: Any,
-        mean_average_precision: float | None = None,
+        rank: float | None = None,
         notes: Any = None,
     ) -> None:
-        """Begins to save `state`; only with an mAP it can become one of the best.
+        """Begins to save `state`; only with a rank, its mAP or step, can it become one of the best.
 
         It is written while training goes on; the next save, a read or the end waits for it. What
         lies in `state` may be overwritten as soon as this returns. notes: JSON, see `latest_notes`.
@@ -135,11 +138,11 @@ class TrainingCheckpoints:
         Raises UserError where this or the save before cannot be written; the earlier checkpoints
         are kept.
         """
-        metrics = None if mean_average_precision is None else {_METRIC: mean_average_precision}
+        metrics = None if rank is None else {self._metric: rank}
         # Copies, on the host: the next step is made in the memory that holds the state now.
         tree = jax.tree.map(np.array, _as_tree(parallel.to_host(state)))
         self._finish()
-        about = {_NOTES: notes, _METRIC: mean_average_precision}
+        about = {_NOTES: notes, self._metric: rank}
         what = f"step {step} in {self.directory}"
         with plain_disk_errors(self.directory, _ADVICE):
             saving = self._checkpointer.save_async(
@@ -221,18 +224,18 @@ class TrainingCheckpoints:
         """Steps of the best checkpoints, the best first; of equals the later is the better."""
         self._finish()
         scored = [
-            (info.metrics[_METRIC], info.step)
+            (info.metrics[self._metric], info.step)
             for info in self._checkpointer.checkpoints
-            if info.metrics and self._knows(info.step, info.metrics[_METRIC])
+            if info.metrics and self._knows(info.step, info.metrics[self._metric])
         ]
         return [step for _, step in sorted(scored, reverse=True)[: self.best]]
 
     def _knows(self, step: int, value: float) -> bool:
-        """True; raises UserError where another mAP was noted with the checkpoint."""
+        """True; raises UserError where another rank was noted with the checkpoint."""
         with self._named_damage(step):
             about = self._checkpointer.metadata(step).custom_metadata or {}
-            if about.get(_METRIC, value) != value:
-                raise ValueError(f"its mAP is {value}, and {about[_METRIC]} was noted with it")
+            if (noted := about.get(self._metric, value)) != value:
+                raise ValueError(f"its {self._metric} is {value}, and {noted} was noted with it")
         return True
 
     def load_variables(self, step: int) -> Variables:

@@ -173,7 +173,7 @@ def train(
     mesh: Mesh,
     schedule: Schedule,
     settings: LoopSettings,
-    validate: Callable[[Variables], float],
+    validate: Callable[[Variables], float] | None,
     checkpoints: TrainingCheckpoints,
     run_dir: str,
     description: str,
@@ -182,6 +182,7 @@ def train(
 
     A killed run that is called again, with a new stepper, continues with the same batches, and
     gives what an undisturbed one would have given. The stepper is closed in the end.
+    validate: gives the mAP; None: there is none, and training goes on to `max_steps`.
 
     Raises UserError when the loss or the state is not finite; the checkpoints before are kept.
     Raises Preempted, in all processes after the same step, when one of them was told to end; the
@@ -214,15 +215,16 @@ def train(
                 meter.end_line(step, wait=ends_line)
             if saves:
                 open_line, on_host = meter.open_line(step), _finite_on_host(step, state)
-            if validates:
-                value = validate(state.variables)
-                log.write(step, {metric_log.VALIDATION_MAP: value})
+            rank = float(step)
+            if validates and validate is not None:
+                rank = validate(state.variables)
+                log.write(step, {metric_log.VALIDATION_MAP: rank})
+                bar.set_postfix(mAP=f"{rank:.4f}", best=f"{max(rank, stop.best):.4f}")
+                is_over = stop.update(step, rank)
             if saves:
                 log.flush()  # before the step counts as made
             if validates:
-                bar.set_postfix(mAP=f"{value:.4f}", best=f"{max(value, stop.best):.4f}")
-                checkpoints.save(step, on_host, value)
-                is_over = stop.update(step, value)
+                checkpoints.save(step, on_host, rank)
             elif saves:
                 checkpoints.save(step, on_host, notes=open_line)
             if saves:

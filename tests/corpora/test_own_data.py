@@ -128,7 +128,7 @@ def test_every_bad_file_is_reported_in_its_place(own):
     report = report_of(data_dir)
     full = report["splits"]["full"]
     assert full["clips"] == 16
-    assert full["rows"] == 16 + len(bad) + 1  # one states that it has two clips of 4 s
+    assert full["rows"] == 16 + len(bad) + 2  # one states that it has two clips of 4 s
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_every_bad_file_is_reported_in_its_place(own):
         ("./audio/two labels.wav", "duplicate row", "line 14: 1 more labels merged"),
         ("audio/unknown one.wav", "unknown label", "line 15: 'wolf' not in the classes; label dr"),
         ("audio/unknown all.wav", "unknown label", "line 16: 'wolf' not in the classes; row skip"),
-        ("audio/no label.wav", "no label", "line 17: row skipped"),
+        ("audio/no label.wav", "holds nothing", "line 17: no label, so no class is in it"),
         ("audio/too many.wav", "bad row", "line 18: more fields than the 2 columns"),
         ("audio/too few.wav", "bad row", "line 19: fewer fields than the 2 columns"),
         ("audio/_under.wav", "bad event", "full_events.csv line 6: '2' to '1' s is no stretch"),
@@ -160,7 +160,7 @@ def test_summary_counts_and_changed_files_are_noticed(own, capsys):
     workdir = pathlib.Path(data_dir).parents[3]
     prepare(config(source_dir=str(source)), workdir)
     output = capsys.readouterr().out
-    assert f"full: 16 of {16 + len(bad) + 1} clips" in output
+    assert f"full: 16 of {16 + len(bad) + 2} clips" in output
     # The problems were told once, when the data was made.
     assert "truncated" not in output and "problems, told when it was made: " in output
     summary = (pathlib.Path(data_dir) / "report.txt").read_text()

@@ -25,6 +25,7 @@ _NAMES: dict[str, tuple[str, str]] = {
         "label labels event_label common_name",
         "class category species event annotation tag tags klasse kategorie ereignis",
     ),
+    "annotated_classes": ("annotated_classes", ""),
 }
 _UNIT = re.compile(
     r"(.+?)(?:_*[\[(](?P<a>\w+)[\])]|_(?P<b>s|sec|secs|seconds|sekunden|ms|msec|milliseconds))"
@@ -37,7 +38,8 @@ _BIRDNET = {"start (s)", "end (s)", "common name"}
 def read_plain(sheet: Sheet, hints: Hints) -> TableEvents:
     """Events, or labels of whole recordings where the table has no times.
 
-    A row without times and label says that its recording holds nothing. Raises UserError, with the
+    A row without times and label says that its recording holds nothing; so does a row of a table
+    without times whose label is empty. Raises UserError, with the
     row, for what can be read in several ways.
     """
     path, header = sheet.path, sheet.header
@@ -46,6 +48,7 @@ def read_plain(sheet: Sheet, hints: Hints) -> TableEvents:
     units: dict[str, float] = {}
     columns = {name: _column(sheet, name, hints, units) for name in _NAMES}
     file_column, label_column = columns["filename"], columns["label"]
+    classes_column = columns["annotated_classes"]
     if label_column is None and not hints.label:
         raise _unknown(sheet, "no column of labels")
     has_times = columns["onset"] is not None and (
@@ -79,7 +82,12 @@ def read_plain(sheet: Sheet, hints: Hints) -> TableEvents:
         files = (file,) if file else ()
         if group_column is not None:
             result.groups.append((files, cells[group_column], row))
-        if not has_times:
+        if classes_column is not None and cells[classes_column]:
+            result.annotated_classes.append((files, cells[classes_column], row))
+        if not has_times and not label:
+            result.empty.append((files, row))
+            result.left_out.append((row, "a recording without labels: nothing is in it"))
+        elif not has_times:
             result.labels.append((files, label, row))
         elif not any(texts) and (not label or label_column is None):
             result.empty.append((files, row))

@@ -48,6 +48,9 @@ class Annotations:
     Attributes:
       events: by recording, sorted; of a table's rows.
       labels: cells of labels of whole recordings, where the tables have no times.
+      unsure: as events, of which somebody is not sure.
+      annotated_classes: by recording, the cell that names the classes of which all events are
+        annotated.
       empty: recordings of which a table says that they hold nothing.
       groups: values of the hints' group column by recording.
       problems: what was left out.
@@ -57,9 +60,17 @@ class Annotations:
     tables: list[str]
     events: dict[str, list[EventRow]] = dataclasses.field(default_factory=dict)
     labels: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    unsure: dict[str, list[EventRow]] = dataclasses.field(default_factory=dict)
+    annotated_classes: dict[str, str] = dataclasses.field(default_factory=dict)
     empty: list[str] = dataclasses.field(default_factory=list)
     groups: dict[str, str] = dataclasses.field(default_factory=dict)
     problems: list[Problem] = dataclasses.field(default_factory=list)
+
+    @property
+    def unnamed(self) -> list[str]:
+        """Recordings that no row names."""
+        named = self.events.keys() | self.labels.keys() | self.unsure.keys() | set(self.empty)
+        return [recording for recording in self.recordings if recording not in named]
 
 
 def find_files(root: pathlib.Path) -> tuple[list[str], list[str]]:
@@ -76,13 +87,18 @@ def find_files(root: pathlib.Path) -> tuple[list[str], list[str]]:
 
 
 def read_annotations(
-    folder: str | os.PathLike[str], hints: Hints | None = None, but: frozenset[str] = frozenset()
+    folder: str | os.PathLike[str],
+    hints: Hints | None = None,
+    but: frozenset[str] = frozenset(),
+    *,
+    keeps_unlabelled: bool = False,
 ) -> Annotations:
     """Reads every table below a folder, whichever of the known tools wrote it.
 
     Args:
       hints: what the user says of the tables.
       but: names of files that are no annotations.
+      keeps_unlabelled: recordings that no row names are no problem.
 
     Raises UserError for tables that cannot be read in one way only, for those of tools that are
     not read, and where no table is about a recording.
@@ -104,14 +120,13 @@ def read_annotations(
         elif suffix_of(path) in TABLE_SUFFIXES:
             result.problems.append(Problem(path, "not read", "no table of annotations"))
     _join(tables, names, root, result)
-    if tables and not (result.events or result.labels or result.empty):
+    if tables and len(result.unnamed) == len(recordings):
         first = "".join(f"\n  {p.file}: {p.kind} ({p.detail})" for p in result.problems[:5])
         raise UserError(f"no row of the tables in {root} is about a recording there:{first}")
-    unnamed = set(recordings) - result.events.keys() - result.labels.keys() - set(result.empty)
-    if tables:
+    if tables and not keeps_unlabelled:
         result.problems += [
             Problem(recording, "not annotated", "no row names it; left out")
-            for recording in sorted(unnamed)
+            for recording in result.unnamed
         ]
     return result
 
@@ -193,6 +208,16 @@ def _join(
                 event = dataclasses.replace(event, table=name)
                 by_tool[table.kind].setdefault(recording, []).append(event)
                 first_table.setdefault((table.kind, recording), name)
+        for event in table.unsure:
+            if (recording := find(event.files, event.row)) is not None:
+                result.unsure.setdefault(recording, []).append(event)
+        for files, cell, row in table.annotated_classes:
+            recording = find(files, row)
+            if recording and result.annotated_classes.setdefault(recording, cell) != cell:
+                raise UserError(
+                    f"{table.path}, row {row}: the annotated_classes of {recording} are {cell!r}, "
+                    f"and {result.annotated_classes[recording]!r} in a row before"
+                )
         for files, row in table.empty:
             if (recording := find(files, row)) is not None:
                 result.empty.append(recording)
@@ -225,7 +250,7 @@ def _join(
             f"{root}: some tables hold events and others labels of whole recordings. Keep one kind"
         )
     _merge_tools(by_tool, first_table, result)
-    result.empty = sorted(set(result.empty) - result.events.keys())
+    result.empty = sorted(set(result.empty) - result.events.keys() - result.labels.keys())
 
 
 def _merge_tools(

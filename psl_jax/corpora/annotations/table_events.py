@@ -59,6 +59,9 @@ class TableEvents:
       kind: the tool, for messages.
       labels: (files, cell, row) of tables without times: labels of whole recordings.
       empty: (files, row) of recordings that hold no event.
+      unsure: events of which somebody is not sure: their labels end with UNSURE.
+      annotated_classes: (files, cell, row) of the column that names the classes of which all
+        events are annotated.
       left_out: (row, reason) of what is no event.
       groups: (files, value of the hints' group column, row).
     """
@@ -68,6 +71,10 @@ class TableEvents:
     events: list[EventRow] = dataclasses.field(default_factory=list)
     labels: list[tuple[tuple[str, ...], str, int]] = dataclasses.field(default_factory=list)
     empty: list[tuple[tuple[str, ...], int]] = dataclasses.field(default_factory=list)
+    unsure: list[EventRow] = dataclasses.field(default_factory=list)
+    annotated_classes: list[tuple[tuple[str, ...], str, int]] = dataclasses.field(
+        default_factory=list
+    )
     left_out: list[tuple[int, str]] = dataclasses.field(default_factory=list)
     groups: list[tuple[tuple[str, ...], str, int]] = dataclasses.field(default_factory=list)
 
@@ -83,8 +90,9 @@ class TableEvents:
         elif event.label.casefold() == NOTHING:
             self.empty.append((event.files, event.row))
             self.left_out.append((event.row, f"{NOTHING} stands for nothing found"))
-        elif event.label == UNSURE:
-            self.left_out.append((event.row, f"the label {UNSURE} says that it is unsure"))
+        elif event.label.endswith(UNSURE):
+            self.unsure.append(event)
+            self.left_out.append((event.row, f"the label {event.label} says that it is unsure"))
         else:
             self.events.append(event)
 
