@@ -75,6 +75,8 @@ def describe(data_dir: str | os.PathLike[str]) -> list[str]:
             lines.append(f"  rates of the recordings: {split.rates}")
         if index.event_values is not None:
             lines.append(f"  events: {len(index.event_values)}")
+        if index.unknown_values is not None:
+            lines.append(f"  unknown labels: {len(index.unknown_values):,}")
         lines.append(f"  sha256 of the ids: {index.ids_sha256}")
         lines += [f"  {clip}, {time} s: {labels}" for clip, time, labels in split.examples()]
     lines.append("\n" + "  ".join(f"{name:>9}" for name in splits) + "  clips with")
@@ -176,7 +178,7 @@ def _distribution(splits: Mapping[str, _Split]) -> list[Figure]:
 
 def _bars(counts: np.ndarray, classes: Sequence[str], split: str) -> list[Figure]:
     """Every class by name, where there are few enough."""
-    if len(classes) > _BARS:
+    if not 0 < len(classes) <= _BARS:
         return []
     bars = [Bar(classes[k], int(counts[k, 0])) for k in _by_frequency(counts)]
     name, title = "classes", f"Classes of {split}"
