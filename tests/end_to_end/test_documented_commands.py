@@ -67,6 +67,7 @@ LEFT_OUT = {
     "psl-jax prepare --corpus CORPUS": "is the form of the commands below it",
     "psl-jax tag mn04": A_MODEL_OF_OTHERS,
     "psl-jax evaluate mn:": A_MODEL_OF_OTHERS,
+    "psl-jax main --config own_data:unlabelled": A_MODEL_OF_OTHERS,
     "psl-jax relabel mn:": A_MODEL_OF_OTHERS,
     "psl-jax relabel tflite:": A_MODEL_OF_OTHERS,
     "psl-jax labels resegment labels/patches": A_MODEL_OF_OTHERS,
