@@ -3,11 +3,16 @@
     psl-jax evaluate runs/psl2s DATA --split=eval --segment_seconds=2
     psl-jax evaluate published.pt DATA --segment_seconds=whole --out=published
     psl-jax evaluate mn:mn10_as.pt DATA --segment_seconds=10 --class_map=CLASSES.csv
+    psl-jax evaluate runs/psl2s DATA --events --scores=birdnet.csv
 
 A clip's score is the mean of the scores of its segments. The command writes metrics.json,
 per_class.csv and scores.npz (ids, classes, scores, targets). The same command continues an
 evaluation that was stopped, and several processes can share one (--distributed). The data may have
 fewer classes than the model, in another order: classes are matched by name.
+
+With --events the tags with times are evaluated, too: PSDS, and F1 of segments and of events, with
+the model's thresholds. --scores compares another tagger's table with the model, on the same clips.
+Both write report.html.
 """
 
 import argparse
@@ -20,9 +25,12 @@ from psl_jax.runtime import cli_entry
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
 
+COMPARISON = "comparison"  # folder of the taggers in tables, in that of the model
+
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
+    from psl_jax.tagging import tagging_cli
     from psl_jax.teachers import scoring_cli
 
     parser = scoring_cli.make_parser("evaluate", __doc__ or "", split="eval")
@@ -39,6 +47,22 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="folder where the results are written (default: "
         "evaluations/<model>-<split>-<segments>)",
     )
+    group = parser.add_argument_group("events, and another tagger")
+    group.add_argument(
+        "--events",
+        action="store_true",
+        help="evaluate the tags with times, too, where the split has true events (default: no)",
+    )
+    tagging_cli.add_smoothing(group)
+    group.add_argument(
+        "--scores",
+        action="append",
+        default=[],
+        metavar="TABLE",
+        help="another tagger's events with scores, to compare with the model: a table of BirdNET, "
+        "of Raven or Audacity, or one with the columns file,onset,offset,label,score, or a folder "
+        "of them; may be given several times (default: none)",
+    )
     parsed = scoring_cli.parse_arguments(parser, arguments)
     if parsed.unmapped == "weak":
         parser.error("--unmapped=weak is for relabel: scores of weak labels would be none")
@@ -50,9 +74,11 @@ def main(arguments: argparse.Namespace) -> None:
     import jax
 
     from psl_jax.data.whole_clips import WholeClips
-    from psl_jax.runtime import parallel, run_files
+    from psl_jax.reporting import run_page
+    from psl_jax.runtime import files, parallel, run_files
     from psl_jax.scoring import evaluation
     from psl_jax.scoring.resumable_scores import StoredScores, score_missing
+    from psl_jax.tagging import event_evaluation
     from psl_jax.teachers import scoring_cli
     from psl_jax.teachers.psl_teacher import OwnTeacher
 
@@ -79,6 +105,10 @@ def main(arguments: argparse.Namespace) -> None:
             ),
             flush=True,
         )
+    of_events: dict[str, Any] = {}
+    if arguments.events:
+        event_evaluation.check_events(source.index)
+        of_events = event_evaluation.describe_settings(_model_of(teacher), arguments.median_filter)
     if arguments.dry_run:
         return
     made_with = {
@@ -91,25 +121,85 @@ def main(arguments: argparse.Namespace) -> None:
     if isinstance(teacher, OwnTeacher):
         scorer_description = {"front_end": dataclasses.asdict(teacher.model.info.logmel)}
     stored = StoredScores(out, source.index, made_with | scorer_description)
-    finished = stored.begun and (out / evaluation.METRICS).exists()
+    has_scores = stored.begun and (out / evaluation.METRICS).exists()
 
     def tell() -> None:
-        if not finished:
-            evaluation.write_results(out, source.index, stored.read(), made_with)
+        metrics = files.read_json(out / evaluation.METRICS) if has_scores else {}
+        if not has_scores or not of_events.items() <= metrics.items():
+            kept = evaluation.read_scores(out) if has_scores else None
+            scores = stored.read() if kept is None else kept["scores"]
+            events = None
+            if arguments.events:
+                events = event_evaluation.evaluate_model(
+                    _model_of(teacher), source, of_events["median_filter"], show_bar=True
+                )
+            evaluation.write_results(out, source.index, scores, made_with | of_events, events)
             stored.forget()
         print("\n".join(describe_metrics(out)))
+        if of_events or arguments.scores:
+            print(f"report: {run_page.write_run_report(out)}")
+        if arguments.scores:
+            compare(out, teacher.name, source.index, arguments)
 
     with run_files.claim_folder(out, "--out"):
-        if not finished:
+        if not has_scores:
             stored.begin()
             score_missing(scorer, source, cut, stored, arguments.batch_size, "evaluate")
         parallel.run_in_first_process("metrics", tell)
+
+
+def _model_of(teacher: Any) -> Any:
+    """The model that `tag` runs. Raises UserError for another tagger."""
+    from psl_jax.teachers.psl_teacher import OwnTeacher
+
+    if not isinstance(teacher, OwnTeacher):
+        raise UserError(
+            f"--events: {teacher.name} has no tags with times here. Evaluate a run or an export, "
+            "and give the events that the other tagger wrote as --scores"
+        )
+    return teacher.model
+
+
+def compare(out: pathlib.Path, name: str, index: Any, arguments: argparse.Namespace) -> None:
+    """Evaluates other taggers' tables on the clips of the model's results in `out`."""
+    import numpy as np
+
+    from psl_jax.experiments import suite_results
+    from psl_jax.reporting import run_page
+    from psl_jax.runtime import files, run_files
+    from psl_jax.scoring import evaluation, event_metrics, tagger_tables
+
+    folder = out / COMPARISON
+    experiments = [{"name": name, "run_dirs": [".."], **files.read_json(out / evaluation.METRICS)}]
+    for path in arguments.scores:
+        table = tagger_tables.read_tagger_tables(path, index)
+        # What is in a table was above its tagger's threshold.
+        lowest = np.full(index.num_classes, np.finfo(np.float32).tiny)
+        events = None
+        if arguments.events:
+            events = event_metrics.evaluate_events(table.steps, index, lowest)
+        tagger = path_of(path).stem
+        if tagger in (row["name"] for row in experiments):
+            raise UserError(f"--scores={path}: {tagger} is the name of another tagger: rename it")
+        more = {"table": path, "lowest_score": table.lowest}
+        metrics = evaluation.write_results(folder / tagger, index, table.clip_scores, more, events)
+        files.write_json(folder / tagger / run_files.NOTES, table.notes)
+        run_page.write_run_report(folder / tagger)
+        experiments.append({"name": tagger, **metrics, "notes": table.notes})
+    results = {
+        "name": " and ".join(row["name"] for row in experiments),
+        "experiments": experiments,
+        "reference": name,
+    }
+    suite_results.add_intervals(results, folder)
+    suite_results.write(results, folder)
 
 
 def describe_metrics(out: pathlib.Path) -> list[str]:
     """The metrics in `out`, a line each."""
     from psl_jax.runtime import files
     from psl_jax.scoring import evaluation
+    from psl_jax.scoring.event_metrics import EVENT_METRICS
 
     metrics: Mapping[str, Any] = files.read_json(out / evaluation.METRICS)
     percents = {"mAP": "mAP", "mAP_at_3": "mAP@3", "lwlrap": "lwlrap"}
@@ -121,6 +211,9 @@ def describe_metrics(out: pathlib.Path) -> list[str]:
     for key, shown in (("AUC", "AUC"), ("d_prime", "d'")):
         if metrics.get(key) is not None:
             lines.append(f"{shown:8} {metrics[key]:7.3f}")
+    for key, shown in EVENT_METRICS.items():
+        if metrics.get(key) is not None:
+            lines.append(f"{shown:10} {metrics[key]:5.3f}")
     lines.append(f"{metrics['num_clips']:,} clips, ids {metrics['clip_ids_sha256'][:12]}…")
     written = f"{evaluation.METRICS}, {evaluation.PER_CLASS} and {evaluation.SCORES}"
     return ["", *lines, f"{written} in {out}"]

@@ -27,6 +27,7 @@ _MOST_LINES = 60  # of classes that are shown
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
     from psl_jax.tagging import tagging_cli
+    from psl_jax.tagging.threshold_tuning import MEDIAN_FILTER
 
     parser = tagging_cli.make_parser("thresholds", __doc__ or "")
     add = parser.add_argument
@@ -39,14 +40,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="SPLIT",
         help="another split whose F1 with these thresholds is printed too (default: none)",
     )
-    add(
-        "--median_filter",
-        type=int,
-        default=1,
-        metavar="N",
-        help="length of the median filter over the scores, in frames of 0.32 s, an odd number; "
-        "give the one that tagging will use (default: 1, no filter)",
-    )
+    tagging_cli.add_smoothing(parser, default=MEDIAN_FILTER)
     add(
         "--corrections",
         metavar="FILES",
@@ -140,6 +134,7 @@ def _counts(model: Any, arguments: argparse.Namespace, split: str) -> tuple[Any,
     from psl_jax.data.corrections import Corrections
     from psl_jax.data.source import open_folder
     from psl_jax.tagging import threshold_tuning
+    from psl_jax.tagging.events import EventSettings
     from psl_jax.tagging.tagger import Tagger
 
     source = open_folder(arguments.data, split)
@@ -150,7 +145,7 @@ def _counts(model: Any, arguments: argparse.Namespace, split: str) -> tuple[Any,
         source = source.with_index(corrections.correct(source.index))
     tagger = Tagger(model.for_classes(source.index.classes))
     counts = threshold_tuning.count_scores(
-        tagger, source, median_filter=arguments.median_filter, show_bar=True
+        tagger, source, EventSettings(median_filter=arguments.median_filter), show_bar=True
     )
     if not counts.num_true.any():
         raise UserError(f"no clip of split {split!r} has a label: no threshold can be tuned on it")

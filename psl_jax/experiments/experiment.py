@@ -29,6 +29,7 @@ from psl_jax.runtime.paths import path_of
 from psl_jax.runtime.run_files import CHECKPOINTS, LABEL_QUALITY, NOTES, Stage
 from psl_jax.scoring import evaluation
 from psl_jax.scoring.scorer import Scorer
+from psl_jax.tagging import event_evaluation
 from psl_jax.training import frozen_features
 from psl_jax.training.checkpoints import TrainingCheckpoints
 from psl_jax.training.loggers import check_loggers
@@ -115,6 +116,8 @@ class Experiment:
                     f"config.data.{setting}: split {index.split!r} has other classes than split "
                     f"{train.split!r}"
                 )
+        if self.settings.evaluate.events and last_stage.has_results:
+            event_evaluation.check_events(indices["eval_split"])
         setting_checks.check_output(self.settings, indices)
         setting_checks.check_labels(self.settings, train)
         parallel.local_batch_size(self.batch_size, self.mesh)  # raises where it does not divide
@@ -436,7 +439,10 @@ class Experiment:
         description = f"evaluate {self.settings.name}"
         scores = self._score(model.variables, source, description=description)
         if jax.process_index() == 0:
-            evaluation.write_results(self.run_dir, source.index, scores, more)
+            events = None
+            if self.settings.evaluate.events:
+                events = event_evaluation.evaluate_model(model, source)
+            evaluation.write_results(self.run_dir, source.index, scores, more, events)
 
     def _report(self) -> None:
         if jax.process_index() == 0:

@@ -17,11 +17,12 @@ from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.run_files import LABEL_QUALITY
 from psl_jax.scoring import bootstrap, evaluation
+from psl_jax.scoring.event_metrics import EVENT_METRICS
 from psl_jax.tagging import tagger
 from psl_jax.weights import orbax_folder
 
 RESULTS = "results.json"
-_AVERAGED = ("mAP", "d_prime", "AUC", "lwlrap", "mAP_at_3")
+_AVERAGED = ("mAP", "d_prime", "AUC", "lwlrap", "mAP_at_3", *EVENT_METRICS)
 Scores = dict[str, np.ndarray]  # see `evaluation.read_scores`
 SeedScores = list[list[Scores]]  # of each fold those of each seed
 

@@ -32,6 +32,11 @@ class Thresholds:
     values: tuple[float, ...]
     tuned_on: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    @property
+    def median_filter(self) -> int:
+        """Rows of the median filter over the scores that the thresholds are for; 1: none."""
+        return int(self.tuned_on.get("median_filter", 1))
+
     def as_json(self, classes: Sequence[str]) -> dict[str, Any]:
         """As JSON values: what `from_json` reads."""
         values = dict(zip(classes, self.values, strict=True))

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from psl_jax.runtime.errors import UserError
+from psl_jax.scoring.event_metrics import EVENT_METRICS
 
 PER_CLASS = "per_class.csv"
 
@@ -34,7 +35,10 @@ class ClassTable:
 
 
 def read_classes(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Rows {class, AP, AUC, num_positives} of a run's per_class.csv; [] where there is none."""
+    """Rows {class, AP, AUC, num_positives} of a run's per_class.csv; [] where there is none.
+
+    Where events were evaluated each row has their metrics, too.
+    """
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as file:
@@ -46,6 +50,7 @@ def read_classes(path: pathlib.Path) -> list[dict[str, Any]]:
                     "AUC": _float(row["AUC"]),
                     "num_positives": int(row["num_positives"]),
                 }
+                | {key: _float(row[key]) for key in EVENT_METRICS if key in row}
                 for row in csv.DictReader(file)
             ]
         except (KeyError, ValueError, TypeError) as error:

@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from psl_jax.networks.trained_model import Model
+from psl_jax.reporting.class_table import PER_CLASS, read_classes
+from psl_jax.reporting.result_tables import decimal, percent
 from psl_jax.runtime import files, run_files
 from psl_jax.runtime.paths import path_of
-from psl_jax.scoring import bootstrap, evaluation
+from psl_jax.scoring import bootstrap, evaluation, event_metrics
 from psl_jax.tagging.windowing import FRAME_SECONDS
 
 _FIGURES = {
@@ -20,6 +22,7 @@ _FIGURES = {
     "lwlrap": ("lwlrap", 100, " %"),
     "AUC": ("AUC", 1, ""),
     "d_prime": ("d'", 1, ""),
+    **{key: (name, 1, "") for key, name in event_metrics.EVENT_METRICS.items()},
 }
 _MOST_CLASSES = 60  # that are listed in the card itself
 
@@ -71,7 +74,7 @@ def card(
         f"Model digest `{model.digest}`.",
     ]
     if len(model.classes) <= _MOST_CLASSES:
-        parts += ["## Classes", ", ".join(f"`{name}`" for name in model.classes)]
+        parts += ["## Classes", _list_classes(folder, model.classes)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -212,6 +215,20 @@ def _make_table(measured: Sequence[Figure]) -> str:
         "clips of the same kind would do to the figure, not other seeds of the training."
     )
     return "\n".join(lines)
+
+
+def _list_classes(folder: pathlib.Path, classes: Sequence[str]) -> str:
+    """The classes, as a table of their figures where these are known."""
+    rows = read_classes(folder / PER_CLASS)
+    if not rows:
+        return ", ".join(f"`{name}`" for name in classes)
+    metrics = {k: v for k, v in event_metrics.EVENT_METRICS.items() if k in rows[0]}
+    header = ["class", "AP %", *metrics.values(), "clips"]
+    lines = [" | ".join(header), " | ".join(["---"] * len(header))]
+    for row in rows:
+        values = [percent(row["AP"], 1), *(decimal(row[key]) for key in metrics)]
+        lines.append(" | ".join([f"`{row['class']}`", *values, str(row["num_positives"])]))
+    return "\n".join(f"| {line} |" for line in lines)
 
 
 def _thresholds(model: Model) -> str:

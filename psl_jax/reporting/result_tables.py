@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from psl_jax.scoring.event_metrics import EVENT_METRICS
+
 MISSING = "–"
 
 
@@ -192,6 +194,7 @@ def suite_table(results: Mapping[str, Any]) -> Table:
         ("AUC", True, _field("AUC", decimal)),
         ("lwlrap", True, _field("lwlrap", decimal)),
         ("mAP@3 %", True, _field("mAP_at_3", percent)),
+        *((name, True, _field(key, decimal)) for key, name in EVENT_METRICS.items()),
         ("clips", True, _field("train_clips", count)),
         ("segments", True, _field("train_segments", count)),
         ("eval clips", True, lambda e: MISSING if one_coverage else count(e.get("num_clips"))),

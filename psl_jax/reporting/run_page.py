@@ -24,6 +24,7 @@ from psl_jax.runtime.paths import path_of
 from psl_jax.runtime.run_files import CONFIG, LABEL_QUALITY, NOTES
 from psl_jax.runtime.settings import flatten
 from psl_jax.scoring.evaluation import METRICS
+from psl_jax.scoring.event_metrics import EVENT_METRICS
 from psl_jax.training.metric_log import VALIDATION_MAP, read_log
 
 REPORT_NAME = "report.html"
@@ -72,6 +73,7 @@ def write_run_report(
         "settings": _settings(config or {}, defaults),
         "marks_changes": defaults is not None,
         "classes": classes,
+        "event_metrics": {k: v for k, v in EVENT_METRICS.items() if classes and k in classes[0]},
         "extremes": _extremes(classes),
         "class_figures": run_figures.classes(classes),
         "quality_figures": label_figures.label_quality({"soft": quality} if quality else {}),
@@ -106,6 +108,10 @@ def _run_tiles(
         tiles.append(("d′", decimal(metrics.get("d_prime")), "", remark))
         remark = "every label weighs the same"
         tiles.append(("lwlrap", decimal(metrics.get("lwlrap")), "", remark))
+    for key, name in EVENT_METRICS.items():
+        if metrics.get(key) is not None:
+            remark = f"{metrics['num_events']:,} events, {metrics['num_event_clips']:,} clips"
+            tiles.append((name, decimal(metrics[key]), "", remark))
     if best:
         step, value = max(best, key=lambda p: p[1])
         remark = f"at step {step:,}"

@@ -1,5 +1,6 @@
 """Clip scores and their metrics."""
 
+import itertools
 import os
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -17,6 +18,7 @@ from psl_jax.data.whole_clips import WholeClips, whole_clip_batches
 from psl_jax.runtime import files, parallel, progress
 from psl_jax.runtime.paths import path_of
 from psl_jax.scoring import metrics
+from psl_jax.scoring.event_metrics import EventResults
 from psl_jax.scoring.scorer import DeviceScorer, SegmentScorer
 
 SCORES = "scores.npz"
@@ -121,11 +123,15 @@ def mean_average_precision(scores: np.ndarray, index: ClipIndex) -> float:
 
 
 def write_results(
-    run_dir: str | os.PathLike[str], index: ClipIndex, scores: np.ndarray, more: dict[str, Any]
+    run_dir: str | os.PathLike[str],
+    index: ClipIndex,
+    scores: np.ndarray,
+    more: dict[str, Any],
+    events: EventResults | None = None,
 ) -> dict[str, Any]:
     """Writes scores.npz, per_class.csv and metrics.json; returns what the last holds.
 
-    `more` is added to the metrics.
+    `more` and the results of events are added to the metrics.
     """
     folder, truth = path_of(run_dir), index.weak_labels()
     with files.atomic_open(folder / SCORES, "wb") as file:
@@ -137,8 +143,12 @@ def write_results(
             targets=truth.astype(np.int8 if index.has_unknown else np.uint8),
         )
     rows = metrics.tabulate_classes(truth, scores, index.classes, index.ids.tolist())
-    files.write_csv(folder / PER_CLASS, metrics.PER_CLASS_HEADER, rows)
+    header = (*metrics.PER_CLASS_HEADER, *(events.classes if events else ()))
+    values = zip(*events.classes.values(), strict=True) if events else itertools.repeat(())
+    rows = [(*row, *of_class) for row, of_class in zip(rows, values, strict=False)]
+    files.write_csv(folder / PER_CLASS, header, rows)
     summary = metrics.summarize(truth, scores, index.ids.tolist()) | more
+    summary |= events.summary if events else {}
     files.write_json(folder / METRICS, summary)
     return summary
 

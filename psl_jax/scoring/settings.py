@@ -22,6 +22,11 @@ class EvaluateSettings:
         least=0,
         help="Segments scored at a time; 0: 32 on a CPU, 1,024 s of audio on other devices",
     )
+    events: bool = evaluation(
+        False,
+        help="Whether the tags with times are evaluated, too, where the split has true events: "
+        "PSDS, and F1 of segments and events",
+    )
 
     def seconds(self, training: float) -> float | None:
         """Length of the segments; None for whole clips."""

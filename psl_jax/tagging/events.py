@@ -5,13 +5,15 @@ It works on rows as they come, so that recordings of many hours need no more mem
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from psl_jax.networks.trained_model import DEFAULT_THRESHOLD
 from psl_jax.runtime.errors import UserError
 from psl_jax.tagging.windowing import FRAME_SECONDS
+
+_Rows = TypeVar("_Rows", float, np.ndarray)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,9 +102,9 @@ class EventFinder:
             self._close(int(label), self._num_rows)
         return sorted(
             Event(
-                max(_compute_row_start(start), 0.0),
+                max(compute_row_start(start), 0.0),
                 # The last row reaches to the end.
-                seconds if stop == self._num_rows else min(_compute_row_start(stop), seconds),
+                seconds if stop == self._num_rows else min(compute_row_start(stop), seconds),
                 self._labels[label],
                 score,
             )
@@ -147,9 +149,15 @@ class EventFinder:
         self._onsets[label] = -1
 
 
-def _compute_row_start(row: int) -> float:
+def compute_row_start(row: _Rows) -> _Rows:
     """Computes the seconds at which a row begins: half a row before its time."""
     return (row - 0.5) * FRAME_SECONDS
+
+
+def smooth_rows(rows: np.ndarray, settings: EventSettings) -> np.ndarray:
+    """The rows [n, classes] of a whole recording as the events are found in them."""
+    smoother = _MedianFilter(settings.median_filter)
+    return np.concatenate([smoother.add(rows), smoother.finish()])
 
 
 class _MedianFilter:

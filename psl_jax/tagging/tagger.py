@@ -104,6 +104,7 @@ class Tagger:
       labels: names of the classes.
       model_labels: names of all classes of the model, of which `labels` may be some.
       thresholds: the lowest score with which each class counts as present.
+      median_filter: rows of the median filter that the thresholds were tuned with; 1: none.
       segment_seconds: length of segments by default: of those that the model was trained on.
       embedding_size: number of values of an embedding.
       info: other facts about the model (see trained_model.ModelInfo).
@@ -113,6 +114,7 @@ class Tagger:
         self.labels = self.model_labels = model.classes
         tuned = model.info.thresholds
         self.thresholds = (DEFAULT_THRESHOLD,) * len(self.labels) if tuned is None else tuned.values
+        self.median_filter = 1 if tuned is None else tuned.median_filter
         self.info = model.info
         architecture = model.info.architecture
         self.segment_seconds = min(model.info.segment_seconds, architecture.tagging_seconds)
@@ -197,6 +199,7 @@ class Tagger:
                 self.thresholds,
                 timeline.score[num_classes:] if embeddings else None,
                 rows[:, num_classes:] if embeddings else None,
+                self.median_filter,
             )
             all_tags.append(tags)
         return all_tags if is_list else all_tags[0]

@@ -3,6 +3,7 @@
 import argparse
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 
@@ -61,13 +62,19 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         help="lowest score within an event: it reaches as far as scores are at least this "
         "(default: the threshold)",
     )
-    group.add_argument(
+    add_smoothing(group)
+
+
+def add_smoothing(parser: Any, default: int | None = None) -> None:
+    """Adds what is done to the scores over time before events are found."""
+    otherwise = "that of the model's thresholds, else 1" if default is None else default
+    parser.add_argument(
         "--median_filter",
         type=int,
-        default=1,
+        default=default,
         metavar="N",
-        help="length of the median filter over the scores, in frames of 0.32 s, an odd number "
-        "(default: 1, no filter)",
+        help="length of the median filter over the scores, in frames of 0.32 s, an odd number; 1: "
+        f"no filter (default: {otherwise})",
     )
 
 
@@ -82,7 +89,7 @@ def parse_arguments(
 def make_event_settings(
     arguments: argparse.Namespace, tagger: Tagger | None = None
 ) -> EventSettings:
-    """Makes the settings of events; without --threshold the model's thresholds, or 0.5, hold.
+    """Makes the settings of events; what is not given is the model's, or 0.5 and no filter.
 
     Raises UserError for values out of range, and for a file of thresholds that cannot be used.
     """
@@ -98,7 +105,10 @@ def make_event_settings(
             )
             pairs = zip(tagger.labels, thresholds, strict=True)
             threshold = tuple(thresholds_of_file.get(name, value) for name, value in pairs)
-    return EventSettings(threshold, arguments.low_threshold, arguments.median_filter)
+    median_filter = arguments.median_filter
+    if median_filter is None:
+        median_filter = 1 if tagger is None else tagger.median_filter
+    return EventSettings(threshold, arguments.low_threshold, median_filter)
 
 
 def read_thresholds(

@@ -24,6 +24,7 @@ class Tags:
       seconds: length of the waveform.
       thresholds: [classes], the lowest score with which `events` counts a class as present.
       embedding, frame_embeddings: as in Embedding, where they were asked for.
+      median_filter: rows of the median filter that `events` applies first; 1: none.
     """
 
     labels: tuple[str, ...]
@@ -34,6 +35,7 @@ class Tags:
     thresholds: tuple[float, ...] = ()
     embedding: np.ndarray | None = None
     frame_embeddings: np.ndarray | None = None
+    median_filter: int = 1
 
     def __repr__(self) -> str:
         best = ", ".join(f"{label} {score:.2f}" for label, score in self.top(3))
@@ -49,14 +51,19 @@ class Tags:
         threshold: float | Mapping[str, float] | None = None,
         *,
         low_threshold: float | None = None,
-        median_filter: int = 1,
+        median_filter: int | None = None,
     ) -> list[Event]:
         """Finds events (onset and offset in seconds, label, score); see EventSettings.
 
         threshold: one for all classes, or by name for some; the other classes, or all where it is
-        None, have the model's (`psl-jax thresholds`), 0.5 where none were tuned.
+        None, have the model's (`psl-jax thresholds`), 0.5 where none were tuned. median_filter: by
+        default that with which the model's thresholds were tuned.
         """
-        settings = EventSettings(self._resolve_thresholds(threshold), low_threshold, median_filter)
+        settings = EventSettings(
+            self._resolve_thresholds(threshold),
+            low_threshold,
+            self.median_filter if median_filter is None else median_filter,
+        )
         finder = EventFinder(settings, self.labels)
         finder.add(self.frame_scores)
         return finder.finish(self.seconds)

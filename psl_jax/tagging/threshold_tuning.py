@@ -8,23 +8,25 @@ count for the classes that are unknown in it. Scores are counted in bins, so tha
 grow with the split.
 """
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import ndimage, special
+from scipy import special
 
 from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.source import Source
 from psl_jax.networks.trained_model import DEFAULT_THRESHOLD, Thresholds
 from psl_jax.runtime import progress
-from psl_jax.tagging.tagger import ScoredRows, Tagger
+from psl_jax.tagging.event_evaluation import score_clips
+from psl_jax.tagging.events import EventSettings, smooth_rows
+from psl_jax.tagging.tagger import Tagger
 from psl_jax.tagging.windowing import FRAME_SECONDS
 
 # Evenly spaced logits: models of many classes may give no score above 0.01.
 CANDIDATES = np.array([float(f"{p:.4g}") for p in special.expit(np.arange(-7.0, 7.01, 0.05))])
-_READ_AT_ONCE = 256  # clips
+# Rows of the filter by default: the best of those measured in docs/RESULTS.md.
+MEDIAN_FILTER = 7
 FEW_CLIPS = 5  # the threshold of a class with so many clips, or fewer, is uncertain
 
 
@@ -123,16 +125,22 @@ def _choose_middle(places: np.ndarray) -> int:
 
 
 def count_scores(
-    tagger: Tagger, source: Source, *, median_filter: int = 1, show_bar: bool = False
+    tagger: Tagger,
+    source: Source,
+    settings: EventSettings,
+    *,
+    show_bar: bool = False,
 ) -> Counts:
-    """Scores a split with the tagger's classes, and counts its rows or its clips."""
+    """Scores a split with the tagger's classes, and counts its rows or its clips.
+
+    settings: of them the smoothing of the scores.
+    """
     index, counts_rows = source.index, choose_unit(source.index) == "rows"
     clips = np.flatnonzero(index.annotated) if counts_rows else np.arange(len(index))
     counts = Counts(index.num_classes)
     with progress.bar(len(clips), "clip", "thresholds", show=show_bar) as bar:
         for clip, rows in score_clips(tagger, source, clips):
-            if median_filter > 1:
-                rows = ndimage.median_filter(rows, (median_filter, 1), mode="nearest")
+            rows = smooth_rows(rows, settings)
             if counts_rows:
                 counts.add(rows, compute_true_rows(index, clip, len(rows)))
             else:
@@ -145,23 +153,6 @@ def count_scores(
 def choose_unit(index: ClipIndex) -> str:
     """Returns the unit of F1 on a split: "rows" where it has events, else "clips"."""
     return "rows" if index.annotated.any() else "clips"
-
-
-def score_clips(
-    tagger: Tagger, source: Source, clips: np.ndarray
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields (clip, scores, float32 [rows, classes]) of clips, ascending, as `tag` scores them."""
-    segmentation = tagger.segmentation()
-    for start in range(0, len(clips), _READ_AT_ONCE):
-        block_clips = clips[start : start + _READ_AT_ONCE]
-        audio = list(source.read_whole(block_clips))
-        blocks = [lambda waveform=waveform: iter([waveform]) for waveform in audio]
-        rows: dict[int, list[np.ndarray]] = {i: [] for i in range(len(audio))}
-        for item in tagger.run(blocks, segmentation):
-            assert isinstance(item, ScoredRows), item  # what is in memory can be read
-            rows[item.source].append(item.rows)
-            if item.is_last:
-                yield int(block_clips[item.source]), np.concatenate(rows.pop(item.source))
 
 
 def compute_true_rows(index: ClipIndex, clip: int, num_rows: int) -> np.ndarray:

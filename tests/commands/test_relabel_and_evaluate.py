@@ -1,6 +1,9 @@
 """psl-jax evaluate and psl-jax relabel, as a person gives them."""
 
+import csv
+import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -11,6 +14,7 @@ from psl_jax import UserError
 from psl_jax import config as config_lib
 from psl_jax.audio.segments import Segmentation
 from psl_jax.commands import evaluate, relabel
+from psl_jax.data import split_index_files
 from psl_jax.data.label_manifest import LabelRule
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.source import Source
@@ -102,6 +106,45 @@ def test_a_class_that_the_model_does_not_know_is_named(folder):
     model = load_model(folder / "model")
     with pytest.raises(UserError, match=r"1 of the 2 .*such as 'class O' \(near: class \d"):
         model.for_classes(("class 1", "class O"))
+
+
+def test_events_beside_those_of_another_tagger(folder, tmp_path, capsys):
+    data = tmp_path / "data"
+    shutil.copytree(folder / "data", data)
+    arguments = (folder / "same", data, f"--out={tmp_path / 'out'}")
+    with pytest.raises(UserError, match="'eval' has no true events"):
+        run(evaluate, *arguments, "--events")
+    run(evaluate, *arguments)
+    index = split_index_files.load_index(data, "eval")
+    events = {"event_offsets": np.array([0, 1, 2, 2, 2, 2, 2, 2])}
+    events["event_times"] = np.array([[0.5, 1.5], [0.2, 1.0]], np.float32)
+    events["event_values"] = np.array([0, 1], np.int32)
+    index = dataclasses.replace(index, **events)
+    index.save(split_index_files.index_path(data, "eval"))
+    first, second = index.ids[:2]
+    table = tmp_path / "other.csv"
+    table.write_text(
+        f"file,onset,offset,label,score\n{first}.wav,0.5,1.5,class 0,0.7\n"
+        f"{second},0.2,1,class 1,0.9\n{second},0.2,1,class 0,0.3\n"
+    )
+    run(evaluate, *arguments, "--events", f"--scores={table}")  # with the scores of the first run
+    printed = capsys.readouterr().out
+    assert "PSDS1" in printed and "the lowest score in the table is 0.3" in printed
+    ours, theirs = (
+        json.loads((tmp_path / "out" / place / "metrics.json").read_text())
+        for place in (".", "comparison/other")
+    )
+    assert theirs["event_F1"] == pytest.approx((2 / 3 + 1) / 2)  # class 0 has an event too many
+    assert theirs["num_events"] == 2 and theirs["PSDS1"] > 0.5
+    assert 0 <= ours["PSDS2"] <= 1 and ours["median_filter"] == 1
+    rows = csv.DictReader((tmp_path / "out/per_class.csv").read_text().splitlines())
+    assert [row["PSDS1"] == "" for row in rows] == [False, False, True]
+    results = json.loads((tmp_path / "out/comparison/results.json").read_text())
+    assert [row["name"] for row in results["experiments"]] == ["same", "other"]
+    assert {"low", "high"} == results["experiments"][1]["over_reference"].keys()
+    page = (tmp_path / "out/comparison/report.html").read_text()
+    assert "segment F1" in page and "the lowest score in the table is 0.3" in page
+    assert "segment F1" in (tmp_path / "out/report.html").read_text()
 
 
 def test_a_stopped_evaluation_goes_on(folder, tmp_path, monkeypatch, capsys):

@@ -18,6 +18,7 @@ from psl_jax.exporting.export_options import Options
 from psl_jax.networks.trained_model import Thresholds
 from psl_jax.runtime.errors import UserError
 from psl_jax.tagging import tagger, threshold_tuning
+from psl_jax.tagging.events import EventSettings
 from psl_jax.weights.load_model import load_model
 from psl_jax.weights.stored_thresholds import store_thresholds
 
@@ -95,7 +96,7 @@ def test_clips_whose_events_nobody_wrote_down_count_for_nothing():
             event_values=values,
         )
         source = synthetic_data.MemorySource(index, [audio[c] for c in clips])
-        return threshold_tuning.count_scores(tagging.tagger(), source)
+        return threshold_tuning.count_scores(tagging.tagger(), source, EventSettings())
 
     some, alone = counted([0, 1, 2, 3]), counted([0, 2])
     np.testing.assert_array_equal(some.all, alone.all)
@@ -147,7 +148,7 @@ def data(tmp_path_factory):
 
 def test_command_stores_what_tagging_uses(data, tmp_path, capsys):
     model = tagging.save(tmp_path / "run")
-    arguments = [str(data), "--split=val", f"--csv={tmp_path / 'x.csv'}"]
+    arguments = [str(data), "--split=val", f"--csv={tmp_path / 'x.csv'}", "--median_filter=1"]
     thresholds.main(thresholds.parse(["thresholds", model, *arguments, "--dry_run"]))
     assert load_model(model).info.thresholds is None
     thresholds.main(thresholds.parse(["thresholds", model, *arguments]))
@@ -169,11 +170,12 @@ def test_command_stores_what_tagging_uses(data, tmp_path, capsys):
 def test_command_line_uses_and_shows_them(tmp_path, capsys):
     model = tagging.save(tmp_path / "run")
     values = (0.9, 0.2, 0.3, 0.4, 0.45, 0.6)
-    store_thresholds(model, Thresholds(values, {"split": "x"}))
+    store_thresholds(model, Thresholds(values, {"split": "x", "median_filter": 3}))
     path = str(audio_files.write(tmp_path / "a.wav", tagging.recording(4.0)))
     tag.main(tag.parse(["tag", model, path, "--format=csv"]))
     rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
-    expected = tagging.tagger().tag(path).events(dict(zip(tagging.LABELS, values, strict=True)))
+    by_name = dict(zip(tagging.LABELS, values, strict=True))
+    expected = tagging.tagger().tag(path).events(by_name, median_filter=3)
     assert [row["label"] for row in rows] == [event.label for event in expected]
     assert {row["label"] for row in rows}
     tag.main(tag.parse(["tag", model, "--list_labels"]))

@@ -3,7 +3,13 @@
 import re
 
 from psl_jax.corpora.annotations.cells import Row
-from psl_jax.corpora.annotations.table_events import EventRow, TableEvents, Times, is_number
+from psl_jax.corpora.annotations.table_events import (
+    EventRow,
+    TableEvents,
+    Times,
+    is_number,
+    read_score,
+)
 from psl_jax.runtime.errors import UserError
 
 
@@ -21,9 +27,9 @@ def read_audacity(path: str, rows: list[Row]) -> TableEvents:
     result = TableEvents(path, "Audacity")
     lines = [(row, cells) for row, cells in rows if cells[0] != "\\"]
     times = Times(path, ((row, cell) for row, cells in lines for cell in cells[:2]))
-    confidence = [_is_share(cells[3]) if len(cells) == 4 else None for _, cells in lines]
-    is_birdnet = all(confidence)
-    for row, cells in lines:
+    scores = [read_score(cells[3]) if len(cells) == 4 else None for _, cells in lines]
+    is_birdnet = None not in scores
+    for (row, cells), score in zip(lines, scores, strict=True):
         if len(cells) > 3 and not is_birdnet:
             raise UserError(f"{path}, row {row}: {len(cells)} cells, expected onset, offset, label")
         if re.search(r"\.\d{9}$", cells[0]):
@@ -41,10 +47,6 @@ def read_audacity(path: str, rows: list[Row]) -> TableEvents:
             offset, label = onset, cells[-1] if len(cells) > 1 else ""
         if is_birdnet:  # "Scientific, Common", later "Scientific_Common"
             label = re.split(", |_", label, maxsplit=1)[-1]
-        result.add(EventRow((), onset, offset, label, row))
+        result.add(EventRow((), onset, offset, label, row, score=score))
     result.drop_repeated_rows()
     return result
-
-
-def _is_share(text: str) -> bool:
-    return bool(re.fullmatch(r"[01]([.,]\d*)?", text)) and float(text.replace(",", ".")) <= 1

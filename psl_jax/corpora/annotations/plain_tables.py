@@ -9,6 +9,7 @@ from psl_jax.corpora.annotations.table_events import (
     TableEvents,
     Times,
     is_number,
+    read_score,
 )
 from psl_jax.runtime.errors import UserError
 
@@ -26,6 +27,7 @@ _NAMES: dict[str, tuple[str, str]] = {
         "class category species event annotation tag tags klasse kategorie ereignis",
     ),
     "annotated_classes": ("annotated_classes", ""),
+    "score": ("score", "confidence"),
 }
 _UNIT = re.compile(
     r"(.+?)(?:_*[\[(](?P<a>\w+)[\])]|_(?P<b>s|sec|secs|seconds|sekunden|ms|msec|milliseconds))"
@@ -49,6 +51,7 @@ def read_plain(sheet: Sheet, hints: Hints) -> TableEvents:
     columns = {name: _column(sheet, name, hints, units) for name in _NAMES}
     file_column, label_column = columns["filename"], columns["label"]
     classes_column = columns["annotated_classes"]
+    score_column = columns["score"]
     if label_column is None and not hints.label:
         raise _unknown(sheet, "no column of labels")
     has_times = columns["onset"] is not None and (
@@ -99,7 +102,8 @@ def read_plain(sheet: Sheet, hints: Hints) -> TableEvents:
                 times.seconds(row, cells[i]) * units[name] for name, i in cells_of.items()
             )
             offset = onset + second if "duration" in cells_of else second
-            result.add(EventRow(files, onset, offset, label, row))
+            score = None if score_column is None else read_score(cells[score_column])
+            result.add(EventRow(files, onset, offset, label, row, score=score))
     if is_birdnet and file_column is None and not sheet.rows:
         result.empty.append(((), 1))  # a file of its own for each recording, and nothing found
     if not has_times:

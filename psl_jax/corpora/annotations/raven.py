@@ -11,6 +11,7 @@ from psl_jax.corpora.annotations.table_events import (
     TableEvents,
     Times,
     is_number,
+    read_score,
 )
 from psl_jax.runtime.errors import UserError
 
@@ -59,6 +60,8 @@ def read_raven(sheet: Sheet, hints: Hints) -> TableEvents:
                 "the column File Offset (s), so that no time can be placed in its file. Add the "
                 "column in Raven and save the table again"
             )
+    score_column = next((place[n] for n in ("score", "confidence") if n in place), None)
+    scores: dict[int, float | None] = {}
     # (file, selection, onset, offset) -> the rows that show it, one a view
     shown: dict[tuple[Any, ...], list[tuple[int, str, str]]] = defaultdict(list)
     for row, cells in filled:
@@ -71,6 +74,7 @@ def read_raven(sheet: Sheet, hints: Hints) -> TableEvents:
         view = cells[place["view"]] if "view" in place else ""
         key = file, cells[place["selection"]], onset, offset
         shown[key].append((row, view, label))
+        scores[row] = None if score_column is None else read_score(cells[score_column])
     for (file, selection, onset, offset), rows in shown.items():
         recording = (file,) if file else ()
         labels = dict.fromkeys(label for _, _, label in rows if label)
@@ -84,7 +88,8 @@ def read_raven(sheet: Sheet, hints: Hints) -> TableEvents:
             result.left_out += [(row, f"no label (selection {selection})") for row, _, _ in rows]
         for label in labels:
             first = next(row for row, _, text in rows if text == label)
-            result.add(EventRow(recording, onset, offset, label, first))
+            score = scores[first]
+            result.add(EventRow(recording, onset, offset, label, first, score=score))
     return result
 
 

@@ -113,7 +113,7 @@ def read_annotations(
     for path in others:
         if posixpath.basename(path) in but:
             continue
-        table = _read_table(root, path, hints or Hints(), names)
+        table = read_table(root, path, hints or Hints(), names)
         if table is not None:
             tables.append(table)
             result.tables.append(path)
@@ -131,7 +131,7 @@ def read_annotations(
     return result
 
 
-def _read_table(
+def read_table(
     root: pathlib.Path, name: str, hints: Hints, names: RecordingNames
 ) -> TableEvents | None:
     """What a file says; None for a text that is no table. Raises UserError."""

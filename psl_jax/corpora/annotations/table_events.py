@@ -41,6 +41,7 @@ class EventRow:
       onset, offset: seconds in the recording; the same where the table marks a point.
       row: line of the file, from 1.
       table: the file, relative to the folder of the recordings, as soon as that is known.
+      score: the confidence that a tagger wrote beside the event; None: no number from 0 to 1.
     """
 
     files: tuple[str, ...]
@@ -49,6 +50,7 @@ class EventRow:
     label: str
     row: int
     table: str = ""
+    score: float | None = dataclasses.field(default=None, compare=False)
 
 
 @dataclasses.dataclass
@@ -156,6 +158,14 @@ def _decimal_sign(text: str) -> str:
     if _WITH_POINT.fullmatch(text):
         return "."
     return "," if _WITH_COMMA.fullmatch(text) else ""
+
+
+def read_score(text: str) -> float | None:
+    """The number from 0 to 1 that a cell holds, with either decimal sign; None for another one."""
+    if not re.fullmatch(r"\d*[.,]?\d+(?:[eE]-?\d+)?|\d+[.,]", text):
+        return None
+    score = float(text.replace(",", "."))
+    return score if score <= 1 else None
 
 
 def is_number(text: str) -> bool:
