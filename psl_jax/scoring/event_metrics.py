@@ -68,15 +68,10 @@ PSDS = {
 
 
 class EventResults(NamedTuple):
-    """Means over the classes with events, and each class's values: None where it has none.
-
-    counts: by F1's name int64 [clips, classes, 3], true positives, false positives and false
-    negatives of each clip.
-    """
+    """Means over the classes with events, and each class's values: None where it has none."""
 
     summary: dict[str, Any]
     classes: dict[str, list[float | None]]
-    counts: dict[str, np.ndarray]
 
 
 class _Events(NamedTuple):
@@ -109,7 +104,7 @@ def evaluate_events(
 
     thresholds: [classes], for F1; PSDS needs none. Raises ValueError for a split without events.
     """
-    if not index.annotated.any():
+    if index.event_values is None or not len(index.event_values):
         raise ValueError(f"split {index.split!r} has no events")
     clips = np.flatnonzero(index.annotated)
     truth = _true_events(index)
@@ -117,39 +112,27 @@ def evaluate_events(
     is_known = ~index.unknown_labels(clips)
     steps = _Steps([scores[clip] for clip in clips.tolist()], is_known)
     num_segments = np.ceil(seconds / SEGMENT_SECONDS).astype(int)
-    counts = {
-        name: np.zeros((len(index), len(truth), 3), np.int64) for name in ("segment_F1", "event_F1")
-    }
-    curves: dict[str, list[np.ndarray | None]] = {name: [] for name in PSDS}
+    values: dict[str, list[float | None]] = {name: [None] * len(truth) for name in EVENT_METRICS}
+    curves: dict[str, list[np.ndarray]] = {name: [] for name in PSDS}
     for label, true in enumerate(truth):
+        if not len(true.clip):
+            continue
         candidates = steps.find_candidates(label)
         threshold = np.float32(thresholds[label])
         chosen = (candidates.low < threshold) & (threshold <= candidates.high)
         found = candidates.events.select(chosen)
-        counts["segment_F1"][clips, label] = _count_segments(true, found, num_segments)
-        counts["event_F1"][clips, label] = _count_matches(true, found, len(clips))
+        values["segment_F1"][label] = _compute_segment_f1(true, found, num_segments)
+        values["event_F1"][label] = _compute_event_f1(true, found)
         known_seconds = float(seconds[is_known[:, label]].sum())
         for name, settings in PSDS.items():
             curve = _compute_curve(candidates, truth, label, settings, known_seconds)
-            curves[name].append(curve if len(true.clip) else None)
-    has_events = np.array([len(true.clip) > 0 for true in truth])
-    values = {
-        name: [_area([curve]) if curve is not None else None for curve in curves[name]]
-        for name in PSDS
-    }
-    summary = {name: _area([c for c in curves[name] if c is not None]) for name in PSDS}
-    for name, of_clips in counts.items():
-        f1 = compute_f1(of_clips.sum(axis=0))
-        values[name] = [float(f) if has else None for f, has in zip(f1, has_events, strict=True)]
-        summary[name] = float(f1[has_events].mean())
+            values[name][label] = _compute_area([curve])
+            curves[name].append(curve)
+    summary: dict[str, Any] = {name: _compute_area(curves[name]) for name in PSDS}
+    for name in ("segment_F1", "event_F1"):
+        summary[name] = float(np.mean([value for value in values[name] if value is not None]))
     summary |= {"num_event_clips": len(clips), "num_events": sum(len(t.clip) for t in truth)}
-    return EventResults(summary, values, counts)
-
-
-def compute_f1(counts: np.ndarray) -> np.ndarray:
-    """F1 of counts [..., 3] as in EventResults; 0 where nothing is true or found."""
-    hits, false_positives, misses = np.moveaxis(counts, -1, 0)
-    return np.asarray(2 * hits / np.maximum(2 * hits + false_positives + misses, 1))
+    return EventResults(summary, values)
 
 
 def _true_events(index: ClipIndex) -> list[_Events]:
@@ -303,7 +286,7 @@ def _differ(values: np.ndarray, shift: int) -> np.ndarray:
     return result
 
 
-def _area(curves: Sequence[np.ndarray]) -> float:
+def _compute_area(curves: Sequence[np.ndarray]) -> float:
     """PSDS: the area under the mean less the standard deviation over classes, as a share of 1."""
     grid = np.unique(np.concatenate([curve[0] for curve in curves]))
     grid = grid[grid <= MAX_FALSE_POSITIVES]
@@ -313,12 +296,10 @@ def _area(curves: Sequence[np.ndarray]) -> float:
     return float((effective * widths).sum() / MAX_FALSE_POSITIVES)
 
 
-def _count_segments(true: _Events, found: _Events, num_segments: np.ndarray) -> np.ndarray:
-    """Segments of 1 s in which a class truly is and was found: int64 [clips, 3]."""
+def _compute_segment_f1(true: _Events, found: _Events, num_segments: np.ndarray) -> float:
+    """F1 of the segments of 1 s in which a class truly is and was found."""
     is_true, is_found = (_mark_segments(events, num_segments) for events in (true, found))
-    kinds = np.stack([is_true & is_found, is_found & ~is_true, is_true & ~is_found], axis=1)
-    starts = np.cumsum(num_segments) - num_segments
-    return np.asarray(np.add.reduceat(kinds.astype(np.int64), starts))
+    return float(2 * (is_true & is_found).sum() / (is_true.sum() + is_found.sum()))
 
 
 def _mark_segments(events: _Events, num_segments: np.ndarray) -> np.ndarray:
@@ -333,8 +314,8 @@ def _mark_segments(events: _Events, num_segments: np.ndarray) -> np.ndarray:
     return np.asarray(np.cumsum(changes)[:-1] > 0)
 
 
-def _count_matches(true: _Events, found: _Events, num_clips: int) -> np.ndarray:
-    """Events that meet within the collars, in the largest number of pairs: int64 [clips, 3]."""
+def _compute_event_f1(true: _Events, found: _Events) -> float:
+    """F1 of events, of which as many as possible are paired within the collars."""
     i, j, _ = _pair(true, found)
     collars = np.maximum(COLLAR_SECONDS, OFFSET_SHARE * true.lengths[i])
     meets = np.abs(true.onset[i] - found.onset[j]) <= COLLAR_SECONDS
@@ -343,8 +324,4 @@ def _count_matches(true: _Events, found: _Events, num_clips: int) -> np.ndarray:
         (np.ones(meets.sum(), bool), (i[meets], j[meets])), (len(true.clip), len(found.clip))
     )
     matched = sparse.csgraph.maximum_bipartite_matching(graph, perm_type="column") >= 0
-    hits, num_true, num_found = (
-        np.bincount(clip, minlength=num_clips)
-        for clip in (true.clip[matched], true.clip, found.clip)
-    )
-    return np.stack([hits, num_found - hits, num_true - hits], axis=1)
+    return float(2 * matched.sum() / (len(true.clip) + len(found.clip)))

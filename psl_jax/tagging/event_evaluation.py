@@ -54,7 +54,7 @@ def describe_settings(model: Model, median_filter: int | None) -> dict[str, Any]
 
 def check_events(index: ClipIndex) -> None:
     """Raises UserError for a split without true events."""
-    if not index.annotated.any():
+    if index.event_values is None or not len(index.event_values):
         raise UserError(
             f"split {index.split!r} has no true events: events cannot be evaluated. Prepare "
             "the data with tables of onsets and offsets"

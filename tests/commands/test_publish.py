@@ -61,6 +61,7 @@ def test_its_card_and_tables(published):
     assert card.startswith("---\nlicense: cc-by-4.0\n")
     assert f"| mAP | {100 * value:.1f} % | " in card and "To test." in card
     assert "best F1 of clips on `val`: 0.1 to 0.6" in card and "`siren`" in card
+    assert "| class | AP % | clips |" in card and "| `siren` | " in card
     for name in ("model.safetensors", "model.onnx", "labels.csv"):
         assert (folder / name).exists() and f"`{name}`" in card
     rows = list(csv.DictReader((folder / "labels.csv").read_text().splitlines()))
