@@ -27,6 +27,7 @@ from psl_jax.tagging.windowing import FRAME_SECONDS
 CANDIDATES = np.array([float(f"{p:.4g}") for p in special.expit(np.arange(-7.0, 7.01, 0.05))])
 # Rows of the filter by default: the best of those measured in docs/RESULTS.md.
 MEDIAN_FILTER = 7
+_NO_FILTER = EventSettings()
 FEW_CLIPS = 5  # the threshold of a class with so many clips, or fewer, is uncertain
 
 
@@ -127,7 +128,7 @@ def _choose_middle(places: np.ndarray) -> int:
 def count_scores(
     tagger: Tagger,
     source: Source,
-    settings: EventSettings,
+    settings: EventSettings = _NO_FILTER,
     *,
     show_bar: bool = False,
 ) -> Counts:

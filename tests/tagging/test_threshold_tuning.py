@@ -18,7 +18,6 @@ from psl_jax.exporting.export_options import Options
 from psl_jax.networks.trained_model import Thresholds
 from psl_jax.runtime.errors import UserError
 from psl_jax.tagging import tagger, threshold_tuning
-from psl_jax.tagging.events import EventSettings
 from psl_jax.weights.load_model import load_model
 from psl_jax.weights.stored_thresholds import store_thresholds
 
@@ -96,7 +95,7 @@ def test_clips_whose_events_nobody_wrote_down_count_for_nothing():
             event_values=values,
         )
         source = synthetic_data.MemorySource(index, [audio[c] for c in clips])
-        return threshold_tuning.count_scores(tagging.tagger(), source, EventSettings())
+        return threshold_tuning.count_scores(tagging.tagger(), source)
 
     some, alone = counted([0, 1, 2, 3]), counted([0, 2])
     np.testing.assert_array_equal(some.all, alone.all)
