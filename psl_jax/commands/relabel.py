@@ -4,22 +4,20 @@
     psl-jax main --config configs/psl2s.py --config.teacher=runs/teacher \\
         --config.soft_labels_dir=labels/2s ...
 
-The same command continues a relabeling that was stopped, and several processes can share one
-(--distributed). The data may have fewer classes than the teacher, in another order: classes are
-matched by name, or by --class_map. docs/TEACHERS.md describes other taggers, and means of several:
+The same command continues a relabeling that was stopped. Several processes can share one
+(--distributed), or workers of a Beam pipeline, which join and leave (--beam_options). The data may
+have fewer classes than the teacher, in another order: classes are matched by name, or by
+--class_map. docs/TEACHERS.md describes other taggers, and means of several:
 
     psl-jax relabel mn:mn10_as.pt DATA --teacher=tflite:yamnet.tflite --class_map=CLASSES.csv ...
 """
 
 import argparse
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from psl_jax.audio.segments import MIN_SEGMENT_SECONDS, check_hop
-from psl_jax.data.label_manifest import LabelRule
+from psl_jax.audio.segments import MIN_SEGMENT_SECONDS
 from psl_jax.runtime import cli_entry
-from psl_jax.runtime.paths import path_of
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -52,6 +50,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="folder where the labels are written (required)"
     )
+    parser.add_argument(
+        "--beam_options",
+        metavar="OPTIONS",
+        help="options of a Beam pipeline whose workers write the shards, in one quoted string, "
+        'such as "--runner=FlinkRunner" (default: this machine writes them, without Beam)',
+    )
     group = parser.add_argument_group(
         "how labels are made (must equal config.relabel of the runs that use them)"
     )
@@ -65,6 +69,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parsed = scoring_cli.parse_arguments(parser, arguments)
     if not 0 <= parsed.shortest_segment_seconds <= 3600:
         parser.error("--shortest_segment_seconds: expected seconds, or 0")
+    if parsed.beam_options and parsed.distributed:
+        parser.error("--distributed: the pipeline of --beam_options has its own workers")
     if not 0 <= parsed.hop_seconds <= 3600:
         parser.error("--hop_seconds: expected seconds, or 0")
     return parsed
@@ -79,23 +85,15 @@ def main(arguments: argparse.Namespace) -> None:
     from psl_jax.runtime import files, parallel, run_files
     from psl_jax.runtime.run_files import LABEL_QUALITY
     from psl_jax.scoring import relabeling
-    from psl_jax.teachers import scoring_cli
+    from psl_jax.teachers import beam_relabeling, scoring_cli
 
-    task = scoring_cli.open_task(arguments, arguments.segment_seconds)
-    segmentation = dataclasses.replace(
-        task.segmentation,
-        hop_seconds=arguments.hop_seconds or None,
-        shortest_seconds=arguments.shortest_segment_seconds,
-    )
-    task = task._replace(segmentation=segmentation)
-    rule = LabelRule(arguments.count_padding)
-    check_hop(segmentation, "--hop_seconds")
-    out, scorer = path_of(arguments.out), task.make_scorer(arguments, rule)
+    work = beam_relabeling.open_relabeling(arguments)
+    task, out = work.task, work.out
     if jax.process_index() == 0:
         print(
             "\n".join(
                 scoring_cli.describe_plan(
-                    task, segmentation, scorer=scorer, arguments=arguments, out=out
+                    task, task.segmentation, scorer=work.scorer, arguments=arguments, out=out
                 )
             ),
             flush=True,
@@ -115,15 +113,10 @@ def main(arguments: argparse.Namespace) -> None:
         print(f"soft labels of {len(index):,} clips in {out}")
 
     with run_files.claim_folder(out, "--out"):
-        relabeling.relabel(
-            scorer,
-            task.source,
-            task.segmentation,
-            out,
-            teacher=task.identity,
-            batch_size=arguments.batch_size,
-            rule=rule,
-        )
+        if arguments.beam_options:
+            beam_relabeling.relabel_by_beam(arguments)
+        else:
+            work.write()
         parallel.wait_for_all("relabel")
         parallel.run_in_first_process("label quality", tell)
 

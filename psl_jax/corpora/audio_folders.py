@@ -4,6 +4,7 @@ Only names and places are read here, no audio.
 """
 
 import dataclasses
+import io
 import os
 import tarfile
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.corpora.clip_rows import Problem, StoredAudio, printable
 from psl_jax.corpora.stored_audio import FileAudio, Hdf5Audio, ParquetAudio, TarAudio
 from psl_jax.runtime.errors import MissingPackageError
+from psl_jax.runtime.paths import is_remote, open_ranges, path_of
 
 HDF5_SUFFIXES = frozenset({".h5", ".hdf5", ".hdf"})
 COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -23,6 +25,7 @@ _RATE_ATTRIBUTE = "sample_rate"
 _PANNS_RATE = 32_000
 _ID_COLUMNS = ("video_id", "ytid", "youtube_id", "id", "__key__")
 _AUDIO_COLUMNS = ("audio", "flac", "wav", "mp3")
+_HEADER_BYTES = 2048  # read at each member of a tar, whose header has 512
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -76,7 +79,15 @@ class Scan:
 
 
 def walk_files(folder: str) -> Iterator[str]:
-    """All files below `folder`, each folder in order of names; links to folders are followed."""
+    """All files below `folder`, each folder in order of names; links to folders are followed.
+
+    Of a folder in a bucket the objects, all in order of their names.
+    """
+    if is_remote(folder):
+        for path in path_of(folder).rglob("*"):
+            if path.is_file() and not path.name.startswith("._"):
+                yield os.fspath(path)
+        return
     pending, seen = [folder], set()
     while pending:
         current = pending.pop()
@@ -103,7 +114,10 @@ def _stem(name: str) -> str:
 
 def _tar_members(path: str, name: str) -> Iterator[FoundAudio]:
     """Audio files in a tar, as webdataset shards hold them beside their JSON and text."""
-    with tarfile.open(path, "r:") as archive:
+    with (
+        io.BufferedReader(open_ranges(path), _HEADER_BYTES) as file,
+        tarfile.open(fileobj=file, mode="r:") as archive,
+    ):
         for member in archive:
             if member.isfile() and os.path.splitext(member.name.lower())[1] in AUDIO_SUFFIXES:
                 audio = TarAudio(path, member.offset_data, member.size)
@@ -116,7 +130,7 @@ def _parquet_rows(path: str, name: str) -> Iterator[FoundAudio]:
         import pyarrow.parquet as parquet
     except ImportError as error:
         raise MissingPackageError(path, "pyarrow", "corpora") from error
-    with parquet.ParquetFile(path) as file:
+    with open_ranges(path) as opened, parquet.ParquetFile(opened) as file:
         key, column = _parquet_columns(file.schema_arrow, path)
         for group in range(file.num_row_groups):
             ids = file.read_row_group(group, columns=[key]).flatten().column(0)
@@ -143,6 +157,8 @@ def _parquet_columns(schema: Any, path: str) -> tuple[str, str]:
 
 def _hdf5_waveforms(path: str, name: str, rate: int | None) -> Iterator[FoundAudio]:
     """Waveforms in the layout of PANNs (`audio_name`, `waveform`) or of the PSL code (by name)."""
+    if is_remote(path):
+        raise ValueError("HDF5 in a bucket cannot be read: copy it, or mount the bucket")
     try:
         import h5py
     except ImportError as error:

@@ -73,9 +73,9 @@ class AudioSet(Corpus):
 
         Raises UserError for a missing folder or table, or an unknown split.
         """
-        self.source_dir = existing_folder(source_dir, "AudioSet's audio")
+        self.source_dir = existing_folder(source_dir, "AudioSet's audio", takes_buckets=True)
         tables = self._labels_dir = existing_folder(
-            labels_dir or source_dir, "AudioSet's segment CSVs"
+            labels_dir or source_dir, "AudioSet's segment CSVs", takes_buckets=True
         )
         self._csvs = {
             name: found[0]

@@ -13,6 +13,7 @@ from psl_jax.corpora.clip_rows import Problem
 from psl_jax.data.clip_index import Event
 from psl_jax.runtime.csv_files import plain_read_errors, read_rows
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import path_of
 
 ID_LENGTH = 11  # of a YouTube id, in which "-" and "_" may stand anywhere
 _ID = re.compile(rf"[A-Za-z0-9_-]{{{ID_LENGTH}}}")
@@ -77,7 +78,7 @@ def read_segments(
 
 def _csv_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, list[str]]]:
     """(line number, fields) of each row that is neither empty nor a comment."""
-    with plain_read_errors(path), open(path, encoding="utf-8-sig", newline="") as file:
+    with plain_read_errors(path), path_of(path).open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, skipinitialspace=True)
         for row in reader:
             if row and not row[0].startswith("#"):

@@ -22,6 +22,7 @@ from psl_jax.audio.decoding import (
 )
 from psl_jax.audio.readers import DecodeError
 from psl_jax.audio.segments import SAMPLE_RATE, tick_shape
+from psl_jax.runtime.paths import open_ranges
 
 _OPEN_RECORDINGS = 16  # as many as threads may read at a time
 _KEPT_SAMPLES = 1 << 23  # ticks of each, 9 minutes
@@ -70,12 +71,12 @@ class TarAudio:
 
     def decode(self, max_seconds: float | None, rate: int = SAMPLE_RATE) -> Audio:
         try:
-            with open(self.path, "rb") as file:
+            with open_ranges(self.path) as file:
                 file.seek(self.offset)
                 content = file.read(self.size)
         except OSError as error:
             raise DecodeError("unreadable", f"{self.path}: {error.strerror}") from error
-        if len(content) < self.size:
+        if content is None or len(content) < self.size:
             raise DecodeError("truncated", f"{self.path} ends inside it")
         return decode(io.BytesIO(content), max_seconds, rate)
 
@@ -233,7 +234,9 @@ class _ParquetGroup:
     def __init__(self, path: str, column: str, group: int):
         import pyarrow.parquet
 
-        self._file = pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
+        self._file = pyarrow.parquet.ParquetFile(
+            open_ranges(path), pre_buffer=False, buffer_size=1 << 20
+        )
         self._column, self._group = column, group
         self._lock = threading.Lock()
         self._restart()

@@ -46,7 +46,7 @@ def write_parts(
     Raises:
       UserError: Beam is not installed, or its options are wrong.
     """
-    beam, pipeline_options = _import_beam(options)
+    beam, pipeline_options = import_beam(options)
     job_paths = [part.record.with_suffix(".job") for part in parts]
     for part, job_path in zip(parts, job_paths, strict=True):
         with files.atomic_open(job_path, "wb") as file:
@@ -68,7 +68,8 @@ def write_shard_of_job(path: str) -> str:
     return path
 
 
-def _import_beam(options: str) -> tuple[Any, Any]:
+def import_beam(options: str) -> tuple[Any, Any]:
+    """Returns Beam, and the options of a pipeline from their command line. Raises UserError."""
     try:
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions

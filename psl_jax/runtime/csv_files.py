@@ -179,16 +179,20 @@ def hash_files(paths: Iterable[pathlib.Path]) -> str:
     return digest.hexdigest()
 
 
-def existing_folder(path: str | os.PathLike[str], what: str) -> str:
-    """The real path of a folder; UserError if there is none, or it lies in a bucket."""
+def existing_folder(path: str | os.PathLike[str], what: str, *, takes_buckets: bool = False) -> str:
+    """The real path of a folder; UserError if there is none, or a bucket that is not taken."""
     if is_remote(path):
-        raise UserError(
-            f"{path}: of corpora in buckets only own_data is read. Copy it (gcloud storage cp -r), "
-            "or mount the bucket, and give the path there (docs/BUCKETS.md)"
-        )
-    if not os.path.isdir(path):
-        raise UserError(f"{path} is not a folder: expected {what}")
-    return os.path.realpath(path)
+        if not takes_buckets:
+            raise UserError(
+                f"{path}: of corpora in buckets only audioset and own_data are read. Copy it "
+                "(gcloud storage cp -r), or mount the bucket, and give the path there "
+                "(docs/BUCKETS.md)"
+            )
+        if path_of(path).is_dir():
+            return os.fspath(path).rstrip("/")
+    elif os.path.isdir(path):
+        return os.path.realpath(path)
+    raise UserError(f"{path} is not a folder: expected {what}")
 
 
 def listing(names: Iterable[str]) -> str:

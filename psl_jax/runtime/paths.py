@@ -5,13 +5,14 @@ cannot append, rename a folder, lock, or be mapped into memory: see the function
 """
 
 import contextlib
+import io
 import os
 import pathlib
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from typing import cast
+from typing import Any, cast
 
 from psl_jax.runtime.errors import UserError
 
@@ -81,3 +82,41 @@ def read_ranges(paths: Sequence[str], starts: Sequence[int], ends: Sequence[int]
     from psl_jax.runtime import buckets
 
     return buckets.read_ranges(paths, starts, ends)
+
+
+def open_ranges(path: str | os.PathLike[str]) -> io.RawIOBase:
+    """A file that is opened for reading; of an object in a bucket each read asks for its bytes."""
+    if not is_remote(path):
+        return open(path, "rb", buffering=0)
+    return _ObjectOfRanges(os.fspath(path))
+
+
+class _ObjectOfRanges(io.RawIOBase):
+    """An object in a bucket. Its errors are UserErrors: OSErrors mean a damaged file to readers."""
+
+    def __init__(self, path: str):
+        self._path, self._place = path, 0
+        self._size = path_of(path).stat().st_size
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._size}[whence]
+        self._place = max(start + offset, 0)
+        return self._place
+
+    def tell(self) -> int:
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        end = min(self._place + len(buffer), self._size)
+        if end <= self._place:
+            return 0
+        (content,) = read_ranges([self._path], [self._place], [end])
+        buffer[: len(content)] = content
+        self._place += len(content)
+        return len(content)

@@ -42,10 +42,12 @@ def relabel(
     teacher: TeacherIdentity,
     batch_size: int,
     rule: LabelRule | None = None,
+    shards: Sequence[int] | None = None,
 ) -> None:
     """Writes the soft labels of every clip of `source` that has none yet.
 
     rule: how they are made; that padding counts must have been told to the scorer.
+    shards: writes only what is missing of these; None: of all, with the other processes.
     Shards are dealt out to the processes; each is written to a temporary name and renamed when
     whole, so a killed relabeling goes on where it was. Raises UserError where `directory` holds
     labels of another teacher, segment length, rule or data set.
@@ -59,21 +61,24 @@ def relabel(
         teachers=teacher.descriptions,
         uses_weak_labels=teacher.weak_classes is not None,
     )
-    _score_missing(scorer, source, writer, teacher.weak_classes, batch_size)
+    if shards is None:
+        chosen = _choose_shards(writer)
+    else:
+        chosen = sorted(set(shards) & set(writer.missing)) if shards else []
+    if chosen:
+        _score_shards(scorer, source, writer, chosen, teacher.weak_classes, batch_size)
 
 
-def _score_missing(
+def _score_shards(
     scorer: SegmentScorer,
     source: Source,
     writer: SoftLabelWriter,
+    shards: list[int],
     weak_classes: np.ndarray | None,
     batch_size: int,
 ) -> None:
     index, segmentation, directory = source.index, writer.segmentation, writer.directory
-    shards = _choose_shards(writer)
     count, process = jax.process_count(), jax.process_index()
-    if not shards:
-        return
     clips = np.concatenate([_clips_in_shard(index, shard) for shard in shards])
     size = scorer.fitting(batch_size, segmentation.seconds)
     feed = batches.eval_batches(source, segmentation, batch_size=size, clips=clips)

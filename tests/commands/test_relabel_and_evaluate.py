@@ -263,3 +263,21 @@ def test_wrong_arguments_are_told_plainly(folder, tmp_path, arguments, told, cap
     with pytest.raises((UserError, SystemExit)) as caught:
         run(evaluate, folder / "same", folder / "data", f"--out={tmp_path}", *arguments)
     assert told in capsys.readouterr().err + str(caught.value)
+
+
+def test_beam_and_relabel_continue_each_other(folder, tmp_path):
+    """Either writes the same bytes, also of what the other left out."""
+    pytest.importorskip("apache_beam", reason="needs Apache Beam")
+    arguments = (folder / "same", folder / "data", "--split=eval", "--segment_seconds=0.5")
+    beam = "--beam_options=--runner=DirectRunner"
+    run(relabel, *arguments, f"--out={tmp_path / 'whole'}")
+    expected = {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
+    shards = sorted(name for name in expected if name.startswith("labels"))
+    for name, options in (("by_beam", (beam,)), ("by_relabel", ())):
+        shutil.copytree(tmp_path / "whole", tmp_path / name)
+        (tmp_path / name / shards[-1]).unlink()
+        run(relabel, *arguments, f"--out={tmp_path / name}", *options)
+    run(relabel, *arguments, f"--out={tmp_path / 'beam_alone'}", beam)
+    for name in ("by_beam", "by_relabel", "beam_alone"):
+        written = {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+        assert written == expected, name

@@ -7,12 +7,18 @@ import signal
 import subprocess
 
 import audio_files
+import audioset_layouts
+import audioset_tables
 import bucket_server
 import forked_python
 import numpy as np
 import places
+import prepared_data
 import pytest
 import small_suite
+
+from psl_jax.corpora import audioset
+from psl_jax.data import split_index_files
 
 CONFIG = small_suite.CONFIG.replace(
     'result.data.corpus = "tfds"\n',
@@ -148,6 +154,36 @@ def test_data_are_prepared_from_and_to_a_bucket(local, bucket, s3):
         (ours,) = [one for one in there if one.endswith(f"/1.0.0/{path.name}")]
         assert bucket.get(ours) == s3.get(ours) == path.read_bytes()
     assert not [one for one in there if "incomplete" in one or "/part-" in one]
+
+
+def test_audioset_is_prepared_from_ranges_of_its_archives(run, bucket, s3, tmp_path):
+    """Its parquet and tar files in a bucket give the shards that they give on this machine."""
+    rows = [audioset_tables.segment(f"bal{k:08d}", 30, 31, (k % 2, 5)) for k in range(8)]
+    commands = []
+    for layout in ("parquet", "tar"):
+        audioset_layouts.LAYOUTS[layout](tmp_path / layout, {row.id: row for row in rows})
+        audioset_tables.write_csv(tmp_path / layout / audioset.BALANCED, rows)
+        for path in (tmp_path / layout).iterdir():
+            for store in (bucket, s3):
+                store.put(f"audioset/{layout}/{path.name}", path.read_bytes())
+        for name, place in (
+            ("disk", tmp_path / layout),
+            ("gs", f"{bucket.url}/audioset/{layout}"),
+            ("s3", f"{s3.url}/audioset/{layout}"),
+        ):
+            data_dir = f"--data_dir={tmp_path / 'data' / name / layout}"
+            command = ["psl_jax.commands.prepare", "--corpus=audioset", f"--source_dir={place}"]
+            commands.append([*command, data_dir])
+    done = run("small_commands.py", json.dumps(commands))
+    assert done.returncode == 0, done.stderr
+    for layout in ("parquet", "tar"):
+        hashes = [
+            prepared_data.record_hashes(
+                split_index_files.find_data_dir(tmp_path / "data" / name / layout)
+            )
+            for name in ("disk", "gs", "s3")
+        ]
+        assert hashes[0] and hashes[0] == hashes[1] == hashes[2]
 
 
 def test_a_killed_run_in_a_bucket_has_the_digits_of_a_local_one(runs, local):

@@ -64,6 +64,8 @@ LEFT_OUT = {
     "psl-jax tag gs://": "test_buckets.py",
     "psl-jax export gs://": "test_buckets.py",
     "psl-jax prepare --corpus audioset ...": "needs a cluster: tests/preparing uses Beam",
+    "psl-jax relabel runs/teacher DATA --segment_seconds=2 --out=labels/beam": "needs a cluster: "
+    "tests/commands uses Beam",
     "psl-jax prepare --corpus CORPUS": "is the form of the commands below it",
     "psl-jax tag mn04": A_MODEL_OF_OTHERS,
     "psl-jax evaluate mn:": A_MODEL_OF_OTHERS,
