@@ -22,7 +22,7 @@ from psl_jax.audio.decoding import (
 )
 from psl_jax.audio.readers import DecodeError
 from psl_jax.audio.segments import SAMPLE_RATE, tick_shape
-from psl_jax.runtime.paths import open_ranges
+from psl_jax.runtime.paths import is_remote, open_ranges
 
 _OPEN_RECORDINGS = 16  # as many as threads may read at a time
 _KEPT_SAMPLES = 1 << 23  # ticks of each, 9 minutes
@@ -235,7 +235,7 @@ class _ParquetGroup:
         import pyarrow.parquet
 
         self._file = pyarrow.parquet.ParquetFile(
-            open_ranges(path), pre_buffer=False, buffer_size=1 << 20
+            open_ranges(path) if is_remote(path) else path, pre_buffer=False, buffer_size=1 << 20
         )
         self._column, self._group = column, group
         self._lock = threading.Lock()
