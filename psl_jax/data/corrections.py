@@ -5,7 +5,8 @@ decision on a stretch of a recording counts; the line `undo` takes back the one 
 
 What holds for a segment follows from the decisions on any stretches of its recording. A yes holds
 for each segment that contains its stretch. Nos hold for each segment that they cover together, as
-an unsure does. For example, yes for 2 to 4 s is a yes for 0 to 5 s and for 0 to 10 s.
+an unsure does. For example, yes for 2 to 4 s is a yes for 0 to 5 s and for 0 to 10 s. A no to the
+label `*` is one to all classes on which the person said neither yes nor unsure there.
 """
 
 import collections
@@ -17,7 +18,7 @@ import os
 import posixpath
 import re
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -31,8 +32,9 @@ from psl_jax.runtime.errors import UserError
 
 YES, NO, UNSURE, UNDO = "yes", "no", "unsure", "undo"
 DECISIONS = (YES, NO, UNSURE, UNDO)
+OTHERS = "*"  # as label: all other classes
 RANDOM = "random"  # as `chosen`
-_CELLS = 100  # of a clip, a second: times in the table are compared to 5 ms
+_CELLS = 20  # of a clip, a second: times are compared to 25 ms
 _PART = re.compile(r"(.+)@(\d+(?:\.\d+)?)")  # the id of a clip that was cut from a recording
 _SHOWN = 3  # decisions named in a message
 
@@ -213,20 +215,21 @@ class Corrections:
         """Finds what holds for the segments of a split."""
         counts = segmentation.count_segments(index.num_samples)
         firsts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-        rows: list[tuple[int, int, float]] = []
-        for (clip, label), people in self._people_by_label(index).items():
+        segments, classes, values = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0)]
+        for clip, people in self._opinions(index):
             seconds = index.num_samples[clip] / SAMPLE_RATE
             onsets, offsets = segmentation.compute_times(np.arange(counts[clip]))
-            begins, ends = _to_cells(onsets), _to_cells(np.minimum(offsets, seconds))
             verdicts = _judge_yeses(people)
-            for number, (begin, end) in enumerate(zip(begins, ends, strict=True)):
-                value = _judge(people, verdicts, begin, end)
-                if value is not None:
-                    rows.append((int(firsts[clip]) + number, label, value))
-        rows.sort()
-        segments, classes, values = zip(*rows, strict=True) if rows else ((), (), ())
+            for number, span in enumerate(zip(onsets, np.minimum(offsets, seconds), strict=True)):
+                of_classes = _judge(people, verdicts, _to_cells(*span))
+                decided = np.flatnonzero(of_classes != _NOTHING)
+                segments.append(np.full(len(decided), firsts[clip] + number))
+                classes.append(decided)
+                values.append(of_classes[decided])
         return SegmentValues(
-            np.array(segments, np.int64), np.array(classes, np.int64), np.array(values, np.float32)
+            np.concatenate(segments),
+            np.concatenate(classes),
+            np.concatenate(values).astype(np.float32),
         )
 
     def correct(self, index: ClipIndex) -> ClipIndex:
@@ -270,7 +273,8 @@ class Corrections:
                 "no effect"
             )
         classes = splits[0].classes
-        wrong = sorted({d.label for d in self.decisions if find_class(d.label, classes) is None})
+        labels = {decision.label for decision in self.decisions} - {OTHERS}
+        wrong = sorted(label for label in labels if find_class(label, classes) is None)
         if wrong:
             near = _list_first(f"{name!r}{near_names(name, classes)}" for name in wrong)
             problems.append(
@@ -281,8 +285,8 @@ class Corrections:
             f"{index.classes[label]!r} at {begin / _CELLS:g} to {end / _CELLS:g} s of "
             f"{index.ids[clip]}"
             for index in splits
-            for (clip, label), people in self._people_by_label(index).items()
-            for (begin, end), verdict in _judge_yeses(people).items()
+            for clip, people in self._opinions(index)
+            for (label, begin, end), verdict in _judge_yeses(people).items()
             if verdict is None
         ]
         if disputed:
@@ -292,89 +296,104 @@ class Corrections:
             )
         return [f"{self.where}: {problem}" for problem in problems]
 
-    def _people_by_label(self, index: ClipIndex) -> dict[tuple[int, int], list["_Opinion"]]:
-        """What each person says of a clip and a class, for those on which there are decisions."""
+    def _opinions(self, index: ClipIndex) -> Iterator[tuple[int, list["_Opinion"]]]:
+        """What each person says of a clip, for the clips of which somebody does, ascending."""
         places = _Places(index)
         labels = {d.label: find_class(d.label, index.classes) for d in self.decisions}
-        opinions: dict[tuple[int, int], dict[str, _Opinion]] = collections.defaultdict(dict)
+        by_clip: dict[int, list[tuple[float, Decision]]] = collections.defaultdict(list)
         for decision in self.decisions:
-            label = labels[decision.label]
-            if label is None:
-                continue
-            for clip, start in places.find(decision.filename):
-                length = int(_to_cells(index.num_samples[clip] / SAMPLE_RATE))
-                begin, end = (int(_to_cells(t - start)) for t in decision[1:3])
+            if decision.label == OTHERS or labels[decision.label] is not None:
+                for clip, start in places.find(decision.filename):
+                    by_clip[clip].append((start, decision))
+        for clip in sorted(by_clip):
+            length = _to_cells(0.0, index.num_samples[clip] / SAMPLE_RATE)[1]
+            people: dict[str, _Opinion] = {}
+            for start, decision in by_clip[clip]:
+                begin, end = _to_cells(decision.onset - start, decision.offset - start)
                 if decision.decision == YES and not 0 <= begin < end <= length:
                     continue  # a sound that is somewhere in two clips may be in either
-                if max(begin, 0) < min(end, length):
-                    people = opinions[clip, label]
-                    opinion = people.setdefault(decision.who, _Opinion(length))
-                    opinion.add(max(begin, 0), min(end, length), decision.decision)
-        return {key: list(people.values()) for key, people in opinions.items()}
+                begin, end = max(begin, 0), min(end, length)
+                if begin >= end:
+                    continue
+                opinion = people.setdefault(decision.who, _Opinion(index.num_classes, length))
+                label = labels[decision.label]
+                if label is None:
+                    opinion.add_no_to_others(begin, end)
+                else:
+                    opinion.add(label, begin, end, decision.decision)
+            yield clip, list(people.values())
+
+
+_Yes = tuple[int, int, int]  # class, and cells from and to
+_NOTHING, _NO, _UNSURE = -1, 0, 1  # in cells
 
 
 class _Opinion:
-    """What a person says of a class in a clip, by all decisions: the last ones count.
+    """What a person says of a clip, by all decisions: the last ones count.
 
     Attributes:
-      yeses: stretches in which it sounds somewhere, in cells.
-      cells: NO and UNSURE where that was decided, else "".
+      yeses: stretches in which a class sounds somewhere.
+      cells: int8 [classes, cells], _NO and _UNSURE where that was decided.
     """
 
-    def __init__(self, num_cells: int):
-        self.yeses: list[tuple[int, int]] = []
-        self.cells = np.zeros(num_cells, f"U{len(UNSURE)}")
+    def __init__(self, num_classes: int, num_cells: int):
+        self.yeses: list[_Yes] = []
+        self.cells = np.full((num_classes, num_cells), _NOTHING, np.int8)
 
-    def add(self, begin: int, end: int, decision: str) -> None:
-        part = self.cells[begin:end]
+    def add(self, label: int, begin: int, end: int, decision: str) -> None:
+        stretch, part = (label, begin, end), self.cells[label, begin:end]
         if decision == YES:
-            if (part != "").all():  # else it may sound where nothing was decided
-                part[:] = ""
-            self.yeses.append((begin, end))
+            if (part != _NOTHING).all():  # else it may sound where nothing was decided
+                part[:] = _NOTHING
+            self.yeses.append(stretch)
         else:
-            part[:] = decision
-            self.yeses = [yes for yes in self.yeses if not _contains((begin, end), yes)]
+            part[:] = _NO if decision == NO else _UNSURE
+            self.yeses = [yes for yes in self.yeses if not _contains(stretch, yes)]
 
-    def covers(self, begin: int, end: int, decision: str) -> bool:
-        return bool((self.cells[begin:end] == decision).all())
+    def add_no_to_others(self, begin: int, end: int) -> None:
+        part = self.cells[:, begin:end]
+        others = ~(part == _UNSURE).all(axis=1)
+        others[[yes[0] for yes in self.yeses if _contains((yes[0], begin, end), yes)]] = False
+        part[others] = _NO
 
-    def has_yes(self, begin: int, end: int) -> bool:
-        return any(_contains((begin, end), yes) for yes in self.yeses)
+    def covers(self, begin: int, end: int, what: int) -> np.ndarray:
+        """Which classes have `what` all over a stretch: bool [classes]."""
+        return np.asarray((self.cells[:, begin:end] == what).all(axis=1))
 
 
-def _judge_yeses(people: Sequence[_Opinion]) -> dict[tuple[int, int], bool | None]:
+def _judge_yeses(people: Sequence[_Opinion]) -> dict[_Yes, bool | None]:
     """Whether most people agree with each yes: None where as many say no."""
-    verdicts: dict[tuple[int, int], bool | None] = {}
-    for stretch in sorted({yes for opinion in people for yes in opinion.yeses}):
-        for_it = sum(opinion.has_yes(*stretch) for opinion in people)
-        against = sum(opinion.covers(*stretch, NO) for opinion in people)
-        verdicts[stretch] = None if for_it == against else for_it > against
+    verdicts: dict[_Yes, bool | None] = {}
+    for yes in sorted({yes for opinion in people for yes in opinion.yeses}):
+        label, *stretch = yes
+        agree = sum(any(_contains(yes, own) for own in opinion.yeses) for opinion in people)
+        against = sum(bool(opinion.covers(*stretch, _NO)[label]) for opinion in people)
+        verdicts[yes] = None if agree == against else agree > against
     return verdicts
 
 
 def _judge(
-    people: Sequence[_Opinion],
-    verdicts: dict[tuple[int, int], bool | None],
-    begin: int,
-    end: int,
-) -> float | None:
-    """The label of a segment: 1, 0, NaN for unknown, or None where nothing was decided."""
-    inside = [verdict for yes, verdict in verdicts.items() if _contains((begin, end), yes)]
-    if True in inside:
-        return 1.0
-    if None in inside:
-        return np.nan
-    if any(opinion.covers(begin, end, NO) for opinion in people):
-        return 0.0
-    return np.nan if any(opinion.covers(begin, end, UNSURE) for opinion in people) else None
+    people: Sequence[_Opinion], verdicts: dict[_Yes, bool | None], stretch: tuple[int, int]
+) -> np.ndarray:
+    """The labels of a segment [classes]: 1, 0, NaN for unknown, _NOTHING where none is decided."""
+    no, unsure = (
+        np.any([opinion.covers(*stretch, what) for opinion in people], axis=0)
+        for what in (_NO, _UNSURE)
+    )
+    values = np.where(no, 0.0, np.where(unsure, np.nan, _NOTHING))
+    inside = [(yes[0], v) for yes, v in verdicts.items() if _contains((yes[0], *stretch), yes)]
+    values[[label for label, verdict in inside if verdict is None]] = np.nan
+    values[[label for label, verdict in inside if verdict]] = 1.0
+    return values
 
 
-def _contains(outer: tuple[int, int], inner: tuple[int, int]) -> bool:
-    return outer[0] <= inner[0] and inner[1] <= outer[1]
+def _contains(outer: _Yes, inner: _Yes) -> bool:
+    return outer[0] == inner[0] and outer[1] <= inner[1] and inner[2] <= outer[2]
 
 
-def _to_cells(seconds: np.ndarray | float) -> np.ndarray:
-    return np.asarray(np.rint(np.asarray(seconds) * _CELLS), np.int64)
+def _to_cells(onset: float, offset: float) -> tuple[int, int]:
+    begin = round(onset * _CELLS)
+    return begin, max(round(offset * _CELLS), begin + 1)
 
 
 def _ragged(pairs: np.ndarray, index: ClipIndex) -> tuple[np.ndarray, np.ndarray]:

@@ -65,6 +65,17 @@ def test_a_decision_holds_for_segments_of_any_length(rows, of_2_5_and_10_s):
     assert "/".join(values(found, seconds) for seconds in (2, 5, 10)) == of_2_5_and_10_s
 
 
+def test_a_no_to_all_others_is_one_to_classes_without_an_answer():
+    index = make_index([1], 64_000, num_classes=4)
+    answers = [("class 0", "yes"), ("class 1", "unsure"), ("class 2", "no"), ("*", "no")]
+    lines = [Decision("-clip_0", 2, 4, *answer, "ann") for answer in answers]
+    segments, classes, numbers = Corrections(tuple(lines)).find_values(index, Segmentation(2.0))
+    assert segments.tolist() == [1] * 4 and classes.tolist() == [0, 1, 2, 3]
+    np.testing.assert_array_equal(numbers, [1, np.nan, 0, 0])
+    later = (*lines, Decision("-clip_0", 0, 4, "class 3", "yes", "bo"))
+    assert Corrections(later).correct(index).weak_labels().tolist() == [[1, 0, 0, 1]]
+
+
 def test_segments_that_overlap_and_a_clip_that_ends_within_one():
     assert values(corrections((2, 4, "yes")), 4, hop=1) == "111----"
     # The last segment of 2 s ends with the clip, at 9 s.
