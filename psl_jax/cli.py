@@ -10,7 +10,7 @@ from psl_jax.runtime import disk_errors
 
 COMMANDS = (
     *("main", "prepare", "relabel", "labels", "evaluate", "tag", "serve", "export"),
-    *("fit", "classes", "thresholds", "publish"),
+    *("fit", "classes", "thresholds", "review", "publish"),
 )
 
 

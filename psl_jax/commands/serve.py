@@ -9,6 +9,7 @@ needs more packages: pip install -e '.[serve]' in the clone.
 
 import argparse
 import contextlib
+import getpass
 import ipaddress
 import os
 import re
@@ -16,27 +17,21 @@ import socket
 import threading
 import urllib.parse
 from collections.abc import Sequence
+from typing import Any
 
 from psl_jax.runtime import cli_entry
 from psl_jax.runtime.errors import MissingPackageError, UserError
 from psl_jax.tagging import tagging_cli
 
 TOKEN_VARIABLE = "PSL_JAX_TOKEN"
+TABLE = "corrections.csv"  # of decisions, in the working directory
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
     parser = tagging_cli.make_parser("serve", __doc__ or "")
     tagging_cli.add_settings(parser)
-    group = parser.add_argument_group("server")
-    group.add_argument(
-        "--host",
-        default="127.0.0.1",
-        help="address to listen on (default: 127.0.0.1, this machine only)",
-    )
-    group.add_argument(
-        "--port", type=int, default=8000, help="port to listen on; 0: any free one (default: 8000)"
-    )
+    group = add_server_settings(parser)
     group.add_argument(
         "--max_megabytes",
         type=float,
@@ -52,12 +47,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="longest audio that is accepted, in minutes (default: 60)",
     )
     group.add_argument(
-        "--token",
-        default=os.environ.get(TOKEN_VARIABLE, ""),
-        help="secret that each request must contain (default: that of the environment variable "
-        f"{TOKEN_VARIABLE}, which other users of this machine cannot read; else none)",
-    )
-    group.add_argument(
         "--allow_origin",
         action="append",
         default=[],
@@ -65,7 +54,46 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="origin of other web pages that may use the interface, such as https://example.org; "
         "may be given several times (default: none)",
     )
+    group.add_argument(
+        "--corrections",
+        metavar="FILE",
+        help="table where corrections of tags are stored, for config.corrections (default: "
+        f"{TABLE} where only this machine can open the page; else none)",
+    )
     return tagging_cli.parse_arguments(parser, arguments)
+
+
+def add_server_settings(parser: argparse.ArgumentParser) -> Any:
+    """Adds the settings of any server; returns their group."""
+    group = parser.add_argument_group("server")
+    group.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on (default: 127.0.0.1, this machine only)",
+    )
+    group.add_argument(
+        "--port", type=int, default=8000, help="port to listen on; 0: any free one (default: 8000)"
+    )
+    group.add_argument(
+        "--token",
+        default=os.environ.get(TOKEN_VARIABLE, ""),
+        help="secret that each request must contain (default: that of the environment variable "
+        f"{TOKEN_VARIABLE}, which other users of this machine cannot read; else none)",
+    )
+    group.add_argument(
+        "--who",
+        default=_find_user_name(),
+        metavar="NAME",
+        help="who decides, for the table of decisions (default: %(default)s, as you are logged in)",
+    )
+    return group
+
+
+def _find_user_name() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # in a container
+        return "somebody"
 
 
 def check_origins(origins: Sequence[str]) -> tuple[str, ...]:
@@ -82,12 +110,11 @@ def check_origins(origins: Sequence[str]) -> tuple[str, ...]:
 def main(arguments: argparse.Namespace) -> int:
     """Serves until interrupted."""
     try:
-        import uvicorn
-
         from psl_jax.web import access, application, service
     except ImportError as error:
         raise MissingPackageError("the web page", f"{error.name}", "serve") from error
-    from psl_jax.runtime import distributed, interrupts
+    from psl_jax.data.corrections import DecisionTable
+    from psl_jax.runtime import distributed
     from psl_jax.tagging import tagger
 
     tagging_cli.make_event_settings(arguments)  # what is wrong is told before the model is loaded
@@ -96,25 +123,41 @@ def main(arguments: argparse.Namespace) -> int:
     limits = service.Limits(arguments.max_megabytes, arguments.max_minutes)
     origins = check_origins(arguments.allow_origin)
     with contextlib.closing(listen(arguments.host, arguments.port)) as listener:
+        allowed = access.Access(
+            is_local(listener), listener.getsockname()[0], arguments.token, origins
+        )
+        path = arguments.corrections or (TABLE if allowed.local else "")
+        table = DecisionTable(path, arguments.who) if path else None
         distributed.configure()
         model = tagger.load(arguments.model)
         settings = tagging_cli.make_event_settings(arguments, model)
         segmentation = tagging_cli.make_segmentation(arguments, model)
         served = service.Service(model, segmentation, settings, limits)
         threading.Thread(target=served.warm_up, daemon=True).start()
-        host, port = listener.getsockname()[:2]
-        local = ipaddress.ip_address(host).is_loopback
-        shown = f"[{host}]" if ":" in host else host
-        secret = f"/#token={urllib.parse.quote(arguments.token)}" if arguments.token else ""
-        print(f"open http://{shown}:{port}{secret} in a browser; Ctrl-C stops", flush=True)
-        if not local and not secret:
-            print("whoever reaches this address can use it: --token sets a password", flush=True)
-        allowed = access.Access(local, host, arguments.token, origins)
-        app = application.make_application(served, allowed)
-        config = uvicorn.Config(app, log_level="warning", lifespan="off")
-        with contextlib.suppress(KeyboardInterrupt, interrupts.Preempted):
-            uvicorn.Server(config).run(sockets=[listener])
+        run_server(application.make_application(served, allowed, table), listener, arguments.token)
     return 0
+
+
+def run_server(app: Any, listener: socket.socket, token: str) -> None:
+    """Says where the page is, and serves until interrupted."""
+    import uvicorn
+
+    from psl_jax.runtime import interrupts
+
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    secret = f"/#token={urllib.parse.quote(token)}" if token else ""
+    print(f"open http://{shown}:{port}{secret} in a browser; Ctrl-C stops", flush=True)
+    if not is_local(listener) and not secret:
+        print("whoever reaches this address can use it: --token sets a password", flush=True)
+    config = uvicorn.Config(app, log_level="warning", lifespan="off")
+    with contextlib.suppress(KeyboardInterrupt, interrupts.Preempted):
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def is_local(listener: socket.socket) -> bool:
+    """Whether only this machine reaches it."""
+    return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
 
 
 def listen(host: str, port: int) -> socket.socket:

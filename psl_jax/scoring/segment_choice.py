@@ -34,11 +34,13 @@ class ChosenSegment(NamedTuple):
       number: of the segment in the split.
       classes: those that are asked for, the most useful first.
       chosen: RANDOM, USEFUL or SIMILAR.
+      present: those of them whose label reaches the threshold.
     """
 
     number: int
     classes: tuple[int, ...]
     chosen: str
+    present: tuple[int, ...] = ()
 
 
 def draw_candidates(num_segments: int, seed: int = 0) -> np.ndarray:
@@ -106,7 +108,9 @@ def choose_useful(
             break
         taken.add(row)
         classes = _choose_classes(useful[row] * weights, np.maximum(label[row], score[row]))
-        chosen.append(ChosenSegment(int(numbers[row]), classes, RANDOM if is_random else USEFUL))
+        present = tuple(k for k in classes if label[row, k] >= 0.5)
+        how = RANDOM if is_random else USEFUL
+        chosen.append(ChosenSegment(int(numbers[row]), classes, how, present))
     return chosen
 
 

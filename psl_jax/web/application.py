@@ -23,15 +23,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import psl_jax
 from psl_jax.audio.decoding import AUDIO_SUFFIXES
+from psl_jax.data.corrections import DecisionTable
+from psl_jax.networks.class_lists import clean_name
 from psl_jax.web import api, forms
 from psl_jax.web.access import Access
 from psl_jax.web.service import CancelledError, Job, RefusedError, Service, read_chunks
 from psl_jax.web.uploads import Uploads, receive_samples, receive_thresholds
 
 
-def make_application(service: Service, access: Access) -> FastAPI:
-    """Makes the web application."""
-    uploads = Uploads(service)
+def make_base(access: Access) -> FastAPI:
+    """Makes an application that has what all pages need, and no page yet."""
     app = FastAPI(
         title="psl_jax",
         version=psl_jax.__version__,
@@ -53,19 +54,27 @@ def make_application(service: Service, access: Access) -> FastAPI:
         ],
     )
     _add_error_handlers(app)
+    app.mount("/static", StaticFiles(directory=STATIC))
+    return app
+
+
+def make_application(
+    service: Service, access: Access, table: DecisionTable | None = None
+) -> FastAPI:
+    """Makes the web application; table: stores the corrections of tags."""
+    uploads, app = Uploads(service), make_base(access)
     app.include_router(api.make_routes(service, uploads, access))
-    app.include_router(_make_page_routes(service, uploads, access))
+    app.include_router(_make_page_routes(service, uploads, access, table))
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
-        return _render_front_page(service, access)
+        return _render_front_page(service, access, stores_corrections=table is not None)
 
     @app.get("/api/v1/docs", include_in_schema=False)
     async def docs(request: Request) -> Response:
         address = str(request.base_url).rstrip("/")
         return render("api.html.jinja", document=app.openapi(), address=address)
 
-    app.mount("/static", StaticFiles(directory=STATIC))
     return app
 
 
@@ -97,7 +106,21 @@ def _add_error_handlers(app: FastAPI) -> None:
         return Response(status_code=400)
 
 
-def _make_page_routes(service: Service, uploads: Uploads, access: Access) -> APIRouter:
+def store_decision(table: DecisionTable, **fields: Any) -> None:
+    """Stores a decision. Raises RefusedError where that is not possible."""
+    if not fields["onset"] < fields["offset"]:
+        raise RefusedError(422, "offset: expected more than the onset", "setting")
+    try:
+        table.append(**fields | {"label": clean_name(fields["label"])})
+    except OSError as error:
+        raise RefusedError(
+            500, f"The decision is not stored: {table.path} cannot be written ({error}).", "disk"
+        ) from error
+
+
+def _make_page_routes(
+    service: Service, uploads: Uploads, access: Access, table: DecisionTable | None
+) -> APIRouter:
     """Makes the routes of the page's requests."""
     router = APIRouter(
         prefix="/page", include_in_schema=False, dependencies=access.checks(api=False)
@@ -136,6 +159,13 @@ def _make_page_routes(service: Service, uploads: Uploads, access: Access) -> API
     async def thresholds(request: Request, name: str = "") -> Response:
         return JSONResponse(await receive_thresholds(request, name, service))
 
+    if table is not None:
+
+        @router.post("/decide")
+        def decide(form: Annotated[forms.DecisionForm, Query()]) -> Response:
+            store_decision(table, **form.model_dump(), chosen="page")
+            return JSONResponse({})
+
     @router.get("/progress")
     async def progress(ticket: str = "") -> Response:
         return JSONResponse(uploads.progress(ticket))
@@ -152,8 +182,9 @@ def _make_page_routes(service: Service, uploads: Uploads, access: Access) -> API
     return router
 
 
-def _render_front_page(service: Service, access: Access) -> Response:
+def _render_front_page(service: Service, access: Access, *, stores_corrections: bool) -> Response:
     page_settings = {
+        "corrections": stores_corrections,
         "megabytes": service.limits.megabytes,
         "minutes": service.limits.minutes,
         "live": service.live_seconds,

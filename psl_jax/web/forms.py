@@ -5,7 +5,7 @@ import difflib
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, Json, Strict, ValidationError, model_validator
 
@@ -69,6 +69,24 @@ class ClipsUpload(PageUpload):
         if sum(cut.offset - cut.onset for cut in self.events) > max_seconds:
             raise _refuse(f"the events together are longer than {max_seconds / 60:g} minutes")
         return [dataclasses.replace(cut, name=_clean_file_name(cut.name)) for cut in self.events]
+
+
+class SegmentForm(BaseModel):
+    """A decision on a segment, by its place in the order of the review."""
+
+    place: Annotated[int, Field(ge=0)]
+    label: Annotated[str, Field(min_length=1, max_length=200)]
+    decision: Literal["yes", "no", "unsure"]
+
+
+class DecisionForm(BaseModel):
+    """A decision on the tags of a file."""
+
+    filename: Annotated[str, Field(min_length=1, max_length=500)]
+    onset: Annotated[float, Field(ge=0, lt=1e7)]
+    offset: Annotated[float, Field(gt=0, lt=1e7)]
+    label: Annotated[str, Field(min_length=1, max_length=200)]
+    decision: Literal["yes", "no", "undo"]
 
 
 class TagUpload(Upload):

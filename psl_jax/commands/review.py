@@ -1,0 +1,181 @@
+"""Opens a page on which a person decides which classes sound in segments of a data set.
+
+    psl-jax review runs/psl2s DATA --split=balanced       # then open http://127.0.0.1:8000
+    psl-jax review runs/psl2s DATA --example=tags/owl.embeddings.npz --label=owl
+
+The segments where a decision helps most come first: where the score is near the class's threshold,
+where the run and the labels that it was trained on are at odds, and where classes are rare. A share
+is drawn at random. With --example those come first that are nearest to a sound, as
+psl-jax tag --embeddings describes it: this begins a class that has no labels yet.
+
+Each answer is stored at once as a line of a table, and the same command goes on where it was.
+config.corrections of psl-jax main takes the table. The page needs more packages:
+pip install -e '.[serve]' in the clone.
+"""
+
+import argparse
+import contextlib
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from psl_jax.commands import serve
+from psl_jax.runtime import cli_entry
+from psl_jax.runtime.errors import MissingPackageError, UserError
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line, which begins with the program's name."""
+    from psl_jax.tagging import tagging_cli
+
+    parser = tagging_cli.make_parser("review", __doc__ or "")
+    add = parser.add_argument
+    add("data", metavar="DATA", help="folder of a prepared data set")
+    add("--split", default="balanced", help="split whose segments are shown (default: balanced)")
+    add(
+        "--segment_seconds",
+        type=float,
+        metavar="S",
+        help="length of the segments in seconds (default: that of the run)",
+    )
+    add(
+        "--random_share",
+        type=float,
+        default=0.2,
+        metavar="P",
+        help="share of the segments that is drawn at random, from 0 to 1: what is estimated from "
+        "these holds for all (default: 0.2)",
+    )
+    add(
+        "--example",
+        metavar="FILE",
+        help="embeddings of a sound, as psl-jax tag RUN SOUND --embeddings=DIR writes them: the "
+        "segments that are nearest to it come first (default: the most useful segments)",
+    )
+    add("--label", metavar="CLASS", help="class of the example (with --example)")
+    add(
+        "--out",
+        default=serve.TABLE,
+        metavar="FILE",
+        help=f"table of the decisions, which is continued (default: {serve.TABLE})",
+    )
+    serve.add_server_settings(parser)
+    parsed = tagging_cli.parse_arguments(parser, arguments)
+    if bool(parsed.example) != bool(parsed.label):
+        parser.error("--example and --label go together")
+    if not 0 <= parsed.random_share <= 1:
+        parser.error(f"--random_share={parsed.random_share:g}: expected 0 to 1")
+    return parsed
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Scores the segments, and serves the page until interrupted."""
+    try:
+        from psl_jax.web import access, review
+    except ImportError as error:
+        raise MissingPackageError("the web page", f"{error.name}", "serve") from error
+    from psl_jax.data.corrections import DecisionTable
+    from psl_jax.data.segment_loader import Segments
+    from psl_jax.data.source import open_folder
+    from psl_jax.runtime import distributed
+    from psl_jax.weights.load_model import load_model
+
+    with contextlib.closing(serve.listen(arguments.host, arguments.port)) as listener:
+        table = DecisionTable(arguments.out, arguments.who)
+        distributed.configure()
+        model = load_model(arguments.model)
+        source = open_folder(arguments.data, arguments.split)
+        labels = _open_labels(arguments, source)
+        segmentation = labels.segmentation if labels else _make_segmentation(arguments, model)
+        segments = Segments(source, segmentation)
+        chosen = _choose(arguments, model.for_classes(source.index.classes), segments, labels)
+        local = serve.is_local(listener)
+        allowed = access.Access(local, listener.getsockname()[0], arguments.token)
+        page = review.Review(segments, chosen, table, name=model.info.name)
+        serve.run_server(review.make_review(page, allowed), listener, arguments.token)
+
+
+def _make_segmentation(arguments: argparse.Namespace, model: Any) -> Any:
+    from psl_jax.audio.segments import Segmentation
+
+    seconds = arguments.segment_seconds or model.info.segment_seconds
+    if not 0.1 <= seconds <= 3600:
+        raise UserError(f"--segment_seconds={seconds:g}: expected 0.1 to 3600")
+    return Segmentation(seconds)
+
+
+def _open_labels(arguments: argparse.Namespace, source: Any) -> Any:
+    """The soft labels of the run, where they are of this split and length; else None."""
+    from psl_jax.data import label_manifest
+    from psl_jax.data.soft_labels import SoftLabels
+    from psl_jax.runtime import files
+    from psl_jax.runtime.run_files import CONFIG
+
+    run = pathlib.Path(arguments.model)
+    if not (run / CONFIG).is_file():
+        return None
+    folder = files.read_json(run / CONFIG).get("soft_labels_dir") or run / "soft_labels"
+    if not label_manifest.are_begun(folder):
+        return None
+    segmentation = label_manifest.segmentation_of(folder)
+    is_of_split = label_manifest.read(folder)["split"] == source.index.split
+    if not is_of_split or arguments.segment_seconds not in (None, segmentation.seconds):
+        print(f"{folder} holds labels of other segments: the scores of the run stand in for them")
+        return None
+    return SoftLabels.open(folder, source.index, segmentation)
+
+
+def _choose(arguments: argparse.Namespace, model: Any, segments: Any, labels: Any) -> Any:
+    """The segments in their order, and which classes to ask for."""
+    import numpy as np
+
+    from psl_jax.networks.class_lists import find_class, near_names
+    from psl_jax.networks.trained_model import DEFAULT_THRESHOLD
+    from psl_jax.scoring import segment_choice
+
+    classes = segments.source.index.classes
+    numbers = segment_choice.draw_candidates(len(segments))
+    if len(numbers) < len(segments):
+        print(f"{len(numbers):,} of {len(segments):,} segments, drawn at random, are scored")
+    if arguments.example:
+        label = find_class(arguments.label, classes)
+        if label is None:
+            raise UserError(
+                f"--label={arguments.label}: the data have no such class"
+                f"{near_names(arguments.label, classes)}. Add it to classes.csv beside the tables, "
+                "and prepare the data again"
+            )
+        embeddings = segment_choice.score_segments(model, segments, numbers, "embeddings")
+        example = _read_example(arguments.example, embeddings.shape[1])
+        return segment_choice.choose_similar(numbers, embeddings, example, label)
+    scores = segment_choice.score_segments(model, segments, numbers)
+    tuned = model.info.thresholds
+    return segment_choice.choose_useful(
+        numbers,
+        scores,
+        labels.of_segments(*segments.places(numbers)) if labels else scores,
+        thresholds=np.array(tuned.values if tuned else [DEFAULT_THRESHOLD] * len(classes)),
+        random_share=arguments.random_share,
+    )
+
+
+def _read_example(path: str, num_channels: int) -> Any:
+    """The embedding [channels] of a sound. Raises UserError."""
+    import numpy as np
+
+    expected = "expected a file that psl-jax tag RUN SOUND --embeddings=DIR wrote with this run"
+    try:
+        with np.load(path) as stored:
+            embedding = stored["embedding"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"--example={path}: {error}; {expected}") from error
+    if embedding.shape != (num_channels,):
+        raise UserError(
+            f"--example={path}: its embedding has {embedding.size} values, the run's have "
+            f"{num_channels}; {expected}"
+        )
+    return embedding
+
+
+if __name__ == "__main__":
+    cli_entry.run(main, parse)
