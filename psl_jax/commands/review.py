@@ -1,7 +1,7 @@
 """Opens a page on which a person decides which classes sound in segments of a data set.
 
     psl-jax review runs/psl2s DATA --split=balanced       # then open http://127.0.0.1:8000
-    psl-jax review runs/psl2s DATA --example=tags/owl.embeddings.npz --label=owl
+    psl-jax review runs/psl2s DATA --example=tags/owl.embeddings.npz --label=Owl
 
 The segments where a decision helps most come first: where the score is near the class's threshold,
 where the run and the labels that it was trained on are at odds, and where classes are rare. A share

@@ -68,7 +68,7 @@ def make_application(
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
-        return _render_front_page(service, access, stores_corrections=table is not None)
+        return _render_front_page(service, access, table)
 
     @app.get("/api/v1/docs", include_in_schema=False)
     async def docs(request: Request) -> Response:
@@ -182,9 +182,9 @@ def _make_page_routes(
     return router
 
 
-def _render_front_page(service: Service, access: Access, *, stores_corrections: bool) -> Response:
+def _render_front_page(service: Service, access: Access, table: DecisionTable | None) -> Response:
     page_settings = {
-        "corrections": stores_corrections,
+        "corrections": "" if table is None else str(table.path),
         "megabytes": service.limits.megabytes,
         "minutes": service.limits.minutes,
         "live": service.live_seconds,

@@ -134,13 +134,24 @@ def place(tmp_path_factory):
         audioset_layouts.write_folder(folder / "AUDIO", by_id, "Y{id}", "wav")
     write_recordings(folder / "FOLDER", ("full", "balanced", "eval"), ["a", "b"])
     write_recordings(folder / "labelled", ("validation",), ["Dog", "Rain"])
-    for name in ("street.mp3", "recordings/one.mp3", "rec/a.wav", "disk/deep/b.flac", "c.wav"):
+    for name in (
+        "street.mp3",
+        "recordings/one.mp3",
+        "rec/a.wav",
+        "disk/deep/b.flac",
+        "c.wav",
+        "owl.wav",
+    ):
         audio_files.write(folder / name, audio_files.tone(2.0))
     names = [f"{segment.id}.wav" for segment in segments("balanced_train", 6)]
     table = {"filename": names, "start": [0.0] * 6, "end": [2.0] * 6}
     table |= {"idxs": ["0;5"] * 6, "prob": ["0.5;0.25"] * 6}
     sat = folder / "balanced_vit_base_chunked2s_topk10_47_40.parquet"
     pyarrow.parquet.write_table(pyarrow.table(table), sat)
+    decision = "bal00000000,0,2,Owl,no,ann,2026-03-02T09:15:08+00:00"
+    (folder / "corrections.csv").write_text(
+        f"filename,onset,offset,label,decision,who,when\n{decision}\n"
+    )
     for name in ("configs", "launch"):
         (folder / name).symlink_to(places.ROOT / name)
     with pytest.MonkeyPatch.context() as patch:

@@ -9,16 +9,19 @@ from psl_jax.commands import serve
 
 
 @contextlib.contextmanager
-def served(service, **access):
-    """The port of a server for `service`; `access` is that of `access.Access`."""
+def served(service, table=None, **access):
+    """The port of a server for `service`, or of an application; `access`: see `access.Access`."""
     import uvicorn
 
     from psl_jax.web import application
     from psl_jax.web.access import Access
+    from psl_jax.web.service import Service
 
     given = Access(**access)
     with contextlib.closing(serve.listen(given.host, 0)) as listener:
-        app = application.make_application(service, given)
+        app = service
+        if isinstance(service, Service):
+            app = application.make_application(service, given, table)
         server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()

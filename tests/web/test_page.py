@@ -16,6 +16,7 @@ import soundfile
 import tagging
 from serving import served, wait_for
 
+from psl_jax.data.corrections import DecisionTable, drop_undone, read_decisions
 from psl_jax.tagging import output_formats, tagging_cli
 from psl_jax.tagging.events import EventFinder, EventSettings
 from psl_jax.tagging.file_tagging import FileTags, Input
@@ -40,9 +41,14 @@ class SlowService(web.Service):
 
 
 @pytest.fixture(scope="module")
-def port():
+def table(tmp_path_factory):
+    return DecisionTable(tmp_path_factory.mktemp("table") / "corrections.csv", "ann")
+
+
+@pytest.fixture(scope="module")
+def port(table):
     service = SlowService(tagging.tagger(), tagging.tagger().segmentation(), SETTINGS, LIMITS)
-    with served(service) as port:
+    with served(service, table) as port:
         service.warm_up()
         yield port
 
@@ -398,6 +404,34 @@ def test_an_event_is_corrected_by_its_fields_and_outlives_new_thresholds(page, c
     assert sorted(listed(page)) == sorted(before)
     press(page, "add")
     assert len(listed(page)) == len(before) + 1
+
+
+def test_corrections_are_stored_and_an_undo_takes_them_back(page, clips, table):
+    def stored(count):
+        rows = drop_undone(read_decisions(table.path))[before:]
+        return len(rows) == count and [(d.label, d.onset, d.offset, d.decision) for d in rows]
+
+    before = len(drop_undone(table.decisions))
+    upload_and_wait(page, clips[0])
+    page.execute_script("document.querySelector('#events button').click()")
+    onset, offset = (
+        round(float(page.find_element("id", f"event-{name}").get_attribute("value")), 2)
+        for name in ("onset", "offset")
+    )
+    label = page.find_element("id", "event-label").get_attribute("value")
+    set_value(page, "event-offset", offset - 0.5, "change")
+    yes, no = wait_for(lambda: stored(2))
+    assert yes == (label, onset, offset - 0.5, "yes")
+    assert no == (label, offset - 0.5, offset, "no")
+    set_value(page, "event-label", "siren", "change")
+    assert sorted(wait_for(lambda: stored(2))) == [
+        (label, onset, offset, "no"),
+        ("siren", onset, offset - 0.5, "yes"),
+    ]
+    press(page, "undo")
+    assert wait_for(lambda: stored(2))[0] == yes
+    press(page, "undo")
+    wait_for(lambda: read_decisions(table.path)[-1].decision == "undo" and stored(0) == [])
 
 
 def test_keys_choose_correct_and_delete(page, clips):

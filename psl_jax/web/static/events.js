@@ -84,6 +84,11 @@ export class Corrections {
   #list = [];
   #number = 0;
 
+  // store([{onset, offset, label, decision}]): keeps what a change says, as lines of the server's table.
+  constructor(store = () => {}) {
+    this.store = store;
+  }
+
   get count() {
     return this.#list.length;
   }
@@ -119,6 +124,7 @@ export class Corrections {
   undo() {
     const last = this.#list.pop();
     if (last?.before) this.#list.push(last.before);
+    if (last) this.store([...takenBack(last), ...decisions(last.before)]);
   }
 
   #put(old, event) {
@@ -128,6 +134,23 @@ export class Corrections {
     const id = before?.event.id ?? `own ${(this.#number += 1)}`;
     const own = event && { label: event.label, onset: event.onset, offset: event.offset, score: event.score, id };
     this.#list.push({ source, event: own, before });
+    this.store([...takenBack(before), ...decisions(this.#list.at(-1))]);
     return own?.id;
   }
 }
+
+// What a corrected event says: yes to it, and no to what is left of the one that was found.
+function decisions(one) {
+  if (!one) return [];
+  const { source, event } = one, said = event ? [{ ...span(event), decision: "yes" }] : [];
+  if (!source) return said;
+  const same = event?.label === source.label;
+  const left = same ? [[source.onset, Math.min(source.offset, event.onset)], [Math.max(source.onset, event.offset), source.offset]]
+    : [[source.onset, source.offset]];
+  return [...said, ...left.filter(([onset, offset]) => offset - onset >= 0.1)
+    .map(([onset, offset]) => ({ label: source.label, onset, offset, decision: "no" }))];
+}
+
+const span = ({ label, onset, offset }) => ({ label, onset, offset });
+
+const takenBack = (one) => decisions(one).map((each) => ({ ...each, decision: "undo" }));

@@ -324,7 +324,7 @@ for (const button of $("saves").querySelectorAll("[data-format]")) {
     if (button.dataset.format !== "frames") kept(current);
   });
 }
-addEventListener("beforeunload", (event) => { // corrections are nowhere but here
+addEventListener("beforeunload", (event) => { // corrections that are nowhere but here
   if (queue.items.some((item) => item.corrections.count > 0 && item.corrections.count !== item.kept)) event.preventDefault();
 });
 $("zoom").addEventListener("input", () => timeline.zoomTo(Number($("zoom").value)));

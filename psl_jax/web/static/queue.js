@@ -1,7 +1,7 @@
 // The files: sent one after the other, with progress, Cancel, and errors in words.
 import { converted, lengthOf } from "./audio.js";
 import { unpack, Corrections } from "./events.js";
-import { $, about, ask, clock, element, post } from "./util.js";
+import { $, about, ask, clock, element, post, say } from "./util.js";
 
 const LOOK_EVERY = 400; // ms: how far the server is
 const BUSY = 3000; // ms until the next try
@@ -9,6 +9,7 @@ const LASTING = [413, 415]; // too large, no audio: errors of the file, which st
 
 export class Queue {
   #active = null;
+  #stored = Promise.resolve();
 
   // changed(item): what is known of a file has changed.
   constructor(changed) {
@@ -18,8 +19,9 @@ export class Queue {
 
   add(files, hop) {
     const added = Array.from(files, (file) => ({
-      name: file.path || file.webkitRelativePath || file.name, file, state: "waiting", progress: null, corrections: new Corrections(), hop,
+      name: file.path || file.webkitRelativePath || file.name, file, state: "waiting", progress: null, hop,
     }));
+    for (const item of added) item.corrections = new Corrections((lines) => this.#store(item, lines));
     this.items.push(...added);
     added.forEach((item) => this.#show(item));
     this.#next();
@@ -50,6 +52,17 @@ export class Queue {
     item.row.remove();
     this.items = this.items.filter((one) => one !== item);
     this.changed(item);
+  }
+
+  // Sends what was corrected to the server's table, line after line.
+  #store(item, lines) {
+    if (!about.corrections) return;
+    const { count } = item.corrections;
+    for (const line of lines) this.#stored = this.#stored.then(() => post("/page/decide", { filename: item.name, ...line }));
+    this.#stored = this.#stored.then(() => { if (!item.unstored) item.kept = count; }).catch((error) => {
+      item.unstored = true;
+      say(error.message, "error");
+    });
   }
 
   get done() {

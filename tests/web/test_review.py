@@ -1,0 +1,214 @@
+"""A person decides on segments: which come first, and the page, by keys."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import browser
+import numpy as np
+import pytest
+import small_experiments
+import synthetic_data
+from serving import served, wait_for
+
+from psl_jax.audio.segments import Segmentation
+from psl_jax.data.corrections import Corrections, DecisionTable
+from psl_jax.data.segment_loader import Segments
+from psl_jax.scoring import segment_choice
+
+pytest.importorskip("uvicorn", reason="needs the [serve] extra")
+
+# --- Which segments come first ----------------------------------------------------------------
+
+
+def choose(scores, labels, random_share=0.0, thresholds=0.5):
+    scores, labels = np.array(scores), np.array(labels)
+    limits = np.full(scores.shape[1], thresholds)
+    return segment_choice.choose_useful(
+        np.arange(len(scores)) + 10, scores, labels, thresholds=limits, random_share=random_share
+    )
+
+
+def test_scores_near_the_threshold_and_at_odds_come_first():
+    scores = [[0.01], [0.99], [0.2], [0.9], [0.02]]
+    labels = [[0.01], [0.99], [0.2], [0.1], [0.02]]
+    assert [c.number for c in choose(scores, labels)] == [13, 12, 14, 11, 10]
+    near = choose(labels, labels, thresholds=0.02)
+    assert near[0].number == 14
+    assert choose(scores, labels)[0].present == () and choose(scores, labels)[3].present == (0,)
+
+
+def test_rare_classes_come_first_and_likely_ones_are_asked_for():
+    scores = np.full((20, 2), 0.01)
+    scores[:19, 0] = 0.3
+    scores[19, 1] = 0.3
+    chosen = choose(scores, scores)
+    assert chosen[0].number == 29 and chosen[0].classes == (1,)
+    assert {c.classes for c in chosen[1:]} == {(0,)}
+
+
+def test_a_share_is_drawn_at_random_and_no_segment_twice():
+    scores = np.random.default_rng(0).uniform(size=(1000, 3))
+    chosen = choose(scores, scores, random_share=0.3)
+    assert sorted(c.number for c in chosen) == list(range(10, 1010))
+    at_random = [c.number for c in chosen if c.chosen == "random"]
+    assert 0.2 < len(at_random) / 1000 < 0.4
+    # Those at random are as useful as all are.
+    spread = np.std(scores[np.array(at_random) - 10])
+    assert abs(spread - np.std(scores)) < 0.05
+    again = choose(scores, scores, random_share=0.3)
+    assert again == chosen
+
+
+def test_the_segments_nearest_to_an_example_come_first():
+    embeddings = np.array([[1, 0], [0, 2], [3, 3.0], [-1, 0]])
+    chosen = segment_choice.choose_similar(np.arange(4), embeddings, np.array([0, 5.0]), 1)
+    assert [c.number for c in chosen] == [1, 2, 0, 3] and chosen[0].classes == (1,)
+
+
+# --- The page ---------------------------------------------------------------------------------
+
+
+def make_page(folder, chosen, who="ann"):
+    from psl_jax.web.access import Access
+    from psl_jax.web.review import Review, make_review
+
+    index = synthetic_data.make_index([4], 160_000, [[0], [1], [2], []])
+    source = synthetic_data.MemorySource(index)
+    segments = Segments(source, Segmentation(2.0))
+    table = DecisionTable(folder / "corrections.csv", who)
+    return make_review(Review(segments, chosen, table, name="a run"), Access())
+
+
+CHOSEN = [
+    segment_choice.ChosenSegment(1, (0, 2), "useful"),
+    segment_choice.ChosenSegment(7, (1,), "random", (1,)),
+    segment_choice.ChosenSegment(14, (2,), "useful"),
+]
+
+
+@pytest.fixture
+def driver(tmp_path):
+    with browser.opened(tmp_path) as driver:
+        browser.resize(driver, 1280)
+        yield driver
+
+
+def text(driver, name):
+    return driver.execute_script("return document.getElementById(arguments[0]).textContent", name)
+
+
+def press(driver, *keys):
+    from selenium.webdriver import ActionChains
+
+    ActionChains(driver).send_keys(*keys).perform()
+
+
+def open_page(driver, port, first):
+    driver.get(f"http://127.0.0.1:{port}/")
+    wait_for(lambda: text(driver, "where") == first)
+
+
+def test_segments_are_decided_by_keys_alone_and_go_on_where_they_were(driver, tmp_path):
+    from selenium.webdriver import Keys
+
+    def progress(count, more=""):
+        said = f"{count} of 3 segments decided.{more}"
+        return wait_for(lambda: text(driver, "progress") == said)
+
+    first, second = "-clip_0 0:02.0 to 0:04.0", "-clip_1 0:04.0 to 0:06.0"
+    with served(make_page(tmp_path, CHOSEN)) as port:
+        open_page(driver, port, first)
+        press(driver, "y", "u", "o")
+        press(driver, "CLASS 1", Keys.ENTER, Keys.ENTER)
+        wait_for(lambda: text(driver, "where") == second)
+        progress(1)
+        press(driver, "n")
+        right = " Of those drawn at random, the labels are right in 0 of 1 classes that they name."
+        progress(2, right)
+        press(driver, "z")
+        progress(1)
+        press(driver, "z", "n")
+        wait_for(lambda: text(driver, "where") == first)
+        assert driver.get_log("browser") == [] or all(
+            entry["level"] != "SEVERE" for entry in driver.get_log("browser")
+        )
+    decided = Corrections.read(str(tmp_path / "corrections.csv")).decisions
+    assert [(d.label, d.decision, d.who, d.chosen) for d in decided] == [
+        ("class 0", "yes", "ann", "useful"),
+        ("class 2", "unsure", "ann", "useful"),
+        ("class 1", "yes", "ann", "useful"),
+        ("class 0", "no", "ann", "useful"),
+    ]
+    assert decided[0][:3] == ("-clip_0", 2.0, 4.0)
+    # Another person goes on with what nobody has decided.
+    with served(make_page(tmp_path, CHOSEN, "bo")) as port:
+        open_page(driver, port, second)
+        press(driver, Keys.ARROW_RIGHT)
+        wait_for(lambda: text(driver, "where") == "-clip_2 0:08.0 to 0:10.0")
+        press(driver, "z")
+        wait_for(lambda: text(driver, "status") == "There is nothing to undo.")
+
+
+def test_what_is_wrong_is_said(tmp_path):
+    from fastapi.testclient import TestClient
+
+    client = TestClient(make_page(tmp_path, CHOSEN), base_url="http://127.0.0.1")
+    answer = client.post("/review/decide?place=3&label=x&decision=yes")
+    assert answer.status_code == 422 and answer.json()["error"] == "place: there are 3 segments"
+    answer = client.post("/review/decide?place=0&label=x&decision=maybe")
+    assert answer.status_code == 422 and "decision" in answer.json()["error"]
+    foreign = client.post("/review/undo", headers={"Origin": "https://example.org"})
+    assert foreign.status_code == 403
+    sound = client.get("/review/sound?place=0").content
+    samples = np.frombuffer(sound[44:], "<i2")
+    audio = synthetic_data.make_audio(synthetic_data.make_index([4], 160_000))[0]
+    np.testing.assert_array_equal(samples, audio[: 7 * 16_000])
+    assert client.get("/review/picture?place=2").content.startswith(b"\x89PNG")
+
+
+# --- The command ------------------------------------------------------------------------------
+
+
+def test_the_command_goes_on_after_it_was_killed(tmp_path):
+    import urllib.request
+
+    data = small_experiments.write_data(tmp_path / "data")
+    run = small_experiments.save_model(tmp_path / "run")
+    command = [sys.executable, "-m", "psl_jax", "review", run, data, "--split=eval", "--port=0"]
+    out = tmp_path / "mine.csv"
+
+    def start():
+        process = subprocess.Popen(
+            [*command, f"--out={out}", "--who=ann"], stdout=subprocess.PIPE, text=True
+        )
+        for line in process.stdout:
+            if line.startswith("open "):
+                return process, line.split()[1]
+        raise AssertionError("no address")
+
+    def ask(address, path, method="GET"):
+        import json
+
+        request = urllib.request.Request(f"{address}/review/{path}", method=method)
+        with urllib.request.urlopen(request) as answer:
+            return json.load(answer)
+
+    process, address = start()
+    before = ask(address, "queue")
+    assert before["decided"] == 0 and before["total"] == 14
+    first = before["segments"][0]
+    ask(address, "decide?place=0&label=*&decision=no", "POST")
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    process, address = start()
+    after = ask(address, "queue")
+    assert after["decided"] == 1
+    assert [s["place"] for s in after["segments"]] == [
+        s["place"] for s in before["segments"] if s["place"]
+    ]
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
+    (stored,) = Corrections.read(str(out)).decisions
+    assert (stored.filename, stored.onset) == (first["filename"], first["onset"])
