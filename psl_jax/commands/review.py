@@ -88,7 +88,7 @@ def main(arguments: argparse.Namespace) -> None:
         labels = _open_labels(arguments, source)
         segmentation = labels.segmentation if labels else _make_segmentation(arguments, model)
         segments = Segments(source, segmentation)
-        chosen = _choose(arguments, model.for_classes(source.index.classes), segments, labels)
+        chosen = _choose(arguments, model, segments, labels)
         local = serve.is_local(listener)
         allowed = access.Access(local, listener.getsockname()[0], arguments.token)
         page = review.Review(segments, chosen, table, name=model.info.name)
@@ -118,11 +118,11 @@ def _open_labels(arguments: argparse.Namespace, source: Any) -> Any:
     if not label_manifest.are_begun(folder):
         return None
     segmentation = label_manifest.segmentation_of(folder)
-    is_of_split = label_manifest.read(folder)["split"] == source.index.split
-    if not is_of_split or arguments.segment_seconds not in (None, segmentation.seconds):
-        print(f"{folder} holds labels of other segments: the scores of the run stand in for them")
-        return None
-    return SoftLabels.open(folder, source.index, segmentation)
+    if arguments.segment_seconds in (None, segmentation.seconds):
+        with contextlib.suppress(UserError):
+            return SoftLabels.open(folder, source.index, segmentation)
+    print(f"{folder} holds labels of other segments or data: the scores of the run stand for them")
+    return None
 
 
 def _choose(arguments: argparse.Namespace, model: Any, segments: Any, labels: Any) -> Any:
@@ -148,13 +148,19 @@ def _choose(arguments: argparse.Namespace, model: Any, segments: Any, labels: An
         embeddings = segment_choice.score_segments(model, segments, numbers, "embeddings")
         example = _read_example(arguments.example, embeddings.shape[1])
         return segment_choice.choose_similar(numbers, embeddings, example, label)
-    scores = segment_choice.score_segments(model, segments, numbers)
-    tuned = model.info.thresholds
+    known = [k for k, name in enumerate(classes) if name in model.classes]
+    if unknown := [name for name in classes if name not in model.classes]:
+        print(f"{model.info.name} does not know {len(unknown)} classes, such as {unknown[0]!r}")
+    model = model.for_classes([classes[k] for k in known] or classes)  # names what it lacks
+    scores = np.zeros((len(numbers), len(classes)), np.float32)
+    scores[:, known] = segment_choice.score_segments(model, segments, numbers)
+    thresholds = np.full(len(classes), DEFAULT_THRESHOLD)
+    thresholds[known] = model.info.thresholds.values if model.info.thresholds else DEFAULT_THRESHOLD
     return segment_choice.choose_useful(
         numbers,
         scores,
         labels.of_segments(*segments.places(numbers)) if labels else scores,
-        thresholds=np.array(tuned.values if tuned else [DEFAULT_THRESHOLD] * len(classes)),
+        thresholds=thresholds,
         random_share=arguments.random_share,
     )
 
