@@ -1,10 +1,5 @@
 """A person decides on segments: which come first, and the page, by keys."""
 
-import os
-import signal
-import subprocess
-import sys
-
 import browser
 import numpy as np
 import pytest
@@ -13,9 +8,12 @@ import synthetic_data
 from serving import served, wait_for
 
 from psl_jax.audio.segments import Segmentation
-from psl_jax.data.corrections import Corrections, DecisionTable
+from psl_jax.data.corrections import Corrections, DecisionTable, read_decisions
 from psl_jax.data.segment_loader import Segments
+from psl_jax.data.source import open_folder
+from psl_jax.runtime.errors import UserError
 from psl_jax.scoring import segment_choice
+from psl_jax.weights.load_model import load_model
 
 pytest.importorskip("uvicorn", reason="needs the [serve] extra")
 
@@ -129,11 +127,11 @@ def test_segments_are_decided_by_keys_alone_and_go_on_where_they_were(driver, tm
         progress(2, right)
         press(driver, "z")
         progress(1)
-        press(driver, "z", "n")
+        press(driver, "z")
         wait_for(lambda: text(driver, "where") == first)
-        assert driver.get_log("browser") == [] or all(
-            entry["level"] != "SEVERE" for entry in driver.get_log("browser")
-        )
+        press(driver, "n")
+        wait_for(lambda: len(read_decisions(tmp_path / "corrections.csv")) == 8)
+        assert [e for e in driver.get_log("browser") if e["level"] == "SEVERE"] == []
     decided = Corrections.read(str(tmp_path / "corrections.csv")).decisions
     assert [(d.label, d.decision, d.who, d.chosen) for d in decided] == [
         ("class 0", "yes", "ann", "useful"),
@@ -171,44 +169,41 @@ def test_what_is_wrong_is_said(tmp_path):
 # --- The command ------------------------------------------------------------------------------
 
 
-def test_the_command_goes_on_after_it_was_killed(tmp_path):
-    import urllib.request
+def test_the_command_scores_segments_and_goes_on_after_the_table(tmp_path, monkeypatch):
+    from fastapi.testclient import TestClient
+
+    from psl_jax.commands import review, serve
 
     data = small_experiments.write_data(tmp_path / "data")
     run = small_experiments.save_model(tmp_path / "run")
-    command = [sys.executable, "-m", "psl_jax", "review", run, data, "--split=eval", "--port=0"]
-    out = tmp_path / "mine.csv"
+    pages = []
+    monkeypatch.setattr(serve, "run_server", lambda app, *_: pages.append(app))
 
-    def start():
-        process = subprocess.Popen(
-            [*command, f"--out={out}", "--who=ann"], stdout=subprocess.PIPE, text=True
-        )
-        for line in process.stdout:
-            if line.startswith("open "):
-                return process, line.split()[1]
-        raise AssertionError("no address")
+    def start(*more):
+        options = ["--split=eval", "--port=0", f"--out={tmp_path / 'mine.csv'}", "--who=ann"]
+        review.main(review.parse(["review", str(run), str(data), *options, *more]))
+        return TestClient(pages[-1], base_url="http://127.0.0.1")
 
-    def ask(address, path, method="GET"):
-        import json
-
-        request = urllib.request.Request(f"{address}/review/{path}", method=method)
-        with urllib.request.urlopen(request) as answer:
-            return json.load(answer)
-
-    process, address = start()
-    before = ask(address, "queue")
-    assert before["decided"] == 0 and before["total"] == 14
-    first = before["segments"][0]
-    ask(address, "decide?place=0&label=*&decision=no", "POST")
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    process, address = start()
-    after = ask(address, "queue")
-    assert after["decided"] == 1
-    assert [s["place"] for s in after["segments"]] == [
-        s["place"] for s in before["segments"] if s["place"]
-    ]
-    process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 0
-    (stored,) = Corrections.read(str(out)).decisions
-    assert (stored.filename, stored.onset) == (first["filename"], first["onset"])
+    page = start()
+    before = page.get("/review/queue").json()
+    assert (before["decided"], before["total"]) == (0, 10)
+    decided = page.post("/review/decide?place=0&label=*&decision=no").json()
+    assert decided["decided"] == 1
+    left = start().get("/review/queue").json()["segments"]
+    assert [s["place"] for s in left] == [s["place"] for s in before["segments"][1:]]
+    # The segments nearest to an example.
+    example = tmp_path / "sound.npz"
+    segments = Segments(open_folder(data, "eval"), Segmentation(1.0))
+    embeddings = segment_choice.score_segments(
+        load_model(run), segments, np.arange(10), "embeddings"
+    )
+    np.savez(example, embedding=embeddings[7])
+    near = start(f"--example={example}", "--label=CLASS 2").get("/review/queue").json()["segments"]
+    clips, places = segments.places(np.array([7]))
+    assert near[0]["filename"] == segments.source.index.ids[clips[0]]
+    assert near[0]["onset"] == places[0] and near[0]["classes"] == [["class 2", ""]]
+    np.savez(example, embedding=np.zeros(7))
+    with pytest.raises(UserError, match="its embedding has 7 values, the run's have"):
+        start(f"--example={example}", "--label=class 2")
+    with pytest.raises(UserError, match=r"--label=clas 2: the data have no such class \(near"):
+        start(f"--example={example}", "--label=clas 2")
