@@ -166,9 +166,9 @@ class Review:
         low, high, _ = self._excerpt(place)
         clip, _ = self.segments.places(np.array([self.chosen[place].number]))
         start, stop = round(low * SAMPLE_RATE), round(high * SAMPLE_RATE)
-        rows = np.zeros((1, stop - start), np.int16)
-        self.segments.source.read(clip, np.array([start]), np.array([stop - start]), rows)
-        return rows[0]
+        samples: np.ndarray = np.zeros(stop - start, np.int16)
+        self.segments.source.read(clip, np.array([start]), np.array([stop - start]), samples[None])
+        return samples
 
 
 def make_review(review: Review, access: Access) -> FastAPI:
