@@ -82,7 +82,6 @@ class Review:
             "offset": offset,
             "excerpt": [low + shift, high + shift],
             "classes": [[name, answers.get(name, "")] for name in names],
-            "is_closed": OTHERS in answers,
             "chosen": chosen.chosen,
         }
 
