@@ -152,22 +152,22 @@ function mark(by) {
 
 const keys = {
   ...Object.fromEntries(Object.entries(ANSWERS).map(([key, word]) => [key, () => decide(word)])),
-  " ": () => play(),
-  a: () => play(true),
-  o: () => $("other").focus(),
   Enter: nothingElse,
   ArrowRight: next,
   ArrowUp: () => mark(-1),
   ArrowDown: () => mark(1),
 };
+// Those that wait for no answer of the server: what is typed next goes to the field.
+const quick = { " ": () => play(), a: () => play(true), o: () => $("other").focus() };
 addEventListener("keydown", (event) => {
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || event.target.tagName === "INPUT") return;
   if (event.target.tagName === "BUTTON" && (key === " " || key === "Enter")) return;
-  const work = key === "z" ? undo : now && keys[key];
+  const work = key === "z" ? undo : now && (quick[key] ?? keys[key]);
   if (!work) return;
   event.preventDefault();
-  attempt(work, key === "z" ? undefined : now?.place);
+  if (quick[key]) work();
+  else attempt(work, key === "z" ? undefined : now?.place);
 });
 const pressed = { play: () => play(), around: () => play(true), undo, skip: next, nothing: nothingElse };
 for (const [id, work] of Object.entries(pressed)) $(id).addEventListener("click", () => attempt(work));
