@@ -80,7 +80,7 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => wave
 // around: also what is before and after the segment.
 function play(around = false) {
   const { excerpt: [from, to], onset, offset } = now;
-  wave.play(around ? 0 : onset - from, around ? to - from : offset - from).catch(() => {}); // no key was pressed yet
+  wave?.play(around ? 0 : onset - from, around ? to - from : offset - from).catch(() => {}); // no key was pressed yet
 }
 
 function rows() {
