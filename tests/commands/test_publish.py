@@ -113,14 +113,14 @@ def test_in_transformers_without_this_package(published):
     """Each recording alone, and all of unequal lengths in a batch."""
     pytest.importorskip("transformers", reason="transformers is not installed")
     folder, _ = published
-    recordings = [tagging.recording(seconds, seed=3) for seconds in (2.0, 5.3, 0.7)]
+    recordings = [tagging.recording(seconds, seed=3) for seconds in (2.0, 0.7)]
     np.savez(folder / "audio.npz", *(audio / np.float32(32_768) for audio in recordings))
     code = (
         "import sys; sys.modules['psl_jax'] = None; sys.modules['jax'] = None\n"
         "import json; import numpy as np; from transformers import pipeline\n"
         "tag = pipeline('audio-classification', '.', trust_remote_code=True, top_k=None)\n"
         "audio = list(np.load('audio.npz').values())\n"
-        "both = [tag(audio, top_k=None, batch_size=size) for size in (1, 3)]\n"
+        "both = [tag(audio, top_k=None, batch_size=size) for size in (1, 2)]\n"
         "json.dump(both, open('tags.json', 'w'))"
     )
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder)}
