@@ -112,15 +112,16 @@ def save_own_code(folder: pathlib.Path, function: str = "") -> str:
     return f"transformers:{folder}"
 
 
-def score(teacher, audio: np.ndarray) -> np.ndarray:
-    """Scores int16 [n, samples] at 16 kHz."""
-    samples = np.full(len(audio), audio.shape[1], np.int32)
-    batch = {"audio": audio, "num_samples": samples, "weight": np.ones(len(audio), np.float32)}
+def score(teacher, audio: np.ndarray, data_rate: int = 16_000) -> np.ndarray:
+    """Scores int16 [n, samples] at 16 or 32 kHz, of which a batch holds two samples a tick."""
+    rows = audio.reshape(len(audio), -1, 2) if data_rate == 32_000 else audio
+    ticks = np.full(len(rows), rows.shape[1], np.int32)
+    batch = {"audio": rows, "num_samples": ticks, "weight": np.ones(len(rows), np.float32)}
     return next(iter(teacher.make_scorer(ScoringOptions())([batch])))[1]
 
 
-def run_pipeline(name: str, waveforms, rate: int, output: str) -> np.ndarray:
-    """Scores waveforms at 16 kHz by transformers' pipeline: [n, classes]."""
+def run_pipeline(name: str, waveforms, rate: int, output: str, data_rate=16_000) -> np.ndarray:
+    """Scores waveforms at `data_rate` by transformers' pipeline at `rate`: [n, classes]."""
     folder = name.removeprefix("transformers:")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -129,8 +130,8 @@ def run_pipeline(name: str, waveforms, rate: int, output: str) -> np.ndarray:
         )
     rows = []
     for waveform in waveforms:
-        if rate != 16_000:
-            waveform = soxr.resample(waveform, 16_000, rate, quality="HQ")
+        if rate != data_rate:
+            waveform = soxr.resample(waveform, data_rate, rate, quality="HQ")
         scores = pipe(waveform, top_k=None, function_to_apply=output)
         by_name = {score["label"]: score["score"] for score in scores}
         rows.append([by_name[name] for name in NAMES])
@@ -144,17 +145,17 @@ def make_noise(num_rows: int, seconds: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("network", "rate", "seconds", "output"),
+    ("network", "rate", "data_rate", "seconds", "output"),
     [
-        ("ast", 16_000, 2.0, "sigmoid"),
-        ("ast", 32_000, 5.0, "sigmoid"),
-        ("ast", 16_000, 10.0, "softmax"),
-        ("wav2vec2", 16_000, 1.0, "softmax"),
-        ("whisper", 16_000, 2.0, "sigmoid"),
-        ("own_code", 16_000, 1.0, "sigmoid"),
+        ("ast", 16_000, 32_000, 2.0, "sigmoid"),
+        ("ast", 32_000, 16_000, 5.0, "sigmoid"),
+        ("ast", 16_000, 16_000, 10.0, "softmax"),
+        ("wav2vec2", 16_000, 32_000, 1.0, "softmax"),
+        ("whisper", 16_000, 16_000, 2.0, "sigmoid"),
+        ("own_code", 16_000, 16_000, 1.0, "sigmoid"),
     ],
 )
-def test_scores_are_those_of_the_pipeline(tmp_path, network, rate, seconds, output):
+def test_scores_are_those_of_the_pipeline(tmp_path, network, rate, data_rate, seconds, output):
     if network == "own_code":
         name = save_own_code(tmp_path / "model")
         with pytest.raises(UserError, match=r"Python code of its own.*--trust_remote_code"):
@@ -166,10 +167,10 @@ def test_scores_are_those_of_the_pipeline(tmp_path, network, rate, seconds, outp
     mapping = open_teacher.ClassMapping(trust_remote_code=network == "own_code")
     teacher = open_teacher.open_teacher(name, NAMES, mapping).teacher
     assert teacher.classes == NAMES and teacher.rate == rate
-    audio = make_noise(3, seconds)
-    expected = run_pipeline(name, audio / np.float32(32_768), rate, output)
+    audio = make_noise(3, seconds * data_rate / 16_000)
+    expected = run_pipeline(name, audio / np.float32(32_768), rate, output, data_rate)
     assert expected.std(axis=0).max() > 1e-3
-    np.testing.assert_allclose(score(teacher, audio), expected, atol=1e-5)
+    np.testing.assert_allclose(score(teacher, audio, data_rate), expected, atol=1e-5)
 
 
 def test_longer_audio_than_the_extractor_keeps_is_scored_in_windows(tmp_path):
