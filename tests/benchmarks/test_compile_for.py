@@ -96,15 +96,12 @@ def compile_for(target, tmp_path, **options):
 
 
 @pytest.mark.skipif(not HAS_LIBTPU, reason="libtpu is not installed: pip install -e '.[aot-tpu]'")
-def test_relabeling_compiles_for_a_tpu_with_either_network(tmp_path):
-    found = compile_for("v5e-8", tmp_path, programs="relabel,mn", per_chip=32, seconds=2)
-    assert len(found) == 2
-    for program in found:
-        assert program["estimated_cycles"] > 0 and program["collectives"] == {}
-    ours = found[0]
-    assert ours["arguments_bytes"] + ours["temporary_bytes"] < ours["chip_bytes"]
+def test_relabeling_compiles_for_a_tpu(tmp_path):
+    (program,) = compile_for("v5e-8", tmp_path, programs="relabel", per_chip=32, seconds=2)
+    assert program["estimated_cycles"] > 0 and program["collectives"] == {}
+    assert program["arguments_bytes"] + program["temporary_bytes"] < program["chip_bytes"]
     # By products: an FFT would be more than half of it all.
-    assert ours["cycles_by_phase"]["frontend"] < 0.4 * ours["estimated_cycles"]
+    assert program["cycles_by_phase"]["frontend"] < 0.4 * program["estimated_cycles"]
 
 
 @pytest.mark.skipif(not HAS_CUDA, reason="JAX's CUDA plug-in is missing: pip install -e '.[cuda]'")

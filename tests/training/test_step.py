@@ -190,11 +190,8 @@ def test_of_a_class_that_is_unknown_in_either_of_two_mixed_clips_nothing_is_lear
     np.testing.assert_allclose(moments[:, :2], same_moments[:, :2], rtol=1e-4, atol=1e-9)
 
 
-@pytest.mark.parametrize(
-    "recipe", [Recipe(dtype="bfloat16"), Recipe(augmentation=Augmentation(mixup_alpha=0.5))]
-)
-def test_other_recipes_train_too(plain, recipe):
-    program = train_program(plain.network, recipe, plain.mesh)
+def test_bfloat16_trains_too(plain):
+    program = train_program(plain.network, Recipe(dtype="bfloat16"), plain.mesh)
     state = parallel.replicate(init_state(plain.variables), plain.mesh)
     state, values = program(state, parallel.put_batch(batch_of(), plain.mesh), 1e-3)
     _, (reference,) = steps(plain, 1, 1e-3, batch_of())

@@ -1,7 +1,5 @@
 """A finished model as the start of a training, whole or with all but its classifier frozen."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,10 +59,9 @@ def leaves(variables):
     return {jax.tree_util.keystr(p): x for p, x in jax.tree_util.tree_leaves_with_path(variables)}
 
 
-@pytest.mark.parametrize("trainable", ["classifier", "all"])
-def test_what_is_trained_and_what_stays(data, tmp_path, trainable):
+def test_what_is_trained_and_what_stays(data, tmp_path):
     start = save_model(tmp_path / "start", ("other", "names"))
-    settings = settings_for(data, init_from=str(start), train={"trainable": trainable})
+    settings = settings_for(data, init_from=str(start), train={"trainable": "classifier"})
     run = Experiment(settings, tmp_path / "run", data_dir=str(data))
     assert run.settings.model.width == 0.1 and run.settings.frontend.top_db == 80.0
     run.check()
@@ -75,7 +72,7 @@ def test_what_is_trained_and_what_stays(data, tmp_path, trainable):
         if "classifier" in name:
             assert after[name].shape[-1] == 3  # the data's classes
         else:
-            assert np.array_equal(value, after[name]) == (trainable == "classifier"), name
+            np.testing.assert_array_equal(value, after[name], err_msg=name)
 
 
 def test_the_start_is_read_once_and_keeps_a_classifier_of_the_same_classes(
@@ -145,8 +142,7 @@ def test_no_model_to_start_from_names_the_setting(data, tmp_path):
         Experiment(settings, tmp_path / "run", data_dir=str(data))
 
 
-@pytest.mark.parametrize("channels_first", [False, True])
-def test_the_gradient_is_that_of_a_linear_layer_on_frozen_embeddings(channels_first):
+def test_the_gradient_is_that_of_a_linear_layer_on_frozen_embeddings():
     network, variables = create(3, 0.1, dropout=0.0)
     wide = jax.tree.map(lambda x: np.asarray(x, np.float64), variables)
     rng = np.random.default_rng(0)
@@ -155,21 +151,20 @@ def test_the_gradient_is_that_of_a_linear_layer_on_frozen_embeddings(channels_fi
         "num_samples": np.full(4, 8000, np.int32),
         "labels": rng.random((4, 3)),
     }
-    recipe = Recipe(dtype="float64", trainable="classifier", channels_first=channels_first)
+    recipe = Recipe(dtype="float64", trainable="classifier")
     with jax.enable_x64(True):
         features = LogMel()(to_float(jnp.asarray(batch["audio"])), batch["num_samples"])
 
         def loss(classifier):
             params = wide.params | {"classifier": classifier}
-            context = Context(
-                dtype=jnp.float64, gives_logits=True
-            )  # running statistics, no dropout
+            # Running statistics, no dropout.
+            context = Context(dtype=jnp.float64, gives_logits=True)
             frames, _ = network.apply(Variables(params, wide.stats), features, context)
             return binary_cross_entropy(frames, batch["labels"])
 
         expected = jax.grad(loss)(wide.params["classifier"])
         mesh = parallel.data_mesh(1)
-        program = train_program(network, dataclasses.replace(recipe), mesh)
+        program = train_program(network, recipe, mesh)
         state, _ = program(init_state(wide), batch, np.float64(1e-3))
     for name, value in expected.items():
         moment = np.asarray(state.optimizer.mu["classifier"][name])
