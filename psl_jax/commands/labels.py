@@ -407,18 +407,8 @@ def _measure(out: pathlib.Path, source: Any, segmentation: Any) -> None:
     """Tells what the labels are like, as relabel does."""
     from psl_jax.commands import relabel
     from psl_jax.data.soft_labels import SoftLabels
-    from psl_jax.experiments import sanity_notes
-    from psl_jax.runtime import files
-    from psl_jax.runtime.run_files import LABEL_QUALITY
-    from psl_jax.scoring import relabeling
 
-    labels = SoftLabels.open(out, source.index, segmentation)
-    quality = relabeling.measure_label_quality(labels, source.index, segmentation)
-    files.write_json(out / LABEL_QUALITY, quality)
-    print("\n".join(relabel.describe_quality(quality)))
-    for note in sanity_notes.of_labels(quality):
-        print(f"note: {note}")
-    print(f"soft labels of {len(source.index):,} clips in {out}")
+    relabel.tell_quality(SoftLabels.open(out, source.index, segmentation))
 
 
 if __name__ == "__main__":

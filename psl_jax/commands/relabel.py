@@ -81,9 +81,7 @@ def main(arguments: argparse.Namespace) -> None:
     import jax
 
     from psl_jax.data.soft_labels import SoftLabels
-    from psl_jax.experiments import sanity_notes
-    from psl_jax.runtime import files, parallel, run_files
-    from psl_jax.runtime.run_files import LABEL_QUALITY
+    from psl_jax.runtime import parallel, run_files
     from psl_jax.scoring import relabeling
     from psl_jax.teachers import beam_relabeling, scoring_cli
 
@@ -105,12 +103,7 @@ def main(arguments: argparse.Namespace) -> None:
         index = task.source.index
         digest = task.teacher.digest
         labels = SoftLabels.open(out, index, task.segmentation, teacher_digest=digest)
-        quality = relabeling.measure_label_quality(labels, index, task.segmentation)
-        files.write_json(out / LABEL_QUALITY, quality)
-        print("\n".join(describe_quality(quality)))
-        for note in sanity_notes.of_labels(quality):
-            print(f"note: {note}")
-        print(f"soft labels of {len(index):,} clips in {out}")
+        tell_quality(labels)
 
     with run_files.claim_folder(out, "--out"):
         if arguments.beam_options:
@@ -121,21 +114,30 @@ def main(arguments: argparse.Namespace) -> None:
         parallel.run_in_first_process("label quality", tell)
 
 
-def describe_quality(quality: dict[str, Any]) -> list[str]:
-    """What the labels are like, in a few lines."""
+def tell_quality(labels: Any) -> None:
+    """Measures what soft labels are like, keeps it beside them and prints it."""
+    from psl_jax.experiments import sanity_notes
+    from psl_jax.runtime import files
+    from psl_jax.runtime.run_files import LABEL_QUALITY
+    from psl_jax.scoring import relabeling
+
+    quality = relabeling.measure_label_quality(labels, labels.index, labels.segmentation)
+    files.write_json(labels.directory / LABEL_QUALITY, quality)
     statistics = quality["statistics"]
     mean, empty = statistics["mean_labels"], statistics["share_without_labels"]
-    lines = [
+    print(
         f"labels a clip (above {statistics['threshold']:g}): {mean['soft']:.2f}, weak ones "
         f"{mean['weak']:.2f}; clips without any: {100 * empty['soft']:.1f} %, weak "
         f"{100 * empty['weak']:.1f} %"
-    ]
+    )
     if segment_map := quality.get("segment_mAP"):
-        lines.append(
+        print(
             f"against the true events, segment by segment: {100 * segment_map['soft']:.2f} mAP, "
             f"weak labels {100 * segment_map['weak']:.2f}"
         )
-    return lines
+    for note in sanity_notes.of_labels(quality):
+        print(f"note: {note}")
+    print(f"soft labels of {len(labels.index):,} clips in {labels.directory}")
 
 
 if __name__ == "__main__":

@@ -112,19 +112,15 @@ def read_annotated_folder(
     if not annotations.recordings:
         raise UserError(f"no recording in {root}")
     class_file = root / CLASSES_CSV
-    listed_classes = read_classes(class_file) if class_file.exists() else None
     cells = LabelCells(
         (cell for texts in annotations.labels.values() for cell in texts),
         (event.label for events in annotations.events.values() for event in events),
         label_separator,
-        listed_classes
-        and (*listed_classes[0], *(id for id in listed_classes[1] if id not in listed_classes[0])),
+        read_classes(class_file) if class_file.exists() else None,
     )
-    classes, class_ids = listed_classes or (cells.classes, cells.classes)
-    if not classes and annotations.tables:
+    lookup = cells.numbers
+    if not lookup and annotations.tables:
         raise UserError(f"{root}: no event and no label in any table")
-    lookup = dict(zip(class_ids, range(len(classes)), strict=True))
-    lookup |= dict(zip(classes, range(len(classes)), strict=True))
     problems = list(annotations.problems)
     notes = [note for note in cells.notes if note[0] != "class of events alone"]
     problems += [Problem(", ".join(annotations.tables) or ".", *note) for note in notes]
@@ -173,8 +169,8 @@ def read_annotated_folder(
     }
     return AnnotatedFolder(
         os.fspath(root),
-        classes,
-        class_ids,
+        cells.classes,
+        cells.class_ids,
         result,
         dict(events),
         unsure,

@@ -4,6 +4,7 @@ What can be meant in one way only is read so, and told; nothing becomes another 
 """
 
 import collections
+import itertools
 import re
 from collections.abc import Iterable, Mapping
 
@@ -22,7 +23,8 @@ class LabelCells:
     """The labels of the cells of some tables.
 
     Attributes:
-      classes: all names in them, or the given ones, sorted where none were given.
+      classes, class_ids: all names in them, sorted, or the listed ones and their ids.
+      numbers: of the classes, by their names and ids.
       notes: (kind, detail) of what there is to tell.
     """
 
@@ -31,12 +33,13 @@ class LabelCells:
         cells: Iterable[str],
         event_labels: Iterable[str],
         separator: str,
-        classes: tuple[str, ...] | None = None,
+        listed: tuple[tuple[str, ...], tuple[str, ...]] | None = None,
     ):
         """cells: texts of label columns; event_labels: of events, a name each.
 
-        classes: the only ones there are; default: all that are named.
+        listed: names and ids of the only classes there are; default: all that are named.
         """
+        classes = listed and (*listed[0], *(name for name in listed[1] if name not in listed[0]))
         self.notes: list[tuple[str, str]] = []
         self._separator, self._exact = separator, set(classes or ())
         counts, event_counts = collections.Counter(cells), collections.Counter(event_labels)
@@ -53,7 +56,9 @@ class LabelCells:
                 self.notes.append(("class of events alone", detail))
             classes = tuple(sorted((mine | set(others)) - {""}))
             self._note_doubtful(classes)
-        self.classes = classes
+        self.classes, self.class_ids = listed or (classes, classes)
+        numbered = [*zip(self.class_ids, itertools.count()), *zip(self.classes, itertools.count())]
+        self.numbers = dict(numbered)
 
     def of(self, cell: str) -> list[str]:
         """The names in a cell of which somebody is sure."""

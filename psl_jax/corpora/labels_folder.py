@@ -80,36 +80,32 @@ def read_folder(
     names = _FileNames(root)
     for table in (*labels.values(), *events.values()):
         names.correct(table)
-    known = read_classes(class_file) if class_file.exists() else None
     cells = LabelCells(
         (row["labels"] for table in labels.values() for _, row in table.rows),
         (row["label"] for table in events.values() for _, row in table.rows),
         separator,
-        known and (*known[0], *(id for id in known[1] if id not in known[0])),
+        read_classes(class_file) if class_file.exists() else None,
     )
-    classes, class_ids = known or (cells.classes, cells.classes)
-    if not classes:
+    if not cells.classes:
         paths = ", ".join(str(table.path) for table in labels.values())
         raise UserError(f"no label in any row of {paths}: expected labels separated by {separator}")
-    lookup = dict(zip(class_ids, range(len(classes)), strict=True))
-    lookup |= dict(zip(classes, range(len(classes)), strict=True))
     ids = clip_ids(_normal(row["filename"]) for table in labels.values() for _, row in table.rows)
     first = next(iter(labels))
     problems = [(first, Problem(labels[first].path.name, *note)) for note in cells.notes]
     rows, coverage = {}, {}
     for split, table in labels.items():
-        reader = _SplitReader(root, split, lookup, cells, ids)
+        reader = _SplitReader(root, split, cells, ids)
         rows[split] = reader.read(table, events.get(split))
         coverage[split] = {
-            row.filename: reader.coverage(row, len(classes), keeps_background)
+            row.filename: reader.coverage(row, len(cells.classes), keeps_background)
             for row in rows[split]
         }
         problems += [(split, problem) for problem in reader.problems]
     tables = [table.path for table in (*labels.values(), *events.values())]
     return OwnFolder(
         path=os.fspath(root) if is_remote(root) else os.path.realpath(root),
-        classes=classes,
-        class_ids=class_ids,
+        classes=cells.classes,
+        class_ids=cells.class_ids,
         rows=rows,
         problems=tuple(problems),
         has_events=bool(events),
@@ -125,13 +121,13 @@ class _SplitReader:
         self,
         root: pathlib.Path,
         split: str,
-        lookup: dict[str, int],
         cells: LabelCells,
         ids: dict[str, str],
     ):
         self.problems: list[Problem] = []
-        self._root, self._split, self._lookup = root, split, lookup
+        self._root, self._split = root, split
         self._cells, self._ids = cells, ids
+        self._lookup = cells.numbers
         self._unsure: dict[str, list[int | None]] = collections.defaultdict(list)  # by file name
         self._annotated: dict[str, frozenset[int]] = {}
 

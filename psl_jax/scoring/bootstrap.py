@@ -26,11 +26,6 @@ class Interval(NamedTuple):
     low: float
     high: float
 
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether 0 lies outside."""
-        return not self.low <= 0 <= self.high
-
 
 def compute_differences(
     folds: Sequence[tuple[np.ndarray, Mapping[str, Sequence[np.ndarray]]]],
@@ -52,12 +47,10 @@ def compute_differences(
     of two or three seeds it knows as little as these do.
     """
     size = sum(truth.size for truth, _ in folds)
-    resamples = int(np.clip(_WORK / max(size, 1), _LEAST_RESAMPLES, _MOST_RESAMPLES))
     names = folds[0][1].keys()
     parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for number, (truth, scores) in enumerate(folds):
-        whole = np.ones((1, len(truth)), np.uint8)
-        counts = np.concatenate([whole, draw_counts(len(truth), resamples, seed + 1000 * number)])
+        counts = _draw_whole_and_resamples(truth, size, seed + 1000 * number)
         for name in names:
             maps = [compute_resampled_maps(truth, values, counts) for values in scores[name]]
             parts[name].append(np.stack(maps))  # [seeds, 1 + resamples]
@@ -94,6 +87,13 @@ def _resample_seeds(values: np.ndarray, seed: int) -> np.ndarray:
     drawn: np.ndarray = (weights * values).sum(axis=0)
     stretched: np.ndarray = mean + (drawn - mean) * np.sqrt(count / (count - 1))
     return stretched
+
+
+def _draw_whole_and_resamples(truth: np.ndarray, size: int, seed: int) -> np.ndarray:
+    """uint8 [1 + resamples, clips]: each clip once, then how often a resample has it."""
+    resamples = int(np.clip(_WORK / max(size, 1), _LEAST_RESAMPLES, _MOST_RESAMPLES))
+    whole = np.ones((1, len(truth)), np.uint8)
+    return np.concatenate([whole, draw_counts(len(truth), resamples, seed)])
 
 
 def draw_counts(clips: int, resamples: int, seed: int) -> np.ndarray:
@@ -148,9 +148,7 @@ def compute_map_interval(
 
     truth: multi-hot [clips, classes]; scores of the same shape.
     """
-    resamples = int(np.clip(_WORK / max(truth.size, 1), _LEAST_RESAMPLES, _MOST_RESAMPLES))
-    whole = np.ones((1, len(truth)), np.uint8)
-    counts = np.concatenate([whole, draw_counts(len(truth), resamples, seed)])
+    counts = _draw_whole_and_resamples(truth, truth.size, seed)
     maps = compute_resampled_maps(truth, scores, counts)
     tails = 100 * (1 - LEVEL) / 2
     low, high = np.nanpercentile(maps[1:], [tails, 100 - tails]) + maps[0] - np.nanmean(maps[1:])

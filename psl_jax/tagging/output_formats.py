@@ -238,16 +238,14 @@ class Printer:
         self._header = False
 
     def _format_parts(self, tags: FileTags) -> Iterator[str]:
-        if self.style == "csv":
-            if self._header:
-                yield _format_csv_line(EVENT_COLUMNS)
-            yield format_event_rows(tags)
-        elif self.style == "json":  # a line for each file
+        if self.style == "json":  # a line for each file
             # In an ASCII locale other letters would become escapes that are no JSON.
             encoding = codecs.lookup(sys.stdout.encoding or "ascii").name
             yield json.dumps(to_json(tags, self.best), ensure_ascii=encoding != "utf-8") + "\n"
         elif self.style == "frames":
             yield from format_frame_rows(tags, with_file=True, header=self._header)
+        elif self.style == "csv" and not self._header:
+            yield format_event_rows(tags)
         else:
             yield from render(tags, self.style, best=self.best, width=self.width)
 
