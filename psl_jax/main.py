@@ -146,7 +146,7 @@ def _parse(arguments: list[str]) -> list[str]:
     )
     flags.mark_flag_as_required("config")
     try:
-        rest = flags.FLAGS(others)
+        rest: list[str] = flags.FLAGS(others)
         cli_entry.check_stray_words(others, rest[1:])
         config.value.keys()  # raises here what went wrong in loading the file
         for argument in of_experiments:

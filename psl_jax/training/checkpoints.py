@@ -85,7 +85,9 @@ class TrainingCheckpoints:
     Where nothing is validated, the best are the last ones of those that are saved with a rank.
     """
 
-    def __init__(self, directory: str | os.PathLike, best: int = 4, *, is_validated: bool = True):
+    def __init__(
+        self, directory: str | os.PathLike[str], best: int = 4, *, is_validated: bool = True
+    ):
         self.directory = absolute(directory)
         self.best, self._metric = best, _MAP if is_validated else _STEP
         self._mirror = CheckpointMirror(self.directory) if is_remote(self.directory) else None
@@ -208,7 +210,7 @@ class TrainingCheckpoints:
                 )
             crc = about.pop(_CRC, None)
             loaded = self._checkpointer.load(step, make_restore_target(saved.metadata))
-            tree = jax.tree.map(np.asarray, loaded)
+            tree: dict[str, Any] = jax.tree.map(np.asarray, loaded)
             if crc != _crc(tree, about):
                 raise ValueError("its contents fail their checksum")
             return tree
@@ -256,11 +258,12 @@ class TrainingCheckpoints:
 def average(variables: list[Variables]) -> Variables:
     """Mean of several sets of variables, taken in float64 and returned in the original type."""
 
-    def mean(*arrays):
+    def mean(*arrays: np.ndarray) -> np.ndarray:
         total = np.sum([np.asarray(array, np.float64) for array in arrays], axis=0)
         return np.asarray(total / len(arrays), np.asarray(arrays[0]).dtype)
 
-    return jax.tree.map(mean, *variables)
+    averaged: Variables = jax.tree.map(mean, *variables)
+    return averaged
 
 
 def _as_tree(state: Any) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def num_bytes(
     validation: ClipIndex,
 ) -> int:
     """About what the features of the segments and of the clips of a split take."""
-    frames = network.output_frames(front_end.num_frames(segments.segmentation.segment_samples))
+    frames = int(network.output_frames(front_end.num_frames(segments.segmentation.segment_samples)))
     of_clips = network.output_frames(front_end.num_frames(validation.num_samples))
     channels = len(variables.params["classifier"]["kernel"])
     return 4 * channels * (len(segments) * frames + int(of_clips.sum()))
@@ -137,10 +137,12 @@ class FrozenScorer:
 
 
 @lru_cache
-def _classifier_program(output: str) -> Callable:
+def _classifier_program(output: str) -> Callable[..., jax.Array]:
     """(classifier, embeddings [rows, frames, channels], frames that count) -> [rows, classes]"""
 
-    def classify(arrays: dict[str, jax.Array], embeddings: jax.Array, frames: jax.Array):
+    def classify(
+        arrays: dict[str, jax.Array], embeddings: jax.Array, frames: jax.Array
+    ) -> jax.Array:
         probabilities = OUTPUTS[output](product(embeddings, arrays["kernel"]) + arrays["bias"])
         return clip_probabilities(probabilities, frames)
 

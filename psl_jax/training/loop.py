@@ -40,7 +40,7 @@ class Schedule:
         if not self.decay_steps:
             return self.learning_rate
         left = max(0.0, 1 - step / self.decay_steps)
-        return self.learning_rate * left**self.decay_power
+        return float(self.learning_rate * left**self.decay_power)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Stepper:
       input_seconds: how long it has waited for its input so far.
     """
 
-    def __init__(self, program: Callable, feed: Feed, mesh: Mesh):
+    def __init__(self, program: Callable[..., Any], feed: Feed, mesh: Mesh):
         """program: a `step.train_program`; feed: of `batches.train_batches`."""
         self._program, self._feed, self._mesh = program, feed, mesh
         self._batches: Any = None  # a generator
@@ -149,7 +149,8 @@ class Stepper:
         self._next = step + 1
         batch = next(self._batches)
         self.input_seconds += time.perf_counter() - start
-        return self._program(state, batch, rate)
+        made: tuple[TrainState, Values] = self._program(state, batch, rate)
+        return made
 
     def _put(self, batch: Batch) -> dict[str, jax.Array]:
         return parallel.put_batch(_device_inputs(batch), self._mesh)
@@ -238,7 +239,7 @@ def train(
 
 def _finite_on_host(step: int, state: TrainState) -> TrainState:
     """The state as NumPy arrays, until the next step. Raises UserError where it is not finite."""
-    on_host = parallel.to_host(state)
+    on_host: TrainState = parallel.to_host(state)
     bad = [
         jax.tree_util.keystr(path)
         for path, leaf in jax.tree_util.tree_leaves_with_path(on_host)
@@ -273,13 +274,13 @@ class _Meter:
         schedule: Schedule,
         stepper: Stepper,
         batch_size: int,
-        open_line: list | None = None,
+        open_line: list[Any] | None = None,
     ):
         """open_line: of the run that is gone on with, see `open_line`."""
         self.log, self.schedule, self.stepper = log, schedule, stepper
         self.batch_size = batch_size
         self.values: list[Values] = [values for _, values in open_line or []]  # of each step
-        self.pending: tuple[int, list, dict] | None = None
+        self.pending: tuple[int, list[Values], dict[str, float]] | None = None
         self.timed_steps = -1  # none yet: the first call compiles
 
     def add(self, values: Values) -> None:

@@ -47,7 +47,7 @@ class MetricLog:
 
     def __init__(
         self,
-        run_dir: str | os.PathLike,
+        run_dir: str | os.PathLike[str],
         resume_step: int | None = None,
         *,
         active: bool = True,
@@ -127,7 +127,7 @@ def _describe_run(place: pathlib.Path, folder: pathlib.Path, resume_step: int) -
     )
 
 
-def read_log(run_dir: str | os.PathLike) -> list[dict[str, Any]]:
+def read_log(run_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The lines of `run_dir/train_log.jsonl`, [] if there is none.
 
     A last line that was cut off is dropped; any other broken line is a UserError.

@@ -130,17 +130,20 @@ def _log_mean_exp(values: jax.Array, valid_frames: jax.Array | None) -> jax.Arra
     """log(mean(exp(values))) over valid frames: [batch, frames, classes] -> [batch, classes]."""
     frames = values.shape[1]
     if valid_frames is None:
-        return jax.nn.logsumexp(values, axis=1) - np.log(frames)
+        return jnp.asarray(jax.nn.logsumexp(values, axis=1) - np.log(frames))
     valid = (jnp.arange(frames) < valid_frames[:, None])[..., None]
     counts = jnp.clip(valid_frames, 1, frames).astype(values.dtype)
-    return jax.nn.logsumexp(values, axis=1, where=valid) - jnp.log(counts)[:, None]
+    return jnp.asarray(jax.nn.logsumexp(values, axis=1, where=valid) - jnp.log(counts)[:, None])
 
+
+Inputs = dict[str, jax.Array]  # a batch, or random keys, by name
+Tree = dict[str, Any]  # parameters by layer
 
 _LOSSES = {"sigmoid": binary_cross_entropy, "softmax": categorical_cross_entropy}
 
 
 @lru_cache
-def train_program(network: Network, recipe: Recipe, mesh: Mesh) -> Callable:
+def train_program(network: Network, recipe: Recipe, mesh: Mesh) -> Callable[..., Any]:
     """The jitted (state, batch, rate) -> (state, {"loss"}) on `mesh`; the old state is donated.
 
     Where the recipe has a teacher, its folded network is the last argument, and the batch's labels
@@ -158,14 +161,14 @@ def train_program(network: Network, recipe: Recipe, mesh: Mesh) -> Callable:
     )
 
 
-def step_function(network: Network, recipe: Recipe, platform: str) -> Callable:
+def step_function(network: Network, recipe: Recipe, platform: str) -> Callable[..., Any]:
     """What each device of a platform does in a training step, see `train_program`.
 
     Inside `data_parallel`.
     """
     context = _context(recipe, platform)
 
-    def loss(trained, frozen, stats, batch, keys):
+    def loss(trained: Tree, frozen: Tree, stats: Any, batch: Inputs, keys: Inputs) -> Any:
         variables = Variables(parallel.mark_varying(trained) | frozen, stats)
         valid, is_known = _valid_frames(batch, recipe), None
         if recipe.has_unknown:  # which are is mixed as labels are: of unknown ones comes no label
@@ -185,7 +188,9 @@ def step_function(network: Network, recipe: Recipe, platform: str) -> Callable:
         value = _LOSSES[recipe.output](frames, labels, counted, is_known)
         return jax.lax.pmean(value, parallel.AXIS), stats
 
-    def step(state: TrainState, batch: dict[str, jax.Array], rate: jax.Array, teacher: Any = None):
+    def step(
+        state: TrainState, batch: Inputs, rate: jax.Array, teacher: Any = None
+    ) -> tuple[TrainState, Inputs]:
         if recipe.teacher is not None:
             batch = batch | {"labels": taught_labels(recipe.teacher, platform, teacher, batch)}
         keys = _example_keys(recipe.seed, state.step, len(batch["labels"]))
@@ -231,12 +236,12 @@ def _context(recipe: Recipe, platform: str) -> Context:
     )
 
 
-def _only(wanted: dict, values: dict) -> dict:
+def _only(wanted: Tree, values: Tree) -> Tree:
     return {name: values[name] for name in wanted}
 
 
 @lru_cache
-def features_program(network: Network, recipe: Recipe, mesh: Mesh) -> Callable:
+def features_program(network: Network, recipe: Recipe, mesh: Mesh) -> Callable[..., Any]:
     """The jitted (variables, batch) -> float32 [batch, frames, channels] on `mesh`.
 
     What a step of a frozen network makes of the batch's audio before it is classified. The recipe
@@ -267,7 +272,8 @@ def taught_labels(
         soft = score(network, batch["audio"], batch["num_samples"])
         if how.alpha == 1:
             return soft
-        return mix_labels(soft, batch["labels"], how.alpha, how.has_unknown)
+        mixed: jax.Array = mix_labels(soft, batch["labels"], how.alpha, how.has_unknown)
+        return mixed
 
 
 def _example_keys(seed: int, step: jax.Array, count: int) -> dict[str, jax.Array]:
@@ -280,7 +286,9 @@ def _example_keys(seed: int, step: jax.Array, count: int) -> dict[str, jax.Array
     )
 
 
-def _inputs(batch, keys, recipe: Recipe, platform: str) -> tuple[jax.Array, jax.Array]:
+def _inputs(
+    batch: Inputs, keys: Inputs, recipe: Recipe, platform: str
+) -> tuple[jax.Array, jax.Array]:
     """Features [batch, frames, bands] and labels [batch, classes], augmented as the recipe says."""
     settings = recipe.augmentation
     features = _spectrogram(batch, recipe, platform, keys["waveform"])
@@ -290,12 +298,14 @@ def _inputs(batch, keys, recipe: Recipe, platform: str) -> tuple[jax.Array, jax.
         return mixup(keys["mixup"], features, batch["labels"], settings)
 
 
-def _valid_frames(batch, recipe: Recipe) -> jax.Array | None:
+def _valid_frames(batch: Inputs, recipe: Recipe) -> jax.Array | None:
     """Frames [batch] of the front end that are audio; None: padding counts, too."""
     return None if recipe.count_padding else recipe.front_end.num_frames(batch["num_samples"])
 
 
-def _spectrogram(batch, recipe: Recipe, platform: str, keys: jax.Array | None = None) -> jax.Array:
+def _spectrogram(
+    batch: Inputs, recipe: Recipe, platform: str, keys: jax.Array | None = None
+) -> jax.Array:
     """[batch, frames, bands]; with keys [batch], of the augmented waveforms."""
     audio = to_float(batch["audio"])
     lengths = None if recipe.count_padding else batch["num_samples"]
