@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 from scipy import fft as scipy_fft
-
-_SLANEY_BREAK, _SLANEY_STEP = 1000.0, 200.0 / 3  # Hz, below which the scale is linear
+from scipy import signal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,22 +95,25 @@ CHOICES: Mapping[str, tuple[Any, ...]] = {
 @lru_cache
 def _compute_window(num_window_samples: int, num_samples: int) -> np.ndarray:
     """Computes a periodic Hann window in the middle of zeros: float32 [num_samples]."""
-    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(num_window_samples) / num_window_samples)
-    num_before = (num_samples - num_window_samples) // 2
-    return np.pad(hann, (num_before, num_samples - num_window_samples - num_before)).astype(
-        np.float32
-    )
+    import librosa
+
+    window = signal.get_window("hann", num_window_samples).astype(np.float32)
+    return np.asarray(librosa.util.pad_center(window, size=num_samples))
 
 
 @lru_cache
 def _compute_filters(spectrum: Spectrum, rate: int) -> np.ndarray:
-    """Computes the mel filters: float32 [fft // 2 + 1, bands]."""
-    spectrum = spectrum
-    to_mel, to_hertz = _get_scale(spectrum.scale)
+    """Computes the mel filters: float32 [fft // 2 + 1, bands]; librosa's have sides over hertz."""
+    import librosa
+
+    htk = spectrum.scale == "htk"
     hertz = np.linspace(0, rate / 2, spectrum.fft // 2 + 1)
-    mels = np.linspace(to_mel(spectrum.lowest), to_mel(spectrum.highest), spectrum.bands + 2)
-    edges = to_hertz(mels)
-    positions, corners = (to_mel(hertz), mels) if spectrum.triangles == "mel" else (hertz, edges)
+    low, high = librosa.hz_to_mel(np.array([spectrum.lowest, spectrum.highest]), htk=htk)
+    mels = np.linspace(low, high, spectrum.bands + 2)
+    edges = np.asarray(librosa.mel_to_hz(mels, htk=htk))
+    positions, corners = hertz, edges
+    if spectrum.triangles == "mel":
+        positions, corners = np.asarray(librosa.hz_to_mel(hertz, htk=htk)), mels
     low, centre, high = corners[:-2], corners[1:-1], corners[2:]
     rising = (positions[:, None] - low) / (centre - low)
     falling = (high - positions[:, None]) / (high - centre)
@@ -121,25 +123,3 @@ def _compute_filters(spectrum: Spectrum, rate: int) -> np.ndarray:
     if spectrum.norm == "slaney":
         filters *= 2 / (edges[2:] - edges[:-2])
     return np.asarray(filters, np.float32)
-
-
-def _get_scale(name: str) -> Any:
-    """Returns the functions (Hz to mel, mel to Hz) of a scale."""
-    if name == "htk":
-        return (
-            lambda f: 2595 * np.log10(1 + np.asarray(f) / 700),
-            lambda m: 700 * (10 ** (np.asarray(m) / 2595) - 1),
-        )
-    start, step = _SLANEY_BREAK / _SLANEY_STEP, np.log(6.4) / 27
-
-    def to_mel(hertz: Any) -> np.ndarray:
-        hertz = np.asarray(hertz, np.float64)
-        above = start + np.log(np.maximum(hertz, 1e-9) / _SLANEY_BREAK) / step
-        return np.asarray(np.where(hertz >= _SLANEY_BREAK, above, hertz / _SLANEY_STEP))
-
-    def to_hertz(mel: Any) -> np.ndarray:
-        mel = np.asarray(mel, np.float64)
-        above = _SLANEY_BREAK * np.exp(step * (mel - start))
-        return np.asarray(np.where(mel >= start, above, mel * _SLANEY_STEP))
-
-    return to_mel, to_hertz

@@ -79,7 +79,7 @@ def test_each_seed_is_run_in_a_folder_of_its_own(tmp_path, capsys, monkeypatch):
 
     def run_suite(changed, workdir, **options):
         run.append((changed.seed, workdir, changed.data.data_dir))
-        value = 0.1 * changed.seed
+        value = changed.seed / 8
         return {"name": "twice", "experiments": [row("weak", value), row("psl2s", 2 * value)]}
 
     monkeypatch.setattr(suite, "_run_suite", run_suite)
@@ -87,6 +87,6 @@ def test_each_seed_is_run_in_a_folder_of_its_own(tmp_path, capsys, monkeypatch):
     data = str(tmp_path / "data")
     assert run == [(seed, tmp_path / f"seed{seed}", data) for seed in (3, 5)]
     assert config.seed == 0 and found == files.read_json(tmp_path / "results.json")
-    assert found["experiments"][1]["mAP_by_seed"] == [0.6, 1.0]
+    assert found["experiments"][1]["mAP_by_seed"] == [0.75, 1.25]
     assert " ± " in capsys.readouterr().out.partition("standard deviation over 2 seeds")[2]
     assert "with other seeds" in (tmp_path / "report.html").read_text()
