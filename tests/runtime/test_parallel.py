@@ -218,3 +218,23 @@ def test_one_cpu_device_computes_several_at_a_time():
         len(list(parallel.compute_in_order(((n, None) for n in range(4)), program, alone=True)))
         == 4
     )
+
+
+# --- the processor's data type -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [("fpu avx512f avx512_bf16", True), ("amx_bf16 amx_tile", True), ("avx2 avx512f", False)],
+)
+def test_bfloat16_is_computed_where_the_processor_has_instructions_for_it(flags, expected):
+    assert parallel.multiplies_bfloat16(f"model name: X\nflags\t\t: {flags}\n") == expected
+
+
+def test_another_processor_computes_in_float32_and_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(parallel, "multiplies_bfloat16", lambda cpuinfo: False)
+    dtype_on = parallel.dtype_on.__wrapped__
+    assert dtype_on("cpu", "bfloat16") == "float32"
+    assert "no instructions for bfloat16" in capsys.readouterr().err
+    assert dtype_on("tpu", "bfloat16") == "bfloat16"
+    assert capsys.readouterr().err == ""
