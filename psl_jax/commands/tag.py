@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from psl_jax.runtime import cli_entry, disk_errors, files, progress
 from psl_jax.runtime.errors import UserError
-from psl_jax.runtime.paths import is_remote, path_of
+from psl_jax.runtime.paths import is_remote, make_printable, path_of
 from psl_jax.tagging import tagging_cli
 
 if TYPE_CHECKING:
@@ -131,12 +131,10 @@ def main(arguments: argparse.Namespace) -> int:
     tagging_cli.make_event_settings(arguments)  # what is wrong is told before anything is computed
     looked = file_tagging.find_files(arguments.files)
     for note in looked.notes:
-        print(output_formats.make_printable(note), file=sys.stderr)
+        print(make_printable(note), file=sys.stderr)
     if not looked.inputs:
         for item in looked.bad:
-            print(
-                f"{output_formats.make_printable(item.input.path)}: {item.reason}", file=sys.stderr
-            )
+            print(f"{make_printable(item.input.path)}: {item.reason}", file=sys.stderr)
         return 1
     outputs = _outputs(arguments, looked.inputs)
     distributed.configure(keep_compiled_from=0.5)
@@ -194,7 +192,7 @@ def _write_outputs(
     Returns how many were tagged, how many were not, and the seconds of audio.
     """
     from psl_jax.tagging.file_tagging import BadFile
-    from psl_jax.tagging.output_formats import Printer, make_printable
+    from psl_jax.tagging.output_formats import Printer
 
     prints = any(isinstance(output, Printer) for output in outputs)
     done, failed, seconds = 0, 0, 0.0

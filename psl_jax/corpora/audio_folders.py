@@ -12,10 +12,10 @@ from typing import Any
 
 from psl_jax.audio.decoding import AUDIO_SUFFIXES
 from psl_jax.audio.segments import SAMPLE_RATE
-from psl_jax.corpora.clip_rows import Problem, StoredAudio, printable
+from psl_jax.corpora.clip_rows import Problem, StoredAudio
 from psl_jax.corpora.stored_audio import FileAudio, Hdf5Audio, ParquetAudio, TarAudio
 from psl_jax.runtime.errors import MissingPackageError
-from psl_jax.runtime.paths import is_remote, open_ranges, path_of
+from psl_jax.runtime.paths import is_remote, make_printable, open_ranges, path_of
 
 HDF5_SUFFIXES = frozenset({".h5", ".hdf5", ".hdf"})
 COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -61,7 +61,7 @@ class Scan:
     def _look_into(self, path: str) -> Iterator[FoundAudio]:
         lower = path.lower()
         suffix = os.path.splitext(lower)[1]
-        name = printable(os.path.relpath(path, self.root))
+        name = make_printable(os.path.relpath(path, self.root))
         try:
             if suffix in AUDIO_SUFFIXES:
                 yield FoundAudio(_stem(path), name, FileAudio(path))
@@ -121,7 +121,7 @@ def _tar_members(path: str, name: str) -> Iterator[FoundAudio]:
         for member in archive:
             if member.isfile() and os.path.splitext(member.name.lower())[1] in AUDIO_SUFFIXES:
                 audio = TarAudio(path, member.offset_data, member.size)
-                yield FoundAudio(_stem(member.name), f"{name}:{printable(member.name)}", audio)
+                yield FoundAudio(_stem(member.name), f"{name}:{make_printable(member.name)}", audio)
 
 
 def _parquet_rows(path: str, name: str) -> Iterator[FoundAudio]:

@@ -16,6 +16,7 @@ from psl_jax.audio.readers import CUT_TOLERANCE_SECONDS, DecodeError
 from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.corpora.stored_audio import RecordingPart
 from psl_jax.data.clip_index import ClipDescription, Event
+from psl_jax.runtime.paths import make_printable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,16 +28,8 @@ class Problem:
     detail: str
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "file", printable(self.file))
-        object.__setattr__(self, "detail", printable(self.detail))
-
-
-def printable(text: str) -> str:
-    """A file's name as text that can be printed and written: not all names are UTF-8.
-
-    Python holds what is none as lone surrogates; b"caf\\xe9.wav" becomes "caf\\\\xe9.wav".
-    """
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        object.__setattr__(self, "file", make_printable(self.file))
+        object.__setattr__(self, "detail", make_printable(self.detail))
 
 
 def summarize(problems: Iterable[dict[str, Any]], examples: int = 3) -> list[str]:

@@ -226,6 +226,16 @@ class ClipIndex:
         truth[clip[row], segment, self.event_values[event][row]] = True
         return truth & (np.arange(segments) < counts[:, None])[..., None]
 
+    def list_events(self, clip: int) -> list[tuple[float, float, int]]:
+        """Lists onset and offset in seconds, and class, of a clip's events; none if unknown."""
+        if self.event_offsets is None or self.event_times is None or self.event_values is None:
+            return []
+        part = slice(*self.event_offsets[clip : clip + 2])
+        times, labels = self.event_times[part].tolist(), self.event_values[part].tolist()
+        return [
+            (onset, offset, label) for (onset, offset), label in zip(times, labels, strict=True)
+        ]
+
     def save(self, path: str | os.PathLike[str]) -> None:
         arrays = {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
         if self.sample_rate == SAMPLE_RATE:  # as earlier versions know it

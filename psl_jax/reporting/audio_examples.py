@@ -101,7 +101,11 @@ def _describe(
     """A clip as JSON: the lanes of the classes that anything says of it."""
     seconds = len(audio) / SAMPLE_RATE
     weak = index.weak_labels(np.array([clip]))[0] > 0
-    events = _events(index, clip, seconds)
+    events = [
+        (onset, min(offset, seconds), label)
+        for onset, offset, label in index.list_events(clip)
+        if onset < seconds
+    ]
     certain = weak | np.isin(np.arange(index.num_classes), [event[2] for event in events])
     lane_values = hearers.hear(clip, index, audio)
     highest = np.max([values.max(axis=0) for values, _, _, _ in lane_values], axis=0)
@@ -152,16 +156,6 @@ class _Hearers:
         edges = FRAME_SECONDS * (np.arange(len(tags.frame_times) + 1) - 0.5)
         lane_values.append((tags.frame_scores[:, columns], edges, self.student, "student"))
         return lane_values
-
-
-def _events(index: ClipIndex, clip: int, seconds: float) -> list[tuple[float, float, int]]:
-    """Onset, offset and class of the true events of a clip, as far as it is shown."""
-    if index.event_offsets is None or index.event_times is None or index.event_values is None:
-        return []
-    events = slice(*index.event_offsets[clip : clip + 2])
-    times = np.clip(index.event_times[events], 0, seconds).astype(float)
-    pairs = zip(times.tolist(), index.event_values[events].tolist(), strict=True)
-    return [(on, off, label) for (on, off), label in pairs if off > on]
 
 
 def _spans(edges: np.ndarray, values: np.ndarray, seconds: float) -> list[Span]:

@@ -6,7 +6,6 @@ and, where they are known, the true events.
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -123,8 +122,8 @@ def view(
     """One clip, drawn: its number, audio int16 [samples] and soft labels [segments, classes]."""
     seconds = len(audio) / SAMPLE_RATE
     values = values[: int(segmentation.count_segments(len(audio)))].astype(np.float32)
-    weak = set(_of(index.label_offsets, index.label_values, clip))
-    events = _events(index, clip)
+    weak = set(index.label_values[slice(*index.label_offsets[clip : clip + 2])].tolist())
+    events = index.list_events(clip)
     rows = [
         ClassRow(
             index.classes[label],
@@ -177,19 +176,6 @@ def _stretch(event: Event, seconds: float) -> tuple[float, float, str]:
     low, high = min(onset, seconds), min(offset, seconds)
     tip = f"sounds from {onset:.2f} to {offset:.2f} s"
     return 100 * low / seconds, 100 * (high - low) / seconds, tip
-
-
-def _events(index: ClipIndex, clip: int) -> Sequence[Event]:
-    if index.event_offsets is None or index.event_times is None or index.event_values is None:
-        return []
-    part = slice(*index.event_offsets[clip : clip + 2])
-    times, labels = index.event_times[part].tolist(), index.event_values[part].tolist()
-    return [(*time, label) for time, label in zip(times, labels, strict=True)]
-
-
-def _of(offsets: np.ndarray, values: np.ndarray, clip: int) -> list[int]:
-    numbers: list[int] = values[offsets[clip] : offsets[clip + 1]].tolist()
-    return numbers
 
 
 def _tiles(labels: SoftLabels, clips: np.ndarray) -> list[tuple[str, str, str, str]]:

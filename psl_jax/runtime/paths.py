@@ -120,3 +120,11 @@ class _ObjectOfRanges(io.RawIOBase):
         buffer[: len(content)] = content
         self._place += len(content)
         return len(content)
+
+
+def make_printable(name: str) -> str:
+    """Makes a file's name text that can be printed and written: not all names are UTF-8.
+
+    Python holds what is none as lone surrogates; b"caf\\xe9.wav" becomes "caf\\\\xe9.wav".
+    """
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

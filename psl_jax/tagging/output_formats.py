@@ -16,7 +16,7 @@ import numpy as np
 
 from psl_jax.runtime import disk_errors, files
 from psl_jax.runtime.errors import UserError
-from psl_jax.runtime.paths import is_remote, path_of
+from psl_jax.runtime.paths import is_remote, make_printable, path_of
 from psl_jax.tagging.events import Event
 from psl_jax.tagging.file_tagging import STDIN, FileTags, Input
 from psl_jax.tagging.windowing import FRAME_SECONDS, compute_row_times
@@ -58,11 +58,6 @@ def format_clock(seconds: float, decimals: int = 1) -> str:
     return f"{hours}:{minutes:02}:{text}" if hours else f"{minutes}:{text}"
 
 
-def make_printable(name: str) -> str:
-    """Makes a file name printable: undecodable bytes become escapes."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
-
-
 # --- One file as text, in parts ---------------------------------------------------------------
 
 
@@ -96,7 +91,7 @@ def format_table(tags: FileTags, best: TagLimits, width: int = 100) -> str:
         f"  score  peak   {'tag':{name_width}}{heading}".rstrip(),
     ]
     for i, name in zip(classes, names, strict=True):
-        short_name = _shorten(name, name_width)
+        short_name = shorten(name, name_width)
         beginning = f"  {tags.scores[i]:.3f}  {tags.peaks[i]:.3f}  {short_name:{name_width}}"
         events = [event for event in tags.events if event.label == name]
         lines.append(
@@ -104,7 +99,7 @@ def format_table(tags: FileTags, best: TagLimits, width: int = 100) -> str:
         )
     others = Counter(event.label for event in tags.events if event.label not in names)
     if others:
-        other_names = "; ".join(_shorten(name, 40) for name, _ in others.most_common(5))
+        other_names = "; ".join(shorten(name, 40) for name, _ in others.most_common(5))
         and_more = f" and {len(others) - 5} more" if len(others) > 5 else ""
         lines.append(f"  heard at times, too: {other_names}{and_more}")
     return "\n".join(lines) + "\n\n"
@@ -113,7 +108,7 @@ def format_table(tags: FileTags, best: TagLimits, width: int = 100) -> str:
 def format_summary(tags: FileTags, best: TagLimits) -> str:
     """Formats a line: length, number of events, the best tags with their scores, and the file."""
     names = [
-        f"{_shorten(tags.labels[i], 40)} {tags.scores[i]:.2f}"
+        f"{shorten(tags.labels[i], 40)} {tags.scores[i]:.2f}"
         for i in tags.rank_classes(tags.scores, *best)
     ]
     num_events = len(tags.events)
@@ -134,7 +129,7 @@ def _format_intervals(events: Sequence[Event], max_width: int) -> str:
     return ""
 
 
-def _shorten(text: str, max_length: int) -> str:
+def shorten(text: str, max_length: int) -> str:
     return text if len(text) <= max_length else text[: max_length - 1] + "…"
 
 

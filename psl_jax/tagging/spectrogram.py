@@ -10,8 +10,9 @@ from psl_jax.audio.audio_input import Blocks
 from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.networks.frontend import HOP, LogMel, num_frames
 from psl_jax.runtime import files
+from psl_jax.runtime.paths import make_printable
 from psl_jax.tagging.file_tagging import FileTags
-from psl_jax.tagging.output_formats import format_clock, make_printable
+from psl_jax.tagging.output_formats import format_clock, shorten
 from psl_jax.tagging.windowing import FRAME_SECONDS, MaxPool
 
 if TYPE_CHECKING:
@@ -159,13 +160,11 @@ def _draw_heat(axes: Any, tags: FileTags, classes: list[int]) -> Any:
             row = names.index(event.label) + 0.93
             times = [event.onset, event.offset]
             axes.plot(times, [row, row], color=_EVENT, linewidth=2.2, solid_capstyle="butt")
-    axes.set_yticks(np.arange(len(classes)) + 0.5, [_shorten(tags.labels[i]) for i in classes])
+    axes.set_yticks(
+        np.arange(len(classes)) + 0.5, [shorten(tags.labels[i], _LABEL_ROOM) for i in classes]
+    )
     axes.hlines(np.arange(1, len(classes)), 0, tags.seconds, color="white", linewidth=1.5)
     axes.tick_params(labelsize=8.5, left=False)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     return image
-
-
-def _shorten(label: str) -> str:
-    return label if len(label) <= _LABEL_ROOM else label[: _LABEL_ROOM - 1] + "…"

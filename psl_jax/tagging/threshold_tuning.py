@@ -161,17 +161,12 @@ def compute_true_rows(index: ClipIndex, clip: int, num_rows: int) -> np.ndarray:
 
     A class that is unknown in the clip is -1 in all of them.
     """
-    assert index.event_offsets is not None
-    assert index.event_times is not None and index.event_values is not None
-    event_slice = slice(*index.event_offsets[clip : clip + 2])
     centres = FRAME_SECONDS * np.arange(num_rows)
     starts, stops = centres - FRAME_SECONDS / 2, centres + FRAME_SECONDS / 2
     starts[0] = 0.0
     stops[-1] = max(index.num_samples[clip] / SAMPLE_RATE, starts[-1])
     truth = np.zeros((num_rows, index.num_classes), np.int8)
-    for (onset, offset), label in zip(
-        index.event_times[event_slice].astype(float), index.event_values[event_slice], strict=True
-    ):
+    for onset, offset, label in index.list_events(clip):
         overlaps = np.minimum(offset, stops) - np.maximum(onset, starts)
         min_overlaps = np.minimum((stops - starts) / 2, (offset - onset) / 2)
         truth[:, label] |= (overlaps > 0) & (overlaps >= min_overlaps - 1e-6)
