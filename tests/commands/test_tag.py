@@ -17,9 +17,7 @@ from psl_jax.audio import audio_input
 from psl_jax.commands import tag
 from psl_jax.runtime import progress
 from psl_jax.runtime.errors import UserError
-from psl_jax.tagging import file_tagging, output_formats, spectrogram
-from psl_jax.tagging.events import Event, EventSettings
-from psl_jax.tagging.output_formats import choose_output_paths, format_clock
+from psl_jax.tagging import output_formats, spectrogram
 
 # Some run the command in a process of its own.
 pytestmark = pytest.mark.usefixtures("paper_network")
@@ -149,6 +147,9 @@ def test_standard_input(run, folder, monkeypatch, segments):
     status, out, _ = run("-", "--format=json", segments)
     assert status == 0
     assert json.loads(out) == json.loads(expected) | {"file": "-"}
+    seconds = float(segments.partition("=")[2])
+    (_, score), *_ = tagging.tagger().tag(folder / "a.flac", segment_seconds=seconds).top(1)
+    assert json.loads(out)["tags"][0]["score"] == pytest.approx(score, abs=1e-4)
 
 
 def test_patterns_that_no_shell_has_expanded(run, folder):
@@ -180,12 +181,6 @@ def test_frames(run, folder):
     values = np.array([row[1:] for row in rows[1:-1]], float)
     np.testing.assert_allclose(values[:, 0], tags.frame_times, atol=0.005)
     np.testing.assert_allclose(values[:, 1:], tags.frame_scores, atol=1e-4)
-
-
-def test_whole_files(run, folder):
-    _, out, _ = run(folder / "a.flac", "--segment_seconds=0", "--format=json")
-    score = tagging.tagger().tag(folder / "a.flac", segment_seconds=0).top(1)[0][1]
-    assert json.loads(out)["tags"][0]["score"] == pytest.approx(score, abs=1e-4)
 
 
 def test_out_writes_a_file_for_each(run, folder, tmp_path):
@@ -246,15 +241,6 @@ def test_wrong_settings_are_user_errors(run, folder, arguments, message):
         run(folder, *arguments)
 
 
-def test_names_of_outputs_do_not_collide_in_any_order(tmp_path):
-    names = ["a.wav", "a.flac", "b.wav", "b.wav", "deep/a.wav", "c"]
-    inputs = [file_tagging.Input(f"/{i}/{name}", name) for i, name in enumerate(names)]
-    expected = ["a.wav.csv", "a.flac.csv", "2/b.csv", "3/b.csv", "deep/a.csv", "c.csv"]
-    for order in (inputs, inputs[::-1]):
-        found = choose_output_paths(tmp_path, order, ".csv")
-        assert [str(found[item].relative_to(tmp_path)) for item in inputs] == expected
-
-
 def test_a_recording_of_the_same_name_is_no_tagged_one(run, tmp_path):
     for site, seconds in (("north", 0.5), ("south", 1.0)):
         audio_files.write(tmp_path / site / "0600.wav", audio_files.tone(seconds))
@@ -277,23 +263,6 @@ def test_a_name_as_long_as_a_disk_allows(run, tmp_path):
     status, _, err = run(tmp_path / "audio", "--out", out, "--skip_existing", "--format=frames")
     assert status == 1 and err.count("too long a name") == 1
     assert sorted(out.glob("*.csv")) == [out / f"{'a' * 240}.frames.csv", out / "c.frames.csv"]
-
-
-def test_clock():
-    assert [format_clock(x) for x in (0, 3.24, 59.96)] == ["0:00.0", "0:03.2", "1:00.0"]
-    assert format_clock(3599.96) == "1:00:00.0"
-    assert [format_clock(x, 0) for x in (0, 61.4, 3661)] == ["0:00", "1:01", "1:01:01"]
-
-
-def test_memory_does_not_grow_with_length(monkeypatch, tmp_path):
-    """Of a file no more than some blocks are in memory: rows for pictures are pooled."""
-    collector = file_tagging._Collector(
-        tagging.tagger(), EventSettings(), file_tagging.KeepOptions()
-    )
-    rows = np.zeros((500, len(tagging.LABELS)), np.float32)
-    for number in range(40):
-        collector.add(rows, 160.0 * number)
-    assert len(collector.pool.rows) <= 2401
 
 
 def test_progress_of_many_files_goes_to_standard_error(run, folder, monkeypatch):
@@ -323,29 +292,6 @@ def test_as_a_program(model, tmp_path):
     assert (done.returncode, done.stderr.decode().splitlines()) == (1, [told])
     piped, read = (json.loads(line) for line in done.stdout.decode("ascii").splitlines())
     assert (piped.pop("file"), read.pop("file")) == ("-", str(path)) and piped == read
-
-
-def test_a_model_from_before_a_fork_is_refused(monkeypatch):
-    model = tagging.tagger()
-    monkeypatch.setattr(os, "getpid", lambda: 0)
-    with pytest.raises(UserError, match="load it in each process"):
-        model.tag(np.zeros(16_000, np.float32), 16_000)
-
-
-def test_table_with_long_labels_and_no_events():
-    tags = file_tagging.FileTags(
-        file_tagging.Input("x.wav", "x.wav"),
-        ("z" * 70, "b"),
-        3700.0,
-        np.array([0.2, 0.1], np.float32),
-        np.array([0.3, 0.1], np.float32),
-        [],
-        np.zeros((1, 2), np.float32),
-        0.32,
-    )
-    lines = output_formats.format_table(tags, output_formats.TagLimits()).splitlines()
-    assert lines[0] == "x.wav  (1:01:40.0)" and lines[2].endswith("z…")
-    assert max(map(len, lines)) < 60
 
 
 def test_a_tone_stands_at_its_frequency_in_a_plot():
@@ -439,19 +385,3 @@ def test_truncated_files_are_kept_where_asked_for(run, tmp_path):
     assert found["incomplete"].startswith("truncated (ends after") and "as far as it goes" in err
     audio_files.truncate(path, 0.01)
     assert run(path, "--keep_truncated")[0] == 1
-
-
-def test_names_with_commas_stay_apart_in_a_table():
-    events = [Event(0.0, 1.0, name, 0.9) for name in ("Vehicle horn, car horn", "Rain, drizzle")]
-    tags = file_tagging.FileTags(
-        file_tagging.Input("x.wav", "x.wav"),
-        ("dog", "Vehicle horn, car horn", "Rain, drizzle"),
-        1.0,
-        np.array([0.9, 0.2, 0.1], np.float32),
-        np.ones(3, np.float32),
-        events,
-        np.zeros((1, 3), np.float32),
-        0.32,
-    )
-    last = output_formats.format_table(tags, output_formats.TagLimits(1)).splitlines()[-2]
-    assert last == "  heard at times, too: Vehicle horn, car horn; Rain, drizzle"

@@ -260,43 +260,17 @@ def write_tones(folder, *names):
         audio_files.write(folder / name, audio_files.tone(0.3, seed=number))
 
 
-def test_an_index_without_a_name_is_no_matter(tmp_path):
-    """What pandas' df.to_csv() writes."""
-    write_tones(tmp_path / "source", "a.wav", "b.wav")
-    table = ",filename,labels\n0,a.wav,dog\n1,b.wav,cat\n"
-    records = read_split(prepared(tmp_path, {"full.csv": table}), "full")
-    assert {clip: record["labels"].tolist() for clip, record in records.items()} == {
-        "a": [1],
-        "b": [0],
-    }
-
-
-def test_accents_in_either_spelling(tmp_path):
-    composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
-    write_tones(tmp_path / "source", f"{composed}1.wav", f"{decomposed}2.wav")
-    table = f"filename,labels\n{decomposed}1.wav,{composed}\n{composed}2.wav,{decomposed}\n"
-    data_dir = prepared(tmp_path, {"full.csv": table})
-    assert split_index_files.class_names(data_dir) == (composed,)
-    assert set(read_split(data_dir, "full")) == {f"{composed}1", f"{composed}2"}
-
-
-def test_ids_are_not_shared(tmp_path):
-    names = ["a.wav", "x/a.flac", "a.wav.flac", "b.wav", "c.flac"]
-    write_tones(tmp_path / "source", *names)
-    table = "filename,labels\n" + "".join(f"{name},dog\n" for name in names)
-    records = read_split(prepared(tmp_path, {"full.csv": table}), "full")
-    assert set(records) == {"a.wav", "x/a.flac", "a.wav.flac", "b", "c"}
-
-
 def test_the_same_audio_in_two_splits_is_told(tmp_path, capsys):
     write_tones(tmp_path / "source", "a.wav", "b.wav", "c.wav", "d.wav")
     copied = (tmp_path / "source" / "a.wav").read_bytes()
+    for name in ("still.wav", "mute.wav"):  # silence alone does not make clips the same
+        audio_files.write(tmp_path / "source" / name, np.zeros(8000))
     for name in ("copy.wav", "again.wav"):
         (tmp_path / "source" / name).write_bytes(copied)
     tables = {
-        "full.csv": "filename,labels\na.wav,dog\nb.wav,cat\nagain.wav,dog\n",
+        "full.csv": "filename,labels\na.wav,dog\nb.wav,cat\nagain.wav,dog\nstill.wav,cat\n",
         "eval.csv": "filename,labels\ncopy.wav,dog\nb.wav,cat\nc.wav,cat\n",
-        "test.csv": "filename,labels\nd.wav,dog\n",
+        "test.csv": "filename,labels\nd.wav,dog\nmute.wav,cat\n",
     }
     data_dir = prepared(tmp_path, tables)
     found = {tuple(one["splits"]): one for one in report_of(data_dir)["same_audio"]}
@@ -315,22 +289,6 @@ def test_a_table_without_rows_is_found_before_others_are_written(tmp_path, monke
         prepared(tmp_path, tables)
 
 
-def test_silent_clips_are_not_called_the_same(tmp_path):
-    for name in ("a.wav", "b.wav"):
-        audio_files.write(tmp_path / "source" / name, np.zeros(8000))
-    data_dir = prepared(tmp_path, {"full.csv": "filename,labels\na.wav,dog\nb.wav,dog\n"})
-    assert report_of(data_dir)["same_audio"] == []
-
-
-def test_labels_with_another_separator_are_asked_about(tmp_path):
-    write_tones(tmp_path / "source", "a.wav", "b.wav")
-    table = 'filename,labels\na.wav,"dog,loud"\nb.wav,"Horn, of a car"\n'
-    data_dir = prepared(tmp_path, {"full.csv": table})
-    ((kind, detail),) = problems_of(data_dir, "full.csv")
-    assert kind == "one label or several?" and "'dog,loud'" in detail and "1 labels" in detail
-    assert "--label_separator=','" in detail
-
-
 def read_tables(folder, **tables):
     """The folder with these tables: labels by file, and kinds of problems with their details."""
     for name, text in tables.items():
@@ -339,6 +297,37 @@ def read_tables(folder, **tables):
     rows = read.rows["full"]
     labels = {row.filename: {read.classes[number] for number in row.labels} for row in rows}
     return labels, {problem.kind: problem.detail for _, problem in read.problems}, read
+
+
+def test_an_index_without_a_name_is_no_matter(tmp_path):
+    """What pandas' df.to_csv() writes."""
+    table = ",filename,labels\n0,a.wav,dog\n1,b.wav,cat\n"
+    assert read_tables(tmp_path, full=table)[0] == {"a.wav": {"dog"}, "b.wav": {"cat"}}
+
+
+def test_accents_in_either_spelling(tmp_path):
+    composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    write_tones(tmp_path, f"{composed}1.wav", f"{decomposed}2.wav")
+    table = f"filename,labels\n{decomposed}1.wav,{composed}\n{composed}2.wav,{decomposed}\n"
+    _, _, read = read_tables(tmp_path, full=table)
+    assert read.classes == (composed,)
+    assert {row.id for row in read.rows["full"]} == {f"{composed}1", f"{composed}2"}
+    assert all(os.path.exists(row.audio.path) for row in read.rows["full"])
+
+
+def test_ids_are_not_shared(tmp_path):
+    names = ["a.wav", "x/a.flac", "a.wav.flac", "b.wav", "c.flac"]
+    write_tones(tmp_path, *names)
+    table = "filename,labels\n" + "".join(f"{name},dog\n" for name in names)
+    _, _, read = read_tables(tmp_path, full=table)
+    assert {row.id for row in read.rows["full"]} == {"a.wav", "x/a.flac", "a.wav.flac", "b", "c"}
+
+
+def test_labels_with_another_separator_are_asked_about(tmp_path):
+    table = 'filename,labels\na.wav,"dog,loud"\nb.wav,"Horn, of a car"\n'
+    _, told, _ = read_tables(tmp_path, full=table)
+    detail = told["one label or several?"]
+    assert "'dog,loud'" in detail and "1 labels" in detail and "--label_separator=','" in detail
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The model object: its answers are the network's, for audio of every length."""
 
+import os
 import subprocess
 import sys
 
@@ -260,3 +261,10 @@ def test_events_have_names(model):
     assert events and {event.label for event in events} <= set(tags.labels)
     with pytest.raises(UserError, match=r"'sirens' is none of the 6 classes \(near: siren\)"):
         tags.events({"sirens": 0.3})
+
+
+def test_a_model_from_before_a_fork_is_refused(monkeypatch):
+    model = tagging.tagger()
+    monkeypatch.setattr(os, "getpid", lambda: 0)
+    with pytest.raises(UserError, match="load it in each process"):
+        model.tag(np.zeros(16_000, np.float32), 16_000)
