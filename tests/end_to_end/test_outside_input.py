@@ -140,17 +140,9 @@ def test_class_lists(tmp_path, edits, more, first):
 # --- audio ------------------------------------------------------------------------------------
 
 
-def encoded(file_format, **options) -> bytes:
+def encoded(file_format, rate=44_100, **options) -> bytes:
     content = io.BytesIO()
-    sound = audio_files.tone(0.5, 44_100, 2)
-    soundfile.write(content, sound, 44_100, format=file_format, **options)
-    return content.getvalue()
-
-
-def encoded_opus() -> bytes:
-    content = io.BytesIO()
-    sound = audio_files.tone(0.5, 48_000, 2)
-    soundfile.write(content, sound, 48_000, format="OGG", subtype="OPUS")
+    soundfile.write(content, audio_files.tone(0.5, rate, 2), rate, format=file_format, **options)
     return content.getvalue()
 
 
@@ -164,7 +156,7 @@ AUDIO = {
     "flac": encoded("FLAC"),
     "mp3": encoded("MP3"),
     "vorbis": encoded("OGG"),
-    "opus": encoded_opus(),
+    "opus": encoded("OGG", 48_000, subtype="OPUS"),
 }
 starts = st.lists(  # headers are where it matters
     st.tuples(st.floats(0, 0.01), st.sampled_from(["replace", "insert"]), st.binary(max_size=8)),
