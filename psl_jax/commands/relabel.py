@@ -82,7 +82,6 @@ def main(arguments: argparse.Namespace) -> None:
 
     from psl_jax.data.soft_labels import SoftLabels
     from psl_jax.runtime import parallel, run_files
-    from psl_jax.scoring import relabeling
     from psl_jax.teachers import beam_relabeling, scoring_cli
 
     work = beam_relabeling.open_relabeling(arguments)
