@@ -115,11 +115,13 @@ class DecisionTable:
     def __init__(self, path: str | os.PathLike[str], who: str):
         """Raises UserError where the file is none, or cannot be written."""
         self.path, self.who = path, who
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # an undo looks up and appends
         try:
             # A file is made with the first decision.
             exists = os.path.exists(path) and os.path.getsize(path) > 0
             self.decisions = read_decisions(path) if exists else []
+            if exists:
+                _check_form(path)
             if not os.access(path if exists else os.path.dirname(path) or ".", os.W_OK):
                 raise PermissionError("no permission to write")
         except OSError as error:
@@ -159,12 +161,24 @@ class DecisionTable:
 
         Raises OSError.
         """
-        own = [d for d in drop_undone(self.decisions) if d.who == self.who]
-        if not own:
-            return None
-        fields = own[-1]._asdict() | {"decision": UNDO}
-        self.append(**{k: v for k, v in fields.items() if k not in ("who", "when")})
-        return own[-1]
+        with self._lock:
+            own = [d for d in drop_undone(self.decisions) if d.who == self.who]
+            if not own:
+                return None
+            fields = own[-1]._asdict() | {"decision": UNDO}
+            self.append(**{k: v for k, v in fields.items() if k not in ("who", "when")})
+            return own[-1]
+
+
+def _check_form(path: str | os.PathLike[str]) -> None:
+    """Raises UserError where lines as `append` writes them would not fit into the table."""
+    with open(path, encoding="utf-8-sig") as file:
+        header = file.readline().strip()
+    if header != ",".join(Decision._fields):
+        raise UserError(
+            f"{path} begins with {header!r:.80}, expected {','.join(Decision._fields)}: no line "
+            "can be added to it. Give another file, and both as config.corrections"
+        )
 
 
 # --- What holds for segments ------------------------------------------------------------------
@@ -209,7 +223,8 @@ class Corrections:
     @cached_property
     def digest(self) -> str:
         """Hash of who decided what."""
-        return files.json_digest([(*d.subject, d.decision) for d in self.decisions])
+        by_person = sorted(self.decisions, key=lambda d: d.who)  # tables come in any order
+        return files.json_digest([(*d.subject, d.decision) for d in by_person])
 
     def find_values(self, index: ClipIndex, segmentation: Segmentation) -> SegmentValues:
         """Finds what holds for the segments of a split."""
@@ -272,6 +287,13 @@ class Corrections:
                 f"data ({names}) lack: {_list_first(repr(d.filename) for d in lacking)}. They have "
                 "no effect"
             )
+        self._check_names(places)
+        if crossing := [d.filename for d in self.decisions if _is_lost(d, places)]:
+            problems.append(
+                f"{len(crossing)} yeses cross from one clip to the next, or lie outside the clips, "
+                f"as one in {crossing[0]!r}. They have no effect: decide on a part that one clip "
+                "holds"
+            )
         classes = splits[0].classes
         labels = {decision.label for decision in self.decisions} - {OTHERS}
         wrong = sorted(label for label in labels if find_class(label, classes) is None)
@@ -296,31 +318,45 @@ class Corrections:
             )
         return [f"{self.where}: {problem}" for problem in problems]
 
+    def _check_names(self, places: Sequence["_Places"]) -> None:
+        """Raises UserError where files of one name in several folders are taken for one clip."""
+        folders: dict[tuple[int, str], set[str]] = collections.defaultdict(set)
+        for decision in self.decisions:
+            for number, of_split in enumerate(places):
+                name = of_split.find_name(decision.filename)
+                if name and (folder := posixpath.dirname(decision.filename)):
+                    folders[number, name].add(folder)
+        for (_, name), of_name in folders.items():
+            if len(of_name) > 1:
+                raise UserError(
+                    f"{self.where}: decisions on files called {name!r} in the folders "
+                    f"{' and '.join(sorted(of_name))} would all be about the only clip of that "
+                    "name. Delete those about other files"
+                )
+
     def _opinions(self, index: ClipIndex) -> Iterator[tuple[int, list["_Opinion"]]]:
         """What each person says of a clip, for the clips of which somebody does, ascending."""
         places = _Places(index)
         labels = {d.label: find_class(d.label, index.classes) for d in self.decisions}
-        by_clip: dict[int, list[tuple[float, Decision]]] = collections.defaultdict(list)
+        by_clip: dict[int, list[tuple[_Place, Decision]]] = collections.defaultdict(list)
         for decision in self.decisions:
             if decision.label == OTHERS or labels[decision.label] is not None:
-                for clip, start in places.find(decision.filename):
-                    by_clip[clip].append((start, decision))
-        for clip in sorted(by_clip):
-            length = _to_cells(0.0, index.num_samples[clip] / SAMPLE_RATE)[1]
+                for place in places.find(decision.filename):
+                    by_clip[place.clip].append((place, decision))
+        for clip, of_clip in sorted(by_clip.items()):
             people: dict[str, _Opinion] = {}
-            for start, decision in by_clip[clip]:
-                begin, end = _to_cells(decision.onset - start, decision.offset - start)
-                if decision.decision == YES and not 0 <= begin < end <= length:
-                    continue  # a sound that is somewhere in two clips may be in either
-                begin, end = max(begin, 0), min(end, length)
-                if begin >= end:
+            for place, decision in of_clip:
+                stretch = place.find_stretch(decision)
+                if stretch is None:
                     continue
-                opinion = people.setdefault(decision.who, _Opinion(index.num_classes, length))
+                opinion = people.setdefault(
+                    decision.who, _Opinion(index.num_classes, place.num_cells)
+                )
                 label = labels[decision.label]
                 if label is None:
-                    opinion.add_no_to_others(begin, end)
+                    opinion.add_no_to_others(*stretch)
                 else:
-                    opinion.add(label, begin, end, decision.decision)
+                    opinion.add(label, *stretch, decision.decision)
             yield clip, list(people.values())
 
 
@@ -358,7 +394,8 @@ class _Opinion:
 
     def covers(self, begin: int, end: int, what: int) -> np.ndarray:
         """Which classes have `what` all over a stretch: bool [classes]."""
-        return np.asarray((self.cells[:, begin:end] == what).all(axis=1))
+        part = self.cells[:, begin:end]
+        return np.asarray((part == what).all(axis=1) & (part.shape[1] > 0))
 
 
 def _judge_yeses(people: Sequence[_Opinion]) -> dict[_Yes, bool | None]:
@@ -381,6 +418,12 @@ def _judge(
         for what in (_NO, _UNSURE)
     )
     values = np.where(no, 0.0, np.where(unsure, np.nan, _NOTHING))
+    # A no to all of a stretch where the sound is, or may be, says nothing of its parts.
+    for (label, begin, end), verdict in verdicts.items():
+        overlaps = begin < stretch[1] and stretch[0] < end
+        is_no = overlaps and values[label] == 0 and verdict is not False
+        if is_no and any(opinion.covers(begin, end, _NO)[label] for opinion in people):
+            values[label] = np.nan
     inside = [(yes[0], v) for yes, v in verdicts.items() if _contains((yes[0], *stretch), yes)]
     values[[label for label, verdict in inside if verdict is None]] = np.nan
     values[[label for label, verdict in inside if verdict]] = 1.0
@@ -415,23 +458,59 @@ def _list_first(texts: Iterable[str]) -> str:
 # --- Names of clips ---------------------------------------------------------------------------
 
 
+class _Place(NamedTuple):
+    """Where a clip lies in a recording: from `start` seconds on, for `num_cells`."""
+
+    clip: int
+    start: float
+    num_cells: int
+    is_last: bool  # no other clip of the recording follows
+
+    def find_stretch(self, decision: Decision) -> tuple[int, int] | None:
+        """The cells of the clip of which a decision says something; None: there are none."""
+        begin, end = _to_cells(decision.onset - self.start, decision.offset - self.start)
+        inside = max(begin, 0), min(end, self.num_cells)
+        if inside[0] >= inside[1]:
+            return None
+        # A sound that is somewhere in two clips may be in either.
+        in_two = begin < 0 or (end > self.num_cells and not self.is_last)
+        return None if decision.decision == YES and in_two else inside
+
+
 class _Places:
     """Finds the clips of a recording by its name, or by the id of a clip."""
 
     def __init__(self, index: ClipIndex):
-        parts: dict[str, list[tuple[int, float]]] = collections.defaultdict(list)
+        parts: dict[str, list[_Place]] = collections.defaultdict(list)
+        ids = {}
         for clip, clip_id in enumerate(index.ids.tolist()):
+            num_cells = _to_cells(0.0, index.num_samples[clip] / SAMPLE_RATE)[1]
+            ids[clip_id] = [_Place(clip, 0.0, num_cells, True)]
             recording, start = split_id(clip_id)
             if start is not None:
-                parts[recording].append((clip, start))
-        ids = {clip_id: [(clip, 0.0)] for clip, clip_id in enumerate(index.ids.tolist())}
+                parts[recording].append(_Place(clip, start, num_cells, False))
+        for places in parts.values():
+            last = max(range(len(places)), key=lambda number: places[number].start)
+            places[last] = places[last]._replace(is_last=True)
         self._clips = parts | ids
 
-    def find(self, filename: str) -> list[tuple[int, float]]:
-        """Numbers of clips, and their starts in the recording in seconds."""
+    def find_name(self, filename: str) -> str | None:
+        """The name by which the split has a file."""
         stem = posixpath.splitext(filename)[0]
         names = filename, stem, posixpath.basename(stem)
-        return next((self._clips[name] for name in names if name in self._clips), [])
+        return next((name for name in names if name in self._clips), None)
+
+    def find(self, filename: str) -> list[_Place]:
+        """The clips of a recording, or the clip of this id."""
+        name = self.find_name(filename)
+        return self._clips[name] if name else []
+
+
+def _is_lost(decision: Decision, splits: Sequence[_Places]) -> bool:
+    """Whether a yes about a recording of the data holds for no clip of it."""
+    places = [place for of_split in splits for place in of_split.find(decision.filename)]
+    is_yes = decision.decision == YES and bool(places)
+    return is_yes and all(place.find_stretch(decision) is None for place in places)
 
 
 def split_id(clip_id: str) -> tuple[str, float | None]:

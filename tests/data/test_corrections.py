@@ -80,6 +80,24 @@ def test_segments_that_overlap_and_a_clip_that_ends_within_one():
     assert values(corrections((2, 4, "yes")), 4, hop=1) == "111----"
     # The last segment of 2 s ends with the clip, at 9 s.
     assert values(corrections((8, 9, "no")), 2, clip_seconds=9) == "----0"
+    assert values(corrections((8, 10, "yes")), 2, clip_seconds=9.5) == "----1"
+
+
+def test_a_no_of_one_person_says_nothing_of_the_parts_of_a_yes_of_others():
+    rows = [(2, 4, "yes", "ann"), (2, 4, "yes", "cy"), (0, 10, "no", "bo")]
+    assert values(corrections(*rows), 1) == "00??000000"
+    assert values(corrections((0, 10, "yes", "ann"), (2, 4, "no", "bo")), 2) == "-0---"
+
+
+def test_what_has_no_effect_is_reported():
+    index = dataclasses.replace(make_index([2], 160_000), ids=np.array(["yard@0", "yard@10"]))
+    found = Corrections((Decision("yard", 8, 12, "class 0", "yes", "ann"),))
+    assert "1 yeses cross from one clip to the next" in found.describe_problems([index])[0]
+    index = dataclasses.replace(make_index([1], 160_000), ids=np.array(["yard"]))
+    names = "north/yard.wav", "south/yard.wav"
+    found = Corrections(tuple(Decision(name, 2, 4, "class 0", "no", "ann") for name in names))
+    with pytest.raises(UserError, match="'yard' in the folders north and south"):
+        found.describe_problems([index])
 
 
 spans = st.tuples(st.integers(0, 9), st.integers(1, 10)).filter(lambda x: x[0] < x[1])
@@ -205,3 +223,11 @@ def test_what_has_no_effect_is_said():
     assert Corrections((good,)).describe_problems([index]) == []
     with pytest.raises(UserError, match="none of its 1 decisions is about a file of these data"):
         Corrections((good._replace(filename="x"),)).describe_problems([index])
+
+
+def test_lines_are_added_to_tables_of_the_own_form_alone(tmp_path):
+    path = tmp_path / "excel.csv"
+    path.write_text("filename;onset;offset;label;decision;who;when\na.wav;0;2;Dog;yes;ann;\n")
+    assert Corrections.read(str(path)).decisions
+    with pytest.raises(UserError, match="no line can be added"):
+        DecisionTable(path, "Ann")
