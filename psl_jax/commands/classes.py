@@ -56,8 +56,8 @@ def main(arguments: argparse.Namespace) -> None:
     files.write_csv(out, ("class", "teacher_class", "match"), draft)
     numbers = collections.Counter(match for _, _, match in draft)
     for name, teacher_class, match in draft:
-        if match == "spelling":
-            print(f"similar spelling, is it the same?  {name} -> {teacher_class}")
+        if match in ("synonym", "spelling"):
+            print(f"by {match}, is it the same?  {name} -> {teacher_class}")
     for name, _, match in draft:
         if not match:
             print(f"nothing found for  {name}")

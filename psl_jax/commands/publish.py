@@ -188,10 +188,19 @@ def _write_labels(path: pathlib.Path, model: Any) -> None:
 
 def _refuse_foreign(out: pathlib.Path) -> None:
     """Raises UserError where `out` holds something that was not published here."""
-    if out.is_file() or (
-        out.is_dir() and any(out.iterdir()) and not (out / "model.safetensors").exists()
-    ):
-        raise UserError(f"--out={out} holds something else: give a folder that is not there yet")
+    from psl_jax.runtime import files
+
+    config, weights = out / "config.json", out / "model.safetensors"
+    is_published = weights.exists() and not (out / ".git").exists()
+    if is_published and config.exists():  # the first versions wrote none
+        is_published = files.read_json(config).get("model_type") == "psl_jax"
+    elif is_published:
+        is_published = (out / "labels.csv").exists() and (out / "README.md").exists()
+    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not is_published):
+        raise UserError(
+            f"--out={out} holds something else, which would be deleted: give a folder that is not "
+            "there yet"
+        )
 
 
 if __name__ == "__main__":

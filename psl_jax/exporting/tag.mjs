@@ -23,7 +23,12 @@ if (typeof process !== "undefined" && process.argv[2]) {
   const rate = JSON.parse(new TextDecoder().decode(await read("preprocessor_config.json"))).sampling_rate;
   if (wav.readUInt16LE(22) !== 1 || wav.readUInt32LE(24) !== rate || wav.readUInt16LE(34) !== 16)
     throw new Error(`expected a WAV file: ${rate} Hz, mono, 16 bits`);
-  const audio = wav.subarray(wav.indexOf("data") + 8);
+  let start = 12; // of a chunk: its name, its size, and its bytes, an even number of them
+  while (wav.toString("latin1", start, start + 4) !== "data") {
+    const size = wav.readUInt32LE(start + 4);
+    start += 8 + size + (size % 2);
+  }
+  const audio = wav.subarray(start + 8, start + 8 + wav.readUInt32LE(start + 4));
   const samples = { length: audio.length >> 1 };
   const waveform = Float32Array.from(samples, (_, i) => audio.readInt16LE(2 * i) / 32768);
   for (const [label, p] of (await tag(waveform)).slice(0, 5)) console.log(p.toFixed(5), label);

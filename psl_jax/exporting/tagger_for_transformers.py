@@ -3,7 +3,7 @@
     from transformers import pipeline
 
     tag = pipeline("audio-classification", FOLDER, trust_remote_code=True, top_k=None)
-    tag("street.wav")  # the probability of each class
+    tag("street.wav")  # the probability of each class in the whole file
 
 Before transformers 5.23 the pipeline needs function_to_apply="sigmoid" too.
 """
@@ -64,7 +64,7 @@ class TaggerFeatureExtractor(SequenceFeatureExtractor):  # type: ignore[misc]
         """
         if sampling_rate not in (None, self.sampling_rate):
             raise ValueError(f"audio has {sampling_rate} Hz, expected {self.sampling_rate}")
-        is_single = isinstance(waveforms, np.ndarray) and waveforms.ndim == 1
+        is_single = not any(np.ndim(row) for row in waveforms[:1])
         rows = [np.asarray(row, np.float32) for row in ([waveforms] if is_single else waveforms)]
         rows = [np.pad(row, (0, max(_LEAST_SAMPLES - len(row), 0))) for row in rows]
         return self.pad(

@@ -42,11 +42,19 @@ class HuggingFaceFolder(Table):
         with label_file.plain_errors(self._files[0], "pyarrow"):
             import pyarrow.parquet
 
-            schema = pyarrow.parquet.read_schema(self._files[0])
-            if missing := {*KEYS, "soft_labels"} - set(schema.names):
-                raise UserError(f"{self._files[0]}: no column {', '.join(sorted(missing))}")
-            described = json.loads((schema.metadata or {})[b"huggingface"])
-            names = described["info"]["features"]["weak_labels"]["feature"]["names"]
+            names: list[str] = []
+            for file in self._files:
+                schema = pyarrow.parquet.read_schema(file)
+                if missing := {*KEYS, "soft_labels"} - set(schema.names):
+                    raise UserError(f"{file}: no column {', '.join(sorted(missing))}")
+                described = json.loads((schema.metadata or {})[b"huggingface"])
+                file_names = described["info"]["features"]["weak_labels"]["feature"]["names"]
+                names = names or file_names
+                if file_names != names:
+                    raise UserError(
+                        f"{file} has other classes than {self._files[0]}: put each into a folder "
+                        "of its own, and read them one by one"
+                    )
         super().__init__(path, [*KEYS, *names], options)
 
     def _read_parts(
@@ -94,7 +102,10 @@ def write(path: pathlib.Path, labels: SoftLabels, options: Options) -> list[path
     paths = [path / "data" / split / name.format(shard) for shard in shards]
     for other in (path / "data").rglob("*.parquet"):
         with label_file.plain_errors(other, "pyarrow"):
-            is_same = pyarrow.parquet.read_schema(other).equals(schema)
+            other_schema = pyarrow.parquet.read_schema(other)
+            is_same = other_schema.equals(schema) and (  # equal columns and features: class names
+                other_schema.metadata[b"huggingface"] == schema.metadata[b"huggingface"]
+            )
         if not is_same or (other.is_relative_to(path / "data" / split) and other not in paths):
             raise UserError(f"{other} holds other labels: give another --out, or delete {path}")
     with plain_disk_errors(path, "Run the same command again."):

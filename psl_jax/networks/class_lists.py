@@ -223,14 +223,18 @@ def _list_synonyms(name: str) -> list[str]:
 
 
 def _split_name(name: str) -> list[str]:
-    """Splits "Crying, sobbing", or as FSD50K writes it "Crying_and_sobbing"; with the name."""
-    parts = re.split(r",|\band\b", re.sub(r"\(.*\)", "", name.replace("_", " ")))
-    return [_fold_name(name), *filter(None, map(_fold_name, parts))]
+    """Splits "Crying, sobbing" at its commas, after the whole name without "and".
+
+    FSD50K writes it "Crying_and_sobbing"; at "and" nothing is split: "Rock and roll" is no rock.
+    """
+    whole = " ".join(word for word in _fold_name(name).split() if word != "and")
+    parts = re.sub(r"\(.*\)", "", name).split(",")
+    return [whole, *filter(None, map(_fold_name, parts))]
 
 
 @cache
 def _audioset_synonyms() -> dict[str, list[str]]:
-    return {part: parts for parts in map(_split_name, audioset_classes()) for part in parts[1:]}
+    return {part: parts for parts in map(_split_name, audioset_classes()) for part in parts}
 
 
 def select_columns(values: np.ndarray, columns: Columns) -> np.ndarray:

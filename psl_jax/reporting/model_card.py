@@ -146,7 +146,7 @@ With transformers, where FOLDER may also be USER/NAME (before version 5.23 add
 from transformers import pipeline
 
 tag = pipeline("audio-classification", "FOLDER", trust_remote_code=True, top_k=None)
-tag("street.wav")  # the probability of each class
+tag("street.wav")  # the probability of each class in the whole file
 ```
 
 In PyTorch alone: `AudioTagger` of `audio_tagger.py`."""

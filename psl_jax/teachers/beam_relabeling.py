@@ -62,7 +62,7 @@ def _open(command_line: str) -> Relabeling:
         shortest_seconds=arguments.shortest_segment_seconds,
     )
     check_hop(segmentation, "--hop_seconds")
-    rule = LabelRule(arguments.count_padding)
+    rule = LabelRule(arguments.count_padding, arguments.dtype)
     return Relabeling(
         task._replace(segmentation=segmentation),
         task.make_scorer(arguments, rule),

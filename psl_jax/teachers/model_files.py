@@ -24,6 +24,7 @@ from psl_jax.teachers.teacher import (
     check_scores,
     make_description,
     make_quiet_noise,
+    refuse_other_types,
 )
 
 _YAMNET_SAMPLES, _YAMNET_HOP, _YAMNET_FRAMES = 15_600, 7680, 96  # a patch every 0.48 s
@@ -75,6 +76,7 @@ class FileTeacher:
         )
 
     def make_scorer(self, running: ScoringOptions) -> HostScorer:
+        refuse_other_types(running, self.name)
         return HostScorer(self.run, self.rate, self.takes_batches, running.count_padding)
 
 

@@ -204,11 +204,6 @@ def _adapt_to_classes(
     can_select = isinstance(teacher, OwnTeacher) and not teacher.file_digest and not path
     if can_select and set(classes) <= set(teacher.classes):
         return cast(OwnTeacher, teacher).for_classes(classes)
-    if getattr(teacher, "output", "") == "softmax" and not set(teacher.classes) <= set(classes):
-        raise UserError(
-            f"{teacher.name} tells {len(teacher.classes)} classes apart with one softmax: it has "
-            "no probabilities of some of them alone, and the data has not all of them"
-        )
     columns = match_classes(
         teacher.classes,
         classes,
@@ -218,6 +213,14 @@ def _adapt_to_classes(
         "Give a CSV class,teacher_class as class_map, or unmapped=weak (they keep their weak "
         "labels) or drop (0)",
     )
+    unused = set(range(len(teacher.classes))).difference(*columns)
+    if unused and getattr(teacher, "output", "") == "softmax":
+        raise UserError(
+            f"{teacher.name} tells {len(teacher.classes)} classes apart with one softmax, and "
+            f"{len(unused)} of them are none of the data's, as {teacher.classes[min(unused)]!r}: "
+            "the others alone have no probabilities. Give all of them in class_map, or "
+            "learn the data's classes from its scores: psl-jax fit"
+        )
     if is_identity(columns, teacher.classes) and isinstance(teacher, OwnTeacher):
         return teacher
     return MappedTeacher(teacher, classes, columns)

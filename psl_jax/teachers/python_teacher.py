@@ -21,6 +21,7 @@ from psl_jax.teachers.teacher import (
     check_scores,
     make_description,
     make_quiet_noise,
+    refuse_other_types,
 )
 
 _TRIED_SECONDS = 2.0
@@ -49,6 +50,7 @@ class FunctionTeacher:
         )
 
     def make_scorer(self, running: ScoringOptions) -> HostScorer:
+        refuse_other_types(running, self.name)
         return HostScorer(self._run, self.rate, True, running.count_padding)
 
     def _run(self, waveforms: np.ndarray) -> np.ndarray:

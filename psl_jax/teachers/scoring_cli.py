@@ -61,7 +61,7 @@ def make_parser(
         "--dtype",
         default="float32",
         choices=("float32", "bfloat16"),
-        help="data type that the network computes in (default: float32)",
+        help="data type that a network in JAX or PyTorch computes in (default: float32)",
     )
     add("--num_devices", type=int, metavar="N", help="devices to compute on (default: all)")
     add(

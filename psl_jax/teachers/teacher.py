@@ -20,7 +20,7 @@ class ScoringOptions:
     """Options of a scorer.
 
     Attributes:
-      dtype: data type that a JAX network computes in.
+      dtype: data type that a network in JAX or PyTorch computes in.
       num_devices: number of devices; None: all of this process.
       count_padding: scores the padding after a clip's end as audio, of zeros.
     """
@@ -34,7 +34,7 @@ class Teacher(Protocol):
     """Attributes:
     name: name for messages.
     classes: names of its classes, in the order of its scores.
-    rate: sample rate of its input in Hz; the data's 16 kHz are resampled.
+    rate: sample rate of its input in Hz; audio of another rate is resampled.
     context_seconds: length of its input; None: any. Longer segments have the mean of several.
     segment_seconds: length of the audio that it was trained on.
     digest: hash of all that its scores depend on.
@@ -153,6 +153,15 @@ def take_columns(scores: np.ndarray, columns: Columns) -> np.ndarray:
         elif teacher_columns:
             mapped_scores[..., number] = scores[..., list(teacher_columns)].max(axis=-1)
     return mapped_scores
+
+
+def refuse_other_types(running: ScoringOptions, name: str) -> None:
+    """Raises UserError for another data type than that of a teacher that has no choice."""
+    if running.dtype != "float32":
+        raise UserError(
+            f"{name} computes in float32 alone, not in {running.dtype}: leave out --dtype, in an "
+            "experiment config.relabel.dtype"
+        )
 
 
 def check_scores(scores: np.ndarray, name: str) -> None:

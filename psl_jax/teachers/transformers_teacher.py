@@ -20,6 +20,7 @@ import numpy as np
 from psl_jax.networks import class_lists
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import MissingPackageError, UserError
+from psl_jax.runtime.settings import flatten
 from psl_jax.scoring.scorer import CPU_BATCH
 from psl_jax.teachers.host_scorer import HostScorer, cut_windows
 from psl_jax.teachers.teacher import (
@@ -34,7 +35,7 @@ from psl_jax.weights import load_model
 _OUTPUTS = {"multi_label_classification": "sigmoid", "single_label_classification": "softmax"}
 _FUNCTIONS = ("sigmoid", "softmax", "none")
 _TRIED_SECONDS = 2.0
-_CODE_AND_SETTINGS = ("config.json", "preprocessor_config.json", "*.py")
+_SETTINGS = ("config.json", "preprocessor_config.json", "processor_config.json")
 _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")  # the first kind that a model has is read
 
 
@@ -80,12 +81,16 @@ class _TorchScorer(HostScorer):
         # While a GPU computes one batch, the cores extract the features of the next.
         at_once = 1 if teacher.device.type == "cpu" else 2
         super().__init__(self._score, teacher.rate, True, running.count_padding, at_once)
-        self._teacher, self._dtype = teacher, running.dtype
+        self._teacher, self._dtype, self._batch_size = teacher, running.dtype, CPU_BATCH
         self._pool = ThreadPoolExecutor(self._threads)
 
     @property
     def where(self) -> str:
         return f"PyTorch's {self._teacher.device}"
+
+    def fitting(self, batch_size: int, seconds: float) -> int:
+        self._batch_size = super().fitting(batch_size, seconds)
+        return self._batch_size
 
     def _score(self, waveforms: np.ndarray) -> np.ndarray:
         """Computes probabilities [n, classes] of [n, samples]; of long ones the mean of windows."""
@@ -98,8 +103,8 @@ class _TorchScorer(HostScorer):
         rows = windows.reshape(-1, windows.shape[-1])  # of [n, windows, samples]
         features = list(self._pool.map(self._extract, rows))
         scores = [
-            self._run_model(features[start : start + CPU_BATCH])
-            for start in range(0, len(rows), CPU_BATCH)
+            self._run_model(features[start : start + self._batch_size])
+            for start in range(0, len(rows), self._batch_size)
         ]
         means: np.ndarray = np.concatenate(scores).reshape(*windows.shape[:2], -1).mean(axis=1)
         return means
@@ -163,6 +168,7 @@ def _open_model(folder: str, place: str, trust_remote_code: bool) -> tuple[Any, 
     """Opens a model and its feature extractor. Raises UserError."""
     import transformers
 
+    _refuse_foreign_code(folder, place)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     open_model = transformers.AutoModelForAudioClassification.from_pretrained
@@ -170,10 +176,10 @@ def _open_model(folder: str, place: str, trust_remote_code: bool) -> tuple[Any, 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # AST's narrowest mel bands hold no bin
-            return (
-                open_model(folder, trust_remote_code=trust_remote_code),
-                open_extractor(folder, trust_remote_code=trust_remote_code),
+            model, loading = open_model(
+                folder, trust_remote_code=trust_remote_code, output_loading_info=True
             )
+            extractor = open_extractor(folder, trust_remote_code=trust_remote_code)
     except Exception as error:  # its own kinds of errors, and those of a model's code
         if "trust_remote_code" in str(error) and not trust_remote_code:
             raise UserError(
@@ -183,6 +189,27 @@ def _open_model(folder: str, place: str, trust_remote_code: bool) -> tuple[Any, 
             ) from error
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"transformers:{place} is no audio classifier: {reason}") from error
+    # Only training masks the spectrogram: many published files lack its vector.
+    missing = sorted(key for key in loading["missing_keys"] if "masked_spec_embed" not in key)
+    if missing:
+        raise UserError(
+            f"transformers:{place} holds no weights for {', '.join(missing[:3])}, which would be "
+            "random. Is it an encoder without a classifier? Name one that was trained to classify"
+        )
+    return model, extractor
+
+
+def _refuse_foreign_code(folder: str, place: str) -> None:
+    """Raises UserError for code in another repository, whose revision the digest does not know."""
+    for name in _SETTINGS:
+        if (path := pathlib.Path(folder, name)).exists():
+            for key, value in flatten(files.read_json(path)):
+                if "auto_map" in key.split(".") and "--" in str(value):
+                    raise UserError(
+                        f"transformers:{place}: the auto_map of its {name} names code in another "
+                        f"repository, {value}. Copy that code into the model's folder, and name it "
+                        "there without repository and --"
+                    )
 
 
 def _check_on_noise(teacher: TransformersTeacher, place: str, *, is_output_given: bool) -> None:
@@ -239,7 +266,7 @@ def _hash_files(folder: str) -> list[str]:
     """Hashes all files that the scores depend on."""
     matches = [sorted(pathlib.Path(folder).glob(pattern)) for pattern in _WEIGHTS]
     paths = next((paths for paths in matches if paths), [])
-    for pattern in _CODE_AND_SETTINGS:
+    for pattern in (*_SETTINGS, "*.py"):
         paths += sorted(pathlib.Path(folder).glob(pattern))
     digests = []
     for path in paths:
@@ -252,7 +279,7 @@ def _find_classes(config: Any, place: str) -> tuple[str, ...]:
     """Finds the names in id2label; of LABEL_0, LABEL_1, ... those of a list, or AudioSet's."""
     names = [str(config.id2label[number]) for number in range(len(config.id2label))]
     if all(re.fullmatch(r"LABEL_\d+", name) for name in names):
-        return class_lists.classes_beside(place, len(names))
+        return class_lists.classes_beside(os.path.normpath(place), len(names))
     return tuple(map(class_lists.clean_name, names))
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.settings import flatten
 
 EVENTS = "tb"
 _PROJECT = "psl_jax"
@@ -47,7 +48,8 @@ class Logger(Protocol):
     def flush(self) -> None:
         """What was logged is in `folder` when this returns."""
 
-    def close(self) -> None: ...
+    def close(self, *, failed: bool) -> None:
+        """Ends the run there; `failed`: by an error, or before its end."""
 
 
 class TensorBoard:
@@ -73,7 +75,7 @@ class TensorBoard:
         if self._events is not None:
             self._events.flush()
 
-    def close(self) -> None:
+    def close(self, *, failed: bool) -> None:
         if self._events is not None:
             self._events.close()
 
@@ -100,8 +102,8 @@ class Wandb:
 
     def flush(self) -> None: ...
 
-    def close(self) -> None:
-        self._run.finish()
+    def close(self, *, failed: bool) -> None:
+        self._run.finish(exit_code=int(failed))
 
 
 class Trackio:
@@ -123,7 +125,7 @@ class Trackio:
 
     def flush(self) -> None: ...
 
-    def close(self) -> None:
+    def close(self, *, failed: bool) -> None:
         self._run.finish()
 
 
@@ -142,9 +144,10 @@ class Mlflow:
         if not runs:
             tags = {"psl_jax": run.identity}
             runs = [self._client.create_run(number, run_name=run.name, tags=tags)]
-            for key, value in run.config.items():
-                self._client.log_param(runs[0].info.run_id, key, value)
         self._id = runs[0].info.run_id
+        for key, value in flatten(run.config):
+            if key not in runs[0].data.params:
+                self._client.log_param(self._id, key, value)
         self._client.update_run(self._id, status="RUNNING")
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -156,8 +159,8 @@ class Mlflow:
 
     def flush(self) -> None: ...
 
-    def close(self) -> None:
-        self._client.set_terminated(self._id)
+    def close(self, *, failed: bool) -> None:
+        self._client.set_terminated(self._id, "FAILED" if failed else "FINISHED")
 
 
 LOGGERS: dict[str, Callable[[LoggedRun], Logger]] = {

@@ -3,14 +3,16 @@
 Imports neither JAX nor TensorFlow.
 """
 
+import contextlib
 import json
 import math
 import os
 import pathlib
+import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from psl_jax.runtime import files
@@ -54,7 +56,7 @@ class MetricLog:
         loggers: str = "tensorboard",
     ) -> None:
         self._file = self._mirror = None
-        self._loggers: list[Logger] = []
+        self._loggers: dict[str, Logger] = {}
         if not active:
             return
         place = path_of(run_dir)
@@ -67,7 +69,9 @@ class MetricLog:
         self._file = (folder / LOG_NAME).open("a")
         if names := parse_loggers(loggers):
             run = _describe_run(place, folder, resume_step or 0)
-            self._loggers = [LOGGERS[name](run) for name in names]
+            for name in names:
+                with self._warn_once(name):
+                    self._loggers[name] = LOGGERS[name](run)
         self.flush()
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
@@ -83,23 +87,28 @@ class MetricLog:
         self._file.flush()
         if self._loggers:
             floats = {name: math.nan if n is None else n for name, n in numbers.items()}
-            for logger in self._loggers:
-                logger.write(int(step), floats)
+            for name, logger in list(self._loggers.items()):
+                with self._warn_once(name):
+                    logger.write(int(step), floats)
         if self._mirror is not None and self._mirror.is_due:
             self.flush()
 
     def flush(self) -> None:
         """What was logged is in the run folder when this returns."""
         if self._mirror is not None:
-            for logger in self._loggers:
-                logger.flush()
+            for name, logger in list(self._loggers.items()):
+                with self._warn_once(name):
+                    logger.flush()
             self._mirror.send()
 
-    def close(self) -> None:
-        for writer in (self._file, *self._loggers):
-            if writer is not None:
-                writer.close()
-        self._file, self._loggers = None, []
+    def close(self, *, failed: bool = False) -> None:
+        """Closes it; a run that failed is marked so by the loggers."""
+        if self._file is not None:
+            self._file.close()
+        for name, logger in list(self._loggers.items()):
+            with self._warn_once(name):
+                logger.close(failed=failed)
+        self._file, self._loggers = None, {}
         if self._mirror is not None:
             self._mirror.close()
             self._mirror = None
@@ -108,7 +117,19 @@ class MetricLog:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.close()
+        self.close(failed=exception[0] is not None)
+
+    @contextlib.contextmanager
+    def _warn_once(self, name: str) -> Iterator[None]:
+        """Goes on without a logger that fails: a service that is down must not end a training."""
+        try:
+            yield
+        except Exception as error:
+            self._loggers.pop(name, None)
+            print(
+                f"warning: {name} logs no more of this run, {LOG_NAME} has it all: {error}",
+                file=sys.stderr,
+            )
 
 
 def _describe_run(place: pathlib.Path, folder: pathlib.Path, resume_step: int) -> LoggedRun:

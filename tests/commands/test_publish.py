@@ -139,3 +139,9 @@ def test_what_is_missing_is_asked_for(tmp_path):
     assert not (tmp_path / "out").exists()
     with pytest.raises(UserError, match="holds something else"):
         publish.main(publish.parse(["publish", run, f"--out={run}", "--licence=x"]))
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "model.safetensors").touch()
+    (other / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(UserError, match="holds something else"):
+        publish.main(publish.parse(["publish", run, f"--out={other}", "--licence=x"]))

@@ -152,6 +152,14 @@ def test_a_folder_for_datasets(tmp_path, data, audio):
     given = ("--hop_seconds=0.5", "--format=hf")
     bring_in(folder, data, tmp_path / "back", *given)
     np.testing.assert_array_equal(label_data.read(tmp_path / "back", index, segmentation), stored)
+    table = parquet.read_table(paths[1])
+    described = table.schema.metadata[b"huggingface"].replace(CLASSES[0].encode(), b"another")
+    table = table.replace_schema_metadata(table.schema.metadata | {b"huggingface": described})
+    parquet.write_table(table, paths[1])
+    with pytest.raises(UserError, match="has other classes than"):
+        bring_in(folder, data, tmp_path / "mixed", *given)
+    with pytest.raises(UserError, match="holds other labels"):
+        run("export", tmp_path / "labels", data, *options)
     other = {"embedded": "reference", "reference": "embedded"}[audio]
     with pytest.raises(UserError, match="holds other labels"):
         run("export", tmp_path / "labels", data, *options[:2], f"--audio={other}", options[3])

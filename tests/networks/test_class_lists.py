@@ -61,14 +61,14 @@ def test_a_line_without_teacher_class_leaves_the_class_without_one(tmp_path):
 def test_a_draft_of_a_class_map():
     theirs = (
         *("Dog", "Vehicle horn, car horn, honking", "Crying, sobbing", "Footsteps"),
-        *("Rain", "Child speech, kid speaking", "Blues"),
+        *("Rain", "Child speech, kid speaking", "Blues", "Rock and roll", "Drum and bass", "Drum"),
     )
     found = {
         name: (other, match)
         for name, other, match in draft_class_map(
             (
                 *("/m/0bt9lr", "dog", "car_horn", "Crying_and_sobbing"),
-                *("footstep", "RAIN", "kid speaking", "engine"),
+                *("footstep", "RAIN", "kid speaking", "engine", "rock", "bass"),
             ),
             theirs,
         )
@@ -82,6 +82,8 @@ def test_a_draft_of_a_class_map():
         "RAIN": ("Rain", "case"),
         "kid speaking": ("Child speech, kid speaking", "synonym"),
         "engine": ("", ""),
+        "rock": ("", ""),
+        "bass": ("", ""),
     }
     # Names that AudioSet lists as one class, where neither list has that name.
     assert draft_class_map(["honking"], ["car horn"])[0] == ("honking", "car horn", "synonym")

@@ -175,12 +175,19 @@ def test_scores_are_those_of_the_pipeline(tmp_path, network, rate, data_rate, se
 
 def test_longer_audio_than_the_extractor_keeps_is_scored_in_windows(tmp_path):
     name = save(tmp_path / "model", "ast", problem_type="multi_label_classification")
-    teacher = open_teacher.open_teacher(name, NAMES).teacher
+    teacher = open_teacher.load_teacher(open_teacher.parse_name(name)[0])
     size = round(16_000 * teacher.context_seconds)
     audio = make_noise(1, 24.0)
     starts = [0, size // 2, size, audio.shape[1] - size]
     windows = np.concatenate([audio[:, start : start + size] for start in starts])
     expected = score(teacher, windows).mean(axis=0)
+    scorer, batch_sizes = teacher.make_scorer(ScoringOptions()), []
+    teacher.model.register_forward_hook(
+        lambda module, inputs, outputs: batch_sizes.append(len(outputs.logits))
+    )
+    assert scorer.fitting(3, 24.0) == 3
+    scorer._score(audio / np.float32(32_768))
+    assert batch_sizes == [3, 1]
     np.testing.assert_allclose(score(teacher, audio)[0], expected, atol=1e-5)
 
 
@@ -204,8 +211,43 @@ def test_what_makes_probabilities(tmp_path):
     many = save(tmp_path / "audioset", "ast", id2label=labels)
     teacher = open_teacher.open_teacher(many, audioset_classes()).teacher
     assert not np.allclose(score(teacher, audio).sum(axis=1), 1)
+    reversed_names = audioset_classes()[::-1]
+    (tmp_path / "audioset.classes.csv").write_text(
+        "\n".join(["label", *(f'"{name}"' for name in reversed_names)])
+    )
+    (part,) = open_teacher.parse_name(f"{many}/")
+    assert open_teacher.load_teacher(part).classes == reversed_names
     with pytest.raises(UserError, match="expected a folder, or USER/NAME"):
         open_teacher.open_teacher("transformers:nowhere", NAMES)
+
+
+def test_random_weights_and_code_from_elsewhere_are_refused(tmp_path):
+    safetensors = pytest.importorskip("safetensors.numpy")
+    name = save(tmp_path / "encoder", "ast", problem_type="multi_label_classification")
+    weights = safetensors.load_file(tmp_path / "encoder/model.safetensors")
+    encoder = {key: values for key, values in weights.items() if "classifier" not in key}
+    safetensors.save_file(encoder, tmp_path / "encoder/model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match="no weights for classifier"):
+        open_teacher.open_teacher(name, NAMES)
+    name = save_own_code(tmp_path / "model")
+    config = tmp_path / "model/config.json"
+    config.write_text(config.read_text().replace("loud.Loudness", "a/repository--loud.Loudness"))
+    with pytest.raises(UserError, match=r"its config\.json names code in another.*a/repository--"):
+        open_teacher.open_teacher(name, NAMES, open_teacher.ClassMapping(trust_remote_code=True))
+
+
+def test_a_softmax_needs_all_of_its_classes(tmp_path):
+    name = save(tmp_path / "model", "wav2vec2", problem_type="single_label_classification")
+    class_map = tmp_path / "map.csv"
+    class_map.write_text("class,teacher_class\nanimal,Dog\nanimal,Cat\n")
+    mapping = open_teacher.ClassMapping(str(class_map))
+    teacher = open_teacher.open_teacher(name, ["animal", NAMES[1]], mapping).teacher
+    audio = make_noise(2, 1.0)
+    expected = run_pipeline(name, audio / np.float32(32_768), 16_000, "softmax")
+    expected = np.stack([expected[:, [0, 2]].max(axis=1), expected[:, 1]], axis=1)
+    np.testing.assert_allclose(score(teacher, audio), expected, atol=1e-5)
+    with pytest.raises(UserError, match=r"1 of them are none of the data's.*psl-jax fit"):
+        open_teacher.open_teacher(name, ["animal"], mapping)
 
 
 def test_commands_use_them_and_a_stopped_relabeling_goes_on(tmp_path, monkeypatch, capsys):
@@ -245,6 +287,8 @@ def test_commands_use_them_and_a_stopped_relabeling_goes_on(tmp_path, monkeypatc
     np.testing.assert_allclose(soft[:6, 0], expected, atol=1e-3)  # stored as float16
     (entry,) = json.loads((tmp_path / "labels/manifest.json").read_text())["teachers"]
     assert entry["kind"] == "transformers" and entry["output"] == "sigmoid"
+    run(relabel, *options, "--dtype=bfloat16", f"--out={tmp_path / 'narrow'}")
+    assert json.loads((tmp_path / "narrow/manifest.json").read_text())["dtype"] == "bfloat16"
     run(evaluate, *options, f"--out={tmp_path / 'scores'}")
     run(fit, "--split=eval", f"--out={tmp_path / 'fitted.npz'}")
     fitted = open_teacher.open_teacher(tmp_path / "fitted.npz", index.classes).teacher

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from psl_jax.runtime.errors import UserError
+from psl_jax.training import loggers
 from psl_jax.training.loggers import check_loggers
 from psl_jax.training.metric_log import LOG_NAME, MetricLog, read_log
 
@@ -137,7 +138,7 @@ def test_without_tensorboardx_and_without_tensorflow(tmp_path):
 
 def write_and_continue(folder, logger):
     """Five steps, a kill after the checkpoint of the third, and the rest."""
-    (folder / "config.json").write_text('{"seed": 3}')
+    (folder / "config.json").write_text('{"seed": 3, "train": {"batch_size": 8}}')
     log = MetricLog(folder, loggers=logger)
     write_steps(log, range(1, 6))
     log.close()
@@ -188,7 +189,11 @@ def test_mlflow(tmp_path, monkeypatch):
     (run,) = client.search_runs([client.get_experiment_by_name("psl_jax").experiment_id])
     history = client.get_metric_history(run.info.run_id, "loss")
     assert {m.step: m.value for m in history} == {step: 1 / step for step in range(1, 11)}
-    assert run.data.params == {"seed": "3"} and run.info.status == "FINISHED"
+    assert run.data.params == {"seed": "3", "train.batch_size": "8"}
+    assert run.info.status == "FINISHED"
+    with pytest.raises(KeyboardInterrupt), MetricLog(tmp_path, 10, loggers="mlflow"):
+        raise KeyboardInterrupt
+    assert client.get_run(run.info.run_id).info.status == "FAILED"
 
 
 def test_trackio(tmp_path, monkeypatch):
@@ -201,6 +206,24 @@ def test_trackio(tmp_path, monkeypatch):
     lines = {step: json.loads(values) for step, values in rows if "loss" in json.loads(values)}
     losses = {step: line["loss"] for step, line in lines.items()}
     assert losses == {step: 1 / step for step in range(1, 11)}
+
+
+@pytest.mark.parametrize("fails_in", ["__init__", "write", "close"])
+def test_a_service_that_is_down_ends_no_training(tmp_path, monkeypatch, capsys, fails_in):
+    class Service:
+        def __init__(self, run): ...
+        def write(self, step, values): ...
+        def close(self, *, failed): ...
+
+    def fail(*_, **__):
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(Service, fails_in, fail)
+    monkeypatch.setitem(loggers.LOGGERS, "mlflow", Service)
+    with MetricLog(tmp_path, loggers="mlflow,tensorboard") as log:
+        write_steps(log, range(1, 4))
+    assert capsys.readouterr().err.count("mlflow logs no more of this run") == 1
+    assert [line["step"] for line in read_log(tmp_path)] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("loggers", ["", "tensorboard"])
