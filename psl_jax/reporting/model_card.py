@@ -149,7 +149,7 @@ tag = pipeline("audio-classification", "FOLDER", trust_remote_code=True, top_k=N
 tag("street.wav")  # the probability of each class in the whole file
 ```
 
-In PyTorch alone: `AudioTagger` of `audio_tagger.py`."""
+With PyTorch and safetensors alone: `AudioTagger` of `audio_tagger.py`."""
     if "tag.mjs" in written:
         text += """
 In JavaScript (browser, node): `npm install onnxruntime-web`, then `node tag.mjs a.wav`."""
