@@ -19,7 +19,6 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
 import jax
 import numpy as np
-from small_mn import SHALLOW
 from synthetic_data import MemorySource, make_index
 
 from psl_jax.audio.segments import Segmentation
@@ -29,9 +28,6 @@ from psl_jax.networks.architecture import Variables
 from psl_jax.networks.augmentation import Augmentation
 from psl_jax.networks.folding import fold
 from psl_jax.networks.frontend import LogMel
-from psl_jax.networks.mn import module as mn_module
-from psl_jax.networks.mn.architecture import MN
-from psl_jax.networks.mn.frontend import MnFrontEnd
 from psl_jax.runtime import parallel
 from psl_jax.scoring.relabeling import TeacherIdentity, relabel
 from psl_jax.scoring.scorer import Scorer
@@ -47,7 +43,6 @@ mobilenetv2.INVERTED_RESIDUALS = (
 )
 
 mobilenetv2.NUM_HALVINGS = 3  # that are left
-mn_module.TABLE = SHALLOW
 
 TEACHER = Augmentation(
     gain_probability=0.5,
@@ -61,7 +56,6 @@ RECIPES = {
     "teacher": Recipe(LogMel(80.0, "batch"), TEACHER, seed=1),
     "channels_last": Recipe(channels_first=False),  # as on accelerators
     "gpu": Recipe(seed=2),  # with BatchNorms' own gradients
-    "mn": Recipe(MnFrontEnd(), seed=3),  # another network
 }
 ORDERS = 2  # in which the examples come; in float64 all of them must agree
 
@@ -123,14 +117,13 @@ def compared(losses: list[float], state: TrainState) -> dict:
 
 def in_float64(network, variables: Variables, num_devices: int) -> dict:
     """What is compared of every recipe and order; "dtype" tells that it was float64 throughout."""
-    arrays, networks = {}, {"mn": MN.create(CLASSES, width=0.1)}
+    arrays = {}
     with jax.enable_x64(True):
+        wide = jax.tree.map(lambda x: np.asarray(x, np.float64), variables)
         made = {}
         for name, recipe in RECIPES.items():
-            network_of, start = networks.get(name, (network, variables))
-            wide = jax.tree.map(lambda x: np.asarray(x, np.float64), start)
             recipe = dataclasses.replace(recipe, dtype="float64")
-            made[name] = training(network_of, wide, recipe, num_devices)
+            made[name] = training(network, wide, recipe, num_devices)
         for name, train in made.items():
             for number in range(1 if name == "gpu" else ORDERS):
                 steps = order(number)[: 1 if name == "gpu" else STEPS]  # 20 times as long each
