@@ -49,10 +49,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add(
         "--example",
         metavar="FILE",
-        help="embeddings of a sound, as psl-jax tag RUN SOUND --embeddings=DIR writes them: the "
-        "segments that are nearest to it come first (default: the most useful segments)",
+        help="embeddings of a sound, as psl-jax tag RUN SOUND --embeddings --out=DIR writes them: "
+        "the segments that are nearest to it come first (default: the most useful segments)",
     )
-    add("--label", metavar="CLASS", help="class of the example (with --example)")
+    add("--label", metavar="CLASS", help="class of the example (default: none; --example needs it)")
     add(
         "--out",
         default=serve.TABLE,
@@ -169,7 +169,9 @@ def _read_example(path: str, num_channels: int) -> Any:
     """The embedding [channels] of a sound. Raises UserError."""
     import numpy as np
 
-    expected = "expected a file that psl-jax tag RUN SOUND --embeddings=DIR wrote with this run"
+    expected = (
+        "expected a file that psl-jax tag RUN SOUND --embeddings --out=DIR wrote with this run"
+    )
     try:
         with np.load(path) as stored:
             embedding = stored["embedding"]

@@ -120,8 +120,7 @@ class DecisionTable:
             # A file is made with the first decision.
             exists = os.path.exists(path) and os.path.getsize(path) > 0
             self.decisions = read_decisions(path) if exists else []
-            if exists:
-                _check_form(path)
+            self._num_columns = _count_columns(path) if exists else len(Decision._fields)
             if not os.access(path if exists else os.path.dirname(path) or ".", os.W_OK):
                 raise PermissionError("no permission to write")
         except OSError as error:
@@ -149,7 +148,7 @@ class DecisionTable:
                     writer.writerow(Decision._fields)
                 elif file.seek(-1, os.SEEK_END) and file.read() != b"\n":
                     text.write("\n")
-                writer.writerow(made)
+                writer.writerow(made[: self._num_columns])
                 file.write(text.getvalue().encode())
                 file.flush()
                 os.fsync(file.fileno())
@@ -170,15 +169,17 @@ class DecisionTable:
             return own[-1]
 
 
-def _check_form(path: str | os.PathLike[str]) -> None:
-    """Raises UserError where lines as `append` writes them would not fit into the table."""
+def _count_columns(path: str | os.PathLike[str]) -> int:
+    """How many fields the lines of a table have; UserError where `append` cannot write them."""
     with open(path, encoding="utf-8-sig") as file:
         header = file.readline().strip()
-    if header != ",".join(Decision._fields):
-        raise UserError(
-            f"{path} begins with {header!r:.80}, expected {','.join(Decision._fields)}: no line "
-            "can be added to it. Give another file, and both as config.corrections"
-        )
+    for count in (len(Decision._fields), len(Decision._fields) - 1):  # `chosen` may lack
+        if header == ",".join(Decision._fields[:count]):
+            return count
+    raise UserError(
+        f"{path} begins with {header!r:.80}, expected {','.join(Decision._fields)}: no line can "
+        "be added to it. Give another file, and both as config.corrections"
+    )
 
 
 # --- What holds for segments ------------------------------------------------------------------

@@ -34,6 +34,8 @@ _OUTCOMES = {  # of a run's files, what they hold
     "config.json": "settings, all of them",
     "train_log.jsonl": "training log, one line a measurement",
     "tb": "training log for TensorBoard",
+    "log_id.txt": "what wandb, trackio and mlflow call the run",
+    "wandb": "what wandb keeps of the run",
     "checkpoints": "the latest checkpoint and the best ones",
     "averaged": "the final model: average of the best checkpoints",
     "scores.npz": "score of every class for every evaluated clip",

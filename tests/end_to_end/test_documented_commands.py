@@ -58,6 +58,8 @@ LEFT_OUT = {
     "python -m psl_jax.main --config esc50": A_CORPUS_OF_OTHERS,
     "psl-jax export runs/psl2s --format=tflite": "test_export.py converts",
     "cat labelled/validation.csv": "shows a file",
+    "psl-jax thresholds RUN": "needs data with times: tests/tagging tunes thresholds",
+    "psl-jax evaluate RUN": "needs data with times: test_relabel_and_evaluate.py",
     "psl-jax prepare --corpus own_data --source_dir gs://": "test_buckets.py runs it in a bucket",
     "psl-jax main --config configs/psl2s.py --workdir gs://": "test_buckets.py",
     "psl-jax evaluate gs://": "test_buckets.py",
