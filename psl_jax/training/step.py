@@ -36,16 +36,16 @@ class TeacherInStep:
 
     It hears the audio before any augmentation, and no gradient reaches it.
     alpha: see `mix_labels`.
+    front_end, dtype, padded, count_padding: see `scorer.make_score_function`.
     has_unknown: whether weak labels may be UNKNOWN.
-    front_end, dtype, padded, count_padding: see `scorer.score_function`.
     """
 
     alpha: float = 1.0
-    has_unknown: bool = False
     front_end: FrontEnd = LogMel()
     dtype: str = "float32"
     padded: bool = True
     count_padding: bool = False
+    has_unknown: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
