@@ -64,9 +64,9 @@ class Simulation:
         times = zip(*self.segments.segmentation.compute_times(places), strict=True)
         rows = []
         for number, clip, span in zip(numbers, clips, times, strict=True):
-            heard = [(self.index.classes[k], YES) for k in np.flatnonzero(self.truth[number])]
+            answers = [(self.index.classes[k], YES) for k in np.flatnonzero(self.truth[number])]
             where = self.index.ids[clip], *map(float, span)
-            rows += [Decision(*where, *answer, "annotator") for answer in (*heard, (OTHERS, NO))]
+            rows += [Decision(*where, *answer, "annotator") for answer in (*answers, (OTHERS, NO))]
         files.write_csv(path, Decision._fields, rows)
         return path
 
@@ -74,8 +74,9 @@ class Simulation:
         """Segment mAP of the labels with the corrections of a table."""
         labels = self.labels.copy()
         if table is not None:
-            found = Corrections.read(str(table)).find_values(self.index, self.segments.segmentation)
-            found.put(labels, self.numbers)
+            corrections = Corrections.read(str(table))
+            decided = corrections.find_values(self.index, self.segments.segmentation)
+            decided.put(labels, self.numbers)
         return metrics.mean_over_scored_classes(metrics.average_precision(self.truth, labels))
 
     def train(self, name: str, seed: int, table: pathlib.Path | None) -> float:
@@ -85,7 +86,7 @@ class Simulation:
         command += [f"--workdir={run}", *STUDENT, f"--config.seed={seed}"]
         command += [f"--config.data.data_dir={self.arguments.data}"]
         command += [
-            f"--config.data.{part}_split={self.arguments.split}" for part in ("train", "validation")
+            f"--config.data.{use}_split={self.arguments.split}" for use in ("train", "validation")
         ]
         command += [f"--config.soft_labels_dir={self.arguments.labels}"]
         command += [f"--config.train.max_steps={self.arguments.steps}"]
@@ -94,9 +95,9 @@ class Simulation:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         return float(files.read_json(run / "metrics.json")["mAP"])
 
-    def choose(self, seed: int, kind: str) -> list[int]:
-        """Segments in the order of `kind`: "review" or "random"."""
-        if kind == "random":
+    def choose(self, seed: int, selection: str) -> list[int]:
+        """Segments in the order of `selection`: "review" or "random"."""
+        if selection == "random":
             return np.random.default_rng(seed).permutation(self.numbers).tolist()
         model = load_model(self.out / f"none-{seed}").for_classes(self.index.classes)
         chosen = choose_useful(
@@ -126,24 +127,32 @@ def main(arguments: argparse.Namespace) -> None:
     tables: dict[tuple[int, str, int], pathlib.Path | None] = {}
     for seed in seeds:
         tables[seed, "none", 0] = None
-        if not simulation.is_noted(seed=seed, kind="none", what="student"):
+        if not simulation.is_noted(seed=seed, selection="none", what="student"):
             value = simulation.train(f"none-{seed}", seed, None)
-            simulation.note(seed=seed, kind="none", segments=0, what="student", mAP=value)
-        for kind in ("review", "random"):
-            order = simulation.choose(seed, kind)
+            simulation.note(seed=seed, selection="none", segments=0, what="student", mAP=value)
+        for selection in ("review", "random"):
+            order = simulation.choose(seed, selection)
             for count in map(int, arguments.segments.split(",")):
-                name = f"{kind}-{seed}-{count}"
-                tables[seed, kind, count] = simulation.decide(order[:count], name)
-    for (seed, kind, count), table in tables.items():
-        if not simulation.is_noted(seed=seed, kind=kind, segments=count, what="labels"):
+                name = f"{selection}-{seed}-{count}"
+                tables[seed, selection, count] = simulation.decide(order[:count], name)
+    for (seed, selection, count), table in tables.items():
+        if not simulation.is_noted(seed=seed, selection=selection, segments=count, what="labels"):
             value = simulation.measure_labels(table)
-            simulation.note(seed=seed, kind=kind, segments=count, what="labels", mAP=value)
+            simulation.note(
+                seed=seed, selection=selection, segments=count, what="labels", mAP=value
+            )
     # Of all seeds the most segments first: where it is stopped, these are the ones that are known.
-    for (seed, kind, count), table in sorted(tables.items(), key=lambda x: (-x[0][2], x[0][0])):
-        is_noted = simulation.is_noted(seed=seed, kind=kind, segments=count, what="student")
+    for (seed, selection, count), table in sorted(
+        tables.items(), key=lambda x: (-x[0][2], x[0][0])
+    ):
+        is_noted = simulation.is_noted(
+            seed=seed, selection=selection, segments=count, what="student"
+        )
         if not arguments.no_students and not is_noted:
-            value = simulation.train(f"{kind}-{seed}-{count}", seed, table)
-            simulation.note(seed=seed, kind=kind, segments=count, what="student", mAP=value)
+            value = simulation.train(f"{selection}-{seed}-{count}", seed, table)
+            simulation.note(
+                seed=seed, selection=selection, segments=count, what="student", mAP=value
+            )
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

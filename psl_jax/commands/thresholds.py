@@ -76,11 +76,13 @@ def main(arguments: argparse.Namespace) -> None:
     model = load_model(arguments.model)
     if not arguments.dry_run:
         stored_thresholds.check_writable(arguments.model)
-    index, counts = _counts(model, arguments, arguments.split)
+    splits = [arguments.split, *([arguments.test_split] if arguments.test_split else [])]
+    sources = _open_sources(arguments, splits)
+    index, counts = _counts(model, arguments, sources[0])
     tuning = threshold_tuning.tune(counts, threshold_tuning.choose_unit(index))
     test = None
     if arguments.test_split:
-        other, test_counts = _counts(model, arguments, arguments.test_split)
+        other, test_counts = _counts(model, arguments, sources[1])
         if other.classes != index.classes or threshold_tuning.choose_unit(other) != tuning.unit:
             raise UserError(
                 f"--test_split={arguments.test_split} has other classes or another kind of truth "
@@ -129,26 +131,42 @@ def _was_trained_on(path: str, split: str) -> bool:
     return split in str(data.get("train_split", "")).split("+")
 
 
-def _counts(model: Any, arguments: argparse.Namespace, split: str) -> tuple[Any, Any]:
-    """Index and counts of a split. Raises UserError where it has none of the model's classes."""
+def _open_sources(arguments: argparse.Namespace, splits: Sequence[str]) -> list[Any]:
+    """The splits with the decisions of people; prints what of these has no effect."""
     from psl_jax.data.corrections import Corrections
     from psl_jax.data.source import open_folder
+    from psl_jax.tagging import threshold_tuning
+
+    sources = [open_folder(arguments.data, split) for split in splits]
+    if not arguments.corrections:
+        return sources
+    corrections = Corrections.read(arguments.corrections)
+    for problem in corrections.describe_problems([source.index for source in sources]):
+        print(f"note: {problem}")
+    for source in sources:
+        if threshold_tuning.choose_unit(source.index) == "rows":
+            raise UserError(
+                f"--corrections={arguments.corrections}: split {source.index.split!r} has true "
+                "events, with which thresholds are tuned, and decisions change labels alone. "
+                "Correct the tables of events, or leave --corrections out"
+            )
+    return [source.with_index(corrections.correct(source.index)) for source in sources]
+
+
+def _counts(model: Any, arguments: argparse.Namespace, source: Any) -> tuple[Any, Any]:
+    """Index and counts of a split. Raises UserError where it has none of the model's classes."""
     from psl_jax.tagging import threshold_tuning
     from psl_jax.tagging.events import EventSettings
     from psl_jax.tagging.tagger import Tagger
 
-    source = open_folder(arguments.data, split)
-    if arguments.corrections:
-        corrections = Corrections.read(arguments.corrections)
-        for problem in corrections.describe_problems([source.index]):
-            print(f"note: {problem}")
-        source = source.with_index(corrections.correct(source.index))
     tagger = Tagger(model.for_classes(source.index.classes))
     counts = threshold_tuning.count_scores(
         tagger, source, EventSettings(median_filter=arguments.median_filter), show_bar=True
     )
     if not counts.num_true.any():
-        raise UserError(f"no clip of split {split!r} has a label: no threshold can be tuned on it")
+        raise UserError(
+            f"no clip of split {source.index.split!r} has a label: no threshold can be tuned on it"
+        )
     return source.index, counts
 
 

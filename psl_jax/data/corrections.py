@@ -251,10 +251,9 @@ class Corrections:
     def correct(self, index: ClipIndex) -> ClipIndex:
         """The split with the weak labels that follow from the decisions."""
         clips, classes, values = self.find_values(index, Segmentation(_longest_seconds(index)))
-        owners = np.repeat(np.arange(len(index)), np.diff(index.label_offsets))
-        pairs = owners * index.num_classes + index.label_values
         decided = clips * index.num_classes + classes
-        unknown = np.flatnonzero(index.weak_labels() < 0) if index.has_unknown else decided[:0]
+        pairs = _number_pairs(index, index.label_offsets, index.label_values)
+        unknown = _number_pairs(index, index.unknown_offsets, index.unknown_values)
         pairs = np.union1d(np.setdiff1d(pairs, decided), decided[values == 1])
         unknown = np.union1d(np.setdiff1d(unknown, decided), decided[np.isnan(values)])
         label_offsets, label_values = _ragged(pairs, index)
@@ -438,6 +437,16 @@ def _contains(outer: _Yes, inner: _Yes) -> bool:
 def _to_cells(onset: float, offset: float) -> tuple[int, int]:
     begin = round(onset * _CELLS)
     return begin, max(round(offset * _CELLS), begin + 1)
+
+
+def _number_pairs(
+    index: ClipIndex, offsets: np.ndarray | None, values: np.ndarray | None
+) -> np.ndarray:
+    """clip * classes + class of a ragged list of `ClipIndex`: int64."""
+    if offsets is None or values is None:
+        return np.zeros(0, np.int64)
+    clips = np.repeat(np.arange(len(index), dtype=np.int64), np.diff(offsets))
+    return np.asarray(clips * index.num_classes + values)
 
 
 def _ragged(pairs: np.ndarray, index: ClipIndex) -> tuple[np.ndarray, np.ndarray]:

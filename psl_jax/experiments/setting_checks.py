@@ -128,6 +128,11 @@ def check_output(settings: Settings, indices: Mapping[str, ClipIndex]) -> None:
             "config.model.output is softmax, which tells one class a clip, and config.labels is "
             "soft: give --config.model.output=sigmoid, or --config.labels=weak"
         )
+    if settings.corrections:
+        raise UserError(
+            "config.model.output is softmax, which tells one class a clip, and config.corrections "
+            "changes single labels: give --config.model.output=sigmoid, or no corrections"
+        )
     for setting, index in indices.items():
         clips = np.flatnonzero(np.diff(index.label_offsets) != 1)
         if len(clips):
