@@ -119,7 +119,7 @@ class Experiment:
         if self.settings.evaluate.events and last_stage.has_results:
             event_evaluation.check_events(indices["eval_split"])
         setting_checks.check_output(self.settings, indices)
-        setting_checks.check_labels(self.settings, train)
+        setting_checks.check_labels(self.settings, indices)
         parallel.local_batch_size(self.batch_size, self.mesh)  # raises where it does not divide
         training_steps.make_recipe(self.settings, self.mesh)  # raises for other devices
         setting_checks.check_teacher_in_step(self.settings)

@@ -144,8 +144,18 @@ def check_output(settings: Settings, indices: Mapping[str, ClipIndex]) -> None:
             )
 
 
-def check_labels(settings: Settings, train: ClipIndex) -> None:
-    """Raises UserError for weak labels of a split that has none."""
+def check_labels(settings: Settings, indices: Mapping[str, ClipIndex]) -> None:
+    """Raises UserError for weak labels of a split that has none, and for a mAP of no positive.
+
+    indices: by the name of the setting in config.data.
+    """
+    for setting, index in indices.items():
+        if setting != "train_split" and index.is_labelled and not len(index.label_values):
+            raise UserError(
+                f"config.data.{setting}={index.split}: its clips have no label, and some are known "
+                "to lack classes: a mAP needs clips that have one. Give another split"
+            )
+    train = indices["train_split"]
     if not train.is_labelled and (settings.labels != "soft" or not settings.alpha):
         raise UserError(
             f"config.labels is weak, and no clip of config.data.train_split={train.split} has a "

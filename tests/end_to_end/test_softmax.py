@@ -74,6 +74,11 @@ def test_several_labels_and_soft_ones_are_refused(data, tmp_path):
     found = small_experiments.settings(several, model=SOFTMAX)
     with pytest.raises(UserError, match=r"2 of the 8 clips of config\.data\.train_split=eval.*'-c"):
         small_experiments.run(found, tmp_path / "run")
+    table = tmp_path / "corrections.csv"
+    table.write_text("filename,onset,offset,label,decision,who,when\n")
+    corrected = small_experiments.settings(data, model=SOFTMAX, corrections=str(table))
+    with pytest.raises(UserError, match=r"config\.corrections changes single labels"):
+        small_experiments.run(corrected, tmp_path / "run")
     soft = small_experiments.settings(data, model=SOFTMAX, labels="soft", teacher="somewhere")
     with pytest.raises(UserError, match="softmax, which tells one class a clip"):
         small_experiments.run(soft, tmp_path / "run")

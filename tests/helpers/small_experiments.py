@@ -69,7 +69,7 @@ def write_data(folder: pathlib.Path, lengths=(16_000, 20_000, 9_000, 32_000)) ->
     return folder
 
 
-def settings(data: pathlib.Path, **changes) -> Settings:
+def settings(data: pathlib.Path, /, **changes) -> Settings:
     """Three steps of four segments of a second."""
     config = config_lib.base()
     config.data.corpus, config.data.data_dir = "tfds", str(data)

@@ -166,6 +166,18 @@ def test_command_stores_what_tagging_uses(data, tmp_path, capsys):
         tags.events({"cat": 0.5})
 
 
+def test_decisions_of_people_correct_the_labels_but_no_true_events(data, tmp_path, monkeypatch):
+    table = tmp_path / "corrections.csv"
+    table.write_text("filename,onset,offset,label,decision,who,when\n-clip_0,0,3,dog,yes,ann,\n")
+    arguments = thresholds.parse(["thresholds", "m", str(data), f"--corrections={table}"])
+    first, second = thresholds._open_sources(arguments, ["val", "val"])
+    assert 0 in np.flatnonzero(first.index.weak_labels()[0])
+    assert second.index.ids_sha256 == first.index.ids_sha256
+    monkeypatch.setattr(threshold_tuning, "choose_unit", lambda index: "rows")
+    with pytest.raises(UserError, match="decisions change labels alone"):
+        thresholds._open_sources(arguments, ["val"])
+
+
 def test_command_line_uses_and_shows_them(tmp_path, capsys):
     model = tagging.save(tmp_path / "run")
     values = (0.9, 0.2, 0.3, 0.4, 0.45, 0.6)
