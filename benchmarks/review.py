@@ -22,7 +22,8 @@ from absl import flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from psl_jax.data.corrections import NO, OTHERS, YES, Corrections, Decision
+from psl_jax.data.corrections import Corrections
+from psl_jax.data.decision_table import NO, OTHERS, YES, Decision
 from psl_jax.data.label_manifest import segmentation_of
 from psl_jax.data.segment_loader import Segments
 from psl_jax.data.soft_labels import SoftLabels

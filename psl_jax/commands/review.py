@@ -74,7 +74,7 @@ def main(arguments: argparse.Namespace) -> None:
         from psl_jax.web import access, review
     except ImportError as error:
         raise MissingPackageError("the web page", f"{error.name}", "serve") from error
-    from psl_jax.data.corrections import DecisionTable
+    from psl_jax.data.decision_table import DecisionTable
     from psl_jax.data.segment_loader import Segments
     from psl_jax.data.source import open_folder
     from psl_jax.runtime import distributed

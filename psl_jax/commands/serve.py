@@ -113,7 +113,7 @@ def main(arguments: argparse.Namespace) -> int:
         from psl_jax.web import access, application, service
     except ImportError as error:
         raise MissingPackageError("the web page", f"{error.name}", "serve") from error
-    from psl_jax.data.corrections import DecisionTable
+    from psl_jax.data.decision_table import DecisionTable
     from psl_jax.runtime import distributed
     from psl_jax.tagging import tagger
 

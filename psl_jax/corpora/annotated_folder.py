@@ -14,6 +14,7 @@ import os
 import pathlib
 import posixpath
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from psl_jax.corpora.annotations.read_annotations import Annotations, read_annotations
 from psl_jax.corpora.annotations.table_events import UNSURE, EventRow, Hints
@@ -77,6 +78,58 @@ class AnnotatedFolder:
         return Coverage(classes, is_complete, is_complete, unsure)
 
 
+class _Numbered(NamedTuple):
+    """What is known of each recording, with the numbers of classes.
+
+    Attributes:
+      labels: classes that it has; empty where it holds nothing, or nobody said.
+      events: its events, and their classes.
+      unsure: onset and offset in seconds where a class may be; None: any class.
+    """
+
+    labels: dict[str, set[int]]
+    events: dict[str, list[tuple[EventRow, int]]]
+    unsure: dict[str, list[tuple[float, float, int | None]]]
+
+
+def _number_annotations(
+    annotations: Annotations, cells: LabelCells, unlabelled: Iterable[str], problems: list[Problem]
+) -> _Numbered:
+    """Numbers the classes of all rows; notes in `problems` what is left out."""
+    lookup = cells.numbers
+    labels: dict[str, set[int]] = {
+        recording: set() for recording in (*annotations.empty, *annotations.unsure, *unlabelled)
+    }
+    unsure: dict[str, list[tuple[float, float, int | None]]] = {
+        recording: [
+            (event.onset, event.offset, number)
+            for event in rows
+            for number in _unsure_numbers([event.label.rstrip(UNSURE).strip()], cells, lookup)
+        ]
+        for recording, rows in annotations.unsure.items()
+    }
+    events: dict[str, list[tuple[EventRow, int]]] = collections.defaultdict(list)
+    for recording, rows in annotations.events.items():
+        for event in rows:
+            if (label := lookup.get(cells.name(event.label))) is None:
+                detail = f"row {event.row} of {event.table}: {event.label!r} not in the classes"
+                problems.append(Problem(recording, "unknown label", f"{detail}; left out"))
+            else:
+                events[recording].append((event, label))
+                labels.setdefault(recording, set()).add(label)
+    for recording, texts in annotations.labels.items():
+        names = {name for text in texts for name in cells.of(text)}
+        unsure_names = [name for text in texts for name in cells.unsure(text)]
+        if unsure_names:
+            unsure_numbers = _unsure_numbers(unsure_names, cells, lookup)
+            unsure[recording] = [(0.0, math.inf, number) for number in unsure_numbers]
+        if (numbers := _number_labels(recording, names, lookup, problems)) or unsure_names:
+            labels[recording] = numbers
+        else:
+            problems.append(Problem(recording, "no label", "left out"))
+    return _Numbered(labels, dict(events), unsure)
+
+
 def _number_labels(
     recording: str, names: set[str], lookup: Mapping[str, int], problems: list[Problem]
 ) -> set[int]:
@@ -125,36 +178,7 @@ def read_annotated_folder(
     notes = [note for note in cells.notes if note[0] != "class of events alone"]
     problems += [Problem(", ".join(annotations.tables) or ".", *note) for note in notes]
     unlabelled = frozenset(annotations.unnamed if keeps_unlabelled else ())
-    labels: dict[str, set[int]] = {
-        recording: set() for recording in (*annotations.empty, *annotations.unsure, *unlabelled)
-    }
-    unsure: dict[str, list[tuple[float, float, int | None]]] = {
-        recording: [
-            (event.onset, event.offset, number)
-            for event in rows
-            for number in _unsure_numbers([event.label.rstrip(UNSURE).strip()], cells, lookup)
-        ]
-        for recording, rows in annotations.unsure.items()
-    }
-    events: dict[str, list[tuple[EventRow, int]]] = collections.defaultdict(list)
-    for recording, rows in annotations.events.items():
-        for event in rows:
-            if (label := lookup.get(cells.name(event.label))) is None:
-                detail = f"row {event.row} of {event.table}: {event.label!r} not in the classes"
-                problems.append(Problem(recording, "unknown label", f"{detail}; left out"))
-            else:
-                events[recording].append((event, label))
-                labels.setdefault(recording, set()).add(label)
-    for recording, texts in annotations.labels.items():
-        names = {name for text in texts for name in cells.of(text)}
-        unsure_names = [name for text in texts for name in cells.unsure(text)]
-        if unsure_names:
-            unsure_numbers = _unsure_numbers(unsure_names, cells, lookup)
-            unsure[recording] = [(0.0, math.inf, number) for number in unsure_numbers]
-        if (numbers := _number_labels(recording, names, lookup, problems)) or unsure_names:
-            labels[recording] = numbers
-        else:
-            problems.append(Problem(recording, "no label", "left out"))
+    labels, events, unsure = _number_annotations(annotations, cells, unlabelled, problems)
     ids = clip_ids(labels)
     tables = [root / name for name in annotations.tables] + [class_file] * class_file.exists()
     result = {
@@ -172,7 +196,7 @@ def read_annotated_folder(
         cells.classes,
         cells.class_ids,
         result,
-        dict(events),
+        events,
         unsure,
         _annotated_classes(annotations, cells, lookup, problems),
         unlabelled,

@@ -13,7 +13,7 @@ import numpy as np
 from scipy import special
 
 from psl_jax.data.batches import whole_pass
-from psl_jax.data.corrections import RANDOM
+from psl_jax.data.decision_table import RANDOM
 from psl_jax.data.segment_loader import Segments
 from psl_jax.networks.trained_model import Model
 from psl_jax.runtime import progress

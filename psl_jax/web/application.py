@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import psl_jax
 from psl_jax.audio.decoding import AUDIO_SUFFIXES
-from psl_jax.data.corrections import DecisionTable
+from psl_jax.data.decision_table import DecisionTable
 from psl_jax.networks.class_lists import clean_name
 from psl_jax.web import api, forms
 from psl_jax.web.access import Access

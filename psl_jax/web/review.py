@@ -11,15 +11,8 @@ from fastapi import APIRouter, FastAPI, Query
 from starlette.responses import JSONResponse, Response
 
 from psl_jax.audio.segments import SAMPLE_RATE
-from psl_jax.data.corrections import (
-    NO,
-    OTHERS,
-    RANDOM,
-    YES,
-    DecisionTable,
-    drop_undone,
-    split_id,
-)
+from psl_jax.data.corrections import split_id
+from psl_jax.data.decision_table import NO, OTHERS, RANDOM, YES, DecisionTable, drop_undone
 from psl_jax.data.segment_loader import Segments
 from psl_jax.reporting.audio_examples import png, spectrogram_of
 from psl_jax.scoring.segment_choice import ChosenSegment

@@ -13,7 +13,8 @@ from synthetic_data import MemorySource, make_index, make_probabilities, write_s
 
 from psl_jax.audio.segments import Segmentation
 from psl_jax.data.clip_index import UNKNOWN
-from psl_jax.data.corrections import Corrections, Decision, DecisionTable, drop_undone
+from psl_jax.data.corrections import Corrections
+from psl_jax.data.decision_table import Decision, DecisionTable, drop_undone
 from psl_jax.data.segment_loader import Segments
 from psl_jax.runtime.errors import UserError
 
@@ -166,7 +167,7 @@ def test_each_decision_is_a_line_that_a_killed_process_has_written(tmp_path):
     path = tmp_path / "corrections.csv"
     program = f"""
 import os, signal
-from psl_jax.data.corrections import DecisionTable
+from psl_jax.data.decision_table import DecisionTable
 table = DecisionTable({str(path)!r}, "Ann")
 row = {{"filename": "a, b.wav", "onset": 1 / 3, "offset": 2.0, "label": "Bell"}}
 table.append(**row, decision="yes", chosen="random")

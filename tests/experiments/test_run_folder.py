@@ -11,7 +11,7 @@ from synthetic_data import MemorySource, make_index
 from psl_jax import UserError
 from psl_jax.audio.segments import Segmentation
 from psl_jax.config import Settings
-from psl_jax.data.corrections import DecisionTable
+from psl_jax.data.decision_table import DecisionTable
 from psl_jax.data.soft_labels import SoftLabelWriter
 from psl_jax.data.source import Source
 from psl_jax.data.training_order import TrainingOrder

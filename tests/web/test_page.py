@@ -16,7 +16,7 @@ import soundfile
 import tagging
 from serving import served, wait_for
 
-from psl_jax.data.corrections import DecisionTable, drop_undone, read_decisions
+from psl_jax.data.decision_table import DecisionTable, drop_undone, read_decisions
 from psl_jax.tagging import output_formats, tagging_cli
 from psl_jax.tagging.events import EventFinder, EventSettings
 from psl_jax.tagging.file_tagging import FileTags, Input

@@ -8,7 +8,8 @@ import synthetic_data
 from serving import served, wait_for
 
 from psl_jax.audio.segments import Segmentation
-from psl_jax.data.corrections import Corrections, DecisionTable, read_decisions
+from psl_jax.data.corrections import Corrections
+from psl_jax.data.decision_table import DecisionTable, read_decisions
 from psl_jax.data.segment_loader import Segments
 from psl_jax.data.source import open_folder
 from psl_jax.runtime.errors import UserError
