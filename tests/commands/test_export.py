@@ -100,11 +100,11 @@ def test_clips_of_the_run_are_found(tmp_path):
     settings = config.base()
     settings.data.corpus, settings.data.data_dir = "tfds", str(tmp_path)
     files.write_json(tmp_path / "run" / "config.json", files.as_json(settings.to_dict()))
-    index = synthetic_data.make_index([2, 1], [400, 300, 500], split="eval")
+    index = synthetic_data.make_index([2, 1], [4000, 3000, 5000], split="eval")
     audio = synthetic_data.make_audio(index)
     synthetic_data.write_prepared(tmp_path, index, audio, "eval")
     found = check.read_evaluation_clips(tmp_path / "run")
-    assert [len(x) for x in found] == [400, 300, 500]
+    assert [len(x) for x in found] == [4000, 3000, 5000]
     np.testing.assert_array_equal(found[1] * 32768, audio[1])
     assert check.read_evaluation_clips(tmp_path) == []
 

@@ -15,6 +15,7 @@ import psl_jax
 from psl_jax.commands import publish
 from psl_jax.exporting.check import make_synthetic_signal
 from psl_jax.networks.trained_model import Thresholds
+from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
 from psl_jax.scoring import bootstrap, evaluation, metrics
 from psl_jax.weights.stored_thresholds import store_thresholds
@@ -37,6 +38,8 @@ def published(tmp_path_factory):
     found = {"mAP": metrics.mean_average_precision(truth, scores), "num_clips": 80}
     (root / "run" / evaluation.METRICS).write_text(json.dumps(found))
     np.savez(root / "run" / evaluation.SCORES, ids=[], classes=[], scores=scores, targets=truth)
+    rows = metrics.tabulate_classes(truth, scores, tagging.LABELS)
+    files.write_csv(root / "run" / evaluation.PER_CLASS, metrics.PER_CLASS_HEADER, rows)
     arguments = [run, f"--out={root / 'out'}", "--licence=CC BY 4.0", "--use=To test."]
     publish.main(publish.parse(["publish", *arguments]))
     return root / "out", found["mAP"]

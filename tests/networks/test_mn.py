@@ -183,8 +183,8 @@ def one_step(state, logmel, labels, channels_first, backbone_factor, dtype="floa
         (parallel.REPLICATED, parallel.SPLIT, parallel.REPLICATED),
         parallel.REPLICATED,
     )
-    batch = {"audio": logmel.reshape(4, -1), "labels": labels}
-    batch["num_samples"] = np.full(4, batch["audio"].shape[1])
+    batch = {"audio": logmel.reshape(len(logmel), -1), "labels": labels}
+    batch["num_samples"] = np.full(len(logmel), batch["audio"].shape[1])
     start = parallel.replicate(init_state(trees), mesh)
     after, values = step(start, parallel.put_batch(batch, mesh), 1e-3)
     after = parallel.to_host(after)
