@@ -15,7 +15,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 from unittest import mock
 
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
 
 import jax
 import numpy as np
