@@ -90,7 +90,7 @@ def write_labels(folder: pathlib.Path, index: ClipIndex) -> SoftLabels:
     shape = (CLIPS_PER_SHARD, segments, len(CLASSES))
     probabilities = np.random.default_rng(1).random(shape, np.float32)
     for shard in range(len(index.shard_sizes)):
-        writer.write_shard(shard, list(probabilities))
+        writer.write_shard(shard, np.concatenate(probabilities))
     return SoftLabels.open(folder, index, segmentation)
 
 

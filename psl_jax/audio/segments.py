@@ -86,6 +86,14 @@ class Segmentation:
         num_more = (np.asarray(num_samples) - overlap_samples - min_samples) // hop_samples
         return np.asarray(np.maximum(1 + num_more, 1), np.int32)
 
+    def number_segments(self, num_samples: np.ndarray) -> np.ndarray:
+        """Numbers the segments clip after clip: of each clip the first, then of all the count.
+
+        num_samples: [clips]. Returns int64 [clips + 1].
+        """
+        counts = self.count_segments(num_samples)
+        return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+
     def count_valid_samples(self, num_samples: np.ndarray, segment: np.ndarray) -> np.ndarray:
         """Counts the samples of a segment that lie inside a clip of `num_samples`: int32."""
         num_left = np.asarray(num_samples) - np.asarray(segment) * self.hop_samples

@@ -80,7 +80,6 @@ def main(arguments: argparse.Namespace) -> None:
     from psl_jax.scoring.resumable_scores import StoredScores, score_missing
     from psl_jax.tagging import event_evaluation
     from psl_jax.teachers import scoring_cli
-    from psl_jax.teachers.psl_teacher import OwnTeacher
 
     task = scoring_cli.open_task(arguments, arguments.segment_seconds)
     teacher, source, cut = (
@@ -117,8 +116,8 @@ def main(arguments: argparse.Namespace) -> None:
         "segment_seconds": seconds,
         "dtype": arguments.dtype,
     }
-    scorer_description: dict[str, Any] = {"teachers": teacher.describe()}
-    if isinstance(teacher, OwnTeacher):
+    scorer_description: dict[str, Any] = {"teachers": teacher.entries}
+    if teacher.model:
         scorer_description = {"front_end": dataclasses.asdict(teacher.model.info.logmel)}
     stored = StoredScores(out, source.index, made_with | scorer_description)
     has_scores = stored.begun and (out / evaluation.METRICS).exists()
@@ -150,9 +149,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 def _model_of(teacher: Any) -> Any:
     """The model that `tag` runs. Raises UserError for another tagger."""
-    from psl_jax.teachers.psl_teacher import OwnTeacher
-
-    if not isinstance(teacher, OwnTeacher):
+    if teacher.model is None:
         raise UserError(
             f"--events: {teacher.name} has no tags with times here. Evaluate a run or an export, "
             "and give the events that the other tagger wrote as --scores"

@@ -52,17 +52,18 @@ def main(arguments: argparse.Namespace) -> None:
     from psl_jax.scoring.resumable_scores import StoredScores, score_missing
     from psl_jax.teachers import fitted_teacher, scoring_cli
 
-    task = scoring_cli.open_raw_task(arguments, arguments.segment_seconds)
+    task, parts = scoring_cli.open_raw_task(arguments, arguments.segment_seconds)
     index, scorer = task.source.index, task.make_scorer(arguments)
     made_with = {
-        "teachers": [teacher.digest for teacher in task.teachers],
+        "teachers": [part["digest"] for part in parts],
         "split": arguments.split,
         "segment_seconds": task.segmentation.seconds,
         "dtype": arguments.dtype,
     }
     if jax.process_index() == 0:
         print("\n".join(describe_plan(task, scorer, arguments)), flush=True)
-    _check(index)
+    if not index.class_counts().any():
+        raise UserError(f"no clip of split {index.split!r} has a label: there is nothing to fit to")
     if arguments.dry_run:
         return
     if jax.process_index() == 0:
@@ -88,7 +89,7 @@ def main(arguments: argparse.Namespace) -> None:
             arguments.out,
             fit_result.classifier,
             classes=index.classes,
-            parts=task.parts,
+            parts=parts,
             segment_seconds=task.segmentation.seconds,
             fitted_to=about,
         )
@@ -101,10 +102,9 @@ def main(arguments: argparse.Namespace) -> None:
 def describe_plan(task: Any, scorer: Any, arguments: argparse.Namespace) -> list[str]:
     """What will be done, in words."""
     index = task.source.index
-    words = " and ".join(teacher.summarize() for teacher in task.teachers)
-    features = sum(len(teacher.classes) for teacher in task.teachers)
+    features = len(task.teacher.classes)
     return [
-        f"tagger  {words}",
+        f"tagger  {task.teacher.summary}",
         f"data    {index.split}: {len(index):,} clips, {index.hours:.2f} h, "
         f"{index.num_classes} classes",
         f"work    segments of {task.segmentation.seconds:g} s on {scorer.where}; then "
@@ -112,12 +112,6 @@ def describe_plan(task: Any, scorer: Any, arguments: argparse.Namespace) -> list
         f"{12 * len(index) * features / 1e6:,.0f} MB",
         f"out     {arguments.out}",
     ]
-
-
-def _check(index: Any) -> None:
-    """Raises UserError where there is nothing to fit to."""
-    if not index.class_counts().any():
-        raise UserError(f"no clip of split {index.split!r} has a label: there is nothing to fit to")
 
 
 def describe_result(fit_result: Any, index: Any, out: str) -> list[str]:

@@ -59,20 +59,18 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     group = parser.add_argument_group(
         "how labels are made (must equal config.relabel of the runs that use them)"
     )
-    add = group.add_argument
-    add(
+    group.add_argument(
         "--count_padding",
         action="store_true",
         help="include the padding after the end of a clip in the mean over time (default: leave "
         "it out)",
     )
     parsed = scoring_cli.parse_arguments(parser, arguments)
-    if not 0 <= parsed.shortest_segment_seconds <= 3600:
-        parser.error("--shortest_segment_seconds: expected seconds, or 0")
+    for name in ("shortest_segment_seconds", "hop_seconds"):
+        if not 0 <= getattr(parsed, name) <= 3600:
+            parser.error(f"--{name}: expected seconds, or 0")
     if parsed.beam_options and parsed.distributed:
         parser.error("--distributed: the pipeline of --beam_options has its own workers")
-    if not 0 <= parsed.hop_seconds <= 3600:
-        parser.error("--hop_seconds: expected seconds, or 0")
     return parsed
 
 
@@ -87,14 +85,9 @@ def main(arguments: argparse.Namespace) -> None:
     work = beam_relabeling.open_relabeling(arguments)
     task, out = work.task, work.out
     if jax.process_index() == 0:
-        print(
-            "\n".join(
-                scoring_cli.describe_plan(
-                    task, task.segmentation, scorer=work.scorer, arguments=arguments, out=out
-                )
-            ),
-            flush=True,
-        )
+        cut, scorer = task.segmentation, work.scorer
+        plan = scoring_cli.describe_plan(task, cut, scorer=scorer, arguments=arguments, out=out)
+        print("\n".join(plan), flush=True)
     if arguments.dry_run:
         return
 

@@ -65,24 +65,7 @@ REMOVED_PARTS = {
 # What labels are like that were made before manifests told it.
 _UNTOLD = LabelRule(dtype="").entries() | {"shortest_seconds": MIN_SEGMENT_SECONDS}
 
-# What each entry of the manifest is called in an error message.
-_NAMES = {
-    "format": "file format",
-    "teacher_digest": "teacher",
-    "segment_seconds": "segment length in seconds",
-    "hop_seconds": "hop between segments in seconds",
-    "classes": "class list",
-    "split": "split",
-    "num_clips": "number of clips",
-    "clip_ids_sha256": "set of clip ids",
-    "clip_ids_in_order": "order of the clips",
-    "shard_sizes": "clips in each shard",
-    "shortest_seconds": "least seconds of a segment",
-    "count_padding": "whether padding counts",
-    "dtype": "type that labels were computed in",
-    WEAK: "weak labels of the clips",
-}
-# Which setting says how clips are cut in training.
+# Which setting says how clips are cut in training, and what labels are computed in.
 _SETTINGS = {
     "segment_seconds": "segment_seconds",
     "hop_seconds": "hop_seconds",
@@ -92,7 +75,6 @@ _SETTINGS = {
 # How labels are made anew, by the kind of their origin.
 _REMAKE = {
     "imported": "psl-jax labels import",
-    "edited": "psl-jax labels edit (of commit de85886)",
     "cut": "psl-jax labels resegment",
 }
 
@@ -102,11 +84,10 @@ def segmentation_of(
 ) -> Segmentation:
     """How the clips were cut that these labels are of. Raises UserError without a manifest."""
     manifest = read(directory, formats)
+    names = ("segment_seconds", "hop_seconds", "shortest_seconds")
     try:
-        seconds, hop = (float(manifest[key]) for key in ("segment_seconds", "hop_seconds"))
-        return Segmentation(
-            seconds, None if hop == seconds else hop, float(manifest["shortest_seconds"])
-        )
+        seconds, hop, shortest = (float(manifest[name]) for name in names)
+        return Segmentation(seconds, None if hop == seconds else hop, shortest)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{directory}/{MANIFEST} is damaged: it tells no length of segments"
@@ -116,8 +97,8 @@ def segmentation_of(
 def digest_without_teacher(directory: str | os.PathLike[str], even_relabeled: bool) -> str | None:
     """What stands for the teacher of labels that are used without one; None: they need theirs.
 
-    Labels that were imported or cut (their manifest has an `origin`) come of no teacher
-    that could make them again. even_relabeled: those of a relabeling too, if they are there.
+    Of labels that were imported or cut (their manifest has an `origin`) no teacher could make them
+    again. even_relabeled: of those of a relabeling, too, if they are there.
     """
     if not are_begun(directory):
         return None
@@ -137,6 +118,7 @@ def missing_shards(directory: str | os.PathLike[str]) -> list[int]:
 
 
 def described(index: ClipIndex, segmentation: Segmentation) -> dict[str, Any]:
+    """What the manifest of labels says of the data and its segments."""
     return {
         "segment_seconds": float(segmentation.seconds),
         "hop_seconds": float(segmentation.hop_seconds or segmentation.seconds),
@@ -170,11 +152,13 @@ def read(directory: str | os.PathLike[str], formats: Sequence[str] = (FORMAT,)) 
                 f"them once: psl-jax labels import {directory} DATA --split={manifest['split']} "
                 "--out=NEW. Then point soft_labels_dir at NEW, or put it in the place of the old"
             )
-        described = format in formats
-        if described and isinstance(manifest.get("shard_sizes"), list):
-            _check_removed(manifest, directory)
-            return dict(_UNTOLD | manifest)
-        raise ValueError("it describes no soft labels")
+        if format not in formats or not isinstance(manifest.get("shard_sizes"), list):
+            raise ValueError("it describes no soft labels")
+        values = {f"relabel.{name}": value for name, value in manifest.items()}
+        if view := manifest.get("view"):
+            values["relabel.views"] = view["number"] + 1
+        removed_settings.check(values, directory)
+        return dict(_UNTOLD | manifest)
     except FileNotFoundError:
         raise UserError(
             f"{directory} holds no soft labels (no {MANIFEST}); run the relabel stage, or point "
@@ -186,47 +170,29 @@ def read(directory: str | os.PathLike[str], formats: Sequence[str] = (FORMAT,)) 
         ) from error
 
 
-def _check_removed(manifest: dict[str, Any], directory: str | os.PathLike[str]) -> None:
-    """Raises UserError for labels that are made in a way that was removed."""
-    values = {f"relabel.{name}": value for name, value in manifest.items()}
-    if view := manifest.get("view"):
-        values["relabel.views"] = view["number"] + 1
-    removed_settings.check(values, directory)
-
-
 def compare(directory: pathlib.Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
     """Raises UserError where a manifest differs from what is expected."""
     for key, value in expected.items():
-        other = found.get(key)
-        if other != value and (key != "dtype" or other is not None):
-            value, other = _brief(value, other)
-            made = remake(found)
-            if "origin" in found and key in LabelRule().entries() and key not in _SETTINGS:
-                advice = (
-                    f"They come from {made}, not from a relabeling of this run: leave "
-                    f"config.relabel.{key} at its default, {other}"
-                )
-            else:
-                advice = f"Run {made} again into an empty directory, or point soft_labels_dir "
-                advice += "elsewhere"
-                if key in _SETTINGS:
-                    advice += f"; to train on these, give --config.{_SETTINGS[key]}={found[key]}"
-            raise UserError(
-                f"{directory} holds soft labels for something else: {_NAMES[key]} ({key}) differs: "
-                f"expected {value}, found {other}. {advice}"
+        stored = found.get(key)
+        if stored == value or (key == "dtype" and stored is None):
+            continue
+        made = remake(found)
+        advice = f"Run {made} again into an empty directory, or point soft_labels_dir elsewhere"
+        if key in _SETTINGS:
+            advice += f"; to train on these, give --config.{_SETTINGS[key]}={stored}"
+        elif key == "count_padding" and "origin" in found:
+            advice = (
+                f"They come from {made}, not from a relabeling of this run: leave "
+                f"config.relabel.{key} at its default, {stored}"
             )
-
-
-def _brief(expected: Any, found: Any) -> tuple[str, str]:
-    """Both values in a few words: where they first differ."""
-    if isinstance(expected, dict) and isinstance(found, dict):
-        key = next(key for key in expected | found if expected.get(key) != found.get(key))
-        return f"{key} {expected.get(key)!r}", f"{key} {found.get(key)!r}"
-    if not (isinstance(expected, list) and isinstance(found, list)):
-        return repr(expected), repr(found)
-    if len(expected) != len(found):
-        return f"{len(expected)} entries", f"{len(found)} entries"
-    place = next(
-        i for i, pair in enumerate(zip(expected, found, strict=True)) if pair[0] != pair[1]
-    )
-    return f"{expected[place]!r} at position {place}", f"{found[place]!r}"
+        place = ""
+        if isinstance(value, list) and isinstance(stored, list):
+            if len(value) != len(stored):
+                value, stored, place = len(value), len(stored), " entries"
+            else:
+                number = next(i for i, x in enumerate(value) if x != stored[i])
+                value, stored, place = value[number], stored[number], f" at position {number}"
+        raise UserError(
+            f"{directory} holds soft labels for something else: {key} differs: expected "
+            f"{value!r}{place}, found {stored!r}{place}. {advice}"
+        )

@@ -40,9 +40,7 @@ class Segments:
     ):
         self.source, self.segmentation = source, segmentation
         self.soft_labels, self.alpha = soft_labels if alpha else None, alpha
-        counts = segmentation.count_segments(source.index.num_samples)
-        # Number of each clip's first segment: int64 [clips + 1]
-        self.firsts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        self.firsts = segmentation.number_segments(source.index.num_samples)
         self._decided: SegmentValues | None = None
         if corrections is not None:
             self._decided = corrections.find_values(source.index, segmentation)

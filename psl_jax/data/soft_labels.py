@@ -72,57 +72,30 @@ class SoftLabelWriter:
                 )
             with plain_disk_errors(self.directory, "Run the same command again."):
                 files.write_json(self.directory / MANIFEST, manifest)
-        self._arrays = _arrays(directory, index, segmentation)
-        self._shard = -1
-        self._rows: list[np.ndarray] = []
+        self.firsts = segmentation.number_segments(index.num_samples)
+        self._arrays = _arrays(directory, index, self.firsts)
 
     @property
     def missing(self) -> list[int]:
         """Numbers of the shards still to be written."""
         return self._arrays.missing
 
-    def add(self, clips: np.ndarray, probabilities: np.ndarray) -> list[int]:
-        """Takes clips in index order, shard after shard; writes each shard as it becomes whole.
-
-        Args:
-          clips: [n] clip numbers.
-          probabilities: [n, S, C]; what lies past a clip's last segment is left out.
-
-        Returns the shards written. Raises ValueError for clips out of order.
-        """
-        counts = self.segmentation.count_segments(self.index.num_samples[clips])
-        written = []
-        for clip, rows, count in zip(clips, probabilities, counts, strict=True):
-            if not self._rows:
-                self._shard = int(self.index.shard_of(clip))
-            low, high = self.index.shard_offsets[self._shard : self._shard + 2]
-            if clip != low + len(self._rows):
-                raise ValueError(f"clip {clip} where {low + len(self._rows)} was to come")
-            self._rows.append(np.array(rows[:count], np.float16))
-            if len(self._rows) == high - low:
-                self.write_shard(self._shard, self._rows)
-                written.append(self._shard)
-                self._rows = []
-        return written
-
-    def write_shard(self, shard: int, probabilities: list[np.ndarray]) -> None:
-        """Writes one shard: an array [segments, C] for each of its clips, in order.
+    def write_shard(self, shard: int, probabilities: np.ndarray) -> None:
+        """Writes the probabilities [segments, classes] of a shard, clip after clip.
 
         Raises ValueError for a wrong shape or a value that is not finite; UserError for a full
         disk.
         """
-        low, high = self.index.shard_offsets[shard : shard + 2]
-        counts = self.segmentation.count_segments(self.index.num_samples[low:high])
-        rows = [np.asarray(p, np.float16) for p in probabilities]
-        expected = [(int(count), self.index.num_classes) for count in counts]
-        if [row.shape for row in rows] != expected:
-            raise ValueError(
-                f"shard {shard}: shapes {[r.shape for r in rows][:3]}... {expected[:3]}"
-            )
-        for row, clip_id in zip(rows, self.index.ids[low:high], strict=True):
-            if not np.isfinite(row).all():
-                raise ValueError(f"the teacher's probabilities of clip {clip_id} are not finite")
-        self._arrays.write(shard, np.concatenate(rows))
+        low, high = self.firsts[self.index.shard_offsets[shard : shard + 2]]
+        expected = (high - low, self.index.num_classes)
+        if probabilities.shape != expected:
+            raise ValueError(f"shard {shard}: shape {probabilities.shape}, expected {expected}")
+        is_finite = np.isfinite(probabilities).all(axis=1)
+        if not is_finite.all():
+            clip = np.searchsorted(self.firsts, low + np.argmin(is_finite), "right") - 1
+            name = self.index.ids[clip]
+            raise ValueError(f"the teacher's probabilities of clip {name} are not finite")
+        self._arrays.write(shard, probabilities)
 
 
 class SoftLabels:
@@ -131,13 +104,10 @@ class SoftLabels:
     def __init__(self, directory: pathlib.Path, index: ClipIndex, segmentation: Segmentation):
         self.directory, self.index, self.segmentation = directory, index, segmentation
         self.manifest = label_manifest.read(directory)
-        self._counts = segmentation.count_segments(index.num_samples).astype(np.int64)
+        self._firsts = segmentation.number_segments(index.num_samples)
+        self._counts = np.diff(self._firsts)
         self.num_segments = int(self._counts.max(initial=1))
-        self._arrays = _arrays(directory, index, segmentation)
-        # The row of each clip's first segment, in the array of its shard.
-        firsts = np.concatenate([[0], np.cumsum(self._counts)])
-        starts = firsts[index.shard_offsets[:-1]]
-        self._firsts = firsts[:-1] - np.repeat(starts, index.shard_sizes)
+        self._arrays = _arrays(directory, index, self._firsts)
 
     @classmethod
     def open(
@@ -205,10 +175,11 @@ class SoftLabels:
         Nothing but these rows is read, so that no checksum is verified. Threads may read at once.
         """
         out = np.empty((len(clips), self.index.num_classes), np.float16)
-        shards = self.index.shard_of(clips).tolist()
-        rows = (self._firsts[clips] + segments).tolist()
+        shards = self.index.shard_of(clips)
+        starts = self._firsts[self.index.shard_offsets[shards]]
+        rows = self._firsts[clips] + segments - starts  # in the arrays of the shards
         try:
-            for place, (shard, row) in enumerate(zip(shards, rows, strict=True)):
+            for place, (shard, row) in enumerate(zip(shards.tolist(), rows.tolist(), strict=True)):
                 out[place] = self._arrays.map(shard)[row]
         except (DamagedFileError, OSError) as error:
             raise self._damaged(error) from error
@@ -229,13 +200,6 @@ class SoftLabels:
         )
 
 
-def _arrays(
-    directory: str | os.PathLike[str], index: ClipIndex, segmentation: Segmentation
-) -> ShardArrays:
-    ends = np.concatenate(
-        [[0], np.cumsum(segmentation.count_segments(index.num_samples), dtype=np.int64)]
-    )
-    rows = np.diff(ends[index.shard_offsets])
-    return ShardArrays(
-        directory, label_manifest.SHARDS, rows.tolist(), index.num_classes, np.float16
-    )
+def _arrays(directory: str | os.PathLike[str], index: ClipIndex, firsts: np.ndarray) -> ShardArrays:
+    rows = np.diff(firsts[index.shard_offsets]).tolist()
+    return ShardArrays(directory, label_manifest.SHARDS, rows, index.num_classes, np.float16)

@@ -22,7 +22,6 @@ from psl_jax.runtime.paths import path_of
 from psl_jax.runtime.run_files import LABEL_QUALITY, Stage
 from psl_jax.scoring import relabeling
 from psl_jax.teachers import open_teacher
-from psl_jax.teachers.psl_teacher import OwnTeacher
 
 
 class SoftLabelStage:
@@ -87,7 +86,7 @@ class SoftLabelStage:
                 "one, such as --config.teacher=mn04, to experiments on soft labels "
                 "(--config own_data:unlabelled)"
             )
-        return open_teacher.read_classes(self.teacher, self._mapping)
+        return open_teacher.read_classes(self.teacher, self.settings.relabel)
 
     @property
     def is_used(self) -> bool:
@@ -135,20 +134,18 @@ class SoftLabelStage:
         if digest := self.given:
             self._measure(digest)
             return
-        rule = self.settings.relabel.rule
-        teacher, weak = self._open_teacher()
-        scorer = open_teacher.make_label_scorer(teacher, rule, num_devices)
+        opened, settings = self._open_teacher(), self.settings.relabel
         relabeling.relabel(
-            scorer,
+            opened.teacher.make_scorer(settings, num_devices),
             self._open_source(),
             self.segmentation,
             self.directory,
-            teacher=relabeling.TeacherIdentity(teacher.digest, teacher.describe(), weak),
-            batch_size=self.settings.relabel.batch_size,
-            rule=rule,
+            teacher=opened.identity,
+            batch_size=settings.batch_size,
+            rule=settings,
         )
         parallel.wait_for_all("relabel")
-        self._measure(teacher.digest)
+        self._measure(opened.teacher.digest)
 
     def _measure(self, digest: str) -> None:
         if jax.process_index() == 0:
@@ -166,31 +163,24 @@ class SoftLabelStage:
             self._open_source().index,
             self.segmentation,
             teacher_digest=teacher_digest or self.folder.teacher_digest,
-            rule=self.settings.relabel.rule,
+            rule=self.settings.relabel,
         )
 
     def model_in_step(self) -> Model:
         """The teacher inside the training step. Raises UserError for one of another kind."""
-        teacher = self._open_teacher().teacher
-        if not isinstance(teacher, OwnTeacher):
+        model = self._open_teacher().teacher.model
+        if model is None:
             raise UserError(
                 "a teacher in the step must be a run or an export of ours that knows the data's "
                 "classes by their names; give --config.relabel.when=beforehand"
             )
-        return teacher.model
-
-    @property
-    def _mapping(self) -> open_teacher.ClassMapping:
-        relabel = self.settings.relabel
-        return open_teacher.ClassMapping(
-            relabel.class_map, relabel.unmapped, relabel.mean, relabel.trust_remote_code
-        )
+        return model
 
     def _open_teacher(self) -> open_teacher.OpenedTeacher:
         if self._foreign_teacher is not None:
             return self._foreign_teacher
         classes = self._open_source().index.classes
-        opened = open_teacher.open_teacher(self.teacher, classes, self._mapping)
+        opened = open_teacher.open_teacher(self.teacher, classes, self.settings.relabel)
         if open_teacher.is_other_teacher(self.teacher):
             self._foreign_teacher = opened
         return opened

@@ -334,10 +334,6 @@ def _write_shards(
     starts = np.concatenate([[0], np.cumsum(counts)])
     for shard in writer.missing:
         clips = np.arange(index.shard_offsets[shard], index.shard_offsets[shard + 1])
-        if not len(clips):
-            writer.write_shard(shard, [])
-            continue
-        values = scratch.mean(slice(starts[clips[0]], starts[clips[-1] + 1]))
+        values = scratch.mean(slice(*starts[index.shard_offsets[shard : shard + 2]]))
         weak = np.repeat(index.weak_labels(clips), counts[clips], axis=0)
-        values = np.where(np.isnan(values), weak, values)
-        writer.write_shard(shard, np.split(values, np.cumsum(counts[clips])[:-1]))
+        writer.write_shard(shard, np.where(np.isnan(values), weak, values))

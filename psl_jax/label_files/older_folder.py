@@ -63,7 +63,7 @@ def convert(folder: pathlib.Path, index: ClipIndex, out: pathlib.Path) -> None:
         num_rows = int(counts[clip_slice].sum())
         if values.shape != (num_rows, index.num_classes):
             raise UserError(f"{folder / name}: {len(values)} rows of labels, expected {num_rows}")
-        writer.write_shard(shard, np.split(values, np.cumsum(counts[clip_slice])[:-1]))
+        writer.write_shard(shard, values)
 
 
 def _read_shard(

@@ -68,4 +68,4 @@ def write_resegmented(labels: SoftLabels, writer: SoftLabelWriter) -> None:
             begin, end = compute_bounds(writer.segmentation, segment_counts[clip], num_samples)
             segment_labels = compute_means(values[clip, : counts[clip]], first, last, begin, end)
             clip_labels.append(segment_labels.astype(np.float16))
-        writer.write_shard(shard, clip_labels)
+        writer.write_shard(shard, np.concatenate(clip_labels))

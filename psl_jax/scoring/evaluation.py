@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.segment_loader import Batch
 from psl_jax.data.source import Source
 from psl_jax.data.whole_clips import WholeClips, whole_clip_batches
-from psl_jax.runtime import files, parallel, progress
+from psl_jax.runtime import distributed, files, parallel, progress
 from psl_jax.runtime.paths import path_of
 from psl_jax.scoring import metrics
 from psl_jax.scoring.event_metrics import EventResults
@@ -50,23 +50,30 @@ def score_batches(
     segmentation: AnySegmentation,
     batch_size: int,
     clips: np.ndarray,
+    description: str | None = None,
 ) -> Iterator[tuple[Batch, np.ndarray]]:
     """Yields (batch, probabilities [rows, classes]) of all segments of `clips`, ascending numbers.
 
-    batch_size counts the rows a process scores at a time, see `Scorer.fitting`.
+    batch_size counts the rows a process scores at a time, see `Scorer.fitting`. With a description
+    a bar shows the progress of the first process.
     """
+
+    def size(seconds: float, count: int) -> int:
+        rows = scorer.fitting(batch_size, seconds)
+        return min(rows, scorer.fitting(max(count, 1), seconds))
+
     if isinstance(segmentation, WholeClips):
-
-        def size(seconds: float, count: int) -> int:
-            rows = scorer.fitting(batch_size, seconds)
-            return min(rows, scorer.fitting(max(count, 1), seconds))
-
         feed = whole_clip_batches(source, segmentation, clips, size)
-        if isinstance(scorer, DeviceScorer):
-            return scorer(feed, segmentation.padded)
-        return scorer(feed)
-    rows = scorer.fitting(batch_size, segmentation.seconds)
-    return scorer(batches.eval_batches(source, segmentation, batch_size=rows, clips=clips))
+        is_ours = isinstance(scorer, DeviceScorer)
+        scored = scorer(feed, segmentation.padded) if is_ours else scorer(feed)
+    else:
+        rows = scorer.fitting(batch_size, segmentation.seconds)
+        scored = scorer(batches.eval_batches(source, segmentation, batch_size=rows, clips=clips))
+    show = description is not None and jax.process_index() == 0
+    with progress.bar(len(clips), "clip", description, show=show) as bar:
+        for batch, probabilities in scored:
+            yield batch, probabilities
+            bar.update(int((batch["segment"] == 0).sum()))
 
 
 def score_clips(
@@ -78,23 +85,12 @@ def score_clips(
 ) -> np.ndarray:
     """Scores of all clips: the mean over a clip's segments (paper, section 3.3).
 
-    batch_size: see `score_batches`. With a description a bar shows the progress. Returns float32
-    [clips, classes], on every process.
+    See `score_batches`. Returns float32 [clips, classes], on every process.
     """
-    index, process = source.index, jax.process_index()
-    shares = process_clips(index, segmentation, jax.process_count())
-    clips = shares[process]
-    show = description is not None and process == 0
-    with progress.bar(len(clips), "clip", description, show=show) as bar:
-
-        def count_done() -> Iterator[tuple[Batch, np.ndarray]]:
-            for batch, probabilities in score_batches(
-                scorer, source, segmentation, batch_size, clips
-            ):
-                yield batch, probabilities
-                bar.update(int((batch["segment"] == 0).sum()))
-
-        means = compute_clip_means(count_done(), index, segmentation, clips)
+    shares = process_clips(source.index, segmentation, jax.process_count())
+    clips = shares[jax.process_index()]
+    scored = score_batches(scorer, source, segmentation, batch_size, clips, description)
+    means = compute_clip_means(scored, source.index, segmentation, clips)
     return parallel.gather_rows(means, [len(share) for share in shares])
 
 
@@ -115,6 +111,54 @@ def compute_clip_means(
     counts = segmentation.count_segments(index.num_samples[clips])
     means: np.ndarray = (totals / counts[:, None]).astype(np.float32)
     return means
+
+
+def collect_shards(
+    scored_batches: Iterable[tuple[Batch, np.ndarray]],
+    starts: np.ndarray,
+    row_of: Callable[[Batch], np.ndarray],
+    counts: np.ndarray | None = None,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields (shard, its scores [rows, classes]) as soon as all of a shard are there.
+
+    Args:
+      starts: int64 [shards + 1], the first row of each shard, and the number of all rows.
+      row_of: the rows of a batch's segments, among those of all shards.
+      counts: [rows] segments of each row, which gets their mean: float32; None: one each, float16.
+    """
+    begun: dict[int, tuple[np.ndarray, int]] = {}  # few at a time: clips come nearly in order
+    for batch, probabilities in scored_batches:
+        rows = row_of(batch)
+        shard_of_row = np.searchsorted(starts, rows, "right") - 1
+        for shard in np.unique(shard_of_row).tolist():
+            begin, end = starts[shard : shard + 2].tolist()
+            dtype = np.float16 if counts is None else np.float64
+            empty = np.zeros((end - begin, probabilities.shape[1]), dtype)
+            values, num_scores = begun.pop(shard, (empty, 0))
+            inside = shard_of_row == shard
+            num_scores += int(inside.sum())
+            if counts is None:
+                values[rows[inside] - begin] = probabilities[inside]
+                expected = end - begin
+            else:
+                np.add.at(values, rows[inside] - begin, probabilities[inside])
+                expected = int(counts[begin:end].sum())
+            if num_scores < expected:
+                begun[shard] = values, num_scores
+            elif counts is None:
+                yield shard, values
+            else:
+                yield shard, (values / counts[begin:end, None]).astype(np.float32)
+
+
+def deal_shards(missing: Sequence[int]) -> list[int]:
+    """The shards among the `missing` that fall to this process; all processes come here.
+
+    Dealt out as the first process finds them before anybody writes: by their numbers, what a dead
+    process left would fall to few.
+    """
+    shards: Sequence[int] = distributed.exchange(missing)[0]
+    return list(shards[jax.process_index() :: jax.process_count()])
 
 
 def mean_average_precision(scores: np.ndarray, index: ClipIndex) -> float:

@@ -9,13 +9,12 @@ import jax
 import numpy as np
 
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
-from psl_jax.data import batches
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.label_manifest import LabelRule
 from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter
 from psl_jax.data.source import Source
-from psl_jax.runtime import distributed, progress
 from psl_jax.scoring import metrics
+from psl_jax.scoring.evaluation import collect_shards, deal_shards, score_batches
 from psl_jax.scoring.scorer import SegmentScorer
 
 
@@ -61,89 +60,30 @@ def relabel(
         teachers=teacher.descriptions,
         uses_weak_labels=teacher.weak_classes is not None,
     )
-    if shards is None:
-        chosen = _choose_shards(writer)
-    else:
-        chosen = sorted(set(shards) & set(writer.missing)) if shards else []
-    if chosen:
-        _score_shards(scorer, source, writer, chosen, teacher.weak_classes, batch_size)
-
-
-def _score_shards(
-    scorer: SegmentScorer,
-    source: Source,
-    writer: SoftLabelWriter,
-    shards: list[int],
-    weak_classes: np.ndarray | None,
-    batch_size: int,
-) -> None:
-    index, segmentation, directory = source.index, writer.segmentation, writer.directory
-    count, process = jax.process_count(), jax.process_index()
-    clips = np.concatenate([_clips_in_shard(index, shard) for shard in shards])
-    size = scorer.fitting(batch_size, segmentation.seconds)
-    feed = batches.eval_batches(source, segmentation, batch_size=size, clips=clips)
-    most_segments = int(segmentation.count_segments(index.num_samples[clips]).max())
-    collector = _ClipCollector(index, segmentation, most_segments)
-    audio_seconds = index.num_samples[clips].sum(dtype=np.int64) / SAMPLE_RATE
-    start = time.perf_counter()
+    missing = writer.missing
+    chosen = deal_shards(missing) if shards is None else sorted(set(shards) & set(missing))
+    if not chosen:
+        return
+    index, start = source.index, time.perf_counter()
+    clips = np.concatenate([_clips_in_shard(index, shard) for shard in chosen])
     description = f"relabel {segmentation.seconds:g} s"
-    with progress.bar(len(clips), "clip", description, show=process == 0) as bar:
-        for batch, probabilities in scorer(feed):
-            done, rows = collector.add(batch, probabilities)
-            if weak_classes is not None:
-                rows[..., weak_classes] = index.weak_labels(done)[:, None, weak_classes]
-            writer.add(done, rows)
-            bar.update(len(done))
-    elapsed = time.perf_counter() - start
-    share = f" (process {process} of {count})" if count > 1 else ""
+    scored = score_batches(scorer, source, segmentation, batch_size, clips, description)
+    starts, weak = writer.firsts[index.shard_offsets], teacher.weak_classes
+    for shard, rows in collect_shards(
+        scored, starts, lambda batch: writer.firsts[batch["clip"]] + batch["segment"]
+    ):
+        if weak is not None:
+            own = _clips_in_shard(index, shard)
+            counts = segmentation.count_segments(index.num_samples[own])
+            rows[:, weak] = np.repeat(index.weak_labels(own)[:, weak], counts, axis=0)
+        writer.write_shard(shard, rows)
+    elapsed, count = time.perf_counter() - start, jax.process_count()
+    audio_seconds = index.num_samples[clips].sum(dtype=np.int64) / SAMPLE_RATE
+    share = f" (process {jax.process_index()} of {count})" if count > 1 else ""
     print(
         f"relabeled {len(clips)} clips{share} in {elapsed:.1f} s: {audio_seconds / elapsed:.0f} "
         f"times real time; soft labels in {directory}"
     )
-
-
-def _choose_shards(writer: SoftLabelWriter) -> list[int]:
-    """The missing shards that this process is to write; all processes come here.
-
-    Dealt out as the first process finds them before anybody writes: by their numbers, what a dead
-    process left would fall to few.
-    """
-    missing = distributed.exchange(writer.missing)[0]
-    return deal_shards(missing, jax.process_index(), jax.process_count())
-
-
-def deal_shards(missing: Sequence[int], process: int, count: int) -> list[int]:
-    """The shards among the `missing`, the same for all, that fall to one of `count` processes."""
-    return list(missing[process::count])
-
-
-class _ClipCollector:
-    """Puts the segments of a clip together again; they arrive in order."""
-
-    def __init__(self, index: ClipIndex, segmentation: Segmentation, segments: int):
-        self.index, self.segmentation, self.segments = index, segmentation, segments
-        self.clips = np.zeros(0, np.int64)
-        self.rows: np.ndarray | None = None
-
-    def add(
-        self, batch: dict[str, np.ndarray], probabilities: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the clips that are complete now, and their [n, segments, classes]."""
-        clips = np.concatenate([self.clips, batch["clip"]])
-        rows = probabilities
-        if self.rows is not None:
-            rows = np.concatenate([self.rows, probabilities])
-        numbers, starts, counts = np.unique(clips, return_index=True, return_counts=True)
-        order = np.argsort(starts)
-        numbers, starts, counts = numbers[order], starts[order], counts[order]
-        whole = counts == self.segmentation.count_segments(self.index.num_samples[numbers])
-        done = numbers[whole]
-        labels = np.zeros((len(done), self.segments, rows.shape[1]), np.float32)
-        for i, (start, count) in enumerate(zip(starts[whole], counts[whole], strict=True)):
-            labels[i, :count] = rows[start : start + count]
-        num_done = int(counts[whole].sum())  # only the last clip can be incomplete
-        self.clips, self.rows = clips[num_done:], rows[num_done:]
-        return done, labels
 
 
 def measure_label_quality(

@@ -9,10 +9,15 @@ import numpy as np
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.shard_arrays import ShardArrays
 from psl_jax.data.source import Source
-from psl_jax.runtime import files, parallel, progress
+from psl_jax.runtime import files, parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import remove_tree
-from psl_jax.scoring.evaluation import AnySegmentation, score_batches
+from psl_jax.scoring.evaluation import (
+    AnySegmentation,
+    collect_shards,
+    deal_shards,
+    score_batches,
+)
 from psl_jax.scoring.scorer import SegmentScorer
 
 MANIFEST = "evaluation.json"
@@ -91,47 +96,14 @@ def score_missing(
 
     Shards are dealt out to the processes, which come back when all are done.
     """
-    index, count, process = source.index, jax.process_count(), jax.process_index()
-    shards = [shard for shard in stored.missing if shard % count == process]
-    clips = np.concatenate(
-        [np.zeros(0, np.int64), *(np.arange(*index.shard_offsets[s : s + 2]) for s in shards)]
-    )
+    index, shards = source.index, deal_shards(stored.missing)
+    ranges = [np.arange(*index.shard_offsets[shard : shard + 2]) for shard in shards]
+    clips = np.concatenate([np.zeros(0, np.int64), *ranges])
     if len(clips):
-        begun: dict[int, _ShardScores] = {}  # few at a time: clips come nearly in order
-        with progress.bar(len(clips), "clip", description, show=process == 0) as bar:
-            for batch, probabilities in score_batches(
-                scorer, source, segmentation, batch_size, clips
-            ):
-                shard_of = np.searchsorted(index.shard_offsets, batch["clip"], "right") - 1
-                for shard in np.unique(shard_of).tolist():
-                    values = probabilities.shape[1]
-                    sums = begun.setdefault(shard, _ShardScores(index, segmentation, shard, values))
-                    rows = shard_of == shard
-                    sums.add(batch["clip"][rows], probabilities[rows])
-                    if sums.is_whole:
-                        stored.write(shard, begun.pop(shard).means())
-                bar.update(int((batch["segment"] == 0).sum()))
+        counts = segmentation.count_segments(index.num_samples)
+        scored = score_batches(scorer, source, segmentation, batch_size, clips, description)
+        for shard, scores in collect_shards(
+            scored, index.shard_offsets, lambda batch: batch["clip"], counts
+        ):
+            stored.write(shard, scores)
     parallel.wait_for_all("evaluation scored")
-
-
-class _ShardScores:
-    """Sums over the segments of the clips of a shard."""
-
-    def __init__(self, index: ClipIndex, segmentation: AnySegmentation, shard: int, values: int):
-        self.first, end = index.shard_offsets[shard : shard + 2]
-        self.counts = segmentation.count_segments(index.num_samples[self.first : end])
-        self.remaining = self.counts.copy()  # segments to come
-        self.sums = np.zeros((len(self.counts), values), np.float64)
-
-    def add(self, clips: np.ndarray, probabilities: np.ndarray) -> None:
-        np.add.at(self.sums, clips - self.first, probabilities)
-        np.subtract.at(self.remaining, clips - self.first, 1)
-
-    @property
-    def is_whole(self) -> bool:
-        return not self.remaining.any()
-
-    def means(self) -> np.ndarray:
-        """float32 [clips, classes]"""
-        means: np.ndarray = (self.sums / self.counts[:, None]).astype(np.float32)
-        return means

@@ -69,8 +69,3 @@ class RelabelSettings(LabelRule):
         least=0,
         help="Segments labelled at a time; 0: 32 on a CPU, 1,024 s of audio on other devices",
     )
-
-    @property
-    def rule(self) -> LabelRule:
-        """What of it the labels depend on, besides their teacher."""
-        return LabelRule(self.count_padding, self.dtype)

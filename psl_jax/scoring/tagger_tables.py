@@ -4,7 +4,6 @@ import collections
 import dataclasses
 import os
 import pathlib
-import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,12 +13,12 @@ from psl_jax.corpora.annotations.read_annotations import TABLE_SUFFIXES, read_ta
 from psl_jax.corpora.annotations.recording_names import RecordingNames, suffix_of
 from psl_jax.corpora.annotations.table_events import EventRow, Hints
 from psl_jax.data.clip_index import ClipIndex
+from psl_jax.data.corrections import split_id
 from psl_jax.networks.class_lists import clean_name, find_class
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
 from psl_jax.scoring.event_metrics import StepScores
 
-_PART = re.compile(r"(?P<recording>.+)@(?P<start>\d+(?:\.\d+)?)")  # how ids of parts end
 _NAMES_SHOWN = 5
 
 
@@ -55,12 +54,10 @@ def read_tagger_tables(path: str | os.PathLike[str], index: ClipIndex) -> Tagger
     for name, event in _read_events(place, clips.names):
         lowest = min(lowest, event.score or 0.0)
         label = find_class(clean_name(event.label), index.classes)
-        files = event.files or ((name,) if clips.names.of_table(name) is None else ())
-        recording = (
-            clips.names.find(files, f"{name}, row {event.row}")
-            if files
-            else clips.names.of_table(name)
-        )
+        recording = None if event.files else clips.names.of_table(name)
+        files = event.files or (name,)
+        if recording is None:
+            recording = clips.names.find(files, f"{name}, row {event.row}")
         if recording is None:
             left_out["recordings that are not in this split"][files[0]] += 1
         elif label is None:
@@ -114,8 +111,8 @@ class _ClipPlaces:
     def __init__(self, index: ClipIndex):
         self._clips: dict[str, list[tuple[float, float, int]]] = collections.defaultdict(list)
         for clip, clip_id in enumerate(index.ids.tolist()):
-            part = _PART.fullmatch(clip_id)
-            recording, start = (part["recording"], float(part["start"])) if part else (clip_id, 0.0)
+            recording, begin = split_id(clip_id)
+            start = begin or 0.0
             seconds = float(index.num_samples[clip]) / SAMPLE_RATE
             self._clips[f"{recording}.wav"].append((start, start + seconds, clip))
         self.names = RecordingNames(self._clips)

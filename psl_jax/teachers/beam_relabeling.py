@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 from psl_jax.audio.segments import check_hop
 from psl_jax.data import label_manifest
-from psl_jax.data.label_manifest import LabelRule
 from psl_jax.preparing.beam_shards import import_beam
 from psl_jax.runtime.paths import path_of
 from psl_jax.scoring import relabeling
@@ -29,7 +28,6 @@ class Relabeling(NamedTuple):
 
     task: scoring_cli.Task
     scorer: SegmentScorer
-    rule: LabelRule
     out: pathlib.Path
     batch_size: int
 
@@ -40,9 +38,9 @@ class Relabeling(NamedTuple):
             self.task.source,
             self.task.segmentation,
             self.out,
-            teacher=self.task.identity,
+            teacher=self.task.opened.identity,
             batch_size=self.batch_size,
-            rule=self.rule,
+            rule=self.task.settings,
             shards=shards,
         )
 
@@ -62,14 +60,9 @@ def _open(command_line: str) -> Relabeling:
         shortest_seconds=arguments.shortest_segment_seconds,
     )
     check_hop(segmentation, "--hop_seconds")
-    rule = LabelRule(arguments.count_padding, arguments.dtype)
-    return Relabeling(
-        task._replace(segmentation=segmentation),
-        task.make_scorer(arguments, rule),
-        rule,
-        path_of(arguments.out),
-        arguments.batch_size,
-    )
+    task = task._replace(segmentation=segmentation)
+    out = path_of(arguments.out)
+    return Relabeling(task, task.make_scorer(arguments), out, arguments.batch_size)
 
 
 def relabel_by_beam(arguments: argparse.Namespace) -> None:

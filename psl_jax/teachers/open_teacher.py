@@ -13,24 +13,26 @@ fitted:FILE.npz                  a classifier on the scores of others, by psl-ja
 import os
 import re
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 
 from psl_jax.data.label_manifest import LabelRule
+from psl_jax.networks.architecture import num_parameters
 from psl_jax.networks.class_lists import match_classes
+from psl_jax.networks.trained_model import Model
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import is_remote, path_of
-from psl_jax.scoring.scorer import SegmentScorer
-from psl_jax.teachers.ensemble import Ensemble
-from psl_jax.teachers.psl_teacher import OwnTeacher
-from psl_jax.teachers.teacher import MappedTeacher, ScoringOptions, Teacher, is_identity
+from psl_jax.scoring.relabeling import TeacherIdentity
+from psl_jax.scoring.scorer import Scorer
+from psl_jax.scoring.settings import RelabelSettings
+from psl_jax.teachers import combined_teachers
+from psl_jax.teachers.teacher import Teacher, describe
 from psl_jax.weights.published_weights import PUBLISHED, fetch
 
 KINDS = ("run", "mn", "onnx", "tflite", "python", "transformers", "fitted")
 _WEIGHT = r"(?:(\d+(?:\.\d*)?|\.\d+)\*)?"
 _NEXT = re.compile(rf"\+(?={_WEIGHT}(?:{'|'.join(KINDS)}):)")
-
 _BY_SUFFIX = {".onnx": "onnx", ".tflite": "tflite", ".npz": "fitted"}
 
 
@@ -40,22 +42,6 @@ class Part(NamedTuple):
     weight: float
     kind: str
     where: str  # its file, folder or function
-
-
-class ClassMapping(NamedTuple):
-    """Settings that open teachers, match their classes with the data's, and join several.
-
-    Attributes:
-      class_map: a CSV for all teachers, or one for each, with commas between; "": equal names.
-      unmapped: error, drop or weak, for classes that the teacher lacks.
-      mean: probabilities or logits, of an ensemble.
-      trust_remote_code: runs Python code that a model of transformers brings.
-    """
-
-    class_map: str = ""
-    unmapped: str = "error"
-    mean: str = "probabilities"
-    trust_remote_code: bool = False
 
 
 class OpenedTeacher(NamedTuple):
@@ -69,18 +55,22 @@ class OpenedTeacher(NamedTuple):
     teacher: Teacher
     weak: np.ndarray | None
 
+    @property
+    def identity(self) -> TeacherIdentity:
+        return TeacherIdentity(self.teacher.digest, self.teacher.entries, self.weak)
+
 
 def parse_name(name: str | os.PathLike[str]) -> list[Part]:
     """Lists the teachers of a name. Raises UserError for a weight of 0 or an empty name."""
     full_name = os.fspath(name)
     if full_name and path_of(full_name).exists():
         return [Part(1.0, _BY_SUFFIX.get(os.path.splitext(full_name)[1], "run"), full_name)]
-    ends = [match.start() for match in _NEXT.finditer(full_name)]
-    part_texts = [
-        full_name[start:stop]
-        for start, stop in zip([0, *(end + 1 for end in ends)], [*ends, None], strict=True)
+    begins = [0, *(match.end() for match in _NEXT.finditer(full_name))]
+    ends = [*(begin - 1 for begin in begins[1:]), None]
+    return [
+        _parse_part(full_name[begin:end].strip(), full_name)
+        for begin, end in zip(begins, ends, strict=True)
     ]
-    return [_parse_part(part_text.strip(), full_name) for part_text in part_texts]
 
 
 def _parse_part(part_text: str, name: str) -> Part:
@@ -130,7 +120,7 @@ def load_teacher(part: Part, *, trust_remote_code: bool = False) -> Teacher:
 
         model = load_model(part.where)
         published = model.info.origin.get("imported", {}) if part.kind == "mn" else {}
-        return OwnTeacher(model, published.get("sha256", "")[:16])
+        return make_own_teacher(model, published.get("sha256", "")[:16])
     if part.kind == "python":
         from psl_jax.teachers import python_teacher
 
@@ -153,78 +143,96 @@ def load_teacher(part: Part, *, trust_remote_code: bool = False) -> Teacher:
     return model_files.load(part.kind, part.where)
 
 
-def read_classes(name: str | os.PathLike[str], mapping: ClassMapping) -> tuple[str, ...]:
+def make_own_teacher(model: Model, file_digest: str = "") -> Teacher:
+    """Makes a teacher of a model of ours.
+
+    file_digest: of labels said to come from a published file, mn:FILE; "": from arrays and classes.
+    """
+    info, digest = model.info, file_digest or model.digest
+    rate, parameters = info.architecture.sample_rate, num_parameters(model.variables)
+    kind = info.network if file_digest else "psl_jax"
+
+    def open_scorer(rule: LabelRule, num_devices: int | None) -> Scorer:
+        return Scorer(model.folded, info.front_end, rule.dtype, num_devices, rule.count_padding)
+
+    return Teacher(
+        info.name,
+        model.classes,
+        rate,
+        digest,
+        describe(kind, info.name, model.classes, rate=rate, digest=digest, width=info.width),
+        f"{info.name}: {info.architecture.title}, {len(model.classes)} classes, width "
+        f"{info.width:g}, {parameters:,} parameters, digest {digest}",
+        open_scorer,
+        info.segment_seconds,
+        model=model,
+    )
+
+
+def read_classes(name: str | os.PathLike[str], settings: RelabelSettings) -> tuple[str, ...]:
     """The classes of the (first) teacher of a name. Raises UserError."""
     first = parse_name(name)[0]
-    return tuple(load_teacher(first, trust_remote_code=mapping.trust_remote_code).classes)
+    return load_teacher(first, trust_remote_code=settings.trust_remote_code).classes
 
 
 def open_teacher(
-    name: str | os.PathLike[str], classes: Sequence[str], mapping: ClassMapping | None = None
+    name: str | os.PathLike[str], classes: Sequence[str], settings: RelabelSettings | None = None
 ) -> OpenedTeacher:
-    """Opens the teacher of a name for the data's classes. Raises UserError."""
-    mapping = mapping or ClassMapping()
+    """Opens the teacher of a name for the data's classes. Raises UserError.
+
+    settings: how classes are matched, and several teachers joined (default: the paper's way).
+    """
+    settings = settings or RelabelSettings()
     parts = parse_name(name)
-    maps = mapping.class_map.split(",") if mapping.class_map else [""]
+    maps = [path.strip() for path in settings.class_map.split(",")]
     if len(maps) not in (1, len(parts)):
         raise UserError(
             f"class_map names {len(maps)} files for {len(parts)} teachers: give one, or one for "
             "each with commas between"
         )
     maps *= 1 if len(maps) == len(parts) else len(parts)
-    teachers = [
-        _adapt_to_classes(
-            load_teacher(part, trust_remote_code=mapping.trust_remote_code),
-            tuple(classes),
-            path=path.strip(),
-            unmapped=mapping.unmapped,
-        )
-        for part, path in zip(parts, maps, strict=True)
-    ]
-    has_class = np.stack(
-        [_find_known_classes(teacher_of_part, len(classes)) for teacher_of_part in teachers]
-    )
-    weak: np.ndarray = np.logical_not(has_class.any(axis=0))
-    teacher = teachers[0]
+    teachers, has_class = [], np.ones((len(parts), len(classes)), bool)
+    for number, (part, class_map) in enumerate(zip(parts, maps, strict=True)):
+        teacher = load_teacher(part, trust_remote_code=settings.trust_remote_code)
+        # Labels of a published file have its digest whatever the classes.
+        model = teacher.model if teacher.model and not class_map else None
+        if model and teacher.digest == model.digest and set(classes) <= set(teacher.classes):
+            teachers.append(make_own_teacher(model.for_classes(classes)))
+        else:
+            teacher, has_class[number] = adapt_to_classes(
+                teacher, classes, class_map=class_map, unmapped=settings.unmapped
+            )
+            teachers.append(teacher)
+    teacher, weak = teachers[0], ~has_class.any(axis=0)
     if len(teachers) > 1:
         weights = has_class * np.array([part.weight for part in parts])[:, None]
-        teacher = Ensemble(tuple(teachers), weights, mapping.mean)
-    return OpenedTeacher(teacher, weak if mapping.unmapped == "weak" and weak.any() else None)
+        teacher = combined_teachers.average(teachers, weights, settings.mean)
+    return OpenedTeacher(teacher, weak if settings.unmapped == "weak" and weak.any() else None)
 
 
-def make_label_scorer(teacher: Teacher, rule: LabelRule, num_devices: int | None) -> SegmentScorer:
-    """Makes a scorer of segments for labels by `rule`. Raises UserError."""
-    return teacher.make_scorer(ScoringOptions(rule.dtype, num_devices, rule.count_padding))
-
-
-def _adapt_to_classes(
-    teacher: Teacher, classes: tuple[str, ...], *, path: str, unmapped: str
-) -> Teacher:
-    # Labels of a published file have its digest whatever the classes.
-    can_select = isinstance(teacher, OwnTeacher) and not teacher.file_digest and not path
-    if can_select and set(classes) <= set(teacher.classes):
-        return cast(OwnTeacher, teacher).for_classes(classes)
+def adapt_to_classes(
+    teacher: Teacher, classes: Sequence[str], *, class_map: str, unmapped: str
+) -> tuple[Teacher, np.ndarray]:
+    """Maps a teacher to the data's classes; bool [classes]: which of them it has."""
     columns = match_classes(
         teacher.classes,
         classes,
         teacher.name,
-        path,
+        class_map,
         unmapped,
         "Give a CSV class,teacher_class as class_map, or unmapped=weak (they keep their weak "
         "labels) or drop (0)",
     )
     unused = set(range(len(teacher.classes))).difference(*columns)
-    if unused and getattr(teacher, "output", "") == "softmax":
+    if unused and teacher.output == "softmax":
         raise UserError(
             f"{teacher.name} tells {len(teacher.classes)} classes apart with one softmax, and "
             f"{len(unused)} of them are none of the data's, as {teacher.classes[min(unused)]!r}: "
             "the others alone have no probabilities. Give all of them in class_map, or "
             "learn the data's classes from its scores: psl-jax fit"
         )
-    if is_identity(columns, teacher.classes) and isinstance(teacher, OwnTeacher):
-        return teacher
-    return MappedTeacher(teacher, classes, columns)
-
-
-def _find_known_classes(teacher: Teacher, num_classes: int) -> np.ndarray:
-    return teacher.has_class if isinstance(teacher, MappedTeacher) else np.ones(num_classes, bool)
+    has_class = np.array([bool(len(column)) for column in columns])
+    is_same = [tuple(column) for column in columns] == [(k,) for k in range(len(teacher.classes))]
+    if is_same and teacher.model:
+        return teacher, has_class
+    return combined_teachers.map_classes(teacher, classes, columns), has_class

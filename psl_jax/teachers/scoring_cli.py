@@ -10,21 +10,17 @@ import numpy as np
 from absl import flags
 
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
-from psl_jax.data.clip_index import ClipIndex
-from psl_jax.data.label_manifest import LabelRule
 from psl_jax.data.source import Source, open_folder
 from psl_jax.data.whole_clips import WholeClips
 from psl_jax.networks import class_lists
 from psl_jax.runtime import cli_entry, distributed, parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.scoring.evaluation import AnySegmentation
-from psl_jax.scoring.relabeling import TeacherIdentity
 from psl_jax.scoring.scorer import SegmentScorer
-from psl_jax.teachers import ensemble, open_teacher
-from psl_jax.teachers.fitted_teacher import JoinedScorer
-from psl_jax.teachers.open_teacher import parse_name
-from psl_jax.teachers.psl_teacher import OwnTeacher
-from psl_jax.teachers.teacher import ScoringOptions, Teacher
+from psl_jax.scoring.settings import RelabelSettings
+from psl_jax.teachers import combined_teachers, open_teacher
+from psl_jax.teachers.open_teacher import OpenedTeacher, parse_name
+from psl_jax.teachers.teacher import Teacher
 from psl_jax.teachers.transformers_teacher import is_repository
 
 # Seconds of audio that a core scores in a second at width 1, from two cores of an AMD EPYC, see
@@ -73,24 +69,21 @@ def make_parser(
     group = parser.add_argument_group(
         "several taggers, and taggers with other classes (docs/TEACHERS.md)"
     )
-    add, default = group.add_argument, open_teacher.ClassMapping()
-    purpose = (
-        "whose scores are averaged with the first's"
-        if has_class_maps
-        else "whose scores are used as well"
-    )
+    add, default = group.add_argument, RelabelSettings()
+    purpose = "averaged with the first's" if has_class_maps else "used as well"
     add(
         "--teacher",
         action="append",
         default=[],
         metavar="MODEL",
-        help=f"another tagger, {purpose}; may be given several times (default: none)",
+        help=f"another tagger, whose scores are {purpose}; may be given several times (default: "
+        "none)",
     )
     if has_class_maps:
         add(
             "--mean",
             default=default.mean,
-            choices=ensemble.MEANS,
+            choices=combined_teachers.MEANS,
             help=f"what the mean over several taggers is taken of (default: {default.mean})",
         )
         add(
@@ -114,23 +107,15 @@ def make_parser(
         help="this is one of several processes that share the work; on a TPU pod and in Slurm and "
         "MPI jobs they find each other, elsewhere give the next three (default: a single process)",
     )
-    group.add_argument(
-        "--coordinator_address",
-        metavar="HOST:PORT",
-        help="address where process 0 listens (default: that of the pod or job)",
-    )
-    group.add_argument(
-        "--num_processes",
-        type=int,
-        metavar="N",
-        help="number of processes (default: that of the pod or job)",
-    )
-    group.add_argument(
-        "--process_id",
-        type=int,
-        metavar="I",
-        help="number of this process, from 0 (default: that of the pod or job)",
-    )
+    for name, metavar, value_type, what in (
+        ("coordinator_address", "HOST:PORT", str, "address where process 0 listens"),
+        ("num_processes", "N", int, "number of processes"),
+        ("process_id", "I", int, "number of this process, from 0"),
+    ):
+        what += " (default: that of the pod or job)"
+        group.add_argument(f"--{name}", type=value_type, metavar=metavar, help=what)
+    defaults = {name: getattr(default, name) for name in ("class_map", "unmapped", "mean")}
+    parser.set_defaults(**defaults, count_padding=False)
     return parser
 
 
@@ -147,37 +132,29 @@ def parse_arguments(
 
 
 class Task(NamedTuple):
-    """A teacher for the classes of the data, and the split that it scores.
+    """A teacher for the classes of the data, and the split that it scores."""
 
-    weak: bool [classes], classes that it lacks and that keep their weak labels; None: none.
-    """
-
-    teacher: Teacher
-    weak: np.ndarray | None
+    opened: OpenedTeacher
     source: Source
     segmentation: Segmentation
+    settings: RelabelSettings
+
+    @property
+    def teacher(self) -> Teacher:
+        return self.opened.teacher
 
     def choose_segmentation(self, segments: str) -> AnySegmentation:
         """Returns the segments, or for "whole" and a model of ours whole clips of any length."""
-        if segments == "whole" and isinstance(self.teacher, OwnTeacher):
+        if segments == "whole" and self.teacher.model:
             return WholeClips.of(self.source.index)
         return self.segmentation
 
-    def make_scorer(
-        self, arguments: argparse.Namespace, rule: LabelRule | None = None
-    ) -> SegmentScorer:
-        """Makes a scorer of segments on this process's devices, for labels by `rule`.
-
-        Raises UserError for a teacher that cannot follow the rule.
-        """
-        devices = _check_devices(arguments)
-        return open_teacher.make_label_scorer(
-            self.teacher, rule or LabelRule(dtype=arguments.dtype), devices
-        )
-
-    @property
-    def identity(self) -> TeacherIdentity:
-        return TeacherIdentity(self.teacher.digest, self.teacher.describe(), self.weak)
+    def make_scorer(self, arguments: argparse.Namespace) -> SegmentScorer:
+        """Makes a scorer of segments on this process's devices. Raises UserError."""
+        devices = arguments.num_devices or None
+        if devices and jax.process_count() > 1:
+            raise UserError("--num_devices: several processes use all devices; leave it out")
+        return self.teacher.make_scorer(self.settings, devices)
 
 
 def open_task(arguments: argparse.Namespace, segments: str) -> Task:
@@ -185,59 +162,46 @@ def open_task(arguments: argparse.Namespace, segments: str) -> Task:
 
     segments: "training" (as the model was trained), "whole", or seconds. Raises UserError.
     """
-    source = _open_source(arguments)
+    source, settings = _open_source(arguments), _make_settings(arguments)
     name = open_teacher.join_names([arguments.model, *arguments.teacher])
-    mapping = open_teacher.ClassMapping(
-        arguments.class_map, arguments.unmapped, arguments.mean, arguments.trust_remote_code
-    )
     if not source.index.classes:
-        classes = open_teacher.read_classes(name, mapping)
+        classes = open_teacher.read_classes(name, settings)
         source = source.with_index(source.index.with_classes(classes))
-    teacher, weak = open_teacher.open_teacher(name, source.index.classes, mapping)
-    return Task(teacher, weak, source, Segmentation(_parse_seconds(segments, teacher, source)))
+    opened = open_teacher.open_teacher(name, source.index.classes, settings)
+    segmentation = Segmentation(_parse_seconds(segments, opened.teacher, source))
+    return Task(opened, source, segmentation, settings)
 
 
-class RawTask(NamedTuple):
-    """Teachers with their own classes, and the split that they score.
+def open_raw_task(
+    arguments: argparse.Namespace, segments: str
+) -> tuple[Task, list[dict[str, str]]]:
+    """Opens teachers and data as `open_task` does; the teacher has the classes of all teachers.
 
-    parts: kind, where and digest of each teacher.
+    Returns also kind, where and digest of each.
     """
+    source, settings = _open_source(arguments), _make_settings(arguments)
+    teachers, entries = [], []
+    for name in (arguments.model, *arguments.teacher):
+        for part in parse_name(name):
+            teacher = open_teacher.load_teacher(part, trust_remote_code=settings.trust_remote_code)
+            place = _make_absolute(part)
+            entries.append({"kind": part.kind, "where": place, "digest": teacher.digest})
+            teachers.append(teacher)
+    opened = OpenedTeacher(combined_teachers.join(teachers), None)
+    segmentation = Segmentation(_parse_seconds(segments, teachers[0], source))
+    return Task(opened, source, segmentation, settings), entries
 
-    teachers: list[Teacher]
-    parts: list[dict[str, str]]
-    source: Source
-    segmentation: Segmentation
 
-    def make_scorer(self, arguments: argparse.Namespace) -> JoinedScorer:
-        """Makes a scorer of segments with all teachers on this process's devices."""
-        return JoinedScorer(
-            self.teachers, ScoringOptions(arguments.dtype, _check_devices(arguments))
-        )
-
-
-def open_raw_task(arguments: argparse.Namespace, segments: str) -> RawTask:
-    """Opens teachers and data as `open_task` does, and leaves the teachers' classes as they are."""
-    source = _open_source(arguments)
-    parts = [part for name in (arguments.model, *arguments.teacher) for part in parse_name(name)]
-    trust_remote_code = arguments.trust_remote_code
-    teachers = [
-        open_teacher.load_teacher(part, trust_remote_code=trust_remote_code) for part in parts
-    ]
-    part_entries = [
-        {"kind": part.kind, "where": _make_absolute(part), "digest": teacher.digest}
-        for part, teacher in zip(parts, teachers, strict=True)
-    ]
-    return RawTask(
-        teachers, part_entries, source, Segmentation(_parse_seconds(segments, teachers[0], source))
-    )
+def _make_settings(arguments: argparse.Namespace) -> RelabelSettings:
+    names = ("class_map", "unmapped", "mean", "trust_remote_code", "dtype", "count_padding")
+    return RelabelSettings(**{name: getattr(arguments, name) for name in names})
 
 
 def _make_absolute(part: open_teacher.Part) -> str:
     """Returns a place that is valid in any working directory."""
-    is_no_path = part.kind == "python" or (
-        part.kind == "transformers" and is_repository(part.where)
-    )
-    return part.where if is_no_path else os.path.abspath(part.where)
+    is_download = part.kind == "transformers" and is_repository(part.where)
+    is_place = part.kind != "python" and not is_download
+    return os.path.abspath(part.where) if is_place else part.where
 
 
 def _open_source(arguments: argparse.Namespace) -> Source:
@@ -258,14 +222,6 @@ def _open_source(arguments: argparse.Namespace) -> Source:
     return source
 
 
-def _check_devices(arguments: argparse.Namespace) -> int | None:
-    """Returns --num_devices; None: all. Raises UserError for a number with several processes."""
-    devices = arguments.num_devices or None
-    if devices and jax.process_count() > 1:
-        raise UserError("--num_devices: several processes use all devices; leave it out")
-    return devices
-
-
 def _parse_seconds(segments: str, teacher: Teacher, source: Source) -> float:
     if segments == "training":
         return teacher.segment_seconds
@@ -282,12 +238,6 @@ def _parse_seconds(segments: str, teacher: Teacher, source: Source) -> float:
     return seconds
 
 
-def _describe_rates(data_rate: int, teacher_rate: int) -> str:
-    if data_rate == teacher_rate:
-        return ""
-    return f", at {data_rate // 1000} kHz, resampled on the fly to {teacher_rate // 1000} kHz"
-
-
 def describe_plan(
     task: Task,
     segmentation: AnySegmentation,
@@ -297,47 +247,36 @@ def describe_plan(
     out: object,
 ) -> list[str]:
     """Describes what will be done, in lines; `segmentation` is how the clips are cut."""
-    index = task.source.index
-    work_text, batch_size, audio_seconds = _describe_work(
-        segmentation, index, scorer=scorer, arguments=arguments
-    )
-    processes = f"{jax.process_count()} process{'es' * (jax.process_count() > 1)}"
-    lines = [
-        f"model   {task.teacher.summarize()}",
-        f"data    {index.split}: {len(index):,} clips, {index.hours:.2f} h, ids "
-        f"{index.ids_sha256[:12]}…{_describe_rates(index.sample_rate, task.teacher.rate)}",
-        f"work    {work_text} of int16 [{batch_size}, {segmentation.segment_samples}] to "
-        f"{arguments.dtype} probabilities [{batch_size}, {index.num_classes}], on {scorer.where} "
-        f"of each of {processes}",
-        f"memory  scores of all clips {4 * len(index) * index.num_classes / 1e6:,.1f} MB, a batch "
-        f"{2 * batch_size * segmentation.segment_samples / 1e6:,.1f} MB",
-        f"out     {out}",
-    ]
-    if isinstance(task.teacher, OwnTeacher) and jax.default_backend() == "cpu":
-        cores, info = os.cpu_count() or 1, task.teacher.model.info
-        audio_seconds *= info.architecture.relative_work(info.width)
-        lines.insert(
-            4, f"time    about {20 + audio_seconds / (_CPU_RATE * cores):,.0f} s, very roughly"
-        )
-    return lines
-
-
-def _describe_work(
-    segmentation: AnySegmentation,
-    index: ClipIndex,
-    *,
-    scorer: SegmentScorer,
-    arguments: argparse.Namespace,
-) -> tuple[str, int, float]:
-    """Returns the work in words, rows of the longest batches, and all seconds with padding."""
+    index, teacher = task.source.index, task.teacher
     batch_size = scorer.fitting(arguments.batch_size, segmentation.seconds)
+    num_processes = jax.process_count()
     if isinstance(segmentation, WholeClips):
         lengths = np.asarray(segmentation.lengths) / SAMPLE_RATE
-        padded_seconds = lengths[segmentation.number_of(index.num_samples)]
-        lengths_text = ", ".join(f"{length:.3g}" for length in lengths)
-        text = f"{len(index):,} whole clips, padded to {lengths_text} s: batches, the longest"
-        return text, batch_size, float(padded_seconds.sum())
-    num_segments = int(segmentation.count_segments(index.num_samples).sum(dtype=np.int64))
-    num_batches = -(-num_segments // (batch_size * jax.process_count()))
-    text = f"{num_segments:,} segments of {segmentation.seconds:g} s: {num_batches:,} batches"
-    return text, batch_size, num_segments * segmentation.seconds
+        audio_seconds = float(lengths[segmentation.number_of(index.num_samples)].sum())
+        padded = ", ".join(f"{length:.3g}" for length in lengths)
+        work = f"{len(index):,} whole clips, padded to {padded} s: batches, the longest"
+    else:
+        num_segments = int(segmentation.count_segments(index.num_samples).sum(dtype=np.int64))
+        audio_seconds = num_segments * segmentation.seconds
+        num_batches = -(-num_segments // (batch_size * num_processes))
+        work = f"{num_segments:,} segments of {segmentation.seconds:g} s: {num_batches:,} batches"
+    rates = ""
+    if index.sample_rate != teacher.rate:
+        rates = f", at {index.sample_rate // 1000} kHz, resampled on the fly to "
+        rates += f"{teacher.rate // 1000} kHz"
+    lines = [
+        f"model   {teacher.summary}",
+        f"data    {index.split}: {len(index):,} clips, {index.hours:.2f} h, ids "
+        f"{index.ids_sha256[:12]}…{rates}",
+        f"work    {work} of int16 [{batch_size}, {segmentation.segment_samples}] to "
+        f"{arguments.dtype} probabilities [{batch_size}, {index.num_classes}], on {scorer.where} "
+        f"of each of {num_processes} process{'es' * (num_processes > 1)}",
+        f"memory  scores of all clips {4 * len(index) * index.num_classes / 1e6:,.1f} MB, a batch "
+        f"{2 * batch_size * segmentation.segment_samples / 1e6:,.1f} MB",
+    ]
+    if teacher.model and jax.default_backend() == "cpu":
+        info = teacher.model.info
+        work_seconds = audio_seconds * info.architecture.relative_work(info.width)
+        seconds = 20 + work_seconds / (_CPU_RATE * (os.cpu_count() or 1))
+        lines.append(f"time    about {seconds:,.0f} s, very roughly")
+    return [*lines, f"out     {out}"]

@@ -5,7 +5,6 @@ run in PyTorch, on its GPU where it has one.
 """
 
 import dataclasses
-import hashlib
 import os
 import pathlib
 import re
@@ -17,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from psl_jax.data.label_manifest import LabelRule
 from psl_jax.networks import class_lists
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import MissingPackageError, UserError
@@ -25,80 +25,61 @@ from psl_jax.scoring.scorer import CPU_BATCH
 from psl_jax.teachers.host_scorer import HostScorer, cut_windows
 from psl_jax.teachers.teacher import (
     AUDIOSET_SECONDS,
-    ScoringOptions,
+    Teacher,
     check_scores,
-    make_description,
+    describe,
     make_quiet_noise,
 )
 from psl_jax.weights import load_model
 
 _OUTPUTS = {"multi_label_classification": "sigmoid", "single_label_classification": "softmax"}
 _FUNCTIONS = ("sigmoid", "softmax", "none")
-_TRIED_SECONDS = 2.0
 _SETTINGS = ("config.json", "preprocessor_config.json", "processor_config.json")
 _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")  # the first kind that a model has is read
 
 
 @dataclasses.dataclass(frozen=True)
-class TransformersTeacher:
-    """See `Teacher`.
+class Classifier:
+    """A model and what belongs to it.
 
     Attributes:
-      output: sigmoid, softmax, or none, of a model that gives probabilities itself.
       model: the model in PyTorch, on `device`.
       extractor: its feature extractor.
+      output: sigmoid, softmax, or none, of a model that gives probabilities itself.
+      context_seconds: length of its input; longer audio has the mean of several. None: any.
     """
 
-    name: str
-    classes: tuple[str, ...]
-    rate: int
-    context_seconds: float | None
-    digest: str
-    output: str
     model: Any
     extractor: Any
     device: Any
-
-    segment_seconds = AUDIOSET_SECONDS
-
-    def describe(self) -> list[dict[str, Any]]:
-        return [make_description(self, "transformers") | {"output": self.output}]
-
-    def summarize(self) -> str:
-        return (
-            f"{self.name}: {type(self.model).__name__} of transformers at {self.rate / 1000:g} "
-            f"kHz, {self.output}, digest {self.digest}, {len(self.classes)} classes"
-        )
-
-    def make_scorer(self, running: ScoringOptions) -> "_TorchScorer":
-        return _TorchScorer(self, running)
-
-
-class _TorchScorer(HostScorer):
-    """Scores segments: features on all cores, the model on its device."""
-
-    def __init__(self, teacher: TransformersTeacher, running: ScoringOptions):
-        # While a GPU computes one batch, the cores extract the features of the next.
-        at_once = 1 if teacher.device.type == "cpu" else 2
-        super().__init__(self._score, teacher.rate, True, running.count_padding, at_once)
-        self._teacher, self._dtype, self._batch_size = teacher, running.dtype, CPU_BATCH
-        self._pool = ThreadPoolExecutor(self._threads)
+    output: str
+    context_seconds: float | None
 
     @property
-    def where(self) -> str:
-        return f"PyTorch's {self._teacher.device}"
+    def rate(self) -> int:
+        return int(self.extractor.sampling_rate)
+
+
+class TorchScorer(HostScorer):
+    """Scores segments: features on all cores, the model on its device."""
+
+    def __init__(self, classifier: Classifier, rule: LabelRule):
+        # While a GPU computes one batch, the cores extract the features of the next.
+        at_once = 1 if classifier.device.type == "cpu" else 2
+        super().__init__(self.score, classifier.rate, rule, batches_at_once=at_once)
+        self.where = f"PyTorch's {classifier.device}"
+        self._classifier, self._dtype, self._batch_size = classifier, rule.dtype, CPU_BATCH
+        self._pool = ThreadPoolExecutor(os.cpu_count())
 
     def fitting(self, batch_size: int, seconds: float) -> int:
         self._batch_size = super().fitting(batch_size, seconds)
         return self._batch_size
 
-    def _score(self, waveforms: np.ndarray) -> np.ndarray:
+    def score(self, waveforms: np.ndarray) -> np.ndarray:
         """Computes probabilities [n, classes] of [n, samples]; of long ones the mean of windows."""
-        teacher = self._teacher
-        if teacher.context_seconds is None:
-            windows = waveforms[:, None]
-        else:
-            size = min(round(teacher.context_seconds * teacher.rate), waveforms.shape[1])
+        windows, seconds = waveforms[:, None], self._classifier.context_seconds
+        if seconds is not None:
+            size = min(round(seconds * self._classifier.rate), waveforms.shape[1])
             windows = cut_windows(waveforms, size, hop=max(size // 2, 1))
         rows = windows.reshape(-1, windows.shape[-1])  # of [n, windows, samples]
         features = list(self._pool.map(self._extract, rows))
@@ -110,25 +91,25 @@ class _TorchScorer(HostScorer):
         return means
 
     def _extract(self, waveform: np.ndarray) -> dict[str, Any]:
-        rate = self._teacher.rate
-        return dict(self._teacher.extractor(waveform, sampling_rate=rate, return_tensors="pt"))
+        extractor, rate = self._classifier.extractor, self._classifier.rate
+        return dict(extractor(waveform, sampling_rate=rate, return_tensors="pt"))
 
     def _run_model(self, features: Sequence[dict[str, Any]]) -> np.ndarray:
         import torch
 
-        device = self._teacher.device
+        device, output = self._classifier.device, self._classifier.output
         batch = {
             name: torch.cat([row[name] for row in features]).to(device) for name in features[0]
         }
         is_half = self._dtype == "bfloat16"
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=is_half):
-            values = self._teacher.model(**batch).logits.float()
-        if self._teacher.output != "none":
-            values = values.softmax(-1) if self._teacher.output == "softmax" else values.sigmoid()
+            values = self._classifier.model(**batch).logits.float()
+        if output != "none":
+            values = values.softmax(-1) if output == "softmax" else values.sigmoid()
         return np.asarray(values.cpu().numpy())
 
 
-def load(where: str, *, trust_remote_code: bool = False) -> TransformersTeacher:
+def load(where: str, *, trust_remote_code: bool = False) -> Teacher:
     """Opens FOLDER, USER/NAME or USER/NAME@REVISION, with :sigmoid, :softmax or :none behind it.
 
     It scores noise once, and raises UserError for anything that would fail later.
@@ -149,19 +130,22 @@ def load(where: str, *, trust_remote_code: bool = False) -> TransformersTeacher:
         device = torch.device("mps")
     classes = _find_classes(model.config, place)
     output = given_output or _find_output(model.config, place)
-    teacher = TransformersTeacher(
-        name=os.path.basename(os.path.normpath(place)),
-        classes=classes,
-        rate=int(extractor.sampling_rate),
-        context_seconds=_find_context_seconds(extractor),
-        digest=files.json_digest([_hash_files(folder), list(classes), output]),
+    seconds, model = _find_context_seconds(extractor), model.float().eval().to(device)
+    classifier = Classifier(model, extractor, device, output, seconds)
+    _check_on_noise(classifier, classes, place, is_output_given=bool(given_output))
+    name, rate = os.path.basename(os.path.normpath(place)), classifier.rate
+    digest = files.json_digest([_hash_files(folder), list(classes), output])
+    return Teacher(
+        name,
+        classes,
+        rate,
+        digest,
+        describe("transformers", name, classes, rate=rate, digest=digest, output=output),
+        f"{name}: {type(model).__name__} of transformers at {rate / 1000:g} kHz, {output}, digest "
+        f"{digest}, {len(classes)} classes",
+        lambda rule, _: TorchScorer(classifier, rule),
         output=output,
-        model=model.float().eval().to(device),
-        extractor=extractor,
-        device=device,
     )
-    _check_on_noise(teacher, place, is_output_given=bool(given_output))
-    return teacher
 
 
 def _open_model(folder: str, place: str, trust_remote_code: bool) -> tuple[Any, Any]:
@@ -212,28 +196,27 @@ def _refuse_foreign_code(folder: str, place: str) -> None:
                     )
 
 
-def _check_on_noise(teacher: TransformersTeacher, place: str, *, is_output_given: bool) -> None:
+def _check_on_noise(
+    classifier: Classifier, classes: Sequence[str], place: str, *, is_output_given: bool
+) -> None:
     """Raises UserError for a model that cannot score noise, or whose outputs are no logits."""
-    noise = make_quiet_noise(round(_TRIED_SECONDS * teacher.rate), 0, 1)["audio"]
-    raw_teacher = dataclasses.replace(teacher, output="none")
+    scorer = TorchScorer(dataclasses.replace(classifier, output="none"), LabelRule())
     try:
-        values = raw_teacher.make_scorer(ScoringOptions())._score(noise / np.float32(32_768))
+        values = scorer.score(make_quiet_noise(1, classifier.rate))
     except Exception as error:
+        raise UserError(f"transformers:{place} cannot score 2 s of noise: {error}") from error
+    if values.shape[1] != len(classes):
         raise UserError(
-            f"transformers:{place} cannot score {_TRIED_SECONDS:g} s of noise: {error}"
-        ) from error
-    if values.shape[1] != len(teacher.classes):
-        raise UserError(
-            f"transformers:{place} gives {values.shape[1]} values for {len(teacher.classes)} "
-            "classes: is it an encoder, without a classifier?"
+            f"transformers:{place} gives {values.shape[1]} values for {len(classes)} classes: is "
+            "it an encoder, without a classifier?"
         )
     if not is_output_given and values.min() >= 0 and values.max() <= 1:
         raise UserError(
             f"transformers:{place} gives {values.min():.2g} to {values.max():.2g} for noise, which "
             f"look like probabilities. If they are, name the teacher transformers:{place}:none; "
-            f"else transformers:{place}:{teacher.output}"
+            f"else transformers:{place}:{classifier.output}"
         )
-    check_scores(values if teacher.output == "none" else np.clip(values, 0, 1), teacher.name)
+    check_scores(values if classifier.output == "none" else np.clip(values, 0, 1), place)
 
 
 def is_repository(where: str) -> bool:
@@ -268,11 +251,7 @@ def _hash_files(folder: str) -> list[str]:
     paths = next((paths for paths in matches if paths), [])
     for pattern in (*_SETTINGS, "*.py"):
         paths += sorted(pathlib.Path(folder).glob(pattern))
-    digests = []
-    for path in paths:
-        with path.open("rb") as file:
-            digests.append(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}")
-    return digests
+    return [f"{path.name} {files.compute_sha256(path)}" for path in paths]
 
 
 def _find_classes(config: Any, place: str) -> tuple[str, ...]:

@@ -248,7 +248,7 @@ def test_labels_are_made_as_the_options_say(folder, tmp_path):
     index = Source.open(folder / "data", "eval").index
     labels = SoftLabels.open(tmp_path, index, Segmentation(1.0), rule=LabelRule(True))
     assert json.loads((tmp_path / "label_quality.json").read_text())["bytes"] == labels.num_bytes
-    with pytest.raises(UserError, match=r"count_padding\) differs: expected False, found True"):
+    with pytest.raises(UserError, match=r"count_padding differs: expected False, found True"):
         run(relabel, folder / "model", folder / "data", *options)
 
 

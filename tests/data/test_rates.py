@@ -12,6 +12,7 @@ from prepared_data import config, read_split
 from psl_jax.audio import decoding
 from psl_jax.audio.segments import Segmentation, by_ticks, flatten
 from psl_jax.data import batches, split_index_files
+from psl_jax.data.label_manifest import LabelRule
 from psl_jax.data.segment_loader import Segments
 from psl_jax.data.source import Source
 from psl_jax.networks.frontend import LogMel, halve_rate
@@ -134,7 +135,7 @@ def test_networks_of_both_rates_hear_audio_of_both_rates():
 def test_teachers_of_other_runtimes_hear_them_at_their_rate():
     samples = noise(0.5, RATE, 7000)
     heard = []
-    scorer = HostScorer(lambda x: heard.append(x) or np.zeros((len(x), 1)), 16_000, True)
+    scorer = HostScorer(lambda x: heard.append(x) or np.zeros((len(x), 1)), 16_000, LabelRule())
     audio = np.int16(32768 * by_ticks(samples, RATE))[None]
     batch = {"audio": audio, "num_samples": np.array([8_000]), "weight": np.ones(1)}
     list(scorer([batch]))

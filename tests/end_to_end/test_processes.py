@@ -8,6 +8,7 @@ import subprocess
 import time
 
 import forked_python
+import jax
 import numpy as np
 import places
 import pytest
@@ -17,7 +18,7 @@ from psl_jax.audio.segments import Segmentation
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.runtime import distributed
 from psl_jax.runtime.errors import UserError
-from psl_jax.scoring import relabeling
+from psl_jax.scoring import evaluation, relabeling
 from psl_jax.scoring.relabeling import TeacherIdentity
 
 REPOSITORY = places.ROOT
@@ -229,10 +230,14 @@ def test_processes_share_out_shards_whoever_is_first(monkeypatch, tmp_path, firs
     np.testing.assert_array_equal(labels.gather(np.arange(10))[..., 0], expected)
 
 
-def test_what_is_missing_falls_to_all_processes_alike():
+def test_what_is_missing_falls_to_all_processes_alike(monkeypatch):
     """Not by the shards' numbers: those that a dead process left are all of one remainder."""
     left = list(range(3, 64, 8))  # of process 3 of 8
-    shares = [relabeling.deal_shards(left, process, 8) for process in range(8)]
+    shares = []
+    monkeypatch.setattr(jax, "process_count", lambda: 8)
+    for process in range(8):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        shares.append(evaluation.deal_shards(left))
     assert sorted(itertools.chain.from_iterable(shares)) == left
     assert {len(share) for share in shares} == {1}
 

@@ -52,7 +52,9 @@ def write_labels(folder, made: ClipIndex, segmentation: Segmentation, given=None
     writer = SoftLabelWriter(folder, made, segmentation, teacher_digest="t")
     given = values(made, segmentation) if given is None else given
     for shard in writer.missing:
-        writer.write_shard(shard, given[slice(*made.shard_offsets[shard : shard + 2])])
+        writer.write_shard(
+            shard, np.concatenate(given[slice(*made.shard_offsets[shard : shard + 2])])
+        )
     return SoftLabels.open(folder, made, segmentation)
 
 

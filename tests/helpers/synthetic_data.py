@@ -261,5 +261,18 @@ def write_soft_labels(
     writer = SoftLabelWriter(directory, index, segmentation, teacher_digest="teacher")
     for shard in writer.missing:
         low, high = index.shard_offsets[shard : shard + 2]
-        writer.write_shard(shard, values[low:high])
+        writer.write_shard(shard, np.concatenate(values[low:high]))
     return SoftLabels.open(directory, index, segmentation, "teacher")
+
+
+def make_quiet_batch(num_samples, num_classes, num_rows=2):
+    """A batch of faint noise, without labels."""
+    audio = np.random.default_rng(0).integers(-300, 300, (num_rows, num_samples)).astype(np.int16)
+    return {
+        "audio": audio,
+        "num_samples": np.full(num_rows, num_samples, np.int32),
+        "labels": np.zeros((num_rows, num_classes), np.float32),
+        "weight": np.ones(num_rows, np.float32),
+        "clip": np.arange(num_rows, dtype=np.int32),
+        "segment": np.zeros(num_rows, np.int32),
+    }

@@ -80,7 +80,9 @@ def test_resegmented_labels_tell_what_they_come_from(tmp_path):
     )  # fmt: skip
     given = label_data.values(index, frames)
     for shard in writer.missing:
-        writer.write_shard(shard, given[slice(*index.shard_offsets[shard : shard + 2])])
+        writer.write_shard(
+            shard, np.concatenate(given[slice(*index.shard_offsets[shard : shard + 2])])
+        )
     options = ("--split=train", "--segment_seconds=1")
     run("resegment", tmp_path / "frames", data, *options, f"--out={tmp_path / 'cut'}")
     manifest = json.loads((tmp_path / "cut/manifest.json").read_text())

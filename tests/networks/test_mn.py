@@ -9,6 +9,7 @@ import soxr
 from safetensors.numpy import save_file
 from shared_tables import TEACHERS, needs_teachers
 from small_mn import SHALLOW, random_state
+from synthetic_data import make_quiet_batch
 
 from psl_jax.experiments.start_model import started_variables
 from psl_jax.networks.architecture import Variables, num_parameters
@@ -22,7 +23,6 @@ from psl_jax.runtime import parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.scoring.scorer import Scorer
 from psl_jax.teachers.open_teacher import load_teacher, parse_name
-from psl_jax.teachers.teacher import make_quiet_noise
 from psl_jax.training.step import Recipe, init_state, step_function
 from psl_jax.weights import pytorch_file
 from psl_jax.weights.load_model import load_model
@@ -75,7 +75,7 @@ def test_rate_is_doubled_as_a_resampler_does():
 
 def test_products_transform_as_the_fft_does():
     """What TPUs do instead."""
-    audio = make_quiet_noise(4000, 0)["audio"] * 30
+    audio = make_quiet_batch(4000, 0)["audio"] * 30
     by_fft, by_products = (np.asarray(frontend.log_mel(audio, None, p)) for p in ("cpu", "tpu"))
     assert by_fft.shape == (2, 13, 128)
     np.testing.assert_allclose(by_products, by_fft, rtol=0, atol=1e-3)
@@ -85,13 +85,13 @@ def test_padding_has_no_influence():
     """A short row among full ones scores as it does alone, whatever follows its end."""
     variables = pytorch_file.convert_from_state(random_state(7, 0.1), "random weights").variables
     scorer = Scorer(MN.fold(variables, "sigmoid"), MnFrontEnd(), num_devices=1)
-    batch = make_quiet_noise(16_000, 7, num_rows=3)
+    batch = make_quiet_batch(16_000, 7, num_rows=3)
     batch["num_samples"][1] = 9_000
     alone = {k: v[1:2].copy() for k, v in batch.items()} | {"audio": batch["audio"][1:2, :9_000]}
     ((_, found),) = scorer([batch])
     ((_, expected),) = scorer([alone])
     np.testing.assert_allclose(found[1], expected[0], rtol=0, atol=2e-6)
-    full = make_quiet_noise(16_000, 7, num_rows=3)
+    full = make_quiet_batch(16_000, 7, num_rows=3)
     ((_, without),) = scorer([full])
     np.testing.assert_allclose(found[[0, 2]], without[[0, 2]], rtol=0, atol=2e-6)
     assert np.abs(found[1] - without[1]).max() > 1e-5  # it does hear less
@@ -283,7 +283,7 @@ def test_classes_of_other_numbers_are_named_beside_the_file(tmp_path):
     (tmp_path / "small.safetensors.classes.csv").write_text("label\nDog\nCat\n")
     found = load_teacher(part)
     assert found.classes == ("Dog", "Cat") and found.rate == 32_000
-    assert found.describe()[0]["width"] == 0.1
+    assert found.entries[0]["width"] == 0.1
     save_file(random_state(2, 0.1, seed=1), path)
     assert load_teacher(part).digest != found.digest
 

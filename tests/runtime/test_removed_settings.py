@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from synthetic_data import make_index
 
@@ -80,7 +81,7 @@ def test_who_gives_a_removed_setting_is_told(tmp_path):
 def label_folder(folder, changes: dict) -> None:
     index = make_index([1], 1600)
     writer = SoftLabelWriter(folder, index, Segmentation(0.1), teacher_digest="teacher")
-    writer.write_shard(0, [[[0.5] * index.num_classes]])
+    writer.write_shard(0, np.full((1, index.num_classes), 0.5))
     path = folder / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | OLD_RULE | changes))
 

@@ -11,8 +11,7 @@ from small_teachers import write_onnx
 from psl_jax.commands import evaluate, fit
 from psl_jax.runtime.errors import UserError
 from psl_jax.scoring import metrics
-from psl_jax.teachers import fitted_teacher, logistic_regression, open_teacher
-from psl_jax.teachers.teacher import ScoringOptions, make_quiet_noise
+from psl_jax.teachers import combined_teachers, logistic_regression, open_teacher
 
 LENGTHS = [16_000, 20_000] * 20
 
@@ -106,9 +105,9 @@ def test_it_learns_classes_that_the_tagger_lacks(folder, tmp_path, capsys):
 def test_its_scores_are_the_classifiers_of_the_taggers_logits(folder):
     teacher = open_teacher.open_teacher(folder / "f.npz", ("class 1", "class 0")).teacher
     raw = open_teacher.load_teacher(open_teacher.Part(1.0, "onnx", str(folder / "t.onnx")))
-    batch = make_quiet_noise(16_000, 2, 3)
-    ((_, scores),) = teacher.make_scorer(ScoringOptions())([batch])
-    ((_, theirs),) = raw.make_scorer(ScoringOptions())([batch])
+    batch = synthetic_data.make_quiet_batch(16_000, 2, 3)
+    ((_, scores),) = teacher.make_scorer()([batch])
+    ((_, theirs),) = raw.make_scorer()([batch])
     with np.load(folder / "f.npz") as stored:
         logits = np.log(theirs / (1 - theirs)) @ stored["kernel"] + stored["bias"]
     np.testing.assert_allclose(scores, (1 / (1 + np.exp(-logits)))[:, ::-1], rtol=1e-4)
@@ -119,9 +118,10 @@ def test_two_taggers_are_heard_side_by_side(folder, tmp_path):
     more = (f"--teacher=onnx:{tmp_path / 'u.onnx'}", f"--out={tmp_path / 'two.npz'}")
     run(fit, f"onnx:{folder / 't.onnx'}", folder / "data", *more)
     teacher = open_teacher.load_teacher(open_teacher.Part(1.0, "fitted", str(tmp_path / "two.npz")))
-    assert teacher.classifier.kernel.shape == (4, 2)
-    assert [entry["name"] for entry in teacher.describe()] == ["t", "u"]
-    ((_, scores),) = teacher.make_scorer(ScoringOptions())([make_quiet_noise(16_000, 2, 3)])
+    with np.load(tmp_path / "two.npz") as stored:
+        assert stored["kernel"].shape == (4, 2)
+    assert [entry["name"] for entry in teacher.entries] == ["t", "u"]
+    ((_, scores),) = teacher.make_scorer()([synthetic_data.make_quiet_batch(16_000, 2, 3)])
     assert scores.shape == (3, 2)
 
 
@@ -136,7 +136,7 @@ def test_a_fit_that_was_stopped_goes_on(folder, tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             run(fit, *arguments)
     with monkeypatch.context() as patched:  # nothing is scored once more
-        patched.setattr(fitted_teacher.JoinedScorer, "__call__", stopped)
+        patched.setattr(combined_teachers.CombinedScorer, "__call__", stopped)
         run(fit, *arguments)
     assert (tmp_path / "f.npz").read_bytes() == (folder / "f.npz").read_bytes()
 
@@ -173,7 +173,7 @@ def test_files_may_move_together_and_others_are_refused(folder, tmp_path):
 
 
 def test_what_is_wrong_is_told_before_anything_is_scored(folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(fitted_teacher.JoinedScorer, "__call__", None)
+    monkeypatch.setattr(combined_teachers.CombinedScorer, "__call__", None)
     teacher, data = f"onnx:{folder / 't.onnx'}", folder / "data"
     with pytest.raises(SystemExit):
         run(fit, teacher, data, f"--out={tmp_path / 'f.json'}")

@@ -8,23 +8,23 @@ import soxr
 import tagging
 from shared_tables import TEACHERS, needs_teachers
 from small_teachers import CLASSES, expected, write_onnx
+from synthetic_data import make_quiet_batch
 
 from psl_jax.commands import export
+from psl_jax.data.label_manifest import LabelRule
 from psl_jax.data.segment_loader import reflect_end
 from psl_jax.exporting import export_options
 from psl_jax.exporting.export_options import Options
 from psl_jax.runtime.errors import UserError
 from psl_jax.teachers import host_logmel, host_scorer, open_teacher
-from psl_jax.teachers.psl_teacher import OwnTeacher
-from psl_jax.teachers.teacher import ScoringOptions, make_quiet_noise
 
 
 def load(kind, path):
     return open_teacher.load_teacher(open_teacher.Part(1.0, kind, str(path)))
 
 
-def scores_of(teacher, batch, **running):
-    ((_, found),) = teacher.make_scorer(ScoringOptions(**running))([batch])
+def scores_of(teacher, batch, **rule):
+    ((_, found),) = teacher.make_scorer(LabelRule(**rule))([batch])
     return found
 
 
@@ -35,12 +35,9 @@ def test_onnx_waveforms(tmp_path, sigmoid):
     if not sigmoid:
         (tmp_path / "t.onnx.toml").write_text('outputs = "logits"\nscale = 1.0\n')
     teacher = load("onnx", path)
-    assert (
-        teacher.classes == tuple(CLASSES)
-        and teacher.rate == 16_000
-        and teacher.context_seconds is None
-    )
-    batch = make_quiet_noise(8000, 2, num_rows=4)
+    assert teacher.classes == tuple(CLASSES) and teacher.rate == 16_000
+    assert "at a time" not in teacher.summary
+    batch = make_quiet_batch(8000, 2, num_rows=4)
     batch["num_samples"][2], batch["weight"][3] = 5000, 0
     waves = batch["audio"] / np.float32(32_768)
     found = scores_of(teacher, batch)
@@ -55,7 +52,7 @@ def test_onnx_waveforms(tmp_path, sigmoid):
 def test_a_teacher_of_another_rate_hears_resampled_audio(tmp_path):
     path = write_onnx(tmp_path / "t.onnx")
     (tmp_path / "t.onnx.json").write_text('{"rate": 32000, "scale": 10}')
-    batch = make_quiet_noise(8000, 2)
+    batch = make_quiet_batch(8000, 2)
     waves = [soxr.resample(row / np.float32(32_768), 16_000, 32_000) for row in batch["audio"]]
     found = scores_of(load("onnx", path), batch)
     np.testing.assert_allclose(found, expected(10 * np.stack(waves)), atol=1e-6)
@@ -64,8 +61,8 @@ def test_a_teacher_of_another_rate_hears_resampled_audio(tmp_path):
 def test_fixed_windows_are_averaged(tmp_path):
     path = write_onnx(tmp_path / "t.onnx", shape=(1, 3000))
     teacher = load("onnx", path)
-    assert teacher.context_seconds == 3000 / 16_000
-    batch = make_quiet_noise(8000, 2)
+    assert "0.1875 s at a time" in teacher.summary
+    batch = make_quiet_batch(8000, 2)
     batch["num_samples"][1] = 2000
     waves = batch["audio"] / np.float32(32_768)
     starts = [0, 1500, 3000, 4500]  # 500 samples are left, no more than half a hop
@@ -97,7 +94,7 @@ def test_spectrograms_by_a_description(tmp_path):
     window = np.sin(np.pi * np.arange(1024) / 1024) ** 2
     write_onnx(tmp_path / "cnn.onnx", shape=("batch", 1, "frames", 64), axes=(1, 2, 3))
     (tmp_path / "cnn.toml").write_text('file = "cnn.onnx"\nrate = 32000\nlogmel = "panns"\n')
-    batch = make_quiet_noise(16_000, 2)
+    batch = make_quiet_batch(16_000, 2)
     found = scores_of(load("onnx", tmp_path / "cnn.toml"), batch)
     values = []
     for row in batch["audio"]:
@@ -125,7 +122,7 @@ def test_yamnet_is_the_same_as_run_by_hand():
 
     with np.load(TEACHERS / "mn04_reference.npz") as reference:
         audio = reference["wave0"][:64_000:2]
-    batch = make_quiet_noise(32_000, 521, num_rows=3)
+    batch = make_quiet_batch(32_000, 521, num_rows=3)
     batch["audio"][0] = audio
     waves = batch["audio"] / np.float32(32_768)
     found = scores_of(load("tflite", path), batch)
@@ -133,7 +130,7 @@ def test_yamnet_is_the_same_as_run_by_hand():
         patches = [by_hand(wave[start : start + 15_600]) for start in (0, 7680, 15_360)]
         np.testing.assert_allclose(row, np.mean(patches, axis=0), rtol=0, atol=1e-6)
     spectra_in = load("tflite", TEACHERS / "yamnet_spectra_in.tflite")
-    assert spectra_in.description.input == "logmel" and spectra_in.context_seconds == 0.975
+    assert "logmel at 16 kHz, 0.975 s at a time" in spectra_in.summary
     coarse = scores_of(spectra_in, batch)[0]  # of 8-bit steps
     assert np.argmax(coarse) == np.argmax(found[0]) and np.abs(coarse - found[0]).max() < 0.3
 
@@ -152,7 +149,7 @@ def test_yamnet_is_the_same_as_run_by_hand():
         ({"shape": (1, 3000)}, "patch = 6000", "is its rate another one"),
         ({}, "rate = 44", "rate is 44, expected samples a second"),
         ({}, "rates = 32000", "unknown key 'rates', did you mean rate"),
-        ({}, 'classes = ["Dog"]', "has 2 classes, and 1 are named"),
+        ({}, 'classes = ["Dog"]', "has 2 classes, and the list of them has 1"),
         ({}, 'output = "other"', "has no output 'other': it has scores"),
         ({}, 'logmel = "vggish"', "expected yamnet or panns"),
     ],
@@ -188,7 +185,7 @@ def test_python_functions(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     teacher = load("python", "tagger_of_mine:tag")
     assert teacher.classes == ("Dog", "Cat") and teacher.rate == 8000
-    batch = make_quiet_noise(8000, 2)
+    batch = make_quiet_batch(8000, 2)
     waves = [soxr.resample(row / np.float32(32_768), 16_000, 8000) for row in batch["audio"]]
     found = scores_of(teacher, batch)
     np.testing.assert_allclose(found[:, 0], np.abs(waves).mean(axis=1), rtol=1e-5)
@@ -215,15 +212,15 @@ def test_our_exports_say_what_they_are(tmp_path, kind, waveform):
     teacher = open_teacher.load_teacher(part)
     assert teacher.segment_seconds == model.info.segment_seconds != 10
     assert teacher.classes == model.classes and teacher.output == "sigmoid"
-    batch = make_quiet_noise(32_000, 6, num_rows=3)
+    batch = make_quiet_batch(32_000, 6, num_rows=3)
     batch["audio"][:] = np.stack([tagging.recording(2.0, seed) for seed in range(3)])
     batch["num_samples"][1], batch["audio"][1, 20_000:] = 20_000, 0
     reflect_end(batch["audio"][1], 20_000)
-    ((_, expected),) = OwnTeacher(model).make_scorer(ScoringOptions())([batch])
+    ((_, expected),) = open_teacher.make_own_teacher(model).make_scorer()([batch])
     assert expected.std() > 0.05
     np.testing.assert_allclose(scores_of(teacher, batch), expected, atol=1e-3)
     one = open_teacher.open_teacher(str(path), model.classes[1:]).teacher
     assert one.classes == model.classes[1:]
     softmax = dataclasses.replace(teacher, output="softmax")
     with pytest.raises(UserError, match="with one softmax"):
-        open_teacher._adapt_to_classes(softmax, model.classes[1:], path="", unmapped="error")
+        open_teacher.adapt_to_classes(softmax, model.classes[1:], class_map="", unmapped="error")

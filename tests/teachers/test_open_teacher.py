@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+from synthetic_data import make_quiet_batch
 
 from psl_jax.runtime.errors import UserError
-from psl_jax.teachers import ensemble, open_teacher
+from psl_jax.scoring.settings import RelabelSettings
+from psl_jax.teachers import open_teacher
+from psl_jax.teachers.combined_teachers import map_classes
 from psl_jax.teachers.open_teacher import Part
-from psl_jax.teachers.teacher import MappedTeacher, ScoringOptions, make_quiet_noise
+from psl_jax.teachers.teacher import Teacher
 
 
 def test_names(tmp_path, monkeypatch):
@@ -35,25 +38,13 @@ def test_names(tmp_path, monkeypatch):
             of(bad)
 
 
-class FakeTeacher:
+class FakeScorer:
     """Scores that do not depend on the audio."""
 
-    rate, context, segment_seconds = 16_000, None, 10.0
-
-    def __init__(self, name, scores, classes):
-        self.name, self.digest = name, f"digest of {name}"
-        self.scores, self.classes = np.array(scores, np.float32), tuple(classes)
-
-    def describe(self):
-        return [{"name": self.name}]
-
-    def summarize(self):
-        return self.name
-
-    def make_scorer(self, running):
-        return self
-
     where = "nothing"
+
+    def __init__(self, scores):
+        self.scores = np.array(scores, np.float32)
 
     def fitting(self, batch_size, seconds):
         return batch_size or 2
@@ -63,19 +54,24 @@ class FakeTeacher:
             yield batch, np.tile(self.scores, (len(batch["audio"]), 1))
 
 
+def fake_teacher(name, scores, classes):
+    entries, digest = [{"name": name}], f"digest of {name}"
+    return Teacher(name, classes, 16_000, digest, entries, name, lambda *_: FakeScorer(scores))
+
+
 @pytest.fixture
 def opened(monkeypatch):
     teachers = {
-        "a": FakeTeacher("a", [0.2, 0.8, 0.4], ("Dog", "Cat", "Bark")),
-        "b": FakeTeacher("b", [0.6, 0.1], ("Cat", "Dog")),
-        "nan": FakeTeacher("nan", [np.nan, 0.1], ("Cat", "Dog")),
+        "a": fake_teacher("a", [0.2, 0.8, 0.4], ("Dog", "Cat", "Bark")),
+        "b": fake_teacher("b", [0.6, 0.1], ("Cat", "Dog")),
+        "nan": fake_teacher("nan", [np.nan, 0.1], ("Cat", "Dog")),
     }
     monkeypatch.setattr(open_teacher, "load_teacher", lambda part, **_: teachers[part.where])
     return open_teacher.open_teacher
 
 
 def scores_of(teacher):
-    ((_, found),) = teacher.make_scorer(ScoringOptions())([make_quiet_noise(1000, 2)])
+    ((_, found),) = teacher.make_scorer()([make_quiet_batch(1000, 2)])
     return found[0]
 
 
@@ -84,10 +80,10 @@ def test_an_ensemble_is_a_weighted_mean(opened):
     teacher, weak = opened(name, classes)
     assert weak is None and teacher.classes == classes
     np.testing.assert_allclose(scores_of(teacher), [0.75 * 0.2 + 0.25 * 0.1, 0.75], rtol=1e-6)
-    logits = opened(name, classes, open_teacher.ClassMapping(mean="logits"))[0]
+    logits = opened(name, classes, RelabelSettings(mean="logits"))[0]
     odds = (0.2 / 0.8) ** 0.75 * (0.1 / 0.9) ** 0.25
     np.testing.assert_allclose(scores_of(logits)[0], odds / (1 + odds), rtol=1e-5)
-    told = teacher.describe()
+    told = teacher.entries
     assert [(one["name"], one["weight"]) for one in told] == [("a", 3.0), ("b", 1.0)]
     digests = {
         one.digest
@@ -102,30 +98,27 @@ def test_classes_that_some_or_all_teachers_lack(opened, tmp_path):
         opened("mn:a+mn:b", classes)
     with pytest.raises(UserError, match=r"b lacks 1 of the data's 2 classes: Bark"):
         opened("mn:a+mn:b", classes[:2])
-    teacher, weak = opened("mn:a+mn:b", classes, open_teacher.ClassMapping(unmapped="weak"))
+    teacher, weak = opened("mn:a+mn:b", classes, RelabelSettings(unmapped="weak"))
     np.testing.assert_allclose(scores_of(teacher), [0.15, 0.4, 0], rtol=1e-6)
     assert weak.tolist() == [False, False, True]
-    teacher, weak = opened("mn:a+mn:b", classes, open_teacher.ClassMapping(unmapped="drop"))
+    teacher, weak = opened("mn:a+mn:b", classes, RelabelSettings(unmapped="drop"))
     assert weak is None and scores_of(teacher)[2] == 0
     (tmp_path / "map.csv").write_text("class,teacher_class\nanimal,Dog\nanimal,Cat\n")
-    found = opened("mn:a", ("animal",), open_teacher.ClassMapping(str(tmp_path / "map.csv")))[0]
+    found = opened("mn:a", ("animal",), RelabelSettings(class_map=str(tmp_path / "map.csv")))[0]
     assert scores_of(found).tolist() == [np.float32(0.8)]
     with pytest.raises(UserError, match="class_map names 3 files for 2 teachers"):
-        opened("mn:a+mn:b", ("Dog",), open_teacher.ClassMapping("a.csv,b.csv,c.csv"))
+        opened("mn:a+mn:b", ("Dog",), RelabelSettings(class_map="a.csv,b.csv,c.csv"))
 
 
-def test_unlike_classes_and_nan_are_refused(opened):
-    one, other = opened("mn:a", ("Dog", "Cat"))[0], opened("mn:b", ("Cat", "Dog"))[0]
-    with pytest.raises(UserError, match="b has other classes than a"):
-        ensemble.Ensemble((one, other), np.ones((2, 2)))
+def test_nan_is_refused(opened):
     for name in ("mn:nan", "mn:a+mn:nan"):
         with pytest.raises(UserError, match="nan gives NaN or infinite scores"):
             scores_of(opened(name, ("Dog", "Cat"))[0])
 
 
 def test_a_map_is_part_of_the_digest(opened):
-    one = FakeTeacher("a", [0.2, 0.8], ("x", "y"))
+    one = fake_teacher("a", [0.2, 0.8], ("x", "y"))
     digests = {
-        MappedTeacher(one, ("p", "q"), columns).digest for columns in ([(0,), (1,)], [(1,), (0,)])
+        map_classes(one, ("p", "q"), columns).digest for columns in ([(0,), (1,)], [(1,), (0,)])
     }
     assert len(digests) == 2

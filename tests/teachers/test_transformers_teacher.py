@@ -15,8 +15,8 @@ from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter
 from psl_jax.data.source import Source
 from psl_jax.networks.class_lists import audioset_classes
 from psl_jax.runtime.errors import UserError
+from psl_jax.scoring.settings import RelabelSettings
 from psl_jax.teachers import open_teacher
-from psl_jax.teachers.teacher import ScoringOptions
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
@@ -117,7 +117,7 @@ def score(teacher, audio: np.ndarray, data_rate: int = 16_000) -> np.ndarray:
     rows = audio.reshape(len(audio), -1, 2) if data_rate == 32_000 else audio
     ticks = np.full(len(rows), rows.shape[1], np.int32)
     batch = {"audio": rows, "num_samples": ticks, "weight": np.ones(len(rows), np.float32)}
-    return next(iter(teacher.make_scorer(ScoringOptions())([batch])))[1]
+    return next(iter(teacher.make_scorer()([batch])))[1]
 
 
 def run_pipeline(name: str, waveforms, rate: int, output: str, data_rate=16_000) -> np.ndarray:
@@ -164,7 +164,7 @@ def test_scores_are_those_of_the_pipeline(tmp_path, network, rate, data_rate, se
         problem = {"sigmoid": "multi_label", "softmax": "single_label"}[output]
         problem_type = f"{problem}_classification"
         name = save(tmp_path / "model", network, rate, problem_type=problem_type)
-    mapping = open_teacher.ClassMapping(trust_remote_code=network == "own_code")
+    mapping = RelabelSettings(trust_remote_code=network == "own_code")
     teacher = open_teacher.open_teacher(name, NAMES, mapping).teacher
     assert teacher.classes == NAMES and teacher.rate == rate
     audio = make_noise(3, seconds * data_rate / 16_000)
@@ -176,17 +176,17 @@ def test_scores_are_those_of_the_pipeline(tmp_path, network, rate, data_rate, se
 def test_longer_audio_than_the_extractor_keeps_is_scored_in_windows(tmp_path):
     name = save(tmp_path / "model", "ast", problem_type="multi_label_classification")
     teacher = open_teacher.load_teacher(open_teacher.parse_name(name)[0])
-    size = round(16_000 * teacher.context_seconds)
+    scorer, batch_sizes = teacher.make_scorer(), []
+    size = round(16_000 * scorer._classifier.context_seconds)
     audio = make_noise(1, 24.0)
     starts = [0, size // 2, size, audio.shape[1] - size]
     windows = np.concatenate([audio[:, start : start + size] for start in starts])
     expected = score(teacher, windows).mean(axis=0)
-    scorer, batch_sizes = teacher.make_scorer(ScoringOptions()), []
-    teacher.model.register_forward_hook(
+    scorer._classifier.model.register_forward_hook(
         lambda module, inputs, outputs: batch_sizes.append(len(outputs.logits))
     )
     assert scorer.fitting(3, 24.0) == 3
-    scorer._score(audio / np.float32(32_768))
+    scorer.score(audio / np.float32(32_768))
     assert batch_sizes == [3, 1]
     np.testing.assert_allclose(score(teacher, audio)[0], expected, atol=1e-5)
 
@@ -201,7 +201,7 @@ def test_what_makes_probabilities(tmp_path):
         expected = run_pipeline(name, audio / np.float32(32_768), 16_000, output)
         np.testing.assert_allclose(score(teacher, audio), expected, atol=1e-5)
     by_itself = save_own_code(tmp_path / "model", ".sigmoid()")
-    trusted = open_teacher.ClassMapping(trust_remote_code=True)
+    trusted = RelabelSettings(trust_remote_code=True)
     with pytest.raises(UserError, match=r"look like probabilities.*model:none"):
         open_teacher.open_teacher(by_itself, NAMES, trusted)
     teacher = open_teacher.open_teacher(f"{by_itself}:none", NAMES, trusted).teacher
@@ -233,14 +233,14 @@ def test_random_weights_and_code_from_elsewhere_are_refused(tmp_path):
     config = tmp_path / "model/config.json"
     config.write_text(config.read_text().replace("loud.Loudness", "a/repository--loud.Loudness"))
     with pytest.raises(UserError, match=r"its config\.json names code in another.*a/repository--"):
-        open_teacher.open_teacher(name, NAMES, open_teacher.ClassMapping(trust_remote_code=True))
+        open_teacher.open_teacher(name, NAMES, RelabelSettings(trust_remote_code=True))
 
 
 def test_a_softmax_needs_all_of_its_classes(tmp_path):
     name = save(tmp_path / "model", "wav2vec2", problem_type="single_label_classification")
     class_map = tmp_path / "map.csv"
     class_map.write_text("class,teacher_class\nanimal,Dog\nanimal,Cat\n")
-    mapping = open_teacher.ClassMapping(str(class_map))
+    mapping = RelabelSettings(class_map=str(class_map))
     teacher = open_teacher.open_teacher(name, ["animal", NAMES[1]], mapping).teacher
     audio = make_noise(2, 1.0)
     expected = run_pipeline(name, audio / np.float32(32_768), 16_000, "softmax")

@@ -210,7 +210,7 @@ def test_the_command_labels_short_last_segments_for_runs_that_have_them(data, tm
     shared = {"labels": "soft", "teacher": teacher, "soft_labels_dir": str(out)}
     run(settings(data, shortest_segment_seconds=0.0, **shared), tmp_path / "run", "relabel")
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
-    with pytest.raises(UserError, match=r"least seconds of a segment .*expected 0\.5, found 0\.0"):
+    with pytest.raises(UserError, match=r"shortest_seconds differs: expected 0\.5, found 0\.0"):
         run(settings(data, **shared), tmp_path / "other", "relabel")
     with pytest.raises(SystemExit):
         relabel.parse(["relabel", *place, "--segment_seconds=1", "--shortest_segment_seconds=nan"])
