@@ -79,12 +79,11 @@ class Corrections:
 
     def find_values(self, index: ClipIndex, segmentation: Segmentation) -> SegmentValues:
         """Finds what holds for the segments of a split."""
-        counts = segmentation.count_segments(index.num_samples)
-        firsts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        firsts = segmentation.number_segments(index.num_samples)
         segments, classes, values = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0)]
         for clip, people in self._opinions(index):
             seconds = index.num_samples[clip] / SAMPLE_RATE
-            onsets, offsets = segmentation.compute_times(np.arange(counts[clip]))
+            onsets, offsets = segmentation.compute_times(np.arange(firsts[clip + 1] - firsts[clip]))
             verdicts = _judge_yeses(people)
             for number, span in enumerate(zip(onsets, np.minimum(offsets, seconds), strict=True)):
                 of_classes = _judge(people, verdicts, _to_cells(*span))
@@ -100,7 +99,9 @@ class Corrections:
 
     def correct(self, index: ClipIndex) -> ClipIndex:
         """The split with the weak labels that follow from the decisions."""
-        clips, classes, values = self.find_values(index, Segmentation(_longest_seconds(index)))
+        clips, classes, values = self.find_values(
+            index, Segmentation(max(index.clip_samples, 1) / SAMPLE_RATE)
+        )
         decided = clips * index.num_classes + classes
         pairs = _number_pairs(index, index.label_offsets, index.label_values)
         unknown = _number_pairs(index, index.unknown_offsets, index.unknown_values)
@@ -122,37 +123,16 @@ class Corrections:
         Raises UserError where no decision is about them.
         """
         places = [_Places(index) for index in splits]
+        split_names, classes = ", ".join(index.split for index in splits), splits[0].classes
         lacking = [d for d in self.decisions if not any(p.find(d.filename) for p in places)]
-        names = ", ".join(index.split for index in splits)
         if len(lacking) == len(self.decisions):
             first = f"; the first is about {lacking[0].filename!r}" if lacking else ""
             raise UserError(
                 f"{self.where}: none of its {len(lacking)} decisions is about a file of these data "
-                f"({names}){first}"
-            )
-        problems = []
-        if lacking:
-            problems.append(
-                f"{len(lacking)} of {len(self.decisions)} decisions are about files that these "
-                f"data ({names}) lack: {_list_first(repr(d.filename) for d in lacking)}. They have "
-                "no effect"
+                f"({split_names}){first}"
             )
         self._check_names(places)
-        if crossing := [d.filename for d in self.decisions if _is_lost(d, places)]:
-            problems.append(
-                f"{len(crossing)} yeses cross from one clip to the next, or lie outside the clips, "
-                f"as one in {crossing[0]!r}. They have no effect: decide on a part that one clip "
-                "holds"
-            )
-        classes = splits[0].classes
         labels = {decision.label for decision in self.decisions} - {OTHERS}
-        wrong = sorted(label for label in labels if find_class(label, classes) is None)
-        if wrong:
-            near = _list_first(f"{name!r}{near_names(name, classes)}" for name in wrong)
-            problems.append(
-                f"the data have no class {near}. Decisions on it have no effect: rename it, or "
-                "add it to classes.csv and prepare the data again"
-            )
         disputed = [
             f"{index.classes[label]!r} at {begin / _CELLS:g} to {end / _CELLS:g} s of "
             f"{index.ids[clip]}"
@@ -161,12 +141,28 @@ class Corrections:
             for (label, begin, end), verdict in _judge_yeses(people).items()
             if verdict is None
         ]
-        if disputed:
-            problems.append(
-                f"people disagree on {len(disputed)} labels, which are unknown: "
-                f"{_list_first(disputed)}. A new decision of theirs or of one more person counts"
-            )
-        return [f"{self.where}: {problem}" for problem in problems]
+        problems = {
+            f"decisions are about files that these data ({split_names}) lack, and have no effect": [
+                repr(decision.filename) for decision in lacking
+            ],
+            "yeses cross from one clip to the next, or lie outside the clips, and have no effect; "
+            "decide on a part that one clip holds": [
+                repr(d.filename) for d in self.decisions if _is_lost(d, places)
+            ],
+            "labels are no class of the data, and decisions on them have no effect; rename them, "
+            "or add them to classes.csv and prepare the data again": [
+                f"{name!r}{near_names(name, classes)}"
+                for name in sorted(labels)
+                if find_class(name, classes) is None
+            ],
+            "labels are unknown, because people disagree; a new decision of theirs or of one more "
+            "person counts": disputed,
+        }
+        return [
+            f"{self.where}: {len(found)} {what}: {_list_first(found)}"
+            for what, found in problems.items()
+            if found
+        ]
 
     def _check_names(self, places: Sequence["_Places"]) -> None:
         """Raises UserError where files of one name in several folders are taken for one clip."""
@@ -304,10 +300,6 @@ def _ragged(pairs: np.ndarray, index: ClipIndex) -> tuple[np.ndarray, np.ndarray
     counts = np.bincount(pairs // index.num_classes, minlength=len(index))
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     return offsets, (pairs % index.num_classes).astype(np.int32)
-
-
-def _longest_seconds(index: ClipIndex) -> float:
-    return max(index.clip_samples, 1) / SAMPLE_RATE
 
 
 def _list_first(texts: Iterable[str]) -> str:
