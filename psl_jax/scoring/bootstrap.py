@@ -57,24 +57,23 @@ def compute_differences(
     if len({part.shape for each in parts.values() for part in each}) > 1:
         raise UserError("the experiments have scores of another number of seeds than each other")
     means = {name: np.mean(each, axis=0) for name, each in parts.items()}
-    return _compute_intervals(means, reference, seed)
-
-
-def _compute_intervals(
-    means: Mapping[str, np.ndarray], reference: str, seed: int
-) -> dict[str, Interval]:
-    """Intervals of differences between `means` [seeds, 1 + resamples]; the first has all clips."""
-    tails = 100 * (1 - LEVEL) / 2
     intervals = {}
     for name in means:
-        if name != reference:
-            of_seeds = means[name] - means[reference]
-            difference = of_seeds[:, 0].mean()
-            resampled = _resample_seeds(of_seeds[:, 1:], seed)
-            low, high = np.nanpercentile(resampled, [tails, 100 - tails])
-            centre = difference - np.nanmean(resampled)
-            intervals[name] = Interval(*map(float, (difference, low + centre, high + centre)))
+        if name == reference:
+            continue
+        of_seeds = means[name] - means[reference]
+        difference = of_seeds[:, 0].mean()
+        low, high = _find_interval(difference, _resample_seeds(of_seeds[:, 1:], seed))
+        intervals[name] = Interval(float(difference), low, high)
     return intervals
+
+
+def _find_interval(value: float, resamples: np.ndarray) -> tuple[float, float]:
+    """Where the middle LEVEL of the resamples lies, moved so that their mean is the value."""
+    tails = 100 * (1 - LEVEL) / 2
+    low, high = np.nanpercentile(resamples, [tails, 100 - tails])
+    centre = value - np.nanmean(resamples)
+    return float(low + centre), float(high + centre)
 
 
 def _resample_seeds(values: np.ndarray, seed: int) -> np.ndarray:
@@ -150,6 +149,5 @@ def compute_map_interval(
     """
     counts = _draw_whole_and_resamples(truth, truth.size, seed)
     maps = compute_resampled_maps(truth, scores, counts)
-    tails = 100 * (1 - LEVEL) / 2
-    low, high = np.nanpercentile(maps[1:], [tails, 100 - tails]) + maps[0] - np.nanmean(maps[1:])
-    return float(max(low, 0.0)), float(min(high, 1.0))
+    low, high = _find_interval(maps[0], maps[1:])
+    return max(low, 0.0), min(high, 1.0)

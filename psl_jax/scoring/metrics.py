@@ -5,9 +5,8 @@ clip is left out for that class. Scores are any finite numbers of the same shape
 matters), and tied scores are never broken by chance or by position.
 """
 
-import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import special
@@ -36,14 +35,6 @@ def average_precision(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return _compute_ap_and_auc(*_check_arrays(truth, scores))[0]
 
 
-def roc_auc(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve of each class, a tie counting one half: float64 [classes].
-
-    NaN for a class without positives or without negatives.
-    """
-    return _compute_ap_and_auc(*_check_arrays(truth, scores))[1]
-
-
 def tabulate_classes(
     truth: np.ndarray, scores: np.ndarray, classes: Sequence[str], ids: Sequence[Any] | None = None
 ) -> list[tuple[str, float | None, float | None, int]]:
@@ -55,17 +46,23 @@ def tabulate_classes(
     if len(classes) != truth.shape[1]:
         raise ValueError(f"{len(classes)} class names for {truth.shape[1]} columns of scores")
     ap, auc = _compute_ap_and_auc(truth, scores, known)
-    positives = truth.sum(axis=0)
+
+    def as_json(value: float) -> float | None:
+        return None if np.isnan(value) else float(value)
+
     return [
-        (str(name), _none_if_nan(p), _none_if_nan(a), int(n))
-        for name, p, a, n in zip(classes, ap, auc, positives, strict=True)
+        (str(name), as_json(p), as_json(a), int(n))
+        for name, p, a, n in zip(classes, ap, auc, truth.sum(axis=0), strict=True)
     ]
 
 
 def _compute_ap_and_auc(
     truth: np.ndarray, scores: np.ndarray, known: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(AP [classes], AUC [classes]). Sorts each class once and looks its positives up in it."""
+    """(AP [classes], AUC [classes]). Sorts each class once and looks its positives up in it.
+
+    The AUC counts a tie one half, and is NaN for a class without positives or without negatives.
+    """
     num_classes = truth.shape[1]
     ap, auc = np.full(num_classes, np.nan), np.full(num_classes, np.nan)
     for c, (column, truth_column) in enumerate(zip(_columns(scores), truth.T, strict=True)):
@@ -192,38 +189,31 @@ class LabelCounter:
 
     def __init__(self, threshold: float = 0.5) -> None:
         self._threshold = threshold
-        self._labels: dict[str, list[np.ndarray]] = {"soft": [], "weak": []}
-        self._coverage: list[np.ndarray] = []
+        self._counts = [np.zeros((3, 0), np.int64)]  # soft labels, weak ones, and both, of clips
 
     def add(self, soft: np.ndarray, counts: np.ndarray, weak: np.ndarray) -> None:
         """soft [n, segments, classes], counts [n] valid segments, weak [n, classes]."""
-        counts, weak = np.asarray(counts), np.asarray(weak) > 0
-        for start in range(0, len(soft), 1024):  # bounds the temporaries
-            part = slice(start, start + 1024)
-            valid = np.arange(soft.shape[1]) < counts[part, None]
-            hard = ((soft[part] > self._threshold) & valid[..., None]).any(axis=1)
-            self._labels["soft"].append(hard.sum(axis=1))
-            self._labels["weak"].append(weak[part].sum(axis=1))
-            labelled = weak[part].any(axis=1)
-            covered = (hard & weak[part])[labelled].sum(axis=1)
-            self._coverage.append(covered / weak[part][labelled].sum(axis=1))
+        valid = np.arange(soft.shape[1]) < np.asarray(counts)[:, None]
+        has_soft = ((soft > self._threshold) & valid[..., None]).any(axis=1)
+        has_weak = np.asarray(weak) > 0
+        labels = (has_soft, has_weak, has_soft & has_weak)
+        self._counts.append(np.stack([has_label.sum(axis=1) for has_label in labels]))
 
     def result(self) -> dict[str, Any]:
         """`labels_per_clip`: clips with 0, 1, 2, … labels; shares and coverage are in 0 to 1.
 
         Coverage is over the clips that have weak labels. UserError if nothing was added.
         """
-        labels = {kind: np.concatenate([[], *parts]) for kind, parts in self._labels.items()}
-        if not len(labels["soft"]):
+        soft, weak, both = np.concatenate(self._counts, axis=1)
+        if not len(soft):
             raise UserError("There are no clips to take label statistics of.")
-        coverage = np.concatenate([[], *self._coverage])
+        labels = {"soft": soft, "weak": weak}
+        coverage = both[weak > 0] / weak[weak > 0]
         bins = np.ceil(coverage * 4) + (coverage == 1)
         return {
             "threshold": self._threshold,
-            "num_clips": len(labels["soft"]),
-            "labels_per_clip": {
-                kind: np.bincount(n.astype(int)).tolist() for kind, n in labels.items()
-            },
+            "num_clips": len(soft),
+            "labels_per_clip": {kind: np.bincount(n).tolist() for kind, n in labels.items()},
             "mean_labels": {kind: float(n.mean()) for kind, n in labels.items()},
             "share_without_labels": {kind: float(np.mean(n == 0)) for kind, n in labels.items()},
             "coverage": {
@@ -279,15 +269,10 @@ def mean_over_scored_classes(ap: np.ndarray) -> float:
     return float(np.nanmean(ap))
 
 
-def _none_if_nan(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
-
-
 BINS = 10
 
 
-@dataclasses.dataclass(frozen=True)
-class Reliability:
+class Reliability(NamedTuple):
     """Scores in `BINS` equally wide bins from 0 to 1, the upper edge belonging to the last.
 
     Attributes:
@@ -308,10 +293,8 @@ class Reliability:
         return float(np.average(gaps, weights=self.counts[used]))
 
 
-def compute_reliability(truth: np.ndarray, scores: np.ndarray, bins: int = BINS) -> Reliability:
-    """Of all pairs of a clip and a class together; truth multi-hot and scores [clips, classes].
-
-    Pairs whose truth is negative, which is unknown, are left out.
+def compute_reliability(truth: np.ndarray, scores: np.ndarray) -> Reliability:
+    """Of all pairs of a clip and a class whose truth is known; both are [clips, classes].
 
     Guo et al., On calibration of modern neural networks (ICML 2017), each class as a problem of
     its own. UserError where there is nothing, or a score is no probability.
@@ -323,11 +306,11 @@ def compute_reliability(truth: np.ndarray, scores: np.ndarray, bins: int = BINS)
     hit, score = hit[known], score[known]
     if not (score.min() >= 0 and score.max() <= 1):
         raise UserError(f"scores from {score.min():g} to {score.max():g} are no probabilities")
-    number = np.minimum((score * bins).astype(np.int64), bins - 1)
-    counts = np.bincount(number, minlength=bins)
+    number = np.minimum((score * BINS).astype(np.int64), BINS - 1)
+    counts = np.bincount(number, minlength=BINS)
     some = np.where(counts > 0, counts, np.nan)
     return Reliability(
         counts,
-        np.bincount(number, score, minlength=bins) / some,
-        np.bincount(number, hit, minlength=bins) / some,
+        np.bincount(number, score, minlength=BINS) / some,
+        np.bincount(number, hit, minlength=BINS) / some,
     )
