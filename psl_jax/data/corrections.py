@@ -141,8 +141,9 @@ class Corrections:
             for (label, begin, end), verdict in _judge_yeses(people).items()
             if verdict is None
         ]
+        of_all = f"of {len(self.decisions)} decisions"
         problems = {
-            f"decisions are about files that these data ({split_names}) lack, and have no effect": [
+            f"{of_all} are about files that these data ({split_names}) lack, and have no effect": [
                 repr(decision.filename) for decision in lacking
             ],
             "yeses cross from one clip to the next, or lie outside the clips, and have no effect; "

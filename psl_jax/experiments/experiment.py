@@ -20,7 +20,7 @@ from psl_jax.experiments import sanity_notes, setting_checks, training_steps
 from psl_jax.experiments.run_folder import RunFolder
 from psl_jax.experiments.soft_label_stage import SoftLabelStage
 from psl_jax.experiments.start_model import StartModel, started_variables
-from psl_jax.networks.architecture import Network, Variables, num_parameters
+from psl_jax.networks.architecture import Network, Variables
 from psl_jax.networks.trained_model import ModelInfo
 from psl_jax.reporting import run_page
 from psl_jax.runtime import files, parallel
@@ -172,31 +172,6 @@ class Experiment:
         except UserError as error:
             raise UserError(f"config.data.{setting} is {split!r}: {error}") from error
         self.folder.bind_data(split, source.index)
-
-    @property
-    def bytes_to_write(self) -> int:
-        """About how much disk the stages that are not finished take."""
-        finished, num_bytes = self.folder.finished, 0
-        if Stage.TRAIN not in finished:  # parameters and Adam's moments, float32
-            num_checkpoints = self.settings.train.best_checkpoints + 2
-            _, variables = self._fresh_network
-            num_bytes += num_checkpoints * 3 * 4 * num_parameters(variables)
-        if Stage.RELABEL not in finished:
-            num_bytes += self.label_stage.bytes_to_write
-        return num_bytes
-
-    @property
-    def rough_seconds(self) -> float:
-        """About how long the whole training takes; 0 where nothing is known of the devices."""
-        if parallel.platform_of(self.mesh) != "cpu":
-            return 0.0
-        audio_seconds = self.loop.max_steps * self.batch_size * self.settings.segment_seconds
-        if self._keeps_features:  # one pass without gradients
-            validation = self.source(self.settings.data.validation_split).index
-            audio_seconds = self.train_segments * self.settings.segment_seconds / 3
-            audio_seconds += validation.hours * 3600 / 3
-        work = self.settings.architecture.relative_work(self.settings.model.width)
-        return sanity_notes.rough_seconds(audio_seconds, work, cores=os.cpu_count() or 1)
 
     def run(self, last_stage: Stage = Stage.REPORT) -> None:
         """Runs what is not finished yet, up to `last_stage` or to the end; after `check`."""

@@ -5,7 +5,6 @@ a table that is true of neither.
 """
 
 import os
-import pathlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -30,6 +29,7 @@ from psl_jax.runtime.run_files import (
 from psl_jax.runtime.settings import Kind
 
 _TEACHER, _START, _ORDER, _CORRECTIONS = "teacher", "init_from", "order", "corrections"
+_SHOWN = 10  # settings in a message
 _AFRESH = "Give another --workdir, or --start_afresh to delete what it holds and begin again."
 
 
@@ -100,14 +100,29 @@ class RunFolder:
         if Stage.TRAIN not in done:  # validation evaluates likewise, and chooses the checkpoints
             refused += [n for n in differing[Kind.EVALUATION] if n.startswith("evaluate.")]
         if refused:
-            raise _other_settings(self.path, refused, stored=stored, wanted=self._wanted)
+            lines = [
+                f"  {name}: {config_lib.stored_setting(stored, name)!r} there, "
+                f"{config_lib.stored_setting(self._wanted, name)!r} now\n"
+                for name in refused[:_SHOWN]
+            ]
+            more = f"  and {len(refused) - _SHOWN} more\n" if len(refused) > _SHOWN else ""
+            raise OtherRunError(
+                f"{self.path} was made with other settings:\n{''.join(lines)}{more}{_AFRESH}"
+            )
         if differing[Kind.EVALUATION]:
             evaluated = (Stage.EVALUATE, Stage.REPORT)
             self._done = {stage: done[stage] for stage in done if stage not in evaluated}
 
     def bind_data(self, split: str, index: ClipIndex) -> None:
         """Notes the content of a split; raises OtherRunError where the run has another one."""
-        now = _identity(index)
+        now = {
+            "clips": len(index),
+            "ids_sha256": index.ids_sha256,
+            "classes_digest": files.json_digest(list(index.classes)),
+            "labels_sha256": index.labels_sha256,
+        }
+        if index.audio_digests is not None:
+            now["audio_sha256"] = index.audio_sha256
         before = self._bound.get(split, now)
         differing = [name for name, value in before.items() if value != now.get(name, value)]
         if differing:
@@ -121,37 +136,29 @@ class RunFolder:
 
     def bind_teacher(self, digest: str, where: object) -> None:
         """Notes the teacher; raises OtherRunError where the run was begun with another one."""
-        self._check_model(_TEACHER, digest, how="with another teacher", where=where)
+        self._bind(_TEACHER, digest, digest, how="with another teacher", where=where)
 
     def bind_start(self, digest: str, where: object) -> None:
         """Notes the model that the run starts from, "" for none. Raises OtherRunError."""
-        if self.begun and not self.afresh:
-            self._bound.setdefault(_START, "")
-        self._check_model(_START, digest, how="from another model", where=where)
+        untold = "" if self.begun and not self.afresh else digest
+        self._bind(_START, digest, untold, how="from another model", where=where)
 
-    def bind_corrections(self, digest: str, where: str) -> None:
+    def bind_corrections(self, digest: str, where: object) -> None:
         """Notes the decisions of people, "" for none. Raises OtherRunError for others."""
-        before = self._bound.get(_CORRECTIONS, "" if self.begun and not self.afresh else digest)
-        if before != digest:
-            words = {
-                before: before or "none",
-                digest: f"{where} has {digest}" if digest else "none",
-            }
-            raise OtherRunError(
-                f"{self.path} was made with other corrections of labels: {words[before]} (digest "
-                f"of the decisions) there, {words[digest]} now. {_AFRESH}"
-            )
-        if digest:
-            self._bound[_CORRECTIONS] = digest
+        untold = "" if self.begun and not self.afresh else digest
+        how = "with other corrections of labels"
+        self._bind(_CORRECTIONS, digest, untold, how=how, where=where)
 
-    def _check_model(self, key: str, digest: str, *, how: str, where: object) -> None:
-        before = self._bound.get(key, digest)
+    def _bind(self, key: str, digest: str, untold: str, *, how: str, where: object) -> None:
+        """untold: the digest of a run that does not tell it."""
+        before = self._bound.get(key, untold)
         if before != digest:
             raise OtherRunError(
                 f"{self.path} was made {how}: digest {before or None}, and {where} has "
-                f"{digest or None} now. Was it trained again? {_AFRESH}"
+                f"{digest or None} now. Was it changed since? {_AFRESH}"
             )
-        self._bound[key] = digest
+        if digest or key != _CORRECTIONS:
+            self._bound[key] = digest
 
     def bind_order(self, order: str) -> None:
         """Notes the order of segments; raises OtherRunError where the run has another one.
@@ -216,30 +223,3 @@ _WORDS = {
     "labels_sha256": "labels or lengths",
     "audio_sha256": "the audio",
 }
-
-
-def _identity(index: ClipIndex) -> dict[str, Any]:
-    """What a split is, wherever it lies."""
-    identity = {
-        "clips": len(index),
-        "ids_sha256": index.ids_sha256,
-        "classes_digest": files.json_digest(list(index.classes)),
-        "labels_sha256": index.labels_sha256,
-    }
-    if index.audio_digests is not None:
-        identity["audio_sha256"] = index.audio_sha256
-    return identity
-
-
-def _other_settings(
-    folder: pathlib.Path, names: list[str], *, stored: dict[str, Any], wanted: dict[str, Any]
-) -> OtherRunError:
-    lines = [
-        f"  {name}: {config_lib.stored_setting(stored, name)!r} there, "
-        f"{config_lib.stored_setting(wanted, name)!r} now"
-        for name in names[:10]
-    ]
-    more = f"  and {len(names) - 10} more\n" if len(names) > 10 else ""
-    return OtherRunError(
-        f"{folder} was made with other settings:\n" + "\n".join(lines) + f"\n{more}{_AFRESH}"
-    )

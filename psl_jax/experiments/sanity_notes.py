@@ -123,12 +123,3 @@ def of_labels(quality: Mapping[str, Any]) -> list[str]:
             "ones: the teacher says yes to nearly everything"
         )
     return notes
-
-
-def rough_seconds(audio_seconds: float, work: float, *, cores: int) -> float:
-    """About how long a CPU trains on so much audio, all steps together.
-
-    From what two cores of an AMD EPYC make (docs/PERFORMANCE.md): 110 seconds of audio a second
-    and core at width 1, half as long again for validations, and half a minute to compile.
-    """
-    return 30 + 1.5 * audio_seconds * work / (110 * cores)

@@ -5,7 +5,6 @@ import pathlib
 from collections.abc import Callable
 
 import jax
-import numpy as np
 
 from psl_jax.audio.segments import Segmentation
 from psl_jax.config import Settings
@@ -112,15 +111,6 @@ class SoftLabelStage:
         if not self.settings.soft_labels_dir:
             return None
         return digest_without_teacher(self.directory, even_relabeled=not self.teacher)
-
-    @property
-    def bytes_to_write(self) -> int:
-        """About how much disk a relabeling takes; 0 where none is made."""
-        if not self.is_stored or self.given:
-            return 0
-        index = self._open_source().index
-        num_segments = int(self.segmentation.count_segments(index.num_samples).sum(dtype=np.int64))
-        return 2 * index.num_classes * num_segments  # float16
 
     @property
     def lacks_labels(self) -> bool:

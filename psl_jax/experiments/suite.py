@@ -12,9 +12,8 @@ import functools
 import os
 import pathlib
 import re
-import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -34,7 +33,7 @@ from psl_jax.experiments.suite_results import Repetition
 from psl_jax.reporting import result_tables
 from psl_jax.runtime import parallel
 from psl_jax.runtime.errors import UserError
-from psl_jax.runtime.paths import is_remote, path_of
+from psl_jax.runtime.paths import path_of
 from psl_jax.runtime.run_files import Stage
 from psl_jax.teachers import open_teacher
 
@@ -184,7 +183,6 @@ def _run_suite(
         return experiment
 
     runs = {name: open_run(name) for name in experiments}
-    _check_disk(runs.values(), workdir)
     if jax.process_index() == 0:
         print("\n".join(["", *describe_plan(list(runs.values()))]), flush=True)
     for number, name in enumerate(experiments):
@@ -269,20 +267,6 @@ def _check_splits(experiments: Mapping[str, Settings], data_dirs: Mapping[str, s
                 raise UserError(f"config.data.{setting} is {split!r}: {error}") from error
 
 
-def _check_disk(runs: Iterable[Experiment], workdir: pathlib.Path) -> None:
-    """Raises UserError where the disk is too small for what will be written."""
-    if is_remote(workdir):
-        return
-    needed = sum(run.bytes_to_write for run in runs)
-    place = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
-    free = shutil.disk_usage(place).free
-    if jax.process_index() == 0 and needed > free:
-        raise UserError(
-            f"{workdir}: checkpoints and soft labels will take about {needed / 1e9:.1f} GB, and "
-            f"{free / 1e9:.1f} GB are free. Free some space, or give another --workdir"
-        )
-
-
 def describe_plan(runs: list[Experiment]) -> list[str]:
     """What will be done, a line an experiment, and what to know of it before."""
     width = max(len(run.settings.name) for run in runs)
@@ -302,9 +286,6 @@ def describe_plan(runs: list[Experiment]) -> list[str]:
             f"{settings.name:{width}}  {settings.labels:6} {len(run.train_index):8,} "
             f"{run.train_segments:9,} {run.batch_size:6,} {run.loop.max_steps:8,}{state}"
         )
-    seconds = sum(run.rough_seconds for run in runs if Stage.TRAIN not in run.folder.finished)
-    if seconds:
-        lines.append(f"training will take about {result_tables.duration(seconds)}, very roughly")
     notes = result_tables.notes([{"name": run.settings.name, "notes": run.notes} for run in runs])
     return [*lines, *(f"note: {note}" for note in notes)]
 

@@ -50,38 +50,33 @@ class Repetition:
 
 def summarize(name: str, runs: Sequence[Experiment]) -> dict[str, Any]:
     """What results.json holds of finished experiments: rows, and what they are held against."""
-    rows = [run.summary() for run in runs]
+    rows = {run.settings.name: run.summary() for run in runs}
     _note_poor_teachers(rows, {run.settings.name: run.settings.teacher for run in runs})
-    results: dict[str, Any] = {"name": name, "experiments": rows}
-    names = {row["name"] for row in rows}
+    results: dict[str, Any] = {"name": name, "experiments": list(rows.values())}
     table = paper_tables.table_of(name)
     if table is not None:
         if name in paper_tables.TABLES and table.reported:  # on the paper's data
             results["paper"] = {key: row.value for key, row in table.reported.items()}
             results["paper_d_prime"] = {key: row.d_prime for key, row in table.reported.items()}
-        results["measures"] = {k: v for k, v in table.measures.items() if k in names}
-        results["references"] = {k: v for k, v in table.references.items() if k in names}
-    without_table = "scratch" if "scratch" in names else "weak"
+        results["measures"] = {k: v for k, v in table.measures.items() if k in rows}
+        results["references"] = {k: v for k, v in table.references.items() if k in rows}
+    without_table = "scratch" if "scratch" in rows else "weak"
     results["reference"] = table.reference if table else without_table
-    qualities = {
-        run.settings.name: files.read_json(run.run_dir / LABEL_QUALITY)
-        for run in runs
-        if (run.run_dir / LABEL_QUALITY).exists()
-    }
+    paths = {run.settings.name: run.run_dir / LABEL_QUALITY for run in runs}
+    qualities = {key: files.read_json(path) for key, path in paths.items() if path.exists()}
     if qualities:
         results["label_quality"] = qualities
     return results
 
 
-def _note_poor_teachers(rows: Sequence[dict[str, Any]], teachers: Mapping[str, str]) -> None:
+def _note_poor_teachers(rows: Mapping[str, dict[str, Any]], teachers: Mapping[str, str]) -> None:
     """Adds a note to students whose teacher of the suite is worse than one on weak labels.
 
-    teachers: by the name of an experiment; "" where it has none.
+    Both by the name of the experiment; teachers: "" where it has none.
     """
-    scores = {row["name"]: row["mAP"] for row in rows}
-    weak = scores.get("weak")
-    for row in rows:
-        teacher = scores.get(teachers[row["name"]])
+    weak = rows.get("weak", {}).get("mAP")
+    for name, row in rows.items():
+        teacher = rows.get(teachers[name], {}).get("mAP")
         if weak is not None and teacher is not None and teacher < weak:
             row["notes"].append(
                 f"the teacher ({100 * teacher:.2f} mAP) is worse than the same network on the "

@@ -225,7 +225,6 @@ class Architecture:
       buffers: what a published checkpoint holds of its front end.
       channels: of a width, the output channels of tensors whose sizes tell it, by published name.
       published_seconds: length of the segments that published weights were trained on.
-      relative_work: of a width, of a training step, where MobileNetV2's at width 1 is 1.
     """
 
     name: str
@@ -241,7 +240,6 @@ class Architecture:
     buffers: Callable[[], Mapping[str, np.ndarray]]
     channels: Callable[[float], Mapping[str, int]]
     published_seconds: float
-    relative_work: Callable[[float], float]
 
     def has_width(self, params: dict, width: float) -> bool:
         """Whether parameters have about the shapes of a width; they are not made for that."""

@@ -69,5 +69,4 @@ MOBILENET_V2 = Architecture(
     },
     channels=channels,
     published_seconds=10.0,
-    relative_work=lambda width: 0.12 + 0.88 * width,
 )

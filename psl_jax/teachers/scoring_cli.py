@@ -23,10 +23,6 @@ from psl_jax.teachers.open_teacher import OpenedTeacher, parse_name
 from psl_jax.teachers.teacher import Teacher
 from psl_jax.teachers.transformers_teacher import is_repository
 
-# Seconds of audio that a core scores in a second at width 1, from two cores of an AMD EPYC, see
-# docs/PERFORMANCE.md.
-_CPU_RATE = 600
-
 
 def make_parser(
     program: str, doc: str, *, split: str, has_class_maps: bool = True
@@ -252,19 +248,17 @@ def describe_plan(
     num_processes = jax.process_count()
     if isinstance(segmentation, WholeClips):
         lengths = np.asarray(segmentation.lengths) / SAMPLE_RATE
-        audio_seconds = float(lengths[segmentation.number_of(index.num_samples)].sum())
         padded = ", ".join(f"{length:.3g}" for length in lengths)
         work = f"{len(index):,} whole clips, padded to {padded} s: batches, the longest"
     else:
         num_segments = int(segmentation.count_segments(index.num_samples).sum(dtype=np.int64))
-        audio_seconds = num_segments * segmentation.seconds
         num_batches = -(-num_segments // (batch_size * num_processes))
         work = f"{num_segments:,} segments of {segmentation.seconds:g} s: {num_batches:,} batches"
     rates = ""
     if index.sample_rate != teacher.rate:
         rates = f", at {index.sample_rate // 1000} kHz, resampled on the fly to "
         rates += f"{teacher.rate // 1000} kHz"
-    lines = [
+    return [
         f"model   {teacher.summary}",
         f"data    {index.split}: {len(index):,} clips, {index.hours:.2f} h, ids "
         f"{index.ids_sha256[:12]}…{rates}",
@@ -273,10 +267,5 @@ def describe_plan(
         f"of each of {num_processes} process{'es' * (num_processes > 1)}",
         f"memory  scores of all clips {4 * len(index) * index.num_classes / 1e6:,.1f} MB, a batch "
         f"{2 * batch_size * segmentation.segment_samples / 1e6:,.1f} MB",
+        f"out     {out}",
     ]
-    if teacher.model and jax.default_backend() == "cpu":
-        info = teacher.model.info
-        work_seconds = audio_seconds * info.architecture.relative_work(info.width)
-        seconds = 20 + work_seconds / (_CPU_RATE * (os.cpu_count() or 1))
-        lines.append(f"time    about {seconds:,.0f} s, very roughly")
-    return [*lines, f"out     {out}"]

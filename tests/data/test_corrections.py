@@ -218,7 +218,9 @@ def test_what_has_no_effect_is_said():
         good._replace(label="clas 0"),
     ]
     files, classes, people = Corrections(tuple(lines), "c.csv").describe_problems([index])
-    assert files.startswith("c.csv: 1 of 4 decisions are about files that these data (train) lack:")
+    assert files.startswith(
+        "c.csv: 1 of 4 decisions are about files that these data (train) lack, and"
+    )
     assert "no class 'clas 0' (near: class 0" in classes
     assert "disagree on 1 labels, which are unknown: 'class 0' at 0 to 2 s of -clip_0" in people
     assert Corrections((good,)).describe_problems([index]) == []

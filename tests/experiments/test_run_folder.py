@@ -221,7 +221,7 @@ def test_corrections_replace_labels_and_are_what_a_run_was_made_with(tmp_path, d
         with pytest.raises(OtherRunError, match=r"made with other corrections.* \w+ now"):
             checked(tmp_path / "run", **changes)
     begun(tmp_path / "plain")
-    with pytest.raises(OtherRunError, match="other corrections of labels: none"):
+    with pytest.raises(OtherRunError, match="other corrections of labels: digest None"):
         checked(tmp_path / "plain", corrections=str(table.path))
 
 
@@ -336,12 +336,6 @@ def test_the_batch_fits_the_size_of_the_set(segments, devices, batch):
     assert setting_checks.fitting_batch(32, segments, multiple=devices) == 32
 
 
-def test_a_rough_time_is_of_the_right_order():
-    """The quickstart's PSL-2s took 22 s on two cores, and one of width 0.25 in 1,875 steps 110."""
-    assert 20 < sanity_notes.rough_seconds(750 * 8 * 2, 0.125, cores=2) < 90
-    assert 60 < sanity_notes.rough_seconds(1875 * 8 * 2, 0.25, cores=2) < 240
-
-
 def test_small_sets_make_a_least_number_of_steps():
     settings = TrainSettings(epochs=60, min_steps=1500, batch_size=4)
     small = loop_settings(settings, steps_per_epoch=10.0, batch_size=4)
@@ -363,9 +357,9 @@ def test_a_teacher_that_is_worse_than_weak_labels_is_noted():
     teachers = {"teacher": "", "weak": "", "psl2s": "teacher"}
     for teacher_map, noted in ((0.3, True), (0.5, False)):
         scores = zip(teachers, (teacher_map, 0.4, 0.35), strict=True)
-        rows = [{"name": name, "mAP": value, "notes": []} for name, value in scores]
+        rows = {name: {"mAP": value, "notes": []} for name, value in scores}
         suite_results._note_poor_teachers(rows, teachers)
-        assert [bool(row["notes"]) for row in rows] == [False, False, noted]
+        assert [bool(row["notes"]) for row in rows.values()] == [False, False, noted]
 
 
 def test_the_files_of_a_run_are_those_that_its_report_describes():

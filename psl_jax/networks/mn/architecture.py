@@ -72,5 +72,4 @@ MN = Architecture(
     buffers=dict,
     channels=channels,
     published_seconds=10.0,
-    relative_work=lambda width: 0.12 + 0.88 * width,
 )
