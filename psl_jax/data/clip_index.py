@@ -270,29 +270,21 @@ def joined(indices: Sequence[ClipIndex], name: str | None = None) -> ClipIndex:
     if (counts > 1).any():
         raise UserError(f"{name}: clip {values[counts > 1][0]!r} is in more than one of the splits")
 
-    def together(field: str) -> np.ndarray | None:
-        parts = [getattr(index, field) for index in indices]
-        return None if any(part is None for part in parts) else np.concatenate(parts)
-
-    def offsets(field: str) -> np.ndarray | None:
-        parts = [getattr(index, field) for index in indices]
-        if any(part is None for part in parts):
-            return None
-        return np.concatenate([[0], np.cumsum(np.concatenate([np.diff(p) for p in parts]))])
-
     if any(index.has_unknown for index in indices):
         indices = [index if index.has_unknown else _all_known(index) for index in indices]
-    has_events = all(index.has_events for index in indices)
-    common = ("split", "classes", "sample_rate")
-    kept = [f.name for f in dataclasses.fields(ClipIndex) if f.name not in common]
-    arrays = {k: offsets(k) if k.endswith("_offsets") else together(k) for k in kept}
-    if any(index.audio_starts is not None for index in indices):
-        starts = [index.audio_places - index.record_places for index in indices]
-        arrays["audio_starts"] = np.concatenate(starts)
-    if not has_events:
-        arrays |= dict.fromkeys(("event_offsets", "event_times", "event_values"))
-    merged: dict[str, Any] = arrays | {"sample_rate": first.sample_rate}
-    return ClipIndex(name, first.classes, **merged)
+    merged: dict[str, Any] = {"sample_rate": first.sample_rate}
+    for field in dataclasses.fields(ClipIndex):
+        values = [getattr(index, field.name) for index in indices]
+        if field.name == "audio_starts" and any(value is not None for value in values):
+            values = [index.audio_places - index.record_places for index in indices]
+        if any(value is None for value in values):
+            merged[field.name] = None
+        elif field.name.endswith("_offsets"):
+            counts = np.concatenate([np.diff(value) for value in values])
+            merged[field.name] = np.concatenate([[0], np.cumsum(counts)])
+        elif isinstance(values[0], np.ndarray):
+            merged[field.name] = np.concatenate(values)
+    return ClipIndex(**merged | {"split": name, "classes": first.classes})
 
 
 def _all_known(index: ClipIndex) -> ClipIndex:
@@ -352,7 +344,7 @@ def clip_ids_sha256(ids: Iterable[Any]) -> str:
     return hashlib.sha256("\n".join(sorted(map(str, ids))).encode()).hexdigest()
 
 
-def ragged(lists: list[Any]) -> tuple[np.ndarray, np.ndarray]:
+def ragged(lists: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
     """Lists of numbers as (offsets int64 [n + 1], values int32)."""
     offsets = np.concatenate([[0], np.cumsum([len(x) for x in lists])]).astype(np.int64)
     return offsets, np.array([v for x in lists for v in x], dtype=np.int32)

@@ -30,50 +30,22 @@ class DamagedRecordError(Exception):
     """A file that does not hold what it should. The message says where, not which file."""
 
 
-def read_records(
-    path: str | os.PathLike[str],
-    positions: Sequence[int] | None = None,
-    places: np.ndarray | None = None,
-) -> Iterator[memoryview]:
-    """Yields the contents of the records number `positions` (ascending; None: all) of a local file.
+def read_records(path: str | os.PathLike[str], count: int | None = None) -> Iterator[memoryview]:
+    """Yields the contents of the first `count` records (None: of all) of a local file.
 
-    places: see `record_places`; the records between are then not looked at.
-    Raises DamagedFileError for a record that is damaged or missing, and OSError.
+    Raises DamagedRecordError for a record that is damaged or missing, and OSError.
     """
     with open(path, "rb") as file:
-        number = 0
-        for position in itertools.count() if positions is None else positions:
-            if places is not None:
-                file.seek(int(places[position]))
-                number = position
-            while number < position:
-                size = _content_size(file.read(HEADER_BYTES), number)
-                file.seek(size + CHECKSUM_BYTES, os.SEEK_CUR)
-                number += 1
+        for number in itertools.count() if count is None else range(count):
             header = file.read(HEADER_BYTES)
-            if positions is None and not header:
+            if count is None and not header:
                 return
             size = _content_size(header, number)
             yield record_content(header + file.read(size + CHECKSUM_BYTES), number)
-            number += 1
-
-
-def record_places(path: str | os.PathLike[str]) -> np.ndarray:
-    """Where each record of a local file begins: int64 [records], from their headers alone.
-
-    Raises as `read_records`.
-    """
-    places, size = [], os.path.getsize(path)
-    with open(path, "rb") as file:
-        while file.tell() < size:
-            places.append(file.tell())
-            header = file.read(HEADER_BYTES)
-            file.seek(_content_size(header, len(places) - 1) + CHECKSUM_BYTES, 1)
-    return np.array(places, np.int64)
 
 
 def record_content(record: Buffer, number: int) -> memoryview:
-    """What a whole record, framing and all, holds. Raises DamagedFileError for a damaged one."""
+    """What a whole record, framing and all, holds. Raises DamagedRecordError for a damaged one."""
     size = _content_size(record[:HEADER_BYTES], number)
     if len(record) < HEADER_BYTES + size + CHECKSUM_BYTES:
         raise DamagedRecordError(f"it ends inside record {number}")
@@ -101,7 +73,7 @@ def masked_crc32c(data: Buffer) -> bytes:
 
 
 def parse_example(content: Buffer) -> dict[str, Feature]:
-    """The features of a serialized `tf.train.Example` by name. Raises DamagedFileError.
+    """The features of a serialized `tf.train.Example` by name. Raises DamagedRecordError.
 
     Example {1: Features {1: entry {1: name, 2: Feature {1: bytes | 2: floats | 3: integers}}}},
     each list with its values in field 1, numbers packed or one by one.
@@ -123,16 +95,8 @@ def parse_example(content: Buffer) -> dict[str, Feature]:
     return features
 
 
-def bytes_features(content: Buffer, names: Sequence[str]) -> list[memoryview]:
-    """The values of the single-valued bytes features `names` of a serialized `tf.train.Example`.
-
-    Raises DamagedFileError if the record is none or lacks one.
-    """
-    return single_values(parse_example(content), names)
-
-
 def single_values(features: dict[str, Feature], names: Sequence[str]) -> list[memoryview]:
-    """See `bytes_features`."""
+    """The values of the single-valued bytes features `names`; DamagedRecordError without one."""
     for name in names:
         if name not in features:
             raise DamagedRecordError(f"a record has no feature {name!r}")

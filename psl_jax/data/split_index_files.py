@@ -19,6 +19,7 @@ from psl_jax.runtime.paths import absolute, local_copy, path_of
 
 CLASSES_NAME = "classes.csv"
 UNIONS_NAME = "unions.json"  # splits that are several stored ones together
+_LISTS = ("events/onset", "events/offset", "events/label", "labels", "unknown_labels")
 
 
 def load_index(data_dir: str | os.PathLike[str], split: str) -> ClipIndex:
@@ -186,17 +187,13 @@ def build_index(
 
     A split without a single event counts as one without strong labels.
     """
-    ids, lengths, labels, events = [], [], [], []
-    digests, sizes_on_disk, audio_starts, unknown = [], [], [], []
-    for clip in clips:
-        ids.append(clip.id)
-        lengths.append(clip.num_samples)
-        labels.append(clip.labels)
-        events.append(clip.events or ())
-        digests.append(clip.digest)
-        sizes_on_disk.append(clip.record_bytes)
-        audio_starts.append(clip.audio_start)
-        unknown.append(clip.unknown)
+    columns = list(zip(*clips, strict=True)) or [()] * len(ClipDescription._fields)
+    ids, lengths, labels, events, digests, record_bytes, audio_starts, unknown = columns
+    events = tuple(of_clip or () for of_clip in events)
+
+    def known(values: Sequence[Any], dtype: type) -> np.ndarray | None:
+        return None if None in values else np.array(values, dtype)
+
     label_offsets, label_values = ragged(labels)
     more: dict[str, Any] = {}
     if any(events):
@@ -209,12 +206,6 @@ def build_index(
         }
     if any(unknown):
         more["unknown_offsets"], more["unknown_values"] = ragged(unknown)
-    if None not in digests:
-        more["audio_digests"] = np.array(digests, np.uint64)
-    if None not in sizes_on_disk:
-        more["record_bytes"] = np.array(sizes_on_disk, np.int64)
-    if None not in audio_starts:
-        more["audio_starts"] = np.array(audio_starts, np.int64)
     return ClipIndex(
         split=split,
         classes=tuple(classes),
@@ -223,6 +214,9 @@ def build_index(
         label_offsets=label_offsets,
         label_values=label_values,
         shard_sizes=np.asarray(sizes, dtype=np.int64),
+        audio_digests=known(digests, np.uint64),
+        record_bytes=known(record_bytes, np.int64),
+        audio_starts=known(audio_starts, np.int64),
         sample_rate=sample_rate,
         **more,
     )
@@ -231,18 +225,15 @@ def build_index(
 def _read_saved(path: pathlib.Path) -> ClipIndex | None:
     try:
         return ClipIndex.load(path)
-    except FileNotFoundError:
-        return None
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
-        return None  # unreadable or of an older form: built again
+        return None  # missing, unreadable or of an older form
 
 
 def _scan(
     data_dir: str | os.PathLike[str], split: str, classes: Sequence[str], sizes: np.ndarray
 ) -> ClipIndex:
-    paths = shard_paths(data_dir, split)
     rate = tfds_metadata.read_sample_rate(data_dir)
-    scanned = _scan_records(paths, 2 * rate // SAMPLE_RATE)
+    scanned = _scan_records(shard_paths(data_dir, split), 2 * rate // SAMPLE_RATE)
     clips = progress.track(scanned, int(sizes.sum()), "clips", f"index {split}")
     try:
         return build_index(split, classes, clips, sizes, rate)
@@ -259,30 +250,24 @@ def _scan_records(paths: list[str], bytes_per_tick: int) -> Iterator[ClipDescrip
         try:
             with local_copy(path) as local:
                 for record in record_files.read_records(local):
-                    yield _described(record, bytes_per_tick)
+                    features = record_files.parse_example(record)
+                    clip_id, audio = record_files.single_values(features, ("id", "audio"))
+                    onsets, offsets, classes, labels, unknown = (
+                        features[name].values if name in features else [] for name in _LISTS
+                    )
+                    yield ClipDescription(
+                        bytes(clip_id).decode(),
+                        len(audio) // bytes_per_tick,
+                        labels,
+                        list(zip(onsets, offsets, classes, strict=True)),
+                        record_bytes=len(record) + record_files.FRAMING_BYTES,
+                        audio_start=features["audio"].start + record_files.HEADER_BYTES,
+                        unknown=unknown,
+                    )
         except record_files.DamagedRecordError as error:
             raise UserError(
                 f"{path}: damaged clip shard ({error}); prepare the data again"
             ) from error
-
-
-def _described(record: memoryview, bytes_per_tick: int) -> ClipDescription:
-    features = record_files.parse_example(record)
-    clip_id, audio = record_files.single_values(features, ("id", "audio"))
-
-    def values(name: str) -> list[Any]:
-        return features[name].values if name in features else []
-
-    columns = [values(f"events/{name}") for name in ("onset", "offset", "label")]
-    return ClipDescription(
-        bytes(clip_id).decode(),
-        len(audio) // bytes_per_tick,
-        values("labels"),
-        list(zip(*columns, strict=True)),
-        record_bytes=len(record) + record_files.FRAMING_BYTES,
-        audio_start=features["audio"].start + record_files.HEADER_BYTES,
-        unknown=values("unknown_labels"),
-    )
 
 
 def _stored_split(data_dir: str | os.PathLike[str], split: str) -> tfds_metadata.StoredSplit:

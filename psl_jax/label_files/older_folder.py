@@ -74,8 +74,10 @@ def _read_shard(
         with open(path, "rb") as file, np.load(file) as data:
             return data["ids"].tolist(), data[_VALUES]
     ids, labels = [], []
-    for record in record_files.read_records(path, range(num_clips)):
-        name, label_bytes = record_files.bytes_features(record, ("id", _VALUES))
+    for record in record_files.read_records(path, num_clips):
+        name, label_bytes = record_files.single_values(
+            record_files.parse_example(record), ("id", _VALUES)
+        )
         ids.append(bytes(name).decode())
         labels.append(np.frombuffer(label_bytes, "<f2").reshape(-1, num_classes))
     return ids, np.concatenate(labels)

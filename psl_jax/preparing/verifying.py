@@ -96,7 +96,7 @@ def find_damage(path: pathlib.Path, index: ClipIndex, shard: int) -> Iterator[st
     first_clip, end_clip = index.shard_offsets[shard : shard + 2]
     try:
         with local_copy(path) as local:
-            records = record_files.read_records(local, range(end_clip - first_clip))
+            records = record_files.read_records(local, int(end_clip - first_clip))
             for clip, record in zip(range(first_clip, end_clip), records, strict=True):
                 if difference := _describe_difference(index, clip, record):
                     yield f"record {clip - first_clip}, clip {str(index.ids[clip])!r}: {difference}"
