@@ -10,7 +10,6 @@ from synthetic_data import make_index
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
 from psl_jax.data import split_index_files
 from psl_jax.data.clip_index import UNKNOWN, ClipIndex, joined, ragged
-from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
 
 # [segment, hop] in seconds: end to end, overlapping, with gaps; long and short.
@@ -47,11 +46,6 @@ def test_segments_cover_the_clip_but_for_a_short_remainder(seconds, hop, num_sam
 )
 def test_counts_of_the_usual_segments(clip_seconds, segment_seconds, count):
     assert Segmentation(segment_seconds).count_segments(round(clip_seconds * SAMPLE_RATE)) == count
-
-
-def test_counts_are_taken_of_whole_arrays():
-    samples = np.array([[160_000, 32_000], [0, 41_000]])
-    np.testing.assert_array_equal(Segmentation(2.0).count_segments(samples), [[5, 1], [1, 2]])
 
 
 def test_times_follow_the_hop():
@@ -169,20 +163,6 @@ def test_shards_must_hold_all_clips():
     index = make_index([3], 100)
     with pytest.raises(ValueError, match="shards hold 2 clips"):
         dataclasses.replace(index, shard_sizes=np.array([2]))
-
-
-def test_a_file_that_could_not_be_finished_leaves_the_old_one(tmp_path):
-    path = tmp_path / "file.json"
-    files.write_json(path, {"a": 1})
-    with pytest.raises(TypeError):
-        files.write_json(path, {"a": object()})
-    assert files.read_json(path) == {"a": 1}
-    assert [p.name for p in tmp_path.iterdir()] == ["file.json"]
-
-
-def test_json_digests_do_not_depend_on_the_order_of_keys():
-    assert files.json_digest({"a": 1, "b": 2}) == files.json_digest({"b": 2, "a": 1})
-    assert files.json_digest({"a": 1}) != files.json_digest({"a": 2})
 
 
 def test_joined_splits_are_their_clips_one_after_the_other():

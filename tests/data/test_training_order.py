@@ -223,18 +223,3 @@ def large_index(classes: int = 60, clips: int = 40_000):
     frequency = np.maximum(0.4 * np.arange(1, classes + 1) ** -1.2, 12 / clips)
     labels = [np.flatnonzero(rng.random(classes) < frequency).tolist() or [0] for _ in range(clips)]
     return make_index([250] * (clips // 250), 160_000, labels, num_classes=classes)
-
-
-def test_draws_are_spread():
-    """In 20 rounds' draws every class has within half and twice its share."""
-    index = large_index()
-    segments = segments_of(index, Segmentation(10.0))
-    clips = taken(TrainingOrder(32, 0, "balanced"), segments, len(segments))
-    classes = index.num_classes
-    labels = index.weak_labels().astype(bool)
-    share = labels[clips].mean(axis=0)
-    assert share.min() >= 1 / classes
-    length = 20 * classes
-    for first in range(0, len(clips) - length + 1, length):
-        here = labels[clips[first : first + length]].mean(axis=0)
-        assert (here > 0.5 * share).all() and (here < 2 * share).all()

@@ -4,10 +4,8 @@ import importlib.util
 import json
 import re
 
-import numpy as np
 import places
 import pytest
-import synthetic_data
 from main_command import call_main
 
 from psl_jax import config as config_lib
@@ -103,59 +101,19 @@ def test_what_a_setting_does_not_reach_is_told(tmp_path, capsys):
     assert "does not reach" not in capsys.readouterr().out  # "scratch" starts from nothing
 
 
-@pytest.fixture(scope="module")
-def prepared_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("prepared")
-    for seed, split in enumerate(("balanced", "eval", "full")):
-        index = synthetic_data.make_index([4, 2], 32_000, split=split)
-        audio = synthetic_data.make_audio(index, seed)
-        synthetic_data.write_prepared(folder, index, audio)
-    return folder
-
-
 SMALL = (
     *("--config.model.width=0.1", "--config.train.max_steps=2"),
     *("--config.train.batch_size=4", "--config.evaluate.batch_size=4"),
 )
 
 
-@pytest.fixture(scope="module")
-def weak_run(prepared_folder, tmp_path_factory):
-    """A finished run's folder, and the arguments that made it."""
-    folder = tmp_path_factory.mktemp("weak") / "run"
-    arguments = (
-        *("--config", "configs/weak.py", "--workdir", folder),
-        *("--config.data.corpus=tfds", f"--config.data.data_dir={prepared_folder}"),
-        *("--config.segment_seconds=2", *SMALL),
-    )
-    call_main(*arguments)
-    return folder, arguments
-
-
-def test_a_run_leaves_what_the_readme_says_and_is_not_done_again(weak_run):
-    folder, arguments = weak_run
-    metrics = json.loads((folder / "metrics.json").read_text())
-    assert metrics["num_clips"] == 6
-    assert 0 < metrics["mAP"] <= 1
-    scores = np.load(folder / "scores.npz")
-    assert scores["scores"].shape[0] == len(scores["ids"]) == 6
-    losses = [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in losses if "loss" in line] == [2]
-    for name in ("config.json", "per_class.csv", "report.html", "checkpoints/2", "averaged"):
-        assert (folder / name).exists(), name
-
-    written = (folder / "scores.npz").stat().st_mtime_ns
-    call_main(*arguments)
-    assert (folder / "scores.npz").stat().st_mtime_ns == written
-
-    with pytest.raises(UserError, match="seed: 0 there, 1 now"):
-        call_main(*arguments, "--config.seed=1")
-
-
 def assert_ran(folder, names):
     for name in names:
         assert "loss" in (folder / name / "train_log.jsonl").read_text()
-        assert json.loads((folder / name / "metrics.json").read_text())["num_clips"] == 6
+        metrics = json.loads((folder / name / "metrics.json").read_text())
+        assert metrics["num_clips"] == 6 and 0 < metrics["mAP"] <= 1
+        for made in ("config.json", "per_class.csv", "report.html", "checkpoints/2", "averaged"):
+            assert (folder / name / made).exists(), made
 
 
 SIZES = [f"--config.data.{split}_clips=6" for split in ("full", "balanced", "eval")]

@@ -90,13 +90,3 @@ def test_imported_labels_need_no_teacher(tmp_path, monkeypatch):
     next(out.glob("labels-00002-*")).unlink()
     with pytest.raises(UserError, match=r"missing .*run `psl-jax labels import` to the end"):
         relabel(config_of(tmp_path, out), tmp_path / "not")
-
-
-def test_labels_that_are_not_whole_are_refused_before_anything_is_begun(tmp_path):
-    index, segmentation = label_data.index(), Segmentation(1.0)
-    label_data.write_data(tmp_path / "data", index)
-    label_data.write_labels(tmp_path / "labels", index, segmentation)
-    (tmp_path / "labels/labels-00002-of-00003.npy").unlink()
-    with pytest.raises(UserError, match="1 of 3 soft-label shards are missing"):
-        suite.run(config_of(tmp_path, tmp_path / "labels", teacher=""), tmp_path / "run")
-    assert not list((tmp_path / "run").rglob("*.json"))

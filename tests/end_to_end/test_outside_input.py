@@ -232,7 +232,7 @@ def labels(tmp_path_factory):
     index = make_index([3], 32_000)
     segmentation = Segmentation(1.0)
     writer = SoftLabelWriter(folder, index, segmentation, teacher_digest="digest")
-    writer.write_shard(0, [np.full((2, 3), 0.5)] * 3)
+    writer.write_shard(0, np.full((6, 3), 0.5))
     (shard,) = folder.glob("labels-*")
     return folder, index, segmentation, shard, shard.read_bytes()
 

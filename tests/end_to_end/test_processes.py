@@ -213,7 +213,7 @@ def test_processes_share_out_shards_whoever_is_first(monkeypatch, tmp_path, firs
     index = make_index([2, 3, 0, 1, 4], 400)
     segmentation = Segmentation(200 / 16000)
     sent = []  # by process 0, before anybody writes
-    monkeypatch.setattr(relabeling.distributed, "exchange", lambda own: sent.append(own) or sent)
+    monkeypatch.setattr(distributed, "exchange", lambda own: sent.append(own) or sent)
     for process in (first, 1 - first):  # the second finds the shards of the first written
         monkeypatch.setattr(relabeling.jax, "process_index", lambda process=process: process)
         monkeypatch.setattr(relabeling.jax, "process_count", lambda: 2)

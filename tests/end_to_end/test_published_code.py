@@ -29,7 +29,6 @@ def value_of(found: Settings, name: str):
     return config_lib.stored_setting(config_lib.to_dict(found), name)
 
 
-@pytest.mark.parametrize("student", STUDENTS)
 @pytest.mark.parametrize(
     ("topic", "name", "paper", "code"),
     [
@@ -44,9 +43,10 @@ def value_of(found: Settings, name: str):
         ("final model", "train.best_checkpoints", 4, 1),
     ],
 )
-def test_each_row_is_a_setting(student, topic, name, paper, code):
-    assert value_of(of(student), name) == value_of(of(student, "paper"), name) == paper, topic
-    assert value_of(of(student, "code"), name) == code, topic
+def test_each_row_is_a_setting(topic, name, paper, code):
+    for student in STUDENTS:
+        assert value_of(of(student), name) == value_of(of(student, "paper"), name) == paper, topic
+        assert value_of(of(student, "code"), name) == code, topic
 
 
 @pytest.mark.parametrize("student", STUDENTS)
