@@ -19,7 +19,7 @@ from psl_jax.runtime import distributed, files, parallel, progress
 from psl_jax.runtime.paths import path_of
 from psl_jax.scoring import metrics
 from psl_jax.scoring.event_metrics import EventResults
-from psl_jax.scoring.scorer import DeviceScorer, SegmentScorer
+from psl_jax.scoring.scorer import Scorer, SegmentScorer
 
 SCORES = "scores.npz"
 METRICS = "metrics.json"
@@ -64,8 +64,8 @@ def score_batches(
 
     if isinstance(segmentation, WholeClips):
         feed = whole_clip_batches(source, segmentation, clips, size)
-        is_ours = isinstance(scorer, DeviceScorer)
-        scored = scorer(feed, segmentation.padded) if is_ours else scorer(feed)
+        is_network = isinstance(scorer, Scorer)
+        scored = scorer(feed, segmentation.padded) if is_network else scorer(feed)
     else:
         rows = scorer.fitting(batch_size, segmentation.seconds)
         scored = scorer(batches.eval_batches(source, segmentation, batch_size=rows, clips=clips))

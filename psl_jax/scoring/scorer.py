@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import lru_cache
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -98,19 +98,30 @@ class SegmentScorer(Protocol):
         """
 
 
-class DeviceScorer:
-    """Scores batches with a program on the devices of this process.
+class Scorer:
+    """A network on the devices of this process, its BatchNorms folded into the convolutions.
 
     Processes score their own clips independently; nothing is exchanged between them.
     """
 
-    def __init__(self, mesh: Mesh, network: Any, program: Callable[[bool], Program]):
-        """network: the program's first argument, arrays of the host.
-
-        program: of whether rows end in padding; gets (network, audio, num_samples).
-        """
-        self.mesh, self.network = mesh, parallel.replicate(network, mesh)
-        self._programs = {padded: program(padded) for padded in (False, True)}
+    def __init__(
+        self,
+        network: FoldedNetwork,
+        front_end: FrontEnd,
+        dtype: str = "float32",
+        num_devices: int | None = None,
+        count_padding: bool = False,
+        gives: Gives = "scores",
+    ):
+        """network: arrays of the host. count_padding, gives: see `make_score_function`."""
+        self.mesh = parallel.local_mesh(num_devices)
+        self.network = parallel.replicate(network, self.mesh)
+        self._programs = {
+            padded: scoring_program(
+                front_end, dtype, self.mesh, padded and not count_padding, count_padding, gives
+            )
+            for padded in (False, True)
+        }
 
     @property
     def where(self) -> str:
@@ -138,14 +149,15 @@ class DeviceScorer:
     ) -> Iterator[tuple[Batch, np.ndarray]]:
         """Yields (batch, float32 [real rows, ...]), what the program gives, batch by batch.
 
-        Rows of weight 0 are left out of both. While a batch is computed the next one is read and
-        put on the devices. padded: lengths, in samples, of which nearly all batches have padding:
+        See `compute_ahead`. padded: lengths, in samples, of which nearly all batches have padding:
         they need one program each.
         """
 
         def program(batch: Batch, inputs: dict[str, jax.Array]) -> jax.Array:
-            care = batch["audio"].shape[1] in padded or _has_padding(batch)
-            return self._programs[care](self.network, inputs["audio"], inputs["num_samples"])
+            num_samples = batch["audio"].shape[1]
+            is_short = batch["num_samples"] < num_samples
+            has_padding = num_samples in padded or bool(is_short[batch["weight"] > 0].any())
+            return self._programs[has_padding](self.network, inputs["audio"], inputs["num_samples"])
 
         return compute_ahead(program, batches, self.mesh)
 
@@ -155,9 +167,10 @@ def compute_ahead(
     batches: Iterable[Batch],
     mesh: Mesh,
 ) -> Iterator[tuple[Batch, np.ndarray]]:
-    """Yields (batch, program(batch, its audio and num_samples on the devices)), real rows only.
+    """Yields (batch, program(batch, its audio and num_samples on the devices)).
 
-    While a batch is computed the next one is read and put on the devices.
+    Rows of weight 0 are left out of both. While a batch is computed the next one is read and put on
+    the devices.
     """
 
     def put(batch: Batch) -> tuple[Batch, dict[str, jax.Array]]:
@@ -166,37 +179,6 @@ def compute_ahead(
 
     made = parallel.prefetch(batches, put)
     for batch, result in parallel.compute_in_order(made, program, alone=mesh.size == 1):
-        yield _keep_real_rows(batch, result)
-
-
-class Scorer(DeviceScorer):
-    """A network on the devices of this process, its BatchNorms folded into the convolutions."""
-
-    def __init__(
-        self,
-        network: FoldedNetwork,
-        front_end: FrontEnd,
-        dtype: str = "float32",
-        num_devices: int | None = None,
-        count_padding: bool = False,
-        gives: Gives = "scores",
-    ):
-        """count_padding, gives: see `score_function`."""
-        mesh = parallel.local_mesh(num_devices)
-
-        def program(padded: bool) -> Callable[..., jax.Array]:
-            care = padded and not count_padding
-            return scoring_program(front_end, dtype, mesh, care, count_padding, gives)
-
-        super().__init__(mesh, network, program)
-
-
-def _has_padding(batch: Batch) -> bool:
-    """Whether a real row ends before the array does: most batches need no care for padding."""
-    short = batch["num_samples"] < batch["audio"].shape[1]
-    return bool(short[batch["weight"] > 0].any())
-
-
-def _keep_real_rows(batch: Batch, result: jax.Array) -> tuple[Batch, np.ndarray]:
-    real = batch["weight"] > 0
-    return {k: v[real] for k, v in batch.items()}, parallel.local_rows(result)[real]
+        is_real = batch["weight"] > 0
+        rows = {name: values[is_real] for name, values in batch.items()}
+        yield rows, parallel.local_rows(result)[is_real]
