@@ -64,8 +64,8 @@ def score_batches(
 
     if isinstance(segmentation, WholeClips):
         feed = whole_clip_batches(source, segmentation, clips, size)
-        is_network = isinstance(scorer, Scorer)
-        scored = scorer(feed, segmentation.padded) if is_network else scorer(feed)
+        padded = segmentation.padded
+        scored = scorer(feed, padded) if isinstance(scorer, Scorer) else scorer(feed)
     else:
         rows = scorer.fitting(batch_size, segmentation.seconds)
         scored = scorer(batches.eval_batches(source, segmentation, batch_size=rows, clips=clips))
