@@ -108,13 +108,9 @@ def main(arguments: argparse.Namespace) -> None:
 
 def tell_quality(labels: Any) -> None:
     """Measures what soft labels are like, keeps it beside them and prints it."""
-    from psl_jax.experiments import sanity_notes
-    from psl_jax.runtime import files
-    from psl_jax.runtime.run_files import LABEL_QUALITY
-    from psl_jax.scoring import relabeling
+    from psl_jax.experiments.soft_label_stage import write_label_quality
 
-    quality = relabeling.measure_label_quality(labels, labels.index, labels.segmentation)
-    files.write_json(labels.directory / LABEL_QUALITY, quality)
+    quality = write_label_quality(labels, labels.directory)
     statistics = quality["statistics"]
     mean, empty = statistics["mean_labels"], statistics["share_without_labels"]
     print(
@@ -127,8 +123,6 @@ def tell_quality(labels: Any) -> None:
             f"against the true events, segment by segment: {100 * segment_map['soft']:.2f} mAP, "
             f"weak labels {100 * segment_map['weak']:.2f}"
         )
-    for note in sanity_notes.of_labels(quality):
-        print(f"note: {note}")
     print(f"soft labels of {len(labels.index):,} clips in {labels.directory}")
 
 

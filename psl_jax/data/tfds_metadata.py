@@ -42,18 +42,18 @@ def read_splits(data_dir: str | os.PathLike[str]) -> dict[str, StoredSplit]:
         for split in info["splits"]:
             lengths = [int(length) for length in split["shardLengths"]]
             template = split.get("filepathTemplate") or _TEMPLATE
-            names = [
-                template.format(
-                    DATASET=info["name"],
-                    SPLIT=split["name"],
-                    FILEFORMAT=file_format,
-                    SHARD_INDEX=f"{number:05d}",
-                    NUM_SHARDS=f"{len(lengths):05d}",
-                    SHARD_X_OF_Y=f"{number:05d}-of-{len(lengths):05d}",
-                )
-                for number in range(len(lengths))
-            ]
-            splits[split["name"]] = StoredSplit([folder / name for name in names], lengths)
+            values = {
+                "DATASET": info["name"],
+                "SPLIT": split["name"],
+                "FILEFORMAT": file_format,
+                "NUM_SHARDS": f"{len(lengths):05d}",
+            }
+            paths = []
+            for number in range(len(lengths)):
+                place = f"{number:05d}-of-{len(lengths):05d}"
+                name = template.format(**values, SHARD_INDEX=f"{number:05d}", SHARD_X_OF_Y=place)
+                paths.append(folder / name)
+            splits[split["name"]] = StoredSplit(paths, lengths)
         return splits
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _unreadable(folder / INFO_NAME, error) from error

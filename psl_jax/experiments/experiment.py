@@ -240,9 +240,7 @@ class Experiment:
     @property
     def train_segments(self) -> int:
         """How many segments an epoch has."""
-        return int(
-            self.segmentation.count_segments(self.train_index.num_samples).sum(dtype=np.int64)
-        )
+        return int(self.segmentation.number_segments(self.train_index.num_samples)[-1])
 
     @cached_property
     def _fresh_network(self) -> tuple[Network, Variables]:

@@ -3,6 +3,7 @@
 import os
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import jax
 
@@ -139,12 +140,7 @@ class SoftLabelStage:
 
     def _measure(self, digest: str) -> None:
         if jax.process_index() == 0:
-            labels = self.open(digest)
-            index = self._open_source().index
-            quality = relabeling.measure_label_quality(labels, index, self.segmentation)
-            files.write_json(self.folder.path / LABEL_QUALITY, quality)
-            for note in sanity_notes.of_labels(quality):
-                print(f"note: {note}")
+            write_label_quality(self.open(digest), self.folder.path)
 
     def open(self, teacher_digest: str | None = None) -> SoftLabels:
         """The stored labels; raises UserError where they are not those of the run."""
@@ -174,3 +170,12 @@ class SoftLabelStage:
         if open_teacher.is_other_teacher(self.teacher):
             self._foreign_teacher = opened
         return opened
+
+
+def write_label_quality(labels: SoftLabels, folder: pathlib.Path) -> dict[str, Any]:
+    """Measures what soft labels are like, keeps it in a folder, and prints what to know."""
+    quality = relabeling.measure_label_quality(labels, labels.index, labels.segmentation)
+    files.write_json(folder / LABEL_QUALITY, quality)
+    for note in sanity_notes.of_labels(quality):
+        print(f"note: {note}")
+    return quality

@@ -20,13 +20,7 @@ _MIN_DEVIATION = 1e-3  # least standard deviation by which a feature is divided
 
 
 class FitResult(NamedTuple):
-    """A classifier, and the figures by which it was chosen.
-
-    Attributes:
-      classifier: the classifier, fitted to all clips.
-      penalty: its penalty.
-      held_out: mAP on held-out clips for each penalty that was tried.
-    """
+    """A classifier of all clips, its penalty, and the held-out mAP of each penalty tried."""
 
     classifier: Classifier
     penalty: float
@@ -71,7 +65,7 @@ def fit(
             if held_out[penalty] < max(held_out.values()):
                 bar.update(len(descending) - len(held_out))  # weaker ones are not tried
                 break
-    best = max(held_out, key=lambda penalty: held_out[penalty])
+    best = max(held_out, key=held_out.__getitem__)
     start = _make_start(labels, scaled.shape[1])
     classifier = _make_classifier(_solve(start, *data, np.ones(len(labels), np.float32), best))
     kernel = classifier.kernel / deviation[:, None]
@@ -105,7 +99,12 @@ def _solve(
     solver = optax.lbfgs()
 
     def loss(values: jax.Array) -> jax.Array:
-        return _compute_loss(values, features, labels=labels, weight=weight, penalty=penalty)
+        """The mean cross-entropy of the clips plus the penalty, summed over classes."""
+        kernel, bias = values[:-1], values[-1]
+        logits = jnp.matmul(features, kernel, precision=jax.lax.Precision.HIGHEST) + bias
+        entropies = optax.sigmoid_binary_cross_entropy(logits, labels)
+        entropy: jax.Array = jnp.where(labels >= 0, entropies, 0).sum(axis=1)
+        return weight @ entropy / weight.sum() + penalty / 2 * jnp.square(kernel).sum()
 
     value_and_gradient = optax.value_and_grad_from_state(loss)
 
@@ -124,14 +123,3 @@ def _solve(
         )
 
     return jax.lax.while_loop(should_continue, step, (start, solver.init(start)))[0]
-
-
-def _compute_loss(
-    values: jax.Array, features: jax.Array, *, labels: jax.Array, weight: jax.Array, penalty: float
-) -> jax.Array:
-    """Computes the mean cross-entropy of the clips plus the penalty, summed over classes."""
-    kernel, bias = values[:-1], values[-1]
-    logits = jnp.matmul(features, kernel, precision=jax.lax.Precision.HIGHEST) + bias
-    entropies = optax.sigmoid_binary_cross_entropy(logits, labels)
-    entropy: jax.Array = jnp.where(labels >= 0, entropies, 0).sum(axis=1)
-    return weight @ entropy / weight.sum() + penalty / 2 * jnp.square(kernel).sum()

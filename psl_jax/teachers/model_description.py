@@ -66,24 +66,26 @@ def find_description(path: str) -> Description:
         raise UserError(f"{path}: there is no such file")
     if file.suffix in _SUFFIXES:
         return _read_description(file, None)
-    candidates = [pathlib.Path(f"{path}{suffix}") for suffix in _SUFFIXES]
-    for candidate in candidates:
-        if candidate.is_file():
-            return _read_description(candidate, file)
-    return Description(file)
+    beside = (pathlib.Path(f"{path}{suffix}") for suffix in _SUFFIXES)
+    description = next((candidate for candidate in beside if candidate.is_file()), None)
+    return _read_description(description, file) if description else Description(file)
 
 
 def _read_description(path: pathlib.Path, model: pathlib.Path | None) -> Description:
-    values = _parse(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path} as a description of a teacher: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected keys and values, found {values!r:.60}")
     fields = {field.name for field in dataclasses.fields(Description)}
     known_keys = fields - {"spectrum", "is_given"} | {"logmel"}
-    for key in values:
-        if key not in known_keys:
-            similar = difflib.get_close_matches(key, sorted(known_keys), 1)
-            hint = f", did you mean {similar[0]}?" if similar else ""
-            raise UserError(
-                f"{path}: unknown key {key!r}{hint} (known: {', '.join(sorted(known_keys))})"
-            )
+    for key in values.keys() - known_keys:
+        similar = difflib.get_close_matches(key, sorted(known_keys), 1)
+        hint = f", did you mean {similar[0]}?" if similar else ""
+        known = ", ".join(sorted(known_keys))
+        raise UserError(f"{path}: unknown key {key!r}{hint} (known: {known})")
     settings = dict(values)
     file_name = settings.pop("file", None)
     if model is None and not isinstance(file_name, str):
@@ -93,10 +95,11 @@ def _read_description(path: pathlib.Path, model: pathlib.Path | None) -> Descrip
         settings.setdefault("input", "logmel")
     if settings.get("input") == "logmel" and spectrum is None:
         raise UserError(f'{path}: input = "logmel" needs logmel, "yamnet", "panns" or a table')
-    if isinstance(settings.get("classes"), str):
-        settings["classes"] = os.fspath(path.parent / settings["classes"])
-    elif isinstance(settings.get("classes"), list):
-        settings["classes"] = tuple(map(str, settings["classes"]))
+    classes = settings.get("classes", ())
+    if isinstance(classes, str):
+        settings["classes"] = os.fspath(path.parent / classes)
+    else:
+        settings["classes"] = tuple(map(str, classes))
     _check(settings, path)
     file = model or path.parent / str(file_name)
     if not file.is_file():
@@ -104,26 +107,14 @@ def _read_description(path: pathlib.Path, model: pathlib.Path | None) -> Descrip
     return Description(file, spectrum=spectrum, is_given=True, **settings)
 
 
-def _parse(path: pathlib.Path) -> Mapping[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-        values = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path} as a description of a teacher: {error}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: expected keys and values, found {values!r:.60}")
-    return values
-
-
 def _check(values: Mapping[str, Any], path: pathlib.Path) -> None:
     choices = {"input": ("waveform", "logmel"), "outputs": ("probabilities", "logits")}
     for name, allowed in choices.items():
-        if name in values and values[name] not in allowed:
+        if values.get(name, allowed[0]) not in allowed:
             raise UserError(f"{path}: {name} is {values[name]!r}, expected {' or '.join(allowed)}")
     for name in ("rate", "patch", "patch_hop"):
-        value = values.get(name, 1)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise UserError(f"{path}: {name} is {value!r}, expected a whole number above 0")
+        if type(values.get(name, 1)) is not int or values.get(name, 1) < 1:
+            raise UserError(f"{path}: {name} is {values[name]!r}, expected a whole number above 0")
     if not _RATES[0] <= values.get("rate", _RATES[0]) <= _RATES[1]:
         raise UserError(f"{path}: rate is {values['rate']}, expected samples a second, as 32000")
     if not isinstance(values.get("scale", 1.0), int | float):

@@ -251,7 +251,7 @@ def describe_plan(
         padded = ", ".join(f"{length:.3g}" for length in lengths)
         work = f"{len(index):,} whole clips, padded to {padded} s: batches, the longest"
     else:
-        num_segments = int(segmentation.count_segments(index.num_samples).sum(dtype=np.int64))
+        num_segments = int(segmentation.number_segments(index.num_samples)[-1])
         num_batches = -(-num_segments // (batch_size * num_processes))
         work = f"{num_segments:,} segments of {segmentation.seconds:g} s: {num_batches:,} batches"
     rates = ""
