@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic_data import make_index
+from synthetic_data import make_index, with_events
 
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
 from psl_jax.data import split_index_files
@@ -63,13 +63,7 @@ def test_lengths_must_be_positive(seconds, hop):
 def index_with_events():
     """Two clips of 4 s and 1 s; events as (onset, offset, class)."""
     events = [[(0.5, 1.5, 0), (1.0, 2.5, 2), (2.0, 2.0, 1)], [(0.2, 5.0, 1)]]
-    offsets, values = ragged([[c for _, _, c in clip] for clip in events])
-    return dataclasses.replace(
-        make_index([1, 1], [64_000, 16_000], [[0, 2], [1]]),
-        event_offsets=offsets,
-        event_times=np.array([e[:2] for clip in events for e in clip], np.float32),
-        event_values=values,
-    )
+    return with_events(make_index([1, 1], [64_000, 16_000], [[0, 2], [1]]), events)
 
 
 def test_segment_labels_say_what_sounds_in_each_segment():
@@ -176,18 +170,6 @@ def test_joined_splits_are_their_clips_one_after_the_other():
     expected = np.concatenate([first.weak_labels(), second.weak_labels()])
     np.testing.assert_array_equal(whole.weak_labels(), expected)
     assert not whole.has_events and whole.record_bytes is None
-
-
-def with_events(index, events):
-    """Lists of (onset, offset, class) for each clip."""
-    offsets = np.cumsum([0, *map(len, events)])
-    flat = [event for one in events for event in one]
-    return dataclasses.replace(
-        index,
-        event_offsets=offsets,
-        event_times=np.array([event[:2] for event in flat], np.float32),
-        event_values=np.array([event[2] for event in flat], np.int32),
-    )
 
 
 def test_events_are_joined_where_all_have_them():

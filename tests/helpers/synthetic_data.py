@@ -276,3 +276,14 @@ def make_quiet_batch(num_samples, num_classes, num_rows=2):
         "clip": np.arange(num_rows, dtype=np.int32),
         "segment": np.zeros(num_rows, np.int32),
     }
+
+
+def with_events(index, events):
+    """The index with lists of (onset, offset, class) for each clip."""
+    flat = [event for clip in events for event in clip]
+    return dataclasses.replace(
+        index,
+        event_offsets=np.cumsum([0, *map(len, events)]).astype(np.int64),
+        event_times=np.array([event[:2] for event in flat], np.float32).reshape(-1, 2),
+        event_values=np.array([event[2] for event in flat], np.int32),
+    )

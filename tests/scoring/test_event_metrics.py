@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import synthetic_data
+from synthetic_data import with_events
 
 from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.data.clip_index import ClipIndex, ragged
@@ -16,16 +17,6 @@ from psl_jax.tagging.events import EventFinder, EventSettings
 
 CLASSES, CLIPS = 4, 30
 Events = list[list[tuple[float, float, int]]]
-
-
-def with_events(index: ClipIndex, events: Events) -> ClipIndex:
-    every = [event for clip in events for event in clip]
-    return dataclasses.replace(
-        index,
-        event_offsets=np.cumsum([0, *map(len, events)]).astype(np.int64),
-        event_times=np.array([event[:2] for event in every], np.float32).reshape(-1, 2),
-        event_values=np.array([event[2] for event in every], np.int32),
-    )
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,11 @@
 """What soft labels are worth, taken shard by shard."""
 
-import dataclasses
 import tracemalloc
 import types
 
 import numpy as np
 import pytest
+import synthetic_data
 from sklearn.metrics import average_precision_score
 from synthetic_data import make_index
 
@@ -15,7 +15,7 @@ from psl_jax.scoring import relabeling
 SECOND = Segmentation(1.0)
 
 
-def with_events(index, known, seed=0):
+def with_random_events(index, known, seed=0):
     """Some events for the clips of which `known` is true."""
     rng = np.random.default_rng(seed)
     events = [
@@ -25,13 +25,7 @@ def with_events(index, known, seed=0):
         ]
         for clip in range(len(index))
     ]
-    flat = [event for clip in events for event in clip]
-    return dataclasses.replace(
-        index,
-        event_offsets=np.cumsum([0, *map(len, events)]).astype(np.int64),
-        event_times=np.array([event[:2] for event in flat], np.float32).reshape(-1, 2),
-        event_values=np.array([event[2] for event in flat], np.int32),
-    )
+    return synthetic_data.with_events(index, events)
 
 
 class Labels:
@@ -57,7 +51,7 @@ def test_segments_are_scored_against_what_truly_sounds(share):
     index = make_index([7, 0, 20, 13], lengths, num_classes=5)
     known = np.random.default_rng(2).random(40) < share
     known[:7] = share == 1.0  # a shard without any
-    index = with_events(index, known)
+    index = with_random_events(index, known)
     labels = Labels(index)
     found = relabeling.measure_label_quality(labels, index, SECOND)
     truth, soft, weak = [], [], []
@@ -88,7 +82,7 @@ def test_segments_are_scored_against_what_truly_sounds(share):
 def test_without_events_nothing_is_scored():
     index = make_index([4], 32_000)
     assert "segment_mAP" not in relabeling.measure_label_quality(Labels(index), index, SECOND)
-    index = with_events(index, np.zeros(4, int))
+    index = with_random_events(index, np.zeros(4, int))
     assert "segment_mAP" not in relabeling.measure_label_quality(Labels(index), index, SECOND)
 
 
