@@ -116,6 +116,8 @@ def describe_plan(task: Any, scorer: Any, arguments: argparse.Namespace) -> list
 
 def describe_result(fit_result: Any, index: Any, out: str) -> list[str]:
     """What was found, in lines."""
+    from psl_jax.networks.class_lists import list_first
+
     lines = ["", "penalty  mAP of clips held out"]
     for penalty, value in fit_result.held_out.items():
         mark = "  <- taken" if penalty == fit_result.penalty else ""
@@ -124,8 +126,7 @@ def describe_result(fit_result: Any, index: Any, out: str) -> list[str]:
         lines.append("note: the weakest penalty is the best one: more clips would be of use")
     counts = index.class_counts()
     if few := [name for name, n in zip(index.classes, counts, strict=True) if n < _FEW]:
-        shown = ", ".join(few[:5]) + (", ..." if len(few) > 5 else "")
-        lines.append(f"note: {len(few)} classes have fewer than {_FEW} clips: {shown}")
+        lines.append(f"note: {len(few)} classes have fewer than {_FEW} clips: {list_first(few)}")
     return [*lines, f"a teacher of {index.num_classes} classes: fitted:{out}"]
 
 

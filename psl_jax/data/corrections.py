@@ -10,7 +10,7 @@ import collections
 import dataclasses
 import posixpath
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ from psl_jax.data.decision_table import (
     drop_undone,
     read_decisions,
 )
-from psl_jax.networks.class_lists import find_class, near_names
+from psl_jax.networks.class_lists import find_class, list_first, near_names
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
 
@@ -160,7 +160,7 @@ class Corrections:
             "person counts": disputed,
         }
         return [
-            f"{self.where}: {len(found)} {what}: {_list_first(found)}"
+            f"{self.where}: {len(found)} {what}: {list_first(found, _SHOWN)}"
             for what, found in problems.items()
             if found
         ]
@@ -301,11 +301,6 @@ def _ragged(pairs: np.ndarray, index: ClipIndex) -> tuple[np.ndarray, np.ndarray
     counts = np.bincount(pairs // index.num_classes, minlength=len(index))
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     return offsets, (pairs % index.num_classes).astype(np.int32)
-
-
-def _list_first(texts: Iterable[str]) -> str:
-    names = list(dict.fromkeys(texts))
-    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
 
 
 # --- Names of clips ---------------------------------------------------------------------------

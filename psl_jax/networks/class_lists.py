@@ -6,7 +6,7 @@ import os
 import pathlib
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any, Literal
 
@@ -139,8 +139,8 @@ def match_classes(
     lacking = [name for name in ours if not columns.get(name)]
     if len(lacking) == len(ours):
         raise UserError(
-            f"{source} has none of the data's classes. It has {_first(theirs)}; the data has "
-            f"{_first(ours)}. {remedy}"
+            f"{source} has none of the data's classes. It has {list_first(theirs)}; the data has "
+            f"{list_first(ours)}. {remedy}"
         )
     if lacking and unmapped == "error":
         lines = "; ".join(f"{name}{near_names(name, theirs)}" for name in lacking[:_SHOWN])
@@ -297,5 +297,7 @@ def _audioset_names() -> dict[str, str]:
     return dict(zip(mids, names, strict=True))
 
 
-def _first(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+def list_first(names: Iterable[str], most: int = _SHOWN) -> str:
+    """The first of some names, each once, for a message."""
+    different = list(dict.fromkeys(names))
+    return ", ".join(different[:most]) + (", ..." if len(different) > most else "")

@@ -80,10 +80,7 @@ def scoring_program(
 
 
 class SegmentScorer(Protocol):
-    """What turns batches of segments into scores of classes.
-
-    where: what it runs on, for people.
-    """
+    """What turns batches of segments into scores of classes. where: what it runs on, for people."""
 
     @property
     def where(self) -> str: ...

@@ -14,12 +14,10 @@ from psl_jax.corpora.annotations.recording_names import RecordingNames, suffix_o
 from psl_jax.corpora.annotations.table_events import EventRow, Hints
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.corrections import split_id
-from psl_jax.networks.class_lists import clean_name, find_class
+from psl_jax.networks.class_lists import clean_name, find_class, list_first
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
 from psl_jax.scoring.event_metrics import StepScores
-
-_NAMES_SHOWN = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +138,5 @@ def _make_steps(
 
 
 def _describe(what: str, counts: collections.Counter[str]) -> str:
-    shown = ", ".join(name for name, _ in counts.most_common(_NAMES_SHOWN))
-    more = ", …" if len(counts) > _NAMES_SHOWN else ""
-    return f"{counts.total():,} rows left out: {len(counts):,} {what} ({shown}{more})"
+    names = list_first(name for name, _ in counts.most_common())
+    return f"{counts.total():,} rows left out: {len(counts):,} {what} ({names})"
