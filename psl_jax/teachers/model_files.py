@@ -161,7 +161,7 @@ def _make_runner(description: Description, runtime: Runtime) -> Run:
                 inputs, description.patch, hop=description.patch_hop, fill_value=fill_value
             )
             inputs = windows.reshape(-1, *windows.shape[2:])
-        batches = [inputs] if runtime.takes_batches else inputs[:, None]
+        batches = [inputs] if runtime.takes_batches else list(inputs[:, None])
         outputs = [runtime.run(_reshape(batch, runtime.shape)) for batch in batches]
         scores = np.concatenate(
             [_average_over_time(x, len(b)) for x, b in zip(outputs, batches, strict=True)]

@@ -243,7 +243,7 @@ def test_soft_labels_of_another_teacher_are_not_trained_on(tmp_path, data):
     index = data["balanced"]
     writer = SoftLabelWriter(labels, index, segmentation, teacher_digest="other")
     for shard, size in enumerate(index.shard_sizes):
-        writer.write_shard(shard, [np.zeros((1, index.num_classes))] * size)
+        writer.write_shard(shard, np.zeros((size, index.num_classes)))
     save_model(tmp_path / "teacher", index.classes, seed=1)
     soft = {"labels": "soft", "teacher": str(tmp_path / "teacher"), "soft_labels_dir": str(labels)}
     one = checked(tmp_path / "run", **soft)
