@@ -11,7 +11,7 @@ import numpy as np
 from psl_jax.audio.segments import Segmentation
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.clip_stream import ClipStream
-from psl_jax.data.segment_loader import Batch, Segments, reflect_end
+from psl_jax.data.segment_loader import Batch, Reader, Segments, reflect_end
 from psl_jax.data.source import Source
 from psl_jax.data.training_order import TrainingOrder
 from psl_jax.runtime.ordered_map import ordered_map
@@ -66,28 +66,24 @@ def train_batches(
     loaded ahead; see `ClipStream`. Raises UserError for data that cannot be read.
     """
 
-    def shifted(item: tuple[int, Batch]) -> Batch:
-        step, batch = item
+    read: Reader | None = None
+    num_loaders = LOADERS
+    if order.streamed and order.sampling == "uniform" and segments.source.can_stream:
+        epochs = order.epochs(segments, start_step)
+        stream = ClipStream(segments.source, (segments.places(own)[0] for own in epochs))
+        read, num_loaders = stream.read, 1
+
+    def load(item: tuple[int, np.ndarray]) -> Batch:
+        step, numbers = item
+        batch = segments.load(numbers, read=read)
         if shift is not None:
             lengths = batch["num_samples"]
             shifts = shift.draw(step, order.process_index, lengths)
             roll_rows(batch["audio"], lengths, shifts)
         return batch
 
-    numbers = order.batches(segments, start_step)
-    steps = itertools.count(start_step)
-    if order.streamed and order.sampling == "uniform" and segments.source.can_stream:
-        epochs = order.epochs(segments, start_step)
-        stream = ClipStream(segments.source, (segments.places(own)[0] for own in epochs))
-        loaded = (segments.load(own, read=stream.read) for own in numbers)
-        yield from map(shifted, zip(steps, loaded, strict=False))
-        return
-
-    def load(item: tuple[int, np.ndarray]) -> Batch:
-        step, own = item
-        return shifted((step, segments.load(own)))
-
-    yield from ordered_map(load, zip(steps, numbers, strict=False), LOADERS, ahead=1)
+    items = zip(itertools.count(start_step), order.batches(segments, start_step), strict=False)
+    yield from ordered_map(load, items, num_loaders, ahead=1)
 
 
 def eval_batches(
@@ -116,13 +112,18 @@ def whole_pass(
     The clips of a batch ascend, and those of different batches about so.
     """
     parts = list(parts)
+    read: Reader = functools.partial(read_verified, source)
+    num_loaders = LOADERS
     if source.is_streamed and source.can_stream:
         clips = [segments.places(numbers)[0] for segments, numbers, _ in parts]
         stream = ClipStream(source, [np.concatenate(clips)] if clips else [])
-        yield from (part[0].load(*part[1:], read=stream.read) for part in parts)
-        return
-    read = functools.partial(read_verified, source)
-    yield from ordered_map(lambda part: part[0].load(*part[1:], read=read), parts, LOADERS, ahead=1)
+        read, num_loaders = stream.read, 1
+
+    def load(part: tuple[Segments, np.ndarray, int]) -> Batch:
+        segments, numbers, num_rows = part
+        return segments.load(numbers, num_rows, read)
+
+    yield from ordered_map(load, parts, num_loaders, ahead=1)
 
 
 def read_verified(

@@ -37,21 +37,16 @@ def check_teacher_in_step(settings: Settings) -> None:
     """Raises UserError naming a setting that does not go with a teacher inside the step."""
     if not has_teacher_in_step(settings):
         return
-    if settings.soft_labels_dir:
-        raise UserError(
-            f"config.soft_labels_dir is {settings.soft_labels_dir!r}: a teacher in the step uses "
-            "no stored labels; give --config.relabel.when=beforehand, or none"
-        )
-    if settings.corrections:
-        raise UserError(
-            f"config.corrections is {settings.corrections!r}: a teacher in the step makes labels "
-            "that cannot be corrected; give --config.relabel.when=beforehand"
-        )
-    if settings.augment.shift_probability:
-        raise UserError(
-            "config.augment.shift_probability shifts the audio before the step, where a teacher in "
-            "the step could not hear it as it was; give --config.relabel.when=beforehand, or 0"
-        )
+    for name, value, reason in (
+        ("soft_labels_dir", settings.soft_labels_dir, "no stored labels are used"),
+        ("corrections", settings.corrections, "labels cannot be corrected"),
+        ("augment.shift_probability", settings.augment.shift_probability, "it hears shifted audio"),
+    ):
+        if value:
+            raise UserError(
+                f"config.{name} is {value!r}, and the teacher labels in the step, where {reason}: "
+                "leave it out, or give --config.relabel.when=beforehand"
+            )
 
 
 _AUGMENTATIONS = (
@@ -123,16 +118,15 @@ def check_output(settings: Settings, indices: Mapping[str, ClipIndex]) -> None:
     """
     if settings.model.output != "softmax":
         return
-    if settings.labels == "soft" and settings.alpha:
-        raise UserError(
-            "config.model.output is softmax, which tells one class a clip, and config.labels is "
-            "soft: give --config.model.output=sigmoid, or --config.labels=weak"
-        )
-    if settings.corrections:
-        raise UserError(
-            "config.model.output is softmax, which tells one class a clip, and config.corrections "
-            "changes single labels: give --config.model.output=sigmoid, or no corrections"
-        )
+    for name, value in (
+        ("labels", settings.labels == "soft" and settings.alpha and "soft"),
+        ("corrections", settings.corrections),
+    ):
+        if value:
+            raise UserError(
+                "config.model.output is softmax, which tells one class a clip, and "
+                f"config.{name} is {value!r}: leave it out, or give --config.model.output=sigmoid"
+            )
     for setting, index in indices.items():
         clips = np.flatnonzero(np.diff(index.label_offsets) != 1)
         if len(clips):

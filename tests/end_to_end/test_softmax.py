@@ -77,7 +77,7 @@ def test_several_labels_and_soft_ones_are_refused(data, tmp_path):
     table = tmp_path / "corrections.csv"
     table.write_text("filename,onset,offset,label,decision,who,when\n")
     corrected = small_experiments.settings(data, model=SOFTMAX, corrections=str(table))
-    with pytest.raises(UserError, match=r"config\.corrections changes single labels"):
+    with pytest.raises(UserError, match=r"tells one class a clip, and config\.corrections"):
         small_experiments.run(corrected, tmp_path / "run")
     soft = small_experiments.settings(data, model=SOFTMAX, labels="soft", teacher="somewhere")
     with pytest.raises(UserError, match="softmax, which tells one class a clip"):
