@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -100,15 +100,12 @@ class Experiment:
         self.folder.check_settings()
         digest = self._corrections.digest if self._corrections else ""
         self.folder.bind_corrections(digest, self.settings.corrections)
-        data = self.settings.data
-        splits = {"train_split": data.train_split}
+        names = ["train_split"]
         if last_stage is not Stage.RELABEL:
-            splits["validation_split"] = data.validation_split
+            names.append("validation_split")
         if last_stage.has_results:
-            splits["eval_split"] = data.eval_split
-        for setting, split in splits.items():
-            self._open(setting, split)
-        indices = {name: self.source(split).index for name, split in splits.items()}
+            names.append("eval_split")
+        indices = {name: self._open(name, getattr(self.settings.data, name)) for name in names}
         train = indices["train_split"]
         for setting, index in indices.items():
             if index.classes != train.classes:
@@ -131,28 +128,35 @@ class Experiment:
             self.settings, local_batch=self._local_batch, is_streamed=is_streamed
         )
         self.folder.bind_order(order.description)
-        self.notes = []
+        self.notes = self._make_notes(indices)
+
+    def _make_notes(self, indices: Mapping[str, ClipIndex]) -> list[str]:
+        """What to know before the training; indices: by the name of the setting."""
+        settings, train = self.settings, indices["train_split"]
+        notes: list[str] = []
         if self._corrections:
             by_split = {index.split: index for index in indices.values()}
-            self.notes += self._corrections.describe_problems(list(by_split.values()))
-        self.notes += sanity_notes.before_training(
+            notes += self._corrections.describe_problems(list(by_split.values()))
+        notes += sanity_notes.before_training(
             steps=self.loop.max_steps,
-            segment_seconds=self.settings.segment_seconds,
+            segment_seconds=settings.segment_seconds,
             train=train,
             validation=indices.get("validation_split"),
             evaluated=indices.get("eval_split"),
         )
-        if self.settings.augmentation != self.settings.augment:
-            self.notes.append(
-                f"width {self.settings.model.width:g} is below augment.min_width "
-                f"{self.settings.augment.min_width:g}: trained without masks and mixup"
+        if settings.augmentation != settings.augment:
+            notes.append(
+                f"width {settings.model.width:g} is below augment.min_width "
+                f"{settings.augment.min_width:g}: trained without masks and mixup"
             )
-        if setting_checks.has_teacher_in_step(self.settings):
-            self.notes.append(sanity_notes.TEACHER_IN_STEP)
-        network_rate = self.settings.architecture.sample_rate
-        self.notes += sanity_notes.of_rates(train.sample_rate, network_rate)
+        if setting_checks.has_teacher_in_step(settings):
+            notes.append(sanity_notes.TEACHER_IN_STEP)
         platform = parallel.platform_of(self.mesh)
-        self.notes += sanity_notes.of_devices(platform, self.batch_size, num_devices=self.mesh.size)
+        return [
+            *notes,
+            *sanity_notes.of_rates(train.sample_rate, settings.architecture.sample_rate),
+            *sanity_notes.of_devices(platform, self.batch_size, num_devices=self.mesh.size),
+        ]
 
     def _check_start(self, *, before_it_is_trained: bool = False) -> None:
         """Raises OtherRunError where the run did not start from the model that is given now."""
@@ -164,7 +168,7 @@ class Experiment:
             raise
         self.folder.bind_start(digest, self.settings.init_from or "no config.init_from")
 
-    def _open(self, setting: str, split: str) -> None:
+    def _open(self, setting: str, split: str) -> ClipIndex:
         """Opens a split; other processes wait for the first one, which may have to index it."""
         what = f"{self.settings.name} open {setting}"
         try:
@@ -172,6 +176,7 @@ class Experiment:
         except UserError as error:
             raise UserError(f"config.data.{setting} is {split!r}: {error}") from error
         self.folder.bind_data(split, source.index)
+        return self.source(split).index
 
     def run(self, last_stage: Stage = Stage.REPORT) -> None:
         """Runs what is not finished yet, up to `last_stage` or to the end; after `check`."""
