@@ -210,11 +210,8 @@ def test_a_dry_run_tells_and_writes_nothing(folder, tmp_path, command, capsys):
     assert "7 clips" in told and "int16 [32, 8000]" in told and not out.exists()
 
 
-@pytest.mark.parametrize(("hop", "expected"), [(0.0, [2, 1, 1, 1]), (0.25, [5, 2, 1, 1])])
-def test_labels_are_those_of_an_experiment_and_can_be_shared(
-    folder, tmp_path, capsys, hop, expected
-):
-    out = tmp_path / "labels"
+def test_labels_are_those_of_an_experiment_and_can_be_shared(folder, tmp_path, capsys):
+    out, hop, expected = tmp_path / "labels", 0.25, [5, 2, 1, 1]
     options = ("--split=eval", "--segment_seconds=1", f"--hop_seconds={hop}", f"--out={out}")
     run(relabel, folder / "model", folder / "data", *options)
     assert "clips without any" in capsys.readouterr().out
