@@ -115,7 +115,7 @@ class RunFolder:
 
     def bind_data(self, split: str, index: ClipIndex) -> None:
         """Notes the content of a split; raises OtherRunError where the run has another one."""
-        now = {
+        now: dict[str, Any] = {
             "clips": len(index),
             "ids_sha256": index.ids_sha256,
             "classes_digest": files.json_digest(list(index.classes)),

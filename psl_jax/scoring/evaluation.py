@@ -132,9 +132,10 @@ def collect_shards(
         shard_of_row = np.searchsorted(starts, rows, "right") - 1
         for shard in np.unique(shard_of_row).tolist():
             begin, end = starts[shard : shard + 2].tolist()
-            dtype = np.float16 if counts is None else np.float64
-            empty = np.zeros((end - begin, probabilities.shape[1]), dtype)
-            values, num_scores = begun.pop(shard, (empty, 0))
+            if shard not in begun:
+                dtype = np.float16 if counts is None else np.float64
+                begun[shard] = np.zeros((end - begin, probabilities.shape[1]), dtype), 0
+            values, num_scores = begun.pop(shard)
             inside = shard_of_row == shard
             num_scores += int(inside.sum())
             if counts is None:

@@ -69,11 +69,11 @@ def save(
         "segment_seconds": segment_seconds,
         "fitted_to": fitted_to,
     }
-    arrays = {"kernel": classifier.kernel, "bias": classifier.bias}
     with files.atomic_open(path, "wb") as file:
         np.savez(
             file,
-            **{name: array.astype(np.float32) for name, array in arrays.items()},
+            kernel=classifier.kernel.astype(np.float32),
+            bias=classifier.bias.astype(np.float32),
             about=np.array(json.dumps(metadata)),
         )
 

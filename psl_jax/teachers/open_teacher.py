@@ -203,7 +203,8 @@ def open_teacher(
                 teacher, classes, class_map=class_map, unmapped=settings.unmapped
             )
             teachers.append(teacher)
-    teacher, weak = teachers[0], ~has_class.any(axis=0)
+    weak: np.ndarray = np.logical_not(has_class.any(axis=0))
+    teacher = teachers[0]
     if len(teachers) > 1:
         weights = has_class * np.array([part.weight for part in parts])[:, None]
         teacher = combined_teachers.average(teachers, weights, settings.mean)
