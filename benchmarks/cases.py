@@ -10,14 +10,13 @@ import jax
 import numpy as np
 
 from psl_jax.audio.segments import SAMPLE_RATE
-from psl_jax.networks import mobilenetv2
-from psl_jax.networks.architecture import halved
+from psl_jax.networks import mn_frontend, mobilenetv2
 from psl_jax.networks.frontend import num_frames
-from psl_jax.networks.mn import frontend as mn_frontend
-from psl_jax.networks.mn.architecture import MN
-from psl_jax.networks.mn.module import (
+from psl_jax.networks.layers import halved
+from psl_jax.networks.mn import (
     HEAD_CHANNELS,
     LAST_EXPANSION,
+    MN,
     STEM_CHANNELS,
     TABLE,
     multiple_of_8,

@@ -145,8 +145,8 @@ def _program(name: str, mesh: Any, dtype: str, inputs: dict) -> tuple[Any, list]
     from psl_jax import config
     from psl_jax.networks.augmentation import Augmentation
     from psl_jax.networks.frontend import LogMel
-    from psl_jax.networks.mn.architecture import MN
-    from psl_jax.networks.mobilenetv2_architecture import MOBILENET_V2
+    from psl_jax.networks.mn import MN
+    from psl_jax.networks.mobilenetv2 import MOBILENET_V2
     from psl_jax.scoring.scorer import scoring_program
     from psl_jax.training.step import Recipe, init_state, train_program
 

@@ -13,9 +13,10 @@ from cases import Case, create_network
 from runners import Runner, seconds_of
 
 from psl_jax.networks.architecture import clip_probabilities
-from psl_jax.networks.folding import JaxOperations, fold, frame_probabilities
+from psl_jax.networks.folding import JaxOperations, frame_probabilities
 from psl_jax.networks.frontend import LogMel
-from psl_jax.networks.mn.frontend import MnFrontEnd
+from psl_jax.networks.mn_frontend import MnFrontEnd
+from psl_jax.networks.mobilenetv2 import fold
 from psl_jax.runtime import parallel
 from psl_jax.scoring.scorer import scoring_program
 from psl_jax.training.step import Recipe, init_state, train_program

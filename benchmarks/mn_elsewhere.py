@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from psl_jax.networks.mn import frontend
+from psl_jax.networks import mn_frontend as frontend
 
 # Kernels of ours to [outputs, inputs, bands, frames].
 _KERNELS = {

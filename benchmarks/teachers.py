@@ -27,8 +27,8 @@ from mn_elsewhere import onnx_network, torch_log_mel, torch_network
 from runners import Runner, Schedule, alternate, calibrate
 
 from psl_jax.networks.folding import JaxOperations, frame_probabilities
-from psl_jax.networks.mn.architecture import MN
-from psl_jax.networks.mn.frontend import MnFrontEnd
+from psl_jax.networks.mn import MN
+from psl_jax.networks.mn_frontend import MnFrontEnd
 from psl_jax.runtime import parallel
 from psl_jax.scoring.scorer import scoring_program
 from psl_jax.weights.load_model import load_model

@@ -35,9 +35,8 @@ from psl_jax.data.clip_index import joined
 from psl_jax.data.segment_loader import Segments
 from psl_jax.data.source import Source
 from psl_jax.data.training_order import TrainingOrder
-from psl_jax.networks.folding import fold
 from psl_jax.networks.frontend import LogMel
-from psl_jax.networks.mobilenetv2 import create
+from psl_jax.networks.mobilenetv2 import create, fold
 from psl_jax.runtime import distributed, huge_pages, parallel
 from psl_jax.scoring import evaluation
 from psl_jax.scoring import relabeling as relabel_lib

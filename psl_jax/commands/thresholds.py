@@ -71,7 +71,7 @@ def main(arguments: argparse.Namespace) -> None:
     EventSettings(median_filter=arguments.median_filter)
     distributed.configure()
     if arguments.reset:
-        print(f"thresholds forgotten: {stored_thresholds.reset_thresholds(arguments.model)}")
+        print(f"thresholds forgotten: {stored_thresholds.store_thresholds(arguments.model, None)}")
         return
     model = load_model(arguments.model)
     if not arguments.dry_run:

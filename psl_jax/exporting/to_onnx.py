@@ -76,7 +76,7 @@ def load(path: pathlib.Path) -> Runner:
 
 
 class GraphOperations:
-    """Adds steps to a graph; see folding.Operations and folding.FrontEndSteps.
+    """Adds steps to a graph; see folding.JaxOperations and folding.FrontEndSteps.
 
     A value that passes between steps is the name of a node's output.
     """

@@ -75,7 +75,7 @@ def load(path: pathlib.Path) -> Runner:
 
 
 class TensorFlowOperations:
-    """The steps in TensorFlow; see folding.Operations and folding.FrontEndSteps."""
+    """The steps in TensorFlow; see folding.JaxOperations and folding.FrontEndSteps."""
 
     def __init__(self, tf: Any):
         self.tf = tf

@@ -1,10 +1,7 @@
-"""A network as all other code sees it: an `Architecture`, and what its functions give.
-
-Training, scoring, tagging, exporting and reading weights know a network by this interface alone.
-`available.ARCHITECTURES` lists those that there are.
-"""
+"""A network as all other code sees it: an `Architecture`, and what its functions give."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -13,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.networks.forward_context import Context
 from psl_jax.networks.frontend import LogMel
 from psl_jax.networks.layers import Linear
@@ -26,11 +24,14 @@ OUTPUTS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
+Arrays = dict[Any, Any]  # by the names of modules and their numbers, nested
+
+
 class Variables(NamedTuple):
     """The arrays of a network as plain nested dicts: a pytree to average, save and restore."""
 
-    params: dict
-    stats: dict
+    params: Arrays
+    stats: Arrays
 
 
 def num_parameters(variables: Variables) -> int:
@@ -79,17 +80,11 @@ class FrontEnd(Protocol):
 
 
 class Tagging(nnx.Module):
-    """A network's module: its `features` are classified behind a dropout.
-
-    Attributes:
-      classifier: from the embedding to the classes.
-      dropout: share of the embedding that is set to 0 in training.
-      output: one of OUTPUTS.
-    """
+    """A network's module: its `features` are classified behind a dropout."""
 
     classifier: Linear
-    dropout: float
-    output: str
+    dropout: float  # share of the embedding that is set to 0 in training
+    output: str  # one of OUTPUTS
 
     def features(
         self, logmel: jax.Array, context: Context, valid_frames: jax.Array | None = None
@@ -109,12 +104,8 @@ class Tagging(nnx.Module):
     ) -> jax.Array:
         """Class probabilities of each output frame: float32 [batch, output frames, classes].
 
-        Args:
-          logmel: float32 [batch, frames, bands], of the network's front end.
-          context: how to run.
-          dropout_keys: [batch] random keys, one an example so that results do not depend on how a
-            batch is split over devices; needed in training.
-          valid_frames: see `features`.
+        dropout_keys: [batch] random keys, one an example so that results do not depend on how a
+        batch is split over devices; needed in training.
         """
         embedded = self.features(logmel, context, valid_frames)
         return self.classify(embedded, context, dropout_keys)
@@ -134,10 +125,7 @@ class Tagging(nnx.Module):
 
 
 class Network(NamedTuple):
-    """The network without its arrays: a static description, and what can be done with it.
-
-    output_frames: of so many frames of the front end. Works on ints and arrays.
-    """
+    """The network without its arrays: a static description, and what can be done with it."""
 
     graphdef: nnx.GraphDef
     output_frames: Callable[[Any], Any]
@@ -158,9 +146,9 @@ class Network(NamedTuple):
         context: Context,
         dropout_keys: jax.Array | None = None,
         valid_frames: jax.Array | None = None,
-    ) -> tuple[jax.Array, dict]:
+    ) -> tuple[jax.Array, Arrays]:
         """Probabilities [batch, output frames, classes] and the new running statistics."""
-        module = nnx.merge(self.graphdef, *variables, copy=True)
+        module = self.merged(variables)
         frames = module(logmel, context, dropout_keys, valid_frames)
         return frames, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
 
@@ -172,8 +160,7 @@ class Network(NamedTuple):
         valid_frames: jax.Array | None = None,
     ) -> jax.Array:
         """Embeddings float32 [batch, output frames, channels], with frozen statistics."""
-        module = nnx.merge(self.graphdef, *variables, copy=True)
-        return module.features(logmel, context, valid_frames)
+        return self.merged(variables).features(logmel, context, valid_frames)
 
     def classify(
         self,
@@ -183,8 +170,11 @@ class Network(NamedTuple):
         dropout_keys: jax.Array | None = None,
     ) -> jax.Array:
         """Probabilities [batch, output frames, classes] of `features`."""
-        module = nnx.merge(self.graphdef, *variables, copy=True)
-        return module.classify(features, context, dropout_keys)
+        return self.merged(variables).classify(features, context, dropout_keys)
+
+    def merged(self, variables: Variables) -> Tagging:
+        module: Tagging = nnx.merge(self.graphdef, *variables, copy=True)
+        return module
 
 
 FRONT_END = "front_end."  # how published names of a front end begin
@@ -199,12 +189,21 @@ class Entry(NamedTuple):
     path: tuple[str | int, ...]
 
 
-def norm_entries(prefix: str, at: tuple[str | int, ...]) -> Iterator[Entry]:
-    """The tensors of a BatchNorm."""
+def convolution_entries(
+    convolution: str, norm: str, layout: str, path: tuple[str | int, ...]
+) -> Iterator[Entry]:
+    """The tensors of the convolution at `path`, and of the BatchNorm after it."""
+    yield Entry(f"{convolution}.weight", layout, "params", (*path, "kernel"))
     names = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
     for theirs, ours in names.items():
         tree = "stats" if theirs.startswith("running") else "params"
-        yield Entry(f"{prefix}.{theirs}", "vector", tree, (*at, ours))
+        yield Entry(f"{norm}.{theirs}", "vector", tree, (*path[:-1], f"{path[-1]}_norm", ours))
+
+
+def linear_entries(name: str, path: tuple[str | int, ...]) -> Iterator[Entry]:
+    """The tensors of the linear layer at `path`."""
+    yield Entry(f"{name}.weight", "linear", "params", (*path, "kernel"))
+    yield Entry(f"{name}.bias", "vector", "params", (*path, "bias"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,14 +216,13 @@ class Architecture:
       front_end: the front end, of config.frontend.
       create: (number of classes, width, dropout, seed, output) to a network with initial variables.
       fold: (variables, output) to the network for inference, see `folding.FoldedNetwork`.
+      entries: of the parameters, all tensors by their published names, in PyTorch's order.
+      classifier: published name of the last layer.
+      channels: of a width, the output channels of tensors whose sizes tell it, by published name.
+      buffers: what a published checkpoint holds of its front end.
       sample_rate: samples a second that it hears, and published weights were trained on.
       has_frames: it has outputs over time; else one for all of a segment.
       tagging_seconds: longest segments that tags with times come from, if the user names no length.
-      entries: of the parameters, all tensors by their published names.
-      classifier: published name of the last layer.
-      buffers: what a published checkpoint holds of its front end.
-      channels: of a width, the output channels of tensors whose sizes tell it, by published name.
-      published_seconds: length of the segments that published weights were trained on.
     """
 
     name: str
@@ -232,59 +230,19 @@ class Architecture:
     front_end: Callable[[LogMel], FrontEnd]
     create: Callable[..., tuple[Network, Variables]]
     fold: Callable[[Variables, str], Any]
-    sample_rate: int
-    has_frames: bool
-    tagging_seconds: float
-    entries: Callable[[dict], Sequence[Entry]]
+    entries: Callable[[Arrays], Sequence[Entry]]
     classifier: str
-    buffers: Callable[[], Mapping[str, np.ndarray]]
     channels: Callable[[float], Mapping[str, int]]
-    published_seconds: float
-
-    def has_width(self, params: dict, width: float) -> bool:
-        """Whether parameters have about the shapes of a width; they are not made for that."""
-        expected, found = self.channels(width), {}
-        try:
-            for entry in self.entries(params):
-                if entry.name in expected:
-                    array: Any = params
-                    for key in entry.path:
-                        array = array[key]
-                    found[entry.name] = array.shape[-1]
-        except (KeyError, AttributeError):
-            return False
-        return found == expected
-
-
-def halved(frames):
-    """Frames after a convolution of stride 2. Works on ints and arrays."""
-    return (frames - 1) // 2 + 1
-
-
-def cut(x: jax.Array, valid_frames: jax.Array | None) -> jax.Array:
-    """x [batch, frames, ...] with zeros from frame `valid_frames` [batch] on; None: x itself."""
-    if valid_frames is None:
-        return x
-    inside = jnp.arange(x.shape[1]) < valid_frames[:, None]
-    return jnp.where(jax.lax.expand_dims(inside, range(2, x.ndim)), x, jnp.zeros((), x.dtype))
-
-
-def mean_over_frames(x: jax.Array, valid_frames: jax.Array | None) -> jax.Array:
-    """Mean of [batch, frames, channels] over the first `valid_frames` [batch]; None: over all."""
-    if valid_frames is None:
-        return x.mean(axis=1)
-    return cut(x, valid_frames).sum(axis=1) / jnp.maximum(valid_frames, 1)[:, None]
+    buffers: Callable[[], Mapping[str, np.ndarray]] = dict
+    sample_rate: int = SAMPLE_RATE
+    has_frames: bool = True
+    tagging_seconds: float = math.inf
 
 
 def clip_probabilities(frames: jax.Array, valid_frames: jax.Array | None = None) -> jax.Array:
-    """Mean over time of frame probabilities, padding left out.
+    """Mean over time of probabilities [batch, frames, classes]: [batch, classes].
 
-    Args:
-      frames: [batch, frames, classes].
-      valid_frames: [batch] number of output frames that are not padding (default: all).
-
-    Returns:
-      [batch, classes].
+    valid_frames: [batch] frames that are not padding (default: all).
     """
     if valid_frames is None:
         return frames.mean(axis=1)

@@ -20,9 +20,7 @@ from psl_jax.runtime.settings import setting
 class Augmentation:
     """config.augment: random changes of the training's segments.
 
-    One whose probability or number is 0 is off.
-
-    Hashable. The teacher's are in `psl_jax.config.TEACHER`.
+    One whose probability or number is 0 is off. The teacher's are in `psl_jax.config.TEACHER`.
     """
 
     gain_probability: float = setting(
@@ -84,16 +82,10 @@ class Augmentation:
 def augment_waveform(keys: jax.Array, audio: jax.Array, settings: Augmentation) -> jax.Array:
     """Gain and polarity inversion. The time shift is made before: `batches.TimeShift`.
 
-    Args:
-      keys: [batch] random keys.
-      audio: float32 [batch, samples] in [-1, 1], or [batch, ticks, 2].
-      settings: probabilities per example; gain in dB.
-
-    Returns:
-      float32 of the same shape, not clipped.
+    keys [batch], audio float32 [batch, samples] or [batch, ticks, 2] -> the same, not clipped.
     """
 
-    def factor(key):
+    def factor(key: jax.Array) -> jax.Array:
         coins, gain_key = jax.random.split(key)
         coin = jax.random.uniform(coins, (2,))
         low, high = settings.gain_db
@@ -114,15 +106,11 @@ def mask_spectrogram(
 ) -> jax.Array:
     """SpecAugment: bands of frames and of mel bins set to the mean of the example's audio.
 
-    Args:
-      keys: [batch].
-      logmel: [batch, frames, mels] in dB.
-      valid_frames: [batch] frames that are not padding (default: all).
-
-    Returns [batch, frames, mels].
+    keys [batch], logmel [batch, frames, mels] in dB -> the same shape. valid_frames: [batch] frames
+    that are not padding (default: all).
     """
 
-    def covered(key, count, longest, size):
+    def covered(key: jax.Array, count: int, longest: int, size: int) -> jax.Array:
         """bool [size]: in one of `count` masks of 0 to `longest` places."""
         length_key, start_key = jax.random.split(key)
         length = jax.random.randint(length_key, (count, 1), 0, min(longest, size) + 1)
@@ -131,7 +119,7 @@ def mask_spectrogram(
         place = jnp.arange(size)
         return jnp.any((place >= start) & (place < start + length), axis=0)
 
-    def one(key, x, valid):
+    def masked(key: jax.Array, x: jax.Array, valid: jax.Array) -> jax.Array:
         time_key, frequency_key = jax.random.split(key)
         hidden = jnp.zeros(x.shape, bool)
         if settings.time_masks:
@@ -148,7 +136,7 @@ def mask_spectrogram(
         return logmel
     if valid_frames is None:
         valid_frames = jnp.full(len(logmel), logmel.shape[1])
-    return jax.vmap(one)(keys, logmel, valid_frames)
+    return jax.vmap(masked)(keys, logmel, valid_frames)
 
 
 def mixup(
@@ -156,9 +144,8 @@ def mixup(
 ) -> tuple[jax.Array, jax.Array]:
     """Mixes each example with its neighbour (0 with 1, 2 with 3, ...), features and labels alike.
 
-    The batch is in random order, so the neighbour is a random partner, and pairs never straddle
-    devices. Each example draws its own weight λ ~ Beta(α, α), at least 1/2 so that the example
-    stays the louder one.
+    The batch is in random order, so the neighbour is a random partner. Each example draws its own
+    weight λ ~ Beta(α, α), at least 1/2 so that it stays the louder one.
 
     keys [batch], logmel [batch, ...], labels [batch, classes], batch even -> the same shapes.
     """
@@ -172,7 +159,7 @@ def mixup(
     below = place.astype(int)
     weight = table[below] + (place - below) * (table[below + 1] - table[below])
 
-    def mix(x):
+    def mix(x: jax.Array) -> jax.Array:
         partner = x.reshape(-1, 2, *x.shape[1:])[:, ::-1].reshape(x.shape)
         w = weight.reshape(-1, *[1] * (x.ndim - 1))
         return w * x + (1 - w) * partner

@@ -1,7 +1,7 @@
 """The networks that there are."""
 
 from psl_jax.networks.architecture import Architecture
-from psl_jax.networks.mn.architecture import MN
-from psl_jax.networks.mobilenetv2_architecture import MOBILENET_V2
+from psl_jax.networks.mn import MN
+from psl_jax.networks.mobilenetv2 import MOBILENET_V2
 
 ARCHITECTURES: dict[str, Architecture] = {one.name: one for one in (MOBILENET_V2, MN)}

@@ -1,7 +1,6 @@
 """Class lists, as CSVs and of files without names, and which classes of two lists are the same."""
 
 import difflib
-import itertools
 import os
 import pathlib
 import re
@@ -46,48 +45,37 @@ def read_classes(path: str | os.PathLike[str]) -> tuple[tuple[str, ...], tuple[s
     Raises UserError for a file that is not there or of another form.
     """
     header = csv_files.read_header(path, ("label",))
-    if "label" not in header:
-        header = csv_files.read_header(path, ("index", "mid", "display_name"))
     if "label" in header and "display_name" not in header:
         names = [clean_name(row["label"]) for _, row in csv_files.read_rows(path, ("label",))]
         class_ids = names
     else:
-        rows = _numbered_rows(path)
+        forms = "index,mid,display_name or one column label"
+        columns = ("index", "mid", "display_name")
+        rows = [row for _, row in csv_files.read_rows(path, columns, expected=forms)]
+        try:
+            rows.sort(key=lambda row: int(row["index"]))
+            is_contiguous = [int(row["index"]) for row in rows] == list(range(len(rows)))
+        except ValueError:
+            is_contiguous = False
+        if not is_contiguous:
+            raise UserError(f"{path}: the column index must count 0, 1, 2, ... without gaps")
         names = [clean_name(row["display_name"]) for row in rows]
-        class_ids = [clean_name(row["mid"]) or clean_name(row["display_name"]) for row in rows]
+        class_ids = [clean_name(row["mid"]) or name for row, name in zip(rows, names, strict=True)]
     for what, values in (("class", names), ("mid", class_ids)):
-        repeated = sorted({value for value in values if values.count(value) > 1})
-        if repeated or "" in values:
+        if len({*values, ""}) <= len(values):
+            repeated = sorted({value for value in values if values.count(value) > 1})
             raise UserError(f"{path}: {what} named twice or empty: {repeated or 'empty name'}")
     if not names:
         raise UserError(f"{path} lists no class")
     return tuple(names), tuple(class_ids)
 
 
-def _numbered_rows(path: str | os.PathLike[str]) -> list[dict[str, str]]:
-    """The rows in the order of their column `index`, which must count from 0 without gaps."""
-    forms = "index,mid,display_name or one column label"
-    table = csv_files.read_rows(path, ("index", "mid", "display_name"), expected=forms)
-    rows = [row for _, row in table]
-    try:
-        rows.sort(key=lambda row: int(row["index"]))
-        contiguous = [int(row["index"]) for row in rows] == list(range(len(rows)))
-    except ValueError:
-        contiguous = False
-    if not contiguous:
-        raise UserError(f"{path}: the column index must count 0, 1, 2, ... without gaps")
-    return rows
-
-
 def find_class(name: str, classes: Sequence[str]) -> int | None:
-    """The number of the class of that name, or of that name in another case; None: there is none.
-
-    Spaces around the name do not count, see `clean_name`.
-    """
+    """The number of the class of that name, or of that name in another case; None for none."""
     for key in (clean_name, lambda text: clean_name(text).casefold()):
-        found = [number for number, other in enumerate(classes) if key(other) == key(name)]
-        if len(found) == 1:
-            return found[0]
+        numbers = [number for number, other in enumerate(classes) if key(other) == key(name)]
+        if len(numbers) == 1:
+            return numbers[0]
     return None
 
 
@@ -99,10 +87,9 @@ def near_names(name: str, names: Sequence[str]) -> str:
 
 
 def clean_name(label: str) -> str:
-    """White space, line ends too, counts as one space: TFDS keeps class names one a line.
+    """White space, line ends too, counts as one space, accents are composed (NFC).
 
-    Accents are composed (NFC): the same name comes in either spelling. Characters that nobody sees
-    are left out.
+    Characters that nobody sees are left out.
     """
     return unicodedata.normalize("NFC", " ".join(label.translate(_INVISIBLE).split()))
 
@@ -118,8 +105,7 @@ def match_classes(
     """For each class of the data the classes of a file or teacher of which it has the maximum.
 
     Args:
-      theirs: the classes of the file or teacher, by names or AudioSet's MIDs.
-      ours: the data's classes.
+      theirs, ours: classes of the file or teacher, and of the data, by names or AudioSet's MIDs.
       source: what messages call the file or teacher.
       class_map: CSV class,teacher_class. Classes of the data without a row are matched by equal
         names or MIDs; a row without teacher_class leaves the class without any.
@@ -157,31 +143,26 @@ def _read_class_map(
 ) -> dict[str, tuple[int, ...]]:
     class_names = {comparable_name(name): name for name in ours}
     numbers = {comparable_name(name): number for number, name in enumerate(theirs)}
-    columns: dict[str, tuple[int, ...]] = {}
+    columns: dict[str, list[int]] = {}
     for line, row in csv_files.read_rows(path, ("class", "teacher_class")):
-        given, other = row["class"].strip(), row["teacher_class"].strip()
-        name = class_names.get(comparable_name(given))
-        if name is None:
-            near = near_names(given, ours)
-            raise UserError(f"{path}, line {line}: the data has no class {given!r}{near}")
-        if not other:
-            columns.setdefault(name, ())
-        elif comparable_name(other) not in numbers:
+        name, other = (comparable_name(row[column]) for column in ("class", "teacher_class"))
+        if name not in class_names:
+            near = near_names(name, ours)
+            raise UserError(f"{path}, line {line}: the data has no class {name!r}{near}")
+        if other and other not in numbers:
             near = near_names(other, theirs)
             raise UserError(f"{path}, line {line}: {source} has no class {other!r}{near}")
-        else:
-            columns[name] = (*columns.get(name, ()), numbers[comparable_name(other)])
-    return columns
+        matches = columns.setdefault(class_names[name], [])
+        matches += [numbers[other]] if other else []
+    return {name: tuple(matches) for name, matches in columns.items()}
 
 
 def draft_class_map(
     ours: Sequence[str], theirs: Sequence[str]
 ) -> list[tuple[str, str, Literal["equal", "case", "synonym", "spelling", ""]]]:
-    """Finds for each of our classes the one of theirs with the nearest name; "": there is none.
+    """(class, teacher_class of the nearest name or "", how it was found) for each of our classes.
 
     Synonyms are those between the commas of AudioSet's names, as in "Crying, sobbing".
-
-    Returns (class, teacher_class, how it was found) for each class.
     """
     equal = {comparable_name(name): name for name in theirs}
     folded = {_fold_name(name): name for name in theirs}
@@ -223,10 +204,7 @@ def _list_synonyms(name: str) -> list[str]:
 
 
 def _split_name(name: str) -> list[str]:
-    """Splits "Crying, sobbing" at its commas, after the whole name without "and".
-
-    FSD50K writes it "Crying_and_sobbing"; at "and" nothing is split: "Rock and roll" is no rock.
-    """
+    """Splits "Crying, sobbing" at its commas, after the whole name without "and"."""
     whole = " ".join(word for word in _fold_name(name).split() if word != "and")
     parts = re.sub(r"\(.*\)", "", name).split(",")
     return [whole, *filter(None, map(_fold_name, parts))]
@@ -253,13 +231,12 @@ def name_columns(
 ) -> tuple[str, ...]:
     """Names of the `width` classes of a file: `names`, or AudioSet's 527 or YAMNet's 521.
 
-    Raises UserError where there are none, or not so many; `remedy` says how they are given.
+    Raises UserError for none, or not so many; `remedy` says how they are given.
     """
     if names is None:
-        audioset, mids = read_classes(AUDIOSET_CSV)
-        in_yamnet = [mid not in _MIDS_NOT_IN_YAMNET for mid in mids]
-        yamnet = tuple(itertools.compress(audioset, in_yamnet))
-        names = {len(audioset): audioset, len(yamnet): yamnet}.get(width)
+        by_mid = _audioset_names()
+        yamnet = [name for mid, name in by_mid.items() if mid not in _MIDS_NOT_IN_YAMNET]
+        names = {len(by_mid): audioset_classes(), len(yamnet): yamnet}.get(width)
     if names is None:
         raise UserError(f"{path} has {width} classes and does not name them: {remedy}")
     if len(names) != width:
@@ -273,9 +250,9 @@ def classes_beside(
     listed: str | os.PathLike[str] | None = None,
     other_remedy: str = "",
 ) -> tuple[str, ...]:
-    """Names of a file's `width` classes: those of the list `listed`, or of FILE.classes.csv.
+    """Names of a file's `width` classes: of the list `listed`, of FILE.classes.csv, or by number.
 
-    Without a list those of `name_columns`. Raises UserError, whose remedy `other_remedy` extends.
+    Raises UserError, see `name_columns`, whose remedy `other_remedy` extends.
     """
     beside = f"{os.fspath(path)}.classes.csv"
     if not listed and os.path.exists(beside):

@@ -1,22 +1,17 @@
 """The two convolutions that the networks are made of, written for the backend that runs them.
 
 Maps are [batch, frames, bands, channels], or with `channels_first` [channels, frames, bands,
-batch], in which a CPU trains faster: what the batch shares (a weight, a channel's statistics) is
-one number there and the batch fills the vectors. Pointwise 1x1: a matrix product. Depthwise 3x3,
-padding 1 on each side: XLA's grouped convolution is about ten times slower on a CPU than nine
-shifted multiply-adds, and on an H100 training takes a tenth longer with it and twice the memory;
-TPUs keep it. Channels first they come with gradients written out, elsewhere with those of autodiff.
-A CPU may compute a batch in parts whose intermediate arrays fit its cache (`in_parts`).
+batch], in which a CPU trains faster: what the batch shares is one number there and the batch fills
+the vectors. Depthwise convolutions are shifted multiply-adds, on TPUs XLA's grouped convolution.
+Channels first they come with gradients written out, elsewhere with those of autodiff.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-
-METHODS = ("shifted", "grouped")
 
 
 def product(x: jax.Array, y: jax.Array, dtype: Any = None) -> jax.Array:
@@ -32,8 +27,7 @@ def product(x: jax.Array, y: jax.Array, dtype: Any = None) -> jax.Array:
 def map_dtype(dtype: Any, platform: str | None = None) -> Any:
     """Type of the maps between products of `dtype` on a platform (default: this machine's).
 
-    CPUs have instructions that multiply bfloat16 and sum in float32, and hardly any others for
-    bfloat16: there maps stay float32.
+    CPUs multiply bfloat16 and sum in float32, and do hardly anything else in it: maps stay float32.
     """
     on_cpu = (platform or jax.default_backend()) == "cpu"
     return jnp.promote_types(dtype, jnp.float32) if on_cpu else jnp.dtype(dtype)
@@ -60,22 +54,18 @@ def depthwise(
     x: jax.Array,
     kernel: jax.Array,
     stride: int,
-    method: str | None = None,
+    *,
     channels_first: bool = False,
     platform: str | None = None,
 ) -> jax.Array:
-    """Depthwise convolution of a map x with kernel [size, size, channels], size odd.
+    """Depthwise convolution of a map x, in its type, with kernel [size, size, channels], size odd.
 
     Padded by (size - 1) / 2 on each side: frames and bands become (frames - 1) // stride + 1 and
-    (bands - 1) // stride + 1; x's type is kept. method: "shifted", "grouped", or None for the
-    faster one on the platform (default: this machine's); channels first there is only "shifted".
+    (bands - 1) // stride + 1. On a TPU (platform, default: this machine's) it is XLA's grouped one.
     """
-    if method not in (None, *METHODS) or (channels_first and method == "grouped"):
-        raise ValueError(f"no depthwise method {method!r} with channels_first={channels_first}")
     if channels_first:
         return _depthwise_channels_first(x, kernel, stride)
-    method = method or ("grouped" if (platform or jax.default_backend()) == "tpu" else "shifted")
-    if method == "shifted":
+    if (platform or jax.default_backend()) != "tpu":
         return correlate(x, kernel, stride)
     pad = len(kernel) // 2
     return jax.lax.conv_general_dilated(
@@ -104,25 +94,26 @@ def shifted_views(x: jax.Array, stride: int = 1, size: int = 3) -> list[jax.Arra
     ]
 
 
-def correlate(x, kernel, stride):
+def correlate(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """The convolution as multiply-adds; kernel [size, size, ...], its rest broadcast against x."""
     size = len(kernel)
     weights = kernel.astype(x.dtype).reshape(size * size, *kernel.shape[2:])
     views = shifted_views(x, stride, size)
-    return sum(view * weight for view, weight in zip(views, weights, strict=True))
+    total: Any = sum(view * weight for view, weight in zip(views, weights, strict=True))
+    return jnp.asarray(total)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _pointwise_channels_first(x, kernel, dtype):
+def _pointwise_channels_first(x: jax.Array, kernel: jax.Array, dtype: Any) -> jax.Array:
     flat = product(kernel.astype(x.dtype).T, x.reshape(x.shape[0], -1), dtype)
     return flat.reshape(-1, *x.shape[1:])
 
 
-def _pointwise_channels_first_forward(x, kernel, dtype):
+def _pointwise_channels_first_forward(x: jax.Array, kernel: jax.Array, dtype: Any) -> Any:
     return _pointwise_channels_first(x, kernel, dtype), (x, kernel)
 
 
-def _pointwise_channels_first_backward(dtype, saved, gradient):
+def _pointwise_channels_first_backward(dtype: Any, saved: Any, gradient: jax.Array) -> Any:
     x, kernel = saved
     # Flat before the products and behind a barrier: XLA:CPU would transpose the whole gradient.
     gradient = jax.lax.optimization_barrier(gradient.reshape(gradient.shape[0], -1))
@@ -131,7 +122,7 @@ def _pointwise_channels_first_backward(dtype, saved, gradient):
     return x_gradient, kernel_gradient.astype(kernel.dtype)
 
 
-def _product_of_long_rows(x, y, dtype):
+def _product_of_long_rows(x: jax.Array, y: jax.Array, dtype: Any) -> jax.Array:
     """x y^T; with the longer factor first XLA:CPU can be several times as fast."""
     if len(x) >= len(y):
         return product(x, y.T, dtype)
@@ -145,15 +136,15 @@ _pointwise_channels_first.defvjp(
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _depthwise_channels_first(x, kernel, stride):
+def _depthwise_channels_first(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     return correlate(x, kernel[..., None, None, None], stride)
 
 
-def _depthwise_channels_first_forward(x, kernel, stride):
+def _depthwise_channels_first_forward(x: jax.Array, kernel: jax.Array, stride: int) -> Any:
     return _depthwise_channels_first(x, kernel, stride), (x, kernel)
 
 
-def _depthwise_channels_first_backward(stride, saved, gradient):
+def _depthwise_channels_first_backward(stride: int, saved: Any, gradient: jax.Array) -> Any:
     x, kernel = saved
     kernel_gradient = _kernel_gradient(x, gradient, stride, len(kernel)).astype(kernel.dtype)
     if stride > 1:  # spread the gradient out to the input's grid, zeros in between
@@ -169,18 +160,23 @@ _depthwise_channels_first.defvjp(
 )
 
 
-def _kernel_gradient(x, gradient, stride, size):
+def _kernel_gradient(x: jax.Array, gradient: jax.Array, stride: int, size: int) -> jax.Array:
     """Products in x's type, summed in float32: [size, size, channels].
 
     One reduction of all operands over what lies side by side in memory: XLA:CPU makes one pass
     over x and the gradient of it, and vectors where it may reorder sums (`parallel.FAST_MATH`).
     """
     products = [at_least_float32(view * gradient) for view in shifted_views(x, stride, size)]
-    zeros = [jnp.zeros((), products[0].dtype)] * len(products)
+    return sum_together(products, (2, 3)).sum(axis=2).reshape(size, size, x.shape[0])
+
+
+def sum_together(arrays: Sequence[jax.Array], axes: tuple[int, ...]) -> jax.Array:
+    """Sums of several arrays of one shape, over the same axes, in one pass: [arrays, ...]."""
+    zeros: list[Any] = [jnp.zeros((), array.dtype) for array in arrays]
     sums = jax.lax.reduce(
-        products, zeros, lambda a, b: [p + q for p, q in zip(a, b, strict=True)], (2, 3)
+        list(arrays), zeros, lambda a, b: [p + q for p, q in zip(a, b, strict=True)], axes
     )
-    return jnp.stack(sums).sum(axis=2).reshape(size, size, x.shape[0])
+    return jnp.stack(sums)
 
 
 def at_least_float32(x: jax.Array) -> jax.Array:
@@ -194,12 +190,11 @@ PART_BYTES = 6_000_000
 
 
 def in_parts(
-    function: Callable, arrays: Any, bytes_per_row: int, platform: str | None = None
+    function: Callable[[Any], Any], arrays: Any, bytes_per_row: int, platform: str | None = None
 ) -> Any:
-    """function(arrays), on a CPU for a few rows of the batch at a time.
+    """function(arrays), on a CPU for a few rows of the batch at a time, which stay in its cache.
 
-    A CPU that writes an intermediate array of 40 MB and reads it again waits for its memory; one
-    of 5 MB stays in its cache. The result is the same. Accelerators get the whole batch at once.
+    The result is the same.
 
     Args:
       function: maps a pytree of arrays [rows, ...] to another one, each row by itself.
@@ -208,9 +203,9 @@ def in_parts(
       platform: that the program is for, default this machine's.
     """
     batch = jax.tree.leaves(arrays)[0].shape[0]
-    known = isinstance(batch, int) and isinstance(bytes_per_row, int)  # not so in an export
-    rows = _count_rows(batch, bytes_per_row) if known else batch
-    if not known or rows == batch or (platform or jax.default_backend()) != "cpu":
+    has_sizes = isinstance(batch, int) and isinstance(bytes_per_row, int)  # not so in an export
+    rows = _count_rows(batch, bytes_per_row) if has_sizes else batch
+    if rows == batch or (platform or jax.default_backend()) != "cpu":
         return function(arrays)
     split = jax.tree.map(lambda x: x.reshape(batch // rows, rows, *x.shape[1:]), arrays)
     parts = jax.lax.map(function, split)

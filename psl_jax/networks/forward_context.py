@@ -18,10 +18,8 @@ class Context:
       frozen: in training, too, use the running statistics as they are.
       dtype: type of maps and of their products, on a CPU of the products alone; parameters,
         statistics, BatchNorms' affine map and the stem's product are float32 at least.
-      axis_name: mesh axis over which the batch is split, and batch statistics are averaged, so
-        that N devices see the global batch.
+      axis_name: mesh axis over which the batch is split, and batch statistics are averaged.
       sharing_devices: how many devices in a row share their batch statistics; 0: all.
-      depthwise: see convolutions.METHODS; None chooses by platform.
       platform: that the program is for; None: this machine's.
       gives_logits: of frames, not their probabilities.
       channels_first: maps are [channels, frames, bands, batch] inside, see convolutions.
@@ -32,7 +30,6 @@ class Context:
     dtype: Any = jnp.float32
     axis_name: str | None = None
     sharing_devices: int = 0
-    depthwise: str | None = None
     platform: str | None = None
     channels_first: bool = False
     gives_logits: bool = False

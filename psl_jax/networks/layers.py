@@ -1,5 +1,6 @@
 """The layers that the networks are made of; what begins them is an argument."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from psl_jax.networks.convolutions import (
     pointwise,
     product,
     shifted_views,
+    sum_together,
 )
 from psl_jax.networks.forward_context import Context
 
@@ -23,9 +25,32 @@ def _param(initial: np.ndarray) -> nnx.Param:
     return nnx.Param(jax.device_put(initial.astype(np.float32)))
 
 
+def halved(frames: Any) -> Any:
+    """Frames after a convolution of stride 2. Works on ints and arrays."""
+    return (frames - 1) // 2 + 1
+
+
+def cut(x: jax.Array, valid_frames: jax.Array | None) -> jax.Array:
+    """x [batch, frames, ...] with zeros from frame `valid_frames` [batch] on; None: x itself."""
+    if valid_frames is None:
+        return x
+    inside = jnp.arange(x.shape[1]) < valid_frames[:, None]
+    return jnp.where(jax.lax.expand_dims(inside, range(2, x.ndim)), x, jnp.zeros((), x.dtype))
+
+
+def mean_over_frames(x: jax.Array, valid_frames: jax.Array | None) -> jax.Array:
+    """Mean of [batch, frames, channels] over the first `valid_frames` [batch]; None: over all."""
+    if valid_frames is None:
+        return x.mean(axis=1)
+    return cut(x, valid_frames).sum(axis=1) / jnp.maximum(valid_frames, 1)[:, None]
+
+
 def hard_swish(x: jax.Array) -> jax.Array:
     """x times a ramp from 0 at -3 to 1 at 3."""
     return x * (jnp.clip(x + 3, 0, 6) * (1 / 6))
+
+
+_ACTIVATIONS = {"relu": jax.nn.relu, "hard_swish": hard_swish}
 
 
 class Linear(nnx.Module):
@@ -77,8 +102,13 @@ class Depthwise(nnx.Module):
         self.stride = stride
 
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
-        how = context.depthwise, context.channels_first, context.platform
-        return depthwise(x, self.kernel[...], self.stride, *how)
+        return depthwise(
+            x,
+            self.kernel[...],
+            self.stride,
+            channels_first=context.channels_first,
+            platform=context.platform,
+        )
 
 
 EPSILON = 1e-5
@@ -93,7 +123,6 @@ class BatchNorm(nnx.Module):
 
     def __init__(self, channels: int, epsilon: float = EPSILON, momentum: float = MOMENTUM):
         """momentum: running = momentum * running + (1 - momentum) * batch."""
-        # From NumPy, only put: JAX, jnp.asarray too, would compile a program for each shape.
         zeros, ones = (jax.device_put(np.full(channels, value, np.float32)) for value in (0, 1))
         self.scale, self.bias = nnx.Param(ones), nnx.Param(zeros)
         self.mean, self.var = nnx.BatchStat(zeros), nnx.BatchStat(ones)
@@ -143,7 +172,7 @@ def _output(x: jax.Array, affine: _Affine, relu6: bool, context: Context) -> jax
     return jax.nn.relu6(y) if relu6 else y
 
 
-def _moments(x, context):
+def _moments(x: jax.Array, context: Context) -> tuple[jax.Array, jax.Array]:
     """Mean and variance of each channel."""
     wide, axes = at_least_float32(x), context.other_axes(x)
     # Indexed, not unpacked: that compiles to other programs, with which a CPU trains 6 % slower.
@@ -152,7 +181,9 @@ def _moments(x, context):
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
-def _normalized(x, scale, bias, relu6: bool, epsilon: float, context: Context):
+def _normalized(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, relu6: bool, epsilon: float, context: Context
+) -> Any:
     """(the normalised map, (mean, variance)), with gradients that write no map but that of x.
 
     By itself XLA on a GPU makes two passes over a map for its two means, and in the backward pass
@@ -163,7 +194,9 @@ def _normalized(x, scale, bias, relu6: bool, epsilon: float, context: Context):
     return _forward(x, scale, bias, relu6, epsilon, context)[0]
 
 
-def _forward(x, scale, bias, relu6, epsilon, context):
+def _forward(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, relu6: bool, epsilon: float, context: Context
+) -> Any:
     wide = at_least_float32(x)
     mean, square = context.device_mean(_means((wide, jnp.square(wide)), context))
     var = jnp.maximum(square - jnp.square(mean), 0.0)
@@ -172,7 +205,7 @@ def _forward(x, scale, bias, relu6, epsilon, context):
     return (y, (mean, var)), (x, mean, jax.lax.rsqrt(var + epsilon), affine)
 
 
-def _backward(relu6, epsilon, context, saved, gradients):
+def _backward(relu6: bool, epsilon: float, context: Context, saved: Any, gradients: Any) -> Any:
     x, mean, rate, affine = saved
     channels = context.of_channels
 
@@ -197,14 +230,90 @@ def _backward(relu6, epsilon, context, saved, gradients):
 
 def _means(maps: tuple[jax.Array, ...], context: Context) -> jax.Array:
     """Means of several maps of one shape in one pass over them: [maps, channels]."""
-    zeros: list[Any] = [jnp.zeros((), x.dtype) for x in maps]
-    sums = jax.lax.reduce(
-        list(maps),
-        zeros,
-        lambda a, b: [p + q for p, q in zip(a, b, strict=True)],
-        context.other_axes(maps[0]),
-    )
-    return jnp.stack(sums) / (maps[0].size // maps[0].shape[context.channel_axis])
+    sums = sum_together(maps, context.other_axes(maps[0]))
+    return sums / (maps[0].size // maps[0].shape[context.channel_axis])
 
 
 _normalized.defvjp(_forward, _backward)
+
+
+class SqueezeExcitation(nnx.Module):
+    """A factor in 0 to 1 for each channel, of the map's mean; in float32."""
+
+    def __init__(self, channels: int, inside: int, rng: np.random.Generator):
+        self.squeeze, self.excite = Linear(channels, inside, rng), Linear(inside, channels, rng)
+
+    def __call__(self, x: jax.Array, context: Context, valid: jax.Array | None) -> jax.Array:
+        inside = jax.nn.relu(self.squeeze(mean_of_map(x, context, valid)))
+        factors = jax.nn.sigmoid(self.excite(inside)).astype(x.dtype)  # [batch, channels]
+        if context.channels_first:
+            return x * factors.T[:, None, None, :]
+        return x * factors[:, None, None, :]
+
+
+def mean_of_map(x: jax.Array, context: Context, valid: jax.Array | None) -> jax.Array:
+    """Mean of a map over its bands and its first `valid` [batch] frames: float32 [batch, channels].
+
+    None: over all frames.
+    """
+    bands = at_least_float32(x).mean(axis=2)  # [batch, frames, channels], or the other way round
+    if context.channels_first:
+        bands = bands.transpose(2, 1, 0)
+    return mean_over_frames(bands, valid)
+
+
+class InvertedResidual(nnx.Module):
+    """Expand (1x1), depthwise, squeeze-and-excitation, project (1x1), a shortcut where it fits.
+
+    It does not expand where `hidden` is `inputs`.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        hidden: int,
+        outputs: int,
+        *,
+        stride: int,
+        size: int = 3,
+        activation: str = "relu6",
+        squeezed: int = 0,
+        rng: np.random.Generator,
+        draw: Callable[..., np.ndarray],
+        norm: Callable[[int], BatchNorm] = BatchNorm,
+    ):
+        """Describes the block.
+
+        Args:
+          activation: relu6, relu or hard_swish.
+          squeezed: channels inside the squeeze-and-excitation; 0: it has none.
+          draw: (rng, shape, fan in, fan out) to initial weights.
+        """
+        self.stride, self.activation = stride, activation
+        self.shortcut = stride == 1 and inputs == outputs
+        expands = hidden != inputs
+        self.expand = Pointwise(draw(rng, (inputs, hidden), inputs, hidden)) if expands else None
+        self.expand_norm = norm(hidden) if expands else None
+        # Fans as PyTorch counts them: of the outputs of all channels.
+        fans = size * size, size * size * hidden
+        self.depthwise = Depthwise(draw(rng, (size, size, hidden), *fans), stride)
+        self.depthwise_norm = norm(hidden)
+        self.excitation = SqueezeExcitation(hidden, squeezed, rng) if squeezed else None
+        self.project = Pointwise(draw(rng, (hidden, outputs), hidden, outputs))
+        self.project_norm = norm(outputs)
+
+    def __call__(self, x: jax.Array, context: Context, valid: jax.Array | None = None) -> jax.Array:
+        """valid: [batch] frames that are audio, after this block."""
+        y = x
+        if self.expand is not None and self.expand_norm is not None:
+            y = self._activated(self.expand_norm, self.expand(y, context), context)
+        y = self._activated(self.depthwise_norm, self.depthwise(y, context), context)
+        if self.excitation is not None:
+            y = self.excitation(y, context, valid)
+        y = self.project_norm(self.project(y, context), context)
+        return x + y if self.shortcut else y
+
+    def _activated(self, norm: BatchNorm, y: jax.Array, context: Context) -> jax.Array:
+        if self.activation == "relu6":
+            return norm(y, context, relu6=True)
+        return _ACTIVATIONS[self.activation](norm(y, context))

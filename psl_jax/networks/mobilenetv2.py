@@ -4,17 +4,43 @@ The network is a Flax NNX module with a functional boundary: the train and relab
 into a graph definition and plain arrays once, and merge it inside the jitted function.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 
-from psl_jax.networks.architecture import Network, Tagging, Variables, halved
+from psl_jax.networks.architecture import (
+    FRONT_END,
+    Architecture,
+    Arrays,
+    Entry,
+    Network,
+    Tagging,
+    Variables,
+    convolution_entries,
+    linear_entries,
+)
 from psl_jax.networks.convolutions import at_least_float32
+from psl_jax.networks.folding import (
+    Block,
+    Layer,
+    fold_block,
+    folded_layer,
+    linear_layer,
+)
 from psl_jax.networks.forward_context import Context
-from psl_jax.networks.frontend import HOP
-from psl_jax.networks.layers import BatchNorm, Depthwise, Linear, Pointwise, Stem
+from psl_jax.networks.frontend import HOP, hann, mel_filters
+from psl_jax.networks.layers import (
+    BatchNorm,
+    InvertedResidual,
+    Linear,
+    Pointwise,
+    Stem,
+    cut,
+    halved,
+)
 
 # (expansion t, channels c, repeats n, stride s) of the inverted residuals.
 INVERTED_RESIDUALS = (
@@ -29,6 +55,7 @@ INVERTED_RESIDUALS = (
 STEM_CHANNELS = 32
 HEAD_CHANNELS = 1280
 NUM_HALVINGS = 5
+NUM_EARLY_BLOCKS = 4  # measured: with these in parts of the batch, inference is fastest on a CPU
 FRAME_SAMPLES = HOP << NUM_HALVINGS  # from the middle of one output frame to that of the next
 
 
@@ -57,36 +84,6 @@ def _xavier(
     return rng.uniform(-limit, limit, shape)
 
 
-def _pointwise(inputs: int, outputs: int, rng: np.random.Generator) -> Pointwise:
-    return Pointwise(_xavier(rng, (inputs, outputs), inputs, outputs))
-
-
-class InvertedResidual(nnx.Module):
-    """Expand (1x1), depthwise (3x3), project (1x1, linear), with a shortcut where shapes allow."""
-
-    def __init__(
-        self, inputs: int, outputs: int, stride: int, expansion: int, rng: np.random.Generator
-    ):
-        hidden = inputs * expansion
-        self.shortcut = stride == 1 and inputs == outputs
-        self.expand = _pointwise(inputs, hidden, rng) if expansion > 1 else None
-        self.expand_norm = BatchNorm(hidden) if expansion > 1 else None
-        # In grouped form the kernel is [channels, 1, 3, 3]: fans as PyTorch counts them.
-        self.depthwise = Depthwise(_xavier(rng, (3, 3, hidden), 9, 9 * hidden), stride)
-        self.depthwise_norm = BatchNorm(hidden)
-        self.project = _pointwise(hidden, outputs, rng)
-        self.project_norm = BatchNorm(outputs)
-
-    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
-        y = x
-        if self.expand is not None and self.expand_norm is not None:
-            y = self.expand_norm(self.expand(y, context), context, relu6=True)
-        y = self.depthwise(y, context)
-        y = self.depthwise_norm(y, context, relu6=True)
-        y = self.project_norm(self.project(y, context), context)
-        return x + y if self.shortcut else y
-
-
 class MobileNetV2(Tagging):
     """Log-mel spectrogram to class probabilities of frames.
 
@@ -109,16 +106,13 @@ class MobileNetV2(Tagging):
         blocks = []
         for expansion, outputs, repeats, stride in INVERTED_RESIDUALS:
             outputs = scaled(outputs, width)
-            for repeat in range(repeats):
-                blocks.append(
-                    InvertedResidual(
-                        channels, outputs, stride if repeat == 0 else 1, expansion, rng
-                    )
-                )
+            for block_stride in [stride, *[1] * (repeats - 1)]:
+                sizes = channels, channels * expansion, outputs
+                blocks.append(InvertedResidual(*sizes, stride=block_stride, rng=rng, draw=_xavier))
                 channels = outputs
         self.blocks = nnx.List(blocks)
         head = scaled(HEAD_CHANNELS, max(width, 1.0))
-        self.head = _pointwise(channels, head, rng)
+        self.head = Pointwise(_xavier(rng, (channels, head), channels, head))
         self.head_norm = BatchNorm(head)
         self.classifier = Linear(head, num_classes, rng)
         self.dropout = dropout
@@ -149,3 +143,107 @@ def create(
     """A network and its initial variables (Xavier uniform convolutions, N(0, 0.01) classifier)."""
     module = MobileNetV2(num_classes, width, dropout, output, rng=np.random.default_rng(seed))
     return Network.of(module, output_frames)
+
+
+# --- For inference ---
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class FoldedMobileNetV2:
+    """All layers of MobileNetV2, in order; see `FoldedNetwork`."""
+
+    stem: Layer
+    blocks: tuple[Block, ...]
+    head: Layer
+    classifier: Layer
+    output: str = dataclasses.field(default="sigmoid", metadata={"static": True})
+
+    def output_frames(self, frames: Any) -> Any:
+        return output_frames(frames)
+
+    def embeddings(self, logmel: Any, operations: Any, valid_frames: Any = None) -> Any:
+        """What lies past a row's end is set to zero before each 3x3 convolution, which is what the
+        convolution itself assumes there.
+        """
+        do = operations
+
+        def first_blocks(inputs: tuple[Any, Any]) -> tuple[Any, Any]:
+            logmel, valid = inputs
+            x = do.relu6(do.stem(cut(logmel, valid), self.stem))
+            valid = None if valid is None else halved(valid)
+            for block in self.blocks[:NUM_EARLY_BLOCKS]:
+                x, valid = block(x, do, valid)
+            return x, valid
+
+        channels = max(block.depthwise.kernel.shape[-1] for block in self.blocks[:2])
+        x, valid = do.begin(first_blocks, (logmel, valid_frames), channels)
+        for block in self.blocks[NUM_EARLY_BLOCKS:]:
+            x, valid = block(x, do, valid)
+        return do.mean_over_bands(do.relu6(do.pointwise(x, self.head)))
+
+
+def fold(variables: Variables, output: str = "sigmoid") -> FoldedMobileNetV2:
+    """Folds each BatchNorm, with its running statistics, into the convolution before it.
+
+    output: one of `architecture.OUTPUTS`. Computed in float64, returned as float32 NumPy arrays.
+    """
+    params, stats = variables
+    strides = [
+        stride if repeat == 0 else 1
+        for _, _, repeats, stride in INVERTED_RESIDUALS
+        for repeat in range(repeats)
+    ]
+    blocks = [
+        fold_block(params["blocks"][number], stats["blocks"][number], stride=stride)
+        for number, stride in enumerate(strides)
+    ]
+    classifier = linear_layer(params["classifier"])
+    stem, head = (folded_layer(params, stats, layer) for layer in ("stem", "head"))
+    return FoldedMobileNetV2(stem, tuple(blocks), head, classifier, output)
+
+
+# --- Published weights ---
+
+
+def entries(params: Arrays) -> list[Entry]:
+    """See `Architecture`: [expand,] depthwise and project of each block."""
+    table = [*convolution_entries("features.0.0", "features.0.1", "stem", ("stem",))]
+    for number, block in sorted(params["blocks"].items()):
+        prefix, path, stage = f"features.{number + 1}.conv", ("blocks", number), 0
+        for layer, layout in (("expand", "pointwise"), ("depthwise", "depthwise")):
+            if layer in block:
+                names = f"{prefix}.{stage}.0", f"{prefix}.{stage}.1"
+                table += convolution_entries(*names, layout, (*path, layer))
+                stage += 1
+        names = f"{prefix}.{stage}", f"{prefix}.{stage + 1}"
+        table += convolution_entries(*names, "pointwise", (*path, "project"))
+    head = f"features.{len(params['blocks']) + 1}"
+    table += convolution_entries(f"{head}.0", f"{head}.1", "pointwise", ("head",))
+    return [*table, *linear_entries("classifier.1", ("classifier",))]
+
+
+def channels(width: float) -> dict[str, int]:
+    """See `Architecture`."""
+    last, found = 0, {"features.0.0.weight": scaled(STEM_CHANNELS, width)}
+    for expansion, outputs, repeats, _ in INVERTED_RESIDUALS:
+        last += repeats
+        name = f"features.{last}.conv.{2 if expansion > 1 else 1}.weight"
+        found[name] = scaled(outputs, width)
+    return found | {f"features.{last + 1}.0.weight": scaled(HEAD_CHANNELS, max(width, 1.0))}
+
+
+MOBILENET_V2 = Architecture(
+    name="mobilenet_v2",
+    title="MobileNetV2",
+    front_end=lambda logmel: logmel,
+    create=create,
+    fold=fold,
+    entries=entries,
+    classifier="classifier.1",
+    channels=channels,
+    buffers=lambda: {
+        f"{FRONT_END}0.spectrogram.window": hann(),
+        f"{FRONT_END}0.mel_scale.fb": mel_filters(),
+    },
+)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,23 +14,19 @@ from psl_jax.networks.available import ARCHITECTURES
 from psl_jax.networks.class_lists import near_names
 from psl_jax.networks.folding import FoldedNetwork
 from psl_jax.networks.frontend import LogMel
-from psl_jax.networks.mobilenetv2_architecture import MOBILENET_V2
+from psl_jax.networks.mobilenetv2 import MOBILENET_V2
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.settings import read
 
 DEFAULT_THRESHOLD = 0.5  # of models for which none were tuned
 
 
 @dataclasses.dataclass(frozen=True)
 class Thresholds:
-    """One for each class.
+    """One for each class."""
 
-    Attributes:
-      values: [classes], each more than 0 and at most 1.
-      tuned_on: how they were found, as JSON values.
-    """
-
-    values: tuple[float, ...]
-    tuned_on: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    values: tuple[float, ...]  # each more than 0 and at most 1
+    tuned_on: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # how, as JSON values
 
     @property
     def median_filter(self) -> int:
@@ -43,21 +39,20 @@ class Thresholds:
         return {"by_class": values, "tuned_on": dict(self.tuned_on)}
 
     @classmethod
-    def from_json(cls, found: Any, classes: Sequence[str], where: object) -> "Thresholds":
+    def from_json(cls, stored: Any, classes: Sequence[str], where: object) -> "Thresholds":
         """Raises UserError where a class has none, or one that is no score; `where` is the file."""
-        values = found.get("by_class") if isinstance(found, Mapping) else None
-        if not isinstance(values, Mapping):
-            raise UserError(f"{where}: expected thresholds by_class, found {found!r:.60}")
+        if not isinstance(stored, Mapping) or not isinstance(stored.get("by_class"), Mapping):
+            raise UserError(f"{where}: expected thresholds by_class, found {stored!r:.60}")
         for name in classes:
-            value = values.get(name)
+            value = stored["by_class"].get(name)
             if not isinstance(value, int | float) or not 0 < value <= 1:
                 raise UserError(
                     f"{where}: the threshold of {name!r} is {value!r:.40}, expected more than 0 "
                     "and at most 1. psl-jax thresholds makes them anew"
                 )
-        tuned_on = found.get("tuned_on")
+        tuned_on = stored.get("tuned_on")
         return cls(
-            tuple(float(values[name]) for name in classes),
+            tuple(float(stored["by_class"][name]) for name in classes),
             dict(tuned_on) if isinstance(tuned_on, Mapping) else {},
         )
 
@@ -67,7 +62,6 @@ class Thresholds:
 
 
 FORMAT_VERSION = 3  # 2 without another network, 1 without a softmax: what earlier versions read
-_NEEDED = ("classes", "width", "segment_seconds")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,9 +119,10 @@ class ModelInfo:
 
     def as_json(self) -> dict[str, Any]:
         """As JSON values: what `from_json` reads."""
+        tuned = self.thresholds
         return {
             "format_version": self.format_version,
-            **self._thresholds_as_json(),
+            **({} if tuned is None else {"thresholds": tuned.as_json(self.classes)}),
             "name": self.name,
             "classes": list(self.classes),
             **self.network_as_json(),
@@ -143,88 +138,67 @@ class ModelInfo:
             return {}
         return {"network": self.network, "sample_rate": self.sample_rate}
 
-    def _thresholds_as_json(self) -> dict[str, Any]:
-        tuned = self.thresholds
-        return {} if tuned is None else {"thresholds": tuned.as_json(self.classes)}
-
     @classmethod
-    def from_json(cls, values: Mapping[str, Any], where: object) -> "ModelInfo":
+    def from_json(cls, values: Any, where: object) -> "ModelInfo":
         """Reads this or an earlier version; `where` names its file for messages.
 
         Raises UserError where something is missing, or written by a later version of psl_jax.
         """
         if not isinstance(values, Mapping):
             raise UserError(f"{where} was not written by psl_jax: it holds {values!r:.60}")
-        if missing := [name for name in _NEEDED if name not in values]:
-            raise UserError(
-                f"{where} was not written by psl_jax: what it says of the model lacks "
-                f"{', '.join(missing)}"
-            )
-        network = values.get("network", MOBILENET_V2.name)
-        if network not in ARCHITECTURES:
-            raise UserError(
-                f"{where} is of the network {network!r}, this psl_jax knows "
-                f"{', '.join(ARCHITECTURES)}: install a newer one"
-            )
-        version = values.get("format_version", 1)  # the first had no number
+        rest = dict(values)
+        version = rest.pop("format_version", 1)  # the first had no number
         if not isinstance(version, int) or version > FORMAT_VERSION:
             raise UserError(
                 f"{where} has format version {version}, this psl_jax reads up to "
                 f"{FORMAT_VERSION}: install a newer one"
             )
-        output = values.get("output", "sigmoid")
-        if output not in OUTPUTS:
-            raise UserError(
-                f"{where} has the output {output!r}, this psl_jax knows {', '.join(OUTPUTS)}"
-            )
-        sample_rate = values.get("sample_rate", SAMPLE_RATE)
-        if sample_rate not in RATES:
-            raise UserError(
-                f"{where} is of audio at {sample_rate!r} Hz, this psl_jax knows "
-                f"{', '.join(map(str, RATES))}"
-            )
-        named = {*_NEEDED, "network", "frontend", "name", "format_version", "output", "thresholds"}
-        named |= {"sample_rate"}
-        classes, width, seconds = (values[name] for name in _NEEDED)
-        if not (
-            isinstance(classes, list | tuple)
-            and classes
-            and all(isinstance(name, str) for name in classes)
-            and all(_is_positive(value) for value in (width, seconds))
-        ):
-            raise UserError(
-                f"{where} was not written by psl_jax: expected a list of class names, and a width "
-                f"and a segment length above 0, found {classes!r:.60}, {width!r} and {seconds!r}"
-            )
-        tuned = values.get("thresholds")
+
+        def take(name: str, default: Any, is_right: Callable[[Any], bool], expected: str) -> Any:
+            value = rest.pop(name, default)
+            if not is_right(value):
+                raise UserError(
+                    f"{where} was not written by psl_jax, or by a newer one: {name} is "
+                    f"{value!r:.60}, expected {expected}"
+                )
+            return value
+
+        def choose(name: str, default: Any, choices: Iterable[Any]) -> Any:
+            choices = list(choices)
+            return take(name, default, choices.__contains__, f"one of {choices}")
+
+        classes = take("classes", None, _are_names, "a list of names")
+        tuned = rest.pop("thresholds", None)
         return cls(
-            classes=tuple(classes),
-            width=width,
-            segment_seconds=float(seconds),
-            logmel=_logmel(values.get("frontend", {}), where),
-            name=str(values.get("name") or "model"),
-            origin={name: value for name, value in values.items() if name not in named},
-            output=output,
-            network=network,
-            sample_rate=sample_rate,
+            tuple(classes),
+            width=take("width", None, lambda x: _is_positive(x, 16), "above 0 and at most 16"),
+            segment_seconds=float(take("segment_seconds", None, _is_positive, "above 0")),
+            logmel=_logmel(rest.pop("frontend", {}), where),
+            name=str(rest.pop("name", "") or "model"),
+            output=choose("output", "sigmoid", OUTPUTS),
+            network=choose("network", MOBILENET_V2.name, ARCHITECTURES),
+            sample_rate=choose("sample_rate", SAMPLE_RATE, RATES),
             thresholds=None if tuned is None else Thresholds.from_json(tuned, classes, where),
+            origin=rest,
         )
 
 
-def _is_positive(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e4
+def _are_names(value: Any) -> bool:
+    is_list = isinstance(value, list | tuple) and len(value) > 0
+    return is_list and all(isinstance(name, str) for name in value)
+
+
+def _is_positive(value: Any, most: float = 1e4) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= most
 
 
 def _logmel(values: Any, where: object) -> LogMel:
     # Exports say more of their front end than its settings.
     known = {field.name for field in dataclasses.fields(LogMel)}
     try:
-        logmel = LogMel(**{name: value for name, value in values.items() if name in known})
-        if _is_positive(logmel.top_db):
-            return logmel
-    except (AttributeError, TypeError, ValueError) as error:
+        return read(LogMel, {name: x for name, x in dict(values).items() if name in known})
+    except (UserError, TypeError, ValueError) as error:
         raise UserError(f"{where}: its front end {values!r:.200} is none of psl_jax's") from error
-    raise UserError(f"{where}: its front end {values!r:.200} is none of psl_jax's")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,11 +231,9 @@ class Model:
         return digest.hexdigest()[:16]
 
     def for_classes(self, classes: Sequence[str]) -> "Model":
-        """The same network for these of its classes, in this order.
+        """The same network for these of its classes, in this order; of a softmax all are needed.
 
-        Each class has its own sigmoid, so the others are left out without touching them; of a
-        softmax all are needed. Raises UserError naming those that it does not know, and what it has
-        that is spelt nearly so.
+        Raises UserError naming those that it does not know, and the nearest names.
         """
         if tuple(classes) == self.classes:
             return self

@@ -16,26 +16,23 @@ from flax import serialization
 from orbax.checkpoint import v1 as ocp
 
 from psl_jax.networks.architecture import Variables
-from psl_jax.runtime import files, interrupts, parallel, removed_settings
+from psl_jax.runtime import files, interrupts, parallel
 from psl_jax.runtime.disk_errors import plain_disk_errors
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import absolute, is_remote, remove_tree
 from psl_jax.weights.orbax_folder import (
     compute_array_crc,
-    convert_keys_to_int,
     explain_damage,
     make_orbax_path,
     make_restore_target,
+    restore_variables,
 )
 
 _WHOLE = "commit_success.txt"  # written last; Orbax's own name for it in a bucket
 
 
 class CheckpointMirror:
-    """A temporary copy of a folder of checkpoints in a bucket.
-
-    Each process of a run has a copy, which Orbax reads and writes. Process 0 sends it.
-    """
+    """A copy of a folder of checkpoints in a bucket, which Orbax uses; process 0 sends its own."""
 
     def __init__(self, place: pathlib.Path):
         self._place = place
@@ -51,22 +48,20 @@ class CheckpointMirror:
 
         def send() -> None:
             saving.result()
-            if jax.process_index() == 0:
-                self._send()
+            steps = {path.name for path in self.folder.iterdir() if path.name.isdecimal()}
+            if jax.process_index() != 0:
+                steps = self._sent
+            for step in steps - self._sent:
+                remove_tree(self._place / step)  # what a killed process sent
+                (self._place / step).upload(self.folder / step)  # type: ignore[attr-defined]
+                (self._place / step / _WHOLE).write_bytes(b"")
+            for step in self._sent - steps:
+                (self._place / step / _WHOLE).unlink(missing_ok=True)
+                remove_tree(self._place / step)
+            self._sent = steps
             note_sent()
 
         return self._thread.submit(send)
-
-    def _send(self) -> None:
-        steps = {path.name for path in self.folder.iterdir() if path.name.isdecimal()}
-        for step in steps - self._sent:
-            remove_tree(self._place / step)  # what a killed process sent
-            (self._place / step).upload(self.folder / step)  # type: ignore[attr-defined]
-            (self._place / step / _WHOLE).write_bytes(b"")
-        for step in self._sent - steps:
-            (self._place / step / _WHOLE).unlink(missing_ok=True)
-            remove_tree(self._place / step)
-        self._sent = steps
 
     def close(self) -> None:
         self._thread.shutdown()
@@ -80,7 +75,7 @@ _ADVICE = "Run the same command again, which goes on from the last checkpoint."
 
 
 class TrainingCheckpoints:
-    """The checkpoints of a run: always the latest one, and the `best` ones by validation mAP.
+    """A run's latest checkpoint, and the `best` ones by validation mAP.
 
     Where nothing is validated, the best are the last ones of those that are saved with a rank.
     """
@@ -93,21 +88,18 @@ class TrainingCheckpoints:
         self._mirror = CheckpointMirror(self.directory) if is_remote(self.directory) else None
         folder = self._mirror.folder if self._mirror else self.directory
         policies = ocp.training.preservation_policies
-        keep = policies.AnyPreservationPolicy(
-            [
-                policies.LatestN(1),
-                policies.BestN(
-                    get_metric_fn=lambda metrics: metrics[self._metric],
-                    n=best,
-                    keep_checkpoints_without_metrics=False,
-                ),
-            ]
+        best_policy = policies.BestN(
+            get_metric_fn=lambda metrics: metrics[self._metric],
+            n=best,
+            keep_checkpoints_without_metrics=False,
         )
         with explain_damage(_unreadable(folder), _DELETE):
             self._checkpointer = ocp.training.Checkpointer(
                 make_orbax_path(folder),
                 save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-                preservation_policy=keep,
+                preservation_policy=policies.AnyPreservationPolicy(
+                    [policies.LatestN(1), best_policy]
+                ),
                 cleanup_tmp_directories=True,
             )
         self._saving: Any = None  # what is being written by another thread
@@ -125,24 +117,16 @@ class TrainingCheckpoints:
                 if self._mirror:
                     self._mirror.close()
 
-    def save(
-        self,
-        step: int,
-        state: Any,
-        rank: float | None = None,
-        notes: Any = None,
-    ) -> None:
+    def save(self, step: int, state: Any, rank: float | None = None, notes: Any = None) -> None:
         """Begins to save `state`; only with a rank, its mAP or step, can it become one of the best.
 
         It is written while training goes on; the next save, a read or the end waits for it. What
         lies in `state` may be overwritten as soon as this returns. notes: JSON, see `latest_notes`.
-
-        Raises UserError where this or the save before cannot be written; the earlier checkpoints
-        are kept.
+        Raises UserError where this or the save before cannot be written.
         """
         metrics = None if rank is None else {self._metric: rank}
         # Copies, on the host: the next step is made in the memory that holds the state now.
-        tree = jax.tree.map(np.array, _as_tree(parallel.to_host(state)))
+        tree = jax.tree.map(np.array, serialization.to_state_dict(parallel.to_host(state)))
         self._finish()
         about = {_NOTES: notes, self._metric: rank}
         what = f"step {step} in {self.directory}"
@@ -164,16 +148,15 @@ class TrainingCheckpoints:
                 saving.result()
 
     def restore(self, state: Any) -> Any:
-        """The latest checkpoint, placed like `state`; `state` itself where there is none.
-
-        Raises UserError where it holds the state of another network.
-        """
+        """The latest checkpoint, placed like `state`, or `state`; UserError for another network."""
         self._finish()
         latest = self._checkpointer.latest
         if latest is None:
             return state
         tree = self._load(latest.step)
-        if _forms(tree) != _forms(_as_tree(parallel.to_host(state))):
+        ours = serialization.to_state_dict(parallel.to_host(state))
+        forms = [jax.tree.map(lambda x: (x.shape, x.dtype.name), x) for x in (tree, ours)]
+        if forms[0] != forms[1]:
             raise UserError(
                 f"the checkpoint of step {latest.step} in {self.directory} is of another network; "
                 "give another --workdir, or delete that folder"
@@ -192,28 +175,25 @@ class TrainingCheckpoints:
         latest = self._checkpointer.latest
         if latest is None:
             return None
-        with self._named_damage(latest.step):
-            saved = self._checkpointer.metadata(latest.step)
-        return (saved.custom_metadata or {}).get(_NOTES)
+        return self._metadata(latest.step)[1].get(_NOTES)
 
     def _load(self, step: int) -> dict[str, Any]:
         """The state as nested dicts of NumPy arrays."""
         self._finish()
+        arrays, about = self._metadata(step)
+        crc = about.pop(_CRC, None)
         with self._named_damage(step):
-            saved = self._checkpointer.metadata(step)
-            about = dict(saved.custom_metadata or {})
-            if "arrays" in about:
-                raise UserError(
-                    f"{self.directory / str(step)} was saved by an earlier version: go on with "
-                    f"commit {removed_settings.LAST_COMMIT}, the last one that reads it, or give "
-                    "another --workdir"
-                )
-            crc = about.pop(_CRC, None)
-            loaded = self._checkpointer.load(step, make_restore_target(saved.metadata))
+            loaded = self._checkpointer.load(step, make_restore_target(arrays))
             tree: dict[str, Any] = jax.tree.map(np.asarray, loaded)
             if crc != _crc(tree, about):
                 raise ValueError("its contents fail their checksum")
             return tree
+
+    def _metadata(self, step: int) -> tuple[Any, dict[str, Any]]:
+        """What Orbax knows of a checkpoint's arrays, and what was noted with them."""
+        with self._named_damage(step):
+            metadata = self._checkpointer.metadata(step)
+            return metadata.metadata, dict(metadata.custom_metadata or {})
 
     def _named_damage(self, step: int) -> contextlib.AbstractContextManager[None]:
         return explain_damage(self.directory / str(step), _DELETE)
@@ -225,27 +205,20 @@ class TrainingCheckpoints:
     def best_steps(self) -> list[int]:
         """Steps of the best checkpoints, the best first; of equals the later is the better."""
         self._finish()
-        scored = [
-            (info.metrics[self._metric], info.step)
-            for info in self._checkpointer.checkpoints
-            if info.metrics and self._knows(info.step, info.metrics[self._metric])
-        ]
-        return [step for _, step in sorted(scored, reverse=True)[: self.best]]
-
-    def _knows(self, step: int, value: float) -> bool:
-        """True; raises UserError where another rank was noted with the checkpoint."""
-        with self._named_damage(step):
-            about = self._checkpointer.metadata(step).custom_metadata or {}
-            if (noted := about.get(self._metric, value)) != value:
-                raise ValueError(f"its {self._metric} is {value}, and {noted} was noted with it")
-        return True
+        ranks = []
+        for info in self._checkpointer.checkpoints:
+            if info.metrics:
+                rank = info.metrics[self._metric]
+                noted = self._metadata(info.step)[1].get(self._metric, rank)
+                with self._named_damage(info.step):
+                    if noted != rank:
+                        raise ValueError(f"its {self._metric} is {rank}, noted with it {noted}")
+                ranks.append((rank, info.step))
+        return [step for _, step in sorted(ranks, reverse=True)[: self.best]]
 
     def load_variables(self, step: int) -> Variables:
         """The network's variables at `step`, as NumPy arrays."""
-        variables = self._load(step)["variables"]
-        return Variables(
-            convert_keys_to_int(variables["params"]), convert_keys_to_int(variables["stats"])
-        )
+        return restore_variables(self._load(step)["variables"])
 
     def average_best(self) -> tuple[Variables, list[int]]:
         """Mean of the best checkpoints' parameters and BatchNorm statistics, taken in float64."""
@@ -264,16 +237,6 @@ def average(variables: list[Variables]) -> Variables:
 
     averaged: Variables = jax.tree.map(mean, *variables)
     return averaged
-
-
-def _as_tree(state: Any) -> dict[str, Any]:
-    """A state as nested dicts with names as keys, which is how Orbax gives it back."""
-    return serialization.to_state_dict(state)
-
-
-def _forms(tree: dict[str, Any]) -> Any:
-    """Shape and type of each array of `_as_tree`."""
-    return jax.tree.map(lambda array: (array.shape, array.dtype.name), tree)
 
 
 def _crc(tree: dict[str, Any], about: dict[str, Any]) -> int:

@@ -1,7 +1,4 @@
-"""A frozen network's features, computed once and kept in memory: its classifier is trained on them.
-
-They are the same at every step, so steps and validations then cost next to nothing.
-"""
+"""A frozen network's features, computed once and kept in memory: its classifier trains on them."""
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -55,10 +52,9 @@ def compute_features(
     batch_size: int,
     num_devices: int | None = None,
 ) -> np.ndarray:
-    """Features of all segments of a split, in order, as a step would make them.
+    """Features float32 [segments, frames, channels] of a split, as a step would make them.
 
-    Each process computes all of them, as training draws from the whole split. Returns float32
-    [segments, frames, channels].
+    Each process computes all of them, as training draws from the whole split.
     """
     mesh = parallel.local_mesh(num_devices)
     program = features_program(network, recipe, mesh)
@@ -87,10 +83,7 @@ def train_batches(
 
 
 class FrozenScorer:
-    """Scores a split again and again, with another classifier each time.
-
-    The embeddings of this process's clips are computed at the first call.
-    """
+    """Scores a split with one classifier after another, on embeddings of the first call."""
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """Where a training's measurements go besides train_log.jsonl: TensorBoard, wandb, trackio, mlflow.
 
-Each library is imported by its own class only, when a run selects it with `train.loggers`. The
-services take their address, project and mode from their own variables, such as WANDB_MODE.
+Each library is imported by its own class only. The services take their address, project and mode
+from their own variables, such as WANDB_MODE.
 """
 
 import importlib.util
@@ -20,23 +20,14 @@ _PROJECT = "psl_jax"
 
 
 class LoggedRun(NamedTuple):
-    """The run that is logged.
+    """The run that is logged."""
 
-    Attributes:
-      folder: a folder of this machine whose files come into the run folder.
-      name: for people.
-      identity: a text that no other run has; the same when the run continues.
-      resume_step: the step that it continues after; 0 from the start.
-      has_events: TensorBoard's events of an earlier start are in the run folder.
-      config: its settings.
-    """
-
-    folder: pathlib.Path
-    name: str
-    identity: str
-    resume_step: int
-    has_events: bool
-    config: Mapping[str, Any]
+    folder: pathlib.Path  # of this machine; its files come into the run folder
+    name: str  # for people
+    identity: str  # a text that no other run has; the same when the run continues
+    resume_step: int  # that it continues after; 0 from the start
+    has_events: bool  # TensorBoard's events of an earlier start are in the run folder
+    config: Mapping[str, Any]  # its settings
 
 
 class Logger(Protocol):
@@ -53,31 +44,36 @@ class Logger(Protocol):
 
 
 class TensorBoard:
-    """Writes events into `folder/tb`, nothing where tensorboardX is not installed."""
+    """Writes events into `folder/tb`."""
 
     def __init__(self, run: LoggedRun):
-        tensorboardx = _tensorboardx_without_torch()
+        # It would import PyTorch, for tensors that it is never given: two seconds of every run.
+        hides_torch = "torch" not in sys.modules
+        if hides_torch:
+            sys.modules["torch"] = None  # type: ignore[assignment]  # "import torch" fails
+        try:
+            from tensorboardX import SummaryWriter
+        finally:
+            if hides_torch:
+                del sys.modules["torch"]
         # The purge makes TensorBoard hide what an interrupted run wrote after `resume_step`; the
         # suffix keeps writers opened within the same second from sharing (and emptying) a file.
         purge = run.resume_step + 1 if run.resume_step else 0
-        self._events = tensorboardx and tensorboardx.SummaryWriter(
+        self._events = SummaryWriter(
             str(run.folder / EVENTS),
             purge_step=purge if run.has_events else None,
             filename_suffix=f".{os.getpid()}.{run.resume_step}",
         )
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        if self._events is not None:
-            for name, value in values.items():
-                self._events.add_scalar(name, value, global_step=step)
+        for name, value in values.items():
+            self._events.add_scalar(name, value, global_step=step)
 
     def flush(self) -> None:
-        if self._events is not None:
-            self._events.flush()
+        self._events.flush()
 
     def close(self, *, failed: bool) -> None:
-        if self._events is not None:
-            self._events.close()
+        self._events.close()
 
 
 class Wandb:
@@ -188,22 +184,3 @@ def check_loggers(names: str) -> None:
             raise UserError(
                 f"config.train.loggers is {names!r}: {name} is not installed; pip install {name}"
             )
-
-
-def _tensorboardx_without_torch() -> Any:
-    """The module, None where it is not installed.
-
-    It imports PyTorch if it finds it, for tensors that it is never given here: two seconds of
-    every run.
-    """
-    hide = "torch" not in sys.modules
-    if hide:
-        sys.modules["torch"] = None  # type: ignore[assignment]  # "import torch" fails
-    try:
-        import tensorboardX
-    except ImportError:
-        return None
-    finally:
-        if hide:
-            sys.modules.pop("torch", None)
-    return tensorboardX

@@ -45,19 +45,15 @@ class Schedule:
 
 @dataclasses.dataclass(frozen=True)
 class LoopSettings:
-    """When the loop does what, in steps. patience: without a better mAP (0: never stop early).
-
-    checkpoint_minutes: a checkpoint is made at the latest so long after another (0: none for that).
-    batch_size: segments a step, of all devices; for the log alone.
-    """
+    """When the loop does what, in steps."""
 
     max_steps: int
     validate_every: int
     checkpoint_every: int
     log_every: int
-    patience: int
-    batch_size: int = 1
-    checkpoint_minutes: float = 0.0
+    patience: int  # without a better mAP; 0: never stop early
+    batch_size: int = 1  # segments a step, of all devices; for the log alone
+    checkpoint_minutes: float = 0.0  # at the latest so long after another; 0: none for that
     loggers: str = "tensorboard"
 
 
@@ -84,15 +80,12 @@ def loop_settings(settings: TrainSettings, steps_per_epoch: float, batch_size: i
 
 
 def schedule_of(settings: TrainSettings, max_steps: int) -> Schedule:
-    decays = settings.schedule == "polynomial"
-    return Schedule(settings.learning_rate, max_steps if decays else 0, settings.decay_power)
+    decay_steps = max_steps if settings.schedule == "polynomial" else 0
+    return Schedule(settings.learning_rate, decay_steps, settings.decay_power)
 
 
 class EarlyStop:
-    """Tells when the mAP has not become better for `patience` steps.
-
-    Before the first validation the mAP counts as better at step 0.
-    """
+    """Tells when the mAP has not become better for `patience` steps, at first since step 0."""
 
     def __init__(self, patience: int, history: Iterable[tuple[int, float]] = ()):
         """history: (step, mAP) of the validations so far."""
@@ -120,13 +113,7 @@ _INPUTS = ("audio", "features", "num_samples", "labels")
 
 
 class Stepper:
-    """Steps on batches that a thread puts on the devices; owns its input, closes it in the end.
-
-    Nothing is read before the first step is asked for.
-
-    Attributes:
-      input_seconds: how long it has waited for its input so far.
-    """
+    """Makes steps on batches that a thread puts on the devices, from the first call of `run` on."""
 
     def __init__(self, program: Callable[..., Any], feed: Feed, mesh: Mesh):
         """program: a `step.train_program`; feed: of `batches.train_batches`."""
@@ -136,7 +123,7 @@ class Stepper:
         self.input_seconds = 0.0
 
     def run(self, state: TrainState, step: int, rate: float) -> tuple[TrainState, Values]:
-        """Makes a step at the learning rate `rate`, after `step` finished ones.
+        """Makes the step after `step` finished ones, at the learning rate `rate`.
 
         The old state is donated. Returns the new one and the step's values, which the devices may
         still be computing. Raises ValueError where `step` does not follow the last call's.
@@ -181,28 +168,28 @@ def train(
 ) -> None:
     """Trains from the latest checkpoint (or `state`) until `max_steps` or the early stop.
 
-    A killed run that is called again, with a new stepper, continues with the same batches, and
-    gives what an undisturbed one would have given. The stepper is closed in the end.
-    validate: gives the mAP; None: there is none, and training goes on to `max_steps`.
+    A killed run that is called again, with a new stepper, gives what an undisturbed one would have
+    given. validate: gives the mAP; None: training goes on to `max_steps`.
 
-    Raises UserError when the loss or the state is not finite; the checkpoints before are kept.
-    Raises Preempted, in all processes after the same step, when one of them was told to end; the
-    state is saved then.
+    Raises UserError when the loss or the state is not finite. Raises Preempted, in all processes
+    after the same step, when one of them was told to end; the state is saved then.
     """
     state = checkpoints.restore(parallel.replicate(state, mesh))
     start = int(state.step)
-    log = metric_log.MetricLog(
-        run_dir, start, active=jax.process_index() == 0, loggers=settings.loggers
-    )
-    stop = _early_stop(run_dir, start, settings.patience)
+    is_first = jax.process_index() == 0
+    log = metric_log.MetricLog(run_dir, start, active=is_first, loggers=settings.loggers)
+    # Other processes may read the log before the first one has cut off what came after `start`.
+    lines = [line for line in metric_log.read_log(run_dir) if line["step"] <= start]
+    key = metric_log.VALIDATION_MAP
+    maps = [(line["step"], line[key]) for line in lines if key in line]
+    stop = EarlyStop(settings.patience, maps)
     if start >= settings.max_steps or stop.is_over:
         log.close()
         return
-    bar = progress.bar(
-        settings.max_steps, "step", description, start, show=jax.process_index() == 0
-    )
+    bar = progress.bar(settings.max_steps, "step", description, start, show=is_first)
     is_over = False
-    meter = _Meter(log, schedule, stepper, settings.batch_size, checkpoints.latest_notes())
+    notes = checkpoints.latest_notes()
+    meter = _Meter(log, schedule, stepper, batch_size=settings.batch_size, open_line=notes)
     with log, bar, stepper, Boundaries(start, settings.checkpoint_minutes) as boundaries:
         for step in range(start + 1, settings.max_steps + 1):
             state, values = stepper.run(state, step - 1, schedule(step - 1))
@@ -253,14 +240,6 @@ def _finite_on_host(step: int, state: TrainState) -> TrainState:
     return on_host
 
 
-def _early_stop(run_dir: str, start: int, patience: int) -> EarlyStop:
-    """What a run that goes on after step `start` knows of its validations."""
-    # Other processes may read the log before the first one has cut off what came after `start`.
-    lines = [line for line in metric_log.read_log(run_dir) if line["step"] <= start]
-    key = metric_log.VALIDATION_MAP
-    return EarlyStop(patience, [(line["step"], line[key]) for line in lines if key in line])
-
-
 class _Meter:
     """Logs means over the steps since the line before, and how fast they were made.
 
@@ -273,8 +252,9 @@ class _Meter:
         log: metric_log.MetricLog,
         schedule: Schedule,
         stepper: Stepper,
+        *,
         batch_size: int,
-        open_line: list[Any] | None = None,
+        open_line: list[Any] | None,
     ):
         """open_line: of the run that is gone on with, see `open_line`."""
         self.log, self.schedule, self.stepper = log, schedule, stepper
@@ -297,15 +277,11 @@ class _Meter:
         self.since, self.waited = time.perf_counter(), self.stepper.input_seconds
 
     def end_line(self, step: int, wait: bool) -> None:
-        """Ends a line of the log at `step`; wait: until it is written.
-
-        Raises UserError where a value is not finite, at the latest at the next line.
-        """
+        """Ends a line of the log at `step`; wait: until it is written. UserError if not finite."""
         self._write()
         if wait:
             jax.block_until_ready(self.values)
-        self.pending = step, self.values, self._speed()
-        self.values = []
+        self.pending, self.values = (step, self.values, self._speed()), []
         self.restart_clock()
         if wait:
             self._write()
@@ -316,10 +292,10 @@ class _Meter:
         A run that goes on from `step` takes it up, and logs what an undisturbed one would have.
         """
         self._write()
-        line = [{name: float(value) for name, value in values.items()} for values in self.values]
-        for values in line:
+        line = [(1, jax.tree.map(float, values)) for values in self.values]
+        for _, values in line:
             self._check(step, 1, values)
-        return [(1, values) for values in line]
+        return line
 
     def _speed(self) -> dict[str, float]:
         seconds = time.perf_counter() - self.since
@@ -342,8 +318,7 @@ class _Meter:
             for name in of_steps[0]
         }
         self._check(step, len(of_steps), means)
-        rate = self.schedule(step - 1)
-        self.log.write(step, means | {metric_log.LEARNING_RATE: rate} | speed)
+        self.log.write(step, means | {metric_log.LEARNING_RATE: self.schedule(step - 1)} | speed)
 
     @staticmethod
     def _check(step: int, count: int, means: dict[str, float]) -> None:

@@ -1,7 +1,4 @@
-"""The training log: one JSON line a measurement, and the same for the loggers of `loggers.py`.
-
-Imports neither JAX nor TensorFlow.
-"""
+"""The training log: one JSON line a measurement, and the same for `loggers`. Needs no JAX."""
 
 import contextlib
 import json
@@ -35,16 +32,11 @@ INPUT_WAIT = "input_wait"  # share of that time in which training waited for its
 class MetricLog:
     """Appends measurements to `run_dir/train_log.jsonl`, and gives them to the loggers.
 
-    With `resume_step` k > 0 what an interrupted run logged after step k is cut away, so that its
-    log becomes that of an undisturbed run; without it the log starts empty. For this to hold, log
-    everything of step k *before* saving its checkpoint. `active=False` (all processes but the
-    first) makes every call do nothing.
-
-    loggers: names, separated by commas, see `loggers.LOGGERS`.
+    What an interrupted run logged after `resume_step` is cut away, so that its log becomes that of
+    an undisturbed run: everything of a step is to be logged *before* its checkpoint is saved.
 
     Nothing can be appended to an object: for a run folder in a bucket files are written on this
-    machine, and sent whole at `flush`, when closed, and after lines that come a minute or more
-    after they were sent last.
+    machine, and sent whole at `flush`, when closed, and with lines, but a minute apart.
     """
 
     def __init__(
@@ -55,6 +47,11 @@ class MetricLog:
         active: bool = True,
         loggers: str = "tensorboard",
     ) -> None:
+        """Opens the log; without `resume_step` an empty one.
+
+        active: False makes every call do nothing, for all processes but the first. loggers: names
+        of LOGGERS, separated by commas.
+        """
         self._file = self._mirror = None
         self._loggers: dict[str, Logger] = {}
         if not active:
@@ -75,10 +72,7 @@ class MetricLog:
         self.flush()
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """Logs scalars `values` (name → number or 0-d array) at `step`; the line is flushed.
-
-        A number that is not finite is written as null, which keeps the file valid JSON.
-        """
+        """Logs scalars (name → number or 0-d array); what is not finite is written as null."""
         if self._file is None:
             return
         numbers = {name: _scalar(name, value) for name, value in values.items()}
@@ -116,12 +110,12 @@ class MetricLog:
     def __enter__(self) -> "MetricLog":
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self.close(failed=exception[0] is not None)
+    def __exit__(self, *error: object) -> None:
+        self.close(failed=error[0] is not None)
 
     @contextlib.contextmanager
     def _warn_once(self, name: str) -> Iterator[None]:
-        """Goes on without a logger that fails: a service that is down must not end a training."""
+        """Goes on without a logger that fails, as where its service is down."""
         try:
             yield
         except Exception as error:
@@ -149,10 +143,7 @@ def _describe_run(place: pathlib.Path, folder: pathlib.Path, resume_step: int) -
 
 
 def read_log(run_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The lines of `run_dir/train_log.jsonl`, [] if there is none.
-
-    A last line that was cut off is dropped; any other broken line is a UserError.
-    """
+    """The lines of `run_dir/train_log.jsonl`, but one that was cut off; UserError for damage."""
     path = path_of(run_dir) / LOG_NAME
     return [json.loads(line) for _, line in _lines(path)]
 

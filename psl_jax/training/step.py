@@ -34,10 +34,8 @@ class TrainState(NamedTuple):
 class TeacherInStep:
     """How a frozen teacher labels each batch inside the step; hashable. Its arrays are an input.
 
-    It hears the audio before any augmentation, and no gradient reaches it.
-    alpha: see `mix_labels`.
-    front_end, dtype, padded, count_padding: see `scorer.make_score_function`.
-    has_unknown: whether weak labels may be UNKNOWN.
+    It hears the audio before any augmentation. For its fields see `mix_labels` and
+    `scorer.make_score_function`.
     """
 
     alpha: float = 1.0
@@ -45,22 +43,15 @@ class TeacherInStep:
     dtype: str = "float32"
     padded: bool = True
     count_padding: bool = False
-    has_unknown: bool = False
+    has_unknown: bool = False  # whether weak labels may be UNKNOWN
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """What defines the program of a training step besides the network; hashable.
 
-    The learning rate is an input of the program, so experiments that differ in it share one.
-    trainable: see `TrainSettings`.
-    sharing_devices: see `Context`; fewer than all of them.
-    channels_first: see `Context`; None: on CPUs.
-    count_padding: see `NetworkSettings`.
-    backbone_factor: of the learning rate of all but the classifier, see `TrainSettings`.
-    output: see `NetworkSettings`: with a softmax the loss is the categorical cross-entropy.
-    teacher: makes the labels of each batch; None: the batch brings them.
-    has_unknown: whether labels may be UNKNOWN; those add nothing to the loss.
+    See `TrainSettings`, `NetworkSettings` and `Context`. The learning rate is an input of the
+    program, so experiments that differ in it share one.
     """
 
     front_end: FrontEnd = LogMel()
@@ -68,13 +59,13 @@ class Recipe:
     dtype: str = "float32"
     seed: int = 0
     trainable: str = "all"
-    sharing_devices: int = 0
-    channels_first: bool | None = None
+    sharing_devices: int = 0  # fewer than all of them
+    channels_first: bool | None = None  # None: on CPUs
     count_padding: bool = False
-    output: str = "sigmoid"
-    teacher: TeacherInStep | None = None
-    backbone_factor: float = 1.0
-    has_unknown: bool = False
+    output: str = "sigmoid"  # with a softmax the loss is the categorical cross-entropy
+    teacher: TeacherInStep | None = None  # makes the labels of each batch; None: they come with it
+    backbone_factor: float = 1.0  # of the learning rate of all but the classifier
+    has_unknown: bool = False  # whether labels may be UNKNOWN; those add nothing to the loss
 
 
 _ADAM = optax.scale_by_adam()
@@ -99,11 +90,8 @@ def binary_cross_entropy(
     p is the mean over valid frames of sigmoid(logit), and 1 - p that of sigmoid(-logit). Their
     logarithms are taken of logits, so that the gradient does not vanish where p is 0 or 1.
 
-    Args:
-      logits: [batch, frames, classes].
-      labels: [batch, classes].
-      valid_frames: [batch] frames that are not padding (default: all).
-      is_known: bool [batch, classes] (default: all).
+    logits [batch, frames, classes], labels [batch, classes], valid_frames [batch] frames that are
+    not padding, is_known bool [batch, classes] -> [].
     """
     log_p = _log_mean_exp(jax.nn.log_sigmoid(logits), valid_frames)
     log_not_p = _log_mean_exp(jax.nn.log_sigmoid(-logits), valid_frames)
@@ -121,7 +109,6 @@ def categorical_cross_entropy(
 
     Arguments are those of `binary_cross_entropy`; the label of each example is known.
     """
-    del is_known
     log_p = _log_mean_exp(jax.nn.log_softmax(logits), valid_frames)
     return -jnp.mean((labels * log_p).sum(axis=1))
 
@@ -146,12 +133,10 @@ _LOSSES = {"sigmoid": binary_cross_entropy, "softmax": categorical_cross_entropy
 def train_program(network: Network, recipe: Recipe, mesh: Mesh) -> Callable[..., Any]:
     """The jitted (state, batch, rate) -> (state, {"loss"}) on `mesh`; the old state is donated.
 
-    Where the recipe has a teacher, its folded network is the last argument, and the batch's labels
-    are the weak ones.
     One Adam step at the learning rate `rate`. batch: audio int16 [batch, samples], num_samples
     int32 [batch], labels float32 [batch, classes], split over the mesh; for a frozen network
-    `features` of `features_program` may be there instead of the audio. BatchNorm statistics, loss
-    and gradients are those of the global batch, if not `recipe` says otherwise of the first.
+    `features` of `features_program` may be there instead of the audio. Where the recipe has a
+    teacher, its folded network is the last argument, and the labels are the weak ones.
     """
     teacher = [parallel.REPLICATED] * (recipe.teacher is not None)
     specs = (parallel.REPLICATED, parallel.SPLIT, parallel.REPLICATED, *teacher)
@@ -162,10 +147,7 @@ def train_program(network: Network, recipe: Recipe, mesh: Mesh) -> Callable[...,
 
 
 def step_function(network: Network, recipe: Recipe, platform: str) -> Callable[..., Any]:
-    """What each device of a platform does in a training step, see `train_program`.
-
-    Inside `data_parallel`.
-    """
+    """What each device does in a training step, see `train_program`, inside `data_parallel`."""
     context = _context(recipe, platform)
 
     def loss(trained: Tree, frozen: Tree, stats: Any, batch: Inputs, keys: Inputs) -> Any:
@@ -204,15 +186,15 @@ def step_function(network: Network, recipe: Recipe, platform: str) -> Callable[.
             stats = jax.lax.pmean(stats, parallel.AXIS)
         with jax.named_scope("optimizer"):
             # The moments of what is frozen stay zeros.
-            moments = state.optimizer
-            own = moments._replace(mu=_only(trained, moments.mu), nu=_only(trained, moments.nu))
-            updates, own = _ADAM.update(gradients, own, trained)
-            optimizer = own._replace(mu=moments.mu | own.mu, nu=moments.nu | own.nu)
+            old = state.optimizer
+            used = [{name: moment[name] for name in trained} for moment in (old.mu, old.nu)]
+            updates, new = _ADAM.update(gradients, old._replace(mu=used[0], nu=used[1]), trained)
+            optimizer = new._replace(mu=old.mu | new.mu, nu=old.nu | new.nu)
 
             def descend(name: str) -> Any:
-                slower = name != "classifier" and recipe.backbone_factor != 1
-                own_rate = rate * recipe.backbone_factor if slower else rate
-                return jax.tree.map(lambda p, u: p - own_rate * u, trained[name], updates[name])
+                is_slower = name != "classifier" and recipe.backbone_factor != 1
+                factor = rate * recipe.backbone_factor if is_slower else rate
+                return jax.tree.map(lambda p, u: p - factor * u, trained[name], updates[name])
 
             params = params | {name: descend(name) for name in trained}
         return TrainState(state.step + 1, Variables(params, stats), optimizer), {
@@ -236,16 +218,11 @@ def _context(recipe: Recipe, platform: str) -> Context:
     )
 
 
-def _only(wanted: Tree, values: Tree) -> Tree:
-    return {name: values[name] for name in wanted}
-
-
 @lru_cache
 def features_program(network: Network, recipe: Recipe, mesh: Mesh) -> Callable[..., Any]:
     """The jitted (variables, batch) -> float32 [batch, frames, channels] on `mesh`.
 
-    What a step of a frozen network makes of the batch's audio before it is classified. The recipe
-    must not augment: see `frozen_features`.
+    What a step without augmentation makes of the batch's audio before it is classified.
     """
     platform = parallel.platform_of(mesh)
     context = dataclasses.replace(_context(recipe, platform), axis_name=None)

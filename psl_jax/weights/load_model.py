@@ -23,9 +23,8 @@ def load_model(path: str | os.PathLike[str], classes: Sequence[str] | None = Non
 
     Args:
       path: an export is an Orbax folder, a `.safetensors` or `.pt` file, or a folder of psl-jax
-        publish. A `.pt` file may also be a published checkpoint. The name of PUBLISHED weights,
-        such as mn04, stands for their file. hf://USER/NAME and
-        hf://USER/NAME@REVISION are published folders on the Hugging Face hub.
+        publish, also one on the Hugging Face hub: hf://USER/NAME, hf://USER/NAME@REVISION. A `.pt`
+        file may also be a published checkpoint, and a name of PUBLISHED weights stands for it.
       classes: the classes of a published checkpoint, by default AudioSet's.
 
     Raises UserError, with a remedy, where there is no model.

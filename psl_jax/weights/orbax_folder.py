@@ -6,11 +6,12 @@ import os
 import pathlib
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx, serialization
 from orbax.checkpoint import v1 as ocp
 
 from psl_jax.networks.architecture import Variables
@@ -38,10 +39,7 @@ def save_model(folder: str | os.PathLike[str], variables: Variables, info: dict[
     folder = absolute(folder)
     if jax.process_index() == 0:
         remove_tree(folder, ignore_errors=True)
-    tree = {
-        "params": convert_keys_to_str(variables.params),
-        "stats": convert_keys_to_str(variables.stats),
-    }
+    tree = serialization.to_state_dict(variables)
     with interrupts.defer_signals(), plain_disk_errors(folder, "Run the same command again."):
         if is_remote(folder):
             _save_and_send(folder / _WEIGHTS, tree)
@@ -63,10 +61,7 @@ def _save_and_send(remote_folder: pathlib.Path, tree: Any) -> None:
 
 
 def make_orbax_path(path: pathlib.Path) -> str:
-    """Returns a path that Orbax can use: it reads `*?[]` and a backslash as a pattern.
-
-    A path with such characters becomes a path by a link.
-    """
+    """A path that Orbax can use, by a link: it reads `*?[]` and a backslash as a pattern."""
     name = os.fspath(path)
     if not set("*?[]\\") & set(name):
         return name
@@ -102,39 +97,19 @@ def find_folder(path: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def read_model(path: str | os.PathLike[str]) -> Model:
-    """Reads the model of a run folder, or of a folder that `save_model` wrote.
-
-    Raises UserError, with a remedy, where there is none.
-    """
+    """Reads the model of a run folder, or of one that `save_model` wrote. Raises UserError."""
     folder = find_folder(path)
-    with local_copy(folder) as local:
-        return _read_model(folder, local)
-
-
-def _read_model(folder: pathlib.Path, local: pathlib.Path) -> Model:
-    """Reads the model in `folder`; `local` is the same folder, or a copy of it on this machine."""
-    try:
-        model_json = files.read_json(local / MODEL_FILE)
-    except ValueError as error:
-        raise UserError(f"{folder / MODEL_FILE} is damaged: {error}") from error
+    weights = folder / _WEIGHTS
+    model_json = files.read_json(folder / MODEL_FILE)
     crc = model_json.pop(_DIGEST, None) if isinstance(model_json, dict) else None
     info = ModelInfo.from_json(model_json, folder / MODEL_FILE)
-    weights = folder / _WEIGHTS
-    with explain_damage(weights, _REMEDY.format(folder)):
+    with local_copy(folder) as local, explain_damage(weights, _REMEDY.format(folder)):
         stored_path = make_orbax_path(local / _WEIGHTS)
         arrays = ocp.load(stored_path, make_restore_target(ocp.metadata(stored_path).metadata))
-    loaded = Variables(convert_keys_to_int(arrays["params"]), convert_keys_to_int(arrays["stats"]))
-    wrong_arrays = UserError(
-        f"{folder}: the arrays are not those of a network of width {info.width}"
-    )
-    # We check this first: a network of a mistyped width could take all memory.
-    if not info.architecture.has_width(loaded.params, info.width):
-        raise wrong_arrays
+        loaded = jax.tree.map(np.asarray, restore_variables(arrays))
     network, expected = info.create()
-    shapes = [jax.tree.map(np.shape, x) for x in (loaded, expected)]
-    if shapes[0] != shapes[1]:
-        raise wrong_arrays
-    loaded = jax.tree.map(np.asarray, loaded)
+    if jax.tree.map(np.shape, loaded) != jax.tree.map(np.shape, expected):
+        raise UserError(f"{folder}: the arrays are not those of a network of width {info.width}")
     if crc not in (None, _compute_crc(loaded)):
         raise UserError(
             f"{weights}: damaged, the arrays are not those that {MODEL_FILE} was written for: "
@@ -147,8 +122,7 @@ def _read_model(folder: pathlib.Path, local: pathlib.Path) -> Model:
 def explain_damage(path: pathlib.Path, remedy: str) -> Iterator[None]:
     """Turns what Orbax raises for damaged or missing files into a UserError.
 
-    The loss of another process, for which Orbax waits, is passed on as it is. A SIGTERM is answered
-    when the block ends: otherwise Orbax's threads would print dozens of tracebacks.
+    A SIGTERM is answered when the block ends: Orbax's threads would print dozens of tracebacks.
     """
     try:
         with interrupts.defer_signals():
@@ -183,17 +157,6 @@ def make_restore_target(metadata: Any) -> Any:
     )
 
 
-def convert_keys_to_str(tree: Any) -> Any:
-    """Converts every key of nested dicts to a string, as files name them."""
-    return (
-        {str(k): convert_keys_to_str(v) for k, v in tree.items()}
-        if isinstance(tree, dict)
-        else tree
-    )
-
-
-def convert_keys_to_int(tree: Any) -> Any:
-    """Undoes `convert_keys_to_str`: the network numbers its blocks."""
-    if not isinstance(tree, dict):
-        return tree
-    return {int(k) if str(k).isdigit() else k: convert_keys_to_int(v) for k, v in tree.items()}
+def restore_variables(tree: Mapping[str, Any]) -> Variables:
+    """Variables of nested dicts whose keys are all strings: the network numbers its blocks."""
+    return Variables(*(nnx.restore_int_paths(tree.get(name, {})) for name in Variables._fields))

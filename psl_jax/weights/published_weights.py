@@ -27,10 +27,7 @@ PUBLISHED: dict[str, Weights] = {
 
 
 def fetch(name: str) -> pathlib.Path:
-    """The file of PUBLISHED weights on this machine; downloads it where it is not there yet.
-
-    Raises UserError, with the address and the folder, where that fails or brings another file.
-    """
+    """The file of PUBLISHED weights, downloaded where it is not there yet. Raises UserError."""
     import pooch
     from requests import RequestException
 

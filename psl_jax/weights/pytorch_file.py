@@ -1,8 +1,7 @@
 """Converts the network's variables to a PyTorch state dict with the published names, and back.
 
 The published network works on [batch, 1, mels, frames], ours on [batch, frames, mels, channels]. So
-a PyTorch kernel [out, in, mels, frames] becomes [frames, mels, in, out]. PyTorch is imported only
-when a file is read or written.
+a PyTorch kernel [out, in, mels, frames] becomes [frames, mels, in, out].
 """
 
 import dataclasses
@@ -15,16 +14,18 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from flax import traverse_util
 
 from psl_jax.networks.architecture import FRONT_END, Architecture, Variables
 from psl_jax.networks.available import ARCHITECTURES
 from psl_jax.networks.class_lists import classes_beside
-from psl_jax.networks.mobilenetv2_architecture import MOBILENET_V2
+from psl_jax.networks.mobilenetv2 import MOBILENET_V2
 from psl_jax.networks.trained_model import Model, ModelInfo
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import MissingPackageError, UserError
 
 _COUNTER = "num_batches_tracked"  # PyTorch's own count of batches; our BatchNorm needs none
+_PUBLISHED_SECONDS = 10.0  # AudioSet's clips, which published weights were trained on
 _MAX_NAMED = 12  # an error message lists so many names of each problem
 
 
@@ -53,8 +54,8 @@ class Published(NamedTuple):
 def convert_from_state(state: Mapping[str, np.ndarray], source: str) -> Published:
     """Converts a state dict of NumPy arrays to our variables; finds the network and its width.
 
-    It leaves out `front_end.` buffers and batch counters. Raises UserError, with the names of the
-    missing, unexpected and misshapen tensors, for another network's state; `source` names the file.
+    Raises UserError, with the names of the missing, unexpected and misshapen tensors, for another
+    network's state; `source` names the file.
     """
     shapes = {name: np.shape(value) for name, value in state.items()}
     architecture = max(
@@ -65,35 +66,30 @@ def convert_from_state(state: Mapping[str, np.ndarray], source: str) -> Publishe
     (num_classes,) = shapes.get(f"{architecture.classifier}.bias") or (1,)
     variables = architecture.create(num_classes, width)[1]
     zeros = jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), variables)
-    zero_state = convert_to_state(zeros, architecture, {})
+    zero_state = convert_to_state(zeros, architecture, has_extras=False)
     expected = {name: array.shape for name, array in zero_state.items()}
     _refuse_misfits(shapes, expected, architecture, source)
-    if integer_tensors := [
-        name for name in expected if not np.issubdtype(np.asarray(state[name]).dtype, np.floating)
+    if wrong_names := [
+        name
+        for name in expected
+        if not np.issubdtype(np.asarray(state[name]).dtype, np.floating)
+        or not np.isfinite(np.asarray(state[name], np.float32)).all()
     ]:
-        raise UserError(
-            f"{source}: these tensors are not floating point: {_join_names(integer_tensors)}"
-        )
-    if infinite_tensors := [
-        name for name in expected if not np.isfinite(np.asarray(state[name], np.float32)).all()
-    ]:
-        raise UserError(f"{source}: NaN or infinite weights in {_join_names(infinite_tensors)}")
-    trees: dict[str, dict[str | int, Any]] = {"params": {}, "stats": {}}
+        names = _join_names(wrong_names)
+        raise UserError(f"{source}: expected finite floating point weights, not those of {names}")
+    arrays = {}
     for entry in architecture.entries(variables.params):
         array = _LAYOUTS[entry.layout].ours(np.asarray(state[entry.name], np.float32))
-        _put(trees[entry.tree], entry.path, np.ascontiguousarray(array))
-    return Published(Variables(**trees), width, architecture)
+        arrays[(entry.tree, *entry.path)] = np.ascontiguousarray(array)
+    return Published(Variables(**traverse_util.unflatten_dict(arrays)), width, architecture)
 
 
 def convert_to_state(
-    variables: Variables,
-    architecture: Architecture = MOBILENET_V2,
-    extras: Mapping[str, np.ndarray] | None = None,
+    variables: Variables, architecture: Architecture = MOBILENET_V2, *, has_extras: bool = True
 ) -> dict[str, np.ndarray]:
     """Converts to the state dict, as NumPy arrays, that the published network loads strictly.
 
-    extras: tensors that the network does not use, as `read` returned them; by default the front
-    end's window and filters and batch counters of 0.
+    has_extras: with the front end's window and filters, and batch counters of 0.
     """
     state = {}
     for entry in architecture.entries(variables.params):
@@ -101,19 +97,14 @@ def convert_to_state(
         for key in entry.path:
             tree = tree[key]
         state[entry.name] = np.ascontiguousarray(_LAYOUTS[entry.layout].torch(np.asarray(tree)))
-    extras = _make_default_extras(state, architecture) if extras is None else extras
-    return state | dict(extras)
-
-
-def _make_default_extras(
-    state: Mapping[str, np.ndarray], architecture: Architecture
-) -> dict[str, np.ndarray]:
+    if not has_extras:
+        return state
     counters = {
         name.removesuffix("running_var") + _COUNTER: np.zeros((), np.int64)
         for name in state
         if name.endswith("running_var")
     }
-    return counters | dict(architecture.buffers())
+    return state | counters | dict(architecture.buffers())
 
 
 def is_extra(name: str) -> bool:
@@ -146,13 +137,11 @@ def _refuse_misfits(
         if name in shapes and shapes[name] != shape
     ]
     problems = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
-    if any(problems.values()):
-        lines = [
-            f"  {problem}: {_join_names(names)}" for problem, names in problems.items() if names
-        ]
+    lines = [f"\n  {problem}: {_join_names(names)}" for problem, names in problems.items() if names]
+    if lines:
         raise UserError(
-            f"{source} does not hold the weights of the published {architecture.title}:\n"
-            + "\n".join(lines)
+            f"{source} does not hold the weights of the published {architecture.title}:"
+            + "".join(lines)
         )
 
 
@@ -162,16 +151,10 @@ def _join_names(names: list[str]) -> str:
     return f"{shown} and {num_hidden} more" if num_hidden > 0 else shown
 
 
-def _put(tree: dict[str | int, Any], path: tuple[str | int, ...], value: np.ndarray) -> None:
-    for key in path[:-1]:
-        tree = tree.setdefault(key, {})
-    tree[path[-1]] = value
-
-
 def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Reads the state dict in a file, bare or under the key "model", as NumPy arrays.
+    """Reads the state dict in a file, bare or under the key "model"; no code of the file runs.
 
-    It loads tensors only and runs no code of the file. Raises UserError for any other file.
+    Raises UserError for any other file.
     """
     torch = _import_torch()
     path = pathlib.Path(path)
@@ -189,24 +172,21 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise UserError(f"{path} is not a file written by torch.save: {reason}") from error
     state = content.get("model", content) if isinstance(content, dict) else content
     if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
+        description = f"a {type(state).__name__}"
+        if isinstance(state, dict):
+            description += " with " + _join_names(
+                [f"{key!r}: {type(value).__name__}" for key, value in state.items()]
+            )
         raise UserError(
-            f"{path} holds {_describe(state)}; expected a state dict (name: tensor) or "
+            f"{path} holds {description}; expected a state dict (name: tensor) or "
             "{'model': state dict}"
         )
-    return {str(name): _to_numpy(torch, tensor) for name, tensor in state.items()}
 
+    def to_numpy(tensor: Any) -> np.ndarray:
+        wide = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+        return np.asarray(wide.detach().numpy())
 
-def _to_numpy(torch: Any, tensor: Any) -> np.ndarray:
-    tensor = tensor.detach()
-    return np.asarray((tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy())
-
-
-def _describe(value: Any) -> str:
-    if isinstance(value, dict):
-        return "a dict with " + _join_names(
-            [f"{k!r}: {type(v).__name__}" for k, v in value.items()]
-        )
-    return f"a {type(value).__name__}"
+    return {str(name): to_numpy(tensor) for name, tensor in state.items()}
 
 
 def write(path: str | os.PathLike[str], state: Mapping[str, np.ndarray]) -> None:
@@ -221,10 +201,7 @@ def write(path: str | os.PathLike[str], state: Mapping[str, np.ndarray]) -> None
 
 
 def load(path: str | os.PathLike[str], classes: Sequence[str] | None = None) -> Model:
-    """Reads a published checkpoint, or an export, as a model.
-
-    The JSON file beside an export describes it. Without one the classes default to AudioSet's.
-    """
+    """Reads a published checkpoint, or an export with the JSON file beside it, as a model."""
     state, json_file = read(path), find_sidecar(path)
     if not json_file.exists():
         return make_model(state, path, classes)
@@ -255,7 +232,7 @@ def make_model(
     info = ModelInfo(
         tuple(classes),
         width,
-        architecture.published_seconds,
+        _PUBLISHED_SECONDS,
         name=path.stem,
         origin={"imported": imported},
         network=architecture.name,

@@ -1,8 +1,8 @@
 """Reads and writes a finished model as one safetensors file.
 
-Arrays have PyTorch's names and layout, those of the published checkpoints, so that PyTorch and
-transformers read the file. The file's metadata describes the model, with a JSON value for each key.
-Files of earlier versions have the names of our variables: params.blocks.0.depthwise.kernel, ...
+Arrays have PyTorch's names and layout, so that PyTorch and transformers read the file. Its metadata
+describes the model, with a JSON value for each key. Files of earlier versions have the names of our
+variables.
 """
 
 import json
@@ -12,15 +12,16 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import traverse_util
 
 from psl_jax.networks.architecture import Variables
 from psl_jax.networks.available import ARCHITECTURES
-from psl_jax.networks.mobilenetv2_architecture import MOBILENET_V2
+from psl_jax.networks.mobilenetv2 import MOBILENET_V2
 from psl_jax.networks.trained_model import Model, ModelInfo
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import MissingPackageError, UserError
 from psl_jax.weights import pytorch_file
-from psl_jax.weights.orbax_folder import convert_keys_to_int
+from psl_jax.weights.orbax_folder import restore_variables
 
 
 def write_safetensors(
@@ -38,15 +39,15 @@ def write_safetensors(
 
 
 def read_safetensors(path: str | os.PathLike[str]) -> Model:
-    """Reads the model in a file that `write_safetensors` wrote, or of published weights.
-
-    Raises UserError for another file, or where safetensors is not installed.
-    """
+    """Reads the model in a file that `write_safetensors` wrote, or of published weights."""
     return read_with_metadata(path)[0]
 
 
 def read_with_metadata(path: str | os.PathLike[str]) -> tuple[Model, dict[str, Any]]:
-    """Reads the model as `read_safetensors` does, and all of the file's metadata."""
+    """Reads the model as `read_safetensors` does, and all of the file's metadata.
+
+    Raises UserError for another file, or where safetensors is not installed.
+    """
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError as error:
@@ -66,18 +67,7 @@ def read_with_metadata(path: str | os.PathLike[str]) -> tuple[Model, dict[str, A
     if has_torch_names:
         variables = pytorch_file.convert_from_state(arrays, os.fspath(path)).variables
     else:
-        variables = _convert_from_older_names(arrays)
+        variables = restore_variables(traverse_util.unflatten_dict(arrays, sep="."))
     if jax.tree.map(np.shape, variables) != jax.tree.map(np.shape, expected):
         raise UserError(f"{path}: the arrays are not those of a network of width {info.width}")
     return Model(network, variables, info), metadata
-
-
-def _convert_from_older_names(arrays: Mapping[str, np.ndarray]) -> Variables:
-    trees: dict[str, Any] = {}
-    for name, array in arrays.items():
-        *parents, leaf = name.split(".")
-        tree = trees
-        for key in parents:
-            tree = tree.setdefault(key, {})
-        tree[leaf] = array
-    return Variables(*(convert_keys_to_int(trees.get(name, {})) for name in Variables._fields))

@@ -15,9 +15,9 @@ from psl_jax.data import batches, split_index_files
 from psl_jax.data.label_manifest import LabelRule
 from psl_jax.data.segment_loader import Segments
 from psl_jax.data.source import Source
+from psl_jax.networks import mn as module
 from psl_jax.networks.frontend import LogMel, halve_rate
-from psl_jax.networks.mn import module
-from psl_jax.networks.mn.frontend import MnFrontEnd
+from psl_jax.networks.mn_frontend import MnFrontEnd
 from psl_jax.networks.trained_model import Model, ModelInfo
 from psl_jax.preparing.prepare_corpus import prepare
 from psl_jax.tagging.tagger import Tagger

@@ -20,10 +20,10 @@ from small_network import PAPER, SHALLOW
 from psl_jax.commands import export
 from psl_jax.exporting import check, export_options
 from psl_jax.exporting.export_options import Options
+from psl_jax.networks import mn as mn_module
 from psl_jax.networks import mobilenetv2
 from psl_jax.networks.architecture import Variables
 from psl_jax.networks.frontend import LogMel
-from psl_jax.networks.mn import module as mn_module
 from psl_jax.networks.trained_model import Model, ModelInfo
 from psl_jax.runtime.errors import UserError
 from psl_jax.weights import load_model, pytorch_file

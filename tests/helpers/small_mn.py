@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from psl_jax.networks.mn import module
-from psl_jax.networks.mn.architecture import MN
+from psl_jax.networks import mn as module
+from psl_jax.networks.mn import MN
 from psl_jax.weights import pytorch_file
 
 SHALLOW = (
@@ -16,7 +16,9 @@ SHALLOW = (
 def random_state(classes, width, seed=0):
     """A state dict with published names; statistics and scales are of trained networks' sizes."""
     rng = np.random.default_rng(seed)
-    state = pytorch_file.convert_to_state(MN.create(classes, width, seed=seed)[1], MN, {})
+    state = pytorch_file.convert_to_state(
+        MN.create(classes, width, seed=seed)[1], MN, has_extras=False
+    )
     for name, array in state.items():
         if name.endswith("running_var"):
             state[name] = rng.uniform(0.5, 2, array.shape).astype(np.float32)

@@ -23,8 +23,8 @@ from psl_jax.data.segment_loader import Segments
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.training_order import TrainingOrder
 from psl_jax.networks import mobilenetv2
-from psl_jax.networks.folding import fold
 from psl_jax.networks.frontend import LogMel
+from psl_jax.networks.mobilenetv2 import fold
 from psl_jax.runtime import parallel
 from psl_jax.scoring.relabeling import TeacherIdentity, relabel
 from psl_jax.scoring.scorer import Scorer

@@ -34,7 +34,7 @@ def test_the_folded_network_gives_the_same_probabilities(width):
     def run(folded, logmel):
         return folding.frame_probabilities(folded, logmel, folding.JaxOperations())
 
-    folded = folding.fold(variables)
+    folded = mobilenetv2.fold(variables)
     assert np.std(expected) > 1e-3
     np.testing.assert_allclose(run(folded, logmel), expected, atol=2e-6)
     assert len(jax.tree.leaves(folded)) == 2 * (
@@ -44,7 +44,7 @@ def test_the_folded_network_gives_the_same_probabilities(width):
 
 def test_in_parts_of_the_batch_and_with_padding_it_gives_what_each_row_gives():
     _, variables = mobilenetv2.create(3)
-    folded = folding.fold(random_variables(variables))
+    folded = mobilenetv2.fold(random_variables(variables))
     logmel = np.random.default_rng(1).normal(-30, 20, (6, 301, 64)).astype(np.float32)
     valid = np.array([301, 300, 160, 33, 1, 301])
 
@@ -63,7 +63,7 @@ def test_in_parts_of_the_batch_and_with_padding_it_gives_what_each_row_gives():
 def test_strides_and_shortcuts_are_the_networks(width):
     module = mobilenetv2.MobileNetV2(5, width, rng=np.random.default_rng(0))
     states = nnx.split(module, nnx.Param, nnx.BatchStat)[1:]
-    folded = folding.fold(Variables(*map(nnx.to_pure_dict, states)))
+    folded = mobilenetv2.fold(Variables(*map(nnx.to_pure_dict, states)))
     expected = [(block.shortcut, block.depthwise.stride) for block in module.blocks]
     assert [(block.shortcut, block.stride) for block in folded.blocks] == expected
     assert folded.blocks[0].expand is None
@@ -75,10 +75,10 @@ def test_a_batch_norm_is_folded_by_its_definition():
     _, variables = mobilenetv2.create(2, 0.25)
     variables = random_variables(variables, seed=2)
     norm = variables.params["head_norm"] | variables.stats["head_norm"]
-    x = np.random.default_rng(3).normal(size=(4, folding.fold(variables).head.kernel.shape[0]))
+    x = np.random.default_rng(3).normal(size=(4, mobilenetv2.fold(variables).head.kernel.shape[0]))
     y = x @ np.asarray(variables.params["head"]["kernel"], np.float64)
     expected = (y - norm["mean"]) / np.sqrt(norm["var"] + 1e-5) * norm["scale"] + norm["bias"]
-    head = folding.fold(variables).head
+    head = mobilenetv2.fold(variables).head
     np.testing.assert_allclose(x @ head.kernel + head.bias, expected, atol=1e-5)
 
 
@@ -100,7 +100,7 @@ def test_maps_are_of_the_type_asked_for_but_on_a_cpu(platform, maps):
     def run(folded, logmel):
         return folding.frame_probabilities(folded, logmel, Noting(jnp.bfloat16, platform))
 
-    found = run(folding.fold(variables), logmel)
+    found = run(mobilenetv2.fold(variables), logmel)
     expected, _ = network.apply(variables, logmel, Context())
     assert set(types) == {jnp.dtype(maps)} and found.dtype == np.float32
     np.testing.assert_allclose(found, expected, atol=0.01)

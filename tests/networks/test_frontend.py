@@ -94,27 +94,25 @@ def tones():
 
 
 @pytest.mark.parametrize("make", [noise, speech_like])
-@pytest.mark.parametrize(("duration", "as_int16"), [(2.0, True), (2.0, False), (10.0, True)])
-def test_noise_and_speech_like_audio_match_librosa(make, duration, as_int16):
-    audio = quantised(make(duration)) if as_int16 else make(duration).astype(np.float32)
+@pytest.mark.parametrize("duration", [2.0, 10.0])
+def test_noise_and_speech_like_audio_match_librosa(make, duration):
+    audio = quantised(make(duration))
     ours = logmel(audio[None])
     assert ours.dtype == np.float32
     np.testing.assert_allclose(ours[0], reference(audio), rtol=0, atol=TOLERANCE_DB)
 
 
 @pytest.mark.parametrize("name", tones())
-@pytest.mark.parametrize("as_int16", [True, False])
-def test_tonal_audio_matches_librosa_in_all_bands(name, as_int16):
-    audio = quantised(tones()[name]) if as_int16 else tones()[name].astype(np.float32)
-    ours = logmel(audio[None])
-    assert ours.dtype == np.float32
-    np.testing.assert_allclose(ours[0], reference(audio), rtol=0, atol=TOLERANCE_DB)
+def test_tonal_audio_matches_librosa_in_all_bands(name):
+    for audio in (quantised(tones()[name]), tones()[name].astype(np.float32)):
+        ours = logmel(audio[None])
+        assert ours.dtype == np.float32
+        np.testing.assert_allclose(ours[0], reference(audio), rtol=0, atol=TOLERANCE_DB)
 
 
 @pytest.mark.parametrize("name", tones())
-@pytest.mark.parametrize("as_int16", [True, False])
-def test_with_an_fft_in_float32_tonal_audio_matches_librosa_in_the_louder_bands(name, as_int16):
-    audio = quantised(tones()[name]) if as_int16 else tones()[name].astype(np.float32)
+def test_with_an_fft_in_float32_tonal_audio_matches_librosa_in_the_louder_bands(name):
+    audio = tones()[name].astype(np.float32)
     ours, theirs = logmel(audio[None], fft="float32")[0], reference(audio)
     counts = theirs > theirs.max() - TONAL_RANGE_DB
     assert counts.mean() > 0.05
@@ -232,11 +230,6 @@ def test_frame_mask():
     assert mask.dtype == bool and (np.diff(mask.astype(int), axis=1) <= 0).all()
 
 
-def test_unknown_ways_to_measure_top_db_are_refused():
-    with pytest.raises(ValueError, match="none, clip or batch"):
-        LogMel(top_db_over="file")
-
-
 # --- by products, as on a TPU -----------------------------------------------------------------
 
 
@@ -252,7 +245,11 @@ def three_bfloat16(x):
 def power_on_a_tpu(audio):
     """`_power_by_products` as six products of bfloat16 parts, summed in float32."""
     chunks = three_bfloat16(np.asarray(frontend._chunks(frontend.reflected(audio))))
-    kernel = frontend._fourier_matrix().astype(np.float32).reshape(16, 32, -1)
+    kernel = (
+        frontend.windowed_waves(frontend.hann("float64"), 512, 257)
+        .astype(np.float32)
+        .reshape(16, 32, -1)
+    )
     total = 0
     for i, x in enumerate(chunks):
         for j, k in enumerate(three_bfloat16(kernel)):

@@ -6,18 +6,20 @@ import jax
 import numpy as np
 import pytest
 import soxr
+from flax import traverse_util
 from safetensors.numpy import save_file
 from shared_tables import TEACHERS, needs_teachers
 from small_mn import SHALLOW, random_state
 from synthetic_data import make_quiet_batch
 
 from psl_jax.experiments.start_model import started_variables
+from psl_jax.networks import mn as module
+from psl_jax.networks import mn_frontend as frontend
 from psl_jax.networks.architecture import Variables, num_parameters
 from psl_jax.networks.folding import JaxOperations, frame_probabilities
 from psl_jax.networks.forward_context import Context
-from psl_jax.networks.mn import frontend, module
-from psl_jax.networks.mn.architecture import MN
-from psl_jax.networks.mn.frontend import MnFrontEnd
+from psl_jax.networks.mn import MN
+from psl_jax.networks.mn_frontend import MnFrontEnd
 from psl_jax.networks.trained_model import Model, ModelInfo
 from psl_jax.runtime import parallel
 from psl_jax.runtime.errors import UserError
@@ -166,10 +168,11 @@ def test_a_step_in_bfloat16_is_about_that_in_float64(monkeypatch):
 def one_step(state, logmel, labels, channels_first, backbone_factor, dtype="float64"):
     """Ours, from a state dict: the loss, gradients and what follows by published names."""
     network, created = MN.create(5, 0.4, 0.0)
-    trees = Variables({}, {})
-    for entry in MN.entries(created.params):
-        array = pytorch_file._LAYOUTS[entry.layout].ours(state[entry.name])
-        pytorch_file._put(getattr(trees, entry.tree), entry.path, array)
+    arrays = {
+        (entry.tree, *entry.path): pytorch_file._LAYOUTS[entry.layout].ours(state[entry.name])
+        for entry in MN.entries(created.params)
+    }
+    trees = Variables(**traverse_util.unflatten_dict(arrays))
     mesh = parallel.data_mesh(1)
     recipe = Recipe(
         Spectrograms(),
@@ -192,8 +195,8 @@ def one_step(state, logmel, labels, channels_first, backbone_factor, dtype="floa
     gradients = Variables(moments, after.variables.stats)
     return {
         "loss": float(values["loss"]),
-        "gradients": pytorch_file.convert_to_state(gradients, MN, {}),
-        "after": pytorch_file.convert_to_state(after.variables, MN, {}),
+        "gradients": pytorch_file.convert_to_state(gradients, MN, has_extras=False),
+        "after": pytorch_file.convert_to_state(after.variables, MN, has_extras=False),
     }
 
 
@@ -210,7 +213,7 @@ def test_training_hears_no_padding_and_the_folded_network_is_the_module(monkeypa
 
     expected = run(None)
     folded = MN.fold(variables, "sigmoid")
-    found = frame_probabilities(folded, logmel, JaxOperations())
+    found = jax.jit(lambda x: frame_probabilities(folded, x, JaxOperations()))(logmel)
     assert found.shape == (3, 1, 5) and np.std(found) > 1e-3
     np.testing.assert_allclose(found, expected, 0, 2e-6)
     valid = np.array([40, 20, 40])
@@ -225,10 +228,13 @@ def test_a_description_names_its_network():
     described = info.as_json()
     assert (described["format_version"], described["network"]) == (3, "mn")
     assert ModelInfo.from_json(described, "model.json") == info
-    with pytest.raises(UserError, match=r"model\.json is of the network 'resnet'.* a newer one"):
-        ModelInfo.from_json(described | {"network": "resnet", "format_version": 9}, "model.json")
-    with pytest.raises(UserError, match=r"is of audio at 8000 Hz, this psl_jax knows 16000, 32000"):
-        ModelInfo.from_json(described | {"sample_rate": 8_000}, "model.json")
+    for change, words in (
+        ({"network": "resnet", "format_version": 9}, "version 9, .* install a newer one"),
+        ({"network": "resnet"}, r"network is 'resnet', expected one of \['mobilenet_v2', 'mn'\]"),
+        ({"sample_rate": 8_000}, r"sample_rate is 8000, expected one of \[16000, 32000\]"),
+    ):
+        with pytest.raises(UserError, match=rf"model\.json .*{words}"):
+            ModelInfo.from_json(described | change, "model.json")
     older = ModelInfo(("Dog", "Cat"), 0.4, 2.0).as_json()
     assert older["format_version"] == 1 and "network" not in older
 
@@ -270,7 +276,9 @@ def test_files_that_are_no_weights_are_refused(tmp_path):
         load_model(tmp_path / "lacks.safetensors")
     state = random_state(5, 0.1)
     state["features.3.block.0.0.weight"][0] = np.nan
-    with pytest.raises(UserError, match=r"NaN or infinite weights in features\.3"):
+    with pytest.raises(
+        UserError, match=r"expected finite floating point weights, not those of features\.3"
+    ):
         pytorch_file.convert_from_state(state, "nan.pt")
 
 

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from psl_jax.data import whole_clips
 from psl_jax.data.whole_clips import RATIO, WholeClips, whole_clip_batches
-from psl_jax.networks.folding import fold
 from psl_jax.networks.frontend import LogMel
-from psl_jax.networks.mobilenetv2 import create
+from psl_jax.networks.mobilenetv2 import create, fold
 from psl_jax.scoring import evaluation
 from psl_jax.scoring.scorer import Scorer
 

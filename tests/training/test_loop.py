@@ -175,7 +175,7 @@ def undisturbed(tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("died_at", [1, 3, 4, 8, 12])  # before all checkpoints, after each kind
+@pytest.mark.parametrize("died_at", [1, 3, 4])  # before all checkpoints, after each kind
 def test_a_killed_training_goes_on_as_if_nothing_had_happened(tmp_path, undisturbed, died_at):
     killed, undisturbed = Loop(tmp_path), undisturbed(SETTINGS)
 
@@ -208,7 +208,7 @@ def sigterm(monkeypatch):
 SELDOM = dataclasses.replace(SETTINGS, validate_every=8, checkpoint_every=100, log_every=5)
 
 
-@pytest.mark.parametrize("step", [1, 5, 8, 11, 12])
+@pytest.mark.parametrize("step", [1, 8, 11, 12])
 def test_a_training_that_is_told_to_end_saves_and_goes_on_from_there(
     tmp_path, undisturbed, sigterm, step
 ):
@@ -272,8 +272,7 @@ def test_early_stop_counts_over_a_restart(tmp_path):
     assert looped.fed == [0, 12] and looped.validated[-1] == 15
 
 
-@pytest.mark.parametrize("log_every", [1, 50])
-@pytest.mark.parametrize(("bad_step", "kept"), [(5, 4), (6, 4), (7, 6)])
+@pytest.mark.parametrize(("log_every", "bad_step", "kept"), [(1, 5, 4), (50, 6, 4), (50, 7, 6)])
 def test_a_loss_that_is_not_finite_ends_training_before_it_is_saved(
     tmp_path, log_every, bad_step, kept
 ):

@@ -7,9 +7,9 @@ import pytest
 import small_mn
 from jax.extend.core import jaxprs_in_params
 
+from psl_jax.networks import mn as mn_module
 from psl_jax.networks.available import ARCHITECTURES
 from psl_jax.networks.frontend import LogMel
-from psl_jax.networks.mn import module as mn_module
 from psl_jax.runtime import parallel
 from psl_jax.scoring.scorer import scoring_program
 from psl_jax.training.step import Recipe, init_state, train_program

@@ -13,8 +13,7 @@ from psl_jax.commands import export
 from psl_jax.networks.architecture import clip_probabilities, num_parameters
 from psl_jax.networks.forward_context import Context
 from psl_jax.networks.frontend import LogMel
-from psl_jax.networks.mobilenetv2 import create
-from psl_jax.networks.mobilenetv2_architecture import MOBILENET_V2
+from psl_jax.networks.mobilenetv2 import MOBILENET_V2, create
 from psl_jax.runtime.errors import UserError
 from psl_jax.weights import load_model, pytorch_file
 
@@ -203,7 +202,9 @@ def test_other_files_are_refused(tmp_path, capfd, write, message):
 def test_integer_weights_are_refused(small_state):
     state = {name: tensor.numpy() for name, tensor in small_state.items()}
     state["classifier.1.bias"] = np.zeros(3, np.int32)
-    with pytest.raises(UserError, match=r"not floating point: classifier\.1\.bias"):
+    with pytest.raises(
+        UserError, match=r"expected finite floating point weights, not those of classifier\.1\.bias"
+    ):
         pytorch_file.convert_from_state(state, "in.pt")
 
 

@@ -15,7 +15,13 @@ import numpy as np
 
 from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.networks.convolutions import in_parts
-from psl_jax.networks.frontend import power_of_chunks, to_float, zeros_after
+from psl_jax.networks.frontend import (
+    frames_of_chunks,
+    power_of_chunks,
+    to_float,
+    windowed_waves,
+    zeros_after,
+)
 
 RATE = 32_000
 FFT, WINDOW, HOP, NUM_MELS = 1024, 800, 320, 128
@@ -141,12 +147,7 @@ def _log_mel(padded: jax.Array, frames: int, by_products: bool = False) -> jax.A
 
 def _by_fft(chunks: jax.Array, frames: int) -> jax.Array:
     """Chunks [batch, n, chunk] that frames begin at -> powers [batch, frames, 513]."""
-    chunk = chunks.shape[-1]
-    stride, last = HOP // chunk, (frames - 1) * (HOP // chunk) + 1
-    views = [
-        jax.lax.slice_in_dim(chunks, i, i + last, stride, axis=1) for i in range(WINDOW // chunk)
-    ]
-    windowed = jnp.concatenate(views, axis=-1) * hann()  # [batch, frames, 800]
+    windowed = frames_of_chunks(chunks, window=WINDOW, hop=HOP, frames=frames) * hann()
     # Where in the FFT's 1024 samples the window lies changes phases, not powers.
     spectrum = jnp.fft.rfft(windowed, FFT)
     return jnp.square(spectrum.real) + jnp.square(spectrum.imag)
@@ -154,10 +155,8 @@ def _by_fft(chunks: jax.Array, frames: int) -> jax.Array:
 
 def _by_products(chunks: jax.Array) -> jax.Array:
     """The same of the bins that mel bands hear, [batch, frames, 480], as one convolution."""
-    chunk = chunks.shape[-1]
-    phase = 2 * np.pi * (np.arange(WINDOW)[:, None] * np.arange(BINS) % FFT) / FFT
-    waves = np.concatenate([np.cos(phase), np.sin(phase)], axis=1) * np.hanning(WINDOW)[:, None]
-    return power_of_chunks(chunks, jnp.asarray(waves, jnp.float32), hop_chunks=HOP // chunk)
+    waves = jnp.asarray(windowed_waves(np.hanning(WINDOW), FFT, BINS), jnp.float32)
+    return power_of_chunks(chunks, waves, hop_chunks=HOP // chunks.shape[-1])
 
 
 @lru_cache

@@ -1,1 +1,0 @@
-"""EfficientAT's mn: front end, network, folding, published names."""
