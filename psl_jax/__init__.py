@@ -58,13 +58,11 @@ def load(
 
     Args:
       path: a run folder or its `averaged` folder, a published folder, an exported file
-        (`.safetensors`, `.pt`), a published `.pt`, here or in a bucket
-        (gs://...), or hf://USER/NAME.
+        (`.safetensors`, `.pt`), a published `.pt`, here or in a bucket, or hf://USER/NAME.
       labels: names of the classes to tag, in this order; by default all of the model's.
       classes: CSV of the classes of a published `.pt` that has others than AudioSet's.
 
-    Raises:
-      psl_jax.UserError: there is no model, or it lacks a class; the message says what is missing.
+    Raises psl_jax.UserError where there is no model, or it lacks a class.
     """
     from psl_jax.tagging import tagger
 

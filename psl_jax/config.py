@@ -1,8 +1,7 @@
 """All settings together, as ml-collections configs for the command line and as dataclasses for us.
 
-Each setting stands, with its default and its limits, in a dataclass beside what it sets; `Settings`
-puts them together. The defaults are the paper's; where the published code differs, its choice is a
-setting. Values that neither gives are marked "inferred".
+The defaults are the paper's; where the published code differs, its choice is a setting. Values that
+neither gives are marked "inferred".
 """
 
 import dataclasses
@@ -13,6 +12,7 @@ import operator
 from collections.abc import Mapping
 from typing import Any
 
+from flax import traverse_util
 from ml_collections import ConfigDict
 
 from psl_jax.audio.segments import MIN_SEGMENT_SECONDS, SAMPLE_RATE
@@ -21,7 +21,7 @@ from psl_jax.networks.architecture import Architecture, FrontEnd, NetworkSetting
 from psl_jax.networks.augmentation import Augmentation
 from psl_jax.networks.available import ARCHITECTURES
 from psl_jax.networks.frontend import WINDOW, LogMel
-from psl_jax.runtime import removed_settings
+from psl_jax.runtime import files, removed_settings
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.settings import Kind, check, flatten, list_settings, operational, read, setting
 from psl_jax.scoring.settings import EvaluateSettings, RelabelSettings
@@ -146,18 +146,8 @@ KNOWN = dict(list_settings(Settings))
 
 def base() -> ConfigDict:
     """Every setting. A config file starts from this or a function below and changes a few."""
-    config = ConfigDict()
-    for name, known in KNOWN.items():
-        *groups, last = name.split(".")
-        place = config
-        for group in groups:
-            if group not in place:
-                place[group] = ConfigDict()
-            place = place[group]
-        place[last] = known.default
     # Several experiments in one run: name -> the settings in which it differs. Empty: just one.
-    config.experiments = ConfigDict()
-    return config
+    return ConfigDict(to_dict(Settings()) | {"experiments": {}})
 
 
 def teacher() -> ConfigDict:
@@ -235,12 +225,8 @@ def paper_suite(teacher_changes: dict[str, Any] | None = None) -> ConfigDict:
 
 def set_nested(config: ConfigDict, changes: dict[str, Any] | ConfigDict) -> None:
     """Sets nested `changes` in `config`, adding keys that it lacks (a check comes later)."""
-    for key, value in changes.items():
-        if isinstance(value, dict | ConfigDict) and key in config:
-            set_nested(config[key], value)
-        else:
-            with config.unlocked():
-                config[key] = ConfigDict(value) if isinstance(value, dict) else value
+    with config.unlocked():
+        config.update(changes)
 
 
 # --- From a config to settings -----------------------------------------------------------------
@@ -254,7 +240,8 @@ def experiments(config: ConfigDict) -> dict[str, Settings]:
     """
     values = config.to_dict()
     suite = values.pop("experiments", {})
-    common = _settings(values)
+    flat = dict(flatten(values))
+    common = _read_flat(flat)
     finished: dict[str, str] = {}
     teachers = {
         changes.get("teacher") for changes in suite.values() if isinstance(changes, Mapping)
@@ -266,8 +253,12 @@ def experiments(config: ConfigDict) -> dict[str, Settings]:
     for name, changes in suite.items():
         if not isinstance(changes, Mapping):
             raise UserError(f"experiments.{name} must be a dict of settings, not {changes!r}")
-        _check_changes(changes, f"experiments.{name}.")
-        settings = _settings(_merged(values, changes) | {"name": name})
+        own_values = dict(flatten(changes))
+        for key, value in own_values.items():
+            if key not in KNOWN:
+                raise UserError(unknown_key_message(f"experiments.{name}.{key}"))
+            check(f"experiments.{name}.{key}", value, KNOWN[key])
+        settings = _read_flat(flat | own_values | {"name": name})
         _check_together(settings, changes, prefix=f"experiments.{name}.")
         result[name] = dataclasses.replace(
             settings,
@@ -280,13 +271,13 @@ def experiments(config: ConfigDict) -> dict[str, Settings]:
     return _in_order(result) or {common.name: common}
 
 
-def _settings(values: Mapping[str, Any]) -> Settings:
-    for name, _ in flatten(values):
+def _read_flat(values: Mapping[str, Any]) -> Settings:
+    for name in values:
         if name not in KNOWN:
             raise UserError(unknown_key_message(name))
-    if missing := [name for name in KNOWN if name not in dict(flatten(values))]:
+    if missing := [name for name in KNOWN if name not in values]:
         raise UserError(f"config.{missing[0]} is missing; start from psl_jax.config.base()")
-    return read(Settings, values)
+    return read(Settings, traverse_util.unflatten_dict(values, sep="."))
 
 
 def _check_together(settings: Settings, given: Mapping[str, Any], *, prefix: str = "") -> None:
@@ -312,13 +303,6 @@ def _check_together(settings: Settings, given: Mapping[str, Any], *, prefix: str
                 f"config.{prefix}evaluate.segments is {settings.evaluate.segments!r}: expected "
                 f"{WINDOW_SECONDS:g} s (a window of the front end) to {MOST_SECONDS:g} s"
             )
-
-
-def _check_changes(changes: Mapping[str, Any], prefix: str) -> None:
-    for name, value in flatten(changes):
-        if name not in KNOWN:
-            raise UserError(unknown_key_message(prefix + name))
-        check(prefix + name, value, KNOWN[name])
 
 
 def _in_order(suite: dict[str, Settings]) -> dict[str, Settings]:
@@ -360,77 +344,23 @@ def to_dict(settings: Settings) -> dict[str, Any]:
     return dataclasses.asdict(settings)
 
 
-def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[Kind, list[str]]:
-    """Dotted names of the settings that differ between two config.json, by kind.
+def stored_settings(stored: Mapping[str, Any], where: object) -> dict[str, Any]:
+    """The settings of a config.json by dotted name; those that it does not know had their default.
 
-    Settings that `old` does not know yet had their default.
+    Raises UserError where the folder `where` was made with what was removed since.
     """
-    before = _flat_defaults() | _stored(old)
-    after = dict(flatten(new))
-    split = "data.validation_split"
-    # Earlier versions of own_data had no `validation`, which is `balanced` where there is none.
-    if "clip_seconds" not in old.get("data", {}) and after.get("data.corpus") == "own_data":
-        renamed = (before[split], after.get(split)) == ("balanced", "validation")
-        before[split] = after[split] if renamed else before[split]
-    # Nor had they `min_width`, which changes nothing where the network is as wide.
-    if "min_width" not in old.get("augment", {}) and not _is_narrow(after):
-        before["augment.min_width"] = after.get("augment.min_width")
+    values = {removed_settings.RENAMED.get(name, name): value for name, value in flatten(stored)}
+    removed_settings.check(values, where)
+    defaults = files.as_json({name: known.default for name, known in KNOWN.items()})
+    removed = removed_settings.REMOVED
+    return defaults | {name: value for name, value in values.items() if name not in removed}
+
+
+def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[Kind, list[str]]:
+    """Names of the settings that differ between two `stored_settings`, by kind."""
     names = [n for n in sorted(before.keys() | after.keys()) if before.get(n) != after.get(n)]
-    return {
-        kind: [n for n in names if n not in KNOWN or KNOWN[n].rule.kind is kind]
-        if kind is Kind.SCIENTIFIC
-        else [n for n in names if n in KNOWN and KNOWN[n].rule.kind is kind]
-        for kind in Kind
-    }
-
-
-def _is_narrow(values: Mapping[str, Any]) -> bool:
-    """Whether `augment.min_width` takes something away from the augmentation."""
-    names = ("time_masks", "frequency_masks", "mixup_alpha")
-    augmentation = Augmentation(
-        **{name: values.get(f"augment.{name}", 0) for name in (*names, "min_width")}
-    )
-    return augmentation.for_width(values.get("model.width", 1.0)) != augmentation
-
-
-def stored_setting(stored: Mapping[str, Any], name: str) -> Any:
-    """The value of a dotted name in a config.json, of this or an earlier version."""
-    return (_flat_defaults() | _stored(stored)).get(name)
-
-
-def check_stored(stored: Mapping[str, Any], where: object) -> None:
-    """Raises UserError where a config.json in the folder `where` has what was removed since."""
-    removed_settings.check(_flatten_older_config(stored), where)
-
-
-def _stored(old: Mapping[str, Any]) -> dict[str, Any]:
-    """A config.json of an earlier version, flat, in today's settings."""
-    values = _flatten_older_config(old)
-    return {name: values[name] for name in values if name not in removed_settings.REMOVED}
-
-
-def _flatten_older_config(old: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with the settings that were removed."""
-    result = {key: dict(v) if isinstance(v, Mapping) else v for key, v in old.items()}
-    evaluate, train = result.get("evaluate", {}), result.get("train", {})
-    if "segment_seconds" in evaluate:
-        seconds = evaluate.pop("segment_seconds")
-        evaluate["segments"] = {-1.0: "training", 0.0: "whole"}.get(seconds, f"{seconds:g}")
-    if "steps_per_dispatch" in train and "resident" not in train:
-        train["resident"] = train["steps_per_dispatch"] > 0
-    dtype = result.get("model", {}).get("dtype", "float32")
-    if result.get("labels") == "soft" and dtype != "float32":  # labels were computed in it, too
-        result.setdefault("relabel", {}).setdefault("dtype", dtype)
-    result.pop("experiments", None)
-    values = dict(flatten(result))
-    return {removed_settings.RENAMED.get(name, name): value for name, value in values.items()}
-
-
-def _flat_defaults() -> dict[str, Any]:
-    return {
-        name: list(known.default) if isinstance(known.default, tuple) else known.default
-        for name, known in KNOWN.items()
-    }
+    kinds = {name: KNOWN[name].rule.kind if name in KNOWN else Kind.SCIENTIFIC for name in names}
+    return {kind: [name for name in names if kinds[name] is kind] for kind in Kind}
 
 
 # --- Names -------------------------------------------------------------------------------------
@@ -444,6 +374,8 @@ def unknown_key_message(key: str) -> str:
         name = key.partition("[")[0]
         return f"config.{key}: give all of it, as in --config.{name}='{KNOWN[name].default}'"
     names = setting_names()
+    if key in names:
+        return f"config.{key} is a group of settings: give one of them, as config.{key}.NAME"
     last = {name.split(".")[-1]: name for name in names}
     near = difflib.get_close_matches(key, names, 1, 0.6) or [
         last[n] for n in difflib.get_close_matches(key.split(".")[-1], list(last), 1, 0.6)
@@ -461,12 +393,3 @@ def setting_names() -> list[str]:
 def value_of(config: ConfigDict, name: str) -> Any:
     """The value of a dotted name."""
     return functools.reduce(operator.getitem, name.split("."), config)
-
-
-def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    result = dict(values)
-    for key, value in changes.items():
-        inside = result.get(key)
-        both = isinstance(value, Mapping) and isinstance(inside, Mapping)
-        result[key] = _merged(inside, value) if both else value  # type: ignore[arg-type]
-    return result

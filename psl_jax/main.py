@@ -11,6 +11,7 @@ skipped.
 
 import ast
 import difflib
+import itertools
 import os
 import pathlib
 import sys
@@ -95,11 +96,9 @@ def main(_: Sequence[str]) -> None:
         | {f.name: f.value for f in (_STAGE, _AFRESH, _SEEDS, _FOLDS)},
     )
     workdir = _WORKDIR.value or os.path.join("runs", config.name)
-    expected = "different numbers, such as 0,1,2"
-    seeds = None if _SEEDS.value is None else _read_numbers(_SEEDS, expected)
-    folds: list[int] | None = None if _FOLDS.value is None else []  # empty: all
-    if _FOLDS.value not in (None, "all"):
-        folds = _read_numbers(_FOLDS, "all, or different numbers, such as 1,2,3")
+    seeds = _read_numbers(_SEEDS, "different numbers, such as 0,1,2")
+    is_all = _FOLDS.value == "all"
+    folds = [] if is_all else _read_numbers(_FOLDS, "all, or different numbers, such as 1,2,3")
     with run_files.claim_folder(workdir, "--workdir"):
         suite.run(
             config,
@@ -111,8 +110,10 @@ def main(_: Sequence[str]) -> None:
         )
 
 
-def _read_numbers(flag: flags.FlagHolder[Any], expected: str) -> list[int]:
-    """The numbers of a flag such as 0,1,2. Raises UserError for anything else."""
+def _read_numbers(flag: flags.FlagHolder[Any], expected: str) -> list[int] | None:
+    """The numbers of a flag such as 0,1,2; None where it is not given. Raises UserError."""
+    if flag.value is None:
+        return None
     parts = [part.strip() for part in flag.value.split(",")]
     if not all(part.isdecimal() for part in parts) or len(set(parts)) < len(parts):
         raise UserError(f"--{flag.name}={flag.value}: expected {expected}")
@@ -164,16 +165,14 @@ def _parse(arguments: list[str]) -> list[str]:
 
 def _with_found_config(arguments: list[str]) -> Iterator[str]:
     """The arguments with the path of the config that --config names."""
-    is_name = False
-    for argument in arguments:
-        if is_name:
+    for before, argument in itertools.pairwise(["", *arguments]):
+        flag, equals, name = argument.partition("=")
+        if before in ("--config", "-config"):
             yield find_config(argument)
-        elif argument.startswith(("--config=", "-config=")):
-            flag, _, name = argument.partition("=")
+        elif equals and flag in ("--config", "-config"):
             yield f"{flag}={find_config(name)}"
         else:
             yield argument
-        is_name = argument in ("--config", "-config")
 
 
 def _change_experiment(config: ConfigDict, argument: str) -> None:
@@ -188,7 +187,8 @@ def _change_experiment(config: ConfigDict, argument: str) -> None:
         raise UserError(f"{argument}: the config has no experiment {name!r}; it has {names}")
     if key not in config_lib.setting_names():
         raise UserError(f"{argument}: {config_lib.unknown_key_message(key)}")
-    changes: Any = _read(value, config_lib.value_of(config, key))
+    default = config_lib.value_of(config, key)
+    changes: Any = value if isinstance(default, str) else _read(value)
     for part in reversed(key.split(".")):
         changes = {part: changes}
     config_lib.set_nested(config.experiments[name], changes)
@@ -197,23 +197,16 @@ def _change_experiment(config: ConfigDict, argument: str) -> None:
 def _not_reached(
     config: ConfigDict, arguments: list[str], *, of_experiments: list[str]
 ) -> Iterator[str]:
-    """Which experiments have a value of their own of what the command line gives for all.
-
-    Not those to which it gives another one.
-    """
+    """Tells which experiments have a value of their own of what the command line gives for all."""
     for argument in arguments:
         key = argument.removeprefix("--config.").split("=")[0]
-        if not argument.startswith("--config.") or key not in config_lib.setting_names():
+        if not argument.startswith("--config."):
             continue
         for name, changes in sorted(config.experiments.items()):
-            try:
-                changed = config_lib.value_of(changes, key)
-            except (KeyError, TypeError):
-                continue
-            if changed == "":  # the experiment goes without, as "from scratch" does
-                continue
+            changed = dict(flatten(changes.to_dict())).get(key, "")
             given = f"{_EXPERIMENTS}{name}.{key}="
-            if any(other.startswith(given) for other in of_experiments):
+            # "": the experiment goes without, as "from scratch" does
+            if changed == "" or any(other.startswith(given) for other in of_experiments):
                 continue
             yield (
                 f"note: {argument} does not reach the experiment {name!r}, which has "
@@ -221,12 +214,10 @@ def _not_reached(
             )
 
 
-def _read(text: str, like: Any) -> Any:
+def _read(text: str) -> Any:
     """The value that `text` stands for; the text itself where it is none (a check comes later)."""
-    if isinstance(like, str):
-        return text
     try:
-        return ast.literal_eval(text.title() if isinstance(like, bool) else text)
+        return ast.literal_eval({"true": "True", "false": "False"}.get(text.lower(), text))
     except (SyntaxError, ValueError):
         return text
 
@@ -247,8 +238,7 @@ def _explain(arguments: list[str], error: Exception) -> str:
 def find_config(name: str) -> str:
     """The path of a config: `name` itself where such a file is, else one that comes with psl_jax.
 
-    A part after ":" is the config's argument and stays. Raises UserError, naming the nearest, where
-    there is no such config.
+    A part after ":" is the config's argument and stays. Raises UserError for none.
     """
     path, colon, argument = name.partition(":")
     if os.path.exists(path):

@@ -38,8 +38,8 @@ def open_blocks(
 ) -> Blocks:
     """Returns the blocks of a file (path, binary file object or bytes), or of a waveform.
 
-    A pipe, or a file object without `seek`, is read into memory. A file is opened when its blocks
-    are read. Raises UserError for an array that is no waveform.
+    A pipe, or a file object without `seek`, is read into memory. Raises UserError for an array that
+    is no waveform.
 
     Args:
       audio: the file or waveform.
@@ -100,13 +100,9 @@ def limit_blocks(blocks: Blocks, seconds: float) -> Blocks:
 def to_mono(waveform: Any) -> np.ndarray:
     """Computes a waveform's mean over channels: float32 [samples] in [-1, 1].
 
-    Args:
-      waveform: NumPy array or what converts to one, [samples], [samples, channels] or
-        [channels, samples] (the shorter axis is taken for the channels); floating point in
-        [-1, 1], or int8, int16, int32 or uint8 over their type's range.
-
-    Raises:
-      UserError: another shape or type, values that are not finite or not in that range.
+    waveform: [samples], [samples, channels] or [channels, samples] (the shorter axis is taken for
+    the channels); floating point in [-1, 1], or int8, int16, int32, uint8 over their type's range.
+    Raises UserError for another shape, type or range.
     """
     array = as_array(waveform)
     is_stack = array.ndim == 2 and 1 <= min(array.shape) <= readers.MAX_CHANNELS
@@ -158,10 +154,7 @@ def find_int32_peak(waveform: np.ndarray) -> int:
 
 
 def check_int32(peak: int) -> None:
-    """Raises UserError where int32 samples have 16 or 24 bits by their `find_int32_peak`.
-
-    peak: the peak of a whole waveform; a part of one may be silent.
-    """
+    """Raises UserError where the `find_int32_peak` of a whole waveform is of 16 or 24 bits."""
     if 0 < peak <= _SMALL_INT32:
         raise UserError(
             f"samples up to {peak} in an int32 waveform, whose full scale is 2147483648: divide "

@@ -1,8 +1,4 @@
-"""Decodes audio files of any kind to 16 kHz mono int16, for every corpus.
-
-Imports neither TensorFlow nor TFDS, and its functions are pure and picklable, so that a thread,
-a process or a Beam worker can run them.
-"""
+"""Decodes audio files of any kind to 16 kHz mono int16; needs neither TensorFlow nor TFDS."""
 
 import contextlib
 import dataclasses
@@ -44,9 +40,9 @@ _INT16_SCALE = 32768.0
 
 @dataclasses.dataclass(frozen=True)
 class Audio:
-    """A decoded clip: `samples`, int16 [ticks] or [ticks, 2], and facts about its file."""
+    """A decoded clip and facts about its file."""
 
-    samples: np.ndarray
+    samples: np.ndarray  # int16 [ticks] or [ticks, 2]
     cut: bool = False  # the file goes on after `samples`
     source_seconds: float | None = None  # length of the whole file, where its header is exact
     source_rate: int = SAMPLE_RATE  # before resampling, Hz
@@ -65,10 +61,8 @@ def read_audio(file: AudioFile, max_seconds: float | None = None) -> np.ndarray:
 def decode(file: AudioFile, max_seconds: float | None = None, rate: int = SAMPLE_RATE) -> Audio:
     """Decodes any file that libsndfile or FFmpeg reads, at any rate and channels.
 
-    libsndfile reads wav, flac, aiff, w64, caf and au; FFmpeg reads all other files, and those that
-    libsndfile rejects. Channels are averaged and other rates resampled with soxr HQ; values past
-    full scale saturate. 16 kHz mono 16-bit sources come out bit for bit. The file is read block by
-    block and only as far as `max_seconds` needs, so memory is bounded by the result.
+    Channels are averaged and other rates resampled with soxr HQ; values past full scale saturate.
+    16 kHz mono 16-bit sources come out bit for bit. Memory is bounded by the result.
 
     Args:
       file: a path or a seekable binary file object.
@@ -81,15 +75,11 @@ def decode(file: AudioFile, max_seconds: float | None = None, rate: int = SAMPLE
         with damage in the middle, which FFmpeg finds, is "damaged".
     """
     with _open_reader(file) as reader:
-        num_kept, max_samples = _compute_limits(max_seconds)
-        blocks = _resample_blocks(reader.blocks(), reader.rate, rate)
-        samples = _collect(blocks, max_samples, rate)
-        is_cut = max_samples is not None and len(samples) > max_samples
-        reader.check(math.inf if max_seconds is None else max_seconds, whole=not is_cut)
+        max_seconds = math.inf if max_seconds is None else max_seconds
+        samples, is_cut = _collect(reader.blocks(), reader.rate, max_seconds, rate)
+        reader.check(max_seconds, whole=not is_cut)
         check_length(len(samples))
-        num_frames = reader.exact_frames
-        source_seconds = None if num_frames is None else num_frames / reader.rate
-        return Audio(samples[:num_kept], is_cut, source_seconds, reader.rate)
+        return Audio(samples, is_cut, reader.exact_seconds, reader.rate)
 
 
 def decode_blocks(
@@ -97,10 +87,7 @@ def decode_blocks(
 ) -> Iterator[np.ndarray]:
     """Decodes as `decode(file)` does, block by block: int16 [ticks] or [ticks, 2].
 
-    on_open: is called with the file's rate in Hz.
-
-    Raises DecodeError as `decode` does, possibly after some blocks: the end of a truncated file
-    shows it.
+    on_open: is called with the file's rate in Hz. DecodeError may come after some blocks.
     """
     num_samples = 0
     with _open_reader(file) as reader:
@@ -117,12 +104,11 @@ def decode_blocks(
 @contextlib.contextmanager
 def _copy_from_bucket(place: str | os.PathLike[str]) -> Iterator[str]:
     """Copies an object of a bucket; returns the path of the copy."""
-    path = path_of(place)
-    if path.is_dir():
+    if path_of(place).is_dir():
         raise DecodeError("unreadable", "a folder, not a file")
-    if not path.exists():
+    if not path_of(place).exists():
         raise DecodeError("missing", "no such object")
-    with local_copy(path) as copy:
+    with local_copy(place) as copy:
         yield os.fspath(copy)
 
 
@@ -137,21 +123,17 @@ class Form(NamedTuple):
 def read_form(file: AudioFile) -> Form:
     """Reads a file's header. Raises DecodeError as `decode` does."""
     with _open_reader(file) as reader:
-        num_frames = reader.exact_frames
-        return Form(
-            reader.rate, reader.channels, None if num_frames is None else num_frames / reader.rate
-        )
+        return Form(reader.rate, reader.channels, reader.exact_seconds)
 
 
 def measure_seconds(file: AudioFile) -> float:
     """Seconds of audio in a file, which is decoded only where neither header nor packets say it.
 
-    Encoders pad, so it may be some hundredths of a second more than what `decode` gives. Raises
-    DecodeError as `decode` does.
+    Encoders pad: it may be some hundredths of a second more than what `decode` gives.
     """
     with _open_reader(file) as reader:
-        frames = reader.exact_frames
-        return reader.measure_seconds() if frames is None else frames / reader.rate
+        exact_seconds = reader.exact_seconds
+        return reader.measure_seconds() if exact_seconds is None else exact_seconds
 
 
 @contextlib.contextmanager
@@ -197,24 +179,12 @@ def make_audio(
     max_seconds: float | None = None,
     rate: int = SAMPLE_RATE,
 ) -> Audio:
-    """Makes the Audio, at `rate`, of samples in memory: int16 [samples] at `source_rate` Hz, mono.
-
-    Raises DecodeError for too few samples, and for a wrong rate.
-    """
+    """Makes the Audio, at `rate`, of mono int16 [samples] at `source_rate` Hz; or DecodeError."""
     check_form(source_rate, 1)
-    num_kept, max_samples = _compute_limits(max_seconds)
-    collected = _collect(_resample_blocks(iter([samples]), source_rate, rate), max_samples, rate)
-    check_length(len(collected))
-    is_cut = max_samples is not None and len(collected) > max_samples
-    return Audio(collected[:num_kept], is_cut, len(samples) / source_rate, source_rate)
-
-
-def _compute_limits(max_seconds: float | None) -> tuple[int | None, int | None]:
-    """Computes the ticks to keep, and the number above which the file counts as cut."""
-    if max_seconds is None:
-        return None, None
-    num_kept = round(max_seconds * SAMPLE_RATE)
-    return num_kept, num_kept + round(CUT_TOLERANCE_SECONDS * SAMPLE_RATE)
+    max_seconds = math.inf if max_seconds is None else max_seconds
+    audio, is_cut = _collect(iter([samples]), source_rate, max_seconds, rate)
+    check_length(len(audio))
+    return Audio(audio, is_cut, len(samples) / source_rate, source_rate)
 
 
 def check_length(num_samples: int) -> None:
@@ -266,15 +236,19 @@ class Resampler:
         return self.add(np.zeros(0, np.float32), is_last=True)
 
 
-def _collect(blocks: Iterator[np.ndarray], max_samples: int | None, rate: int) -> np.ndarray:
-    """Joins blocks to int16 audio; stops as soon as there are more than `max_samples` ticks."""
-    blocks_so_far, num_samples = [np.zeros((0, *tick_shape(rate)), np.int16)], 0
-    for block in blocks:
-        blocks_so_far.append(_to_int16(block))
-        num_samples += len(block)
-        if max_samples is not None and num_samples > max_samples:
+def _collect(
+    blocks: Iterator[np.ndarray], source_rate: int, max_seconds: float, rate: int
+) -> tuple[np.ndarray, bool]:
+    """The int16 audio of the first `max_seconds`, and whether there is more, which is not read."""
+    most_ticks = math.inf if max_seconds == math.inf else round(max_seconds * SAMPLE_RATE)
+    tolerance = round(CUT_TOLERANCE_SECONDS * SAMPLE_RATE)
+    parts, num_ticks, is_cut = [np.zeros((0, *tick_shape(rate)), np.int16)], 0, False
+    for block in _resample_blocks(blocks, source_rate, rate):
+        parts.append(_to_int16(block))
+        num_ticks += len(block)
+        if is_cut := num_ticks > most_ticks + tolerance:
             break
-    return np.concatenate(blocks_so_far)
+    return np.concatenate(parts)[: int(min(most_ticks, num_ticks))], is_cut
 
 
 def _to_int16(samples: np.ndarray) -> np.ndarray:

@@ -89,8 +89,8 @@ class FFmpegReader(Reader):
     def _decode(self) -> Iterator[np.ndarray]:
         """Decodes the frames of the stream, float32 [channels, frames], and notes damage.
 
-        A packet that FFmpeg marks as corrupt or cannot decode is damage if audio follows it. At the
-        end of a file it is a tag, or a packet that was cut off.
+        What FFmpeg marks as corrupt or cannot decode is damage if audio follows it; else it is a
+        tag, or a packet that was cut off.
         """
         marked_seconds: float | None = None
         end_seconds: float | None = None  # of the last frame, by the container's clock

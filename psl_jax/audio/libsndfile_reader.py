@@ -33,10 +33,7 @@ _STREAMED_SIZE = 0x7FFF0000  # a size from here on means "unknown": written to a
 
 
 class _ForwardFile(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no types
-    """A file that is read from start to end, so that python-soundfile seeks after no block.
-
-    The seek fails in a flac that does not state its length, such as one written to a pipe.
-    """
+    """A file that python-soundfile never seeks in: that fails in a flac without a length."""
 
     def seekable(self) -> bool:
         return False
@@ -62,10 +59,8 @@ class LibsndfileReader(Reader):
     def __init__(self, file: IO[bytes], has_descriptor: bool):
         """Opens a file at its beginning. Raises DecodeError for a format without exact frames.
 
-        libsndfile gets no file name: otherwise it would look for a resource fork beside the file,
-        and trust the name's suffix.
-
-        has_descriptor: reads by the file's descriptor, which is faster.
+        libsndfile gets no file name, whose suffix it would trust. has_descriptor: reads by the
+        file's descriptor, which is faster.
         """
         self._file = file
         where: Any = file.fileno() if has_descriptor else _LenientFile(file)
@@ -88,8 +83,7 @@ class LibsndfileReader(Reader):
     def blocks(self) -> Iterator[np.ndarray]:
         """See `Reader.blocks`; 16 kHz mono of 16 bits, which needs no computing, comes as int16.
 
-        The blocks end at a decoder error. Its meaning depends on the number of frames that are
-        missing.
+        They end at a decoder error, whose meaning depends on the number of frames that are missing.
         """
         source = self._source
         max_frames = max(BLOCK_SAMPLES // source.channels, 1)

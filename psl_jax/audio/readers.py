@@ -19,12 +19,10 @@ BLOCK_SAMPLES = 1 << 18  # of all channels together: 1 MiB of float32 at a time
 
 
 class DecodeError(Exception):
-    """A file without usable audio.
+    """A file without usable audio; `detail` is the reason in one line.
 
-    Attributes:
-      kind: "missing", "unreadable", "empty", "undecodable", "truncated", "damaged", "too short",
-        "too long" or "not finite".
-      detail: the reason in one line.
+    kind: "missing", "unreadable", "empty", "undecodable", "truncated", "damaged", "too short", "too
+    long" or "not finite".
     """
 
     def __init__(self, kind: str, detail: str):
@@ -37,17 +35,15 @@ class DecodeError(Exception):
 
 
 class Reader(abc.ABC):
-    """An open file that is read once, from its beginning.
+    """An open file that is read once, from its beginning."""
 
-    Attributes:
-      rate: sample rate in Hz.
-      channels: number of channels, which are averaged.
-      exact_frames: number of frames, where the file states it reliably.
-    """
+    rate: int  # Hz
+    channels: int  # which are averaged
+    exact_frames: int | None = None  # where the file states it reliably
 
-    rate: int
-    channels: int
-    exact_frames: int | None = None
+    @property
+    def exact_seconds(self) -> float | None:
+        return None if self.exact_frames is None else self.exact_frames / self.rate
 
     @abc.abstractmethod
     def blocks(self) -> Iterator[np.ndarray]:
@@ -63,10 +59,7 @@ class Reader(abc.ABC):
 
     @abc.abstractmethod
     def check(self, seconds: float, whole: bool) -> None:
-        """Raises DecodeError where something is missing or damaged in the first `seconds`.
-
-        whole: whether the blocks were read to their end.
-        """
+        """Raises DecodeError for what is missing or damaged in the first `seconds`, or in all."""
 
 
 def check_form(rate: Any, channels: int) -> None:
@@ -82,10 +75,7 @@ def check_form(rate: Any, channels: int) -> None:
 
 
 def check_alone(file: IO[bytes], seconds: float) -> None:
-    """Raises DecodeError where another file follows the first `seconds`, as after `cat`.
-
-    Decoders of wav, aiff and flac end silently where the first one ends.
-    """
+    """Raises DecodeError where another file follows, as after `cat`; decoders end there."""
     file.seek(0)
     name, size = file.read(4), file.read(4)
     is_alone = True

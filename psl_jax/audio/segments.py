@@ -2,8 +2,7 @@
 
 Time is counted in ticks of 1/16,000 s, whatever the rate of the audio. Audio at 16 kHz has a sample
 for each tick, [ticks]; at 32 kHz it has two, [ticks, 2]. So lengths, segments and indices are the
-same at both rates. The input pipeline, the relabeling, the evaluation and the tagger use this. It
-needs NumPy only.
+same at both rates.
 """
 
 import dataclasses
@@ -52,8 +51,7 @@ def reverse(audio: np.ndarray) -> np.ndarray:
 class Segmentation:
     """Cuts clips into segments of `seconds`, one every `hop_seconds` (default: end to end).
 
-    shortest_seconds: length from which a remainder at a clip's end is a segment; with 0 one sample
-      is enough, as in the published code.
+    shortest_seconds: length from which a remainder at a clip's end is a segment; 0: one sample.
     """
 
     seconds: float

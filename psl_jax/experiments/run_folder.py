@@ -26,7 +26,7 @@ from psl_jax.runtime.run_files import (
     STAGES_DONE,
     Stage,
 )
-from psl_jax.runtime.settings import Kind
+from psl_jax.runtime.settings import Kind, flatten
 
 _TEACHER, _START, _ORDER, _CORRECTIONS = "teacher", "init_from", "order", "corrections"
 _SHOWN = 10  # settings in a message
@@ -93,16 +93,15 @@ class RunFolder:
         path, done = self.path / CONFIG, self.finished
         if not path.exists() or self.afresh:
             return
-        stored = files.read_json(path)
-        config_lib.check_stored(stored, self.path)
-        differing = config_lib.changed(stored, self._wanted)
+        stored = config_lib.stored_settings(files.read_json(path), self.path)
+        wanted = dict(flatten(self._wanted))
+        differing = config_lib.changed(stored, wanted)
         refused = differing[Kind.SCIENTIFIC]
         if Stage.TRAIN not in done:  # validation evaluates likewise, and chooses the checkpoints
             refused += [n for n in differing[Kind.EVALUATION] if n.startswith("evaluate.")]
         if refused:
             lines = [
-                f"  {name}: {config_lib.stored_setting(stored, name)!r} there, "
-                f"{config_lib.stored_setting(self._wanted, name)!r} now\n"
+                f"  {name}: {stored.get(name)!r} there, {wanted.get(name)!r} now\n"
                 for name in refused[:_SHOWN]
             ]
             more = f"  and {len(refused) - _SHOWN} more\n" if len(refused) > _SHOWN else ""

@@ -1,7 +1,7 @@
 """Paths in Google Cloud Storage (gs://) and S3 (s3://): universal-pathlib's, made safe.
 
-`BucketPath` reads and writes whole objects only, and its errors say what to do. The file systems
-below it are gcsfs and s3fs, which find their credentials where Google's and Amazon's own tools do.
+The file systems below are gcsfs and s3fs, which find their credentials where Google's and Amazon's
+own tools do.
 """
 
 import contextlib
@@ -49,9 +49,8 @@ _WRITES = ("pipe_file", "put_file", "put")
 class BucketPath(CloudPath):
     """gs://bucket/place or s3://bucket/place, with the methods of pathlib.Path.
 
-    An object appears whole when it is written, and is replaced whole. There are no folders: a
-    prefix of an object's name is one. Every error besides a missing object is a UserError that
-    names the place: no permission, no such bucket, no network, no credentials.
+    Objects are read, written and replaced whole; a prefix of an object's name is a folder. Errors
+    besides a missing object are UserErrors that name the place and say what to do.
     """
 
     # What a listing said of this place; it is not asked for again.
@@ -120,7 +119,8 @@ class BucketPath(CloudPath):
         content = io.BytesIO(self.read_bytes())
         if mode == "rb":
             return content
-        return io.TextIOWrapper(content, **({"encoding": "utf-8"} | options))
+        encoding = options.pop("encoding", None) or "utf-8"
+        return io.TextIOWrapper(content, encoding, **options)
 
     def read_bytes(self) -> bytes:
         content: bytes = self.fs.cat_file(self.path)
@@ -128,8 +128,7 @@ class BucketPath(CloudPath):
 
     def read_text(self, encoding: str | None = "utf-8", **options: Any) -> str:  # type: ignore[override]
         with self.open(encoding=encoding, **options) as file:
-            text: str = file.read()
-        return text
+            return str(file.read())
 
     def download(self, target: str | os.PathLike[str]) -> None:
         """Copies an object to the file `target`, or what lies below a folder into that folder."""

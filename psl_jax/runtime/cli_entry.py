@@ -45,55 +45,58 @@ def run(
             app.run(main, flags_parser=parse_flags or _parse_flags)
         finally:
             disk_errors.write_output("")  # what cannot be written is not left for Python's exit
-    except UnreachableError as error:
-        print(f"\nerror: {error} Run the same command again to go on", file=sys.stderr)
-        _exit(interrupts.RESTART)
-    except UserError as error:
-        print(f"\nerror: {error}", file=sys.stderr)
-        _exit(2)
-    except BrokenPipeError:  # `... | head` ends quietly
-        disk_errors.drop_output()
-        _exit(141)
-    except KeyboardInterrupt:
-        print("\nstopped; run the same command again to go on", file=sys.stderr)
-        _exit(130)
-    except interrupts.Preempted as kept:
-        _leave_others()
-        print(f"\nstopped; {kept}. Run the same command again to go on", file=sys.stderr)
-        _exit(interrupts.RESTART)
-    except Exception as error:
-        if isinstance(error, OSError) and not disk_errors.can_print():
-            disk_errors.drop_output()
-            print(f"\nerror: cannot write to standard output: {error.strerror}", file=sys.stderr)
-            _exit(2)
-        if (bucket_error := _of_a_bucket(error)) is not None:
-            print(f"\nerror: {bucket_error} Run the same command again to go on", file=sys.stderr)
-            _exit(interrupts.RESTART if isinstance(bucket_error, UnreachableError) else 2)
-        if "JAX_PLATFORMS" in os.environ and _is_of_missing_devices(error):
-            print(
-                f"\nerror: JAX_PLATFORMS is {os.environ['JAX_PLATFORMS']!r}, and JAX finds no such "
-                "device on this machine: leave the variable out, or give another, such as cpu",
-                file=sys.stderr,
-            )
-            _exit(2)
-        if not errors.has_joined_others():
+    except SystemExit:
+        raise
+    except BaseException as error:
+        message, status = _explain(error)
+        if status is None and not errors.has_joined_others():
             raise
-        if errors.is_loss_of_others(error):
-            interrupts.write_stderr(
-                "\nanother process of this run has ended or was killed: see its own messages; "
-                f"{interrupts.what_is_kept()}. Run the same command again to go on\n"
-                f"({type(error).__name__}: {str(error).splitlines()[0]:.200})\n"
-            )
-            _exit(interrupts.RESTART)
-        traceback.print_exc()
-        _exit(1)
+        if status is None:
+            traceback.print_exc()
+        elif message:
+            print(f"\n{message}", file=sys.stderr)
+        _exit(status or 1)
+
+
+def _explain(error: BaseException) -> tuple[str, int | None]:
+    """What to print on standard error, and the exit status; None: Python's traceback says more."""
+    again = "Run the same command again to go on"
+    if isinstance(error, UnreachableError):
+        return f"error: {error} {again}", interrupts.RESTART
+    if isinstance(error, UserError):
+        return f"error: {error}", 2
+    if isinstance(error, BrokenPipeError):  # `... | head` ends quietly
+        disk_errors.drop_output()
+        return "", 141
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped; run the same command again to go on", 130
+    if isinstance(error, interrupts.Preempted):
+        if errors.has_joined_others():
+            from psl_jax.runtime import distributed
+
+            distributed.leave()
+        return f"stopped; {error}. {again}", interrupts.RESTART
+    if isinstance(error, OSError) and not disk_errors.can_print():
+        disk_errors.drop_output()
+        return f"error: cannot write to standard output: {error.strerror}", 2
+    if (bucket_error := _of_a_bucket(error)) is not None:
+        return _explain(bucket_error)
+    if "JAX_PLATFORMS" in os.environ and _is_of_missing_devices(error):
+        return (
+            f"error: JAX_PLATFORMS is {os.environ['JAX_PLATFORMS']!r}, and JAX finds no such "
+            "device on this machine: leave the variable out, or give another, such as cpu"
+        ), 2
+    if errors.is_loss_of_others(error):
+        return (
+            "another process of this run has ended or was killed: see its own messages; "
+            f"{interrupts.what_is_kept()}. {again}\n"
+            f"({type(error).__name__}: {str(error).splitlines()[0]:.200})"
+        ), interrupts.RESTART
+    return "", None
 
 
 def check_stray_words(arguments: Sequence[str], words: Sequence[str]) -> None:
-    """Raises UserError for words that absl took for no option: they would be ignored.
-
-    arguments: the command line; words: what absl left of it.
-    """
+    """Raises UserError for `words` of the command line that absl took for no option."""
     if not words:
         return
     word = words[0]
@@ -121,10 +124,7 @@ def with_home(argument: str) -> str:
 
 
 def check_places(arguments: Sequence[str], takes_buckets: bool) -> None:
-    """Raises UserError where an argument is a place in a bucket that cannot be used.
-
-    Of a kind that is not read, of a command that does not, or in a bucket that is not there.
-    """
+    """Raises UserError where an argument is a place in a bucket that cannot be used."""
     option, checked = "", []
     for argument in arguments:
         match = _BUCKET.fullmatch(argument)
@@ -169,22 +169,13 @@ def _exit(status: int) -> None:
     os._exit(status)
 
 
-def _leave_others() -> None:
-    if errors.has_joined_others():
-        from psl_jax.runtime import distributed
-
-        distributed.leave()
-
-
-def _is_of_missing_devices(error: Exception) -> bool:
+def _is_of_missing_devices(error: BaseException) -> bool:
     """Whether JAX raised it when it looked for its devices."""
-    place = error.__traceback__
-    while place is not None and place.tb_next is not None:
-        place = place.tb_next
-    return place is not None and place.tb_frame.f_code.co_filename.endswith("xla_bridge.py")
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and frames[-1].filename.endswith("xla_bridge.py")
 
 
-def _of_a_bucket(error: Exception) -> UserError | None:
+def _of_a_bucket(error: BaseException) -> UserError | None:
     """An error of the way to a bucket in words, where a library that reads there raised it."""
     buckets = sys.modules.get("psl_jax.runtime.buckets")
     return None if buckets is None else buckets.error_within(error)

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import os
 import pathlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO, NamedTuple
 
@@ -19,17 +20,11 @@ _csv_reader = functools.partial(csv.reader, skipinitialspace=True)
 
 
 class Table(NamedTuple):
-    """A table that is being read.
+    """A table that is being read."""
 
-    Attributes:
-      header: names of the columns; those that were asked for are spelt as they were asked for.
-      separator: between columns, one of SEPARATORS.
-      rows: (number of the row's first line, fields) of each row that is not empty.
-    """
-
-    header: list[str]
-    separator: str
-    rows: Iterator[tuple[int, list[str]]]
+    header: list[str]  # columns that were asked for are spelt as they were asked for
+    separator: str  # one of SEPARATORS
+    rows: Iterator[tuple[int, list[str]]]  # (number of its first line, fields) of each
 
 
 def find_tables(folder: str | os.PathLike[str], pattern: str) -> list[pathlib.Path]:
@@ -41,10 +36,9 @@ def find_tables(folder: str | os.PathLike[str], pattern: str) -> list[pathlib.Pa
 
 @contextlib.contextmanager
 def open_table(path: str | os.PathLike[str], columns: Sequence[str] = ()) -> Iterator[Table]:
-    """Opens a table whose columns are separated by any of SEPARATORS, by commas if in doubt.
+    """Opens a table whose columns are separated by that of SEPARATORS by which it has `columns`.
 
-    It is the one by which the header has the `columns`, in any case (Filename). Raises UserError
-    for what is no table, and, naming the line, for a quote that is not closed.
+    They are found in any case (Filename). Raises UserError for what is no table.
     """
     if not is_remote(path) and os.path.exists(path) and not os.path.isfile(path):
         raise UserError(f"{path} is a folder or a pipe; expected a file")
@@ -92,23 +86,24 @@ def read_rows(
         for line, fields in table.rows:
             while len(fields) > len(header) and not fields[-1].strip():
                 fields.pop()  # empty columns of spreadsheets
-            problem = ""
             if len(fields) > len(header):
                 problem = f"more fields than the {len(header)} columns; quote a field that holds "
                 problem += SEPARATORS[table.separator]
-            elif len(fields) < len(header) and bad is not None:
+                if bad is None:
+                    raise UserError(f"{path}, line {line}: {problem}")
+                bad(line, problem, dict(zip(header, fields, strict=False)))
+                continue
+            if len(fields) < len(header) and bad is not None:
                 problem = f"fewer fields than the {len(header)} columns"
-            if problem and bad is None:
-                raise UserError(f"{path}, line {line}: {problem}")
-            if problem and bad is not None:
                 bad(line, problem, dict(zip(header, fields, strict=False)))
                 continue
             row = dict(itertools.zip_longest(header, fields, fillvalue=""))
-            if broken := next((name for name in columns if _is_broken(row[name])), None):
-                raise UserError(
-                    f"{path}, line {line}: {broken} {row[broken]!r:.60} goes over several lines. "
-                    'Is a quote (") not closed?'
-                )
+            for name in columns:
+                if len(row[name].strip().splitlines()) > 1:
+                    raise UserError(
+                        f"{path}, line {line}: {name} {row[name]!r:.60} goes over several lines. "
+                        'Is a quote (") not closed?'
+                    )
             yield line, row
 
 
@@ -140,11 +135,6 @@ def _rows(
             yield line, fields
 
 
-def _is_broken(text: str) -> bool:
-    """Whether a field has several lines with something in them."""
-    return len(text.strip().splitlines()) > 1
-
-
 @contextlib.contextmanager
 def plain_read_errors(path: str | os.PathLike[str]) -> Iterator[None]:
     """Turns what goes wrong in reading a table into a UserError."""
@@ -153,21 +143,14 @@ def plain_read_errors(path: str | os.PathLike[str]) -> Iterator[None]:
     except csv.Error as error:
         raise UserError(f"{path}: not a table: {error}") from error
     except UnicodeDecodeError as error:
+        text = path_of(path).read_bytes().decode("utf-8", "surrogateescape")
+        line = text[: next(re.finditer("[\udc80-\udcff]", text)).start()].count("\n") + 1
         raise UserError(
-            f"{path}, line {_first_undecodable_line(path)}: not a table in UTF-8. Save it as "
-            'UTF-8; Excel calls that file type "CSV UTF-8".'
+            f"{path}, line {line}: not a table in UTF-8. Save it as UTF-8; Excel calls that file "
+            'type "CSV UTF-8".'
         ) from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-
-
-def _first_undecodable_line(path: str | os.PathLike[str]) -> int:
-    content = path_of(path).read_bytes()
-    try:
-        content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        content = content[: error.start]
-    return content.count(b"\n") + 1
 
 
 def hash_files(paths: Iterable[pathlib.Path]) -> str:

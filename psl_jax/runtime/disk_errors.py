@@ -8,7 +8,6 @@ import pathlib
 import re
 import shutil
 import sys
-import tempfile
 import uuid
 from collections.abc import Iterator
 
@@ -23,9 +22,8 @@ _NOT_OURS = (errno.EACCES, errno.EROFS, errno.EPERM)
 def plain_disk_errors(path: str | os.PathLike[str], advice: str) -> Iterator[None]:
     """Turns a full disk, or a place where we may not write, into a UserError about `path`.
 
-    advice: what is kept, and what to do once there is room. Errors of the operating system, of
-    TensorFlow and of TensorStore are known; any other passes through. What Orbax would log of them,
-    tracebacks, is not shown.
+    advice: what is kept, and what to do once there is room. Other errors pass through. Tracebacks
+    that Orbax would log are not shown.
     """
     logger = logging.getLogger("absl")
     logger.addFilter(_is_not_of_orbax)
@@ -35,30 +33,23 @@ def plain_disk_errors(path: str | os.PathLike[str], advice: str) -> Iterator[Non
         raise
     except Exception as error:
         number = _errno(error)
-        if number is None:
-            raise
-        reason = os.strerror(number)
         if number in _FULL:
-            raise UserError(
-                f"{path}: the disk is full ({_free_space(path)}): {reason}. "
-                f"Free some space. {advice}"
-            ) from error
-        if number in _NOT_OURS:
-            raise UserError(
-                f"no permission to write {path}: {reason}. Mend that. {advice}"
-            ) from error
-        if not isinstance(error, OSError):  # of TensorStore, in long words
-            raise UserError(f"cannot write {path}: {reason}. Mend that. {advice}") from error
-        raise
+            remedy = (
+                f"the disk is full ({_free_space(path)}): {os.strerror(number)}. Free some space"
+            )
+        elif number in _NOT_OURS:
+            remedy = f"no permission to write: {os.strerror(number)}. Mend that"
+        elif number is not None and not isinstance(error, OSError):  # of TensorStore, in long words
+            remedy = f"cannot be written: {os.strerror(number)}. Mend that"
+        else:
+            raise
+        raise UserError(f"{path}: {remedy}. {advice}") from error
     finally:
         logger.removeFilter(_is_not_of_orbax)
 
 
 def write_output(text: str) -> None:
-    """Writes to standard output at once.
-
-    Raises UserError where that fails, as on a full disk, and BrokenPipeError.
-    """
+    """Writes to standard output at once. Raises UserError (a full disk) or BrokenPipeError."""
     try:
         if text:  # even nothing cannot be written to /dev/full
             sys.stdout.write(text)
@@ -85,22 +76,14 @@ def drop_output() -> None:
 
 
 def check_writable(folder: str | os.PathLike[str], option: str) -> None:
-    """Makes a folder and raises UserError where nothing can be written into it.
-
-    To be asked before hours of computing. option: which to mend, for the message.
-    """
-    if is_remote(folder):
-        probe = path_of(folder) / f".psl_jax-{uuid.uuid4().hex}"
-        try:
-            probe.write_bytes(b"")
-            probe.unlink()
-        except UserError as error:
-            raise UserError(f"cannot write into {folder}, {option}: {error}") from error
-        return
+    """Makes a folder; raises UserError, naming the option, where nothing can be written into it."""
+    probe = path_of(folder) / f".psl_jax-{uuid.uuid4().hex}"
     try:
-        pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=os.fspath(folder)):
-            pass
+        path_of(folder).mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except UserError as error:  # of a bucket
+        raise UserError(f"cannot write into {folder}, {option}: {error}") from error
     except OSError as error:
         raise UserError(
             f"cannot write into {folder}: {error.strerror}. Choose another {option}"
@@ -116,9 +99,7 @@ def _errno(error: Exception) -> int | None:
         return int(named[1])
     if tensorflow := sys.modules.get("tensorflow"):
         errors = tensorflow.errors
-        if isinstance(error, errors.ResourceExhaustedError) or (
-            isinstance(error, errors.OpError) and "No space left" in str(error)
-        ):
+        if isinstance(error, errors.ResourceExhaustedError):
             return errno.ENOSPC
         if isinstance(error, errors.PermissionDeniedError):
             return errno.EACCES

@@ -7,12 +7,10 @@ import json
 import os
 import pathlib
 import socket
-import sys
 import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import jax
@@ -65,18 +63,11 @@ def join_processes(
     process_id: int | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> None:
-    """Joins the other processes of a run where that is asked for; waits until all are there.
+    """Joins the other processes of a run where --distributed asks for it; waits for all of them.
 
-    On a TPU pod and in a Slurm or MPI job JAX finds out the arguments by itself.
-
-    Args:
-      is_asked: whether --distributed is given.
-      coordinator_address: HOST:PORT of process 0, which listens there.
-      num_processes: how many there are.
-      process_id: which one this is, from 0.
-      settings: what has to be the same in all processes, besides their code and devices.
-
-    Raises UserError where arguments are missing, the others do not come or differ from this one.
+    On a TPU pod and in a Slurm or MPI job JAX finds out the arguments by itself. settings: what has
+    to be the same in all processes, besides their code and devices. Raises UserError where
+    arguments are missing, the others do not come or differ from this one.
     """
     given = {
         "--coordinator_address": coordinator_address,
@@ -133,15 +124,13 @@ def _check_coordinator(address: str, is_first: bool) -> None:
                 f"process 0 cannot listen on port {port}: {error.strerror}. {other_port}"
             ) from error
         return
-    end = time.monotonic() + _JOIN_SECONDS
-    while True:
+    end, greeting = time.monotonic() + _JOIN_SECONDS, None
+    while greeting is None:
         try:
             with socket.create_connection((host, int(port)), timeout=_GREETING_SECONDS) as server:
                 greeting = server.recv(9)
-            break
         except TimeoutError:
             greeting = b""
-            break
         except OSError as error:  # process 0 is not there yet
             if time.monotonic() > end:
                 raise UserError(f"there is no process 0 at {address}: {error}") from error
@@ -195,29 +184,18 @@ def _check_alike(settings: Mapping[str, Any]) -> None:
 @contextlib.contextmanager
 def _announce_waiting(address: str | None, count: int | None) -> Iterator[None]:
     """Says on standard error that others are waited for; JAX gives up by SIGABRT."""
-    who = "all processes of the run" if count is None else f"all {count} processes"
-    where = "" if address is None else f" at {address}"
-
-    def tell() -> None:
-        print(
-            f"waiting for {who} to come{where}: {_TOLD_AFTER:.0f} s so far, and at most "
-            f"{_JOIN_SECONDS} s. Whoever has not come by then is told by JAX, and the run ends",
-            file=sys.stderr,
-            flush=True,
-        )
-
-    timer = threading.Timer(_TOLD_AFTER, tell)
+    message = (
+        f"waiting for all {f'{count} ' if count else ''}processes of the run to come"
+        f"{f' at {address}' if address else ''}: {_TOLD_AFTER:.0f} s so far, and at most "
+        f"{_JOIN_SECONDS} s. Whoever has not come by then is told by JAX, and the run ends\n"
+    )
+    timer = threading.Timer(_TOLD_AFTER, interrupts.write_stderr, [message])
     timer.daemon = True
     timer.start()
     try:
         yield
     finally:
         timer.cancel()
-
-
-def get_peers() -> Peers | None:
-    """The other processes; None where none were joined."""
-    return _peers[0] if _peers else None
 
 
 def leave() -> None:
@@ -247,7 +225,7 @@ class Boundaries:
         """start: steps made before; save_minutes: between two saves, 0: never."""
         self._start = start
         self._seconds = 60 * save_minutes
-        self._peers = get_peers()
+        self._peers = _peers[0] if _peers else None
 
     def __enter__(self) -> Self:
         Boundaries._loops += 1
@@ -274,17 +252,12 @@ class Boundaries:
         """Starts the clock again."""
         self._since = time.monotonic()
 
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Raises Preempted where the loop came to its end before it could be stopped."""
         if self._peers is None:
             interrupts.set_answer(None)
             stops = interrupts.is_ending()
         else:
             stops = self._peers.leave_loop()
-        if stops and error is None:
+        if stops and error[0] is None:
             raise interrupts.Preempted(interrupts.what_is_kept())

@@ -4,10 +4,7 @@ import sys
 
 
 class UserError(Exception):
-    """Bad input or settings. The message says what is wrong, what was expected and what to do.
-
-    Entry points print it without a traceback and exit with status 2.
-    """
+    """Bad input or settings. The message says what is wrong, what was expected and what to do."""
 
 
 class MissingPackageError(UserError):
@@ -21,10 +18,7 @@ class MissingPackageError(UserError):
 
 
 class UnreachableError(UserError):
-    """A bucket that could not be reached, though it could before: the same command goes on later.
-
-    Entry points exit with the status on which launchers start again.
-    """
+    """A bucket that could be reached before: the same command goes on later (status 75)."""
 
 
 class DamagedFileError(UserError, ValueError):

@@ -8,6 +8,7 @@ import os
 import pathlib
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Any
 
@@ -22,33 +23,28 @@ def atomic_open(path: str | os.PathLike[str], mode: str = "w", **kwargs: Any) ->
     An object in a bucket is written to a temporary file of this machine, and sent then.
     """
     path = path_of(path)
-    if is_remote(path):
-        with atomic_path(path) as local, open(local, mode, **kwargs) as file:
-            yield file
-        return
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".psl_jax-", suffix=".tmp")
-    try:
-        with os.fdopen(handle, mode, **kwargs) as file:
-            yield file
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
+    with (
+        _renamed(path, f".psl_jax-{uuid.uuid4().hex}.tmp") as temporary,
+        open(temporary, mode, **kwargs) as file,
+    ):
+        yield file
+
+
+def atomic_path(
+    path: str | os.PathLike[str], mark: str = ""
+) -> contextlib.AbstractContextManager[pathlib.Path]:
+    """A temporary path, renamed to `path` as that of `atomic_open`, for writers that open files.
+
+    Its name depends on `path` and `mark` alone, so that what a killed process left is overwritten;
+    `mark` tells writers apart that may write the same file at once.
+    """
+    path = path_of(path)
+    return _renamed(path, f".{path.name}.{mark}tmp")
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | os.PathLike[str], mark: str = "") -> Iterator[pathlib.Path]:
-    """A temporary path beside `path`, for writers that open files themselves.
-
-    What was written there is renamed to `path` when the block ends without an error. The name
-    depends on `path` and `mark` alone, so that what a killed process left is overwritten; `mark`
-    tells writers apart that may write the same file at once. For an object in a bucket it lies in
-    a temporary folder of this machine.
-    """
-    path = path_of(path)
+def _renamed(path: pathlib.Path, temporary_name: str) -> Iterator[pathlib.Path]:
     if is_remote(path):
         with tempfile.TemporaryDirectory(prefix="psl_jax-") as folder:
             local = pathlib.Path(folder) / path.name
@@ -56,7 +52,7 @@ def atomic_path(path: str | os.PathLike[str], mark: str = "") -> Iterator[pathli
             if local.exists():
                 path.upload(local)  # type: ignore[attr-defined]
         return
-    temporary = path.with_name(f".{path.name}.{mark}tmp")
+    temporary = path.with_name(temporary_name)
     try:
         yield temporary
         if temporary.exists():
@@ -108,15 +104,15 @@ def read_sizes(paths: Sequence[pathlib.Path]) -> list[int | None]:
     if not paths or not is_remote(paths[0]):
         # os.path: a name that is too long is none of a file.
         return [path.stat().st_size if os.path.exists(path) else None for path in paths]
-    listed: dict[pathlib.Path, dict[str, int]] = {}
+    sizes: dict[pathlib.Path, int] = {}
     for folder in {path.parent for path in paths}:
-        entries = folder.iterdir() if folder.is_dir() else ()
-        listed[folder] = {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
-    return [listed[path.parent].get(path.name) for path in paths]
+        with contextlib.suppress(FileNotFoundError):
+            sizes |= {entry: entry.stat().st_size for entry in folder.iterdir() if entry.is_file()}
+    return [sizes.get(path) for path in paths]
 
 
 def exist(paths: Sequence[pathlib.Path]) -> list[bool]:
-    """Whether each of some files is there, see `sizes`."""
+    """Whether each of some files is there, see `read_sizes`."""
     return [size is not None for size in read_sizes(paths)]
 
 
@@ -127,12 +123,6 @@ def write_csv(
         writer = csv.writer(file)
         writer.writerow(header)
         writer.writerows(rows)
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
 
 
 def as_json(value: Any) -> Any:

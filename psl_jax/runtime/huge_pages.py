@@ -2,9 +2,7 @@
 
 XLA:CPU takes the memory of a training step's arrays from malloc and gives it back after the step;
 in pages of 4 KiB the kernel then spends a quarter of the step on handing them out again (see
-docs/PERFORMANCE.md). The choice is an environment variable that glibc reads at start, so the
-program replaces itself with one that has it. To choose otherwise set the variable, e.g. to
-GLIBC_TUNABLES=glibc.malloc.hugetlb=0.
+docs/PERFORMANCE.md). glibc reads the choice from GLIBC_TUNABLES at start.
 """
 
 import os
@@ -19,10 +17,8 @@ _KERNEL_SETTING = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
 def restart_with_them() -> None:
     """Runs the same command again in this process, with huge pages; returns where not needed.
 
-    To be called before anything else is done: what the process did so far is forgotten. It keeps
-    its number, its open standard streams and its environment. Nothing happens on other systems
-    than Linux with glibc, where the kernel gives huge pages to all or to none, and where
-    GLIBC_TUNABLES already speaks of them.
+    What the process did so far is forgotten. Nothing happens where the user set the tunable, or
+    neither glibc nor the kernel waits to be asked.
     """
     tunables = os.environ.get("GLIBC_TUNABLES", "")
     if _TUNABLE in tunables or not sys.orig_argv or not _would_help():
@@ -36,10 +32,7 @@ def restart_with_them() -> None:
 
 
 def is_command(name: str) -> bool:
-    """Whether Python was started to run the command `name` and nothing else.
-
-    Not where a notebook's kernel, a script or `runpy` runs it: such a process is not ours.
-    """
+    """Whether Python was started to run the command `name`: not by a notebook, script or runpy."""
     words = sys.orig_argv[1:]
     while words and words[0].startswith("-") and words[0] not in ("-m", "-c", "-"):
         words = words[1:]  # options of the interpreter

@@ -20,16 +20,13 @@ TO_END = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 class Preempted(BaseException):
-    """The process was told to end; the message says what is kept.
-
-    No Exception, so that nothing takes it for a failure of what was being done.
-    """
+    """The process was told to end, which is no failure; the message says what is kept."""
 
 
 _saved: list[str] = []  # what was saved last
 _asked: list[bool] = []
 _terminated: list[bool] = []
-_answers: list[Callable[[], None]] = []
+_answers: list[Callable[[], object]] = []
 
 
 def install_handlers() -> None:
@@ -65,15 +62,14 @@ def what_is_kept() -> str:
     return f"kept: {_saved[0]}" if _saved else "finished stages are kept"
 
 
-def set_answer(answer: Callable[[], None] | None) -> None:
-    """What TO_END do from now on, instead of raising Preempted; None: that again."""
+def set_answer(answer: Callable[[], object] | None, *, of_ctrl_c: bool = False) -> None:
+    """What TO_END do from now on, instead of raising Preempted; None: that again.
+
+    of_ctrl_c: Ctrl-C does the same.
+    """
     _answers[:] = [answer] if answer else []
-
-
-def answer_together(answer: Callable[[], None]) -> None:
-    """From now on Ctrl-C ends several processes as TO_END do: by `answer`."""
-    set_answer(answer)
-    signal.signal(signal.SIGINT, _told_to_end)
+    if of_ctrl_c:
+        signal.signal(signal.SIGINT, _told_to_end)
 
 
 @contextlib.contextmanager
@@ -107,7 +103,6 @@ def _interrupted(number: int, frame: FrameType | None) -> None:
 
 
 def _told_to_end(number: int, frame: FrameType | None) -> None:
-    del frame
     if _terminated:  # it is being done
         return
     _terminated.append(True)
@@ -119,10 +114,7 @@ def _told_to_end(number: int, frame: FrameType | None) -> None:
 
 
 def _unraisable(ignored: Any) -> None:
-    """Sends the signal once more where Preempted was raised inside what lets no exception out.
-
-    Such as a callback of the garbage collector, of which JAX has one.
-    """
+    """Sends the signal again where Preempted was raised in what lets no exception out, as in gc."""
     if not isinstance(ignored.exc_value, Preempted):
         sys.__unraisablehook__(ignored)
         return

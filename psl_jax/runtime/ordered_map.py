@@ -21,12 +21,8 @@ def ordered_map(
 ) -> Generator[R, None, None]:
     """Yields `function(item)` in the order of `items`, computed by `num_workers` threads.
 
-    Threads, because decoding, resampling and NumPy release the interpreter lock: they measure as
-    fast as processes, need no copy of the audio between processes, and are safe beside
-    TensorFlow's and JAX's own threads. Memory: at most `ahead * num_workers` results and one more.
-
-    Args:
-      num_workers: default one a core; 1 runs in the calling thread.
+    Threads, because decoding, resampling and NumPy release the interpreter lock. At most
+    `ahead * num_workers` results and one more are held. num_workers: default one a core.
     """
     num_workers = num_workers or os.cpu_count() or 1
     if num_workers == 1:

@@ -1,10 +1,10 @@
 """Data parallelism: per-device programs mapped over a mesh axis, and batches put on devices.
 
-`jax.pmap` is itself `jit(shard_map)` since JAX 0.8 and in maintenance mode, so the mapping is
-written out here once. Parameters are replicated, batches split over the axis `"data"`.
+Parameters are replicated, batches split over the axis `"data"`.
 """
 
 import collections
+import contextlib
 import functools
 import os
 import pathlib
@@ -47,28 +47,25 @@ def data_mesh(num_devices: int | None = None) -> Mesh:
 
     Raises UserError for more devices than there are, or for fewer than all of several processes.
     """
-    devices = _take_devices(jax.devices(), num_devices)
-    # Auto: under the default explicit axes a batch-split waveform cannot be cut into segments.
-    return jax.make_mesh((len(devices),), (AXIS,), devices=devices, axis_types=(AxisType.Auto,))
+    devices = jax.devices()
+    if num_devices is not None and num_devices > len(devices):
+        raise UserError(f"num_devices is {num_devices}, and there are {len(devices)} devices")
+    if num_devices not in (None, len(devices)) and jax.process_count() > 1:
+        raise UserError(
+            f"num_devices is {num_devices} of {len(devices)}: with several processes all devices "
+            "are used; leave it 0"
+        )
+    return _mesh(devices[:num_devices])
 
 
 def local_mesh(num_devices: int | None = None) -> Mesh:
     """A mesh over this process's devices only, for work that processes do independently."""
-    devices = _take_devices(jax.local_devices(), num_devices if jax.process_count() == 1 else None)
+    return _mesh(jax.local_devices()) if jax.process_count() > 1 else data_mesh(num_devices)
+
+
+def _mesh(devices: list[jax.Device]) -> Mesh:
+    # Auto: under the default explicit axes a batch-split waveform cannot be cut into segments.
     return jax.make_mesh((len(devices),), (AXIS,), devices=devices, axis_types=(AxisType.Auto,))
-
-
-def _take_devices(devices: list[jax.Device], count: int | None) -> list[jax.Device]:
-    if count is None:
-        return devices
-    if count > len(devices):
-        raise UserError(f"num_devices is {count}, and there are {len(devices)} devices")
-    if count < len(devices) and jax.process_count() > 1:
-        raise UserError(
-            f"num_devices is {count} of {len(devices)}: with several processes all devices are "
-            "used; leave it 0"
-        )
-    return devices[:count]
 
 
 def platform_of(mesh: Mesh) -> str:
@@ -123,11 +120,7 @@ def to_host(tree: Any) -> Any:
 
 
 def gather_rows(rows: np.ndarray, counts: Sequence[int]) -> np.ndarray:
-    """The rows of all processes, one after the other, on every process.
-
-    rows: [n, ...] of this process; counts: n of each process, which all of them know. Each row is
-    sent once, besides what fills up the shorter shares.
-    """
+    """The rows [n, ...] of all processes, one after the other; counts: n of each."""
     if jax.process_count() == 1:
         return rows
     wait_for_all("gather rows")
@@ -151,9 +144,8 @@ def local_rows(array: jax.Array) -> np.ndarray:
 
 def memory_bytes(mesh: Mesh) -> int:
     """The memory of this process's devices; CPUs have the machine's."""
-    limits = [(device.memory_stats() or {}).get("bytes_limit") for device in mesh.local_devices]
-    known_limits = [limit for limit in limits if limit]
-    return sum(known_limits) or machine_bytes()
+    limits = ((device.memory_stats() or {}).get("bytes_limit", 0) for device in mesh.local_devices)
+    return sum(limits) or machine_bytes()
 
 
 def machine_bytes() -> int:
@@ -173,30 +165,25 @@ def local_batch_size(batch_size: int, mesh: Mesh) -> int:
 
 
 def prefetch(items: Iterable[Any], function: Callable[..., Any], depth: int = 2) -> Generator[Any]:
-    """Yields `function(item)` in order, up to `depth` made ahead by a background thread.
-
-    An error of the thread is raised here; closing the generator ends the thread.
-    """
+    """Yields `function(item)` in order, up to `depth` made ahead by a background thread."""
     made: queue.Queue[Any] = queue.Queue(maxsize=depth)
     stop = threading.Event()
 
-    def offer(entry: tuple[Any, BaseException | None]) -> bool:
+    def offer(value: Any, error: BaseException | None = None) -> None:
         while not stop.is_set():
-            try:
-                made.put(entry, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
+            with contextlib.suppress(queue.Full):
+                made.put((value, error), timeout=0.1)
+                return
 
     def work() -> None:
         try:
             for item in items:
-                if not offer((function(item), None)):
+                offer(function(item))
+                if stop.is_set():
                     return
-            offer((None, StopIteration()))
+            offer(None, StopIteration())
         except BaseException as error:  # handed to the consumer
-            offer((None, error))
+            offer(None, error)
 
     thread = threading.Thread(target=work, daemon=True, name="prefetch")
     thread.start()
@@ -219,14 +206,18 @@ def compute_in_order(
     """Yields (item, program(item, its inputs on the devices)) in order.
 
     While a batch is computed the next ones are taken from `items`. alone: the program runs on one
-    device and exchanges nothing; where that is a CPU, several threads run it. Programs over several
-    devices are started by one thread: all devices need them in the same order.
+    device; where that is a CPU, several threads run it. Programs over several devices are started
+    by one thread: all devices need them in the same order.
     """
     if not (alone and jax.default_backend() == "cpu"):
         yield from _delay(((item, program(item, inputs)) for item, inputs in items), 1)
         return
+
+    def run_to_end(item: Any, inputs: Any) -> Any:
+        return jax.block_until_ready(program(item, inputs))
+
     with ThreadPoolExecutor(_CPU_AT_ONCE) as pool:
-        begun = ((item, pool.submit(_run_to_end, program, item, inputs)) for item, inputs in items)
+        begun = ((item, pool.submit(run_to_end, item, inputs)) for item, inputs in items)
         for item, future in _delay(begun, _CPU_AT_ONCE):
             yield item, future.result()
 
@@ -241,12 +232,8 @@ def _delay(items: Iterable[Any], count: int) -> Generator[Any]:
     yield from held
 
 
-def _run_to_end(program: Callable[..., Any], *arguments: Any) -> Any:
-    return jax.block_until_ready(program(*arguments))
-
-
 def wait_for_all(what: str) -> None:
-    """Waits until every process has come here, be it for hours; not for processes that died.
+    """Waits, if need be for hours, until every process that lives has come here.
 
     The processes' coordinator is asked, not their devices: collectives time out.
     """
@@ -269,8 +256,7 @@ def run_after_first_process(what: str, do: Callable[[], _Result]) -> _Result:
 def run_in_first_process(what: str, do: Callable[[], _Result]) -> _Result | None:
     """What `do` gives in process 0, for which the others wait; None in these.
 
-    Processes that went on to their end would be taken for lost ones, and soon end the first too.
-    what: a name for it, used once in a run.
+    Processes that went on to their end would be taken for lost ones. what: a name, used once.
     """
     result = do() if jax.process_index() == 0 else None
     wait_for_all(what)
@@ -278,20 +264,13 @@ def run_in_first_process(what: str, do: Callable[[], _Result]) -> _Result | None
 
 
 def multiplies_bfloat16(cpuinfo: str) -> bool:
-    """Whether a processor has instructions for products of bfloat16: AVX512-BF16 or AMX.
-
-    cpuinfo: the text of Linux's /proc/cpuinfo.
-    """
+    """Whether a processor has AVX512-BF16 or AMX, by the text of Linux's /proc/cpuinfo."""
     return not {"avx512_bf16", "amx_bf16"}.isdisjoint(cpuinfo.split())
 
 
 @functools.cache
 def dtype_on(platform: str, dtype: str) -> str:
-    """The data type to compute in on a platform of JAX where `dtype` is asked for.
-
-    On a CPU without instructions for bfloat16 it is float32, and a warning says so: bfloat16 would
-    take more than twice as long there.
-    """
+    """`dtype`, or float32 with a warning for bfloat16 on a CPU that has no instructions for it."""
     if platform != "cpu" or dtype != "bfloat16":
         return dtype
     path = pathlib.Path("/proc/cpuinfo")

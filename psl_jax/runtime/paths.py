@@ -22,10 +22,7 @@ _REFUSED = ("gcs", "s3a", "abfs", "abfss", "az", "hdfs", "oci")
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is a place in a bucket. Raises UserError for one in another kind of store.
-
-    Taken for a path it would be a local folder, called `az:`, that nobody looks for.
-    """
+    """Whether a path is a place in a bucket. Raises UserError for one in another kind of store."""
     scheme = _SCHEME.match(os.fspath(path))
     if scheme is None:
         return False
@@ -64,8 +61,7 @@ def remove_tree(path: str | os.PathLike[str], ignore_errors: bool = False) -> No
 def local_copy(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     """A file or folder of this machine with the contents of `path`, within `with`.
 
-    For libraries that open files by themselves. A local path is itself; what lies in a bucket is
-    copied, under its own name, into a temporary folder. Raises FileNotFoundError.
+    What lies in a bucket is copied, under its own name, into a temporary folder.
     """
     place = path_of(path)
     if not is_remote(place):
@@ -123,8 +119,5 @@ class _ObjectOfRanges(io.RawIOBase):
 
 
 def make_printable(name: str) -> str:
-    """Makes a file's name text that can be printed and written: not all names are UTF-8.
-
-    Python holds what is none as lone surrogates; b"caf\\xe9.wav" becomes "caf\\\\xe9.wav".
-    """
+    """Makes a file's name printable text; of what is no UTF-8 the bytes are written as \\xe9."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -1,10 +1,10 @@
 """What several processes agree on while they work: when to stop, when to save, and who is left.
 
-A thread of each process asks their coordinator once a second. Devices take no part, so nothing
-waits for a step. Who wants something asks for it (`Peers.ask`); process 0 then calls a round, in
-which each process says which step of which loop it has passed. What was asked for is done at the
-first boundary that none of them had passed: all of them have the same boundaries. An agreement is
-never replaced, as one process may have acted on it already; after STOP no round is called.
+A thread of each process asks their coordinator once a second, so nothing waits for a step. Who
+wants something asks for it (`Peers.ask`); process 0 then calls a round, in which each process says
+which step of which loop it has passed. What was asked for is done at the first boundary that none
+of them had passed. An agreement is never replaced, as one process may have acted on it already;
+after STOP no round is called.
 """
 
 import atexit
@@ -50,7 +50,7 @@ class Peers:
         self._wake_read, self._wake = os.pipe()
         os.set_blocking(self._wake, False)
         signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
-        interrupts.answer_together(lambda: self.ask(STOP))
+        interrupts.set_answer(lambda: self.ask(STOP), of_ctrl_c=True)
         self._thread = threading.Thread(target=self._work, daemon=True, name="peers")
         self._thread.start()
         atexit.register(self.close)  # before JAX leaves the coordinator
@@ -69,11 +69,7 @@ class Peers:
         """Notes that `step` of a loop is made; what all processes do now, before the next one."""
         with self._lock:
             self._place = loop, step
-            due = [
-                agreement
-                for agreement in self._agreed
-                if agreement[1] == loop and step > agreement[2]
-            ]
+            due = [a for a in self._agreed if a[1] == loop and step > a[2]]
             self._agreed = [agreement for agreement in self._agreed if agreement not in due]
             return {what for what, _, _ in due}
 
@@ -119,10 +115,7 @@ class Peers:
             os._exit(130)
 
     def _give_and_look_for_signs(self) -> None:
-        """Says in words which process is silent: JAX, which ends the others, does not.
-
-        It is only told here. A thread that gets no turn is no proof that its process is dead.
-        """
+        """Names a silent process; JAX, which ends the others, does not."""
         now = time.monotonic()
         if now - self._last_sign < _BETWEEN_SIGNS:
             return

@@ -11,10 +11,9 @@ from psl_jax.runtime.errors import UserError
 
 @functools.cache
 def tensorflow_quietly() -> Any:
-    """TensorFlow, imported on first use, without its start-up messages and without accelerators.
+    """TensorFlow, imported on first use, without messages and without accelerators.
 
-    TensorFlow only reads and writes files here; a GPU that it claims is lost to JAX. Raises
-    UserError where it is not installed.
+    It only reads and writes files here; a GPU that it claims is lost to JAX. Raises UserError.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with _stderr_silenced():  # it logs before it has read the level; exceptions still come through

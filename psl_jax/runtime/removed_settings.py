@@ -10,6 +10,7 @@ LAST_COMMIT = "de85886"  # the last one that supports them all
 # A removed setting -> the values with which an older run or label folder is still used, the default
 # first. None: all of them, as the setting changes nothing by itself.
 REMOVED: dict[str, tuple[Any, ...] | None] = {
+    "evaluate.segment_seconds": (-1.0,),
     "data.reader": None,
     "data.reader_threads": None,
     "train.cache_features": ("auto", "off"),  # off: as where they do not fit into memory
@@ -33,10 +34,7 @@ REMOVED_VALUES: dict[str, tuple[Any, ...]] = {"data.corpus": ("packed",)}
 
 
 def check(values: Mapping[str, Any], where: object) -> None:
-    """Raises UserError where a folder was made with what was removed since.
-
-    values: by the dotted names of settings; where: the folder.
-    """
+    """Raises UserError where the folder `where` was made with what was removed since."""
     for name, value in values.items():
         accepted = REMOVED.get(name)
         if value in REMOVED_VALUES.get(name, ()) or (accepted and value not in accepted):

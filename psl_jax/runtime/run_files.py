@@ -43,24 +43,13 @@ DATA = "data.json"  # which clips the run is of, and whose labels
 # All that a run makes in its folder.
 RUN_FILES = (
     *(CONFIG, DATA, NOTES, STAGES_DONE, LABEL_QUALITY, CHECKPOINTS),
-    *("train_log.jsonl", "tb", LOG_ID, "wandb"),
-    *(
-        "averaged",
-        "soft_labels",
-        "features",  # of earlier versions
-        "scores.npz",
-        "metrics.json",
-        "per_class.csv",
-        "report.html",
-    ),
+    *("train_log.jsonl", "tb", LOG_ID, "wandb", "averaged", "soft_labels"),
+    *("scores.npz", "metrics.json", "per_class.csv", "report.html"),
 )
 
 
 def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """Reads the settings of the run in a folder; {}: there is no run.
-
-    The config.json of a published folder describes the model to transformers.
-    """
+    """Reads the settings of the run in a folder; {}: none, as in a published folder."""
     path = path_of(folder) / CONFIG
     config: dict[str, Any] = files.read_json(path) if path.is_file() else {}
     return {} if "auto_map" in config else config
@@ -74,9 +63,8 @@ _SEEN_SECONDS = 10.0  # until a network disk shows what another machine has writ
 def claim_folder(folder: str | os.PathLike[str], option: str) -> Iterator[None]:
     """Makes a folder that this run alone works in within `with`; all processes come here.
 
-    Raises UserError, in all of them, where nothing can be written into it, another run works in it,
-    or a process does not see what process 0 wrote. A bucket has no locks: two runs in one folder of
-    it are not noticed. option: which to change, for the message.
+    Raises UserError, in all of them, naming `option`: nothing can be written into it, another run
+    works in it, or a process does not see what process 0 wrote. A bucket has no locks.
     """
     import jax
 
@@ -99,17 +87,22 @@ def claim_folder(folder: str | os.PathLike[str], option: str) -> Iterator[None]:
         except UserError as error:
             problem = str(error)
     problem, probe = distributed.exchange([problem, probe])[0]
-    if not problem and not is_first and not _appears(place / probe):
-        problem = (
-            f"{option}={folder} is another folder in process {jax.process_index()} than in process "
-            f"0, which wrote a file that is not seen. Give an {option} on a disk that all share"
-        )
+    if not problem and not is_first:
+        end = time.monotonic() + _SEEN_SECONDS
+        while not (place / probe).exists() and not problem:
+            if time.monotonic() > end:
+                problem = (
+                    f"{option}={folder} is another folder in process {jax.process_index()} than in "
+                    "process 0, which wrote a file that is not seen. Give an "
+                    f"{option} on a disk that all share"
+                )
+            time.sleep(0.2)
     problems = distributed.exchange(problem)
     if is_first and probe:
         (place / probe).unlink()
-    if found := next(filter(None, problems), None):
+    if any(problems):
         distributed.leave()
-        raise UserError(found)
+        raise UserError(next(filter(None, problems)))
     try:
         yield
     finally:
@@ -118,20 +111,10 @@ def claim_folder(folder: str | os.PathLike[str], option: str) -> Iterator[None]:
             os.close(lock)
 
 
-def _appears(path: pathlib.Path) -> bool:
-    end = time.monotonic() + _SEEN_SECONDS
-    while not path.exists():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.2)
-    return True
-
-
 def _lock(folder: pathlib.Path, option: str) -> int | None:
     """Locks the folder while a file is open, or None. Raises UserError where another run has it.
 
-    A POSIX lock: it ends with the process, is not inherited, and holds between the machines of a
-    network disk.
+    A POSIX lock ends with the process, and holds between the machines of a network disk.
     """
     path = folder / _LOCK
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)

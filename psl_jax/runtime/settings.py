@@ -1,17 +1,12 @@
-"""Settings as frozen dataclasses: each stands, with default and limits, beside what it sets.
-
-A setting is of a kind. SCIENTIFIC ones are part of what is computed: a change needs another run
-folder. OPERATIONAL ones say where things lie, how many workers there are, how often to save: they
-may change between two starts of a run. EVALUATION ones change what a finished model is evaluated on
-and how: it is evaluated anew, not trained.
-"""
+"""Settings as frozen dataclasses: each stands, with default and limits, beside what it sets."""
 
 import dataclasses
 import enum
 import math
+import operator
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from psl_jax.runtime.errors import UserError
@@ -21,7 +16,11 @@ _MOST_INTEGER = 2**31 - 1  # what counts steps and samples on a device
 
 
 class Kind(enum.Enum):
-    """What a change of a setting means for a run folder that is there already."""
+    """What a change of a setting means for a run folder that is there already.
+
+    SCIENTIFIC: another folder is needed. OPERATIONAL: nothing. EVALUATION: the finished model is
+    evaluated anew.
+    """
 
     SCIENTIFIC = "scientific"
     OPERATIONAL = "operational"
@@ -42,43 +41,42 @@ class Rule:
 
     def allows(self, value: Any) -> bool:
         """Whether a value of the right type lies within the limits; of a tuple, all its numbers."""
-        if self.choices:
-            return value in self.choices or self._is_text_of_number(value)
+        if self.choices and (value in self.choices or self.or_above is None):
+            return value in self.choices
+        if self.or_above is not None:
+            try:
+                return math.inf > float(value) > self.or_above
+            except ValueError:
+                return False
         numbers = value if isinstance(value, tuple | list) else (value,)
-        return all(self._holds(x) for x in numbers if isinstance(x, int | float))
-
-    def _is_text_of_number(self, text: str) -> bool:
-        if self.or_above is None:
-            return False
-        try:
-            return math.inf > float(text) > self.or_above
-        except ValueError:
-            return False
-
-    def _holds(self, number: float) -> bool:
-        return (
-            math.isfinite(number)
-            and (self.least is None or number >= self.least)
-            and (self.above is None or number > self.above)
-            and (self.most is None or number <= self.most)
-            and (self.below is None or number < self.below)
+        return all(
+            math.isfinite(number) and all(holds(number, limit) for _, holds, limit in self._limits)
+            for number in numbers
+            if isinstance(number, int | float)
         )
+
+    @property
+    def _limits(self) -> list[tuple[str, Callable[[float, float], bool], float]]:
+        limits = (
+            ("at least", operator.ge, self.least),
+            ("above", operator.gt, self.above),
+            ("at most", operator.le, self.most),
+            ("below", operator.lt, self.below),
+        )
+        return [(words, holds, limit) for words, holds, limit in limits if limit is not None]
 
     def __str__(self) -> str:
         if self.choices:
             number = "" if self.or_above is None else f", or a number above {self.or_above:g}"
             return f"one of {', '.join(map(str, self.choices))}{number}"
-        words = ("at least", self.least), ("above", self.above), ("at most", self.most)
-        limits = [f"{word} {limit:g}" for word, limit in words if limit is not None]
-        limits += [] if self.below is None else [f"below {self.below:g}"]
-        return f"a number {' and '.join(limits)}" if limits else "a finite number"
+        limits = " and ".join(f"{words} {limit:g}" for words, _, limit in self._limits)
+        return f"a number {limits}" if limits else "a finite number"
 
 
 def setting(default: Any, *, help: str, **rule: Any) -> Any:
     """The field of a settings dataclass.
 
-    help: what the setting is, with its unit, as a phrase without the default, which
-    `psl-jax main --help` and docs/SETTINGS.md add. rule: the fields of `Rule`.
+    help: a phrase on what it is, with its unit, without the default. rule: the fields of `Rule`.
     """
     return dataclasses.field(default=default, metadata={"help": help, "rule": Rule(**rule)})
 
@@ -119,10 +117,7 @@ def _describe_field(field: dataclasses.Field[Any], hint: Any) -> SettingInfo:
 
 
 def read(owner: type[_Settings], values: Mapping[str, Any], prefix: str = "") -> _Settings:
-    """The dataclass with `values`, nested as it is; what they lack has its default.
-
-    Raises UserError naming the setting, what it is and what was expected.
-    """
+    """The dataclass with `values`, else defaults, nested. Raises UserError naming the setting."""
     hints = typing.get_type_hints(owner)
     values_by_name: dict[str, Any] = {}
     for field in dataclasses.fields(owner):  # type: ignore[arg-type]

@@ -20,8 +20,7 @@ from psl_jax.runtime.errors import UserError
     ("suffix", "rate", "channels", "seconds"),
     [
         ("wav", 16_000, 1, 40),
-        ("flac", 44_100, 2, 20),
-        ("wav", 96_000, 6, 3),
+        ("flac", 44_100, 2, 10),
         ("mp3", 22_050, 1, 5),
         ("ogg", 8_000, 1, 0.3),
     ],
@@ -41,15 +40,6 @@ def test_a_file_object_can_be_read_twice():
     first, second = (np.concatenate(list(blocks())) for _ in range(2))
     np.testing.assert_array_equal(first, second)
     assert len(first) == 16_000
-
-
-def test_bad_files_are_of_the_same_kinds_as_for_data_sets(tmp_path):
-    for name, kind in audio_files.bad_files(tmp_path).items():
-        with pytest.raises(DecodeError) as caught:
-            list(decode_blocks(tmp_path / name))
-        assert caught.value.kind == kind, name
-    with pytest.raises(DecodeError, match="empty"):
-        list(decode_blocks(io.BytesIO()))
 
 
 def test_too_long_is_found_on_the_way(tmp_path):
@@ -151,25 +141,20 @@ def test_what_can_be_read_once_is_read_as_any_file(tmp_path):
     ("waveform", "rate", "message"),
     [
         (np.zeros((200, 200)), 16_000, "shape"),
-        (np.zeros((2, 2, 2)), 16_000, "shape"),
         (np.full(16_000, np.nan), 16_000, "NaN"),
         (np.full(16_000, 3e4), 16_000, "divide by 32768"),
         (np.zeros(16_000, complex), 16_000, "complex"),
         (np.zeros(16_000), None, "needs its sample rate"),
         (np.zeros(16_000), 16, "sample rate of 16 Hz"),
         (np.zeros(1_000), 16_000, "0.062 s, at least 0.1 s"),
-        (np.zeros(0), 16_000, "too short"),
         (np.ones(16_000, np.int64), 16_000, "int64.*'int16'"),
         ([1, -2] * 8_000, 16_000, "int64.*'int16'"),
         (np.full(16_000, 32_767, np.int32), 16_000, "up to 32767 in an int32 waveform"),
         (np.full(16_000, -(1 << 23), np.int32), 16_000, "24 bits by 8388608"),
         (np.full(16_000, 32_767, ">i4"), 16_000, "up to 32767 in an int32 waveform"),
-        ([np.int32(32_767)] * 16_000, 16_000, "up to 32767 in an int32 waveform"),
         (Int32Tensor(), 16_000, "up to 32767 in an int32 waveform"),
         (np.ones(16_000, np.uint16), 16_000, "type uint16"),
-        (np.ones(16_000, bool), 16_000, "type bool"),
         ([array.array("h", [1] * 16_000)] * 2, 16_000, "a list of arrays: .*list of NumPy arrays"),
-        ([[0.1] * 16_000, [0.2] * 1_000], 16_000, "list of NumPy arrays"),
         ([[0.1] * 16_000, [0.2] * 16_000], 16_000, "list of NumPy arrays"),
         ((16_000, np.zeros(16_000)), None, "samples, sample_rate=rate"),
         (np.zeros(16_000), "16000", "rate of '16000'"),

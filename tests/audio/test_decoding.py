@@ -12,6 +12,7 @@ import soundfile
 import soxr
 
 from psl_jax.audio import decoding
+from psl_jax.audio.decoding import decode_blocks
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "aiff"])
@@ -39,9 +40,7 @@ def test_reads_file_objects(file_format, padding):
         decoding.read_audio(io.BytesIO())
 
 
-@pytest.mark.parametrize(
-    ("rate", "channels"), [(8_000, 1), (22_050, 2), (44_100, 1), (48_000, 6), (96_000, 2)]
-)
+@pytest.mark.parametrize(("rate", "channels"), [(8_000, 1), (44_100, 2), (96_000, 6)])
 def test_resamples_like_soxr_and_librosa(tmp_path, rate, channels):
     sound = audio_files.tone(7.3, rate, channels)
     path = audio_files.write(tmp_path / "x.wav", sound, rate, subtype="FLOAT")
@@ -110,14 +109,15 @@ def test_overshoot_saturates(tmp_path):
 
 def test_every_bad_kind(tmp_path):
     for name, kind in audio_files.bad_files(tmp_path).items():
-        with pytest.raises(decoding.DecodeError) as caught:
-            decoding.decode(tmp_path / name, 10.0)
-        assert caught.value.kind == kind, name
-        assert caught.value.detail and "\n" not in caught.value.detail
-        assert pickle.loads(pickle.dumps(caught.value)).kind == kind
+        for read in (lambda path: decoding.decode(path, 10.0), lambda p: [*decode_blocks(p)]):
+            with pytest.raises(decoding.DecodeError) as caught:
+                read(tmp_path / name)
+            assert caught.value.kind == kind, name
+            assert caught.value.detail and "\n" not in caught.value.detail
+            assert pickle.loads(pickle.dumps(caught.value)).kind == kind
 
 
-@pytest.mark.parametrize("share", [0.02, 0.3, 0.9, 0.999])
+@pytest.mark.parametrize("share", [0.02, 0.999])
 @pytest.mark.parametrize("suffix", ["flac", "wav", "aiff"])
 def test_truncation_is_found_wherever_it_is(tmp_path, suffix, share):
     path = audio_files.write(tmp_path / f"x.{suffix}", audio_files.int16_noise(160_000))
@@ -157,7 +157,7 @@ def test_silent_is_kept_and_told(tmp_path):
     assert not decoding.decode(audio_files.write(tmp_path / "y.wav", audio_files.tone(1))).is_silent
 
 
-@pytest.mark.parametrize("name", ["-", "-x.wav", "_x.wav", "a b;c.wav"])
+@pytest.mark.parametrize("name", ["-", "-x.wav", "a b;c.wav"])
 def test_odd_names(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     soundfile.write(str(tmp_path / name), audio_files.tone(0.5), 16_000, format="WAV")

@@ -26,7 +26,7 @@ def of(name: str, *arguments: str) -> Settings:
 
 
 def value_of(found: Settings, name: str):
-    return config_lib.stored_setting(config_lib.to_dict(found), name)
+    return config_lib.stored_settings(config_lib.to_dict(found), "here")[name]
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,8 @@ def test_each_row_is_a_setting(topic, name, paper, code):
 @pytest.mark.parametrize("student", STUDENTS)
 def test_nothing_else_differs_and_validation_is_on_the_training_clips(student):
     paper, code = of(student), of(student, "code")
-    differing = config_lib.changed(config_lib.to_dict(paper), config_lib.to_dict(code))
+    stored = [config_lib.stored_settings(config_lib.to_dict(one), "here") for one in (paper, code)]
+    differing = config_lib.changed(*stored)
     assert sorted(name for names in differing.values() for name in names) == [
         "evaluate.segments",
         "frontend.top_db_over",

@@ -12,7 +12,6 @@ import os
 import pathlib
 import sys
 from collections.abc import Callable
-from typing import NamedTuple
 from unittest import mock
 
 os.environ["XLA_FLAGS"] = (
@@ -21,6 +20,7 @@ os.environ["XLA_FLAGS"] = (
 
 import jax
 import numpy as np
+import small_experiments
 from synthetic_data import MemorySource, make_index
 
 from psl_jax.audio.segments import Segmentation
@@ -28,14 +28,14 @@ from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.networks import mobilenetv2
 from psl_jax.networks.architecture import Variables
 from psl_jax.networks.augmentation import Augmentation
-from psl_jax.networks.folding import fold
 from psl_jax.networks.frontend import LogMel
+from psl_jax.networks.mobilenetv2 import fold
 from psl_jax.runtime import parallel
 from psl_jax.scoring.relabeling import TeacherIdentity, relabel
 from psl_jax.scoring.scorer import Scorer
 from psl_jax.training.step import Recipe, TrainState, init_state, train_program
 
-CLASSES, BATCH, SAMPLES, STEPS, RATE = 5, 16, 8000, 3, 1e-4
+CLASSES, BATCH, SAMPLES, STEPS, RATE = 5, 16, 4000, 2, 1e-4
 
 # Fewer and narrower layers than usual, and short clips: much less to compile and to compute.
 mobilenetv2.INVERTED_RESIDUALS = (
@@ -56,30 +56,19 @@ TEACHER = Augmentation(
 )
 RECIPES = {
     "teacher": Recipe(LogMel(80.0, "batch"), TEACHER, seed=1),
-    "channels_last": Recipe(channels_first=False),  # as on accelerators
-    "gpu": Recipe(seed=2),  # with BatchNorms' own gradients
+    "gpu": Recipe(seed=2),  # channels last, with BatchNorms' own gradients
 }
-ORDERS = 2  # in which the examples come; in float64 all of them must agree
+# In how many orders the examples come; in float64 all of them must agree.
+ORDERS = {"teacher": 2, "gpu": 1}
 
 
-class Examples(NamedTuple):
-    """Examples of all steps, one after the other."""
-
-    audio: np.ndarray  # [examples, samples] int16, or float64 in [-1, 1)
-    lengths: np.ndarray  # [examples] int32
-    labels: np.ndarray  # [examples, CLASSES] float32
-
-
-def examples(dtype: str) -> Examples:
-    """Noise of many loudnesses; a third of it counts as padding after a quarter."""
+def examples() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Audio [STEPS * BATCH, SAMPLES] of many loudnesses, lengths (a third short), soft labels."""
     rng, count = np.random.default_rng(0), STEPS * BATCH
     audio = rng.standard_normal((count, SAMPLES)) * rng.uniform(10, 5000, (count, 1))
-    audio = audio.clip(-32768, 32767).astype(np.int16)
     lengths = np.where(np.arange(count) % 3, SAMPLES, SAMPLES // 4).astype(np.int32)
     soft = rng.random((count, CLASSES)).astype(np.float16)
-    if dtype == "float64":
-        return Examples(audio / 32768, lengths, soft.astype(np.float32))
-    return Examples(audio, lengths, soft.astype(np.float32))
+    return audio.clip(-32768, 32767).astype(np.int16) / 32768, lengths, soft.astype(np.float32)
 
 
 def order(number: int) -> np.ndarray:
@@ -96,12 +85,11 @@ def training(network, variables: Variables, recipe: Recipe, num_devices: int) ->
     platform = "gpu" if recipe.seed == RECIPES["gpu"].seed else "cpu"  # writes other gradients
     with mock.patch.object(parallel, "platform_of", return_value=platform):
         program = train_program(network, recipe, mesh)
-    known = examples(recipe.dtype)
 
     def train(steps: np.ndarray) -> tuple[list[float], TrainState]:
         state, losses = parallel.replicate(init_state(variables), mesh), []
         for chosen in steps:
-            audio, lengths, labels = (array[chosen] for array in known)
+            audio, lengths, labels = (array[chosen] for array in examples())
             batch = {"audio": audio, "num_samples": lengths, "labels": labels}
             rate = np.float32(RATE)
             state, values = program(state, parallel.put_batch(batch, mesh), rate)
@@ -122,12 +110,10 @@ def in_float64(network, variables: Variables, num_devices: int) -> dict:
     arrays = {}
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda x: np.asarray(x, np.float64), variables)
-        made = {}
         for name, recipe in RECIPES.items():
             recipe = dataclasses.replace(recipe, dtype="float64")
-            made[name] = training(network, wide, recipe, num_devices)
-        for name, train in made.items():
-            for number in range(1 if name == "gpu" else ORDERS):
+            train = training(network, wide, recipe, num_devices)
+            for number in range(ORDERS[name]):
                 steps = order(number)[: 1 if name == "gpu" else STEPS]  # 20 times as long each
                 results = compared(*train(steps))
                 arrays |= {f"{name} {number} {key}": value for key, value in results.items()}
@@ -181,24 +167,11 @@ def soft_labels(variables: Variables, num_devices: int, folder: pathlib.Path) ->
     return {f"shard {i}": labels.read_shard(i)[1] for i in range(2)}
 
 
-def spread(variables: Variables) -> Variables:
-    """With statistics free of their initial values, and probabilities not all near one half."""
-    first = 0.9**STEPS  # what is left of a mean of 0 and a variance of 1
-    stats = jax.tree_util.tree_map_with_path(
-        lambda path, x: (x - first * (path[-1].key == "var")) / (1 - first), variables.stats
-    )
-    classifier = {k: 30 * v for k, v in variables.params["classifier"].items()}
-    return Variables(variables.params | {"classifier": classifier}, stats)
-
-
 def main(folder: pathlib.Path) -> None:
     network, variables = mobilenetv2.create(CLASSES, width=0.1)
-    teacher: Variables | None = None
+    teacher = small_experiments.able(network, variables)
     for num_devices in (1, 8):
         arrays = {"devices": parallel.data_mesh(num_devices).size}
-        if teacher is None:
-            _, state = training(network, variables, Recipe(), num_devices)(order(0))
-            teacher = spread(parallel.to_host(state.variables))
         arrays |= soft_labels(teacher, num_devices, folder)
         arrays |= in_float64(network, variables, num_devices)
         if num_devices == 8:

@@ -16,6 +16,7 @@ from psl_jax.runtime.removed_settings import REMOVED, REMOVED_VALUES
 
 # A value that an earlier version took and that is none of the accepted ones.
 OTHERS = {
+    "evaluate.segment_seconds": 0.0,
     "relabel.overlap": 0.5,
     "relabel.heard": 10.0,
     "relabel.prior": 2.0,
