@@ -56,10 +56,10 @@ class _PortableOperations(JaxOperations):
     """Chooses the method of a convolution by the platform that runs it, not that of the export."""
 
     def depthwise(self, x: jax.Array, layer: Layer, stride: int) -> jax.Array:
-        def compute_by(method: str) -> Callable[[jax.Array], jax.Array]:
-            return lambda x: depthwise(x, layer.kernel, stride, method)
+        def compute_on(platform: str) -> Callable[[jax.Array], jax.Array]:
+            return lambda x: depthwise(x, layer.kernel, stride, platform=platform)
 
         output: jax.Array = jax.lax.platform_dependent(
-            x, cpu=compute_by("shifted"), default=compute_by("grouped")
+            x, cpu=compute_on("cpu"), default=compute_on("tpu")
         )
         return jnp.add(output, layer.bias)

@@ -127,7 +127,7 @@ class Tagging(nnx.Module):
 class Network(NamedTuple):
     """The network without its arrays: a static description, and what can be done with it."""
 
-    graphdef: nnx.GraphDef
+    graphdef: nnx.GraphDef[Any]
     output_frames: Callable[[Any], Any]
 
     @classmethod

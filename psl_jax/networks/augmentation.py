@@ -170,4 +170,5 @@ def mixup(
 @lru_cache
 def _upper_quantiles(alpha: float) -> np.ndarray:
     """Quantiles of max(λ, 1 - λ), λ ~ Beta(alpha, alpha), at equal steps: float32 [4097]."""
-    return special.betaincinv(alpha, alpha, np.linspace(0.5, 1, 4097)).astype(np.float32)
+    quantiles: np.ndarray = special.betaincinv(alpha, alpha, np.linspace(0.5, 1, 4097))
+    return quantiles.astype(np.float32)

@@ -8,10 +8,12 @@ Channels first they come with gradients written out, elsewhere with those of aut
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+
+_Tree = TypeVar("_Tree")
 
 
 def product(x: jax.Array, y: jax.Array, dtype: Any = None) -> jax.Array:
@@ -127,7 +129,8 @@ def _product_of_long_rows(x: jax.Array, y: jax.Array, dtype: Any) -> jax.Array:
     if len(x) >= len(y):
         return product(x, y.T, dtype)
     # Without the barrier XLA turns the factors back.
-    return jax.lax.optimization_barrier(product(y, x.T, dtype)).T
+    turned: jax.Array = jax.lax.optimization_barrier(product(y, x.T, dtype))
+    return turned.T
 
 
 _pointwise_channels_first.defvjp(
@@ -190,8 +193,8 @@ PART_BYTES = 6_000_000
 
 
 def in_parts(
-    function: Callable[[Any], Any], arrays: Any, bytes_per_row: int, platform: str | None = None
-) -> Any:
+    function: Callable[[Any], _Tree], arrays: Any, bytes_per_row: int, platform: str | None = None
+) -> _Tree:
     """function(arrays), on a CPU for a few rows of the batch at a time, which stay in its cache.
 
     The result is the same.
@@ -209,7 +212,8 @@ def in_parts(
         return function(arrays)
     split = jax.tree.map(lambda x: x.reshape(batch // rows, rows, *x.shape[1:]), arrays)
     parts = jax.lax.map(function, split)
-    return jax.tree.map(lambda x: x.reshape(batch, *x.shape[2:]), parts)
+    joined: _Tree = jax.tree.map(lambda x: x.reshape(batch, *x.shape[2:]), parts)
+    return joined
 
 
 def _count_rows(batch: int, bytes_per_row: int) -> int:

@@ -264,4 +264,5 @@ class JaxOperations:
         return x.astype(jnp.float32).mean(axis=2)
 
     def linear(self, x: jax.Array, layer: Layer) -> jax.Array:
-        return product(x, layer.kernel) + layer.bias
+        values: jax.Array = product(x, layer.kernel) + layer.bias
+        return values

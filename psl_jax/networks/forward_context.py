@@ -56,7 +56,8 @@ class Context:
             return x
         devices, group = jax.lax.axis_size(self.axis_name), self.sharing_devices
         if group in (0, devices):
-            return jax.lax.pmean(x, self.axis_name)
+            mean: jax.Array = jax.lax.pmean(x, self.axis_name)
+            return mean
         # shard_map knows no psum over groups: each gets the values of the others of its group.
         total = x
         for k in range(1, group):

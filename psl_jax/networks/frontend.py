@@ -154,7 +154,8 @@ def num_frames(num_samples: Any) -> Any:
 
 def frame_mask(num_samples: jax.Array, frames: int) -> jax.Array:
     """bool [batch, frames]: which frames are centred on audio and not on padding."""
-    return jnp.arange(frames) < num_frames(num_samples)[:, None]
+    valid_frames: jax.Array = num_frames(num_samples)
+    return jnp.arange(frames) < valid_frames[:, None]
 
 
 def zeros_after(audio: jax.Array, num_samples: jax.Array) -> jax.Array:
@@ -189,9 +190,9 @@ def halve_rate(audio: jax.Array) -> jax.Array:
 def _halving_taps() -> np.ndarray:
     """float64 [128] of a low-pass filter at 7.65 kHz; the first is 0."""
     distance = np.arange(128) - 64
-    taps = np.sinc(distance * 0.478) * np.kaiser(129, 9.0)[:128]
+    taps: np.ndarray = np.sinc(distance * 0.478) * np.kaiser(129, 9.0)[:128]
     taps[0] = 0
-    return taps / taps.sum()
+    return np.asarray(taps / taps.sum())
 
 
 def to_float(audio: jax.Array) -> jax.Array:
@@ -231,8 +232,8 @@ def _mel_of(power: jax.Array) -> jax.Array:
 def _power_by_products(audio: jax.Array) -> jax.Array:
     """Power spectra [batch, frames, 257] by a product with the Fourier matrix."""
     waves = windowed_waves(hann("float64"), WINDOW, WINDOW // 2 + 1)
-    waves = jnp.asarray(waves, audio.dtype)
-    return power_of_chunks(_chunks(audio), waves, hop_chunks=HOP // CHUNK)
+    typed_waves = jnp.asarray(waves, audio.dtype)
+    return power_of_chunks(_chunks(audio), typed_waves, hop_chunks=HOP // CHUNK)
 
 
 def power_of_chunks(chunks: jax.Array, waves: jax.Array, *, hop_chunks: int) -> jax.Array:
@@ -261,7 +262,8 @@ def power_of_chunks(chunks: jax.Array, waves: jax.Array, *, hop_chunks: int) -> 
 def windowed_waves(window: np.ndarray, fft: int, bins: int) -> np.ndarray:
     """Windowed cosines and then sines of an FFT's lowest bins: float64 [window, 2 x bins]."""
     phase = 2 * np.pi * (np.arange(len(window))[:, None] * np.arange(bins) % fft) / fft
-    return window[:, None] * np.concatenate([np.cos(phase), np.sin(phase)], axis=1)
+    waves: np.ndarray = np.concatenate([np.cos(phase), np.sin(phase)], axis=1)
+    return np.asarray(window[:, None] * waves)
 
 
 def frames_of_chunks(chunks: jax.Array, *, window: int, hop: int, frames: int) -> jax.Array:

@@ -20,7 +20,7 @@ from psl_jax.networks.convolutions import (
 from psl_jax.networks.forward_context import Context
 
 
-def _param(initial: np.ndarray) -> nnx.Param:
+def _param(initial: np.ndarray) -> nnx.Param[Any]:
     # From NumPy and only put: JAX, jnp.asarray too, would compile a program for each shape.
     return nnx.Param(jax.device_put(initial.astype(np.float32)))
 
@@ -135,6 +135,7 @@ class BatchNorm(nnx.Module):
         if not context.train or context.frozen:
             affine = _affine(self.mean[...], self.var[...], scale, bias, epsilon)
             return _output(x, affine, relu6, context)
+        y: jax.Array
         if context.platform == "gpu":
             y, (mean, var) = _normalized(x, scale, bias, relu6, epsilon, context)
         else:

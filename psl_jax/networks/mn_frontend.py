@@ -215,5 +215,5 @@ def _interpolation() -> np.ndarray:
 def interpolating_taps() -> np.ndarray:
     """float64 [64], of the samples around a place in the middle between two."""
     distance = np.arange(TAPS) - (TAPS / 2 - 0.5)
-    taps = np.sinc(distance) * np.kaiser(TAPS + 2, 9.0)[1:-1]
-    return taps / taps.sum()
+    taps: np.ndarray = np.sinc(distance) * np.kaiser(TAPS + 2, 9.0)[1:-1]
+    return np.asarray(taps / taps.sum())

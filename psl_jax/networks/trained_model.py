@@ -216,7 +216,8 @@ class Model:
     @property
     def folded(self) -> FoldedNetwork:
         """The network for inference."""
-        return self.info.architecture.fold(self.variables, self.info.output)
+        folded: FoldedNetwork = self.info.architecture.fold(self.variables, self.info.output)
+        return folded
 
     @property
     def digest(self) -> str:

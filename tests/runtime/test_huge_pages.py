@@ -47,22 +47,23 @@ def test_nothing_happens_where_it_would_not_help(restarts, monkeypatch):
     assert not restarts
 
 
-@pytest.mark.parametrize("kernel", ["always [madvise] never", "[always] madvise never", None])
-def test_only_where_the_kernel_waits_to_be_asked(tmp_path, monkeypatch, kernel):
+@pytest.mark.parametrize(
+    ("kernel", "library", "helps"),
+    [
+        ("always [madvise] never", "glibc 2.35", True),
+        ("[always] madvise never", "glibc 2.35", False),
+        (None, "glibc 2.35", False),
+        ("always [madvise] never", "glibc 2.34", False),
+        ("always [madvise] never", "musl", False),
+        ("always [madvise] never", None, False),
+    ],
+)
+def test_only_where_kernel_and_c_library_can_be_asked(
+    tmp_path, monkeypatch, kernel, library, helps
+):
     setting = tmp_path / "enabled"
     if kernel is not None:
         setting.write_text(kernel)
-    monkeypatch.setattr(huge_pages, "_KERNEL_SETTING", setting)
-    monkeypatch.setattr(os, "confstr", lambda name: "glibc 2.36")
-    assert huge_pages._would_help() == (kernel == "always [madvise] never")
-
-
-@pytest.mark.parametrize(
-    ("library", "helps"), [("glibc 2.34", False), ("glibc 2.35", True), ("musl", False), (None, 0)]
-)
-def test_only_with_a_c_library_that_can_ask(tmp_path, monkeypatch, library, helps):
-    setting = tmp_path / "enabled"
-    setting.write_text("always [madvise] never")
     monkeypatch.setattr(huge_pages, "_KERNEL_SETTING", setting)
     monkeypatch.setattr(os, "confstr", lambda name: library)
     assert huge_pages._would_help() == helps
