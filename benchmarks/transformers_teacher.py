@@ -20,12 +20,11 @@ import numpy as np
 import transformers
 
 from psl_jax.teachers import open_teacher
-from psl_jax.teachers.teacher import ScoringOptions
 
 
 def make_ours(folder: str, batch_size: int):
     teacher = open_teacher.load_teacher(open_teacher.parse_name(f"transformers:{folder}")[0])
-    scorer = teacher.make_scorer(ScoringOptions())
+    scorer = teacher.make_scorer()
     scorer.fitting(batch_size, 10.0)
 
     def score(audio: np.ndarray) -> np.ndarray:
