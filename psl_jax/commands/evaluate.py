@@ -21,18 +21,27 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from psl_jax.runtime import cli_entry
+import jax
+import numpy as np
+
+from psl_jax.data.clip_index import ClipIndex
+from psl_jax.data.whole_clips import WholeClips
+from psl_jax.networks.trained_model import Model
+from psl_jax.reporting import run_page
+from psl_jax.runtime import cli_entry, files, parallel, run_files
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
+from psl_jax.scoring import evaluation, event_metrics, tagger_tables
+from psl_jax.scoring.resumable_scores import StoredScores, score_missing
+from psl_jax.tagging import event_evaluation, tagging_cli
+from psl_jax.teachers import scoring_cli
+from psl_jax.teachers.teacher import Teacher
 
 COMPARISON = "comparison"  # folder of the taggers in tables, in that of the model
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
-    from psl_jax.tagging import tagging_cli
-    from psl_jax.teachers import scoring_cli
-
     parser = scoring_cli.make_parser("evaluate", __doc__ or "", split="eval")
     parser.add_argument(
         "--segment_seconds",
@@ -71,43 +80,30 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: argparse.Namespace) -> None:
     """Scores, and writes and prints the metrics."""
-    import jax
-
-    from psl_jax.data.whole_clips import WholeClips
-    from psl_jax.reporting import run_page
-    from psl_jax.runtime import files, parallel, run_files
-    from psl_jax.scoring import evaluation
-    from psl_jax.scoring.resumable_scores import StoredScores, score_missing
-    from psl_jax.tagging import event_evaluation
-    from psl_jax.teachers import scoring_cli
-
     task = scoring_cli.open_task(arguments, arguments.segment_seconds)
-    teacher, source, cut = (
-        task.teacher,
-        task.source,
-        task.choose_segmentation(arguments.segment_seconds),
-    )
-    seconds = "whole" if isinstance(cut, WholeClips) else cut.seconds
-    length = seconds if seconds == "whole" else f"{seconds:g}s"
-    name = f"{teacher.name}-{arguments.split}-{length}"
+    teacher, source = task.teacher, task.source
+    segmentation = task.choose_segmentation(arguments.segment_seconds)
+    seconds = "whole" if isinstance(segmentation, WholeClips) else segmentation.seconds
     if not source.index.is_labelled:
         raise UserError(
             f"no clip of split {arguments.split!r} has a known label: there is nothing to evaluate "
             "on it. psl-jax relabel scores clips without labels"
         )
+    length = seconds if seconds == "whole" else f"{seconds:g}s"
+    name = f"{teacher.name}-{arguments.split}-{length}"
     out = path_of(arguments.out or path_of("evaluations") / name)
     scorer = task.make_scorer(arguments)
     if jax.process_index() == 0:
-        print(
-            "\n".join(
-                scoring_cli.describe_plan(task, cut, scorer=scorer, arguments=arguments, out=out)
-            ),
-            flush=True,
+        plan = scoring_cli.describe_plan(
+            task, segmentation, scorer=scorer, arguments=arguments, out=out
         )
-    of_events: dict[str, Any] = {}
+        print("\n".join(plan), flush=True)
+    event_settings: dict[str, Any] = {}
     if arguments.events:
         event_evaluation.check_events(source.index)
-        of_events = event_evaluation.describe_settings(_model_of(teacher), arguments.median_filter)
+        event_settings = event_evaluation.describe_settings(
+            _get_model(teacher), arguments.median_filter
+        )
     if arguments.dry_run:
         return
     made_with = {
@@ -122,33 +118,34 @@ def main(arguments: argparse.Namespace) -> None:
     stored = StoredScores(out, source.index, made_with | scorer_description)
     has_scores = stored.begun and (out / evaluation.METRICS).exists()
 
-    def tell() -> None:
+    def write_and_print() -> None:
         metrics = files.read_json(out / evaluation.METRICS) if has_scores else {}
-        if not has_scores or not of_events.items() <= metrics.items():
+        if not has_scores or not event_settings.items() <= metrics.items():
             kept = evaluation.read_scores(out) if has_scores else None
             scores = stored.read() if kept is None else kept["scores"]
             events = None
             if arguments.events:
                 events = event_evaluation.evaluate_model(
-                    _model_of(teacher), source, of_events["median_filter"], show_bar=True
+                    _get_model(teacher), source, event_settings["median_filter"], show_bar=True
                 )
-            evaluation.write_results(out, source.index, scores, made_with | of_events, events)
+            more = made_with | event_settings
+            evaluation.write_results(out, source.index, scores, more, events)
             stored.forget()
-        print("\n".join(describe_metrics(out)))
-        if of_events or arguments.scores:
+        print("\n".join(_describe_metrics(out)))
+        if arguments.events or arguments.scores:
             print(f"report: {run_page.write_run_report(out)}")
         if arguments.scores:
-            compare(out, teacher.name, source.index, arguments)
+            _compare(out, teacher.name, source.index, arguments)
 
     with run_files.claim_folder(out, "--out"):
         if not has_scores:
             stored.begin()
-            score_missing(scorer, source, cut, stored, arguments.batch_size, "evaluate")
-        parallel.run_in_first_process("metrics", tell)
+            score_missing(scorer, source, segmentation, stored, arguments.batch_size, "evaluate")
+        parallel.run_in_first_process("metrics", write_and_print)
 
 
-def _model_of(teacher: Any) -> Any:
-    """The model that `tag` runs. Raises UserError for another tagger."""
+def _get_model(teacher: Teacher) -> Model:
+    """Returns the model that `tag` runs. Raises UserError for another tagger."""
     if teacher.model is None:
         raise UserError(
             f"--events: {teacher.name} has no tags with times here. Evaluate a run or an export, "
@@ -157,14 +154,9 @@ def _model_of(teacher: Any) -> Any:
     return teacher.model
 
 
-def compare(out: pathlib.Path, name: str, index: Any, arguments: argparse.Namespace) -> None:
+def _compare(out: pathlib.Path, name: str, index: ClipIndex, arguments: argparse.Namespace) -> None:
     """Evaluates other taggers' tables on the clips of the model's results in `out`."""
-    import numpy as np
-
-    from psl_jax.experiments import suite_results
-    from psl_jax.reporting import run_page
-    from psl_jax.runtime import files, run_files
-    from psl_jax.scoring import evaluation, event_metrics, tagger_tables
+    from psl_jax.experiments import suite_results  # slow to import, and seldom needed
 
     folder = out / COMPARISON
     experiments = [{"name": name, "run_dirs": [".."], **files.read_json(out / evaluation.METRICS)}]
@@ -192,25 +184,16 @@ def compare(out: pathlib.Path, name: str, index: Any, arguments: argparse.Namesp
     suite_results.write(results, folder)
 
 
-def describe_metrics(out: pathlib.Path) -> list[str]:
-    """The metrics in `out`, a line each."""
-    from psl_jax.runtime import files
-    from psl_jax.scoring import evaluation
-    from psl_jax.scoring.event_metrics import EVENT_METRICS
-
+def _describe_metrics(out: pathlib.Path) -> list[str]:
+    """Describes the metrics in `out`, a line each."""
     metrics: Mapping[str, Any] = files.read_json(out / evaluation.METRICS)
-    percents = {"mAP": "mAP", "mAP_at_3": "mAP@3", "lwlrap": "lwlrap"}
-    lines = [
-        f"{shown:8} {100 * metrics[key]:7.2f} %"
-        for key, shown in percents.items()
-        if metrics.get(key) is not None
-    ]
-    for key, shown in (("AUC", "AUC"), ("d_prime", "d'")):
+    lines = []
+    for key, name in {"mAP": "mAP", "mAP_at_3": "mAP@3", "lwlrap": "lwlrap"}.items():
         if metrics.get(key) is not None:
-            lines.append(f"{shown:8} {metrics[key]:7.3f}")
-    for key, shown in EVENT_METRICS.items():
+            lines.append(f"{name:8} {100 * metrics[key]:7.2f} %")
+    for key, name in {"AUC": "AUC", "d_prime": "d'", **event_metrics.EVENT_METRICS}.items():
         if metrics.get(key) is not None:
-            lines.append(f"{shown:10} {metrics[key]:5.3f}")
+            lines.append(f"{name:10} {metrics[key]:5.3f}")
     lines.append(f"{metrics['num_clips']:,} clips, ids {metrics['clip_ids_sha256'][:12]}…")
     written = f"{evaluation.METRICS}, {evaluation.PER_CLASS} and {evaluation.SCORES}"
     return ["", *lines, f"{written} in {out}"]

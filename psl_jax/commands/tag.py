@@ -13,6 +13,7 @@ cannot be read is reported there, and the others are tagged. Exit status: 0 if a
 import argparse
 import contextlib
 import errno
+import functools
 import itertools
 import os
 import pathlib
@@ -20,20 +21,34 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
 
-from psl_jax.runtime import cli_entry, disk_errors, files, progress
+import numpy as np
+from tqdm import tqdm
+
+from psl_jax.audio.decoding import read_form
+from psl_jax.audio.readers import DecodeError
+from psl_jax.runtime import cli_entry, disk_errors, distributed, files, progress
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import is_remote, make_printable, path_of
-from psl_jax.tagging import tagging_cli
+from psl_jax.tagging import output_formats, tagger, tagging_cli
+from psl_jax.tagging.file_tagging import (
+    BadFile,
+    FileTags,
+    Input,
+    find_files,
+    tag_files,
+)
+from psl_jax.tagging.output_formats import (
+    OutputFolder,
+    TagLimits,
+    format_clock,
+    write_embeddings,
+)
+from psl_jax.tagging.spectrogram import Spectrogram, plot_file
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    from psl_jax.tagging.file_tagging import FileTags, Input
-
-_LOOKED_UP = 256  # outputs that are looked for at once
 MANY_FILES = 50  # from here on progress is shown without a terminal, too
+
+Output = Callable[[FileTags], object]  # what is done with the tags of a file
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -120,133 +135,101 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Tags and writes; returns the exit status."""
-    from psl_jax.runtime import distributed
-    from psl_jax.tagging import file_tagging, output_formats, tagger
-
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
     if arguments.list_labels:
         return _list_labels(arguments)
-    tagging_cli.make_event_settings(arguments)  # what is wrong is told before anything is computed
-    looked = file_tagging.find_files(arguments.files)
-    for note in looked.notes:
+    inputs, bad_folders, notes = find_files(arguments.files)
+    for note in notes:
         print(make_printable(note), file=sys.stderr)
-    if not looked.inputs:
-        for item in looked.bad:
+    if not inputs:
+        for item in bad_folders:
             print(f"{make_printable(item.input.path)}: {item.reason}", file=sys.stderr)
         return 1
-    outputs = _outputs(arguments, looked.inputs)
+    arguments.format = arguments.format or ("csv" if arguments.out else "table")
+    _check_settings(arguments, len(inputs))
+    plotter = _Plotter(arguments.plot, inputs) if arguments.plot else None
+    outputs: list[Output] = [] if plotter is None else [plotter]
+    paths = _add_outputs(outputs, arguments, inputs)
     distributed.configure(keep_compiled_from=0.5)
-    model = tagger.load(arguments.model, _names(arguments.labels))
+    model = tagger.load(arguments.model, _split_names(arguments.labels))
     settings = tagging_cli.make_event_settings(arguments, model)
-    segmentation = tagging_cli.make_segmentation(arguments, model)
-    keep = file_tagging.KeepOptions(
-        arguments.format == "frames", arguments.embeddings, arguments.keep_truncated
-    )
     start = time.perf_counter()
-    work: Iterable[Any] = looked.inputs
     if arguments.skip_existing:
-        paths = output_formats.choose_output_paths(
-            arguments.out, looked.inputs, output_formats.ENDINGS[arguments.format]
-        )
-        work = _unfinished(looked.inputs, paths)
-    with _Bar(looked.inputs) as bar:
-        plotter = next((output for output in outputs if isinstance(output, _Plotter)), None)
-        watch = None if plotter is None else plotter.watch_block
-        tagged_files = file_tagging.tag_files(
+        inputs = _leave_out_tagged(inputs, paths, arguments.model)
+    is_single = len(inputs) == 1
+    with _make_bar(inputs) as bar, _plain_disk_errors(arguments.out or arguments.plot):
+        tagged_files = tag_files(
             model,
-            work,
-            segmentation=segmentation,
+            inputs,
+            segmentation=model.segmentation(arguments.segment_seconds, arguments.hop_seconds),
             settings=settings,
-            keep=keep,
-            report_seconds=bar.report_seconds,
-            watch_block=watch,
+            embeddings=arguments.embeddings,
+            keep_truncated=arguments.keep_truncated,
+            report_seconds=(lambda new: bar.update(round(new, 2))) if is_single else None,
+            watch_block=None if plotter is None else plotter.watch_block,
         )
-        folder = arguments.out or arguments.plot
-        advice = "The same command with --skip_existing goes on"
-        with disk_errors.plain_disk_errors(folder, advice) if folder else contextlib.nullcontext():
-            done, failed, seconds = _write_outputs(
-                itertools.chain(looked.bad, tagged_files), outputs, bar
-            )
-    if skipped := len(looked.inputs) + len(looked.bad) - done - failed:
-        print(f"{skipped} of {len(looked.inputs)} are tagged already", file=sys.stderr)
-        # In a bucket each time would be a request.
-        older = 0 if is_remote(arguments.out) else _count_older(paths.values(), arguments.model)
+        all_files = itertools.chain(bad_folders, tagged_files)
+        num_tagged, num_failed, seconds = _write_outputs(
+            all_files if is_single else _count(all_files, bar),
+            outputs,
+            prints=not arguments.out,
+        )
+    if arguments.out:
+        elapsed, total = time.perf_counter() - start, num_tagged + num_failed
+        of = f" of {total}" if num_failed else ""
+        print(
+            f"{num_tagged}{of} {'files' if total > 1 else 'file'}, {format_clock(seconds, 0)} of "
+            f"audio in {elapsed:.1f} s ({seconds / elapsed:.0f} times real time); "
+            f"{arguments.format} in {arguments.out}"
+        )
+    return 1 if num_failed else 0
+
+
+def _add_outputs(
+    outputs: list[Output], arguments: argparse.Namespace, inputs: Sequence[Input]
+) -> Mapping[Input, pathlib.Path]:
+    """Adds what --out, --format and --embeddings ask for; returns the paths of --out."""
+    best = TagLimits(arguments.top_k, arguments.min_score)
+    if not arguments.out:
+        width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
+        outputs.append(output_formats.Printer(arguments.format, best, width))
+        return {}
+    disk_errors.check_writable(arguments.out, "--out")
+    if arguments.embeddings:
+        ending = ".embeddings.npz"
+        embedding_paths = output_formats.choose_output_paths(arguments.out, inputs, ending)
+        outputs.append(lambda tags: write_embeddings(embedding_paths[tags.input], tags))
+    folder = OutputFolder(arguments.out, inputs, output_formats.ENDINGS[arguments.format])
+    # The last, as its file says that all is done.
+    outputs.append(lambda tags: folder.write(tags, arguments.format, best))
+    return folder.paths
+
+
+def _leave_out_tagged(
+    inputs: Sequence[Input], paths: Mapping[Input, pathlib.Path], model: str
+) -> list[Input]:
+    """Returns the inputs without an output, and prints how many others there are."""
+    output_paths = [paths[item] for item in inputs]
+    has_output = files.exist(output_paths)
+    if num_tagged := sum(has_output):
+        print(f"{num_tagged} of {len(inputs)} are tagged already", file=sys.stderr)
+        older = _count_older(itertools.compress(output_paths, has_output), model)
         if older:
             print(
                 f"note: {older} of them are older than the model or its thresholds: delete them, "
                 "or give another --out, to have them made anew",
                 file=sys.stderr,
             )
-    if arguments.out:
-        _summarize(done, done + failed, seconds, time.perf_counter() - start, arguments)
-    return 1 if failed else 0
+    return [item for item, is_tagged in zip(inputs, has_output, strict=True) if not is_tagged]
 
 
-def _write_outputs(
-    tagged_files: Iterable[Any], outputs: Sequence[Callable[..., Any]], bar: "_Bar"
-) -> tuple[int, int, float]:
-    """Hands what was found to the outputs; a line on standard error for each file that is bad.
-
-    Returns how many were tagged, how many were not, and the seconds of audio.
-    """
-    from psl_jax.tagging.file_tagging import BadFile
-    from psl_jax.tagging.output_formats import Printer
-
-    prints = any(isinstance(output, Printer) for output in outputs)
-    done, failed, seconds = 0, 0, 0.0
-    for item in tagged_files:
-        bar.file_done()
-        name = make_printable(item.input.path)
-        if isinstance(item, BadFile):
-            bar.tell(f"{name}: {item.reason}")
-            failed += 1
-        else:
-            if item.cut:
-                bar.tell(f"{name}: {item.cut}, tagged as far as it goes")
-            # Clearing the bar takes longer than tagging a short file.
-            with bar.paused() if prints else contextlib.nullcontext():
-                try:
-                    for output in outputs:
-                        output(item)
-                except OSError as error:
-                    if error.errno != errno.ENAMETOOLONG:
-                        raise
-                    bar.tell(f"{name}: its output has too long a name ({error.filename})")
-                    failed += 1
-                    continue
-            done, seconds = done + 1, seconds + item.seconds
-    return done, failed, seconds
+def _count(items: Iterable[FileTags | BadFile], bar: tqdm) -> Iterator[FileTags | BadFile]:
+    for item in items:
+        bar.update()
+        yield item
 
 
-def _list_labels(arguments: argparse.Namespace) -> int:
-    """Prints class and threshold, separated by a tab."""
-    from psl_jax.networks.trained_model import DEFAULT_THRESHOLD
-    from psl_jax.runtime import distributed
-    from psl_jax.weights.load_model import load_model
-
-    distributed.configure()
-    model = load_model(arguments.model)
-    if names := _names(arguments.labels):
-        model = model.for_classes(names)
-    tuned = model.info.thresholds
-    for name, value in zip(
-        model.classes,
-        tuned.values if tuned else [DEFAULT_THRESHOLD] * len(model.classes),
-        strict=True,
-    ):
-        print(f"{name}\t{value:.4g}")
-    if tuned is None:
-        print("no thresholds were tuned: psl-jax thresholds does", file=sys.stderr)
-    return 0
-
-
-def _outputs(arguments: argparse.Namespace, inputs: Sequence[Any]) -> list[Callable[..., Any]]:
-    """What is done with the tags of each file. Raises UserError for settings that do not fit."""
-    from psl_jax.tagging import output_formats
-
-    arguments.format = arguments.format or ("csv" if arguments.out else "table")
+def _check_settings(arguments: argparse.Namespace, num_inputs: int) -> None:
+    """Raises UserError for settings that do not fit."""
     if arguments.top_k < 1:
         raise UserError(f"top_k is {arguments.top_k}, expected 1 or more")
     if not 0 <= arguments.min_score <= 1:
@@ -255,144 +238,116 @@ def _outputs(arguments: argparse.Namespace, inputs: Sequence[Any]) -> list[Calla
         raise UserError("--skip_existing looks for what lies in --out=DIR: give that, too")
     if arguments.embeddings and not arguments.out:
         raise UserError("--embeddings writes files into --out=DIR: give that, too")
-    if arguments.format in ("audacity", "raven") and not arguments.out and len(inputs) > 1:
+    if arguments.format in ("audacity", "raven") and not arguments.out and num_inputs > 1:
         raise UserError(f"--format={arguments.format} makes a file for each input: give --out=DIR")
-    best = output_formats.TagLimits(arguments.top_k, arguments.min_score)
-    outputs: list[Callable[..., Any]] = []
-    if arguments.embeddings:
-        outputs.append(output_formats.EmbeddingWriter(arguments.out, inputs))
-    if arguments.plot:
-        outputs.append(_Plotter(arguments.plot, inputs))
-    if arguments.out:  # the last, as its file says that all is done
-        disk_errors.check_writable(arguments.out, "--out")
-        outputs.append(output_formats.FolderWriter(arguments.out, inputs, arguments.format, best))
-    else:
-        width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
-        outputs.append(output_formats.Printer(arguments.format, best, width))
-    return outputs
 
 
-def _unfinished(inputs: Sequence[Any], paths: "Mapping[Input, Any]") -> Iterator[Any]:
-    """The inputs whose output is not there when their turn comes.
+def _plain_disk_errors(folder: str | None) -> contextlib.AbstractContextManager[None]:
+    if not folder:
+        return contextlib.nullcontext()
+    return disk_errors.plain_disk_errors(folder, "The same command with --skip_existing goes on")
 
-    Two processes may tag the same file: each output is renamed into its place, complete.
+
+def _write_outputs(
+    tagged_files: Iterable[FileTags | BadFile],
+    outputs: Sequence[Output],
+    bar: tqdm,
+    *,
+    prints: bool,
+) -> tuple[int, int, float]:
+    """Hands the tags to the outputs; prints a line on standard error for each file that is bad.
+
+    Returns how many were tagged, how many were not, and the seconds of audio.
     """
-    for first in range(0, len(inputs), _LOOKED_UP):
-        some = inputs[first : first + _LOOKED_UP]
-        there = files.exist([paths[item] for item in some])
-        yield from (item for item, done in zip(some, there, strict=True) if not done)
+    num_tagged, num_failed, seconds = 0, 0, 0.0
+    tell = functools.partial(tqdm.write, file=sys.stderr)
+    for item in tagged_files:
+        name = make_printable(item.input.path)
+        if isinstance(item, BadFile):
+            tell(f"{name}: {item.reason}")
+            num_failed += 1
+            continue
+        if item.damage:
+            tell(f"{name}: {item.damage}, tagged as far as it goes")
+        try:
+            # Clearing the bar takes longer than tagging a short file.
+            with tqdm.external_write_mode() if prints else contextlib.nullcontext():
+                for output in outputs:
+                    output(item)
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            tell(f"{name}: its output has too long a name ({error.filename})")
+            num_failed += 1
+        else:
+            num_tagged, seconds = num_tagged + 1, seconds + item.seconds
+    return num_tagged, num_failed, seconds
+
+
+def _list_labels(arguments: argparse.Namespace) -> int:
+    """Prints class and threshold, separated by a tab."""
+    distributed.configure()
+    model = tagger.load(arguments.model, _split_names(arguments.labels))
+    for name, threshold in zip(model.labels, model.thresholds, strict=True):
+        print(f"{name}\t{threshold:.4g}")
+    if model.info.thresholds is None:
+        print("no thresholds were tuned: psl-jax thresholds does", file=sys.stderr)
+    return 0
 
 
 def _count_older(paths: Iterable[pathlib.Path], model: str) -> int:
-    """How many outputs are older than the files of a model, as when it got new thresholds."""
+    """Counts outputs that are older than the files of a model, as when it got new thresholds."""
     folder = path_of(model)
     inside = ("averaged/model.json", "model.json", "model.safetensors")
-    places = [folder, *(folder / name for name in inside)]
-    changed = [path.stat().st_mtime for path in places if path.is_file()]
-    written = [path.stat().st_mtime for path in paths if path.exists()]
+    model_files = [folder, *(folder / name for name in inside)]
+    changed = [path.stat().st_mtime for path in model_files if path.is_file()]
+    # In a bucket each time would be a request.
+    written = [path.stat().st_mtime for path in paths if not is_remote(path)]
     return sum(time < max(changed) for time in written) if changed else 0
 
 
-def _names(text: str | None) -> list[str] | None:
-    """The classes of --labels; None: all."""
+def _split_names(text: str | None) -> list[str] | None:
+    """Splits the classes of --labels; None: all."""
     return None if text is None else [name.strip() for name in text.split(";") if name.strip()]
 
 
 class _Plotter:
     """Draws each file, whose spectrogram it makes while the file is read for its tags."""
 
-    def __init__(self, target: str, inputs: Sequence[Any]):
-        from psl_jax.tagging import output_formats
-
+    def __init__(self, target: str, inputs: Sequence[Input]):
         is_folder = not target.lower().endswith(".png")
         disk_errors.check_writable(target if is_folder else path_of(target).parent, "--plot")
-        self._folder = output_formats.OutputFolder(target, inputs, ".png") if is_folder else None
-        if self._folder is not None:
-            self._paths = self._folder.paths
-        elif len(inputs) > 1:
+        self._folder = OutputFolder(target, inputs, ".png") if is_folder else None
+        if self._folder is None and len(inputs) > 1:
             raise UserError(f"--plot={target} is one plot for {len(inputs)} files: give a folder")
-        else:
-            self._paths = {item: path_of(target) for item in inputs}
-        self._spectrograms: dict[Input, Any] = {}
+        self._file = path_of(target)
+        self._spectrograms: dict[Input, Spectrogram] = {}
 
-    def watch_block(self, item: "Input", block: "np.ndarray") -> None:
+    def watch_block(self, item: Input, block: np.ndarray) -> None:
         """Takes the next samples of a file."""
-        from psl_jax.tagging.spectrogram import Spectrogram
-
         self._spectrograms.setdefault(item, Spectrogram()).add(block)
 
-    def __call__(self, tags: "FileTags") -> None:
-        from psl_jax.tagging.spectrogram import plot_file
-
+    def __call__(self, tags: FileTags) -> None:
         for item in list(self._spectrograms):  # those of bad files before this one are dropped
             spectrogram = self._spectrograms.pop(item)
             if item == tags.input:
-                plot_file(tags, self._paths[item], *spectrogram.finish())
+                path = self._file if self._folder is None else self._folder.paths[item]
+                plot_file(tags, path, *spectrogram.finish())
                 if self._folder is not None:
                     self._folder.note(item)
                 return
 
 
-def _summarize(
-    done: int, total: int, seconds: float, elapsed: float, arguments: argparse.Namespace
-) -> None:
-    from psl_jax.tagging.output_formats import format_clock
-
-    of = f" of {total}" if done < total else ""
-    noun = "files" if total > 1 else "file"
-    print(
-        f"{done}{of} {noun}, {format_clock(seconds, 0)} of audio in {elapsed:.1f} s "
-        f"({seconds / elapsed:.0f} times real time); {arguments.format} in {arguments.out}"
-    )
-
-
-class _Bar:
-    """Progress over files, or for a single file over its seconds."""
-
-    def __init__(self, inputs: Sequence[Any]):
-        self.single = len(inputs) == 1
-        total = _stated_seconds(inputs[0].path) if self.single else len(inputs)
-        show = sys.stderr.isatty() or len(inputs) >= MANY_FILES
-        unit = "s of audio" if self.single else "file"
-        self._bar = progress.bar(total, unit, "tag", show=show)
-
-    def __enter__(self) -> "_Bar":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._bar.close()
-
-    def report_seconds(self, seconds: float) -> None:
-        if self.single:
-            self._bar.update(round(seconds, 2))
-
-    def file_done(self) -> None:
-        if not self.single:
-            self._bar.update()
-
-    def tell(self, line: str) -> None:
-        """Prints a line to standard error."""
-        with self.paused():
-            print(line, file=sys.stderr)
-
-    def paused(self) -> contextlib.AbstractContextManager[Any]:
-        """Clears the bar while something else is printed."""
-        pause: contextlib.AbstractContextManager[Any] = self._bar.external_write_mode()
-        return pause
-
-
-def _stated_seconds(path: str) -> float | None:
-    """Length of a file as its header has it, where it can be relied on."""
-    from psl_jax.audio.decoding import read_form
-    from psl_jax.audio.readers import DecodeError
-
-    if not is_remote(path) and not os.path.isfile(path):
-        return None  # a pipe can be read only once
-    try:
-        seconds = read_form(path).seconds
-    except DecodeError:
-        return None
-    return None if seconds is None else round(seconds, 2)
+def _make_bar(inputs: Sequence[Input]) -> tqdm:
+    """Makes a bar over files, or for a single file over its seconds."""
+    show = sys.stderr.isatty() or len(inputs) >= MANY_FILES
+    if len(inputs) != 1:
+        return progress.bar(len(inputs), "file", "tag", show=show)
+    path, seconds = inputs[0].path, None
+    if is_remote(path) or os.path.isfile(path):  # a pipe can be read only once
+        with contextlib.suppress(DecodeError):
+            seconds = read_form(path).seconds
+    return progress.bar(seconds and round(seconds, 2), "s of audio", "tag", show=show)
 
 
 if __name__ == "__main__":

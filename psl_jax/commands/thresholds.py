@@ -18,17 +18,24 @@ from typing import Any
 
 import numpy as np
 
-from psl_jax.runtime import cli_entry, files, run_files
+from psl_jax.data.clip_index import ClipIndex
+from psl_jax.data.corrections import Corrections
+from psl_jax.data.source import Source, open_folder
+from psl_jax.networks.trained_model import Model, Thresholds
+from psl_jax.runtime import cli_entry, distributed, files, run_files
 from psl_jax.runtime.errors import UserError
+from psl_jax.tagging import tagging_cli, threshold_tuning
+from psl_jax.tagging.events import EventSettings
+from psl_jax.tagging.tagger import Tagger
+from psl_jax.tagging.threshold_tuning import MEDIAN_FILTER, Counts, TuningResult
+from psl_jax.weights import stored_thresholds
+from psl_jax.weights.load_model import load_model
 
 _MOST_LINES = 60  # of classes that are shown
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
-    from psl_jax.tagging import tagging_cli
-    from psl_jax.tagging.threshold_tuning import MEDIAN_FILTER
-
     parser = tagging_cli.make_parser("thresholds", __doc__ or "")
     add = parser.add_argument
     add("data", metavar="DATA", nargs="?", help="folder of a prepared data set (not with --reset)")
@@ -61,14 +68,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Tunes, tells and stores."""
-    from psl_jax.runtime import distributed
-    from psl_jax.tagging import threshold_tuning
-    from psl_jax.tagging.events import EventSettings
-    from psl_jax.weights import stored_thresholds
-    from psl_jax.weights.load_model import load_model
-
-    EventSettings(median_filter=arguments.median_filter)
+    """Tunes the thresholds, prints and stores them."""
+    EventSettings(median_filter=arguments.median_filter)  # raises for an even number
     distributed.configure()
     if arguments.reset:
         print(f"thresholds forgotten: {stored_thresholds.store_thresholds(arguments.model, None)}")
@@ -76,36 +77,27 @@ def main(arguments: argparse.Namespace) -> None:
     model = load_model(arguments.model)
     if not arguments.dry_run:
         stored_thresholds.check_writable(arguments.model)
-    splits = [arguments.split, *([arguments.test_split] if arguments.test_split else [])]
-    sources = _open_sources(arguments, splits)
-    index, counts = _counts(model, arguments, sources[0])
-    tuning = threshold_tuning.tune(counts, threshold_tuning.choose_unit(index))
+    source, *test_sources = _open_sources(arguments)
+    index, unit = source.index, threshold_tuning.choose_unit(source.index)
+    tuning = threshold_tuning.tune(_count_scores(model, arguments, source), unit)
     test = None
-    if arguments.test_split:
-        other, test_counts = _counts(model, arguments, sources[1])
-        if other.classes != index.classes or threshold_tuning.choose_unit(other) != tuning.unit:
+    for test_source in test_sources:
+        test_index = test_source.index
+        if test_index.classes != index.classes or threshold_tuning.choose_unit(test_index) != unit:
             raise UserError(
                 f"--test_split={arguments.test_split} has other classes or another kind of truth "
                 f"than {arguments.split}: F1 cannot be compared"
             )
-        test = threshold_tuning.tune(test_counts, tuning.unit)._replace(
-            f1=threshold_tuning.compute_f1_at(test_counts, tuning.thresholds)
-        )
-    tuned_on = {
-        "split": index.split,
-        "clips": _count_units(index, tuning.unit),
-        "clip_ids_sha256": index.ids_sha256,
-        "f1_of": tuning.unit,
-        "median_filter": arguments.median_filter,
-        "model_digest": model.digest,
-    }
-    header, rows = tabulate_classes(index.classes, tuning, test)
+        counts = _count_scores(model, arguments, test_source)
+        f1 = threshold_tuning.compute_f1_at(counts, tuning.thresholds)
+        test = threshold_tuning.tune(counts, unit)._replace(f1=f1)
+    header, rows = _tabulate_classes(index.classes, tuning, test)
     if arguments.csv:
         files.write_csv(arguments.csv, header, rows)
-    print("\n".join(describe_tuning(index, tuning, test, arguments.test_split, rows)))
-    if others := len(set(model.classes) - set(index.classes)):
+    print("\n".join(_describe_tuning(index, tuning, test, arguments.test_split, rows)))
+    if num_others := len(set(model.classes) - set(index.classes)):
         print(
-            f"{others} of the model's classes are not in these data: they have "
+            f"{num_others} of the model's classes are not in these data: they have "
             f"{tuning.common:.4g}, the best for all of these together"
         )
     if _was_trained_on(arguments.model, arguments.split):
@@ -114,29 +106,31 @@ def main(arguments: argparse.Namespace) -> None:
             "than of others, and these figures are too good. Tune on clips it has not heard"
         )
     if not arguments.dry_run:
-        model_tuning = extend_to_model(model, index.classes, tuning).as_thresholds(tuned_on)
-        print(f"stored in {stored_thresholds.store_thresholds(arguments.model, model_tuning)}")
+        by_class = dict(zip(index.classes, map(float, tuning.thresholds), strict=True))
+        tuned_on = {
+            "split": index.split,
+            "clips": _count_clips(index, unit),
+            "clip_ids_sha256": index.ids_sha256,
+            "f1_of": unit,
+            "median_filter": arguments.median_filter,
+            "model_digest": model.digest,
+        }
+        values = tuple(by_class.get(name, tuning.common) for name in model.classes)
+        thresholds = Thresholds(values, tuned_on)
+        print(f"stored in {stored_thresholds.store_thresholds(arguments.model, thresholds)}")
     if arguments.csv:
         print(f"all classes in {arguments.csv}")
 
 
-def _count_units(index: Any, unit: str) -> int:
-    """Clips that F1 counts: by rows those with true events."""
-    return int(index.annotated.sum()) if unit == "rows" else len(index)
-
-
 def _was_trained_on(path: str, split: str) -> bool:
-    """Whether a run folder's config says so."""
+    """Tells whether a run folder's config says so."""
     data = run_files.read_config(path).get("data", {})
     return split in str(data.get("train_split", "")).split("+")
 
 
-def _open_sources(arguments: argparse.Namespace, splits: Sequence[str]) -> list[Any]:
-    """The splits with the decisions of people; prints what of these has no effect."""
-    from psl_jax.data.corrections import Corrections
-    from psl_jax.data.source import open_folder
-    from psl_jax.tagging import threshold_tuning
-
+def _open_sources(arguments: argparse.Namespace) -> list[Source]:
+    """Opens the splits with the decisions of people; prints what of these has no effect."""
+    splits = filter(None, (arguments.split, arguments.test_split))
     sources = [open_folder(arguments.data, split) for split in splits]
     if not arguments.corrections:
         return sources
@@ -153,95 +147,81 @@ def _open_sources(arguments: argparse.Namespace, splits: Sequence[str]) -> list[
     return [source.with_index(corrections.correct(source.index)) for source in sources]
 
 
-def _counts(model: Any, arguments: argparse.Namespace, source: Any) -> tuple[Any, Any]:
-    """Index and counts of a split. Raises UserError where it has none of the model's classes."""
-    from psl_jax.tagging import threshold_tuning
-    from psl_jax.tagging.events import EventSettings
-    from psl_jax.tagging.tagger import Tagger
-
+def _count_scores(model: Model, arguments: argparse.Namespace, source: Source) -> Counts:
+    """Counts the scores of a split. Raises UserError where it has none of the model's classes."""
     tagger = Tagger(model.for_classes(source.index.classes))
-    counts = threshold_tuning.count_scores(
-        tagger, source, EventSettings(median_filter=arguments.median_filter), show_bar=True
-    )
+    counts = threshold_tuning.count_scores(tagger, source, arguments.median_filter, show_bar=True)
     if not counts.num_true.any():
         raise UserError(
             f"no clip of split {source.index.split!r} has a label: no threshold can be tuned on it"
         )
-    return source.index, counts
+    return counts
 
 
-def extend_to_model(model: Any, classes: Sequence[str], tuning: Any) -> Any:
-    """What was found of the data's classes, for all of the model's: others have the common one."""
-    place = {name: i for i, name in enumerate(classes)}
-    values = [
-        tuning.thresholds[place[name]] if name in place else tuning.common for name in model.classes
-    ]
-    return tuning._replace(thresholds=np.array(values))
+def _count_clips(index: ClipIndex, unit: str) -> int:
+    """Counts the clips that F1 counts: by rows those with true events."""
+    return int(index.annotated.sum()) if unit == "rows" else len(index)
 
 
-def tabulate_classes(
-    classes: Sequence[str], tuning: Any, test: Any
+def _tabulate_classes(
+    classes: Sequence[str], tuning: TuningResult, test: TuningResult | None
 ) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """Header and a row for each class."""
-    unit = tuning.unit
-    header = ["class", "threshold", "F1", "F1 at 0.5", f"true {unit}"]
-    rows = [
-        (
-            name,
-            f"{tuning.thresholds[i]:.4g}",
-            *(
-                (f"{tuning.f1[i]:.3f}", f"{tuning.f1_default[i]:.3f}")
-                if tuning.has_clips[i]
-                else ("", "")
-            ),
-            int(tuning.num_true[i]),
-            *(() if test is None else (f"{test.f1[i]:.3f}" if test.has_clips[i] else "",)),
-        )
-        for i, name in enumerate(classes)
-    ]
-    return header if test is None else [*header, "F1 on the test split"], rows
+    """Makes the header and a row for each class."""
+    columns: dict[str, list[Any]] = {
+        "class": list(classes),
+        "threshold": [f"{value:.4g}" for value in tuning.thresholds],
+        "F1": _format_f1(tuning.f1, tuning),
+        "F1 at 0.5": _format_f1(tuning.f1_default, tuning),
+        f"true {tuning.unit}": tuning.num_true.tolist(),
+    }
+    if test is not None:
+        columns["F1 on the test split"] = _format_f1(test.f1, test)
+    return list(columns), list(zip(*columns.values(), strict=True))
 
 
-def describe_tuning(
-    index: Any, tuning: Any, test: Any, test_split: str, rows: list[tuple[Any, ...]]
+def _format_f1(values: np.ndarray, tuning: TuningResult) -> list[str]:
+    pairs = zip(values, tuning.has_clips, strict=True)
+    return [f"{value:.3f}" if has_clips else "" for value, has_clips in pairs]
+
+
+def _describe_tuning(
+    index: ClipIndex,
+    tuning: TuningResult,
+    test: TuningResult | None,
+    test_split: str,
+    rows: Sequence[tuple[Any, ...]],
 ) -> list[str]:
-    """What was found, in lines."""
-    from psl_jax.tagging import threshold_tuning
-
-    unit = "frames of 0.32 s (true events)" if tuning.unit == "rows" else "clips (weak labels)"
-    counted = _count_units(index, tuning.unit)
-    clips = (
-        f"{counted:,} clips" if counted == len(index) else f"{counted:,} of {len(index):,} clips"
-    )
-    lines = [f"F1 of {unit}, {index.split}: {clips}, {int(tuning.has_clips.sum())} classes"]
-    width = min(max(len(name) for name in index.classes), 40)
+    """Describes the result in lines."""
+    is_by_rows, has_clips = tuning.unit == "rows", tuning.has_clips
+    unit = "frames of 0.32 s (true events)" if is_by_rows else "clips (weak labels)"
+    num_clips = _count_clips(index, tuning.unit)
+    of_all = "" if num_clips == len(index) else f" of {len(index):,}"
+    lines = [f"F1 of {unit}, {index.split}: {num_clips:,}{of_all} clips, {has_clips.sum()} classes"]
     if len(rows) <= _MOST_LINES:
-        counted_unit = "rows" if tuning.unit == "rows" else "clips"
-        lines.append(f"  {'class':{width}}  threshold     F1  at 0.5  {counted_unit} that have it")
+        width = min(max(map(len, index.classes)), 40)
+        lines.append(f"  {'class':{width}}  threshold     F1  at 0.5  {tuning.unit} that have it")
         lines += [
-            f"  {name[:width]:{width}}  {threshold:>9}  {f1:>5}   {at:>5}  {true:>5}"
-            for name, threshold, f1, at, true, *_ in rows
+            f"  {name[:width]:{width}}  {threshold:>9}  {f1:>5}   {f1_default:>5}  {num_true:>5}"
+            for name, threshold, f1, f1_default, num_true, *_ in rows
         ]
-    has_positives = tuning.has_clips
     lines.append(
-        f"mean F1 {tuning.f1[has_positives].mean():.3f} with these thresholds (tuned on the same "
-        f"clips), {tuning.f1_default[has_positives].mean():.3f} with 0.5"
+        f"mean F1 {tuning.f1[has_clips].mean():.3f} with these thresholds (tuned on the same "
+        f"clips), {tuning.f1_default[has_clips].mean():.3f} with 0.5"
     )
     if test is not None:
-        both = test.has_clips
         lines.append(
-            f"{test_split}: mean F1 {test.f1[both].mean():.3f} with these thresholds, "
-            f"{test.f1_default[both].mean():.3f} with 0.5"
+            f"{test_split}: mean F1 {test.f1[test.has_clips].mean():.3f} with these thresholds, "
+            f"{test.f1_default[test.has_clips].mean():.3f} with 0.5"
         )
-    if missing := int((~has_positives).sum()):
+    if num_missing := int((~has_clips).sum()):
         lines.append(
-            f"{missing} classes are not in the split: they have {tuning.common:.4g}, the best for "
-            "all together"
+            f"{num_missing} classes are not in the split: they have {tuning.common:.4g}, the best "
+            "for all together"
         )
-    few = has_positives & (index.class_counts() <= threshold_tuning.FEW_CLIPS)
-    if few.any():
+    has_few = has_clips & (index.class_counts() <= threshold_tuning.FEW_CLIPS)
+    if has_few.any():
         lines.append(
-            f"{int(few.sum())} classes have {threshold_tuning.FEW_CLIPS} clips or fewer: their "
+            f"{has_few.sum()} classes have {threshold_tuning.FEW_CLIPS} clips or fewer: their "
             "thresholds are rough"
         )
     return lines

@@ -58,12 +58,8 @@ class FrontEnd(Protocol):
     def num_frames(self, num_samples: Any) -> Any:
         """Frames that so many ticks make. Works on ints and arrays."""
 
-    def of_piece(self, audio: jax.Array, num_samples: jax.Array, loudest: jax.Array) -> jax.Array:
-        """The same of pieces of a waveform; loudest: [batch], see `LogMel.of_piece`."""
-
-    @property
-    def needs_loudest(self) -> bool:
-        """Whether `of_piece` uses the loudest value."""
+    def of_piece(self, audio: jax.Array, num_samples: jax.Array) -> jax.Array:
+        """The same of segments that their reflection follows; see `LogMel.of_piece`."""
 
     def sizes(self) -> dict[str, int]:
         """Window and hop in samples at the network's rate, and bands."""
@@ -221,7 +217,6 @@ class Architecture:
       channels: of a width, the output channels of tensors whose sizes tell it, by published name.
       buffers: what a published checkpoint holds of its front end.
       sample_rate: samples a second that it hears, and published weights were trained on.
-      has_frames: it has outputs over time; else one for all of a segment.
       tagging_seconds: longest segments that tags with times come from, if the user names no length.
     """
 
@@ -235,7 +230,6 @@ class Architecture:
     channels: Callable[[float], Mapping[str, int]]
     buffers: Callable[[], Mapping[str, np.ndarray]] = dict
     sample_rate: int = SAMPLE_RATE
-    has_frames: bool = True
     tagging_seconds: float = math.inf
 
 

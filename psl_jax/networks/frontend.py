@@ -100,24 +100,17 @@ class LogMel:
         """See `num_frames`."""
         return num_frames(num_samples)
 
-    def of_piece(self, audio: jax.Array, num_samples: jax.Array, loudest: jax.Array) -> jax.Array:
-        """The same of pieces of waveforms, for tagging.
+    def of_piece(self, audio: jax.Array, num_samples: jax.Array) -> jax.Array:
+        """The same of segments that their reflection follows, for tagging.
 
-        loudest: [batch], the loudest value in dB of the whole waveform; NaN: that of the piece. A
-        "batch" is one waveform here.
+        A "batch" is one segment here.
         """
         features = dataclasses.replace(self, top_db_over="none")(audio)
         if self.top_db_over == "none":
             return features
         valid = frame_mask(num_samples, features.shape[1])[..., None]
-        own = jnp.where(valid, features, -jnp.inf).max(axis=(1, 2))
-        loudest = jnp.where(jnp.isnan(loudest), own, loudest)
-        return jnp.maximum(features, loudest[:, None, None] - self.top_db)
-
-    @property
-    def needs_loudest(self) -> bool:
-        """Whether pieces of a waveform need to know the loudest value of all of it."""
-        return self.top_db_over != "none"
+        loudest = jnp.where(valid, features, -jnp.inf).max(axis=(1, 2), keepdims=True)
+        return jnp.maximum(features, loudest - self.top_db)
 
     def sizes(self) -> dict[str, int]:
         """Window, hop and bands, for descriptions of exports."""

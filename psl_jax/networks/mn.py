@@ -270,7 +270,6 @@ MN = Architecture(
     create=create,
     fold=fold,
     sample_rate=RATE,
-    has_frames=False,
     tagging_seconds=2.0,
     entries=entries,
     classifier="classifier.5",

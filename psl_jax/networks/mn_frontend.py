@@ -58,12 +58,8 @@ class MnFrontEnd:
     def num_frames(self, num_samples: Any) -> Any:
         return num_frames(2 * num_samples)
 
-    def of_piece(self, audio: jax.Array, num_samples: jax.Array, loudest: jax.Array) -> jax.Array:
+    def of_piece(self, audio: jax.Array, num_samples: jax.Array) -> jax.Array:
         return self(audio, num_samples)
-
-    @property
-    def needs_loudest(self) -> bool:
-        return False
 
     def sizes(self) -> dict[str, int]:
         return {"window_samples": WINDOW, "hop_samples": HOP, "mel_bands": NUM_MELS}

@@ -16,17 +16,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from psl_jax.audio.audio_input import Blocks, limit_blocks
+from psl_jax.audio.audio_input import limit_blocks
 from psl_jax.audio.decoding import AUDIO_SUFFIXES, MIN_SAMPLES
 from psl_jax.audio.readers import DecodeError
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
 from psl_jax.runtime.paths import is_remote, path_of
-from psl_jax.tagging.events import Event, EventFinder, EventSettings
-from psl_jax.tagging.jitted_programs import FRAME_SCORES, SCORES_AND_EMBEDDINGS
+from psl_jax.tagging.events import Event, EventSettings, find_events
 from psl_jax.tagging.tagger import ReadFailure, Tagger
-from psl_jax.tagging.windowing import FRAME_SECONDS, MaxPool, Timeline
+from psl_jax.tagging.windowing import Timeline
 
-_SPOOL_ROWS = 4096
 STDIN = "-"
 RESOURCE_FORK = "._"  # macOS adds files with this prefix on foreign disks
 
@@ -51,29 +49,28 @@ class FileTags:
       labels: names of the classes.
       seconds: length of the file.
       scores: float32 [classes], for the whole file.
-      peaks: float32 [classes], highest score over time.
+      rows: float32 [rows, classes], scores over time; they lie on disk.
       events: events sorted by onset.
-      heatmap: float32 [n, classes], scores over time, pooled to a few thousand rows at most.
-      heatmap_row_seconds: seconds from one row of the heatmap to the next.
-      rows: all scores over time, or None (see KeepOptions).
       high_hertz: highest frequency that the file can hold: half of its rate, at most 8 kHz.
-      cut: the damage of a file that was tagged as far as it can be read, else None.
-      embedding, frame_embeddings: float32 [channels], and all over time, or None (see KeepOptions).
+      damage: that of a file that was tagged as far as it can be read, else None.
+      embedding, frame_embeddings: float32 [channels], and [rows, channels], or None.
     """
 
     input: Input
     labels: tuple[str, ...]
     seconds: float
     scores: np.ndarray
-    peaks: np.ndarray
+    rows: np.ndarray
     events: list[Event]
-    heatmap: np.ndarray
-    heatmap_row_seconds: float
-    rows: "RowFile | None" = None
     high_hertz: float = SAMPLE_RATE / 2
-    cut: str | None = None
+    damage: str | None = None
     embedding: np.ndarray | None = None
-    frame_embeddings: "RowFile | None" = None
+    frame_embeddings: np.ndarray | None = None
+
+    @functools.cached_property
+    def peaks(self) -> np.ndarray:
+        """The highest score over time of each class: float32 [classes]."""
+        return np.asarray(self.rows.max(axis=0))
 
     def rank_classes(self, values: np.ndarray, k: int, min_value: float = 0.0) -> list[int]:
         """Returns the `k` classes of highest `values` (`scores` or `peaks`) from `min_value` on."""
@@ -95,25 +92,6 @@ class BadFile:
         return f"{self.error.kind} ({self.error.detail})"
 
 
-class RowFile:
-    """Keeps scores or embeddings over time [rows, values] on disk, not in memory."""
-
-    def __init__(self, num_values: int):
-        self._num_values, self.count = num_values, 0
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115
-        weakref.finalize(self, self._file.close)
-
-    def add(self, rows: np.ndarray) -> None:
-        rows.astype(np.float32).tofile(self._file)
-        self.count += len(rows)
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        """Yields blocks of rows: float32 [n, values]."""
-        self._file.seek(0)
-        while len(block := np.fromfile(self._file, np.float32, _SPOOL_ROWS * self._num_values)):
-            yield block.reshape(-1, self._num_values)
-
-
 class FoundFiles(NamedTuple):
     """Files to tag, folders without any, and for each folder a line on the files left out."""
 
@@ -127,47 +105,49 @@ def find_files(paths: Iterable[str]) -> FoundFiles:
 
     paths: files, folders, patterns such as "*/a?.wav", and STDIN.
     """
-    files_to_tag = FoundFiles([], [], [])
+    inputs: list[Input] = []
+    bad_folders, notes = [], []
     for path in itertools.chain.from_iterable(map(_expand_pattern, paths)):
         if path == STDIN:
-            files_to_tag.inputs.append(Input(STDIN, "stdin"))
-        elif is_remote(path):
-            _add_from_bucket(path, files_to_tag)
-        elif not os.path.isdir(path):
-            files_to_tag.inputs.append(Input(path, os.path.basename(path)))
+            inputs.append(Input(STDIN, "stdin"))
+        elif not (path_of(path).is_dir() if is_remote(path) else os.path.isdir(path)):
+            inputs.append(Input(path, os.path.basename(path)))
         else:
-            _add_from_folder(path, files_to_tag)
-    return files_to_tag._replace(inputs=list(dict.fromkeys(files_to_tag.inputs)))
+            names, skipped = _list_audio(path)
+            inputs += [Input(os.path.join(path, name), name) for name in names]
+            if not names:
+                error = DecodeError("empty", "a folder without audio files")
+                bad_folders.append(BadFile(Input(path, path), error))
+            if skipped:
+                reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.most_common(6))
+                more = ", …" if len(skipped) > 6 else ""
+                found = f"{path}: {len(names)} audio files"
+                notes.append(f"{found}; passed over {skipped.total()}: {reasons}{more}")
+    return FoundFiles(list(dict.fromkeys(inputs)), bad_folders, notes)
 
 
-def _add_from_bucket(path: str, files_to_tag: FoundFiles) -> None:
-    """Adds an object of a bucket, or the audio files below a folder of it."""
-    place = path_of(path)
-    if not place.is_dir():
-        files_to_tag.inputs.append(Input(path, place.name))
+def _list_audio(folder: str) -> tuple[list[str], Counter[str]]:
+    """Lists the audio files below a folder, by their paths in it, and counts what it leaves out."""
+    names, skipped = [], Counter[str]()
+    for name in _list_files(folder, skipped):
+        suffix = os.path.splitext(name)[1].lower()
+        if os.path.basename(name).startswith(RESOURCE_FORK):
+            skipped["resource forks of macOS (._ files)"] += 1
+        elif suffix not in AUDIO_SUFFIXES:
+            skipped[suffix if suffix and len(suffix) < 12 else "others"] += 1
+        elif is_remote(folder) or os.path.isfile(os.path.join(folder, name)):
+            names.append(name)
+        else:
+            skipped["broken links"] += 1
+    return sorted(names, key=pathlib.PurePath), skipped
+
+
+def _list_files(folder: str, skipped: Counter[str]) -> Iterator[str]:
+    """Yields the paths in a folder of the files below it; counts folders that it leaves out."""
+    if is_remote(folder):
+        place = path_of(folder)
+        yield from (os.fspath(file.relative_to(place)) for file in place.rglob("*"))
         return
-    audio_files, num_skipped = [], 0
-    for file in place.rglob("*"):
-        is_audio = file.suffix.lower() in AUDIO_SUFFIXES and not file.name.startswith(RESOURCE_FORK)
-        audio_files += [file] * is_audio
-        num_skipped += not is_audio
-    names = [os.fspath(file.relative_to(place)) for file in audio_files]
-    files_to_tag.inputs.extend(
-        Input(os.fspath(file), name) for file, name in zip(audio_files, names, strict=True)
-    )
-    if not audio_files:
-        error = DecodeError("empty", "a folder without audio files")
-        files_to_tag.bad.append(BadFile(Input(path, path), error))
-    if num_skipped:
-        files_to_tag.notes.append(
-            f"{path}: {len(audio_files)} audio files; passed over {num_skipped} others"
-        )
-
-
-def _add_from_folder(folder: str, files_to_tag: FoundFiles) -> None:
-    """Adds the audio files below a folder, and a line on the files that it leaves out."""
-    audio_paths: list[str] = []
-    skipped: Counter[str] = Counter()
 
     def count_unreadable(error: OSError) -> None:
         skipped["folders that cannot be read"] += 1
@@ -176,64 +156,29 @@ def _add_from_folder(folder: str, files_to_tag: FoundFiles) -> None:
         for name in folders:
             if os.path.islink(os.path.join(folder_path, name)):
                 skipped["links to folders"] += 1
-        for name in names:
-            suffix, path = os.path.splitext(name)[1].lower(), os.path.join(folder_path, name)
-            if name.startswith(RESOURCE_FORK):
-                skipped["resource forks of macOS (._ files)"] += 1
-            elif suffix not in AUDIO_SUFFIXES:
-                skipped[suffix if suffix and len(suffix) < 12 else "others"] += 1
-            elif os.path.isfile(path):
-                audio_paths.append(path)
-            else:
-                skipped["broken links"] += 1
-    audio_paths.sort(key=pathlib.PurePath)
-    files_to_tag.inputs.extend(Input(path, os.path.relpath(path, folder)) for path in audio_paths)
-    if not audio_paths:
-        error = DecodeError("empty", "a folder without audio files")
-        files_to_tag.bad.append(BadFile(Input(folder, folder), error))
-    if skipped:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.most_common(6))
-        more = ", …" if len(skipped) > 6 else ""
-        num_skipped = skipped.total()
-        files_to_tag.notes.append(
-            f"{folder}: {len(audio_paths)} audio files; passed over {num_skipped}: {reasons}{more}"
-        )
+        yield from (os.path.relpath(os.path.join(folder_path, name), folder) for name in names)
 
 
 def _expand_pattern(path: str) -> list[str]:
     """Lists the files of a pattern that no shell has expanded; returns any other path as it is."""
-    if is_remote(path):
-        if not glob.has_magic(path):
-            return [path]
-        place = path_of(path)
-        root = next(parent for parent in place.parents if not glob.has_magic(os.fspath(parent)))
-        pattern = os.fspath(place)[len(os.fspath(root)) + 1 :]
-        return [os.fspath(file) for file in root.glob(pattern)] or [path]
-    if os.path.exists(path) or not glob.has_magic(path):
+    if not glob.has_magic(path) or (not is_remote(path) and os.path.exists(path)):
         return [path]
-    return sorted(glob.glob(path, recursive=True)) or [path]
-
-
-@dataclasses.dataclass(frozen=True)
-class KeepOptions:
-    """Options for what is kept of each file besides its tags.
-
-    rows: keeps the scores over time. embeddings: keeps the embeddings. truncated: tags files that
-    end too soon or have damaged parts as far as they can be read.
-    """
-
-    rows: bool = False
-    embeddings: bool = False
-    truncated: bool = False
+    if not is_remote(path):
+        return sorted(glob.glob(path, recursive=True)) or [path]
+    place = path_of(path)
+    root = next(parent for parent in place.parents if not glob.has_magic(os.fspath(parent)))
+    pattern = os.fspath(place)[len(os.fspath(root)) + 1 :]
+    return [os.fspath(file) for file in root.glob(pattern)] or [path]
 
 
 def tag_files(
     tagger: Tagger,
     inputs: Iterable[Input],
     *,
-    segmentation: Segmentation | None,
+    segmentation: Segmentation,
     settings: EventSettings,
-    keep: KeepOptions = KeepOptions(),
+    embeddings: bool = False,
+    keep_truncated: bool = False,
     report_seconds: Callable[[float], object] | None = None,
     watch_block: Callable[[Input, np.ndarray], object] | None = None,
     max_seconds: float = math.inf,
@@ -243,126 +188,90 @@ def tag_files(
     Memory does not grow with the length or the number of files. The iterator asks for an input when
     its turn comes. It calls `report_seconds` with the seconds of audio that it tagged since the
     last call, and `watch_block` with each block of a file's samples as it reads it. Files longer
-    than `max_seconds` become BadFile.
+    than `max_seconds` become BadFile; so do those that end too soon or have damaged parts, unless
+    `keep_truncated`: then they are tagged as far as they can be read.
     """
-    started: dict[int, Input] = {}
-    damages: dict[int, str] = {}
-    rates: dict[int, int] = {}
-
-    def open_sources() -> Iterator[Blocks]:
-        for number, item in enumerate(inputs):
-            started[number] = item
-            audio = sys.stdin.buffer if item.path == STDIN else item.path
-            blocks = tagger.open(audio, on_open=functools.partial(rates.__setitem__, number))
-            if keep.truncated:
-                blocks = _read_until_damage(blocks, functools.partial(damages.__setitem__, number))
-            blocks = limit_blocks(blocks, max_seconds)
-            yield (
-                blocks
-                if watch_block is None
-                else _watch_blocks(blocks, functools.partial(watch_block, item))
-            )
-
-    open_files: dict[int, _Collector] = {}
+    open_files: dict[int, OpenFile] = {}
     finished: dict[int, FileTags | BadFile] = {}
     next_number = 0
-    output = SCORES_AND_EMBEDDINGS if keep.embeddings else FRAME_SCORES
-    for item in tagger.run(open_sources(), segmentation, output):
-        number = item.source
+
+    def read_blocks(file: OpenFile) -> Iterator[np.ndarray]:
+        for block in limit_blocks(file.read_blocks, max_seconds)():
+            if watch_block is not None:
+                watch_block(file.input, block)
+            yield block
+
+    def open_sources() -> Iterator[Callable[[], Iterator[np.ndarray]]]:
+        for number, item in enumerate(inputs):
+            file = open_files[number] = OpenFile(item, tagger, keep_truncated=keep_truncated)
+            yield lambda file=file: read_blocks(file)
+
+    for item in tagger.run(open_sources(), segmentation, embeddings=embeddings):
+        file = open_files[item.source]
         if isinstance(item, ReadFailure):
-            open_files.pop(number, None)
-            finished[number] = BadFile(started.pop(number), item.error)
+            finished[item.source] = BadFile(file.input, item.error)
         else:
-            if number not in open_files:
-                open_files[number] = _Collector(tagger, settings, keep)
-            new_seconds = open_files[number].add(item.rows, item.timeline.seconds)
+            new_seconds = file.add(item.rows, item.timeline.seconds)
             if report_seconds is not None:
                 report_seconds(new_seconds)
             if item.is_last:
-                collector, source = open_files.pop(number), started.pop(number)
-                high_hertz = min(rates.pop(number), tagger.info.sample_rate) / 2
-                cut = damages.pop(number, None)
-                finished[number] = collector.finish(source, item.timeline, high_hertz, cut)
+                finished[item.source] = file.finish(item.timeline, settings)
+        if item.source in finished:
+            del open_files[item.source]
         while next_number in finished:
             yield finished.pop(next_number)
             next_number += 1
 
 
-def _read_until_damage(blocks: Blocks, report_damage: Callable[[str], object]) -> Blocks:
-    """Reads the blocks of a file up to its damage, which it reports."""
+class OpenFile:
+    """Reads a file that is being tagged, and keeps its scores over time."""
 
-    def read_blocks() -> Iterator[np.ndarray]:
+    def __init__(self, item: Input, tagger: Tagger, *, keep_truncated: bool = False):
+        self.input, self._tagger, self._keep_truncated = item, tagger, keep_truncated
+        self._seconds, self._high_hertz = 0.0, SAMPLE_RATE / 2
+        self._damage: str | None = None
+        # Rows of hours need not be in memory.
+        self._row_file = tempfile.TemporaryFile()  # noqa: SIM115
+        weakref.finalize(self, self._row_file.close)
+
+    def read_blocks(self) -> Iterator[np.ndarray]:
+        """Reads the file's audio; with `keep_truncated` up to its damage."""
+        audio = sys.stdin.buffer if self.input.path == STDIN else self.input.path
         num_samples = 0
         try:
-            for block in blocks():
+            for block in self._tagger.open(audio, on_open=self._note_rate)():
                 num_samples += len(block)
                 yield block
         except DecodeError as error:
-            if error.kind not in ("truncated", "damaged") or num_samples < MIN_SAMPLES:
+            is_readable = error.kind in ("truncated", "damaged") and num_samples >= MIN_SAMPLES
+            if not (self._keep_truncated and is_readable):
                 raise
-            report_damage(f"{error.kind} ({error.detail})")
+            self._damage = f"{error.kind} ({error.detail})"
 
-    return read_blocks
-
-
-def _watch_blocks(blocks: Blocks, watch_block: Callable[[np.ndarray], object]) -> Blocks:
-    """Returns the same blocks, and passes each to `watch_block` when it is first read."""
-    was_opened = False
-
-    def read_blocks() -> Iterator[np.ndarray]:
-        nonlocal was_opened
-        is_first, was_opened = not was_opened, True
-        for block in blocks():
-            if is_first:
-                watch_block(block)
-            yield block
-
-    return read_blocks
-
-
-class _Collector:
-    """Collects the rows of a file, and keeps what the outputs need."""
-
-    def __init__(self, tagger: Tagger, settings: EventSettings, keep: KeepOptions):
-        self.labels = labels = tagger.labels
-        self.finder = EventFinder(settings, labels)
-        self.peaks = np.zeros(len(labels), np.float32)
-        self.pool = MaxPool()
-        self.rows = RowFile(len(labels)) if keep.rows else None
-        self.frame_embeddings = RowFile(tagger.embedding_size) if keep.embeddings else None
-        self._seconds = 0.0
+    def _note_rate(self, rate: int) -> None:
+        self._high_hertz = min(rate, self._tagger.info.sample_rate) / 2
 
     def add(self, rows: np.ndarray, seconds: float) -> float:
         """Takes the rows of a file up to `seconds`; returns how many seconds are new."""
+        rows.astype(np.float32).tofile(self._row_file)
         new_seconds, self._seconds = seconds - self._seconds, seconds
-        if not len(rows):
-            return new_seconds
-        rows, embedding_rows = np.split(rows, [len(self.labels)], axis=1)
-        self.finder.add(rows)
-        self.peaks = np.maximum(self.peaks, rows.max(axis=0))
-        self.pool.add(rows)
-        if self.rows is not None:
-            self.rows.add(rows)
-        if self.frame_embeddings is not None:
-            self.frame_embeddings.add(embedding_rows)
         return new_seconds
 
-    def finish(
-        self, source: Input, timeline: Timeline, high_hertz: float, cut: str | None
-    ) -> FileTags:
-        scores, embedding = np.split(timeline.score, [len(self.labels)])
+    def finish(self, timeline: Timeline, settings: EventSettings) -> FileTags:
+        labels, num_values = self._tagger.labels, len(timeline.score)
+        rows = np.asarray(np.memmap(self._row_file, np.float32, "r")).reshape(-1, num_values)
+        # Behind the scores of the classes come the values of the embedding, if any.
+        scores, embedding = np.split(timeline.score, [len(labels)])
+        rows, frame_embeddings = np.split(rows, [len(labels)], axis=1)
         return FileTags(
-            source,
-            self.labels,
+            self.input,
+            labels,
             timeline.seconds,
             scores,
-            self.peaks,
-            self.finder.finish(timeline.seconds),
-            self.pool.rows,
-            self.pool.step * FRAME_SECONDS,
-            self.rows,
-            high_hertz,
-            cut,
-            None if self.frame_embeddings is None else embedding,
-            self.frame_embeddings,
+            rows,
+            find_events(rows, settings, labels, timeline.seconds),
+            self._high_hertz,
+            self._damage,
+            embedding if len(embedding) else None,
+            frame_embeddings if len(embedding) else None,
         )

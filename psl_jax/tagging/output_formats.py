@@ -7,7 +7,6 @@ import json
 import os
 import pathlib
 import sys
-import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -16,10 +15,10 @@ import numpy as np
 
 from psl_jax.runtime import disk_errors, files
 from psl_jax.runtime.errors import UserError
-from psl_jax.runtime.paths import is_remote, make_printable, path_of
+from psl_jax.runtime.paths import absolute, is_remote, make_printable, path_of
 from psl_jax.tagging.events import Event
 from psl_jax.tagging.file_tagging import STDIN, FileTags, Input
-from psl_jax.tagging.windowing import FRAME_SECONDS, compute_row_times
+from psl_jax.tagging.windowing import compute_row_times
 
 # Format -> ending of its files, with --out.
 ENDINGS = {
@@ -36,6 +35,9 @@ _RAVEN_COLUMNS = (
     *("Selection", "View", "Channel", "Begin Time (s)", "End Time (s)"),
     *("Low Freq (Hz)", "High Freq (Hz)", "Annotation", "Score"),
 )
+
+
+_ROWS_AT_ONCE = 4096  # of the scores over time
 
 
 class TagLimits(NamedTuple):
@@ -85,10 +87,9 @@ def format_table(tags: FileTags, best: TagLimits, width: int = 100) -> str:
     classes = tags.rank_classes(tags.scores, *best)
     names = [tags.labels[i] for i in classes]
     name_width = min(max(map(len, names), default=0), 40)
-    heading = "  when" if tags.events else ""
     lines = [
         f"{make_printable(tags.input.path)}  ({format_clock(tags.seconds)})",
-        f"  score  peak   {'tag':{name_width}}{heading}".rstrip(),
+        f"  score  peak   {'tag':{name_width}}{'  when' if tags.events else ''}".rstrip(),
     ]
     for i, name in zip(classes, names, strict=True):
         short_name = shorten(name, name_width)
@@ -163,7 +164,7 @@ def format_raven(tags: FileTags) -> str:
 
 def to_json(tags: FileTags, best: TagLimits) -> dict[str, Any]:
     """Returns the file, its length, its best tags and events, and its damage, if it has any."""
-    damage = {} if tags.cut is None else {"incomplete": tags.cut}
+    damage = {} if tags.damage is None else {"incomplete": tags.damage}
     return {
         "file": make_printable(tags.input.path),
         "seconds": round(tags.seconds, 3),
@@ -198,17 +199,13 @@ def format_frame_rows(
     file_column = [make_printable(tags.input.path)] if with_file else []
     if header:
         yield _format_csv_line([*(["file"] if with_file else []), "time", *tags.labels])
-    assert tags.rows is not None
-    row_number = 0
-    for block in tags.rows:
-        lines = []
-        for row in block:
-            scores = [f"{score:.4f}" for score in row.tolist()]
-            lines.append(
-                _format_csv_line([*file_column, f"{row_number * FRAME_SECONDS:.2f}", *scores])
-            )
-            row_number += 1
-        yield "".join(lines)
+    times = compute_row_times(len(tags.rows))
+    for start in range(0, len(times), _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        yield "".join(
+            _format_csv_line([*file_column, f"{time:.2f}", *(f"{score:.4f}" for score in scores)])
+            for time, scores in zip(times[rows], tags.rows[rows].tolist(), strict=True)
+        )
 
 
 def _format_csv_line(values: Sequence[str]) -> str:
@@ -262,72 +259,49 @@ class OutputFolder:
         """Raises UserError where an output exists already and belongs to another file."""
         self.paths = choose_output_paths(folder, inputs, ending)
         self._record = None if is_remote(folder) else pathlib.Path(folder) / self.RECORD
-        self._sources = {} if self._record is None else _read_record(self._record)
+        self._sources = _read_record(self._record)
         for item, path in self.paths.items():
-            source = self._sources.get(os.fspath(path), _make_absolute(item.path))
-            if item.path != STDIN and source != _make_absolute(item.path) and path.exists():
+            source = self._sources.get(os.fspath(path), os.fspath(absolute(item.path)))
+            if item.path != STDIN and source != os.fspath(absolute(item.path)) and path.exists():
                 raise UserError(
                     f"{make_printable(os.fspath(path))} is of {make_printable(source)}, not of "
                     f"{make_printable(item.path)}: give another folder, or tag a folder that holds "
-                    "both. "
-                    f"(Were the recordings moved? Then delete {self._record}.)"
+                    f"both. (Were the recordings moved? Then delete {self._record}.)"
                 )
+
+    def write(self, tags: FileTags, style: str, best: TagLimits) -> None:
+        """Writes the output of an input in a format of ENDINGS."""
+        with files.atomic_open(self.paths[tags.input], newline="", encoding="utf-8") as file:
+            file.writelines(render(tags, style, best=best))
+        self.note(tags.input)
 
     def note(self, item: Input) -> None:
         """Adds an input, whose output has been written, to the list."""
-        path, source = self.paths[item], _make_absolute(item.path)
+        path, source = self.paths[item], os.fspath(absolute(item.path))
         if self._record is not None and self._sources.get(os.fspath(path)) != source:
             relative_path = os.path.relpath(path, self._record.parent)
             with open(self._record, "a", encoding="ascii") as file:
                 file.write(json.dumps([relative_path, source]) + "\n")
 
 
-class FolderWriter:
-    """Writes a file for each input into a folder."""
-
-    def __init__(self, folder: str, inputs: Sequence[Input], style: str, best: TagLimits):
-        """Raises UserError as OutputFolder does."""
-        self.style, self.best = style, best
-        self._folder = OutputFolder(folder, inputs, ENDINGS[style])
-
-    def __call__(self, tags: FileTags) -> None:
-        path = self._folder.paths[tags.input]
-        with files.atomic_open(path, "w", newline="", encoding="utf-8") as file:
-            file.writelines(render(tags, self.style, best=self.best))
-        self._folder.note(tags.input)
-
-
-def _read_record(record: pathlib.Path) -> dict[str, str]:
+def _read_record(record: pathlib.Path | None) -> dict[str, str]:
     """Reads {output: input}, both as paths; of several lines on an output the last one counts."""
-    if not record.exists():
+    if record is None or not record.exists():
         return {}
     lines = [json.loads(line) for line in record.read_text(encoding="ascii").splitlines()]
     return {os.fspath(record.parent / place): source for place, source in lines}
 
 
-class EmbeddingWriter:
-    """Writes the embeddings of each input: NAME.embeddings.npz, read by np.load."""
-
-    ENDING = ".embeddings.npz"
-
-    def __init__(self, folder: str, inputs: Sequence[Input]):
-        self.paths = choose_output_paths(folder, inputs, self.ENDING)
-
-    def __call__(self, tags: FileTags) -> None:
-        assert tags.embedding is not None and tags.frame_embeddings is not None
-        rows = tags.frame_embeddings
-        arrays = {"embedding": tags.embedding, "frame_times": compute_row_times(rows.count)}
-        path = self.paths[tags.input]
-        with files.atomic_open(path, "wb") as file, zipfile.ZipFile(file, "w") as archive:
-            for name, array in arrays.items():
-                with archive.open(f"{name}.npy", "w") as member:
-                    np.lib.format.write_array(member, array, allow_pickle=False)
-            with archive.open("frame_embeddings.npy", "w", force_zip64=True) as member:
-                shape = (rows.count, len(tags.embedding))
-                header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(member, header)
-                for block in rows:  # hours of them are not in memory
-                    member.write(block.astype("<f4").tobytes())
+def write_embeddings(path: pathlib.Path, tags: FileTags) -> None:
+    """Writes the embeddings of a file, which np.load reads."""
+    assert tags.embedding is not None and tags.frame_embeddings is not None
+    with files.atomic_open(path, "wb") as file:
+        np.savez(
+            file,
+            embedding=tags.embedding,
+            frame_times=compute_row_times(len(tags.frame_embeddings)),
+            frame_embeddings=tags.frame_embeddings,
+        )
 
 
 def choose_output_paths(
@@ -346,18 +320,15 @@ def choose_output_paths(
         if len(items) == 1:
             names[items[0]] = name
             continue
-        absolute_paths = {item: _make_absolute(item.path) for item in items}
-        common_folder = os.path.commonpath(
-            [os.path.dirname(path) for path in absolute_paths.values()]
-        )
-        names |= {
-            item: os.path.relpath(path, common_folder) for item, path in absolute_paths.items()
-        }
-    stems = Counter(map(_remove_suffix, names.values()))
+        absolute_paths = [os.fspath(absolute(item.path)) for item in items]
+        common_folder = os.path.commonpath(map(os.path.dirname, absolute_paths))
+        relative_paths = [os.path.relpath(path, common_folder) for path in absolute_paths]
+        names |= zip(items, relative_paths, strict=True)
+    stems = {item: os.path.splitext(name)[0] for item, name in names.items()}
+    counts = Counter(stems.values())
     paths = {
-        item: path_of(folder)
-        / f"{_remove_suffix(name) if stems[_remove_suffix(name)] == 1 else name}{ending}"
-        for item, name in names.items()
+        item: path_of(folder) / f"{stem if counts[stem] == 1 else names[item]}{ending}"
+        for item, stem in stems.items()
     }
     if shared_paths := [path for path, count in Counter(paths.values()).items() if count > 1]:
         raise UserError(
@@ -365,11 +336,3 @@ def choose_output_paths(
             "their own, each with its --out"
         )
     return paths
-
-
-def _make_absolute(path: str) -> str:
-    return path if is_remote(path) else os.path.abspath(path)
-
-
-def _remove_suffix(name: str) -> str:
-    return os.path.splitext(name)[0]

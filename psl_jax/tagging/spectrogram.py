@@ -13,7 +13,7 @@ from psl_jax.runtime import files
 from psl_jax.runtime.paths import make_printable
 from psl_jax.tagging.file_tagging import FileTags
 from psl_jax.tagging.output_formats import format_clock, shorten
-from psl_jax.tagging.windowing import FRAME_SECONDS, MaxPool
+from psl_jax.tagging.windowing import FRAME_SECONDS, MaxPool, WindowCutter
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,38 +33,31 @@ def compute_spectrogram(blocks: Blocks, columns: int = 1200) -> tuple[np.ndarray
 class Spectrogram:
     """Computes the spectrogram of a recording that comes in blocks.
 
-    Where there are more than `columns` columns, neighbours become their maximum. So all but short
-    recordings have between half of `columns` and `columns`.
+    Where there are more than `columns` columns, neighbours become their maximum.
     """
 
     def __init__(self, columns: int = 1200):
-        self._pool, self._waiting_samples = MaxPool(columns), np.zeros(0, np.int16)
+        self._pool = MaxPool(columns)
+        self._cutter = WindowCutter(_CHUNK_FRAMES * HOP, _CHUNK_FRAMES * HOP)
 
     def add(self, block: np.ndarray) -> None:
         """Takes audio: int16, or float32 in [-1, 1]."""
-        chunk_samples = _CHUNK_FRAMES * HOP
-        samples = (
-            np.concatenate([self._waiting_samples, block]) if len(self._waiting_samples) else block
-        )
-        num_whole = len(samples) // chunk_samples * chunk_samples
-        for start in range(0, num_whole, chunk_samples):
-            self._pool.add(_compute_chunk(samples[start : start + chunk_samples])[:_CHUNK_FRAMES])
-        self._waiting_samples = samples[num_whole:]
+        for _, samples in self._cutter.add(block):
+            self._pool.add(_compute_chunk(samples))
 
     def finish(self) -> tuple[np.ndarray, float]:
         """Returns the columns in dB, float32 [n, 64], and the seconds from one to the next."""
-        if len(self._waiting_samples):
-            self._pool.add(
-                _compute_chunk(self._waiting_samples)[: num_frames(len(self._waiting_samples))]
-            )
+        _, samples = self._cutter.finish()
+        if len(samples):
+            self._pool.add(_compute_chunk(samples))
         return self._pool.rows, self._pool.step * HOP / SAMPLE_RATE
 
 
 def _compute_chunk(audio: np.ndarray) -> np.ndarray:
-    """Computes log-mel frames of up to _CHUNK_FRAMES hops, with reflected audio at the ends."""
+    """Computes log-mel frames, at most _CHUNK_FRAMES, with reflected audio at the ends."""
     padded = np.zeros((1, _CHUNK_FRAMES * HOP, *audio.shape[1:]), np.float32)
     padded[0, : len(audio)] = audio if audio.dtype == np.float32 else audio / np.float32(32768)
-    return np.asarray(_compute_logmel(padded)[0])
+    return np.asarray(_compute_logmel(padded)[0])[: min(num_frames(len(audio)), _CHUNK_FRAMES)]
 
 
 @jax.jit
@@ -72,9 +65,9 @@ def _compute_logmel(audio: jax.Array) -> jax.Array:
     return LogMel(top_db_over="none")(audio)
 
 
-def to_bytes(decibels: np.ndarray, dynamic_range: float = DYNAMIC_RANGE) -> np.ndarray:
-    """Scales decibels to uint8: 255 is the loudest, 0 is `dynamic_range` dB below it, or less."""
-    scaled = 1 + (decibels - decibels.max()) / dynamic_range
+def to_bytes(decibels: np.ndarray) -> np.ndarray:
+    """Scales decibels to uint8: 255 is the loudest, 0 is DYNAMIC_RANGE below it, or less."""
+    scaled = 1 + (decibels - decibels.max()) / DYNAMIC_RANGE
     return np.asarray(np.rint(255 * np.clip(scaled, 0, 1)), np.uint8)
 
 
@@ -141,9 +134,11 @@ def draw_tags(tags: FileTags, decibels: np.ndarray, column_seconds: float) -> "F
 
 
 def _draw_heat(axes: Any, tags: FileTags, classes: list[int]) -> Any:
-    scores = tags.heatmap[:, classes].T  # [tags, rows]
+    pool = MaxPool()
+    pool.add(tags.rows[:, classes])
+    scores = pool.rows.T  # [tags, rows]
     scores = np.concatenate([scores, scores[:, -1:]], axis=1)  # the last row reaches to the end
-    start, stop = np.array([0, scores.shape[1]]) * tags.heatmap_row_seconds - FRAME_SECONDS / 2
+    start, stop = np.array([0, scores.shape[1]]) * pool.step * FRAME_SECONDS - FRAME_SECONDS / 2
     highest = next(limit for limit in (0.1, 0.2, 0.5, 1.0) if scores.max() <= limit or limit == 1)
     image = axes.imshow(
         scores,

@@ -52,10 +52,8 @@ class Stream:
             raise UserError(f"a stream with {error.detail}") from error
         self._compute = compute
         self._cutter = SegmentCutter(segmentation)
-        self._timeline = Timeline(has_segments=True)
-        self._cached: tuple[tuple[int, int, bool], np.ndarray] | None = (
-            None  # a window's key and its scores
-        )
+        self._timeline = Timeline()
+        self._newest_scores: dict[tuple[int, int, bool], np.ndarray] = {}  # of one window
         self._num_samples, self._num_rows, self._num_classes = 0, 0, num_classes
         self._is_open = True
         self._int32_peak = 0  # see check_int32
@@ -84,7 +82,9 @@ class Stream:
         self._int32_peak = max(self._int32_peak, audio_input.find_int32_peak(array))
         if not self._resampler.holds_back:
             mono = mono.copy()  # the caller may fill its buffer again
-        return self._take(self._resampler.add(mono))
+        mono = self._resampler.add(mono)
+        self._num_samples += len(mono)
+        return self._complete(list(self._cutter.add(mono)))
 
     def provisional(self) -> Rows:
         """Returns the rows after the complete ones, as they would be if the audio ended here.
@@ -93,10 +93,10 @@ class Stream:
         """
         newest = self._cutter.newest
         if newest is None:
-            return Rows(np.zeros(0), np.zeros((0, self._num_classes), np.float32))
+            return self._make_rows([])
         (frames,) = self._compute_scores([newest])
-        rows = copy.deepcopy(self._timeline).add(dataclasses.replace(newest, is_last=True), frames)
-        return Rows(FRAME_SECONDS * np.arange(self._num_rows, self._num_rows + len(rows)), rows)
+        last = dataclasses.replace(newest, is_last=True)
+        return self._make_rows([copy.deepcopy(self._timeline).add(last, frames)])
 
     def finish(self) -> Rows:
         """Returns the remaining rows. Raises UserError for less than 0.1 s of audio.
@@ -105,45 +105,40 @@ class Stream:
         """
         if not self._is_open:
             raise UserError("the stream is finished: begin another one")
-        first_row, score_blocks = self._num_rows, []
-        if self._resampler.holds_back:
-            score_blocks.append(self._take(self._resampler.finish()).scores)
         self._is_open = False
+        windows = []
+        if self._resampler.holds_back:
+            mono = self._resampler.finish()
+            self._num_samples += len(mono)
+            windows += self._cutter.add(mono)
         audio_input.check_int32(self._int32_peak)
         try:
             decoding.check_length(self._num_samples)
         except DecodeError as error:
             raise UserError(f"a stream that is {error}") from error
-        score_blocks.append(self._add(list(self._cutter.finish())))
-        scores = np.concatenate([block for block in score_blocks if len(block)])
-        return Rows(FRAME_SECONDS * np.arange(first_row, first_row + len(scores)), scores)
+        return self._complete([*windows, *self._cutter.finish()])
 
-    def _take(self, mono: np.ndarray) -> Rows:
-        self._num_samples += len(mono)
-        first_row = self._num_rows
-        scores = self._add(list(self._cutter.add(mono)))
-        return Rows(FRAME_SECONDS * np.arange(first_row, first_row + len(scores)), scores)
-
-    def _add(self, windows: list[Window]) -> np.ndarray:
-        """Returns the rows [n, classes] that these windows complete."""
+    def _complete(self, windows: list[Window]) -> Rows:
+        """Returns the rows that these windows complete."""
         scored = zip(windows, self._compute_scores(windows), strict=True)
-        rows = [self._timeline.add(window, frames) for window, frames in scored]
-        self._num_rows += sum(map(len, rows))
-        return np.concatenate(rows) if rows else np.zeros((0, self._num_classes), np.float32)
+        rows = self._make_rows([self._timeline.add(window, frames) for window, frames in scored])
+        self._num_rows += len(rows.times)
+        return rows
+
+    def _make_rows(self, blocks: list[np.ndarray]) -> Rows:
+        scores = np.concatenate([np.zeros((0, self._num_classes), np.float32), *blocks])
+        return Rows(FRAME_SECONDS * np.arange(self._num_rows, self._num_rows + len(scores)), scores)
 
     def _compute_scores(self, windows: list[Window]) -> list[np.ndarray]:
         """Computes the scores of windows, and keeps those of the last one for the next call."""
-        scores_by_window = dict([self._cached]) if self._cached else {}
-        new_windows = [window for window in windows if _make_key(window) not in scores_by_window]
+        keys = [(window.onset, window.end, window.is_inside) for window in windows]
+        pairs = zip(keys, windows, strict=True)
+        new_windows = {key: window for key, window in pairs if key not in self._newest_scores}
+        new_scores = self._compute(list(new_windows.values())) if new_windows else []
+        scores = self._newest_scores | dict(zip(new_windows, new_scores, strict=True))
         if new_windows:
-            for window, frames in zip(new_windows, self._compute(new_windows), strict=True):
-                scores_by_window[_make_key(window)] = frames
-                self._cached = _make_key(window), frames
-        return [scores_by_window[_make_key(window)] for window in windows]
-
-
-def _make_key(window: Window) -> tuple[int, int, bool]:
-    return window.onset, window.end, window.is_inside
+            self._newest_scores = {keys[-1]: scores[keys[-1]]}
+        return [scores[key] for key in keys]
 
 
 def _mix_to_mono(array: np.ndarray) -> np.ndarray:

@@ -7,9 +7,7 @@ from typing import Any
 
 from absl import flags
 
-from psl_jax.audio.segments import Segmentation
 from psl_jax.networks.class_lists import clean_name, find_class, near_names
-from psl_jax.networks.trained_model import DEFAULT_THRESHOLD
 from psl_jax.runtime import cli_entry, csv_files
 from psl_jax.runtime.errors import UserError
 from psl_jax.tagging.events import EventSettings
@@ -30,8 +28,8 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         "--segment_seconds",
         type=float,
         metavar="S",
-        help="length in seconds of the segments that the network scores; 0: each file whole "
-        "(default: the length that it was trained on)",
+        help="length in seconds of the segments that the network scores (default: the length that "
+        "it was trained on)",
     )
     group.add_argument(
         "--hop_seconds",
@@ -86,47 +84,38 @@ def parse_arguments(
     return parser.parse_intermixed_args(arguments[1:])
 
 
-def make_event_settings(
-    arguments: argparse.Namespace, tagger: Tagger | None = None
-) -> EventSettings:
-    """Makes the settings of events; what is not given is the model's, or 0.5 and no filter.
+def make_event_settings(arguments: argparse.Namespace, tagger: Tagger) -> EventSettings:
+    """Makes the settings of events; what is not given is the model's.
 
     Raises UserError for values out of range, and for a file of thresholds that cannot be used.
     """
-    threshold = arguments.threshold
-    if threshold is None:
-        threshold = DEFAULT_THRESHOLD if tagger is None else tagger.thresholds
+    thresholds = dict(zip(tagger.labels, tagger.thresholds, strict=True))
+    if arguments.threshold is not None:
+        thresholds = dict.fromkeys(tagger.labels, arguments.threshold)
     if arguments.thresholds:
-        classes = None if tagger is None else tagger.model_labels
-        thresholds_of_file = read_thresholds(arguments.thresholds, classes)
-        if tagger is not None:
-            thresholds = (
-                threshold if isinstance(threshold, tuple) else (threshold,) * len(tagger.labels)
-            )
-            pairs = zip(tagger.labels, thresholds, strict=True)
-            threshold = tuple(thresholds_of_file.get(name, value) for name, value in pairs)
+        of_file = read_thresholds(arguments.thresholds, tagger.model_labels)
+        thresholds = {name: of_file.get(name, value) for name, value in thresholds.items()}
     median_filter = arguments.median_filter
-    if median_filter is None:
-        median_filter = 1 if tagger is None else tagger.median_filter
-    return EventSettings(threshold, arguments.low_threshold, median_filter)
+    return EventSettings(
+        tuple(thresholds.values()),
+        arguments.low_threshold,
+        tagger.median_filter if median_filter is None else median_filter,
+    )
 
 
-def read_thresholds(
-    path: str | os.PathLike[str], classes: Sequence[str] | None = None
-) -> dict[str, float]:
+def read_thresholds(path: str | os.PathLike[str], classes: Sequence[str]) -> dict[str, float]:
     """Reads {class: threshold} from a CSV file with those columns.
 
-    classes: the model's classes, whose spelling the names get; None: not known yet. Raises
-    UserError, naming the line, for another class, a repeated class, or a bad threshold.
+    classes: the model's, whose spelling the names get. Raises UserError, naming the line, for
+    another class, a repeated class, or a bad threshold.
     """
     thresholds: dict[str, float] = {}
     for line, row in csv_files.read_rows(path, ("class", "threshold")):
         where, name, value = f"{path}, line {line}", clean_name(row["class"]), row["threshold"]
-        if classes is not None:
-            number = find_class(name, classes)
-            if number is None:
-                raise UserError(f"{where}: there is no class {name!r}{near_names(name, classes)}")
-            name = classes[number]
+        number = find_class(name, classes)
+        if number is None:
+            raise UserError(f"{where}: there is no class {name!r}{near_names(name, classes)}")
+        name = classes[number]
         if name in thresholds:
             raise UserError(f"{where}: {name!r} is named a second time")
         try:
@@ -139,8 +128,3 @@ def read_thresholds(
                 "most 1"
             )
     return thresholds
-
-
-def make_segmentation(arguments: argparse.Namespace, tagger: Tagger) -> Segmentation | None:
-    """Makes the segmentation; None for whole files. Raises UserError for values out of range."""
-    return tagger.segmentation(arguments.segment_seconds, arguments.hop_seconds)

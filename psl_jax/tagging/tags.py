@@ -8,7 +8,7 @@ import numpy as np
 from psl_jax.networks.class_lists import near_names
 from psl_jax.networks.trained_model import DEFAULT_THRESHOLD
 from psl_jax.runtime.errors import UserError
-from psl_jax.tagging.events import Event, EventFinder, EventSettings
+from psl_jax.tagging.events import Event, EventSettings, find_events
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,8 @@ class Tags:
       frame_times: [frames], seconds from the start at which each frame is centred: 0, 0.32, ...
       seconds: length of the waveform.
       thresholds: [classes], the lowest score with which `events` counts a class as present.
-      embedding, frame_embeddings: as in Embedding, where they were asked for.
+      embedding, frame_embeddings: float32 [channels] and [frames, channels], where they were asked
+        for: the output of the network's last layer before the classes.
       median_filter: rows of the median filter that `events` applies first; 1: none.
     """
 
@@ -64,9 +65,7 @@ class Tags:
             low_threshold,
             self.median_filter if median_filter is None else median_filter,
         )
-        finder = EventFinder(settings, self.labels)
-        finder.add(self.frame_scores)
-        return finder.finish(self.seconds)
+        return find_events(self.frame_scores, settings, self.labels, self.seconds)
 
     def _resolve_thresholds(
         self, thresholds: float | Mapping[str, float] | None
@@ -81,18 +80,3 @@ class Tags:
                 f"threshold: {unknown[0]!r} is none of the {len(self.labels)} classes{suggestion}"
             )
         return tuple((by_name | dict(thresholds or {})).values())
-
-
-@dataclasses.dataclass(frozen=True)
-class Embedding:
-    """The output of the network's last layer before the classes.
-
-    Attributes:
-      embedding: float32 [channels], mean over the frames, or over the means of the segments.
-      frame_embeddings: float32 [frames, channels].
-      frame_times: [frames], seconds at which each frame is centred.
-    """
-
-    embedding: np.ndarray
-    frame_embeddings: np.ndarray
-    frame_times: np.ndarray

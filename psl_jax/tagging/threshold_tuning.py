@@ -8,7 +8,7 @@ count for the classes that are unknown in it. Scores are counted in bins, so tha
 grow with the split.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy import special
@@ -16,7 +16,7 @@ from scipy import special
 from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.source import Source
-from psl_jax.networks.trained_model import DEFAULT_THRESHOLD, Thresholds
+from psl_jax.networks.trained_model import DEFAULT_THRESHOLD
 from psl_jax.runtime import progress
 from psl_jax.tagging.event_evaluation import score_clips
 from psl_jax.tagging.events import EventSettings, smooth_rows
@@ -27,7 +27,6 @@ from psl_jax.tagging.windowing import FRAME_SECONDS
 CANDIDATES = np.array([float(f"{p:.4g}") for p in special.expit(np.arange(-7.0, 7.01, 0.05))])
 # Rows of the filter by default: the best of those measured in docs/RESULTS.md.
 MEDIAN_FILTER = 7
-_NO_FILTER = EventSettings()
 FEW_CLIPS = 5  # the threshold of a class with so many clips, or fewer, is uncertain
 
 
@@ -47,34 +46,25 @@ class Counts:
         np.add.at(self.all, (classes, bins), truth >= 0)
         np.add.at(self.true, (classes, bins), truth > 0)
 
-    def compute_f1(
-        self, true_counts: np.ndarray | None = None, all_counts: np.ndarray | None = None
-    ) -> np.ndarray:
-        """Computes F1 [classes, candidates] at each threshold; 0 where nothing is true or found.
+    def compute_f1(self) -> np.ndarray:
+        """Computes F1 [classes, candidates] at each threshold; 0 where nothing is true or found."""
+        return _compute_f1(self.true, self.all)
 
-        true_counts, all_counts: counts [classes, bins] to use instead of these.
-        """
-        true_counts, all_counts = (
-            (self.true, self.all)
-            if true_counts is None or all_counts is None
-            else (true_counts, all_counts)
-        )
-        hits, num_found = (
-            x[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:] for x in (true_counts, all_counts)
-        )
-        return np.asarray(
-            2 * hits / np.maximum(true_counts.sum(axis=1, keepdims=True) + num_found, 1)
-        )
+    def compute_joint_f1(self) -> np.ndarray:
+        """Computes F1 [candidates] of all classes' counts together."""
+        return _compute_f1(*(x.sum(axis=0, keepdims=True) for x in (self.true, self.all)))[0]
 
     @property
     def num_true(self) -> np.ndarray:
         """Number of true rows or clips of each class [classes]."""
         return np.asarray(self.true.sum(axis=1))
 
-    def compute_joint_f1(self) -> np.ndarray:
-        """Computes F1 [candidates] of all classes' counts together."""
-        counts = (x.sum(axis=0, keepdims=True) for x in (self.true, self.all))
-        return np.asarray(self.compute_f1(*counts)[0])
+
+def _compute_f1(true_counts: np.ndarray, all_counts: np.ndarray) -> np.ndarray:
+    """Computes F1 [classes, candidates] of counts [classes, bins]."""
+    hits, num_found = (x[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:] for x in (true_counts, all_counts))
+    num_true = true_counts.sum(axis=1, keepdims=True)
+    return np.asarray(2 * hits / np.maximum(num_true + num_found, 1))
 
 
 class TuningResult(NamedTuple):
@@ -97,19 +87,13 @@ class TuningResult(NamedTuple):
         """Whether the split has each class: bool [classes]."""
         return self.num_true > 0
 
-    def as_thresholds(self, tuned_on: dict[str, Any]) -> Thresholds:
-        return Thresholds(tuple(map(float, self.thresholds)), tuned_on)
-
 
 def tune(counts: Counts, unit: str) -> TuningResult:
     """Finds the threshold of best F1 for each class; of equally good ones the middle one."""
-    f1 = counts.compute_f1()
-    best = np.array([_choose_middle(np.flatnonzero(row == row.max())) for row in f1])
-    joint_f1 = counts.compute_joint_f1()
-    common = float(CANDIDATES[_choose_middle(np.flatnonzero(joint_f1 == joint_f1.max()))])
-    has_clips = counts.num_true > 0
-    thresholds = np.where(has_clips, CANDIDATES[best], common)
-    default_f1 = compute_f1_at(counts, np.full(len(f1), DEFAULT_THRESHOLD))
+    best = [_choose_best(f1) for f1 in counts.compute_f1()]
+    common = _choose_best(counts.compute_joint_f1())
+    thresholds = np.where(counts.num_true > 0, best, common)
+    default_f1 = compute_f1_at(counts, np.full(len(best), DEFAULT_THRESHOLD))
     return TuningResult(
         unit, counts.num_true, thresholds, compute_f1_at(counts, thresholds), default_f1, common
     )
@@ -121,21 +105,16 @@ def compute_f1_at(counts: Counts, thresholds: np.ndarray) -> np.ndarray:
     return counts.compute_f1()[np.arange(len(thresholds)), places]
 
 
-def _choose_middle(places: np.ndarray) -> int:
-    return int(places[len(places) // 2])
+def _choose_best(f1: np.ndarray) -> float:
+    places = np.flatnonzero(f1 == f1.max())
+    return float(CANDIDATES[places[len(places) // 2]])
 
 
 def count_scores(
-    tagger: Tagger,
-    source: Source,
-    settings: EventSettings = _NO_FILTER,
-    *,
-    show_bar: bool = False,
+    tagger: Tagger, source: Source, median_filter: int = 1, *, show_bar: bool = False
 ) -> Counts:
-    """Scores a split with the tagger's classes, and counts its rows or its clips.
-
-    settings: of them the smoothing of the scores.
-    """
+    """Scores a split with the tagger's classes, and counts its rows or its clips."""
+    settings = EventSettings(median_filter=median_filter)
     index, counts_rows = source.index, choose_unit(source.index) == "rows"
     clips = np.flatnonzero(index.annotated) if counts_rows else np.arange(len(index))
     counts = Counts(index.num_classes)

@@ -1,4 +1,4 @@
-"""Cuts audio of any length into windows that fit the network, and joins their outputs.
+"""Cuts audio of any length into segments for the network, and joins their outputs.
 
 Output frame i of the network is centred on sample 5120 i of its input: 32 input frames, one every
 160 samples, make one. So the scores over time of a file form a regular grid, a row every 0.32 s.
@@ -18,22 +18,11 @@ FRAME_SECONDS = FRAME_SAMPLES / SAMPLE_RATE
 # The reflection of a window's audio follows it, as the front end reflects audio at its end.
 REFLECTION = WINDOW // 2
 
-# Lengths, in output frames, of the arrays that hold whole waveforms: 1.3 s to 41 s. Longer
-# waveforms are cut into overlapping windows of the greatest length.
-WHOLE_LENGTHS = (4, 8, 16, 32, 64, 128)
-
-# Output frame i depends on the input frames from 32 i - REACH to 32 i + REACH and on no others.
-REACH = 245
-
 # A segment's first and last frame lie beside the network's padding, and are unreliable. Without
 # more segments the first and the last row of a file would be just these frames. So a further
 # segment at each end covers the waveform's reflection past that end: half a segment, and at most a
 # second (docs/RESULTS.md).
 LONGEST_LEAD = SAMPLE_RATE
-
-# So many output frames next to a cut are left out. An output frame depends on 245 input frames on
-# either side, and the two input frames next to the cut are reflections: 247 make 8 output frames.
-MARGIN = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +37,6 @@ class Window:
       first_frame, stop_frame: the output frames to be used.
       num_settled: number of rows of the grid that no later window adds to.
       is_last: whether no window follows.
-      loudest: loudest value of the whole log-mel spectrogram in dB; NaN: that of this window.
       is_inside: whether it holds no reflection, so that it counts in the waveform's score.
     """
 
@@ -58,9 +46,8 @@ class Window:
     size: int
     first_frame: int
     stop_frame: int
-    num_settled: int
-    is_last: bool
-    loudest: float = np.nan
+    num_settled: int = 0
+    is_last: bool = False
     is_inside: bool = True
 
     def write(self, row: np.ndarray) -> None:
@@ -72,6 +59,27 @@ class Window:
         row[samples : samples + len(reflected)] = reverse(reflected)
 
 
+class WindowCutter:
+    """Cuts `length` samples every `step` (at most `length`) from blocks: (onset, samples)."""
+
+    def __init__(self, length: int, step: int):
+        self._length, self._step = length, step
+        self._waiting_samples, self._onset = np.zeros(0, np.int16), 0
+
+    def add(self, block: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        waiting_samples = self._waiting_samples
+        samples = np.concatenate([waiting_samples, block]) if len(waiting_samples) else block
+        num_skipped = 0
+        while len(samples) > num_skipped + self._length:
+            yield self._onset, samples[num_skipped : num_skipped + self._length]
+            self._onset, num_skipped = self._onset + self._step, num_skipped + self._step
+        self._waiting_samples = samples[num_skipped:]
+
+    def finish(self) -> tuple[int, np.ndarray]:
+        """Returns the remaining samples, at most `length` of them."""
+        return self._onset, self._waiting_samples
+
+
 class SegmentCutter:
     """Cuts a waveform that comes in blocks into its segments, each a window.
 
@@ -79,18 +87,16 @@ class SegmentCutter:
     not begin a hop after the one before. A waveform shorter than a segment is one segment. A
     further window begins before the waveform, with its reflection, and another one ends after it. A
     window comes out when the next one has begun: only then we know the rows that it settles.
+
+    Attributes:
+      newest: the segment that was cut last and is still held back.
     """
 
     def __init__(self, segmentation: Segmentation):
         self._length, self._hop = segmentation.segment_samples, segmentation.hop_samples
         self._lead_samples = min(self._length // 2, LONGEST_LEAD)
-        self._cutter = _WindowCutter(self._length, self._hop)
-        self._previous: Window | None = None
-
-    @property
-    def newest(self) -> Window | None:
-        """The segment that was cut last and is still held back."""
-        return self._previous
+        self._cutter = WindowCutter(self._length, self._hop)
+        self.newest: Window | None = None
 
     def add(self, block: np.ndarray) -> Iterator[Window]:
         for onset, audio in self._cutter.add(block):
@@ -99,56 +105,53 @@ class SegmentCutter:
     def finish(self) -> Iterator[Window]:
         """Yields the last windows."""
         yield from self._advance(*self._cutter.finish())
-        assert self._previous is not None
-        window_after = self._make_after(self._previous)
-        yield dataclasses.replace(self._previous, num_settled=_find_row(window_after.onset))
+        assert self.newest is not None
+        window_after = self._make_after(self.newest)
+        yield dataclasses.replace(self.newest, num_settled=_find_row(window_after.onset))
         yield window_after
 
     def _advance(self, onset: int, audio: np.ndarray) -> Iterator[Window]:
-        segment_samples, previous = self._length, self._previous
+        previous = self.newest
         if previous is None:
             yield self._make_before(audio)
         else:
-            if len(audio) < segment_samples:  # the last one begins in the one before it
+            if len(audio) < self._length:  # the last one begins in the one before it
                 end = onset + len(audio)
-                audio = np.concatenate([previous.audio[: self._hop], audio])[-segment_samples:]
-                onset = end - segment_samples
+                audio = np.concatenate([previous.audio[: self._hop], audio])[-self._length :]
+                onset = end - self._length
             yield dataclasses.replace(previous, num_settled=_find_row(onset))
-        frames = len(audio) // FRAME_SAMPLES + 1
-        size = segment_samples + REFLECTION
-        self._previous = Window(audio, onset, onset + len(audio), size, 0, frames, 0, False)
+        self.newest = self._make(audio, onset, onset + len(audio), 0, _count_frames(audio))
 
     def _make_before(self, audio: np.ndarray) -> Window:
         """Makes the window over the start of a waveform that begins with `audio`."""
         reflected = reverse(audio[1 : min(self._lead_samples, len(audio) - 1) + 1])
-        heard_samples = audio[: self._length - len(reflected)]
-        audio, onset = np.concatenate([reflected, heard_samples]), -len(reflected)
+        end = min(self._length - len(reflected), len(audio))
+        audio, onset = np.concatenate([reflected, audio[:end]]), -len(reflected)
         # Frames before the start are left out.
-        first, stop = -_find_row(onset), len(audio) // FRAME_SAMPLES + 1
-        return self._make_outside(audio, onset, len(heard_samples), first, stop)
+        window = self._make(audio, onset, end, -_find_row(onset), _count_frames(audio))
+        return dataclasses.replace(window, is_inside=False)
 
     def _make_after(self, last: Window) -> Window:
         """Makes the window over the end of the waveform, whose last segment is `last`."""
         reflected = reverse(last.audio[:-1][-min(self._lead_samples, len(last.audio) - 1) :])
-        heard_samples = last.audio[-(self._length - len(reflected)) :]
-        audio, onset = np.concatenate([heard_samples, reflected]), last.end - len(heard_samples)
+        inside = last.audio[-(self._length - len(reflected)) :]
+        audio, onset = np.concatenate([inside, reflected]), last.end - len(inside)
         # Frames after the end are left out.
-        num_inside = last.end // FRAME_SAMPLES - _find_row(onset) + 1
-        stop = min(max(num_inside, 1), len(audio) // FRAME_SAMPLES + 1)
-        return dataclasses.replace(
-            self._make_outside(audio, onset, last.end, 0, stop), is_last=True
-        )
+        num_inside = max(last.end // FRAME_SAMPLES - _find_row(onset) + 1, 1)
+        window = self._make(audio, onset, last.end, 0, min(num_inside, _count_frames(audio)))
+        return dataclasses.replace(window, is_inside=False, is_last=True)
 
-    def _make_outside(
-        self, audio: np.ndarray, onset: int, end: int, first: int, stop: int
-    ) -> Window:
-        size = self._length + REFLECTION
-        return Window(audio, onset, end, size, first, stop, 0, False, is_inside=False)
+    def _make(self, audio: np.ndarray, onset: int, end: int, first: int, stop: int) -> Window:
+        return Window(audio, onset, end, self._length + REFLECTION, first, stop)
 
 
 def _find_row(onset: int) -> int:
     """Finds the row that a window's first frame belongs to."""
     return (onset + FRAME_SAMPLES // 2) // FRAME_SAMPLES
+
+
+def _count_frames(audio: np.ndarray) -> int:
+    return len(audio) // FRAME_SAMPLES + 1
 
 
 def cut_segments(blocks: Iterable[np.ndarray], segmentation: Segmentation) -> Iterator[Window]:
@@ -159,132 +162,57 @@ def cut_segments(blocks: Iterable[np.ndarray], segmentation: Segmentation) -> It
     yield from cutter.finish()
 
 
-def cut_whole(blocks: Iterable[np.ndarray], loudest: float = np.nan) -> Iterator[Window]:
-    """Cuts windows whose output frames equal those of the whole waveform in one pass.
-
-    Windows overlap by the audio that a frame depends on. A frame also depends on `loudest`, from
-    which the dynamic range is measured.
-    """
-    max_length = WHOLE_LENGTHS[-1]
-    step_frames = max_length - 2 * MARGIN
-    for onset, audio, is_last in _cut_windows(
-        blocks, compute_capacity(max_length), step_frames * FRAME_SAMPLES
-    ):
-        first_frame = MARGIN if onset else 0
-        stop_frame = len(audio) // FRAME_SAMPLES + 1 if is_last else max_length - MARGIN
-        length = max_length
-        if is_last and onset == 0:
-            length = next(n for n in WHOLE_LENGTHS if len(audio) <= compute_capacity(n))
-        num_settled = onset // FRAME_SAMPLES + stop_frame
-        size = compute_capacity(length) + REFLECTION
-        end = onset + len(audio)
-        yield Window(
-            audio, onset, end, size, first_frame, stop_frame, num_settled, is_last, loudest
-        )
-
-
-def compute_capacity(num_output_frames: int) -> int:
-    """Computes the samples that fit an array of output frames, with room for the reflection."""
-    return FRAME_SAMPLES * num_output_frames - 1 - REFLECTION
-
-
-class _WindowCutter:
-    """Cuts windows of `length` samples every `step` (at most `length`): (onset, samples)."""
-
-    def __init__(self, length: int, step: int):
-        self._length, self._step = length, step
-        self._waiting_samples, self._onset = np.zeros(0, np.int16), 0
-
-    def add(self, block: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        samples = (
-            np.concatenate([self._waiting_samples, block]) if len(self._waiting_samples) else block
-        )
-        num_skipped = 0
-        while len(samples) > num_skipped + self._length:
-            yield self._onset, samples[num_skipped : num_skipped + self._length]
-            self._onset, num_skipped = self._onset + self._step, num_skipped + self._step
-        self._waiting_samples = samples[num_skipped:]
-
-    def finish(self) -> tuple[int, np.ndarray]:
-        """Returns the last window, of the remaining samples: from 0 to `length` of them."""
-        return self._onset, self._waiting_samples
-
-
-def _cut_windows(
-    blocks: Iterable[np.ndarray], length: int, step: int
-) -> Iterator[tuple[int, np.ndarray, bool]]:
-    """Yields (onset, samples, is_last) of the windows over all blocks."""
-    cutter = _WindowCutter(length, step)
-    for block in blocks:
-        for onset, audio in cutter.add(block):
-            yield onset, audio, False
-    yield *cutter.finish(), True
-
-
 class Timeline:
     """Puts the output frames of a waveform's windows on the regular grid of rows.
 
-    A row is the mean of the frames centred within 0.16 s of its time. Of the whole waveform in one
-    pass that is one frame. Of overlapping segments there are several, and those in the middle of
-    their segment weigh more than those at its ends, where the network has audio on one side only.
+    A row is the mean of the frames centred within 0.16 s of its time. Those in the middle of their
+    segment weigh more than those at its ends, where the network has audio on one side only.
+
+    Attributes:
+      seconds: length of the waveform so far.
     """
 
-    def __init__(self, has_segments: bool):
-        self.has_segments = has_segments
+    def __init__(self) -> None:
         self.seconds = 0.0
         self._start = 0  # number of the first row that is not complete
-        self._sums = self._counts = self._total = np.zeros(0)
-        self._num_summands = 0
+        self._sums = self._weights = self._total = np.zeros(0)
+        self._num_segments = 0
 
     @property
     def score(self) -> np.ndarray:
-        """Values of the waveform: mean over its frames, or over the means of its segments."""
-        return (self._total / max(self._num_summands, 1)).astype(np.float32)
+        """Values of the waveform: the mean over the means of its segments."""
+        return (self._total / max(self._num_segments, 1)).astype(np.float32)
 
     def add(self, window: Window, frames: np.ndarray) -> np.ndarray:
         """Takes a window's output [frames, values]; returns the rows [n, values] now complete."""
         frame_slice = slice(window.first_frame, window.stop_frame)
         used_frames = frames[frame_slice].astype(np.float64)
-        centres = window.onset + FRAME_SAMPLES * np.arange(window.first_frame, window.stop_frame)
-        rows = (centres + FRAME_SAMPLES // 2) // FRAME_SAMPLES - self._start
-        self._grow(int(rows[-1]) + 1, used_frames.shape[1])
-        weights = np.ones(len(used_frames))
-        if self.has_segments:
-            weights = compute_taper(len(window.audio) // FRAME_SAMPLES + 1)[frame_slice]
-        row_slice = slice(int(rows[0]), int(rows[-1]) + 1)  # they follow one another
-        self._sums[row_slice] += used_frames * weights[:, None]
-        self._counts[row_slice] += weights
-        if window.is_inside:
-            self._total = self._total + (
-                used_frames.mean(axis=0) if self.has_segments else used_frames.sum(axis=0)
-            )
-            self._num_summands += 1 if self.has_segments else len(used_frames)
-        self.seconds = window.end / SAMPLE_RATE
-        if window.is_last:
-            self._fold(max(window.end // FRAME_SAMPLES + 1 - self._start, 1))
-            return self._take(len(self._sums))
-        return self._take(window.num_settled - self._start)
-
-    def _grow(self, num_rows: int, num_values: int) -> None:
-        num_missing = num_rows - len(self._sums)
-        if num_missing > 0:
+        weights = compute_taper(_count_frames(window.audio))[frame_slice]
+        first_row = _find_row(window.onset + FRAME_SAMPLES * window.first_frame) - self._start
+        row_slice = slice(first_row, first_row + len(used_frames))
+        if (num_missing := row_slice.stop - len(self._sums)) > 0:
+            num_values = used_frames.shape[1]
             sums = self._sums.reshape(-1, num_values)
             self._sums = np.concatenate([sums, np.zeros((num_missing, num_values))])
-            self._counts = np.concatenate([self._counts, np.zeros(num_missing)])
-        if not len(self._total):
-            self._total = np.zeros(num_values)
-
-    def _fold(self, num_rows: int) -> None:
-        """Leaves at most `num_rows` rows: adds those past the waveform's end to the last one."""
-        if num_rows >= len(self._sums):
-            return
-        for array in (self._sums, self._counts):
-            array[num_rows - 1] += array[num_rows:].sum(axis=0)
-        self._sums, self._counts = self._sums[:num_rows], self._counts[:num_rows]
+            self._weights = np.concatenate([self._weights, np.zeros(num_missing)])
+        self._sums[row_slice] += used_frames * weights[:, None]
+        self._weights[row_slice] += weights
+        if window.is_inside:
+            mean = used_frames.mean(axis=0)
+            self._total = self._total + mean if self._num_segments else mean
+            self._num_segments += 1
+        self.seconds = window.end / SAMPLE_RATE
+        if not window.is_last:
+            return self._take(window.num_settled - self._start)
+        # Rows past the waveform's end are added to its last one.
+        num_rows = max(window.end // FRAME_SAMPLES + 1 - self._start, 1)
+        for array in (self._sums, self._weights):
+            array[num_rows - 1 : num_rows] += array[num_rows:].sum(axis=0)
+        return self._take(num_rows)
 
     def _take(self, num_rows: int) -> np.ndarray:
-        means = self._sums[:num_rows] / self._counts[:num_rows, None]
-        self._sums, self._counts = self._sums[num_rows:], self._counts[num_rows:]
+        means = self._sums[:num_rows] / self._weights[:num_rows, None]
+        self._sums, self._weights = self._sums[num_rows:], self._weights[num_rows:]
         self._start += len(means)
         return means.astype(np.float32)
 

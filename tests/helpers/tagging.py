@@ -49,7 +49,7 @@ def _model(blocks: tuple) -> Model:
     )
     info = ModelInfo(LABELS, WIDTH, 2.0, name="small", origin={"averaged_steps": [1]})
     plain = Tagger(Model(network, Variables(params, stats), info))
-    embedding = plain.embed(recording(8.0), 16_000, segment_seconds=2.0).frame_embeddings
+    embedding = plain.tag(recording(8.0), 16_000, embeddings=True).frame_embeddings
     kernel = np.random.default_rng(0).standard_normal((embedding.shape[1], len(LABELS)))
     logits = embedding @ kernel
     scale = 2.5 / logits.std(axis=0)

@@ -13,7 +13,7 @@ from psl_jax.data.clip_index import ClipIndex, ragged
 from psl_jax.scoring import event_metrics
 from psl_jax.scoring.event_metrics import StepScores
 from psl_jax.tagging.event_evaluation import make_steps
-from psl_jax.tagging.events import EventFinder, EventSettings
+from psl_jax.tagging.events import EventSettings, find_events
 
 CLASSES, CLIPS = 4, 30
 Events = list[list[tuple[float, float, int]]]
@@ -107,9 +107,8 @@ def test_f1_is_that_of_sed_eval_for_the_events_that_tag_finds(split):
     true = list_events(index)
     for clip_id, clip in zip(map(str, index.ids), steps, strict=True):
         seconds = float(clip.edges[-1])
-        finder = EventFinder(EventSettings(thresholds), names)
-        finder.add(clip.scores)
-        found = [event[:3] for event in finder.finish(seconds)]
+        settings = EventSettings(thresholds)
+        found = [event[:3] for event in find_events(clip.scores, settings, names, seconds)]
         lists = [
             MetaDataContainer(
                 [

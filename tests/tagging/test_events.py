@@ -1,4 +1,4 @@
-"""Events: hysteresis and median filter, the same however the rows come."""
+"""Events: hysteresis and median filter."""
 
 import itertools
 
@@ -7,18 +7,16 @@ import pytest
 from scipy import ndimage
 
 from psl_jax.runtime.errors import UserError
-from psl_jax.tagging.events import Event, EventFinder, EventSettings
+from psl_jax.tagging import events
+from psl_jax.tagging.events import Event, EventSettings, find_events
 
 
 def names(rows: np.ndarray) -> list[str]:
     return [f"{label}" for label in range(rows.shape[1])]
 
 
-def found(rows: np.ndarray, settings: EventSettings, cuts=()) -> list[Event]:
-    finder = EventFinder(settings, names(rows))
-    for part in np.split(rows, cuts):
-        finder.add(part)
-    return finder.finish(len(rows) * 0.32)
+def found(rows: np.ndarray, settings: EventSettings) -> list[Event]:
+    return find_events(rows, settings, names(rows), len(rows) * 0.32)
 
 
 def expected(rows: np.ndarray, settings: EventSettings) -> list[tuple]:
@@ -40,19 +38,18 @@ def expected(rows: np.ndarray, settings: EventSettings) -> list[tuple]:
 
 @pytest.mark.parametrize("median", [1, 3, 7])
 @pytest.mark.parametrize(("high", "low"), [(0.5, None), (0.8, 0.4), (0.9, 0.05)])
-def test_streamed_events_are_those_of_the_definition(median, high, low):
+def test_events_are_those_of_the_definition(median, high, low, monkeypatch):
+    monkeypatch.setattr(events, "_CLASSES_AT_ONCE", 3)
     rng = np.random.default_rng(median)
     settings = EventSettings(high, low, median)
     for length in [1, 2, 3, 5, 40, 400]:
         steps = rng.normal(scale=0.2, size=(length, 4)).cumsum(axis=0)
         rows = (1 / (1 + np.exp(-steps))).astype(np.float32)
-        reference = expected(rows, settings)
-        for cuts in ([], range(1, length), np.sort(rng.integers(0, length + 1, 6))):
-            np.testing.assert_allclose(
-                np.array(found(rows, settings, cuts), float).reshape(-1, 4),
-                np.array(reference).reshape(-1, 4),
-                rtol=1e-6,
-            )
+        np.testing.assert_allclose(
+            np.array(found(rows, settings), float).reshape(-1, 4),
+            np.array(expected(rows, settings)).reshape(-1, 4),
+            rtol=1e-6,
+        )
 
 
 def test_hysteresis_bridges_and_extends():

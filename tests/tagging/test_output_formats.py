@@ -1,8 +1,10 @@
+import tracemalloc
+
 import numpy as np
 import tagging
 
 from psl_jax.tagging import file_tagging
-from psl_jax.tagging.events import Event, EventSettings
+from psl_jax.tagging.events import Event
 from psl_jax.tagging.file_tagging import FileTags, Input
 from psl_jax.tagging.output_formats import (
     TagLimits,
@@ -30,10 +32,7 @@ def test_names_of_outputs_do_not_collide_in_any_order(tmp_path):
 def tags_of(labels, seconds=1.0, events=()):
     """Of a file; the first label has the highest score."""
     scores = np.linspace(0.9, 0.1, len(labels), dtype=np.float32)
-    frames = np.zeros((1, len(labels)), np.float32)
-    return FileTags(
-        Input("x.wav", "x.wav"), labels, seconds, scores, scores, list(events), frames, 0.32
-    )
+    return FileTags(Input("x.wav", "x.wav"), labels, seconds, scores, scores[None], list(events))
 
 
 def test_table_with_long_labels_and_no_events():
@@ -50,11 +49,12 @@ def test_names_with_commas_stay_apart_in_a_table():
 
 
 def test_memory_does_not_grow_with_length():
-    """Of a file no more than some blocks are in memory: rows for pictures are pooled."""
-    collector = file_tagging._Collector(
-        tagging.tagger(), EventSettings(), file_tagging.KeepOptions()
-    )
-    rows = np.zeros((500, len(tagging.LABELS)), np.float32)
+    """The scores over time of a file lie on disk."""
+    file = file_tagging.OpenFile(Input("x.wav", "x.wav"), tagging.tagger())
+    rows = np.zeros((5_000, len(tagging.LABELS)), np.float32)
+    tracemalloc.start()
     for number in range(40):
-        collector.add(rows, 160.0 * number)
-    assert len(collector.pool.rows) <= 2401
+        file.add(rows, 1600.0 * number)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 5 * rows.nbytes

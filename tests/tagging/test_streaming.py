@@ -87,7 +87,7 @@ def test_a_stream_of_another_rate_and_two_channels(model):
 
 
 def test_what_is_no_stream(model):
-    with pytest.raises(UserError, match="segment_seconds above 0"):
+    with pytest.raises(UserError, match="segment_seconds is 0"):
         model.stream(segment_seconds=0)
     with pytest.raises(UserError, match="10 Hz"):
         model.stream(sample_rate=10)

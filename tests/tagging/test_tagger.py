@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import audio_files
-import jax
 import numpy as np
 import pytest
 import tagging
@@ -13,13 +12,9 @@ import tagging
 import psl_jax
 from psl_jax.audio.audio_input import open_blocks
 from psl_jax.audio.segments import Segmentation
-from psl_jax.runtime import parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.scoring.scorer import Scorer
-from psl_jax.tagging import jitted_programs, tagger
-from psl_jax.tagging.windowing import WHOLE_LENGTHS, compute_capacity
-
-pytestmark = pytest.mark.usefixtures("paper_network")
+from psl_jax.tagging import tagger
 
 TOLERANCE = 2e-5
 
@@ -29,36 +24,13 @@ def model():
     return tagging.tagger()
 
 
-def long_recording() -> np.ndarray:
-    """45 s that need two pieces, loud in the first and with digital silence in the second."""
-    audio = tagging.recording(45.0, seed=1) // 2
-    audio[16_000:24_000] = 30_000 * np.sin(np.arange(8_000) / 3)
-    audio[-64_000:-32_000] = 0
-    return audio
-
-
-@pytest.mark.parametrize("length", [1_600, 4_800, 70_001, None])
-def test_whole_waveform_is_one_pass_of_the_network(model, length):
-    audio = tagging.recording(5.0)[:length] if length else long_recording()
-    reference = tagging.network_alone(audio)
-    tags = model.tag(audio, 16_000, segment_seconds=0)
-    assert tags.frame_scores.std(axis=0).max() > 0.05 or len(tags.frame_scores) == 1
-    np.testing.assert_allclose(tags.frame_scores, reference, atol=TOLERANCE)
-    np.testing.assert_allclose(tags.scores, reference.mean(axis=0), atol=TOLERANCE)
-    np.testing.assert_allclose(tags.frame_times, 0.32 * np.arange(len(reference)))
-    assert tags.seconds == len(audio) / 16_000
-
-
-def test_lengths_share_a_few_programs(model):
-    program = jitted_programs.jit_program(model.front_end, "scores")
-    for length in (20_000, 20_001, 23_456, 30_000, 37_777, 40_000, 40_703):
-        model.tag(tagging.recording(2.6)[:length], 16_000, segment_seconds=0)
+def test_files_of_any_length_share_a_program(model):
+    model.tag(tagging.recording(2.6), 16_000)
+    program = tagger.jit_program(model.front_end, embeddings=False)
     before = program._cache_size()
-    for length in (20_100, 25_000, 29_999, 40_001):
-        model.tag(tagging.recording(2.6, seed=2)[:length], 16_000, segment_seconds=0)
+    for seconds in (0.3, 1.9, 2.4, 3.1):
+        model.tag(tagging.recording(seconds), 16_000)
     assert program._cache_size() == before
-    sizes = [compute_capacity(n) for n in WHOLE_LENGTHS]
-    assert sizes[0] > 16_000 and sizes == sorted(sizes)
 
 
 @pytest.mark.parametrize("hop", [None, 0.7, 2.0])
@@ -117,24 +89,28 @@ def test_padding_of_short_segments_has_no_influence_on_scores(model):
 def test_frame_times_are_where_sounds_are(model):
     """Each frame's embedding changes most for a click at the frame's time."""
     quiet = np.random.default_rng(0).normal(0, 0.01, 8 * 16_000).astype(np.float32)
-    before = model.embed(quiet, 16_000)
+    before = model.tag(quiet, 16_000, embeddings=True)
     for second in (2.4, 3.7, 5.0):
         clicked = quiet.copy()
         clicked[round(second * 16_000) : round((second + 0.02) * 16_000)] += 0.5
-        after = model.embed(clicked, 16_000)
+        after = model.tag(clicked, 16_000, embeddings=True)
         change = np.abs(after.frame_embeddings - before.frame_embeddings).sum(axis=1)
         centre = (change * before.frame_times).sum() / change.sum()
         assert abs(centre - second) < 0.16
 
 
 def test_embedding_is_what_the_classifier_sees(model):
-    audio = tagging.recording(3.0)
-    found, tags = (method(audio, 16_000, segment_seconds=0) for method in (model.embed, model.tag))
+    audio = tagging.recording(2.0).astype(np.float32)[None] / 32768
+    program = tagger.jit_program(model.front_end, embeddings=True)
+    values = np.asarray(program(model._network, audio, np.array([32_000])))[0]
+    scores, embeddings = np.split(values, [len(model.labels)], axis=1)
     classifier = tagging.model().variables.params["classifier"]
-    logits = found.frame_embeddings @ classifier["kernel"] + classifier["bias"]
-    np.testing.assert_allclose(1 / (1 + np.exp(-logits)), tags.frame_scores, atol=1e-4)
-    np.testing.assert_allclose(found.embedding, found.frame_embeddings.mean(axis=0), atol=1e-6)
-    np.testing.assert_array_equal(found.frame_times, tags.frame_times)
+    logits = embeddings @ classifier["kernel"] + classifier["bias"]
+    np.testing.assert_allclose(1 / (1 + np.exp(-logits)), scores, atol=1e-4)
+    tags = model.tag(audio[0], 16_000, embeddings=True)  # a single segment
+    np.testing.assert_allclose(tags.embedding, embeddings.mean(axis=0), atol=1e-4)
+    np.testing.assert_allclose(tags.scores, scores.mean(axis=0), atol=TOLERANCE)
+    assert tags.frame_embeddings.shape == (len(tags.frame_times), model.embedding_size)
 
 
 def test_files_and_waveforms_agree(model, tmp_path):
@@ -177,7 +153,11 @@ def test_top_and_events(model):
     best = tags.top(2)
     assert [label for label, _ in best] == [tags.labels[i] for i in np.argsort(-tags.scores)[:2]]
     assert best[0][1] >= best[1][1] and len(tags.top(99)) == len(tags.labels)
-    for event in tags.events(0.6, low_threshold=0.3):
+    with pytest.raises(UserError, match=r"'sirens' is none of the 6 classes \(near: siren\)"):
+        tags.events({"sirens": 0.3})
+    events = tags.events(0.6, low_threshold=0.3)
+    assert events and {event.label for event in events} <= set(tags.labels)
+    for event in events:
         rows = (tags.frame_times >= event.onset) & (tags.frame_times <= event.offset)
         assert tags.frame_scores[rows, tags.labels.index(event.label)].max() == pytest.approx(
             event.score
@@ -202,15 +182,6 @@ def test_top_and_events(model):
             },
             "hop_seconds is 3",
         ),
-        (
-            {
-                "audio": np.zeros(16_000),
-                "sample_rate": 16_000,
-                "segment_seconds": 0,
-                "hop_seconds": 1.0,
-            },
-            "hop_seconds needs segments",
-        ),
     ],
 )
 def test_errors_are_in_words(model, arguments, message):
@@ -233,34 +204,6 @@ def test_importing_is_cheap():
     code = "import psl_jax, sys; assert psl_jax.__version__; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"jax", "tensorflow", "numpy", "flax"} & set(done.stdout.split())
-
-
-def test_front_end_settings_are_the_models(model):
-    assert model.front_end.top_db == tagging.model().info.logmel.top_db
-    assert isinstance(jax.tree.leaves(model._network)[0], jax.Array)
-    assert parallel.local_mesh().size >= 1
-
-
-def test_the_end_of_a_waveform_is_heard(model):
-    """Of 2 s segments a rest under 0.5 s would make none."""
-    audio = tagging.recording(4.4, seed=5)
-    loud = audio.copy()
-    loud[-4_000:] = 30_000 * np.sin(np.arange(4_000) / 3)
-    for hop in (None, 2.0):
-        quiet, heard = (
-            model.tag(x, 16_000, segment_seconds=2.0, hop_seconds=hop).frame_scores
-            for x in (audio, loud)
-        )
-        assert np.abs(quiet[-1] - heard[-1]).max() > 1e-3
-        np.testing.assert_array_equal(quiet[:5], heard[:5])
-
-
-def test_events_have_names(model):
-    tags = model.tag(tagging.recording(6.0), 16_000)
-    events = tags.events(0.3)
-    assert events and {event.label for event in events} <= set(tags.labels)
-    with pytest.raises(UserError, match=r"'sirens' is none of the 6 classes \(near: siren\)"):
-        tags.events({"sirens": 0.3})
 
 
 def test_a_model_from_before_a_fork_is_refused(monkeypatch):

@@ -4,12 +4,8 @@ import numpy as np
 import pytest
 
 from psl_jax.audio.segments import Segmentation
-from psl_jax.networks import mobilenetv2
-from psl_jax.networks.frontend import HOP, WINDOW
 from psl_jax.tagging import windowing
-from psl_jax.tagging.windowing import FRAME_SAMPLES, MaxPool, Timeline, cut_segments, cut_whole
-
-pytestmark = pytest.mark.usefixtures("paper_network")
+from psl_jax.tagging.windowing import FRAME_SAMPLES, MaxPool, Timeline, cut_segments
 
 
 def blocks_of(audio: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
@@ -25,51 +21,10 @@ def centres(piece: windowing.Window) -> np.ndarray:
     return row[: frames * FRAME_SAMPLES : FRAME_SAMPLES, None]
 
 
-def assembled(cut, has_segments: bool) -> tuple[np.ndarray, Timeline]:
-    grid = Timeline(has_segments)
+def assembled(cut) -> tuple[np.ndarray, Timeline]:
+    grid = Timeline()
     rows = [grid.add(piece, centres(piece)) for piece in cut]
     return np.concatenate(rows)[:, 0], grid
-
-
-LENGTHS = [1_600, 5_119, 5_120, 160_000, 160_001, 655_103, 655_104, 655_105, 1_300_000, 2_000_003]
-
-
-@pytest.mark.parametrize("length", LENGTHS)
-def test_whole_waveform_gives_one_row_every_5120_samples(length):
-    rng = np.random.default_rng(length)
-    audio = rng.uniform(-1, 1, length).astype(np.float32)
-    rows, grid = assembled(cut_whole(blocks_of(audio, rng)), has_segments=False)
-    # A waveform of whole rows has one more at its very end, where the reflection begins.
-    expected = np.pad(audio, (0, 1), mode="reflect")[::FRAME_SAMPLES]
-    np.testing.assert_array_equal(rows, expected)
-    assert len(rows) == mobilenetv2.output_frames(1 + length // HOP)
-    assert grid.seconds == length / 16_000
-    np.testing.assert_allclose(grid.score, rows.mean(), rtol=1e-5)
-
-
-def reach() -> int:
-    """How far an output frame sees to each side, from the network's structure; and its stride."""
-    distance, stride = 1, 2  # of the stem
-    for _, _, repeats, first_stride in mobilenetv2.INVERTED_RESIDUALS:
-        for repeat in range(repeats):
-            distance += stride
-            stride *= first_stride if repeat == 0 else 1
-    assert stride * HOP == FRAME_SAMPLES  # every convolution is centred, so frame i is on 32 i
-    return distance
-
-
-def test_pieces_overlap_by_what_a_frame_depends_on():
-    assert reach() == windowing.REACH
-    reflected = -(-WINDOW // 2 // HOP)  # input frames at a cut that hold a reflection
-    assert windowing.REACH + reflected <= windowing.MARGIN * FRAME_SAMPLES // HOP
-    kept = []
-    for piece in cut_whole([np.zeros(3_000_000, np.int16)]):
-        start = piece.onset // FRAME_SAMPLES
-        kept += range(start + piece.first_frame, start + piece.stop_frame)
-        after = (len(piece.audio) - (piece.stop_frame - 1) * FRAME_SAMPLES) // HOP  # input frames
-        assert piece.onset == 0 or piece.first_frame == windowing.MARGIN
-        assert piece.is_last or after >= windowing.REACH + reflected
-    assert kept == list(range(3_000_000 // FRAME_SAMPLES + 1))
 
 
 CUTS = [(2, None), (2, 0.5), (5, 1.3), (0.3, 0.1), (1.9, None)]
@@ -112,7 +67,7 @@ def test_a_row_is_the_weighted_mean_of_the_frames_around_it(seconds, hop):
     for length in rng.integers(1_600, 400_000, 12):
         audio = rng.uniform(-1, 1, length).astype(np.float32)
         cut = list(cut_segments([audio], segmentation))
-        rows, grid = assembled(cut, has_segments=True)
+        rows, grid = assembled(cut)
         values: dict[int, list[tuple[float, float]]] = {}  # with their weights
         means = []
         last = length // FRAME_SAMPLES
@@ -137,7 +92,7 @@ def test_a_row_is_the_weighted_mean_of_the_frames_around_it(seconds, hop):
 
 def test_pieces_are_followed_by_their_reflection():
     audio = np.random.default_rng(0).integers(-99, 99, 5000).astype(np.int16)
-    (piece,) = cut_whole([audio])
+    _, piece, _ = cut_segments([audio], Segmentation(2.0))
     row = np.zeros(piece.size, np.float32)
     piece.write(row)
     np.testing.assert_array_equal(row[:5256] * 32768, np.pad(audio, (0, 256), mode="reflect"))
