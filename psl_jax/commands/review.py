@@ -17,17 +17,28 @@ import argparse
 import contextlib
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
+import numpy as np
+
+from psl_jax.audio.segments import Segmentation
 from psl_jax.commands import serve
-from psl_jax.runtime import cli_entry
+from psl_jax.data import label_manifest
+from psl_jax.data.decision_table import DecisionTable
+from psl_jax.data.segment_loader import Segments
+from psl_jax.data.soft_labels import SoftLabels
+from psl_jax.data.source import Source, open_folder
+from psl_jax.networks.class_lists import find_class, near_names
+from psl_jax.networks.trained_model import DEFAULT_THRESHOLD, Model
+from psl_jax.runtime import cli_entry, distributed, run_files
 from psl_jax.runtime.errors import MissingPackageError, UserError
+from psl_jax.scoring import segment_choice
+from psl_jax.scoring.segment_choice import ChosenSegment
+from psl_jax.tagging import tagging_cli
+from psl_jax.weights.load_model import load_model
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
-    from psl_jax.tagging import tagging_cli
-
     parser = tagging_cli.make_parser("review", __doc__ or "")
     add = parser.add_argument
     add("data", metavar="DATA", help="folder of a prepared data set")
@@ -65,6 +76,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         parser.error("--example and --label go together")
     if not 0 <= parsed.random_share <= 1:
         parser.error(f"--random_share={parsed.random_share:g}: expected 0 to 1")
+    if not 0.1 <= (parsed.segment_seconds or 1) <= 3600:
+        parser.error(f"--segment_seconds={parsed.segment_seconds:g}: expected 0.1 to 3600")
     return parsed
 
 
@@ -74,20 +87,14 @@ def main(arguments: argparse.Namespace) -> None:
         from psl_jax.web import access, review
     except ImportError as error:
         raise MissingPackageError("the web page", f"{error.name}", "serve") from error
-    from psl_jax.data.decision_table import DecisionTable
-    from psl_jax.data.segment_loader import Segments
-    from psl_jax.data.source import open_folder
-    from psl_jax.runtime import distributed
-    from psl_jax.weights.load_model import load_model
-
     with contextlib.closing(serve.listen(arguments.host, arguments.port)) as listener:
         table = DecisionTable(arguments.out, arguments.who)
         distributed.configure()
         model = load_model(arguments.model)
         source = open_folder(arguments.data, arguments.split)
         labels = _open_labels(arguments, source)
-        segmentation = labels.segmentation if labels else _make_segmentation(arguments, model)
-        segments = Segments(source, segmentation)
+        seconds = arguments.segment_seconds or model.info.segment_seconds
+        segments = Segments(source, labels.segmentation if labels else Segmentation(seconds))
         chosen = _choose(arguments, model, segments, labels)
         local = serve.is_local(listener)
         allowed = access.Access(local, listener.getsockname()[0], arguments.token)
@@ -95,27 +102,12 @@ def main(arguments: argparse.Namespace) -> None:
         serve.run_server(review.make_review(page, allowed), listener, arguments.token)
 
 
-def _make_segmentation(arguments: argparse.Namespace, model: Any) -> Any:
-    from psl_jax.audio.segments import Segmentation
-
-    seconds = arguments.segment_seconds or model.info.segment_seconds
-    if not 0.1 <= seconds <= 3600:
-        raise UserError(f"--segment_seconds={seconds:g}: expected 0.1 to 3600")
-    return Segmentation(seconds)
-
-
-def _open_labels(arguments: argparse.Namespace, source: Any) -> Any:
-    """The soft labels of the run, where they are of this split and length; else None."""
-    from psl_jax.data import label_manifest
-    from psl_jax.data.soft_labels import SoftLabels
-    from psl_jax.runtime import files
-    from psl_jax.runtime.run_files import CONFIG
-
+def _open_labels(arguments: argparse.Namespace, source: Source) -> SoftLabels | None:
+    """Opens the soft labels of the run, where they are of this split and length."""
     run = pathlib.Path(arguments.model)
-    if not (run / CONFIG).is_file():
-        return None
-    folder = files.read_json(run / CONFIG).get("soft_labels_dir") or run / "soft_labels"
-    if not label_manifest.are_begun(folder):
+    config = run_files.read_config(run)
+    folder = config.get("soft_labels_dir") or run / "soft_labels"
+    if not config or not label_manifest.are_begun(folder):
         return None
     segmentation = label_manifest.segmentation_of(folder)
     if arguments.segment_seconds in (None, segmentation.seconds):
@@ -125,14 +117,10 @@ def _open_labels(arguments: argparse.Namespace, source: Any) -> Any:
     return None
 
 
-def _choose(arguments: argparse.Namespace, model: Any, segments: Any, labels: Any) -> Any:
-    """The segments in their order, and which classes to ask for."""
-    import numpy as np
-
-    from psl_jax.networks.class_lists import find_class, near_names
-    from psl_jax.networks.trained_model import DEFAULT_THRESHOLD
-    from psl_jax.scoring import segment_choice
-
+def _choose(
+    arguments: argparse.Namespace, model: Model, segments: Segments, labels: SoftLabels | None
+) -> Sequence[ChosenSegment]:
+    """Chooses the segments in their order, and the classes to ask for."""
     classes = segments.source.index.classes
     numbers = segment_choice.draw_candidates(len(segments))
     if len(numbers) < len(segments):
@@ -148,14 +136,17 @@ def _choose(arguments: argparse.Namespace, model: Any, segments: Any, labels: An
         embeddings = segment_choice.score_segments(model, segments, numbers, "embeddings")
         example = _read_example(arguments.example, embeddings.shape[1])
         return segment_choice.choose_similar(numbers, embeddings, example, label)
-    known = [k for k, name in enumerate(classes) if name in model.classes]
-    if unknown := [name for name in classes if name not in model.classes]:
-        print(f"{model.info.name} does not know {len(unknown)} classes, such as {unknown[0]!r}")
-    model = model.for_classes([classes[k] for k in known] or classes)  # names what it lacks
+    is_in_model = np.isin(classes, model.classes)
+    if not is_in_model.all():
+        name = classes[int(np.argmin(is_in_model))]
+        print(f"{model.info.name} lacks {(~is_in_model).sum()} of the classes, such as {name!r}")
+    common_classes = [name for name in classes if name in model.classes]
+    model = model.for_classes(common_classes or classes)  # raises where it has none of them
     scores = np.zeros((len(numbers), len(classes)), np.float32)
-    scores[:, known] = segment_choice.score_segments(model, segments, numbers)
+    scores[:, is_in_model] = segment_choice.score_segments(model, segments, numbers)
     thresholds = np.full(len(classes), DEFAULT_THRESHOLD)
-    thresholds[known] = model.info.thresholds.values if model.info.thresholds else DEFAULT_THRESHOLD
+    if model.info.thresholds:
+        thresholds[is_in_model] = model.info.thresholds.values
     return segment_choice.choose_useful(
         numbers,
         scores,
@@ -165,16 +156,14 @@ def _choose(arguments: argparse.Namespace, model: Any, segments: Any, labels: An
     )
 
 
-def _read_example(path: str, num_channels: int) -> Any:
-    """The embedding [channels] of a sound. Raises UserError."""
-    import numpy as np
-
+def _read_example(path: str, num_channels: int) -> np.ndarray:
+    """Reads the embedding [channels] of a sound. Raises UserError."""
     expected = (
         "expected a file that psl-jax tag RUN SOUND --embeddings --out=DIR wrote with this run"
     )
     try:
         with np.load(path) as stored:
-            embedding = stored["embedding"]
+            embedding: np.ndarray = stored["embedding"]
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"--example={path}: {error}; {expected}") from error
     if embedding.shape != (num_channels,):

@@ -19,9 +19,10 @@ import urllib.parse
 from collections.abc import Sequence
 from typing import Any
 
-from psl_jax.runtime import cli_entry
+from psl_jax.data.decision_table import DecisionTable
+from psl_jax.runtime import cli_entry, distributed, interrupts
 from psl_jax.runtime.errors import MissingPackageError, UserError
-from psl_jax.tagging import tagging_cli
+from psl_jax.tagging import tagger, tagging_cli
 
 TOKEN_VARIABLE = "PSL_JAX_TOKEN"
 TABLE = "corrections.csv"  # of decisions, in the working directory
@@ -113,11 +114,6 @@ def main(arguments: argparse.Namespace) -> int:
         from psl_jax.web import access, application, service
     except ImportError as error:
         raise MissingPackageError("the web page", f"{error.name}", "serve") from error
-    from psl_jax.data.decision_table import DecisionTable
-    from psl_jax.runtime import distributed
-    from psl_jax.tagging import tagger
-
-    tagging_cli.make_event_settings(arguments)  # what is wrong is told before the model is loaded
     if arguments.max_megabytes <= 0 or arguments.max_minutes <= 0:
         raise UserError("max_megabytes and max_minutes must be above 0")
     limits = service.Limits(arguments.max_megabytes, arguments.max_minutes)
@@ -131,7 +127,7 @@ def main(arguments: argparse.Namespace) -> int:
         distributed.configure()
         model = tagger.load(arguments.model)
         settings = tagging_cli.make_event_settings(arguments, model)
-        segmentation = tagging_cli.make_segmentation(arguments, model)
+        segmentation = model.segmentation(arguments.segment_seconds, arguments.hop_seconds)
         served = service.Service(model, segmentation, settings, limits)
         threading.Thread(target=served.warm_up, daemon=True).start()
         run_server(application.make_application(served, allowed, table), listener, arguments.token)
@@ -141,8 +137,6 @@ def main(arguments: argparse.Namespace) -> int:
 def run_server(app: Any, listener: socket.socket, token: str) -> None:
     """Says where the page is, and serves until interrupted."""
     import uvicorn
-
-    from psl_jax.runtime import interrupts
 
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
@@ -161,21 +155,14 @@ def is_local(listener: socket.socket) -> bool:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket bound to an address. Raises UserError where that is not possible."""
-    with contextlib.ExitStack() as undo:
-        try:
-            family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-            listener = undo.enter_context(socket.socket(family, socket.SOCK_STREAM))
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-            listener.listen()
-        except (OSError, OverflowError) as error:
-            raise UserError(
-                f"cannot listen on {host}, port {port}: {error}. Choose others with --host and "
-                "--port"
-            ) from error
-        undo.pop_all()
-    return listener
+    """Opens a socket at an address. Raises UserError where that is not possible."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address, family=family)
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"cannot listen on {host}, port {port}: {error}. Choose others with --host and --port"
+        ) from error
 
 
 if __name__ == "__main__":

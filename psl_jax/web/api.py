@@ -9,13 +9,17 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response, StreamingResponse
 
 import psl_jax
-from psl_jax.audio.segments import Segmentation
 from psl_jax.tagging import output_formats
-from psl_jax.tagging.events import EventSettings
 from psl_jax.tagging.file_tagging import FileTags
 from psl_jax.tagging.windowing import FRAME_SECONDS
 from psl_jax.web.access import Access
-from psl_jax.web.forms import TagSettings, TagUpload, Threshold, split_thresholds
+from psl_jax.web.forms import (
+    TagUpload,
+    Threshold,
+    UsedSettings,
+    describe_settings,
+    make_segmentation,
+)
 from psl_jax.web.service import Job, Service
 from psl_jax.web.uploads import Uploads
 
@@ -37,15 +41,6 @@ class Event(BaseModel):
     offset: Seconds
     label: str
     score: Probability
-
-
-class UsedSettings(BaseModel):
-    threshold: Threshold = Field(description="of classes without one of their own")
-    thresholds: dict[str, Threshold] = Field(description="of classes with one of their own")
-    low_threshold: float | None
-    median_filter: int
-    segment_seconds: float | None = Field(description="null: the file whole")
-    hop_seconds: float | None
 
 
 class Frames(BaseModel):
@@ -125,15 +120,17 @@ def make_routes(service: Service, uploads: Uploads, access: Access) -> APIRouter
         dependencies=checks,
     )
     async def tag(request: Request, query: Annotated[TagUpload, Query()]) -> Response:
-        query.resolve(service)  # a wrong setting is refused before the file is received
+        # A wrong setting is refused before the file is received.
+        query.make_event_settings(service), make_segmentation(query.hop_seconds, service)
 
-        def work(path: str, name: str, upload: TagUpload, job: Job) -> Response:
-            settings = upload.resolve(service)
-            tags = service.tag(
-                path, name, job, settings.events, settings.segmentation, settings.frames
-            )
-            text = _make_answer(tags, settings, service).model_dump_json(exclude={"frames"})
-            if not settings.frames:
+        def work(job: Job, upload: TagUpload) -> Response:
+            events = upload.make_event_settings(service)
+            segmentation = make_segmentation(upload.hop_seconds, service)
+            tags = service.tag(job, events, segmentation)
+            settings = describe_settings(events, segmentation, tags.labels)
+            answer = _make_answer(tags, settings, upload.top_k, service.tagger.info.name)
+            text = answer.model_dump_json(exclude={"frames"})
+            if not upload.frames:
                 return Response(text, media_type="application/json")
             return StreamingResponse(_add_frames(text, tags), media_type="application/json")
 
@@ -147,12 +144,12 @@ def make_routes(service: Service, uploads: Uploads, access: Access) -> APIRouter
         dependencies=checks,
     )
     async def labels() -> Labels:
-        names = service.tagger.labels
-        thresholds = service.settings.get_thresholds(len(names)).astype(float).round(6)
-        pairs = zip(names, thresholds.tolist(), strict=True)
+        thresholds = service.settings.get_threshold_by_class(service.tagger.labels)
         return Labels(
             model=service.tagger.info.name,
-            labels=[Label(label=name, threshold=threshold) for name, threshold in pairs],
+            labels=[
+                Label(label=name, threshold=threshold) for name, threshold in thresholds.items()
+            ],
             settings=make_default_settings(service),
         )
 
@@ -188,55 +185,30 @@ def _describe_body() -> dict[str, Any]:
 
 def make_default_settings(service: Service) -> UsedSettings:
     """Makes the settings of a request that gives none."""
-    common_threshold, class_thresholds = split_thresholds(service.settings, service.tagger.labels)
-    return _make_used_settings(
-        common_threshold, class_thresholds, service.settings, service.segmentation
-    )
+    return describe_settings(service.settings, service.segmentation, service.tagger.labels)
 
 
-def _make_used_settings(
-    common_threshold: float,
-    class_thresholds: dict[str, float],
-    events: EventSettings,
-    segmentation: Segmentation | None,
-) -> UsedSettings:
-    return UsedSettings(
-        threshold=common_threshold,
-        thresholds=class_thresholds,
-        low_threshold=events.low_threshold,
-        median_filter=events.median_filter,
-        segment_seconds=segmentation.seconds if segmentation else None,
-        hop_seconds=segmentation.hop_seconds if segmentation else None,
-    )
-
-
-def _make_answer(tags: FileTags, settings: TagSettings, service: Service) -> Tagged:
-    content = output_formats.to_json(tags, output_formats.TagLimits(settings.num_tags))
-    class_thresholds, common_threshold = settings.class_thresholds, settings.common_threshold
+def _make_answer(tags: FileTags, settings: UsedSettings, num_tags: int, model: str) -> Tagged:
+    content = output_formats.to_json(tags, output_formats.TagLimits(num_tags))
     return Tagged(
         name=content["file"],
-        model=service.tagger.info.name,
+        model=model,
         seconds=content["seconds"],
         tags=[
-            Tag(**tag, threshold=class_thresholds.get(tag["label"], common_threshold))
+            Tag(**tag, threshold=settings.thresholds.get(tag["label"], settings.threshold))
             for tag in content["tags"]
         ],
         events=[Event(**event) for event in content["events"]],
-        settings=_make_used_settings(
-            common_threshold, class_thresholds, settings.events, settings.segmentation
-        ),
+        settings=settings,
     )
 
 
 def _add_frames(answer: str, tags: FileTags) -> Iterator[str]:
     """Yields the JSON of an answer with all scores over time, of which an hour fills 40 MB."""
-    assert tags.rows is not None
     labels = json.dumps(list(tags.labels))
     yield answer[:-1]
     yield f', "frames": {{"seconds": {FRAME_SECONDS}, "labels": {labels}, "scores": ['
-    separator = ""
-    for block in tags.rows:
-        lines = ("[" + ", ".join(f"{x:.4f}" for x in row) + "]" for row in block.tolist())
-        yield separator + ",\n".join(lines)
-        separator = ",\n"
+    for number, row in enumerate(tags.rows):
+        separator = ",\n" if number else ""
+        yield f"{separator}[{', '.join(f'{score:.4f}' for score in row.tolist())}]"
     yield "]}}"

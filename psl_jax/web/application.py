@@ -28,7 +28,7 @@ from psl_jax.networks.class_lists import clean_name
 from psl_jax.web import api, forms
 from psl_jax.web.access import Access
 from psl_jax.web.service import CancelledError, Job, RefusedError, Service, read_chunks
-from psl_jax.web.uploads import Uploads, receive_samples, receive_thresholds
+from psl_jax.web.uploads import Uploads, drain, receive_samples, receive_thresholds
 
 
 def make_base(access: Access) -> FastAPI:
@@ -83,6 +83,8 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RefusedError)
     async def answer_refusal(request: Request, error: RefusedError) -> Response:
+        if error.status not in (401, 403):
+            await drain(request)
         headers = {429: {"Retry-After": "10"}, 401: {"WWW-Authenticate": "Bearer"}}
         content = {"error": str(error), "kind": error.kind}
         return JSONResponse(content, error.status, headers.get(error.status))
@@ -131,26 +133,24 @@ def _make_page_routes(
     async def tag(request: Request, query: Annotated[forms.PageTagUpload, Query()]) -> Response:
         forms.make_segmentation(query.hop_seconds, service)
 
-        def work(path: str, name: str, upload: forms.PageTagUpload, job: Job) -> Response:
+        def work(job: Job, upload: forms.PageTagUpload) -> Response:
             segmentation = forms.make_segmentation(upload.hop_seconds, service)
-            parts = service.analyse(path, name, job, segmentation)
+            parts = service.analyse(job, segmentation)
             return StreamingResponse(parts, media_type="application/octet-stream")
 
         return await uploads.answer(request, forms.PageTagUpload, work)
 
     @router.post("/wav")
     async def wav(request: Request) -> Response:
-        def work(path: str, name: str, upload: forms.PageUpload, job: Job) -> Response:
-            return StreamingResponse(
-                read_chunks(service.decode(path, name, job)), media_type="audio/wav"
-            )
+        def work(job: Job, upload: forms.PageUpload) -> Response:
+            return StreamingResponse(read_chunks(service.decode(job)), media_type="audio/wav")
 
         return await uploads.answer(request, forms.PageUpload, work)
 
     @router.post("/clips")
     async def clips(request: Request) -> Response:
-        def work(path: str, name: str, upload: forms.ClipsUpload, job: Job) -> Response:
-            archive = service.cut(path, name, job, upload.make_cuts(service))
+        def work(job: Job, upload: forms.ClipsUpload) -> Response:
+            archive = service.cut(job, upload.make_cuts(service))
             return StreamingResponse(read_chunks(archive), media_type="application/zip")
 
         return await uploads.answer(request, forms.ClipsUpload, work)
@@ -175,7 +175,7 @@ def _make_page_routes(
         """Scores the latest sound of a microphone, one microphone at a time."""
         if microphones.borrowed_tokens:  # the page sends a newer request a moment later
             raise RefusedError(429, "The server listens to another microphone.", "busy")
-        samples = await receive_samples(request, service.live_seconds)
+        samples = await receive_samples(request, service.segmentation.seconds)
         scores = await anyio.to_thread.run_sync(service.score_live, samples, limiter=microphones)
         return JSONResponse({"scores": np.round(scores, 4).astype(float).tolist()})
 
@@ -183,13 +183,14 @@ def _make_page_routes(
 
 
 def _render_front_page(service: Service, access: Access, table: DecisionTable | None) -> Response:
+    seconds = service.segmentation.seconds
     page_settings = {
         "corrections": "" if table is None else str(table.path),
         "megabytes": service.limits.megabytes,
         "minutes": service.limits.minutes,
-        "live": service.live_seconds,
+        "live": seconds,
         "clips": forms.MAX_CUTS,
-        "hops": forms.list_hops(service),
+        "hops": [seconds / divisor for divisor in (1, 2, 4, forms.MAX_OVERLAP)],
         "suffixes": sorted(AUDIO_SUFFIXES),
         "labels": list(service.tagger.labels),
         "settings": api.make_default_settings(service).model_dump(),

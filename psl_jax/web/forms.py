@@ -1,23 +1,23 @@
 """Checks the settings of a request, in its query or in the fields of a multipart body."""
 
 import dataclasses
-import difflib
 import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, Field, Json, Strict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, Json, Strict, ValidationError
 
 from psl_jax.audio.segments import Segmentation
+from psl_jax.networks.class_lists import near_names
+from psl_jax.networks.trained_model import DEFAULT_THRESHOLD
 from psl_jax.runtime.errors import UserError
 from psl_jax.tagging.events import EventSettings
 from psl_jax.web.service import Cut, RefusedError, Service
 
 MAX_CUTS = 1000
-_HOPS = 8  # a segment's length divided by the shortest hop: shorter hops take longer
+MAX_OVERLAP = 8  # a segment's length divided by the shortest hop: shorter hops take longer
 _CUT_TIMES = 2.0  # length of all clips cut from a file, divided by the accepted length of a file
-_DEFAULT_TAGS = 10
 
 Threshold = Annotated[float, Field(gt=0, le=1)]
 Form = TypeVar("Form", bound="Upload")
@@ -26,22 +26,9 @@ Form = TypeVar("Form", bound="Upload")
 class Upload(BaseModel):
     """Settings of every request with a file."""
 
-    name: str = Field("", description="What the file is called, for the answer.")
+    model_config = ConfigDict(extra="forbid")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _check_names(cls, values: dict[str, Any]) -> dict[str, Any]:
-        settings = list(cls.model_fields)
-        for name in values:
-            if name not in settings:
-                similar = difflib.get_close_matches(name, settings, 1)
-                hint = (
-                    f"Did you mean {similar[0]}?"
-                    if similar
-                    else f"There are: {', '.join(settings)}."
-                )
-                raise ValueError(f"there is no setting {name[:100]!r}. {hint}")
-        return values
+    name: str = Field("", description="What the file is called, for the answer.")
 
 
 class PageUpload(Upload):
@@ -116,104 +103,69 @@ class TagUpload(Upload):
         description="From one segment's start to the next, in seconds, down to an eighth of a "
         "segment: shorter takes longer.",
     )
-    top_k: int | None = Field(
-        None, ge=1, description="Tags of the whole file in the answer, the best first."
+    top_k: int = Field(
+        10, ge=1, description="Tags of the whole file in the answer, the best first."
     )
     frames: bool = Field(
         False, description="Answer all scores over time, too: a row of all classes every 0.32 s."
     )
 
-    def resolve(self, service: Service) -> "TagSettings":
+    def make_event_settings(self, service: Service) -> EventSettings:
         """Adds the service's settings where this has none. Raises RefusedError, 422."""
         defaults, labels = service.settings, service.tagger.labels
-        common_threshold, class_thresholds = split_thresholds(defaults, labels)
+        thresholds = defaults.get_threshold_by_class(labels)
         if self.threshold is not None:  # it holds for all classes
-            common_threshold, class_thresholds = self.threshold, {}
+            thresholds = dict.fromkeys(labels, self.threshold)
         for label in self.thresholds:
             if label not in labels:
-                similar = difflib.get_close_matches(label, labels, 1)
-                hint = (
-                    f"Did you mean {similar[0]!r}?" if similar else "GET /api/v1/labels lists them."
-                )
-                raise _refuse(f"thresholds: there is no class {label[:100]!r}. {hint}")
-        class_thresholds = class_thresholds | self.thresholds
-        low_threshold, median_filter = self.low_threshold, self.median_filter
+                hint = near_names(label, labels) or ": GET /api/v1/labels lists them"
+                raise _refuse(f"thresholds: there is no class {label[:100]!r}{hint}")
+        thresholds |= self.thresholds
+        low_threshold = self.low_threshold
         if low_threshold is None and defaults.low_threshold is not None:
-            low_threshold = min(defaults.low_threshold, common_threshold)
+            low_threshold = min(defaults.low_threshold, max(thresholds.values()))
+        median_filter = self.median_filter or defaults.median_filter
         try:
-            settings = EventSettings(
-                tuple(class_thresholds.get(label, common_threshold) for label in labels)
-                if class_thresholds
-                else common_threshold,
-                low_threshold,
-                defaults.median_filter if median_filter is None else median_filter,
-            )
+            return EventSettings(tuple(thresholds.values()), low_threshold, median_filter)
         except UserError as error:
             raise _refuse(str(error)) from error
-        num_tags = min(_DEFAULT_TAGS, len(labels)) if self.top_k is None else self.top_k
-        if num_tags > len(labels):
-            raise _refuse(
-                f"top_k is {num_tags}, expected 1 to {len(labels)}, the number of classes"
-            )
-        segmentation = make_segmentation(self.hop_seconds, service)
-        return TagSettings(
-            settings, common_threshold, class_thresholds, segmentation, num_tags, self.frames
-        )
 
 
-@dataclasses.dataclass(frozen=True)
-class TagSettings:
-    """Settings by which a file is tagged for a program, and of the answer.
+class UsedSettings(BaseModel):
+    """The settings that an answer rests on."""
 
-    Attributes:
-      events: settings of events, with all thresholds.
-      common_threshold: the threshold of all classes that are not in class_thresholds.
-      class_thresholds: other thresholds by class.
-      segmentation: how the file is cut; None: not at all.
-      num_tags: number of tags in the answer.
-      frames: whether the answer has all scores over time.
-    """
-
-    events: EventSettings
-    common_threshold: float
-    class_thresholds: dict[str, float]
-    segmentation: Segmentation | None
-    num_tags: int
-    frames: bool
+    threshold: Threshold = Field(description="of classes without one of their own")
+    thresholds: dict[str, Threshold] = Field(description="of classes with one of their own")
+    low_threshold: float | None
+    median_filter: int
+    segment_seconds: float
+    hop_seconds: float | None
 
 
-def split_thresholds(
-    settings: EventSettings, labels: tuple[str, ...]
-) -> tuple[float, dict[str, float]]:
-    """Splits thresholds into the one of most classes, and the others by class.
-
-    Where no threshold is that of most classes, the second value has all classes.
-    """
-    if isinstance(settings.threshold, float | int):
-        return float(settings.threshold), {}
-    most_frequent, count = Counter(settings.threshold).most_common(1)[0]
-    common_threshold = most_frequent if 2 * count > len(labels) else EventSettings().threshold
-    assert isinstance(common_threshold, float)
-    pairs = zip(labels, settings.threshold, strict=True)
-    return common_threshold, {
-        label: threshold for label, threshold in pairs if threshold != common_threshold
-    }
-
-
-def list_hops(service: Service) -> list[float]:
-    """Lists the hops, in seconds, that the page offers."""
-    segmentation = service.segmentation
-    return [segmentation.seconds / divisor for divisor in (1, 2, 4, _HOPS)] if segmentation else []
+def describe_settings(
+    events: EventSettings, segmentation: Segmentation, labels: tuple[str, ...]
+) -> UsedSettings:
+    """Describes settings; classes that share the threshold of most classes are not listed."""
+    thresholds = events.get_threshold_by_class(labels)
+    common_threshold, count = Counter(thresholds.values()).most_common(1)[0]
+    if 2 * count <= len(labels):
+        common_threshold = DEFAULT_THRESHOLD
+    return UsedSettings(
+        threshold=common_threshold,
+        thresholds={name: x for name, x in thresholds.items() if x != common_threshold},
+        low_threshold=events.low_threshold,
+        median_filter=events.median_filter,
+        segment_seconds=segmentation.seconds,
+        hop_seconds=segmentation.hop_seconds,
+    )
 
 
-def make_segmentation(hop_seconds: float | None, service: Service) -> Segmentation | None:
+def make_segmentation(hop_seconds: float | None, service: Service) -> Segmentation:
     """Makes segments every `hop_seconds`; None: as the service cuts. Raises RefusedError, 422."""
     segmentation = service.segmentation
     if hop_seconds is None:
         return segmentation
-    if segmentation is None:
-        raise _refuse("hop_seconds needs segments, and this server tags each file whole")
-    min_seconds = segmentation.seconds / _HOPS
+    min_seconds = segmentation.seconds / MAX_OVERLAP
     if not min_seconds <= hop_seconds <= segmentation.seconds:
         raise _refuse(
             f"hop_seconds is {hop_seconds:g}, expected {min_seconds:g} to {segmentation.seconds:g}"
@@ -235,14 +187,13 @@ def read_form(form: type[Form], pairs: Sequence[tuple[str, str]]) -> Form:
 def describe_invalid(errors: Sequence[Any]) -> RefusedError:
     """Makes an error in words of what pydantic reports."""
     error = errors[0]
-    if error["type"] == "value_error":
-        return _refuse(str(error["ctx"]["error"]))
     path = error["loc"][1:] if error["loc"][0] == "query" else error["loc"]
     name = ": ".join(str(part)[:100] for part in path)
+    if error["type"] == "extra_forbidden":
+        return _refuse(f"there is no setting {name!r}: /api/v1/docs lists them")
     if error["type"] == "missing":
         return _refuse(f"{name} is missing")
-    problem = ": " + error["msg"]
-    problem = problem.replace(": Input should be", ", expected")
+    problem = f": {error['msg']}".replace(": Input should be", ", expected")
     return _refuse(f"{name} is {str(error['input'])[:100]!r}{problem}")
 
 

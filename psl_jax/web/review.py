@@ -1,9 +1,9 @@
 """The page on which a person decides which classes sound in segments, and stores decisions."""
 
 import io
+import itertools
 from collections.abc import Sequence
-from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import soundfile
@@ -14,7 +14,7 @@ from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.data.corrections import split_id
 from psl_jax.data.decision_table import NO, OTHERS, RANDOM, YES, DecisionTable, drop_undone
 from psl_jax.data.segment_loader import Segments
-from psl_jax.reporting.audio_examples import png, spectrogram_of
+from psl_jax.reporting.audio_examples import draw_png
 from psl_jax.scoring.segment_choice import ChosenSegment
 from psl_jax.web.access import Access
 from psl_jax.web.application import make_base, render, store_decision
@@ -25,8 +25,28 @@ _AROUND = 3.0  # seconds of the clip that can be heard before and after a segmen
 _AHEAD = 20  # segments that the page is told of at a time
 
 
+class Span(NamedTuple):
+    """What a decision is on: seconds of a recording or clip, as in the table."""
+
+    filename: str
+    onset: float
+    offset: float
+
+
+class Excerpt(NamedTuple):
+    """The seconds of a clip that can be played around a segment; `shift`: the clip's own onset."""
+
+    clip: int
+    low: float
+    high: float
+    shift: float
+
+
+Answers = dict[tuple[str, float, float], dict[str, str]]  # of each span {label: decision}
+
+
 class Review:
-    """The segments to decide on, and what was decided."""
+    """The segments to decide on, and the decisions."""
 
     def __init__(
         self,
@@ -38,74 +58,62 @@ class Review:
     ):
         """name: of what the segments were chosen with, for people."""
         self.segments, self.chosen, self.table, self.name = segments, chosen, table, name
-
-    @cached_property
-    def _spans(self) -> list[tuple[str, float, float]]:
-        """File name, onset and offset of each chosen segment, as in the table."""
-        index, segmentation = self.segments.source.index, self.segments.segmentation
-        clips, segments = self.segments.places(np.array([c.number for c in self.chosen]))
-        onsets, offsets = segmentation.compute_times(segments)
-        ends = np.minimum(offsets, index.num_samples[clips] / SAMPLE_RATE)
-        ids = set(index.ids.tolist())
-        spans = []
-        for clip_id, onset, end in zip(index.ids[clips].tolist(), onsets, ends, strict=True):
+        index = segments.source.index
+        self.classes, ids = index.classes, set(index.ids.tolist())
+        self._spans: list[Span] = []
+        self._excerpts: list[Excerpt] = []
+        clips, numbers = segments.places(np.array([segment.number for segment in chosen]))
+        times = zip(*segments.segmentation.compute_times(numbers), strict=True)
+        for clip, (onset, offset) in zip(clips.tolist(), times, strict=True):
+            clip_id, seconds = str(index.ids[clip]), float(index.num_samples[clip]) / SAMPLE_RATE
             recording, start = split_id(clip_id)
             if start is None or recording in ids:
                 recording, start = clip_id, 0.0
-            spans.append((recording, round(start + onset, 3), round(start + end, 3)))
-        return spans
+            offset = min(offset, seconds)
+            self._spans.append(Span(recording, round(start + onset, 3), round(start + offset, 3)))
+            low, high = max(onset - _AROUND, 0.0), min(offset + _AROUND, seconds)
+            self._excerpts.append(Excerpt(clip, low, high, start))
 
-    def _answers(self) -> dict[tuple[str, float, float], dict[str, str]]:
-        """The last decision on each label, by anybody, of each stretch."""
-        answers: dict[tuple[str, float, float], dict[str, str]] = {}
+    def _collect_answers(self) -> Answers:
+        """Collects the last decision on each label, by anybody, of each span."""
+        answers: Answers = {}
         for decision in drop_undone(self.table.decisions):
             answers.setdefault(decision[:3], {})[decision.label] = decision.decision
         return answers
 
-    def describe(self, place: int, answers: dict[str, str]) -> dict[str, Any]:
-        """A segment for the page."""
-        (filename, onset, offset), chosen = self._spans[place], self.chosen[place]
-        low, high, shift = self._excerpt(place)
-        names = [self.segments.source.index.classes[label] for label in chosen.classes]
-        names += [label for label in answers if label not in (*names, OTHERS)]
-        return {
+    def describe(self, place: int, answers: Answers) -> dict[str, Any]:
+        """Describes a segment for the page."""
+        span, excerpt, chosen = self._spans[place], self._excerpts[place], self.chosen[place]
+        by_label = answers.get(span, {})
+        names = [self.classes[label] for label in chosen.classes]
+        names += [label for label in by_label if label not in (*names, OTHERS)]
+        return span._asdict() | {
             "place": place,
-            "filename": filename,
-            "onset": onset,
-            "offset": offset,
-            "excerpt": [low + shift, high + shift],
-            "classes": [[name, answers.get(name, "")] for name in names],
+            "excerpt": [excerpt.low + excerpt.shift, excerpt.high + excerpt.shift],
+            "classes": [[name, by_label.get(name, "")] for name in names],
             "chosen": chosen.chosen,
         }
 
     def list_open(self, first: int) -> dict[str, Any]:
-        """The next segments from place `first` on that nobody has decided, and the progress."""
-        answers = self._answers()
-        places = [
+        """Lists the next segments from place `first` on that nobody has decided."""
+        answers = self._collect_answers()
+        places = (
             place for place in range(first, len(self._spans)) if not self._is_done(place, answers)
-        ]
-        return self._count(answers) | {
-            "segments": [
-                self.describe(place, answers.get(self._spans[place], {}))
-                for place in places[:_AHEAD]
-            ]
-        }
+        )
+        described = [self.describe(place, answers) for place in itertools.islice(places, _AHEAD)]
+        return self._count(answers) | {"segments": described}
 
     def decide(self, form: SegmentForm) -> dict[str, Any]:
         """Stores a decision. Raises RefusedError."""
-        if form.place >= len(self._spans):
-            raise RefusedError(422, f"place: there are {len(self._spans)} segments", "setting")
-        filename, onset, offset = self._spans[form.place]
+        self._check_place(form.place)
         store_decision(
             self.table,
-            filename=filename,
-            onset=onset,
-            offset=offset,
+            **self._spans[form.place]._asdict(),
             label=form.label,
             decision=form.decision,
             chosen=self.chosen[form.place].chosen,
         )
-        return self._count(self._answers())
+        return self._count(self._collect_answers())
 
     def undo(self) -> dict[str, Any]:
         """Takes back the last decision; returns its segment, or none where it is not one here."""
@@ -115,26 +123,28 @@ class Review:
             raise RefusedError(
                 500, f"{self.table.path} cannot be written: {error}", "disk"
             ) from error
-        answers = self._answers()
+        answers = self._collect_answers()
         result = self._count(answers) | {"undone": undone and undone.label, "segment": None}
         if undone is not None and undone[:3] in self._spans:
-            place = self._spans.index(undone[:3])
-            result["segment"] = self.describe(place, answers.get(undone[:3], {}))
+            result["segment"] = self.describe(self._spans.index(Span(*undone[:3])), answers)
         return result
 
-    def _is_done(self, place: int, answers: dict[tuple[str, float, float], dict[str, str]]) -> bool:
-        own, classes = answers.get(self._spans[place], {}), self.segments.source.index.classes
-        return OTHERS in own or all(classes[k] in own for k in self.chosen[place].classes)
+    def _is_done(self, place: int, answers: Answers) -> bool:
+        by_label = answers.get(self._spans[place], {})
+        asked = (self.classes[label] for label in self.chosen[place].classes)
+        return OTHERS in by_label or all(name in by_label for name in asked)
 
-    def _count(self, answers: dict[tuple[str, float, float], dict[str, str]]) -> dict[str, Any]:
-        """How many segments are decided, and how often labels are right in those at random."""
+    def _count(self, answers: Answers) -> dict[str, Any]:
+        """Counts decided segments, and how often labels are right in those drawn at random."""
         done = [place for place in range(len(self._spans)) if self._is_done(place, answers)]
-        classes, found = self.segments.source.index.classes, []
-        for place in done:
-            if self.chosen[place].chosen == RANDOM:
-                own = answers[self._spans[place]]
-                found += [own.get(classes[k], own.get(OTHERS)) for k in self.chosen[place].present]
-        right, wrong = found.count(YES), found.count(NO)
+        decisions = [
+            by_label.get(self.classes[label], by_label.get(OTHERS))
+            for place in done
+            if self.chosen[place].chosen == RANDOM
+            for by_label in [answers[self._spans[place]]]
+            for label in self.chosen[place].present
+        ]
+        right, wrong = decisions.count(YES), decisions.count(NO)
         return {
             "decided": len(done),
             "total": len(self._spans),
@@ -142,25 +152,20 @@ class Review:
             "named": right + wrong,
         }
 
-    def _excerpt(self, place: int) -> tuple[float, float, float]:
-        """What can be heard of the clip: from, to, and the clip's start in its recording."""
-        clip, segment = self.segments.places(np.array([self.chosen[place].number]))
-        seconds = float(self.segments.source.index.num_samples[clip[0]]) / SAMPLE_RATE
-        onset = float(self.segments.segmentation.compute_times(segment)[0][0])
-        shift = self._spans[place][1] - onset
-        offset = self._spans[place][2] - shift
-        return max(onset - _AROUND, 0.0), min(offset + _AROUND, seconds), round(shift, 3)
-
     def read_excerpt(self, place: int) -> np.ndarray:
-        """The sound of a segment and what is around it: int16 [samples]."""
+        """Reads the sound of a segment and what is around it: int16 [samples]."""
+        self._check_place(place)
+        clip, low, high, _ = self._excerpts[place]
+        start, stop = round(low * SAMPLE_RATE), round(high * SAMPLE_RATE)
+        samples: np.ndarray = np.zeros((1, stop - start), np.int16)
+        self.segments.source.read(
+            np.array([clip]), np.array([start]), np.array([stop - start]), samples
+        )
+        return samples[0]
+
+    def _check_place(self, place: int) -> None:
         if not 0 <= place < len(self._spans):
             raise RefusedError(422, f"place: there are {len(self._spans)} segments", "setting")
-        low, high, _ = self._excerpt(place)
-        clip, _ = self.segments.places(np.array([self.chosen[place].number]))
-        start, stop = round(low * SAMPLE_RATE), round(high * SAMPLE_RATE)
-        samples: np.ndarray = np.zeros(stop - start, np.int16)
-        self.segments.source.read(clip, np.array([start]), np.array([stop - start]), samples[None])
-        return samples
 
 
 def make_review(review: Review, access: Access) -> FastAPI:
@@ -180,7 +185,7 @@ def make_review(review: Review, access: Access) -> FastAPI:
 
     @router.get("/picture")
     def picture(place: int) -> Response:
-        return Response(png(*spectrogram_of(review.read_excerpt(place))), media_type="image/png")
+        return Response(draw_png(review.read_excerpt(place)), media_type="image/png")
 
     @router.post("/decide")
     def decide(form: Annotated[SegmentForm, Query()]) -> Response:
@@ -202,7 +207,7 @@ def make_review(review: Review, access: Access) -> FastAPI:
             seconds=review.segments.segmentation.seconds,
             table=str(review.table.path),
             who=review.table.who,
-            about={"labels": list(index.classes)},
+            about={"labels": list(review.classes)},
         )
 
     return app

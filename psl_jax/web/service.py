@@ -6,7 +6,6 @@ import io
 import json
 import tempfile
 import threading
-import wave
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,15 +20,13 @@ from psl_jax.audio.readers import DecodeError
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
 from psl_jax.tagging import spectrogram
 from psl_jax.tagging.events import EventSettings
-from psl_jax.tagging.file_tagging import BadFile, FileTags, Input, KeepOptions, tag_files
-from psl_jax.tagging.tagger import ReadFailure, Tagger
+from psl_jax.tagging.file_tagging import BadFile, FileTags, Input, tag_files
+from psl_jax.tagging.tagger import Tagger
 from psl_jax.tagging.windowing import FRAME_SECONDS, MaxPool
 
 _USUAL_RATE = 2 * 48_000  # samples of all channels per second that a usual file has
 _MEL_COLUMNS = 30_000  # columns of the spectrogram: 10 ms each up to 5 minutes
 _WAVE_COLUMNS = 30_000
-_WAVE_SAMPLES = 80  # a column of the waveform has at least so many samples
-_LIVE_SECONDS = 10.0  # used where files are tagged whole
 _LIVE_FRAMES = 2
 _COPY_BYTES = 1 << 20
 
@@ -62,9 +59,10 @@ class CancelledError(Exception):
 
 
 class Job:
-    """The state of an upload: whether its sender has gone, and the progress of its tagging."""
+    """An upload: its file, whether its sender has gone, and the progress of its tagging."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: str = "", name: str = ""):
+        self.path, self.name = path, name
         self.has_gone = threading.Event()
         self.has_begun = False
         self.seconds = 0.0  # seconds of audio that are tagged
@@ -90,14 +88,14 @@ class Service:
 
     Attributes:
       tagger: the model.
-      segmentation: how files are cut; None: not at all.
+      segmentation: how files are cut.
       settings: settings of events for requests without their own.
     """
 
     def __init__(
         self,
         tagger: Tagger,
-        segmentation: Segmentation | None,
+        segmentation: Segmentation,
         settings: EventSettings,
         limits: Limits,
     ):
@@ -109,33 +107,22 @@ class Service:
 
     def warm_up(self) -> None:
         """Compiles, before the first file comes, for files of one segment and of several."""
-        segmentation = self.segmentation
-        lengths = (
-            (segmentation.seconds, 2 * segmentation.seconds + 1)
-            if segmentation
-            else (5.0, 10.0, 60.0)
-        )
         with self._lock:
-            for seconds in lengths:
+            for seconds in (self.segmentation.seconds, 2 * self.segmentation.seconds + 1):
                 silence = np.zeros(round(seconds * SAMPLE_RATE), np.float32)
-                list(self.tagger.run([self.tagger.open(silence, SAMPLE_RATE)], segmentation))
-            spectrogram.compute_spectrogram(
-                open_blocks(np.zeros(SAMPLE_RATE, np.float32), SAMPLE_RATE)
-            )
+                self.score_live(silence)
+            spectrogram.compute_spectrogram(lambda: iter([silence]))
 
     def tag(
         self,
-        path: str,
-        name: str,
         job: Job,
         settings: EventSettings | None = None,
         segmentation: Segmentation | None = None,
-        rows: bool = False,
         watch: Callable[[Input, np.ndarray], object] | None = None,
     ) -> FileTags:
         """Tags an uploaded file. Raises RefusedError, or CancelledError.
 
-        rows: keeps the scores over time, too. watch: is called with each block of samples.
+        watch: is called with each block of samples.
         """
         job.has_begun = True
         with self._lock:
@@ -143,112 +130,103 @@ class Service:
             result = next(
                 tag_files(
                     self.tagger,
-                    [Input(path, name)],
+                    [Input(job.path, job.name)],
                     segmentation=segmentation or self.segmentation,
                     settings=settings or self.settings,
-                    keep=KeepOptions(rows=rows),
                     report_seconds=job.check,
                     watch_block=watch,
-                    max_seconds=self._find_max_seconds(path, name),
+                    max_seconds=self._find_max_seconds(job),
                 )
             )
         if isinstance(result, BadFile):
-            raise self._make_refusal(result.error, name)
-        return dataclasses.replace(result, input=Input(name, name))
+            raise self._make_refusal(result.error, job)
+        return dataclasses.replace(result, input=Input(job.name, job.name))
 
-    def analyse(
-        self, path: str, name: str, job: Job, segmentation: Segmentation | None = None
-    ) -> Iterator[bytes]:
+    def analyse(self, job: Job, segmentation: Segmentation) -> Iterator[bytes]:
         """Computes all that the page shows of an uploaded file, packed. Raises as `tag` does."""
-        mel, waveform = spectrogram.Spectrogram(_MEL_COLUMNS), _Waves()
+        mel, waveform = spectrogram.Spectrogram(_MEL_COLUMNS), MaxPool(_WAVE_COLUMNS)
 
         def watch(_: Input, block: np.ndarray) -> None:
             mel.add(block)
-            waveform.add(block)
+            ticks = block.reshape(len(block), -1)
+            extremes = np.stack([ticks.max(axis=1), (~ticks).max(axis=1)], axis=1)  # ~x is -x - 1
+            waveform.add(np.maximum(extremes, 0))
 
-        tags = self.tag(path, name, job, None, segmentation, rows=True, watch=watch)
+        tags = self.tag(job, None, segmentation, watch)
         decibels, step = mel.finish()
-        return pack(tags, spectrogram.to_bytes(decibels), step, waveform.to_bytes())
-
-    @property
-    def live_seconds(self) -> float:
-        """Seconds of sound that `score_live` takes, at most."""
-        return self.segmentation.seconds if self.segmentation else _LIVE_SECONDS
+        wave = (waveform.rows.T.astype(np.int32) >> 7).astype(np.uint8)
+        return pack(tags, spectrogram.to_bytes(decibels), step, wave)
 
     def score_live(self, samples: np.ndarray) -> np.ndarray:
-        """Scores the last 0.64 s of int16 [samples] at 16 kHz: [classes].
+        """Scores the last 0.64 s of [samples] at 16 kHz: [classes]; does not wait for uploads."""
+        tags = self.tagger.tag(
+            samples,
+            SAMPLE_RATE,
+            segment_seconds=self.segmentation.seconds,
+            hop_seconds=self.segmentation.hop_seconds,
+        )
+        return np.asarray(tags.frame_scores[-_LIVE_FRAMES:].mean(axis=0))
 
-        It does not wait for the uploads.
-        """
-        rows = []
-        for item in self.tagger.run([lambda: iter([samples])], self.segmentation):
-            if isinstance(item, ReadFailure):
-                raise self._make_refusal(item.error, "the recording")
-            rows.append(item.rows)
-        return np.asarray(np.concatenate(rows)[-_LIVE_FRAMES:].mean(axis=0))
-
-    def decode(self, path: str, name: str, job: Job) -> IO[bytes]:
+    def decode(self, job: Job) -> IO[bytes]:
         """Decodes a file to a WAV, which any browser plays. Raises RefusedError."""
-        max_seconds = self._find_max_seconds(path, name)
-        with contextlib.ExitStack() as undo:
-            target = undo.enter_context(tempfile.TemporaryFile())
-            try:
-                with _open_wav(target) as file:
-                    for block in limit_blocks(open_blocks(path), max_seconds)():
-                        job.check()
-                        file.writeframes(block.astype("<i2").tobytes())
-            except DecodeError as error:
-                raise self._make_refusal(error, name) from error
-            target.seek(0)
-            undo.pop_all()
+        blocks = limit_blocks(open_blocks(job.path), self._find_max_seconds(job))
+        with _open_temporary_file() as target, self._refuse_undecodable(job):
+            form = (SAMPLE_RATE, 1, "PCM_16")
+            with soundfile.SoundFile(target, "w", *form, format="WAV") as file:
+                for block in blocks():
+                    job.check()
+                    file.write(block)
         return target
 
-    def cut(self, path: str, name: str, job: Job, cuts: Sequence[Cut]) -> IO[bytes]:
+    def cut(self, job: Job, cuts: Sequence[Cut]) -> IO[bytes]:
         """Cuts clips from a file into a ZIP of WAV files. Raises RefusedError.
 
         Clips have the file's rate and channels where libsndfile reads it, else 16 kHz and one
         channel.
         """
-        self._find_max_seconds(path, name)  # is it audio?
-        with contextlib.ExitStack() as undo:
-            target = undo.enter_context(tempfile.TemporaryFile())
-            try:
-                source = soundfile.SoundFile(path)
-            except soundfile.LibsndfileError:
-                source = soundfile.SoundFile(self.decode(path, name, job))
-            with source, zipfile.ZipFile(target, "w") as archive:
-                for cut in cuts:
-                    job.check()
-                    archive.writestr(cut.name, _cut_wav(source, cut))
-            target.seek(0)
-            undo.pop_all()
+        self._find_max_seconds(job)  # raises where it is no audio
+        try:
+            source = soundfile.SoundFile(job.path)
+        except soundfile.LibsndfileError:
+            source = soundfile.SoundFile(self.decode(job))
+        with _open_temporary_file() as target, source, zipfile.ZipFile(target, "w") as archive:
+            for cut in cuts:
+                job.check()
+                archive.writestr(cut.name, _cut_wav(source, cut))
         return target
 
-    def _find_max_seconds(self, path: str, name: str) -> float:
+    def _find_max_seconds(self, job: Job) -> float:
         """Finds the length in seconds up to which a file is accepted: less at high data rates."""
-        try:
-            rate, channels, _ = read_form(path)
-        except DecodeError as error:
-            raise self._make_refusal(error, name) from error
+        with self._refuse_undecodable(job):
+            rate, channels, _ = read_form(job.path)
         return self.limits.minutes * 60 * min(1.0, _USUAL_RATE / (rate * channels))
 
-    def _make_refusal(self, error: DecodeError, name: str) -> RefusedError:
+    @contextlib.contextmanager
+    def _refuse_undecodable(self, job: Job) -> Iterator[None]:
+        try:
+            yield
+        except DecodeError as error:
+            raise self._make_refusal(error, job) from error
+
+    def _make_refusal(self, error: DecodeError, job: Job) -> RefusedError:
         if error.kind == "too long":
             limit = (
                 f"Files of up to {self.limits.minutes:g} minutes are tagged here (of more than two "
                 "channels at 48 kHz, fewer)"
             )
-            return RefusedError(413, f"{name} is too long. {limit}; {ELSEWHERE}", error.kind)
-        message = f"{name} cannot be tagged: {error.kind} ({error.detail.rstrip('.')})."
+            return RefusedError(413, f"{job.name} is too long. {limit}; {ELSEWHERE}", error.kind)
+        message = f"{job.name} cannot be tagged: {error.kind} ({error.detail.rstrip('.')})."
         return RefusedError(415, message, error.kind)
 
 
-def _open_wav(target: IO[bytes]) -> wave.Wave_write:
-    file = wave.open(target, "wb")  # noqa: SIM115
-    file.setnchannels(1)
-    file.setsampwidth(2)
-    file.setframerate(SAMPLE_RATE)
-    return file
+@contextlib.contextmanager
+def _open_temporary_file() -> Iterator[IO[bytes]]:
+    """Opens a file to be written within `with`, and read behind it; an error closes it."""
+    with contextlib.ExitStack() as undo:
+        file = undo.enter_context(tempfile.TemporaryFile())
+        yield file
+        file.seek(0)
+        undo.pop_all()
 
 
 def _cut_wav(source: soundfile.SoundFile, cut: Cut) -> bytes:
@@ -265,41 +243,13 @@ def _cut_wav(source: soundfile.SoundFile, cut: Cut) -> bytes:
 # --- Data for the page ------------------------------------------------------------------------
 
 
-class _Waves:
-    """Collects the highest and lowest samples of a waveform, in columns for a screen."""
-
-    def __init__(self) -> None:
-        self._pool, self._waiting_samples = MaxPool(_WAVE_COLUMNS), np.zeros(0, np.int16)
-
-    def add(self, block: np.ndarray) -> None:
-        samples = (
-            np.concatenate([self._waiting_samples, block]) if len(self._waiting_samples) else block
-        )
-        num_columns = len(samples) // _WAVE_SAMPLES
-        num_whole = num_columns * _WAVE_SAMPLES
-        if num_columns:
-            self._add(samples[:num_whole].reshape(num_columns, -1))
-        self._waiting_samples = samples[num_whole:]
-
-    def _add(self, columns: np.ndarray) -> None:
-        extremes = np.stack([columns.max(axis=1), ~columns.min(axis=1)], axis=1)  # ~x is -x - 1
-        self._pool.add(np.maximum(extremes, 0))
-
-    def to_bytes(self) -> np.ndarray:
-        """Returns uint8 [2, columns]: 255 is full scale, upwards and downwards."""
-        if len(self._waiting_samples):
-            self._add(self._waiting_samples.reshape(1, -1))
-        return (self._pool.rows.T.astype(np.int32) >> 7).astype(np.uint8)
-
-
 def pack(tags: FileTags, mel: np.ndarray, mel_step: float, waveform: np.ndarray) -> Iterator[bytes]:
     """Packs a file's answer to the page: all of its scores, spectrogram and waveform.
 
     It begins with the length of a JSON text as 4 bytes, and that text. Then follow the scores over
     time as 16-bit numbers [frames, classes], the spectrogram as 8-bit numbers [columns, bands], and
-    the waveform as 8-bit numbers [2, columns].
+    the waveform as 8-bit numbers [2, columns]: 255 is full scale, upwards and downwards.
     """
-    assert tags.rows is not None
     header: dict[str, Any] = {
         "name": tags.input.name,
         "seconds": tags.seconds,
@@ -314,8 +264,7 @@ def pack(tags: FileTags, mel: np.ndarray, mel_step: float, waveform: np.ndarray)
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 4)  # what follows is read as 16-bit numbers
     yield len(text).to_bytes(4, "little") + text
-    for block in tags.rows:
-        yield np.rint(block * 65535).astype("<u2").tobytes()
+    yield np.rint(tags.rows * 65535).astype("<u2").tobytes()
     yield mel.tobytes()
     yield waveform.tobytes()
 

@@ -6,7 +6,7 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import anyio
@@ -26,7 +26,7 @@ from psl_jax.web.service import ELSEWHERE, CancelledError, Job, Limits, RefusedE
 MAX_WAITING = 16  # uploads at a time, including the one that is being tagged
 _POLL_SECONDS = 0.2  # so often we check that the sender is still there
 _MEGABYTE = 1_000_000
-_MAX_DRAINED_BYTES = 2_000 * _MEGABYTE  # of a refused body are read; then the connection ends
+_MAX_DRAINED_BYTES = 2_000 * _MEGABYTE  # of a refused body; then the connection ends
 _MAX_FORM_BYTES = _MEGABYTE  # size of a multipart body without its file
 
 
@@ -53,33 +53,30 @@ class Uploads:
         self,
         request: Request,
         form: type[Form],
-        work: Callable[[str, str, Form, Job], Response],
+        work: Callable[[Job, Form], Response],
     ) -> Response:
         """Answers a request by `work` on its file. Raises RefusedError.
 
-        work(path, name, settings, job) runs in the service's worker, with the settings of the query
-        and of the form.
+        work(job, settings) runs in the service's worker, with the settings of the query and of the
+        form.
         """
         ticket: object = request.query_params.get("ticket") or object()
         if ticket in self._waiting:
             raise RefusedError(422, "This ticket belongs to another upload.", "setting")
         if len(self._waiting) >= MAX_WAITING:
-            await _drain(request)
-            raise RefusedError(
-                429,
-                f"{len(self._waiting)} files are waiting already. Try again in a while.",
-                "busy",
-            )
+            words = f"{len(self._waiting)} files are waiting already. Try again in a while."
+            raise RefusedError(429, words, "busy")
         job = self._waiting[ticket] = Job()
         try:
-            with _open_temporary_file() as path:
-                file_name, fields = await _receive(request, path, self._service.limits)
+            with tempfile.NamedTemporaryFile(prefix="psl_jax-") as file:
+                job.path = file.name
+                file_name, fields = await _receive(request, job.path, self._service.limits)
                 settings = read_form(form, [*request.query_params.multi_items(), *fields])
-                name = _get_base_name(settings.name) or _get_base_name(file_name) or "recording"
-                if not os.path.getsize(path):
-                    raise RefusedError(415, f"{name} is empty.", "empty")
+                job.name = _get_base_name(settings.name, file_name)
+                if not os.path.getsize(job.path):
+                    raise RefusedError(415, f"{job.name} is empty.", "empty")
                 return await _run_in_worker(
-                    request, self._service, job, lambda: work(path, name, settings, job)
+                    request, self._service, job, lambda: work(job, settings)
                 )
         finally:
             del self._waiting[ticket]
@@ -103,16 +100,6 @@ async def _run_in_worker(
             raise CancelledError
 
 
-@contextlib.contextmanager
-def _open_temporary_file() -> Iterator[str]:
-    handle, path = tempfile.mkstemp(prefix="psl_jax-")
-    os.close(handle)
-    try:
-        yield path
-    finally:
-        os.unlink(path)
-
-
 # --- Receiving --------------------------------------------------------------------------------
 
 
@@ -128,7 +115,6 @@ async def _receive(
         return await _receive_form(request, path, limits)
     # The default type of curl, a form, is accepted.
     if content_type in ("application/json", "text/html"):
-        await _drain(request)
         raise RefusedError(
             415,
             f"a body of {content_type}; expected the audio file itself, or multipart/form-data",
@@ -146,7 +132,6 @@ async def receive_samples(request: Request, seconds: float) -> np.ndarray:
     async for chunk in request.stream():
         body += chunk
         if len(body) > max_bytes:
-            await _drain(request)
             raise RefusedError(413, f"more than {seconds:g} s of sound at once", "too long")
     if len(body) % 2 or len(body) < 2 * MIN_SAMPLES:
         raise RefusedError(422, "expected 16-bit samples at 16 kHz, 0.1 s at least", "form")
@@ -155,21 +140,22 @@ async def receive_samples(request: Request, seconds: float) -> np.ndarray:
 
 async def receive_thresholds(request: Request, name: str, service: Service) -> dict[str, float]:
     """Receives {class: threshold} from a table that is called `name`. Raises RefusedError."""
-    with _open_temporary_file() as path:
-        await _receive(request, path, service.limits)
+    with tempfile.NamedTemporaryFile(prefix="psl_jax-") as file:
+        await _receive(request, file.name, service.limits)
         try:
             values = await anyio.to_thread.run_sync(
-                read_thresholds, path, service.tagger.model_labels
+                read_thresholds, file.name, service.tagger.model_labels
             )
         except UserError as error:
-            message = str(error).replace(path, _get_base_name(name) or "the file")
+            message = str(error).replace(file.name, _get_base_name(name))
             raise RefusedError(422, message, "table") from error
     return {label: values[label] for label in service.tagger.labels if label in values}
 
 
-def _get_base_name(text: str) -> str:
-    """Returns the name of a file without its folders."""
-    return pathlib.PurePath(text.replace("\0", "")).name[:200]
+def _get_base_name(*names: str) -> str:
+    """Returns the first name that is given, without its folders."""
+    base_names = (pathlib.PurePath(name.replace("\0", "")).name[:200] for name in names)
+    return next(filter(None, base_names), "recording")
 
 
 async def _receive_form(
@@ -179,7 +165,6 @@ async def _receive_form(
     try:
         form = await MultiPartParser(request.headers, stream, max_files=1, max_fields=20).parse()
     except (MultiPartException, KeyError, ValueError) as error:
-        await _drain(request)
         raise RefusedError(422, f"the multipart body cannot be read: {error}", "form") from error
     try:
         file = form.get("file")
@@ -204,31 +189,19 @@ async def _receive_form(
 async def _read_bounded(
     request: Request, megabytes: float, limits: Limits
 ) -> AsyncGenerator[bytes, None]:
-    """Reads the body. Raises RefusedError where it is too large.
-
-    It reads a refused body to its end, too: otherwise browsers would report a lost connection and
-    not show the message.
-    """
+    """Reads the body. Raises RefusedError where it is too large."""
     max_bytes, num_bytes = megabytes * _MEGABYTE, 0
     announced = request.headers.get("content-length", "")
-    is_small_enough = not (announced.isdigit() and int(announced) > max_bytes)
+    announced_bytes = int(announced) if announced.isdigit() else 0
     async for chunk in request.stream():
         num_bytes += len(chunk)
-        is_small_enough = is_small_enough and num_bytes <= max_bytes
-        if is_small_enough:
-            yield chunk
-        elif num_bytes > max_bytes + _MAX_DRAINED_BYTES:
-            break
-    if not is_small_enough:
-        raise _make_too_large_error(request, limits)
+        if max(num_bytes, announced_bytes) > max_bytes:
+            raise _make_too_large_error(request, limits)
+        yield chunk
 
 
 def _make_too_large_error(request: Request, limits: Limits, file_name: str = "") -> RefusedError:
-    name = (
-        _get_base_name(request.query_params.get("name", ""))
-        or _get_base_name(file_name)
-        or "recording"
-    )
+    name = _get_base_name(request.query_params.get("name", ""), file_name)
     return RefusedError(
         413,
         f"{name} is too large. Files of up to {limits.megabytes:g} MB are tagged here; {ELSEWHERE}",
@@ -236,8 +209,11 @@ def _make_too_large_error(request: Request, limits: Limits, file_name: str = "")
     )
 
 
-async def _drain(request: Request) -> None:
-    """Reads the rest of a body and drops it, up to a limit."""
+async def drain(request: Request) -> None:
+    """Reads the rest of a refused body and drops it, up to a limit.
+
+    Otherwise browsers would report a lost connection, and not show why it is refused.
+    """
     num_bytes = 0
     with contextlib.suppress(RuntimeError):  # it has been read to its end
         async for chunk in request.stream():

@@ -25,15 +25,15 @@ class SlowService(web.Service):
     """Tags nothing: a file takes until it is let go, or nobody waits for it."""
 
     def __init__(self):
-        super().__init__(tagging.tagger(), None, EventSettings(), LIMITS)
+        super().__init__(tagging.tagger(), tagging.tagger().segmentation(), EventSettings(), LIMITS)
         self.go, self.has_begun, self.cancelled = threading.Event(), [], []
 
-    def decode(self, path, name, job):
+    def decode(self, job):
         job.has_begun = True
-        self.has_begun.append(name)
+        self.has_begun.append(job.name)
         while not self.go.is_set():
             if job.has_gone.is_set():
-                self.cancelled.append(name)
+                self.cancelled.append(job.name)
             job.check()
             time.sleep(0.01)
         return io.BytesIO(b"RIFF")
@@ -114,10 +114,10 @@ def test_a_real_file_is_given_up(tmp_path):
         tagging.tagger(), tagging.tagger().segmentation(), EventSettings(), LIMITS
     )
     path = audio_files.write(tmp_path / "long.flac", np.zeros(16_000 * 600))
-    job = web.Job()
+    job = web.Job(str(path), "long")
     threading.Timer(0.5, job.has_gone.set).start()
     with pytest.raises(web.CancelledError):
-        service.tag(str(path), "long", job)
+        service.tag(job)
 
 
 @pytest.mark.parametrize(
@@ -149,9 +149,10 @@ def test_any_address_of_this_machine_is_answered():
 
 def test_what_there_is_to_decode_is_bounded_and_not_its_length_alone(tmp_path):
     limits = web.Limits(megabytes=20.0, minutes=0.1)
-    service = web.Service(tagging.tagger(), None, EventSettings(), limits)
+    segmentation = tagging.tagger().segmentation()
+    service = web.Service(tagging.tagger(), segmentation, EventSettings(), limits)
     wide = audio_files.write(tmp_path / "wide.flac", np.zeros((48_000 * 4, 8)), 48_000)
     with pytest.raises(web.RefusedError, match="too long"):  # 4 s of 8 channels
-        service.tag(str(wide), "wide", web.Job())
+        service.tag(web.Job(str(wide), "wide"))
     plain = audio_files.write(tmp_path / "plain.flac", np.zeros((48_000 * 4, 2)), 48_000)
-    assert service.tag(str(plain), "plain", web.Job()).seconds == pytest.approx(4.0)
+    assert service.tag(web.Job(str(plain), "plain")).seconds == pytest.approx(4.0)

@@ -18,7 +18,7 @@ from serving import served, wait_for
 
 from psl_jax.data.decision_table import DecisionTable, drop_undone, read_decisions
 from psl_jax.tagging import output_formats, tagging_cli
-from psl_jax.tagging.events import EventFinder, EventSettings
+from psl_jax.tagging.events import EventSettings, find_events
 from psl_jax.tagging.file_tagging import FileTags, Input
 
 pytest.importorskip("uvicorn", reason="needs the [serve] extra")
@@ -32,12 +32,12 @@ AXE = pathlib.Path(__file__).parent / "axe.min.js"
 class SlowService(web.Service):
     """Files of "slow" in their name take until they are cancelled."""
 
-    def tag(self, path, name, job, *rest, **settings):
+    def tag(self, job, *rest, **settings):
         job.has_begun = True
-        while "slow" in name:
+        while "slow" in job.name:
             job.check()
             time.sleep(0.02)
-        return super().tag(path, name, job, *rest, **settings)
+        return super().tag(job, *rest, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -141,9 +141,9 @@ def listed(page):
 
 def expected(tags, threshold, own=None, **settings):
     each = tagging.thresholds(threshold, **(own or {}))
-    finder = EventFinder(EventSettings(each, **settings), tags.labels)
-    finder.add(tags.frame_scores)
-    return finder.finish(tags.seconds)
+    return find_events(
+        tags.frame_scores, EventSettings(each, **settings), tags.labels, tags.seconds
+    )
 
 
 def as_listed(events):
@@ -193,7 +193,6 @@ def test_the_cursor_moves_and_scores_follow_it(page, clips, tags):
     np.testing.assert_allclose(shown, wanted, atol=0.006)
 
 
-@pytest.mark.parametrize("page", [1280, 375], indirect=True, ids=["desk", "telephone"])
 def test_pictures_zoom_and_scroll_as_one(page, clips):
     upload_and_wait(page, clips[0])
     width = "const w = document.querySelector('#wave > div').shadowRoot;"
@@ -319,9 +318,8 @@ def test_the_browser_finds_the_events_that_python_finds(driver, port):
         settings, own = dict(one), one["thresholds"]
         settings["threshold"] = tuple(own.get(x, one["threshold"]) for x in "abc")
         del settings["thresholds"]
-        finder = EventFinder(EventSettings(**settings), "abc")
-        finder.add(scores / 65535)
-        wanted = [(e.label, e.onset, e.offset) for e in finder.finish(12.4)]
+        events = find_events(scores / 65535, EventSettings(**settings), "abc", 12.4)
+        wanted = [(e.label, e.onset, e.offset) for e in events]
         got = [(e["label"], e["onset"], e["offset"]) for e in found]
         assert [e[0] for e in got] == [e[0] for e in wanted]
         np.testing.assert_allclose([e[1:] for e in got], [e[1:] for e in wanted], atol=1e-9)
@@ -361,7 +359,7 @@ def drag(page, element, by):
     held.move_by_offset(by, 0).release().perform()
 
 
-@pytest.mark.parametrize("page", [1280, 375], indirect=True, ids=["desk", "telephone"])
+@pytest.mark.parametrize("page", [375], indirect=True)
 def test_an_events_edge_can_be_dragged(page, clips):
     upload_and_wait(page, clips[0])
     before = listed(page)
@@ -467,11 +465,8 @@ def test_each_format_is_that_of_the_command(page, clips, tags):
         page.execute_script("arguments[0].click()", button)
         time.sleep(0.1)
     events = expected(tags, threshold=0.6, own={"siren": 0.3})
-    peaks = tags.frame_scores.max(axis=0)
-    whole = FileTags(
-        *(Input(clips[0].name, clips[0].name), tags.labels, tags.seconds, tags.scores, peaks),
-        *(events, tags.frame_scores, 0.32),
-    )
+    source = Input(clips[0].name, clips[0].name)
+    whole = FileTags(source, tags.labels, tags.seconds, tags.scores, tags.frame_scores, events)
     name = "street & _b_"  # as the browser saves it
     for style, between in [("csv", ","), ("audacity", "\t"), ("raven", "\t")]:
         text = saved(page, name + output_formats.ENDINGS[style]).decode()
@@ -506,7 +501,7 @@ def test_thresholds_are_saved_for_the_command_and_loaded(page, clips, tags, tmp_
     set_value(page, "own", 0.2)
     press(page, "thresholds")
     saved(page, "thresholds.csv")
-    own = tagging_cli.read_thresholds(page.downloads / "thresholds.csv")
+    own = tagging_cli.read_thresholds(page.downloads / "thresholds.csv", tagging.LABELS)
     each = tagging.thresholds(0.6, siren=0.3, bell=0.2)
     assert own == dict(zip(tagging.LABELS, each, strict=True))
     page.get(page.current_url)
@@ -593,7 +588,7 @@ def test_a_recording_is_tagged(page):
 
 
 def test_a_token_can_be_given(driver):
-    service = web.Service(tagging.tagger(), None, SETTINGS, LIMITS)
+    service = web.Service(tagging.tagger(), tagging.tagger().segmentation(), SETTINGS, LIMITS)
     with served(service, token="secret") as port:
         driver.get(f"http://127.0.0.1:{port}/#token=secret")
         wait_for(lambda: driver.execute_script("return location.hash") == "")

@@ -330,7 +330,7 @@ addEventListener("beforeunload", (event) => { // corrections that are nowhere bu
 $("zoom").addEventListener("input", () => timeline.zoomTo(Number($("zoom").value)));
 $("search").addEventListener("input", update);
 $("order").addEventListener("change", update);
-$("hop")?.addEventListener("change", () => current && queue.again(current, settings.hop));
+$("hop").addEventListener("change", () => current && queue.again(current, settings.hop));
 $("token").addEventListener("submit", (event) => {
   event.preventDefault();
   useToken($("secret").value);

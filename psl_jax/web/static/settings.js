@@ -77,7 +77,7 @@ export class Settings {
   }
 
   get hop() {
-    return $("hop") ? $("hop").value : null;
+    return $("hop").value;
   }
 
   // A file of thresholds takes effect; the classes that it lacks keep theirs.
