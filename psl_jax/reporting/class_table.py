@@ -5,7 +5,7 @@ import dataclasses
 import math
 import pathlib
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from psl_jax.runtime.errors import UserError
@@ -35,7 +35,7 @@ class ClassTable:
 
 
 def read_classes(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Rows {class, AP, AUC, num_positives} of a run's per_class.csv; [] where there is none.
+    """Reads {class, AP, AUC, num_positives} of each row of a run's per_class.csv, if there is one.
 
     Where events were evaluated each row has their metrics, too.
     """
@@ -68,41 +68,37 @@ def _float(text: str) -> float | None:
 def class_table(
     runs: Mapping[str, Sequence[pathlib.Path]], best: str | None, reference: str
 ) -> ClassTable | None:
-    """The table of experiments, each with the folders of its runs: APs are means over these.
+    """Makes the table of experiments, each with the folders of its runs: APs are means over these.
 
     None where no run was evaluated. Classes are those of the best experiment, or else of the first
-    that was evaluated; those of other data are left out.
+    that was evaluated; experiments with others are left out.
     """
-    rows_by_name = {
-        name: each
+    tables = {
+        name: list(filter(None, (read_classes(folder / PER_CLASS) for folder in folders)))
         for name, folders in runs.items()
-        if any(each := [read_classes(folder / PER_CLASS) for folder in folders])
     }
-    if not rows_by_name:
+    tables = {name: of_runs for name, of_runs in tables.items() if of_runs}
+    if not tables:
         return None
-    of_each = {
-        n: [row["class"] for row in next(filter(None, each))] for n, each in rows_by_name.items()
+    classes = {name: [row["class"] for row in of_runs[0]] for name, of_runs in tables.items()}
+    shown = classes.get(best or "", next(iter(classes.values())))
+    ap = {
+        name: [_mean(row["AP"] for row in rows) for rows in zip(*of_runs, strict=True)]
+        for name, of_runs in tables.items()
+        if classes[name] == shown
     }
-    wanted = of_each.get(best or "", next(iter(of_each.values())))
-    rows_by_name = {name: each for name, each in rows_by_name.items() if of_each[name] == wanted}
-    ap = {name: _means(rows) for name, rows in rows_by_name.items()}
+    first_rows = tables[next(iter(ap))][0]
     rows = []
-    for row in next(each for each in next(iter(rows_by_name.values())) if each):
-        values = {name: ap[name].get(row["class"]) for name in ap}
-        ours, theirs = values.get(best or ""), values.get(reference)
-        is_gain = ours is not None and theirs is not None and best != reference
-        gain = ours - theirs if is_gain and ours is not None and theirs is not None else None
-        rows.append(ClassRow(row["class"], row["num_positives"], gain, values))
+    for number, name in enumerate(shown):
+        values = {experiment: means[number] for experiment, means in ap.items()}
+        ours, theirs, gain = values.get(best or ""), values.get(reference), None
+        if best != reference and ours is not None and theirs is not None:
+            gain = ours - theirs
+        rows.append(ClassRow(name, first_rows[number]["num_positives"], gain, values))
     rows.sort(key=lambda row: (row.gain is None, -(row.gain or 0), row.name))
-    return ClassTable(list(rows_by_name), best or "", reference, rows)
+    return ClassTable(list(ap), best or "", reference, rows)
 
 
-def _means(runs: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, float | None]:
-    """AP of each class: its mean over the runs that have one."""
-    values: dict[str, list[float]] = {}
-    for rows in runs:
-        for row in rows:
-            values.setdefault(row["class"], [])
-            if row["AP"] is not None:
-                values[row["class"]].append(row["AP"])
-    return {name: statistics.fmean(each) if each else None for name, each in values.items()}
+def _mean(values: Iterable[float | None]) -> float | None:
+    scored_values = [value for value in values if value is not None]
+    return statistics.fmean(scored_values) if scored_values else None

@@ -34,64 +34,66 @@ class _Split:
     def seconds(self) -> np.ndarray:
         return self.index.num_samples / SAMPLE_RATE
 
-    @property
-    def rates(self) -> str:
-        rates = self.report.get("source_rates") or {}
-        return ", ".join(f"{int(rate) / 1000:g} kHz: {n}" for rate, n in rates.items())
-
-    @property
-    def times(self) -> str:
+    def list_facts(self) -> list[tuple[str, str]]:
+        """Lists (name, value) of what is known."""
+        index = self.index
+        rows, rates = self.report.get("rows"), self.report.get("source_rates") or {}
+        problems = self.report.get("problems") or {}
         low, middle, high = np.percentile(self.seconds, (0, 50, 100))
-        return f"{low:.2f} / {middle:.2f} / {high:.2f}"
+        of_rows = "" if rows is None else f" of {rows:,} that its table names"
+        facts = {
+            "clips": f"{len(index):,}{of_rows}",
+            "hours": f"{index.hours:.2f}",
+            "seconds a clip (min / median / max)": f"{low:.2f} / {middle:.2f} / {high:.2f}",
+            "rates of the recordings": ", ".join(
+                f"{int(rate) / 1000:g} kHz: {count}" for rate, count in rates.items()
+            ),
+            "events": "" if index.event_values is None else f"{len(index.event_values):,}",
+            "unknown labels": ""
+            if index.unknown_values is None
+            else f"{len(index.unknown_values):,}",
+            "problems": ", ".join(f"{name}: {count:,}" for name, count in problems.items()),
+            "SHA-256 of the ids": index.ids_sha256,
+        }
+        return [(name, value) for name, value in facts.items() if value]
 
-    def examples(self) -> list[tuple[str, str, str]]:
-        """(id, seconds, labels) of clips spread over the split."""
+    def list_examples(self) -> list[tuple[str, str, str]]:
+        """Lists (id, seconds, labels) of clips spread over the split."""
         clips = np.unique(np.linspace(0, len(self.index) - 1, _EXAMPLES).astype(int))
         offsets, values = self.index.label_offsets, self.index.label_values
+        labels = [values[offsets[clip] : offsets[clip + 1]] for clip in clips]
         return [
             (
                 str(self.index.ids[clip]),
                 f"{self.seconds[clip]:.2f}",
-                "; ".join(
-                    self.index.classes[label] for label in values[offsets[clip] : offsets[clip + 1]]
-                ),
+                "; ".join(self.index.classes[label] for label in of_clip),
             )
-            for clip in clips
+            for clip, of_clip in zip(clips, labels, strict=True)
         ]
 
 
 def describe(data_dir: str | os.PathLike[str]) -> list[str]:
-    """Lines about each split: clips, durations, rates, classes, examples.
+    """Describes each split in lines: clips, durations, rates, classes, examples.
 
     Raises UserError where `data_dir` is no prepared data set.
     """
-    splits = _splits(data_dir)
+    splits = _open_splits(data_dir)
     lines = [os.fspath(data_dir)]
     for name, split in splits.items():
-        index = split.index
-        lines.append(f"\n{name}: {len(index)} clips, {index.hours:.2f} h")
-        lines.append(f"  seconds a clip (min / median / max): {split.times}")
-        if split.rates:
-            lines.append(f"  rates of the recordings: {split.rates}")
-        if index.event_values is not None:
-            lines.append(f"  events: {len(index.event_values)}")
-        if index.unknown_values is not None:
-            lines.append(f"  unknown labels: {len(index.unknown_values):,}")
-        lines.append(f"  sha256 of the ids: {index.ids_sha256}")
-        lines += [f"  {clip}, {time} s: {labels}" for clip, time, labels in split.examples()]
+        lines.append(f"\n{name}: {len(split.index)} clips, {split.index.hours:.2f} h")
+        lines += [f"  {fact}: {value}" for fact, value in split.list_facts()[2:]]
+        lines += [f"  {clip}, {time} s: {labels}" for clip, time, labels in split.list_examples()]
     lines.append("\n" + "  ".join(f"{name:>9}" for name in splits) + "  clips with")
     first = next(iter(splits.values())).index
     counts = np.stack([split.index.class_counts() for split in splits.values()], axis=1)
-    order = _by_frequency(counts)
-    half = _PRINTED_CLASSES // 2
-    for place, label in enumerate(order):
-        if len(order) > _PRINTED_CLASSES and half <= place < len(order) - half:
-            if place == half:
-                lines.append(f"... {len(order) - 2 * half} classes between, see the page")
-            continue
-        numbers = "  ".join(f"{count:9d}" for count in counts[label])
-        lines.append(f"{numbers}  {first.classes[label]}")
-    return lines
+    order, half = _order_by_frequency(counts), _PRINTED_CLASSES // 2
+    rows = [
+        f"{'  '.join(f'{count:9d}' for count in counts[label])}  {first.classes[label]}"
+        for label in order
+    ]
+    if len(rows) > _PRINTED_CLASSES:
+        rows[half:-half] = [f"... {len(rows) - 2 * half} classes between, see the page"]
+    return lines + rows
 
 
 def write_page(data_dir: str | os.PathLike[str]) -> pathlib.Path:
@@ -100,7 +102,7 @@ def write_page(data_dir: str | os.PathLike[str]) -> pathlib.Path:
     Raises UserError where `data_dir` is no prepared data set.
     """
     data_dir = path_of(data_dir)
-    splits = _splits(data_dir)
+    splits = _open_splits(data_dir)
     about = preparation_report.read_report(data_dir) or {}
     first = next(iter(splits.values())).index
     counts = np.stack([split.index.class_counts() for split in splits.values()], axis=1)
@@ -108,15 +110,7 @@ def write_page(data_dir: str | os.PathLike[str]) -> pathlib.Path:
         "title": str(about.get("corpus") or data_dir.resolve().name),
         "tiles": _tiles(splits, first),
         "splits": [
-            {
-                "name": name,
-                "index": split.index,
-                "rows": split.report.get("rows"),
-                "times": split.times,
-                "rates": split.rates,
-                "problems": split.report.get("problems") or {},
-                "examples": split.examples(),
-            }
+            {"name": name, "facts": split.list_facts(), "examples": split.list_examples()}
             for name, split in splits.items()
         ],
         "names": list(splits),
@@ -125,13 +119,13 @@ def write_page(data_dir: str | os.PathLike[str]) -> pathlib.Path:
             *_bars(counts, first.classes, next(iter(splits))),
             _durations(splits),
         ],
-        "classes": [(first.classes[k], counts[k].tolist()) for k in _by_frequency(counts)],
+        "classes": [(first.classes[k], counts[k].tolist()) for k in _order_by_frequency(counts)],
     }
     return run_page.render("dataset.html.jinja", data_dir / PAGE_NAME, context)
 
 
-def _splits(data_dir: str | os.PathLike[str]) -> dict[str, _Split]:
-    """The splits, the largest first."""
+def _open_splits(data_dir: str | os.PathLike[str]) -> dict[str, _Split]:
+    """Opens the splits, the largest first."""
     about = (preparation_report.read_report(data_dir) or {}).get("splits", {})
     splits = {
         name: _Split(index_lib.load_index(data_dir, name), about.get(name, {}))
@@ -140,8 +134,8 @@ def _splits(data_dir: str | os.PathLike[str]) -> dict[str, _Split]:
     return dict(sorted(splits.items(), key=lambda item: -len(item[1].index)))
 
 
-def _by_frequency(counts: np.ndarray) -> list[int]:
-    """Numbers of the classes, the most frequent in the first split first; [classes, splits]."""
+def _order_by_frequency(counts: np.ndarray) -> list[int]:
+    """Orders the classes of counts [classes, splits], the most frequent in the first one first."""
     return sorted(range(len(counts)), key=lambda k: (*(-counts[k]).tolist(), k))
 
 
@@ -180,7 +174,7 @@ def _bars(counts: np.ndarray, classes: Sequence[str], split: str) -> list[Figure
     """Every class by name, where there are few enough."""
     if not 0 < len(classes) <= _BARS:
         return []
-    bars = [Bar(classes[k], int(counts[k, 0])) for k in _by_frequency(counts)]
+    bars = [Bar(classes[k], int(counts[k, 0])) for k in _order_by_frequency(counts)]
     name, title = "classes", f"Classes of {split}"
     return [figures.bars(name, title, "", bars, x_label="clips", form="{:,.0f}".format)]
 

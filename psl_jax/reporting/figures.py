@@ -4,7 +4,6 @@ The colours are those of the page by daylight. In the SVG they become the variab
 `templates/report.css`, so that a figure is light or dark with its page.
 """
 
-import csv
 import dataclasses
 import io
 import json
@@ -34,32 +33,14 @@ MOST_ROWS = 30  # of a dot figure that are drawn
 _WIDTH = 400  # points, about as wide as a telephone: there its text stays readable
 _HEIGHT = 260
 _NAME_LENGTH = 34  # characters
-_STYLE = {
-    "axes.axisbelow": True,
+# Beside the colours, templates/figures.mplstyle has the style.
+_STYLE_COLOURS = {
     "axes.edgecolor": SOFT,
     "axes.labelcolor": INK,
-    "axes.spines.left": False,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 10.5,
-    "figure.constrained_layout.use": True,
-    "font.sans-serif": "DejaVu Sans",
-    "font.size": 10.5,
     "grid.color": RULE,
-    "legend.columnspacing": 2,
-    "legend.fontsize": 10,
-    "legend.frameon": False,
-    "legend.handlelength": 1.7,
-    "lines.dash_capstyle": "round",
-    "lines.linewidth": 1.8,
-    "svg.fonttype": "none",
     "text.color": INK,
-    "text.parse_math": False,
     "xtick.color": SOFT,
-    "xtick.major.size": 0,
     "ytick.color": SOFT,
-    "ytick.major.size": 0,
 }
 
 Rows = Sequence[Sequence[Any]]
@@ -91,17 +72,25 @@ class Figure:
     @property
     def svg(self) -> Markup:
         """The figure as an element of a page, without title."""
-        with style(self.name):
+        with self._use_style():
             image = io.StringIO()
             self._draw().savefig(image, format="svg", metadata={"Date": None})
         return _page_element(image.getvalue(), self.title)
 
     def save(self, path: pathlib.Path) -> None:
         """Writes the figure with its title as a PNG."""
-        with style(self.name):
+        with self._use_style(), files.atomic_open(path, "wb") as file:
             canvas = self._draw()
             canvas.suptitle(self.title, x=0.01, ha="left", fontsize=12, fontweight="bold")
-            save(canvas, path)
+            canvas.savefig(file, format="png", dpi=180)
+
+    def _use_style(self) -> Any:
+        """The style of all figures, as a context; a figure's SVG is always the same."""
+        import matplotlib.style
+
+        path = pathlib.Path(__file__).with_name("templates") / "figures.mplstyle"
+        own_settings = _STYLE_COLOURS | {"svg.hashsalt": self.name}
+        return matplotlib.style.context([path, own_settings], after_reset=True)
 
     def _draw(self) -> "Canvas":
         from matplotlib.figure import Figure as Canvas
@@ -119,22 +108,8 @@ class Figure:
 def write(folder: pathlib.Path, figures: Sequence[Figure]) -> None:
     """Writes FIGURE.csv and FIGURE.png of each."""
     for figure in figures:
-        with files.atomic_open(folder / f"{figure.name}.csv", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows(figure.rows)
+        files.write_csv(folder / f"{figure.name}.csv", figure.rows[0], figure.rows[1:])
         figure.save(folder / f"{figure.name}.png")
-
-
-def style(name: str = "") -> Any:
-    """The style of all figures, as a context; of one figure always the same SVG."""
-    import matplotlib.style
-
-    return matplotlib.style.context(_STYLE | {"svg.hashsalt": name}, after_reset=True)
-
-
-def save(canvas: "Canvas", path: pathlib.Path, dpi: int = 180) -> None:
-    """Writes a matplotlib figure as a PNG on white."""
-    with files.atomic_open(path, "wb") as file:
-        canvas.savefig(file, format="png", dpi=dpi)
 
 
 # --- Kinds ----------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from psl_jax.networks.trained_model import Model
+from psl_jax.reporting import run_page
 from psl_jax.reporting.class_table import PER_CLASS, read_classes
-from psl_jax.reporting.result_tables import decimal, percent
 from psl_jax.runtime import files, run_files
 from psl_jax.runtime.paths import path_of
 from psl_jax.scoring import bootstrap, evaluation, event_metrics
@@ -34,7 +34,7 @@ def card(
     use: str | None,
     written: Mapping[str, str],
 ) -> str:
-    """The card, in Markdown with the hub's header.
+    """Makes the card, in Markdown with the hub's header.
 
     Args:
       model: what is published.
@@ -44,38 +44,27 @@ def card(
       written: files of the folder and what each holds.
     """
     folder = path_of(run)
-    info = model.info
     config = run_files.read_config(folder)
-    measured = _read_figures(folder)
-    parts = [
-        _make_header(info.name, licence, measured, config.get("data", {})),
-        f"# {info.name}",
-        f"Tags audio with {len(model.classes)} sound classes, a row of scores every "
-        f"{FRAME_SECONDS:g} s. {info.architecture.title} of width {info.width:g} on log-mel "
-        f"spectrograms of {info.sample_rate // 1000} kHz mono, trained on segments of "
-        f"{info.segment_seconds:g} s with psl_jax.",
-        "## Use",
-        _describe_use(info.name, info.output, written),
-        "## What it is for",
-        use
-        or "Whoever publishes this model has not said. It knows the classes that it was trained "
-        "on, and sounds like those of its training data; measure it on your own recordings before "
-        "anything depends on it.",
-        "## Training data",
-        _data(folder, info.origin, config),
-        "## Figures",
-        _make_table(measured),
-        "## Thresholds",
-        _thresholds(model),
-        "## Licence",
-        f"{licence}, as given by who publishes the weights.",
-        "## Files",
-        "\n".join(f"- `{name}`: {what}" for name, what in written.items()),
-        f"Model digest `{model.digest}`.",
-    ]
-    if len(model.classes) <= _MOST_CLASSES:
-        parts += ["## Classes", _list_classes(folder, model.classes)]
-    return "\n\n".join(parts) + "\n"
+    figures = _read_figures(folder)
+    has_few_classes = len(model.classes) <= _MOST_CLASSES
+    rows = read_classes(folder / PER_CLASS) if has_few_classes else []
+    context = {
+        "header": _make_header(model.info.name, licence, figures, config.get("data", {})),
+        "model": model,
+        "info": model.info,
+        "frame_seconds": FRAME_SECONDS,
+        "licence": licence,
+        "use": use,
+        "written": written,
+        "data": _describe_data(folder, model.info.origin, config),
+        "figures": figures,
+        "tuned": model.info.thresholds,
+        "median": np.median(model.info.thresholds.values) if model.info.thresholds else None,
+        "has_few_classes": has_few_classes,
+        "class_rows": rows,
+        "metrics": {k: v for k, v in event_metrics.EVENT_METRICS.items() if rows and k in rows[0]},
+    }
+    return run_page.fill_template("card.md.jinja", context)
 
 
 class Figure(NamedTuple):
@@ -90,8 +79,8 @@ class Figure(NamedTuple):
 
 def _make_header(
     name: str, licence: str, measured: Sequence[Figure], data: Mapping[str, Any]
-) -> str:
-    """Makes the hub's header in YAML; values in JSON are YAML too."""
+) -> list[str]:
+    """Makes the lines of the hub's header that depend on the model; values in JSON are YAML."""
     licence_id = licence.lower().replace(" ", "-")
     is_id = all(letter.isalnum() or letter in ".-" for letter in licence_id)
     lines = (
@@ -115,56 +104,20 @@ def _make_header(
             ],
         }
         lines.append(f"model-index: {json.dumps([{'name': name, 'results': [result]}])}")
-    return "\n".join(
-        [
-            "---",
-            *lines,
-            "library_name: transformers",
-            "pipeline_tag: audio-classification",
-            "tags: [audio, audio-tagging, sound-event-detection, jax, psl_jax]",
-            "---",
-        ]
-    )
+    return lines
 
 
-def _describe_use(name: str, output: str, written: Mapping[str, str]) -> str:
-    text = f"""With psl_jax, where FOLDER is this folder, or hf://USER/{name.replace(" ", "-")}:
-
-```python
-import psl_jax
-
-model = psl_jax.load("FOLDER")
-tags = model.tag("street.mp3")
-tags.top(5)  # best classes of the whole file
-tags.events()  # onset, offset, label, score; with the thresholds below
-```
-
-With transformers, where FOLDER may also be USER/NAME (before version 5.23 add
-`function_to_apply="{output}"`):
-
-```python
-from transformers import pipeline
-
-tag = pipeline("audio-classification", "FOLDER", trust_remote_code=True, top_k=None)
-tag("street.wav")  # the probability of each class in the whole file
-```
-
-With PyTorch and safetensors alone: `AudioTagger` of `audio_tagger.py`."""
-    if "tag.mjs" in written:
-        text += """
-In JavaScript (browser, node): `npm install onnxruntime-web`, then `node tag.mjs a.wav`."""
-    return text
-
-
-def _data(folder: pathlib.Path, origin: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+def _describe_data(
+    folder: pathlib.Path, origin: Mapping[str, Any], config: Mapping[str, Any]
+) -> list[str]:
     lines = []
     if (folder / run_files.DATA).exists():
         for split, split_info in files.read_json(folder / run_files.DATA).items():
             if isinstance(split_info, Mapping) and "clips" in split_info:
                 digest = str(split_info.get("ids_sha256", ""))[:12]
-                lines.append(f"- `{split}`: {split_info['clips']:,} clips (ids {digest}…)")
+                lines.append(f"`{split}`: {split_info['clips']:,} clips (ids {digest}…)")
     if imported := origin.get("imported"):
-        lines.append(f"- weights imported from `{imported.get('file')}`")
+        lines.append(f"weights imported from `{imported.get('file')}`")
     if config:
         data = config.get("data", {})
         splits = ", ".join(
@@ -176,10 +129,10 @@ def _data(folder: pathlib.Path, origin: Mapping[str, Any], config: Mapping[str, 
             )
             if data.get(key)
         )
-        lines.append(f"- corpus `{data.get('corpus')}`; {splits}; labels: `{config.get('labels')}`")
+        lines.append(f"corpus `{data.get('corpus')}`; {splits}; labels: `{config.get('labels')}`")
     if (folder / run_files.NOTES).exists():
-        lines += [f"- {note}" for note in files.read_json(folder / run_files.NOTES)]
-    return "\n".join(lines) or "Not known: this model lies outside of the folder of its run."
+        lines += files.read_json(folder / run_files.NOTES)
+    return lines
 
 
 def _read_figures(folder: pathlib.Path) -> list[Figure]:
@@ -200,45 +153,3 @@ def _read_figures(folder: pathlib.Path) -> list[Figure]:
         text = f"{scale * metrics[key]:.{decimals}f}{unit}"
         measured.append(Figure(name, metrics[key], text, interval, metrics.get("num_clips")))
     return measured
-
-
-def _make_table(measured: Sequence[Figure]) -> str:
-    if not measured:
-        return "None: there is no evaluation in the folder that was published."
-    lines = ["| figure | value | 95 % interval |", "| --- | --- | --- |"]
-    lines += [f"| {figure.name} | {figure.text} | {figure.interval} |" for figure in measured]
-    num_clips = measured[0].num_clips
-    clips = "the evaluation split" if num_clips is None else f"{num_clips:,} clips"
-    lines.append("")
-    lines.append(
-        f"On {clips}, means over classes. The interval is the bootstrap's over clips: what other "
-        "clips of the same kind would do to the figure, not other seeds of the training."
-    )
-    return "\n".join(lines)
-
-
-def _list_classes(folder: pathlib.Path, classes: Sequence[str]) -> str:
-    """The classes, as a table of their figures where these are known."""
-    rows = read_classes(folder / PER_CLASS)
-    if not rows:
-        return ", ".join(f"`{name}`" for name in classes)
-    metrics = {k: v for k, v in event_metrics.EVENT_METRICS.items() if k in rows[0]}
-    header = ["class", "AP %", *metrics.values(), "clips"]
-    lines = [" | ".join(header), " | ".join(["---"] * len(header))]
-    for row in rows:
-        values = [percent(row["AP"], 1), *(decimal(row[key]) for key in metrics)]
-        lines.append(" | ".join([f"`{row['class']}`", *values, str(row["num_positives"])]))
-    return "\n".join(f"| {line} |" for line in lines)
-
-
-def _thresholds(model: Model) -> str:
-    tuned = model.info.thresholds
-    if tuned is None:
-        return "None were tuned: events begin at 0.5. `psl-jax thresholds` finds better ones."
-    values = np.array(tuned.values)
-    of = {"rows": "frames of 0.32 s", "clips": "clips"}.get(str(tuned.tuned_on.get("f1_of")), "")
-    where = f" for best F1 of {of} on `{tuned.tuned_on.get('split')}`" if of else ""
-    return (
-        f"One for each class, tuned{where}: {values.min():.3g} to {values.max():.3g}, median "
-        f"{np.median(values):.3g} (`labels.csv`)."
-    )

@@ -122,119 +122,108 @@ def reference_of(results: Mapping[str, Any], name: str) -> str:
     return references.get(name, name if references else results.get("reference", "weak"))
 
 
-class _SuiteCells:
-    """Cells of a suite's table that need more than the experiment itself."""
-
-    def __init__(self, results: Mapping[str, Any]):
-        self._results = results
-        self._by_name = {e["name"]: e for e in results.get("experiments", [])}
-
-    def gain(self, experiment: Mapping[str, Any]) -> str:
-        name = experiment["name"]
-        measure, reference = measure_of(self._results, name), reference_of(self._results, name)
-        value, other = experiment.get(measure), self._by_name.get(reference, {}).get(measure)
-        if other is None or value is None or name in (reference, "teacher"):
-            return MISSING
-        return f"{100 * (value - other):+.2f}{spread(experiment.get('gain_spread'))}"
-
-    def over_reference(self, experiment: Mapping[str, Any]) -> str:
-        name = experiment["name"]  # an interval is of mAP
-        has_interval = name != "teacher" and measure_of(self._results, name) == "mAP"
-        return interval(experiment.get("over_reference")) if has_interval else MISSING
-
-    def measure(self, experiment: Mapping[str, Any]) -> str:
-        if not self._results.get("measures"):
-            return ""
-        return MEASURES[measure_of(self._results, experiment["name"])]
-
-    def measured(self, experiment: Mapping[str, Any]) -> str:
-        if not self._results.get("measures"):
-            return MISSING
-        return percent(experiment.get(measure_of(self._results, experiment["name"])))
-
-    def over_paper(self, experiment: Mapping[str, Any]) -> str:
-        name = experiment["name"]
-        value = experiment.get(measure_of(self._results, name))
-        reported = (self._results.get("paper") or {}).get(name)
-        if value is None or reported is None:
-            return MISSING
-        return f"{100 * (value - reported):+.2f}"
+def _compare(experiment: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, Any]:
+    """Compares an experiment with its reference and with the paper: fields of its row."""
+    name = experiment["name"]
+    measure, reference = measure_of(results, name), reference_of(results, name)
+    value, reported = experiment.get(measure), (results.get("paper") or {}).get(name)
+    others = (e.get(measure) for e in results["experiments"] if e["name"] == reference)
+    fields = {
+        "paper": reported,
+        "paper_d_prime": (results.get("paper_d_prime") or {}).get(name),
+        # An interval is of mAP.
+        "interval": experiment.get("over_reference")
+        if name != "teacher" and measure == "mAP"
+        else None,
+    }
+    if value is not None:
+        other = next(others, None)
+        if other is not None and name not in (reference, "teacher"):
+            points = f"{100 * (value - other):+.2f}"
+            fields["gain"] = points + spread(experiment.get("gain_spread"))
+        if reported is not None:
+            fields["over_paper"] = f"{100 * (value - reported):+.2f}"
+    if results.get("measures"):
+        fields |= {"measure": MEASURES[measure], "value": value}
+    return fields
 
 
-def _mean_ap(experiment: Mapping[str, Any]) -> str:
-    return percent(experiment.get("mAP")) + spread(experiment.get("mAP_spread"))
+def _field(key: str, form: Callable[[Any], str] = str) -> Callable[[Mapping[str, Any]], str]:
+    def format_cell(row: Mapping[str, Any]) -> str:
+        return MISSING if row.get(key) is None else form(row[key])
 
-
-def _field(key: str, form: Callable[[Any], str]) -> Callable[[Mapping[str, Any]], str]:
-    return lambda experiment: form(experiment.get(key))
+    return format_cell
 
 
 def suite_table(results: Mapping[str, Any]) -> Table:
-    """The experiments of a results.json; columns in which nothing is known are left out.
+    """Makes the table of a results.json; columns in which nothing is known are left out.
 
     So is the number of evaluated clips when it is the same for all: see `coverage_note`.
     """
-    experiments, cells = results.get("experiments", []), _SuiteCells(results)
+    rows = [dict(row) | _compare(row, results) for row in results.get("experiments", [])]
+    if len({row.get("num_clips") for row in rows}) <= 1:
+        for row in rows:
+            row["num_clips"] = None
     over = "gain" if results.get("references") else f"vs {results.get('reference', 'weak')}"
-    paper, paper_d = results.get("paper") or {}, results.get("paper_d_prime") or {}
-    one_coverage = len({e.get("num_clips") for e in experiments}) <= 1
     columns: list[Column] = [
-        ("experiment", False, lambda e: str(e["name"])),
-        ("labels", False, _field("label", lambda v: MISSING if v is None else str(v))),
+        ("experiment", False, _field("name")),
+        ("labels", False, _field("label")),
         ("segment", True, _segments),
-        ("mAP %", True, _mean_ap),
-        ("measure", False, cells.measure),
-        ("value %", True, cells.measured),
-        (over, True, cells.gain),
-        ("95 %", True, cells.over_reference),
-        ("paper %", True, lambda e: percent(paper.get(e["name"]))),
-        ("vs paper", True, cells.over_paper),
+        ("mAP %", True, lambda row: percent(row.get("mAP")) + spread(row.get("mAP_spread"))),
+        ("measure", False, _field("measure")),
+        ("value %", True, _field("value", percent)),
+        (over, True, _field("gain")),
+        ("95 %", True, _field("interval", interval)),
+        ("paper %", True, _field("paper", percent)),
+        ("vs paper", True, _field("over_paper")),
         ("d'", True, _field("d_prime", decimal)),
-        ("paper d'", True, lambda e: decimal(paper_d.get(e["name"]))),
+        ("paper d'", True, _field("paper_d_prime", decimal)),
         ("AUC", True, _field("AUC", decimal)),
         ("lwlrap", True, _field("lwlrap", decimal)),
         ("mAP@3 %", True, _field("mAP_at_3", percent)),
         *((name, True, _field(key, decimal)) for key, name in EVENT_METRICS.items()),
         ("clips", True, _field("train_clips", count)),
         ("segments", True, _field("train_segments", count)),
-        ("eval clips", True, lambda e: MISSING if one_coverage else count(e.get("num_clips"))),
+        ("eval clips", True, _field("num_clips", count)),
         ("steps", True, _field("steps", count)),
         ("time", True, _field("seconds", duration)),
     ]
-    return _table(columns, experiments)
+    return _table(columns, rows)
 
 
 def quality_table(results: Mapping[str, Any]) -> Table | None:
-    """The labels themselves, a row a label set: agreement with the true events, and how many.
+    """Makes the table of the label sets: agreement with the true events, and how many labels.
 
     None if no label quality is known.
     """
     qualities = label_qualities(results)
     if not qualities:
         return None
-    rows = [{"name": name} | dict(quality) for name, quality in qualities.items()]
+    rows = [_flatten_quality(name, quality) for name, quality in qualities.items()]
     statistics = next((row["statistics"] for row in rows if row.get("statistics")), None)
     if statistics:  # the weak labels are the same for every segment length
-        rows.insert(0, {"name": "weak", "kind": "weak", "statistics": statistics})
-
-    def measured(label_source: str) -> Callable[[Mapping[str, Any]], str]:
-        return lambda row: percent((row.get("segment_mAP") or {}).get(label_source))
-
-    def statistic(key: str, form: Callable[[Any], str]) -> Callable[[Mapping[str, Any]], str]:
-        return lambda row: form(
-            ((row.get("statistics") or {}).get(key) or {}).get(row.get("kind", "soft"))
-        )
-
+        rows.insert(0, _flatten_quality("weak", {"statistics": statistics}, "weak"))
     columns: list[Column] = [
-        ("labels", False, lambda row: row["name"]),
+        ("labels", False, _field("name")),
         ("segment", True, _segments),
-        ("mAP %", True, measured("soft")),
-        ("weak mAP %", True, measured("weak")),
-        ("per clip", True, statistic("mean_labels", lambda v: decimal(v, 2))),
-        ("no label %", True, statistic("share_without_labels", lambda v: percent(v, 1))),
-        ("on disk", True, lambda row: size(row.get("bytes"))),
+        ("mAP %", True, _field("soft_map", percent)),
+        ("weak mAP %", True, _field("weak_map", percent)),
+        ("per clip", True, _field("mean_labels", lambda value: decimal(value, 2))),
+        ("no label %", True, _field("share_without_labels", lambda value: percent(value, 1))),
+        ("on disk", True, _field("bytes", size)),
     ]
     return _table(columns, rows)
+
+
+def _flatten_quality(name: str, quality: Mapping[str, Any], kind: str = "soft") -> dict[str, Any]:
+    segment_map, statistics = quality.get("segment_mAP") or {}, quality.get("statistics") or {}
+    return dict(quality) | {
+        "name": name,
+        "soft_map": segment_map.get("soft"),
+        "weak_map": segment_map.get("weak"),
+        "mean_labels": (statistics.get("mean_labels") or {}).get(kind),
+        "share_without_labels": (statistics.get("share_without_labels") or {}).get(kind),
+    }
 
 
 def _table(columns: Sequence[Column], items: Sequence[Mapping[str, Any]]) -> Table:

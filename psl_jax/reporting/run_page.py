@@ -30,25 +30,6 @@ from psl_jax.training.metric_log import VALIDATION_MAP, read_log
 REPORT_NAME = "report.html"
 NUM_AVERAGED = 4
 
-_OUTCOMES = {  # of a run's files, what they hold
-    "config.json": "settings, all of them",
-    "train_log.jsonl": "training log, one line a measurement",
-    "tb": "training log for TensorBoard",
-    "log_id.txt": "what wandb, trackio and mlflow call the run",
-    "wandb": "what wandb keeps of the run",
-    "checkpoints": "the latest checkpoint and the best ones",
-    "averaged": "the final model: average of the best checkpoints",
-    "scores.npz": "score of every class for every evaluated clip",
-    "metrics.json": "the numbers above",
-    "per_class.csv": "the table of classes",
-    "label_quality.json": "statistics of the soft labels",
-    "soft_labels": "soft labels of the training clips",
-    "stages.json": "which stages are finished",
-    "data.json": "which data and which teacher the run is bound to",
-    "notes.json": "what to know before believing the numbers",
-}
-
-
 # --- A run ----------------------------------------------------------------------------------
 
 
@@ -80,7 +61,6 @@ def write_run_report(
         "class_figures": run_figures.classes(classes),
         "quality_figures": label_figures.label_quality({"soft": quality} if quality else {}),
         "quality_table": result_tables.quality_table({"label_quality": {"soft": quality}}),
-        "files": _files(run_dir),
         "notes": notes or [],
     }
     return render("run.html.jinja", run_dir / REPORT_NAME, context)
@@ -174,29 +154,22 @@ def _extremes(classes: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Any]
     return [("Best classes", scored[:shown]), ("Worst classes", scored[: -shown - 1 : -1])]
 
 
-def _files(run_dir: pathlib.Path) -> list[tuple[str, str, str]]:
-    """(name, what it holds, size) of what lies in the run folder."""
-    entries = []
-    for path in sorted(run_dir.iterdir()):
-        if path.name == REPORT_NAME or path.name.startswith("."):
-            continue
-        parts = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
-        size = result_tables.size(sum(p.stat().st_size for p in parts))
-        if path.is_dir():
-            size = f"{size} in {len(parts):,} file{'s' if len(parts) != 1 else ''}"
-        name = path.name + ("/" if path.is_dir() else "")
-        entries.append((name, _OUTCOMES.get(path.name, ""), size))
-    return entries
-
-
 # --- Rendering ------------------------------------------------------------------------------
 
 
 def render(template: str, path: pathlib.Path, context: Mapping[str, Any]) -> pathlib.Path:
     """Writes a page from a template of this package; returns its path."""
+    html = fill_template(template, context)
+    with files.atomic_open(path, encoding="utf-8") as file:
+        file.write(html)
+    return path
+
+
+def fill_template(name: str, context: Mapping[str, Any]) -> str:
+    """Fills a template of this package, whose name tells whether it is HTML."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("psl_jax.reporting", "templates"),
-        autoescape=True,
+        autoescape=".html" in name,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -211,10 +184,7 @@ def render(template: str, path: pathlib.Path, context: Mapping[str, Any]) -> pat
         "written": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         "asset": asset,
     }
-    html = environment.get_template(template).render(context)
-    with files.atomic_open(path, encoding="utf-8") as file:
-        file.write(html)
-    return path
+    return environment.get_template(name).render(context)
 
 
 def asset(name: str) -> Markup:

@@ -3,13 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from psl_jax.reporting import figures
 from psl_jax.reporting.class_table import ClassTable
 from psl_jax.reporting.figures import Bar, DotSeries, Figure, Series
 from psl_jax.reporting.run_figures import colours, curve, loss_figure, map_figure, smoothed, thinned
-from psl_jax.scoring.metrics import Reliability
 from psl_jax.training.metric_log import LOSS, VALIDATION_MAP
 
 Logs = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -89,48 +86,4 @@ def gains(table: ClassTable) -> list[Figure]:
             x_label="points of AP",
             form="{:+.1f}".format,
         )
-    ]
-
-
-def calibration(reliabilities: Mapping[str, Reliability]) -> list[Figure]:
-    """Reliability diagram and how many scores there are of each size."""
-    if not reliabilities:
-        return []
-    colour = colours(list(reliabilities))
-    bins = len(next(iter(reliabilities.values())).counts)
-    ideal = Series("as often as the score says", [(0, 0), (100, 100)], 5, faint=True)
-    lines, counts = [ideal], []
-    for name, reliability in reliabilities.items():
-        used = np.flatnonzero(reliability.counts)
-        points = [
-            (100 * float(reliability.scores[k]), 100 * float(reliability.shares[k])) for k in used
-        ]
-        title = f"{name} (error {100 * reliability.error:.1f})"
-        lines.append(Series(title, points, colour[name], dashed=True))
-        sizes = [(100 * (k + 0.5) / bins, int(reliability.counts[k])) for k in used]
-        counts.append(Series(name, sizes, colour[name], dashed=True))
-    note = (
-        "How often a class is there that was given a score, over all pairs of an evaluated clip "
-        "and a class. Error: the expected calibration error in points, a mean over the pairs, of "
-        "which most have a low score."
-    )
-    about = "Pairs of a clip and a class in each tenth of the scores: few make a point uncertain."
-    return [
-        figures.lines(
-            "calibration",
-            "Calibration",
-            note,
-            lines,
-            x_label="mean score (%)",
-            y_label="clips with the class (%)",
-        ),
-        figures.lines(
-            "calibration_counts",
-            "How many scores there are",
-            about,
-            counts,
-            x_label="score (%)",
-            y_label="pairs (logarithmic)",
-            log_y=True,
-        ),
     ]

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-import numpy as np
-
 from psl_jax.reporting import (
     audio_examples,
     class_table,
@@ -19,8 +17,6 @@ from psl_jax.reporting import (
 )
 from psl_jax.reporting.figures import Figure
 from psl_jax.runtime.paths import path_of
-from psl_jax.scoring import evaluation
-from psl_jax.scoring.metrics import Reliability, compute_reliability
 from psl_jax.training.metric_log import read_log
 
 
@@ -38,9 +34,7 @@ def write(suite_dir: str | os.PathLike[str], results: Mapping[str, Any]) -> path
     experiments = results.get("experiments", [])
     reference = results.get("reference", "weak")
     runs = {
-        e["name"]: [
-            suite_dir / folder for folder in e.get("run_dirs", [e.get("run_dir", e["name"])])
-        ]
+        e["name"]: [suite_dir / folder for folder in e.get("run_dirs", [e["name"]])]
         for e in experiments
     }
     references = results.get("references") or {}
@@ -52,8 +46,6 @@ def write(suite_dir: str | os.PathLike[str], results: Mapping[str, Any]) -> path
     folder = suite_dir / figures.FOLDER
     clips = audio_examples.read(suite_dir / results.get("clips", audio_examples.FOLDER))
     figures.write(folder, [figure for section in shown.values() for figure in section])
-    if clips:
-        audio_examples.write_figures(folder, clips)
     links = {
         name: _link(suite_dir, folders[0] / run_page.REPORT_NAME) for name, folders in runs.items()
     }
@@ -95,25 +87,11 @@ def _figures(
     return {
         "figures": [
             *suite_figures.comparison(results.get("experiments", []), _reported_map(results)),
-            *suite_figures.calibration(_reliabilities(runs)),
             *suite_figures.curves(logs, whose),
         ],
         "class_figures": suite_figures.gains(classes) if classes else [],
         "quality_figures": label_figures.label_quality(result_tables.label_qualities(results)),
     }
-
-
-def _reliabilities(runs: Mapping[str, Sequence[pathlib.Path]]) -> dict[str, Reliability]:
-    """Of the experiments whose scores are kept with their targets; those of all seeds together."""
-    reliabilities = {}
-    for name, folders in runs.items():
-        kept = [scores for scores in map(evaluation.read_scores, folders) if scores is not None]
-        if kept:
-            truth, scores = (
-                np.concatenate([k[part] for k in kept]) for part in ("targets", "scores")
-            )
-            reliabilities[name] = compute_reliability(truth, scores)
-    return reliabilities
 
 
 def best_of(
@@ -165,6 +143,4 @@ def _tiles(
 
 
 def _link(suite_dir: pathlib.Path, report: pathlib.Path) -> str | None:
-    if not report.exists():
-        return None
-    return quote(pathlib.PurePath(os.path.relpath(report, suite_dir)).as_posix())
+    return quote(os.path.relpath(report, suite_dir)) if report.exists() else None

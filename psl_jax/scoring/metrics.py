@@ -1,4 +1,4 @@
-"""Ranking metrics, calibration and label statistics: gather everything once, then rank.
+"""Ranking metrics and label statistics: gather everything once, then rank.
 
 Pure NumPy and SciPy. Truth is multi-hot [clips, classes], or negative where it is unknown: such a
 clip is left out for that class. Scores are any finite numbers of the same shape (only their order
@@ -6,7 +6,7 @@ matters), and tied scores are never broken by chance or by position.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from scipy import special
@@ -267,50 +267,3 @@ def mean_over_scored_classes(ap: np.ndarray) -> float:
             "a negative) in what is evaluated, so there is no mAP. Check the split and its labels."
         )
     return float(np.nanmean(ap))
-
-
-BINS = 10
-
-
-class Reliability(NamedTuple):
-    """Scores in `BINS` equally wide bins from 0 to 1, the upper edge belonging to the last.
-
-    Attributes:
-      counts: int64 [bins], pairs of a clip and a class whose score lies there.
-      scores: float64 [bins], their mean score; NaN in an empty bin.
-      shares: float64 [bins], the share of them whose clip has the class; NaN in an empty bin.
-    """
-
-    counts: np.ndarray
-    scores: np.ndarray
-    shares: np.ndarray
-
-    @property
-    def error(self) -> float:
-        """Expected calibration error: mean of |score - share| over the bins, by their counts."""
-        used = self.counts > 0
-        gaps = np.abs(self.scores - self.shares)[used]
-        return float(np.average(gaps, weights=self.counts[used]))
-
-
-def compute_reliability(truth: np.ndarray, scores: np.ndarray) -> Reliability:
-    """Of all pairs of a clip and a class whose truth is known; both are [clips, classes].
-
-    Guo et al., On calibration of modern neural networks (ICML 2017), each class as a problem of
-    its own. UserError where there is nothing, or a score is no probability.
-    """
-    hit, score = np.ravel(truth) > 0, np.ravel(scores).astype(np.float64)
-    if hit.shape != score.shape or not len(score):
-        raise UserError(f"no calibration of {np.shape(scores)} scores and {np.shape(truth)} labels")
-    known = np.ravel(truth) >= 0
-    hit, score = hit[known], score[known]
-    if not (score.min() >= 0 and score.max() <= 1):
-        raise UserError(f"scores from {score.min():g} to {score.max():g} are no probabilities")
-    number = np.minimum((score * BINS).astype(np.int64), BINS - 1)
-    counts = np.bincount(number, minlength=BINS)
-    some = np.where(counts > 0, counts, np.nan)
-    return Reliability(
-        counts,
-        np.bincount(number, score, minlength=BINS) / some,
-        np.bincount(number, hit, minlength=BINS) / some,
-    )

@@ -51,7 +51,7 @@ def kept(tmp_path_factory):
 
 def test_clips_are_evenly_spread():
     for count, chosen in ((80, [0, 19, 39, 59, 79]), (3, [0, 1, 2]), (1, [0])):
-        assert audio_examples.chosen(count).tolist() == chosen
+        assert audio_examples.choose_evenly(count).tolist() == chosen
 
 
 def test_what_is_heard_is_the_clip(kept):
@@ -119,11 +119,6 @@ def test_a_long_clip_is_cut(tmp_path, monkeypatch):
     audio_examples.write(tmp_path, source, {"psl1s": labels}, "weak", tagging.tagger())
     (clip,) = audio_examples.read(tmp_path)["clips"]
     assert {entry["name"] for entry in clip["classes"]} == shown
-
-
-def test_figures_of_clips(kept, tmp_path):
-    audio_examples.write_figures(tmp_path, audio_examples.read(kept[0]))
-    assert len(list(tmp_path.glob("clip?.png"))) == 5
 
 
 # --- In a browser ---------------------------------------------------------------------------------
@@ -203,10 +198,8 @@ def test_a_tone_stands_in_its_time_in_the_picture():
     """Silence, then a tone of 1 kHz: the picture is dark up to its middle."""
     audio = np.zeros(32_000, np.int16)
     audio[16_000:] = 8000 * np.sin(2 * np.pi * 1000 * np.arange(16_000) / 16_000)
-    decibel, column_seconds = audio_examples.spectrogram_of(audio)
-    picture = io.BytesIO(audio_examples.png(decibel, column_seconds))
+    picture = io.BytesIO(audio_examples.draw_png(audio))
     pixels = matplotlib.image.imread(picture, format="png")[..., :3].sum(axis=2)
-    assert pixels.shape[1] == len(decibel)
     column = pixels.max(axis=0)
     middle = len(column) // 2
     assert column[: middle - 3].max() < 1 < 2 < column[middle + 3 :].min()

@@ -23,7 +23,6 @@ from psl_jax.reporting import (
     suite_figures,
     suite_page,
 )
-from psl_jax.runtime import files
 from psl_jax.scoring import evaluation, relabeling
 
 NASTY = "Bow-wow, $x$ <b>"
@@ -176,20 +175,11 @@ def test_classes_of_all_experiments_side_by_side(suite):
 def test_a_suite_leaves_csv_and_png_of_each_figure(suite):
     folder, results = suite
     html = suite_page.write(folder, results).read_text()
-    names = {"mean_average_precision", "class_gains", "calibration", "calibration_counts"}
+    names = {"mean_average_precision", "class_gains"}
     found = {path.name for path in (folder / "figures").iterdir()}
     assert found == {f"{name}.{end}" for name in names for end in ("csv", "png")}
     assert all(p.read_bytes()[:4] == b"\x89PNG" for p in (folder / "figures").glob("*.png"))
     assert "Bow-wow, $x$ &lt;b&gt;" in html and NASTY not in html
-
-
-def test_calibration_is_of_all_seeds_together(suite):
-    folder, results = suite
-    suite_page.write(folder, results)
-    counts = rows_of(folder / "figures" / "calibration_counts.csv")[1:]
-    assert sum(int(n) for name, _, n in counts if name == "weak") == 2 * 60 * 4
-    lines = {row[0] for row in rows_of(folder / "figures" / "calibration.csv")[1:]}
-    assert any(re.fullmatch(r"psl2s \(error \d+\.\d\)", name) for name in lines)
 
 
 def test_curves_of_all_runs_together():
@@ -289,10 +279,3 @@ def test_lines_of_many_experiments_differ_in_colour_or_in_dashes():
     numbers = run_figures.colours(["teacher", "weak", *names]).values()
     looks = [(figures.colour_of(number), figures.dashes(number)) for number in numbers]
     assert len(set(looks)) == len(looks)
-
-
-def test_results_of_an_earlier_version_name_one_run(tmp_path):
-    header, rows = ("class", "AP", "AUC", "num_positives"), [("x", 0.5, 0.5, 3)]
-    files.write_csv(tmp_path / "a" / "per_class.csv", header, rows)
-    results = {"experiments": [{"name": "weak", "mAP": 0.5, "run_dir": "a"}]}
-    assert "<td>x</td>" in suite_page.write(tmp_path, results).read_text()

@@ -15,7 +15,7 @@ import synthetic_data
 from label_data import run
 
 from psl_jax.audio.segments import Segmentation
-from psl_jax.reporting import label_page
+from psl_jax.reporting import audio_examples, label_page
 from psl_jax.runtime.errors import UserError
 
 SEGMENTATION = Segmentation(1.0)
@@ -63,32 +63,39 @@ def test_classes_take_turns():
 # --- What it shows --------------------------------------------------------------------------------
 
 
-def test_a_clip_is_drawn_as_its_labels_are(index):
-    audio = synthetic_data.make_audio(index)[0]
-    values = np.array([[0.9, 0.2, 0.0], [0.4, 0.3, 0.1]], np.float16)
-    one = label_page.view(index, 0, audio, values, SEGMENTATION)
-    assert [(row.name, row.weak) for row in one.rows] == [
-        ("Speech", True),
-        ("Vehicle horn, car horn, honking", False),
-        ("Dog", False),
-    ]
-    assert one.annotated  # nobody wrote down the events of clip 1
-    assert not label_page.view(index, 1, audio, values, SEGMENTATION).annotated
-    first = one.rows[0]
-    assert [(c.left, c.width) for c in first.cells] == [(0, 50), (50, 50)]
-    np.testing.assert_allclose([c.value for c in first.cells], [0.9, 0.4], atol=1e-3)
-    assert [event[:2] for event in first.events] == [(25, 50)]
-    assert [event[:2] for event in one.rows[2].events] == [(50, 50)]
-    overlapping = Segmentation(1.0, 0.5)
-    row = label_page.view(index, 0, audio, np.zeros((3, 3)), overlapping).rows[0]
-    assert [(c.left, c.width) for c in row.cells] == [(0, 37.5), (37.5, 25), (62.5, 37.5)]
+def test_a_clip_is_described_as_its_labels_are(index):
+    audio = synthetic_data.make_audio(index)
+    values = np.array([[0.9, 0.2, 0.0], [0.4, 0.3, 0.1]])
+
+    def describe(clip, edges=(0, 1, 2), values=values):
+        output = audio_examples.Output("soft label", "soft", values, np.array(edges))
+        return audio_examples.describe_clip(clip, index, audio[clip], [output], least_value=0.25)
+
+    speech, dog, horn = describe(0)["classes"]
+    assert [speech["name"], dog["name"]] == ["Speech", "Dog"]  # what is certain comes first
+    assert horn["name"] == "Vehicle horn, car horn, honking"
+    lanes = {lane["name"]: lane["spans"] for lane in speech["lanes"]}
+    assert lanes["truth"] == [(0.5, 1.5, 1.0)] and lanes["weak label"] == [(0.0, 2.0, 1.0)]
+    assert lanes["soft label"] == [(0, 1, 0.9), (1, 2, 0.4)]
+    assert [lane["spans"] for lane in dog["lanes"][:2]] == [[(1.0, 2.0, 1.0)], []]
+    # Nobody wrote down the events of clip 1.
+    assert "truth" not in {lane["name"] for c in describe(1)["classes"] for lane in c["lanes"]}
 
 
 def test_many_classes_leave_room_for_those_that_count():
-    values = np.linspace(0, 1, 40)[None, :]
-    shown = label_page._shown(values, {0, 39})
-    assert shown == [39, 38, 37, 36, 35, 34, 33, 0]
-    assert label_page._shown(values, set(range(12))) == list(range(11, -1, -1))
+    labels = [[0, 39], list(range(12)), []]
+    index = synthetic_data.make_index([3], 16_000, labels, num_classes=40)
+    output = audio_examples.Output("soft", "soft", np.linspace(0, 1, 40)[None], np.array([0, 1]))
+
+    def list_names(clip):
+        described = audio_examples.describe_clip(
+            clip, index, np.zeros(16_000, np.int16), [output], most_classes=8, least_value=0.0
+        )
+        return [int(c["name"].split()[1]) for c in described["classes"]]
+
+    assert list_names(0) == [39, 0, 38, 37, 36, 35, 34, 33]
+    assert list_names(1) == list(range(11, -1, -1))
+    assert list_names(2) == [39, 38, 37, 36, 35, 34, 33, 32]
 
 
 def test_the_page_holds_the_audio_itself(page, index):
@@ -113,7 +120,7 @@ def test_numbers_that_are_none(tmp_path, option):
 
 # Names of the rows, pictures and words of the key that something else lies upon.
 COVERED = """
-    const kinds = ".key li, .labelled h3, .what, .plot:not(.sample), .ticks";
+    const kinds = ".keys li, .clip h3, .times h4, .lane-name, .track";
     const all = [...document.querySelectorAll(kinds)];
     const boxes = all.map((e) => e.getBoundingClientRect());
     const meet = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1
@@ -121,33 +128,6 @@ COVERED = """
     return all.filter((e, i) => boxes.some((box, k) => k !== i && meet(box, boxes[i])))
         .map((e) => e.outerHTML.slice(0, 60));
 """
-# The least contrast of a value that is written in a cell (WCAG 2).
-CONTRAST = """
-    const light = (colour) => {
-      const [r, g, b] = colour.match(/[\\d.]+/g).map(Number).slice(0, 3)
-          .map((v) => colour.startsWith("rgb") ? v / 255 : v)
-          .map((v) => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
-      return 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05;
-    };
-    const cell = document.querySelector(".labelled .plot b");
-    return Math.min(...[...Array(96)].map((_, k) => {
-      const value = (k + 5) / 100;
-      cell.style.setProperty("--p", value);
-      cell.className = value > 0.85 ? "high full" : value > 0.6 ? "high" : "";
-      const style = getComputedStyle(cell);
-      const [a, b] = [light(style.color), light(style.backgroundColor)];
-      return Math.max(a, b) / Math.min(a, b);
-    }));
-"""
-
-
-def test_values_stand_out_from_their_cells(page, tmp_path):
-    with browser.opened(tmp_path) as driver:
-        for scheme in ("light", "dark"):
-            media = [{"name": "prefers-color-scheme", "value": scheme}]
-            driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": media})
-            driver.get(page.as_uri())
-            assert driver.execute_script(CONTRAST) > 3.7, scheme
 
 
 def test_in_a_browser(page, tmp_path):
@@ -157,22 +137,19 @@ def test_in_a_browser(page, tmp_path):
             driver.get(page.as_uri())
             assert driver.execute_script("return document.documentElement.scrollWidth") <= width
             assert driver.execute_script(COVERED) == []
-        assert len(driver.find_elements("css selector", "article.labelled")) == 4
+        assert len(driver.find_elements("css selector", "article.clip")) == 4
         assert driver.execute_script(
             "return [...document.images].every(i => i.complete && i.naturalHeight == 128)"
         )
 
         def at(number):
-            script = """const clip = document.querySelectorAll("article.labelled")[arguments[0]];
+            script = """const clip = document.querySelectorAll("article.clip")[arguments[0]];
                 return [clip.querySelector("audio").currentTime,
                         Number(clip.style.getPropertyValue("--at")),
                         clip.querySelector("audio").paused]"""
             return driver.execute_script(script, number)
 
-        plots = driver.find_elements("css selector", "article.labelled")[0].find_elements(
-            "class name", "plot"
-        )
-        plots[1].click()  # in its middle: of a clip of 2 s
+        driver.find_element("css selector", "article.clip .mel").click()  # in its middle: 1 s
         end = time.monotonic() + 60
         while not (now := at(0))[0] > 1.05:
             assert time.monotonic() < end, now

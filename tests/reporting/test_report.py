@@ -136,8 +136,6 @@ def assert_self_contained(page):
 
 def test_run_report_holds_everything(tmp_path):
     summary, rows = make_run(tmp_path, quality=label_quality())
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "a b&c").write_bytes(b"0" * 2500)
     defaults = {"name": "psl2s", "seed": 0, "train": {"learning_rate": 1e-4}}
     path = run_page.write_run_report(tmp_path, defaults)
     assert path == tmp_path / "report.html"
@@ -151,8 +149,6 @@ def test_run_report_holds_everything(tmp_path):
         "learning_rate 0.0001",
         "seed 3 default 0",
         "mixup no not in the defaults",
-        "checkpoints/",
-        "2.5 kB in 1 file",
         "Training loss",
         "Validation mAP",
         "Learning rate",
@@ -273,7 +269,7 @@ def test_links_follow_run_dirs(tmp_path):
     run_page.write_run_report(run)
     suite = tmp_path / "suite"
     suite.mkdir()
-    results = {"experiments": [{"name": "x", "mAP": 0.5, "run_dir": str(run)}]}
+    results = {"experiments": [{"name": "x", "mAP": 0.5, "run_dirs": [str(run)]}]}
     page = Page(suite_page.write(suite, results))
     assert ("href", "../elsewhere/a%20%231/report.html") in page.attributes
 
