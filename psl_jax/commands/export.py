@@ -12,18 +12,25 @@ probabilities differ from the model's, and ends with exit status 2.
 """
 
 import argparse
+import importlib
 import os
 import pathlib
 import tempfile
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from absl import flags
 
-from psl_jax.runtime import cli_entry, disk_errors, files
+from psl_jax.exporting import check, export_options, to_weights
+from psl_jax.exporting.check import Differences
+from psl_jax.exporting.export_options import Options, Runner
+from psl_jax.networks.class_lists import read_classes
+from psl_jax.networks.trained_model import Model
+from psl_jax.runtime import cli_entry, disk_errors, distributed, files
 from psl_jax.runtime.errors import MissingPackageError, UserError
 from psl_jax.runtime.paths import is_remote, path_of, remove_tree
+from psl_jax.tagging import tagging_cli
+from psl_jax.weights.load_model import load_model
 
 TOLERANCE = 1e-4  # in probability, of every class of every clip and frame
 QUANTIZED_TOLERANCE = 0.03  # in probability on average: what 8-bit weights are expected to cost
@@ -35,53 +42,39 @@ class Format(NamedTuple):
     """How a format is written and run."""
 
     write: Callable[..., None]
-    load: Callable[[pathlib.Path], Any]
+    load: Callable[[pathlib.Path], Runner]
 
 
 def format_named(name: str) -> Format:
     """Imports what a format needs of this package; its libraries are imported when used."""
-    from psl_jax.exporting import to_weights
-    from psl_jax.exporting.check import make_flax_runner
-    from psl_jax.weights.load_model import load_model
-
-    if name == "orbax":
-        return Format(to_weights.write_orbax, lambda path: make_flax_runner(load_model(path)))
-    if name == "safetensors":
-        return Format(
-            to_weights.write_safetensors,
-            lambda path: make_flax_runner(load_model(path)),
-        )
+    if name in _GRAPHS:
+        module = importlib.import_module(f"psl_jax.exporting.to_{name}")
+        return Format(module.write, module.load)
     if name == "torch":
         return Format(to_weights.write_torch, to_weights.load_torch)
-    import importlib
-
-    module = importlib.import_module(f"psl_jax.exporting.to_{name}")
-    return Format(module.write, module.load)
+    write = to_weights.write_orbax if name == "orbax" else to_weights.write_safetensors
+    return Format(write, lambda path: check.make_flax_runner(load_model(path)))
 
 
 def export(
-    model: Any,
+    model: Model,
     name: str,
     out: str | os.PathLike[str],
     signals: Sequence[np.ndarray],
-    options: Any,
+    options: Options,
     licence: str | None,
-) -> Any:
-    """Writes `model` (a checkpoints.Model) in the format `name`, and checks what was written.
+) -> Differences:
+    """Writes `model` in the format `name`, one of FORMATS, and checks what was written.
 
     Args:
       model: the finished model.
-      name: one of FORMATS.
       out: file, or for orbax folder, to write; it is replaced.
       signals: float32 [samples] each, audio to check it on.
-      options: an export_options.Options.
       licence: of the weights; None: nothing is said of it.
 
-    Returns the export_check.Differences between it and the model. Raises UserError, and leaves
-    nothing behind, where they are too large, or where a library is missing.
+    Raises UserError, and leaves nothing behind, where the file differs too much from the model, or
+    where a library is missing.
     """
-    from psl_jax.exporting import check, export_options
-
     form, out = format_named(name), path_of(out)
     info = export_options.describe(model, options, licence)
     if is_remote(out):
@@ -107,11 +100,15 @@ def export(
         )
         check_difference(difference, name, options.quantize)
         for written in path_of(folder).iterdir():
-            _replace(written, out.parent / written.name)
+            target = out.parent / written.name
+            if target.is_dir():
+                remove_tree(target)
+            os.replace(written, target)
     return difference
 
 
-def check_difference(difference: Any, name: str, quantized: bool) -> None:
+def check_difference(difference: Differences, name: str, quantized: bool) -> None:
+    """Raises UserError where an export differs too much from the Flax model."""
     measure = "mean" if quantized else "worst"
     value, limit = getattr(difference, measure), QUANTIZED_TOLERANCE if quantized else TOLERANCE
     if not value <= limit:
@@ -123,23 +120,10 @@ def check_difference(difference: Any, name: str, quantized: bool) -> None:
         )
 
 
-def _replace(source: pathlib.Path, target: pathlib.Path) -> None:
-    if target.is_dir():
-        remove_tree(target)
-    os.replace(source, target)
-
-
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
-    about, _, more = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="psl-jax export",
-        description=about,
-        epilog=more,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = tagging_cli.make_parser("export", __doc__ or "")
     add = parser.add_argument
-    add("model", metavar="MODEL", help="folder of a finished run, or another model")
     add("--format", required=True, choices=FORMATS, help="format to write (required)")
     add("--out", required=True, metavar="PATH", help="file to write, for orbax a folder (required)")
     add(
@@ -172,37 +156,30 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="TEXT",
         help="licence of the weights, stored with them (default: the model's)",
     )
-    flags.FLAGS(arguments[:1])  # absl's own, which nobody gives here, count as read
-    return parser.parse_args(arguments[1:])
+    return tagging_cli.parse_arguments(parser, arguments)
 
 
 def main(arguments: argparse.Namespace) -> None:
+    """Writes the file, and prints how it compares with the model."""
     _refuse_settings(arguments)
-    from psl_jax.exporting import check
-    from psl_jax.exporting.export_options import Options
-    from psl_jax.networks.class_lists import read_classes
-    from psl_jax.runtime import distributed
-    from psl_jax.weights import load_model
-
     distributed.configure()
     classes = read_classes(arguments.classes)[0] if arguments.classes else None
-    model = load_model.load_model(arguments.model, classes)
+    model = load_model(arguments.model, classes)
     rate = model.info.sample_rate
     if arguments.audio:
         signals, where = check.read_signals(arguments.audio, rate), "the files given"
     else:
         signals_of_run = check.read_evaluation_clips(arguments.model, rate)
         signals = [*signals_of_run, check.make_synthetic_signal(rate=rate)]
-        where = (
-            f"{len(signals_of_run)} clips of the run's data and " if signals_of_run else ""
-        ) + "a synthetic signal"
+        of_run = f"{len(signals_of_run)} clips of the run's data and " if signals_of_run else ""
+        where = f"{of_run}a synthetic signal"
     options = Options(arguments.input == "waveform", arguments.quantize)
-    licence = arguments.licence or _default_licence(model)
+    licence = arguments.licence or _get_default_licence(model)
     difference = export(model, arguments.format, arguments.out, signals, options, licence)
     lengths = [*(n / rate for n in check.EXCERPT_SAMPLES), model.info.segment_seconds]
     seconds = ", ".join(f"{length:.3g}" for length in sorted(lengths))
     print(
-        f"wrote {arguments.out}: {_megabytes(arguments.out):.1f} MB\n"
+        f"wrote {arguments.out}: {_count_bytes(arguments.out) / 1e6:.1f} MB\n"
         f"differs from the Flax model by at most {difference.worst:.1e} in probability, by "
         f"{difference.mean:.1e} on average\n"
         f"checked on {where}: batches of 1 and 7, {seconds} s"
@@ -223,18 +200,17 @@ def _refuse_settings(arguments: argparse.Namespace) -> None:
     disk_errors.check_writable(out.parent, "--out")
 
 
-def _default_licence(model: Any) -> str | None:
-    imported = model.info.origin.get("imported")
-    if imported:
+def _get_default_licence(model: Model) -> str | None:
+    if imported := model.info.origin.get("imported"):
         return f"that of {imported['file']}, from which the weights were imported"
     licence: str | None = model.info.origin.get("licence")
     return licence
 
 
-def _megabytes(path: str) -> float:
+def _count_bytes(path: str) -> int:
     place = path_of(path)
-    every = [place] if place.is_file() else [x for x in place.rglob("*") if x.is_file()]
-    return sum(x.stat().st_size for x in every) / 1e6
+    written = [place] if place.is_file() else [x for x in place.rglob("*") if x.is_file()]
+    return sum(file.stat().st_size for file in written)
 
 
 if __name__ == "__main__":

@@ -11,16 +11,25 @@ is not installed. psl_jax.load reads the folder.
 """
 
 import argparse
+import dataclasses
 import os
 import pathlib
 import shutil
 import tempfile
 from collections.abc import Sequence
-from typing import Any
 
-from psl_jax.runtime import cli_entry, disk_errors
+from psl_jax import exporting
+from psl_jax.commands import export
+from psl_jax.exporting import check, to_weights
+from psl_jax.exporting.export_options import Options
+from psl_jax.networks.trained_model import DEFAULT_THRESHOLD, Model
+from psl_jax.reporting import model_card
+from psl_jax.runtime import cli_entry, disk_errors, distributed, files
 from psl_jax.runtime.errors import MissingPackageError, UserError
+from psl_jax.tagging import tagging_cli
+from psl_jax.weights.load_model import load_model
 
+_PACKAGE = pathlib.Path(exporting.__file__).parent
 _EVALUATION = {"metrics.json": "figures", "per_class.csv": "figures of each class"}
 _TORCH_FILES = {
     "audio_tagger.py": "the network in PyTorch, without psl_jax",
@@ -30,8 +39,6 @@ _TORCH_FILES = {
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
-    from psl_jax.tagging import tagging_cli
-
     parser = tagging_cli.make_parser("publish", __doc__ or "")
     add = parser.add_argument
     add(
@@ -52,10 +59,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Writes the folder and tells what is in it."""
-    from psl_jax.runtime import distributed
-    from psl_jax.weights.load_model import load_model
-
+    """Writes the folder, and prints what is in it."""
     distributed.configure()
     out = pathlib.Path(arguments.out)
     _refuse_foreign(out)
@@ -83,7 +87,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def publish(
-    model: Any,
+    model: Model,
     run: str | os.PathLike[str],
     folder: pathlib.Path,
     licence: str,
@@ -94,14 +98,6 @@ def publish(
 
     Returns the files with what they hold, and a line on each that was left out.
     """
-    import dataclasses
-
-    from psl_jax import exporting
-    from psl_jax.commands import export
-    from psl_jax.exporting import check, to_weights
-    from psl_jax.exporting.export_options import Options
-    from psl_jax.reporting import model_card
-
     if name:
         model = dataclasses.replace(model, info=dataclasses.replace(model.info, name=name))
     rate = model.info.sample_rate
@@ -120,12 +116,15 @@ def publish(
     try:
         export.export(model, "onnx", folder / "model.onnx", signals, Options(), licence)
         written["model.onnx"] = "graph from waveforms to probabilities"
-        shutil.copy(pathlib.Path(exporting.__file__).with_name("tag.mjs"), folder)
+        shutil.copy(_PACKAGE / "tag.mjs", folder)
         written["tag.mjs"] = "example in JavaScript"
     except MissingPackageError as error:
         missing.append(f"without model.onnx: {error}")
     written["labels.csv"] = "classes and thresholds"
-    _write_labels(folder / "labels.csv", model)
+    tuned = model.info.thresholds
+    thresholds = tuned.values if tuned else [DEFAULT_THRESHOLD] * len(model.classes)
+    rows = zip(range(len(thresholds)), model.classes, thresholds, strict=True)
+    files.write_csv(folder / "labels.csv", ("index", "label", "threshold"), rows)
     for file, what in _EVALUATION.items():
         if (pathlib.Path(run) / file).exists():
             shutil.copy(pathlib.Path(run) / file, folder / file)
@@ -135,11 +134,8 @@ def publish(
     return written, missing
 
 
-def _write_for_transformers(folder: pathlib.Path, model: Any) -> dict[str, str]:
+def _write_for_transformers(folder: pathlib.Path, model: Model) -> dict[str, str]:
     """Writes what transformers needs beside the weights; returns the files with what they hold."""
-    from psl_jax import exporting
-    from psl_jax.runtime import files
-
     module = "tagger_for_transformers"
     logmel = model.info.logmel.exported()
     problem = {"sigmoid": "multi_label", "softmax": "single_label"}[model.info.output]
@@ -168,7 +164,7 @@ def _write_for_transformers(folder: pathlib.Path, model: Any) -> dict[str, str]:
     files.write_json(folder / "config.json", config)
     files.write_json(folder / "preprocessor_config.json", extractor)
     for name in _TORCH_FILES:
-        shutil.copy(pathlib.Path(exporting.__file__).with_name(name), folder)
+        shutil.copy(_PACKAGE / name, folder)
     return {
         "config.json": "description of the model for transformers",
         "preprocessor_config.json": "description of its input",
@@ -176,26 +172,12 @@ def _write_for_transformers(folder: pathlib.Path, model: Any) -> dict[str, str]:
     }
 
 
-def _write_labels(path: pathlib.Path, model: Any) -> None:
-    from psl_jax.networks.trained_model import DEFAULT_THRESHOLD
-    from psl_jax.runtime import files
-
-    tuned = model.info.thresholds
-    values = tuned.values if tuned else [DEFAULT_THRESHOLD] * len(model.classes)
-    rows = zip(range(len(values)), model.classes, values, strict=True)
-    files.write_csv(path, ("index", "label", "threshold"), rows)
-
-
 def _refuse_foreign(out: pathlib.Path) -> None:
     """Raises UserError where `out` holds something that was not published here."""
-    from psl_jax.runtime import files
-
-    config, weights = out / "config.json", out / "model.safetensors"
-    is_published = weights.exists() and not (out / ".git").exists()
-    if is_published and config.exists():  # the first versions wrote none
+    config = out / "config.json"
+    is_published = config.exists() and not (out / ".git").exists()
+    if is_published:
         is_published = files.read_json(config).get("model_type") == "psl_jax"
-    elif is_published:
-        is_published = (out / "labels.csv").exists() and (out / "README.md").exists()
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not is_published):
         raise UserError(
             f"--out={out} holds something else, which would be deleted: give a folder that is not "

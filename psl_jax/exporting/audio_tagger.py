@@ -13,11 +13,12 @@ every 0.32 s, or EfficientAT's mn (Schmid et al., 2023), with one output for all
 rows of a batch are whole waveforms: the network takes padding for silence.
 """
 
+import functools
 import json
 import math
 import pathlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -77,10 +78,8 @@ class AudioTagger(nn.Module):
         """Makes a network with random weights.
 
         Args:
-          num_classes: number of classes.
           width: multiplier of the channels.
           top_db: dynamic range of each row in dB; None keeps all of it.
-          labels, thresholds: see the class.
           output: sigmoid, or softmax for one sound at a time.
           network: mobilenet_v2 or mn.
           sample_rate: of the waveforms in Hz; of mn 16,000 or 32,000.
@@ -89,11 +88,11 @@ class AudioTagger(nn.Module):
         self.sample_rate = sample_rate
         self.output = output
         self.labels, self.thresholds = tuple(labels), tuple(thresholds)
-        layers = _NETWORKS[network](num_classes, width)
-        self.has_frames = layers.has_frames
-        front_end = _MnLogMel(sample_rate) if network == "mn" else _LogMel(top_db)
-        self.front_end = nn.ModuleList([front_end])
-        self.features, self.classifier = layers.features, layers.classifier
+        is_mn = network == "mn"
+        self.has_frames = not is_mn
+        self.front_end = nn.ModuleList([_MnLogMel(sample_rate) if is_mn else _LogMel(top_db)])
+        make_layers = _make_mn if is_mn else _make_mobilenet_v2
+        self.features, self.classifier = make_layers(num_classes, width)
 
     @classmethod
     def from_folder(
@@ -144,33 +143,27 @@ class AudioTagger(nn.Module):
         return embedded
 
 
-class _Layers(NamedTuple):
-    features: nn.Sequential
-    classifier: nn.Sequential
-    has_frames: bool
-
-
-def _make_mobilenet_v2(num_classes: int, width: float) -> _Layers:
+def _make_mobilenet_v2(num_classes: int, width: float) -> tuple[nn.Sequential, nn.Sequential]:
     channels = _scale_channels(32, width)
-    layers: list[nn.Module] = [_make_convolution(1, channels, size=3, stride=2)]
+    layers: list[nn.Module] = [_make_convolution(1, channels, 3, 2)]
     for expansion, stage_channels, repeats, stride in _STAGES:
         for repeat in range(repeats):
             outputs = _scale_channels(stage_channels, width)
             layers.append(_Block(channels, outputs, expansion, 1 if repeat else stride))
             channels = outputs
     head = _scale_channels(1280, max(width, 1.0))
-    layers.append(_make_convolution(channels, head, size=1))
+    layers.append(_make_convolution(channels, head))
     classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(head, num_classes))
-    return _Layers(nn.Sequential(*layers), classifier, has_frames=True)
+    return nn.Sequential(*layers), classifier
 
 
-def _make_mn(num_classes: int, width: float) -> _Layers:
+def _make_mn(num_classes: int, width: float) -> tuple[nn.Sequential, nn.Sequential]:
     channels = _scale_channels(16, width, divisor=8)
-    layers: list[nn.Module] = [_make_mn_convolution(1, channels, 3, 2, nn.Hardswish())]
+    layers: list[nn.Module] = [_make_mn_convolution(1, channels, 3, 2, activation=nn.Hardswish)]
     for block in _BLOCKS:
         layers.append(_MnBlock(block, channels, width))
         channels = _scale_channels(block[2], width, divisor=8)
-    layers.append(_make_mn_convolution(channels, 6 * channels, 1, 1, nn.Hardswish()))
+    layers.append(_make_mn_convolution(channels, 6 * channels, activation=nn.Hardswish))
     head = _scale_channels(1280, width, divisor=8)
     classifier = nn.Sequential(
         nn.Identity(),  # here the published network takes the mean
@@ -180,10 +173,7 @@ def _make_mn(num_classes: int, width: float) -> _Layers:
         nn.Dropout(0.2),
         nn.Linear(head, num_classes),
     )
-    return _Layers(nn.Sequential(*layers), classifier, has_frames=False)
-
-
-_NETWORKS = {"mobilenet_v2": _make_mobilenet_v2, "mn": _make_mn}
+    return nn.Sequential(*layers), classifier
 
 
 class _LogMel(nn.Module):
@@ -261,15 +251,11 @@ class _Block(nn.Module):
         super().__init__()
         hidden = inputs * expansion
         self.has_shortcut = stride == 1 and inputs == outputs
-        layers: list[nn.Module] = (
-            [] if expansion == 1 else [_make_convolution(inputs, hidden, size=1)]
+        self.conv = nn.Sequential(
+            *([] if expansion == 1 else [_make_convolution(inputs, hidden)]),
+            _make_convolution(hidden, hidden, 3, stride, groups=hidden),
+            *_make_convolution(hidden, outputs, activation=None),
         )
-        layers += [
-            _make_convolution(hidden, hidden, size=3, stride=stride, groups=hidden),
-            nn.Conv2d(hidden, outputs, 1, bias=False),
-            nn.BatchNorm2d(outputs),
-        ]
-        self.conv = nn.Sequential(*layers)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y: torch.Tensor = self.conv(x)
@@ -283,14 +269,16 @@ class _MnBlock(nn.Module):
         super().__init__()
         size, hidden, outputs, is_squeezed, has_hard_swish, stride = block
         hidden, outputs = (_scale_channels(x, width, divisor=8) for x in (hidden, outputs))
-        activation = nn.Hardswish() if has_hard_swish else nn.ReLU()
+        activation = nn.Hardswish if has_hard_swish else nn.ReLU
         layers: list[nn.Module] = []
         if hidden != inputs:
-            layers.append(_make_mn_convolution(inputs, hidden, 1, 1, activation))
-        layers.append(_make_mn_convolution(hidden, hidden, size, stride, activation, hidden))
+            layers.append(_make_mn_convolution(inputs, hidden, activation=activation))
+        layers.append(
+            _make_mn_convolution(hidden, hidden, size, stride, activation=activation, groups=hidden)
+        )
         if is_squeezed:
             layers.append(_Excitations(hidden))
-        layers.append(_make_mn_convolution(hidden, outputs, 1, 1))
+        layers.append(_make_mn_convolution(hidden, outputs))
         self.block = nn.Sequential(*layers)
         self.has_shortcut = stride == 1 and inputs == outputs
 
@@ -315,28 +303,25 @@ class _Excitations(nn.Module):
         return product
 
 
-def _make_mn_convolution(
+def _make_convolution(
     inputs: int,
     outputs: int,
-    size: int,
-    stride: int,
-    activation: nn.Module | None = None,
+    size: int = 1,
+    stride: int = 1,
+    activation: type[nn.Module] | None = nn.ReLU6,
     groups: int = 1,
+    **norm: float,
 ) -> nn.Sequential:
     convolution = nn.Conv2d(
         inputs, outputs, size, stride, padding=size // 2, groups=groups, bias=False
     )
-    norm = nn.BatchNorm2d(outputs, eps=1e-3, momentum=0.01)
-    return nn.Sequential(convolution, norm, *([] if activation is None else [activation]))
+    activations = [] if activation is None else [activation()]
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs, **norm), *activations)
 
 
-def _make_convolution(
-    inputs: int, outputs: int, *, size: int, stride: int = 1, groups: int = 1
-) -> nn.Sequential:
-    convolution = nn.Conv2d(
-        inputs, outputs, size, stride, padding=size // 2, groups=groups, bias=False
-    )
-    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU6())
+_make_mn_convolution = functools.partial(
+    _make_convolution, activation=None, eps=1e-3, momentum=0.01
+)
 
 
 def _scale_channels(channels: int, width: float, divisor: int = 0) -> int:

@@ -10,15 +10,16 @@ import numpy as np
 
 from psl_jax.audio import audio_input
 from psl_jax.audio.readers import DecodeError
-from psl_jax.audio.segments import SAMPLE_RATE, Segmentation, flatten
-from psl_jax.data import batches
+from psl_jax.audio.segments import SAMPLE_RATE, flatten
 from psl_jax.data.settings import DataSettings
+from psl_jax.data.source import Source
 from psl_jax.exporting.export_options import Runner
 from psl_jax.networks.architecture import FrontEnd, Network, Variables, clip_probabilities
 from psl_jax.networks.forward_context import Context
 from psl_jax.networks.trained_model import Model
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
+from psl_jax.runtime.run_files import read_config
 
 BATCH_SIZES = (1, 7)
 EXCERPT_SAMPLES = (4_800, 54_321)  # samples, besides a segment: 0.3 s, and an odd number
@@ -132,16 +133,8 @@ def make_synthetic_signal(seconds: float = 10.0, rate: int = SAMPLE_RATE) -> np.
     return np.asarray(np.rint(np.clip(sound, -1, 1) * 32767) / 32768, np.float32)
 
 
-def read_evaluation_clips(
-    run: str | os.PathLike[str], rate: int = SAMPLE_RATE, count: int = max(BATCH_SIZES)
-) -> list[np.ndarray]:
-    """Reads evaluation clips of the data that a run was trained on, at `rate`.
-
-    None if that data is gone.
-    """
-    from psl_jax.data.source import Source
-    from psl_jax.runtime.run_files import read_config
-
+def read_evaluation_clips(run: str | os.PathLike[str], rate: int = SAMPLE_RATE) -> list[np.ndarray]:
+    """Reads evaluation clips of the data that a run was trained on; none if that data is gone."""
     folder = path_of(run)
     if not (config := read_config(folder)):
         return []
@@ -154,18 +147,10 @@ def read_evaluation_clips(
             source = Source.open(os.fspath(candidate), data.eval_split)
         except (UserError, OSError):
             continue
-        segmentation = Segmentation(source.index.clip_samples / SAMPLE_RATE)
-        batch = next(batches.eval_batches(source, segmentation, batch_size=count), None)
-        if batch is not None:
-            clips = zip(batch["audio"], batch["num_samples"], batch["weight"], strict=True)
-            return [
-                audio_input.resample(*_to_float(row[:num_samples]), rate).reshape(-1)
-                for row, num_samples, weight in clips
-                if weight
-            ]
+        clips = source.read_whole(np.arange(min(max(BATCH_SIZES), len(source.index))))
+        waveforms = [flatten(audio) for audio in clips]
+        return [
+            audio_input.resample(samples.astype(np.float32) / 32768, own_rate, rate).reshape(-1)
+            for samples, own_rate in waveforms
+        ]
     return []
-
-
-def _to_float(audio: np.ndarray) -> tuple[np.ndarray, int]:
-    samples, rate = flatten(audio)
-    return samples.astype(np.float32) / 32768, rate

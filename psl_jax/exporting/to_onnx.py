@@ -96,18 +96,12 @@ class GraphOperations:
         return output
 
     def constant(self, value: Any) -> str:
-        """Adds an array (or integers) to the model, and returns its name."""
+        """Adds an array, integers in a list, or a float to the model, and returns its name."""
         from onnx import numpy_helper
 
+        array = np.array(value, np.float32 if np.isscalar(value) else None, order="C")
         name = f"constant_{len(self.tensors)}"
-        self.tensors.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
-        return name
-
-    def scalar(self, value: float) -> str:
-        from onnx import numpy_helper
-
-        name = f"constant_{len(self.tensors)}"
-        self.tensors.append(numpy_helper.from_array(np.array(value, np.float32), name))
+        self.tensors.append(numpy_helper.from_array(array, name))
         return name
 
     def begin(self, walk: Callable[[Any], Any], inputs: Any, channels: int) -> Any:
@@ -132,7 +126,7 @@ class GraphOperations:
         return self.add_node("Conv", [x, self.constant(kernel), self.constant(bias)], **attributes)
 
     def relu6(self, x: str) -> str:
-        return self.add_node("Clip", [x, self.scalar(0), self.scalar(6)])
+        return self.add_node("Clip", [x, self.constant(0), self.constant(6)])
 
     def relu(self, x: str) -> str:
         return self.add_node("Relu", [x])
@@ -194,20 +188,20 @@ class GraphOperations:
         return self.add_node("MatMul", [power, self.constant(filters)])
 
     def at_least(self, x: str, value: float) -> str:
-        return self.add_node("Max", [x, self.scalar(value)])
+        return self.add_node("Max", [x, self.constant(value)])
 
     def plus(self, x: str, value: float) -> str:
-        return self.add_node("Add", [x, self.scalar(value)])
+        return self.add_node("Add", [x, self.constant(value)])
 
     def times(self, x: str, value: float) -> str:
-        return self.add_node("Mul", [x, self.scalar(value)])
+        return self.add_node("Mul", [x, self.constant(value)])
 
     def log(self, x: str) -> str:
         return self.add_node("Log", [x])
 
     def ranged(self, decibels: str, top_db: float) -> str:
         loudest = self.add_node("ReduceMax", [decibels, self.constant([1, 2])], keepdims=1)
-        lowest = self.add_node("Sub", [loudest, self.scalar(top_db)])
+        lowest = self.add_node("Sub", [loudest, self.constant(top_db)])
         return self.add_node("Max", [decibels, lowest])
 
 

@@ -2,10 +2,8 @@
 
 import json
 import pathlib
-import subprocess
 
 import audio_files
-import forked_python
 import numpy as np
 import pytest
 import synthetic_data
@@ -19,9 +17,6 @@ from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
 from psl_jax.weights import load_model
 from psl_jax.weights.pytorch_file import find_sidecar
-
-# Some run the command in a process of its own.
-pytestmark = pytest.mark.usefixtures("paper_network")
 
 
 def test_other_safetensors_are_refused(tmp_path):
@@ -66,26 +61,20 @@ def test_the_front_end_in_onnx(top_db_over):
     np.testing.assert_allclose(found, logmel(audio), atol=0.01)
 
 
-def test_command_line(tmp_path):
+def test_command_line(tmp_path, capsys):
     pytest.importorskip("safetensors", reason="safetensors is not installed")
     run, out = tagging.save(tmp_path / "run"), tmp_path / "out.safetensors"
     audio = audio_files.write(tmp_path / "x.flac", tagging.recording(3.0))
-    command = [forked_python.path(), "-m", "psl_jax", "export", run]
     arguments = ["--format=safetensors", f"--out={out}", "--audio", str(audio), "--licence=mine"]
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=True)
-    assert "differs from the Flax model by at most" in done.stdout
+    export.main(export.parse(["export", run, *arguments]))
+    assert "differs from the Flax model by at most" in capsys.readouterr().out
     assert load_model.load_model(out).info.origin["licence"] == "mine"
-    done = subprocess.run(
-        [*command, "--format=torch", f"--out={out}", "--quantize"], capture_output=True, text=True
-    )
-    assert done.returncode == 2
-    assert "error: --quantize is for --format=tflite, not torch" in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--format=torch", "--out=x.pt", "--quantize"], "--quantize is for --format=tflite, not"),
         (["--format=torch", "--out=x.pt", "--input=logmel"], "--input=logmel is for stablehlo"),
         (["--format=torch", "--out=x.bin"], r"ends in \.pt or \.pth"),
         (["--format=onnx", "--out=."], "is a folder"),
