@@ -13,7 +13,7 @@ from psl_jax.data import split_index_files as index_lib
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.preparing import preparation_report
 from psl_jax.reporting import figures, result_tables, run_page
-from psl_jax.reporting.figures import Bar, Figure, Series
+from psl_jax.reporting.figures import Bar, Caption, Figure, Series
 from psl_jax.runtime.paths import path_of
 
 PAGE_NAME = "description.html"
@@ -159,9 +159,7 @@ def _distribution(splits: Mapping[str, _Split]) -> list[Figure]:
         return []
     return [
         figures.lines(
-            "label_distribution",
-            "Label distribution",
-            "Each split ranked by itself.",
+            Caption("label_distribution", "Label distribution", "Each split ranked by itself."),
             series,
             x_label="class, by frequency",
             y_label="clips (logarithmic)",
@@ -175,8 +173,8 @@ def _bars(counts: np.ndarray, classes: Sequence[str], split: str) -> list[Figure
     if not 0 < len(classes) <= _BARS:
         return []
     bars = [Bar(classes[k], int(counts[k, 0])) for k in _order_by_frequency(counts)]
-    name, title = "classes", f"Classes of {split}"
-    return [figures.bars(name, title, "", bars, x_label="clips", form="{:,.0f}".format)]
+    caption = Caption("classes", f"Classes of {split}")
+    return [figures.bars(caption, bars, x_label="clips", form="{:,.0f}".format)]
 
 
 def _durations(splits: Mapping[str, _Split]) -> Figure:
@@ -187,9 +185,7 @@ def _durations(splits: Mapping[str, _Split]) -> Figure:
         counts, _ = np.histogram(split.seconds, edges)
         series.append((name, (100 * counts / counts.sum()).tolist(), colour))
     return figures.columns(
-        "durations",
-        "Durations",
-        "",
+        Caption("durations", "Durations"),
         [f"≤{edge:.3g}" for edge in edges[1:]],
         series,
         x_label="seconds",

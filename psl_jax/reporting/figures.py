@@ -12,7 +12,7 @@ import pathlib
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from markupsafe import Markup
 
@@ -47,14 +47,20 @@ Rows = Sequence[Sequence[Any]]
 Format = Callable[[float], str]
 
 
+class Caption(NamedTuple):
+    """Name of a figure's files (without ending), title above it, and what to know to read it."""
+
+    name: str
+    title: str
+    note: str = ""
+
+
 @dataclasses.dataclass(frozen=True)
 class Figure:
     """A figure of a page.
 
     Attributes:
-      name: of its files, without ending.
-      title: above it.
-      note: what to know to read it.
+      name, title, note: see Caption.
       rows: its numbers as a table, the header first.
       plot: draws it on matplotlib's axes.
       height: in points, without the legend.
@@ -152,9 +158,7 @@ class DotSeries:
 
 
 def lines(
-    name: str,
-    title: str,
-    note: str,
+    caption: Caption,
     series: Sequence[Series],
     *,
     x_label: str,
@@ -192,13 +196,11 @@ def lines(
 
     rows: list[Sequence[Any]] = [("series", x_label, y_label)]
     rows += [(line.name, x, y) for line in series for x, y in line.points]
-    return Figure(name, title, note, rows, plot)
+    return Figure(*caption, rows, plot)
 
 
 def scatter(
-    name: str,
-    title: str,
-    note: str,
+    caption: Caption,
     points: Sequence[tuple[str, float, float]],
     *,
     x_label: str,
@@ -215,13 +217,11 @@ def scatter(
         _tell(dots, [f"{point}: {number(y)} at {number(x)}" for point, x, y in points])
         _frame(axes, x_label, y_label)
 
-    return Figure(name, title, note, [("name", x_label, y_label), *points], plot)
+    return Figure(*caption, [("name", x_label, y_label), *points], plot)
 
 
 def columns(
-    name: str,
-    title: str,
-    note: str,
+    caption: Caption,
     categories: Sequence[str],
     series: Sequence[tuple[str, Sequence[float], int]],
     *,
@@ -248,12 +248,10 @@ def columns(
 
     header = (x_label, *(f"{name}: {y_label}" for name, _, _ in series))
     rows = [header, *zip(categories, *(values for _, values, _ in series), strict=True)]
-    return Figure(name, title, note, rows, plot)
+    return Figure(*caption, rows, plot)
 
 
-def bars(
-    name: str, title: str, note: str, bars: Sequence[Bar], *, x_label: str, form: Format
-) -> Figure:
+def bars(caption: Caption, bars: Sequence[Bar], *, x_label: str, form: Format) -> Figure:
     """Horizontal bars, their values at the right, the paper's marked where they are given."""
 
     def plot(axes: "Axes") -> None:
@@ -275,13 +273,11 @@ def bars(
 
     rows: list[Sequence[Any]] = [("name", x_label, f"paper: {x_label}")]
     rows += [(bar.name, bar.value, bar.reference) for bar in bars]
-    return Figure(name, title, note, rows, plot, 70 + max(32 * len(bars), 64))
+    return Figure(*caption, rows, plot, 70 + max(32 * len(bars), 64))
 
 
 def dots(
-    name: str,
-    title: str,
-    note: str,
+    caption: Caption,
     names: Sequence[str],
     series: Sequence[DotSeries],
     *,
@@ -310,7 +306,7 @@ def dots(
 
     rows = [("name", *(f"{dot.name}: {x_label}" for dot in series))]
     rows += zip(names, *(dot.values for dot in series), strict=True)
-    return Figure(name, title, note, rows, plot, 60 + 20 * len(drawn), is_tall=True)
+    return Figure(*caption, rows, plot, 60 + 20 * len(drawn), is_tall=True)
 
 
 def colour_of(number: int) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from psl_jax.reporting import figures
-from psl_jax.reporting.figures import DotSeries, Figure
+from psl_jax.reporting.figures import Caption, DotSeries, Figure
 from psl_jax.reporting.run_figures import colours
 
 _MAX_LABELS = 9  # clips with more labels are counted together
@@ -46,9 +46,11 @@ def _segment_map(measured: Mapping[str, Mapping[str, Any]]) -> Figure:
         for label_source, (text, colour) in kinds.items()
     ]
     return figures.columns(
-        "labels_against_truth",
-        "The labels against the truth",
-        "How well the labels themselves agree with the true events, segment by segment.",
+        Caption(
+            "labels_against_truth",
+            "The labels against the truth",
+            "How well the labels themselves agree with the true events, segment by segment.",
+        ),
         list(_names(measured).values()),
         series,
         x_label="label set (length of its segments)",
@@ -74,9 +76,7 @@ def _labels_per_clip(statistics: Mapping[str, Mapping[str, Any]]) -> Figure:
         f"{first['threshold']:g}. Clips without a label: {none}."
     )
     return figures.columns(
-        "labels_per_clip",
-        "Labels per clip",
-        note,
+        Caption("labels_per_clip", "Labels per clip", note),
         categories,
         [(name, values, colour.get(name, _WEAK)) for name, values in shares.items()],
         x_label="labels a clip",
@@ -99,10 +99,9 @@ def _coverage(statistics: Mapping[str, Mapping[str, Any]]) -> Figure:
         (name, _shares(s["coverage"]["clips"], len(first["bins"])), colour[name])
         for name, s in statistics.items()
     ]
+    note = f"Figure 3 of the paper, over the {first['num_clips']:,.0f} clips that have weak labels."
     return figures.columns(
-        "label_coverage",
-        "Label coverage",
-        f"Figure 3 of the paper, over the {first['num_clips']:,.0f} clips that have weak labels.",
+        Caption("label_coverage", "Label coverage", note),
         first["bins"],
         series,
         x_label="share of a clip's weak labels that the soft ones confirm",
@@ -142,9 +141,7 @@ def _agreement(qualities: Mapping[str, Mapping[str, Any]]) -> Figure:
         "weak labels given to each of its segments."
     )
     return figures.dots(
-        "label_agreement",
-        "The labels against the truth, by class",
-        note,
+        Caption("label_agreement", "The labels against the truth, by class", note),
         [classes[c] for c in order],
         series,
         x_label="AP (%)",

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from psl_jax.reporting import figures
-from psl_jax.reporting.figures import Figure, Series
+from psl_jax.reporting.figures import Caption, Figure, Series
 from psl_jax.training.metric_log import LEARNING_RATE, LOSS, VALIDATION_MAP
 
 _MAX_POINTS = 500
@@ -60,9 +60,7 @@ def training(log: Sequence[Mapping[str, Any]], best: Curve) -> list[Figure]:
         line = Series("learning rate", thinned(rate))
         drawn.append(
             figures.lines(
-                "learning_rate",
-                "Learning rate",
-                "",
+                Caption("learning_rate", "Learning rate"),
                 [line],
                 x_label="training step",
                 y_label="learning rate",
@@ -74,7 +72,7 @@ def training(log: Sequence[Mapping[str, Any]], best: Curve) -> list[Figure]:
 def map_figure(title: str, note: str, lines: Sequence[Series]) -> Figure:
     """Validation mAPs in percent over the training steps."""
     return figures.lines(
-        "validation", title, note, lines, x_label="training step", y_label="mAP (%)"
+        Caption("validation", title, note), lines, x_label="training step", y_label="mAP (%)"
     )
 
 
@@ -83,9 +81,7 @@ def loss_figure(lines: Sequence[Series], note: str) -> Figure:
     values = [value for line in lines for _, value in line.points]
     log_y = min(values) > 0 and max(values) / min(values) > 8
     return figures.lines(
-        "loss",
-        "Training loss",
-        note,
+        Caption("loss", "Training loss", note),
         lines,
         x_label="training step",
         y_label="loss (logarithmic)" if log_y else "loss",
@@ -130,9 +126,7 @@ def classes(rows: Sequence[Mapping[str, Any]]) -> list[Figure]:
         return []
     tenths = np.minimum([int(10 * row["AP"]) for row in scored], 9)
     histogram = figures.columns(
-        "ap_histogram",
-        "How AP is distributed",
-        "",
+        Caption("ap_histogram", "How AP is distributed"),
         [f"{10 * k}–{10 * k + 10}" for k in range(10)],
         [("classes", np.bincount(tenths, minlength=10).tolist(), 0)],
         x_label="AP (%)",
@@ -140,9 +134,7 @@ def classes(rows: Sequence[Mapping[str, Any]]) -> list[Figure]:
         form="{:g}".format,
     )
     positives = figures.scatter(
-        "ap_over_positives",
-        "AP and how common a class is",
-        "One dot a class.",
+        Caption("ap_over_positives", "AP and how common a class is", "One dot a class."),
         [(row["class"], row["num_positives"], 100 * row["AP"]) for row in scored],
         x_label="clips with the class (logarithmic)",
         y_label="AP (%)",

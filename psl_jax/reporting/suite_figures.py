@@ -5,7 +5,7 @@ from typing import Any
 
 from psl_jax.reporting import figures
 from psl_jax.reporting.class_table import ClassTable
-from psl_jax.reporting.figures import Bar, DotSeries, Figure, Series
+from psl_jax.reporting.figures import Bar, Caption, DotSeries, Figure, Series
 from psl_jax.reporting.run_figures import colours, curve, loss_figure, map_figure, smoothed, thinned
 from psl_jax.training.metric_log import LOSS, VALIDATION_MAP
 
@@ -28,8 +28,8 @@ def comparison(
         )
         for e in experiments
     ]
-    name, title = "mean_average_precision", "mAP on the evaluation set"
-    return [figures.bars(name, title, "", bars, x_label="mAP (%)", form="{:.2f}".format)]
+    caption = Caption("mean_average_precision", "mAP on the evaluation set")
+    return [figures.bars(caption, bars, x_label="mAP (%)", form="{:.2f}".format)]
 
 
 def curves(logs: Logs, whose: str = "") -> list[Figure]:
@@ -78,9 +78,7 @@ def gains(table: ClassTable) -> list[Figure]:
     values = [100 * (row.gain or 0) for row in gained]
     return [
         figures.dots(
-            "class_gains",
-            "Gain by class",
-            note,
+            Caption("class_gains", "Gain by class", note),
             [row.name for row in gained],
             [DotSeries(f"{table.best} over {table.reference}", values)],
             x_label="points of AP",

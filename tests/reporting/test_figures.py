@@ -211,7 +211,9 @@ def shapes(figure: figures.Figure) -> list[str]:
 @pytest.mark.parametrize("points", [[(0, 1.0)], [(0, 1.0), (5, 1.0)], [(1, 1e-7), (2, 5e4)], []])
 def test_lines_of_few_points_and_of_extreme_ones(points, log_y):
     series = [figures.Series(NASTY, points, marks=points[:1]), figures.Series("other", points, 1)]
-    figure = figures.lines("f", NASTY, "", series, x_label="x", y_label="$y$", log_y=log_y)
+    figure = figures.lines(
+        figures.Caption("f", NASTY), series, x_label="x", y_label="$y$", log_y=log_y
+    )
     assert len(shapes(figure)) == 2 * len(points) + len(points[:1])
 
 
@@ -221,26 +223,32 @@ def test_bars_of_zeros_of_long_names_and_of_none():
         figures.Bar(NASTY, None),
         figures.Bar("z", 0.2, 3, reference=0.1),
     ]
-    figure = figures.bars("f", "t", "", bars, x_label="x", form="{:.1f}".format)
+    figure = figures.bars(figures.Caption("f", "t"), bars, x_label="x", form="{:.1f}".format)
     tips = ["x" * 80 + ": 0.0", f"{NASTY}: not scored", "z: 0.2", "paper: 0.1"]
     assert shapes(figure) == tips
     columns = [("a", [0.0, 0.0], 0)]
     form = "{:g}".format
-    shown = figures.columns("f", "t", "", "pq", columns, x_label="x", y_label="y", form=form)
+    shown = figures.columns(
+        figures.Caption("f", "t"), "pq", columns, x_label="x", y_label="y", form=form
+    )
     assert shapes(shown) == ["a, p: 0", "a, q: 0"]
 
 
 @pytest.mark.parametrize("values", [[0.0, 0.0], [-5.0, -1.0], [None, 3.0], [None, None]])
 def test_dots_of_rows_without_values(values):
     names, series = ["a", "b" * 90], [figures.DotSeries("s", values)]
-    figure = figures.dots("f", "$t$", "", names, series, x_label="x", form="{:g}".format)
+    figure = figures.dots(
+        figures.Caption("f", "$t$"), names, series, x_label="x", form="{:g}".format
+    )
     assert len(shapes(figure)) == sum(value is not None for value in values)
 
 
 def test_of_many_classes_the_first_and_the_last_are_drawn():
     names = [f"{NASTY} {k}" for k in range(100)]
     series = [figures.DotSeries("s", [50.0 - k for k in range(100)])]
-    figure = figures.dots("f", "t", "", names, series, x_label="AP", form="{:g}".format)
+    figure = figures.dots(
+        figures.Caption("f", "t"), names, series, x_label="AP", form="{:g}".format
+    )
     drawn = [tip.partition(",")[0] for tip in shapes(figure)]
     assert drawn == [name.partition(",")[0] for name in [*names[:15], *names[-15:]]]
     assert len(figure.rows) == 101
