@@ -251,7 +251,6 @@ def _plain_disk_errors(folder: str | None) -> contextlib.AbstractContextManager[
 def _write_outputs(
     tagged_files: Iterable[FileTags | BadFile],
     outputs: Sequence[Output],
-    bar: tqdm,
     *,
     prints: bool,
 ) -> tuple[int, int, float]:
