@@ -310,7 +310,7 @@ def _make_convolution(
     stride: int = 1,
     activation: type[nn.Module] | None = nn.ReLU6,
     groups: int = 1,
-    **norm: float,
+    **norm: Any,
 ) -> nn.Sequential:
     convolution = nn.Conv2d(
         inputs, outputs, size, stride, padding=size // 2, groups=groups, bias=False
