@@ -60,7 +60,8 @@ class EventSettings:
     def get_low_thresholds(self, num_classes: int) -> np.ndarray:
         """Returns the lowest score inside an event of each class: [classes]."""
         low_threshold = 1.0 if self.low_threshold is None else self.low_threshold
-        return np.minimum(self.get_thresholds(num_classes), np.float32(low_threshold))
+        thresholds = self.get_thresholds(num_classes)
+        return np.asarray(np.minimum(thresholds, np.float32(low_threshold)))
 
 
 class Event(NamedTuple):

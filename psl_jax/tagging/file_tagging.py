@@ -204,7 +204,7 @@ def tag_files(
     def open_sources() -> Iterator[Callable[[], Iterator[np.ndarray]]]:
         for number, item in enumerate(inputs):
             file = open_files[number] = OpenFile(item, tagger, keep_truncated=keep_truncated)
-            yield lambda file=file: read_blocks(file)
+            yield functools.partial(read_blocks, file)
 
     for item in tagger.run(open_sources(), segmentation, embeddings=embeddings):
         file = open_files[item.source]

@@ -52,7 +52,8 @@ class Counts:
 
     def compute_joint_f1(self) -> np.ndarray:
         """Computes F1 [candidates] of all classes' counts together."""
-        return _compute_f1(*(x.sum(axis=0, keepdims=True) for x in (self.true, self.all)))[0]
+        counts = (x.sum(axis=0, keepdims=True) for x in (self.true, self.all))
+        return np.asarray(_compute_f1(*counts)[0])
 
     @property
     def num_true(self) -> np.ndarray:
