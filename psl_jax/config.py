@@ -1,7 +1,7 @@
 """All settings together, as ml-collections configs for the command line and as dataclasses for us.
 
 The defaults are the paper's; where the published code differs, its choice is a setting. Values that
-neither gives are marked "inferred".
+neither gives are marked "our choice".
 """
 
 import dataclasses
@@ -68,14 +68,14 @@ class Settings:
         MIN_SEGMENT_SECONDS,
         least=0,
         most=MOST_SECONDS,
-        help="Shortest remainder, in seconds, at the end of a clip that becomes a (padded) "
-        "segment; the published code takes all (0)",
+        help="Shortest remainder at a clip's end that becomes a padded segment, in seconds; "
+        "shorter ones are dropped; 0: none is dropped, as in the published code",
     )
     alpha: float = setting(
         1.0,
         least=0,
         most=1,
-        help="Weight of the soft labels in the target, alpha * soft + (1 - alpha) * weak; the "
+        help="Share of soft labels in the training target: alpha * soft + (1 - alpha) * weak; the "
         "paper's table 3 also uses 0 and 0.5",
     )
     teacher: str = operational(
@@ -85,15 +85,14 @@ class Settings:
     )
     init_from: str = operational(
         "",
-        help="Finished model to start from: a run, an export, a published checkpoint or its name "
-        "(mn04), or another experiment of the suite. It gives network, width and front end, and "
-        "its classifier where the classes are the same",
+        help="Finished model whose weights training starts from: a run, an export, a .pt, mn04, "
+        "or an experiment of the suite; also fixes network, width and front end. The classifier "
+        "is kept if the classes are the same; empty: random weights",
     )
     init_class_map: str = setting(
         "",
-        help="Classes of init_from's model whose rows of the classifier begin those of the data: "
-        "names (equal names), or a CSV class,teacher_class; empty: none, unless all classes are "
-        "the same",
+        help="Rows of init_from's classifier from which the data's classes start: names: those of "
+        "equal name; or a CSV class,teacher_class; empty: none (all, if the classes are the same)",
     )
     soft_labels_dir: str = operational(
         "",
@@ -102,8 +101,8 @@ class Settings:
     )
     corrections: str = operational(
         "",
-        help="Tables of decisions of people (psl-jax review), separated by commas: they replace "
-        "weak and soft labels wherever they hold, in training, validation and evaluation",
+        help="CSV files of psl-jax review, with commas between; their decisions override labels "
+        "in training, validation and evaluation",
     )
     data: DataSettings = DataSettings()
     frontend: LogMel = LogMel()
@@ -198,7 +197,7 @@ FROM_MN04: dict[str, Any] = {
 TEACHER: dict[str, Any] = {
     "data": {"train_split": "full"},
     "train": {"sampling": "balanced", "schedule": "polynomial", "epochs": 30, "patience": 0},
-    # Probabilities, masks and the mixup strength are inferred: the paper names only the methods.
+    # Probabilities, masks and the mixup strength are our choice: the paper names only the methods.
     "augment": {
         "gain_probability": 0.5,
         "polarity_probability": 0.5,

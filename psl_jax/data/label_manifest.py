@@ -35,15 +35,15 @@ class LabelRule:
 
     count_padding: bool = setting(
         False,
-        help="Whether the teacher's mean over time includes the frames of the padding after the "
-        "end of a clip",
+        help="Whether the teacher's output is averaged over the zero padding after a clip's end "
+        "too, as in the published code",
     )
     # The manifest lacks it where it is not known.
     dtype: str = setting(
         "float32",
         choices=("float32", "bfloat16"),
-        help="Data type that the teacher computes in; bfloat16 is faster, and has "
-        "changed probabilities by up to 0.18",
+        help="Precision of the teacher; bfloat16 is faster, and changed some probabilities by up "
+        "to 0.18",
     )
 
     def entries(self) -> dict[str, Any]:

@@ -16,21 +16,24 @@ class DataSettings:
     corpus: str = setting(
         "tfds",
         choices=("soundscapes", "tfds", *RECORDED),
-        help="Where the clips come from: soundscapes (synthesized), tfds (prepared, in data_dir), "
-        "own_data (tables and recordings in source_dir), or a corpus as published, in source_dir",
+        help="Where the clips come from: tfds: a data set that psl-jax prepare made, in data_dir; "
+        "own_data: your recordings, in source_dir; soundscapes: synthesized; any other: that "
+        "corpus as published, in source_dir",
     )
     data_dir: str = operational(
-        "", help="Folder of prepared data sets; empty: data in the run folder"
+        "", help="Folder of prepared data sets; empty: the folder data of the run folder"
     )
     data_set: str = operational(
         "", help="tfds: name of the data set in data_dir; needed where data_dir holds several"
     )
-    source_dir: str = operational("", help="Folder of the recordings and their tables")
+    source_dir: str = operational(
+        "", help="Folder of recordings and label tables, for every corpus but tfds and soundscapes"
+    )
     sample_rate: int = setting(
         SAMPLE_RATE,
         choices=RATES,
-        help="Rate in Hz of the clips that are prepared: 16000, or 32000 for networks that hear it "
-        "(mn). A network of another rate resamples them on the fly",
+        help="Rate of the clips in Hz: 16000, or 32000 for networks trained at 32 kHz, such as "
+        "mn04; a network of the other rate resamples them",
     )
     clip_seconds: float = setting(
         10.0, above=0, help="own_data: length in seconds of the clips that recordings are cut into"
@@ -38,31 +41,31 @@ class DataSettings:
     annotated: str = setting(
         "events_only",
         choices=("events_only", "throughout"),
-        help="own_data: throughout: all events of each recording are annotated, and a clip without "
-        "any is background; events_only: a clip without events may hold some, and is left out",
+        help="own_data: what a clip without events means. throughout: background, as every event "
+        "was annotated; events_only: unknown, so it is left out",
     )
     group_by: str = setting(
         "",
-        help="own_data: recordings with the same value go to the same split, where psl_jax makes "
-        "the splits: recording, folder, the name of a column, or a pattern such as 'site(\\d+)_' "
-        "for the names of recordings; empty: the folder, or the recording where folders are "
-        "classes",
+        help="own_data: what keeps recordings together in one split: recording, folder, a "
+        "column's name, or a pattern for file names such as 'site(\\d+)_'; empty: folder, or "
+        "recording where folders are classes",
     )
     columns: str = setting(
         "",
-        help="own_data: names of the tables' columns, ours=theirs, such as "
+        help="own_data: your tables' column names, as psl_jax's=yours, such as "
         "'filename=Datei,onset=Beginn,label=Klasse'",
     )
     event_label: str = setting(
-        "", help="own_data: label of all events of tables that have no column of labels"
+        "", help="own_data: class of all events in tables without a label column"
     )
     unlabelled: bool = setting(
         False,
-        help="own_data: whether recordings that no table names are kept, as the split unlabelled: "
-        "a teacher labels them. Without any table, these are all; classes are the teacher's",
+        help="own_data: keep recordings that no table names, as the split unlabelled, for a "
+        "teacher to label. Without any table all recordings are in it, and the classes are the "
+        "teacher's",
     )
     label_separator: str = setting(
-        ";", help="own_data: what separates the labels of a clip in the tables"
+        ";", help="own_data: character between several labels in one cell"
     )
     num_workers: int = operational(
         0,
@@ -72,9 +75,8 @@ class DataSettings:
     )
     streamed: bool = setting(
         False,
-        help="Whether training with train.sampling=uniform reads whole shards one after the other "
-        "by tf.data, as it always does from gs://, and never from s3://. For disks that seek "
-        "slowly; the order differs",
+        help="Whether training reads whole shards in a row, for disks that seek slowly; needs "
+        "train.sampling=uniform and changes the order. Always so from gs://, never from s3://",
     )
     full_clips: int = setting(1200, least=1, help="soundscapes: number of clips of the split full")
     balanced_clips: int = setting(
@@ -85,7 +87,7 @@ class DataSettings:
     sounds: str = setting(
         "all",
         choices=("all", "first", "second"),
-        help="soundscapes: which of the ten kinds of sounds occur: all, or the first or the "
+        help="soundscapes: which of the ten kinds of sound occur: all, the first five, or the "
         "second five",
     )
     missing_labels: float = setting(
@@ -97,7 +99,7 @@ class DataSettings:
     train_split: str = setting("balanced", help="Split that the network is trained on")
     validation_split: str = setting(
         "balanced",
-        help="Split whose mAP selects the best checkpoints and ends the training early; the "
-        "paper's is the balanced set (section 3.2)",
+        help="Split whose mAP selects the best checkpoints and triggers the early stop; the paper "
+        "uses the balanced set",
     )
     eval_split: str = evaluation("eval", help="Split that the finished model is evaluated on")

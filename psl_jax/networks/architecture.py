@@ -254,7 +254,7 @@ class NetworkSettings:
         help="Network: the paper's MobileNetV2 (mobilenet_v2), or EfficientAT's MobileNetV3 (mn)",
     )
     width: float = setting(
-        1.0, above=0, most=16, help="Factor on the number of channels of each layer of the network"
+        1.0, above=0, most=16, help="Channels of every layer, relative to the full network (1.0)"
     )
     dropout: float = setting(
         0.3, least=0, below=1, help="Share of the embedding that dropout sets to 0 in training"
@@ -268,18 +268,18 @@ class NetworkSettings:
     dtype: str = setting(
         "float32",
         choices=("float32", "bfloat16"),
-        help="Data type of the network's feature maps in training, on a CPU only of their matrix "
-        "products; parameters, statistics and front end are float32",
+        help="Precision of training: bfloat16 for feature maps (on a CPU for matrix products "
+        "only); weights, statistics and front end stay float32",
     )
     batch_norm: str = setting(
         "global",
         choices=("global", "device"),
         or_above=1,
-        help="Over which part of the batch BatchNorm computes its statistics in training: that of "
-        "all devices, that of each device, or, for a number N, that of groups of N devices",
+        help="BatchNorm statistics in training: global: over the whole batch; device: over each "
+        "device's part; N: over groups of N devices",
     )
     count_padding: bool = setting(
         False,
-        help="Whether the network's mean over time includes the frames of the padding after the "
-        "end of a clip, in training and evaluation, as in the published code",
+        help="Whether the network's output is averaged over the zero padding after a clip's end "
+        "too, in training and evaluation, as in the published code",
     )

@@ -2,7 +2,7 @@
 
 Each example has its own random key, so an example is augmented alike however a batch is split over
 devices. The paper names the augmentations without numbers; the defaults here and in
-`psl_jax.config.TEACHER` are inferred.
+`psl_jax.config.TEACHER` are our choice.
 """
 
 import dataclasses
@@ -27,16 +27,19 @@ class Augmentation:
         0.0, least=0, most=1, help="Probability that a segment gets a random gain"
     )
     gain_db: tuple[float, float] = setting(
-        (-18.0, 6.0), help="Lowest and highest random gain in dB (inferred)"
+        (-18.0, 6.0), help="Lowest and highest random gain in dB (our choice)"
     )
     polarity_probability: float = setting(
         0.0, least=0, most=1, help="Probability that a segment's waveform is negated"
     )
     shift_probability: float = setting(
-        0.0, least=0, most=1, help="Probability that a segment is shifted in time, rolling over"
+        0.0,
+        least=0,
+        most=1,
+        help="Probability that a segment is shifted in time, its end wrapping to its start",
     )
     shift_fraction: float = setting(
-        0.5, least=0, most=1, help="Largest time shift, as a share of the segment (inferred)"
+        0.5, least=0, most=1, help="Largest time shift, as a share of the segment (our choice)"
     )
     time_masks: int = setting(
         0,
@@ -48,7 +51,7 @@ class Augmentation:
         60,
         least=0,
         help="Longest mask over time, in frames of 10 ms; lengths are drawn from 0 to this "
-        "(inferred)",
+        "(our choice)",
     )
     frequency_masks: int = setting(
         0,
@@ -60,16 +63,16 @@ class Augmentation:
         8,
         least=0,
         help="Widest mask over frequency, in mel bands (of 64 in all); widths are drawn from 0 to "
-        "this (inferred)",
+        "this (our choice)",
     )
     mixup_alpha: float = setting(
-        0.0, least=0, help="Parameter of the Beta distribution of mixup's weights; 0: no mixup"
+        0.0, least=0, help="Mixup strength: weights are drawn from Beta(alpha, alpha); 0: no mixup"
     )
     min_width: float = setting(
         0.0,
         least=0,
-        help="Networks narrower than this (model.width) train without masks and mixup, which they "
-        "are too small to gain from",
+        help="Smallest model.width that trains with masks and mixup; narrower networks do not "
+        "gain from them; 0: all",
     )
 
     def for_width(self, width: float) -> "Augmentation":

@@ -37,19 +37,18 @@ class LogMel:
     top_db: float = setting(
         120.0,
         above=0,
-        help="Dynamic range in dB: values further below the maximum are set to maximum - top_db",
+        help="Dynamic range in dB: values lower than maximum - top_db are raised to it",
     )
     top_db_over: str = setting(
         "clip",
         choices=("none", "clip", "batch"),
-        help="Maximum that top_db counts from: that of each clip, that of the batch (as in the "
-        "published code, where the other clips of a batch change a clip's features), or none: no "
-        "lower limit",
+        help="Where top_db's maximum is taken: clip: in each clip; batch: in the whole batch, as "
+        "in the published code; none: no limit",
     )
     fft: str = setting(
         "auto",
         choices=("auto", "float32", "float64"),
-        help="Data type of the FFT; auto: float64 on a CPU, float32 on accelerators",
+        help="Precision of the front end's FFT; auto: float64 on a CPU, float32 on a GPU or TPU",
     )
     transform: str = setting(
         "auto",

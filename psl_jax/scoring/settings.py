@@ -14,18 +14,18 @@ class EvaluateSettings:
         "training",
         choices=("training", "whole"),
         or_above=0,
-        help="What the network scores at a time: segments as in the training, whole clips (as the "
-        "published code does), or segments of so many seconds, such as 2",
+        help="Input of the network in evaluation: training: segments as in training; whole: whole "
+        "clips, as in the published code; or a length in seconds, such as 2",
     )
     batch_size: int = operational(
         0,
         least=0,
-        help="Segments scored at a time; 0: 32 on a CPU, 1,024 s of audio on other devices",
+        help="Segments scored at once, over all devices; 0: 32 on a CPU, elsewhere "
+        "1,024 s of audio per device, such as 512 segments of 2 s",
     )
     events: bool = evaluation(
         False,
-        help="Whether the tags with times are evaluated, too, where the split has true events: "
-        "PSDS, and F1 of segments and events",
+        help="Whether PSDS, segment F1 and event F1 against the split's events are computed, too",
     )
 
     def seconds(self, training: float) -> float | None:
@@ -42,30 +42,31 @@ class RelabelSettings(LabelRule):
     when: str = setting(
         "beforehand",
         choices=("beforehand", "in_step"),
-        help="When the teacher labels: beforehand, all segments once, into stored labels; or "
-        "in_step, each batch in its training step, as in the published code",
+        help="When the teacher labels: beforehand: all segments once, into stored labels; "
+        "in_step: each batch during training, as in the published code",
     )
     class_map: str = operational(
         "",
-        help="CSV with the columns class and teacher_class, or one per teacher, separated by "
-        "commas; empty: classes with equal names",
+        help="CSV class,teacher_class that pairs the data's classes with the teacher's; for "
+        "several teachers one CSV, or one each with commas between; empty: equal names",
     )
     unmapped: str = setting(
         "error",
         choices=("error", "drop", "weak"),
-        help="What happens to classes that the teacher lacks: an error, labels of 0 (drop), or "
-        "their weak labels",
+        help="Classes that the teacher lacks: error: stop; drop: label 0 in every segment; weak: "
+        "keep the weak labels",
     )
     mean: str = setting(
         "probabilities",
         choices=("probabilities", "logits"),
-        help="What the mean over several teachers is taken of",
+        help="What is averaged over several teachers: their probabilities or their logits",
     )
     trust_remote_code: bool = operational(
-        False, help="Whether Python code that a transformers: teacher brings may run"
+        False, help="Whether a transformers: teacher may run Python code that comes with it"
     )
     batch_size: int = operational(
         0,
         least=0,
-        help="Segments labelled at a time; 0: 32 on a CPU, 1,024 s of audio on other devices",
+        help="Segments labelled at once, over all devices; 0: 32 on a CPU, elsewhere "
+        "1,024 s of audio per device, such as 512 segments of 2 s",
     )

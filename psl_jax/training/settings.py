@@ -12,17 +12,17 @@ class TrainSettings:
     batch_size: int = setting(
         32,
         least=0,
-        help="Segments per step, over all devices; 0: a 16th of the training segments, as a power "
-        "of 2 from 4 to 32",
+        help="Segments per step, over all devices; 0: chosen by data size (1/16 of the segments, "
+        "as a power of 2, 4 to 32)",
     )
     learning_rate: float = setting(
-        1e-4, above=0, help="Learning rate of Adam at the first step; the published code: 1e-3"
+        1e-4, above=0, help="Initial learning rate of Adam; the published code: 1e-3"
     )
     backbone_learning_rate: float = setting(
         0.0,
         least=0,
-        help="Learning rate of all but the classifier at the first step, for networks that start "
-        "from weights; 0: that of the classifier",
+        help="Initial learning rate of all layers but the classifier, for fine-tuning; 0: "
+        "train.learning_rate",
     )
     trainable: str = setting(
         "all",
@@ -37,25 +37,32 @@ class TrainSettings:
         "step",
     )
     decay_power: float = setting(
-        2.0, above=0, help="Exponent of the polynomial schedule; inferred, the paper names none"
+        2.0, above=0, help="Exponent of the polynomial schedule (our choice; the paper gives none)"
     )
-    epochs: int = setting(300, least=1, help="Most passes over the training split")
+    epochs: int = setting(
+        300,
+        least=1,
+        help="Largest number of passes over the training split; min_steps may add more",
+    )
     max_steps: int = setting(
         0,
         least=0,
-        help="Number of training steps, instead of epochs and min_steps; 0: those decide",
+        help="Exact number of steps, if given: overrides epochs and min_steps; 0: those decide",
     )
     min_steps: int = setting(
-        0, least=0, help="Fewest training steps: a small set gets more epochs until they make these"
+        0, least=0, help="Smallest number of steps; small sets get more epochs to reach it; 0: none"
     )
     sampling: str = setting(
         "uniform",
         choices=("uniform", "balanced", "weighted"),
-        help="How segments are drawn: each once per epoch (uniform), classes in turn (balanced), "
-        "or rare classes more often (weighted)",
+        help="How segments are drawn: uniform: each once per epoch; balanced: classes take turns; "
+        "weighted: random, rare classes more often",
     )
     validate_every: int = setting(
-        10_000, least=1, help="Steps between validations, or one epoch where that is shorter"
+        10_000,
+        least=1,
+        help="Steps between validations, at most one epoch; with min_steps at most one epoch or a "
+        "50th of all steps, whichever is longer",
     )
     checkpoint_every: int = operational(
         2_000, least=1, help="Steps between checkpoints; each validation also writes one"
@@ -63,7 +70,7 @@ class TrainSettings:
     checkpoint_minutes: float = operational(
         10.0,
         least=0,
-        help="Most minutes between checkpoints; 0: checkpoint_every alone decides",
+        help="Largest time between checkpoints, in minutes; 0: only checkpoint_every counts",
     )
     log_every: int = operational(20, least=1, help="Steps between lines of train_log.jsonl")
     loggers: str = operational(
@@ -74,14 +81,14 @@ class TrainSettings:
     patience: int = setting(
         15,
         least=0,
-        help="Epochs without a better mAP that end the training, at least a quarter of min_steps; "
-        "0: no early stop",
+        help="Early stop after so many epochs without a better validation mAP, but not before "
+        "min_steps / 4 steps without one; 0: never",
     )
     best_checkpoints: int = setting(
         4,
         least=1,
-        help="Number of checkpoints, of the highest validation mAP, whose mean is the final model; "
-        "the published code: 1",
+        help="Number of best checkpoints (by validation mAP) whose weights are averaged into the "
+        "final model; published code: 1",
     )
 
     @property
