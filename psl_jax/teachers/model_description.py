@@ -81,7 +81,7 @@ def _read_description(path: pathlib.Path, model: pathlib.Path | None) -> Descrip
         raise UserError(f"{path}: expected keys and values, found {values!r:.60}")
     fields = {field.name for field in dataclasses.fields(Description)}
     known_keys = fields - {"spectrum", "is_given"} | {"logmel"}
-    for key in values.keys() - known_keys:
+    for key in sorted(values.keys() - known_keys):
         similar = difflib.get_close_matches(key, sorted(known_keys), 1)
         hint = f", did you mean {similar[0]}?" if similar else ""
         known = ", ".join(sorted(known_keys))
