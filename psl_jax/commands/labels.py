@@ -21,11 +21,16 @@ from typing import Any
 from absl import flags, logging
 
 from psl_jax.audio.segments import MIN_SEGMENT_SECONDS, Segmentation, check_hop
-from psl_jax.runtime import cli_entry
+from psl_jax.commands import relabel
+from psl_jax.data.label_manifest import WEAK, LabelRule, segmentation_of
+from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter, made_with
+from psl_jax.data.source import Source, open_folder
+from psl_jax.label_files import importing, older_folder, resegment
+from psl_jax.label_files.formats import FORMATS, Format
+from psl_jax.label_files.label_file import Options, plain_errors
+from psl_jax.networks.class_lists import match_classes, read_classes
+from psl_jax.runtime import cli_entry, disk_errors, files
 from psl_jax.runtime.errors import UserError
-
-_WRITTEN = ("parquet", "csv", "npy", "ced", "pretrainedsed", "hf")
-_READ = (*_WRITTEN, "sat")
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -34,22 +39,55 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     _add_import(actions)
     _add_export(actions)
-    _add_resegment(actions)
+    _add_action(
+        actions,
+        "resegment",
+        "Turns soft labels of some segments, such as frames, into labels of others.",
+        source="folder of soft labels, which is not changed",
+        out="folder of soft labels",
+        seconds="required",
+    )
     _add_page(actions)
     flags.FLAGS(arguments[:1])  # absl's own, which nobody gives here, count as read
-    if arguments[1:2] == ["cut"]:
-        parser.error("the action cut is now called resegment: psl-jax labels resegment")
     return parser.parse_args(arguments[1:])
 
 
-def _action(actions: Any, name: str, about: str, first: tuple[str, str]) -> Any:
-    parser = actions.add_parser(name, help=about, description=about)
-    parser.add_argument("source", metavar=first[0], help=first[1])
-    parser.add_argument("data", metavar="DATA", help="folder of a prepared data set")
-    parser.add_argument(
-        "--split", default="balanced", help="split that the labels are of (default: balanced)"
-    )
-    return parser.add_argument
+def _add_action(
+    actions: Any, name: str, about: str, *, source: str, out: str, seconds: str = ""
+) -> Any:
+    """Adds an action with what several have; returns the function that adds other options.
+
+    source, out: what it reads and writes. seconds: whether segments must be given; empty: they
+    cannot.
+    """
+    add = actions.add_parser(name, help=about, description=about).add_argument
+    add("source", metavar="SOURCE", help=source)
+    add("data", metavar="DATA", help="folder of a prepared data set")
+    add("--out", required=True, metavar="PATH", help=f"{out} to write (required)")
+    add("--split", default="balanced", help="split that the labels are of (default: balanced)")
+    if seconds:
+        add(
+            "--segment_seconds",
+            type=float,
+            metavar="S",
+            help=f"length of the segments that get labels, in seconds ({seconds})",
+        )
+        add(
+            "--hop_seconds",
+            type=float,
+            metavar="S",
+            help="seconds from the start of one segment to the start of the next (default: the "
+            "length of a segment)",
+        )
+        add(
+            "--shortest_segment_seconds",
+            type=float,
+            default=MIN_SEGMENT_SECONDS,
+            metavar="S",
+            help="shortest remainder at the end of a clip, in seconds, that becomes a segment "
+            f"(default: {MIN_SEGMENT_SECONDS:g})",
+        )
+    return add
 
 
 def _add_format(add: Any, formats: Sequence[str]) -> None:
@@ -68,38 +106,16 @@ def _add_format(add: Any, formats: Sequence[str]) -> None:
     )
 
 
-def _add_segments(add: Any, required: bool = True) -> None:
-    need = "required" if required else "required for a file"
-    add(
-        "--segment_seconds",
-        type=float,
-        required=required,
-        metavar="S",
-        help=f"length of the segments that get labels, in seconds ({need})",
-    )
-    add(
-        "--hop_seconds",
-        type=float,
-        metavar="S",
-        help="seconds from the start of one segment to the start of the next (default: the length "
-        "of a segment)",
-    )
-    add(
-        "--shortest_segment_seconds",
-        type=float,
-        default=MIN_SEGMENT_SECONDS,
-        metavar="S",
-        help="shortest remainder at the end of a clip, in seconds, that becomes a segment "
-        f"(default: {MIN_SEGMENT_SECONDS:g})",
-    )
-
-
 def _add_import(actions: Any) -> None:
-    about = ("FILE", "label file, folder of --format=hf, or soft labels of an earlier version")
-    add = _action(actions, "import", "Reads a label file.", about)
-    _add_format(add, _READ)
-    _add_segments(add, required=False)
-    add("--out", required=True, metavar="DIR", help="folder for the labels (required)")
+    add = _add_action(
+        actions,
+        "import",
+        "Reads a label file.",
+        source="label file, folder of --format=hf, or soft labels of an earlier version",
+        out="folder of soft labels",
+        seconds="required for a file",
+    )
+    _add_format(add, list(FORMATS))
     add(
         "--classes",
         metavar="CSV",
@@ -116,32 +132,25 @@ def _add_import(actions: Any) -> None:
         help="ced: value of the classes that a row leaves out: mean, the lowest kept value divided "
         "by their number; half of the lowest kept value; or zero (default: mean)",
     )
-    add(
-        "--unmapped",
-        choices=("error", "weak"),
-        default="error",
-        help="what happens to classes that the file lacks: an error, or their weak labels "
-        "(default: error)",
-    )
-    add(
-        "--missing",
-        choices=("error", "weak"),
-        default="error",
-        help="what happens to segments that the file lacks: an error, or their weak labels "
-        "(default: error)",
-    )
+    for option, what in (("--unmapped", "classes"), ("--missing", "segments")):
+        add(
+            option,
+            choices=("error", "weak"),
+            default="error",
+            help=f"what happens to {what} that the file lacks: an error, or their weak labels "
+            "(default: error)",
+        )
 
 
 def _add_export(actions: Any) -> None:
-    folder = ("FOLDER", "folder of soft labels")
-    add = _action(actions, "export", "Writes soft labels as a label file.", folder)
-    _add_format(add, _WRITTEN)
-    add(
-        "--out",
-        required=True,
-        metavar="FILE",
-        help="label file, or hf: folder, to write (required)",
+    add = _add_action(
+        actions,
+        "export",
+        "Writes soft labels as a label file.",
+        source="folder of soft labels",
+        out="label file, or hf: folder,",
     )
+    _add_format(add, [name for name, form in FORMATS.items() if form.write is not None])
     add(
         "--audio",
         choices=("embedded", "reference"),
@@ -151,19 +160,14 @@ def _add_export(actions: Any) -> None:
     add("--top_k", type=int, metavar="K", help="ced: number of classes kept in a row (default: 20)")
 
 
-def _add_resegment(actions: Any) -> None:
-    about = "Turns soft labels of some segments, such as frames, into labels of others."
-    add = _action(
-        actions, "resegment", about, ("FOLDER", "folder of soft labels, which is not changed")
-    )
-    _add_segments(add)
-    add("--out", required=True, metavar="DIR", help="folder for the new labels (required)")
-
-
 def _add_page(actions: Any) -> None:
-    about = "Writes a page to judge soft labels by ear."
-    add = _action(actions, "page", about, ("FOLDER", "folder of soft labels"))
-    add("--out", required=True, metavar="HTML", help="page to write (required)")
+    add = _add_action(
+        actions,
+        "page",
+        "Writes a page to judge soft labels by ear.",
+        source="folder of soft labels",
+        out="HTML page",
+    )
     add("--samples", type=int, default=50, metavar="N", help="number of clips (default: 50)")
     add("--seed", type=int, default=0, metavar="N", help="seed of the choice (default: 0)")
     add(
@@ -178,109 +182,87 @@ def _add_page(actions: Any) -> None:
 def main(arguments: argparse.Namespace) -> None:
     logging.set_verbosity(logging.WARNING)  # TFDS tells of every file that it reads
     actions = {"import": _import, "export": _export, "resegment": _resegment, "page": _page}
-    actions[arguments.action](arguments)
+    actions[arguments.action](arguments, pathlib.Path(arguments.out))
 
 
-def _import(arguments: argparse.Namespace) -> None:
-    from psl_jax.data.label_manifest import segmentation_of
-    from psl_jax.data.source import open_folder
-    from psl_jax.label_files import importing, older_folder
-    from psl_jax.networks.class_lists import match_classes, read_classes
-    from psl_jax.runtime import disk_errors, files
-
-    path, out = pathlib.Path(arguments.source), pathlib.Path(arguments.out)
+def _import(arguments: argparse.Namespace, out: pathlib.Path) -> None:
+    path = pathlib.Path(arguments.source)
+    source = open_folder(arguments.data, arguments.split)
     if path.is_dir() and arguments.format != "hf":
-        source = open_folder(arguments.data, arguments.split)
         disk_errors.check_writable(out, "--out")
         older_folder.convert(path, source.index, out)
-        _measure(out, source, segmentation_of(out))
+        relabel.tell_quality(_open_labels(out, source))
         return
-    segmentation = _segmentation(arguments)
-    name, form = _format(arguments, path, ("index", "fill", "pool"), "used")
-    options = _options(
-        arguments,
-        form,
-        segmentation,
+    segmentation = _make_segmentation(arguments)
+    name, form = _choose_format(arguments, path)
+    _check_options(arguments, name, ("index", "fill", "pool"), form.read_options)
+    options = Options(
+        logits=_has_logits(arguments, form),
+        segmentation=segmentation,
         classes=read_classes(arguments.classes)[0] if arguments.classes else None,
         index=pathlib.Path(arguments.index) if arguments.index else None,
         fill=arguments.fill or "mean",
         pool=arguments.pool or "mean",
     )
-    source = open_folder(arguments.data, arguments.split)
-    index = source.index
-    file = form.read(path, options)
-    columns = match_classes(
+    with plain_errors(path):
+        file = form.open(path, options)
+    class_columns = match_classes(
         file.classes,
-        index.classes,
+        source.index.classes,
         path,
         unmapped=arguments.unmapped,
         remedy="--unmapped=weak lets them keep their weak labels",
     )
     disk_errors.check_writable(out, "--out")
-    paths = form.files(path, options)
     origin = {
         "kind": "imported",
         "format": name,
-        "files": [p.name for p in paths],
-        "sha256": importing.compute_sha256(paths),
+        "files": [path.name for path in file.paths],
+        "sha256": importing.compute_sha256(file.paths),
         "classes": files.json_digest(list(file.classes)),
         "unmapped": arguments.unmapped,
         "missing": arguments.missing,
-        **form.settings(options),
+        "logits": options.logits,
     }
+    # Of an index its content counts, in "sha256".
+    origin |= {name: getattr(options, name) for name in form.read_options if name != "index"}
     uses_weak = "weak" in (arguments.unmapped, arguments.missing)
-    result = importing.import_labels(
+    lines = importing.import_labels(
         file,
         path,
-        index=index,
+        index=source.index,
         segmentation=segmentation,
-        class_columns=columns,
+        class_columns=class_columns,
         directory=out,
-        open_writer=lambda: _make_writer(out, source, segmentation, origin, uses_weak),
+        open_writer=lambda: _open_writer(out, source, segmentation, origin, uses_weak=uses_weak),
         fill_missing=arguments.missing == "weak",
     )
-    print("\n".join(result.summary(path, len(index))))
-    _measure(out, source, segmentation)
+    print("\n".join(lines))
+    relabel.tell_quality(_open_labels(out, source))
 
 
-def _segmentation(arguments: argparse.Namespace) -> Segmentation:
-    """The segments that a file is read into."""
-    if arguments.segment_seconds is None:
-        raise UserError("--segment_seconds: how long are the segments that are to have labels?")
-    for option in ("segment_seconds", "hop_seconds"):
-        seconds = getattr(arguments, option)
-        if seconds is not None and not 0.05 <= seconds <= 3600:
-            raise UserError(f"--{option}={seconds:g}: expected seconds, from 0.05 to 3600")
-    shortest = arguments.shortest_segment_seconds
-    if not 0 <= shortest <= 3600:
-        raise UserError(f"--shortest_segment_seconds={shortest:g}: expected seconds, or 0")
-    return Segmentation(arguments.segment_seconds, arguments.hop_seconds, shortest)
-
-
-def _export(arguments: argparse.Namespace) -> None:
-    from psl_jax.data.source import open_folder
-    from psl_jax.runtime import disk_errors
-
-    out = pathlib.Path(arguments.out)
-    name, form = _format(arguments, out, ("top_k", "pool", "audio"), "written")
+def _export(arguments: argparse.Namespace, out: pathlib.Path) -> None:
+    name, form = _choose_format(arguments, out)
+    _check_options(arguments, name, ("top_k", "pool", "audio"), form.write_options)
+    assert form.write is not None
     if form.suffix is not None and out.suffix != form.suffix:
         raise UserError(f"--out={out}: expected a name that ends in {form.suffix}")
     top_k = 20 if arguments.top_k is None else arguments.top_k
     if top_k < 1:
         raise UserError(f"--top_k={top_k}: expected 1 or more")
     source = open_folder(arguments.data, arguments.split)
-    labels = _open(arguments.source, source)
+    labels = _open_labels(arguments.source, source)
     disk_errors.check_writable(out.parent, "--out")
-    options = _options(
-        arguments,
-        form,
-        labels.segmentation,
+    options = Options(
+        logits=_has_logits(arguments, form),
+        segmentation=labels.segmentation,
         top_k=top_k,
         pool=arguments.pool or "",
         source=source,
         audio=arguments.audio or "embedded",
     )
-    written = form.write(out, labels, options)
+    with disk_errors.plain_disk_errors(out, "Run the same command again."):
+        written = form.write(out, labels, options)
     print(f"soft labels of {len(labels.index):,} clips as {name} in:")
     for path in written[:5]:
         print(f"  {path}  {path.stat().st_size / 1e6:,.1f} MB")
@@ -288,50 +270,48 @@ def _export(arguments: argparse.Namespace) -> None:
         print(f"  and {len(written) - 5} more files")
 
 
-def _resegment(arguments: argparse.Namespace) -> None:
-    from psl_jax.data.label_manifest import WEAK
-    from psl_jax.data.soft_labels import made_with
-    from psl_jax.data.source import open_folder
-    from psl_jax.label_files import resegment
-    from psl_jax.runtime import disk_errors
-
-    out, segmentation = pathlib.Path(arguments.out), _segmentation(arguments)
+def _resegment(arguments: argparse.Namespace, out: pathlib.Path) -> None:
+    segmentation = _make_segmentation(arguments)
     if out.resolve() == pathlib.Path(arguments.source).resolve():
         raise UserError("--out is the folder of the labels themselves: give another")
     source = open_folder(arguments.data, arguments.split)
-    labels = _open(arguments.source, source)
+    labels = _open_labels(arguments.source, source)
     resegment.check_no_gaps(labels.segmentation)
     check_hop(segmentation, "--hop_seconds")
     disk_errors.check_writable(out, "--out")
+    manifest = labels.manifest
     names = ("segment_seconds", "hop_seconds", "shortest_seconds")
-    dtype = labels.manifest.get("dtype", "")
     origin = {
         "kind": "cut",
-        "teacher_digest": labels.manifest["teacher_digest"],
+        "teacher_digest": manifest["teacher_digest"],
         "made_with": made_with(labels),
-        "cut_from": {name: labels.manifest[name] for name in names},
+        "cut_from": {name: manifest[name] for name in names},
     }
-    if "origin" in labels.manifest:
-        origin["origin"] = labels.manifest["origin"]
-    resegment.write_resegmented(
-        labels, _make_writer(out, source, segmentation, origin, WEAK in labels.manifest, dtype)
+    if "origin" in manifest:
+        origin["origin"] = manifest["origin"]
+    writer = _open_writer(
+        out,
+        source,
+        segmentation,
+        origin,
+        uses_weak=WEAK in manifest,
+        dtype=manifest.get("dtype", ""),
     )
-    _measure(out, source, segmentation)
+    resegment.write_resegmented(labels, writer)
+    relabel.tell_quality(_open_labels(out, source))
 
 
-def _page(arguments: argparse.Namespace) -> None:
-    from psl_jax.data.source import open_folder
+def _page(arguments: argparse.Namespace, out: pathlib.Path) -> None:
     from psl_jax.reporting import label_page
-    from psl_jax.runtime import disk_errors, distributed
+    from psl_jax.runtime import distributed
 
-    out = pathlib.Path(arguments.out)
     if arguments.samples < 1:
         raise UserError(f"--samples={arguments.samples}: expected 1 or more")
     if arguments.seed < 0:
         raise UserError(f"--seed={arguments.seed}: expected 0 or more")
     distributed.configure()
     source = open_folder(arguments.data, arguments.split)
-    labels = _open(arguments.source, source)
+    labels = _open_labels(arguments.source, source)
     disk_errors.check_writable(out.parent, "--out")
     clips = label_page.choose(source.index, arguments.samples, arguments.seed, arguments.choose)
     rule = label_page.RULES[arguments.choose].format(seed=arguments.seed)
@@ -344,71 +324,67 @@ def _page(arguments: argparse.Namespace) -> None:
 # --- What the actions share -----------------------------------------------------------------------
 
 
-def _format(
-    arguments: argparse.Namespace, path: pathlib.Path, options: Sequence[str], which: str
-) -> tuple[str, Any]:
-    """The kind of a file, which must use those of `options` that are given: see `Format`."""
-    from psl_jax.label_files.formats import FORMATS
-
-    name = arguments.format or next(
-        (name for name, form in FORMATS.items() if path.suffix == form.suffix), None
+def _make_segmentation(arguments: argparse.Namespace) -> Segmentation:
+    if arguments.segment_seconds is None:
+        raise UserError("--segment_seconds: how long are the segments that are to have labels?")
+    for option in ("segment_seconds", "hop_seconds", "shortest_segment_seconds"):
+        seconds = getattr(arguments, option)
+        least = 0 if option == "shortest_segment_seconds" else 0.05
+        if seconds is not None and not least <= seconds <= 3600:
+            raise UserError(f"--{option}={seconds:g}: expected seconds, from {least} to 3600")
+    return Segmentation(
+        arguments.segment_seconds, arguments.hop_seconds, arguments.shortest_segment_seconds
     )
+
+
+def _choose_format(arguments: argparse.Namespace, path: pathlib.Path) -> tuple[str, Format]:
+    """The name of a file's format, and the format."""
+    fitting = [name for name, form in FORMATS.items() if path.suffix == form.suffix]
+    name = arguments.format or next(iter(fitting), None)
     if name is None:
         raise UserError(f"{path}: what kind of file? Give --format, one of {', '.join(FORMATS)}")
-    for option in options:
-        if getattr(arguments, option) is not None and option not in getattr(FORMATS[name], which):
-            raise UserError(f"--{option} means nothing for --format={name}; leave it out")
     return name, FORMATS[name]
 
 
-def _options(arguments: argparse.Namespace, form: Any, segmentation: Any, **more: Any) -> Any:
-    from psl_jax.label_files.label_file import Options
+def _check_options(
+    arguments: argparse.Namespace, name: str, options: Sequence[str], possible: Sequence[str]
+) -> None:
+    """Raises UserError for an option that is given and that this format does not have."""
+    for option in options:
+        if getattr(arguments, option) is not None and option not in possible:
+            raise UserError(f"--{option} means nothing for --format={name}; leave it out")
 
-    logits = form.logits if arguments.values is None else arguments.values == "logits"
-    return Options(logits=logits, segmentation=segmentation, **more)
+
+def _has_logits(arguments: argparse.Namespace, form: Format) -> bool:
+    return form.has_logits if arguments.values is None else arguments.values == "logits"
 
 
-def _open(folder: str, source: Any) -> Any:
+def _open_labels(folder: str | pathlib.Path, source: Source) -> SoftLabels:
     """The soft labels of a folder, cut as they were made."""
-    from psl_jax.data.label_manifest import segmentation_of
-    from psl_jax.data.soft_labels import SoftLabels
-
     return SoftLabels.open(folder, source.index, segmentation_of(folder))
 
 
-def _make_writer(
+def _open_writer(
     out: pathlib.Path,
-    source: Any,
-    segmentation: Any,
+    source: Source,
+    segmentation: Segmentation,
     origin: dict[str, Any],
-    uses_weak_labels: bool,
+    *,
+    uses_weak: bool,
     dtype: str = "",
-) -> Any:
-    """Of labels with an origin, which stands for the teacher."""
-    from psl_jax.data.label_manifest import LabelRule
-    from psl_jax.data.soft_labels import SoftLabelWriter
-    from psl_jax.runtime import files
-
+) -> SoftLabelWriter:
+    """Opens the writer of labels with an origin, which stands for the teacher."""
+    # Without the names of files; an origin's own origin is in its `teacher_digest`.
+    described = {name: value for name, value in origin.items() if name not in ("files", "origin")}
     return SoftLabelWriter(
         out,
         source.index,
         segmentation,
-        # Without the names of files; an origin's own origin is in its `teacher_digest`.
-        teacher_digest=files.json_digest(
-            {k: v for k, v in origin.items() if k not in ("files", "origin")}
-        ),
+        teacher_digest=files.json_digest(described),
         rule=LabelRule(dtype=dtype),
         origin=origin,
-        uses_weak_labels=uses_weak_labels,
+        uses_weak_labels=uses_weak,
     )
-
-
-def _measure(out: pathlib.Path, source: Any, segmentation: Any) -> None:
-    """Tells what the labels are like, as relabel does."""
-    from psl_jax.commands import relabel
-    from psl_jax.data.soft_labels import SoftLabels
-
-    relabel.tell_quality(SoftLabels.open(out, source.index, segmentation))
 
 
 if __name__ == "__main__":

@@ -1,76 +1,57 @@
 """Lists the formats of label files by name."""
 
+import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.label_files import (
-    ced_format,
     efficientat_format,
     huggingface_folder,
     pretrainedsed_format,
-    sat_format,
     table_formats,
+    top_k_formats,
 )
-from psl_jax.label_files.label_file import Format
+from psl_jax.label_files.label_file import LabelFile, Options
+
+
+class Format(NamedTuple):
+    """A format of label files.
+
+    Attributes:
+      suffix: of its files; None: a folder.
+      open: opens a file for reading.
+      write: writes soft labels and returns the files; None where a format is only read.
+      has_logits: whether its values are logits, if the user does not say.
+      read_options, write_options: options that only some formats have.
+    """
+
+    suffix: str | None
+    open: Callable[[pathlib.Path, Options], LabelFile]
+    write: Callable[[pathlib.Path, SoftLabels, Options], list[pathlib.Path]] | None
+    has_logits: bool = False
+    read_options: tuple[str, ...] = ()
+    write_options: tuple[str, ...] = ()
+
 
 FORMATS = {
-    "parquet": Format(
-        "a table, a row for each segment",
-        logits=False,
-        suffix=".parquet",
-        read=table_formats.ParquetTable,
-        write=table_formats.write_parquet,
-        files=lambda path, options: [path],
-    ),
-    "csv": Format(
-        "the same as text",
-        logits=False,
-        suffix=".csv",
-        read=table_formats.CsvTable,
-        write=table_formats.write_csv,
-        files=lambda path, options: [path],
-    ),
+    "parquet": Format(".parquet", table_formats.open_parquet, table_formats.write_parquet),
+    "csv": Format(".csv", table_formats.open_csv, table_formats.write_csv),
     "npy": Format(
-        "EfficientAT's: logits of clips, and an index of file names",
-        logits=True,
-        suffix=".npy",
-        read=efficientat_format.LogitArray,
-        write=efficientat_format.write,
-        files=efficientat_format.list_files,
-        used=("index",),
-        written=("pool",),
+        ".npy", efficientat_format.open_file, efficientat_format.write, True, ("index",), ("pool",)
     ),
     "ced": Format(
-        "CED's: the highest 20 of each chunk, HDF5 and a table",
-        logits=False,
-        suffix=".h5",
-        read=ced_format.TopKFile,
-        write=ced_format.write,
-        files=ced_format.list_files,
-        used=("index", "fill"),
-        written=("top_k",),
+        ".h5",
+        top_k_formats.open_ced,
+        top_k_formats.write_ced,
+        read_options=("index", "fill"),
+        write_options=("top_k",),
     ),
     "pretrainedsed": Format(
-        "PretrainedSED's: logits of frames of 40 ms, HDF5",
-        logits=True,
-        suffix=".hdf5",
-        read=pretrainedsed_format.FrameFile,
-        write=pretrainedsed_format.write,
-        files=lambda path, options: [path],
-        used=("pool",),
+        ".hdf5", pretrainedsed_format.open_file, pretrainedsed_format.write, True, ("pool",)
     ),
-    "sat": Format(
-        "SAT's: the ten most probable classes of each segment, Parquet",
-        logits=False,
-        suffix=".parquet",
-        read=sat_format.TenBestTable,
-        write=None,
-        files=lambda path, options: [path],
-    ),
+    "sat": Format(".parquet", top_k_formats.open_sat, None),
     "hf": Format(
-        "a folder for Hugging Face's datasets, with audio",
-        logits=False,
-        suffix=None,
-        read=huggingface_folder.HuggingFaceFolder,
-        write=huggingface_folder.write,
-        files=huggingface_folder.list_files,
-        written=("audio",),
+        None, huggingface_folder.open_folder, huggingface_folder.write, write_options=("audio",)
     ),
 }

@@ -21,77 +21,63 @@ import soundfile
 
 from psl_jax.audio.segments import flatten
 from psl_jax.data.soft_labels import SoftLabels
-from psl_jax.label_files import dataset_description, label_file
-from psl_jax.label_files.label_file import Options
-from psl_jax.label_files.table_formats import KEYS, Table
+from psl_jax.label_files import dataset_description, label_file, table_formats
+from psl_jax.label_files.label_file import LabelFile, Options
+from psl_jax.label_files.table_formats import KEYS, TableRows
 from psl_jax.runtime import files, progress
-from psl_jax.runtime.disk_errors import plain_disk_errors
 from psl_jax.runtime.errors import UserError
 
 _METADATA = "metadata.parquet"
 _GROUP_CLIPS = 64  # whose segments become a row group: their audio is in memory
 
 
-class HuggingFaceFolder(Table):
-    """The Parquet files of a folder, opened for reading; those of other splits are read, too."""
+def open_folder(path: pathlib.Path, options: Options) -> LabelFile:
+    """Opens the Parquet files of a folder; those of other splits are read, too."""
+    import pyarrow.parquet
 
-    def __init__(self, path: pathlib.Path, options: Options):
-        self._files = list_files(path, options)
-        if not self._files:
-            raise UserError(f"{path}: no Parquet file in this folder or below it")
-        with label_file.plain_errors(self._files[0], "pyarrow"):
-            import pyarrow.parquet
+    paths = sorted(path.rglob("*.parquet"))
+    if not paths:
+        raise UserError(f"{path}: no Parquet file in this folder or below it")
+    classes: list[str] = []
+    for file_path in paths:
+        with label_file.plain_errors(file_path):
+            schema = pyarrow.parquet.read_schema(file_path)
+            if missing := {*KEYS, "soft_labels"} - set(schema.names):
+                raise UserError(f"{file_path}: no column {', '.join(sorted(missing))}")
+            described = json.loads((schema.metadata or {})[b"huggingface"])
+            file_classes = described["info"]["features"]["weak_labels"]["feature"]["names"]
+        classes = classes or file_classes
+        if file_classes != classes:
+            raise UserError(
+                f"{file_path} has other classes than {paths[0]}: put each into a folder of its "
+                "own, and read them one by one"
+            )
 
-            names: list[str] = []
-            for file in self._files:
-                schema = pyarrow.parquet.read_schema(file)
-                if missing := {*KEYS, "soft_labels"} - set(schema.names):
-                    raise UserError(f"{file}: no column {', '.join(sorted(missing))}")
-                described = json.loads((schema.metadata or {})[b"huggingface"])
-                file_names = described["info"]["features"]["weak_labels"]["feature"]["names"]
-                names = names or file_names
-                if file_names != names:
-                    raise UserError(
-                        f"{file} has other classes than {self._files[0]}: put each into a folder "
-                        "of its own, and read them one by one"
-                    )
-        super().__init__(path, [*KEYS, *names], options)
-
-    def _read_parts(
-        self, class_numbers: Sequence[int]
-    ) -> Iterator[tuple[str, dict[str, Any], np.ndarray]]:
-        import pyarrow.parquet
-
-        for path in self._files:
-            first_row, where = 0, path.relative_to(self.path)
-            with label_file.plain_errors(path, "pyarrow"):
-                file = pyarrow.parquet.ParquetFile(path)
-                columns = [*KEYS, "soft_labels"]
+    def read_rows(class_numbers: Sequence[int]) -> Iterator[TableRows]:
+        columns = [*KEYS, "soft_labels"]
+        for file_path in paths:
+            first_row, place = 0, file_path.relative_to(path)
+            with label_file.plain_errors(file_path):
+                file = pyarrow.parquet.ParquetFile(file_path)
                 for batch in file.iter_batches(label_file.BLOCK_ROWS, columns=columns):
-                    keys: dict[str, Any] = {
+                    keys = {
                         name: batch.column(name).to_numpy(zero_copy_only=False) for name in KEYS
                     }
-                    keys |= {
-                        "clip": keys["clip"].tolist(),
-                        "segment": keys["segment"].astype(np.int64),
-                    }
-                    values = batch.column("soft_labels").flatten()
+                    values = np.asarray(batch.column("soft_labels").flatten(), np.float32)
                     yield (
-                        f"{where}, rows {first_row} to {first_row + batch.num_rows - 1}",
+                        f"{place}, rows {first_row} to {first_row + batch.num_rows - 1}",
                         keys,
-                        np.asarray(values, np.float32).reshape(-1, len(self.classes)),
+                        values.reshape(-1, len(classes)),
                     )
                     first_row += batch.num_rows
 
-
-def list_files(path: pathlib.Path, options: Options) -> list[pathlib.Path]:
-    return sorted(path.rglob("*.parquet"))
+    return table_formats.open_table(path, options, [*KEYS, *classes], read_rows, paths)
 
 
 def write(path: pathlib.Path, labels: SoftLabels, options: Options) -> list[pathlib.Path]:
     """Writes a split. Whole shards that are there are kept: the same command goes on."""
-    with label_file.plain_errors(path, "pyarrow"):
-        import pyarrow.parquet
+    import pyarrow.parquet
+
     if options.logits:
         raise UserError("--format=hf holds probabilities: leave out --values")
     index, embeds = labels.index, options.audio == "embedded"
@@ -101,26 +87,25 @@ def write(path: pathlib.Path, labels: SoftLabels, options: Options) -> list[path
     name = "{:05d}.parquet" if embeds else f"{{:05d}}/{_METADATA}"
     paths = [path / "data" / split / name.format(shard) for shard in shards]
     for other in (path / "data").rglob("*.parquet"):
-        with label_file.plain_errors(other, "pyarrow"):
+        with label_file.plain_errors(other):
             other_schema = pyarrow.parquet.read_schema(other)
             is_same = other_schema.equals(schema) and (  # equal columns and features: class names
                 other_schema.metadata[b"huggingface"] == schema.metadata[b"huggingface"]
             )
         if not is_same or (other.is_relative_to(path / "data" / split) and other not in paths):
             raise UserError(f"{other} holds other labels: give another --out, or delete {path}")
-    with plain_disk_errors(path, "Run the same command again."):
-        for shard, target in progress.track(
-            list(zip(shards, paths, strict=True)), len(shards), "shard", "export"
+    for shard, target in progress.track(
+        list(zip(shards, paths, strict=True)), len(shards), "shard", "export"
+    ):
+        if target.exists() and pyarrow.parquet.read_schema(target).metadata == schema.metadata:
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            files.atomic_path(target) as temporary,
+            pyarrow.parquet.ParquetWriter(temporary, schema, compression="zstd") as writer,
         ):
-            if target.exists() and pyarrow.parquet.read_schema(target).metadata == schema.metadata:
-                continue
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with (
-                files.atomic_path(target) as temporary,
-                pyarrow.parquet.ParquetWriter(temporary, schema, compression="zstd") as writer,
-            ):
-                for columns in _write_clips(labels, shard, options, target.parent):
-                    writer.write_table(pyarrow.Table.from_pydict(columns, schema=schema))
+            for columns in _write_clips(labels, shard, options, target.parent):
+                writer.write_table(pyarrow.Table.from_pydict(columns, schema=schema))
     return [*dataset_description.write(path, index, embeds=embeds), *paths]
 
 
@@ -128,41 +113,37 @@ def _make_schema(labels: SoftLabels, embeds: bool) -> Any:
     """Makes the columns of a Parquet file, with the features of `datasets` in its metadata."""
     import pyarrow as pa
 
-    audio = pa.struct({"bytes": pa.binary(), "path": pa.string()}) if embeds else pa.string()
-    num_classes = labels.index.num_classes
-    schema = pa.schema(
-        {
-            "clip": pa.string(),
-            "segment": pa.int32(),
-            "onset": pa.float64(),
-            "offset": pa.float64(),
-            "audio" if embeds else "file_name": audio,
-            "weak_labels": pa.list_(pa.int64()),
-            "soft_labels": pa.list_(pa.float16(), num_classes),
-        }
-    )
+    index = labels.index
 
-    def sequence_of(feature: dict[str, Any], length: int = -1) -> dict[str, Any]:
+    def value(dtype: str) -> dict[str, Any]:
+        return {"dtype": dtype, "_type": "Value"}
+
+    def sequence(feature: dict[str, Any], length: int = -1) -> dict[str, Any]:
         return {"feature": feature, "length": length, "_type": "Sequence"}
 
-    scalars = {"clip": "string", "segment": "int32", "onset": "float64", "offset": "float64"}
-    if not embeds:
-        scalars["file_name"] = "string"
-    features: dict[str, Any] = {
-        name: {"dtype": dtype, "_type": "Value"} for name, dtype in scalars.items()
+    # The type and the feature of each column.
+    columns: dict[str, tuple[Any, dict[str, Any]]] = {
+        "clip": (pa.string(), value("string")),
+        "segment": (pa.int32(), value("int32")),
+        "onset": (pa.float64(), value("float64")),
+        "offset": (pa.float64(), value("float64")),
     }
     if embeds:
-        features["audio"] = {"sampling_rate": labels.index.sample_rate, "_type": "Audio"}
-    features["weak_labels"] = sequence_of(
-        {"names": list(labels.index.classes), "_type": "ClassLabel"}
-    )
-    features["soft_labels"] = sequence_of({"dtype": "float16", "_type": "Value"}, num_classes)
-    return schema.with_metadata(
-        {
-            "huggingface": json.dumps({"info": {"features": features}}),
-            "psl_jax": files.json_digest(labels.manifest | {"weak": labels.index.labels_sha256}),
-        }
-    )
+        audio = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+        columns["audio"] = audio, {"sampling_rate": index.sample_rate, "_type": "Audio"}
+    else:
+        columns["file_name"] = pa.string(), value("string")
+    names = {"names": list(index.classes), "_type": "ClassLabel"}
+    columns["weak_labels"] = pa.list_(pa.int64()), sequence(names)
+    num_classes = index.num_classes
+    soft_labels = sequence(value("float16"), num_classes)
+    columns["soft_labels"] = pa.list_(pa.float16(), num_classes), soft_labels
+    features = {name: feature for name, (_, feature) in columns.items()}
+    metadata = {
+        "huggingface": json.dumps({"info": {"features": features}}),
+        "psl_jax": files.json_digest(labels.manifest | {"weak": index.labels_sha256}),
+    }
+    return pa.schema({name: kind for name, (kind, _) in columns.items()}, metadata)
 
 
 def _write_clips(

@@ -2,25 +2,26 @@
 
 import contextlib
 import dataclasses
-import math
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
+from scipy import special
 
 from psl_jax.audio.segments import Segmentation
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.source import Source
+from psl_jax.networks import class_lists
 from psl_jax.runtime.errors import MissingPackageError, UserError
 
 BLOCK_ROWS = 1024
-POOLS = ("mean", "max")
-GIVE_CLASSES = (
+SAME_SECONDS = 1e-3  # a time may be so far from that of its segment
+CLASSES_ATTRIBUTE = "classes"  # that exports add to HDF5 files where they are not AudioSet's
+
+_GIVE_CLASSES = (
     "give their list: --classes=FILE.csv, with the column label, or index,mid,display_name"
 )
-SAME_SECONDS = 1e-3  # a time may be so far from that of its segment
-
 # The logits that stand for probabilities of 0 and 1, which have none: float16 rounds back to them.
 _LARGEST_LOGIT = 30.0
 # Rounding may carry a probability past 0 or 1 by so much.
@@ -49,22 +50,27 @@ class ReadRequest(NamedTuple):
     num_samples: Callable[[Sequence[str]], np.ndarray]
 
 
-class LabelFile(Protocol):
+@dataclasses.dataclass
+class LabelFile:
     """A file opened for reading.
 
     Attributes:
+      paths: the file, and those that belong to it: their contents decide the labels.
       classes: its classes, in the order of `Block.values`.
+      blocks: yields the rows in the file's order, at most about BLOCK_ROWS at a time.
       has_views: several rows for one segment are views of it; the segment has their mean.
       may_pad: rows may lie past a clip's end, where there is nothing to label.
     """
 
+    paths: list[pathlib.Path]
     classes: tuple[str, ...]
-    has_views: bool
-    may_pad: bool
+    blocks: Callable[[ReadRequest], Iterator[Block]]
+    has_views: bool = False
+    may_pad: bool = False
 
     def read_blocks(self, request: ReadRequest) -> Iterator[Block]:
-        """Yields the rows in the file's order, at most about BLOCK_ROWS at a time."""
-        ...
+        with plain_errors(self.paths[0]):
+            yield from self.blocks(request)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +83,7 @@ class Options:
       classes: the file's classes, where it does not name them itself.
       index: the file that names the rows, where a format has one.
       top_k: number of classes that are written for a row, where a format holds the highest only.
-      fill: mean, half or zero: the scores of the others, see `ced_format`.
+      fill: mean, half or zero: the scores of the others, see `top_k_formats`.
       pool: mean or max over frames, or over the segments of a clip; "" where the user chose none.
       source: the clips, for formats that hold audio.
       audio: embedded (that of each segment) or reference (to a file of the clip).
@@ -94,28 +100,16 @@ class Options:
     audio: str = "embedded"
 
 
-class Format(NamedTuple):
-    """A format of label files.
-
-    read(path, options) opens a file; write(path, labels, options) writes soft labels, None where a
-    format is only read; files(path, options) lists the files that belong to a path. Some options
-    belong to some formats only: `used` names those that change reading, `written` those that change
-    writing.
-    """
-
-    about: str
-    logits: bool  # by default
-    suffix: str | None  # None: a folder
-    read: Callable[[pathlib.Path, Options], LabelFile]
-    write: Callable[[pathlib.Path, SoftLabels, Options], list[pathlib.Path]] | None
-    files: Callable[[pathlib.Path, Options], list[pathlib.Path]]
-    used: tuple[str, ...] = ()
-    written: tuple[str, ...] = ()
-
-    def settings(self, options: Options) -> dict[str, Any]:
-        """The options that change the labels that are read."""
-        option_names = [name for name in self.used if name != "index"]  # its content counts
-        return {"logits": options.logits} | {name: getattr(options, name) for name in option_names}
+def name_classes(
+    path: pathlib.Path,
+    options: Options,
+    stored: Iterable[object] | None = None,
+    width: int | None = None,
+) -> tuple[str, ...]:
+    """Names the `width` classes of a file: those of the user, those stored in it, or AudioSet's."""
+    names = options.classes or (None if stored is None else tuple(map(str, stored)))
+    width = len(names or class_lists.audioset_classes()) if width is None else width
+    return class_lists.name_columns(names, width, path, _GIVE_CLASSES)
 
 
 def to_probabilities(values: np.ndarray, logits: bool, where: object) -> np.ndarray:
@@ -145,8 +139,7 @@ def to_probabilities(values: np.ndarray, logits: bool, where: object) -> np.ndar
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
     """Converts logits to probabilities, float32 of any shape."""
-    decays = np.exp(-np.abs(np.asarray(logits, np.float32)))
-    return np.where(np.asarray(logits) >= 0, 1 / (1 + decays), decays / (1 + decays))
+    return np.asarray(special.expit(np.asarray(logits, np.float32)))
 
 
 def logit(values: np.ndarray) -> np.ndarray:
@@ -154,76 +147,51 @@ def logit(values: np.ndarray) -> np.ndarray:
 
     `sigmoid` of them, rounded to float16, is the probability rounded to float16.
     """
-    p = np.asarray(values, np.float64)
-    with np.errstate(divide="ignore"):
-        logits = np.log(p) - np.log1p(-p)
+    logits = special.logit(np.asarray(values, np.float64))
     return np.asarray(np.clip(logits, -_LARGEST_LOGIT, _LARGEST_LOGIT), np.float32)
 
 
-def pool_values(values: np.ndarray, method: str, axis: int) -> np.ndarray:
-    """Computes the maximum over an axis where `method` is max, else the mean."""
-    return np.asarray(values.max(axis=axis) if method == "max" else values.mean(axis=axis))
+def to_file_values(probabilities: np.ndarray, options: Options) -> np.ndarray:
+    """Converts soft labels to what a file holds: float32 probabilities or logits."""
+    return logit(probabilities) if options.logits else probabilities.astype(np.float32)
 
 
 class Rows(NamedTuple):
-    """The segments of a shard of soft labels, clip after clip."""
+    """Segments of soft labels, clip after clip."""
 
     ids: np.ndarray  # [n] str
     segments: np.ndarray  # int64 [n]
     values: np.ndarray  # float16 [n, classes]
 
 
-def read_shard_rows(labels: SoftLabels) -> Iterator[Rows]:
-    """Yields soft labels shard by shard, without the rows that pad short clips."""
-    for shard in range(len(labels.index.shard_sizes)):
-        ids, values, counts = labels.read_shard(shard)
-        inside = np.arange(values.shape[1]) < counts[:, None]
-        clip, segment = np.nonzero(inside)
-        yield Rows(ids[clip], segment, values[inside])
-
-
-def read_row_blocks(labels: SoftLabels, block_rows: int) -> Iterator[Rows]:
-    """The same in blocks of `rows` segments, whatever the size of shards; the last has the rest."""
+def read_rows(labels: SoftLabels, min_rows: int = 1) -> Iterator[Rows]:
+    """Yields soft labels, whole shards at a time: as many as have `min_rows` segments."""
     buffered: list[Rows] = []
-    num_buffered = 0
-    for shard_rows in read_shard_rows(labels):
-        buffered.append(shard_rows)
-        num_buffered += len(shard_rows.ids)
-        if num_buffered >= block_rows:
-            joined = Rows(*map(np.concatenate, zip(*buffered, strict=True)))
-            num_whole = num_buffered // block_rows * block_rows
-            for start in range(0, num_whole, block_rows):
-                yield Rows(*(array[start : start + block_rows] for array in joined))
-            buffered, num_buffered = (
-                [Rows(*(array[num_whole:] for array in joined))],
-                num_buffered - num_whole,
-            )
-    if num_buffered:
-        yield Rows(*map(np.concatenate, zip(*buffered, strict=True)))
-
-
-def parse_whole_number(value: str) -> int:
-    """Parses an integer of a table. Raises ValueError for anything else, 1.5 and nan too."""
-    number = float(value)
-    if not math.isfinite(number) or number != int(number):
-        raise ValueError(f"{value!r} is no whole number")
-    return int(number)
+    num_shards = len(labels.index.shard_sizes)
+    for shard in range(num_shards):
+        ids, values, counts = labels.read_shard(shard)
+        clips, segments = np.nonzero(np.arange(values.shape[1]) < counts[:, None])
+        buffered.append(Rows(ids[clips], segments, values[clips, segments]))
+        if shard == num_shards - 1 or sum(len(rows.ids) for rows in buffered) >= min_rows:
+            yield Rows(*map(np.concatenate, zip(*buffered, strict=True)))
+            buffered = []
 
 
 @contextlib.contextmanager
-def plain_errors(path: pathlib.Path, library: str) -> Iterator[None]:
+def plain_errors(path: pathlib.Path) -> Iterator[None]:
     """Turns a missing library, and a file that is missing or damaged, into a UserError."""
     try:
         yield
     except ImportError as error:
-        if error.name is None or error.name.partition(".")[0] != library:
+        library = (error.name or "").partition(".")[0]
+        if library not in ("h5py", "pyarrow"):
             raise
         raise MissingPackageError(path, library, "corpora") from error
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except PermissionError:
         raise UserError(f"{path}: no permission to read it") from None
-    except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, EOFError, KeyError, ValueError, TypeError, AttributeError) as error:
         # pyarrow's errors are OSErrors and ValueErrors, h5py's OSErrors and KeyErrors; an HDF5
         # group where an array is expected has no shape.
         raise UserError(f"{path} is damaged, or no such file as expected: {error}") from error
@@ -235,11 +203,11 @@ def check_replaced(path: pathlib.Path, column: str) -> None:
     Tables of labels, and CED's tables of rows, have the same suffix. column: the name of a column
     that only tables of the same kind have.
     """
+    import pyarrow.parquet
+
     if not path.exists():
         return
-    with plain_errors(path, "pyarrow"):
-        import pyarrow.parquet
-
+    with plain_errors(path):
         columns = pyarrow.parquet.read_schema(path).names
     if column not in columns:
         raise UserError(

@@ -14,7 +14,6 @@ from psl_jax.runtime import progress
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import local_copy
 
-_VALUES = "probabilities"
 _DAMAGE = (
     *(record_files.DamagedRecordError, zipfile.BadZipFile, zlib.error, OSError, EOFError),
     *(KeyError, ValueError, TypeError, RuntimeError),  # of NumPy
@@ -34,50 +33,41 @@ def convert(folder: pathlib.Path, index: ClipIndex, out: pathlib.Path) -> None:
     if label_manifest.WEAK in manifest:
         expected[label_manifest.WEAK] = index.labels_sha256
     label_manifest.compare(folder, manifest, expected)
-    label_rule = LabelRule(dtype="", count_padding=manifest["count_padding"])
     writer = SoftLabelWriter(
         out,
         index,
         segmentation,
         teacher_digest=manifest["teacher_digest"],
-        rule=label_rule,
+        rule=LabelRule(dtype="", count_padding=manifest["count_padding"]),
         origin=manifest.get("origin"),
         teachers=manifest.get("teachers"),
         uses_weak_labels=label_manifest.WEAK in manifest,
     )
-    counts = segmentation.count_segments(index.num_samples)
-    missing = writer.missing
-    for shard in progress.track(missing, len(missing), "shard", "import"):
+    for shard in progress.track(writer.missing, len(writer.missing), "shard", "import"):
+        clips = slice(*index.shard_offsets[shard : shard + 2])
+        counts = segmentation.count_segments(index.num_samples[clips])
         name = f"labels-{shard:05d}-of-{len(index.shard_sizes):05d}.{manifest['format']}"
-        clip_slice = slice(*index.shard_offsets[shard : shard + 2])
-        num_clips = int(index.shard_sizes[shard])
         with local_copy(folder / name) as path:
             try:
-                ids, values = _read_shard(
-                    path, manifest["format"], num_clips=num_clips, num_classes=index.num_classes
-                )
+                ids, values = _read_shard(path, len(counts), index.num_classes)
             except _DAMAGE as error:
                 raise UserError(f"{folder / name}: missing or damaged: {error!r}") from error
-        if ids != index.ids[clip_slice].tolist():
+        if ids != index.ids[clips].tolist() or values.shape != (counts.sum(), index.num_classes):
             raise UserError(f"{folder / name}: its clips are not those of the data's shard")
-        num_rows = int(counts[clip_slice].sum())
-        if values.shape != (num_rows, index.num_classes):
-            raise UserError(f"{folder / name}: {len(values)} rows of labels, expected {num_rows}")
         writer.write_shard(shard, values)
 
 
 def _read_shard(
-    path: pathlib.Path, format: str, *, num_clips: int, num_classes: int
+    path: pathlib.Path, num_clips: int, num_classes: int
 ) -> tuple[list[str], np.ndarray]:
     """Reads a shard: ids [clips], and labels, float16 [segments, classes]."""
-    if format == "npz":
+    if path.suffix == ".npz":
         with open(path, "rb") as file, np.load(file) as data:
-            return data["ids"].tolist(), data[_VALUES]
+            return data["ids"].tolist(), data["probabilities"]
     ids, labels = [], []
     for record in record_files.read_records(path, num_clips):
-        name, label_bytes = record_files.single_values(
-            record_files.parse_example(record), ("id", _VALUES)
-        )
+        features = record_files.parse_example(record)
+        name, values = record_files.single_values(features, ("id", "probabilities"))
         ids.append(bytes(name).decode())
-        labels.append(np.frombuffer(label_bytes, "<f2").reshape(-1, num_classes))
+        labels.append(np.frombuffer(values, "<f2").reshape(-1, num_classes))
     return ids, np.concatenate(labels)

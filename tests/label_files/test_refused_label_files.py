@@ -23,7 +23,10 @@ parquet = pytest.importorskip("pyarrow.parquet", reason="needs the extra corpora
         (lambda rows: rows[:-2], "no labels for 2 segments of 2 of the 7 clips of 'train': 012"),
         (lambda rows: [*rows, rows[0]], "clip --PJHxphWEs, segment 0 has two rows"),
         (lambda rows: [*rows, [IDS[5], 4, 0, 0, 0]], "segment 4, and with 1 s it has 1 "),
-        (lambda rows: [*rows, [IDS[5], 0.5, 0, 0, 0]], "line 14: '0.5' is no whole number"),
+        (
+            lambda rows: [*rows, [IDS[5], 0.5, 0, 0, 0]],
+            "lines 2 to 14: clip 0123456789a has segment 0.5, expected a whole",
+        ),
         (
             lambda rows: [[*rows[0][:2], 4.5, 0, 0], *rows[1:]],
             "4.5 is no probability.*--values=log",
@@ -59,18 +62,10 @@ def test_times_that_cannot_be_right(tmp_path, data, times, message):
         bring_in(table, data, tmp_path / "labels", "--missing=weak")
 
 
-def test_numbers_of_segments_in_parquet_are_whole(tmp_path, data):
-    pa = pytest.importorskip("pyarrow")
-    columns = dict(zip(("clip", "segment", *CLASSES), map(list, zip(*all_rows(), strict=True)),
-                       strict=True))  # fmt: skip
-    columns["segment"][0] = 0.5
-    parquet.write_table(pa.table(columns), tmp_path / "t.parquet")
-    with pytest.raises(UserError, match=r"rows 0 to 11: segment 0\.5: a whole number"):
-        bring_in(tmp_path / "t.parquet", data, tmp_path / "labels")
-
-
-@pytest.mark.parametrize("option", ["segment", "hop", "shortest_segment"])
-@pytest.mark.parametrize("seconds", ["inf", "nan", "-1", "1e9"])
+@pytest.mark.parametrize(
+    ("option", "seconds"),
+    [("segment", "inf"), ("hop", "nan"), ("shortest_segment", "-1"), ("segment", "1e9")],
+)
 def test_lengths_that_are_none(tmp_path, data, option, seconds):
     table = write_table(tmp_path / "t.csv", all_rows())
     with pytest.raises(UserError, match=f"--{option}_seconds=.*expected seconds"):
@@ -144,7 +139,7 @@ def test_an_index_with_code_in_it_is_refused(tmp_path, data, capsys):
         ("n.txt", "\n".join(IDS[:-1]), "6 names, and the array 7 rows"),
         ("n.json", json.dumps(IDS[1:]), "6 names, and the array 7 rows"),
         ("n.json", "5", "is no index of file names: expected"),
-        ("n.json", '[["a"], ["b"], [1], [2], [3], [4], [5]]', "is no index of file names"),
+        ("n.json", '[["a"], ["b"], [1], [2], [3], [4], [5]]', "expected a row from 0 to 6"),
         ("n.pkl", "h0", "is no index of file names"),
     ],
     ids=["short text", "short list", "number", "lists", "no pickle"],

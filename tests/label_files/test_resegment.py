@@ -113,9 +113,3 @@ def test_labels_with_gaps_are_not_resegmented(tmp_path):
         run("resegment", tmp_path / "labels", tmp_path / "data", "--split=train",
             "--segment_seconds=1", f"--out={tmp_path / 'out'}")  # fmt: skip
     assert not (tmp_path / "out").exists()
-
-
-def test_the_former_name_of_the_action_is_answered_with_the_present_one(capsys):
-    with pytest.raises(SystemExit, match="2"):
-        run("cut", "labels", "data", "--segment_seconds=2", "--out=other")
-    assert "psl-jax labels resegment" in capsys.readouterr().err

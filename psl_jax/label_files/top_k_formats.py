@@ -1,0 +1,203 @@
+"""Files that hold the highest scores of each row alone: SAT's, and CED's there and back.
+
+SAT's are Parquet: `filename`, `start` and `end` in seconds, `idxs` (numbers of AudioSet's classes)
+and `prob`. The last two are lists, or strings joined by ";" as published. All other classes are 0.
+
+CED's are HDF5: `topk_values` float16 [rows, k] (probabilities), `topk_indexes` int16 [rows, k] and
+`seeds` [rows]. Beside it lies a Parquet (or CSV) file of the same name with the columns `filename`,
+`start` and `end`. A clip may have several rows: its chunks, and augmented views of them with other
+seeds. A chunk has the mean of its views. The option `fill` says what score the other classes get:
+`mean` spreads the lowest kept score over them, as CED's training does; `half` gives each half of
+it; `zero` gives 0.
+"""
+
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from psl_jax.data.soft_labels import SoftLabels
+from psl_jax.label_files import label_file
+from psl_jax.label_files.label_file import Block, LabelFile, Options, ReadRequest
+from psl_jax.networks.class_lists import audioset_classes
+from psl_jax.runtime import csv_files, files
+from psl_jax.runtime.errors import UserError
+
+_TIMES = ("filename", "start", "end")
+_SAT_COLUMNS = (*_TIMES, "idxs", "prob")
+
+
+def open_sat(path: pathlib.Path, options: Options) -> LabelFile:
+    import pyarrow.parquet
+
+    file = pyarrow.parquet.ParquetFile(path)
+    header = file.schema_arrow.names
+    if missing := [name for name in _SAT_COLUMNS if name not in header]:
+        raise UserError(
+            f"{path}: no column {', '.join(missing)}. Found {', '.join(header[:6])}; expected "
+            f"{', '.join(_SAT_COLUMNS)}"
+        )
+    classes = label_file.name_classes(path, options)
+
+    def read_blocks(request: ReadRequest) -> Iterator[Block]:
+        first_row = 0
+        for batch in file.iter_batches(label_file.BLOCK_ROWS, columns=list(_SAT_COLUMNS)):
+            where = f"{path}, rows {first_row} to {first_row + batch.num_rows - 1}"
+            first_row += batch.num_rows
+            names = list(map(str, batch.column("filename").to_pylist()))
+            lengths, indexes = _read_lists(batch.column("idxs"), np.int64)
+            value_lengths, values = _read_lists(batch.column("prob"), np.float64)
+            if (different := np.flatnonzero(lengths != value_lengths)).size:
+                row = different[0]
+                raise UserError(
+                    f"{where}: a row of {names[row]} has {lengths[row]} idxs and "
+                    f"{value_lengths[row]} prob, expected as many"
+                )
+            scores = _spread(
+                np.repeat(np.arange(batch.num_rows), lengths),
+                indexes,
+                label_file.to_probabilities(values, options.logits, where),
+                scores=np.zeros((batch.num_rows, len(classes)), np.float32),
+                where=where,
+            )
+            onsets, offsets = (np.asarray(batch.column(name), np.float64) for name in _TIMES[1:])
+            yield Block(names, scores, None, onsets, offsets)
+
+    return LabelFile([path], classes, read_blocks, has_views=True)
+
+
+def open_ced(path: pathlib.Path, options: Options) -> LabelFile:
+    import h5py
+
+    file = h5py.File(path, "r")
+    all_values, all_indexes = file["topk_values"], file["topk_indexes"]
+    if all_values.ndim != 2 or all_values.shape != all_indexes.shape:
+        raise UserError(
+            f"{path}: topk_values {list(all_values.shape)} and topk_indexes "
+            f"{list(all_indexes.shape)}, expected both [rows, k]"
+        )
+    stored_classes = file.attrs.get(label_file.CLASSES_ATTRIBUTE)
+    classes = label_file.name_classes(path, options, stored_classes)
+    table_path = options.index or path.with_suffix(".parquet")
+    names, starts, ends = _read_row_table(table_path, len(all_values))
+
+    def read_blocks(request: ReadRequest) -> Iterator[Block]:
+        for first in range(0, len(names), label_file.BLOCK_ROWS):
+            rows = slice(first, min(first + label_file.BLOCK_ROWS, len(names)))
+            where = f"{path}, rows {first} to {rows.stop - 1}"
+            values = label_file.to_probabilities(all_values[rows], options.logits, where)
+            scores = _spread(
+                np.arange(len(values))[:, None],
+                all_indexes[rows].astype(np.int64),
+                values,
+                scores=_compute_filler(values, len(classes), options.fill),
+                where=where,
+            )
+            block_names = list(map(str, names[rows].to_pylist()))
+            yield Block(block_names, scores, None, starts[rows], ends[rows])
+
+    return LabelFile([path, table_path], classes, read_blocks, has_views=True)
+
+
+def _compute_filler(values: np.ndarray, num_classes: int, fill: str) -> np.ndarray:
+    """Computes the scores of left-out classes from the kept ones [n, k]: float32 [n, classes]."""
+    k = values.shape[1]
+    lowest = values.min(axis=1, keepdims=True) if k else np.zeros((len(values), 1), np.float32)
+    filler = {"mean": lowest / max(num_classes - k, 1), "half": lowest / 2, "zero": 0 * lowest}
+    return np.broadcast_to(filler[fill], (len(values), num_classes)).astype(np.float32)
+
+
+def _spread(
+    rows: np.ndarray, indexes: np.ndarray, values: np.ndarray, *, scores: np.ndarray, where: str
+) -> np.ndarray:
+    """Puts values into `scores` [rows, classes] at their rows and classes, and returns it."""
+    width = scores.shape[1]
+    if (wrong := indexes[(indexes < 0) | (indexes >= width)]).size:
+        raise UserError(
+            f"{where}: class {wrong[0]} of {width}; give the list of its classes: "
+            "--classes=FILE.csv"
+        )
+    scores[rows, indexes] = values
+    return scores
+
+
+def _read_lists(column: Any, dtype: type) -> tuple[np.ndarray, np.ndarray]:
+    """Reads lists, or strings joined by ";": their lengths, and their numbers one after another."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        column = pc.split_pattern(column, ";")
+    if column.null_count:
+        raise ValueError("idxs and prob: a row without any")
+    numbers = column.flatten()
+    if pa.types.is_string(numbers.type) or pa.types.is_large_string(numbers.type):
+        numbers = pc.utf8_trim_whitespace(numbers)
+    lengths = np.asarray(pc.list_value_length(column))
+    return lengths, np.asarray(numbers.cast(pa.from_numpy_dtype(dtype)))
+
+
+def _read_row_table(path: pathlib.Path, num_rows: int) -> tuple[Any, np.ndarray, np.ndarray]:
+    """Reads the names, starts and ends of CED's rows.
+
+    Names stay an array of pyarrow's, which takes a third of a list's memory.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    if not path.exists():
+        raise UserError(
+            f"{path}: there is no table of the rows; give it with --index=FILE (Parquet or CSV "
+            f"with {', '.join(_TIMES)})"
+        )
+    with label_file.plain_errors(path):
+        if path.suffix in (".csv", ".tsv"):
+            rows = [row for _, row in csv_files.read_rows(path, _TIMES)]
+            table = pa.table({name: [row[name].strip() for row in rows] for name in _TIMES})
+        else:
+            table = pyarrow.parquet.read_table(path, columns=list(_TIMES))
+        starts, ends = (table.column(name).cast(pa.float64()).to_numpy() for name in _TIMES[1:])
+    if len(starts) != num_rows:
+        raise UserError(f"{path} has {len(starts)} rows, and the HDF5 file {num_rows}")
+    return table.column("filename"), starts, ends
+
+
+def write_ced(path: pathlib.Path, labels: SoftLabels, options: Options) -> list[pathlib.Path]:
+    """Writes the highest `options.top_k` of each segment, and the table beside it as Parquet."""
+    import h5py
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    index, segmentation = labels.index, options.segmentation
+    table = path.with_suffix(".parquet")
+    types = (pa.string(), pa.float32(), pa.float32())
+    schema = pa.schema(list(zip(_TIMES, types, strict=True)))
+    label_file.check_replaced(table, "filename")
+    with (
+        files.atomic_path(path) as temporary,
+        files.atomic_path(table) as temporary_table,
+        h5py.File(temporary, "w") as file,
+        pyarrow.parquet.ParquetWriter(temporary_table, schema, compression="zstd") as writer,
+    ):
+        shape = (
+            int(segmentation.count_segments(index.num_samples).sum(dtype=np.int64)),
+            min(options.top_k, index.num_classes),
+        )
+        values = file.create_dataset("topk_values", shape, "f2")
+        indexes = file.create_dataset("topk_indexes", shape, "i2")
+        file.create_dataset("seeds", shape[:1], "i4")  # 0: no augmentation
+        if index.classes != audioset_classes():
+            file.attrs[label_file.CLASSES_ATTRIBUTE] = list(index.classes)
+        start = 0
+        for rows in label_file.read_rows(labels, 16 * label_file.BLOCK_ROWS):
+            stop = start + len(rows.ids)
+            best_classes = np.argsort(-rows.values, axis=1, kind="stable")[:, : shape[1]]
+            best_values = np.take_along_axis(rows.values, best_classes, axis=1)
+            values[start:stop] = label_file.to_file_values(best_values, options)
+            indexes[start:stop] = best_classes
+            start = stop
+            columns = (rows.ids.tolist(), *segmentation.compute_times(rows.segments))
+            arrays = [pa.array(column, kind) for column, kind in zip(columns, types, strict=True)]
+            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+    return [path, table]
