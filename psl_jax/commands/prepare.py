@@ -20,39 +20,26 @@ from typing import Any
 from absl import flags, logging
 
 from psl_jax.audio.segments import RATES
-from psl_jax.data import split_index_files as index_lib
+from psl_jax.data import split_index_files
 from psl_jax.data.settings import DataSettings
 from psl_jax.preparing import preparation_report, prepare_corpus
 from psl_jax.runtime import cli_entry
-
-# --- The command line -----------------------------------------------------------------------
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
     parser = cli_entry.parser("prepare", __doc__ or "")
     add = parser.add_argument
+    folder = "folder of a prepared data set, or a --data_dir that holds one only"
     add(
         "--describe",
         metavar="DIR",
-        help="folder of a prepared data set, or a --data_dir that holds one only: print what is "
-        "in it, and write it as an HTML page",
+        help=f"{folder}: print what is in it, and write it as an HTML page",
     )
-    add(
-        "--verify",
-        metavar="DIR",
-        help="folder of a prepared data set, or a --data_dir that holds one only: read and check "
-        "all its records",
-    )
+    add("--verify", metavar="DIR", help=f"{folder}: read and check all its records")
     add("--corpus", choices=prepare_corpus.RECORDED_CORPORA, help="corpus that is prepared")
     add("--source_dir", metavar="DIR", help="folder of the recordings and the corpus's tables")
     add("--data_dir", metavar="DIR", help="folder in which the data set gets a folder of its own")
-    add(
-        "--splits",
-        metavar="A,B",
-        default="",
-        help="splits to prepare, separated by commas (default: all whose tables are there)",
-    )
     add(
         "--limit",
         type=int,
@@ -66,12 +53,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         default=0.1,
         help="largest share of a split's clips that may be missing; with more, the exit status is "
         "1 (default: 0.1)",
-    )
-    add(
-        "--max_clip_seconds",
-        type=float,
-        metavar="S",
-        help="longest clip in seconds; longer ones are cut there (default: the corpus's longest)",
     )
     add(
         "--sample_rate",
@@ -92,8 +73,40 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="options of a Beam pipeline for a cluster, in one quoted string, such as "
         '"--runner=FlinkRunner" (default: this machine prepares, without Beam)',
     )
-    group = parser.add_argument_group("audioset")
-    add = group.add_argument
+    _add_corpus_options(parser)
+    flags.FLAGS(arguments[:1])  # absl wants its own flags parsed, and has none here
+    result = parser.parse_args(arguments[1:])
+    finished = result.describe or result.verify
+    if not finished and not (result.corpus and result.source_dir and result.data_dir):
+        parser.error("give --corpus, --source_dir and --data_dir, or --describe or --verify")
+    if result.limit is not None and result.limit < 1:
+        parser.error(f"--limit is {result.limit}: expected at least 1")
+    own_options = prepare_corpus.OPTIONS_OF.get(result.corpus, ())
+    for name in sorted({name for names in prepare_corpus.OPTIONS_OF.values() for name in names}):
+        if result.corpus and name not in own_options and getattr(result, name) is not None:
+            parser.error(
+                f"--{name} is no option of {result.corpus}, which has "
+                + ", ".join(f"--{option}" for option in own_options)
+            )
+    return result
+
+
+def _add_corpus_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what only some corpora have; None stands for the corpus's default."""
+    add = parser.add_argument_group("corpora as published").add_argument
+    add(
+        "--splits",
+        metavar="A,B",
+        type=lambda text: [name for name in map(str.strip, text.split(",")) if name],
+        help="splits to prepare, separated by commas (default: all whose tables are there)",
+    )
+    add(
+        "--max_clip_seconds",
+        type=float,
+        metavar="S",
+        help="longest clip in seconds; longer ones are cut there (default: the corpus's longest)",
+    )
+    add = parser.add_argument_group("audioset").add_argument
     add(
         "--labels_dir",
         metavar="DIR",
@@ -107,39 +120,21 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="sample rate in Hz of HDF5 waveforms, instead of the one that a file states "
         "(default: the file's, else 32000 in PANNs' layout and 16000 in the PSL code's)",
     )
-    group = parser.add_argument_group("fsdkaggle2019")
-    group.add_argument(
+    parser.add_argument_group("fsdkaggle2019").add_argument(
         "--include_known_bad",
-        action="store_true",
+        action="store_const",
+        const=True,
         help="keep the six clips that are known to be bad (default: leave them out)",
     )
-    group = parser.add_argument_group("own_data")
+    add = parser.add_argument_group("own_data").add_argument
     for field in dataclasses.fields(DataSettings):
         if field.name in prepare_corpus.OWN_DATA_OPTIONS:  # as config.data has them
             text = field.metadata["help"].removeprefix("own_data: ")
-            how: dict[str, Any] = {"action": "store_true"}
+            how: dict[str, Any] = {"action": "store_const", "const": True}
             if not isinstance(field.default, bool):
                 choices = field.metadata["rule"].choices or None
                 how = {"type": type(field.default), "choices": choices}
-            text += f" (default: {field.default!r})"
-            group.add_argument(f"--{field.name}", help=text, **how)
-    flags.FLAGS(arguments[:1])  # absl wants its own flags parsed, and has none here
-    result = parser.parse_args(arguments[1:])
-    finished = result.describe or result.verify
-    if not finished and not (result.corpus and result.source_dir and result.data_dir):
-        parser.error("give --corpus, --source_dir and --data_dir, or --describe or --verify")
-    if result.limit is not None and result.limit < 1:
-        parser.error(f"--limit is {result.limit}: expected at least 1")
-    corpus_options = prepare_corpus.OPTIONS_OF.get(result.corpus, ())
-    every = {name for names in prepare_corpus.OPTIONS_OF.values() for name in names}
-    for name in sorted(every - set(corpus_options)):
-        if result.corpus and getattr(result, name) not in (None, False, ""):
-            theirs = [f"--{option}" for option in corpus_options]
-            parser.error(
-                f"--{name} is no option of {result.corpus}, which has "
-                f"{', '.join(theirs) or 'none of its own'}"
-            )
-    return result
+            add(f"--{field.name}", help=f"{text} (default: {field.default!r})", **how)
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -148,12 +143,22 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.describe:
         from psl_jax.reporting import data_page
 
-        data_dir = index_lib.find_data_dir(arguments.describe)
+        data_dir = split_index_files.find_data_dir(arguments.describe)
         print("\n".join(data_page.describe(data_dir)))
         print(f"page: {data_page.write_page(data_dir)}")
         return 0
     if arguments.verify:
-        return _verify(arguments.verify, arguments.num_workers)
+        from psl_jax.preparing import verifying
+
+        data_dir = split_index_files.find_data_dir(arguments.verify)
+        findings = verifying.verify(data_dir, arguments.num_workers)
+        print("\n".join(findings.to_lines()))
+        if findings.damage:
+            print(
+                "Delete what is named and give the command again that prepared it, which makes "
+                "again what is missing; or copy it again from where it is whole."
+            )
+        return 1 if findings.damage else 0
     builder = prepare_corpus.make_builder(arguments)
     existed = builder.is_prepared()
     report = builder.prepare(arguments.beam_options)
@@ -170,20 +175,6 @@ def main(arguments: argparse.Namespace) -> int:
             f"as more clips are missing than --max_missing={limit:g} allows: {', '.join(above)}"
         )
     return 1 if above else 0
-
-
-def _verify(folder: str, num_workers: int | None) -> int:
-    from psl_jax.preparing import verifying
-
-    data_dir = index_lib.find_data_dir(folder)
-    verification = verifying.verify(data_dir, num_workers)
-    print("\n".join(verification.to_lines()))
-    if verification.damage:
-        print(
-            "Delete what is named and give the command again that prepared it, which makes again "
-            "what is missing; or copy it again from where it is whole."
-        )
-    return 1 if verification.damage else 0
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ only the others are (`full_others`), and the split is both together.
 
 import collections
 import dataclasses
-import functools
 import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +23,7 @@ from psl_jax.corpora.audioset_csv import (
     read_segments,
     read_strong_labels,
 )
-from psl_jax.corpora.clip_rows import ClipRow, Loader, Problem, load_clip, mixed
+from psl_jax.corpora.clip_rows import ClipRow, Problem, mixed
 from psl_jax.corpora.corpus import Corpus
 from psl_jax.corpora.stored_audio import Hdf5Audio, ParquetAudio
 from psl_jax.data.clip_index import Event
@@ -74,7 +73,7 @@ class AudioSet(Corpus):
         Raises UserError for a missing folder or table, or an unknown split.
         """
         self.source_dir = existing_folder(source_dir, "AudioSet's audio", takes_buckets=True)
-        tables = self._labels_dir = existing_folder(
+        tables = existing_folder(
             labels_dir or source_dir, "AudioSet's segment CSVs", takes_buckets=True
         )
         self._csvs = {
@@ -83,8 +82,15 @@ class AudioSet(Corpus):
             if (found := find_tables(tables, name))
         }
         self._strong = find_tables(tables, STRONG_TABLES)
-        self._splits = _wanted_splits(splits, self._csvs, tables)
+        self._splits = _choose_splits(splits, self._csvs, tables)
         self.max_clip_seconds, self.seed, self.hdf5_rate = max_clip_seconds, seed, hdf5_rate
+        self.arguments = {
+            "source_dir": self.source_dir,
+            "labels_dir": tables,
+            "max_clip_seconds": max_clip_seconds,
+            "seed": seed,
+            "hdf5_rate": hdf5_rate,
+        }
         self.classes, self.class_ids = read_classes(AUDIOSET_CSV)
         self.has_events = bool(self._strong)
         self.unions = _unions(self._splits)
@@ -98,19 +104,6 @@ class AudioSet(Corpus):
             "csv_sha256": hash_files([self._csvs[name] for name in used] + self._strong),
         }
 
-    def only(self, splits: Sequence[str]) -> "AudioSet":
-        return AudioSet(
-            source_dir=self.source_dir,
-            labels_dir=self._labels_dir,
-            splits=splits,
-            max_clip_seconds=self.max_clip_seconds,
-            seed=self.seed,
-            hdf5_rate=self.hdf5_rate,
-        )
-
-    def loader(self) -> Loader:
-        return functools.partial(load_clip, max_seconds=self.max_clip_seconds)
-
     def rows(self) -> Mapping[str, Sequence[ClipRow]]:
         self.problems, lookup = [], {mid: i for i, mid in enumerate(self.class_ids)}
         tables = {}
@@ -119,7 +112,11 @@ class AudioSet(Corpus):
             self.problems += [(name, problem) for problem in found]
         wanted = self._wanted(tables)
         segments = {s.id: s for split in wanted.values() for s in split}
-        events = self._events(segments, lookup)
+        events: dict[str, list[Event]] = {}
+        for path in self._strong:
+            table_events, problems = read_strong_labels(path, segments, lookup)
+            events |= table_events
+            self.problems += [(path.name, problem) for problem in problems]
         scan = Scan(self.source_dir, self.hdf5_rate)
         audio = self._find_audio(scan, segments)
         for split, clips in wanted.items():
@@ -158,16 +155,6 @@ class AudioSet(Corpus):
                 parts[1] = choose_per_label(parts[1], AUD300H_CLIPS_PER_LABEL, self.seed)
             wanted[split] = list({s.id: s for part in parts for s in part}.values())
         return wanted
-
-    def _events(
-        self, segments: Mapping[str, ListedClip], lookup: Mapping[str, int]
-    ) -> dict[str, list[Event]]:
-        events: dict[str, list[Event]] = {}
-        for path in self._strong:
-            found, problems = read_strong_labels(path, segments, lookup)
-            events |= found
-            self.problems += [(path.name, problem) for problem in problems]
-        return events
 
     def _find_audio(self, scan: Scan, segments: Mapping[str, ListedClip]) -> dict[str, FoundAudio]:
         """The audio of each clip: the first that is found."""
@@ -239,7 +226,7 @@ def choose_per_label(clips: Iterable[ListedClip], per_label: int, seed: int) -> 
     return list(chosen.values())
 
 
-def _wanted_splits(splits: Sequence[str], csvs: Mapping[str, Any], folder: str) -> tuple[str, ...]:
+def _choose_splits(splits: Sequence[str], csvs: Mapping[str, Any], folder: str) -> tuple[str, ...]:
     """The splits to make, given or by what tables there are."""
     if unknown := [name for name in splits if name not in SPLITS]:
         raise UserError(

@@ -3,7 +3,6 @@
 Needs neither TensorFlow nor TFDS.
 """
 
-import collections
 import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
@@ -30,22 +29,6 @@ class Problem:
     def __post_init__(self) -> None:
         object.__setattr__(self, "file", make_printable(self.file))
         object.__setattr__(self, "detail", make_printable(self.detail))
-
-
-def summarize(problems: Iterable[dict[str, Any]], examples: int = 3) -> list[str]:
-    """Lines that count the problems of a report by kind and show the first few of each."""
-    by_kind: dict[str, list[dict[str, Any]]] = collections.defaultdict(list)
-    for problem in problems:
-        by_kind[problem["kind"]].append(problem)
-    lines = []
-    for kind, found in sorted(by_kind.items(), key=lambda item: -len(item[1])):
-        lines.append(f"  {kind}: {len(found)}")
-        for problem in found[:examples]:
-            split = "" if problem["split"] is None else f"{problem['split']}: "
-            lines.append(f"    {split}{problem['file']}: {problem['detail']}")
-        if len(found) > examples:
-            lines.append(f"    ... and {len(found) - examples} more")
-    return lines
 
 
 # A file whose length is that of a span, but for this much, is that span.

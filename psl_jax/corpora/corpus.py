@@ -2,13 +2,18 @@
 
 import abc
 import functools
+import itertools
+import os
 import types
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 from psl_jax.audio.segments import SAMPLE_RATE
-from psl_jax.corpora.clip_rows import Loaded, Loader, Problem
+from psl_jax.corpora.audio_folders import walk_files
+from psl_jax.corpora.clip_rows import Loader, Problem, load_clip
+from psl_jax.runtime.csv_files import listing
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import make_printable
 
 
 class Corpus(abc.ABC):
@@ -18,49 +23,60 @@ class Corpus(abc.ABC):
 
     Attributes:
       name: of the data set that is made of it.
+      source_dir: the folder of the recordings.
+      arguments: of the constructor, where one of them is `splits`.
       classes, class_ids: names and ids of the classes, in label order.
       has_events: whether there are strong labels.
       settings: all that decides the records; JSON-able.
       problems: (split, problem) found before audio is loaded.
       absent: clips by split that make no row.
       unions: splits that are several of those that `rows` gives, which share no clip.
+      max_clip_seconds: longer clips are cut there.
     """
 
     name: ClassVar[str]
+    source_dir: str = ""
+    arguments: Mapping[str, Any] = types.MappingProxyType({})
     classes: tuple[str, ...]
     class_ids: tuple[str, ...]
-    has_events: bool
+    has_events: bool = False
     settings: Mapping[str, Any]
     problems: list[tuple[str | None, Problem]]
     absent: Mapping[str, int] = types.MappingProxyType({})
     unions: Mapping[str, Sequence[str]] = types.MappingProxyType({})
     sample_rate: int = SAMPLE_RATE
+    max_clip_seconds: float
 
     @abc.abstractmethod
     def rows(self) -> Mapping[str, Sequence[Any]]:
         """The rows of each split, in record order."""
 
-    @abc.abstractmethod
     def loader(self) -> Loader:
-        """What makes a row a clip."""
-
-    @property
-    def clip_loader(self) -> Loader:
         """What makes a row a clip at `sample_rate`."""
-        if self.sample_rate == SAMPLE_RATE:
-            return self.loader()
-        loader: Callable[..., Loaded] = self.loader()
-        return functools.partial(loader, rate=self.sample_rate)
+        return functools.partial(
+            load_clip, max_seconds=self.max_clip_seconds, rate=self.sample_rate
+        )
 
-    def only(self, splits: Sequence[str]) -> "Corpus | None":
+    def only(self, splits: Sequence[str]) -> Self | None:
         """The same corpus with these splits; None where splits cannot be chosen. UserError."""
-        del splits
-        return None
+        if not self.arguments:
+            return None
+        corpus = type(self)(**{**self.arguments, "splits": splits})
+        corpus.sample_rate = self.sample_rate
+        return corpus
 
-    def nothing_left(self, split: str, problems: list[Problem]) -> UserError:
-        """The error for a split of which no clip is left."""
-        first = "\n".join(f"  {p.file}: {p.kind} ({p.detail})" for p in problems[:5])
-        return UserError(f"no clip of split {split!r} is usable. The first problems:\n{first}")
+    def nothing_left(self, split: str, problems: Sequence[Problem]) -> UserError:
+        """The error for a split of which no clip is left; problems: of its rows."""
+        problems = [p for name, p in self.problems if name in (None, split)] + [*problems]
+        shown = [f"{p.file}: {p.kind} ({p.detail})" for p in problems[:5]]
+        message = f"no clip of split {split!r} is usable. The first problems:\n"
+        message += listing(shown or ["(no rows in its table)"])
+        if self.source_dir:
+            paths = itertools.islice(walk_files(self.source_dir), 1000)
+            names = (make_printable(os.path.relpath(path, self.source_dir)) for path in paths)
+            first_names = itertools.islice((n for n in names if not n.endswith(".csv")), 5)
+            message += f"The first files in {self.source_dir}:\n{listing(first_names)}"
+        return UserError(message)
 
     def notes(self, report: Mapping[str, Any]) -> list[str]:
         """What to say of a data set that was prepared before; `report` is its report."""

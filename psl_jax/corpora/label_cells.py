@@ -70,6 +70,10 @@ class LabelCells:
         unsure = (name for name in self._parts[cell] if self._is_unsure(name))
         return [self.name(name.rstrip(UNSURE).strip()) for name in unsure]
 
+    def find_unsure(self, names: Iterable[str]) -> list[int | None]:
+        """The numbers of classes; None for any, of an empty name. What is no class is left out."""
+        return [self.numbers.get(name) for name in names if not name or name in self.numbers]
+
     def names(self, text: str) -> list[str]:
         """The names in a text that was not among the cells: of classes, such as annotated ones."""
         return [self.name(name) for name in self._split(text)]

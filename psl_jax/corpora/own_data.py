@@ -1,26 +1,20 @@
-"""A folder of one's own recordings: with a table for each split, or with tables of any tool.
-
-labels_folder.py and annotated_folder.py say what the folders look like.
-"""
+"""A folder of one's own recordings, cut into clips; own_folder.py says what it looks like."""
 
 import collections
 import dataclasses
 import datetime
-import functools
 import hashlib
-import itertools
 import os
-import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from psl_jax.audio.readers import CUT_TOLERANCE_SECONDS
 from psl_jax.corpora import split_groups
-from psl_jax.corpora.annotated_folder import AnnotatedFolder, read_annotated_folder, shorten_events
 from psl_jax.corpora.annotations.table_events import Hints
-from psl_jax.corpora.clip_rows import ClipRow, Loader, Problem, load_clip, mixed
+from psl_jax.corpora.clip_rows import ClipRow, Problem, mixed
 from psl_jax.corpora.corpus import Corpus
-from psl_jax.corpora.labels_folder import CLASSES_CSV, LABEL_COLUMNS, read_folder
+from psl_jax.corpora.own_folder import OwnFolder, Recordings, read_own_folder
 from psl_jax.corpora.recording_clips import (
     Coverage,
     cut_recordings,
@@ -29,13 +23,10 @@ from psl_jax.corpora.recording_clips import (
     path_of_row,
 )
 from psl_jax.corpora.split_groups import SPLITS_CSV
-from psl_jax.runtime import csv_files
 from psl_jax.runtime.errors import UserError
-from psl_jax.runtime.paths import is_remote, path_of
+from psl_jax.runtime.paths import path_of
 
-_SPLIT_NAMES = re.compile(r"full|balanced|train|training|validation|val|dev|eval|test|fold\d+")
 UNLABELLED = "unlabelled"  # the split of recordings that no table names
-_OTHER_CSVS = (CLASSES_CSV, SPLITS_CSV)
 _COLUMNS = ("filename", "onset", "offset", "duration", "label")
 
 
@@ -62,88 +53,72 @@ class OwnData(Corpus):
                 "own_data: clip_seconds must be above 0 and label_separator not empty, got "
                 f"{clip_seconds} and {label_separator!r}"
             )
-        self.clip_seconds = clip_seconds
+        self.max_clip_seconds = clip_seconds
         self._keeps_background = annotated == "throughout"
-        self._annotated: AnnotatedFolder | None = None
-        self._whole_rows: Mapping[str, Sequence[ClipRow]] = {}
-        self._coverage: Mapping[str, Mapping[str, Coverage]] = {}  # by split and file name
-        if is_split_by_hand(source_dir):
-            if unlabelled:
-                raise UserError(
-                    f"{source_dir} has tables of splits by hand, and data.unlabelled=True keeps "
-                    "recordings that no table names: put those into a folder of their own"
-                )
-            self._read_splits(source_dir, label_separator)
+        hints = Hints(_read_columns(columns), event_label, _column_of(group_by))
+        folder = self._folder = read_own_folder(
+            source_dir, hints, label_separator, keeps_unlabelled=unlabelled
+        )
+        self.source_dir = folder.path
+        self.classes, self.class_ids = folder.classes, folder.class_ids
+        self.has_events = any(recordings.events for recordings in folder.splits.values())
+        self.problems = list(folder.problems)
+        self._splits: dict[str, str] = {}  # of each recording, where they are made
+        tables_sha256 = folder.tables_sha256
+        if folder.is_split_by_hand:
+            splits = set(folder.splits)
+            self.absent = {split: len(found.missing) for split, found in folder.splits.items()}
         else:
-            hints = Hints(_read_columns(columns), event_label, _column_of(group_by))
-            self._annotated = read_annotated_folder(
-                source_dir, hints, label_separator, keeps_unlabelled=unlabelled
-            )
-            self._make_splits(group_by)
+            self._make_splits(folder, folder.splits[""], group_by)
+            splits = set(self._splits.values())
+            text = "".join(f"{name}\t{split}\n" for name, split in sorted(self._splits.items()))
+            digest = hashlib.sha256(text.encode(errors="surrogateescape"))
+            digest.update(tables_sha256.encode())
+            tables_sha256 = digest.hexdigest()
+        if "balanced" not in splits and "full" in splits:
+            self.unions = {"balanced": ["full"]}
+        if folder.is_split_by_hand and "validation" not in splits and splits & {"balanced", "full"}:
+            source = "full" if self.unions else "balanced"
+            self.unions = {"validation": [source], **self.unions}
         self.settings = {
-            "source_dir": self._path,
+            "source_dir": self.source_dir,
             "clip_seconds": clip_seconds,
             "label_separator": label_separator,
             "annotated": annotated,
-            "csv_sha256": self._tables_sha256,
+            "csv_sha256": tables_sha256,
         }
         given = {"columns": columns, "event_label": event_label, "unlabelled": unlabelled}
         self.settings |= {name: value for name, value in given.items() if value}
 
-    def _read_splits(self, source_dir: str | os.PathLike[str], label_separator: str) -> None:
-        folder = read_folder(source_dir, label_separator, keeps_background=self._keeps_background)
-        self._coverage = folder.coverage
-        self._path, self._tables_sha256 = folder.path, folder.csv_sha256
-        self.classes, self.class_ids = folder.classes, folder.class_ids
-        self.has_events, self.problems = folder.has_events, list(folder.problems)
-        self._whole_rows = folder.rows
-        if "balanced" not in folder.rows and "full" in folder.rows:
-            self.unions = {"balanced": ["full"]}
-        if "validation" not in folder.rows and (self.unions or "balanced" in folder.rows):
-            self.unions = {"validation": ["full" if self.unions else "balanced"], **self.unions}
-
-    def _make_splits(self, group_by: str) -> None:
-        folder = self._annotated
-        assert folder is not None
-        self._path = folder.path if is_remote(folder.path) else os.path.realpath(folder.path)
-        self.classes, self.class_ids = folder.classes, folder.class_ids
-        self.has_events = folder.has_events
-        self.problems = [(None, problem) for problem in folder.problems]
-        recordings = [name for name in folder.rows if name not in folder.unlabelled]
-        path = path_of(self._path) / SPLITS_CSV
+    def _make_splits(self, folder: OwnFolder, found: Recordings, group_by: str) -> None:
+        """Assigns recordings to splits by their groups, or as splits.csv says."""
+        recordings = [name for name in found.rows if name not in found.unlabelled]
+        path = path_of(self.source_dir) / SPLITS_CSV
         if path.exists():
             print(f"{path} gives the splits. Delete it to have them made anew")
             self._splits = split_groups.read_splits(path, recordings)
         else:
             group_of = split_groups.groups_of(
-                recordings, group_by, folder.groups, folder.folders_are_classes
+                recordings, group_by, found.groups, folder.folders_are_classes
             )
-            counts: dict[str, collections.Counter[int]] = collections.defaultdict(
-                collections.Counter
-            )
+            counts: dict[str, Counter[int]] = collections.defaultdict(Counter)
             for name in recordings:
-                counts[group_of[name]].update(self._clips_per_class(folder.rows[name]))
+                counts[group_of[name]].update(self._clips_per_class(found.rows[name]))
             splits = split_groups.assign_splits(counts)
             self._splits = {name: splits[group] for name, group in group_of.items()}
             if set(splits.values()) == {"full"}:
                 detail = f"{len(splits)} groups are too few for {', '.join(split_groups.SHARES)}: "
                 detail += "all is in full. Give another data.group_by, or write splits.csv "
                 detail += "(filename,split)"
-                self.problems.append((None, Problem(self._path, "no splits", detail)))
+                self.problems.append((None, Problem(self.source_dir, "no splits", detail)))
             elif recordings and split_groups.write_splits(path, self._splits):
                 print(f"{path} has the split of each recording: edit it to have others")
-        if folder.unlabelled:
-            self._place_unlabelled(folder, group_by)
+        if found.unlabelled:
+            self._place_unlabelled(found, group_by)
         if not recordings:
             self.unions = {split: [UNLABELLED] for split in ("balanced", *split_groups.SHARES)}
-        text = "".join(f"{name}\t{split}\n" for name, split in sorted(self._splits.items()))
-        digest = hashlib.sha256(text.encode(errors="surrogateescape"))
-        digest.update(folder.tables_sha256.encode())
-        self._tables_sha256 = digest.hexdigest()
-        if "balanced" not in self._splits.values() and "full" in self._splits.values():
-            self.unions = {"balanced": ["full"]}
 
-    def _place_unlabelled(self, folder: AnnotatedFolder, group_by: str) -> None:
+    def _place_unlabelled(self, folder: Recordings, group_by: str) -> None:
         """Puts recordings without labels into a split, but those of a group that is held out."""
         group_by = "recording" if _column_of(group_by) else group_by
         group_of = split_groups.groups_of(list(folder.rows), group_by, {}, False)
@@ -156,50 +131,53 @@ class OwnData(Corpus):
             else:
                 self._splits[name] = UNLABELLED
 
-    def _clips_per_class(self, row: ClipRow) -> collections.Counter[int]:
+    def _clips_per_class(self, row: ClipRow) -> Counter[int]:
         """Clips of each class in a recording, as far as they are known without opening it."""
         if row.events is None:
-            return collections.Counter(row.labels)
+            return Counter(row.labels)
+        seconds = self.max_clip_seconds
         clips = {
             (label, number)
             for onset, offset, label in row.events
-            for number in range(
-                int(onset // self.clip_seconds), int(offset // self.clip_seconds) + 1
-            )
+            for number in range(int(onset // seconds), int(offset // seconds) + 1)
         }
-        return collections.Counter(label for label, _ in clips)
+        return Counter(label for label, _ in clips)
 
     def rows(self) -> Mapping[str, Sequence[ClipRow]]:
-        folder = self._annotated
-        whole = self._whole_rows
-        if folder is not None:
-            whole = {"": tuple(folder.rows.values())}
-        recordings = {row.filename: path_of_row(row) for rows in whole.values() for row in rows}
-        lengths = measure_all(list(recordings.values()))
-        seconds = dict(zip(recordings, lengths, strict=True))
-        if folder is not None:
-            problems = shorten_events(folder, seconds, tolerance=CUT_TOLERANCE_SECONDS)
-            self.problems += [(self._splits[problem.file], problem) for problem in problems]
-            by_split: dict[str, list[ClipRow]] = collections.defaultdict(list)
-            for name, row in folder.rows.items():
-                by_split[self._splits[name]].append(row)
-            whole = {split: mixed(by_split[split]) for split in sorted(by_split, key=_split_rank)}
-            self._coverage = {
-                split: {
-                    row.filename: folder.coverage(row.filename, self._keeps_background)
-                    for row in rows
-                }
-                for split, rows in whole.items()
-            }
+        folder = self._folder
+        paths = {
+            row.filename: path_of_row(row)
+            for recordings in folder.splits.values()
+            for row in recordings.rows.values()
+        }
+        seconds = dict(zip(paths, measure_all(list(paths.values())), strict=True))
+        names = [name for name in folder.splits if name]
+        names = names or sorted(set(self._splits.values()), key=_split_rank)
+        by_split: dict[str, list[ClipRow]] = {name: [] for name in names}
+        self._coverage: dict[str, dict[str, Coverage]] = {name: {} for name in names}
+        for name, recordings in folder.splits.items():
+            problems = recordings.shorten_events(seconds, tolerance=CUT_TOLERANCE_SECONDS)
+            self.problems += [(name or self._splits[p.file], p) for p in problems]
+            for filename, row in recordings.rows.items():
+                split = name or self._splits[filename]
+                by_split[split].append(row)
+                self._coverage[split][filename] = recordings.find_coverage(
+                    filename, len(self.classes), keeps_background=self._keeps_background
+                )
+        whole = {
+            split: mixed(rows)
+            for split, rows in by_split.items()
+            if rows or folder.is_split_by_hand
+        }
         result, problems_of_cutting = self._cut(whole, seconds)
         clips = [row for rows in result.values() for row in rows]
         if absent := find_unlearnable(clips, len(self.classes)):
             self._count_as_absent(absent)
             result, problems_of_cutting = self._cut(whole, seconds)
         self.problems += problems_of_cutting
-        if folder is not None and self.classes:
+        if not folder.is_split_by_hand and self.classes:
             counts = {
-                split: collections.Counter(label for row in rows for label in row.labels)
+                split: Counter(label for row in rows for label in row.labels)
                 for split, rows in result.items()
             }
             print("\n".join(split_groups.summary_lines(counts, self.classes)))
@@ -213,7 +191,7 @@ class OwnData(Corpus):
         all_problems: list[tuple[str | None, Problem]] = []
         for split, rows in whole.items():
             result[split], problems = cut_recordings(
-                rows, seconds, self.clip_seconds, self._coverage[split], len(self.classes)
+                rows, seconds, self.max_clip_seconds, self._coverage[split], len(self.classes)
             )
             all_problems += [(split, problem) for problem in problems]
         return result, all_problems
@@ -233,7 +211,7 @@ class OwnData(Corpus):
         detail += "without an event of it count as clips that lack it. A column annotated_classes, "
         detail += "or data.annotated=throughout, tells what is absent"
         print(f"note: {detail}")
-        self.problems.append((None, Problem(self._path, "counted as absent", detail)))
+        self.problems.append((None, Problem(self.source_dir, "counted as absent", detail)))
         self._coverage = {
             split: {
                 name: c if c.is_told else dataclasses.replace(c, classes=c.classes | classes)
@@ -242,12 +220,9 @@ class OwnData(Corpus):
             for split, covered in self._coverage.items()
         }
 
-    def loader(self) -> Loader:
-        return functools.partial(load_clip, max_seconds=self.clip_seconds)
-
     def notes(self, report: Mapping[str, Any]) -> list[str]:
         made = datetime.datetime.fromisoformat(report["made"]).timestamp() + 1
-        paths = {os.path.join(self._path, p["file"]) for p in report["problems"]}
+        paths = {os.path.join(self.source_dir, p["file"]) for p in report["problems"]}
         found = [path for path in map(path_of, paths) if path.exists()]
         if newer := [path for path in found if path.stat().st_mtime > made]:
             return [
@@ -255,42 +230,6 @@ class OwnData(Corpus):
                 f"{newer[0]}. To prepare the data again, delete its folder"
             ]
         return []
-
-    def nothing_left(self, split: str, problems: list[Problem]) -> UserError:
-        if self._annotated is not None:
-            return super().nothing_left(split, [p for _, p in self.problems] + problems)
-        root = path_of(self._path)
-        with (root / f"{split}.csv").open(encoding="utf-8-sig") as file:
-            first_rows = "".join(f"  {line.rstrip()}\n" for line in itertools.islice(file, 4))
-        present = itertools.islice((p for p in root.rglob("*") if p.suffix != ".csv"), 1000)
-        files = [p.relative_to(root).as_posix() for p in present if p.is_file()]
-        first_files = "".join(f"  {name}\n" for name in sorted(files)[:4]) or "  (none)\n"
-        found = [p for s, p in self.problems if s == split] + problems
-        first_problems = "".join(f"  {p.file}: {p.kind} ({p.detail})\n" for p in found[:4])
-        first_problems = first_problems or "  (the CSV has no rows)\n"
-        return UserError(
-            f"no clip of {root / f'{split}.csv'} is usable.\n"
-            f"The first rows are\n{first_rows}and the first files in {root}\n{first_files}"
-            f"The first problems were\n{first_problems}"
-            "Expected: file names relative to the folder of the CSV, with their extension, and at "
-            "least one known label each."
-        )
-
-
-def is_split_by_hand(folder: str | os.PathLike[str]) -> bool:
-    """Whether the CSVs of a folder are its splits: by their names, or as there are several."""
-    root = path_of(folder)
-    tables = sorted(path for path in root.glob("*.csv") if path.name not in _OTHER_CSVS)
-    if any(_SPLIT_NAMES.fullmatch(path.stem) for path in tables):
-        return True
-    return sum(_has_labels(path) for path in tables) > 1
-
-
-def _has_labels(path: os.PathLike[str]) -> bool:
-    try:
-        return set(LABEL_COLUMNS) <= set(csv_files.read_header(path, LABEL_COLUMNS))
-    except UserError:
-        return False
 
 
 def _read_columns(text: str) -> dict[str, str]:

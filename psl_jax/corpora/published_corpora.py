@@ -7,14 +7,14 @@ data.train_split=fold1+fold2+fold3.
 
 import abc
 import csv
-import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Self
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
-from psl_jax.corpora.clip_rows import ClipRow, Loader, Problem, load_clip, mixed
+from psl_jax.corpora.audio_folders import walk_files
+from psl_jax.corpora.clip_rows import ClipRow, Problem, mixed
 from psl_jax.corpora.corpus import Corpus
 from psl_jax.corpora.stored_audio import FileAudio
 from psl_jax.runtime.csv_files import (
@@ -30,15 +30,26 @@ from psl_jax.runtime.errors import UserError
 _AUDIO = (".wav", ".flac", ".ogg", ".mp3")
 
 
+class ListedFile(NamedTuple):
+    """A row of a table: where it stands, the clip, its file and the names of its classes."""
+
+    where: str
+    id: str
+    filename: str
+    path: str
+    names: list[str]
+
+
 class PublishedCorpus(Corpus):
-    """A corpus of which tables name the files. Subclasses say which tables.
+    """A corpus of which tables name the files.
 
     Attributes:
       clip_seconds: of the longest clips.
+      known_bad: clips that may be left out, and why; None where nobody looked for some.
     """
 
-    has_events = False
     clip_seconds: ClassVar[float]
+    known_bad: ClassVar[Mapping[str, str] | None] = None
 
     def __init__(
         self,
@@ -57,65 +68,86 @@ class PublishedCorpus(Corpus):
         """
         self.source_dir = existing_folder(source_dir, f"the unpacked archives of {self.name}")
         self.max_clip_seconds = max_clip_seconds or self.clip_seconds
-        self._keeps_bad = include_known_bad
-        tables, self._splits = self._open(splits)
-        self.settings = {
+        self.arguments = {
+            "source_dir": self.source_dir,
+            "max_clip_seconds": max_clip_seconds,
+            "include_known_bad": include_known_bad,
+        }
+        self._left_out = {} if include_known_bad else self.known_bad or {}
+        possible = self._find_splits()
+        if unknown := [name for name in splits if name not in possible]:
+            raise UserError(
+                f"{self.name} has no split {unknown[0]!r}, expected some of {', '.join(possible)}"
+            )
+        self._splits = tuple(dict.fromkeys(splits)) or tuple(possible)
+        tables = self._open_splits()
+        self.settings: dict[str, Any] = {
             "source_dir": self.source_dir,
             "splits": self._splits,
             "max_clip_seconds": self.max_clip_seconds,
             "csv_sha256": hash_files(tables),
             "classes": self.classes,
-            **self._more_settings(),
         }
+        if self.known_bad is not None:
+            self.settings |= {"include_known_bad": include_known_bad}
 
     @abc.abstractmethod
-    def _open(self, splits: Sequence[str]) -> tuple[Iterable[pathlib.Path], tuple[str, ...]]:
-        """Finds the tables and the splits; sets `classes` and `class_ids`."""
+    def _find_splits(self) -> Sequence[str]:
+        """The splits that there are."""
 
-    def _more_settings(self) -> dict[str, Any]:
-        return {}
+    @abc.abstractmethod
+    def _open_splits(self) -> Iterable[pathlib.Path]:
+        """The tables of the wanted splits; sets `classes` and `class_ids`."""
 
-    def only(self, splits: Sequence[str]) -> Self:
-        return type(self)(
-            source_dir=self.source_dir,
-            splits=splits,
-            max_clip_seconds=self.max_clip_seconds,
-            include_known_bad=self._keeps_bad,
-        )
+    @abc.abstractmethod
+    def _list_files(self, split: str) -> Iterator[ListedFile]:
+        """The rows of a split."""
 
-    def loader(self) -> Loader:
-        return functools.partial(load_clip, max_seconds=self.max_clip_seconds)
+    def rows(self) -> Mapping[str, Sequence[ClipRow]]:
+        self.problems = []
+        numbers = {name: number for number, name in enumerate(self.classes)}
+        rows: dict[str, dict[str, ClipRow]] = {split: {} for split in self._splits}
+        for split, clips in rows.items():
+            for listed in self._list_files(split):
+                labels = tuple(sorted({numbers[name] for name in listed.names if name in numbers}))
+                if listed.id in self._left_out:
+                    self._note(split, listed, "known bad", f"{self._left_out[listed.id]}; left out")
+                elif any(listed.id in others for others in rows.values()):
+                    self._note(split, listed, "duplicate row", f"{listed.where}: the first is kept")
+                elif not labels:
+                    self._note(split, listed, "no label", f"{listed.where}: row skipped")
+                else:
+                    audio = FileAudio(listed.path)
+                    clips[listed.id] = ClipRow(listed.id, listed.filename, audio, labels)
+                if unknown := [name for name in listed.names if name not in numbers]:
+                    dropped = ", ".join(map(repr, unknown))
+                    detail = f"{listed.where}: {dropped} not in the classes"
+                    self._note(split, listed, "unknown label", detail)
+        return {split: mixed(clips.values()) for split, clips in rows.items()}
 
-    def _choose_splits(self, wanted: Sequence[str], known: Iterable[str]) -> tuple[str, ...]:
-        """The splits that are wanted, all where none are. Raises UserError for an unknown one."""
-        known = tuple(known)
-        if unknown := [name for name in wanted if name not in known]:
-            raise UserError(
-                f"{self.name} has no split {unknown[0]!r}, expected some of {', '.join(known)}"
-            )
-        return tuple(dict.fromkeys(wanted)) or known
+    def _note(self, split: str, listed: ListedFile, kind: str, detail: str) -> None:
+        self.problems.append((split, Problem(listed.filename, kind, detail)))
 
     def _find_table(self, names: Iterable[str]) -> pathlib.Path:
         """The first table that is there. Raises UserError."""
         for name in names:
-            if found := find_tables(self.source_dir, name):
-                return found[0]
-        raise UserError(
-            f"{' or '.join(names)} is neither in {self.source_dir} nor in a folder in it. There "
-            f"is\n{_contents(self.source_dir)}Expected {self.name} as published, its archives "
-            "unpacked side by side."
+            if paths := find_tables(self.source_dir, name):
+                return paths[0]
+        raise self._make_error(
+            f"{' or '.join(names)} is neither in {self.source_dir} nor in a folder in it"
         )
 
-
-def _contents(folder: str) -> str:
-    return listing(sorted(os.listdir(folder))[:10])
+    def _make_error(self, what: str) -> UserError:
+        return UserError(
+            f"{what}. There is\n{listing(sorted(os.listdir(self.source_dir))[:10])}Expected "
+            f"{self.name} as published, its archives unpacked side by side."
+        )
 
 
 # --- A table and a folder for each split --------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
-class SplitTable:
+class SplitTable(NamedTuple):
     """Where a split is described, and where its audio lies."""
 
     csvs: tuple[str, ...]  # names of the table, the first that is there
@@ -126,98 +158,53 @@ class SplitTable:
 
 
 class FreesoundCorpus(PublishedCorpus):
-    """A corpus of which every split is a table and a folder of wav files.
-
-    Subclasses give `tables` and, where clips are known to be bad, `known_bad`.
-    """
+    """A corpus of which every split is a table and a folder of wav files."""
 
     clip_seconds = 30.0
+    known_bad: ClassVar = {}
     tables: ClassVar[Mapping[str, SplitTable]]
-    known_bad: ClassVar[Mapping[str, str]] = {}  # file name without extension: why
+    needs_vocabulary: ClassVar[bool] = False  # else classes are those of the tables without one
 
-    def _more_settings(self) -> dict[str, Any]:
-        return {"include_known_bad": self._keeps_bad}
+    def _find_splits(self) -> Sequence[str]:
+        return tuple(self.tables)
 
-    def _open(self, splits: Sequence[str]) -> tuple[Iterable[pathlib.Path], tuple[str, ...]]:
-        chosen = self._choose_splits(splits, self.tables)
-        self._csvs = {split: self._find_table(self.tables[split].csvs) for split in chosen}
-        self._folders = {split: self._find_folder(split) for split in chosen}
-        self._left_out = {} if self._keeps_bad else self.known_bad
-        self.classes, self.class_ids = self._read_classes()
-        return set(self._csvs.values()), chosen
+    def _open_splits(self) -> Iterable[pathlib.Path]:
+        self._csvs = {split: self._find_table(self.tables[split].csvs) for split in self._splits}
+        self._folders = {split: self._find_folder(split) for split in self._splits}
+        vocabulary = find_tables(self.source_dir, "vocabulary.csv")
+        if vocabulary:
+            self.classes, self.class_ids = read_vocabulary(vocabulary[0])
+        elif self.needs_vocabulary:
+            raise UserError(
+                f"no vocabulary.csv in {self.source_dir} or a folder in it: expected that of "
+                "FSD50K.ground_truth, with lines index,label,mid"
+            )
+        else:
+            files = (listed for split in self._splits for listed in self._list_files(split))
+            self.classes = tuple(sorted({name for listed in files for name in listed.names}))
+            self.class_ids = self.classes
+        return set(self._csvs.values())
 
-    def rows(self) -> Mapping[str, Sequence[ClipRow]]:
-        self.problems = []
-        return {split: self._split_rows(split) for split in self._splits}
-
-    def _split_rows(self, split: str) -> tuple[ClipRow, ...]:
-        lookup = {name: index for index, name in enumerate(self.classes)}
-        rows: dict[str, ClipRow] = {}
-        for line, row in self._read(split):
-            stem = row["fname"].strip().removesuffix(".wav")
-            names = _names(row[self.tables[split].labels])
-            unknown = [name for name in names if name not in lookup]
-            labels = tuple(sorted({lookup[name] for name in names if name in lookup}))
-            where = f"{self._csvs[split].name} line {line}"
-            if stem in self._left_out:
-                self._found(split, stem, "known bad", f"{self._left_out[stem]}; left out")
-            elif stem in rows:
-                self._found(split, stem, "duplicate row", f"{where}: the first is kept")
-            elif labels:
-                audio = FileAudio(os.path.join(self._folders[split], f"{stem}.wav"))
-                rows[stem] = ClipRow(stem, f"{stem}.wav", audio, labels)
-            else:
-                self._found(split, stem, "no label", f"{where}: row skipped")
-            if unknown:
-                dropped = ", ".join(map(repr, unknown))
-                self._found(split, stem, "unknown label", f"{where}: {dropped} not in the classes")
-        return mixed(rows.values())
-
-    def _read(self, split: str) -> list[tuple[int, dict[str, str]]]:
-        """The rows of the split's table that belong to it."""
+    def _list_files(self, split: str) -> Iterator[ListedFile]:
         table = self.tables[split]
-        columns = ("fname", table.labels, *table.columns)
-        return [item for item in read_rows(self._csvs[split], columns) if table.keep(item[1])]
-
-    def _found(self, split: str, stem: str, kind: str, detail: str) -> None:
-        self.problems.append((split, Problem(f"{stem}.wav", kind, detail)))
-
-    def _read_classes(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """(names, ids): all labels of the tables, sorted, where there is no list of classes."""
-        names = {
-            name
-            for split in self._csvs
-            for _, row in self._read(split)
-            for name in _names(row[self.tables[split].labels])
-        }
-        classes = tuple(sorted(names))
-        return classes, classes
+        csv_path = self._csvs[split]
+        for line, row in read_rows(csv_path, ("fname", table.labels, *table.columns)):
+            if table.keep(row):
+                stem = row["fname"].strip().removesuffix(".wav")
+                path = os.path.join(self._folders[split], f"{stem}.wav")
+                names = [name for name in map(str.strip, row[table.labels].split(",")) if name]
+                yield ListedFile(f"{csv_path.name} line {line}", stem, f"{stem}.wav", path, names)
 
     def _find_folder(self, split: str) -> str:
         root, names = pathlib.Path(self.source_dir), self.tables[split].folders
         for name in names:
-            found = sorted(p for p in (*root.glob(name), *root.glob(f"*/{name}")) if p.is_dir())
-            if found:
-                return os.fspath(found[0])
-        raise UserError(
+            paths = sorted(p for p in (*root.glob(name), *root.glob(f"*/{name}")) if p.is_dir())
+            if paths:
+                return os.fspath(paths[0])
+        raise self._make_error(
             f"no folder {' or '.join(names)} in {root}: it should hold the audio of split "
-            f"{split!r}. There is\n{_contents(self.source_dir)}Unpack the archive, or choose other "
-            "--splits."
+            f"{split!r} (or choose other --splits)"
         )
-
-    def nothing_left(self, split: str, problems: list[Problem]) -> UserError:
-        problems = [p for where, p in self.problems if where == split] + problems
-        expected = [p.file for p in problems[:5]]
-        present = sorted(os.listdir(self._folders[split])[:1000])[:5]
-        return UserError(
-            f"no clip of split {split!r} is usable. {self._csvs[split]} names\n{listing(expected)}"
-            f"{self._folders[split]} holds\n{listing(present)}The first problems were\n"
-            + listing(f"{p.file}: {p.kind} ({p.detail})" for p in problems[:5])
-        )
-
-
-def _names(field: str) -> list[str]:
-    return [name for name in map(str.strip, field.split(",")) if name]
 
 
 def read_vocabulary(path: pathlib.Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -226,11 +213,12 @@ def read_vocabulary(path: pathlib.Path) -> tuple[tuple[str, ...], tuple[str, ...
     Raises UserError for a file of another form.
     """
     with plain_read_errors(path), open(path, encoding="utf-8-sig", newline="") as file:
-        rows = [row for row in csv.reader(file) if row]
-    numbers = [row[0].strip() for row in rows]
-    if numbers != [str(i) for i in range(len(rows))] or any(len(row) != 3 for row in rows):
+        rows = [[field.strip() for field in row] for row in csv.reader(file) if row]
+    if [row[0] for row in rows] != list(map(str, range(len(rows)))) or any(
+        len(row) != 3 for row in rows
+    ):
         raise UserError(f"{path}: expected lines such as 0,Accordion,/m/0mkg, counting from 0")
-    return tuple(row[1].strip() for row in rows), tuple(row[2].strip() for row in rows)
+    return tuple(row[1] for row in rows), tuple(row[2] for row in rows)
 
 
 _DEV = ("FSD50K.dev_audio", "dev_audio")
@@ -244,6 +232,7 @@ class Fsd50k(FreesoundCorpus):
     """
 
     name = "fsd50k"
+    needs_vocabulary = True
     tables: ClassVar = {
         "train": SplitTable(
             ("dev.csv",), _DEV, "labels", lambda row: row["split"] == "train", ("split",)
@@ -254,25 +243,12 @@ class Fsd50k(FreesoundCorpus):
         "eval": SplitTable(("eval.csv",), _EVAL, "labels"),
     }
 
-    def _read_classes(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        found = find_tables(pathlib.Path(self.source_dir), "vocabulary.csv")
-        if not found:
-            raise UserError(
-                f"no vocabulary.csv in {self.source_dir} or a folder in it: expected that of "
-                "FSD50K.ground_truth, with lines index,label,mid"
-            )
-        return read_vocabulary(found[0])
-
-
-def _is_scored(row: dict[str, str]) -> bool:
-    """The full test table also lists 7,800 clips that fill it up and have no label."""
-    return row.get("usage") != "Ignored"
-
 
 class FsdKaggle2018(FreesoundCorpus):
     """FSDKaggle2018 (Zenodo record 2552860): 41 classes, one label a clip, 44.1 kHz.
 
-    The official splits, as after the competition: train (9,473 clips) and test (1,600).
+    The official splits, as after the competition: train (9,473 clips) and test (1,600). The full
+    test table also lists 7,800 clips that fill it up and have no label.
     """
 
     name = "fsdkaggle2018"
@@ -286,12 +262,9 @@ class FsdKaggle2018(FreesoundCorpus):
             ("test_post_competition_scoring_clips.csv", "test_post_competition.csv"),
             ("FSDKaggle2018.audio_test", "audio_test"),
             "label",
-            _is_scored,
+            lambda row: row.get("usage") != "Ignored",
         ),
     }
-
-
-_WRONG_LABEL = "known to have a wrong label"
 
 
 class FsdKaggle2019(FreesoundCorpus):
@@ -302,49 +275,29 @@ class FsdKaggle2019(FreesoundCorpus):
 
     name = "fsdkaggle2019"
     tables: ClassVar = {
-        "train_curated": SplitTable(
-            ("train_curated_post_competition.csv",),
-            ("FSDKaggle2019.audio_train_curated", "audio_train_curated"),
+        split: SplitTable(
+            (f"{split}_post_competition.csv",),
+            (f"FSDKaggle2019.audio_{split}", f"audio_{split}"),
             "labels",
-        ),
-        "train_noisy": SplitTable(
-            ("train_noisy_post_competition.csv",),
-            ("FSDKaggle2019.audio_train_noisy", "audio_train_noisy"),
-            "labels",
-        ),
-        "test": SplitTable(
-            ("test_post_competition.csv",), ("FSDKaggle2019.audio_test", "audio_test"), "labels"
-        ),
+        )
+        for split in ("train_curated", "train_noisy", "test")
     }
-    known_bad: ClassVar = {
-        "f76181c4": _WRONG_LABEL,
-        "77b925c2": _WRONG_LABEL,
-        "6a1f682a": _WRONG_LABEL,
-        "c7db12aa": _WRONG_LABEL,
-        "7752cc8a": _WRONG_LABEL,
-        "1d44b0bd": "known to be silent",
-    }
-
-    def _read_classes(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        if found := find_tables(pathlib.Path(self.source_dir), "vocabulary.csv"):
-            return read_vocabulary(found[0])
-        return super()._read_classes()
+    known_bad: ClassVar = {"1d44b0bd": "known to be silent"} | dict.fromkeys(
+        ("f76181c4", "77b925c2", "6a1f682a", "c7db12aa", "7752cc8a"),
+        "known to have a wrong label",
+    )
 
 
 # --- One table with folds -----------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
-class Columns:
+class Columns(NamedTuple):
     """Those of a table that are read."""
 
-    file: str
-    fold: str
-    number: str  # of the class
-    name: str  # of the class
-
-
-_PLAIN = Columns("filename", "fold", "target", "category")
+    file: str = "filename"
+    fold: str = "fold"
+    number: str = "target"  # of the class
+    name: str = "category"  # of the class
 
 
 class FoldCorpus(PublishedCorpus):
@@ -353,46 +306,45 @@ class FoldCorpus(PublishedCorpus):
     tables: ClassVar[Mapping[str, Columns]]  # file names, the first that is there
     folds: ClassVar[int]
 
-    def _open(self, splits: Sequence[str]) -> tuple[Iterable[pathlib.Path], tuple[str, ...]]:
+    def _find_splits(self) -> Sequence[str]:
         self._csv = self._find_table(self.tables)
-        self._columns = self.tables[self._csv.name]
-        self._rows = list(read_rows(self._csv, dataclasses.astuple(self._columns)))
-        folds = sorted({self._fold(line, row) for line, row in self._rows})
-        numbers = {
-            self._number(line, row): row[self._columns.name].strip() for line, row in self._rows
-        }
-        self._labels = {number: label for label, number in enumerate(sorted(numbers))}
-        self.classes = tuple(numbers[number] for number in self._labels)
-        self.class_ids = tuple(str(number) for number in self._labels)
-        return [self._csv], self._choose_splits(splits, (f"fold{fold}" for fold in folds))
+        columns = self.tables[self._csv.name]
+        # Line, fold, file and class of each row.
+        self._rows: list[tuple[int, str, str, str]] = []
+        names: dict[int, str] = {}
+        folds = set()
+        for line, row in read_rows(self._csv, columns):
+            fold = self._read_number(line, row, columns.fold, self.folds)
+            number = self._read_number(line, row, columns.number)
+            name = names.setdefault(number, row[columns.name].strip())
+            folds.add(fold)
+            self._rows.append((line, f"fold{fold}", row[columns.file].strip(), name))
+        self.classes = tuple(names[number] for number in sorted(names))
+        self.class_ids = tuple(map(str, sorted(names)))
+        return [f"fold{fold}" for fold in sorted(folds)]
 
-    def rows(self) -> Mapping[str, Sequence[ClipRow]]:
-        self.problems = []
-        files = _audio_files(self.source_dir)
-        found: dict[str, dict[str, ClipRow]] = {split: {} for split in self._splits}
-        for line, row in self._rows:
-            split = f"fold{self._fold(line, row)}"
-            if split not in found:
-                continue
-            filename = row[self._columns.file].strip()
-            stem = pathlib.PurePath(filename).stem
-            # A copy may be of another format; one that is nowhere is reported as missing.
-            path = files.get(stem, os.path.join(self.source_dir, filename))
-            if any(stem in clips for clips in found.values()):
-                detail = f"{self._csv.name} line {line}: the first is kept"
-                self.problems.append((split, Problem(filename, "duplicate row", detail)))
-                continue
-            label = self._labels[self._number(line, row)]
-            found[split][stem] = ClipRow(stem, filename, FileAudio(path), (label,))
-        return {split: mixed(clips.values()) for split, clips in found.items()}
+    def _open_splits(self) -> Iterable[pathlib.Path]:
+        return [self._csv]
 
-    def _fold(self, line: int, row: Mapping[str, str]) -> int:
-        return self._integer(line, row, self._columns.fold, self.folds)
+    def _list_files(self, split: str) -> Iterator[ListedFile]:
+        for line, fold, filename, name in self._rows:
+            if fold == split:
+                stem = pathlib.PurePath(filename).stem
+                # A copy may be of another format; one that is nowhere is reported as missing.
+                path = self._paths.get(stem, os.path.join(self.source_dir, filename))
+                yield ListedFile(f"{self._csv.name} line {line}", stem, filename, path, [name])
 
-    def _number(self, line: int, row: Mapping[str, str]) -> int:
-        return self._integer(line, row, self._columns.number)
+    @functools.cached_property
+    def _paths(self) -> dict[str, str]:
+        """Where the audio of each name without extension lies."""
+        paths: dict[str, str] = {}
+        for path in walk_files(self.source_dir):
+            stem, suffix = os.path.splitext(os.path.basename(path))
+            if suffix.lower() in _AUDIO:
+                paths.setdefault(stem, path)
+        return paths
 
-    def _integer(
+    def _read_number(
         self, line: int, row: Mapping[str, str], column: str, most: int | None = None
     ) -> int:
         text = row[column].strip()
@@ -406,7 +358,7 @@ class Esc50(FoldCorpus):
     """ESC-50 (Piczak, 2015): 2,000 clips of 5 s, 50 classes, 5 folds."""
 
     name = "esc50"
-    tables: ClassVar = {"esc50.csv": _PLAIN, "meta.csv": _PLAIN}
+    tables: ClassVar = {"esc50.csv": Columns(), "meta.csv": Columns()}
     folds = 5
     clip_seconds = 5.0
 
@@ -417,19 +369,12 @@ class UrbanSound8k(FoldCorpus):
     name = "urbansound8k"
     tables: ClassVar = {
         "UrbanSound8K.csv": Columns("slice_file_name", "fold", "classID", "class"),
-        "meta.csv": _PLAIN,
+        "meta.csv": Columns(),
     }
     folds = 10
     clip_seconds = 4.0
 
 
-def _audio_files(folder: str) -> dict[str, str]:
-    """Path by name without extension, of all audio files in a folder and those in it."""
-    found: dict[str, str] = {}
-    for place, folders, names in os.walk(folder):
-        folders.sort()
-        for name in sorted(names):
-            stem, extension = os.path.splitext(name)
-            if extension.lower() in _AUDIO:
-                found.setdefault(stem, os.path.join(place, name))
-    return found
+CORPORA: tuple[type[PublishedCorpus], ...] = (
+    Esc50, UrbanSound8k, Fsd50k, FsdKaggle2018, FsdKaggle2019
+)  # fmt: skip

@@ -5,7 +5,6 @@ neither fits into a pipeline's description. So all workers must see the data fol
 recordings, as on a shared file system.
 """
 
-import dataclasses
 import os
 import pickle
 import shlex
@@ -13,29 +12,15 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from psl_jax.corpora import clip_rows
-from psl_jax.preparing import unfinished_shards
+from psl_jax.corpora.clip_rows import Loader
+from psl_jax.preparing.unfinished_shards import Part
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import MissingPackageError, UserError
 from psl_jax.runtime.paths import path_of
 
 
-@dataclasses.dataclass(frozen=True)
-class _Job:
-    """The data that a worker needs to write a shard."""
-
-    part: unfinished_shards.Part
-    loader: clip_rows.Loader
-    has_events: bool
-
-
 def write_parts(
-    parts: Sequence[unfinished_shards.Part],
-    *,
-    loader: clip_rows.Loader,
-    has_events: bool,
-    options: str,
-    name: str,
+    parts: Sequence[Part], *, loader: Loader, has_events: bool, options: str, name: str
 ) -> None:
     """Writes each of the parts in one step of one Beam worker.
 
@@ -43,14 +28,13 @@ def write_parts(
       options: command line of the pipeline, such as "--runner=FlinkRunner --flink_master=...".
       name: name of the step.
 
-    Raises:
-      UserError: Beam is not installed, or its options are wrong.
+    Raises UserError where Beam is not installed, or its options are wrong.
     """
     beam, pipeline_options = import_beam(options)
     job_paths = [part.record.with_suffix(".job") for part in parts]
     for part, job_path in zip(parts, job_paths, strict=True):
         with files.atomic_open(job_path, "wb") as file:
-            pickle.dump(_Job(part, loader, has_events), file)
+            pickle.dump((part, loader, has_events), file)
     with beam.Pipeline(options=pipeline_options) as pipeline:
         _ = (
             pipeline
@@ -62,9 +46,8 @@ def write_parts(
 
 def write_shard_of_job(path: str) -> str:
     """Writes one part under a unique name, and renames it: workers may do a job twice."""
-    job: _Job = pickle.loads(path_of(path).read_bytes())
-    loaded = map(job.loader, job.part.rows)
-    unfinished_shards.write(job.part, loaded, job.has_events, mark=f"{uuid.uuid4().hex}.")
+    part, loader, has_events = pickle.loads(path_of(path).read_bytes())
+    part.write(map(loader, part.rows), has_events, mark=f"{uuid.uuid4().hex}.")
     return path
 
 

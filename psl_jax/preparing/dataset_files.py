@@ -36,9 +36,8 @@ def write_unions(
         if split not in stored
     }
     if unions:
-        files.write_json(
-            folder / split_index_files.UNIONS_NAME, split_index_files.unions(folder) | unions
-        )
+        all_unions = split_index_files.unions(folder) | unions
+        files.write_json(folder / split_index_files.UNIONS_NAME, all_unions)
     return unions
 
 
@@ -55,25 +54,20 @@ def write_metadata(folder: pathlib.Path, corpus: Corpus, indices: Mapping[str, C
         template = tfds.core.ShardedFileTemplate(
             dataset_name=corpus.name, data_dir=temporary, filetype_suffix="tfrecord"
         )
-        infos, shards = [], set()
+        infos = []
         for split, index in indices.items():
-            name_template = template.replace(split=split)
-            num_bytes = 0 if index.record_bytes is None else int(index.record_bytes.sum())
             infos.append(
                 tfds.core.SplitInfo(
                     name=split,
                     shard_lengths=index.shard_sizes.tolist(),
-                    num_bytes=num_bytes,
-                    filename_template=name_template,
+                    num_bytes=0 if index.record_bytes is None else int(index.record_bytes.sum()),
+                    filename_template=template.replace(split=split),
                 )
             )
-            num_shards = len(index.shard_sizes)
-            shards |= {
-                make_shard_path(local, corpus.name, split=split, number=number, count=num_shards)
-                for number in range(num_shards)
-            }
-        for shard in shards:  # TFDS looks for their names only
-            shard.touch()
+            count = len(index.shard_sizes)
+            for number in range(count):  # TFDS looks for their names only
+                make_shard_path(local, corpus.name, split=split, number=number, count=count).touch()
+        shards = set(local.iterdir())
         tfds.folder_dataset.write_metadata(
             data_dir=temporary,
             features=make_features(

@@ -1,16 +1,19 @@
 """Writes the report of a preparation: report.json for programs, report.txt for people."""
 
 import collections
+import dataclasses
+import datetime
 import os
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from psl_jax.audio.segments import SAMPLE_RATE
-from psl_jax.corpora.clip_rows import Problem, summarize
-from psl_jax.data.clip_index import ClipIndex, repeated_audio, shared_clips
+from psl_jax.corpora.corpus import Corpus
+from psl_jax.data.clip_index import ClipIndex, joined, repeated_audio, shared_clips
+from psl_jax.preparing.shards import ShardContents
 from psl_jax.runtime import files
 from psl_jax.runtime.paths import path_of
 
@@ -35,10 +38,58 @@ def write_report(folder: pathlib.Path, report: Mapping[str, Any]) -> None:
         file.write("\n".join(summarize_report(report, examples=20)) + "\n")
 
 
-def describe_split(
-    index: ClipIndex, rows: int, *, problems: Iterable[Problem], rates: Mapping[int, int]
+def describe(
+    corpus: Corpus,
+    indices: Mapping[str, ClipIndex],
+    contents: Mapping[str, ShardContents],
+    unions: Mapping[str, Sequence[str]],
+    *,
+    settings: Mapping[str, Any],
+    num_rows: Mapping[str, int],
+    num_absent: Mapping[str, int],
 ) -> dict[str, Any]:
-    """Describes a split: clips, hours, labels, rates of the recordings, hash of the ids."""
+    """Describes what was made of a corpus.
+
+    Args:
+      indices: those of all stored splits.
+      contents, num_rows: of the stored splits that were made now.
+      unions: stored splits of those that are several of them.
+      num_absent: clips that make no row.
+    """
+    later_members = {name for names in unions.values() for name in names[1:]}
+    members = {split: [split] for split in contents if split not in later_members} | dict(unions)
+    reports = {}
+    for split, names in members.items():
+        # Some of these splits may have no clips.
+        splits_of_corpus = {split, *corpus.unions.get(split, names)}
+        kinds = [problem.kind for name, problem in corpus.problems if name in splits_of_corpus]
+        rates: collections.Counter[int] = collections.Counter()
+        for name in names:
+            kinds += [problem.kind for problem in contents[name].problems]
+            rates.update(contents[name].source_rates)
+        rows = sum(num_rows[name] for name in names)
+        rows += sum(num_absent.get(name, 0) for name in splits_of_corpus)
+        index = indices.get(split) or joined([indices[name] for name in names], split)
+        reports[split] = _describe_split(index, rows) | {
+            "source_rates": {str(rate): count for rate, count in sorted(rates.items())},
+            "problems": dict(collections.Counter(kinds).most_common()),
+        }
+    problems = [*corpus.problems]
+    problems += [(split, problem) for split in contents for problem in contents[split].problems]
+    return {
+        "corpus": corpus.name,
+        "settings": settings,
+        "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "classes": len(corpus.classes),
+        "splits": reports,
+        "unions": unions,
+        "same_audio": find_same_audio(list(indices.values())),
+        "problems": [{"split": split} | dataclasses.asdict(problem) for split, problem in problems],
+    }
+
+
+def _describe_split(index: ClipIndex, rows: int) -> dict[str, Any]:
+    """Describes a split: clips, hours, labels, hash of the ids."""
     counts = index.class_counts()
     spread = counts if len(counts) else np.zeros(1, int)
     seconds = index.num_samples / SAMPLE_RATE
@@ -51,7 +102,6 @@ def describe_split(
             "median": round(float(np.median(seconds)), 3),
             "max": round(float(seconds.max()), 3),
         },
-        "source_rates": {str(rate): count for rate, count in sorted(rates.items())},
         "labels": int(counts.sum()),
         "clips_per_class": {
             "min": int(spread.min()),
@@ -63,7 +113,6 @@ def describe_split(
         "unknown_labels": 0 if index.unknown_values is None else len(index.unknown_values),
         "events": 0 if index.event_values is None else len(index.event_values),
         "shards": len(index.shard_sizes),
-        "problems": dict(collections.Counter(problem.kind for problem in problems).most_common()),
         "clip_ids_sha256": index.ids_sha256,
     }
 
@@ -123,5 +172,21 @@ def summarize_report(report: Mapping[str, Any], examples: int = 3) -> list[str]:
         lines += [_format_same_audio(finding) for finding in shared]
     if report["problems"]:
         lines.append("problems:")
-        lines += summarize(report["problems"], examples)
+        lines += _summarize_problems(report["problems"], examples)
+    return lines
+
+
+def _summarize_problems(problems: Sequence[Mapping[str, Any]], examples: int) -> list[str]:
+    """Counts problems by kind and shows the first `examples` of each."""
+    by_kind: dict[str, list[Mapping[str, Any]]] = collections.defaultdict(list)
+    for problem in problems:
+        by_kind[problem["kind"]].append(problem)
+    lines = []
+    for kind, of_kind in sorted(by_kind.items(), key=lambda item: -len(item[1])):
+        lines.append(f"  {kind}: {len(of_kind)}")
+        for problem in of_kind[:examples]:
+            split = "" if problem["split"] is None else f"{problem['split']}: "
+            lines.append(f"    {split}{problem['file']}: {problem['detail']}")
+        if len(of_kind) > examples:
+            lines.append(f"    ... and {len(of_kind) - examples} more")
     return lines

@@ -6,7 +6,7 @@ from typing import Any
 
 from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.corpora.corpus import Corpus
-from psl_jax.data import split_index_files as index_lib
+from psl_jax.data import split_index_files
 from psl_jax.data.settings import RECORDED, DataSettings
 from psl_jax.preparing import preparation_report
 from psl_jax.preparing.builder import ClipBuilder
@@ -18,14 +18,11 @@ RECORDED_CORPORA = ("audioset", *RECORDED)
 
 _CUTTING = ("clip_seconds", "annotated", "group_by")
 OWN_DATA_OPTIONS = (*_CUTTING, "label_separator", "columns", "event_label", "unlabelled")
+_PUBLISHED = ("splits", "max_clip_seconds")
 # Options of the command line that only some corpora have.
-OPTIONS_OF = {
-    "audioset": ("splits", "max_clip_seconds", "labels_dir", "seed", "hdf5_rate"),
-    "fsd50k": ("splits", "max_clip_seconds"),
-    "fsdkaggle2018": ("splits", "max_clip_seconds"),
-    "fsdkaggle2019": ("splits", "max_clip_seconds", "include_known_bad"),
-    "esc50": ("splits", "max_clip_seconds"),
-    "urbansound8k": ("splits", "max_clip_seconds"),
+OPTIONS_OF = dict.fromkeys(RECORDED, _PUBLISHED) | {
+    "audioset": (*_PUBLISHED, "labels_dir", "seed", "hdf5_rate"),
+    "fsdkaggle2019": (*_PUBLISHED, "include_known_bad"),
     "own_data": OWN_DATA_OPTIONS,
 }
 
@@ -51,7 +48,7 @@ def prepare(data: DataSettings, workdir: str | os.PathLike[str], quiet: bool = F
     """
     if data.corpus == "tfds":
         return _check_existing(data, quiet)
-    corpus = _make_corpus(data)
+    corpus = _make_corpus_of_settings(data)
     corpus.sample_rate = data.sample_rate
     builder = ClipBuilder(
         corpus,
@@ -62,7 +59,7 @@ def prepare(data: DataSettings, workdir: str | os.PathLike[str], quiet: bool = F
     report = builder.prepare()
     if not quiet:
         print_summary(report, builder.data_dir, existed)
-    return os.fspath(builder.data_dir)
+    return builder.data_dir
 
 
 def print_summary(report: dict[str, Any], data_dir: str | os.PathLike[str], existed: bool) -> None:
@@ -82,7 +79,7 @@ def print_summary(report: dict[str, Any], data_dir: str | os.PathLike[str], exis
         print(f"all problems are in {report_path}")
 
 
-def _make_corpus(data: DataSettings) -> Corpus:
+def _make_corpus_of_settings(data: DataSettings) -> Corpus:
     if data.corpus == "soundscapes":
         if data.sample_rate != SAMPLE_RATE:
             raise UserError(
@@ -100,40 +97,35 @@ def _make_corpus(data: DataSettings) -> Corpus:
         )
     if data.corpus not in RECORDED:
         raise UserError(f"data.corpus is {data.corpus!r}, expected one of {', '.join(CORPORA)}")
+    is_own = data.corpus == "own_data"
     if not data.source_dir:
-        contents = (
-            "your recordings and tables" if data.corpus == "own_data" else f"{data.corpus}'s files"
-        )
+        contents = "your recordings and tables" if is_own else f"{data.corpus}'s files"
         raise UserError(
             f"data.source_dir is empty: give the folder with {contents}, such as "
             "--config.data.source_dir=/path/to/folder"
         )
-    if data.corpus == "own_data":
-        from psl_jax.corpora.own_data import OwnData
+    names = OWN_DATA_OPTIONS if is_own else ()
+    options = {name: getattr(data, name) for name in names}
+    return _make_recorded_corpus(data.corpus, data.source_dir, options)
 
-        options: dict[str, Any] = {name: getattr(data, name) for name in OWN_DATA_OPTIONS}
-        return OwnData(source_dir=data.source_dir, **options)
-    corpus: Corpus = _find_published_class(data.corpus)(source_dir=data.source_dir)
+
+def _make_recorded_corpus(name: str, source_dir: str, options: dict[str, Any]) -> Corpus:
+    from psl_jax.corpora import audioset, own_data, published_corpora
+
+    corpora: tuple[Any, ...] = (audioset.AudioSet, own_data.OwnData, *published_corpora.CORPORA)
+    make = {corpus_class.name: corpus_class for corpus_class in corpora}[name]
+    corpus: Corpus = make(source_dir=source_dir, **options)
     return corpus
-
-
-def _find_published_class(name: str) -> Any:
-    """Finds the class of a published corpus."""
-    from psl_jax.corpora import published_corpora as corpora
-
-    folds = corpora.Esc50, corpora.UrbanSound8k
-    classes = *folds, corpora.Fsd50k, corpora.FsdKaggle2018, corpora.FsdKaggle2019
-    return {corpus_class.name: corpus_class for corpus_class in classes}[name]
 
 
 def _check_existing(data: DataSettings, quiet: bool) -> str:
     if not data.data_dir:
         raise UserError("data.corpus is 'tfds': data.data_dir must name a prepared TFDS directory")
-    data_dir = index_lib.find_data_dir(os.path.join(data.data_dir, data.data_set))
-    names = index_lib.splits(data_dir)
-    classes = index_lib.class_names(data_dir)
+    data_dir = split_index_files.find_data_dir(os.path.join(data.data_dir, data.data_set))
+    names = split_index_files.splits(data_dir)
+    classes = split_index_files.class_names(data_dir)
     for split in names:
-        index_lib.shard_paths(data_dir, split)
+        split_index_files.shard_paths(data_dir, split)
     if quiet:
         return data_dir
     report = preparation_report.read_report(data_dir)
@@ -146,7 +138,9 @@ def _check_existing(data: DataSettings, quiet: bool) -> str:
 
 def make_builder(arguments: argparse.Namespace) -> ClipBuilder:
     """Makes the builder of the corpus that the command line names."""
-    corpus = _make_corpus_of_arguments(arguments)
+    given = {name: getattr(arguments, name) for name in OPTIONS_OF[arguments.corpus]}
+    options = {name: value for name, value in given.items() if value is not None}
+    corpus = _make_recorded_corpus(arguments.corpus, arguments.source_dir, options)
     corpus.sample_rate = arguments.sample_rate
     return ClipBuilder(
         corpus,
@@ -154,26 +148,3 @@ def make_builder(arguments: argparse.Namespace) -> ClipBuilder:
         num_workers=arguments.num_workers,
         limit=arguments.limit,
     )
-
-
-def _make_corpus_of_arguments(arguments: argparse.Namespace) -> Corpus:
-    settings: dict[str, Any] = {"source_dir": arguments.source_dir}
-    if arguments.corpus == "own_data":
-        from psl_jax.corpora.own_data import OwnData
-
-        given = {name: getattr(arguments, name) for name in OWN_DATA_OPTIONS}
-        settings |= {name: value for name, value in given.items() if value is not None}
-        return OwnData(**settings)
-    if arguments.max_clip_seconds is not None:
-        settings["max_clip_seconds"] = arguments.max_clip_seconds
-    settings["splits"] = [name for name in map(str.strip, arguments.splits.split(",")) if name]
-    if arguments.corpus == "audioset":
-        from psl_jax.corpora.audioset import AudioSet
-
-        names = ("labels_dir", "hdf5_rate")
-        settings |= {name: getattr(arguments, name) for name in names}
-        return AudioSet(**settings, seed=arguments.seed or 0)
-    if arguments.corpus == "fsdkaggle2019":
-        settings["include_known_bad"] = arguments.include_known_bad
-    corpus: Corpus = _find_published_class(arguments.corpus)(**settings)
-    return corpus

@@ -1,6 +1,7 @@
 """Reads every record of a prepared data set, and compares it with the index."""
 
 import dataclasses
+import functools
 import os
 import pathlib
 import time
@@ -12,7 +13,7 @@ from psl_jax.corpora.clip_rows import Clip
 from psl_jax.data import record_files, split_index_files
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.preparing import preparation_report
-from psl_jax.runtime import progress
+from psl_jax.runtime import files, progress
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.ordered_map import ordered_map
 from psl_jax.runtime.paths import local_copy
@@ -44,7 +45,7 @@ def verify(data_dir: str, num_workers: int | None = None) -> Findings:
     """
     findings, start_time = Findings(), time.monotonic()
     splits = split_index_files.stored_splits(data_dir)
-    _check_report(data_dir, findings)
+    findings.damage += _check_report(data_dir)
     for split in splits:
         index = split_index_files.saved_index(data_dir, split)
         sizes = split_index_files.shard_sizes(data_dir, split)
@@ -53,45 +54,38 @@ def verify(data_dir: str, num_workers: int | None = None) -> Findings:
             findings.damage.append(f"{path}: missing, damaged or of other data")
             continue
         paths = split_index_files.shard_names(data_dir, split)
-        numbers = range(len(paths))
-
-        def check(
-            number: int, paths: list[pathlib.Path] = paths, index: ClipIndex = index
-        ) -> list[str]:
-            return [
-                f"{paths[number]}: {problem}"
-                for problem in find_damage(paths[number], index, number)
-            ]
-
-        results = ordered_map(check, numbers, num_workers)
-        for number, damage in enumerate(
-            progress.track(results, len(paths), "shards", f"verify {split}")
-        ):
+        check = functools.partial(_check_shard, index)
+        results = ordered_map(check, enumerate(paths), num_workers)
+        for damage in progress.track(results, len(paths), "shards", f"verify {split}"):
             findings.damage += damage
-            findings.records += int(index.shard_sizes[number])
-            if paths[number].exists():
-                findings.num_bytes += paths[number].stat().st_size
+        findings.records += len(index)
+        findings.num_bytes += sum(size or 0 for size in files.read_sizes(paths))
     findings.seconds = time.monotonic() - start_time
     return findings
 
 
-def _check_report(data_dir: str, findings: Findings) -> None:
+def _check_report(data_dir: str) -> list[str]:
+    """The damage of the report, and of unions that it tells of."""
     path = os.path.join(data_dir, preparation_report.REPORT_NAME)
     try:
-        report = preparation_report.read_report(data_dir)
-        reported_splits = set((report or {}).get("splits", {}))
-        if lost_splits := reported_splits - set(split_index_files.splits(data_dir)):
-            missing = os.path.join(data_dir, split_index_files.UNIONS_NAME)
-            findings.damage.append(
-                f"{missing}: missing, or without {', '.join(sorted(lost_splits))}"
-            )
-    except (ValueError, AttributeError) as error:
-        findings.damage.append(f"{path}: damaged ({error})")
+        report = preparation_report.read_report(data_dir) or {}
+        lost_splits = set(report.get("splits", {})) - set(split_index_files.splits(data_dir))
     except UserError as error:
-        findings.damage.append(str(error))
+        return [str(error)]
+    except (ValueError, AttributeError) as error:
+        return [f"{path}: damaged ({error})"]
+    if not lost_splits:
+        return []
+    unions_path = os.path.join(data_dir, split_index_files.UNIONS_NAME)
+    return [f"{unions_path}: missing, or without {', '.join(sorted(lost_splits))}"]
 
 
-def find_damage(path: pathlib.Path, index: ClipIndex, shard: int) -> Iterator[str]:
+def _check_shard(index: ClipIndex, numbered_path: tuple[int, pathlib.Path]) -> list[str]:
+    shard, path = numbered_path
+    return [f"{path}: {damage}" for damage in _find_damage(path, index, shard)]
+
+
+def _find_damage(path: pathlib.Path, index: ClipIndex, shard: int) -> Iterator[str]:
     """Yields the damage of a shard in words: one line, or one for each record that differs."""
     first_clip, end_clip = index.shard_offsets[shard : shard + 2]
     try:
@@ -107,10 +101,10 @@ def find_damage(path: pathlib.Path, index: ClipIndex, shard: int) -> Iterator[st
     except (record_files.DamagedRecordError, OSError) as error:
         yield str(error)
         return
-    if index.record_bytes is not None and size != int(
-        index.record_bytes[first_clip:end_clip].sum()
-    ):
-        yield f"{size} bytes, expected {int(index.record_bytes[first_clip:end_clip].sum())}"
+    if index.record_bytes is not None:
+        expected_size = int(index.record_bytes[first_clip:end_clip].sum())
+        if size != expected_size:
+            yield f"{size} bytes, expected {expected_size}"
 
 
 def _describe_difference(index: ClipIndex, clip: int, record: bytes | memoryview) -> str:
@@ -119,22 +113,21 @@ def _describe_difference(index: ClipIndex, clip: int, record: bytes | memoryview
     fields = example.features.feature
     clip_id = fields["id"].bytes_list.value[0].decode(errors="replace")
     audio = np.frombuffer(fields["audio"].bytes_list.value[0], "<i2")
-    labels = list(fields["labels"].int64_list.value)
     if clip_id != str(index.ids[clip]):
         return f"the record is of {clip_id!r}"
-    num_samples = int(index.num_samples[clip]) * index.bytes_per_tick // 2
-    if len(audio) != num_samples:
-        return f"{len(audio)} samples, expected {num_samples}"
-    expected = index.label_values[index.label_offsets[clip] : index.label_offsets[clip + 1]]
-    if labels != expected.tolist():
-        return f"labels {labels}, expected {expected.tolist()}"
-    unknown = list(fields["unknown_labels"].int64_list.value)
-    expected_unknown = np.flatnonzero(index.unknown_labels(np.array([clip]))[0]).tolist()
-    if index.classes and unknown != expected_unknown:
-        return f"unknown labels {unknown}, expected {expected_unknown}"
+    labels = index.label_values[index.label_offsets[clip] : index.label_offsets[clip + 1]].tolist()
+    unknown = np.flatnonzero(index.unknown_labels(np.array([clip]))[0]).tolist()
+    expectations = [
+        ("samples", len(audio), int(index.num_samples[clip]) * index.bytes_per_tick // 2),
+        ("labels", list(fields["labels"].int64_list.value), labels),
+    ]
+    if index.classes:
+        stored_unknown = list(fields["unknown_labels"].int64_list.value)
+        expectations.append(("unknown labels", stored_unknown, unknown))
+    for what, stored, expected in expectations:
+        if stored != expected:
+            return f"{what} {stored}, expected {expected}"
     digests = index.audio_digests
-    if digests is not None:
-        digest = Clip(clip_id, audio, ()).description.digest
-        if digest != int(digests[clip]):
-            return "its audio is not that of the index"
+    if digests is not None and Clip(clip_id, audio, ()).description.digest != int(digests[clip]):
+        return "its audio is not that of the index"
     return ""

@@ -11,7 +11,7 @@ import numpy as np
 from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.corpora.annotations.read_annotations import TABLE_SUFFIXES, read_table
 from psl_jax.corpora.annotations.recording_names import RecordingNames, suffix_of
-from psl_jax.corpora.annotations.table_events import EventRow, Hints
+from psl_jax.corpora.annotations.table_events import Hints, TableRow
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.corrections import split_id
 from psl_jax.networks.class_lists import clean_name, find_class, list_first
@@ -79,7 +79,7 @@ def read_tagger_tables(path: str | os.PathLike[str], index: ClipIndex) -> Tagger
     return TaggerTables(steps, clip_scores, lowest, notes)
 
 
-def _read_events(place: pathlib.Path, names: RecordingNames) -> Iterator[tuple[str, EventRow]]:
+def _read_events(place: pathlib.Path, names: RecordingNames) -> Iterator[tuple[str, TableRow]]:
     """Yields (name of the table, event), each with a score and a length. Raises UserError."""
     if not place.exists():
         raise UserError(f"{place} is not there: give a tagger's table, or a folder of tables")
@@ -92,9 +92,13 @@ def _read_events(place: pathlib.Path, names: RecordingNames) -> Iterator[tuple[s
         table = read_table(root, name, Hints(), names)
         if table is None:
             continue  # a README
-        if table.labels:
-            raise UserError(f"{path}: no times. Expected the columns file,onset,offset,label,score")
-        for event in table.events:
+        for event in table.rows:
+            if event.is_unsure or not (event.has_times or event.label):
+                continue
+            if not event.has_times:
+                raise UserError(
+                    f"{path}: no times. Expected the columns file,onset,offset,label,score"
+                )
             if event.score is None:
                 raise UserError(
                     f"{path}, row {event.row}: no score from 0 to 1. Expected a column score or "

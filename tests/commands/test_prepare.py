@@ -198,18 +198,17 @@ def test_preparing_for_a_suite_tells_of_the_splits_that_it_will_lack(tmp_path):
 KILLED = """
 import os, signal, sys
 from psl_jax.commands import prepare
-from psl_jax.corpora import audioset, clip_rows
-from psl_jax.runtime.run_files import Stage
+from psl_jax.corpora import clip_rows, corpus
 
 seen, load = [], clip_rows.load_clip
 
-def load_then_die(row, max_seconds):
+def load_then_die(row, **settings):
     seen.append(row)
     if len(seen) == 20:
         os.kill(os.getpid(), signal.SIGKILL)
-    return load(row, max_seconds)
+    return load(row, **settings)
 
-audioset.load_clip = load_then_die
+corpus.load_clip = load_then_die
 prepare.main(prepare.parse(["prepare", *sys.argv[1:]]))
 """
 

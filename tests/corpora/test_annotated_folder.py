@@ -166,7 +166,7 @@ def test_one_group_in_two_rows_and_a_column_that_is_not_there(tmp_path):
     for name in ("a.wav", "b.wav"):
         audio_files.write(tmp_path / name, audio_files.tone(0.3))
     (tmp_path / "e.csv").write_text("filename,label,day\na,dog,1\na,cat,2\nb,dog,1\n")
-    with pytest.raises(UserError, match=r"row 3: a.wav is of group '2', and of '1'"):
+    with pytest.raises(UserError, match=r"row 3: a.wav has the group '2', and '1'"):
         OwnData(source_dir=tmp_path, group_by="day")
     with pytest.raises(UserError, match=r"'site'.*empty for a.wav"):
         OwnData(source_dir=tmp_path, group_by="site")

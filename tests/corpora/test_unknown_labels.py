@@ -103,8 +103,8 @@ def test_tables_of_whole_recordings_and_splits_by_hand(tmp_path):
             config(source_dir=str(source), clip_seconds=10.0), tmp_path / str(number)
         )
         assert labels_of(data_dir) == expected, name
-    assert ("holds nothing", "line 3: no label, so no class is in it") in problems_of(
-        data_dir, "b.wav"
+    assert ("left out", "row 3: a recording without labels: nothing is in it") in problems_of(
+        data_dir, "full.csv"
     )
 
 

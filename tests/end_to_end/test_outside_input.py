@@ -26,9 +26,10 @@ from synthetic_data import make_index
 from psl_jax.audio import decoding
 from psl_jax.audio.decoding import DecodeError
 from psl_jax.audio.segments import Segmentation
-from psl_jax.corpora import labels_folder
+from psl_jax.corpora.annotations.table_events import Hints
 from psl_jax.corpora.audio_folders import Scan
 from psl_jax.corpora.audioset_csv import read_segments, read_strong_labels
+from psl_jax.corpora.own_folder import read_own_folder
 from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter
 from psl_jax.networks.class_lists import read_classes
 from psl_jax.runtime.errors import UserError
@@ -102,7 +103,7 @@ def test_own_tables(tmp_path, edits, more):
         b"filename,onset,offset,label\na.wav,0,1,dog\n" + more.encode()
     )
     with in_words():
-        labels_folder.read_folder(tmp_path)
+        read_own_folder(tmp_path, Hints())
 
 
 SEGMENTS = (

@@ -49,6 +49,13 @@ def write_folder(
         audio_files.write(root / f"part{ord(segment.id[3]) % 3}" / name, audio_of(segment), RATE)
 
 
+def write_mixed_folder(root: pathlib.Path, segments: Mapping[str, ListedClip]) -> None:
+    """Audio files, each named in the next of NAMINGS, as wav and flac in turn."""
+    for number, (clip, segment) in enumerate(segments.items()):
+        suffix = ("wav", "flac")[number % 2]
+        write_folder(root, {clip: segment}, NAMINGS[number % len(NAMINGS)], suffix)
+
+
 def write_parquet(root: pathlib.Path, segments: Mapping[str, ListedClip]) -> None:
     """Two files of several row groups with embedded flac, as on the hub."""
     root.mkdir(parents=True)
@@ -62,7 +69,7 @@ def write_parquet(root: pathlib.Path, segments: Mapping[str, ListedClip]) -> Non
     ]
     for number, half in enumerate((rows[: len(rows) // 2], rows[len(rows) // 2 :])):
         table = pyarrow.Table.from_pylist(half)
-        pyarrow.parquet.write_table(table, root / f"{number:02d}.parquet", row_group_size=40)
+        pyarrow.parquet.write_table(table, root / f"{number:02d}.parquet", row_group_size=8)
 
 
 def write_tars(root: pathlib.Path, segments: Mapping[str, ListedClip]) -> None:
@@ -112,11 +119,7 @@ def _flac(segment: ListedClip) -> bytes:
 
 NAMINGS = ("{id}", "Y{id}", "{id}_{start}", "{id}_{start}_{end}", "Y{id}_{start}-{end}")  # in ms
 LAYOUTS = {
-    "id.flac": lambda root, s: write_folder(root, s, NAMINGS[0], "flac"),
-    "Yid.wav": lambda root, s: write_folder(root, s, NAMINGS[1], "wav"),
-    "id_start.wav": lambda root, s: write_folder(root, s, NAMINGS[2], "wav"),
-    "id_start_end.wav": lambda root, s: write_folder(root, s, NAMINGS[3], "wav"),
-    "Yid_start-end.wav": lambda root, s: write_folder(root, s, NAMINGS[4], "wav"),
+    "files": write_mixed_folder,
     "parquet": write_parquet,
     "tar": write_tars,
     "panns": write_panns,

@@ -17,7 +17,7 @@ from psl_jax.runtime.quiet_tensorflow import tensorflow_quietly
 tensorflow_quietly()
 import tensorflow_datasets  # noqa: E402, F401
 
-from psl_jax.corpora import own_data  # noqa: E402
+from psl_jax.corpora import corpus  # noqa: E402
 from psl_jax.data.settings import DataSettings  # noqa: E402
 from psl_jax.preparing import prepare_corpus, shards  # noqa: E402
 
@@ -59,15 +59,15 @@ def _run(data: dict, workdir, log, die_at: int, pause: float, clips_per_shard: i
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     if quiet:
         sys.stdout = sys.stderr
-    load = own_data.load_clip
+    load = corpus.load_clip
     note = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
-    def noted(row, max_seconds):
+    def noted(row, **settings):
         os.write(note, f"{row.filename}\n".encode())
         time.sleep(pause)
-        return load(row, max_seconds)
+        return load(row, **settings)
 
-    own_data.load_clip = noted
+    corpus.load_clip = noted
     changes = pathlib.Path(f"{log}.changes")
     seen = []
 

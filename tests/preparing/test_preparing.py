@@ -17,9 +17,7 @@ from psl_jax.data import split_index_files
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.preparing import shards
 from psl_jax.preparing.prepare_corpus import prepare
-from psl_jax.runtime import disk_errors
 from psl_jax.runtime.errors import UserError
-from psl_jax.runtime.ordered_map import ordered_map
 from psl_jax.runtime.quiet_tensorflow import tensorflow_quietly
 
 # ---- soundscapes ------------------------------------------------------------------------------
@@ -222,23 +220,6 @@ def test_full_disk_is_told_plainly_and_whole_shards_are_kept(tmp_path, monkeypat
     assert len(read_split(prepare(config(source_dir=str(folder)), tmp_path), "train")) == 3
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs the device /dev/full")
-def test_full_device_is_told_plainly():
-    tf = tensorflow_quietly()
-    with (
-        pytest.raises(UserError, match="disk is full"),
-        disk_errors.plain_disk_errors("/dev/full", ""),
-        tf.io.TFRecordWriter("/dev/full") as writer,
-    ):
-        writer.write(b"x" * 1_000_000)
-    with (
-        pytest.raises(UserError, match="disk is full"),
-        disk_errors.plain_disk_errors("/dev/full", ""),
-        open("/dev/full", "wb", buffering=0) as file,
-    ):
-        file.write(b"x")
-
-
 def test_shards_are_small_and_even(tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "CLIPS_PER_SHARD", 3)
     monkeypatch.setattr(shards, "MIN_SHARDS", 2)
@@ -248,19 +229,3 @@ def test_shards_are_small_and_even(tmp_path, monkeypatch):
         split: split_index_files.shard_sizes(data_dir, split).tolist() for split in ("full", "eval")
     }
     assert sizes == {"full": [3, 3, 3, 1], "eval": [3, 2]}
-
-
-@pytest.mark.parametrize("num_workers", [1, 3])
-def test_ordered_map_keeps_order_and_stops_early(num_workers):
-    started = []
-
-    def square(number):
-        started.append(number)
-        return number**2
-
-    assert list(ordered_map(square, range(100), num_workers)) == [n**2 for n in range(100)]
-    started.clear()
-    for result in ordered_map(square, range(10_000), num_workers):
-        if result == 25:
-            break
-    assert len(started) < 100

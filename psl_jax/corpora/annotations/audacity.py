@@ -4,8 +4,8 @@ import re
 
 from psl_jax.corpora.annotations.cells import Row
 from psl_jax.corpora.annotations.table_events import (
-    EventRow,
     TableEvents,
+    TableRow,
     Times,
     is_number,
     read_score,
@@ -47,6 +47,6 @@ def read_audacity(path: str, rows: list[Row]) -> TableEvents:
             offset, label = onset, cells[-1] if len(cells) > 1 else ""
         if is_birdnet:  # "Scientific, Common", later "Scientific_Common"
             label = re.split(", |_", label, maxsplit=1)[-1]
-        result.add(EventRow((), onset, offset, label, row, score=score))
+        result.add(TableRow((), label, row, onset, offset, score=score))
     result.drop_repeated_rows()
     return result

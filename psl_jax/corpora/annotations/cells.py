@@ -28,11 +28,6 @@ class Sheet(NamedTuple):
     header: list[str]
     rows: list[Row]
 
-    def column(self, name: str) -> list[tuple[int, str]]:
-        """(row, cell) of a column."""
-        number = self.header.index(name)
-        return [(row, cells[number]) for row, cells in self.rows]
-
 
 def read_text(path: pathlib.Path) -> str:
     """The text of a file in UTF-8, in UTF-16 with its mark, or in Windows' Western European."""
@@ -79,7 +74,9 @@ def read_separated(path: str, text: str) -> Sheet:
     """A table with commas, semicolons, tabs or bars, and cells in quotes where need be."""
     first = text.split("\n", 1)[0]
     separator = max(SEPARATORS, key=first.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True
+    )
     rows: list[Row] = []
     row = 1
     while True:

@@ -5,7 +5,7 @@ import urllib.parse
 from collections.abc import Sequence
 
 from psl_jax.corpora.annotations.cells import Row
-from psl_jax.corpora.annotations.table_events import EventRow, TableEvents
+from psl_jax.corpora.annotations.table_events import TableEvents, TableRow
 from psl_jax.runtime.errors import UserError
 
 _MEDIA = re.compile(r'"?#file:(?://)?(?P<file>.*?) -- offset: (?P<offset>-?\d+)')
@@ -75,7 +75,7 @@ def read_elan(path: str, rows: list[Row]) -> TableEvents:
         where = tuple(re.sub(r"\.eaf$", "", cells[names[0]], flags=re.I) for _ in names[:1])
         labels = [cells[i] for i in after if cells[i]] or [""]
         for label in labels:
-            result.add(EventRow(where or tuple(files), onset, offset, label, row))
+            result.add(TableRow(where or tuple(files), label, row, onset, offset))
     result.drop_repeated_rows()
     return result
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from psl_jax.corpora.annotations.cells import Sheet
 from psl_jax.corpora.annotations.table_events import (
-    EventRow,
     Hints,
     TableEvents,
+    TableRow,
     Times,
     is_number,
     read_score,
@@ -88,8 +88,7 @@ def read_raven(sheet: Sheet, hints: Hints) -> TableEvents:
             result.left_out += [(row, f"no label (selection {selection})") for row, _, _ in rows]
         for label in labels:
             first = next(row for row, _, text in rows if text == label)
-            score = scores[first]
-            result.add(EventRow(recording, onset, offset, label, first, score=score))
+            result.add(TableRow(recording, label, first, onset, offset, score=scores[first]))
     return result
 
 

@@ -6,7 +6,7 @@ import os
 import pathlib
 import posixpath
 import re
-from typing import Any
+from collections.abc import Iterator
 
 from psl_jax.audio.decoding import AUDIO_SUFFIXES
 from psl_jax.corpora.annotations import cells as cells_lib
@@ -15,9 +15,10 @@ from psl_jax.corpora.annotations.elan import is_elan, read_elan
 from psl_jax.corpora.annotations.plain_tables import read_plain
 from psl_jax.corpora.annotations.raven import is_raven, read_raven
 from psl_jax.corpora.annotations.recording_names import RecordingNames, suffix_of
-from psl_jax.corpora.annotations.table_events import EventRow, Hints, TableEvents
+from psl_jax.corpora.annotations.table_events import Hints, TableEvents, TableRow
 from psl_jax.corpora.audio_folders import walk_files
 from psl_jax.corpora.clip_rows import Problem
+from psl_jax.runtime.csv_files import SEPARATORS
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import is_remote, path_of
 
@@ -46,24 +47,26 @@ class Annotations:
     """What the tables of a folder say of its recordings, which are paths relative to it.
 
     Attributes:
-      events: by recording, sorted; of a table's rows.
+      events: by recording, sorted.
       labels: cells of labels of whole recordings, where the tables have no times.
-      unsure: as events, of which somebody is not sure.
+      unsure: events of which somebody is not sure.
       annotated_classes: by recording, the cell that names the classes of which all events are
         annotated.
       empty: recordings of which a table says that they hold nothing.
       groups: values of the hints' group column by recording.
+      missing: names in the first table that are those of no recording.
       problems: what was left out.
     """
 
     recordings: list[str]
-    tables: list[str]
-    events: dict[str, list[EventRow]] = dataclasses.field(default_factory=dict)
+    tables: list[str] = dataclasses.field(default_factory=list)
+    events: dict[str, list[TableRow]] = dataclasses.field(default_factory=dict)
     labels: dict[str, list[str]] = dataclasses.field(default_factory=dict)
-    unsure: dict[str, list[EventRow]] = dataclasses.field(default_factory=dict)
+    unsure: dict[str, list[TableRow]] = dataclasses.field(default_factory=dict)
     annotated_classes: dict[str, str] = dataclasses.field(default_factory=dict)
     empty: list[str] = dataclasses.field(default_factory=list)
     groups: dict[str, str] = dataclasses.field(default_factory=dict)
+    missing: list[str] = dataclasses.field(default_factory=list)
     problems: list[Problem] = dataclasses.field(default_factory=list)
 
     @property
@@ -107,28 +110,105 @@ def read_annotations(
     if not root.is_dir():
         raise UserError(f"{root} is not a folder: expected recordings and their tables")
     recordings, others = find_files(root)
-    result = Annotations(recordings, [])
-    names = RecordingNames(recordings)
-    tables: list[TableEvents] = []
-    for path in others:
-        if posixpath.basename(path) in but:
-            continue
-        table = read_table(root, path, hints or Hints(), names)
-        if table is not None:
-            tables.append(table)
-            result.tables.append(path)
-        elif suffix_of(path) in TABLE_SUFFIXES:
-            result.problems.append(Problem(path, "not read", "no table of annotations"))
-    _join(tables, names, root, result)
-    if tables and len(result.unnamed) == len(recordings):
+    tables = [name for name in others if posixpath.basename(name) not in but]
+    result = join_tables(root, recordings, tables, hints or Hints())
+    if result.events and result.labels:
+        raise UserError(
+            f"{root}: some tables hold events and others labels of whole recordings. Keep one kind"
+        )
+    if result.tables and len(result.unnamed) == len(recordings):
         first = "".join(f"\n  {p.file}: {p.kind} ({p.detail})" for p in result.problems[:5])
         raise UserError(f"no row of the tables in {root} is about a recording there:{first}")
-    if tables and not keeps_unlabelled:
+    if result.tables and not keeps_unlabelled:
         result.problems += [
             Problem(recording, "not annotated", "no row names it; left out")
             for recording in result.unnamed
         ]
     return result
+
+
+def join_tables(
+    root: pathlib.Path, recordings: list[str], tables: list[str], hints: Hints
+) -> Annotations:
+    """Puts the rows of tables to the recordings that they mean. Raises UserError.
+
+    tables: paths relative to `root`, some of which may be other texts.
+    """
+    result = Annotations(recordings)
+    names = RecordingNames(recordings)
+    by_tool: dict[str, dict[str, list[TableRow]]] = {}
+    cells_of_tables: dict[str, dict[str, list[str]]] = {}
+    for name in tables:
+        table = read_table(root, name, hints, names)
+        if table is None:
+            if suffix_of(name) in TABLE_SUFFIXES:
+                result.problems.append(Problem(name, "not read", "no table of annotations"))
+            continue
+        result.tables.append(name)
+        result.problems += [
+            Problem(name, "left out", f"row {row}: {reason}") for row, reason in table.left_out
+        ]
+        if suffix_of(name) == ".csv" and table.separator not in ("", ","):
+            detail = f"its columns are separated by {SEPARATORS[table.separator]}"
+            result.problems.append(Problem(name, "other separator", detail))
+        for recording, row in _find_recordings(table, name, names, result):
+            if not row.has_times and row.label:
+                cells_of_tables.setdefault(recording, {}).setdefault(name, []).append(row.label)
+            elif not row.has_times:
+                result.empty.append(recording)
+            elif row.is_unsure:
+                result.unsure.setdefault(recording, []).append(row)
+            else:
+                events = by_tool.setdefault(table.kind, {}).setdefault(recording, [])
+                events.append(dataclasses.replace(row, table=name))
+    for recording, by_table in cells_of_tables.items():
+        if len({tuple(sorted(cells)) for cells in by_table.values()}) > 1:
+            raise UserError(f"{recording}: {' and '.join(by_table)} disagree. Keep one of them")
+        result.labels[recording] = next(iter(by_table.values()))
+    _merge_tools(by_tool, result)
+    result.empty = sorted(set(result.empty) - result.events.keys() - result.labels.keys())
+    return result
+
+
+def _find_recordings(
+    table: TableEvents, name: str, names: RecordingNames, result: Annotations
+) -> Iterator[tuple[str, TableRow]]:
+    """Yields the rows of a table with their recordings; notes in `result` what each row names."""
+    of_table = names.of_table(name)
+    missing: dict[str, list[int]] = collections.defaultdict(list)
+    renamed: dict[str, str] = {}
+    for row in table.rows:
+        recording = names.find(row.files, f"{name}, row {row.row}") if row.files else of_table
+        if recording is None:
+            missing[" or ".join(row.files)].append(row.row)
+            continue
+        if row.files and posixpath.normpath(row.files[0]) != recording:
+            renamed[row.files[0]] = recording
+        for what, values, value in (
+            ("annotated_classes", result.annotated_classes, row.annotated_classes),
+            ("group", result.groups, row.group),
+        ):
+            if value and values.setdefault(recording, value) != value:
+                raise UserError(
+                    f"{table.path}, row {row.row}: {recording} has the {what} {value!r}, and "
+                    f"{values[recording]!r} in a row before"
+                )
+        yield recording, row
+    for file, rows in missing.items():
+        if not file:
+            raise UserError(
+                f"{table.path}: no column names a recording, and none is called as the table. "
+                "Call it as its recording, as in yard_01.txt for yard_01.wav"
+            )
+        shown = ", ".join(map(str, rows[:5])) + (" and more" if len(rows) > 5 else "")
+        detail = f"row {shown} of {name}: no such recording in the folder"
+        result.problems.append(Problem(file, "missing", detail))
+    if len(result.tables) == 1:  # of a split by hand, whose clips this table names
+        result.missing += missing
+    if renamed:
+        file, recording = next(iter(renamed.items()))
+        detail = f"{len(renamed)} files are called otherwise than here, such as {file!r}: "
+        result.problems.append(Problem(name, "other file name", f"{detail}{recording!r}"))
 
 
 def read_table(
@@ -176,110 +256,24 @@ def _checked(sheet: cells_lib.Sheet) -> cells_lib.Sheet:
     return sheet
 
 
-def _join(
-    tables: list[TableEvents], names: RecordingNames, root: pathlib.Path, result: Annotations
-) -> None:
-    """Puts the tables' rows to the recordings that they mean."""
-    by_tool: dict[str, dict[str, list[EventRow]]] = collections.defaultdict(dict)
-    first_table: dict[tuple[str, str], str] = {}
-    cells_of_tables: dict[str, dict[str, list[str]]] = collections.defaultdict(dict)
-    for table in tables:
-        name = pathlib.PurePath(table.path).relative_to(root).as_posix()
-        missing: dict[str, list[int]] = collections.defaultdict(list)
-        of_table = names.of_table(name)
-
-        def find(
-            files: tuple[str, ...],
-            row: int,
-            name: str = name,
-            missing: dict[str, list[int]] = missing,
-            of_table: str | None = of_table,
-        ) -> str | None:
-            recording = names.find(files, f"{name}, row {row}") if files else of_table
-            if recording is None:
-                missing[" or ".join(files)].append(row)
-            return recording
-
-        result.problems += [
-            Problem(name, "left out", f"row {row}: {reason}") for row, reason in table.left_out
-        ]
-        for event in table.events:
-            if (recording := find(event.files, event.row)) is not None:
-                event = dataclasses.replace(event, table=name)
-                by_tool[table.kind].setdefault(recording, []).append(event)
-                first_table.setdefault((table.kind, recording), name)
-        for event in table.unsure:
-            if (recording := find(event.files, event.row)) is not None:
-                result.unsure.setdefault(recording, []).append(event)
-        for files, cell, row in table.annotated_classes:
-            recording = find(files, row)
-            if recording and result.annotated_classes.setdefault(recording, cell) != cell:
-                raise UserError(
-                    f"{table.path}, row {row}: the annotated_classes of {recording} are {cell!r}, "
-                    f"and {result.annotated_classes[recording]!r} in a row before"
-                )
-        for files, row in table.empty:
-            if (recording := find(files, row)) is not None:
-                result.empty.append(recording)
-        for files, cell, row in table.labels:
-            if (recording := find(files, row)) is not None:
-                cells_of_tables[recording].setdefault(name, []).append(cell)
-        for files, value, row in table.groups:
-            recording = find(files, row)
-            if recording and result.groups.setdefault(recording, value) != value:
-                raise UserError(
-                    f"{table.path}, row {row}: {recording} is of group {value!r}, and of "
-                    f"{result.groups[recording]!r} in a row before"
-                )
-        for file, rows in missing.items():
-            if not file:
-                raise UserError(
-                    f"{table.path}: no column names a recording, and none is called as the table. "
-                    "Call it as its recording, as in yard_01.txt for yard_01.wav"
-                )
-            rows = sorted(set(rows))
-            shown = ", ".join(map(str, rows[:5])) + (" and more" if len(rows) > 5 else "")
-            detail = f"row {shown} of {name}: no such recording in the folder"
-            result.problems.append(Problem(file, "missing", detail))
-    for recording, by_table in cells_of_tables.items():
-        if len({tuple(sorted(cells)) for cells in by_table.values()}) > 1:
-            raise UserError(f"{recording}: {' and '.join(by_table)} disagree. Keep one of them")
-        result.labels[recording] = next(iter(by_table.values()))
-    if by_tool and result.labels:
-        raise UserError(
-            f"{root}: some tables hold events and others labels of whole recordings. Keep one kind"
-        )
-    _merge_tools(by_tool, first_table, result)
-    result.empty = sorted(set(result.empty) - result.events.keys() - result.labels.keys())
-
-
-def _merge_tools(
-    by_tool: dict[str, dict[str, list[EventRow]]],
-    first_table: dict[tuple[str, str], str],
-    result: Annotations,
-) -> None:
+def _merge_tools(by_tool: dict[str, dict[str, list[TableRow]]], result: Annotations) -> None:
     """Tables of one tool add up; those of two tools about a recording must say the same."""
-    seen: dict[str, str] = {}
-    for tool, by_recording in by_tool.items():
+    for by_recording in by_tool.values():
         for recording, events in by_recording.items():
             events.sort(key=lambda event: (event.onset, event.offset, event.label))
             if len(names := {event.table for event in events}) > 1:
-                first: dict[tuple[Any, ...], str] = {}
-                events = [e for e in events if first.setdefault(_rounded(e), e.table) == e.table]
+                first: dict[tuple[float, float, str], str] = {}
+                events = [e for e in events if first.setdefault(_round(e), e.table) == e.table]
                 detail = f"the events of {', '.join(sorted(names))} are put together"
                 result.problems.append(Problem(recording, "several tables", detail))
-            if recording not in seen:
-                seen[recording], result.events[recording] = tool, events
-                continue
-            mine, others = ({_rounded(e) for e in es} for es in (events, result.events[recording]))
-            if mine != others:
-                onset, _, label = min(mine ^ others)
-                tables = first_table[tool, recording], first_table[seen[recording], recording]
+            others = result.events.setdefault(recording, events)
+            if different := {_round(e) for e in events} ^ {_round(e) for e in others}:
+                onset, _, label = min(different)
                 raise UserError(
-                    f"{recording}: {' and '.join(tables)} disagree, such as on {label!r} at "
-                    f"{onset:g} s. Keep one of them"
+                    f"{recording}: {events[0].table} and {others[0].table} disagree, such as on "
+                    f"{label!r} at {onset:g} s. Keep one of them"
                 )
 
 
-def _rounded(event: EventRow) -> tuple[float, float, str]:
+def _round(event: TableRow) -> tuple[float, float, str]:
     return round(event.onset, 2), round(event.offset, 2), event.label

@@ -1,6 +1,7 @@
 """What one table says, whichever tool wrote it, and the ways in which numbers are written."""
 
 import dataclasses
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -33,24 +34,36 @@ class Hints:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class EventRow:
-    """An event.
+class TableRow:
+    """An event, or what a whole recording holds.
 
     Attributes:
       files: how the table calls the recording, one of these; none: as the table itself is called.
-      onset, offset: seconds in the recording; the same where the table marks a point.
+      label: of an event; the cell of labels of a whole recording, empty: it holds nothing.
       row: line of the file, from 1.
-      table: the file, relative to the folder of the recordings, as soon as that is known.
+      onset, offset: seconds in the recording; the same where the table marks a point.
+      has_times: whether it is an event.
       score: the confidence that a tagger wrote beside the event; None: no number from 0 to 1.
+      annotated_classes: cell of that column: the classes of which all events are annotated.
+      group: value of the hints' group column.
+      table: the file, relative to the folder of the recordings, as soon as that is known.
     """
 
     files: tuple[str, ...]
-    onset: float
-    offset: float
     label: str
     row: int
-    table: str = ""
+    onset: float = 0.0
+    offset: float = math.inf
+    has_times: bool = True
     score: float | None = dataclasses.field(default=None, compare=False)
+    annotated_classes: str = ""
+    group: str = ""
+    table: str = ""
+
+    @property
+    def is_unsure(self) -> bool:
+        """Whether it is an event of which somebody is not sure."""
+        return self.has_times and self.label.endswith(UNSURE)
 
 
 @dataclasses.dataclass
@@ -59,55 +72,46 @@ class TableEvents:
 
     Attributes:
       kind: the tool, for messages.
-      labels: (files, cell, row) of tables without times: labels of whole recordings.
-      empty: (files, row) of recordings that hold no event.
-      unsure: events of which somebody is not sure: their labels end with UNSURE.
-      annotated_classes: (files, cell, row) of the column that names the classes of which all
-        events are annotated.
       left_out: (row, reason) of what is no event.
-      groups: (files, value of the hints' group column, row).
+      separator: between its columns, where it is text.
     """
 
     path: str
     kind: str
-    events: list[EventRow] = dataclasses.field(default_factory=list)
-    labels: list[tuple[tuple[str, ...], str, int]] = dataclasses.field(default_factory=list)
-    empty: list[tuple[tuple[str, ...], int]] = dataclasses.field(default_factory=list)
-    unsure: list[EventRow] = dataclasses.field(default_factory=list)
-    annotated_classes: list[tuple[tuple[str, ...], str, int]] = dataclasses.field(
-        default_factory=list
-    )
+    rows: list[TableRow] = dataclasses.field(default_factory=list)
     left_out: list[tuple[int, str]] = dataclasses.field(default_factory=list)
-    groups: list[tuple[tuple[str, ...], str, int]] = dataclasses.field(default_factory=list)
+    separator: str = ""
 
-    def add(self, event: EventRow) -> None:
-        """Takes an event, or notes why it is none. Raises UserError for one that ends too early."""
-        if event.onset < 0 or event.offset < event.onset:
+    def add(self, row: TableRow) -> None:
+        """Takes a row, or notes why it is no event. Raises UserError for impossible times."""
+        if row.onset < 0 or row.offset < row.onset:
             raise UserError(
-                f"{self.path}, row {event.row}: an event from {event.onset:g} to "
-                f"{event.offset:g} s. Expected seconds from 0 on, and the end after the beginning"
+                f"{self.path}, row {row.row}: an event from {row.onset:g} to {row.offset:g} s. "
+                "Expected seconds from 0 on, and the end after the beginning"
             )
-        if not event.label:
-            self.left_out.append((event.row, "no label"))
-        elif event.label.casefold() == NOTHING:
-            self.empty.append((event.files, event.row))
-            self.left_out.append((event.row, f"{NOTHING} stands for nothing found"))
-        elif event.label.endswith(UNSURE):
-            self.unsure.append(event)
-            self.left_out.append((event.row, f"the label {event.label} says that it is unsure"))
-        else:
-            self.events.append(event)
+        if not row.has_times:
+            if not row.label:
+                self.left_out.append((row.row, "a recording without labels: nothing is in it"))
+        elif not row.label:
+            self.left_out.append((row.row, "no label"))
+            return
+        elif row.label.casefold() == NOTHING:
+            self.left_out.append((row.row, f"{NOTHING} stands for nothing found"))
+            row = dataclasses.replace(row, label="", onset=0.0, offset=math.inf, has_times=False)
+        elif row.is_unsure:
+            self.left_out.append((row.row, f"the label {row.label} says that it is unsure"))
+        self.rows.append(row)
 
     def drop_repeated_rows(self) -> None:
-        """Leaves out events that are the very same in everything but their row."""
-        first: dict[EventRow, int] = {}
-        for event in self.events:
-            same = dataclasses.replace(event, row=0)
+        """Leaves out rows that are the very same in everything but their place."""
+        first: dict[TableRow, int] = {}
+        for row in self.rows:
+            same = dataclasses.replace(row, row=0)
             if same in first:
-                self.left_out.append((event.row, f"the same row as {first[same]} again"))
+                self.left_out.append((row.row, f"the same row as {first[same]} again"))
             else:
-                first[same] = event.row
-        self.events = [dataclasses.replace(event, row=row) for event, row in first.items()]
+                first[same] = row.row
+        self.rows = [dataclasses.replace(row, row=number) for row, number in first.items()]
 
 
 class Times:
@@ -148,7 +152,7 @@ class Times:
         if clock := _CLOCK.fullmatch(text):
             hours, minutes, seconds = clock.groups()
             return int(hours or 0) * 3600 + int(minutes) * 60 + float(seconds.replace(",", "."))
-        if _PLAIN_NUMBER.fullmatch(text) or _decimal_sign(text):
+        if is_number(text):
             plain = text.replace(".", "").replace(",", ".") if self._has_comma else text
             return float(plain.replace(",", ""))
         raise UserError(f"{self._path}, row {row}: {text!r} is no time: expected seconds, as 1.5")
