@@ -240,7 +240,9 @@ def _find_split_tables(root: pathlib.Path) -> dict[str, list[str]]:
     paths = sorted(
         path
         for path in root.glob("*.csv")
-        if path.name not in _NO_ANNOTATIONS and not path.name.startswith("._")  # of macOS
+        if path.name not in _NO_ANNOTATIONS
+        and not path.name.startswith("._")  # of macOS
+        and path.is_file()
     )
     stems = {path.stem for path in paths}
     is_by_name = any(_SPLIT_NAMES.fullmatch(stem) for stem in stems)

@@ -8,7 +8,7 @@ import pathlib
 import re
 from typing import Any, NamedTuple
 
-from psl_jax.runtime.csv_files import SEPARATORS
+from psl_jax.runtime.csv_files import SEPARATORS, plain_read_errors
 from psl_jax.runtime.errors import MissingPackageError, UserError
 from psl_jax.runtime.paths import local_copy
 
@@ -31,11 +31,11 @@ class Sheet(NamedTuple):
 
 def read_text(path: pathlib.Path) -> str:
     """The text of a file in UTF-8, in UTF-16 with its mark, or in Windows' Western European."""
-    content = path.read_bytes()
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return content.decode("utf-16")
+    with plain_read_errors(path):
+        content = path.read_bytes()
+    is_utf16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))
     try:
-        text = content.decode("utf-8-sig")
+        text = content.decode("utf-16" if is_utf16 else "utf-8-sig")
     except UnicodeDecodeError:
         text = content.decode("latin-1")
     if re.search("[\0\x80-\x9f]", text):
