@@ -61,12 +61,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         default=RATES[0],
         help="rate of the clips in Hz: 32000 for networks that hear it (default: 16000)",
     )
-    add(
-        "--num_workers",
-        type=int,
-        metavar="N",
-        help="clips decoded at a time (default: one per core)",
-    )
+    workers = "clips decoded at a time (default: one per core)"
+    add("--num_workers", type=int, metavar="N", help=workers)
     add(
         "--beam_options",
         metavar="OPTIONS",

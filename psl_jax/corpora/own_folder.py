@@ -163,21 +163,7 @@ def read_own_folder(
     Raises UserError for tables that cannot be read in one way only.
     """
     root = path_of(folder)
-    split_tables = _find_split_tables(root)
-    if split_tables and keeps_unlabelled:
-        raise UserError(
-            f"{root} has tables of splits by hand, and data.unlabelled=True keeps recordings that "
-            "no table names: put those into a folder of their own"
-        )
-    if split_tables:
-        files, _ = find_files(root)
-        annotations = {
-            split: join_tables(root, files, names, hints) for split, names in split_tables.items()
-        }
-    else:
-        annotations = {
-            "": read_annotations(root, hints, _NO_ANNOTATIONS, keeps_unlabelled=keeps_unlabelled)
-        }
+    annotations = _read_tables(root, hints, keeps_unlabelled=keeps_unlabelled)
     table_names = sorted({name for found in annotations.values() for name in found.tables})
     folders_are_classes = not table_names and not keeps_unlabelled
     if folders_are_classes:
@@ -233,6 +219,23 @@ def read_own_folder(
         folders_are_classes,
         csv_files.hash_files(tables),
     )
+
+
+def _read_tables(
+    root: pathlib.Path, hints: Hints, *, keeps_unlabelled: bool
+) -> dict[str, Annotations]:
+    """What the tables say, by split; under the name "" where they give no splits."""
+    split_tables = _find_split_tables(root)
+    if not split_tables:
+        found = read_annotations(root, hints, _NO_ANNOTATIONS, keeps_unlabelled=keeps_unlabelled)
+        return {"": found}
+    if keeps_unlabelled:
+        raise UserError(
+            f"{root} has tables of splits by hand, and data.unlabelled=True keeps recordings that "
+            "no table names: put those into a folder of their own"
+        )
+    files, _ = find_files(root)
+    return {split: join_tables(root, files, names, hints) for split, names in split_tables.items()}
 
 
 def _find_split_tables(root: pathlib.Path) -> dict[str, list[str]]:

@@ -57,21 +57,7 @@ def import_labels(
     clip_names = ClipNames(index.ids)
     writer = open_writer() if label_manifest.are_begun(directory) else None
     with _open_scratch(path, file, index, segmentation, directory, len(class_columns)) as scratch:
-        num_samples = np.append(index.num_samples, 0).astype(np.int64)  # at -1, an unknown clip's
-        request = ReadRequest(
-            sorted({column for columns in class_columns for column in columns}),
-            lambda names: num_samples[clip_names.look_up(names)],
-        )
-        num_rows = num_known_rows = 0
-        with progress.bar(None, "row", "read") as bar:
-            for block in file.read_blocks(request):
-                clips = clip_names.find(block.names)
-                rows, segments = scratch.match(block, clips)
-                values = class_lists.select_columns(block.values[rows], class_columns)
-                scratch.add(clips[rows], segments, values)
-                num_rows += len(np.unique(rows))
-                num_known_rows += int((clips >= 0).sum())
-                bar.update(len(block.names))
+        num_rows, num_known_rows = _place_rows(file, clip_names, class_columns, scratch)
         clip_names.check_some_found(path, num_known_rows)
         if not num_rows:
             raise UserError(
@@ -109,6 +95,28 @@ def import_labels(
         shown = ", ".join(unmapped[:_EXAMPLES]) + (", ..." if len(unmapped) > _EXAMPLES else "")
         lines.append(f"  {len(unmapped)} classes had no column and have weak labels: {shown}")
     return lines
+
+
+def _place_rows(
+    file: LabelFile, clip_names: ClipNames, class_columns: Columns, scratch: "_Scratch"
+) -> tuple[int, int]:
+    """Puts the rows of a file in their places; counts those used, and those of the data's clips."""
+    num_samples = np.append(scratch.index.num_samples, 0).astype(np.int64)  # at -1: no clip
+    request = ReadRequest(
+        sorted({column for columns in class_columns for column in columns}),
+        lambda names: num_samples[clip_names.look_up(names)],
+    )
+    num_rows = num_known_rows = 0
+    with progress.bar(None, "row", "read") as bar:
+        for block in file.read_blocks(request):
+            clips = clip_names.find(block.names)
+            rows, segments = scratch.match(block, clips)
+            values = class_lists.select_columns(block.values[rows], class_columns)
+            scratch.add(clips[rows], segments, values)
+            num_rows += len(np.unique(rows))
+            num_known_rows += int((clips >= 0).sum())
+            bar.update(len(block.names))
+    return num_rows, num_known_rows
 
 
 def compute_sha256(paths: Sequence[pathlib.Path]) -> str:
