@@ -106,7 +106,7 @@ class Stream:
         if not self._is_open:
             raise UserError("the stream is finished: begin another one")
         self._is_open = False
-        windows = []
+        windows: list[Window] = []
         if self._resampler.holds_back:
             mono = self._resampler.finish()
             self._num_samples += len(mono)

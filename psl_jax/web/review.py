@@ -157,11 +157,11 @@ class Review:
         self._check_place(place)
         clip, low, high, _ = self._excerpts[place]
         start, stop = round(low * SAMPLE_RATE), round(high * SAMPLE_RATE)
-        samples: np.ndarray = np.zeros((1, stop - start), np.int16)
+        samples = np.zeros(stop - start, np.int16)
         self.segments.source.read(
-            np.array([clip]), np.array([start]), np.array([stop - start]), samples
+            np.array([clip]), np.array([start]), np.array([stop - start]), samples[None]
         )
-        return samples[0]
+        return samples
 
     def _check_place(self, place: int) -> None:
         if not 0 <= place < len(self._spans):

@@ -262,6 +262,7 @@ def test_the_description_holds_and_nothing_breaks(service):
     schemathesis = pytest.importorskip("schemathesis", reason="needs schemathesis")
     from hypothesis import HealthCheck, given, settings
     from schemathesis import checks, specs
+    from schemathesis.specs.openapi import schemas  # noqa: F401 (compiled before the server's threads)
 
     with served(service) as port:
         described = schemathesis.openapi.from_url(f"http://127.0.0.1:{port}/api/v1/openapi.json")
