@@ -45,10 +45,9 @@ def module_of(name: str) -> str:
 
 def usage() -> str:
     """What commands there are."""
-    lines = [f"  {name:<14}{_about(name)}" for name in COMMANDS]
-    return "\n".join(
-        ["usage: psl-jax COMMAND ...", *lines, "psl-jax COMMAND --help explains its arguments."]
-    )
+    lines = ["usage: psl-jax COMMAND ..., or psl-jax --version"]
+    lines += [f"  {name:<14}{_about(name)}" for name in COMMANDS]
+    return "\n".join([*lines, "psl-jax COMMAND --help explains its arguments."])
 
 
 def _about(name: str) -> str:

@@ -34,30 +34,35 @@ _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Run folder, for all results (default: runs/ and the config's name)."
 )
 _STAGE = flags.DEFINE_enum_class(
-    "stage", Stage.REPORT, Stage, "Last stage to run (default: report)."
+    "stage",
+    Stage.REPORT,
+    Stage,
+    "Stage after which to stop; unfinished stages before it run too (default: report, the last).",
 )
 _AFRESH = flags.DEFINE_bool(
     "start_afresh",
     False,
-    "Whether experiments whose results were made with other settings, data or another teacher are "
-    "deleted and begun again; others go on (default: false: such results are refused).",
+    "Delete and redo experiments whose results belong to other settings, data or teacher; the rest "
+    "continue (default: false: stop with an error).",
 )
 _SEEDS = flags.DEFINE_string(
     "seeds",
     None,
-    "Seeds to run the config with, such as 0,1,2; one table has the means (default: config.seed).",
+    "Random seeds; the config runs once for each, and a table gives means over them, such as 0,1,2 "
+    "(default: config.seed alone).",
 )
 _FOLDS = flags.DEFINE_string(
     "folds",
     None,
-    "Folds of the data to cross-validate over, such as 1,2, or all; one table has the means "
-    "(default: no cross-validation).",
+    "Cross-validation: numbers of the folds to evaluate on, each after training on all others, "
+    "such as 1,2; or all (default: none).",
 )
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
     False,
     "Whether this is one of several processes that train together (default: false). On a TPU pod "
-    "and in Slurm and MPI jobs they find each other; elsewhere give the next three flags.",
+    "and in Slurm and MPI jobs they find each other; elsewhere give --coordinator_address, "
+    "--num_processes and --process_id.",
 )
 _COORDINATOR = flags.DEFINE_string(
     "coordinator_address",
@@ -122,7 +127,10 @@ def _read_numbers(flag: flags.FlagHolder[Any], expected: str) -> list[int] | Non
 
 def help_text() -> str:
     """What the command does, its flags, and all settings."""
-    about_config = "Config file, or the name of one of psl_jax's, such as quickstart (required)."
+    about_config = (
+        "Config file or name, with a variant after a colon where it has one: quickstart, "
+        "own_data:mn04, psl2s:code; configs/ has all (required)."
+    )
     descriptions = [("config", about_config)]
     descriptions += [(flag.name, f"{flags.FLAGS[flag.name].help}") for flag in _FLAGS]
     lines = ["usage: psl-jax main --config CONFIG [FLAG ...] [SETTING ...]", ""]
@@ -130,7 +138,11 @@ def help_text() -> str:
     for name, text in descriptions:
         lines.append(f"  --{name}")
         lines += textwrap.wrap(text, 100, initial_indent=" " * 6, subsequent_indent=" " * 6)
-    lines += ["", "settings, with their defaults; docs/SETTINGS.md has the same:", ""]
+    lines += [
+        "",
+        "settings and their defaults (docs/SETTINGS.md); switches need =True or =False:",
+        "",
+    ]
     return "\n".join([*lines, settings_reference.help_text()])
 
 

@@ -158,7 +158,7 @@ def test_help_explains_main_and_lists_flags_and_settings(capsys):
         main._parse(["main", "--help"])
     text = capsys.readouterr().out
     assert not exit_.value.code and "An experiment has six stages." in text
-    assert "  --seeds\n      Seeds to run the config with" in text
+    assert "  --seeds\n      Random seeds; the config runs once for each" in text
     for name, known in config_lib.KNOWN.items():
         assert known.help[0].isupper() or known.help.startswith(("tfds:", "own_data:", "sound"))
         assert f"  --config.{name}=" in text

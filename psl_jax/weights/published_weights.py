@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import urllib.parse
 from typing import NamedTuple
 
 from psl_jax.runtime.errors import UserError
@@ -29,6 +30,7 @@ PUBLISHED: dict[str, Weights] = {
 def fetch(name: str) -> pathlib.Path:
     """The file of PUBLISHED weights, downloaded where it is not there yet. Raises UserError."""
     import pooch
+    from requests import ConnectionError as NoConnection
     from requests import RequestException
 
     weights = PUBLISHED[name]
@@ -38,10 +40,12 @@ def fetch(name: str) -> pathlib.Path:
             weights.url, f"sha256:{weights.sha256}", file, folder, progressbar=False
         )
     except (RequestException, OSError) as error:
-        reason = str(error).partition("\n")[0]
+        is_offline = isinstance(error, NoConnection)
+        host = urllib.parse.urlsplit(weights.url).netloc
+        reason = f"no connection to {host}" if is_offline else f"{error}".partition("\n")[0]
         raise UserError(
-            f"cannot download {name} from {weights.url}: {reason:.200}. Download it elsewhere, and "
-            f"put it into {folder} as {file}"
+            f"cannot download {name} from {weights.url}: {reason}. Download the file elsewhere and "
+            f"copy it to {folder / file}"
         ) from error
     except ValueError as error:
         raise UserError(

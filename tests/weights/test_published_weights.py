@@ -69,7 +69,7 @@ def test_another_file_is_refused_and_not_kept(served, monkeypatch, tmp_path):
 
 def test_without_a_connection_the_message_says_what_to_put_where(served, monkeypatch, tmp_path):
     publish(monkeypatch, "http://127.0.0.1:9/mn04.pt")
-    message = rf"http://127\.0\.0\.1:9/mn04\.pt.*into {tmp_path}/cache/psl_jax as mn04\.pt"
+    message = rf"no connection to 127\.0\.0\.1:9\..* copy it to {tmp_path}/cache/psl_jax/mn04\.pt$"
     with pytest.raises(UserError, match=message):
         fetch("mn04")
 
