@@ -1,4 +1,4 @@
-"""Drafts a class map: for each class of the data the teacher's class of the nearest name.
+"""Drafts a class map: pairs each class of the data with the teacher's class of the nearest name.
 
     psl-jax classes transformers:MIT/ast-finetuned-audioset-10-10-0.4593 DATA --out=map.csv
 
@@ -24,9 +24,19 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
     parser = cli_entry.parser("classes", __doc__ or "")
     add = parser.add_argument
-    add("teacher", metavar="TEACHER", help="a run, an export, mn:FILE, transformers:NAME, ...")
+    add(
+        "teacher",
+        metavar="TEACHER",
+        help="folder of a run, .safetensors, .pt, mn04, or mn:, onnx:, tflite:, transformers:, "
+        "python:, fitted: and a file or name (docs/TEACHERS.md)",
+    )
     add("data", metavar="DATA", help="folder of a prepared data set")
-    add("--out", required=True, metavar="CSV", help="file to write, which is not there (required)")
+    add(
+        "--out",
+        required=True,
+        metavar="CSV",
+        help="CSV to write; an existing file is an error (required)",
+    )
     add(
         "--trust_remote_code",
         action="store_true",

@@ -47,8 +47,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--segment_seconds",
         default="training",
         metavar="S",
-        help="length of the segments in seconds, or whole for whole clips, or training for the "
-        "length that the model was trained on (default: training)",
+        help="length of the segments: seconds, whole (whole clips) or training (as the model was "
+        "trained) (default: training)",
     )
     parser.add_argument(
         "--out",
@@ -60,7 +60,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     group.add_argument(
         "--events",
         action="store_true",
-        help="evaluate the tags with times, too, where the split has true events (default: no)",
+        help="also compute PSDS, segment F1 and event F1 against the split's events (default: "
+        "clip metrics only)",
     )
     tagging_cli.add_smoothing(group)
     group.add_argument(
@@ -68,14 +69,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="TABLE",
-        help="another tagger's events with scores, to compare with the model: a table of BirdNET, "
-        "of Raven or Audacity, or one with the columns file,onset,offset,label,score, or a folder "
-        "of them; may be given several times (default: none)",
+        help="table of another tagger's scored events, to compare with MODEL: BirdNET, Raven, "
+        "Audacity, or CSV file,onset,offset,label,score; or a folder of these; may be given "
+        "several times (default: none)",
     )
-    parsed = scoring_cli.parse_arguments(parser, arguments)
-    if parsed.unmapped == "weak":
-        parser.error("--unmapped=weak is for relabel: scores of weak labels would be none")
-    return parsed
+    return scoring_cli.parse_arguments(parser, arguments)
 
 
 def main(arguments: argparse.Namespace) -> None:

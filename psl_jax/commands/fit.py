@@ -30,9 +30,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--segment_seconds",
         default="training",
         metavar="S",
-        help="length of the segments that the tagger scores, in seconds, or whole for whole "
-        "clips, or training for the length that it was trained on (default: training); the score "
-        "of a clip is the mean of its segments' scores",
+        help="length of the segments: seconds, whole (whole clips) or training (as the tagger was "
+        "trained); a clip's score is their mean (default: training)",
     )
     parser.add_argument(
         "--out", required=True, metavar="FILE", help="file to write, FILE.npz (required)"

@@ -44,8 +44,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         type=float,
         default=MIN_SEGMENT_SECONDS,
         metavar="S",
-        help="shortest remainder at the end of a clip, in seconds, that becomes a segment "
-        f"(default: {MIN_SEGMENT_SECONDS:g})",
+        help="shortest remainder at a clip's end that becomes a segment, in seconds; shorter "
+        f"ones are dropped (default: {MIN_SEGMENT_SECONDS:g})",
     )
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="folder where the labels are written (required)"
@@ -62,8 +62,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     group.add_argument(
         "--count_padding",
         action="store_true",
-        help="include the padding after the end of a clip in the mean over time (default: leave "
-        "it out)",
+        help="average the teacher's output over the zero padding of short segments too (default: "
+        "over audio only)",
     )
     parsed = scoring_cli.parse_arguments(parser, arguments)
     for name in ("shortest_segment_seconds", "hop_seconds"):

@@ -23,6 +23,12 @@ from psl_jax.teachers.open_teacher import OpenedTeacher, parse_name
 from psl_jax.teachers.teacher import Teacher
 from psl_jax.teachers.transformers_teacher import is_repository
 
+_SPLIT_IS = {  # what --split names, by program
+    "fit": "split whose weak labels the classifier is fitted to",
+    "relabel": "split to label",
+    "evaluate": "split to evaluate on",
+}
+
 
 def make_parser(
     program: str, doc: str, *, split: str, has_class_maps: bool = True
@@ -37,23 +43,24 @@ def make_parser(
     add(
         "model",
         metavar="MODEL",
-        help="a run, an export, a .pt, or another tagger, mn:FILE.pt, onnx:FILE, ...",
+        help="folder of a run, .safetensors, .pt, mn04, or mn:, onnx:, tflite:, transformers:, "
+        "python:, fitted: and a file or name (docs/TEACHERS.md)",
     )
     add("data", metavar="DATA", help="folder of a prepared data set")
-    add("--split", default=split, help=f"split that is scored (default: {split})")
+    add("--split", default=split, help=f"{_SPLIT_IS[program]} (default: {split})")
     add(
         "--batch_size",
         type=int,
         default=0,
         metavar="N",
-        help="segments scored at a time, over all devices (default: 32 on a CPU, 1,024 s of audio "
-        "on other devices)",
+        help="segments computed at once over all devices (default: 32 on a CPU, elsewhere 1,024 s "
+        "of audio per device, such as 512 segments of 2 s)",
     )
     add(
         "--dtype",
         default="float32",
         choices=("float32", "bfloat16"),
-        help="data type that a network in JAX or PyTorch computes in (default: float32)",
+        help="precision of a network in JAX or PyTorch (default: float32)",
     )
     add("--num_devices", type=int, metavar="N", help="devices to compute on (default: all)")
     add(
@@ -66,42 +73,43 @@ def make_parser(
         "several taggers, and taggers with other classes (docs/TEACHERS.md)"
     )
     add, default = group.add_argument, RelabelSettings()
-    purpose = "averaged with the first's" if has_class_maps else "used as well"
+    purpose = "scores are averaged with MODEL's" if has_class_maps else "logits are inputs as well"
     add(
         "--teacher",
         action="append",
         default=[],
         metavar="MODEL",
-        help=f"another tagger, whose scores are {purpose}; may be given several times (default: "
-        "none)",
+        help=f"one more model, whose {purpose}; may be given several times (default: MODEL alone)",
     )
     if has_class_maps:
         add(
             "--mean",
             default=default.mean,
             choices=combined_teachers.MEANS,
-            help=f"what the mean over several taggers is taken of (default: {default.mean})",
+            help=f"average several models' probabilities or their logits (default: {default.mean})",
         )
         add(
             "--class_map",
             default="",
             metavar="CSV",
-            help="table with the columns class and teacher_class, or one per tagger, separated by "
-            "commas (default: classes of equal names)",
+            help="CSV class,teacher_class that pairs the data's classes with the model's; for "
+            "several models one CSV, or one each with commas between (default: pair equal names)",
         )
         add(
             "--unmapped",
             default=default.unmapped,
-            choices=class_lists.UNMAPPED,
-            help="what happens to classes of the data that the model lacks: an error, scores of 0 "
-            f"(drop), or their weak labels (default: {default.unmapped})",
+            choices=class_lists.UNMAPPED if program == "relabel" else class_lists.UNMAPPED[:2],
+            help="classes of the data that the model lacks: error: stop; drop: score 0 "
+            "everywhere; weak (relabel only): keep the weak labels (default: "
+            f"{default.unmapped})",
         )
     group = parser.add_argument_group("several processes")
     group.add_argument(
         "--distributed",
         action="store_true",
         help="this is one of several processes that share the work; on a TPU pod and in Slurm and "
-        "MPI jobs they find each other, elsewhere give the next three (default: a single process)",
+        "MPI jobs they find each other, elsewhere give --coordinator_address, --num_processes and "
+        "--process_id (default: a single process)",
     )
     for name, metavar, value_type, what in (
         ("coordinator_address", "HOST:PORT", str, "address where process 0 listens"),
