@@ -124,12 +124,19 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
     parser = tagging_cli.make_parser("export", __doc__ or "")
     add = parser.add_argument
-    add("--format", required=True, choices=FORMATS, help="format to write (required)")
+    add(
+        "--format",
+        required=True,
+        choices=FORMATS,
+        help="onnx, tflite, stablehlo: graph with front end; torch: PyTorch state dict; "
+        "safetensors, orbax: Flax weights (required)",
+    )
     add("--out", required=True, metavar="PATH", help="file to write, for orbax a folder (required)")
     add(
         "--classes",
         metavar="CSV",
-        help="CSV of the classes of a published .pt (default: AudioSet's)",
+        help="CSV of class names, for a published .pt that is not of AudioSet (default: "
+        "AudioSet's 527)",
     )
     add(
         "--input",
@@ -141,7 +148,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add(
         "--quantize",
         action="store_true",
-        help="tflite: store weights in 8 bits, dynamic range (default: float32)",
+        help="tflite: 8-bit weights, computed in float32 (dynamic-range quantization) (default: "
+        "float32 weights)",
     )
     add(
         "--audio",

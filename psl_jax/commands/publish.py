@@ -45,7 +45,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--out",
         required=True,
         metavar="DIR",
-        help="folder to write; only an empty or a published folder is replaced (required)",
+        help="folder to write: new, empty, or written by publish before (required)",
     )
     add(
         "--licence",
@@ -53,7 +53,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="licence of the weights, such as cc-by-4.0 (default: the one stored with the model; "
         "required if there is none)",
     )
-    add("--use", metavar="TEXT", help="purpose of the model, for its card (default: none)")
+    add(
+        "--use",
+        metavar="TEXT",
+        help="what the model is for: a sentence for its model card (default: none)",
+    )
     add("--name", metavar="NAME", help="name of the model (default: the experiment's)")
     return tagging_cli.parse_arguments(parser, arguments)
 

@@ -47,28 +47,28 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--segment_seconds",
         type=float,
         metavar="S",
-        help="length of the segments in seconds (default: that of the run)",
+        help="length of the segments to judge, in seconds (default: as in the model's training)",
     )
     add(
         "--random_share",
         type=float,
         default=0.2,
         metavar="P",
-        help="share of the segments that is drawn at random, from 0 to 1: what is estimated from "
-        "these holds for all (default: 0.2)",
+        help="share of segments, 0 to 1, shown at random; only they give an unbiased estimate of "
+        "how many labels are right (default: 0.2)",
     )
     add(
         "--example",
         metavar="FILE",
-        help="embeddings of a sound, as psl-jax tag RUN SOUND --embeddings --out=DIR writes them: "
-        "the segments that are nearest to it come first (default: the most useful segments)",
+        help="embeddings of a sound (NAME.embeddings.npz of psl-jax tag --embeddings): segments "
+        "that resemble it come first; needs --label (default: the most useful first)",
     )
-    add("--label", metavar="CLASS", help="class of the example (default: none; --example needs it)")
+    add("--label", metavar="CLASS", help="class of the --example sound, required with it")
     add(
         "--out",
         default=serve.TABLE,
         metavar="FILE",
-        help=f"table of the decisions, which is continued (default: {serve.TABLE})",
+        help=f"CSV of decisions; new ones are appended (default: {serve.TABLE})",
     )
     serve.add_server_settings(parser)
     parsed = tagging_cli.parse_arguments(parser, arguments)

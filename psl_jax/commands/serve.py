@@ -52,14 +52,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="URL",
-        help="origin of other web pages that may use the interface, such as https://example.org; "
-        "may be given several times (default: none)",
+        help="address of a web site whose pages may call /api/v1 (CORS), such as "
+        "https://example.org; may be given several times (default: none)",
     )
     group.add_argument(
         "--corrections",
         metavar="FILE",
-        help="table where corrections of tags are stored, for config.corrections (default: "
-        f"{TABLE} where only this machine can open the page; else none)",
+        help="CSV for corrections made on the page, usable as config.corrections (default: "
+        f"{TABLE}; none if --host opens the page to others)",
     )
     return tagging_cli.parse_arguments(parser, arguments)
 
@@ -78,14 +78,14 @@ def add_server_settings(parser: argparse.ArgumentParser) -> Any:
     group.add_argument(
         "--token",
         default=os.environ.get(TOKEN_VARIABLE, ""),
-        help="secret that each request must contain (default: that of the environment variable "
-        f"{TOKEN_VARIABLE}, which other users of this machine cannot read; else none)",
+        help=f"secret that each request must carry (default: the variable {TOKEN_VARIABLE}, "
+        "safer as other users cannot see it; else none)",
     )
     group.add_argument(
         "--who",
         default=_find_user_name(),
         metavar="NAME",
-        help="who decides, for the table of decisions (default: %(default)s, as you are logged in)",
+        help="your name, written beside each decision (default: your login, %(default)s)",
     )
     return group
 

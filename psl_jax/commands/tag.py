@@ -58,7 +58,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "files",
         metavar="FILE",
         nargs="*",
-        help="audio file, folder, pattern, or - for standard input",
+        help="audio file, folder, quoted pattern such as 'a/**/*.wav', or - for standard input",
     )
     parser.add_argument(
         "--list_labels",
@@ -82,14 +82,15 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         help="output format. table: best tags and their times; summary: one line per file, with "
         "its best tags and number of events; csv: events with onset, offset, label and score; "
         "json: best tags and events; audacity: events as a label track; raven: events as a "
-        "selection table; frames: CSV of all scores over time (default: table, with --out csv)",
+        "selection table; frames: CSV of all scores over time (default: table; csv if --out is "
+        "given)",
     )
     group.add_argument(
         "--top_k",
         type=int,
         default=5,
         metavar="K",
-        help="most tags in table, summary and json (default: 5)",
+        help="largest number of tags per file in table, summary and json (default: 5)",
     )
     group.add_argument(
         "--min_score",
@@ -101,7 +102,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--labels",
         metavar="NAME;NAME",
-        help="classes to tag, separated by semicolons (default: all of the model)",
+        help='classes to report, in quotes, such as "Dog;Siren" (default: all of the model)',
     )
     group.add_argument(
         "--out",
@@ -111,7 +112,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--skip_existing",
         action="store_true",
-        help="with --out: leave out inputs whose output is there (default: tag all)",
+        help="with --out: skip files that already have an output there (default: tag all)",
     )
     group.add_argument(
         "--embeddings",

@@ -40,25 +40,32 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("data", metavar="DATA", nargs="?", help="folder of a prepared data set (not with --reset)")
     add(
-        "--split", default="balanced", help="split that thresholds are tuned on (default: balanced)"
+        "--split",
+        default="balanced",
+        help="split to tune on; choose one that the model was not trained on (default: balanced)",
     )
     add(
         "--test_split",
         metavar="SPLIT",
-        help="another split whose F1 with these thresholds is printed too (default: none)",
+        help="second split, on which the tuned thresholds are only checked: its F1 is printed "
+        "(default: none)",
     )
     tagging_cli.add_smoothing(parser, default=MEDIAN_FILTER)
     add(
         "--corrections",
         metavar="FILES",
-        help="tables of decisions of people (psl-jax review), separated by commas, by which the "
-        "weak labels are corrected (default: none)",
+        help="tables of psl-jax review, with commas between, that correct the weak labels first "
+        "(default: none)",
     )
-    add("--csv", metavar="FILE", help="file for the table of all classes (default: none)")
+    add(
+        "--csv",
+        metavar="FILE",
+        help="CSV to write: each class's threshold and scores (default: none)",
+    )
     add(
         "--reset",
         action="store_true",
-        help="remove the stored thresholds: each class has 0.5 again",
+        help="remove the stored thresholds; all classes use 0.5 again",
     )
     add("--dry_run", action="store_true", help="print the thresholds, and store nothing")
     parsed = tagging_cli.parse_arguments(parser, arguments)

@@ -17,7 +17,10 @@ from psl_jax.tagging.tagger import Tagger
 def make_parser(program: str, doc: str) -> argparse.ArgumentParser:
     """Makes a parser that takes MODEL; `doc` is the docstring of the program's module."""
     parser = cli_entry.parser(program, doc)
-    parser.add_argument("model", metavar="MODEL", help="folder of a finished run, or another model")
+    others = "" if program == "thresholds" else ", mn04, or hf://USER/NAME"
+    parser.add_argument(
+        "model", metavar="MODEL", help=f"folder of a run, a .safetensors or .pt file{others}"
+    )
     return parser
 
 
@@ -28,8 +31,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         "--segment_seconds",
         type=float,
         metavar="S",
-        help="length in seconds of the segments that the network scores (default: the length that "
-        "it was trained on)",
+        help="length of the segments scored at once, in seconds (default: as in training)",
     )
     group.add_argument(
         "--hop_seconds",
@@ -43,36 +45,35 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         "--threshold",
         type=float,
         metavar="P",
-        help="score from 0 to 1 that an event must reach at least once (default: for each class "
-        "the threshold that psl-jax thresholds stored with the model, else 0.5)",
+        help="score, 0 to 1, that an event must reach somewhere (default: each class's own, "
+        "stored by psl-jax thresholds; else 0.5, which mn04 seldom reaches)",
     )
     group.add_argument(
         "--thresholds",
         metavar="FILE",
-        help="CSV file of thresholds with the columns class and threshold, as the page saves and "
-        "psl-jax thresholds --csv writes it; other classes have --threshold, or else the model's "
-        "(default: no file)",
+        help="CSV class,threshold, as the page and psl-jax thresholds --csv write it; classes not "
+        "in it use --threshold, else the model's (default: none)",
     )
     group.add_argument(
         "--low_threshold",
         type=float,
         metavar="P",
-        help="lowest score within an event: it reaches as far as scores are at least this "
-        "(default: the threshold)",
+        help="score, 0 to 1, down to which an event extends on both sides of where it reaches "
+        "--threshold (default: the threshold)",
     )
     add_smoothing(group)
 
 
 def add_smoothing(parser: Any, default: int | None = None) -> None:
     """Adds what is done to the scores over time before events are found."""
-    otherwise = "that of the model's thresholds, else 1" if default is None else default
+    otherwise = "as the model's thresholds were tuned, else 1" if default is None else default
     parser.add_argument(
         "--median_filter",
         type=int,
         default=default,
         metavar="N",
-        help="length of the median filter over the scores, in frames of 0.32 s, an odd number; 1: "
-        f"no filter (default: {otherwise})",
+        help="median filter over scores, odd number of frames of 0.32 s; 1: none (default: "
+        f"{otherwise})",
     )
 
 
