@@ -70,7 +70,7 @@ def _add_action(
             "--segment_seconds",
             type=float,
             metavar="S",
-            help=f"length of the segments that get labels, in seconds ({seconds})",
+            help=f"length of the labelled segments, in seconds ({seconds})",
         )
         add(
             "--hop_seconds",
@@ -84,8 +84,8 @@ def _add_action(
             type=float,
             default=MIN_SEGMENT_SECONDS,
             metavar="S",
-            help="shortest remainder at the end of a clip, in seconds, that becomes a segment "
-            f"(default: {MIN_SEGMENT_SECONDS:g})",
+            help="shortest remainder at a clip's end that becomes a segment, in seconds; shorter "
+            f"ones are dropped (default: {MIN_SEGMENT_SECONDS:g})",
         )
     return add
 
@@ -101,8 +101,8 @@ def _add_format(add: Any, formats: Sequence[str]) -> None:
     add(
         "--pool",
         choices=("mean", "max"),
-        help="how frames become a segment, or segments a clip (default: mean in import; export "
-        "needs it where a clip has several segments and the file one row)",
+        help="import: how frames are pooled into a segment (default: mean); export: npy: how a "
+        "clip's segments are pooled into its one row; required if there are several",
     )
 
 
@@ -111,26 +111,28 @@ def _add_import(actions: Any) -> None:
         actions,
         "import",
         "Reads a label file.",
-        source="label file, folder of --format=hf, or soft labels of an earlier version",
+        source="label file, hf folder, or a folder of soft labels that an older psl_jax wrote",
         out="folder of soft labels",
-        seconds="required for a file",
+        seconds="required, unless SOURCE is a folder of an earlier version",
     )
     _add_format(add, list(FORMATS))
     add(
         "--classes",
         metavar="CSV",
-        help="CSV of the classes (default: as the label file names them)",
+        help="CSV (label, or index,mid,display_name) with the class of each column (default: the "
+        "file's own names)",
     )
     add(
         "--index",
         metavar="FILE",
-        help="file with the names of the rows (default: where the format has them)",
+        help="npy, ced: file that says which clip each row is (default: the one beside the label "
+        "file)",
     )
     add(
         "--fill",
         choices=("mean", "half", "zero"),
-        help="ced: value of the classes that a row leaves out: mean, the lowest kept value divided "
-        "by their number; half of the lowest kept value; or zero (default: mean)",
+        help="ced: value of classes left out of a row: mean: the lowest kept value shared among "
+        "them; half: half of it; zero (default: mean)",
     )
     for option, what in (("--unmapped", "classes"), ("--missing", "segments")):
         add(
@@ -154,8 +156,8 @@ def _add_export(actions: Any) -> None:
     add(
         "--audio",
         choices=("embedded", "reference"),
-        help="hf: where the audio lies: that of each segment in the rows, or the clips in files to "
-        "which the rows refer (default: embedded)",
+        help="hf: embedded: each row holds its segment's audio; reference: rows name a file with "
+        "the whole clip (default: embedded)",
     )
     add("--top_k", type=int, metavar="K", help="ced: number of classes kept in a row (default: 20)")
 
@@ -168,13 +170,25 @@ def _add_page(actions: Any) -> None:
         source="folder of soft labels",
         out="HTML page",
     )
-    add("--samples", type=int, default=50, metavar="N", help="number of clips (default: 50)")
-    add("--seed", type=int, default=0, metavar="N", help="seed of the choice (default: 0)")
+    add(
+        "--samples",
+        type=int,
+        default=50,
+        metavar="N",
+        help="number of clips on the page (default: 50)",
+    )
+    add(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="seed of the random choice of clips (default: 0)",
+    )
     add(
         "--choose",
         default="classes",
         choices=("classes", "even"),
-        help="how clips are chosen: for each class in turn, or evenly over the split (default: "
+        help="choose clips class by class (classes), or evenly over the split (even) (default: "
         "classes)",
     )
 

@@ -4,9 +4,9 @@
     psl-jax prepare --describe DATA
     psl-jax prepare --verify DATA
 
-Recordings (files, tars, parquet, HDF5; of any rate and number of channels) become TFRecord clips of
-16 kHz mono. docs/DATA.md describes what each corpus should look like. The same command continues a
-preparation that was stopped, and makes lost shards again.
+Recordings (files, tars, parquet, HDF5; of any rate and number of channels) become mono TFRecord
+clips at 16 or 32 kHz (--sample_rate). docs/DATA.md describes what each corpus should look like. The
+same command continues a preparation that was stopped, and makes lost shards again.
 
 Exit status: 0; 1 if more than --max_missing of a split's clips are missing, or --verify found
 damage; 2 for wrong settings; 75 after SIGTERM.
@@ -25,21 +25,43 @@ from psl_jax.data.settings import DataSettings
 from psl_jax.preparing import preparation_report, prepare_corpus
 from psl_jax.runtime import cli_entry
 
+_METAVARS = {  # of the options of own_data
+    "clip_seconds": "S",
+    "group_by": "RULE",
+    "columns": "OURS=THEIRS",
+    "event_label": "CLASS",
+    "label_separator": "CHARACTER",
+}
+
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
     parser = cli_entry.parser("prepare", __doc__ or "")
     add = parser.add_argument
-    folder = "folder of a prepared data set, or a --data_dir that holds one only"
+    folder = "folder of a prepared data set (or its --data_dir if that holds only one)"
     add(
         "--describe",
         metavar="DIR",
         help=f"{folder}: print what is in it, and write it as an HTML page",
     )
     add("--verify", metavar="DIR", help=f"{folder}: read and check all its records")
-    add("--corpus", choices=prepare_corpus.RECORDED_CORPORA, help="corpus that is prepared")
-    add("--source_dir", metavar="DIR", help="folder of the recordings and the corpus's tables")
-    add("--data_dir", metavar="DIR", help="folder in which the data set gets a folder of its own")
+    add(
+        "--corpus",
+        choices=prepare_corpus.RECORDED_CORPORA,
+        help="corpus to prepare; own_data: your own recordings (required, but for --describe and "
+        "--verify)",
+    )
+    add(
+        "--source_dir",
+        metavar="DIR",
+        help="folder of the recordings and their label tables (required with --corpus)",
+    )
+    add(
+        "--data_dir",
+        metavar="DIR",
+        help="folder for prepared data; the data set goes into CORPUS/SETTINGS/1.0.0 below it "
+        "(required with --corpus)",
+    )
     add(
         "--limit",
         type=int,
@@ -51,23 +73,24 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         type=float,
         metavar="SHARE",
         default=0.1,
-        help="largest share of a split's clips that may be missing; with more, the exit status is "
-        "1 (default: 0.1)",
+        help="largest share, 0 to 1, of a split's clips that may be missing; above it the exit "
+        "status is 1 (default: 0.1)",
     )
     add(
         "--sample_rate",
         type=int,
         choices=RATES,
         default=RATES[0],
-        help="rate of the clips in Hz: 32000 for networks that hear it (default: 16000)",
+        help="rate of the clips in Hz: 16000, or 32000 for networks trained at 32 kHz, such as "
+        "mn04 (default: 16000)",
     )
     workers = "clips decoded at a time (default: one per core)"
     add("--num_workers", type=int, metavar="N", help=workers)
     add(
         "--beam_options",
         metavar="OPTIONS",
-        help="options of a Beam pipeline for a cluster, in one quoted string, such as "
-        '"--runner=FlinkRunner" (default: this machine prepares, without Beam)',
+        help="Apache Beam options, in one quoted string, to prepare on a cluster (default: this "
+        "machine, without Beam)",
     )
     _add_corpus_options(parser)
     flags.FLAGS(arguments[:1])  # absl wants its own flags parsed, and has none here
@@ -89,7 +112,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _add_corpus_options(parser: argparse.ArgumentParser) -> None:
     """Adds what only some corpora have; None stands for the corpus's default."""
-    add = parser.add_argument_group("corpora as published").add_argument
+    add = parser.add_argument_group("published corpora (not own_data)").add_argument
     add(
         "--splits",
         metavar="A,B",
@@ -100,7 +123,8 @@ def _add_corpus_options(parser: argparse.ArgumentParser) -> None:
         "--max_clip_seconds",
         type=float,
         metavar="S",
-        help="longest clip in seconds; longer ones are cut there (default: the corpus's longest)",
+        help="longest clip in seconds; longer ones are cut there (default: 10 for audioset, 30 "
+        "for FSD, 5 for esc50, 4 for urbansound8k)",
     )
     add = parser.add_argument_group("audioset").add_argument
     add(
@@ -108,7 +132,12 @@ def _add_corpus_options(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder of the segment CSVs and the strong labels (default: --source_dir)",
     )
-    add("--seed", type=int, help="seed that chooses the clips of the split aud300h (default: 0)")
+    add(
+        "--seed",
+        type=int,
+        help="seed of the random choice of aud300h's clips; another seed gives another set "
+        "(default: 0)",
+    )
     add(
         "--hdf5_rate",
         type=int,
@@ -129,8 +158,10 @@ def _add_corpus_options(parser: argparse.ArgumentParser) -> None:
             how: dict[str, Any] = {"action": "store_const", "const": True}
             if not isinstance(field.default, bool):
                 choices = field.metadata["rule"].choices or None
-                how = {"type": type(field.default), "choices": choices}
-            add(f"--{field.name}", help=f"{text} (default: {field.default!r})", **how)
+                metavar = None if choices else _METAVARS[field.name]
+                how = {"type": type(field.default), "choices": choices, "metavar": metavar}
+            shown = "leave them out" if field.default is False else field.default or "none"
+            add(f"--{field.name}", help=f"{text} (default: {shown})", **how)
 
 
 def main(arguments: argparse.Namespace) -> int:
