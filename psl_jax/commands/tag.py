@@ -148,7 +148,8 @@ def main(arguments: argparse.Namespace) -> int:
     arguments.format = arguments.format or ("csv" if arguments.out else "table")
     _check_settings(arguments, len(inputs))
     plotter = _Plotter(arguments.plot, inputs) if arguments.plot else None
-    outputs: list[Output] = [] if plotter is None else [plotter]
+    counter = _EventCounter()
+    outputs: list[Output] = [counter] if plotter is None else [counter, plotter]
     paths = _add_outputs(outputs, arguments, inputs)
     distributed.configure(keep_compiled_from=0.5)
     model = tagger.load(arguments.model, _split_names(arguments.labels))
@@ -173,6 +174,13 @@ def main(arguments: argparse.Namespace) -> int:
             all_files if is_single else _count(all_files, bar),
             outputs,
             prints=not arguments.out,
+        )
+    if num_tagged and not counter.num_events and arguments.format in ("csv", "audacity", "raven"):
+        peak, label = counter.highest
+        print(
+            f"0 events (files tagged: {num_tagged}): no score reaches its threshold. Highest: "
+            f"{label} {peak:.3f}. Try a --threshold below it",
+            file=sys.stderr,
         )
     if arguments.out:
         elapsed, total = time.perf_counter() - start, num_tagged + num_failed
@@ -309,6 +317,19 @@ def _count_older(paths: Iterable[pathlib.Path], model: str) -> int:
 def _split_names(text: str | None) -> list[str] | None:
     """Splits the classes of --labels; None: all."""
     return None if text is None else [name.strip() for name in text.split(";") if name.strip()]
+
+
+class _EventCounter:
+    """Counts events; while there are none, keeps the highest score over time and its class."""
+
+    def __init__(self) -> None:
+        self.num_events, self.highest = 0, (0.0, "")
+
+    def __call__(self, tags: FileTags) -> None:
+        self.num_events += len(tags.events)
+        if not self.num_events:
+            best = int(tags.peaks.argmax())
+            self.highest = max(self.highest, (float(tags.peaks[best]), tags.labels[best]))
 
 
 class _Plotter:

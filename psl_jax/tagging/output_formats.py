@@ -103,6 +103,11 @@ def format_table(tags: FileTags, best: TagLimits, width: int = 100) -> str:
         other_names = "; ".join(shorten(name, 40) for name, _ in others.most_common(5))
         and_more = f" and {len(others) - 5} more" if len(others) > 5 else ""
         lines.append(f"  heard at times, too: {other_names}{and_more}")
+    if not tags.events:
+        highest = tags.peaks.max()
+        lines.append(
+            f"  no score reaches its threshold: a --threshold below {highest:.3f} shows times"
+        )
     return "\n".join(lines) + "\n\n"
 
 
