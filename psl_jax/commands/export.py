@@ -128,8 +128,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--format",
         required=True,
         choices=FORMATS,
-        help="onnx, tflite, stablehlo: graph with front end; torch: PyTorch state dict; "
-        "safetensors, orbax: Flax weights (required)",
+        help="onnx, tflite, stablehlo: graph with front end; torch, safetensors: PyTorch weights; "
+        "orbax: Flax weights (required)",
     )
     add("--out", required=True, metavar="PATH", help="file to write, for orbax a folder (required)")
     add(

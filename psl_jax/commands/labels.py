@@ -4,7 +4,7 @@
     psl-jax labels export labels/2s DATA --split=balanced --format=parquet --out=2s.parquet
     psl-jax labels export labels/2s DATA --split=balanced --format=hf --out=FOLDER_FOR_DATASETS
     psl-jax labels resegment labels/frames DATA --split=balanced --segment_seconds=2 --out=labels/2s
-    psl-jax labels page labels/2s DATA --split=balanced --samples=50 --out=labels.html
+    psl-jax labels page labels/2s DATA --split=balanced --clips=50 --out=labels.html
 
 To train on imported or resegmented labels, without a teacher:
 
@@ -171,7 +171,7 @@ def _add_page(actions: Any) -> None:
         out="HTML page",
     )
     add(
-        "--samples",
+        "--clips",
         type=int,
         default=50,
         metavar="N",
@@ -319,20 +319,20 @@ def _page(arguments: argparse.Namespace, out: pathlib.Path) -> None:
     from psl_jax.reporting import label_page
     from psl_jax.runtime import distributed
 
-    if arguments.samples < 1:
-        raise UserError(f"--samples={arguments.samples}: expected 1 or more")
+    if arguments.clips < 1:
+        raise UserError(f"--clips={arguments.clips}: expected 1 or more")
     if arguments.seed < 0:
         raise UserError(f"--seed={arguments.seed}: expected 0 or more")
     distributed.configure()
     source = open_folder(arguments.data, arguments.split)
     labels = _open_labels(arguments.source, source)
     disk_errors.check_writable(out.parent, "--out")
-    clips = label_page.choose(source.index, arguments.samples, arguments.seed, arguments.choose)
+    clips = label_page.choose(source.index, arguments.clips, arguments.seed, arguments.choose)
     rule = label_page.RULES[arguments.choose].format(seed=arguments.seed)
     size = label_page.write_page(out, source, labels, clips, rule).stat().st_size
     print(f"{len(clips)} clips in {out}: {size / 1e6:.1f} MB")
     if size > 30e6:
-        print("note: some browsers are slow with so large a page; give fewer --samples")
+        print("note: some browsers are slow with so large a page; give fewer --clips")
 
 
 # --- What the actions share -----------------------------------------------------------------------

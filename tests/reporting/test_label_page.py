@@ -38,7 +38,7 @@ def page(tmp_path_factory, index):
     folder = tmp_path_factory.mktemp("label_page")
     label_data.write_data(folder / "data", index)
     label_data.write_labels(folder / "labels", index, SEGMENTATION)
-    options = ("--split=train", "--samples=4", f"--out={folder / 'page.html'}")
+    options = ("--split=train", "--clips=4", f"--out={folder / 'page.html'}")
     run("page", folder / "labels", folder / "data", *options, "--choose=even")
     return folder / "page.html"
 
@@ -109,7 +109,7 @@ def test_the_page_holds_the_audio_itself(page, index):
         np.testing.assert_array_equal(samples, originals[clip])
 
 
-@pytest.mark.parametrize("option", ["--seed=-1", "--samples=0"])
+@pytest.mark.parametrize("option", ["--seed=-1", "--clips=0"])
 def test_numbers_that_are_none(tmp_path, option):
     with pytest.raises(UserError, match=f"{option}: expected"):
         run("page", tmp_path, tmp_path, f"--out={tmp_path / 'p.html'}", option)
