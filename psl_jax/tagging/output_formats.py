@@ -105,9 +105,7 @@ def format_table(tags: FileTags, best: TagLimits, width: int = 100) -> str:
         lines.append(f"  heard at times, too: {other_names}{and_more}")
     if not tags.events:
         highest = tags.peaks.max()
-        lines.append(
-            f"  no score reaches its threshold: a --threshold below {highest:.3f} shows times"
-        )
+        lines.append(f"  no event: a --threshold below {highest:.3f} shows times")
     return "\n".join(lines) + "\n\n"
 
 
