@@ -85,8 +85,9 @@ class Recordings:
         if keeps_background or not (events or (self.events and unsure)):
             return Coverage(everything, True, True, unsure)
         if recording in self.labelled:
-            timed = {label for _, label in events}
-            return Coverage(everything - timed, False, not self.rows[recording].labels, unsure)
+            labels = self.rows[recording].labels
+            timed = {label for _, label in events} & set(labels)  # others are none of its labels
+            return Coverage(everything - timed, False, not labels, unsure)
         return Coverage(frozenset(), False, False, unsure)
 
     def shorten_events(

@@ -108,6 +108,15 @@ def test_tables_of_whole_recordings_and_splits_by_hand(tmp_path):
     )
 
 
+def test_of_classes_that_a_table_of_labels_lacks_events_tell_nothing(tmp_path):
+    """Its labels are complete, whatever is annotated: true events must not help the training."""
+    events = "filename,onset,offset,label\na,1,2,cat\na,5,6,dog\nb,1,2,dog\n"
+    labels = "filename,labels\na,cat\nb,dog\nc,cat\nd,cat\n"
+    source = source_of(tmp_path, {"full.csv": labels, "full_events.csv": events})
+    data_dir = prepare(config(source_dir=str(source), clip_seconds=10.0), tmp_path)
+    assert labels_of(data_dir) == {"a": "+-", "b": "-+", "c": "+-", "d": "+-"}
+
+
 def test_recordings_that_no_row_names_are_a_split_of_their_own(tmp_path):
     names = ["north/a", "north/b", "south/c", "south/d", "east/e", "east/f"]
     table = "filename,labels\nnorth/a.wav,dog\nsouth/c.wav,dog\neast/e.wav,cat\n"
