@@ -350,6 +350,8 @@ def stored_settings(stored: Mapping[str, Any], where: object) -> dict[str, Any]:
     """
     values = {removed_settings.RENAMED.get(name, name): value for name, value in flatten(stored)}
     removed_settings.check(values, where)
+    if values.get("labels") == "soft" and "model.dtype" in values:
+        values.setdefault("relabel.dtype", values["model.dtype"])  # of 0.1.0, which had one dtype
     defaults = files.as_json({name: known.default for name, known in KNOWN.items()})
     removed = removed_settings.REMOVED
     return defaults | {name: value for name, value in values.items() if name not in removed}

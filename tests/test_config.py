@@ -220,6 +220,9 @@ def test_folders_of_earlier_versions_are_understood():
     old["data"]["max_clip_seconds"] = 4.0
     stored = config_lib.stored_settings(old, "here")
     assert config_lib.changed(stored, now)[Kind.SCIENTIFIC] == ["data.clip_seconds"]
+    # Labels were computed in the type of the student.
+    old |= {"labels": "soft", "model": old["model"] | {"dtype": "bfloat16"}}
+    assert config_lib.stored_settings(old, "here")["relabel.dtype"] == "bfloat16"
 
 
 def test_a_setting_that_there_is_no_longer_counts_as_scientific():

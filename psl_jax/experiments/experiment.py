@@ -99,7 +99,7 @@ class Experiment:
         """
         self.folder.check_settings()
         digest = self._corrections.digest if self._corrections else ""
-        self.folder.bind_corrections(digest, self.settings.corrections)
+        self.folder.bind_corrections(digest, self.settings.corrections or "config.corrections")
         names = ["train_split"]
         if last_stage is not Stage.RELABEL:
             names.append("validation_split")

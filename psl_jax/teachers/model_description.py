@@ -98,8 +98,10 @@ def _read_description(path: pathlib.Path, model: pathlib.Path | None) -> Descrip
     classes = settings.get("classes", ())
     if isinstance(classes, str):
         settings["classes"] = os.fspath(path.parent / classes)
-    else:
+    elif isinstance(classes, (list, tuple)):
         settings["classes"] = tuple(map(str, classes))
+    else:
+        raise UserError(f"{path}: classes is {classes!r}, expected a CSV or a list of names")
     _check(settings, path)
     file = model or path.parent / str(file_name)
     if not file.is_file():

@@ -243,7 +243,8 @@ def _open_onnx(description: Description) -> Runtime:
         reason = f"{error}".partition("\n")[0]
         raise UserError(f"{description.file} cannot be opened by onnxruntime: {reason}") from error
     inputs, outputs = session.get_inputs(), [tensor.name for tensor in session.get_outputs()]
-    _check_input([tensor.name for tensor in inputs], inputs[0].type, description.file)
+    dtype = inputs[0].type if inputs else "nothing"
+    _check_input([tensor.name for tensor in inputs], dtype, description.file)
     ours = "clip_probabilities"  # of an export
     default = outputs.index(ours) if ours in outputs else 0
     output = outputs[_choose_output(description, outputs, default)]
