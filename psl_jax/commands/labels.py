@@ -27,7 +27,7 @@ from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter, made_with
 from psl_jax.data.source import Source, open_folder
 from psl_jax.label_files import importing, older_folder, resegment
 from psl_jax.label_files.formats import FORMATS, Format
-from psl_jax.label_files.label_file import Options, plain_errors
+from psl_jax.label_files.label_file import Options, missing_library_errors, plain_errors
 from psl_jax.networks.class_lists import match_classes, read_classes
 from psl_jax.runtime import cli_entry, disk_errors, files
 from psl_jax.runtime.errors import UserError
@@ -275,7 +275,10 @@ def _export(arguments: argparse.Namespace, out: pathlib.Path) -> None:
         source=source,
         audio=arguments.audio or "embedded",
     )
-    with disk_errors.plain_disk_errors(out, "Run the same command again."):
+    with (
+        missing_library_errors(out),
+        disk_errors.plain_disk_errors(out, "Run the same command again."),
+    ):
         written = form.write(out, labels, options)
     print(f"soft labels of {len(labels.index):,} clips as {name} in:")
     for path in written[:5]:

@@ -178,8 +178,8 @@ def read_rows(labels: SoftLabels, min_rows: int = 1) -> Iterator[Rows]:
 
 
 @contextlib.contextmanager
-def plain_errors(path: pathlib.Path) -> Iterator[None]:
-    """Turns a missing library, and a file that is missing or damaged, into a UserError."""
+def missing_library_errors(path: pathlib.Path) -> Iterator[None]:
+    """Turns a missing library into a UserError that says how to install it."""
     try:
         yield
     except ImportError as error:
@@ -187,6 +187,14 @@ def plain_errors(path: pathlib.Path) -> Iterator[None]:
         if library not in ("h5py", "pyarrow"):
             raise
         raise MissingPackageError(path, library, "corpora") from error
+
+
+@contextlib.contextmanager
+def plain_errors(path: pathlib.Path) -> Iterator[None]:
+    """Turns a missing library, and a file that is missing or damaged, into a UserError."""
+    try:
+        with missing_library_errors(path):
+            yield
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except PermissionError:
