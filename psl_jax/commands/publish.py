@@ -179,9 +179,11 @@ def _write_for_transformers(folder: pathlib.Path, model: Model) -> dict[str, str
 def _refuse_foreign(out: pathlib.Path) -> None:
     """Raises UserError where `out` holds something that was not published here."""
     config = out / "config.json"
-    is_published = config.exists() and not (out / ".git").exists()
+    is_published = config.exists() and (out / "model.safetensors").exists()
     if is_published:
-        is_published = files.read_json(config).get("model_type") == "psl_jax"
+        described = files.read_json(config)
+        is_ours = isinstance(described, dict) and described.get("model_type") == "psl_jax"
+        is_published = is_ours and not (out / ".git").exists()
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not is_published):
         raise UserError(
             f"--out={out} holds something else, which would be deleted: give a folder that is not "

@@ -71,7 +71,7 @@ def class_table(
     """Makes the table of experiments, each with the folders of its runs: APs are means over these.
 
     None where no run was evaluated. Classes are those of the best experiment, or else of the first
-    that was evaluated; experiments with others are left out.
+    that was evaluated; experiments and runs with others are left out.
     """
     tables = {
         name: list(filter(None, (read_classes(folder / PER_CLASS) for folder in folders)))
@@ -80,10 +80,13 @@ def class_table(
     tables = {name: of_runs for name, of_runs in tables.items() if of_runs}
     if not tables:
         return None
-    classes = {name: [row["class"] for row in of_runs[0]] for name, of_runs in tables.items()}
+    classes = {name: _list_names(of_runs[0]) for name, of_runs in tables.items()}
     shown = classes.get(best or "", next(iter(classes.values())))
     ap = {
-        name: [_mean(row["AP"] for row in rows) for rows in zip(*of_runs, strict=True)]
+        name: [
+            _mean(row["AP"] for row in rows)
+            for rows in zip(*(rows for rows in of_runs if _list_names(rows) == shown), strict=True)
+        ]
         for name, of_runs in tables.items()
         if classes[name] == shown
     }
@@ -97,6 +100,10 @@ def class_table(
         rows.append(ClassRow(name, first_rows[number]["num_positives"], gain, values))
     rows.sort(key=lambda row: (row.gain is None, -(row.gain or 0), row.name))
     return ClassTable(list(ap), best or "", reference, rows)
+
+
+def _list_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [row["class"] for row in rows]
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -20,6 +20,7 @@ from psl_jax.audio.audio_input import limit_blocks
 from psl_jax.audio.decoding import AUDIO_SUFFIXES, MIN_SAMPLES
 from psl_jax.audio.readers import DecodeError
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
+from psl_jax.runtime.disk_errors import plain_disk_errors
 from psl_jax.runtime.paths import is_remote, path_of
 from psl_jax.tagging.events import Event, EventSettings, find_events
 from psl_jax.tagging.tagger import ReadFailure, Tagger
@@ -253,7 +254,8 @@ class OpenFile:
 
     def add(self, rows: np.ndarray, seconds: float) -> float:
         """Takes the rows of a file up to `seconds`; returns how many seconds are new."""
-        rows.astype(np.float32).tofile(self._row_file)
+        with plain_disk_errors(tempfile.gettempdir(), "TMPDIR names another folder for scores."):
+            self._row_file.write(rows.astype(np.float32).tobytes())
         new_seconds, self._seconds = seconds - self._seconds, seconds
         return new_seconds
 

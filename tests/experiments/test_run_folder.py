@@ -20,9 +20,8 @@ from psl_jax.experiments.experiment import Experiment
 from psl_jax.experiments.run_folder import OtherRunError, RunFolder
 from psl_jax.networks.mobilenetv2 import create
 from psl_jax.networks.trained_model import ModelInfo
-from psl_jax.reporting import run_page
 from psl_jax.runtime import files, run_files
-from psl_jax.runtime.run_files import RUN_FILES, Stage
+from psl_jax.runtime.run_files import Stage
 from psl_jax.training.loop import loop_settings
 from psl_jax.training.settings import TrainSettings
 from psl_jax.weights import orbax_folder
@@ -360,11 +359,6 @@ def test_a_teacher_that_is_worse_than_weak_labels_is_noted():
         rows = {name: {"mAP": value, "notes": []} for name, value in scores}
         suite_results._note_poor_teachers(rows, teachers)
         assert [bool(row["notes"]) for row in rows.values()] == [False, False, noted]
-
-
-def test_the_files_of_a_run_are_those_that_its_report_describes():
-    lasting = set(RUN_FILES) - {"features"}
-    assert lasting == {*run_page._OUTCOMES, run_page.REPORT_NAME}
 
 
 def test_a_training_that_was_begun_in_another_order_is_refused(tmp_path):
