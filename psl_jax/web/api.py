@@ -20,7 +20,7 @@ from psl_jax.web.forms import (
     describe_settings,
     make_segmentation,
 )
-from psl_jax.web.service import Job, Service
+from psl_jax.web.service import Job, Service, split_rows
 from psl_jax.web.uploads import Uploads
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -122,13 +122,15 @@ def make_routes(service: Service, uploads: Uploads, access: Access) -> APIRouter
     async def tag(request: Request, query: Annotated[TagUpload, Query()]) -> Response:
         # A wrong setting is refused before the file is received.
         query.make_event_settings(service), make_segmentation(query.hop_seconds, service)
+        query.choose_num_tags(service)
 
         def work(job: Job, upload: TagUpload) -> Response:
             events = upload.make_event_settings(service)
             segmentation = make_segmentation(upload.hop_seconds, service)
+            num_tags = upload.choose_num_tags(service)
             tags = service.tag(job, events, segmentation)
             settings = describe_settings(events, segmentation, tags.labels)
-            answer = _make_answer(tags, settings, upload.top_k, service.tagger.info.name)
+            answer = _make_answer(tags, settings, num_tags, service.tagger.info.name)
             text = answer.model_dump_json(exclude={"frames"})
             if not upload.frames:
                 return Response(text, media_type="application/json")
@@ -208,7 +210,7 @@ def _add_frames(answer: str, tags: FileTags) -> Iterator[str]:
     labels = json.dumps(list(tags.labels))
     yield answer[:-1]
     yield f', "frames": {{"seconds": {FRAME_SECONDS}, "labels": {labels}, "scores": ['
-    for number, row in enumerate(tags.rows):
-        separator = ",\n" if number else ""
-        yield f"{separator}[{', '.join(f'{score:.4f}' for score in row.tolist())}]"
+    for number, block in enumerate(split_rows(tags.rows)):
+        lines = (f"[{', '.join(f'{score:.4f}' for score in row)}]" for row in block.tolist())
+        yield (",\n" if number else "") + ",\n".join(lines)
     yield "]}}"

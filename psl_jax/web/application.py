@@ -83,7 +83,8 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RefusedError)
     async def answer_refusal(request: Request, error: RefusedError) -> Response:
-        if error.status not in (401, 403):
+        # A wrong setting is answered before the file is sent, or after all of it.
+        if error.status not in (401, 403) and error.kind != "setting":
             await drain(request)
         headers = {429: {"Retry-After": "10"}, 401: {"WWW-Authenticate": "Bearer"}}
         content = {"error": str(error), "kind": error.kind}

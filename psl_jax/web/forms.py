@@ -17,6 +17,7 @@ from psl_jax.web.service import Cut, RefusedError, Service
 
 MAX_CUTS = 1000
 MAX_OVERLAP = 8  # a segment's length divided by the shortest hop: shorter hops take longer
+_DEFAULT_TAGS = 10
 _CUT_TIMES = 2.0  # length of all clips cut from a file, divided by the accepted length of a file
 
 Threshold = Annotated[float, Field(gt=0, le=1)]
@@ -103,8 +104,11 @@ class TagUpload(Upload):
         description="From one segment's start to the next, in seconds, down to an eighth of a "
         "segment: shorter takes longer.",
     )
-    top_k: int = Field(
-        10, ge=1, description="Tags of the whole file in the answer, the best first."
+    top_k: int | None = Field(
+        None,
+        ge=1,
+        description="Tags of the whole file in the answer, the best first: at most one for each "
+        "class. By default 10, or all.",
     )
     frames: bool = Field(
         False, description="Answer all scores over time, too: a row of all classes every 0.32 s."
@@ -129,6 +133,17 @@ class TagUpload(Upload):
             return EventSettings(tuple(thresholds.values()), low_threshold, median_filter)
         except UserError as error:
             raise _refuse(str(error)) from error
+
+    def choose_num_tags(self, service: Service) -> int:
+        """Returns how many tags the answer has. Raises RefusedError, 422."""
+        num_classes = len(service.tagger.labels)
+        if self.top_k is None:
+            return min(_DEFAULT_TAGS, num_classes)
+        if self.top_k > num_classes:
+            raise _refuse(
+                f"top_k is {self.top_k}, expected 1 to {num_classes}, the number of classes"
+            )
+        return self.top_k
 
 
 class UsedSettings(BaseModel):

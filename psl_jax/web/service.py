@@ -29,6 +29,7 @@ _MEL_COLUMNS = 30_000  # columns of the spectrogram: 10 ms each up to 5 minutes
 _WAVE_COLUMNS = 30_000
 _LIVE_FRAMES = 2
 _COPY_BYTES = 1 << 20
+_ROWS_AT_ONCE = 4096  # of the scores over time
 
 # What to do with files that are too large or too long.
 ELSEWHERE = "for others use psl-jax tag."
@@ -264,9 +265,16 @@ def pack(tags: FileTags, mel: np.ndarray, mel_step: float, waveform: np.ndarray)
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 4)  # what follows is read as 16-bit numbers
     yield len(text).to_bytes(4, "little") + text
-    yield np.rint(tags.rows * 65535).astype("<u2").tobytes()
+    for block in split_rows(tags.rows):
+        yield np.rint(block * 65535).astype("<u2").tobytes()
     yield mel.tobytes()
     yield waveform.tobytes()
+
+
+def split_rows(rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Splits rows, which lie on disk, into blocks that fit into memory."""
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        yield rows[start : start + _ROWS_AT_ONCE]
 
 
 def read_chunks(file: IO[bytes]) -> Iterator[bytes]:

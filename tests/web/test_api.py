@@ -168,6 +168,7 @@ def test_the_description_has_a_page_that_loads_nothing_from_elsewhere(port):
         ({"median_filter": 1001}, "median_filter is '1001', expected less than or equal to 101"),
         ({"hop_seconds": 0.01}, "hop_seconds is 0.01, expected 0.25 to 2"),
         ({"top_k": 0}, "top_k is '0', expected greater than or equal to 1"),
+        ({"top_k": 7}, "top_k is 7, expected 1 to 6, the number of classes"),
         ({"frames": "perhaps"}, "frames is 'perhaps', expected a valid boolean"),
         ({"treshold": 0.4}, "there is no setting 'treshold'"),
     ],
@@ -175,6 +176,12 @@ def test_the_description_has_a_page_that_loads_nothing_from_elsewhere(port):
 def test_wrong_settings_are_named(port, query, words):
     status, found = tag(port, b"x", **query)
     assert status == 422 and words in found["error"]
+
+
+@pytest.mark.parametrize("query", ["threshold=2", "hop_seconds=9", "top_k=7", "treshold=0.4"])
+def test_wrong_settings_are_refused_before_the_file_is_sent(port, query):
+    announced = {"Content-Length": "900000", "Expect": "100-continue"}  # and nothing follows
+    assert ask(port, "POST", f"/api/v1/tag?{query}", **announced)[0] == 422
 
 
 @pytest.mark.parametrize(
