@@ -114,6 +114,7 @@ def main(arguments: argparse.Namespace) -> int:
         from psl_jax.web import access, application, service
     except ImportError as error:
         raise MissingPackageError("the web page", f"{error.name}", "serve") from error
+    tagging_cli.check_event_settings(arguments)
     if arguments.max_megabytes <= 0 or arguments.max_minutes <= 0:
         raise UserError("max_megabytes and max_minutes must be above 0")
     limits = service.Limits(arguments.max_megabytes, arguments.max_minutes)
@@ -158,7 +159,8 @@ def listen(host: str, port: int) -> socket.socket:
     """Opens a socket at an address. Raises UserError where that is not possible."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address, family=family)
+        takes_ipv4 = family == socket.AF_INET6 and socket.has_dualstack_ipv6()  # at ::, too
+        return socket.create_server(address, family=family, dualstack_ipv6=takes_ipv4)
     except (OSError, OverflowError) as error:
         raise UserError(
             f"cannot listen on {host}, port {port}: {error}. Choose others with --host and --port"

@@ -138,6 +138,7 @@ def main(arguments: argparse.Namespace) -> int:
     """Tags and writes; returns the exit status."""
     if arguments.list_labels:
         return _list_labels(arguments)
+    tagging_cli.check_event_settings(arguments)
     inputs, bad_folders, notes = find_files(arguments.files)
     for note in notes:
         print(make_printable(note), file=sys.stderr)

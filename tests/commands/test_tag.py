@@ -224,6 +224,15 @@ def test_wrong_settings_are_user_errors(run, folder, arguments, message):
         run(folder, *arguments)
 
 
+def test_wrong_event_settings_are_told_before_anything_is_made(run, folder, tmp_path):
+    table, out = tmp_path / "thresholds.csv", tmp_path / "tags"
+    table.write_text("class,threshold\ndog,3\n")
+    for wrong in ("--threshold=2", "--median_filter=2", f"--thresholds={table}"):
+        with pytest.raises(UserError, match=r"threshold is 2|odd|line 2: the threshold of 'dog'"):
+            run(folder, "--out", out, wrong)
+        assert not out.exists()
+
+
 def test_a_recording_of_the_same_name_is_no_tagged_one(run, tmp_path):
     for site, seconds in (("north", 0.5), ("south", 1.0)):
         audio_files.write(tmp_path / site / "0600.wav", audio_files.tone(seconds))
