@@ -155,7 +155,11 @@ class OwnData(Corpus):
         names = names or sorted(set(self._splits.values()), key=_split_rank)
         by_split: dict[str, list[ClipRow]] = {name: [] for name in names}
         self._coverage: dict[str, dict[str, Coverage]] = {name: {} for name in names}
-        for name, recordings in folder.splits.items():
+        for name, recordings_of_tables in folder.splits.items():
+            # Called again, this method begins with the same rows.
+            recordings = dataclasses.replace(
+                recordings_of_tables, rows=dict(recordings_of_tables.rows)
+            )
             problems = recordings.shorten_events(seconds, tolerance=CUT_TOLERANCE_SECONDS)
             self.problems += [(name or self._splits[p.file], p) for p in problems]
             for filename, row in recordings.rows.items():

@@ -22,6 +22,7 @@ from collections.abc import Iterable, Mapping
 
 from psl_jax.corpora.annotations.read_annotations import (
     Annotations,
+    check_columns,
     find_files,
     join_tables,
     read_annotations,
@@ -119,10 +120,11 @@ class Recordings:
             if recording not in self.labelled:
                 labels = tuple(sorted({label for _, label in inside}))
                 row = dataclasses.replace(row, labels=labels)
+                if not labels and recording not in self.unsure:
+                    del self.rows[recording]
+                    problems.append(Problem(recording, "no label", "no event is left; left out"))
+                    continue
             self.rows[recording] = row
-            if not row.labels and recording not in self.unsure:
-                del self.rows[recording]
-                problems.append(Problem(recording, "no label", "no event is left; left out"))
         return problems
 
 
@@ -171,20 +173,21 @@ def read_own_folder(
         _name_by_folders(root, annotations[""])
     class_file = root / CLASSES_CSV
     cells = LabelCells(
-        (cell for a in annotations.values() for texts in a.labels.values() for cell in texts),
-        (row.label for a in annotations.values() for rows in a.events.values() for row in rows),
+        (cell for of_split in annotations.values() for cell in of_split.label_cells),
+        (label for of_split in annotations.values() for label in of_split.event_labels),
         label_separator,
         read_classes(class_file) if class_file.exists() else None,
     )
-    if not any(found.recordings for found in annotations.values()):
-        raise UserError(f"no recording in {root}")
-    if not cells.numbers and table_names:
+    is_any_named = any(len(a.unnamed) < len(a.recordings) for a in annotations.values())
+    if table_names and not (cells.numbers and is_any_named):
         notes = [problem for found in annotations.values() for problem in found.problems]
         raise UserError(
             f"{root}: no event and no label of a recording in {', '.join(table_names)}. The first "
             "problems:\n" + csv_files.listing(f"{p.file}: {p.kind} ({p.detail})" for p in notes[:5])
         )
-    has_labels = any(found.labels for found in annotations.values())
+    if not any(found.recordings for found in annotations.values()):
+        raise UserError(f"no recording in {root}")
+    has_labels = any(found.labels or found.labelled for found in annotations.values())
     problems: list[tuple[str | None, Problem]] = [
         (None, Problem(", ".join(table_names) or ".", kind, detail))
         for kind, detail in cells.notes
@@ -236,7 +239,13 @@ def _read_tables(
             "no table names: put those into a folder of their own"
         )
     files, _ = find_files(root)
-    return {split: join_tables(root, files, names, hints) for split, names in split_tables.items()}
+    annotations = {
+        split: join_tables(root, files, names, hints, is_split=True)
+        for split, names in split_tables.items()
+    }
+    titles = {title for of_split in annotations.values() for title in of_split.titles}
+    check_columns(root, hints, titles)
+    return annotations
 
 
 def _find_split_tables(root: pathlib.Path) -> dict[str, list[str]]:
@@ -279,8 +288,15 @@ def _number_labels(
 
     Returns recordings without their rows yet, and the labels of each.
     """
+    labelled = found.labelled or frozenset((*found.labels, *found.empty) if found.labels else ())
     labels: dict[str, set[int]] = {
-        recording: set() for recording in (*found.empty, *found.unsure, *unlabelled)
+        recording: set()
+        for recording in (
+            *found.empty,
+            *found.unsure,
+            *unlabelled,
+            *(labelled - found.labels.keys()),
+        )
     }
     unsure = {
         recording: [
@@ -297,20 +313,22 @@ def _number_labels(
             numbers_or_any = cells.find_unsure(unsure_names)
             unsure[recording] = [(0.0, math.inf, number) for number in numbers_or_any]
         numbers = _find_numbers(cells, names, found, recording, "")
-        if numbers or unsure_names:
-            labels[recording] = numbers
-        else:
+        if names and not numbers and not unsure_names:
             found.problems.append(Problem(recording, "no label", "left out"))
-    labelled = frozenset((*found.labels, *found.empty) if found.labels else ())
+            continue
+        labels[recording] = numbers
+        if not names and not unsure_names:
+            detail = f"labels {texts[0]!r} name nothing: nothing is in it"
+            found.problems.append(Problem(recording, "left out", detail))
     events: dict[str, list[tuple[TableRow, int]]] = {}
     for recording, rows in found.events.items():
-        if labelled and recording not in labelled:
-            detail = f"{rows[0].table}: no row has the labels of this recording; left out"
-            found.problems.append(Problem(recording, "event without clip", detail))
-            continue
         for row in rows:
             where = f"row {row.row} of {row.table}: "
-            for number in _find_numbers(cells, cells.of(row.label), found, recording, where):
+            names = cells.of(row.label)
+            if not names:
+                detail = f"{where}{row.label!r} names no class; left out"
+                found.problems.append(Problem(recording, "no label", detail))
+            for number in _find_numbers(cells, names, found, recording, where):
                 events.setdefault(recording, []).append((row, number))
                 if recording not in labelled:
                     labels.setdefault(recording, set()).add(number)

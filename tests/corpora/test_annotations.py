@@ -248,3 +248,7 @@ def test_names_of_recordings(tmp_path):
     (tmp_path / "y.txt").write_text("0.0\t1.0\tdog\n2.0\t3.0\tcat\n")
     with pytest.raises(UserError, match=r"y.txt.* disagree, such as on 'cat' at 2 s"):
         read_annotations(tmp_path)
+    (tmp_path / "y.txt").unlink()
+    touch(tmp_path, "copies/y.wav")
+    (tmp_path / "e.csv").write_text(head + "./y.wav,0,1,dog\ncopies/y.wav,0,1,dog\n")
+    assert sorted(read_annotations(tmp_path).events) == ["copies/y.wav", "y.wav"]

@@ -87,7 +87,7 @@ def test_good_clips_arrive(own):
     _, _, data_dir = own
     records = read_split(data_dir, "full")
     assert set(records) == {
-        *("-dash", "_under", "8k", "96k", "six", "silent", "twice", "two labels"),
+        *("-dash", "_under", "8k", "96k", "six", "silent", "twice", "two labels", "no label"),
         *("long@0", "long@4", "long@100", "long@104", "long@108"),  # those with events
         *("unknown one", "audio/lossy.ogg", "audio/lossy.mp3"),  # the stem names two files
     }
@@ -129,8 +129,8 @@ def test_every_bad_file_is_reported_in_its_place(own):
         assert [k for k, _ in problems_of(data_dir, name)] == [kind], name
     report = report_of(data_dir)
     full = report["splits"]["full"]
-    assert full["clips"] == 16
-    assert full["rows"] == 16 + len(bad) + 2  # one states that it has two clips of 4 s
+    assert full["clips"] == 17
+    assert full["rows"] == 17 + len(bad) + 2  # one states that it has two clips of 4 s
 
 
 @pytest.mark.parametrize(
@@ -140,12 +140,12 @@ def test_every_bad_file_is_reported_in_its_place(own):
         ("audio/silent.wav", "silent", "every sample is zero; kept"),
         ("audio/unknown one.wav", "unknown label", "'wolf' not in the classes; left out"),
         ("audio/unknown all.wav", "no label", "left out"),
-        ("audio/no label.wav", "no label", "left out"),
+        ("audio/no label.wav", "left out", "labels ';' name nothing: nothing is in it"),
         ("audio/none.wav", "missing", "row 18 of full.csv: no such recording in the folder"),
         ("audio/_under.wav", "unknown label", "row 6 of full_events.csv: 'wolf' not in the cla"),
         ("audio/_under.wav", "bad event", "row 7 of full_events.csv: 7 to 8 s is after the end"),
         ("audio/nobody.wav", "missing", "row 8 of full_events.csv: no such recording"),
-        ("audio/apart.wav", "event without clip", "full_events.csv: no row has the labels of"),
+        ("audio/apart.wav", "event without clip", "row 9 of full_events.csv: full.csv does"),
     ],
 )
 def test_rows_and_events_that_are_changed_or_left_out(own, file, kind, detail):
@@ -158,7 +158,7 @@ def test_summary_counts_and_changed_files_are_noticed(own, capsys):
     workdir = pathlib.Path(data_dir).parents[3]
     prepare(config(source_dir=str(source)), workdir)
     output = capsys.readouterr().out
-    assert f"full: 16 of {16 + len(bad) + 2} clips" in output
+    assert f"full: 17 of {17 + len(bad) + 2} clips" in output
     # The problems were told once, when the data was made.
     assert "truncated" not in output and "problems, told when it was made: " in output
     summary = (pathlib.Path(data_dir) / "report.txt").read_text()
@@ -223,6 +223,108 @@ def test_tables_of_another_form(tmp_path, name, content, match):
     with pytest.raises(UserError, match=match) as caught:
         read(tmp_path)
     assert name in str(caught.value)
+
+
+# Files, tables (filename,labels or filename,onset,offset,label where they have no header), labels
+# of the recordings of each split, a word of a problem's kind and detail, classes.
+BY_HAND = {
+    "a missing clip is no clip of another folder": (
+        ["train/1.wav", "train/2.wav"],
+        {"full": "train/1.wav,dog\nTRAIN\\2,cat", "eval": "test/1.wav,owl"},
+        {"full": {"train/1.wav": "dog", "train/2.wav": "cat"}, "eval": {}},
+        "missing: row 2 of eval.csv",
+        "cat dog owl",  # whatever is on disk
+    ),
+    "a clip whose folder is missing": (
+        ["x/1.wav"],
+        {"full": "x/1.wav,dog\ny/1.wav,cat"},
+        {"full": {"x/1.wav": "dog"}},
+        "missing: row 3",
+        "cat dog",
+    ),
+    "the exact path comes first": (
+        ["a.wav", "A.wav", "copies/a.wav"],
+        {"full": "a.wav,dog\n./A.wav,cat"},
+        {"full": {"a.wav": "dog", "A.wav": "cat"}},
+        "",
+        "cat dog",
+    ),
+    "events are those of the split's clips": (
+        ["a.wav", "z.wav", "b.wav"],
+        {
+            "full": "a.wav,\nb.wav,",
+            "full_events": "a.wav,0,1,dog\nz.wav,0,1,cat?\nz.wav,0,1,nocall\nz.wav,,,\n"
+            "z.wav,0,1,cat",
+        },
+        {"full": {"a.wav": "", "b.wav": ""}},
+        "event without clip: row 3, 4, 6 of full_events.csv: full.csv does not name",
+        "cat dog",
+    ),
+    "an event of a clip without labels": (
+        ["a.wav", "b.wav"],
+        {"full": "a.wav,\nb.wav,dog", "full_events": "a.wav,0,1,dog\nb.wav,0,1,;"},
+        {"full": {"a.wav": "", "b.wav": "dog"}},
+        "no label: row 3 of full_events.csv: ';' names no class",
+        "dog",
+    ),
+    "negatives": (
+        ["a.wav", "b.wav", "c.wav", "d.wav"],
+        {"full": "a.wav,[]\nb.wav,;\nc.wav,dog\nd.wav,wolf", "classes": "label\ndog"},
+        {"full": {"a.wav": "", "b.wav": "", "c.wav": "dog"}},
+        "no label: left out",
+        "dog",
+    ),
+    "paths of any file": (
+        [".a.wav", "b.xyz", "../c.wav"],
+        {"full": ".a.wav,dog\nb.xyz,dog\n../c.wav,dog\nABSOLUTE/b.xyz,cat"},
+        {"full": {".a.wav": "dog", "b.xyz": "dog", "../c.wav": "dog", "ABSOLUTE/b.xyz": "cat"}},
+        "",
+        "cat dog",
+    ),
+    "other columns": (
+        ["a.wav"],
+        {
+            "full": "filename,labels,start,end,label,file_name\na.wav,dog,1,2,3,4",
+            "fold1": "filename,labels,start\na.wav,dog,1",
+            "fold2": "filename,labels,fold,target\na.wav,dog,1,2\na.wav,cat,1,3",
+        },
+        {"full": {"a.wav": "dog"}, "fold1": {"a.wav": "dog"}, "fold2": {"a.wav": "cat dog"}},
+        "",
+        "cat dog",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BY_HAND)
+def test_splits_by_hand_hold_what_their_tables_name(tmp_path, case):
+    files, tables, expected, problem, classes = BY_HAND[case]
+    folder = tmp_path / "source"
+    for name in files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    for name, text in tables.items():
+        header = "filename,onset,offset,label" if name.endswith("_events") else "filename,labels"
+        header = "" if text.startswith(("filename", "label")) else f"{header}\n"
+        (folder / f"{name}.csv").write_text(header + text.replace("ABSOLUTE", str(folder)))
+    own = read_own_folder(folder, Hints({"label": "labels"}))  # which tables of events lack
+    assert own.classes == tuple(classes.split())
+    assert {
+        split: {
+            name.replace(str(folder), "ABSOLUTE"): " ".join(own.classes[k] for k in row.labels)
+            for name, row in recordings.rows.items()
+        }
+        for split, recordings in own.splits.items()
+    } == expected
+    problems = [f"{problem.kind}: {problem.detail}" for _, problem in own.problems]
+    assert not problem or any(text.startswith(problem) for text in problems), problems
+    for split, recordings in own.splits.items():
+        assert bool(recordings.events) == (f"{split}_events" in tables)
+        for name, row in recordings.rows.items():
+            assert os.path.exists(row.audio.path)
+            coverage = recordings.find_coverage(name, 2, keeps_background=False)
+            assert row.labels or coverage.keeps_background  # a negative is one
+    with pytest.raises(UserError, match=r"data.columns names 'Art', which is read from no table"):
+        read_own_folder(folder, Hints({"label": "Art"}))
 
 
 # ---- what came up with people's own folders ------------------------------------------------------

@@ -28,6 +28,13 @@ class Sheet(NamedTuple):
     header: list[str]
     rows: list[Row]
 
+    def select(self, numbers: list[int]) -> "Sheet":
+        """The columns with these numbers."""
+        return self._replace(
+            header=[self.header[number] for number in numbers],
+            rows=[(row, [cells[number] for number in numbers]) for row, cells in self.rows],
+        )
+
 
 def read_text(path: pathlib.Path) -> str:
     """The text of a file in UTF-8, in UTF-16 with its mark, or in Windows' Western European."""

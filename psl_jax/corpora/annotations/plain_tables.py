@@ -29,6 +29,7 @@ _NAMES: dict[str, tuple[str, str]] = {
     "annotated_classes": ("annotated_classes", ""),
     "score": ("score", "confidence"),
 }
+PLAIN_KIND = "a plain table"  # of no known tool
 _TIMES = ("onset", "offset", "duration")
 _UNIT = re.compile(
     r"(.+?)(?:_*[\[(](?P<a>\w+)[\])]|_(?P<b>s|sec|secs|seconds|sekunden|ms|msec|milliseconds))"
@@ -47,8 +48,8 @@ def read_plain(sheet: Sheet, hints: Hints) -> TableEvents:
     """
     path, header = sheet.path, sheet.header
     is_birdnet = {name.casefold() for name in header} >= _BIRDNET
-    result = TableEvents(path, "BirdNET" if is_birdnet else "a plain table")
-    result.separator = sheet.separator
+    result = TableEvents(path, "BirdNET" if is_birdnet else PLAIN_KIND)
+    result.separator, result.header = sheet.separator, header
     columns, scales = _find_columns(sheet, hints)
     if "label" not in columns and not hints.label:
         raise _make_error(sheet, "no column of labels")
@@ -103,9 +104,8 @@ def read_plain(sheet: Sheet, hints: Hints) -> TableEvents:
 
 def _find_columns(sheet: Sheet, hints: Hints) -> tuple[dict[str, int], dict[str, float]]:
     """The numbers of the columns that are there, and their units in seconds. Raises UserError."""
-    path, header = sheet.path, sheet.header
     titles, units = [], []
-    for title in header:
+    for title in sheet.header:
         normal = re.sub(r"[\s-]+", "_", title.strip().casefold())
         match = _UNIT.fullmatch(normal)
         unit = (match["a"] or match["b"]) if match else ""
@@ -114,15 +114,14 @@ def _find_columns(sheet: Sheet, hints: Hints) -> tuple[dict[str, int], dict[str,
     columns: dict[str, int] = {}
     scales = dict.fromkeys(_NAMES, 1.0)
     for name, groups in _NAMES.items():
-        if told := hints.columns.get(name):
-            if told not in header:
-                raise UserError(f"{path}: no column {told!r}. Found {', '.join(header)}")
-            columns[name] = header.index(told)
+        told = hints.columns.get(name)
+        if told is not None and told in sheet.header:
+            columns[name] = sheet.header.index(told)
             continue
         for group in groups:
             numbers = [n for n, title in enumerate(titles) if title in group.split()]
             if len(numbers) > 1:
-                several = ", ".join(header[number] for number in numbers)
+                several = ", ".join(sheet.header[number] for number in numbers)
                 raise _make_error(sheet, f"several columns could be the {name}: {several}")
             if numbers:
                 columns[name], scales[name] = numbers[0], units[numbers[0]]

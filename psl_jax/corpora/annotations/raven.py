@@ -40,7 +40,7 @@ def read_raven(sheet: Sheet, hints: Hints) -> TableEvents:
     path, header = sheet.path, [name.casefold() for name in sheet.header]
     if END not in header:
         raise UserError(f"{path}: a selection table without the column End Time (s)")
-    result = TableEvents(path, "Raven")
+    result = TableEvents(path, "Raven", header=sheet.header)
     label_column = _label_column(sheet, hints)
     place = {name: number for number, name in reversed(list(enumerate(header)))}
     columns = [place[name] for name in (BEGIN, END, OFFSET) if name in place]
@@ -95,10 +95,9 @@ def read_raven(sheet: Sheet, hints: Hints) -> TableEvents:
 def _label_column(sheet: Sheet, hints: Hints) -> int | None:
     """The number of the column with the labels; None where the user gives the label of all."""
     path, header = sheet.path, sheet.header
-    if name := hints.columns.get("label"):
-        if name not in header:
-            raise UserError(f"{path}: no column {name!r}. Found {', '.join(header)}")
-        return header.index(name)
+    told = hints.columns.get("label")
+    if told is not None and told in header:
+        return header.index(told)
     candidates = []
     for number, name in enumerate(header):
         key, texts = name.casefold(), {cells[number] for _, cells in sheet.rows} - {""}

@@ -12,7 +12,7 @@ from psl_jax.audio.decoding import AUDIO_SUFFIXES
 from psl_jax.corpora.annotations import cells as cells_lib
 from psl_jax.corpora.annotations.audacity import is_audacity, read_audacity
 from psl_jax.corpora.annotations.elan import is_elan, read_elan
-from psl_jax.corpora.annotations.plain_tables import read_plain
+from psl_jax.corpora.annotations.plain_tables import PLAIN_KIND, read_plain
 from psl_jax.corpora.annotations.raven import is_raven, read_raven
 from psl_jax.corpora.annotations.recording_names import RecordingNames, suffix_of
 from psl_jax.corpora.annotations.table_events import Hints, TableEvents, TableRow
@@ -39,6 +39,7 @@ _DECLINED_COLUMNS = {
     frozenset({"annotation", "annotator", "start_datetime"}): "APLOSE",
     frozenset({"annotation_id", "lead_time"}): "Label Studio",
 }
+_CLIP_COLUMNS = {"filename", "labels"}  # of a table of a split by hand
 _LABEL_STUDIO = re.compile(rb'"annotation_id"|"was_cancelled"|"annotations".*"result"', re.DOTALL)
 
 
@@ -54,7 +55,11 @@ class Annotations:
         annotated.
       empty: recordings of which a table says that they hold nothing.
       groups: values of the hints' group column by recording.
-      missing: names in the first table that are those of no recording.
+      clips: recordings that the table of a split by hand names; None: there is none.
+      labelled: the same, where that table says all their labels.
+      missing: names in the table of a split by hand that are those of no recording.
+      unplaced: rows of a split by hand that are of no recording of it.
+      titles: of the columns that the tables have.
       problems: what was left out.
     """
 
@@ -66,8 +71,24 @@ class Annotations:
     annotated_classes: dict[str, str] = dataclasses.field(default_factory=dict)
     empty: list[str] = dataclasses.field(default_factory=list)
     groups: dict[str, str] = dataclasses.field(default_factory=dict)
+    clips: set[str] | None = None
+    labelled: frozenset[str] = frozenset()
     missing: list[str] = dataclasses.field(default_factory=list)
+    unplaced: list[TableRow] = dataclasses.field(default_factory=list)
+    titles: set[str] = dataclasses.field(default_factory=set)
     problems: list[Problem] = dataclasses.field(default_factory=list)
+
+    @property
+    def label_cells(self) -> list[str]:
+        """All cells of labels, also of recordings that are not there."""
+        cells = [cell for texts in self.labels.values() for cell in texts]
+        return cells + [row.label for row in self.unplaced if not row.has_times]
+
+    @property
+    def event_labels(self) -> list[str]:
+        """The labels of all events that somebody is sure of, as `label_cells`."""
+        rows = [*(row for rows in self.events.values() for row in rows), *self.unplaced]
+        return [row.label for row in rows if row.has_times and not row.is_unsure]
 
     @property
     def unnamed(self) -> list[str]:
@@ -111,7 +132,9 @@ def read_annotations(
         raise UserError(f"{root} is not a folder: expected recordings and their tables")
     recordings, others = find_files(root)
     tables = [name for name in others if posixpath.basename(name) not in but]
-    result = join_tables(root, recordings, tables, hints or Hints())
+    hints = hints or Hints()
+    result = join_tables(root, recordings, tables, hints)
+    check_columns(root, hints, result.titles)
     if result.events and result.labels:
         raise UserError(
             f"{root}: some tables hold events and others labels of whole recordings. Keep one kind"
@@ -127,31 +150,49 @@ def read_annotations(
     return result
 
 
+def check_columns(root: pathlib.Path, hints: Hints, titles: set[str]) -> None:
+    """Raises UserError for a column that the user names and that no table has."""
+    if titles and (lacking := sorted(set(hints.columns.values()) - titles)):
+        raise UserError(
+            f"{root}: data.columns names {lacking[0]!r}, which is read from no table. The columns "
+            f"there: {', '.join(sorted(titles))}"
+        )
+
+
 def join_tables(
-    root: pathlib.Path, recordings: list[str], tables: list[str], hints: Hints
+    root: pathlib.Path,
+    recordings: list[str],
+    tables: list[str],
+    hints: Hints,
+    *,
+    is_split: bool = False,
 ) -> Annotations:
     """Puts the rows of tables to the recordings that they mean. Raises UserError.
 
     tables: paths relative to `root`, some of which may be other texts.
+    is_split: the first table has the clips of a split by hand, with their paths. Only these are
+      the recordings of the result: rows of other tables about others are left out.
     """
-    result = Annotations(recordings)
-    names = RecordingNames(recordings)
+    result = Annotations(recordings, clips=set() if is_split else None)
+    names = RecordingNames(recordings, root if is_split else None)
     by_tool: dict[str, dict[str, list[TableRow]]] = {}
     cells_of_tables: dict[str, dict[str, list[str]]] = {}
     for name in tables:
-        table = read_table(root, name, hints, names)
+        names_clips = is_split and name == tables[0]
+        table = read_table(root, name, hints, names, names_clips=names_clips)
         if table is None:
             if suffix_of(name) in TABLE_SUFFIXES:
                 result.problems.append(Problem(name, "not read", "no table of annotations"))
             continue
         result.tables.append(name)
+        result.titles.update(table.header)
         result.problems += [
             Problem(name, "left out", f"row {row}: {reason}") for row, reason in table.left_out
         ]
         if suffix_of(name) == ".csv" and table.separator not in ("", ","):
             detail = f"its columns are separated by {SEPARATORS[table.separator]}"
             result.problems.append(Problem(name, "other separator", detail))
-        for recording, row in _find_recordings(table, name, names, result):
+        for recording, row in _find_recordings(table, name, names, result, names_clips=names_clips):
             if not row.has_times and row.label:
                 cells_of_tables.setdefault(recording, {}).setdefault(name, []).append(row.label)
             elif not row.has_times:
@@ -161,6 +202,10 @@ def join_tables(
             else:
                 events = by_tool.setdefault(table.kind, {}).setdefault(recording, [])
                 events.append(dataclasses.replace(row, table=name))
+        if names_clips:
+            result.recordings = sorted(result.clips or ())
+            if not any(row.has_times for row in table.rows):
+                result.labelled = frozenset(result.recordings)
     for recording, by_table in cells_of_tables.items():
         if len({tuple(sorted(cells)) for cells in by_table.values()}) > 1:
             raise UserError(f"{recording}: {' and '.join(by_table)} disagree. Keep one of them")
@@ -171,18 +216,32 @@ def join_tables(
 
 
 def _find_recordings(
-    table: TableEvents, name: str, names: RecordingNames, result: Annotations
+    table: TableEvents,
+    name: str,
+    names: RecordingNames,
+    result: Annotations,
+    *,
+    names_clips: bool,
 ) -> Iterator[tuple[str, TableRow]]:
     """Yields the rows of a table with their recordings; notes in `result` what each row names."""
     of_table = names.of_table(name)
     missing: dict[str, list[int]] = collections.defaultdict(list)
+    outside: dict[str, list[int]] = collections.defaultdict(list)
     renamed: dict[str, str] = {}
     for row in table.rows:
         recording = names.find(row.files, f"{name}, row {row.row}") if row.files else of_table
         if recording is None:
             missing[" or ".join(row.files)].append(row.row)
+            if result.clips is not None:
+                result.unplaced.append(row)
             continue
-        if row.files and posixpath.normpath(row.files[0]) != recording:
+        if result.clips is not None and names_clips:
+            result.clips.add(recording)
+        elif result.clips is not None and recording not in result.clips:
+            outside[recording].append(row.row)
+            result.unplaced.append(row)
+            continue
+        if row.files and table.kind == PLAIN_KIND and posixpath.normpath(row.files[0]) != recording:
             renamed[row.files[0]] = recording
         for what, values, value in (
             ("annotated_classes", result.annotated_classes, row.annotated_classes),
@@ -200,10 +259,13 @@ def _find_recordings(
                 f"{table.path}: no column names a recording, and none is called as the table. "
                 "Call it as its recording, as in yard_01.txt for yard_01.wav"
             )
-        shown = ", ".join(map(str, rows[:5])) + (" and more" if len(rows) > 5 else "")
-        detail = f"row {shown} of {name}: no such recording in the folder"
+        detail = f"row {_list_rows(rows)} of {name}: no such recording in the folder"
         result.problems.append(Problem(file, "missing", detail))
-    if len(result.tables) == 1:  # of a split by hand, whose clips this table names
+    for recording, rows in outside.items():
+        detail = f"row {_list_rows(rows)} of {name}: {result.tables[0]} does not name this "
+        detail += "recording; left out"
+        result.problems.append(Problem(recording, "event without clip", detail))
+    if names_clips:
         result.missing += missing
     if renamed:
         file, recording = next(iter(renamed.items()))
@@ -211,10 +273,22 @@ def _find_recordings(
         result.problems.append(Problem(name, "other file name", f"{detail}{recording!r}"))
 
 
+def _list_rows(rows: list[int]) -> str:
+    return ", ".join(map(str, rows[:5])) + (" and more" if len(rows) > 5 else "")
+
+
 def read_table(
-    root: pathlib.Path, name: str, hints: Hints, names: RecordingNames
+    root: pathlib.Path,
+    name: str,
+    hints: Hints,
+    names: RecordingNames,
+    *,
+    names_clips: bool = False,
 ) -> TableEvents | None:
-    """What a file says; None for a text that is no table. Raises UserError."""
+    """What a file says; None for a text that is no table. Raises UserError.
+
+    names_clips: of the columns filename,labels and others, the others say nothing.
+    """
     path, suffix = root / name, suffix_of(name)
     if suffix in _DECLINED_SUFFIXES:
         raise UserError(f"{path}: {_DECLINED_SUFFIXES[suffix]}. Write {_PLAIN}, or move it away")
@@ -236,11 +310,23 @@ def read_table(
     if is_audacity(rows):
         return read_audacity(str(path), rows)
     try:
-        return read_plain(_checked(cells_lib.read_separated(str(path), text)), hints)
+        sheet = _checked(cells_lib.read_separated(str(path), text))
+        return read_plain(_select_clip_columns(sheet, hints) if names_clips else sheet, hints)
     except UserError:
         if suffix == ".txt" and names.of_table(name) is None and "\t" not in text:
             return None  # a README
         raise
+
+
+def _select_clip_columns(sheet: cells_lib.Sheet, hints: Hints) -> cells_lib.Sheet:
+    """The columns filename and labels, and what belongs to them; all where not both are there."""
+    titles = [title.casefold() for title in sheet.header]
+    if not set(titles) >= _CLIP_COLUMNS:
+        return sheet
+    told = {hints.columns.get(name) for name in ("filename", "label")}
+    wanted = {*_CLIP_COLUMNS, "annotated_classes"}
+    pairs = enumerate(zip(titles, sheet.header, strict=True))
+    return sheet.select([n for n, (title, own) in pairs if title in wanted or own in told])
 
 
 def _checked(sheet: cells_lib.Sheet) -> cells_lib.Sheet:

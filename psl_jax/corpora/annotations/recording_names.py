@@ -1,6 +1,8 @@
 """Which recording a table means: names in other case, without ending, by a path of elsewhere."""
 
 import collections
+import os
+import pathlib
 import posixpath
 import re
 import unicodedata
@@ -8,6 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from psl_jax.audio.decoding import AUDIO_SUFFIXES
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import is_remote
 
 # What tools and people put behind the name of a recording to call its table.
 _TABLE_WORDS = {"table", "tables", "selection", "selections", "label", "labels", "track", "events"}
@@ -18,12 +21,20 @@ _TABLE_WORDS |= {"txt", "csv", "tsv", "xlsx", "parquet"} | {s[1:] for s in AUDIO
 class RecordingNames:
     """The recordings of a folder, by any name that people and tools give them."""
 
-    def __init__(self, recordings: Iterable[str]):
-        """recordings: paths relative to the folder."""
+    def __init__(self, recordings: Iterable[str], root: pathlib.Path | None = None):
+        """recordings: paths relative to the folder.
+
+        root: the folder, where names are paths to it: then a file of the same name in another
+        folder does not count, and any file that is there does.
+        """
+        self._root = root
+        self._by_path: dict[str, str] = {}
         self._by_base: dict[str, list[str]] = collections.defaultdict(list)
         self._by_stem: dict[str, list[str]] = collections.defaultdict(list)
         for recording in sorted(recordings):
             base = _parts(recording)[-1]
+            self._by_path[recording] = recording
+            self._by_path.setdefault(unicodedata.normalize("NFC", recording), recording)
             self._by_base[base].append(recording)
             self._by_stem[posixpath.splitext(base)[0]].append(recording)
         self._called: dict[str, tuple[str, ...]] = {}  # recording -> the longest path to it so far
@@ -65,23 +76,41 @@ class RecordingNames:
         return (beside or recordings)[0]
 
     def _matches(self, name: str, where: str) -> str | None:
-        parts = _parts(name)
+        path = posixpath.normpath(name.strip())
+        for spelling in (path, unicodedata.normalize("NFC", path)):
+            if spelling in self._by_path:
+                return self._by_path[spelling]
+        if self._root is not None and _is_file(self._root / path):
+            return path
+        parts, folded = _parts(name), _fold(name)
         has_suffix = _is_audio(name)
         table = self._by_base if has_suffix else self._by_stem
         candidates = table.get(parts[-1], [])
+        folded_paths = {c: _fold(c if has_suffix else posixpath.splitext(c)[0]) for c in candidates}
+        if self._root is not None or folded in folded_paths.values():
+            candidates = [c for c in candidates if folded_paths[c] == folded]
         if len(candidates) < 2:
             return candidates[0] if candidates else None
         common = [_common_tail(parts, _parts(c), stem_only=not has_suffix) for c in candidates]
         best = [c for c, n in zip(candidates, common, strict=True) if n == max(common)]
         if len(best) > 1:
-            raise UserError(f"{where}: {name!r} may be {' or '.join(best)}. Give the folder, too")
+            raise UserError(f"{where}: {name!r} may be {' or '.join(best)}. Write its path")
         return best[0]
+
+
+def _is_file(path: pathlib.Path) -> bool:
+    # Names in tables may be too long for a disk, of which pathlib raises an error.
+    return path.is_file() if is_remote(path) else os.path.isfile(path)
+
+
+def _fold(name: str) -> str:
+    path = unicodedata.normalize("NFC", name.strip()).replace("\\", "/")
+    return posixpath.normpath(path.casefold())
 
 
 def _parts(name: str) -> tuple[str, ...]:
     """The folded parts of a path of any system, without a drive."""
-    folded = unicodedata.normalize("NFC", name.strip()).replace("\\", "/").casefold()
-    parts = [part for part in folded.split("/") if part not in ("", ".")]
+    parts = [part for part in _fold(name).split("/") if part not in ("", ".")]
     return tuple(parts[1:] if parts and re.fullmatch("[a-z]:", parts[0]) else parts) or ("",)
 
 

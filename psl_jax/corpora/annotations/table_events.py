@@ -74,6 +74,7 @@ class TableEvents:
       kind: the tool, for messages.
       left_out: (row, reason) of what is no event.
       separator: between its columns, where it is text.
+      header: titles of its columns, where they have any.
     """
 
     path: str
@@ -81,6 +82,7 @@ class TableEvents:
     rows: list[TableRow] = dataclasses.field(default_factory=list)
     left_out: list[tuple[int, str]] = dataclasses.field(default_factory=list)
     separator: str = ""
+    header: list[str] = dataclasses.field(default_factory=list)
 
     def add(self, row: TableRow) -> None:
         """Takes a row, or notes why it is no event. Raises UserError for impossible times."""
@@ -107,10 +109,10 @@ class TableEvents:
         first: dict[TableRow, int] = {}
         for row in self.rows:
             same = dataclasses.replace(row, row=0)
-            if same in first:
-                self.left_out.append((row.row, f"the same row as {first[same]} again"))
-            else:
+            if same not in first:
                 first[same] = row.row
+            elif row.label:  # others are told already
+                self.left_out.append((row.row, f"the same row as {first[same]} again"))
         self.rows = [dataclasses.replace(row, row=number) for row, number in first.items()]
 
 
