@@ -89,6 +89,7 @@ class OwnData(Corpus):
         }
         given = {"columns": columns, "event_label": event_label, "unlabelled": unlabelled}
         self.settings |= {name: value for name, value in given.items() if value}
+        self._problems_of_tables = tuple(self.problems)
 
     def _make_splits(self, folder: OwnFolder, found: Recordings, group_by: str) -> None:
         """Assigns recordings to splits by their groups, or as splits.csv says."""
@@ -145,6 +146,7 @@ class OwnData(Corpus):
 
     def rows(self) -> Mapping[str, Sequence[ClipRow]]:
         folder = self._folder
+        self.problems = list(self._problems_of_tables)
         paths = {
             row.filename: path_of_row(row)
             for recordings in folder.splits.values()
@@ -156,7 +158,7 @@ class OwnData(Corpus):
         by_split: dict[str, list[ClipRow]] = {name: [] for name in names}
         self._coverage: dict[str, dict[str, Coverage]] = {name: {} for name in names}
         for name, recordings_of_tables in folder.splits.items():
-            # Called again, this method begins with the same rows.
+            # A copy, so that another call begins with the same rows.
             recordings = dataclasses.replace(
                 recordings_of_tables, rows=dict(recordings_of_tables.rows)
             )

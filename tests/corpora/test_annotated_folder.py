@@ -98,6 +98,20 @@ def test_bad_rows_are_told_by_file_and_row(tmp_path):
     np.testing.assert_allclose(clips["ä"][0]["events"]["offset"], [1, 3])
 
 
+def test_rows_are_the_same_again(tmp_path):
+    """Splits by hand: events past the end leave a negative, and a clip that has events alone."""
+    for name in ("a.wav", "b.wav"):
+        audio_files.write(tmp_path / name, audio_files.tone(1.0))
+    (tmp_path / "full.csv").write_text("filename,labels\na,\nb,cat\n")
+    (tmp_path / "full_events.csv").write_text(HEAD + "a,2,3,cat\nb,0,1,cat\nb,2,3,cat\n")
+    (tmp_path / "eval.csv").write_text(HEAD + "a,2,3,cat\nb,0,1,cat\n")
+    own = OwnData(source_dir=tmp_path)
+    rows, problems = own.rows(), list(own.problems)
+    labels = {split: {r.filename: r.labels for r in rows[split]} for split in rows}
+    assert labels == {"full": {"a.wav": (), "b.wav": (0,)}, "eval": {"b.wav": (0,)}}
+    assert own.rows() == rows and own.problems == problems
+
+
 def test_folders_are_classes_and_the_splits_are_kept(tmp_path, capsys):
     source = tmp_path / "source"
     for number in range(8):

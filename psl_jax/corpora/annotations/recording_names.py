@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from psl_jax.audio.decoding import AUDIO_SUFFIXES
 from psl_jax.runtime.errors import UserError
-from psl_jax.runtime.paths import is_remote
+from psl_jax.runtime.paths import is_remote, path_of
 
 # What tools and people put behind the name of a recording to call its table.
 _TABLE_WORDS = {"table", "tables", "selection", "selections", "label", "labels", "track", "events"}
@@ -80,7 +80,7 @@ class RecordingNames:
         for spelling in (path, unicodedata.normalize("NFC", path)):
             if spelling in self._by_path:
                 return self._by_path[spelling]
-        if self._root is not None and _is_file(self._root / path):
+        if self._root is not None and _is_file(self._root, path):
             return path
         parts, folded = _parts(name), _fold(name)
         has_suffix = _is_audio(name)
@@ -98,9 +98,11 @@ class RecordingNames:
         return best[0]
 
 
-def _is_file(path: pathlib.Path) -> bool:
-    # Names in tables may be too long for a disk, of which pathlib raises an error.
-    return path.is_file() if is_remote(path) else os.path.isfile(path)
+def _is_file(root: pathlib.Path, path: str) -> bool:
+    """Whether there is such a file, for any text: it may be too long, or begin with s3:."""
+    if is_remote(root):
+        return path_of(f"{os.fspath(root)}/{path}").is_file()
+    return os.path.isfile(root / path)
 
 
 def _fold(name: str) -> str:
