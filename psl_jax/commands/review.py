@@ -63,7 +63,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="embeddings of a sound (NAME.embeddings.npz of psl-jax tag --embeddings): segments "
         "that resemble it come first; needs --label (default: the most useful first)",
     )
-    add("--label", metavar="CLASS", help="class of the --example sound, required with it")
+    add("--label", metavar="CLASS", help="class of the --example sound (required with --example)")
     add(
         "--out",
         default=serve.TABLE,

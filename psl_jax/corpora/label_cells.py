@@ -118,28 +118,38 @@ class LabelCells:
         """Reads names that hold another separator as lists where their parts are classes."""
         uses_own = any(self._separator in text for text in self._parts)
         for other in (*SEPARATORS, *_IN_NAMES):
-            names = {name for parts in self._parts.values() for name in parts}
-            known = {n.casefold() for n in classes or names if classes or other not in n}
-            joined = {n: [p for p in map(clean_name, n.split(other)) if p] for n in names}
-            if classes:
-                joined = {n: p for n, p in joined.items() if n.casefold() not in known}
-            joined = {n: parts for n, parts in joined.items() if other in n and len(parts) > 1}
-            found = {n: [p.casefold() in known for p in parts] for n, parts in joined.items()}
-            lists = {n for n in joined if all(found[n])}
-            unsure = lists if other == " " else {n for n in joined if any(found[n])} - lists
-            lists = lists - unsure
-            if other in SEPARATORS and lists and not classes and not uses_own:  # others, too
-                lists |= {n for n in joined if any(found[n])}
-            if lists:
+            all_lists: set[str] = set()
+            while True:  # the parts of a list are classes by which others are known as lists
+                names = {name for parts in self._parts.values() for name in parts}
+                known = {n.casefold() for n in classes or names if classes or other not in n}
+                joined = {n: [p for p in map(clean_name, n.split(other)) if p] for n in names}
+                if classes:
+                    joined = {n: p for n, p in joined.items() if n.casefold() not in known}
+                joined = {n: parts for n, parts in joined.items() if other in n and len(parts) > 1}
+                is_class = {n: [p.casefold() in known for p in joined[n]] for n in joined}
+                lists = {n for n in joined if all(is_class[n])}
+                unsure = lists if other == " " else {n for n in joined if any(is_class[n])} - lists
+                lists = lists - unsure
+                is_separator = other in SEPARATORS and not classes and not uses_own
+                if is_separator and (lists or all_lists):  # others, too
+                    lists |= {n for n in joined if any(is_class[n])}
+                if not lists:
+                    break
                 for text, parts in self._parts.items():
                     split = [joined[n] if n in lists else [n] for n in parts]
                     self._parts[text] = [name for names in split for name in names]
-                detail = f"{len(lists)} labels such as {min(lists)!r} are read as several, "
+                all_lists |= lists
+            if all_lists:
+                detail = f"{len(all_lists)} labels such as {min(all_lists)!r} are read as several, "
                 detail += f"separated by {other!r}: the parts are classes themselves"
                 self.notes.append(("several labels", detail))
             if other in SEPARATORS and not uses_own:  # "Vehicle horn, car horn" is AudioSet's name
-                unsure |= {n for n in joined if f"{other} " not in n}
-            unsure -= lists
+                counts = collections.Counter(p.casefold() for n in joined for p in set(joined[n]))
+                unsure |= {
+                    n
+                    for n, parts in joined.items()
+                    if f"{other} " not in n or any(counts[p.casefold()] > 1 for p in parts)
+                }
             if unsure and other != self._separator and not classes:
                 detail = (
                     f"{len(unsure)} labels hold {other!r}, such as {min(unsure)!r}, which is one "

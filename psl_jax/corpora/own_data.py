@@ -109,8 +109,8 @@ class OwnData(Corpus):
             self._splits = {name: splits[group] for name, group in group_of.items()}
             if set(splits.values()) == {"full"}:
                 detail = f"{len(splits)} groups are too few for {', '.join(split_groups.SHARES)}: "
-                detail += "all is in full. Give another data.group_by, or write splits.csv "
-                detail += "(filename,split)"
+                detail += "all is in full. Give another --group_by (--config.data.group_by), or "
+                detail += "write splits.csv (filename,split)"
                 self.problems.append((None, Problem(self.source_dir, "no splits", detail)))
             elif recordings and split_groups.write_splits(path, self._splits):
                 print(f"{path} has the split of each recording: edit it to have others")

@@ -411,6 +411,11 @@ def test_ids_are_not_shared(tmp_path):
     ("cells", "expected", "kind"),
     [
         (['"dog, rain"', "dog", "rain"], ["dog rain", "dog", "rain"], "several labels"),
+        (
+            ['"dog, rain"', '"rain, cat"', '"cat, owl"', "dog", "rain"],
+            ["dog rain", "rain cat", "cat owl", "dog", "rain"],
+            "several labels",
+        ),
         (['"dog,rain,cat"', "dog"], ["dog,rain,cat", "dog"], "one label or several?"),
         (["dog|rain", "dog;rain"], ["dog rain", "dog rain"], "several labels"),
         (["\"['dog', 'rain']\"", "\"['dog' 'rain']\""], ["dog rain"] * 2, "Python list"),

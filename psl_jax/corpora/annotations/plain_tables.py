@@ -24,7 +24,7 @@ _NAMES: dict[str, tuple[str, str]] = {
     "duration": ("duration", "dauer length"),
     "label": (
         "label labels event_label common_name",
-        "class category species event annotation tag tags klasse kategorie ereignis",
+        "class category species event annotation tag tags klasse klassen kategorie ereignis",
     ),
     "annotated_classes": ("annotated_classes", ""),
     "score": ("score", "confidence"),
@@ -147,5 +147,5 @@ def _make_error(sheet: Sheet, what: str) -> UserError:
     return UserError(
         f"{sheet.path}, row 1: {what}. Found the columns {', '.join(sheet.header)}; expected "
         "filename,onset,offset,label, or filename,labels. Rename them, or say which is which: "
-        "--config.data.columns='filename=...,onset=...,offset=...,label=...'"
+        "--columns='filename=...,label=...', also onset and offset (--config.data.columns)"
     )

@@ -110,7 +110,7 @@ def _label_column(sheet: Sheet, hints: Hints) -> int | None:
         names = ", ".join(header[number] for number in candidates)
         raise UserError(
             f"{path}: which column holds the labels, {names}? Say so: "
-            f"--config.data.columns='label={header[candidates[0]]}'"
+            f"--columns='label={header[candidates[0]]}' (--config.data.columns)"
         )
     if hints.label or not sheet.rows:
         return None
