@@ -111,13 +111,15 @@ def make_parser(
         "MPI jobs they find each other, elsewhere give --coordinator_address, --num_processes and "
         "--process_id (default: a single process)",
     )
-    for name, metavar, value_type, what in (
-        ("coordinator_address", "HOST:PORT", str, "address where process 0 listens"),
-        ("num_processes", "N", int, "number of processes"),
-        ("process_id", "I", int, "number of this process, from 0"),
-    ):
-        what += " (default: that of the pod or job)"
-        group.add_argument(f"--{name}", type=value_type, metavar=metavar, help=what)
+    # launch/tpu_vm.sh reads the names of options from this source.
+    add, of_job = group.add_argument, "(default: that of the pod or job)"
+    add(
+        "--coordinator_address",
+        metavar="HOST:PORT",
+        help=f"address where process 0 listens {of_job}",
+    )
+    add("--num_processes", type=int, metavar="N", help=f"number of processes {of_job}")
+    add("--process_id", type=int, metavar="I", help=f"number of this process, from 0 {of_job}")
     defaults = {name: getattr(default, name) for name in ("class_map", "unmapped", "mean")}
     parser.set_defaults(**defaults, count_padding=False)
     return parser
