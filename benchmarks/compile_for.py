@@ -220,19 +220,21 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    results = []
+    results, failed = [], []
     for name in arguments.target.split(","):
         if not arguments.here:
             try:
                 results += _in_a_process(name, arguments)
             except subprocess.CalledProcessError as error:  # the other targets' results are kept
-                print(f"{name}: failed with status {error.returncode}", file=sys.stderr)
+                failed.append(f"{name}: failed with status {error.returncode}")
             continue
         for program, seconds, per_chip in _cases(arguments):
             result = compiled(TARGETS[name], program, seconds, per_chip, arguments.dtype)
             results.append({"target": name} | result)
             print(line(results[-1]), flush=True)
     pathlib.Path(arguments.out).write_text(json.dumps(results, indent=2) + "\n")
+    if failed:
+        sys.exit("\n".join(failed))
 
 
 def _cases(arguments: argparse.Namespace) -> Iterator[tuple[str, float, int]]:

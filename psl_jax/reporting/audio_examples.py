@@ -86,7 +86,8 @@ def read(folder: pathlib.Path) -> dict[str, Any] | None:
         return None
     about: dict[str, Any] = files.read_json(folder / ABOUT)
     for clip in about["clips"]:
-        audio, _ = soundfile.read(folder / clip["sound"], dtype="int16")
+        with (folder / clip["sound"]).open("rb") as file:
+            audio, _ = soundfile.read(file, dtype="int16")
         clip |= make_media(audio)
     return about
 

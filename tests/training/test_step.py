@@ -188,11 +188,12 @@ def test_of_a_class_that_is_unknown_in_either_of_two_mixed_clips_nothing_is_lear
 
     (loss, moments), (same_loss, same_moments) = step(first), step(second)
     assert same_loss == pytest.approx(loss, rel=1e-6)
-    np.testing.assert_allclose(same_moments, moments, rtol=1e-4, atol=1e-9)
+    rounding = 1e-5 * np.abs(moments).max()  # of sums whose terms cancel out
+    np.testing.assert_allclose(same_moments, moments, rtol=1e-4, atol=rounding)
     batch["labels"][::2, 2] = UNKNOWN  # of each pair one
     _, moments = step(second)
     assert not moments[:, 2].any()
-    np.testing.assert_allclose(moments[:, :2], same_moments[:, :2], rtol=1e-4, atol=1e-9)
+    np.testing.assert_allclose(moments[:, :2], same_moments[:, :2], rtol=1e-4, atol=rounding)
 
 
 def test_bfloat16_trains_too(plain):
