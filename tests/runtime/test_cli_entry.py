@@ -24,8 +24,13 @@ from psl_jax.weights import orbax_folder
 PRINTS = "print('a line', flush=True)"
 
 
+# A long sleep at once would not see a signal that comes just before it.
+DOZE = "def doze():\n  for _ in range(600): time.sleep(0.1)\n"
+IMPORTS = "import time\nfrom psl_jax.runtime import cli_entry\n"
+
+
 def run(body):
-    code = f"from psl_jax.runtime import cli_entry\ndef main(_):\n  {body}\ncli_entry.run(main)"
+    code = f"{IMPORTS}{DOZE}def main(_):\n  {body}\ncli_entry.run(main)"
     return subprocess.Popen(
         [forked_python.path(), "-c", code],
         stdout=subprocess.PIPE,
@@ -194,14 +199,13 @@ def test_interrupted():
 
 def test_a_first_interrupt_is_answered_and_a_second_one_ends_at_once():
     body = """
-  import time
   from psl_jax.runtime import interrupts
   interrupts.note_saved("psl2s, step 300")
   try:
     print("ready", flush=True)
-    time.sleep(60)
+    doze()
   finally:
-    time.sleep(60)  # threads that end, checkpoints that are written
+    doze()  # threads that end, checkpoints that are written
 """
     with run(body) as process:
         assert process.stdout.readline() == "ready\n"
@@ -215,12 +219,11 @@ def test_a_first_interrupt_is_answered_and_a_second_one_ends_at_once():
 
 def test_told_to_end_says_that_it_can_go_on():
     body = """
-  import time
   try:
     print("ready", flush=True)
-    time.sleep(60)
+    doze()
   except Exception:  # no failure of what was being done
-    time.sleep(60)
+    doze()
 """
     with run(body) as process:
         assert process.stdout.readline() == "ready\n"
