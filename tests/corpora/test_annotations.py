@@ -137,6 +137,11 @@ def test_tables_that_can_be_read_in_one_way(tmp_path, case):
 
 
 REFUSED = {
+    "times in samples": (
+        "a.csv",
+        "filename,start_sample,end_sample,label\na.wav,16000,32000,dog",
+        "row 1: times in a unit that is not read, in .'start_sample', 'end_sample'.",
+    ),
     "several annotation columns": (
         "a.Table.1.txt",
         f"{RAVEN}\tSpecies\tCall\n1\tS 1\t1\t1\t2\t0\t9\tdog\tbark",

@@ -130,13 +130,19 @@ def _find_columns(sheet: Sheet, hints: Hints) -> tuple[dict[str, int], dict[str,
 
 
 def _check_whole_recordings(sheet: Sheet, result: TableEvents, used: set[int]) -> None:
-    """Refuses a table whose times may stand in columns of other names."""
+    """Refuses a table whose times may stand in columns of other names, as `start_sample`."""
     files = [row.files for row in result.rows if row.label]
     numeric = []
     for number, title in enumerate(sheet.header):
         texts = [cells[number] for _, cells in sheet.rows if cells[number]]
         if number not in used and texts and all(map(is_number, texts)):
             numeric.append(title)
+    first_words = {re.split(r"[^a-z]+", title.strip().casefold())[0] for title in numeric}
+    onset, offset, duration = (set(" ".join(_NAMES[name]).split()) for name in _TIMES)
+    if first_words & onset and first_words & (offset | duration):
+        raise _make_error(
+            sheet, f"times in a unit that is not read, in {numeric}: expected seconds or ms"
+        )
     if len(set(files)) < len(files) and len(numeric) > 1:
         raise _make_error(
             sheet, f"no onset and offset, but several rows a file and numbers in {numeric}"
