@@ -13,8 +13,6 @@ import argparse
 import collections
 from collections.abc import Sequence
 
-from absl import flags
-
 from psl_jax.runtime import cli_entry, disk_errors, files
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
@@ -22,14 +20,12 @@ from psl_jax.runtime.paths import path_of
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
+    from psl_jax.scoring.settings import RelabelSettings
+    from psl_jax.teachers import scoring_cli
+
     parser = cli_entry.parser("classes", __doc__ or "")
     add = parser.add_argument
-    add(
-        "teacher",
-        metavar="TEACHER",
-        help="folder of a run, .safetensors, .pt, mn04, or mn:, onnx:, tflite:, transformers:, "
-        "python:, fitted: and a file or name (docs/TEACHERS.md)",
-    )
+    add("teacher", metavar="TEACHER", help=scoring_cli.MODEL_HELP)
     add("data", metavar="DATA", help="folder of a prepared data set")
     add(
         "--out",
@@ -37,13 +33,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="CSV",
         help="CSV to write; an existing file is an error (required)",
     )
-    add(
-        "--trust_remote_code",
-        action="store_true",
-        help="run the Python code that a transformers: model brings (default: refuse such models)",
-    )
-    flags.FLAGS(arguments[:1])  # absl wants its own flags parsed, and has none here
-    return parser.parse_args(arguments[1:])
+    cli_entry.add_setting(parser, RelabelSettings, "trust_remote_code")
+    return cli_entry.parse_arguments(parser, arguments)
 
 
 def main(arguments: argparse.Namespace) -> None:

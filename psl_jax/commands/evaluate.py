@@ -90,7 +90,7 @@ def main(arguments: argparse.Namespace) -> None:
     length = seconds if seconds == "whole" else f"{seconds:g}s"
     name = f"{teacher.name}-{arguments.split}-{length}"
     out = path_of(arguments.out or path_of("evaluations") / name)
-    scorer = task.make_scorer(arguments)
+    scorer = task.make_scorer()
     if jax.process_index() == 0:
         plan = scoring_cli.describe_plan(
             task, segmentation, scorer=scorer, arguments=arguments, out=out

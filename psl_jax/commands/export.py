@@ -164,7 +164,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="TEXT",
         help="licence of the weights, stored with them (default: the model's)",
     )
-    return tagging_cli.parse_arguments(parser, arguments)
+    return cli_entry.parse_arguments(parser, arguments)
 
 
 def main(arguments: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@
     psl-jax main --config configs/psl2s.py --config.teacher=fitted:fitted.npz ...
 
 The classifier is a logistic regression for each class of the data. Its inputs are the logits of all
-classes of the tagger, or of several taggers (--teacher); its targets are the weak labels of the
+classes of the tagger, or of several taggers (A+B); its targets are the weak labels of the
 split's clips. It needs no class map. Clips that are held out select the penalty. The result is a
 teacher (docs/TEACHERS.md), which needs the tagger's own file wherever it is used. The same command
 continues a fit that was stopped.
@@ -13,18 +13,25 @@ continues a fit that was stopped.
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
 
-from psl_jax.runtime import cli_entry
+import jax
+
+from psl_jax.data.clip_index import ClipIndex
+from psl_jax.networks.class_lists import list_first
+from psl_jax.runtime import cli_entry, disk_errors, parallel
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import path_of, remove_tree
+from psl_jax.scoring.resumable_scores import StoredScores, score_missing
+from psl_jax.scoring.scorer import SegmentScorer
+from psl_jax.teachers import fitted_teacher, logistic_regression, scoring_cli
+from psl_jax.teachers.logistic_regression import FitResult
+from psl_jax.teachers.scoring_cli import Task
 
 _FEW = 3  # clips of a class: what is fitted to fewer is hardly known
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
-    from psl_jax.teachers import scoring_cli
-
     parser = scoring_cli.make_parser("fit", __doc__ or "", split="full", has_class_maps=False)
     parser.add_argument(
         "--segment_seconds",
@@ -44,15 +51,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: argparse.Namespace) -> None:
     """Scores, fits and writes."""
-    import jax
-
-    from psl_jax.runtime import disk_errors, parallel
-    from psl_jax.runtime.paths import path_of, remove_tree
-    from psl_jax.scoring.resumable_scores import StoredScores, score_missing
-    from psl_jax.teachers import fitted_teacher, scoring_cli
-
     task, parts = scoring_cli.open_raw_task(arguments, arguments.segment_seconds)
-    index, scorer = task.source.index, task.make_scorer(arguments)
+    index, scorer = task.source.index, task.make_scorer()
     made_with = {
         "teachers": [part["digest"] for part in parts],
         "split": arguments.split,
@@ -73,9 +73,8 @@ def main(arguments: argparse.Namespace) -> None:
     score_missing(scorer, task.source, task.segmentation, stored, arguments.batch_size, "score")
 
     def finish() -> None:
-        from psl_jax.teachers.logistic_regression import fit
-
-        fit_result = fit(fitted_teacher.compute_features(stored.read()), index.weak_labels())
+        features = fitted_teacher.compute_features(stored.read())
+        fit_result = logistic_regression.fit(features, index.weak_labels())
         about = {
             "split": index.split,
             "clips": len(index),
@@ -98,7 +97,7 @@ def main(arguments: argparse.Namespace) -> None:
     parallel.run_in_first_process("fitted", finish)
 
 
-def describe_plan(task: Any, scorer: Any, arguments: argparse.Namespace) -> list[str]:
+def describe_plan(task: Task, scorer: SegmentScorer, arguments: argparse.Namespace) -> list[str]:
     """What will be done, in words."""
     index = task.source.index
     features = len(task.teacher.classes)
@@ -113,10 +112,8 @@ def describe_plan(task: Any, scorer: Any, arguments: argparse.Namespace) -> list
     ]
 
 
-def describe_result(fit_result: Any, index: Any, out: str) -> list[str]:
+def describe_result(fit_result: FitResult, index: ClipIndex, out: str) -> list[str]:
     """What was found, in lines."""
-    from psl_jax.networks.class_lists import list_first
-
     lines = ["", "penalty  mAP of clips held out"]
     for penalty, value in fit_result.held_out.items():
         mark = "  <- taken" if penalty == fit_result.penalty else ""

@@ -20,7 +20,7 @@ from typing import Any
 
 from absl import flags, logging
 
-from psl_jax.audio.segments import MIN_SEGMENT_SECONDS, Segmentation, check_hop
+from psl_jax.audio.segments import Segmentation, check_hop
 from psl_jax.commands import relabel
 from psl_jax.data.label_manifest import WEAK, LabelRule, segmentation_of
 from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter, made_with
@@ -72,21 +72,7 @@ def _add_action(
             metavar="S",
             help=f"length of the labelled segments, in seconds ({seconds})",
         )
-        add(
-            "--hop_seconds",
-            type=float,
-            metavar="S",
-            help="seconds from the start of one segment to the start of the next (default: the "
-            "length of a segment)",
-        )
-        add(
-            "--shortest_segment_seconds",
-            type=float,
-            default=MIN_SEGMENT_SECONDS,
-            metavar="S",
-            help="shortest remainder at a clip's end that becomes a segment, in seconds; shorter "
-            f"ones are dropped (default: {MIN_SEGMENT_SECONDS:g})",
-        )
+        relabel.add_segments(add)
     return add
 
 

@@ -11,7 +11,6 @@ is not installed. psl_jax.load reads the folder.
 """
 
 import argparse
-import dataclasses
 import os
 import pathlib
 import shutil
@@ -58,8 +57,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="TEXT",
         help="what the model is for: a sentence for its model card (default: none)",
     )
-    add("--name", metavar="NAME", help="name of the model (default: the experiment's)")
-    return tagging_cli.parse_arguments(parser, arguments)
+    return cli_entry.parse_arguments(parser, arguments)
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -78,9 +76,7 @@ def main(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
         folder = pathlib.Path(temporary) / out.name
         folder.mkdir()
-        written, missing = publish(
-            model, arguments.model, folder, licence, arguments.use, arguments.name
-        )
+        written, missing = publish(model, arguments.model, folder, licence, arguments.use)
         shutil.rmtree(out, ignore_errors=True)
         os.replace(folder, out)
     for name, what in written.items():
@@ -96,14 +92,11 @@ def publish(
     folder: pathlib.Path,
     licence: str,
     use: str | None = None,
-    name: str | None = None,
 ) -> tuple[dict[str, str], list[str]]:
     """Writes a model, which was read from `run`, into an empty folder.
 
     Returns the files with what they hold, and a line on each that was left out.
     """
-    if name:
-        model = dataclasses.replace(model, info=dataclasses.replace(model.info, name=name))
     rate = model.info.sample_rate
     signals = [*check.read_evaluation_clips(run, rate), check.make_synthetic_signal(rate=rate)]
     written, missing = {"README.md": "this card"}, []

@@ -9,11 +9,12 @@ The same command continues a relabeling that was stopped. Several processes can 
 have fewer classes than the teacher, in another order: classes are matched by name, or by
 --class_map. docs/TEACHERS.md describes other taggers, and means of several:
 
-    psl-jax relabel mn:mn10_as.pt DATA --teacher=tflite:yamnet.tflite --class_map=CLASSES.csv ...
+    psl-jax relabel mn:mn10_as.pt+tflite:yamnet.tflite DATA --class_map=CLASSES.csv ...
 """
 
 import argparse
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from psl_jax.audio.segments import MIN_SEGMENT_SECONDS
@@ -22,6 +23,7 @@ from psl_jax.runtime import cli_entry
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
+    from psl_jax.scoring.settings import RelabelSettings
     from psl_jax.teachers import scoring_cli
 
     parser = scoring_cli.make_parser("relabel", __doc__ or "", split="balanced")
@@ -31,22 +33,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="S",
         help="length of the segments in seconds, or whole for whole clips (required)",
     )
-    parser.add_argument(
-        "--hop_seconds",
-        type=float,
-        default=0.0,
-        metavar="S",
-        help="seconds from the start of one segment to the start of the next (default: the "
-        "length of a segment)",
-    )
-    parser.add_argument(
-        "--shortest_segment_seconds",
-        type=float,
-        default=MIN_SEGMENT_SECONDS,
-        metavar="S",
-        help="shortest remainder at a clip's end that becomes a segment, in seconds; shorter "
-        f"ones are dropped (default: {MIN_SEGMENT_SECONDS:g})",
-    )
+    add_segments(parser.add_argument)
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="folder where the labels are written (required)"
     )
@@ -59,19 +46,34 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     group = parser.add_argument_group(
         "how labels are made (must equal config.relabel of the runs that use them)"
     )
-    group.add_argument(
-        "--count_padding",
-        action="store_true",
-        help="average the teacher's output over the zero padding of short segments too (default: "
-        "over audio only)",
-    )
+    add = functools.partial(cli_entry.add_setting, group, RelabelSettings)
+    add("count_padding")
     parsed = scoring_cli.parse_arguments(parser, arguments)
     for name in ("shortest_segment_seconds", "hop_seconds"):
-        if not 0 <= getattr(parsed, name) <= 3600:
+        if not 0 <= (getattr(parsed, name) or 0) <= 3600:
             parser.error(f"--{name}: expected seconds, or 0")
     if parsed.beam_options and parsed.distributed:
         parser.error("--distributed: the pipeline of --beam_options has its own workers")
     return parsed
+
+
+def add_segments(add: Callable[..., Any]) -> None:
+    """Adds, by `add` of a parser, how clips are divided into segments of a length."""
+    add(
+        "--hop_seconds",
+        type=float,
+        metavar="S",
+        help="seconds from the start of one segment to the start of the next (default: the "
+        "length of a segment)",
+    )
+    add(
+        "--shortest_segment_seconds",
+        type=float,
+        default=MIN_SEGMENT_SECONDS,
+        metavar="S",
+        help="shortest remainder at a clip's end that becomes a segment, in seconds; shorter "
+        f"ones are dropped (default: {MIN_SEGMENT_SECONDS:g})",
+    )
 
 
 def main(arguments: argparse.Namespace) -> None:

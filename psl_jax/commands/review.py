@@ -71,7 +71,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help=f"CSV of decisions; new ones are appended (default: {serve.TABLE})",
     )
     serve.add_server_settings(parser)
-    parsed = tagging_cli.parse_arguments(parser, arguments)
+    parsed = cli_entry.parse_arguments(parser, arguments)
     if bool(parsed.example) != bool(parsed.label):
         parser.error("--example and --label go together")
     if not 0 <= parsed.random_share <= 1:

@@ -61,7 +61,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="CSV for corrections made on the page, usable as config.corrections (default: "
         f"{TABLE}; none if --host opens the page to others)",
     )
-    return tagging_cli.parse_arguments(parser, arguments)
+    return cli_entry.parse_arguments(parser, arguments)
 
 
 def add_server_settings(parser: argparse.ArgumentParser) -> Any:

@@ -20,7 +20,8 @@ import pathlib
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeGuard
 
 import numpy as np
 from tqdm import tqdm
@@ -31,19 +32,8 @@ from psl_jax.runtime import cli_entry, disk_errors, distributed, files, progress
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import is_remote, make_printable, path_of
 from psl_jax.tagging import output_formats, tagger, tagging_cli
-from psl_jax.tagging.file_tagging import (
-    BadFile,
-    FileTags,
-    Input,
-    find_files,
-    tag_files,
-)
-from psl_jax.tagging.output_formats import (
-    OutputFolder,
-    TagLimits,
-    format_clock,
-    write_embeddings,
-)
+from psl_jax.tagging.file_tagging import BadFile, FileTags, Input, find_files, tag_files
+from psl_jax.tagging.output_formats import OutputFolder, format_clock, write_embeddings
 from psl_jax.tagging.spectrogram import Spectrogram, plot_file
 
 MANY_FILES = 50  # from here on progress is shown without a terminal, too
@@ -67,7 +57,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     tagging_cli.add_settings(parser)
     _add_output(parser)
-    parsed = tagging_cli.parse_arguments(parser, arguments)
+    parsed = cli_entry.parse_arguments(parser, arguments)
     if not parsed.files and not parsed.list_labels:
         parser.error("the following arguments are required: FILE")
     return parsed
@@ -91,13 +81,6 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         default=5,
         metavar="K",
         help="largest number of tags per file in table, summary and json (default: 5)",
-    )
-    group.add_argument(
-        "--min_score",
-        type=float,
-        default=0.0,
-        metavar="P",
-        help="lowest score of the tags in table, summary and json (default: 0)",
     )
     group.add_argument(
         "--labels",
@@ -170,12 +153,14 @@ def main(arguments: argparse.Namespace) -> int:
             report_seconds=(lambda new: bar.update(round(new, 2))) if is_single else None,
             watch_block=None if plotter is None else plotter.watch_block,
         )
-        all_files = itertools.chain(bad_folders, tagged_files)
-        num_tagged, num_failed, seconds = _write_outputs(
-            all_files if is_single else _count(all_files, bar),
-            outputs,
-            prints=not arguments.out,
-        )
+        num_tagged, num_failed, seconds = 0, 0, 0.0
+        for item in itertools.chain(bad_folders, tagged_files):
+            if not is_single:
+                bar.update()
+            if _write_outputs(item, outputs, prints=not arguments.out):
+                num_tagged, seconds = num_tagged + 1, seconds + item.seconds
+            else:
+                num_failed += 1
     if num_tagged and not counter.num_events and arguments.format in ("csv", "audacity", "raven"):
         peak, label = counter.highest
         print(
@@ -198,10 +183,9 @@ def _add_outputs(
     outputs: list[Output], arguments: argparse.Namespace, inputs: Sequence[Input]
 ) -> Mapping[Input, pathlib.Path]:
     """Adds what --out, --format and --embeddings ask for; returns the paths of --out."""
-    best = TagLimits(arguments.top_k, arguments.min_score)
     if not arguments.out:
         width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
-        outputs.append(output_formats.Printer(arguments.format, best, width))
+        outputs.append(output_formats.Printer(arguments.format, arguments.top_k, width))
         return {}
     disk_errors.check_writable(arguments.out, "--out")
     if arguments.embeddings:
@@ -210,7 +194,7 @@ def _add_outputs(
         outputs.append(lambda tags: write_embeddings(embedding_paths[tags.input], tags))
     folder = OutputFolder(arguments.out, inputs, output_formats.ENDINGS[arguments.format])
     # The last, as its file says that all is done.
-    outputs.append(lambda tags: folder.write(tags, arguments.format, best))
+    outputs.append(lambda tags: folder.write(tags, arguments.format, arguments.top_k))
     return folder.paths
 
 
@@ -232,18 +216,10 @@ def _leave_out_tagged(
     return [item for item, is_tagged in zip(inputs, has_output, strict=True) if not is_tagged]
 
 
-def _count(items: Iterable[FileTags | BadFile], bar: tqdm) -> Iterator[FileTags | BadFile]:
-    for item in items:
-        bar.update()
-        yield item
-
-
 def _check_settings(arguments: argparse.Namespace, num_inputs: int) -> None:
     """Raises UserError for settings that do not fit."""
     if arguments.top_k < 1:
         raise UserError(f"top_k is {arguments.top_k}, expected 1 or more")
-    if not 0 <= arguments.min_score <= 1:
-        raise UserError(f"min_score is {arguments.min_score:g}, expected 0 to 1")
     if arguments.skip_existing and not arguments.out:
         raise UserError("--skip_existing looks for what lies in --out=DIR: give that, too")
     if arguments.embeddings and not arguments.out:
@@ -259,38 +235,30 @@ def _plain_disk_errors(folder: str | None) -> contextlib.AbstractContextManager[
 
 
 def _write_outputs(
-    tagged_files: Iterable[FileTags | BadFile],
-    outputs: Sequence[Output],
-    *,
-    prints: bool,
-) -> tuple[int, int, float]:
-    """Hands the tags to the outputs; prints a line on standard error for each file that is bad.
+    item: FileTags | BadFile, outputs: Sequence[Output], *, prints: bool
+) -> TypeGuard[FileTags]:
+    """Hands the tags of a file to the outputs; tells whether they are written.
 
-    Returns how many were tagged, how many were not, and the seconds of audio.
+    What is wrong with a file is a line on standard error.
     """
-    num_tagged, num_failed, seconds = 0, 0, 0.0
     tell = functools.partial(tqdm.write, file=sys.stderr)
-    for item in tagged_files:
-        name = make_printable(item.input.path)
-        if isinstance(item, BadFile):
-            tell(f"{name}: {item.reason}")
-            num_failed += 1
-            continue
-        if item.damage:
-            tell(f"{name}: {item.damage}, tagged as far as it goes")
-        try:
-            # Clearing the bar takes longer than tagging a short file.
-            with tqdm.external_write_mode() if prints else contextlib.nullcontext():
-                for output in outputs:
-                    output(item)
-        except OSError as error:
-            if error.errno != errno.ENAMETOOLONG:
-                raise
-            tell(f"{name}: its output has too long a name ({error.filename})")
-            num_failed += 1
-        else:
-            num_tagged, seconds = num_tagged + 1, seconds + item.seconds
-    return num_tagged, num_failed, seconds
+    name = make_printable(item.input.path)
+    if isinstance(item, BadFile):
+        tell(f"{name}: {item.reason}")
+        return False
+    if item.damage:
+        tell(f"{name}: {item.damage}, tagged as far as it goes")
+    try:
+        # Clearing the bar takes longer than tagging a short file.
+        with tqdm.external_write_mode() if prints else contextlib.nullcontext():
+            for output in outputs:
+                output(item)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        tell(f"{name}: its output has too long a name ({error.filename})")
+        return False
+    return True
 
 
 def _list_labels(arguments: argparse.Namespace) -> int:

@@ -68,7 +68,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="remove the stored thresholds; all classes use 0.5 again",
     )
     add("--dry_run", action="store_true", help="print the thresholds, and store nothing")
-    parsed = tagging_cli.parse_arguments(parser, arguments)
+    parsed = cli_entry.parse_arguments(parser, arguments)
     if not parsed.data and not parsed.reset:
         parser.error("the following arguments are required: DATA")
     return parsed

@@ -11,7 +11,7 @@ from typing import Any
 
 from absl import app, flags
 
-from psl_jax.runtime import disk_errors, errors, interrupts, paths
+from psl_jax.runtime import disk_errors, errors, interrupts, paths, settings
 from psl_jax.runtime.errors import UnreachableError, UserError
 
 _BUCKET = re.compile(
@@ -158,6 +158,29 @@ def parser(name: str, doc: str) -> argparse.ArgumentParser:
         epilog=more,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def add_setting(group: Any, owner: type, name: str, **changes: Any) -> None:
+    """Adds to a parser or a group the option --NAME of a setting of the dataclass `owner`.
+
+    changes: what `add_argument` is told otherwise than the setting says.
+    """
+    info = dict(settings.list_settings(owner))[name]
+    if info.type is bool:
+        kwargs = {"action": "store_true", "help": f"{info.help} (default: no)"}
+    else:
+        shown = "none" if info.default == "" else info.default
+        kwargs = {"type": info.type, "help": f"{info.help} (default: {shown})"}
+        kwargs["choices"] = info.rule.choices or None
+    group.add_argument(f"--{name}", default=info.default, **(kwargs | changes))
+
+
+def parse_arguments(
+    parser: argparse.ArgumentParser, arguments: Sequence[str]
+) -> argparse.Namespace:
+    """Parses a command line that begins with the program's name, as `run` gives it."""
+    flags.FLAGS(arguments[:1])  # absl wants its own flags parsed, and has none here
+    return parser.parse_intermixed_args(arguments[1:])
 
 
 def _exit(status: int) -> None:

@@ -73,10 +73,9 @@ class FileTags:
         """The highest score over time of each class: float32 [classes]."""
         return np.asarray(self.rows.max(axis=0))
 
-    def rank_classes(self, values: np.ndarray, k: int, min_value: float = 0.0) -> list[int]:
-        """Returns the `k` classes of highest `values` (`scores` or `peaks`) from `min_value` on."""
-        order = np.argsort(-values, kind="stable")[:k]
-        classes: list[int] = order[values[order] >= min_value].tolist()
+    def rank_classes(self, values: np.ndarray, k: int) -> list[int]:
+        """Returns the `k` classes of highest `values`: `scores` or `peaks`."""
+        classes: list[int] = np.argsort(-values, kind="stable")[:k].tolist()
         return classes
 
 

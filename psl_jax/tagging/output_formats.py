@@ -9,7 +9,7 @@ import pathlib
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -40,13 +40,6 @@ _RAVEN_COLUMNS = (
 _ROWS_AT_ONCE = 4096  # of the scores over time
 
 
-class TagLimits(NamedTuple):
-    """Limits of the tags of a whole file: at most `max_tags`, with scores from `min_score` on."""
-
-    max_tags: int = 5
-    min_score: float = 0.0
-
-
 EVENT_COLUMNS = ("file", "onset", "offset", "label", "score")
 
 
@@ -63,17 +56,17 @@ def format_clock(seconds: float, decimals: int = 1) -> str:
 # --- One file as text, in parts ---------------------------------------------------------------
 
 
-def render(tags: FileTags, style: str, *, best: TagLimits, width: int = 100) -> Iterator[str]:
+def render(tags: FileTags, style: str, *, max_tags: int, width: int = 100) -> Iterator[str]:
     """Yields the text of `tags` in a format of ENDINGS; csv and frames with their header."""
     if style == "table":
-        yield format_table(tags, best, width)
+        yield format_table(tags, max_tags, width)
     elif style == "summary":
-        yield format_summary(tags, best)
+        yield format_summary(tags, max_tags)
     elif style == "csv":
         yield _format_csv_line(EVENT_COLUMNS)
         yield format_event_rows(tags)
     elif style == "json":
-        yield json.dumps(to_json(tags, best), indent=2, ensure_ascii=False) + "\n"
+        yield json.dumps(to_json(tags, max_tags), indent=2, ensure_ascii=False) + "\n"
     elif style == "audacity":
         yield format_audacity(tags)
     elif style == "raven":
@@ -82,9 +75,9 @@ def render(tags: FileTags, style: str, *, best: TagLimits, width: int = 100) -> 
         yield from format_frame_rows(tags)
 
 
-def format_table(tags: FileTags, best: TagLimits, width: int = 100) -> str:
+def format_table(tags: FileTags, max_tags: int, width: int = 100) -> str:
     """Formats the best tags of a file with score, highest score over time, and their times."""
-    classes = tags.rank_classes(tags.scores, *best)
+    classes = tags.rank_classes(tags.scores, max_tags)
     names = [tags.labels[i] for i in classes]
     name_width = min(max(map(len, names), default=0), 40)
     lines = [
@@ -109,11 +102,11 @@ def format_table(tags: FileTags, best: TagLimits, width: int = 100) -> str:
     return "\n".join(lines) + "\n\n"
 
 
-def format_summary(tags: FileTags, best: TagLimits) -> str:
+def format_summary(tags: FileTags, max_tags: int) -> str:
     """Formats a line: length, number of events, the best tags with their scores, and the file."""
     names = [
         f"{shorten(tags.labels[i], 40)} {tags.scores[i]:.2f}"
-        for i in tags.rank_classes(tags.scores, *best)
+        for i in tags.rank_classes(tags.scores, max_tags)
     ]
     num_events = len(tags.events)
     events = f"{num_events} event{'' if num_events == 1 else 's'}"
@@ -165,7 +158,7 @@ def format_raven(tags: FileTags) -> str:
     return "\n".join(lines) + "\n"
 
 
-def to_json(tags: FileTags, best: TagLimits) -> dict[str, Any]:
+def to_json(tags: FileTags, max_tags: int) -> dict[str, Any]:
     """Returns the file, its length, its best tags and events, and its damage, if it has any."""
     damage = {} if tags.damage is None else {"incomplete": tags.damage}
     return {
@@ -178,7 +171,7 @@ def to_json(tags: FileTags, best: TagLimits) -> dict[str, Any]:
                 "score": round(float(tags.scores[i]), 4),
                 "peak": round(float(tags.peaks[i]), 4),
             }
-            for i in tags.rank_classes(tags.scores, *best)
+            for i in tags.rank_classes(tags.scores, max_tags)
         ],
         "events": [
             {
@@ -223,8 +216,8 @@ def _format_csv_line(values: Sequence[str]) -> str:
 class Printer:
     """Prints the tags of each file to standard output, as one document."""
 
-    def __init__(self, style: str, best: TagLimits, width: int = 100):
-        self.style, self.best, self.width = style, best, width
+    def __init__(self, style: str, max_tags: int, width: int = 100):
+        self.style, self.max_tags, self.width = style, max_tags, width
         self._header = True
 
     def __call__(self, tags: FileTags) -> None:
@@ -236,13 +229,13 @@ class Printer:
         if self.style == "json":  # a line for each file
             # In an ASCII locale other letters would become escapes that are no JSON.
             encoding = codecs.lookup(sys.stdout.encoding or "ascii").name
-            yield json.dumps(to_json(tags, self.best), ensure_ascii=encoding != "utf-8") + "\n"
+            yield json.dumps(to_json(tags, self.max_tags), ensure_ascii=encoding != "utf-8") + "\n"
         elif self.style == "frames":
             yield from format_frame_rows(tags, with_file=True, header=self._header)
         elif self.style == "csv" and not self._header:
             yield format_event_rows(tags)
         else:
-            yield from render(tags, self.style, best=self.best, width=self.width)
+            yield from render(tags, self.style, max_tags=self.max_tags, width=self.width)
 
 
 class OutputFolder:
@@ -272,10 +265,10 @@ class OutputFolder:
                     f"both. (Were the recordings moved? Then delete {self._record}.)"
                 )
 
-    def write(self, tags: FileTags, style: str, best: TagLimits) -> None:
+    def write(self, tags: FileTags, style: str, max_tags: int) -> None:
         """Writes the output of an input in a format of ENDINGS."""
         with files.atomic_open(self.paths[tags.input], newline="", encoding="utf-8") as file:
-            file.writelines(render(tags, style, best=best))
+            file.writelines(render(tags, style, max_tags=max_tags))
         self.note(tags.input)
 
     def note(self, item: Input) -> None:

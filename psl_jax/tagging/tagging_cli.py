@@ -5,8 +5,6 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from absl import flags
-
 from psl_jax.networks.class_lists import clean_name, find_class, near_names
 from psl_jax.runtime import cli_entry, csv_files
 from psl_jax.runtime.errors import UserError
@@ -75,14 +73,6 @@ def add_smoothing(parser: Any, default: int | None = None) -> None:
         help="median filter over scores, odd number of frames of 0.32 s; 1: none (default: "
         f"{otherwise})",
     )
-
-
-def parse_arguments(
-    parser: argparse.ArgumentParser, arguments: Sequence[str]
-) -> argparse.Namespace:
-    """Parses a command line that begins with the program's name, as `cli_entry.run` gives it."""
-    flags.FLAGS(arguments[:1])  # absl wants its own flags parsed, and has none here
-    return parser.parse_intermixed_args(arguments[1:])
 
 
 def check_event_settings(arguments: argparse.Namespace) -> None:

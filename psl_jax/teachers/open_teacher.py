@@ -87,14 +87,6 @@ def _parse_part(part_text: str, name: str) -> Part:
     return Part(1.0 if weight is None else float(weight), kind or "run", where)
 
 
-def join_names(names: Sequence[str]) -> str:
-    """Joins several names to that of their ensemble."""
-    if len(names) == 1:
-        return names[0]
-    parts = [part for name in names for part in parse_name(name)]
-    return "+".join(f"{part.weight!r}*{part.kind}:{part.where}" for part in parts)
-
-
 def is_other_teacher(name: str | os.PathLike[str]) -> bool:
     """Tells whether a name is anything but a run folder of ours."""
     parts = parse_name(name)

@@ -1,13 +1,14 @@
 """Flags and steps that commands share which score a data set: evaluate, relabel and fit."""
 
 import argparse
+import dataclasses
+import functools
 import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
-from absl import flags
 
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
 from psl_jax.data.source import Source, open_folder
@@ -23,6 +24,10 @@ from psl_jax.teachers.open_teacher import OpenedTeacher, parse_name
 from psl_jax.teachers.teacher import Teacher
 from psl_jax.teachers.transformers_teacher import is_repository
 
+MODEL_HELP = (
+    "folder of a run, .safetensors, .pt, mn04, or mn:, onnx:, tflite:, transformers:, python:, "
+    "fitted: and a file or name (docs/TEACHERS.md)"
+)
 _SPLIT_IS = {  # what --split names, by program
     "fit": "split whose weak labels the classifier is fitted to",
     "relabel": "split to label",
@@ -35,84 +40,34 @@ def make_parser(
 ) -> argparse.ArgumentParser:
     """Makes a parser that takes MODEL and DATA; `doc` is the docstring of the program's module.
 
-    has_class_maps: adds the flags that match the model's classes with the data's and join several
-    models.
+    has_class_maps: adds the flags that match the model's classes with the data's.
     """
+    # launch/tpu_vm.sh reads the names of options from the source of these calls.
     parser = cli_entry.parser(program, doc)
     add = parser.add_argument
-    add(
-        "model",
-        metavar="MODEL",
-        help="folder of a run, .safetensors, .pt, mn04, or mn:, onnx:, tflite:, transformers:, "
-        "python:, fitted: and a file or name (docs/TEACHERS.md)",
-    )
+    add("model", metavar="MODEL", help=f"{MODEL_HELP}; several with + between")
     add("data", metavar="DATA", help="folder of a prepared data set")
     add("--split", default=split, help=f"{_SPLIT_IS[program]} (default: {split})")
-    add(
-        "--batch_size",
-        type=int,
-        default=0,
-        metavar="N",
-        help="segments computed at once over all devices (default: 32 on a CPU, elsewhere 1,024 s "
-        "of audio per device, such as 512 segments of 2 s)",
-    )
-    add(
-        "--dtype",
-        default="float32",
-        choices=("float32", "bfloat16"),
-        help="precision of a network in JAX or PyTorch (default: float32)",
-    )
-    add("--num_devices", type=int, metavar="N", help="devices to compute on (default: all)")
-    add(
-        "--trust_remote_code",
-        action="store_true",
-        help="run the Python code that a transformers: model brings (default: refuse such models)",
-    )
     add("--dry_run", action="store_true", help="print what would be done, and do nothing")
-    group = parser.add_argument_group(
-        "several taggers, and taggers with other classes (docs/TEACHERS.md)"
-    )
-    add, default = group.add_argument, RelabelSettings()
-    purpose = "scores are averaged with MODEL's" if has_class_maps else "logits are inputs as well"
-    add(
-        "--teacher",
-        action="append",
-        default=[],
-        metavar="MODEL",
-        help=f"one more model, whose {purpose}; may be given several times (default: MODEL alone)",
-    )
+    add = functools.partial(cli_entry.add_setting, parser, RelabelSettings)
+    add("batch_size", metavar="N")
+    add("dtype")
+    add("trust_remote_code")
     if has_class_maps:
-        add(
-            "--mean",
-            default=default.mean,
-            choices=combined_teachers.MEANS,
-            help=f"average several models' probabilities or their logits (default: {default.mean})",
-        )
-        add(
-            "--class_map",
-            default="",
-            metavar="CSV",
-            help="CSV class,teacher_class that pairs the data's classes with the model's; for "
-            "several models one CSV, or one each with commas between (default: pair equal names)",
-        )
-        add(
-            "--unmapped",
-            default=default.unmapped,
-            choices=class_lists.UNMAPPED if program == "relabel" else class_lists.UNMAPPED[:2],
-            help="classes of the data that the model lacks: error: stop; drop: score 0 "
-            "everywhere; weak (relabel only): keep the weak labels (default: "
-            f"{default.unmapped})",
-        )
-    group = parser.add_argument_group("several processes")
-    group.add_argument(
+        group = parser.add_argument_group("taggers with other classes, and several taggers")
+        add = functools.partial(cli_entry.add_setting, group, RelabelSettings)
+        add("class_map", metavar="CSV")
+        add("unmapped", choices=class_lists.UNMAPPED[: None if program == "relabel" else 2])
+        add("mean")
+    add = parser.add_argument_group("several processes").add_argument
+    of_job = "(default: that of the pod or job)"
+    add(
         "--distributed",
         action="store_true",
         help="this is one of several processes that share the work; on a TPU pod and in Slurm and "
         "MPI jobs they find each other, elsewhere give --coordinator_address, --num_processes and "
         "--process_id (default: a single process)",
     )
-    # launch/tpu_vm.sh reads the names of options from this source.
-    add, of_job = group.add_argument, "(default: that of the pod or job)"
     add(
         "--coordinator_address",
         metavar="HOST:PORT",
@@ -120,8 +75,6 @@ def make_parser(
     )
     add("--num_processes", type=int, metavar="N", help=f"number of processes {of_job}")
     add("--process_id", type=int, metavar="I", help=f"number of this process, from 0 {of_job}")
-    defaults = {name: getattr(default, name) for name in ("class_map", "unmapped", "mean")}
-    parser.set_defaults(**defaults, count_padding=False)
     return parser
 
 
@@ -129,11 +82,9 @@ def parse_arguments(
     parser: argparse.ArgumentParser, arguments: Sequence[str]
 ) -> argparse.Namespace:
     """Parses a command line that begins with the program's name; joins no processes yet."""
-    flags.FLAGS(arguments[:1])  # absl wants its own flags parsed, and has none here
-    parsed = parser.parse_args(arguments[1:])
-    for name in ("batch_size", "num_devices"):
-        if (getattr(parsed, name) or 0) < 0:
-            parser.error(f"--{name}={getattr(parsed, name)}: expected 1 or more, or 0")
+    parsed = cli_entry.parse_arguments(parser, arguments)
+    if parsed.batch_size < 0:
+        parser.error(f"--batch_size={parsed.batch_size}: expected 1 or more, or 0")
     return parsed
 
 
@@ -155,12 +106,9 @@ class Task(NamedTuple):
             return WholeClips.of(self.source.index)
         return self.segmentation
 
-    def make_scorer(self, arguments: argparse.Namespace) -> SegmentScorer:
+    def make_scorer(self) -> SegmentScorer:
         """Makes a scorer of segments on this process's devices. Raises UserError."""
-        devices = arguments.num_devices or None
-        if devices and jax.process_count() > 1:
-            raise UserError("--num_devices: several processes use all devices; leave it out")
-        return self.teacher.make_scorer(self.settings, devices)
+        return self.teacher.make_scorer(self.settings)
 
 
 def open_task(arguments: argparse.Namespace, segments: str) -> Task:
@@ -169,7 +117,7 @@ def open_task(arguments: argparse.Namespace, segments: str) -> Task:
     segments: "training" (as the model was trained), "whole", or seconds. Raises UserError.
     """
     source, settings = _open_source(arguments), _make_settings(arguments)
-    name = open_teacher.join_names([arguments.model, *arguments.teacher])
+    name = arguments.model
     if not source.index.classes:
         classes = open_teacher.read_classes(name, settings)
         source = source.with_index(source.index.with_classes(classes))
@@ -187,20 +135,20 @@ def open_raw_task(
     """
     source, settings = _open_source(arguments), _make_settings(arguments)
     teachers, entries = [], []
-    for name in (arguments.model, *arguments.teacher):
-        for part in parse_name(name):
-            teacher = open_teacher.load_teacher(part, trust_remote_code=settings.trust_remote_code)
-            place = _make_absolute(part)
-            entries.append({"kind": part.kind, "where": place, "digest": teacher.digest})
-            teachers.append(teacher)
+    for part in parse_name(arguments.model):
+        teacher = open_teacher.load_teacher(part, trust_remote_code=settings.trust_remote_code)
+        place = _make_absolute(part)
+        entries.append({"kind": part.kind, "where": place, "digest": teacher.digest})
+        teachers.append(teacher)
     opened = OpenedTeacher(combined_teachers.join(teachers), None)
     segmentation = Segmentation(_parse_seconds(segments, teachers[0], source))
     return Task(opened, source, segmentation, settings), entries
 
 
 def _make_settings(arguments: argparse.Namespace) -> RelabelSettings:
-    names = ("class_map", "unmapped", "mean", "trust_remote_code", "dtype", "count_padding")
-    return RelabelSettings(**{name: getattr(arguments, name) for name in names})
+    names = {field.name for field in dataclasses.fields(RelabelSettings)}
+    given = {name: value for name, value in vars(arguments).items() if name in names}
+    return RelabelSettings(**given)
 
 
 def _make_absolute(part: open_teacher.Part) -> str:

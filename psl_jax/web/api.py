@@ -191,7 +191,7 @@ def make_default_settings(service: Service) -> UsedSettings:
 
 
 def _make_answer(tags: FileTags, settings: UsedSettings, num_tags: int, model: str) -> Tagged:
-    content = output_formats.to_json(tags, output_formats.TagLimits(num_tags))
+    content = output_formats.to_json(tags, num_tags)
     return Tagged(
         name=content["file"],
         model=model,

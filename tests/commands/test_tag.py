@@ -98,10 +98,6 @@ def test_json_lines(run, folder):
     tags = tags_of(folder / "a.flac")
     assert found[0]["tags"][0]["label"] == tags.top(1)[0][0]
     assert [e["onset"] for e in found[0]["events"]] == [round(e.onset, 2) for e in tags.events()]
-    _, out, _ = run(folder / "a.flac", "--format=json", "--min_score=0.5", "--top_k=6")
-    expected = [name for name, score in tags.top(6) if score >= 0.5]
-    assert 0 < len(expected) < 6
-    assert [tag["label"] for tag in json.loads(out)["tags"]] == expected
 
 
 def test_audacity_labels(run, folder):
@@ -209,7 +205,6 @@ def test_bad_files_are_a_line_each_and_the_rest_go_on(run, folder, tmp_path):
         (["--threshold=2"], "threshold is 2"),
         (["--median_filter=2"], "odd"),
         (["--top_k=0"], "top_k is 0"),
-        (["--min_score=1.5"], "min_score is 1.5"),
         (["--labels=;"], "no labels are left"),
         (["--labels=siren;siren"], "siren' is asked for twice"),
         (["--skip_existing"], "--out=DIR"),

@@ -6,12 +6,7 @@ import tagging
 from psl_jax.tagging import file_tagging
 from psl_jax.tagging.events import Event
 from psl_jax.tagging.file_tagging import FileTags, Input
-from psl_jax.tagging.output_formats import (
-    TagLimits,
-    choose_output_paths,
-    format_clock,
-    format_table,
-)
+from psl_jax.tagging.output_formats import choose_output_paths, format_clock, format_table
 
 
 def test_clock():
@@ -36,7 +31,7 @@ def tags_of(labels, seconds=1.0, events=()):
 
 
 def test_table_with_long_labels_and_no_events():
-    lines = format_table(tags_of(("z" * 70, "b"), 3700.0), TagLimits()).splitlines()
+    lines = format_table(tags_of(("z" * 70, "b"), 3700.0), 5).splitlines()
     assert lines[0] == "x.wav  (1:01:40.0)" and lines[2].endswith("z…")
     assert max(map(len, lines)) < 60
 
@@ -44,7 +39,7 @@ def test_table_with_long_labels_and_no_events():
 def test_names_with_commas_stay_apart_in_a_table():
     names = ("Vehicle horn, car horn", "Rain, drizzle")
     events = [Event(0.0, 1.0, name, 0.9) for name in names]
-    last = format_table(tags_of(("dog", *names), events=events), TagLimits(1)).splitlines()[-2]
+    last = format_table(tags_of(("dog", *names), events=events), 1).splitlines()[-2]
     assert last == "  heard at times, too: Vehicle horn, car horn; Rain, drizzle"
 
 

@@ -115,8 +115,8 @@ def test_its_scores_are_the_classifiers_of_the_taggers_logits(folder):
 
 def test_two_taggers_are_heard_side_by_side(folder, tmp_path):
     write_onnx(tmp_path / "u.onnx", bias=1.0)
-    more = (f"--teacher=onnx:{tmp_path / 'u.onnx'}", f"--out={tmp_path / 'two.npz'}")
-    run(fit, f"onnx:{folder / 't.onnx'}", folder / "data", *more)
+    both = f"onnx:{folder / 't.onnx'}+onnx:{tmp_path / 'u.onnx'}"
+    run(fit, both, folder / "data", f"--out={tmp_path / 'two.npz'}")
     teacher = open_teacher.load_teacher(open_teacher.Part(1.0, "fitted", str(tmp_path / "two.npz")))
     with np.load(tmp_path / "two.npz") as stored:
         assert stored["kernel"].shape == (4, 2)

@@ -171,9 +171,9 @@ def test_published_teachers_together_label_data_of_other_classes(tmp_path):
     index = dataclasses.replace(index, classes=classes, split="eval")
     synthetic_data.write_prepared(tmp_path / "data", index, synthetic_data.make_audio(index))
     out = tmp_path / "labels"
+    teachers = f"mn:{TEACHERS}/mn04_as_mAP_432.pt", f"tflite:{TEACHERS}/yamnet_waveform_in.tflite"
     run(
-        *(relabel, f"mn:{TEACHERS / 'mn04_as_mAP_432.pt'}", tmp_path / "data", "--split=eval"),
-        f"--teacher=tflite:{TEACHERS / 'yamnet_waveform_in.tflite'}",
+        *(relabel, "+".join(teachers), tmp_path / "data", "--split=eval"),
         *(f"--class_map={TEACHERS / 'esc50_to_audioset.csv'}", "--segment_seconds=2"),
         *(f"--out={out}", "--batch_size=2"),
     )
