@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import importlib
 import pathlib
 import runpy
 import sys
@@ -12,6 +13,7 @@ COMMANDS = (
     *("main", "prepare", "relabel", "labels", "evaluate", "tag", "serve", "export"),
     *("fit", "classes", "thresholds", "review", "publish"),
 )
+_WITHOUT_BUCKETS = ("labels", "fit", "thresholds", "review", "publish")
 
 
 def run() -> None:
@@ -35,7 +37,13 @@ def run() -> None:
         print(f"{told}{usage()}", file=sys.stderr)
         sys.exit(2)
     sys.argv = [f"psl-jax {name}", *sys.argv[2:]]
-    runpy.run_module(module_of(name), run_name="__main__", alter_sys=False)
+    if name == "main":
+        runpy.run_module(module_of(name), run_name="__main__", alter_sys=False)
+        return
+    from psl_jax.runtime import cli_entry
+
+    command = importlib.import_module(module_of(name))
+    cli_entry.run(command.main, command.parse, takes_buckets=name not in _WITHOUT_BUCKETS)
 
 
 def module_of(name: str) -> str:

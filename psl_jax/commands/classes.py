@@ -67,7 +67,3 @@ def main(arguments: argparse.Namespace) -> None:
         f"other case, {numbers['synonym']} by a synonym, {numbers['spelling']} by spelling, "
         f"{numbers['']} without any"
     )
-
-
-if __name__ == "__main__":
-    cli_entry.run(main, parse, takes_buckets=True)

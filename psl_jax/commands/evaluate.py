@@ -28,7 +28,7 @@ from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.whole_clips import WholeClips
 from psl_jax.networks.trained_model import Model
 from psl_jax.reporting import run_page
-from psl_jax.runtime import cli_entry, files, parallel, run_files
+from psl_jax.runtime import files, parallel, run_files
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
 from psl_jax.scoring import evaluation, event_metrics, tagger_tables
@@ -195,7 +195,3 @@ def _describe_metrics(out: pathlib.Path) -> list[str]:
     lines.append(f"{metrics['num_clips']:,} clips, ids {metrics['clip_ids_sha256'][:12]}…")
     written = f"{evaluation.METRICS}, {evaluation.PER_CLASS} and {evaluation.SCORES}"
     return ["", *lines, f"{written} in {out}"]
-
-
-if __name__ == "__main__":
-    cli_entry.run(main, parse, takes_buckets=True)

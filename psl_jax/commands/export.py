@@ -219,7 +219,3 @@ def _count_bytes(path: str) -> int:
     place = path_of(path)
     written = [place] if place.is_file() else [x for x in place.rglob("*") if x.is_file()]
     return sum(file.stat().st_size for file in written)
-
-
-if __name__ == "__main__":
-    cli_entry.run(main, parse, takes_buckets=True)

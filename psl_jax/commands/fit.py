@@ -18,7 +18,7 @@ import jax
 
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.networks.class_lists import list_first
-from psl_jax.runtime import cli_entry, disk_errors, parallel
+from psl_jax.runtime import disk_errors, parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of, remove_tree
 from psl_jax.scoring.resumable_scores import StoredScores, score_missing
@@ -124,7 +124,3 @@ def describe_result(fit_result: FitResult, index: ClipIndex, out: str) -> list[s
     if few := [name for name, n in zip(index.classes, counts, strict=True) if n < _FEW]:
         lines.append(f"note: {len(few)} classes have fewer than {_FEW} clips: {list_first(few)}")
     return [*lines, f"a teacher of {index.num_classes} classes: fitted:{out}"]
-
-
-if __name__ == "__main__":
-    cli_entry.run(main, parse)

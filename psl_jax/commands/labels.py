@@ -388,7 +388,3 @@ def _open_writer(
         origin=origin,
         uses_weak_labels=uses_weak,
     )
-
-
-if __name__ == "__main__":
-    cli_entry.run(main, parse)

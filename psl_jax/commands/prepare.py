@@ -202,7 +202,3 @@ def main(arguments: argparse.Namespace) -> int:
             f"as more clips are missing than --max_missing={limit:g} allows: {', '.join(above)}"
         )
     return 1 if above else 0
-
-
-if __name__ == "__main__":
-    cli_entry.run(main, parse, takes_buckets=True)

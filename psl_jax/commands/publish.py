@@ -182,7 +182,3 @@ def _refuse_foreign(out: pathlib.Path) -> None:
             f"--out={out} holds something else, which would be deleted: give a folder that is not "
             "there yet"
         )
-
-
-if __name__ == "__main__":
-    cli_entry.run(main, parse)

@@ -126,7 +126,3 @@ def tell_quality(labels: Any) -> None:
             f"weak labels {100 * segment_map['weak']:.2f}"
         )
     print(f"soft labels of {len(labels.index):,} clips in {labels.directory}")
-
-
-if __name__ == "__main__":
-    cli_entry.run(main, parse, takes_buckets=True)

@@ -172,7 +172,3 @@ def _read_example(path: str, num_channels: int) -> np.ndarray:
             f"{num_channels}; {expected}"
         )
     return embedding
-
-
-if __name__ == "__main__":
-    cli_entry.run(main, parse)

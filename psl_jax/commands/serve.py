@@ -165,7 +165,3 @@ def listen(host: str, port: int) -> socket.socket:
         raise UserError(
             f"cannot listen on {host}, port {port}: {error}. Choose others with --host and --port"
         ) from error
-
-
-if __name__ == "__main__":
-    cli_entry.run(main, parse, takes_buckets=True)

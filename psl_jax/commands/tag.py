@@ -338,7 +338,3 @@ def _make_bar(inputs: Sequence[Input]) -> tqdm:
         with contextlib.suppress(DecodeError):
             seconds = read_form(path).seconds
     return progress.bar(seconds and round(seconds, 2), "s of audio", "tag", show=show)
-
-
-if __name__ == "__main__":
-    cli_entry.run(main, parse, takes_buckets=True)

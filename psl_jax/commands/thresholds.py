@@ -232,7 +232,3 @@ def _describe_tuning(
             "thresholds are rough"
         )
     return lines
-
-
-if __name__ == "__main__":
-    cli_entry.run(main, parse)

@@ -95,14 +95,14 @@ def local(run, source, config, tmp_path_factory):
     It is prepared, verified and found again there.
     """
     folder = tmp_path_factory.mktemp("run")
-    prepare = ["psl_jax.commands.prepare", "--corpus=own_data", "--source_dir=gs://bkt/source"]
+    prepare = ["prepare", "--corpus=own_data", "--source_dir=gs://bkt/source"]
     prepare += ["--data_dir=gs://bkt/data", "--clip_seconds=2"]
     main = ["psl_jax.main", f"--config={config}", f"--workdir={folder}", "--stage=evaluate"]
     main += [f"--config.data.source_dir={source}"]
     to_s3 = ["s3://bkt/data".join(word.split("gs://bkt/data")) for word in prepare]
     commands = [
         prepare,
-        ["psl_jax.commands.prepare", "--verify=gs://bkt/data"],
+        ["prepare", "--verify=gs://bkt/data"],
         prepare,
         to_s3,
         main,
@@ -173,7 +173,7 @@ def test_audioset_is_prepared_from_ranges_of_its_archives(run, bucket, s3, tmp_p
             ("s3", f"{s3.url}/audioset/{layout}"),
         ):
             data_dir = f"--data_dir={tmp_path / 'data' / name / layout}"
-            command = ["psl_jax.commands.prepare", "--corpus=audioset", f"--source_dir={place}"]
+            command = ["prepare", "--corpus=audioset", f"--source_dir={place}"]
             commands.append([*command, data_dir])
     done = run("small_commands.py", json.dumps(commands))
     assert done.returncode == 0, done.stderr
@@ -213,24 +213,24 @@ def test_a_model_and_data_in_a_bucket(run, runs, local, source, tmp_path):
     def commands(model, data, source, out):
         on_data = (model, data, "--split=eval", "--segment_seconds=1")
         return [
-            ["psl_jax.commands.relabel", *on_data, f"--out={out}/labels"],
-            ["psl_jax.commands.evaluate", *on_data, f"--out={out}/evaluated"],
-            ["psl_jax.commands.tag", model, f"{source}/eval0.wav", source, f"--out={out}/tags"],
+            ["relabel", *on_data, f"--out={out}/labels"],
+            ["evaluate", *on_data, f"--out={out}/evaluated"],
+            ["tag", model, f"{source}/eval0.wav", source, f"--out={out}/tags"],
             [
-                "psl_jax.commands.tag",
+                "tag",
                 model,
                 f"{source}/*.wav",
                 f"--out={out}/tags",
                 "--skip_existing",
             ],
             [
-                "psl_jax.commands.export",
+                "export",
                 model,
                 "--format=safetensors",
                 f"--out={out}/m.safetensors",
             ],
             [
-                "psl_jax.commands.tag",
+                "tag",
                 f"{out}/m.safetensors",
                 f"{source}/eval1.wav",
                 "--format=json",

@@ -20,7 +20,7 @@ def test_prepared_data_are_relabeled_trained_on_and_evaluated(tmp_path):
     data = small_experiments.write_data(tmp_path / "data")
     model = str(small_experiments.save_model(tmp_path / "model"))
     on_data = [model, str(data), f"--split={small_experiments.SPLIT}", "--segment_seconds=0.5"]
-    main = ["psl_jax.main", "--config=config.py", f"--workdir={tmp_path / 'run'}"]
+    main = ["main", "--config=config.py", f"--workdir={tmp_path / 'run'}"]
     changes = {"data.data_dir": data, "teacher": model, "labels": "soft", "segment_seconds": 0.5}
     changes |= {
         f"data.{name}_split": small_experiments.SPLIT for name in ("train", "validation", "eval")
@@ -31,8 +31,8 @@ def test_prepared_data_are_relabeled_trained_on_and_evaluated(tmp_path):
         "from psl_jax import config\ndef get_config():\n    return config.base()\n"
     )
     commands = [
-        ["psl_jax.commands.relabel", *on_data, f"--out={tmp_path / 'labels'}"],
-        ["psl_jax.commands.evaluate", *on_data, f"--out={tmp_path / 'evaluated'}"],
+        ["relabel", *on_data, f"--out={tmp_path / 'labels'}"],
+        ["evaluate", *on_data, f"--out={tmp_path / 'evaluated'}"],
         main,
     ]
     subprocess.run(
