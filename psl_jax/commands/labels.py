@@ -25,7 +25,7 @@ from psl_jax.commands import relabel
 from psl_jax.data.label_manifest import WEAK, LabelRule, segmentation_of
 from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter, made_with
 from psl_jax.data.source import Source, open_folder
-from psl_jax.label_files import importing, older_folder, resegment
+from psl_jax.label_files import importing, resegment
 from psl_jax.label_files.formats import FORMATS, Format
 from psl_jax.label_files.label_file import Options, missing_library_errors, plain_errors
 from psl_jax.networks.class_lists import match_classes, read_classes
@@ -190,7 +190,7 @@ def _import(arguments: argparse.Namespace, out: pathlib.Path) -> None:
     source = open_folder(arguments.data, arguments.split)
     if path.is_dir() and arguments.format != "hf":
         disk_errors.check_writable(out, "--out")
-        older_folder.convert(path, source.index, out)
+        importing.import_older_folder(path, source.index, out)
         relabel.tell_quality(_open_labels(out, source))
         return
     segmentation = _make_segmentation(arguments)

@@ -66,12 +66,10 @@ def write(path: pathlib.Path, labels: SoftLabels, options: Options) -> list[path
     with files.atomic_path(path) as temporary:
         shape = (len(index), index.num_classes)
         array = np.lib.format.open_memmap(temporary, "w+", np.float32, shape)
-        for shard, first_clip in enumerate(index.shard_offsets[:-1]):
-            _, values, counts = labels.read_shard(shard)
-            for row, (clip_values, num_segments) in enumerate(zip(values, counts, strict=True)):
-                segments = clip_values[:num_segments].astype(np.float32)
-                label = segments.max(axis=0) if options.pool == "max" else segments.mean(axis=0)
-                array[first_clip + row] = label_file.to_file_values(label, options)
+        for clip, clip_labels in enumerate(label_file.read_clips(labels)):
+            segments = clip_labels.astype(np.float32)
+            label = segments.max(axis=0) if options.pool == "max" else segments.mean(axis=0)
+            array[clip] = label_file.to_file_values(label, options)
         array.flush()
         del array
     written = [path, index_path]

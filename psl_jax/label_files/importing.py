@@ -1,4 +1,4 @@
-"""Imports the labels of a file as the soft labels of a split.
+"""Imports the labels of a file, or of an older folder, as the soft labels of a split.
 
 A file has its clips in an order of its own. We first put its rows in their places in a scratch file
 on the disk, then write the shards from that file. So memory holds a block and a shard, whatever the
@@ -9,24 +9,85 @@ import contextlib
 import hashlib
 import os
 import pathlib
+import re
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
-from psl_jax.data import label_manifest
+from psl_jax.corpora.audioset_csv import ID_LENGTH
+from psl_jax.data import label_manifest, record_files
 from psl_jax.data.clip_index import ClipIndex
+from psl_jax.data.label_manifest import LabelRule
 from psl_jax.data.soft_labels import SoftLabelWriter
-from psl_jax.label_files.clip_names import ClipNames
 from psl_jax.label_files.label_file import SAME_SECONDS, Block, LabelFile, ReadRequest
 from psl_jax.networks import class_lists
 from psl_jax.networks.class_lists import Columns
 from psl_jax.runtime import files, progress
 from psl_jax.runtime.disk_errors import plain_disk_errors
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import local_copy
 
-_EXAMPLES = 5
+_EXAMPLES, _NAME_EXAMPLES = 5, 3
+_TIMES = re.compile(r"_\d+(\.\d+)?([_-]\d+(\.\d+)?)?")
+_DAMAGE = (
+    *(record_files.DamagedRecordError, zipfile.BadZipFile, zlib.error, OSError, EOFError),
+    *(KeyError, ValueError, TypeError, RuntimeError),  # of NumPy
+)
+
+
+class ClipNames:
+    """Finds clips by their ids, or by the names of their files.
+
+    It tries a name as it is; then without its folder, its extension, and a `Y` before it; then an
+    AudioSet id also without the times behind it, as AudioSet has one part of each video. The whole
+    name comes first, as ids may themselves begin with `Y`, `-` or `_`; no name is split at these.
+    Memory: about 150 bytes a clip.
+    """
+
+    def __init__(self, ids: np.ndarray):
+        self._numbers = {clip_id: number for number, clip_id in enumerate(ids.tolist())}
+        self.unknown = 0
+        self.unknown_examples: list[str] = []
+
+    def find(self, names: Sequence[str]) -> np.ndarray:
+        """Returns the numbers of clips, int64 [n]; -1 for clips of other data, and counts those."""
+        clips = self.look_up(names)
+        unknown_names = [names[i] for i in np.flatnonzero(clips < 0).tolist()]
+        self.unknown += len(unknown_names)
+        if len(self.unknown_examples) < _NAME_EXAMPLES:
+            every_name = dict.fromkeys([*self.unknown_examples, *unknown_names])
+            self.unknown_examples = list(every_name)[:_NAME_EXAMPLES]
+        return clips
+
+    def look_up(self, names: Sequence[str]) -> np.ndarray:
+        """Returns the same numbers, and counts nothing."""
+        return np.fromiter((self._find(name) for name in names), np.int64, len(names))
+
+    def _find(self, name: str) -> int:
+        found = (self._numbers.get(candidate) for candidate in _list_candidates(name))
+        return next((number for number in found if number is not None), -1)
+
+    def check_some_found(self, path: object, num_found: int) -> None:
+        """Raises UserError, with examples of both, where a file has no clip of the data."""
+        if not num_found:
+            examples = ", ".join(list(self._numbers)[:_NAME_EXAMPLES])
+            raise UserError(
+                f"{path} has labels of other clips: {', '.join(self.unknown_examples) or 'none'}; "
+                f"the data has {examples}. Give its own split with --split"
+            )
+
+
+def _list_candidates(name: str) -> Iterator[str]:
+    yield name  # nearly always the id itself
+    base = os.path.basename(name.replace("\\", "/"))
+    stem = os.path.splitext(base)[0]
+    names = [base, base.removeprefix("Y"), stem, stem.removeprefix("Y")]
+    yield from names
+    yield from (x[:ID_LENGTH] for x in names if _TIMES.fullmatch(x[ID_LENGTH:]))
 
 
 def import_labels(
@@ -267,3 +328,59 @@ def _open_scratch(
         values = np.memmap(scratch_file, dtype, "r+", shape=(max(num_segments, 1), num_classes))
         yield _Scratch(path, file, index, segmentation, values[:num_segments])
         del values
+
+
+# --- Folders of earlier versions ------------------------------------------------------------------
+
+
+def import_older_folder(folder: pathlib.Path, index: ClipIndex, out: pathlib.Path) -> None:
+    """Writes the labels that an earlier version wrote, as shards of TFRecord or npz, into `out`.
+
+    The new manifest has the facts of the old one: a run that began with the old labels goes on with
+    the new ones. Raises UserError for labels of other data, and for missing and damaged shards.
+    """
+    manifest = label_manifest.read(folder, label_manifest.OLD_FORMATS)
+    segmentation = label_manifest.segmentation_of(folder, label_manifest.OLD_FORMATS)
+    expected = label_manifest.described(index, segmentation)
+    del expected["format"], expected["clip_ids_in_order"]  # ids are compared below
+    if label_manifest.WEAK in manifest:
+        expected[label_manifest.WEAK] = index.labels_sha256
+    label_manifest.compare(folder, manifest, expected)
+    writer = SoftLabelWriter(
+        out,
+        index,
+        segmentation,
+        teacher_digest=manifest["teacher_digest"],
+        rule=LabelRule(dtype="", count_padding=manifest["count_padding"]),
+        origin=manifest.get("origin"),
+        teachers=manifest.get("teachers"),
+        uses_weak_labels=label_manifest.WEAK in manifest,
+    )
+    for shard in progress.track(writer.missing, len(writer.missing), "shard", "import"):
+        clips = slice(*index.shard_offsets[shard : shard + 2])
+        counts = segmentation.count_segments(index.num_samples[clips])
+        name = f"labels-{shard:05d}-of-{len(index.shard_sizes):05d}.{manifest['format']}"
+        with local_copy(folder / name) as path:
+            try:
+                ids, values = _read_older_shard(path, len(counts), index.num_classes)
+            except _DAMAGE as error:
+                raise UserError(f"{folder / name}: missing or damaged: {error!r}") from error
+        if ids != index.ids[clips].tolist() or values.shape != (counts.sum(), index.num_classes):
+            raise UserError(f"{folder / name}: its clips are not those of the data's shard")
+        writer.write_shard(shard, values)
+
+
+def _read_older_shard(
+    path: pathlib.Path, num_clips: int, num_classes: int
+) -> tuple[list[str], np.ndarray]:
+    """Reads a shard: ids [clips], and labels, float16 [segments, classes]."""
+    if path.suffix == ".npz":
+        with open(path, "rb") as file, np.load(file) as data:
+            return data["ids"].tolist(), data["probabilities"]
+    ids, labels = [], []
+    for record in record_files.read_records(path, num_clips):
+        features = record_files.parse_example(record)
+        name, values = record_files.single_values(features, ("id", "probabilities"))
+        ids.append(bytes(name).decode())
+        labels.append(np.frombuffer(values, "<f2").reshape(-1, num_classes))
+    return ids, np.concatenate(labels)

@@ -177,6 +177,14 @@ def read_rows(labels: SoftLabels, min_rows: int = 1) -> Iterator[Rows]:
             buffered = []
 
 
+def read_clips(labels: SoftLabels) -> Iterator[np.ndarray]:
+    """Yields the soft labels of each clip in order: float16 [segments, classes]."""
+    for shard in range(len(labels.index.shard_sizes)):
+        _, values, counts = labels.read_shard(shard)
+        for clip_values, num_segments in zip(values, counts, strict=True):
+            yield clip_values[:num_segments]
+
+
 @contextlib.contextmanager
 def missing_library_errors(path: pathlib.Path) -> Iterator[None]:
     """Turns a missing library into a UserError that says how to install it."""

@@ -126,9 +126,7 @@ def write(path: pathlib.Path, labels: SoftLabels, options: Options) -> list[path
         file.create_dataset("filenames", data=index.ids.tolist(), dtype=h5py.string_dtype())
         if index.classes != audioset_classes():
             file.attrs[label_file.CLASSES_ATTRIBUTE] = list(index.classes)
-        for shard, first_clip in enumerate(index.shard_offsets[:-1]):
-            _, values, counts = labels.read_shard(shard)
-            for row, (clip_values, count) in enumerate(zip(values, counts, strict=True)):
-                frame_values = clip_values[np.minimum(segment_of_frame, count - 1)].T
-                logits[first_clip + row] = label_file.to_file_values(frame_values, options)
+        for clip, clip_labels in enumerate(label_file.read_clips(labels)):
+            frame_values = clip_labels[np.minimum(segment_of_frame, len(clip_labels) - 1)].T
+            logits[clip] = label_file.to_file_values(frame_values, options)
     return [path]

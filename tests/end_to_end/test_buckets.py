@@ -97,7 +97,7 @@ def local(run, source, config, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     prepare = ["prepare", "--corpus=own_data", "--source_dir=gs://bkt/source"]
     prepare += ["--data_dir=gs://bkt/data", "--clip_seconds=2"]
-    main = ["psl_jax.main", f"--config={config}", f"--workdir={folder}", "--stage=evaluate"]
+    main = ["main", f"--config={config}", f"--workdir={folder}", "--stage=evaluate"]
     main += [f"--config.data.source_dir={source}"]
     to_s3 = ["s3://bkt/data".join(word.split("gs://bkt/data")) for word in prepare]
     commands = [

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from psl_jax.label_files.clip_names import ClipNames
+from psl_jax.label_files.importing import ClipNames
 
 IDS = ["--PJHxphWEs", "Y123456789a", "123456789ab", "Y23456789ab", "_a-b_c-d_e-", "own.clip_1"]
 
