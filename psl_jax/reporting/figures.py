@@ -199,27 +199,6 @@ def lines(
     return Figure(*caption, rows, plot)
 
 
-def scatter(
-    caption: Caption,
-    points: Sequence[tuple[str, float, float]],
-    *,
-    x_label: str,
-    y_label: str,
-) -> Figure:
-    """Points (name, x, y) with a logarithmic x axis."""
-
-    def plot(axes: "Axes") -> None:
-        axes.set_xscale("log")
-        (dots,) = axes.plot(
-            [x for _, x, _ in points], [y for _, _, y in points], "o", color=COLOURS[0],
-            markersize=5, alpha=0.55, clip_on=False,
-        )  # fmt: skip
-        _tell(dots, [f"{point}: {number(y)} at {number(x)}" for point, x, y in points])
-        _frame(axes, x_label, y_label)
-
-    return Figure(*caption, [("name", x_label, y_label), *points], plot)
-
-
 def columns(
     caption: Caption,
     categories: Sequence[str],

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup
 
-from psl_jax.reporting import label_figures, result_tables, run_figures
+from psl_jax.reporting import result_figures, result_tables
 from psl_jax.reporting.class_table import PER_CLASS, read_classes
 from psl_jax.reporting.result_tables import decimal, percent
 from psl_jax.runtime import files
@@ -52,14 +52,12 @@ def write_run_report(
         "title": str((config or {}).get("name") or run_dir.resolve().name),
         "tiles": _run_tiles(metrics or {}, log, best),
         "metrics": metrics,
-        "figures": run_figures.training(log, best),
+        "figures": result_figures.training(log, best),
         "settings": _settings(config or {}, defaults),
         "marks_changes": defaults is not None,
         "classes": classes,
         "event_metrics": {k: v for k, v in EVENT_METRICS.items() if classes and k in classes[0]},
-        "extremes": _extremes(classes),
-        "class_figures": run_figures.classes(classes),
-        "quality_figures": label_figures.label_quality({"soft": quality} if quality else {}),
+        "quality_figures": result_figures.label_quality({"soft": quality} if quality else {}),
         "quality_table": result_tables.quality_table({"label_quality": {"soft": quality}}),
         "notes": notes or [],
     }
@@ -70,7 +68,7 @@ def best_checkpoints(
     log: Sequence[Mapping[str, Any]], averaged_steps: Iterable[int] | None = None
 ) -> list[tuple[int, float]]:
     """(step, validation mAP) of those averaged, by default the best four of the log, in order."""
-    points = run_figures.curve(log, VALIDATION_MAP)
+    points = result_figures.curve(log, VALIDATION_MAP)
     if averaged_steps is not None:
         chosen = set(averaged_steps)
         return [p for p in points if p[0] in chosen]
@@ -144,14 +142,6 @@ def _show(value: Any) -> str:
 def _by_ap(classes: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """By falling AP, classes not scored last."""
     return sorted(classes, key=lambda r: (r["AP"] is None, -(r["AP"] or 0), r["class"]))
-
-
-def _extremes(classes: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Any]]]:
-    scored = [row for row in classes if row["AP"] is not None]
-    shown = min(10, len(scored) // 2)
-    if not shown:
-        return []
-    return [("Best classes", scored[:shown]), ("Worst classes", scored[: -shown - 1 : -1])]
 
 
 # --- Rendering ------------------------------------------------------------------------------

@@ -10,10 +10,9 @@ from psl_jax.reporting import (
     audio_examples,
     class_table,
     figures,
-    label_figures,
+    result_figures,
     result_tables,
     run_page,
-    suite_figures,
 )
 from psl_jax.reporting.figures import Figure
 from psl_jax.runtime.paths import path_of
@@ -86,11 +85,11 @@ def _figures(
     logs = {name: read_log(folders[0]) for name, folders in runs.items()}
     return {
         "figures": [
-            *suite_figures.comparison(results.get("experiments", []), _reported_map(results)),
-            *suite_figures.curves(logs, whose),
+            *result_figures.comparison(results.get("experiments", []), _reported_map(results)),
+            *result_figures.curves(logs, whose),
         ],
-        "class_figures": suite_figures.gains(classes) if classes else [],
-        "quality_figures": label_figures.label_quality(result_tables.label_qualities(results)),
+        "class_figures": result_figures.gains(classes) if classes else [],
+        "quality_figures": result_figures.label_quality(result_tables.label_qualities(results)),
     }
 
 

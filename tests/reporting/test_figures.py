@@ -15,14 +15,7 @@ from sklearn.metrics import average_precision_score
 from psl_jax.audio.segments import Segmentation
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.experiments import suite_results
-from psl_jax.reporting import (
-    class_table,
-    figures,
-    label_figures,
-    run_figures,
-    suite_figures,
-    suite_page,
-)
+from psl_jax.reporting import class_table, figures, result_figures, suite_page
 from psl_jax.scoring import evaluation, relabeling
 
 NASTY = "Bow-wow, $x$ <b>"
@@ -65,7 +58,7 @@ def test_figures_2_and_3_are_those_of_the_label_shards(labels, tmp_path):
     soft, index, segmentation = labels
     quality = relabeling.measure_label_quality(soft, index, segmentation)
     found = {
-        f.name: f for f in label_figures.label_quality({"psl1s": json.loads(json.dumps(quality))})
+        f.name: f for f in result_figures.label_quality({"psl1s": json.loads(json.dumps(quality))})
     }
     counts, coverage = shares_by_hand(tmp_path, index)
     figures.write(tmp_path / "figures", list(found.values()))
@@ -95,7 +88,7 @@ def test_agreement_by_class_and_segment_length():
         f"psl{s:g}s": {"segment_seconds": s, "segment_AP": ap | {"soft": soft, "weak": weak}}
         for s, (soft, weak) in found.items()
     }
-    (figure,) = label_figures.label_quality(qualities)
+    (figure,) = result_figures.label_quality(qualities)
     assert list(figure.rows) == [
         ("name", "psl5s (5 s), soft: AP (%)", "psl5s (5 s), weak: AP (%)",
          "psl2s (2 s), soft: AP (%)", "psl2s (2 s), weak: AP (%)"),
@@ -120,7 +113,7 @@ def test_label_qualities_of_seeds_are_pooled(labels, tmp_path):
     assert pooled["coverage"]["mean"] == pytest.approx(coverage.mean())
     assert sum(pooled["coverage"]["clips"]) == pooled["coverage"]["num_clips"] == len(coverage) / 2
     assert suite_results._mean([[0.5, None], [0.7, None]]) == [pytest.approx(0.6), None]
-    _, covered = label_figures.label_quality({"psl1s": {"statistics": pooled}})
+    _, covered = result_figures.label_quality({"psl1s": {"statistics": pooled}})
     assert f"over the {len(coverage) // 2} clips that" in covered.note  # the same ones of each
 
 
@@ -167,7 +160,7 @@ def test_classes_of_all_experiments_side_by_side(suite):
         assert row.ap == pytest.approx(ap) and row.gain == pytest.approx(ap["psl2s"] - ap["weak"])
     gains = [row.gain for row in table.rows if row.gain is not None]
     assert gains == sorted(gains, reverse=True)
-    (figure,) = suite_figures.gains(table)
+    (figure,) = result_figures.gains(table)
     assert [row[1] for row in list(figure.rows)[1:]] == pytest.approx([100 * g for g in gains])
     assert class_table.class_table({"x": [folder / "nothing"]}, "x", "weak") is None
 
@@ -188,11 +181,11 @@ def test_curves_of_all_runs_together():
         "psl2s": [{"step": s, "loss": 2 / s} for s in range(1, 50)],
         "none": [],
     }
-    validation, loss = suite_figures.curves(logs, " Of seed 4.")
+    validation, loss = result_figures.curves(logs, " Of seed 4.")
     assert {row[0] for row in validation.rows[1:]} == {"weak"}
     assert {row[0] for row in loss.rows[1:]} == {"weak", "psl2s"}
     assert loss.rows[0] == ("series", "training step", "loss (logarithmic)")
-    assert loss.note.endswith(" Of seed 4.") and suite_figures.curves({"none": []}) == []
+    assert loss.note.endswith(" Of seed 4.") and result_figures.curves({"none": []}) == []
 
 
 # --- Drawing --------------------------------------------------------------------------------------
@@ -284,6 +277,6 @@ def test_figures_have_the_colours_of_the_page():
 
 def test_lines_of_many_experiments_differ_in_colour_or_in_dashes():
     names = [f"student {i}" for i in range(20)]
-    numbers = run_figures.colours(["teacher", "weak", *names]).values()
+    numbers = result_figures.colours(["teacher", "weak", *names]).values()
     looks = [(figures.colour_of(number), figures.dashes(number)) for number in numbers]
     assert len(set(looks)) == len(looks)

