@@ -134,17 +134,20 @@ def read(owner: type[_Settings], values: Mapping[str, Any], prefix: str = "") ->
     return owner(**values_by_name)
 
 
-def check(name: str, value: Any, info: SettingInfo) -> None:
-    """Raises UserError where the value of the setting `name` is of another type or out of range."""
+def check(name: str, value: Any, info: SettingInfo, where: str = "config.") -> None:
+    """Raises UserError where the value of the setting `name` is of another type or out of range.
+
+    where: what a message has before the name.
+    """
     if not _has_type(value, info.type):
         raise UserError(
-            f"config.{name} is {value!r} ({type(value).__name__}), expected "
+            f"{where}{name} is {value!r} ({type(value).__name__}), expected "
             f"{getattr(info.type, '__name__', info.type)}, such as {info.default!r}"
         )
     if isinstance(value, int) and value > _MOST_INTEGER and info.rule.most is None:
-        raise UserError(f"config.{name} is {value}, expected at most {_MOST_INTEGER}")
+        raise UserError(f"{where}{name} is {value}, expected at most {_MOST_INTEGER}")
     if not info.rule.allows(value):
-        raise UserError(f"config.{name} is {value!r}, expected {info.rule}")
+        raise UserError(f"{where}{name} is {value!r}, expected {info.rule}")
 
 
 def _has_type(value: Any, hint: Any) -> bool:

@@ -3,46 +3,47 @@
 import dataclasses
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from scipy import fft as scipy_fft
 from scipy import signal
 
+from psl_jax.runtime.settings import setting
+
 
 @dataclasses.dataclass(frozen=True)
 class Spectrum:
-    """Computes a log-mel spectrogram with these settings; the default is YAMNet's, at 16 kHz.
+    """Computes a log-mel spectrogram with these settings; the default is YAMNet's, at 16 kHz."""
 
-    Attributes:
-      window, fft, hop: lengths in samples; the periodic Hann window lies in the transform's middle.
-      bands, lowest, highest: number of mel bands, and their range in Hz.
-      scale: "htk" (2595 log10(1 + f / 700)) or "slaney" (linear up to 1 kHz).
-      norm: "none", or "slaney" (triangles of area 1).
-      triangles: whether their sides are straight over "hertz" or over "mel".
-      power: 1 for magnitudes, 2 for powers.
-      centred: centres frames on multiples of the hop, with reflect padding; else frames begin
-        there, and end before the audio does.
-      log: "ln" or "db" (10 log10).
-      offset: added before the logarithm; floor: the least value before it.
-      top_db: dynamic range in dB: values further below the loudest are raised; 0: unlimited.
-    """
-
-    window: int = 400
-    fft: int = 512
-    hop: int = 160
-    bands: int = 64
-    lowest: float = 125.0
-    highest: float = 7500.0
-    scale: str = "htk"
-    norm: str = "none"
-    triangles: str = "mel"
-    power: int = 1
-    centred: bool = False
-    log: str = "ln"
-    offset: float = 0.001
-    floor: float = 0.0
-    top_db: float = 0.0
+    window: int = setting(
+        400, least=1, help="Samples of the periodic Hann window in the transform's middle"
+    )
+    fft: int = setting(512, least=1, help="Samples of the transform")
+    hop: int = setting(160, least=1, help="Samples from one frame to the next")
+    bands: int = setting(64, least=1, help="Number of mel bands")
+    lowest: float = setting(125.0, least=0, help="Lowest frequency of the bands in Hz")
+    highest: float = setting(7500.0, above=0, help="Highest frequency of the bands in Hz")
+    scale: str = setting(
+        "htk",
+        choices=("htk", "slaney"),
+        help="Mel scale: htk: 2595 log10(1 + f / 700); slaney: linear up to 1 kHz",
+    )
+    norm: str = setting(
+        "none", choices=("none", "slaney"), help="Norm of the filters; slaney: area 1"
+    )
+    triangles: str = setting(
+        "mel", choices=("hertz", "mel"), help="Over what the filters' sides are straight"
+    )
+    power: int = setting(1, choices=(1, 2), help="1: magnitudes; 2: powers")
+    centred: bool = setting(
+        False,
+        help="Whether frames are centred on multiples of the hop, with reflect padding; else they "
+        "begin there, and end before the audio does",
+    )
+    log: str = setting("ln", choices=("ln", "db"), help="Logarithm; db: 10 log10")
+    offset: float = setting(0.001, help="What is added before the logarithm")
+    floor: float = setting(0.0, help="Least value before the logarithm")
+    top_db: float = setting(0.0, least=0, help="Dynamic range in dB below the loudest; 0: any")
 
     def __call__(self, audio: np.ndarray, rate: int) -> np.ndarray:
         """Computes float32 [frames, bands], at least one frame, of float32 [samples] in [-1, 1]."""
@@ -83,13 +84,6 @@ PSL_JAX = dataclasses.replace(
     PANNS, window=512, fft=512, hop=160, lowest=0.0, highest=8000.0, scale="htk", norm="none"
 )
 PRESETS: Mapping[str, Spectrum] = {"yamnet": YAMNET, "panns": PANNS}
-CHOICES: Mapping[str, tuple[Any, ...]] = {
-    "scale": ("htk", "slaney"),
-    "norm": ("none", "slaney"),
-    "triangles": ("hertz", "mel"),
-    "power": (1, 2),
-    "log": ("ln", "db"),
-}
 
 
 @lru_cache
