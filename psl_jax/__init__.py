@@ -20,16 +20,15 @@ from typing import TYPE_CHECKING, Any
 from psl_jax.runtime.errors import UserError
 
 if TYPE_CHECKING:
-    from psl_jax.tagging.events import Event
+    from psl_jax.tagging.events import Event, Tags
     from psl_jax.tagging.streaming import Stream
     from psl_jax.tagging.tagger import Tagger
-    from psl_jax.tagging.tags import Tags
 
 __version__ = "0.2.0"
 __all__ = ["Event", "Stream", "Tagger", "Tags", "UserError", "__version__", "load"]
 
 # Imported when asked for.
-_LATE = {"Event": "events", "Tagger": "tagger", "Tags": "tags", "Stream": "streaming"}
+_LATE = {"Event": "events", "Tagger": "tagger", "Tags": "events", "Stream": "streaming"}
 
 
 def _run_by_new_form(module: str) -> None:

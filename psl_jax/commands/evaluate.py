@@ -32,7 +32,7 @@ from psl_jax.runtime import files, parallel, run_files
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
 from psl_jax.scoring import evaluation, event_metrics, tagger_tables
-from psl_jax.scoring.resumable_scores import StoredScores, score_missing
+from psl_jax.scoring.evaluation import StoredScores, score_missing
 from psl_jax.tagging import event_evaluation, tagging_cli
 from psl_jax.teachers import scoring_cli
 from psl_jax.teachers.teacher import Teacher

@@ -21,11 +21,9 @@ from psl_jax.networks.class_lists import list_first
 from psl_jax.runtime import disk_errors, parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of, remove_tree
-from psl_jax.scoring.resumable_scores import StoredScores, score_missing
-from psl_jax.scoring.scorer import SegmentScorer
+from psl_jax.scoring.evaluation import StoredScores, score_missing
 from psl_jax.teachers import fitted_teacher, logistic_regression, scoring_cli
 from psl_jax.teachers.logistic_regression import FitResult
-from psl_jax.teachers.scoring_cli import Task
 
 _FEW = 3  # clips of a class: what is fitted to fewer is hardly known
 
@@ -60,7 +58,15 @@ def main(arguments: argparse.Namespace) -> None:
         "dtype": arguments.dtype,
     }
     if jax.process_index() == 0:
-        print("\n".join(describe_plan(task, scorer, arguments)), flush=True)
+        plan = scoring_cli.describe_plan(
+            task, task.segmentation, scorer=scorer, arguments=arguments, out=arguments.out
+        )
+        num_features = len(task.teacher.classes)
+        megabytes = 12 * len(index) * num_features / 1e6
+        regressions = f"{index.num_classes} logistic regressions on {num_features} features"
+        print(
+            *plan, f"fit     {regressions}, memory about {megabytes:,.0f} MB", sep="\n", flush=True
+        )
     if not index.class_counts().any():
         raise UserError(f"no clip of split {index.split!r} has a label: there is nothing to fit to")
     if arguments.dry_run:
@@ -95,21 +101,6 @@ def main(arguments: argparse.Namespace) -> None:
         print("\n".join(describe_result(fit_result, index, arguments.out)))
 
     parallel.run_in_first_process("fitted", finish)
-
-
-def describe_plan(task: Task, scorer: SegmentScorer, arguments: argparse.Namespace) -> list[str]:
-    """What will be done, in words."""
-    index = task.source.index
-    features = len(task.teacher.classes)
-    return [
-        f"tagger  {task.teacher.summary}",
-        f"data    {index.split}: {len(index):,} clips, {index.hours:.2f} h, "
-        f"{index.num_classes} classes",
-        f"work    segments of {task.segmentation.seconds:g} s on {scorer.where}; then "
-        f"{index.num_classes} logistic regressions on {features} features, memory about "
-        f"{12 * len(index) * features / 1e6:,.0f} MB",
-        f"out     {arguments.out}",
-    ]
 
 
 def describe_result(fit_result: FitResult, index: ClipIndex, out: str) -> list[str]:

@@ -35,8 +35,8 @@ from psl_jax.networks.mobilenetv2 import FRAME_SAMPLES
 from psl_jax.networks.trained_model import DEFAULT_THRESHOLD, Model
 from psl_jax.runtime import parallel
 from psl_jax.runtime.errors import UserError
+from psl_jax.tagging.events import Tags
 from psl_jax.tagging.streaming import Stream
-from psl_jax.tagging.tags import Tags
 from psl_jax.tagging.windowing import Timeline, Window, compute_row_times, cut_segments
 from psl_jax.weights.load_model import load_model
 

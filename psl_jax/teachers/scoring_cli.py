@@ -202,6 +202,7 @@ def describe_plan(
 ) -> list[str]:
     """Describes what will be done, in lines; `segmentation` is how the clips are cut."""
     index, teacher = task.source.index, task.teacher
+    num_classes = len(teacher.classes)
     batch_size = scorer.fitting(arguments.batch_size, segmentation.seconds)
     num_processes = jax.process_count()
     if isinstance(segmentation, WholeClips):
@@ -221,9 +222,9 @@ def describe_plan(
         f"data    {index.split}: {len(index):,} clips, {index.hours:.2f} h, ids "
         f"{index.ids_sha256[:12]}…{rates}",
         f"work    {work} of int16 [{batch_size}, {segmentation.segment_samples}] to "
-        f"{arguments.dtype} probabilities [{batch_size}, {index.num_classes}], on {scorer.where} "
+        f"{arguments.dtype} probabilities [{batch_size}, {num_classes}], on {scorer.where} "
         f"of each of {num_processes} process{'es' * (num_processes > 1)}",
-        f"memory  scores of all clips {4 * len(index) * index.num_classes / 1e6:,.1f} MB, a batch "
+        f"memory  scores of all clips {4 * len(index) * num_classes / 1e6:,.1f} MB, a batch "
         f"{2 * batch_size * segmentation.segment_samples / 1e6:,.1f} MB",
         f"out     {out}",
     ]

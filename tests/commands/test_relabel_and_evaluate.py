@@ -22,7 +22,7 @@ from psl_jax.experiments import experiment
 from psl_jax.networks.mobilenetv2 import create
 from psl_jax.networks.trained_model import ModelInfo
 from psl_jax.runtime.run_files import Stage
-from psl_jax.scoring import evaluation, resumable_scores
+from psl_jax.scoring import evaluation
 from psl_jax.scoring.scorer import Scorer
 from psl_jax.weights import orbax_folder
 from psl_jax.weights.load_model import load_model
@@ -150,7 +150,7 @@ def test_events_beside_those_of_another_tagger(folder, tmp_path, capsys):
 def test_a_stopped_evaluation_goes_on(folder, tmp_path, monkeypatch, capsys):
     arguments = (folder / "same", folder / "data", "--batch_size=1")
     run(evaluate, *arguments, f"--out={tmp_path / 'whole'}")
-    write, written = resumable_scores.StoredScores.write, []
+    write, written = evaluation.StoredScores.write, []
 
     def die_after_one(self, shard, scores):
         if written:
@@ -158,12 +158,12 @@ def test_a_stopped_evaluation_goes_on(folder, tmp_path, monkeypatch, capsys):
         write(self, shard, scores)
         written.append(shard)
 
-    monkeypatch.setattr(resumable_scores.StoredScores, "write", die_after_one)
+    monkeypatch.setattr(evaluation.StoredScores, "write", die_after_one)
     with pytest.raises(KeyboardInterrupt):
         run(evaluate, *arguments, f"--out={tmp_path / 'ours'}")
     again = []
     monkeypatch.setattr(
-        resumable_scores.StoredScores,
+        evaluation.StoredScores,
         "write",
         lambda self, shard, scores: (again.append(shard), write(self, shard, scores)),
     )
