@@ -182,7 +182,10 @@ def main(arguments: argparse.Namespace) -> None:
         of_run = f"{len(signals_of_run)} clips of the run's data and " if signals_of_run else ""
         where = f"{of_run}a synthetic signal"
     options = Options(arguments.input == "waveform", arguments.quantize)
-    licence = arguments.licence or _get_default_licence(model)
+    licence = model.info.origin.get("licence")
+    if imported := model.info.origin.get("imported"):
+        licence = f"that of {imported['file']}, from which the weights were imported"
+    licence = arguments.licence or licence
     difference = export(model, arguments.format, arguments.out, signals, options, licence)
     lengths = [*(n / rate for n in check.EXCERPT_SAMPLES), model.info.segment_seconds]
     seconds = ", ".join(f"{length:.3g}" for length in sorted(lengths))
@@ -206,13 +209,6 @@ def _refuse_settings(arguments: argparse.Namespace) -> None:
     if out.is_dir() and not (name == "orbax" and (out / "model.json").exists()):
         raise UserError(f"--out={out} is a folder; give a path that is not there yet")
     disk_errors.check_writable(out.parent, "--out")
-
-
-def _get_default_licence(model: Model) -> str | None:
-    if imported := model.info.origin.get("imported"):
-        return f"that of {imported['file']}, from which the weights were imported"
-    licence: str | None = model.info.origin.get("licence")
-    return licence
 
 
 def _count_bytes(path: str) -> int:

@@ -142,7 +142,11 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.skip_existing:
         inputs = _leave_out_tagged(inputs, paths, arguments.model)
     is_single = len(inputs) == 1
-    with _make_bar(inputs) as bar, _plain_disk_errors(arguments.out or arguments.plot):
+    disk: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    if folder := arguments.out or arguments.plot:
+        advice = "The same command with --skip_existing goes on"
+        disk = disk_errors.plain_disk_errors(folder, advice)
+    with _make_bar(inputs) as bar, disk:
         tagged_files = tag_files(
             model,
             inputs,
@@ -226,12 +230,6 @@ def _check_settings(arguments: argparse.Namespace, num_inputs: int) -> None:
         raise UserError("--embeddings writes files into --out=DIR: give that, too")
     if arguments.format in ("audacity", "raven") and not arguments.out and num_inputs > 1:
         raise UserError(f"--format={arguments.format} makes a file for each input: give --out=DIR")
-
-
-def _plain_disk_errors(folder: str | None) -> contextlib.AbstractContextManager[None]:
-    if not folder:
-        return contextlib.nullcontext()
-    return disk_errors.plain_disk_errors(folder, "The same command with --skip_existing goes on")
 
 
 def _write_outputs(

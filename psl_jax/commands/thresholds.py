@@ -107,7 +107,8 @@ def main(arguments: argparse.Namespace) -> None:
             f"{num_others} of the model's classes are not in these data: they have "
             f"{tuning.common:.4g}, the best for all of these together"
         )
-    if _was_trained_on(arguments.model, arguments.split):
+    data = run_files.read_config(arguments.model).get("data", {})
+    if arguments.split in str(data.get("train_split", "")).split("+"):
         print(
             f"note: the model was trained on split {arguments.split!r}: it is surer of these clips "
             "than of others, and these figures are too good. Tune on clips it has not heard"
@@ -127,12 +128,6 @@ def main(arguments: argparse.Namespace) -> None:
         print(f"stored in {stored_thresholds.store_thresholds(arguments.model, thresholds)}")
     if arguments.csv:
         print(f"all classes in {arguments.csv}")
-
-
-def _was_trained_on(path: str, split: str) -> bool:
-    """Tells whether a run folder's config says so."""
-    data = run_files.read_config(path).get("data", {})
-    return split in str(data.get("train_split", "")).split("+")
 
 
 def _open_sources(arguments: argparse.Namespace) -> list[Source]:

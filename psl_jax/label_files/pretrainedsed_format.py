@@ -55,10 +55,17 @@ def open_file(path: pathlib.Path, options: Options) -> LabelFile:
             where = f"{path}, clips from {names[0]}"
             frames = label_file.to_probabilities(all_logits[clips], options.logits, where)
             is_inside = middles < request.num_samples(names)[:, None]  # [clips, frames]
-            values = np.stack(
-                [_pool_frames(frames, is_inside, part, options.pool) for part in segment_frames],
-                axis=1,
-            )  # [clips, segments, classes]
+            pooled = []  # of each segment [clips, classes]
+            for numbers in segment_frames:
+                is_used = is_inside[:, None, numbers]
+                # The first one counts in any case: a clip may be shorter than half a frame, and
+                # nobody reads segments past its end.
+                is_used[..., 0] = True
+                if options.pool == "max":
+                    pooled.append(frames[:, :, numbers].max(axis=2, where=is_used, initial=0))
+                else:
+                    pooled.append(frames[:, :, numbers].mean(axis=2, where=is_used))
+            values = np.stack(pooled, axis=1)  # [clips, segments, classes]
             num_segments = len(segment_frames)
             yield Block(
                 [name for name in names for _ in range(num_segments)],
@@ -67,26 +74,6 @@ def open_file(path: pathlib.Path, options: Options) -> LabelFile:
             )
 
     return LabelFile([path], classes, read_blocks, may_pad=True)
-
-
-def _pool_frames(
-    values: np.ndarray, is_inside: np.ndarray, frames: np.ndarray, pool: str
-) -> np.ndarray:
-    """Pools the frames of a segment that lie inside the clips: [clips, classes].
-
-    Args:
-      values: probabilities [clips, classes, all frames].
-      is_inside: which frames lie inside their clip: bool [clips, all frames].
-      frames: numbers of the segment's frames.
-
-    The first of them counts in any case: a clip may be shorter than half a frame, and nobody reads
-    segments past its end.
-    """
-    is_used = is_inside[:, None, frames]
-    is_used[..., 0] = True
-    if pool == "max":
-        return np.asarray(values[:, :, frames].max(axis=2, where=is_used, initial=0))
-    return np.asarray(values[:, :, frames].mean(axis=2, where=is_used))
 
 
 def _find_segment_frames(middles: np.ndarray, options: Options) -> list[np.ndarray]:

@@ -23,11 +23,8 @@ Logs = Mapping[str, Sequence[Mapping[str, Any]]]
 
 def curve(log: Sequence[Mapping[str, Any]], name: str) -> Curve:
     """(step, value) of the lines that hold a finite `name`."""
-    return [(line["step"], line[name]) for line in log if _is_number(line.get(name))]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    values = [(line["step"], line.get(name)) for line in log]
+    return [(step, v) for step, v in values if isinstance(v, int | float) and math.isfinite(v)]
 
 
 def colours(names: Sequence[str]) -> dict[str, int]:
@@ -315,7 +312,7 @@ def _agreement(qualities: Mapping[str, Mapping[str, Any]]) -> Figure:
     series = [
         DotSeries(
             f"{shown[name]}, {label_source}",
-            _percents_in_order(ap[label_source], order),
+            [None if (v := ap[label_source][c]) is None else 100 * v for c in order],
             colour[name],
             label_source == "soft",
         )
@@ -333,7 +330,3 @@ def _agreement(qualities: Mapping[str, Mapping[str, Any]]) -> Figure:
         x_label="AP (%)",
         form="{:.1f} %".format,
     )
-
-
-def _percents_in_order(values: Sequence[float | None], order: Sequence[int]) -> list[float | None]:
-    return [None if (v := values[c]) is None else 100 * v for c in order]

@@ -46,7 +46,8 @@ def write_run_report(
     run_dir = path_of(run_dir)
     config, metrics = (_read(run_dir / name) for name in (CONFIG, METRICS))
     quality, notes = _read(run_dir / LABEL_QUALITY), _read(run_dir / NOTES, list)
-    log, classes = read_log(run_dir), _by_ap(read_classes(run_dir / PER_CLASS))
+    log, classes = read_log(run_dir), read_classes(run_dir / PER_CLASS)
+    classes.sort(key=lambda row: (row["AP"] is None, -(row["AP"] or 0), row["class"]))
     best = best_checkpoints(log, (metrics or {}).get("averaged_steps"))
     context = {
         "title": str((config or {}).get("name") or run_dir.resolve().name),
@@ -137,11 +138,6 @@ def _show(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(_show, value)) or "none"
     return str(value)
-
-
-def _by_ap(classes: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """By falling AP, classes not scored last."""
-    return sorted(classes, key=lambda r: (r["AP"] is None, -(r["AP"] or 0), r["class"]))
 
 
 # --- Rendering ------------------------------------------------------------------------------

@@ -45,8 +45,10 @@ def write(suite_dir: str | os.PathLike[str], results: Mapping[str, Any]) -> path
     folder = suite_dir / figures.FOLDER
     clips = audio_examples.read(suite_dir / results.get("clips", audio_examples.FOLDER))
     figures.write(folder, [figure for section in shown.values() for figure in section])
+    reports = {name: folders[0] / run_page.REPORT_NAME for name, folders in runs.items()}
     links = {
-        name: _link(suite_dir, folders[0] / run_page.REPORT_NAME) for name, folders in runs.items()
+        name: quote(os.path.relpath(report, suite_dir)) if report.exists() else None
+        for name, report in reports.items()
     }
     context = {
         "title": str(results.get("name") or suite_dir.resolve().name),
@@ -69,23 +71,19 @@ def write(suite_dir: str | os.PathLike[str], results: Mapping[str, Any]) -> path
     return run_page.render("suite.html.jinja", suite_dir / run_page.REPORT_NAME, context | shown)
 
 
-def _reported_map(results: Mapping[str, Any]) -> dict[str, float]:
-    paper = results.get("paper") or {}
-    return {k: v for k, v in paper.items() if result_tables.measure_of(results, k) == "mAP"}
-
-
 def _figures(
     results: Mapping[str, Any],
     runs: Mapping[str, Sequence[pathlib.Path]],
     classes: class_table.ClassTable | None,
 ) -> dict[str, list[Figure]]:
     """Those of each section, by their name in the template."""
-    seeds = results.get("seeds") or []
+    seeds, paper = results.get("seeds") or [], results.get("paper") or {}
+    paper = {k: v for k, v in paper.items() if result_tables.measure_of(results, k) == "mAP"}
     whose = f" Of seed {seeds[0]}." if len(seeds) > 1 else ""
     logs = {name: read_log(folders[0]) for name, folders in runs.items()}
     return {
         "figures": [
-            *result_figures.comparison(results.get("experiments", []), _reported_map(results)),
+            *result_figures.comparison(results.get("experiments", []), paper),
             *result_figures.curves(logs, whose),
         ],
         "class_figures": result_figures.gains(classes) if classes else [],
@@ -139,7 +137,3 @@ def _tiles(
         value = result_tables.percent(teacher["mAP"])
         tiles.append(("teacher", value, "% mAP", "the machine annotator"))
     return tiles
-
-
-def _link(suite_dir: pathlib.Path, report: pathlib.Path) -> str | None:
-    return quote(os.path.relpath(report, suite_dir)) if report.exists() else None

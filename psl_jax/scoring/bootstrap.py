@@ -30,7 +30,6 @@ class Interval(NamedTuple):
 def compute_differences(
     folds: Sequence[tuple[np.ndarray, Mapping[str, Sequence[np.ndarray]]]],
     reference: str,
-    seed: int = 0,
 ) -> dict[str, Interval]:
     """The mAP of each of several experiments less that of the reference.
 
@@ -50,7 +49,7 @@ def compute_differences(
     names = folds[0][1].keys()
     parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for number, (truth, scores) in enumerate(folds):
-        counts = _draw_whole_and_resamples(truth, size, seed + 1000 * number)
+        counts = _draw_whole_and_resamples(truth, size, seed=1000 * number)
         for name in names:
             maps = [compute_resampled_maps(truth, values, counts) for values in scores[name]]
             parts[name].append(np.stack(maps))  # [seeds, 1 + resamples]
@@ -63,7 +62,7 @@ def compute_differences(
             continue
         of_seeds = means[name] - means[reference]
         difference = of_seeds[:, 0].mean()
-        low, high = _find_interval(difference, _resample_seeds(of_seeds[:, 1:], seed))
+        low, high = _find_interval(difference, _resample_seeds(of_seeds[:, 1:]))
         intervals[name] = Interval(float(difference), low, high)
     return intervals
 
@@ -76,13 +75,13 @@ def _find_interval(value: float, resamples: np.ndarray) -> tuple[float, float]:
     return float(low + centre), float(high + centre)
 
 
-def _resample_seeds(values: np.ndarray, seed: int) -> np.ndarray:
+def _resample_seeds(values: np.ndarray) -> np.ndarray:
     """Means over drawn seeds: [seeds, resamples] -> [resamples]; see `compute_differences`."""
     mean: np.ndarray = values.mean(axis=0)
     count = len(values)
     if count == 1:
         return mean
-    weights = draw_counts(count, values.shape[1], seed + 1).T / count
+    weights = draw_counts(count, values.shape[1], seed=1).T / count
     drawn: np.ndarray = (weights * values).sum(axis=0)
     stretched: np.ndarray = mean + (drawn - mean) * np.sqrt(count / (count - 1))
     return stretched
@@ -140,14 +139,12 @@ def compute_resampled_maps(truth: np.ndarray, scores: np.ndarray, drawn: np.ndar
     return np.where(classes > 0, total / np.maximum(classes, 1), np.nan)
 
 
-def compute_map_interval(
-    truth: np.ndarray, scores: np.ndarray, seed: int = 0
-) -> tuple[float, float]:
+def compute_map_interval(truth: np.ndarray, scores: np.ndarray) -> tuple[float, float]:
     """Where the middle 95 % of a mAP lie over resamples of the clips, moved as differences are.
 
     truth: multi-hot [clips, classes]; scores of the same shape.
     """
-    counts = _draw_whole_and_resamples(truth, truth.size, seed)
+    counts = _draw_whole_and_resamples(truth, truth.size, seed=0)
     maps = compute_resampled_maps(truth, scores, counts)
     low, high = _find_interval(maps[0], maps[1:])
     return max(low, 0.0), min(high, 1.0)

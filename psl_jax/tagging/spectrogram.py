@@ -60,9 +60,7 @@ def _compute_chunk(audio: np.ndarray) -> np.ndarray:
     return np.asarray(_compute_logmel(padded)[0])[: min(num_frames(len(audio)), _CHUNK_FRAMES)]
 
 
-@jax.jit
-def _compute_logmel(audio: jax.Array) -> jax.Array:
-    return LogMel(top_db_over="none")(audio)
+_compute_logmel = jax.jit(LogMel(top_db_over="none"))
 
 
 def to_bytes(decibels: np.ndarray) -> np.ndarray:

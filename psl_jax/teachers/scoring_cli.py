@@ -137,7 +137,9 @@ def open_raw_task(
     teachers, entries = [], []
     for part in parse_name(arguments.model):
         teacher = open_teacher.load_teacher(part, trust_remote_code=settings.trust_remote_code)
-        place = _make_absolute(part)
+        is_download = part.kind == "transformers" and is_repository(part.where)
+        is_path = part.kind != "python" and not is_download
+        place = os.path.abspath(part.where) if is_path else part.where
         entries.append({"kind": part.kind, "where": place, "digest": teacher.digest})
         teachers.append(teacher)
     opened = OpenedTeacher(combined_teachers.join(teachers), None)
@@ -149,13 +151,6 @@ def _make_settings(arguments: argparse.Namespace) -> RelabelSettings:
     names = {field.name for field in dataclasses.fields(RelabelSettings)}
     given = {name: value for name, value in vars(arguments).items() if name in names}
     return RelabelSettings(**given)
-
-
-def _make_absolute(part: open_teacher.Part) -> str:
-    """Returns a place that is valid in any working directory."""
-    is_download = part.kind == "transformers" and is_repository(part.where)
-    is_place = part.kind != "python" and not is_download
-    return os.path.abspath(part.where) if is_place else part.where
 
 
 def _open_source(arguments: argparse.Namespace) -> Source:

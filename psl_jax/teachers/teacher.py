@@ -78,8 +78,7 @@ def check_scores(scores: np.ndarray, name: str) -> None:
         )
 
 
-def make_quiet_noise(num_rows: int, rate: int, seconds: float = 2.0) -> np.ndarray:
-    """Makes faint noise to try a teacher with: float32 [rows, samples]."""
-    num_samples = round(seconds * rate)
-    samples = np.random.default_rng(0).integers(-300, 300, (num_rows, num_samples))
+def make_quiet_noise(num_rows: int, rate: int) -> np.ndarray:
+    """Makes 2 s of faint noise to try a teacher with: float32 [rows, samples]."""
+    samples = np.random.default_rng(0).integers(-300, 300, (num_rows, 2 * rate))
     return samples.astype(np.float32) / np.float32(32_768)
