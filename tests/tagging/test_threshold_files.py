@@ -123,10 +123,3 @@ def test_where_there_is_no_audio_nothing_is_made(run, tmp_path):
 def test_a_path_that_leads_nowhere():
     with pytest.raises(UserError, match="there is no such file or folder"):
         load_model("runs/psl3s-no-such")
-
-
-def test_tuning_on_what_the_model_was_trained_on_is_known(tmp_path):
-    files.write_json(tmp_path / "config.json", {"data": {"train_split": "fold1+fold2"}})
-    known = [thresholds._was_trained_on(str(tmp_path), name) for name in ("fold2", "fold3")]
-    assert known == [True, False]
-    assert not thresholds._was_trained_on(str(tmp_path / "x.safetensors"), "fold2")

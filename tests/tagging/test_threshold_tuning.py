@@ -16,6 +16,7 @@ from psl_jax.data.clip_index import ragged
 from psl_jax.exporting import export_options
 from psl_jax.exporting.export_options import Options
 from psl_jax.networks.trained_model import Thresholds
+from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
 from psl_jax.tagging import tagger, threshold_tuning
 from psl_jax.weights.load_model import load_model
@@ -147,11 +148,13 @@ def data(tmp_path_factory):
 
 def test_command_stores_what_tagging_uses(data, tmp_path, capsys):
     model = tagging.save(tmp_path / "run")
+    files.write_json(tmp_path / "run/config.json", {"data": {"train_split": "fold1+val"}})
     arguments = [str(data), "--split=val", f"--csv={tmp_path / 'x.csv'}", "--median_filter=1"]
     thresholds.main(thresholds.parse(["thresholds", model, *arguments, "--dry_run"]))
     assert load_model(model).info.thresholds is None
     thresholds.main(thresholds.parse(["thresholds", model, *arguments]))
-    assert "F1 of clips (weak labels)" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "F1 of clips (weak labels)" in told and "trained on split 'val'" in told
     stored = tagger.load(model)
     # The labels are those of clips above the limits: F1 is 1 there, and only there.
     rows = list(csv.DictReader((tmp_path / "x.csv").read_text().splitlines()))
