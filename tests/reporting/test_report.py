@@ -161,23 +161,14 @@ def test_run_report_holds_everything(tmp_path):
     for name, ap, _, _ in rows:
         assert name in page.text
         assert result_tables.percent(ap) in page.text
-    assert len(page.drawings) >= 6
     assert "not evaluated" not in page.text.lower()
-
-
-def test_charts_have_axes_with_names_and_names_of_classes_are_escaped(tmp_path):
-    make_run(tmp_path, quality=label_quality())
-    page = Page(run_page.write_run_report(tmp_path))
-    assert "alert(1)</script>" not in page.source
-    assert NASTY in page.text
-    assert page.tags.count("script") == 1
+    assert "alert(1)</script>" not in page.source and page.tags.count("script") == 1
     charts = [d for d in page.drawings if d.get("class") == "chart"]
     assert len(charts) == 6
     labels = {chart.get("aria-label"): [t.text for t in chart.iter("text")] for chart in charts}
     assert {"training step", "mAP (%)", "best 4", "500"} <= set(labels["Validation mAP"])
     assert {"labels a clip", "clips (%)", "weak", "soft"} <= set(labels["Labels per clip"])
-    points = [tip.text for chart in charts for tip in chart.iter("title")]
-    assert "mAP: 40 at 600" in points
+    assert "mAP: 40 at 600" in [tip.text for chart in charts for tip in chart.iter("title")]
 
 
 def test_report_of_an_empty_folder(tmp_path):
@@ -325,34 +316,12 @@ def test_label_quality_without_true_events(tmp_path):
     assert "no true events" in Page(suite_page.write(tmp_path, results)).text
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (None, "–"),
-        (0, "0 s"),
-        (59.6, "1 min 00 s"),
-        (95, "1 min 35 s"),
-        (1500, "25 min"),
-        (8000, "2 h 13 min"),
-    ],
-)
-def test_duration(seconds, text):
-    assert result_tables.duration(seconds) == text
-
-
-@pytest.mark.parametrize(
-    ("number", "text"),
-    [
-        (None, "–"),
-        (0, "0 B"),
-        (999, "999 B"),
-        (1234, "1.2 kB"),
-        (45_678, "46 kB"),
-        (5.25e9, "5.2 GB"),
-    ],
-)
-def test_size(number, text):
-    assert result_tables.size(number) == text
+def test_durations_and_sizes():
+    durations = {None: "–", 0: "0 s", 59.6: "1 min 00 s", 95: "1 min 35 s"}
+    durations |= {1500: "25 min", 8000: "2 h 13 min"}
+    assert {x: result_tables.duration(x) for x in durations} == durations
+    sizes = {None: "–", 0: "0 B", 999: "999 B", 1234: "1.2 kB", 45_678: "46 kB", 5.25e9: "5.2 GB"}
+    assert {x: result_tables.size(x) for x in sizes} == sizes
 
 
 def test_labels_have_their_size_beside_their_quality(results):

@@ -47,14 +47,6 @@ def roc_auc(truth, scores):
     return np.array([auc for _, _, auc, _ in rows], float)
 
 
-@pytest.mark.parametrize("levels", [1, 12, 10**6])
-def test_ap_and_auc_are_scikit_learns(levels):
-    truth, scores = random_case(0, levels=levels, dtype=np.float64)
-    ap, auc = metrics.average_precision(truth, scores), roc_auc(truth, scores)
-    np.testing.assert_allclose(ap, reference_ap(truth, scores), atol=1e-6)
-    np.testing.assert_allclose(auc, reference_auc(truth, scores), atol=1e-6)
-
-
 def test_unknown_labels_are_left_out_class_by_class():
     """Each class by scikit-learn, over the clips where it is known."""
     rng = np.random.default_rng(0)
@@ -77,14 +69,10 @@ def test_unknown_labels_are_left_out_class_by_class():
     assert metrics.lwlrap(labels, scores) == pytest.approx(metrics.lwlrap(labels > 0, hidden))
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_all_float_types_agree(dtype):
-    truth, scores = random_case(3, levels=8)  # eighths are exact in each type
-    np.testing.assert_allclose(
-        metrics.average_precision(truth, scores.astype(dtype)),
-        reference_ap(truth, scores),
-        atol=1e-12,
-    )
+def test_half_precision_is_exact():
+    truth, scores = random_case(3, levels=8)  # eighths are exact in float16
+    found = metrics.average_precision(truth, scores.astype(np.float16))
+    np.testing.assert_allclose(found, reference_ap(truth, scores), atol=1e-12)
 
 
 cases = st.tuples(st.integers(1, 25), st.integers(1, 5)).flatmap(

@@ -60,18 +60,6 @@ def test_hysteresis_bridges_and_extends():
     assert (both.onset, both.offset, both.score) == (pytest.approx(0.16), pytest.approx(1.44), 0.9)
 
 
-def test_the_ends_of_a_recording_are_reached():
-    (event,) = found(np.ones((3, 1)), EventSettings())
-    assert event == Event(0.0, 0.96, "0", 1.0)
-
-
-def test_median_removes_single_frames():
-    rows = np.array([0, 0, 1, 0, 0, 1, 1, 1, 0, 0.0])[:, None]
-    assert len(found(rows, EventSettings())) == 2
-    (event,) = found(rows, EventSettings(median_filter=3))
-    assert event.onset == pytest.approx(4.5 * 0.32)
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

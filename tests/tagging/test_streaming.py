@@ -108,10 +108,11 @@ def test_a_list_is_each_of_its_elements(model, tmp_path):
     audio = [tagging.recording(seconds, seed=i) for i, seconds in enumerate((0.4, 5.2, 2.0))]
     path = audio_files.write(tmp_path / "x.flac", audio[1])
     data = path.read_bytes()
-    mixed = [path, data, io.BytesIO(data), audio[0], audio[2]]
+    stereo = np.stack([audio[1], audio[1]], axis=1) / 32768
+    mixed = [path, str(path), data, io.BytesIO(data), stereo, audio[0], audio[2]]
     found = model.tag(mixed, 16_000)
     expected = [model.tag(x, 16_000) for x in (audio[1], audio[0], audio[2])]
-    for tags, other in zip(found, [expected[0]] * 3 + expected[1:], strict=True):
+    for tags, other in zip(found, [expected[0]] * 5 + expected[1:], strict=True):
         np.testing.assert_allclose(tags.frame_scores, other.frame_scores, atol=TOLERANCE)
         np.testing.assert_allclose(tags.scores, other.scores, atol=TOLERANCE)
     assert model.tag([]) == []

@@ -118,8 +118,3 @@ def test_where_there_is_no_audio_nothing_is_made(run, tmp_path):
     status, out, err = run(tmp_path / "empty", f"--out={tmp_path / 'tags'}")
     assert (status, out) == (1, "") and "a folder without audio files" in err
     assert not (tmp_path / "tags").exists()
-
-
-def test_a_path_that_leads_nowhere():
-    with pytest.raises(UserError, match="there is no such file or folder"):
-        load_model("runs/psl3s-no-such")

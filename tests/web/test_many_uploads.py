@@ -120,25 +120,21 @@ def test_a_real_file_is_given_up(tmp_path):
         service.tag(job)
 
 
-@pytest.mark.parametrize(
-    ("headers", "status"),
-    [
-        ({}, 200),  # no browser
-        ({"Sec-Fetch-Site": "same-origin"}, 200),
-        ({"Sec-Fetch-Site": "cross-site"}, 403),
-        ({"Sec-Fetch-Site": "same-site"}, 403),
-        ({"Origin": "http://elsewhere.example"}, 403),
-        ({"Origin": "null"}, 403),
-    ],
-)
-def test_pages_from_elsewhere_may_not_send(headers, status):
+def test_pages_from_elsewhere_may_not_send():
     service = SlowService()
     service.go.set()
     with served(service) as port:
-        assert ask(port, "POST", "/page/wav?name=x", b"x", **headers)[0] == status
-        own = {"Origin": f"http://127.0.0.1:{port}"}
-        assert ask(port, "POST", "/page/wav?name=x", b"x", **own)[0] == 200
-        assert len(service.has_begun) == (2 if status == 200 else 1)
+        for headers, status in (
+            ({}, 200),  # no browser
+            ({"Sec-Fetch-Site": "same-origin"}, 200),
+            ({"Origin": f"http://127.0.0.1:{port}"}, 200),
+            ({"Sec-Fetch-Site": "cross-site"}, 403),
+            ({"Sec-Fetch-Site": "same-site"}, 403),
+            ({"Origin": "http://elsewhere.example"}, 403),
+            ({"Origin": "null"}, 403),
+        ):
+            assert ask(port, "POST", "/page/wav?name=x", b"x", **headers)[0] == status, headers
+    assert len(service.has_begun) == 3
 
 
 def test_any_address_of_this_machine_is_answered():
