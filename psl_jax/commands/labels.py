@@ -27,10 +27,17 @@ from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter, made_with
 from psl_jax.data.source import Source, open_folder
 from psl_jax.label_files import importing, resegment
 from psl_jax.label_files.formats import FORMATS, Format
-from psl_jax.label_files.label_file import Options, missing_library_errors, plain_errors
+from psl_jax.label_files.label_file import (
+    FormatOptions,
+    Options,
+    missing_library_errors,
+    plain_errors,
+)
 from psl_jax.networks.class_lists import match_classes, read_classes
-from psl_jax.runtime import cli_entry, disk_errors, files
+from psl_jax.runtime import cli_entry, disk_errors, files, settings
 from psl_jax.runtime.errors import UserError
+
+_READ_OPTIONS, _WRITE_OPTIONS = ("index", "fill", "pool"), ("top_k", "pool", "audio")
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -38,7 +45,15 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = cli_entry.parser("labels", __doc__ or "")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     _add_import(actions)
-    _add_export(actions)
+    export = _add_action(
+        actions,
+        "export",
+        "Writes soft labels as a label file.",
+        source="folder of soft labels",
+        out="label file, or hf: folder,",
+    )
+    formats = [name for name, form in FORMATS.items() if form.write is not None]
+    _add_format(export, formats, _WRITE_OPTIONS)
     _add_action(
         actions,
         "resegment",
@@ -54,13 +69,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _add_action(
     actions: Any, name: str, about: str, *, source: str, out: str, seconds: str = ""
-) -> Any:
-    """Adds an action with what several have; returns the function that adds other options.
+) -> argparse.ArgumentParser:
+    """Adds an action with what several have; returns its parser.
 
     source, out: what it reads and writes. seconds: whether segments must be given; empty: they
     cannot.
     """
-    add = actions.add_parser(name, help=about, description=about).add_argument
+    parser: argparse.ArgumentParser = actions.add_parser(name, help=about, description=about)
+    add = parser.add_argument
     add("source", metavar="SOURCE", help=source)
     add("data", metavar="DATA", help="folder of a prepared data set")
     add("--out", required=True, metavar="PATH", help=f"{out} to write (required)")
@@ -73,10 +89,13 @@ def _add_action(
             help=f"length of the labelled segments, in seconds ({seconds})",
         )
         relabel.add_segments(add)
-    return add
+    return parser
 
 
-def _add_format(add: Any, formats: Sequence[str]) -> None:
+def _add_format(
+    parser: argparse.ArgumentParser, formats: Sequence[str], options: Sequence[str]
+) -> None:
+    add = parser.add_argument
     add("--format", choices=formats, help="format of the label file (default: by its suffix)")
     add(
         "--values",
@@ -84,16 +103,12 @@ def _add_format(add: Any, formats: Sequence[str]) -> None:
         help="values in the label file (default: logits in npy and pretrainedsed, else "
         "probabilities)",
     )
-    add(
-        "--pool",
-        choices=("mean", "max"),
-        help="import: how frames are pooled into a segment (default: mean); export: npy: how a "
-        "clip's segments are pooled into its one row; required if there are several",
-    )
+    for name in options:
+        cli_entry.add_setting(parser, FormatOptions, name, default=None)
 
 
 def _add_import(actions: Any) -> None:
-    add = _add_action(
+    parser = _add_action(
         actions,
         "import",
         "Reads a label file.",
@@ -101,51 +116,21 @@ def _add_import(actions: Any) -> None:
         out="folder of soft labels",
         seconds="required, unless SOURCE is a folder of an earlier version",
     )
-    _add_format(add, list(FORMATS))
-    add(
+    _add_format(parser, list(FORMATS), _READ_OPTIONS)
+    parser.add_argument(
         "--classes",
         metavar="CSV",
         help="CSV (label, or index,mid,display_name) with the class of each column (default: the "
         "file's own names)",
     )
-    add(
-        "--index",
-        metavar="FILE",
-        help="npy, ced: file that says which clip each row is (default: the one beside the label "
-        "file)",
-    )
-    add(
-        "--fill",
-        choices=("mean", "half", "zero"),
-        help="ced: value of classes left out of a row: mean: the lowest kept value shared among "
-        "them; half: half of it; zero (default: mean)",
-    )
     for option, what in (("--unmapped", "classes"), ("--missing", "segments")):
-        add(
+        parser.add_argument(
             option,
             choices=("error", "weak"),
             default="error",
             help=f"what happens to {what} that the file lacks: an error, or their weak labels "
             "(default: error)",
         )
-
-
-def _add_export(actions: Any) -> None:
-    add = _add_action(
-        actions,
-        "export",
-        "Writes soft labels as a label file.",
-        source="folder of soft labels",
-        out="label file, or hf: folder,",
-    )
-    _add_format(add, [name for name, form in FORMATS.items() if form.write is not None])
-    add(
-        "--audio",
-        choices=("embedded", "reference"),
-        help="hf: embedded: each row holds its segment's audio; reference: rows name a file with "
-        "the whole clip (default: embedded)",
-    )
-    add("--top_k", type=int, metavar="K", help="ced: number of classes kept in a row (default: 20)")
 
 
 def _add_page(actions: Any) -> None:
@@ -155,21 +140,13 @@ def _add_page(actions: Any) -> None:
         "Writes a page to judge soft labels by ear.",
         source="folder of soft labels",
         out="HTML page",
-    )
-    add(
-        "--clips",
-        type=int,
-        default=50,
-        metavar="N",
-        help="number of clips on the page (default: 50)",
-    )
-    add(
-        "--seed",
-        type=int,
-        default=0,
-        metavar="N",
-        help="seed of the random choice of clips (default: 0)",
-    )
+    ).add_argument
+    for name, default, what in (
+        ("clips", 50, "number of clips on the page"),
+        ("seed", 0, "seed of the random choice of clips"),
+    ):
+        text = f"{what} (default: {default})"
+        add(f"--{name}", type=int, default=default, metavar="N", help=text)
     add(
         "--choose",
         default="classes",
@@ -195,14 +172,12 @@ def _import(arguments: argparse.Namespace, out: pathlib.Path) -> None:
         return
     segmentation = _make_segmentation(arguments)
     name, form = _choose_format(arguments, path)
-    _check_options(arguments, name, ("index", "fill", "pool"), form.read_options)
+    given = _read_options(arguments, name, _READ_OPTIONS, form.read_options)
     options = Options(
         logits=_has_logits(arguments, form),
         segmentation=segmentation,
         classes=read_classes(arguments.classes)[0] if arguments.classes else None,
-        index=pathlib.Path(arguments.index) if arguments.index else None,
-        fill=arguments.fill or "mean",
-        pool=arguments.pool or "mean",
+        **{"pool": "mean"} | given,
     )
     with plain_errors(path):
         file = form.open(path, options)
@@ -243,23 +218,18 @@ def _import(arguments: argparse.Namespace, out: pathlib.Path) -> None:
 
 def _export(arguments: argparse.Namespace, out: pathlib.Path) -> None:
     name, form = _choose_format(arguments, out)
-    _check_options(arguments, name, ("top_k", "pool", "audio"), form.write_options)
+    given = _read_options(arguments, name, _WRITE_OPTIONS, form.write_options)
     assert form.write is not None
     if form.suffix is not None and out.suffix != form.suffix:
         raise UserError(f"--out={out}: expected a name that ends in {form.suffix}")
-    top_k = 20 if arguments.top_k is None else arguments.top_k
-    if top_k < 1:
-        raise UserError(f"--top_k={top_k}: expected 1 or more")
     source = open_folder(arguments.data, arguments.split)
     labels = _open_labels(arguments.source, source)
     disk_errors.check_writable(out.parent, "--out")
     options = Options(
         logits=_has_logits(arguments, form),
         segmentation=labels.segmentation,
-        top_k=top_k,
-        pool=arguments.pool or "",
         source=source,
-        audio=arguments.audio or "embedded",
+        **given,
     )
     with (
         missing_library_errors(out),
@@ -349,13 +319,17 @@ def _choose_format(arguments: argparse.Namespace, path: pathlib.Path) -> tuple[s
     return name, FORMATS[name]
 
 
-def _check_options(
+def _read_options(
     arguments: argparse.Namespace, name: str, options: Sequence[str], possible: Sequence[str]
-) -> None:
-    """Raises UserError for an option that is given and that this format does not have."""
-    for option in options:
-        if getattr(arguments, option) is not None and option not in possible:
+) -> dict[str, Any]:
+    """The options that are given. Raises UserError for one that this format does not have."""
+    given = {x: value for x in options if (value := getattr(arguments, x)) is not None}
+    infos = dict(settings.list_settings(FormatOptions))
+    for option, value in given.items():
+        if option not in possible:
             raise UserError(f"--{option} means nothing for --format={name}; leave it out")
+        settings.check(option, value, infos[option], "--")
+    return given
 
 
 def _has_logits(arguments: argparse.Namespace, form: Format) -> bool:

@@ -32,7 +32,7 @@ def open_file(path: pathlib.Path, options: Options) -> LabelFile:
     classes_path = _find_classes_path(path)
     stored_classes = read_classes(classes_path)[0] if classes_path.exists() else None
     classes = label_file.name_classes(path, options, stored_classes, values.shape[1])
-    index_path = options.index or path.with_suffix(".pkl")
+    index_path = pathlib.Path(options.index or path.with_suffix(".pkl"))
     rows_by_name = _read_index(index_path, len(values))
 
     def read_blocks(request: ReadRequest) -> Iterator[Block]:

@@ -14,6 +14,7 @@ from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.source import Source
 from psl_jax.networks import class_lists
 from psl_jax.runtime.errors import MissingPackageError, UserError
+from psl_jax.runtime.settings import setting
 
 BLOCK_ROWS = 1024
 SAME_SECONDS = 1e-3  # a time may be so far from that of its segment
@@ -74,30 +75,50 @@ class LabelFile:
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class FormatOptions:
+    """Options that only some formats have, see `formats.Format`."""
+
+    index: str = setting(
+        "",
+        help="npy, ced: file that says which clip each row is; empty: the one beside the label "
+        "file",
+    )
+    fill: str = setting(
+        "mean",
+        choices=("mean", "half", "zero"),
+        help="ced: value of classes left out of a row: mean: the lowest kept value shared among "
+        "them; half: half of it",
+    )
+    pool: str = setting(
+        "",
+        choices=("mean", "max"),
+        help="import: how frames are pooled into a segment; none: mean; export: npy: how a clip's "
+        "segments are pooled into its one row; required if there are several",
+    )
+    top_k: int = setting(20, least=1, help="ced: number of classes kept in a row")
+    audio: str = setting(
+        "embedded",
+        choices=("embedded", "reference"),
+        help="hf: embedded: each row holds its segment's audio; reference: rows name a file with "
+        "the whole clip",
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(FormatOptions):
     """Options of reading or writing a file.
 
     Attributes:
       logits: whether its values are logits, not probabilities.
       segmentation: that of the soft labels.
       classes: the file's classes, where it does not name them itself.
-      index: the file that names the rows, where a format has one.
-      top_k: number of classes that are written for a row, where a format holds the highest only.
-      fill: mean, half or zero: the scores of the others, see `top_k_formats`.
-      pool: mean or max over frames, or over the segments of a clip; "" where the user chose none.
       source: the clips, for formats that hold audio.
-      audio: embedded (that of each segment) or reference (to a file of the clip).
     """
 
     logits: bool
     segmentation: Segmentation
     classes: tuple[str, ...] | None = None
-    index: pathlib.Path | None = None
-    top_k: int = 20
-    fill: str = "mean"
-    pool: str = ""
     source: Source | None = None
-    audio: str = "embedded"
 
 
 def name_classes(

@@ -79,7 +79,7 @@ def open_ced(path: pathlib.Path, options: Options) -> LabelFile:
         )
     stored_classes = file.attrs.get(label_file.CLASSES_ATTRIBUTE)
     classes = label_file.name_classes(path, options, stored_classes)
-    table_path = options.index or path.with_suffix(".parquet")
+    table_path = pathlib.Path(options.index or path.with_suffix(".parquet"))
     names, starts, ends = _read_row_table(table_path, len(all_values))
 
     def read_blocks(request: ReadRequest) -> Iterator[Block]:

@@ -166,13 +166,13 @@ def add_setting(group: Any, owner: type, name: str, **changes: Any) -> None:
     changes: what `add_argument` is told otherwise than the setting says.
     """
     info = dict(settings.list_settings(owner))[name]
-    if info.type is bool:
-        kwargs = {"action": "store_true", "help": f"{info.help} (default: no)"}
-    else:
+    kwargs: dict[str, Any] = {"default": info.default, "action": "store_true"}
+    shown = "no"
+    if info.type is not bool:
         shown = "none" if info.default == "" else info.default
-        kwargs = {"type": info.type, "help": f"{info.help} (default: {shown})"}
-        kwargs["choices"] = info.rule.choices or None
-    group.add_argument(f"--{name}", default=info.default, **(kwargs | changes))
+        kwargs = {"default": info.default, "type": info.type, "choices": info.rule.choices or None}
+    help_text = f"{info.help} (default: {shown})"
+    group.add_argument(f"--{name}", **({"help": help_text} | kwargs | changes))
 
 
 def parse_arguments(
