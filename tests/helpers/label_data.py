@@ -48,9 +48,9 @@ def values(made: ClipIndex, segmentation: Segmentation) -> list[np.ndarray]:
     return found
 
 
-def write_labels(folder, made: ClipIndex, segmentation: Segmentation, given=None) -> SoftLabels:
-    writer = SoftLabelWriter(folder, made, segmentation, teacher_digest="t")
-    given = values(made, segmentation) if given is None else given
+def write_labels(folder, made: ClipIndex, segmentation: Segmentation, **options) -> SoftLabels:
+    writer = SoftLabelWriter(folder, made, segmentation, teacher_digest="t", **options)
+    given = values(made, segmentation)
     for shard in writer.missing:
         writer.write_shard(
             shard, np.concatenate(given[slice(*made.shard_offsets[shard : shard + 2])])
