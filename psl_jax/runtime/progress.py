@@ -19,9 +19,7 @@ def bar(
         disable=not show,
         dynamic_ncols=True,
         mininterval=0.2 if sys.stderr.isatty() else 30,
-        # The mean since the start: a moving one begins with the compilation and, printed every half
-        # minute, promises hours for minutes of work.
-        smoothing=0.0,
+        smoothing=0.0,  # the mean since the start: a moving one jumps with each validation
     )
 
 

@@ -186,6 +186,9 @@ def train(
     if start >= settings.max_steps or stop.is_over:
         log.close()
         return
+    if is_first:
+        where = f"goes on from step {start}" if start else "begins"
+        print(f"{description} {where}; compiling its program may take a minute", flush=True)
     bar = progress.bar(settings.max_steps, "step", description, start, show=is_first)
     is_over = False
     notes = checkpoints.latest_notes()
@@ -194,6 +197,9 @@ def train(
         for step in range(start + 1, settings.max_steps + 1):
             state, values = stepper.run(state, step - 1, schedule(step - 1))
             meter.add(values)
+            if step == start + 1:  # the time of this one went into compiling
+                bar.initial = step
+                bar.unpause()
             bar.update()
             asked = boundaries.passed(step)
             validates = step % settings.validate_every == 0 or step == settings.max_steps

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from psl_jax.networks.architecture import Variables
-from psl_jax.runtime import interrupts, parallel
+from psl_jax.runtime import interrupts, parallel, progress
 from psl_jax.runtime.errors import UserError
 from psl_jax.training import loop, metric_log
 from psl_jax.training.checkpoints import TrainingCheckpoints
@@ -194,6 +194,23 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(tmp_path, undistur
     assert killed.steps() == undisturbed.steps()
 
 
+def test_the_bar_leaves_the_first_step_out(tmp_path, monkeypatch):
+    bars, make_bar = [], progress.bar
+
+    def noting_bar(*args, **options):
+        bars.append((time.time(), make_bar(*args, **options)))
+        return bars[-1][1]
+
+    def compiling_program(state, batch, rate):
+        time.sleep(0.3 if int(state.step) == 0 else 0)
+        return counting_program(state, batch, rate)
+
+    monkeypatch.setattr(progress, "bar", noting_bar)
+    Loop(tmp_path).run(compiling_program)
+    ((made, bar),) = bars
+    assert bar.start_t - made > 0.2 and (bar.initial, bar.n) == (1, 12)
+
+
 @pytest.fixture
 def sigterm(monkeypatch):
     """Sends this process SIGTERM, which is answered as in a command."""
@@ -210,7 +227,7 @@ SELDOM = dataclasses.replace(SETTINGS, validate_every=8, checkpoint_every=100, l
 
 @pytest.mark.parametrize("step", [1, 8, 11, 12])
 def test_a_training_that_is_told_to_end_saves_and_goes_on_from_there(
-    tmp_path, undisturbed, sigterm, step
+    tmp_path, undisturbed, sigterm, step, capsys
 ):
     told, undisturbed = Loop(tmp_path), undisturbed(SELDOM)
 
@@ -224,6 +241,7 @@ def test_a_training_that_is_told_to_end_saves_and_goes_on_from_there(
     assert max(told.steps()[0]) == step
     interrupts._terminated.clear()
     told.run(settings=SELDOM)
+    assert (f"test goes on from step {step};" in capsys.readouterr().out) == (step < 12)
     assert told.fed == ([0, step] if step < 12 else [0])
     # The mean of a line of the log that was begun before goes over both parts.
     assert told.log() == undisturbed.log()
