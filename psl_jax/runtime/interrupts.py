@@ -24,6 +24,7 @@ class Preempted(BaseException):
 
 
 _saved: list[str] = []  # what was saved last
+_announced = threading.Lock()  # taken by the first signal, for good
 _asked: list[bool] = []
 _terminated: list[bool] = []
 _answers: list[Callable[[], object]] = []
@@ -36,6 +37,10 @@ def install_handlers() -> None:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # by nohup
             signal.signal(number, _told_to_end)
     sys.unraisablehook = _unraisable
+    signals, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    threading.Thread(target=_answer_at_once, args=(signals,), daemon=True).start()
 
 
 @contextlib.contextmanager
@@ -92,22 +97,45 @@ def is_ending() -> bool:
     return bool(_terminated)
 
 
+def announce(number: int) -> None:
+    """Says what a signal does, if it is the first. Threads call this before the handler can run."""
+    handler = signal.getsignal(number)
+    if handler not in (_interrupted, _told_to_end) or not _announced.acquire(blocking=False):
+        return
+    if handler is _interrupted:
+        text = "stopping: the step or file in work is finished first (Ctrl-C again: at once)"
+    else:
+        name = signal.Signals(number).name
+        text = f"told to end ({name}): what is being done is finished and saved first"
+    write_stderr(f"\n{text}\n")
+
+
+def _answer_at_once(signals: int) -> None:
+    """In a thread: while the main one is in native code, such as a step, no handler can run."""
+    ctrl_cs = 0
+    while True:
+        for number in os.read(signals, 4096):
+            announce(number)
+            ctrl_cs += signal.getsignal(number) is _interrupted
+            if ctrl_cs > 1:
+                again = "Run the same command again to go on"
+                write_stderr(f"\nstopped at once; {what_is_kept()}. {again}\n")
+                os._exit(130)
+
+
 def _interrupted(number: int, frame: FrameType | None) -> None:
-    del number, frame
-    if _asked:
-        write_stderr(f"\nstopped at once; {what_is_kept()}. Run the same command again to go on\n")
-        os._exit(130)
-    _asked.append(True)
-    write_stderr("\nstopping: what is being done is ended in order (Ctrl-C again: at once)\n")
-    raise KeyboardInterrupt
+    del frame
+    announce(number)
+    if not _asked:  # else the thread ends the process
+        _asked.append(True)
+        raise KeyboardInterrupt
 
 
 def _told_to_end(number: int, frame: FrameType | None) -> None:
     if _terminated:  # it is being done
         return
     _terminated.append(True)
-    name = signal.Signals(number).name
-    write_stderr(f"\ntold to end ({name}): what is being done is saved first\n")
+    announce(number)
     if not _answers:
         raise Preempted(what_is_kept())
     _answers[0]()

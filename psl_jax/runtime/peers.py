@@ -109,6 +109,8 @@ class Peers:
         signals = os.read(self._wake_read, 4096) if is_woken else b""
         if any(number in signals for number in (signal.SIGINT, *interrupts.TO_END)):
             self._wanted.add(STOP)
+        for number in filter(None, signals):  # 0 is of `ask`
+            interrupts.announce(number)
         self._ctrl_cs += signals.count(signal.SIGINT)
         if self._ctrl_cs > 1:
             interrupts.write_stderr(f"\nstopped at once; {interrupts.what_is_kept()}\n")
