@@ -181,12 +181,6 @@ class OwnData(Corpus):
             self._count_as_absent(absent)
             result, problems_of_cutting = self._cut(whole, seconds)
         self.problems += problems_of_cutting
-        if not folder.is_split_by_hand and self.classes:
-            counts = {
-                split: Counter(label for row in rows for label in row.labels)
-                for split, rows in result.items()
-            }
-            print("\n".join(split_groups.summary_lines(counts, self.classes)))
         return result
 
     def _cut(

@@ -125,25 +125,3 @@ def write_splits(path: pathlib.Path, splits: Mapping[str, str]) -> bool:
     except OSError:  # a folder that cannot be written to: the splits are made again, the same
         return False
     return True
-
-
-def summary_lines(
-    counts: Mapping[str, Mapping[int, int]], classes: Sequence[str], most_lines: int = 40
-) -> list[str]:
-    """Clips of each class in each split, and the classes too rare to be evaluated."""
-    splits = list(counts)
-    width = max(map(len, classes))
-    lines = [f"  {'clips':{width}}  " + "  ".join(f"{split:>10}" for split in splits)]
-    for label, name in list(enumerate(classes))[:most_lines]:
-        cells = "  ".join(f"{counts[split].get(label, 0):>10}" for split in splits)
-        lines.append(f"  {name:{width}}  {cells}")
-    if len(classes) > most_lines:
-        lines.append(f"  ... and {len(classes) - most_lines} more classes")
-    evaluated = [split for split in splits if split in ("validation", "eval")]
-    rare = [n for i, n in enumerate(classes) if not all(counts[s].get(i) for s in evaluated)]
-    if evaluated and rare:
-        lines.append(
-            f"  too rare to be evaluated, as no group of them is in {' or '.join(evaluated)}: "
-            f"{', '.join(rare)}"
-        )
-    return lines

@@ -41,8 +41,8 @@ class DataSettings:
     annotated: str = setting(
         "events_only",
         choices=("events_only", "throughout"),
-        help="own_data: what a clip without events means. throughout: background, as every event "
-        "was annotated; events_only: unknown, so it is left out",
+        help="own_data: what a clip without events means, where tables have times. throughout: "
+        "background, as every event was annotated; events_only: unknown, so it is left out",
     )
     group_by: str = setting(
         "",

@@ -8,6 +8,8 @@ in the run folder, and shown in the report.
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.data.clip_index import ClipIndex, shared_clips
 from psl_jax.scoring.scorer import TPU_LANES
@@ -64,14 +66,11 @@ def before_training(
             "early, and its last checkpoints are averaged instead of the best"
         )
     elif validation is not None and len(shared := shared_clips(train, validation)):
-        what = (
-            "its training clips, as in the paper"
-            if len(shared) == len(train)
-            else f"{len(shared)} of its {len(train)} training clips"
-        )
         notes.append(
-            f"validated on {what}: its validation mAP says little about other clips, and the best "
-            "checkpoints are chosen by it"
+            "validated on clips that it is trained on, as in the paper: its validation mAP says "
+            "little about other clips, and the best checkpoints are chosen by it"
+            if len(shared) >= len(validation)
+            else _describe_copies(train, validation, shared)
         )
     if evaluated is not None and not evaluated.is_labelled:
         notes.append(
@@ -80,15 +79,20 @@ def before_training(
         )
     elif evaluated is not None:
         if len(shared := shared_clips(train, evaluated)):
-            a, b = train.ids[shared[0, 0]], evaluated.ids[shared[0, 1]]
-            names = f"{a}" if a == b else f"{a} and {b}"
-            notes.append(
-                f"{len(shared)} of the {len(evaluated)} evaluated clips are among the training "
-                f"clips, by id or audio, such as {names}: their scores are too good"
-            )
+            notes.append(_describe_copies(train, evaluated, shared))
         if len(evaluated) < FEW_EVALUATED:
             notes.append(f"evaluated on {len(evaluated)} clips only: figures may be off by much")
     return notes
+
+
+def _describe_copies(train: ClipIndex, other: ClipIndex, shared: np.ndarray) -> str:
+    a, b = train.ids[shared[0, 0]], other.ids[shared[0, 1]]
+    return (
+        f"{len(shared)} of the {len(other)} clips of split {other.split!r} are also in the split "
+        f"that it is trained on, {train.split!r}, by id or audio, such as "
+        f"{a if a == b else f'{a} and {b}'}: their scores are too good. Delete such copies, or "
+        "move them into one split"
+    )
 
 
 def of_devices(platform: str, batch_size: int, *, num_devices: int) -> list[str]:

@@ -1,5 +1,6 @@
 """Writes the files that make shards a data set: classes, unions of splits, and TFDS's own files."""
 
+import logging
 import pathlib
 import tempfile
 from collections.abc import Container, Mapping
@@ -49,6 +50,7 @@ def write_metadata(folder: pathlib.Path, corpus: Corpus, indices: Mapping[str, C
     tensorflow_quietly()  # before TFDS imports it
     import tensorflow_datasets as tfds
 
+    logging.getLogger("absl").addFilter(_is_no_deprecation)  # of what TFDS itself uses
     with tempfile.TemporaryDirectory(prefix="psl_jax-") as temporary:
         local = pathlib.Path(temporary)
         template = tfds.core.ShardedFileTemplate(
@@ -86,3 +88,7 @@ def write_metadata(folder: pathlib.Path, corpus: Corpus, indices: Mapping[str, C
         metadata_files = set(local.iterdir()) - shards
         for path in sorted(metadata_files, key=lambda path: path.name == INFO_NAME):
             files.copy(path, folder / path.name)
+
+
+def _is_no_deprecation(record: logging.LogRecord) -> bool:
+    return ".dtype` is deprecated" not in record.getMessage()

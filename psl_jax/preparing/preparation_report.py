@@ -166,13 +166,39 @@ def summarize_report(report: Mapping[str, Any], examples: int = 3) -> list[str]:
             lines.append(f"    {unknown:,} labels are unknown, {share:.1f} % of all")
         if split["clips"] < split["rows"]:
             lines.append(f"    {100 * compute_lost_share(split):.2f} % of its clips are not there")
-        lines.append(f"    sha256 of the ids: {split['clip_ids_sha256']}")
+    if report["corpus"] == "own_data" and report["classes"]:
+        lines += _count_classes(
+            {
+                name: split["label_counts"]
+                for name, split in report["splits"].items()
+                if name not in report.get("unions", {})
+            }
+        )
     if shared := report.get("same_audio"):
         lines.append("the same audio:")
         lines += [_format_same_audio(finding) for finding in shared]
     if report["problems"]:
         lines.append("problems:")
         lines += _summarize_problems(report["problems"], examples)
+    return lines
+
+
+def _count_classes(counts: Mapping[str, Mapping[str, int]], most_lines: int = 40) -> list[str]:
+    """Tables the clips of each class in each split, and names classes too rare to be evaluated."""
+    classes = list(next(iter(counts.values())))
+    width = max(map(len, classes))
+    lines = [f"  {'clips':{width}}  " + "  ".join(f"{split:>10}" for split in counts)]
+    for name in classes[:most_lines]:
+        cells = "  ".join(f"{of_split[name]:>10}" for of_split in counts.values())
+        lines.append(f"  {name:{width}}  {cells}")
+    if len(classes) > most_lines:
+        lines.append(f"  ... and {len(classes) - most_lines} more classes")
+    evaluated = [split for split in counts if split in ("validation", "eval")]
+    if rare := [n for n in classes if not all(counts[split][n] for split in evaluated)]:
+        lines.append(
+            f"  too rare to be evaluated, as {' or '.join(evaluated)} has no clip of them: "
+            f"{', '.join(rare)}"
+        )
     return lines
 
 

@@ -96,7 +96,7 @@ def notes(experiments: Sequence[Mapping[str, Any]]) -> list[str]:
             by_note.setdefault(note, []).append(experiment["name"])
     every = len(experiments)
     return [
-        f"{'all' if len(names) == every > 1 else ', '.join(names)}: {note}"
+        f"{'all experiments' if len(names) == every > 1 else ', '.join(names)}: {note}"
         for note, names in by_note.items()
     ]
 

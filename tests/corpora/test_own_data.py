@@ -163,6 +163,8 @@ def test_summary_counts_and_changed_files_are_noticed(own, capsys):
     assert "truncated" not in output and "problems, told when it was made: " in output
     summary = (pathlib.Path(data_dir) / "report.txt").read_text()
     assert "truncated: 2\n" in summary and "full: bad/truncated.flac: ends after" in summary
+    full = report_of(data_dir)["splits"]["full"]
+    assert f"  dog           {0:>10}  {full['label_counts']['dog']:>10}\n" in summary
     assert "note:" not in output
     later = os.path.getmtime(source / "full.csv") + 3600
     os.utime(source / "bad/text.wav", (later, later))

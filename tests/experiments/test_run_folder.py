@@ -284,17 +284,17 @@ def notes(folder, **changes):
 def test_notes(tmp_path, data):
     usual = {"train__epochs": 500, "train__batch_size": 8, "segment_seconds": 2.0}
     assert notes(tmp_path, **usual) == (
-        "validated on its training clips, as in the paper: its validation mAP says little about "
-        "other clips, and the best checkpoints are chosen by it"
+        "validated on clips that it is trained on, as in the paper: its validation mAP says little "
+        "about other clips, and the best checkpoints are chosen by it"
     )
     teacher = notes(tmp_path / "teacher", **usual, data__train_split="full")
-    assert "validated on 50 of its 90 training clips" in teacher
+    assert "validated on clips that it is trained on" in teacher
     assert "only 6 steps of training" in notes(tmp_path, **usual | {"train__epochs": 1})
     longer = notes(tmp_path, **usual | {"segment_seconds": 5.0})
     assert "segments of 5 s are longer than every clip (at most 2.0 s)" in longer
     data["eval"] = make_index([10], 32_000, split="eval", first=45)
     few = notes(tmp_path / "few", **usual)
-    assert "5 of the 10 evaluated clips are among the training clips" in few
+    assert "5 of the 10 clips of split 'eval' are also in the split that it is trained on" in few
     assert "evaluated on 10 clips only" in few
 
 
@@ -303,8 +303,10 @@ def test_copies_of_training_clips_are_found_by_their_audio(tmp_path, data):
         index = data[split]
         digests = np.arange(first, first + len(index), dtype=np.uint64)
         data[split] = dataclasses.replace(index, audio_digests=digests)
-    found = notes(tmp_path, train__epochs=500)
-    assert "3 of the 60 evaluated clips are among the training clips" in found
+    data["validation"] = dataclasses.replace(data["eval"], split="validation")
+    found = notes(tmp_path, train__epochs=500, data__validation_split="validation")
+    for split in ("validation", "eval"):
+        assert f"3 of the 60 clips of split {split!r} are also in the split that it" in found
 
 
 def quality(soft, weak=1.5, empty=0.1, seconds=2.0):
