@@ -6,9 +6,7 @@ neither gives are marked "our choice".
 
 import dataclasses
 import difflib
-import functools
 import graphlib
-import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -121,6 +119,16 @@ class Settings:
         """The same settings for a network of this kind, width and front end."""
         model = dataclasses.replace(self.model, network=network, width=width)
         return dataclasses.replace(self, model=model, frontend=logmel)
+
+    @property
+    def uses_soft_labels(self) -> bool:
+        """With alpha = 0 the weak labels are the whole target: a teacher would work for nothing."""
+        return self.labels == "soft" and self.alpha > 0
+
+    @property
+    def teaches_in_step(self) -> bool:
+        """Whether the teacher labels inside the training step."""
+        return self.uses_soft_labels and self.relabel.when == "in_step"
 
     @property
     def augmentation(self) -> Augmentation:
@@ -316,23 +324,19 @@ def _in_order(suite: dict[str, Settings]) -> dict[str, Settings]:
         settings = suite[name]
         return settings.labels == "soft", name not in needed, -settings.segment_seconds, name
 
-    sorter = graphlib.TopologicalSorter(needs)
     try:
-        sorter.prepare()
+        graphlib.TopologicalSorter(needs).prepare()
     except graphlib.CycleError as error:
         circle = " -> ".join(reversed(error.args[1]))
         raise UserError(
             f"these experiments teach each other in a circle, or start from each other: {circle}"
         ) from error
-    ordered: list[str] = []
-    waiting: set[str] = set()
-    while sorter.is_active():
-        waiting |= set(sorter.get_ready())
-        first = min(waiting, key=rank)
-        waiting.remove(first)
-        ordered.append(first)
-        sorter.done(first)
-    return {name: suite[name] for name in ordered}
+    ordered: dict[str, Settings] = {}
+    while len(ordered) < len(suite):
+        ready = [n for n in suite if n not in ordered and needs[n] <= ordered.keys()]
+        first = min(ready, key=rank)
+        ordered[first] = suite[first]
+    return ordered
 
 
 # --- Settings of a run folder ------------------------------------------------------------------
@@ -364,9 +368,6 @@ def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[Kind, l
     return {kind: [name for name in names if kinds[name] is kind] for kind in Kind}
 
 
-# --- Names -------------------------------------------------------------------------------------
-
-
 def unknown_key_message(key: str) -> str:
     """Names an unknown key and the nearest known one, or says that it was removed."""
     if removed := removed_settings.message(key):
@@ -374,7 +375,9 @@ def unknown_key_message(key: str) -> str:
     if key.partition("[")[0] in KNOWN:
         name = key.partition("[")[0]
         return f"config.{key}: give all of it, as in --config.{name}='{KNOWN[name].default}'"
-    names = setting_names()
+    # All settings and groups of settings.
+    groups = [field.name for field in dataclasses.fields(Settings) if field.name not in KNOWN]
+    names = [*groups, *KNOWN, "experiments"]
     if key in names:
         return f"config.{key} is a group of settings: give one of them, as config.{key}.NAME"
     last = {name.split(".")[-1]: name for name in names}
@@ -383,14 +386,3 @@ def unknown_key_message(key: str) -> str:
     ]
     hint = f" Did you mean config.{near[0]}?" if near else ""
     return f"config.{key} is not a setting.{hint} psl-jax main --help lists all."
-
-
-def setting_names() -> list[str]:
-    """The dotted names of all settings and groups of settings."""
-    groups = [field.name for field in dataclasses.fields(Settings) if field.name not in KNOWN]
-    return [*groups, *KNOWN, "experiments"]
-
-
-def value_of(config: ConfigDict, name: str) -> Any:
-    """The value of a dotted name."""
-    return functools.reduce(operator.getitem, name.split("."), config)

@@ -27,9 +27,9 @@ from psl_jax import settings_reference
 from psl_jax.runtime import cli_entry, huge_pages
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.run_files import Stage
-from psl_jax.runtime.settings import flatten
+from psl_jax.runtime.settings import check, flatten
 
-_EXPERIMENTS = "--config.experiments."
+_SETTING = "--config."
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Run folder, for all results (default: runs/ and the config's name)."
 )
@@ -150,29 +150,25 @@ def _parse(arguments: list[str]) -> list[str]:
     if {"-h", "-help", "--help"} & set(arguments[1:]):
         print(help_text())
         sys.exit(0)
-    arguments = list(_with_found_config(arguments))
-    of_experiments = [a for a in arguments if a.startswith(_EXPERIMENTS) and "=" in a]
-    others = [a for a in arguments if a not in of_experiments]
-    # Here, as ml-collections reads the --config.key=value among the arguments by itself.
+    changes = [argument for argument in arguments[1:] if argument.startswith(_SETTING)]
+    others = [a for a in _with_found_config(arguments) if not a.startswith(_SETTING)]
     config = config_flags.DEFINE_config_file(
         "config", None, "Settings; see configs/.", lock_config=True, sys_argv=others
     )
     flags.mark_flag_as_required("config")
     try:
         rest: list[str] = flags.FLAGS(others)
-        cli_entry.check_stray_words(others, rest[1:])
+        cli_entry.check_stray_words(arguments, rest[1:])
         config.value.keys()  # raises here what went wrong in loading the file
-        for argument in of_experiments:
-            _change_experiment(config.value, argument)
-        for line in _not_reached(config.value, others, of_experiments=of_experiments):
-            print(line)
-        return rest
-    except flags.Error as error:
+        for argument in changes:
+            _change(config.value, argument)
+    except (flags.Error, AttributeError, LookupError, TypeError, ValueError) as error:
         raise UserError(f"{error}") from error
-    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
-        raise UserError(_explain(arguments, error)) from error
     except OSError as error:
         raise UserError(f"cannot read the config: {error}") from error
+    for line in _not_reached(config.value, changes):
+        print(line)
+    return rest
 
 
 def _with_found_config(arguments: list[str]) -> Iterator[str]:
@@ -187,64 +183,49 @@ def _with_found_config(arguments: list[str]) -> Iterator[str]:
             yield argument
 
 
-def _change_experiment(config: ConfigDict, argument: str) -> None:
-    """Takes in --config.experiments.NAME.KEY=VALUE.
-
-    ml-collections would know only the keys in which the experiment differs already.
-    """
-    path, value = argument.removeprefix(_EXPERIMENTS).split("=", 1)
-    name, _, key = path.partition(".")
-    if name not in config.experiments:
-        names = ", ".join(sorted(config.experiments)) or "none"
-        raise UserError(f"{argument}: the config has no experiment {name!r}; it has {names}")
-    if key not in config_lib.setting_names():
+def _change(config: ConfigDict, argument: str) -> None:
+    """Takes in --config.KEY=VALUE or --config.experiments.NAME.KEY=VALUE. Raises UserError."""
+    path, equals, text = argument.removeprefix(_SETTING).partition("=")
+    if not equals:
+        raise UserError(f"{argument}: expected a value. Is it {argument}=VALUE?")
+    target, key = config, path
+    if path.startswith("experiments."):
+        _, name, key = [*path.split(".", 2), ""][:3]
+        if name not in config.experiments:
+            names = ", ".join(sorted(config.experiments)) or "none"
+            raise UserError(f"{argument}: the config has no experiment {name!r}; it has {names}")
+        target = config.experiments[name]
+    if key not in config_lib.KNOWN:
         raise UserError(f"{argument}: {config_lib.unknown_key_message(key)}")
-    default = config_lib.value_of(config, key)
-    changes: Any = value if isinstance(default, str) else _read(value)
+    setting = config_lib.KNOWN[key]
+    changes: Any = text if setting.type is str else _read(text)
+    check(path, changes, setting)
     for part in reversed(key.split(".")):
         changes = {part: changes}
-    config_lib.set_nested(config.experiments[name], changes)
-
-
-def _not_reached(
-    config: ConfigDict, arguments: list[str], *, of_experiments: list[str]
-) -> Iterator[str]:
-    """Tells which experiments have a value of their own of what the command line gives for all."""
-    for argument in arguments:
-        key = argument.removeprefix("--config.").split("=")[0]
-        if not argument.startswith("--config."):
-            continue
-        for name, changes in sorted(config.experiments.items()):
-            changed = dict(flatten(changes.to_dict())).get(key, "")
-            given = f"{_EXPERIMENTS}{name}.{key}="
-            # "": the experiment goes without, as "from scratch" does
-            if changed == "" or any(other.startswith(given) for other in of_experiments):
-                continue
-            yield (
-                f"note: {argument} does not reach the experiment {name!r}, which has "
-                f"{key}={changed}; {_EXPERIMENTS}{name}.{key}=VALUE does"
-            )
+    config_lib.set_nested(target, changes)
 
 
 def _read(text: str) -> Any:
-    """The value that `text` stands for; the text itself where it is none (a check comes later)."""
+    """The value that `text` stands for; the text itself where it is none."""
     try:
         return ast.literal_eval({"true": "True", "false": "False"}.get(text.lower(), text))
     except (SyntaxError, ValueError):
         return text
 
 
-def _explain(arguments: list[str], error: Exception) -> str:
-    """What is wrong with a `--config.key=value`: ml-collections names neither key nor type."""
-    names = set(config_lib.setting_names())
-    for argument in arguments[1:]:
-        if argument.startswith("--config."):
-            key = argument.removeprefix("--config.").split("=")[0]
-            if argument.startswith(_EXPERIMENTS) and "=" not in argument:
-                return f"{argument}: {error}. Is it {argument}=VALUE?"
-            if key not in names and not key.startswith("experiments."):
-                return config_lib.unknown_key_message(key)
-    return f"{error}"
+def _not_reached(config: ConfigDict, changes: list[str]) -> Iterator[str]:
+    """Tells which experiments have a value of their own of what the command line gives for all."""
+    for argument in changes:
+        key = argument.removeprefix(_SETTING).split("=")[0]
+        for name, experiment in sorted(config.experiments.items()):
+            value = dict(flatten(experiment.to_dict())).get(key, "")
+            own_setting = f"{_SETTING}experiments.{name}.{key}="
+            # "": the experiment goes without, as "from scratch" does
+            if value != "" and not any(change.startswith(own_setting) for change in changes):
+                yield (
+                    f"note: {argument} does not reach the experiment {name!r}, which has "
+                    f"{key}={value}; {own_setting}VALUE does"
+                )
 
 
 def find_config(name: str) -> str:

@@ -16,8 +16,9 @@ from psl_jax.data.corrections import Corrections
 from psl_jax.data.segment_loader import Segments
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.source import Source
+from psl_jax.data.training_order import TrainingOrder
 from psl_jax.experiments import sanity_notes, setting_checks, training_steps
-from psl_jax.experiments.run_folder import RunFolder
+from psl_jax.experiments.run_folder import CORRECTIONS, START, RunFolder
 from psl_jax.experiments.soft_label_stage import SoftLabelStage
 from psl_jax.experiments.start_model import StartModel, started_variables
 from psl_jax.networks.architecture import Network, Variables
@@ -99,7 +100,7 @@ class Experiment:
         """
         self.folder.check_settings()
         digest = self._corrections.digest if self._corrections else ""
-        self.folder.bind_corrections(digest, self.settings.corrections or "config.corrections")
+        self.folder.bind(CORRECTIONS, digest, self.settings.corrections or "config.corrections")
         names = ["train_split"]
         if last_stage is not Stage.RELABEL:
             names.append("validation_split")
@@ -115,46 +116,23 @@ class Experiment:
                 )
         if self.settings.evaluate.events and last_stage.has_results:
             event_evaluation.check_events(indices["eval_split"])
-        setting_checks.check_output(self.settings, indices)
-        setting_checks.check_labels(self.settings, indices)
-        parallel.local_batch_size(self.batch_size, self.mesh)  # raises where it does not divide
-        training_steps.make_recipe(self.settings, self.mesh)  # raises for other devices
-        setting_checks.check_teacher_in_step(self.settings)
+        setting_checks.check(self.settings, indices)
         check_loggers(self.settings.train.loggers)
         self.label_stage.check(before_it_is_trained=True)
         self._check_start(before_it_is_trained=True)
-        is_streamed = self.source(train.split).is_streamed and not self._keeps_features
-        order = training_steps.make_order(
-            self.settings, local_batch=self._local_batch, is_streamed=is_streamed
-        )
-        self.folder.bind_order(order.description)
+        self.folder.bind_order(self._order.description)
         self.notes = self._make_notes(indices)
 
     def _make_notes(self, indices: Mapping[str, ClipIndex]) -> list[str]:
         """What to know before the training; indices: by the name of the setting."""
-        settings, train = self.settings, indices["train_split"]
         notes: list[str] = []
         if self._corrections:
             by_split = {index.split: index for index in indices.values()}
             notes += self._corrections.describe_problems(list(by_split.values()))
-        notes += sanity_notes.before_training(
-            steps=self.loop.max_steps,
-            segment_seconds=settings.segment_seconds,
-            train=train,
-            validation=indices.get("validation_split"),
-            evaluated=indices.get("eval_split"),
-        )
-        if settings.augmentation != settings.augment:
-            notes.append(
-                f"width {settings.model.width:g} is below augment.min_width "
-                f"{settings.augment.min_width:g}: trained without masks and mixup"
-            )
-        if setting_checks.has_teacher_in_step(settings):
-            notes.append(sanity_notes.TEACHER_IN_STEP)
         platform = parallel.platform_of(self.mesh)
         return [
             *notes,
-            *sanity_notes.of_rates(train.sample_rate, settings.architecture.sample_rate),
+            *sanity_notes.before_training(self.settings, indices, steps=self.loop.max_steps),
             *sanity_notes.of_devices(platform, self.batch_size, num_devices=self.mesh.size),
         ]
 
@@ -166,7 +144,7 @@ class Experiment:
             if before_it_is_trained and self._start and self._start.is_trained_here:
                 return
             raise
-        self.folder.bind_start(digest, self.settings.init_from or "no config.init_from")
+        self.folder.bind(START, digest, self.settings.init_from or "no config.init_from")
 
     def _open(self, setting: str, split: str) -> ClipIndex:
         """Opens a split; other processes wait for the first one, which may have to index it."""
@@ -192,8 +170,8 @@ class Experiment:
         }
         for stage, run_stage in stages.items():
             if stage is Stage.RELABEL and not self.label_stage.is_stored:
-                if stage is last_stage and self.label_stage.is_used:
-                    return  # the teacher labels in the training
+                if stage is last_stage and self.settings.teaches_in_step:
+                    return
                 continue
             if (
                 stage not in self.folder.finished
@@ -282,28 +260,28 @@ class Experiment:
         segments = Segments(
             source, self.segmentation, soft_labels, settings.alpha, self._corrections
         )
-        validate: Callable[[Variables], float] | None = self._validate
+        validate: Callable[[Variables], float] = self._validate
         if self._keeps_features:
             validation = self.source(settings.data.validation_split)
             stepper, validate = training_steps.make_features_stepper(
                 settings,
                 network,
-                variables=variables,
+                variables,
                 segments=segments,
-                local_batch=self._local_batch,
+                order=self._order,
                 mesh=self.mesh,
                 validation=validation,
                 cut=self._cut(validation),
             )
         else:
-            in_step = setting_checks.has_teacher_in_step(settings)
+            teacher = self.label_stage.model_in_step() if settings.teaches_in_step else None
             stepper = training_steps.make_stepper(
                 settings,
                 network,
                 segments=segments,
-                local_batch=self._local_batch,
+                order=self._order,
                 mesh=self.mesh,
-                teacher=self.label_stage.model_in_step() if in_step else None,
+                teacher=teacher,
             )
         with self._open_checkpoints() as checkpoints:
             train(
@@ -349,14 +327,24 @@ class Experiment:
         return setting_checks.fitting_batch(size, self.train_segments, multiple=multiple)
 
     @property
-    def _local_batch(self) -> int:
-        return parallel.local_batch_size(self.batch_size, self.mesh)
+    def _order(self) -> TrainingOrder:
+        """The order of the training's segments. Raises UserError where a batch does not divide."""
+        settings, source = self.settings, self.source(self.settings.data.train_split)
+        return TrainingOrder(
+            parallel.local_batch_size(self.batch_size, self.mesh),
+            settings.seed,
+            sampling=settings.train.sampling,
+            streamed=source.is_streamed and not self._keeps_features,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
 
     @property
     def loop(self) -> LoopSettings:
         """When the training does what."""
         local_segments = -(-self.train_segments // jax.process_count())
-        steps = local_segments / self._local_batch  # a fraction: batches straddle epochs
+        local_batch = parallel.local_batch_size(self.batch_size, self.mesh)
+        steps = local_segments / local_batch  # a fraction: batches straddle epochs
         return loop_settings(self.settings.train, steps, self.batch_size)
 
     def _validate(self, variables: Variables) -> float:

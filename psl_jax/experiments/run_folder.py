@@ -28,7 +28,12 @@ from psl_jax.runtime.run_files import (
 )
 from psl_jax.runtime.settings import Kind, flatten
 
-_TEACHER, _START, _ORDER, _CORRECTIONS = "teacher", "init_from", "order", "corrections"
+TEACHER, START, CORRECTIONS, _ORDER = "teacher", "init_from", "corrections", "order"
+_OTHER = {
+    TEACHER: "with another teacher",
+    START: "from another model",
+    CORRECTIONS: "with other corrections of labels",
+}
 _SHOWN = 10  # settings in a message
 _AFRESH = "Give another --workdir, or --start_afresh to delete what it holds and begin again."
 
@@ -77,11 +82,10 @@ class RunFolder:
     def damaged(self, stage: Stage) -> list[str]:
         """Files that a finished stage made and that are gone or others since."""
         digests = self.finished.get(stage, {}).get("made", {})
-        paths = {name: self.path / name for name in digests}
         return [
             name
-            for name, path in paths.items()
-            if not path.exists() or files.compute_sha256(path) != digests[name]
+            for name, digest in digests.items()
+            if not (self.path / name).exists() or files.compute_sha256(self.path / name) != digest
         ]
 
     def check_settings(self) -> None:
@@ -133,31 +137,21 @@ class RunFolder:
             )
         self._bound[split] = before | now
 
-    def bind_teacher(self, digest: str, where: object) -> None:
-        """Notes the teacher; raises OtherRunError where the run was begun with another one."""
-        self._bind(_TEACHER, digest, digest, how="with another teacher", where=where)
+    def bind(self, what: str, digest: str, where: object) -> None:
+        """Notes the digest of the TEACHER, START or CORRECTIONS that lie at `where`, "" for none.
 
-    def bind_start(self, digest: str, where: object) -> None:
-        """Notes the model that the run starts from, "" for none. Raises OtherRunError."""
-        untold = "" if self.begun and not self.afresh else digest
-        self._bind(_START, digest, untold, how="from another model", where=where)
-
-    def bind_corrections(self, digest: str, where: object) -> None:
-        """Notes the decisions of people, "" for none. Raises OtherRunError for others."""
-        untold = "" if self.begun and not self.afresh else digest
-        how = "with other corrections of labels"
-        self._bind(_CORRECTIONS, digest, untold, how=how, where=where)
-
-    def _bind(self, key: str, digest: str, untold: str, *, how: str, where: object) -> None:
-        """untold: the digest of a run that does not tell it."""
-        before = self._bound.get(key, untold)
+        Raises OtherRunError where the run was begun with another one.
+        """
+        # A run that was begun and tells of no start and no corrections had none.
+        had_none = what != TEACHER and self.begun and not self.afresh
+        before = self._bound.get(what, "" if had_none else digest)
         if before != digest:
             raise OtherRunError(
-                f"{self.path} was made {how}: digest {before or None}, and {where} has "
+                f"{self.path} was made {_OTHER[what]}: digest {before or None}, and {where} has "
                 f"{digest or None} now. Was it changed since? {_AFRESH}"
             )
-        if digest or key != _CORRECTIONS:
-            self._bound[key] = digest
+        if digest or what != CORRECTIONS:
+            self._bound[what] = digest
 
     def bind_order(self, order: str) -> None:
         """Notes the order of segments; raises OtherRunError where the run has another one.
@@ -185,7 +179,7 @@ class RunFolder:
     @property
     def teacher_digest(self) -> str | None:
         """Of the teacher whose labels the run has; None: not known yet."""
-        return self._bound.get(_TEACHER)
+        return self._bound.get(TEACHER)
 
     def begin(self) -> None:
         """Writes config.json and data.json; all processes come here."""
@@ -206,8 +200,7 @@ class RunFolder:
         """Deletes what a run makes; other files of the folder stay."""
         print(f"{self.path} is deleted and begun again (--start_afresh)", flush=True)
         (self.path / DELETING).write_bytes(b"")
-        for name in RUN_FILES:
-            path = self.path / name
+        for path in (self.path / name for name in RUN_FILES):
             if path.is_dir():
                 remove_tree(path)
             else:

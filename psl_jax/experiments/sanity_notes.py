@@ -5,12 +5,13 @@ trained on, gives figures that say little. Each such thing is a note: printed wh
 in the run folder, and shown in the report.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from psl_jax.audio.segments import SAMPLE_RATE
+from psl_jax.config import Settings
 from psl_jax.data.clip_index import ClipIndex, shared_clips
 from psl_jax.scoring.scorer import TPU_LANES
 
@@ -21,68 +22,75 @@ _FLOOD = 5  # times as many soft labels as weak ones, of segments of
 _SHORTEST_JUDGED = 1.0  # seconds or more
 
 
-TEACHER_IN_STEP = (
-    "the teacher labels inside the training step: no soft labels are stored, so nothing is told of "
-    "how good they are"
-)
-
-
-def of_rates(data_rate: int, network_rate: int) -> list[str]:
-    """A note where audio is resampled on the fly, of rates in Hz."""
-    if data_rate == network_rate:
-        return []
-    lower = min(data_rate, network_rate)
-    return [
-        f"the data are at {data_rate // 1000} kHz and the network hears {network_rate // 1000} "
-        f"kHz: audio is resampled on the fly, and nothing above {lower // 2000} kHz is heard"
-    ]
-
-
 def before_training(
-    *,
-    steps: int,
-    segment_seconds: float,
-    train: ClipIndex,
-    validation: ClipIndex | None,
-    evaluated: ClipIndex | None,
-) -> list[str]:
-    """Notes on an experiment that is about to be trained for `steps` steps."""
-    notes = []
+    settings: Settings, indices: Mapping[str, ClipIndex], *, steps: int
+) -> Iterator[str]:
+    """Yields notes on an experiment that is about to be trained for `steps` steps.
+
+    indices: by the name of the setting in config.data.
+    """
+    train = indices["train_split"]
     if steps < FEW_STEPS:
-        notes.append(
+        yield (
             f"only {steps} steps of training (fewer than {FEW_STEPS}): what it learns in them is "
             "little; give more clips, or more train.epochs or train.min_steps"
         )
     longest_seconds = train.clip_samples / SAMPLE_RATE
-    if segment_seconds > 1.1 * longest_seconds:
-        notes.append(
-            f"segments of {segment_seconds:g} s are longer than every clip (at most "
+    if settings.segment_seconds > 1.1 * longest_seconds:
+        yield (
+            f"segments of {settings.segment_seconds:g} s are longer than every clip (at most "
             f"{longest_seconds:.1f} s): each clip is one segment, as with any length from there "
             "on, and a difference between such experiments is chance"
         )
-    if validation is not None and not validation.is_labelled:
-        notes.append(
+    if (validation := indices.get("validation_split")) is not None:
+        yield from _of_validation(train, validation)
+    if (evaluated := indices.get("eval_split")) is not None:
+        yield from _of_evaluation(train, evaluated)
+    if settings.augmentation != settings.augment:
+        yield (
+            f"width {settings.model.width:g} is below augment.min_width "
+            f"{settings.augment.min_width:g}: trained without masks and mixup"
+        )
+    if settings.teaches_in_step:
+        yield (
+            "the teacher labels inside the training step: no soft labels are stored, so nothing is "
+            "told of how good they are"
+        )
+    rates = train.sample_rate, settings.architecture.sample_rate
+    if rates[0] != rates[1]:
+        yield (
+            f"the data are at {rates[0] // 1000} kHz and the network hears {rates[1] // 1000} "
+            f"kHz: audio is resampled on the fly, and nothing above {min(rates) // 2000} kHz is "
+            "heard"
+        )
+
+
+def _of_validation(train: ClipIndex, validation: ClipIndex) -> Iterator[str]:
+    if not validation.is_labelled:
+        yield (
             f"no validation, as split {validation.split!r} has no labels: training does not stop "
             "early, and its last checkpoints are averaged instead of the best"
         )
-    elif validation is not None and len(shared := shared_clips(train, validation)):
-        notes.append(
+    elif len(shared := shared_clips(train, validation)) >= max(len(validation), 1):
+        yield (
             "validated on clips that it is trained on, as in the paper: its validation mAP says "
             "little about other clips, and the best checkpoints are chosen by it"
-            if len(shared) >= len(validation)
-            else _describe_copies(train, validation, shared)
         )
-    if evaluated is not None and not evaluated.is_labelled:
-        notes.append(
+    elif len(shared):
+        yield _describe_copies(train, validation, shared)
+
+
+def _of_evaluation(train: ClipIndex, evaluated: ClipIndex) -> Iterator[str]:
+    if not evaluated.is_labelled:
+        yield (
             f"no evaluation, as split {evaluated.split!r} has no labels; psl-jax evaluate measures "
             "the model on labelled clips"
         )
-    elif evaluated is not None:
-        if len(shared := shared_clips(train, evaluated)):
-            notes.append(_describe_copies(train, evaluated, shared))
-        if len(evaluated) < FEW_EVALUATED:
-            notes.append(f"evaluated on {len(evaluated)} clips only: figures may be off by much")
-    return notes
+        return
+    if len(shared := shared_clips(train, evaluated)):
+        yield _describe_copies(train, evaluated, shared)
+    if len(evaluated) < FEW_EVALUATED:
+        yield f"evaluated on {len(evaluated)} clips only: figures may be off by much"
 
 
 def _describe_copies(train: ClipIndex, other: ClipIndex, shared: np.ndarray) -> str:

@@ -27,16 +27,24 @@ def training_segmentation(settings: Settings) -> Segmentation:
     return segmentation
 
 
-def has_teacher_in_step(settings: Settings) -> bool:
-    """Whether the teacher labels inside the training step."""
-    is_taught = settings.labels == "soft" and settings.alpha > 0
-    return is_taught and settings.relabel.when == "in_step"
+def check(settings: Settings, indices: Mapping[str, ClipIndex]) -> None:
+    """Raises UserError for settings that do not go together, or not with the data.
+
+    indices: by the name of the setting in config.data.
+    """
+    if settings.train.trainable != "all" and not settings.init_from:
+        raise UserError(
+            f"config.train.trainable is {settings.train.trainable!r}, and the rest of the network "
+            "would stay random: give a finished model as config.init_from"
+        )
+    if settings.teaches_in_step:
+        _check_teacher_in_step(settings)
+    if settings.model.output == "softmax":
+        _check_softmax(settings, indices)
+    _check_labels(settings, indices)
 
 
-def check_teacher_in_step(settings: Settings) -> None:
-    """Raises UserError naming a setting that does not go with a teacher inside the step."""
-    if not has_teacher_in_step(settings):
-        return
+def _check_teacher_in_step(settings: Settings) -> None:
     for name, value, reason in (
         ("soft_labels_dir", settings.soft_labels_dir, "no stored labels are used"),
         ("corrections", settings.corrections, "labels cannot be corrected"),
@@ -60,7 +68,7 @@ def has_constant_features(settings: Settings) -> bool:
     return (
         settings.train.trainable == "classifier"
         and not any(getattr(settings.augmentation, name) for name in _AUGMENTATIONS)
-        and not has_teacher_in_step(settings)
+        and not settings.teaches_in_step
         and settings.frontend.top_db_over != "batch"
     )
 
@@ -101,25 +109,16 @@ def batch_multiple(settings: Settings, num_devices: int) -> int:
 
 
 def fitting_batch(batch_size: int, num_segments: int, *, multiple: int) -> int:
-    """The batch size; for 0 one that fits a set of segments: 4 to 32, a 16th of the set.
-
-    multiple: of what it is one.
-    """
+    """The batch size; for 0 a multiple that fits a set of segments: 4 to 32, a 16th of the set."""
     if batch_size:
         return batch_size
     power = int(np.clip(2 ** round(np.log2(max(num_segments, 1) / 16)), 4, 32))
     return -(-power // multiple) * multiple
 
 
-def check_output(settings: Settings, indices: Mapping[str, ClipIndex]) -> None:
-    """Raises UserError where a softmax, which tells one class a clip, does not fit the data.
-
-    indices: by the name of the setting in config.data.
-    """
-    if settings.model.output != "softmax":
-        return
+def _check_softmax(settings: Settings, indices: Mapping[str, ClipIndex]) -> None:
     for name, value in (
-        ("labels", settings.labels == "soft" and settings.alpha and "soft"),
+        ("labels", settings.uses_soft_labels and "soft"),
         ("corrections", settings.corrections),
     ):
         if value:
@@ -138,11 +137,7 @@ def check_output(settings: Settings, indices: Mapping[str, ClipIndex]) -> None:
             )
 
 
-def check_labels(settings: Settings, indices: Mapping[str, ClipIndex]) -> None:
-    """Raises UserError for weak labels of a split that has none, and for a mAP of no positive.
-
-    indices: by the name of the setting in config.data.
-    """
+def _check_labels(settings: Settings, indices: Mapping[str, ClipIndex]) -> None:
     for setting, index in indices.items():
         if setting != "train_split" and index.is_labelled and not len(index.label_values):
             raise UserError(
@@ -150,21 +145,8 @@ def check_labels(settings: Settings, indices: Mapping[str, ClipIndex]) -> None:
                 "to lack classes: a mAP needs clips that have one. Give another split"
             )
     train = indices["train_split"]
-    if not train.is_labelled and (settings.labels != "soft" or not settings.alpha):
+    if not train.is_labelled and not settings.uses_soft_labels:
         raise UserError(
             f"config.labels is weak, and no clip of config.data.train_split={train.split} has a "
             "label: give --config.labels=soft and a teacher (--config own_data:unlabelled)"
         )
-
-
-def sharing_devices(batch_norm: str, num_devices: int) -> int:
-    """How many devices share their BatchNorm statistics; 0: all. Raises UserError."""
-    if batch_norm == "global":
-        return 0
-    if batch_norm != "device" and (not batch_norm.isdecimal() or num_devices % int(batch_norm)):
-        raise UserError(
-            f"config.model.batch_norm is {batch_norm!r}: expected global, device, or a number that "
-            f"divides the {num_devices} devices"
-        )
-    sharing = 1 if batch_norm == "device" else int(batch_norm)
-    return 0 if sharing == num_devices else sharing

@@ -13,8 +13,8 @@ from psl_jax.data import label_manifest
 from psl_jax.data.label_manifest import are_begun, digest_without_teacher, missing_shards
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.source import Source
-from psl_jax.experiments import sanity_notes, setting_checks
-from psl_jax.experiments.run_folder import OtherRunError, RunFolder
+from psl_jax.experiments import sanity_notes
+from psl_jax.experiments.run_folder import TEACHER, OtherRunError, RunFolder
 from psl_jax.networks.trained_model import Model
 from psl_jax.runtime import files, parallel
 from psl_jax.runtime.errors import UserError
@@ -22,6 +22,7 @@ from psl_jax.runtime.paths import path_of
 from psl_jax.runtime.run_files import LABEL_QUALITY, Stage
 from psl_jax.scoring import relabeling
 from psl_jax.teachers import open_teacher
+from psl_jax.teachers.open_teacher import OpenedTeacher
 
 
 class SoftLabelStage:
@@ -39,20 +40,18 @@ class SoftLabelStage:
         """teacher: its name, see `open_teacher`; open_source: of the split that is trained on."""
         self.settings, self.folder, self.segmentation = settings, folder, segmentation
         self.teacher, self._open_source = teacher, open_source
-        self._foreign_teacher: open_teacher.OpenedTeacher | None = (
-            None  # which nobody trains meanwhile
-        )
+        self._foreign_teacher: OpenedTeacher | None = None  # which nobody trains meanwhile
 
     def check(self, *, before_it_is_trained: bool = False) -> None:
         """Raises OtherRunError where the teacher is not the one whose labels the run has.
 
         And UserError for a teacher that cannot label: what it knows is compared with the data.
         """
-        if not self.is_used:
+        if not self.settings.uses_soft_labels:
             return
         if digest := self.given:
             self.open(digest)
-            self.folder.bind_teacher(digest, self.directory)
+            self.folder.bind(TEACHER, digest, self.directory)
             return
         if not self.teacher:
             raise UserError(
@@ -62,9 +61,9 @@ class SoftLabelStage:
             )
         try:
             opened = self._open_teacher()
-            if not self.is_stored:
+            if self.settings.teaches_in_step:
                 self.model_in_step()
-            self.folder.bind_teacher(opened.teacher.digest, self.teacher)
+            self.folder.bind(TEACHER, opened.teacher.digest, self.teacher)
         except OtherRunError:
             raise
         except UserError as error:
@@ -78,9 +77,10 @@ class SoftLabelStage:
 
     def teacher_classes(self) -> tuple[str, ...]:
         """The classes of the labels, for data that have none of their own. Raises UserError."""
-        if self.is_used and self.given:
+        is_used = self.settings.uses_soft_labels
+        if is_used and self.given:
             return tuple(label_manifest.read(self.directory)["classes"])
-        if not self.is_used or not self.teacher:
+        if not is_used or not self.teacher:
             raise UserError(
                 "the data have no labels and no classes: both come from a teacher. Give a finished "
                 "one, such as --config.teacher=mn04, to experiments on soft labels "
@@ -89,14 +89,9 @@ class SoftLabelStage:
         return open_teacher.read_classes(self.teacher, self.settings.relabel)
 
     @property
-    def is_used(self) -> bool:
-        """With alpha = 0 the weak labels are the whole target: a teacher would work for nothing."""
-        return self.settings.labels == "soft" and self.settings.alpha > 0
-
-    @property
     def is_stored(self) -> bool:
         """Whether labels are stored; else the teacher labels in the step, or not at all."""
-        return self.is_used and not setting_checks.has_teacher_in_step(self.settings)
+        return self.settings.uses_soft_labels and not self.settings.teaches_in_step
 
     @property
     def directory(self) -> pathlib.Path:
@@ -122,23 +117,20 @@ class SoftLabelStage:
 
     def make(self, num_devices: int | None) -> None:
         """Writes the labels that are missing, and tells what they are like."""
-        if digest := self.given:
-            self._measure(digest)
-            return
-        opened, settings = self._open_teacher(), self.settings.relabel
-        relabeling.relabel(
-            opened.teacher.make_scorer(settings, num_devices),
-            self._open_source(),
-            self.segmentation,
-            self.directory,
-            teacher=opened.identity,
-            batch_size=settings.batch_size,
-            rule=settings,
-        )
-        parallel.wait_for_all("relabel")
-        self._measure(opened.teacher.digest)
-
-    def _measure(self, digest: str) -> None:
+        digest = self.given
+        if not digest:
+            opened, settings = self._open_teacher(), self.settings.relabel
+            relabeling.relabel(
+                opened.teacher.make_scorer(settings, num_devices),
+                self._open_source(),
+                self.segmentation,
+                self.directory,
+                teacher=opened.identity,
+                batch_size=settings.batch_size,
+                rule=settings,
+            )
+            parallel.wait_for_all("relabel")
+            digest = opened.teacher.digest
         if jax.process_index() == 0:
             write_label_quality(self.open(digest), self.folder.path)
 
@@ -162,7 +154,7 @@ class SoftLabelStage:
             )
         return model
 
-    def _open_teacher(self) -> open_teacher.OpenedTeacher:
+    def _open_teacher(self) -> OpenedTeacher:
         if self._foreign_teacher is not None:
             return self._foreign_teacher
         classes = self._open_source().index.classes

@@ -16,17 +16,12 @@ from psl_jax.weights.load_model import load_model
 
 
 class StartModel:
-    """A model that experiments start from; a finished one is read once.
-
-    Attributes:
-      init_from: its name, the setting's value.
-      is_trained_here: whether it is another experiment of the suite, which may yet be trained.
-    """
+    """A model that experiments start from; a finished one is read once."""
 
     def __init__(self, init_from: str, run_dir: str | os.PathLike[str] | None = None):
-        """run_dir: where the experiment `init_from` of the suite lies."""
-        self.init_from, self.is_trained_here = init_from, run_dir is not None
-        self._path = run_dir or init_from
+        """run_dir: where the experiment `init_from` of the suite lies, which may yet be trained."""
+        self.init_from, self._run_dir = init_from, run_dir
+        self.is_trained_here = run_dir is not None
         self._model: Model | None = None
 
     def load(self) -> Model:
@@ -34,7 +29,7 @@ class StartModel:
         if self._model is not None:
             return self._model
         try:
-            model = load_model(self._path if self.is_trained_here else _place(self.init_from))
+            model = load_model(self._run_dir or _find_place(self.init_from))
         except UserError as error:
             raise UserError(f"config.init_from is {self.init_from!r}: {error}") from error
         if not self.is_trained_here:
@@ -48,7 +43,7 @@ class StartModel:
         return info.network, info.width, info.logmel
 
 
-def _place(init_from: str) -> str:
+def _find_place(init_from: str) -> str:
     """The file or folder of a name, which may be that of a teacher of our networks: mn:FILE."""
     parts = parse_name(init_from)
     if len(parts) > 1 or parts[0].kind not in ("run", "mn"):

@@ -240,7 +240,7 @@ def _check_teachers(experiments: Mapping[str, Settings]) -> None:
     """Raises UserError for a teacher that is neither an experiment nor something on disk."""
     for name, settings in experiments.items():
         teacher, labels_dir = settings.teacher, settings.soft_labels_dir
-        if settings.labels != "soft" or not settings.alpha or teacher in {"", *experiments}:
+        if not settings.uses_soft_labels or teacher in {"", *experiments}:
             continue
         if labels_dir and digest_without_teacher(labels_dir, False):
             continue

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable, Iterator
 
-import jax
 from jax.sharding import Mesh
 
 from psl_jax.config import Settings
@@ -11,47 +10,27 @@ from psl_jax.data import batches
 from psl_jax.data.segment_loader import Batch, Segments
 from psl_jax.data.source import Source
 from psl_jax.data.training_order import TrainingOrder
-from psl_jax.experiments.setting_checks import sharing_devices
 from psl_jax.networks.architecture import Network, Variables
 from psl_jax.networks.trained_model import Model
 from psl_jax.runtime import parallel
-from psl_jax.runtime.errors import UserError
 from psl_jax.scoring import evaluation
 from psl_jax.training import frozen_features
 from psl_jax.training.loop import Stepper
 from psl_jax.training.step import Recipe, TeacherInStep, train_program
 
 
-def make_recipe(settings: Settings, mesh: Mesh) -> Recipe:
-    """The recipe of the steps; raises UserError where it does not fit the devices."""
+def make_recipe(settings: Settings) -> Recipe:
+    """The recipe of the steps, but for what depends on the data."""
     model = settings.model
-    if settings.train.trainable != "all" and not settings.init_from:
-        raise UserError(
-            f"config.train.trainable is {settings.train.trainable!r}, and the rest of the network "
-            "would stay random: give a finished model as config.init_from"
-        )
     return Recipe(
         settings.front_end,
         settings.augmentation,
         dtype=model.dtype,
         seed=settings.seed,
         trainable=settings.train.trainable,
-        sharing_devices=sharing_devices(model.batch_norm, mesh.size),
         count_padding=model.count_padding,
         output=model.output,
         backbone_factor=settings.train.backbone_factor,
-    )
-
-
-def make_order(settings: Settings, *, local_batch: int, is_streamed: bool) -> TrainingOrder:
-    """The order of training; local_batch: of this process; is_streamed: see `Source`."""
-    return TrainingOrder(
-        local_batch,
-        settings.seed,
-        sampling=settings.train.sampling,
-        streamed=is_streamed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
     )
 
 
@@ -60,36 +39,29 @@ def make_stepper(
     network: Network,
     *,
     segments: Segments,
-    local_batch: int,
+    order: TrainingOrder,
     mesh: Mesh,
     teacher: Model | None = None,
 ) -> Stepper:
-    """What makes the training's steps; local_batch: of this process.
-
-    teacher: labels in the step, instead of stored soft labels.
-    """
-    recipe = make_recipe(settings, mesh)
-    recipe = dataclasses.replace(recipe, has_unknown=segments.has_unknown and teacher is None)
-    order = make_order(settings, local_batch=local_batch, is_streamed=segments.source.is_streamed)
-    augment = settings.augment
-    shift = None
+    """What makes the training's steps. teacher: labels in the step, instead of stored labels."""
+    augment, shift = settings.augment, None
     if augment.shift_probability:
         shift = batches.TimeShift(augment.shift_probability, augment.shift_fraction, settings.seed)
 
     def feed(step: int) -> Iterator[Batch]:
         return batches.train_batches(segments, order, start_step=step, shift=shift)
 
+    recipe = make_recipe(settings)
     if teacher is None:
+        recipe = dataclasses.replace(recipe, has_unknown=segments.has_unknown)
         return Stepper(train_program(network, recipe, mesh), feed, mesh)
-    recipe = dataclasses.replace(
-        recipe, teacher=_teacher_in_step(settings, teacher, segments=segments)
-    )
+    in_step = _describe_teacher(settings, teacher, segments=segments)
+    program = train_program(network, dataclasses.replace(recipe, teacher=in_step), mesh)
     folded = parallel.replicate(teacher.folded, mesh)
-    program = train_program(network, recipe, mesh)
     return Stepper(lambda *inputs: program(*inputs, folded), feed, mesh)
 
 
-def _teacher_in_step(settings: Settings, teacher: Model, *, segments: Segments) -> TeacherInStep:
+def _describe_teacher(settings: Settings, teacher: Model, *, segments: Segments) -> TeacherInStep:
     segmentation, num_samples = segments.segmentation, segments.source.index.num_samples
     last = segmentation.count_segments(num_samples) - 1
     ends = segmentation.count_valid_samples(num_samples, last)
@@ -106,10 +78,10 @@ def _teacher_in_step(settings: Settings, teacher: Model, *, segments: Segments) 
 def make_features_stepper(
     settings: Settings,
     network: Network,
-    *,
     variables: Variables,
+    *,
     segments: Segments,
-    local_batch: int,
+    order: TrainingOrder,
     mesh: Mesh,
     validation: Source,
     cut: evaluation.AnySegmentation,
@@ -118,7 +90,7 @@ def make_features_stepper(
 
     cut: of the clips of the validation.
     """
-    recipe, batch_size = make_recipe(settings, mesh), settings.evaluate.batch_size
+    recipe, batch_size = make_recipe(settings), settings.evaluate.batch_size
     num_devices = settings.num_devices or None
     features = frozen_features.compute_features(
         network,
@@ -136,7 +108,6 @@ def make_features_stepper(
         batch_size=batch_size,
         num_devices=num_devices,
     )
-    order = make_order(settings, local_batch=local_batch, is_streamed=False)
 
     def feed(step: int) -> Iterator[Batch]:
         return frozen_features.train_batches(features, segments, order=order, start_step=step)

@@ -59,10 +59,10 @@ class FrontEnd(Protocol):
         """Frames that so many ticks make. Works on ints and arrays."""
 
     def of_piece(self, audio: jax.Array, num_samples: jax.Array) -> jax.Array:
-        """The same of segments that their reflection follows; see `LogMel.of_piece`."""
+        """The same of segments that their reflection follows, for tagging."""
 
     def sizes(self) -> dict[str, int]:
-        """Window and hop in samples at the network's rate, and bands."""
+        """Window and hop in samples at the network's rate, and bands, for descriptions."""
 
     def exported(self, rate: int) -> "FrontEnd":
         """The front end inside an export, for any machine and any batch: of [batch, samples]."""
@@ -132,8 +132,7 @@ class Network(NamedTuple):
     ) -> tuple["Network", Variables]:
         """The network of a module, and its variables."""
         graphdef, *states = nnx.split(module, nnx.Param, nnx.BatchStat)
-        params, stats = map(nnx.to_pure_dict, states)
-        return cls(graphdef, output_frames), Variables(params, stats)
+        return cls(graphdef, output_frames), Variables(*map(nnx.to_pure_dict, states))
 
     def apply(
         self,
@@ -148,27 +147,8 @@ class Network(NamedTuple):
         frames = module(logmel, context, dropout_keys, valid_frames)
         return frames, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
 
-    def features(
-        self,
-        variables: Variables,
-        logmel: jax.Array,
-        context: Context,
-        valid_frames: jax.Array | None = None,
-    ) -> jax.Array:
-        """Embeddings float32 [batch, output frames, channels], with frozen statistics."""
-        return self.merged(variables).features(logmel, context, valid_frames)
-
-    def classify(
-        self,
-        variables: Variables,
-        features: jax.Array,
-        context: Context,
-        dropout_keys: jax.Array | None = None,
-    ) -> jax.Array:
-        """Probabilities [batch, output frames, classes] of `features`."""
-        return self.merged(variables).classify(features, context, dropout_keys)
-
     def merged(self, variables: Variables) -> Tagging:
+        """The module with these arrays; what it changes of them stays in it."""
         module: Tagging = nnx.merge(self.graphdef, *variables, copy=True)
         return module
 
@@ -270,13 +250,6 @@ class NetworkSettings:
         choices=("float32", "bfloat16"),
         help="Precision of training: bfloat16 for feature maps (on a CPU for matrix products "
         "only); weights, statistics and front end stay float32",
-    )
-    batch_norm: str = setting(
-        "global",
-        choices=("global", "device"),
-        or_above=1,
-        help="BatchNorm statistics in training: global: over the whole batch; device: over each "
-        "device's part; N: over groups of N devices",
     )
     count_padding: bool = setting(
         False,

@@ -19,7 +19,6 @@ class Context:
       dtype: type of maps and of their products, on a CPU of the products alone; parameters,
         statistics, BatchNorms' affine map and the stem's product are float32 at least.
       axis_name: mesh axis over which the batch is split, and batch statistics are averaged.
-      sharing_devices: how many devices in a row share their batch statistics; 0: all.
       platform: that the program is for; None: this machine's.
       gives_logits: of frames, not their probabilities.
       channels_first: maps are [channels, frames, bands, batch] inside, see convolutions.
@@ -29,7 +28,6 @@ class Context:
     frozen: bool = False
     dtype: Any = jnp.float32
     axis_name: str | None = None
-    sharing_devices: int = 0
     platform: str | None = None
     channels_first: bool = False
     gives_logits: bool = False
@@ -51,23 +49,11 @@ class Context:
         return tuple(range(1, x.ndim) if self.channels_first else range(x.ndim - 1))
 
     def device_mean(self, x: jax.Array) -> jax.Array:
-        """The mean of x over the devices that share their statistics."""
-        if self.axis_name is None or self.sharing_devices == 1:
-            return x
-        devices, group = jax.lax.axis_size(self.axis_name), self.sharing_devices
-        if group in (0, devices):
-            mean: jax.Array = jax.lax.pmean(x, self.axis_name)
-            return mean
-        # shard_map knows no psum over groups: each gets the values of the others of its group.
-        total = x
-        for k in range(1, group):
-            ring = [(i, i // group * group + (i + k) % group) for i in range(devices)]
-            total = total + jax.lax.ppermute(x, self.axis_name, ring)
-        return total / group
+        """The mean of x over all devices."""
+        mean: jax.Array = x if self.axis_name is None else jax.lax.pmean(x, self.axis_name)
+        return mean
 
     def count(self, x: jax.Array) -> int:
         """Values of each channel that statistics are taken over."""
-        count = x.size // x.shape[self.channel_axis]
-        if self.axis_name is None:
-            return count
-        return count * (self.sharing_devices or jax.lax.axis_size(self.axis_name))
+        devices = 1 if self.axis_name is None else jax.lax.axis_size(self.axis_name)
+        return x.size // x.shape[self.channel_axis] * devices

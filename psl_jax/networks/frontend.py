@@ -81,38 +81,34 @@ class LogMel:
         audio = to_float(audio)
         waveform = reflected(audio if audio.ndim == 2 else halve_rate(audio), num_samples)
         mel = power_mel(waveform, self.fft, platform, self.transform)
-        decibel = 10.0 * jnp.log10(jnp.maximum(mel, AMIN))
+        return self._limited(10.0 * jnp.log10(jnp.maximum(mel, AMIN)), num_samples, axis_name)
+
+    def _limited(
+        self, decibels: jax.Array, num_samples: jax.Array | None, axis_name: str | None = None
+    ) -> jax.Array:
+        """decibels [batch, frames, bands], at least top_db under the largest valid one."""
         if self.top_db_over == "none":
-            return decibel
-        counted = decibel
+            return decibels
+        counted = decibels
         if num_samples is not None:
-            valid = frame_mask(num_samples, decibel.shape[1])[..., None]
-            counted = jnp.where(valid, decibel, -jnp.inf)
+            valid = frame_mask(num_samples, decibels.shape[1])[..., None]
+            counted = jnp.where(valid, decibels, -jnp.inf)
         loudest = counted.max(axis=(1, 2), keepdims=True)
         if self.top_db_over == "batch":
             loudest = loudest.max()
             if axis_name is not None:
                 loudest = jax.lax.pmax(loudest, axis_name)
-        return jnp.maximum(decibel, loudest - self.top_db)
+        return jnp.maximum(decibels, loudest - self.top_db)
 
     def num_frames(self, num_samples: Any) -> Any:
-        """See `num_frames`."""
         return num_frames(num_samples)
 
     def of_piece(self, audio: jax.Array, num_samples: jax.Array) -> jax.Array:
-        """The same of segments that their reflection follows, for tagging.
-
-        A "batch" is one segment here.
-        """
+        """See `architecture.FrontEnd`; a "batch" is one segment here."""
         features = dataclasses.replace(self, top_db_over="none")(audio)
-        if self.top_db_over == "none":
-            return features
-        valid = frame_mask(num_samples, features.shape[1])[..., None]
-        loudest = jnp.where(valid, features, -jnp.inf).max(axis=(1, 2), keepdims=True)
-        return jnp.maximum(features, loudest - self.top_db)
+        return self.exported()._limited(features, num_samples)
 
     def sizes(self) -> dict[str, int]:
-        """Window, hop and bands, for descriptions of exports."""
         return {"window_samples": WINDOW, "hop_samples": HOP, "mel_bands": NUM_MELS}
 
     def exported(self, rate: int = SAMPLE_RATE) -> "LogMel":
@@ -223,20 +219,15 @@ def _mel_of(power: jax.Array) -> jax.Array:
 
 def _power_by_products(audio: jax.Array) -> jax.Array:
     """Power spectra [batch, frames, 257] by a product with the Fourier matrix."""
-    waves = windowed_waves(hann("float64"), WINDOW, WINDOW // 2 + 1)
-    typed_waves = jnp.asarray(waves, audio.dtype)
-    return power_of_chunks(_chunks(audio), typed_waves, hop_chunks=HOP // CHUNK)
+    waves = jnp.asarray(windowed_waves(hann("float64"), WINDOW, WINDOW // 2 + 1), audio.dtype)
+    return power_of_chunks(_chunks(audio), waves, hop_chunks=HOP // CHUNK)
 
 
 def power_of_chunks(chunks: jax.Array, waves: jax.Array, *, hop_chunks: int) -> jax.Array:
     """Power spectra [batch, frames, bins] of frames that are whole chunks, as a convolution.
 
-    Frames are never made: the chunks that they share are the channels of a sequence.
-
-    Args:
-      chunks: [batch, chunks, samples of a chunk].
-      waves: see `windowed_waves`.
-      hop_chunks: chunks from the start of one frame to the start of the next.
+    Frames, which begin every `hop_chunks`, are never made: the chunks [batch, n, samples] that they
+    share are the channels of a sequence. waves: see `windowed_waves`.
     """
     chunk = chunks.shape[-1]
     spectrum = jax.lax.conv_general_dilated(

@@ -94,16 +94,11 @@ def num_frames(num_samples: Any) -> Any:
 def log_mel(
     audio: jax.Array, num_samples: jax.Array | None = None, platform: str | None = None
 ) -> jax.Array:
-    """Features of audio at 32 kHz.
+    """Features float32 [batch, num_frames(samples), 128] of audio at 32 kHz.
 
-    Args:
-      audio: [batch, samples] int16, or floating point in [-1, 1]; at least 514 samples.
-      num_samples: [batch] samples of each row that are audio: its first `num_frames` frames are
-        those of these samples alone. None: all of them.
-      platform: that the program is for, default this machine's.
-
-    Returns:
-      float32 [batch, num_frames(samples), 128].
+    audio: [batch, samples] int16, or floating point in [-1, 1]; at least 514 samples. num_samples:
+    [batch] samples of each row that are audio: its first `num_frames` frames are those of these
+    samples alone; None: all of them. platform: that the program is for, default this machine's.
     """
     audio = to_float(audio)
     emphasized = audio[:, 1:] - PREEMPHASIS * audio[:, :-1]

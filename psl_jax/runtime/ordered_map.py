@@ -9,20 +9,15 @@ from typing import TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
-# Results waiting for their turn, per worker: enough that one slow item does not stop the others.
-AHEAD = 8
-
 
 def ordered_map(
-    function: Callable[[T], R],
-    items: Iterable[T],
-    num_workers: int | None = None,
-    ahead: int = AHEAD,
+    function: Callable[[T], R], items: Iterable[T], num_workers: int | None = None, ahead: int = 8
 ) -> Generator[R, None, None]:
     """Yields `function(item)` in the order of `items`, computed by `num_workers` threads.
 
     Threads, because decoding, resampling and NumPy release the interpreter lock. At most
-    `ahead * num_workers` results and one more are held. num_workers: default one a core.
+    `ahead * num_workers` results and one more are held: one slow item does not stop the others.
+    num_workers: default one a core.
     """
     num_workers = num_workers or os.cpu_count() or 1
     if num_workers == 1:

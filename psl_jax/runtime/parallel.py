@@ -4,13 +4,10 @@ Parameters are replicated, batches split over the axis `"data"`.
 """
 
 import collections
-import contextlib
 import functools
 import os
 import pathlib
-import queue
 import sys
-import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -160,44 +157,25 @@ def local_batch_size(batch_size: int, mesh: Mesh) -> int:
             f"a batch of {batch_size} does not divide over {mesh.size} devices; "
             f"choose a multiple of {mesh.size}"
         )
-    share: int = batch_size // jax.process_count()
-    return share
+    return batch_size // jax.process_count()
 
 
-def prefetch(items: Iterable[Any], function: Callable[..., Any], depth: int = 2) -> Generator[Any]:
+def prefetch(items: Iterable[Any], function: Callable[..., Any], depth: int = 3) -> Generator[Any]:
     """Yields `function(item)` in order, up to `depth` made ahead by a background thread."""
-    made: queue.Queue[Any] = queue.Queue(maxsize=depth)
-    stop = threading.Event()
+    iterator, end = iter(items), object()
 
-    def offer(value: Any, error: BaseException | None = None) -> None:
-        while not stop.is_set():
-            with contextlib.suppress(queue.Full):
-                made.put((value, error), timeout=0.1)
-                return
+    def make_next() -> Any:
+        item = next(iterator, end)
+        return item if item is end else function(item)
 
-    def work() -> None:
-        try:
-            for item in items:
-                offer(function(item))
-                if stop.is_set():
-                    return
-            offer(None, StopIteration())
-        except BaseException as error:  # handed to the consumer
-            offer(None, error)
-
-    thread = threading.Thread(target=work, daemon=True, name="prefetch")
-    thread.start()
+    pool = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
     try:
-        while True:
-            value, error = made.get()
-            if isinstance(error, StopIteration):
-                return
-            if error is not None:
-                raise error
+        made = collections.deque(pool.submit(make_next) for _ in range(depth))
+        while (value := made.popleft().result()) is not end:
+            made.append(pool.submit(make_next))
             yield value
-    finally:
-        stop.set()
-        thread.join()
+    finally:  # also when the consumer stops early or fails
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def compute_in_order(

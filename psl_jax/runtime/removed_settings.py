@@ -5,7 +5,8 @@ from typing import Any
 
 from psl_jax.runtime.errors import UserError
 
-LAST_COMMIT = "de85886"  # the last one that supports them all
+LAST_COMMIT = "de85886"  # the last one that supports them, but for
+_LAST_COMMITS = {"model.batch_norm": "5e5c1fb"}
 
 # A removed setting -> the values with which an older run or label folder is still used, the default
 # first. None: all of them, as the setting changes nothing by itself.
@@ -26,6 +27,7 @@ REMOVED: dict[str, tuple[Any, ...] | None] = {
     "relabel.top_k": (0,),
     "relabel.views": (1,),
     "relabel.view_seed": None,
+    "model.batch_norm": ("global",),
 }
 # A setting of another name -> what it is called today.
 RENAMED = {"data.max_clip_seconds": "data.clip_seconds"}
@@ -40,8 +42,8 @@ def check(values: Mapping[str, Any], where: object) -> None:
         if value in REMOVED_VALUES.get(name, ()) or (accepted and value not in accepted):
             raise UserError(
                 f"{where} was made with config.{name}={value!r}, which is not supported any more. "
-                f"Continue it with commit {LAST_COMMIT}, the last one that supports this, or make "
-                "it anew in another folder"
+                f"Continue it with commit {_last_commit(name)}, the last one that supports this, "
+                "or make it anew in another folder"
             )
 
 
@@ -51,4 +53,8 @@ def message(name: str) -> str | None:
         return f"config.{name} is now config.{RENAMED[name]}"
     if name not in REMOVED:
         return None
-    return f"config.{name} was removed; commit {LAST_COMMIT} is the last one that has it"
+    return f"config.{name} was removed; commit {_last_commit(name)} is the last one that has it"
+
+
+def _last_commit(name: str) -> str:
+    return _LAST_COMMITS.get(name, LAST_COMMIT)

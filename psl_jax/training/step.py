@@ -59,7 +59,6 @@ class Recipe:
     dtype: str = "float32"
     seed: int = 0
     trainable: str = "all"
-    sharing_devices: int = 0  # fewer than all of them
     channels_first: bool | None = None  # None: on CPUs
     count_padding: bool = False
     output: str = "sigmoid"  # with a softmax the loss is the categorical cross-entropy
@@ -159,7 +158,8 @@ def step_function(network: Network, recipe: Recipe, platform: str) -> Callable[.
             batch = batch | {"labels": both}  # [batch, 2 * classes]
         if "features" in batch:
             labels = batch["labels"]
-            frames = network.classify(variables, batch["features"], context, keys["dropout"])
+            module = network.merged(variables)
+            frames = module.classify(batch["features"], context, keys["dropout"])
         else:
             features, labels = _inputs(batch, keys, recipe, platform)
             frames, stats = network.apply(variables, features, context, keys["dropout"], valid)
@@ -182,8 +182,6 @@ def step_function(network: Network, recipe: Recipe, platform: str) -> Callable[.
         (value, stats), gradients = jax.value_and_grad(loss, has_aux=True)(
             trained, frozen, stats, batch, keys
         )
-        if recipe.sharing_devices:  # running statistics are those of all devices
-            stats = jax.lax.pmean(stats, parallel.AXIS)
         with jax.named_scope("optimizer"):
             # The moments of what is frozen stay zeros.
             old = state.optimizer
@@ -212,7 +210,6 @@ def _context(recipe: Recipe, platform: str) -> Context:
         frozen=recipe.trainable != "all",
         dtype=jnp.dtype(parallel.dtype_on(platform, recipe.dtype)),
         axis_name=parallel.AXIS,
-        sharing_devices=recipe.sharing_devices,
         channels_first=on_cpu if recipe.channels_first is None else recipe.channels_first,
         platform=platform,
     )
@@ -228,8 +225,9 @@ def features_program(network: Network, recipe: Recipe, mesh: Mesh) -> Callable[.
     context = dataclasses.replace(_context(recipe, platform), axis_name=None)
 
     def features(variables: Variables, batch: dict[str, jax.Array]) -> jax.Array:
-        spectrogram = _spectrogram(batch, recipe, platform)
-        return network.features(variables, spectrogram, context, _valid_frames(batch, recipe))
+        module = network.merged(variables)
+        spectrogram, valid = _spectrogram(batch, recipe, platform), _valid_frames(batch, recipe)
+        return module.features(spectrogram, context, valid)
 
     specs = (parallel.REPLICATED, parallel.SPLIT)
     return parallel.data_parallel(features, mesh, specs, parallel.SPLIT, fast_math=True)

@@ -120,35 +120,6 @@ def in_float64(network, variables: Variables, num_devices: int) -> dict:
     return arrays
 
 
-def shared_statistics() -> dict:
-    """One step of eight devices that share BatchNorm statistics by ones and by fours.
-
-    Beside it the mean of as many steps as there are groups, each made by one device.
-    """
-    network, variables = mobilenetv2.create(CLASSES, width=0.1, dropout=0.0)
-    wide = jax.tree.map(lambda x: np.asarray(x, np.float64), variables)
-    arrays = {}
-    for sharing in (1, 4):
-        recipe = Recipe(dtype="float64", sharing_devices=sharing)
-        groups = order(0)[0].reshape(8 // sharing, -1)
-        with jax.enable_x64(True):
-            alone = training(network, wide, Recipe(dtype="float64"), 1)
-            means = jax.tree.map(
-                lambda *values: np.mean(values, axis=0),
-                *(step_outcome(*alone(group[None])) for group in groups),
-            )
-            together = step_outcome(*training(network, wide, recipe, 8)(order(0)[:1]))
-        arrays |= {f"sharing {sharing} {key}": value for key, value in together.items()}
-        arrays |= {f"reference {sharing} {key}": value for key, value in means.items()}
-    return arrays
-
-
-def step_outcome(losses: list[float], state: TrainState) -> dict:
-    """The loss, the gradients (as Adam's first moments) and the running statistics."""
-    found = compared(losses, state)
-    return {name: x for name, x in found.items() if name == "losses" or "params" not in name}
-
-
 def soft_labels(variables: Variables, num_devices: int, folder: pathlib.Path) -> dict:
     index = make_index([20, 9], [SAMPLES * 2 + 3000, SAMPLES, 500] * 9 + [SAMPLES] * 2)
     segmentation = Segmentation(SAMPLES / 16_000)
@@ -174,8 +145,6 @@ def main(folder: pathlib.Path) -> None:
         arrays = {"devices": parallel.data_mesh(num_devices).size}
         arrays |= soft_labels(teacher, num_devices, folder)
         arrays |= in_float64(network, variables, num_devices)
-        if num_devices == 8:
-            arrays |= shared_statistics()
         np.savez(folder / f"{num_devices}.npz", **arrays)
 
 

@@ -114,11 +114,13 @@ class Spectrograms(MnFrontEnd):
 def test_a_step_is_that_of_pytorch(channels_first, backbone_factor, monkeypatch):
     """In float64: loss, gradients (by Adam's moment), parameters and statistics."""
     torch = pytest.importorskip("torch")
-    import torch_mn
+    from psl_jax.exporting import audio_tagger
 
     monkeypatch.setattr(module, "TABLE", SHALLOW)
+    monkeypatch.setattr(audio_tagger, "_BLOCKS", SHALLOW)
     torch.manual_seed(0)
-    theirs = torch_mn.MobileNetV3(SHALLOW, 5, 0.4, dropout=0.0).double()
+    theirs = audio_tagger.AudioTagger(5, 0.4, network="mn").double()
+    theirs.classifier[4].p = 0.0
     for parameter in theirs.classifier[5].parameters():
         torch.nn.init.normal_(parameter)  # so that gradients do not vanish
     head = theirs.classifier[5]
@@ -128,7 +130,9 @@ def test_a_step_is_that_of_pytorch(channels_first, backbone_factor, monkeypatch)
     rng = np.random.default_rng(0)
     logmel, labels = rng.normal(size=(4, 21, 32)), rng.random((4, 5))
     before = {name: tensor.numpy().copy() for name, tensor in theirs.state_dict().items()}
-    loss = torch.nn.BCEWithLogitsLoss()(theirs(torch.tensor(logmel)), torch.tensor(labels))
+    embedded = theirs.features(torch.tensor(logmel).transpose(1, 2)[:, None]).mean((2, 3))
+    logits = theirs.classifier(embedded)
+    loss = torch.nn.BCEWithLogitsLoss()(logits, torch.tensor(labels))
     loss.backward()
     adam.step()
     with jax.enable_x64(True):

@@ -52,19 +52,6 @@ def test_losses_weights_and_gradients_in_float64(results, recipe, kind):
         np.testing.assert_allclose(eight[name], one[name], rtol=0, atol=atol, err_msg=name)
 
 
-@pytest.mark.parametrize("sharing", [1, 4])
-def test_devices_that_share_statistics_are_like_one_that_has_their_examples(results, sharing):
-    arrays = results[1]
-    names = [name for name in arrays if name.startswith(f"reference {sharing} ")]
-    assert any("['mean']" in name for name in names) and any("['moments']" in n for n in names)
-    for name in names:
-        ours, expected = arrays[name.replace("reference", "sharing")], arrays[name]
-        atol = EXACT * max(np.abs(expected).max(), SMALL)
-        np.testing.assert_allclose(ours, expected, rtol=0, atol=atol, err_msg=name)
-    one, other = arrays["sharing 1 losses"], arrays["sharing 4 losses"]
-    assert not np.allclose(one, other, rtol=1e-6)  # it does matter who shares
-
-
 def test_soft_labels_are_those_of_one_device_in_float16(results):
     """Equal, or neighbours where rounding in float32 falls on either side of a step of float16."""
     for shard in ("shard 0", "shard 1"):
@@ -114,7 +101,7 @@ def test_a_sole_process_neither_waits_nor_gathers():
 
 
 def prefetch_threads():
-    return [t for t in threading.enumerate() if t.name == "prefetch"]
+    return [t for t in threading.enumerate() if t.name.startswith("prefetch")]
 
 
 def test_prefetch_keeps_the_order():

@@ -27,6 +27,7 @@ OTHERS = {
     "train.resident": True,
     "train.window_clips": 512,
     "train.cache_features": "on",
+    "model.batch_norm": "device",
 }
 REFUSED = {name: OTHERS[name] for name in REMOVED if REMOVED[name]}
 # What the manifest of an earlier version says of the way that labels were made.
@@ -62,7 +63,8 @@ def test_a_run_folder_with_the_defaults_is_used(tmp_path):
     [*REFUSED.items(), *((name, value) for name, of in REMOVED_VALUES.items() for value in of)],
 )
 def test_a_run_folder_with_another_value_is_refused(tmp_path, name, value):
-    with pytest.raises(UserError, match=rf"{tmp_path} .*{name}={value!r}.* commit de85886"):
+    commit = "5e5c1fb" if name == "model.batch_norm" else "de85886"
+    with pytest.raises(UserError, match=rf"{tmp_path} .*{name}={value!r}.* commit {commit}"):
         run_folder(tmp_path, **{name: value}).check_settings()
 
 

@@ -63,7 +63,7 @@ def test_alpha_1_is_training_on_the_soft_labels_to_the_bit(data, tmp_path, teach
     labels = SoftLabels.open(tmp_path / "psl/soft_labels", source.index, one.segmentation)
     stored = labels.gather(np.arange(len(source.index)))
     network, variables = one._network
-    program = train_program(network, make_recipe(found, mesh), mesh)
+    program = train_program(network, make_recipe(found), mesh)
     state = parallel.replicate(init_state(variables), mesh)
     feed = batches.train_batches(Segments(source, one.segmentation), TrainingOrder(4, 0))
     for batch in itertools.islice(feed, 3):

@@ -64,7 +64,7 @@ def test_steps_come_in_order():
 
 
 def prefetching():
-    return [thread for thread in threading.enumerate() if thread.name == "prefetch"]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
 
 
 def test_the_input_is_closed_after_an_error_too():
