@@ -26,8 +26,8 @@ import numpy as np
 from psl_jax.audio.decoding import read_audio
 from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.networks.architecture import Network, Variables, clip_probabilities
-from psl_jax.networks.forward_context import Context
 from psl_jax.networks.frontend import LogMel
+from psl_jax.networks.layers import Context
 from psl_jax.networks.mobilenetv2 import create
 from psl_jax.training.step import binary_cross_entropy
 from psl_jax.weights.load_model import load_model

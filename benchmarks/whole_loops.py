@@ -42,7 +42,8 @@ from psl_jax.scoring import evaluation
 from psl_jax.scoring import relabeling as relabel_lib
 from psl_jax.scoring.scorer import Scorer, scoring_program
 from psl_jax.training.checkpoints import TrainingCheckpoints
-from psl_jax.training.loop import LoopSettings, Schedule, Stepper, train
+from psl_jax.training.loop import Stepper, train
+from psl_jax.training.settings import TrainSettings
 from psl_jax.training.step import Recipe, init_state, train_program
 
 Rates = dict[str, float]
@@ -116,7 +117,14 @@ def train_rates(
     mesh = parallel.data_mesh()
     program = train_program(network, Recipe(dtype=flags.dtype), mesh)
     every = max(flags.steps // 4, 1)
-    settings = LoopSettings(flags.steps, every, every, max(every // 4, 1), 0, flags.batch)
+    settings = TrainSettings(
+        max_steps=flags.steps,
+        validate_every=every,
+        checkpoint_every=every,
+        log_every=max(every // 4, 1),
+        patience=0,
+        batch_size=flags.batch,
+    )
     segments, order = Segments(source, segmentation), TrainingOrder(flags.batch, seed=0)
 
     def feed(step: int):
@@ -139,7 +147,6 @@ def train_rates(
                     stepper,
                     init_state(variables),
                     mesh=mesh,
-                    schedule=Schedule(),
                     settings=settings,
                     validate=validate,
                     checkpoints=kept,

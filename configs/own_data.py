@@ -28,9 +28,8 @@ from psl_jax.runtime.errors import UserError
 
 
 def get_config(start: str = "") -> ConfigDict:
-    result = config.base()
+    result = paper_tables.table2("own_data")
     result.name = "own_data"
-    config.set_nested(result, paper_tables.OWN_DATA)
     words = set(start.split("+")) - {""}
     if words - {"mn04", "unlabelled"}:
         raise UserError(
@@ -42,8 +41,6 @@ def get_config(start: str = "") -> ConfigDict:
     if "unlabelled" in words:
         result.name = "own_data_unlabelled"
         result.data.unlabelled, result.data.train_split = True, "unlabelled"
-        for name, seconds in config.STUDENTS.items():
-            result.experiments[name] = {"labels": "soft", "segment_seconds": seconds}
-    else:
-        result.experiments = config.paper_suite()
+        result.teacher = ""
+        del result.experiments["teacher"], result.experiments["weak"]
     return result

@@ -8,13 +8,10 @@ runs/quickstart/results.json, and with curves in runs/quickstart/report.html.
 
 from ml_collections import ConfigDict
 
-from psl_jax import config
 from psl_jax.experiments import paper_tables
 
 
 def get_config() -> ConfigDict:
-    result = config.base()
+    result = paper_tables.table2("soundscapes")
     result.name = "quickstart"
-    config.set_nested(result, paper_tables.SOUNDSCAPES)
-    result.experiments = config.paper_suite(paper_tables.SOUNDSCAPES_TEACHER)
     return result

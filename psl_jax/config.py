@@ -217,19 +217,6 @@ TEACHER: dict[str, Any] = {
 }
 
 
-def paper_suite(teacher_changes: dict[str, Any] | None = None) -> ConfigDict:
-    """Teacher, weak baseline, PSL-10s, PSL-5s and PSL-2s: the paper's table 2."""
-    suite = ConfigDict()
-    suite.teacher = ConfigDict(TEACHER)
-    set_nested(suite.teacher, teacher_changes or {})
-    suite.weak = ConfigDict({"labels": "weak"})
-    for name, seconds in STUDENTS.items():
-        suite[name] = ConfigDict(
-            {"labels": "soft", "segment_seconds": seconds, "teacher": "teacher"}
-        )
-    return suite
-
-
 def set_nested(config: ConfigDict, changes: dict[str, Any] | ConfigDict) -> None:
     """Sets nested `changes` in `config`, adding keys that it lacks (a check comes later)."""
     with config.unlocked():

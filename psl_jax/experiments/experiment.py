@@ -34,7 +34,8 @@ from psl_jax.tagging import event_evaluation
 from psl_jax.training import frozen_features
 from psl_jax.training.checkpoints import TrainingCheckpoints
 from psl_jax.training.loggers import check_loggers
-from psl_jax.training.loop import LoopSettings, loop_settings, schedule_of, train
+from psl_jax.training.loop import train
+from psl_jax.training.settings import TrainSettings
 from psl_jax.training.step import init_state
 from psl_jax.weights import orbax_folder
 from psl_jax.weights.load_model import load_model
@@ -253,7 +254,7 @@ class Experiment:
         self.label_stage.make(self.settings.num_devices or None)
 
     def _train(self) -> None:
-        settings, loop = self.settings, self.loop
+        settings = self.settings
         network, variables = self._network
         source = self.source(settings.data.train_split)
         soft_labels = self.soft_labels()
@@ -288,8 +289,7 @@ class Experiment:
                 stepper,
                 init_state(variables),
                 mesh=self.mesh,
-                schedule=schedule_of(settings.train, loop.max_steps),
-                settings=loop,
+                settings=self.loop,
                 validate=validate if self._is_validated else None,
                 checkpoints=checkpoints,
                 run_dir=os.fspath(self.run_dir),
@@ -340,12 +340,12 @@ class Experiment:
         )
 
     @property
-    def loop(self) -> LoopSettings:
+    def loop(self) -> TrainSettings:
         """When the training does what."""
         local_segments = -(-self.train_segments // jax.process_count())
         local_batch = parallel.local_batch_size(self.batch_size, self.mesh)
         steps = local_segments / local_batch  # a fraction: batches straddle epochs
-        return loop_settings(self.settings.train, steps, self.batch_size)
+        return self.settings.train.in_steps(steps, self.batch_size)
 
     def _validate(self, variables: Variables) -> float:
         source = self.source(self.settings.data.validation_split)

@@ -27,15 +27,13 @@ class Reported:
 
 @dataclasses.dataclass(frozen=True)
 class PaperTable:
-    """The rows of a table, by experiment, and the one that the others are held against.
-
-    measures: by experiment a key of metrics.json, default mAP.
-    references: by experiment the one that it is held against, where they differ.
-    """
+    """The rows of a table, by experiment, and the one that the others are held against."""
 
     reported: Mapping[str, Reported]
     reference: str
+    # By experiment a key of metrics.json, default mAP.
     measures: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    # By experiment the one that it is held against, where it is another one.
     references: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 

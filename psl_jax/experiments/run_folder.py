@@ -13,19 +13,11 @@ import jax
 from psl_jax import config as config_lib
 from psl_jax.config import Settings
 from psl_jax.data.clip_index import ClipIndex
-from psl_jax.runtime import files, parallel
+from psl_jax.runtime import files, parallel, run_files
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of, remove_tree
 from psl_jax.runtime.removed_settings import LAST_COMMIT
-from psl_jax.runtime.run_files import (
-    CHECKPOINTS,
-    CONFIG,
-    DATA,
-    DELETING,
-    RUN_FILES,
-    STAGES_DONE,
-    Stage,
-)
+from psl_jax.runtime.run_files import Stage
 from psl_jax.runtime.settings import Kind, flatten
 
 TEACHER, START, CORRECTIONS, _ORDER = "teacher", "init_from", "corrections", "order"
@@ -55,17 +47,19 @@ class RunFolder:
     def __init__(self, path: str | os.PathLike[str], settings: Settings, *, afresh: bool = False):
         self.path, self._name = path_of(path), settings.name
         # A deletion that was interrupted is gone on with: what it left is no run.
-        self.afresh = afresh or (self.path / DELETING).exists()
-        self.begun = (self.path / CONFIG).exists()
-        has_data = (self.path / DATA).exists() and not self.afresh
-        self._bound: dict[str, Any] = files.read_json(self.path / DATA) if has_data else {}
+        self.afresh = afresh or (self.path / run_files.DELETING).exists()
+        self.begun = (self.path / run_files.CONFIG).exists()
+        has_data = (self.path / run_files.DATA).exists() and not self.afresh
+        self._bound: dict[str, Any] = (
+            files.read_json(self.path / run_files.DATA) if has_data else {}
+        )
         self._wanted = files.as_json(config_lib.to_dict(settings))
         self._done = self.finished
 
     @property
     def finished(self) -> dict[str, Any]:
         """Finished stages with the seconds that the last call spent on each."""
-        path = self.path / STAGES_DONE
+        path = self.path / run_files.STAGES_DONE
         return files.read_json(path) if path.exists() and not self.afresh else {}
 
     def finish(self, stage: Stage, seconds: float, *, made: Iterable[str] = ()) -> None:
@@ -76,7 +70,7 @@ class RunFolder:
         if jax.process_index() == 0:
             digests = {name: files.compute_sha256(self.path / name) for name in made}
             entry = {"seconds": round(seconds, 2)} | ({"made": digests} if digests else {})
-            files.write_json(self.path / STAGES_DONE, self.finished | {stage: entry})
+            files.write_json(self.path / run_files.STAGES_DONE, self.finished | {stage: entry})
         parallel.wait_for_all(f"{self._name} {stage}")
 
     def damaged(self, stage: Stage) -> list[str]:
@@ -94,7 +88,7 @@ class RunFolder:
         Only where they are part of what was computed. Others may change; what they concern is done
         anew.
         """
-        path, done = self.path / CONFIG, self.finished
+        path, done = self.path / run_files.CONFIG, self.finished
         if not path.exists() or self.afresh:
             return
         stored = config_lib.stored_settings(files.read_json(path), self.path)
@@ -160,7 +154,7 @@ class RunFolder:
         """
         if Stage.TRAIN in self.finished:
             return
-        if not self.afresh and any((self.path / CHECKPOINTS).glob("*")):
+        if not self.afresh and any((self.path / run_files.CHECKPOINTS).glob("*")):
             before = self._bound.get(_ORDER)
             if before is None:
                 raise OtherRunError(
@@ -188,24 +182,24 @@ class RunFolder:
             self._clear()
         self.afresh = False
         if jax.process_index() == 0:
-            for name, value in ((CONFIG, self._wanted), (DATA, self._bound)):
+            for name, value in ((run_files.CONFIG, self._wanted), (run_files.DATA, self._bound)):
                 path = self.path / name
                 if not path.exists() or files.read_json(path) != value:
                     files.write_json(path, value)
             if self._done != self.finished:
-                files.write_json(self.path / STAGES_DONE, self._done)
+                files.write_json(self.path / run_files.STAGES_DONE, self._done)
         parallel.wait_for_all(f"{self._name} settings kept")
 
     def _clear(self) -> None:
         """Deletes what a run makes; other files of the folder stay."""
         print(f"{self.path} is deleted and begun again (--start_afresh)", flush=True)
-        (self.path / DELETING).write_bytes(b"")
-        for path in (self.path / name for name in RUN_FILES):
+        (self.path / run_files.DELETING).write_bytes(b"")
+        for path in (self.path / name for name in run_files.RUN_FILES):
             if path.is_dir():
                 remove_tree(path)
             else:
                 path.unlink(missing_ok=True)
-        (self.path / DELETING).unlink()
+        (self.path / run_files.DELETING).unlink()
 
 
 _WORDS = {

@@ -8,12 +8,11 @@ Of a cross-validation each fold is evaluated once, with what is trained on all o
 import copy
 import dataclasses
 import difflib
-import functools
 import os
 import pathlib
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -71,20 +70,16 @@ def run(
         repetitions.append(_fold_repetition(folds, _folds_of(config, workdir)))
     if seeds is not None:
         repetitions.append(Repetition("seed", tuple(seeds)))
-    run_once = functools.partial(_run_suite, last_stage=last_stage, start_afresh=start_afresh)
-    return _run_repeated(config, workdir, repetitions=repetitions, run_once=run_once)
+    stages = {"last_stage": last_stage, "start_afresh": start_afresh}
+    return _run_repeated(config, workdir, repetitions=repetitions, **stages)
 
 
 def _run_repeated(
-    config: ConfigDict,
-    workdir: pathlib.Path,
-    *,
-    repetitions: Sequence[Repetition],
-    run_once: Callable[[ConfigDict, pathlib.Path], dict[str, Any] | None],
+    config: ConfigDict, workdir: pathlib.Path, *, repetitions: Sequence[Repetition], **stages: Any
 ) -> dict[str, Any] | None:
     """Runs the config for each value of the first repetition, and of the others inside it."""
     if not repetitions:
-        return run_once(config, workdir)
+        return _run_suite(config, workdir, **stages)
     repetition, *inner = repetitions
     all_results = []
     for number, value in enumerate(repetition.values):
@@ -93,7 +88,7 @@ def _run_repeated(
             print(f"\n=== {repetition.name} {value} ({place})", flush=True)
         changed = _with_value(config, repetition, value=value)
         folder = workdir / repetition.folder(value)
-        results = _run_repeated(changed, folder, repetitions=inner, run_once=run_once)
+        results = _run_repeated(changed, folder, repetitions=inner, **stages)
         if results is not None:
             all_results.append(results)
 
@@ -155,8 +150,7 @@ def _run_suite(
     experiments = with_networks_of_starts(experiments, start_models, init_from=config.init_from)
     _check_teachers(experiments)
     for settings in experiments.values():
-        mesh = parallel.data_mesh(settings.num_devices or None)
-        setting_checks.check_batch(settings, mesh)
+        setting_checks.check_batch(settings, parallel.data_mesh(settings.num_devices or None))
     data_dirs = _prepare_all(experiments, workdir)
     if last_stage is Stage.PREPARE:
         _check_splits(experiments, data_dirs)
@@ -221,12 +215,8 @@ def with_networks_of_starts(
     """
     shaped: dict[str, Settings] = {}
     for name, settings in experiments.items():
-        if settings.init_from in shaped:
-            shaped[name] = settings.with_network(*shaped[settings.init_from].network_form)
-        elif settings.init_from:
-            shaped[name] = settings.with_network(*start_models[settings.init_from].network_form)
-        else:
-            shaped[name] = settings
+        start = shaped.get(settings.init_from) or start_models.get(settings.init_from)
+        shaped[name] = settings.with_network(*start.network_form) if start else settings
     forms = [settings.network_form for settings in shaped.values() if settings.init_from]
     if not init_from or not forms:
         return shaped

@@ -29,17 +29,11 @@ SeedScores = list[list[Scores]]  # of each fold those of each seed
 
 @dataclasses.dataclass(frozen=True)
 class Repetition:
-    """The values of a seed or fold with which a config is run, each in a folder of its own.
+    """The values of a seed or fold with which a config is run, each in a folder of its own."""
 
-    Attributes:
-      name: "seed" or "fold".
-      values: those that are run.
-      all_values: of folds, those that the data have.
-    """
-
-    name: str
-    values: tuple[int, ...]
-    all_values: tuple[int, ...] = ()
+    name: str  # "seed" or "fold"
+    values: tuple[int, ...]  # those that are run
+    all_values: tuple[int, ...] = ()  # of folds, those that the data have
 
     def folder(self, value: int) -> str:
         return f"{self.name}{value}"
@@ -96,14 +90,12 @@ def merge(
     merged = {key: value for key, value in first.items() if key not in left_out}
     if repetition.name == "seed":  # of the same clips
         merged["clips"] = f"{repetition.folder(values[0])}/{audio_examples.FOLDER}"
-        qualities = [r["label_quality"] for r in all_results if "label_quality" in r]
-        if qualities:
+        if qualities := [r["label_quality"] for r in all_results if "label_quality" in r]:
             merged["label_quality"] = pool_seeds(qualities)
     by_value = [{row["name"]: row for row in results["experiments"]} for results in all_results]
-    names = [row["name"] for row in first["experiments"]]
     merged[f"{repetition.name}s"] = list(values)
     merged["experiments"] = []
-    for name in names:
+    for name in by_value[0]:
         reference = result_tables.reference_of(merged, name)
         row = _merge_rows([rows[name] for rows in by_value], repetition, is_suite=is_suite)
         gains = [
@@ -166,18 +158,17 @@ def add_intervals(results: dict[str, Any], workdir: pathlib.Path) -> None:
         complete = [arrays for arrays in scores if arrays is not None]
         if len(complete) == len(scores):
             num_seeds = len(scores) // num_folds
-            scores_of[name] = [
-                complete[begin : begin + num_seeds] for begin in range(0, len(scores), num_seeds)
-            ]
+            begins = range(0, len(scores), num_seeds)
+            scores_of[name] = [complete[begin : begin + num_seeds] for begin in begins]
     for reference, rows in by_reference.items():
-        if reference in scores_of:
-            _add_intervals_over(reference, rows, scores_of=scores_of)
+        _add_intervals_over(reference, rows, scores_of=scores_of)
 
 
 def _add_intervals_over(
     reference: str, rows: Sequence[dict[str, Any]], *, scores_of: Mapping[str, SeedScores]
 ) -> None:
-    ours = scores_of[reference]
+    if (ours := scores_of.get(reference)) is None:
+        return
     alike = {
         name: scores_of[name]
         for name in (reference, *(row["name"] for row in rows))

@@ -15,7 +15,7 @@ from psl_jax.data.settings import DataSettings
 from psl_jax.data.source import Source
 from psl_jax.exporting.export_options import Runner
 from psl_jax.networks.architecture import FrontEnd, Network, Variables, clip_probabilities
-from psl_jax.networks.forward_context import Context
+from psl_jax.networks.layers import Context
 from psl_jax.networks.trained_model import Model
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of

@@ -17,15 +17,10 @@ Runner = Callable[[np.ndarray], Sequence[np.ndarray]]
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Options of an export.
+    """Options of an export."""
 
-    waveform: the exported model takes audio; else log-mel spectrograms, for runtimes without an
-      FFT.
-    quantize: stores weights as 8-bit integers (tflite).
-    """
-
-    waveform: bool = True
-    quantize: bool = False
+    waveform: bool = True  # it takes audio; else log-mel spectrograms, for runtimes without an FFT
+    quantize: bool = False  # weights are stored as 8-bit integers (tflite)
 
 
 def describe(model: Model, options: Options, licence: str | None) -> dict[str, Any]:

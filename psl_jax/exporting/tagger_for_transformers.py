@@ -22,14 +22,7 @@ _LEAST_SAMPLES = 1600  # shorter waveforms are filled with silence
 
 
 class TaggerConfig(PretrainedConfig):  # type: ignore[misc]
-    """Describes the network; its classes stand in `id2label`.
-
-    Attributes:
-      network: mobilenet_v2 or mn.
-      width: multiplier of the network's channels.
-      top_db: dynamic range of each row in dB; None keeps all of it.
-      sample_rate: of the waveforms in Hz.
-    """
+    """The arguments of `AudioTagger`; its classes stand in `id2label`."""
 
     model_type = "psl_jax"
 

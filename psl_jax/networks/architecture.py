@@ -11,9 +11,8 @@ import numpy as np
 from flax import nnx
 
 from psl_jax.audio.segments import SAMPLE_RATE
-from psl_jax.networks.forward_context import Context
 from psl_jax.networks.frontend import LogMel
-from psl_jax.networks.layers import Linear
+from psl_jax.networks.layers import Context, Linear
 from psl_jax.runtime.settings import setting
 
 # What makes probabilities of the classifier's values [..., classes]: each class by itself, or one
@@ -184,33 +183,21 @@ def linear_entries(name: str, path: tuple[str | int, ...]) -> Iterator[Entry]:
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """A kind of network, of any width.
+    """A kind of network, of any width."""
 
-    Attributes:
-      name: in config.model.network and in descriptions of models.
-      title: for people.
-      front_end: the front end, of config.frontend.
-      create: (number of classes, width, dropout, seed, output) to a network with initial variables.
-      fold: (variables, output) to the network for inference, see `folding.FoldedNetwork`.
-      entries: of the parameters, all tensors by their published names, in PyTorch's order.
-      classifier: published name of the last layer.
-      channels: of a width, the output channels of tensors whose sizes tell it, by published name.
-      buffers: what a published checkpoint holds of its front end.
-      sample_rate: samples a second that it hears, and published weights were trained on.
-      tagging_seconds: longest segments that tags with times come from, if the user names no length.
-    """
-
-    name: str
-    title: str
-    front_end: Callable[[LogMel], FrontEnd]
+    name: str  # in config.model.network and in descriptions of models
+    title: str  # for people
+    front_end: Callable[[LogMel], FrontEnd]  # of config.frontend
+    # (number of classes, width, dropout, seed, output) to a network with initial variables.
     create: Callable[..., tuple[Network, Variables]]
-    fold: Callable[[Variables, str], Any]
-    entries: Callable[[Arrays], Sequence[Entry]]
-    classifier: str
+    fold: Callable[[Variables, str], Any]  # with an output to a `folding.FoldedNetwork`
+    entries: Callable[[Arrays], Sequence[Entry]]  # of the parameters, in PyTorch's order
+    classifier: str  # published name of the last layer
+    # Of a width, the output channels of tensors whose sizes tell it, by published name.
     channels: Callable[[float], Mapping[str, int]]
-    buffers: Callable[[], Mapping[str, np.ndarray]] = dict
-    sample_rate: int = SAMPLE_RATE
-    tagging_seconds: float = math.inf
+    buffers: Callable[[], Mapping[str, np.ndarray]] = dict  # a published front end's
+    sample_rate: int = SAMPLE_RATE  # that it hears, and published weights were trained on
+    tagging_seconds: float = math.inf  # longest segments for tags with times, unless one is given
 
 
 def clip_probabilities(frames: jax.Array, valid_frames: jax.Array | None = None) -> jax.Array:

@@ -29,16 +29,12 @@ from psl_jax.networks.layers import cut, halved, hard_swish, mean_over_frames
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """A convolution or a linear layer, with a bias for each output channel.
+    """A convolution or a linear layer, with a bias for each output channel."""
 
-    kernel: [3, 3, 1, outputs] of the stem, [size, size, channels] of a depthwise and
-      [inputs, outputs] of a pointwise convolution and of a linear layer; sizes are over frames and
-      bands.
-    bias: [outputs].
-    """
-
+    # [3, 3, 1, outputs] of the stem, [size, size, channels] of a depthwise and [inputs, outputs] of
+    # a pointwise convolution and of a linear layer; sizes are over frames and bands.
     kernel: Any
-    bias: Any
+    bias: Any  # [outputs]
 
 
 @jax.tree_util.register_dataclass

@@ -1,5 +1,6 @@
 """The layers that the networks are made of; what begins them is an argument."""
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,12 +13,53 @@ from flax import nnx
 from psl_jax.networks.convolutions import (
     at_least_float32,
     depthwise,
+    map_dtype,
     pointwise,
     product,
     shifted_views,
     sum_together,
 )
-from psl_jax.networks.forward_context import Context
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """How a pass through the network is run; hashable."""
+
+    train: bool = False  # by the batch's own statistics, updating the running ones; with dropout
+    frozen: bool = False  # in training, too, by the running statistics as they are
+    # Of maps and of their products, on a CPU of the products alone; parameters, statistics,
+    # BatchNorms' affine map and the stem's product are float32 at least.
+    dtype: Any = jnp.float32
+    axis_name: str | None = None  # over which the batch is split, and statistics are averaged
+    platform: str | None = None  # that the program is for; None: this machine's
+    channels_first: bool = False  # maps are [channels, frames, bands, batch], see convolutions
+    gives_logits: bool = False  # of frames, not their probabilities
+
+    @property
+    def map_dtype(self) -> Any:
+        return map_dtype(self.dtype, self.platform)
+
+    @property
+    def channel_axis(self) -> int:
+        return 0 if self.channels_first else -1
+
+    def of_channels(self, values: jax.Array) -> jax.Array:
+        """Values [channels], to be broadcast against a map."""
+        return values[:, None, None, None] if self.channels_first else values
+
+    def other_axes(self, x: jax.Array) -> tuple[int, ...]:
+        """The axes of a map without that of its channels."""
+        return tuple(range(1, x.ndim) if self.channels_first else range(x.ndim - 1))
+
+    def device_mean(self, x: jax.Array) -> jax.Array:
+        """The mean of x over all devices."""
+        mean: jax.Array = x if self.axis_name is None else jax.lax.pmean(x, self.axis_name)
+        return mean
+
+    def count(self, x: jax.Array) -> int:
+        """Values of each channel that statistics are taken over."""
+        devices = 1 if self.axis_name is None else jax.lax.axis_size(self.axis_name)
+        return x.size // x.shape[self.channel_axis] * devices
 
 
 def _param(initial: np.ndarray) -> nnx.Param[Any]:

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from psl_jax.networks import folding, layers
 from psl_jax.networks.architecture import (
     Architecture,
     Arrays,
@@ -20,25 +21,6 @@ from psl_jax.networks.architecture import (
     Variables,
     convolution_entries,
     linear_entries,
-)
-from psl_jax.networks.folding import (
-    Block,
-    Layer,
-    fold_block,
-    folded_layer,
-    linear_layer,
-)
-from psl_jax.networks.forward_context import Context
-from psl_jax.networks.layers import (
-    BatchNorm,
-    InvertedResidual,
-    Linear,
-    Pointwise,
-    Stem,
-    cut,
-    halved,
-    hard_swish,
-    mean_of_map,
 )
 from psl_jax.networks.mn_frontend import RATE, MnFrontEnd
 
@@ -96,8 +78,8 @@ def _kaiming(
     return rng.normal(0, (2 / fan_out) ** 0.5, shape)
 
 
-def _norm(channels: int) -> BatchNorm:
-    return BatchNorm(channels, EPSILON, MOMENTUM)
+def _norm(channels: int) -> layers.BatchNorm:
+    return layers.BatchNorm(channels, EPSILON, MOMENTUM)
 
 
 class MobileNetV3(Tagging):
@@ -113,13 +95,13 @@ class MobileNetV3(Tagging):
         rng: np.random.Generator,
     ):
         channels = multiple_of_8(STEM_CHANNELS * width)
-        self.stem = Stem(_kaiming(rng, (3, 3, 1, channels), 9, 9 * channels))
+        self.stem = layers.Stem(_kaiming(rng, (3, 3, 1, channels), 9, 9 * channels))
         self.stem_norm = _norm(channels)
         blocks = []
         for row in TABLE:
             hidden, outputs = (multiple_of_8(n * width) for n in (row.expanded, row.channels))
             blocks.append(
-                InvertedResidual(
+                layers.InvertedResidual(
                     *(channels, hidden, outputs),
                     stride=row.stride,
                     size=row.kernel,
@@ -133,29 +115,29 @@ class MobileNetV3(Tagging):
             channels = outputs
         self.blocks = nnx.List(blocks)
         last = LAST_EXPANSION * channels
-        self.last = Pointwise(_kaiming(rng, (channels, last), channels, last))
+        self.last = layers.Pointwise(_kaiming(rng, (channels, last), channels, last))
         self.last_norm = _norm(last)
         head = multiple_of_8(HEAD_CHANNELS * width)
-        self.hidden = Linear(last, head, rng)
-        self.classifier = Linear(head, num_classes, rng)
+        self.hidden = layers.Linear(last, head, rng)
+        self.classifier = layers.Linear(head, num_classes, rng)
         self.dropout = dropout
         self.output = output
 
     def features(
-        self, logmel: jax.Array, context: Context, valid_frames: jax.Array | None = None
+        self, logmel: jax.Array, context: layers.Context, valid_frames: jax.Array | None = None
     ) -> jax.Array:
         """The embedding of a segment: [batch, frames, 128] -> float32 [batch, 1, 1280 x width].
 
         Its means, also those of squeeze-and-excitation, are over `valid_frames`.
         """
-        x = hard_swish(self.stem_norm(self.stem(logmel, context), context))
-        valid = None if valid_frames is None else halved(valid_frames)
+        x = layers.hard_swish(self.stem_norm(self.stem(logmel, context), context))
+        valid = None if valid_frames is None else layers.halved(valid_frames)
         for block in self.blocks:
             if valid is not None and block.stride == 2:
-                valid = halved(valid)
+                valid = layers.halved(valid)
             x = block(x, context, valid)
-        x = hard_swish(self.last_norm(self.last(x, context), context))
-        return hard_swish(self.hidden(mean_of_map(x, context, valid)))[:, None]
+        x = layers.hard_swish(self.last_norm(self.last(x, context), context))
+        return layers.hard_swish(self.hidden(layers.mean_of_map(x, context, valid)))[:, None]
 
 
 def create(
@@ -178,11 +160,11 @@ def create(
 class FoldedMobileNetV3:
     """All layers, in order; see `folding.FoldedNetwork`."""
 
-    stem: Layer
-    blocks: tuple[Block, ...]
-    last: Layer
-    hidden: Layer
-    classifier: Layer
+    stem: folding.Layer
+    blocks: tuple[folding.Block, ...]
+    last: folding.Layer
+    hidden: folding.Layer
+    classifier: folding.Layer
     output: str = dataclasses.field(default="sigmoid", metadata={"static": True})
 
     def output_frames(self, frames: Any) -> Any:
@@ -193,8 +175,8 @@ class FoldedMobileNetV3:
 
         def walk(inputs: Any) -> Any:
             features, valid = inputs
-            x = do.hard_swish(do.stem(cut(features, valid), self.stem))
-            valid = None if valid is None else halved(valid)
+            x = do.hard_swish(do.stem(layers.cut(features, valid), self.stem))
+            valid = None if valid is None else layers.halved(valid)
             for block in self.blocks:
                 x, valid = block(x, do, valid)
             x = do.mean_over_map(do.hard_swish(do.pointwise(x, self.last)), valid)
@@ -211,7 +193,7 @@ def fold(variables: Variables, output: str = "sigmoid") -> FoldedMobileNetV3:
     """
     params, stats = variables
     blocks = [
-        fold_block(
+        folding.fold_block(
             *(params["blocks"][number], stats["blocks"][number]),
             stride=row.stride,
             activation=row.activation,
@@ -219,8 +201,8 @@ def fold(variables: Variables, output: str = "sigmoid") -> FoldedMobileNetV3:
         )
         for number, row in enumerate(TABLE)
     ]
-    stem, last = (folded_layer(params, stats, name, EPSILON) for name in ("stem", "last"))
-    hidden, classifier = (linear_layer(params[name]) for name in ("hidden", "classifier"))
+    stem, last = (folding.folded_layer(params, stats, name, EPSILON) for name in ("stem", "last"))
+    hidden, classifier = (folding.linear_layer(params[name]) for name in ("hidden", "classifier"))
     return FoldedMobileNetV3(stem, tuple(blocks), last, hidden, classifier, output)
 
 

@@ -14,14 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from psl_jax.audio.segments import SAMPLE_RATE
+from psl_jax.networks import frontend
 from psl_jax.networks.convolutions import in_parts
-from psl_jax.networks.frontend import (
-    frames_of_chunks,
-    power_of_chunks,
-    to_float,
-    windowed_waves,
-    zeros_after,
-)
 
 RATE = 32_000
 FFT, WINDOW, HOP, NUM_MELS = 1024, 800, 320, 128
@@ -100,7 +94,7 @@ def log_mel(
     [batch] samples of each row that are audio: its first `num_frames` frames are those of these
     samples alone; None: all of them. platform: that the program is for, default this machine's.
     """
-    audio = to_float(audio)
+    audio = frontend.to_float(audio)
     emphasized = audio[:, 1:] - PREEMPHASIS * audio[:, :-1]
     pad = FFT // 2
 
@@ -138,7 +132,7 @@ def _log_mel(padded: jax.Array, frames: int, by_products: bool = False) -> jax.A
 
 def _by_fft(chunks: jax.Array, frames: int) -> jax.Array:
     """Chunks [batch, n, chunk] that frames begin at -> powers [batch, frames, 513]."""
-    windowed = frames_of_chunks(chunks, window=WINDOW, hop=HOP, frames=frames) * hann()
+    windowed = frontend.frames_of_chunks(chunks, window=WINDOW, hop=HOP, frames=frames) * hann()
     # Where in the FFT's 1024 samples the window lies changes phases, not powers.
     spectrum = jnp.fft.rfft(windowed, FFT)
     return jnp.square(spectrum.real) + jnp.square(spectrum.imag)
@@ -146,8 +140,8 @@ def _by_fft(chunks: jax.Array, frames: int) -> jax.Array:
 
 def _by_products(chunks: jax.Array) -> jax.Array:
     """The same of the bins that mel bands hear, [batch, frames, 480], as one convolution."""
-    waves = jnp.asarray(windowed_waves(np.hanning(WINDOW), FFT, BINS), jnp.float32)
-    return power_of_chunks(chunks, waves, hop_chunks=HOP // chunks.shape[-1])
+    waves = jnp.asarray(frontend.windowed_waves(np.hanning(WINDOW), FFT, BINS), jnp.float32)
+    return frontend.power_of_chunks(chunks, waves, hop_chunks=HOP // chunks.shape[-1])
 
 
 @lru_cache
@@ -178,8 +172,8 @@ def doubled(audio: jax.Array, num_samples: jax.Array | None = None) -> jax.Array
     within 0.01 dB up to 7.3 kHz. What follows a row's first `num_samples` [batch] is silence.
     """
     if num_samples is not None:
-        audio = zeros_after(audio, num_samples)
-    audio = to_float(audio)
+        audio = frontend.zeros_after(audio, num_samples)
+    audio = frontend.to_float(audio)
     batch, samples = audio.shape
     count = -(-samples // _CHUNK)
     half = TAPS // 2

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from psl_jax.networks import folding, layers
 from psl_jax.networks.architecture import (
     FRONT_END,
     Architecture,
@@ -23,24 +24,7 @@ from psl_jax.networks.architecture import (
     linear_entries,
 )
 from psl_jax.networks.convolutions import at_least_float32
-from psl_jax.networks.folding import (
-    Block,
-    Layer,
-    fold_block,
-    folded_layer,
-    linear_layer,
-)
-from psl_jax.networks.forward_context import Context
 from psl_jax.networks.frontend import HOP, hann, mel_filters
-from psl_jax.networks.layers import (
-    BatchNorm,
-    InvertedResidual,
-    Linear,
-    Pointwise,
-    Stem,
-    cut,
-    halved,
-)
 
 # (expansion t, channels c, repeats n, stride s) of the inverted residuals.
 INVERTED_RESIDUALS = (
@@ -73,7 +57,7 @@ def scaled(channels: int, width: float) -> int:
 def output_frames(frames: Any) -> Any:
     """Output frames for `frames` input frames: 1001 -> 32, 201 -> 7. Works on ints and arrays."""
     for _ in range(NUM_HALVINGS):
-        frames = halved(frames)
+        frames = layers.halved(frames)
     return frames
 
 
@@ -101,25 +85,27 @@ class MobileNetV2(Tagging):
     ):
         """output: one of OUTPUTS."""
         channels = scaled(STEM_CHANNELS, width)
-        self.stem = Stem(_xavier(rng, (3, 3, 1, channels), 9, 9 * channels))
-        self.stem_norm = BatchNorm(channels)
+        self.stem = layers.Stem(_xavier(rng, (3, 3, 1, channels), 9, 9 * channels))
+        self.stem_norm = layers.BatchNorm(channels)
         blocks = []
         for expansion, outputs, repeats, stride in INVERTED_RESIDUALS:
             outputs = scaled(outputs, width)
             for block_stride in [stride, *[1] * (repeats - 1)]:
                 sizes = channels, channels * expansion, outputs
-                blocks.append(InvertedResidual(*sizes, stride=block_stride, rng=rng, draw=_xavier))
+                blocks.append(
+                    layers.InvertedResidual(*sizes, stride=block_stride, rng=rng, draw=_xavier)
+                )
                 channels = outputs
         self.blocks = nnx.List(blocks)
         head = scaled(HEAD_CHANNELS, max(width, 1.0))
-        self.head = Pointwise(_xavier(rng, (channels, head), channels, head))
-        self.head_norm = BatchNorm(head)
-        self.classifier = Linear(head, num_classes, rng)
+        self.head = layers.Pointwise(_xavier(rng, (channels, head), channels, head))
+        self.head_norm = layers.BatchNorm(head)
+        self.classifier = layers.Linear(head, num_classes, rng)
         self.dropout = dropout
         self.output = output
 
     def features(
-        self, logmel: jax.Array, context: Context, valid_frames: jax.Array | None = None
+        self, logmel: jax.Array, context: layers.Context, valid_frames: jax.Array | None = None
     ) -> jax.Array:
         """Embeddings of frames: [batch, frames, 64] in dB -> float32 [batch, frames / 32, 1280].
 
@@ -153,10 +139,10 @@ def create(
 class FoldedMobileNetV2:
     """All layers of MobileNetV2, in order; see `FoldedNetwork`."""
 
-    stem: Layer
-    blocks: tuple[Block, ...]
-    head: Layer
-    classifier: Layer
+    stem: folding.Layer
+    blocks: tuple[folding.Block, ...]
+    head: folding.Layer
+    classifier: folding.Layer
     output: str = dataclasses.field(default="sigmoid", metadata={"static": True})
 
     def output_frames(self, frames: Any) -> Any:
@@ -170,8 +156,8 @@ class FoldedMobileNetV2:
 
         def first_blocks(inputs: tuple[Any, Any]) -> tuple[Any, Any]:
             logmel, valid = inputs
-            x = do.relu6(do.stem(cut(logmel, valid), self.stem))
-            valid = None if valid is None else halved(valid)
+            x = do.relu6(do.stem(layers.cut(logmel, valid), self.stem))
+            valid = None if valid is None else layers.halved(valid)
             for block in self.blocks[:NUM_EARLY_BLOCKS]:
                 x, valid = block(x, do, valid)
             return x, valid
@@ -195,11 +181,11 @@ def fold(variables: Variables, output: str = "sigmoid") -> FoldedMobileNetV2:
         for repeat in range(repeats)
     ]
     blocks = [
-        fold_block(params["blocks"][number], stats["blocks"][number], stride=stride)
+        folding.fold_block(params["blocks"][number], stats["blocks"][number], stride=stride)
         for number, stride in enumerate(strides)
     ]
-    classifier = linear_layer(params["classifier"])
-    stem, head = (folded_layer(params, stats, layer) for layer in ("stem", "head"))
+    classifier = folding.linear_layer(params["classifier"])
+    stem, head = (folding.folded_layer(params, stats, layer) for layer in ("stem", "head"))
     return FoldedMobileNetV2(stem, tuple(blocks), head, classifier, output)
 
 

@@ -66,31 +66,19 @@ FORMAT_VERSION = 3  # 2 without another network, 1 without a softmax: what earli
 
 @dataclasses.dataclass(frozen=True)
 class ModelInfo:
-    """What is known of a model besides its arrays: what stands in its model.json.
+    """What is known of a model besides its arrays: what stands in its model.json."""
 
-    Attributes:
-      classes: their names, in the order of the network's outputs.
-      width: of the network, a factor on its channels.
-      segment_seconds: length of the segments that it was trained on.
-      logmel: the front end that it was trained with.
-      output: which of `architecture.OUTPUTS` makes probabilities.
-      network: its name in `available.ARCHITECTURES`.
-      sample_rate: of the audio that it was trained on, in Hz.
-      name: of the experiment, for people.
-      origin: where it comes from, as JSON values: averaged_steps, config_digest, imported, licence.
-      thresholds: from which score on each class counts as heard; None: none were tuned.
-    """
-
-    classes: tuple[str, ...]
-    width: float
-    segment_seconds: float
-    logmel: LogMel = LogMel()
-    name: str = "model"
+    classes: tuple[str, ...]  # in the order of the network's outputs
+    width: float  # of the network, a factor on its channels
+    segment_seconds: float  # that it was trained on
+    logmel: LogMel = LogMel()  # that it was trained with
+    name: str = "model"  # of the experiment, for people
+    # Where it comes from, as JSON values: averaged_steps, config_digest, imported, licence.
     origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    output: str = "sigmoid"
-    thresholds: Thresholds | None = None
-    network: str = MOBILENET_V2.name
-    sample_rate: int = SAMPLE_RATE
+    output: str = "sigmoid"  # which of `architecture.OUTPUTS` makes probabilities
+    thresholds: Thresholds | None = None  # None: none were tuned
+    network: str = MOBILENET_V2.name  # in `available.ARCHITECTURES`
+    sample_rate: int = SAMPLE_RATE  # of the audio that it was trained on, in Hz
 
     @property
     def format_version(self) -> int:

@@ -20,13 +20,7 @@ from psl_jax.runtime import files, interrupts, parallel
 from psl_jax.runtime.disk_errors import plain_disk_errors
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import absolute, is_remote, remove_tree
-from psl_jax.weights.orbax_folder import (
-    compute_array_crc,
-    explain_damage,
-    make_orbax_path,
-    make_restore_target,
-    restore_variables,
-)
+from psl_jax.weights import orbax_folder
 
 _WHOLE = "commit_success.txt"  # written last; Orbax's own name for it in a bucket
 
@@ -93,9 +87,9 @@ class TrainingCheckpoints:
             n=best,
             keep_checkpoints_without_metrics=False,
         )
-        with explain_damage(_unreadable(folder), _DELETE):
+        with orbax_folder.explain_damage(_unreadable(folder), _DELETE):
             self._checkpointer = ocp.training.Checkpointer(
-                make_orbax_path(folder),
+                orbax_folder.make_orbax_path(folder),
                 save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
                 preservation_policy=policies.AnyPreservationPolicy(
                     [policies.LatestN(1), best_policy]
@@ -183,7 +177,7 @@ class TrainingCheckpoints:
         arrays, about = self._metadata(step)
         crc = about.pop(_CRC, None)
         with self._named_damage(step):
-            loaded = self._checkpointer.load(step, make_restore_target(arrays))
+            loaded = self._checkpointer.load(step, orbax_folder.make_restore_target(arrays))
             tree: dict[str, Any] = jax.tree.map(np.asarray, loaded)
             if crc != _crc(tree, about):
                 raise ValueError("its contents fail their checksum")
@@ -196,7 +190,7 @@ class TrainingCheckpoints:
             return metadata.metadata, dict(metadata.custom_metadata or {})
 
     def _named_damage(self, step: int) -> contextlib.AbstractContextManager[None]:
-        return explain_damage(self.directory / str(step), _DELETE)
+        return orbax_folder.explain_damage(self.directory / str(step), _DELETE)
 
     def steps(self) -> list[int]:
         self._finish()
@@ -218,7 +212,7 @@ class TrainingCheckpoints:
 
     def load_variables(self, step: int) -> Variables:
         """The network's variables at `step`, as NumPy arrays."""
-        return restore_variables(self._load(step)["variables"])
+        return orbax_folder.restore_variables(self._load(step)["variables"])
 
     def average_best(self) -> tuple[Variables, list[int]]:
         """Mean of the best checkpoints' parameters and BatchNorm statistics, taken in float64."""
@@ -242,7 +236,7 @@ def average(variables: list[Variables]) -> Variables:
 def _crc(tree: dict[str, Any], about: dict[str, Any]) -> int:
     """Over the arrays and what is told of them, as JSON has it."""
     text = json.dumps(about, sort_keys=True).encode()
-    return compute_array_crc(jax.tree.leaves(tree), zlib.crc32(text))
+    return orbax_folder.compute_array_crc(jax.tree.leaves(tree), zlib.crc32(text))
 
 
 def _unreadable(directory: pathlib.Path) -> pathlib.Path:

@@ -1,6 +1,5 @@
 """The loop around the training step: when to log, validate, save and stop."""
 
-import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -25,63 +24,6 @@ _NOT_FINITE = (
     "The checkpoints before it are kept. Try a smaller train.learning_rate, or "
     "model.dtype=float32, with another --workdir or --start_afresh."
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Schedule:
-    """Learning rate: constant, or with decay_steps > 0 falling to 0 as (1 - step / steps)^power."""
-
-    learning_rate: float = 1e-4
-    decay_steps: int = 0
-    decay_power: float = 2.0
-
-    def __call__(self, step: int) -> float:
-        """The rate of the step after `step` finished ones."""
-        if not self.decay_steps:
-            return self.learning_rate
-        left = max(0.0, 1 - step / self.decay_steps)
-        return float(self.learning_rate * left**self.decay_power)
-
-
-@dataclasses.dataclass(frozen=True)
-class LoopSettings:
-    """When the loop does what, in steps."""
-
-    max_steps: int
-    validate_every: int
-    checkpoint_every: int
-    log_every: int
-    patience: int  # without a better mAP; 0: never stop early
-    batch_size: int = 1  # segments a step, of all devices; for the log alone
-    checkpoint_minutes: float = 0.0  # at the latest so long after another; 0: none for that
-    loggers: str = "tensorboard"
-
-
-def loop_settings(settings: TrainSettings, steps_per_epoch: float, batch_size: int) -> LoopSettings:
-    """Steps of the training loop, from epochs where the settings speak of epochs.
-
-    With min_steps, epochs that are short beside it are no measure: then there are fifty validations
-    at most, and the patience is at least a quarter of it.
-    """
-    epoch, least = max(1, round(steps_per_epoch)), settings.min_steps
-    max_steps = settings.max_steps or max(1, round(settings.epochs * steps_per_epoch), least)
-    between = max(epoch, -(-max_steps // 50)) if least else epoch
-    patience = settings.patience * epoch
-    return LoopSettings(
-        max_steps=max_steps,
-        validate_every=min(settings.validate_every, between),
-        checkpoint_every=settings.checkpoint_every,
-        log_every=settings.log_every,
-        patience=max(patience, least // 4) if patience else 0,
-        batch_size=batch_size,
-        checkpoint_minutes=settings.checkpoint_minutes,
-        loggers=settings.loggers,
-    )
-
-
-def schedule_of(settings: TrainSettings, max_steps: int) -> Schedule:
-    decay_steps = max_steps if settings.schedule == "polynomial" else 0
-    return Schedule(settings.learning_rate, decay_steps, settings.decay_power)
 
 
 class EarlyStop:
@@ -159,8 +101,7 @@ def train(
     state: TrainState,
     *,
     mesh: Mesh,
-    schedule: Schedule,
-    settings: LoopSettings,
+    settings: TrainSettings,
     validate: Callable[[Variables], float] | None,
     checkpoints: TrainingCheckpoints,
     run_dir: str,
@@ -169,7 +110,8 @@ def train(
     """Trains from the latest checkpoint (or `state`) until `max_steps` or the early stop.
 
     A killed run that is called again, with a new stepper, gives what an undisturbed one would have
-    given. validate: gives the mAP; None: training goes on to `max_steps`.
+    given. settings: of `TrainSettings.in_steps`. validate: gives the mAP; None: training goes on to
+    `max_steps`.
 
     Raises UserError when the loss or the state is not finite. Raises Preempted, in all processes
     after the same step, when one of them was told to end; the state is saved then.
@@ -192,10 +134,10 @@ def train(
     bar = progress.bar(settings.max_steps, "step", description, start, show=is_first)
     is_over = False
     notes = checkpoints.latest_notes()
-    meter = _Meter(log, schedule, stepper, batch_size=settings.batch_size, open_line=notes)
+    meter = _Meter(log, settings, stepper, open_line=notes)
     with log, bar, stepper, Boundaries(start, settings.checkpoint_minutes) as boundaries:
         for step in range(start + 1, settings.max_steps + 1):
-            state, values = stepper.run(state, step - 1, schedule(step - 1))
+            state, values = stepper.run(state, step - 1, settings.rate(step - 1))
             meter.add(values)
             if step == start + 1:  # the time of this one went into compiling
                 bar.initial = step
@@ -256,15 +198,13 @@ class _Meter:
     def __init__(
         self,
         log: metric_log.MetricLog,
-        schedule: Schedule,
+        settings: TrainSettings,
         stepper: Stepper,
         *,
-        batch_size: int,
         open_line: list[Any] | None,
     ):
         """open_line: of the run that is gone on with, see `open_line`."""
-        self.log, self.schedule, self.stepper = log, schedule, stepper
-        self.batch_size = batch_size
+        self.log, self.settings, self.stepper = log, settings, stepper
         self.values: list[Values] = [values for _, values in open_line or []]  # of each step
         self.pending: tuple[int, list[Values], dict[str, float]] | None = None
         self.timed_steps = -1  # none yet: the first call compiles
@@ -308,8 +248,9 @@ class _Meter:
         if not self.timed_steps or not seconds:
             return {}
         waited = self.stepper.input_seconds - self.waited
+        segments = self.timed_steps * self.settings.batch_size
         return {
-            metric_log.SEGMENTS_PER_SECOND: round(self.timed_steps * self.batch_size / seconds, 1),
+            metric_log.SEGMENTS_PER_SECOND: round(segments / seconds, 1),
             metric_log.INPUT_WAIT: round(min(waited / seconds, 1.0), 3),
         }
 
@@ -324,7 +265,8 @@ class _Meter:
             for name in of_steps[0]
         }
         self._check(step, len(of_steps), means)
-        self.log.write(step, means | {metric_log.LEARNING_RATE: self.schedule(step - 1)} | speed)
+        rate = self.settings.rate(step - 1)
+        self.log.write(step, means | {metric_log.LEARNING_RATE: rate} | speed)
 
     @staticmethod
     def _check(step: int, count: int, means: dict[str, float]) -> None:

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from psl_jax.runtime import files
@@ -79,29 +79,22 @@ class MetricLog:
         line = {"step": int(step), "time": round(time.time(), 3)} | numbers
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
         self._file.flush()
-        if self._loggers:
-            floats = {name: math.nan if n is None else n for name, n in numbers.items()}
-            for name, logger in list(self._loggers.items()):
-                with self._warn_once(name):
-                    logger.write(int(step), floats)
+        floats = {name: math.nan if n is None else n for name, n in numbers.items()}
+        self._tell_loggers(lambda logger: logger.write(int(step), floats))
         if self._mirror is not None and self._mirror.is_due:
             self.flush()
 
     def flush(self) -> None:
         """What was logged is in the run folder when this returns."""
         if self._mirror is not None:
-            for name, logger in list(self._loggers.items()):
-                with self._warn_once(name):
-                    logger.flush()
+            self._tell_loggers(lambda logger: logger.flush())
             self._mirror.send()
 
     def close(self, *, failed: bool = False) -> None:
         """Closes it; a run that failed is marked so by the loggers."""
         if self._file is not None:
             self._file.close()
-        for name, logger in list(self._loggers.items()):
-            with self._warn_once(name):
-                logger.close(failed=failed)
+        self._tell_loggers(lambda logger: logger.close(failed=failed))
         self._file, self._loggers = None, {}
         if self._mirror is not None:
             self._mirror.close()
@@ -112,6 +105,11 @@ class MetricLog:
 
     def __exit__(self, *error: object) -> None:
         self.close(failed=error[0] is not None)
+
+    def _tell_loggers(self, tell: Callable[[Logger], None]) -> None:
+        for name, logger in list(self._loggers.items()):
+            with self._warn_once(name):
+                tell(logger)
 
     @contextlib.contextmanager
     def _warn_once(self, name: str) -> Iterator[None]:

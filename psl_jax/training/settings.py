@@ -95,3 +95,27 @@ class TrainSettings:
     def backbone_factor(self) -> float:
         """By which the learning rate of all but the classifier differs from the classifier's."""
         return (self.backbone_learning_rate or self.learning_rate) / self.learning_rate
+
+    def rate(self, step: int) -> float:
+        """The learning rate of the step after `step` finished ones, of `max_steps`."""
+        if self.schedule == "constant":
+            return self.learning_rate
+        left = max(0.0, 1 - step / self.max_steps)
+        return float(self.learning_rate * left**self.decay_power)
+
+    def in_steps(self, steps_per_epoch: float, batch_size: int) -> "TrainSettings":
+        """The same for data of a size: max_steps is decided, and patience counts steps.
+
+        With min_steps, epochs that are short beside it are no measure: then there are fifty
+        validations at most, and the patience is at least a quarter of it.
+        """
+        epoch, least = max(1, round(steps_per_epoch)), self.min_steps
+        max_steps = self.max_steps or max(1, round(self.epochs * steps_per_epoch), least)
+        between = max(epoch, -(-max_steps // 50)) if least else epoch
+        return dataclasses.replace(
+            self,
+            max_steps=max_steps,
+            validate_every=min(self.validate_every, between),
+            patience=max(self.patience * epoch, least // 4) if self.patience else 0,
+            batch_size=batch_size,
+        )

@@ -15,8 +15,8 @@ from psl_jax.data.segment_loader import mix_labels
 from psl_jax.networks.architecture import FrontEnd, Network, Variables
 from psl_jax.networks.augmentation import Augmentation, augment_waveform, mask_spectrogram, mixup
 from psl_jax.networks.folding import FoldedNetwork
-from psl_jax.networks.forward_context import Context
 from psl_jax.networks.frontend import LogMel, to_float, zeros_after
+from psl_jax.networks.layers import Context
 from psl_jax.runtime import parallel
 from psl_jax.scoring.scorer import make_score_function
 from psl_jax.training import metric_log

@@ -172,13 +172,9 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise UserError(f"{path} is not a file written by torch.save: {reason}") from error
     state = content.get("model", content) if isinstance(content, dict) else content
     if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
-        description = f"a {type(state).__name__}"
-        if isinstance(state, dict):
-            description += " with " + _join_names(
-                [f"{key!r}: {type(value).__name__}" for key, value in state.items()]
-            )
+        keys = f" of {_join_names(list(map(repr, state)))}" if isinstance(state, dict) else ""
         raise UserError(
-            f"{path} holds {description}; expected a state dict (name: tensor) or "
+            f"{path} holds a {type(state).__name__}{keys}; expected a state dict (name: tensor) or "
             "{'model': state dict}"
         )
 

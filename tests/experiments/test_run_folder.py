@@ -22,7 +22,6 @@ from psl_jax.networks.mobilenetv2 import create
 from psl_jax.networks.trained_model import ModelInfo
 from psl_jax.runtime import files, run_files
 from psl_jax.runtime.run_files import Stage
-from psl_jax.training.loop import loop_settings
 from psl_jax.training.settings import TrainSettings
 from psl_jax.weights import orbax_folder
 
@@ -339,11 +338,11 @@ def test_the_batch_fits_the_size_of_the_set(segments, devices, batch):
 
 def test_small_sets_make_a_least_number_of_steps():
     settings = TrainSettings(epochs=60, min_steps=1500, batch_size=4)
-    small = loop_settings(settings, steps_per_epoch=10.0, batch_size=4)
+    small = settings.in_steps(10.0, batch_size=4)
     assert small.max_steps == 1500 and small.validate_every == 30 and small.patience == 375
-    large = loop_settings(settings, steps_per_epoch=1000.0, batch_size=4)
+    large = settings.in_steps(1000.0, batch_size=4)
     assert large.max_steps == 60_000 and large.patience == 15_000
-    paper = loop_settings(TrainSettings(), steps_per_epoch=10.0, batch_size=4)
+    paper = TrainSettings().in_steps(10.0, batch_size=4)
     assert (paper.max_steps, paper.validate_every, paper.patience) == (3000, 10, 150)
 
 

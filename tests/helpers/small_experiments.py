@@ -12,8 +12,8 @@ from psl_jax import config as config_lib
 from psl_jax.config import Settings
 from psl_jax.experiments.experiment import Experiment
 from psl_jax.networks.architecture import Network, Variables
-from psl_jax.networks.forward_context import Context
 from psl_jax.networks.frontend import LogMel
+from psl_jax.networks.layers import Context
 from psl_jax.networks.mobilenetv2 import create
 from psl_jax.networks.trained_model import ModelInfo
 from psl_jax.runtime.run_files import Stage

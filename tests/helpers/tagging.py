@@ -8,7 +8,7 @@ import numpy as np
 
 from psl_jax.networks import mobilenetv2
 from psl_jax.networks.architecture import Variables
-from psl_jax.networks.forward_context import Context
+from psl_jax.networks.layers import Context
 from psl_jax.networks.trained_model import Model, ModelInfo
 from psl_jax.tagging.tagger import Tagger
 from psl_jax.weights import orbax_folder

@@ -8,7 +8,7 @@ from flax import nnx
 
 from psl_jax.networks import folding, mobilenetv2
 from psl_jax.networks.architecture import Variables
-from psl_jax.networks.forward_context import Context
+from psl_jax.networks.layers import Context
 
 
 def random_variables(variables: Variables, seed: int = 0) -> Variables:

@@ -17,7 +17,7 @@ from psl_jax.networks import mn as module
 from psl_jax.networks import mn_frontend as frontend
 from psl_jax.networks.architecture import Variables, num_parameters
 from psl_jax.networks.folding import JaxOperations, frame_probabilities
-from psl_jax.networks.forward_context import Context
+from psl_jax.networks.layers import Context
 from psl_jax.networks.mn import MN
 from psl_jax.networks.mn_frontend import MnFrontEnd
 from psl_jax.networks.trained_model import Model, ModelInfo

@@ -10,11 +10,8 @@ from scipy.signal import correlate2d
 from psl_jax.networks import mobilenetv2
 from psl_jax.networks.architecture import Variables, clip_probabilities, num_parameters
 from psl_jax.networks.folding import JaxOperations
-from psl_jax.networks.forward_context import Context
-from psl_jax.networks.layers import BatchNorm
+from psl_jax.networks.layers import BatchNorm, Context, InvertedResidual, Stem
 from psl_jax.networks.mobilenetv2 import (
-    InvertedResidual,
-    Stem,
     _xavier,
     create,
     fold,

@@ -17,17 +17,28 @@ from psl_jax.runtime import interrupts, parallel, progress
 from psl_jax.runtime.errors import UserError
 from psl_jax.training import loop, metric_log
 from psl_jax.training.checkpoints import TrainingCheckpoints
-from psl_jax.training.loop import LoopSettings, Schedule, Stepper
+from psl_jax.training.loop import Stepper
+from psl_jax.training.settings import TrainSettings
 from psl_jax.training.step import (
     TrainState,
 )
 
-SETTINGS = LoopSettings(max_steps=12, validate_every=3, checkpoint_every=2, log_every=1, patience=0)
+SETTINGS = TrainSettings(
+    learning_rate=0.1,
+    schedule="polynomial",
+    max_steps=12,
+    validate_every=3,
+    checkpoint_every=2,
+    checkpoint_minutes=0.0,
+    log_every=1,
+    patience=0,
+)
 
 
 def test_schedules():
-    assert [Schedule(0.1)(step) for step in (0, 10**6)] == [0.1, 0.1]
-    decay = Schedule(0.1, decay_steps=10, decay_power=2.0)
+    constant = TrainSettings(learning_rate=0.1)
+    assert [constant.rate(step) for step in (0, 10**6)] == [0.1, 0.1]
+    decay = dataclasses.replace(constant, schedule="polynomial", max_steps=10).rate
     np.testing.assert_allclose([decay(s) for s in (0, 5, 9, 10, 11)], [0.1, 0.025, 0.001, 0, 0])
 
 
@@ -79,7 +90,6 @@ class Loop:
                 Stepper(noting, self.feed, parallel.data_mesh()),
                 state,
                 mesh=parallel.data_mesh(),
-                schedule=Schedule(0.1, 20),
                 settings=settings,
                 validate=validate,
                 checkpoints=kept,
@@ -108,10 +118,9 @@ def test_the_loop_logs_validates_and_saves_when_it_should(tmp_path):
     looped.run()
     assert looped.fed == [0] and looped.validated == [3, 6, 9, 12]
     assert looped.steps() == ([3, 6, 9, 12], [12, 9, 6, 3])
-    schedule = Schedule(0.1, 20)
     expected = []
     for step in range(1, 13):
-        rate = schedule(step - 1)
+        rate = SETTINGS.rate(step - 1)
         expected.append({"step": step, "loss": float(step), "learning_rate": rate})
         expected += [{"step": step, "val_mAP": step / 100}] * (step % 3 == 0)
     assert looped.log() == expected
@@ -143,8 +152,8 @@ def test_the_log_tells_speed_and_waiting(tmp_path):
             yield batch
 
     looped.feed = feed
-    settings = LoopSettings(12, 12, 100, 6, 0, batch_size=32)
-    looped.run(settings=settings)
+    intervals = {"validate_every": 12, "checkpoint_every": 100, "log_every": 6}
+    looped.run(settings=dataclasses.replace(SETTINGS, **intervals, batch_size=32))
     lines = [line for line in metric_log.read_log(tmp_path) if "loss" in line]
     assert len(lines) == 2
     for line in lines:

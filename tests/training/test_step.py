@@ -10,8 +10,8 @@ import pytest
 
 from psl_jax.data.clip_index import UNKNOWN
 from psl_jax.networks.augmentation import Augmentation
-from psl_jax.networks.forward_context import Context
 from psl_jax.networks.frontend import LogMel
+from psl_jax.networks.layers import Context
 from psl_jax.networks.mobilenetv2 import create
 from psl_jax.runtime import parallel
 from psl_jax.training.step import (

@@ -13,8 +13,8 @@ from psl_jax.experiments.experiment import Experiment
 from psl_jax.experiments.run_folder import OtherRunError
 from psl_jax.experiments.start_model import StartModel
 from psl_jax.networks.architecture import Variables
-from psl_jax.networks.forward_context import Context
 from psl_jax.networks.frontend import LogMel, to_float
+from psl_jax.networks.layers import Context
 from psl_jax.networks.mobilenetv2 import create
 from psl_jax.networks.trained_model import ModelInfo
 from psl_jax.runtime import parallel

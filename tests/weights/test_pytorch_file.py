@@ -11,8 +11,8 @@ import torch_reference
 import psl_jax
 from psl_jax.commands import export
 from psl_jax.networks.architecture import clip_probabilities, num_parameters
-from psl_jax.networks.forward_context import Context
 from psl_jax.networks.frontend import LogMel
+from psl_jax.networks.layers import Context
 from psl_jax.networks.mobilenetv2 import MOBILENET_V2, create
 from psl_jax.runtime.errors import UserError
 from psl_jax.weights import load_model, pytorch_file
@@ -188,7 +188,7 @@ def _save_code(path):
         (_save_code, "not a file of plain tensors"),
         (lambda path: torch.save(torch.nn.Linear(2, 2), path), "not a file of plain tensors"),
         (lambda path: torch.save([1, 2], path), "holds a list; expected a state dict"),
-        (lambda path: torch.save({"epoch": 3}, path), "a dict with 'epoch': int; expected"),
+        (lambda path: torch.save({"epoch": 3}, path), "holds a dict of 'epoch'; expected"),
     ],
     ids=["missing", "text", "code", "module", "list", "numbers"],
 )
