@@ -33,7 +33,7 @@ from psl_jax.networks.mobilenetv2 import fold
 from psl_jax.runtime import parallel
 from psl_jax.scoring.relabeling import TeacherIdentity, relabel
 from psl_jax.scoring.scorer import Scorer
-from psl_jax.training.step import Recipe, TrainState, init_state, train_program
+from psl_jax.training.step import Recipe, TeacherInStep, TrainState, init_state, train_program
 
 CLASSES, BATCH, SAMPLES, STEPS, RATE = 5, 16, 4000, 2, 1e-4
 
@@ -57,9 +57,10 @@ TEACHER = Augmentation(
 RECIPES = {
     "teacher": Recipe(LogMel(80.0, "batch"), TEACHER, seed=1),
     "gpu": Recipe(seed=2),  # channels last, with BatchNorms' own gradients
+    "in_step": Recipe(seed=3, teacher=TeacherInStep(0.25, dtype="float64")),  # labels are made
 }
 # In how many orders the examples come; in float64 all of them must agree.
-ORDERS = {"teacher": 2, "gpu": 1}
+ORDERS = {"teacher": 2, "gpu": 1, "in_step": 1}
 
 
 def examples() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -85,6 +86,7 @@ def training(network, variables: Variables, recipe: Recipe, num_devices: int) ->
     platform = "gpu" if recipe.seed == RECIPES["gpu"].seed else "cpu"  # writes other gradients
     with mock.patch.object(parallel, "platform_of", return_value=platform):
         program = train_program(network, recipe, mesh)
+    teachers = [parallel.replicate(fold(variables), mesh)] * (recipe.teacher is not None)
 
     def train(steps: np.ndarray) -> tuple[list[float], TrainState]:
         state, losses = parallel.replicate(init_state(variables), mesh), []
@@ -92,7 +94,7 @@ def training(network, variables: Variables, recipe: Recipe, num_devices: int) ->
             audio, lengths, labels = (array[chosen] for array in examples())
             batch = {"audio": audio, "num_samples": lengths, "labels": labels}
             rate = np.float32(RATE)
-            state, values = program(state, parallel.put_batch(batch, mesh), rate)
+            state, values = program(state, parallel.put_batch(batch, mesh), rate, *teachers)
             losses.append(float(values["loss"]))
         return losses, state
 

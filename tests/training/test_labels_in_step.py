@@ -3,12 +3,9 @@
 import dataclasses
 import itertools
 import json
-import subprocess
 
-import forked_python
 import jax
 import numpy as np
-import places
 import pytest
 import small_experiments
 from small_experiments import last_variables, run, settings
@@ -90,47 +87,6 @@ def test_in_between_targets_are_mixed(data, tmp_path, teacher):
 # --- the teacher in the step ---------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    """What teacher_on_devices.py computes on four devices."""
-    path = tmp_path_factory.mktemp("teacher") / "found.npz"
-    script = places.HELPERS / "teacher_on_devices.py"
-    done = subprocess.run(
-        [forked_python.path(), script, path], capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stderr
-    with np.load(path) as arrays:
-        return dict(arrays)
-
-
-@pytest.mark.parametrize("count_padding", [False, True])
-def test_labels_made_in_the_step_are_the_stored_ones_to_float16(found, count_padding):
-    stored = found[f"stored {count_padding}"]
-    labels = found[f"4 {count_padding}"]
-    assert stored.dtype == np.float16 and labels.dtype == np.float32
-    assert stored.std() > 0.1
-    rounding = np.spacing(stored).astype(np.float32) / 2 + 2e-6
-    assert (np.abs(labels - stored.astype(np.float32)) <= rounding).all()
-
-
-def test_labels_made_in_the_step_are_mixed_with_the_weak_ones(found):
-    expected = 0.25 * found["4 False"] + 0.75 * found["weak"]
-    np.testing.assert_allclose(found["4 mixed"], expected, atol=1e-6)
-
-
-def test_a_step_with_the_teacher_in_it_is_one_on_its_labels(found):
-    """On four devices, the teacher's arrays replicated and the batch split over them."""
-    assert found["loss on labels"] != found["loss on weak labels"]
-    np.testing.assert_allclose(found["loss with teacher"], found["loss on labels"], rtol=1e-5)
-
-
-def test_padding_that_counts_gives_other_labels(found):
-    padded, difference = found["padded"], np.abs(found["4 True"] - found["4 False"]).max(axis=1)
-    assert padded.any() and not padded.all()
-    assert (difference[padded] > 1e-3).all()
-    assert (difference[~padded] < 1e-5).all()
-
-
 def in_step(data, teacher, **train):
     """A run on labels that its steps make; the other tests share its program."""
     augment = {"gain_probability": 1.0, "polarity_probability": 1.0, "time_masks": 1}
@@ -140,11 +96,16 @@ def in_step(data, teacher, **train):
     return settings(data, **changes, relabel={"when": "in_step"})
 
 
-def test_a_run_with_the_teacher_in_the_step_is_one_on_stored_labels(data, tmp_path, teacher):
+@pytest.mark.parametrize("count_padding", [False, True])
+def test_a_run_with_the_teacher_in_the_step_is_one_on_stored_labels(
+    data, tmp_path, teacher, count_padding
+):
     """To what float16 takes of the labels. They are made before the student's augmentation."""
-    one = run(in_step(data, teacher), tmp_path / "in_step")
-    stored = dataclasses.replace(one.settings.relabel, when="beforehand")
-    run(dataclasses.replace(in_step(data, teacher), relabel=stored), tmp_path / "stored")
+    asked = in_step(data, teacher)
+    rule = dataclasses.replace(asked.relabel, count_padding=count_padding)
+    one = run(dataclasses.replace(asked, relabel=rule), tmp_path / "in_step")
+    stored = dataclasses.replace(rule, when="beforehand")
+    run(dataclasses.replace(asked, relabel=stored), tmp_path / "stored")
     np.testing.assert_allclose(losses(tmp_path / "in_step"), losses(tmp_path / "stored"), rtol=2e-4)
     assert set(one.folder.finished) == {"train"}
     assert not (tmp_path / "in_step/soft_labels").exists()
