@@ -111,10 +111,6 @@ def _pointwise_channels_first(x: jax.Array, kernel: jax.Array, dtype: Any) -> ja
     return flat.reshape(-1, *x.shape[1:])
 
 
-def _pointwise_channels_first_forward(x: jax.Array, kernel: jax.Array, dtype: Any) -> Any:
-    return _pointwise_channels_first(x, kernel, dtype), (x, kernel)
-
-
 def _pointwise_channels_first_backward(dtype: Any, saved: Any, gradient: jax.Array) -> Any:
     x, kernel = saved
     # Flat before the products and behind a barrier: XLA:CPU would transpose the whole gradient.
@@ -134,17 +130,14 @@ def _product_of_long_rows(x: jax.Array, y: jax.Array, dtype: Any) -> jax.Array:
 
 
 _pointwise_channels_first.defvjp(
-    _pointwise_channels_first_forward, _pointwise_channels_first_backward
+    lambda x, kernel, dtype: (_pointwise_channels_first(x, kernel, dtype), (x, kernel)),
+    _pointwise_channels_first_backward,
 )
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _depthwise_channels_first(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     return correlate(x, kernel[..., None, None, None], stride)
-
-
-def _depthwise_channels_first_forward(x: jax.Array, kernel: jax.Array, stride: int) -> Any:
-    return _depthwise_channels_first(x, kernel, stride), (x, kernel)
 
 
 def _depthwise_channels_first_backward(stride: int, saved: Any, gradient: jax.Array) -> Any:
@@ -159,7 +152,8 @@ def _depthwise_channels_first_backward(stride: int, saved: Any, gradient: jax.Ar
 
 
 _depthwise_channels_first.defvjp(
-    _depthwise_channels_first_forward, _depthwise_channels_first_backward
+    lambda x, kernel, stride: (_depthwise_channels_first(x, kernel, stride), (x, kernel)),
+    _depthwise_channels_first_backward,
 )
 
 

@@ -4,7 +4,6 @@ import dataclasses
 import enum
 import math
 import operator
-import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -151,8 +150,6 @@ def check(name: str, value: Any, info: SettingInfo, where: str = "config.") -> N
 
 
 def _has_type(value: Any, hint: Any) -> bool:
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return any(_has_type(value, member) for member in typing.get_args(hint))
     if typing.get_origin(hint) is tuple:
         parts = typing.get_args(hint)
         right_length = isinstance(value, tuple | list) and len(value) == len(parts)

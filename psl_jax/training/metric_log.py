@@ -75,7 +75,7 @@ class MetricLog:
         """Logs scalars (name → number or 0-d array); what is not finite is written as null."""
         if self._file is None:
             return
-        numbers = {name: _scalar(name, value) for name, value in values.items()}
+        numbers = {name: _scalar(value) for name, value in values.items()}
         line = {"step": int(step), "time": round(time.time(), 3)} | numbers
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
         self._file.flush()
@@ -165,9 +165,7 @@ def _lines(path: pathlib.Path) -> list[tuple[int, str]]:
     return result
 
 
-def _scalar(name: str, value: Any) -> float | int | None:
-    if name in ("step", "time"):
-        raise ValueError(f"{name!r} is written by the log itself; choose another name")
+def _scalar(value: Any) -> float | int | None:
     value = value.item() if hasattr(value, "item") else value
     return value if isinstance(value, int) or math.isfinite(value) else None
 

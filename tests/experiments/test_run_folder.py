@@ -6,6 +6,7 @@ import pathlib
 
 import numpy as np
 import pytest
+from small_experiments import save_model
 from synthetic_data import MemorySource, make_index
 
 from psl_jax import UserError
@@ -18,12 +19,9 @@ from psl_jax.data.training_order import TrainingOrder
 from psl_jax.experiments import run_folder, sanity_notes, setting_checks, suite_results
 from psl_jax.experiments.experiment import Experiment
 from psl_jax.experiments.run_folder import OtherRunError, RunFolder
-from psl_jax.networks.mobilenetv2 import create
-from psl_jax.networks.trained_model import ModelInfo
 from psl_jax.runtime import files, run_files
 from psl_jax.runtime.run_files import Stage
 from psl_jax.training.settings import TrainSettings
-from psl_jax.weights import orbax_folder
 
 
 def settings_with(**changes) -> Settings:
@@ -41,12 +39,6 @@ def start(folder, **changes) -> RunFolder:
     found.check_settings()
     found.begin()
     return found
-
-
-def save_model(folder, classes, seed):
-    _, variables = create(len(classes), 0.1, seed=seed)
-    info = ModelInfo(tuple(classes), 0.1, 10.0)
-    orbax_folder.save_model(folder / "averaged", variables, info.as_json())
 
 
 def finish(folder, *stages):

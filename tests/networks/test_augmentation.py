@@ -78,19 +78,12 @@ def test_waveform_augmentations_are_drawn_apart():
     assert 0.15 < (louder & ~inverted).mean() < 0.35  # a quarter
 
 
-def test_different_keys_augment_differently():
-    settings = Augmentation(gain_probability=1.0)
-    audio = waveforms()
-    first, second = (run(augment_waveform, settings, audio, seed=seed) for seed in (0, 1))
-    assert (first != second).any(axis=1).all()
-
-
 def test_masks_have_the_mean_of_the_audio_and_not_of_the_padding():
     features = spectrograms()
     features[:, 30:] = -100
-    settings, count = Augmentation(time_masks=2, time_mask_frames=20), len(features)
-    keys = jax.random.split(jax.random.key(0), count)
-    out = np.asarray(mask_spectrogram(keys, features, settings, jnp.full(count, 30)))
+    settings = Augmentation(time_masks=2, time_mask_frames=20)
+    program = jax.jit(lambda keys, x, valid: mask_spectrogram(keys, x, settings, valid))
+    out = np.asarray(program(keys(), features, np.full(EXAMPLES, 30)))
     hidden = out != features
     means = np.broadcast_to(features[:, :30].mean(axis=(1, 2), keepdims=True), out.shape)
     assert hidden.any()
@@ -169,8 +162,8 @@ def test_mixup_mixes_neighbours_features_and_labels_alike():
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 4.0])
 def test_weights_of_mixup_are_those_of_a_beta_distribution(alpha):
     count = 8192
-    ones = jnp.tile(jnp.array([[1.0], [0.0]]), (count // 2, 1))
-    mixed, _ = mixup(keys(count), ones, ones, Augmentation(mixup_alpha=alpha))
+    ones = np.tile(np.float32([[1.0], [0.0]]), (count // 2, 1))
+    mixed, _ = run(mixup, Augmentation(mixup_alpha=alpha), ones, ones)
     weights = np.abs(np.asarray(mixed)[:, 0] - np.arange(count) % 2)
     beta = stats.beta(alpha, alpha)
     expected = stats.kstest(weights, lambda x: beta.cdf(x) - beta.cdf(1 - x))

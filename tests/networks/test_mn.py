@@ -57,7 +57,7 @@ def test_published_weights_give_the_published_probabilities():
             every_tenth = np.asarray(features[row]).T[:, ::10][:, : mel.shape[1]]
             np.testing.assert_allclose(every_tenth, mel, 0, 1e-3)
             np.testing.assert_allclose(probabilities[row], reference[f"prob{number}"], 0, 1e-4)
-        whole = np.asarray(frontend.log_mel(reference["wave0"][None]))[0].T
+        whole = np.asarray(jax.jit(frontend.log_mel)(reference["wave0"][None]))[0].T
         np.testing.assert_allclose(whole[:, ::10], reference["logmel0"], 0, 1e-3)
 
 
@@ -68,7 +68,7 @@ def test_rate_is_doubled_as_a_resampler_does():
     spectrum = np.fft.rfft(rng.normal(size=7000))
     spectrum[int(7000 * 7 / 16) :] = 0
     audio[500:7500] = 0.1 * np.fft.irfft(spectrum) * np.hanning(7000)
-    found = np.asarray(frontend.doubled(audio[None]))[0]
+    found = np.asarray(jax.jit(frontend.doubled)(audio[None]))[0]
     expected = soxr.resample(audio, 16_000, 32_000, quality="VHQ")
     assert found.shape == (16_000,)
     np.testing.assert_array_equal(found[::2], audio)
@@ -78,7 +78,8 @@ def test_rate_is_doubled_as_a_resampler_does():
 def test_products_transform_as_the_fft_does():
     """What TPUs do instead."""
     audio = make_quiet_batch(4000, 0)["audio"] * 30
-    by_fft, by_products = (np.asarray(frontend.log_mel(audio, None, p)) for p in ("cpu", "tpu"))
+    program = jax.jit(frontend.log_mel, static_argnums=(1, 2))
+    by_fft, by_products = (np.asarray(program(audio, None, p)) for p in ("cpu", "tpu"))
     assert by_fft.shape == (2, 13, 128)
     np.testing.assert_allclose(by_products, by_fft, rtol=0, atol=1e-3)
 

@@ -84,25 +84,11 @@ def test_early_stop_comes_when_the_script_has_not_been_better_for_long_enough():
     assert stop.best == 0.5
 
 
-@pytest.mark.parametrize("step", range(len(SCRIPT)))
-def test_early_stop_goes_on_after_a_restart(step):
-    script = list(SCRIPT.items())
-    stop = EarlyStop(7, script[:step])
-    assert [stop.update(*one) for one in script[step:]] == ([False] * 9 + [True])[step:]
-
-
 def test_an_equal_map_is_no_better_and_without_patience_there_is_no_stop():
     stop = EarlyStop(20, [(10, 0.5), (20, 0.5)])
     assert not stop.is_over and stop.update(30, 0.5) and stop.is_over
     never = EarlyStop(0)
     assert not any(never.update(step, 0.0) for step in range(100))
-
-
-def test_the_early_stop_counts_steps_not_validations():
-    """Validated ten times an epoch of 1,000 steps, 15 epochs of patience are 15,000 steps."""
-    stop = EarlyStop(15_000, [(100, 0.5)])
-    stopped = [step for step in range(200, 20_000, 100) if stop.update(step, 0.4)]
-    assert stopped[0] == 15_100
 
 
 def test_checkpoints_without_an_map_only_serve_to_go_on(tmp_path):
@@ -111,13 +97,6 @@ def test_checkpoints_without_an_map_only_serve_to_go_on(tmp_path):
         assert kept.best_steps() == [4, 1]
         assert kept.steps() == [1, 4, 5]
         assert_equal(kept.restore(state_at(0)), state_at(5))
-
-
-def test_another_number_of_best_ones(tmp_path):
-    with TrainingCheckpoints(tmp_path, best=1) as kept:
-        for step, value in SCRIPT.items():
-            kept.save(step, state_at(step), value)
-        assert kept.steps() == [3, 10] and kept.best_steps() == [3]
 
 
 def test_an_empty_folder_gives_back_the_initial_state(tmp_path):

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import synthetic_data
+import small_experiments
+from small_experiments import CLASSES, save_model, settings
 
 from psl_jax import UserError
-from psl_jax import config as config_lib
 from psl_jax.experiments import start_model, suite
 from psl_jax.experiments.experiment import Experiment
 from psl_jax.experiments.run_folder import OtherRunError
@@ -16,43 +16,17 @@ from psl_jax.networks.architecture import Variables
 from psl_jax.networks.frontend import LogMel, to_float
 from psl_jax.networks.layers import Context
 from psl_jax.networks.mobilenetv2 import create
-from psl_jax.networks.trained_model import ModelInfo
 from psl_jax.runtime import parallel
 from psl_jax.runtime.run_files import Stage
 from psl_jax.training.step import Recipe, binary_cross_entropy, init_state, train_program
-from psl_jax.weights import orbax_folder
 from psl_jax.weights.load_model import load_model
 
-CLASSES = ("class 0", "class 1", "class 2")  # of synthetic_data.make_index
-
-
-def save_model(folder, classes, seed=0):
-    _, variables = create(len(classes), 0.1, seed=seed)
-    rng = np.random.default_rng(seed)
-    stats = jax.tree.map(lambda x: x + rng.uniform(0.1, 0.5, x.shape), variables.stats)
-    info = ModelInfo(tuple(classes), 0.1, 1.0, LogMel(top_db=80.0))
-    orbax_folder.save_model(folder / "averaged", Variables(variables.params, stats), info.as_json())
-    return folder
-
-
-def settings_for(folder, **changes):
-    config = config_lib.base()
-    config.data.corpus, config.data.data_dir = "tfds", str(folder)
-    for split in ("train_split", "validation_split", "eval_split"):
-        config.data[split] = "eval"
-    config.segment_seconds, config.train.batch_size, config.train.max_steps = 1.0, 4, 3
-    config_lib.set_nested(config, changes)
-    (settings,) = config_lib.experiments(config).values()
-    return settings
+FROZEN = {"trainable": "classifier"}
 
 
 @pytest.fixture
 def data(tmp_path):
-    index = synthetic_data.make_index([4, 3], 16_000)
-    (tmp_path / "data").mkdir()
-    audio = synthetic_data.make_audio(index)
-    synthetic_data.write_prepared(tmp_path / "data", index, audio, "eval")
-    return tmp_path / "data"
+    return small_experiments.write_data(tmp_path / "data")
 
 
 def leaves(variables):
@@ -61,8 +35,8 @@ def leaves(variables):
 
 def test_what_is_trained_and_what_stays(data, tmp_path):
     start = save_model(tmp_path / "start", ("other", "names"))
-    settings = settings_for(data, init_from=str(start), train={"trainable": "classifier"})
-    run = Experiment(settings, tmp_path / "run", data_dir=str(data))
+    asked = settings(data, init_from=str(start), train=FROZEN, model={"width": 1.0})
+    run = Experiment(asked, tmp_path / "run", data_dir=str(data))
     assert run.settings.model.width == 0.1 and run.settings.frontend.top_db == 80.0
     run.check()
     run.run(Stage.AVERAGE)
@@ -80,7 +54,7 @@ def test_the_start_is_read_once_and_keeps_a_classifier_of_the_same_classes(
 ):
     start, reads = save_model(tmp_path / "start", CLASSES), []
     monkeypatch.setattr(start_model, "load_model", lambda p: reads.append(p) or load_model(p))
-    run = Experiment(settings_for(data, init_from=str(start)), tmp_path / "run", data_dir=str(data))
+    run = Experiment(settings(data, init_from=str(start)), tmp_path / "run", data_dir=str(data))
     run.check()
     ours, theirs = leaves(run._network[1]), leaves(load_model(start).variables)
     assert len(reads) == 1
@@ -90,21 +64,21 @@ def test_the_start_is_read_once_and_keeps_a_classifier_of_the_same_classes(
 
 def test_another_model_at_the_same_place_is_noticed(data, tmp_path):
     start = save_model(tmp_path / "start", CLASSES)
-    settings = settings_for(data, init_from=str(start))
-    run = Experiment(settings, tmp_path / "run", data_dir=str(data))
+    asked = settings(data, init_from=str(start))
+    run = Experiment(asked, tmp_path / "run", data_dir=str(data))
     run.check()
     run.run(Stage.TRAIN)
     save_model(tmp_path / "again", CLASSES, seed=1)
     (tmp_path / "start").rename(tmp_path / "former")
     (tmp_path / "again").rename(tmp_path / "start")
     with pytest.raises(OtherRunError, match="from another model"):
-        Experiment(settings, tmp_path / "run", data_dir=str(data)).check()
+        Experiment(asked, tmp_path / "run", data_dir=str(data)).check()
 
 
 def test_a_run_from_scratch_is_not_passed_off_as_a_started_one(data, tmp_path):
     start = save_model(tmp_path / "start", CLASSES)
-    started = settings_for(data, init_from=str(start))
-    scratch = settings_for(data, model={"width": 0.1}, frontend={"top_db": 80.0})
+    started = settings(data, init_from=str(start))
+    scratch = settings(data, model={"width": 0.1}, frontend={"top_db": 80.0})
     for one, other in ((scratch, started), (started, scratch)):
         folder = tmp_path / f"run{bool(one.init_from)}"
         run = Experiment(one, folder, data_dir=str(data))
@@ -116,30 +90,30 @@ def test_a_run_from_scratch_is_not_passed_off_as_a_started_one(data, tmp_path):
 
 
 def test_a_frozen_network_needs_a_start(data, tmp_path):
-    settings = settings_for(data, train={"trainable": "classifier"})
+    asked = settings(data, train=FROZEN)
     with pytest.raises(UserError, match=r"give a finished model as config\.init_from"):
-        Experiment(settings, tmp_path / "run", data_dir=str(data)).check()
+        Experiment(asked, tmp_path / "run", data_dir=str(data)).check()
 
 
 def test_from_scratch_is_the_same_network(data, tmp_path):
     start = save_model(tmp_path / "start", CLASSES)
-    settings = {
-        "finetuned": settings_for(data, init_from=str(start)),
-        "scratch": settings_for(data),
+    asked = {
+        "finetuned": settings(data, init_from=str(start)),
+        "scratch": settings(data, model={"width": 1.0}),
     }
     starts = {str(start): StartModel(str(start))}
-    found = suite.with_networks_of_starts(settings, starts, init_from=str(start))
+    found = suite.with_networks_of_starts(asked, starts, init_from=str(start))
     assert found["scratch"].model.width == 0.1 and found["scratch"].frontend.top_db == 80.0
     alone = suite.with_networks_of_starts(
-        settings, starts, init_from=""
+        asked, starts, init_from=""
     )  # nothing says that they belong together
-    assert alone["scratch"] == settings["scratch"] and alone["finetuned"] == found["finetuned"]
+    assert alone["scratch"] == asked["scratch"] and alone["finetuned"] == found["finetuned"]
 
 
 def test_no_model_to_start_from_names_the_setting(data, tmp_path):
-    settings = settings_for(data, init_from=str(tmp_path / "nowhere"))
+    asked = settings(data, init_from=str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match=r"config\.init_from is .*nowhere"):
-        Experiment(settings, tmp_path / "run", data_dir=str(data))
+        Experiment(asked, tmp_path / "run", data_dir=str(data))
 
 
 def test_the_gradient_is_that_of_a_linear_layer_on_frozen_embeddings():
@@ -153,16 +127,16 @@ def test_the_gradient_is_that_of_a_linear_layer_on_frozen_embeddings():
     }
     recipe = Recipe(dtype="float64", trainable="classifier")
     with jax.enable_x64(True):
-        features = LogMel()(to_float(jnp.asarray(batch["audio"])), batch["num_samples"])
 
         def loss(classifier):
+            features = LogMel()(to_float(batch["audio"]), batch["num_samples"])
             params = wide.params | {"classifier": classifier}
             # Running statistics, no dropout.
             context = Context(dtype=jnp.float64, gives_logits=True)
             frames, _ = network.apply(Variables(params, wide.stats), features, context)
             return binary_cross_entropy(frames, batch["labels"])
 
-        expected = jax.grad(loss)(wide.params["classifier"])
+        expected = jax.jit(jax.grad(loss))(wide.params["classifier"])
         mesh = parallel.data_mesh(1)
         program = train_program(network, recipe, mesh)
         state, _ = program(init_state(wide), batch, np.float64(1e-3))
