@@ -47,6 +47,7 @@ def test_experiments_of_a_table_can_be_changed_one_by_one():
 
 def test_a_teacher_of_a_suite_is_kept_where_students_name_it():
     config = load(ROOT / "configs/own_data.py")
+    config_lib.set_nested(config.experiments.psl2s, {"teacher": "teacher"})
     config.teacher = "published.pt"
     assert "teacher" in config_lib.experiments(config)
 
