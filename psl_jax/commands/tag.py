@@ -126,8 +126,8 @@ def main(arguments: argparse.Namespace) -> int:
     for note in notes:
         print(make_printable(note), file=sys.stderr)
     if not inputs:
-        for item in bad_folders:
-            print(f"{make_printable(item.input.path)}: {item.reason}", file=sys.stderr)
+        for bad in bad_folders:
+            print(f"{make_printable(bad.input.path)}: {bad.reason}", file=sys.stderr)
         return 1
     arguments.format = arguments.format or ("csv" if arguments.out else "table")
     _check_settings(arguments, len(inputs))

@@ -4,8 +4,8 @@ import argparse
 import dataclasses
 import functools
 import os
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -44,7 +44,7 @@ def make_parser(
     """
     # launch/tpu_vm.sh reads the names of options from the source of these calls.
     parser = cli_entry.parser(program, doc)
-    add = parser.add_argument
+    add: Callable[..., Any] = parser.add_argument
     add("model", metavar="MODEL", help=f"{MODEL_HELP}; several with + between")
     add("data", metavar="DATA", help="folder of a prepared data set")
     add("--split", default=split, help=f"{_SPLIT_IS[program]} (default: {split})")
