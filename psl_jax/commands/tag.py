@@ -293,7 +293,7 @@ class _EventCounter:
         self.num_events, self.highest = 0, (0.0, "")
 
     def __call__(self, tags: FileTags) -> None:
-        self.num_events += len(tags.events)
+        self.num_events += len(tags.found_events)
         if not self.num_events:
             best = int(tags.peaks.argmax())
             self.highest = max(self.highest, (float(tags.peaks[best]), tags.labels[best]))

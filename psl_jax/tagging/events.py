@@ -1,6 +1,7 @@
 """The tags of a waveform, and the events in its scores over time."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -114,6 +115,12 @@ def smooth_rows(rows: np.ndarray, settings: EventSettings) -> np.ndarray:
     return np.asarray(ndimage.median_filter(rows, size, mode="nearest"))
 
 
+def rank_classes(values: np.ndarray, k: int) -> list[int]:
+    """Returns the `k` classes of the highest values [classes], the highest first."""
+    classes: list[int] = np.argsort(-values, kind="stable")[:k].tolist()
+    return classes
+
+
 @dataclasses.dataclass(frozen=True)
 class Tags:
     """The tags of a waveform.
@@ -145,10 +152,14 @@ class Tags:
         best = ", ".join(f"{label} {score:.2f}" for label, score in self.top(3))
         return f"<Tags of {self.seconds:.1f} s, {len(self.labels)} classes: {best}, ...>"
 
+    @functools.cached_property
+    def peaks(self) -> np.ndarray:
+        """The highest score over time of each class: float32 [classes]."""
+        return np.asarray(self.frame_scores.max(axis=0))
+
     def top(self, k: int = 5) -> list[tuple[str, float]]:
         """Returns the `k` best (label, score), the best first."""
-        order = np.argsort(-self.scores, kind="stable")[:k]
-        return [(self.labels[i], float(self.scores[i])) for i in order]
+        return [(self.labels[i], float(self.scores[i])) for i in rank_classes(self.scores, k)]
 
     def events(
         self,

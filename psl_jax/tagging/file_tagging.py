@@ -22,7 +22,7 @@ from psl_jax.audio.readers import DecodeError
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
 from psl_jax.runtime.disk_errors import plain_disk_errors
 from psl_jax.runtime.paths import is_remote, path_of
-from psl_jax.tagging.events import Event, EventSettings, find_events
+from psl_jax.tagging.events import Event, EventSettings, Tags, find_events
 from psl_jax.tagging.tagger import ReadFailure, Tagger
 from psl_jax.tagging.windowing import Timeline
 
@@ -41,42 +41,21 @@ class Input:
     name: str
 
 
-@dataclasses.dataclass(frozen=True)
-class FileTags:
-    """The tags of a file.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FileTags(Tags):
+    """The tags of a file, whose scores over time lie on disk.
 
     Attributes:
       input: the file.
-      labels: names of the classes.
-      seconds: length of the file.
-      scores: float32 [classes], for the whole file.
-      rows: float32 [rows, classes], scores over time; they lie on disk.
-      events: events sorted by onset.
+      found_events: events of the settings with which it was tagged, sorted by onset.
       high_hertz: highest frequency that the file can hold: half of its rate, at most 8 kHz.
       damage: that of a file that was tagged as far as it can be read, else None.
-      embedding, frame_embeddings: float32 [channels], and [rows, channels], or None.
     """
 
     input: Input
-    labels: tuple[str, ...]
-    seconds: float
-    scores: np.ndarray
-    rows: np.ndarray
-    events: list[Event]
+    found_events: list[Event]
     high_hertz: float = SAMPLE_RATE / 2
     damage: str | None = None
-    embedding: np.ndarray | None = None
-    frame_embeddings: np.ndarray | None = None
-
-    @functools.cached_property
-    def peaks(self) -> np.ndarray:
-        """The highest score over time of each class: float32 [classes]."""
-        return np.asarray(self.rows.max(axis=0))
-
-    def rank_classes(self, values: np.ndarray, k: int) -> list[int]:
-        """Returns the `k` classes of highest `values`: `scores` or `peaks`."""
-        classes: list[int] = np.argsort(-values, kind="stable")[:k].tolist()
-        return classes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,20 +238,12 @@ class OpenFile:
         return new_seconds
 
     def finish(self, timeline: Timeline, settings: EventSettings) -> FileTags:
-        labels, num_values = self._tagger.labels, len(timeline.score)
-        rows = np.asarray(np.memmap(self._row_file, np.float32, "r")).reshape(-1, num_values)
-        # Behind the scores of the classes come the values of the embedding, if any.
-        scores, embedding = np.split(timeline.score, [len(labels)])
-        rows, frame_embeddings = np.split(rows, [len(labels)], axis=1)
+        rows = np.asarray(np.memmap(self._row_file, np.float32, "r"))
+        tags = self._tagger.make_tags(rows.reshape(-1, len(timeline.score)), timeline)
         return FileTags(
-            self.input,
-            labels,
-            timeline.seconds,
-            scores,
-            rows,
-            find_events(rows, settings, labels, timeline.seconds),
-            self._high_hertz,
-            self._damage,
-            embedding if len(embedding) else None,
-            frame_embeddings if len(embedding) else None,
+            **vars(tags),
+            input=self.input,
+            found_events=find_events(tags.frame_scores, settings, tags.labels, tags.seconds),
+            high_hertz=self._high_hertz,
+            damage=self._damage,
         )

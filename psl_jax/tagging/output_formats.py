@@ -16,9 +16,8 @@ import numpy as np
 from psl_jax.runtime import disk_errors, files
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import absolute, is_remote, make_printable, path_of
-from psl_jax.tagging.events import Event
+from psl_jax.tagging.events import Event, rank_classes
 from psl_jax.tagging.file_tagging import STDIN, FileTags, Input
-from psl_jax.tagging.windowing import compute_row_times
 
 # Format -> ending of its files, with --out.
 ENDINGS = {
@@ -77,26 +76,26 @@ def render(tags: FileTags, style: str, *, max_tags: int, width: int = 100) -> It
 
 def format_table(tags: FileTags, max_tags: int, width: int = 100) -> str:
     """Formats the best tags of a file with score, highest score over time, and their times."""
-    classes = tags.rank_classes(tags.scores, max_tags)
+    classes = rank_classes(tags.scores, max_tags)
     names = [tags.labels[i] for i in classes]
     name_width = min(max(map(len, names), default=0), 40)
     lines = [
         f"{make_printable(tags.input.path)}  ({format_clock(tags.seconds)})",
-        f"  score  peak   {'tag':{name_width}}{'  when' if tags.events else ''}".rstrip(),
+        f"  score  peak   {'tag':{name_width}}{'  when' if tags.found_events else ''}".rstrip(),
     ]
     for i, name in zip(classes, names, strict=True):
         short_name = shorten(name, name_width)
         beginning = f"  {tags.scores[i]:.3f}  {tags.peaks[i]:.3f}  {short_name:{name_width}}"
-        events = [event for event in tags.events if event.label == name]
+        events = [event for event in tags.found_events if event.label == name]
         lines.append(
             f"{beginning}  {_format_intervals(events, width - len(beginning) - 2)}".rstrip()
         )
-    others = Counter(event.label for event in tags.events if event.label not in names)
+    others = Counter(event.label for event in tags.found_events if event.label not in names)
     if others:
         other_names = "; ".join(shorten(name, 40) for name, _ in others.most_common(5))
         and_more = f" and {len(others) - 5} more" if len(others) > 5 else ""
         lines.append(f"  heard at times, too: {other_names}{and_more}")
-    if not tags.events:
+    if not tags.found_events:
         highest = tags.peaks.max()
         lines.append(f"  no event: a --threshold below {highest:.3f} shows times")
     return "\n".join(lines) + "\n\n"
@@ -106,9 +105,9 @@ def format_summary(tags: FileTags, max_tags: int) -> str:
     """Formats a line: length, number of events, the best tags with their scores, and the file."""
     names = [
         f"{shorten(tags.labels[i], 40)} {tags.scores[i]:.2f}"
-        for i in tags.rank_classes(tags.scores, max_tags)
+        for i in rank_classes(tags.scores, max_tags)
     ]
-    num_events = len(tags.events)
+    num_events = len(tags.found_events)
     events = f"{num_events} event{'' if num_events == 1 else 's'}"
     best_tags = ", ".join(names) or "-"
     name = make_printable(tags.input.path)
@@ -135,7 +134,7 @@ def format_event_rows(tags: FileTags) -> str:
     name = make_printable(tags.input.path)
     return "".join(
         _format_csv_line((name, f"{onset:.2f}", f"{offset:.2f}", label, f"{score:.4f}"))
-        for onset, offset, label, score in tags.events
+        for onset, offset, label, score in tags.found_events
     )
 
 
@@ -143,14 +142,14 @@ def format_audacity(tags: FileTags) -> str:
     """Formats a label track for Audacity: onset, offset and label, separated by tabs."""
     return "".join(
         f"{onset:.6f}\t{offset:.6f}\t{' '.join(label.split())} {score:.2f}\n"
-        for onset, offset, label, score in tags.events
+        for onset, offset, label, score in tags.found_events
     )
 
 
 def format_raven(tags: FileTags) -> str:
     """Formats a selection table for Raven; an event spans all frequencies of the recording."""
     lines = ["\t".join(_RAVEN_COLUMNS)]
-    for number, (onset, offset, label, score) in enumerate(tags.events, 1):
+    for number, (onset, offset, label, score) in enumerate(tags.found_events, 1):
         times, band = (f"{onset:.6f}", f"{offset:.6f}"), ("0", f"{tags.high_hertz:g}")
         name = " ".join(label.split())
         place = (f"{number}", "Spectrogram 1", "1", *times, *band)
@@ -171,7 +170,7 @@ def to_json(tags: FileTags, max_tags: int) -> dict[str, Any]:
                 "score": round(float(tags.scores[i]), 4),
                 "peak": round(float(tags.peaks[i]), 4),
             }
-            for i in tags.rank_classes(tags.scores, max_tags)
+            for i in rank_classes(tags.scores, max_tags)
         ],
         "events": [
             {
@@ -180,7 +179,7 @@ def to_json(tags: FileTags, max_tags: int) -> dict[str, Any]:
                 "label": label,
                 "score": round(score, 4),
             }
-            for onset, offset, label, score in tags.events
+            for onset, offset, label, score in tags.found_events
         ],
     }
 
@@ -195,12 +194,13 @@ def format_frame_rows(
     file_column = [make_printable(tags.input.path)] if with_file else []
     if header:
         yield _format_csv_line([*(["file"] if with_file else []), "time", *tags.labels])
-    times = compute_row_times(len(tags.rows))
-    for start in range(0, len(times), _ROWS_AT_ONCE):
+    for start in range(0, len(tags.frame_times), _ROWS_AT_ONCE):
         rows = slice(start, start + _ROWS_AT_ONCE)
         yield "".join(
             _format_csv_line([*file_column, f"{time:.2f}", *(f"{score:.4f}" for score in scores)])
-            for time, scores in zip(times[rows], tags.rows[rows].tolist(), strict=True)
+            for time, scores in zip(
+                tags.frame_times[rows], tags.frame_scores[rows].tolist(), strict=True
+            )
         )
 
 
@@ -295,7 +295,7 @@ def write_embeddings(path: pathlib.Path, tags: FileTags) -> None:
         np.savez(
             file,
             embedding=tags.embedding,
-            frame_times=compute_row_times(len(tags.frame_embeddings)),
+            frame_times=tags.frame_times,
             frame_embeddings=tags.frame_embeddings,
         )
 

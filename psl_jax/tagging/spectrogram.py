@@ -11,6 +11,7 @@ from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.networks.frontend import HOP, LogMel, num_frames
 from psl_jax.runtime import files
 from psl_jax.runtime.paths import make_printable
+from psl_jax.tagging.events import rank_classes
 from psl_jax.tagging.file_tagging import FileTags
 from psl_jax.tagging.output_formats import format_clock, shorten
 from psl_jax.tagging.windowing import FRAME_SECONDS, MaxPool, WindowCutter
@@ -112,7 +113,7 @@ def draw_tags(tags: FileTags, decibels: np.ndarray, column_seconds: float) -> "F
     """
     from matplotlib.figure import Figure
 
-    classes = tags.rank_classes(tags.peaks, NUM_TAGS)
+    classes = rank_classes(tags.peaks, NUM_TAGS)
     height = 2.6 + 0.27 * len(classes)
     figure = Figure(figsize=(11, height), layout="constrained")
     top_axes, bottom_axes = figure.subplots(
@@ -133,7 +134,7 @@ def draw_tags(tags: FileTags, decibels: np.ndarray, column_seconds: float) -> "F
 
 def _draw_heat(axes: Any, tags: FileTags, classes: list[int]) -> Any:
     pool = MaxPool()
-    pool.add(tags.rows[:, classes])
+    pool.add(tags.frame_scores[:, classes])
     scores = pool.rows.T  # [tags, rows]
     scores = np.concatenate([scores, scores[:, -1:]], axis=1)  # the last row reaches to the end
     start, stop = np.array([0, scores.shape[1]]) * pool.step * FRAME_SECONDS - FRAME_SECONDS / 2
@@ -148,7 +149,7 @@ def _draw_heat(axes: Any, tags: FileTags, classes: list[int]) -> Any:
         interpolation="nearest",
     )
     names = [tags.labels[i] for i in classes]
-    for event in tags.events:
+    for event in tags.found_events:
         if event.label in names:
             row = names.index(event.label) + 0.93
             times = [event.onset, event.offset]

@@ -196,25 +196,28 @@ class Tagger:
                 refuse(item.source, item.error)
             timelines[item.source] = item.timeline
             rows_by_number[item.source].append(item.rows)
-        all_tags = []
-        for number, parts in enumerate(rows_by_number):
-            # Behind the scores of the classes come the values of the embedding.
-            scores, embedding = np.split(timelines[number].score, [len(self.labels)])
-            rows, embedding_rows = np.split(np.concatenate(parts), [len(self.labels)], axis=1)
-            all_tags.append(
-                Tags(
-                    self.labels,
-                    scores,
-                    rows,
-                    compute_row_times(len(rows)),
-                    timelines[number].seconds,
-                    self.thresholds,
-                    embedding if embeddings else None,
-                    embedding_rows if embeddings else None,
-                    self.median_filter,
-                )
-            )
+        all_tags = [
+            self.make_tags(np.concatenate(rows), timelines[number])
+            for number, rows in enumerate(rows_by_number)
+        ]
         return all_tags if is_list else all_tags[0]
+
+    def make_tags(self, rows: np.ndarray, timeline: Timeline) -> Tags:
+        """Makes the tags of a waveform of all its rows and its timeline, as `run` gives them."""
+        # Behind the scores of the classes come the values of the embedding, if any.
+        scores, embedding = np.split(timeline.score, [len(self.labels)])
+        frame_scores, frame_embeddings = np.split(rows, [len(self.labels)], axis=1)
+        return Tags(
+            self.labels,
+            scores,
+            frame_scores,
+            compute_row_times(len(rows)),
+            timeline.seconds,
+            self.thresholds,
+            embedding if len(embedding) else None,
+            frame_embeddings if len(embedding) else None,
+            self.median_filter,
+        )
 
     def stream(
         self,

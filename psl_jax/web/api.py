@@ -210,7 +210,7 @@ def _add_frames(answer: str, tags: FileTags) -> Iterator[str]:
     labels = json.dumps(list(tags.labels))
     yield answer[:-1]
     yield f', "frames": {{"seconds": {FRAME_SECONDS}, "labels": {labels}, "scores": ['
-    for number, block in enumerate(split_rows(tags.rows)):
+    for number, block in enumerate(split_rows(tags.frame_scores)):
         lines = (f"[{', '.join(f'{score:.4f}' for score in row)}]" for row in block.tolist())
         yield (",\n" if number else "") + ",\n".join(lines)
     yield "]}}"

@@ -265,7 +265,7 @@ def pack(tags: FileTags, mel: np.ndarray, mel_step: float, waveform: np.ndarray)
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 4)  # what follows is read as 16-bit numbers
     yield len(text).to_bytes(4, "little") + text
-    for block in split_rows(tags.rows):
+    for block in split_rows(tags.frame_scores):
         yield np.rint(block * 65535).astype("<u2").tobytes()
     yield mel.tobytes()
     yield waveform.tobytes()

@@ -27,7 +27,10 @@ def test_names_of_outputs_do_not_collide_in_any_order(tmp_path):
 def tags_of(labels, seconds=1.0, events=()):
     """Of a file; the first label has the highest score."""
     scores = np.linspace(0.9, 0.1, len(labels), dtype=np.float32)
-    return FileTags(Input("x.wav", "x.wav"), labels, seconds, scores, scores[None], list(events))
+    return FileTags(
+        labels, scores, scores[None], np.zeros(1), seconds,
+        input=Input("x.wav", "x.wav"), found_events=list(events),
+    )  # fmt: skip
 
 
 def test_table_with_long_labels_and_no_events():

@@ -466,7 +466,7 @@ def test_each_format_is_that_of_the_command(page, clips, tags):
         time.sleep(0.1)
     events = expected(tags, threshold=0.6, own={"siren": 0.3})
     source = Input(clips[0].name, clips[0].name)
-    whole = FileTags(source, tags.labels, tags.seconds, tags.scores, tags.frame_scores, events)
+    whole = FileTags(**vars(tags), input=source, found_events=events)
     name = "street & _b_"  # as the browser saves it
     for style, between in [("csv", ","), ("audacity", "\t"), ("raven", "\t")]:
         text = saved(page, name + output_formats.ENDINGS[style]).decode()
