@@ -275,7 +275,7 @@ def _resegment(arguments: argparse.Namespace, out: pathlib.Path) -> None:
 
 
 def _page(arguments: argparse.Namespace, out: pathlib.Path) -> None:
-    from psl_jax.reporting import label_page
+    from psl_jax.reporting import audio_examples
     from psl_jax.runtime import distributed
 
     if arguments.clips < 1:
@@ -286,9 +286,11 @@ def _page(arguments: argparse.Namespace, out: pathlib.Path) -> None:
     source = open_folder(arguments.data, arguments.split)
     labels = _open_labels(arguments.source, source)
     disk_errors.check_writable(out.parent, "--out")
-    clips = label_page.choose(source.index, arguments.clips, arguments.seed, arguments.choose)
-    rule = label_page.RULES[arguments.choose].format(seed=arguments.seed)
-    size = label_page.write_page(out, source, labels, clips, rule).stat().st_size
+    clips = audio_examples.choose_clips(
+        source.index, arguments.clips, arguments.seed, arguments.choose
+    )
+    rule = audio_examples.RULES[arguments.choose].format(seed=arguments.seed)
+    size = audio_examples.write_label_page(out, source, labels, clips, rule).stat().st_size
     print(f"{len(clips)} clips in {out}: {size / 1e6:.1f} MB")
     if size > 30e6:
         print("note: some browsers are slow with so large a page; give fewer --clips")

@@ -86,7 +86,7 @@ class SoftLabelStage:
                 "one, such as --config.teacher=mn04, to experiments on soft labels "
                 "(--config own_data:unlabelled)"
             )
-        return open_teacher.read_classes(self.teacher, self.settings.relabel)
+        return open_teacher.list_classes(self.teacher, self.settings.relabel)
 
     @property
     def is_stored(self) -> bool:

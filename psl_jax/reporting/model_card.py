@@ -10,7 +10,7 @@ import numpy as np
 
 from psl_jax.networks.trained_model import Model
 from psl_jax.reporting import run_page
-from psl_jax.reporting.class_table import PER_CLASS, read_classes
+from psl_jax.reporting.result_tables import read_classes
 from psl_jax.runtime import files, run_files
 from psl_jax.runtime.paths import path_of
 from psl_jax.scoring import bootstrap, evaluation, event_metrics
@@ -47,7 +47,7 @@ def card(
     config = run_files.read_config(folder)
     figures = _read_figures(folder)
     has_few_classes = len(model.classes) <= _MOST_CLASSES
-    rows = read_classes(folder / PER_CLASS) if has_few_classes else []
+    rows = read_classes(folder / evaluation.PER_CLASS) if has_few_classes else []
     context = {
         "header": _make_header(model.info.name, licence, figures, config.get("data", {})),
         "model": model,

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from psl_jax.reporting import figures
-from psl_jax.reporting.class_table import ClassTable
 from psl_jax.reporting.figures import Bar, Caption, DotSeries, Figure, Series
+from psl_jax.reporting.result_tables import ClassTable
 from psl_jax.training.metric_log import LEARNING_RATE, LOSS, VALIDATION_MAP
 
 _MAX_POINTS = 500

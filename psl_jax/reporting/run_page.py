@@ -16,14 +16,13 @@ import jinja2
 from markupsafe import Markup
 
 from psl_jax.reporting import result_figures, result_tables
-from psl_jax.reporting.class_table import PER_CLASS, read_classes
-from psl_jax.reporting.result_tables import decimal, percent
+from psl_jax.reporting.result_tables import decimal, percent, read_classes
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
 from psl_jax.runtime.run_files import CONFIG, LABEL_QUALITY, NOTES
 from psl_jax.runtime.settings import flatten
-from psl_jax.scoring.evaluation import METRICS
+from psl_jax.scoring.evaluation import METRICS, PER_CLASS
 from psl_jax.scoring.event_metrics import EVENT_METRICS
 from psl_jax.training.metric_log import VALIDATION_MAP, read_log
 

@@ -8,7 +8,6 @@ from urllib.parse import quote
 
 from psl_jax.reporting import (
     audio_examples,
-    class_table,
     figures,
     result_figures,
     result_tables,
@@ -39,7 +38,7 @@ def write(suite_dir: str | os.PathLike[str], results: Mapping[str, Any]) -> path
     references = results.get("references") or {}
     best = best_of(experiments, references)
     reference = references.get(best or "", reference)
-    classes = class_table.class_table(runs, best, reference)
+    classes = result_tables.class_table(runs, best, reference)
     seeds = results.get("seeds") or []
     shown = _figures(results, runs, classes)
     folder = suite_dir / figures.FOLDER
@@ -74,7 +73,7 @@ def write(suite_dir: str | os.PathLike[str], results: Mapping[str, Any]) -> path
 def _figures(
     results: Mapping[str, Any],
     runs: Mapping[str, Sequence[pathlib.Path]],
-    classes: class_table.ClassTable | None,
+    classes: result_tables.ClassTable | None,
 ) -> dict[str, list[Figure]]:
     """Those of each section, by their name in the template."""
     seeds, paper = results.get("seeds") or [], results.get("paper") or {}

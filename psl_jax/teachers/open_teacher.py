@@ -10,8 +10,13 @@ fitted:FILE.npz                  a classifier on the scores of others, by psl-ja
 0.7*mn:A.pt+0.3*tflite:B.tflite  the weighted mean of several
 """
 
+import hashlib
+import importlib
+import inspect
 import os
+import pathlib
 import re
+import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -19,15 +24,23 @@ import numpy as np
 
 from psl_jax.data.label_manifest import LabelRule
 from psl_jax.networks.architecture import num_parameters
-from psl_jax.networks.class_lists import match_classes
+from psl_jax.networks.class_lists import audioset_classes, match_classes, read_classes
 from psl_jax.networks.trained_model import Model
+from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import is_remote, path_of
 from psl_jax.scoring.relabeling import TeacherIdentity
 from psl_jax.scoring.scorer import Scorer
 from psl_jax.scoring.settings import RelabelSettings
 from psl_jax.teachers import combined_teachers
-from psl_jax.teachers.teacher import Teacher, describe
+from psl_jax.teachers.host_scorer import HostScorer
+from psl_jax.teachers.teacher import (
+    Teacher,
+    check_scores,
+    describe,
+    make_quiet_noise,
+    refuse_other_types,
+)
 from psl_jax.weights.published_weights import PUBLISHED, fetch
 
 KINDS = ("run", "mn", "onnx", "tflite", "python", "transformers", "fitted")
@@ -114,9 +127,7 @@ def load_teacher(part: Part, *, trust_remote_code: bool = False) -> Teacher:
         published = model.info.origin.get("imported", {}) if part.kind == "mn" else {}
         return make_own_teacher(model, published.get("sha256", "")[:16])
     if part.kind == "python":
-        from psl_jax.teachers import python_teacher
-
-        return python_teacher.load(part.where)
+        return _load_function(part.where)
     if part.kind == "transformers":
         from psl_jax.teachers import transformers_teacher
 
@@ -161,7 +172,65 @@ def make_own_teacher(model: Model, file_digest: str = "") -> Teacher:
     )
 
 
-def read_classes(name: str | os.PathLike[str], settings: RelabelSettings) -> tuple[str, ...]:
+def _load_function(where: str) -> Teacher:
+    """Imports the function `module:name` of waveforms float32 [batch, samples] to probabilities.
+
+    Attributes of the function describe it: `classes`, names or the path of a CSV (default:
+    AudioSet's); `rate` in Hz (default 16,000); `version`, part of its digest beside its module's
+    source. Raises UserError for one that cannot be imported, or fails on two seconds of noise.
+    """
+    module_name, colon, name = where.partition(":")
+    if not colon or not module_name or not name:
+        raise UserError(f"python:{where}: expected python:package.module:function")
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # as with python -m: modules of the working directory
+    try:
+        module = importlib.import_module(module_name)
+        function = getattr(module, name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"python:{where}: {error}") from error
+    if not callable(function):
+        raise UserError(f"python:{where} is a {type(function).__name__}, expected a function")
+    listed = getattr(function, "classes", None) or audioset_classes()
+    classes = read_classes(listed)[0] if isinstance(listed, str | pathlib.Path) else tuple(listed)
+    rate = getattr(function, "rate", 16_000)
+    if not isinstance(rate, int) or not 4000 <= rate <= 192_000:
+        raise UserError(f"python:{where}: its rate is {rate!r}, expected Hz, such as 32000")
+    try:
+        source_hash = hashlib.sha256(inspect.getsource(module).encode()).hexdigest()
+    except (OSError, TypeError):
+        source_hash = ""  # compiled: its version tells
+    version = str(getattr(function, "version", ""))
+    digest = files.json_digest([where, source_hash, version, list(classes), rate])
+
+    def run(waveforms: np.ndarray) -> np.ndarray:
+        scores = np.asarray(function(waveforms), np.float32)
+        expected = len(waveforms), len(classes)
+        if scores.shape != expected:
+            raise UserError(
+                f"{where} gave {scores.shape} for {waveforms.shape}: expected {expected}, "
+                "[batch, classes]"
+            )
+        return scores
+
+    def open_scorer(rule: LabelRule, num_devices: int | None) -> HostScorer:
+        refuse_other_types(rule, where)
+        return HostScorer(run, rate, rule)
+
+    check_scores(run(make_quiet_noise(2, rate)), where)
+    return Teacher(
+        where,
+        classes,
+        rate,
+        digest,
+        describe("python", where, classes, rate=rate, digest=digest),
+        f"{where}: a Python function at {rate / 1000:g} kHz, digest {digest}, {len(classes)} "
+        "classes",
+        open_scorer,
+    )
+
+
+def list_classes(name: str | os.PathLike[str], settings: RelabelSettings) -> tuple[str, ...]:
     """The classes of the (first) teacher of a name. Raises UserError."""
     first = parse_name(name)[0]
     return load_teacher(first, trust_remote_code=settings.trust_remote_code).classes

@@ -119,7 +119,7 @@ def open_task(arguments: argparse.Namespace, segments: str) -> Task:
     source, settings = _open_source(arguments), _make_settings(arguments)
     name = arguments.model
     if not source.index.classes:
-        classes = open_teacher.read_classes(name, settings)
+        classes = open_teacher.list_classes(name, settings)
         source = source.with_index(source.index.with_classes(classes))
     opened = open_teacher.open_teacher(name, source.index.classes, settings)
     segmentation = Segmentation(_parse_seconds(segments, opened.teacher, source))

@@ -15,7 +15,7 @@ from sklearn.metrics import average_precision_score
 from psl_jax.audio.segments import Segmentation
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.experiments import suite_results
-from psl_jax.reporting import class_table, figures, result_figures, suite_page
+from psl_jax.reporting import figures, result_figures, result_tables, suite_page
 from psl_jax.scoring import evaluation, relabeling
 
 NASTY = "Bow-wow, $x$ <b>"
@@ -142,7 +142,7 @@ def suite(tmp_path):
 def test_classes_of_all_experiments_side_by_side(suite):
     folder, results = suite
     runs = {e["name"]: [folder / d for d in e["run_dirs"]] for e in results["experiments"]}
-    table = class_table.class_table(runs, "psl2s", "weak")
+    table = result_tables.class_table(runs, "psl2s", "weak")
     kept = {n: [evaluation.read_scores(d) for d in dirs] for n, dirs in runs.items()}
     for row in table.rows:
         c = kept["weak"][0]["classes"].tolist().index(row.name)
@@ -162,7 +162,7 @@ def test_classes_of_all_experiments_side_by_side(suite):
     assert gains == sorted(gains, reverse=True)
     (figure,) = result_figures.gains(table)
     assert [row[1] for row in list(figure.rows)[1:]] == pytest.approx([100 * g for g in gains])
-    assert class_table.class_table({"x": [folder / "nothing"]}, "x", "weak") is None
+    assert result_tables.class_table({"x": [folder / "nothing"]}, "x", "weak") is None
 
 
 def test_a_suite_leaves_csv_and_png_of_each_figure(suite):

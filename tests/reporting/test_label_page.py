@@ -15,7 +15,7 @@ import synthetic_data
 from label_data import run
 
 from psl_jax.audio.segments import Segmentation
-from psl_jax.reporting import audio_examples, label_page
+from psl_jax.reporting import audio_examples
 from psl_jax.runtime.errors import UserError
 
 SEGMENTATION = Segmentation(1.0)
@@ -50,13 +50,15 @@ def test_classes_take_turns():
     """One class of 97 clips in a hundred, and three rare ones, one of them without any clip."""
     labels = [[0]] * 94 + [[0, 1], [0, 2], [0, 1], [], [], []]
     index = synthetic_data.make_index([100], 16_000, labels, num_classes=4)
-    chosen = label_page.choose(index, 8, seed=1, how="classes").tolist()
+    chosen = audio_examples.choose_clips(index, 8, seed=1, how="classes").tolist()
     assert chosen == sorted(set(chosen)) and len(chosen) == 8
     assert {94, 95, 96} <= set(chosen)
-    assert chosen == label_page.choose(index, 8, seed=1, how="classes").tolist()
-    assert chosen != label_page.choose(index, 8, seed=2, how="classes").tolist()
-    assert len(label_page.choose(index, 200, 0, "classes")) == 100  # also those without labels
-    even = label_page.choose(index, 5, 0, "even")
+    assert chosen == audio_examples.choose_clips(index, 8, seed=1, how="classes").tolist()
+    assert chosen != audio_examples.choose_clips(index, 8, seed=2, how="classes").tolist()
+    assert (
+        len(audio_examples.choose_clips(index, 200, 0, "classes")) == 100
+    )  # also those without labels
+    even = audio_examples.choose_clips(index, 5, 0, "even")
     assert even.tolist() == [0, 24, 49, 74, 99]
 
 
