@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 
 from psl_jax import UserError
 from psl_jax.scoring import bootstrap, metrics
@@ -38,28 +37,6 @@ def test_a_resample_is_the_map_of_its_clips_repeated(seed, clips, classes, ties,
             continue
         expected = metrics.mean_average_precision(truth[chosen], scores[chosen])
         assert value == pytest.approx(expected, abs=1e-12)
-
-
-def test_intervals_are_those_of_scipy():
-    truth, better = random_case(0, clips=60)
-    worse = better + np.random.default_rng(1).normal(size=better.shape)
-
-    def difference(rows):
-        rows = rows.astype(int)
-        means = (metrics.mean_average_precision(truth[rows], s[rows]) for s in (better, worse))
-        return next(means) - next(means)
-
-    expected = stats.bootstrap(
-        (np.arange(60),), difference, n_resamples=2000, method="percentile", vectorized=False,
-        rng=np.random.default_rng(0),
-    )  # fmt: skip
-    centre = difference(np.arange(60)) - expected.bootstrap_distribution.mean()
-    low, high = (value + centre for value in expected.confidence_interval)
-    found = bootstrap.compute_differences([(truth, {"ours": [better], "weak": [worse]})], "weak")
-    assert found.keys() == {"ours"}
-    assert found["ours"].low == pytest.approx(low, abs=0.1 * (high - low))
-    assert found["ours"].high == pytest.approx(high, abs=0.1 * (high - low))
-    assert found["ours"].difference == pytest.approx(difference(np.arange(60)), abs=1e-12)
 
 
 def test_what_is_the_same_is_not_told_apart():

@@ -131,15 +131,6 @@ def test_bad_elements_are_named(model, tmp_path):
         model.tag([b""])
 
 
-def test_embeddings_in_the_same_pass(model):
-    audio = tagging.recording(3.3, seed=8)
-    plain, both = (model.tag(audio, 16_000, embeddings=wanted) for wanted in (False, True))
-    assert plain.embedding is None and plain.frame_embeddings is None
-    np.testing.assert_allclose(both.frame_scores, plain.frame_scores, atol=TOLERANCE)
-    assert both.frame_embeddings.shape == (len(plain.frame_times), model.embedding_size)
-    assert both.events() == plain.events()
-
-
 def test_embeddings_beside_the_probabilities_of_a_softmax():
     small = tagging.model()
     info = dataclasses.replace(small.info, output="softmax")

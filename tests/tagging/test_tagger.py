@@ -4,14 +4,11 @@ import os
 import subprocess
 import sys
 
-import audio_files
 import numpy as np
 import pytest
 import tagging
 
 import psl_jax
-from psl_jax.audio.audio_input import open_blocks
-from psl_jax.audio.segments import Segmentation
 from psl_jax.runtime.errors import UserError
 from psl_jax.scoring.scorer import Scorer
 from psl_jax.tagging import tagger
@@ -97,30 +94,6 @@ def test_embedding_is_what_the_classifier_sees(model):
     np.testing.assert_allclose(tags.embedding, embeddings.mean(axis=0), atol=1e-4)
     np.testing.assert_allclose(tags.scores, scores.mean(axis=0), atol=TOLERANCE)
     assert tags.frame_embeddings.shape == (len(tags.frame_times), model.embedding_size)
-
-
-def test_many_waveforms_are_batched_and_bad_ones_left_out(model, tmp_path):
-    lengths = [2.0, 7.3, 0.3, 31.0, 3.0]
-    paths = [
-        audio_files.write(tmp_path / f"{i}.flac", tagging.recording(seconds, seed=i))
-        for i, seconds in enumerate(lengths)
-    ]
-    audio_files.truncate(paths[3], 0.9)
-    segmentation = Segmentation(2.0)
-    seen: dict[int, list] = {i: [] for i in range(5)}
-    failed = []
-    for item in model.run([open_blocks(path) for path in paths], segmentation):
-        if isinstance(item, tagger.ReadFailure):
-            failed.append((item.source, item.error.kind))
-        else:
-            assert item.source not in [source for source, _ in failed]
-            seen[item.source].append(item)
-    assert failed == [(3, "truncated")]
-    for i in (0, 1, 2, 4):
-        assert [item.is_last for item in seen[i]] == [False] * (len(seen[i]) - 1) + [True]
-        alone = model.tag(paths[i], segment_seconds=2.0, hop_seconds=2.0)
-        rows = [item.rows for item in seen[i]]
-        np.testing.assert_allclose(np.concatenate(rows), alone.frame_scores, atol=1e-6)
 
 
 def test_top_and_events(model):

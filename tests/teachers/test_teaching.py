@@ -11,7 +11,7 @@ from small_teachers import expected, write_onnx
 
 from psl_jax import config as config_lib
 from psl_jax.audio.segments import Segmentation
-from psl_jax.commands import evaluate, relabel
+from psl_jax.commands import relabel
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.source import Source
 from psl_jax.experiments import suite
@@ -80,20 +80,6 @@ def test_labels_are_the_teachers_and_name_it(folder, tmp_path, capsys):
     with pytest.raises(UserError, match=r"teacher_digest differs"):
         relabeled(folder, tmp_path, teacher="other.onnx")
     assert before == {path: path.read_bytes() for path in tmp_path.iterdir()}
-
-
-def test_scores_of_clips_are_the_mean_of_segments(folder, tmp_path):
-    arguments = (f"onnx:{folder / 't.onnx'}", folder / "data", f"--class_map={folder / 'map.csv'}")
-    options = ("--segment_seconds=1", "--unmapped=drop", f"--out={tmp_path}")
-    run(evaluate, *arguments, *options)
-    with np.load(tmp_path / "scores.npz") as stored:
-        scores = stored["scores"]
-    counts = Segmentation(1.0).count_segments(np.array(LENGTHS))
-    means = heard(folder).sum(axis=1) / counts[:, None]
-    np.testing.assert_allclose(scores[:, :2], means, atol=1e-5)
-    assert not scores[:, 2].any()
-    with pytest.raises(SystemExit):
-        run(evaluate, *arguments, "--unmapped=weak", f"--out={tmp_path}")
 
 
 def config_of(folder, **changes):

@@ -165,13 +165,6 @@ def test_a_port_in_use_is_a_user_error(port):
         serve.listen("no.such.host.invalid", 0)
 
 
-def test_wrong_event_settings_are_told_before_the_port_is_taken(monkeypatch):
-    monkeypatch.setattr(serve, "listen", lambda *_: pytest.fail("the port is taken"))
-    for wrong in ("--threshold=2", "--median_filter=2", "--thresholds=no_such_file.csv"):
-        with pytest.raises(UserError, match=r"threshold is 2|odd|cannot read no_such_file\.csv"):
-            serve.main(serve.parse(["serve", "model", wrong]))
-
-
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="needs IPv6")
 def test_all_addresses_of_ipv6_are_those_of_ipv4_too():
     with serve.listen("::", 0) as listener:
