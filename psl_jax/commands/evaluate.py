@@ -21,7 +21,6 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from psl_jax.data.clip_index import ClipIndex
@@ -91,11 +90,7 @@ def main(arguments: argparse.Namespace) -> None:
     name = f"{teacher.name}-{arguments.split}-{length}"
     out = path_of(arguments.out or path_of("evaluations") / name)
     scorer = task.make_scorer()
-    if jax.process_index() == 0:
-        plan = scoring_cli.describe_plan(
-            task, segmentation, scorer=scorer, arguments=arguments, out=out
-        )
-        print("\n".join(plan), flush=True)
+    scoring_cli.print_plan(task, segmentation, scorer=scorer, arguments=arguments, out=out)
     event_settings: dict[str, Any] = {}
     if arguments.events:
         event_evaluation.check_events(source.index)

@@ -57,16 +57,17 @@ def main(arguments: argparse.Namespace) -> None:
         "segment_seconds": task.segmentation.seconds,
         "dtype": arguments.dtype,
     }
-    if jax.process_index() == 0:
-        plan = scoring_cli.describe_plan(
-            task, task.segmentation, scorer=scorer, arguments=arguments, out=arguments.out
-        )
-        num_features = len(task.teacher.classes)
-        megabytes = 12 * len(index) * num_features / 1e6
-        regressions = f"{index.num_classes} logistic regressions on {num_features} features"
-        print(
-            *plan, f"fit     {regressions}, memory about {megabytes:,.0f} MB", sep="\n", flush=True
-        )
+    num_features = len(task.teacher.classes)
+    regressions = f"{index.num_classes} logistic regressions on {num_features} features"
+    megabytes = 12 * len(index) * num_features / 1e6
+    scoring_cli.print_plan(
+        task,
+        task.segmentation,
+        scorer=scorer,
+        arguments=arguments,
+        out=arguments.out,
+        more=[f"fit     {regressions}, memory about {megabytes:,.0f} MB"],
+    )
     if not index.class_counts().any():
         raise UserError(f"no clip of split {index.split!r} has a label: there is nothing to fit to")
     if arguments.dry_run:

@@ -78,7 +78,6 @@ def add_segments(add: Callable[..., Any]) -> None:
 
 def main(arguments: argparse.Namespace) -> None:
     """Relabels, and tells what the labels are like."""
-    import jax
 
     from psl_jax.data.soft_labels import SoftLabels
     from psl_jax.runtime import parallel, run_files
@@ -86,10 +85,9 @@ def main(arguments: argparse.Namespace) -> None:
 
     work = beam_relabeling.open_relabeling(arguments)
     task, out = work.task, work.out
-    if jax.process_index() == 0:
-        cut, scorer = task.segmentation, work.scorer
-        plan = scoring_cli.describe_plan(task, cut, scorer=scorer, arguments=arguments, out=out)
-        print("\n".join(plan), flush=True)
+    scoring_cli.print_plan(
+        task, task.segmentation, scorer=work.scorer, arguments=arguments, out=out
+    )
     if arguments.dry_run:
         return
 

@@ -14,7 +14,6 @@ model was not trained on.
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -22,6 +21,8 @@ from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.corrections import Corrections
 from psl_jax.data.source import Source, open_folder
 from psl_jax.networks.trained_model import Model, Thresholds
+from psl_jax.reporting import result_tables
+from psl_jax.reporting.result_tables import Table
 from psl_jax.runtime import cli_entry, distributed, files, run_files
 from psl_jax.runtime.errors import UserError
 from psl_jax.tagging import tagging_cli, threshold_tuning
@@ -101,7 +102,7 @@ def main(arguments: argparse.Namespace) -> None:
     header, rows = _tabulate_classes(index.classes, tuning, test)
     if arguments.csv:
         files.write_csv(arguments.csv, header, rows)
-    print("\n".join(_describe_tuning(index, tuning, test, arguments.test_split, rows)))
+    print("\n".join(_describe_tuning(index, tuning, test, arguments.test_split, header, rows)))
     if num_others := len(set(model.classes) - set(index.classes)):
         print(
             f"{num_others} of the model's classes are not in these data: they have "
@@ -167,18 +168,18 @@ def _count_clips(index: ClipIndex, unit: str) -> int:
 
 def _tabulate_classes(
     classes: Sequence[str], tuning: TuningResult, test: TuningResult | None
-) -> tuple[list[str], list[tuple[Any, ...]]]:
+) -> tuple[list[str], list[list[str]]]:
     """Makes the header and a row for each class."""
-    columns: dict[str, list[Any]] = {
-        "class": list(classes),
+    columns = {
+        "class": classes,
         "threshold": [f"{value:.4g}" for value in tuning.thresholds],
         "F1": _format_f1(tuning.f1, tuning),
         "F1 at 0.5": _format_f1(tuning.f1_default, tuning),
-        f"true {tuning.unit}": tuning.num_true.tolist(),
+        f"true {tuning.unit}": list(map(str, tuning.num_true)),
     }
     if test is not None:
         columns["F1 on the test split"] = _format_f1(test.f1, test)
-    return list(columns), list(zip(*columns.values(), strict=True))
+    return list(columns), list(map(list, zip(*columns.values(), strict=True)))
 
 
 def _format_f1(values: np.ndarray, tuning: TuningResult) -> list[str]:
@@ -191,7 +192,8 @@ def _describe_tuning(
     tuning: TuningResult,
     test: TuningResult | None,
     test_split: str,
-    rows: Sequence[tuple[Any, ...]],
+    header: list[str],
+    rows: list[list[str]],
 ) -> list[str]:
     """Describes the result in lines."""
     is_by_rows, has_clips = tuning.unit == "rows", tuning.has_clips
@@ -200,12 +202,8 @@ def _describe_tuning(
     of_all = "" if num_clips == len(index) else f" of {len(index):,}"
     lines = [f"F1 of {unit}, {index.split}: {num_clips:,}{of_all} clips, {has_clips.sum()} classes"]
     if len(rows) <= _MOST_LINES:
-        width = min(max(map(len, index.classes)), 40)
-        lines.append(f"  {'class':{width}}  threshold     F1  at 0.5  {tuning.unit} that have it")
-        lines += [
-            f"  {name[:width]:{width}}  {threshold:>9}  {f1:>5}   {f1_default:>5}  {num_true:>5}"
-            for name, threshold, f1, f1_default, num_true, *_ in rows
-        ]
+        is_numeric = [False] + [True] * (len(header) - 1)
+        lines.append(result_tables.format_plain(Table(header, is_numeric, rows)))
     lines.append(
         f"mean F1 {tuning.f1[has_clips].mean():.3f} with these thresholds (tuned on the same "
         f"clips), {tuning.f1_default[has_clips].mean():.3f} with 0.5"

@@ -284,16 +284,20 @@ def coverage_note(experiments: Sequence[Mapping[str, Any]]) -> str:
 def format_table(results: Mapping[str, Any]) -> str:
     """The suite's results as aligned plain text for a terminal; mAP in percent."""
     experiments, references = results.get("experiments", []), results.get("references")
-    parts = [_plain(suite_table(results)), "" if references else coverage_note(experiments)]
+    parts = [format_plain(suite_table(results)), "" if references else coverage_note(experiments)]
     if quality := quality_table(results):
         scored = " (mAP against the true events, segment by segment)"
-        parts += [f"The labels themselves{scored * ('mAP %' in quality.header)}:", _plain(quality)]
+        parts += [
+            f"The labels themselves{scored * ('mAP %' in quality.header)}:",
+            format_plain(quality),
+        ]
     if different := coverage_warning(experiments, references):
         parts.append(f"WARNING: {different}")
     return "\n\n".join(filter(None, parts))
 
 
-def _plain(table: Table) -> str:
+def format_plain(table: Table) -> str:
+    """A table as aligned text, with a line below its header."""
     lines = [table.header, *table.rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["─" * width for width in widths])

@@ -187,15 +187,21 @@ def _parse_seconds(segments: str, teacher: Teacher, source: Source) -> float:
     return seconds
 
 
-def describe_plan(
+def print_plan(
     task: Task,
     segmentation: AnySegmentation,
     *,
     scorer: SegmentScorer,
     arguments: argparse.Namespace,
     out: object,
-) -> list[str]:
-    """Describes what will be done, in lines; `segmentation` is how the clips are cut."""
+    more: Sequence[str] = (),
+) -> None:
+    """Prints, in the first process, what will be done.
+
+    segmentation: how the clips are cut. more: further lines.
+    """
+    if jax.process_index():
+        return
     index, teacher = task.source.index, task.teacher
     num_classes = len(teacher.classes)
     batch_size = scorer.fitting(arguments.batch_size, segmentation.seconds)
@@ -212,7 +218,7 @@ def describe_plan(
     if index.sample_rate != teacher.rate:
         rates = f", at {index.sample_rate // 1000} kHz, resampled on the fly to "
         rates += f"{teacher.rate // 1000} kHz"
-    return [
+    lines = [
         f"model   {teacher.summary}",
         f"data    {index.split}: {len(index):,} clips, {index.hours:.2f} h, ids "
         f"{index.ids_sha256[:12]}…{rates}",
@@ -223,3 +229,4 @@ def describe_plan(
         f"{2 * batch_size * segmentation.segment_samples / 1e6:,.1f} MB",
         f"out     {out}",
     ]
+    print(*lines, *more, sep="\n", flush=True)

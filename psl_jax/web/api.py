@@ -192,16 +192,10 @@ def make_default_settings(service: Service) -> UsedSettings:
 
 def _make_answer(tags: FileTags, settings: UsedSettings, num_tags: int, model: str) -> Tagged:
     content = output_formats.to_json(tags, num_tags)
-    return Tagged(
-        name=content["file"],
-        model=model,
-        seconds=content["seconds"],
-        tags=[
-            Tag(**tag, threshold=settings.thresholds.get(tag["label"], settings.threshold))
-            for tag in content["tags"]
-        ],
-        events=[Event(**event) for event in content["events"]],
-        settings=settings,
+    for tag in content["tags"]:
+        tag["threshold"] = settings.thresholds.get(tag["label"], settings.threshold)
+    return Tagged.model_validate(
+        content | {"name": content["file"], "model": model, "settings": settings}
     )
 
 
