@@ -157,7 +157,8 @@ def local_batch_size(batch_size: int, mesh: Mesh) -> int:
             f"a batch of {batch_size} does not divide over {mesh.size} devices; "
             f"choose a multiple of {mesh.size}"
         )
-    return batch_size // jax.process_count()
+    num_processes: int = jax.process_count()
+    return batch_size // num_processes
 
 
 def prefetch(items: Iterable[Any], function: Callable[..., Any], depth: int = 3) -> Generator[Any]:
