@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from psl_jax.audio.decoding import read_audio
+from psl_jax.audio import decoding
 from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.networks.architecture import Network, Variables, clip_probabilities
 from psl_jax.networks.frontend import LogMel
@@ -147,7 +147,7 @@ def _audio(flags: argparse.Namespace) -> np.ndarray:
         sys.exit(f"{flags.audio}: no .wav, .flac or .ogg in it")
     rows = np.zeros((min(flags.batch, len(paths)), samples), np.int16)
     for row, path in zip(rows, paths, strict=False):
-        heard = read_audio(path, flags.seconds)[:samples]
+        heard = decoding.decode(path, flags.seconds).samples[:samples]
         row[: len(heard)] = heard
     return rows
 

@@ -36,16 +36,10 @@ def open_blocks(
     on_open: OnOpen | None = None,
     rate: int = SAMPLE_RATE,
 ) -> Blocks:
-    """Returns the blocks of a file (path, binary file object or bytes), or of a waveform.
+    """Returns the blocks, at `rate`, of a file (path, binary file object or bytes) or a waveform.
 
-    A pipe, or a file object without `seek`, is read into memory. Raises UserError for an array that
-    is no waveform.
-
-    Args:
-      audio: the file or waveform.
-      sample_rate: rate of a waveform in Hz.
-      on_open: is called with a file's rate in Hz each time it is opened.
-      rate: of the blocks, one of `segments.RATES`.
+    A pipe, or a file object without `seek`, is read into memory. sample_rate: of a waveform, in Hz.
+    on_open: is called with a file's rate each time it is opened. Raises UserError for no waveform.
     """
     if isinstance(audio, bytes | bytearray | memoryview):
         audio = io.BytesIO(audio)

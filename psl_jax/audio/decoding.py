@@ -53,26 +53,15 @@ class Audio:
         return not self.samples.any()
 
 
-def read_audio(file: AudioFile, max_seconds: float | None = None) -> np.ndarray:
-    """Reads the audio of `file` at 16 kHz mono: int16 [samples]. See `decode`."""
-    return decode(file, max_seconds).samples
-
-
 def decode(file: AudioFile, max_seconds: float | None = None, rate: int = SAMPLE_RATE) -> Audio:
-    """Decodes any file that libsndfile or FFmpeg reads, at any rate and channels.
+    """Decodes any file that libsndfile or FFmpeg reads, cut to `max_seconds` (None: all of it).
 
     Channels are averaged and other rates resampled with soxr HQ; values past full scale saturate.
     16 kHz mono 16-bit sources come out bit for bit. Memory is bounded by the result.
 
-    Args:
-      file: a path or a seekable binary file object.
-      max_seconds: cuts there; None reads everything.
-      rate: of the result, one of `segments.RATES`.
-
-    Raises:
-      DecodeError: no usable audio; its `kind` and `detail` say why. A file that ends before the
-        length in its header is "truncated", unless all of the first `max_seconds` are there; one
-        with damage in the middle, which FFmpeg finds, is "damaged".
+    Raises DecodeError where there is no usable audio. A file that ends before the length in its
+    header is "truncated", unless all of the first `max_seconds` are there; one with damage in the
+    middle, which FFmpeg finds, is "damaged".
     """
     with _open_reader(file) as reader:
         max_seconds = math.inf if max_seconds is None else max_seconds
@@ -87,7 +76,7 @@ def decode_blocks(
 ) -> Iterator[np.ndarray]:
     """Decodes as `decode(file)` does, block by block: int16 [ticks] or [ticks, 2].
 
-    on_open: is called with the file's rate in Hz. DecodeError may come after some blocks.
+    on_open: is called with the file's rate. DecodeError may come after some blocks.
     """
     num_samples = 0
     with _open_reader(file) as reader:
@@ -99,17 +88,6 @@ def decode_blocks(
             yield _to_int16(block)
         reader.check(math.inf, whole=True)
     check_length(num_samples)
-
-
-@contextlib.contextmanager
-def _copy_from_bucket(place: str | os.PathLike[str]) -> Iterator[str]:
-    """Copies an object of a bucket; returns the path of the copy."""
-    if path_of(place).is_dir():
-        raise DecodeError("unreadable", "a folder, not a file")
-    if not path_of(place).exists():
-        raise DecodeError("missing", "no such object")
-    with local_copy(place) as copy:
-        yield os.fspath(copy)
 
 
 class Form(NamedTuple):
@@ -127,10 +105,7 @@ def read_form(file: AudioFile) -> Form:
 
 
 def measure_seconds(file: AudioFile) -> float:
-    """Seconds of audio in a file, which is decoded only where neither header nor packets say it.
-
-    Encoders pad: it may be some hundredths of a second more than what `decode` gives.
-    """
+    """Seconds of audio in a file, perhaps some hundredths more than `decode` gives."""
     with _open_reader(file) as reader:
         exact_seconds = reader.exact_seconds
         return reader.measure_seconds() if exact_seconds is None else exact_seconds
@@ -140,7 +115,11 @@ def measure_seconds(file: AudioFile) -> float:
 def _open_reader(file: AudioFile) -> Iterator[Reader]:
     """Opens a reader of a file, of a copy if it is in a bucket; its errors become DecodeErrors."""
     if isinstance(file, str | os.PathLike) and is_remote(file):
-        with _copy_from_bucket(file) as copy, _open_reader(copy) as reader:
+        if path_of(file).is_dir():
+            raise DecodeError("unreadable", "a folder, not a file")
+        if not path_of(file).exists():
+            raise DecodeError("missing", "no such object")
+        with local_copy(file) as copy, _open_reader(copy) as reader:
             yield reader
         return
     with contextlib.ExitStack() as stack:

@@ -71,10 +71,7 @@ class Segmentation:
         return round((self.hop_seconds or self.seconds) * SAMPLE_RATE)
 
     def count_segments(self, num_samples: np.ndarray | int) -> np.ndarray:
-        """Counts the segments of clips of `num_samples` [...]: int32 [...], at least 1 each.
-
-        The last segment may be partly padding; a remainder under `shortest_seconds` is left out.
-        """
+        """Counts the segments of clips of `num_samples` [...]: int32 [...], at least 1 each."""
         segment_samples, hop_samples = self.segment_samples, self.hop_samples
         min_samples = min(
             max(round(self.shortest_seconds * SAMPLE_RATE), 1), segment_samples, hop_samples
@@ -85,10 +82,7 @@ class Segmentation:
         return np.asarray(np.maximum(1 + num_more, 1), np.int32)
 
     def number_segments(self, num_samples: np.ndarray) -> np.ndarray:
-        """Numbers the segments clip after clip: of each clip the first, then of all the count.
-
-        num_samples: [clips]. Returns int64 [clips + 1].
-        """
+        """Numbers the first segment of each clip, then all of them: int64 [clips + 1]."""
         counts = self.count_segments(num_samples)
         return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
 

@@ -37,13 +37,30 @@ _METAVARS = {  # of the options of own_data
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
     parser = cli_entry.parser("prepare", __doc__ or "")
+    _add_options(parser)
+    _add_corpus_options(parser)
+    flags.FLAGS(arguments[:1])  # absl wants its own flags parsed, and has none here
+    result = parser.parse_args(arguments[1:])
+    looks_at_data = result.describe or result.verify
+    if not looks_at_data and not (result.corpus and result.source_dir and result.data_dir):
+        parser.error("give --corpus, --source_dir and --data_dir, or --describe or --verify")
+    if result.limit is not None and result.limit < 1:
+        parser.error(f"--limit is {result.limit}: expected at least 1")
+    own_options = prepare_corpus.OPTIONS_OF.get(result.corpus, ())
+    for name in sorted(set().union(*prepare_corpus.OPTIONS_OF.values()) - set(own_options)):
+        if result.corpus and getattr(result, name) is not None:
+            parser.error(
+                f"--{name} is no option of {result.corpus}, which has "
+                + ", ".join(f"--{option}" for option in own_options)
+            )
+    return result
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     folder = "folder of a prepared data set (or its --data_dir if that holds only one)"
-    add(
-        "--describe",
-        metavar="DIR",
-        help=f"{folder}: print what is in it, and write it as an HTML page",
-    )
+    about = f"{folder}: print what is in it, and write it as an HTML page"
+    add("--describe", metavar="DIR", help=about)
     add("--verify", metavar="DIR", help=f"{folder}: read and check all its records")
     add(
         "--corpus",
@@ -51,23 +68,16 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="corpus to prepare; own_data: your own recordings (required, but for --describe and "
         "--verify)",
     )
-    add(
-        "--source_dir",
-        metavar="DIR",
-        help="folder of the recordings and their label tables (required with --corpus)",
-    )
+    about = "folder of the recordings and their label tables (required with --corpus)"
+    add("--source_dir", metavar="DIR", help=about)
     add(
         "--data_dir",
         metavar="DIR",
         help="folder for prepared data; the data set goes into CORPUS/SETTINGS/1.0.0 below it "
         "(required with --corpus)",
     )
-    add(
-        "--limit",
-        type=int,
-        metavar="N",
-        help="only the first N clips of each split, for a trial (default: all)",
-    )
+    about = "only the first N clips of each split, for a trial (default: all)"
+    add("--limit", type=int, metavar="N", help=about)
     add(
         "--max_missing",
         type=float,
@@ -84,30 +94,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="rate of the clips in Hz: 16000, or 32000 for networks trained at 32 kHz, such as "
         "mn04 (default: 16000)",
     )
-    workers = "clips decoded at a time (default: one per core)"
-    add("--num_workers", type=int, metavar="N", help=workers)
+    about = "clips decoded at a time (default: one per core)"
+    add("--num_workers", type=int, metavar="N", help=about)
     add(
         "--beam_options",
         metavar="OPTIONS",
         help="Apache Beam options, in one quoted string, to prepare on a cluster (default: this "
         "machine, without Beam)",
     )
-    _add_corpus_options(parser)
-    flags.FLAGS(arguments[:1])  # absl wants its own flags parsed, and has none here
-    result = parser.parse_args(arguments[1:])
-    finished = result.describe or result.verify
-    if not finished and not (result.corpus and result.source_dir and result.data_dir):
-        parser.error("give --corpus, --source_dir and --data_dir, or --describe or --verify")
-    if result.limit is not None and result.limit < 1:
-        parser.error(f"--limit is {result.limit}: expected at least 1")
-    own_options = prepare_corpus.OPTIONS_OF.get(result.corpus, ())
-    for name in sorted({name for names in prepare_corpus.OPTIONS_OF.values() for name in names}):
-        if result.corpus and name not in own_options and getattr(result, name) is not None:
-            parser.error(
-                f"--{name} is no option of {result.corpus}, which has "
-                + ", ".join(f"--{option}" for option in own_options)
-            )
-    return result
 
 
 def _add_corpus_options(parser: argparse.ArgumentParser) -> None:
@@ -190,12 +184,12 @@ def main(arguments: argparse.Namespace) -> int:
     existed = builder.is_prepared()
     report = builder.prepare(arguments.beam_options)
     prepare_corpus.print_summary(report, builder.data_dir, existed)
-    splits = report["splits"].items()
-    lost = {name: preparation_report.compute_lost_share(split) for name, split in splits}
-    if existed and any(lost.values()):
-        print(f"To look for the clips that were not there, delete {builder.data_dir} first.")
     limit = arguments.max_missing
-    above = [f"{name} ({100 * share:.2f} %)" for name, share in lost.items() if share > limit]
+    above = [
+        f"{name} ({100 * share:.2f} %)"
+        for name, split in report["splits"].items()
+        if (share := preparation_report.compute_lost_share(split)) > limit
+    ]
     if above:
         print(
             f"the data set is there and can be used, in {builder.data_dir}. The exit status is 1, "

@@ -1,35 +1,35 @@
-"""Finds all audio below a folder: files, and what tars, parquet and HDF5 files hold.
-
-Only names and places are read here, no audio.
-"""
+"""Finds all audio below a folder by name: files, and what tars, parquet and HDF5 files hold."""
 
 import dataclasses
 import io
 import os
 import tarfile
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from psl_jax.audio.decoding import AUDIO_SUFFIXES
 from psl_jax.audio.segments import SAMPLE_RATE
-from psl_jax.corpora.clip_rows import Problem, StoredAudio
-from psl_jax.corpora.stored_audio import FileAudio, Hdf5Audio, ParquetAudio, TarAudio
+from psl_jax.corpora.clip_rows import Problem
+from psl_jax.corpora.stored_audio import (
+    FileAudio,
+    Hdf5Audio,
+    ParquetAudio,
+    StoredAudio,
+    TarAudio,
+)
 from psl_jax.runtime.errors import MissingPackageError
 from psl_jax.runtime.paths import is_remote, make_printable, open_ranges, path_of
 
 HDF5_SUFFIXES = frozenset({".h5", ".hdf5", ".hdf"})
 COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
-# How packed waveforms say their rate: PANNs in an attribute of the file, the PSL code not at all.
-_RATE_ATTRIBUTE = "sample_rate"
 _PANNS_RATE = 32_000
 _ID_COLUMNS = ("video_id", "ytid", "youtube_id", "id", "__key__")
 _AUDIO_COLUMNS = ("audio", "flac", "wav", "mp3")
 _HEADER_BYTES = 2048  # read at each member of a tar, whose header has 512
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class FoundAudio:
+class FoundAudio(NamedTuple):
     """Some audio: its name without folder and extension, what to call it, and where it is."""
 
     stem: str
@@ -41,9 +41,8 @@ class FoundAudio:
 class Scan:
     """Walks a folder once; `problems` are what could not be looked into.
 
-    Attributes:
-      hdf5_rate: rate of HDF5 waveforms that do not say theirs; None: 32 kHz in the layout of
-        PANNs, 16 kHz in that of the PSL code.
+    hdf5_rate: of HDF5 waveforms that do not say theirs; None: 32 kHz in the layout of PANNs, 16 kHz
+    in that of the PSL code.
     """
 
     root: str
@@ -53,10 +52,10 @@ class Scan:
 
     def __iter__(self) -> Iterator[FoundAudio]:
         for path in walk_files(self.root):
-            for found in self._look_into(path):
+            for file in self._look_into(path):
                 if len(self.first_names) < 5:
-                    self.first_names.append(found.name)
-                yield found
+                    self.first_names.append(file.name)
+                yield file
 
     def _look_into(self, path: str) -> Iterator[FoundAudio]:
         lower = path.lower()
@@ -79,10 +78,7 @@ class Scan:
 
 
 def walk_files(folder: str) -> Iterator[str]:
-    """All files below `folder`, each folder in order of names; links to folders are followed.
-
-    Of a folder in a bucket the objects, all in order of their names.
-    """
+    """All files below a folder (links are followed) or in a bucket, in the order of their names."""
     if is_remote(folder):
         for path in path_of(folder).rglob("*"):
             if path.is_file() and not path.name.startswith("._"):
@@ -164,7 +160,7 @@ def _hdf5_waveforms(path: str, name: str, rate: int | None) -> Iterator[FoundAud
     except ImportError as error:
         raise MissingPackageError(path, "h5py", "corpora") from error
     with h5py.File(path, "r") as file:
-        rate = rate or int(file.attrs.get(_RATE_ATTRIBUTE, 0))
+        rate = rate or int(file.attrs.get("sample_rate", 0))  # PANNs' files state it
         if "audio_name" in file and "waveform" in file:
             for row, value in enumerate(file["audio_name"][()]):
                 label = value.decode(errors="replace") if isinstance(value, bytes) else str(value)

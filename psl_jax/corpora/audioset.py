@@ -62,13 +62,10 @@ class AudioSet(Corpus):
     ):
         """Finds the tables; audio is looked for when there is something to prepare.
 
-        Args:
-          source_dir: audio in any layout, at any depth.
-          labels_dir: the segment CSVs, and optionally AudioSet's strong labels
-            (`audioset_*_strong.tsv`), which become events; default `source_dir`.
-          splits: default balanced and eval, and full where its CSVs are there.
-          seed: of the choice of aud300h.
-          hdf5_rate: see `audio_folders.Scan`.
+        source_dir: audio in any layout, at any depth. labels_dir: the segment CSVs, and perhaps the
+        strong labels; default `source_dir`. splits: default balanced and eval, and full where its
+        CSVs
+        are there. seed: of the choice of aud300h. hdf5_rate: see `audio_folders.Scan`.
 
         Raises UserError for a missing folder or table, or an unknown split.
         """
@@ -77,9 +74,9 @@ class AudioSet(Corpus):
             labels_dir or source_dir, "AudioSet's segment CSVs", takes_buckets=True
         )
         self._csvs = {
-            name: found[0]
+            name: paths[0]
             for name in (BALANCED, UNBALANCED, EVAL)
-            if (found := find_tables(tables, name))
+            if (paths := find_tables(tables, name))
         }
         self._strong = find_tables(tables, STRONG_TABLES)
         self._splits = _choose_splits(splits, self._csvs, tables)
@@ -108,8 +105,8 @@ class AudioSet(Corpus):
         self.problems, lookup = [], {mid: i for i, mid in enumerate(self.class_ids)}
         tables = {}
         for name in sorted({name for split in self._splits for name in SPLITS[split]}):
-            tables[name], found = read_segments(self._csvs[name], lookup)
-            self.problems += [(name, problem) for problem in found]
+            tables[name], problems = read_segments(self._csvs[name], lookup)
+            self.problems += [(name, problem) for problem in problems]
         wanted = self._wanted(tables)
         segments = {s.id: s for split in wanted.values() for s in split}
         events: dict[str, list[Event]] = {}
@@ -159,38 +156,38 @@ class AudioSet(Corpus):
     def _find_audio(self, scan: Scan, segments: Mapping[str, ListedClip]) -> dict[str, FoundAudio]:
         """The audio of each clip: the first that is found."""
         audio: dict[str, FoundAudio] = {}
-        others: list[str] = []
-        number_of_others = 0
-        for found in progress.track(scan, None, "files", "look for audio"):
-            outcome, clip = audioset_csv.match_filename(found.stem, segments)
-            if outcome is audioset_csv.Match.UNKNOWN:
-                number_of_others += 1
-                others = others or [found.name]
-            elif outcome is audioset_csv.Match.OTHER_SEGMENT:
+        problems: list[Problem] = []
+        first_unused, num_unused = "", 0
+        for file in progress.track(scan, None, "files", "look for audio"):
+            clip, is_its_part = audioset_csv.match_filename(file.stem, segments)
+            if not clip:
+                first_unused = first_unused or file.name
+                num_unused += 1
+            elif not is_its_part:
                 segment = segments[clip]
                 detail = f"the clip is from {segment.start:g} to {segment.end:g} s; left out"
-                self.problems.append((None, Problem(found.name, "other segment", detail)))
+                problems.append(Problem(file.name, "other segment", detail))
             elif clip in audio:
-                detail = f"{audio[clip].name} is kept"
-                self.problems.append((None, Problem(found.name, "duplicate", detail)))
+                problems.append(Problem(file.name, "duplicate", f"{audio[clip].name} is kept"))
             else:
-                audio[clip] = _without_padding(found, segments[clip])
-        self.problems += [(None, problem) for problem in scan.problems]
-        if number_of_others:
-            detail = f"{number_of_others} files of no clip of these splits, this is the first"
-            self.problems.append((None, Problem(others[0], "not used", detail)))
+                audio[clip] = _without_padding(file, segments[clip])
+        problems += scan.problems
+        if num_unused:
+            detail = f"{num_unused} files of no clip of these splits, this is the first"
+            problems.append(Problem(first_unused, "not used", detail))
+        self.problems += [(None, problem) for problem in problems]
         return audio
 
 
 def _unions(splits: Sequence[str]) -> dict[str, list[str]]:
     """Which of `splits` are stored as others together: the larger ones that hold smaller ones."""
-    found: dict[str, list[str]] = {}
+    unions: dict[str, list[str]] = {}
     members: list[str] = []
     for split in (name for name in NESTED if name in splits):
         members = [*members, f"{split}_others" if members else split]
         if len(members) > 1:
-            found[split] = members
-    return found
+            unions[split] = members
+    return unions
 
 
 def _stored(
@@ -209,8 +206,7 @@ def _stored(
 def choose_per_label(clips: Iterable[ListedClip], per_label: int, seed: int) -> list[ListedClip]:
     """For each label `per_label` of its clips, or all where it has fewer; each clip once.
 
-    A label can have more clips in the end, since clips have several labels. Which ones are chosen
-    depends on the seed, the label and the ids alone, not on the order of `clips`.
+    Which ones are chosen depends on the seed, the label and the ids alone.
     """
     by_label: dict[int, list[ListedClip]] = collections.defaultdict(list)
     for clip in clips:
@@ -251,12 +247,12 @@ def _choose_splits(splits: Sequence[str], csvs: Mapping[str, Any], folder: str) 
     return wanted
 
 
-def _without_padding(found: FoundAudio, segment: ListedClip) -> FoundAudio:
+def _without_padding(file: FoundAudio, segment: ListedClip) -> FoundAudio:
     """PANNs pads clips to 10 s; AudioSet's times tell where shorter ones end."""
-    if isinstance(found.audio, Hdf5Audio) and found.audio.row is not None:
+    if isinstance(file.audio, Hdf5Audio) and file.audio.row is not None:
         seconds = segment.end - segment.start
-        return dataclasses.replace(found, audio=dataclasses.replace(found.audio, seconds=seconds))
-    return found
+        return file._replace(audio=dataclasses.replace(file.audio, seconds=seconds))
+    return file
 
 
 def _ordered(rows: Iterable[ClipRow]) -> tuple[ClipRow, ...]:
@@ -265,15 +261,15 @@ def _ordered(rows: Iterable[ClipRow]) -> tuple[ClipRow, ...]:
     A row has no place of its own in a parquet file: in any other order its whole group would have
     to be decoded again for each.
     """
-    places: list[tuple[tuple[Any, ...], ClipRow]] = []
+    in_parquet: list[tuple[ParquetAudio, ClipRow]] = []
     others: list[ClipRow] = []
     for row in rows:
         if isinstance(row.audio, ParquetAudio):
-            places.append(((row.audio.path, row.audio.group, row.audio.row), row))
+            in_parquet.append((row.audio, row))
         else:
             others.append(row)
-    places.sort(key=lambda item: item[0])
-    return tuple(row for _, row in places) + mixed(others)
+    in_parquet.sort(key=lambda pair: (pair[0].path, pair[0].group, pair[0].row))
+    return tuple(row for _, row in in_parquet) + mixed(others)
 
 
 def _make_no_match_error(

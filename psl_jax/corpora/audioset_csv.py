@@ -3,7 +3,6 @@
 import collections
 import csv
 import dataclasses
-import enum
 import math
 import os
 import re
@@ -43,21 +42,18 @@ def read_segments(
 ) -> tuple[list[ListedClip], list[Problem]]:
     """The segments of one of AudioSet's CSVs, and the rows and labels that were left out.
 
-    Args:
-      path: lines `YTID, start, end, "mid,mid"` after header lines that begin with "#".
-      classes: class index by mid.
-
-    Raises UserError for a file of another form.
+    Its lines are `YTID, start, end, "mid,mid"`, after header lines that begin with "#". classes:
+    class index by mid. Raises UserError for a file of another form.
     """
     segments: dict[str, ListedClip] = {}
     problems: list[Problem] = []
     unknown: collections.Counter[str] = collections.Counter()
     for line, row in _csv_rows(path):
-        problem = _row_problem(row)
-        if problem is None and row[0] in segments:
-            problem = Problem(row[0], "duplicate row", "the first is kept")
-        if problem is not None:
-            problems.append(dataclasses.replace(problem, detail=f"line {line}: {problem.detail}"))
+        if wrong := _describe_wrong_row(row):
+            problems.append(Problem(row[0], "bad row", f"line {line}: {wrong}"))
+            continue
+        if row[0] in segments:
+            problems.append(Problem(row[0], "duplicate row", f"line {line}: the first is kept"))
             continue
         mids = [mid for mid in map(str.strip, row[3].split(",")) if mid]
         unknown.update(mid for mid in mids if mid not in classes)
@@ -85,18 +81,22 @@ def _csv_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, list[str]]]:
                 yield reader.line_num, row
 
 
-def _row_problem(row: Sequence[str]) -> Problem | None:
+def _describe_wrong_row(row: Sequence[str]) -> str:
+    """What is wrong with a row of a segment CSV; "" for a good one."""
     if len(row) != 4:
-        return Problem(row[0], "bad row", f"{len(row)} fields, expected id, start, end, labels")
+        return f"{len(row)} fields, expected id, start, end, labels"
     if not _ID.fullmatch(row[0]):
-        return Problem(row[0], "bad row", f"an id has {ID_LENGTH} letters, digits, '-' and '_'")
+        return f"an id has {ID_LENGTH} letters, digits, '-' and '_'"
+    return "" if _read_times(*row[1:3]) else f"{row[1]} to {row[2]} s is no stretch of time"
+
+
+def _read_times(start_text: str, end_text: str) -> tuple[float, float] | None:
+    """Start and end in seconds; None for what is no stretch of time."""
     try:
-        start, end = float(row[1]), float(row[2])
+        start, end = float(start_text), float(end_text)
     except ValueError:
-        start = end = math.nan
-    if not 0 <= start < end < math.inf:
-        return Problem(row[0], "bad row", f"{row[1]} to {row[2]} s is no stretch of time")
-    return None
+        return None
+    return (start, end) if 0 <= start < end < math.inf else None
 
 
 def _unknown_labels(path: str | os.PathLike[str], unknown: Mapping[str, int]) -> list[Problem]:
@@ -114,10 +114,8 @@ def read_strong_labels(
     """Events by clip id, of the clips in `segments`, from a TSV of AudioSet's strong labels.
 
     Its columns are segment_id (`{id}_{start in ms}`), start_time_seconds, end_time_seconds (from
-    the start of the segment) and label (a mid). Rows of other clips are passed over; labels
-    outside the classes and impossible times are left out and reported.
-
-    Raises UserError for a file of another form.
+    the start of the segment) and label (a mid). Labels outside the classes and impossible times
+    are reported. Raises UserError for a file of another form.
     """
     events: dict[str, list[Event]] = {}
     problems: list[Problem] = []
@@ -127,9 +125,9 @@ def read_strong_labels(
         segment = segments.get(clip)
         if segment is None:
             continue
-        found = events.setdefault(clip, [])
+        clip_events = events.setdefault(clip, [])
         start = row["segment_id"][ID_LENGTH:].removeprefix("_")
-        times = _times(row)
+        times = _read_times(row["start_time_seconds"], row["end_time_seconds"])
         if not start.isdigit() or abs(int(start) - 1000 * segment.start) > 1:
             detail = f"line {line}: {row['segment_id']!r} is not the clip from {segment.start:g} s"
             problems.append(Problem(clip, "bad event", detail))
@@ -140,16 +138,8 @@ def read_strong_labels(
             detail = f"line {line}: {spans} s is no stretch of time"
             problems.append(Problem(clip, "bad event", detail))
         else:
-            found.append((*times, classes[row["label"]]))
+            clip_events.append((*times, classes[row["label"]]))
     return events, problems + _unknown_labels(path, unknown)
-
-
-def _times(row: Mapping[str, str]) -> tuple[float, float] | None:
-    try:
-        onset, offset = float(row["start_time_seconds"]), float(row["end_time_seconds"])
-    except ValueError:
-        return None
-    return (onset, offset) if 0 <= onset < offset < math.inf else None
 
 
 # What is tried, in this order, for a name without its folder and extension.
@@ -162,31 +152,24 @@ PATTERNS = (
 _TIMES = re.compile(r"_(\d+(?:\.\d+)?)(?:[_-](\d+(?:\.\d+)?))?")
 
 
-class Match(enum.Enum):
-    """What came of a name."""
+def match_filename(stem: str, segments: Mapping[str, ListedClip]) -> tuple[str, bool]:
+    """The clip of whose video a file is ("": of none), and whether it is the clip's part of it.
 
-    CLIP = "clip"
-    OTHER_SEGMENT = "other segment"  # the right video, but other times
-    UNKNOWN = "unknown"
-
-
-def match_filename(stem: str, segments: Mapping[str, ListedClip]) -> tuple[Match, str]:
-    """The clip that a name (without folder and extension) belongs to, and how sure that is.
-
-    The whole name is tried as an id first. Times, in milliseconds or seconds, must be those of the
-    segment: another part of the video has other labels.
+    stem: its name without folder and extension, which is tried as an id first. Times, in
+    milliseconds or seconds, must be the segment's: other parts of the video have other labels.
     """
-    for candidate in (stem, stem.removeprefix("Y")):
+    candidates = (stem, stem.removeprefix("Y"))
+    for candidate in candidates:
         if candidate in segments:
-            return Match.CLIP, candidate
-    other = None
-    for candidate in (stem, stem.removeprefix("Y")):
+            return candidate, True
+    video = ""
+    for candidate in candidates:
         clip, times = candidate[:ID_LENGTH], _TIMES.fullmatch(candidate[ID_LENGTH:])
         if times and clip in segments:
             if _fits(times[1], times[2], segments[clip]):
-                return Match.CLIP, clip
-            other = clip
-    return (Match.UNKNOWN, "") if other is None else (Match.OTHER_SEGMENT, other)
+                return clip, True
+            video = clip
+    return video, False
 
 
 def _fits(start: str, end: str | None, segment: ListedClip) -> bool:

@@ -1,19 +1,16 @@
-"""A clip to be, problems with it, and the one loader of all corpora of recordings.
-
-Needs neither TensorFlow nor TFDS.
-"""
+"""A clip to be, problems with it, and the one loader of all corpora of recordings."""
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 
 from psl_jax.audio.decoding import Audio
 from psl_jax.audio.readers import CUT_TOLERANCE_SECONDS, DecodeError
 from psl_jax.audio.segments import SAMPLE_RATE
-from psl_jax.corpora.stored_audio import RecordingPart
+from psl_jax.corpora.stored_audio import RecordingPart, StoredAudio
 from psl_jax.data.clip_index import ClipDescription, Event
 from psl_jax.runtime.paths import make_printable
 
@@ -33,13 +30,6 @@ class Problem:
 
 # A file whose length is that of a span, but for this much, is that span.
 SPAN_TOLERANCE = 1.0
-
-
-class StoredAudio(Protocol):
-    """Where the audio of one clip lies; see stored_audio.py. Picklable, and small."""
-
-    def decode(self, max_seconds: float | None, rate: int = SAMPLE_RATE) -> Audio:
-        """See `decoding.decode`. Raises DecodeError."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -62,7 +52,7 @@ class Clip:
     id: str
     audio: np.ndarray  # int16 [samples], 16 kHz mono
     labels: tuple[int, ...]  # weak labels, class indices
-    events: tuple[tuple[float, float, int], ...] | None = None  # onset, offset (s), class index
+    events: tuple[Event, ...] | None = None
     unknown: tuple[int, ...] = ()  # ascending
 
     @property
@@ -128,9 +118,15 @@ def load_clip(row: ClipRow, max_seconds: float, rate: int = SAMPLE_RATE) -> Load
         of_clip = f"{row.id}: " if isinstance(row.audio, RecordingPart) else ""
         problems.append(Problem(row.filename, "silent", f"{of_clip}every sample is zero; kept"))
     seconds = len(audio.samples) / SAMPLE_RATE
-    events, labels = None, row.labels
+    events: tuple[Event, ...] | None = None
+    labels = row.labels
     if row.events is not None:
-        events, outside = _trim(row.events, seconds)
+        events = tuple(
+            (onset, min(offset, seconds), label)
+            for onset, offset, label in row.events
+            if onset < seconds
+        )
+        outside = len(row.events) - len(events)
         if outside and not audio.cut:
             detail = f"{outside} begin after the end of the file ({seconds:.2f} s); left out"
             problems.append(Problem(row.filename, "bad event", detail))
@@ -151,8 +147,7 @@ def load_clip(row: ClipRow, max_seconds: float, rate: int = SAMPLE_RATE) -> Load
 def _span_of(audio: Audio, start: float, end: float) -> tuple[Audio, bool]:
     """The clip from `start` to `end`, and whether `audio` holds more of its recording.
 
-    `audio` was decoded as far as SPAN_TOLERANCE past the end. Raises DecodeError where it is
-    neither the clip nor reaches its end.
+    Raises DecodeError where it is neither the clip nor reaches its end.
     """
     seconds = len(audio.samples) / SAMPLE_RATE
     if not audio.cut and abs(seconds - (end - start)) <= SPAN_TOLERANCE:
@@ -172,9 +167,3 @@ def _shortened(audio: Audio, max_seconds: float) -> Audio:
     limit = round(max_seconds * SAMPLE_RATE)
     cut = len(audio.samples) > limit + round(CUT_TOLERANCE_SECONDS * SAMPLE_RATE)
     return dataclasses.replace(audio, samples=audio.samples[:limit], cut=cut)
-
-
-def _trim(events: Sequence[Event], seconds: float) -> tuple[tuple[Event, ...], int]:
-    """The events inside the first `seconds`, trimmed to them, and how many were outside."""
-    inside = tuple((on, min(off, seconds), label) for on, off, label in events if on < seconds)
-    return inside, len(events) - len(inside)

@@ -20,32 +20,22 @@ class Corpus(abc.ABC):
     """Recordings and their labels as somebody has them on disk.
 
     Subclasses find their tables when they are made; audio is looked for by `rows`.
-
-    Attributes:
-      name: of the data set that is made of it.
-      source_dir: the folder of the recordings.
-      arguments: of the constructor, where one of them is `splits`.
-      classes, class_ids: names and ids of the classes, in label order.
-      has_events: whether there are strong labels.
-      settings: all that decides the records; JSON-able.
-      problems: (split, problem) found before audio is loaded.
-      absent: clips by split that make no row.
-      unions: splits that are several of those that `rows` gives, which share no clip.
-      max_clip_seconds: longer clips are cut there.
     """
 
-    name: ClassVar[str]
-    source_dir: str = ""
+    name: ClassVar[str]  # of the data set that is made of it
+    source_dir: str = ""  # the folder of the recordings
+    # Of the constructor, where one of them is `splits`.
     arguments: Mapping[str, Any] = types.MappingProxyType({})
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # names, in label order
     class_ids: tuple[str, ...]
-    has_events: bool = False
-    settings: Mapping[str, Any]
-    problems: list[tuple[str | None, Problem]]
-    absent: Mapping[str, int] = types.MappingProxyType({})
+    has_events: bool = False  # strong labels
+    settings: Mapping[str, Any]  # all that decides the records; JSON-able
+    problems: list[tuple[str | None, Problem]]  # with their split, found before audio is loaded
+    absent: Mapping[str, int] = types.MappingProxyType({})  # clips by split that make no row
+    # Splits that are several of those that `rows` gives, which share no clip.
     unions: Mapping[str, Sequence[str]] = types.MappingProxyType({})
     sample_rate: int = SAMPLE_RATE
-    max_clip_seconds: float
+    max_clip_seconds: float  # longer clips are cut there
 
     @abc.abstractmethod
     def rows(self) -> Mapping[str, Sequence[Any]]:
@@ -77,8 +67,3 @@ class Corpus(abc.ABC):
             first_names = itertools.islice((n for n in names if not n.endswith(".csv")), 5)
             message += f"The first files in {self.source_dir}:\n{listing(first_names)}"
         return UserError(message)
-
-    def notes(self, report: Mapping[str, Any]) -> list[str]:
-        """What to say of a data set that was prepared before; `report` is its report."""
-        del report
-        return []

@@ -35,10 +35,7 @@ class LabelCells:
         separator: str,
         listed: tuple[tuple[str, ...], tuple[str, ...]] | None = None,
     ):
-        """cells: texts of label columns; event_labels: of events, a name each.
-
-        listed: names and ids of the only classes there are; default: all that are named.
-        """
+        """cells: texts of label columns; listed: names and ids of the only classes there are."""
         classes = listed and (*listed[0], *(name for name in listed[1] if name not in listed[0]))
         self.notes: list[tuple[str, str]] = []
         self._separator, self._exact = separator, set(classes or ())

@@ -2,19 +2,16 @@
 
 import collections
 import dataclasses
-import datetime
 import hashlib
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from psl_jax.audio.readers import CUT_TOLERANCE_SECONDS
 from psl_jax.corpora import split_groups
 from psl_jax.corpora.annotations.table_events import Hints
 from psl_jax.corpora.clip_rows import ClipRow, Problem, mixed
 from psl_jax.corpora.corpus import Corpus
-from psl_jax.corpora.own_folder import OwnFolder, Recordings, read_own_folder
+from psl_jax.corpora.own_folder import OwnFolder, Recording, read_own_folder
 from psl_jax.corpora.recording_clips import (
     Coverage,
     cut_recordings,
@@ -28,6 +25,8 @@ from psl_jax.runtime.paths import path_of
 
 UNLABELLED = "unlabelled"  # the split of recordings that no table names
 _COLUMNS = ("filename", "onset", "offset", "duration", "label")
+
+_Coverages = dict[str, dict[str, Coverage]]  # by split and recording
 
 
 class OwnData(Corpus):
@@ -61,15 +60,17 @@ class OwnData(Corpus):
         )
         self.source_dir = folder.path
         self.classes, self.class_ids = folder.classes, folder.class_ids
-        self.has_events = any(recordings.events for recordings in folder.splits.values())
+        self.has_events = any(
+            recording.events for split in folder.splits.values() for recording in split.values()
+        )
         self.problems = list(folder.problems)
         self._splits: dict[str, str] = {}  # of each recording, where they are made
         tables_sha256 = folder.tables_sha256
         if folder.is_split_by_hand:
             splits = set(folder.splits)
-            self.absent = {split: len(found.missing) for split, found in folder.splits.items()}
+            self.absent = folder.num_missing
         else:
-            self._make_splits(folder, folder.splits[""], group_by)
+            self._make_splits(folder, group_by)
             splits = set(self._splits.values())
             text = "".join(f"{name}\t{split}\n" for name, split in sorted(self._splits.items()))
             digest = hashlib.sha256(text.encode(errors="surrogateescape"))
@@ -91,20 +92,21 @@ class OwnData(Corpus):
         self.settings |= {name: value for name, value in given.items() if value}
         self._problems_of_tables = tuple(self.problems)
 
-    def _make_splits(self, folder: OwnFolder, found: Recordings, group_by: str) -> None:
+    def _make_splits(self, folder: OwnFolder, group_by: str) -> None:
         """Assigns recordings to splits by their groups, or as splits.csv says."""
-        recordings = [name for name in found.rows if name not in found.unlabelled]
+        recordings = {name: r for name, r in folder.splits[""].items() if not r.is_unlabelled}
         path = path_of(self.source_dir) / SPLITS_CSV
         if path.exists():
             print(f"{path} gives the splits. Delete it to have them made anew")
-            self._splits = split_groups.read_splits(path, recordings)
+            self._splits = split_groups.read_splits(path, list(recordings))
         else:
+            column = {name: recording.group for name, recording in recordings.items()}
             group_of = split_groups.groups_of(
-                recordings, group_by, found.groups, folder.folders_are_classes
+                list(recordings), group_by, column, folder.folders_are_classes
             )
             counts: dict[str, Counter[int]] = collections.defaultdict(Counter)
-            for name in recordings:
-                counts[group_of[name]].update(self._clips_per_class(found.rows[name]))
+            for name, recording in recordings.items():
+                counts[group_of[name]].update(self._clips_per_class(recording.row))
             splits = split_groups.assign_splits(counts)
             self._splits = {name: splits[group] for name, group in group_of.items()}
             if set(splits.values()) == {"full"}:
@@ -114,19 +116,21 @@ class OwnData(Corpus):
                 self.problems.append((None, Problem(self.source_dir, "no splits", detail)))
             elif recordings and split_groups.write_splits(path, self._splits):
                 print(f"{path} has the split of each recording: edit it to have others")
-        if found.unlabelled:
-            self._place_unlabelled(found, group_by)
+        self._place_unlabelled(folder.splits[""], group_by)
         if not recordings:
             self.unions = {split: [UNLABELLED] for split in ("balanced", *split_groups.SHARES)}
 
-    def _place_unlabelled(self, folder: Recordings, group_by: str) -> None:
+    def _place_unlabelled(self, recordings: dict[str, Recording], group_by: str) -> None:
         """Puts recordings without labels into a split, but those of a group that is held out."""
+        unlabelled = sorted(name for name, r in recordings.items() if r.is_unlabelled)
+        if not unlabelled:
+            return
         group_by = "recording" if _column_of(group_by) else group_by
-        group_of = split_groups.groups_of(list(folder.rows), group_by, {}, False)
+        group_of = split_groups.groups_of(list(recordings), group_by, {}, False)
         held_out = {group_of[name] for name, split in self._splits.items() if split != "full"}
-        for name in sorted(folder.unlabelled):
+        for name in unlabelled:
             if group_of[name] in held_out:
-                del folder.rows[name]
+                del recordings[name]
                 detail = "not labelled, and in a group of which others are held out; left out"
                 self.problems.append((None, Problem(name, "held out", detail)))
             else:
@@ -148,88 +152,78 @@ class OwnData(Corpus):
         folder = self._folder
         self.problems = list(self._problems_of_tables)
         paths = {
-            row.filename: path_of_row(row)
+            name: path_of_row(recording.row)
             for recordings in folder.splits.values()
-            for row in recordings.rows.values()
+            for name, recording in recordings.items()
         }
         seconds = dict(zip(paths, measure_all(list(paths.values())), strict=True))
-        names = [name for name in folder.splits if name]
-        names = names or sorted(set(self._splits.values()), key=_split_rank)
-        by_split: dict[str, list[ClipRow]] = {name: [] for name in names}
-        self._coverage: dict[str, dict[str, Coverage]] = {name: {} for name in names}
-        for name, recordings_of_tables in folder.splits.items():
-            # A copy, so that another call begins with the same rows.
-            recordings = dataclasses.replace(
-                recordings_of_tables, rows=dict(recordings_of_tables.rows)
-            )
-            problems = recordings.shorten_events(seconds, tolerance=CUT_TOLERANCE_SECONDS)
-            self.problems += [(name or self._splits[p.file], p) for p in problems]
-            for filename, row in recordings.rows.items():
-                split = name or self._splits[filename]
-                by_split[split].append(row)
-                self._coverage[split][filename] = recordings.find_coverage(
-                    filename, len(self.classes), keeps_background=self._keeps_background
-                )
+        splits = [split for split in folder.splits if split]
+        splits = splits or sorted(set(self._splits.values()), key=_split_rank)
+        rows: dict[str, list[ClipRow]] = {split: [] for split in splits}
+        coverages: _Coverages = {split: {} for split in splits}
+        for split_of_tables, recordings in folder.splits.items():
+            for name, recording in recordings.items():
+                split = split_of_tables or self._splits[name]
+                row, problems = recording.shorten_events(seconds[name])
+                self.problems += [(split, problem) for problem in problems]
+                if row is not None:
+                    rows[split].append(row)
+                    coverages[split][name] = recording.find_coverage(
+                        len(self.classes), keeps_background=self._keeps_background
+                    )
         whole = {
-            split: mixed(rows)
-            for split, rows in by_split.items()
-            if rows or folder.is_split_by_hand
+            split: mixed(of_split)
+            for split, of_split in rows.items()
+            if of_split or folder.is_split_by_hand
         }
-        result, problems_of_cutting = self._cut(whole, seconds)
-        clips = [row for rows in result.values() for row in rows]
-        if absent := find_unlearnable(clips, len(self.classes)):
-            self._count_as_absent(absent)
-            result, problems_of_cutting = self._cut(whole, seconds)
+        clips, problems_of_cutting = self._cut(whole, seconds, coverages)
+        all_clips = [clip for of_split in clips.values() for clip in of_split]
+        if absent := find_unlearnable(all_clips, len(self.classes)):
+            coverages = self._count_as_absent(absent, coverages)
+            clips, problems_of_cutting = self._cut(whole, seconds, coverages)
         self.problems += problems_of_cutting
-        return result
+        return clips
 
     def _cut(
-        self, whole: Mapping[str, Sequence[ClipRow]], seconds: Mapping[str, float | None]
+        self,
+        whole: Mapping[str, Sequence[ClipRow]],
+        seconds: Mapping[str, float | None],
+        coverages: _Coverages,
     ) -> tuple[dict[str, list[ClipRow]], list[tuple[str | None, Problem]]]:
         """The clips of each split, and (split, problem)."""
-        result: dict[str, list[ClipRow]] = {}
+        clips: dict[str, list[ClipRow]] = {}
         all_problems: list[tuple[str | None, Problem]] = []
         for split, rows in whole.items():
-            result[split], problems = cut_recordings(
-                rows, seconds, self.max_clip_seconds, self._coverage[split], len(self.classes)
+            clips[split], problems = cut_recordings(
+                rows, seconds, self.max_clip_seconds, coverages[split], len(self.classes)
             )
             all_problems += [(split, problem) for problem in problems]
-        return result, all_problems
+        return clips, all_problems
 
-    def _count_as_absent(self, classes: frozenset[int]) -> None:
-        """Lets clips without an event of these classes lack them: without any, nothing is learned.
-
-        Only where nobody said which classes are annotated.
-        """
-        coverages = [c for covered in self._coverage.values() for c in covered.values()]
-        unknown = [classes - c.classes for c in coverages if not c.is_told]
+    def _count_as_absent(self, classes: frozenset[int], coverages: _Coverages) -> _Coverages:
+        """Lets clips without an event of these classes lack them, where nobody said otherwise."""
+        unknown = [
+            classes - coverage.classes
+            for of_split in coverages.values()
+            for coverage in of_split.values()
+            if not coverage.is_told
+        ]
         names = [self.classes[label] for label in sorted(frozenset().union(*unknown))]
         if not names:
-            return
+            return coverages
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         detail = f"{shown}: fewer clips are known to lack the class than to have it, so clips "
         detail += "without an event of it count as clips that lack it. A column annotated_classes, "
         detail += "or data.annotated=throughout, tells what is absent"
         print(f"note: {detail}")
         self.problems.append((None, Problem(self.source_dir, "counted as absent", detail)))
-        self._coverage = {
+        return {
             split: {
                 name: c if c.is_told else dataclasses.replace(c, classes=c.classes | classes)
-                for name, c in covered.items()
+                for name, c in of_split.items()
             }
-            for split, covered in self._coverage.items()
+            for split, of_split in coverages.items()
         }
-
-    def notes(self, report: Mapping[str, Any]) -> list[str]:
-        made = datetime.datetime.fromisoformat(report["made"]).timestamp() + 1
-        paths = {os.path.join(self.source_dir, p["file"]) for p in report["problems"]}
-        found = [path for path in map(path_of, paths) if path.exists()]
-        if newer := [path for path in found if path.stat().st_mtime > made]:
-            return [
-                f"note: {len(newer)} of the files with problems have changed since, such as "
-                f"{newer[0]}. To prepare the data again, delete its folder"
-            ]
-        return []
 
 
 def _read_columns(text: str) -> dict[str, str]:

@@ -18,10 +18,12 @@ import os
 import pathlib
 import posixpath
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 
+from psl_jax.audio.readers import CUT_TOLERANCE_SECONDS
 from psl_jax.corpora.annotations.read_annotations import (
     Annotations,
+    RecordingRows,
     check_columns,
     find_files,
     join_tables,
@@ -30,7 +32,7 @@ from psl_jax.corpora.annotations.read_annotations import (
 from psl_jax.corpora.annotations.table_events import UNSURE, Hints, TableRow
 from psl_jax.corpora.clip_rows import ClipRow, Problem
 from psl_jax.corpora.label_cells import LabelCells
-from psl_jax.corpora.recording_clips import Coverage
+from psl_jax.corpora.recording_clips import Coverage, UnsureTime
 from psl_jax.corpora.split_groups import SPLITS_CSV
 from psl_jax.corpora.stored_audio import FileAudio
 from psl_jax.networks.class_lists import read_classes
@@ -46,106 +48,77 @@ _LABEL_COLUMNS = ("filename", "labels")
 
 
 @dataclasses.dataclass
-class Recordings:
-    """What is known of some recordings before any is opened, by paths relative to their folder.
+class Recording:
+    """What is known of a recording before it is opened."""
 
-    Attributes:
-      rows: a row a recording. One without labels holds nothing, or is among `unlabelled`.
-      events: (event, class) by recording.
-      unsure: onset, offset and class (None: any) of which somebody is not sure.
-      annotated_classes: classes of which all events are annotated, where a table names them.
-      labelled: recordings of which a table says all labels.
-      unlabelled: recordings of which nothing is said, where those are kept.
-      groups: values of the hints' group column.
-      missing: names in the table of a split that are those of no recording.
-    """
+    row: ClipRow  # without labels it holds nothing, or is unlabelled
+    events: Sequence[tuple[TableRow, int]] = ()  # with their classes
+    unsure: tuple[UnsureTime, ...] = ()
+    annotated_classes: frozenset[int] | None = None  # where a table names them
+    is_labelled: bool = False  # a table says all its labels
+    is_unlabelled: bool = False  # nothing is said of it
+    group: str = ""  # value of the hints' group column
 
-    rows: dict[str, ClipRow]
-    events: dict[str, list[tuple[TableRow, int]]]
-    unsure: dict[str, list[tuple[float, float, int | None]]]
-    annotated_classes: dict[str, frozenset[int]]
-    labelled: frozenset[str]
-    unlabelled: frozenset[str]
-    groups: dict[str, str]
-    missing: list[str]
-
-    def find_coverage(
-        self, recording: str, num_classes: int, *, keeps_background: bool
-    ) -> Coverage:
-        """What is known of a recording where no event and no label is.
-
-        keeps_background: whether everything was annotated in recordings with events.
-        """
-        unsure = tuple(self.unsure.get(recording, ()))
+    def find_coverage(self, num_classes: int, *, keeps_background: bool) -> Coverage:
+        """What is known of it where no event is; keeps_background: all events were annotated."""
         everything = frozenset(range(num_classes))
-        if recording in self.unlabelled:
-            return Coverage(frozenset(), True, True, unsure)
-        if (classes := self.annotated_classes.get(recording)) is not None:
-            return Coverage(classes, True, True, unsure)
-        events = self.events.get(recording, [])
-        if keeps_background or not (events or (self.events and unsure)):
-            return Coverage(everything, True, True, unsure)
-        if recording in self.labelled:
-            labels = self.rows[recording].labels
-            timed = {label for _, label in events} & set(labels)  # others are none of its labels
-            return Coverage(everything - timed, False, not labels, unsure)
-        return Coverage(frozenset(), False, False, unsure)
+        if self.is_unlabelled:
+            return Coverage(frozenset(), True, True, self.unsure)
+        if self.annotated_classes is not None:
+            return Coverage(self.annotated_classes, True, True, self.unsure)
+        split_has_events = self.row.events is not None
+        if keeps_background or not (self.events or (split_has_events and self.unsure)):
+            return Coverage(everything, True, True, self.unsure)
+        if self.is_labelled:
+            labels = self.row.labels
+            timed = {label for _, label in self.events} & set(labels)  # others are none of its own
+            return Coverage(everything - timed, False, not labels, self.unsure)
+        return Coverage(frozenset(), False, False, self.unsure)
 
-    def shorten_events(
-        self, seconds: Mapping[str, float | None], *, tolerance: float
-    ) -> list[Problem]:
-        """Leaves out events past the end of their recording, and tells of those that reach past it.
+    def shorten_events(self, end: float | None) -> tuple[ClipRow | None, list[Problem]]:
+        """The row without events past the recording's end, and what there is to tell of them.
 
-        A recording that has no event left is one without labels only where it was one before.
+        end: its length in seconds, where it is known. A recording that has no event left is one
+        without labels only where it was one before, else there is no row.
         """
-        problems = []
-        for recording, events in self.events.items():
-            end = seconds[recording]
-            if end is None:
+        problems: list[Problem] = []
+        if end is None:
+            return self.row, problems
+        inside = []
+        for event, label in self.events:
+            where = f"row {event.row} of {event.table}: {event.onset:g} to {event.offset:g} s"
+            if event.onset > end or (event.onset == end and event.offset > end):
+                detail = f"{where} is after the end, at {end:.2f} s; left out"
+                problems.append(Problem(self.row.filename, "bad event", detail))
                 continue
-            inside = []
-            for event, label in events:
-                where = f"row {event.row} of {event.table}: {event.onset:g} to {event.offset:g} s"
-                if event.onset > end or (event.onset == end and event.offset > end):
-                    detail = f"{where} is after the end, at {end:.2f} s; left out"
-                    problems.append(Problem(recording, "bad event", detail))
-                    continue
-                if event.offset > end + tolerance:
-                    detail = f"{where} goes on after the end; cut there, at {end:.2f} s"
-                    problems.append(Problem(recording, "event cut", detail))
-                inside.append((event, label))
-            if len(inside) == len(events):
-                continue
-            row = dataclasses.replace(self.rows[recording], events=_list_times(inside))
-            if recording not in self.labelled:
-                labels = tuple(sorted({label for _, label in inside}))
-                row = dataclasses.replace(row, labels=labels)
-                if not labels and recording not in self.unsure:
-                    del self.rows[recording]
-                    problems.append(Problem(recording, "no label", "no event is left; left out"))
-                    continue
-            self.rows[recording] = row
-        return problems
+            if event.offset > end + CUT_TOLERANCE_SECONDS:
+                detail = f"{where} goes on after the end; cut there, at {end:.2f} s"
+                problems.append(Problem(self.row.filename, "event cut", detail))
+            inside.append((event, label))
+        if len(inside) == len(self.events):
+            return self.row, problems
+        row = dataclasses.replace(self.row, events=_list_times(inside))
+        if not self.is_labelled:
+            row = dataclasses.replace(row, labels=tuple(sorted({label for _, label in inside})))
+            if not row.labels and not self.unsure:
+                detail = "no event is left; left out"
+                return None, [*problems, Problem(self.row.filename, "no label", detail)]
+        return row, problems
 
 
 @dataclasses.dataclass
 class OwnFolder:
-    """A folder of recordings.
-
-    Attributes:
-      splits: those that tables give by hand; else all recordings, under the name "".
-      problems: (split, problem); None: of no split.
-      folders_are_classes: there is no table.
-      tables_sha256: of all that was read.
-    """
+    """A folder of recordings."""
 
     path: str
     classes: tuple[str, ...]
     class_ids: tuple[str, ...]
-    splits: dict[str, Recordings]
-    problems: list[tuple[str | None, Problem]]
-    folders_are_classes: bool
-    tables_sha256: str
+    # By split and path in the folder; the split is "" where no tables give splits by hand.
+    splits: dict[str, dict[str, Recording]]
+    num_missing: dict[str, int]  # of each split: names in its table that are of no recording
+    problems: list[tuple[str | None, Problem]]  # with their split; None: of no split
+    folders_are_classes: bool  # there is no table
+    tables_sha256: str  # of all that was read
 
     @property
     def is_split_by_hand(self) -> bool:
@@ -159,15 +132,13 @@ def read_own_folder(
     *,
     keeps_unlabelled: bool = False,
 ) -> OwnFolder:
-    """Reads the tables of a folder, or the names of its folders.
+    """Reads the tables of a folder, or the names of its folders. Raises UserError.
 
     keeps_unlabelled: recordings that no row names are kept; without any table, all.
-
-    Raises UserError for tables that cannot be read in one way only.
     """
     root = path_of(folder)
     annotations = _read_tables(root, hints, keeps_unlabelled=keeps_unlabelled)
-    table_names = sorted({name for found in annotations.values() for name in found.tables})
+    table_names = sorted({name for of_split in annotations.values() for name in of_split.tables})
     folders_are_classes = not table_names and not keeps_unlabelled
     if folders_are_classes:
         _name_by_folders(root, annotations[""])
@@ -178,47 +149,40 @@ def read_own_folder(
         label_separator,
         read_classes(class_file) if class_file.exists() else None,
     )
-    is_any_named = any(len(a.unnamed) < len(a.recordings) for a in annotations.values())
-    if table_names and not (cells.numbers and is_any_named):
-        notes = [problem for found in annotations.values() for problem in found.problems]
+    if table_names and not (cells.numbers and any(a.rows for a in annotations.values())):
+        notes = [problem for of_split in annotations.values() for problem in of_split.problems]
         raise UserError(
             f"{root}: no event and no label of a recording in {', '.join(table_names)}. The first "
             "problems:\n" + csv_files.listing(f"{p.file}: {p.kind} ({p.detail})" for p in notes[:5])
         )
-    if not any(found.recordings for found in annotations.values()):
+    if not any(of_split.recordings for of_split in annotations.values()):
         raise UserError(f"no recording in {root}")
-    has_labels = any(found.labels or found.labelled for found in annotations.values())
+    has_labels = any(
+        of_split.are_labelled or any(rows.labels for rows in of_split.rows.values())
+        for of_split in annotations.values()
+    )
     problems: list[tuple[str | None, Problem]] = [
         (None, Problem(", ".join(table_names) or ".", kind, detail))
         for kind, detail in cells.notes
         if has_labels or kind != "class of events alone"
     ]
-    labels: dict[str, dict[str, tuple[int, ...]]] = {}
     splits = {}
-    for split, found in annotations.items():
-        unlabelled = frozenset(found.unnamed if keeps_unlabelled else ())
-        splits[split], labels[split] = _number_labels(found, cells, unlabelled)
-        problems += [(split or None, problem) for problem in found.problems]
-    ids = _make_ids({recording for by_recording in labels.values() for recording in by_recording})
-    for split, recordings in splits.items():
-        recordings.rows = {
-            recording: ClipRow(
-                id=ids[recording],
-                filename=recording,
-                audio=FileAudio(os.fspath(root / recording)),
-                labels=numbers,
-                events=_list_times(recordings.events.get(recording, []))
-                if recordings.events
-                else None,
-            )
-            for recording, numbers in sorted(labels[split].items())
-        }
+    for split, of_split in annotations.items():
+        splits[split] = _number_labels(root, of_split, cells, keeps_unlabelled=keeps_unlabelled)
+        problems += [(split or None, problem) for problem in of_split.problems]
+    ids = _make_ids({name for recordings in splits.values() for name in recordings})
+    for recordings in splits.values():
+        has_events = any(recording.events for recording in recordings.values())
+        for name, recording in recordings.items():
+            events = _list_times(recording.events) if has_events else None
+            recording.row = dataclasses.replace(recording.row, id=ids[name], events=events)
     tables = [root / name for name in table_names] + [class_file] * class_file.exists()
     return OwnFolder(
         os.fspath(root) if is_remote(root) else os.path.realpath(root),
         cells.classes,
         cells.class_ids,
         splits,
+        {split: of_split.num_missing for split, of_split in annotations.items()},
         problems,
         folders_are_classes,
         csv_files.hash_files(tables),
@@ -231,8 +195,9 @@ def _read_tables(
     """What the tables say, by split; under the name "" where they give no splits."""
     split_tables = _find_split_tables(root)
     if not split_tables:
-        found = read_annotations(root, hints, _NO_ANNOTATIONS, keeps_unlabelled=keeps_unlabelled)
-        return {"": found}
+        return {
+            "": read_annotations(root, hints, _NO_ANNOTATIONS, keeps_unlabelled=keeps_unlabelled)
+        }
     if keeps_unlabelled:
         raise UserError(
             f"{root} has tables of splits by hand, and data.unlabelled=True keeps recordings that "
@@ -282,81 +247,80 @@ def _has_labels(path: pathlib.Path) -> bool:
 
 
 def _number_labels(
-    found: Annotations, cells: LabelCells, unlabelled: frozenset[str]
-) -> tuple[Recordings, dict[str, tuple[int, ...]]]:
-    """Numbers the classes of all rows, and notes what is left out in `found.problems`.
+    root: pathlib.Path, annotations: Annotations, cells: LabelCells, *, keeps_unlabelled: bool
+) -> dict[str, Recording]:
+    """The recordings with the numbers of their classes, sorted; ids and times are not there yet.
 
-    Returns recordings without their rows yet, and the labels of each.
+    Notes what is left out in `annotations.problems`.
     """
-    labelled = found.labelled or frozenset((*found.labels, *found.empty) if found.labels else ())
-    labels: dict[str, set[int]] = {
-        recording: set()
-        for recording in (
-            *found.empty,
-            *found.unsure,
-            *unlabelled,
-            *(labelled - found.labels.keys()),
-        )
-    }
-    unsure = {
-        recording: [
-            (row.onset, row.offset, number)
-            for row in rows
-            for number in cells.find_unsure([cells.name(row.label.rstrip(UNSURE).strip())])
-        ]
-        for recording, rows in found.unsure.items()
-    }
-    for recording, texts in found.labels.items():
-        names = [name for text in texts for name in cells.of(text)]
-        unsure_names = [name for text in texts for name in cells.unsure(text)]
-        if unsure_names:
-            numbers_or_any = cells.find_unsure(unsure_names)
-            unsure[recording] = [(0.0, math.inf, number) for number in numbers_or_any]
-        numbers = _find_numbers(cells, names, found, recording, "")
-        if names and not numbers and not unsure_names:
-            found.problems.append(Problem(recording, "no label", "left out"))
-            continue
-        labels[recording] = numbers
-        if not names and not unsure_names:
-            detail = f"labels {texts[0]!r} name nothing: nothing is in it"
-            found.problems.append(Problem(recording, "left out", detail))
-    events: dict[str, list[tuple[TableRow, int]]] = {}
-    for recording, rows in found.events.items():
-        for row in rows:
-            where = f"row {row.row} of {row.table}: "
-            names = cells.of(row.label)
-            if not names:
-                detail = f"{where}{row.label!r} names no class; left out"
-                found.problems.append(Problem(recording, "no label", detail))
-            for number in _find_numbers(cells, names, found, recording, where):
-                events.setdefault(recording, []).append((row, number))
-                if recording not in labelled:
-                    labels.setdefault(recording, set()).add(number)
-    annotated = {
-        recording: frozenset(
-            _find_numbers(cells, cells.names(text), found, recording, "annotated_classes: ")
-        )
-        for recording, text in found.annotated_classes.items()
-    }
-    events = {recording: rows for recording, rows in events.items() if recording in labels}
-    recordings = Recordings(
-        {}, events, unsure, annotated, labelled, unlabelled, found.groups, found.missing
-    )
-    return recordings, {name: tuple(sorted(numbers)) for name, numbers in labels.items()}
+    are_some_labelled = any(rows.labels for rows in annotations.rows.values())
+    recordings: dict[str, Recording] = {}
+    for name, rows in annotations.rows.items():
+        names_nothing = are_some_labelled and not (rows.events or rows.unsure)
+        is_labelled = annotations.are_labelled or bool(rows.labels) or names_nothing
+        recording = Recording(_make_row(root, name), is_labelled=is_labelled, group=rows.group)
+        if _add_labels(recording, rows, cells, annotations.problems):
+            recordings[name] = recording
+    for name in annotations.unnamed if keeps_unlabelled else ():
+        recordings[name] = Recording(_make_row(root, name), is_unlabelled=True)
+    return dict(sorted(recordings.items()))
 
 
-def _find_numbers(
-    cells: LabelCells, names: Iterable[str], found: Annotations, recording: str, where: str
-) -> set[int]:
-    """The numbers of classes; names that are none are noted in `found.problems`."""
-    names = set(names)
-    if unknown := sorted(names - cells.numbers.keys()):
-        detail = f"{where}{', '.join(map(repr, unknown))} not in the classes; left out"
-        found.problems.append(Problem(recording, "unknown label", detail))
-    return {cells.numbers[name] for name in names if name in cells.numbers}
+def _make_row(root: pathlib.Path, name: str) -> ClipRow:
+    return ClipRow(name, name, FileAudio(os.fspath(root / name)), ())
 
 
-def _list_times(events: list[tuple[TableRow, int]]) -> tuple[tuple[float, float, int], ...]:
+def _add_labels(
+    recording: Recording, rows: RecordingRows, cells: LabelCells, problems: list[Problem]
+) -> bool:
+    """Numbers the labels and events of a recording; tells whether it is kept."""
+    file = recording.row.filename
+
+    def find_numbers(names: Iterable[str], where: str = "") -> set[int]:
+        names = set(names)
+        if unknown := sorted(names - cells.numbers.keys()):
+            detail = f"{where}{', '.join(map(repr, unknown))} not in the classes; left out"
+            problems.append(Problem(file, "unknown label", detail))
+        return {cells.numbers[name] for name in names if name in cells.numbers}
+
+    unsure: list[UnsureTime] = [
+        (row.onset, row.offset, number)
+        for row in rows.unsure
+        for number in cells.find_unsure([cells.name(row.label.rstrip(UNSURE).strip())])
+    ]
+    names = [name for text in rows.labels for name in cells.of(text)]
+    unsure_names = [name for text in rows.labels for name in cells.unsure(text)]
+    if unsure_names:
+        unsure = [(0.0, math.inf, number) for number in cells.find_unsure(unsure_names)]
+    labels = find_numbers(names)
+    if has_unknown_alone := bool(names) and not labels and not unsure_names:
+        problems.append(Problem(file, "no label", "left out"))
+    if rows.labels and not names and not unsure_names:
+        detail = f"labels {rows.labels[0]!r} name nothing: nothing is in it"
+        problems.append(Problem(file, "left out", detail))
+    events: list[tuple[TableRow, int]] = []
+    for row in rows.events:
+        where = f"row {row.row} of {row.table}: "
+        names = cells.of(row.label)
+        if not names:
+            detail = f"{where}{row.label!r} names no class; left out"
+            problems.append(Problem(file, "no label", detail))
+        events += [(row, number) for number in find_numbers(names, where)]
+    if not recording.is_labelled:
+        labels = {number for _, number in events}
+    if rows.annotated_classes:
+        names = cells.names(rows.annotated_classes)
+        recording.annotated_classes = frozenset(find_numbers(names, "annotated_classes: "))
+    recording.events, recording.unsure = events, tuple(unsure)
+    recording.row = dataclasses.replace(recording.row, labels=tuple(sorted(labels)))
+    if rows.unsure:
+        return True
+    if rows.labels:
+        return not has_unknown_alone
+    return recording.is_labelled or bool(events) or not rows.events
+
+
+def _list_times(events: Iterable[tuple[TableRow, int]]) -> tuple[tuple[float, float, int], ...]:
     return tuple(sorted((event.onset, event.offset, label) for event, label in events))
 
 
@@ -372,22 +336,22 @@ def _make_ids(files: Iterable[str]) -> dict[str, str]:
         ids |= {file: file for file in shared}
 
 
-def _name_by_folders(root: pathlib.Path, found: Annotations) -> None:
+def _name_by_folders(root: pathlib.Path, annotations: Annotations) -> None:
     """Takes the folder of each recording as its label. Raises UserError where that is none."""
     expected = (
         "expected a table (filename,onset,offset,label, or filename,labels; CSV, TSV, XLSX or "
         "parquet), tables of Raven, Audacity, BirdNET or ELAN, or recordings in a folder for each "
         "class"
     )
-    if not found.recordings:
+    if not annotations.recordings:
         raise UserError(f"no recording in {root}: {expected}")
-    for recording in found.recordings:
+    for recording in annotations.recordings:
         if "/" in recording:
-            found.labels[recording] = [recording.split("/")[0]]
+            annotations.rows[recording] = RecordingRows(labels=[recording.split("/")[0]])
         else:
             detail = "in no folder of a class, and there is no table; left out"
-            found.problems.append(Problem(recording, "no label", detail))
-    names = {cells[0] for cells in found.labels.values()}
+            annotations.problems.append(Problem(recording, "no label", detail))
+    names = {rows.labels[0] for rows in annotations.rows.values()}
     if len(names) < 2:
         where = f"all recordings are in {posixpath.join(root, *names)}" if names else "no folders"
         raise UserError(f"no table in {root}, and {where}: {expected}")

@@ -31,24 +31,20 @@ _AUDIO = (".wav", ".flac", ".ogg", ".mp3")
 
 
 class ListedFile(NamedTuple):
-    """A row of a table: where it stands, the clip, its file and the names of its classes."""
+    """A row of a table."""
 
-    where: str
-    id: str
-    filename: str
+    where: str  # the table, and the line in it
+    id: str  # of the clip
+    filename: str  # as the table has it
     path: str
-    names: list[str]
+    names: list[str]  # of its classes
 
 
 class PublishedCorpus(Corpus):
-    """A corpus of which tables name the files.
+    """A corpus of which tables name the files."""
 
-    Attributes:
-      clip_seconds: of the longest clips.
-      known_bad: clips that may be left out, and why; None where nobody looked for some.
-    """
-
-    clip_seconds: ClassVar[float]
+    clip_seconds: ClassVar[float]  # of the longest clips
+    # Clips that may be left out, and why; None where nobody looked for some.
     known_bad: ClassVar[Mapping[str, str] | None] = None
 
     def __init__(
@@ -59,13 +55,7 @@ class PublishedCorpus(Corpus):
         max_clip_seconds: float | None = None,
         include_known_bad: bool = False,
     ):
-        """Finds tables and folders; raises UserError for what is missing.
-
-        Args:
-          source_dir: the corpus's folder as published, its archives unpacked.
-          splits: default all.
-          include_known_bad: keep the clips in `known_bad`.
-        """
+        """Finds tables and folders of the unpacked archives. Raises UserError."""
         self.source_dir = existing_folder(source_dir, f"the unpacked archives of {self.name}")
         self.max_clip_seconds = max_clip_seconds or self.clip_seconds
         self.arguments = {
@@ -110,23 +100,24 @@ class PublishedCorpus(Corpus):
         for split, clips in rows.items():
             for listed in self._list_files(split):
                 labels = tuple(sorted({numbers[name] for name in listed.names if name in numbers}))
+                unknown = [repr(name) for name in listed.names if name not in numbers]
+                problems = {}
                 if listed.id in self._left_out:
-                    self._note(split, listed, "known bad", f"{self._left_out[listed.id]}; left out")
+                    problems["known bad"] = f"{self._left_out[listed.id]}; left out"
                 elif any(listed.id in others for others in rows.values()):
-                    self._note(split, listed, "duplicate row", f"{listed.where}: the first is kept")
+                    problems["duplicate row"] = f"{listed.where}: the first is kept"
                 elif not labels:
-                    self._note(split, listed, "no label", f"{listed.where}: row skipped")
+                    problems["no label"] = f"{listed.where}: row skipped"
                 else:
                     audio = FileAudio(listed.path)
                     clips[listed.id] = ClipRow(listed.id, listed.filename, audio, labels)
-                if unknown := [name for name in listed.names if name not in numbers]:
-                    dropped = ", ".join(map(repr, unknown))
-                    detail = f"{listed.where}: {dropped} not in the classes"
-                    self._note(split, listed, "unknown label", detail)
+                if unknown:
+                    detail = f"{listed.where}: {', '.join(unknown)} not in the classes"
+                    problems["unknown label"] = detail
+                self.problems += [
+                    (split, Problem(listed.filename, *problem)) for problem in problems.items()
+                ]
         return {split: mixed(clips.values()) for split, clips in rows.items()}
-
-    def _note(self, split: str, listed: ListedFile, kind: str, detail: str) -> None:
-        self.problems.append((split, Problem(listed.filename, kind, detail)))
 
     def _find_table(self, names: Iterable[str]) -> pathlib.Path:
         """The first table that is there. Raises UserError."""
@@ -171,8 +162,7 @@ class FreesoundCorpus(PublishedCorpus):
     def _open_splits(self) -> Iterable[pathlib.Path]:
         self._csvs = {split: self._find_table(self.tables[split].csvs) for split in self._splits}
         self._folders = {split: self._find_folder(split) for split in self._splits}
-        vocabulary = find_tables(self.source_dir, "vocabulary.csv")
-        if vocabulary:
+        if vocabulary := find_tables(self.source_dir, "vocabulary.csv"):
             self.classes, self.class_ids = read_vocabulary(vocabulary[0])
         elif self.needs_vocabulary:
             raise UserError(
@@ -208,10 +198,7 @@ class FreesoundCorpus(PublishedCorpus):
 
 
 def read_vocabulary(path: pathlib.Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(names, mids) of a `vocabulary.csv`: lines `index,label,mid` without a header.
-
-    Raises UserError for a file of another form.
-    """
+    """(names, mids) of a `vocabulary.csv`, lines `index,label,mid`. Raises UserError."""
     with plain_read_errors(path), open(path, encoding="utf-8-sig", newline="") as file:
         rows = [[field.strip() for field in row] for row in csv.reader(file) if row]
     if [row[0] for row in rows] != list(map(str, range(len(rows)))) or any(
@@ -219,10 +206,6 @@ def read_vocabulary(path: pathlib.Path) -> tuple[tuple[str, ...], tuple[str, ...
     ):
         raise UserError(f"{path}: expected lines such as 0,Accordion,/m/0mkg, counting from 0")
     return tuple(row[1] for row in rows), tuple(row[2] for row in rows)
-
-
-_DEV = ("FSD50K.dev_audio", "dev_audio")
-_EVAL = ("FSD50K.eval_audio", "eval_audio")
 
 
 class Fsd50k(FreesoundCorpus):
@@ -234,14 +217,15 @@ class Fsd50k(FreesoundCorpus):
     name = "fsd50k"
     needs_vocabulary = True
     tables: ClassVar = {
-        "train": SplitTable(
-            ("dev.csv",), _DEV, "labels", lambda row: row["split"] == "train", ("split",)
-        ),
-        "val": SplitTable(
-            ("dev.csv",), _DEV, "labels", lambda row: row["split"] == "val", ("split",)
-        ),
-        "eval": SplitTable(("eval.csv",), _EVAL, "labels"),
-    }
+        split: SplitTable(
+            ("dev.csv",),
+            ("FSD50K.dev_audio", "dev_audio"),
+            "labels",
+            lambda row, split=split: row["split"] == split,
+            ("split",),
+        )
+        for split in ("train", "val")
+    } | {"eval": SplitTable(("eval.csv",), ("FSD50K.eval_audio", "eval_audio"), "labels")}
 
 
 class FsdKaggle2018(FreesoundCorpus):

@@ -17,6 +17,8 @@ from psl_jax.runtime import progress
 from psl_jax.runtime.ordered_map import ordered_map
 from psl_jax.runtime.paths import is_remote, path_of
 
+UnsureTime = tuple[float, float, int | None]  # onset, offset, class (None: any)
+
 
 @dataclasses.dataclass(frozen=True)
 class Coverage:
@@ -27,13 +29,13 @@ class Coverage:
         Whether they have another class is unknown.
       is_told: whether somebody said so; else classes of `find_unlearnable` are added.
       keeps_background: whether clips without any label are kept.
-      unsure: onset, offset and class (None: any) of what somebody is not sure about.
+      unsure: what somebody is not sure about.
     """
 
     classes: frozenset[int]
     is_told: bool
     keeps_background: bool
-    unsure: tuple[tuple[float, float, int | None], ...] = ()
+    unsure: tuple[UnsureTime, ...] = ()
 
     def unknown_in(
         self, onset: float, offset: float, labels: Iterable[int], num_classes: int
@@ -53,17 +55,13 @@ def path_of_row(row: ClipRow) -> str:
     return row.audio.path
 
 
-def measure_all(paths: Sequence[str], num_workers: int | None = None) -> list[float | None]:
+def measure_all(paths: Sequence[str]) -> list[float | None]:
     """Seconds of each recording; None of one that cannot be opened."""
-    with progress.bar(len(paths), "recordings", "measure") as bar:
-        lengths = []
-        for seconds in ordered_map(_seconds_of, paths, num_workers):
-            bar.update()
-            lengths.append(seconds)
-    return lengths
+    lengths = ordered_map(_measure, paths)
+    return list(progress.track(lengths, len(paths), "recordings", "measure"))
 
 
-def _seconds_of(path: str) -> float | None:
+def _measure(path: str) -> float | None:
     try:
         if is_remote(path):
             with path_of(path).open("rb") as file:  # its header, not all of it
@@ -85,9 +83,7 @@ def cut_recordings(
     A label of a recording is one of all its clips where no event has it, else of those in which
     its events sound. Clips without any label are left out, but where the coverage keeps them.
 
-    Args:
-      seconds: length by `filename`; None where it is not known: one clip.
-      coverage: by `filename`.
+    seconds: length by `filename`; None where it is not known: one clip. coverage: by `filename`.
     """
     clips: list[ClipRow] = []
     problems: list[Problem] = []
@@ -103,23 +99,17 @@ def cut_recordings(
                 problems.append(Problem(row.filename, "not annotated", "no sure label; left out"))
             continue
         events, outside = _events_of_clips(row.events or (), count, clip_seconds)
-        for event in outside:
-            detail = f"event at {event[0]:g} s: after the last clip, at {count * clip_seconds:g} s"
+        for onset, _, _ in outside:
+            detail = f"event at {onset:g} s: after the last clip, at {count * clip_seconds:g} s"
             problems.append(Problem(row.filename, "bad event", f"{detail}; left out"))
-        timed = {label for _, _, label in row.events or ()}
-        parts = [
-            _part(row, i, clip_seconds, events[i], set(row.labels) - timed) for i in range(count)
-        ]
-        parts = [
-            dataclasses.replace(
-                part,
-                unknown=covered.unknown_in(
-                    i * clip_seconds, (i + 1) * clip_seconds, part.labels, num_classes
-                ),
-            )
-            for i, part in enumerate(parts)
-        ]
-        kept = [part for part in parts if part.labels or covered.keeps_background]
+        untimed = set(row.labels) - {label for _, _, label in row.events or ()}
+        kept = []
+        for number in range(count):
+            clip = _make_clip(row, number, clip_seconds, events[number], untimed)
+            if clip.labels or covered.keeps_background:
+                times = number * clip_seconds, (number + 1) * clip_seconds
+                unknown = covered.unknown_in(*times, clip.labels, num_classes)
+                kept.append(dataclasses.replace(clip, unknown=unknown))
         if len(kept) < count:
             detail = f"{count - len(kept)} of {count} clips hold no event and are left out, as "
             detail += "nobody says that all was annotated (data.annotated=throughout)"
@@ -138,7 +128,7 @@ def find_unlearnable(rows: Iterable[ClipRow], num_classes: int) -> frozenset[int
     return frozenset(np.flatnonzero(with_class > without).tolist())
 
 
-def _part(
+def _make_clip(
     row: ClipRow, number: int, clip_seconds: float, events: Sequence[Event], untimed: set[int]
 ) -> ClipRow:
     start = number * clip_seconds

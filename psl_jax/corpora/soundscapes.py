@@ -16,6 +16,7 @@ from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.corpora import synthetic_sounds
 from psl_jax.corpora.clip_rows import Clip, Loaded, Loader
 from psl_jax.corpora.corpus import Corpus
+from psl_jax.data.clip_index import Event
 from psl_jax.runtime.errors import UserError
 
 CLIP_SECONDS = 10.0
@@ -50,7 +51,7 @@ class Scene:
     id: str
     key: tuple[int, int, int]  # seed, stream, number: decides all that is heard
     labels: tuple[int, ...]
-    events: tuple[tuple[float, float, int], ...]  # onset, offset (s), class index
+    events: tuple[Event, ...]
     snr_db: tuple[float, ...]  # of each event
     level_db: tuple[float, float]  # see SceneSettings
     sounds: tuple[str, ...] = CLASSES  # that the class indices are of
@@ -155,35 +156,27 @@ class Soundscapes(Corpus):
         self.classes = self.class_ids = self.scenes.sounds
         self.has_events = True
         self.problems = []
-        self.settings = dataclasses.asdict(self.scenes) | {
-            "full_clips": full_clips,
-            "balanced_clips": balanced_clips,
-            "eval_clips": eval_clips,
-        }
+        names = ("full_clips", "balanced_clips", "eval_clips")
+        self.settings = dataclasses.asdict(self.scenes) | dict(zip(names, self._sizes, strict=True))
         if self.scenes.sounds == CLASSES:  # what earlier versions prepared is found
             del self.settings["sounds"]
 
     def rows(self) -> Mapping[str, Sequence[Scene]]:
         full_clips, balanced_clips, eval_clips = self._sizes
-        full = [
-            draw_scene(self.scenes, _TRAIN, number, f"full-{number:06d}")
-            for number in range(full_clips)
-        ]
+        full, evaluation = (
+            [
+                draw_scene(self.scenes, stream, number, f"{split}-{number:06d}")
+                for number in range(count)
+            ]
+            for split, stream, count in (("full", _TRAIN, full_clips), ("eval", _EVAL, eval_clips))
+        )
         chosen = choose_balanced([scene.labels for scene in full], balanced_clips, self.scenes.seed)
-        evaluation = [
-            draw_scene(self.scenes, _EVAL, number, f"eval-{number:06d}")
-            for number in range(eval_clips)
-        ]
         return {"full": full, "balanced": [full[i] for i in chosen], "eval": evaluation}
 
     def loader(self) -> Loader:
-        # Made here once rather than by each worker at the same time.
-        for key in (
-            synthetic_sounds.EVENT_NOISE,
-            2 * self.scenes.seed + _TRAIN,
-            2 * self.scenes.seed + _EVAL,
-        ):
-            synthetic_sounds.noise_beds(key)
+        seed = self.scenes.seed
+        for key in (synthetic_sounds.EVENT_NOISE, 2 * seed + _TRAIN, 2 * seed + _EVAL):
+            synthetic_sounds.noise_beds(key)  # here once, not by each worker at the same time
         return load_scene
 
 

@@ -20,22 +20,20 @@ def groups_of(
 ) -> dict[str, str]:
     """The group of each recording, which are paths relative to their folder.
 
-    Args:
-      group_by: "recording", "folder", a pattern with a group in parentheses that is searched for in
-        the path, or else the name of a column. Empty: the folder, or the recording where folders
-        are classes or there is one folder only.
-      values: what that column holds, by recording.
+    group_by: "recording", "folder", a pattern with a group in parentheses that is searched for in
+      the path, or else a column, which holds `values`. Empty: the folder, or the recording where
+      folders are classes or there is one folder only.
 
     Raises UserError where a recording has no group.
     """
     folders = {name: posixpath.dirname(name) for name in recordings}
-    if group_by == "recording":
-        return dict(zip(recordings, recordings, strict=True))
-    if group_by == "folder":
-        return folders
     if not group_by:
         is_one = folders_are_classes or len(set(folders.values())) < 2
-        return dict(zip(recordings, recordings, strict=True)) if is_one else folders
+        group_by = "recording" if is_one else "folder"
+    if group_by == "recording":
+        return {name: name for name in recordings}
+    if group_by == "folder":
+        return folders
     if "(" not in group_by:
         if lacking := [name for name in recordings if not values.get(name)]:
             raise UserError(
@@ -44,12 +42,12 @@ def groups_of(
             )
         return {name: values[name] for name in recordings}
     try:
-        found = {name: re.search(group_by, name) for name in recordings}
+        matches = {name: re.search(group_by, name) for name in recordings}
     except re.error as error:
         raise UserError(f"data.group_by is {group_by!r}, no pattern: {error}") from error
-    if lacking := [name for name, match in found.items() if match is None or match[1] is None]:
+    if lacking := [name for name, match in matches.items() if match is None or match[1] is None]:
         raise UserError(f"data.group_by: the pattern {group_by!r} does not fit {lacking[0]}")
-    return {name: "/".join(map(str, match.groups())) for name, match in found.items() if match}
+    return {name: "/".join(map(str, match.groups())) for name, match in matches.items() if match}
 
 
 def assign_splits(groups: Mapping[str, Mapping[int, int]]) -> dict[str, str]:
@@ -57,12 +55,10 @@ def assign_splits(groups: Mapping[str, Mapping[int, int]]) -> dict[str, str]:
 
     Iterative stratification (Sechidis et al. 2011) of groups: the rarest class first, its groups
     from the largest on, each to the split that lacks most of the class. A split without any group
-    of the class comes first where there are only just enough groups. No chance is involved.
+    of the class comes first where there are only just enough groups. No chance is involved. Fewer
+    groups than splits cannot be split: all of them become `full`.
 
-    Args:
-      groups: number of clips of each class in each group.
-
-    Fewer groups than splits cannot be split: all of them become `full`.
+    groups: number of clips of each class in each group.
     """
     if len(groups) < len(SHARES):
         return dict.fromkeys(groups, "full")
@@ -102,10 +98,7 @@ def assign_splits(groups: Mapping[str, Mapping[int, int]]) -> dict[str, str]:
 
 
 def read_splits(path: pathlib.Path, recordings: Sequence[str]) -> dict[str, str]:
-    """The split of each recording by the table that was written for them, perhaps edited since.
-
-    Raises UserError for a recording that is not in it.
-    """
+    """The split of each recording by the table, perhaps edited since. Raises UserError."""
     rows = [row for _, row in csv_files.read_rows(path, _COLUMNS)]
     splits = {row["filename"].strip(): row["split"].strip() for row in rows}
     if lacking := [name for name in recordings if not splits.get(name)]:

@@ -13,13 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from psl_jax.audio.decoding import (
-    Audio,
-    check_length,
-    decode,
-    decode_blocks,
-    make_audio,
-)
+from psl_jax.audio.decoding import Audio, check_length, decode, decode_blocks, make_audio
 from psl_jax.audio.readers import DecodeError
 from psl_jax.audio.segments import SAMPLE_RATE, tick_shape
 from psl_jax.runtime.paths import is_remote, open_ranges
@@ -44,10 +38,7 @@ class FileAudio:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RecordingPart:
-    """`count` ticks from tick `first` on of a long audio file; the last part is shorter.
-
-    Parts are asked for in order, or nearly so by many threads, and the file is decoded once.
-    """
+    """`count` ticks from tick `first` on of a long audio file, which is decoded once for all."""
 
     path: str
     first: int
@@ -83,10 +74,7 @@ class TarAudio:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ParquetAudio:
-    """An audio file embedded in a parquet file: row `row` of row group `group`.
-
-    `column` is the path of the bytes column, such as "audio.bytes".
-    """
+    """An audio file in row `row` of a row group; `column` is a path, such as "audio.bytes"."""
 
     path: str
     column: str
@@ -112,18 +100,13 @@ class ParquetAudio:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Hdf5Audio:
-    """int16 samples in an HDF5 file: the data set `key`, or one row of it.
-
-    Attributes:
-      rate: of the samples, in Hz.
-      seconds: where zeros begin that only pad the row; None: nothing is padded.
-    """
+    """int16 samples in an HDF5 file: the data set `key`, or one row of it."""
 
     path: str
     key: str
     row: int | None
-    rate: int
-    seconds: float | None = None
+    rate: int  # of the samples, Hz
+    seconds: float | None = None  # where zeros begin that only pad the row
 
     def decode(self, max_seconds: float | None, rate: int = SAMPLE_RATE) -> Audio:
         samples = self._read()
@@ -149,19 +132,13 @@ class Hdf5Audio:
             raise DecodeError("unreadable", f"{self.path}: {error}") from error
 
 
+StoredAudio = FileAudio | RecordingPart | TarAudio | ParquetAudio | Hdf5Audio
+
 _opening = threading.Lock()  # else several threads would open the same archive
 
 
-@functools.lru_cache(_OPEN_RECORDINGS)
-def _open_recording(path: str, rate: int) -> "_OpenRecording":
-    return _OpenRecording(path, rate)
-
-
 class _OpenRecording:
-    """A recording read forward, block by block; the last minutes that were read are kept.
-
-    Asking for what is not kept any more starts from the beginning.
-    """
+    """A recording read forward; the last minutes are kept: before them it is read anew."""
 
     rate = SAMPLE_RATE  # of the file
 
@@ -211,6 +188,9 @@ class _OpenRecording:
             self._kept.popleft()
 
 
+_open_recording = functools.lru_cache(_OPEN_RECORDINGS)(_OpenRecording)
+
+
 @functools.lru_cache(_OPEN_ARCHIVES)
 def _hdf5_file(path: str) -> tuple[threading.Lock, Any]:
     import h5py
@@ -218,17 +198,11 @@ def _hdf5_file(path: str) -> tuple[threading.Lock, Any]:
     return threading.Lock(), h5py.File(path, "r")
 
 
-@functools.lru_cache(_OPEN_GROUPS)
-def _parquet_group(path: str, column: str, group: int) -> "_ParquetGroup":
-    return _ParquetGroup(path, column, group)
-
-
 class _ParquetGroup:
     """One row group read forward, a few rows at a time: rows have no place of their own in it.
 
-    Rows are asked for once each and in order, or nearly so by many threads: one that was passed is
-    kept until it is asked for, or until _KEPT_BYTES of newer ones are. Asking for a row that is
-    not kept any more starts from the group's beginning.
+    A row that was passed is kept until it is asked for, or until _KEPT_BYTES of newer ones are:
+    then asking for it starts from the group's beginning.
     """
 
     def __init__(self, path: str, column: str, group: int):
@@ -269,3 +243,6 @@ class _ParquetGroup:
             size -= len(self._kept.pop(next(iter(self._kept))) or b"")  # the oldest comes first
         self._kept |= enumerate(values, self._next)
         self._next += len(values)
+
+
+_parquet_group = functools.lru_cache(_OPEN_GROUPS)(_ParquetGroup)

@@ -21,11 +21,10 @@ LOADERS = 4  # threads; they mostly wait for the disk, or for memory
 
 @dataclasses.dataclass(frozen=True)
 class TimeShift:
-    """Shifts by up to `fraction` of the clip, either way, each example with `probability`.
+    """Rolls each example with `probability` by up to `fraction` of the clip, either way.
 
-    What leaves the clip comes in at its other end. It is made where batches are put together: there
-    it is a copy of each row, while a device would gather every sample from a place of its own,
-    which a TPU does one row after the other.
+    It is made where batches are put together: there it is a copy of each row, while a TPU would
+    gather the samples of one row after the other.
     """
 
     probability: float
@@ -41,10 +40,7 @@ class TimeShift:
 
 
 def roll_rows(audio: np.ndarray, num_samples: np.ndarray, shifts: np.ndarray) -> None:
-    """Rolls the first num_samples[i] of each row of audio [batch, samples] by shifts[i], in place.
-
-    What follows them is written anew by `reflect_end`.
-    """
+    """Rolls the first num_samples[i] of audio[i] by shifts[i], in place; [batch, samples]."""
     for i in np.flatnonzero(shifts):
         row, length = audio[i], int(num_samples[i])
         row[:length] = np.roll(row[:length], shifts[i], axis=0)
@@ -58,14 +54,11 @@ def train_batches(
     start_step: int = 0,
     shift: TimeShift | None = None,
 ) -> Iterator[Batch]:
-    """Batches without end.
+    """Batches without end; from `start_step` on those of a run that began at step 0.
 
-    Starting at `start_step` gives the batches that a run from step 0 would see from there on;
-    nothing before it is read, but in the shards that are streamed then. shift: rolls the audio.
     Records are verified where they are streamed, and not otherwise. Memory: the batches that are
     loaded ahead; see `ClipStream`. Raises UserError for data that cannot be read.
     """
-
     read: Reader | None = None
     num_loaders = LOADERS
     if order.streamed and order.sampling == "uniform" and segments.source.can_stream:
@@ -78,8 +71,7 @@ def train_batches(
         batch = segments.load(numbers, read=read)
         if shift is not None:
             lengths = batch["num_samples"]
-            shifts = shift.draw(step, order.process_index, lengths)
-            roll_rows(batch["audio"], lengths, shifts)
+            roll_rows(batch["audio"], lengths, shift.draw(step, order.process_index, lengths))
         return batch
 
     items = zip(itertools.count(start_step), order.batches(segments, start_step), strict=False)
@@ -93,10 +85,9 @@ def eval_batches(
     batch_size: int,
     clips: np.ndarray | None = None,
 ) -> Iterator[Batch]:
-    """Every segment of every clip once, in index order; no clip is dropped. Records are verified.
+    """Every segment of every clip (default: of all) once, in index order; records are verified.
 
     The last batch is filled up with silent rows of weight 0 and clip -1.
-    clips: numbers in ascending order, of those that are taken (default: all).
     """
     segments = Segments(source, segmentation)
     numbers = segments.of_clips(np.arange(len(source.index)) if clips is None else clips)
@@ -107,10 +98,7 @@ def eval_batches(
 def whole_pass(
     source: Source, parts: Iterable[tuple[Segments, np.ndarray, int]]
 ) -> Iterator[Batch]:
-    """The batches of (segments, their numbers, rows), in this order; records are verified.
-
-    The clips of a batch ascend, and those of different batches about so.
-    """
+    """The batches of (segments, numbers, rows), whose clips about ascend; records are verified."""
     parts = list(parts)
     read: Reader = functools.partial(read_verified, source)
     num_loaders = LOADERS

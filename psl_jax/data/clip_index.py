@@ -75,11 +75,7 @@ class ClipIndex:
 
     @cached_property
     def annotated(self) -> np.ndarray:
-        """Which clips tell when each class sounds: bool [clips].
-
-        They have events, or hold nothing. Of a clip with labels and no event nobody wrote down the
-        events: AudioSet has strong labels of some clips alone.
-        """
+        """Which clips have events, or hold nothing: bool [clips]; others have weak labels alone."""
         if self.event_offsets is None:
             return np.zeros(len(self), bool)
         return np.asarray((np.diff(self.event_offsets) > 0) | self.holds_nothing)
@@ -205,10 +201,8 @@ class ClipIndex:
     ) -> np.ndarray:
         """What truly sounds in each segment, from the events: bool [clips, segments, classes].
 
-        clips: numbers of those asked for, ascending (default: all).
-
-        Segments past a clip's end, see `segmentation.count_segments(num_samples)`, are all False.
-        Raises ValueError without events.
+        clips: numbers (default: all). Segments past a clip's end are all False. Raises ValueError
+        without events.
         """
         if self.event_offsets is None or self.event_times is None or self.event_values is None:
             raise ValueError(f"split {self.split!r} has no events")
@@ -230,11 +224,9 @@ class ClipIndex:
         """Lists onset and offset in seconds, and class, of a clip's events; none if unknown."""
         if self.event_offsets is None or self.event_times is None or self.event_values is None:
             return []
-        part = slice(*self.event_offsets[clip : clip + 2])
-        times, labels = self.event_times[part].tolist(), self.event_values[part].tolist()
-        return [
-            (onset, offset, label) for (onset, offset), label in zip(times, labels, strict=True)
-        ]
+        events = slice(*self.event_offsets[clip : clip + 2])
+        columns = (*self.event_times[events].T, self.event_values[events])
+        return list(zip(*(column.tolist() for column in columns), strict=True))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         arrays = {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
@@ -294,12 +286,7 @@ def _all_known(index: ClipIndex) -> ClipIndex:
 
 
 def prepared_audio_starts(record_bytes: np.ndarray, audio_bytes: np.ndarray) -> np.ndarray:
-    """Where the audio begins in each record that `prepare` wrote: int64 [clips].
-
-    It is the first feature, inside messages whose sizes come before it: Example, Features, the
-    entry with its name, Feature, BytesList and the bytes themselves. See
-    `record_files.parse_example`.
-    """
+    """Where the audio, its first feature, begins in each record of `prepare`: int64 [clips]."""
     audio = np.asarray(audio_bytes, np.int64)
     bytes_list = 1 + _varint_bytes(audio) + audio
     feature = 1 + _varint_bytes(bytes_list) + bytes_list
@@ -320,10 +307,10 @@ def _varint_bytes(numbers: np.ndarray) -> np.ndarray:
 
 def shared_clips(a: ClipIndex, b: ClipIndex) -> np.ndarray:
     """Clips of `a` that `b` has too, by id or by audio: int64 [n, 2], numbers in `a` and in `b`."""
-    pairs = [np.stack(np.intersect1d(a.ids, b.ids, return_indices=True)[1:], axis=1)]
+    keys = [(a.ids, b.ids)]
     if a.audio_digests is not None and b.audio_digests is not None:
-        _, first, second = np.intersect1d(a.audio_digests, b.audio_digests, return_indices=True)
-        pairs.append(np.stack([first, second], axis=1))
+        keys.append((a.audio_digests, b.audio_digests))
+    pairs = [np.stack(np.intersect1d(*both, return_indices=True)[1:], axis=1) for both in keys]
     together = np.concatenate(pairs)
     _, kept = np.unique(together[:, 0], return_index=True)
     return together[kept].astype(np.int64)

@@ -20,15 +20,12 @@ _RECORDS_AHEAD = 64
 class ClipStream:
     """Reads the clips of segments in the order in which these were announced.
 
-    Memory: clips whose segments are still to come, of an order that takes SHARDS_AT_ONCE shards
-    about together those of as many shards; and _READ_BYTES of each file that is read.
+    Memory: clips whose segments are still to come, of a streamed order those of SHARDS_AT_ONCE
+    shards; and _READ_BYTES of each file that is read.
     """
 
     def __init__(self, source: Source, orders: Iterable[np.ndarray]):
-        """orders: int64 [n] each, the clips of the segments that will be read, one after another.
-
-        Each is read in a pass of its own over the shards that it needs.
-        """
+        """orders: the clips of the segments that will be read, int64 [n] for each pass."""
         self._source, self._orders = source, iter(orders)
         self._left = 0  # segments of this order
         self._uses: dict[int, int] = {}  # by clip: how many of its segments are to come
@@ -70,10 +67,7 @@ class ClipStream:
 
 
 def _dataset(source: Source, clips: np.ndarray) -> Any:
-    """Yields (clip, record) of the shards that `clips` need, in the order of their first use.
-
-    Of each shard from the first clip that is needed to the last.
-    """
+    """Yields (clip, record) of the shards that `clips` need, in the order of their first use."""
     tf = tensorflow_quietly()
     shard_of, offsets = source.index.shard_of(clips), source.index.shard_offsets
     shards, first_use = np.unique(shard_of, return_index=True)
@@ -83,7 +77,7 @@ def _dataset(source: Source, clips: np.ndarray) -> Any:
     shards = shards[np.argsort(first_use)]
     table = (
         [source.paths[shard] for shard in shards],
-        low[shards] - offsets[shards],  # records to skip
+        low[shards] - offsets[shards],  # records to skip: before the first clip that is needed
         high[shards] - low[shards] + 1,
         low[shards],
     )

@@ -36,17 +36,11 @@ _SHOWN = 3  # decisions named in a message
 
 
 class SegmentValues(NamedTuple):
-    """What people say of segments: sparse, ordered by segment.
+    """What people say of segments: sparse, ordered by segment."""
 
-    Attributes:
-      segments: numbers of segments of the split [n].
-      classes: [n] class indices.
-      values: float32 [n], 1 or 0, or NaN: unknown.
-    """
-
-    segments: np.ndarray
-    classes: np.ndarray
-    values: np.ndarray
+    segments: np.ndarray  # [n] numbers of segments of the split
+    classes: np.ndarray  # [n] class indices
+    values: np.ndarray  # float32 [n], 1 or 0, or NaN: unknown
 
     def put(self, labels: np.ndarray, numbers: np.ndarray) -> None:
         """Replaces the labels [n, classes] of the segments `numbers` [n], in place."""
@@ -67,7 +61,7 @@ class Corrections:
     @classmethod
     def read(cls, paths: str) -> "Corrections":
         """Reads tables, separated by commas: those of several people. Raises UserError."""
-        names = [name.strip() for name in paths.split(",") if name.strip()]
+        names = filter(None, map(str.strip, paths.split(",")))
         decisions = [decision for name in names for decision in read_decisions(name)]
         return cls(tuple(drop_undone(decisions)), paths)
 
@@ -91,11 +85,8 @@ class Corrections:
                 segments.append(np.full(len(decided), firsts[clip] + number))
                 classes.append(decided)
                 values.append(of_classes[decided])
-        return SegmentValues(
-            np.concatenate(segments),
-            np.concatenate(classes),
-            np.concatenate(values).astype(np.float32),
-        )
+        of_all = np.concatenate(values).astype(np.float32)
+        return SegmentValues(np.concatenate(segments), np.concatenate(classes), of_all)
 
     def correct(self, index: ClipIndex) -> ClipIndex:
         """The split with the weak labels that follow from the decisions."""
@@ -118,10 +109,7 @@ class Corrections:
         )
 
     def describe_problems(self, splits: Sequence[ClipIndex]) -> list[str]:
-        """What in the table has no effect on these splits, and where people disagree, in words.
-
-        Raises UserError where no decision is about them.
-        """
+        """What has no effect on these splits, and where people disagree. Raises UserError."""
         places = [_Places(index) for index in splits]
         split_names, classes = ", ".join(index.split for index in splits), splits[0].classes
         lacking = [d for d in self.decisions if not any(p.find(d.filename) for p in places)]
@@ -160,9 +148,9 @@ class Corrections:
             "person counts": disputed,
         }
         return [
-            f"{self.where}: {len(found)} {what}: {list_first(found, _SHOWN)}"
-            for what, found in problems.items()
-            if found
+            f"{self.where}: {len(cases)} {what}: {list_first(cases, _SHOWN)}"
+            for what, cases in problems.items()
+            if cases
         ]
 
     def _check_names(self, places: Sequence["_Places"]) -> None:
@@ -212,15 +200,11 @@ _NOTHING, _NO, _UNSURE = -1, 0, 1  # in cells
 
 
 class _Opinion:
-    """What a person says of a clip, by all decisions: the last ones count.
-
-    Attributes:
-      yeses: stretches in which a class sounds somewhere.
-      cells: int8 [classes, cells], _NO and _UNSURE where that was decided.
-    """
+    """What a person says of a clip, by all decisions: the last ones count."""
 
     def __init__(self, num_classes: int, num_cells: int):
-        self.yeses: list[_Yes] = []
+        self.yeses: list[_Yes] = []  # stretches in which a class sounds somewhere
+        # int8 [classes, cells], _NO and _UNSURE where that was decided
         self.cells = np.full((num_classes, num_cells), _NOTHING, np.int8)
 
     def add(self, label: int, begin: int, end: int, decision: str) -> None:

@@ -24,25 +24,16 @@ RANDOM = "random"  # as `chosen`
 
 
 class Decision(NamedTuple):
-    """A line of the table.
+    """A line of the table."""
 
-    Attributes:
-      filename: clip id, or name of a recording.
-      onset, offset: seconds in it.
-      decision: one of DECISIONS.
-      who: who decided.
-      when: in UTC; the order of the lines counts, not this.
-      chosen: why the person was asked: RANDOM, or anything else.
-    """
-
-    filename: str
-    onset: float
+    filename: str  # clip id, or name of a recording
+    onset: float  # seconds in it
     offset: float
     label: str
-    decision: str
-    who: str
-    when: str = ""
-    chosen: str = ""
+    decision: str  # one of DECISIONS
+    who: str  # who decided
+    when: str = ""  # in UTC; the order of the lines counts, not this
+    chosen: str = ""  # why the person was asked: RANDOM, or anything else
 
     @property
     def subject(self) -> tuple[str, float, float, str, str]:
@@ -90,11 +81,7 @@ def drop_undone(decisions: Iterable[Decision]) -> list[Decision]:
 
 
 class DecisionTable:
-    """Appends a person's decisions to a table; each is on the disk when `append` returns.
-
-    Attributes:
-      decisions: all in the table, also those of others and those that were undone.
-    """
+    """Appends a person's decisions to a table; each is on the disk when `append` returns."""
 
     def __init__(self, path: str | os.PathLike[str], who: str):
         """Raises UserError where the file is none, or cannot be written."""
@@ -140,10 +127,7 @@ class DecisionTable:
         return made
 
     def undo(self) -> Decision | None:
-        """Takes back the person's last decision that stands, and returns it; None: there is none.
-
-        Raises OSError.
-        """
+        """Takes back and returns the person's last decision that stands, if any. Raises OSError."""
         with self._lock:
             own = [d for d in drop_undone(self.decisions) if d.who == self.who]
             if not own:

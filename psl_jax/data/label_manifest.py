@@ -73,10 +73,7 @@ _SETTINGS = {
     "dtype": "relabel.dtype",
 }
 # How labels are made anew, by the kind of their origin.
-_REMAKE = {
-    "imported": "psl-jax labels import",
-    "cut": "psl-jax labels resegment",
-}
+_REMAKE = {"imported": "psl-jax labels import", "cut": "psl-jax labels resegment"}
 
 
 def segmentation_of(
@@ -97,8 +94,7 @@ def segmentation_of(
 def digest_without_teacher(directory: str | os.PathLike[str], even_relabeled: bool) -> str | None:
     """What stands for the teacher of labels that are used without one; None: they need theirs.
 
-    Of labels that were imported or cut (their manifest has an `origin`) no teacher could make them
-    again. even_relabeled: of those of a relabeling, too, if they are there.
+    even_relabeled: not only of labels that were imported or cut, whose manifest has an `origin`.
     """
     if not are_begun(directory):
         return None

@@ -31,10 +31,7 @@ class DamagedRecordError(Exception):
 
 
 def read_records(path: str | os.PathLike[str], count: int | None = None) -> Iterator[memoryview]:
-    """Yields the contents of the first `count` records (None: of all) of a local file.
-
-    Raises DamagedRecordError for a record that is damaged or missing, and OSError.
-    """
+    """Yields the first `count` records (None: all) of a local file. Raises DamagedRecordError."""
     with open(path, "rb") as file:
         for number in itertools.count() if count is None else range(count):
             header = file.read(HEADER_BYTES)
@@ -97,9 +94,8 @@ def parse_example(content: Buffer) -> dict[str, Feature]:
 
 def single_values(features: dict[str, Feature], names: Sequence[str]) -> list[memoryview]:
     """The values of the single-valued bytes features `names`; DamagedRecordError without one."""
-    for name in names:
-        if name not in features:
-            raise DamagedRecordError(f"a record has no feature {name!r}")
+    if missing := [name for name in names if name not in features]:
+        raise DamagedRecordError(f"a record has no feature {missing[0]!r}")
     return [memoryview((features[name].values or [b""])[0]) for name in names]
 
 

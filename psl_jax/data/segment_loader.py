@@ -50,11 +50,7 @@ class Segments:
 
     @property
     def has_unknown(self) -> bool:
-        """Whether labels of a batch may be UNKNOWN.
-
-        Soft labels are known, but where people are unsure, and for classes that no teacher knows
-        and that keep their weak ones.
-        """
+        """Whether labels of a batch may be UNKNOWN: weak ones, and where people are unsure."""
         are_weak = self.soft_labels is None or WEAK in self.soft_labels.manifest
         is_unsure = self._decided is not None and bool(np.isnan(self._decided.values).any())
         return is_unsure or (are_weak and self.source.index.has_unknown)
@@ -71,11 +67,7 @@ class Segments:
         return clips, numbers - self.firsts[clips]
 
     def load(self, numbers: np.ndarray, size: int = 0, read: Reader | None = None) -> Batch:
-        """The batch of the segments `numbers` [n], filled up to `size` rows (default: n).
-
-        read: what reads the audio, in place of the source's own.
-        Raises UserError for data that cannot be read.
-        """
+        """The batch of the segments `numbers`, filled up to `size` rows. Raises UserError."""
         cut, batch = self.segmentation, self.describe(numbers)
         clips, counts = batch["clip"], batch["num_samples"]
         # New memory each time: devices may still be reading the last batch.
@@ -116,9 +108,8 @@ class Segments:
 
 
 def mix_labels(soft: Any, weak: Any, alpha: float, has_unknown: bool = False) -> Any:
-    """What is trained on, of arrays of NumPy or JAX [batch, classes]: BCE is linear in it.
-
-    has_unknown: some weak labels may be UNKNOWN; the soft ones stand in their place.
+    """What is trained on, [batch, classes]: BCE is linear in it. Soft labels stand for unknown
+    ones.
     """
     if has_unknown:
         is_known = (weak >= 0).astype(soft.dtype)
@@ -140,11 +131,7 @@ def _filled_up(batch: Batch, size: int) -> Batch:
 
 
 def reflect_end(row: np.ndarray, samples: int) -> None:
-    """Writes after the first `samples` of `row` their reflection, as far as a frame reaches.
-
-    So the last frames before a clip's end are those of the clip alone, whose end the front end
-    reflects; zeros there would be a click.
-    """
+    """Reflects a clip's end after its `samples`, as the front end does; zeros would be a click."""
     length = min(REFLECTED_SAMPLES, len(row) - samples, samples - 2)
     if length > 0:
         row[samples : samples + length] = reverse(row[samples - 1 - length : samples - 1])

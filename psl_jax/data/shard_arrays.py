@@ -40,10 +40,7 @@ class ShardArrays:
         width: int | None,
         dtype: type[np.floating],
     ):
-        """What files hold: `rows` of each shard, of `width` values (None: of any number).
-
-        name: what they are called, `labels` as labels-00000-of-00010.npy.
-        """
+        """Of each shard `rows` of `width` values (None: of any number); name: `labels`, say."""
         self.folder, self.name = path_of(folder), name
         self.rows, self.width = [int(count) for count in rows], width
         self.dtype = np.dtype(dtype).newbyteorder("<")
@@ -90,10 +87,7 @@ class ShardArrays:
         return array
 
     def map(self, shard: int) -> np.ndarray:
-        """The same, of which only what is used is read, and no checksum verified.
-
-        Of a shard in a bucket a copy is made on this machine, until the program ends.
-        """
+        """The same, not verified; only what is used is read, but of a bucket, which is copied."""
         if shard not in self._mapped:
             path = self.path(shard)
             local = self._copies.enter_context(local_copy(path))

@@ -28,8 +28,8 @@ def made_with(labels: "SoftLabels") -> dict[str, Any]:
     manifests told it.
     """
     names = [name for name in (*LabelRule().entries(), WEAK) if name in labels.manifest]
-    found = REMOVED_PARTS | {name: labels.manifest[name] for name in names}
-    return {n: value for n, value in found.items() if (n, value) != ("dtype", "float32")}
+    entries = REMOVED_PARTS | {name: labels.manifest[name] for name in names}
+    return {n: value for n, value in entries.items() if (n, value) != ("dtype", "float32")}
 
 
 class SoftLabelWriter:
@@ -47,10 +47,9 @@ class SoftLabelWriter:
         teachers: list[dict[str, Any]] | None = None,
         uses_weak_labels: bool = False,
     ):
-        """Writes the manifest; if there is one, it must be the same (UserError), and its whole
+        """Writes the manifest. If there is one, it must be the same (UserError), and its whole
         shards are kept.
 
-        rule: how the labels are made (default: the paper's way).
         origin: of labels that no relabeling made: what they were read or cut from, as JSON.
         teachers: what there is to say of each teacher, as JSON; its digest alone is compared.
         uses_weak_labels: the labels depend on the clips' weak ones.
@@ -81,11 +80,7 @@ class SoftLabelWriter:
         return self._arrays.missing
 
     def write_shard(self, shard: int, probabilities: np.ndarray) -> None:
-        """Writes the probabilities [segments, classes] of a shard, clip after clip.
-
-        Raises ValueError for a wrong shape or a value that is not finite; UserError for a full
-        disk.
-        """
+        """Writes the probabilities [segments, classes] of a shard. Raises ValueError, UserError."""
         low, high = self.firsts[self.index.shard_offsets[shard : shard + 2]]
         expected = (high - low, self.index.num_classes)
         if probabilities.shape != expected:
@@ -120,25 +115,24 @@ class SoftLabels:
     ) -> "SoftLabels":
         """Opens the labels made for this data, segmentation and, if given, teacher and rule.
 
-        Data without classes take those of the labels.
-
-        Raises UserError, saying what differs, for labels of something else or with missing shards.
+        Data without classes take those of the labels. Raises UserError, saying what differs, for
+        labels of something else or with missing shards.
         """
         directory = path_of(directory)
-        found = label_manifest.read(directory)
+        manifest = label_manifest.read(directory)
         if not index.classes:
-            index = index.with_classes(found["classes"])
+            index = index.with_classes(manifest["classes"])
         expected = label_manifest.described(index, segmentation) | (rule.entries() if rule else {})
-        if WEAK in found:
+        if WEAK in manifest:
             expected[WEAK] = index.labels_sha256
         if teacher_digest is not None:
             expected["teacher_digest"] = teacher_digest
-        label_manifest.compare(directory, found, expected)
+        label_manifest.compare(directory, manifest, expected)
         if missing := label_manifest.missing_shards(directory):
             raise UserError(
                 f"{directory}: {len(missing)} of {len(index.shard_sizes)} soft-label shards are "
                 f"missing (the first is number {missing[0]}); run "
-                f"{label_manifest.remake(found)} to the end"
+                f"{label_manifest.remake(manifest)} to the end"
             )
         return cls(directory, index, segmentation)
 
@@ -148,15 +142,9 @@ class SoftLabels:
         return self._arrays.num_bytes
 
     def read_shard(self, shard: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Reads one shard, whose checksum is verified.
+        """Reads and verifies a shard: ids [n], float16 [n, S, C], segments of each clip int64 [n].
 
-        Returns:
-          ids: [n] str.
-          probabilities: float16 [n, S, C], S being the most segments of any clip in the split;
-            zeros after a clip's last segment.
-          counts: int64 [n], segments of each clip.
-
-        Raises UserError for a damaged shard.
+        S are the most segments of any clip; zeros follow a clip's last. Raises UserError.
         """
         clips = slice(*self.index.shard_offsets[shard : shard + 2])
         counts = self._counts[clips]
@@ -170,10 +158,7 @@ class SoftLabels:
         return self.index.ids[clips], out, counts
 
     def of_segments(self, clips: np.ndarray, segments: np.ndarray) -> np.ndarray:
-        """Soft labels of segment `segments[i]` of clip `clips[i]`: float16 [n, C].
-
-        Nothing but these rows is read, so that no checksum is verified. Threads may read at once.
-        """
+        """Soft labels of segments[i] of clips[i]: float16 [n, C], not verified; thread-safe."""
         out = np.empty((len(clips), self.index.num_classes), np.float16)
         shards = self.index.shard_of(clips)
         starts = self._firsts[self.index.shard_offsets[shards]]

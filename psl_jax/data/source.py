@@ -17,20 +17,12 @@ _MOST_OPEN = 256  # shards
 
 
 class Source:
-    """The clips of a split. Threads may read at the same time.
+    """The clips of a split. Threads may read at the same time."""
 
-    Attributes:
-      index: what is known of the clips without reading their audio.
-      paths: the shards, in the order of `index.shard_sizes`.
-      is_remote: whether they lie in a bucket.
-      is_streamed: whether whole shards are read by tf.data where the order allows it: from gs://,
-        or as asked for.
-      can_stream: whether TensorFlow reads the shards; from s3:// the same is read by number.
-      tick_shape: of its audio, see `audio.segments`.
-    """
-
-    is_remote = is_streamed = can_stream = False
-    tick_shape: tuple[int, ...] = ()
+    is_remote = False  # in a bucket
+    is_streamed = False  # tf.data reads whole shards where the order allows it
+    can_stream = False  # TensorFlow reads the shards; from s3:// the same is read by number
+    tick_shape: tuple[int, ...] = ()  # of its audio, see `audio.segments`
 
     def __init__(
         self, paths: Sequence[str | os.PathLike[str]], index: ClipIndex, is_streamed: bool = False
@@ -72,12 +64,8 @@ class Source:
     ) -> None:
         """Reads `counts[i]` ticks of clip `clips[i]` from `starts[i]` on into `rows[i]`.
 
-        Nothing but these bytes is read, so that no checksum is verified; see `read_whole`.
-
-        Args:
-          clips, starts, counts: int [n]. rows: int16 [n, ticks, *tick_shape], contiguous.
-
-        Raises UserError, naming the shard, for a damaged or missing one.
+        rows: int16 [n, ticks, *tick_shape], contiguous. Nothing but these bytes is read, so that no
+        checksum is verified. Raises UserError, naming the shard, for a damaged or missing one.
         """
         shards, width = self.index.shard_of(clips), self.index.bytes_per_tick
         places = self.index.audio_places[clips] + width * starts
@@ -93,10 +81,7 @@ class Source:
             self._read_into(target[begin : begin + size], shard, place)
 
     def read_whole(self, clips: np.ndarray) -> Iterator[np.ndarray]:
-        """The audio of `clips` [n]: int16 [ticks, *tick_shape] each; records are verified.
-
-        Raises UserError, naming the shard, for one that is damaged, missing or of other clips.
-        """
+        """The verified audio of `clips` [n]: int16 [ticks, *tick_shape] each. Raises UserError."""
         index, shards = self.index, self.index.shard_of(clips)
         places, sizes = index.record_places[clips], self._record_bytes[clips]
         records = self._ranges(shards, places, sizes)
@@ -121,10 +106,10 @@ class Source:
             return
         paths = [self.paths[shard] for shard in shards]
         read = path_lib.read_ranges(paths, places.tolist(), (places + sizes).tolist())
-        for found, (shard, place, size) in zip(read, ranges, strict=True):
-            if len(found) != size:
+        for content, (shard, place, size) in zip(read, ranges, strict=True):
+            if len(content) != size:
                 raise self._damaged(shard, f"it ends before byte {place + size}")
-            yield found
+            yield content
 
     def _read_into(self, target: memoryview, shard: int, place: int) -> None:
         try:
@@ -150,10 +135,7 @@ class Source:
         return file
 
     def checked_audio(self, clip: int, content: bytes | memoryview) -> np.ndarray:
-        """The audio of a clip, int16 [ticks, *tick_shape], in its record's contents.
-
-        Raises UserError for the record of another clip, or none.
-        """
+        """The audio of a clip in its record's contents. Raises UserError for another clip's."""
         shard, index = int(self.index.shard_of(clip)), self.index
         try:
             features = record_files.parse_example(content)

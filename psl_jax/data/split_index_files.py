@@ -1,21 +1,30 @@
-"""The index of a prepared split: where its shards lie and what its clips are, without audio."""
+"""The index of a prepared split: where its shards lie and what its clips are, without audio.
+
+What TFDS writes beside the shards is read with the standard library: TFDS would import TensorFlow,
+which takes seconds, or is not there.
+"""
 
 import itertools
+import json
 import os
 import pathlib
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from psl_jax.audio.segments import SAMPLE_RATE
-from psl_jax.data import record_files, tfds_metadata
+from psl_jax.audio.segments import RATES, SAMPLE_RATE
+from psl_jax.data import record_files
 from psl_jax.data.clip_index import ClipDescription, ClipIndex, joined, ragged
-from psl_jax.data.tfds_metadata import FEATURES_NAME, INFO_NAME
 from psl_jax.runtime import csv_files, files, progress
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import absolute, local_copy, path_of
+
+INFO_NAME = "dataset_info.json"  # of TFDS; it is written last
+_FEATURES_NAME = "features.json"
+_NAMES_NAME = "labels.labels.txt"
+_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 
 CLASSES_NAME = "classes.csv"
 UNIONS_NAME = "unions.json"  # splits that are several stored ones together
@@ -28,15 +37,13 @@ def load_index(data_dir: str | os.PathLike[str], split: str) -> ClipIndex:
     An index that does not fit the data set's own shard sizes or classes is stale and built again.
     That of a union is made of those of the splits that it joins.
 
-    Raises:
-      UserError: no TFDS data set in `data_dir`, no such split, or records of another form.
+    Raises UserError for no TFDS data set in `data_dir`, no such split, or records of another form.
     """
     if (members := unions(data_dir).get(split)) is not None:
         return joined([load_index(data_dir, member) for member in members], split)
     sizes = shard_sizes(data_dir, split)
     classes = class_names(data_dir)
-    path = index_path(data_dir, split)
-    saved = _read_saved(path)
+    saved = saved_index(data_dir, split)
     if (
         saved is not None
         and saved.split == split
@@ -46,6 +53,7 @@ def load_index(data_dir: str | os.PathLike[str], split: str) -> ClipIndex:
     ):
         return saved
     index = _scan(data_dir, split, classes, sizes)
+    path = index_path(data_dir, split)
     try:
         index.save(path)
     except OSError as error:  # a read-only data set is no reason to stop
@@ -56,18 +64,17 @@ def load_index(data_dir: str | os.PathLike[str], split: str) -> ClipIndex:
 def find_data_dir(folder: str | os.PathLike[str]) -> str:
     """The prepared data set that `folder` is, or the only one below it: an absolute path.
 
-    Below a folder that was given to `prepare` as its `data_dir` lie
-    `<corpus>/<settings>/<version>`. Raises UserError where there is none or several.
+    Below the `data_dir` of `prepare` lie `<corpus>/<settings>/<version>`. Raises UserError.
     """
     root = absolute(folder)
     if (root / INFO_NAME).exists():
         return os.fspath(root)
-    # Without the former the latter tells which folder it is that lacks it.
-    found = _folders_with(INFO_NAME, root) or _folders_with(FEATURES_NAME, root)
-    if len(found) > 1:
-        names = "".join(f"\n  {path}" for path in found)
+    # Where no folder has the former, the latter tells which one lacks it.
+    data_dirs = _folders_with(INFO_NAME, root) or _folders_with(_FEATURES_NAME, root)
+    if len(data_dirs) > 1:
+        names = "".join(f"\n  {path}" for path in data_dirs)
         raise UserError(f"{folder} holds several prepared data sets: give one of{names}")
-    return os.fspath(found[0] if found else root)
+    return os.fspath(data_dirs[0] if data_dirs else root)
 
 
 def _folders_with(name: str, root: pathlib.Path) -> list[pathlib.Path]:
@@ -80,11 +87,7 @@ def _folders_with(name: str, root: pathlib.Path) -> list[pathlib.Path]:
 
 
 def shard_paths(data_dir: str | os.PathLike[str], split: str) -> list[str]:
-    """The TFRecord files of `split`, in order.
-
-    Raises:
-      UserError: no such data set or split, or a shard is missing on disk.
-    """
+    """The TFRecord files of `split`, in order. Raises UserError where one is missing."""
     names = shard_names(data_dir, split)
     paths, there = [os.fspath(path) for path in names], files.exist(names)
     if missing := [path for path, is_there in zip(paths, there, strict=True) if not is_there]:
@@ -96,9 +99,14 @@ def shard_paths(data_dir: str | os.PathLike[str], split: str) -> list[str]:
 
 
 def shard_names(data_dir: str | os.PathLike[str], split: str) -> list[pathlib.Path]:
-    """Where the shards of `split` should be, in order. Raises UserError as `shard_paths`."""
-    members = unions(data_dir).get(split, [split])
-    return [path for member in members for path in _stored_split(data_dir, member).paths]
+    """Where the shards of `split` should be, in order. Raises UserError without such a split."""
+    return [path for stored in _stored_splits(data_dir, split) for path in stored.paths]
+
+
+def shard_sizes(data_dir: str | os.PathLike[str], split: str) -> np.ndarray:
+    """Clips in each shard of `split`, as the data set's metadata say: int64 [shards]."""
+    stored_splits = _stored_splits(data_dir, split)
+    return np.array([n for stored in stored_splits for n in stored.lengths], dtype=np.int64)
 
 
 def index_path(data_dir: str | os.PathLike[str], split: str) -> pathlib.Path:
@@ -114,37 +122,30 @@ def saved_splits(data_dir: str | os.PathLike[str]) -> list[str]:
 
 def saved_index(data_dir: str | os.PathLike[str], split: str) -> ClipIndex | None:
     """The index of a stored split as it is on disk; None where it is not, or is damaged."""
-    return _read_saved(index_path(data_dir, split))
-
-
-def shard_sizes(data_dir: str | os.PathLike[str], split: str) -> np.ndarray:
-    """Clips in each shard of `split`, as the data set's metadata say: int64 [shards]."""
-    members = unions(data_dir).get(split, [split])
-    lengths = [n for member in members for n in _stored_split(data_dir, member).lengths]
-    return np.array(lengths, dtype=np.int64)
+    try:
+        return ClipIndex.load(index_path(data_dir, split))
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        return None
 
 
 def splits(data_dir: str | os.PathLike[str]) -> list[str]:
     """Names of the corpus's splits: what a union has besides its first split is not among them."""
     together = unions(data_dir)
-    rest = {name for members in together.values() for name in members[1:]}
-    return [*(name for name in stored_splits(data_dir) if name not in rest), *together]
+    later_members = {name for members in together.values() for name in members[1:]}
+    return [*(name for name in stored_splits(data_dir) if name not in later_members), *together]
 
 
 def stored_splits(data_dir: str | os.PathLike[str]) -> list[str]:
     """Names of the splits that have shards of their own: those that TFDS knows."""
-    return list(tfds_metadata.read_splits(data_dir))
+    return list(_read_splits(data_dir))
 
 
 def unions(data_dir: str | os.PathLike[str]) -> dict[str, list[str]]:
-    """Splits that are stored as others, one after the other: name -> stored splits.
-
-    AudioSet's `full` holds `balanced`, for instance, which is on disk but once.
-    """
+    """Splits that are stored as others, one after the other, such as AudioSet's `full`."""
     path = path_of(data_dir) / UNIONS_NAME
     try:
-        found = files.read_json(path) if path.exists() else {}
-        return {str(name): [str(member) for member in members] for name, members in found.items()}
+        stored = files.read_json(path) if path.exists() else {}
+        return {str(name): [str(member) for member in members] for name, members in stored.items()}
     except (ValueError, AttributeError, TypeError) as error:
         raise UserError(
             f"{path} is damaged ({error}): prepare the data again, which writes it anew"
@@ -152,28 +153,42 @@ def unions(data_dir: str | os.PathLike[str]) -> dict[str, list[str]]:
 
 
 def class_names(data_dir: str | os.PathLike[str]) -> tuple[str, ...]:
-    """The classes of the data set, in label order."""
-    names = tfds_metadata.read_class_names(data_dir)
-    _check_names(path_of(data_dir), names)
-    return tuple(names)
+    """The classes of the data set, in label order.
 
-
-def _check_names(folder: pathlib.Path, names: Sequence[str]) -> None:
-    """Raises UserError where the list that `prepare` wrote beside TFDS's own has other names."""
+    Raises UserError for records of another form, and where `classes.csv` has other names.
+    """
+    folder = path_of(data_dir)
+    _check_is_whole(folder)
+    features, names_path = _read_features(data_dir), folder / _NAMES_NAME
+    missing = sorted({"id", "audio", "labels"} - features.keys())
+    wrong = f"it lacks {', '.join(missing)}" if missing else _describe_wrong(features["audio"])
+    label = features.get("labels", {}).get("sequence", {}).get("feature", {}).get("classLabel")
+    if not wrong and (label is None or not names_path.exists()):
+        wrong = f"labels have no names: expected {names_path.name}"
+    if wrong:
+        raise UserError(
+            f"{data_dir} is a TFDS data set of another form: {wrong}. Expected the features id "
+            "(tfds.features.Text()), labels (a Sequence of ClassLabel with names) and audio, mono "
+            "at 16 kHz: tfds.features.Tensor(shape=(None,), dtype=np.int16, "
+            'encoding="bytes"); at 32 kHz tfds.features.Audio with sample_rate=32000. '
+            f"Found {json.dumps(features)}."
+        )
+    lines = names_path.read_text("utf-8").split("\n")
+    names = tuple(line.strip() for line in lines if line.strip())
     path = folder / CLASSES_NAME
     try:
         columns = ("index", "mid", "display_name")
         rows = csv_files.read_rows(path, columns) if path.exists() else iter(())
         listed = [row["display_name"] for _, row in rows]
     except UserError:  # another list, of somebody else
-        return
+        listed = []
     pairs = itertools.zip_longest(listed, names) if listed else iter(())
     if other := next((pair for pair in pairs if pair[0] != pair[1]), None):
         raise UserError(
-            f"{path} and {folder / 'labels.labels.txt'} should name the same classes, and have "
-            f"{other[0]!r} and {other[1]!r}: one is damaged. The latter is a name a line, in the "
-            "order of the former"
+            f"{path} and {names_path} should name the same classes, and have {other[0]!r} and "
+            f"{other[1]!r}: one is damaged. The latter is a name a line, in the order of the former"
         )
+    return names
 
 
 def build_index(
@@ -183,15 +198,12 @@ def build_index(
     sizes: Sequence[int] | np.ndarray,
     sample_rate: int = SAMPLE_RATE,
 ) -> ClipIndex:
-    """The index of clips in record order.
-
-    A split without a single event counts as one without strong labels.
-    """
+    """The index of clips in record order; without a single event it has no strong labels."""
     columns = list(zip(*clips, strict=True)) or [()] * len(ClipDescription._fields)
     ids, lengths, labels, events, digests, record_bytes, audio_starts, unknown = columns
     events = tuple(of_clip or () for of_clip in events)
 
-    def known(values: Sequence[Any], dtype: type) -> np.ndarray | None:
+    def as_array(values: Sequence[Any], dtype: type) -> np.ndarray | None:
         return None if None in values else np.array(values, dtype)
 
     label_offsets, label_values = ragged(labels)
@@ -214,25 +226,19 @@ def build_index(
         label_offsets=label_offsets,
         label_values=label_values,
         shard_sizes=np.asarray(sizes, dtype=np.int64),
-        audio_digests=known(digests, np.uint64),
-        record_bytes=known(record_bytes, np.int64),
-        audio_starts=known(audio_starts, np.int64),
+        audio_digests=as_array(digests, np.uint64),
+        record_bytes=as_array(record_bytes, np.int64),
+        audio_starts=as_array(audio_starts, np.int64),
         sample_rate=sample_rate,
         **more,
     )
 
 
-def _read_saved(path: pathlib.Path) -> ClipIndex | None:
-    try:
-        return ClipIndex.load(path)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
-        return None  # missing, unreadable or of an older form
-
-
 def _scan(
     data_dir: str | os.PathLike[str], split: str, classes: Sequence[str], sizes: np.ndarray
 ) -> ClipIndex:
-    rate = tfds_metadata.read_sample_rate(data_dir)
+    rate = int(_read_features(data_dir)["audio"].get("audio", {}).get("sampleRate", 0))
+    rate = rate or SAMPLE_RATE
     scanned = _scan_records(shard_paths(data_dir, split), 2 * rate // SAMPLE_RATE)
     clips = progress.track(scanned, int(sizes.sum()), "clips", f"index {split}")
     try:
@@ -270,11 +276,102 @@ def _scan_records(paths: list[str], bytes_per_tick: int) -> Iterator[ClipDescrip
             ) from error
 
 
-def _stored_split(data_dir: str | os.PathLike[str], split: str) -> tfds_metadata.StoredSplit:
-    stored = tfds_metadata.read_splits(data_dir)
-    if split not in stored:
+# --- What TFDS writes -----------------------------------------------------------------------------
+
+
+class _StoredSplit(NamedTuple):
+    """The shards of a split, in order, and how many clips each holds."""
+
+    paths: list[pathlib.Path]
+    lengths: list[int]
+
+
+def _stored_splits(data_dir: str | os.PathLike[str], split: str) -> list[_StoredSplit]:
+    """The stored splits that a split consists of, most often itself. Raises UserError."""
+    stored = _read_splits(data_dir)
+    members = unions(data_dir).get(split, [split])
+    if lacking := [member for member in members if member not in stored]:
         raise UserError(
-            f"{data_dir} has no split {split!r}; its splits are {splits(data_dir)}. Own recordings "
-            f"have it by a table {split}.csv; to other data psl-jax prepare --splits adds it"
+            f"{data_dir} has no split {lacking[0]!r}; its splits are {splits(data_dir)}. Own "
+            f"recordings have it by a table {lacking[0]}.csv; to other data psl-jax prepare "
+            "--splits adds it"
         )
-    return stored[split]
+    return [stored[member] for member in members]
+
+
+def _read_splits(data_dir: str | os.PathLike[str]) -> dict[str, _StoredSplit]:
+    """The splits of a data set by name. Raises UserError where `data_dir` is none."""
+    folder = path_of(data_dir)
+    _check_is_whole(folder)
+    info = files.read_json(folder / INFO_NAME)
+    try:
+        file_format = info.get("fileFormat", "tfrecord")
+        if file_format != "tfrecord":
+            raise UserError(
+                f"{data_dir}: its shards are {file_format} files, expected tfrecord. Let TFDS "
+                'write it again, with file_format="tfrecord"'
+            )
+        stored = {}
+        for split in info["splits"]:
+            lengths = [int(length) for length in split["shardLengths"]]
+            count = f"{len(lengths):05d}"
+            template = split.get("filepathTemplate") or _TEMPLATE
+            values = {"DATASET": info["name"], "SPLIT": split["name"], "FILEFORMAT": file_format}
+            numbers = [f"{number:05d}" for number in range(len(lengths))]
+            names = [
+                template.format(
+                    **values, NUM_SHARDS=count, SHARD_INDEX=n, SHARD_X_OF_Y=f"{n}-of-{count}"
+                )
+                for n in numbers
+            ]
+            stored[split["name"]] = _StoredSplit([folder / name for name in names], lengths)
+        return stored
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _make_unreadable_error(folder / INFO_NAME, error) from error
+
+
+def _read_features(data_dir: str | os.PathLike[str]) -> dict[str, Any]:
+    """The features of each record by name, as TFDS writes them as JSON. Raises UserError."""
+    path = path_of(data_dir) / _FEATURES_NAME
+    try:
+        features = files.read_json(path)["featuresDict"]["features"]
+        return {str(name): dict(feature) for name, feature in features.items()}
+    except (FileNotFoundError, KeyError, TypeError, AttributeError) as error:
+        raise _make_unreadable_error(path, error) from error
+
+
+def _check_is_whole(folder: pathlib.Path) -> None:
+    """Raises UserError where the file is missing that is written last."""
+    if not (folder / INFO_NAME).exists():
+        inside: object = "no such folder"
+        if folder.is_dir():
+            inside = sorted(path.name for path in folder.iterdir())[:5]
+        raise UserError(
+            f"{folder} is not a prepared data set: expected {INFO_NAME} in it, found {inside}. "
+            "Give the folder of the version, such as .../own_data/<settings>/1.0.0."
+        )
+
+
+def _make_unreadable_error(path: pathlib.Path, error: Exception) -> UserError:
+    return UserError(
+        f"{path}: TFDS's metadata cannot be read ({type(error).__name__}: {error}). Give the "
+        "command again that prepared the data, which writes them again"
+    )
+
+
+def _describe_wrong(audio: dict[str, Any]) -> str:
+    """What is other than expected of the feature `audio`; its records would be noise."""
+    kind = audio.get("tensor") or audio.get("audio")
+    if kind is None:
+        return f"audio is a {str(audio.get('pythonClassName')).rsplit('.', 1)[-1]}"
+    rate, dtype = kind.get("sampleRate", SAMPLE_RATE), kind.get("dtype")
+    dimensions = kind.get("shape", {}).get("dimensions", [])
+    encoding = str(kind.get("encoding", "none")).lower()
+    faults = {
+        "holds encoded files (lazy_decode)": kind.get("lazyDecode"),
+        f"is at {rate} Hz": int(rate) not in (0, *RATES),
+        f"is {dtype}": dtype != "int16",
+        f"has the shape {dimensions}": len(dimensions) != 1,
+        f"is encoded as {encoding!r}": encoding != "bytes",
+    }
+    return next((f"audio {what}" for what, is_fault in faults.items() if is_fault), "")

@@ -1,7 +1,4 @@
-"""Which segments each batch of training has: a pure function of (seed, step, process).
-
-No state needs saving: a resumed run computes where it was.
-"""
+"""Which segments each batch of training has: a pure function of (seed, step, process)."""
 
 import dataclasses
 import itertools
@@ -56,18 +53,11 @@ class TrainingOrder:
         return f"{kind}, version {VERSION}"
 
     def epoch_size(self, segments: Segments) -> int:
-        """Segments that each process sees in an epoch, whatever the sampling.
-
-        It is the number of segments over the processes, rounded up: then neighbouring processes
-        share one, so that all make the same number of steps.
-        """
+        """Segments that each process sees in an epoch, rounded up: all make as many steps."""
         return -(-len(segments) // self.process_count)
 
     def batches(self, segments: Segments, start_step: int = 0) -> Iterator[np.ndarray]:
-        """The numbers of the segments of each batch from `start_step` on: int64 [batch].
-
-        Raises UserError if there is nothing to draw.
-        """
+        """The segments of each batch from `start_step` on: int64 [batch]. Raises UserError."""
         if not len(segments):
             raise UserError(f"split {segments.source.index.split!r} has no clips")
         if self.sampling != "uniform":
@@ -80,10 +70,7 @@ class TrainingOrder:
             waiting = waiting[full:]
 
     def epochs(self, segments: Segments, start_step: int = 0) -> Iterator[np.ndarray]:
-        """The numbers of this process's segments of each uniform epoch: int64 [n].
-
-        Of the first one those from `start_step` on.
-        """
+        """The numbers of this process's segments of each uniform epoch, from `start_step` on."""
         size = self.epoch_size(segments)
         first, done = divmod(start_step * self.batch_size, size)
         epoch = self._streamed_epoch if self.streamed else self._permuted_epoch
@@ -139,12 +126,10 @@ class ClassQueue:
 
     In each round every class that has clips gets one draw, in an order shuffled for the round. It
     takes the next clip of the class's own shuffled queue, which is shuffled again when it is used
-    up, however many epochs that takes. So of two clips of a class neither is drawn twice more
-    often than the other. Clips that hold nothing are a class, too.
+    up, however many epochs that takes. Clips that hold nothing are a class, too.
     """
 
     def __init__(self, index: ClipIndex, seed: int):
-        """Raises UserError where no clip has a label."""
         if not len(index.label_values):
             raise UserError(f"split {index.split!r} has no labels: balanced sampling needs some")
         order = np.argsort(index.label_values, kind="stable")
@@ -180,8 +165,7 @@ class ClassQueue:
 def clip_weights(index: ClipIndex) -> np.ndarray:
     """Weight of each clip, the sum over its labels of 1000 / (n_c + 100): float64 [clips].
 
-    n_c are the clips with label c; to hold nothing is a label, too. Raises UserError where no clip
-    has another.
+    n_c: clips with label c; to hold nothing is a label. Raises UserError without any other.
     """
     weights = 1000.0 / (index.class_counts() + 100.0)
     clip = np.repeat(np.arange(len(index)), np.diff(index.label_offsets))

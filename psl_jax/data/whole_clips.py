@@ -82,10 +82,7 @@ class WholeClips:
 
 
 def _needed(num_samples: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
-    """Samples that clips need, whose end is to be heard as if nothing followed it: int64 [...].
-
-    Just their own where that is one of `lengths`; else also what the front end reflects.
-    """
+    """Samples that clips need: where they are not one of `lengths`, also what is reflected."""
     alike = np.isin(num_samples, lengths)
     return np.asarray(num_samples, np.int64) + np.where(alike, 0, REFLECTED_SAMPLES)
 
@@ -98,9 +95,8 @@ def whole_clip_batches(
 ) -> Iterator[Batch]:
     """Each of `clips` (numbers, ascending) once, in a batch of clips of its length.
 
-    Batches are as in `batches.eval_batches`; those of one length have one size, batch_size(seconds,
-    clips of that length). The last ones, and one of each length every CLIPS_BETWEEN clips, are
-    filled up with rows of weight 0.
+    batch_size(seconds, clips of that length): of the batches of a length. The last ones, and one of
+    each length every CLIPS_BETWEEN clips, are filled up with rows of weight 0.
     """
     lengths = whole.number_of(source.index.num_samples[clips])
     segments, sizes = {}, {}

@@ -2,20 +2,18 @@
 
 import contextlib
 import fcntl
-import functools
 import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any
 
 from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.corpora.corpus import Corpus
 from psl_jax.data import split_index_files
-from psl_jax.data.tfds_metadata import INFO_NAME
-from psl_jax.preparing import dataset_files, preparation_report, repair
-from psl_jax.preparing.split_writer import SplitWriter
+from psl_jax.preparing import preparation_report, repair, shards
+from psl_jax.preparing.split_writer import write_split
 from psl_jax.runtime import files
 from psl_jax.runtime.disk_errors import plain_disk_errors
 from psl_jax.runtime.errors import UserError
@@ -33,9 +31,7 @@ class ClipBuilder:
 
     It writes shards one after the other as clips arrive, in row order, so memory does not grow with
     the corpus. They go to an unfinished folder, which gets the data set's name when all is in it. A
-    later start uses the shards that a killed preparation left there (`unfinished_shards`).
-
-    With Beam each of its workers writes a shard at a time: exactly the same files.
+    later start uses the shards that a killed preparation left there (`split_writer`).
     """
 
     def __init__(
@@ -46,11 +42,9 @@ class ClipBuilder:
         num_workers: int | None = None,
         limit: int | None = None,
     ):
-        """Args:
-        corpus: the corpus to prepare.
-        data_dir: the root; records go to `<data_dir>/<name>/<digest of settings>/<version>`.
-        num_workers: threads that load clips, default one a core.
-        limit: rows of each stored split to prepare, for a trial; default all.
+        """Records go to `<data_dir>/<name>/<digest of settings>/<version>`.
+
+        num_workers: threads that load clips. limit: rows of each stored split to prepare.
         """
         self.corpus, self.num_workers, self.limit = corpus, num_workers, limit
         root = path_of(data_dir) / corpus.name
@@ -98,40 +92,32 @@ class ClipBuilder:
     def is_prepared(self) -> bool:
         """Tells whether the data set was completed; it may have lost a shard since."""
         if is_remote(self._folder):
-            return (self._folder / INFO_NAME).exists()
+            return (self._folder / split_index_files.INFO_NAME).exists()
         return self._folder.exists()
 
     def prepare(self, beam_options: str | None = None) -> dict[str, Any]:
         """Makes the data set, or its missing parts; returns its report.
 
-        Args:
-          beam_options: options of a Beam pipeline, whose workers write the shards; None: threads of
-            this process write them.
-
-        Raises:
-          UserError: a split without any usable clip, recordings that have changed since a damaged
-            shard was written, or a full disk.
+        beam_options: of a Beam pipeline, whose workers write the shards; None: this process does.
+        Raises UserError for a split without any usable clip, recordings that have changed, a full
+        disk.
         """
         existed = self.is_prepared()
         with plain_disk_errors(self.data_dir, _DISK_ADVICE):
             is_whole = existed and not self._added and not self._record_folder.exists()
-            if not is_whole or repair.is_incomplete(self._folder, self.corpus):
+            if not is_whole or repair.is_incomplete(self._folder):
                 with _lock_folder(self._folder.parent):
                     self._complete(beam_options)
         report = preparation_report.read_report(self.data_dir)
         if report is None:
             raise UserError(f"{self.data_dir} has no report: delete it and prepare the data again")
-        if existed:
-            for note in self.corpus.notes(report):
-                print(f"{note} ({self.data_dir})")
         return report
 
     def _complete(self, beam_options: str | None) -> None:
         """Does what is missing, while no other process does."""
         if self.is_prepared():  # perhaps by the process that held the lock before
-            if repair.is_incomplete(self._folder, self.corpus):
-                rows = functools.partial(self._find_rows, self.corpus)
-                repair.repair(self._folder, self.corpus, rows, self.num_workers)
+            if repair.is_incomplete(self._folder):
+                repair.repair(self._folder, self.corpus, self._find_rows, self.num_workers)
             if self._added:
                 self._add_splits(self._added, beam_options)
         else:
@@ -147,7 +133,7 @@ class ClipBuilder:
         self._remove_leftovers()
 
     def _remove_leftovers(self, kept_folders: Sequence[pathlib.Path] = ()) -> None:
-        """Deletes the records of a whole data set's parts, and leftovers of earlier versions."""
+        """Deletes the records of a whole data set's parts, and what other versions left."""
         for leftover in self._folder.parent.glob("incomplete.*"):
             if leftover not in kept_folders:
                 remove_tree(leftover)
@@ -178,25 +164,31 @@ class ClipBuilder:
         beam_options: str | None,
         former_report: Mapping[str, Any] | None = None,
     ) -> None:
-        """Writes the splits of `corpus`, and the files of the data set in `folder`.
-
-        former_report: of the data set to which they are added.
-        """
+        """Writes the splits of `corpus` into `folder`, or adds them to those of a report."""
         all_rows = self._find_rows(corpus)
         for split, rows in all_rows.items():
             if not rows:  # we say so before hours of writing other splits
                 raise corpus.nothing_left(split, [])
-        writer = SplitWriter(corpus, folder, self._record_folder, self.num_workers, beam_options)
         indices, contents = {}, {}
         for split, rows in all_rows.items():
-            indices[split], contents[split] = writer.write(split, rows)
+            indices[split], contents[split] = write_split(
+                corpus,
+                split,
+                rows,
+                folder=folder,
+                record_folder=self._record_folder,
+                num_workers=self.num_workers,
+                beam_options=beam_options,
+            )
         if former_report is None:
-            dataset_files.write_classes(folder, corpus)
+            columns = ("index", "mid", "display_name")
+            classes = zip(range(len(corpus.classes)), corpus.class_ids, corpus.classes, strict=True)
+            files.write_csv(folder / split_index_files.CLASSES_NAME, columns, classes)
         else:
             stored_splits = split_index_files.stored_splits(folder)
             stored = {split: split_index_files.load_index(folder, split) for split in stored_splits}
             indices = stored | indices
-        unions = dataset_files.write_unions(folder, corpus, indices)
+        unions = _write_unions(folder, corpus, indices)
         report = preparation_report.describe(
             corpus,
             indices,
@@ -208,9 +200,9 @@ class ClipBuilder:
         )
         if former_report is None:
             preparation_report.write_report(folder, report)
-            dataset_files.write_metadata(folder, corpus, indices)
+            shards.write_metadata(folder, corpus, indices)
             return
-        dataset_files.write_metadata(folder, corpus, indices)
+        shards.write_metadata(folder, corpus, indices)
         # The report comes last, as it tells that the new splits are there.
         changes = {
             "settings": report["settings"],
@@ -222,12 +214,22 @@ class ClipBuilder:
         preparation_report.write_report(folder, dict(former_report) | changes)
 
 
+def _write_unions(
+    folder: pathlib.Path, corpus: Corpus, stored: Container[str]
+) -> dict[str, list[str]]:
+    """Writes the stored splits that each union consists of; returns those of `corpus`."""
+    unions = {
+        split: [name for name in names if name in stored] for split, names in corpus.unions.items()
+    }
+    if unions:
+        all_unions = split_index_files.unions(folder) | unions
+        files.write_json(folder / split_index_files.UNIONS_NAME, all_unions)
+    return unions
+
+
 @contextlib.contextmanager
 def _lock_folder(folder: pathlib.Path) -> Iterator[None]:
-    """Lets one process at a time prepare into `folder`; the others wait and find it done.
-
-    It does nothing in a bucket, which has no locks.
-    """
+    """Lets one process at a time prepare into `folder`; a bucket has no locks."""
     if is_remote(folder):
         yield
         return

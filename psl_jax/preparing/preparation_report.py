@@ -19,17 +19,13 @@ from psl_jax.runtime.paths import path_of
 
 REPORT_NAME = "report.json"
 SUMMARY_NAME = "report.txt"
-_FORMER_NAME = "preparation.json"  # the name in earlier versions
 
 
 def read_report(data_dir: str | os.PathLike[str]) -> dict[str, Any] | None:
     """Reads the report of a prepared data set; returns None where there is none."""
-    for name in (REPORT_NAME, _FORMER_NAME):
-        path = path_of(data_dir) / name
-        if path.exists():
-            report: dict[str, Any] = files.read_json(path)
-            return report
-    return None
+    path = path_of(data_dir) / REPORT_NAME
+    report: dict[str, Any] | None = files.read_json(path) if path.exists() else None
+    return report
 
 
 def write_report(folder: pathlib.Path, report: Mapping[str, Any]) -> None:
@@ -50,11 +46,8 @@ def describe(
 ) -> dict[str, Any]:
     """Describes what was made of a corpus.
 
-    Args:
-      indices: those of all stored splits.
-      contents, num_rows: of the stored splits that were made now.
-      unions: stored splits of those that are several of them.
-      num_absent: clips that make no row.
+    indices: those of all stored splits. contents, num_rows: of those that were made now.
+    unions: stored splits of those that are several of them. num_absent: clips that make no row.
     """
     later_members = {name for names in unions.values() for name in names[1:]}
     members = {split: [split] for split in contents if split not in later_members} | dict(unions)

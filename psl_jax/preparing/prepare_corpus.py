@@ -28,23 +28,10 @@ OPTIONS_OF = dict.fromkeys(RECORDED, _PUBLISHED) | {
 
 
 def prepare(data: DataSettings, workdir: str | os.PathLike[str], quiet: bool = False) -> str:
-    """Prepares the corpus that `data` names and returns its TFDS data directory.
+    """Prepares the corpus that `data` names once; returns its TFDS data directory.
 
-    It only checks a data set that exists already with exactly the same settings; other settings
-    have another folder. A killed preparation leaves nothing that looks whole.
-
-    Args:
-      data: `corpus` is "soundscapes" (full_clips, balanced_clips, eval_clips, seed,
-        missing_labels, sounds), "own_data" (source_dir, OWN_DATA_OPTIONS), another
-        of RECORDED (source_dir) or "tfds" (data_dir is a prepared TFDS directory, or holds it as
-        data_set). For all but the last, `data_dir` is where to put the records (default
-        `<workdir>/data`) and `num_workers` how many clips to load at once (default, also for 0:
-        one a core).
-      workdir: the run folder.
-      quiet: prints no summary.
-
-    Raises:
-      UserError: settings or source files that cannot be used, or a full disk.
+    The records go to `data_dir`, default `<workdir>/data`. Raises UserError for settings or source
+    files that cannot be used, and for a full disk.
     """
     if data.corpus == "tfds":
         return _check_existing(data, quiet)
@@ -72,7 +59,10 @@ def print_summary(report: dict[str, Any], data_dir: str | os.PathLike[str], exis
         for name, split in report["splits"].items():
             print(f"  {name}: {split['clips']} of {split['rows']} clips, {split['hours']:.2f} h")
         if report["problems"]:
-            print(f"  {len(report['problems'])} problems, told when it was made: {report_path}")
+            print(
+                f"  {len(report['problems'])} problems, told when it was made: {report_path}. To "
+                f"prepare what has been mended since, delete {data_dir} first"
+            )
         return
     print("\n".join(lines[1:]))
     if report["problems"]:
@@ -104,8 +94,7 @@ def _make_corpus_of_settings(data: DataSettings) -> Corpus:
             f"data.source_dir is empty: give the folder with {contents}, such as "
             "--config.data.source_dir=/path/to/folder"
         )
-    names = OWN_DATA_OPTIONS if is_own else ()
-    options = {name: getattr(data, name) for name in names}
+    options = {name: getattr(data, name) for name in OWN_DATA_OPTIONS if is_own}
     return _make_recorded_corpus(data.corpus, data.source_dir, options)
 
 
@@ -113,7 +102,7 @@ def _make_recorded_corpus(name: str, source_dir: str, options: dict[str, Any]) -
     from psl_jax.corpora import audioset, own_data, published_corpora
 
     corpora: tuple[Any, ...] = (audioset.AudioSet, own_data.OwnData, *published_corpora.CORPORA)
-    make = {corpus_class.name: corpus_class for corpus_class in corpora}[name]
+    make = next(corpus_class for corpus_class in corpora if corpus_class.name == name)
     corpus: Corpus = make(source_dir=source_dir, **options)
     return corpus
 

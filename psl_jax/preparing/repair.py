@@ -10,16 +10,15 @@ from psl_jax.corpora.clip_rows import Loaded
 from psl_jax.corpora.corpus import Corpus
 from psl_jax.data import split_index_files
 from psl_jax.data.clip_index import ClipIndex
-from psl_jax.data.tfds_metadata import INFO_NAME
-from psl_jax.preparing import dataset_files, preparation_report, shards
+from psl_jax.preparing import preparation_report, shards
 from psl_jax.runtime import files, progress
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.ordered_map import ordered_map
 
 
-def is_incomplete(folder: pathlib.Path, corpus: Corpus) -> bool:
+def is_incomplete(folder: pathlib.Path) -> bool:
     """Tells whether a prepared data set lacks metadata or a shard, or a shard is cut off."""
-    if not _has_metadata(folder) or _lacks_unions(folder, corpus):
+    if not _has_metadata(folder) or _find_lost_unions(folder):
         return True
     return any(_find_wrong_shards(folder))
 
@@ -32,12 +31,12 @@ def _has_metadata(folder: pathlib.Path) -> bool:
         return False
 
 
-def _lacks_unions(folder: pathlib.Path, corpus: Corpus) -> bool:
-    """Tells whether unions are missing; earlier versions stored all splits and needed none."""
-    has_unions = (folder / split_index_files.UNIONS_NAME).exists()
-    return not has_unions and not corpus.unions.keys() <= set(
-        split_index_files.stored_splits(folder)
-    )
+def _find_lost_unions(folder: pathlib.Path) -> dict[str, list[str]]:
+    """Finds the unions of splits that the report tells of, where their file is missing."""
+    unions: dict[str, list[str]] = {}
+    if not (folder / split_index_files.UNIONS_NAME).exists():
+        unions = (preparation_report.read_report(folder) or {}).get("unions", {})
+    return unions
 
 
 def _find_wrong_shards(folder: pathlib.Path) -> Iterator[tuple[ClipIndex, int, pathlib.Path]]:
@@ -57,13 +56,10 @@ def _find_wrong_shards(folder: pathlib.Path) -> Iterator[tuple[ClipIndex, int, p
 def repair(
     folder: pathlib.Path,
     corpus: Corpus,
-    find_rows: Callable[[], Mapping[str, Sequence[Any]]],
+    find_rows: Callable[[Corpus], Mapping[str, Sequence[Any]]],
     num_workers: int | None,
 ) -> None:
-    """Makes metadata again from the indices, and shards from their recordings.
-
-    Raises UserError where no index is left, or recordings are gone or have changed.
-    """
+    """Makes metadata again from indices, and shards from recordings. Raises UserError."""
     if not _has_metadata(folder):
         splits = split_index_files.saved_splits(folder)
         indices = {split: split_index_files.saved_index(folder, split) for split in splits}
@@ -71,23 +67,21 @@ def repair(
         try:
             if not indices or len(whole_indices) < len(indices):
                 raise ValueError("not all of its indices are there")
-            dataset_files.write_metadata(folder, corpus, whole_indices)
+            shards.write_metadata(folder, corpus, whole_indices)
         except ValueError as error:
             raise UserError(
-                f"{folder}: TFDS's metadata ({INFO_NAME}, features.json) are missing or damaged, "
-                f"and cannot be made again ({error}): delete the folder and prepare the data anew"
+                f"{folder}: TFDS's metadata (dataset_info.json, features.json) are missing or "
+                f"damaged, and cannot be made again ({error}): delete the folder and prepare the "
+                "data anew"
             ) from error
         print(f"{folder}: TFDS's metadata were missing or damaged, and are written again")
-    if _lacks_unions(folder, corpus):
-        if (report := preparation_report.read_report(folder)) and "unions" in report:
-            files.write_json(folder / split_index_files.UNIONS_NAME, report["unions"])
-        else:
-            dataset_files.write_unions(folder, corpus, split_index_files.stored_splits(folder))
+    if lost_unions := _find_lost_unions(folder):
+        files.write_json(folder / split_index_files.UNIONS_NAME, lost_unions)
         print(f"{folder / split_index_files.UNIONS_NAME}: was missing, and is written again")
     wrong_shards = list(_find_wrong_shards(folder))
     if not wrong_shards:
         return
-    rows = find_rows()
+    rows = find_rows(corpus)
     all_rows = [row for split_rows in rows.values() for row in split_rows]
     for index, number, path in progress.track(wrong_shards, len(wrong_shards), "shards", "mend"):
         # A split that was added later may hold clips that `rows` has in another split.
@@ -108,23 +102,24 @@ def _load_again(
     num_workers: int | None,
 ) -> Iterator[Loaded]:
     """Loads clips of a shard as the index has them. Raises UserError where they have changed."""
-    advice = (
-        "Restore the recordings, copy the shard from elsewhere, or delete the data set's folder "
-        "and prepare it anew"
-    )
-    cannot = f"{path} is missing or cut off and cannot be made again"
+
+    def make_error(reason: str) -> UserError:
+        return UserError(
+            f"{path} is missing or cut off and cannot be made again: {reason}. Restore the "
+            "recordings, copy the shard from elsewhere, or delete the data set's folder and "
+            "prepare it anew"
+        )
+
     ids = index.ids[clips.start : clips.stop].tolist()
     if lost := [clip_id for clip_id in ids if clip_id not in rows]:
-        raise UserError(
-            f"{cannot}: {len(lost)} of its clips have no audio any more, such as {lost[0]!r}. "
-            f"{advice}"
-        )
+        what = f"{len(lost)} of its clips have no audio any more, such as {lost[0]!r}"
+        raise make_error(what)
     loaded = ordered_map(corpus.loader(), (rows[clip_id] for clip_id in ids), num_workers)
     for clip, clip_id, item in zip(clips, ids, loaded, strict=True):
         if item.clip is None:
             problem = item.problems[-1]
-            raise UserError(f"{cannot}: {problem.file}: {problem.kind}. {advice}")
+            raise make_error(f"{problem.file}: {problem.kind}")
         digests = index.audio_digests
         if digests is not None and item.clip.description.digest != int(digests[clip]):
-            raise UserError(f"{cannot}: the audio of clip {clip_id!r} is another one now. {advice}")
+            raise make_error(f"the audio of clip {clip_id!r} is another one now")
         yield item

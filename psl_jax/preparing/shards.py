@@ -1,19 +1,24 @@
-"""Serializes clips and writes shards of them, the unit of work here and on Beam workers."""
+"""Serializes clips and writes shards of them, and TFDS's files beside these."""
 
 import collections
 import contextlib
 import dataclasses
+import logging
 import os
-from collections.abc import Iterable, Sequence
+import pathlib
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from psl_jax.audio.segments import SAMPLE_RATE
-from psl_jax.corpora import clip_rows
-from psl_jax.corpora.clip_rows import Clip, Problem
+from psl_jax.corpora.clip_rows import Clip, Loaded, Problem
+from psl_jax.corpora.corpus import Corpus
 from psl_jax.data import record_files
-from psl_jax.data.clip_index import ClipDescription
+from psl_jax.data.clip_index import ClipDescription, ClipIndex
+from psl_jax.data.split_index_files import INFO_NAME
+from psl_jax.runtime import files
 from psl_jax.runtime.quiet_tensorflow import tensorflow_quietly
 
 if TYPE_CHECKING:
@@ -51,9 +56,16 @@ def plan_shards(num_rows: int) -> list[slice]:
     ]
 
 
+def make_shard_path(
+    folder: pathlib.Path, name: str, *, split: str, number: int, count: int
+) -> pathlib.Path:
+    """Makes the path where TFDS looks for shard `number` of `count` of a split."""
+    return folder / f"{name}-{split}.tfrecord-{number:05d}-of-{count:05d}"
+
+
 def write_shard(
     path: str | os.PathLike[str],
-    loaded: Iterable[clip_rows.Loaded],
+    loaded: Iterable[Loaded],
     has_events: bool,
 ) -> ShardContents:
     """Writes clips as they are loaded, so that one is in memory; writes no file without clips."""
@@ -132,3 +144,55 @@ def serialize(clip: Clip, *, events: bool) -> bytes:
         fields["unknown_labels"].int64_list.value.extend(clip.unknown)
     record: bytes = example.SerializeToString(deterministic=True)
     return record
+
+
+def write_metadata(folder: pathlib.Path, corpus: Corpus, indices: Mapping[str, ClipIndex]) -> None:
+    """Writes TFDS's files; `dataset_info.json`, which makes the folder a data set, comes last.
+
+    TFDS writes them to a temporary folder: it knows no s3://, and its files are not whole at once.
+    """
+    tensorflow_quietly()  # before TFDS imports it
+    import tensorflow_datasets as tfds
+
+    logging.getLogger("absl").addFilter(_is_no_deprecation)  # of what TFDS itself uses
+    with tempfile.TemporaryDirectory(prefix="psl_jax-") as temporary:
+        local = pathlib.Path(temporary)
+        template = tfds.core.ShardedFileTemplate(
+            dataset_name=corpus.name, data_dir=temporary, filetype_suffix="tfrecord"
+        )
+        infos = []
+        for split, index in indices.items():
+            infos.append(
+                tfds.core.SplitInfo(
+                    name=split,
+                    shard_lengths=index.shard_sizes.tolist(),
+                    num_bytes=0 if index.record_bytes is None else int(index.record_bytes.sum()),
+                    filename_template=template.replace(split=split),
+                )
+            )
+            count = len(index.shard_sizes)
+            for number in range(count):  # TFDS looks for their names only
+                make_shard_path(local, corpus.name, split=split, number=number, count=count).touch()
+        shards = set(local.iterdir())
+        tfds.folder_dataset.write_metadata(
+            data_dir=temporary,
+            features=make_features(
+                corpus.classes,
+                events=corpus.has_events,
+                sample_rate=corpus.sample_rate,
+                unknown=any(index.has_unknown for index in indices.values()),
+            ),
+            split_infos=infos,
+            filename_template=template,
+            check_data=False,
+            description=f"{corpus.name}: clips at {corpus.sample_rate // 1000} kHz with weak "
+            "labels; made by psl_jax.",
+            disable_shuffling=True,
+        )
+        metadata_files = set(local.iterdir()) - shards
+        for path in sorted(metadata_files, key=lambda path: path.name == INFO_NAME):
+            files.copy(path, folder / path.name)
+
+
+def _is_no_deprecation(record: logging.LogRecord) -> bool:
+    return ".dtype` is deprecated" not in record.getMessage()

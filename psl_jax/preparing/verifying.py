@@ -5,7 +5,7 @@ import functools
 import os
 import pathlib
 import time
-from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +17,6 @@ from psl_jax.runtime import files, progress
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.ordered_map import ordered_map
 from psl_jax.runtime.paths import local_copy
-from psl_jax.runtime.quiet_tensorflow import tensorflow_quietly
 
 
 @dataclasses.dataclass
@@ -40,8 +39,7 @@ class Findings:
 def verify(data_dir: str, num_workers: int | None = None) -> Findings:
     """Reads all shards: checksums, ids, lengths, labels, and audio by its digest.
 
-    num_workers: shards read at once, default one a core. Memory: one record each.
-    Raises UserError where there is no data set in `data_dir`.
+    Memory: a record for each of `num_workers`. Raises UserError where there is no data set.
     """
     findings, start_time = Findings(), time.monotonic()
     splits = split_index_files.stored_splits(data_dir)
@@ -54,8 +52,8 @@ def verify(data_dir: str, num_workers: int | None = None) -> Findings:
             findings.damage.append(f"{path}: missing, damaged or of other data")
             continue
         paths = split_index_files.shard_names(data_dir, split)
-        check = functools.partial(_check_shard, index)
-        results = ordered_map(check, enumerate(paths), num_workers)
+        find_damage = functools.partial(_find_damage, index)
+        results = ordered_map(find_damage, enumerate(paths), num_workers)
         for damage in progress.track(results, len(paths), "shards", f"verify {split}"):
             findings.damage += damage
         findings.records += len(index)
@@ -80,54 +78,53 @@ def _check_report(data_dir: str) -> list[str]:
     return [f"{unions_path}: missing, or without {', '.join(sorted(lost_splits))}"]
 
 
-def _check_shard(index: ClipIndex, numbered_path: tuple[int, pathlib.Path]) -> list[str]:
+def _find_damage(index: ClipIndex, numbered_path: tuple[int, pathlib.Path]) -> list[str]:
+    """The damage of a shard in words: one line, or one for each record that differs."""
     shard, path = numbered_path
-    return [f"{path}: {damage}" for damage in _find_damage(path, index, shard)]
-
-
-def _find_damage(path: pathlib.Path, index: ClipIndex, shard: int) -> Iterator[str]:
-    """Yields the damage of a shard in words: one line, or one for each record that differs."""
-    first_clip, end_clip = index.shard_offsets[shard : shard + 2]
+    first_clip, end_clip = index.shard_offsets[shard : shard + 2].tolist()
+    damage = []
     try:
         with local_copy(path) as local:
-            records = record_files.read_records(local, int(end_clip - first_clip))
+            records = record_files.read_records(local, end_clip - first_clip)
             for clip, record in zip(range(first_clip, end_clip), records, strict=True):
                 if difference := _describe_difference(index, clip, record):
-                    yield f"record {clip - first_clip}, clip {str(index.ids[clip])!r}: {difference}"
+                    record_name = f"record {clip - first_clip}, clip {str(index.ids[clip])!r}"
+                    damage.append(f"{path}: {record_name}: {difference}")
         size = path.stat().st_size
     except FileNotFoundError:
-        yield "missing"
-        return
+        return [f"{path}: missing"]
     except (record_files.DamagedRecordError, OSError) as error:
-        yield str(error)
-        return
+        return [*damage, f"{path}: {error}"]
     if index.record_bytes is not None:
         expected_size = int(index.record_bytes[first_clip:end_clip].sum())
         if size != expected_size:
-            yield f"{size} bytes, expected {expected_size}"
+            damage.append(f"{path}: {size} bytes, expected {expected_size}")
+    return damage
 
 
-def _describe_difference(index: ClipIndex, clip: int, record: bytes | memoryview) -> str:
+def _describe_difference(index: ClipIndex, clip: int, record: memoryview) -> str:
     """Describes how a record differs from the index; empty where it does not."""
-    example = tensorflow_quietly().train.Example.FromString(bytes(record))
-    fields = example.features.feature
-    clip_id = fields["id"].bytes_list.value[0].decode(errors="replace")
-    audio = np.frombuffer(fields["audio"].bytes_list.value[0], "<i2")
+    features = record_files.parse_example(record)
+    name, content = record_files.single_values(features, ("id", "audio"))
+    clip_id, audio = bytes(name).decode(errors="replace"), np.frombuffer(content, "<i2")
     if clip_id != str(index.ids[clip]):
         return f"the record is of {clip_id!r}"
     labels = index.label_values[index.label_offsets[clip] : index.label_offsets[clip + 1]].tolist()
     unknown = np.flatnonzero(index.unknown_labels(np.array([clip]))[0]).tolist()
-    expectations = [
-        ("samples", len(audio), int(index.num_samples[clip]) * index.bytes_per_tick // 2),
-        ("labels", list(fields["labels"].int64_list.value), labels),
-    ]
+    expectations = {
+        "samples": (len(audio), int(index.num_samples[clip]) * index.bytes_per_tick // 2),
+        "labels": (_read_list(features, "labels"), labels),
+    }
     if index.classes:
-        stored_unknown = list(fields["unknown_labels"].int64_list.value)
-        expectations.append(("unknown labels", stored_unknown, unknown))
-    for what, stored, expected in expectations:
+        expectations["unknown labels"] = (_read_list(features, "unknown_labels"), unknown)
+    for what, (stored, expected) in expectations.items():
         if stored != expected:
             return f"{what} {stored}, expected {expected}"
     digests = index.audio_digests
     if digests is not None and Clip(clip_id, audio, ()).description.digest != int(digests[clip]):
         return "its audio is not that of the index"
     return ""
+
+
+def _read_list(features: dict[str, record_files.Feature], name: str) -> list[Any]:
+    return features[name].values if name in features else []

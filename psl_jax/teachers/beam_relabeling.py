@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from psl_jax.audio.segments import check_hop
 from psl_jax.data import label_manifest
-from psl_jax.preparing.beam_shards import import_beam
+from psl_jax.preparing.split_writer import import_beam
 from psl_jax.runtime.paths import path_of
 from psl_jax.scoring import relabeling
 from psl_jax.scoring.scorer import SegmentScorer

@@ -10,7 +10,7 @@ import pytest
 from prepared_data import config, problems_of, read_split, report_of
 from shared_tables import SHARED
 
-from psl_jax.audio.decoding import read_audio
+from psl_jax.audio import decoding
 from psl_jax.corpora import split_groups
 from psl_jax.corpora.own_data import OwnData
 from psl_jax.data import split_index_files
@@ -60,7 +60,9 @@ def test_events_lie_where_they_sound(tmp_path):
         assert [len(clip["audio"]) for clip in clips[:3]] == [160_000] * 3 and len(clips) == 4
         audio = np.concatenate([clip["audio"] for clip in clips])
         (path,) = source.glob(f"{name}.[wfo]*")
-        np.testing.assert_array_equal(audio, read_audio(path))  # not a sample is lost or changed
+        np.testing.assert_array_equal(
+            audio, decoding.decode(path).samples
+        )  # not a sample is lost or changed
         times = [
             (10 * number + on, 10 * number + off)
             for number, clip in enumerate(clips)

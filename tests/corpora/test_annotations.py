@@ -27,13 +27,19 @@ def events_of(annotations: Annotations) -> list[tuple[str, Any, Any, str]]:
     """Sorted, and equal to events that are told to 2 ms."""
     rows = sorted(
         (recording, event.onset, event.offset, event.label)
-        for recording, events in annotations.events.items()
-        for event in events
+        for recording, said in annotations.rows.items()
+        for event in said.events
     )
     return [
         (name, pytest.approx(onset, abs=2e-3), pytest.approx(offset, abs=2e-3), label)
         for name, onset, offset, label in rows
     ]
+
+
+def empty_of(annotations: Annotations) -> list[str]:
+    """Recordings that hold nothing."""
+    rows = annotations.rows.items()
+    return sorted(name for name, said in rows if not (said.events or said.labels or said.unsure))
 
 
 @pytest.mark.skipif(not FOLDERS, reason="no tables in PSL_JAX_SHARED: needs tables of other tools")
@@ -51,16 +57,16 @@ def test_tables_of_other_tools(tmp_path, name):
         return
     if "refuse" in right:
         with pytest.raises(UserError, match="row 1: no column holds labels"):
-            read_annotations(tmp_path)
+            read_annotations(tmp_path, Hints())
     for hint in [hints] if "refuse" in right else [hints, Hints()]:
         found = read_annotations(tmp_path, hint)
         keys = ("file", "onset", "offset", "label")
         assert events_of(found) == sorted(tuple(e[k] for k in keys) for e in right["events"])
-        assert found.empty == right.get("nothing_in", [])
+        assert empty_of(found) == right.get("nothing_in", [])
         rows = {p.detail.split(":")[0] for p in found.problems if p.kind == "left out"}
         assert rows == {f"row {row['row']}" for row in right.get("left_out", [])}
         unknown = right["recordings"].keys() - {e["file"] for e in right["events"]}
-        unknown -= set(found.empty)
+        unknown -= set(empty_of(found))
         assert {p.file for p in found.problems if p.kind == "not annotated"} == unknown
 
 
@@ -133,7 +139,7 @@ def test_tables_that_can_be_read_in_one_way(tmp_path, case):
     name, content, expected = READ[case]
     (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     touch(tmp_path, "a.wav", "an a.wav")
-    assert events_of(read_annotations(tmp_path)) == expected
+    assert events_of(read_annotations(tmp_path, Hints())) == expected
 
 
 REFUSED = {
@@ -210,7 +216,7 @@ def test_tables_that_are_refused(tmp_path, case):
     (tmp_path / name).write_text(content)
     touch(tmp_path, "a.wav")
     with pytest.raises(UserError, match=message):
-        read_annotations(tmp_path)
+        read_annotations(tmp_path, Hints())
 
 
 @pytest.mark.parametrize("suffix", [".xlsx", ".parquet"])
@@ -228,8 +234,8 @@ def test_spreadsheets_and_parquet(tmp_path, suffix):
             arrow.table(rows), tmp_path / "e.parquet"
         )
     touch(tmp_path, "a.wav", "b.wav")
-    found = read_annotations(tmp_path)
-    assert events_of(found) == [("a.wav", 0.5, 2, "Tür")] and found.empty == ["b.wav"]
+    found = read_annotations(tmp_path, Hints())
+    assert events_of(found) == [("a.wav", 0.5, 2, "Tür")] and empty_of(found) == ["b.wav"]
 
 
 def test_names_of_recordings(tmp_path):
@@ -237,23 +243,23 @@ def test_names_of_recordings(tmp_path):
     touch(tmp_path, "north/x.wav", "south/x.wav", "y.wav")
     head = "filename,onset,offset,label\n"
     (tmp_path / "e.csv").write_text(head + "D:\\s\\South\\X.wav,0,1,dog\nsub/y.wav,0,1,dog\n")
-    assert sorted(read_annotations(tmp_path).events) == ["south/x.wav", "y.wav"]
+    assert sorted(read_annotations(tmp_path, Hints()).rows) == ["south/x.wav", "y.wav"]
     (tmp_path / "e.csv").write_text(head + "x.wav,0,1,dog\n")
     with pytest.raises(UserError, match=r"row 2: 'x.wav' may be north/x.wav or south/x.wav"):
-        read_annotations(tmp_path)
+        read_annotations(tmp_path, Hints())
     (tmp_path / "e.csv").write_text(head + "a/y.wav,0,1,dog\nb/y.wav,0,1,dog\n")
     with pytest.raises(UserError, match=r"row 3: 'b/y.wav' is another file than 'a/y'"):
-        read_annotations(tmp_path)
+        read_annotations(tmp_path, Hints())
     (tmp_path / "e.csv").write_text(head + "y.wav,0,1,dog\n")
     (tmp_path / "more.csv").write_text(head + "y.wav,0,1,dog\ny.wav,2,3,dog\n")
-    found = read_annotations(tmp_path)  # two tables of a tool add up
-    assert [event.onset for event in found.events["y.wav"]] == [0, 2]
+    found = read_annotations(tmp_path, Hints())  # two tables of a tool add up
+    assert [event.onset for event in found.rows["y.wav"].events] == [0, 2]
     assert "e.csv, more.csv are put together" in next(p.detail for p in found.problems)
     (tmp_path / "more.csv").unlink()
     (tmp_path / "y.txt").write_text("0.0\t1.0\tdog\n2.0\t3.0\tcat\n")
     with pytest.raises(UserError, match=r"y.txt.* disagree, such as on 'cat' at 2 s"):
-        read_annotations(tmp_path)
+        read_annotations(tmp_path, Hints())
     (tmp_path / "y.txt").unlink()
     touch(tmp_path, "copies/y.wav")
     (tmp_path / "e.csv").write_text(head + "./y.wav,0,1,dog\ncopies/y.wav,0,1,dog\n")
-    assert sorted(read_annotations(tmp_path).events) == ["copies/y.wav", "y.wav"]
+    assert sorted(read_annotations(tmp_path, Hints()).rows) == ["copies/y.wav", "y.wav"]

@@ -8,6 +8,7 @@ import string
 import audio_files
 import audioset_layouts
 import numpy as np
+import prepared_data
 import pytest
 from audioset_tables import CLASSES, HEADER, MIDS, NAMES, segment, write_csv
 from prepared_data import problems_of, read_split, report_of
@@ -16,8 +17,7 @@ from shared_tables import SHARED, needs_audioset
 from psl_jax.corpora import audioset
 from psl_jax.corpora.audioset_csv import ListedClip, read_segments, read_strong_labels
 from psl_jax.data import split_index_files
-from psl_jax.preparing import dataset_files
-from psl_jax.preparing.builder import ClipBuilder
+from psl_jax.preparing import shards
 from psl_jax.runtime.errors import UserError
 
 
@@ -28,10 +28,7 @@ def write_clips(folder: pathlib.Path, ids, seconds: float = 10.0) -> None:
 
 def build(source, root, **settings):
     """Prepares and returns the data directory."""
-    corpus = audioset.AudioSet(source_dir=source, **settings)
-    builder = ClipBuilder(corpus, data_dir=root / "data", num_workers=2)
-    builder.prepare()
-    return str(builder.data_dir)
+    return prepared_data.build(audioset.AudioSet(source_dir=source, **settings), root)
 
 
 # ---- the real tables ---------------------------------------------------------------------------
@@ -88,27 +85,6 @@ def expected_records(small_segments):
     """Samples at 16 kHz by id."""
     both = small_segments["balanced"] | small_segments["eval"]
     return {clip: audioset_layouts.resampled(s) for clip, s in both.items()}
-
-
-def test_small_tables_parse_fully(tmp_path):
-    path = tmp_path / audioset.EVAL
-    path.write_text(
-        HEADER + '--4gqARaEJE, 0.000, 10.000, "/m/068hy,/m/07q6cd_,/m/0bt9lr,/m/0jbk"\n'
-        '_0-_PvK8Yyw, 22.512, 25.100, "/m/09x0r"\n'
-        'YZf3_-bcdeY, 30.000, 40.000, "/m/09x0r,/t/dd00088"\n'
-    )
-    segments, problems = read_segments(path, CLASSES)
-    assert problems == []
-    assert [(s.id, s.start, s.end) for s in segments] == [
-        ("--4gqARaEJE", 0.0, 10.0),
-        ("_0-_PvK8Yyw", 22.512, 25.1),
-        ("YZf3_-bcdeY", 30.0, 40.0),
-    ]
-    assert [{NAMES[label] for label in s.labels} for s in segments] == [
-        {"Animal", "Domestic animals, pets", "Dog", "Squeak"},
-        {"Speech"},
-        {"Gush", "Speech"},
-    ]
 
 
 def test_written_tables_are_read_back(small_segments, tmp_path):
@@ -355,21 +331,28 @@ def test_choice_depends_on_seed_and_ids_alone():
     assert choose(few, 0) == choose(few, 1) == {s.id for s in few}
 
 
-def test_full_and_aud300h_contain_the_balanced_clips(tmp_path, monkeypatch):
+@pytest.fixture
+def both_sets(tmp_path, monkeypatch):
+    """A folder of 5 balanced and 10 unbalanced clips of two classes, and their ids."""
     monkeypatch.setattr(audioset, "AUD300H_CLIPS_PER_LABEL", 3)
-    source = tmp_path / "source"
     balanced = [segment(f"bal{n:08d}", labels=(0,)) for n in range(5)]
     unbalanced = [segment(f"unb{n:08d}", labels=(n % 2,)) for n in range(10)]
+    source = tmp_path / "source"
     write_csv(source / audioset.BALANCED, balanced)
     write_csv(source / audioset.UNBALANCED, unbalanced)
     write_clips(source, [s.id for s in balanced + unbalanced])
+    return source, {s.id for s in balanced}, {s.id for s in unbalanced}
+
+
+def test_full_and_aud300h_contain_the_balanced_clips(both_sets, tmp_path):
+    source, balanced, unbalanced = both_sets
     data_dir = build(source, tmp_path, splits=["balanced", "full", "aud300h"])
     ids = {
         split: set(split_index_files.load_index(data_dir, split).ids)
         for split in split_index_files.splits(data_dir)
     }
-    assert ids["full"] == {s.id for s in balanced + unbalanced}
-    assert ids["balanced"] == {s.id for s in balanced} and ids["balanced"] < ids["aud300h"]
+    assert ids["full"] == balanced | unbalanced
+    assert ids["balanced"] == balanced < ids["aud300h"]
     assert sum(clip.startswith("unb") for clip in ids["aud300h"]) == 6
     default = build(source, tmp_path / "default")
     assert sorted(split_index_files.splits(default)) == ["balanced", "full"]
@@ -379,26 +362,20 @@ def test_full_and_aud300h_contain_the_balanced_clips(tmp_path, monkeypatch):
     assert sum(map(len, stored)) == 15  # each clip is stored once
 
 
-def test_a_split_that_is_asked_for_later_is_added_to_the_data_that_are_there(tmp_path, monkeypatch):
-    monkeypatch.setattr(audioset, "AUD300H_CLIPS_PER_LABEL", 3)
-    source = tmp_path / "source"
-    balanced = [segment(f"bal{n:08d}", labels=(0,)) for n in range(5)]
-    unbalanced = [segment(f"unb{n:08d}", labels=(n % 2,)) for n in range(10)]
-    write_csv(source / audioset.BALANCED, balanced)
-    write_csv(source / audioset.UNBALANCED, unbalanced)
-    write_clips(source, [s.id for s in balanced + unbalanced])
+def test_a_split_that_is_asked_for_later_is_added(both_sets, tmp_path, monkeypatch):
+    source, *_ = both_sets
     data_dir = build(source, tmp_path)
-    shards = {path: path.stat() for path in pathlib.Path(data_dir).glob("*.tfrecord-*")}
+    stats = {path: path.stat() for path in pathlib.Path(data_dir).glob("*.tfrecord-*")}
 
     with monkeypatch.context() as patch:  # killed before the new split counts
-        patch.setattr(dataset_files, "write_metadata", lambda *_: 1 / 0)
+        patch.setattr(shards, "write_metadata", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             build(source, tmp_path, splits=["aud300h"])
     assert sorted(split_index_files.splits(data_dir)) == ["balanced", "full"]
 
     for splits in (["aud300h"], ["balanced", "full", "aud300h"], ["full"], []):
         assert build(source, tmp_path, splits=splits) == data_dir
-    assert {path: path.stat() for path in shards} == shards
+    assert {path: path.stat() for path in stats} == stats
     apart = build(source, tmp_path / "apart", splits=["balanced", "full", "aud300h"])
     assert sorted(split_index_files.splits(data_dir)) == ["aud300h", "balanced", "full"]
     for split in split_index_files.splits(apart):

@@ -4,22 +4,15 @@ import pathlib
 
 import audio_files
 import pytest
-from prepared_data import read_split, report_of
+from prepared_data import build, read_split, report_of
 from shared_tables import ESC50, needs_esc50
 
 from psl_jax.corpora.published_corpora import Esc50, UrbanSound8k
 from psl_jax.data import split_index_files
-from psl_jax.preparing.builder import ClipBuilder
 from psl_jax.runtime.errors import UserError
 
 ESC_HEADER = "filename,fold,target,category,esc10,src_file,take"
 URBAN_HEADER = "slice_file_name,fsID,start,end,salience,fold,classID,class"
-
-
-def build(corpus, root) -> str:
-    builder = ClipBuilder(corpus, data_dir=root / "data", num_workers=1)
-    builder.prepare()
-    return str(builder.data_dir)
 
 
 def tones(paths) -> None:

@@ -1,18 +1,16 @@
 """FSD50K, FSDKaggle2018 and FSDKaggle2019 from their official tables and folders."""
 
-import csv
 import os
 import pathlib
 import shutil
 
 import audio_files
+import prepared_data
 import pytest
 from prepared_data import problems_of, read_split, report_of
-from shared_tables import SHARED, needs_fsdkaggle2018
 
 from psl_jax.corpora.published_corpora import Fsd50k, FsdKaggle2018, FsdKaggle2019
 from psl_jax.data import split_index_files
-from psl_jax.preparing.builder import ClipBuilder
 from psl_jax.runtime.errors import UserError
 
 
@@ -26,38 +24,10 @@ def write_wavs(folder: pathlib.Path, stems) -> None:
 
 
 def build(corpus, source, root, **settings) -> str:
-    builder = ClipBuilder(
-        corpus(source_dir=source, **settings), data_dir=root / "data", num_workers=2
-    )
-    builder.prepare()
-    return str(builder.data_dir)
+    return prepared_data.build(corpus(source_dir=source, **settings), root)
 
 
 # ---- FSDKaggle2018 -----------------------------------------------------------------------------
-
-
-def read_table(name: str) -> list[dict[str, str]]:
-    with open(SHARED / "fsdkaggle2018" / name, newline="") as file:
-        return list(csv.DictReader(file))
-
-
-@needs_fsdkaggle2018
-def test_fsdkaggle2018_from_its_real_tables(tmp_path):
-    shutil.copytree(SHARED / "fsdkaggle2018", tmp_path / "FSDKaggle2018.meta")
-    train = read_table("train_post_competition.csv")
-    test = [row for row in read_table("test_post_competition.csv") if row["usage"] != "Ignored"]
-    for folder, rows in (("audio_train", train), ("audio_test", test)):
-        stems = [row["fname"].removesuffix(".wav") for row in rows]
-        write_wavs(tmp_path / f"FSDKaggle2018.{folder}", stems)
-    corpus = FsdKaggle2018(source_dir=tmp_path)
-    assert len(corpus.classes) == 41
-    for split, table in (("train", train), ("test", test)):
-        found = {f"{row.id}.wav": row.labels for row in corpus.rows()[split]}
-        assert len(found) == {"train": 9_473, "test": 1_600}[split]
-        names = {name: corpus.classes[label] for name, (label,) in found.items()}
-        assert names == {row["fname"]: row["label"] for row in table}
-        assert set(names.values()) == set(corpus.classes)
-    assert not corpus.problems
 
 
 def write_kaggle2018(root: pathlib.Path) -> pathlib.Path:

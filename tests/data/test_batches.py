@@ -13,13 +13,11 @@ from hypothesis import strategies as st
 from synthetic_data import (
     MemorySource,
     indices,
-    make_audio,
     make_index,
     make_probabilities,
     segmentations,
-    write_metadata,
+    write_shards,
     write_soft_labels,
-    write_tfrecords,
 )
 
 from psl_jax.audio.segments import REFLECTED_SAMPLES, Segmentation
@@ -179,8 +177,7 @@ def test_segments_are_bit_for_bit_what_they_always_were(tmp_path, alpha):
     segmentation = Segmentation(0.02, 0.01)
     counts = segmentation.count_segments(lengths)
     labels = [(np.arange(4 * n).reshape(n, 4) * 37 % 101 / 100).astype(np.float16) for n in counts]
-    write_tfrecords(tmp_path, index, audio)
-    write_metadata(tmp_path, index)
+    write_shards(tmp_path, index, audio)
     source = Source.open(tmp_path, "train")
     soft = (
         None
@@ -225,8 +222,7 @@ def test_an_error_in_loading_reaches_the_reader_and_threads_end():
 def test_streamed_batches_are_those_that_are_read_by_number(tmp_path, start):
     """The same order and the same bits, from any step on; and the same whole passes."""
     index = make_index([5, 0, 9, 4, 6, 8, 3, 7, 5, 2, 6, 4], 300 + np.arange(59) * 97 % 900)
-    write_tfrecords(tmp_path, index, make_audio(index))
-    write_metadata(tmp_path, index)
+    write_shards(tmp_path, index)
     source = Source.open(tmp_path, "train", is_streamed=True)
     segments = Segments(source, Segmentation(0.02, 0.01))
     for process in range(2):
@@ -251,8 +247,7 @@ def assert_same(ours, theirs):
 
 def test_damage_of_a_streamed_shard_is_named(tmp_path):
     index = make_index([3, 4], 400)
-    paths = write_tfrecords(tmp_path, index, make_audio(index))
-    write_metadata(tmp_path, index)
+    paths = write_shards(tmp_path, index)
     source = Source.open(tmp_path, "train", is_streamed=True)
     data = bytearray(paths[1].read_bytes())
     data[len(data) // 2] ^= 0x10

@@ -111,6 +111,10 @@ def test_writer_goes_on_where_it_stopped(tmp_path, index):
             "expected 'a' at position 0, found 'class 0' at",
         ),
         ({"ids": np.array([f"clip_{i}" for i in range(7)])}, "clip_ids_sha256 differs"),
+        (
+            {"ids": np.array([f"-clip_{i}" for i in (0, 1, 2, 3, 5, 4, 6)])},
+            "clip_ids_in_order differs",
+        ),
         ({"shard_sizes": np.array([4, 0, 3])}, "expected 4 at position 0, found 3 at"),
         ({"shard_sizes": np.array([3, 4])}, "expected 2 entries, found 3 entries"),
     ],
@@ -132,14 +136,6 @@ def test_labels_of_other_segments_or_another_teacher_are_refused(tmp_path, index
     ):
         SoftLabels.open(tmp_path, index, SEGMENTATION, "another")
     SoftLabels.open(tmp_path, index, Segmentation(0.01, 0.01), "teacher")
-
-
-def test_labels_in_another_order_are_refused(tmp_path, index):
-    write_soft_labels(tmp_path, index, SEGMENTATION)
-    ids = index.ids.copy()
-    ids[[4, 5]] = ids[[5, 4]]  # the same set of ids
-    with pytest.raises(UserError, match="clip_ids_in_order differs"):
-        SoftLabels.open(tmp_path, dataclasses.replace(index, ids=ids), SEGMENTATION)
 
 
 def test_directory_without_labels(tmp_path, index):
@@ -171,25 +167,23 @@ def test_labels_of_another_type_are_refused(tmp_path, index):
 # --- damage ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("left", [0, 40, -7])
-def test_truncated_shard_is_named(tmp_path, index, left):
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:0],
+        lambda data: data[:40],
+        lambda data: data[:-7],
+        lambda data: data[:-20] + bytes([data[-20] ^ 1]) + data[-19:],
+    ],
+)
+def test_a_damaged_shard_is_named(tmp_path, index, damage):
     labels = write_soft_labels(tmp_path, index, SEGMENTATION)
     path = tmp_path / "labels-00000-of-00003.npy"
-    path.write_bytes(path.read_bytes()[:left])
+    path.write_bytes(damage(path.read_bytes()))
     message = r"damaged soft-label shard: .*labels-00000-of-00003\.npy.*relabel"
     with pytest.raises(UserError, match=message):
         labels.read_shard(0)
     labels.read_shard(2)
-
-
-def test_flipped_byte_is_noticed(tmp_path, index):
-    labels = write_soft_labels(tmp_path, index, SEGMENTATION)
-    path = tmp_path / "labels-00002-of-00003.npy"
-    data = bytearray(path.read_bytes())
-    data[-20] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(UserError, match="damaged soft-label shard"):
-        labels.read_shard(2)
 
 
 def test_shard_of_another_width_is_named(tmp_path, index):

@@ -1,9 +1,7 @@
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psl_jax.audio.segments import REFLECTED_SAMPLES
 from psl_jax.data.batches import TimeShift, roll_rows
 from psl_jax.data.segment_loader import reflect_end
 
@@ -47,13 +45,3 @@ def test_a_clip_is_rolled_as_if_its_end_had_been_reflected_after(length, padding
     rolled = np.array([clip[(i - shift) % length] for i in range(length)], np.int16)
     np.testing.assert_array_equal(audio[0], in_a_row(rolled))
     np.testing.assert_array_equal(audio[1], in_a_row(clip))
-
-
-@pytest.mark.parametrize(("length", "size"), [(10, 30), (400, 1000), (1000, 1000)])
-def test_the_end_is_reflected_as_far_as_a_frame_reaches(length, size):
-    row = np.zeros(size, np.int16)
-    row[:length] = np.arange(1, length + 1)
-    reflect_end(row, length)
-    count = max(0, min(REFLECTED_SAMPLES, size - length, length - 2))
-    assert row[length : length + count].tolist() == [length - 1 - i for i in range(count)]
-    assert not row[length + count :].any()

@@ -34,7 +34,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "faults")]
 
 import campaigns  # noqa: E402
-from run_comparison import FaultError  # noqa: E402
+from campaigns import FaultError  # noqa: E402
 
 DAMAGES = ("cut", "flip", "delete")
 STATES = {"finished": "one-whole", "killed": "killed"}

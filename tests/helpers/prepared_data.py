@@ -7,7 +7,9 @@ import pathlib
 import audio_files
 import tensorflow_datasets as tfds
 
+from psl_jax.corpora.corpus import Corpus
 from psl_jax.data.settings import DataSettings
+from psl_jax.preparing.builder import ClipBuilder
 
 
 def config(**changes) -> DataSettings:
@@ -56,3 +58,10 @@ def small_folder(root: pathlib.Path, labels: str = "dog") -> pathlib.Path:
         root / "train.csv", "filename,labels", [(f"{i}.wav", labels) for i in range(3)]
     )
     return root
+
+
+def build(corpus: Corpus, root: pathlib.Path) -> str:
+    """Prepares a corpus below a folder; returns the data directory."""
+    builder = ClipBuilder(corpus, data_dir=root / "data", num_workers=2)
+    builder.prepare()
+    return builder.data_dir

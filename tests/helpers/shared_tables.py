@@ -19,10 +19,6 @@ needs_audioset = pytest.mark.skipif(
     not (SHARED / "audioset").is_dir(),
     reason="no data/audioset in PSL_JAX_SHARED: needs AudioSet's segment CSVs",
 )
-needs_fsdkaggle2018 = pytest.mark.skipif(
-    not (SHARED / "fsdkaggle2018").is_dir(),
-    reason="no data/fsdkaggle2018 in PSL_JAX_SHARED: needs the tables of FSDKaggle2018",
-)
 needs_esc50 = pytest.mark.skipif(
     not (ESC50 / "meta.csv").is_file(),
     reason="no data/esc50_16k in PSL_JAX_SHARED: needs recordings of ESC-50",

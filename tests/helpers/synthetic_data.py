@@ -91,58 +91,12 @@ class MemorySource(Source):
         yield from (self.audio[clip] for clip in clips)
 
 
-def write_tfrecords(
-    directory: pathlib.Path, index: ClipIndex, audio: list[np.ndarray]
+def write_shards(
+    folder: pathlib.Path, index: ClipIndex, audio: list[np.ndarray] | None = None
 ) -> list[pathlib.Path]:
-    """Shards as TFDS writes them. Returns their paths."""
-    import tensorflow as tf
-
-    def bytes_feature(value: bytes):
-        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
-
-    directory.mkdir(parents=True, exist_ok=True)
-    count = len(index.shard_sizes)
-    paths = []
-    for shard, (low, high) in enumerate(
-        zip(index.shard_offsets[:-1], index.shard_offsets[1:], strict=True)
-    ):
-        paths.append(directory / f"data-{index.split}.tfrecord-{shard:05d}-of-{count:05d}")
-        with tf.io.TFRecordWriter(str(paths[-1])) as writer:
-            for clip in range(low, high):
-                values = index.label_values[
-                    index.label_offsets[clip] : index.label_offsets[clip + 1]
-                ]
-                feature = {
-                    "labels": tf.train.Feature(int64_list=tf.train.Int64List(value=values)),
-                    "id": bytes_feature(str(index.ids[clip]).encode()),
-                    "audio": bytes_feature(audio[clip].tobytes()),
-                }
-                features = tf.train.Features(feature=feature)
-                writer.write(tf.train.Example(features=features).SerializeToString())
-    return paths
-
-
-def write_metadata(directory: pathlib.Path, index: ClipIndex) -> None:
-    """What TFDS needs beside the shards to open them."""
-    import tensorflow_datasets as tfds
-
-    from psl_jax.preparing.shards import make_features
-
-    template = tfds.core.ShardedFileTemplate(
-        dataset_name="data", data_dir=directory, filetype_suffix="tfrecord"
-    )
-    split = tfds.core.SplitInfo(
-        name=index.split,
-        shard_lengths=index.shard_sizes.tolist(),
-        num_bytes=1,
-        filename_template=template,
-    )
-    tfds.folder_dataset.write_metadata(
-        data_dir=str(directory),
-        features=make_features(index.classes, events=index.has_events),
-        split_infos=[split],
-        filename_template=template,
-    )
+    """A prepared data set of the index, by default of noise; returns its shards."""
+    write_prepared(folder, index, make_audio(index) if audio is None else audio)
+    return sorted(folder.glob(f"*-{index.split}.tfrecord-*"))
 
 
 def write_prepared(

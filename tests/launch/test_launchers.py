@@ -153,7 +153,7 @@ def test_dataflow_gets_one_argument_of_options(launch):
     assert call[:-1] == ["python", "-m", "psl_jax", "prepare", *AWKWARD]
     name, _, options = call[-1].partition("=")
     assert name == "--beam_options"
-    found = shlex.split(options)  # as psl_jax.preparing.beam_shards does
+    found = shlex.split(options)  # as psl_jax.preparing.split_writer does
     assert {"--runner=DataflowRunner", "--project=p", "--region=r"} <= set(found)
     assert {"--temp_location=gs://b/t", "--sdk_container_image=i:1", "--label=a b"} <= set(found)
     assert all(option.startswith("--") for option in found)

@@ -16,17 +16,12 @@ Row = tuple[int, list[str]]  # its line in the file, from 1, and its cells
 
 
 class Sheet(NamedTuple):
-    """A table with a header.
-
-    Attributes:
-      separator: between columns; "" where the file needs none.
-      rows: the header is not among them; each has as many cells as the header.
-    """
+    """A table with a header."""
 
     path: str
-    separator: str
+    separator: str  # between columns; "" where the file needs none
     header: list[str]
-    rows: list[Row]
+    rows: list[Row]  # without the header; each has as many cells
 
     def select(self, numbers: list[int]) -> "Sheet":
         """The columns with these numbers."""
@@ -86,19 +81,18 @@ def read_separated(path: str, text: str) -> Sheet:
     )
     rows: list[Row] = []
     row = 1
-    while True:
-        try:
-            cells = [cell.strip() for cell in next(reader)]
-        except StopIteration:
-            return sheet_of(path, separator, rows)
-        except csv.Error as error:
-            message = f'{path}, row {row}: {error}. Is a quote (") not closed?'
-            raise UserError(message) from error
-        if any("\n" in cell or "\r" in cell for cell in cells):
-            raise UserError(f"{path}, row {row}: a cell of several lines. Is a quote not closed?")
-        if cells:
-            rows.append((row, cells))
-        row = reader.line_num + 1
+    try:
+        for line in reader:
+            cells = [cell.strip() for cell in line]
+            if any("\n" in cell or "\r" in cell for cell in cells):
+                what = "a cell of several lines. Is a quote not closed?"
+                raise UserError(f"{path}, row {row}: {what}")
+            if cells:
+                rows.append((row, cells))
+            row = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(f'{path}, row {row}: {error}. Is a quote (") not closed?') from error
+    return sheet_of(path, separator, rows)
 
 
 def read_spreadsheet(path: pathlib.Path) -> Sheet:

@@ -42,9 +42,8 @@ _BIRDNET = {"start (s)", "end (s)", "common name"}
 def read_plain(sheet: Sheet, hints: Hints) -> TableEvents:
     """Events, or labels of whole recordings where the table has no times.
 
-    A row without times and label says that its recording holds nothing; so does a row of a table
-    without times whose label is empty. Raises UserError, with the row, for what can be read in
-    several ways.
+    A row without times and label says that its recording holds nothing; so does an empty label in
+    a table without times. Raises UserError for what can be read in several ways.
     """
     path, header = sheet.path, sheet.header
     is_birdnet = {name.casefold() for name in header} >= _BIRDNET

@@ -10,17 +10,22 @@ from collections.abc import Iterator
 
 from psl_jax.audio.decoding import AUDIO_SUFFIXES
 from psl_jax.corpora.annotations import cells as cells_lib
-from psl_jax.corpora.annotations.audacity import is_audacity, read_audacity
-from psl_jax.corpora.annotations.elan import is_elan, read_elan
 from psl_jax.corpora.annotations.plain_tables import PLAIN_KIND, read_plain
-from psl_jax.corpora.annotations.raven import is_raven, read_raven
 from psl_jax.corpora.annotations.recording_names import RecordingNames, suffix_of
 from psl_jax.corpora.annotations.table_events import Hints, TableEvents, TableRow
+from psl_jax.corpora.annotations.tool_tables import (
+    is_audacity,
+    is_elan,
+    is_raven,
+    read_audacity,
+    read_elan,
+    read_raven,
+)
 from psl_jax.corpora.audio_folders import walk_files
 from psl_jax.corpora.clip_rows import Problem
 from psl_jax.runtime.csv_files import SEPARATORS
 from psl_jax.runtime.errors import UserError
-from psl_jax.runtime.paths import is_remote, path_of
+from psl_jax.runtime.paths import is_remote
 
 TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".txt", ".xlsx", ".parquet"})
 _PLAIN = "a table with the columns filename,onset,offset,label"
@@ -44,57 +49,45 @@ _LABEL_STUDIO = re.compile(rb'"annotation_id"|"was_cancelled"|"annotations".*"re
 
 
 @dataclasses.dataclass
+class RecordingRows:
+    """What tables say of a recording: without events and labels, that it holds nothing."""
+
+    events: list[TableRow] = dataclasses.field(default_factory=list)  # sorted
+    labels: list[str] = dataclasses.field(default_factory=list)  # cells of the whole recording
+    unsure: list[TableRow] = dataclasses.field(default_factory=list)  # events
+    annotated_classes: str = ""  # see TableRow
+    group: str = ""
+
+
+@dataclasses.dataclass
 class Annotations:
-    """What the tables of a folder say of its recordings, which are paths relative to it.
+    """What the tables of a folder say of its recordings, which are paths relative to it."""
 
-    Attributes:
-      events: by recording, sorted.
-      labels: cells of labels of whole recordings, where the tables have no times.
-      unsure: events of which somebody is not sure.
-      annotated_classes: by recording, the cell that names the classes of which all events are
-        annotated.
-      empty: recordings of which a table says that they hold nothing.
-      groups: values of the hints' group column by recording.
-      clips: recordings that the table of a split by hand names; None: there is none.
-      labelled: the same, where that table says all their labels.
-      missing: names in the table of a split by hand that are those of no recording.
-      unplaced: rows of a split by hand that are of no recording of it.
-      titles: of the columns that the tables have.
-      problems: what was left out.
-    """
-
-    recordings: list[str]
+    recordings: list[str]  # all of the folder, or those that the table of a split by hand names
     tables: list[str] = dataclasses.field(default_factory=list)
-    events: dict[str, list[TableRow]] = dataclasses.field(default_factory=dict)
-    labels: dict[str, list[str]] = dataclasses.field(default_factory=dict)
-    unsure: dict[str, list[TableRow]] = dataclasses.field(default_factory=dict)
-    annotated_classes: dict[str, str] = dataclasses.field(default_factory=dict)
-    empty: list[str] = dataclasses.field(default_factory=list)
-    groups: dict[str, str] = dataclasses.field(default_factory=dict)
-    clips: set[str] | None = None
-    labelled: frozenset[str] = frozenset()
-    missing: list[str] = dataclasses.field(default_factory=list)
-    unplaced: list[TableRow] = dataclasses.field(default_factory=list)
-    titles: set[str] = dataclasses.field(default_factory=set)
-    problems: list[Problem] = dataclasses.field(default_factory=list)
+    rows: dict[str, RecordingRows] = dataclasses.field(default_factory=dict)  # of those named
+    are_labelled: bool = False  # the table of a split by hand says all its labels
+    num_missing: int = 0  # names in that table that are those of no recording
+    unplaced: list[TableRow] = dataclasses.field(default_factory=list)  # of none of the split
+    titles: set[str] = dataclasses.field(default_factory=set)  # of all columns
+    problems: list[Problem] = dataclasses.field(default_factory=list)  # what was left out
 
     @property
     def label_cells(self) -> list[str]:
         """All cells of labels, also of recordings that are not there."""
-        cells = [cell for texts in self.labels.values() for cell in texts]
+        cells = [cell for rows in self.rows.values() for cell in rows.labels]
         return cells + [row.label for row in self.unplaced if not row.has_times]
 
     @property
     def event_labels(self) -> list[str]:
         """The labels of all events that somebody is sure of, as `label_cells`."""
-        rows = [*(row for rows in self.events.values() for row in rows), *self.unplaced]
+        rows = [*(row for rows in self.rows.values() for row in rows.events), *self.unplaced]
         return [row.label for row in rows if row.has_times and not row.is_unsure]
 
     @property
     def unnamed(self) -> list[str]:
         """Recordings that no row names."""
-        named = self.events.keys() | self.labels.keys() | self.unsure.keys() | set(self.empty)
-        return [recording for recording in self.recordings if recording not in named]
+        return [recording for recording in self.recordings if recording not in self.rows]
 
 
 def find_files(root: pathlib.Path) -> tuple[list[str], list[str]]:
@@ -111,35 +104,29 @@ def find_files(root: pathlib.Path) -> tuple[list[str], list[str]]:
 
 
 def read_annotations(
-    folder: str | os.PathLike[str],
-    hints: Hints | None = None,
+    root: pathlib.Path,
+    hints: Hints,
     but: frozenset[str] = frozenset(),
     *,
     keeps_unlabelled: bool = False,
 ) -> Annotations:
-    """Reads every table below a folder, whichever of the known tools wrote it.
+    """Reads every table below a folder, but files of some names, whichever tool wrote it.
 
-    Args:
-      hints: what the user says of the tables.
-      but: names of files that are no annotations.
-      keeps_unlabelled: recordings that no row names are no problem.
-
-    Raises UserError for tables that cannot be read in one way only, for those of tools that are
-    not read, and where no table is about a recording.
+    keeps_unlabelled: recordings that no row names are no problem. Raises UserError for tables that
+    cannot be read in one way only, or at all, and where none is about a recording.
     """
-    root = path_of(folder)
     if not root.is_dir():
         raise UserError(f"{root} is not a folder: expected recordings and their tables")
     recordings, others = find_files(root)
     tables = [name for name in others if posixpath.basename(name) not in but]
-    hints = hints or Hints()
     result = join_tables(root, recordings, tables, hints)
     check_columns(root, hints, result.titles)
-    if result.events and result.labels:
+    all_rows = result.rows.values()
+    if any(rows.events for rows in all_rows) and any(rows.labels for rows in all_rows):
         raise UserError(
             f"{root}: some tables hold events and others labels of whole recordings. Keep one kind"
         )
-    if result.tables and len(result.unnamed) == len(recordings):
+    if result.tables and not result.rows:
         first = "".join(f"\n  {p.file}: {p.kind} ({p.detail})" for p in result.problems[:5])
         raise UserError(f"no row of the tables in {root} is about a recording there:{first}")
     if result.tables and not keeps_unlabelled:
@@ -173,12 +160,12 @@ def join_tables(
     is_split: the first table has the clips of a split by hand, with their paths. Only these are
       the recordings of the result: rows of other tables about others are left out.
     """
-    result = Annotations(recordings, clips=set() if is_split else None)
+    result = Annotations(recordings)
     names = RecordingNames(recordings, root if is_split else None)
     by_tool: dict[str, dict[str, list[TableRow]]] = {}
     cells_of_tables: dict[str, dict[str, list[str]]] = {}
-    for name in tables:
-        names_clips = is_split and name == tables[0]
+    for number, name in enumerate(tables):
+        names_clips = is_split and number == 0
         table = read_table(root, name, hints, names, names_clips=names_clips)
         if table is None:
             if suffix_of(name) in TABLE_SUFFIXES:
@@ -192,26 +179,27 @@ def join_tables(
         if suffix_of(name) == ".csv" and table.separator not in ("", ","):
             detail = f"its columns are separated by {SEPARATORS[table.separator]}"
             result.problems.append(Problem(name, "other separator", detail))
-        for recording, row in _find_recordings(table, name, names, result, names_clips=names_clips):
+        clips = set(result.rows) if is_split and not names_clips else None
+        for recording, row in _find_recordings(table, name, names, clips, result):
             if not row.has_times and row.label:
                 cells_of_tables.setdefault(recording, {}).setdefault(name, []).append(row.label)
-            elif not row.has_times:
-                result.empty.append(recording)
             elif row.is_unsure:
-                result.unsure.setdefault(recording, []).append(row)
-            else:
+                result.rows[recording].unsure.append(row)
+            elif row.has_times:
                 events = by_tool.setdefault(table.kind, {}).setdefault(recording, [])
                 events.append(dataclasses.replace(row, table=name))
         if names_clips:
-            result.recordings = sorted(result.clips or ())
-            if not any(row.has_times for row in table.rows):
-                result.labelled = frozenset(result.recordings)
+            result.recordings = sorted(result.rows)
+            result.num_missing = sum(problem.kind == "missing" for problem in result.problems)
+            has_times = any(row.has_times for row in table.rows)
+            result.are_labelled = bool(result.recordings) and not has_times
     for recording, by_table in cells_of_tables.items():
         if len({tuple(sorted(cells)) for cells in by_table.values()}) > 1:
             raise UserError(f"{recording}: {' and '.join(by_table)} disagree. Keep one of them")
-        result.labels[recording] = next(iter(by_table.values()))
+        result.rows[recording].labels = next(iter(by_table.values()))
     _merge_tools(by_tool, result)
-    result.empty = sorted(set(result.empty) - result.events.keys() - result.labels.keys())
+    if not is_split:
+        result.unplaced = []
     return result
 
 
@@ -219,54 +207,47 @@ def _find_recordings(
     table: TableEvents,
     name: str,
     names: RecordingNames,
+    clips: set[str] | None,
     result: Annotations,
-    *,
-    names_clips: bool,
 ) -> Iterator[tuple[str, TableRow]]:
-    """Yields the rows of a table with their recordings; notes in `result` what each row names."""
+    """Yields the rows of a table with their recordings; `clips` are those of a split by hand."""
     of_table = names.of_table(name)
     missing: dict[str, list[int]] = collections.defaultdict(list)
     outside: dict[str, list[int]] = collections.defaultdict(list)
     renamed: dict[str, str] = {}
     for row in table.rows:
         recording = names.find(row.files, f"{name}, row {row.row}") if row.files else of_table
-        if recording is None:
-            missing[" or ".join(row.files)].append(row.row)
-            if result.clips is not None:
-                result.unplaced.append(row)
-            continue
-        if result.clips is not None and names_clips:
-            result.clips.add(recording)
-        elif result.clips is not None and recording not in result.clips:
-            outside[recording].append(row.row)
+        if recording is None or (clips is not None and recording not in clips):
+            if recording is None:
+                missing[" or ".join(row.files)].append(row.row)
+            else:
+                outside[recording].append(row.row)
             result.unplaced.append(row)
             continue
         if row.files and table.kind == PLAIN_KIND and posixpath.normpath(row.files[0]) != recording:
             renamed[row.files[0]] = recording
-        for what, values, value in (
-            ("annotated_classes", result.annotated_classes, row.annotated_classes),
-            ("group", result.groups, row.group),
-        ):
-            if value and values.setdefault(recording, value) != value:
+        rows = result.rows.setdefault(recording, RecordingRows())
+        for what in ("annotated_classes", "group"):
+            value, value_before = getattr(row, what), getattr(rows, what)
+            if value and value_before and value != value_before:
                 raise UserError(
                     f"{table.path}, row {row.row}: {recording} has the {what} {value!r}, and "
-                    f"{values[recording]!r} in a row before"
+                    f"{value_before!r} in a row before"
                 )
+            setattr(rows, what, value_before or value)
         yield recording, row
-    for file, rows in missing.items():
+    for file, row_numbers in missing.items():
         if not file:
             raise UserError(
                 f"{table.path}: no column names a recording, and none is called as the table. "
                 "Call it as its recording, as in yard_01.txt for yard_01.wav"
             )
-        detail = f"row {_list_rows(rows)} of {name}: no such recording in the folder"
+        detail = f"row {_list_rows(row_numbers)} of {name}: no such recording in the folder"
         result.problems.append(Problem(file, "missing", detail))
-    for recording, rows in outside.items():
-        detail = f"row {_list_rows(rows)} of {name}: {result.tables[0]} does not name this "
+    for recording, row_numbers in outside.items():
+        detail = f"row {_list_rows(row_numbers)} of {name}: {result.tables[0]} does not name this "
         detail += "recording; left out"
         result.problems.append(Problem(recording, "event without clip", detail))
-    if names_clips:
-        result.missing += missing
     if renamed:
         file, recording = next(iter(renamed.items()))
         detail = f"{len(renamed)} files are called otherwise than here, such as {file!r}: "
@@ -352,7 +333,8 @@ def _merge_tools(by_tool: dict[str, dict[str, list[TableRow]]], result: Annotati
                 events = [e for e in events if first.setdefault(_round(e), e.table) == e.table]
                 detail = f"the events of {', '.join(sorted(names))} are put together"
                 result.problems.append(Problem(recording, "several tables", detail))
-            others = result.events.setdefault(recording, events)
+            rows = result.rows[recording]
+            others = rows.events = rows.events or events
             if different := {_round(e) for e in events} ^ {_round(e) for e in others}:
                 onset, _, label = min(different)
                 raise UserError(

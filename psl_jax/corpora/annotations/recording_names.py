@@ -24,8 +24,7 @@ class RecordingNames:
     def __init__(self, recordings: Iterable[str], root: pathlib.Path | None = None):
         """recordings: paths relative to the folder.
 
-        root: the folder, where names are paths to it: then a file of the same name in another
-        folder does not count, and any file that is there does.
+        root: the folder, where names are the paths of any files in it.
         """
         self._root = root
         self._by_path: dict[str, str] = {}
@@ -42,8 +41,8 @@ class RecordingNames:
     def find(self, names: Sequence[str], where: str) -> str | None:
         """The recording that has one of the `names`; None where there is none.
 
-        where: table and row, for the message. Raises UserError for names that are those of several
-        recordings, and for a recording that goes by two paths, of two recordings elsewhere.
+        where: table and row. Raises UserError for names of several recordings, and for a recording
+        that goes by two paths, of two recordings elsewhere.
         """
         matches = {name: match for name in names if (match := self._matches(name, where))}
         if len(set(matches.values())) > 1:
@@ -51,7 +50,8 @@ class RecordingNames:
                 f"{where}: about {' and '.join(matches.values())}; expected one of them"
             )
         for name, recording in matches.items():
-            parts, other = _parts(_without_suffix(name)), self._called.get(recording, ())
+            stem = name.strip()[: -len(suffix_of(name.strip()))] if _is_audio(name) else name
+            parts, other = _parts(stem), self._called.get(recording, ())
             shorter = min(len(parts), len(other))
             if shorter and parts[-shorter:] != other[-shorter:]:
                 raise UserError(
@@ -135,10 +135,6 @@ def _are_table_words(text: str) -> bool:
 def suffix_of(path: str) -> str:
     """The ending of a name in small letters, as .wav."""
     return posixpath.splitext(path)[1].lower()
-
-
-def _without_suffix(name: str) -> str:
-    return name.strip()[: -len(suffix_of(name.strip()))] if _is_audio(name) else name
 
 
 def _is_audio(name: str) -> bool:

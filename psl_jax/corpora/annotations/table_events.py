@@ -20,45 +20,29 @@ _CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:[.,]\d+)?)")
 
 @dataclasses.dataclass(frozen=True)
 class Hints:
-    """What the user says of the tables.
+    """What the user says of the tables."""
 
-    Attributes:
-      columns: filename, onset, offset, duration, label -> the name of that column.
-      label: of every event, where a table has no column of labels.
-      group_column: a column whose values are kept for each recording.
-    """
-
+    # filename, onset, offset, duration, label -> the name of that column
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    label: str = ""
-    group_column: str = ""
+    label: str = ""  # of every event, where a table has no column of labels
+    group_column: str = ""  # whose values are kept for each recording
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TableRow:
-    """An event, or what a whole recording holds.
+    """An event, or what a whole recording holds."""
 
-    Attributes:
-      files: how the table calls the recording, one of these; none: as the table itself is called.
-      label: of an event; the cell of labels of a whole recording, empty: it holds nothing.
-      row: line of the file, from 1.
-      onset, offset: seconds in the recording; the same where the table marks a point.
-      has_times: whether it is an event.
-      score: the confidence that a tagger wrote beside the event; None: no number from 0 to 1.
-      annotated_classes: cell of that column: the classes of which all events are annotated.
-      group: value of the hints' group column.
-      table: the file, relative to the folder of the recordings, as soon as that is known.
-    """
-
-    files: tuple[str, ...]
-    label: str
-    row: int
-    onset: float = 0.0
-    offset: float = math.inf
-    has_times: bool = True
+    files: tuple[str, ...]  # names of the recording; none: as the table itself is called
+    label: str  # or the cell of labels of a whole recording, empty: it holds nothing
+    row: int  # line of the file, from 1
+    onset: float = 0.0  # seconds in the recording
+    offset: float = math.inf  # the same as the onset where the table marks a point
+    has_times: bool = True  # whether it is an event
+    # The confidence that a tagger wrote beside the event; None: no number from 0 to 1.
     score: float | None = dataclasses.field(default=None, compare=False)
-    annotated_classes: str = ""
-    group: str = ""
-    table: str = ""
+    annotated_classes: str = ""  # the cell: classes of which all events are annotated
+    group: str = ""  # value of the hints' group column
+    table: str = ""  # the file, relative to the recordings' folder, as soon as that is known
 
     @property
     def is_unsure(self) -> bool:
@@ -68,21 +52,14 @@ class TableRow:
 
 @dataclasses.dataclass
 class TableEvents:
-    """What a table says.
-
-    Attributes:
-      kind: the tool, for messages.
-      left_out: (row, reason) of what is no event.
-      separator: between its columns, where it is text.
-      header: titles of its columns, where they have any.
-    """
+    """What a table says."""
 
     path: str
-    kind: str
+    kind: str  # the tool, for messages
     rows: list[TableRow] = dataclasses.field(default_factory=list)
-    left_out: list[tuple[int, str]] = dataclasses.field(default_factory=list)
-    separator: str = ""
-    header: list[str] = dataclasses.field(default_factory=list)
+    left_out: list[tuple[int, str]] = dataclasses.field(default_factory=list)  # row, reason
+    separator: str = ""  # between its columns, where it is text
+    header: list[str] = dataclasses.field(default_factory=list)  # titles, where there are any
 
     def add(self, row: TableRow) -> None:
         """Takes a row, or notes why it is no event. Raises UserError for impossible times."""
@@ -122,10 +99,7 @@ class Times:
     def __init__(
         self, path: str | os.PathLike[str], cells: Iterable[tuple[int, str]], separator: str = "\t"
     ):
-        """cells: (row, text) of all times; separator: of the table's columns.
-
-        Raises UserError where both decimal signs are there, or it is not clear which it is.
-        """
+        """cells: (row, text) of all times. Raises UserError where the decimal sign is not clear."""
         self._path = path
         first: dict[str, tuple[int, str]] = {}
         all_like_thousands = True
