@@ -10,7 +10,7 @@ import csv
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from psl_jax.corpora.audio_folders import walk_files
@@ -142,9 +142,8 @@ class SplitTable(NamedTuple):
     """Where a split is described, and where its audio lies."""
 
     csvs: tuple[str, ...]  # names of the table, the first that is there
-    folders: tuple[str, ...]  # names of the folder of its audio, the first that is there
-    labels: str  # column: one label, or several with commas between
-    keep: Callable[[dict[str, str]], bool] = lambda row: True  # the rows of this split
+    folder: str  # of its audio, as in FSD50K.dev_audio or dev_audio
+    labels: str = "labels"  # column: one label, or several with commas between
     columns: tuple[str, ...] = ()  # others that the table must have
 
 
@@ -153,6 +152,7 @@ class FreesoundCorpus(PublishedCorpus):
 
     clip_seconds = 30.0
     known_bad: ClassVar = {}
+    title: ClassVar[str]  # with which the names of folders begin
     tables: ClassVar[Mapping[str, SplitTable]]
     needs_vocabulary: ClassVar[bool] = False  # else classes are those of the tables without one
 
@@ -179,14 +179,16 @@ class FreesoundCorpus(PublishedCorpus):
         table = self.tables[split]
         csv_path = self._csvs[split]
         for line, row in read_rows(csv_path, ("fname", table.labels, *table.columns)):
-            if table.keep(row):
+            # A table may be of several splits, and list clips that only fill it up.
+            if row.get("split", split) == split and row.get("usage") != "Ignored":
                 stem = row["fname"].strip().removesuffix(".wav")
                 path = os.path.join(self._folders[split], f"{stem}.wav")
                 names = [name for name in map(str.strip, row[table.labels].split(",")) if name]
                 yield ListedFile(f"{csv_path.name} line {line}", stem, f"{stem}.wav", path, names)
 
     def _find_folder(self, split: str) -> str:
-        root, names = pathlib.Path(self.source_dir), self.tables[split].folders
+        root, folder = pathlib.Path(self.source_dir), self.tables[split].folder
+        names = (f"{self.title}.{folder}", folder)
         for name in names:
             paths = sorted(p for p in (*root.glob(name), *root.glob(f"*/{name}")) if p.is_dir())
             if paths:
@@ -214,18 +216,13 @@ class Fsd50k(FreesoundCorpus):
     The official splits: train and val (of the development set), and eval.
     """
 
-    name = "fsd50k"
+    name, title = "fsd50k", "FSD50K"
     needs_vocabulary = True
     tables: ClassVar = {
-        split: SplitTable(
-            ("dev.csv",),
-            ("FSD50K.dev_audio", "dev_audio"),
-            "labels",
-            lambda row, split=split: row["split"] == split,
-            ("split",),
-        )
-        for split in ("train", "val")
-    } | {"eval": SplitTable(("eval.csv",), ("FSD50K.eval_audio", "eval_audio"), "labels")}
+        "train": SplitTable(("dev.csv",), "dev_audio", columns=("split",)),
+        "val": SplitTable(("dev.csv",), "dev_audio", columns=("split",)),
+        "eval": SplitTable(("eval.csv",), "eval_audio"),
+    }
 
 
 class FsdKaggle2018(FreesoundCorpus):
@@ -235,18 +232,13 @@ class FsdKaggle2018(FreesoundCorpus):
     test table also lists 7,800 clips that fill it up and have no label.
     """
 
-    name = "fsdkaggle2018"
+    name, title = "fsdkaggle2018", "FSDKaggle2018"
     tables: ClassVar = {
-        "train": SplitTable(
-            ("train_post_competition.csv",),
-            ("FSDKaggle2018.audio_train", "audio_train"),
-            "label",
-        ),
+        "train": SplitTable(("train_post_competition.csv",), "audio_train", "label"),
         "test": SplitTable(
             ("test_post_competition_scoring_clips.csv", "test_post_competition.csv"),
-            ("FSDKaggle2018.audio_test", "audio_test"),
+            "audio_test",
             "label",
-            lambda row: row.get("usage") != "Ignored",
         ),
     }
 
@@ -257,13 +249,9 @@ class FsdKaggle2019(FreesoundCorpus):
     The official splits: train_curated (4,970 clips), train_noisy (19,815) and test (4,481).
     """
 
-    name = "fsdkaggle2019"
+    name, title = "fsdkaggle2019", "FSDKaggle2019"
     tables: ClassVar = {
-        split: SplitTable(
-            (f"{split}_post_competition.csv",),
-            (f"FSDKaggle2019.audio_{split}", f"audio_{split}"),
-            "labels",
-        )
+        split: SplitTable((f"{split}_post_competition.csv",), f"audio_{split}")
         for split in ("train_curated", "train_noisy", "test")
     }
     known_bad: ClassVar = {"1d44b0bd": "known to be silent"} | dict.fromkeys(
