@@ -33,7 +33,7 @@ _LATE = {"Event": "events", "Tagger": "tagger", "Tags": "events", "Stream": "str
 
 def _run_by_new_form(module: str) -> None:
     """Where `python -m psl_jax.tag` is run, as in version 0.1: says the new form, and runs that."""
-    name = module.removeprefix("psl_jax.")
+    name = module.removeprefix("psl_jax.").removeprefix("commands.")
     if (
         name != module
         and pathlib.Path(__file__).with_name("commands").joinpath(f"{name}.py").exists()

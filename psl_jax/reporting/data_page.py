@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,14 +13,12 @@ from psl_jax.data import split_index_files as index_lib
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.preparing import preparation_report
 from psl_jax.reporting import figures, result_tables, run_page
-from psl_jax.reporting.figures import Bar, Caption, Figure, Series
+from psl_jax.reporting.figures import Caption, Figure, Series
 from psl_jax.runtime.paths import path_of
 
 PAGE_NAME = "description.html"
 _EXAMPLES = 5
 _PRINTED_CLASSES = 30  # the most and least frequent ones of a longer list
-_BARS = 30
-_DURATION_BINS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,11 +112,7 @@ def write_page(data_dir: str | os.PathLike[str]) -> pathlib.Path:
             for name, split in splits.items()
         ],
         "names": list(splits),
-        "figures": [
-            *_distribution(splits),
-            *_bars(counts, first.classes, next(iter(splits))),
-            _durations(splits),
-        ],
+        "figures": _distribution(splits),
         "classes": [(first.classes[k], counts[k].tolist()) for k in _order_by_frequency(counts)],
     }
     return run_page.render("dataset.html.jinja", data_dir / PAGE_NAME, context)
@@ -166,29 +160,3 @@ def _distribution(splits: Mapping[str, _Split]) -> list[Figure]:
             log_y=True,
         )
     ]
-
-
-def _bars(counts: np.ndarray, classes: Sequence[str], split: str) -> list[Figure]:
-    """Every class by name, where there are few enough."""
-    if not 0 < len(classes) <= _BARS:
-        return []
-    bars = [Bar(classes[k], int(counts[k, 0])) for k in _order_by_frequency(counts)]
-    caption = Caption("classes", f"Classes of {split}")
-    return [figures.bars(caption, bars, x_label="clips", form="{:,.0f}".format)]
-
-
-def _durations(splits: Mapping[str, _Split]) -> Figure:
-    longest = max(float(split.seconds.max()) for split in splits.values())
-    edges = np.linspace(0, max(longest, 0.1), _DURATION_BINS + 1)
-    series = []
-    for colour, (name, split) in enumerate(splits.items()):
-        counts, _ = np.histogram(split.seconds, edges)
-        series.append((name, (100 * counts / counts.sum()).tolist(), colour))
-    return figures.columns(
-        Caption("durations", "Durations"),
-        [f"≤{edge:.3g}" for edge in edges[1:]],
-        series,
-        x_label="seconds",
-        y_label="clips (%)",
-        form="{:.1f} %".format,
-    )

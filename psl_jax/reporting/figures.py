@@ -273,12 +273,9 @@ def dots(
             points_or_none = [(dot_series.values[k], row) for row, k in enumerate(drawn)]
             points = [(value, row) for value, row in points_or_none if value is not None]
             colour = colour_of(dot_series.colour)
-            if len(series) == 1 and points:
-                axes.hlines([row for _, row in points], 0, [v for v, _ in points], color=colour)
             kwargs = {"markerfacecolor": colour if dot_series.filled else PAGE, "markersize": 6}
             (line,) = _dots(axes, points, colour, dot_series.name, **kwargs)
-            if len(series) > 1:
-                line.set_label(_short(dot_series.name))
+            line.set_label(_short(dot_series.name))
             _tell(line, [f"{names[drawn[row]]}, {dot_series.name}: {form(v)}" for v, row in points])
         _row_names(axes, [names[k] for k in drawn])
         _frame(axes, x_label, grid="both")

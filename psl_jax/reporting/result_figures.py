@@ -8,7 +8,6 @@ import numpy as np
 
 from psl_jax.reporting import figures
 from psl_jax.reporting.figures import Bar, Caption, DotSeries, Figure, Series
-from psl_jax.reporting.result_tables import ClassTable
 from psl_jax.training.metric_log import LEARNING_RATE, LOSS, VALIDATION_MAP
 
 _MAX_POINTS = 500
@@ -162,32 +161,6 @@ def _lines(points: Mapping[str, list[Any]], colour: Mapping[str, int]) -> list[S
         Series(name, thinned(line), colour[name], dashed=True)
         for name, line in points.items()
         if line
-    ]
-
-
-def gains(table: ClassTable) -> list[Figure]:
-    """What the best experiment gains over the reference in each class, sorted."""
-    gained = [row for row in table.rows if row.gain is not None]
-    if not gained:
-        return []
-    gained.sort(key=lambda row: (-(row.gain or 0), row.name))
-    better = sum(1 for row in gained if (row.gain or 0) > 0)
-    note = (
-        f"AP of {table.best} less that of {table.reference}: {better} of {len(gained)} classes "
-        "gain. A class of few clips moves by chance."
-    )
-    if len(gained) > (most := figures.MOST_ROWS):
-        half = most // 2
-        note += f" The {half} that gain most, and the {half} that gain least; all in the table."
-    values = [100 * (row.gain or 0) for row in gained]
-    return [
-        figures.dots(
-            Caption("class_gains", "Gain by class", note),
-            [row.name for row in gained],
-            [DotSeries(f"{table.best} over {table.reference}", values)],
-            x_label="points of AP",
-            form="{:+.1f}".format,
-        )
     ]
 
 

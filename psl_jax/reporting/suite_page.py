@@ -40,7 +40,7 @@ def write(suite_dir: str | os.PathLike[str], results: Mapping[str, Any]) -> path
     reference = references.get(best or "", reference)
     classes = result_tables.class_table(runs, best, reference)
     seeds = results.get("seeds") or []
-    shown = _figures(results, runs, classes)
+    shown = _figures(results, runs)
     folder = suite_dir / figures.FOLDER
     clips = audio_examples.read(suite_dir / results.get("clips", audio_examples.FOLDER))
     figures.write(folder, [figure for section in shown.values() for figure in section])
@@ -71,9 +71,7 @@ def write(suite_dir: str | os.PathLike[str], results: Mapping[str, Any]) -> path
 
 
 def _figures(
-    results: Mapping[str, Any],
-    runs: Mapping[str, Sequence[pathlib.Path]],
-    classes: result_tables.ClassTable | None,
+    results: Mapping[str, Any], runs: Mapping[str, Sequence[pathlib.Path]]
 ) -> dict[str, list[Figure]]:
     """Those of each section, by their name in the template."""
     seeds, paper = results.get("seeds") or [], results.get("paper") or {}
@@ -85,7 +83,6 @@ def _figures(
             *result_figures.comparison(results.get("experiments", []), paper),
             *result_figures.curves(logs, whose),
         ],
-        "class_figures": result_figures.gains(classes) if classes else [],
         "quality_figures": result_figures.label_quality(result_tables.label_qualities(results)),
     }
 

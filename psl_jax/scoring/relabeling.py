@@ -94,7 +94,7 @@ def measure_label_quality(
     and their average precision of each class.
     """
     counter = metrics.LabelCounter()
-    rows_by_source: dict[str, list[np.ndarray]] = {"soft": [], "weak": [], "truth": []}
+    annotated: list[tuple[np.ndarray, ...]] = []  # truth, soft and weak labels of segments
     num_segments = 0
     for shard in range(len(index.shard_sizes)):  # of a large split no more fits into memory
         clips = _clips_in_shard(index, shard)
@@ -105,16 +105,14 @@ def measure_label_quality(
         rows = index.annotated[clips]
         if rows.any():
             inside = np.arange(soft.shape[1]) < counts[rows, None]
-            rows_by_source["soft"].append(soft[rows][inside])
-            rows_by_source["weak"].append(np.repeat(weak[rows] > 0, counts[rows], axis=0))
             truth = index.segment_labels(segmentation, clips[rows]).astype(np.int8)
             truth -= index.unknown_labels(clips[rows])[:, None]
-            rows_by_source["truth"].append(truth[np.arange(truth.shape[1]) < counts[rows, None]])
+            propagated = np.repeat(weak[rows] > 0, counts[rows], axis=0)
+            is_segment = np.arange(truth.shape[1]) < counts[rows, None]
+            annotated.append((truth[is_segment], soft[rows][inside], propagated))
     result = {"num_segments": num_segments, "statistics": counter.result()}
-    if rows_by_source["truth"]:
-        truth, soft, weak = (
-            np.concatenate(rows_by_source[name]) for name in ("truth", "soft", "weak")
-        )
+    if annotated:
+        truth, soft, weak = map(np.concatenate, zip(*annotated, strict=True))
         by_class = {
             "soft": metrics.average_precision(truth, soft),
             "weak": metrics.average_precision(truth, weak),
