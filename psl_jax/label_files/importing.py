@@ -68,8 +68,8 @@ class ClipNames:
         return np.fromiter((self._find(name) for name in names), np.int64, len(names))
 
     def _find(self, name: str) -> int:
-        found = (self._numbers.get(candidate) for candidate in _list_candidates(name))
-        return next((number for number in found if number is not None), -1)
+        numbers = self._numbers
+        return next((numbers[x] for x in _list_candidates(name) if x in numbers), -1)
 
     def check_some_found(self, path: object, num_found: int) -> None:
         """Raises UserError, with examples of both, where a file has no clip of the data."""

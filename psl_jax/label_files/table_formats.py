@@ -182,7 +182,7 @@ def write_parquet(path: pathlib.Path, labels: SoftLabels, options: Options) -> l
             columns = [rows.ids.tolist(), rows.segments.astype(np.int32)]
             columns += options.segmentation.compute_times(rows.segments)
             columns += list(np.ascontiguousarray(label_file.to_file_values(rows.values, options).T))
-            arrays = [pa.array(column, kind) for column, kind in zip(columns, types, strict=True)]
+            arrays = [pa.array(column, dtype) for column, dtype in zip(columns, types, strict=True)]
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
     return [path]
 

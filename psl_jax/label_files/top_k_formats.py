@@ -198,6 +198,6 @@ def write_ced(path: pathlib.Path, labels: SoftLabels, options: Options) -> list[
             indexes[start:stop] = best_classes
             start = stop
             columns = (rows.ids.tolist(), *segmentation.compute_times(rows.segments))
-            arrays = [pa.array(column, kind) for column, kind in zip(columns, types, strict=True)]
+            arrays = [pa.array(column, dtype) for column, dtype in zip(columns, types, strict=True)]
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
     return [path, table]

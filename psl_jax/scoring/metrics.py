@@ -213,9 +213,9 @@ class LabelCounter:
         return {
             "threshold": self._threshold,
             "num_clips": len(soft),
-            "labels_per_clip": {kind: np.bincount(n).tolist() for kind, n in labels.items()},
-            "mean_labels": {kind: float(n.mean()) for kind, n in labels.items()},
-            "share_without_labels": {kind: float(np.mean(n == 0)) for kind, n in labels.items()},
+            "labels_per_clip": {name: np.bincount(n).tolist() for name, n in labels.items()},
+            "mean_labels": {name: float(n.mean()) for name, n in labels.items()},
+            "share_without_labels": {name: float(np.mean(n == 0)) for name, n in labels.items()},
             "coverage": {
                 "num_clips": len(coverage),
                 "mean": float(coverage.mean()) if len(coverage) else None,

@@ -73,9 +73,9 @@ def relabel(
         scored, starts, lambda batch: writer.firsts[batch["clip"]] + batch["segment"]
     ):
         if weak is not None:
-            own = _clips_in_shard(index, shard)
-            counts = segmentation.count_segments(index.num_samples[own])
-            rows[:, weak] = np.repeat(index.weak_labels(own)[:, weak], counts, axis=0)
+            shard_clips = _clips_in_shard(index, shard)
+            counts = segmentation.count_segments(index.num_samples[shard_clips])
+            rows[:, weak] = np.repeat(index.weak_labels(shard_clips)[:, weak], counts, axis=0)
         writer.write_shard(shard, rows)
     elapsed, count = time.perf_counter() - start, jax.process_count()
     audio_seconds = index.num_samples[clips].sum(dtype=np.int64) / SAMPLE_RATE
@@ -118,7 +118,7 @@ def measure_label_quality(
             "weak": metrics.average_precision(truth, weak),
         }
         result["segment_mAP"] = {
-            kind: metrics.mean_over_scored_classes(ap) for kind, ap in by_class.items()
+            name: metrics.mean_over_scored_classes(ap) for name, ap in by_class.items()
         }
         result["segment_AP"] = {
             "classes": list(index.classes),

@@ -46,7 +46,7 @@ def read_tagger_tables(path: str | os.PathLike[str], index: ClipIndex) -> Tagger
     """
     place = path_of(path)
     clips = _ClipPlaces(index)
-    found: list[list[tuple[float, float, int, float]]] = [[] for _ in range(len(index))]
+    events_by_clip: list[list[tuple[float, float, int, float]]] = [[] for _ in range(len(index))]
     left_out: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     lowest = 1.0
     for name, event in _read_events(place, clips.names):
@@ -62,9 +62,9 @@ def read_tagger_tables(path: str | os.PathLike[str], index: ClipIndex) -> Tagger
             left_out["labels that are no class of the data"][event.label] += 1
         else:
             for clip, onset, offset in clips.cut(recording, event.onset, event.offset):
-                found[clip].append((onset, offset, label, event.score or 0.0))
+                events_by_clip[clip].append((onset, offset, label, event.score or 0.0))
     notes = [_describe(what, counts) for what, counts in left_out.items()]
-    if not any(found):
+    if not any(events_by_clip):
         raise UserError(
             f"{path}: no row is about a clip and a class of split {index.split!r}: "
             + "; ".join(notes)
@@ -74,7 +74,7 @@ def read_tagger_tables(path: str | os.PathLike[str], index: ClipIndex) -> Tagger
         "and counts as 0. With all scores (of BirdNET: a lower --min_conf) its mAP and PSDS may be "
         "higher"
     )
-    steps = [_make_steps(events, index, clip) for clip, events in enumerate(found)]
+    steps = [_make_steps(events, index, clip) for clip, events in enumerate(events_by_clip)]
     clip_scores = np.stack([step.scores.max(axis=0) for step in steps])
     return TaggerTables(steps, clip_scores, lowest, notes)
 
@@ -136,8 +136,8 @@ def _make_steps(
     edges = np.unique([0.0, seconds, *(time for event in events for time in event[:2])])
     scores = np.zeros((len(edges) - 1, index.num_classes), np.float32)
     for onset, offset, label, score in events:
-        part = slice(*np.searchsorted(edges, [onset, offset]))
-        scores[part, label] = np.maximum(scores[part, label], score)
+        steps = slice(*np.searchsorted(edges, [onset, offset]))
+        scores[steps, label] = np.maximum(scores[steps, label], score)
     return StepScores(edges, scores)
 
 

@@ -100,8 +100,8 @@ def find_files(paths: Iterable[str]) -> FoundFiles:
             if skipped:
                 reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.most_common(6))
                 more = ", …" if len(skipped) > 6 else ""
-                found = f"{path}: {len(names)} audio files"
-                notes.append(f"{found}; passed over {skipped.total()}: {reasons}{more}")
+                tagged = f"{path}: {len(names)} audio files"
+                notes.append(f"{tagged}; passed over {skipped.total()}: {reasons}{more}")
     return FoundFiles(list(dict.fromkeys(inputs)), bad_folders, notes)
 
 
