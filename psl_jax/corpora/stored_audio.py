@@ -4,6 +4,7 @@ Each is a small picklable reference that any thread, process or Beam worker can 
 archives are kept by the worker that reads them and never travel.
 """
 
+import atexit
 import collections
 import dataclasses
 import functools
@@ -189,6 +190,8 @@ class _OpenRecording:
 
 
 _open_recording = functools.lru_cache(_OPEN_RECORDINGS)(_OpenRecording)
+# Resamplers that are left at Python's end print pages of warnings.
+atexit.register(_open_recording.cache_clear)
 
 
 @functools.lru_cache(_OPEN_ARCHIVES)

@@ -293,8 +293,9 @@ def _stored_splits(data_dir: str | os.PathLike[str], split: str) -> list[_Stored
     if lacking := [member for member in members if member not in stored]:
         raise UserError(
             f"{data_dir} has no split {lacking[0]!r}; its splits are {splits(data_dir)}. Own "
-            f"recordings have it by a table {lacking[0]}.csv; to other data psl-jax prepare "
-            "--splits adds it"
+            "recordings are split where there are three groups or more (config.data.group_by), or "
+            f"by splits.csv or a table {lacking[0]}.csv; to other data psl-jax prepare --splits "
+            "adds it"
         )
     return [stored[member] for member in members]
 

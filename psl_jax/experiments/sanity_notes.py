@@ -96,10 +96,9 @@ def _of_evaluation(train: ClipIndex, evaluated: ClipIndex) -> Iterator[str]:
 def _describe_copies(train: ClipIndex, other: ClipIndex, shared: np.ndarray) -> str:
     a, b = train.ids[shared[0, 0]], other.ids[shared[0, 1]]
     return (
-        f"{len(shared)} of the {len(other)} clips of split {other.split!r} are also in the split "
-        f"that it is trained on, {train.split!r}, by id or audio, such as "
-        f"{a if a == b else f'{a} and {b}'}: their scores are too good. Delete such copies, or "
-        "move them into one split"
+        f"{len(shared)} of the {len(other)} clips of split {other.split!r} are among the training "
+        f"clips, by id or audio, such as {a if a == b else f'{a} and {b}'}: their scores are too "
+        "good. Delete such copies, or move them into one split"
     )
 
 

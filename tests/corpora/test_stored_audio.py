@@ -3,6 +3,8 @@
 import io
 import json
 import random
+import subprocess
+import sys
 import time
 
 import audio_files
@@ -97,3 +99,14 @@ def test_pannss_files_stay_open(tmp_path, monkeypatch):
     expected = [int(audio_files.int16_noise(3200, seed=number)[5]) for number, _ in places]
     assert found == expected and len(opened) == 41
     stored_audio._hdf5_file.cache_clear()
+
+
+def test_a_program_that_ends_within_a_recording_closes_it(tmp_path):
+    audio_files.write(tmp_path / "long.wav", audio_files.tone(3.0, 8_000), 8_000)
+    code = f"""
+import atexit
+atexit.register(lambda: print(stored_audio._open_recording.cache_info().currsize))
+from psl_jax.corpora import stored_audio
+stored_audio.RecordingPart({str(tmp_path / "long.wav")!r}, 0, 16_000).decode(None)
+"""
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "0\n"

@@ -285,7 +285,7 @@ def test_notes(tmp_path, data):
     assert "segments of 5 s are longer than every clip (at most 2.0 s)" in longer
     data["eval"] = make_index([10], 32_000, split="eval", first=45)
     few = notes(tmp_path / "few", **usual)
-    assert "5 of the 10 clips of split 'eval' are also in the split that it is trained on" in few
+    assert "5 of the 10 clips of split 'eval' are among the training clips" in few
     assert "evaluated on 10 clips only" in few
 
 
@@ -297,7 +297,7 @@ def test_copies_of_training_clips_are_found_by_their_audio(tmp_path, data):
     data["validation"] = dataclasses.replace(data["eval"], split="validation")
     found = notes(tmp_path, train__epochs=500, data__validation_split="validation")
     for split in ("validation", "eval"):
-        assert f"3 of the 60 clips of split {split!r} are also in the split that it" in found
+        assert f"3 of the 60 clips of split {split!r} are among the training clips" in found
 
 
 def quality(soft, weak=1.5, empty=0.1, seconds=2.0):
