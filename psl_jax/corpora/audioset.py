@@ -81,23 +81,19 @@ class AudioSet(Corpus):
         self._strong = find_tables(tables, STRONG_TABLES)
         self._splits = _choose_splits(splits, self._csvs, tables)
         self.max_clip_seconds, self.seed, self.hdf5_rate = max_clip_seconds, seed, hdf5_rate
-        self.arguments = {
+        options = {
             "source_dir": self.source_dir,
-            "labels_dir": tables,
             "max_clip_seconds": max_clip_seconds,
-            "seed": seed,
             "hdf5_rate": hdf5_rate,
         }
+        self.arguments = options | {"labels_dir": tables, "seed": seed}
         self.classes, self.class_ids = read_classes(AUDIOSET_CSV)
         self.has_events = bool(self._strong)
         self.unions = _unions(self._splits)
         used = {name for split in self._splits for name in SPLITS[split]}
-        self.settings = {
-            "source_dir": self.source_dir,
+        self.settings = options | {
             "splits": self._splits,
-            "max_clip_seconds": max_clip_seconds,
             "aud300h_seed": seed,
-            "hdf5_rate": hdf5_rate,
             "csv_sha256": hash_files([self._csvs[name] for name in used] + self._strong),
         }
 
