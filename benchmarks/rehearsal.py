@@ -221,7 +221,7 @@ def evaluate(flags: argparse.Namespace) -> dict[str, Any]:
 
     index, result = ClipIndex.load(flags.folder / "index-eval.npz"), {}
     segmentation = Segmentation(10.0)
-    shares = process_clips(index, segmentation, flags.hosts)
+    shares = process_clips(segmentation.count_segments(index.num_samples), flags.hosts)
     assert np.array_equal(np.concatenate(shares), np.arange(len(index)))
     counts = [len(own) for own in shares]
     rng = np.random.default_rng(0)

@@ -142,16 +142,12 @@ class Soundscapes(Corpus):
         scenes: SceneSettings | None = None,
     ):
         """Raises UserError for sizes that cannot be."""
-        if not 0 < balanced_clips <= full_clips or eval_clips <= 0:
+        if balanced_clips > full_clips:
             raise UserError(
-                f"soundscapes: balanced_clips is a subset of full_clips and none may be empty, got "
-                f"full_clips={full_clips}, balanced_clips={balanced_clips}, eval_clips={eval_clips}"
+                "soundscapes: the split balanced is a subset of full, got "
+                f"full_clips={full_clips} and balanced_clips={balanced_clips}"
             )
         self.scenes = scenes or SceneSettings()
-        if not 0 <= self.scenes.missing_labels < 1:
-            raise UserError(
-                f"missing_labels is a probability below 1, got {self.scenes.missing_labels}"
-            )
         self._sizes = (full_clips, balanced_clips, eval_clips)
         self.classes = self.class_ids = self.scenes.sounds
         self.has_events = True

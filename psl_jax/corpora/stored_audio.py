@@ -139,7 +139,7 @@ _opening = threading.Lock()  # else several threads would open the same archive
 
 
 class _OpenRecording:
-    """A recording read forward; the last minutes are kept: before them it is read anew."""
+    """A recording read forward; the last minutes are kept, what is before is read anew."""
 
     rate = SAMPLE_RATE  # of the file
 

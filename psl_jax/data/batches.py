@@ -4,12 +4,10 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import Protocol
 
 import numpy as np
 
 from psl_jax.audio.segments import Segmentation
-from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.clip_stream import ClipStream
 from psl_jax.data.segment_loader import Batch, Reader, Segments, reflect_end
 from psl_jax.data.source import Source
@@ -126,15 +124,12 @@ def read_verified(
             rows[row, : counts[row]] = samples[starts[row] : starts[row] + counts[row]]
 
 
-class Counting(Protocol):
-    """What says into how many segments clips of so many samples are cut."""
+def process_clips(num_segments: np.ndarray, process_count: int) -> list[np.ndarray]:
+    """Clip numbers of each process: contiguous, complete, with about equally many segments.
 
-    def count_segments(self, num_samples: np.ndarray) -> np.ndarray: ...
-
-
-def process_clips(index: ClipIndex, segmentation: Counting, process_count: int) -> list[np.ndarray]:
-    """Clip numbers of each process: contiguous, complete, with about equally many segments."""
-    ends = np.cumsum(segmentation.count_segments(index.num_samples), dtype=np.int64)
+    num_segments: of each clip [clips].
+    """
+    ends = np.cumsum(num_segments, dtype=np.int64)
     total = ends[-1] if len(ends) else 0
     cuts = np.searchsorted(ends, total * np.arange(1, process_count) // process_count, "right")
-    return np.split(np.arange(len(index)), cuts)
+    return np.split(np.arange(len(ends)), cuts)

@@ -40,7 +40,7 @@ class ShardArrays:
         width: int | None,
         dtype: type[np.floating],
     ):
-        """Of each shard `rows` of `width` values (None: of any number); name: `labels`, say."""
+        """rows: of each shard, of `width` values (None: of any number). name: such as `labels`."""
         self.folder, self.name = path_of(folder), name
         self.rows, self.width = [int(count) for count in rows], width
         self.dtype = np.dtype(dtype).newbyteorder("<")
@@ -87,7 +87,7 @@ class ShardArrays:
         return array
 
     def map(self, shard: int) -> np.ndarray:
-        """The same, not verified; only what is used is read, but of a bucket, which is copied."""
+        """The same, unverified: only the rows used are read; a bucket's shard is copied first."""
         if shard not in self._mapped:
             path = self.path(shard)
             local = self._copies.enter_context(local_copy(path))

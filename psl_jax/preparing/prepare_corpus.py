@@ -13,7 +13,6 @@ from psl_jax.preparing.builder import ClipBuilder
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import absolute
 
-CORPORA = ("soundscapes", "tfds", *RECORDED)
 RECORDED_CORPORA = ("audioset", *RECORDED)
 
 OWN_DATA_OPTIONS = ("clip_seconds", "annotated", "group_by", "label_separator", "columns")
@@ -85,8 +84,6 @@ def _make_corpus_of_settings(data: DataSettings) -> Corpus:
                 seed=data.seed, missing_labels=data.missing_labels, sounds=HALVES[data.sounds]
             ),
         )
-    if data.corpus not in RECORDED:
-        raise UserError(f"data.corpus is {data.corpus!r}, expected one of {', '.join(CORPORA)}")
     is_own = data.corpus == "own_data"
     if not data.source_dir:
         contents = "your recordings and tables" if is_own else f"{data.corpus}'s files"

@@ -92,7 +92,8 @@ def score_clips(
 
     See `score_batches`. Returns float32 [clips, classes], on every process.
     """
-    shares = process_clips(source.index, segmentation, jax.process_count())
+    counts = segmentation.count_segments(source.index.num_samples)
+    shares = process_clips(counts, jax.process_count())
     clips = shares[jax.process_index()]
     scored = score_batches(scorer, source, segmentation, batch_size, clips, description)
     means = compute_clip_means(scored, source.index, segmentation, clips)

@@ -105,7 +105,7 @@ class FrozenScorer:
     def scores(self, classifier: dict[str, Any]) -> np.ndarray:
         """Clip scores float32 [clips, classes], as those of `evaluation.score_clips`."""
         index = self.source.index
-        shares = process_clips(index, self.cut, jax.process_count())
+        shares = process_clips(self.cut.count_segments(index.num_samples), jax.process_count())
         own = shares[jax.process_index()]
         if not self._kept:
             self._keep(own)

@@ -144,7 +144,7 @@ def test_weak_labels_of_now_stand_for_those_that_were_unknown_in_soft_labels(tmp
 @given(indices(labelled=False), segmentations, st.integers(1, 9), st.integers(1, 5))
 def test_whole_passes_cover_every_clip_once_over_processes(index, segmentation, size, processes):
     source, seen = MemorySource(index), []
-    for clips in process_clips(index, segmentation, processes):
+    for clips in process_clips(segmentation.count_segments(index.num_samples), processes):
         batches = list(eval_batches(source, segmentation, batch_size=size, clips=clips))
         for batch in batches:
             check_batch(batch, size, source, segmentation)

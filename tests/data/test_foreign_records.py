@@ -1,7 +1,5 @@
 """TFDS data sets that others made: read where they fit, refused by what does not."""
 
-import json
-
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -14,14 +12,19 @@ from psl_jax.runtime.errors import UserError
 CLIPS = [np.random.default_rng(i).integers(-999, 999, 1600 + 100 * i) for i in range(5)]
 
 
-def test_what_fits_is_read(tmp_path):
-    features = tfds.features.FeaturesDict(
-        {
-            "id": tfds.features.Text(),
-            "audio": tfds.features.Tensor(shape=(None,), dtype=np.int16, encoding="bytes"),
-            "labels": tfds.features.Sequence(tfds.features.ClassLabel(names=["cat", "dog"])),
-        }
+def tensor(shape=(None,), dtype=np.int16, **more) -> tfds.features.Tensor:
+    return tfds.features.Tensor(shape=shape, dtype=dtype, **more)
+
+
+def features_of(audio) -> tfds.features.FeaturesDict:
+    label = tfds.features.ClassLabel(names=["cat", "dog"])
+    labels = tfds.features.Sequence(label)
+    return tfds.features.FeaturesDict(
+        {"id": tfds.features.Text(), "audio": audio, "labels": labels}
     )
+
+
+def test_what_fits_is_read(tmp_path):
     examples = [
         (i, {"id": str(i), "audio": samples.astype(np.int16), "labels": [i % 2]})
         for i, samples in enumerate(CLIPS)
@@ -29,7 +32,7 @@ def test_what_fits_is_read(tmp_path):
     tfds.dataset_builders.store_as_tfds_dataset(
         name="foreign",
         version="1.0.0",
-        features=features,
+        features=features_of(tensor(encoding="bytes")),
         split_datasets={"train": examples},
         data_dir=tmp_path,
     )
@@ -40,10 +43,6 @@ def test_what_fits_is_read(tmp_path):
     for clip, audio in zip(index.ids, source.read_whole(np.arange(len(index))), strict=True):
         np.testing.assert_array_equal(audio, CLIPS[int(clip)])
     assert Source.open(data_dir, "train").index.audio_starts is not None  # kept in the saved index
-
-
-def tensor(shape=(None,), dtype=np.int16, **more) -> tfds.features.Tensor:
-    return tfds.features.Tensor(shape=shape, dtype=dtype, **more)
 
 
 @pytest.mark.parametrize(
@@ -61,10 +60,8 @@ def tensor(shape=(None,), dtype=np.int16, **more) -> tfds.features.Tensor:
 )
 def test_what_does_not_fit_is_refused(tmp_path, audio, match):
     index = make_index([2], 100)
-    path = write_prepared(tmp_path, index, make_audio(index)) / "features.json"
-    features = json.loads(path.read_text())
-    features["featuresDict"]["features"]["audio"] = audio.to_json()
-    path.write_text(json.dumps(features))
+    write_prepared(tmp_path, index, make_audio(index))
+    features_of(audio).save_config(tmp_path)
     with pytest.raises(UserError, match=match) as caught:
         split_index_files.load_index(tmp_path, "train")
     assert 'encoding="bytes"' in str(caught.value)

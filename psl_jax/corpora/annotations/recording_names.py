@@ -22,10 +22,7 @@ class RecordingNames:
     """The recordings of a folder, by any name that people and tools give them."""
 
     def __init__(self, recordings: Iterable[str], root: pathlib.Path | None = None):
-        """recordings: paths relative to the folder.
-
-        root: the folder, where names are the paths of any files in it.
-        """
+        """recordings: paths relative to the folder. root: where names are paths of any files."""
         self._root = root
         self._by_path: dict[str, str] = {}
         self._by_base: dict[str, list[str]] = collections.defaultdict(list)
