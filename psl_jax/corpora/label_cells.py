@@ -4,7 +4,6 @@ What can be meant in one way only is read so, and told; nothing becomes another 
 """
 
 import collections
-import itertools
 import re
 from collections.abc import Iterable, Mapping
 
@@ -20,13 +19,7 @@ _QUOTED = re.compile(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)\"""")
 
 
 class LabelCells:
-    """The labels of the cells of some tables.
-
-    Attributes:
-      classes, class_ids: all names in them, sorted, or the listed ones and their ids.
-      numbers: of the classes, by their names and ids.
-      notes: (kind, detail) of what there is to tell.
-    """
+    """The labels of the cells of some tables."""
 
     def __init__(
         self,
@@ -37,7 +30,7 @@ class LabelCells:
     ):
         """cells: texts of label columns; listed: names and ids of the only classes there are."""
         classes = listed and (*listed[0], *(name for name in listed[1] if name not in listed[0]))
-        self.notes: list[tuple[str, str]] = []
+        self.notes: list[tuple[str, str]] = []  # kind and detail of what there is to tell
         self._separator, self._exact = separator, set(classes or ())
         counts, event_counts = collections.Counter(cells), collections.Counter(event_labels)
         self._parts = {text: self._split(text) for text in counts | event_counts}
@@ -54,8 +47,10 @@ class LabelCells:
             classes = tuple(sorted((mine | set(others)) - {""}))
             self._note_doubtful(classes)
         self.classes, self.class_ids = listed or (classes, classes)
-        numbered = [*zip(self.class_ids, itertools.count()), *zip(self.classes, itertools.count())]
-        self.numbers = dict(numbered)
+        # Of the classes, by their names and ids.
+        self.numbers = {
+            name: i for i, name in [*enumerate(self.class_ids), *enumerate(self.classes)]
+        }
 
     def of(self, cell: str) -> list[str]:
         """The names in a cell of which somebody is sure."""

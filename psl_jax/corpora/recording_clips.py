@@ -22,19 +22,12 @@ UnsureTime = tuple[float, float, int | None]  # onset, offset, class (None: any)
 
 @dataclasses.dataclass(frozen=True)
 class Coverage:
-    """What is known of a recording where no event and no label is.
+    """What is known of a recording where no event and no label is."""
 
-    Attributes:
-      classes: those of which all events are annotated: clips without such an event lack the class.
-        Whether they have another class is unknown.
-      is_told: whether somebody said so; else classes of `find_unlearnable` are added.
-      keeps_background: whether clips without any label are kept.
-      unsure: what somebody is not sure about.
-    """
-
+    # Of which all events are annotated: clips without such an event lack the class.
     classes: frozenset[int]
-    is_told: bool
-    keeps_background: bool
+    is_told: bool  # by somebody; else classes of `find_unlearnable` are added
+    keeps_background: bool  # whether clips without any label are kept
     unsure: tuple[UnsureTime, ...] = ()
 
     def unknown_in(

@@ -59,10 +59,6 @@ def noise(beds: np.ndarray, rng: np.random.Generator, num_samples: int) -> np.nd
     return np.asarray(stretch.copy())
 
 
-def _seconds(num_samples: int) -> np.ndarray:
-    return np.arange(num_samples, dtype=np.float32) * np.float32(1 / SAMPLE_RATE)
-
-
 def _cycles(frequency: np.ndarray | float, num_samples: int) -> np.ndarray:
     """Phase of an oscillator in cycles, modulo 1: float32 [num_samples]."""
     if np.ndim(frequency) == 0:

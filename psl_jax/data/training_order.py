@@ -29,10 +29,9 @@ class TrainingOrder:
     Processes are dealt the segments one by one: a batch of all of them is one of a single process.
     streamed: a uniform epoch takes shard after shard, in random order, and mixes the segments of
     SHARDS_AT_ONCE; each process has a stretch of them. For `ClipStream`.
-    batch_size: this process's share of the batch.
     """
 
-    batch_size: int
+    batch_size: int  # this process's share of the batch
     seed: int
     sampling: str = "uniform"
     streamed: bool = False
