@@ -225,20 +225,15 @@ def _choose_splits(splits: Sequence[str], csvs: Mapping[str, Any], folder: str) 
             f"AudioSet has no split {unknown[0]!r}, expected some of {', '.join(SPLITS)}"
         )
     possible = [name for name, needed in SPLITS.items() if all(n in csvs for n in needed)]
-    wanted = tuple(dict.fromkeys(splits)) or tuple(name for name in possible if name != "aud300h")
-    if not wanted:
-        raise UserError(
-            f"no segment CSV in {folder} or a folder in it: expected {BALANCED}, {EVAL} and, for "
-            f"the splits full and aud300h, {UNBALANCED}. They are at "
-            "https://research.google.com/audioset/download.html; say with --labels_dir where they "
-            "are."
-        )
+    default = [name for name in possible if name != "aud300h"] or ["balanced", "eval"]
+    wanted = tuple(dict.fromkeys(splits or default))
     for name in wanted:
         if missing := [needed for needed in SPLITS[name] if needed not in csvs]:
             raise UserError(
                 f"split {name!r} needs {' and '.join(missing)}, not found in {folder} or a folder "
-                f"in it. Put it there, say with --labels_dir where it is, or choose other --splits "
-                f"(possible now: {', '.join(possible) or 'none'})."
+                "in it. Put it there (it is at https://research.google.com/audioset/download.html)"
+                ", say with --labels_dir where it is, or choose other --splits (possible now: "
+                f"{', '.join(possible) or 'none'})."
             )
     return wanted
 

@@ -190,9 +190,9 @@ class FreesoundCorpus(PublishedCorpus):
         root, folder = pathlib.Path(self.source_dir), self.tables[split].folder
         names = (f"{self.title}.{folder}", folder)
         for name in names:
-            paths = sorted(p for p in (*root.glob(name), *root.glob(f"*/{name}")) if p.is_dir())
-            if paths:
-                return os.fspath(paths[0])
+            for path in sorted((*root.glob(name), *root.glob(f"*/{name}"))):
+                if path.is_dir():
+                    return os.fspath(path)
         raise self._make_error(
             f"no folder {' or '.join(names)} in {root}: it should hold the audio of split "
             f"{split!r} (or choose other --splits)"

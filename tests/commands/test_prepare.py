@@ -96,7 +96,7 @@ def test_a_second_run_reads_no_audio(source, prepared, monkeypatch):
 
 
 def test_errors_are_told_plainly(tmp_path, capsys):
-    with pytest.raises(UserError, match="no segment CSV in"):
+    with pytest.raises(UserError, match="split 'balanced' needs balanced_train_segments"):
         run(*arguments(tmp_path, tmp_path / "data"))
     with pytest.raises(SystemExit):
         run("--corpus=audioset")

@@ -254,7 +254,7 @@ def test_settings_that_cannot_be(small, tmp_path, settings, match):
 
 def test_no_tables(tmp_path):
     (tmp_path / "source").mkdir()
-    with pytest.raises(UserError, match=r"no segment CSV.*balanced_train_segments"):
+    with pytest.raises(UserError, match=r"'balanced' needs balanced_train_segments.*now: none"):
         build(tmp_path / "source", tmp_path)
 
 
