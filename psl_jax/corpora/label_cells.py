@@ -47,10 +47,8 @@ class LabelCells:
             classes = tuple(sorted((mine | set(others)) - {""}))
             self._note_doubtful(classes)
         self.classes, self.class_ids = listed or (classes, classes)
-        # Of the classes, by their names and ids.
-        self.numbers = {
-            name: i for i, name in [*enumerate(self.class_ids), *enumerate(self.classes)]
-        }
+        numbered = [*enumerate(self.class_ids), *enumerate(self.classes)]
+        self.numbers = {name: number for number, name in numbered}
 
     def of(self, cell: str) -> list[str]:
         """The names in a cell of which somebody is sure."""
