@@ -15,8 +15,10 @@ from psl_jax.runtime.paths import absolute
 
 RECORDED_CORPORA = ("audioset", *RECORDED)
 
-OWN_DATA_OPTIONS = ("clip_seconds", "annotated", "group_by", "label_separator", "columns")
-OWN_DATA_OPTIONS += ("event_label", "unlabelled")
+OWN_DATA_OPTIONS = (
+    *("clip_seconds", "annotated", "group_by", "label_separator", "columns"),
+    *("event_label", "unlabelled"),
+)
 _PUBLISHED = ("splits", "max_clip_seconds")
 # Options of the command line that only some corpora have.
 OPTIONS_OF = dict.fromkeys(RECORDED, _PUBLISHED) | {
