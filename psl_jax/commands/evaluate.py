@@ -43,13 +43,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
     parser = scoring_cli.make_parser("evaluate", __doc__ or "", split="eval")
     parser.add_argument(
-        "--segment_seconds",
-        default="training",
-        metavar="S",
-        help="length of the segments: seconds, whole (whole clips) or training (as the model was "
-        "trained) (default: training)",
-    )
-    parser.add_argument(
         "--out",
         metavar="DIR",
         help="folder where the results are written (default: "

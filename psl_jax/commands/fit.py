@@ -32,13 +32,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
     parser = scoring_cli.make_parser("fit", __doc__ or "", split="full", has_class_maps=False)
     parser.add_argument(
-        "--segment_seconds",
-        default="training",
-        metavar="S",
-        help="length of the segments: seconds, whole (whole clips) or training (as the tagger was "
-        "trained); a clip's score is their mean (default: training)",
-    )
-    parser.add_argument(
         "--out", required=True, metavar="FILE", help="file to write, FILE.npz (required)"
     )
     parsed = scoring_cli.parse_arguments(parser, arguments)

@@ -27,12 +27,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     from psl_jax.teachers import scoring_cli
 
     parser = scoring_cli.make_parser("relabel", __doc__ or "", split="balanced")
-    parser.add_argument(
-        "--segment_seconds",
-        required=True,
-        metavar="S",
-        help="length of the segments in seconds, or whole for whole clips (required)",
-    )
     add_segments(parser.add_argument)
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="folder where the labels are written (required)"

@@ -68,14 +68,10 @@ def size(number: float | None) -> str:
     return f"{number:.0f} B"
 
 
-def segment_length(seconds: float | None) -> str:
-    return MISSING if seconds is None else f"{seconds:g} s"
-
-
 def _segments(row: Mapping[str, Any]) -> str:
     """Their length, and of those that overlap how far one is from the next."""
     seconds, hop = row.get("segment_seconds"), row.get("hop_seconds")
-    length = segment_length(seconds)
+    length = MISSING if seconds is None else f"{seconds:g} s"
     return f"{length} every {hop:g}" if hop and hop != seconds else length
 
 

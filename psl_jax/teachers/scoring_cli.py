@@ -48,6 +48,14 @@ def make_parser(
     add("model", metavar="MODEL", help=f"{MODEL_HELP}; several with + between")
     add("data", metavar="DATA", help="folder of a prepared data set")
     add("--split", default=split, help=f"{_SPLIT_IS[program]} (default: {split})")
+    add(
+        "--segment_seconds",
+        required=program == "relabel",
+        default="training",
+        metavar="S",
+        help="length of the segments: seconds, whole (whole clips) or training (as the model was "
+        f"trained) ({'required' if program == 'relabel' else 'default: training'})",
+    )
     add("--dry_run", action="store_true", help="print what would be done, and do nothing")
     add = functools.partial(cli_entry.add_setting, parser, RelabelSettings)
     add("batch_size", metavar="N")
