@@ -42,7 +42,6 @@ class Settings:
         most=MOST_SEED,
         help="Seed of the initial weights, the training order, augmentation and dropout",
     )
-    num_devices: int = operational(0, least=0, help="Number of devices to compute on; 0: all")
     labels: str = setting(
         "weak",
         choices=("weak", "soft"),

@@ -51,7 +51,6 @@ def test_configs_hold_the_settings_that_there_are(path):
         ("evaluate.batch_size", -1, "at least 0"),
         ("frontend.fft", "float16", "one of auto, float32, float64"),
         ("labels", "hard", "one of weak, soft"),
-        ("num_devices", -1, "at least 0"),
         ("segment_seconds", float("inf"), "at least 0.032 and at most 3600"),
         ("segment_seconds", 1e9, "at least 0.032 and at most 3600"),
         ("segment_seconds", 0.01, "at least 0.032"),  # less than a window
@@ -200,7 +199,7 @@ def differing(**changes) -> dict[Kind, list[str]]:
 
 
 def test_changes_by_kind():
-    moved = {"data.data_dir": "/b", "num_devices": 2, "train.checkpoint_every": 7}
+    moved = {"data.data_dir": "/b", "train.checkpoint_every": 7}
     more = {"evaluate.segments": "whole", "data.eval_split": "test", "seed": 1}
     assert differing(**moved, **more) == {
         Kind.SCIENTIFIC: ["seed"],

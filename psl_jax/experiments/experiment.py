@@ -79,7 +79,7 @@ class Experiment:
         self.settings, self.data_dir, self._start = settings, data_dir, start
         self.run_dir = path_of(run_dir)
         self.segmentation = setting_checks.training_segmentation(settings)
-        self.mesh = parallel.data_mesh(settings.num_devices or None)
+        self.mesh = parallel.data_mesh()
         self.folder = RunFolder(self.run_dir, settings, afresh=afresh)
         self.notes: list[str] = []
         self._sources: dict[str, Source] = {}
@@ -163,7 +163,7 @@ class Experiment:
         self._check_start()
         self.folder.begin()
         stages = {
-            Stage.RELABEL: self._relabel,
+            Stage.RELABEL: self.label_stage.make,
             Stage.TRAIN: self._train,
             Stage.AVERAGE: self._average,
             Stage.EVALUATE: self._evaluate,
@@ -249,9 +249,6 @@ class Experiment:
     def soft_labels(self) -> SoftLabels | None:
         """The stored ones that it is trained on; None where it has weak ones or makes its own."""
         return self.label_stage.open() if self.label_stage.is_stored else None
-
-    def _relabel(self) -> None:
-        self.label_stage.make(self.settings.num_devices or None)
 
     def _train(self) -> None:
         settings = self.settings
@@ -360,7 +357,6 @@ class Experiment:
             self.settings.architecture.fold(parallel.to_host(variables), model.output),
             self.settings.front_end,
             dtype=model.dtype,
-            num_devices=self.settings.num_devices or None,
             count_padding=model.count_padding,
         )
         size = self.settings.evaluate.batch_size

@@ -115,13 +115,13 @@ class SoftLabelStage:
             return False
         return not are_begun(self.directory) or bool(missing_shards(self.directory))
 
-    def make(self, num_devices: int | None) -> None:
+    def make(self) -> None:
         """Writes the labels that are missing, and tells what they are like."""
         digest = self.given
         if not digest:
             opened, settings = self._open_teacher(), self.settings.relabel
             relabeling.relabel(
-                opened.teacher.make_scorer(settings, num_devices),
+                opened.teacher.make_scorer(settings),
                 self._open_source(),
                 self.segmentation,
                 self.directory,

@@ -150,7 +150,7 @@ def _run_suite(
     experiments = with_networks_of_starts(experiments, start_models, init_from=config.init_from)
     _check_teachers(experiments)
     for settings in experiments.values():
-        setting_checks.check_batch(settings, parallel.data_mesh(settings.num_devices or None))
+        setting_checks.check_batch(settings, parallel.data_mesh())
     data_dirs = _prepare_all(experiments, workdir)
     if last_stage is Stage.PREPARE:
         _check_splits(experiments, data_dirs)

@@ -91,14 +91,8 @@ def make_features_stepper(
     cut: of the clips of the validation.
     """
     recipe, batch_size = make_recipe(settings), settings.evaluate.batch_size
-    num_devices = settings.num_devices or None
     features = frozen_features.compute_features(
-        network,
-        variables,
-        recipe=recipe,
-        segments=segments,
-        batch_size=batch_size or 64,
-        num_devices=num_devices,
+        network, variables, recipe=recipe, segments=segments, batch_size=batch_size or 64
     )
     scorer = frozen_features.FrozenScorer(
         settings.architecture.fold(variables, settings.model.output),
@@ -106,7 +100,6 @@ def make_features_stepper(
         source=validation,
         cut=cut,
         batch_size=batch_size,
-        num_devices=num_devices,
     )
 
     def feed(step: int) -> Iterator[Batch]:

@@ -40,19 +40,8 @@ _CPU_AT_ONCE = 1 if jax.__version_info__[:2] == (0, 11) else 2
 
 
 def data_mesh(num_devices: int | None = None) -> Mesh:
-    """A mesh over all devices of all processes, or over the first `num_devices` of the only one.
-
-    Raises UserError for more devices than there are, or for fewer than all of several processes.
-    """
-    devices = jax.devices()
-    if num_devices is not None and num_devices > len(devices):
-        raise UserError(f"num_devices is {num_devices}, and there are {len(devices)} devices")
-    if num_devices not in (None, len(devices)) and jax.process_count() > 1:
-        raise UserError(
-            f"num_devices is {num_devices} of {len(devices)}: with several processes all devices "
-            "are used; leave it 0"
-        )
-    return _mesh(devices[:num_devices])
+    """A mesh over all devices of all processes, or over the first `num_devices` of them."""
+    return _mesh(jax.devices()[:num_devices])
 
 
 def local_mesh(num_devices: int | None = None) -> Mesh:

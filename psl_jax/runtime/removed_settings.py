@@ -6,7 +6,7 @@ from typing import Any
 from psl_jax.runtime.errors import UserError
 
 LAST_COMMIT = "de85886"  # the last one that supports them, but for
-_LAST_COMMITS = {"model.batch_norm": "5e5c1fb"}
+_LAST_COMMITS = {"model.batch_norm": "5e5c1fb", "num_devices": "5e5c1fb"}
 
 # A removed setting -> the values with which an older run or label folder is still used, the default
 # first. None: all of them, as the setting changes nothing by itself.
@@ -28,6 +28,7 @@ REMOVED: dict[str, tuple[Any, ...] | None] = {
     "relabel.views": (1,),
     "relabel.view_seed": None,
     "model.batch_norm": ("global",),
+    "num_devices": None,
 }
 # A setting of another name -> what it is called today.
 RENAMED = {"data.max_clip_seconds": "data.clip_seconds"}

@@ -50,13 +50,12 @@ def compute_features(
     recipe: Recipe,
     segments: Segments,
     batch_size: int,
-    num_devices: int | None = None,
 ) -> np.ndarray:
     """Features float32 [segments, frames, channels] of a split, as a step would make them.
 
     Each process computes all of them, as training draws from the whole split.
     """
-    mesh = parallel.local_mesh(num_devices)
+    mesh = parallel.local_mesh()
     program = features_program(network, recipe, mesh)
     arrays = parallel.replicate(parallel.to_host(variables), mesh)
     source, segmentation, total = segments.source, segments.segmentation, len(segments)
@@ -93,12 +92,16 @@ class FrozenScorer:
         source: Source,
         cut: AnySegmentation,
         batch_size: int,
-        num_devices: int | None = None,
     ):
         self.recipe, self.source, self.cut, self.batch_size = recipe, source, cut, batch_size
         self._network = network
-        how = recipe.front_end, recipe.dtype, num_devices, recipe.count_padding
-        self._scorer = Scorer(network, *how, gives="embeddings")
+        self._scorer = Scorer(
+            network,
+            recipe.front_end,
+            recipe.dtype,
+            count_padding=recipe.count_padding,
+            gives="embeddings",
+        )
         # Of each batch its clips, the embeddings of its rows, and how many frames of each count.
         self._kept: list[tuple[Batch, np.ndarray, np.ndarray]] = []
 

@@ -190,7 +190,6 @@ def test_nothing_is_deleted_before_all_is_checked(suite, finished, capsys):
     [
         ("--config.experiments.psl2s.teacher=techer", "Did you mean 'teacher'"),
         ("--config.experiments.psl2s.data.eval_split=test", r"config\.data\.eval_split is 'test'"),
-        ("--config.num_devices=99", "num_devices is 99, and there are"),
     ],
 )
 def test_everything_is_checked_before_anything_is_begun(suite, tmp_path, change, told):

@@ -60,7 +60,6 @@ def test_operational_settings_may_change_and_the_last_are_kept(tmp_path):
         data__num_workers=3,
         train__checkpoint_every=5,
         train__log_every=7,
-        num_devices=1,
     )
     assert kept(tmp_path, "train", "log_every") == 7
     assert kept(tmp_path, "data", "data_dir") == "/elsewhere"
@@ -249,7 +248,6 @@ def test_soft_labels_of_another_teacher_are_not_trained_on(tmp_path, data):
         ({"data__eval_split": "test"}, r"config\.data\.eval_split is 'test'"),
         ({"labels": "soft", "alpha": 0.5}, "soft labels need a teacher"),
         ({"labels": "soft", "teacher": "nowhere"}, r"config\.teacher is 'nowhere'"),
-        ({"num_devices": 9999}, r"num_devices is 9999, and there are"),
     ],
 )
 def test_what_cannot_work_is_found_before_anything_is_written(tmp_path, data, changes, match):
