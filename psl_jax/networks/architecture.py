@@ -12,7 +12,7 @@ from flax import nnx
 
 from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.networks.frontend import LogMel
-from psl_jax.networks.layers import Context, Linear
+from psl_jax.networks.layers import Context, Linear, mean_over_frames
 from psl_jax.runtime.settings import setting
 
 # What makes probabilities of the classifier's values [..., classes]: each class by itself, or one
@@ -205,10 +205,7 @@ def clip_probabilities(frames: jax.Array, valid_frames: jax.Array | None = None)
 
     valid_frames: [batch] frames that are not padding (default: all).
     """
-    if valid_frames is None:
-        return frames.mean(axis=1)
-    mask = (jnp.arange(frames.shape[1]) < valid_frames[:, None])[..., None]
-    return jnp.where(mask, frames, 0.0).sum(axis=1) / jnp.maximum(mask.sum(axis=1), 1)
+    return mean_over_frames(frames, valid_frames)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -146,13 +146,6 @@ def frame_mask(num_samples: jax.Array, frames: int) -> jax.Array:
     return jnp.arange(frames) < valid_frames[:, None]
 
 
-def zeros_after(audio: jax.Array, num_samples: jax.Array) -> jax.Array:
-    """Audio [batch, ticks, ...] with zeros from `num_samples` [batch] on, without reflection."""
-    inside = jnp.arange(audio.shape[1]) < num_samples[:, None]
-    inside = jax.lax.expand_dims(inside, range(2, audio.ndim))
-    return jnp.where(inside, audio, jnp.zeros((), audio.dtype))
-
-
 def halve_rate(audio: jax.Array) -> jax.Array:
     """Audio at 32 kHz, [batch, ticks, 2], at 16 kHz: [batch, ticks].
 

@@ -12,6 +12,7 @@ from flax import nnx
 
 from psl_jax.networks.convolutions import (
     at_least_float32,
+    cut,
     depthwise,
     map_dtype,
     pointwise,
@@ -70,14 +71,6 @@ def _param(initial: np.ndarray) -> nnx.Param[Any]:
 def halved(frames: Any) -> Any:
     """Frames after a convolution of stride 2. Works on ints and arrays."""
     return (frames - 1) // 2 + 1
-
-
-def cut(x: jax.Array, valid_frames: jax.Array | None) -> jax.Array:
-    """x [batch, frames, ...] with zeros from frame `valid_frames` [batch] on; None: x itself."""
-    if valid_frames is None:
-        return x
-    inside = jnp.arange(x.shape[1]) < valid_frames[:, None]
-    return jnp.where(jax.lax.expand_dims(inside, range(2, x.ndim)), x, jnp.zeros((), x.dtype))
 
 
 def mean_over_frames(x: jax.Array, valid_frames: jax.Array | None) -> jax.Array:

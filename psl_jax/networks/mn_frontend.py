@@ -15,7 +15,7 @@ import numpy as np
 
 from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.networks import frontend
-from psl_jax.networks.convolutions import in_parts
+from psl_jax.networks.convolutions import cut, in_parts
 
 RATE = 32_000
 FFT, WINDOW, HOP, NUM_MELS = 1024, 800, 320, 128
@@ -171,9 +171,7 @@ def doubled(audio: jax.Array, num_samples: jax.Array | None = None) -> jax.Array
     Every second sample is kept, those between are interpolated: a windowed sinc of 64 samples, flat
     within 0.01 dB up to 7.3 kHz. What follows a row's first `num_samples` [batch] is silence.
     """
-    if num_samples is not None:
-        audio = frontend.zeros_after(audio, num_samples)
-    audio = frontend.to_float(audio)
+    audio = frontend.to_float(cut(audio, num_samples))
     batch, samples = audio.shape
     count = -(-samples // _CHUNK)
     half = TAPS // 2

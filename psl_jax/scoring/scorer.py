@@ -11,8 +11,8 @@ from jax.sharding import Mesh
 
 from psl_jax.data.segment_loader import Batch
 from psl_jax.networks.architecture import FrontEnd, clip_probabilities
+from psl_jax.networks.convolutions import cut
 from psl_jax.networks.folding import FoldedNetwork, JaxOperations, frame_probabilities
-from psl_jax.networks.frontend import zeros_after
 from psl_jax.runtime import parallel
 
 CPU_BATCH = 32  # segments
@@ -44,7 +44,7 @@ def make_score_function(
     def score(network: FoldedNetwork, audio: jax.Array, num_samples: jax.Array) -> jax.Array:
         valid = None if count_padding else front_end.num_frames(num_samples)
         if count_padding:
-            audio = zeros_after(audio, num_samples)
+            audio = cut(audio, num_samples)
         lengths = None if count_padding else num_samples
         features = front_end(audio, lengths, parallel.AXIS, platform)
         inside = valid if padded else None

@@ -14,8 +14,9 @@ from jax.sharding import Mesh
 from psl_jax.data.segment_loader import mix_labels
 from psl_jax.networks.architecture import FrontEnd, Network, Variables
 from psl_jax.networks.augmentation import Augmentation, augment_waveform, mask_spectrogram, mixup
+from psl_jax.networks.convolutions import cut
 from psl_jax.networks.folding import FoldedNetwork
-from psl_jax.networks.frontend import LogMel, to_float, zeros_after
+from psl_jax.networks.frontend import LogMel, to_float
 from psl_jax.networks.layers import Context
 from psl_jax.runtime import parallel
 from psl_jax.scoring.scorer import make_score_function
@@ -285,7 +286,7 @@ def _spectrogram(
     audio = to_float(batch["audio"])
     lengths = None if recipe.count_padding else batch["num_samples"]
     if recipe.count_padding:
-        audio = zeros_after(audio, batch["num_samples"])
+        audio = cut(audio, batch["num_samples"])
     if keys is not None:
         with jax.named_scope("augmentation"):
             audio = augment_waveform(keys, audio, recipe.augmentation)
