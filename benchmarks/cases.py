@@ -12,14 +12,13 @@ import numpy as np
 from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.networks import mn_frontend, mobilenetv2
 from psl_jax.networks.frontend import num_frames
-from psl_jax.networks.layers import halved
+from psl_jax.networks.layers import halved, round_channels
 from psl_jax.networks.mn import (
     HEAD_CHANNELS,
     LAST_EXPANSION,
     MN,
     STEM_CHANNELS,
     TABLE,
-    multiple_of_8,
 )
 
 OPERATIONS = ("train", "train_mn", "relabel", "tag", "forward", "frontend")
@@ -141,10 +140,10 @@ def layers(frames: int, bands: int = NUM_MELS) -> list[Layer]:
 def layers_of_mn(case: Case) -> list[Layer]:
     """The convolutions of EfficientAT's mn of MN_WIDTH."""
     frames, bands = halved(mn_frontend.num_frames(2 * case.samples)), halved(mn_frontend.NUM_MELS)
-    channels = multiple_of_8(STEM_CHANNELS * MN_WIDTH)
+    channels = round_channels(STEM_CHANNELS * MN_WIDTH)
     result = [Layer(frames * bands * 9 * channels, frames * bands * channels)]
     for row in TABLE:
-        hidden, outputs = (multiple_of_8(n * MN_WIDTH) for n in (row.expanded, row.channels))
+        hidden, outputs = (round_channels(n * MN_WIDTH) for n in (row.expanded, row.channels))
         area = frames * bands
         if hidden != channels:
             result.append(Layer(area * channels * hidden, area * hidden))
@@ -171,7 +170,7 @@ def minimum_flops(case: Case) -> float:
     if case.is_mn:  # squeeze-and-excitation is left out
         mel = 2.0 * case.frames * mn_frontend.BINS * mn_frontend.NUM_MELS
         convolutions = layers_of_mn(case)
-        classifier = multiple_of_8(HEAD_CHANNELS * MN_WIDTH) * NUM_CLASSES
+        classifier = round_channels(HEAD_CHANNELS * MN_WIDTH) * NUM_CLASSES
     forward = 2.0 * (sum(layer.macs for layer in convolutions) + classifier)
     network = 3 * forward - 2.0 * convolutions[0].macs if case.trains else forward
     return case.batch * (network + mel)

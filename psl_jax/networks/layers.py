@@ -68,6 +68,12 @@ def _param(initial: np.ndarray) -> nnx.Param[Any]:
     return nnx.Param(jax.device_put(initial.astype(np.float32)))
 
 
+def round_channels(channels: float, divisor: int = 8) -> int:
+    """The nearest multiple of `divisor`, at least that and never below 0.9 of `channels`."""
+    nearest = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return nearest + divisor if nearest < 0.9 * channels else nearest
+
+
 def halved(frames: Any) -> Any:
     """Frames after a convolution of stride 2. Works on ints and arrays."""
     return (frames - 1) // 2 + 1

@@ -22,6 +22,7 @@ from psl_jax.networks.architecture import (
     convolution_entries,
     linear_entries,
 )
+from psl_jax.networks.layers import round_channels
 from psl_jax.networks.mn_frontend import RATE, MnFrontEnd
 
 
@@ -61,12 +62,6 @@ STEM_CHANNELS, HEAD_CHANNELS, LAST_EXPANSION, SQUEEZE = 16, 1280, 6, 4
 EPSILON, MOMENTUM = 1e-3, 0.99  # of the BatchNorms; PyTorch's sense of the latter: 0.01
 
 
-def multiple_of_8(channels: float) -> int:
-    """The nearest multiple of 8, at least 8 and never below 0.9 of `channels`."""
-    rounded = max(8, int(channels + 4) // 8 * 8)
-    return rounded + 8 if rounded < 0.9 * channels else rounded
-
-
 def output_frames(frames: Any) -> Any:
     """One, of however many frames, as the map is averaged over time. Works on ints and arrays."""
     return frames * 0 + 1
@@ -94,19 +89,19 @@ class MobileNetV3(Tagging):
         *,
         rng: np.random.Generator,
     ):
-        channels = multiple_of_8(STEM_CHANNELS * width)
+        channels = round_channels(STEM_CHANNELS * width)
         self.stem = layers.Stem(_kaiming(rng, (3, 3, 1, channels), 9, 9 * channels))
         self.stem_norm = _norm(channels)
         blocks = []
         for row in TABLE:
-            hidden, outputs = (multiple_of_8(n * width) for n in (row.expanded, row.channels))
+            hidden, outputs = (round_channels(n * width) for n in (row.expanded, row.channels))
             blocks.append(
                 layers.InvertedResidual(
                     *(channels, hidden, outputs),
                     stride=row.stride,
                     size=row.kernel,
                     activation=row.activation,
-                    squeezed=multiple_of_8(hidden // SQUEEZE) if row.squeezed else 0,
+                    squeezed=round_channels(hidden // SQUEEZE) if row.squeezed else 0,
                     rng=rng,
                     draw=_kaiming,
                     norm=_norm,
@@ -117,7 +112,7 @@ class MobileNetV3(Tagging):
         last = LAST_EXPANSION * channels
         self.last = layers.Pointwise(_kaiming(rng, (channels, last), channels, last))
         self.last_norm = _norm(last)
-        head = multiple_of_8(HEAD_CHANNELS * width)
+        head = round_channels(HEAD_CHANNELS * width)
         self.hidden = layers.Linear(last, head, rng)
         self.classifier = layers.Linear(head, num_classes, rng)
         self.dropout = dropout
@@ -236,13 +231,13 @@ def entries(params: Arrays) -> list[Entry]:
 
 def channels(width: float) -> dict[str, int]:
     """See `Architecture`."""
-    inputs = multiple_of_8(STEM_CHANNELS * width)
+    inputs = round_channels(STEM_CHANNELS * width)
     found = {"features.0.0.weight": inputs}
     for number, row in enumerate(TABLE):
-        expands = multiple_of_8(row.expanded * width) != inputs
-        inputs = multiple_of_8(row.channels * width)
+        expands = round_channels(row.expanded * width) != inputs
+        inputs = round_channels(row.channels * width)
         found[f"features.{number + 1}.block.{1 + expands + row.squeezed}.0.weight"] = inputs
-    return found | {"classifier.2.weight": multiple_of_8(HEAD_CHANNELS * width)}
+    return found | {"classifier.2.weight": round_channels(HEAD_CHANNELS * width)}
 
 
 MN = Architecture(

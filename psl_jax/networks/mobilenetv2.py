@@ -44,14 +44,11 @@ FRAME_SAMPLES = HOP << NUM_HALVINGS  # from the middle of one output frame to th
 
 
 def scaled(channels: int, width: float) -> int:
-    """Channels at a width multiplier: the nearest multiple of 8, never below 0.9 of the product.
+    """Channels at a width multiplier: multiples of 8.
 
     Below a width of 1/4, multiples of 4: the first layers would not become narrower otherwise.
     """
-    divisor = 8 if width >= 0.25 else 4
-    target = channels * width
-    rounded = max(divisor, int(target + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * target else rounded
+    return layers.round_channels(channels * width, divisor=8 if width >= 0.25 else 4)
 
 
 def output_frames(frames: Any) -> Any:
