@@ -44,7 +44,8 @@ def make_stepper(
     teacher: Model | None = None,
 ) -> Stepper:
     """What makes the training's steps. teacher: labels in the step, instead of stored labels."""
-    augment, shift = settings.augment, None
+    augment = settings.augment
+    shift = None
     if augment.shift_probability:
         shift = batches.TimeShift(augment.shift_probability, augment.shift_fraction, settings.seed)
 
