@@ -197,6 +197,16 @@ class Model:
     variables: Variables
     info: ModelInfo
 
+    @classmethod
+    def of(cls, variables: Variables, info: ModelInfo, where: object) -> "Model":
+        """The model of arrays that were read from `where`. Raises UserError for others."""
+        network, expected = info.create()
+        if jax.tree.map(np.shape, variables) != jax.tree.map(np.shape, expected):
+            raise UserError(
+                f"{where}: the arrays are not those of a network of width {info.width:g}"
+            )
+        return cls(network, variables, info)
+
     @property
     def classes(self) -> tuple[str, ...]:
         return self.info.classes

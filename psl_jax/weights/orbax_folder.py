@@ -107,15 +107,13 @@ def read_model(path: str | os.PathLike[str]) -> Model:
         stored_path = make_orbax_path(local / _WEIGHTS)
         arrays = ocp.load(stored_path, make_restore_target(ocp.metadata(stored_path).metadata))
         loaded = jax.tree.map(np.asarray, restore_variables(arrays))
-    network, expected = info.create()
-    if jax.tree.map(np.shape, loaded) != jax.tree.map(np.shape, expected):
-        raise UserError(f"{folder}: the arrays are not those of a network of width {info.width}")
+    model = Model.of(loaded, info, folder)
     if crc not in (None, _compute_crc(loaded)):
         raise UserError(
             f"{weights}: damaged, the arrays are not those that {MODEL_FILE} was written for: "
             + _REMEDY.format(folder)
         )
-    return Model(network, loaded, info)
+    return model
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ The published network works on [batch, 1, mels, frames], ours on [batch, frames,
 a PyTorch kernel [out, in, mels, frames] becomes [frames, mels, in, out].
 """
 
-import dataclasses
 import hashlib
 import os
 import pathlib
@@ -204,9 +203,7 @@ def load(path: str | os.PathLike[str], classes: Sequence[str] | None = None) -> 
     if classes is not None:
         raise UserError(f"{path}: its classes are in {json_file}: give no others")
     info = ModelInfo.from_json(files.read_json(json_file), json_file)
-    model = make_model(state, path, info.classes)
-    network, _ = dataclasses.replace(model.info, output=info.output).create()
-    return Model(network, model.variables, info)
+    return Model.of(make_model(state, path, info.classes).variables, info, path)
 
 
 def make_model(
@@ -234,7 +231,7 @@ def make_model(
         network=architecture.name,
         sample_rate=architecture.sample_rate,
     )
-    return Model(info.create()[0], variables, info)
+    return Model.of(variables, info, path)
 
 
 def find_sidecar(path: str | os.PathLike[str]) -> pathlib.Path:

@@ -10,8 +10,6 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import numpy as np
 from flax import traverse_util
 
 from psl_jax.networks.architecture import Variables
@@ -63,11 +61,8 @@ def read_with_metadata(path: str | os.PathLike[str]) -> tuple[Model, dict[str, A
     except (OSError, SafetensorError, ValueError) as error:
         raise UserError(f"cannot read {path} as safetensors: {error}") from error
     info = ModelInfo.from_json(metadata, path)
-    network, expected = info.create()
     if has_torch_names:
         variables = pytorch_file.convert_from_state(arrays, os.fspath(path)).variables
     else:
         variables = restore_variables(traverse_util.unflatten_dict(arrays, sep="."))
-    if jax.tree.map(np.shape, variables) != jax.tree.map(np.shape, expected):
-        raise UserError(f"{path}: the arrays are not those of a network of width {info.width}")
-    return Model(network, variables, info), metadata
+    return Model.of(variables, info, path), metadata
