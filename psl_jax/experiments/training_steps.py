@@ -95,7 +95,7 @@ def make_features_stepper(
     features = frozen_features.compute_features(
         network, variables, recipe=recipe, segments=segments, batch_size=batch_size or 64
     )
-    scorer = frozen_features.FrozenScorer(
+    score = frozen_features.make_scorer(
         settings.architecture.fold(variables, settings.model.output),
         recipe,
         source=validation,
@@ -107,7 +107,7 @@ def make_features_stepper(
         return frozen_features.train_batches(features, segments, order=order, start_step=step)
 
     def validate(variables: Variables) -> float:
-        scores = scorer.scores(variables.params["classifier"])
+        scores = score(variables.params["classifier"])
         return evaluation.mean_average_precision(scores, validation.index)
 
     recipe = dataclasses.replace(recipe, has_unknown=segments.has_unknown)

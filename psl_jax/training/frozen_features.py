@@ -1,7 +1,7 @@
 """A frozen network's features, computed once and kept in memory: its classifier trains on them."""
 
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import jax
@@ -81,55 +81,43 @@ def train_batches(
         yield {"features": features[numbers]} | {k: batch[k] for k in ("num_samples", "labels")}
 
 
-class FrozenScorer:
-    """Scores a split with one classifier after another, on embeddings of the first call."""
+def make_scorer(
+    network: FoldedNetwork, recipe: Recipe, *, source: Source, cut: AnySegmentation, batch_size: int
+) -> Callable[[dict[str, Any]], np.ndarray]:
+    """Scores a split with one classifier after another, on embeddings of the first call.
 
-    def __init__(
-        self,
-        network: FoldedNetwork,
-        recipe: Recipe,
-        *,
-        source: Source,
-        cut: AnySegmentation,
-        batch_size: int,
-    ):
-        self.recipe, self.source, self.cut, self.batch_size = recipe, source, cut, batch_size
-        self._network = network
-        self._scorer = Scorer(
-            network,
-            recipe.front_end,
-            recipe.dtype,
-            count_padding=recipe.count_padding,
-            gives="embeddings",
-        )
-        # Of each batch its clips, the embeddings of its rows, and how many frames of each count.
-        self._kept: list[tuple[Batch, np.ndarray, np.ndarray]] = []
+    They are float32 [clips, classes], as those of `evaluation.score_clips`.
+    """
+    scorer = Scorer(
+        network,
+        recipe.front_end,
+        recipe.dtype,
+        count_padding=recipe.count_padding,
+        gives="embeddings",
+    )
+    counts = cut.count_segments(source.index.num_samples)
+    shares = process_clips(counts, jax.process_count())
+    clips, program = shares[jax.process_index()], _classifier_program(recipe.output)
 
-    def scores(self, classifier: dict[str, Any]) -> np.ndarray:
-        """Clip scores float32 [clips, classes], as those of `evaluation.score_clips`."""
-        index = self.source.index
-        shares = process_clips(self.cut.count_segments(index.num_samples), jax.process_count())
-        own = shares[jax.process_index()]
-        if not self._kept:
-            self._keep(own)
-        means = compute_clip_means(
-            self._classified(parallel.to_host(classifier)), index, self.cut, own
-        )
-        return parallel.gather_rows(means, [len(clips) for clips in shares])
-
-    def _keep(self, clips: np.ndarray) -> None:
-        found = score_batches(self._scorer, self.source, self.cut, self.batch_size, clips)
-        for batch, embeddings in found:
+    @cache
+    def embed() -> list[tuple[Batch, np.ndarray, np.ndarray]]:
+        """Of each batch its clips, the embeddings of its rows, and the number of their frames."""
+        kept = []
+        for batch, embeddings in score_batches(scorer, source, cut, batch_size, clips):
             samples = batch["num_samples"]
-            if self.recipe.count_padding:
+            if recipe.count_padding:
                 samples = np.full_like(samples, batch["audio"].shape[1])
-            frames = self._network.output_frames(self.recipe.front_end.num_frames(samples))
-            self._kept.append(({"clip": batch["clip"]}, embeddings, frames))
+            frames = network.output_frames(recipe.front_end.num_frames(samples))
+            kept.append(({"clip": batch["clip"]}, embeddings, frames))
+        return kept
 
-    def _classified(self, classifier: dict[str, Any]) -> Iterator[tuple[Batch, np.ndarray]]:
-        program = _classifier_program(self.recipe.output)
-        for batch, embeddings, frames in self._kept:
-            yield batch, np.asarray(program(classifier, embeddings, frames))
+    def score(classifier: dict[str, Any]) -> np.ndarray:
+        arrays = parallel.to_host(classifier)
+        scored = ((batch, np.asarray(program(arrays, *kept))) for batch, *kept in embed())
+        means = compute_clip_means(scored, source.index, cut, clips)
+        return parallel.gather_rows(means, [len(share) for share in shares])
+
+    return score
 
 
 @lru_cache
