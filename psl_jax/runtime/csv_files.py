@@ -8,7 +8,7 @@ import itertools
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, NamedTuple
 
 from psl_jax.runtime.errors import UserError
@@ -61,15 +61,12 @@ def read_header(path: str | os.PathLike[str], columns: Sequence[str] = ()) -> li
 
 
 def read_rows(
-    path: str | os.PathLike[str],
-    columns: Sequence[str],
-    expected: str = "",
-    bad: Callable[[int, str, dict[str, str]], None] | None = None,
+    path: str | os.PathLike[str], columns: Sequence[str], expected: str = ""
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """(line number, row by column) of a table with at least `columns`, see `open_table`.
 
     Raises UserError for a file of another form and for a row with more fields than columns; fields
-    that a row lacks are empty. bad(line, what is wrong, row): takes rows of either kind instead.
+    that a row lacks are empty.
     """
     with open_table(path, columns) as table:
         header = table.header
@@ -87,16 +84,10 @@ def read_rows(
             while len(fields) > len(header) and not fields[-1].strip():
                 fields.pop()  # empty columns of spreadsheets
             if len(fields) > len(header):
-                problem = f"more fields than the {len(header)} columns; quote a field that holds "
-                problem += SEPARATORS[table.separator]
-                if bad is None:
-                    raise UserError(f"{path}, line {line}: {problem}")
-                bad(line, problem, dict(zip(header, fields, strict=False)))
-                continue
-            if len(fields) < len(header) and bad is not None:
-                problem = f"fewer fields than the {len(header)} columns"
-                bad(line, problem, dict(zip(header, fields, strict=False)))
-                continue
+                raise UserError(
+                    f"{path}, line {line}: more fields than the {len(header)} columns; quote a "
+                    f"field that holds {SEPARATORS[table.separator]}"
+                )
             row = dict(itertools.zip_longest(header, fields, fillvalue=""))
             for name in columns:
                 if len(row[name].strip().splitlines()) > 1:

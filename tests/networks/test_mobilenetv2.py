@@ -27,54 +27,9 @@ TRAIN, EVALUATE = Context(train=True), Context()
 # --- size and shape ---------------------------------------------------------------------------
 
 
-def parameters_by_hand(classes, width):
-    """Weights of MobileNetV2 (Sandler et al., table 2) for a one-channel input."""
-
-    def norm(channels):
-        return 2 * channels
-
-    channels = scaled(32, width)
-    total = 9 * channels + norm(channels)
-    for t, c, n, _ in [
-        (1, 16, 1, 1),
-        (6, 24, 2, 2),
-        (6, 32, 3, 2),
-        (6, 64, 4, 2),
-        (6, 96, 3, 1),
-        (6, 160, 3, 2),
-        (6, 320, 1, 1),
-    ]:
-        for _ in range(n):
-            hidden, out = t * channels, scaled(c, width)
-            if t > 1:
-                total += channels * hidden + norm(hidden)
-            total += 9 * hidden + norm(hidden) + hidden * out + norm(out)
-            channels = out
-    head = max(1280, scaled(1280, width))
-    return total + channels * head + norm(head) + head * classes + classes
-
-
-def abstract(classes, width=1.0):
-    """Network and shapes of its variables."""
-    holder = []
-
-    def make():
-        network, variables = create(classes, width)
-        holder.append(network)
-        return variables
-
-    return jax.eval_shape(make), holder
-
-
 def test_the_published_number_of_parameters():
-    variables, _ = abstract(527)
-    assert num_parameters(variables) == 2_898_383
-
-
-@pytest.mark.parametrize(("classes", "width"), [(527, 0.5), (10, 0.25), (3, 0.1), (2, 1.4)])
-def test_parameters_at_other_widths(classes, width):
-    _, variables = create(classes, width)
-    assert num_parameters(variables) == parameters_by_hand(classes, width)
+    """At other widths the published network loads the arrays strictly: test_pytorch_file."""
+    assert num_parameters(create(527)[1]) == 2_898_383
 
 
 @pytest.mark.parametrize(
