@@ -82,7 +82,7 @@ class Wandb:
     def __init__(self, run: LoggedRun):
         import wandb
 
-        self._run = wandb.init(
+        self._run: Any = wandb.init(
             project=os.environ.get("WANDB_PROJECT", _PROJECT),
             name=run.name,
             id=run.identity,
@@ -102,8 +102,8 @@ class Wandb:
         self._run.finish(exit_code=int(failed))
 
 
-class Trackio:
-    """A run of trackio, in its own folder (TRACKIO_DIR)."""
+class Trackio(Wandb):
+    """A run of trackio, in its own folder (TRACKIO_DIR); it has wandb's methods."""
 
     def __init__(self, run: LoggedRun):
         import trackio
@@ -115,11 +115,6 @@ class Trackio:
             config=dict(run.config),
             embed=False,
         )
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        self._run.log(dict(values), step=step)
-
-    def flush(self) -> None: ...
 
     def close(self, *, failed: bool) -> None:
         self._run.finish()
