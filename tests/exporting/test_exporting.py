@@ -320,7 +320,6 @@ def test_exported_weights_are_models(name, model, exported):
 def test_nothing_is_said_of_a_licence_that_nobody_gave(model):
     described = [export_options.describe(model, Options(), given) for given in (None, "mine")]
     assert "licence" not in described[0] and described[1]["licence"] == "mine"
-    assert export._get_default_licence(model) is None
 
 
 def test_a_missing_runtime_is_named(model, signals, monkeypatch, tmp_path):
