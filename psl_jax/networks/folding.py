@@ -17,13 +17,14 @@ from psl_jax.networks.architecture import Arrays
 from psl_jax.networks.convolutions import (
     at_least_float32,
     correlate,
+    cut,
     in_parts,
     map_dtype,
     pointwise,
     precision_of,
     product,
 )
-from psl_jax.networks.layers import cut, halved, hard_swish, mean_over_frames
+from psl_jax.networks.layers import halved, hard_swish, mean_over_frames
 
 
 @jax.tree_util.register_dataclass

@@ -22,6 +22,7 @@ from psl_jax.networks.architecture import (
     convolution_entries,
     linear_entries,
 )
+from psl_jax.networks.convolutions import cut
 from psl_jax.networks.layers import round_channels
 from psl_jax.networks.mn_frontend import RATE, MnFrontEnd
 
@@ -170,7 +171,7 @@ class FoldedMobileNetV3:
 
         def walk(inputs: Any) -> Any:
             features, valid = inputs
-            x = do.hard_swish(do.stem(layers.cut(features, valid), self.stem))
+            x = do.hard_swish(do.stem(cut(features, valid), self.stem))
             valid = None if valid is None else layers.halved(valid)
             for block in self.blocks:
                 x, valid = block(x, do, valid)

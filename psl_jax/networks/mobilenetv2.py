@@ -23,7 +23,7 @@ from psl_jax.networks.architecture import (
     convolution_entries,
     linear_entries,
 )
-from psl_jax.networks.convolutions import at_least_float32
+from psl_jax.networks.convolutions import at_least_float32, cut
 from psl_jax.networks.frontend import HOP, hann, mel_filters
 
 # (expansion t, channels c, repeats n, stride s) of the inverted residuals.
@@ -153,7 +153,7 @@ class FoldedMobileNetV2:
 
         def first_blocks(inputs: tuple[Any, Any]) -> tuple[Any, Any]:
             logmel, valid = inputs
-            x = do.relu6(do.stem(layers.cut(logmel, valid), self.stem))
+            x = do.relu6(do.stem(cut(logmel, valid), self.stem))
             valid = None if valid is None else layers.halved(valid)
             for block in self.blocks[:NUM_EARLY_BLOCKS]:
                 x, valid = block(x, do, valid)
