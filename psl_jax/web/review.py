@@ -10,7 +10,7 @@ import soundfile
 from fastapi import APIRouter, FastAPI, Query
 from starlette.responses import JSONResponse, Response
 
-from psl_jax.audio.segments import SAMPLE_RATE
+from psl_jax.audio.segments import SAMPLE_RATE, flatten
 from psl_jax.data.corrections import split_id
 from psl_jax.data.decision_table import NO, OTHERS, RANDOM, YES, DecisionTable, drop_undone
 from psl_jax.data.segment_loader import Segments
@@ -153,14 +153,14 @@ class Review:
         }
 
     def read_excerpt(self, place: int) -> np.ndarray:
-        """Reads the sound of a segment and what is around it: int16 [samples]."""
+        """Reads the sound of a segment and what is around it: int16 [ticks, *tick_shape]."""
         self._check_place(place)
         clip, low, high, _ = self._excerpts[place]
         start, stop = round(low * SAMPLE_RATE), round(high * SAMPLE_RATE)
-        samples = np.zeros(stop - start, np.int16)
-        self.segments.source.read(
-            np.array([clip]), np.array([start]), np.array([stop - start]), samples[None]
-        )
+        source = self.segments.source
+        samples = np.zeros((stop - start, *source.tick_shape), np.int16)
+        rows = samples.reshape(1, *samples.shape)  # of samples[None], NumPy tells no stride
+        source.read(np.array([clip]), np.array([start]), np.array([stop - start]), rows)
         return samples
 
     def _check_place(self, place: int) -> None:
@@ -180,7 +180,7 @@ def make_review(review: Review, access: Access) -> FastAPI:
     @router.get("/sound")
     def sound(place: int) -> Response:
         file = io.BytesIO()
-        soundfile.write(file, review.read_excerpt(place), SAMPLE_RATE, "PCM_16", format="WAV")
+        soundfile.write(file, *flatten(review.read_excerpt(place)), "PCM_16", format="WAV")
         return Response(file.getvalue(), media_type="audio/wav")
 
     @router.get("/picture")

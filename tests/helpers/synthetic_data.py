@@ -132,21 +132,24 @@ def write_prepared(
         "shardLengths": [str(size) for size in index.shard_sizes],
     }
     info_path.write_text(json.dumps(info | {"splits": list(splits.values())}))
-    (folder / "features.json").write_text(json.dumps(_features(index.num_classes)))
+    (folder / "features.json").write_text(json.dumps(_features(index)))
     (folder / "labels.labels.txt").write_text("".join(f"{name}\n" for name in index.classes))
     return folder
 
 
-def _features(num_classes: int) -> dict:
+def _features(index: ClipIndex) -> dict:
     """The features of `clip_records`, as TFDS writes them."""
     path = "tensorflow_datasets.core.features"
     tensor = {"shape": {"dimensions": ["-1"]}, "dtype": "int16", "encoding": "bytes"}
     label = {
         "pythonClassName": f"{path}.class_label_feature.ClassLabel",
-        "classLabel": {"numClasses": str(num_classes)},
+        "classLabel": {"numClasses": str(index.num_classes)},
     }
+    audio = {"pythonClassName": f"{path}.tensor_feature.Tensor", "tensor": tensor}
+    if index.sample_rate != 16_000:
+        audio = {"audio": tensor | {"sampleRate": str(index.sample_rate)}}
     features = {
-        "audio": {"pythonClassName": f"{path}.tensor_feature.Tensor", "tensor": tensor},
+        "audio": audio,
         "id": {"pythonClassName": f"{path}.text_feature.Text", "text": {}},
         "labels": {
             "pythonClassName": f"{path}.sequence_feature.Sequence",

@@ -1,17 +1,21 @@
 """A person decides on segments: which come first, and the page, by keys."""
 
+import dataclasses
+import io
+
 import browser
 import numpy as np
 import pytest
 import small_experiments
+import soundfile
 import synthetic_data
 from serving import served, wait_for
 
-from psl_jax.audio.segments import Segmentation
+from psl_jax.audio.segments import Segmentation, by_ticks
 from psl_jax.data.corrections import Corrections
 from psl_jax.data.decision_table import DecisionTable, read_decisions
 from psl_jax.data.segment_loader import Segments
-from psl_jax.data.source import open_folder
+from psl_jax.data.source import Source, open_folder
 from psl_jax.runtime.errors import UserError
 from psl_jax.scoring import segment_choice
 from psl_jax.weights.load_model import load_model
@@ -69,13 +73,12 @@ def test_the_segments_nearest_to_an_example_come_first():
 # --- The page ---------------------------------------------------------------------------------
 
 
-def make_page(folder, chosen, who="ann"):
+def make_page(folder, chosen, who="ann", source=None):
     from psl_jax.web.access import Access
     from psl_jax.web.review import Review, make_review
 
     index = synthetic_data.make_index([4], 160_000, [[0], [1], [2], []])
-    source = synthetic_data.MemorySource(index)
-    segments = Segments(source, Segmentation(2.0))
+    segments = Segments(source or synthetic_data.MemorySource(index), Segmentation(2.0))
     table = DecisionTable(folder / "corrections.csv", who)
     return make_review(Review(segments, chosen, table, name="a run"), Access())
 
@@ -160,10 +163,21 @@ def test_what_is_wrong_is_said(tmp_path):
     assert answer.status_code == 422 and "decision" in answer.json()["error"]
     foreign = client.post("/review/undo", headers={"Origin": "https://example.org"})
     assert foreign.status_code == 403
-    sound = client.get("/review/sound?place=0").content
-    samples = np.frombuffer(sound[44:], "<i2")
-    audio = synthetic_data.make_audio(synthetic_data.make_index([4], 160_000))[0]
-    np.testing.assert_array_equal(samples, audio[: 7 * 16_000])
+
+
+@pytest.mark.parametrize("rate", [16_000, 32_000])
+def test_a_segment_is_heard_and_drawn_at_the_rate_of_the_data(tmp_path, rate):
+    from fastapi.testclient import TestClient
+
+    index = dataclasses.replace(synthetic_data.make_index([4], 160_000), sample_rate=rate)
+    noise = np.random.default_rng(0).integers(-9999, 9999, (4, 10 * rate)).astype(np.int16)
+    synthetic_data.write_prepared(tmp_path, index, [by_ticks(samples, rate) for samples in noise])
+    page = make_page(tmp_path, CHOSEN, source=Source.open(tmp_path, "train"))
+    client = TestClient(page, base_url="http://127.0.0.1")
+    sound = io.BytesIO(client.get("/review/sound?place=0").content)
+    samples, heard_rate = soundfile.read(sound, dtype="int16")
+    np.testing.assert_array_equal(samples, noise[0, : 7 * rate])
+    assert heard_rate == rate
     assert client.get("/review/picture?place=2").content.startswith(b"\x89PNG")
 
 
