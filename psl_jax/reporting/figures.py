@@ -28,7 +28,6 @@ INK, SOFT, RULE, PAGE = "#16191d", "#59616b", "#dfe3e7", "#ffffff"
 VARIABLES = {colour: f"c{number}" for number, colour in enumerate(COLOURS)}
 VARIABLES |= {INK: "ink", SOFT: "soft", RULE: "rule", PAGE: "page"}
 DASHES = ((), (4.5, 2), (2.5, 1.5), (5, 1.5, 1, 1.5), (1, 1.5), (0.5, 2))  # in line widths
-MOST_ROWS = 30  # of a dot figure that are drawn
 
 _WIDTH = 400  # points, about as wide as a telephone: there its text stays readable
 _HEIGHT = 260
@@ -64,7 +63,6 @@ class Figure:
       rows: its numbers as a table, the header first.
       plot: draws it on matplotlib's axes.
       height: in points, without the legend.
-      is_tall: whether it leaves a hole beside it, unless it comes after the others.
     """
 
     name: str
@@ -73,7 +71,6 @@ class Figure:
     rows: Rows
     plot: "Callable[[Axes], None]"
     height: float = _HEIGHT
-    is_tall: bool = False
 
     @property
     def svg(self) -> Markup:
@@ -145,16 +142,6 @@ class Bar:
     value: float | None
     colour: int = 0
     reference: float | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class DotSeries:
-    """A dot, or with `filled` false a circle, in each row that has a value."""
-
-    name: str
-    values: Sequence[float | None]
-    colour: int = 0
-    filled: bool = True
 
 
 def lines(
@@ -255,36 +242,6 @@ def bars(caption: Caption, bars: Sequence[Bar], *, x_label: str, form: Format) -
     return Figure(*caption, rows, plot, 70 + max(32 * len(bars), 64))
 
 
-def dots(
-    caption: Caption,
-    names: Sequence[str],
-    series: Sequence[DotSeries],
-    *,
-    x_label: str,
-    form: Format,
-) -> Figure:
-    """A row for each name, with a dot of each series; of many the first and the last are drawn."""
-    half = MOST_ROWS // 2
-    drawn = [k for k in range(len(names)) if k < half or k >= len(names) - half]
-
-    def plot(axes: "Axes") -> None:
-        axes.axvline(0, color=SOFT, linewidth=1)
-        for dot_series in series:
-            points_or_none = [(dot_series.values[k], row) for row, k in enumerate(drawn)]
-            points = [(value, row) for value, row in points_or_none if value is not None]
-            colour = colour_of(dot_series.colour)
-            kwargs = {"markerfacecolor": colour if dot_series.filled else PAGE, "markersize": 6}
-            (line,) = _dots(axes, points, colour, dot_series.name, **kwargs)
-            line.set_label(_short(dot_series.name))
-            _tell(line, [f"{names[drawn[row]]}, {dot_series.name}: {form(v)}" for v, row in points])
-        _row_names(axes, [names[k] for k in drawn])
-        _frame(axes, x_label, grid="both")
-
-    rows = [("name", *(f"{dot.name}: {x_label}" for dot in series))]
-    rows += zip(names, *(dot.values for dot in series), strict=True)
-    return Figure(*caption, rows, plot, 60 + 20 * len(drawn), is_tall=True)
-
-
 def colour_of(number: int) -> str:
     return COLOURS[number % len(COLOURS)]
 
@@ -305,15 +262,13 @@ def number(value: float) -> str:
 # --- matplotlib and SVG ---------------------------------------------------------------------
 
 
-def _frame(
-    axes: "Axes", x_label: str, y_label: str = "", *, grid: Any = "", categories: bool = False
-) -> None:
+def _frame(axes: "Axes", x_label: str, y_label: str = "", *, categories: bool = False) -> None:
     """Axis names and short numbers; y_label stands above its axis, to be read without turning."""
     from matplotlib.ticker import LogLocator, NullLocator
 
     axes.set_xlabel(x_label)
     axes.set_title(y_label)
-    axes.grid(axis=grid or ("y" if y_label else "x"))
+    axes.grid(axis="y" if y_label else "x")
     named = (axes.xaxis if categories else None, None if y_label else axes.yaxis)
     for axis in (axes.xaxis, axes.yaxis):
         if axis in named:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from psl_jax.reporting import figures
-from psl_jax.reporting.figures import Bar, Caption, DotSeries, Figure, Series
+from psl_jax.reporting.figures import Bar, Caption, Figure, Series
 from psl_jax.training.metric_log import LEARNING_RATE, LOSS, VALIDATION_MAP
 
 _MAX_POINTS = 500
@@ -176,9 +176,6 @@ def label_quality(qualities: Mapping[str, Mapping[str, Any]]) -> list[Figure]:
     statistics = {n: q["statistics"] for n, q in qualities.items() if q.get("statistics")}
     if statistics:
         drawn += [_labels_per_clip(statistics), _coverage(statistics)]
-    by_class = {n: q for n, q in qualities.items() if q.get("segment_AP")}
-    if by_class:
-        drawn.append(_agreement(by_class))
     return drawn
 
 
@@ -262,44 +259,5 @@ def _coverage(statistics: Mapping[str, Mapping[str, Any]]) -> Figure:
         series,
         x_label="share of a clip's weak labels that the soft ones confirm",
         y_label="clips (%)",
-        form="{:.1f} %".format,
-    )
-
-
-def _agreement(qualities: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """AP of soft and of propagated weak labels, a row a class, the best on soft labels first."""
-    classes = next(iter(qualities.values()))["segment_AP"]["classes"]
-    alike = {
-        n: q["segment_AP"] for n, q in qualities.items() if q["segment_AP"]["classes"] == classes
-    }
-    colour, shown = colours(list(alike)), _names(qualities)
-    scored_classes = [
-        c for c in range(len(classes)) if any(ap["soft"][c] is not None for ap in alike.values())
-    ]
-
-    def mean(c: int) -> float:
-        values: list[float] = [ap["soft"][c] for ap in alike.values() if ap["soft"][c] is not None]
-        return sum(values) / len(values)
-
-    order = sorted(scored_classes, key=lambda c: (-mean(c), classes[c]))
-    series = [
-        DotSeries(
-            f"{shown[name]}, {label_source}",
-            [None if (v := ap[label_source][c]) is None else 100 * v for c in order],
-            colour[name],
-            label_source == "soft",
-        )
-        for name, ap in alike.items()
-        for label_source in ("soft", "weak")
-    ]
-    note = (
-        "Segments against the true events, class by class. Dots: soft labels; circles: the clip's "
-        "weak labels given to each of its segments."
-    )
-    return figures.dots(
-        Caption("label_agreement", "The labels against the truth, by class", note),
-        [classes[c] for c in order],
-        series,
-        x_label="AP (%)",
         form="{:.1f} %".format,
     )

@@ -78,23 +78,6 @@ def test_figures_2_and_3_are_those_of_the_label_shards(labels, tmp_path):
     covered = rows_of(tmp_path / "figures" / "label_coverage.csv")
     assert [float(row[1]) for row in covered[1:]] == pytest.approx(100 * np.array(expected))
     assert f"{len(coverage):,} clips that have weak labels" in found["label_coverage"].note
-    assert "label_agreement" not in found  # there are no true events
-
-
-def test_agreement_by_class_and_segment_length():
-    ap = {"classes": ["a", "b", NASTY], "positives": [3, 0, 2]}
-    found = {5.0: ([0.5, None, 0.9], [0.4, None, 0.2]), 2.0: ([0.7, None, 0.8], [0.3, None, 0.1])}
-    qualities = {
-        f"psl{s:g}s": {"segment_seconds": s, "segment_AP": ap | {"soft": soft, "weak": weak}}
-        for s, (soft, weak) in found.items()
-    }
-    (figure,) = result_figures.label_quality(qualities)
-    assert list(figure.rows) == [
-        ("name", "psl5s (5 s), soft: AP (%)", "psl5s (5 s), weak: AP (%)",
-         "psl2s (2 s), soft: AP (%)", "psl2s (2 s), weak: AP (%)"),
-        (NASTY, 90.0, 20.0, 80.0, 10.0),
-        ("a", 50.0, 40.0, 70.0, 30.0),
-    ]  # fmt: skip
 
 
 def test_label_qualities_of_seeds_are_pooled(labels, tmp_path):
@@ -223,26 +206,6 @@ def test_bars_of_zeros_of_long_names_and_of_none():
         figures.Caption("f", "t"), "pq", columns, x_label="x", y_label="y", form=form
     )
     assert shapes(shown) == ["a, p: 0", "a, q: 0"]
-
-
-@pytest.mark.parametrize("values", [[0.0, 0.0], [-5.0, -1.0], [None, 3.0], [None, None]])
-def test_dots_of_rows_without_values(values):
-    names, series = ["a", "b" * 90], [figures.DotSeries("s", values)]
-    figure = figures.dots(
-        figures.Caption("f", "$t$"), names, series, x_label="x", form="{:g}".format
-    )
-    assert len(shapes(figure)) == sum(value is not None for value in values)
-
-
-def test_of_many_classes_the_first_and_the_last_are_drawn():
-    names = [f"{NASTY} {k}" for k in range(100)]
-    series = [figures.DotSeries("s", [50.0 - k for k in range(100)])]
-    figure = figures.dots(
-        figures.Caption("f", "t"), names, series, x_label="AP", form="{:g}".format
-    )
-    drawn = [tip.partition(",")[0] for tip in shapes(figure)]
-    assert drawn == [name.partition(",")[0] for name in [*names[:15], *names[-15:]]]
-    assert len(figure.rows) == 101
 
 
 @pytest.mark.parametrize(
