@@ -25,14 +25,6 @@ from psl_jax.data.settings import DataSettings
 from psl_jax.preparing import preparation_report, prepare_corpus
 from psl_jax.runtime import cli_entry
 
-_METAVARS = {  # of the options of own_data
-    "clip_seconds": "S",
-    "group_by": "RULE",
-    "columns": "OURS=THEIRS",
-    "event_label": "CLASS",
-    "label_separator": "CHARACTER",
-}
-
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
@@ -152,8 +144,7 @@ def _add_corpus_options(parser: argparse.ArgumentParser) -> None:
             how: dict[str, Any] = {"action": "store_const", "const": True}
             if not isinstance(field.default, bool):
                 choices = field.metadata["rule"].choices or None
-                metavar = None if choices else _METAVARS[field.name]
-                how = {"type": type(field.default), "choices": choices, "metavar": metavar}
+                how = {"type": type(field.default), "choices": choices}
             shown = "leave them out" if field.default is False else field.default or "none"
             add(f"--{field.name}", help=f"{text} (default: {shown})", **how)
 

@@ -8,7 +8,7 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -20,9 +20,6 @@ from psl_jax.data.clip_index import ClipDescription, ClipIndex
 from psl_jax.data.split_index_files import INFO_NAME
 from psl_jax.runtime import files
 from psl_jax.runtime.quiet_tensorflow import tensorflow_quietly
-
-if TYPE_CHECKING:
-    import tensorflow_datasets as tfds
 
 # The input pipeline shuffles in windows of whole shards, so shards are small (80 MB of 10 s clips),
 # and even a small split has several, so that readers and processes can share it.
@@ -95,7 +92,7 @@ def make_features(
     events: bool,
     unknown: bool = False,
     sample_rate: int = SAMPLE_RATE,
-) -> "tfds.features.FeaturesDict":
+) -> Any:
     """Makes the TFDS features of a corpus with these classes.
 
     events: whether it has strong labels; unknown: whether some labels are unknown.

@@ -125,16 +125,21 @@ def test_labels_of_other_data_are_refused(tmp_path, index, change, message):
         SoftLabels.open(tmp_path, dataclasses.replace(index, **change), SEGMENTATION)
 
 
-def test_labels_of_other_segments_or_another_teacher_are_refused(tmp_path, index):
+@pytest.mark.parametrize(
+    ("segmentation", "teacher", "message"),
+    [
+        (Segmentation(0.02), None, r"segment_seconds differs: expected 0\.02, found 0\.01"),
+        (Segmentation(0.01, 0.005), None, r"hop_seconds differs: expected 0\.005, found 0\.01"),
+        (Segmentation(0.01, shortest_seconds=0.0), None, "shortest_seconds differs"),
+        (SEGMENTATION, "another", "teacher_digest differs: expected 'another', found 'teacher'"),
+    ],
+)
+def test_labels_of_other_segments_or_another_teacher_are_refused(
+    tmp_path, index, segmentation, teacher, message
+):
     write_soft_labels(tmp_path, index, SEGMENTATION)
-    with pytest.raises(UserError, match=r"segment_seconds differs: expected 0\.02, found 0\.01"):
-        SoftLabels.open(tmp_path, index, Segmentation(0.02))
-    with pytest.raises(UserError, match=r"hop_seconds differs: expected 0\.005, found 0\.01"):
-        SoftLabels.open(tmp_path, index, Segmentation(0.01, 0.005))
-    with pytest.raises(
-        UserError, match=r"teacher_digest differs: expected 'another', found 'teacher'"
-    ):
-        SoftLabels.open(tmp_path, index, SEGMENTATION, "another")
+    with pytest.raises(UserError, match=message):
+        SoftLabels.open(tmp_path, index, segmentation, teacher)
     SoftLabels.open(tmp_path, index, Segmentation(0.01, 0.01), "teacher")
 
 
@@ -248,8 +253,6 @@ def test_labels_made_otherwise_are_refused(tmp_path, index):
         SoftLabels.open(tmp_path, index, SEGMENTATION, "t", rule)
     with pytest.raises(UserError, match=words):
         SoftLabelWriter(tmp_path, index, SEGMENTATION, teacher_digest="t", rule=rule)
-    with pytest.raises(UserError, match="shortest_seconds differs"):
-        SoftLabels.open(tmp_path, index, Segmentation(0.01, shortest_seconds=0.0))
 
 
 def test_labels_that_hang_on_weak_labels_are_of_these(tmp_path, index):
