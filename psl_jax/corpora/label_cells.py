@@ -101,7 +101,7 @@ class LabelCells:
         return [name for name in map(clean_name, parts) if name]
 
     def _note_once(self, kind: str, detail: str) -> None:
-        if all(known != kind for known, _ in self.notes):
+        if all(noted != kind for noted, _ in self.notes):
             self.notes.append((kind, detail))
 
     def _split_further(self, classes: tuple[str, ...] | None) -> None:
@@ -111,12 +111,12 @@ class LabelCells:
             all_lists: set[str] = set()
             while True:  # the parts of a list are classes by which others are known as lists
                 names = {name for parts in self._parts.values() for name in parts}
-                known = {n.casefold() for n in classes or names if classes or other not in n}
+                class_names = {n.casefold() for n in classes or names if classes or other not in n}
                 joined = {n: [p for p in map(clean_name, n.split(other)) if p] for n in names}
                 if classes:
-                    joined = {n: p for n, p in joined.items() if n.casefold() not in known}
+                    joined = {n: p for n, p in joined.items() if n.casefold() not in class_names}
                 joined = {n: parts for n, parts in joined.items() if other in n and len(parts) > 1}
-                is_class = {n: [p.casefold() in known for p in joined[n]] for n in joined}
+                is_class = {n: [p.casefold() in class_names for p in joined[n]] for n in joined}
                 lists = {n for n in joined if all(is_class[n])}
                 unsure = lists if other == " " else {n for n in joined if any(is_class[n])} - lists
                 lists = lists - unsure

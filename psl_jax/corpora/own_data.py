@@ -240,8 +240,8 @@ def _read_columns(text: str) -> dict[str, str]:
 
 def _split_rank(split: str) -> tuple[int, str]:
     """Orders splits: those that are made first, as they are made."""
-    known = list(split_groups.SHARES)
-    return (known.index(split) if split in known else len(known)), split
+    order = list(split_groups.SHARES)
+    return (order.index(split) if split in order else len(order)), split
 
 
 def _column_of(group_by: str) -> str:

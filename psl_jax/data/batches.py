@@ -61,7 +61,7 @@ def train_batches(
     num_loaders = LOADERS
     if order.streamed and order.sampling == "uniform" and segments.source.can_stream:
         epochs = order.epochs(segments, start_step)
-        stream = ClipStream(segments.source, (segments.places(own)[0] for own in epochs))
+        stream = ClipStream(segments.source, (segments.places(numbers)[0] for numbers in epochs))
         read, num_loaders = stream.read, 1
 
     def load(item: tuple[int, np.ndarray]) -> Batch:

@@ -234,7 +234,7 @@ def _judge_yeses(people: Sequence[_Opinion]) -> dict[_Yes, bool | None]:
     verdicts: dict[_Yes, bool | None] = {}
     for yes in sorted({yes for opinion in people for yes in opinion.yeses}):
         label, begin, end = yes
-        agree = sum(any(_contains(yes, own) for own in opinion.yeses) for opinion in people)
+        agree = sum(any(_contains(yes, other) for other in opinion.yeses) for opinion in people)
         against = sum(bool(opinion.covers(begin, end, _NO)[label]) for opinion in people)
         verdicts[yes] = None if agree == against else agree > against
     return verdicts

@@ -129,12 +129,12 @@ class DecisionTable:
     def undo(self) -> Decision | None:
         """Takes back and returns the person's last decision that stands, if any. Raises OSError."""
         with self._lock:
-            own = [d for d in drop_undone(self.decisions) if d.who == self.who]
-            if not own:
+            standing = [d for d in drop_undone(self.decisions) if d.who == self.who]
+            if not standing:
                 return None
-            fields = own[-1]._asdict() | {"decision": UNDO}
+            fields = standing[-1]._asdict() | {"decision": UNDO}
             self.append(**{k: v for k, v in fields.items() if k not in ("who", "when")})
-            return own[-1]
+            return standing[-1]
 
 
 def _count_columns(path: str | os.PathLike[str]) -> int:

@@ -166,17 +166,17 @@ def read(directory: str | os.PathLike[str], formats: Sequence[str] = (FORMAT,)) 
         ) from error
 
 
-def compare(directory: pathlib.Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
+def compare(directory: pathlib.Path, manifest: dict[str, Any], expected: dict[str, Any]) -> None:
     """Raises UserError where a manifest differs from what is expected."""
     for key, value in expected.items():
-        stored = found.get(key)
+        stored = manifest.get(key)
         if stored == value or (key == "dtype" and stored is None):
             continue
-        made = remake(found)
+        made = remake(manifest)
         advice = f"Run {made} again into an empty directory, or point soft_labels_dir elsewhere"
         if key in _SETTINGS:
             advice += f"; to train on these, give --config.{_SETTINGS[key]}={stored}"
-        elif key == "count_padding" and "origin" in found:
+        elif key == "count_padding" and "origin" in manifest:
             advice = (
                 f"They come from {made}, not from a relabeling of this run: leave "
                 f"config.relabel.{key} at its default, {stored}"

@@ -62,8 +62,8 @@ class SoftLabelWriter:
         if (self.directory / MANIFEST).exists():
             label_manifest.compare(self.directory, label_manifest.read(directory), manifest)
         else:
-            told = {"origin": origin, "teachers": teachers}
-            manifest |= {name: value for name, value in told.items() if value}
+            more = {"origin": origin, "teachers": teachers}
+            manifest |= {name: value for name, value in more.items() if value}
             if any(self.directory.glob(f"{label_manifest.SHARDS}-*")):
                 raise UserError(
                     f"{self.directory} has shards of labels and no {MANIFEST} that says of what "

@@ -84,16 +84,16 @@ class TrainingOrder:
         clips = [np.arange(*index.shard_offsets[shard : shard + 2]) for shard in shards]
         row = segments.of_clips(np.concatenate(clips))
         begin = min(self.process_index * len(row) // self.process_count, len(row) - size)
-        own = row[begin : begin + size]
+        numbers = row[begin : begin + size]
         # When its clip arrives, in groups of shards that are read at once; segments of a group are
         # spread over the time of a group. For example the 3rd of 4 clips of the first shard
         # arrives at 0.5, and its segments come between 0.5 and 1.5.
-        clip, _ = segments.places(own)
+        clip, _ = segments.places(numbers)
         shard = index.shard_of(clip)
         group = np.cumsum(np.diff(shard, prepend=shard[:1]) != 0) // SHARDS_AT_ONCE
         arrival = (clip - index.shard_offsets[shard]) / index.shard_sizes[shard]
         rng = np.random.default_rng([self.seed, epoch, _MIXING, self.process_index])
-        return own[np.argsort(group + arrival + rng.random(size), kind="stable")]
+        return numbers[np.argsort(group + arrival + rng.random(size), kind="stable")]
 
     def _drawn(self, segments: Segments, start_step: int) -> Iterator[np.ndarray]:
         index = segments.source.index

@@ -59,8 +59,8 @@ class WholeClips:
             if not others:
                 break
         whole = cls(tuple(kept), frozenset())
-        own = np.asarray(kept)[whole.number_of(samples)]
-        return cls(whole.lengths, frozenset(np.unique(own[own > samples]).tolist()))
+        padded = np.asarray(kept)[whole.number_of(samples)]
+        return cls(whole.lengths, frozenset(np.unique(padded[padded > samples]).tolist()))
 
     @property
     def segment_samples(self) -> int:
@@ -114,5 +114,5 @@ def whole_clip_batches(
                 batches.append((batch_clips[-1], k, batch_clips))
     batches.sort(key=lambda batch: batch[0])  # so that clips are read about in order
 
-    parts = [(segments[k], segments[k].firsts[own], sizes[k]) for _, k, own in batches]
+    parts = [(segments[k], segments[k].firsts[chosen], sizes[k]) for _, k, chosen in batches]
     yield from whole_pass(source, parts)

@@ -113,9 +113,9 @@ def _find_columns(sheet: Sheet, hints: Hints) -> tuple[dict[str, int], dict[str,
     columns: dict[str, int] = {}
     scales = dict.fromkeys(_NAMES, 1.0)
     for name, groups in _NAMES.items():
-        told = hints.columns.get(name)
-        if told is not None and told in sheet.header:
-            columns[name] = sheet.header.index(told)
+        title_of_user = hints.columns.get(name)
+        if title_of_user is not None and title_of_user in sheet.header:
+            columns[name] = sheet.header.index(title_of_user)
             continue
         for group in groups:
             numbers = [n for n, title in enumerate(titles) if title in group.split()]

@@ -93,10 +93,10 @@ class Annotations:
 def find_files(root: pathlib.Path) -> tuple[list[str], list[str]]:
     """The recordings and the other files below a folder: paths relative to it, sorted."""
     if is_remote(root):
-        found = (path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+        names = (path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
     else:
-        found = (os.path.relpath(path, root) for path in walk_files(os.fspath(root)))
-    paths = sorted(path for path in found if not posixpath.basename(path).startswith("."))
+        names = (os.path.relpath(path, root) for path in walk_files(os.fspath(root)))
+    paths = sorted(name for name in names if not posixpath.basename(name).startswith("."))
     return (
         [path for path in paths if suffix_of(path) in AUDIO_SUFFIXES],
         [path for path in paths if suffix_of(path) not in AUDIO_SUFFIXES],
@@ -304,10 +304,10 @@ def _select_clip_columns(sheet: cells_lib.Sheet, hints: Hints) -> cells_lib.Shee
     titles = [title.casefold() for title in sheet.header]
     if not set(titles) >= _CLIP_COLUMNS:
         return sheet
-    told = {hints.columns.get(name) for name in ("filename", "label")}
+    hinted = {hints.columns.get(name) for name in ("filename", "label")}
     wanted = {*_CLIP_COLUMNS, "annotated_classes"}
     pairs = enumerate(zip(titles, sheet.header, strict=True))
-    return sheet.select([n for n, (title, own) in pairs if title in wanted or own in told])
+    return sheet.select([n for n, (title, spelt) in pairs if title in wanted or spelt in hinted])
 
 
 def _checked(sheet: cells_lib.Sheet) -> cells_lib.Sheet:

@@ -142,9 +142,9 @@ def read_raven(sheet: Sheet, hints: Hints) -> TableEvents:
 def _label_column(sheet: Sheet, hints: Hints) -> int | None:
     """The number of the column with the labels; None where the user gives the label of all."""
     path, header = sheet.path, sheet.header
-    told = hints.columns.get("label")
-    if told is not None and told in header:
-        return header.index(told)
+    title = hints.columns.get("label")
+    if title is not None and title in header:
+        return header.index(title)
     candidates = []
     for number, name in enumerate(header):
         key, texts = name.casefold(), {cells[number] for _, cells in sheet.rows} - {""}
@@ -221,8 +221,8 @@ def read_elan(path: str, rows: list[Row]) -> TableEvents:
     else:
         names = []
     if not after or (len(after) > 1 and not header):
-        found = f"{len(after)} columns after the times" if after else "no column after the times"
-        raise UserError(f"{path}, row {lines[0][0]}: {found}, expected one with the annotations")
+        what = f"{len(after)} columns after the times" if after else "no column after the times"
+        raise UserError(f"{path}, row {lines[0][0]}: {what}, expected one with the annotations")
     previous: dict[str, float] = {}
     for row, cells in lines:
         onset, offset = _seconds(cells[begin]), _seconds(cells[end])
@@ -246,8 +246,8 @@ def _time_columns(path: str, lines: Sequence[Row]) -> tuple[int, int, int, bool]
     forms: list[str] = []
     for column in range(width):
         cells = [cells[column] for _, cells in lines]
-        found = [name for name, form in _FORMS.items() if all(map(form.fullmatch, cells))]
-        forms.append(found[0] if found else "")
+        matching = [name for name, form in _FORMS.items() if all(map(form.fullmatch, cells))]
+        forms.append(matching[0] if matching else "")
     first = next((i for i in range(width) if forms[i]), width)
     stop = next((i for i in range(first, width) if not forms[i]), width)
     for count in (3, 2):  # begin, end and perhaps duration, each in the same forms
