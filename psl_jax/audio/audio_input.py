@@ -62,7 +62,10 @@ def open_blocks(
 def _make_seekable(audio: str | os.PathLike[str] | IO[bytes]) -> str | os.PathLike[str] | IO[bytes]:
     """Returns the same file, or the content of a pipe or another file that is readable once."""
     if isinstance(audio, str | os.PathLike):
-        if is_remote(audio) or not is_pipe(audio):
+        # What is neither a file nor a folder is a pipe, a terminal or a socket: readable once.
+        if is_remote(audio) or not os.path.exists(audio):
+            return audio
+        if os.path.isfile(audio) or os.path.isdir(audio):
             return audio
         with open(audio, "rb") as file:
             return io.BytesIO(file.read())
@@ -70,11 +73,6 @@ def _make_seekable(audio: str | os.PathLike[str] | IO[bytes]) -> str | os.PathLi
         raise DecodeError("unreadable", "a closed file")
     seekable = getattr(audio, "seekable", None)
     return audio if seekable is not None and seekable() else io.BytesIO(audio.read())
-
-
-def is_pipe(path: str | os.PathLike[str]) -> bool:
-    """Tells whether a path is that of a pipe, a terminal or a socket, which is readable once."""
-    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
 
 def limit_blocks(blocks: Blocks, seconds: float) -> Blocks:

@@ -107,10 +107,10 @@ class FFmpegReader(Reader):
                 for frame in frames:
                     if end_seconds is not None and frame.time is not None:
                         is_gap = frame.time > end_seconds + CUT_TOLERANCE_SECONDS
-                        if packet.size and (is_gap or marked_seconds is not None):
-                            self._note_damage(
-                                self._seconds if marked_seconds is None else marked_seconds
-                            )
+                        is_damage = packet.size and (is_gap or marked_seconds is not None)
+                        if is_damage and self._damage_seconds is None:
+                            at = self._seconds if marked_seconds is None else marked_seconds
+                            self._damage_seconds = at
                     if frame.time is not None:
                         end_seconds = frame.time + frame.samples / frame.sample_rate
                     is_bad = is_bad or frame.is_corrupt
@@ -128,10 +128,6 @@ class FFmpegReader(Reader):
     @property
     def _seconds(self) -> float:
         return self._frames / self.rate
-
-    def _note_damage(self, seconds: float) -> None:
-        if self._damage_seconds is None:
-            self._damage_seconds = seconds
 
     def check(self, seconds: float, whole: bool) -> None:
         """See `Reader.check`."""

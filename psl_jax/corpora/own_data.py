@@ -158,7 +158,10 @@ class OwnData(Corpus):
         }
         seconds = dict(zip(paths, measure_all(list(paths.values())), strict=True))
         splits = [split for split in folder.splits if split]
-        splits = splits or sorted(set(self._splits.values()), key=_split_rank)
+        if not splits:  # those that were made
+            named = set(self._splits.values())
+            splits = [split for split in split_groups.SHARES if split in named]
+            splits += sorted(named - split_groups.SHARES.keys())
         rows: dict[str, list[ClipRow]] = {split: [] for split in splits}
         coverages: _Coverages = {split: {} for split in splits}
         for split_of_tables, recordings in folder.splits.items():
@@ -236,12 +239,6 @@ def _read_columns(text: str) -> dict[str, str]:
             f"'filename=Datei,label=Klasse', with some of {', '.join(_COLUMNS)}"
         )
     return columns
-
-
-def _split_rank(split: str) -> tuple[int, str]:
-    """Orders splits: those that are made first, as they are made."""
-    order = list(split_groups.SHARES)
-    return (order.index(split) if split in order else len(order)), split
 
 
 def _column_of(group_by: str) -> str:

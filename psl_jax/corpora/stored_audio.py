@@ -110,7 +110,14 @@ class Hdf5Audio:
     seconds: float | None = None  # where zeros begin that only pad the row
 
     def decode(self, max_seconds: float | None, rate: int = SAMPLE_RATE) -> Audio:
-        samples = self._read()
+        try:
+            with _opening:
+                lock, file = _hdf5_file(self.path)
+            with lock:  # one file handle, many threads
+                data = file[self.key]
+                samples = np.asarray(data[()] if self.row is None else data[self.row])
+        except (OSError, KeyError) as error:
+            raise DecodeError("unreadable", f"{self.path}: {error}") from error
         if not len(samples):
             raise DecodeError("empty", f"{self.key} of {self.path} has no samples")
         if samples.dtype != np.int16 or samples.ndim != 1:
@@ -121,16 +128,6 @@ class Hdf5Audio:
             if not samples[end:].any():
                 samples = samples[:end]
         return make_audio(samples, self.rate, max_seconds, rate)
-
-    def _read(self) -> np.ndarray:
-        try:
-            with _opening:
-                lock, file = _hdf5_file(self.path)
-            with lock:  # one file handle, many threads
-                data = file[self.key]
-                return np.asarray(data[()] if self.row is None else data[self.row])
-        except (OSError, KeyError) as error:
-            raise DecodeError("unreadable", f"{self.path}: {error}") from error
 
 
 StoredAudio = FileAudio | RecordingPart | TarAudio | ParquetAudio | Hdf5Audio

@@ -36,13 +36,6 @@ class ShardContents:
     source_rates: collections.Counter[int] = dataclasses.field(default_factory=collections.Counter)
     num_bytes: int = 0
 
-    def add(self, other: "ShardContents") -> None:
-        """Appends the contents of the shard that follows."""
-        self.clips += other.clips
-        self.problems += other.problems
-        self.source_rates.update(other.source_rates)
-        self.num_bytes += other.num_bytes
-
 
 def plan_shards(num_rows: int) -> list[slice]:
     """Plans the rows of each shard. Unusable clips make their shard smaller."""

@@ -129,7 +129,9 @@ def write_split(
     total, kept_parts, sizes = ShardContents(), [], []
     for part, contents in zip(parts, whole, strict=True):
         assert contents is not None
-        total.add(contents)
+        total.clips += contents.clips
+        total.problems += contents.problems
+        total.source_rates.update(contents.source_rates)
         if contents.clips:
             kept_parts.append(part)
             sizes.append(len(contents.clips))
