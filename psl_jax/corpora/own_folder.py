@@ -53,7 +53,7 @@ class Recording:
 
     row: ClipRow  # without labels it holds nothing, or is unlabelled
     events: Sequence[tuple[TableRow, int]] = ()  # with their classes
-    unsure: tuple[UnsureTime, ...] = ()
+    unsure: tuple[UnsureTime, ...] | None = None  # None: no row says that somebody is not sure
     annotated_classes: frozenset[int] | None = None  # where a table names them
     is_labelled: bool = False  # a table says all its labels
     is_unlabelled: bool = False  # nothing is said of it
@@ -61,19 +61,19 @@ class Recording:
 
     def find_coverage(self, num_classes: int, *, keeps_background: bool) -> Coverage:
         """What is known of it where no event is; keeps_background: all events were annotated."""
-        everything = frozenset(range(num_classes))
+        everything, unsure = frozenset(range(num_classes)), self.unsure or ()
         if self.is_unlabelled:
-            return Coverage(frozenset(), True, True, self.unsure)
+            return Coverage(frozenset(), True, True, unsure)
         if self.annotated_classes is not None:
-            return Coverage(self.annotated_classes, True, True, self.unsure)
+            return Coverage(self.annotated_classes, True, True, unsure)
         split_has_events = self.row.events is not None
-        if keeps_background or not (self.events or (split_has_events and self.unsure)):
-            return Coverage(everything, True, True, self.unsure)
+        if keeps_background or not (self.events or (split_has_events and unsure)):
+            return Coverage(everything, True, True, unsure)
         if self.is_labelled:
             labels = self.row.labels
             timed = {label for _, label in self.events} & set(labels)  # others are none of its own
-            return Coverage(everything - timed, False, not labels, self.unsure)
-        return Coverage(frozenset(), False, False, self.unsure)
+            return Coverage(everything - timed, False, not labels, unsure)
+        return Coverage(frozenset(), False, False, unsure)
 
     def shorten_events(self, end: float | None) -> tuple[ClipRow | None, list[Problem]]:
         """The row without events past the recording's end, and what there is to tell of them.
@@ -100,7 +100,7 @@ class Recording:
         row = dataclasses.replace(self.row, events=_list_times(inside))
         if not self.is_labelled:
             row = dataclasses.replace(row, labels=tuple(sorted({label for _, label in inside})))
-            if not row.labels and not self.unsure:
+            if not row.labels and self.unsure is None:
                 detail = "no event is left; left out"
                 return None, [*problems, Problem(self.row.filename, "no label", detail)]
         return row, problems
@@ -311,7 +311,8 @@ def _add_labels(
     if rows.annotated_classes:
         names = cells.names(rows.annotated_classes)
         recording.annotated_classes = frozenset(find_numbers(names, "annotated_classes: "))
-    recording.events, recording.unsure = events, tuple(unsure)
+    recording.events = events
+    recording.unsure = tuple(unsure) if rows.unsure or unsure_names else None
     recording.row = dataclasses.replace(recording.row, labels=tuple(sorted(labels)))
     if rows.unsure:
         return True
