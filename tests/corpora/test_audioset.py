@@ -87,12 +87,6 @@ def expected_records(small_segments):
     return {clip: audioset_layouts.resampled(s) for clip, s in both.items()}
 
 
-def test_written_tables_are_read_back(small_segments, tmp_path):
-    for split, segments in small_segments.items():
-        path = write_csv(tmp_path / f"{split}.csv", segments.values())
-        assert read_segments(path, CLASSES) == (list(segments.values()), [])
-
-
 @pytest.mark.parametrize("layout", audioset_layouts.LAYOUTS)
 def test_every_layout_gives_the_same_records(layout, small_segments, expected_records, tmp_path):
     both = small_segments["balanced"] | small_segments["eval"]

@@ -90,17 +90,6 @@ def test_a_no_of_one_person_says_nothing_of_the_parts_of_a_yes_of_others():
     assert values(corrections((0, 10, "yes", "ann"), (2, 4, "no", "bo")), 2) == "-0---"
 
 
-def test_what_has_no_effect_is_reported():
-    index = dataclasses.replace(make_index([2], 160_000), ids=np.array(["yard@0", "yard@10"]))
-    found = Corrections((Decision("yard", 8, 12, "class 0", "yes", "ann"),))
-    assert "1 yeses cross from one clip to the next" in found.describe_problems([index])[0]
-    index = dataclasses.replace(make_index([1], 160_000), ids=np.array(["yard"]))
-    names = "north/yard.wav", "south/yard.wav"
-    found = Corrections(tuple(Decision(name, 2, 4, "class 0", "no", "ann") for name in names))
-    with pytest.raises(UserError, match="'yard' in the folders north and south"):
-        found.describe_problems([index])
-
-
 spans = st.tuples(st.integers(0, 9), st.integers(1, 10)).filter(lambda x: x[0] < x[1])
 
 
@@ -227,6 +216,14 @@ def test_what_has_no_effect_is_said():
     assert Corrections((good,)).describe_problems([index]) == []
     with pytest.raises(UserError, match="none of its 1 decisions is about a file of these data"):
         Corrections((good._replace(filename="x"),)).describe_problems([index])
+    index = dataclasses.replace(make_index([2], 160_000), ids=np.array(["yard@0", "yard@10"]))
+    crossing = Corrections((Decision("yard", 8, 12, "class 0", "yes", "ann"),))
+    assert "1 yeses cross from one clip to the next" in crossing.describe_problems([index])[0]
+    index = dataclasses.replace(make_index([1], 160_000), ids=np.array(["yard"]))
+    names = "north/yard.wav", "south/yard.wav"
+    alike = Corrections(tuple(Decision(name, 2, 4, "class 0", "no", "ann") for name in names))
+    with pytest.raises(UserError, match="'yard' in the folders north and south"):
+        alike.describe_problems([index])
 
 
 def test_lines_are_added_to_tables_of_the_own_form_alone(tmp_path):

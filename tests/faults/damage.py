@@ -24,6 +24,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -122,14 +123,10 @@ def _kind(name: str, is_data: bool) -> str:
     parts = name.split("/")
     if is_data:
         parts = ["data", parts[-1]]
-    words = [_without_digits(part) for part in parts]
+    words = [re.sub(r"\d+", "N", part) for part in parts]
     if "ocdbt.process_N" in words or "d" in words:
         words = [*words[: -1 if "d" in words else None], *(["*"] if "d" in words else [])]
     return "/".join(words)
-
-
-def _without_digits(part: str) -> str:
-    return "".join("N" if c.isdigit() else c for c in part).replace("NNNNN", "N").replace("NN", "N")
 
 
 def one(
