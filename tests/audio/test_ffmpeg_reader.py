@@ -62,7 +62,7 @@ def test_the_sound_is_heard(tmp_path, name):
     ("name", "kind"),
     [
         *((name, "truncated") for name in ("opus.webm", "opus.mkv", "film.avi")),
-        ("aac.mp4", ""),  # its index, at the end, is gone
+        ("aac.mp4", None),  # its index, at the end, is gone
     ],
 )
 def test_half_a_file_is_found(tmp_path, name, kind):
