@@ -70,7 +70,7 @@ def what_is_kept() -> str:
 def set_answer(answer: Callable[[], object] | None, *, of_ctrl_c: bool = False) -> None:
     """What TO_END do from now on, instead of raising Preempted; None: that again.
 
-    of_ctrl_c: Ctrl-C does the same.
+    It is called in a thread, too, and for each signal. of_ctrl_c: Ctrl-C does the same.
     """
     _answers[:] = [answer] if answer else []
     if of_ctrl_c:
@@ -116,7 +116,10 @@ def _answer_at_once(signals: int) -> None:
     while True:
         for number in os.read(signals, 4096):
             announce(number)
-            ctrl_cs += signal.getsignal(number) is _interrupted
+            handler = signal.getsignal(number)
+            for answer in tuple(_answers) if handler is _told_to_end else ():
+                answer()
+            ctrl_cs += number == signal.SIGINT and handler in (_interrupted, _told_to_end)
             if ctrl_cs > 1:
                 again = "Run the same command again to go on"
                 write_stderr(f"\nstopped at once; {what_is_kept()}. {again}\n")

@@ -11,7 +11,6 @@ import atexit
 import json
 import os
 import select
-import signal
 import sys
 import threading
 import time
@@ -45,11 +44,9 @@ class Peers:
         self._last_sign = 0.0
         self._signs: dict[str, tuple[str, float]] = {}  # by process: its last one, since when
         self._silent: set[str] = set()
-        self._ctrl_cs = 0
         self._closing = threading.Event()
         self._wake_read, self._wake = os.pipe()
         os.set_blocking(self._wake, False)
-        signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
         interrupts.set_answer(lambda: self.ask(STOP), of_ctrl_c=True)
         self._thread = threading.Thread(target=self._work, daemon=True, name="peers")
         self._thread.start()
@@ -91,7 +88,8 @@ class Peers:
     def _work(self) -> None:
         try:
             while not self._closing.is_set():
-                self._wait()
+                if select.select([self._wake_read], [], [], _BETWEEN)[0]:
+                    os.read(self._wake_read, 4096)
                 self._give_and_look_for_signs()
                 self._pass_on()
                 if what := self._called_round():
@@ -102,19 +100,6 @@ class Peers:
                     "lost the other processes: process 0, or one that should have answered, is "
                     f"gone ({str(error).splitlines()[0]:.200})"
                 )
-
-    def _wait(self) -> None:
-        """Takes signals, too: the main thread may wait in native code and run no Python."""
-        is_woken = select.select([self._wake_read], [], [], _BETWEEN)[0]
-        signals = os.read(self._wake_read, 4096) if is_woken else b""
-        if any(number in signals for number in (signal.SIGINT, *interrupts.TO_END)):
-            self._wanted.add(STOP)
-        for number in filter(None, signals):  # 0 is of `ask`
-            interrupts.announce(number)
-        self._ctrl_cs += signals.count(signal.SIGINT)
-        if self._ctrl_cs > 1:
-            interrupts.write_stderr(f"\nstopped at once; {interrupts.what_is_kept()}\n")
-            os._exit(130)
 
     def _give_and_look_for_signs(self) -> None:
         """Names a silent process; JAX, which ends the others, does not."""

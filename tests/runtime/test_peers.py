@@ -49,7 +49,6 @@ def processes(monkeypatch):
         one.close()
     interrupts.set_answer(None)
     signal.signal(signal.SIGINT, ctrl_c)
-    peers.signal.set_wakeup_fd(-1)
 
 
 @pytest.mark.parametrize("seed", range(4))
