@@ -38,19 +38,24 @@ def sounds(lengths, seed: int = 0) -> list[np.ndarray]:
 @functools.cache
 def _pass(network):
     """One pass in training, which takes the statistics of its batch."""
-    context = Context(train=True)
-    return jax.jit(lambda variables, x, keys: network.apply(variables, x, context, keys)[1])
+
+    def run(variables, audio, keys):
+        return network.apply(variables, LogMel()(audio), Context(train=True), keys)[1]
+
+    return jax.jit(run)
 
 
 def able(network: Network, variables: Variables) -> Variables:
     """Running statistics of `sounds`, with which probabilities differ by what is heard."""
     audio = np.stack(sounds([16_000] * 8, seed=7))
     keys = jax.random.split(jax.random.key(0), len(audio))
-    after = _pass(network)(variables, LogMel()(audio), keys)
-    stats = jax.tree.map(
-        lambda new, old: np.asarray((new - 0.9 * old) / 0.1, np.float32), after, variables.stats
+    # In NumPy: JAX would compile a program for each shape.
+    before, after = (
+        jax.tree.map(np.asarray, stats)
+        for stats in (variables.stats, _pass(network)(variables, audio, keys))
     )
-    classifier = {k: 30 * v for k, v in variables.params["classifier"].items()}
+    stats = jax.tree.map(lambda new, old: np.float32((new - 0.9 * old) / 0.1), after, before)
+    classifier = {k: 30 * np.asarray(v) for k, v in variables.params["classifier"].items()}
     return Variables(variables.params | {"classifier": classifier}, stats)
 
 
