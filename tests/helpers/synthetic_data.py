@@ -4,16 +4,15 @@ import dataclasses
 import itertools
 import json
 import pathlib
-import struct
 from collections.abc import Iterable
 
-import crc32c
 import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 
 from psl_jax.audio.segments import Segmentation
 from psl_jax.data.clip_index import ClipIndex, ragged
+from psl_jax.data.record_files import masked_crc32c
 from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter
 from psl_jax.data.source import Source
 
@@ -119,47 +118,27 @@ def write_prepared(
     for shard, size in enumerate(index.shard_sizes):
         path = folder / f"data-{index.split}.tfrecord-{shard:05d}-of-{count:05d}"
         path.write_bytes(b"".join(itertools.islice(records, int(size))))
-    template = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
     info_path = folder / "dataset_info.json"
-    info = {"name": "data", "version": "1.0.0", "fileFormat": "tfrecord", "splits": []}
-    if info_path.exists():
-        info = json.loads(info_path.read_text())
+    info = json.loads(info_path.read_text()) if info_path.exists() else {"splits": []}
     splits = {one["name"]: one for one in info["splits"]}
-    splits[index.split] = {
-        "name": index.split,
-        "filepathTemplate": template,
-        "numBytes": "1",
-        "shardLengths": [str(size) for size in index.shard_sizes],
-    }
-    info_path.write_text(json.dumps(info | {"splits": list(splits.values())}))
+    lengths = [str(size) for size in index.shard_sizes]
+    splits[index.split] = {"name": index.split, "shardLengths": lengths}
+    info_path.write_text(json.dumps({"name": "data", "splits": list(splits.values())}))
     (folder / "features.json").write_text(json.dumps(_features(index)))
     (folder / "labels.labels.txt").write_text("".join(f"{name}\n" for name in index.classes))
     return folder
 
 
 def _features(index: ClipIndex) -> dict:
-    """The features of `clip_records`, as TFDS writes them."""
-    path = "tensorflow_datasets.core.features"
+    """The features of a clip's record, as far as they are read of what TFDS writes."""
     tensor = {"shape": {"dimensions": ["-1"]}, "dtype": "int16", "encoding": "bytes"}
-    label = {
-        "pythonClassName": f"{path}.class_label_feature.ClassLabel",
-        "classLabel": {"numClasses": str(index.num_classes)},
-    }
-    audio = {"pythonClassName": f"{path}.tensor_feature.Tensor", "tensor": tensor}
+    audio: dict = {"tensor": tensor}
     if index.sample_rate != 16_000:
         audio = {"audio": tensor | {"sampleRate": str(index.sample_rate)}}
-    features = {
-        "audio": audio,
-        "id": {"pythonClassName": f"{path}.text_feature.Text", "text": {}},
-        "labels": {
-            "pythonClassName": f"{path}.sequence_feature.Sequence",
-            "sequence": {"feature": label, "length": "-1"},
-        },
-    }
-    return {
-        "pythonClassName": f"{path}.features_dict.FeaturesDict",
-        "featuresDict": {"features": features},
-    }
+    label = {"classLabel": {"numClasses": str(index.num_classes)}}
+    labels = {"sequence": {"feature": label}}
+    features = {"audio": audio, "id": {"text": {}}, "labels": labels}
+    return {"featuresDict": {"features": features}}
 
 
 def _example(clip_id: str, samples: np.ndarray, labels: np.ndarray) -> bytes:
@@ -189,13 +168,8 @@ def _varint(value: int) -> bytes:
 
 def _record(content: bytes) -> bytes:
     """A record of a TFRecord file: its length and contents, each with a masked checksum."""
-
-    def checksum(data: bytes) -> bytes:
-        crc = crc32c.crc32c(data)
-        return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
-
-    length = struct.pack("<Q", len(content))
-    return length + checksum(length) + content + checksum(content)
+    length = len(content).to_bytes(8, "little")
+    return length + masked_crc32c(length) + content + masked_crc32c(content)
 
 
 def make_probabilities(
