@@ -24,7 +24,7 @@ def walk(folded: Any, x: Any, do: Any) -> Any:
     """The network over [batch, 1, bands, frames]; `do` is what its steps are."""
     x = do.hard_swish(do.conv(x, *_arrays(folded.stem, "stem"), 2, 1))
     for block in folded.blocks:
-        activation = do.hard_swish if block.hard_swish else do.relu
+        activation = getattr(do, block.activation)
         y = x
         if block.expand is not None:
             y = activation(do.conv(y, *_arrays(block.expand), 1, 1))

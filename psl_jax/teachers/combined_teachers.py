@@ -25,15 +25,9 @@ class CombinedScorer:
     See `SegmentScorer`.
     """
 
-    def __init__(
-        self,
-        teachers: Sequence[Teacher],
-        combine: Combine,
-        rule: LabelRule,
-        num_devices: int | None,
-    ):
+    def __init__(self, teachers: Sequence[Teacher], combine: Combine, rule: LabelRule):
         self._names, self._combine = [teacher.name for teacher in teachers], combine
-        self._scorers = [teacher.make_scorer(rule, num_devices) for teacher in teachers]
+        self._scorers = [teacher.make_scorer(rule) for teacher in teachers]
 
     @property
     def where(self) -> str:

@@ -65,7 +65,7 @@ def load(kind: str, path: str) -> Teacher:
     digest = files.json_digest([kind, content, description.as_json(), list(classes)])
     name, facts = file.stem, {"input": description.input}
 
-    def open_scorer(rule: LabelRule, num_devices: int | None) -> HostScorer:
+    def open_scorer(rule: LabelRule) -> HostScorer:
         refuse_other_types(rule, name)
         return HostScorer(run, rate, rule, takes_batches=runtime.takes_batches)
 

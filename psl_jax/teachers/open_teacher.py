@@ -155,8 +155,8 @@ def make_own_teacher(model: Model, file_digest: str = "") -> Teacher:
     rate, parameters = info.architecture.sample_rate, num_parameters(model.variables)
     kind = info.network if file_digest else "psl_jax"
 
-    def open_scorer(rule: LabelRule, num_devices: int | None) -> Scorer:
-        return Scorer(model.folded, info.front_end, rule.dtype, num_devices, rule.count_padding)
+    def open_scorer(rule: LabelRule) -> Scorer:
+        return Scorer(model.folded, info.front_end, rule.dtype, count_padding=rule.count_padding)
 
     return Teacher(
         info.name,
@@ -213,7 +213,7 @@ def _load_function(where: str) -> Teacher:
             )
         return scores
 
-    def open_scorer(rule: LabelRule, num_devices: int | None) -> HostScorer:
+    def open_scorer(rule: LabelRule) -> HostScorer:
         refuse_other_types(rule, where)
         return HostScorer(run, rate, rule)
 

@@ -38,16 +38,14 @@ class Teacher:
     digest: str
     entries: list[dict[str, Any]]
     summary: str
-    open_scorer: Callable[[LabelRule, int | None], SegmentScorer]
+    open_scorer: Callable[[LabelRule], SegmentScorer]
     segment_seconds: float = AUDIOSET_SECONDS
     output: str = "sigmoid"
     model: Model | None = None
 
-    def make_scorer(
-        self, rule: LabelRule = _DEFAULT_RULE, num_devices: int | None = None
-    ) -> SegmentScorer:
-        """Makes a scorer of segments on this process's devices (None: all)."""
-        return self.open_scorer(rule, num_devices)
+    def make_scorer(self, rule: LabelRule = _DEFAULT_RULE) -> SegmentScorer:
+        """Makes a scorer of segments on this process's devices."""
+        return self.open_scorer(rule)
 
 
 def describe(

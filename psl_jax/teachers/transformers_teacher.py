@@ -143,7 +143,7 @@ def load(where: str, *, trust_remote_code: bool = False) -> Teacher:
         describe("transformers", name, classes, rate=rate, digest=digest, output=output),
         f"{name}: {type(model).__name__} of transformers at {rate / 1000:g} kHz, {output}, digest "
         f"{digest}, {len(classes)} classes",
-        lambda rule, _: TorchScorer(classifier, rule),
+        lambda rule: TorchScorer(classifier, rule),
         output=output,
     )
 
