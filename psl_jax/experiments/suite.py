@@ -295,7 +295,7 @@ def prepare(data: DataSettings, workdir: pathlib.Path) -> str:
     """Where the data of `data` lie, which are prepared where they are not there; all come here."""
     from psl_jax.preparing import prepare_corpus
 
-    if jax.process_index() == 0:
-        prepare_corpus.prepare(data, workdir)
-    parallel.wait_for_all("prepare")
-    return prepare_corpus.prepare(data, workdir, quiet=True)
+    is_first = jax.process_index() == 0
+    return parallel.run_after_first_process(
+        "prepare", lambda: prepare_corpus.prepare(data, workdir, quiet=not is_first)
+    )
