@@ -30,6 +30,7 @@ from psl_jax.runtime.run_files import Stage
 from psl_jax.runtime.settings import check, flatten
 
 _SETTING = "--config."
+_SWITCH = {"true": True, "1": True, "false": False, "0": False}
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Run folder, for all results (default: runs/ and the config's name)."
 )
@@ -150,6 +151,7 @@ def _parse(arguments: list[str]) -> list[str]:
     if {"-h", "-help", "--help"} & set(arguments[1:]):
         print(help_text())
         sys.exit(0)
+    arguments = _with_joined_values(arguments)
     changes = [argument for argument in arguments[1:] if argument.startswith(_SETTING)]
     others = [a for a in _with_found_config(arguments) if not a.startswith(_SETTING)]
     config = config_flags.DEFINE_config_file(
@@ -169,6 +171,20 @@ def _parse(arguments: list[str]) -> list[str]:
     for line in _not_reached(config.value, changes):
         print(line)
     return rest
+
+
+def _with_joined_values(arguments: list[str]) -> list[str]:
+    """`--config.KEY VALUE` as `--config.KEY=VALUE`; not of switches, which might stand alone."""
+    joined: list[str] = []
+    for argument in arguments:
+        before = joined[-1] if joined else ""
+        lacks_value = before.startswith(_SETTING) and "=" not in before
+        is_value = not argument.startswith("--") and argument.lower() not in ("true", "false")
+        if lacks_value and is_value:
+            joined[-1] = f"{before}={argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def _with_found_config(arguments: list[str]) -> Iterator[str]:
@@ -198,17 +214,23 @@ def _change(config: ConfigDict, argument: str) -> None:
     if key not in config_lib.KNOWN:
         raise UserError(f"{argument}: {config_lib.unknown_key_message(key)}")
     setting = config_lib.KNOWN[key]
-    changes: Any = text if setting.type is str else _read(text)
+    changes: Any = _read(text, setting.type)
     check(path, changes, setting)
     for part in reversed(key.split(".")):
         changes = {part: changes}
     config_lib.set_nested(target, changes)
 
 
-def _read(text: str) -> Any:
+def _read(text: str, setting_type: Any) -> Any:
     """The value that `text` stands for; the text itself where it is none."""
+    if setting_type is str:
+        return text
     try:
-        return ast.literal_eval({"true": "True", "false": "False"}.get(text.lower(), text))
+        if setting_type in (int, float):
+            return setting_type(text)
+        if setting_type is bool:
+            return _SWITCH.get(text.lower(), text)
+        return ast.literal_eval(text)
     except (SyntaxError, ValueError):
         return text
 

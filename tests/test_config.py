@@ -128,6 +128,25 @@ def test_whole_numbers_are_floats_and_lists_are_tuples():
     assert one.segment_seconds == 2 and one.augment.gain_db == (-3, 3.0)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "key", "value"),
+    [
+        (["--config.seed=007"], "seed", 7),
+        (["--config.train.learning_rate", "1"], "train.learning_rate", 1.0),
+        (["--config.augment.gain_db=(-3,3)"], "augment.gain_db", (-3.0, 3.0)),
+        (["--config.model.count_padding=1"], "model.count_padding", True),
+        (["--config.name", "007"], "name", "007"),
+    ],
+)
+def test_settings_of_the_command_line_have_the_type_of_the_setting(arguments, key, value):
+    joined = main._with_joined_values(["main", *arguments])
+    config = config_lib.base()
+    main._change(config, joined[1])
+    for part in key.split("."):
+        config = config[part]
+    assert config == value and type(config) is type(value)
+
+
 def test_every_setting_has_one_owner_and_all_are_in_the_config():
     defaults = config_lib.to_dict(config_lib.Settings())
     config = config_lib.base().to_dict()

@@ -104,7 +104,8 @@ def _add_format(
         "probabilities)",
     )
     for name in options:
-        cli_entry.add_setting(parser, FormatOptions, name, default=None)
+        metavar = {"index": {"metavar": "FILE"}, "top_k": {"metavar": "K"}}.get(name, {})
+        cli_entry.add_setting(parser, FormatOptions, name, default=None, **metavar)
 
 
 def _add_import(actions: Any) -> None:

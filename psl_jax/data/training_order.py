@@ -101,6 +101,7 @@ class TrainingOrder:
         if self.sampling == "balanced":
             queue = ClassQueue(index, self.seed)
         else:
+            assert self.sampling == "weighted", self.sampling
             ends = np.cumsum(clip_weights(index))
             ends /= ends[-1]
         of_all = self.batch_size * self.process_count

@@ -71,7 +71,7 @@ def _of_validation(train: ClipIndex, validation: ClipIndex) -> Iterator[str]:
             f"no validation, as split {validation.split!r} has no labels: training does not stop "
             "early, and its last checkpoints are averaged instead of the best"
         )
-    elif len(shared := shared_clips(train, validation)) >= max(len(validation), 1):
+    elif len(shared := _shared_clips(train, validation)) >= max(len(validation), 1):
         yield (
             "validated on clips that it is trained on, as in the paper: its validation mAP says "
             "little about other clips, and the best checkpoints are chosen by it"
@@ -87,10 +87,16 @@ def _of_evaluation(train: ClipIndex, evaluated: ClipIndex) -> Iterator[str]:
             "the model on labelled clips"
         )
         return
-    if len(shared := shared_clips(train, evaluated)):
+    if len(shared := _shared_clips(train, evaluated)):
         yield _describe_copies(train, evaluated, shared)
     if len(evaluated) < FEW_EVALUATED:
         yield f"evaluated on {len(evaluated)} clips only: figures may be off by much"
+
+
+def _shared_clips(train: ClipIndex, other: ClipIndex) -> np.ndarray:
+    """Pairs of clips [N, 2] of both, each of the other split once."""
+    shared = shared_clips(train, other)
+    return shared[np.unique(shared[:, 1], return_index=True)[1]]
 
 
 def _describe_copies(train: ClipIndex, other: ClipIndex, shared: np.ndarray) -> str:

@@ -92,8 +92,8 @@ class FormatOptions:
     pool: str = setting(
         "",
         choices=("mean", "max"),
-        help="import: how frames are pooled into a segment; none: mean; export: npy: how a clip's "
-        "segments are pooled into its one row; required if there are several",
+        help="import: how frames are pooled into a segment, by mean if not given; export: npy: "
+        "how a clip's segments are pooled into its one row, required if there are several",
     )
     top_k: int = setting(20, least=1, help="ced: number of classes kept in a row")
     audio: str = setting(

@@ -1,6 +1,7 @@
 """What all entry points do: errors that a user can mend are one message, not a traceback."""
 
 import argparse
+import contextlib
 import io
 import os
 import re
@@ -54,7 +55,8 @@ def run(
         if status is None:
             traceback.print_exc()
         elif message:
-            print(f"\n{message}", file=sys.stderr)
+            with contextlib.suppress(OSError):  # the status counts, also where nobody reads
+                print(f"\n{message}", file=sys.stderr)
         _exit(status or 1)
 
 
@@ -171,7 +173,8 @@ def add_setting(group: Any, owner: type, name: str, **changes: Any) -> None:
     if info.type is not bool:
         shown = "none" if info.default == "" else info.default
         kwargs = {"default": info.default, "type": info.type, "choices": info.rule.choices or None}
-    help_text = f"{info.help} (default: {shown})"
+    text = info.help if info.help[1].isupper() else info.help[0].lower() + info.help[1:]
+    help_text = f"{text} (default: {shown})"
     group.add_argument(f"--{name}", **({"help": help_text} | kwargs | changes))
 
 

@@ -24,23 +24,31 @@ class Preempted(BaseException):
 
 
 _saved: list[str] = []  # what was saved last
-_announced = threading.Lock()  # taken by the first signal, for good
-_asked: list[bool] = []
+_announced: dict[str, object] = {}  # texts, each with its first caller's token
+_asked: list[bool] = []  # an element for each Ctrl-C that a handler answered
+_seen: list[bool] = []  # and for each that the thread saw, which is often earlier
 _terminated: list[bool] = []
 _answers: list[Callable[[], object]] = []
+_wake: list[int] = []  # where Python writes the number of each signal
 
 
 def install_handlers() -> None:
     """From now on Ctrl-C and TO_END are answered here; KeyboardInterrupt is raised as ever."""
+    for state in (_announced, _asked, _seen, _terminated):  # of an earlier command in this process
+        state.clear()
     signal.signal(signal.SIGINT, _interrupted)
     for number in TO_END:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # by nohup
             signal.signal(number, _told_to_end)
     sys.unraisablehook = _unraisable
-    signals, wake = os.pipe()
-    os.set_blocking(wake, False)
-    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-    threading.Thread(target=_answer_at_once, args=(signals,), daemon=True).start()
+    if not _wake:
+        signals, wake = os.pipe()
+        os.set_blocking(wake, False)
+        _wake.append(wake)
+        threading.Thread(target=_answer_at_once, args=(signals,), daemon=True).start()
+        # A forked process shares the pipe, and its signals are not ours.
+        os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
+    signal.set_wakeup_fd(_wake[0], warn_on_full_buffer=False)
 
 
 @contextlib.contextmanager
@@ -98,50 +106,58 @@ def is_ending() -> bool:
 
 
 def announce(number: int) -> None:
-    """Says what a signal does, if it is the first. Threads call this before the handler can run."""
+    """Says what a signal does, once: in a thread, or in the handler if that runs first."""
     handler = signal.getsignal(number)
-    if handler not in (_interrupted, _told_to_end) or not _announced.acquire(blocking=False):
-        return
     if handler is _interrupted:
         text = "stopping: the step or file in work is finished first (Ctrl-C again: at once)"
-    else:
+    elif handler is _told_to_end:
         name = signal.Signals(number).name
         text = f"told to end ({name}): what is being done is finished and saved first"
-    write_stderr(f"\n{text}\n")
+    else:
+        return
+    token = object()
+    if _announced.setdefault(text, token) is token:
+        write_stderr(f"\n{text}\n")
 
 
 def _answer_at_once(signals: int) -> None:
     """In a thread: while the main one is in native code, such as a step, no handler can run."""
-    ctrl_cs = 0
     while True:
         for number in os.read(signals, 4096):
             announce(number)
             handler = signal.getsignal(number)
             for answer in tuple(_answers) if handler is _told_to_end else ():
                 answer()
-            ctrl_cs += number == signal.SIGINT and handler in (_interrupted, _told_to_end)
-            if ctrl_cs > 1:
-                again = "Run the same command again to go on"
-                write_stderr(f"\nstopped at once; {what_is_kept()}. {again}\n")
-                os._exit(130)
+            if number == signal.SIGINT and handler in (_interrupted, _told_to_end):
+                _count(_seen)
 
 
 def _interrupted(number: int, frame: FrameType | None) -> None:
     del frame
     announce(number)
-    if not _asked:  # else the thread ends the process
-        _asked.append(True)
-        raise KeyboardInterrupt
+    _count(_asked)
+    raise KeyboardInterrupt
 
 
 def _told_to_end(number: int, frame: FrameType | None) -> None:
+    del frame
+    announce(number)
+    if number == signal.SIGINT:
+        _count(_asked)
     if _terminated:  # it is being done
         return
     _terminated.append(True)
-    announce(number)
     if not _answers:
         raise Preempted(what_is_kept())
     _answers[0]()
+
+
+def _count(ctrl_cs: list[bool]) -> None:
+    """Ends the process at the second Ctrl-C, in the thread or, where that sees none, a handler."""
+    ctrl_cs.append(True)
+    if len(ctrl_cs) > 1:
+        write_stderr(f"\nstopped at once; {what_is_kept()}. Run the same command again to go on\n")
+        os._exit(130)
 
 
 def _unraisable(ignored: Any) -> None:
@@ -156,5 +172,6 @@ def _unraisable(ignored: Any) -> None:
 
 
 def write_stderr(text: str) -> None:
-    """Writes to stderr, whatever is being printed meanwhile."""
-    os.write(2, text.encode())
+    """Writes to stderr, if that is still there, whatever is being printed meanwhile."""
+    with contextlib.suppress(OSError):
+        os.write(2, text.encode())

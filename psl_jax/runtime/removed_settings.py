@@ -6,7 +6,7 @@ from typing import Any
 from psl_jax.runtime.errors import UserError
 
 LAST_COMMIT = "de85886"  # the last one that supports them, but for
-_LAST_COMMITS = {"model.batch_norm": "5e5c1fb", "num_devices": "5e5c1fb"}
+_LAST_COMMITS = {"model.batch_norm": "5e5c1fb"}
 
 # A removed setting -> the values with which an older run or label folder is still used, the default
 # first. None: all of them, as the setting changes nothing by itself.
@@ -54,6 +54,11 @@ def message(name: str) -> str | None:
         return f"config.{name} is now config.{RENAMED[name]}"
     if name not in REMOVED:
         return None
+    if name == "num_devices":
+        return (
+            "config.num_devices was removed: JAX uses all devices that CUDA_VISIBLE_DEVICES, or on "
+            "a TPU TPU_VISIBLE_CHIPS, leaves it"
+        )
     return f"config.{name} was removed; commit {_last_commit(name)} is the last one that has it"
 
 

@@ -67,6 +67,6 @@ class RelabelSettings(LabelRule):
     batch_size: int = operational(
         0,
         least=0,
-        help="Segments labelled at once, over all devices; 0: 32 on a CPU, elsewhere "
+        help="Segments scored at once, over all devices; 0: 32 on a CPU, elsewhere "
         "1,024 s of audio per device, such as 512 segments of 2 s",
     )

@@ -65,7 +65,11 @@ def make_parser(
         group = parser.add_argument_group("taggers with other classes, and several taggers")
         add = functools.partial(cli_entry.add_setting, group, RelabelSettings)
         add("class_map", metavar="CSV")
-        add("unmapped", choices=class_lists.UNMAPPED[: None if program == "relabel" else 2])
+        without_labels = {
+            "choices": class_lists.UNMAPPED[:2],
+            "help": "classes that the model lacks: error: stop; drop: score 0 (default: error)",
+        }
+        add("unmapped", **({} if program == "relabel" else without_labels))
         add("mean")
     add = parser.add_argument_group("several processes").add_argument
     of_job = "(default: that of the pod or job)"
