@@ -226,9 +226,9 @@ class JaxOperations:
 
     def pointwise(self, x: jax.Array, layer: Layer) -> jax.Array:
         y = self._biased(pointwise(x, jnp.asarray(layer.kernel), dtype=self.dtype), layer)
-        # A TPU's compiler would fuse the depthwise convolution before with the expansion behind, and
-        # compute it again for each tile of that. Where maps are large, that costs more than the
-        # fusion saves: docs/PERFORMANCE.md.
+        # A TPU's compiler would fuse the depthwise convolution before with the expansion behind,
+        # and compute it again for each tile of that. Where maps are large, that costs more than
+        # the fusion saves: docs/PERFORMANCE.md.
         narrows, is_large = layer.kernel.shape[0] > 2 * layer.kernel.shape[1], x.shape[2] > 8
         is_barred = self.platform == "tpu" and narrows and is_large
         return jax.lax.optimization_barrier(y) if is_barred else y

@@ -73,6 +73,11 @@ def test_tables_of_other_tools(tmp_path, name):
 RAVEN = "Selection\tView\tChannel\tBegin Time (s)\tEnd Time (s)\tLow Freq (Hz)\tHigh Freq (Hz)"
 
 READ = {
+    "Excel's line that names the separator": (
+        "t.csv",
+        "sep=;\r\nfilename;onset;offset;label\r\na.wav;1,5;2;dog\r\n",
+        [("a.wav", 1.5, 2, "dog")],
+    ),
     "raven: the label stands in one view only, and a remark is none": (
         "a.Table.2.selections.txt",
         f"{RAVEN}\tCall\tNotes\n1\tWaveform 1\t1\t1\t2\t0\t9\t\tloud\n"

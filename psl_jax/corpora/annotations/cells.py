@@ -75,7 +75,8 @@ def sheet_of(path: str, separator: str, rows: list[Row]) -> Sheet:
 def read_separated(path: str, text: str) -> Sheet:
     """A table with commas, semicolons, tabs or bars, and cells in quotes where need be."""
     first = text.split("\n", 1)[0]
-    separator = max(SEPARATORS, key=first.count)
+    named = re.fullmatch(r"sep=([,;\t|])\r?", first)  # a line of Excel's
+    separator = named[1] if named else max(SEPARATORS, key=first.count)
     reader = csv.reader(
         io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True
     )
@@ -92,7 +93,7 @@ def read_separated(path: str, text: str) -> Sheet:
             row = reader.line_num + 1
     except csv.Error as error:
         raise UserError(f'{path}, row {row}: {error}. Is a quote (") not closed?') from error
-    return sheet_of(path, separator, rows)
+    return sheet_of(path, separator, rows[1:] if named else rows)
 
 
 def read_spreadsheet(path: pathlib.Path) -> Sheet:
