@@ -42,7 +42,7 @@ class Description(ModelSettings):
       file: the model.
       classes: CSV of its classes, or their names; empty: those in the file, or AudioSet's.
       spectrum: settings of log-mel input.
-      is_given: whether the user gave a description.
+      is_given: whether the user gave a description; else it is made of defaults.
     """
 
     file: pathlib.Path

@@ -113,33 +113,36 @@ def _tell_patch(description: Description) -> str:
 
 
 def _complete(description: Description, shape: tuple[int | None, ...]) -> Description:
-    """Completes a description from the input's shape: YAMNet's spectrogram, sizes of patches."""
+    """Completes a description from the input's shape: YAMNet's spectrogram, the patch, its hop.
+
+    A patch is what the model takes at a time, in samples of a waveform or frames of a spectrogram.
+    """
     sizes = [size for size in shape if size != 1]
     is_yamnet = sizes[-1:] == [host_logmel.YAMNET.bands] and _YAMNET_FRAMES in sizes
     if is_yamnet and not description.is_given and description.spectrum is None:
         description = dataclasses.replace(description, input="logmel", spectrum=host_logmel.YAMNET)
     file, spectrum = description.file, description.spectrum
     shape_text = f"[{', '.join('?' if size is None else str(size) for size in shape)}]"
-    free_sizes = [size for size in shape[1:] if size != 1]
+    row_sizes = [size for size in shape[1:] if size != 1]  # without the batch and axes of 1
     if spectrum is None:
-        if len(shape) > 3 or len(free_sizes) > 1:
+        if len(shape) > 3 or len(row_sizes) > 1:
             raise UserError(
                 f"{file}: its input {shape_text} is no waveform; describe it in {file}.toml "
                 '(docs/TEACHERS.md), such as logmel = "panns"'
             )
-        size = shape[-1]
+        size, unit = row_sizes[0] if row_sizes else shape[-1], "samples"
     else:
-        if spectrum.bands not in free_sizes or len(free_sizes) != 2:
+        if spectrum.bands not in row_sizes or len(row_sizes) != 2:
             raise UserError(
                 f"{file}: its input {shape_text} is no spectrogram of {spectrum.bands} bands: "
-                "expected [batch, frames, bands], or with an axis of 1 besides"
+                "expected [batch, frames, bands] or [batch, bands, frames], with any axes of 1"
             )
-        size = free_sizes[0] if free_sizes[1] == spectrum.bands else free_sizes[1]
+        size, unit = row_sizes[0] if row_sizes[1] == spectrum.bands else row_sizes[1], "frames"
     patch = description.patch or size or 0
     if size and patch != size:
         raise UserError(
-            f"{file}: its input {shape_text} takes {size} at a time, and the description says "
-            f"patch = {patch}: is its rate another one?"
+            f"{file}: its input {shape_text} takes {size} {unit} at a time, and the description "
+            f"says patch = {patch}: leave patch out, and check the rate there"
         )
     hop = description.patch_hop or _HOPS.get(patch, max(patch // 2, 1))
     return dataclasses.replace(description, patch=patch, patch_hop=hop if patch else 0)
@@ -177,8 +180,8 @@ def _reshape(inputs: np.ndarray, shape: tuple[int | None, ...]) -> np.ndarray:
     """Reshapes [n, size] or [n, frames, bands] for the input: axes of 1, bands before frames."""
     if len(shape) == 1:
         return np.asarray(inputs[0])
-    free_sizes = [size for size in shape[1:] if size != 1]
-    if inputs.ndim == 3 and free_sizes[0] == inputs.shape[2] and free_sizes[1] != inputs.shape[2]:
+    row_sizes = [size for size in shape[1:] if size != 1]
+    if inputs.ndim == 3 and row_sizes[0] == inputs.shape[2] and row_sizes[1] != inputs.shape[2]:
         inputs = inputs.swapaxes(1, 2)
     for axis, size in enumerate(shape):
         if axis and size == 1 and inputs.ndim < len(shape):

@@ -73,6 +73,20 @@ def test_fixed_windows_are_averaged(tmp_path):
     np.testing.assert_allclose(found[1:], expected(short), atol=1e-6)
 
 
+def test_axes_of_1_beside_the_samples(tmp_path):
+    batch = make_quiet_batch(3000, 2)
+    waves = batch["audio"] / np.float32(32_768)
+    for shape, axes in (
+        ((1, 3000, 1), (1, 2)),
+        (("batch", 1, 3000), (1, 2)),
+        (("b", "n", 1), (1, 2)),
+    ):
+        path = write_onnx(tmp_path / "t.onnx", shape=shape, axes=axes)
+        teacher = load("onnx", path)
+        assert ("0.1875 s at a time" in teacher.summary) == (3000 in shape)
+        np.testing.assert_allclose(scores_of(teacher, batch), expected(waves), atol=1e-6)
+
+
 def test_the_last_window_ends_where_the_audio_does():
     for num_values, hop, starts in ((10, 4, [0, 4]), (10, 3, [0, 3, 6]), (11, 4, [0, 4, 7])):
         windows = host_scorer.cut_windows(np.arange(num_values)[None], 4, hop=hop)
@@ -141,7 +155,11 @@ def test_yamnet_is_the_same_as_run_by_hand():
             "",
             r"\[\?, 1, \?, 64\] is no waveform",
         ),
-        ({"shape": (1, 3000)}, "patch = 6000", "is its rate another one"),
+        (
+            {"shape": (1, 3000)},
+            "patch = 6000",
+            "takes 3000 samples at a time, and the .* check the rate",
+        ),
         ({}, "rate = 44", "rate is 44, expected a number at least 4000"),
         ({}, "rates = 32000", r"unknown key 'rates' \(near: rate\)"),
         ({}, 'classes = ["Dog"]', "has 2 classes, and the list of them has 1"),
