@@ -94,10 +94,10 @@ def format_table(tags: FileTags, max_tags: int, width: int = 100) -> str:
     if others:
         other_names = "; ".join(shorten(name, 40) for name, _ in others.most_common(5))
         and_more = f" and {len(others) - 5} more" if len(others) > 5 else ""
-        lines.append(f"  heard at times, too: {other_names}{and_more}")
+        lines.append(f"  also, at times: {other_names}{and_more}")
     if not tags.found_events:
         highest = tags.peaks.max()
-        lines.append(f"  no event: a --threshold below {highest:.3f} shows times")
+        lines.append(f"  no event reaches its threshold; try --threshold below {highest:.3f}")
     return "\n".join(lines) + "\n\n"
 
 
