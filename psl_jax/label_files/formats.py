@@ -9,8 +9,8 @@ from psl_jax.label_files import (
     efficientat_format,
     huggingface_folder,
     pretrainedsed_format,
+    sat_and_ced_formats,
     table_formats,
-    top_k_formats,
 )
 from psl_jax.label_files.label_file import LabelFile, Options
 
@@ -42,15 +42,15 @@ FORMATS = {
     ),
     "ced": Format(
         ".h5",
-        top_k_formats.open_ced,
-        top_k_formats.write_ced,
+        sat_and_ced_formats.open_ced,
+        sat_and_ced_formats.write_ced,
         read_options=("index", "fill"),
         write_options=("top_k",),
     ),
     "pretrainedsed": Format(
         ".hdf5", pretrainedsed_format.open_file, pretrainedsed_format.write, True, ("pool",)
     ),
-    "sat": Format(".parquet", top_k_formats.open_sat, None),
+    "sat": Format(".parquet", sat_and_ced_formats.open_sat, None),
     "hf": Format(
         None, huggingface_folder.open_folder, huggingface_folder.write, write_options=("audio",)
     ),

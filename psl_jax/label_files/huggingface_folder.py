@@ -82,11 +82,11 @@ def write(path: pathlib.Path, labels: SoftLabels, options: Options) -> list[path
 
     if options.logits:
         raise UserError("--format=hf holds probabilities: leave out --values")
-    index, embeds = labels.index, options.audio == "embedded"
+    index, has_audio = labels.index, options.audio == "embedded"
     split = index.split.replace("+", "_")
-    schema = _make_schema(labels, embeds)
+    schema = _make_schema(labels, has_audio=has_audio)
     shards = [number for number, size in enumerate(index.shard_sizes) if size]
-    name = "{:05d}.parquet" if embeds else f"{{:05d}}/{_METADATA}"
+    name = "{:05d}.parquet" if has_audio else f"{{:05d}}/{_METADATA}"
     paths = [path / "data" / split / name.format(shard) for shard in shards]
     for other in (path / "data").rglob("*.parquet"):
         with label_file.plain_errors(other):
@@ -108,11 +108,11 @@ def write(path: pathlib.Path, labels: SoftLabels, options: Options) -> list[path
         ):
             for columns in _write_clips(labels, shard, options, target.parent):
                 writer.write_table(pyarrow.Table.from_pydict(columns, schema=schema))
-    return [*_describe_folder(path, index, embeds=embeds), *paths]
+    return [*_describe_folder(path, index, has_audio=has_audio), *paths]
 
 
-def _make_schema(labels: SoftLabels, embeds: bool) -> Any:
-    """Makes the columns of a Parquet file, with the features of `datasets` in its metadata."""
+def _make_schema(labels: SoftLabels, *, has_audio: bool) -> Any:
+    """Makes the schema of a Parquet file, with the features of `datasets` in its metadata."""
     import pyarrow as pa
 
     index = labels.index
@@ -130,7 +130,7 @@ def _make_schema(labels: SoftLabels, embeds: bool) -> Any:
         "onset": (pa.float64(), value("float64")),
         "offset": (pa.float64(), value("float64")),
     }
-    if embeds:
+    if has_audio:
         audio = pa.struct({"bytes": pa.binary(), "path": pa.string()})
         columns["audio"] = audio, {"sampling_rate": index.sample_rate, "_type": "Audio"}
     else:
@@ -244,10 +244,12 @@ classes = segments.features["weak_labels"].feature.names
 """
 
 
-def _describe_folder(folder: pathlib.Path, index: ClipIndex, *, embeds: bool) -> list[pathlib.Path]:
+def _describe_folder(
+    folder: pathlib.Path, index: ClipIndex, *, has_audio: bool
+) -> list[pathlib.Path]:
     """Writes README.md and croissant.json, for all splits that lie in the folder.
 
-    embeds: whether rows hold their audio; else they refer to files.
+    has_audio: whether rows hold their audio; else they refer to files.
     """
     splits = sorted(path.name for path in (folder / "data").iterdir() if path.is_dir())
     description = (
@@ -256,7 +258,7 @@ def _describe_folder(folder: pathlib.Path, index: ClipIndex, *, embeds: bool) ->
     )
     audio = (
         "`audio` is the segment."
-        if embeds
+        if has_audio
         else "`audio` is the clip; the segment lies from `onset` to `offset` seconds in it."
     )
     readme = _README.format(
@@ -283,7 +285,7 @@ def _describe_folder(folder: pathlib.Path, index: ClipIndex, *, embeds: bool) ->
                 "encodingFormat": "application/x-directory",
                 "sha256": "of a folder, which has none",
             },
-            *(_describe_files(name, embeds) for name in splits),
+            *(_describe_files(name, has_audio) for name in splits),
         ],
         "recordSet": [
             {
@@ -300,25 +302,25 @@ def _describe_folder(folder: pathlib.Path, index: ClipIndex, *, embeds: bool) ->
                     for number, name in enumerate(index.classes)
                 ],
             },
-            *(_describe_segments(name, index.classes, embeds=embeds) for name in splits),
+            *(_describe_segments(name, index.classes, has_audio=has_audio) for name in splits),
         ],
     }
     files.write_json(folder / "croissant.json", croissant)
     return [folder / "README.md", folder / "croissant.json"]
 
 
-def _describe_files(split: str, embeds: bool) -> dict[str, Any]:
+def _describe_files(split: str, has_audio: bool) -> dict[str, Any]:
     return {
         "@type": "cr:FileSet",
         "@id": f"{split}-files",
         "name": f"{split}-files",
         "containedIn": {"@id": "data"},
         "encodingFormat": "application/x-parquet",
-        "includes": f"{split}/*.parquet" if embeds else f"{split}/*/*.parquet",
+        "includes": f"{split}/*.parquet" if has_audio else f"{split}/*/*.parquet",
     }
 
 
-def _describe_segments(split: str, classes: Sequence[str], *, embeds: bool) -> dict[str, Any]:
+def _describe_segments(split: str, classes: Sequence[str], *, has_audio: bool) -> dict[str, Any]:
     """Describes the rows of a split, one a segment."""
 
     def describe(column: str, data_type: str, **more: Any) -> dict[str, Any]:
@@ -337,7 +339,7 @@ def _describe_segments(split: str, classes: Sequence[str], *, embeds: bool) -> d
             describe("segment", "cr:Int32"),
             describe("onset", "cr:Float64"),
             describe("offset", "cr:Float64"),
-            describe("audio", "sc:AudioObject") if embeds else describe("file_name", "sc:Text"),
+            describe("audio", "sc:AudioObject") if has_audio else describe("file_name", "sc:Text"),
             describe(
                 "weak_labels",
                 "sc:Integer",
