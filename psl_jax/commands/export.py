@@ -7,8 +7,9 @@
 
 onnx, tflite and stablehlo map waveforms [batch, samples], in [-1, 1] and at the model's rate
 (16 kHz, of mn04 32 kHz), to clip and frame probabilities. orbax, safetensors and torch hold the
-weights alone. The command runs each file in its own runtime on audio. It deletes a file whose
-probabilities differ from the model's, and ends with exit status 2.
+weights alone. The command runs each file in its own runtime on audio. If a probability differs from
+the model's by more than 1e-4 (with --quantize by more than 0.03 on average), it deletes the file
+and ends with exit status 2.
 """
 
 import argparse
@@ -98,7 +99,7 @@ def export(
         difference = check.compare_with_flax(
             runner, model, signals=signals, takes_waveforms=options.waveform
         )
-        check_difference(difference, name, options.quantize)
+        check_difference(difference, name, quantized=options.quantize)
         for written in path_of(folder).iterdir():
             target = out.parent / written.name
             if target.is_dir():
@@ -107,7 +108,7 @@ def export(
     return difference
 
 
-def check_difference(difference: Differences, name: str, quantized: bool) -> None:
+def check_difference(difference: Differences, name: str, *, quantized: bool) -> None:
     """Raises UserError where an export differs too much from the Flax model."""
     measure = "mean" if quantized else "worst"
     value, limit = getattr(difference, measure), QUANTIZED_TOLERANCE if quantized else TOLERANCE
@@ -128,8 +129,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--format",
         required=True,
         choices=FORMATS,
-        help="onnx, tflite, stablehlo: graph with front end; torch, safetensors: PyTorch weights; "
-        "orbax: Flax weights (required)",
+        help="onnx, tflite, stablehlo: graph with front end; torch: PyTorch weights, with classes "
+        "and settings in PATH.json; safetensors: all of this in one file; orbax: Flax weights "
+        "(required)",
     )
     add("--out", required=True, metavar="PATH", help="file to write, for orbax a folder (required)")
     add(

@@ -1,4 +1,4 @@
-"""Writes a finished model as a folder that can be uploaded to a hub, or handed on.
+"""Writes a finished model as a folder that can be uploaded to a hub, or passed on.
 
     psl-jax publish runs/psl2s --out=psl2s --licence=cc-by-4.0
     hf upload USER/psl2s psl2s                                # then psl_jax.load("hf://USER/psl2s")
@@ -95,11 +95,13 @@ def publish(
 ) -> tuple[dict[str, str], list[str]]:
     """Writes a model, which was read from `run`, into an empty folder.
 
+    use: what the model is for, a sentence for its card; None: the card says nothing of it.
+
     Returns the files with what they hold, and a line on each that was left out.
     """
     rate = model.info.sample_rate
     signals = [*check.read_evaluation_clips(run, rate), check.make_synthetic_signal(rate=rate)]
-    written, missing = {"README.md": "this card"}, []
+    written, missing = {"README.md": "this model card"}, []
     export.export(model, "safetensors", folder / "model.safetensors", signals, Options(), licence)
     written["model.safetensors"] = "weights, classes, front end and thresholds"
     written |= _write_for_transformers(folder, model)
@@ -107,7 +109,7 @@ def publish(
         difference = check.compare_with_flax(
             to_weights.load_torch(folder / "model.safetensors"), model, signals=signals
         )
-        export.check_difference(difference, "PyTorch", False)
+        export.check_difference(difference, "PyTorch", quantized=False)
     except ImportError as error:
         missing.append(f"the PyTorch files are not checked: {error.name} is not installed")
     try:

@@ -5,7 +5,7 @@ What can be meant in one way only is read so, and told; nothing becomes another 
 
 import collections
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from psl_jax.corpora.annotations.table_events import UNSURE
 from psl_jax.networks.class_lists import clean_name
@@ -172,15 +172,16 @@ class LabelCells:
             self.notes.append(("other spelling", detail))
         return spelling
 
-    def _note_doubtful(self, classes: Iterable[str]) -> None:
-        """Tells of classes that may be a missing value, or the same."""
+    def _note_doubtful(self, classes: Collection[str]) -> None:
+        """Notes classes that may be one in several spellings, or stand for a missing value."""
         alike: dict[str, list[str]] = {}
         for name in classes:
             alike.setdefault(re.sub(r"[\W_]", "", name.casefold()) or name, []).append(name)
         if same := [names for names in alike.values() if len(names) > 1]:
             shown = "; ".join(", ".join(map(repr, names)) for names in same[:5])
-            detail = f"{len(same)} classes are spelt in several ways: {shown}. If each is one "
-            self.notes.append(("one class or several?", detail + "class, spell it in one way"))
+            detail = f"{len(same)} classes are spelt in several ways: {shown}. "
+            detail += "If each is one class, spell it in one way"
+            self.notes.append(("one class or several?", detail))
         if missing := [repr(name) for name in classes if name.casefold() in _MISSING]:
             detail = f"{', '.join(missing)} is a class here: for no label leave the cell empty"
             self.notes.append(("no label?", detail))

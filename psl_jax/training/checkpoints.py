@@ -69,22 +69,22 @@ _ADVICE = "Run the same command again, which goes on from the last checkpoint."
 
 
 class TrainingCheckpoints:
-    """A run's latest checkpoint, and the `best` ones by validation mAP.
+    """A run's latest checkpoint, and the `num_best` ones of highest validation mAP.
 
-    Where nothing is validated, the best are the last ones of those that are saved with a rank.
+    Where nothing is validated, the best are the last ones of those that are saved with a metric.
     """
 
     def __init__(
-        self, directory: str | os.PathLike[str], best: int = 4, *, is_validated: bool = True
+        self, directory: str | os.PathLike[str], num_best: int = 4, *, is_validated: bool = True
     ):
         self.directory = absolute(directory)
-        self.best, self._metric = best, _MAP if is_validated else _STEP
+        self.num_best, self._metric = num_best, _MAP if is_validated else _STEP
         self._mirror = CheckpointMirror(self.directory) if is_remote(self.directory) else None
         folder = self._mirror.folder if self._mirror else self.directory
         policies = ocp.training.preservation_policies
         best_policy = policies.BestN(
             get_metric_fn=lambda metrics: metrics[self._metric],
-            n=best,
+            n=num_best,
             keep_checkpoints_without_metrics=False,
         )
         with orbax_folder.explain_damage(_unreadable(folder), _DELETE):
@@ -111,18 +111,18 @@ class TrainingCheckpoints:
                 if self._mirror:
                     self._mirror.close()
 
-    def save(self, step: int, state: Any, rank: float | None = None, notes: Any = None) -> None:
-        """Begins to save `state`; only with a rank, its mAP or step, can it become one of the best.
+    def save(self, step: int, state: Any, metric: float | None = None, notes: Any = None) -> None:
+        """Begins to save `state`; only with a metric, mAP or step, can it become one of the best.
 
         It is written while training goes on; the next save, a read or the end waits for it. What
         lies in `state` may be overwritten as soon as this returns. notes: JSON, see `latest_notes`.
         Raises UserError where this or the save before cannot be written.
         """
-        metrics = None if rank is None else {self._metric: rank}
+        metrics = None if metric is None else {self._metric: metric}
         # Copies, on the host: the next step is made in the memory that holds the state now.
         tree = jax.tree.map(np.array, serialization.to_state_dict(parallel.to_host(state)))
         self._finish()
-        about = {_NOTES: notes, self._metric: rank}
+        about = {_NOTES: notes, self._metric: metric}
         what = f"step {step} in {self.directory}"
         with plain_disk_errors(self.directory, _ADVICE):
             saving = self._checkpointer.save_async(
@@ -176,7 +176,7 @@ class TrainingCheckpoints:
         self._finish()
         arrays, about = self._metadata(step)
         crc = about.pop(_CRC, None)
-        with self._named_damage(step):
+        with self._explain_damage(step):
             loaded = self._checkpointer.load(step, orbax_folder.make_restore_target(arrays))
             tree: dict[str, Any] = jax.tree.map(np.asarray, loaded)
             if crc != _crc(tree, about):
@@ -185,11 +185,11 @@ class TrainingCheckpoints:
 
     def _metadata(self, step: int) -> tuple[Any, dict[str, Any]]:
         """What Orbax knows of a checkpoint's arrays, and what was noted with them."""
-        with self._named_damage(step):
+        with self._explain_damage(step):
             metadata = self._checkpointer.metadata(step)
             return metadata.metadata, dict(metadata.custom_metadata or {})
 
-    def _named_damage(self, step: int) -> contextlib.AbstractContextManager[None]:
+    def _explain_damage(self, step: int) -> contextlib.AbstractContextManager[None]:
         return orbax_folder.explain_damage(self.directory / str(step), _DELETE)
 
     def steps(self) -> list[int]:
@@ -197,18 +197,18 @@ class TrainingCheckpoints:
         return [info.step for info in self._checkpointer.checkpoints]
 
     def best_steps(self) -> list[int]:
-        """Steps of the best checkpoints, the best first; of equals the later is the better."""
+        """Steps of the best checkpoints, the highest metric first, on a tie the later step."""
         self._finish()
-        ranks = []
+        metrics = []
         for info in self._checkpointer.checkpoints:
             if info.metrics:
-                rank = info.metrics[self._metric]
-                noted = self._metadata(info.step)[1].get(self._metric, rank)
-                with self._named_damage(info.step):
-                    if noted != rank:
-                        raise ValueError(f"its {self._metric} is {rank}, noted with it {noted}")
-                ranks.append((rank, info.step))
-        return [step for _, step in sorted(ranks, reverse=True)[: self.best]]
+                metric = info.metrics[self._metric]
+                noted = self._metadata(info.step)[1].get(self._metric, metric)
+                with self._explain_damage(info.step):
+                    if noted != metric:
+                        raise ValueError(f"its {self._metric} is {metric}, noted with it {noted}")
+                metrics.append((metric, info.step))
+        return [step for _, step in sorted(metrics, reverse=True)[: self.num_best]]
 
     def load_variables(self, step: int) -> Variables:
         """The network's variables at `step`, as NumPy arrays."""
