@@ -25,7 +25,7 @@ from psl_jax.runtime.settings import Kind, check, flatten, list_settings, operat
 from psl_jax.scoring.settings import EvaluateSettings, RelabelSettings
 from psl_jax.training.settings import TrainSettings
 
-MOST_SECONDS = 3600.0  # of a segment
+MOST_SECONDS = 3600  # of a segment
 WINDOW_SECONDS = WINDOW / SAMPLE_RATE  # of the front end: a shorter segment has no whole one
 MOST_SEED = 2**63 - 1
 STUDENTS = {"psl10s": 10.0, "psl5s": 5.0, "psl2s": 2.0}
@@ -78,7 +78,8 @@ class Settings:
     teacher: str = operational(
         "",
         help="Model whose soft labels the network learns from: a run folder, another tagger "
-        "(docs/TEACHERS.md), or another experiment of the suite",
+        "(docs/TEACHERS.md), or another experiment of the suite; empty: none, so that soft labels "
+        "must lie in soft_labels_dir",
     )
     init_from: str = operational(
         "",
@@ -88,8 +89,9 @@ class Settings:
     )
     init_class_map: str = setting(
         "",
-        help="Rows of init_from's classifier from which the data's classes start: names: those of "
-        "equal name; or a CSV class,teacher_class; empty: none (all, if the classes are the same)",
+        help="Rows of init_from's classifier that the data's classes start from: names: those of "
+        "classes of the same name; or a CSV class,teacher_class: those that it pairs; empty: none, "
+        "unless both have the same classes: then all",
     )
     soft_labels_dir: str = operational(
         "",
@@ -226,10 +228,10 @@ def set_nested(config: ConfigDict, changes: dict[str, Any] | ConfigDict) -> None
 
 
 def experiments(config: ConfigDict) -> dict[str, Settings]:
-    """The settings of each experiment, teachers before whom they teach; a single one by its name.
+    """The settings of each experiment, teachers before their students; a single one by its name.
 
     Raises UserError naming an unknown or ill-typed key and the nearest known one, a value out of
-    its range, or experiments that teach each other in a circle.
+    its range, or experiments that need each other in a circle.
     """
     values = config.to_dict()
     suite = values.pop("experiments", {})
@@ -299,7 +301,10 @@ def _check_together(settings: Settings, given: Mapping[str, Any], *, prefix: str
 
 
 def _in_order(suite: dict[str, Settings]) -> dict[str, Settings]:
-    """Who is needed comes before who needs it; else weak labels and long segments come first."""
+    """Puts teachers and starting models before the experiments that need them.
+
+    Of experiments that may come next, those on weak labels and with long segments go first.
+    """
     needs = {
         name: {settings.teacher, settings.init_from} & suite.keys()
         for name, settings in suite.items()
@@ -315,8 +320,9 @@ def _in_order(suite: dict[str, Settings]) -> dict[str, Settings]:
     except graphlib.CycleError as error:
         circle = " -> ".join(reversed(error.args[1]))
         raise UserError(
-            f"these experiments teach each other in a circle, or start from each other: {circle}"
+            f"these experiments need each other in a circle, as teacher or init_from: {circle}"
         ) from error
+    # By hand: static_order() of TopologicalSorter has no rank among those that may come next.
     ordered: dict[str, Settings] = {}
     while len(ordered) < len(suite):
         ready = [n for n in suite if n not in ordered and needs[n] <= ordered.keys()]

@@ -1,12 +1,16 @@
 """Trains and evaluates an experiment, or a suite of experiments.
 
-    python -m psl_jax.main --config configs/psl2s.py --workdir runs/psl2s --config.train.epochs=10
+    psl-jax main --config configs/psl2s.py --workdir runs/psl2s --config.train.epochs=10
 
 An experiment has six stages. It prepares the data, relabels them with the teacher (students on soft
 labels only), trains the network, averages its best checkpoints, evaluates the result, and writes a
 report. A suite runs several experiments, teachers first, and compares them in one table. Everything
 goes into the run folder. The same command continues a run that was stopped: finished stages are
 skipped.
+
+Below, "the paper" is Dinkel et al., "Pseudo strong labels for large scale weakly supervised audio
+tagging" (ICASSP 2022), "the published code" is that of its authors, and "our choice" is a value
+that neither gives.
 """
 
 import ast
@@ -49,21 +53,21 @@ _AFRESH = flags.DEFINE_bool(
 _SEEDS = flags.DEFINE_string(
     "seeds",
     None,
-    "Random seeds; the config runs once for each, and a table gives means over them, such as 0,1,2 "
-    "(default: config.seed alone).",
+    "Random seeds; the config runs once for each, and a table gives means over them; each is 0 or "
+    "more, such as 0,1,2 (default: config.seed alone).",
 )
 _FOLDS = flags.DEFINE_string(
     "folds",
     None,
-    "Cross-validation: numbers of the folds to evaluate on, each after training on all others, "
-    "such as 1,2; or all (default: none).",
+    "Cross-validation, for data with splits fold1, fold2, ...: numbers of the folds to evaluate "
+    "on, each after training on all others, such as 1,2; or all (default: none).",
 )
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
     False,
-    "Whether this is one of several processes that train together (default: false). On a TPU pod "
-    "and in Slurm and MPI jobs they find each other; elsewhere give --coordinator_address, "
-    "--num_processes and --process_id.",
+    "This is one of several processes that train together. On a TPU pod and in Slurm and MPI jobs "
+    "they find each other; elsewhere give --coordinator_address, --num_processes and --process_id "
+    "(default: false).",
 )
 _COORDINATOR = flags.DEFINE_string(
     "coordinator_address",
@@ -134,14 +138,14 @@ def help_text() -> str:
     )
     descriptions = [("config", about_config)]
     descriptions += [(flag.name, f"{flags.FLAGS[flag.name].help}") for flag in _FLAGS]
-    lines = ["usage: psl-jax main --config CONFIG [FLAG ...] [SETTING ...]", ""]
+    lines = ["usage: psl-jax main --config CONFIG [FLAG ...] [--config.SETTING=VALUE ...]", ""]
     lines += [(__doc__ or "").strip(), "", "flags:"]
     for name, text in descriptions:
         lines.append(f"  --{name}")
         lines += textwrap.wrap(text, 100, initial_indent=" " * 6, subsequent_indent=" " * 6)
     lines += [
         "",
-        "settings and their defaults (docs/SETTINGS.md); switches need =True or =False:",
+        "settings and their defaults (docs/SETTINGS.md); those that are True or False need =VALUE:",
         "",
     ]
     return "\n".join([*lines, settings_reference.help_text()])

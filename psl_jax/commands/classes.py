@@ -2,11 +2,11 @@
 
     psl-jax classes transformers:MIT/ast-finetuned-audioset-10-10-0.4593 DATA --out=map.csv
 
-The map has the columns class, teacher_class and match, which tells how a class was found: by an
-equal name, by a name in other case, by a synonym (AudioSet's names list some, with commas between),
-or by similar spelling. A person checks it: add a line where a class is several of the teacher's
-(the highest score counts), and fill in what was not found. relabel, evaluate and experiments take
-it as --class_map or config.relabel.class_map (docs/TEACHERS.md).
+The map has the columns class, teacher_class and match: how the class was found, by an equal name,
+a name in other case, a synonym (AudioSet's names list some, with commas between) or similar
+spelling. Check the map by hand: add a line where several classes of the teacher fit a class (the
+highest score counts), and fill in what was not found. relabel and evaluate take it as --class_map,
+experiments as config.relabel.class_map (docs/TEACHERS.md).
 """
 
 import argparse
@@ -26,12 +26,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = cli_entry.parser("classes", __doc__ or "")
     add = parser.add_argument
     add("teacher", metavar="TEACHER", help=scoring_cli.MODEL_HELP)
-    add("data", metavar="DATA", help="folder of a prepared data set")
+    add("data", metavar="DATA", help=cli_entry.DATA_HELP)
     add(
         "--out",
         required=True,
         metavar="CSV",
-        help="CSV to write; an existing file is an error (required)",
+        help="CSV to write, which must not exist yet (required)",
     )
     cli_entry.add_setting(parser, RelabelSettings, "trust_remote_code")
     return cli_entry.parse_arguments(parser, arguments)

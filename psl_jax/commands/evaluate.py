@@ -61,9 +61,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="TABLE",
-        help="table of another tagger's scored events, to compare with MODEL: BirdNET, Raven, "
-        "Audacity, or CSV file,onset,offset,label,score; or a folder of these; may be given "
-        "several times (default: none)",
+        help="table of another tagger's events with scores, 0 to 1, to compare with MODEL, also "
+        "without --events: BirdNET, Raven, Audacity, or CSV file,onset,offset,label,score with "
+        "times in seconds; or a folder of these; may be given several times (default: none)",
     )
     return scoring_cli.parse_arguments(parser, arguments)
 

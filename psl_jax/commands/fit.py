@@ -6,9 +6,9 @@
 
 The classifier is a logistic regression for each class of the data. Its inputs are the logits of all
 classes of the tagger, or of several taggers (A+B); its targets are the weak labels of the
-split's clips. It needs no class map. Clips that are held out select the penalty. The result is a
-teacher (docs/TEACHERS.md), which needs the tagger's own file wherever it is used. The same command
-continues a fit that was stopped.
+split's clips. It needs no class map. Five-fold cross-validation selects the penalty. The result is
+a teacher (docs/TEACHERS.md), which needs the tagger's own file wherever it is used. The same
+command continues a fit that was stopped.
 """
 
 import argparse

@@ -53,7 +53,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         out="label file, or hf: folder,",
     )
     formats = [name for name, form in FORMATS.items() if form.write is not None]
-    _add_format(export, formats, _WRITE_OPTIONS)
+    pool = "npy: how a clip's segments become its one row (required if there are several)"
+    _add_format(export, formats, _WRITE_OPTIONS, pool)
     _add_action(
         actions,
         "resegment",
@@ -78,7 +79,7 @@ def _add_action(
     parser: argparse.ArgumentParser = actions.add_parser(name, help=about, description=about)
     add = parser.add_argument
     add("source", metavar="SOURCE", help=source)
-    add("data", metavar="DATA", help="folder of a prepared data set")
+    add("data", metavar="DATA", help=cli_entry.DATA_HELP)
     add("--out", required=True, metavar="PATH", help=f"{out} to write (required)")
     add("--split", default="balanced", help="split that the labels are of (default: balanced)")
     if seconds:
@@ -93,8 +94,9 @@ def _add_action(
 
 
 def _add_format(
-    parser: argparse.ArgumentParser, formats: Sequence[str], options: Sequence[str]
+    parser: argparse.ArgumentParser, formats: Sequence[str], options: Sequence[str], pool: str
 ) -> None:
+    """Adds the file's format, and `options` of formats; pool: help of one."""
     add = parser.add_argument
     add("--format", choices=formats, help="format of the label file (default: by its suffix)")
     add(
@@ -104,8 +106,8 @@ def _add_format(
         "probabilities)",
     )
     for name in options:
-        metavar = {"index": {"metavar": "FILE"}, "top_k": {"metavar": "K"}}.get(name, {})
-        cli_entry.add_setting(parser, FormatOptions, name, default=None, **metavar)
+        changes = {"index": {"metavar": "FILE"}, "top_k": {"metavar": "K"}, "pool": {"help": pool}}
+        cli_entry.add_setting(parser, FormatOptions, name, default=None, **changes.get(name, {}))
 
 
 def _add_import(actions: Any) -> None:
@@ -113,11 +115,12 @@ def _add_import(actions: Any) -> None:
         actions,
         "import",
         "Reads a label file.",
-        source="label file, hf folder, or a folder of soft labels that an older psl_jax wrote",
+        source="label file, hf folder, or folder of soft labels that an older psl_jax wrote",
         out="folder of soft labels",
-        seconds="required, unless SOURCE is a folder of an earlier version",
+        seconds="required, unless an older psl_jax wrote SOURCE",
     )
-    _add_format(parser, list(FORMATS), _READ_OPTIONS)
+    pool = "how frames are pooled into a segment (default: mean)"
+    _add_format(parser, list(FORMATS), _READ_OPTIONS, pool)
     parser.add_argument(
         "--classes",
         metavar="CSV",

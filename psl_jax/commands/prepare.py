@@ -8,8 +8,8 @@ Recordings (files, tars, parquet, HDF5; of any rate and number of channels) beco
 clips at 16 or 32 kHz (--sample_rate). docs/DATA.md describes what each corpus should look like. The
 same command continues a preparation that was stopped, and makes lost shards again.
 
-Exit status: 0; 1 if more than --max_missing of a split's clips are missing, or --verify found
-damage; 2 for wrong settings; 75 after SIGTERM.
+Exit status: 0 on success; 1 if more than --max_missing of a split's clips are missing, or --verify
+found damage; 2 for wrong settings; 75 after SIGTERM.
 """
 
 import argparse
@@ -57,8 +57,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--corpus",
         choices=prepare_corpus.RECORDED_CORPORA,
-        help="corpus to prepare; own_data: your own recordings (required, but for --describe and "
-        "--verify)",
+        help="corpus to prepare; own_data: your own recordings (required, except with --describe "
+        "and --verify)",
     )
     about = "folder of the recordings and their label tables (required with --corpus)"
     add("--source_dir", metavar="DIR", help=about)
@@ -75,8 +75,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="SHARE",
         default=0.1,
-        help="largest share, 0 to 1, of a split's clips that may be missing; above it the exit "
-        "status is 1 (default: 0.1)",
+        help="largest share, 0 to 1, of the clips in a split's tables that may be missing or "
+        "unreadable; above it the data set is written all the same, and the exit status is 1 "
+        "(default: 0.1)",
     )
     add(
         "--sample_rate",
@@ -110,7 +111,7 @@ def _add_corpus_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="S",
         help="longest clip in seconds; longer ones are cut there (default: 10 for audioset, 30 "
-        "for FSD, 5 for esc50, 4 for urbansound8k)",
+        "for fsd50k and fsdkaggle, 5 for esc50, 4 for urbansound8k)",
     )
     add = parser.add_argument_group("audioset").add_argument
     add(
@@ -121,15 +122,16 @@ def _add_corpus_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--seed",
         type=int,
-        help="seed of the random choice of aud300h's clips; another seed gives another set "
-        "(default: 0)",
+        help="seed of the random choice of clips for the split aud300h: balanced, and up to 200 "
+        "unbalanced clips for each label (default: 0)",
     )
     add(
         "--hdf5_rate",
         type=int,
         metavar="HZ",
         help="sample rate in Hz of HDF5 waveforms, instead of the one that a file states "
-        "(default: the file's, else 32000 in PANNs' layout and 16000 in the PSL code's)",
+        "(default: the file's, else 32000 in files with audio_name and waveform, as PANNs packs "
+        "them, and 16000 in files with a data set for each clip, as the published code has)",
     )
     parser.add_argument_group("fsdkaggle2019").add_argument(
         "--include_known_bad",
@@ -146,7 +148,7 @@ def _add_corpus_options(parser: argparse.ArgumentParser) -> None:
                 choices = field.metadata["rule"].choices or None
                 how = {"type": type(field.default), "choices": choices}
             shown = "leave them out" if field.default is False else field.default or "none"
-            add(f"--{field.name}", help=f"{text} (default: {shown})", **how)
+            add(f"--{field.name}", help=cli_entry.add_default(text, shown), **how)
 
 
 def main(arguments: argparse.Namespace) -> int:

@@ -35,10 +35,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--beam_options",
         metavar="OPTIONS",
         help="options of a Beam pipeline whose workers write the shards, in one quoted string, "
-        'such as "--runner=FlinkRunner" (default: this machine writes them, without Beam)',
+        "such as --runner=FlinkRunner (default: this machine writes them, without Beam)",
     )
     group = parser.add_argument_group(
-        "how labels are made (must equal config.relabel of the runs that use them)"
+        "how labels are made",
+        "config.relabel of runs that use them needs the same dtype, class_map, unmapped, mean and:",
     )
     add = functools.partial(cli_entry.add_setting, group, RelabelSettings)
     add("count_padding")

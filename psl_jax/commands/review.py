@@ -5,12 +5,12 @@
 
 The segments where a decision helps most come first: where the score is near the class's threshold,
 where the run and the labels that it was trained on are at odds, and where classes are rare. A share
-is drawn at random. With --example those come first that are nearest to a sound, as
-psl-jax tag --embeddings describes it: this begins a class that has no labels yet.
+is drawn at random. With --example the segments come first whose embeddings are nearest to that
+sound's: a way to find the first labels of a class.
 
 Each answer is stored at once as a line of a table, and the same command goes on where it was.
 config.corrections of psl-jax main takes the table. The page needs more packages:
-pip install -e '.[serve]' in the clone.
+pip install -e '.[serve]' in your clone of the repository.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
     parser = tagging_cli.make_parser("review", __doc__ or "")
     add = parser.add_argument
-    add("data", metavar="DATA", help="folder of a prepared data set")
+    add("data", metavar="DATA", help=cli_entry.DATA_HELP)
     add("--split", default="balanced", help="split whose segments are shown (default: balanced)")
     add(
         "--segment_seconds",

@@ -4,7 +4,7 @@
 
 Audio stays on this machine. The page loads nothing from elsewhere, and only this machine can open
 it, unless --host says otherwise. Programs use /api/v1/tag, which /api/v1/docs describes. The page
-needs more packages: pip install -e '.[serve]' in the clone.
+needs more packages: pip install -e '.[serve]' in your clone of the repository.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     group.add_argument(
         "--corrections",
         metavar="FILE",
-        help="CSV for corrections made on the page, usable as config.corrections (default: "
+        help="CSV for corrections made on the page, a table as of psl-jax review (default: "
         f"{TABLE}; none if --host opens the page to others)",
     )
     return cli_entry.parse_arguments(parser, arguments)
@@ -78,14 +78,15 @@ def add_server_settings(parser: argparse.ArgumentParser) -> Any:
     group.add_argument(
         "--token",
         default=os.environ.get(TOKEN_VARIABLE, ""),
-        help=f"secret that each request must carry (default: the variable {TOKEN_VARIABLE}, "
-        "safer as other users cannot see it; else none)",
+        help="secret that each request must carry, as Authorization: Bearer TOKEN; the address "
+        f"printed at the start holds it for the page (default: the variable {TOKEN_VARIABLE}, "
+        "safer because other users cannot see it; else none)",
     )
     group.add_argument(
         "--who",
         default=_find_user_name(),
         metavar="NAME",
-        help="your name, written beside each decision (default: your login, %(default)s)",
+        help="your name, written beside each decision (default: your login name)",
     )
     return group
 

@@ -39,11 +39,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
     parser = tagging_cli.make_parser("thresholds", __doc__ or "")
     add = parser.add_argument
-    add("data", metavar="DATA", nargs="?", help="folder of a prepared data set (not with --reset)")
+    add("data", metavar="DATA", nargs="?", help=f"{cli_entry.DATA_HELP} (not with --reset)")
     add(
         "--split",
         default="balanced",
-        help="split to tune on; choose one that the model was not trained on (default: balanced)",
+        help="split to tune on (default: balanced, on which students are trained; thresholds are "
+        "better from one that the model was not trained on, such as validation)",
     )
     add(
         "--test_split",

@@ -35,15 +35,15 @@ class LabelRule:
 
     count_padding: bool = setting(
         False,
-        help="Whether the teacher's output is averaged over the zero padding after a clip's end "
-        "too, as in the published code",
+        help="Average the teacher's output over the zero padding after a clip's end, too, as in "
+        "the published code",
     )
     # The manifest lacks it where it is not known.
     dtype: str = setting(
         "float32",
         choices=("float32", "bfloat16"),
-        help="Precision of the teacher; bfloat16 is faster, and changed some probabilities by up "
-        "to 0.18",
+        help="Precision in which scores are computed; bfloat16 is faster, and changed some "
+        "probabilities by up to 0.18",
     )
 
     def entries(self) -> dict[str, Any]:

@@ -16,9 +16,9 @@ class DataSettings:
     corpus: str = setting(
         "tfds",
         choices=("soundscapes", "tfds", *RECORDED),
-        help="Where the clips come from: tfds: a data set that psl-jax prepare made, in data_dir; "
-        "own_data: your recordings, in source_dir; soundscapes: synthesized; any other: that "
-        "corpus as published, in source_dir",
+        help="Where the clips come from: tfds: any data set that psl-jax prepare made, such as "
+        "AudioSet, in data_dir; own_data: your recordings, in source_dir; soundscapes: "
+        "synthesized; any other: that corpus as published, in source_dir",
     )
     data_dir: str = operational(
         "", help="Folder of prepared data sets; empty: the folder data of the run folder"
@@ -42,7 +42,7 @@ class DataSettings:
         "events_only",
         choices=("events_only", "throughout"),
         help="own_data: what a clip without events means, where tables have times. throughout: "
-        "background, as every event was annotated; events_only: unknown, so it is left out",
+        "background, because every event was annotated; events_only: unknown, so it is left out",
     )
     group_by: str = setting(
         "",
@@ -52,8 +52,9 @@ class DataSettings:
     )
     columns: str = setting(
         "",
-        help="own_data: your tables' column names, as psl_jax's=yours, such as "
-        "'filename=Datei,onset=Beginn,label=Klasse'",
+        help="own_data: your tables' column names, as NAME=YOURS, such as "
+        "'filename=Datei,onset=Beginn,label=Klasse'; NAME is filename, onset, offset, duration "
+        "or label",
     )
     event_label: str = setting(
         "", help="own_data: class of all events in tables without a label column"
@@ -75,8 +76,8 @@ class DataSettings:
     )
     streamed: bool = setting(
         False,
-        help="Whether training reads whole shards in a row, for disks that seek slowly; needs "
-        "train.sampling=uniform and changes the order. Always so from gs://, never from s3://",
+        help="Read whole shards in a row in training, for disks that seek slowly; needs "
+        "train.sampling=uniform and changes the order; always on from gs://, never from s3://",
     )
     full_clips: int = setting(1200, least=1, help="soundscapes: number of clips of the split full")
     balanced_clips: int = setting(
@@ -99,7 +100,7 @@ class DataSettings:
     train_split: str = setting("balanced", help="Split that the network is trained on")
     validation_split: str = setting(
         "balanced",
-        help="Split whose mAP selects the best checkpoints and triggers the early stop; the paper "
-        "uses the balanced set",
+        help="Split whose mAP selects the best checkpoints and triggers the early stop; students "
+        "train on balanced, too, as in the paper",
     )
     eval_split: str = evaluation("eval", help="Split that the finished model is evaluated on")

@@ -86,14 +86,13 @@ class FormatOptions:
     fill: str = setting(
         "mean",
         choices=("mean", "half", "zero"),
-        help="ced: value of classes left out of a row: mean: the lowest kept value shared among "
-        "them; half: half of it",
+        help="ced: value of each class left out of a row: mean: the lowest kept value, divided by "
+        "the number of these classes; half: half of the lowest; zero: 0",
     )
     pool: str = setting(
         "",
         choices=("mean", "max"),
-        help="import: how frames are pooled into a segment, by mean if not given; export: npy: "
-        "how a clip's segments are pooled into its one row, required if there are several",
+        help="How frames are pooled into a segment; of npy, a clip's segments into its one row",
     )
     top_k: int = setting(20, least=1, help="ced: number of classes kept in a row")
     audio: str = setting(

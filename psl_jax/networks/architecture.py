@@ -237,6 +237,6 @@ class NetworkSettings:
     )
     count_padding: bool = setting(
         False,
-        help="Whether the network's output is averaged over the zero padding after a clip's end "
-        "too, in training and evaluation, as in the published code",
+        help="Average the network's output over the zero padding after a clip's end, too, in "
+        "training and evaluation, as in the published code",
     )

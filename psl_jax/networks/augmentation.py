@@ -62,8 +62,8 @@ class Augmentation:
     frequency_mask_bins: int = setting(
         8,
         least=0,
-        help="Widest mask over frequency, in mel bands (of 64 in all); widths are drawn from 0 to "
-        "this (our choice)",
+        help="Widest mask over frequency, in mel bands (of 64, of mn 128); widths are drawn from 0 "
+        "to this (our choice)",
     )
     mixup_alpha: float = setting(
         0.0, least=0, help="Mixup strength: weights are drawn from Beta(alpha, alpha); 0: no mixup"

@@ -27,7 +27,7 @@ AMIN = 1e-10
 
 @dataclasses.dataclass(frozen=True)
 class LogMel:
-    """config.frontend: the log-mel spectrogram that networks hear.
+    """config.frontend: the log-mel spectrogram that networks take.
 
     Hashable. The rounding of a "float32" FFT shows in bands over 100 dB under the loudest of pure
     tones, by up to 0.3 dB; on recordings it is less than 0.002 dB. On a TPU a "dft", written as a

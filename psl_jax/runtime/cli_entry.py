@@ -15,6 +15,9 @@ from absl import app, flags
 from psl_jax.runtime import disk_errors, errors, interrupts, paths, settings
 from psl_jax.runtime.errors import UnreachableError, UserError
 
+DATA_HELP = (  # what the argument DATA of commands is
+    "folder of a prepared data set, or the --data_dir of psl-jax prepare where it holds only one"
+)
 _BUCKET = re.compile(
     r"(?:(?P<option>--?[\w.\-]+)=)?(?P<place>(?:gs|gcs|s3|s3a|abfs|abfss|az|hdfs|oci)://.*)",
     re.DOTALL,
@@ -174,8 +177,13 @@ def add_setting(group: Any, owner: type, name: str, **changes: Any) -> None:
         shown = "none" if info.default == "" else info.default
         kwargs = {"default": info.default, "type": info.type, "choices": info.rule.choices or None}
     text = info.help if info.help[1].isupper() else info.help[0].lower() + info.help[1:]
-    help_text = f"{text} (default: {shown})"
-    group.add_argument(f"--{name}", **({"help": help_text} | kwargs | changes))
+    group.add_argument(f"--{name}", **({"help": add_default(text, shown)} | kwargs | changes))
+
+
+def add_default(text: str, shown: object) -> str:
+    """A help text with its default: what it says of an empty value, else `shown`."""
+    text, _, meaning = text.partition("; empty: ")
+    return f"{text} (default: {meaning or shown})"
 
 
 def parse_arguments(

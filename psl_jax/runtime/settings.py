@@ -68,7 +68,7 @@ class Rule:
         if self.choices:
             number = "" if self.or_above is None else f", or a number above {self.or_above:g}"
             return f"one of {', '.join(map(str, self.choices))}{number}"
-        limits = " and ".join(f"{words} {limit:g}" for words, _, limit in self._limits)
+        limits = " and ".join(f"{words} {limit}" for words, _, limit in self._limits)
         return f"a number {limits}" if limits else "a finite number"
 
 

@@ -21,11 +21,11 @@ class EvaluateSettings:
         0,
         least=0,
         help="Segments scored at once, over all devices; 0: 32 on a CPU, elsewhere "
-        "1,024 s of audio per device, such as 512 segments of 2 s",
+        "1024 s of audio per device, such as 512 segments of 2 s",
     )
     events: bool = evaluation(
         False,
-        help="Whether PSDS, segment F1 and event F1 against the split's events are computed, too",
+        help="Also compute PSDS, segment F1 and event F1 against the split's events",
     )
 
     def seconds(self, training: float) -> float | None:
@@ -59,14 +59,16 @@ class RelabelSettings(LabelRule):
     mean: str = setting(
         "probabilities",
         choices=("probabilities", "logits"),
-        help="What is averaged over several teachers: their probabilities or their logits",
+        help="What is averaged over several models: their probabilities or their logits",
     )
     trust_remote_code: bool = operational(
-        False, help="Whether a transformers: teacher may run Python code that comes with it"
+        False,
+        help="Run the Python code that comes with a transformers: teacher; only for sources you "
+        "trust",
     )
     batch_size: int = operational(
         0,
         least=0,
         help="Segments scored at once, over all devices; 0: 32 on a CPU, elsewhere "
-        "1,024 s of audio per device, such as 512 segments of 2 s",
+        "1024 s of audio per device, such as 512 segments of 2 s",
     )

@@ -15,10 +15,10 @@ from psl_jax.tagging.tagger import Tagger
 def make_parser(program: str, doc: str) -> argparse.ArgumentParser:
     """Makes a parser that takes MODEL; `doc` is the docstring of the program's module."""
     parser = cli_entry.parser(program, doc)
-    others = "" if program == "thresholds" else ", mn04, or hf://USER/NAME"
-    parser.add_argument(
-        "model", metavar="MODEL", help=f"folder of a run, a .safetensors or .pt file{others}"
-    )
+    about = "folder of a run, a .safetensors or .pt file"
+    if program != "thresholds":
+        about += ", mn04 (EfficientAT's published tagger of AudioSet), or hf://USER/NAME"
+    parser.add_argument("model", metavar="MODEL", help=about)
     return parser
 
 
@@ -43,8 +43,8 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         "--threshold",
         type=float,
         metavar="P",
-        help="score, 0 to 1, that an event must reach somewhere (default: each class's own, "
-        "stored by psl-jax thresholds; else 0.5, which mn04 seldom reaches)",
+        help="score, 0 to 1, that an event must reach somewhere; mn04 seldom reaches 0.5 (default: "
+        "each class's own, stored by psl-jax thresholds; else 0.5)",
     )
     group.add_argument(
         "--thresholds",

@@ -61,8 +61,8 @@ class TrainSettings:
     validate_every: int = setting(
         10_000,
         least=1,
-        help="Steps between validations, at most one epoch; with min_steps at most one epoch or a "
-        "50th of all steps, whichever is longer",
+        help="Steps between validations; at most one epoch, or with min_steps the longer of one "
+        "epoch and a 50th of all steps",
     )
     checkpoint_every: int = operational(
         2_000, least=1, help="Steps between checkpoints; each validation also writes one"
@@ -81,8 +81,8 @@ class TrainSettings:
     patience: int = setting(
         15,
         least=0,
-        help="Early stop after so many epochs without a better validation mAP, but not before "
-        "min_steps / 4 steps without one; 0: never",
+        help="Stop after this many epochs, and at least min_steps / 4 steps, without a better "
+        "validation mAP; 0: never",
     )
     best_checkpoints: int = setting(
         4,

@@ -64,7 +64,7 @@ def test_on_other_data_the_networks_are_trained_first(data):
 def test_starts_in_a_circle_are_refused():
     config = config_lib.base()
     config.experiments = {"one": {"init_from": "other"}, "other": {"init_from": "one"}}
-    with pytest.raises(UserError, match="in a circle, or start from each other"):
+    with pytest.raises(UserError, match="need each other in a circle, as teacher or init_from"):
         config_lib.experiments(config)
 
 
