@@ -103,5 +103,5 @@ def check_hop(segmentation: Segmentation, setting: str) -> None:
     if hop is not None and not min(MIN_HOP_SECONDS, seconds) <= hop <= seconds:
         raise UserError(
             f"{setting} is {hop:g}: expected {MIN_HOP_SECONDS:g} to {seconds:g} s, the length of a "
-            "segment, or 0 for segments end to end; what lies in gaps would not be heard"
+            "segment, or 0 for segments end to end; in gaps nothing would be scored"
         )

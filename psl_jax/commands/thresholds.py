@@ -113,7 +113,7 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.split in str(data.get("train_split", "")).split("+"):
         print(
             f"note: the model was trained on split {arguments.split!r}: it is surer of these clips "
-            "than of others, and these figures are too good. Tune on clips it has not heard"
+            "than of others, and these figures are too good. Tune on others"
         )
     if not arguments.dry_run:
         by_class = dict(zip(index.classes, map(float, tuning.thresholds), strict=True))

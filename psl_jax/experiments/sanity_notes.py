@@ -59,9 +59,9 @@ def before_training(
     rates = train.sample_rate, settings.architecture.sample_rate
     if rates[0] != rates[1]:
         yield (
-            f"the data are at {rates[0] // 1000} kHz and the network hears {rates[1] // 1000} "
-            f"kHz: audio is resampled on the fly, and nothing above {min(rates) // 2000} kHz is "
-            "heard"
+            f"the data are at {rates[0] // 1000} kHz and the network takes {rates[1] // 1000} "
+            f"kHz: audio is resampled on the fly, and nothing above {min(rates) // 2000} kHz "
+            "counts"
         )
 
 
