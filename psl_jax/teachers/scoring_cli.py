@@ -26,8 +26,8 @@ from psl_jax.teachers.transformers_teacher import is_repository
 
 MODEL_HELP = (
     "folder of a run; .safetensors or .pt file; mn04 (EfficientAT's published tagger of AudioSet); "
-    "or KIND:NAME of another tagger's file or name, with KIND one of mn, onnx, tflite, "
-    "transformers, python, fitted (docs/TEACHERS.md)"
+    "or KIND:NAME of another tagger's file or name, with KIND one of run, mn, onnx, "
+    "tflite, transformers, python, fitted (docs/TEACHERS.md)"
 )
 _SPLIT_IS = {  # what --split names, by program
     "fit": "split whose weak labels the classifier is fitted to",
@@ -46,7 +46,7 @@ def make_parser(
     # launch/tpu_vm.sh reads the names of options from the source of these calls.
     parser = cli_entry.parser(program, doc)
     add: Callable[..., Any] = parser.add_argument
-    add("model", metavar="MODEL", help=f"{MODEL_HELP}; A+B: several of these")
+    add("model", metavar="MODEL", help=f"{MODEL_HELP}; A+KIND:B: several of these")
     add("data", metavar="DATA", help=cli_entry.DATA_HELP)
     add("--split", default=split, help=f"{_SPLIT_IS[program]} (default: {split})")
     add(

@@ -71,7 +71,7 @@ def test_table(run, folder):
 def test_without_events_the_highest_score_is_told(run, folder):
     peaks = tags_of(folder / "a.flac").frame_scores.max(axis=0)
     _, out, _ = run(folder / "a.flac", "--threshold=1")
-    assert f"no event: a --threshold below {peaks.max():.3f} shows" in out
+    assert f"no event reaches its threshold; try --threshold below {peaks.max():.3f}\n" in out
     _, out, err = run(folder / "a.flac", folder / "deep", "--format=csv", "--threshold=1")
     assert out.splitlines() == ["file,onset,offset,label,score"]
     assert "0 events (files tagged: 2): no score reaches its threshold. Highest: " in err
