@@ -5,7 +5,7 @@
     psl-jax main --config configs/psl2s.py --config.teacher=fitted:fitted.npz ...
 
 The classifier is a logistic regression for each class of the data. Its inputs are the logits of all
-classes of the tagger, or of several taggers (A+B); its targets are the weak labels of the
+classes of the tagger, or of several taggers (A+KIND:B); its targets are the weak labels of the
 split's clips. It needs no class map. Five-fold cross-validation selects the penalty. The result is
 a teacher (docs/TEACHERS.md), which needs the tagger's own file wherever it is used. The same
 command continues a fit that was stopped.
