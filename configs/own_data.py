@@ -8,8 +8,8 @@ seconds, or filename,labels, or those of Raven, Audacity, BirdNET or ELAN. Witho
 are classes. The splits are made, and written to FOLDER/splits.csv, or full.csv, balanced.csv and
 eval.csv give them: docs/DATA.md. The teacher is trained on `full`, the students on its labels of
 `balanced`, which is `full` unless there is such a split. With `configs/own_data.py:mn04` all start
-from EfficientAT's published mn04 (978,679 parameters, of AudioSet), not from random weights: for
-less than about ten hours of recordings.
+from EfficientAT's published mn04 (978,679 parameters, of AudioSet), and only a new classifier is
+trained, in minutes: for less than about ten hours of recordings.
 
 `configs/own_data.py:unlabelled` trains the students on recordings without labels, by the labels of
 any finished teacher (docs/TEACHERS.md), whose classes they take where there is no table:
@@ -38,6 +38,8 @@ def get_config(start: str = "") -> ConfigDict:
         )
     if "mn04" in words:
         config.set_nested(result, config.FROM_MN04)
+        # Without augmentation mn04 hears each clip once, and its features are kept in memory.
+        del result.experiments.teacher.augment
     if "unlabelled" in words:
         result.name = "own_data_unlabelled"
         result.data.unlabelled, result.data.train_split = True, "unlabelled"

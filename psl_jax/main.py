@@ -161,10 +161,11 @@ def _parse(arguments: list[str]) -> list[str]:
     config = config_flags.DEFINE_config_file(
         "config", None, "Settings; see configs/.", lock_config=True, sys_argv=others
     )
-    flags.mark_flag_as_required("config")
     try:
         rest: list[str] = flags.FLAGS(others)
         cli_entry.check_stray_words(arguments, rest[1:])
+        if config.value is None:
+            raise UserError("no config: give --config=NAME, such as quickstart, or a file")
         config.value.keys()  # raises here what went wrong in loading the file
         for argument in changes:
             _change(config.value, argument)

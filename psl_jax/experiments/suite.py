@@ -242,7 +242,8 @@ def _check_teachers(experiments: Mapping[str, Settings]) -> None:
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise UserError(
             f"the teacher of {name!r} is {teacher!r}: there is neither such an experiment "
-            f"({', '.join(experiments)}) nor such a run folder.{hint}"
+            f"({', '.join(experiments)}) nor such a run folder.{hint} Train it with --config "
+            "teacher, or name another by --config.teacher (docs/TEACHERS.md)"
         )
 
 

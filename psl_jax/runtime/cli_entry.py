@@ -2,13 +2,14 @@
 
 import argparse
 import contextlib
+import difflib
 import io
 import os
 import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import app, flags
 
@@ -154,10 +155,21 @@ def check_places(arguments: Sequence[str], takes_buckets: bool) -> None:
         option = argument if argument.startswith("-") else ""
 
 
+class _Parser(argparse.ArgumentParser):
+    """Names the nearest option in an error, and not all that there are."""
+
+    def error(self, message: str) -> NoReturn:
+        _, _, words = message.partition("unrecognized arguments: ")
+        option = words.split("=")[0].split(" ")[0]
+        near = difflib.get_close_matches(option, self._option_string_actions, 1)
+        hint = f". Did you mean {near[0]}?" if near else f"; {self.prog} --help lists all"
+        self.exit(2, f"{self.prog}: error: {message}{hint}\n")
+
+
 def parser(name: str, doc: str) -> argparse.ArgumentParser:
     """For the command `name`, which its module's docstring `doc` tells of."""
     about, _, more = doc.partition("\n\n")
-    return argparse.ArgumentParser(
+    return _Parser(
         prog=f"psl-jax {name}",
         description=about,
         epilog=more,

@@ -1,6 +1,7 @@
 """Reads and writes a finished model as a folder: Orbax arrays beside model.json."""
 
 import contextlib
+import difflib
 import hashlib
 import os
 import pathlib
@@ -20,6 +21,7 @@ from psl_jax.runtime import distributed, errors, files, interrupts
 from psl_jax.runtime.disk_errors import plain_disk_errors
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import absolute, is_remote, local_copy, path_of, remove_tree
+from psl_jax.weights.published_weights import PUBLISHED
 
 MODEL_FILE = "model.json"
 MODEL_FOLDER = "averaged"
@@ -87,7 +89,9 @@ def find_folder(path: str | os.PathLike[str]) -> pathlib.Path:
             names = "".join(f"\n  {name}" for name in models)
             raise UserError(f"{path} holds several models: give one of them{names}")
         if not path_of(path).exists():
-            raise UserError(f"{path}: there is no such file or folder: is the path right?")
+            near = difflib.get_close_matches(os.fspath(path), PUBLISHED, 1)
+            hint = f"Is it {near[0]}?" if near else "Is the path right?"
+            raise UserError(f"{path}: there is no such file or folder. {hint}")
         raise UserError(
             f"{path} holds no finished model (no {MODEL_FOLDER}/{MODEL_FILE} in it). Expected the "
             "folder of a finished run: train one first, such as with "
