@@ -78,8 +78,7 @@ class Settings:
     teacher: str = operational(
         "",
         help="Model whose soft labels the network learns from: a run folder, another tagger "
-        "(docs/TEACHERS.md), or another experiment of the suite; empty: none, so that soft labels "
-        "must lie in soft_labels_dir",
+        "(docs/TEACHERS.md), or another experiment of the suite; empty: soft_labels_dir has them",
     )
     init_from: str = operational(
         "",
@@ -89,9 +88,8 @@ class Settings:
     )
     init_class_map: str = setting(
         "",
-        help="Rows of init_from's classifier that the data's classes start from: names: those of "
-        "classes of the same name; or a CSV class,teacher_class: those that it pairs; empty: none, "
-        "unless both have the same classes: then all",
+        help="Rows of init_from's classifier that the data's classes start from: names: by equal "
+        "names; or by a CSV class,teacher_class; empty: none, or all where classes are the same",
     )
     soft_labels_dir: str = operational(
         "",

@@ -117,10 +117,7 @@ def read_signals(paths: Sequence[str], rate: int = SAMPLE_RATE) -> list[np.ndarr
 
 
 def make_synthetic_signal(seconds: float = 10.0, rate: int = SAMPLE_RATE) -> np.ndarray:
-    """Makes float32 [samples]: gliding tones and bursts of noise over faint noise.
-
-    The faint noise lies 54 dB below full scale, the others 10 to 50 dB.
-    """
+    """Makes tones and bursts 10 to 50 dB below full scale, noise at -54: float32 [samples]."""
     rng = np.random.default_rng(0)
     time = np.arange(round(seconds * rate)) / rate
     sound = 0.002 * rng.standard_normal(len(time))

@@ -62,9 +62,7 @@ class RelabelSettings(LabelRule):
         help="What is averaged over several models: their probabilities or their logits",
     )
     trust_remote_code: bool = operational(
-        False,
-        help="Run the Python code that comes with a transformers: teacher; only for sources you "
-        "trust",
+        False, help="Run the Python code of a transformers: teacher; only if you trust its source"
     )
     batch_size: int = operational(
         0,
