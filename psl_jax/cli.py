@@ -43,7 +43,12 @@ def run() -> None:
     from psl_jax.runtime import cli_entry
 
     command = importlib.import_module(module_of(name))
-    cli_entry.run(command.main, command.parse, takes_buckets=name not in _WITHOUT_BUCKETS)
+    cli_entry.run(
+        command.main,
+        command.parse,
+        takes_buckets=name not in _WITHOUT_BUCKETS,
+        leaves_threads=name in ("serve", "review"),
+    )
 
 
 def module_of(name: str) -> str:

@@ -14,7 +14,6 @@ import ipaddress
 import os
 import re
 import socket
-import sys
 import threading
 import urllib.parse
 from collections.abc import Sequence
@@ -150,10 +149,6 @@ def run_server(app: Any, listener: socket.socket, token: str) -> None:
     config = uvicorn.Config(app, log_level="warning", lifespan="off")
     with contextlib.suppress(KeyboardInterrupt, interrupts.Preempted):
         uvicorn.Server(config).run(sockets=[listener])
-    # All requests are answered. Python would still wait for threads that compile or compute.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
 
 
 def is_local(listener: socket.socket) -> bool:

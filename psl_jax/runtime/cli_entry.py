@@ -29,9 +29,11 @@ def run(
     main: Callable[..., Any],
     parse_flags: Callable[..., Any] | None = None,
     takes_buckets: bool = False,
+    leaves_threads: bool = False,
 ) -> None:
     """Runs `main` with absl's flags; takes_buckets: its arguments may be places in buckets.
 
+    leaves_threads: threads that still compile or compute at its end are not waited for.
     Exit status 2 for a UserError, 130 when interrupted, 75 when told to end by SIGTERM, left by the
     other processes or cut off from a bucket: then the same command goes on.
     """
@@ -50,7 +52,9 @@ def run(
             app.run(main, flags_parser=parse_flags or _parse_flags)
         finally:
             disk_errors.write_output("")  # what cannot be written is not left for Python's exit
-    except SystemExit:
+    except SystemExit as ended:
+        if leaves_threads and isinstance(ended.code, int):
+            _exit_at_once(ended.code)
         raise
     except BaseException as error:
         message, status = _explain(error)
@@ -210,6 +214,10 @@ def _exit(status: int) -> None:
     """Ends the process; one of several at once, as JAX would first wait for the others."""
     if not errors.has_joined_others():
         sys.exit(status)
+    _exit_at_once(status)
+
+
+def _exit_at_once(status: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
