@@ -1,10 +1,10 @@
-"""A student that starts from EfficientAT's published mn04: weak labels, PSL-10s and PSL-2s.
+"""New classifiers on EfficientAT's published mn04: weak labels, PSL-10s and PSL-2s.
 
     python -m psl_jax.main --config configs/mn.py --workdir runs/mn \
         --config.data.source_dir=FOLDER --config.teacher=runs/teacher
 
 FOLDER is as configs/own_data.py takes it. The weights (4 MB, MIT licence) are downloaded once.
---config.init_from= trains the same network from random weights.
+--config.init_from= --config.train.trainable=all trains the same network from random weights.
 """
 
 from ml_collections import ConfigDict

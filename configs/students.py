@@ -5,7 +5,8 @@
 
 FOLDER is as configs/own_data.py takes it, and the teacher any of docs/TEACHERS.md. Each network
 learns from weak labels and from the teacher's on segments of 10, 5 and 2 s; the table holds it
-against the same network on weak labels. Half of the weak labels stay with
+against the same network on weak labels. Of mn04 a new classifier alone is trained. Half of the weak
+labels stay with
 --config.experiments.psl2s.alpha=0.5.
 """
 

@@ -179,7 +179,7 @@ def _parse(arguments: list[str]) -> list[str]:
 
 
 def _with_joined_values(arguments: list[str]) -> list[str]:
-    """`--config.KEY VALUE` as `--config.KEY=VALUE`; not of switches, which might stand alone."""
+    """`--config.KEY VALUE` as `--config.KEY=VALUE`; not `true` and `false`, refused elsewhere."""
     joined: list[str] = []
     for argument in arguments:
         before = joined[-1] if joined else ""

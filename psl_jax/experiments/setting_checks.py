@@ -35,7 +35,7 @@ def check(settings: Settings, indices: Mapping[str, ClipIndex]) -> None:
     if settings.train.trainable != "all" and not settings.init_from:
         raise UserError(
             f"config.train.trainable is {settings.train.trainable!r}, and the rest of the network "
-            "would stay random: give a finished model as config.init_from"
+            "would stay random: give a finished model as config.init_from, or train.trainable=all"
         )
     if settings.teaches_in_step:
         _check_teacher_in_step(settings)

@@ -53,8 +53,8 @@ def run(
         finally:
             disk_errors.write_output("")  # what cannot be written is not left for Python's exit
     except SystemExit as ended:
-        if leaves_threads and isinstance(ended.code, int):
-            _exit_at_once(ended.code)
+        if leaves_threads and isinstance(ended.code, int | None):
+            _exit_at_once(ended.code or 0)
         raise
     except BaseException as error:
         message, status = _explain(error)
@@ -165,8 +165,14 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         _, _, words = message.partition("unrecognized arguments: ")
         option = words.split("=")[0].split(" ")[0]
-        near = difflib.get_close_matches(option, self._option_string_actions, 1)
-        hint = f". Did you mean {near[0]}?" if near else f"; {self.prog} --help lists all"
+        options, action = set(self._option_string_actions), ""
+        if self._subparsers:  # such as import of labels
+            action = " ACTION"
+            for parsers in self._subparsers._group_actions:
+                for subparser in dict(parsers.choices or {}).values():
+                    options |= set(subparser._option_string_actions)
+        near = difflib.get_close_matches(option, options, 1)
+        hint = f". Did you mean {near[0]}?" if near else f"; {self.prog}{action} --help lists all"
         self.exit(2, f"{self.prog}: error: {message}{hint}\n")
 
 

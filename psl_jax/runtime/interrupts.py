@@ -34,7 +34,8 @@ _wake: list[int] = []  # where Python writes the number of each signal
 
 def install_handlers() -> None:
     """From now on Ctrl-C and TO_END are answered here; KeyboardInterrupt is raised as ever."""
-    for state in (_announced, _asked, _seen, _terminated):  # of an earlier command in this process
+    # Of an earlier command in this process.
+    for state in (_announced, _answers, _asked, _saved, _seen, _terminated):
         state.clear()
     signal.signal(signal.SIGINT, _interrupted)
     for number in TO_END:

@@ -89,7 +89,7 @@ def find_folder(path: str | os.PathLike[str]) -> pathlib.Path:
             names = "".join(f"\n  {name}" for name in models)
             raise UserError(f"{path} holds several models: give one of them{names}")
         if not path_of(path).exists():
-            near = difflib.get_close_matches(os.fspath(path), PUBLISHED, 1)
+            near = difflib.get_close_matches(os.fspath(path), PUBLISHED, 1, 0.8)
             hint = f"Is it {near[0]}?" if near else "Is the path right?"
             raise UserError(f"{path}: there is no such file or folder. {hint}")
         raise UserError(

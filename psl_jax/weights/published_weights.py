@@ -43,8 +43,8 @@ def fetch(name: str) -> pathlib.Path:
         is_offline = isinstance(error, NoConnection)
         host = urllib.parse.urlsplit(weights.url).netloc
         reason = f"no connection to {host}" if is_offline else f"{error}".partition("\n")[0]
-        is_there = (folder / file).exists()  # or it would not be downloaded
-        damage = f", where another or a damaged one is (SHA-256 not {weights.sha256})"
+        is_there = (folder / file).exists()  # whole and readable, it would not be downloaded
+        damage = f"; the one there may be another or damaged (SHA-256 not {weights.sha256})"
         raise UserError(
             f"cannot download {name} from {weights.url}: {reason}. Download the file elsewhere and "
             f"copy it to {folder / file}{damage if is_there else ''}"
