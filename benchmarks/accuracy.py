@@ -147,8 +147,8 @@ def _audio(flags: argparse.Namespace) -> np.ndarray:
         sys.exit(f"{flags.audio}: no .wav, .flac or .ogg in it")
     rows = np.zeros((min(flags.batch, len(paths)), samples), np.int16)
     for row, path in zip(rows, paths, strict=False):
-        heard = decoding.decode(path, flags.seconds).samples[:samples]
-        row[: len(heard)] = heard
+        recording = decoding.decode(path, flags.seconds).samples[:samples]
+        row[: len(recording)] = recording
     return rows
 
 

@@ -145,12 +145,12 @@ def _add_page(actions: Any) -> None:
         source="folder of soft labels",
         out="HTML page",
     ).add_argument
-    for name, default, what in (
+    for name, default, text in (
         ("clips", 50, "number of clips on the page"),
         ("seed", 0, "seed of the random choice of clips"),
     ):
-        text = f"{what} (default: {default})"
-        add(f"--{name}", type=int, default=default, metavar="N", help=text)
+        help_text = f"{text} (default: {default})"
+        add(f"--{name}", type=int, default=default, metavar="N", help=help_text)
     add(
         "--choose",
         default="classes",

@@ -13,9 +13,7 @@ found damage; 2 for wrong settings; 75 after SIGTERM.
 """
 
 import argparse
-import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 from absl import flags, logging
 
@@ -23,7 +21,7 @@ from psl_jax.audio.segments import RATES
 from psl_jax.data import split_index_files
 from psl_jax.data.settings import DataSettings
 from psl_jax.preparing import preparation_report, prepare_corpus
-from psl_jax.runtime import cli_entry
+from psl_jax.runtime import cli_entry, settings
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -139,16 +137,12 @@ def _add_corpus_options(parser: argparse.ArgumentParser) -> None:
         const=True,
         help="keep the six clips that are known to be bad (default: leave them out)",
     )
-    add = parser.add_argument_group("own_data").add_argument
-    for field in dataclasses.fields(DataSettings):
-        if field.name in prepare_corpus.OWN_DATA_OPTIONS:  # as config.data has them
-            text = field.metadata["help"].removeprefix("own_data: ")
-            how: dict[str, Any] = {"action": "store_const", "const": True}
-            if not isinstance(field.default, bool):
-                choices = field.metadata["rule"].choices or None
-                how = {"type": type(field.default), "choices": choices}
-            shown = "leave them out" if field.default is False else field.default or "none"
-            add(f"--{field.name}", help=cli_entry.add_default(text, shown), **how)
+    group = parser.add_argument_group("own_data")
+    for name, info in settings.list_settings(DataSettings):
+        if name in prepare_corpus.OWN_DATA_OPTIONS:  # None where not given: as config.data has it
+            shown = "leave them out" if info.default is False else info.default or "none"
+            text = cli_entry.add_default(info.help.removeprefix("own_data: "), shown)
+            cli_entry.add_setting(group, DataSettings, name, default=None, help=text)
 
 
 def main(arguments: argparse.Namespace) -> int:

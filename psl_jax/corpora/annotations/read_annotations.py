@@ -227,14 +227,14 @@ def _find_recordings(
         if row.files and table.kind == PLAIN_KIND and posixpath.normpath(row.files[0]) != recording:
             renamed[row.files[0]] = recording
         rows = result.rows.setdefault(recording, RecordingRows())
-        for what in ("annotated_classes", "group"):
-            value, value_before = getattr(row, what), getattr(rows, what)
+        for column in ("annotated_classes", "group"):
+            value, value_before = getattr(row, column), getattr(rows, column)
             if value and value_before and value != value_before:
                 raise UserError(
-                    f"{table.path}, row {row.row}: {recording} has the {what} {value!r}, and "
+                    f"{table.path}, row {row.row}: {recording} has the {column} {value!r}, and "
                     f"{value_before!r} in a row before"
                 )
-            setattr(rows, what, value_before or value)
+            setattr(rows, column, value_before or value)
         yield recording, row
     for file, row_numbers in missing.items():
         if not file:
