@@ -25,19 +25,12 @@ from psl_jax.commands import relabel
 from psl_jax.data.label_manifest import WEAK, LabelRule, segmentation_of
 from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter, made_with
 from psl_jax.data.source import Source, open_folder
-from psl_jax.label_files import importing, resegment
-from psl_jax.label_files.formats import FORMATS, Format
-from psl_jax.label_files.label_file import (
-    FormatOptions,
-    Options,
-    missing_library_errors,
-    plain_errors,
-)
+from psl_jax.label_files import huggingface_folder, importing, resegment, table_formats
+from psl_jax.label_files.formats import FORMATS
+from psl_jax.label_files.label_file import Options, missing_library_errors, plain_errors
 from psl_jax.networks.class_lists import match_classes, read_classes
-from psl_jax.runtime import cli_entry, disk_errors, files, settings
+from psl_jax.runtime import cli_entry, disk_errors, files
 from psl_jax.runtime.errors import UserError
-
-_READ_OPTIONS, _WRITE_OPTIONS = ("index", "fill", "pool"), ("top_k", "pool", "audio")
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -48,13 +41,23 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     export = _add_action(
         actions,
         "export",
-        "Writes soft labels as a label file.",
+        "Writes soft labels as a Parquet file, or as a folder for Hugging Face's datasets.",
         source="folder of soft labels",
         out="label file, or hf: folder,",
     )
-    formats = [name for name, form in FORMATS.items() if form.write is not None]
-    pool = "npy: how a clip's segments become its one row (required if there are several)"
-    _add_format(export, formats, _WRITE_OPTIONS, pool)
+    export.add_argument(
+        "--format",
+        choices=("parquet", "hf"),
+        default="parquet",
+        help="parquet: a table; hf: a folder with audio (default: parquet)",
+    )
+    export.add_argument(
+        "--audio",
+        choices=("embedded", "reference"),
+        default="embedded",
+        help="hf: embedded: each row holds its segment's audio; reference: rows name a file with "
+        "the whole clip (default: embedded)",
+    )
     _add_action(
         actions,
         "resegment",
@@ -93,23 +96,6 @@ def _add_action(
     return parser
 
 
-def _add_format(
-    parser: argparse.ArgumentParser, formats: Sequence[str], options: Sequence[str], pool: str
-) -> None:
-    """Adds the file's format, and `options` of formats; pool: help of one."""
-    add = parser.add_argument
-    add("--format", choices=formats, help="format of the label file (default: by its suffix)")
-    add(
-        "--values",
-        choices=("probabilities", "logits"),
-        help="values in the label file (default: logits in npy and pretrainedsed, else "
-        "probabilities)",
-    )
-    for name in options:
-        changes = {"index": {"metavar": "FILE"}, "top_k": {"metavar": "K"}, "pool": {"help": pool}}
-        cli_entry.add_setting(parser, FormatOptions, name, default=None, **changes.get(name, {}))
-
-
 def _add_import(actions: Any) -> None:
     parser = _add_action(
         actions,
@@ -119,16 +105,28 @@ def _add_import(actions: Any) -> None:
         out="folder of soft labels",
         seconds="required, unless an older psl_jax wrote SOURCE",
     )
-    pool = "how frames are pooled into a segment (default: mean)"
-    _add_format(parser, list(FORMATS), _READ_OPTIONS, pool)
-    parser.add_argument(
+    add = parser.add_argument
+    add("--format", choices=FORMATS, help="format of the label file (default: by its suffix)")
+    add(
+        "--values",
+        choices=("probabilities", "logits"),
+        help="values in the label file (default: logits in npy and pretrainedsed, else "
+        "probabilities)",
+    )
+    add(
+        "--index",
+        metavar="FILE",
+        help="npy, ced: file that says which clip each row is (default: the one beside the label "
+        "file)",
+    )
+    add(
         "--classes",
         metavar="CSV",
         help="CSV (label, or index,mid,display_name) with the class of each column (default: the "
         "file's own names)",
     )
     for option, what in (("--unmapped", "classes"), ("--missing", "segments")):
-        parser.add_argument(
+        add(
             option,
             choices=("error", "weak"),
             default="error",
@@ -175,13 +173,18 @@ def _import(arguments: argparse.Namespace, out: pathlib.Path) -> None:
         relabel.tell_quality(_open_labels(out, source))
         return
     segmentation = _make_segmentation(arguments)
-    name, form = _choose_format(arguments, path)
-    given = _read_options(arguments, name, _READ_OPTIONS, form.read_options)
+    fitting = [name for name, form in FORMATS.items() if path.suffix == form.suffix]
+    name = arguments.format or next(iter(fitting), None)
+    if name is None:
+        raise UserError(f"{path}: what kind of file? Give --format, one of {', '.join(FORMATS)}")
+    form = FORMATS[name]
+    if arguments.index and not form.has_index:
+        raise UserError(f"--index means nothing for --format={name}; leave it out")
     options = Options(
-        logits=_has_logits(arguments, form),
+        logits=form.has_logits if arguments.values is None else arguments.values == "logits",
         segmentation=segmentation,
         classes=read_classes(arguments.classes)[0] if arguments.classes else None,
-        **{"pool": "mean"} | given,
+        index=arguments.index or "",
     )
     with plain_errors(path):
         file = form.open(path, options)
@@ -203,8 +206,6 @@ def _import(arguments: argparse.Namespace, out: pathlib.Path) -> None:
         "missing": arguments.missing,
         "logits": options.logits,
     }
-    # Of an index its content counts, in "sha256".
-    origin |= {name: getattr(options, name) for name in form.read_options if name != "index"}
     uses_weak = "weak" in (arguments.unmapped, arguments.missing)
     lines = importing.import_labels(
         file,
@@ -221,26 +222,24 @@ def _import(arguments: argparse.Namespace, out: pathlib.Path) -> None:
 
 
 def _export(arguments: argparse.Namespace, out: pathlib.Path) -> None:
-    name, form = _choose_format(arguments, out)
-    given = _read_options(arguments, name, _WRITE_OPTIONS, form.write_options)
-    assert form.write is not None
-    if form.suffix is not None and out.suffix != form.suffix:
-        raise UserError(f"--out={out}: expected a name that ends in {form.suffix}")
+    is_table = arguments.format == "parquet"
+    if is_table and out.suffix != ".parquet":
+        raise UserError(
+            f"--out={out}: expected a name that ends in .parquet; a folder needs --format=hf"
+        )
     source = open_folder(arguments.data, arguments.split)
     labels = _open_labels(arguments.source, source)
     disk_errors.check_writable(out.parent, "--out")
-    options = Options(
-        logits=_has_logits(arguments, form),
-        segmentation=labels.segmentation,
-        source=source,
-        **given,
-    )
     with (
         missing_library_errors(out),
         disk_errors.plain_disk_errors(out, "Run the same command again."),
     ):
-        written = form.write(out, labels, options)
-    print(f"soft labels of {len(labels.index):,} clips as {name} in:")
+        if is_table:
+            written = table_formats.write_parquet(out, labels)
+        else:
+            has_audio = arguments.audio == "embedded"
+            written = huggingface_folder.write(out, labels, source, has_audio=has_audio)
+    print(f"soft labels of {len(labels.index):,} clips in:")
     for path in written[:5]:
         print(f"  {path}  {path.stat().st_size / 1e6:,.1f} MB")
     if len(written) > 5:
@@ -314,32 +313,6 @@ def _make_segmentation(arguments: argparse.Namespace) -> Segmentation:
     return Segmentation(
         arguments.segment_seconds, arguments.hop_seconds, arguments.shortest_segment_seconds
     )
-
-
-def _choose_format(arguments: argparse.Namespace, path: pathlib.Path) -> tuple[str, Format]:
-    """The name of a file's format, and the format."""
-    fitting = [name for name, form in FORMATS.items() if path.suffix == form.suffix]
-    name = arguments.format or next(iter(fitting), None)
-    if name is None:
-        raise UserError(f"{path}: what kind of file? Give --format, one of {', '.join(FORMATS)}")
-    return name, FORMATS[name]
-
-
-def _read_options(
-    arguments: argparse.Namespace, name: str, options: Sequence[str], possible: Sequence[str]
-) -> dict[str, Any]:
-    """The options that are given. Raises UserError for one that this format does not have."""
-    given = {x: value for x in options if (value := getattr(arguments, x)) is not None}
-    infos = dict(settings.list_settings(FormatOptions))
-    for option, value in given.items():
-        if option not in possible:
-            raise UserError(f"--{option} means nothing for --format={name}; leave it out")
-        settings.check(option, value, infos[option], "--")
-    return given
-
-
-def _has_logits(arguments: argparse.Namespace, form: Format) -> bool:
-    return form.has_logits if arguments.values is None else arguments.values == "logits"
 
 
 def _open_labels(folder: str | pathlib.Path, source: Source) -> SoftLabels:

@@ -1,8 +1,8 @@
-"""Reads and writes EfficientAT's files: an array of logits [clips, classes], and an index of names.
+"""Reads EfficientAT's files: an array of logits [clips, classes], and an index of names.
 
 The index gives the row of each file name. It is a pickle of {name: row}, as published (we run none
 of its code), or JSON of the same, or a text file with one name per line in the order of the rows.
-The classes are AudioSet's, or those of a CSV beside the array, which the export writes.
+The classes are AudioSet's, or those that the user gives.
 """
 
 import json
@@ -13,11 +13,8 @@ from typing import NoReturn
 
 import numpy as np
 
-from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.label_files import label_file
 from psl_jax.label_files.label_file import Block, LabelFile, Options, ReadRequest
-from psl_jax.networks.class_lists import audioset_classes, read_classes
-from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
 
 
@@ -29,9 +26,7 @@ def open_file(path: pathlib.Path, options: Options) -> LabelFile:
         raise UserError(
             f"{path} holds {values.dtype} {list(values.shape)}, expected floats [clips, classes]"
         )
-    classes_path = _find_classes_path(path)
-    stored_classes = read_classes(classes_path)[0] if classes_path.exists() else None
-    classes = label_file.name_classes(path, options, stored_classes, values.shape[1])
+    classes = label_file.name_classes(path, options, values.shape[1])
     index_path = pathlib.Path(options.index or path.with_suffix(".pkl"))
     rows_by_name = _read_index(index_path, len(values))
 
@@ -45,44 +40,6 @@ def open_file(path: pathlib.Path, options: Options) -> LabelFile:
             yield Block(block_names, probabilities)
 
     return LabelFile([path, index_path], classes, read_blocks)
-
-
-def write(path: pathlib.Path, labels: SoftLabels, options: Options) -> list[pathlib.Path]:
-    """Writes the array, its index as a pickle of {id: row}, and a list of classes not AudioSet's.
-
-    A row is a clip. Where clips have several segments, the row holds their mean or maximum, as
-    `options.pool` says. Raises UserError where it says neither.
-    """
-    index = labels.index
-    if labels.num_segments > 1 and not options.pool:
-        raise UserError(
-            f"{path} would hold one row a clip, and these labels have up to {labels.num_segments} "
-            "segments a clip: give --pool=mean or --pool=max, or another --format"
-        )
-    index_path, classes_path = path.with_suffix(".pkl"), _find_classes_path(path)
-    # The index of an earlier array goes first, so that a stopped export leaves no wrong pair.
-    for stale in (index_path, classes_path):
-        stale.unlink(missing_ok=True)
-    with files.atomic_path(path) as temporary:
-        shape = (len(index), index.num_classes)
-        array = np.lib.format.open_memmap(temporary, "w+", np.float32, shape)
-        for clip, clip_labels in enumerate(label_file.read_clips(labels)):
-            segments = clip_labels.astype(np.float32)
-            label = segments.max(axis=0) if options.pool == "max" else segments.mean(axis=0)
-            array[clip] = label_file.to_file_values(label, options)
-        array.flush()
-        del array
-    written = [path, index_path]
-    if index.classes != audioset_classes():
-        written.append(classes_path)
-        files.write_csv(classes_path, ["label"], [[name] for name in index.classes])
-    with files.atomic_open(index_path, "wb") as file:
-        pickle.dump({name: row for row, name in enumerate(index.ids.tolist())}, file, protocol=4)
-    return written
-
-
-def _find_classes_path(path: pathlib.Path) -> pathlib.Path:
-    return path.with_name(f"{path.stem}.classes.csv")
 
 
 class _NoCode(pickle.Unpickler):

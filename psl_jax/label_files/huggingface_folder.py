@@ -23,6 +23,7 @@ import soundfile
 from psl_jax.audio.segments import flatten
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.soft_labels import SoftLabels
+from psl_jax.data.source import Source
 from psl_jax.label_files import label_file, table_formats
 from psl_jax.label_files.label_file import LabelFile, Options
 from psl_jax.label_files.table_formats import KEYS, TableRows
@@ -76,13 +77,16 @@ def open_folder(path: pathlib.Path, options: Options) -> LabelFile:
     return table_formats.open_table(path, options, [*KEYS, *classes], read_rows, paths)
 
 
-def write(path: pathlib.Path, labels: SoftLabels, options: Options) -> list[pathlib.Path]:
-    """Writes a split. Whole shards that are there are kept: the same command goes on."""
+def write(
+    path: pathlib.Path, labels: SoftLabels, source: Source, *, has_audio: bool
+) -> list[pathlib.Path]:
+    """Writes a split of `source`. Whole shards that are there are kept: the same command goes on.
+
+    has_audio: whether rows hold their audio; else they refer to files.
+    """
     import pyarrow.parquet
 
-    if options.logits:
-        raise UserError("--format=hf holds probabilities: leave out --values")
-    index, has_audio = labels.index, options.audio == "embedded"
+    index = labels.index
     split = index.split.replace("+", "_")
     schema = _make_schema(labels, has_audio=has_audio)
     shards = [number for number, size in enumerate(index.shard_sizes) if size]
@@ -106,7 +110,8 @@ def write(path: pathlib.Path, labels: SoftLabels, options: Options) -> list[path
             files.atomic_path(target) as temporary,
             pyarrow.parquet.ParquetWriter(temporary, schema, compression="zstd") as writer,
         ):
-            for columns in _write_clips(labels, shard, options, target.parent):
+            folder = None if has_audio else target.parent
+            for columns in _write_clips(labels, shard, source, folder):
                 writer.write_table(pyarrow.Table.from_pydict(columns, schema=schema))
     return [*_describe_folder(path, index, has_audio=has_audio), *paths]
 
@@ -149,12 +154,14 @@ def _make_schema(labels: SoftLabels, *, has_audio: bool) -> Any:
 
 
 def _write_clips(
-    labels: SoftLabels, shard: int, options: Options, folder: pathlib.Path
+    labels: SoftLabels, shard: int, source: Source, folder: pathlib.Path | None
 ) -> Iterator[dict[str, Any]]:
-    """Yields the columns of some segments at a time; writes the clips that they refer to."""
+    """Yields the columns of some segments at a time.
+
+    folder: gets the clips that the segments refer to; None: rows hold their audio.
+    """
     import pyarrow as pa
 
-    assert options.source is not None
     index, segmentation = labels.index, labels.segmentation
     first_clip, end = index.shard_offsets[shard : shard + 2].tolist()
     _, values, counts = labels.read_shard(shard)
@@ -165,9 +172,9 @@ def _write_clips(
         onsets, offsets = segmentation.compute_times(segments)
         ids = index.ids[first_clip + clips]
         audio: list[Any] = []
-        sounds = options.source.read_whole(first_clip + clips)
+        sounds = source.read_whole(first_clip + clips)
         for clip, clip_id, samples in zip(clips.tolist(), ids.tolist(), sounds, strict=True):
-            if options.audio == "embedded":
+            if folder is None:
                 starts = segmentation.hop_samples * np.arange(counts[clip])
                 parts = [samples[start:][: segmentation.segment_samples] for start in starts]
                 audio += [{"bytes": _encode(part), "path": f"{clip_id}.flac"} for part in parts]
@@ -181,7 +188,7 @@ def _write_clips(
             "segment": segments.astype(np.int32),
             "onset": onsets,
             "offset": offsets,
-            "audio" if options.audio == "embedded" else "file_name": audio,
+            "audio" if folder is None else "file_name": audio,
             "weak_labels": [weak[row] for row in rows],
             "soft_labels": pa.FixedSizeListArray.from_arrays(
                 pa.array(values[clips][is_inside].reshape(-1)), index.num_classes

@@ -1,4 +1,4 @@
-"""Files that hold the highest scores of each row alone: SAT's, and CED's there and back.
+"""Reads files that hold the highest scores of each row alone: SAT's and CED's.
 
 SAT's are Parquet: `filename`, `start` and `end` in seconds, `idxs` (numbers of AudioSet's classes)
 and `prob`. The last two are lists, or strings joined by ";" as published. All other classes are 0.
@@ -6,9 +6,8 @@ and `prob`. The last two are lists, or strings joined by ";" as published. All o
 CED's are HDF5: `topk_values` float16 [rows, k] (probabilities), `topk_indexes` int16 [rows, k] and
 `seeds` [rows]. Beside it lies a Parquet (or CSV) file of the same name with the columns `filename`,
 `start` and `end`. A clip may have several rows: its chunks, and augmented views of them with other
-seeds. A chunk has the mean of its views. The option `fill` says what score the other classes get:
-`mean` spreads the lowest kept score over them, as CED's training does; `half` gives each half of
-it; `zero` gives 0.
+seeds. A chunk has the mean of its views. The lowest kept score is spread over the other classes, as
+CED's training does.
 """
 
 import pathlib
@@ -17,11 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.label_files import label_file
 from psl_jax.label_files.label_file import Block, LabelFile, Options, ReadRequest
-from psl_jax.networks.class_lists import audioset_classes
-from psl_jax.runtime import csv_files, files
+from psl_jax.runtime import csv_files
 from psl_jax.runtime.errors import UserError
 
 _TIMES = ("filename", "start", "end")
@@ -77,8 +74,7 @@ def open_ced(path: pathlib.Path, options: Options) -> LabelFile:
             f"{path}: topk_values {list(all_values.shape)} and topk_indexes "
             f"{list(all_indexes.shape)}, expected both [rows, k]"
         )
-    stored_classes = file.attrs.get(label_file.CLASSES_ATTRIBUTE)
-    classes = label_file.name_classes(path, options, stored_classes)
+    classes = label_file.name_classes(path, options)
     table_path = pathlib.Path(options.index or path.with_suffix(".parquet"))
     names, starts, ends = _read_row_table(table_path, len(all_values))
 
@@ -91,7 +87,7 @@ def open_ced(path: pathlib.Path, options: Options) -> LabelFile:
                 np.arange(len(values))[:, None],
                 all_indexes[rows].astype(np.int64),
                 values,
-                scores=_compute_filler(values, len(classes), options.fill),
+                scores=_compute_filler(values, len(classes)),
                 where=where,
             )
             block_names = list(map(str, names[rows].to_pylist()))
@@ -100,12 +96,12 @@ def open_ced(path: pathlib.Path, options: Options) -> LabelFile:
     return LabelFile([path, table_path], classes, read_blocks, has_views=True)
 
 
-def _compute_filler(values: np.ndarray, num_classes: int, fill: str) -> np.ndarray:
+def _compute_filler(values: np.ndarray, num_classes: int) -> np.ndarray:
     """Computes the scores of left-out classes from the kept ones [n, k]: float32 [n, classes]."""
     k = values.shape[1]
     lowest = values.min(axis=1, keepdims=True) if k else np.zeros((len(values), 1), np.float32)
-    filler = {"mean": lowest / max(num_classes - k, 1), "half": lowest / 2, "zero": 0 * lowest}
-    return np.broadcast_to(filler[fill], (len(values), num_classes)).astype(np.float32)
+    filler = lowest / max(num_classes - k, 1)
+    return np.broadcast_to(filler, (len(values), num_classes)).astype(np.float32)
 
 
 def _spread(
@@ -161,43 +157,3 @@ def _read_row_table(path: pathlib.Path, num_rows: int) -> tuple[Any, np.ndarray,
     if len(starts) != num_rows:
         raise UserError(f"{path} has {len(starts)} rows, and the HDF5 file {num_rows}")
     return table.column("filename"), starts, ends
-
-
-def write_ced(path: pathlib.Path, labels: SoftLabels, options: Options) -> list[pathlib.Path]:
-    """Writes the highest `options.top_k` of each segment, and the table beside it as Parquet."""
-    import h5py
-    import pyarrow as pa
-    import pyarrow.parquet
-
-    index, segmentation = labels.index, options.segmentation
-    table = path.with_suffix(".parquet")
-    types = (pa.string(), pa.float32(), pa.float32())
-    schema = pa.schema(list(zip(_TIMES, types, strict=True)))
-    label_file.check_replaced(table, "filename")
-    with (
-        files.atomic_path(path) as temporary,
-        files.atomic_path(table) as temporary_table,
-        h5py.File(temporary, "w") as file,
-        pyarrow.parquet.ParquetWriter(temporary_table, schema, compression="zstd") as writer,
-    ):
-        shape = (
-            int(segmentation.count_segments(index.num_samples).sum(dtype=np.int64)),
-            min(options.top_k, index.num_classes),
-        )
-        values = file.create_dataset("topk_values", shape, "f2")
-        indexes = file.create_dataset("topk_indexes", shape, "i2")
-        file.create_dataset("seeds", shape[:1], "i4")  # 0: no augmentation
-        if index.classes != audioset_classes():
-            file.attrs[label_file.CLASSES_ATTRIBUTE] = list(index.classes)
-        start = 0
-        for rows in label_file.read_rows(labels, 16 * label_file.BLOCK_ROWS):
-            stop = start + len(rows.ids)
-            best_classes = np.argsort(-rows.values, axis=1, kind="stable")[:, : shape[1]]
-            best_values = np.take_along_axis(rows.values, best_classes, axis=1)
-            values[start:stop] = label_file.to_file_values(best_values, options)
-            indexes[start:stop] = best_classes
-            start = stop
-            columns = (rows.ids.tolist(), *segmentation.compute_times(rows.segments))
-            arrays = [pa.array(column, dtype) for column, dtype in zip(columns, types, strict=True)]
-            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
-    return [path, table]

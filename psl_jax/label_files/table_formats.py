@@ -1,11 +1,10 @@
-"""Reads and writes soft labels as a table, Parquet or CSV, with a row for each segment.
+"""Reads soft labels of a table, Parquet or CSV, with a row for each segment; writes Parquet.
 
 The columns are `clip`, `segment` (from 0), `onset` and `offset` in seconds, and one for each class,
 by its name. So any tool can read one class alone, without lists and without an order of classes. A
 table without `segment` is read too: a segment gets the mean of the rows in which its middle lies.
 """
 
-import csv
 import itertools
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
@@ -141,56 +140,42 @@ def open_parquet(path: pathlib.Path, options: Options) -> LabelFile:
     return open_table(path, options, header, read_rows)
 
 
-def write_csv(path: pathlib.Path, labels: SoftLabels, options: Options) -> list[pathlib.Path]:
-    """Writes the table; numbers are the shortest that float16 reads as the same."""
-    with files.atomic_open(path, newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(_make_header(labels))
-        for rows in label_file.read_rows(labels):
-            values = label_file.logit(rows.values) if options.logits else rows.values
-            # There are only 65,536 different ones.
-            unique_values, positions = np.unique(values, return_inverse=True)
-            texts = np.array([str(value) for value in unique_values], object)
-            times = np.stack(options.segmentation.compute_times(rows.segments), axis=1)
-            for clip, segment, clip_times, row in zip(
-                rows.ids.tolist(),
-                rows.segments.tolist(),
-                times.tolist(),
-                texts[positions.reshape(values.shape)].tolist(),
-                strict=True,
-            ):
-                writer.writerow([clip, segment, *(f"{time:.10g}" for time in clip_times), *row])
-    return [path]
-
-
-def write_parquet(path: pathlib.Path, labels: SoftLabels, options: Options) -> list[pathlib.Path]:
+def write_parquet(path: pathlib.Path, labels: SoftLabels) -> list[pathlib.Path]:
     """Writes the table, values as float32, compressed with zstd."""
     import pyarrow as pa
     import pyarrow.parquet
 
-    types = [pa.string(), pa.int32(), pa.float64(), pa.float64()]
-    types += [pa.float32()] * labels.index.num_classes
-    schema = pa.schema(list(zip(_make_header(labels), types, strict=True)))
-    label_file.check_replaced(path, "clip")
+    classes = labels.index.classes
+    if reserved := [name for name in classes if name in KEYS]:
+        raise UserError(
+            f"a class is called {reserved[0]!r}, as the column of a table is; choose another "
+            "--format"
+        )
+    types = [pa.string(), pa.int32(), pa.float64(), pa.float64(), *[pa.float32()] * len(classes)]
+    schema = pa.schema(list(zip((*KEYS, *classes), types, strict=True)))
     with (
         files.atomic_path(path) as temporary,
         pyarrow.parquet.ParquetWriter(
             temporary, schema, compression="zstd", use_dictionary=["clip"]
         ) as writer,
     ):
-        for rows in label_file.read_rows(labels, _GROUP_ROWS):
-            columns = [rows.ids.tolist(), rows.segments.astype(np.int32)]
-            columns += options.segmentation.compute_times(rows.segments)
-            columns += list(np.ascontiguousarray(label_file.to_file_values(rows.values, options).T))
+        for ids, segments, values in _read_groups(labels):
+            columns = [ids.tolist(), segments.astype(np.int32)]
+            columns += labels.segmentation.compute_times(segments)
+            columns += list(np.ascontiguousarray(values.astype(np.float32).T))
             arrays = [pa.array(column, dtype) for column, dtype in zip(columns, types, strict=True)]
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
     return [path]
 
 
-def _make_header(labels: SoftLabels) -> list[str]:
-    if reserved := [name for name in labels.index.classes if name in KEYS]:
-        raise UserError(
-            f"a class is called {reserved[0]!r}, as the column of a table is; choose another "
-            "--format"
-        )
-    return [*KEYS, *labels.index.classes]
+def _read_groups(labels: SoftLabels) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yields clips, segments and labels of about _GROUP_ROWS segments: whole shards."""
+    buffered: list[tuple[np.ndarray, ...]] = []
+    num_shards = len(labels.index.shard_sizes)
+    for shard in range(num_shards):
+        ids, values, counts = labels.read_shard(shard)
+        clips, segments = np.nonzero(np.arange(values.shape[1]) < counts[:, None])
+        buffered.append((ids[clips], segments, values[clips, segments]))
+        if shard == num_shards - 1 or sum(len(rows[0]) for rows in buffered) >= _GROUP_ROWS:
+            yield tuple(map(np.concatenate, zip(*buffered, strict=True)))
+            buffered = []

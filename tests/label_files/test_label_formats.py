@@ -14,74 +14,27 @@ from scipy.special import expit
 
 from psl_jax.audio.segments import Segmentation
 from psl_jax.data.source import Source
-from psl_jax.label_files import label_file
 from psl_jax.networks.class_lists import audioset_classes
 from psl_jax.runtime.errors import UserError
 
 h5py = pytest.importorskip("h5py", reason="needs the extra corpora")
 parquet = pytest.importorskip("pyarrow.parquet", reason="needs the extra corpora")
 
-SUFFIXES = {
-    "parquet": ".parquet",
-    "csv": ".csv",
-    "npy": ".npy",
-    "ced": ".h5",
-    "pretrainedsed": ".hdf5",
-    "hf": "",
-}
-
 # --- There and back -------------------------------------------------------------------------------
 
 
-# EfficientAT's files are of clips, so these are one segment each; frames have one label each.
-SEGMENTATIONS = {
-    "parquet": Segmentation(1.0, 0.5),
-    "csv": Segmentation(0.7, shortest_seconds=0.0),  # as in the published code
-    "npy": Segmentation(3.0),
-    "ced": Segmentation(1.0, 0.5),
-    "pretrainedsed": Segmentation(0.7),
-    "hf": Segmentation(1.0, 0.5),
-}
-
-
-@pytest.mark.parametrize("values", ["probabilities", "logits"])
-@pytest.mark.parametrize("format", SUFFIXES)
-def test_there_and_back_is_equal_in_float16(tmp_path, data, format, values):
-    if (format, values) == ("hf", "logits"):
-        pytest.skip("probabilities alone")
-    index, segmentation = label_data.index(), SEGMENTATIONS[format]
+def test_a_table_there_and_back_is_equal_in_float16(tmp_path, data):
+    index, segmentation = label_data.index(), Segmentation(0.7, 0.5, 0.0)
     label_data.write_labels(tmp_path / "labels", index, segmentation)
     expected = label_data.read(tmp_path / "labels", index, segmentation)
-    file = tmp_path / f"file{SUFFIXES[format]}"
-    same = (f"--format={format}", f"--values={values}")
-    run("export", tmp_path / "labels", data, "--split=train", f"--out={file}", *same)
-    cut = (
-        f"--hop_seconds={segmentation.hop_seconds or segmentation.seconds}",
-        f"--shortest_segment_seconds={segmentation.shortest_seconds}",
-    )
-    bring_in(file, data, tmp_path / "back", *same, *cut, seconds=segmentation.seconds)
+    file = tmp_path / "file.parquet"
+    run("export", tmp_path / "labels", data, "--split=train", f"--out={file}")
+    cut = ("--hop_seconds=0.5", "--shortest_segment_seconds=0")
+    bring_in(file, data, tmp_path / "back", *cut, seconds=segmentation.seconds)
     found = label_data.read(tmp_path / "back", index, segmentation)
-    # CED's logits, of float16, hold no float16 probabilities.
-    tolerance = 2e-3 if (format, values) == ("ced", "logits") else 0
-    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
-
-
-def test_times_of_long_clips_are_written_to_the_digit(tmp_path):
-    index = label_data.index(num_samples=np.array([16_000 * 1100, *[16_000] * 6], np.int32))
-    segmentation = Segmentation(10.0625)
-    label_data.write_data(tmp_path / "data", index)
-    label_data.write_labels(tmp_path / "labels", index, segmentation)
-    place = ("--split=train", f"--out={tmp_path / 't.csv'}")
-    run("export", tmp_path / "labels", tmp_path / "data", *place)
-    bring_in(tmp_path / "t.csv", tmp_path / "data", tmp_path / "back", seconds=10.0625)
-
-
-def test_probabilities_of_logits_of_every_float16():
-    every = np.arange(0x3C00 + 1, dtype=np.uint16).view(np.float16)  # 0 to 1
-    back = label_file.sigmoid(label_file.logit(every)).astype(np.float16)
-    np.testing.assert_array_equal(back, every)
-    x = np.linspace(-40, 40, 1001, dtype=np.float32)
-    np.testing.assert_allclose(label_file.sigmoid(x), expit(x.astype(np.float64)), rtol=1e-6)
+    np.testing.assert_array_equal(found, expected)
+    with pytest.raises(UserError, match="expected a name that ends in"):
+        run("export", tmp_path / "labels", data, "--split=train", f"--out={tmp_path / 'file'}")
 
 
 @pytest.mark.parametrize("audio", ["embedded", "reference"])
@@ -175,8 +128,7 @@ def test_efficientat(tmp_path, data):
         assert not found[clip, counts[clip] :].any()
 
 
-@pytest.mark.parametrize("fill", ["mean", "half", "zero"])
-def test_ced(tmp_path, data, fill):
+def test_ced(tmp_path, data):
     """The highest 20 of 527 for two views of every chunk of a second, with file names and times."""
     rng = np.random.default_rng(1)
     index = label_data.index()
@@ -195,7 +147,7 @@ def test_ced(tmp_path, data, fill):
         for clip, segment in rows:
             end = min(segment + 1, index.num_samples[clip] / 16_000)
             writer.writerow([f"Y{IDS[clip]}.wav", segment, end])
-    options = ("--format=ced", f"--index={tmp_path / 'table.csv'}", f"--fill={fill}")
+    options = ("--format=ced", f"--index={tmp_path / 'table.csv'}")
     bring_in(tmp_path / "logits.h5", data, tmp_path / "labels", *options)
     found = label_data.read(tmp_path / "labels", index, SEGMENTATION)
     columns = [audioset_classes().index(name) for name in CLASSES]
@@ -204,9 +156,7 @@ def test_ced(tmp_path, data, fill):
             views = []
             for row in (i for i, key in enumerate(rows) if tuple(key) == (clip, segment)):
                 kept = {int(k): float(dense[row, k]) for k in order[row]}
-                lowest = min(kept.values())
-                rest = {"mean": lowest / 507, "half": lowest / 2, "zero": 0.0}[fill]
-                views.append([kept.get(k, rest) for k in columns])
+                views.append([kept.get(k, min(kept.values()) / 507) for k in columns])
             assert len(views) == 2
             np.testing.assert_allclose(found[clip, segment], np.mean(views, axis=0), atol=5e-4)
 
@@ -255,8 +205,7 @@ def test_sat(tmp_path, data, capsys, seconds, joined):
     np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize("pool", ["mean", "max"])
-def test_pretrainedsed(tmp_path, data, pool):
+def test_pretrainedsed(tmp_path, data):
     """Logits of 250 frames of 40 ms for some classes that a list names."""
     rng = np.random.default_rng(2)
     theirs = ["Cat", *CLASSES[::-1], "Rain"]
@@ -267,8 +216,8 @@ def test_pretrainedsed(tmp_path, data, pool):
     with h5py.File(tmp_path / "as_strong.hdf5", "w") as file:
         file["filenames"] = [f"{IDS[clip]}.mp3".encode() for clip in order]
         file["strong_logits"] = logits[order]
-    options = (f"--classes={tmp_path / 'strong.csv'}", f"--pool={pool}")
-    bring_in(tmp_path / "as_strong.hdf5", data, tmp_path / "labels", *options, seconds=0.5)
+    listed = f"--classes={tmp_path / 'strong.csv'}"
+    bring_in(tmp_path / "as_strong.hdf5", data, tmp_path / "labels", listed, seconds=0.5)
     segmentation = Segmentation(0.5)
     found = label_data.read(tmp_path / "labels", index, segmentation)
     counts = segmentation.count_segments(index.num_samples)
@@ -278,7 +227,7 @@ def test_pretrainedsed(tmp_path, data, pool):
             end = 1000 * index.num_samples[clip] / 16_000  # what follows is padding
             inside = [f for f in inside if f * 40 + 20 < end]
             frames = expit(logits[clip][:, inside].astype(np.float64))
-            pooled = getattr(frames, pool)(axis=1)[[3, 2, 1]]
+            pooled = frames.mean(axis=1)[[3, 2, 1]]
             np.testing.assert_allclose(found[clip, segment], pooled, atol=3e-4)
 
 

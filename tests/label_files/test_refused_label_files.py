@@ -8,9 +8,7 @@ import label_data
 import numpy as np
 import pytest
 from label_data import CLASSES, IDS, SEGMENTATION, all_rows, bring_in, run, write_table
-from scipy.special import expit
 
-from psl_jax.audio.segments import Segmentation
 from psl_jax.runtime.errors import UserError
 
 h5py = pytest.importorskip("h5py", reason="needs the extra corpora")
@@ -72,9 +70,9 @@ def test_lengths_that_are_none(tmp_path, data):
 def test_times_of_other_segments(tmp_path, data):
     index = label_data.index()
     label_data.write_labels(tmp_path / "labels", index, SEGMENTATION)
-    run("export", tmp_path / "labels", data, "--split=train", f"--out={tmp_path / 't.csv'}")
+    run("export", tmp_path / "labels", data, "--split=train", f"--out={tmp_path / 't.parquet'}")
     with pytest.raises(UserError, match=r"segment 1 has the onset 1 s, and that of .* 2 s is 2 s"):
-        bring_in(tmp_path / "t.csv", data, tmp_path / "back", seconds=2)
+        bring_in(tmp_path / "t.parquet", data, tmp_path / "back", seconds=2)
 
 
 def test_segments_without_a_row_may_have_weak_labels(tmp_path, data, capsys):
@@ -148,36 +146,6 @@ def test_what_is_no_index(tmp_path, data, name, content, message):
         bring_in(tmp_path / "e.npy", data, tmp_path / "labels", f"--index={tmp_path / name}")
 
 
-def test_a_stopped_export_leaves_no_names_of_another_array(tmp_path, data, monkeypatch):
-    index = label_data.index()
-    label_data.write_labels(tmp_path / "labels", index, Segmentation(3.0))
-    file, out = tmp_path / "e.npy", ("--split=train", f"--out={tmp_path / 'e.npy'}")
-    run("export", tmp_path / "labels", data, *out)
-    bring_in(file, data, tmp_path / "back", seconds=3)
-
-    def stop(*arguments, **options):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(pickle, "dump", stop)
-        with pytest.raises(KeyboardInterrupt):
-            run("export", tmp_path / "labels", data, *out)
-    with pytest.raises(UserError, match="there is no index of file names"):
-        bring_in(file, data, tmp_path / "again", seconds=3)
-
-
-@pytest.mark.parametrize(("first", "second"), [("a.parquet", "a.h5"), ("a.h5", "a.parquet")])
-def test_a_parquet_file_of_another_kind_is_not_overwritten(tmp_path, data, first, second):
-    """CED's table of rows is named like a table of labels."""
-    label_data.write_labels(tmp_path / "labels", label_data.index(), SEGMENTATION)
-    run("export", tmp_path / "labels", data, "--split=train", f"--out={tmp_path / first}")
-    before = (tmp_path / "a.parquet").read_bytes()
-    with pytest.raises(UserError, match=r"a\.parquet is there already and holds something else"):
-        run("export", tmp_path / "labels", data, "--split=train", f"--out={tmp_path / second}")
-    assert (tmp_path / "a.parquet").read_bytes() == before
-    run("export", tmp_path / "labels", data, "--split=train", f"--out={tmp_path / first}")
-
-
 def test_an_array_without_its_index_or_classes_and_an_archive(tmp_path, data):
     np.save(tmp_path / "e.npy", np.zeros((7, 527), np.float32))
     with pytest.raises(UserError, match=r"e\.pkl: there is no index of file names.*--index"):
@@ -191,26 +159,10 @@ def test_an_array_without_its_index_or_classes_and_an_archive(tmp_path, data):
         bring_in(tmp_path / "e.npy", data, tmp_path / "labels")
 
 
-def test_segments_of_a_clip_need_a_word_to_become_one_row(tmp_path, data):
-    index = label_data.index()
-    label_data.write_labels(tmp_path / "labels", index, SEGMENTATION)
-    out = ("--split=train", f"--out={tmp_path / 'e.npy'}")
-    with pytest.raises(UserError, match="up to 3 segments a clip: give --pool"):
-        run("export", tmp_path / "labels", data, *out)
-    run("export", tmp_path / "labels", data, *out, "--pool=max")
-    labels = label_data.read(tmp_path / "labels", index, SEGMENTATION)
-    stored = expit(np.load(tmp_path / "e.npy").astype(np.float64))
-    np.testing.assert_allclose(stored, labels.max(axis=1), atol=1e-6)
-
-
 def test_an_option_of_another_format_is_refused(tmp_path, data):
     table = write_table(tmp_path / "t.csv", all_rows())
-    with pytest.raises(UserError, match="--fill means nothing for --format=csv"):
-        bring_in(table, data, tmp_path / "labels", "--fill=zero")
-    label_data.write_labels(tmp_path / "labels", label_data.index(), SEGMENTATION)
-    out = ("--split=train", f"--out={tmp_path / 't.csv'}")
-    with pytest.raises(UserError, match="--top_k means nothing for --format=csv"):
-        run("export", tmp_path / "labels", data, *out, "--top_k=5")
+    with pytest.raises(UserError, match="--index means nothing for --format=csv"):
+        bring_in(table, data, tmp_path / "labels", "--index=names.txt")
 
 
 @pytest.mark.parametrize(("library", "name"), [("h5py", "a.h5"), ("pyarrow", "a.parquet")])
