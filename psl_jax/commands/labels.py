@@ -1,10 +1,9 @@
-"""Imports, exports and resegments soft labels, and writes a page to judge them by ear.
+"""Imports, exports and resegments soft labels.
 
     psl-jax labels import SAT.parquet DATA --format=sat --segment_seconds=2 --out=labels/sat
     psl-jax labels export labels/2s DATA --split=balanced --format=parquet --out=2s.parquet
     psl-jax labels export labels/2s DATA --split=balanced --format=hf --out=FOLDER_FOR_DATASETS
     psl-jax labels resegment labels/frames DATA --split=balanced --segment_seconds=2 --out=labels/2s
-    psl-jax labels page labels/2s DATA --split=balanced --clips=50 --out=labels.html
 
 To train on imported or resegmented labels, without a teacher:
 
@@ -66,7 +65,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         out="folder of soft labels",
         seconds="required",
     )
-    _add_page(actions)
     flags.FLAGS(arguments[:1])  # absl's own, which nobody gives here, count as read
     return parser.parse_args(arguments[1:])
 
@@ -135,32 +133,9 @@ def _add_import(actions: Any) -> None:
         )
 
 
-def _add_page(actions: Any) -> None:
-    add = _add_action(
-        actions,
-        "page",
-        "Writes a page to judge soft labels by ear.",
-        source="folder of soft labels",
-        out="HTML page",
-    ).add_argument
-    for name, default, text in (
-        ("clips", 50, "number of clips on the page"),
-        ("seed", 0, "seed of the random choice of clips"),
-    ):
-        help_text = f"{text} (default: {default})"
-        add(f"--{name}", type=int, default=default, metavar="N", help=help_text)
-    add(
-        "--choose",
-        default="classes",
-        choices=("classes", "even"),
-        help="choose clips class by class (classes), or evenly over the split (even) (default: "
-        "classes)",
-    )
-
-
 def main(arguments: argparse.Namespace) -> None:
     logging.set_verbosity(logging.WARNING)  # TFDS tells of every file that it reads
-    actions = {"import": _import, "export": _export, "resegment": _resegment, "page": _page}
+    actions = {"import": _import, "export": _export, "resegment": _resegment}
     actions[arguments.action](arguments, pathlib.Path(arguments.out))
 
 
@@ -275,28 +250,6 @@ def _resegment(arguments: argparse.Namespace, out: pathlib.Path) -> None:
     )
     resegment.write_resegmented(labels, writer)
     relabel.tell_quality(_open_labels(out, source))
-
-
-def _page(arguments: argparse.Namespace, out: pathlib.Path) -> None:
-    from psl_jax.reporting import audio_examples
-    from psl_jax.runtime import distributed
-
-    if arguments.clips < 1:
-        raise UserError(f"--clips={arguments.clips}: expected 1 or more")
-    if arguments.seed < 0:
-        raise UserError(f"--seed={arguments.seed}: expected 0 or more")
-    distributed.configure()
-    source = open_folder(arguments.data, arguments.split)
-    labels = _open_labels(arguments.source, source)
-    disk_errors.check_writable(out.parent, "--out")
-    clips = audio_examples.choose_clips(
-        source.index, arguments.clips, arguments.seed, arguments.choose
-    )
-    rule = audio_examples.RULES[arguments.choose].format(seed=arguments.seed)
-    size = audio_examples.write_label_page(out, source, labels, clips, rule).stat().st_size
-    print(f"{len(clips)} clips in {out}: {size / 1e6:.1f} MB")
-    if size > 30e6:
-        print("note: some browsers are slow with so large a page; give fewer --clips")
 
 
 # --- What the actions share -----------------------------------------------------------------------

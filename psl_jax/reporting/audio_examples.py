@@ -17,8 +17,7 @@ from psl_jax.audio.segments import SAMPLE_RATE, flatten
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.source import Source
-from psl_jax.reporting import result_tables, run_page
-from psl_jax.runtime import files, progress
+from psl_jax.runtime import files
 from psl_jax.tagging import spectrogram
 from psl_jax.tagging.tagger import Tagger
 from psl_jax.tagging.windowing import FRAME_SECONDS
@@ -107,14 +106,11 @@ def describe_clip(
     index: ClipIndex,
     audio: np.ndarray,
     outputs: Sequence[Output],
-    *,
-    most_classes: int = MOST_CLASSES,
-    least_value: float = _LIKELY,
 ) -> dict[str, Any]:
     """Describes a clip as JSON: the lanes of its classes, each with spans (onset, offset, value).
 
-    Classes are those of its labels and events and, if there are fewer than `most_classes`, others
-    whose outputs reach `least_value`.
+    Classes are those of its labels and events and, if there are fewer than MOST_CLASSES, others
+    whose outputs reach _LIKELY.
     """
     seconds = len(audio) / SAMPLE_RATE
     has_label = index.weak_labels(np.array([clip]))[0] > 0
@@ -125,9 +121,9 @@ def describe_clip(
     ]
     is_certain = has_label | np.isin(np.arange(index.num_classes), [event[2] for event in events])
     highest = np.max([output.values.max(axis=0) for output in outputs], axis=0)
-    shown = np.flatnonzero(is_certain | (highest >= least_value)).tolist()
+    shown = np.flatnonzero(is_certain | (highest >= _LIKELY)).tolist()
     shown.sort(key=lambda label: (not is_certain[label], -highest[label]))
-    num_shown = max(most_classes, int(is_certain.sum()))
+    num_shown = max(MOST_CLASSES, int(is_certain.sum()))
     classes = []
     for label in shown[:num_shown]:
         lanes = [_make_lane("weak label", "weak", [(0.0, seconds, 1.0)] * int(has_label[label]))]
@@ -205,88 +201,3 @@ def ticks(seconds: float) -> list[float]:
     """Chooses the times below a clip: round ones from 0, seven at most up to half an hour."""
     step = next((step for step in _STEPS if seconds / step <= 6), _STEPS[-1])
     return [round(k * step, 3) for k in range(int(seconds / step + 1e-9) + 1)]
-
-
-# --- A page to judge soft labels by ear -----------------------------------------------------------
-
-# How clips are chosen, in words.
-RULES = {
-    "classes": "classes take turns, in an order drawn with seed {seed}, and each gives one of its "
-    "clips that is not chosen yet",
-    "even": "evenly over the split, in its order",
-}
-
-_PAGE_CLASSES = 8  # shown of a clip, and more only where it has more labels
-
-
-def write_label_page(
-    path: pathlib.Path, source: Source, labels: SoftLabels, clips: np.ndarray, rule: str
-) -> pathlib.Path:
-    """Writes one self-contained page of `clips` [n] (numbers, ascending) and returns its path.
-
-    rule: how they were chosen, in words.
-    """
-    described = []
-    read = progress.track(source.read_whole(clips), len(clips), "clip", "draw")
-    for clip, audio in zip(clips.tolist(), read, strict=True):
-        soft = make_soft_output(labels, "soft label", clip, len(audio))
-        description = describe_clip(
-            clip, labels.index, audio, [soft], most_classes=_PAGE_CLASSES, least_value=0.0
-        )
-        media = make_media(audio)
-        described.append(description | media | {"classes_left_out": 0})  # it is so of all clips
-    context = {
-        "title": f"Soft labels of {labels.index.split}",
-        "tiles": _make_tiles(labels, clips),
-        "clips": described,
-        "clip_ticks": ticks,
-        "rule": rule,
-        "where": labels.directory.name,
-        "origin": labels.manifest.get("origin", {}).get("kind", "made by a teacher"),
-        "digest": labels.manifest.get("teacher_digest", ""),
-    }
-    return run_page.render("labels.html.jinja", path, context)
-
-
-def choose_clips(index: ClipIndex, samples: int, seed: int, how: str) -> np.ndarray:
-    """Chooses up to `samples` clips by one of RULES: their numbers, ascending."""
-    samples = min(samples, len(index))
-    if how == "even":
-        return choose_evenly(len(index), samples)
-    rng = np.random.default_rng(seed)
-    shuffled = rng.permutation(len(index))
-    rank = np.empty(len(index), np.int64)
-    rank[shuffled] = np.arange(len(index))
-    owner = np.repeat(np.arange(len(index)), np.diff(index.label_offsets))
-    order = np.lexsort((rank[owner], index.label_values))
-    ends = np.cumsum(np.bincount(index.label_values, minlength=index.num_classes))
-    queues = [list(part) for part in np.split(owner[order], ends[:-1])]
-    turns = [queues[k] for k in rng.permutation(index.num_classes)]
-    chosen: set[int] = set()
-    while len(chosen) < samples and any(turns):
-        for queue in turns:
-            while queue and queue[0] in chosen:
-                queue.pop(0)
-            if queue and len(chosen) < samples:
-                chosen.add(int(queue.pop(0)))
-    for clip in shuffled:  # clips without labels come last
-        if len(chosen) == samples:
-            break
-        chosen.add(int(clip))
-    return np.array(sorted(chosen), np.int64)
-
-
-def _make_tiles(labels: SoftLabels, clips: np.ndarray) -> list[tuple[str, str, str, str]]:
-    index, segmentation = labels.index, labels.segmentation
-    hop = segmentation.hop_seconds
-    every = "" if hop is None else f"one every {hop:g} s"
-    return [
-        ("clips here", result_tables.count(len(clips)), "", f"of {len(index):,} in {index.split}"),
-        (
-            "classes",
-            result_tables.count(index.num_classes),
-            "",
-            f"up to {_PAGE_CLASSES} shown of a clip",
-        ),
-        ("segments of", f"{segmentation.seconds:g}", "s", every),
-    ]

@@ -1,7 +1,5 @@
 """Tags audio while it is being recorded: gives scores as soon as they are complete."""
 
-import copy
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -30,8 +28,7 @@ class Stream:
         rows = stream.finish()
 
     A row is complete when no later segment covers it: a segment's length behind the newest sample,
-    and at most a hop more. `provisional` gives the rows that are not complete yet, from the audio
-    so far: at most a hop behind.
+    and at most a hop more.
     """
 
     def __init__(
@@ -53,7 +50,6 @@ class Stream:
         self._compute = compute
         self._cutter = SegmentCutter(segmentation)
         self._timeline = Timeline()
-        self._newest_scores: dict[tuple[int, int, bool], np.ndarray] = {}  # of one window
         self._num_samples, self._num_rows, self._num_classes = 0, 0, num_classes
         self._is_open = True
         self._int32_peak = 0  # see check_int32
@@ -86,18 +82,6 @@ class Stream:
         self._num_samples += len(mono)
         return self._complete(list(self._cutter.add(mono)))
 
-    def provisional(self) -> Rows:
-        """Returns the rows after the complete ones, as they would be if the audio ended here.
-
-        They change with the audio that follows. There are none before the first segment.
-        """
-        newest = self._cutter.newest
-        if newest is None:
-            return self._make_rows([])
-        (frames,) = self._compute_scores([newest])
-        last = dataclasses.replace(newest, is_last=True)
-        return self._make_rows([copy.deepcopy(self._timeline).add(last, frames)])
-
     def finish(self) -> Rows:
         """Returns the remaining rows. Raises UserError for less than 0.1 s of audio.
 
@@ -120,25 +104,12 @@ class Stream:
 
     def _complete(self, windows: list[Window]) -> Rows:
         """Returns the rows that these windows complete."""
-        scored = zip(windows, self._compute_scores(windows), strict=True)
-        rows = self._make_rows([self._timeline.add(window, frames) for window, frames in scored])
-        self._num_rows += len(rows.times)
-        return rows
-
-    def _make_rows(self, blocks: list[np.ndarray]) -> Rows:
+        scored = zip(windows, self._compute(windows) if windows else [], strict=True)
+        blocks = [self._timeline.add(window, frames) for window, frames in scored]
         scores = np.concatenate([np.zeros((0, self._num_classes), np.float32), *blocks])
-        return Rows(FRAME_SECONDS * np.arange(self._num_rows, self._num_rows + len(scores)), scores)
-
-    def _compute_scores(self, windows: list[Window]) -> list[np.ndarray]:
-        """Computes the scores of windows, and keeps those of the last one for the next call."""
-        keys = [(window.onset, window.end, window.is_inside) for window in windows]
-        pairs = zip(keys, windows, strict=True)
-        new_windows = {key: window for key, window in pairs if key not in self._newest_scores}
-        new_scores = self._compute(list(new_windows.values())) if new_windows else []
-        scores = self._newest_scores | dict(zip(new_windows, new_scores, strict=True))
-        if new_windows:
-            self._newest_scores = {keys[-1]: scores[keys[-1]]}
-        return [scores[key] for key in keys]
+        rows = np.arange(self._num_rows, self._num_rows + len(scores))
+        self._num_rows += len(scores)
+        return Rows(FRAME_SECONDS * rows, scores)
 
 
 def _mix_to_mono(array: np.ndarray) -> np.ndarray:

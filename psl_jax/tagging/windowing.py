@@ -87,16 +87,13 @@ class SegmentCutter:
     not begin a hop after the one before. A waveform shorter than a segment is one segment. A
     further window begins before the waveform, with its reflection, and another one ends after it. A
     window comes out when the next one has begun: only then we know the rows that it settles.
-
-    Attributes:
-      newest: the segment that was cut last and is still held back.
     """
 
     def __init__(self, segmentation: Segmentation):
         self._length, self._hop = segmentation.segment_samples, segmentation.hop_samples
         self._lead_samples = min(self._length // 2, LONGEST_LEAD)
         self._cutter = WindowCutter(self._length, self._hop)
-        self.newest: Window | None = None
+        self._newest: Window | None = None
 
     def add(self, block: np.ndarray) -> Iterator[Window]:
         for onset, audio in self._cutter.add(block):
@@ -105,13 +102,13 @@ class SegmentCutter:
     def finish(self) -> Iterator[Window]:
         """Yields the last windows."""
         yield from self._advance(*self._cutter.finish())
-        assert self.newest is not None
-        window_after = self._make_after(self.newest)
-        yield dataclasses.replace(self.newest, num_settled=_find_row(window_after.onset))
+        assert self._newest is not None
+        window_after = self._make_after(self._newest)
+        yield dataclasses.replace(self._newest, num_settled=_find_row(window_after.onset))
         yield window_after
 
     def _advance(self, onset: int, audio: np.ndarray) -> Iterator[Window]:
-        previous = self.newest
+        previous = self._newest
         if previous is None:
             yield self._make_before(audio)
         else:
@@ -120,7 +117,7 @@ class SegmentCutter:
                 audio = np.concatenate([previous.audio[: self._hop], audio])[-self._length :]
                 onset = end - self._length
             yield dataclasses.replace(previous, num_settled=_find_row(onset))
-        self.newest = self._make(audio, onset, onset + len(audio), 0, _count_frames(audio))
+        self._newest = self._make(audio, onset, onset + len(audio), 0, _count_frames(audio))
 
     def _make_before(self, audio: np.ndarray) -> Window:
         """Makes the window over the start of a waveform that begins with `audio`."""

@@ -5,10 +5,8 @@ import re
 import secrets
 from typing import Annotated, Any
 
-import anyio
 import jinja2
 import markupsafe
-import numpy as np
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import MutableHeaders
@@ -28,7 +26,7 @@ from psl_jax.networks.class_lists import clean_name
 from psl_jax.web import api, forms
 from psl_jax.web.access import Access
 from psl_jax.web.service import CancelledError, Job, RefusedError, Service, read_chunks
-from psl_jax.web.uploads import Uploads, drain, receive_samples, receive_thresholds
+from psl_jax.web.uploads import Uploads, drain
 
 
 def make_base(access: Access) -> FastAPI:
@@ -128,7 +126,6 @@ def _make_page_routes(
     router = APIRouter(
         prefix="/page", include_in_schema=False, dependencies=access.checks(api=False)
     )
-    microphones = anyio.CapacityLimiter(1)
 
     @router.post("/tag")
     async def tag(request: Request, query: Annotated[forms.PageTagUpload, Query()]) -> Response:
@@ -148,18 +145,6 @@ def _make_page_routes(
 
         return await uploads.answer(request, forms.PageUpload, work)
 
-    @router.post("/clips")
-    async def clips(request: Request) -> Response:
-        def work(job: Job, upload: forms.ClipsUpload) -> Response:
-            archive = service.cut(job, upload.make_cuts(service))
-            return StreamingResponse(read_chunks(archive), media_type="application/zip")
-
-        return await uploads.answer(request, forms.ClipsUpload, work)
-
-    @router.post("/thresholds")
-    async def thresholds(request: Request, name: str = "") -> Response:
-        return JSONResponse(await receive_thresholds(request, name, service))
-
     if table is not None:
 
         @router.post("/decide")
@@ -171,15 +156,6 @@ def _make_page_routes(
     async def progress(ticket: str = "") -> Response:
         return JSONResponse(uploads.progress(ticket))
 
-    @router.post("/live")
-    async def live(request: Request) -> Response:
-        """Scores the latest sound of a microphone, one microphone at a time."""
-        if microphones.borrowed_tokens:  # the page sends a newer request a moment later
-            raise RefusedError(429, "The server listens to another microphone.", "busy")
-        samples = await receive_samples(request, service.segmentation.seconds)
-        scores = await anyio.to_thread.run_sync(service.score_live, samples, limiter=microphones)
-        return JSONResponse({"scores": np.round(scores, 4).astype(float).tolist()})
-
     return router
 
 
@@ -189,8 +165,6 @@ def _render_front_page(service: Service, access: Access, table: DecisionTable | 
         "corrections": "" if table is None else str(table.path),
         "megabytes": service.limits.megabytes,
         "minutes": service.limits.minutes,
-        "live": seconds,
-        "clips": forms.MAX_CUTS,
         "hops": [seconds / divisor for divisor in (1, 2, 4, forms.MAX_OVERLAP)],
         "suffixes": sorted(AUDIO_SUFFIXES),
         "labels": list(service.tagger.labels),

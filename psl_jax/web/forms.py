@@ -1,7 +1,5 @@
 """Checks the settings of a request, in its query or in the fields of a multipart body."""
 
-import dataclasses
-import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeVar
@@ -13,12 +11,10 @@ from psl_jax.networks.class_lists import near_names
 from psl_jax.networks.trained_model import DEFAULT_THRESHOLD
 from psl_jax.runtime.errors import UserError
 from psl_jax.tagging.events import EventSettings
-from psl_jax.web.service import Cut, RefusedError, Service
+from psl_jax.web.service import RefusedError, Service
 
-MAX_CUTS = 1000
 MAX_OVERLAP = 8  # a segment's length divided by the shortest hop: shorter hops take longer
 _DEFAULT_TAGS = 10
-_CUT_TIMES = 2.0  # length of all clips cut from a file, divided by the accepted length of a file
 
 Threshold = Annotated[float, Field(gt=0, le=1)]
 Form = TypeVar("Form", bound="Upload")
@@ -42,21 +38,6 @@ class PageTagUpload(PageUpload):
     """A file whose scores the page draws."""
 
     hop_seconds: float | None = None
-
-
-class ClipsUpload(PageUpload):
-    """A file from which clips are cut."""
-
-    events: Json[Annotated[list[Cut], Field(min_length=1, max_length=MAX_CUTS)]]
-
-    def make_cuts(self, service: Service) -> list[Cut]:
-        """Lists the clips to cut, with names without folders. Raises RefusedError, 422."""
-        if not all(0 <= cut.onset < cut.offset < math.inf for cut in self.events):
-            raise _refuse("an event ends before it begins")
-        max_seconds = _CUT_TIMES * service.limits.minutes * 60
-        if sum(cut.offset - cut.onset for cut in self.events) > max_seconds:
-            raise _refuse(f"the events together are longer than {max_seconds / 60:g} minutes")
-        return [dataclasses.replace(cut, name=_clean_file_name(cut.name)) for cut in self.events]
 
 
 class SegmentForm(BaseModel):
@@ -210,11 +191,6 @@ def describe_invalid(errors: Sequence[Any]) -> RefusedError:
         return _refuse(f"{name} is missing")
     problem = f": {error['msg']}".replace(": Input should be", ", expected")
     return _refuse(f"{name} is {str(error['input'])[:100]!r}{problem}")
-
-
-def _clean_file_name(name: str) -> str:
-    """Removes folders and unprintable characters from a name."""
-    return "".join(c for c in name if c.isprintable() and c not in "/\\:")[-150:] or "clip.wav"
 
 
 def _refuse(message: str) -> RefusedError:

@@ -2,12 +2,10 @@
 
 import contextlib
 import dataclasses
-import io
 import json
 import tempfile
 import threading
-import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any
 
@@ -27,7 +25,6 @@ from psl_jax.tagging.windowing import FRAME_SECONDS, MaxPool
 _USUAL_RATE = 2 * 48_000  # samples of all channels per second that a usual file has
 _MEL_COLUMNS = 30_000  # columns of the spectrogram: 10 ms each up to 5 minutes
 _WAVE_COLUMNS = 30_000
-_LIVE_FRAMES = 2
 _COPY_BYTES = 1 << 20
 _ROWS_AT_ONCE = 4096  # of the scores over time
 
@@ -75,15 +72,6 @@ class Job:
             raise CancelledError
 
 
-@dataclasses.dataclass(frozen=True)
-class Cut:
-    """A clip to be cut from a recording, in seconds, and its file name."""
-
-    onset: float
-    offset: float
-    name: str
-
-
 class Service:
     """Works on uploads, one at a time.
 
@@ -111,7 +99,12 @@ class Service:
         with self._lock:
             for seconds in (self.segmentation.seconds, 2 * self.segmentation.seconds + 1):
                 silence = np.zeros(round(seconds * SAMPLE_RATE), np.float32)
-                self.score_live(silence)
+                self.tagger.tag(
+                    silence,
+                    SAMPLE_RATE,
+                    segment_seconds=self.segmentation.seconds,
+                    hop_seconds=self.segmentation.hop_seconds,
+                )
             spectrogram.compute_spectrogram(lambda: iter([silence]))
 
     def tag(
@@ -158,16 +151,6 @@ class Service:
         wave = (waveform.rows.T.astype(np.int32) >> 7).astype(np.uint8)
         return pack(tags, spectrogram.to_bytes(decibels), step, wave)
 
-    def score_live(self, samples: np.ndarray) -> np.ndarray:
-        """Scores the last 0.64 s of [samples] at 16 kHz: [classes]; does not wait for uploads."""
-        tags = self.tagger.tag(
-            samples,
-            SAMPLE_RATE,
-            segment_seconds=self.segmentation.seconds,
-            hop_seconds=self.segmentation.hop_seconds,
-        )
-        return np.asarray(tags.frame_scores[-_LIVE_FRAMES:].mean(axis=0))
-
     def decode(self, job: Job) -> IO[bytes]:
         """Decodes a file to a WAV, which any browser plays. Raises RefusedError."""
         blocks = limit_blocks(open_blocks(job.path), self._find_max_seconds(job))
@@ -177,23 +160,6 @@ class Service:
                 for block in blocks():
                     job.check()
                     file.write(block)
-        return target
-
-    def cut(self, job: Job, cuts: Sequence[Cut]) -> IO[bytes]:
-        """Cuts clips from a file into a ZIP of WAV files. Raises RefusedError.
-
-        Clips have the file's rate and channels where libsndfile reads it, else 16 kHz and one
-        channel.
-        """
-        self._find_max_seconds(job)  # raises where it is no audio
-        try:
-            source = soundfile.SoundFile(job.path)
-        except soundfile.LibsndfileError:
-            source = soundfile.SoundFile(self.decode(job))
-        with _open_temporary_file() as target, source, zipfile.ZipFile(target, "w") as archive:
-            for cut in cuts:
-                job.check()
-                archive.writestr(cut.name, _cut_wav(source, cut))
         return target
 
     def _find_max_seconds(self, job: Job) -> float:
@@ -228,17 +194,6 @@ def _open_temporary_file() -> Iterator[IO[bytes]]:
         yield file
         file.seek(0)
         undo.pop_all()
-
-
-def _cut_wav(source: soundfile.SoundFile, cut: Cut) -> bytes:
-    start = min(round(cut.onset * source.samplerate), source.frames)
-    stop = min(round(cut.offset * source.samplerate), source.frames)
-    source.seek(start)
-    data = source.read(max(stop - start, 0), dtype="float32", always_2d=True)
-    file = io.BytesIO()
-    subtype = "PCM_24" if source.subtype in ("PCM_24", "PCM_32", "FLOAT", "DOUBLE") else "PCM_16"
-    soundfile.write(file, data, source.samplerate, subtype, format="WAV")
-    return file.getvalue()
 
 
 # --- Data for the page ------------------------------------------------------------------------

@@ -10,16 +10,11 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import anyio
-import numpy as np
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.responses import Response
 
-from psl_jax.audio.decoding import MIN_SAMPLES
-from psl_jax.audio.segments import SAMPLE_RATE
-from psl_jax.runtime.errors import UserError
-from psl_jax.tagging.tagging_cli import read_thresholds
 from psl_jax.web.forms import Form, read_form
 from psl_jax.web.service import ELSEWHERE, CancelledError, Job, Limits, RefusedError, Service
 
@@ -124,32 +119,6 @@ async def _receive(
         async for chunk in _read_bounded(request, limits.megabytes, limits):
             file.write(chunk)
     return "", []
-
-
-async def receive_samples(request: Request, seconds: float) -> np.ndarray:
-    """Receives the body as int16 [samples] at 16 kHz. Raises RefusedError for any other body."""
-    body, max_bytes = bytearray(), round(seconds * SAMPLE_RATE) * 2
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > max_bytes:
-            raise RefusedError(413, f"more than {seconds:g} s of sound at once", "too long")
-    if len(body) % 2 or len(body) < 2 * MIN_SAMPLES:
-        raise RefusedError(422, "expected 16-bit samples at 16 kHz, 0.1 s at least", "form")
-    return np.frombuffer(bytes(body), "<i2").astype(np.int16)
-
-
-async def receive_thresholds(request: Request, name: str, service: Service) -> dict[str, float]:
-    """Receives {class: threshold} from a table that is called `name`. Raises RefusedError."""
-    with tempfile.NamedTemporaryFile(prefix="psl_jax-") as file:
-        await _receive(request, file.name, service.limits)
-        try:
-            values = await anyio.to_thread.run_sync(
-                read_thresholds, file.name, service.tagger.model_labels
-            )
-        except UserError as error:
-            message = str(error).replace(file.name, _get_base_name(name))
-            raise RefusedError(422, message, "table") from error
-    return {label: values[label] for label in service.tagger.labels if label in values}
 
 
 def _get_base_name(*names: str) -> str:

@@ -12,6 +12,7 @@ import pytest
 import soundfile
 import synthetic_data
 import tagging
+from selenium.webdriver.support.wait import WebDriverWait
 
 from psl_jax.audio.segments import Segmentation
 from psl_jax.data.clip_index import ragged
@@ -121,6 +122,18 @@ def test_a_long_clip_is_cut(tmp_path, monkeypatch):
     assert {entry["name"] for entry in clip["classes"]} == shown
 
 
+def test_many_classes_leave_room_for_those_that_count():
+    labels = [[0, 39], list(range(12)), []]
+    index = synthetic_data.make_index([3], 16_000, labels, num_classes=40)
+    scores = np.linspace(0, 1, 40)[None]
+    output = audio_examples.Output("soft", "soft", scores, np.array([0, 1]))
+    audio = np.zeros(16_000, np.int16)
+    described = [audio_examples.describe_clip(clip, index, audio, [output]) for clip in range(3)]
+    shown = [[int(c["name"].split()[1]) for c in clip["classes"]] for clip in described]
+    assert shown == [[39, 0, 38, 37, 36], list(range(11, -1, -1)), [39, 38, 37, 36, 35]]
+    assert [clip["classes_left_out"] for clip in described] == [16, 20, 15]
+
+
 # --- In a browser ---------------------------------------------------------------------------------
 
 
@@ -187,7 +200,9 @@ def test_the_page_on_a_phone(kept, driver, tmp_path):
     assert shown() == ["bell <b>", "z" * 60, NASTY]  # by the weak AP, falling
     driver.find_element("css selector", "input[data-table=classes]").send_keys("BELL")
     assert shown() == ["bell <b>"]
-    run("document.querySelector('.mel').click()")
+    run("document.querySelector('.mel').click()")  # in its middle, which plays from there
+    position = "return document.querySelector('audio').currentTime"
+    WebDriverWait(driver, 60).until(lambda _: run(position) > seconds[0] / 2)
     assert driver.get_log("browser") == []
 
 

@@ -4,14 +4,12 @@ import io
 import json
 import socket
 import wave
-import zipfile
 
 import audio_files
 import numpy as np
 import pytest
-import soundfile
 import tagging
-from serving import ask, multipart, served
+from serving import ask, served
 
 from psl_jax.commands import serve
 from psl_jax.runtime.errors import UserError
@@ -87,18 +85,6 @@ def test_a_name_made_to_point_here_is_refused(port):
     assert ask(port, "GET", "/", Host="localhost")[0] == 200
 
 
-def test_a_microphone_is_answered_with_what_was_heard_last(port):
-    sound = tagging.recording(2.0)
-    status, _, body = ask(port, "POST", "/page/live", sound.astype("<i2").tobytes())
-    tags = tagging.tagger().tag(sound, 16_000, segment_seconds=2.0)
-    assert status == 200
-    np.testing.assert_allclose(
-        json.loads(body)["scores"], tags.frame_scores[-2:].mean(axis=0), atol=1e-3
-    )
-    for wrong, status in [(b"", 422), (b"x" * 3201, 422), (bytes(64_002), 413)]:
-        assert ask(port, "POST", "/page/live", wrong)[0] == status
-
-
 def test_decoded_audio_for_what_the_browser_cannot_play(port, tmp_path):
     sound = audio_files.tone(1.0, 44_100, 2)
     path = audio_files.write(tmp_path / "x.aiff", sound, 44_100)
@@ -106,56 +92,6 @@ def test_decoded_audio_for_what_the_browser_cannot_play(port, tmp_path):
     with wave.open(io.BytesIO(body)) as file:
         assert (status, file.getframerate(), file.getnframes()) == (200, 16_000, 16_000)
     assert ask(port, "POST", "/page/wav?name=x.aiff", b"nothing")[0] == 415
-
-
-def test_clips_are_cut_at_the_files_own_rate(port, tmp_path):
-    sound = np.random.default_rng(0).uniform(-0.5, 0.5, (3 * 44_100, 2))
-    path = audio_files.write(tmp_path / "x.wav", sound, 44_100)
-    wanted = [
-        {"onset": 0.5, "offset": 1.25, "name": "../../a/dog.wav"},
-        {"onset": 2.5, "offset": 9, "name": "end.wav"},
-    ]
-    body, headers = multipart(path.read_bytes(), events=json.dumps(wanted))
-    status, _, found = ask(port, "POST", "/page/clips?name=x.wav", body, **headers)
-    assert status == 200
-    with zipfile.ZipFile(io.BytesIO(found)) as archive:
-        assert archive.namelist() == ["....adog.wav", "end.wav"]
-        samples, rate = soundfile.read(io.BytesIO(archive.read("....adog.wav")), dtype="int16")
-        end, _ = soundfile.read(io.BytesIO(archive.read("end.wav")))
-    whole, _ = soundfile.read(path, dtype="int16")
-    assert rate == 44_100
-    np.testing.assert_array_equal(samples, whole[22_050:55_125])
-    assert len(end) == 22_050
-
-
-@pytest.mark.parametrize(
-    ("table", "status", "answer"),
-    [
-        ("\ufeffClass;Threshold\r\nBell ;0,25\r\n", 200, {"bell": 0.25}),
-        ("class,threshold\nwolf,0.5\n", 422, "t.csv, line 2: there is no class 'wolf'"),
-    ],
-)
-def test_thresholds_are_read_as_by_the_command(port, table, status, answer):
-    found, _, body = ask(port, "POST", "/page/thresholds?name=t.csv", table.encode())
-    told = json.loads(body)
-    assert found == status
-    assert told == answer if status == 200 else told["error"].startswith(answer)
-
-
-@pytest.mark.parametrize(
-    ("events", "words"),
-    [
-        ("[]", "at least 1 item"),
-        ('[{"onset": 1, "offset": 1, "name": "a"}]', "ends before it begins"),
-        ('[{"onset": 0, "offset": 1e9, "name": "a"}]', "longer than 1 minutes"),
-        ('[{"onset": NaN, "offset": 1, "name": "a"}]', "ends before it begins"),
-        ("{" * 5000, "Invalid JSON"),
-    ],
-)
-def test_wrong_clips_are_refused_in_words(port, clip, events, words):
-    body, headers = multipart(clip.read_bytes(), events=events)
-    status, _, found = ask(port, "POST", "/page/clips", body, **headers)
-    assert status == 422 and words in json.loads(found)["error"]
 
 
 def test_a_port_in_use_is_a_user_error(port):

@@ -1,5 +1,4 @@
 // Sound: what the server cannot decode and the browser can, and the microphone.
-import { Live } from "./live.js";
 import { $, about, clock, say } from "./util.js";
 
 // The file as a WAV file; `original` is thrown where the browser cannot decode it either.
@@ -31,9 +30,8 @@ function wav(audio) {
 
 let recorder = null;
 
-// Begins or ends a recording; `take(file)` is called with what was recorded. What is heard is shown
-// meanwhile, by `thresholds`, as of Settings.
-export async function record(take, thresholds) {
+// Begins or ends a recording; `take(file)` is called with what was recorded.
+export async function record(take) {
   if (recorder) return recorder.stop();
   let stream;
   try {
@@ -49,12 +47,10 @@ export async function record(take, thresholds) {
     caption();
     if (performance.now() - start > about.minutes * 60000 - 1000) recorder?.stop();
   }, 250);
-  const live = new Live(stream, thresholds);
   recorder = new MediaRecorder(stream);
   recorder.ondataavailable = (event) => parts.push(event.data);
   recorder.onstop = async () => {
     clearInterval(timer);
-    live.stop();
     stream.getTracks().forEach((track) => track.stop());
     recorder = null;
     button.textContent = "Record";

@@ -1,8 +1,9 @@
-// Files to save: events in the formats of the command line, scores over time, sound.
-import { about, post, stem } from "./util.js";
+// Files to save: events in the formats of the command line, scores over time, thresholds.
+import { thresholdOf } from "./events.js";
+import { stem } from "./util.js";
 
 const quoted = (text) => (/[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
-export const line = (values) => values.map((value) => quoted(String(value))).join(",") + "\n";
+const line = (values) => values.map((value) => quoted(String(value))).join(",") + "\n";
 const plain = (label) => label.split(/\s+/).filter(Boolean).join(" ");
 
 export const formats = {
@@ -55,6 +56,12 @@ function frames({ result }) {
   return lines.join("");
 }
 
+// Thresholds of classes as psl-jax tag --thresholds reads them: class,threshold.
+export function thresholds(labels, values) {
+  const rows = labels.map((label) => line([label, Number(thresholdOf(values, label).toFixed(6))]));
+  return line(["class", "threshold"]) + rows.join("");
+}
+
 export function save(blob, name) {
   const url = URL.createObjectURL(blob);
   Object.assign(document.createElement("a"), { href: url, download: name }).click();
@@ -65,19 +72,4 @@ export function save(blob, name) {
 export function saveAs(format, file) {
   const { ending, kind, render } = formats[format];
   save(new Blob([render(file)], { type: kind }), stem(file.name) + ending);
-}
-
-// The sound of events, which the server cuts from the file: a ZIP of WAV files.
-export async function saveClips({ name, file, events }) {
-  const cuts = events.slice(0, about.clips).map((e) => ({ onset: e.onset, offset: e.offset, name: clipName(name, e) }));
-  const form = new FormData();
-  form.append("events", JSON.stringify(cuts));
-  form.append("file", file, name);
-  const answer = await post("/page/clips", { name }, form);
-  save(await answer.blob(), `${stem(name)}.clips.zip`);
-}
-
-function clipName(name, { label, onset, offset }) {
-  const safe = label.replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "").slice(0, 60);
-  return `${stem(name)}_${onset.toFixed(2)}-${offset.toFixed(2)}_${safe}.wav`;
 }

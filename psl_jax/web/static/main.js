@@ -1,12 +1,11 @@
 // The page: one file of the queue in sight, its settings, and what is done with its events.
 import { record } from "./audio.js";
 import { EventList } from "./event_list.js";
-import { csvHeader, csvRows, save, saveAs, saveClips } from "./downloads.js";
+import { csvHeader, csvRows, save, saveAs, thresholds } from "./downloads.js";
 import { frameAt, scoreOf, thresholdOf } from "./events.js";
 import { answer, best, Queue, summary } from "./queue.js";
 import { Settings } from "./settings.js";
 import { chosen, dropped } from "./file_selection.js";
-import { written } from "./threshold_files.js";
 import { Timeline } from "./timeline.js";
 import { $, about, clock, element, onceAFrame, post, say, useToken } from "./util.js";
 
@@ -251,17 +250,6 @@ function kept(item) {
   item.kept = item.corrections.count;
 }
 
-async function clips(chosen) {
-  if (!chosen.length) return say("There are no events to save.");
-  say("Cutting …", "busy");
-  try {
-    await saveClips({ ...current, events: chosen });
-    say(chosen.length > about.clips ? `The first ${about.clips} of ${chosen.length} events were saved.` : "");
-  } catch (error) {
-    say(error.message, "error");
-  }
-}
-
 // --- What is pressed ----------------------------------------------------------------------
 
 for (const id of ["file", "folder"]) {
@@ -270,7 +258,7 @@ for (const id of ["file", "folder"]) {
     event.target.value = ""; // the same file can be chosen again
   });
 }
-$("record").addEventListener("click", () => record((file) => take([file]), settings.values));
+$("record").addEventListener("click", () => record((file) => take([file])));
 if (!navigator.mediaDevices || !window.MediaRecorder) {
   Object.assign($("record"), { disabled: true, title: "This browser gives no microphone to this address." });
 }
@@ -281,20 +269,6 @@ addEventListener("drop", async (event) => {
   $("drop").classList.remove("over");
   take(await dropped(event.dataTransfer));
 });
-
-$("thresholds-file").addEventListener("change", async ({ target }) => {
-  const [file] = target.files;
-  try {
-    if (file) told(await settings.load(file));
-  } catch (error) {
-    told(error.message, "wrong");
-  }
-  target.value = "";
-});
-
-function told(text, kind = "soft") {
-  Object.assign($("thresholds-told"), { textContent: text, className: kind, hidden: !text });
-}
 
 const pressed = {
   "cancel-all": () => queue.cancelAll(),
@@ -313,9 +287,7 @@ const pressed = {
   add,
   undo,
   "event-play": () => timeline.playEvent(selected()),
-  "event-clip": () => clips([selected()]),
-  clips: () => clips(events),
-  thresholds: () => save(new Blob([written(about.labels, settings.values)], { type: "text/csv" }), "thresholds.csv"),
+  thresholds: () => save(new Blob([thresholds(about.labels, settings.values)], { type: "text/csv" }), "thresholds.csv"),
 };
 for (const [id, work] of Object.entries(pressed)) $(id).addEventListener("click", work);
 for (const button of $("saves").querySelectorAll("[data-format]")) {

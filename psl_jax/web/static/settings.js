@@ -1,7 +1,6 @@
 // What makes an event: thresholds, of all classes and of single ones, hysteresis, median filter.
 import { thresholdOf } from "./events.js";
 import { numberBox } from "./fields.js";
-import { read } from "./threshold_files.js";
 import { $, about, element } from "./util.js";
 
 const LISTED = 12; // classes with thresholds of their own
@@ -13,7 +12,6 @@ const differ = Object.keys(GIVEN.thresholds).length > 0;
 export class Settings {
   #label = null; // the chosen class
   #each = differ ? GIVEN : null; // thresholds of each class that are in use; null: one for all of them
-  #replaced = null; // those that one for all took the place of
   #mine = {}; // of single classes, as they were set here
 
   // changed(): a value has changed.
@@ -24,7 +22,7 @@ export class Settings {
     this.#boxes();
     $("median").addEventListener("change", () => this.#set(() => { this.values.median_filter = Number($("median").value); }));
     $("back").addEventListener("click", () => {
-      this.#set(() => this.#use(this.#before, this.#before.rest));
+      this.#set(() => this.#use(GIVEN, GIVEN.rest));
       $("threshold-range").focus(); // the button is gone
     });
     if (![...$("median").options].some((option) => Number(option.value) === median_filter)) {
@@ -38,10 +36,7 @@ export class Settings {
     numberBox("threshold", {
       name: "threshold",
       stays: () => (this.#each ? `${this.#each.of} stay` : `${short(this.values.threshold)} stays`),
-      take: (value) => this.#set(() => { // whoever sets one for all classes means all of them
-        this.#replaced = this.#each ?? this.#replaced;
-        this.#use(null, value);
-      }),
+      take: (value) => this.#set(() => this.#use(null, value)),
       begin, restore,
     });
     numberBox("own", {
@@ -63,9 +58,9 @@ export class Settings {
 
   // Brings back what is set now.
   #undo() {
-    const [each, replaced, mine, values] = [this.#each, this.#replaced, this.#mine, { ...this.values }];
+    const [each, mine, values] = [this.#each, this.#mine, { ...this.values }];
     return () => this.#set(() => {
-      [this.#each, this.#replaced, this.#mine] = [each, replaced, mine];
+      [this.#each, this.#mine] = [each, mine];
       Object.assign(this.values, values);
     });
   }
@@ -78,19 +73,6 @@ export class Settings {
 
   get hop() {
     return $("hop").value;
-  }
-
-  // A file of thresholds takes effect; the classes that it lacks keep theirs.
-  async load(file) {
-    const thresholds = await read(file);
-    const before = Object.fromEntries(about.labels.map((label) => [label, thresholdOf(this.values, label)]));
-    const count = Object.keys(thresholds).length, rest = this.values.threshold;
-    this.#set(() => {
-      this.#mine = {};
-      this.#use({ of: `those of ${file.name}`, thresholds: { ...before, ...thresholds }, rest }, rest);
-    });
-    return `${file.name}: thresholds of ${count} of ${about.labels.length} classes are in use` +
-      (count < about.labels.length ? "; the others keep theirs." : ".");
   }
 
   show(result, label) {
@@ -123,16 +105,10 @@ export class Settings {
     $("threshold-range").classList.toggle("idle", Boolean(each));
     const told = each ? `Each class its own (${each.of}). Moving this sets one for all.` : "";
     if (each) $("threshold-range").setAttribute("aria-valuetext", told); else $("threshold-range").removeAttribute("aria-valuetext");
-    const before = this.#before;
-    $("threshold-note").textContent = before && !each ? `Takes the place of each class’s own (${before.of}).` : told;
-    $("back").hidden = !before;
-    $("back").textContent = before ? `Back to ${before.of}` : "";
-  }
-
-  // What there is a way back to.
-  get #before() {
-    if (!this.#each) return this.#replaced;
-    return differ && this.#each !== GIVEN ? GIVEN : null;
+    const isReplaced = differ && !each;
+    $("threshold-note").textContent = isReplaced ? `Takes the place of each class’s own (${GIVEN.of}).` : told;
+    $("back").hidden = !isReplaced;
+    $("back").textContent = isReplaced ? `Back to ${GIVEN.of}` : "";
   }
 
   #use(each, threshold) {
