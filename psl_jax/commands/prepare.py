@@ -2,14 +2,13 @@
 
     psl-jax prepare --corpus audioset --source_dir AUDIO --data_dir DATA
     psl-jax prepare --describe DATA
-    psl-jax prepare --verify DATA
 
 Recordings (files, tars, parquet, HDF5; of any rate and number of channels) become mono TFRecord
 clips at 16 or 32 kHz (--sample_rate). docs/DATA.md describes what each corpus should look like. The
-same command continues a preparation that was stopped, and makes lost shards again.
+same command continues a preparation that was stopped.
 
-Exit status: 0 on success; 1 if more than --max_missing of a split's clips are missing, or --verify
-found damage; 2 for wrong settings; 75 after SIGTERM.
+Exit status: 0 on success; 1 if more than --max_missing of a split's clips are missing; 2 for wrong
+settings; 75 after SIGTERM.
 """
 
 import argparse
@@ -31,9 +30,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     _add_corpus_options(parser)
     flags.FLAGS(arguments[:1])  # absl wants its own flags parsed, and has none here
     result = parser.parse_args(arguments[1:])
-    looks_at_data = result.describe or result.verify
-    if not looks_at_data and not (result.corpus and result.source_dir and result.data_dir):
-        parser.error("give --corpus, --source_dir and --data_dir, or --describe or --verify")
+    if not result.describe and not (result.corpus and result.source_dir and result.data_dir):
+        parser.error("give --corpus, --source_dir and --data_dir, or --describe")
     if result.limit is not None and result.limit < 1:
         parser.error(f"--limit is {result.limit}: expected at least 1")
     own_options = prepare_corpus.OPTIONS_OF.get(result.corpus, ())
@@ -48,15 +46,16 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    folder = "folder of a prepared data set (or its --data_dir if that holds only one)"
-    about = f"{folder}: print what is in it, and write it as an HTML page"
-    add("--describe", metavar="DIR", help=about)
-    add("--verify", metavar="DIR", help=f"{folder}: read and check all its records")
+    add(
+        "--describe",
+        metavar="DIR",
+        help="folder of a prepared data set (or its --data_dir if that holds only one): print what "
+        "is in it, and write it as an HTML page",
+    )
     add(
         "--corpus",
         choices=prepare_corpus.RECORDED_CORPORA,
-        help="corpus to prepare; own_data: your own recordings (required, except with --describe "
-        "and --verify)",
+        help="corpus to prepare; own_data: your own recordings (required, except with --describe)",
     )
     about = "folder of the recordings and their label tables (required with --corpus)"
     add("--source_dir", metavar="DIR", help=about)
@@ -155,18 +154,6 @@ def main(arguments: argparse.Namespace) -> int:
         print("\n".join(data_page.describe(data_dir)))
         print(f"page: {data_page.write_page(data_dir)}")
         return 0
-    if arguments.verify:
-        from psl_jax.preparing import verifying
-
-        data_dir = split_index_files.find_data_dir(arguments.verify)
-        findings = verifying.verify(data_dir, arguments.num_workers)
-        print("\n".join(findings.to_lines()))
-        if findings.damage:
-            print(
-                "Delete what is named and give the command again that prepared it, which makes "
-                "again what is missing; or copy it again from where it is whole."
-            )
-        return 1 if findings.damage else 0
     builder = prepare_corpus.make_builder(arguments)
     existed = builder.is_prepared()
     report = builder.prepare(arguments.beam_options)

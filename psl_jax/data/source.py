@@ -158,8 +158,7 @@ class Source:
 
     def _damaged(self, shard: int, error: object) -> UserError:
         return UserError(
-            f"{self.paths[shard]}: damaged clip shard ({error}); prepare the data again, or copy "
-            "the shard again if it was copied"
+            f"{self.paths[shard]}: damaged clip shard ({error}): {split_index_files.REMEDY}"
         )
 
 

@@ -4,6 +4,7 @@ What TFDS writes beside the shards is read with the standard library: TFDS would
 which takes seconds, or is not there.
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -28,6 +29,10 @@ _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 
 CLASSES_NAME = "classes.csv"
 UNIONS_NAME = "unions.json"  # splits that are several stored ones together
+# What to do about damage and loss.
+REMEDY = (
+    "copy it again if it was copied, else delete the data set's folder and prepare the data again"
+)
 _LISTS = ("events/onset", "events/offset", "events/label", "labels", "unknown_labels")
 
 
@@ -43,7 +48,12 @@ def load_index(data_dir: str | os.PathLike[str], split: str) -> ClipIndex:
         return joined([load_index(data_dir, member) for member in members], split)
     sizes = shard_sizes(data_dir, split)
     classes = class_names(data_dir)
-    saved = saved_index(data_dir, split)
+    path = index_path(data_dir, split)
+    saved = None
+    with contextlib.suppress(
+        *(OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
+    ):
+        saved = ClipIndex.load(path)
     if (
         saved is not None
         and saved.split == split
@@ -53,7 +63,6 @@ def load_index(data_dir: str | os.PathLike[str], split: str) -> ClipIndex:
     ):
         return saved
     index = _scan(data_dir, split, classes, sizes)
-    path = index_path(data_dir, split)
     try:
         index.save(path)
     except OSError as error:  # a read-only data set is no reason to stop
@@ -88,19 +97,14 @@ def _folders_with(name: str, root: pathlib.Path) -> list[pathlib.Path]:
 
 def shard_paths(data_dir: str | os.PathLike[str], split: str) -> list[str]:
     """The TFRecord files of `split`, in order. Raises UserError where one is missing."""
-    names = shard_names(data_dir, split)
-    paths, there = [os.fspath(path) for path in names], files.exist(names)
+    paths = [path for stored in _stored_splits(data_dir, split) for path in stored.paths]
+    there = files.exist(paths)
     if missing := [path for path, is_there in zip(paths, there, strict=True) if not is_there]:
         raise UserError(
             f"{len(missing)} of {len(paths)} shards of split {split!r} are missing, the first is "
-            f"{missing[0]}. Prepare the data again: the same command makes only what is missing."
+            f"{missing[0]}: {REMEDY}"
         )
-    return paths
-
-
-def shard_names(data_dir: str | os.PathLike[str], split: str) -> list[pathlib.Path]:
-    """Where the shards of `split` should be, in order. Raises UserError without such a split."""
-    return [path for stored in _stored_splits(data_dir, split) for path in stored.paths]
+    return [os.fspath(path) for path in paths]
 
 
 def shard_sizes(data_dir: str | os.PathLike[str], split: str) -> np.ndarray:
@@ -112,20 +116,6 @@ def shard_sizes(data_dir: str | os.PathLike[str], split: str) -> np.ndarray:
 def index_path(data_dir: str | os.PathLike[str], split: str) -> pathlib.Path:
     """Where the index of a stored split lies."""
     return path_of(data_dir) / f"index-{split}.npz"
-
-
-def saved_splits(data_dir: str | os.PathLike[str]) -> list[str]:
-    """Splits that have an index on disk."""
-    names = sorted(path.name for path in path_of(data_dir).glob("index-*.npz"))
-    return [name.removeprefix("index-").removesuffix(".npz") for name in names]
-
-
-def saved_index(data_dir: str | os.PathLike[str], split: str) -> ClipIndex | None:
-    """The index of a stored split as it is on disk; None where it is not, or is damaged."""
-    try:
-        return ClipIndex.load(index_path(data_dir, split))
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
-        return None
 
 
 def splits(data_dir: str | os.PathLike[str]) -> list[str]:
@@ -147,9 +137,7 @@ def unions(data_dir: str | os.PathLike[str]) -> dict[str, list[str]]:
         stored = files.read_json(path) if path.exists() else {}
         return {str(name): [str(member) for member in members] for name, members in stored.items()}
     except (ValueError, AttributeError, TypeError) as error:
-        raise UserError(
-            f"{path} is damaged ({error}): prepare the data again, which writes it anew"
-        ) from error
+        raise UserError(f"{path} is damaged ({error}): {REMEDY}") from error
 
 
 def class_names(data_dir: str | os.PathLike[str]) -> tuple[str, ...]:
@@ -160,16 +148,13 @@ def class_names(data_dir: str | os.PathLike[str]) -> tuple[str, ...]:
     folder = path_of(data_dir)
     _check_is_whole(folder)
     features, names_path = _read_features(data_dir), folder / _NAMES_NAME
-    missing = sorted({"id", "audio", "labels"} - features.keys())
-    wrong = f"it lacks {', '.join(missing)}" if missing else _describe_wrong(features["audio"])
     label = features.get("labels", {}).get("sequence", {}).get("feature", {}).get("classLabel")
-    if not wrong and (label is None or not names_path.exists()):
-        wrong = f"labels have no names: expected {names_path.name}"
-    if wrong:
+    has_names = label is not None and names_path.exists()
+    if "id" not in features or not _is_readable(features.get("audio", {})) or not has_names:
         raise UserError(
-            f"{data_dir} is a TFDS data set of another form: {wrong}. Expected the features id "
-            "(tfds.features.Text()), labels (a Sequence of ClassLabel with names) and audio, mono "
-            "at 16 kHz: tfds.features.Tensor(shape=(None,), dtype=np.int16, "
+            f"{data_dir} is a TFDS data set of another form. Expected {names_path.name} and the "
+            "features id (tfds.features.Text()), labels (a Sequence of ClassLabel with names) and "
+            "audio, mono at 16 kHz: tfds.features.Tensor(shape=(None,), dtype=np.int16, "
             'encoding="bytes"); at 32 kHz tfds.features.Audio with sample_rate=32000. '
             f"Found {json.dumps(features)}."
         )
@@ -245,8 +230,7 @@ def _scan(
         return build_index(split, classes, clips, sizes, rate)
     except ValueError as error:
         raise UserError(
-            f"split {split!r} in {data_dir} does not hold what its metadata say ({error}). "
-            "Prepare the data again."
+            f"split {split!r} in {data_dir} does not hold what its metadata say ({error}): {REMEDY}"
         ) from error
 
 
@@ -271,9 +255,7 @@ def _scan_records(paths: list[str], bytes_per_tick: int) -> Iterator[ClipDescrip
                         unknown=unknown,
                     )
         except record_files.DamagedRecordError as error:
-            raise UserError(
-                f"{path}: damaged clip shard ({error}); prepare the data again"
-            ) from error
+            raise UserError(f"{path}: damaged clip shard ({error}): {REMEDY}") from error
 
 
 # --- What TFDS writes -----------------------------------------------------------------------------
@@ -349,30 +331,24 @@ def _check_is_whole(folder: pathlib.Path) -> None:
             inside = sorted(path.name for path in folder.iterdir())[:5]
         raise UserError(
             f"{folder} is not a prepared data set: expected {INFO_NAME} in it, found {inside}. "
-            "Give the folder of the version, such as .../own_data/<settings>/1.0.0."
+            "Give the folder of the version, such as .../own_data/<settings>/1.0.0. If this is one "
+            f"that lost the file, {REMEDY}"
         )
 
 
 def _make_unreadable_error(path: pathlib.Path, error: Exception) -> UserError:
     return UserError(
-        f"{path}: TFDS's metadata cannot be read ({type(error).__name__}: {error}). Give the "
-        "command again that prepared the data, which writes them again"
+        f"{path}: TFDS's metadata cannot be read ({type(error).__name__}: {error}): {REMEDY}"
     )
 
 
-def _describe_wrong(audio: dict[str, Any]) -> str:
-    """What is other than expected of the feature `audio`; its records would be noise."""
-    kind = audio.get("tensor") or audio.get("audio")
-    if kind is None:
-        return f"audio is a {str(audio.get('pythonClassName')).rsplit('.', 1)[-1]}"
-    rate, dtype = kind.get("sampleRate", SAMPLE_RATE), kind.get("dtype")
-    dimensions = kind.get("shape", {}).get("dimensions", [])
-    encoding = str(kind.get("encoding", "none")).lower()
-    faults = {
-        "holds encoded files (lazy_decode)": kind.get("lazyDecode"),
-        f"is at {rate} Hz": int(rate) not in (0, *RATES),
-        f"is {dtype}": dtype != "int16",
-        f"has the shape {dimensions}": len(dimensions) != 1,
-        f"is encoded as {encoding!r}": encoding != "bytes",
-    }
-    return next((f"audio {what}" for what, is_fault in faults.items() if is_fault), "")
+def _is_readable(audio: dict[str, Any]) -> bool:
+    """Whether the feature `audio` has the form of ours; records of another would be noise."""
+    form = audio.get("tensor") or audio.get("audio") or {}
+    return (
+        not form.get("lazyDecode")
+        and int(form.get("sampleRate", SAMPLE_RATE)) in (0, *RATES)
+        and form.get("dtype") == "int16"
+        and len(form.get("shape", {}).get("dimensions", [])) == 1
+        and str(form.get("encoding")).lower() == "bytes"
+    )

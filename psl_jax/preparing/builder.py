@@ -12,7 +12,7 @@ from typing import Any
 from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.corpora.corpus import Corpus
 from psl_jax.data import split_index_files
-from psl_jax.preparing import preparation_report, repair, shards
+from psl_jax.preparing import preparation_report, shards
 from psl_jax.preparing.split_writer import write_split
 from psl_jax.runtime import files
 from psl_jax.runtime.disk_errors import plain_disk_errors
@@ -96,28 +96,25 @@ class ClipBuilder:
         return self._folder.exists()
 
     def prepare(self, beam_options: str | None = None) -> dict[str, Any]:
-        """Makes the data set, or its missing parts; returns its report.
+        """Makes the data set, or its missing splits; returns its report.
 
         beam_options: of a Beam pipeline, whose workers write the shards; None: this process does.
-        Raises UserError for a split without any usable clip, recordings that have changed, a full
-        disk.
+        Raises UserError for a split without any usable clip, a full disk, or a lost shard.
         """
-        existed = self.is_prepared()
         with plain_disk_errors(self.data_dir, _DISK_ADVICE):
-            is_whole = existed and not self._added and not self._record_folder.exists()
-            if not is_whole or repair.is_incomplete(self._folder):
+            if not self.is_prepared() or self._added or self._record_folder.exists():
                 with _lock_folder(self._folder.parent):
                     self._complete(beam_options)
+        for split in split_index_files.splits(self.data_dir):
+            split_index_files.shard_paths(self.data_dir, split)
         report = preparation_report.read_report(self.data_dir)
         if report is None:
-            raise UserError(f"{self.data_dir} has no report: delete it and prepare the data again")
+            raise UserError(f"{self.data_dir} has no report: {split_index_files.REMEDY}")
         return report
 
     def _complete(self, beam_options: str | None) -> None:
         """Does what is missing, while no other process does."""
         if self.is_prepared():  # perhaps by the process that held the lock before
-            if repair.is_incomplete(self._folder):
-                repair.repair(self._folder, self.corpus, self._find_rows, self.num_workers)
             if self._added:
                 self._add_splits(self._added, beam_options)
         else:

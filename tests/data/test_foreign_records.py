@@ -46,22 +46,22 @@ def test_what_fits_is_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("audio", "match"),
+    "audio",
     [
-        (tensor(dtype=np.float32, encoding="bytes"), "audio is float32"),
-        (tensor(encoding="zlib"), "audio is encoded as 'zlib'"),
-        (tensor(), "audio is encoded as 'none'"),
-        (tensor(shape=(None, 2), encoding="bytes"), "audio has the shape"),
-        (tfds.features.Audio(sample_rate=44_100), "audio is at 44100 Hz"),
-        (tfds.features.Audio(sample_rate=16_000), "audio is int64"),
-        (tfds.features.Audio(lazy_decode=True), "audio holds encoded files"),
-        (tfds.features.Text(), "audio is a Text"),
+        tensor(dtype=np.float32, encoding="bytes"),
+        tensor(encoding="zlib"),
+        tensor(),
+        tensor(shape=(None, 2), encoding="bytes"),
+        tfds.features.Audio(sample_rate=44_100, shape=(None,), dtype=np.int16, encoding="bytes"),
+        tfds.features.Audio(sample_rate=16_000),
+        tfds.features.Audio(lazy_decode=True),
+        tfds.features.Text(),
     ],
 )
-def test_what_does_not_fit_is_refused(tmp_path, audio, match):
+def test_what_does_not_fit_is_refused(tmp_path, audio):
     index = make_index([2], 100)
     write_prepared(tmp_path, index, make_audio(index))
     features_of(audio).save_config(tmp_path)
-    with pytest.raises(UserError, match=match) as caught:
+    with pytest.raises(UserError, match="data set of another form") as caught:
         split_index_files.load_index(tmp_path, "train")
     assert 'encoding="bytes"' in str(caught.value)

@@ -1,4 +1,4 @@
-"""Preparations that are killed anywhere and started again, and data sets that lost something.
+"""Preparations that are killed anywhere and started again, and data sets that lost a file.
 
 PSL_JAX_KILLS says how often one is killed at random (default: 3), PSL_JAX_CLIPS of how many clips.
 """
@@ -14,11 +14,10 @@ import time
 import audio_files
 import pytest
 import small_prepare
-from prepared_data import config, record_hashes
+from prepared_data import config
 
 from psl_jax.commands import prepare as prepare_command
 from psl_jax.data import split_index_files
-from psl_jax.preparing import verifying
 from psl_jax.preparing.prepare_corpus import prepare
 from psl_jax.runtime.errors import UserError
 
@@ -140,80 +139,18 @@ def test_other_rows_are_not_taken_for_those_of_a_whole_shard(undisturbed, tmp_pa
     assert contents(tmp_path / "run") == contents(tmp_path / "new")
 
 
-# ---- a data set that lost something, or was damaged ---------------------------------------------
-
-
-@pytest.fixture
-def lost(undisturbed, tmp_path):
-    """(settings, work folder, data set) of a copy."""
+def test_what_is_lost_is_named_with_a_remedy(undisturbed, tmp_path):
     data, whole, _ = undisturbed
     root = shutil.copytree(whole, tmp_path / "copy")
-    return config(**data), root, pathlib.Path(split_index_files.find_data_dir(root / "data"))
-
-
-@pytest.mark.parametrize("what", ["shard", "cut shard", "dataset_info.json", "features.json"])
-def test_what_is_lost_is_made_again(lost, undisturbed, what, capsys):
-    data, root, folder = lost
-    shard = sorted(folder.glob("*-train.tfrecord-*"))[1]
-    expected = record_hashes(folder)
-    if what == "cut shard":
-        audio_files.truncate(shard)
-    else:
-        (shard if what == "shard" else folder / what).unlink()
-    before = {path: path.stat().st_mtime_ns for path in folder.glob("*tfrecord*") if path != shard}
-    prepare(data, root)
-    assert record_hashes(folder) == expected
-    assert before == {path: path.stat().st_mtime_ns for path in before}
-    assert "again" in capsys.readouterr().out
-    assert contents(root) == contents(undisturbed[1])
-
-
-def test_a_shard_of_other_recordings_is_not_made_again(lost):
-    data, root, folder = lost
-    shard = sorted(folder.glob("*-train.tfrecord-*"))[0]
-    shard.unlink()
-    clip = str(split_index_files.load_index(folder, "train").ids[0])
-    recording = pathlib.Path(data.source_dir) / f"{clip}.wav"
-    kept = recording.read_bytes()
-    try:
-        audio_files.write(recording, audio_files.int16_noise(3_000, seed=99))
-        with pytest.raises(UserError, match=f"the audio of clip '{clip}' is another one now"):
-            prepare(data, root)
-    finally:
-        recording.write_bytes(kept)
-    assert not shard.exists()
-
-
-def flip(path: pathlib.Path, place: int) -> None:
-    found = bytearray(path.read_bytes())
-    found[place] ^= 1
-    path.write_bytes(found)
-
-
-def test_verify_names_what_is_damaged(lost, capsys):
-    _, _, folder = lost
-    assert prepare_command.main(prepare_command.parse(["prepare", f"--verify={folder}"])) == 0
-    assert "6 records" in capsys.readouterr().out
-    train, valid = (sorted(folder.glob(f"*-{split}.tfrecord-*")) for split in ("train", "valid"))
-    flip(train[0], 500)
-    valid[0].unlink()
-    audio_files.truncate(valid[1], 0.7)
-    (folder / "index-train.npz").rename(folder / "kept")
-    assert verifying.verify(str(folder)).damage[0].startswith(f"{folder}/index-train.npz: missing")
-    (folder / "kept").rename(folder / "index-train.npz")
-    assert prepare_command.main(prepare_command.parse(["prepare", f"--verify={folder}"])) == 1
-    output = capsys.readouterr().out
-    assert f"{train[0]}: record 0 fails its checksum" in output
-    assert f"{valid[0]}: missing" in output and f"{valid[1]}: it ends inside record" in output
-    assert str(train[1]) not in output
-
-
-def test_a_record_that_is_whole_but_of_something_else_is_found(lost):
-    _, _, folder = lost
-    first, second, *_ = sorted(folder.glob("*-train.tfrecord-*"))
-    shutil.copy(second, first)
-    damage = verifying.verify(str(folder)).damage
-    assert damage and all(line.startswith(f"{first}: ") for line in damage)
+    folder = pathlib.Path(split_index_files.find_data_dir(root / "data"))
+    for path in (sorted(folder.glob("*-train.tfrecord-*"))[1], folder / "dataset_info.json"):
+        path.unlink()
+        with pytest.raises(
+            UserError, match=rf"{path.name}.* delete the data set's folder and prep"
+        ):
+            prepare(config(**data), root)
+    shutil.rmtree(folder)
+    assert prepare(config(**data), root) == str(folder)
 
 
 def test_only_so_many_clips_of_each_split(undisturbed, tmp_path):
