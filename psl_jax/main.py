@@ -59,8 +59,8 @@ _SEEDS = flags.DEFINE_string(
 _FOLDS = flags.DEFINE_string(
     "folds",
     None,
-    "Cross-validation, for data with splits fold1, fold2, ...: numbers of the folds to evaluate "
-    "on, each after training on all others, such as 1,2; or all (default: none).",
+    "Cross-validation, for own recordings and data with splits fold1, fold2, ...: numbers of the "
+    "folds to evaluate on, each after training on all others, such as 1,2; or all (default: none).",
 )
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed",

@@ -24,6 +24,7 @@ from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
 
 UNLABELLED = "unlabelled"  # the split of recordings that no table names
+_FEW_RECORDINGS = 20  # of eval
 _COLUMNS = ("filename", "onset", "offset", "duration", "label")
 
 _Coverages = dict[str, dict[str, Coverage]]  # by split and recording
@@ -42,6 +43,7 @@ class OwnData(Corpus):
         label_separator: str = ";",
         annotated: str = "events_only",
         group_by: str = "",
+        num_folds: int = 0,
         columns: str = "",
         event_label: str = "",
         unlabelled: bool = False,
@@ -70,7 +72,7 @@ class OwnData(Corpus):
             splits = set(folder.splits)
             self.absent = folder.num_missing
         else:
-            self._make_splits(folder, group_by)
+            self._make_splits(folder, group_by, num_folds)
             splits = set(self._splits.values())
             text = "".join(f"{name}\t{split}\n" for name, split in sorted(self._splits.items()))
             digest = hashlib.sha256(text.encode(errors="surrogateescape"))
@@ -92,7 +94,7 @@ class OwnData(Corpus):
         self.settings |= {name: value for name, value in given.items() if value}
         self._problems_of_tables = tuple(self.problems)
 
-    def _make_splits(self, folder: OwnFolder, group_by: str) -> None:
+    def _make_splits(self, folder: OwnFolder, group_by: str, num_folds: int) -> None:
         """Assigns recordings to splits by their groups, or as splits.csv says."""
         recordings = {name: r for name, r in folder.splits[""].items() if not r.is_unlabelled}
         path = path_of(self.source_dir) / SPLITS_CSV
@@ -107,15 +109,22 @@ class OwnData(Corpus):
             counts: dict[str, Counter[int]] = collections.defaultdict(Counter)
             for name, recording in recordings.items():
                 counts[group_of[name]].update(self._clips_per_class(recording.row))
-            splits = split_groups.assign_splits(counts)
+            splits = split_groups.assign_splits(counts, num_folds)
             self._splits = {name: splits[group] for name, group in group_of.items()}
             if set(splits.values()) == {"full"}:
-                detail = f"{len(splits)} groups are too few for {', '.join(split_groups.SHARES)}: "
+                names = f"{num_folds} folds" if num_folds else ", ".join(split_groups.SHARES)
+                detail = f"{len(splits)} groups are too few for {names}: "
                 detail += "all is in full. Give another --group_by (--config.data.group_by), or "
                 detail += "write splits.csv (filename,split)"
                 self.problems.append((None, Problem(self.source_dir, "no splits", detail)))
             elif recordings and split_groups.write_splits(path, self._splits):
                 print(f"{path} has the split of each recording: edit it to have others")
+            num_evaluated = list(self._splits.values()).count("eval")
+            if 0 < num_evaluated < _FEW_RECORDINGS:
+                print(
+                    f"note: eval has {num_evaluated} recordings, too few for scores to trust. "
+                    f"Delete {SPLITS_CSV} and train with --folds=all to evaluate on all recordings"
+                )
         self._place_unlabelled(folder.splits[""], group_by)
         if not recordings:
             self.unions = {split: [UNLABELLED] for split in ("balanced", *split_groups.SHARES)}

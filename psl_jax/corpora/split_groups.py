@@ -50,8 +50,10 @@ def groups_of(
     return {name: "/".join(map(str, match.groups())) for name, match in matches.items() if match}
 
 
-def assign_splits(groups: Mapping[str, Mapping[int, int]]) -> dict[str, str]:
+def assign_splits(groups: Mapping[str, Mapping[int, int]], num_folds: int = 0) -> dict[str, str]:
     """The split of each group: shares of every class as in SHARES, as far as groups allow.
+
+    num_folds: instead, the splits are fold1, fold2, ... of equal shares.
 
     Iterative stratification (Sechidis et al. 2011) of groups: the rarest class first, its groups
     from the largest on, each to the split that lacks most of the class. A split without any group
@@ -60,14 +62,15 @@ def assign_splits(groups: Mapping[str, Mapping[int, int]]) -> dict[str, str]:
 
     groups: number of clips of each class in each group.
     """
-    if len(groups) < len(SHARES):
+    shares = {f"fold{k + 1}": 1 / num_folds for k in range(num_folds)} or SHARES
+    if len(groups) < len(shares):
         return dict.fromkeys(groups, "full")
     totals: collections.Counter[int] = collections.Counter()
     for counts in groups.values():
         totals.update(counts)
-    lacking = {s: {c: share * n for c, n in totals.items()} for s, share in SHARES.items()}
-    places = {split: share * len(groups) for split, share in SHARES.items()}
-    classes_of: dict[str, set[int]] = {split: set() for split in SHARES}
+    lacking = {s: {c: share * n for c, n in totals.items()} for s, share in shares.items()}
+    places = {split: share * len(groups) for split, share in shares.items()}
+    classes_of: dict[str, set[int]] = {split: set() for split in shares}
     left = set(groups)
     result: dict[str, str] = {}
 
@@ -89,11 +92,11 @@ def assign_splits(groups: Mapping[str, Mapping[int, int]]) -> dict[str, str]:
         label = min(waiting, key=lambda c: (len(waiting[c]), totals[c], c))
         members = sorted(waiting[label], key=lambda group: rank(group, label))
         for number, group in enumerate(members):
-            without = [split for split in SHARES if label not in classes_of[split]]
-            choices = without if 0 < len(members) - number <= len(without) else list(SHARES)
+            without = [split for split in shares if label not in classes_of[split]]
+            choices = without if 0 < len(members) - number <= len(without) else list(shares)
             put(group, max(choices, key=lambda s: (lacking[s][label], places[s])))
     for group in sorted(left, key=lambda g: hashlib.md5(g.encode()).digest()):
-        put(group, max(SHARES, key=lambda s: places[s]))
+        put(group, max(shares, key=lambda s: places[s]))
     return result
 
 

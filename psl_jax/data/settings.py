@@ -50,6 +50,12 @@ class DataSettings:
         "column's name, or a pattern for file names such as 'site(\\d+)_'; empty: folder, or "
         "recording where folders are classes",
     )
+    num_folds: int = setting(
+        0,
+        least=0,
+        help="own_data: number of folds that recordings are split into for --folds, which asks for "
+        "5 where this is 0; 0: full, validation and eval",
+    )
     columns: str = setting(
         "",
         help="own_data: your tables' column names, as NAME=YOURS, such as "

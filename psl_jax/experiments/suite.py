@@ -67,6 +67,10 @@ def run(
         config.data.data_dir = os.fspath(workdir / "data")
     repetitions: list[Repetition] = []
     if folds is not None:
+        if config.data.unlabelled:
+            raise UserError("--folds evaluates on labels: it does not go with data.unlabelled")
+        if config.data.corpus == "own_data":
+            config.data.num_folds = config.data.num_folds or 5
         repetitions.append(_fold_repetition(folds, _folds_of(config, workdir)))
     if seeds is not None:
         repetitions.append(Repetition("seed", tuple(seeds)))
@@ -112,6 +116,9 @@ def _with_value(config: ConfigDict, repetition: Repetition, *, value: int) -> Co
         config.seed = value
     else:
         others = "+".join(f"fold{fold}" for fold in repetition.all_values if fold != value)
+        for experiment in config.experiments.values():
+            if "train_split" in experiment.get("data", {}):  # such as the teacher's
+                experiment.data.train_split = others
         config.data.train_split = config.data.validation_split = others
         config.data.eval_split = f"fold{value}"
     return config
@@ -119,12 +126,15 @@ def _with_value(config: ConfigDict, repetition: Repetition, *, value: int) -> Co
 
 def _fold_repetition(chosen: Sequence[int], folds: Sequence[int]) -> Repetition:
     """Of the folds of the data those that are `chosen`; of none chosen, all. Raises UserError."""
+    if len(folds) < 2:
+        raise UserError(
+            "--folds: expected data with the splits fold1, fold2, ... Own recordings have them, "
+            "unless their splits.csv or tables give other splits (docs/DATA.md)"
+        )
     for fold in chosen:
         if fold not in folds:
-            names = ", ".join(map(str, folds)) or "none"
+            names = ", ".join(map(str, folds))
             raise UserError(f"--folds: the data have no fold {fold}; they have {names}")
-    if len(folds) < 2:
-        raise UserError("--folds: of one fold nothing is left to train on")
     return Repetition("fold", tuple(chosen or folds), tuple(folds))
 
 

@@ -16,7 +16,7 @@ from psl_jax.runtime.paths import absolute
 RECORDED_CORPORA = ("audioset", *RECORDED)
 
 OWN_DATA_OPTIONS = (
-    *("clip_seconds", "annotated", "group_by", "label_separator", "columns"),
+    *("clip_seconds", "annotated", "group_by", "num_folds", "label_separator", "columns"),
     *("event_label", "unlabelled"),
 )
 _PUBLISHED = ("splits", "max_clip_seconds")

@@ -175,6 +175,9 @@ def test_every_class_is_in_every_split_where_groups_allow_it():
     counts = collections.Counter((group.split("-")[0], split) for group, split in splits.items())
     shares = {"full": 14, "validation": 3, "eval": 3}
     assert counts == {(str(k), split): n for k in range(3) for split, n in shares.items()}
+    folds = split_groups.assign_splits(groups, 5)
+    counts = collections.Counter((group.split("-")[0], fold) for group, fold in folds.items())
+    assert counts == {(str(k), f"fold{n}"): 4 for k in range(3) for n in range(1, 6)}
     assert set(split_groups.assign_splits({"a": {0: 1}, "b": {0: 1}}).values()) == {"full"}
 
 

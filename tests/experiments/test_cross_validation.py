@@ -10,7 +10,8 @@ import soundfile
 import synthetic_data
 
 from psl_jax import UserError
-from psl_jax.experiments import suite, suite_results, transfer_configs
+from psl_jax.experiments import paper_tables, suite, suite_results, transfer_configs
+from psl_jax.experiments.run_folder import Stage
 from psl_jax.experiments.suite_results import Repetition
 from psl_jax.reporting import result_tables
 from psl_jax.scoring import bootstrap, evaluation
@@ -93,6 +94,27 @@ def test_with_seeds_each_fold_is_a_mean_over_them_first():
     assert probe["gain_spread"] == pytest.approx(np.std([0.1, 0.2], ddof=1))
     assert probe["run_dirs"] == [f"fold{k}/seed{seed}/probe" for k in (2, 5) for seed in (0, 1)]
     assert probe["num_clips"] == 8 and "lwlrap" not in probe
+
+
+def test_own_recordings_are_split_into_five_folds(tmp_path, capsys):
+    names = [f"{i % 2}/{i}.wav" for i in range(20)]
+    for name, audio in zip(names, small_experiments.sounds([16_000] * 20), strict=True):
+        (tmp_path / "own" / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(tmp_path / "own" / name, audio, 16_000)
+    config = paper_tables.table2("own_data")  # whose teacher has a training split of its own
+    config.data.source_dir = str(tmp_path / "own")
+    suite.run(config, tmp_path / "run", last_stage=Stage.PREPARE)
+    assert "Delete splits.csv and train with --folds=all" in capsys.readouterr().out
+    with pytest.raises(UserError, match="expected data with the splits fold1, fold2"):
+        suite.run(config, tmp_path / "run", folds=[], last_stage=Stage.PREPARE)
+    (tmp_path / "own/splits.csv").unlink()
+    suite.run(config, tmp_path / "run", folds=[], last_stage=Stage.PREPARE)
+    with (tmp_path / "own/splits.csv").open() as file:
+        folds = [row["split"] for row in csv.DictReader(file)]
+    assert sorted(folds) == [f"fold{k}" for k in range(1, 6) for _ in range(4)]
+    config.data.unlabelled = True
+    with pytest.raises(UserError, match=r"does not go with data\.unlabelled"):
+        suite.run(config, tmp_path / "run", folds=[], last_stage=Stage.PREPARE)
 
 
 def test_a_fold_that_the_data_lack_is_named(config, tmp_path):
