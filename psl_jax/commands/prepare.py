@@ -103,38 +103,10 @@ def _add_corpus_options(parser: argparse.ArgumentParser) -> None:
         type=lambda text: [name for name in map(str.strip, text.split(",")) if name],
         help="splits to prepare, separated by commas (default: all whose tables are there)",
     )
-    add(
-        "--max_clip_seconds",
-        type=float,
-        metavar="S",
-        help="longest clip in seconds; longer ones are cut there (default: 10 for audioset, 30 "
-        "for fsd50k and fsdkaggle, 5 for esc50, 4 for urbansound8k)",
-    )
-    add = parser.add_argument_group("audioset").add_argument
-    add(
+    parser.add_argument_group("audioset").add_argument(
         "--labels_dir",
         metavar="DIR",
         help="folder of the segment CSVs and the strong labels (default: --source_dir)",
-    )
-    add(
-        "--seed",
-        type=int,
-        help="seed of the random choice of clips for the split aud300h: balanced, and up to 200 "
-        "unbalanced clips for each label (default: 0)",
-    )
-    add(
-        "--hdf5_rate",
-        type=int,
-        metavar="HZ",
-        help="sample rate in Hz of HDF5 waveforms, instead of the one that a file states "
-        "(default: the file's, else 32000 in files with audio_name and waveform, as PANNs packs "
-        "them, and 16000 in files with a data set for each clip, as the published code has)",
-    )
-    parser.add_argument_group("fsdkaggle2019").add_argument(
-        "--include_known_bad",
-        action="store_const",
-        const=True,
-        help="keep the six clips that are known to be bad (default: leave them out)",
     )
     group = parser.add_argument_group("own_data")
     for name, info in settings.list_settings(DataSettings):

@@ -39,14 +39,9 @@ class FoundAudio(NamedTuple):
 
 @dataclasses.dataclass
 class Scan:
-    """Walks a folder once; `problems` are what could not be looked into.
-
-    hdf5_rate: of HDF5 waveforms that do not say theirs; None: 32 kHz in the layout of PANNs, 16 kHz
-    in that of the PSL code.
-    """
+    """Walks a folder once; `problems` are what could not be looked into."""
 
     root: str
-    hdf5_rate: int | None = None
     problems: list[Problem] = dataclasses.field(default_factory=list)
     first_names: list[str] = dataclasses.field(default_factory=list)
 
@@ -69,7 +64,7 @@ class Scan:
             elif suffix == ".parquet":
                 yield from _parquet_rows(path, name)
             elif suffix in HDF5_SUFFIXES:
-                yield from _hdf5_waveforms(path, name, self.hdf5_rate)
+                yield from _hdf5_waveforms(path, name)
             elif lower.endswith(COMPRESSED_TARS):
                 detail = "a compressed tar gives no access to single files; unpack it"
                 self.problems.append(Problem(name, "unreadable", detail))
@@ -151,8 +146,11 @@ def _parquet_columns(schema: Any, path: str) -> tuple[str, str]:
     return key, f"{audio}.bytes" if f"{audio}.bytes" in fields else audio
 
 
-def _hdf5_waveforms(path: str, name: str, rate: int | None) -> Iterator[FoundAudio]:
-    """Waveforms in the layout of PANNs (`audio_name`, `waveform`) or of the PSL code (by name)."""
+def _hdf5_waveforms(path: str, name: str) -> Iterator[FoundAudio]:
+    """Waveforms in the layout of PANNs (`audio_name`, `waveform`) or of the PSL code (by name).
+
+    A file that does not state its rate is of 32 kHz in the former, and of 16 kHz in the latter.
+    """
     if is_remote(path):
         raise ValueError("HDF5 in a bucket cannot be read: copy it, or mount the bucket")
     try:
@@ -160,7 +158,7 @@ def _hdf5_waveforms(path: str, name: str, rate: int | None) -> Iterator[FoundAud
     except ImportError as error:
         raise MissingPackageError(path, "h5py", "corpora") from error
     with h5py.File(path, "r") as file:
-        rate = rate or int(file.attrs.get("sample_rate", 0))  # PANNs' files state it
+        rate = int(file.attrs.get("sample_rate", 0))  # PANNs' files state it
         if "audio_name" in file and "waveform" in file:
             for row, value in enumerate(file["audio_name"][()]):
                 label = value.decode(errors="replace") if isinstance(value, bytes) else str(value)

@@ -41,14 +41,14 @@ SPLITS = {
 }
 # Those of which each holds the one before; what more it holds is stored as a split of its own.
 NESTED = ("balanced", "aud300h", "full")
-CLIP_SECONDS = 10.0
-AUD300H_CLIPS_PER_LABEL = 200
+AUD300H_CLIPS_PER_LABEL, AUD300H_SEED = 200, 0
 
 
 class AudioSet(Corpus):
     """AudioSet's clips from folders of audio, tars, parquet or HDF5 files, or a mix of them."""
 
     name = "audioset"
+    max_clip_seconds = 10.0
 
     def __init__(
         self,
@@ -56,16 +56,12 @@ class AudioSet(Corpus):
         source_dir: str | os.PathLike[str],
         labels_dir: str | os.PathLike[str] | None = None,
         splits: Sequence[str] = (),
-        max_clip_seconds: float = CLIP_SECONDS,
-        seed: int = 0,
-        hdf5_rate: int | None = None,
     ):
         """Finds the tables; audio is looked for when there is something to prepare.
 
         source_dir: audio in any layout, at any depth. labels_dir: the segment CSVs, and perhaps the
         strong labels; default `source_dir`. splits: default balanced and eval, and full where its
-        CSVs
-        are there. seed: of the choice of aud300h. hdf5_rate: see `audio_folders.Scan`.
+        CSVs are there.
 
         Raises UserError for a missing folder or table, or an unknown split.
         """
@@ -80,20 +76,17 @@ class AudioSet(Corpus):
         }
         self._strong = find_tables(tables, STRONG_TABLES)
         self._splits = _choose_splits(splits, self._csvs, tables)
-        self.max_clip_seconds, self.seed, self.hdf5_rate = max_clip_seconds, seed, hdf5_rate
-        options = {
-            "source_dir": self.source_dir,
-            "max_clip_seconds": max_clip_seconds,
-            "hdf5_rate": hdf5_rate,
-        }
-        self.arguments = options | {"labels_dir": tables, "seed": seed}
+        self.arguments = {"source_dir": self.source_dir, "labels_dir": tables}
         self.classes, self.class_ids = read_classes(AUDIOSET_CSV)
         self.has_events = bool(self._strong)
         self.unions = _unions(self._splits)
         used = {name for split in self._splits for name in SPLITS[split]}
-        self.settings = options | {
+        self.settings = {
+            "source_dir": self.source_dir,
+            "max_clip_seconds": self.max_clip_seconds,
+            "hdf5_rate": None,  # as earlier versions know it, which had more options
             "splits": self._splits,
-            "aud300h_seed": seed,
+            "aud300h_seed": AUD300H_SEED,
             "csv_sha256": hash_files([self._csvs[name] for name in used] + self._strong),
         }
 
@@ -110,7 +103,7 @@ class AudioSet(Corpus):
             table_events, problems = read_strong_labels(path, segments, lookup)
             events |= table_events
             self.problems += [(path.name, problem) for problem in problems]
-        scan = Scan(self.source_dir, self.hdf5_rate)
+        scan = Scan(self.source_dir)
         audio = self._find_audio(scan, segments)
         for split, clips in wanted.items():
             if not any(clip.id in audio for clip in clips):
@@ -145,7 +138,7 @@ class AudioSet(Corpus):
         for split in self._splits:
             parts = [tables[name] for name in SPLITS[split]]
             if split == "aud300h":
-                parts[1] = choose_per_label(parts[1], AUD300H_CLIPS_PER_LABEL, self.seed)
+                parts[1] = choose_per_label(parts[1], AUD300H_CLIPS_PER_LABEL)
             wanted[split] = list({s.id: s for part in parts for s in part}.values())
         return wanted
 
@@ -199,10 +192,10 @@ def _stored(
     return stored
 
 
-def choose_per_label(clips: Iterable[ListedClip], per_label: int, seed: int) -> list[ListedClip]:
+def choose_per_label(clips: Iterable[ListedClip], per_label: int) -> list[ListedClip]:
     """For each label `per_label` of its clips, or all where it has fewer; each clip once.
 
-    Which ones are chosen depends on the seed, the label and the ids alone.
+    Which ones are chosen depends on the label and the ids alone.
     """
     by_label: dict[int, list[ListedClip]] = collections.defaultdict(list)
     for clip in clips:
@@ -212,7 +205,7 @@ def choose_per_label(clips: Iterable[ListedClip], per_label: int, seed: int) -> 
     for label, members in sorted(by_label.items()):
 
         def draw(clip: ListedClip, label: int = label) -> bytes:
-            return hashlib.sha256(f"{seed}:{label}:{clip.id}".encode()).digest()
+            return hashlib.sha256(f"{AUD300H_SEED}:{label}:{clip.id}".encode()).digest()
 
         chosen |= {clip.id: clip for clip in sorted(members, key=draw)[:per_label]}
     return list(chosen.values())

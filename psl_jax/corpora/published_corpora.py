@@ -43,27 +43,13 @@ class ListedFile(NamedTuple):
 class PublishedCorpus(Corpus):
     """A corpus of which tables name the files."""
 
-    clip_seconds: ClassVar[float]  # of the longest clips
-    # Clips that may be left out, and why; None where nobody looked for some.
+    # Clips that are left out, and why; None where nobody looked for some.
     known_bad: ClassVar[Mapping[str, str] | None] = None
 
-    def __init__(
-        self,
-        *,
-        source_dir: str | os.PathLike[str],
-        splits: Sequence[str] = (),
-        max_clip_seconds: float | None = None,
-        include_known_bad: bool = False,
-    ):
+    def __init__(self, *, source_dir: str | os.PathLike[str], splits: Sequence[str] = ()):
         """Finds tables and folders of the unpacked archives. Raises UserError."""
         self.source_dir = existing_folder(source_dir, f"the unpacked archives of {self.name}")
-        self.max_clip_seconds = max_clip_seconds or self.clip_seconds
-        self.arguments = {
-            "source_dir": self.source_dir,
-            "max_clip_seconds": max_clip_seconds,
-            "include_known_bad": include_known_bad,
-        }
-        self._left_out = {} if include_known_bad else self.known_bad or {}
+        self.arguments = {"source_dir": self.source_dir}
         possible = self._find_splits()
         if unknown := [name for name in splits if name not in possible]:
             raise UserError(
@@ -79,7 +65,7 @@ class PublishedCorpus(Corpus):
             "classes": self.classes,
         }
         if self.known_bad is not None:
-            self.settings |= {"include_known_bad": include_known_bad}
+            self.settings |= {"include_known_bad": False}  # as earlier versions know it
 
     @abc.abstractmethod
     def _find_splits(self) -> Sequence[str]:
@@ -102,8 +88,8 @@ class PublishedCorpus(Corpus):
                 labels = tuple(sorted({numbers[name] for name in listed.names if name in numbers}))
                 unknown = [repr(name) for name in listed.names if name not in numbers]
                 problems = {}
-                if listed.id in self._left_out:
-                    problems["known bad"] = f"{self._left_out[listed.id]}; left out"
+                if listed.id in (self.known_bad or {}):
+                    problems["known bad"] = f"{self.known_bad[listed.id]}; left out"
                 elif any(listed.id in others for others in rows.values()):
                     problems["duplicate row"] = f"{listed.where}: the first is kept"
                 elif not labels:
@@ -150,7 +136,7 @@ class SplitTable(NamedTuple):
 class FreesoundCorpus(PublishedCorpus):
     """A corpus of which every split is a table and a folder of wav files."""
 
-    clip_seconds = 30.0
+    max_clip_seconds = 30.0
     known_bad: ClassVar = {}
     title: ClassVar[str]  # with which the names of folders begin
     tables: ClassVar[Mapping[str, SplitTable]]
@@ -332,7 +318,7 @@ class Esc50(FoldCorpus):
     name = "esc50"
     tables: ClassVar = {"esc50.csv": Columns(), "meta.csv": Columns()}
     folds = 5
-    clip_seconds = 5.0
+    max_clip_seconds = 5.0
 
 
 class UrbanSound8k(FoldCorpus):
@@ -344,7 +330,7 @@ class UrbanSound8k(FoldCorpus):
         "meta.csv": Columns(),
     }
     folds = 10
-    clip_seconds = 4.0
+    max_clip_seconds = 4.0
 
 
 CORPORA: tuple[type[PublishedCorpus], ...] = (

@@ -316,16 +316,6 @@ def shared_clips(a: ClipIndex, b: ClipIndex) -> np.ndarray:
     return together[kept].astype(np.int64)
 
 
-def repeated_audio(index: ClipIndex) -> np.ndarray:
-    """Clips whose audio an earlier one has: int64 [n, 2], the earlier one and the later."""
-    if index.audio_digests is None:
-        return np.empty((0, 2), np.int64)
-    _, first, inverse = np.unique(index.audio_digests, return_index=True, return_inverse=True)
-    earlier = first[inverse]
-    later = np.flatnonzero(earlier != np.arange(len(index)))
-    return np.stack([earlier[later], later], axis=1)
-
-
 def clip_ids_sha256(ids: Iterable[Any]) -> str:
     """Hash of the sorted clip ids: two results with the same hash cover the same clips."""
     return hashlib.sha256("\n".join(sorted(map(str, ids))).encode()).hexdigest()

@@ -205,7 +205,6 @@ class ClipBuilder:
             "settings": report["settings"],
             "splits": former_report["splits"] | report["splits"],
             "unions": split_index_files.unions(folder),
-            "same_audio": report["same_audio"],
             "problems": former_report["problems"] + report["problems"],
         }
         preparation_report.write_report(folder, dict(former_report) | changes)

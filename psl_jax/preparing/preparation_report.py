@@ -12,7 +12,7 @@ import numpy as np
 
 from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.corpora.corpus import Corpus
-from psl_jax.data.clip_index import ClipIndex, joined, repeated_audio, shared_clips
+from psl_jax.data.clip_index import ClipIndex, joined
 from psl_jax.preparing.shards import ShardContents
 from psl_jax.runtime import files
 from psl_jax.runtime.paths import path_of
@@ -76,7 +76,6 @@ def describe(
         "classes": len(corpus.classes),
         "splits": reports,
         "unions": unions,
-        "same_audio": find_same_audio(list(indices.values())),
         "problems": [{"split": split} | dataclasses.asdict(problem) for split, problem in problems],
     }
 
@@ -110,35 +109,6 @@ def _describe_split(index: ClipIndex, rows: int) -> dict[str, Any]:
     }
 
 
-def find_same_audio(indices: Sequence[ClipIndex], examples: int = 5) -> list[dict[str, Any]]:
-    """Finds splits that share clips, by id or audio, and splits with the same audio twice."""
-    findings = []
-    for number, index in enumerate(indices):
-        repeated = repeated_audio(index)
-        pairs = [(index, index, repeated)] + [
-            (other, index, shared_clips(other, index)) for other in indices[:number]
-        ]
-        findings += [
-            {
-                "splits": [a.split, b.split],
-                "clips": len(shared),
-                "examples": [[str(a.ids[i]), str(b.ids[j])] for i, j in shared[:examples]],
-            }
-            for a, b, shared in pairs
-            if len(shared)
-        ]
-    return findings
-
-
-def _format_same_audio(finding: Mapping[str, Any]) -> str:
-    (first, second), clips = finding["splits"], finding["clips"]
-    a, b = finding["examples"][0]
-    names = a if a == b else f"{a} and {b}"
-    if first == second:
-        return f"  {first}: {clips} clips hold the audio of another one, such as {names}"
-    return f"  {first} and {second} share {clips} clips, such as {names}"
-
-
 def compute_lost_share(split: Mapping[str, Any]) -> float:
     """Computes the share of the clips in the corpus's tables that the split lacks."""
     return 1 - float(split["clips"]) / max(int(split["rows"]), 1)
@@ -167,9 +137,6 @@ def summarize_report(report: Mapping[str, Any], examples: int = 3) -> list[str]:
                 if name not in report.get("unions", {})
             }
         )
-    if shared := report.get("same_audio"):
-        lines.append("the same audio:")
-        lines += [_format_same_audio(finding) for finding in shared]
     if report["problems"]:
         lines.append("problems:")
         lines += _summarize_problems(report["problems"], examples)

@@ -19,11 +19,9 @@ OWN_DATA_OPTIONS = (
     *("clip_seconds", "annotated", "group_by", "num_folds", "label_separator", "columns"),
     *("event_label", "unlabelled"),
 )
-_PUBLISHED = ("splits", "max_clip_seconds")
 # Options of the command line that only some corpora have.
-OPTIONS_OF = dict.fromkeys(RECORDED, _PUBLISHED) | {
-    "audioset": (*_PUBLISHED, "labels_dir", "seed", "hdf5_rate"),
-    "fsdkaggle2019": (*_PUBLISHED, "include_known_bad"),
+OPTIONS_OF: dict[str, tuple[str, ...]] = dict.fromkeys(RECORDED, ("splits",)) | {
+    "audioset": ("splits", "labels_dir"),
     "own_data": OWN_DATA_OPTIONS,
 }
 

@@ -301,28 +301,27 @@ def unbalanced_segments() -> list[ListedClip]:
 
 def test_at_most_200_clips_a_label():
     clips = unbalanced_segments()
-    chosen = audioset.choose_per_label(clips, 200, seed=0)
+    chosen = audioset.choose_per_label(clips, 200)
     ids = {s.id for s in chosen}
     assert len(ids) == len(chosen)
     assert sum(clip[0] == "b" for clip in ids) == 200  # just as many as there may be
     assert sum(clip[0] == "c" for clip in ids) == 30  # all there are
     assert sum(clip[0] == "d" for clip in ids) == 20  # all, for their rare label
     # Class 0 draws 200 of its 520 clips; those of "d" among them are chosen anyway.
-    drawn = {s.id for s in audioset.choose_per_label([c for c in clips if 0 in c.labels], 200, 0)}
+    drawn = {s.id for s in audioset.choose_per_label([c for c in clips if 0 in c.labels], 200)}
     assert sum(clip[0] == "a" for clip in ids) == sum(clip[0] == "a" for clip in drawn)
     assert 180 <= sum(clip[0] == "a" for clip in ids) <= 200
 
 
-def test_choice_depends_on_seed_and_ids_alone():
+def test_choice_depends_on_ids_alone():
     clips = unbalanced_segments()
 
-    def choose(clips, seed):
-        return {s.id for s in audioset.choose_per_label(clips, 200, seed)}
+    def choose(clips):
+        return {s.id for s in audioset.choose_per_label(clips, 200)}
 
-    assert choose(clips, 0) == choose(clips[::-1], 0)
-    assert choose(clips, 0) != choose(clips, 1)
+    assert choose(clips) == choose(clips[::-1])
     few = [s for s in clips if s.id[0] != "a"]
-    assert choose(few, 0) == choose(few, 1) == {s.id for s in few}
+    assert choose(few) == {s.id for s in few}
 
 
 @pytest.fixture
@@ -378,4 +377,3 @@ def test_a_split_that_is_asked_for_later_is_added(both_sets, tmp_path, monkeypat
     report = report_of(data_dir)
     assert list(report["splits"]) == ["balanced", "full", "aud300h"]
     assert not list(pathlib.Path(data_dir).parent.glob("incomplete*"))
-    assert build(source, tmp_path, max_clip_seconds=0.5) != data_dir

@@ -180,9 +180,6 @@ def test_fsdkaggle2019(tmp_path):
     assert set(read_split(data_dir, "test")) == {"4260ebea"}
     assert report_of(data_dir)["splits"]["train_curated"]["problems"] == {"known bad": 2}
     assert problems_of(data_dir, "1d44b0bd.wav") == [("known bad", "known to be silent; left out")]
-    everything = build(FsdKaggle2019, source, tmp_path, include_known_bad=True)
-    assert everything != data_dir
-    assert len(read_split(everything, "train_curated")) == 4
     (source / "FSDKaggle2019.meta" / "vocabulary.csv").write_text(VOCABULARY)
     with pytest.raises(UserError, match="no clip of split 'train_noisy' is usable"):
         build(FsdKaggle2019, source, tmp_path)

@@ -346,27 +346,6 @@ def write_tones(folder, *names):
         audio_files.write(folder / name, audio_files.tone(0.3, seed=number))
 
 
-def test_the_same_audio_in_two_splits_is_told(tmp_path, capsys):
-    write_tones(tmp_path / "source", "a.wav", "b.wav", "c.wav", "d.wav")
-    copied = (tmp_path / "source" / "a.wav").read_bytes()
-    for name in ("still.wav", "mute.wav"):  # silence alone does not make clips the same
-        audio_files.write(tmp_path / "source" / name, np.zeros(8000))
-    for name in ("copy.wav", "again.wav"):
-        (tmp_path / "source" / name).write_bytes(copied)
-    tables = {
-        "full.csv": "filename,labels\na.wav,dog\nb.wav,cat\nagain.wav,dog\nstill.wav,cat\n",
-        "eval.csv": "filename,labels\ncopy.wav,dog\nb.wav,cat\nc.wav,cat\n",
-        "test.csv": "filename,labels\nd.wav,dog\nmute.wav,cat\n",
-    }
-    data_dir = prepared(tmp_path, tables)
-    found = {tuple(one["splits"]): one for one in report_of(data_dir)["same_audio"]}
-    assert found.keys() == {("full", "full"), ("eval", "full")}
-    assert found["full", "full"]["clips"] == 1 and found["eval", "full"]["clips"] == 2
-    assert {frozenset(pair) for pair in found["eval", "full"]["examples"]} >= {frozenset("b")}
-    output = capsys.readouterr().out
-    assert "eval and full share 2 clips" in output
-
-
 def test_a_table_without_rows_is_found_before_others_are_written(tmp_path, monkeypatch):
     write_tones(tmp_path / "source", "a.wav")
     tables = {"full.csv": "filename,labels\na.wav,dog\n", "test.csv": "filename,labels\n"}
