@@ -80,7 +80,7 @@ class PublishedCorpus(Corpus):
         """The rows of a split."""
 
     def rows(self) -> Mapping[str, Sequence[ClipRow]]:
-        self.problems = []
+        self.problems, known_bad = [], self.known_bad or {}
         numbers = {name: number for number, name in enumerate(self.classes)}
         rows: dict[str, dict[str, ClipRow]] = {split: {} for split in self._splits}
         for split, clips in rows.items():
@@ -88,8 +88,8 @@ class PublishedCorpus(Corpus):
                 labels = tuple(sorted({numbers[name] for name in listed.names if name in numbers}))
                 unknown = [repr(name) for name in listed.names if name not in numbers]
                 problems = {}
-                if listed.id in (self.known_bad or {}):
-                    problems["known bad"] = f"{self.known_bad[listed.id]}; left out"
+                if listed.id in known_bad:
+                    problems["known bad"] = f"{known_bad[listed.id]}; left out"
                 elif any(listed.id in others for others in rows.values()):
                     problems["duplicate row"] = f"{listed.where}: the first is kept"
                 elif not labels:
