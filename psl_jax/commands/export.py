@@ -7,9 +7,9 @@
 
 onnx, tflite and stablehlo map waveforms [batch, samples], in [-1, 1] and at the model's rate
 (16 kHz, of mn04 32 kHz), to clip and frame probabilities. orbax, safetensors and torch hold the
-weights alone. The command runs each file in its own runtime on audio. If a probability differs from
-the model's by more than 1e-4 (with --quantize by more than 0.03 on average), it deletes the file
-and ends with exit status 2.
+weights alone. The command runs each file in its own runtime, on a synthetic signal and on clips of
+the run's data where it finds them. If a probability differs from the model's by more than 1e-4
+(with --quantize by more than 0.03 on average), it deletes the file and ends with exit status 2.
 """
 
 import argparse
@@ -154,14 +154,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "float32 weights)",
     )
     add(
-        "--audio",
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="audio files to check the export on (default: clips of the run's data, where they are "
-        "found, and a synthetic signal)",
-    )
-    add(
         "--licence",
         metavar="TEXT",
         help="licence of the weights, stored with them (default: the model's)",
@@ -176,13 +168,8 @@ def main(arguments: argparse.Namespace) -> None:
     classes = read_classes(arguments.classes)[0] if arguments.classes else None
     model = load_model(arguments.model, classes)
     rate = model.info.sample_rate
-    if arguments.audio:
-        signals, where = check.read_signals(arguments.audio, rate), "the files given"
-    else:
-        signals_of_run = check.read_evaluation_clips(arguments.model, rate)
-        signals = [*signals_of_run, check.make_synthetic_signal(rate=rate)]
-        of_run = f"{len(signals_of_run)} clips of the run's data and " if signals_of_run else ""
-        where = f"{of_run}a synthetic signal"
+    clips = check.read_evaluation_clips(arguments.model, rate)
+    signals = [*clips, check.make_synthetic_signal(rate=rate)]
     options = Options(arguments.input == "waveform", arguments.quantize)
     licence = model.info.origin.get("licence")
     if imported := model.info.origin.get("imported"):
@@ -195,7 +182,8 @@ def main(arguments: argparse.Namespace) -> None:
         f"wrote {arguments.out}: {_count_bytes(arguments.out) / 1e6:.1f} MB\n"
         f"differs from the Flax model by at most {difference.worst:.1e} in probability, by "
         f"{difference.mean:.1e} on average\n"
-        f"checked on {where}: batches of 1 and 7, {seconds} s"
+        f"checked on {len(clips)} clips of the run's data and a synthetic signal: batches of 1 and "
+        f"7, {seconds} s"
     )
 
 

@@ -20,7 +20,7 @@ import pathlib
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeGuard
 
 import numpy as np
@@ -48,7 +48,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "files",
         metavar="FILE",
         nargs="*",
-        help="audio file, folder, quoted pattern such as 'a/**/*.wav', or - for standard input",
+        help="audio file, folder, or - for standard input",
     )
     parser.add_argument(
         "--list_labels",
@@ -140,7 +140,7 @@ def main(arguments: argparse.Namespace) -> int:
     settings = tagging_cli.make_event_settings(arguments, model)
     start = time.perf_counter()
     if arguments.skip_existing:
-        inputs = _leave_out_tagged(inputs, paths, arguments.model)
+        inputs = _leave_out_tagged(inputs, paths)
     is_single = len(inputs) == 1
     disk: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     if folder := arguments.out or arguments.plot:
@@ -202,21 +202,11 @@ def _add_outputs(
     return folder.paths
 
 
-def _leave_out_tagged(
-    inputs: Sequence[Input], paths: Mapping[Input, pathlib.Path], model: str
-) -> list[Input]:
+def _leave_out_tagged(inputs: Sequence[Input], paths: Mapping[Input, pathlib.Path]) -> list[Input]:
     """Returns the inputs without an output, and prints how many others there are."""
-    output_paths = [paths[item] for item in inputs]
-    has_output = files.exist(output_paths)
+    has_output = files.exist([paths[item] for item in inputs])
     if num_tagged := sum(has_output):
         print(f"{num_tagged} of {len(inputs)} are tagged already", file=sys.stderr)
-        older = _count_older(itertools.compress(output_paths, has_output), model)
-        if older:
-            print(
-                f"note: {older} of them are older than the model or its thresholds: delete them, "
-                "or give another --out, to have them made anew",
-                file=sys.stderr,
-            )
     return [item for item, is_tagged in zip(inputs, has_output, strict=True) if not is_tagged]
 
 
@@ -268,17 +258,6 @@ def _list_labels(arguments: argparse.Namespace) -> int:
     if model.info.thresholds is None:
         print("no thresholds were tuned: psl-jax thresholds does", file=sys.stderr)
     return 0
-
-
-def _count_older(paths: Iterable[pathlib.Path], model: str) -> int:
-    """Counts outputs that are older than the files of a model, as when it got new thresholds."""
-    folder = path_of(model)
-    inside = ("averaged/model.json", "model.json", "model.safetensors")
-    model_files = [folder, *(folder / name for name in inside)]
-    changed = [path.stat().st_mtime for path in model_files if path.is_file()]
-    # In a bucket each time would be a request.
-    written = [path.stat().st_mtime for path in paths if not is_remote(path)]
-    return sum(time < max(changed) for time in written) if changed else 0
 
 
 def _split_names(text: str | None) -> list[str] | None:

@@ -1,7 +1,7 @@
 """Finds a threshold for each class on a validation split, and stores them with the model.
 
     psl-jax thresholds runs/psl2s DATA --split=SPLIT
-    psl-jax thresholds runs/psl2s DATA --split=SPLIT --test_split=eval --csv=thresholds.csv
+    psl-jax thresholds runs/psl2s DATA --split=SPLIT --csv=thresholds.csv
     psl-jax thresholds runs/psl2s --reset
 
 Each class gets the threshold of highest F1: over frames of 0.32 s where the split has true events,
@@ -46,12 +46,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="split to tune on (default: balanced, on which students are trained; thresholds are "
         "better from one that the model was not trained on, such as validation)",
     )
-    add(
-        "--test_split",
-        metavar="SPLIT",
-        help="second split, on which the tuned thresholds are only checked: its F1 is printed "
-        "(default: none)",
-    )
     tagging_cli.add_smoothing(parser, default=MEDIAN_FILTER)
     add(
         "--corrections",
@@ -86,24 +80,13 @@ def main(arguments: argparse.Namespace) -> None:
     model = load_model(arguments.model)
     if not arguments.dry_run:
         stored_thresholds.check_writable(arguments.model)
-    source, *test_sources = _open_sources(arguments)
+    source = _open_source(arguments)
     index, unit = source.index, threshold_tuning.choose_unit(source.index)
     tuning = threshold_tuning.tune(_count_scores(model, arguments, source), unit)
-    test = None
-    for test_source in test_sources:
-        test_index = test_source.index
-        if test_index.classes != index.classes or threshold_tuning.choose_unit(test_index) != unit:
-            raise UserError(
-                f"--test_split={arguments.test_split} has other classes or another kind of truth "
-                f"than {arguments.split}: F1 cannot be compared"
-            )
-        counts = _count_scores(model, arguments, test_source)
-        f1 = threshold_tuning.compute_f1_at(counts, tuning.thresholds)
-        test = threshold_tuning.tune(counts, unit)._replace(f1=f1)
-    header, rows = _tabulate_classes(index.classes, tuning, test)
+    header, rows = _tabulate_classes(index.classes, tuning)
     if arguments.csv:
         files.write_csv(arguments.csv, header, rows)
-    print("\n".join(_describe_tuning(index, tuning, test, arguments.test_split, header, rows)))
+    print("\n".join(_describe_tuning(index, tuning, header, rows)))
     if num_others := len(set(model.classes) - set(index.classes)):
         print(
             f"{num_others} of the model's classes are not in these data: they have "
@@ -132,23 +115,21 @@ def main(arguments: argparse.Namespace) -> None:
         print(f"all classes in {arguments.csv}")
 
 
-def _open_sources(arguments: argparse.Namespace) -> list[Source]:
-    """Opens the splits with the decisions of people; prints what of these has no effect."""
-    splits = filter(None, (arguments.split, arguments.test_split))
-    sources = [open_folder(arguments.data, split) for split in splits]
+def _open_source(arguments: argparse.Namespace) -> Source:
+    """Opens the split with the decisions of people; prints what of these has no effect."""
+    source = open_folder(arguments.data, arguments.split)
     if not arguments.corrections:
-        return sources
+        return source
     corrections = Corrections.read(arguments.corrections)
-    for problem in corrections.describe_problems([source.index for source in sources]):
+    for problem in corrections.describe_problems([source.index]):
         print(f"note: {problem}")
-    for source in sources:
-        if threshold_tuning.choose_unit(source.index) == "rows":
-            raise UserError(
-                f"--corrections={arguments.corrections}: split {source.index.split!r} has true "
-                "events, with which thresholds are tuned, and decisions change labels alone. "
-                "Correct the tables of events, or leave --corrections out"
-            )
-    return [source.with_index(corrections.correct(source.index)) for source in sources]
+    if threshold_tuning.choose_unit(source.index) == "rows":
+        raise UserError(
+            f"--corrections={arguments.corrections}: split {source.index.split!r} has true events, "
+            "with which thresholds are tuned, and decisions change labels alone. Correct the "
+            "tables of events, or leave --corrections out"
+        )
+    return source.with_index(corrections.correct(source.index))
 
 
 def _count_scores(model: Model, arguments: argparse.Namespace, source: Source) -> Counts:
@@ -168,7 +149,7 @@ def _count_clips(index: ClipIndex, unit: str) -> int:
 
 
 def _tabulate_classes(
-    classes: Sequence[str], tuning: TuningResult, test: TuningResult | None
+    classes: Sequence[str], tuning: TuningResult
 ) -> tuple[list[str], list[list[str]]]:
     """Makes the header and a row for each class."""
     columns = {
@@ -178,8 +159,6 @@ def _tabulate_classes(
         "F1 at 0.5": _format_f1(tuning.f1_default, tuning),
         f"true {tuning.unit}": list(map(str, tuning.num_true)),
     }
-    if test is not None:
-        columns["F1 on the test split"] = _format_f1(test.f1, test)
     return list(columns), list(map(list, zip(*columns.values(), strict=True)))
 
 
@@ -191,8 +170,6 @@ def _format_f1(values: np.ndarray, tuning: TuningResult) -> list[str]:
 def _describe_tuning(
     index: ClipIndex,
     tuning: TuningResult,
-    test: TuningResult | None,
-    test_split: str,
     header: list[str],
     rows: list[list[str]],
 ) -> list[str]:
@@ -209,11 +186,6 @@ def _describe_tuning(
         f"mean F1 {tuning.f1[has_clips].mean():.3f} with these thresholds (tuned on the same "
         f"clips), {tuning.f1_default[has_clips].mean():.3f} with 0.5"
     )
-    if test is not None:
-        lines.append(
-            f"{test_split}: mean F1 {test.f1[test.has_clips].mean():.3f} with these thresholds, "
-            f"{test.f1_default[test.has_clips].mean():.3f} with 0.5"
-        )
     if num_missing := int((~has_clips).sum()):
         lines.append(
             f"{num_missing} classes are not in the split: they have {tuning.common:.4g}, the best "

@@ -9,7 +9,6 @@ import jax
 import numpy as np
 
 from psl_jax.audio import audio_input
-from psl_jax.audio.readers import DecodeError
 from psl_jax.audio.segments import SAMPLE_RATE, flatten
 from psl_jax.data.settings import DataSettings
 from psl_jax.data.source import Source
@@ -23,7 +22,6 @@ from psl_jax.runtime.run_files import read_config
 
 BATCH_SIZES = (1, 7)
 EXCERPT_SAMPLES = (4_800, 54_321)  # samples, besides a segment: 0.3 s, and an odd number
-_MAX_SECONDS = 60.0  # read from a file: the rest would be similar audio
 
 
 @lru_cache
@@ -94,26 +92,6 @@ def cut_excerpts(
             start = (repetition + 1) * num_samples // 2 % max(len(signals[signal]) - num_samples, 1)
             excerpts.append(np.resize(signals[signal][start:], num_samples))
         yield np.stack(excerpts)
-
-
-def read_signals(paths: Sequence[str], rate: int = SAMPLE_RATE) -> list[np.ndarray]:
-    """Reads the first minute of audio files: float32 [samples] at `rate` each.
-
-    Raises UserError for a file that cannot be decoded.
-    """
-    signals = []
-    for path in paths:
-        blocks, seconds = [], 0.0
-        try:
-            for block in audio_input.open_blocks(path, rate=rate)():
-                blocks.append(block)
-                seconds += len(block) / SAMPLE_RATE
-                if seconds >= _MAX_SECONDS:
-                    break
-        except DecodeError as error:
-            raise UserError(f"--audio={path}: {error}") from error
-        signals.append(np.concatenate(blocks).reshape(-1).astype(np.float32) / 32768)
-    return signals
 
 
 def make_synthetic_signal(seconds: float = 10.0, rate: int = SAMPLE_RATE) -> np.ndarray:

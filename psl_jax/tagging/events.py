@@ -21,9 +21,7 @@ class EventSettings:
     """Settings that define an event.
 
     Attributes:
-      threshold: an event has a score of at least this somewhere: one number, or one for each class.
-      low_threshold: an event extends as far as scores stay at or above this (hysteresis), or above
-        its class's threshold where that is lower; by default the threshold.
+      threshold: an event lasts while the score is at least this: one number, or one for each class.
       median_filter: length in rows (of 0.32 s) of the median filter that is applied to the scores
         first; odd; 1: no filter.
 
@@ -31,7 +29,6 @@ class EventSettings:
     """
 
     threshold: float | tuple[float, ...] = DEFAULT_THRESHOLD
-    low_threshold: float | None = None
     median_filter: int = 1
 
     def __post_init__(self) -> None:
@@ -39,11 +36,6 @@ class EventSettings:
         for threshold in thresholds:
             if not 0 < threshold <= 1:
                 raise UserError(f"threshold is {threshold:g}, expected more than 0 and at most 1")
-        if self.low_threshold is not None and not 0 < self.low_threshold <= max(thresholds):
-            raise UserError(
-                f"low_threshold is {self.low_threshold:g}, expected more than 0 and at most the "
-                f"threshold, {max(thresholds):g}"
-            )
         if self.median_filter < 1 or self.median_filter % 2 == 0:
             raise UserError(
                 f"median_filter is {self.median_filter}, expected an odd number of rows: 1, 3, 5, …"
@@ -58,12 +50,6 @@ class EventSettings:
     def get_thresholds(self, num_classes: int) -> np.ndarray:
         """Returns the thresholds of the classes, float32 [classes], as scores are."""
         return np.broadcast_to(np.asarray(self.threshold, np.float32), num_classes)
-
-    def get_low_thresholds(self, num_classes: int) -> np.ndarray:
-        """Returns the lowest score inside an event of each class: [classes]."""
-        low_threshold = 1.0 if self.low_threshold is None else self.low_threshold
-        thresholds = self.get_thresholds(num_classes)
-        return np.asarray(np.minimum(thresholds, np.float32(low_threshold)))
 
 
 class Event(NamedTuple):
@@ -82,21 +68,21 @@ def find_events(
     rows: np.ndarray, settings: EventSettings, labels: Sequence[str], seconds: float
 ) -> list[Event]:
     """Finds the events of a recording of `seconds`, by onset, in its scores [rows, classes]."""
-    high, low = settings.get_thresholds(len(labels)), settings.get_low_thresholds(len(labels))
+    thresholds = settings.get_thresholds(len(labels))
     events = []
     for first in range(0, len(labels), _CLASSES_AT_ONCE):  # rows of hours may lie on disk
         scores = smooth_rows(rows[:, first : first + _CLASSES_AT_ONCE], settings)
-        is_above = np.pad(scores >= low[first : first + scores.shape[1]], ((1, 1), (0, 0)))
+        above = scores >= thresholds[first : first + scores.shape[1]]
+        is_above = np.pad(above, ((1, 1), (0, 0)))
         edges = np.diff(is_above.astype(np.int8), axis=0).T  # [classes, rows + 1]
         (classes, starts), (_, stops) = np.nonzero(edges > 0), np.nonzero(edges < 0)
         runs = zip(classes.tolist(), starts.tolist(), stops.tolist(), strict=True)
         for label, start, stop in runs:
+            onset, offset = max(compute_row_start(start), 0.0), compute_row_start(stop)
+            # The last row reaches to the end.
+            offset = seconds if stop == len(rows) else min(offset, seconds)
             peak_score = float(scores[start:stop, label].max())
-            if peak_score >= high[first + label]:
-                onset, offset = max(compute_row_start(start), 0.0), compute_row_start(stop)
-                # The last row reaches to the end.
-                offset = seconds if stop == len(rows) else min(offset, seconds)
-                events.append(Event(onset, offset, labels[first + label], peak_score))
+            events.append(Event(onset, offset, labels[first + label], peak_score))
     return sorted(events)
 
 
@@ -165,7 +151,6 @@ class Tags:
         self,
         threshold: float | Mapping[str, float] | None = None,
         *,
-        low_threshold: float | None = None,
         median_filter: int | None = None,
     ) -> list[Event]:
         """Finds events (onset and offset in seconds, label, score); see EventSettings.
@@ -176,7 +161,6 @@ class Tags:
         """
         settings = EventSettings(
             self._resolve_thresholds(threshold),
-            low_threshold,
             self.median_filter if median_filter is None else median_filter,
         )
         return find_events(self.frame_scores, settings, self.labels, self.seconds)

@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-import glob
-import itertools
 import math
 import os
 import pathlib
@@ -82,11 +80,11 @@ class FoundFiles(NamedTuple):
 def find_files(paths: Iterable[str]) -> FoundFiles:
     """Finds the files to tag, and sorts those of folders.
 
-    paths: files, folders, patterns such as "*/a?.wav", and STDIN.
+    paths: files, folders, and STDIN.
     """
     inputs: list[Input] = []
     bad_folders, notes = [], []
-    for path in itertools.chain.from_iterable(map(_expand_pattern, paths)):
+    for path in paths:
         if path == STDIN:
             inputs.append(Input(STDIN, "stdin"))
         elif not (path_of(path).is_dir() if is_remote(path) else os.path.isdir(path)):
@@ -136,18 +134,6 @@ def _list_files(folder: str, skipped: Counter[str]) -> Iterator[str]:
             if os.path.islink(os.path.join(folder_path, name)):
                 skipped["links to folders"] += 1
         yield from (os.path.relpath(os.path.join(folder_path, name), folder) for name in names)
-
-
-def _expand_pattern(path: str) -> list[str]:
-    """Lists the files of a pattern that no shell has expanded; returns any other path as it is."""
-    if not glob.has_magic(path) or (not is_remote(path) and os.path.exists(path)):
-        return [path]
-    if not is_remote(path):
-        return sorted(glob.glob(path, recursive=True)) or [path]
-    place = path_of(path)
-    root = next(parent for parent in place.parents if not glob.has_magic(os.fspath(parent)))
-    pattern = os.fspath(place)[len(os.fspath(root)) + 1 :]
-    return [os.fspath(file) for file in root.glob(pattern)] or [path]
 
 
 def tag_files(

@@ -43,7 +43,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         "--threshold",
         type=float,
         metavar="P",
-        help="score, 0 to 1, that an event must reach somewhere; mn04 seldom reaches 0.5 (default: "
+        help="score, 0 to 1, that an event must reach; mn04 seldom reaches 0.5 (default: "
         "each class's own, stored by psl-jax thresholds; else 0.5)",
     )
     group.add_argument(
@@ -51,13 +51,6 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="CSV class,threshold, as the page and psl-jax thresholds --csv write it; classes not "
         "in it use --threshold, else the model's (default: none)",
-    )
-    group.add_argument(
-        "--low_threshold",
-        type=float,
-        metavar="P",
-        help="score, 0 to 1, down to which an event extends on both sides of where it reaches "
-        "--threshold (default: the threshold)",
     )
     add_smoothing(group)
 
@@ -80,9 +73,8 @@ def check_event_settings(arguments: argparse.Namespace) -> None:
 
     Raises UserError, as `make_event_settings` does.
     """
-    thresholds = (1.0 if arguments.threshold is None else arguments.threshold, 1.0)
-    median_filter = 1 if arguments.median_filter is None else arguments.median_filter
-    EventSettings(thresholds, arguments.low_threshold, median_filter)
+    threshold = 1.0 if arguments.threshold is None else arguments.threshold
+    EventSettings(threshold, 1 if arguments.median_filter is None else arguments.median_filter)
     if arguments.thresholds:
         read_thresholds(arguments.thresholds)
 
@@ -101,7 +93,6 @@ def make_event_settings(arguments: argparse.Namespace, tagger: Tagger) -> EventS
     median_filter = arguments.median_filter
     return EventSettings(
         tuple(thresholds.values()),
-        arguments.low_threshold,
         tagger.median_filter if median_filter is None else median_filter,
     )
 

@@ -63,16 +63,11 @@ class TagUpload(Upload):
 
     threshold: Threshold | None = Field(
         None,
-        description="An event has a score of at least this somewhere. Given here it is that of all "
+        description="An event lasts while the score is at least this. Given here it is that of all "
         "classes. `/api/v1/labels` has the defaults of this and the other settings.",
     )
     thresholds: Json[dict[str, Annotated[Threshold, Strict()]]] = Field(
         default_factory=dict, description='Those of some classes, in JSON: `{"dog": 0.4}`.'
-    )
-    low_threshold: Threshold | None = Field(
-        None,
-        description="An event reaches as far as scores are at least this: hysteresis. By default "
-        "the threshold.",
     )
     median_filter: int | None = Field(
         None,
@@ -106,12 +101,9 @@ class TagUpload(Upload):
                 hint = near_names(label, labels) or ": GET /api/v1/labels lists them"
                 raise _refuse(f"thresholds: there is no class {label[:100]!r}{hint}")
         thresholds |= self.thresholds
-        low_threshold = self.low_threshold
-        if low_threshold is None and defaults.low_threshold is not None:
-            low_threshold = min(defaults.low_threshold, max(thresholds.values()))
         median_filter = self.median_filter or defaults.median_filter
         try:
-            return EventSettings(tuple(thresholds.values()), low_threshold, median_filter)
+            return EventSettings(tuple(thresholds.values()), median_filter)
         except UserError as error:
             raise _refuse(str(error)) from error
 
@@ -132,7 +124,6 @@ class UsedSettings(BaseModel):
 
     threshold: Threshold = Field(description="of classes without one of their own")
     thresholds: dict[str, Threshold] = Field(description="of classes with one of their own")
-    low_threshold: float | None
     median_filter: int
     segment_seconds: float
     hop_seconds: float | None
@@ -149,7 +140,6 @@ def describe_settings(
     return UsedSettings(
         threshold=common_threshold,
         thresholds={name: x for name, x in thresholds.items() if x != common_threshold},
-        low_threshold=events.low_threshold,
         median_filter=events.median_filter,
         segment_seconds=segmentation.seconds,
         hop_seconds=segmentation.hop_seconds,

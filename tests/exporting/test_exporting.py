@@ -18,6 +18,7 @@ from orbax.checkpoint import v1 as ocp
 from shared_tables import ESC50
 from small_network import PAPER, SHALLOW
 
+from psl_jax.audio import audio_input
 from psl_jax.commands import export
 from psl_jax.exporting import check, export_options
 from psl_jax.exporting.export_options import Options
@@ -85,8 +86,8 @@ def write(model: Model, name: str, *arguments):
 @pytest.fixture(scope="module")
 def signals() -> list[np.ndarray]:
     recordings = sorted(ESC50.glob("*.ogg"))[:3]
-    real = check.read_signals([str(path) for path in recordings])
-    return [check.make_synthetic_signal(), *real]
+    real = [np.concatenate(list(audio_input.open_blocks(path)())) for path in recordings]
+    return [check.make_synthetic_signal(), *(samples / np.float32(32768) for samples in real)]
 
 
 @pytest.fixture(scope="module")

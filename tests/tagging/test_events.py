@@ -1,4 +1,4 @@
-"""Events: hysteresis and median filter."""
+"""Events: thresholds and median filter."""
 
 import itertools
 
@@ -20,15 +20,15 @@ def found(rows: np.ndarray, settings: EventSettings) -> list[Event]:
 
 
 def expected(rows: np.ndarray, settings: EventSettings) -> list[tuple]:
-    """The definition, written out: runs at or above the low threshold that reach the high one."""
+    """The definition, written out: runs at or above the threshold."""
     rows = ndimage.median_filter(rows, (settings.median_filter, 1), mode="nearest")
     events = []
     for label, column in enumerate(rows.T):
         for above, indexed in itertools.groupby(
-            enumerate(column), lambda x: x[1] >= settings.get_low_thresholds(1)[0]
+            enumerate(column), lambda x: x[1] >= np.float32(settings.threshold)
         ):
             run = [i for i, _ in indexed]
-            if above and column[run].max() >= settings.threshold:
+            if above:
                 last = run[-1] == len(column) - 1
                 onset = max(run[0] - 0.5, 0) * 0.32
                 offset = (run[-1] + (1.0 if last else 0.5)) * 0.32
@@ -37,11 +37,11 @@ def expected(rows: np.ndarray, settings: EventSettings) -> list[tuple]:
 
 
 @pytest.mark.parametrize("median", [1, 3, 7])
-@pytest.mark.parametrize(("high", "low"), [(0.5, None), (0.8, 0.4), (0.9, 0.05)])
-def test_events_are_those_of_the_definition(median, high, low, monkeypatch):
+@pytest.mark.parametrize("threshold", [0.5, 0.8])
+def test_events_are_those_of_the_definition(median, threshold, monkeypatch):
     monkeypatch.setattr(events, "_CLASSES_AT_ONCE", 3)
     rng = np.random.default_rng(median)
-    settings = EventSettings(high, low, median)
+    settings = EventSettings(threshold, median)
     for length in [1, 2, 3, 5, 40, 400]:
         steps = rng.normal(scale=0.2, size=(length, 4)).cumsum(axis=0)
         rows = (1 / (1 + np.exp(-steps))).astype(np.float32)
@@ -52,20 +52,11 @@ def test_events_are_those_of_the_definition(median, high, low, monkeypatch):
         )
 
 
-def test_hysteresis_bridges_and_extends():
-    rows = np.array([0.1, 0.3, 0.9, 0.3, 0.7, 0.1, 0.3, 0.1])[:, None]
-    one = found(rows, EventSettings(0.6))
-    assert [(round(e.onset, 2), round(e.offset, 2)) for e in one] == [(0.48, 0.80), (1.12, 1.44)]
-    (both,) = found(rows, EventSettings(0.6, low_threshold=0.2))
-    assert (both.onset, both.offset, both.score) == (pytest.approx(0.16), pytest.approx(1.44), 0.9)
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"threshold": 0}, "threshold is 0"),
         ({"threshold": 1.5}, "at most 1"),
-        ({"threshold": 0.4, "low_threshold": 0.5}, "at most the threshold, 0.4"),
         ({"median_filter": 4}, "odd"),
         ({"median_filter": 0}, "odd"),
     ],

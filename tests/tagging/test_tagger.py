@@ -103,7 +103,7 @@ def test_top_and_events(model):
     assert best[0][1] >= best[1][1] and len(tags.top(99)) == len(tags.labels)
     with pytest.raises(UserError, match=r"'sirens' is none of the 6 classes \(near: siren\)"):
         tags.events({"sirens": 0.3})
-    events = tags.events(0.6, low_threshold=0.3)
+    events = tags.events(0.6)
     assert events and {event.label for event in events} <= set(tags.labels)
     for event in events:
         rows = (tags.frame_times >= event.onset) & (tags.frame_times <= event.offset)

@@ -95,15 +95,6 @@ def test_a_place_that_cannot_be_written_is_told_before_anything_is_computed(tmp_
         thresholds.main(thresholds.parse(["thresholds", model, str(tmp_path / "nowhere")]))
 
 
-def test_tags_that_are_older_than_the_thresholds_are_told(run, sound, tmp_path):
-    folder, out = os.path.dirname(sound), tmp_path / "tags"
-    assert run(folder, f"--out={out}")[0] == 0
-    assert "older" not in run(folder, f"--out={out}", "--skip_existing")[2]
-    os.utime(out / "a.csv", (1e9, 1e9))
-    _, _, err = run(folder, f"--out={out}", "--skip_existing")
-    assert "1 of 1 are tagged already" in err and "note: 1 of them are older than the model" in err
-
-
 def test_a_line_for_each_file(run, sound, tmp_path):
     status, out, _ = run(os.path.dirname(sound), "--format=summary", "--top_k=2")
     tags = tagging.tagger().tag(sound)

@@ -172,14 +172,13 @@ def test_command_stores_what_tagging_uses(data, tmp_path, capsys):
 def test_decisions_of_people_correct_the_labels_but_no_true_events(data, tmp_path, monkeypatch):
     table = tmp_path / "corrections.csv"
     table.write_text("filename,onset,offset,label,decision,who,when\n-clip_0,0,3,dog,yes,ann,\n")
-    splits = ["--split=val", "--test_split=val"]
-    arguments = thresholds.parse(["thresholds", "m", str(data), f"--corrections={table}", *splits])
-    first, second = thresholds._open_sources(arguments)
-    assert 0 in np.flatnonzero(first.index.weak_labels()[0])
-    assert second.index.ids_sha256 == first.index.ids_sha256
+    options = ["--split=val", f"--corrections={table}"]
+    arguments = thresholds.parse(["thresholds", "m", str(data), *options])
+    source = thresholds._open_source(arguments)
+    assert 0 in np.flatnonzero(source.index.weak_labels()[0])
     monkeypatch.setattr(threshold_tuning, "choose_unit", lambda index: "rows")
     with pytest.raises(UserError, match="decisions change labels alone"):
-        thresholds._open_sources(arguments)
+        thresholds._open_source(arguments)
 
 
 def test_command_line_uses_and_shows_them(tmp_path, capsys):

@@ -76,7 +76,6 @@ def test_a_raw_body_and_a_form_are_answered_alike(port, clip, tags):
     assert raw["settings"] == {
         "threshold": 0.6,
         "thresholds": {"siren": 0.3},
-        "low_threshold": None,
         "median_filter": 1,
         "segment_seconds": 2.0,
         "hop_seconds": 0.5,
@@ -88,8 +87,6 @@ def test_settings_of_a_request_hold_for_it(port, clip, tags):
     wanted = expected_events(tags, threshold=0.5, own={"dog": 0.8}, median_filter=3)
     assert events_of(found) == wanted and len(found["tags"]) == 2
     assert found["settings"]["thresholds"] == {"dog": 0.8}  # the siren's gave way to threshold
-    _, low = tag(port, clip, threshold=0.9, low_threshold=0.2)
-    assert events_of(low) == expected_events(tags, threshold=0.9, low_threshold=0.2)
     _, slow = tag(port, clip, hop_seconds=2.0)
     assert slow["settings"]["hop_seconds"] == 2.0
 
@@ -143,7 +140,6 @@ def test_the_description_has_a_page_that_loads_nothing_from_elsewhere(port):
     ("query", "words"),
     [
         ({"threshold": "high"}, "threshold is 'high', expected a valid number"),
-        ({"low_threshold": 0.7}, "at most the threshold, 0.6"),
         ({"thresholds": "{"}, "thresholds is '{': Invalid JSON"),
         ({"thresholds": '{"dog": true}'}, "thresholds: dog is 'True', expected a valid number"),
         ({"thresholds": '{"dgo": 0.5}'}, "there is no class 'dgo' (near: dog)"),

@@ -256,12 +256,10 @@ def test_thresholds_change_the_events_at_once(page, clips, tags):
     wanted = expected(tags, threshold=0.6, own={"siren": 0.3, "bell": 0.2})
     assert {row[:3] for row in listed(page)} == as_listed(wanted)
     set_value(page, "threshold", 0.9)
-    set_value(page, "low", 0.4)
     set_value(page, "median", 3, "change")
     wanted = expected(
         tags,
         threshold=0.9,
-        low_threshold=0.4,
         median_filter=3,
         own={"bell": 0.2},
     )
@@ -288,9 +286,6 @@ def test_a_threshold_out_of_range_is_refused_in_words(page, clips):
         assert field.get_attribute("value") == "0.7" and not field.get_attribute("aria-invalid")
         set_value(page, "threshold-range", 0.7)
         assert not wrong.is_displayed()
-    set_value(page, "low", 0.9)
-    said = "lower threshold is 0.9, expected more than 0 and at most the threshold, 0.7;"
-    assert page.find_element("id", "low-wrong").text.startswith(said)
     set_value(page, "threshold", 0.335)  # finer than the slider's steps
     assert "0.335" in page.execute_script("return threshold.value") and not wrong.is_displayed()
 
@@ -306,10 +301,8 @@ def test_the_browser_finds_the_events_that_python_finds(driver, port):
             labels: ["a", "b", "c"], peaks: [1, 1, 1], frame: 0.32, frames: data.length / 3,
             seconds: 12.4, data: Uint16Array.from(data) }, one))))"""
     tried = [
-        {"threshold": t, "low_threshold": low, "median_filter": median, "thresholds": own}
-        for t, low, median, own in itertools.product(
-            (0.31, 0.62, 0.83), (None, 0.21), (1, 3, 7), ({}, {"b": 0.11})
-        )
+        {"threshold": t, "median_filter": median, "thresholds": own}
+        for t, median, own in itertools.product((0.31, 0.62, 0.83), (1, 3, 7), ({}, {"b": 0.11}))
     ]
     answers = driver.execute_async_script(script, scores.ravel().tolist(), tried)
     for one, found in zip(tried, answers, strict=True):

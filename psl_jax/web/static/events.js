@@ -46,18 +46,17 @@ export function findEvents(result, settings) {
   result.labels.forEach((label, number) => {
     const threshold = thresholdOf(settings, label);
     if (result.peaks[number] < threshold - 1e-3) return; // peaks are rounded
-    const low = Math.min(settings.low_threshold ?? threshold, threshold);
     const scores = column(result, number, settings.median_filter);
     let start = -1, peak = 0;
     for (let i = 0; i <= frames; i++) {
       const score = i < frames ? scores[i] / 65535 : -1;
-      if (score >= low) {
+      if (score >= threshold) {
         if (start < 0) [start, peak] = [i, 0];
         peak = Math.max(peak, score);
       } else if (start >= 0) {
         const onset = Math.max((start - 0.5) * frame, 0);
         const offset = i === frames ? seconds : Math.min((i - 0.5) * frame, seconds);
-        if (peak >= threshold) found.push({ label, onset, offset, score: peak });
+        found.push({ label, onset, offset, score: peak });
         start = -1;
       }
     }

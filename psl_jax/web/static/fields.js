@@ -3,17 +3,18 @@ import { $ } from "./util.js";
 
 const PAUSE = 900; // ms after which an unfinished number is looked at: "0" may become "0.5"
 
-// name: as it is called in sentences. stays(): what is in effect, in words. most(): the largest value; bound(value): it
-// in words. optional: may be empty. take(value or null): a value was set; begin(): what undoes that, up to now.
-// restore(): the box is left.
-export function numberBox(id, { name, stays, most = () => 1, bound = String, optional = false, take, begin, restore }) {
+const EXPECTED = "expected more than 0 and at most 1";
+
+// name: as it is called in sentences. stays(): what is in effect, in words. take(value): a value was set; begin(): what
+// undoes that, up to now. restore(): the box is left.
+export function numberBox(id, { name, stays, take, begin, restore }) {
   const field = $(id), slider = $(`${id}-range`), wrong = $(`${id}-wrong`);
   let timer = 0, undo = null; // while it is typed into
   const problem = () => {
-    const { value, validity } = field, expected = `expected more than 0 and at most ${bound(most())}`;
-    if (validity.badInput) return `${name} is no number, ${expected}`;
-    if (value === "") return optional ? "" : `${name} is empty, ${expected}`;
-    return Number(value) > 0 && Number(value) <= most() ? "" : `${name} is ${Number(value)}, ${expected}`;
+    const { value, validity } = field;
+    if (validity.badInput) return `${name} is no number, ${EXPECTED}`;
+    if (value === "") return `${name} is empty, ${EXPECTED}`;
+    return Number(value) > 0 && Number(value) <= 1 ? "" : `${name} is ${Number(value)}, ${EXPECTED}`;
   };
   const tell = (text) => {
     if (text) undo?.(); // of "15", "1" was taken
@@ -28,7 +29,7 @@ export function numberBox(id, { name, stays, most = () => 1, bound = String, opt
     undo ??= begin();
     if (!found) {
       tell("");
-      take(field.value === "" ? null : Number(field.value));
+      take(Number(field.value));
     } else if (unfinished()) timer = setTimeout(() => tell(problem()), PAUSE);
     else tell(found);
   });
@@ -47,6 +48,6 @@ export function numberBox(id, { name, stays, most = () => 1, bound = String, opt
   slider.addEventListener("input", () => {
     tell("");
     undo = null;
-    take(optional && Number(slider.value) === 0 ? null : Math.min(Number(slider.value), most()));
+    take(Number(slider.value));
   });
 }

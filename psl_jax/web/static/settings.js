@@ -1,4 +1,4 @@
-// What makes an event: thresholds, of all classes and of single ones, hysteresis, median filter.
+// What makes an event: thresholds, of all classes and of single ones, and a median filter.
 import { thresholdOf } from "./events.js";
 import { numberBox } from "./fields.js";
 import { $, about, element } from "./util.js";
@@ -16,8 +16,8 @@ export class Settings {
 
   // changed(): a value has changed.
   constructor(changed) {
-    const { threshold, thresholds, low_threshold, median_filter } = about.settings;
-    this.values = { threshold, thresholds, low_threshold, median_filter };
+    const { threshold, thresholds, median_filter } = about.settings;
+    this.values = { threshold, thresholds, median_filter };
     this.changed = changed;
     this.#boxes();
     $("median").addEventListener("change", () => this.#set(() => { this.values.median_filter = Number($("median").value); }));
@@ -43,15 +43,6 @@ export class Settings {
       name: "threshold",
       stays: () => `${short(thresholdOf(this.values, this.#label))} stays`,
       take: (value) => this.#set(() => this.#own({ ...this.#mine, [this.#label]: value })),
-      begin, restore,
-    });
-    numberBox("low", {
-      name: "lower threshold",
-      stays: () => (this.values.low_threshold === null ? "the threshold stays" : `${short(this.values.low_threshold)} stays`),
-      most: () => Math.max(...about.labels.map((label) => thresholdOf(this.values, label))),
-      bound: (most) => `the threshold, ${short(most)}`,
-      optional: true,
-      take: (value) => this.#set(() => { this.values.low_threshold = value; }),
       begin, restore,
     });
   }
@@ -81,9 +72,8 @@ export class Settings {
   }
 
   #fields() {
-    const { threshold, thresholds, low_threshold, median_filter } = this.values, label = this.#label;
+    const { threshold, thresholds, median_filter } = this.values, label = this.#label;
     this.#common(threshold);
-    fill("low", low_threshold);
     $("median").value = median_filter;
     for (const id of ["own", "own-range"]) $(id).disabled = !label;
     if (label) {
