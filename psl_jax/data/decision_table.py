@@ -107,11 +107,18 @@ class DecisionTable:
         decision: str,
         chosen: str = "",
     ) -> Decision:
-        """Stores a decision of this moment. Raises OSError."""
+        """Stores a decision of this moment. Raises OSError.
+
+        The table's last decision is not stored again: where the answer to a request was lost, the
+        person repeats it.
+        """
         with self._lock:
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
             times = round(onset, 3), round(offset, 3)
             made = Decision(filename, *times, label, decision, self.who, now, chosen)
+            last = self.decisions[-1] if self.decisions else None
+            if decision != UNDO and last and last._replace(when=now, chosen=chosen) == made:
+                return last
             text = io.StringIO()
             writer = csv.writer(text, lineterminator="\n")
             with open(self.path, "ab+") as file:

@@ -1,9 +1,15 @@
 """A person decides on segments: which come first, and the page, by keys."""
 
+import contextlib
 import dataclasses
 import io
+import os
+import signal
+import subprocess
+import sys
 
 import browser
+import forked_python
 import numpy as np
 import pytest
 import small_experiments
@@ -12,6 +18,7 @@ import synthetic_data
 from serving import served, wait_for
 
 from psl_jax.audio.segments import Segmentation, by_ticks
+from psl_jax.commands import serve
 from psl_jax.data.corrections import Corrections
 from psl_jax.data.decision_table import DecisionTable, read_decisions
 from psl_jax.data.segment_loader import Segments
@@ -112,6 +119,28 @@ def open_page(driver, port, first):
     wait_for(lambda: text(driver, "where") == first)
 
 
+# A server of the page on its stdin, a socket, that is killed before it answers to a decision.
+KILLED = """
+import os, pathlib, signal, socket, test_review, uvicorn
+page = test_review.make_page(pathlib.Path(), test_review.CHOSEN)
+os.fsync = lambda number: os.kill(os.getpid(), signal.SIGKILL)
+uvicorn.Server(uvicorn.Config(page, log_level="error")).run(sockets=[socket.socket(fileno=0)])
+"""
+
+
+@contextlib.contextmanager
+def killed_server(folder):
+    """The port of such a server, which works in `folder`; it has ended afterwards."""
+    command = [forked_python.path(), "-c", KILLED]
+    variables = os.environ | {"PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path])}
+    with contextlib.closing(serve.listen("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        process = subprocess.Popen(command, stdin=listener, cwd=folder, env=variables)
+    with process:
+        yield port
+        assert process.wait(60) == -signal.SIGKILL
+
+
 def test_segments_are_decided_by_keys_alone_and_go_on_where_they_were(driver, tmp_path):
     from selenium.webdriver import Keys
 
@@ -120,6 +149,12 @@ def test_segments_are_decided_by_keys_alone_and_go_on_where_they_were(driver, tm
         return wait_for(lambda: text(driver, "progress") == said)
 
     first, second = "-clip_0 0:02.0 to 0:04.0", "-clip_1 0:04.0 to 0:06.0"
+    with killed_server(tmp_path) as port:
+        open_page(driver, port, first)
+        press(driver, "y")
+        wait_for(lambda: text(driver, "status").startswith("The server cannot be reached."))
+    driver.get_log("browser")
+    # The decision is in the table, and is stored once, though the person repeats it.
     with served(make_page(tmp_path, CHOSEN)) as port:
         open_page(driver, port, first)
         press(driver, "y", "u", "o")

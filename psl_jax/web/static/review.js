@@ -49,17 +49,20 @@ async function next() {
   const last = now?.place ?? -1;
   if (!segments.length) await more(last + 1);
   if (!segments.length && last >= 0) await more(0); // those that were skipped
-  await show(segments.shift() ?? null);
+  await show(segments[0] ?? null);
+  segments.shift();
   if (segments.length) load(segments[0]).catch(() => {});
 }
 
+// Until its sound has come, answers are to the segment that is in sight.
 async function show(segment) {
+  const loaded = segment && (await load(segment));
   now = segment;
   marked = 0;
   $("segment").hidden = !segment;
   wave?.destroy();
   if (!segment) return say("All segments are decided. Give the table as config.corrections to train with it.");
-  const { sound, picture } = await load(segment), { excerpt: [from, to], onset, offset, filename } = segment;
+  const { sound, picture } = loaded, { excerpt: [from, to], onset, offset, filename } = segment;
   sounds.delete(segment.place);
   $("where").replaceChildren(filename, " ", element("small", `${clock(onset)} to ${clock(offset)}`));
   for (const old of [$("picture").src, $("player").src]) URL.revokeObjectURL(old);
@@ -136,8 +139,9 @@ async function undo() {
   if (!segment) return;
   if (now?.place === segment.place) now.classes = segment.classes;
   else {
-    if (now) segments.unshift(now);
+    const left = now;
     await show(segment);
+    if (left) segments.unshift(left);
   }
   marked = Math.max(now.classes.findIndex(([label]) => label === undone), 0);
   rows();
