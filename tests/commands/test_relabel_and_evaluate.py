@@ -4,9 +4,13 @@ import csv
 import dataclasses
 import json
 import shutil
+import signal
+import subprocess
 
+import forked_python
 import jax
 import numpy as np
+import places
 import pytest
 import synthetic_data
 
@@ -262,19 +266,42 @@ def test_wrong_arguments_are_told_plainly(folder, tmp_path, arguments, told, cap
     assert told in capsys.readouterr().err + str(caught.value)
 
 
+# A relabeling that is killed once it has written a shard.
+KILLED = """
+import os, signal, sys
+from small_network import SHALLOW
+from psl_jax.commands import relabel
+from psl_jax.networks import mobilenetv2
+from psl_jax.scoring import relabeling
+
+def relabel_and_die(*arguments, shards, relabel=relabeling.relabel, **settings):
+    relabel(*arguments, shards=shards, **settings)
+    if shards:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+relabeling.relabel, mobilenetv2.INVERTED_RESIDUALS = relabel_and_die, SHALLOW
+relabel.main(relabel.parse(["relabel", *sys.argv[1:]]))
+"""
+
+
 def test_beam_and_relabel_continue_each_other(folder, tmp_path):
-    """Either writes the same bytes, also of what the other left out."""
+    """Either writes the same bytes, also of what a killed worker or the other left out."""
     pytest.importorskip("apache_beam", reason="needs Apache Beam")
     arguments = (folder / "same", folder / "data", "--split=eval", "--segment_seconds=0.5")
     beam = "--beam_options=--runner=DirectRunner"
     run(relabel, *arguments, f"--out={tmp_path / 'whole'}")
     expected = {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
-    shards = sorted(name for name in expected if name.startswith("labels"))
-    for name, options in (("by_beam", (beam,)), ("by_relabel", ())):
-        shutil.copytree(tmp_path / "whole", tmp_path / name)
-        (tmp_path / name / shards[-1]).unlink()
+    shards = {name for name in expected if name.startswith("labels")}
+    command = [forked_python.path(), "-c", KILLED, *map(str, arguments)]
+    command += [f"--out={tmp_path / 'killed'}", beam]
+    killed = subprocess.run(command, capture_output=True, cwd=places.HELPERS)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(shards & {path.name for path in (tmp_path / "killed").iterdir()}) == 1
+    (tmp_path / "begun").mkdir()
+    for name in (min(shards), "manifest.json"):
+        shutil.copy(tmp_path / "whole" / name, tmp_path / "begun")
+    shutil.copytree(tmp_path / "killed", tmp_path / "by_relabel")
+    for name, options in (("by_relabel", ()), ("killed", (beam,)), ("begun", (beam,))):
         run(relabel, *arguments, f"--out={tmp_path / name}", *options)
-    run(relabel, *arguments, f"--out={tmp_path / 'beam_alone'}", beam)
-    for name in ("by_beam", "by_relabel", "beam_alone"):
         written = {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
         assert written == expected, name
