@@ -209,13 +209,7 @@ def test_a_model_and_data_in_a_bucket(run, runs, local, source, tmp_path):
             ["relabel", *on_data, f"--out={out}/labels"],
             ["evaluate", *on_data, f"--out={out}/evaluated"],
             ["tag", model, f"{source}/eval0.wav", source, f"--out={out}/tags"],
-            [
-                "tag",
-                model,
-                f"{source}/*.wav",
-                f"--out={out}/tags",
-                "--skip_existing",
-            ],
+            ["tag", model, source, f"--out={out}/tags", "--skip_existing"],
             [
                 "export",
                 model,
