@@ -291,11 +291,15 @@ def _check_together(settings: Settings, given: Mapping[str, Any], *, prefix: str
             "with weak ones. Give labels=soft, or leave alpha at 1"
         )
     if settings.evaluate.segments not in ("training", "whole"):
-        seconds = float(settings.evaluate.segments)
+        try:
+            seconds = float(settings.evaluate.segments)
+        except ValueError:
+            seconds = 0.0
         if not WINDOW_SECONDS <= seconds <= MOST_SECONDS:
             raise UserError(
                 f"config.{prefix}evaluate.segments is {settings.evaluate.segments!r}: expected "
-                f"{WINDOW_SECONDS:g} s (a window of the front end) to {MOST_SECONDS:g} s"
+                f"training, whole, or {WINDOW_SECONDS:g} s (a window of the front end) to "
+                f"{MOST_SECONDS:g} s"
             )
 
 

@@ -155,7 +155,6 @@ def _parse(arguments: list[str]) -> list[str]:
     if {"-h", "-help", "--help"} & set(arguments[1:]):
         print(help_text())
         sys.exit(0)
-    arguments = _with_joined_values(arguments)
     changes = [argument for argument in arguments[1:] if argument.startswith(_SETTING)]
     others = [a for a in _with_found_config(arguments) if not a.startswith(_SETTING)]
     config = config_flags.DEFINE_config_file(
@@ -176,20 +175,6 @@ def _parse(arguments: list[str]) -> list[str]:
     for line in _not_reached(config.value, changes):
         print(line)
     return rest
-
-
-def _with_joined_values(arguments: list[str]) -> list[str]:
-    """`--config.KEY VALUE` as `--config.KEY=VALUE`; not `true` and `false`, refused elsewhere."""
-    joined: list[str] = []
-    for argument in arguments:
-        before = joined[-1] if joined else ""
-        lacks_value = before.startswith(_SETTING) and "=" not in before
-        is_value = not argument.startswith("--") and argument.lower() not in ("true", "false")
-        if lacks_value and is_value:
-            joined[-1] = f"{before}={argument}"
-        else:
-            joined.append(argument)
-    return joined
 
 
 def _with_found_config(arguments: list[str]) -> Iterator[str]:

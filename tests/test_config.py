@@ -37,28 +37,15 @@ def test_configs_hold_the_settings_that_there_are(path):
     ("name", "value", "expected"),
     [
         ("train.log_every", 0, "at least 1"),
-        ("train.validate_every", 0, "at least 1"),
-        ("train.checkpoint_every", 0, "at least 1"),
-        ("train.best_checkpoints", 0, "at least 1"),
-        ("train.epochs", -1, "at least 1"),
         ("train.learning_rate", 0.0, "above 0"),
         ("model.dropout", 1.5, "at least 0 and below 1"),
-        ("model.width", 0.0, "above 0"),
-        ("augment.gain_probability", 1.5, "at least 0 and at most 1"),
         ("alpha", 2.0, "at least 0 and at most 1"),
-        ("evaluate.segments", "-1", "one of training, whole, or a number above 0"),
-        ("evaluate.segments", "nan", "one of training, whole, or a number above 0"),
-        ("evaluate.batch_size", -1, "at least 0"),
-        ("frontend.fft", "float16", "one of auto, float32, float64"),
         ("labels", "hard", "one of weak, soft"),
         ("segment_seconds", float("inf"), "at least 0.032 and at most 3600"),
-        ("segment_seconds", 1e9, "at least 0.032 and at most 3600"),
         ("segment_seconds", 0.01, "at least 0.032"),  # less than a window
         ("hop_seconds", float("nan"), "at least 0"),
         ("seed", 2**64, "at most"),
         ("train.epochs", 10**30, "at most 2147483647"),
-        ("augment.time_masks", 10**6, "at most 100"),
-        ("model.width", 1e6, "at most 16"),
         ("augment.gain_db", (float("-inf"), 6.0), "a finite number"),
     ],
 )
@@ -70,12 +57,11 @@ def test_values_out_of_range_are_named(name, value, expected):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        (
-            {"augment.gain_db": (6.0, -18.0)},
-            r"gain_db is \(6\.0, -18\.0\)",
-        ),
+        ({"augment.gain_db": (6.0, -18.0)}, r"gain_db is \(6\.0, -18\.0\)"),
         ({"alpha": 0.5}, r"config\.alpha is 0\.5 and labels is weak"),
-        ({"evaluate.segments": "0.01"}, r"evaluate\.segments is '0\.01': expected 0\.032 s"),
+        ({"evaluate.segments": "0.01"}, r"is '0\.01': expected training, whole, or 0\.032 s"),
+        ({"evaluate.segments": "nan"}, "is 'nan': expected training, whole, or"),
+        ({"evaluate.segments": "half"}, "is 'half': expected training, whole, or"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(changes, words):
@@ -129,19 +115,18 @@ def test_whole_numbers_are_floats_and_lists_are_tuples():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "key", "value"),
+    ("key", "text", "value"),
     [
-        (["--config.seed=007"], "seed", 7),
-        (["--config.train.learning_rate", "1"], "train.learning_rate", 1.0),
-        (["--config.augment.gain_db=(-3,3)"], "augment.gain_db", (-3.0, 3.0)),
-        (["--config.model.count_padding=1"], "model.count_padding", True),
-        (["--config.name", "007"], "name", "007"),
+        ("seed", "007", 7),
+        ("train.learning_rate", "1", 1.0),
+        ("augment.gain_db", "(-3,3)", (-3.0, 3.0)),
+        ("model.count_padding", "1", True),
+        ("name", "007", "007"),
     ],
 )
-def test_settings_of_the_command_line_have_the_type_of_the_setting(arguments, key, value):
-    joined = main._with_joined_values(["main", *arguments])
+def test_settings_of_the_command_line_have_the_type_of_the_setting(key, text, value):
     config = config_lib.base()
-    main._change(config, joined[1])
+    main._change(config, f"--config.{key}={text}")
     for part in key.split("."):
         config = config[part]
     assert config == value and type(config) is type(value)

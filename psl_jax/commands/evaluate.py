@@ -100,7 +100,9 @@ def main(arguments: argparse.Namespace) -> None:
     }
     scorer_description: dict[str, Any] = {"teachers": teacher.entries}
     if teacher.model:
-        scorer_description = {"front_end": dataclasses.asdict(teacher.model.info.logmel)}
+        front_end = dataclasses.asdict(teacher.model.info.logmel)
+        # Earlier versions had a choice, and evaluations of theirs go on.
+        scorer_description = {"front_end": front_end | {"fft": "auto", "transform": "auto"}}
     stored = StoredScores(out, source.index, made_with | scorer_description)
     has_scores = stored.begun and (out / evaluation.METRICS).exists()
 

@@ -8,8 +8,9 @@ Each class gets the threshold of highest F1: over frames of 0.32 s where the spl
 else over whole clips, where a clip has a class if one of its frames reaches the threshold. Classes
 that the split lacks get the threshold that is best for all classes together. Tagging in the
 terminal, in Python and on the page uses the stored thresholds by default, and exports and published
-folders keep them. MODEL is a run folder, a .safetensors or a .pt. Choose a split whose clips the
-model was not trained on.
+folders keep them. MODEL is a run folder; of other models --dry_run --csv=FILE writes them to a
+table, which psl-jax tag --thresholds=FILE takes. Choose a split whose clips the model was not
+trained on.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from psl_jax.tagging import tagging_cli, threshold_tuning
 from psl_jax.tagging.events import EventSettings
 from psl_jax.tagging.tagger import Tagger
 from psl_jax.tagging.threshold_tuning import MEDIAN_FILTER, Counts, TuningResult
-from psl_jax.weights import stored_thresholds
+from psl_jax.weights import orbax_folder
 from psl_jax.weights.load_model import load_model
 
 _MOST_LINES = 60  # of classes that are shown
@@ -75,11 +76,11 @@ def main(arguments: argparse.Namespace) -> None:
     EventSettings(median_filter=arguments.median_filter)  # raises for an even number
     distributed.configure()
     if arguments.reset:
-        print(f"thresholds forgotten: {stored_thresholds.store_thresholds(arguments.model, None)}")
+        print(f"thresholds forgotten: {orbax_folder.store_thresholds(arguments.model, None)}")
         return
     model = load_model(arguments.model)
     if not arguments.dry_run:
-        stored_thresholds.check_writable(arguments.model)
+        orbax_folder.check_thresholds_writable(arguments.model)
     source = _open_source(arguments)
     index, unit = source.index, threshold_tuning.choose_unit(source.index)
     tuning = threshold_tuning.tune(_count_scores(model, arguments, source), unit)
@@ -110,7 +111,7 @@ def main(arguments: argparse.Namespace) -> None:
         }
         values = tuple(by_class.get(name, tuning.common) for name in model.classes)
         thresholds = Thresholds(values, tuned_on)
-        print(f"stored in {stored_thresholds.store_thresholds(arguments.model, thresholds)}")
+        print(f"stored in {orbax_folder.store_thresholds(arguments.model, thresholds)}")
     if arguments.csv:
         print(f"all classes in {arguments.csv}")
 

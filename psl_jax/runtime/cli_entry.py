@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import difflib
 import io
 import os
 import re
@@ -111,8 +110,8 @@ def check_stray_words(arguments: Sequence[str], words: Sequence[str]) -> None:
         return
     word = words[0]
     before = arguments[arguments.index(word) - 1] if word in arguments[1:] else ""
-    if word.lower() in ("true", "false") and before.startswith("-"):
-        raise UserError(f"{before} {word}: give {before}={word.lower()}")
+    if before.startswith("-") and "=" not in before:
+        raise UserError(f"{before} {word}: give {before}={word}")
     hint = f" Is it --{word}?" if "=" in word else ""
     raise UserError(f"{word!r} is no option of this command.{hint}")
 
@@ -160,20 +159,10 @@ def check_places(arguments: Sequence[str], takes_buckets: bool) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Names the nearest option in an error, and not all that there are."""
+    """Does not list all options in an error."""
 
     def error(self, message: str) -> NoReturn:
-        _, _, words = message.partition("unrecognized arguments: ")
-        option = words.split("=")[0].split(" ")[0]
-        options, action = set(self._option_string_actions), ""
-        if self._subparsers:  # such as import of labels
-            action = " ACTION"
-            for parsers in self._subparsers._group_actions:
-                for subparser in dict(parsers.choices or {}).values():
-                    options |= set(subparser._option_string_actions)
-        near = difflib.get_close_matches(option, options, 1)
-        hint = f". Did you mean {near[0]}?" if near else f"; {self.prog}{action} --help lists all"
-        self.exit(2, f"{self.prog}: error: {message}{hint}\n")
+        self.exit(2, f"{self.prog}: error: {message}; {self.prog} --help explains them\n")
 
 
 def parser(name: str, doc: str) -> argparse.ArgumentParser:

@@ -6,7 +6,9 @@ from typing import Any
 from psl_jax.runtime.errors import UserError
 
 LAST_COMMIT = "de85886"  # the last one that supports them, but for
-_LAST_COMMITS = {"model.batch_norm": "5e5c1fb"}
+_LAST_COMMITS = {"model.batch_norm": "5e5c1fb"} | dict.fromkeys(
+    ("frontend.fft", "frontend.transform", "relabel.mean"), "0da9f9d"
+)
 
 # A removed setting -> the values with which an older run or label folder is still used, the default
 # first. None: all of them, as the setting changes nothing by itself.
@@ -29,6 +31,9 @@ REMOVED: dict[str, tuple[Any, ...] | None] = {
     "relabel.view_seed": None,
     "model.batch_norm": ("global",),
     "num_devices": None,
+    "frontend.fft": ("auto",),
+    "frontend.transform": ("auto",),
+    "relabel.mean": ("probabilities",),
 }
 # A setting of another name -> what it is called today.
 RENAMED = {"data.max_clip_seconds": "data.clip_seconds"}

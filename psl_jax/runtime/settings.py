@@ -32,7 +32,6 @@ class Rule:
 
     kind: Kind = Kind.SCIENTIFIC
     choices: Sequence[str | int] = ()
-    or_above: float | None = None  # besides the choices, text of a number above this
     least: float | None = None
     above: float | None = None
     most: float | None = None
@@ -40,13 +39,8 @@ class Rule:
 
     def allows(self, value: Any) -> bool:
         """Whether a value of the right type lies within the limits; of a tuple, all its numbers."""
-        if self.choices and (value in self.choices or self.or_above is None):
+        if self.choices:
             return value in self.choices
-        if self.or_above is not None:
-            try:
-                return math.inf > float(value) > self.or_above
-            except ValueError:
-                return False
         numbers = value if isinstance(value, tuple | list) else (value,)
         return all(
             math.isfinite(number) and all(holds(number, limit) for _, holds, limit in self._limits)
@@ -66,8 +60,7 @@ class Rule:
 
     def __str__(self) -> str:
         if self.choices:
-            number = "" if self.or_above is None else f", or a number above {self.or_above:g}"
-            return f"one of {', '.join(map(str, self.choices))}{number}"
+            return f"one of {', '.join(map(str, self.choices))}"
         limits = " and ".join(f"{words} {limit}" for words, _, limit in self._limits)
         return f"a number {limits}" if limits else "a finite number"
 

@@ -12,8 +12,6 @@ class EvaluateSettings:
 
     segments: str = evaluation(
         "training",
-        choices=("training", "whole"),
-        or_above=0,
         help="Input of the network in evaluation: training: segments as in training; whole: whole "
         "clips, as in the published code; or a length in seconds, such as 2",
     )
@@ -55,11 +53,6 @@ class RelabelSettings(LabelRule):
         choices=("error", "drop", "weak"),
         help="Classes that the teacher lacks: error: stop; drop: label 0 in every segment; weak: "
         "keep the weak labels",
-    )
-    mean: str = setting(
-        "probabilities",
-        choices=("probabilities", "logits"),
-        help="What is averaged over several models: their probabilities or their logits",
     )
     trust_remote_code: bool = operational(
         False, help="Run the Python code of a transformers: teacher; only if you trust its source"

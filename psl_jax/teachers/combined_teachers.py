@@ -13,8 +13,6 @@ from psl_jax.networks.class_lists import Columns, select_columns
 from psl_jax.runtime import files, parallel
 from psl_jax.teachers.teacher import Teacher, check_scores
 
-MEANS = ("probabilities", "logits")
-_MIN_PROBABILITY = 1e-7  # its logit is still finite
 # Scores [n, its classes] of each teacher to [n, classes].
 Combine = Callable[[Sequence[np.ndarray]], np.ndarray]
 
@@ -83,39 +81,25 @@ def map_classes(teacher: Teacher, classes: Sequence[str], columns: Columns) -> T
     )
 
 
-def average(teachers: Sequence[Teacher], weights: np.ndarray, mean: str) -> Teacher:
-    """Makes the weighted mean, of "probabilities" or "logits", of teachers of the same classes.
+def average(teachers: Sequence[Teacher], has_class: np.ndarray) -> Teacher:
+    """Makes the mean of teachers of the same classes.
 
-    weights: float64 [teachers, classes]; 0 where a teacher lacks a class. A class that all lack
-    scores 0.
+    has_class: bool [teachers, classes], those that a teacher has. A class that all lack scores 0.
     """
-    weight_of = weights.max(axis=1).tolist()
-    parts = [f"{w:g} x [{t.summary}]" for w, t in zip(weight_of, teachers, strict=True)]
+    weights = has_class.astype(np.float64)
+    shares = (weights / np.maximum(weights.sum(axis=0), 1))[:, None]
+    digest = files.json_digest([[t.digest for t in teachers], weights.tolist(), "probabilities"])
     return combine(
         teachers,
-        lambda scores: _compute_mean(np.stack(scores), weights, mean),
-        digest=files.json_digest([[t.digest for t in teachers], weights.tolist(), mean]),
+        lambda scores: (shares * np.stack(scores).astype(np.float64)).sum(0).astype(np.float32),
+        digest=digest,
         entries=[
-            entry | {"weight": weight, "mean": mean}
-            for teacher, weight in zip(teachers, weight_of, strict=True)
+            entry | {"weight": weight, "mean": "probabilities"}
+            for teacher, weight in zip(teachers, weights.max(axis=1).tolist(), strict=True)
             for entry in teacher.entries
         ],
-        summary=f"mean of {mean}: {' + '.join(parts)}",
+        summary=f"mean of {' + '.join(f'[{teacher.summary}]' for teacher in teachers)}",
     )
-
-
-def _compute_mean(scores: np.ndarray, weights: np.ndarray, mean: str) -> np.ndarray:
-    """Averages scores [teachers, n, classes] with weights [teachers, classes]: [n, classes]."""
-    total = weights.sum(axis=0)
-    shares = (weights / np.where(total > 0, total, 1))[:, None]
-    values = scores.astype(np.float64)
-    if mean == "logits":
-        values = np.clip(values, _MIN_PROBABILITY, 1 - _MIN_PROBABILITY)
-        values = np.log(values) - np.log1p(-values)
-    means = (shares * values).sum(axis=0)
-    if mean == "logits":
-        means = 1 / (1 + np.exp(-means))
-    return np.where(total > 0, means, 0).astype(np.float32)
 
 
 def join(teachers: Sequence[Teacher]) -> Teacher:

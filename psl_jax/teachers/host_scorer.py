@@ -79,17 +79,13 @@ def _select_real_rows(batch: Batch) -> Batch:
     return {name: values[is_real] for name, values in batch.items()}
 
 
-def cut_windows(
-    values: np.ndarray, window_size: int, *, hop: int, fill_value: float = 0.0
-) -> np.ndarray:
-    """Cuts windows of the second axis, one every `hop`: [n, steps, ...] -> [n, windows, size, ...].
+def cut_windows(values: np.ndarray, window_size: int, *, hop: int) -> np.ndarray:
+    """Cuts windows, one every `hop`: [n, samples] -> [n, windows, size].
 
-    Values shorter than a window are padded with `fill_value`. Where more than half a hop remains at
-    the end, a last window ends there.
+    Values shorter than a window are padded with zeros. Where more than half a hop remains at the
+    end, a last window ends there.
     """
-    num_missing = max(window_size - values.shape[1], 0)
-    padding = [(0, 0), (0, num_missing), *[(0, 0)] * (values.ndim - 2)]
-    values = np.pad(values, padding, constant_values=fill_value)
+    values = np.pad(values, ((0, 0), (0, max(window_size - values.shape[1], 0))))
     last = values.shape[1] - window_size
     starts = list(range(0, last + 1, hop))
     if last - starts[-1] > hop / 2:

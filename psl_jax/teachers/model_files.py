@@ -1,10 +1,11 @@
-"""Runs ONNX and TFLite files as teachers, on waveforms, or on log-mel by a description."""
+"""Runs ONNX and TFLite files that take waveforms as teachers; FILE.toml says what they do not."""
 
 import dataclasses
 import json
 import os
 import pathlib
 import queue
+import tomllib
 import zipfile
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -15,9 +16,8 @@ from psl_jax.data.label_manifest import LabelRule
 from psl_jax.networks import class_lists
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import MissingPackageError, UserError
-from psl_jax.teachers import host_logmel, model_description
+from psl_jax.runtime.settings import check, list_settings, setting
 from psl_jax.teachers.host_scorer import HostScorer, Run, cut_windows
-from psl_jax.teachers.model_description import Description
 from psl_jax.teachers.teacher import (
     AUDIOSET_SECONDS,
     Teacher,
@@ -27,8 +27,20 @@ from psl_jax.teachers.teacher import (
     refuse_other_types,
 )
 
-_YAMNET_FRAMES = 96
-_HOPS = {15_600: 7680, _YAMNET_FRAMES: 48}  # YAMNet's patches, every 0.48 s, in samples or frames
+_HOPS = {15_600: 7680}  # from one of YAMNet's patches to the next; else half a patch
+_Classes = str | tuple[str, ...]  # a CSV, or names; "": those in the file, or AudioSet's
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What FILE.toml beside a model file says of it, besides its classes."""
+
+    rate: int = setting(16_000, least=4000, most=192_000, help="Sample rate of the input in Hz")
+    scale: float = setting(1.0, help="Factor of a waveform in [-1, 1]")
+    outputs: str = setting(
+        "probabilities", choices=("probabilities", "logits"), help="What the output is"
+    )
+    output: str = setting("", help="Name of the output; empty: the first")
 
 
 class Runtime(NamedTuple):
@@ -50,20 +62,28 @@ class Runtime(NamedTuple):
 
 
 def load(kind: str, path: str) -> Teacher:
-    """Opens the teacher in a file of kind "onnx" or "tflite", or of its description.
+    """Opens the teacher in a file of kind "onnx" or "tflite".
 
     It scores noise once, and raises UserError for anything that would fail later.
     """
-    given = model_description.find_description(path)
-    runtime = {"onnx": _open_onnx, "tflite": _open_tflite}[kind](given)
-    description = _complete(_apply_export_info(given, runtime.info), runtime.shape)
-    file, rate, run = description.file, description.rate, _make_runner(description, runtime)
+    file = pathlib.Path(path)
+    if not file.is_file():
+        raise UserError(f"{path}: there is no such file")
+    description, given_classes = _read_description(file)
+    runtime = {"onnx": _open_onnx, "tflite": _open_tflite}[kind](file, description)
+    if isinstance(rate := runtime.info.get("sample_rate"), int):
+        description = dataclasses.replace(description, rate=rate)
+    patch, rate = _find_patch(file, runtime.shape), description.rate
+    hop = _HOPS.get(patch, max(patch // 2, 1)) if patch else 0
+    run = _make_runner(description, runtime, patch, hop)
     scores = run(make_quiet_noise(1, rate))
-    check_scores(scores, os.fspath(file))
-    classes = _find_classes(description, runtime, scores.shape[1])
-    content = files.compute_sha256(file)
-    digest = files.json_digest([kind, content, description.as_json(), list(classes)])
-    name, facts = file.stem, {"input": description.input}
+    check_scores(scores, path)
+    classes = _find_classes(file, given_classes, runtime, scores.shape[1])
+    # Keys without a choice are those that digests of earlier labels have.
+    settings = dataclasses.asdict(description) | {"patch": patch, "patch_hop": hop}
+    settings |= {"input": "waveform", **dict.fromkeys(("file", "classes", "given", "spectrum"))}
+    digest = files.json_digest([kind, files.compute_sha256(file), settings, list(classes)])
+    name, length = file.stem, f", {patch / rate:g} s at a time" if patch else ""
 
     def open_scorer(rule: LabelRule) -> HostScorer:
         refuse_other_types(rule, name)
@@ -74,96 +94,62 @@ def load(kind: str, path: str) -> Teacher:
         classes,
         rate,
         digest,
-        describe(kind, name, classes, rate=rate, digest=digest, **facts),
-        f"{name}: {kind}, {description.input} at {rate / 1000:g} kHz{_tell_patch(description)}, "
-        f"digest {digest}, {len(classes)} classes",
+        describe(kind, name, classes, rate=rate, digest=digest, input="waveform"),
+        f"{name}: {kind}, waveform at {rate / 1000:g} kHz{length}, digest {digest}, "
+        f"{len(classes)} classes",
         open_scorer,
         float(runtime.info.get("segment_seconds", AUDIOSET_SECONDS)),
         str(runtime.info.get("output", "sigmoid")),
     )
 
 
-def _apply_export_info(description: Description, info: dict[str, Any]) -> Description:
-    """Adds the rate of an export of ours, and the front end of one without (`--input=logmel`)."""
-    file, rate = description.file, info.get("sample_rate")
-    if description.is_given:
-        if isinstance(rate, int) and rate != description.rate:
-            raise UserError(
-                f"{file} takes audio at {rate} Hz, and its description says {description.rate}"
-            )
-        return description
-    if isinstance(rate, int):
-        description = dataclasses.replace(description, rate=rate)
-    if info.get("input") != "logmel":
-        return description
-    if "network" in info:  # another one than MobileNetV2
-        raise UserError(f"{file} has no front end: export it with --input=waveform")
-    frontend = info.get("frontend", {})
-    top_db = 0.0 if frontend.get("top_db_over") == "none" else float(frontend.get("top_db", 0.0))
-    spectrum = dataclasses.replace(host_logmel.PSL_JAX, top_db=top_db)
-    return dataclasses.replace(description, input="logmel", spectrum=spectrum)
+def _read_description(file: pathlib.Path) -> tuple[Description, _Classes]:
+    """Reads FILE.toml, if there is one. Raises UserError for unknown keys and values."""
+    path = pathlib.Path(f"{file}.toml")
+    if not path.is_file():
+        return Description(), ""
+    try:
+        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path} as a description of a teacher: {error}") from error
+    classes = settings.pop("classes", "")
+    infos = dict(list_settings(Description))
+    for key, value in settings.items():
+        if key not in infos:
+            near = class_lists.near_names(key, list(infos))
+            known = ", ".join([*infos, "classes"])
+            raise UserError(f"{path}: unknown key {key!r}{near}; known: {known}")
+        check(key, value, infos[key], f"{path}: ")
+    if isinstance(classes, list):
+        classes = tuple(map(str, classes))
+    elif not isinstance(classes, str):
+        raise UserError(f"{path}: classes is {classes!r}, expected a CSV or a list of names")
+    elif classes:
+        classes = os.fspath(path.parent / classes)
+    return Description(**settings), classes
 
 
-def _tell_patch(description: Description) -> str:
-    """Tells how long its input is, in words; "" where any length fits."""
-    num_samples, spectrum = description.patch, description.spectrum
-    if num_samples and spectrum is not None:
-        num_samples = (description.patch - 1) * spectrum.hop + spectrum.window
-    return f", {num_samples / description.rate:g} s at a time" if num_samples else ""
-
-
-def _complete(description: Description, shape: tuple[int | None, ...]) -> Description:
-    """Completes a description from the input's shape: YAMNet's spectrogram, the patch, its hop.
-
-    A patch is what the model takes at a time, in samples of a waveform or frames of a spectrogram.
-    """
-    sizes = [size for size in shape if size != 1]
-    is_yamnet = sizes[-1:] == [host_logmel.YAMNET.bands] and _YAMNET_FRAMES in sizes
-    if is_yamnet and not description.is_given and description.spectrum is None:
-        description = dataclasses.replace(description, input="logmel", spectrum=host_logmel.YAMNET)
-    file, spectrum = description.file, description.spectrum
-    shape_text = f"[{', '.join('?' if size is None else str(size) for size in shape)}]"
+def _find_patch(file: pathlib.Path, shape: tuple[int | None, ...]) -> int:
+    """Samples that a model takes at a time; 0: any number. Raises UserError for other inputs."""
     row_sizes = [size for size in shape[1:] if size != 1]  # without the batch and axes of 1
-    if spectrum is None:
-        if len(shape) > 3 or len(row_sizes) > 1:
-            raise UserError(
-                f"{file}: its input {shape_text} is no waveform; describe it in {file}.toml "
-                '(docs/TEACHERS.md), such as logmel = "panns"'
-            )
-        size, unit = row_sizes[0] if row_sizes else shape[-1], "samples"
-    else:
-        if spectrum.bands not in row_sizes or len(row_sizes) != 2:
-            raise UserError(
-                f"{file}: its input {shape_text} is no spectrogram of {spectrum.bands} bands: "
-                "expected [batch, frames, bands] or [batch, bands, frames], with any axes of 1"
-            )
-        size, unit = row_sizes[0] if row_sizes[1] == spectrum.bands else row_sizes[1], "frames"
-    patch = description.patch or size or 0
-    if size and patch != size:
+    has_batch = len(shape) > 1
+    if not 0 < len(shape) <= 3 or len(row_sizes) > 1 or (has_batch and shape[0] not in (1, None)):
+        shape_text = f"[{', '.join('?' if size is None else str(size) for size in shape)}]"
         raise UserError(
-            f"{file}: its input {shape_text} takes {size} {unit} at a time, and the description "
-            f"says patch = {patch}: leave patch out, and check the rate there"
+            f"{file}: its input {shape_text} is no waveform. Export the model with its front end "
+            "inside (those of psl_jax with --input=waveform), or name a function that runs it: "
+            "python:package.module:function (docs/TEACHERS.md)"
         )
-    hop = description.patch_hop or _HOPS.get(patch, max(patch // 2, 1))
-    return dataclasses.replace(description, patch=patch, patch_hop=hop if patch else 0)
+    return (row_sizes[0] if row_sizes else shape[-1]) or 0
 
 
-def _make_runner(description: Description, runtime: Runtime) -> Run:
+def _make_runner(description: Description, runtime: Runtime, patch: int, hop: int) -> Run:
     """Makes a function of waveforms [n, samples] to probabilities [n, classes]."""
-    spectrum, rate, fill_value = description.spectrum, description.rate, 0.0
-    if spectrum is not None:
-        fill_value = float(spectrum(np.zeros(rate, np.float32), rate).min())
 
     def run(waveforms: np.ndarray) -> np.ndarray:
-        if spectrum is None:
-            inputs = waveforms * np.float32(description.scale)
-        else:
-            inputs = np.stack([spectrum(waveform, rate) for waveform in waveforms])
-        if description.patch:
-            windows = cut_windows(
-                inputs, description.patch, hop=description.patch_hop, fill_value=fill_value
-            )
-            inputs = windows.reshape(-1, *windows.shape[2:])
+        inputs = waveforms * np.float32(description.scale)
+        if patch:
+            inputs = cut_windows(inputs, patch, hop=hop).reshape(-1, patch)
         batches = [inputs] if runtime.takes_batches else list(inputs[:, None])
         outputs = [runtime.run(_reshape(batch, runtime.shape)) for batch in batches]
         scores = np.concatenate(
@@ -177,12 +163,9 @@ def _make_runner(description: Description, runtime: Runtime) -> Run:
 
 
 def _reshape(inputs: np.ndarray, shape: tuple[int | None, ...]) -> np.ndarray:
-    """Reshapes [n, size] or [n, frames, bands] for the input: axes of 1, bands before frames."""
+    """Reshapes waveforms [n, size] for the input, with its axes of 1."""
     if len(shape) == 1:
         return np.asarray(inputs[0])
-    row_sizes = [size for size in shape[1:] if size != 1]
-    if inputs.ndim == 3 and row_sizes[0] == inputs.shape[2] and row_sizes[1] != inputs.shape[2]:
-        inputs = inputs.swapaxes(1, 2)
     for axis, size in enumerate(shape):
         if axis and size == 1 and inputs.ndim < len(shape):
             inputs = np.expand_dims(inputs, axis)
@@ -195,14 +178,16 @@ def _average_over_time(outputs: np.ndarray, num_rows: int) -> np.ndarray:
     return np.asarray(rows.mean(axis=1))
 
 
-def _find_classes(description: Description, runtime: Runtime, count: int) -> tuple[str, ...]:
-    given, names = description.classes, runtime.info.get("classes")
+def _find_classes(
+    file: pathlib.Path, given: _Classes, runtime: Runtime, count: int
+) -> tuple[str, ...]:
+    names = runtime.info.get("classes")
     if isinstance(given, tuple) and given:
-        return class_lists.name_columns(given, count, description.file, "")
+        return class_lists.name_columns(given, count, file, "")
     is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
     if not given and is_list and names:
-        return class_lists.name_columns(names, count, description.file, "")
-    return class_lists.classes_beside(description.file, count, str(given) if given else None)
+        return class_lists.name_columns(names, count, file, "")
+    return class_lists.classes_beside(file, count, str(given) if given else None)
 
 
 # --- Runtimes -------------------------------------------------------------------------------------
@@ -212,45 +197,44 @@ def _check_input(names: Sequence[str], dtype: str, file: pathlib.Path) -> None:
     """Raises UserError unless a model has one input of float32."""
     if len(names) != 1:
         raise UserError(
-            f"{file} has {len(names)} inputs ({', '.join(names)}): expected one, a waveform or a "
-            "spectrogram"
+            f"{file} has {len(names)} inputs ({', '.join(names)}): expected one, a waveform"
         )
     if dtype not in ("float32", "tensor(float)"):
         raise UserError(f"{file}: its input is of {dtype}, expected float32")
 
 
-def _choose_output(description: Description, names: Sequence[str], default: int) -> int:
+def _choose_output(
+    file: pathlib.Path, description: Description, names: Sequence[str], default: int
+) -> int:
     """Returns the number of the output that the description names. Raises UserError."""
     if not description.output:
         return default
     if description.output not in names:
-        raise UserError(
-            f"{description.file} has no output {description.output!r}: it has {', '.join(names)}"
-        )
+        raise UserError(f"{file} has no output {description.output!r}: it has {', '.join(names)}")
     return names.index(description.output)
 
 
-def _open_onnx(description: Description) -> Runtime:
+def _open_onnx(file: pathlib.Path, description: Description) -> Runtime:
     try:
         import onnxruntime
     except ImportError as error:
-        raise MissingPackageError(description.file, "onnxruntime", "export") from error
+        raise MissingPackageError(file, "onnxruntime", "export") from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = os.cpu_count() or 1
     try:
         session = onnxruntime.InferenceSession(
-            os.fspath(description.file), options, providers=["CPUExecutionProvider"]
+            os.fspath(file), options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:  # its own kinds of errors, for damaged files of any kind
         reason = f"{error}".partition("\n")[0]
-        raise UserError(f"{description.file} cannot be opened by onnxruntime: {reason}") from error
+        raise UserError(f"{file} cannot be opened by onnxruntime: {reason}") from error
     inputs, outputs = session.get_inputs(), [tensor.name for tensor in session.get_outputs()]
     dtype = inputs[0].type if inputs else "nothing"
-    _check_input([tensor.name for tensor in inputs], dtype, description.file)
+    _check_input([tensor.name for tensor in inputs], dtype, file)
     ours = "clip_probabilities"  # of an export
     default = outputs.index(ours) if ours in outputs else 0
-    output = outputs[_choose_output(description, outputs, default)]
+    output = outputs[_choose_output(file, description, outputs, default)]
     metadata = session.get_modelmeta().custom_metadata_map
     info = {key: _parse_json(value) for key, value in metadata.items()}
     sizes = inputs[0].shape
@@ -265,12 +249,12 @@ def _parse_json(value: str) -> Any:
         return value
 
 
-def _open_tflite(description: Description) -> Runtime:
+def _open_tflite(file: pathlib.Path, description: Description) -> Runtime:
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:
-        raise MissingPackageError(description.file, "ai-edge-litert", "export") from error
-    content = description.file.read_bytes()
+        raise MissingPackageError(file, "ai-edge-litert", "export") from error
+    content = file.read_bytes()
     # An interpreter belongs to one thread at a time.
     idle_interpreters: queue.SimpleQueue[Any] = queue.SimpleQueue()
     try:
@@ -287,15 +271,15 @@ def _open_tflite(description: Description) -> Runtime:
             idle_interpreters.put(interpreter)
     except Exception as error:
         reason = f"{error}".partition("\n")[0]
-        raise UserError(f"{description.file} cannot be opened as TFLite: {reason}") from error
+        raise UserError(f"{file} cannot be opened as TFLite: {reason}") from error
     inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
     dtype = np.dtype(source["dtype"]).name
-    _check_input([tensor["name"] for tensor in inputs], dtype, description.file)
-    info = _read_attached_info(description.file)
+    _check_input([tensor["name"] for tensor in inputs], dtype, file)
+    info = _read_attached_info(file)
     ranks = [len(tensor["shape"]) for tensor in outputs]
     default = ranks.index(min(ranks)) if info else 0  # of exports: that of clips
     names = [tensor["name"] for tensor in outputs]
-    output = outputs[_choose_output(description, names, default)]["index"]
+    output = outputs[_choose_output(file, description, names, default)]["index"]
 
     def run(x: np.ndarray) -> np.ndarray:
         interpreter = idle_interpreters.get()

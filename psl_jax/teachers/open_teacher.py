@@ -3,11 +3,11 @@
 runs/teacher                     a run, an export or a published checkpoint of ours (run:...)
 mn04                             published weights, downloaded once (`published_weights`)
 mn:mn10_as.pt                    EfficientAT's mn, .pt or .safetensors
-onnx:FILE, tflite:FILE           a file of another runtime, or its description (.toml, .json)
+onnx:FILE, tflite:FILE           a file of another runtime
 python:package.module:function   a callable
 transformers:USER/NAME           an audio classifier of transformers; also a folder
 fitted:FILE.npz                  a classifier on the scores of others, by psl-jax fit
-0.7*mn:A.pt+0.3*tflite:B.tflite  the weighted mean of several
+mn:A.pt+tflite:B.tflite          the mean of several
 """
 
 import hashlib
@@ -44,15 +44,13 @@ from psl_jax.teachers.teacher import (
 from psl_jax.weights.published_weights import PUBLISHED, fetch
 
 KINDS = ("run", "mn", "onnx", "tflite", "python", "transformers", "fitted")
-_WEIGHT = r"(?:(\d+(?:\.\d*)?|\.\d+)\*)?"
-_NEXT = re.compile(rf"\+(?={_WEIGHT}(?:{'|'.join(KINDS)}):)")
+_NEXT = re.compile(rf"\+(?=(?:{'|'.join(KINDS)}):)")
 _BY_SUFFIX = {".onnx": "onnx", ".tflite": "tflite", ".npz": "fitted"}
 
 
 class Part(NamedTuple):
     """One teacher of a name."""
 
-    weight: float
     kind: str
     where: str  # its file, folder or function
 
@@ -74,30 +72,25 @@ class OpenedTeacher(NamedTuple):
 
 
 def parse_name(name: str | os.PathLike[str]) -> list[Part]:
-    """Lists the teachers of a name. Raises UserError for a weight of 0 or an empty name."""
+    """Lists the teachers of a name. Raises UserError for an empty name."""
     full_name = os.fspath(name)
     if full_name and path_of(full_name).exists():
-        return [Part(1.0, _BY_SUFFIX.get(os.path.splitext(full_name)[1], "run"), full_name)]
-    begins = [0, *(match.end() for match in _NEXT.finditer(full_name))]
-    ends = [*(begin - 1 for begin in begins[1:]), None]
-    return [
-        _parse_part(full_name[begin:end].strip(), full_name)
-        for begin, end in zip(begins, ends, strict=True)
-    ]
+        return [Part(_BY_SUFFIX.get(os.path.splitext(full_name)[1], "run"), full_name)]
+    return [_parse_part(part.strip(), full_name) for part in _NEXT.split(full_name)]
 
 
 def _parse_part(part_text: str, name: str) -> Part:
-    match = re.fullmatch(rf"{_WEIGHT}(?:({'|'.join(KINDS)}):)?(.*)", part_text, re.DOTALL)
-    assert match is not None  # everything fits
-    weight, kind, where = match.groups()
-    if not where or (weight is not None and not float(weight) > 0):
+    kind, _, where = part_text.partition(":")
+    if kind not in KINDS:
+        kind, where = "run", part_text
+        if where in PUBLISHED:
+            kind, where = "mn", os.fspath(fetch(where))
+    if not where:
         raise UserError(
             f"teacher {name!r}: expected a run folder, or one or more of {', '.join(KINDS[1:])} "
-            "and what they are, such as mn:FILE.pt or 0.7*mn:FILE.pt+0.3*tflite:FILE.tflite"
+            "and what they are, such as mn:FILE.pt or mn:FILE.pt+tflite:FILE.tflite"
         )
-    if kind is None and where in PUBLISHED:
-        kind, where = "mn", os.fspath(fetch(where))
-    return Part(1.0 if weight is None else float(weight), kind or "run", where)
+    return Part(kind, where)
 
 
 def is_other_teacher(name: str | os.PathLike[str]) -> bool:
@@ -138,7 +131,7 @@ def load_teacher(part: Part, *, trust_remote_code: bool = False) -> Teacher:
         return fitted_teacher.load(
             part.where,
             lambda kind, where: load_teacher(
-                Part(1.0, kind, where), trust_remote_code=trust_remote_code
+                Part(kind, where), trust_remote_code=trust_remote_code
             ),
         )
     from psl_jax.teachers import model_files
@@ -267,8 +260,7 @@ def open_teacher(
     weak: np.ndarray = np.logical_not(has_class.any(axis=0))
     teacher = teachers[0]
     if len(teachers) > 1:
-        weights = has_class * np.array([part.weight for part in parts])[:, None]
-        teacher = combined_teachers.average(teachers, weights, settings.mean)
+        teacher = combined_teachers.average(teachers, has_class)
     return OpenedTeacher(teacher, weak if settings.unmapped == "weak" and weak.any() else None)
 
 

@@ -71,7 +71,6 @@ def make_parser(
             "help": "classes that the model lacks: error: stop; drop: score 0 (default: error)",
         }
         add("unmapped", **({} if program == "relabel" else without_labels))
-        add("mean")
     add = parser.add_argument_group("several processes").add_argument
     of_job = "(default: that of the pod or job)"
     add(

@@ -16,7 +16,7 @@ from flax import nnx, serialization
 from orbax.checkpoint import v1 as ocp
 
 from psl_jax.networks.architecture import Variables
-from psl_jax.networks.trained_model import Model, ModelInfo
+from psl_jax.networks.trained_model import Model, ModelInfo, Thresholds
 from psl_jax.runtime import distributed, errors, files, interrupts
 from psl_jax.runtime.disk_errors import plain_disk_errors
 from psl_jax.runtime.errors import UserError
@@ -118,6 +118,39 @@ def read_model(path: str | os.PathLike[str]) -> Model:
             + _REMEDY.format(folder)
         )
     return model
+
+
+def check_thresholds_writable(path: str | os.PathLike[str]) -> None:
+    """Raises UserError where thresholds cannot be stored, before hours of tuning."""
+    if not path_of(path).is_dir():
+        raise UserError(
+            f"thresholds are stored in the folder of a model, and {path} is none: give --dry_run "
+            "and --csv=FILE (psl-jax tag --thresholds=FILE takes that)"
+        )
+    file = find_folder(path) / MODEL_FILE
+    if not all(os.access(place, os.W_OK) for place in (file.parent, file)):
+        raise UserError(
+            f"no permission to write {file}, where thresholds are stored: copy the model to a "
+            "place of your own, or give --dry_run and --csv=FILE (psl-jax tag --thresholds=FILE "
+            "takes that)"
+        )
+
+
+def store_thresholds(path: str | os.PathLike[str], tuned: Thresholds | None) -> pathlib.Path:
+    """Stores thresholds of all of a model's classes in its model.json, which it returns.
+
+    path: a run folder or its `averaged` folder. tuned: None deletes those that are there. Raises
+    UserError for another model, or one that cannot be written.
+    """
+    file = find_folder(path) / MODEL_FILE
+    model_json = {k: value for k, value in files.read_json(file).items() if k != "thresholds"}
+    if tuned is not None:
+        model_json["thresholds"] = tuned.as_json(model_json["classes"])
+    try:
+        files.write_json(file, model_json)
+    except OSError as error:
+        raise UserError(f"cannot write the thresholds into {path}: {error}") from error
+    return file
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ a PyTorch kernel [out, in, mels, frames] becomes [frames, mels, in, out].
 import hashlib
 import os
 import pathlib
-import pickle
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -159,16 +158,12 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     path = pathlib.Path(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path} is not a file of plain tensors (it is refused because loading it could run "
-            "code), or not written by torch.save. Expected a state dict or {'model': state dict}."
-        ) from error
     except Exception as error:  # damaged files end in errors of any kind
         reason = f"{error}".partition("\n")[0]
-        raise UserError(f"{path} is not a file written by torch.save: {reason}") from error
+        raise UserError(
+            f"cannot read {path}: expected a file of plain tensors that torch.save wrote; code in "
+            f"it is not run ({reason})"
+        ) from error
     state = content.get("model", content) if isinstance(content, dict) else content
     if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
         keys = f" of {_join_names(list(map(repr, state)))}" if isinstance(state, dict) else ""

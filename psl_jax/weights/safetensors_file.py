@@ -37,12 +37,7 @@ def write_safetensors(
 
 
 def read_safetensors(path: str | os.PathLike[str]) -> Model:
-    """Reads the model in a file that `write_safetensors` wrote, or of published weights."""
-    return read_with_metadata(path)[0]
-
-
-def read_with_metadata(path: str | os.PathLike[str]) -> tuple[Model, dict[str, Any]]:
-    """Reads the model as `read_safetensors` does, and all of the file's metadata.
+    """Reads the model in a file that `write_safetensors` wrote, or of published weights.
 
     Raises UserError for another file, or where safetensors is not installed.
     """
@@ -56,7 +51,7 @@ def read_with_metadata(path: str | os.PathLike[str]) -> tuple[Model, dict[str, A
             texts = {key: text for key, text in (file.metadata() or {}).items() if key != "format"}
             has_torch_names = any(name.startswith("features.") for name in arrays)
             if has_torch_names and "classes" not in texts:  # a published state dict
-                return pytorch_file.make_model(arrays, path, None), {}
+                return pytorch_file.make_model(arrays, path, None)
             metadata = {key: json.loads(text) for key, text in texts.items()}
     except (OSError, SafetensorError, ValueError) as error:
         raise UserError(f"cannot read {path} as safetensors: {error}") from error
@@ -65,4 +60,4 @@ def read_with_metadata(path: str | os.PathLike[str]) -> tuple[Model, dict[str, A
         variables = pytorch_file.convert_from_state(arrays, os.fspath(path)).variables
     else:
         variables = restore_variables(traverse_util.unflatten_dict(arrays, sep="."))
-    return Model.of(variables, info, path), metadata
+    return Model.of(variables, info, path)

@@ -18,7 +18,7 @@ from psl_jax.networks.trained_model import Thresholds
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
 from psl_jax.scoring import bootstrap, evaluation, metrics
-from psl_jax.weights.stored_thresholds import store_thresholds
+from psl_jax.weights.orbax_folder import store_thresholds
 
 pytestmark = pytest.mark.usefixtures("paper_network")
 

@@ -153,6 +153,7 @@ def test_commands_that_take_no_buckets_say_so(tmp_path):
     ("arguments", "words"),
     [
         (["main", "--start_afresh", "false"], "--start_afresh false: give --start_afresh=false"),
+        (["main", "--config.seed", "7"], "--config.seed 7: give --config.seed=7"),
         (["main", "x.y=3"], r"'x\.y=3' is no option of this command\. Is it --x\.y=3\?"),
         (["main", "--a=1", "word"], "'word' is no option"),
     ],

@@ -28,6 +28,9 @@ OTHERS = {
     "train.window_clips": 512,
     "train.cache_features": "on",
     "model.batch_norm": "device",
+    "frontend.fft": "float32",
+    "frontend.transform": "dft",
+    "relabel.mean": "logits",
 }
 REFUSED = {name: OTHERS[name] for name in REMOVED if REMOVED[name]}
 # What the manifest of an earlier version says of the way that labels were made.
@@ -63,7 +66,9 @@ def test_a_run_folder_with_the_defaults_is_used(tmp_path):
     [*REFUSED.items(), *((name, value) for name, of in REMOVED_VALUES.items() for value in of)],
 )
 def test_a_run_folder_with_another_value_is_refused(tmp_path, name, value):
-    commit = "5e5c1fb" if name == "model.batch_norm" else "de85886"
+    newer = {"model.batch_norm": "5e5c1fb", "frontend.fft": "0da9f9d"}
+    newer |= {"frontend.transform": "0da9f9d", "relabel.mean": "0da9f9d"}
+    commit = newer.get(name, "de85886")
     with pytest.raises(UserError, match=rf"{tmp_path} .*{name}={value!r}.* commit {commit}"):
         run_folder(tmp_path, **{name: value}).check_settings()
 

@@ -11,7 +11,7 @@ from psl_jax.commands import tag, thresholds
 from psl_jax.networks.trained_model import Thresholds
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
-from psl_jax.weights import stored_thresholds
+from psl_jax.weights import orbax_folder
 from psl_jax.weights.load_model import load_model
 
 FIRST, SECOND = tagging.LABELS[0], tagging.LABELS[2]  # one with commas
@@ -71,17 +71,10 @@ def test_files_that_are_none(run, sound, tmp_path, rows, header, message):
         run(sound, f"--thresholds={table}")
 
 
-@pytest.mark.parametrize("name", ["run", "model.safetensors"])
-def test_thresholds_can_be_forgotten(tmp_path, capsys, name):
+def test_thresholds_can_be_forgotten(tmp_path, capsys):
     model = tagging.save(tmp_path / "run")
-    if name != "run":
-        from psl_jax.weights.safetensors_file import write_safetensors
-
-        made = tagging.model()
-        model = str(tmp_path / name)
-        write_safetensors(model, made.variables, made.info.as_json())
     digest = load_model(model).digest
-    stored_thresholds.store_thresholds(model, Thresholds((0.9,) * 6, {"split": "x"}))
+    orbax_folder.store_thresholds(model, Thresholds((0.9,) * 6, {"split": "x"}))
     thresholds.main(thresholds.parse(["thresholds", model, "--reset"]))
     assert "forgotten" in capsys.readouterr().out
     again = load_model(model)
@@ -93,6 +86,12 @@ def test_a_place_that_cannot_be_written_is_told_before_anything_is_computed(tmp_
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(UserError, match=r"no permission to write .*model\.json"):
         thresholds.main(thresholds.parse(["thresholds", model, str(tmp_path / "nowhere")]))
+
+
+def test_a_model_without_a_folder_has_its_thresholds_in_a_table(tmp_path):
+    (tmp_path / "a.safetensors").touch()
+    with pytest.raises(UserError, match="is none: give --dry_run and --csv=FILE"):
+        orbax_folder.check_thresholds_writable(tmp_path / "a.safetensors")
 
 
 def test_a_line_for_each_file(run, sound, tmp_path):

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import shutil
 
 import audio_files
 import numpy as np
@@ -20,7 +19,7 @@ from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
 from psl_jax.tagging import tagger, threshold_tuning
 from psl_jax.weights.load_model import load_model
-from psl_jax.weights.stored_thresholds import store_thresholds
+from psl_jax.weights.orbax_folder import store_thresholds
 
 
 def noisy(rng, n=400, classes=4):
@@ -197,7 +196,7 @@ def test_command_line_uses_and_shows_them(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model.pt", "orbax"])
-def test_exports_keep_them_and_weights_take_new_ones(name, tmp_path):
+def test_exports_keep_them(name, tmp_path):
     if name.endswith(".pt"):
         pytest.importorskip("torch")
     model = tagging.save(tmp_path / "run")
@@ -209,10 +208,6 @@ def test_exports_keep_them_and_weights_take_new_ones(name, tmp_path):
     kept = load_model(tmp_path / name)
     assert kept.info.thresholds.values == (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
     assert kept.info.thresholds.tuned_on == {"split": "a"}
-    store_thresholds(tmp_path / name, Thresholds((0.7,) * 6))
-    again = load_model(tmp_path / name)
-    assert again.info.thresholds.values == (0.7,) * 6 and again.digest == kept.digest
-    assert again.info.origin["licence"] == "CC0"
 
 
 def test_damaged_ones_are_told(tmp_path):
@@ -221,6 +216,3 @@ def test_damaged_ones_are_told(tmp_path):
     file.write_text(file.read_text().replace('"siren": 0.5', '"siren": 1.5'))
     with pytest.raises(UserError, match=r"model.json: the threshold of 'siren' is 1.5"):
         load_model(model)
-    shutil.copy(file, tmp_path / "x.onnx")
-    with pytest.raises(UserError, match="export or publish that again"):
-        store_thresholds(tmp_path / "x.onnx", Thresholds((0.5,) * 6))

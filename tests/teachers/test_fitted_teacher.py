@@ -104,7 +104,7 @@ def test_it_learns_classes_that_the_tagger_lacks(folder, tmp_path, capsys):
 
 def test_its_scores_are_the_classifiers_of_the_taggers_logits(folder):
     teacher = open_teacher.open_teacher(folder / "f.npz", ("class 1", "class 0")).teacher
-    raw = open_teacher.load_teacher(open_teacher.Part(1.0, "onnx", str(folder / "t.onnx")))
+    raw = open_teacher.load_teacher(open_teacher.Part("onnx", str(folder / "t.onnx")))
     batch = synthetic_data.make_quiet_batch(16_000, 2, 3)
     ((_, scores),) = teacher.make_scorer()([batch])
     ((_, theirs),) = raw.make_scorer()([batch])
@@ -117,7 +117,7 @@ def test_two_taggers_are_heard_side_by_side(folder, tmp_path):
     write_onnx(tmp_path / "u.onnx", bias=1.0)
     both = f"onnx:{folder / 't.onnx'}+onnx:{tmp_path / 'u.onnx'}"
     run(fit, both, folder / "data", f"--out={tmp_path / 'two.npz'}")
-    teacher = open_teacher.load_teacher(open_teacher.Part(1.0, "fitted", str(tmp_path / "two.npz")))
+    teacher = open_teacher.load_teacher(open_teacher.Part("fitted", str(tmp_path / "two.npz")))
     with np.load(tmp_path / "two.npz") as stored:
         assert stored["kernel"].shape == (4, 2)
     assert [entry["name"] for entry in teacher.entries] == ["t", "u"]
@@ -143,7 +143,7 @@ def test_a_fit_that_was_stopped_goes_on(folder, tmp_path, monkeypatch):
 
 def test_files_may_move_together_and_others_are_refused(folder, tmp_path):
     def load(path):
-        return open_teacher.load_teacher(open_teacher.Part(1.0, "fitted", str(path)))
+        return open_teacher.load_teacher(open_teacher.Part("fitted", str(path)))
 
     content = (folder / "f.npz").read_bytes()
     with np.load(folder / "f.npz") as stored:

@@ -16,11 +16,11 @@ from psl_jax.data.segment_loader import reflect_end
 from psl_jax.exporting import export_options
 from psl_jax.exporting.export_options import Options
 from psl_jax.runtime.errors import UserError
-from psl_jax.teachers import host_logmel, host_scorer, open_teacher
+from psl_jax.teachers import host_scorer, open_teacher
 
 
 def load(kind, path):
-    return open_teacher.load_teacher(open_teacher.Part(1.0, kind, str(path)))
+    return open_teacher.load_teacher(open_teacher.Part(kind, str(path)))
 
 
 def scores_of(teacher, batch, **rule):
@@ -51,7 +51,7 @@ def test_onnx_waveforms(tmp_path, sigmoid):
 
 def test_a_teacher_of_another_rate_hears_resampled_audio(tmp_path):
     path = write_onnx(tmp_path / "t.onnx")
-    (tmp_path / "t.onnx.json").write_text('{"rate": 32000, "scale": 10}')
+    (tmp_path / "t.onnx.toml").write_text("rate = 32000\nscale = 10\n")
     batch = make_quiet_batch(8000, 2)
     waves = [soxr.resample(row / np.float32(32_768), 16_000, 32_000) for row in batch["audio"]]
     found = scores_of(load("onnx", path), batch)
@@ -91,29 +91,8 @@ def test_the_last_window_ends_where_the_audio_does():
     for num_values, hop, starts in ((10, 4, [0, 4]), (10, 3, [0, 3, 6]), (11, 4, [0, 4, 7])):
         windows = host_scorer.cut_windows(np.arange(num_values)[None], 4, hop=hop)
         assert windows[0, :, 0].tolist() == starts  # half a hop that is left makes none
-    short = host_scorer.cut_windows(np.arange(2)[None], 4, hop=4, fill_value=-7.0)
-    assert short.tolist() == [[[0, 1, -7, -7]]]
-
-
-def test_spectrograms_by_a_description(tmp_path):
-    """PANNs' kind, [batch, 1, frames, 64], with librosa's filters and a transform by hand."""
-    import librosa
-
-    filters = librosa.filters.mel(sr=32_000, n_fft=1024, n_mels=64, fmin=50, fmax=14_000)
-    window = np.sin(np.pi * np.arange(1024) / 1024) ** 2
-    write_onnx(tmp_path / "cnn.onnx", shape=("batch", 1, "frames", 64), axes=(1, 2, 3))
-    (tmp_path / "cnn.toml").write_text('file = "cnn.onnx"\nrate = 32000\nlogmel = "panns"\n')
-    batch = make_quiet_batch(16_000, 2)
-    found = scores_of(load("onnx", tmp_path / "cnn.toml"), batch)
-    values = []
-    for row in batch["audio"]:
-        wave = soxr.resample(row / np.float32(32_768), 16_000, 32_000)
-        padded = np.pad(wave, 512, mode="reflect").astype(np.float64)
-        frames = [padded[k : k + 1024] * window for k in range(0, len(wave) + 1, 320)]
-        power = np.abs(np.fft.rfft(frames)) ** 2
-        values.append(10 * np.log10(np.maximum(power @ filters.T, 1e-10)))
-        np.testing.assert_allclose(host_logmel.PANNS(wave, 32_000), values[-1], atol=0.02)
-    np.testing.assert_allclose(found, expected(np.stack(values).reshape(2, -1)), rtol=0, atol=1e-3)
+    short = host_scorer.cut_windows(np.arange(2)[None], 4, hop=4)
+    assert short.tolist() == [[[0, 1, 0, 0]]]
 
 
 @needs_teachers
@@ -138,10 +117,8 @@ def test_yamnet_is_the_same_as_run_by_hand():
     for row, wave in zip(found, waves, strict=True):
         patches = [by_hand(wave[start : start + 15_600]) for start in (0, 7680, 15_360)]
         np.testing.assert_allclose(row, np.mean(patches, axis=0), rtol=0, atol=1e-6)
-    spectra_in = load("tflite", TEACHERS / "yamnet_spectra_in.tflite")
-    assert "logmel at 16 kHz, 0.975 s at a time" in spectra_in.summary
-    coarse = scores_of(spectra_in, batch)[0]  # of 8-bit steps
-    assert np.argmax(coarse) == np.argmax(found[0]) and np.abs(coarse - found[0]).max() < 0.3
+    with pytest.raises(UserError, match=r"\[1, 96, 64\] is no waveform"):
+        load("tflite", TEACHERS / "yamnet_spectra_in.tflite")
 
 
 @pytest.mark.parametrize(
@@ -155,16 +132,10 @@ def test_yamnet_is_the_same_as_run_by_hand():
             "",
             r"\[\?, 1, \?, 64\] is no waveform",
         ),
-        (
-            {"shape": (1, 3000)},
-            "patch = 6000",
-            "takes 3000 samples at a time, and the .* check the rate",
-        ),
         ({}, "rate = 44", "rate is 44, expected a number at least 4000"),
         ({}, "rates = 32000", r"unknown key 'rates' \(near: rate\)"),
         ({}, 'classes = ["Dog"]', "has 2 classes, and the list of them has 1"),
         ({}, 'output = "other"', "has no output 'other': it has scores"),
-        ({}, 'logmel = "vggish"', "expected yamnet or panns"),
     ],
 )
 def test_files_that_cannot_teach_are_refused(tmp_path, changes, description, told):
@@ -213,12 +184,11 @@ def test_python_functions(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["onnx", "tflite"])
-@pytest.mark.parametrize("waveform", [True, False])
-def test_our_exports_say_what_they_are(tmp_path, kind, waveform):
+def test_our_exports_say_what_they_are(tmp_path, kind):
     """Named as teachers they give the model's probabilities, and take what their metadata say."""
     pytest.importorskip({"onnx": "onnxruntime", "tflite": "ai_edge_litert"}[kind])
     model, path = tagging.model(), tmp_path / f"small.{kind}"
-    options = Options(waveform)
+    options = Options()
     info = export_options.describe(model, options, None)
     export.format_named(kind).write(path, model, info, options)
     (part,) = open_teacher.parse_name(path)
