@@ -5,7 +5,7 @@ import io
 import os
 import tarfile
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from psl_jax.audio.decoding import AUDIO_SUFFIXES
 from psl_jax.audio.segments import SAMPLE_RATE
@@ -79,21 +79,20 @@ def walk_files(folder: str) -> Iterator[str]:
             if path.is_file() and not path.name.startswith("._"):
                 yield os.fspath(path)
         return
-    pending, seen = [folder], set()
-    while pending:
-        current = pending.pop()
+    seen = set()
+    for current, folders, names in os.walk(folder, onerror=_fail, followlinks=True):
         real = os.path.realpath(current)
         if real in seen:  # a link in a circle
+            folders.clear()
             continue
         seen.add(real)
-        folders = []
-        with os.scandir(current) as entries:
-            for entry in sorted(entries, key=lambda e: e.name):
-                if entry.is_dir():
-                    folders.append(entry.path)
-                elif not entry.name.startswith("._"):  # what macOS leaves in archives
-                    yield entry.path
-        pending += reversed(folders)
+        folders.sort()
+        # ._ is what macOS leaves in archives.
+        yield from (os.path.join(current, n) for n in sorted(names) if not n.startswith("._"))
+
+
+def _fail(error: OSError) -> NoReturn:
+    raise error
 
 
 def _stem(name: str) -> str:

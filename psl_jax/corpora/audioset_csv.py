@@ -6,7 +6,7 @@ import dataclasses
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 from psl_jax.corpora.clip_rows import Problem
 from psl_jax.data.clip_index import Event
@@ -16,6 +16,7 @@ from psl_jax.runtime.paths import path_of
 
 ID_LENGTH = 11  # of a YouTube id, in which "-" and "_" may stand anywhere
 _ID = re.compile(rf"[A-Za-z0-9_-]{{{ID_LENGTH}}}")
+_SEGMENT_EXAMPLE = '--PJHxphWEs, 30.000, 40.000, "/m/09x0r,/t/dd00088"'
 _STRONG_COLUMNS = ("segment_id", "start_time_seconds", "end_time_seconds", "label")
 
 # Names of the tables as AudioSet has them.
@@ -49,8 +50,9 @@ def read_segments(
     problems: list[Problem] = []
     unknown: collections.Counter[str] = collections.Counter()
     for line, row in _csv_rows(path):
-        if wrong := _describe_wrong_row(row):
-            problems.append(Problem(row[0], "bad row", f"line {line}: {wrong}"))
+        if len(row) != 4 or not _ID.fullmatch(row[0]) or not _read_times(*row[1:3]):
+            detail = f"line {line}: {', '.join(row)!r:.80}, expected {_SEGMENT_EXAMPLE}"
+            problems.append(Problem(row[0], "bad row", detail))
             continue
         if row[0] in segments:
             problems.append(Problem(row[0], "duplicate row", f"line {line}: the first is kept"))
@@ -65,10 +67,7 @@ def read_segments(
             problems.append(Problem(row[0], "no label", detail))
     problems += _unknown_labels(path, unknown)
     if not segments:
-        raise UserError(
-            f"{path}: no segment found. Expected lines such as\n"
-            '  --PJHxphWEs, 30.000, 40.000, "/m/09x0r,/t/dd00088"'
-        )
+        raise UserError(f"{path}: no segment found. Expected lines such as\n  {_SEGMENT_EXAMPLE}")
     return list(segments.values()), problems
 
 
@@ -79,15 +78,6 @@ def _csv_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, list[str]]]:
         for row in reader:
             if row and not row[0].startswith("#"):
                 yield reader.line_num, row
-
-
-def _describe_wrong_row(row: Sequence[str]) -> str:
-    """What is wrong with a row of a segment CSV; "" for a good one."""
-    if len(row) != 4:
-        return f"{len(row)} fields, expected id, start, end, labels"
-    if not _ID.fullmatch(row[0]):
-        return f"an id has {ID_LENGTH} letters, digits, '-' and '_'"
-    return "" if _read_times(*row[1:3]) else f"{row[1]} to {row[2]} s is no stretch of time"
 
 
 def _read_times(start_text: str, end_text: str) -> tuple[float, float] | None:

@@ -2,18 +2,14 @@
 
 import abc
 import functools
-import itertools
-import os
 import types
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 from psl_jax.audio.segments import SAMPLE_RATE
-from psl_jax.corpora.audio_folders import walk_files
 from psl_jax.corpora.clip_rows import Loader, Problem, load_clip
 from psl_jax.runtime.csv_files import listing
 from psl_jax.runtime.errors import UserError
-from psl_jax.runtime.paths import make_printable
 
 
 class Corpus(abc.ABC):
@@ -59,11 +55,7 @@ class Corpus(abc.ABC):
         """The error for a split of which no clip is left; problems: of its rows."""
         problems = [p for name, p in self.problems if name in (None, split)] + [*problems]
         shown = [f"{p.file}: {p.kind} ({p.detail})" for p in problems[:5]]
-        message = f"no clip of split {split!r} is usable. The first problems:\n"
-        message += listing(shown or ["(no rows in its table)"])
-        if self.source_dir:
-            paths = itertools.islice(walk_files(self.source_dir), 1000)
-            names = (make_printable(os.path.relpath(path, self.source_dir)) for path in paths)
-            first_names = itertools.islice((n for n in names if not n.endswith(".csv")), 5)
-            message += f"The first files in {self.source_dir}:\n{listing(first_names)}"
-        return UserError(message)
+        return UserError(
+            f"no clip of split {split!r} is usable. The first problems:\n"
+            + listing(shown or ["(no rows in its table)"])
+        )

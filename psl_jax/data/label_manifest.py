@@ -5,6 +5,7 @@ it says fits, and refused in words where it does not.
 """
 
 import dataclasses
+import itertools
 import os
 import pathlib
 from collections.abc import Sequence
@@ -181,14 +182,10 @@ def compare(directory: pathlib.Path, manifest: dict[str, Any], expected: dict[st
                 f"They come from {made}, not from a relabeling of this run: leave "
                 f"config.relabel.{key} at its default, {stored}"
             )
-        place = ""
         if isinstance(value, list) and isinstance(stored, list):
-            if len(value) != len(stored):
-                value, stored, place = len(value), len(stored), " entries"
-            else:
-                number = next(i for i, x in enumerate(value) if x != stored[i])
-                value, stored, place = value[number], stored[number], f" at position {number}"
+            pairs = itertools.zip_longest(value, stored)
+            value, stored = next(pair for pair in pairs if pair[0] != pair[1])
         raise UserError(
             f"{directory} holds soft labels for something else: {key} differs: expected "
-            f"{value!r}{place}, found {stored!r}{place}. {advice}"
+            f"{value!r}, found {stored!r}. {advice}"
         )

@@ -27,11 +27,6 @@ class Source:
     def __init__(
         self, paths: Sequence[str | os.PathLike[str]], index: ClipIndex, is_streamed: bool = False
     ):
-        if len(paths) != len(index.shard_sizes):
-            raise UserError(
-                f"split {index.split!r} has {len(paths)} shards, but its index knows "
-                f"{len(index.shard_sizes)}; delete the index file and prepare the data again"
-            )
         assert index.record_bytes is not None, index.split  # `load_index` sees to it
         self.index, self.paths = index, [os.fspath(path) for path in paths]
         self._record_bytes = index.record_bytes
@@ -164,8 +159,6 @@ class Source:
 
 def open_folder(folder: str | os.PathLike[str], split: str) -> Source:
     """A split of the prepared data set that `folder` is or has below it. Raises UserError."""
-    if not path_lib.path_of(folder).is_dir():
-        raise UserError(f"{folder} is no folder: give that of a prepared data set")
     return Source.open(split_index_files.find_data_dir(folder), split)
 
 

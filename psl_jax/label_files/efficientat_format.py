@@ -1,11 +1,10 @@
 """Reads EfficientAT's files: an array of logits [clips, classes], and an index of names.
 
-The index gives the row of each file name. It is a pickle of {name: row}, as published (we run none
-of its code), or JSON of the same, or a text file with one name per line in the order of the rows.
+The index gives the row of each file name. It is a pickle of {name: row}, as published; we run none
+of its code.
 The classes are AudioSet's, or those that the user gives.
 """
 
-import json
 import pathlib
 import pickle
 from collections.abc import Iterator
@@ -52,32 +51,20 @@ class _NoCode(pickle.Unpickler):
 def _read_index(path: pathlib.Path, num_rows: int) -> dict[str, int]:
     """Reads the row of each name. Raises UserError for another form, or rows that do not exist."""
     try:
-        if path.suffix == ".pkl":
-            with open(path, "rb") as file:
-                index = _NoCode(file).load()
-        else:
-            text = path.read_text(encoding="utf-8-sig")
-            index = json.loads(text) if path.suffix == ".json" else text.splitlines()
+        with open(path, "rb") as file:
+            index = _NoCode(file).load()
     except FileNotFoundError:
         raise UserError(
-            f"{path}: there is no index of file names; give it with --index=FILE (a pickle or JSON "
-            "of {name: row}, or a name a line)"
+            f"{path}: there is no index of file names; give it with --index=FILE (a pickle of "
+            "{name: row})"
         ) from None
     except Exception as error:  # pickle promises no other: files of another kind raise anything
         raise UserError(f"{path} is no index of file names: {error}") from error
-    if isinstance(index, list):
-        if len(index) != num_rows:
-            raise UserError(f"{path} has {len(index)} names, and the array {num_rows} rows")
-        index = list(zip(index, range(num_rows), strict=True))
-    elif isinstance(index, dict):
-        index = list(index.items())
-    else:
-        raise UserError(f"{path} is no index of file names: expected {{name: row}}, or names")
-    if not all(
-        isinstance(name, str) and type(row) is int and 0 <= row < num_rows for name, row in index
+    if not isinstance(index, dict) or not all(
+        isinstance(name, str) and type(row) is int and 0 <= row < num_rows
+        for name, row in index.items()
     ):
-        raise UserError(f"{path}: expected a row from 0 to {num_rows - 1} for each file name")
-    rows_by_name = dict(sorted(index, key=lambda item: item[1]))
-    if len(rows_by_name) < len(index):
-        raise UserError(f"{path}: a name stands there twice")
-    return rows_by_name
+        raise UserError(
+            f"{path} is no index of file names: expected a row from 0 to {num_rows - 1} for each"
+        )
+    return dict(sorted(index.items(), key=lambda item: item[1]))

@@ -103,11 +103,6 @@ def to_probabilities(values: np.ndarray, logits: bool, where: object) -> np.ndar
     if logits:
         return np.asarray(special.expit(values))
     low, high = float(values.min(initial=0)), float(values.max(initial=0))
-    if low == -1 and high <= 1 + _TOLERANCE:
-        raise UserError(
-            f"{where}: -1 is an unknown label, and soft labels know all: give a probability there, "
-            "or leave the row out"
-        )
     if low < -_TOLERANCE or high > 1 + _TOLERANCE:
         raise UserError(
             f"{where}: {low if low < -_TOLERANCE else high:g} is no probability. If the file holds "

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.corpora.corpus import Corpus
 from psl_jax.data.clip_index import ClipIndex, joined
 from psl_jax.preparing.shards import ShardContents
@@ -84,27 +83,18 @@ def _describe_split(index: ClipIndex, rows: int) -> dict[str, Any]:
     """Describes a split: clips, hours, labels, hash of the ids."""
     counts = index.class_counts()
     spread = counts if len(counts) else np.zeros(1, int)
-    seconds = index.num_samples / SAMPLE_RATE
     return {
         "rows": rows,
         "clips": len(index),
         "hours": round(index.hours, 4),
-        "seconds": {
-            "min": round(float(seconds.min()), 3),
-            "median": round(float(np.median(seconds)), 3),
-            "max": round(float(seconds.max()), 3),
-        },
-        "labels": int(counts.sum()),
         "clips_per_class": {
             "min": int(spread.min()),
             "median": float(np.median(spread)),
             "max": int(spread.max()),
         },
-        "classes_without_clips": int((counts == 0).sum()),
         "label_counts": dict(zip(index.classes, counts.tolist(), strict=True)),
         "unknown_labels": 0 if index.unknown_values is None else len(index.unknown_values),
         "events": 0 if index.event_values is None else len(index.event_values),
-        "shards": len(index.shard_sizes),
         "clip_ids_sha256": index.ids_sha256,
     }
 

@@ -350,7 +350,7 @@ def test_a_table_without_rows_is_found_before_others_are_written(tmp_path, monke
     write_tones(tmp_path / "source", "a.wav")
     tables = {"full.csv": "filename,labels\na.wav,dog\n", "test.csv": "filename,labels\n"}
     monkeypatch.setattr("psl_jax.preparing.shards.write_shard", None)  # nothing is written
-    with pytest.raises(UserError, match=r"(?s)no clip of split 'test' is usable.*a\.wav"):
+    with pytest.raises(UserError, match="no clip of split 'test' is usable"):
         prepared(tmp_path, tables)
 
 

@@ -214,12 +214,6 @@ def read_elan(path: str, rows: list[Row]) -> TableEvents:
         return result
     begin, end, first_after, has_duration = _time_columns(path, lines)
     after = range(first_after, width)
-    if after and all(line[after[-1]].lower().endswith(".eaf") for _, line in lines):
-        # Of several files in one table: the name of each, and perhaps its path.
-        names = [i for i in after if all(cells[i].lower().endswith(".eaf") for _, cells in lines)]
-        after = range(first_after, names[0])
-    else:
-        names = []
     if not after or (len(after) > 1 and not header):
         what = f"{len(after)} columns after the times" if after else "no column after the times"
         raise UserError(f"{path}, row {lines[0][0]}: {what}, expected one with the annotations")
@@ -232,10 +226,9 @@ def read_elan(path: str, rows: list[Row]) -> TableEvents:
                 "and end? Export begin, end and duration"
             )
         previous[cells[0]] = offset
-        where = tuple(re.sub(r"\.eaf$", "", cells[names[0]], flags=re.I) for _ in names[:1])
         labels = [cells[i] for i in after if cells[i]] or [""]
         for label in labels:
-            result.add(TableRow(where or tuple(files), label, row, onset, offset))
+            result.add(TableRow(tuple(files), label, row, onset, offset))
     result.drop_repeated_rows()
     return result
 
