@@ -120,11 +120,10 @@ def main(arguments: argparse.Namespace) -> int:
     """Prepares or describes; returns the exit status."""
     logging.set_verbosity(logging.WARNING)  # TFDS tells of every file that it reads
     if arguments.describe:
-        from psl_jax.reporting import data_page
+        from psl_jax.reporting import data_description
 
         data_dir = split_index_files.find_data_dir(arguments.describe)
-        print("\n".join(data_page.describe(data_dir)))
-        print(f"page: {data_page.write_page(data_dir)}")
+        print("\n".join(data_description.describe(data_dir)))
         return 0
     builder = prepare_corpus.make_builder(arguments)
     existed = builder.is_prepared()

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.config import Settings
 from psl_jax.data.clip_index import ClipIndex, shared_clips
 from psl_jax.scoring.scorer import TPU_LANES
@@ -35,13 +34,6 @@ def before_training(
             f"only {steps} steps of training (fewer than {FEW_STEPS}): what it learns in them is "
             "little; give more clips, or more train.epochs or train.min_steps"
         )
-    longest_seconds = train.clip_samples / SAMPLE_RATE
-    if settings.segment_seconds > 1.1 * longest_seconds:
-        yield (
-            f"segments of {settings.segment_seconds:g} s are longer than every clip (at most "
-            f"{longest_seconds:.1f} s): each clip is one segment, as with any length from there "
-            "on, and a difference between such experiments is chance"
-        )
     if (validation := indices.get("validation_split")) is not None:
         yield from _of_validation(train, validation)
     if (evaluated := indices.get("eval_split")) is not None:
@@ -50,11 +42,6 @@ def before_training(
         yield (
             f"width {settings.model.width:g} is below augment.min_width "
             f"{settings.augment.min_width:g}: trained without masks and mixup"
-        )
-    if settings.teaches_in_step:
-        yield (
-            "the teacher labels inside the training step: no soft labels are stored, so nothing is "
-            "told of how good they are"
         )
     rates = train.sample_rate, settings.architecture.sample_rate
     if rates[0] != rates[1]:

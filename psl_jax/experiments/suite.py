@@ -23,7 +23,6 @@ from psl_jax.config import Settings
 from psl_jax.data import split_index_files
 from psl_jax.data.label_manifest import digest_without_teacher
 from psl_jax.data.settings import DataSettings
-from psl_jax.data.source import Source
 from psl_jax.experiments import setting_checks, suite_results
 from psl_jax.experiments.experiment import Experiment
 from psl_jax.experiments.run_folder import OtherRunError
@@ -163,7 +162,6 @@ def _run_suite(
         setting_checks.check_batch(settings, parallel.data_mesh())
     data_dirs = _prepare_all(experiments, workdir)
     if last_stage is Stage.PREPARE:
-        _check_splits(experiments, data_dirs)
         return None
     is_suite = bool(len(config.experiments))
 
@@ -255,17 +253,6 @@ def _check_teachers(experiments: Mapping[str, Settings]) -> None:
             f"({', '.join(experiments)}) nor such a run folder.{hint} Train it with --config "
             "teacher, or name another by --config.teacher (docs/TEACHERS.md)"
         )
-
-
-def _check_splits(experiments: Mapping[str, Settings], data_dirs: Mapping[str, str]) -> None:
-    """Raises UserError for a setting that names a split which the prepared data lacks."""
-    for name, settings in experiments.items():
-        for setting in ("train_split", "validation_split", "eval_split"):
-            split = getattr(settings.data, setting)
-            try:
-                Source.open(data_dirs[name], split)
-            except UserError as error:
-                raise UserError(f"config.data.{setting} is {split!r}: {error}") from error
 
 
 def describe_plan(runs: list[Experiment]) -> list[str]:

@@ -6,7 +6,6 @@ The colours are those of the page by daylight. In the SVG they become the variab
 
 import dataclasses
 import io
-import json
 import math
 import pathlib
 import re
@@ -165,17 +164,11 @@ def lines(
                 alpha=0.4 if line_series.faint else 1,
                 label=_short(line_series.name) if len(series) > 1 or line_series.marks else None,
             )
-            if not line_series.faint and len(line_series.points) <= 100:
-                _dots(
-                    axes,
-                    line_series.points,
-                    colour,
-                    line_series.name,
-                    alpha=float(len(line_series.points) <= 12),
-                )
+            if not line_series.faint and len(line_series.points) <= 12:
+                _dots(axes, line_series.points, colour)
             if line_series.marks:
                 kwargs = {"marker": "D", "markersize": 6.5, "markerfacecolor": PAGE}
-                (line,) = _dots(axes, line_series.marks, colour, line_series.name, **kwargs)
+                (line,) = _dots(axes, line_series.marks, colour, **kwargs)
                 line.set_label(f"best {len(line_series.marks)}")
         if log_y:
             axes.set_yscale("log")
@@ -193,8 +186,6 @@ def columns(
     *,
     x_label: str,
     y_label: str,
-    form: Format,
-    show_values: bool = False,
 ) -> Figure:
     """Vertical bars: for each category one of each series (name, values, colour)."""
 
@@ -203,12 +194,7 @@ def columns(
         for k, (name, values, colour) in enumerate(series):
             places = [c + (k - (len(series) - 1) / 2) * width for c in range(len(categories))]
             label = _short(name) if len(series) > 1 else None
-            bars = axes.bar(places, values, 0.93 * width, color=colour_of(colour), label=label)
-            for bar, category, value in zip(bars, categories, values, strict=True):
-                _tell(bar, [f"{name}, {category}: {form(value)}"])
-            if show_values:
-                axes.bar_label(bars, [form(v) for v in values], padding=2)
-                axes.margins(y=0.12)
+            axes.bar(places, values, 0.93 * width, color=colour_of(colour), label=label)
         axes.set_xticks(range(len(categories)), categories)
         _frame(axes, x_label, y_label, categories=True)
 
@@ -222,14 +208,12 @@ def bars(caption: Caption, bars: Sequence[Bar], *, x_label: str, form: Format) -
 
     def plot(axes: "Axes") -> None:
         for row, bar in enumerate(bars):
-            (patch,) = axes.barh(row, bar.value or 0, 0.6, color=colour_of(bar.colour))
-            _tell(patch, [f"{bar.name}: {_value(bar, form)}"])
+            axes.barh(row, bar.value or 0, 0.6, color=colour_of(bar.colour))
         marks = [(bar.reference, row) for row, bar in enumerate(bars) if bar.reference is not None]
         if marks:
             kwargs = {"marker": "D", "markersize": 7, "markerfacecolor": PAGE}
-            (line,) = _dots(axes, marks, INK, "", **kwargs)
+            (line,) = _dots(axes, marks, INK, **kwargs)
             line.set_label("paper")
-            _tell(line, [f"paper: {form(value)}" for value, _ in marks])
         values = axes.secondary_yaxis("right")
         values.set_yticks(range(len(bars)), [_value(bar, form) for bar in bars])
         values.spines["right"].set_visible(False)
@@ -288,12 +272,10 @@ def _row_names(axes: "Axes", names: Sequence[str]) -> None:
 
 
 def _dots(
-    axes: "Axes", points: Sequence[tuple[float, float]], colour: str, name: str, **kwargs: Any
+    axes: "Axes", points: Sequence[tuple[float, float]], colour: str, **kwargs: Any
 ) -> list[Any]:
     look: dict[str, Any] = {"marker": "o", "markersize": 4.5, "markeredgewidth": 1.5} | kwargs
-    drawn = axes.plot(*_columns_of(points), color=colour, linestyle="none", clip_on=False, **look)
-    _tell(drawn[0], [f"{name}: {number(y)} at {number(x)}" for x, y in points])
-    return drawn
+    return axes.plot(*_columns_of(points), color=colour, linestyle="none", clip_on=False, **look)
 
 
 def _columns_of(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
@@ -308,11 +290,6 @@ def _short(name: str) -> str:
     return name if len(name) <= _NAME_LENGTH else name[: _NAME_LENGTH - 1] + "…"
 
 
-def _tell(artist: Any, tips: Sequence[str]) -> None:
-    """What a pointer shows at each shape of an artist; travels as the id of its SVG group."""
-    artist.set_gid(json.dumps(tips))
-
-
 def _page_element(svg: str, label: str) -> Markup:
     """matplotlib's SVG as an element of an HTML page, in the page's fonts and colours."""
     svg = re.sub(r"<style.*?</style>|<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
@@ -323,12 +300,8 @@ def _page_element(svg: str, label: str) -> Markup:
             element.attrib[key.rpartition("}")[2]] = element.attrib.pop(key)
         if colours := element.get("style"):
             element.set("style", re.sub(r"#\w{6}\b", _variable, colours))
-    for group in list(root.iter("g")):
-        tips = group.attrib.pop("id", "")
-        if tips.startswith("["):
-            shapes = list(group.iter("use")) or list(group.iter("path"))
-            for shape, tip in zip(shapes, json.loads(tips), strict=False):
-                ElementTree.SubElement(shape, "title").text = tip
+        if element.tag == "g":  # ids of groups come again in other figures
+            element.attrib.pop("id", None)
     root.attrib = {"class": "chart", "viewBox": root.attrib["viewBox"], "role": "img"}
     root.set("aria-label", label)
     return Markup(ElementTree.tostring(root, encoding="unicode"))

@@ -8,7 +8,7 @@ import numpy as np
 
 from psl_jax.reporting import figures
 from psl_jax.reporting.figures import Bar, Caption, Figure, Series
-from psl_jax.training.metric_log import LEARNING_RATE, LOSS, VALIDATION_MAP
+from psl_jax.training.metric_log import LOSS, VALIDATION_MAP
 
 _MAX_POINTS = 500
 _MAX_LABELS = 9  # clips with more labels are counted together
@@ -40,7 +40,7 @@ def colours(names: Sequence[str]) -> dict[str, int]:
 
 
 def training(log: Sequence[Mapping[str, Any]], best: Curve) -> list[Figure]:
-    """Loss, validation mAP with the checkpoints `best` marked, learning rate if it changes."""
+    """Loss, and validation mAP with the checkpoints `best` marked."""
     drawn = []
     if loss := curve(log, LOSS):
         smooth = smoothed(loss)
@@ -54,17 +54,6 @@ def training(log: Sequence[Mapping[str, Any]], best: Curve) -> list[Figure]:
         note = "The marked checkpoints are averaged into the final model."
         line = Series("mAP", scores, 2, _percents(best))
         drawn.append(map_figure("Validation mAP", note, [line]))
-    rate = curve(log, LEARNING_RATE)
-    if len({value for _, value in rate}) > 1:
-        line = Series("learning rate", thinned(rate))
-        drawn.append(
-            figures.lines(
-                Caption("learning_rate", "Learning rate"),
-                [line],
-                x_label="training step",
-                y_label="learning rate",
-            )
-        )
     return drawn
 
 
@@ -168,49 +157,9 @@ def _lines(points: Mapping[str, list[Any]], colour: Mapping[str, int]) -> list[S
 
 
 def label_quality(qualities: Mapping[str, Mapping[str, Any]]) -> list[Figure]:
-    """Of {name: label quality}: against the true events where these are known, Figures 2 and 3."""
-    drawn = []
-    measured = {n: q for n, q in qualities.items() if q.get("segment_mAP")}
-    if measured:
-        drawn.append(_segment_map(measured))
+    """Figures 2 and 3 of the paper, of {name: label quality}."""
     statistics = {n: q["statistics"] for n, q in qualities.items() if q.get("statistics")}
-    if statistics:
-        drawn += [_labels_per_clip(statistics), _coverage(statistics)]
-    return drawn
-
-
-def _names(qualities: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """How each is called: with the length of its segments where there is room."""
-    lengths = {name: quality.get("segment_seconds") for name, quality in qualities.items()}
-    return {
-        name: f"{name} ({length:g} s)" if length and len(lengths) < 5 else name
-        for name, length in lengths.items()
-    }
-
-
-def _segment_map(measured: Mapping[str, Mapping[str, Any]]) -> Figure:
-    kinds = {"soft": ("soft labels of the teacher", 0), "weak": ("weak labels, propagated", _WEAK)}
-    series = [
-        (
-            text,
-            [100 * (q["segment_mAP"].get(label_source) or 0.0) for q in measured.values()],
-            colour,
-        )
-        for label_source, (text, colour) in kinds.items()
-    ]
-    return figures.columns(
-        Caption(
-            "labels_against_truth",
-            "The labels against the truth",
-            "How well the labels themselves agree with the true events, segment by segment.",
-        ),
-        list(_names(measured).values()),
-        series,
-        x_label="label set (length of its segments)",
-        y_label="mAP (%)",
-        form="{:.1f}".format,
-        show_values=True,
-    )
+    return [_labels_per_clip(statistics), _coverage(statistics)] if statistics else []
 
 
 def _labels_per_clip(statistics: Mapping[str, Mapping[str, Any]]) -> Figure:
@@ -234,7 +183,6 @@ def _labels_per_clip(statistics: Mapping[str, Mapping[str, Any]]) -> Figure:
         [(name, values, colour.get(name, _WEAK)) for name, values in shares.items()],
         x_label="labels a clip",
         y_label="clips (%)",
-        form="{:.1f} %".format,
     )
 
 
@@ -259,5 +207,4 @@ def _coverage(statistics: Mapping[str, Mapping[str, Any]]) -> Figure:
         series,
         x_label="share of a clip's weak labels that the soft ones confirm",
         y_label="clips (%)",
-        form="{:.1f} %".format,
     )

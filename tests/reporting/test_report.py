@@ -151,9 +151,7 @@ def test_run_report_holds_everything(tmp_path):
         "mixup no not in the defaults",
         "Training loss",
         "Validation mAP",
-        "Learning rate",
         "best 4",
-        "The labels against the truth",
         "Labels per clip",
         "Label coverage",
     ):
@@ -164,11 +162,10 @@ def test_run_report_holds_everything(tmp_path):
     assert "not evaluated" not in page.text.lower()
     assert "alert(1)</script>" not in page.source and page.tags.count("script") == 1
     charts = [d for d in page.drawings if d.get("class") == "chart"]
-    assert len(charts) == 6
+    assert len(charts) == 4
     labels = {chart.get("aria-label"): [t.text for t in chart.iter("text")] for chart in charts}
     assert {"training step", "mAP (%)", "best 4", "500"} <= set(labels["Validation mAP"])
     assert {"labels a clip", "clips (%)", "weak", "soft"} <= set(labels["Labels per clip"])
-    assert "mAP: 40 at 600" in [tip.text for chart in charts for tip in chart.iter("title")]
 
 
 def test_report_of_an_empty_folder(tmp_path):
@@ -225,7 +222,6 @@ def test_suite_report_holds_everything(tmp_path, results):
         "34.11",
         "1.355",
         "Validation mAP while training",
-        "The labels against the truth",
         "Labels per clip",
         "Label coverage",
         "ab" * 32,
@@ -233,7 +229,7 @@ def test_suite_report_holds_everything(tmp_path, results):
         assert expected in page.text, expected
     links = [v for name, v in page.attributes if name == "href" and not v.startswith("#")]
     assert links == [f"{name}/report.html" for name in ("teacher", "weak", "psl10s")]
-    assert len([d for d in page.drawings if d.get("class") == "chart"]) == 6
+    assert len([d for d in page.drawings if d.get("class") == "chart"]) == 5
 
 
 def test_the_headline_gain_is_over_the_reference(tmp_path, results):
