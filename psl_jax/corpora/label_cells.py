@@ -13,7 +13,7 @@ from psl_jax.networks.class_lists import clean_name
 SEPARATORS = (";", ",", "|")
 # What names hold as well: it separates labels only where all parts are classes themselves.
 _IN_NAMES = tuple("/+&\uff1b\uff0c\u3001 ")
-_MISSING = {"nan", "none", "null", "na", "n/a", "<na>"}
+_MISSING = {"nan", "none", "null", "na", "n/a", "#n/a", "<na>"}
 _LIST = re.compile(r"\s*(?:\[.*\]|[({]\s*['\"].*[)}])\s*", re.DOTALL)
 _QUOTED = re.compile(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)\"""")
 
@@ -93,10 +93,10 @@ class LabelCells:
             parts = [a or b for a, b in _QUOTED.findall(text)] or text.strip()[1:-1].split(",")
             self._note_once("Python list", f"labels such as {text!r} are read as lists")
         else:
-            if "\t" in text:
-                detail = f"labels such as {text!r} are read as several, separated by tabs"
+            if re.search("[\t\r\n]", text):
+                detail = f"labels such as {text!r} are read as several, in lines or with tabs"
                 self._note_once("several labels", detail)
-            parts = _without_quotes(text).replace("\t", self._separator).split(self._separator)
+            parts = re.split(f"[\t\r\n]|{re.escape(self._separator)}", _without_quotes(text))
             parts = list(map(_without_quotes, parts))
         return [name for name in map(clean_name, parts) if name]
 

@@ -12,6 +12,7 @@ No audio is opened here.
 """
 
 import collections
+import contextlib
 import dataclasses
 import math
 import os
@@ -21,7 +22,9 @@ import re
 from collections.abc import Iterable, Sequence
 
 from psl_jax.audio.readers import CUT_TOLERANCE_SECONDS
+from psl_jax.corpora.annotations import cells as cells_lib
 from psl_jax.corpora.annotations.read_annotations import (
+    TABLE_SUFFIXES,
     Annotations,
     RecordingRows,
     check_columns,
@@ -29,6 +32,7 @@ from psl_jax.corpora.annotations.read_annotations import (
     join_tables,
     read_annotations,
 )
+from psl_jax.corpora.annotations.recording_names import suffix_of
 from psl_jax.corpora.annotations.table_events import UNSURE, Hints, TableRow
 from psl_jax.corpora.clip_rows import ClipRow, Problem
 from psl_jax.corpora.label_cells import LabelCells
@@ -44,7 +48,7 @@ CLASSES_CSV = "classes.csv"
 _NO_ANNOTATIONS = frozenset({CLASSES_CSV, SPLITS_CSV})
 _EVENTS_SUFFIX = "_events"
 _SPLIT_NAMES = re.compile(r"full|balanced|train|training|validation|val|dev|eval|test|fold\d+")
-_LABEL_COLUMNS = ("filename", "labels")
+_LABEL_COLUMNS = {"filename", "labels"}
 
 
 @dataclasses.dataclass
@@ -214,16 +218,20 @@ def _read_tables(
 
 
 def _find_split_tables(root: pathlib.Path) -> dict[str, list[str]]:
-    """The tables of each split: by their names, or as there are several; else none."""
+    """The tables of each split: by their names, or as there are several; else none.
+
+    Spreadsheets, tables with tabs and parquet files count by their names alone.
+    """
     paths = sorted(
         path
-        for path in root.glob("*.csv")
+        for path in root.glob("*")
         if path.name not in _NO_ANNOTATIONS
-        and not path.name.startswith("._")  # of macOS
+        and not path.name.startswith((".", "~$"))  # of macOS, and of spreadsheets that are open
+        and (suffix_of(path.name) == ".csv" or _is_named_as_split(path))
         and path.is_file()
     )
     stems = {path.stem for path in paths}
-    is_by_name = any(_SPLIT_NAMES.fullmatch(stem) for stem in stems)
+    is_by_name = any(_SPLIT_NAMES.fullmatch(stem.lower()) for stem in stems)
     if not is_by_name and sum(map(_has_labels, paths)) < 2:
         return {}
     tables: dict[str, list[str]] = {}
@@ -239,11 +247,17 @@ def _find_split_tables(root: pathlib.Path) -> dict[str, list[str]]:
     return tables
 
 
+def _is_named_as_split(path: pathlib.Path) -> bool:
+    stem = path.stem.lower().removesuffix(_EVENTS_SUFFIX)
+    is_table = suffix_of(path.name) in TABLE_SUFFIXES - {".txt"}  # a label track of test.wav
+    return is_table and bool(_SPLIT_NAMES.fullmatch(stem))
+
+
 def _has_labels(path: pathlib.Path) -> bool:
-    try:
-        return set(_LABEL_COLUMNS) <= set(csv_files.read_header(path, _LABEL_COLUMNS))
-    except UserError:
-        return False
+    with contextlib.suppress(UserError):  # told when it is read
+        header = cells_lib.read_separated(str(path), cells_lib.read_text(path)).header
+        return set(map(str.casefold, header)) >= _LABEL_COLUMNS
+    return False
 
 
 def _number_labels(
@@ -353,6 +367,14 @@ def _name_by_folders(root: pathlib.Path, annotations: Annotations) -> None:
             detail = "in no folder of a class, and there is no table; left out"
             annotations.problems.append(Problem(recording, "no label", detail))
     names = {rows.labels[0] for rows in annotations.rows.values()}
+    if deeper := [recording for recording in annotations.recordings if recording.count("/") > 1]:
+        if all(_SPLIT_NAMES.fullmatch(name.lower()) for name in names):
+            raise UserError(
+                f"{root}: are its folders splits that hold folders of classes, as in {deeper[0]}? "
+                f"Write a table for each split, {min(names)}.csv (filename,labels)"
+            )
+        detail = f"{len(deeper)} recordings lie in folders of folders: the outer ones are classes"
+        annotations.problems.append(Problem(deeper[0], "folder in a folder", detail))
     if len(names) < 2:
         where = f"all recordings are in {posixpath.join(root, *names)}" if names else "no folders"
         raise UserError(f"no table in {root}, and {where}: {expected}")

@@ -7,6 +7,7 @@ import posixpath
 import re
 from collections.abc import Mapping, Sequence
 
+from psl_jax.corpora.annotations.recording_names import RecordingNames
 from psl_jax.runtime import csv_files, files
 from psl_jax.runtime.errors import UserError
 
@@ -102,15 +103,20 @@ def assign_splits(groups: Mapping[str, Mapping[int, int]], num_folds: int = 0) -
 
 def read_splits(path: pathlib.Path, recordings: Sequence[str]) -> dict[str, str]:
     """The split of each recording by the table, perhaps edited since. Raises UserError."""
-    rows = [row for _, row in csv_files.read_rows(path, _COLUMNS)]
-    splits = {row["filename"].strip(): row["split"].strip() for row in rows}
-    if lacking := [name for name in recordings if not splits.get(name)]:
+    names = RecordingNames(recordings, path.parent)
+    splits: dict[str, str] = {}
+    for line, row in csv_files.read_rows(path, _COLUMNS):
+        where, split = f"{path}, line {line}", row["split"].strip()
+        if not re.fullmatch(r"\w+", split, re.ASCII) or split == "all":
+            raise UserError(f"{where}: {split!r} is no name of a split: letters, digits and _")
+        name = names.find([row["filename"]], where)
+        if name and splits.setdefault(name, split) != split:
+            raise UserError(f"{where}: {name} is in {split} and in {splits[name]}. Delete one row")
+    if lacking := [name for name in recordings if name not in splits]:
         raise UserError(
             f"{path} has no split for {len(lacking)} recordings, such as {lacking[0]}. Add them, "
             "or delete the file to split all anew"
         )
-    if wrong := [s for s in splits.values() if not re.fullmatch(r"\w+", s, re.ASCII) or s == "all"]:
-        raise UserError(f"{path}: {wrong[0]!r} is no name of a split: letters, digits and _")
     return {name: splits[name] for name in recordings}
 
 

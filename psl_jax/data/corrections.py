@@ -134,8 +134,8 @@ class Corrections:
             f"{of_all} are about files that these data ({split_names}) lack, and have no effect": [
                 repr(decision.filename) for decision in lacking
             ],
-            "yeses cross from one clip to the next, or lie outside the clips, and have no effect; "
-            "decide on a part that one clip holds": [
+            "decisions lie outside the clips, or are yeses that cross from one clip to the next, "
+            "and have no effect; decide on a part that one clip holds": [
                 repr(d.filename) for d in self.decisions if _is_lost(d, places)
             ],
             "labels are no class of the data, and decisions on them have no effect; rename them, "
@@ -339,10 +339,9 @@ class _Places:
 
 
 def _is_lost(decision: Decision, splits: Sequence[_Places]) -> bool:
-    """Whether a yes about a recording of the data holds for no clip of it."""
+    """Whether a decision about a recording of the data holds for no clip of it."""
     places = [place for of_split in splits for place in of_split.find(decision.filename)]
-    is_yes = decision.decision == YES and bool(places)
-    return is_yes and all(place.find_stretch(decision) is None for place in places)
+    return bool(places) and all(place.find_stretch(decision) is None for place in places)
 
 
 def split_id(clip_id: str) -> tuple[str, float | None]:

@@ -48,14 +48,27 @@ class ClipNames:
     Memory: about 150 bytes a clip.
     """
 
-    def __init__(self, ids: np.ndarray):
+    def __init__(self, ids: np.ndarray, path: object):
+        """path: the file that names clips, for messages."""
+        self._path = path
         self._numbers = {clip_id: number for number, clip_id in enumerate(ids.tolist())}
+        self._folders: dict[int, str] = {}  # of the file names of clips
         self.unknown = 0
         self.unknown_examples: list[str] = []
 
     def find(self, names: Sequence[str]) -> np.ndarray:
-        """Returns the numbers of clips, int64 [n]; -1 for clips of other data, and counts those."""
+        """Returns the numbers of clips, int64 [n]; -1 for clips of other data, and counts those.
+
+        Raises UserError for files of one name in two folders that would be one clip.
+        """
         clips = self.look_up(names)
+        for clip, name in zip(clips.tolist(), names, strict=True):
+            folder = name.replace("\\", "/").rpartition("/")[0]
+            if folder and clip >= 0 and self._folders.setdefault(clip, folder) != folder:
+                raise UserError(
+                    f"{self._path}: {name} and the file of that name in {self._folders[clip]} "
+                    "would be one clip, as the data have one of them. Leave out the other's rows"
+                )
         unknown_names = [names[i] for i in np.flatnonzero(clips < 0).tolist()]
         self.unknown += len(unknown_names)
         if len(self.unknown_examples) < _NAME_EXAMPLES:
@@ -71,13 +84,14 @@ class ClipNames:
         numbers = self._numbers
         return next((numbers[x] for x in _list_candidates(name) if x in numbers), -1)
 
-    def check_some_found(self, path: object, num_found: int) -> None:
+    def check_some_found(self, num_found: int) -> None:
         """Raises UserError, with examples of both, where a file has no clip of the data."""
         if not num_found:
             examples = ", ".join(list(self._numbers)[:_NAME_EXAMPLES])
             raise UserError(
-                f"{path} has labels of other clips: {', '.join(self.unknown_examples) or 'none'}; "
-                f"the data has {examples}. Give its own split with --split"
+                f"{self._path} has labels of other clips: "
+                f"{', '.join(self.unknown_examples) or 'none'}; the data has {examples}. Give its "
+                "own split with --split"
             )
 
 
@@ -115,11 +129,11 @@ def import_labels(
     Returns lines that tell a user what was read. Raises UserError for a damaged file, one with
     other clips, or with two rows for one segment.
     """
-    clip_names = ClipNames(index.ids)
+    clip_names = ClipNames(index.ids, path)
     writer = open_writer() if label_manifest.are_begun(directory) else None
     with _open_scratch(path, file, index, segmentation, directory, len(class_columns)) as scratch:
         num_rows, num_known_rows = _place_rows(file, clip_names, class_columns, scratch)
-        clip_names.check_some_found(path, num_known_rows)
+        clip_names.check_some_found(num_known_rows)
         if not num_rows:
             raise UserError(
                 f"{path}: no segment's middle lies in the times of any row. Are they seconds from "

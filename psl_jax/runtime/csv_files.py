@@ -122,7 +122,7 @@ def _rows(
             return
         except csv.Error as error:
             raise UserError(f'{path}, line {line}: {error}. Is a quote (") not closed?') from error
-        if fields:
+        if any(map(str.strip, fields)):  # a spreadsheet may have empty rows at its end
             yield line, fields
 
 

@@ -4,13 +4,13 @@ import collections
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from psl_jax.audio.segments import SAMPLE_RATE
-from psl_jax.corpora.annotations.read_annotations import TABLE_SUFFIXES, read_table
-from psl_jax.corpora.annotations.recording_names import RecordingNames, suffix_of
+from psl_jax.corpora.annotations.read_annotations import TABLE_SUFFIXES, find_files, read_table
+from psl_jax.corpora.annotations.recording_names import RecordingNames, suffix_of, without_ending
 from psl_jax.corpora.annotations.table_events import Hints, TableRow
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.corrections import split_id
@@ -55,14 +55,16 @@ def read_tagger_tables(path: str | os.PathLike[str], index: ClipIndex) -> Tagger
         recording = None if event.files else clips.names.of_table(name)
         files = event.files or (name,)
         if recording is None:
-            recording = clips.names.find(files, f"{name}, row {event.row}")
+            recording = clips.find(files, f"{name}, row {event.row}")
         if recording is None:
             left_out["recordings that are not in this split"][files[0]] += 1
         elif label is None:
             left_out["labels that are no class of the data"][event.label] += 1
-        else:
-            for clip, onset, offset in clips.cut(recording, event.onset, event.offset):
+        elif parts := list(clips.cut(recording, event.onset, event.offset)):
+            for clip, onset, offset in parts:
                 events_by_clip[clip].append((onset, offset, label, event.score or 0.0))
+        else:
+            left_out["recordings, at times of no clip or without length"][files[0]] += 1
     notes = [_describe(what, counts) for what, counts in left_out.items()]
     if not any(events_by_clip):
         raise UserError(
@@ -85,7 +87,7 @@ def _read_events(place: pathlib.Path, names: RecordingNames) -> Iterator[tuple[s
         raise UserError(f"{place} is not there: give a tagger's table, or a folder of tables")
     root, paths = place.parent, [place]
     if place.is_dir():
-        root, paths = place, sorted(place.rglob("*"))
+        root, paths = place, [place / name for name in find_files(place)[1]]
         paths = [path for path in paths if suffix_of(path.name) in TABLE_SUFFIXES]
     for path in paths:
         name = path.relative_to(root).as_posix()
@@ -93,7 +95,7 @@ def _read_events(place: pathlib.Path, names: RecordingNames) -> Iterator[tuple[s
         if table is None:
             continue  # a README
         for event in table.rows:
-            if event.is_unsure or not (event.has_times or event.label):
+            if not (event.has_times or event.label):  # nothing is in the recording
                 continue
             if not event.has_times:
                 raise UserError(
@@ -116,8 +118,15 @@ class _ClipPlaces:
             recording, begin = split_id(clip_id)
             start = begin or 0.0
             seconds = float(index.num_samples[clip]) / SAMPLE_RATE
-            self._clips[f"{recording}.wav"].append((start, start + seconds, clip))
+            # Recordings of one name in several folders have paths as ids, with their endings.
+            has_ending = without_ending(recording) != recording
+            name = recording if has_ending else f"{recording}.wav"
+            self._clips[name].append((start, start + seconds, clip))
         self.names = RecordingNames(self._clips)
+
+    def find(self, files: Sequence[str], where: str) -> str | None:
+        """The recording of a name, whatever its ending: few ids have one. Raises UserError."""
+        return self.names.find([without_ending(file) for file in files], where)
 
     def cut(
         self, recording: str, onset: float, offset: float

@@ -139,6 +139,33 @@ def test_folders_are_classes_and_the_splits_are_kept(tmp_path, capsys):
         prepare(config(source_dir=str(source)), tmp_path)
 
 
+def test_folders_in_folders_of_classes(tmp_path):
+    """They are told; where the outer ones may be splits, nothing is read."""
+    for name in ("train/dog/a.wav", "train/cat/b.wav", "test/dog/c.wav"):
+        audio_files.write(tmp_path / name, audio_files.tone(0.3))
+    with pytest.raises(UserError, match=r"are its folders splits.*table for each split, test.csv"):
+        OwnData(source_dir=tmp_path)
+    (tmp_path / "test").rename(tmp_path / "owl")
+    own = OwnData(source_dir=tmp_path)
+    assert own.classes == ("owl", "train")
+    assert "3 recordings lie in folders of folders" in own.problems[0][1].detail
+
+
+def test_splits_as_people_edit_them(tmp_path):
+    """In any case and writing of a path, with empty rows; a recording in two splits is an error."""
+    path, names = tmp_path / "splits.csv", ["a.wav", "n/ü.wav"]
+    path.write_text(
+        "\ufefffilename;split\r\nA.WAV;full\r\nn\\u\u0308;eval\r\n;\r\nold.wav;eval\r\n"
+    )
+    assert split_groups.read_splits(path, names) == {"a.wav": "full", "n/ü.wav": "eval"}
+    path.write_text("filename,split\na.wav,full\nn/ü.wav,eval\na.wav,eval\n")
+    with pytest.raises(UserError, match=r"line 4: a.wav is in eval and in full"):
+        split_groups.read_splits(path, names)
+    path.write_text("filename,split\na.wav,full\nn/ü.wav,my split\n")
+    with pytest.raises(UserError, match=r"line 3: 'my split' is no name of a split"):
+        split_groups.read_splits(path, names)
+
+
 @pytest.mark.parametrize(
     ("group_by", "expected"),
     [

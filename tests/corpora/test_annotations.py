@@ -131,6 +131,41 @@ READ = {
         "filename;onset_ms;offset_ms;label\na;500;1500;Tür\n".encode("latin-1"),
         [("a.wav", 0.5, 1.5, "Tür")],
     ),
+    "raven: quoted, as R writes it": (
+        "a.Table.1.selections.txt",
+        '"Selection"\t"View"\t"Begin Time (s)"\t"End Time (s)"\t"Call"\n1\t"S 1"\t0.5\t1\t"dog"\n',
+        [("a.wav", 0.5, 1, "dog")],
+    ),
+    "raven: with commas": (
+        "a.csv",
+        "Selection,View,Begin Time (s),End Time (s),Call\n1,S 1,0.5,1,dog\n",
+        [("a.wav", 0.5, 1, "dog")],
+    ),
+    "plain: an index without a name, and small times": (
+        "e.csv",
+        ",filename,onset,offset,label\n0,a.wav,1e-05,1e1,dog\n1,a.wav,2,3,cat\n",
+        [("a.wav", 1e-05, 10, "dog"), ("a.wav", 2, 3, "cat")],
+    ),
+    "plain: empty rows before the header": (
+        "e.csv",
+        "\r\n;;;\r\nfilename;onset;offset;label\r\na;0,5;1;dog\r\n",
+        [("a.wav", 0.5, 1, "dog")],
+    ),
+    "plain: lines end as on old Macs": (
+        "e.csv",
+        'filename;onset;offset;label;note\ra;0;1;dog;"a, b, c, d, e, f, g, h, i, j"\r',
+        [("a.wav", 0, 1, "dog")],
+    ),
+    "plain: a remark of two lines": (
+        "e.csv",
+        'filename,onset,offset,label,remark\na,0,1,dog,"windy\nday"\na,2,3,cat,\n',
+        [("a.wav", 0, 1, "dog"), ("a.wav", 2, 3, "cat")],
+    ),
+    "plain: names without spaces": (
+        "e.csv",
+        "FileName,StartTime,EndTime,Label\na,0.5,1,dog\n",
+        [("a.wav", 0.5, 1, "dog")],
+    ),
     "plain: UTF-16 of a spreadsheet": (
         "events.txt",
         "filename\tonset\toffset\tlabel\na\t0,5\t1\tTür\n".encode("utf-16"),
@@ -151,7 +186,7 @@ REFUSED = {
     "times in samples": (
         "a.csv",
         "filename,start_sample,end_sample,label\na.wav,16000,32000,dog",
-        "row 1: times in a unit that is not read, in .'start_sample', 'end_sample'.",
+        "row 1: times in a unit or a column that is not read, in .'start_sample', 'end_sample'.",
     ),
     "several annotation columns": (
         "a.Table.1.txt",
@@ -201,6 +236,30 @@ REFUSED = {
         "filename,label,t0,t1\na,dog,1.5,2.5\na,cat,3.5,4.5\n",
         "no onset and offset, but several rows a file",
     ),
+    "times in columns of other names, one row a file": (
+        "e.csv",
+        "filename,label,from,to\na,dog,1.5,2.5\n",
+        "times in a unit or a column that is not read, in .'from', 'to'.",
+    ),
+    "a time and a duration": (
+        "e.csv",
+        "filename,label,time,duration\na,dog,1.5,2.5\na,cat,3,2\n",
+        "no onset and offset, but several rows a file",
+    ),
+    "files of one name in two folders without File Offset": (
+        "all.txt",
+        f"{RAVEN}\tBegin Path\tCall\n1\tS 1\t1\t1\t2\t0\t9\tn/a.wav\tdog\n"
+        "2\tS 1\t1\t70\t72\t0\t9\ts/a.wav\tdog",
+        "over 2 files.*File Offset",
+    ),
+    "a title above the header": (
+        "e.csv",
+        "Yard 2024;;;\nfilename;onset;offset;label\na;0;1;dog\n",
+        "row 2: more cells than the 1 columns that row 1 names",
+    ),
+    "R's word for no value": ("e.csv", "filename,onset,offset,label\na,NA,NA,NA\n", "empty cell"),
+    "another table": ("e.csv", "Segment length,Overlap\n3,0\n", "move the file away"),
+    "a spreadsheet with macros": ("e.xlsm", "PK", "save them as .xlsx"),
     "APLOSE": (
         "e.csv",
         "filename,start_time,end_time,annotation,annotator,start_datetime\na,0,1,dog,me,now\n",
@@ -243,6 +302,35 @@ def test_spreadsheets_and_parquet(tmp_path, suffix):
     assert events_of(found) == [("a.wav", 0.5, 2, "Tür")] and empty_of(found) == ["b.wav"]
 
 
+def test_formulas_and_whole_numbers(tmp_path):
+    """What no spreadsheet program has computed is nothing yet; pandas writes 7 as 7.0."""
+    book = pytest.importorskip("openpyxl").Workbook()
+    for row in (["filename", "label"], ["a.wav", '="dog"'], ["b.wav", "cat"]):
+        book.active.append(row)
+    book.save(tmp_path / "e.xlsx")
+    touch(tmp_path, "a.wav", "b.wav")
+    with pytest.raises(UserError, match=r"row 2: the formula .* has no value"):
+        read_annotations(tmp_path, Hints())
+    (tmp_path / "e.xlsx").unlink()
+    arrow = pytest.importorskip("pyarrow")
+    rows = {"filename": ["a.wav", "b.wav"], "label": [7.0, None]}
+    pytest.importorskip("pyarrow.parquet").write_table(arrow.table(rows), tmp_path / "e.parquet")
+    assert read_annotations(tmp_path, Hints()).rows["a.wav"].labels == ["7"]
+
+
+def test_what_is_hidden_says_nothing_and_other_files_are_told(tmp_path):
+    head = "filename,onset,offset,label\n"
+    touch(
+        tmp_path, "a.wav", ".Trash/b.wav", ".ipynb_checkpoints/e.csv", "~$e.xlsx", "1.png", "2.png"
+    )
+    (tmp_path / ".ipynb_checkpoints/e.csv").write_text(head + "a,2,3,cat\n")
+    (tmp_path / "e.csv").write_text(head + "a.wav,0,1,dog\n")
+    found = read_annotations(tmp_path, Hints())
+    assert found.recordings == ["a.wav"] and events_of(found) == [("a.wav", 0, 1, "dog")]
+    ((file, detail),) = [(p.file, p.detail) for p in found.problems]
+    assert file == "1.png" and detail.endswith("as 1 more files *.png")
+
+
 def test_names_of_recordings(tmp_path):
     """By folder where need be; two paths of elsewhere are no recording here; tools must agree."""
     touch(tmp_path, "north/x.wav", "south/x.wav", "y.wav")
@@ -252,6 +340,9 @@ def test_names_of_recordings(tmp_path):
     (tmp_path / "e.csv").write_text(head + "x.wav,0,1,dog\n")
     with pytest.raises(UserError, match=r"row 2: 'x.wav' may be north/x.wav or south/x.wav"):
         read_annotations(tmp_path, Hints())
+    (tmp_path / "e.csv").rename(tmp_path / "south/e.csv")  # a table of its folder
+    assert list(read_annotations(tmp_path, Hints()).rows) == ["south/x.wav"]
+    (tmp_path / "south/e.csv").unlink()
     (tmp_path / "e.csv").write_text(head + "a/y.wav,0,1,dog\nb/y.wav,0,1,dog\n")
     with pytest.raises(UserError, match=r"row 3: 'b/y.wav' is another file than 'a/y'"):
         read_annotations(tmp_path, Hints())

@@ -373,6 +373,24 @@ def test_an_index_without_a_name_is_no_matter(tmp_path):
     assert read_tables(tmp_path, full=table)[0] == {"a.wav": {"dog"}, "b.wav": {"cat"}}
 
 
+@pytest.mark.parametrize(
+    ("tables", "expected"),
+    [
+        ({"train.tsv": "a.wav,Tür", "Test.csv": "b.wav,cat"}, {"train": "a.wav", "Test": "b.wav"}),
+        ({"nord.csv": "a.wav,Tür", "sued.csv": "b.wav,cat"}, {"nord": "a.wav", "sued": "b.wav"}),
+        ({"full.csv": "a.wav,Tür", "full_events.tsv": "a.wav,0,1,Tür"}, {"full": "a.wav"}),
+    ],
+)
+def test_splits_by_hand_in_tables_of_any_form(tmp_path, tables, expected):
+    """With tabs, in Windows' letters, in capitals: they are never put together and split anew."""
+    write_tones(tmp_path, "a.wav", "b.wav")
+    for name, row in tables.items():
+        header = "filename,onset,offset,label" if "_events" in name else "filename,labels"
+        (tmp_path / name).write_bytes(f"{header}\n{row}\n".replace(",", "\t").encode("latin-1"))
+    found = read(tmp_path).splits
+    assert {split: " ".join(recordings) for split, recordings in found.items()} == expected
+
+
 def test_accents_in_either_spelling(tmp_path):
     composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
     write_tones(tmp_path, f"{composed}1.wav", f"{decomposed}2.wav")
@@ -412,6 +430,8 @@ def test_ids_are_not_shared(tmp_path):
         (["car-horn", "Carhorn"], ["car-horn", "Carhorn"], "one class or several?"),
         (["nan", "dog"], ["nan", "dog"], "no label?"),
         (["dog\train", "dog\tcat"], ["dog rain", "dog cat"], "several labels"),
+        (['"dog\nrain"', "dog"], ["dog rain", "dog"], "several labels"),
+        (["#N/A", "dog"], ["#N/A", "dog"], "no label?"),
     ],
 )
 def test_labels_as_people_write_them(tmp_path, cells, expected, kind):

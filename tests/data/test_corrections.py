@@ -218,7 +218,9 @@ def test_what_has_no_effect_is_said():
         Corrections((good._replace(filename="x"),)).describe_problems([index])
     index = dataclasses.replace(make_index([2], 160_000), ids=np.array(["yard@0", "yard@10"]))
     crossing = Corrections((Decision("yard", 8, 12, "class 0", "yes", "ann"),))
-    assert "1 yeses cross from one clip to the next" in crossing.describe_problems([index])[0]
+    assert "1 decisions lie outside the clips, or are" in crossing.describe_problems([index])[0]
+    late = Corrections((Decision("yard", 28, 29, "class 0", "no", "ann"),))
+    assert "1 decisions lie outside the clips" in late.describe_problems([index])[0]
     index = dataclasses.replace(make_index([1], 160_000), ids=np.array(["yard"]))
     names = "north/yard.wav", "south/yard.wav"
     alike = Corrections(tuple(Decision(name, 2, 4, "class 0", "no", "ann") for name in names))

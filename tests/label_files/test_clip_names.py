@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from psl_jax.label_files.importing import ClipNames
+from psl_jax.runtime.errors import UserError
 
 IDS = ["--PJHxphWEs", "Y123456789a", "123456789ab", "Y23456789ab", "_a-b_c-d_e-", "own.clip_1"]
 
@@ -27,7 +28,18 @@ IDS = ["--PJHxphWEs", "Y123456789a", "123456789ab", "Y23456789ab", "_a-b_c-d_e-"
     ],
 )
 def test_names_are_found_exactly(name, found):
-    names = ClipNames(np.array(IDS))
+    names = ClipNames(np.array(IDS), "file")
     (number,) = names.find([name])
     assert (IDS[number] if number >= 0 else None) == found
     assert names.unknown == (found is None)
+
+
+def test_files_of_one_name_in_two_folders_are_not_one_clip():
+    ids = np.array(["0600", "n/0700.wav", "s/0700.wav"])
+    assert ClipNames(ids, "t.csv").find(["n/0700.wav", "s/0700.wav", "n/0600"]).tolist() == [
+        1,
+        2,
+        0,
+    ]
+    with pytest.raises(UserError, match=r"t.csv: s/0600.wav and the file of that name in n"):
+        ClipNames(ids, "t.csv").find(["n/0600.wav", "0600", "n/0600.wav", "s/0600.wav"])

@@ -65,6 +65,24 @@ def test_a_folder_of_tables_of_several_forms(tmp_path, index):
     np.testing.assert_allclose(table.steps[2].edges, [0, 1, 2.5, 4, 5, 10])
 
 
+def test_other_endings_equal_names_and_rows_that_are_about_nothing(tmp_path, index):
+    ids = np.array(["creek_01@0", "north/r.wav", "south/r.flac"])
+    index = dataclasses.replace(index, ids=ids)
+    rows = (
+        "C:\\creek_01.FLAC,1,2,Dog,0.5\nnorth/r.wav,1,2,Dog,0.25\nD:\\South\\R.wav,1,2,Dog,0.75\n"
+    )
+    rows += "creek_01,30,33,Dog,0.9\ncreek_01,5,5,Dog,0.9\ncreek_01,5,6,Dog?,0.9\n"
+    write(tmp_path / "t" / "t.csv", f"file,onset,offset,label,score\n{rows}")
+    write(tmp_path / "t" / "._t.csv", "\0")
+    table = read_tagger_tables(tmp_path / "t", index)
+    assert table.clip_scores[:, 0].tolist() == [0.5, 0.25, 0.75]
+    places, labels, _ = table.notes
+    assert places == (
+        "2 rows left out: 1 recordings, at times of no clip or without length (creek_01)"
+    )
+    assert labels == "1 rows left out: 1 labels that are no class of the data (Dog?)"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

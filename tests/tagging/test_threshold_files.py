@@ -40,7 +40,9 @@ def write(path, rows, header=("class", "threshold", "F1")):
 
 
 def test_events_are_those_of_the_thresholds_in_a_file(run, sound, tmp_path):
-    table = write(tmp_path / "t.csv", [(f" {FIRST.upper()} ", "0,9", "1"), (SECOND, "0.05", "")])
+    table = write(
+        tmp_path / "t.csv", [(f" {FIRST.upper()} ", "0,9", "1"), (SECOND, "0.05", ""), ("", "", "")]
+    )
     _, out, _ = run(sound, "--format=csv", f"--thresholds={table}", "--threshold=0.6")
     own = dict.fromkeys(tagging.LABELS, 0.6) | {FIRST: 0.9, SECOND: 0.05}
     expected = tagging.tagger().tag(sound).events(own)

@@ -3,7 +3,9 @@
 import csv
 import datetime
 import io
+import itertools
 import math
+import os
 import pathlib
 import re
 from typing import Any, NamedTuple
@@ -40,8 +42,9 @@ def read_text(path: pathlib.Path) -> str:
         text = content.decode("utf-16" if is_utf16 else "utf-8-sig")
     except UnicodeDecodeError:
         text = content.decode("latin-1")
-    if re.search("[\0\x80-\x9f]", text):
-        raise UserError(f"{path}: not a table in UTF-8 (or UTF-16). Save it as UTF-8")
+    if odd := re.search("[\0\x80-\x9f]", text):
+        row = text[: odd.start()].count("\n") + 1
+        raise UserError(f"{path}, row {row}: not a table in UTF-8 (or UTF-16). Save it as UTF-8")
     return text
 
 
@@ -65,8 +68,8 @@ def sheet_of(path: str, separator: str, rows: list[Row]) -> Sheet:
         if any(cells[len(header) :]):
             what = SEPARATORS.get(separator, "the separator")
             raise UserError(
-                f"{path}, row {row}: more cells than the {len(header)} columns. Quote a cell that "
-                f"holds {what}"
+                f"{path}, row {row}: more cells than the {len(header)} columns that row "
+                f"{rows[0][0]} names. Name all columns there, and quote a cell that holds {what}"
             )
         body.append((row, [*cells, *[""] * len(header)][: len(header)]))
     return Sheet(path, separator, header, body)
@@ -74,8 +77,8 @@ def sheet_of(path: str, separator: str, rows: list[Row]) -> Sheet:
 
 def read_separated(path: str, text: str) -> Sheet:
     """A table with commas, semicolons, tabs or bars, and cells in quotes where need be."""
-    first = text.split("\n", 1)[0]
-    named = re.fullmatch(r"sep=([,;\t|])\r?", first)  # a line of Excel's
+    first = next((line for line in text.splitlines() if line.strip(",;\t| ")), "")
+    named = re.fullmatch(r"sep=([,;\t|])", first)  # a line of Excel's
     separator = named[1] if named else max(SEPARATORS, key=first.count)
     reader = csv.reader(
         io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True
@@ -85,10 +88,10 @@ def read_separated(path: str, text: str) -> Sheet:
     try:
         for line in reader:
             cells = [cell.strip() for cell in line]
-            if any("\n" in cell or "\r" in cell for cell in cells):
-                what = "a cell of several lines. Is a quote not closed?"
+            if any(separator in line for cell in cells for line in cell.splitlines()[1:]):
+                what = "a cell of several lines that look like rows. Is a quote not closed?"
                 raise UserError(f"{path}, row {row}: {what}")
-            if cells:
+            if any(cells) or (cells and rows):  # the header is the first row that is not empty
                 rows.append((row, cells))
             row = reader.line_num + 1
     except csv.Error as error:
@@ -97,28 +100,53 @@ def read_separated(path: str, text: str) -> Sheet:
 
 
 def read_spreadsheet(path: pathlib.Path) -> Sheet:
-    """The one sheet of an .xlsx file that is not empty. Raises UserError for several."""
-    import openpyxl
+    """The one sheet of an .xlsx file that is not empty. Raises UserError for several.
 
+    Raises it also for formulas that no spreadsheet program has computed: they have no value.
+    """
     with local_copy(path) as copy:
-        try:
-            book = openpyxl.load_workbook(copy, read_only=True, data_only=True)
-        except Exception as error:  # zip, XML and openpyxl's own
-            raise UserError(f"{path}: no spreadsheet that can be read: {error}") from error
-        sheets = {
-            sheet.title: [
-                (row, cells)
-                for row, values in enumerate(sheet.iter_rows(values_only=True), 1)
-                if any(cells := [_cell_text(value) for value in values])
-            ]
-            for sheet in book.worksheets
-        }
-        book.close()
-    filled = {title: rows for title, rows in sheets.items() if rows}
+        values, formulas = (_read_sheets(path, copy, data_only=flag) for flag in (True, False))
+    filled = {title: rows for title, rows in formulas.items() if rows}
     if len(filled) != 1:
         names = ", ".join(filled) or "none"
         raise UserError(f"{path}: expected one sheet with rows, found {names}. Keep one in a file")
-    return sheet_of(str(path), "", next(iter(filled.values())))
+    ((title, rows),) = filled.items()
+    values_of_rows = dict(values[title])
+    computed = [
+        (row, text, value)
+        for row, cells in rows
+        for text, value in itertools.zip_longest(cells, values_of_rows.get(row, []), fillvalue="")
+        if text != value
+    ]
+    if computed and not any(value for _, _, value in computed):
+        row, text, _ = computed[0]
+        raise UserError(
+            f"{path}, row {row}: the formula {text!r:.40} has no value. Open and save the file in "
+            "a spreadsheet program"
+        )
+    return sheet_of(str(path), "", values[title])
+
+
+def _read_sheets(
+    path: pathlib.Path, copy: str | os.PathLike[str], *, data_only: bool
+) -> dict[str, list[Row]]:
+    """The rows of each sheet that are not empty, with the values of formulas or with their text."""
+    import openpyxl
+
+    try:
+        book = openpyxl.load_workbook(copy, read_only=True, data_only=data_only)
+    except Exception as error:  # zip, XML and openpyxl's own
+        raise UserError(f"{path}: no spreadsheet that can be read: {error}") from error
+    sheets: dict[str, list[Row]] = {}
+    for sheet in book.worksheets:
+        sheet.reset_dimensions()  # which some programs state wrongly
+        sheets[sheet.title] = [
+            (row, cells)
+            for row, values in enumerate(sheet.iter_rows(values_only=True), 1)
+            if any(cells := [_cell_text(value) for value in values])
+        ]
+    book.close()
+    return sheets
 
 
 def read_parquet(path: pathlib.Path) -> Sheet:
@@ -142,4 +170,5 @@ def _cell_text(value: Any) -> str:
         return ""
     if isinstance(value, datetime.timedelta):
         return repr(value.total_seconds())
-    return repr(value) if isinstance(value, float) else str(value).strip()
+    # Whole numbers beside empty cells are floats in parquet files of pandas.
+    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value).strip()

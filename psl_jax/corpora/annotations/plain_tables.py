@@ -1,6 +1,7 @@
 """Tables with a header: filename, onset, offset, label by any of their names; BirdNET's CSV."""
 
 import re
+from collections.abc import Mapping
 
 from psl_jax.corpora.annotations.cells import Sheet
 from psl_jax.corpora.annotations.table_events import (
@@ -13,24 +14,25 @@ from psl_jax.corpora.annotations.table_events import (
 )
 from psl_jax.runtime.errors import UserError
 
-# Names of each column; those of the first group win over those of the second.
+# Names of each column without spaces; those of the first group win over those of the second.
 _NAMES: dict[str, tuple[str, str]] = {
     "filename": (
-        "filename file_name",
-        "file filepath file_path path recording audio audio_file wav datei dateiname aufnahme",
+        "filename",
+        "file filepath path recording audio audiofile wav datei dateiname aufnahme",
     ),
-    "onset": ("onset", "start begin start_time begin_time onset_time beginn anfang startzeit"),
-    "offset": ("offset", "end stop end_time offset_time ende endzeit"),
+    "onset": ("onset", "start begin starttime begintime onsettime beginn anfang startzeit"),
+    "offset": ("offset", "end stop endtime offsettime ende endzeit"),
     "duration": ("duration", "dauer length"),
     "label": (
-        "label labels event_label common_name",
+        "label labels eventlabel commonname",
         "class category species event annotation tag tags klasse klassen kategorie ereignis",
     ),
-    "annotated_classes": ("annotated_classes", ""),
+    "annotated_classes": ("annotatedclasses", ""),
     "score": ("score", "confidence"),
 }
 PLAIN_KIND = "a plain table"  # of no known tool
 _TIMES = ("onset", "offset", "duration")
+_LIKE_ONSET, _LIKE_OFFSET = {"from", "von", "xmin", "tmin"}, {"to", "bis", "xmax", "tmax"}
 _UNIT = re.compile(
     r"(.+?)(?:_*[\[(](?P<a>\w+)[\])]|_(?P<b>s|sec|secs|seconds|sekunden|ms|msec|milliseconds))"
 )
@@ -60,7 +62,7 @@ def read_plain(sheet: Sheet, hints: Hints) -> TableEvents:
     time_names = [name for name in _TIMES if name in columns][:2] if has_times else []
     time_cells = ((row, cells[columns[name]]) for row, cells in sheet.rows for name in time_names)
     times = Times(path, time_cells, sheet.separator)
-    if hints.group_column in header:
+    if hints.group_column and hints.group_column in header:  # an index of pandas has no name
         columns["group"] = header.index(hints.group_column)
     for row, cells in sheet.rows:
         if not any(cells):
@@ -96,7 +98,7 @@ def read_plain(sheet: Sheet, hints: Hints) -> TableEvents:
         # A file of its own for each recording, and nothing found.
         result.rows.append(TableRow((), "", 1, has_times=False))
     if not has_times:
-        _check_whole_recordings(sheet, result, set(columns.values()))
+        _check_whole_recordings(sheet, result, columns)
     result.drop_repeated_rows()
     return result
 
@@ -108,7 +110,7 @@ def _find_columns(sheet: Sheet, hints: Hints) -> tuple[dict[str, int], dict[str,
         normal = re.sub(r"[\s-]+", "_", title.strip().casefold())
         match = _UNIT.fullmatch(normal)
         unit = (match["a"] or match["b"]) if match else ""
-        titles.append(match[1].rstrip("_") if match and unit in _SCALES else normal)
+        titles.append((match[1] if match and unit in _SCALES else normal).replace("_", ""))
         units.append(_SCALES.get(unit, 1.0))
     columns: dict[str, int] = {}
     scales = dict.fromkeys(_NAMES, 1.0)
@@ -128,21 +130,22 @@ def _find_columns(sheet: Sheet, hints: Hints) -> tuple[dict[str, int], dict[str,
     return columns, scales
 
 
-def _check_whole_recordings(sheet: Sheet, result: TableEvents, used: set[int]) -> None:
+def _check_whole_recordings(sheet: Sheet, result: TableEvents, columns: Mapping[str, int]) -> None:
     """Refuses a table whose times may stand in columns of other names, as `start_sample`."""
     files = [row.files for row in result.rows if row.label]
     numeric = []
     for number, title in enumerate(sheet.header):
         texts = [cells[number] for _, cells in sheet.rows if cells[number]]
-        if number not in used and texts and all(map(is_number, texts)):
+        if number not in columns.values() and texts and all(map(is_number, texts)):
             numeric.append(title)
-    first_words = {re.split(r"[^a-z]+", title.strip().casefold())[0] for title in numeric}
+    words = set(map(str.casefold, re.findall("[A-Z]?[a-z]+|[A-Z]+", " ".join(numeric))))
     onset, offset, duration = (set(" ".join(_NAMES[name]).split()) for name in _TIMES)
-    if first_words & onset and first_words & (offset | duration):
+    if words & (onset | _LIKE_ONSET) and words & (offset | duration | _LIKE_OFFSET):
         raise _make_error(
-            sheet, f"times in a unit that is not read, in {numeric}: expected seconds or ms"
+            sheet,
+            f"times in a unit or a column that is not read, in {numeric}: expected seconds or ms",
         )
-    if len(set(files)) < len(files) and len(numeric) > 1:
+    if len(set(files)) < len(files) and len(numeric) + ("duration" in columns) > 1:
         raise _make_error(
             sheet, f"no onset and offset, but several rows a file and numbers in {numeric}"
         )
@@ -151,6 +154,7 @@ def _check_whole_recordings(sheet: Sheet, result: TableEvents, used: set[int]) -
 def _make_error(sheet: Sheet, what: str) -> UserError:
     return UserError(
         f"{sheet.path}, row 1: {what}. Found the columns {', '.join(sheet.header)}; expected "
-        "filename,onset,offset,label, or filename,labels. Rename them, or say which is which: "
-        "--columns='filename=...,label=...', also onset and offset (--config.data.columns)"
+        "filename,onset,offset,label, or filename,labels. Rename them, say which is which with "
+        "--columns='filename=...,label=...', also onset and offset (--config.data.columns), or "
+        "move the file away if it is about something else"
     )

@@ -36,7 +36,9 @@ _DECLINED_SUFFIXES = {
     ".aup": "Audacity's projects are not read: export their labels",
     ".aup3": "Audacity's projects are not read: export their labels",
     ".xls": "old spreadsheets are not read: save them as .xlsx",
+    ".xlsm": "spreadsheets with macros are not read: save them as .xlsx",
     ".ods": "OpenDocument spreadsheets are not read: save them as .xlsx",
+    ".numbers": "Apple's spreadsheets are not read: export them as .xlsx",
 }
 # Columns by which a tool's table is known, and the tool.
 _DECLINED_COLUMNS = {
@@ -91,12 +93,13 @@ class Annotations:
 
 
 def find_files(root: pathlib.Path) -> tuple[list[str], list[str]]:
-    """The recordings and the other files below a folder: paths relative to it, sorted."""
+    """The recordings and the other files below a folder that are not hidden: paths, sorted."""
     if is_remote(root):
         names = (path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
     else:
         names = (os.path.relpath(path, root) for path in walk_files(os.fspath(root)))
-    paths = sorted(name for name in names if not posixpath.basename(name).startswith("."))
+    hidden = (".", "~$")  # the latter of a spreadsheet that is open
+    paths = sorted(n for n in names if not any(p.startswith(hidden) for p in n.split("/")))
     return (
         [path for path in paths if suffix_of(path) in AUDIO_SUFFIXES],
         [path for path in paths if suffix_of(path) not in AUDIO_SUFFIXES],
@@ -164,12 +167,12 @@ def join_tables(
     names = RecordingNames(recordings, root if is_split else None)
     by_tool: dict[str, dict[str, list[TableRow]]] = {}
     cells_of_tables: dict[str, dict[str, list[str]]] = {}
+    unread: dict[str, list[str]] = {}  # by ending
     for number, name in enumerate(tables):
         names_clips = is_split and number == 0
         table = read_table(root, name, hints, names, names_clips=names_clips)
         if table is None:
-            if suffix_of(name) in TABLE_SUFFIXES:
-                result.problems.append(Problem(name, "not read", "no table of annotations"))
+            unread.setdefault(suffix_of(name), []).append(name)
             continue
         result.tables.append(name)
         result.titles.update(table.header)
@@ -193,6 +196,10 @@ def join_tables(
             result.num_missing = sum(problem.kind == "missing" for problem in result.problems)
             has_times = any(row.has_times for row in table.rows)
             result.are_labelled = bool(result.recordings) and not has_times
+    for suffix, others in unread.items():
+        more = f", as {len(others) - 1} more files *{suffix}" if len(others) > 1 else ""
+        detail = f"neither a recording nor a table of annotations{more}"
+        result.problems.append(Problem(others[0], "not read", detail))
     for recording, by_table in cells_of_tables.items():
         if len({tuple(sorted(cells)) for cells in by_table.values()}) > 1:
             raise UserError(f"{recording}: {' and '.join(by_table)} disagree. Keep one of them")
@@ -216,7 +223,8 @@ def _find_recordings(
     outside: dict[str, list[int]] = collections.defaultdict(list)
     renamed: dict[str, str] = {}
     for row in table.rows:
-        recording = names.find(row.files, f"{name}, row {row.row}") if row.files else of_table
+        where, folder = f"{name}, row {row.row}", posixpath.dirname(name)
+        recording = names.find(row.files, where, folder=folder) if row.files else of_table
         if recording is None or (clips is not None and recording not in clips):
             if recording is None:
                 missing[" or ".join(row.files)].append(row.row)
@@ -279,20 +287,20 @@ def read_table(
         return None
     if suffix in (".xlsx", ".parquet"):
         read = cells_lib.read_spreadsheet if suffix == ".xlsx" else cells_lib.read_parquet
-        return read_plain(_checked(read(path)), hints)
+        return _read_sheet(read(path), hints)
     text = cells_lib.read_text(path)
     if text.lstrip().startswith('File type = "ooTextFile'):
         raise UserError(f"{path}: {_DECLINED_SUFFIXES['.textgrid']}. Write {_PLAIN}")
     rows = cells_lib.literal_rows(text)
     if is_elan(rows):
         return read_elan(str(path), rows)
-    if rows and is_raven(rows[0][1]):
+    if rows and is_raven(rows[0][1]):  # its labels may hold quotes
         return read_raven(cells_lib.sheet_of(str(path), "\t", rows), hints)
     if is_audacity(rows):
         return read_audacity(str(path), rows)
     try:
-        sheet = _checked(cells_lib.read_separated(str(path), text))
-        return read_plain(_select_clip_columns(sheet, hints) if names_clips else sheet, hints)
+        sheet = cells_lib.read_separated(str(path), text)
+        return _read_sheet(_select_clip_columns(sheet, hints) if names_clips else sheet, hints)
     except UserError:
         if suffix == ".txt" and names.of_table(name) is None and "\t" not in text:
             return None  # a README
@@ -310,17 +318,15 @@ def _select_clip_columns(sheet: cells_lib.Sheet, hints: Hints) -> cells_lib.Shee
     return sheet.select([n for n, (title, spelt) in pairs if title in wanted or spelt in hinted])
 
 
-def _checked(sheet: cells_lib.Sheet) -> cells_lib.Sheet:
-    """Raises UserError for the table of a tool whose tables are not read, and for an empty one."""
+def _read_sheet(sheet: cells_lib.Sheet, hints: Hints) -> TableEvents:
+    """What a table with a header says. Raises UserError for those of tools that are not read."""
     header = {title.casefold() for title in sheet.header}
     for columns, tool in _DECLINED_COLUMNS.items():
         if columns <= header:
             raise UserError(f"{sheet.path}: {tool}'s tables are not read. Write {_PLAIN}")
-    if is_raven(sheet.header):
-        raise UserError(f"{sheet.path}: a selection table of Raven has tabs between its columns")
     if not header:
         raise UserError(f"{sheet.path} is empty. Move it away if it is no table")
-    return sheet
+    return (read_raven if is_raven(sheet.header) else read_plain)(sheet, hints)
 
 
 def _merge_tools(by_tool: dict[str, dict[str, list[TableRow]]], result: Annotations) -> None:

@@ -35,20 +35,20 @@ class RecordingNames:
             self._by_stem[posixpath.splitext(base)[0]].append(recording)
         self._called: dict[str, tuple[str, ...]] = {}  # recording -> the longest path to it so far
 
-    def find(self, names: Sequence[str], where: str) -> str | None:
+    def find(self, names: Sequence[str], where: str, *, folder: str = "") -> str | None:
         """The recording that has one of the `names`; None where there is none.
 
-        where: table and row. Raises UserError for names of several recordings, and for a recording
-        that goes by two paths, of two recordings elsewhere.
+        where: table and row. folder: that of the table, whose recordings come before others. Raises
+        UserError for names of several recordings, and for a recording that goes by two paths, of
+        two recordings elsewhere.
         """
-        matches = {name: match for name in names if (match := self._matches(name, where))}
+        matches = {name: match for name in names if (match := self._matches(name, where, folder))}
         if len(set(matches.values())) > 1:
             raise UserError(
                 f"{where}: about {' and '.join(matches.values())}; expected one of them"
             )
         for name, recording in matches.items():
-            stem = name.strip()[: -len(suffix_of(name.strip()))] if _is_audio(name) else name
-            parts, other = _parts(stem), self._called.get(recording, ())
+            parts, other = _parts(without_ending(name)), self._called.get(recording, ())
             shorter = min(len(parts), len(other))
             if shorter and parts[-shorter:] != other[-shorter:]:
                 raise UserError(
@@ -72,7 +72,7 @@ class RecordingNames:
             raise UserError(f"{table}: a table of {' or '.join(recordings)}? Rename one of them")
         return (beside or recordings)[0]
 
-    def _matches(self, name: str, where: str) -> str | None:
+    def _matches(self, name: str, where: str, folder: str) -> str | None:
         path = posixpath.normpath(name.strip())
         for spelling in (path, unicodedata.normalize("NFC", path)):
             if spelling in self._by_path:
@@ -90,6 +90,8 @@ class RecordingNames:
             return candidates[0] if candidates else None
         common = [_common_tail(parts, _parts(c), stem_only=not has_suffix) for c in candidates]
         best = [c for c, n in zip(candidates, common, strict=True) if n == max(common)]
+        below = _fold(posixpath.join(folder, name.strip()))
+        best = [c for c in best if folded_paths[c] == below] or best
         if len(best) > 1:
             raise UserError(f"{where}: {name!r} may be {' or '.join(best)}. Write its path")
         return best[0]
@@ -132,6 +134,11 @@ def _are_table_words(text: str) -> bool:
 def suffix_of(path: str) -> str:
     """The ending of a name in small letters, as .wav."""
     return posixpath.splitext(path)[1].lower()
+
+
+def without_ending(name: str) -> str:
+    """The name of a recording without its ending, if it has that of audio."""
+    return posixpath.splitext(name.strip())[0] if _is_audio(name) else name
 
 
 def _is_audio(name: str) -> bool:

@@ -11,7 +11,7 @@ from psl_jax.runtime.errors import UserError
 NOTHING = "nocall"  # BirdNET's label of a recording in which it found nothing
 UNSURE = "?"
 
-_PLAIN_NUMBER = re.compile(r"[-+]?\d+")
+_PLAIN_NUMBER = re.compile(r"[-+]?\d+(?:[eE][-+]?\d+)?")
 _WITH_POINT = re.compile(r"[-+]?(?:\d*\.\d+|\d+\.|\d{1,3}(?:,\d{3})+\.\d+)(?:[eE][-+]?\d+)?")
 _WITH_COMMA = re.compile(r"[-+]?(?:\d*,\d+|\d{1,3}(?:\.\d{3})+,\d+)")
 _LIKE_THOUSANDS = re.compile(r"[1-9]\d{0,2},\d{3}")
@@ -131,7 +131,10 @@ class Times:
         if is_number(text):
             plain = text.replace(".", "").replace(",", ".") if self._has_comma else text
             return float(plain.replace(",", ""))
-        raise UserError(f"{self._path}, row {row}: {text!r} is no time: expected seconds, as 1.5")
+        raise UserError(
+            f"{self._path}, row {row}: {text!r} is no time: expected seconds, as 1.5, or an empty "
+            "cell for none"
+        )
 
 
 def _decimal_sign(text: str) -> str:

@@ -100,10 +100,11 @@ def read_raven(sheet: Sheet, hints: Hints) -> TableEvents:
             filled.append((row, cells))
         else:
             result.left_out.append((row, "no times"))
-    times = Times(path, ((row, cells[i]) for row, cells in filled for i in columns))
+    times = Times(
+        path, ((row, cells[i]) for row, cells in filled for i in columns), sheet.separator
+    )
     if OFFSET not in place:
-        paths = (find_cell(cells, *_FILE) for _, cells in filled)
-        files = {re.split(r"[\\/]", file)[-1].casefold() for file in paths}
+        files = {find_cell(cells, *_FILE).casefold() for _, cells in filled}
         if len(files) > 1:
             raise UserError(
                 f"{path}: a table over {len(files)} files ({', '.join(sorted(files)[:3])}) without "
